@@ -1,0 +1,56 @@
+"""Loss Change Allocation: split every change of a training loss over the parameters that moved.
+
+A training run is a path; an estimator turns each step of the path into an allocation of the loss
+change. Negative values helped, positive values hurt, and they add up to the true change.
+"""
+
+from importlib.metadata import version
+
+from lca.allocation import Cost, StepAllocation, allocate, allocate_each
+from lca.errors import LCAError
+from lca.estimators import Adaptive, PathIntegral
+from lca.layout import Layout
+from lca.objective import Objective, Scaled, Sum
+from lca.quadrature import (
+    BOOLE,
+    LEFT,
+    MIDPOINT,
+    RIGHT,
+    RK4,
+    SIMPSON,
+    TRAPEZOID,
+    QuadratureRule,
+    composite,
+    gauss_legendre,
+    gauss_lobatto,
+)
+from lca.step import Step, Trajectory
+
+__version__ = version("loss-change-allocation")
+
+__all__ = [
+    "BOOLE",
+    "LEFT",
+    "MIDPOINT",
+    "RIGHT",
+    "RK4",
+    "SIMPSON",
+    "TRAPEZOID",
+    "Adaptive",
+    "Cost",
+    "LCAError",
+    "Layout",
+    "Objective",
+    "PathIntegral",
+    "QuadratureRule",
+    "Scaled",
+    "Step",
+    "StepAllocation",
+    "Sum",
+    "Trajectory",
+    "allocate",
+    "allocate_each",
+    "composite",
+    "gauss_legendre",
+    "gauss_lobatto",
+]

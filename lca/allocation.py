@@ -1,0 +1,213 @@
+"""`allocate`: the one loop that turns the steps of a path into allocations of the loss change."""
+
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import Protocol
+
+from lca.errors import LCAError, NonDeterministicError, TrajectoryError
+from lca.objective import Objective
+from lca.step import Step
+from lca.testing.tolerances import repeat
+from lca.vectors import Vector, vector_ops
+
+
+@dataclass(frozen=True)
+class Cost:
+    """What a measurement spent (or declares to spend) beyond training.
+
+    ``full_gradients`` and ``full_losses`` count passes over the measured data set (a gradient is one
+    forward and one backward pass, a loss one forward pass); ``batch_gradients`` counts gradients on a
+    training batch.
+    """
+
+    full_gradients: float = 0.0
+    full_losses: float = 0.0
+    batch_gradients: float = 0.0
+
+    def __add__(self, other: "Cost") -> "Cost":
+        return Cost(
+            self.full_gradients + other.full_gradients,
+            self.full_losses + other.full_losses,
+            self.batch_gradients + other.batch_gradients,
+        )
+
+
+@dataclass(frozen=True, eq=False)
+class StepAllocation:
+    """How the loss change of one step is split over the parameters.
+
+    ``values[i] < 0``: parameter i *helped* (its movement lowered the loss); ``> 0``: it *hurt*;
+    exactly 0: it did not move, or had no gradient. Units: those of the loss.
+
+    Attributes
+    ----------
+    values
+        (K,) vector of the parameters' own kind, dtype and device. It sums to `loss_change` up to
+        ``residual``.
+    loss_start, loss_end
+        L(θ_t) and L(θ_{t+1}).
+    residual
+        ``loss_end - loss_start - state_change - Σ_i values[i]``, the sum taken in float64.
+    mass
+        ``Σ_k |w_k| Σ_i |g_{k,i} Δ_i|``, the scale of rounding: allocations cancel, so errors are
+        judged in units of eps·mass, never of the total.
+    step
+        The index of the step.
+    state_change
+        The part of the loss change made by buffers that are not parameters (BatchNorm statistics).
+    evaluations
+        What was newly evaluated for this step; reused gradients are not counted.
+    converged, reason
+        Whether the estimator met its own tolerance, and why it stopped.
+    stderr
+        Standard error of ``values`` for stochastic estimators, else ``None``.
+    terms
+        One allocation for each term when the objective is a `Sum`.
+    """
+
+    values: Vector
+    loss_start: float
+    loss_end: float
+    residual: float
+    mass: float
+    step: int = 0
+    state_change: float = 0.0
+    evaluations: Cost = field(default_factory=Cost)
+    converged: bool = True
+    reason: str = ""
+    stderr: Vector | None = None
+    terms: Mapping[str, "StepAllocation"] = field(default_factory=dict)
+
+    @property
+    def loss_change(self) -> float:
+        """``loss_end - loss_start``: negative when the step lowered the loss."""
+        return self.loss_end - self.loss_start
+
+
+class Allocator(Protocol):
+    """The state of one run of an estimator: called once a step, in order."""
+
+    def __call__(self, step: Step) -> StepAllocation: ...
+
+
+class Estimator(Protocol):
+    """A recipe for allocating a step; stateless, so one description serves any number of runs.
+
+    ``target`` says which loss change is allocated: ``"full"`` (the whole measured data set),
+    ``"batch"`` or ``"probe"``. ``cost`` is the declared cost of a step once a run is under way.
+    """
+
+    @property
+    def target(self) -> str: ...
+    @property
+    def cost(self) -> Cost: ...
+    def start(self, objective: Objective) -> Allocator: ...
+
+
+def allocate(
+    objective: Objective,
+    trajectory: Iterable[Step],
+    estimator: Estimator,
+    *,
+    check: bool = True,
+) -> Iterator[StepAllocation]:
+    """Allocate the loss change of every step of a path, one `StepAllocation` at a time.
+
+    ``A_{t,i} = Δ_{t,i} ∫₀¹ ∂_i L(θ_t + s Δ_t) ds`` with ``Δ_t = θ_{t+1} - θ_t``, as ``estimator``
+    approximates it. Memory does not grow with the number of steps.
+
+    Parameters
+    ----------
+    objective
+        The measured loss. A `Sum` gives an allocation for each of its terms as well.
+    trajectory
+        The steps, in order: a `Trajectory` of stored points, or any iterable of `Step`, such as a
+        training run under way.
+    estimator
+        Which rule to use, e.g. ``PathIntegral(SIMPSON)`` or ``Adaptive(tol=1e-3)``.
+    check
+        Evaluate the loss twice at the first point and refuse an objective that gives two values (two
+        forward passes a run).
+
+    Raises
+    ------
+    TrajectoryError
+        If there are fewer than two points, or no step at all.
+    NonDeterministicError
+        If the objective is not a function of θ alone.
+    NonFiniteError
+        If parameters, loss or gradient hold NaN or Inf; the message names step and tensor.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from lca import SIMPSON, PathIntegral, Trajectory, allocate
+    >>> from lca.models import Quadratic
+    >>> bowl = Quadratic(np.diag([2.0, 4.0]))
+    >>> run = Trajectory(np.array([[1.0, 1.0], [0.0, 0.5]]))
+    >>> [a] = allocate(bowl, run, PathIntegral(SIMPSON))
+    >>> a.values, a.loss_change
+    (array([-1. , -1.5]), -2.5)
+    """
+    return (rows[""] for rows in allocate_each({"": objective}, trajectory, estimator, check=check))
+
+
+def allocate_each(
+    objectives: Mapping[str, Objective],
+    trajectory: Iterable[Step],
+    estimator: Estimator,
+    *,
+    check: bool = True,
+) -> Iterator[dict[str, StepAllocation]]:
+    """Allocate several measured losses (train and held-out, say) in one pass along the path.
+
+    Each objective is integrated on its own, exactly as `allocate` would: measuring one more loss
+    changes no number of the others. For rows that must add up use one `Sum` objective instead.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from lca import SIMPSON, PathIntegral, Trajectory
+    >>> from lca.models import Quadratic
+    >>> losses = {"train": Quadratic(np.eye(1)), "heldout": Quadratic(2 * np.eye(1))}
+    >>> run = Trajectory(np.array([[1.0], [0.0]]))
+    >>> [rows] = allocate_each(losses, run, PathIntegral(SIMPSON))
+    >>> {name: a.loss_change for name, a in rows.items()}
+    {'train': -0.5, 'heldout': -1.0}
+    """
+    if not objectives:
+        raise LCAError("allocate_each needs at least one objective; pass {'train': objective, ...}.")
+    allocators = {name: estimator.start(objective) for name, objective in objectives.items()}
+
+    def run() -> Iterator[dict[str, StepAllocation]]:
+        none_yet = True
+        for step in trajectory:
+            if not isinstance(step, Step):
+                raise TrajectoryError(
+                    f"expected an iterable of Step, got an item of type {type(step).__name__}; wrap stored "
+                    "points θ_0 ... θ_T as Trajectory(points)."
+                )
+            if none_yet and check:
+                for objective in objectives.values():
+                    check_deterministic(objective, step.start)
+            none_yet = False
+            yield {name: allocator(step) for name, allocator in allocators.items()}
+        if none_yet:
+            raise TrajectoryError("there was no step to allocate; was the trajectory already consumed?")
+
+    return run()
+
+
+def check_deterministic(objective: Objective, theta: Vector) -> None:
+    """Raise `NonDeterministicError` if two calls of ``objective.loss`` at θ differ; two forward passes.
+
+    Two runs of a parallel sum may differ by rounding, so that much is let pass.
+    """
+    objective.layout.check(theta, "theta")
+    first, second = objective.loss(theta), objective.loss(theta)
+    if abs(first - second) > repeat(first, vector_ops(theta).eps(theta)):
+        raise NonDeterministicError(
+            f"the objective gave {first!r} and then {second!r} at the same parameters, so its loss change "
+            "has no unique allocation. Turn off dropout and other random layers while measuring, and "
+            "shuffle or augment no data inside the objective."
+        )

@@ -1,0 +1,195 @@
+"""`Adaptive`: the trapezoid everywhere, more gradients only on the steps that need them."""
+
+from dataclasses import dataclass, replace
+from typing import ClassVar, Literal
+
+from lca.allocation import Allocator, Cost, StepAllocation
+from lca.errors import LCAError, UnknownNameError
+from lca.estimators.panel import Panel, simpson, trapezoid
+from lca.estimators.segment import Path, Segment
+from lca.objective import Objective
+from lca.step import Step
+from lca.testing.tolerances import allocation as allocation_rounding
+from lca.testing.tolerances import conservation
+
+
+@dataclass(frozen=True)
+class Adaptive:
+    """Start each step from the trapezoid and refine, by local bisection, until two controls are met.
+
+    The trapezoid needs one new gradient a step, and the losses that come with the gradients give the
+    residual of every step for nothing. A step whose residual is too large gets its midpoint (Simpson);
+    if that is not enough, the panel on which the last refinement changed the allocation most is cut
+    in two, and so on. Every gradient is kept and reused.
+
+    Two controls, because each alone is blind to something:
+
+    - the *residual*, ``|L(θ_{t+1}) - L(θ_t) - ΣA| ≤ tol``: free, but errors of opposite sign in
+      different parameters cancel in it;
+    - the *nested difference*, ``Σ_i |A_i - A'_i| ≤ nested_tol · Σ_i |A_i|`` with A' the next coarser
+      rule on the same nodes: cannot cancel, but costs the midpoint. It is checked on every refined step,
+      and on an *audit*: a step that looks fine and gets its midpoint all the same. After an audit
+      that passes, twice as many steps go by until the next one, up to ``audit``; after one that
+      fails, the very next step is audited.
+
+    Parameters
+    ----------
+    tol
+        ``per="step"``: the largest ``|residual|`` of a step, absolute, in units of the loss.
+        ``per="run"``: ``Σ_t |residual_t|`` as a fraction of the loss change of the run.
+    per
+        For ``"run"`` the loss change is not known in advance, so the largest change seen so far stands
+        in for it: step t may use half of what is left, ``½ (tol · max_{s≤t} |L(θ_{s+1}) - L(θ_0)| -
+        Σ_{s<t} |residual_s|)``. The allowance can never be exhausted, and while all steps
+        converge ``Σ|residual| ≤ tol · max_t |L(θ_t) - L(θ_0)|`` holds at every moment of the run.
+    nested_tol
+        Largest share of the step's allocation (in absolute value) that the last refinement may move.
+    audit
+        Largest number of steps between audits; 1 audits every step, ``None`` never does.
+    max_gradients
+        Limit on new gradients inside a step. A step that still misses there is returned with
+        ``converged=False`` and the reason; nothing is dropped.
+
+    Notes
+    -----
+    Cost a step: one full gradient, plus one for an audit, plus ``1 + 2·bisections`` where refined.
+    Memory: one gradient a node while a step is being refined, O(K) otherwise. When the objective is a
+    `Sum`, the controls look at the total and its terms share the nodes.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from lca import Trajectory, allocate
+    >>> from lca.models import Quartic
+    >>> run = Trajectory(np.array([[1.0], [0.5]]))
+    >>> [a] = allocate(Quartic([4.0]), run, Adaptive(tol=1e-6))
+    >>> round(a.loss_change, 4), a.converged, a.evaluations.full_gradients
+    (-0.9375, True, 3)
+    """
+
+    tol: float = 1e-3
+    per: Literal["step", "run"] = "step"
+    nested_tol: float = 0.05
+    audit: int | None = 64
+    max_gradients: int = 33
+    target: ClassVar[str] = "full"
+
+    def __post_init__(self) -> None:
+        if self.per not in ("step", "run"):
+            raise UnknownNameError("tolerance scope (per)", self.per, ("step", "run"))
+        for name in ("tol", "nested_tol"):
+            if not getattr(self, name) > 0:
+                raise LCAError(f"{name} must be positive, got {getattr(self, name)}.")
+        if self.audit is not None and self.audit < 1:
+            raise LCAError(f"audit must be at least 1 (every step) or None (never), got {self.audit}.")
+        if self.max_gradients < 1:
+            raise LCAError(f"max_gradients must be at least 1, got {self.max_gradients}.")
+
+    @property
+    def cost(self) -> Cost:
+        """Least cost of a step; refined steps and audits come on top (see ``evaluations``)."""
+        return Cost(full_gradients=1)
+
+    def start(self, objective: Objective) -> Allocator:
+        """Begin a run along one path."""
+        return _AdaptiveRun(self, objective)
+
+
+class _AdaptiveRun:
+    """One run: the tolerance left, when the next audit is due, and the refinement of a step."""
+
+    def __init__(self, config: Adaptive, objective: Objective) -> None:
+        self._config = config
+        self._path = Path(objective)
+        self._allowance = _Allowance(config.tol, config.per)
+        self._audits = _AuditSchedule(config.audit)
+
+    def __call__(self, step: Step) -> StepAllocation:
+        segment = self._path.segment(step)
+        tol = self._allowance.of(segment)
+        result = trapezoid(segment)
+        looks_fine = abs(result.residual) <= tol
+        audited = self._audits.due()
+        if looks_fine and not audited:
+            result = replace(result, reason=f"|residual| ≤ {tol:.3g}")
+        else:
+            result, panels = self._refine(segment, tol)
+            if looks_fine:
+                self._audits.record(passed=len(panels) == 1)
+        self._allowance.spend(result)
+        return result
+
+    def _refine(self, segment: Segment, tol: float) -> tuple[StepAllocation, list[Panel]]:
+        """Midpoint, then bisect the panel that changed most until both controls are met."""
+        panels = [Panel.whole(segment)]
+        while True:
+            result = simpson(segment, panels)
+            stop = self._verdict(segment, result, panels, tol)
+            if stop is not None:
+                converged, reason = stop
+                return replace(result, converged=converged, reason=reason), panels
+            worst = max(panels, key=lambda panel: panel.difference)
+            panels.remove(worst)
+            panels += worst.bisect(segment)
+
+    def _verdict(
+        self, segment: Segment, result: StepAllocation, panels: list[Panel], tol: float
+    ) -> tuple[bool, str] | None:
+        """``(converged, reason)``, or ``None`` to go on refining."""
+        eps = segment.ops.eps(result.values)
+        moved = sum(panel.difference for panel in panels)
+        allowed = self._config.nested_tol * segment.ops.abs_total(result.values)
+        residual_met = abs(result.residual) <= tol
+        nested_met = moved <= max(allowed, allocation_rounding(result.mass, eps))
+        if residual_met and nested_met:
+            return True, f"|residual| ≤ {tol:.3g} and nested difference ≤ {self._config.nested_tol:g}"
+        floor = conservation(result.mass, result.loss_end, eps)
+        if nested_met and abs(result.residual) <= floor:
+            return False, f"|residual| > {tol:.3g}, which is below rounding ({floor:.2g})"
+        if 2 * len(panels) + 1 > self._config.max_gradients:  # 2n - 1 spent inside, 2 more for a cut
+            missed = "nested difference" if residual_met else "|residual|"
+            return False, f"{missed} too large at the limit of {self._config.max_gradients} gradients"
+        return None
+
+
+class _Allowance:
+    """How much residual the next step may leave (`Adaptive`, ``per``)."""
+
+    def __init__(self, tol: float, per: Literal["step", "run"]) -> None:
+        self._tol = tol
+        self._per = per
+        self._first_loss: float | None = None
+        self._largest_change = 0.0
+        self._spent = 0.0
+
+    def of(self, segment: Segment) -> float:
+        if self._per == "step":
+            return self._tol
+        if self._first_loss is None:
+            self._first_loss = segment.start.loss
+        change = abs(segment.end.loss - self._first_loss)
+        self._largest_change = max(self._largest_change, change)
+        return max(0.0, self._tol * self._largest_change - self._spent) / 2
+
+    def spend(self, result: StepAllocation) -> None:
+        self._spent += abs(result.residual)
+
+
+class _AuditSchedule:
+    """When to spend a midpoint on a step that looks fine: rarely while audits pass, at once after one fails."""
+
+    def __init__(self, longest: int | None) -> None:
+        self._longest = longest
+        self._interval = self._left = 1
+
+    def due(self) -> bool:
+        """Count one step; true when it is to be audited."""
+        if self._longest is None:
+            return False
+        self._left -= 1
+        return self._left <= 0
+
+    def record(self, *, passed: bool) -> None:
+        assert self._longest is not None
+        self._interval = min(2 * self._interval, self._longest) if passed else 1
+        self._left = self._interval

@@ -1,0 +1,75 @@
+"""`Panel`: a piece of a step with Simpson's rule on it, which can be cut in two for two gradients.
+
+What `Adaptive` refines. Nodes are evaluated once and shared between a panel and its halves.
+"""
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from functools import reduce
+from operator import add
+
+from lca.allocation import StepAllocation
+from lca.estimators.segment import Integral, Segment
+from lca.objective import Evaluation
+from lca.quadrature import SIMPSON, TRAPEZOID
+
+
+@dataclass(frozen=True, eq=False)
+class Panel:
+    """Simpson on [a, b] of a step: its three evaluations, and how much it changed the coarser rule.
+
+    ``difference`` is ``Σ_i |fine_i - coarse_i|``, where coarse is the trapezoid for the whole step and, for
+    half of a panel, the integral over that half of the parabola the panel fitted.
+    """
+
+    a: float
+    b: float
+    nodes: tuple[Evaluation, Evaluation, Evaluation]
+    difference: float
+
+    @classmethod
+    def whole(cls, segment: Segment) -> "Panel":
+        """The step as one panel; costs the midpoint."""
+        start, middle, end = segment.start, segment.at(0.5), segment.end
+        moved = _moved(segment, {start: -1 / 3, middle: 2 / 3, end: -1 / 3})  # Simpson - trapezoid
+        return cls(0.0, 1.0, (start, middle, end), moved)
+
+    def bisect(self, segment: Segment) -> "list[Panel]":
+        """Both halves as panels; costs two gradients."""
+        left, middle, right = self.nodes
+        centre, quarter = (self.a + self.b) / 2, (self.b - self.a) / 4
+        lower, upper = segment.at(centre - quarter), segment.at(centre + quarter)
+        half = centre - self.a
+        # Over its half next to f, the parabola through f, g, h has the integral (5 f + 8 g - h) / 12 times
+        # the half's length. Simpson with the new node n in the middle: (f + 4 n + g) / 6.
+        changes = [
+            {f: half * (1 / 6 - 5 / 12), n: half * 4 / 6, g: half * (1 / 6 - 8 / 12), h: half / 12}
+            for f, n, g, h in ((left, lower, middle, right), (right, upper, middle, left))
+        ]
+        return [
+            Panel(self.a, centre, (left, lower, middle), _moved(segment, changes[0])),
+            Panel(centre, self.b, (middle, upper, right), _moved(segment, changes[1])),
+        ]
+
+
+def _moved(segment: Segment, weights: Mapping[Evaluation, float]) -> float:
+    """``Σ_i |Δ_i Σ_k w_k g_{k,i}|`` for the difference of two rules."""
+    change = reduce(add, (weight * node.grad for node, weight in weights.items()))
+    return segment.ops.abs_total(change * segment.delta)
+
+
+def trapezoid(segment: Segment) -> StepAllocation:
+    """The allocation from both ends alone; costs nothing new."""
+    integral = Integral(segment)
+    for weight, node in zip(TRAPEZOID.weights, (segment.start, segment.end), strict=True):
+        integral.add(weight, node)
+    return integral.allocation()
+
+
+def simpson(segment: Segment, panels: Iterable[Panel]) -> StepAllocation:
+    """The allocation from panels that cover the step; costs nothing new."""
+    integral = Integral(segment)
+    for panel in panels:
+        for node, weight in zip(panel.nodes, SIMPSON.weights, strict=True):
+            integral.add((panel.b - panel.a) * weight, node)
+    return integral.allocation()

@@ -1,0 +1,125 @@
+"""`Segment`: the gradient of one step as a function of s in [0, 1], checked, counted and reused.
+
+Every estimator over the full objective needs the same four things: evaluate at θ_t + s Δ_t, share the
+end-point with the next step, refuse NaN, and add up ``w · g ∘ Δ``. They live here once.
+"""
+
+from lca.allocation import Cost, StepAllocation
+from lca.errors import NonFiniteError
+from lca.objective import Evaluation, Objective, evaluate
+from lca.step import Step
+from lca.vectors import Vector, VectorOps, vector_ops
+
+
+class Path:
+    """Cuts a path into `Segment` s and carries the evaluation at each shared end-point across."""
+
+    def __init__(self, objective: Objective) -> None:
+        self.objective = objective
+        self._end: tuple[object, Evaluation] | None = None
+
+    def segment(self, step: Step, *, gradients: bool = True) -> "Segment":
+        """Check a step and evaluate both its ends, the first only if the last step did not end there.
+
+        With ``gradients=False`` only the losses are evaluated at the ends (open rules need no more).
+        """
+        layout, index = self.objective.layout, step.index
+        layout.check(step.start, f"start of step {index}")
+        layout.check(step.end, f"end of step {index}")
+        segment = Segment(self.objective, step)
+        ops = segment.ops
+        if self._end is not None and ops.unchanged(self._end[0], step.start):
+            segment.start = self._end[1]
+        else:
+            segment.require_finite(step.start, "parameters at the start")
+            segment.start = segment.at(0.0, gradient=gradients)
+        segment.require_finite(step.end, "parameters at the end")
+        segment.end = segment.at(1.0, gradient=gradients)
+        self._end = (ops.snapshot(step.end), segment.end)
+        return segment
+
+
+class Segment:
+    """One step under evaluation: ``at(s)`` evaluates, ``cost`` counts what was newly evaluated."""
+
+    start: Evaluation
+    end: Evaluation
+
+    def __init__(self, objective: Objective, step: Step) -> None:
+        self.objective = objective
+        self.step = step
+        self.ops: VectorOps = vector_ops(step.start)
+        self.delta: Vector = step.end - step.start
+        self.cost = Cost()
+
+    def at(self, s: float, *, gradient: bool = True) -> Evaluation:
+        """Evaluate at θ_t + s Δ_t; costs one gradient, or one forward pass without ``gradient``."""
+        node = evaluate(self.objective, self._theta(s), gradient=gradient)
+        self.cost += Cost(full_gradients=1) if gradient else Cost(full_losses=1)
+        if not abs(node.loss) < float("inf"):  # NaN compares false
+            raise NonFiniteError(
+                f"step {self.step.index}: the loss at s = {s:g} is {node.loss}; training has probably "
+                "diverged (lower the learning rate), or the data hold NaN or Inf."
+            )
+        if gradient:
+            self.require_finite(node.grad, f"gradient at s = {s:g}")
+        return node
+
+    def require_finite(self, vector: Vector, what: str) -> None:
+        """Raise `NonFiniteError` naming the step and each tensor with NaN or Inf."""
+        if self.ops.all_finite(vector):
+            return
+        tensors = self.objective.layout.unflatten(vector)
+        bad = [name for name, tensor in tensors.items() if not self.ops.all_finite(tensor)]
+        raise NonFiniteError(
+            f"step {self.step.index}: NaN or Inf in the {what}, in {', '.join(bad)}; training has probably "
+            "diverged (lower the learning rate or clip the gradient), or the data hold NaN or Inf."
+        )
+
+    def _theta(self, s: float) -> Vector:
+        if s in (0.0, 1.0):  # the very vectors of the step: start + 1.0 * delta may differ by rounding
+            return self.step.end if s else self.step.start
+        return self.step.start + s * self.delta
+
+
+class Integral:
+    """The running sum ``Σ_k w_k g_k ∘ Δ`` of a segment, for the loss and for each of its terms.
+
+    Gradients are added as they come and then dropped, so a rule of any length needs O(K) memory.
+    """
+
+    def __init__(self, segment: Segment) -> None:
+        self._segment = segment
+        self._mass = 0.0
+        self._sum: Vector | None = None
+        self._terms: dict[str, Integral] = {}
+
+    def add(self, weight: float, node: Evaluation) -> None:
+        """Add one node with its weight (a fraction of the whole step)."""
+        weighted = weight * node.grad
+        self._mass += self._segment.ops.abs_total(weighted * self._segment.delta)
+        self._sum = weighted if self._sum is None else self._sum + weighted
+        for name, term in node.terms.items():
+            self._terms.setdefault(name, Integral(self._segment)).add(weight, term)
+
+    def allocation(self) -> StepAllocation:
+        """The finished `StepAllocation`, its residual taken against the losses at both ends."""
+        segment = self._segment
+        return self._finish(segment.start, segment.end, segment.cost)
+
+    def _finish(self, start: Evaluation, end: Evaluation, cost: Cost) -> StepAllocation:
+        segment = self._segment
+        values = self._sum * segment.delta
+        return StepAllocation(
+            values=values,
+            loss_start=start.loss,
+            loss_end=end.loss,
+            residual=end.loss - start.loss - segment.ops.total(values),
+            mass=self._mass,
+            step=segment.step.index,
+            evaluations=cost,
+            terms={
+                name: term._finish(start.terms[name], end.terms[name], Cost())
+                for name, term in self._terms.items()
+            },
+        )

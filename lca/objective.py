@@ -1,0 +1,127 @@
+"""`Objective`: the whole contract between the engine and whatever computes losses and gradients.
+
+Nothing here knows how a gradient is made. A backend, or a user with a hand-derived gradient, supplies
+`loss` and `loss_and_grad` at any θ; everything else in this library is built on these two.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from functools import reduce
+from operator import add
+from typing import Any, Protocol, TypeAlias, runtime_checkable
+
+from lca.errors import LCAError
+from lca.layout import Layout, check_same_layout
+from lca.vectors import Vector
+
+Batch: TypeAlias = Any
+"""What an objective takes as a batch; the NumPy models take `lca.data.Batch`."""
+
+
+@runtime_checkable
+class Objective(Protocol):
+    """The measured loss L(θ): a deterministic function of the flat parameter vector.
+
+    Both methods take θ of shape (K,), in the parameters' own dtype and on their device, and an optional
+    batch; ``batch=None`` means the whole data set. The loss is a Python float accumulated in float64
+    (in the loss's own units); the gradient is a *new* vector of the same kind as θ that later calls do
+    not overwrite. A call changes nothing that can be seen from outside, also when it raises.
+    """
+
+    @property
+    def layout(self) -> Layout:
+        """The tensors that θ is made of."""
+
+    def loss(self, theta: Vector, batch: Batch | None = None) -> float:
+        """L(θ) alone; costs one forward pass."""
+
+    def loss_and_grad(self, theta: Vector, batch: Batch | None = None) -> tuple[float, Vector]:
+        """L(θ) and ∂L/∂θ, shape (K,); costs one gradient (a forward and a backward pass)."""
+
+
+@dataclass(frozen=True)
+class Scaled:
+    """``factor · L(θ)``: an objective with its loss and gradient multiplied by a constant."""
+
+    objective: Objective
+    factor: float
+    layout: Layout = field(init=False)
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "layout", self.objective.layout)
+
+    def loss(self, theta: Vector, batch: Batch | None = None) -> float:
+        return self.factor * self.objective.loss(theta, batch)
+
+    def loss_and_grad(self, theta: Vector, batch: Batch | None = None) -> tuple[float, Vector]:
+        loss, grad = self.objective.loss_and_grad(theta, batch)
+        return self.factor * loss, self.factor * grad
+
+
+@dataclass(frozen=True)
+class Sum:
+    """``Σ_j L_j(θ)``: one loss made of named terms, each of which gets a row of its own.
+
+    The terms (data and penalty, one class each, ...) are evaluated once at every node, and an
+    estimator reports an allocation for each beside the total (`StepAllocation.terms`). Quadrature is
+    linear, so the rows add up to the total to rounding.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from lca.models import L2Penalty
+    >>> layout = Layout(("w",), ((2,),))
+    >>> both = Sum({"weak": L2Penalty(layout, 0.1), "strong": L2Penalty(layout, 0.9)})
+    >>> both.loss(np.array([1.0, 1.0]))
+    1.0
+    """
+
+    terms: Mapping[str, Objective]
+    layout: Layout = field(init=False)
+
+    def __post_init__(self) -> None:
+        if not self.terms:
+            raise LCAError("a Sum needs at least one term; pass {'name': objective, ...}.")
+        for name, term in self.terms.items():
+            if isinstance(term, Sum):
+                raise LCAError(f"term {name!r} is itself a Sum; list its terms directly.")
+        layout = check_same_layout((t.layout for t in self.terms.values()), "the terms of a Sum")
+        object.__setattr__(self, "layout", layout)
+
+    def loss(self, theta: Vector, batch: Batch | None = None) -> float:
+        return evaluate(self, theta, batch, gradient=False).loss
+
+    def loss_and_grad(self, theta: Vector, batch: Batch | None = None) -> tuple[float, Vector]:
+        node = evaluate(self, theta, batch)
+        return node.loss, node.grad
+
+
+@dataclass(frozen=True, eq=False)
+class Evaluation:
+    """Loss and gradient at one point, with those of each term when the objective is a `Sum`.
+
+    ``grad`` is ``None`` where only the loss was asked for.
+    """
+
+    loss: float
+    grad: Vector
+    terms: Mapping[str, "Evaluation"] = field(default_factory=dict)
+
+
+def evaluate(
+    objective: Objective, theta: Vector, batch: Batch | None = None, *, gradient: bool = True
+) -> Evaluation:
+    """Evaluate once, keeping the terms of a `Sum` apart.
+
+    Costs one gradient, or one forward pass with ``gradient=False``.
+    """
+    if isinstance(objective, Sum):
+        terms = {
+            name: evaluate(term, theta, batch, gradient=gradient) for name, term in objective.terms.items()
+        }
+        losses = [term.loss for term in terms.values()]
+        grads = [term.grad for term in terms.values()]
+        return Evaluation(sum(losses), reduce(add, grads) if gradient else None, terms)
+    if gradient:
+        return Evaluation(*objective.loss_and_grad(theta, batch))
+    return Evaluation(objective.loss(theta, batch), None)

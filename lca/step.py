@@ -1,0 +1,78 @@
+"""A training run as a path: `Step` is one segment of it, `Trajectory` a stored sequence of points."""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from lca.errors import TrajectoryError
+from lca.objective import Batch
+from lca.vectors import Vector
+
+
+@dataclass(frozen=True, eq=False)
+class Step:
+    """One update of the parameters: the straight segment from ``start`` to ``end``.
+
+    Parameters
+    ----------
+    start, end
+        θ_t and θ_{t+1}, vectors of shape (K,).
+    index
+        t, used in messages and records.
+    batch
+        The mini-batch that made the step, for estimators that need it.
+    """
+
+    start: Vector
+    end: Vector
+    index: int = 0
+    batch: Batch | None = None
+
+
+class Trajectory:
+    """The steps between consecutive stored points θ_0, θ_1, ..., θ_T.
+
+    Parameters
+    ----------
+    points
+        Anything with a length and integer indexing whose items are (K,) vectors: a list, a (T+1, K)
+        array, a memory map, a Zarr or HDF5 data set. Each row is read once, when its step comes up.
+
+    Raises
+    ------
+    TrajectoryError
+        If there are fewer than two points.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> run = Trajectory(np.array([[0.0, 0.0], [1.0, 0.0], [1.0, 2.0]]))
+    >>> [(step.index, step.end - step.start) for step in run]
+    [(0, array([1., 0.])), (1, array([0., 2.]))]
+    """
+
+    def __init__(self, points: Sequence[Vector] | Any) -> None:
+        try:
+            count = len(points)
+        except TypeError:
+            raise TrajectoryError(
+                f"a trajectory needs points with a length and an index (list, array, memory map, ...), got "
+                f"{type(points).__name__}; for a stream, pass an iterable of Step to allocate instead."
+            ) from None
+        if count < 2:
+            raise TrajectoryError(
+                f"a trajectory needs at least two points (one step), got {count}; keep the parameters "
+                "before the first update as well."
+            )
+        self.points = points
+
+    def __len__(self) -> int:
+        """The number of steps, one less than the number of points."""
+        return len(self.points) - 1
+
+    def __iter__(self) -> Iterator[Step]:
+        start = self.points[0]
+        for t in range(len(self)):
+            end = self.points[t + 1]
+            yield Step(start, end, index=t)
+            start = end

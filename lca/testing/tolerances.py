@@ -1,0 +1,47 @@
+"""The one place with numeric tolerances, each with the measurement or the argument behind it.
+
+Rounding is judged in units of ``eps · scale``, where eps belongs to the dtype the numbers were computed
+in and scale is what was summed *before* anything cancelled: the mass ``Σ_k |w_k| Σ_i |g_{k,i} Δ_i|`` for
+an allocation, the absolute value for a loss. A total is never a scale: allocations cancel, and float32
+errors of 110 eps·|ΣA| were seen where 1.25 eps·mass bounded them.
+
+Every function returns an absolute tolerance; compare with ``abs(a - b) <= tolerance``.
+"""
+
+import numpy as np
+
+EPS64 = float(np.finfo(np.float64).eps)
+
+
+def moments(weight_mass: float) -> float:
+    """Moments of a quadrature rule with ``Σ|w_k| = weight_mass``, in float64: 64 eps.
+
+    Built-in rules miss by ≤ 2 eps; Golub-Welsch nodes (Gauss with 200 nodes) by 4e-15 = 18 eps.
+    """
+    return 64 * EPS64 * weight_mass
+
+
+def repeat(loss: float, eps: float) -> float:
+    """The same loss computed twice at the same point: 16 eps.
+
+    A parallel sum may take its terms in another order; anything random (dropout, augmentation)
+    changes the loss by orders of magnitude more.
+    """
+    return 16 * eps * abs(loss)
+
+
+def allocation(mass: float, eps: float) -> float:
+    """Two ways of computing the same allocation, entry by entry or in sum: 8 eps·mass.
+
+    At most 1.25 eps·mass was seen over 200 random tanh networks in float32.
+    """
+    return 8 * eps * mass
+
+
+def conservation(mass: float, loss: float, eps: float) -> float:
+    """``loss_end - loss_start - Σ values`` for a rule that is exact on the segment: 8 eps·(mass + |loss|).
+
+    The loss at either end carries a rounding error of its own, of some eps·|loss|, which does not
+    shrink with the step; on short steps it is the larger part.
+    """
+    return 8 * eps * (mass + abs(loss))

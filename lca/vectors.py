@@ -1,0 +1,81 @@
+"""What the engine needs from a vector beyond ``+ - *``: a few reductions, one set per array type.
+
+Estimators are written once with arithmetic operators; whatever differs between NumPy, torch and
+TensorFlow (float64 sums, finiteness, detecting in-place changes) is behind `VectorOps`. A backend
+registers its own with ``vector_ops.register(TensorType, lambda vector: MyOps())``.
+"""
+
+from functools import singledispatch
+from typing import Any, Protocol, TypeAlias
+
+import numpy as np
+
+from lca.errors import LayoutError
+
+Vector: TypeAlias = Any
+"""A flat (K,) floating-point vector of the framework's own kind, on its own device."""
+
+
+class VectorOps(Protocol):
+    """Reductions over (K,) vectors. Scalars come back as Python floats, summed in float64."""
+
+    def total(self, vector: Vector) -> float:
+        """``Σ_i v_i``."""
+
+    def abs_total(self, vector: Vector) -> float:
+        """``Σ_i |v_i|``."""
+
+    def all_finite(self, vector: Vector) -> bool:
+        """Whether no entry is NaN or infinite."""
+
+    def eps(self, vector: Vector) -> float:
+        """Machine epsilon of the vector's dtype."""
+
+    def to_numpy(self, vector: Vector) -> np.ndarray:
+        """The same numbers as a NumPy array (for reports and messages, never in the hot loop)."""
+
+    def snapshot(self, vector: Vector) -> object:
+        """Whatever `unchanged` needs in order to recognise this vector later."""
+
+    def unchanged(self, snapshot: object, vector: Vector) -> bool:
+        """Whether ``vector`` holds exactly the numbers it was snapshot with."""
+
+
+class NumpyOps:
+    """`VectorOps` for NumPy arrays."""
+
+    def total(self, vector: np.ndarray) -> float:
+        return float(np.sum(vector, dtype=np.float64))
+
+    def abs_total(self, vector: np.ndarray) -> float:
+        return float(np.sum(np.abs(vector), dtype=np.float64))
+
+    def all_finite(self, vector: np.ndarray) -> bool:
+        return bool(np.isfinite(vector).all())
+
+    def eps(self, vector: np.ndarray) -> float:
+        return float(np.finfo(vector.dtype).eps)
+
+    def to_numpy(self, vector: np.ndarray) -> np.ndarray:
+        return vector
+
+    def snapshot(self, vector: np.ndarray) -> np.ndarray:
+        return vector.copy()  # an array can be changed in place behind our back: keep the numbers
+
+    def unchanged(self, snapshot: object, vector: np.ndarray) -> bool:
+        return np.array_equal(snapshot, vector)  # type: ignore[arg-type]
+
+
+@singledispatch
+def vector_ops(vector: Vector) -> VectorOps:
+    """The `VectorOps` for this kind of vector; NumPy is built in, backends register theirs."""
+    raise LayoutError(
+        f"a vector must be a NumPy array or a tensor of an imported backend, got "
+        f"{type(vector).__module__}.{type(vector).__qualname__}; convert it with numpy.asarray, or "
+        "import the backend that handles it (it registers itself with lca.vectors.vector_ops)."
+    )
+
+
+@vector_ops.register
+def _(vector: np.ndarray) -> VectorOps:
+    return NumpyOps()
