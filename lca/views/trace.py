@@ -1,0 +1,57 @@
+"""`Trace`: the scalars of every step, which is all that conservation and cost need."""
+
+import numpy as np
+
+from lca.allocation import StepAllocation
+from lca.vectors import vector_ops
+
+ROW = np.dtype(
+    [
+        ("step", np.int64),
+        ("loss_start", np.float64),
+        ("loss_end", np.float64),
+        ("total", np.float64),
+        ("state_change", np.float64),
+        ("residual", np.float64),
+        ("mass", np.float64),
+        ("full_gradients", np.float64),
+        ("converged", np.bool_),
+    ]
+)
+"""The columns of a `Trace`; ``total`` is ``Σ_i A_i``, the others are named as in `StepAllocation`."""
+
+
+class Trace:
+    """One row of scalars a step, in units of the loss; memory O(1) a step.
+
+    Examples
+    --------
+    >>> trace = Trace()
+    >>> trace.update(StepAllocation(np.array([-1.0, 0.25]), 3.0, 2.25, residual=0.0, mass=1.25))
+    >>> trace.rows["total"], trace.losses()
+    (array([-0.75]), array([3.  , 2.25]))
+    """
+
+    def __init__(self) -> None:
+        self._rows: list[tuple[float, ...]] = []
+
+    def update(self, allocation: StepAllocation) -> None:
+        a = allocation
+        total = vector_ops(a.values).total(a.values)
+        loss = (a.loss_start, a.loss_end, total, a.state_change, a.residual)
+        self._rows.append((a.step, *loss, a.mass, a.evaluations.full_gradients, a.converged))
+
+    @property
+    def rows(self) -> np.ndarray:
+        """Structured array (T,) with the columns of `ROW`."""
+        return np.array(self._rows, dtype=ROW)
+
+    def losses(self) -> np.ndarray:
+        """L(θ_0), L(θ_1), ..., L(θ_T): shape (T + 1,), empty before the first step."""
+        rows = self.rows
+        return np.concatenate([rows["loss_start"][:1], rows["loss_end"]])
+
+    def rebuilt(self) -> np.ndarray:
+        """The losses as the allocation has them: ``L(θ_0) + Σ_{s<t} (Σ_i A_{s,i} + state change_s)``."""
+        rows = self.rows
+        return np.cumsum(np.concatenate([rows["loss_start"][:1], rows["total"] + rows["state_change"]]))

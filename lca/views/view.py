@@ -1,0 +1,20 @@
+"""`View`: the one method every streaming reduction has."""
+
+from typing import Protocol
+
+import numpy as np
+
+from lca.allocation import StepAllocation
+from lca.vectors import vector_ops
+
+
+class View(Protocol):
+    """Something that is told every step of a run, in order, and remembers less than it is told."""
+
+    def update(self, allocation: StepAllocation) -> None:
+        """Take in one step; keeps no reference to its vectors."""
+
+
+def numpy_values(allocation: StepAllocation) -> np.ndarray:
+    """The (K,) values of a step as a NumPy array, whichever backend they come from."""
+    return vector_ops(allocation.values).to_numpy(allocation.values)
