@@ -1,0 +1,121 @@
+"""The project as users meet it: what is built, what it declares, and what `import lca` costs them."""
+
+import importlib
+import re
+import subprocess
+import sys
+import tarfile
+import tomllib
+import zipfile
+from pathlib import Path
+
+import pytest
+
+import lca
+
+ROOT = Path(__file__).resolve().parents[1]
+CONFIG = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
+PROJECT = CONFIG["project"]
+EXTRAS = PROJECT["optional-dependencies"]
+
+
+def python(*args: str, cwd: Path) -> str:
+    """Standard output of a fresh interpreter."""
+    done = subprocess.run([sys.executable, *args], cwd=cwd, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stdout + done.stderr
+    return done.stdout
+
+
+@pytest.fixture(scope="module")
+def dist(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with the sdist and a wheel, the wheel built from the sdist."""
+    out = tmp_path_factory.mktemp("dist")
+    python("-m", "build", "--no-isolation", "--outdir", str(out), str(ROOT), cwd=out)
+    return out
+
+
+def test_wheel_is_complete_and_works_on_its_own(dist: Path, tmp_path: Path) -> None:
+    [wheel] = dist.glob("*.whl")
+    archive = zipfile.ZipFile(wheel)
+    names = set(archive.namelist())
+    info = f"loss_change_allocation-{PROJECT['version']}.dist-info"
+    assert {"lca/py.typed", "lca/data/digits.npz", f"{info}/licenses/LICENSE"} <= names
+    assert {name.split("/")[0] for name in names} == {"lca", info}
+    archive.extractall(tmp_path)
+    code = "import lca, lca.data; lca.data.load_digits(); print(lca.__file__, lca.__version__)"
+    # The current folder comes first on the path of `python -c`, so this is the unpacked wheel.
+    assert python("-c", code, cwd=tmp_path).split() == [
+        str(tmp_path / "lca" / "__init__.py"),
+        PROJECT["version"],
+    ]
+
+
+def test_sdist_has_what_make_test_needs(dist: Path) -> None:
+    [sdist] = dist.glob("*.tar.gz")
+    with tarfile.open(sdist) as archive:
+        names = {name.split("/", 1)[-1] for name in archive.getnames()}
+    tracked = subprocess.run(["git", "ls-files"], cwd=ROOT, capture_output=True, text=True, check=False)
+    if tracked.returncode:
+        pytest.skip("not a git checkout: nothing to compare the sdist with")
+    assert set(tracked.stdout.split()) <= names
+
+
+def test_editable_install_points_at_the_source(tmp_path: Path) -> None:
+    build = f"from hatchling.build import build_editable; build_editable({str(tmp_path)!r})"
+    python("-c", build, cwd=ROOT)
+    [wheel] = tmp_path.glob("*.whl")
+    archive = zipfile.ZipFile(wheel)
+    [pth] = [name for name in archive.namelist() if name.endswith(".pth")]
+    assert archive.read(pth).decode().split() == [str(ROOT), str(ROOT / "backends")]
+
+
+def test_every_path_named_in_the_configuration_exists() -> None:
+    tool = CONFIG["tool"]
+    hatch = tool["hatch"]["build"]
+    paths = [PROJECT["readme"], *PROJECT["license-files"], *hatch["targets"]["wheel"]["packages"]]
+    paths += [*hatch["dev-mode-dirs"], *(path.lstrip("/") for path in hatch["targets"]["sdist"]["include"])]
+    paths += [*tool["mypy"]["files"], *tool["mypy"]["mypy_path"]]
+    paths += [*tool["pytest"]["ini_options"]["testpaths"], *tool["pytest"]["ini_options"]["pythonpath"]]
+    paths += [pattern.removesuffix("**") for pattern in tool["ruff"]["lint"]["per-file-ignores"]]
+    assert [path for path in paths if not (ROOT / path).exists()] == []
+
+
+def test_every_extra_that_is_named_exists() -> None:
+    texts = [ROOT / "Makefile", *ROOT.glob("*.md"), *ROOT.glob("docs/**/*.md"), *ROOT.glob("lca/**/*.py")]
+    mentions = [str(EXTRAS), *(path.read_text(encoding="utf-8") for path in texts)]
+    found = re.findall(r"(?:loss-change-allocation|\.)\[([\w,]+)\]", "\n".join(mentions))
+    assert (
+        {"report", "testing", "dev"} <= {name for names in found for name in names.split(",")} <= set(EXTRAS)
+    )
+
+
+def test_every_entry_point_resolves() -> None:
+    targets = list(PROJECT["scripts"].values())
+    targets += [target for group in PROJECT["entry-points"].values() for target in group.values()]
+    for target in targets:
+        module, name = target.split(":")
+        assert callable(getattr(importlib.import_module(module), name)), target
+
+
+def test_the_version_is_the_same_everywhere() -> None:
+    version = PROJECT["version"]
+    assert lca.__version__ == version
+    assert f"\nversion: {version}\n" in (ROOT / "CITATION.cff").read_text(encoding="utf-8")
+    assert f"## [{version}]" in (ROOT / "CHANGELOG.md").read_text(encoding="utf-8")
+
+
+def test_import_lca_loads_only_what_it_needs(tmp_path: Path) -> None:
+    loaded = python("-c", "import sys, lca; print(*sys.modules)", cwd=tmp_path).split()
+    unwanted = {"torch", "tensorflow", "matplotlib", "tqdm", "hypothesis", "pytest"}
+    assert unwanted & set(loaded) == set()
+
+
+def test_public_names_are_pinned() -> None:
+    """A new public name is a deliberate change of this list."""
+    assert lca.__all__ == [
+        "BOOLE", "LEFT", "MIDPOINT", "RIGHT", "RK4", "SIMPSON", "TRAPEZOID",
+        "Adaptive", "Cost", "LCAError", "Layout", "Objective", "PathIntegral", "QuadratureRule", "Scaled",
+        "Step", "StepAllocation", "Sum", "Trajectory",
+        "allocate", "allocate_each", "composite", "gauss_legendre", "gauss_lobatto",
+    ]  # fmt: skip
+    assert all(hasattr(lca, name) for name in lca.__all__)
