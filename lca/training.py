@@ -5,6 +5,7 @@ independent of the number of steps.
 """
 
 from collections.abc import Iterable, Iterator
+from typing import Any
 
 import numpy as np
 
@@ -80,18 +81,25 @@ def train(
     """
     state = optimizer.init(theta)
     for index, batch in enumerate(batches):
-        loss, grad = objective.loss_and_grad(theta, batch)
-        if not np.isfinite(loss):
-            raise NonFiniteError(
-                f"step {index}: the loss on the training batch is {loss}; a smaller learning rate is the "
-                "usual fix."
-            )
-        _check_finite(grad, objective.layout, f"step {index}: the gradient")
-        state, delta = optimizer.update(state, grad, theta)
-        end = theta + delta
-        _check_finite(end, objective.layout, f"step {index}: θ after the update")
+        state, end = _update(objective, optimizer, state, Step(theta, theta, index, batch))
         yield Step(start=theta, end=end, index=index, batch=batch)
         theta = end
+
+
+def _update(objective: Objective, optimizer: Optimizer, state: Any, at: Step) -> tuple[Any, Array]:
+    """The optimizer's next state and θ_{t+1}, all of it finite."""
+    with np.errstate(over="ignore", invalid="ignore"):  # reported below, with step and tensor
+        loss, grad = objective.loss_and_grad(at.start, at.batch)
+        state, delta = optimizer.update(state, grad, at.start)
+        end: Array = at.start + delta
+    if not np.isfinite(loss):
+        raise NonFiniteError(
+            f"step {at.index}: the loss on the training batch is {loss}; a smaller learning rate is the "
+            "usual fix."
+        )
+    _check_finite(grad, objective.layout, f"step {at.index}: the gradient")
+    _check_finite(end, objective.layout, f"step {at.index}: θ after the update")
+    return state, end
 
 
 def _check_finite(vector: Array, layout: Layout, what: str) -> None:

@@ -54,7 +54,7 @@ def load(path: str | PathLike[str], *, dtype: npt.DTypeLike = np.float64) -> Spl
 
 def _read_npz(path: Path) -> dict[str, Array]:
     try:
-        with np.load(path, allow_pickle=False) as stored:
+        with path.open("rb") as file, np.load(file, allow_pickle=False) as stored:
             missing = [key for key in KEYS if key not in stored]
             arrays = {key: stored[key] for key in KEYS if key not in missing}
     except (*_UNREADABLE, AttributeError, TypeError) as error:  # a .npy loads as a bare array

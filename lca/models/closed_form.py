@@ -207,9 +207,9 @@ def _vector(values: npt.ArrayLike) -> Array:
 
 
 def _rotated(curvatures: Array) -> Array:
-    """A Hessian with these eigenvalues along axes reflected at the diagonal, so that no entry is 0."""
-    n = len(curvatures)
-    reflection = np.eye(n) - 2 / n
+    """A Hessian with these eigenvalues along reflected axes, so that all parameters interact."""
+    mirror = np.arange(1.0, len(curvatures) + 1)
+    reflection = np.eye(len(curvatures)) - 2 * np.outer(mirror, mirror) / (mirror @ mirror)
     hessian = reflection @ (curvatures[:, None] * reflection)
     return (hessian + hessian.T) / 2
 

@@ -9,6 +9,7 @@ from dataclasses import KW_ONLY, dataclass, field, replace
 import numpy as np
 
 from lca.data import Batch, Dataset
+from lca.data.batches import check_batch_size
 from lca.errors import DataError
 from lca.layout import Layout
 from lca.models.network import Network
@@ -68,8 +69,11 @@ class DatasetLoss:
     _chunks: dict[np.dtype, tuple[Batch, ...]] = field(init=False, repr=False)
 
     def __post_init__(self) -> None:
+        check_batch_size(self.batch_size)
         whole = Batch(self.x, self.y, self.weight)
         self.network.check_batch(whole)
+        if self.only is not None:
+            _check_label(self.only, whole, self.network.n_outputs)
         derived: dict[str, object] = {
             "x": whole.x,
             "y": whole.y,
@@ -105,8 +109,6 @@ class DatasetLoss:
         0 where there are no such examples. All terms together cost one pass over the data, and hold a
         second copy of it.
         """
-        if self.y.ndim != 1:
-            raise DataError("only labelled data have classes; this data set has floating-point targets.")
         classes = range(self.network.n_outputs)
         return Sum({f"class {label}": replace(self, only=label) for label in classes})
 
@@ -131,6 +133,13 @@ class DatasetLoss:
             return (batch.astype(dtype),)
         chunks = Dataset(batch.x, batch.y, batch.weight, self.batch_size)
         return tuple(chunk.astype(dtype) for chunk in chunks)
+
+
+def _check_label(label: int, data: Batch, n_outputs: int) -> None:
+    if data.y.ndim != 1:
+        raise DataError("only labelled data have classes; this data set has floating-point targets.")
+    if not 0 <= label < n_outputs:
+        raise DataError(f"only={label} is none of the labels 0..{n_outputs - 1}; choose one of them or None.")
 
 
 def _total_weight(batch: Batch) -> float:
