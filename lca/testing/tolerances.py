@@ -45,3 +45,45 @@ def conservation(mass: float, loss: float, eps: float) -> float:
     shrink with the step; on short steps it is the larger part.
     """
     return 8 * eps * (mass + abs(loss))
+
+
+def single_precision(mass: float) -> float:
+    """An allocation computed in float32 against the same in float64: 32 eps·mass."""
+    return 32 * float(np.finfo(np.float32).eps) * mass
+
+
+def gradient(scale: float, eps: float) -> float:
+    """A hand-derived gradient against a complex step, other chunks, or float64: 16 eps·scale, largest entry.
+
+    ``scale`` bounds what is summed before anything cancels: the largest entry of
+    ``Σ_n w_n (|∂ℓ_n/∂θ| + |∂f_n/∂θ|) / Σ_n w_n``. The outputs' own derivative belongs to it because
+    softmax - onehot cancels on confident examples. Over 400 random networks (dense and convolutional,
+    depth 0 to 3) at most 1.9 eps·scale in float64 and 2.3 in float32 were seen.
+    """
+    return 16 * eps * scale
+
+
+def central_difference(scale: float, loss: float) -> float:
+    """A gradient against central float64 differences with steps of eps^(1/3): 128 eps^(2/3)·(scale + |loss|).
+
+    Truncation and rounding are both of order eps^(2/3) there. Over 150 random tanh networks at most 13
+    such units were seen (median 0.3).
+    """
+    return 128 * float(EPS64 ** (2 / 3)) * (scale + abs(loss))
+
+
+def summed(mass: float, eps: float) -> float:
+    """The same few numbers added up or multiplied in another order, mass = Σ|terms|: 8 eps·mass.
+
+    Losses over 400 random data sets, in one chunk and in several, differed by at most 1.8 eps·|loss|.
+    """
+    return 8 * eps * mass
+
+
+def quadrature_oracle(mass: float) -> float:
+    """A closed form against `scipy.integrate.quad`, entry by entry: 2^12 eps·mass.
+
+    ``quad`` estimates its own error generously, and is asked for a quarter of this on smooth pieces;
+    mass is the largest integrand on the segment.
+    """
+    return 2.0**12 * EPS64 * mass
