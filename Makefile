@@ -9,9 +9,10 @@ CONFIG := pyproject.toml constraints.txt
 # Stamps: what is installed. The full install contains the light one, and stamps both.
 LIGHT := $(VENV)/.light.stamp
 FULL := $(VENV)/.full.stamp
-# make test runs as many pytest processes as this; each is kept to one thread by the line below.
+# Processes pytest is spread over.
 WORKERS ?= 2
-export OPENBLAS_NUM_THREADS ?= 1
+# The matrices here are too small to gain from threads, and two processes with two threads each are much slower.
+demo pytest: export OPENBLAS_NUM_THREADS ?= 1
 
 .PHONY: help demo test lint types docs pytest clean
 .DEFAULT_GOAL := help
@@ -39,8 +40,9 @@ types: $(FULL)  ## mypy, strict on lca/
 docs: $(FULL)  ## build the documentation in docs/_build/html, warnings are errors
 	$(BIN)/sphinx-build -q -W --keep-going docs docs/_build/html
 
+# By file, because the examples of a page build on each other.
 pytest: $(FULL)  ## tests, doctests, and the examples in README.md and docs/
-	$(BIN)/pytest -n $(WORKERS) --dist loadfile  # by file: the examples of a page build on each other
+	$(BIN)/pytest -n $(WORKERS) --dist loadfile
 
 clean:  ## remove .venv and everything that was built
 	rm -rf $(VENV) build dist docs/_build .mypy_cache .pytest_cache .ruff_cache .hypothesis

@@ -17,7 +17,10 @@ myst_heading_anchors = 3
 default_role = "py:obj"  # `Sum` in a docstring is a link
 autodoc_default_options = {"members": True, "member-order": "bysource"}
 autodoc_class_signature = "mixed"
-autodoc_typehints = "none"  # docstrings state types where they are not obvious; annotations are in the source
+autodoc_typehints = "description"
+autodoc_typehints_description_target = "documented"
+autodoc_typehints_format = "short"
+toc_object_entries = False  # the API page would have a table of contents longer than a screen
 napoleon_google_docstring = False
 napoleon_use_ivar = True  # else attributes of a dataclass would be described twice
 napoleon_use_rtype = False
@@ -43,5 +46,20 @@ def plain_mathematics(*event):
     lines[:] = "".join(pieces).split("\n")
 
 
+def undo_napoleon(*event):
+    """Two readings that napoleon gets wrong here, put right.
+
+    "``a - b``: what it is", as the first line of a property, is a formula and not a type; and "a, b" in a
+    list of attributes are two names, not a type and a name.
+    """
+    lines = event[-1]
+    types = [i for i, line in enumerate(lines) if line.startswith(":type: ``")]
+    for i in types:
+        lines[0] = f"{lines[i].removeprefix(':type: ')}: {lines[0]}"
+        del lines[i]
+    lines[:] = [re.sub(r"^( *:ivar \w+), (\w+:)", r"\1,\2", line) for line in lines]
+
+
 def setup(app):
     app.connect("autodoc-process-docstring", plain_mathematics)
+    app.connect("autodoc-process-docstring", undo_napoleon)
