@@ -57,8 +57,10 @@ class StepAllocation:
         The part of the loss change made by buffers that are not parameters (BatchNorm statistics).
     evaluations
         What was newly evaluated for this step; reused gradients are not counted.
+    tolerance
+        The largest ``|residual|`` the estimator promised for this step; ``None``: no promise.
     converged, reason
-        Whether the estimator met its own tolerance, and why it stopped.
+        Whether the estimator met its own tolerances, and why it stopped.
     stderr
         Standard error of ``values`` for stochastic estimators, else ``None``.
     terms
@@ -73,6 +75,7 @@ class StepAllocation:
     step: int = 0
     state_change: float = 0.0
     evaluations: Cost = field(default_factory=Cost)
+    tolerance: float | None = None
     converged: bool = True
     reason: str = ""
     stderr: Vector | None = None
@@ -93,15 +96,23 @@ class Allocator(Protocol):
 class Estimator(Protocol):
     """A recipe for allocating a step; stateless, so one description serves any number of runs.
 
-    ``target`` says which loss change is allocated: ``"full"`` (the whole measured data set),
-    ``"batch"`` or ``"probe"``. ``cost`` is the declared cost of a step once a run is under way.
+    What it declares, `lca.testing.check_estimator` holds it to.
     """
 
     @property
-    def target(self) -> str: ...
+    def target(self) -> str:
+        """Which loss change is allocated: ``"full"`` (the whole measured data set), ``"batch"``, ``"probe"``."""
+
     @property
-    def cost(self) -> Cost: ...
-    def start(self, objective: Objective) -> Allocator: ...
+    def degree(self) -> int:
+        """Exact (in the mean, if stochastic) while the loss along a step has at most degree + 1."""
+
+    @property
+    def cost(self) -> Cost:
+        """Cost of a step once a run is under way; the least, where it depends on the step."""
+
+    def start(self, objective: Objective) -> Allocator:
+        """Begin a run along one path."""
 
 
 def allocate(

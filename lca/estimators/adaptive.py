@@ -8,6 +8,7 @@ from lca.errors import LCAError, UnknownNameError
 from lca.estimators.panel import Panel, simpson, trapezoid
 from lca.estimators.segment import Path, Segment
 from lca.objective import Objective
+from lca.quadrature import TRAPEZOID
 from lca.step import Step
 from lca.testing.tolerances import allocation as allocation_rounding
 from lca.testing.tolerances import conservation
@@ -73,6 +74,7 @@ class Adaptive:
     audit: int | None = 64
     max_gradients: int = 33
     target: ClassVar[str] = "full"
+    degree: ClassVar[int] = TRAPEZOID.degree
 
     def __post_init__(self) -> None:
         if self.per not in ("step", "run"):
@@ -111,7 +113,7 @@ class _AdaptiveRun:
         looks_fine = abs(result.residual) <= tol
         audited = self._audits.due()
         if looks_fine and not audited:
-            result = replace(result, reason=f"|residual| ≤ {tol:.3g}")
+            result = replace(result, tolerance=tol, reason=f"|residual| ≤ {tol:.3g}")
         else:
             result, panels = self._refine(segment, tol)
             if looks_fine:
@@ -127,7 +129,7 @@ class _AdaptiveRun:
             stop = self._verdict(segment, result, panels, tol)
             if stop is not None:
                 converged, reason = stop
-                return replace(result, converged=converged, reason=reason), panels
+                return replace(result, tolerance=tol, converged=converged, reason=reason), panels
             worst = max(panels, key=lambda panel: panel.difference)
             panels.remove(worst)
             panels += worst.bisect(segment)
@@ -176,7 +178,7 @@ class _Allowance:
 
 
 class _AuditSchedule:
-    """When to spend a midpoint on a step that looks fine: rarely while audits pass, at once after one fails."""
+    """When to spend a midpoint on a step that looks fine: rarely while audits pass, at once after a miss."""
 
     def __init__(self, longest: int | None) -> None:
         self._longest = longest

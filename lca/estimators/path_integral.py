@@ -55,6 +55,11 @@ class PathIntegral:
             raise LCAError(f"tol must be positive, got {self.tol}.")
 
     @property
+    def degree(self) -> int:
+        """The rule's: the allocation adds up exactly for losses of at most degree + 1 along a step."""
+        return self.rule.degree
+
+    @property
     def cost(self) -> Cost:
         """Declared cost of a step once the run is under way."""
         return Cost(full_gradients=self.rule.new_gradients, full_losses=int(not self.rule.closed))
@@ -77,4 +82,4 @@ class PathIntegral:
         if self.tol is None:
             return allocation
         met = abs(allocation.residual) <= self.tol
-        return replace(allocation, converged=met, reason=f"|residual| {'≤' if met else '>'} {self.tol:g}")
+        return replace(allocation, tolerance=self.tol, converged=met, reason=f"|residual| {'≤' if met else '>'} {self.tol:g}")

@@ -1,0 +1,127 @@
+"""Objectives wrapped around another one to see, or to disturb, what an estimator does with it."""
+
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+
+from lca.allocation import Cost
+from lca.layout import Layout
+from lca.objective import Batch, Objective
+from lca.vectors import Vector
+
+Array = np.ndarray
+
+
+@dataclass(eq=False)
+class Counting:
+    """Counts what is really evaluated, and remembers where (``points``, as bytes)."""
+
+    objective: Objective
+    cost: Cost = field(default_factory=Cost)
+    points: list[bytes] = field(default_factory=list)
+
+    @property
+    def layout(self) -> Layout:
+        return self.objective.layout
+
+    def loss(self, theta: Array, batch: Batch | None = None) -> float:
+        self._note(theta, Cost(full_losses=1))
+        return self.objective.loss(theta, batch)
+
+    def loss_and_grad(self, theta: Array, batch: Batch | None = None) -> tuple[float, Array]:
+        self._note(theta, Cost(full_gradients=1) if batch is None else Cost(batch_gradients=1))
+        return self.objective.loss_and_grad(theta, batch)
+
+    def _note(self, theta: Array, cost: Cost) -> None:
+        self.cost += cost
+        self.points.append(theta.tobytes())
+
+
+@dataclass(frozen=True, eq=False)
+class Reordered:
+    """The same loss of parameters taken in another order and unit: ``L'(φ) = L(θ)``, ``φ_j = c_j θ_{p_j}``."""
+
+    objective: Objective
+    order: Array
+    units: Array
+    layout: Layout = field(init=False)
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "layout", Layout(("reordered",), ((self.objective.layout.size,),)))
+
+    def forward(self, values: Array) -> Array:
+        """θ (or a path of θ, in the last axis) in the new order and units."""
+        return values[..., self.order] * self.units
+
+    def _theta(self, phi: Array) -> Array:
+        theta = np.empty_like(phi)
+        theta[self.order] = phi / self.units
+        return theta
+
+    def loss(self, theta: Array, batch: Batch | None = None) -> float:
+        return self.objective.loss(self._theta(theta), batch)
+
+    def loss_and_grad(self, theta: Array, batch: Batch | None = None) -> tuple[float, Array]:
+        loss, grad = self.objective.loss_and_grad(self._theta(theta), batch)
+        return loss, grad[self.order] / self.units
+
+
+@dataclass(frozen=True, eq=False)
+class WithUnused:
+    """The same loss with one more tensor, ``unused.weight``, that it does not depend on."""
+
+    objective: Objective
+    size: int
+    layout: Layout = field(init=False)
+
+    def __post_init__(self) -> None:
+        inner = self.objective.layout
+        layout = Layout((*inner.names, "unused.weight"), (*inner.shapes, (self.size,)))
+        object.__setattr__(self, "layout", layout)
+
+    def loss(self, theta: Array, batch: Batch | None = None) -> float:
+        return self.objective.loss(theta[: -self.size], batch)
+
+    def loss_and_grad(self, theta: Array, batch: Batch | None = None) -> tuple[float, Array]:
+        loss, grad = self.objective.loss_and_grad(theta[: -self.size], batch)
+        return loss, np.append(grad, np.zeros(self.size, grad.dtype))
+
+
+@dataclass(eq=False)
+class Poisoned:
+    """From the n-th gradient on, one entry is NaN (``what="gradient"``) or the loss is Inf (``"loss"``)."""
+
+    objective: Objective
+    what: str
+    entry: int
+    after: int
+    calls: int = 0
+
+    @property
+    def layout(self) -> Layout:
+        return self.objective.layout
+
+    def loss(self, theta: Array, batch: Batch | None = None) -> float:
+        return float("inf") if self._poisoned() and self.what == "loss" else self.objective.loss(theta, batch)
+
+    def loss_and_grad(self, theta: Array, batch: Batch | None = None) -> tuple[float, Array]:
+        loss, grad = self.objective.loss_and_grad(theta, batch)
+        if self._poisoned():
+            if self.what == "loss":
+                return float("inf"), grad
+            grad = grad.copy()
+            grad[self.entry] = np.nan
+        return loss, grad
+
+    def _poisoned(self) -> bool:
+        self.calls += 1
+        return self.calls > self.after
+
+
+def largest_difference(actual: Array, expected: Array) -> tuple[float, Any]:
+    """The largest absolute difference and where it is; NaN counts as infinitely large."""
+    difference = np.abs(np.asarray(actual, np.float64) - np.asarray(expected, np.float64))
+    difference = np.where(np.isnan(difference), np.inf, difference)
+    at = int(np.argmax(difference)) if difference.size else 0
+    return (float(difference.flat[at]), at) if difference.size else (0.0, 0)

@@ -1,0 +1,151 @@
+"""Small problems, by name, whose allocations are known: used by docs, tests and validation alike.
+
+A `Problem` is an objective and a path. Where ``exact`` is given, the allocation of every step is known in
+closed form; where ``degree`` is given, the loss is a polynomial of that degree along any segment.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from lca.data import Batch
+from lca.errors import UnknownNameError
+from lca.layout import Layout
+from lca.models import Bilinear, DatasetLoss, Quartic, ReluKink, bowl, mlp, saddle
+from lca.objective import Objective
+from lca.step import Trajectory
+
+Array = np.ndarray
+
+
+@dataclass(frozen=True, eq=False)
+class Problem:
+    """An objective, the points θ_0 ... θ_T of a path (T+1, K), and what is known about it."""
+
+    name: str
+    objective: Objective
+    points: Array
+    degree: int | None = None
+    exact: Callable[[Array, Array], Array] | None = None
+
+    @property
+    def trajectory(self) -> Trajectory:
+        """The path as steps."""
+        return Trajectory(self.points)
+
+    def __repr__(self) -> str:
+        steps, k = len(self.points) - 1, self.points.shape[1]
+        return f"Problem({self.name!r}, K={k}, steps={steps}, {self.points.dtype})"
+
+
+@dataclass(frozen=True, eq=False)
+class RidgePolynomial:
+    """``L(θ) = Σ_j (a_j·θ)^p / p``: a polynomial of any degree p that couples all parameters.
+
+    With ``u_j = a_j·θ``, ``u'_j = a_j·θ'``, the path integral is in closed form:
+
+        A_i = Δ_i Σ_j a_{j,i} · (1/p) Σ_{k<p} u'_j^k u_j^{p-1-k}
+
+    because ``∫₀¹ (u + s(u'-u))^{p-1} ds = (u'^p - u^p) / (p (u'-u))``; the sum avoids dividing by u' - u.
+    """
+
+    directions: Array
+    power: int
+    layout: Layout = field(init=False)
+
+    def __post_init__(self) -> None:
+        half = self.directions.shape[1] // 2
+        shapes = ((half,), (self.directions.shape[1] - half,))
+        object.__setattr__(self, "layout", Layout(("a.weight", "b.weight"), shapes))
+
+    def loss(self, theta: Array, batch: Batch | None = None) -> float:
+        return float(np.sum((self.directions @ theta) ** self.power) / self.power)
+
+    def loss_and_grad(self, theta: Array, batch: Batch | None = None) -> tuple[float, Array]:
+        slope = (self.directions @ theta) ** (self.power - 1)
+        return self.loss(theta), (slope @ self.directions).astype(theta.dtype, copy=False)
+
+    def exact_allocation(self, start: Array, end: Array) -> Array:
+        u, v = self.directions @ start, self.directions @ end
+        mean_slope = sum(v**k * u ** (self.power - 1 - k) for k in range(self.power)) / self.power
+        return (end - start) * (mean_slope @ self.directions)
+
+
+def ridge(seed: int, power: int, *, size: int = 6, steps: int = 3) -> Problem:
+    """A random `RidgePolynomial` of degree ``power`` and a random path through it."""
+    rng = np.random.default_rng(seed)
+    objective = RidgePolynomial(rng.normal(size=(4, size)) / np.sqrt(size), power)
+    return _problem(f"ridge{power}", objective, rng, steps, power)
+
+
+def network(
+    seed: int,
+    *,
+    activation: str = "tanh",
+    sizes: tuple[int, ...] = (3, 4, 2),
+    steps: int = 3,
+    scale: float = 0.3,
+) -> Problem:
+    """A random MLP classifier on random data, and a random walk of its parameters; no closed form."""
+    rng = np.random.default_rng(seed)
+    x, y = rng.normal(size=(17, sizes[0])), rng.integers(sizes[-1], size=17)
+    model = mlp(sizes, activation=activation)  # type: ignore[arg-type]
+    objective = DatasetLoss(model, x, y, batch_size=5)  # 17 = 3·5 + 2: the last chunk is ragged
+    points = model.init(seed) + np.cumsum(scale * rng.normal(size=(steps + 1, model.layout.size)), axis=0)
+    return Problem(f"{activation} network {sizes}", objective, points)
+
+
+def _problem(name: str, objective: Objective, rng: np.random.Generator, steps: int, degree: int) -> Problem:
+    points = rng.normal(size=(steps + 1, objective.layout.size))
+    return Problem(name, objective, points, degree, objective.exact_allocation)  # type: ignore[attr-defined]
+
+
+def _bowl(seed: int) -> Problem:
+    return _problem("bowl", bowl(5), np.random.default_rng(seed), 3, 2)
+
+
+def _saddle(seed: int) -> Problem:
+    return _problem("saddle", saddle(4), np.random.default_rng(seed), 3, 2)
+
+
+def _bilinear(seed: int) -> Problem:
+    return _problem("bilinear", Bilinear(3), np.random.default_rng(seed), 3, 2)
+
+
+def _quartic(seed: int) -> Problem:
+    return _problem("quartic", Quartic([1.0, 2.0, 0.5]), np.random.default_rng(seed), 3, 4)
+
+
+def _relu_kink(seed: int) -> Problem:
+    rng = np.random.default_rng(seed)
+    objective = ReluKink(rng.normal(size=4), 0.1)
+    points = rng.normal(size=(4, 4))
+    return Problem("relu kink", objective, points, None, objective.exact_allocation)
+
+
+PROBLEMS: dict[str, Callable[[int], Problem]] = {
+    "bowl": _bowl,
+    "saddle": _saddle,
+    "bilinear": _bilinear,
+    "quartic": _quartic,
+    "relu kink": _relu_kink,
+    "ridge cubic": lambda seed: ridge(seed, 3),
+    "tanh network": network,
+    "relu network": lambda seed: network(seed, activation="relu"),
+}
+
+
+def make_problem(name: str, seed: int = 0) -> Problem:
+    """The problem of this name with its random numbers drawn from ``seed``.
+
+    >>> problem = make_problem("quartic")
+    >>> start, end = problem.points[:2]
+    >>> exact = problem.exact(start, end)
+    >>> change = problem.objective.loss(end) - problem.objective.loss(start)
+    >>> bool(np.isclose(exact.sum(), change))
+    True
+    """
+    if name not in PROBLEMS:
+        raise UnknownNameError("problem", name, PROBLEMS)
+    return PROBLEMS[name](seed)
