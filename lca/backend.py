@@ -1,0 +1,105 @@
+"""`Backend`: what a framework supplies so that `lca demo` and the conformance kit can run on it.
+
+A backend is found by its entry point in the group ``lca.backends``, so a third party adds one without
+touching this project. The same description goes in (a NumPy `Network`, data, θ_0, an optimizer) and the
+framework's own objective and steps come out; everything after that is the one engine.
+"""
+
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from importlib.metadata import entry_points
+from typing import ClassVar, Literal, Protocol, TypeAlias
+
+import numpy as np
+
+from lca.data import Batch
+from lca.errors import LCAError, UnknownNameError
+from lca.models import DatasetLoss, Network
+from lca.objective import Objective
+from lca.optimizers import Optimizer
+from lca.step import Step
+from lca.training import train
+
+Dtype: TypeAlias = Literal["float32", "float64"]
+GROUP = "lca.backends"
+
+
+class Backend(Protocol):
+    """A framework as LCA sees it: built without arguments by `load_backend`."""
+
+    @property
+    def name(self) -> str:
+        """How `load_backend` and summaries call it."""
+
+    def objective(self, network: Network, data: Batch, dtype: Dtype) -> Objective:
+        """The mean loss of ``network`` over all of ``data``, computed in ``dtype``.
+
+        Its layout is that of the network: same names, same shapes, same order.
+        """
+
+    def train(
+        self, objective: Objective, theta: np.ndarray, optimizer: Optimizer, batches: Iterable[Batch]
+    ) -> Iterator[Step]:
+        """Train from ``theta`` on the loss of each batch in turn; one `Step` a batch, made when asked for.
+
+        ``objective`` is one that this backend made; ``theta`` (K,) is a NumPy vector in its dtype, the
+        vectors of the steps are the framework's own. ``optimizer`` is a description from
+        `lca.optimizers`: follow it, or use the framework's optimizer of the same form.
+        """
+
+
+@dataclass(frozen=True)
+class NumpyBackend:
+    """The reference: hand-derived gradients on NumPy arrays.
+
+    Examples
+    --------
+    >>> from lca.models import logistic_regression
+    >>> from lca.optimizers import SGD
+    >>> network, data = logistic_regression(2, 3), Batch(np.eye(2), np.array([0, 2]))
+    >>> backend = NumpyBackend()
+    >>> objective = backend.objective(network, data, "float32")
+    >>> [step] = backend.train(objective, network.init(seed=0, dtype="float32"), SGD(0.1), [data])
+    >>> step.end.dtype, objective.loss(step.end) < objective.loss(step.start)
+    (dtype('float32'), True)
+    """
+
+    name: ClassVar[str] = "numpy"
+
+    def objective(self, network: Network, data: Batch, dtype: Dtype) -> Objective:
+        data = data.astype(dtype)
+        return DatasetLoss(network, data.x, data.y, weight=data.weight)
+
+    def train(
+        self, objective: Objective, theta: np.ndarray, optimizer: Optimizer, batches: Iterable[Batch]
+    ) -> Iterator[Step]:
+        return train(objective, theta, optimizer, batches)
+
+
+def load_backend(name: str) -> Backend:
+    """The installed backend called ``name``.
+
+    Raises
+    ------
+    UnknownNameError
+        If no installed package offers it; the message lists those there are.
+    LCAError
+        If it is offered but its framework cannot be imported.
+
+    Examples
+    --------
+    >>> load_backend("numpy")
+    NumpyBackend()
+    """
+    offered = {point.name: point for point in entry_points(group=GROUP)}
+    if name not in offered:
+        raise UnknownNameError("backend", name, offered)
+    try:
+        make = offered[name].load()
+    except ImportError as error:
+        raise LCAError(
+            f"backend {name!r} ({offered[name].value}) is registered but cannot be imported: {error}; "
+            "install the framework it runs on."
+        ) from error
+    backend: Backend = make()
+    return backend
