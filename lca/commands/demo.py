@@ -1,0 +1,63 @@
+"""`lca demo`: train a small network, allocate every step, show and write what came out."""
+
+from argparse import ArgumentParser, Namespace
+from pathlib import Path
+from typing import get_args
+
+from lca.backend import Dtype
+from lca.commands.command import Command
+from lca.commands.demo_run import DemoSettings, run_demo
+from lca.commands.summary_text import summary_text
+from lca.estimators.named import ESTIMATORS
+from lca.models.named import MODELS
+from lca.output import check_writable, write_files
+from lca.summary import to_json
+
+
+def add_arguments(parser: ArgumentParser) -> None:
+    """The options of `lca demo`; the defaults are those of `DemoSettings`."""
+    default = DemoSettings()
+    add = parser.add_argument
+    add("--model", default=default.model, help=f"{', '.join(MODELS)}; widths after a colon (%(default)s)")
+    add("--data", default=default.data, metavar="PATH", help=_DATA_HELP)
+    add("--optimizer", default=default.optimizer, help=f"{OPTIMIZERS} (%(default)s)")
+    add("--lr", type=float, help="learning rate (the optimizer's usual one)")
+    add("--steps", type=int, default=default.steps, help="number of updates (%(default)s)")
+    add("--batch-size", type=int, default=default.batch_size, help="examples an update (%(default)s)")
+    add("--estimator", default=default.estimator, help=f"{', '.join(ESTIMATORS)} (%(default)s)")
+    add("--tol", type=float, default=default.tol, help=_TOL_HELP)
+    add("--dtype", default=default.dtype, choices=get_args(Dtype), help="of the parameters (%(default)s)")
+    add("--seed", type=int, default=default.seed, help="of initial weights and batches (%(default)s)")
+    add("--backend", default=default.backend, help="what computes losses and gradients (%(default)s)")
+    add("--out", type=Path, default=Path("lca-demo"), metavar="FOLDER", help=_OUT_HELP)
+    add("--quiet", action="store_true", help="print nothing but errors")
+
+
+OPTIMIZERS = "sgd, momentum, nesterov, rmsprop, adam, adamw"
+_DATA_HELP = (
+    "digits (embedded), an .npz with x_train, y_train, x_test, y_test (Keras' mnist.npz), or a folder of "
+    "IDX files (%(default)s)"
+)
+_TOL_HELP = "largest |residual| of a step, in units of the loss; rk4 flags, adaptive refines (%(default)s)"
+_OUT_HELP = "for summary.json and the figures (./%(default)s)"
+
+
+def run(args: Namespace) -> None:
+    """Check the folder, run, print, write."""
+    # Here and not above: `lca --help` and the other commands need neither matplotlib nor tqdm.
+    from lca.commands.demo_figures import draw_figures  # noqa: PLC0415
+    from lca.commands.progress import progress_bar  # noqa: PLC0415
+
+    settings = DemoSettings(**{name: getattr(args, name) for name in DemoSettings.__dataclass_fields__})
+    check_writable(args.out)
+    result = run_demo(settings, lambda steps: progress_bar(steps, settings.steps, quiet=args.quiet))
+    figures = draw_figures(result.train, result.heldout)
+    write_files(args.out, figures | {"summary.json": to_json(result.summary).encode()})
+    if not args.quiet:
+        print(summary_text(result.summary))
+        print(f"\nWrote summary.json and {len(figures)} figures to {args.out}/: {', '.join(figures)}")
+
+
+DEMO = Command(
+    "demo", "Train a small network and show which parameters made its loss fall.", add_arguments, run
+)

@@ -1,0 +1,39 @@
+"""The figures of `lca demo`, as PNG files in memory; needs the extra ``report``."""
+
+from io import BytesIO
+
+from lca import plots
+from lca.extras import extra
+from lca.summary import RunViews
+from lca.views import LogHistogram
+
+with extra("report"):
+    from matplotlib.axes import Axes
+
+
+def draw_figures(train: RunViews, heldout: RunViews) -> dict[str, bytes]:
+    """File name: PNG, for both losses along one run."""
+    layers = train.layers.groups.names
+    signs, histogram = train.signs.per_step(), train.histogram
+    axes = {
+        "loss": plots.plot_loss(train.trace.losses(), train.trace.rebuilt(), name="training loss"),
+        "cumulative": plots.plot_cumulative(train.layers.rows, layers),
+        "totals": plots.plot_totals(layers, train.layers.totals, heldout.layers.totals),
+        "helping": plots.plot_helping(signs.helping_percent(), signs.zero_percent()),
+        "histogram": plots.plot_histogram(
+            histogram.edges, histogram.helping, histogram.hurting, note=_not_shown(histogram)
+        ),
+    }
+    return {f"{name}.png": _png(ax) for name, ax in axes.items()}
+
+
+def _not_shown(histogram: LogHistogram) -> str:
+    counts = {"exactly 0": histogram.zero, "smaller": histogram.below, "larger": histogram.above}
+    return "\n".join(f"{name}: {count:,}" for name, count in counts.items() if count)
+
+
+def _png(ax: Axes) -> bytes:
+    buffer, figure = BytesIO(), ax.get_figure(root=True)
+    assert figure is not None
+    figure.savefig(buffer, format="png")
+    return buffer.getvalue()

@@ -1,0 +1,75 @@
+"""A run's summary as text for the terminal."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+Row = Sequence[str]
+
+
+def summary_text(summary: Mapping[str, Any]) -> str:
+    """What `lca demo` prints: the settings, the balance, the shares of the tensors, the times."""
+    return "\n\n".join((_head(summary), _balance(summary), _tensors(summary), _times(summary)))
+
+
+def _head(s: Mapping[str, Any]) -> str:
+    return (
+        f"{s['model']} ({s['parameters']:,} parameters) on {s['data']}: {s['steps']} steps of "
+        f"{s['optimizer']}, {s['batch_size']} examples each\n"
+        f"{s['backend']} {s['dtype']}, seed {s['seed']}; allocated by {s['estimator']}, "
+        f"tolerance {s['tol']:g} a step"
+    )
+
+
+def _balance(s: Mapping[str, Any]) -> str:
+    both = (s, s["heldout"])
+    rows = [
+        ("", "training", "held-out"),
+        ("loss at the start", *(_number(x["loss_start"]) for x in both)),
+        ("loss at the end", *(_number(x["loss_end"]) for x in both)),
+        ("loss change", *(_number(x["loss_end"] - x["loss_start"], "+") for x in both)),
+        ("sum of the allocation", *(_number(x["lca_total"], "+") for x in both)),
+        ("residual", *(f"{x['residual']:+.1e}" for x in both)),
+        ("largest residual of a step", *(f"{x['max_step_residual']:.1e}" for x in both)),
+        ("steps not converged", *(f"{x['unconverged_steps']}" for x in both)),
+        ("gradients a step", *(f"{x['full_gradients_per_step']:.3f}" for x in both)),
+        ("helping, % of A ≠ 0", *(_percent(x["helping_percent"]) for x in both)),
+        ("exactly zero, % of all", *(_percent(x["zero_percent"]) for x in both)),
+    ]
+    return _table(rows)
+
+
+def _tensors(s: Mapping[str, Any]) -> str:
+    rows: list[Row] = [("", "training", "share", "helping", "held-out", "share", "helping")]
+    for name in s["per_tensor"]:
+        rows.append((name, *_cells(s, name), *_cells(s["heldout"], name)))
+    note = "Total of each tensor (negative = helped), its share of the sum, and helping % (mean over steps):"
+    return f"{note}\n{_table(rows)}"
+
+
+def _cells(s: Mapping[str, Any], name: str) -> Row:
+    total, whole = s["per_tensor"][name], s["lca_total"]
+    share = None if whole == 0 else 100 * total / whole
+    return (_number(total, "+"), _percent(share), _percent(s["helping_percent_per_tensor"][name]))
+
+
+def _times(s: Mapping[str, Any]) -> str:
+    return f"Training took {s['seconds']['train']:.2f} s, allocating {s['seconds']['allocate']:.2f} s."
+
+
+def _number(value: float, sign: str = "") -> str:
+    return f"{value:{sign}.6f}" if abs(value) < 1e6 else f"{value:{sign}.4e}"
+
+
+def _percent(value: float | None) -> str:
+    return "none" if value is None else f"{value:.1f} %"
+
+
+def _table(rows: Sequence[Row]) -> str:
+    """Columns aligned: the first to the left, numbers to the right."""
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    return "\n".join(
+        "  ".join(
+            [row[0].ljust(widths[0]), *(cell.rjust(w) for cell, w in zip(row[1:], widths[1:], strict=True))]
+        )
+        for row in rows
+    )
