@@ -1,0 +1,60 @@
+"""Result folders: refused early, written whole or not at all."""
+
+from pathlib import Path
+
+import pytest
+
+from lca.errors import OutputError
+from lca.output import check_writable, write_files
+
+
+def tree(folder):
+    return sorted(str(path.relative_to(folder)) for path in folder.rglob("*"))
+
+
+def test_checking_leaves_nothing_behind(tmp_path):
+    check_writable(tmp_path / "a" / "b")
+    check_writable(tmp_path)
+    assert tree(tmp_path) == []
+
+
+@pytest.mark.parametrize("below", ["file", "file/a", "file/a/b"])
+def test_a_folder_under_a_file_is_refused(tmp_path, below):
+    (tmp_path / "file").write_text("in the way")
+    with pytest.raises(OutputError, match=r"cannot write to the folder .*Not a directory.*choose another"):
+        check_writable(tmp_path / below)
+    with pytest.raises(OutputError, match="cannot write"):
+        write_files(tmp_path / below, {"x": b"1"})
+    assert tree(tmp_path) == ["file"]
+
+
+def test_a_dangling_link_is_refused(tmp_path):
+    (tmp_path / "link").symlink_to(tmp_path / "nowhere")
+    with pytest.raises(OutputError, match="cannot write"):
+        check_writable(tmp_path / "link" / "a")
+
+
+def test_files_are_written_and_replaced(tmp_path):
+    write_files(tmp_path / "a" / "b", {"x": b"1", "y": b"2"})
+    write_files(tmp_path / "a" / "b", {"x": b"3"})
+    assert tree(tmp_path) == ["a", "a/b", "a/b/x", "a/b/y"]
+    assert (tmp_path / "a" / "b" / "x").read_bytes() == b"3"
+
+
+def test_a_failure_half_way_leaves_the_earlier_files_as_they_were(tmp_path):
+    write_files(tmp_path, {"x": b"old"})
+    with pytest.raises(OutputError, match="No such file or directory"):
+        write_files(tmp_path, {"x": b"new", "no/such/folder": b"2"})
+    assert tree(tmp_path) == ["x"]
+    assert (tmp_path / "x").read_bytes() == b"old"
+
+
+def test_an_interrupted_write_leaves_no_temporary_file(tmp_path, monkeypatch):
+    def interrupted(path, content):
+        path.touch()
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(Path, "write_bytes", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        write_files(tmp_path, {"x": b"new"})
+    assert tree(tmp_path) == []

@@ -1,0 +1,90 @@
+"""The summary of a run: its keys, its balance, and that JSON keeps it."""
+
+import json
+
+import numpy as np
+import pytest
+
+from lca import SIMPSON, Cost, Layout, PathIntegral, StepAllocation, Trajectory, allocate
+from lca.models import Quadratic
+from lca.summary import RunViews, summarize, summarize_run, to_json
+from lca.testing.tolerances import EPS64, summed
+
+LAYOUT = Layout(("fc.weight", "fc.bias"), ((1, 2), (1,)))
+KEYS = {
+    "steps", "loss_start", "loss_end", "lca_total", "residual", "mass", "max_step_residual",
+    "unconverged_steps", "full_gradients_per_step", "helping_percent", "zero_percent", "per_tensor",
+}  # fmt: skip
+
+
+def views(*allocations):
+    run = RunViews.of(LAYOUT)
+    for allocation in allocations:
+        run.update(allocation)
+    return run
+
+
+def two_steps():
+    first = StepAllocation(
+        np.array([-1.0, 0.0, 0.5]), 2.0, 1.75, residual=0.25, mass=1.5, evaluations=Cost(full_gradients=3)
+    )
+    second = StepAllocation(
+        np.array([-0.25, -0.25, 0.0]), 1.75, 0.75, residual=-0.5, mass=0.5, step=1, converged=False,
+        evaluations=Cost(full_gradients=2),
+    )  # fmt: skip
+    return first, second
+
+
+def test_every_number_of_a_run_that_can_be_added_up_by_hand():
+    summary = summarize(views(*two_steps()))
+    assert summary.keys() >= KEYS
+    expected = {
+        "parameters": 3, "steps": 2, "loss_start": 2.0, "loss_end": 0.75, "lca_total": -1.0,
+        "residual": -0.25, "mass": 2.0, "max_step_residual": 0.5, "unconverged_steps": 1,
+        "full_gradients_per_step": 2.5, "helping_percent": 75.0, "zero_percent": 100 / 3,
+        "steps_without_helping_percent": 0, "per_tensor": {"fc.weight": -1.5, "fc.bias": 0.5},
+        "helping_percent_per_tensor": {"fc.weight": 100.0, "fc.bias": 0.0},
+    }  # fmt: skip
+    assert {name: summary[name] for name in expected} == expected
+
+
+def test_a_state_change_is_no_residual():
+    step = StepAllocation(np.array([-1.0, 0.0, 0.0]), 2.0, 1.5, residual=0.25, state_change=0.25, mass=1.0)
+    summary = summarize(views(step))
+    assert (summary["state_change"], summary["residual"]) == (0.25, 0.25)
+
+
+def test_the_summary_of_a_real_run_balances():
+    run = RunViews.of(bowl := Layout(("theta",), ((3,),)))
+    path = Trajectory(np.random.default_rng(0).normal(size=(20, 3)))
+    objective = Quadratic(np.diag([1.0, 2.0, 3.0]))
+    assert objective.layout.size == bowl.size
+    for allocation in allocate(objective, path, PathIntegral(SIMPSON)):
+        run.update(allocation)
+    s = summarize(run)
+    tolerance = summed(s["mass"], EPS64)
+    assert abs(s["residual"]) <= tolerance
+    assert abs(s["loss_end"] - s["loss_start"] - s["lca_total"] - s["residual"]) <= tolerance
+    assert abs(sum(s["per_tensor"].values()) - s["lca_total"]) <= tolerance
+
+
+def test_heldout_and_seconds_are_kept_apart_from_the_training_loss():
+    first, second = two_steps()
+    summary = summarize_run({"seed": 3}, views(first), views(second), seconds={"train": 1.0, "allocate": 2.0})
+    assert (summary["seed"], summary["loss_end"], summary["heldout"]["loss_end"]) == (3, 1.75, 0.75)
+    assert summary["heldout"].keys() >= {"loss_start", "loss_end", "lca_total", "per_tensor"}
+    assert summary["seconds"] == {"train": 1.0, "allocate": 2.0}
+
+
+def test_a_percentage_that_does_not_exist_is_null():
+    still = StepAllocation(np.zeros(3), 2.0, 2.0, residual=0.0, mass=0.0)
+    summary = json.loads(to_json(summarize(views(still))))
+    assert summary["helping_percent"] is None
+    assert summary["helping_percent_per_tensor"] == {"fc.weight": None, "fc.bias": None}
+    assert (summary["zero_percent"], summary["steps_without_helping_percent"]) == (100.0, 1)
+
+
+def test_json_keeps_every_bit_and_refuses_nan():
+    assert json.loads(to_json({"x": 0.1 + 0.2}))["x"] == 0.1 + 0.2
+    with pytest.raises(ValueError, match="JSON compliant"):
+        to_json({"x": float("nan")})
