@@ -9,9 +9,9 @@ CONFIG := pyproject.toml constraints.txt
 # Stamps: what is installed. The full install contains the light one, and stamps both.
 LIGHT := $(VENV)/.light.stamp
 FULL := $(VENV)/.full.stamp
-# Processes pytest is spread over.
-WORKERS ?= 2
-# The matrices here are too small to gain from threads, and two processes with two threads each are much slower.
+# Processes that pytest is spread over; 0 is one process, which was no slower than 2 when measured on two busy cores.
+WORKERS ?= 0
+# The matrices here are too small to gain from threads, and lose much where the cores are busy.
 demo pytest: export OPENBLAS_NUM_THREADS ?= 1
 
 .PHONY: help demo test lint types docs pytest clean
