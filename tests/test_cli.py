@@ -10,10 +10,12 @@ import pytest
 
 import lca.commands.demo
 import lca.commands.demo_figures
+import lca.commands.demo_run
 from lca.cli import main
 from lca.commands.demo import OPTIMIZERS
 from lca.optimizers import make_optimizer
 from lca.testing.tolerances import EPS64, summed
+from lca.training import minibatches
 
 SMALL = ("--model", "mlp:8", "--steps", "6", "--batch-size", "50")
 KEYS = {
@@ -66,14 +68,31 @@ def test_everything_is_written_and_nothing_else(tmp_path, figures):
 
 
 def test_the_same_seed_gives_the_same_bytes_apart_from_times(tmp_path):
-    def without_times(name, *options):
-        demo(tmp_path / name, *options)
+    def without_times(name):
+        demo(tmp_path / name)
         text = (tmp_path / name / "summary.json").read_text()
         return text[: text.index('"seconds"')]
 
-    first = without_times("a")
-    assert without_times("b") == first
-    assert without_times("c", "--seed", "1") != first
+    assert without_times("a") == without_times("b")
+
+
+def test_the_seed_draws_the_initial_weights(tmp_path):
+    starts = {demo(tmp_path, "--seed", seed)[1]["loss_start"] for seed in ("0", "1")}
+    assert len(starts) == 2
+
+
+def test_the_seed_draws_the_batches(tmp_path, monkeypatch):
+    seeds = []
+    monkeypatch.setattr(
+        lca.commands.demo_run, "minibatches", lambda *args: (seeds.append(args[-1]), minibatches(*args))[1]
+    )
+    demo(tmp_path, "--seed", "7")
+    assert seeds == [7]
+
+
+def test_the_dtype_is_the_one_computed_in(tmp_path):
+    totals = [demo(tmp_path, "--dtype", dtype)[1]["lca_total"] for dtype in ("float32", "float64", "float32")]
+    assert totals[0] == totals[2] != totals[1]
 
 
 def test_an_earlier_demo_is_replaced(tmp_path):

@@ -93,6 +93,11 @@ def test_helping_averages_around_steps_without_a_percentage():
     assert line(ax, "exactly zero, % of all").tolist() == [0.0] * 5
 
 
+def test_helping_leaves_a_gap_where_a_whole_window_has_no_percentage():
+    ax = plots.plot_helping(np.array([np.nan, 60.0]), np.array([100.0, 0.0]), window=1)
+    np.testing.assert_array_equal(line(ax, "its mean over 1 steps"), [np.nan, 60.0])
+
+
 def test_histogram_keeps_the_two_signs_apart_and_cuts_empty_bins():
     helped, hurt = DRAW["histogram"]().patches
     assert helped.get_data().values.tolist() == [3, 2]

@@ -26,7 +26,13 @@ def views(*allocations):
 
 def two_steps():
     first = StepAllocation(
-        np.array([-1.0, 0.0, 0.5]), 2.0, 1.75, residual=0.25, mass=1.5, evaluations=Cost(full_gradients=3)
+        np.array([-1.0, 0.0, 0.5]),
+        2.0,
+        1.75,
+        residual=0.25,
+        mass=1.5,
+        converged=False,
+        evaluations=Cost(full_gradients=3),
     )
     second = StepAllocation(
         np.array([-0.25, -0.25, 0.0]), 1.75, 0.75, residual=-0.5, mass=0.5, step=1, converged=False,
@@ -40,7 +46,7 @@ def test_every_number_of_a_run_that_can_be_added_up_by_hand():
     assert summary.keys() >= KEYS
     expected = {
         "parameters": 3, "steps": 2, "loss_start": 2.0, "loss_end": 0.75, "lca_total": -1.0,
-        "residual": -0.25, "mass": 2.0, "max_step_residual": 0.5, "unconverged_steps": 1,
+        "residual": -0.25, "mass": 2.0, "max_step_residual": 0.5, "unconverged_steps": 2,
         "full_gradients_per_step": 2.5, "helping_percent": 75.0, "zero_percent": 100 / 3,
         "steps_without_helping_percent": 0, "per_tensor": {"fc.weight": -1.5, "fc.bias": 0.5},
         "helping_percent_per_tensor": {"fc.weight": 100.0, "fc.bias": 0.0},
@@ -51,7 +57,7 @@ def test_every_number_of_a_run_that_can_be_added_up_by_hand():
 def test_a_state_change_is_no_residual():
     step = StepAllocation(np.array([-1.0, 0.0, 0.0]), 2.0, 1.5, residual=0.25, state_change=0.25, mass=1.0)
     summary = summarize(views(step))
-    assert (summary["state_change"], summary["residual"]) == (0.25, 0.25)
+    assert (summary["state_change"], summary["residual"], summary["unconverged_steps"]) == (0.25, 0.25, 0)
 
 
 def test_the_summary_of_a_real_run_balances():
