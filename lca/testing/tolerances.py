@@ -33,7 +33,8 @@ def repeat(loss: float, eps: float) -> float:
 def allocation(mass: float, eps: float) -> float:
     """Two ways of computing the same allocation, entry by entry or in sum: 8 eps·mass.
 
-    At most 1.25 eps·mass was seen over 200 random tanh networks in float32.
+    Seen at most: Simpson against the closed form on 900 steps of random quartic ridges, 2.5 eps·mass;
+    float32 against float64 over 600 random networks, 1.2 eps·mass.
     """
     return 8 * eps * mass
 
@@ -45,11 +46,6 @@ def conservation(mass: float, loss: float, eps: float) -> float:
     shrink with the step; on short steps it is the larger part.
     """
     return 8 * eps * (mass + abs(loss))
-
-
-def single_precision(mass: float) -> float:
-    """An allocation computed in float32 against the same in float64: 32 eps·mass."""
-    return 32 * float(np.finfo(np.float32).eps) * mass
 
 
 def gradient(scale: float, eps: float) -> float:

@@ -34,9 +34,7 @@ def measure(seed: int, steps: int, estimator: Estimator) -> dict[str, Any]:
     signs = HelpingCounts()
     tensors = GroupTotals(network.layout.groups("tensor"), keep_rows=False)
 
-    run = train(
-        objective, network.init(seed, np.float32), Adam(0.002), minibatches(x, y, 250, steps, seed)
-    )
+    run = train(objective, network.init(seed, np.float32), Adam(0.002), minibatches(x, y, 250, steps, seed))
     began = time.perf_counter()
     for allocation in tqdm(lca.allocate(objective, run, estimator), total=steps, unit="step"):
         for view in (trace, signs, tensors):
