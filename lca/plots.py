@@ -46,7 +46,7 @@ def plot_loss(loss: np.ndarray, rebuilt: np.ndarray, *, name: str = "loss", ax: 
     below.axhline(0, color=GREY, linewidth=0.8)
     below.plot(np.asarray(rebuilt) - loss, color="black", linewidth=1)
     below.set_ylabel("rebuilt −\nmeasured")
-    below.set_xlabel("step")
+    _step_axis(below)
     below.yaxis.set_major_locator(MaxNLocator(3))
     below.ticklabel_format(axis="y", style="sci", scilimits=(0, 0), useMathText=True)
     return ax
@@ -67,7 +67,7 @@ def plot_cumulative(rows: np.ndarray, names: Sequence[str], *, ax: Axes | None =
     ax.axhline(0, color=GREY, linewidth=0.8)
     for name, color, line in zip(names, _colors(len(names)), sums.T, strict=True):
         ax.plot(line, color=color, linewidth=1.6, label=name)
-    ax.set_xlabel("step")
+    _step_axis(ax)
     ax.set_ylabel("cumulative LCA in units of the loss\n(negative = helped)")
     ax.legend(frameon=False, ncols=1 + len(names) // 8)
     return ax
@@ -123,11 +123,11 @@ def plot_helping(
         _moving_average(helping, window),
         color=BLUE,
         linewidth=1.8,
-        label=f"its mean over {window} steps",
+        label=f"moving mean, {window} steps",
     )
     ax.plot(steps, zero, color=ORANGE, linewidth=1.4, label="exactly zero, % of all")
     ax.set_ylim(0, 100)
-    ax.set_xlabel("step")
+    _step_axis(ax)
     ax.set_ylabel("% of parameters")
     ax.legend(frameon=False, loc="lower center", bbox_to_anchor=(0.5, 1), ncols=3, fontsize="small")
     return ax
@@ -170,6 +170,11 @@ def _plain(ax: Axes) -> Axes:
     ax.spines[["top", "right"]].set_visible(False)
     ax.margins(x=0.02)
     return ax
+
+
+def _step_axis(ax: Axes) -> None:
+    ax.set_xlabel("step")
+    ax.xaxis.set_major_locator(MaxNLocator(integer=True))
 
 
 def _split_off_below(ax: Axes) -> Axes:

@@ -88,14 +88,14 @@ def test_totals_put_the_first_group_on_top_with_one_bar_a_loss():
 def test_helping_averages_around_steps_without_a_percentage():
     helping = np.array([40.0, np.nan, 60.0, 80.0, 70.0])
     ax = plots.plot_helping(helping, np.zeros(5), window=3)
-    np.testing.assert_array_equal(line(ax, "its mean over 3 steps"), [40.0, 50.0, 70.0, 70.0, 75.0])
+    np.testing.assert_array_equal(line(ax, "moving mean, 3 steps"), [40.0, 50.0, 70.0, 70.0, 75.0])
     assert np.isnan(line(ax, "helping, % of A ≠ 0")[1])
     assert line(ax, "exactly zero, % of all").tolist() == [0.0] * 5
 
 
 def test_helping_leaves_a_gap_where_a_whole_window_has_no_percentage():
     ax = plots.plot_helping(np.array([np.nan, 60.0]), np.array([100.0, 0.0]), window=1)
-    np.testing.assert_array_equal(line(ax, "its mean over 1 steps"), [np.nan, 60.0])
+    np.testing.assert_array_equal(line(ax, "moving mean, 1 steps"), [np.nan, 60.0])
 
 
 def test_histogram_keeps_the_two_signs_apart_and_cuts_empty_bins():
