@@ -2,7 +2,7 @@
 
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 from lca.errors import LCAError, NonDeterministicError, TrajectoryError
 from lca.objective import Objective
@@ -93,6 +93,7 @@ class Allocator(Protocol):
     def __call__(self, step: Step) -> StepAllocation: ...
 
 
+@runtime_checkable
 class Estimator(Protocol):
     """A recipe for allocating a step; stateless, so one description serves any number of runs.
 
@@ -101,7 +102,7 @@ class Estimator(Protocol):
 
     @property
     def target(self) -> str:
-        """Which loss change is allocated: ``"full"`` (the whole measured data set), ``"batch"``, ``"probe"``."""
+        """Which loss change is allocated: ``"full"`` (the whole data set), ``"batch"`` or ``"probe"``."""
 
     @property
     def degree(self) -> int:
@@ -188,6 +189,10 @@ def allocate_each(
     """
     if not objectives:
         raise LCAError("allocate_each needs at least one objective; pass {'train': objective, ...}.")
+    if isinstance(estimator, type) or not isinstance(estimator, Estimator):
+        raise LCAError(
+            f"expected an estimator, got {estimator!r}; e.g. lca.PathIntegral(lca.SIMPSON) or lca.Adaptive()."
+        )
     allocators = {name: estimator.start(objective) for name, objective in objectives.items()}
 
     def run() -> Iterator[dict[str, StepAllocation]]:

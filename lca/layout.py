@@ -13,7 +13,7 @@ from typing import Literal
 import numpy as np
 
 from lca.errors import LayoutError, UnknownNameError
-from lca.vectors import Vector
+from lca.vectors import Vector, vector_ops
 
 Array = np.ndarray
 GroupBy = Literal["tensor", "layer", "neuron"]
@@ -115,6 +115,7 @@ class Layout:
 
     def check(self, vector: Vector, what: str = "vector") -> None:
         """Raise `LayoutError` unless ``vector`` is a floating-point vector of shape (K,)."""
+        vector_ops(vector)  # raises if this is no vector at all
         shape = tuple(vector.shape)
         if shape != (self.size,):
             raise LayoutError(

@@ -48,6 +48,8 @@ class Scaled:
     layout: Layout = field(init=False)
 
     def __post_init__(self) -> None:
+        if isinstance(self.objective, Sum):
+            raise LCAError("Scaled would hide the terms of a Sum; scale each term inside the Sum instead.")
         object.__setattr__(self, "layout", self.objective.layout)
 
     def loss(self, theta: Vector, batch: Batch | None = None) -> float:

@@ -41,7 +41,8 @@ class Trajectory:
     Raises
     ------
     TrajectoryError
-        If there are fewer than two points.
+        If there are fewer than two points, or two neighbours are one and the same object (a buffer
+        that was updated in place and not copied).
 
     Examples
     --------
@@ -74,5 +75,10 @@ class Trajectory:
         start = self.points[0]
         for t in range(len(self)):
             end = self.points[t + 1]
+            if end is start:
+                raise TrajectoryError(
+                    f"points {t} and {t + 1} are the same array object, so the path does not move there; "
+                    "store a copy of the parameters after each update."
+                )
             yield Step(start, end, index=t)
             start = end

@@ -82,4 +82,9 @@ class PathIntegral:
         if self.tol is None:
             return allocation
         met = abs(allocation.residual) <= self.tol
-        return replace(allocation, tolerance=self.tol, converged=met, reason=f"|residual| {'≤' if met else '>'} {self.tol:g}")
+        return replace(
+            allocation,
+            tolerance=self.tol,
+            converged=met,
+            reason=f"|residual| {'≤' if met else '>'} {self.tol:g}",
+        )

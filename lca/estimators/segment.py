@@ -4,8 +4,11 @@ Every estimator over the full objective needs the same four things: evaluate at 
 end-point with the next step, refuse NaN, and add up ``w · g ∘ Δ``. They live here once.
 """
 
+from math import isfinite
+from numbers import Real
+
 from lca.allocation import Cost, StepAllocation
-from lca.errors import NonFiniteError
+from lca.errors import LCAError, NonFiniteError, TrajectoryError
 from lca.objective import Evaluation, Objective, evaluate
 from lca.step import Step
 from lca.vectors import Vector, VectorOps, vector_ops
@@ -26,6 +29,11 @@ class Path:
         layout, index = self.objective.layout, step.index
         layout.check(step.start, f"start of step {index}")
         layout.check(step.end, f"end of step {index}")
+        if step.start.dtype != step.end.dtype:
+            raise TrajectoryError(
+                f"step {index} goes from {step.start.dtype} to {step.end.dtype}; store all points in one "
+                "dtype."
+            )
         segment = Segment(self.objective, step)
         ops = segment.ops
         if self._end is not None and ops.unchanged(self._end[0], step.start):
@@ -56,12 +64,18 @@ class Segment:
         """Evaluate at θ_t + s Δ_t; costs one gradient, or one forward pass without ``gradient``."""
         node = evaluate(self.objective, self._theta(s), gradient=gradient)
         self.cost += Cost(full_gradients=1) if gradient else Cost(full_losses=1)
-        if not abs(node.loss) < float("inf"):  # NaN compares false
+        if not isinstance(node.loss, Real):
+            raise LCAError(
+                f"the objective's loss must be a Python float, got {type(node.loss).__name__}; return "
+                "float(loss)."
+            )
+        if not isfinite(node.loss):
             raise NonFiniteError(
                 f"step {self.step.index}: the loss at s = {s:g} is {node.loss}; training has probably "
                 "diverged (lower the learning rate), or the data hold NaN or Inf."
             )
         if gradient:
+            self.objective.layout.check(node.grad, "the objective's gradient")
             self.require_finite(node.grad, f"gradient at s = {s:g}")
         return node
 

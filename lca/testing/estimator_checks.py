@@ -174,7 +174,7 @@ def error_falls_at_declared_order(estimator: Estimator, problem: Problem) -> Non
     # degree short is caught by `exact_up_to_declared_degree`.
     _require(
         len(orders) < 3 or max(np.mean(orders), *orders[-2:]) >= 0.75 * declared,
-        f"degree {estimator.degree} means order {declared} a step; halving the step gave {np.round(orders, 2)}.",
+        f"degree {estimator.degree} means order {declared} a step, but halving gave {np.round(orders, 2)}.",
     )
 
 
@@ -311,7 +311,7 @@ def evaluations_are_counted(estimator: Estimator, problem: Problem) -> None:
         reported = allocator(step).evaluations
         _require(
             before + reported == counting.cost,
-            f"step {step.index}: reported {reported}, but the objective went from {before} to {counting.cost}.",
+            f"step {step.index}: reported {reported}, but the objective saw {_minus(counting.cost, before)}.",
         )
 
 
@@ -324,9 +324,7 @@ def declared_cost_is_met(estimator: Estimator, problem: Problem) -> None:
         costs.append(counting.cost)
     steps = [_minus(b, a) for a, b in zip(costs, costs[1:], strict=False)]
     cheapest = min(steps, key=lambda cost: (cost.full_gradients, cost.full_losses))
-    _require(
-        cheapest == estimator.cost, f"declares {estimator.cost} a step, but the cheapest took {cheapest}."
-    )
+    _require(cheapest == estimator.cost, f"declares {estimator.cost}, but its cheapest step took {cheapest}.")
 
 
 def _long(problem: Problem) -> Problem:
@@ -377,7 +375,7 @@ def non_finite_numbers_are_refused(estimator: Estimator, case: tuple[Problem, st
         if what != "loss":
             _require(tensor in str(error), f"the error does not name the tensor {tensor!r}: {error}")
         return
-    # An open rule may run out of gradients to poison before the path ends; losses and parameters always count.
+    # An open rule may run out of gradients to poison before the path ends.
     assume(what != "gradient" or estimator.cost.full_gradients * 3 > after)
     raise CheckFailure(f"NaN or Inf in the {what} went through without an error.")
 

@@ -8,7 +8,6 @@ import numpy as np
 from lca.allocation import Cost
 from lca.layout import Layout
 from lca.objective import Batch, Objective
-from lca.vectors import Vector
 
 Array = np.ndarray
 
@@ -40,7 +39,7 @@ class Counting:
 
 @dataclass(frozen=True, eq=False)
 class Reordered:
-    """The same loss of parameters taken in another order and unit: ``L'(φ) = L(θ)``, ``φ_j = c_j θ_{p_j}``."""
+    """The same loss in other coordinates: ``L'(φ) = L(θ)`` with ``φ_j = c_j θ_{p_j}``."""
 
     objective: Objective
     order: Array
@@ -52,7 +51,8 @@ class Reordered:
 
     def forward(self, values: Array) -> Array:
         """θ (or a path of θ, in the last axis) in the new order and units."""
-        return values[..., self.order] * self.units
+        coordinates: Array = values[..., self.order] * self.units
+        return coordinates
 
     def _theta(self, phi: Array) -> Array:
         theta = np.empty_like(phi)

@@ -69,7 +69,8 @@ class RidgePolynomial:
     def exact_allocation(self, start: Array, end: Array) -> Array:
         u, v = self.directions @ start, self.directions @ end
         mean_slope = sum(v**k * u ** (self.power - 1 - k) for k in range(self.power)) / self.power
-        return (end - start) * (mean_slope @ self.directions)
+        allocation: Array = (end - start) * (mean_slope @ self.directions)
+        return allocation
 
 
 def ridge(seed: int, power: int, *, size: int = 6, steps: int = 3) -> Problem:

@@ -74,8 +74,8 @@ def main() -> None:
         for r in results:
             print(
                 f"{name:9} seed {r['seed']}: loss {r['loss_start']:.4f} -> {r['loss_end']:.4f}, "
-                f"Σ LCA {r['lca_total']:.4f}, cumulative error {r['cumulative_error_percent']:.4f} %, worst step "
-                f"{r['max_step_residual']:.1e}, {r['unconverged_steps']} not converged, "
+                f"Σ LCA {r['lca_total']:.4f}, cumulative error {r['cumulative_error_percent']:.4f} %, worst "
+                f"step {r['max_step_residual']:.1e}, {r['unconverged_steps']} not converged, "
                 f"{r['full_gradients_per_step']:.3f} gradients a step, helping {r['helping_percent']:.2f} % "
                 f"({r['zero_percent']:.1f} % zeros), {r['seconds']:.0f} s, {r['peak_memory_mib']:.0f} MiB"
             )
