@@ -19,7 +19,8 @@ from lca.objective import Objective, Scaled, Sum
 from lca.quadrature import gauss_legendre
 from lca.step import Step, Trajectory
 from lca.testing import tolerances
-from lca.testing.instruments import Counting, Poisoned, Reordered, WithUnused, largest_difference
+from lca.testing.instruments import Counting, Poisoned, Reordered, WithUnused
+from lca.testing.laws import require, require_close, rounding
 from lca.testing.problems import Problem
 from lca.testing.report import Check, CheckFailure
 from lca.testing.strategies import exact_problems, kinked_problems, smooth_problems
@@ -55,24 +56,6 @@ def _run(estimator: Estimator, objective: Objective, points: Array) -> list[Step
     return list(allocate(objective, Trajectory(points), estimator, check=False))
 
 
-def _require(holds: bool, message: str) -> None:
-    if not holds:
-        raise CheckFailure(message)
-
-
-def _require_close(actual: Array, expected: Array, tolerance: float, what: str) -> None:
-    difference, at = largest_difference(actual, expected)
-    _require(
-        difference <= tolerance,
-        f"{what}: entry {at} is {np.ravel(actual)[at]!r}, expected {np.ravel(expected)[at]!r}; off by "
-        f"{difference:.3g}, tolerance {tolerance:.3g}.",
-    )
-
-
-def _rounding(a: StepAllocation) -> float:
-    return tolerances.allocation(a.mass, float(np.finfo(a.values.dtype).eps))
-
-
 # --- what comes back -------------------------------------------------------------------------------------
 
 
@@ -82,9 +65,9 @@ def returns_one_value_per_parameter(estimator: Estimator, case: tuple[Problem, t
     problem, dtype = case
     for a in _run(estimator, problem.objective, problem.points.astype(dtype)):
         expected = (problem.objective.layout.size,)
-        _require(a.values.shape == expected, f"values have shape {a.values.shape}, expected {expected}.")
-        _require(a.values.dtype == dtype, f"values are {a.values.dtype}, θ is {np.dtype(dtype)}.")
-        _require(bool(np.isfinite(a.values).all()), "values are not finite.")
+        require(a.values.shape == expected, f"values have shape {a.values.shape}, expected {expected}.")
+        require(a.values.dtype == dtype, f"values are {a.values.dtype}, θ is {np.dtype(dtype)}.")
+        require(bool(np.isfinite(a.values).all()), "values are not finite.")
 
 
 @law(_any)
@@ -95,7 +78,7 @@ def reports_the_true_losses(estimator: Estimator, problem: Problem) -> None:
     for a, start, end in zip(allocations, losses[:-1], losses[1:], strict=True):
         for name, actual, expected in (("loss_start", a.loss_start, start), ("loss_end", a.loss_end, end)):
             tolerance = tolerances.repeat(expected, tolerances.EPS64)
-            _require_close(np.array(actual), np.array(expected), tolerance, f"step {a.step}: {name}")
+            require_close(actual, expected, tolerance, f"step {a.step}: {name}")
 
 
 @law(lambda estimator: st.tuples(_any(estimator), st.sampled_from([np.float32, np.float64])))
@@ -105,7 +88,7 @@ def residual_is_what_is_left(estimator: Estimator, case: tuple[Problem, type]) -
     for a in _run(estimator, problem.objective, problem.points.astype(dtype)):
         left = a.loss_end - a.loss_start - a.state_change - float(np.sum(a.values, dtype=np.float64))
         tolerance = tolerances.conservation(a.mass, a.loss_end, tolerances.EPS64)
-        _require_close(np.array(a.residual), np.array(left), tolerance, f"step {a.step}: residual")
+        require_close(a.residual, left, tolerance, f"step {a.step}: residual")
 
 
 @law(_any)
@@ -113,7 +96,7 @@ def mass_bounds_the_values(estimator: Estimator, problem: Problem) -> None:
     """``mass`` is at least ``Σ|values|``, of which it is the uncancelled form."""
     for a in _run(estimator, problem.objective, problem.points):
         moved = float(np.abs(a.values).sum())
-        _require(moved <= a.mass + _rounding(a), f"Σ|values| = {moved!r} exceeds mass = {a.mass!r}.")
+        require(moved <= a.mass + rounding(a), f"Σ|values| = {moved!r} exceeds mass = {a.mass!r}.")
 
 
 # --- zeros -----------------------------------------------------------------------------------------------
@@ -127,8 +110,8 @@ def unmoved_parameters_get_exactly_zero(estimator: Estimator, case: tuple[Proble
     still = np.array([random.random() < 0.5 for _ in end])
     end[still] = start[still]
     first, second = _run(estimator, problem.objective, np.array([start, end, end]))
-    _require(not np.any(first.values[still]), "a parameter that did not move has a value other than 0.")
-    _require(not np.any(second.values), "a step from a point to itself has values other than 0.")
+    require(not np.any(first.values[still]), "a parameter that did not move has a value other than 0.")
+    require(not np.any(second.values), "a step from a point to itself has values other than 0.")
 
 
 @law(_any)
@@ -137,7 +120,7 @@ def unused_parameters_get_exactly_zero(estimator: Estimator, problem: Problem) -
     extra = np.linspace(1.0, 2.0, len(problem.points))[:, None] * np.ones(3)
     points = np.concatenate([problem.points, extra], axis=1)
     for a in _run(estimator, WithUnused(problem.objective, 3), points):
-        _require(not np.any(a.values[-3:]), "a parameter that is not in the loss has a value other than 0.")
+        require(not np.any(a.values[-3:]), "a parameter that is not in the loss has a value other than 0.")
 
 
 # --- the integral ----------------------------------------------------------------------------------------
@@ -149,9 +132,9 @@ def exact_up_to_declared_degree(estimator: Estimator, problem: Problem) -> None:
     assert problem.exact is not None
     for a, step in zip(_run(estimator, problem.objective, problem.points), problem.trajectory, strict=True):
         expected = problem.exact(step.start, step.end)
-        _require_close(a.values, expected, _rounding(a), f"step {a.step}: values")
+        require_close(a.values, expected, rounding(a), f"step {a.step}: values")
         tolerance = tolerances.conservation(a.mass, max(abs(a.loss_start), abs(a.loss_end)), tolerances.EPS64)
-        _require(abs(a.residual) <= tolerance, f"the residual {a.residual:.3g} exceeds {tolerance:.3g}.")
+        require(abs(a.residual) <= tolerance, f"the residual {a.residual:.3g} exceeds {tolerance:.3g}.")
 
 
 @law(lambda estimator: smooth_problems(steps=1))
@@ -164,7 +147,7 @@ def error_falls_at_declared_order(estimator: Estimator, problem: Problem) -> Non
         [a] = _run(estimator, problem.objective, points)
         [reference] = _run(_reference(), problem.objective, points)
         errors.append(float(np.abs(a.values - reference.values).sum()))
-        floors.append(len(a.values) * _rounding(reference))
+        floors.append(len(a.values) * rounding(reference))
     pairs = zip(errors[:-1], errors[1:], floors[1:], strict=True)
     # 30: an error a few times rounding is still mostly rounding and shows no order.
     orders = [np.log2(coarse / fine) for coarse, fine, floor in pairs if fine > 30 * floor]
@@ -172,7 +155,7 @@ def error_falls_at_declared_order(estimator: Estimator, problem: Problem) -> Non
     # Fewer than three orders above rounding: the error fell so fast that its limit cannot be seen. Orders
     # scatter on steps this long (5.2 to 8.9 seen for 7), so three quarters are asked for here; a rule one
     # degree short is caught by `exact_up_to_declared_degree`.
-    _require(
+    require(
         len(orders) < 3 or max(np.mean(orders), *orders[-2:]) >= 0.75 * declared,
         f"degree {estimator.degree} means order {declared} a step, but halving gave {np.round(orders, 2)}.",
     )
@@ -190,8 +173,8 @@ def additive_along_the_path(estimator: Estimator, problem: Problem) -> None:
     start, end = problem.points[:2]
     [whole] = _run(estimator, problem.objective, np.array([start, end]))
     first, second = _run(estimator, problem.objective, np.array([start, start + 0.375 * (end - start), end]))
-    tolerance = _rounding(whole) + _rounding(first) + _rounding(second)
-    _require_close(first.values + second.values, whole.values, tolerance, "the two parts")
+    tolerance = rounding(whole) + rounding(first) + rounding(second)
+    require_close(first.values + second.values, whole.values, tolerance, "the two parts")
 
 
 @law(_exact)
@@ -200,7 +183,7 @@ def reversal_changes_the_sign(estimator: Estimator, problem: Problem) -> None:
     there = _run(estimator, problem.objective, problem.points)
     back = _run(estimator, problem.objective, problem.points[::-1].copy())
     for a, b in zip(there, reversed(back), strict=True):
-        _require_close(b.values, -a.values, _rounding(a) + _rounding(b), "the way back")
+        require_close(b.values, -a.values, rounding(a) + rounding(b), "the way back")
 
 
 @law(lambda estimator: st.tuples(_any(estimator), st.randoms(use_true_random=False)))
@@ -214,7 +197,7 @@ def follows_a_change_of_order_and_units(estimator: Estimator, case: tuple[Proble
     plain = _run(estimator, problem.objective, problem.points)
     other = _run(estimator, reordered, reordered.forward(problem.points))
     for a, b in zip(plain, other, strict=True):
-        _require_close(b.values, a.values[order], _rounding(a), f"step {a.step}: reordered values")
+        require_close(b.values, a.values[order], rounding(a), f"step {a.step}: reordered values")
 
 
 @law(_exact)
@@ -223,7 +206,7 @@ def linear_in_the_loss(estimator: Estimator, problem: Problem) -> None:
     plain = _run(estimator, problem.objective, problem.points)
     twice = _run(estimator, Scaled(problem.objective, 2.0), problem.points)
     for a, b in zip(plain, twice, strict=True):
-        _require_close(b.values, 2 * a.values, _rounding(b), f"step {a.step}: values of twice the loss")
+        require_close(b.values, 2 * a.values, rounding(b), f"step {a.step}: values of twice the loss")
 
 
 @law(_any)
@@ -231,12 +214,12 @@ def terms_add_up(estimator: Estimator, problem: Problem) -> None:
     """The rows of a `Sum` add up to its total, in values, losses and residual."""
     both = Sum({"most": Scaled(problem.objective, 0.75), "rest": Scaled(problem.objective, 0.25)})
     for a in _run(estimator, both, problem.points):
-        _require(set(a.terms) == {"most", "rest"}, f"terms are {sorted(a.terms)}, expected most and rest.")
+        require(set(a.terms) == {"most", "rest"}, f"terms are {sorted(a.terms)}, expected most and rest.")
         rows = list(a.terms.values())
-        _require_close(sum(row.values for row in rows), a.values, _rounding(a), "the sum of the terms")
+        require_close(sum(row.values for row in rows), a.values, rounding(a), "the sum of the terms")
         tolerance = tolerances.conservation(a.mass, a.loss_end, tolerances.EPS64)
         left = sum(row.residual for row in rows)
-        _require_close(np.array(left), np.array(a.residual), tolerance, "the residuals of the terms")
+        require_close(left, a.residual, tolerance, "the residuals of the terms")
 
 
 # --- the run ---------------------------------------------------------------------------------------------
@@ -250,7 +233,7 @@ def reused_end_points_change_nothing(estimator: Estimator, problem: Problem) -> 
     apart, nodes_apart = _second(estimator, problem.objective, [Step(a, elsewhere, 0), Step(b, c, 1)])
     # An adaptive estimator may refine the step in one run and not in the other; that is not what is tested.
     assume(nodes_joined == nodes_apart)
-    _require_close(joined.values, apart.values, _rounding(joined), "values after a step that ended elsewhere")
+    require_close(joined.values, apart.values, rounding(joined), "values after a step that ended elsewhere")
 
 
 def _second(
@@ -275,7 +258,7 @@ def in_place_updates_are_seen(estimator: Estimator, problem: Problem) -> None:
         start[:], end[:] = problem.points[t], problem.points[t + 1]
         b = allocator(Step(start, end, t))
         start, end = end, start  # the next step writes over both
-        _require_close(b.values, a.values, _rounding(a), f"step {t}: values from reused buffers")
+        require_close(b.values, a.values, rounding(a), f"step {t}: values from reused buffers")
 
 
 @law(lambda estimator: smooth_problems(steps=3))
@@ -287,7 +270,7 @@ def runs_are_independent(estimator: Estimator, problem: Problem) -> None:
     for a, step, disturbance in zip(alone, problem.trajectory, shifted, strict=True):
         b = one(step)
         other(disturbance)
-        _require(np.array_equal(a.values, b.values), f"step {a.step}: another run changed the values.")
+        require(np.array_equal(a.values, b.values), f"step {a.step}: another run changed the values.")
 
 
 @law(_any)
@@ -295,7 +278,7 @@ def inputs_are_left_alone(estimator: Estimator, problem: Problem) -> None:
     """The vectors of a step are not written to."""
     points = problem.points.copy()
     _run(estimator, problem.objective, points)
-    _require(np.array_equal(points, problem.points), "the points of the path were changed.")
+    require(np.array_equal(points, problem.points), "the points of the path were changed.")
 
 
 # --- honesty ---------------------------------------------------------------------------------------------
@@ -309,7 +292,7 @@ def evaluations_are_counted(estimator: Estimator, problem: Problem) -> None:
     for step in problem.trajectory:
         before = counting.cost
         reported = allocator(step).evaluations
-        _require(
+        require(
             before + reported == counting.cost,
             f"step {step.index}: reported {reported}, but the objective saw {_minus(counting.cost, before)}.",
         )
@@ -324,7 +307,7 @@ def declared_cost_is_met(estimator: Estimator, problem: Problem) -> None:
         costs.append(counting.cost)
     steps = [_minus(b, a) for a, b in zip(costs, costs[1:], strict=False)]
     cheapest = min(steps, key=lambda cost: (cost.full_gradients, cost.full_losses))
-    _require(cheapest == estimator.cost, f"declares {estimator.cost}, but its cheapest step took {cheapest}.")
+    require(cheapest == estimator.cost, f"declares {estimator.cost}, but its cheapest step took {cheapest}.")
 
 
 def _long(problem: Problem) -> Problem:
@@ -346,11 +329,11 @@ def converged_steps_are_within_tolerance(estimator: Estimator, problem: Problem)
     for a in _run(estimator, problem.objective, wide):
         left = a.loss_end - a.loss_start - a.state_change - float(np.sum(a.values, dtype=np.float64))
         within = a.tolerance is None or abs(left) <= a.tolerance
-        _require(
+        require(
             within or not a.converged,
             f"step {a.step} says converged, but leaves {left:.3g} where it promises {a.tolerance}.",
         )
-        _require(a.converged or bool(a.reason), f"step {a.step} is not converged and gives no reason.")
+        require(a.converged or bool(a.reason), f"step {a.step} is not converged and gives no reason.")
 
 
 @law(
@@ -371,9 +354,9 @@ def non_finite_numbers_are_refused(estimator: Estimator, case: tuple[Problem, st
     try:
         _run(estimator, objective, points)
     except NonFiniteError as error:
-        _require("step " in str(error), f"the error does not name the step: {error}")
+        require("step " in str(error), f"the error does not name the step: {error}")
         if what != "loss":
-            _require(tensor in str(error), f"the error does not name the tensor {tensor!r}: {error}")
+            require(tensor in str(error), f"the error does not name the tensor {tensor!r}: {error}")
         return
     # An open rule may run out of gradients to poison before the path ends.
     assume(what != "gradient" or estimator.cost.full_gradients * 3 > after)
@@ -387,4 +370,4 @@ def float32_agrees_with_float64(estimator: Estimator, problem: Problem) -> None:
     [a] = _run(estimator, problem.objective, single)
     [b] = _run(estimator, problem.objective, single.astype(np.float64))
     assume(a.evaluations == b.evaluations)  # an adaptive estimator may decide otherwise at its threshold
-    _require_close(a.values, b.values, _rounding(a), "values in float32")
+    require_close(a.values, b.values, rounding(a), "values in float32")

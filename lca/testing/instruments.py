@@ -1,7 +1,6 @@
 """Objectives wrapped around another one to see, or to disturb, what an estimator does with it."""
 
 from dataclasses import dataclass, field
-from typing import Any
 
 import numpy as np
 
@@ -117,11 +116,3 @@ class Poisoned:
     def _poisoned(self) -> bool:
         self.calls += 1
         return self.calls > self.after
-
-
-def largest_difference(actual: Array, expected: Array) -> tuple[float, Any]:
-    """The largest absolute difference and where it is; NaN counts as infinitely large."""
-    difference = np.abs(np.asarray(actual, np.float64) - np.asarray(expected, np.float64))
-    difference = np.where(np.isnan(difference), np.inf, difference)
-    at = int(np.argmax(difference)) if difference.size else 0
-    return (float(difference.flat[at]), at) if difference.size else (0.0, 0)

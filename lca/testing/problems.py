@@ -60,11 +60,13 @@ class RidgePolynomial:
         object.__setattr__(self, "layout", Layout(("a.weight", "b.weight"), shapes))
 
     def loss(self, theta: Array, batch: Batch | None = None) -> float:
+        self.layout.check(theta, "theta")
         return float(np.sum((self.directions @ theta) ** self.power) / self.power)
 
     def loss_and_grad(self, theta: Array, batch: Batch | None = None) -> tuple[float, Array]:
+        loss = self.loss(theta)
         slope = (self.directions @ theta) ** (self.power - 1)
-        return self.loss(theta), (slope @ self.directions).astype(theta.dtype, copy=False)
+        return loss, (slope @ self.directions).astype(theta.dtype, copy=False)
 
     def exact_allocation(self, start: Array, end: Array) -> Array:
         u, v = self.directions @ start, self.directions @ end

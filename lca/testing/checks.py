@@ -1,0 +1,125 @@
+"""The ways to run the kit from Python: plain calls that raise, and pytest parametrisation."""
+
+from collections.abc import Callable, Iterable, Mapping
+from functools import partial
+from typing import Any
+
+import numpy as np
+
+from lca.allocation import Estimator
+from lca.errors import LCAError
+from lca.objective import Batch, Objective
+from lca.testing.estimator_checks import ESTIMATOR_CHECKS
+from lca.testing.objective_checks import OBJECTIVE_CHECKS, ObjectiveSubject
+from lca.testing.report import Check, Report, run_checks
+
+Expected = Mapping[str, str]
+
+
+def check_estimator(
+    estimator: Estimator, *, samples: int = 20, seed: int = 0, expected_failures: Expected | None = None
+) -> Report:
+    """Hold an estimator to every law that applies to it.
+
+    Parameters
+    ----------
+    estimator
+        What is to be checked; it needs no registration and no knowledge of this library's tests.
+    samples
+        Random cases a check; more cases find rarer errors.
+    seed
+        Same seed, same cases.
+    expected_failures
+        ``{check: reason}`` for laws the estimator is known to break. Strict: one that passes fails.
+
+    Returns
+    -------
+    Report
+        Prints as a table of checks.
+
+    Raises
+    ------
+    ConformanceError
+        If a check fails; the message is the report, with the smallest failing case of each.
+
+    Examples
+    --------
+    >>> from lca import SIMPSON, PathIntegral
+    >>> len(check_estimator(PathIntegral(SIMPSON), samples=2).failed)
+    0
+    """
+    report = run_checks(
+        ESTIMATOR_CHECKS, estimator, samples=samples, seed=seed, expected_failures=expected_failures
+    )
+    return report.raise_if_failed()
+
+
+def check_objective(
+    make_objective: Callable[[], Objective],
+    *,
+    vector: Callable[[np.ndarray], Any] = np.asarray,
+    batches: Iterable[tuple[float, Batch]] = (),
+    state: Callable[[], Mapping[str, np.ndarray]] = dict,
+    samples: int = 20,
+    seed: int = 0,
+    expected_failures: Expected | None = None,
+) -> Report:
+    """Hold an objective to every law that the engine relies on.
+
+    Parameters
+    ----------
+    make_objective
+        A function without arguments that makes the objective afresh.
+    vector
+        From a NumPy vector to the framework's own.
+    batches
+        ``(weight, batch)`` pairs that make up the whole data set, if the objective takes batches.
+    state
+        Returns what a call must leave alone (model, optimizer, buffers) as arrays by name.
+    samples, seed, expected_failures
+        As in `check_estimator`.
+
+    Raises
+    ------
+    ConformanceError
+        If a check fails; the message is the report.
+
+    Examples
+    --------
+    >>> from lca.models import bowl
+    >>> len(check_objective(lambda: bowl(3), samples=2).failed)
+    0
+    """
+    subject = ObjectiveSubject(make_objective, vector, batches=tuple(batches), state=state)
+    report = run_checks(
+        OBJECTIVE_CHECKS, subject, samples=samples, seed=seed, expected_failures=expected_failures
+    )
+    return report.raise_if_failed()
+
+
+def parametrize_with_checks(
+    estimators: Iterable[Estimator], *, samples: int = 20, seed: int = 0
+) -> Callable[[Callable[..., None]], Callable[..., None]]:
+    """A pytest decorator: one test for each estimator and check that applies to it.
+
+    The decorated test takes one argument, ``check``, and calls it::
+
+        @parametrize_with_checks([MyEstimator()])
+        def test_my_estimator(check):
+            check()
+    """
+    import pytest  # noqa: PLC0415 - the kit is also used without pytest
+
+    cases = [
+        pytest.param(partial(check.run, estimator, samples=samples, seed=seed), id=f"{check.name}-{i}")
+        for i, estimator in enumerate(estimators)
+        for check in applicable(ESTIMATOR_CHECKS, estimator)
+    ]
+    if not cases:
+        raise LCAError("parametrize_with_checks got no estimator to check.")
+    return pytest.mark.parametrize("check", cases)
+
+
+def applicable(checks: Iterable[Check], subject: Any) -> list[Check]:
+    """The checks that are meant for this subject."""
+    return [check for check in checks if check.applies(subject)]

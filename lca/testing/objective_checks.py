@@ -1,0 +1,246 @@
+"""The laws every objective must keep: what the engine relies on when it asks for a loss or a gradient."""
+
+import random
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from lca.allocation import allocate
+from lca.errors import LCAError
+from lca.estimators import Adaptive, PathIntegral
+from lca.layout import Layout
+from lca.objective import Batch, Objective
+from lca.quadrature import TRAPEZOID
+from lca.step import Trajectory
+from lca.testing import tolerances
+from lca.testing.laws import require, require_close, rounding
+from lca.testing.report import Check, CheckFailure
+from lca.testing.strategies import seeds
+from lca.vectors import Vector, vector_ops
+
+Array = np.ndarray
+
+
+@dataclass(frozen=True)
+class ObjectiveSubject:
+    """An objective to be checked, with what a check must know about it.
+
+    Parameters
+    ----------
+    make
+        A function without arguments that makes the objective afresh.
+    vector
+        From a NumPy vector to the framework's own; default: NumPy stays NumPy.
+    scale
+        Size of the random parameters at which it is tried.
+    batches
+        Batches that make up the whole data set, each with its weight, if the objective takes batches.
+    state
+        Returns whatever a call must leave alone (parameters of the model, optimizer state, buffers) as
+        arrays by name. The global NumPy and Python generators are always watched.
+    """
+
+    make: Callable[[], Objective]
+    vector: Callable[[Array], Vector] = np.asarray
+    scale: float = 0.5
+    batches: Sequence[tuple[float, Batch]] = ()
+    state: Callable[[], Mapping[str, Array]] = dict
+
+    def __repr__(self) -> str:
+        return getattr(self.make, "__qualname__", repr(self.make))
+
+    def theta(self, layout: Layout, seed: int, dtype: type = np.float64) -> Vector:
+        """A random parameter vector."""
+        numbers = self.scale * np.random.default_rng(seed).normal(size=layout.size)
+        return self.vector(numbers.astype(dtype))
+
+    def visible_state(self) -> dict[str, Any]:
+        """Everything a call must not change, copied."""
+        copies = {name: np.array(array) for name, array in self.state().items()}
+        _, keys, position, *_ = np.random.get_state()  # noqa: NPY002 - this is the global state to watch
+        return copies | {"numpy.random": np.append(keys, position), "random": np.array(random.getstate()[1])}
+
+
+OBJECTIVE_CHECKS: list[Check] = []
+Law = Callable[[ObjectiveSubject, int], None]
+
+
+def law(function: Law) -> Law:
+    """Register a law of objectives, tried at random points."""
+    OBJECTIVE_CHECKS.append(Check(function.__name__, function, lambda subject: seeds, lambda subject: True))
+    return function
+
+
+def _numpy(vector: Vector) -> Array:
+    return np.array(vector_ops(vector).to_numpy(vector), copy=True)
+
+
+@law
+def layout_round_trip(subject: ObjectiveSubject, seed: int) -> None:
+    """Cutting θ into tensors and packing them again gives θ."""
+    layout = subject.make().layout
+    theta = np.random.default_rng(seed).normal(size=layout.size)
+    tensors = layout.unflatten(theta)
+    require(tuple(tensors) == layout.names, f"unflatten gave {tuple(tensors)}, expected {layout.names}.")
+    require(np.array_equal(layout.flatten(tensors), theta), "flatten(unflatten(θ)) differs from θ.")
+
+
+@law
+def gradient_is_like_theta(subject: ObjectiveSubject, seed: int) -> None:
+    """The loss is a float; the gradient is finite, of θ's own type, shape and dtype."""
+    objective = subject.make()
+    theta = subject.theta(objective.layout, seed)
+    loss, grad = objective.loss_and_grad(theta)
+    require(isinstance(loss, float), f"the loss is a {type(loss).__name__}, expected float.")
+    require(
+        type(grad) is type(theta), f"the gradient is a {type(grad).__name__}, θ a {type(theta).__name__}."
+    )
+    objective.layout.check(grad, "the gradient")
+    require(grad.dtype == theta.dtype, f"the gradient is {grad.dtype}, θ is {theta.dtype}.")
+    require(vector_ops(grad).all_finite(grad), "the gradient is not finite at a random point.")
+
+
+@law
+def deterministic(subject: ObjectiveSubject, seed: int) -> None:
+    """The same θ gives the same loss and gradient, whatever was asked in between."""
+    objective = subject.make()
+    theta, other = subject.theta(objective.layout, seed), subject.theta(objective.layout, seed + 1)
+    loss, grad = objective.loss_and_grad(theta)
+    objective.loss_and_grad(other)
+    again, grad_again = objective.loss_and_grad(theta)
+    require_close(again, loss, tolerances.repeat(loss, tolerances.EPS64), "the loss, evaluated again")
+    scale = float(np.abs(_numpy(grad)).max())
+    require_close(
+        _numpy(grad_again), _numpy(grad), tolerances.repeat(scale, tolerances.EPS64), "the gradient again"
+    )
+
+
+@law
+def loss_agrees_with_loss_and_grad(subject: ObjectiveSubject, seed: int) -> None:
+    """Both methods return the same loss."""
+    objective = subject.make()
+    theta = subject.theta(objective.layout, seed)
+    loss = objective.loss(theta)
+    tolerance = tolerances.repeat(loss, tolerances.EPS64)
+    require_close(objective.loss_and_grad(theta)[0], loss, tolerance, "the loss of loss_and_grad")
+
+
+@law
+def gradients_are_not_overwritten(subject: ObjectiveSubject, seed: int) -> None:
+    """A gradient stays what it was when the objective is called again."""
+    objective = subject.make()
+    grad = objective.loss_and_grad(subject.theta(objective.layout, seed))[1]
+    before = _numpy(grad)
+    objective.loss_and_grad(subject.theta(objective.layout, seed + 1))
+    require(np.array_equal(_numpy(grad), before), "a later call wrote into a gradient already returned.")
+
+
+@law
+def calls_change_nothing(subject: ObjectiveSubject, seed: int) -> None:
+    """θ, the model, its buffers and all random generators are as before, also after an error."""
+    objective = subject.make()
+    theta = subject.theta(objective.layout, seed)
+    numbers, before = _numpy(theta), subject.visible_state()
+    for call in (objective.loss, objective.loss_and_grad):
+        call(theta)
+        _require_same_state(subject, before, f"after {call.__name__}")
+    require(np.array_equal(_numpy(theta), numbers), "a call wrote into θ.")
+    _expect_refusal(subject, objective)
+    _require_same_state(subject, before, "after a refused vector")
+
+
+@law
+def wrong_vectors_are_refused(subject: ObjectiveSubject, seed: int) -> None:
+    """A vector of the wrong length raises an `LCAError`, and the next right call is right."""
+    objective = subject.make()
+    theta = subject.theta(objective.layout, seed)
+    loss = objective.loss(theta)
+    _expect_refusal(subject, objective)
+    tolerance = tolerances.repeat(loss, tolerances.EPS64)
+    require_close(objective.loss(theta), loss, tolerance, "the loss after a refused vector")
+
+
+def _expect_refusal(subject: ObjectiveSubject, objective: Objective) -> None:
+    too_long = subject.vector(np.zeros(objective.layout.size + 1))
+    try:
+        objective.loss_and_grad(too_long)
+    except LCAError:
+        return
+    raise CheckFailure("a vector with one entry too many was accepted; call layout.check(theta) first.")
+
+
+def _require_same_state(subject: ObjectiveSubject, before: Mapping[str, Array], when: str) -> None:
+    for name, array in subject.visible_state().items():
+        require(np.array_equal(array, before[name]), f"{name} is not what it was, {when}.")
+
+
+@law
+def gradient_matches_finite_differences(subject: ObjectiveSubject, seed: int) -> None:
+    """The derivative along a random direction is that of the loss (central differences, float64)."""
+    objective = subject.make()
+    rng = np.random.default_rng(seed)
+    theta = _numpy(subject.theta(objective.layout, seed)).astype(np.float64)
+    direction = rng.normal(size=theta.shape) / np.sqrt(theta.size)
+    loss, grad = objective.loss_and_grad(subject.vector(theta))
+    h = float(tolerances.EPS64 ** (1 / 3))
+    ahead, behind = (objective.loss(subject.vector(theta + s * h * direction)) for s in (1, -1))
+    terms = _numpy(grad) * direction
+    tolerance = tolerances.central_difference(float(np.abs(terms).sum()), loss)
+    require_close(terms.sum(), (ahead - behind) / (2 * h), tolerance, "the directional derivative")
+
+
+@law
+def float32_agrees_with_float64(subject: ObjectiveSubject, seed: int) -> None:
+    """Allocated in float32, a step gives what it gives in float64, up to float32 rounding of mass."""
+    objective = subject.make()
+    layout = objective.layout
+    points = [_numpy(subject.theta(layout, seed + i, np.float32)) for i in range(2)]
+    runs = []
+    for dtype in (np.float32, np.float64):
+        path = Trajectory([subject.vector(point.astype(dtype)) for point in points])
+        runs += list(allocate(objective, path, PathIntegral(TRAPEZOID), check=False))
+    single, double = runs
+    require_close(_numpy(single.values), _numpy(double.values), rounding(single), "values in float32")
+
+
+@law
+def allocation_adds_up(subject: ObjectiveSubject, seed: int) -> None:
+    """Refined far enough, the allocation of a step adds up to its loss change."""
+    objective = subject.make()
+    points = [subject.theta(objective.layout, seed + i) for i in range(2)]
+    # A gradient that belongs to another loss leaves a residual that no refinement removes. 1e-3 is what
+    # a network with some fifty ReLU kinks on the way reaches within this limit.
+    refine = Adaptive(tol=1e-3, max_gradients=257)
+    for a in allocate(objective, Trajectory(points), refine, check=False):
+        require(a.converged, f"the residual is {a.residual:.3g} of a mass of {a.mass:.3g}: {a.reason}.")
+
+
+def _takes_batches(subject: ObjectiveSubject) -> bool:
+    return bool(subject.batches)
+
+
+def whole_is_the_mean_of_its_batches(subject: ObjectiveSubject, seed: int) -> None:
+    """Loss and gradient of the whole data set are the weighted mean over its batches, ragged ones too."""
+    objective = subject.make()
+    theta = subject.theta(objective.layout, seed)
+    loss, grad = objective.loss_and_grad(theta)
+    parts = [(weight, *objective.loss_and_grad(theta, batch)) for weight, batch in subject.batches]
+    total = sum(weight for weight, _, _ in parts)
+    tolerance = tolerances.summed(sum(abs(w * part) for w, part, _ in parts) / total, tolerances.EPS64)
+    require_close(sum(w * part for w, part, _ in parts) / total, loss, tolerance, "the mean of the losses")
+    mean = sum(w * _numpy(part) for w, _, part in parts) / total
+    scale = max(float(np.abs(w * _numpy(part)).max()) for w, _, part in parts) * len(parts) / total
+    tolerance = tolerances.gradient(scale, tolerances.EPS64)
+    require_close(mean, _numpy(grad), tolerance, "the mean of the gradients")
+
+
+OBJECTIVE_CHECKS.append(
+    Check(
+        "whole_is_the_mean_of_its_batches",
+        whole_is_the_mean_of_its_batches,
+        lambda subject: seeds,
+        _takes_batches,
+    )
+)
