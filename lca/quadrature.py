@@ -57,6 +57,8 @@ class QuadratureRule:
             raise RuleError(
                 f"rule {self.name!r}: nodes must increase strictly within [0, 1], got {self.nodes}."
             )
+        if not isinstance(self.degree, int | np.integer) or self.degree < 0:
+            raise RuleError(f"rule {self.name!r}: the degree must be a whole number ≥ 0, got {self.degree}.")
         self._check_moments()
 
     def _check_moments(self) -> None:
@@ -64,10 +66,10 @@ class QuadratureRule:
         for d in range(self.degree + 1):
             moment, expected = float(weights @ nodes**d), 1 / (d + 1)
             if not abs(moment - expected) <= moments(float(np.abs(weights).sum())):
+                fix = f"correct the weights or declare degree {d - 1}" if d else "the weights must sum to 1"
                 raise RuleError(
                     f"rule {self.name!r} declares degree {self.degree} but does not integrate s^{d}: "
-                    f"Σ w_k c_k^{d} = {moment!r}, expected {expected!r}; correct the weights or declare "
-                    f"degree {d - 1}."
+                    f"Σ w_k c_k^{d} = {moment!r}, expected {expected!r}; {fix}."
                 )
 
     @property
