@@ -1,0 +1,65 @@
+"""`VectorOps` for NumPy: float64 sums, snapshots that see in-place changes, foreign types refused."""
+
+import math
+from fractions import Fraction
+
+import numpy as np
+import pytest
+from hypothesis import given
+
+from lca.errors import LayoutError
+from lca.testing import tolerances
+from lca.testing.strategies import dtypes, seeds
+from lca.vectors import vector_ops
+
+
+@given(seeds, dtypes())
+def test_sums_are_accumulated_in_float64(seed, dtype):
+    vector = np.random.default_rng(seed).normal(size=1000).astype(dtype)
+    ops = vector_ops(vector)
+    mass = math.fsum(np.abs(vector).tolist())
+    tolerance = tolerances.summed(mass, tolerances.EPS64)
+    assert abs(ops.total(vector) - math.fsum(vector.tolist())) <= tolerance
+    assert abs(ops.abs_total(vector) - mass) <= tolerance
+    assert (type(ops.total(vector)), type(ops.abs_total(vector))) == (float, float)
+
+
+@pytest.mark.parametrize("bad", [math.nan, math.inf, -math.inf])
+def test_one_bad_entry_is_not_finite(bad):
+    vector = np.ones(5)
+    assert vector_ops(vector).all_finite(vector)
+    vector[3] = bad
+    assert not vector_ops(vector).all_finite(vector)
+
+
+@given(dtypes())
+def test_eps_is_that_of_the_dtype(dtype):
+    vector = np.ones(2, dtype)
+    assert vector_ops(vector).eps(vector) == np.finfo(dtype).eps
+
+
+def test_a_snapshot_sees_a_change_in_place():
+    vector = np.array([1.0, 2.0, 3.0])
+    ops = vector_ops(vector)
+    snapshot = ops.snapshot(vector)
+    assert ops.unchanged(snapshot, vector)
+    vector[1] = np.nextafter(2.0, 3.0)
+    assert not ops.unchanged(snapshot, vector)
+
+
+def test_a_snapshot_knows_the_same_numbers_in_another_buffer():
+    vector = np.array([1.0, 2.0, 3.0])
+    ops = vector_ops(vector)
+    assert ops.unchanged(ops.snapshot(vector), vector.copy())
+
+
+def test_to_numpy_is_the_same_numbers():
+    vector = np.array([1.0, -2.0])
+    assert vector_ops(vector).to_numpy(vector) is vector
+
+
+def test_a_foreign_vector_is_refused_by_its_type():
+    with pytest.raises(
+        LayoutError, match=r"got fractions\.Fraction; convert it with numpy\.asarray, or import"
+    ):
+        vector_ops(Fraction(1, 2))
