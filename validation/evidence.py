@@ -3,7 +3,6 @@
 import json
 import os
 import platform
-import resource
 import sys
 from importlib.metadata import version
 from pathlib import Path
@@ -30,8 +29,12 @@ def environment() -> dict[str, Any]:
 
 
 def peak_memory_mib() -> float:
-    """The largest resident memory of this process so far, in MiB."""
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+    """The largest resident memory of this process so far, in MiB (Linux).
+
+    Not ``getrusage``: its figure is inherited from the parent process at the fork.
+    """
+    status = Path("/proc/self/status").read_text()
+    return int(status.partition("VmHWM:")[2].split()[0]) / 1024
 
 
 def keep(folder: Path, name: str, results: dict[str, Any]) -> None:

@@ -1,0 +1,115 @@
+"""Stochastic estimators, right and wrong; each wrong one stands beside the check that refuses it."""
+
+from dataclasses import dataclass, replace
+
+import numpy as np
+
+from lca.allocation import Cost, StepAllocation
+
+
+@dataclass(frozen=True)
+class UniformProbe:
+    """Right: independent examples at every node, shared by both neighbouring steps; trapezoid."""
+
+    parts: int = 4
+    size: int = 5
+    seed: int = 0
+    target = "probe"
+    degree = 1
+    unbiased = True
+    cost = Cost(batch_gradients=4)
+
+    def reseeded(self, seed):
+        return replace(self, seed=seed)
+
+    def start(self, objective):
+        rng = np.random.default_rng([self.seed, 1])
+        node = None
+
+        def draw(theta):
+            batches = [
+                objective.batch(rng.integers(objective.n_examples, size=self.size)) for _ in range(self.parts)
+            ]
+            return np.array([objective.loss_and_grad(theta, batch)[1] for batch in batches])
+
+        def allocate_step(step):
+            nonlocal node
+            first, last = self.ends(step)
+            start = draw(first) if node is None else node
+            node = draw(last)
+            parts = (start + node) / 2 * (step.end - step.start)
+            return self.allocation(step, parts)
+
+        return allocate_step
+
+    def ends(self, step):
+        return step.start, step.end
+
+    def allocation(self, step, parts):
+        values = parts.mean(axis=0)
+        # Both ends are sampled independently, so their variances add up, and so do those of the parts.
+        stderr = parts.std(axis=0, ddof=1) / np.sqrt(len(parts))
+        return StepAllocation(values, 0.0, 0.0, -float(values.sum()), 0.0, step.index, stderr=stderr)
+
+
+class SameBatch(UniformProbe):
+    """Synaptic intelligence taken for the full-data allocation: the batch caused the step."""
+
+    degree = 0
+
+    def start(self, objective):
+        def allocate_step(step):
+            grad = objective.loss_and_grad(step.start, step.batch)[1]
+            return StepAllocation(grad * (step.end - step.start), 0.0, 0.0, 0.0, 0.0, step.index)
+
+        return allocate_step
+
+
+class TwoPercentLow(UniformProbe):
+    """Every value two percent small: a sum over n divided by n + 1 once too often."""
+
+    parts = 50
+
+    def allocation(self, step, parts):
+        a = super().allocation(step, parts)
+        return replace(a, values=0.98 * a.values)
+
+
+class OneEnd(UniformProbe):
+    """Both samples of a step are taken at its start, yet it is declared exact for curved losses."""
+
+    def ends(self, step):
+        return step.start, step.start
+
+
+class HalfStandardErrors(UniformProbe):
+    """Standard errors too small by two: the variance of the mean divided by m twice, for m = 4."""
+
+    def allocation(self, step, parts):
+        a = super().allocation(step, parts)
+        return replace(a, stderr=a.stderr / 2)
+
+
+class SpreadForError(UniformProbe):
+    """The spread of the four parts given for the error of their mean: too large by two."""
+
+    def allocation(self, step, parts):
+        a = super().allocation(step, parts)
+        return replace(a, stderr=a.stderr * 2)
+
+
+class Unseeded(UniformProbe):
+    """A fresh generator at every start: no run can be repeated."""
+
+    def start(self, objective):
+        return replace(UniformProbe(), seed=int(np.random.default_rng().integers(2**31))).start(objective)
+
+
+RIGHT = (UniformProbe(), UniformProbe(parts=2, size=3))
+WRONG = {
+    SameBatch(): "mean_is_the_full_data_allocation",
+    OneEnd(): "mean_is_the_full_data_allocation",
+    HalfStandardErrors(): "standard_errors_are_calibrated",
+    SpreadForError(): "standard_errors_are_calibrated",
+    Unseeded(): "same_seed_same_values",
+}
