@@ -19,6 +19,7 @@ from lca.objective import Objective
 from lca.optimizers import Optimizer
 from lca.step import Step
 from lca.training import train
+from lca.vectors import Vector
 
 Dtype: TypeAlias = Literal["float32", "float64"]
 GROUP = "lca.backends"
@@ -30,6 +31,9 @@ class Backend(Protocol):
     @property
     def name(self) -> str:
         """How `load_backend` and summaries call it."""
+
+    def vector(self, theta: np.ndarray) -> Vector:
+        """The framework's own vector with the numbers and the dtype of ``theta`` (K,), on its device."""
 
     def objective(self, network: Network, data: Batch, dtype: Dtype) -> Objective:
         """The mean loss of ``network`` over all of ``data``, computed in ``dtype``.
@@ -65,6 +69,9 @@ class NumpyBackend:
     """
 
     name: ClassVar[str] = "numpy"
+
+    def vector(self, theta: np.ndarray) -> np.ndarray:
+        return theta
 
     def objective(self, network: Network, data: Batch, dtype: Dtype) -> Objective:
         data = data.astype(dtype)

@@ -1,19 +1,25 @@
 """The ways to run the kit from Python: plain calls that raise, and pytest parametrisation."""
 
 from collections.abc import Callable, Iterable, Mapping
+from dataclasses import replace
 from functools import partial
 from typing import Any
 
 import numpy as np
 
 from lca.allocation import Estimator
+from lca.backend import Backend, load_backend
 from lca.errors import LCAError
+from lca.models import mlp
 from lca.objective import Batch, Objective
+from lca.testing.backend_checks import BACKEND_CHECKS, make_case
 from lca.testing.estimator_checks import ESTIMATOR_CHECKS
 from lca.testing.objective_checks import OBJECTIVE_CHECKS, ObjectiveSubject
 from lca.testing.report import Check, Report, run_checks
+from lca.testing.stochastic_checks import STOCHASTIC_CHECKS
 
 Expected = Mapping[str, str]
+ALL_ESTIMATOR_CHECKS: list[Check] = [*ESTIMATOR_CHECKS, *STOCHASTIC_CHECKS]
 
 
 def check_estimator(
@@ -49,7 +55,7 @@ def check_estimator(
     0
     """
     report = run_checks(
-        ESTIMATOR_CHECKS, estimator, samples=samples, seed=seed, expected_failures=expected_failures
+        ALL_ESTIMATOR_CHECKS, estimator, samples=samples, seed=seed, expected_failures=expected_failures
     )
     return report.raise_if_failed()
 
@@ -97,6 +103,60 @@ def check_objective(
     return report.raise_if_failed()
 
 
+def check_backend(
+    backend: str | Backend, *, samples: int = 20, seed: int = 0, expected_failures: Expected | None = None
+) -> Report:
+    """Hold a backend to the NumPy reference, and its objective to every law of objectives.
+
+    Parameters
+    ----------
+    backend
+        The name of an installed backend, or a `Backend`.
+    samples, seed, expected_failures
+        As in `check_estimator`.
+
+    Raises
+    ------
+    ConformanceError
+        If a check fails; the message is the report.
+
+    Examples
+    --------
+    >>> len(check_backend("numpy", samples=2).failed)
+    0
+    """
+    found = load_backend(backend) if isinstance(backend, str) else backend
+    report = run_checks(
+        [*BACKEND_CHECKS, *_objective_checks_of_backends()],
+        found,
+        samples=samples,
+        seed=seed,
+        expected_failures=expected_failures,
+    )
+    return report.raise_if_failed()
+
+
+def _objective_checks_of_backends() -> list[Check]:
+    """The laws of objectives, applied to what a backend makes of a small tanh network."""
+
+    def lift(check: Check) -> Check:
+        def law(backend: Backend, seed: int) -> None:
+            check.law(objective_of(backend), seed)
+
+        law.__doc__ = check.law.__doc__
+        return replace(check, law=law, applies=lambda backend: True)
+
+    return [lift(check) for check in OBJECTIVE_CHECKS]
+
+
+def objective_of(backend: Backend) -> ObjectiveSubject:
+    """A backend's objective of a fixed small network on seventeen examples, with its batches."""
+    case = make_case(mlp((3, 4, 2), activation="tanh"), 0, "float64", weighted=True)
+    parts = [case.data.take(np.arange(i, min(i + 5, 17))) for i in range(0, 17, 5)]
+    batches = tuple((part.total_weight, part) for part in parts)
+    return ObjectiveSubject(lambda: case.objective(backend), backend.vector, batches=batches)
+
+
 def parametrize_with_checks(
     estimators: Iterable[Estimator], *, samples: int = 20, seed: int = 0
 ) -> Callable[[Callable[..., None]], Callable[..., None]]:
@@ -113,7 +173,7 @@ def parametrize_with_checks(
     cases = [
         pytest.param(partial(check.run, estimator, samples=samples, seed=seed), id=f"{check.name}-{i}")
         for i, estimator in enumerate(estimators)
-        for check in applicable(ESTIMATOR_CHECKS, estimator)
+        for check in applicable(ALL_ESTIMATOR_CHECKS, estimator)
     ]
     if not cases:
         raise LCAError("parametrize_with_checks got no estimator to check.")
