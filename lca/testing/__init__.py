@@ -7,6 +7,8 @@ engine itself takes its rounding limits from `lca.testing.tolerances` and must n
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
+from lca.extras import extra
+
 if TYPE_CHECKING:
     from lca.testing.checks import (
         check_backend,
@@ -45,4 +47,5 @@ __all__ = [
 def __getattr__(name: str) -> Any:
     if name not in _HOME:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    return getattr(import_module(f"{__name__}.{_HOME[name]}"), name)
+    with extra("testing"):
+        return getattr(import_module(f"{__name__}.{_HOME[name]}"), name)

@@ -26,8 +26,8 @@ ESTIMATORS = {"rk4": lca.PathIntegral(lca.RK4, tol=1e-3), "adaptive": lca.Adapti
 
 def measure(seed: int, steps: int, estimator: Estimator) -> dict[str, Any]:
     """Train once and allocate every step; the figures of the run."""
-    data = load(mnist_path())
-    x, y = data.x_train[:55_000].reshape(55_000, -1).astype(np.float32), data.y_train[:55_000]
+    data = load(mnist_path(), dtype=np.float32)
+    x, y = data.x_train[:55_000].reshape(55_000, -1), data.y_train[:55_000]
     network = mlp((784, 100, 50, 10))
     objective = DatasetLoss(network, x, y)
     trace = Trace()
