@@ -205,6 +205,7 @@ def allocate_each(
                 )
             if none_yet and check:
                 for objective in objectives.values():
+                    objective.layout.check(step.start, f"start of step {step.index}")
                     check_deterministic(objective, step.start)
             none_yet = False
             yield {name: allocator(step) for name, allocator in allocators.items()}

@@ -91,7 +91,7 @@ class Adaptive:
     @property
     def cost(self) -> Cost:
         """Least cost of a step; refined steps and audits come on top (see ``evaluations``)."""
-        return Cost(full_gradients=1)
+        return Cost(full_gradients=2 if self.audit == 1 else 1)
 
     def start(self, objective: Objective) -> Allocator:
         """Begin a run along one path."""
@@ -118,7 +118,7 @@ class _AdaptiveRun:
         else:
             result, panels = self._refine(segment, tol)
             if looks_fine:
-                self._audits.record(passed=len(panels) == 1)
+                self._audits.record(passed=result.converged and len(panels) == 1)
         self._allowance.spend(result)
         return result
 

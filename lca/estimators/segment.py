@@ -7,6 +7,8 @@ end-point with the next step, refuse NaN, and add up ``w · g ∘ Δ``. They liv
 from math import isfinite
 from numbers import Real
 
+import numpy as np
+
 from lca.allocation import Cost, StepAllocation
 from lca.errors import LCAError, NonFiniteError, TrajectoryError
 from lca.objective import Evaluation, Objective, evaluate
@@ -39,9 +41,7 @@ class Path:
         if self._end is not None and ops.unchanged(self._end[0], step.start):
             segment.start = self._end[1]
         else:
-            segment.require_finite(step.start, "parameters at the start")
             segment.start = segment.at(0.0, gradient=gradients)
-        segment.require_finite(step.end, "parameters at the end")
         segment.end = segment.at(1.0, gradient=gradients)
         self._end = (ops.snapshot(step.end), segment.end)
         return segment
@@ -69,25 +69,27 @@ class Segment:
                 f"the objective's loss must be a Python float, got {type(node.loss).__name__}; return "
                 "float(loss)."
             )
-        if not isfinite(node.loss):
-            raise NonFiniteError(
-                f"step {self.step.index}: the loss at s = {s:g} is {node.loss}; training has probably "
-                "diverged (lower the learning rate), or the data hold NaN or Inf."
-            )
         if gradient:
             self.objective.layout.check(node.grad, "the objective's gradient")
-            self.require_finite(node.grad, f"gradient at s = {s:g}")
+        if not isfinite(node.loss):
+            raise self.non_finite(f"the loss at s = {s:g} is {node.loss}", node.grad)
         return node
 
-    def require_finite(self, vector: Vector, what: str) -> None:
-        """Raise `NonFiniteError` naming the step and each tensor with NaN or Inf."""
-        if self.ops.all_finite(vector):
-            return
-        tensors = self.objective.layout.unflatten(vector)
-        bad = [name for name, tensor in tensors.items() if not self.ops.all_finite(tensor)]
-        raise NonFiniteError(
-            f"step {self.step.index}: NaN or Inf in the {what}, in {', '.join(bad)}; training has probably "
-            "diverged (lower the learning rate or clip the gradient), or the data hold NaN or Inf."
+    def non_finite(self, otherwise: str, grad: Vector | None) -> NonFiniteError:
+        """The error that says where NaN or Inf came in: parameters, gradient, or what ``otherwise`` says."""
+        named = {"parameters at the start": self.step.start, "parameters at the end": self.step.end}
+        if grad is not None:
+            named["gradient"] = grad
+        found = otherwise
+        for what, vector in named.items():
+            tensors = self.objective.layout.unflatten(vector).items()
+            bad = [name for name, tensor in tensors if not self.ops.all_finite(tensor)]
+            if bad:
+                found = f"NaN or Inf in the {what}, in {', '.join(bad)}"
+                break
+        return NonFiniteError(
+            f"step {self.step.index}: {found}; training has probably diverged (lower the learning rate or "
+            "clip the gradient), or the data hold NaN or Inf."
         )
 
     def _theta(self, s: float) -> Vector:
@@ -110,9 +112,16 @@ class Integral:
 
     def add(self, weight: float, node: Evaluation) -> None:
         """Add one node with its weight (a fraction of the whole step)."""
-        weighted = weight * node.grad
-        self._mass += self._segment.ops.abs_total(weighted * self._segment.delta)
-        self._sum = weighted if self._sum is None else self._sum + weighted
+        segment = self._segment
+        with np.errstate(over="ignore", invalid="ignore"):  # reported below, with step and tensor
+            product = node.grad * segment.delta
+            mass = abs(weight) * segment.ops.abs_total(product)
+        # One scalar tells whether everything that went in is finite; vectors are searched only if not.
+        if not isfinite(mass):
+            raise segment.non_finite("gradient times movement overflows", node.grad)
+        self._mass += mass
+        product *= weight
+        self._sum = product if self._sum is None else self._sum + product
         for name, term in node.terms.items():
             self._terms.setdefault(name, Integral(self._segment)).add(weight, term)
 
@@ -123,12 +132,11 @@ class Integral:
 
     def _finish(self, start: Evaluation, end: Evaluation, cost: Cost) -> StepAllocation:
         segment = self._segment
-        values = self._sum * segment.delta
         return StepAllocation(
-            values=values,
+            values=self._sum,
             loss_start=start.loss,
             loss_end=end.loss,
-            residual=end.loss - start.loss - segment.ops.total(values),
+            residual=end.loss - start.loss - segment.ops.total(self._sum),
             mass=self._mass,
             step=segment.step.index,
             evaluations=cost,
