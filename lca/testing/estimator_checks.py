@@ -24,6 +24,7 @@ from lca.testing.laws import require, require_close, rounding
 from lca.testing.problems import Problem
 from lca.testing.report import Check, CheckFailure
 from lca.testing.strategies import exact_problems, kinked_problems, smooth_problems
+from lca.vectors import vector_ops
 
 Array = np.ndarray
 Law = Callable[[Estimator, Any], None]
@@ -81,6 +82,16 @@ def reports_the_true_losses(estimator: Estimator, problem: Problem) -> None:
             require_close(actual, expected, tolerance, f"step {a.step}: {name}")
 
 
+@law(_any)
+def keeps_the_index_of_the_step(estimator: Estimator, problem: Problem) -> None:
+    """``step`` is the index of the step that was given, not a count of its own."""
+    allocator = estimator.start(problem.objective)
+    for step in problem.trajectory:
+        index = 3 * step.index + 5
+        found = allocator(replace(step, index=index)).step
+        require(found == index, f"the allocation of step {index} says it is that of step {found}.")
+
+
 @law(lambda estimator: st.tuples(_any(estimator), st.sampled_from([np.float32, np.float64])))
 def residual_is_what_is_left(estimator: Estimator, case: tuple[Problem, type]) -> None:
     """``residual`` is ``loss_end - loss_start - state_change - Σ values``, the sum taken in float64."""
@@ -92,11 +103,29 @@ def residual_is_what_is_left(estimator: Estimator, case: tuple[Problem, type]) -
 
 
 @law(_any)
+def nothing_is_hidden_in_the_state_change(estimator: Estimator, problem: Problem) -> None:
+    """``state_change`` is 0 where the loss depends on nothing but θ; it is no place for a residual."""
+    for a in _run(estimator, problem.objective, problem.points):
+        require(a.state_change == 0, f"step {a.step}: state_change is {a.state_change!r} without any buffer.")
+
+
+@law(_any)
 def mass_bounds_the_values(estimator: Estimator, problem: Problem) -> None:
     """``mass`` is at least ``Σ|values|``, of which it is the uncancelled form."""
     for a in _run(estimator, problem.objective, problem.points):
         moved = float(np.abs(a.values).sum())
         require(moved <= a.mass + rounding(a), f"Σ|values| = {moved!r} exceeds mass = {a.mass!r}.")
+
+
+@law(_any)
+def mass_is_no_larger_than_the_step(estimator: Estimator, problem: Problem) -> None:
+    """``mass`` is of the size of ``Σ_i |g_i Δ_i|``: the unit of every tolerance, so not to be padded."""
+    for a, step in zip(_run(estimator, problem.objective, problem.points), problem.trajectory, strict=True):
+        delta = step.end - step.start
+        grads = [problem.objective.loss_and_grad(step.start + s * delta)[1] for s in np.linspace(0, 1, 17)]
+        largest = max(float(np.abs(grad * delta).sum()) for grad in grads)
+        # 16: what a rule with negative weights may have in Σ|w_k|, or a peak between the 17 points.
+        require(a.mass <= 16 * largest, f"mass = {a.mass:.3g}, but Σ|g Δ| is at most {largest:.3g}.")
 
 
 # --- zeros -----------------------------------------------------------------------------------------------
@@ -132,8 +161,9 @@ def exact_up_to_declared_degree(estimator: Estimator, problem: Problem) -> None:
     assert problem.exact is not None
     for a, step in zip(_run(estimator, problem.objective, problem.points), problem.trajectory, strict=True):
         expected = problem.exact(step.start, step.end)
-        require_close(a.values, expected, rounding(a), f"step {a.step}: values")
-        tolerance = tolerances.conservation(a.mass, max(abs(a.loss_start), abs(a.loss_end)), tolerances.EPS64)
+        require_close(a.values, expected, _rounding(problem, a), f"step {a.step}: values")
+        scale = a.mass + max(abs(a.loss_start), abs(a.loss_end))
+        tolerance = tolerances.polynomial(scale, _degree(problem), tolerances.EPS64)
         require(abs(a.residual) <= tolerance, f"the residual {a.residual:.3g} exceeds {tolerance:.3g}.")
 
 
@@ -173,7 +203,7 @@ def additive_along_the_path(estimator: Estimator, problem: Problem) -> None:
     start, end = problem.points[:2]
     [whole] = _run(estimator, problem.objective, np.array([start, end]))
     first, second = _run(estimator, problem.objective, np.array([start, start + 0.375 * (end - start), end]))
-    tolerance = rounding(whole) + rounding(first) + rounding(second)
+    tolerance = sum(_rounding(problem, a) for a in (whole, first, second))
     require_close(first.values + second.values, whole.values, tolerance, "the two parts")
 
 
@@ -183,7 +213,18 @@ def reversal_changes_the_sign(estimator: Estimator, problem: Problem) -> None:
     there = _run(estimator, problem.objective, problem.points)
     back = _run(estimator, problem.objective, problem.points[::-1].copy())
     for a, b in zip(there, reversed(back), strict=True):
-        require_close(b.values, -a.values, rounding(a) + rounding(b), "the way back")
+        tolerance = _rounding(problem, a) + _rounding(problem, b)
+        require_close(b.values, -a.values, tolerance, "the way back")
+
+
+def _rounding(problem: Problem, a: StepAllocation) -> float:
+    """How far two right computations on an exact problem may differ."""
+    return tolerances.polynomial(a.mass, _degree(problem), vector_ops(a.values).eps(a.values))
+
+
+def _degree(problem: Problem) -> int:
+    assert problem.degree is not None
+    return problem.degree
 
 
 @law(lambda estimator: st.tuples(_any(estimator), st.randoms(use_true_random=False)))
@@ -211,12 +252,16 @@ def linear_in_the_loss(estimator: Estimator, problem: Problem) -> None:
 
 @law(_any)
 def terms_add_up(estimator: Estimator, problem: Problem) -> None:
-    """The rows of a `Sum` add up to its total, in values, losses and residual."""
+    """The rows of a `Sum` are those of its terms, and add up to its total: values, losses, residual."""
     both = Sum({"most": Scaled(problem.objective, 0.75), "rest": Scaled(problem.objective, 0.25)})
     for a in _run(estimator, both, problem.points):
         require(set(a.terms) == {"most", "rest"}, f"terms are {sorted(a.terms)}, expected most and rest.")
         rows = list(a.terms.values())
         require_close(sum(row.values for row in rows), a.values, rounding(a), "the sum of the terms")
+        most = a.terms["most"]
+        require_close(most.values, 0.75 * a.values, rounding(a), "the term that is 3/4 of the loss")
+        tolerance = tolerances.repeat(a.loss_end, tolerances.EPS64)
+        require_close(most.loss_end, 0.75 * a.loss_end, tolerance, "its loss at the end")
         tolerance = tolerances.conservation(a.mass, a.loss_end, tolerances.EPS64)
         left = sum(row.residual for row in rows)
         require_close(left, a.residual, tolerance, "the residuals of the terms")
@@ -255,10 +300,26 @@ def in_place_updates_are_seen(estimator: Estimator, problem: Problem) -> None:
     start, end = np.empty_like(problem.points[0]), np.empty_like(problem.points[0])
     allocator = estimator.start(problem.objective)
     for t, a in enumerate(fresh):
-        start[:], end[:] = problem.points[t], problem.points[t + 1]
+        start[:], end[:] = problem.points[t], problem.points[t + 1]  # written over at every step
         b = allocator(Step(start, end, t))
-        start, end = end, start  # the next step writes over both
         require_close(b.values, a.values, rounding(a), f"step {t}: values from reused buffers")
+
+
+@law(lambda estimator: smooth_problems(steps=3))
+def end_points_written_over_are_seen(estimator: Estimator, problem: Problem) -> None:
+    """A step from the very array the last one ended at, now with other numbers, is evaluated afresh."""
+    a, b, c, elsewhere = problem.points
+    apart = _run_steps(estimator, problem.objective, [Step(a, elsewhere, 0), Step(b, c, 1)])[1]
+    allocator, buffer = estimator.start(problem.objective), elsewhere.copy()
+    allocator(Step(a, buffer, 0))
+    buffer[:] = b  # a training loop, some of whose steps are not measured
+    again = allocator(Step(buffer, c, 1))
+    require_close(again.values, apart.values, rounding(apart), "values after the last end was written over")
+
+
+def _run_steps(estimator: Estimator, objective: Objective, steps: Sequence[Step]) -> list[StepAllocation]:
+    allocator = estimator.start(objective)
+    return [allocator(step) for step in steps]
 
 
 @law(lambda estimator: smooth_problems(steps=3))

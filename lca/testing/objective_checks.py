@@ -91,15 +91,29 @@ def layout_round_trip(subject: ObjectiveSubject, seed: int) -> None:
 def gradient_is_like_theta(subject: ObjectiveSubject, seed: int) -> None:
     """The loss is a float; the gradient is finite, of θ's own type, shape and dtype."""
     objective = subject.make()
-    theta = subject.theta(objective.layout, seed)
-    loss, grad = objective.loss_and_grad(theta)
-    require(isinstance(loss, float), f"the loss is a {type(loss).__name__}, expected float.")
-    require(
-        type(grad) is type(theta), f"the gradient is a {type(grad).__name__}, θ a {type(theta).__name__}."
-    )
-    objective.layout.check(grad, "the gradient")
-    require(grad.dtype == theta.dtype, f"the gradient is {grad.dtype}, θ is {theta.dtype}.")
-    require(vector_ops(grad).all_finite(grad), "the gradient is not finite at a random point.")
+    for dtype in (np.float32, np.float64):
+        theta = subject.theta(objective.layout, seed, dtype)
+        loss, grad = objective.loss_and_grad(theta)
+        require(isinstance(loss, float), f"the loss is a {type(loss).__name__}; return float(loss).")
+        kinds = type(grad).__name__, type(theta).__name__
+        require(type(grad) is type(theta), f"the gradient is a {kinds[0]}, θ a {kinds[1]}.")
+        objective.layout.check(grad, "the gradient")
+        require(grad.dtype == theta.dtype, f"the gradient is {grad.dtype}, θ is {theta.dtype}.")
+        require(vector_ops(grad).all_finite(grad), "the gradient is not finite at a random point.")
+
+
+@law
+def non_finite_numbers_are_not_hidden(subject: ObjectiveSubject, seed: int) -> None:
+    """At parameters that are all NaN, loss or gradient is NaN or Inf, or an error says so."""
+    objective = subject.make()
+    theta = subject.vector(np.full(objective.layout.size, np.nan))
+    try:
+        with np.errstate(all="ignore"):
+            loss, grad = objective.loss_and_grad(theta)
+    except (LCAError, ArithmeticError):
+        return
+    visible = not np.isfinite(loss) or not vector_ops(grad).all_finite(grad)
+    require(visible, f"at NaN the loss is {loss!r} and the gradient finite; is NaN replaced by 0?")
 
 
 @law
@@ -115,6 +129,18 @@ def deterministic(subject: ObjectiveSubject, seed: int) -> None:
     require_close(
         _numpy(grad_again), _numpy(grad), tolerances.repeat(scale, tolerances.EPS64), "the gradient again"
     )
+
+
+@law
+def works_in_the_precision_of_theta(subject: ObjectiveSubject, seed: int) -> None:
+    """At float64 parameters the gradient has the digits of float64, not those of a float32 inside."""
+    objective = subject.make()
+    points = (subject.theta(objective.layout, seed + i) for i in range(4))
+    grads = np.array([_numpy(objective.loss_and_grad(theta)[1]) for theta in points])
+    # Constants such as 0 or 0.5 are float32 numbers by right; what varies from point to point is not.
+    varied = grads[:, [len(np.unique(column)) > 2 for column in grads.T]]
+    narrow = grads.dtype == np.float64 and varied.size and np.array_equal(varied, varied.astype(np.float32))
+    require(not narrow, "every entry of the gradient at float64 parameters is a float32 number.")
 
 
 @law
@@ -227,6 +253,8 @@ def whole_is_the_mean_of_its_batches(subject: ObjectiveSubject, seed: int) -> No
     theta = subject.theta(objective.layout, seed)
     loss, grad = objective.loss_and_grad(theta)
     parts = [(weight, *objective.loss_and_grad(theta, batch)) for weight, batch in subject.batches]
+    ignored = len(parts) > 1 and all(part == loss for _, part, _ in parts)
+    require(not ignored, "every batch has exactly the loss of the whole data set: is `batch` ignored?")
     total = sum(weight for weight, _, _ in parts)
     tolerance = tolerances.summed(sum(abs(w * part) for w, part, _ in parts) / total, tolerances.EPS64)
     require_close(sum(w * part for w, part, _ in parts) / total, loss, tolerance, "the mean of the losses")

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from hypothesis import HealthCheck, Phase, given, seed, settings
+from hypothesis.errors import Flaky
 from hypothesis.strategies import SearchStrategy
 
 from lca.errors import LCAError
@@ -77,9 +78,19 @@ class Check:
         )
         @given(cases)
         def law(case: Any) -> None:
-            self.law(subject, case)
+            try:
+                self.law(subject, case)
+            except CheckFailure as failure:
+                failures.append(failure)
+                raise
 
-        law()
+        failures: list[CheckFailure] = []
+        try:
+            law()
+        except Flaky as flaky:  # the subject is random or keeps state: report the law, not the replay
+            if failures:
+                raise CheckFailure(f"{failures[0]} (The same case also passed: not repeatable.)") from flaky
+            raise
 
 
 @dataclass(frozen=True)
