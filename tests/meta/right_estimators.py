@@ -1,0 +1,41 @@
+"""Right estimators: every kind of built-in rule, and the settings of `Adaptive`; nothing may refuse one."""
+
+from lca import (
+    BOOLE,
+    LEFT,
+    MIDPOINT,
+    RIGHT,
+    SIMPSON,
+    TRAPEZOID,
+    Adaptive,
+    PathIntegral,
+    composite,
+    gauss_legendre,
+    gauss_lobatto,
+)
+from lca.allocation import Estimator
+
+RULES = (
+    LEFT,
+    RIGHT,
+    MIDPOINT,
+    TRAPEZOID,
+    SIMPSON,
+    BOOLE,
+    composite(LEFT, 3),
+    composite(MIDPOINT, 2),
+    composite(SIMPSON, 4),
+    gauss_legendre(1),
+    gauss_legendre(3),
+    gauss_legendre(8),
+    gauss_lobatto(5),
+    gauss_lobatto(8),
+)
+RIGHT_ESTIMATORS: dict[str, Estimator] = {
+    **{rule.name: PathIntegral(rule) for rule in RULES},
+    "simpson with tol": PathIntegral(SIMPSON, tol=1e-4),
+    "adaptive": Adaptive(),
+    "adaptive fine": Adaptive(tol=1e-7, nested_tol=1e-3, audit=1),
+    "adaptive limited": Adaptive(tol=1e-6, max_gradients=3),
+    "adaptive per run": Adaptive(tol=0.01, per="run", audit=None),
+}
