@@ -1,7 +1,7 @@
 """The `lca` program: finds the subcommand, runs it, and turns errors into one line and an exit status.
 
-Exit status: 0 done; 2 the request cannot be carried out (one line says why); 130 interrupted; 141 the
-reader of the output has gone.
+Exit status: 0 done; 1 a check failed; 2 the request cannot be carried out (one line says why); 130
+interrupted; 141 the reader of the output has gone.
 """
 
 import os
@@ -18,7 +18,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run `lca` with the given arguments (default: those of the process) and return its exit status."""
     args = _parser().parse_args(argv)
     try:
-        args.run(args)
+        return args.run(args) or 0
     except LCAError as error:
         if args.traceback:
             raise
@@ -30,7 +30,6 @@ def main(argv: Sequence[str] | None = None) -> int:
     except BrokenPipeError:  # `lca demo | head`: the reader has seen enough, and Python must not flush again
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 141
-    return 0
 
 
 def _parser() -> ArgumentParser:

@@ -1,0 +1,83 @@
+"""`lca check`: hold anybody's estimator or objective to the laws of `lca.testing`."""
+
+from argparse import ArgumentParser, Namespace
+from collections.abc import Sequence
+
+from lca.allocation import Estimator
+from lca.commands.check_target import find_maker
+from lca.commands.command import Command
+from lca.errors import LCAError
+from lca.extras import extra
+
+
+def add_arguments(parser: ArgumentParser) -> None:
+    """The options of `lca check`."""
+    add = parser.add_argument
+    add("target", nargs="?", metavar="MODULE:OBJECT", help=_TARGET_HELP)
+    add("--samples", type=int, default=20, help="random cases a check (%(default)s)")
+    add("--seed", type=int, default=0, help="of the random cases (%(default)s)")
+    add("--expect", action="append", default=[], metavar="CHECK=REASON", help=_EXPECT_HELP)
+    add("--list", action="store_true", help="list all checks and what each asks")
+
+
+_TARGET_HELP = (
+    "an estimator, an objective, or a class or function without arguments that makes one; also "
+    "path/to/file.py:OBJECT"
+)
+_EXPECT_HELP = "a check known to fail, and why; if it passes all the same, that is a failure (repeatable)"
+
+
+def run(args: Namespace) -> int:
+    """Find, check, print; status 1 if a check failed."""
+    if args.list:
+        print(_listing())
+        return 0
+    if args.target is None:
+        raise LCAError("nothing to check; pass module:object, or --list to see the checks.")
+    if args.samples < 1:
+        raise LCAError(f"samples must be at least 1, got {args.samples}.")
+    return _check(args.target, args.samples, args.seed, _expected(args.expect))
+
+
+def _check(target: str, samples: int, seed: int, expected: dict[str, str]) -> int:
+    with extra("testing"):
+        from lca.testing.checks import check_estimator, check_objective  # noqa: PLC0415 - needs hypothesis
+        from lca.testing.report import ConformanceError  # noqa: PLC0415
+
+    make = find_maker(target)
+    subject = make()
+    try:
+        if isinstance(subject, Estimator):
+            report = check_estimator(subject, samples=samples, seed=seed, expected_failures=expected)
+        else:
+            report = check_objective(make, samples=samples, seed=seed, expected_failures=expected)
+    except ConformanceError as failure:
+        print(failure)
+        return 1
+    print(report)
+    return 0
+
+
+def _expected(declared: Sequence[str]) -> dict[str, str]:
+    reasons = {}
+    for text in declared:
+        name, _, reason = text.partition("=")
+        if not name or not reason.strip():
+            raise LCAError(f"--expect takes CHECK=REASON, got {text!r}; say why the check is known to fail.")
+        reasons[name] = reason
+    return reasons
+
+
+def _listing() -> str:
+    with extra("testing"):
+        from lca.testing.checks import ALL_ESTIMATOR_CHECKS  # noqa: PLC0415 - needs hypothesis
+        from lca.testing.objective_checks import OBJECTIVE_CHECKS  # noqa: PLC0415
+
+    lines = []
+    for title, checks in (("estimators", ALL_ESTIMATOR_CHECKS), ("objectives", OBJECTIVE_CHECKS)):
+        width = max(len(check.name) for check in checks)
+        lines += ["", f"{title}:", *(f"  {check.name:<{width}}  {check.description}" for check in checks)]
+    return "\n".join(lines[1:])
+
+
+CHECK = Command("check", "Hold an estimator or an objective to the laws of LCA.", add_arguments, run)

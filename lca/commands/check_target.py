@@ -1,0 +1,84 @@
+"""From ``module:object`` on the command line to something that makes an estimator or an objective."""
+
+import sys
+from collections.abc import Callable
+from importlib import import_module
+from importlib.util import module_from_spec, spec_from_file_location
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+from lca.allocation import Estimator
+from lca.errors import LCAError, UnknownNameError
+from lca.objective import Objective
+
+
+def find_maker(target: str) -> Callable[[], Any]:
+    """What makes the estimator or objective that ``target`` names, tried once.
+
+    Raises
+    ------
+    LCAError
+        If it cannot be imported, or is neither an estimator nor an objective nor makes one.
+
+    Examples
+    --------
+    >>> find_maker("lca:PathIntegral")().degree
+    3
+    """
+    place, _, name = target.rpartition(":")
+    if not place or not name:
+        raise LCAError(f"expected module:object or path/to/file.py:object, got {target!r}.")
+    found: Any = _import(place)
+    for part in name.split("."):
+        if not hasattr(found, part):
+            raise UnknownNameError(f"object in {place}", part, (n for n in vars(found) if n[0] != "_"))
+        found = getattr(found, part)
+    # A class has the attributes of its instances, so it would pass for one itself.
+    if isinstance(found, (Estimator, Objective)) and not isinstance(found, type):
+        return lambda: found
+    return _tried(target, found)
+
+
+def _tried(target: str, make: Any) -> Callable[[], Any]:
+    if not callable(make):
+        raise LCAError(f"{target} is a {type(make).__name__}; {_WANTED}")
+    try:
+        made = make()
+    except TypeError as error:
+        raise LCAError(
+            f"{target} cannot be called without arguments ({error}); write a function that calls it with the "
+            "arguments you mean, and check that."
+        ) from error
+    if not isinstance(made, (Estimator, Objective)):
+        raise LCAError(f"{target} makes a {type(made).__name__}; {_WANTED}")
+    maker: Callable[[], Any] = make
+    return maker
+
+
+_WANTED = (
+    "an estimator has target, degree, cost and start, an objective layout, loss and loss_and_grad (see the "
+    "pages 'Write an estimator' and 'Write an objective')."
+)
+
+
+def _import(place: str) -> ModuleType:
+    sys.path.insert(0, "")  # as `python -m` does: the current folder comes first
+    try:
+        return _from_file(Path(place)) if place.endswith(".py") else import_module(place)
+    except ImportError as error:
+        raise LCAError(f"cannot import {place}: {error}; is it on the path, or in this folder?") from error
+    finally:
+        sys.path.remove("")
+
+
+def _from_file(path: Path) -> ModuleType:
+    if not path.is_file():
+        raise LCAError(f"there is no file {path}.")
+    spec = spec_from_file_location(path.stem, path)
+    assert spec is not None
+    assert spec.loader is not None
+    module = module_from_spec(spec)
+    sys.modules[path.stem] = module  # dataclasses look their module up by name
+    spec.loader.exec_module(module)
+    return module
