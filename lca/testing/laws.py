@@ -27,8 +27,8 @@ def require_close(actual: Any, expected: Any, tolerance: float, what: str) -> No
     at = int(np.argmax(difference))
     require(
         bool(difference[at] <= tolerance),
-        f"{what}: entry {at} is {a.flat[at]!r}, expected {b.flat[at]!r}; off by {difference[at]:.3g}, "
-        f"tolerance {tolerance:.3g}.",
+        f"{what}: entry {at} is {float(a.flat[at])!r}, expected {float(b.flat[at])!r}; off by "
+        f"{difference[at]:.3g}, tolerance {tolerance:.3g}.",
     )
 
 
