@@ -211,7 +211,6 @@ def test_a_point_of_another_kind_is_refused_and_its_step_named(estimator, others
         next(allocations)
 
 
-@pytest.mark.xfail(strict=True, reason="check_deterministic looks at θ_0 first and calls it only 'theta'")
 @pytest.mark.parametrize("others", [POINTS[:, :-1], POINTS.astype(int)], ids=["length", "ints"])
 def test_a_first_point_of_another_kind_names_its_step_too(others):
     problem = problems.network(1)

@@ -220,7 +220,6 @@ def test_a_failed_audit_is_refined_and_the_very_next_step_is_audited():
     assert allocations[14].converged
 
 
-@pytest.mark.xfail(strict=True, reason="an audit that stops at the limit with one panel is taken as passed")
 def test_an_audit_that_ends_at_the_limit_has_failed():
     allocations = run(Opposed(), together(FAR), Adaptive(max_gradients=1))
     assert not allocations[0].converged
