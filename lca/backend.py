@@ -14,8 +14,8 @@ import numpy as np
 
 from lca.data import Batch
 from lca.errors import LCAError, UnknownNameError
-from lca.models import DatasetLoss, Network
-from lca.objective import Objective
+from lca.models import DatasetLoss, L2Penalty, Network
+from lca.objective import Objective, Sum
 from lca.optimizers import Optimizer
 from lca.step import Step
 from lca.training import train
@@ -35,10 +35,17 @@ class Backend(Protocol):
     def vector(self, theta: np.ndarray) -> Vector:
         """The framework's own vector with the numbers and the dtype of ``theta`` (K,), on its device."""
 
-    def objective(self, network: Network, data: Batch, dtype: Dtype) -> Objective:
+    def objective(
+        self, network: Network, data: Batch, dtype: Dtype, *, penalty: float = 0.0, batch_size: int = 1000
+    ) -> Objective:
         """The mean loss of ``network`` over all of ``data``, computed in ``dtype``.
 
-        Its layout is that of the network: same names, same shapes, same order.
+        Its layout is that of the network: same names, same shapes, same order; tied tensors are in it
+        once, frozen ones have gradient 0. Dropout is off, and batch statistics are those of the measuring
+        batches: ``batch_size`` examples of ``data`` in turn, the last batch ragged, or the batch passed.
+
+        With ``penalty`` = c > 0 it is a `Sum` of the terms ``data`` (as above) and ``penalty``,
+        ``½ c Σ θ_i²`` over all tensors that are not frozen.
         """
 
     def train(
@@ -73,9 +80,15 @@ class NumpyBackend:
     def vector(self, theta: np.ndarray) -> np.ndarray:
         return theta
 
-    def objective(self, network: Network, data: Batch, dtype: Dtype) -> Objective:
+    def objective(
+        self, network: Network, data: Batch, dtype: Dtype, *, penalty: float = 0.0, batch_size: int = 1000
+    ) -> Objective:
         data = data.astype(dtype)
-        return DatasetLoss(network, data.x, data.y, weight=data.weight)
+        loss = DatasetLoss(network, data.x, data.y, weight=data.weight, batch_size=batch_size)
+        if not penalty:
+            return loss
+        free = tuple(name for name in network.layout.names if name not in network.frozen)
+        return Sum({"data": loss, "penalty": L2Penalty(network.layout, penalty, tensors=free)})
 
     def train(
         self, objective: Objective, theta: np.ndarray, optimizer: Optimizer, batches: Iterable[Batch]

@@ -13,7 +13,7 @@ import numpy as np
 from numpy.lib.stride_tricks import sliding_window_view
 
 from lca.errors import LayoutError
-from lca.models.layers import Array, NoParameters, Params, Shape
+from lca.models.layers import Array, NoParameters, Params, Shape, he_normal
 
 ConvCache: TypeAlias = tuple[Array, Shape]
 PoolCache: TypeAlias = tuple[Array, Array]
@@ -42,6 +42,9 @@ class Conv2d:
     @property
     def shapes(self) -> Mapping[str, Shape]:
         return {"weight": (self.c_out, self.c_in, self.kernel, self.kernel), "bias": (self.c_out,)}
+
+    def init(self, rng: np.random.Generator) -> Params:
+        return he_normal(rng, self.shapes["weight"]), np.zeros(self.c_out)
 
     def output_shape(self, input_shape: Shape) -> Shape:
         smallest = self.kernel - 2 * self.padding

@@ -1,7 +1,8 @@
 """`DatasetLoss`: the loss of a network over a whole data set, the measured loss L(θ) of LCA.
 
-The data set is walked in chunks that fit the cache. Chunks are a matter of speed only: every example
-counts with its own weight, so the last, shorter chunk counts as what it is.
+The data set is walked in chunks that fit the cache. Every example counts with its own weight, so the
+last, shorter chunk counts as what it is. Chunks are a matter of speed only, unless a `BatchNorm` takes its
+statistics from them.
 """
 
 from dataclasses import KW_ONLY, dataclass, field, replace
@@ -31,7 +32,9 @@ class DatasetLoss:
     weight
         Weights (N,), ≥ 0; ``None`` is the plain mean.
     batch_size
-        Examples a chunk. It changes speed and rounding, nothing else.
+        Examples a chunk. It changes speed and rounding, and nothing else unless the network has batch
+        statistics (`BatchNorm`): then the chunks are the measuring batches, and it is part of what is
+        measured.
     only
         Count only the examples with this label, still divided by the weight of all: see `by_class`.
 
@@ -128,11 +131,16 @@ class DatasetLoss:
             mine = batch.y == self.only
             if not mine.any():
                 return ()
-            batch = batch.take(mine)
+            batch = _alone(batch, mine) if self.network.mixes_examples else batch.take(mine)
         if len(batch) <= self.batch_size:
             return (batch.astype(dtype),)
         chunks = Dataset(batch.x, batch.y, batch.weight, self.batch_size)
         return tuple(chunk.astype(dtype) for chunk in chunks)
+
+
+def _alone(batch: Batch, mine: Array) -> Batch:
+    """Only these examples count, but the others are there and shape the statistics."""
+    return Batch(batch.x, batch.y, mine if batch.weight is None else mine * batch.weight)
 
 
 def _check_label(label: int, data: Batch, n_outputs: int) -> None:

@@ -34,6 +34,9 @@ class Layer(Protocol):
     def shapes(self) -> Mapping[str, Shape]:
         """Name and shape of each parameter tensor; empty for a layer without parameters."""
 
+    def init(self, rng: np.random.Generator) -> Params:
+        """Initial values of the tensors, float64, in the order of ``shapes``."""
+
     def output_shape(self, input_shape: Shape) -> Shape:
         """Shape of one output example; a `LayoutError` if the layer cannot follow such an input."""
 
@@ -52,6 +55,10 @@ class NoParameters:
 
     prefix: ClassVar[str] = ""
     shapes: ClassVar[Mapping[str, Shape]] = {}
+
+    def init(self, rng: np.random.Generator) -> Params:
+        """Nothing to start from."""
+        return ()
 
     def write_gradient(self, cache: Any, grad: Array, into: Params) -> None:
         """Nothing to write."""
@@ -75,6 +82,9 @@ class Dense:
     @property
     def shapes(self) -> Mapping[str, Shape]:
         return {"weight": (self.n_out, self.n_in), "bias": (self.n_out,)}
+
+    def init(self, rng: np.random.Generator) -> Params:
+        return he_normal(rng, self.shapes["weight"]), np.zeros(self.n_out)
 
     def output_shape(self, input_shape: Shape) -> Shape:
         if input_shape != (self.n_in,):
@@ -145,3 +155,8 @@ class Flatten(NoParameters):
 
     def input_gradient(self, params: Params, cache: Shape, grad: Array) -> Array:
         return grad.reshape(cache)
+
+
+def he_normal(rng: np.random.Generator, shape: Shape) -> Array:
+    """A weight (n_out, ...) with variance 2 / fan-in, fan-in being the entries that make up one output."""
+    return rng.normal(0.0, np.sqrt(2 / math.prod(shape[1:])), shape)

@@ -5,20 +5,21 @@ build the usual ones.
 """
 
 from collections import Counter
-from collections.abc import Sequence
-from dataclasses import dataclass, field
-from itertools import islice, pairwise
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import KW_ONLY, dataclass, field
+from itertools import pairwise
 from typing import Literal, TypeVar
 
 import numpy as np
 import numpy.typing as npt
 
 from lca.data import Batch
-from lca.errors import DataError, LCAError, UnknownNameError
+from lca.errors import DataError, LayoutError, LCAError, UnknownNameError
 from lca.layout import Layout
 from lca.models.convolution import Conv2d, MaxPool2d
 from lca.models.layers import Array, Dense, Flatten, Layer, Params, ReLU, Shape, Tanh
 from lca.models.losses import CrossEntropy, OutputLoss, SquaredError
+from lca.models.normalization import BatchNorm
 
 T = TypeVar("T")
 Activation = Literal["relu", "tanh"]
@@ -39,6 +40,12 @@ class Network:
         `CrossEntropy` or `SquaredError`, or anything that keeps to `OutputLoss`.
     input_shape
         Shape of one example.
+    frozen
+        Names of tensors that are no parameters of the loss: they stay in θ, with gradient exactly 0, so
+        that their allocation is exactly 0 and training does not move them.
+    tied
+        ``{"fc3.weight": "fc1.weight"}``: fc3 uses the numbers of fc1.weight. The tied tensor is not in θ a
+        second time, and the gradient of the other is the sum of both contributions.
 
     Attributes
     ----------
@@ -48,7 +55,9 @@ class Network:
     Raises
     ------
     LayoutError
-        If a layer cannot follow the one before it.
+        If a layer cannot follow the one before it, or tied tensors differ in shape.
+    UnknownNameError
+        If there is no such tensor to freeze or to tie.
 
     Examples
     --------
@@ -57,13 +66,23 @@ class Network:
     ('fc1.weight', 'fc1.bias', 'fc2.weight', 'fc2.bias')
     >>> network.forward(network.init(seed=0), np.ones((5, 4))).shape
     (5, 2)
+
+    An autoencoder-like stack whose first and last weights are one tensor:
+
+    >>> stack = (Dense(3, 3), Tanh(), Dense(3, 3))
+    >>> Network(stack, SquaredError(), (3,), tied={"fc2.weight": "fc1.weight"}).layout.names
+    ('fc1.weight', 'fc1.bias', 'fc2.bias')
     """
 
     layers: tuple[Layer, ...]
     loss: OutputLoss
     input_shape: Shape
+    _: KW_ONLY
+    frozen: tuple[str, ...] = ()
+    tied: Mapping[str, str] = field(default_factory=dict, hash=False)
     n_outputs: int = field(init=False)
     layout: Layout = field(init=False)
+    _names: tuple[tuple[str, ...], ...] = field(init=False, repr=False)
 
     def __post_init__(self) -> None:
         shape = self.input_shape
@@ -72,19 +91,38 @@ class Network:
         if len(shape) != 1:
             raise LCAError(f"a network must end in one row an example, got shape {shape}; add Flatten().")
         object.__setattr__(self, "n_outputs", shape[0])
-        object.__setattr__(self, "layout", _layout(self.layers))
+        names = _names(self.layers)
+        tensors = [
+            (name, shape)
+            for own, layer in zip(names, self.layers, strict=True)
+            for name, shape in zip(own, layer.shapes.values(), strict=True)
+        ]
+        _check_tied(self.tied, dict(tensors))
+        free = {name: shape for name, shape in tensors if name not in self.tied}
+        _check_frozen(self.frozen, free, self.tied)
+        object.__setattr__(self, "_names", names)
+        object.__setattr__(self, "frozen", tuple(self.frozen))
+        object.__setattr__(self, "tied", dict(self.tied))
+        object.__setattr__(self, "layout", Layout(tuple(free), tuple(free.values())))
+
+    @property
+    def mixes_examples(self) -> bool:
+        """Whether the loss of an example depends on the batch it is in (batch statistics)."""
+        return any(isinstance(layer, BatchNorm) and layer.statistics == "batch" for layer in self.layers)
 
     def init(self, seed: int, dtype: npt.DTypeLike = np.float64) -> Array:
-        """θ (K,) with He-normal weights, variance 2 / fan-in, and zero biases.
+        """θ (K,) with He-normal weights, variance 2 / fan-in, and zero biases; BatchNorm starts at 1 and 0.
 
         Drawn in float64 and rounded, so that one seed gives one point in every dtype.
         """
         rng = np.random.default_rng(seed)
-        theta = np.zeros(self.layout.size)
-        for tensor in self.layout.unflatten(theta).values():
-            if tensor.ndim > 1:
-                tensor[...] = rng.normal(0.0, np.sqrt(2 / tensor[0].size), tensor.shape)
-        return theta.astype(dtype, copy=False)
+        start = {
+            name: values
+            for own, layer in zip(self._names, self.layers, strict=True)
+            for name, values in zip(own, layer.init(rng), strict=True)
+            if name not in self.tied
+        }
+        return self.layout.flatten(start).astype(dtype, copy=False)
 
     def check_batch(self, batch: Batch) -> None:
         """Raise `DataError` unless the examples and targets of ``batch`` fit this network."""
@@ -97,7 +135,7 @@ class Network:
 
     def forward(self, theta: Array, x: Array) -> Array:
         """Outputs (n, m) for examples x (n, *input_shape), in θ's dtype."""
-        for layer, params in zip(self.layers, self._cut(theta), strict=True):
+        for layer, params in zip(self.layers, self._params(theta), strict=True):
             x, _ = layer.forward(params, x)
         return x
 
@@ -107,14 +145,16 @@ class Network:
 
     def losses_and_grad(self, theta: Array, batch: Batch, into: Array) -> Array:
         """ℓ of every example; overwrites ``into`` (K,) with ``Σ_n w_n ∂ℓ_n/∂θ``. Costs one gradient."""
-        params, x, caches = self._cut(theta), batch.x, []
-        for layer, tensors in zip(self.layers, params, strict=True):
-            x, cache = layer.forward(tensors, x)
+        params, x, caches = self._params(theta), batch.x, []
+        for layer, own in zip(self.layers, params, strict=True):
+            x, cache = layer.forward(own, x)
             caches.append(cache)
         losses, grad = self.loss.value_and_grad(x, batch.y)
         if batch.weight is not None:
             grad *= batch.weight[:, None]
-        targets = self._cut(into)
+        tensors = self.layout.unflatten(into)
+        second = {name: np.empty_like(tensors[other]) for name, other in self.tied.items()}
+        targets = self._by_layer(tensors | second)
         # Below the first layer with parameters nobody needs the gradient: not computing it there saves
         # the widest product of an MLP.
         first = next(i for i, layer in enumerate(self.layers) if layer.shapes)
@@ -122,23 +162,53 @@ class Network:
             self.layers[i].write_gradient(caches[i], grad, targets[i])
             grad = self.layers[i].input_gradient(params[i], caches[i], grad)
         self.layers[first].write_gradient(caches[first], grad, targets[first])
+        for name, other in self.tied.items():
+            tensors[other] += second[name]
+        for name in self.frozen:
+            tensors[name][...] = 0
         return losses
 
-    def _cut(self, theta: Array) -> list[Params]:
-        """θ as views, one group a layer."""
-        tensors = iter(self.layout.unflatten(theta).values())
-        return [tuple(islice(tensors, len(layer.shapes))) for layer in self.layers]
+    def _params(self, theta: Array) -> list[Params]:
+        """θ as views, one group a layer; tied layers share theirs."""
+        tensors = self.layout.unflatten(theta)
+        return self._by_layer(tensors | {name: tensors[other] for name, other in self.tied.items()})
+
+    def _by_layer(self, tensors: Mapping[str, Array]) -> list[Params]:
+        return [tuple(tensors[name] for name in own) for own in self._names]
 
 
-def _layout(layers: Sequence[Layer]) -> Layout:
-    """Names and shapes of all tensors; layers of one kind are numbered from 1."""
+def _names(layers: Sequence[Layer]) -> tuple[tuple[str, ...], ...]:
+    """Names of the tensors of each layer; layers of one kind are numbered from 1."""
     seen: Counter[str] = Counter()
-    shapes: dict[str, Shape] = {}
+    names = []
     for layer in layers:
         seen[layer.prefix] += 1
-        name = f"{layer.prefix}{seen[layer.prefix]}"
-        shapes |= {f"{name}.{tensor}": shape for tensor, shape in layer.shapes.items()}
-    return Layout(tuple(shapes), tuple(shapes.values()))
+        names.append(tuple(f"{layer.prefix}{seen[layer.prefix]}.{tensor}" for tensor in layer.shapes))
+    return tuple(names)
+
+
+def _check_tied(tied: Mapping[str, str], shapes: Mapping[str, Shape]) -> None:
+    for name, other in tied.items():
+        for tensor in (name, other):
+            if tensor not in shapes:
+                raise UnknownNameError("tensor", tensor, shapes)
+        if other == name or other in tied:
+            raise LayoutError(
+                f"{name!r} is tied to {other!r}, which is itself tied; tie all of a group to one that is not."
+            )
+        if shapes[name] != shapes[other]:
+            raise LayoutError(
+                f"{name!r} has shape {shapes[name]} and cannot be tied to {other!r} of shape "
+                f"{shapes[other]}; tie tensors of one shape."
+            )
+
+
+def _check_frozen(frozen: Iterable[str], free: Mapping[str, Shape], tied: Mapping[str, str]) -> None:
+    for name in frozen:
+        if name in tied:
+            raise LayoutError(f"{name!r} is tied to {tied[name]!r}; freeze that one, and both are frozen.")
+        if name not in free:
+            raise UnknownNameError("tensor", name, free)
 
 
 def mlp(

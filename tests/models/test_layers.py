@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from lca.errors import LayoutError
-from lca.models import Conv2d, Dense, Flatten, Layer, MaxPool2d, ReLU, Tanh
+from lca.models import BatchNorm, Conv2d, Dense, Dropout, Flatten, Layer, MaxPool2d, ReLU, Tanh
 from lca.testing import tolerances
 from lca.testing.strategies import seeds
 
@@ -21,6 +21,10 @@ SHAPED: list[tuple[Layer, tuple[int, ...]]] = [
     (Conv2d(1, 2, 2), (1, 2, 3)),
     (MaxPool2d(2), (2, 5, 4)),
     (MaxPool2d(3), (1, 3, 7)),
+    (BatchNorm(3, eps=0.125), (3,)),
+    (BatchNorm(2, eps=0.125), (2, 3, 2)),
+    (BatchNorm(2, "frozen", (0.5, -1.0), (0.25, 2.0)), (2, 3, 2)),
+    (Dropout(0.5), (4,)),
 ]
 
 

@@ -1,9 +1,12 @@
 """`Network` and its builders: names, starting points, shapes, and what they refuse."""
 
+from typing import Any
+
 import numpy as np
 import pytest
 from hypothesis import given
 
+from lca.data import Batch
 from lca.errors import LayoutError, LCAError, UnknownNameError
 from lca.models import (
     Conv2d,
@@ -18,7 +21,10 @@ from lca.models import (
     mlp,
     small_cnn,
 )
+from lca.testing import tolerances
 from lca.testing.strategies import networks, seeds
+
+EPS64 = float(np.finfo(np.float64).eps)
 
 
 def test_names_are_numbered_by_kind() -> None:
@@ -57,7 +63,7 @@ def test_init_is_he_normal_with_zero_biases() -> None:
     assert not tensors["fc2.bias"].any()
 
 
-@given(networks(), seeds)
+@given(networks(features=()), seeds)
 def test_forward_equals_matrix_products(network: Network, seed: int) -> None:
     theta = network.init(seed)
     x = expected = np.random.default_rng(seed).normal(size=(4, *network.input_shape))
@@ -93,3 +99,75 @@ def test_builders_refuse() -> None:
         small_cnn((8, 8), 10)
     with pytest.raises(LayoutError, match="leave a pooling layer out"):
         small_cnn((1, 3, 3), 10)
+
+
+STACK = (Dense(3, 3), Tanh(), Dense(3, 3), Tanh(), Dense(3, 3))
+
+
+@pytest.mark.parametrize(
+    "tied",
+    [
+        {"fc3.weight": "fc1.weight"},
+        {"fc1.weight": "fc3.weight"},
+        {"fc3.weight": "fc1.weight", "fc2.weight": "fc1.weight", "fc2.bias": "fc3.bias"},
+    ],
+)
+@given(seed=seeds)
+def test_a_tied_gradient_is_the_sum_over_its_uses(tied: dict[str, str], seed: int) -> None:
+    rng = np.random.default_rng(seed)
+    batch = Batch(rng.normal(size=(4, 3)), rng.integers(3, size=4))
+    free, network = Network(STACK, CrossEntropy(), (3,)), Network(STACK, CrossEntropy(), (3,), tied=tied)
+    assert network.layout.names == tuple(name for name in free.layout.names if name not in tied)
+    theta = network.init(seed)
+    tensors = network.layout.unflatten(theta)
+    apart = free.layout.flatten({name: tensors[tied.get(name, name)] for name in free.layout.names})
+    np.testing.assert_array_equal(network.forward(theta, batch.x), free.forward(apart, batch.x))
+    into, all_uses = np.full_like(theta, np.nan), np.full_like(apart, np.nan)
+    network.losses_and_grad(theta, batch, into)
+    free.losses_and_grad(apart, batch, all_uses)
+    expected = {name: np.zeros_like(tensor) for name, tensor in tensors.items()}
+    scale = 0.0
+    for name, grad in free.layout.unflatten(all_uses).items():
+        expected[tied.get(name, name)] += grad
+        scale += float(np.abs(grad).max())
+    assert np.abs(into - network.layout.flatten(expected)).max() <= tolerances.summed(scale, EPS64)
+
+
+@given(seeds)
+def test_frozen_tensors_have_gradient_zero_and_the_others_theirs(seed: int) -> None:
+    rng = np.random.default_rng(seed)
+    batch = Batch(rng.normal(size=(4, 3)), rng.integers(3, size=4))
+    free = Network(STACK, CrossEntropy(), (3,))
+    network = Network(STACK, CrossEntropy(), (3,), frozen=("fc1.weight", "fc3.bias"))
+    assert network.layout == free.layout
+    theta = free.init(seed)
+    grads = []
+    for each in (free, network):
+        into = np.full_like(theta, np.nan)
+        each.losses_and_grad(theta, batch, into)
+        grads.append(each.layout.unflatten(into))
+    for name, grad in grads[1].items():
+        np.testing.assert_array_equal(grad, grads[0][name] * (name not in network.frozen))
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"frozen": ("fc1.wieght",)}, r"unknown tensor 'fc1.wieght'.*Did you mean 'fc1.weight'"),
+        ({"tied": {"fc9.weight": "fc1.weight"}}, "unknown tensor 'fc9.weight'"),
+        ({"tied": {"fc2.weight": "fc9.weight"}}, "unknown tensor 'fc9.weight'"),
+        (
+            {"tied": {"fc2.weight": "fc1.bias"}},
+            "'fc2.weight' .* cannot be tied to 'fc1.bias'",
+        ),
+        ({"tied": {"fc3.weight": "fc2.weight", "fc2.weight": "fc1.weight"}}, "which is itself tied; tie all"),
+        ({"tied": {"fc2.weight": "fc2.weight"}}, "which is itself tied"),
+        (
+            {"tied": {"fc2.weight": "fc1.weight"}, "frozen": ("fc2.weight",)},
+            "'fc2.weight' is tied to 'fc1.weight'; freeze that one",
+        ),
+    ],
+)
+def test_bad_policies_are_refused(options: dict[str, Any], message: str) -> None:
+    with pytest.raises(LCAError, match=message):
+        Network(STACK, CrossEntropy(), (3,), **options)
