@@ -4,22 +4,24 @@ import subprocess
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from typing import ClassVar
 
 import numpy as np
 from hypothesis import strategies as st
 
 from lca.allocation import allocate
 from lca.backend import Backend, Dtype, NumpyBackend
-from lca.data import Batch
+from lca.data import Batch, Dataset
 from lca.estimators import PathIntegral
-from lca.models import CrossEntropy, DatasetLoss, Network
-from lca.objective import Objective
+from lca.models import Dropout, Network
+from lca.objective import Evaluation, Objective, Sum, evaluate
 from lca.optimizers import SGD, Optimizer
 from lca.step import Trajectory
 from lca.testing import tolerances
 from lca.testing.laws import require, require_close
+from lca.testing.problems import random_batch, random_path
 from lca.testing.report import Check
-from lca.testing.strategies import networks, seeds
+from lca.testing.strategies import Feature, networks, seeds
 from lca.vectors import Vector, vector_ops
 
 Array = np.ndarray
@@ -28,54 +30,59 @@ FRAMEWORKS = ("torch", "tensorflow", "jax")
 
 @dataclass(frozen=True, eq=False)
 class Case:
-    """A network with data (17 examples, some weighted), a path of parameters, and a precision."""
+    """A network with data (17 examples, some weighted), a path of parameters, and a precision.
+
+    It is measured in batches of five, of which the last has two examples.
+    """
 
     network: Network
     data: Batch
     points: Array
     dtype: Dtype
+    batch_size: ClassVar[int] = 5
 
     @property
     def eps(self) -> float:
         """Machine epsilon of the case's precision."""
         return float(np.finfo(self.dtype).eps)
 
-    def objective(self, backend: Backend) -> Objective:
-        """The backend's own objective."""
-        return backend.objective(self.network, self.data, self.dtype)
+    @property
+    def parts(self) -> list[Batch]:
+        """The data in measuring batches."""
+        return list(Dataset(self.data.x, self.data.y, self.data.weight, self.batch_size))
 
-    def reference(self) -> DatasetLoss:
-        """The same loss in NumPy, in chunks of which the last is ragged; evaluated in float64."""
-        return DatasetLoss(self.network, self.data.x, self.data.y, weight=self.data.weight, batch_size=5)
+    def objective(self, backend: Backend, *, penalty: float = 0.0) -> Objective:
+        """The backend's own objective."""
+        return backend.objective(
+            self.network, self.data, self.dtype, penalty=penalty, batch_size=self.batch_size
+        )
+
+    def reference(self, *, penalty: float = 0.0) -> Objective:
+        """The same loss in NumPy, evaluated in float64."""
+        return replace(self, dtype="float64").objective(NumpyBackend(), penalty=penalty)
 
     def __repr__(self) -> str:
-        sizes = [shape for shape in self.network.layout.shapes if len(shape) > 1]
+        layers = [layer for layer in self.network.layers if layer.shapes or isinstance(layer, Dropout)]
         weights = "weighted" if self.data.weight is not None else "unweighted"
-        return f"Case(weights {sizes}, {self.network.loss}, {self.dtype}, {weights})"
+        policies = f"frozen {self.network.frozen}, tied {self.network.tied}"
+        return f"Case({layers}, {policies}, {self.network.loss}, {self.dtype}, {weights})"
 
 
 def make_case(network: Network, seed: int, dtype: Dtype, *, weighted: bool) -> Case:
     """Random data and a random path for a network; numbers that are exact in both precisions."""
-    rng = np.random.default_rng(seed)
-    x = rng.normal(size=(17, *network.input_shape)).astype(np.float32).astype(np.float64)
-    y = (
-        rng.integers(network.n_outputs, size=17)
-        if isinstance(network.loss, CrossEntropy)
-        else _targets(rng, network)
+    data = random_batch(network, seed, weighted=weighted)
+    points = random_path(network.layout, seed + 1, 3, start=network.init(seed))
+    return Case(network, data, points.astype(dtype), dtype)
+
+
+def cases_of(networks: st.SearchStrategy[Network]) -> st.SearchStrategy[Case]:
+    """Random data, paths and precisions for these networks."""
+    return st.builds(
+        make_case, networks, seeds, st.sampled_from(["float32", "float64"]), weighted=st.booleans()
     )
-    weight = rng.uniform(0.5, 2.0, size=17).astype(np.float32).astype(np.float64) if weighted else None
-    walk = np.cumsum(0.2 * rng.normal(size=(4, network.layout.size)), axis=0)
-    points = (network.init(seed) + walk).astype(np.float32).astype(dtype)
-    return Case(network, Batch(x, y, weight), points, dtype)
 
 
-def _targets(rng: np.random.Generator, network: Network) -> Array:
-    return rng.normal(size=(17, network.n_outputs)).astype(np.float32).astype(np.float64)
-
-
-cases = st.builds(
-    make_case, networks(), seeds, st.sampled_from(["float32", "float64"]), weighted=st.booleans()
-)
+cases = cases_of(networks())
 
 BACKEND_CHECKS: list[Check] = []
 Law = Callable[[Backend, Case], None]
@@ -83,8 +90,20 @@ Law = Callable[[Backend, Case], None]
 
 def law(function: Law) -> Law:
     """Register a law of backends, tried on random networks and data."""
-    BACKEND_CHECKS.append(Check(function.__name__, function, lambda backend: cases, lambda backend: True))
-    return function
+    return _on(cases)(function)
+
+
+def policy(*always: Feature) -> Callable[[Law], Law]:
+    """Register a law about these features, tried on networks that have them and no others."""
+    return _on(cases_of(networks(features=(), always=always)))
+
+
+def _on(drawn: st.SearchStrategy[Case]) -> Callable[[Law], Law]:
+    def register(function: Law) -> Law:
+        BACKEND_CHECKS.append(Check(function.__name__, function, lambda backend: drawn, lambda backend: True))
+        return function
+
+    return register
 
 
 def _numpy(vector: Vector) -> Array:
@@ -112,7 +131,7 @@ def vectors_keep_their_numbers(backend: Backend, case: Case) -> None:
 def losses_equal_the_reference(backend: Backend, case: Case) -> None:
     """The loss over the data, and that of a batch, are those of the NumPy network in float64."""
     objective, reference = case.objective(backend), case.reference()
-    batch = case.data.take(np.arange(7))
+    batch = case.data.take(slice(7))
     for point in case.points:
         for part in (None, batch):
             expected = reference.loss(point.astype(np.float64), part)
@@ -154,6 +173,86 @@ def _path(backend: Backend, case: Case, optimizer: Optimizer, batches: list[Batc
         joined = np.array_equal(_numpy(step.end), _numpy(after.start))
         require(joined, f"step {t + 1} does not start where step {t} ended.")
     return [_numpy(steps[0].start), *(_numpy(step.end) for step in steps)]
+
+
+# --- policies: covered by the laws above, named here ------------------------------------------------------
+
+
+@policy("dropout")
+def dropout_is_off(backend: Backend, case: Case) -> None:
+    """Measured losses and gradients are those of the network without its dropout layers."""
+    _require_reference(backend, case, "with dropout layers, which must be off")
+
+
+@policy("batch_norm")
+def batch_statistics_are_those_of_the_measuring_batch(backend: Backend, case: Case) -> None:
+    """BatchNorm "batch" normalises by the batch measured, biased, with the gradient through it."""
+    _require_reference(backend, case, "with the statistics of the measuring batch")
+
+
+@policy("frozen_norm")
+def frozen_statistics_are_used(backend: Backend, case: Case) -> None:
+    """BatchNorm "frozen" normalises by the running values given, as constants."""
+    _require_reference(backend, case, "with frozen statistics")
+
+
+@policy("frozen")
+def frozen_parameters_get_zero(backend: Backend, case: Case) -> None:
+    """A frozen tensor is in the layout, has gradient exactly 0, and is not moved by training."""
+    objective = case.objective(backend)
+    theta = backend.vector(case.points[0])
+    grads = case.network.layout.unflatten(_numpy(objective.loss_and_grad(theta)[1]))
+    path = _path(backend, case, SGD(0.05, momentum=0.9), case.parts)
+    moved = case.network.layout.unflatten(path[-1] - path[0])
+    for name in case.network.frozen:
+        require(not grads[name].any(), f"frozen tensor {name!r} has a gradient of {grads[name].ravel()}.")
+        require(not moved[name].any(), f"training moved the frozen tensor {name!r}.")
+
+
+@policy("tied")
+def tied_parameters_count_once(backend: Backend, case: Case) -> None:
+    """A tied tensor is in the layout once, and its gradient is the sum of all its uses."""
+    layout = case.objective(backend).layout
+    twice = [name for name in case.network.tied if name in layout.names]
+    require(not twice, f"{', '.join(twice)} is tied to another tensor, yet has a place of its own in θ.")
+    _require_reference(backend, case, "with tied tensors")
+
+
+@policy()
+def penalty_is_a_row_of_its_own(backend: Backend, case: Case) -> None:
+    """With a penalty the objective is a Sum of ``data``, as without it, and ``penalty``."""
+    objective = case.objective(backend, penalty=0.25)
+    names = sorted(objective.terms) if isinstance(objective, Sum) else type(objective).__name__
+    require(names == ["data", "penalty"], f"expected a Sum of the terms data and penalty, got {names}.")
+    for point in case.points:
+        found = evaluate(objective, backend.vector(point)).terms
+        expected = evaluate(case.reference(penalty=0.25), point.astype(np.float64)).terms
+        for name in names:
+            _require_same(found[name], expected[name], case, f"the term {name!r}")
+
+
+@policy()
+def ragged_data_count_by_size(backend: Backend, case: Case) -> None:
+    """The loss of the data is the mean over all examples, though the last batch is smaller."""
+    theta, objective = backend.vector(case.points[0]), case.objective(backend)
+    parts = [part.total_weight * objective.loss(theta, part) for part in case.parts]
+    mean = sum(parts) / case.data.total_weight
+    require_close(objective.loss(theta), mean, tolerances.summed(1 + abs(mean), case.eps), "the mean loss")
+
+
+def _require_reference(backend: Backend, case: Case, what: str) -> None:
+    """Loss and gradient, of the data and of a batch, are the reference's."""
+    theta, objective, reference = case.points[0], case.objective(backend), case.reference()
+    for part in (None, case.parts[0]):
+        found = evaluate(objective, backend.vector(theta), part)
+        _require_same(found, evaluate(reference, theta.astype(np.float64), part), case, what)
+
+
+def _require_same(found: Evaluation, expected: Evaluation, case: Case, what: str) -> None:
+    tolerance = tolerances.summed(1 + abs(expected.loss), case.eps)
+    require_close(found.loss, expected.loss, tolerance, f"the loss, {what}")
+    tolerance = tolerances.gradient(1 + float(np.abs(expected.grad).max()), case.eps)
+    require_close(_numpy(found.grad), expected.grad, tolerance, f"the gradient, {what}")
 
 
 def loads_no_other_framework(backend: Backend, samples: int, seed: int) -> None:

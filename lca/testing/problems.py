@@ -12,7 +12,17 @@ import numpy as np
 from lca.data import Batch
 from lca.errors import UnknownNameError
 from lca.layout import Layout
-from lca.models import Bilinear, DatasetLoss, Quartic, ReluKink, bowl, mlp, saddle
+from lca.models import (
+    Bilinear,
+    CrossEntropy,
+    DatasetLoss,
+    Network,
+    Quartic,
+    ReluKink,
+    bowl,
+    mlp,
+    saddle,
+)
 from lca.objective import Objective
 from lca.step import Trajectory
 
@@ -97,6 +107,33 @@ def network(
     objective = DatasetLoss(model, x, y, batch_size=5)  # 17 = 3·5 + 2: the last chunk is ragged
     points = model.init(seed) + np.cumsum(scale * rng.normal(size=(steps + 1, model.layout.size)), axis=0)
     return Problem(f"{activation} network {sizes}", objective, points)
+
+
+def random_batch(network: Network, seed: int, n: int = 17, *, weighted: bool = False) -> Batch:
+    """Random examples that ``network`` takes, with targets; all numbers are exact in float32, too."""
+    rng = np.random.default_rng(seed)
+    x = _single(rng.normal(size=(n, *network.input_shape)))
+    if isinstance(network.loss, CrossEntropy):
+        y = rng.integers(network.n_outputs, size=n)
+    else:
+        y = _single(rng.normal(size=(n, network.n_outputs)))
+    return Batch(x, y, _single(rng.uniform(0.5, 2.0, size=n)) if weighted else None)
+
+
+def random_path(layout: Layout, seed: int, steps: int, *, start: Array | None = None) -> Array:
+    """A random walk (steps+1, K) from near ``start``, float64; all numbers are exact in float32, too.
+
+    By default it starts near 0, weights being scaled by their fan-in.
+    """
+    rng = np.random.default_rng(seed)
+    if start is None:
+        fan_in = [np.prod(shape[1:]) for shape in layout.shapes]
+        start = rng.normal(size=layout.size) / np.sqrt(np.repeat(fan_in, layout.sizes))
+    return _single(start + np.cumsum(0.2 * rng.normal(size=(steps + 1, layout.size)), axis=0))
+
+
+def _single(numbers: Array) -> Array:
+    return numbers.astype(np.float32).astype(np.float64)
 
 
 def _problem(name: str, objective: Objective, rng: np.random.Generator, steps: int, degree: int) -> Problem:
