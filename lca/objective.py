@@ -50,6 +50,8 @@ class Scaled:
     def __post_init__(self) -> None:
         if isinstance(self.objective, Sum):
             raise LCAError("Scaled would hide the terms of a Sum; scale each term inside the Sum instead.")
+        # A NumPy scalar would turn float32 gradients into float64 ones; a Python float does not.
+        object.__setattr__(self, "factor", float(self.factor))
         object.__setattr__(self, "layout", self.objective.layout)
 
     def loss(self, theta: Vector, batch: Batch | None = None) -> float:

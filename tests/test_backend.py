@@ -10,11 +10,13 @@ from lca import LCAError, Objective
 from lca.backend import NumpyBackend, load_backend
 from lca.data import Batch
 from lca.errors import UnknownNameError
-from lca.models import DatasetLoss, mlp
+from lca.models import BatchNorm, DatasetLoss, Dense, Network, mlp
 from lca.optimizers import SGD
+from lca.testing import tolerances
 from lca.training import train
 
 NETWORK = mlp((3, 4, 2))
+EPS = tolerances.EPS64
 
 
 def data(n=7, seed=0):
@@ -43,6 +45,31 @@ def test_objective_is_the_weighted_loss_in_the_dtype_asked_for(dtype):
     assert grad.dtype == dtype
     assert loss == reference.loss(theta)
     assert loss != DatasetLoss(NETWORK, examples.x, examples.y).loss(theta)
+
+
+def test_a_penalty_is_a_row_that_frozen_tensors_are_no_part_of():
+    network = Network(NETWORK.layers, NETWORK.loss, NETWORK.input_shape, frozen=("fc1.weight",))
+    objective = NumpyBackend().objective(network, data(), "float64", penalty=0.5)
+    theta = network.init(seed=1)
+    theta[-2:] = [1.0, 3.0]  # the last bias; the other biases are 0
+    squares = np.square(network.layout.unflatten(theta)["fc2.weight"]).sum() + 1.0 + 9.0
+    assert abs(objective.terms["penalty"].loss(theta) - 0.25 * squares) <= tolerances.summed(squares, EPS)
+    assert not objective.terms["penalty"].loss_and_grad(theta)[1][: network.layout.sizes[0]].any()
+    assert objective.terms["data"].loss(theta) == NumpyBackend().objective(network, data(), "float64").loss(
+        theta
+    )
+
+
+def test_measuring_batches_have_the_size_asked_for():
+    network = Network((Dense(3, 4), BatchNorm(4), Dense(4, 2)), NETWORK.loss, (3,))
+    examples, theta = data(8), network.init(seed=1)
+    halves = NumpyBackend().objective(network, examples, "float64", batch_size=4)
+    whole = NumpyBackend().objective(network, examples, "float64")
+    by_hand = [whole.loss(theta, examples.take(np.arange(i, i + 4))) for i in (0, 4)]
+    weights = [examples.take(np.arange(i, i + 4)).total_weight for i in (0, 4)]
+    mean = np.average(by_hand, weights=weights)
+    assert abs(halves.loss(theta) - mean) <= tolerances.summed(mean, EPS)
+    assert abs(halves.loss(theta) - whole.loss(theta)) > 0.01  # other batches, other statistics
 
 
 @pytest.mark.parametrize("dtype", ["float32", "float64"])

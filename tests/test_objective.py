@@ -39,6 +39,13 @@ def test_scaled_multiplies_loss_and_gradient(problem, factor, dtype):
     assert scaled.layout is problem.objective.layout
 
 
+@pytest.mark.parametrize("make", [lambda c: Scaled(bowl(3), c), lambda c: L2Penalty(bowl(3).layout, c)])
+def test_a_numpy_scalar_as_constant_leaves_single_precision_alone(make):
+    loss, grad = make(np.float64(0.5)).loss_and_grad(np.ones(3, np.float32))
+    assert type(loss) is float
+    assert grad.dtype == np.float32
+
+
 @given(smooth_problems(steps=1), dtypes())
 def test_a_sum_adds_losses_and_gradients(problem, dtype):
     theta = problem.points[0].astype(dtype)

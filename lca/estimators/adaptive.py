@@ -41,9 +41,9 @@ class Adaptive:
     per
         For ``"run"`` the loss change is not known in advance, so the largest change seen so far stands
         in for it: step t may use half of what is left, ``½ (tol · max_{s≤t} |L(θ_{s+1}) - L(θ_0)| -
-        Σ_{s<t} |residual_s|)``. The allowance can never be exhausted, and while all steps
-        converge ``Σ|residual| ≤ tol · max_t |L(θ_t) - L(θ_0)|`` holds at every moment of the run. A
-        loss that first explodes and then comes back therefore loosens the bound.
+        Σ_{s<t} |residual_s|)``. While all steps converge, the allowance is never exhausted and
+        ``Σ|residual| ≤ tol · max_t |L(θ_t) - L(θ_0)|`` holds at every moment of the run. A loss that first
+        explodes and then comes back therefore loosens the bound.
     nested_tol
         Largest share of the step's allocation (in absolute value) that the last refinement may move.
     audit

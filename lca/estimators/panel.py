@@ -18,8 +18,8 @@ from lca.quadrature import SIMPSON, TRAPEZOID
 class Panel:
     """Simpson on [a, b] of a step: its three evaluations, and how much it changed the coarser rule.
 
-    ``difference`` is ``Σ_i |fine_i - coarse_i|``, where coarse is the trapezoid for the whole step and, for
-    half of a panel, the integral over that half of the parabola the panel fitted.
+    ``difference`` is ``Σ_i |fine_i - coarse_i|``, where coarse is the trapezoid for the whole step; the two
+    halves of a panel share the difference between them and the panel they replaced.
     """
 
     a: float
@@ -35,20 +35,27 @@ class Panel:
         return cls(0.0, 1.0, (start, middle, end), moved)
 
     def bisect(self, segment: Segment) -> "list[Panel]":
-        """Both halves as panels; costs two gradients."""
+        """Both halves as panels; costs two gradients.
+
+        Their differences add up to what cutting changed in all, ``Σ_i |S_left + S_right - S_parent|``,
+        shared out as the two halves changed by themselves.
+        """
         left, middle, right = self.nodes
         centre, quarter = (self.a + self.b) / 2, (self.b - self.a) / 4
         lower, upper = segment.at(centre - quarter), segment.at(centre + quarter)
         half = centre - self.a
         # Over its half next to f, the parabola through f, g, h has the integral (5 f + 8 g - h) / 12 times
         # the half's length. Simpson with the new node n in the middle: (f + 4 n + g) / 6.
-        changes = [
+        first, second = (
             {f: half * (1 / 6 - 5 / 12), n: half * 4 / 6, g: half * (1 / 6 - 8 / 12), h: half / 12}
             for f, n, g, h in ((left, lower, middle, right), (right, upper, middle, left))
-        ]
+        )
+        both = {node: first.get(node, 0.0) + second.get(node, 0.0) for node in first | second}
+        of_first, of_second = _moved(segment, first), _moved(segment, second)
+        share = _moved(segment, both) / (of_first + of_second or 1.0)
         return [
-            Panel(self.a, centre, (left, lower, middle), _moved(segment, changes[0])),
-            Panel(centre, self.b, (middle, upper, right), _moved(segment, changes[1])),
+            Panel(self.a, centre, (left, lower, middle), share * of_first),
+            Panel(centre, self.b, (middle, upper, right), share * of_second),
         ]
 
 

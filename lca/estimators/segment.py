@@ -71,6 +71,11 @@ class Segment:
             )
         if gradient:
             self.objective.layout.check(node.grad, "the objective's gradient")
+            if node.grad.dtype != self.step.start.dtype:
+                raise LCAError(
+                    f"the objective's gradient is {node.grad.dtype} where θ is {self.step.start.dtype}; "
+                    "compute it in θ's dtype, or convert the points to the gradient's."
+                )
         if not isfinite(node.loss):
             raise self.non_finite(f"the loss at s = {s:g} is {node.loss}", node.grad)
         return node

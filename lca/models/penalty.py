@@ -44,6 +44,8 @@ class L2Penalty:
     def __post_init__(self) -> None:
         if not 0 <= self.coefficient < float("inf"):
             raise LCAError(f"an L2 penalty needs a finite coefficient ≥ 0, got {self.coefficient}.")
+        # A NumPy scalar would turn float32 gradients into float64 ones; a Python float does not.
+        object.__setattr__(self, "coefficient", float(self.coefficient))
         for name in self.tensors or ():
             if name not in self.layout.names:
                 raise UnknownNameError("tensor", name, self.layout.names)

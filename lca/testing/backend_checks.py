@@ -4,13 +4,14 @@ import subprocess
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from importlib.metadata import entry_points
 from typing import ClassVar
 
 import numpy as np
 from hypothesis import strategies as st
 
 from lca.allocation import allocate
-from lca.backend import Backend, Dtype, NumpyBackend
+from lca.backend import GROUP, Backend, Dtype, NumpyBackend
 from lca.data import Batch, Dataset
 from lca.estimators import PathIntegral
 from lca.models import Dropout, Network
@@ -256,7 +257,7 @@ def _require_same(found: Evaluation, expected: Evaluation, case: Case, what: str
 
 
 def loads_no_other_framework(backend: Backend, samples: int, seed: int) -> None:
-    """Loading the backend imports at most one of torch, tensorflow and jax: its own."""
+    """Loading it by name imports at most one of torch, tensorflow and jax: its own."""
     code = (
         "import sys; from lca.backend import load_backend; "
         f"load_backend({backend.name!r}); print(*[f for f in {FRAMEWORKS} if f in sys.modules])"
@@ -266,4 +267,8 @@ def loads_no_other_framework(backend: Backend, samples: int, seed: int) -> None:
     require(len(run.stdout.split()) <= 1, f"loading it imported {run.stdout.strip()}.")
 
 
-BACKEND_CHECKS.append(Check("loads_no_other_framework", loads_no_other_framework, None, lambda backend: True))
+def _is_installed(backend: Backend) -> bool:
+    return backend.name in entry_points(group=GROUP).names
+
+
+BACKEND_CHECKS.append(Check("loads_no_other_framework", loads_no_other_framework, None, _is_installed))

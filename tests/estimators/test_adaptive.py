@@ -314,3 +314,11 @@ def test_bad_parameters_are_refused(options, message):
 def test_an_unknown_scope_lists_the_known():
     with pytest.raises(UnknownNameError, match=r"unknown tolerance scope \(per\) 'epoch'; known: run, step"):
         Adaptive(per="epoch")
+
+
+def test_halves_that_cancel_within_a_parameter_are_no_difference():
+    # Simpson is exact on the whole step; cutting it moves from one half to the other, in each parameter.
+    points = together([1.1, -1.2])
+    [a] = run(Opposed(), points, Adaptive(audit=1, nested_tol=0.05, max_gradients=65))
+    assert a.converged
+    assert gradients([a]) == [4]  # the end, the midpoint, and one cut, which confirms it

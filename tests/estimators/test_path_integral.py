@@ -13,7 +13,7 @@ from lca import LEFT, MIDPOINT, RIGHT, SIMPSON, TRAPEZOID, Adaptive, Cost, PathI
 from lca.data import Batch
 from lca.errors import LCAError
 from lca.layout import Layout
-from lca.models import DatasetLoss, L2Penalty, Quartic, mlp
+from lca.models import DatasetLoss, L2Penalty, Quartic, bowl, mlp
 from lca.quadrature import QuadratureRule, composite, gauss_legendre
 from lca.testing import problems, tolerances
 from lca.testing.instruments import Counting
@@ -241,3 +241,18 @@ def test_what_is_no_rule_is_refused(rule):
 def test_a_tolerance_that_is_not_positive_is_refused(tol):
     with pytest.raises(LCAError, match=f"tol must be positive, got {tol}"):
         PathIntegral(SIMPSON, tol=tol)
+
+
+def test_a_gradient_in_another_precision_is_refused():
+    class Wide:
+        layout = bowl(3).layout
+
+        def loss(self, theta, batch=None):
+            return self.loss_and_grad(theta)[0]
+
+        def loss_and_grad(self, theta, batch=None):
+            return bowl(3).loss_and_grad(theta.astype(np.float64))
+
+    points = np.array([[1, 2, 3], [3, 2, 0]], np.float32)
+    with pytest.raises(LCAError, match="gradient is float64 where θ is float32"):
+        list(allocate(Wide(), Trajectory(points), PathIntegral()))
