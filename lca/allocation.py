@@ -138,8 +138,8 @@ def allocate(
     estimator
         Which rule to use, e.g. ``PathIntegral(SIMPSON)`` or ``Adaptive(tol=1e-3)``.
     check
-        Evaluate the loss twice at the first point and refuse an objective that gives two values (two
-        forward passes a run).
+        Evaluate loss and gradient twice at the first point and refuse an objective that gives two
+        values (two gradients a run, not counted in ``evaluations``).
 
     Raises
     ------
@@ -189,6 +189,8 @@ def allocate_each(
     """
     if not objectives:
         raise LCAError("allocate_each needs at least one objective; pass {'train': objective, ...}.")
+    if not isinstance(objectives, Mapping):
+        raise LCAError(f"allocate_each takes objectives by name, got {objectives!r}; pass {{'train': ...}}.")
     if isinstance(estimator, type) or not isinstance(estimator, Estimator):
         raise LCAError(
             f"expected an estimator, got {estimator!r}; e.g. lca.PathIntegral(lca.SIMPSON) or lca.Adaptive()."
@@ -216,15 +218,20 @@ def allocate_each(
 
 
 def check_deterministic(objective: Objective, theta: Vector) -> None:
-    """Raise `NonDeterministicError` if two calls of ``objective.loss`` at θ differ; two forward passes.
+    """Raise `NonDeterministicError` if two calls of the objective at θ differ; costs two gradients.
 
-    Two runs of a parallel sum may differ by rounding, so that much is let pass.
+    The gradient counts as well: at θ = 0 a classifier has the same loss on any sample of its data. Two
+    runs of a parallel sum may differ by rounding, so that much is let pass.
     """
     objective.layout.check(theta, "theta")
-    first, second = objective.loss(theta), objective.loss(theta)
-    if abs(first - second) > repeat(first, vector_ops(theta).eps(theta)):
+    (loss, grad), (other_loss, other_grad) = (objective.loss_and_grad(theta) for _ in range(2))
+    ops = vector_ops(theta)
+    eps = ops.eps(theta)
+    moved, scale = ops.abs_total(other_grad - grad), ops.abs_total(grad)
+    if abs(loss - other_loss) > repeat(loss, eps) or moved > repeat(scale, eps):
         raise NonDeterministicError(
-            f"the objective gave {first!r} and then {second!r} at the same parameters, so its loss change "
-            "has no unique allocation. Turn off dropout and other random layers while measuring, and "
-            "shuffle or augment no data inside the objective."
+            f"the objective gave a loss of {loss!r} and then {other_loss!r} at the same parameters, and "
+            f"gradients that differ by {moved:.3g} in sum, so its loss change has no unique allocation. Turn "
+            "off dropout and other random layers while measuring, and shuffle or augment no data inside "
+            "the objective."
         )

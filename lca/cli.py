@@ -18,7 +18,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run `lca` with the given arguments (default: those of the process) and return its exit status."""
     args = _parser().parse_args(argv)
     try:
-        return args.run(args) or 0
+        status = args.run(args) or 0
+        sys.stdout.flush()  # here, where a reader that has gone can still be caught
+        return status
     except LCAError as error:
         if args.traceback:
             raise

@@ -11,7 +11,7 @@ from hypothesis import given
 from lca import SIMPSON, Adaptive, Cost, PathIntegral, Step, Sum, Trajectory, allocate, allocate_each
 from lca.errors import LayoutError, LCAError, NonDeterministicError, NonFiniteError, TrajectoryError
 from lca.layout import Layout
-from lca.models import L2Penalty
+from lca.models import L2Penalty, bowl
 from lca.testing import problems, tolerances
 from lca.testing.instruments import Counting
 from lca.testing.strategies import seeds
@@ -173,11 +173,26 @@ def test_rounding_between_two_calls_is_no_randomness():
     assert len(list(allocate(shaking, problem.trajectory, PathIntegral()))) == 3
 
 
-def test_the_check_costs_two_forward_passes_a_run():
+def test_the_check_costs_two_gradients_a_run():
     problem = problems.network(1)
     counting = Counting(problem.objective)
     list(allocate(counting, problem.trajectory, PathIntegral(SIMPSON)))
-    assert counting.cost == Cost(full_gradients=1 + 2 * 3, full_losses=2)
+    assert counting.cost == Cost(full_gradients=2 + 1 + 2 * 3)
+
+
+def test_an_objective_whose_gradient_alone_is_random_is_refused():
+    class AnySample:
+        layout = bowl(2).layout
+        draw = np.random.default_rng(0)
+
+        def loss(self, theta, batch=None):
+            return 1.0
+
+        def loss_and_grad(self, theta, batch=None):
+            return 1.0, self.draw.normal(size=2)
+
+    with pytest.raises(NonDeterministicError, match="gradients that differ"):
+        next(allocate(AnySample(), Trajectory(np.eye(2)), PathIntegral()))
 
 
 POINTS = problems.network(1).points

@@ -111,6 +111,12 @@ def test_a_printed_report_shows_the_balance_and_every_tensor(tmp_path, capsys):
     assert f"{s['zero_percent']:.1f} %" in printed
 
 
+@pytest.mark.parametrize(("tol", "warned"), [("1e-9", True), ("1e3", False)])
+def test_steps_that_miss_the_tolerance_are_pointed_out(tmp_path, capsys, tol, warned):
+    demo(tmp_path, "--estimator", "left", "--tol", tol)
+    assert ("missed the tolerance" in capsys.readouterr().out) == warned
+
+
 def test_quiet_prints_nothing(tmp_path, capsys):
     demo(tmp_path, "--quiet")
     assert capsys.readouterr() == ("", "")
@@ -145,7 +151,7 @@ BAD = {
     "widths": (["--model", "mlp:64,x"], r"model 'mlp:64,x': .*positive widths"),
     "zero width": (["--model", "mlp:0"], r"model 'mlp:0': .*positive widths"),
     "logistic": (["--model", "logistic:3"], r"model 'logistic:3': .*no hidden widths"),
-    "no file": (["--data", "no/such.npz"], r"no/such\.npz: .*cannot be read"),
+    "no file": (["--data", "no/such.npz"], r"no file or folder no/such\.npz; pass an \.npz"),
     "rate": (["--lr", "-1"], r"lr must be .*got -1"),
     "steps": (["--steps", "0"], r"steps must be at least 1, got 0"),
     "batch size": (["--batch-size", "0"], r"batch_size must be a positive integer, got 0"),

@@ -57,7 +57,7 @@ def test_loss_shows_both_curves_and_their_difference():
     np.testing.assert_array_equal(line(ax, "measured"), LOSS)
     np.testing.assert_array_equal(line(ax, "rebuilt from LCA"), REBUILT)
     [below] = [other for other in ax.figure.axes if other is not ax]
-    np.testing.assert_array_equal(below.lines[-1].get_ydata(), [0.0, 0.25, -0.125])
+    np.testing.assert_array_equal(below.lines[-1].get_ydata(), [0.0, -0.25, 0.125])
 
 
 def test_loss_in_axes_outside_a_grid_says_what_to_do():

@@ -50,6 +50,12 @@ def _tried(target: str, make: Any) -> Callable[[], Any]:
             f"{target} cannot be called without arguments ({error}); write a function that calls it with the "
             "arguments you mean, and check that."
         ) from error
+    except LCAError:
+        raise
+    except Exception as error:
+        raise LCAError(
+            f"{target} raised {type(error).__name__}: {error}; --traceback shows where."
+        ) from error
     if not isinstance(made, (Estimator, Objective)):
         raise LCAError(f"{target} makes a {type(made).__name__}; {_WANTED}")
     maker: Callable[[], Any] = make
@@ -68,6 +74,10 @@ def _import(place: str) -> ModuleType:
         return _from_file(Path(place)) if place.endswith(".py") else import_module(place)
     except ImportError as error:
         raise LCAError(f"cannot import {place}: {error}; is it on the path, or in this folder?") from error
+    except Exception as error:  # the module's own code
+        if isinstance(error, LCAError):
+            raise
+        raise LCAError(f"{place} raised {type(error).__name__}: {error}; --traceback shows where.") from error
     finally:
         sys.path.remove("")
 

@@ -1,6 +1,6 @@
 """A run's summary as text for the terminal."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 Row = Sequence[str]
@@ -8,7 +8,8 @@ Row = Sequence[str]
 
 def summary_text(summary: Mapping[str, Any]) -> str:
     """What `lca demo` prints: the settings, the balance, the shares of the tensors, the times."""
-    return "\n\n".join((_head(summary), _balance(summary), _tensors(summary), _times(summary)))
+    parts = (_head(summary), _balance(summary), _tensors(summary), _times(summary), *_warning(summary))
+    return "\n\n".join(parts)
 
 
 def _head(s: Mapping[str, Any]) -> str:
@@ -54,6 +55,15 @@ def _cells(s: Mapping[str, Any], name: str) -> Row:
 
 def _times(s: Mapping[str, Any]) -> str:
     return f"Training took {s['seconds']['train']:.2f} s, allocating {s['seconds']['allocate']:.2f} s."
+
+
+def _warning(s: Mapping[str, Any]) -> Iterator[str]:
+    missed = s["unconverged_steps"]
+    if missed:
+        yield (
+            f"WARNING: {missed} of {s['steps']} steps missed the tolerance of {s['tol']:g}, so the totals "
+            "miss part of the loss change. Use --estimator adaptive, a larger --tol, or a smaller --lr."
+        )
 
 
 def _number(value: float, sign: str = "") -> str:

@@ -44,6 +44,8 @@ def load(path: str | PathLike[str], *, dtype: npt.DTypeLike = np.float64) -> Spl
         names the path.
     """
     path = Path(path)
+    if not path.exists():
+        raise DataError(f"there is no file or folder {path}; pass an .npz or a folder of IDX files.")
     arrays = _read_idx_folder(path) if path.is_dir() else _read_npz(path)
     try:
         x_train, x_test = (_scaled(arrays[key], key, np.dtype(dtype)) for key in ("x_train", "x_test"))

@@ -41,7 +41,7 @@ class Adaptive:
     per
         For ``"run"`` the loss change is not known in advance, so the largest change seen so far stands
         in for it: step t may use half of what is left, ``½ (tol · max_{s≤t} |L(θ_{s+1}) - L(θ_0)| -
-        Σ_{s<t} |residual_s|)``. While all steps converge, the allowance is never exhausted and
+        Σ_{s<t} |residual_s|)``. The allowance is never exhausted, and over the steps that converge
         ``Σ|residual| ≤ tol · max_t |L(θ_t) - L(θ_0)|`` holds at every moment of the run. A loss that first
         explodes and then comes back therefore loosens the bound.
     nested_tol
@@ -119,7 +119,7 @@ class _AdaptiveRun:
             result, panels = self._refine(segment, tol)
             if looks_fine:
                 self._audits.record(passed=result.converged and len(panels) == 1)
-        self._allowance.spend(result)
+        self._allowance.spend(result, tol)
         return result
 
     def _refine(self, segment: Segment, tol: float) -> tuple[StepAllocation, list[Panel]]:
@@ -151,7 +151,7 @@ class _AdaptiveRun:
             return False, f"|residual| > {tol:.3g}, which is below rounding ({floor:.2g})"
         if 2 * len(panels) + 1 > self._config.max_gradients:  # 2n - 1 spent inside, 2 more for a cut
             missed = "nested difference" if residual_met else "|residual|"
-            return False, f"{missed} too large at the limit of {self._config.max_gradients} gradients"
+            return False, f"{missed} too large at the limit of {self._config.max_gradients} gradients inside"
         return None
 
 
@@ -174,8 +174,9 @@ class _Allowance:
         self._largest_change = max(self._largest_change, change)
         return max(0.0, self._tol * self._largest_change - self._spent) / 2
 
-    def spend(self, result: StepAllocation) -> None:
-        self._spent += abs(result.residual)
+    def spend(self, result: StepAllocation, tol: float) -> None:
+        # What a flagged step leaves beyond its tolerance is reported there, not charged to later steps.
+        self._spent += min(abs(result.residual), tol)
 
 
 class _AuditSchedule:

@@ -54,6 +54,8 @@ def check_estimator(
     >>> len(check_estimator(PathIntegral(SIMPSON), samples=2).failed)
     0
     """
+    if isinstance(estimator, type) or not isinstance(estimator, Estimator):
+        raise LCAError(f"expected an estimator (target, degree, cost, start), got {estimator!r}.")
     report = run_checks(
         ALL_ESTIMATOR_CHECKS, estimator, samples=samples, seed=seed, expected_failures=expected_failures
     )
@@ -96,6 +98,10 @@ def check_objective(
     >>> len(check_objective(lambda: bowl(3), samples=2).failed)
     0
     """
+    if not callable(make_objective):
+        raise LCAError(
+            f"expected a function that makes the objective afresh, got {make_objective!r}; pass lambda: ..."
+        )
     subject = ObjectiveSubject(make_objective, vector, batches=tuple(batches), state=state)
     report = run_checks(
         OBJECTIVE_CHECKS, subject, samples=samples, seed=seed, expected_failures=expected_failures
@@ -171,13 +177,20 @@ def parametrize_with_checks(
     import pytest  # noqa: PLC0415 - the kit is also used without pytest
 
     cases = [
-        pytest.param(partial(check.run, estimator, samples=samples, seed=seed), id=f"{check.name}-{i}")
+        pytest.param(
+            partial(check.run, estimator, samples=samples, seed=seed),
+            id=f"{check.name}-{_name(estimator)}{i}",
+        )
         for i, estimator in enumerate(estimators)
         for check in applicable(ALL_ESTIMATOR_CHECKS, estimator)
     ]
     if not cases:
         raise LCAError("parametrize_with_checks got no estimator to check.")
     return pytest.mark.parametrize("check", cases)
+
+
+def _name(estimator: Estimator) -> str:
+    return type(estimator).__name__
 
 
 def applicable(checks: Iterable[Check], subject: Any) -> list[Check]:

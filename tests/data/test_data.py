@@ -211,10 +211,12 @@ def test_unreadable_files_are_refused(tmp_path: Path) -> None:
     (tmp_path / "text.npz").write_text("x_train, y_train")
     (tmp_path / "empty.npz").touch()
     np.save(tmp_path / "bare.npy", SPLIT["x_train"])
-    for name in ("half.npz", "text.npz", "empty.npz", "bare.npy", "absent.npz"):
+    for name in ("half.npz", "text.npz", "empty.npz", "bare.npy"):
         with pytest.raises(DataError, match="cannot be read as such") as caught:
             load(tmp_path / name)
         assert str(tmp_path / name) in str(caught.value)
+    with pytest.raises(DataError, match="there is no file or folder"):
+        load(tmp_path / "absent.npz")
 
 
 @pytest.mark.parametrize("content", [b"", b"\0\0\x08\x03", b"\0\0\x77\x01\0\0\0\0", b"\1\0\x08\x01\0\0\0\0"])

@@ -129,7 +129,7 @@ def test_the_limit_on_gradients_is_kept_and_the_miss_flagged(seed, limit):
         assert spent - 1 <= limit  # one at the end of the step, the others inside
         if not a.converged:
             assert spent - 1 >= limit - 1  # a cut takes two: an even limit leaves one unused
-            assert a.reason == f"|residual| too large at the limit of {limit} gradients"
+            assert a.reason == f"|residual| too large at the limit of {limit} gradients inside"
 
 
 def test_a_kink_is_flagged_at_the_limit():
@@ -143,7 +143,7 @@ def test_a_kink_is_flagged_at_the_limit():
 def test_a_nested_difference_at_the_limit_is_named():
     [a] = run(Opposed(), together([1.0, -0.9]), Adaptive(nested_tol=1e-12, max_gradients=1))
     assert (a.residual, a.converged) == (0.0, False)
-    assert a.reason == "nested difference too large at the limit of 1 gradients"
+    assert a.reason == "nested difference too large at the limit of 1 gradients inside"
 
 
 @given(smooth_problems())
@@ -322,3 +322,11 @@ def test_halves_that_cancel_within_a_parameter_are_no_difference():
     [a] = run(Opposed(), points, Adaptive(audit=1, nested_tol=0.05, max_gradients=65))
     assert a.converged
     assert gradients([a]) == [4]  # the end, the midpoint, and one cut, which confirms it
+
+
+def test_what_a_flagged_step_leaves_is_not_charged_to_later_ones():
+    points = together([1.0, 3.0, 3.01, 3.02, 3.03])
+    points[1:, 1] += 1  # the first step goes far across a steep quartic, the others hardly move
+    first, *others = run(Opposed(), points, Adaptive(1e-4, per="run", audit=None, max_gradients=1))
+    assert not first.converged
+    assert all(a.converged and a.tolerance > 0 for a in others)

@@ -6,7 +6,8 @@ from hypothesis import strategies as st
 
 from lca import PathIntegral
 from lca.errors import LCAError
-from lca.testing.checks import check_estimator
+from lca.models import bowl
+from lca.testing.checks import check_estimator, check_objective
 from lca.testing.report import Check, CheckFailure, ConformanceError, run_checks
 
 
@@ -119,3 +120,18 @@ def test_every_check_says_in_a_line_what_it_asks():
     report = check_estimator(PathIntegral(), samples=1)
     assert all(result.check.description for result in report.results)
     assert all(f"{r.check.name} " in str(report) for r in report.results)
+
+
+@pytest.mark.parametrize(
+    ("call", "message"),
+    [
+        (lambda: check_estimator(PathIntegral), "expected an estimator"),
+        (lambda: check_estimator(bowl(2)), "expected an estimator"),
+        (lambda: check_objective(bowl(2)), "a function that makes the objective"),
+    ],
+    ids=["class", "objective as estimator", "instance"],
+)
+def test_a_wrong_subject_is_refused_at_once(call, message):
+    with pytest.raises(LCAError, match=message) as refused:
+        call()
+    assert not isinstance(refused.value, ConformanceError)
