@@ -45,10 +45,10 @@ class NumpyOps:
     """`VectorOps` for NumPy arrays."""
 
     def total(self, vector: np.ndarray) -> float:
-        return float(np.sum(vector, dtype=np.float64))
+        return float(vector.sum(dtype=np.float64))
 
     def abs_total(self, vector: np.ndarray) -> float:
-        return float(np.sum(np.abs(vector), dtype=np.float64))
+        return float(np.abs(vector).sum(dtype=np.float64))
 
     def all_finite(self, vector: np.ndarray) -> bool:
         return bool(np.isfinite(vector).all())

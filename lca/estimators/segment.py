@@ -125,8 +125,11 @@ class Integral:
         if not isfinite(mass):
             raise segment.non_finite("gradient times movement overflows", node.grad)
         self._mass += mass
-        product *= weight
-        self._sum = product if self._sum is None else self._sum + product
+        product *= weight  # in place, here and below: these vectors are nobody else's
+        if self._sum is None:
+            self._sum = product
+        else:
+            self._sum += product
         for name, term in node.terms.items():
             self._terms.setdefault(name, Integral(self._segment)).add(weight, term)
 
