@@ -179,20 +179,12 @@ def parametrize_with_checks(
     cases = [
         pytest.param(
             partial(check.run, estimator, samples=samples, seed=seed),
-            id=f"{check.name}-{_name(estimator)}{i}",
+            id=f"{check.name}-{type(estimator).__name__}{i}",
         )
         for i, estimator in enumerate(estimators)
-        for check in applicable(ALL_ESTIMATOR_CHECKS, estimator)
+        for check in ALL_ESTIMATOR_CHECKS
+        if check.applies(estimator)
     ]
     if not cases:
         raise LCAError("parametrize_with_checks got no estimator to check.")
     return pytest.mark.parametrize("check", cases)
-
-
-def _name(estimator: Estimator) -> str:
-    return type(estimator).__name__
-
-
-def applicable(checks: Iterable[Check], subject: Any) -> list[Check]:
-    """The checks that are meant for this subject."""
-    return [check for check in checks if check.applies(subject)]

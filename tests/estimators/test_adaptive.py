@@ -325,8 +325,9 @@ def test_halves_that_cancel_within_a_parameter_are_no_difference():
 
 
 def test_what_a_flagged_step_leaves_is_not_charged_to_later_ones():
-    points = together([1.0, 3.0, 3.01, 3.02, 3.03])
-    points[1:, 1] += 1  # the first step goes far across a steep quartic, the others hardly move
-    first, *others = run(Opposed(), points, Adaptive(1e-4, per="run", audit=None, max_gradients=1))
+    steep = problems.RidgePolynomial(np.eye(2), 6)  # beyond Simpson, so the first step leaves a residual
+    points = together([0.5, 3.0, 3.001, 3.002, 3.003])
+    first, *others = run(steep, points, Adaptive(1e-4, per="run", audit=None, max_gradients=1))
+    assert abs(first.residual) > 1e-4 * abs(first.loss_change)  # more than the whole run was allowed
     assert not first.converged
     assert all(a.converged and a.tolerance > 0 for a in others)

@@ -20,12 +20,10 @@ class Wrong:
     make: Callable[[], Any] = field(repr=False)
 
 
-@dataclass(frozen=True)
-class Altered:
-    """A right estimator whose allocations go through ``change(allocation, step, objective)``."""
+class Disguised:
+    """Declares what the right estimator inside declares."""
 
-    change: Callable[[StepAllocation, Step, Objective], StepAllocation]
-    inner: Estimator = PathIntegral(SIMPSON)
+    inner: Estimator
     target: ClassVar[str] = "full"
 
     @property
@@ -35,6 +33,14 @@ class Altered:
     @property
     def cost(self) -> Cost:
         return self.inner.cost
+
+
+@dataclass(frozen=True)
+class Altered(Disguised):
+    """A right estimator whose allocations go through ``change(allocation, step, objective)``."""
+
+    change: Callable[[StepAllocation, Step, Objective], StepAllocation]
+    inner: Estimator = PathIntegral(SIMPSON)
 
     def start(self, objective: Objective) -> Allocator:
         allocate_step = self.inner.start(objective)
@@ -42,20 +48,11 @@ class Altered:
 
 
 @dataclass(frozen=True)
-class Through:
+class Through(Disguised):
     """A right estimator that sees the objective through ``wrap(objective)``."""
 
     wrap: Callable[[Objective], Objective]
     inner: Estimator = PathIntegral(SIMPSON)
-    target: ClassVar[str] = "full"
-
-    @property
-    def degree(self) -> int:
-        return self.inner.degree
-
-    @property
-    def cost(self) -> Cost:
-        return self.inner.cost
 
     def start(self, objective: Objective) -> Allocator:
         return self.inner.start(self.wrap(objective))
