@@ -1,11 +1,11 @@
 """`allocate`: the one loop that turns the steps of a path into allocations of the loss change."""
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Protocol, runtime_checkable
 
 from lca.errors import LCAError, NonDeterministicError, TrajectoryError
-from lca.objective import Objective
+from lca.objective import Objective, at_state
 from lca.step import Step
 from lca.testing.tolerances import repeat
 from lca.vectors import Vector, vector_ops
@@ -187,34 +187,53 @@ def allocate_each(
     >>> {name: a.loss_change for name, a in rows.items()}
     {'train': -0.5, 'heldout': -1.0}
     """
+    allocate_step = start_each(objectives, estimator, check=check)
+
+    def run() -> Iterator[dict[str, StepAllocation]]:
+        none_yet = True
+        for step in trajectory:
+            none_yet = False
+            yield allocate_step(step)
+        if none_yet:
+            raise TrajectoryError("there was no step to allocate; was the trajectory already consumed?")
+
+    return run()
+
+
+def start_each(
+    objectives: Mapping[str, Objective], estimator: Estimator, *, check: bool = True
+) -> Callable[[Step], dict[str, StepAllocation]]:
+    """`allocate_each` for a training loop that hands its steps over: call what this returns once a step.
+
+    Raises
+    ------
+    LCAError
+        If there is no objective, or ``estimator`` is none.
+    """
     if not objectives:
-        raise LCAError("allocate_each needs at least one objective; pass {'train': objective, ...}.")
+        raise LCAError("measuring needs at least one objective; pass {'train': objective, ...}.")
     if not isinstance(objectives, Mapping):
-        raise LCAError(f"allocate_each takes objectives by name, got {objectives!r}; pass {{'train': ...}}.")
+        raise LCAError(f"objectives are taken by name, got {objectives!r}; pass {{'train': ...}}.")
     if isinstance(estimator, type) or not isinstance(estimator, Estimator):
         raise LCAError(
             f"expected an estimator, got {estimator!r}; e.g. lca.PathIntegral(lca.SIMPSON) or lca.Adaptive()."
         )
     allocators = {name: estimator.start(objective) for name, objective in objectives.items()}
+    unchecked = dict(objectives) if check else {}
 
-    def run() -> Iterator[dict[str, StepAllocation]]:
-        none_yet = True
-        for step in trajectory:
-            if not isinstance(step, Step):
-                raise TrajectoryError(
-                    f"expected an iterable of Step, got an item of type {type(step).__name__}; wrap stored "
-                    "points θ_0 ... θ_T as Trajectory(points)."
-                )
-            if none_yet and check:
-                for objective in objectives.values():
-                    objective.layout.check(step.start, f"start of step {step.index}")
-                    check_deterministic(objective, step.start)
-            none_yet = False
-            yield {name: allocator(step) for name, allocator in allocators.items()}
-        if none_yet:
-            raise TrajectoryError("there was no step to allocate; was the trajectory already consumed?")
+    def allocate_step(step: Step) -> dict[str, StepAllocation]:
+        if not isinstance(step, Step):
+            raise TrajectoryError(
+                f"expected an iterable of Step, got an item of type {type(step).__name__}; wrap stored "
+                "points θ_0 ... θ_T as Trajectory(points)."
+            )
+        for objective in unchecked.values():
+            objective.layout.check(step.start, f"start of step {step.index}")
+            check_deterministic(at_state(objective, step.state[0] if step.state else None), step.start)
+        unchecked.clear()
+        return {name: allocator(step) for name, allocator in allocators.items()}
 
-    return run()
+    return allocate_step
 
 
 def check_deterministic(objective: Objective, theta: Vector) -> None:

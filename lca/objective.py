@@ -16,6 +16,8 @@ from lca.vectors import Vector
 
 Batch: TypeAlias = Any
 """What an objective takes as a batch; the NumPy models take `lca.data.Batch`."""
+State: TypeAlias = Any
+"""What else than θ a loss depends on, as its objective understands it; compared by identity."""
 
 
 @runtime_checkable
@@ -37,6 +39,18 @@ class Objective(Protocol):
 
     def loss_and_grad(self, theta: Vector, batch: Batch | None = None) -> tuple[float, Vector]:
         """L(θ) and ∂L/∂θ, shape (K,); costs one gradient (a forward and a backward pass)."""
+
+
+@runtime_checkable
+class Stateful(Protocol):
+    """An objective whose loss also depends on a state that is no parameter (running statistics).
+
+    During a run the state moves along with θ; `Step.state` says from where to where, and the allocation of
+    the step reports what that alone did to the loss (`StepAllocation.state_change`).
+    """
+
+    def at_state(self, state: State) -> Objective:
+        """The same loss with this state, a function of θ alone."""
 
 
 @dataclass(frozen=True)
@@ -110,6 +124,17 @@ class Evaluation:
     loss: float
     grad: Vector
     terms: Mapping[str, "Evaluation"] = field(default_factory=dict)
+
+
+def at_state(objective: Objective, state: State | None) -> Objective:
+    """``objective`` in this state; unchanged if there is none, or if it depends on none."""
+    if state is None:
+        return objective
+    if isinstance(objective, Sum):
+        return Sum({name: at_state(term, state) for name, term in objective.terms.items()})
+    if isinstance(objective, Scaled):
+        return Scaled(at_state(objective.objective, state), objective.factor)
+    return objective.at_state(state) if isinstance(objective, Stateful) else objective
 
 
 def evaluate(

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from lca.errors import TrajectoryError
-from lca.objective import Batch
+from lca.objective import Batch, State
 from lca.vectors import Vector
 
 
@@ -21,12 +21,18 @@ class Step:
         t, used in messages and records.
     batch
         The mini-batch that made the step, for estimators that need it.
+    state
+        What else the measured loss depends on (`lca.objective.Stateful`; running statistics, say), at both
+        ends. One and the same object twice: it did not move. If it did, the path integral is taken in the
+        first state and the rest of the loss change reported as ``state_change``, which costs one more
+        evaluation.
     """
 
     start: Vector
     end: Vector
     index: int = 0
     batch: Batch | None = None
+    state: tuple[State, State] | None = None
 
 
 class Trajectory:

@@ -16,6 +16,10 @@ Vector: TypeAlias = Any
 """A flat (K,) floating-point vector of the framework's own kind, on its own device."""
 
 
+_BLOCK = 2**15
+"""Entries a reduction works on at a time: a few of them fit the cache, and no temporary has length K."""
+
+
 class VectorOps(Protocol):
     """Reductions over (K,) vectors. Scalars come back as Python floats, summed in float64."""
 
@@ -24,6 +28,12 @@ class VectorOps(Protocol):
 
     def abs_total(self, vector: Vector) -> float:
         """``Σ_i |v_i|``."""
+
+    def abs_dot(self, vector: Vector, other: Vector) -> float:
+        """``Σ_i |v_i u_i|``, without a product of full length where the framework allows it."""
+
+    def add_scaled(self, total: Vector, factor: float, vector: Vector) -> Vector:
+        """``total + factor · vector``; may overwrite ``total``, which belongs to the caller."""
 
     def all_finite(self, vector: Vector) -> bool:
         """Whether no entry is NaN or infinite."""
@@ -49,6 +59,18 @@ class NumpyOps:
 
     def abs_total(self, vector: np.ndarray) -> float:
         return float(np.abs(vector).sum(dtype=np.float64))
+
+    def abs_dot(self, vector: np.ndarray, other: np.ndarray) -> float:
+        total = 0.0
+        for i in range(0, len(vector), _BLOCK):
+            product = vector[i : i + _BLOCK] * other[i : i + _BLOCK]
+            total += self.abs_total(product)
+        return total
+
+    def add_scaled(self, total: np.ndarray, factor: float, vector: np.ndarray) -> np.ndarray:
+        for i in range(0, len(total), _BLOCK):
+            total[i : i + _BLOCK] += factor * vector[i : i + _BLOCK]
+        return total
 
     def all_finite(self, vector: np.ndarray) -> bool:
         return bool(np.isfinite(vector).all())

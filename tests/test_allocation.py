@@ -136,7 +136,7 @@ def test_a_consumed_trajectory_is_refused(check):
 
 
 def test_no_objective_at_all_is_refused():
-    with pytest.raises(LCAError, match="allocate_each needs at least one objective; pass"):
+    with pytest.raises(LCAError, match="measuring needs at least one objective; pass"):
         allocate_each({}, problems.network(1).trajectory, PathIntegral())
 
 

@@ -63,3 +63,15 @@ def test_a_foreign_vector_is_refused_by_its_type():
         LayoutError, match=r"got fractions\.Fraction; convert it with numpy\.asarray, or import"
     ):
         vector_ops(Fraction(1, 2))
+
+
+@given(seeds, dtypes())
+def test_sums_in_blocks_are_those_of_the_whole(seed, dtype):
+    one, other = np.random.default_rng(seed).normal(size=(2, 2**15 + 7)).astype(dtype)
+    ops, eps = vector_ops(one), float(np.finfo(dtype).eps)
+    exact = math.fsum(np.abs(one.astype(np.float64) * other).tolist())
+    assert abs(ops.abs_dot(one, other) - exact) <= tolerances.summed(exact, eps)
+    expected = one + 0.75 * other
+    total = ops.add_scaled(one.copy(), 0.75, other)
+    assert total.dtype == dtype
+    assert np.array_equal(total, expected)

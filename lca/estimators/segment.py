@@ -4,6 +4,7 @@ Every estimator over the full objective needs the same four things: evaluate at 
 end-point with the next step, refuse NaN, and add up ``w · g ∘ Δ``. They live here once.
 """
 
+from dataclasses import dataclass
 from math import isfinite
 from numbers import Real
 
@@ -11,7 +12,7 @@ import numpy as np
 
 from lca.allocation import Cost, StepAllocation
 from lca.errors import LCAError, NonFiniteError, TrajectoryError
-from lca.objective import Evaluation, Objective, evaluate
+from lca.objective import Evaluation, Objective, State, at_state, evaluate
 from lca.step import Step
 from lca.vectors import Vector, VectorOps, vector_ops
 
@@ -21,7 +22,7 @@ class Path:
 
     def __init__(self, objective: Objective) -> None:
         self.objective = objective
-        self._end: tuple[object, Evaluation] | None = None
+        self._end: _End | None = None
 
     def segment(self, step: Step, *, gradients: bool = True) -> "Segment":
         """Check a step and evaluate both its ends, the first only if the last step did not end there.
@@ -36,22 +37,44 @@ class Path:
                 f"step {index} goes from {step.start.dtype} to {step.end.dtype}; store all points in one "
                 "dtype."
             )
-        segment = Segment(self.objective, step)
-        ops = segment.ops
-        if self._end is not None and ops.unchanged(self._end[0], step.start):
-            segment.start = self._end[1]
-        else:
-            segment.start = segment.at(0.0, gradient=gradients)
-        segment.end = segment.at(1.0, gradient=gradients)
-        self._end = (ops.snapshot(step.end), segment.end)
+        before, after = step.state or (None, None)
+        segment = Segment(at_state(self.objective, before), step)
+        segment.start = self._reused(step) or segment.at(0.0, gradient=gradients)
+        segment.end = segment.arrival = segment.at(1.0, gradient=gradients)
+        if after is not before:
+            arrived = Segment(at_state(self.objective, after), step)
+            segment.arrival = arrived.at(1.0, gradient=gradients)
+            segment.cost += arrived.cost
+        self._end = _End(segment.ops.snapshot(step.end), after, segment.arrival)
         return segment
+
+    def _reused(self, step: Step) -> Evaluation | None:
+        """The evaluation at the end of the last step, if this one begins there."""
+        last, state = self._end, step.state[0] if step.state else None
+        if last is None or last.state is not state:
+            return None
+        return last.evaluation if vector_ops(step.start).unchanged(last.theta, step.start) else None
+
+
+@dataclass(frozen=True, eq=False)
+class _End:
+    """Where a step ended (a snapshot of θ, and the state of the model), and what was evaluated there."""
+
+    theta: object
+    state: State | None
+    evaluation: Evaluation
 
 
 class Segment:
-    """One step under evaluation: ``at(s)`` evaluates, ``cost`` counts what was newly evaluated."""
+    """One step under evaluation: ``at(s)`` evaluates, ``cost`` counts what was newly evaluated.
+
+    ``start`` and ``end`` are the evaluations at both ends in the state that the step began in; ``arrival`` is
+    that at the end in the state it ended in, the same as ``end`` if nothing but parameters moved.
+    """
 
     start: Evaluation
     end: Evaluation
+    arrival: Evaluation
 
     def __init__(self, objective: Objective, step: Step) -> None:
         self.objective = objective
@@ -104,7 +127,7 @@ class Segment:
 
 
 class Integral:
-    """The running sum ``Σ_k w_k g_k ∘ Δ`` of a segment, for the loss and for each of its terms.
+    """``Δ ∘ Σ_k w_k g_k`` over the nodes of a segment, for the loss and for each of its terms.
 
     Gradients are added as they come and then dropped, so a rule of any length needs O(K) memory.
     """
@@ -119,37 +142,41 @@ class Integral:
         """Add one node with its weight (a fraction of the whole step)."""
         segment = self._segment
         with np.errstate(over="ignore", invalid="ignore"):  # reported below, with step and tensor
-            product = node.grad * segment.delta
-            mass = abs(weight) * segment.ops.abs_total(product)
+            mass = abs(weight) * segment.ops.abs_dot(node.grad, segment.delta)
         # One scalar tells whether everything that went in is finite; vectors are searched only if not.
         if not isfinite(mass):
             raise segment.non_finite("gradient times movement overflows", node.grad)
         self._mass += mass
-        product *= weight  # in place, here and below: these vectors are nobody else's
         if self._sum is None:
-            self._sum = product
+            self._sum = weight * node.grad
         else:
-            self._sum += product
+            self._sum = segment.ops.add_scaled(self._sum, weight, node.grad)
         for name, term in node.terms.items():
             self._terms.setdefault(name, Integral(self._segment)).add(weight, term)
 
     def allocation(self) -> StepAllocation:
-        """The finished `StepAllocation`, its residual taken against the losses at both ends."""
+        """The finished `StepAllocation`, its residual taken against the losses at both ends; uses this up."""
         segment = self._segment
-        return self._finish(segment.start, segment.end, segment.cost)
+        return self._finish(segment.start, segment.end, segment.arrival, segment.cost)
 
-    def _finish(self, start: Evaluation, end: Evaluation, cost: Cost) -> StepAllocation:
-        segment = self._segment
+    def _finish(self, start: Evaluation, end: Evaluation, arrival: Evaluation, cost: Cost) -> StepAllocation:
+        segment, values = self._segment, self._sum
+        with np.errstate(over="ignore", invalid="ignore"):
+            values *= segment.delta  # in place: the sum is nobody else's
+        total = segment.ops.total(values)
+        if not isfinite(total):
+            raise segment.non_finite("gradient times movement overflows", None)
         return StepAllocation(
-            values=self._sum,
+            values=values,
             loss_start=start.loss,
-            loss_end=end.loss,
-            residual=end.loss - start.loss - segment.ops.total(self._sum),
+            loss_end=arrival.loss,
+            residual=end.loss - start.loss - total,
             mass=self._mass,
             step=segment.step.index,
+            state_change=arrival.loss - end.loss,
             evaluations=cost,
             terms={
-                name: term._finish(start.terms[name], end.terms[name], Cost())
+                name: term._finish(start.terms[name], end.terms[name], arrival.terms[name], Cost())
                 for name, term in self._terms.items()
             },
         )

@@ -1,0 +1,101 @@
+"""Running statistics that move with the parameters: the part of a loss change they make is told apart."""
+
+from dataclasses import dataclass, replace
+
+import numpy as np
+import pytest
+from hypothesis import given
+
+from lca import BOOLE, LEFT, MIDPOINT, SIMPSON, Adaptive, PathIntegral, Scaled, Step, Sum, allocate
+from lca.layout import Layout
+from lca.models import L2Penalty
+from lca.testing import tolerances
+from lca.testing.instruments import Counting
+from lca.testing.strategies import seeds
+
+LAYOUT = Layout(("w",), ((3,),))
+
+
+@dataclass(frozen=True, eq=False)
+class Shifted:
+    """``½ |θ - b|²``, where b is the state."""
+
+    b: np.ndarray
+    layout: Layout = LAYOUT
+
+    def at_state(self, state):
+        return replace(self, b=state)
+
+    def loss(self, theta, batch=None):
+        return float(((theta - self.b) ** 2).sum() / 2)
+
+    def loss_and_grad(self, theta, batch=None):
+        return self.loss(theta), theta - self.b
+
+
+def run_with_states(seed, steps=3):
+    """Steps through random points, the state moving before every second one."""
+    rng = np.random.default_rng(seed)
+    points, states = rng.normal(size=(2, steps + 1, 3))
+    states = list(states)
+    for t in range(1, steps, 2):
+        states[t + 1] = states[t]
+    return [Step(points[t], points[t + 1], t, state=(states[t], states[t + 1])) for t in range(steps)]
+
+
+ESTIMATORS = [PathIntegral(SIMPSON), PathIntegral(MIDPOINT), PathIntegral(BOOLE), Adaptive(tol=1e-9)]
+
+
+@pytest.mark.parametrize("estimator", ESTIMATORS, ids=repr)
+@given(seed=seeds)
+def test_loss_change_is_allocation_plus_what_the_state_did(estimator, seed):
+    steps = run_with_states(seed)
+    for step, a in zip(steps, allocate(Shifted(np.zeros(3)), steps, estimator), strict=True):
+        before, after = (Shifted(state) for state in step.state)
+        scale = a.mass + before.loss(step.start) + before.loss(step.end) + after.loss(step.end)
+        tolerance = tolerances.conservation(scale, 0.0, tolerances.EPS64)
+        expected = (step.end - step.start) * ((step.end + step.start) / 2 - before.b)
+        assert np.abs(a.values - expected).max() <= tolerance
+        assert abs(a.state_change - (after.loss(step.end) - before.loss(step.end))) <= tolerance
+        assert abs(a.loss_start - before.loss(step.start)) <= tolerance
+        assert abs(a.loss_end - after.loss(step.end)) <= tolerance
+        assert abs(a.residual) <= tolerance
+
+
+@given(seed=seeds)
+def test_terms_and_factors_know_the_state(seed):
+    steps = run_with_states(seed)
+    both = Sum({"data": Scaled(Shifted(np.zeros(3)), 2.0), "penalty": L2Penalty(LAYOUT, 0.5)})
+    for step, a in zip(steps, allocate(both, steps, PathIntegral()), strict=True):
+        before, after = (2 * Shifted(state).loss(step.end) for state in step.state)
+        tolerance = tolerances.conservation(a.mass, before + after, tolerances.EPS64)
+        assert abs(a.terms["data"].state_change - (after - before)) <= tolerance
+        assert a.terms["penalty"].state_change == 0
+        assert abs(a.state_change - a.terms["data"].state_change) <= tolerance
+
+
+def test_only_a_state_that_moved_costs_an_evaluation():
+    moved, stayed = np.ones(3), np.zeros(3)
+    points = np.arange(12.0).reshape(4, 3)
+    states = [(stayed, stayed), (stayed, moved), (moved, moved)]
+    steps = [Step(points[t], points[t + 1], t, state=state) for t, state in enumerate(states)]
+    costs = [a.evaluations.full_gradients for a in allocate(Shifted(stayed), steps, PathIntegral(LEFT))]
+    assert costs == [2, 2, 1]  # start and end; end twice; end
+
+
+def test_an_end_in_another_state_is_not_reused():
+    points = np.arange(9.0).reshape(3, 3)
+    first, second = (
+        Step(points[0], points[1], 0),
+        Step(points[1], points[2], 1, state=(np.ones(3), np.ones(3))),
+    )
+    a, b = allocate(Shifted(np.zeros(3)), [first, second], PathIntegral())
+    assert b.loss_start == Shifted(np.ones(3)).loss(points[1])
+    assert b.loss_start != a.loss_end
+
+
+def test_an_objective_without_a_state_ignores_it():
+    counting = Counting(L2Penalty(LAYOUT, 1.0))
+    step = Step(np.ones(3), np.zeros(3), state=("before", "before"))
+    [a] = allocate(counting, [step], PathIntegral(LEFT))
+    assert (a.state_change, a.loss_change) == (0.0, -1.5)
