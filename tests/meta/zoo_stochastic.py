@@ -5,6 +5,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from lca.allocation import Cost, StepAllocation
+from tests.meta.animals import Wrong
 
 
 @dataclass(frozen=True)
@@ -105,11 +106,29 @@ class Unseeded(UniformProbe):
         return replace(UniformProbe(), seed=int(np.random.default_rng().integers(2**31))).start(objective)
 
 
-RIGHT = (UniformProbe(), UniformProbe(parts=2, size=3))
-WRONG = {
-    SameBatch(): "mean_is_the_full_data_allocation",
-    OneEnd(): "mean_is_the_full_data_allocation",
-    HalfStandardErrors(): "standard_errors_are_calibrated",
-    SpreadForError(): "standard_errors_are_calibrated",
-    Unseeded(): "same_seed_same_values",
+RIGHT_STOCHASTIC = {"four parts": UniformProbe(), "two parts": UniformProbe(parts=2, size=3)}
+WRONG_STOCHASTIC: dict[str, Wrong] = {
+    "same batch": Wrong(
+        "synaptic intelligence taken for the full-data allocation: the batch caused the step",
+        "mean_is_the_full_data_allocation",
+        SameBatch,
+    ),
+    "one end": Wrong(
+        "both samples of a step taken at its start, yet declared exact for curved losses",
+        "mean_is_the_full_data_allocation",
+        OneEnd,
+    ),
+    "half standard errors": Wrong(
+        "the variance of the mean divided by m twice: standard errors too small by two",
+        "standard_errors_are_calibrated",
+        HalfStandardErrors,
+    ),
+    "spread for error": Wrong(
+        "the spread of the parts given for the error of their mean: too large by two",
+        "standard_errors_are_calibrated",
+        SpreadForError,
+    ),
+    "unseeded": Wrong(
+        "a fresh generator at every start: no run can be repeated", "same_seed_same_values", Unseeded
+    ),
 }

@@ -1,0 +1,44 @@
+"""The whole zoo in one table: for each kind of subject its checks, the right ones and the wrong ones."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from lca.testing.backend_checks import BACKEND_CHECKS
+from lca.testing.checks import objective_of
+from lca.testing.estimator_checks import ESTIMATOR_CHECKS
+from lca.testing.objective_checks import OBJECTIVE_CHECKS
+from lca.testing.report import Check
+from lca.testing.stochastic_checks import STOCHASTIC_CHECKS
+from tests.meta.animals import Wrong
+from tests.meta.right_estimators import RIGHT_ESTIMATORS
+from tests.meta.zoo_backends import RIGHT_BACKENDS, WRONG_BACKENDS
+from tests.meta.zoo_estimators import WRONG_ESTIMATORS
+from tests.meta.zoo_objectives import RIGHT_OBJECTIVES, WRONG_OBJECTIVES
+from tests.meta.zoo_stochastic import RIGHT_STOCHASTIC, WRONG_STOCHASTIC
+
+
+@dataclass(frozen=True)
+class Kind:
+    """One kind of subject."""
+
+    checks: Sequence[Check]
+    right: Mapping[str, Any]
+    wrong: Mapping[str, Wrong]
+
+    def check(self, name: str) -> Check:
+        """The check of this name."""
+        return next(check for check in self.checks if check.name == name)
+
+
+ZOO = {
+    "estimators": Kind(ESTIMATOR_CHECKS, RIGHT_ESTIMATORS, WRONG_ESTIMATORS),
+    "stochastic estimators": Kind(STOCHASTIC_CHECKS, RIGHT_STOCHASTIC, WRONG_STOCHASTIC),
+    "objectives": Kind(
+        OBJECTIVE_CHECKS,
+        # What a backend makes is an objective too, and has all its laws to keep.
+        RIGHT_OBJECTIVES | {f"{name} backend": objective_of(b) for name, b in RIGHT_BACKENDS.items()},
+        WRONG_OBJECTIVES,
+    ),
+    "backends": Kind(BACKEND_CHECKS, RIGHT_BACKENDS, WRONG_BACKENDS),
+}
