@@ -188,7 +188,7 @@ def _key(row: Row) -> tuple[Any, ...]:
 
 def _options() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--per-file", type=int, default=30, help="mutants drawn a file (%(default)s)")
+    parser.add_argument("--per-file", type=int, default=25, help="mutants drawn a file (%(default)s)")
     parser.add_argument("--seed", type=int, default=0, help="of the draw (%(default)s)")
     parser.add_argument("--timeout", type=float, default=150, help="seconds a mutant (%(default)s)")
     parser.add_argument("--again", action="store_true", help="only survivors and timeouts of results.json")
@@ -204,7 +204,12 @@ def main() -> None:
     ).strip()
 
     def tried(mutants: Iterable[MutationSpec]) -> list[Row]:
-        return [outcome(mutant, options.timeout) for mutant in tqdm(list(mutants), miniters=1)]
+        rows = []
+        for mutant in tqdm(list(mutants), miniters=1):
+            rows.append(outcome(mutant, options.timeout))
+            if rows[-1]["outcome"] != "killed":
+                tqdm.write(json.dumps(rows[-1]))
+        return rows
 
     with tempfile.TemporaryDirectory() as work:
         clone(Path(work) / "clone", before["engine"] if before else head)
