@@ -13,6 +13,7 @@ FULL := $(VENV)/.full.stamp
 WORKERS ?= 0
 # The matrices here are too small to gain from threads, and lose much where the cores are busy.
 demo pytest: export OPENBLAS_NUM_THREADS ?= 1
+pytest: export OMP_NUM_THREADS ?= 1
 
 .PHONY: help demo test lint types docs pytest clean
 .DEFAULT_GOAL := help

@@ -11,6 +11,10 @@ class LCAError(ValueError):
     """Root of every error this library raises on purpose."""
 
 
+class LCAWarning(UserWarning):
+    """Something was left out or given up, and the message says what."""
+
+
 class LayoutError(LCAError):
     """A vector, tensor or group does not fit the `Layout` it is used with."""
 

@@ -7,7 +7,7 @@ Nothing here knows how a gradient is made. A backend, or a user with a hand-deri
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import reduce
-from operator import add
+from operator import add, or_
 from typing import Any, Protocol, TypeAlias, runtime_checkable
 
 from lca.errors import LCAError
@@ -16,8 +16,8 @@ from lca.vectors import Vector
 
 Batch: TypeAlias = Any
 """What an objective takes as a batch; the NumPy models take `lca.data.Batch`."""
-State: TypeAlias = Any
-"""What else than θ a loss depends on, as its objective understands it; compared by identity."""
+State: TypeAlias = Mapping[str, Vector]
+"""What else than θ a loss depends on, by name; states are told apart by identity."""
 
 
 @runtime_checkable
@@ -48,6 +48,9 @@ class Stateful(Protocol):
     During a run the state moves along with θ; `Step.state` says from where to where, and the allocation of
     the step reports what that alone did to the loss (`StepAllocation.state_change`).
     """
+
+    def state(self) -> State | None:
+        """A copy of the state as it is now; ``None`` if the loss depends on none."""
 
     def at_state(self, state: State) -> Objective:
         """The same loss with this state, a function of θ alone."""
@@ -124,6 +127,16 @@ class Evaluation:
     loss: float
     grad: Vector
     terms: Mapping[str, "Evaluation"] = field(default_factory=dict)
+
+
+def state_of(objective: Objective) -> State | None:
+    """A copy of what the objective, or any term of it, depends on besides θ; ``None`` if that is nothing."""
+    if isinstance(objective, Sum):
+        states = [state_of(term) or {} for term in objective.terms.values()]
+        return reduce(or_, map(dict, states)) or None
+    if isinstance(objective, Scaled):
+        return state_of(objective.objective)
+    return objective.state() if isinstance(objective, Stateful) else None
 
 
 def at_state(objective: Objective, state: State | None) -> Objective:

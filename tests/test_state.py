@@ -23,8 +23,11 @@ class Shifted:
     b: np.ndarray
     layout: Layout = LAYOUT
 
+    def state(self):
+        return {"b": self.b.copy()}
+
     def at_state(self, state):
-        return replace(self, b=state)
+        return replace(self, b=state["b"])
 
     def loss(self, theta, batch=None):
         return float(((theta - self.b) ** 2).sum() / 2)
@@ -37,7 +40,7 @@ def run_with_states(seed, steps=3):
     """Steps through random points, the state moving before every second one."""
     rng = np.random.default_rng(seed)
     points, states = rng.normal(size=(2, steps + 1, 3))
-    states = list(states)
+    states = [{"b": state} for state in states]
     for t in range(1, steps, 2):
         states[t + 1] = states[t]
     return [Step(points[t], points[t + 1], t, state=(states[t], states[t + 1])) for t in range(steps)]
@@ -51,7 +54,7 @@ ESTIMATORS = [PathIntegral(SIMPSON), PathIntegral(MIDPOINT), PathIntegral(BOOLE)
 def test_loss_change_is_allocation_plus_what_the_state_did(estimator, seed):
     steps = run_with_states(seed)
     for step, a in zip(steps, allocate(Shifted(np.zeros(3)), steps, estimator), strict=True):
-        before, after = (Shifted(state) for state in step.state)
+        before, after = (Shifted(state["b"]) for state in step.state)
         scale = a.mass + before.loss(step.start) + before.loss(step.end) + after.loss(step.end)
         tolerance = tolerances.conservation(scale, 0.0, tolerances.EPS64)
         expected = (step.end - step.start) * ((step.end + step.start) / 2 - before.b)
@@ -67,7 +70,7 @@ def test_terms_and_factors_know_the_state(seed):
     steps = run_with_states(seed)
     both = Sum({"data": Scaled(Shifted(np.zeros(3)), 2.0), "penalty": L2Penalty(LAYOUT, 0.5)})
     for step, a in zip(steps, allocate(both, steps, PathIntegral()), strict=True):
-        before, after = (2 * Shifted(state).loss(step.end) for state in step.state)
+        before, after = (2 * Shifted(state["b"]).loss(step.end) for state in step.state)
         tolerance = tolerances.conservation(a.mass, before + after, tolerances.EPS64)
         assert abs(a.terms["data"].state_change - (after - before)) <= tolerance
         assert a.terms["penalty"].state_change == 0
@@ -75,20 +78,18 @@ def test_terms_and_factors_know_the_state(seed):
 
 
 def test_only_a_state_that_moved_costs_an_evaluation():
-    moved, stayed = np.ones(3), np.zeros(3)
+    moved, stayed = {"b": np.ones(3)}, {"b": np.zeros(3)}
     points = np.arange(12.0).reshape(4, 3)
     states = [(stayed, stayed), (stayed, moved), (moved, moved)]
     steps = [Step(points[t], points[t + 1], t, state=state) for t, state in enumerate(states)]
-    costs = [a.evaluations.full_gradients for a in allocate(Shifted(stayed), steps, PathIntegral(LEFT))]
+    costs = [a.evaluations.full_gradients for a in allocate(Shifted(np.zeros(3)), steps, PathIntegral(LEFT))]
     assert costs == [2, 2, 1]  # start and end; end twice; end
 
 
 def test_an_end_in_another_state_is_not_reused():
     points = np.arange(9.0).reshape(3, 3)
-    first, second = (
-        Step(points[0], points[1], 0),
-        Step(points[1], points[2], 1, state=(np.ones(3), np.ones(3))),
-    )
+    ones = {"b": np.ones(3)}
+    first, second = Step(points[0], points[1], 0), Step(points[1], points[2], 1, state=(ones, ones))
     a, b = allocate(Shifted(np.zeros(3)), [first, second], PathIntegral())
     assert b.loss_start == Shifted(np.ones(3)).loss(points[1])
     assert b.loss_start != a.loss_end
@@ -96,6 +97,6 @@ def test_an_end_in_another_state_is_not_reused():
 
 def test_an_objective_without_a_state_ignores_it():
     counting = Counting(L2Penalty(LAYOUT, 1.0))
-    step = Step(np.ones(3), np.zeros(3), state=("before", "before"))
+    step = Step(np.ones(3), np.zeros(3), state=({}, {"b": np.ones(3)}))
     [a] = allocate(counting, [step], PathIntegral(LEFT))
     assert (a.state_change, a.loss_change) == (0.0, -1.5)

@@ -1,0 +1,181 @@
+"""The measured data, from what people have: tensors, a data set, a `DataLoader`, any iterable of batches.
+
+Whatever comes in is a sequence of measuring batches afterwards. Where it consists of tensors with one row
+an example, they are kept together and cut anew, so that the measuring batch size is free.
+"""
+
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any, TypeAlias
+
+import torch
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset, TensorDataset
+from torch.utils.data import default_collate as collate
+
+from lca.errors import DataError
+
+Tree: TypeAlias = Any
+"""Tensors in nested tuples, lists and mappings: what a batch is made of."""
+
+
+def tree_map(function: Callable[[Tensor], Tensor], tree: Tree) -> Tree:
+    """``tree`` with every tensor replaced; what is no tensor stays.
+
+    >>> tree_map(lambda t: t + 1, {"x": (torch.zeros(1), "name")})
+    {'x': (tensor([1.]), 'name')}
+    """
+    if isinstance(tree, Tensor):
+        return function(tree)
+    if isinstance(tree, Mapping):
+        return {name: tree_map(function, value) for name, value in tree.items()}
+    if isinstance(tree, tuple | list):
+        values = [tree_map(function, value) for value in tree]
+        return type(tree)(*values) if hasattr(tree, "_fields") else type(tree)(values)
+    return tree
+
+
+def tensors_in(tree: Tree) -> list[Tensor]:
+    """All tensors of a tree, in order."""
+    found: list[Tensor] = []
+    tree_map(lambda tensor: found.append(tensor) or tensor, tree)  # type: ignore[func-returns-value]
+    return found
+
+
+def examples_in(batch: Tree) -> int:
+    """The number of examples: the length of the first tensor of a batch.
+
+    >>> examples_in((torch.zeros(7, 3), torch.zeros(7)))
+    7
+    """
+    first = next((tensor for tensor in tensors_in(batch) if tensor.ndim), None)
+    if first is None:
+        raise DataError(
+            f"a batch of type {type(batch).__name__} holds no tensor with one row an example, so its size is "
+            "unknown; pass batch_weight=function of a batch."
+        )
+    return len(first)
+
+
+def describe(batch: Tree) -> str:
+    """Shapes and dtypes of a batch, for messages.
+
+    >>> describe((torch.zeros(2, 3), torch.zeros(2, dtype=torch.int64)))
+    'tuple of float32 (2, 3), int64 (2,)'
+    """
+    shapes = [f"{str(t.dtype).removeprefix('torch.')} {tuple(t.shape)}" for t in tensors_in(batch)]
+    kind = "mapping" if isinstance(batch, Mapping) else type(batch).__name__
+    return f"{kind} of {', '.join(shapes) or 'no tensors'}"
+
+
+@dataclass(frozen=True, eq=False)
+class Rows:
+    """Tensors with one row an example, cut into measuring batches of any size; the last one is ragged."""
+
+    tree: Tree
+    suggested: int | None = None
+    """The batch size the data came in, if they came in batches."""
+
+    def __len__(self) -> int:
+        return examples_in(self.tree)
+
+    def batches(self, batch_size: int | None) -> Iterator[Tree]:
+        """All rows, in order."""
+        size = batch_size or len(self)
+        for start in range(0, len(self), size):
+            yield self.take(slice(start, start + size))
+
+    def take(self, index: slice | Tensor) -> Tree:
+        """Some of the rows, as a batch."""
+        return tree_map(lambda tensor: tensor[index], self.tree)
+
+
+@dataclass(frozen=True, eq=False)
+class Batches:
+    """Measuring batches as they come: kept in a list, or read again at every pass."""
+
+    source: Iterable[Tree]
+
+    def batches(self, batch_size: int | None) -> Iterator[Tree]:
+        """Every batch; ``batch_size`` must be ``None``, as these cannot be cut."""
+        none = True
+        for batch in self.source:
+            none = False
+            yield batch
+        if none:
+            raise DataError("the measured data are empty; an iterator can be read once, pass a list instead.")
+
+
+Measured: TypeAlias = Rows | Batches
+
+
+def measured(data: object, *, keep: bool = True) -> Measured:
+    """What `lca_torch.Objective` measures on, from the forms data come in.
+
+    Tensors in tuples or mappings, and data sets, are rows. A loader or another iterable of batches is read
+    once and kept, as rows if its batches fit together; with ``keep=False`` it is read at every pass.
+
+    Raises
+    ------
+    DataError
+        If there are no data, tensors differ in length, or a loader leaves out its last batch.
+    """
+    if isinstance(data, Tensor):
+        return _rows(data)
+    if isinstance(data, TensorDataset):
+        return _rows(data.tensors)
+    if isinstance(data, Dataset) and not isinstance(data, torch.utils.data.IterableDataset):
+        return _rows(collate([data[i] for i in range(len(data))]))  # type: ignore[arg-type]
+    if isinstance(data, Mapping) or (isinstance(data, tuple) and all(isinstance(t, Tensor) for t in data)):
+        return _rows(data)
+    if not isinstance(data, Iterable):
+        raise DataError(
+            f"measured data must be tensors, a data set, a DataLoader or an iterable of batches, got "
+            f"{type(data).__name__}."
+        )
+    if isinstance(data, DataLoader):
+        _check_loader(data)
+    if not keep:
+        if isinstance(data, Iterator):
+            raise DataError("an iterator can be read only once; pass keep=True, or a list or a loader.")
+        return Batches(data)
+    return _joined(list(data))
+
+
+def _check_loader(loader: DataLoader[Any]) -> None:
+    if loader.drop_last and len(loader) * (loader.batch_size or 1) < len(loader.dataset):  # type: ignore[arg-type]
+        raise DataError(
+            f"the DataLoader has drop_last=True and would leave out the last of its {len(loader.dataset)} "  # type: ignore[arg-type]
+            "examples; measure on a loader with drop_last=False, or on the data set itself."
+        )
+
+
+def _rows(tree: Tree, suggested: int | None = None) -> Rows:
+    lengths = {len(tensor) if tensor.ndim else None for tensor in tensors_in(tree)}
+    if len(lengths) != 1 or None in lengths:
+        raise DataError(
+            f"all tensors of the data need one row an example and one length, got a {describe(tree)}."
+        )
+    if lengths == {0}:
+        raise DataError("the measured data are empty.")
+    return Rows(tree, suggested)
+
+
+def _joined(batches: list[Tree]) -> Measured:
+    """One set of rows out of batches, if they agree in structure, dtypes and shapes behind the first axis."""
+    if not batches:
+        raise DataError("the measured data are empty; an iterator can be read once, pass a list instead.")
+    if not all(_is_rows(batch) and _signature(batch) == _signature(batches[0]) for batch in batches):
+        return Batches(batches)
+    parts = [iter(tensors_in(batch)) for batch in batches]
+    whole = tree_map(lambda _: torch.cat([next(part) for part in parts]), batches[0])
+    return _rows(whole, suggested=examples_in(batches[0]))
+
+
+def _is_rows(batch: Tree) -> bool:
+    tensors = tensors_in(batch)
+    return bool(tensors) and all(t.ndim for t in tensors) and len({len(t) for t in tensors}) == 1
+
+
+def _signature(batch: Tree) -> str:
+    return repr(tree_map(lambda t: (t.dtype, t.shape[1:]), batch))  # type: ignore[arg-type, return-value]

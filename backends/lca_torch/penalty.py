@@ -1,0 +1,57 @@
+"""`Penalty`: a term of the loss that depends on the parameters alone."""
+
+from collections.abc import Callable, Mapping
+
+import torch
+from torch import Tensor, nn
+
+from lca.layout import Layout
+from lca_torch.data import Tree
+from lca_torch.model_loss import check_loss
+from lca_torch.parameters import Frozen, Leaves, check_theta, layout_of, parameters_of
+
+
+class Penalty:
+    """``R(θ)``, a function of the named parameters alone: a row of its own in a `lca.Sum`.
+
+    Parameters
+    ----------
+    model
+        The model whose parameters are meant.
+    function
+        From a mapping of parameter tensors by name to a scalar tensor.
+    frozen
+        As in `Objective`.
+
+    Examples
+    --------
+    >>> model = nn.Linear(2, 1, bias=False)
+    >>> ridge = Penalty(model, lambda tensors: 0.5 * sum((t * t).sum() for t in tensors.values()))
+    >>> ridge.loss_and_grad(torch.tensor([3.0, 4.0]))
+    (12.5, tensor([3., 4.]))
+    """
+
+    def __init__(
+        self, model: nn.Module, function: Callable[[Mapping[str, Tensor]], Tensor], frozen: Frozen = "zero"
+    ) -> None:
+        self.layout: Layout = layout_of(model, frozen)
+        self._function = function
+        parameters = parameters_of(model, frozen)
+        self._device = next(iter(parameters.values())).device
+        self._trainable = [name for name, parameter in parameters.items() if parameter.requires_grad]
+
+    def loss(self, theta: Tensor, batch: Tree | None = None) -> float:
+        """R(θ); batches do not matter."""
+        check_theta(self.layout, theta, self._device)
+        with torch.no_grad():
+            return float(self._function(self.layout.unflatten(theta)))
+
+    def loss_and_grad(self, theta: Tensor, batch: Tree | None = None) -> tuple[float, Tensor]:
+        """R(θ) and ∂R/∂θ (K,), with 0 for frozen parameters."""
+        check_theta(self.layout, theta, self._device)
+        leaves = Leaves(theta, self.layout, self._trainable)
+        with torch.inference_mode(False), torch.enable_grad():
+            value = self._function(leaves.tensors)
+            check_loss(value)
+            leaves.add_gradient(value)
+        return float(value.detach()), leaves.grad

@@ -1,0 +1,65 @@
+"""θ as a torch tensor: the reductions that the engine needs, summed in float64 on the tensor's own device."""
+
+from collections.abc import Iterator
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from lca.vectors import vector_ops
+
+_CPU_BLOCK, _DEVICE_BLOCK = 2**16, 2**24
+"""Entries a reduction works on at a time: on a CPU a few blocks fit the cache; elsewhere one launch is one
+block of 64 MiB. Either way no temporary has length K."""
+
+
+class TorchOps:
+    """`lca.vectors.VectorOps` for torch tensors. Each scalar that comes back waits for the device once."""
+
+    def total(self, vector: Tensor) -> float:
+        return _sum(part.sum(dtype=torch.float64) for (part,) in _blocks(vector))
+
+    def abs_total(self, vector: Tensor) -> float:
+        return _sum(_abs_sum(part) for (part,) in _blocks(vector))
+
+    def abs_dot(self, vector: Tensor, other: Tensor) -> float:
+        return _sum(_abs_sum(part * opposite) for part, opposite in _blocks(vector, other))
+
+    def add_scaled(self, total: Tensor, factor: float, vector: Tensor) -> Tensor:
+        return total.add_(vector, alpha=factor)
+
+    def all_finite(self, vector: Tensor) -> bool:
+        return bool(torch.isfinite(vector).all().item())
+
+    def eps(self, vector: Tensor) -> float:
+        return float(torch.finfo(vector.dtype).eps)
+
+    def to_numpy(self, vector: Tensor) -> np.ndarray:
+        numbers: np.ndarray = vector.detach().cpu().numpy()
+        return numbers
+
+    def snapshot(self, vector: Tensor) -> tuple[Tensor, int]:
+        # torch counts changes in place, so nothing is copied. Writes through ``.data`` it does not count.
+        return vector, vector._version
+
+    def unchanged(self, snapshot: object, vector: Tensor) -> bool:
+        assert isinstance(snapshot, tuple)
+        return snapshot[0] is vector and snapshot[1] == vector._version
+
+
+def _blocks(*vectors: Tensor) -> Iterator[tuple[Tensor, ...]]:
+    size = _CPU_BLOCK if vectors[0].device.type == "cpu" else _DEVICE_BLOCK
+    return zip(*(torch.split(vector.detach(), size) for vector in vectors), strict=True)
+
+
+def _abs_sum(vector: Tensor) -> Tensor:
+    norm: Tensor = torch.linalg.vector_norm(vector, 1, dtype=torch.float64)
+    return norm
+
+
+def _sum(parts: Iterator[Tensor]) -> float:
+    return float(torch.stack(list(parts)).sum().item())
+
+
+_OPS = TorchOps()
+vector_ops.register(Tensor, lambda vector: _OPS)
