@@ -8,6 +8,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+FRAMEWORKS = ("torch", "tensorflow", "keras")
 ROOT = Path(__file__).resolve().parent.parent
 
 
@@ -24,6 +25,7 @@ def environment() -> dict[str, Any]:
     return {
         "python": platform.python_version(),
         **{package: version(package) for package in ("loss-change-allocation", "numpy", "scipy")},
+        **{package: sys.modules[package].__version__ for package in FRAMEWORKS if package in sys.modules},
         "machine": f"{platform.machine()}, {_processor()}, {os.cpu_count()} cores, {_memory():.0f} GiB",
     }
 
