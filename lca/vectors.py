@@ -5,6 +5,7 @@ TensorFlow (float64 sums, finiteness, detecting in-place changes) is behind `Vec
 registers its own with ``vector_ops.register(TensorType, lambda vector: MyOps())``.
 """
 
+from collections.abc import Iterator
 from functools import singledispatch
 from typing import Any, Protocol, TypeAlias
 
@@ -29,8 +30,17 @@ class VectorOps(Protocol):
     def abs_total(self, vector: Vector) -> float:
         """``Σ_i |v_i|``."""
 
-    def abs_dot(self, vector: Vector, other: Vector) -> float:
-        """``Σ_i |v_i u_i|``, without a product of full length where the framework allows it."""
+    def between(self, start: Vector, end: Vector, s: float) -> Vector:
+        """``start + s (end - start)``, a new vector."""
+
+    def mass(self, vector: Vector, start: Vector, end: Vector) -> float:
+        """``Σ_i |v_i (end_i - start_i)|``, without a temporary of full length where possible."""
+
+    def times_movement(self, vector: Vector, start: Vector, end: Vector) -> Vector:
+        """``v ∘ (end - start)``; may overwrite ``vector``, which belongs to the caller."""
+
+    def scaled(self, vector: Vector, factor: float) -> Vector:
+        """``factor · vector``; may overwrite ``vector``, which belongs to the caller."""
 
     def add_scaled(self, total: Vector, factor: float, vector: Vector) -> Vector:
         """``total + factor · vector``; may overwrite ``total``, which belongs to the caller."""
@@ -60,16 +70,25 @@ class NumpyOps:
     def abs_total(self, vector: np.ndarray) -> float:
         return float(np.abs(vector).sum(dtype=np.float64))
 
-    def abs_dot(self, vector: np.ndarray, other: np.ndarray) -> float:
-        total = 0.0
-        for i in range(0, len(vector), _BLOCK):
-            product = vector[i : i + _BLOCK] * other[i : i + _BLOCK]
-            total += self.abs_total(product)
-        return total
+    def between(self, start: np.ndarray, end: np.ndarray, s: float) -> np.ndarray:
+        point: np.ndarray = start + s * (end - start)
+        return point
+
+    def mass(self, vector: np.ndarray, start: np.ndarray, end: np.ndarray) -> float:
+        return sum(self.abs_total(vector[b] * (end[b] - start[b])) for b in _blocks(vector))
+
+    def times_movement(self, vector: np.ndarray, start: np.ndarray, end: np.ndarray) -> np.ndarray:
+        for b in _blocks(vector):
+            vector[b] *= end[b] - start[b]
+        return vector
+
+    def scaled(self, vector: np.ndarray, factor: float) -> np.ndarray:
+        vector *= factor
+        return vector
 
     def add_scaled(self, total: np.ndarray, factor: float, vector: np.ndarray) -> np.ndarray:
-        for i in range(0, len(total), _BLOCK):
-            total[i : i + _BLOCK] += factor * vector[i : i + _BLOCK]
+        for b in _blocks(total):
+            total[b] += factor * vector[b]
         return total
 
     def all_finite(self, vector: np.ndarray) -> bool:
@@ -86,6 +105,10 @@ class NumpyOps:
 
     def unchanged(self, snapshot: object, vector: np.ndarray) -> bool:
         return np.array_equal(snapshot, vector)  # type: ignore[arg-type]
+
+
+def _blocks(vector: np.ndarray) -> Iterator[slice]:
+    return (slice(i, i + _BLOCK) for i in range(0, len(vector), _BLOCK))
 
 
 @singledispatch

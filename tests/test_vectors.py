@@ -66,12 +66,17 @@ def test_a_foreign_vector_is_refused_by_its_type():
 
 
 @given(seeds, dtypes())
-def test_sums_in_blocks_are_those_of_the_whole(seed, dtype):
-    one, other = np.random.default_rng(seed).normal(size=(2, 2**15 + 7)).astype(dtype)
-    ops, eps = vector_ops(one), float(np.finfo(dtype).eps)
-    exact = math.fsum(np.abs(one.astype(np.float64) * other).tolist())
-    assert abs(ops.abs_dot(one, other) - exact) <= tolerances.summed(exact, eps)
-    expected = one + 0.75 * other
-    total = ops.add_scaled(one.copy(), 0.75, other)
-    assert total.dtype == dtype
-    assert np.array_equal(total, expected)
+def test_what_works_in_blocks_is_what_it_is_as_a_whole(seed, dtype):
+    start, end, vector = np.random.default_rng(seed).normal(size=(3, 2**15 + 7)).astype(dtype)
+    ops, eps = vector_ops(vector), float(np.finfo(dtype).eps)
+    exact = math.fsum(np.abs(vector.astype(np.float64) * (end - start)).tolist())
+    assert abs(ops.mass(vector, start, end) - exact) <= tolerances.summed(exact, eps)
+    results = {
+        "product": (ops.times_movement(vector.copy(), start, end), vector * (end - start)),
+        "sum": (ops.add_scaled(vector.copy(), 0.75, start), vector + 0.75 * start),
+        "multiple": (ops.scaled(vector.copy(), 0.75), 0.75 * vector),
+        "point": (ops.between(start, end, 0.75), start + 0.75 * (end - start)),
+    }
+    for name, (found, expected) in results.items():
+        assert found.dtype == dtype, name
+        assert np.array_equal(found, expected), name

@@ -22,8 +22,19 @@ class TorchOps:
     def abs_total(self, vector: Tensor) -> float:
         return _sum(_abs_sum(part) for (part,) in _blocks(vector))
 
-    def abs_dot(self, vector: Tensor, other: Tensor) -> float:
-        return _sum(_abs_sum(part * opposite) for part, opposite in _blocks(vector, other))
+    def between(self, start: Tensor, end: Tensor, s: float) -> Tensor:
+        return torch.lerp(start, end, s)
+
+    def mass(self, vector: Tensor, start: Tensor, end: Tensor) -> float:
+        return _sum(_abs_sum((b - a).mul_(v)) for v, a, b in _blocks(vector, start, end))
+
+    def times_movement(self, vector: Tensor, start: Tensor, end: Tensor) -> Tensor:
+        for v, a, b in _blocks(vector, start, end):
+            v.mul_(b - a)
+        return vector
+
+    def scaled(self, vector: Tensor, factor: float) -> Tensor:
+        return vector.mul_(factor)
 
     def add_scaled(self, total: Tensor, factor: float, vector: Tensor) -> Tensor:
         return total.add_(vector, alpha=factor)

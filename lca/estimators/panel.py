@@ -62,7 +62,7 @@ class Panel:
 def _moved(segment: Segment, weights: Mapping[Evaluation, float]) -> float:
     """``Σ_i |Δ_i Σ_k w_k g_{k,i}|`` for the difference of two rules."""
     change = reduce(add, (weight * node.grad for node, weight in weights.items()))
-    return segment.ops.abs_dot(change, segment.delta)
+    return segment.mass(change)
 
 
 def trapezoid(segment: Segment) -> StepAllocation:

@@ -71,9 +71,8 @@ class PathIntegral:
         def allocate_step(step: Step) -> StepAllocation:
             segment = path.segment(step, gradients=self.rule.closed)
             integral = Integral(segment)
-            ends = {0.0: segment.start, 1.0: segment.end}
             for node, weight in zip(self.rule.nodes, self.rule.weights, strict=True):
-                integral.add(weight, ends[node] if node in ends else segment.at(node))
+                integral.add(weight, segment.at(node), last_use=node < 1)  # the end is the next step's start
             return self._flag(integral.allocation())
 
         return allocate_step

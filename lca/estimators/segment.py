@@ -5,6 +5,7 @@ end-point with the next step, refuse NaN, and add up ``w · g ∘ Δ``. They liv
 """
 
 from dataclasses import dataclass
+from functools import cached_property
 from math import isfinite
 from numbers import Real
 
@@ -25,7 +26,7 @@ class Path:
         self._end: _End | None = None
 
     def segment(self, step: Step, *, gradients: bool = True) -> "Segment":
-        """Check a step and evaluate both its ends, the first only if the last step did not end there.
+        """Check a step and evaluate its start, unless the last step ended there; its end when asked for.
 
         With ``gradients=False`` only the losses are evaluated at the ends (open rules need no more).
         """
@@ -37,23 +38,20 @@ class Path:
                 f"step {index} goes from {step.start.dtype} to {step.end.dtype}; store all points in one "
                 "dtype."
             )
-        before, after = step.state or (None, None)
-        segment = Segment(at_state(self.objective, before), step)
-        segment.start = self._reused(step) or segment.at(0.0, gradient=gradients)
-        segment.end = segment.arrival = segment.at(1.0, gradient=gradients)
-        if after is not before:
-            arrived = Segment(at_state(self.objective, after), step)
-            segment.arrival = arrived.at(1.0, gradient=gradients)
-            segment.cost += arrived.cost
-        self._end = _End(segment.ops.snapshot(step.end), after, segment.arrival)
-        return segment
+        return Segment(self, step, gradients=gradients)
 
-    def _reused(self, step: Step) -> Evaluation | None:
-        """The evaluation at the end of the last step, if this one begins there."""
-        last, state = self._end, step.state[0] if step.state else None
+    def reused(self, step: Step) -> Evaluation | None:
+        """The evaluation at the end of the last step, if this one begins there; handed out once."""
+        last, self._end = self._end, None
+        state = step.state[0] if step.state else None
         if last is None or last.state is not state:
             return None
         return last.evaluation if vector_ops(step.start).unchanged(last.theta, step.start) else None
+
+    def arrived(self, step: Step, evaluation: Evaluation) -> None:
+        """Keep what was evaluated at the end of a step for the next one."""
+        state = step.state[1] if step.state else None
+        self._end = _End(vector_ops(step.end).snapshot(step.end), state, evaluation)
 
 
 @dataclass(frozen=True, eq=False)
@@ -68,24 +66,46 @@ class _End:
 class Segment:
     """One step under evaluation: ``at(s)`` evaluates, ``cost`` counts what was newly evaluated.
 
-    ``start`` and ``end`` are the evaluations at both ends in the state that the step began in; ``arrival`` is
-    that at the end in the state it ended in, the same as ``end`` if nothing but parameters moved.
+    Both ends are evaluated in the state that the step began in, ``end`` when it is first asked for: until
+    then it takes no memory. ``arrival`` is the end in the state that the step ended in, the same as ``end``
+    if nothing but parameters moved.
     """
 
-    start: Evaluation
-    end: Evaluation
     arrival: Evaluation
 
-    def __init__(self, objective: Objective, step: Step) -> None:
-        self.objective = objective
+    def __init__(self, path: Path, step: Step, *, gradients: bool) -> None:
         self.step = step
         self.ops: VectorOps = vector_ops(step.start)
-        self.delta: Vector = step.end - step.start
         self.cost = Cost()
+        self._path = path
+        self._gradients = gradients
+        self.start = path.reused(step) or self._evaluate(0.0, gradient=gradients)
 
-    def at(self, s: float, *, gradient: bool = True) -> Evaluation:
-        """Evaluate at θ_t + s Δ_t; costs one gradient, or one forward pass without ``gradient``."""
-        node = evaluate(self.objective, self._theta(s), gradient=gradient)
+    @cached_property
+    def end(self) -> Evaluation:
+        """At θ_{t+1}. Also evaluates `arrival`."""
+        end = self._evaluate(1.0, gradient=self._gradients)
+        before, after = self.step.state or (None, None)
+        moved = after is not before
+        self.arrival = self._evaluate(1.0, gradient=self._gradients, state=after) if moved else end
+        self._path.arrived(self.step, self.arrival)
+        return end
+
+    def at(self, s: float) -> Evaluation:
+        """At θ_t + s Δ_t, with the gradient; costs one, unless it is an end that is already known."""
+        if self._gradients and s in (0.0, 1.0):
+            return self.end if s else self.start
+        return self._evaluate(s)
+
+    def mass(self, vector: Vector) -> float:
+        """``Σ_i |v_i Δ_i|``."""
+        return self.ops.mass(vector, self.step.start, self.step.end)
+
+    def _evaluate(self, s: float, *, gradient: bool = True, state: State | None = None) -> Evaluation:
+        if state is None and self.step.state:
+            state = self.step.state[0]
+        objective = at_state(self._path.objective, state)
+        node = evaluate(objective, self._theta(s), gradient=gradient)
         self.cost += Cost(full_gradients=1) if gradient else Cost(full_losses=1)
         if not isinstance(node.loss, Real):
             raise LCAError(
@@ -93,7 +113,7 @@ class Segment:
                 "float(loss)."
             )
         if gradient:
-            self.objective.layout.check(node.grad, "the objective's gradient")
+            objective.layout.check(node.grad, "the objective's gradient")
             if node.grad.dtype != self.step.start.dtype:
                 raise LCAError(
                     f"the objective's gradient is {node.grad.dtype} where θ is {self.step.start.dtype}; "
@@ -110,7 +130,7 @@ class Segment:
             named["gradient"] = grad
         found = otherwise
         for what, vector in named.items():
-            tensors = self.objective.layout.unflatten(vector).items()
+            tensors = self._path.objective.layout.unflatten(vector).items()
             bad = [name for name, tensor in tensors if not self.ops.all_finite(tensor)]
             if bad:
                 found = f"NaN or Inf in the {what}, in {', '.join(bad)}"
@@ -123,7 +143,7 @@ class Segment:
     def _theta(self, s: float) -> Vector:
         if s in (0.0, 1.0):  # the very vectors of the step: start + 1.0 * delta may differ by rounding
             return self.step.end if s else self.step.start
-        return self.step.start + s * self.delta
+        return self.ops.between(self.step.start, self.step.end, s)
 
 
 class Integral:
@@ -138,21 +158,23 @@ class Integral:
         self._sum: Vector | None = None
         self._terms: dict[str, Integral] = {}
 
-    def add(self, weight: float, node: Evaluation) -> None:
-        """Add one node with its weight (a fraction of the whole step)."""
+    def add(self, weight: float, node: Evaluation, *, last_use: bool = False) -> None:
+        """Add one node with its weight (a fraction of the whole step); on ``last_use`` it is used up."""
         segment = self._segment
         with np.errstate(over="ignore", invalid="ignore"):  # reported below, with step and tensor
-            mass = abs(weight) * segment.ops.abs_dot(node.grad, segment.delta)
+            mass = abs(weight) * segment.mass(node.grad)
         # One scalar tells whether everything that went in is finite; vectors are searched only if not.
         if not isfinite(mass):
             raise segment.non_finite("gradient times movement overflows", node.grad)
         self._mass += mass
-        if self._sum is None:
-            self._sum = weight * node.grad
-        else:
+        if self._sum is not None:
             self._sum = segment.ops.add_scaled(self._sum, weight, node.grad)
+        elif last_use and len(node.terms) != 1:  # a single term shares its gradient with the total
+            self._sum = segment.ops.scaled(node.grad, weight)
+        else:
+            self._sum = weight * node.grad
         for name, term in node.terms.items():
-            self._terms.setdefault(name, Integral(self._segment)).add(weight, term)
+            self._terms.setdefault(name, Integral(self._segment)).add(weight, term, last_use=last_use)
 
     def allocation(self) -> StepAllocation:
         """The finished `StepAllocation`, its residual taken against the losses at both ends; uses this up."""
@@ -162,7 +184,7 @@ class Integral:
     def _finish(self, start: Evaluation, end: Evaluation, arrival: Evaluation, cost: Cost) -> StepAllocation:
         segment, values = self._segment, self._sum
         with np.errstate(over="ignore", invalid="ignore"):
-            values *= segment.delta  # in place: the sum is nobody else's
+            values = segment.ops.times_movement(values, segment.step.start, segment.step.end)
         total = segment.ops.total(values)
         if not isfinite(total):
             raise segment.non_finite("gradient times movement overflows", None)

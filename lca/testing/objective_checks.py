@@ -165,6 +165,19 @@ def gradients_are_not_overwritten(subject: ObjectiveSubject, seed: int) -> None:
 
 
 @law
+def gradients_may_be_overwritten(subject: ObjectiveSubject, seed: int) -> None:
+    """The gradient belongs to the caller: changing it in place changes no later result."""
+    objective = subject.make()
+    theta = subject.theta(objective.layout, seed)
+    grad = objective.loss_and_grad(theta)[1]
+    before = _numpy(grad)
+    vector_ops(grad).scaled(grad, 2.0)
+    after = _numpy(objective.loss_and_grad(theta)[1])
+    tolerance = tolerances.repeat(float(np.abs(before).max()), tolerances.EPS64)
+    require_close(after, before, tolerance, "the gradient, after the first one was doubled in place")
+
+
+@law
 def calls_change_nothing(subject: ObjectiveSubject, seed: int) -> None:
     """θ, the model, its buffers and all random generators are as before, also after an error."""
     objective = subject.make()
