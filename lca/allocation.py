@@ -246,7 +246,7 @@ def check_deterministic(objective: Objective, theta: Vector) -> None:
     (loss, grad), (other_loss, other_grad) = (objective.loss_and_grad(theta) for _ in range(2))
     ops = vector_ops(theta)
     eps = ops.eps(theta)
-    moved, scale = ops.abs_total(other_grad - grad), ops.abs_total(grad)
+    scale, moved = ops.abs_total(grad), ops.abs_total(ops.add_scaled(other_grad, -1.0, grad))
     if abs(loss - other_loss) > repeat(loss, eps) or moved > repeat(scale, eps):
         raise NonDeterministicError(
             f"the objective gave a loss of {loss!r} and then {other_loss!r} at the same parameters, and "

@@ -1,6 +1,7 @@
 """θ as a torch tensor: the reductions that the engine needs, summed in float64 on the tensor's own device."""
 
 from collections.abc import Iterator
+from functools import reduce
 
 import numpy as np
 import torch
@@ -69,7 +70,8 @@ def _abs_sum(vector: Tensor) -> Tensor:
 
 
 def _sum(parts: Iterator[Tensor]) -> float:
-    return float(torch.stack(list(parts)).sum().item())
+    # One by one: a list of all would keep every block's memory from being used for the next one.
+    return float(reduce(torch.add, parts).item())
 
 
 _OPS = TorchOps()

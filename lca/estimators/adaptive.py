@@ -116,6 +116,7 @@ class _AdaptiveRun:
         if looks_fine and not audited:
             result = replace(result, tolerance=tol, reason=f"|residual| ≤ {tol:.3g}")
         else:
+            del result  # K floats that the refinement can use
             result, panels = self._refine(segment, tol)
             if looks_fine:
                 self._audits.record(passed=result.converged and len(panels) == 1)

@@ -5,8 +5,6 @@ What `Adaptive` refines. Nodes are evaluated once and shared between a panel and
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from functools import reduce
-from operator import add
 
 from lca.allocation import StepAllocation
 from lca.estimators.segment import Integral, Segment
@@ -61,7 +59,10 @@ class Panel:
 
 def _moved(segment: Segment, weights: Mapping[Evaluation, float]) -> float:
     """``Σ_i |Δ_i Σ_k w_k g_{k,i}|`` for the difference of two rules."""
-    change = reduce(add, (weight * node.grad for node, weight in weights.items()))
+    (first, weight), *rest = weights.items()
+    change = weight * first.grad
+    for node, weight in rest:
+        change = segment.ops.add_scaled(change, weight, node.grad)
     return segment.mass(change)
 
 
