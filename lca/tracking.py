@@ -22,6 +22,14 @@ OnError: TypeAlias = Literal["warn", "raise"]
 Schedule: TypeAlias = int | Callable[[int], bool]
 
 
+def check_options(every: Schedule, on_error: OnError) -> None:
+    """Raise `LCAError` unless these are options of a `Measurement`."""
+    if on_error not in get_args(OnError):
+        raise UnknownNameError("on_error", on_error, get_args(OnError))
+    if not callable(every) and (not isinstance(every, int) or every < 1):
+        raise LCAError(f"every must be a positive integer or a function of the step, got {every!r}.")
+
+
 class Measurement:
     """Allocates the steps of a training run that somebody else drives.
 
@@ -56,10 +64,7 @@ class Measurement:
         views: Callable[[Layout], View] = RunViews.of,
         on_error: OnError = "warn",
     ) -> None:
-        if on_error not in get_args(OnError):
-            raise UnknownNameError("on_error", on_error, get_args(OnError))
-        if not callable(every) and (not isinstance(every, int) or every < 1):
-            raise LCAError(f"every must be a positive integer or a function of the step, got {every!r}.")
+        check_options(every, on_error)
         self.objectives = dict(objective) if isinstance(objective, Mapping) else {"train": objective}
         self._allocate = start_each(self.objectives, estimator or Adaptive())
         self._every = every

@@ -5,6 +5,7 @@ from lca_torch.backend import TorchBackend
 from lca_torch.objective import Objective
 from lca_torch.parameters import layout_of
 from lca_torch.penalty import Penalty
+from lca_torch.replay import replay
 from lca_torch.tracker import Tracker
 
-__all__ = ["Objective", "Penalty", "TorchBackend", "Tracker", "layout_of"]
+__all__ = ["Objective", "Penalty", "TorchBackend", "Tracker", "layout_of", "replay"]

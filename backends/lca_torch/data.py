@@ -10,7 +10,7 @@ from typing import Any, TypeAlias
 
 import torch
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset, TensorDataset
+from torch.utils.data import DataLoader, Dataset, RandomSampler, TensorDataset
 from torch.utils.data import default_collate as collate
 
 from lca.errors import DataError
@@ -138,6 +138,11 @@ def measured(data: object, *, keep: bool = True) -> Measured:
     if not keep:
         if isinstance(data, Iterator):
             raise DataError("an iterator can be read only once; pass keep=True, or a list or a loader.")
+        if isinstance(data, DataLoader) and isinstance(data.sampler, RandomSampler):
+            raise DataError(
+                "with keep=False the loader is read at every pass and has to give the same batches each "
+                "time, but it shuffles; measure on one with shuffle=False."
+            )
         return Batches(data)
     return _joined(list(data))
 

@@ -6,21 +6,23 @@ the buffers in their place for the time of a forward pass.
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
+from itertools import count
 from typing import Any, TypeAlias
 
 import torch
 from torch import Tensor, nn
 from torch.func import functional_call
 
-from lca.errors import DataError, LCAError
+from lca.errors import DataError, LayoutError, LCAError
 from lca.layout import Layout
 from lca.objective import State
 from lca_torch.data import Tree, describe, tree_map
-from lca_torch.parameters import Frozen, Leaves, check_theta, layout_of, parameters_of
+from lca_torch.parameters import Frozen, Leaves, check_theta, layout_of, normal, parameters_of
 from lca_torch.policies import (
     BatchNormPolicy,
     forward_mode,
     measuring_mode,
+    mixes_examples,
     normalisation_policies,
     random_state_kept,
 )
@@ -46,15 +48,11 @@ class ModelLoss:
         self.device = next(iter(parameters_of(model, frozen).values())).device
         self._model = model
         self._norms = normalisation_policies(model, batch_norm)
+        self._seeds = count(1)
         self._autocast = autocast
-        self._batch_weight = batch_weight
-        self._loss_of_batch = _LossOfBatch(model, batch_loss)
-        self._call = torch.compile(functional_call) if compile else functional_call
-
-    @property
-    def mixes_examples(self) -> bool:
-        """Whether the loss of an example depends on the batch it is measured in (batch statistics)."""
-        return "batch" in self._norms.values()
+        self.mixes_examples = mixes_examples(model, self._norms)
+        self.batch_weight = batch_weight
+        self._loss_of_batch = _LossOfBatch(model, torch.compile(batch_loss) if compile else batch_loss)
 
     def parameters(self) -> list[nn.Parameter]:
         """The model's own parameters, in the order of the layout."""
@@ -67,11 +65,12 @@ class ModelLoss:
 
     def state(self) -> State | None:
         """A copy of the buffers the loss depends on: all floating-point ones but unused batch statistics."""
-        ignored = tuple(f"{name}." for name, policy in self._norms.items() if policy == "batch")
+        norms = [self._model.get_submodule(name) for name, policy in self._norms.items() if policy == "batch"]
+        ignored = {id(buffer) for norm in norms for buffer in norm.buffers()}
         found = {
             name: buffer.detach().clone()
             for name, buffer in self._model.named_buffers()
-            if buffer.is_floating_point() and not name.startswith(ignored)
+            if buffer.is_floating_point() and id(buffer) not in ignored
         }
         return found or None
 
@@ -79,16 +78,14 @@ class ModelLoss:
         self, theta: Tensor, batches: Iterable[Tree], state: State | None = None, *, gradient: bool
     ) -> tuple[float, Tensor | None]:
         """Mean loss over the batches, summed in float64, and its gradient (K,) if asked for."""
-        check_theta(self.layout, theta, self.device)
-        leaves = Leaves(theta, self.layout, self.trainable() if gradient else ())
-        total, weights = theta.new_zeros((), dtype=torch.float64), 0.0
-        with self._measuring(gradient=gradient):
+        with self._measuring(theta, gradient=gradient):
+            leaves = Leaves(theta, self.layout, self.trainable() if gradient else ())
             values = self._values(leaves.tensors, state)
+            total, weights = theta.new_zeros((), dtype=torch.float64), 0.0
             for batch in batches:
-                loss, weight = self._loss(values, batch, theta.dtype), float(self._batch_weight(batch))
-                if gradient:
-                    leaves.add_gradient(loss * weight)
-                total += loss.detach().double() * weight
+                weight = float(self.batch_weight(batch))
+                add_gradient = partial(leaves.add_gradient, weight=weight) if gradient else None
+                total += self._loss(values, batch, theta.dtype, add_gradient) * weight
                 weights += weight
         if not weights:
             raise DataError("the measured batches weigh 0 together; pass a batch_weight that is positive.")
@@ -96,43 +93,77 @@ class ModelLoss:
 
     def try_out(self, theta: Tensor, batch: Tree) -> list[str]:
         """One batch, everything checked; the names of trainable parameters that get no gradient from it."""
-        leaves = Leaves(theta, self.layout, self.trainable())
-        with self._measuring(gradient=True):
-            try:
-                loss = self._loss(self._values(leaves.tensors, None), batch, theta.dtype)
-            except (LCAError, torch.OutOfMemoryError):
-                raise
-            except Exception as error:
-                raise DataError(
-                    f"the loss of the first measuring batch ({describe(batch)}) raised "
-                    f"{type(error).__name__}: {error}"
-                ) from error
+        unused: list[str] = []
+
+        def check(loss: Tensor) -> None:
             check_loss(loss)
+            self._require_theta_alone(loss)
             wanted = {name: leaves.tensors[name] for name in self.trainable()}
             grads = torch.autograd.grad(loss, list(wanted.values()), allow_unused=True)
-        return [name for name, grad in zip(wanted, grads, strict=True) if grad is None]
+            unused.extend(name for name, grad in zip(wanted, grads, strict=True) if grad is None)
 
-    def _loss(self, values: dict[str, Tensor], batch: Tree, dtype: torch.dtype) -> Tensor:
-        batch = tree_map(lambda t: t.to(self.device, dtype if t.is_floating_point() else None), batch)
-        loss: Tensor = self._call(self._loss_of_batch, values, (batch,))
-        return loss
+        with self._measuring(theta, gradient=True):
+            leaves = Leaves(theta, self.layout, self.trainable())
+            self._loss(self._values(leaves.tensors, None), batch, theta.dtype, check)
+        return unused
+
+    def _require_theta_alone(self, loss: Tensor) -> None:
+        """A loss that holds on to the model's own tensors would not notice that θ moves."""
+        own = {name: p for name, p in self._model.named_parameters() if p.requires_grad}
+        grads = torch.autograd.grad(loss, list(own.values()), allow_unused=True, retain_graph=True)
+        held = [name for name, grad in zip(own, grads, strict=True) if grad is not None]
+        if held:
+            raise LCAError(
+                f"the loss uses the model's own {', '.join(held)}, so it is no function of theta; in the loss, "
+                "take parameters from the model (model.named_parameters()) and not from a list made before."
+            )
+
+    def _loss(
+        self, values: dict[str, Tensor], batch: Tree, dtype: torch.dtype, then: Callable[[Tensor], None] | None
+    ) -> Tensor:
+        """The loss of one batch as a float64 tensor without graph, after ``then`` has seen it with one."""
+        batch = tree_map(lambda t: _in_precision(normal(t).to(self.device), dtype), batch)
+        try:
+            loss: Tensor = functional_call(self._loss_of_batch, values, (batch, then))
+        except (LCAError, torch.OutOfMemoryError):
+            raise
+        except Exception as error:
+            raise DataError(
+                f"the loss of a measuring batch ({describe(batch)}) raised {type(error).__name__}: {error}"
+            ) from error
+        return loss.detach().double()
 
     def _values(self, tensors: dict[str, Tensor], state: State | None) -> dict[str, Tensor]:
-        """Parameters and buffers in place of the model's own; forward passes may write into the buffers."""
+        """Everything in place of the model's own; forward passes may write into these buffers."""
         dtype = next(iter(tensors.values())).dtype
         buffers = {name: buffer.detach().clone() for name, buffer in self._model.named_buffers()}
-        buffers |= state or {}
-        cast = {n: b.to(dtype) if b.is_floating_point() else b for n, b in buffers.items()}
-        return {f"model.{name}": tensor for name, tensor in {**tensors, **cast}.items()}
+        omitted = {n: p.detach() for n, p in self._model.named_parameters() if n not in tensors}
+        others = {n: _in_precision(t, dtype) for n, t in {**omitted, **buffers, **(state or {})}.items()}
+        return {f"model.{name}": tensor for name, tensor in {**tensors, **others}.items()}
 
     @contextmanager
-    def _measuring(self, *, gradient: bool) -> Iterator[None]:
+    def _measuring(self, theta: Tensor, *, gradient: bool) -> Iterator[None]:
+        check_theta(self.layout, theta, self.device)
+        self._check_unmoved()
         with (
             random_state_kept(self.device),
             measuring_mode(self._model, self._norms),
             forward_mode(self.device, self._autocast, gradients=gradient),
         ):
             yield
+
+    def _check_unmoved(self) -> None:
+        name, parameter = next(self._model.named_parameters())
+        if parameter.device != self.device:
+            raise LayoutError(
+                f"parameter {name!r} is on {parameter.device} now, but the objective was made on {self.device}; "
+                "move the model first, then make the objective."
+            )
+
+
+def _in_precision(tensor: Tensor, dtype: torch.dtype) -> Tensor:
+    """Numbers in single or double precision follow θ; integers and what is half on purpose stay."""
+    return tensor.to(dtype) if tensor.dtype in (torch.float32, torch.float64) else tensor
 
 
 class _LossOfBatch(nn.Module):
@@ -143,8 +174,12 @@ class _LossOfBatch(nn.Module):
         self.model = model
         self.batch_loss = batch_loss
 
-    def forward(self, batch: Tree) -> Tensor:
-        return self.batch_loss(self.model, batch)
+    def forward(self, batch: Tree, then: Callable[[Tensor], None] | None) -> Tensor:
+        """``then`` runs with θ still in place: checkpointed blocks are computed again during backward."""
+        loss = self.batch_loss(self.model, batch)
+        if then is not None:
+            then(loss)
+        return loss
 
 
 def usual_loss(loss_fn: Callable[[Any, Any], Tensor] | None) -> BatchLoss:

@@ -63,6 +63,8 @@ class Objective:
 
     Attributes
     ----------
+    model
+        The model that is measured.
     layout
         Names and shapes of the parameters; tied ones once.
     batch_size
@@ -110,6 +112,7 @@ class Objective:
             raise LCAError(
                 "pass loss_fn (of output and target) or batch_loss (of model and batch), not both."
             )
+        self.model = model
         self._loss = ModelLoss(
             model,
             batch_loss or usual_loss(loss_fn),

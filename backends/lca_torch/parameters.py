@@ -92,7 +92,13 @@ _OUTPUTS_SECOND = (
 
 def flat(parameters: Iterable[Tensor]) -> Tensor:
     """A new vector (K,) with the numbers of ``parameters``, detached."""
-    return torch.cat([parameter.detach().reshape(-1) for parameter in parameters])
+    with torch.inference_mode(False), torch.no_grad():
+        return torch.cat([parameter.detach().reshape(-1) for parameter in parameters])
+
+
+def normal(tensor: Tensor) -> Tensor:
+    """``tensor``, or a copy of it if it was made in inference mode and autograd would refuse it."""
+    return tensor.clone() if tensor.is_inference() else tensor
 
 
 def check_theta(layout: Layout, theta: Tensor, device: torch.device) -> None:
@@ -118,13 +124,14 @@ class Leaves:
 
     def __init__(self, theta: Tensor, layout: Layout, trainable: Iterable[str]) -> None:
         self.grad = torch.zeros_like(theta, requires_grad=False)
-        self.tensors = {name: view.detach() for name, view in layout.unflatten(theta.detach()).items()}
+        views = layout.unflatten(normal(theta).detach())
+        self.tensors = {name: view.detach() for name, view in views.items()}
         self._wanted = [self.tensors[name] for name in trainable]
         grads = layout.unflatten(self.grad)
         for name, leaf in zip(trainable, self._wanted, strict=True):
             leaf.requires_grad_()
             leaf.grad = grads[name]
 
-    def add_gradient(self, loss: Tensor) -> None:
-        """Add ∂loss/∂θ to ``grad``; the graph is freed, and nobody else's ``.grad`` is touched."""
-        torch.autograd.backward(loss, inputs=self._wanted)
+    def add_gradient(self, loss: Tensor, weight: float = 1.0) -> None:
+        """Add ``weight · ∂loss/∂θ`` to ``grad``; the graph is freed, and nobody else's ``.grad`` is touched."""
+        torch.autograd.backward(weight * loss, inputs=self._wanted)

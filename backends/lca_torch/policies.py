@@ -12,7 +12,7 @@ from typing import Literal, TypeAlias, get_args
 import numpy as np
 import torch
 from torch import nn
-from torch.nn.modules.batchnorm import _NormBase
+from torch.nn.modules.batchnorm import _BatchNorm, _NormBase
 
 from lca.errors import UnknownNameError
 
@@ -42,6 +42,15 @@ def normalisation_policies(
     }
 
 
+def mixes_examples(model: nn.Module, norms: Mapping[str, BatchNormPolicy]) -> bool:
+    """Whether the loss of an example depends on the batch it is in; not so with InstanceNorm.
+
+    >>> mixes_examples(nn.BatchNorm1d(2), {"": "batch"}), mixes_examples(nn.InstanceNorm1d(2), {"": "batch"})
+    (True, False)
+    """
+    return any(p == "batch" and isinstance(model.get_submodule(n), _BatchNorm) for n, p in norms.items())
+
+
 def _check_policy(policy: str) -> None:
     if policy not in get_args(BatchNormPolicy):
         raise UnknownNameError("batch_norm policy", policy, get_args(BatchNormPolicy))
@@ -62,14 +71,21 @@ def measuring_mode(model: nn.Module, norms: Mapping[str, BatchNormPolicy]) -> It
 
 
 @contextmanager
-def random_state_kept(device: torch.device) -> Iterator[None]:
+def random_state_kept(device: torch.device, seed: int = 0) -> Iterator[None]:
     """Whatever happens inside, the generators of torch, NumPy and Python go on as if it had not.
 
-    Reading a `DataLoader` alone already draws a number.
+    Reading a `DataLoader` alone already draws a number. Inside, they start from ``seed``: were it the same
+    for every measurement, a dropout layer that is left on would always drop the same units and pass for a
+    deterministic one.
     """
     numbers, python = np.random.get_state(), random.getstate()  # noqa: NPY002 - the global one is what counts
     try:
         with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
+            torch.default_generator.manual_seed(seed)
+            if device.type == "cuda":
+                torch.cuda.manual_seed(seed)
+            np.random.seed(seed)  # noqa: NPY002
+            random.seed(seed)
             yield
     finally:
         np.random.set_state(numbers)  # noqa: NPY002

@@ -1,0 +1,155 @@
+"""Checkpoint files: which there are and in what order, and the tensors in them, read without running code."""
+
+import pickle
+import re
+import zipfile
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from os import PathLike
+from pathlib import Path
+from typing import Any, TypeAlias
+
+import torch
+from torch import Tensor
+
+from lca.errors import TrajectoryError
+from lca.extras import extra
+
+AnyPath: TypeAlias = str | PathLike[str]
+
+SUFFIXES = (".bin", ".ckpt", ".pt", ".pth", ".safetensors")
+INSIDE = ("model.safetensors", "pytorch_model.bin")
+"""The weights inside a checkpoint that is a folder, as `transformers` writes it."""
+
+
+def checkpoint_files(checkpoints: AnyPath | Iterable[AnyPath]) -> list[Path]:
+    """The files to read, in order: of these paths, or of everything in one folder.
+
+    Raises
+    ------
+    TrajectoryError
+        If a file is not there, there are fewer than two, or the names in a folder do not give one order.
+    """
+    if isinstance(checkpoints, str | PathLike):
+        folder = Path(checkpoints)
+        found = in_order(_checkpoints_in(folder)) if folder.is_dir() else [folder]
+    else:
+        found = [Path(path) for path in checkpoints]
+    if len(found) < 2:
+        raise TrajectoryError(
+            f"a replay needs at least two checkpoints (one step), got {len(found)}"
+            f"{f' in {checkpoints}' if isinstance(checkpoints, str | PathLike) else ''}; save one before the "
+            "first update as well."
+        )
+    return [_weights(path) for path in found]
+
+
+def in_order(paths: Iterable[Path]) -> list[Path]:
+    """Paths by the numbers in their names, which must agree on the order.
+
+    >>> [path.name for path in in_order([Path("step-10.pt"), Path("step-9.pt")])]
+    ['step-9.pt', 'step-10.pt']
+    """
+    numbers = {path: [int(digits) for digits in re.findall(r"\d+", path.name)] for path in paths}
+    ordered = sorted(numbers, key=lambda path: (numbers[path], path.name))
+    forms = sorted({re.sub(r"\d+", "#", path.name) for path in ordered})
+    why = ""
+    if len(forms) > 1:
+        why = f"they have names of different forms ({', '.join(forms)})"
+    for before, after in zip(ordered, ordered[1:], strict=False):
+        if not why and numbers[before] == numbers[after]:
+            why = f"{before.name} and {after.name} have the same numbers"
+        elif not why and any(a > b for a, b in zip(numbers[before], numbers[after], strict=True)):
+            why = f"some number goes up and another down from {before.name} to {after.name}"
+    if why:
+        raise TrajectoryError(
+            f"the order of the files in {ordered[0].parent} is not clear: {why}; pass a list of paths in the "
+            "order of training."
+        )
+    return ordered
+
+
+def _checkpoints_in(folder: Path) -> Iterator[Path]:
+    for path in folder.iterdir():
+        if any((path / name).exists() for name in INSIDE) if path.is_dir() else path.suffix in SUFFIXES:
+            yield path
+
+
+def _weights(path: Path) -> Path:
+    """The file itself, or the one with the weights in a checkpoint that is a folder."""
+    candidates = [path / name for name in INSIDE] if path.is_dir() else [path]
+    for candidate in candidates:
+        if candidate.is_file():
+            return candidate
+    if path.is_dir():
+        raise TrajectoryError(f"the folder {path} holds neither {' nor '.join(INSIDE)}; pass files.")
+    raise TrajectoryError(f"there is no checkpoint {path}.")
+
+
+class _SafeTensors(Mapping[str, Tensor]):
+    """The tensors of an open safetensors file, each read when it is asked for."""
+
+    def __init__(self, handle: Any) -> None:
+        self._handle = handle
+        self._names = list(handle.keys())
+
+    def __getitem__(self, name: str) -> Tensor:
+        tensor: Tensor = self._handle.get_tensor(name)
+        return tensor
+
+    def __contains__(self, name: object) -> bool:
+        return name in self._names
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._names)
+
+    def __len__(self) -> int:
+        return len(self._names)
+
+
+@contextmanager
+def open_checkpoint(path: Path) -> Iterator[Mapping[str, Any]]:
+    """What a file holds, by name; tensors are mapped into memory and read when they are used.
+
+    Raises
+    ------
+    TrajectoryError
+        If the file is damaged, or holds pickled objects of other types than tensors and plain containers:
+        to load those would run code.
+    """
+    if path.suffix == ".safetensors":
+        with extra("torch"):
+            from safetensors import SafetensorError, safe_open  # noqa: PLC0415 - only for such files
+        try:
+            handle = safe_open(path, framework="pt")
+        except SafetensorError as error:
+            raise _unreadable(path, error) from error
+        with handle:
+            yield _SafeTensors(handle)
+    else:
+        yield _load(path)
+
+
+def _load(path: Path) -> Mapping[str, Any]:
+    try:
+        # The form of torch before 1.6 cannot be mapped.
+        content = torch.load(path, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(path))
+    except pickle.UnpicklingError as error:
+        found = re.search(r"GLOBAL (\S+)", str(error))
+        if found is None:
+            raise _unreadable(path, error) from error
+        raise TrajectoryError(
+            f"{path} holds a pickled {found[1]}, and loading that could run code, so it was not loaded; save "
+            "model.state_dict() alone, or, if you trust the type, see torch.serialization.add_safe_globals."
+        ) from error
+    except Exception as error:
+        raise _unreadable(path, error) from error
+    if not isinstance(content, Mapping):
+        raise TrajectoryError(
+            f"{path} holds a {type(content).__name__}, not a dictionary of tensors; save model.state_dict()."
+        )
+    return content
+
+
+def _unreadable(path: Path, error: Exception) -> TrajectoryError:
+    return TrajectoryError(f"{path} is damaged or no checkpoint: {type(error).__name__}: {error}")

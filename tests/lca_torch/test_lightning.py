@@ -1,0 +1,245 @@
+"""`LightningCallback` in real fits: the training is the same with it, and the allocation adds up."""
+
+import warnings
+
+import pytest
+import torch
+from torch import nn
+from torch.nn.functional import cross_entropy
+from torch.utils.data import DataLoader, TensorDataset
+
+import lca
+from lca.errors import LCAError, LCAWarning
+from lca.testing import tolerances
+from lca_torch import Objective
+
+with warnings.catch_warnings():
+    warnings.simplefilter("ignore")  # of Lightning and its dependencies about each other, at import
+    import lightning.pytorch
+    import pytorch_lightning
+
+    from lca_torch.lightning import LightningCallback
+
+# Lightning's advice (more workers, a longer log interval) and calls that torch deprecates. Warnings are told
+# apart by the module that they are attributed to, so those of lca stay errors.
+pytestmark = [
+    pytest.mark.filterwarnings(r"ignore:::lightning\."),
+    pytest.mark.filterwarnings(r"ignore:::pytorch_lightning\."),
+    pytest.mark.filterwarnings(r"ignore:::torch\."),
+    # pytest.warns hands on what it did not expect, without the module it came from.
+    pytest.mark.filterwarnings(r"ignore:`isinstance\(treespec, LeafSpec\)` is deprecated:FutureWarning"),
+    pytest.mark.filterwarnings(r"ignore:The '\w+' does not have many workers"),
+    pytest.mark.filterwarnings(r"ignore:The number of training batches"),
+]
+
+FLAVOURS = {"lightning": lightning.pytorch, "pytorch_lightning": pytorch_lightning}
+DATA = TensorDataset(
+    torch.randn(60, 6, generator=torch.Generator().manual_seed(1)),
+    torch.randint(3, (60,), generator=torch.Generator().manual_seed(2)),
+)
+
+
+def module(flavour="lightning", *, norm=False, manual=False, optimizers=1):
+    """A small network with dropout, a schedule and a validation step."""
+    pl = FLAVOURS[flavour]
+
+    class Module(pl.LightningModule):
+        def __init__(self):
+            super().__init__()
+            self.automatic_optimization = not manual
+            middle = [nn.BatchNorm1d(8)] if norm else []
+            self.net = nn.Sequential(nn.Linear(6, 8), *middle, nn.Tanh(), nn.Dropout(0.2), nn.Linear(8, 3))
+
+        def forward(self, x):
+            return self.net(x)
+
+        def training_step(self, batch, index):
+            x, y = batch
+            loss = cross_entropy(self(x), y)
+            if manual:
+                for optimizer in self.optimizers() if optimizers > 1 else [self.optimizers()]:
+                    optimizer.zero_grad()
+                    self.manual_backward(cross_entropy(self(x), y))
+                    optimizer.step()
+            return loss
+
+        def validation_step(self, batch, index):
+            x, y = batch
+            return cross_entropy(self(x), y)
+
+        def configure_optimizers(self):
+            made = [torch.optim.Adam(self.parameters(), lr=0.01) for _ in range(optimizers)]
+            return made, [torch.optim.lr_scheduler.StepLR(o, 1, 0.5) for o in made]
+
+    torch.manual_seed(0)
+    return Module()
+
+
+def fit(model, *callbacks, flavour="lightning", epochs=2, **options):
+    """Five batches an epoch."""
+    trainer = FLAVOURS[flavour].Trainer(
+        max_epochs=epochs,
+        accelerator="cpu",
+        callbacks=list(callbacks),
+        logger=False,
+        enable_checkpointing=False,
+        enable_progress_bar=False,
+        enable_model_summary=False,
+        **options,
+    )
+    torch.manual_seed(3)
+    trainer.fit(model, DataLoader(DATA, batch_size=12, shuffle=True), DataLoader(DATA, batch_size=60))
+    return model
+
+
+def measure(model):
+    return Objective(model, cross_entropy, DATA, batch_size=60)
+
+
+def same(model, other):
+    pairs = zip(model.state_dict().values(), other.state_dict().values(), strict=True)
+    return all(torch.equal(a, b) for a, b in pairs)
+
+
+@pytest.mark.parametrize(
+    ("flavour", "options", "steps"),
+    [
+        ("lightning", {}, 10),
+        ("pytorch_lightning", {}, 10),
+        ("lightning", {"accumulate_grad_batches": 2, "gradient_clip_val": 0.1}, 6),
+    ],
+)
+def test_fit_is_the_same_with_it_and_the_allocation_adds_up(flavour, options, steps):
+    plain = fit(module(flavour), flavour=flavour, **options)
+    model, callback = module(flavour), LightningCallback(measure, lca.PathIntegral(lca.SIMPSON))
+    before = measure(model).theta()
+    fit(model, callback, flavour=flavour, **options)
+    assert same(model, plain)
+
+    objective, rows = measure(model), callback.views["train"].trace.rows
+    change = objective.loss(objective.theta()) - objective.loss(before)
+    total = rows["total"].sum() + rows["residual"].sum()
+    assert abs(total - change) <= tolerances.repeat(objective.loss(before), 2.0**-23)
+    assert abs(rows["residual"].sum()) < 1e-3 * abs(change)
+    assert len(rows) == callback.tracker.steps == callback.summary()["train"]["steps"] == steps
+    assert callback.error is None
+    assert callback.tracker.jumps == 0
+
+
+def test_no_hook_is_left_behind():
+    class Keep(lightning.pytorch.Callback):
+        def on_train_start(self, trainer, pl_module):
+            self.optimizer = trainer.optimizers[0]
+
+    keep, callback = Keep(), LightningCallback(measure)
+    model = fit(module(), keep, callback)
+    keep.optimizer.step()
+    assert callback.tracker.steps == 10
+
+    class Stop(lightning.pytorch.Callback):
+        def on_train_batch_end(self, *args):
+            raise RuntimeError("enough")
+
+    with pytest.raises(RuntimeError, match="enough"):
+        fit(model, keep, callback, Stop())
+    keep.optimizer.step()
+    assert callback.tracker.steps == 1
+
+
+def test_a_part_of_the_module_can_be_measured_and_several_losses():
+    def both(model):
+        whole, part = measure(model.net), Objective(model.net, cross_entropy, DATA[:20], batch_size=20)
+        return {"all": lca.Sum({"data": whole}), "part": part}
+
+    callback = LightningCallback(both, every=3)
+    fit(module(), callback)
+    assert {name: summary["steps"] for name, summary in callback.summary().items()} == {"all": 4, "part": 4}
+    assert set(callback.summary()["all"]["per_tensor"]) == {"0.weight", "0.bias", "3.weight", "3.bias"}
+
+
+def test_running_statistics_are_told_apart():
+    def frozen(model):
+        return Objective(model, cross_entropy, DATA, batch_size=60, batch_norm="frozen")
+
+    model, callback = module(norm=True), LightningCallback(frozen, lca.PathIntegral(lca.SIMPSON))
+    before = frozen(model)
+    theta, state = before.theta(), before.state()
+    fit(model, callback)
+    after = frozen(model)
+    rows = callback.views["train"].trace.rows
+    change = after.loss(after.theta()) - before.at_state(state).loss(theta)
+    total = sum(rows[part].sum() for part in ("total", "residual", "state_change"))
+    assert abs(rows["state_change"].sum()) > 1e-3
+    assert abs(total - change) <= tolerances.repeat(after.at_state(state).loss(theta), 2.0**-23)
+    assert abs(rows["residual"].sum()) < 1e-3 * abs(change)
+
+
+def test_manual_optimization_with_one_optimizer_is_measured():
+    callback = LightningCallback(measure)
+    model = fit(module(manual=True), callback)
+    assert same(model, fit(module(manual=True)))
+    assert callback.tracker.steps == 10
+
+
+def test_several_optimizers_are_refused():
+    callback = LightningCallback(measure)
+    with pytest.warns(LCAWarning, match="measuring did not begin.*this one has 2; in a training loop"):
+        model = fit(module(manual=True, optimizers=2), callback)
+    assert same(model, fit(module(manual=True, optimizers=2)))
+    assert isinstance(callback.error, LCAError)
+    with pytest.raises(LCAError, match="no step was measured: LCAError: a fit with one optimizer"):
+        callback.summary()
+    with pytest.raises(LCAError, match="this one has 2"):
+        fit(module(manual=True, optimizers=2), LightningCallback(measure, on_error="raise"))
+
+
+def test_error_in_make_objective_is_a_warning_unless_asked_for():
+    def impossible(model):
+        return Objective(model, lambda output, target: output, DATA)
+
+    callback = LightningCallback(impossible)
+    with pytest.warns(LCAWarning, match="training goes on: LCAError: the loss must be a scalar"):
+        model = fit(module(), callback)
+    assert same(model, fit(module()))
+    with pytest.raises(LCAError, match="must be a scalar"):
+        fit(module(), LightningCallback(impossible, on_error="raise"))
+
+
+def test_error_while_measuring_is_a_warning_unless_asked_for():
+    def spoilt(model):
+        losses = iter([1.0] * 12)
+
+        def loss(output, target):
+            return cross_entropy(output, target) * next(losses, float("nan"))
+
+        return Objective(model, loss, DATA, batch_size=60)
+
+    callback = LightningCallback(spoilt, lca.PathIntegral(lca.SIMPSON))
+    with pytest.warns(LCAWarning, match=r"measuring stopped at step \d, training goes on: NonFiniteError"):
+        model = fit(module(), callback)
+    assert same(model, fit(module()))
+    assert callback.tracker.steps == 10
+    assert 0 < callback.summary()["train"]["steps"] < 10
+    with pytest.raises(LCAError, match="NaN"):
+        fit(module(), LightningCallback(spoilt, lca.PathIntegral(lca.SIMPSON), on_error="raise"))
+
+
+def test_random_numbers_drawn_to_make_the_objective_do_not_count():
+    def shuffled(model):
+        loader = DataLoader(DATA, batch_size=60, shuffle=True)
+        return Objective(model, cross_entropy, list(loader), batch_size=60)
+
+    assert same(fit(module(), LightningCallback(shuffled)), fit(module()))
+
+
+@pytest.mark.parametrize("wrong", [{"every": 0}, {"on_error": "ignore"}])
+def test_wrong_options_are_refused_before_the_fit(wrong):
+    with pytest.raises(LCAError, match=next(iter(wrong))):
+        LightningCallback(measure, **wrong)
+
+
+def test_nothing_is_measured_before_a_fit():
+    callback = LightningCallback(measure)
+    assert callback.views == {}
+    with pytest.raises(LCAError, match="no fit has begun"):
+        callback.summary()
