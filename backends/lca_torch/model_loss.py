@@ -6,6 +6,7 @@ the buffers in their place for the time of a forward pass.
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
+from functools import partial
 from itertools import count
 from typing import Any, TypeAlias
 
@@ -94,10 +95,11 @@ class ModelLoss:
     def try_out(self, theta: Tensor, batch: Tree) -> list[str]:
         """One batch, everything checked; the names of trainable parameters that get no gradient from it."""
         unused: list[str] = []
+        own = {name: p for name, p in self._model.named_parameters() if p.requires_grad}
 
         def check(loss: Tensor) -> None:
             check_loss(loss)
-            self._require_theta_alone(loss)
+            _require_theta_alone(loss, own)
             wanted = {name: leaves.tensors[name] for name in self.trainable()}
             grads = torch.autograd.grad(loss, list(wanted.values()), allow_unused=True)
             unused.extend(name for name, grad in zip(wanted, grads, strict=True) if grad is None)
@@ -107,19 +109,12 @@ class ModelLoss:
             self._loss(self._values(leaves.tensors, None), batch, theta.dtype, check)
         return unused
 
-    def _require_theta_alone(self, loss: Tensor) -> None:
-        """A loss that holds on to the model's own tensors would not notice that θ moves."""
-        own = {name: p for name, p in self._model.named_parameters() if p.requires_grad}
-        grads = torch.autograd.grad(loss, list(own.values()), allow_unused=True, retain_graph=True)
-        held = [name for name, grad in zip(own, grads, strict=True) if grad is not None]
-        if held:
-            raise LCAError(
-                f"the loss uses the model's own {', '.join(held)}, so it is no function of theta; in the loss, "
-                "take parameters from the model (model.named_parameters()) and not from a list made before."
-            )
-
     def _loss(
-        self, values: dict[str, Tensor], batch: Tree, dtype: torch.dtype, then: Callable[[Tensor], None] | None
+        self,
+        values: dict[str, Tensor],
+        batch: Tree,
+        dtype: torch.dtype,
+        then: Callable[[Tensor], None] | None,
     ) -> Tensor:
         """The loss of one batch as a float64 tensor without graph, after ``then`` has seen it with one."""
         batch = tree_map(lambda t: _in_precision(normal(t).to(self.device), dtype), batch)
@@ -146,7 +141,7 @@ class ModelLoss:
         check_theta(self.layout, theta, self.device)
         self._check_unmoved()
         with (
-            random_state_kept(self.device),
+            random_state_kept(self.device, next(self._seeds)),
             measuring_mode(self._model, self._norms),
             forward_mode(self.device, self._autocast, gradients=gradient),
         ):
@@ -156,9 +151,20 @@ class ModelLoss:
         name, parameter = next(self._model.named_parameters())
         if parameter.device != self.device:
             raise LayoutError(
-                f"parameter {name!r} is on {parameter.device} now, but the objective was made on {self.device}; "
-                "move the model first, then make the objective."
+                f"parameter {name!r} is on {parameter.device} now, but the objective was made on "
+                f"{self.device}; move the model first, then make the objective."
             )
+
+
+def _require_theta_alone(loss: Tensor, own: Mapping[str, Tensor]) -> None:
+    """A loss that holds on to the model's ``own`` tensors would not notice that θ moves."""
+    grads = torch.autograd.grad(loss, list(own.values()), allow_unused=True, retain_graph=True)
+    held = [name for name, grad in zip(own, grads, strict=True) if grad is not None]
+    if held:
+        raise LCAError(
+            f"the loss uses the model's own {', '.join(held)}, so it is no function of theta; inside the "
+            "loss, take parameters from the model (model.named_parameters()), not from a list made before."
+        )
 
 
 def _in_precision(tensor: Tensor, dtype: torch.dtype) -> Tensor:

@@ -133,5 +133,5 @@ class Leaves:
             leaf.grad = grads[name]
 
     def add_gradient(self, loss: Tensor, weight: float = 1.0) -> None:
-        """Add ``weight · ∂loss/∂θ`` to ``grad``; the graph is freed, and nobody else's ``.grad`` is touched."""
+        """Add ``weight · ∂loss/∂θ`` to ``grad``; no other ``.grad`` is touched; frees the graph."""
         torch.autograd.backward(weight * loss, inputs=self._wanted)
