@@ -1,0 +1,122 @@
+"""`TrainerCallback` in real runs of `transformers.Trainer`, on a small GPT-2 with tied embeddings."""
+
+import re
+import warnings
+from contextlib import contextmanager
+
+import pytest
+import torch
+
+import lca
+from lca.errors import LCAError, LCAWarning
+from lca.testing import tolerances
+from lca_torch import Objective
+
+with warnings.catch_warnings():
+    warnings.simplefilter("ignore")  # of transformers and its dependencies about each other, at import
+    import transformers
+    from transformers import GPT2Config, GPT2LMHeadModel, Trainer, TrainingArguments
+
+    from lca_torch.huggingface import TrainerCallback
+
+# transformers and accelerate about pinned memory without a GPU, and calls that torch deprecates; told apart
+# by the module they are attributed to, so those of lca stay errors.
+pytestmark = [
+    pytest.mark.filterwarnings(r"ignore:::transformers\."),
+    pytest.mark.filterwarnings(r"ignore:::accelerate\."),
+    pytest.mark.filterwarnings(r"ignore:::torch\."),
+]
+
+RULE = lca.PathIntegral(lca.composite(lca.SIMPSON, 8))  # the first steps with Adam turn the embeddings around
+TOKENS = torch.randint(20, (32, 8), generator=torch.Generator().manual_seed(1))
+DATA = [{"input_ids": row, "labels": row} for row in TOKENS]
+
+
+def gpt2():
+    torch.manual_seed(0)
+    return GPT2LMHeadModel(
+        GPT2Config(
+            vocab_size=20, n_positions=8, n_embd=8, n_layer=2, n_head=2, bos_token_id=0, eos_token_id=0
+        )
+    )
+
+
+def measure(model):
+    return Objective(model, None, {"input_ids": TOKENS, "labels": TOKENS}, batch_size=32)
+
+
+def train(model, folder, *callbacks, **options):
+    """Two epochs of eight batches."""
+    arguments = TrainingArguments(
+        output_dir=str(folder),
+        per_device_train_batch_size=4,
+        num_train_epochs=2,
+        learning_rate=0.01,
+        use_cpu=True,
+        report_to=[],
+        disable_tqdm=True,
+        seed=3,
+        **({"save_strategy": "no"} | options),
+    )
+    Trainer(model, arguments, train_dataset=DATA, callbacks=list(callbacks)).train()
+    return model
+
+
+@contextmanager
+def one_warning(match):
+    """`pytest.warns` would send on the others as if they came from here."""
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("ignore")
+        warnings.simplefilter("always", LCAWarning)
+        yield
+    [warning] = caught
+    assert re.search(match, str(warning.message))
+
+
+def same(model, other):
+    return all(torch.equal(a, b) for a, b in zip(model.parameters(), other.parameters(), strict=True))
+
+
+@pytest.mark.parametrize(("accumulate", "steps"), [(1, 16), (3, 6)])
+def test_run_is_the_same_with_it_and_the_allocation_adds_up(accumulate, steps, tmp_path):
+    plain = train(gpt2(), tmp_path, gradient_accumulation_steps=accumulate)
+    model, callback = gpt2(), TrainerCallback(measure, RULE)
+    before = measure(model).theta()
+    train(model, tmp_path, callback, gradient_accumulation_steps=accumulate)
+    assert same(model, plain)
+
+    objective, rows = measure(model), callback.views["train"].trace.rows
+    change = objective.loss(objective.theta()) - objective.loss(before)
+    total = rows["total"].sum() + rows["residual"].sum()
+    assert abs(total - change) <= tolerances.repeat(objective.loss(before), 2.0**-23)
+    assert abs(rows["residual"].sum()) < 1e-3 * abs(change)
+    assert len(rows) == callback.tracker.steps == callback.summary()["train"]["steps"] == steps
+    assert "lm_head.weight" not in callback.summary()["train"]["per_tensor"]  # tied: counted once
+
+
+def test_no_hook_is_left_behind_and_a_run_begins_anew(tmp_path):
+    optimizers = []
+
+    class Keep(transformers.TrainerCallback):
+        def on_train_begin(self, *args, optimizer, **kwargs):
+            optimizers.append(optimizer.optimizer)
+
+    callback, model = TrainerCallback(measure), gpt2()
+    for _ in range(2):
+        train(model, tmp_path, Keep(), callback, max_steps=3)
+        optimizers[-1].step()
+        assert callback.tracker.steps == 3
+
+
+def test_errors_are_warnings_unless_asked_for(tmp_path):
+    def impossible(model):
+        return Objective(model, None, {"input_ids": TOKENS})
+
+    plain, callback = train(gpt2(), tmp_path), TrainerCallback(impossible)
+    with one_warning("measuring did not begin, training goes on: .*output.loss"):
+        model = train(gpt2(), tmp_path, callback)
+    assert same(model, plain)
+    with pytest.raises(LCAError, match="no step was measured: "):
+        callback.summary()
+    with pytest.raises(LCAError, match="output.loss"):
+        train(gpt2(), tmp_path, TrainerCallback(impossible, on_error="raise"))

@@ -1,0 +1,240 @@
+"""`replay`: checkpoints of every step give what the live tracker gave; what cannot be read is said."""
+
+import os
+import pickle
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import save_file
+from torch import nn
+from torch.nn.functional import cross_entropy
+
+import lca
+from lca.errors import LayoutError, TrajectoryError
+from lca_torch import Objective, Tracker, replay
+
+X = torch.randn(40, 6, generator=torch.Generator().manual_seed(1))
+Y = torch.randint(3, (40,), generator=torch.Generator().manual_seed(2))
+SIMPSON = lca.PathIntegral(lca.SIMPSON)
+
+
+class Kept:
+    """A view that keeps everything."""
+
+    def __init__(self, layout):
+        self.allocations = []
+
+    def update(self, allocation):
+        self.allocations.append(allocation)
+
+
+class Tied(nn.Module):
+    """A network whose last weight is also its first, with batch normalisation between."""
+
+    def __init__(self):
+        super().__init__()
+        self.first, self.norm = nn.Linear(6, 6, bias=False), nn.BatchNorm1d(6)
+        self.second, self.out = nn.Linear(6, 6, bias=False), nn.Linear(6, 3)
+        self.second.weight = self.first.weight
+        self.register_buffer("temperature", torch.tensor(2.0), persistent=False)
+
+    def forward(self, x):
+        return self.out(self.second(torch.tanh(self.norm(self.first(x))))) / self.temperature
+
+
+def objective_of(model, **options):
+    return Objective(model, cross_entropy, (X, Y), batch_size=40, **({"batch_norm": "frozen"} | options))
+
+
+def run(save, steps=4, **options):
+    """Train a fresh network under a tracker; ``save(model, t)`` after t steps."""
+    torch.manual_seed(0)
+    model = Tied()
+    optimizer, objective = torch.optim.Adam(model.parameters(), lr=0.05), objective_of(model, **options)
+    save(model, 0)
+    with Tracker(model, optimizer, objective, SIMPSON, views=Kept, on_error="raise") as tracker:
+        for t in range(steps):
+            optimizer.zero_grad()
+            cross_entropy(model(X[10 * t : 10 * t + 10]), Y[10 * t : 10 * t + 10]).backward()
+            optimizer.step()
+            save(model, t + 1)
+    return objective, tracker.views["train"].allocations
+
+
+def torch_file(folder):
+    return lambda model, t: torch.save(model.state_dict(), folder / f"step-{8 + t}.pt")
+
+
+def nested_old_file(folder):
+    def save(model, t):
+        content = {"epoch": t, "state_dict": {f"net.{n}": v for n, v in model.state_dict().items()}}
+        content["state_dict"]["head.weight"] = torch.zeros(1)
+        path = folder / f"epoch={t // 2}-step={t}.ckpt"
+        torch.save(content, path, _use_new_zipfile_serialization=False)
+
+    return save
+
+
+def safetensors_folder(dropped):
+    """As `transformers` writes it: a folder a checkpoint, and tied tensors under one of their names."""
+
+    def saving(folder):
+        def save(model, t):
+            (folder / f"checkpoint-{t}").mkdir()
+            torch.save({}, folder / f"checkpoint-{t}" / "optimizer.pt")
+            tensors = {name: v for name, v in model.state_dict().items() if name != dropped}
+            save_file(tensors, folder / f"checkpoint-{t}" / "model.safetensors")
+
+        return save
+
+    return saving
+
+
+@pytest.mark.parametrize(
+    ("saving", "options"),
+    [
+        (torch_file, {}),
+        (nested_old_file, {"key": "state_dict", "prefix": "net."}),
+        (safetensors_folder("second.weight"), {}),
+        (safetensors_folder("first.weight"), {}),
+    ],
+)
+def test_replay_is_the_live_run(saving, options, tmp_path):
+    objective, live = run(saving(tmp_path))
+    (tmp_path / "notes.txt").touch()
+    again = list(lca.allocate(objective, replay(tmp_path, objective, **options), SIMPSON))
+    assert len(again) == len(live) == 4
+    for a, b in zip(again, live, strict=True):
+        assert torch.equal(a.values, b.values)
+        assert (a.residual, a.state_change, a.loss_end) == (b.residual, b.state_change, b.loss_end)
+        assert abs(a.state_change) > 1e-6
+
+
+def test_state_that_does_not_move_is_one_object_and_unused_state_is_none(tmp_path):
+    def save(model, t):
+        model.norm.running_mean.zero_()
+        model.norm.running_var.fill_(1.0)
+        torch_file(tmp_path)(model, t)
+
+    objective, _ = run(save)
+    assert all(step.state[0] is step.state[1] for step in replay(tmp_path, objective))
+    assert all("temperature" not in step.state[0] for step in replay(tmp_path, objective))
+
+
+def test_several_objectives_and_another_dtype(tmp_path):
+    objective, _ = run(torch_file(tmp_path))
+    double = objective_of(objective.model.double())
+    losses = {"sum": lca.Sum({"data": double}), "half": lca.Scaled(double, 0.5)}
+    steps = list(replay(sorted(tmp_path.iterdir(), key=lambda p: len(p.name)), losses))
+    assert {step.end.dtype for step in steps} == {torch.float64}
+    whole, half = (sum(a.values for a in lca.allocate(o, steps, SIMPSON)) for o in losses.values())
+    torch.testing.assert_close(half, whole / 2)
+
+
+def saved(folder, **changes):
+    """Two checkpoints of a linear model, the second with other contents; and the objective."""
+    model = nn.Linear(6, 3)
+    contents = {**model.state_dict(), **changes}
+    contents = {name: value for name, value in contents.items() if value is not None}
+    torch.save(model.state_dict(), folder / "0.pt")
+    torch.save(contents, folder / "1.pt")
+    return objective_of(model)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"bias": None}, r"1\.pt lacks 'bias'; it holds 'weight'"),
+        ({"extra": torch.zeros(1)}, r"1\.pt also holds 'extra', which the model has not"),
+        ({"weight": torch.zeros(3, 5)}, r"weight in .*1\.pt has shape \(3, 5\), the model's has \(3, 6\)"),
+        ({"weight": torch.zeros(3, 6, dtype=torch.int64)}, r"weight in .* is torch.int64, not a floating"),
+        (
+            {"bias": None, "weight": None, "net.weight": torch.zeros(3, 6), "net.bias": torch.zeros(3)},
+            "pass prefix='net.'",
+        ),
+        ({"bias": None, "weight": None, "model": {"weight": torch.zeros(3, 6)}}, "pass key='model'"),
+    ],
+)
+def test_what_does_not_fit_is_named(changes, message, tmp_path):
+    objective = saved(tmp_path, **changes)
+    with pytest.raises(TrajectoryError, match=message):
+        list(replay(tmp_path, objective))
+
+
+def test_files_are_read_when_their_turn_comes(tmp_path):
+    objective = saved(tmp_path)
+    (tmp_path / "2.pt").write_bytes(b"junk" * 100)
+    steps = replay(tmp_path, objective)
+    assert next(steps).index == 0
+    with pytest.raises(TrajectoryError, match=r"2\.pt is damaged or no checkpoint"):
+        next(steps)
+
+
+def test_damaged_safetensors_and_wrong_keys_are_said(tmp_path):
+    objective = saved(tmp_path)
+    (tmp_path / "2.safetensors").write_bytes(b"junk" * 100)
+    with pytest.raises(TrajectoryError, match=r"2\.safetensors is damaged"):
+        list(replay([tmp_path / "2.safetensors", tmp_path / "0.pt"], objective))
+    with pytest.raises(TrajectoryError, match="no dictionary under key='model'; it has 'weight', 'bias'"):
+        list(replay([tmp_path / "0.pt", tmp_path / "1.pt"], objective, key="model"))
+
+
+class Touch:
+    """Unpickling this makes a file."""
+
+    def __init__(self, path):
+        self.path = path
+
+    def __reduce__(self):
+        return Path.touch, (self.path,)
+
+
+def test_pickled_code_is_refused_and_not_run(tmp_path):
+    objective = saved(tmp_path)
+    torch.save({"weight": Touch(tmp_path / "ran")}, tmp_path / "2.pt")
+    (tmp_path / "3.pt").write_bytes(pickle.dumps(Touch(tmp_path / "ran")))
+    for evil in ("2.pt", "3.pt"):
+        with pytest.raises(TrajectoryError, match="could run code, so it was not loaded|damaged"):
+            list(replay([tmp_path / "0.pt", tmp_path / evil], objective))
+    assert not (tmp_path / "ran").exists()
+
+
+@pytest.mark.parametrize(
+    ("names", "message"),
+    [
+        (["model-1.pt", "model-2.pt", "optimizer-1.pt"], r"different forms \(model-#.pt, optimizer-#.pt\)"),
+        (["1.pt", "01.pt"], "01.pt and 1.pt have the same numbers"),
+        (["epoch=0-loss=0.9.pt", "epoch=1-loss=0.5.pt"], "goes up and another down"),
+        (["1.pt"], "at least two checkpoints"),
+        ([], "at least two checkpoints"),
+    ],
+)
+def test_a_folder_without_one_order_is_refused(names, message, tmp_path):
+    objective = objective_of(nn.Linear(6, 3))
+    for name in names:
+        (tmp_path / name).touch()
+    with pytest.raises(TrajectoryError, match=message):
+        replay(tmp_path, objective)
+
+
+def test_paths_that_are_no_checkpoints_are_refused_at_once(tmp_path):
+    objective = saved(tmp_path)
+    with pytest.raises(TrajectoryError, match=r"there is no checkpoint .*7\.pt"):
+        replay([tmp_path / "0.pt", tmp_path / "7.pt"], objective)
+    with pytest.raises(TrajectoryError, match="holds neither model.safetensors nor pytorch_model.bin"):
+        replay([tmp_path / "0.pt", tmp_path], objective)
+    with pytest.raises(LayoutError, match="the objectives of a replay"):
+        replay(tmp_path, {"a": objective, "b": objective_of(nn.Linear(6, 3, bias=False))})
+
+
+def test_importing_the_backend_loads_no_trainer():
+    heavy = {"lightning", "pytorch_lightning", "transformers", "accelerate", "safetensors"}
+    code = f"import sys, lca_torch; print({heavy} & {{*sys.modules}})"
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=True,
+        env={**os.environ, "PYTHONPATH": os.pathsep.join(path for path in sys.path if path)},
+    )  # fmt: skip
+    assert done.stdout.strip() == "set()"
