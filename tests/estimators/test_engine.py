@@ -1,11 +1,11 @@
 """What every estimator has from the engine below it: details that mutation testing found untested."""
 
-from dataclasses import dataclass, field
+from dataclasses import FrozenInstanceError, dataclass, field
 
 import numpy as np
 import pytest
 
-from lca import PathIntegral, Step, StepAllocation, allocate
+from lca import Adaptive, PathIntegral, Step, StepAllocation, allocate
 from lca.errors import NonDeterministicError
 from lca.layout import Layout
 
@@ -47,3 +47,14 @@ def test_an_allocation_says_nothing_that_its_estimator_did_not():
     assert a.converged
     spent = a.evaluations
     assert (spent.full_gradients, spent.full_losses, spent.batch_gradients) == (0, 0, 0)
+
+
+@pytest.mark.parametrize("estimator", [PathIntegral(tol=1.0), Adaptive(tol=1.0)], ids=repr)
+def test_a_description_cannot_be_changed_under_a_run(estimator):
+    with pytest.raises(FrozenInstanceError):
+        estimator.tol = 2.0
+    assert hash(estimator) == hash(type(estimator)(tol=1.0))
+
+
+def test_the_defaults_of_adaptive_are_the_documented_ones():
+    assert Adaptive() == Adaptive(tol=1e-3, per="step", nested_tol=0.05, audit=64, max_gradients=33)

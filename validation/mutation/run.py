@@ -47,6 +47,7 @@ TESTS = ("tests/test_quadrature.py", "tests/test_allocation.py", "tests/test_sta
 SENSELESS = re.compile(
     r".*(Bit|Shift|Invert|RemoveDecorator|(Lt|LtE|Gt|GtE|Eq|NotEq)_Is|IsNot_(?!Is)|_(Mod|Pow|FloorDiv)$)"
 )
+UNJUDGED = "not judged yet"
 Row = dict[str, Any]
 
 
@@ -146,7 +147,7 @@ def table(results: Row) -> str:
             f"| `{target}` | {n['mutants']} | {tried} | {n['killed']} | {n['timeout']} | {n['survived']} |"
         )
     lines += ["", f"Killed: {results['score']:.1%} of those tried.", ""]
-    lines += ["| survivor | change | why no test is missing |", "|---|---|---|"]
+    lines += ["| survivor | change | why no test is missing, or which was added |", "|---|---|---|"]
     for row in results["survivors"]:
         change = row["change"].replace("|", "\\|")
         lines.append(f"| `{row['file']}:{row['line']}` | `{change}` | {row['reason']} |")
@@ -192,13 +193,32 @@ def _options() -> argparse.Namespace:
     parser.add_argument("--seed", type=int, default=0, help="of the draw (%(default)s)")
     parser.add_argument("--timeout", type=float, default=150, help="seconds a mutant (%(default)s)")
     parser.add_argument("--again", action="store_true", help="only survivors and timeouts of results.json")
+    parser.add_argument("--judge", action="store_true", help="run nothing, put reasons.json in results.json")
     return parser.parse_args()
+
+
+def judged(rows: list[Row]) -> list[Row]:
+    """The survivors, each with what reasons.json says of it."""
+    reasons = json.loads((FOLDER / "reasons.json").read_text())
+    survived = (row for row in rows if row["outcome"] == "survived")
+    return [row | {"reason": reasons.get(f"{row['file']}: {row['change']}", UNJUDGED)} for row in survived]
+
+
+def conclude(results: Row) -> None:
+    """Write the table, judge the claim."""
+    (FOLDER / "table.md").write_text(table(results))
+    verdict({"every survivor has a reason": all(r["reason"] != UNJUDGED for r in results["survivors"])})
 
 
 def main() -> None:
     """Try the mutants, keep what was found, judge the claim."""
     options, began = _options(), time.perf_counter()
-    before = json.loads((FOLDER / "results.json").read_text()) if options.again else None
+    kept = options.again or options.judge
+    before = json.loads((FOLDER / "results.json").read_text()) if kept else None
+    if options.judge:
+        before["survivors"] = judged(before["rows"])
+        (FOLDER / "results.json").write_text(json.dumps(before, indent=2) + "\n")
+        conclude(before)
     head = subprocess.check_output(
         ["git", "-C", str(ROOT), "rev-parse", "--short", "HEAD"], text=True
     ).strip()
@@ -214,12 +234,6 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as work:
         clone(Path(work) / "clone", before["engine"] if before else head)
         found = second_run(before, tried) if before else first_run(options, tried)
-    reasons = json.loads((FOLDER / "reasons.json").read_text())
-    survivors = [
-        row | {"reason": reasons.get(f"{row['file']}: {row['change']}", "not judged yet")}
-        for row in found["rows"]
-        if row["outcome"] == "survived"
-    ]
     results = {
         "cosmic-ray": version("cosmic-ray"),
         "date": datetime.now().astimezone().isoformat(timespec="minutes"),
@@ -228,13 +242,12 @@ def main() -> None:
         "tests": head,
         "seconds": round(time.perf_counter() - began) + (before["seconds"] if before else 0),
         **summary(found["rows"], found["populations"]),
-        "survivors": survivors,
+        "survivors": judged(found["rows"]),
         "timeouts": [row for row in found["rows"] if row["outcome"] == "timeout"],
         **found,
     }
-    (FOLDER / "table.md").write_text(table(results))
     keep(FOLDER, "results.json", results)
-    verdict({"every survivor has a reason": all(r["reason"] != "not judged yet" for r in survivors)})
+    conclude(results)
 
 
 if __name__ == "__main__":
