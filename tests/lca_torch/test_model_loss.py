@@ -1,0 +1,105 @@
+"""θ is in place of the model's own parameters for as long as it is needed, whatever the model does."""
+
+import pytest
+import torch
+from torch import nn
+from torch.nn.functional import cross_entropy
+from torch.utils.checkpoint import checkpoint
+
+from lca.errors import LCAError
+from lca.testing import check_objective, tolerances
+from lca_torch import Objective
+
+EPS64 = tolerances.EPS64
+
+
+def numbers(*shape):
+    return torch.randn(*shape, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+
+
+X, Y = numbers(12, 3), torch.arange(12) % 2
+
+
+class Blocks(nn.Module):
+    """A block that may be computed again during backward."""
+
+    def __init__(self, *, again: bool) -> None:
+        super().__init__()
+        self.first, self.last, self.again = nn.Linear(3, 4), nn.Linear(4, 2), again
+
+    def forward(self, x):
+        hidden = checkpoint(self.block, x, use_reentrant=False) if self.again else self.block(x)
+        return self.last(hidden)
+
+    def block(self, x):
+        return torch.tanh(self.first(x)) ** 2
+
+
+class Recurrent(nn.Module):
+    """An LSTM keeps a list of its own weights beside its parameters."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.lstm, self.last = nn.LSTM(3, 4, batch_first=True), nn.Linear(4, 2)
+
+    def forward(self, x):
+        return self.last(self.lstm(x)[0][:, -1])
+
+
+def test_a_checkpointed_block_is_computed_again_at_theta():
+    plain, again = (
+        Objective(Blocks(again=flag).double(), cross_entropy, (X, Y), batch_size=5) for flag in (False, True)
+    )
+    theta = numbers(plain.layout.size)
+    (loss, grad), (loss_again, grad_again) = plain.loss_and_grad(theta), again.loss_and_grad(theta)
+    assert loss_again == loss
+    assert (grad_again - grad).abs().max() <= tolerances.repeat(grad.abs().max().item(), EPS64)
+
+
+@pytest.mark.parametrize("normalised", [False, True], ids=["LSTM", "weight norm"])
+def test_models_that_keep_their_weights_elsewhere_pass_the_kit(normalised):
+    def make():
+        torch.manual_seed(0)
+        model = nn.utils.parametrizations.weight_norm(nn.Linear(3, 2)) if normalised else Recurrent()
+        x = X if normalised else numbers(12, 4, 3)
+        return Objective(model.double(), cross_entropy, (x, Y), batch_size=5)
+
+    check_objective(make, vector=torch.tensor, samples=2)
+
+
+def test_a_loss_that_holds_the_models_own_tensors_is_refused():
+    model = nn.Linear(3, 2).double()
+    own = list(model.parameters())
+
+    def of_list(model, batch):
+        return cross_entropy(model(batch[0]), batch[1]) + sum(p.square().sum() for p in own)
+
+    def of_model(model, batch):
+        return cross_entropy(model(batch[0]), batch[1]) + sum(p.square().sum() for p in model.parameters())
+
+    with pytest.raises(LCAError, match="the model's own weight, bias"):
+        Objective(model, None, (X, Y), batch_loss=of_list)
+    Objective(model, None, (X, Y), batch_loss=of_model)
+
+
+@pytest.mark.parametrize("mode", [torch.no_grad, torch.inference_mode])
+def test_it_works_whatever_the_callers_mode_is(mode):
+    objective = Objective(nn.Linear(3, 2).double(), cross_entropy, (X, Y), batch_size=5)
+    expected = objective.loss_and_grad(objective.theta())
+    with mode():
+        loss, grad = objective.loss_and_grad(objective.theta())
+        made_here, batch = objective.theta() + 0, (X + 0, Y + 0)
+        of_batch, grad_of_batch = objective.loss_and_grad(made_here, batch)
+    assert (loss, of_batch) == (expected[0], expected[0])
+    assert torch.equal(grad, expected[1])
+    assert torch.equal(grad_of_batch, expected[1])
+    assert not grad.is_inference()
+
+
+def test_a_model_that_moves_away_is_named():
+    model = nn.Linear(3, 2).double()
+    objective = Objective(model, cross_entropy, (X, Y), batch_size=5)
+    theta = objective.theta()
+    model.to("meta")
+    with pytest.raises(LCAError, match="'weight' is on meta now, but the objective was made on cpu"):
+        objective.loss(theta)
