@@ -130,8 +130,8 @@ class Segment:
             named["gradient"] = grad
         found = otherwise
         for what, vector in named.items():
-            tensors = self._path.objective.layout.unflatten(vector).items()
-            bad = [name for name, tensor in tensors if not self.ops.all_finite(tensor)]
+            tensors = self._path.objective.layout.unflatten(self.ops.to_numpy(vector)).items()
+            bad = [name for name, tensor in tensors if not np.isfinite(tensor).all()]
             if bad:
                 found = f"NaN or Inf in the {what}, in {', '.join(bad)}"
                 break

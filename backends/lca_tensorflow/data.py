@@ -1,0 +1,113 @@
+"""The measured data, from what Keras users have: arrays, a `tf.data.Dataset`, a `PyDataset`, batches.
+
+A batch is ``(x, y)`` or ``(x, y, sample_weight)``, as `keras.Model.fit` takes it; x and y may be nested.
+"""
+
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from typing import Any, TypeAlias
+
+import keras
+import numpy as np
+import tensorflow as tf
+
+from lca.errors import DataError
+
+Tree: TypeAlias = Any
+"""Tensors in nested tuples, lists and dicts: what a batch is made of."""
+
+
+def as_tensors(tree: Tree, dtype: str) -> Tree:
+    """``tree`` with tensors as leaves, floating-point ones in ``dtype``; lists become tuples, None stays."""
+    if tree is None:
+        return None
+    if isinstance(tree, tuple | list):
+        return tuple(as_tensors(value, dtype) for value in tree)
+    if isinstance(tree, dict):
+        return {name: as_tensors(value, dtype) for name, value in tree.items()}
+    tensor = tf.convert_to_tensor(tree)
+    return tf.cast(tensor, dtype) if tensor.dtype.is_floating else tensor
+
+
+def examples_in(batch: Tree) -> tf.Tensor:
+    """The number of examples of a batch of tensors: the length of the first one, as a scalar tensor.
+
+    >>> int(examples_in((tf.zeros([7, 3]), tf.zeros([7]))))
+    7
+    """
+    return tf.shape(tf.nest.flatten(batch)[0])[0]
+
+
+@dataclass(frozen=True, eq=False)
+class Rows:
+    """Tensors with one row an example, cut into measuring batches of any size; the last one is ragged."""
+
+    tree: Tree
+
+    def __len__(self) -> int:
+        return int(tf.nest.flatten(self.tree)[0].shape[0])
+
+    def batches(self, batch_size: int) -> Iterator[Tree]:
+        """All rows, in order."""
+        for start in range(0, len(self), batch_size):
+            yield self.take(start, start + batch_size)
+
+    def take(self, start: int, stop: int) -> Tree:
+        """Some of the rows, as a batch."""
+        return tf.nest.map_structure(lambda tensor: tensor[start:stop], self.tree)
+
+
+def rows_of(data: object, dtype: str) -> tuple[Rows, int | None]:
+    """The measured data as rows, and the batch size they came in, if they came in batches.
+
+    Raises
+    ------
+    DataError
+        If there are none, they differ in length, or batches do not fit together.
+    """
+    if isinstance(data, tuple):
+        return _rows(as_tensors(data, dtype)), None
+    batches = [as_tensors(batch, dtype) for batch in _batches(data)]
+    if not batches:
+        raise DataError("the measured data are empty; an iterator can be read once, pass a list instead.")
+    first = int(examples_in(batches[0]))
+    try:
+        whole = tf.nest.map_structure(lambda *parts: tf.concat(parts, 0), *batches)
+    except (ValueError, TypeError, tf.errors.InvalidArgumentError) as error:
+        raise DataError(
+            f"the batches do not fit together: {error}; give all of them one structure."
+        ) from error
+    return _rows(whole), first
+
+
+def _batches(data: object) -> Iterable[Tree]:
+    if isinstance(data, keras.utils.PyDataset):
+        return [data[i] for i in range(_known_length(data))]
+    if isinstance(data, tf.data.Dataset):
+        if int(data.cardinality()) == tf.data.INFINITE_CARDINALITY:
+            raise DataError("the Dataset repeats without end; measure on it before .repeat().")
+        return data
+    if not isinstance(data, Iterable) or isinstance(data, dict | np.ndarray):
+        raise DataError(
+            f"measured data must be a tuple (x, y) or (x, y, sample_weight), a tf.data.Dataset, a PyDataset "
+            f"or an iterable of batches, got {type(data).__name__}."
+        )
+    return data
+
+
+def _known_length(data: keras.utils.PyDataset) -> int:
+    if data.num_batches is None:
+        raise DataError("the PyDataset has no length; define __len__, the number of its batches.")
+    return int(data.num_batches)
+
+
+def _rows(tree: Tree) -> Rows:
+    shapes = [tensor.shape for tensor in tf.nest.flatten(tree) if tensor is not None]
+    lengths = {shape[0] if shape.rank else None for shape in shapes}
+    if len(lengths) != 1 or None in lengths:
+        raise DataError(
+            f"all arrays of the data need one row an example and one length, got {[*map(tuple, shapes)]}."
+        )
+    if lengths == {0}:
+        raise DataError("the measured data are empty.")
+    return Rows(tree)

@@ -1,0 +1,20 @@
+"""Keras runs on several engines; this package is about the one that is TensorFlow."""
+
+import keras
+
+from lca.errors import LCAError
+
+
+def check_engine(engine: str) -> None:
+    """Raise `LCAError` unless Keras runs on TensorFlow.
+
+    >>> check_engine("tensorflow")
+    """
+    if engine != "tensorflow":
+        raise LCAError(
+            f"Keras runs on {engine!r} here (KERAS_BACKEND, or keras.json), and lca_tensorflow measures "
+            "Keras on TensorFlow only; set KERAS_BACKEND=tensorflow before Keras is imported."
+        )
+
+
+check_engine(keras.backend.backend())

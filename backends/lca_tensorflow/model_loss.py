@@ -1,0 +1,207 @@
+"""`ModelLoss`: from a Keras model and the loss of a batch to ``(θ, batches) -> loss, gradient``, compiled.
+
+The model's variables are never written: a `keras.StatelessScope` puts θ in their place for the time of a
+forward pass, and catches whatever the pass would assign (moving statistics, seeds).
+"""
+
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from functools import partial
+from typing import Any, Literal, TypeAlias, get_args
+
+import keras
+import tensorflow as tf
+
+from lca.errors import DataError, LayoutError, LCAError, UnknownNameError
+from lca.layout import Layout
+from lca.objective import State
+from lca_tensorflow.data import Tree
+from lca_tensorflow.parameters import Frozen, check_theta, layout_of, parameters_of, unique_names
+
+BatchLoss: TypeAlias = Callable[[keras.Model, Tree], tf.Tensor]
+Sums: TypeAlias = tuple[tf.Tensor, tf.Tensor, tf.Tensor]
+"""Weighted loss, weight and weighted gradient of the batches so far."""
+BatchNormPolicy: TypeAlias = Literal["batch", "frozen"]
+"""Statistics a BatchNormalization layer uses: those of the measuring batch, or its moving ones."""
+Norm = keras.layers.BatchNormalization
+
+
+class ModelLoss:
+    """The mean loss of any batches at any θ; the options are those of `lca_tensorflow.Objective`."""
+
+    def __init__(
+        self,
+        model: keras.Model,
+        batch_loss: BatchLoss,
+        *,
+        batch_weight: Callable[[Tree], Any],
+        batch_norm: BatchNormPolicy,
+        frozen: Frozen,
+        jit_compile: bool,
+        run_eagerly: bool,
+    ) -> None:
+        if batch_norm not in get_args(BatchNormPolicy):
+            raise UnknownNameError("batch_norm policy", batch_norm, get_args(BatchNormPolicy))
+        self.layout: Layout = layout_of(model, frozen)
+        self.variables = list(parameters_of(model, frozen).values())
+        self.dtype: str = self.variables[0].dtype
+        self._model = model
+        self._batch_loss, self._batch_weight = batch_loss, batch_weight
+        # As in training, a layer that is not trainable uses its moving statistics.
+        norms = [x for x in model._flatten_layers() if isinstance(x, Norm) and x.trainable]
+        self._norms = norms if batch_norm == "batch" else []
+        own = {id(v) for v in self.variables}
+        self._trainable = [
+            v.trainable and id(v) in {id(t) for t in model.trainable_variables} for v in self.variables
+        ]
+        unused = {id(v) for norm in self._norms for v in (norm.moving_mean, norm.moving_variance)}
+        others = [v for v in model.variables if id(v) not in own and "float" in v.dtype]
+        self._buffers = {
+            name: v
+            for name, v in zip(unique_names(model, others), others, strict=True)
+            if id(v) not in unused
+        }
+        self._eagerly, self._jit = run_eagerly, jit_compile
+        self._compiled: dict[object, Callable[..., Any]] = {}
+
+    @property
+    def mixes_examples(self) -> bool:
+        """Whether the loss of an example depends on the batch it is measured in (batch statistics)."""
+        return bool(self._norms)
+
+    def state(self) -> State | None:
+        """A copy of the variables besides θ that the loss depends on."""
+        return {name: tf.identity(v.value) for name, v in self._buffers.items()} or None
+
+    def evaluate(
+        self, theta: tf.Tensor, batches: Iterable[Tree], state: State | None = None, *, gradient: bool
+    ) -> tuple[float, tf.Tensor | None]:
+        """Mean loss over the batches, summed in float64, and its gradient (K,) if asked for."""
+        check_theta(self.layout, theta)
+        if theta.dtype.name != self.dtype:
+            raise LayoutError(
+                f"theta is {theta.dtype.name}, but the model was built in {self.dtype}; use tf.cast(theta, "
+                f"{self.dtype!r}), or build the model under keras.config.set_floatx({theta.dtype.name!r})."
+            )
+        total = weights = tf.zeros([], tf.float64)
+        grad = tf.zeros_like(theta) if gradient else tf.zeros([], theta.dtype)
+        state = dict(state or self.state() or {})
+        sums = total, weights, grad
+        for batch in batches:
+            sums = self._add(batch, gradient)(theta, state, batch, sums)
+        total, weights, grad = sums
+        if not float(weights) > 0:
+            raise DataError("the measured batches weigh 0 together; pass a batch_weight that is positive.")
+        return float(total / weights), grad / tf.cast(weights, theta.dtype) if gradient else None
+
+    def try_out(self, theta: tf.Tensor, batch: Tree) -> list[str]:
+        """One batch, not compiled, everything checked; the trainable tensors that get no gradient from it."""
+        tensors = self._tensors(theta)
+        with tf.GradientTape(watch_accessed_variables=False) as tape:
+            tape.watch(tensors)
+            try:
+                loss = self._loss(tensors, dict(self.state() or {}), batch)
+            except LCAError:
+                raise
+            except Exception as error:
+                raise DataError(
+                    f"the loss of the first measuring batch raised {type(error).__name__}: {error}"
+                ) from error
+        check_loss(loss)
+        grads = tape.gradient(loss, tensors)
+        if all(grad is None for grad in grads):
+            raise LCAError(
+                "the loss does not depend on any weight of the model; is it computed with stop_gradient, or "
+                "converted to NumPy on the way?"
+            )
+        found = zip(self.layout.names, grads, self._trainable, strict=True)
+        return [name for name, grad, trainable in found if trainable and grad is None]
+
+    def _add(self, batch: Tree, gradient: bool) -> Callable[..., Any]:
+        """The compiled addition of one batch, made once for all batch sizes."""
+        function = self._add_gradient if gradient else self._add_loss
+        if self._eagerly:
+            return function
+        leaves = tf.nest.flatten(batch)
+        structure = str(tf.nest.map_structure(lambda _: 0, batch))
+        key = (gradient, structure, *((leaf.dtype, tuple(leaf.shape[1:])) for leaf in leaves))
+        if key not in self._compiled:
+            self._compiled[key] = tf.function(
+                function, reduce_retracing=True, jit_compile=self._jit, autograph=False
+            )
+        return self._compiled[key]
+
+    def _add_loss(self, theta: tf.Tensor, state: State, batch: Tree, sums: Sums) -> Sums:
+        total, weights, grad = sums
+        weight = tf.cast(self._batch_weight(batch), tf.float64)
+        loss = self._loss(self._tensors(theta), state, batch)
+        return total + weight * tf.cast(loss, tf.float64), weights + weight, grad
+
+    def _add_gradient(self, theta: tf.Tensor, state: State, batch: Tree, sums: Sums) -> Sums:
+        total, weights, grad = sums
+        weight = tf.cast(self._batch_weight(batch), tf.float64)
+        tensors = self._tensors(theta)
+        with tf.GradientTape(watch_accessed_variables=False) as tape:
+            tape.watch(tensors)
+            loss = self._loss(tensors, state, batch)
+        found = tape.gradient(loss, tensors)
+        parts = [
+            tf.reshape(tf.zeros_like(tensor) if g is None or not trainable else tf.convert_to_tensor(g), [-1])
+            for tensor, g, trainable in zip(tensors, found, self._trainable, strict=True)
+        ]
+        grad += tf.cast(weight, theta.dtype) * tf.concat(parts, 0)
+        return total + weight * tf.cast(loss, tf.float64), weights + weight, grad
+
+    def _tensors(self, theta: tf.Tensor) -> list[tf.Tensor]:
+        parts = tf.split(theta, list(self.layout.sizes))
+        return [tf.reshape(part, shape) for part, shape in zip(parts, self.layout.shapes, strict=True)]
+
+    def _loss(self, tensors: list[tf.Tensor], state: Mapping[str, tf.Tensor], batch: Tree) -> tf.Tensor:
+        mapping = list(zip(self.variables, tensors, strict=True))
+        mapping += [(self._buffers[name], value) for name, value in state.items() if name in self._buffers]
+        with _batch_statistics(self._norms), keras.StatelessScope(mapping, collect_losses=True):
+            return self._batch_loss(self._model, batch)
+
+
+@contextmanager
+def _batch_statistics(norms: Iterable[Norm]) -> Iterator[None]:
+    """These layers normalise as in training, though the model is called as in inference."""
+    changed = []
+    try:
+        for norm in norms:
+            object.__setattr__(norm, "call", partial(_training_call, norm))
+            changed.append(norm)
+        yield
+    finally:
+        for norm in changed:
+            object.__delattr__(norm, "call")
+
+
+def _training_call(
+    norm: Norm, inputs: tf.Tensor, training: bool | None = None, mask: Any = None
+) -> tf.Tensor:
+    return type(norm).call(norm, inputs, training=True, mask=mask)
+
+
+def usual_loss(loss: Any) -> BatchLoss:
+    """``loss(y, model(x))``, or what the model was compiled with, plus `add_loss` and regularizers."""
+
+    def of_batch(model: keras.Model, batch: Tree) -> tf.Tensor:
+        x, y, weight = keras.utils.unpack_x_y_sample_weight(batch)
+        outputs = model(x, training=False)
+        if loss is None:
+            return model._compute_loss(x=x, y=y, y_pred=outputs, sample_weight=weight, training=False)
+        data = loss(y, outputs) if weight is None else loss(y, outputs, sample_weight=weight)
+        return tf.add_n([data, *(tf.reduce_sum(extra) for extra in model.losses)])
+
+    return of_batch
+
+
+def check_loss(loss: object) -> None:
+    """Raise `LCAError` unless ``loss`` is a floating-point scalar."""
+    if not isinstance(loss, tf.Tensor) or not loss.dtype.is_floating:
+        raise LCAError(f"the loss must be a floating-point tensor, got {type(loss).__name__}.")
+    if loss.shape.rank:
+        raise LCAError(
+            f"the loss must be a scalar, got shape {tuple(loss.shape)}; use reduction='sum_over_batch_size'."
+        )

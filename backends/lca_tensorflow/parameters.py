@@ -1,0 +1,125 @@
+"""θ and the model: which variables make it up, what they are called, and where their neurons are."""
+
+from collections import Counter
+from collections.abc import Iterable
+from typing import Literal, TypeAlias, get_args
+
+import keras
+import tensorflow as tf
+
+from lca.errors import LayoutError, UnknownNameError
+from lca.layout import Layout
+from lca.vectors import vector_ops
+
+Frozen = Literal["zero", "omit"]
+"""Parameters that do not train (``layer.trainable = False``): in θ with gradient 0, or not in θ at all."""
+Variable: TypeAlias = keras.Variable
+
+
+def parameters_of(model: keras.Model, frozen: Frozen = "zero") -> dict[str, Variable]:
+    """The variables θ is made of, by name, in the model's order; shared ones once.
+
+    A name is the Keras path with dots and without the model's own name: ``dense_1.kernel``. Where two
+    variables have one path, the later ones are numbered: ``dense_1.kernel_1``. Moving statistics, seeds and
+    other state are no parameters.
+
+    Raises
+    ------
+    LayoutError
+        If there are none, or they differ in dtype, or are neither float32 nor float64.
+    """
+    if frozen not in get_args(Frozen):
+        raise UnknownNameError("policy for frozen parameters", frozen, get_args(Frozen))
+    if not isinstance(model, keras.Model):
+        raise LayoutError(f"expected a keras.Model, got {type(model).__name__}; wrap layers in a Sequential.")
+    if not model.built:
+        raise LayoutError(
+            f"the model {model.name!r} has no weights yet; call it on one batch, or model.build(input_shape)."
+        )
+    # What was made to be trained, whether or not it is switched off now.
+    meant = {id(v) for layer in model._flatten_layers() for v in layer._trainable_variables}
+    trained = {id(v) for v in model.trainable_variables}
+    found = [v for v in model.variables if id(v) in meant and (frozen == "zero" or id(v) in trained)]
+    if not trained:
+        raise LayoutError(
+            f"the model {model.name!r} has no trainable weight, so there is nothing to allocate to; set "
+            "model.trainable = True."
+        )
+    named = dict(zip(unique_names(model, found), found, strict=True))
+    _check_dtypes(named)
+    return named
+
+
+def _check_dtypes(named: dict[str, Variable]) -> None:
+    (first, variable), *rest = named.items()
+    if variable.dtype not in ("float32", "float64"):
+        raise LayoutError(
+            f"parameter {first!r} is {variable.dtype}; differences between steps need float32 or float64 "
+            "parameters: use the policy 'mixed_bfloat16' or 'mixed_float16', which keeps them in float32."
+        )
+    for name, other in rest:
+        if other.dtype != variable.dtype:
+            raise LayoutError(
+                f"all parameters must share one dtype: {first!r} is {variable.dtype}, {name!r} is "
+                f"{other.dtype}; build the model under one dtype policy."
+            )
+
+
+def unique_names(model: keras.Model, variables: Iterable[Variable]) -> list[str]:
+    """A name for each variable: its path with dots, without the model's name, numbered where it repeats."""
+    seen: Counter[str] = Counter()
+    names = []
+    for variable in variables:
+        name = variable.path.removeprefix(f"{model.name}/").replace("/", ".")
+        seen[name] += 1
+        names.append(name if seen[name] == 1 else f"{name}_{seen[name] - 1}")
+    return names
+
+
+def layout_of(model: keras.Model, frozen: Frozen = "zero") -> Layout:
+    """The `lca.Layout` of a model: names and shapes of its parameters, and where its neurons are.
+
+    A neuron is an output unit or channel: the last axis of kernels, ``(in, out)`` and ``(h, w, in, out)`` in
+    Keras, and of embeddings; the one before it in transposed and depthwise convolutions.
+
+    >>> model = keras.Sequential([keras.Input((3,)), keras.layers.Dense(2, name="fc")])
+    >>> layout_of(model).names, layout_of(model).neuron_axes
+    (('fc.kernel', 'fc.bias'), (1, 0))
+    """
+    named = parameters_of(model, frozen)
+    second_last = {
+        id(v)
+        for layer in model._flatten_layers()
+        if isinstance(layer, _OUTPUTS_SECOND_LAST)
+        for v in layer._trainable_variables
+        if len(v.shape) > 1
+    }
+    shapes = tuple(tuple(v.shape) for v in named.values())
+    axes = tuple(
+        len(shape) - (2 if id(v) in second_last else 1) if shape else None
+        for v, shape in zip(named.values(), shapes, strict=True)
+    )
+    return Layout(tuple(named), shapes, axes)
+
+
+_OUTPUTS_SECOND_LAST = (
+    keras.layers.Conv1DTranspose,
+    keras.layers.Conv2DTranspose,
+    keras.layers.Conv3DTranspose,
+    keras.layers.DepthwiseConv1D,
+    keras.layers.DepthwiseConv2D,
+)
+
+
+def flat(variables: Iterable[Variable]) -> tf.Tensor:
+    """A new vector (K,) with the numbers of ``variables``."""
+    return tf.concat([tf.reshape(variable.value, [-1]) for variable in variables], 0)
+
+
+def check_theta(layout: Layout, theta: tf.Tensor) -> None:
+    """Raise `LayoutError` unless θ is a (K,) float32 or float64 tensor."""
+    vector_ops(theta)
+    if not isinstance(theta, tf.Tensor) or theta.dtype not in (tf.float32, tf.float64):
+        kind = theta.dtype.name if isinstance(theta, tf.Tensor) else type(theta).__name__
+        raise LayoutError(f"theta must be a float32 or float64 tf.Tensor, got {kind}; use tf.constant.")
+    layout.check(theta, "theta")

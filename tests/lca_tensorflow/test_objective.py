@@ -1,0 +1,157 @@
+"""The Keras objective equals the NumPy reference, keeps the model as it is, and refuses what does not fit."""
+
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+
+import lca
+from lca.errors import DataError, LayoutError, LCAError, LCAWarning, NonFiniteError
+from lca.models import BatchNorm, CrossEntropy, DatasetLoss, Dense, Network, ReLU, mlp
+from lca.testing import tolerances
+from lca_tensorflow import Objective
+
+CROSS_ENTROPY = {"from_logits": True, "dtype": "float64"}
+RNG = np.random.default_rng(0)
+X, Y = RNG.normal(size=(17, 5)), RNG.integers(3, size=17)
+
+
+def cross_entropy(**options):
+    return keras.losses.SparseCategoricalCrossentropy(**CROSS_ENTROPY, **options)
+
+
+def model_of(*layers, **options):
+    return keras.Sequential([keras.Input((5,), dtype="float64"), *layers], **options)
+
+
+def dense(n, **options):
+    return keras.layers.Dense(n, dtype="float64", **options)
+
+
+def norm(**options):
+    return keras.layers.BatchNormalization(epsilon=0.125, dtype="float64", **options)
+
+
+def reference_theta(network, model):
+    """The model's weights in the network's order and orientation."""
+    return network.layout.flatten([v.numpy().T for v in model.trainable_variables])
+
+
+def require_reference(objective, reference, model):
+    theta = reference_theta(reference.network, model)
+    expected, grad = reference.loss_and_grad(theta)
+    loss, own = objective.loss_and_grad(objective.theta())
+    assert abs(loss - expected) <= tolerances.summed(1 + abs(expected), tolerances.EPS64)
+    tensors = [t.T.ravel() for t in reference.layout.unflatten(grad).values()]
+    tolerance = tolerances.gradient(1 + float(np.abs(grad).max()), tolerances.EPS64)
+    assert np.abs(own.numpy() - np.concatenate(tensors)).max() <= tolerance
+
+
+@pytest.mark.parametrize("run_eagerly", [False, True])
+def test_an_mlp_in_ragged_batches_equals_the_reference(run_eagerly):
+    model = model_of(dense(4, activation="relu"), keras.layers.Dropout(0.5, dtype="float64"), dense(3))
+    objective = Objective(model, cross_entropy(), (X, Y), batch_size=5, run_eagerly=run_eagerly)
+    require_reference(objective, DatasetLoss(mlp((5, 4, 3)), X, Y), model)
+
+
+@pytest.mark.parametrize("policy", ["batch", "frozen"])
+def test_batch_norm_policies_equal_the_reference_and_move_nothing(policy):
+    moving = norm()
+    model = model_of(dense(4), moving, keras.layers.ReLU(dtype="float64"), dense(3))
+    moving.moving_mean.assign(mean := RNG.normal(size=4))
+    moving.moving_variance.assign(variance := RNG.uniform(0.25, 4, size=4))
+    layers = Dense(5, 4), BatchNorm(4, policy, tuple(mean), tuple(variance), eps=0.125), ReLU(), Dense(4, 3)
+    objective = Objective(model, cross_entropy(), (X, Y), batch_size=6, batch_norm=policy)
+    before = [v.numpy() for v in model.variables]
+    network = Network(layers, CrossEntropy(), (5,))
+    require_reference(objective, DatasetLoss(network, X, Y, batch_size=6), model)
+    assert all(np.array_equal(v.numpy(), old) for v, old in zip(model.variables, before, strict=True))
+    assert "call" not in vars(moving)
+    assert (objective.state() is None) == (policy == "batch")
+
+
+def test_frozen_statistics_can_be_given():
+    moving = norm()
+    objective = Objective(model_of(dense(4), moving, dense(3)), cross_entropy(), (X, Y), batch_norm="frozen")
+    theta, before = objective.theta(), objective.state()
+    loss = objective.loss(theta)
+    moving.moving_mean.assign(np.ones(4))
+    assert objective.loss(theta) != loss
+    assert objective.at_state(before).loss(theta) == loss
+
+
+def test_the_compiled_loss_with_weights_and_penalties_is_that_of_evaluate():
+    last = keras.layers.Dense(3, kernel_regularizer="l2")
+    model = keras.Sequential([keras.Input((5,)), keras.layers.Dense(4, activation="tanh"), last])
+    model.compile("sgd", keras.losses.SparseCategoricalCrossentropy(from_logits=True))
+    weight = RNG.uniform(0.5, 2, size=17)
+    objective = Objective(model, None, (X, Y, weight))
+    loss = objective.loss(objective.theta())
+    expected = model.evaluate(X, Y, sample_weight=weight, batch_size=17, verbose=0)
+    assert abs(loss - expected) <= tolerances.summed(1 + abs(loss), float(np.finfo(np.float32).eps))
+
+
+def test_embeddings_shared_layers_and_frozen_ones():
+    tokens = keras.Input((2,), dtype="int32")
+    shared = dense(4, name="shared")
+    hidden = shared(shared(keras.layers.Embedding(7, 4, dtype="float64", name="words")(tokens)))
+    fixed = dense(3, name="fixed")
+    model = keras.Model(tokens, fixed(keras.layers.Flatten(dtype="float64")(hidden)))
+    fixed.trainable = False
+    x = RNG.integers(7, size=(17, 2)).astype("int32")
+    objective = Objective(model, cross_entropy(), (x, Y))
+    assert objective.layout.names[:3] == ("words.embeddings", "shared.kernel", "shared.bias")
+    grads = objective.layout.unflatten(objective.loss_and_grad(objective.theta())[1].numpy())
+    assert grads["words.embeddings"].any()
+    assert not grads["fixed.kernel"].any()
+    omitted = Objective(model, cross_entropy(), (x, Y), frozen="omit")
+    assert omitted.layout.names == objective.layout.names[:3]
+
+
+class Batches(keras.utils.PyDataset):
+    def __len__(self):
+        return 3
+
+    def __getitem__(self, i):
+        return X[6 * i : 6 * i + 6], Y[6 * i : 6 * i + 6]
+
+
+def test_every_form_of_data_is_the_same_loss():
+    model = model_of(dense(3))
+    forms = [Batches(), tf.data.Dataset.from_tensor_slices((X, Y)).batch(6), [(X[:6], Y[:6]), (X[6:], Y[6:])]]
+    objectives = [Objective(model, cross_entropy(), data) for data in forms]
+    losses = [objective.loss(objective.theta()) for objective in objectives]
+    assert [objective.batch_size for objective in objectives] == [6, 6, 6]
+    assert losses[0] == losses[1] == losses[2]
+
+
+def test_steps_are_allocated_and_what_is_not_finite_is_named():
+    objective = Objective(model_of(dense(3, name="fc")), cross_entropy(), (X, Y))
+    theta = objective.theta()
+    end = theta - 0.1 * objective.loss_and_grad(theta)[1]
+    [a] = lca.allocate(objective, [lca.Step(theta, end)], lca.PathIntegral(lca.SIMPSON))
+    assert a.loss_change < 0
+    assert abs(a.residual) < 1e-4 * a.mass
+    with pytest.raises(NonFiniteError, match=r"fc\.kernel"):
+        list(lca.allocate(objective, [lca.Step(theta, end / 0)], lca.PathIntegral(), check=False))
+
+
+def test_what_cannot_be_measured_is_refused_with_the_fix():
+    model = model_of(dense(3))
+    with pytest.raises(LCAError, match="not their mean; use reduction='sum_over_batch_size'"):
+        Objective(model, cross_entropy(reduction="sum"), (X, Y))
+    with pytest.raises(LCAError, match="must be a scalar"):
+        Objective(model, cross_entropy(reduction="none"), (X, Y))
+    with pytest.raises(LCAError, match=r"call model\.compile first"):
+        Objective(model, None, (X, Y))
+    with pytest.raises(DataError, match="one length"):
+        Objective(model, cross_entropy(), (X, Y[:5]))
+    with pytest.raises(DataError, match="batch_norm='frozen'"):
+        Objective(model_of(norm(), dense(3)), cross_entropy(), (X, Y))
+    objective = Objective(model, cross_entropy(), (X, Y))
+    with pytest.raises(LayoutError, match="built in float64"):
+        objective.loss(tf.cast(objective.theta(), tf.float32))
+    with pytest.warns(LCAWarning, match=r"no gradient reaches .*bias"):
+        Objective(
+            model, None, (X, Y), batch_loss=lambda m, batch: tf.reduce_mean(m.layers[0].kernel.value ** 2)
+        )
