@@ -85,6 +85,11 @@ class Rows:
         for start in range(0, len(self), size):
             yield self.take(slice(start, start + size))
 
+    def last(self, batch_size: int | None) -> Tree:
+        """The last batch, which may be the smallest."""
+        size = batch_size or len(self)
+        return self.take(slice((len(self) - 1) // size * size, None))
+
     def take(self, index: slice | Tensor) -> Tree:
         """Some of the rows, as a batch."""
         return tree_map(lambda tensor: tensor[index], self.tree)
@@ -99,9 +104,14 @@ class Batches:
     def batches(self, batch_size: int | None) -> Iterator[Tree]:
         """Every batch; ``batch_size`` must be ``None``, as these cannot be cut."""
         none = True
-        for batch in self.source:
-            none = False
-            yield batch
+        kept = [(generator, generator.get_state()) for generator in _generators(self.source)]
+        try:
+            for batch in self.source:
+                none = False
+                yield batch
+        finally:  # a training run that reads the same loader must not notice
+            for generator, state in kept:
+                generator.set_state(state)
         if none:
             raise DataError("the measured data are empty; an iterator can be read once, pass a list instead.")
 
@@ -126,7 +136,7 @@ def measured(data: object, *, keep: bool = True) -> Measured:
         return _rows(data.tensors)
     if isinstance(data, Dataset) and not isinstance(data, torch.utils.data.IterableDataset):
         return _rows(collate([data[i] for i in range(len(data))]))  # type: ignore[arg-type]
-    if isinstance(data, Mapping) or (isinstance(data, tuple) and all(isinstance(t, Tensor) for t in data)):
+    if isinstance(data, Mapping) or (isinstance(data, tuple) and any(isinstance(t, Tensor) for t in data)):
         return _rows(data)
     if not isinstance(data, Iterable):
         raise DataError(
@@ -144,15 +154,23 @@ def measured(data: object, *, keep: bool = True) -> Measured:
                 "time, but it shuffles; measure on one with shuffle=False."
             )
         return Batches(data)
-    return _joined(list(data))
+    return _joined(list(Batches(data).batches(None)))
 
 
 def _check_loader(loader: DataLoader[Any]) -> None:
-    if loader.drop_last and len(loader) * (loader.batch_size or 1) < len(loader.dataset):  # type: ignore[arg-type]
+    sampler: Any = loader.batch_sampler  # the loader's own, or one that was passed
+    if getattr(sampler, "drop_last", False) and len(sampler.sampler) % sampler.batch_size:
         raise DataError(
-            f"the DataLoader has drop_last=True and would leave out the last of its {len(loader.dataset)} "  # type: ignore[arg-type]
+            f"the DataLoader has drop_last=True and would leave out the last of its {len(sampler.sampler)} "
             "examples; measure on a loader with drop_last=False, or on the data set itself."
         )
+
+
+def _generators(source: object) -> list[torch.Generator]:
+    """The generators of its own that reading a `DataLoader` would move on."""
+    owners = (source, getattr(source, "sampler", None), getattr(source, "batch_sampler", None))
+    found = (getattr(owner, "generator", None) for owner in owners)
+    return [generator for generator in found if isinstance(generator, torch.Generator)]
 
 
 def _rows(tree: Tree, suggested: int | None = None) -> Rows:
@@ -168,13 +186,13 @@ def _rows(tree: Tree, suggested: int | None = None) -> Rows:
 
 def _joined(batches: list[Tree]) -> Measured:
     """One set of rows out of batches, if they agree in structure, dtypes and shapes behind the first axis."""
-    if not batches:
-        raise DataError("the measured data are empty; an iterator can be read once, pass a list instead.")
     if not all(_is_rows(batch) and _signature(batch) == _signature(batches[0]) for batch in batches):
         return Batches(batches)
     parts = [iter(tensors_in(batch)) for batch in batches]
     whole = tree_map(lambda _: torch.cat([next(part) for part in parts]), batches[0])
-    return _rows(whole, suggested=examples_in(batches[0]))
+    size, *sizes = [examples_in(batch) for batch in batches]
+    regular = all(n == size for n in sizes[:-1]) and all(n <= size for n in sizes)
+    return _rows(whole, suggested=size if regular else None)
 
 
 def _is_rows(batch: Tree) -> bool:

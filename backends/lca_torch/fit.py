@@ -8,7 +8,6 @@ import warnings
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, TypeAlias
 
-import torch
 from torch import nn
 
 from lca.allocation import Estimator
@@ -97,7 +96,7 @@ class FitTracking:
         measured = next(torch_objectives(objective), None)
         return Tracker(
             model if measured is None else measured.model,
-            _unwrapped(optimizers[0]),
+            optimizers[0],
             objective,
             self._estimator,
             every=self._every,
@@ -108,10 +107,3 @@ class FitTracking:
     def _end(self) -> None:
         if self.tracker is not None:
             self.tracker.__exit__(None, None, None)
-
-
-def _unwrapped(optimizer: Any) -> Any:
-    """The optimizer whose hooks fire: accelerate and others wrap it as ``optimizer.optimizer``."""
-    while isinstance(inner := getattr(optimizer, "optimizer", None), torch.optim.Optimizer):
-        optimizer = inner
-    return optimizer

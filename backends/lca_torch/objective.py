@@ -123,10 +123,14 @@ class Objective:
             compile=compile,
         )
         self.layout: Layout = self._loss.layout
-        with random_state_kept(self._loss.device):
+        with torch.inference_mode(False), random_state_kept(self._loss.device):
             self._data = _on_device(measured(data, keep=keep), self._loss.device)
             self.batch_size = self._choose_batch_size(batch_size)
             self._try_out(next(self._data.batches(self.batch_size)))
+            if self._loss.mixes_examples and isinstance(self._data, Rows):
+                self._loss.try_out(
+                    self.theta(), self._data.last(self.batch_size)
+                )  # one example may be too few
 
     def theta(self) -> Tensor:
         """The model's parameters as they are now: a new vector (K,)."""
@@ -153,7 +157,7 @@ class Objective:
     def by_class(self) -> Sum:
         """L(θ) as a `lca.Sum` of one term a label, ``class 0``, ``class 1``, ..., that add up to L(θ).
 
-        A term is the mean loss of the class times its share of the examples; all together cost one pass.
+        A term is the mean loss of the class times its share of the weight; all together cost one pass.
 
         Raises
         ------
@@ -174,12 +178,14 @@ class Objective:
         own = copy.copy(self)
         assert isinstance(self._data, Rows)
         own._data = Rows(self._data.take(mine))
-        return Scaled(own, float(mine.double().mean()))
+        weight = self._loss.batch_weight
+        return Scaled(own, float(weight(own._data.tree)) / float(weight(self._data.tree)))
 
     def _evaluate(
         self, theta: Tensor, batch: Tree | None, state: State | None, *, gradient: bool
     ) -> tuple[float, Tensor | None]:
-        data = self._data if batch is None else _on_device(Rows(batch), self._loss.device)
+        given = Rows(batch) if self.batch_size else Batches([batch])
+        data = self._data if batch is None else given
         return self._loss.evaluate(theta, data.batches(self.batch_size), state, gradient=gradient)
 
     # --- at construction -----------------------------------------------------------------------------

@@ -36,21 +36,19 @@ class Penalty:
     ) -> None:
         self.layout: Layout = layout_of(model, frozen)
         self._function = function
-        parameters = parameters_of(model, frozen)
-        self._device = next(iter(parameters.values())).device
-        self._trainable = [name for name, parameter in parameters.items() if parameter.requires_grad]
+        self._parameters = parameters_of(model, frozen)
+        self._device = next(iter(self._parameters.values())).device
 
     def loss(self, theta: Tensor, batch: Tree | None = None) -> float:
         """R(θ); batches do not matter."""
-        check_theta(self.layout, theta, self._device)
-        with torch.no_grad():
-            return float(self._function(self.layout.unflatten(theta)))
+        return self.loss_and_grad(theta)[0]
 
     def loss_and_grad(self, theta: Tensor, batch: Tree | None = None) -> tuple[float, Tensor]:
         """R(θ) and ∂R/∂θ (K,), with 0 for frozen parameters."""
         check_theta(self.layout, theta, self._device)
-        leaves = Leaves(theta, self.layout, self._trainable)
         with torch.inference_mode(False), torch.enable_grad():
+            free = [name for name, parameter in self._parameters.items() if parameter.requires_grad]
+            leaves = Leaves(theta, self.layout, free)
             value = self._function(leaves.tensors)
             check_loss(value)
             leaves.add_gradient(value)

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from lca.allocation import Estimator
 from lca.errors import LayoutError, LCAError, LCAWarning
-from lca.layout import Layout
+from lca.layout import Layout, check_same_layout
 from lca.objective import Objective, State
 from lca.step import Step
 from lca.summary import RunViews
@@ -77,11 +77,12 @@ class Tracker:
         on_error: OnError = "warn",
     ) -> None:
         self._measurement = Measurement(objective, estimator, every=every, views=views, on_error=on_error)
-        self._parameters = _parameters(model, optimizer, self._measurement)
-        self._optimizer = optimizer
+        self._optimizer = unwrapped(optimizer)
+        self._parameters = _parameters(model, self._optimizer, self._measurement)
         self._hooks: list[Any] = []
         self.steps = 0
         self.jumps = 0
+        self._wanted = False
         self._start: Tensor | None = None
         self._last: tuple[int, Tensor] | None = None
         self._state: State | None = None
@@ -103,8 +104,7 @@ class Tracker:
     def __enter__(self) -> "Tracker":
         if self._hooks:
             raise LCAError("this tracker is already at work; make another one for another run.")
-        with self._measurement.guarded(self.steps):
-            self._remember_state()
+        self._look_ahead()
         before = self._optimizer.register_step_pre_hook(self._before_step)
         self._hooks = [before, self._optimizer.register_step_post_hook(self._after_step)]
         return self
@@ -119,7 +119,7 @@ class Tracker:
 
     def _before_step(self, optimizer: Any, args: Any, kwargs: Any) -> None:
         self._start = None
-        if self._measurement.wants(self.steps):
+        if self._wanted:
             with self._measurement.guarded(self.steps):
                 self._start = self._theta_before()
 
@@ -131,10 +131,16 @@ class Tracker:
         if self._start is not None:
             with self._measurement.guarded(self.steps):
                 self._measure(self._start)
-        elif self._measurement.wants(self.steps + 1):
-            with self._measurement.guarded(self.steps):
-                self._remember_state()
         self.steps += 1
+        self._look_ahead()
+
+    def _look_ahead(self) -> None:
+        """Decide, once, whether the next step is measured; if so it begins in the state that there is now."""
+        self._wanted = False
+        with self._measurement.guarded(self.steps):
+            if self._measurement.wants(self.steps):
+                self._remember_state()
+                self._wanted = True
 
     def _measure(self, start: Tensor) -> None:
         end, before = flat(self._parameters), self._state
@@ -178,14 +184,21 @@ class Tracker:
         )
 
 
+def unwrapped(optimizer: Any) -> Any:
+    """The optimizer whose hooks fire: accelerate and others wrap it as ``optimizer.optimizer``."""
+    while isinstance(inner := getattr(optimizer, "optimizer", None), torch.optim.Optimizer):
+        optimizer = inner
+    return optimizer
+
+
 def _parameters(
     model: nn.Module, optimizer: torch.optim.Optimizer, measurement: Measurement
 ) -> list[nn.Parameter]:
     """The model's parameters in the order of the layout that all objectives share."""
     if not isinstance(optimizer, torch.optim.Optimizer):
         raise LCAError(
-            f"expected a torch.optim.Optimizer, got {type(optimizer).__name__}; where it is "
-            "wrapped (Lightning, accelerate) pass what is inside: optimizer.optimizer."
+            f"expected a torch.optim.Optimizer, got {type(optimizer).__name__}; give each of several "
+            "optimizers a Tracker of its own."
         )
     named = dict(model.named_parameters())
     for what, objective in measurement.objectives.items():
@@ -195,8 +208,8 @@ def _parameters(
                 f"the objective {what!r} is about {', '.join(map(repr, unknown))}, which the model has not; "
                 "make it from the same model."
             )
-    first = next(iter(measurement.objectives.values()))
-    parameters = [named[name] for name in first.layout.names]
+    layout = check_same_layout((o.layout for o in measurement.objectives.values()), "the measured losses")
+    parameters = [named[name] for name in layout.names]
     owned = {id(p) for group in optimizer.param_groups for p in group["params"]}
     if not any(id(parameter) in owned for parameter in parameters):
         raise LCAError(

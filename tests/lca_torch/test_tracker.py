@@ -352,3 +352,61 @@ def test_a_model_that_moves_away_is_an_error_that_says_so():
     model.to("meta")
     with warnings.catch_warnings(), pytest.raises(LayoutError, match="theta is on meta, but .* made on cpu"):
         objective.loss(objective.theta())
+
+
+def test_a_schedule_is_asked_once_a_step_and_may_fail():
+    asked = []
+
+    def schedule(step):
+        asked.append(step)
+        return step % 2 == 0
+
+    run(Plain, tracked=True, every=schedule)
+    assert asked == list(range(7))  # six steps, and whether a seventh would be measured
+
+    model = network(norm=False)
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    objective = Objective(model, cross_entropy, (X, Y), batch_size=60)
+    tracker = Tracker(model, optimizer, objective, RK4, every=lambda step: 1 // (1 - step) > 0)
+
+    def three_steps():
+        with tracker:
+            for _ in range(3):
+                closure_of(model, optimizer, X, Y)()
+                optimizer.step()
+
+    with pytest.warns(LCAWarning, match="ZeroDivisionError"):
+        three_steps()
+    assert tracker.steps == 3
+    assert len(tracker.views["train"].trace.rows) == 1
+
+
+class Wrapped(torch.optim.Optimizer):
+    """As accelerate wraps optimizers: an `Optimizer` by class, without hooks of its own."""
+
+    def __init__(self, optimizer):
+        self.optimizer = optimizer
+
+    def step(self, closure=None):
+        self.optimizer.step(closure)
+
+
+def test_the_optimizer_inside_a_wrapper_is_found():
+    model = network(norm=False)
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    wrapped = Wrapped(optimizer)
+    objective = Objective(model, cross_entropy, (X, Y), batch_size=60)
+    with Tracker(model, wrapped, objective, RK4, on_error="raise") as tracker:
+        closure_of(model, optimizer, X, Y)()
+        wrapped.step()
+    assert tracker.steps == 1
+
+
+def test_losses_of_different_models_are_refused():
+    model, other = network(norm=False), nn.Sequential(nn.Linear(6, 3))
+    losses = {
+        "one": Objective(model, cross_entropy, (X, Y), batch_size=60),
+        "other": Objective(other, cross_entropy, (X, Y), batch_size=60),
+    }
+    with pytest.raises(LayoutError, match="the measured losses must share one layout"):
+        Tracker(model, torch.optim.SGD(model.parameters(), lr=0.1), losses)

@@ -1,0 +1,446 @@
+"""`Objective` on real torch models: the kit's laws, every form of data, every policy, every refusal."""
+
+import warnings
+from functools import partial
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from torch import nn
+from torch.nn.functional import cross_entropy, one_hot, relu
+from torch.utils.data import DataLoader, Dataset, IterableDataset, Subset, TensorDataset
+
+import lca
+from lca.errors import DataError, LayoutError, LCAError, LCAWarning, NonDeterministicError, NonFiniteError
+from lca.testing import check_objective, tolerances
+from lca_torch import Objective, Penalty, layout_of
+
+X = torch.randn(17, 6, generator=torch.Generator().manual_seed(1))
+Y = torch.randint(3, (17,), generator=torch.Generator().manual_seed(2))
+IMAGES = torch.randn(9, 2, 8, 8, generator=torch.Generator().manual_seed(3))
+LABELS = torch.randint(3, (9,), generator=torch.Generator().manual_seed(4))
+TOKENS = torch.randint(7, (9, 5), generator=torch.Generator().manual_seed(5))
+
+
+class Residual(nn.Module):
+    """A block with a shortcut and BatchNorm, eps as large as the kit's networks have it."""
+
+    def __init__(self, width):
+        super().__init__()
+        self.conv = nn.Conv2d(width, width, 3, padding=1)
+        self.norm = nn.BatchNorm2d(width, eps=0.125)
+
+    def forward(self, x):
+        return x + torch.tanh(self.norm(self.conv(x)))
+
+
+class Transformer(nn.Module):
+    """Causal attention over tokens, dropout, and an output layer tied to the embedding."""
+
+    def __init__(self, width, heads, layers):
+        super().__init__()
+        self.embed = nn.Embedding(7, width)
+        block = nn.TransformerEncoderLayer(width, heads, 2 * width, 0.3, nn.functional.gelu, batch_first=True)
+        self.blocks = nn.TransformerEncoder(block, layers, enable_nested_tensor=False)
+        self.out = nn.Linear(width, 7, bias=False)
+        self.out.weight = self.embed.weight
+
+    def forward(self, tokens):
+        mask = nn.Transformer.generate_square_subsequent_mask(5, dtype=self.embed.weight.dtype)
+        return self.out(self.blocks(self.embed(tokens), mask=mask, is_causal=True)).movedim(-1, 1)
+
+
+def mlp(widths=(6, 5, 3), activation=nn.Tanh):
+    layers = [
+        m for a, b in zip(widths[:-1], widths[1:], strict=True) for m in (nn.Linear(a, b), activation())
+    ]
+    return nn.Sequential(*layers[:-1])
+
+
+def cnn(width):
+    convolutions = nn.Sequential(nn.Conv2d(2, width, 3, padding=1), nn.Tanh(), nn.AvgPool2d(2))
+    return nn.Sequential(convolutions, nn.Dropout(0.3), nn.Flatten(), nn.Linear(16 * width, 3))
+
+
+def residual(width):
+    head = (nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(width, 3))
+    return nn.Sequential(nn.Conv2d(2, width, 3), Residual(width), *head)
+
+
+def normalised(width):
+    return nn.Sequential(
+        nn.Linear(6, width), nn.BatchNorm1d(width, eps=0.125), nn.Tanh(), nn.Dropout(0.2), nn.Linear(width, 3)
+    )
+
+
+small = st.integers(2, 4)
+MODELS = {
+    "mlp": (st.builds(mlp, st.builds(lambda hidden: (6, *hidden, 3), st.lists(small, max_size=3))), (X, Y)),
+    "cnn": (st.builds(cnn, small), (IMAGES, LABELS)),
+    "batch norm": (st.builds(normalised, small), (X, Y)),
+    "residual": (st.builds(residual, small), (IMAGES, LABELS)),
+    "transformer": (
+        st.builds(
+            lambda heads, layers: Transformer(4 * heads, heads, layers), st.integers(1, 2), st.integers(1, 2)
+        ),
+        (TOKENS, TOKENS),
+    ),
+}
+
+
+def everything(model):
+    """What a call must leave alone, as arrays by name."""
+    found = {name: value.numpy() for name, value in model.state_dict().items()}
+    found |= {f"grad {n}": p.grad.numpy() for n, p in model.named_parameters() if p.grad is not None}
+    found["training"] = np.array([module.training for module in model.modules()])
+    found["generator"] = torch.get_rng_state().numpy()
+    return found
+
+
+@pytest.mark.parametrize("norm", ["batch", "frozen"])
+@pytest.mark.parametrize("kind", MODELS)
+@settings(max_examples=3, suppress_health_check=[HealthCheck.nested_given])  # the kit draws for itself
+@given(data=st.data())
+def test_models_keep_the_laws_of_objectives(kind, norm, data):
+    models, (x, y) = MODELS[kind]
+    model = data.draw(models).double().train()
+    model(x if x.dtype == torch.int64 else x.double()).sum().backward()  # gradients that must stay
+    parts = [(4.0, (x[i : i + 4], y[i : i + 4])) for i in range(0, len(x) - len(x) % 4, 4)]
+    parts.append((float(len(x) % 4), (x[-(len(x) % 4) :], y[-(len(x) % 4) :])))
+    size = 4 if kind in ("mlp", "cnn", "transformer") or norm == "frozen" else len(x)
+    check_objective(
+        lambda: Objective(model, cross_entropy, (x, y), batch_size=size, batch_norm=norm),
+        vector=torch.tensor,
+        batches=parts if size == 4 else (),
+        state=lambda: everything(model),
+        samples=2,
+    )
+
+
+# --- data ------------------------------------------------------------------------------------------------
+
+
+class Pairs(Dataset):
+    def __len__(self):
+        return len(X)
+
+    def __getitem__(self, i):
+        return X[i], Y[i]
+
+
+class Stream(IterableDataset):
+    def __iter__(self):
+        return iter(zip(X, Y, strict=True))
+
+
+def forms():
+    data = TensorDataset(X, Y)
+    pieces = [(X[:3], Y[:3]), (X[3:12], Y[3:12]), (X[12:], Y[12:])]
+    return {
+        "tensors": (X, Y),
+        "tensor data set": data,
+        "data set": Pairs(),
+        "iterable data set": DataLoader(Stream(), batch_size=4),
+        "loader": DataLoader(data, batch_size=4),
+        "shuffled loader": DataLoader(data, batch_size=5, shuffle=True),
+        "subset": Subset(data, range(17)),
+        "list of batches": pieces,
+        "generator": (piece for piece in pieces),
+    }
+
+
+@pytest.mark.parametrize("form", forms())
+def test_data_come_in_many_forms(form):
+    model = mlp().double()
+    expected = Objective(model, cross_entropy, (X, Y), batch_size=17)
+    theta = expected.theta()
+    loss, grad = expected.loss_and_grad(theta)
+    state = torch.get_rng_state()
+    objective = Objective(model, cross_entropy, forms()[form], batch_size=4)
+    found, gradient = objective.loss_and_grad(theta)
+    assert torch.equal(torch.get_rng_state(), state)
+    assert abs(found - loss) <= tolerances.summed(loss, tolerances.EPS64)
+    assert (gradient - grad).abs().max() <= tolerances.gradient(1.0, tolerances.EPS64)
+
+
+def test_reading_a_loader_moves_no_generator():
+    loader = DataLoader(TensorDataset(X, Y), 4, shuffle=True, generator=torch.Generator().manual_seed(0))
+    before = loader.generator.get_state()
+    Objective(mlp(), cross_entropy, loader)
+    assert torch.equal(loader.generator.get_state(), before)
+
+
+def test_batches_that_do_not_fit_together_are_measured_as_they_come():
+    batches = [(torch.randn(2, 4, 6), torch.zeros(2, 4)), (torch.randn(3, 2, 6), torch.ones(3, 2))]
+    model = nn.Linear(6, 1).double()
+
+    def loss(model, batch):
+        return (model(batch[0]).squeeze(-1) - batch[1]).square().mean()
+
+    objective = Objective(model, None, batches, batch_loss=loss)
+    assert objective.batch_size is None
+    parts = [objective.loss(objective.theta(), batch) for batch in batches]
+    assert objective.loss(objective.theta()) == pytest.approx((2 * parts[0] + 3 * parts[1]) / 5, rel=1e-14)
+    by_number = Objective(model, None, batches, batch_loss=loss, batch_weight=lambda b: b[1].numel())
+    assert by_number.loss(by_number.theta()) == pytest.approx((8 * parts[0] + 6 * parts[1]) / 14, rel=1e-14)
+    with pytest.raises(DataError, match="cannot be cut anew"):
+        Objective(model, None, batches, batch_loss=loss, batch_size=4)
+
+
+def test_a_loader_can_be_read_at_every_pass():
+    loader = DataLoader(TensorDataset(X, Y), batch_size=4)
+    kept, read = (
+        Objective(mlp(), cross_entropy, loader, keep=keep, batch_size=None) for keep in (True, False)
+    )
+    theta = kept.theta()
+    assert read.loss(theta) == pytest.approx(kept.loss(theta), rel=1e-6)
+    assert read.loss(theta) == read.loss(theta)
+    with pytest.raises(DataError, match="it shuffles"):
+        Objective(mlp(), cross_entropy, DataLoader(TensorDataset(X, Y), shuffle=True), keep=False)
+    with pytest.raises(DataError, match="an iterator can be read only once"):
+        Objective(mlp(), cross_entropy, iter([(X, Y)]), keep=False)
+
+
+@pytest.mark.parametrize(
+    ("data", "message"),
+    [
+        (DataLoader(TensorDataset(X, Y), batch_size=4, drop_last=True), "drop_last=True .* of its 17"),
+        ([], "empty"),
+        ((X, Y[:5]), "one length, got a tuple of float32 \\(17, 6\\), int64 \\(5,\\)"),
+        ((X[:0], Y[:0]), "are empty"),
+        (3, "got int"),
+        ((X[:, :4], Y), "raised RuntimeError: mat1 and mat2"),
+        ({"x": X}, "loss_fn needs batches"),
+    ],
+)
+def test_unusable_data_are_refused(data, message):
+    with pytest.raises(DataError, match=message):
+        Objective(mlp(), cross_entropy, data, batch_size=17)
+
+
+def test_the_fastest_batch_size_is_found_and_changes_nothing():
+    x, y = torch.randn(300, 6), torch.randint(3, (300,))
+    model = mlp().double()
+    found, whole = (
+        Objective(model, cross_entropy, (x, y)),
+        Objective(model, cross_entropy, (x, y), batch_size=300),
+    )
+    assert 64 <= found.batch_size <= 512
+    theta = whole.theta()
+    assert abs(found.loss(theta) - whole.loss(theta)) <= tolerances.summed(2.0, tolerances.EPS64)
+    for wrong in (0, 2.5):
+        with pytest.raises(DataError, match="batch_size must be a positive integer"):
+            Objective(model, cross_entropy, (x, y), batch_size=wrong)
+
+
+# --- policies --------------------------------------------------------------------------------------------
+
+
+def test_batch_statistics_need_a_stated_batch_size():
+    model = normalised(3)
+    with pytest.raises(DataError, match="has to be stated"):
+        Objective(model, cross_entropy, (X, Y))
+    assert Objective(model, cross_entropy, DataLoader(TensorDataset(X, Y), batch_size=5)).batch_size == 5
+    with pytest.raises(DataError, match="Expected more than 1 value"):
+        Objective(model, cross_entropy, (X, Y), batch_size=4)  # 17 = 4 · 4 + 1
+
+
+def test_normalisation_policies():
+    model = normalised(3).double()
+    model(X.double())  # running statistics that are not 0 and 1
+    frozen = Objective(model, cross_entropy, (X, Y), batch_norm="frozen", batch_size=17)
+    named = Objective(model, cross_entropy, (X, Y), batch_norm={"1": "frozen"}, batch_size=17)
+    batch = Objective(model, cross_entropy, (X, Y), batch_size=17)
+    theta = frozen.theta()
+    with torch.no_grad():
+        model.eval()
+        assert frozen.loss(theta) == pytest.approx(float(cross_entropy(model(X.double()), Y)), rel=1e-14)
+    assert named.loss(theta) == frozen.loss(theta)
+    assert abs(batch.loss(theta) - frozen.loss(theta)) > 1e-3
+    assert batch.state() is None
+    assert set(frozen.state()) == {"1.running_mean", "1.running_var"}
+    moved = {name: 2 * value for name, value in frozen.state().items()}
+    assert abs(frozen.at_state(moved).loss(theta) - frozen.loss(theta)) > 1e-3
+    for wrong in ({"2": "frozen"}, "running", {"1": "off"}):
+        with pytest.raises(LCAError, match="unknown"):
+            Objective(model, cross_entropy, (X, Y), batch_norm=wrong, batch_size=17)
+
+
+def test_frozen_parameters_have_gradient_zero_or_no_place():
+    model = mlp().double()
+    model[0].requires_grad_(False)
+    kept = Objective(model, cross_entropy, (X, Y), batch_size=17)
+    grads = kept.layout.unflatten(kept.loss_and_grad(kept.theta())[1])
+    assert not grads["0.weight"].any()
+    assert grads["2.weight"].any()
+    model[0].float()  # of another dtype, as a quantised base may be
+    with pytest.raises(LayoutError, match="must share one dtype: '0.weight' has torch.float32"):
+        Objective(model, cross_entropy, (X, Y))
+    rest = Objective(model, cross_entropy, (X, Y), frozen="omit", batch_size=17)
+    assert rest.layout.names == ("2.weight", "2.bias")
+    assert torch.allclose(
+        rest.loss_and_grad(rest.theta())[1], torch.cat([grads[n].ravel() for n in rest.layout.names])
+    )
+    model[0].double().requires_grad_(True)
+    assert kept.layout.unflatten(kept.loss_and_grad(kept.theta())[1])["0.weight"].any()
+
+
+def test_sparse_gradients_are_like_dense_ones():
+    dense, sparse = (nn.Sequential(nn.EmbeddingBag(7, 3, sparse=s), nn.Linear(3, 7)) for s in (False, True))
+    one, other = (Objective(m, cross_entropy, (TOKENS, TOKENS[:, 0]), batch_size=4) for m in (dense, sparse))
+    theta = one.theta()
+    difference = one.loss_and_grad(theta)[1] - other.loss_and_grad(theta)[1]
+    assert difference.abs().max() <= tolerances.gradient(1.0, float(torch.finfo(torch.float32).eps))
+
+
+def test_neurons_are_output_channels():
+    model = nn.Sequential(nn.Linear(3, 2), nn.ConvTranspose1d(2, 4, 3), nn.Embedding(5, 6))
+    assert layout_of(model).neuron_axes == (0, 0, 1, 0, 1)
+
+
+def test_classes_add_up():
+    objective = Objective(mlp().double(), cross_entropy, (X, Y), batch_size=5)
+    theta, classes = objective.theta(), objective.by_class()
+    assert list(classes.terms) == ["class 0", "class 1", "class 2"]
+    assert classes.loss(theta) == pytest.approx(objective.loss(theta), rel=1e-14)
+    assert torch.allclose(classes.loss_and_grad(theta)[1], objective.loss_and_grad(theta)[1], rtol=1e-12)
+    with pytest.raises(LCAError, match="cannot be measured alone"):
+        Objective(normalised(3), cross_entropy, (X, Y), batch_size=17).by_class()
+    with pytest.raises(LCAError, match="only data of the form"):
+        Objective(mlp(), cross_entropy, [(X, one_hot(Y).float())], batch_size=17).by_class()
+
+
+def test_autocast_is_coarser_and_its_gradient_is_like_theta():
+    model = mlp()
+    fine, coarse = (
+        Objective(model, cross_entropy, (X, Y), batch_size=17, autocast=dtype)
+        for dtype in (None, torch.bfloat16)
+    )
+    loss, grad = coarse.loss_and_grad(coarse.theta())
+    assert grad.dtype == torch.float32
+    assert 1e-5 < abs(loss - fine.loss(fine.theta())) < 0.05
+
+
+def test_a_compiled_loss_is_the_same_loss(monkeypatch):
+    # Captured and differentiated as any compiled function, but not translated to C++, which takes a minute.
+    monkeypatch.setattr(torch, "compile", partial(torch.compile, backend="aot_eager"))
+    model = mlp()
+    plain = Objective(model, cross_entropy, (X, Y), batch_size=17)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of the compiler about itself
+        compiled = Objective(model, cross_entropy, (X, Y), batch_size=17, compile=True)
+        for scale in (1.0, 2.0):  # at another θ, too: nothing of the first may be built in
+            theta = scale * plain.theta()
+            (loss, grad), (found, gradient) = plain.loss_and_grad(theta), compiled.loss_and_grad(theta)
+            eps = float(torch.finfo(torch.float32).eps)
+            assert abs(found - loss) <= tolerances.summed(1 + loss, eps)
+            assert (gradient - grad).abs().max() <= tolerances.gradient(1 + float(grad.abs().max()), eps)
+
+
+def test_nothing_accumulates_in_anybodys_grad():
+    model, teacher = mlp(), mlp()
+
+    def distill(model, batch):
+        return (model(batch[0]) - teacher(batch[0])).square().mean()
+
+    objective = Objective(model, None, (X, Y), batch_loss=distill, batch_size=5)
+    objective.loss_and_grad(objective.theta())
+    assert all(p.grad is None for p in [*model.parameters(), *teacher.parameters()])
+
+
+def test_a_penalty_is_a_row_of_its_own():
+    model = mlp().double()
+    model[2].bias.requires_grad_(False)
+    data = Objective(model, cross_entropy, (X, Y), batch_size=17)
+    ridge = Penalty(model, lambda tensors: 0.5 * sum(t.square().sum() for t in tensors.values()))
+    start, end = data.theta(), 0.9 * data.theta()
+    end[-3:] = start[-3:]
+    [a] = lca.allocate(
+        lca.Sum({"data": data, "penalty": ridge}), lca.Trajectory([start, end]), lca.PathIntegral(lca.SIMPSON)
+    )
+    expected = (end**2 - start**2) / 2
+    tolerance = tolerances.allocation(a.terms["penalty"].mass, tolerances.EPS64)
+    assert (a.terms["penalty"].values - expected).abs().max() <= tolerance
+    assert not ridge.loss_and_grad(start)[1][-3:].any()
+    with pytest.raises(LCAError, match="must be a scalar"):
+        Penalty(model, lambda tensors: tensors["0.bias"]).loss(start)
+
+
+# --- refusals --------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("loss", "message"),
+    [
+        (
+            lambda out, y: cross_entropy(out, y, reduction="sum"),
+            "is the sum of those of its halves.*reduction='mean'",
+        ),
+        (lambda out, y: cross_entropy(out, y, reduction="none"), r"must be a scalar, got shape \(17,\)"),
+        (lambda out, y: cross_entropy(out, y).detach(), "does not depend on any parameter"),
+        (lambda out, y: cross_entropy(out, y).item(), "must be a floating-point tensor, got float"),
+        (lambda out, y: relu(out).argmax(), "must be a floating-point tensor"),
+    ],
+)
+def test_a_loss_that_is_none_is_refused(loss, message):
+    with pytest.raises(LCAError, match=message):
+        Objective(mlp(), loss, (X, Y), batch_size=17)
+
+
+def test_models_that_cannot_be_measured_are_refused():
+    half, split, none = mlp().half(), mlp(), mlp().requires_grad_(False)
+    split[2].to("meta")
+    for model, message in [
+        (half, "'0.weight' is torch.float16.*autocast"),
+        (split, "must share one device: '0.weight' has cpu, '2.weight' has meta"),
+        (none, "nothing to allocate to"),
+        (cross_entropy, "expected a torch.nn.Module, got function"),
+        (nn.LazyLinear(3), "run the model on one batch first"),
+    ]:
+        with pytest.raises(LayoutError, match=message):
+            Objective(model, cross_entropy, (X, Y))
+    with pytest.raises(LCAError, match="not both"):
+        Objective(mlp(), cross_entropy, (X, Y), batch_loss=lambda model, batch: model(batch[0]).mean())
+
+
+def test_a_parameter_without_gradient_is_named():
+    model = mlp()
+    model.unused = nn.Linear(2, 2)
+    with pytest.warns(LCAWarning, match=r"no gradient reaches unused\.weight, unused\.bias"):
+        Objective(model[:3], cross_entropy, (X, Y), batch_size=17) and Objective(
+            nn.ModuleDict({"net": model[:3], "unused": model.unused}),
+            None,
+            (X, Y),
+            batch_loss=lambda model, batch: cross_entropy(model["net"](batch[0]), batch[1]),
+            batch_size=17,
+        )
+
+
+def test_nan_and_randomness_are_found_when_allocating():
+    model = mlp()
+    objective = Objective(model, cross_entropy, (X, Y), batch_size=17)
+    start, end = objective.theta(), objective.theta()
+    end[-1] = float("nan")
+    with pytest.raises(NonFiniteError, match="step 0: NaN or Inf in the parameters at the end, in 2.bias"):
+        list(lca.allocate(objective, lca.Trajectory([start, end]), lca.Adaptive()))
+
+    def noisy(model, batch):
+        return cross_entropy(model(nn.functional.dropout(batch[0])), batch[1])
+
+    random = Objective(model, None, (X, Y), batch_loss=noisy, batch_size=17)
+    with pytest.raises(NonDeterministicError, match="Turn off dropout"):
+        list(lca.allocate(random, lca.Trajectory([start, 2 * start]), lca.Adaptive()))
+
+
+def test_wrong_vectors_are_refused():
+    objective = Objective(mlp(), cross_entropy, (X, Y), batch_size=17)
+    for wrong, message in [
+        (np.zeros(53), "got ndarray"),
+        (torch.zeros(52), r"expected shape \(53,\)"),
+        (torch.zeros(53, dtype=torch.float16), "got torch.float16"),
+        (torch.zeros(53, device="meta"), "theta is on meta"),
+    ]:
+        with pytest.raises(LayoutError, match=message):
+            objective.loss(wrong)
