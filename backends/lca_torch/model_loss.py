@@ -6,7 +6,6 @@ the buffers in their place for the time of a forward pass.
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
-from functools import partial
 from itertools import count
 from typing import Any, TypeAlias
 
@@ -29,6 +28,7 @@ from lca_torch.policies import (
 )
 
 BatchLoss: TypeAlias = Callable[[nn.Module, Tree], Tensor]
+Then: TypeAlias = Callable[[Tensor, Tree], None]
 
 
 class ModelLoss:
@@ -53,7 +53,7 @@ class ModelLoss:
         self._autocast = autocast
         self.mixes_examples = mixes_examples(model, self._norms)
         self.batch_weight = batch_weight
-        self._loss_of_batch = _LossOfBatch(model, torch.compile(batch_loss) if compile else batch_loss)
+        self._losses = _Losses(model, torch.compile(batch_loss) if compile else batch_loss)
 
     def parameters(self) -> list[nn.Parameter]:
         """The model's own parameters, in the order of the layout."""
@@ -81,13 +81,17 @@ class ModelLoss:
         """Mean loss over the batches, summed in float64, and its gradient (K,) if asked for."""
         with self._measuring(theta, gradient=gradient):
             leaves = Leaves(theta, self.layout, self.trainable() if gradient else ())
-            values = self._values(leaves.tensors, state)
-            total, weights = theta.new_zeros((), dtype=torch.float64), 0.0
-            for batch in batches:
+            total, weights = torch.zeros((), dtype=torch.float64, device=self.device), 0.0
+
+            def add(loss: Tensor, batch: Tree) -> None:
+                nonlocal weights
                 weight = float(self.batch_weight(batch))
-                add_gradient = partial(leaves.add_gradient, weight=weight) if gradient else None
-                total += self._loss(values, batch, theta.dtype, add_gradient) * weight
+                if gradient:
+                    leaves.add_gradient(loss, weight)
+                total.add_(loss.detach().double(), alpha=weight)
                 weights += weight
+
+            self._each(leaves.tensors, state, batches, add)
         if not weights:
             raise DataError("the measured batches weigh 0 together; pass a batch_weight that is positive.")
         return float(total) / weights, leaves.grad.div_(weights) if gradient else None
@@ -97,7 +101,7 @@ class ModelLoss:
         unused: list[str] = []
         own = {name: p for name, p in self._model.named_parameters() if p.requires_grad}
 
-        def check(loss: Tensor) -> None:
+        def check(loss: Tensor, batch: Tree) -> None:
             check_loss(loss)
             _require_theta_alone(loss, own)
             wanted = {name: leaves.tensors[name] for name in self.trainable()}
@@ -106,27 +110,18 @@ class ModelLoss:
 
         with self._measuring(theta, gradient=True):
             leaves = Leaves(theta, self.layout, self.trainable())
-            self._loss(self._values(leaves.tensors, None), batch, theta.dtype, check)
+            self._each(leaves.tensors, None, [batch], check)
         return unused
 
-    def _loss(
-        self,
-        values: dict[str, Tensor],
-        batch: Tree,
-        dtype: torch.dtype,
-        then: Callable[[Tensor], None] | None,
-    ) -> Tensor:
-        """The loss of one batch as a float64 tensor without graph, after ``then`` has seen it with one."""
-        batch = tree_map(lambda t: _in_precision(normal(t).to(self.device), dtype), batch)
-        try:
-            loss: Tensor = functional_call(self._loss_of_batch, values, (batch, then))
-        except (LCAError, torch.OutOfMemoryError):
-            raise
-        except Exception as error:
-            raise DataError(
-                f"the loss of a measuring batch ({describe(batch)}) raised {type(error).__name__}: {error}"
-            ) from error
-        return loss.detach().double()
+    def _each(
+        self, tensors: dict[str, Tensor], state: State | None, batches: Iterable[Tree], then: Then
+    ) -> None:
+        """The loss of each batch, handed to ``then`` as soon as it is there."""
+        dtype = next(iter(tensors.values())).dtype
+        ready = (
+            tree_map(lambda t: _in_precision(normal(t).to(self.device), dtype), batch) for batch in batches
+        )
+        functional_call(self._losses, self._values(tensors, state), (ready, then))
 
     def _values(self, tensors: dict[str, Tensor], state: State | None) -> dict[str, Tensor]:
         """Everything in place of the model's own; forward passes may write into these buffers."""
@@ -172,20 +167,31 @@ def _in_precision(tensor: Tensor, dtype: torch.dtype) -> Tensor:
     return tensor.to(dtype) if tensor.dtype in (torch.float32, torch.float64) else tensor
 
 
-class _LossOfBatch(nn.Module):
-    """The loss of a batch as a module of its own, because `functional_call` takes modules."""
+class _Losses(nn.Module):
+    """The losses of batches as a module of its own, because `functional_call` takes modules.
+
+    All batches go through one call: to put θ into a model of many tensors takes longer than a small batch.
+    """
 
     def __init__(self, model: nn.Module, batch_loss: BatchLoss) -> None:
         super().__init__()
         self.model = model
         self.batch_loss = batch_loss
 
-    def forward(self, batch: Tree, then: Callable[[Tensor], None] | None) -> Tensor:
+    def forward(self, batches: Iterable[Tree], then: Then) -> None:
         """``then`` runs with θ still in place: checkpointed blocks are computed again during backward."""
-        loss = self.batch_loss(self.model, batch)
-        if then is not None:
-            then(loss)
-        return loss
+        for batch in batches:
+            then(self._loss(batch), batch)
+
+    def _loss(self, batch: Tree) -> Tensor:
+        try:
+            return self.batch_loss(self.model, batch)
+        except (LCAError, torch.OutOfMemoryError):
+            raise
+        except Exception as error:
+            raise DataError(
+                f"the loss of a measuring batch ({describe(batch)}) raised {type(error).__name__}: {error}"
+            ) from error
 
 
 def usual_loss(loss_fn: Callable[[Any, Any], Tensor] | None) -> BatchLoss:
