@@ -25,6 +25,8 @@ Array = np.ndarray
 FALSE_ALARM = 1e-6
 RUNS_PER_SAMPLE = 10
 STEPS = 3
+TRAINING_BATCH = 5
+"""Examples in each training batch of these runs."""
 
 
 @runtime_checkable
@@ -143,6 +145,53 @@ def same_seed_same_values(estimator: StochasticEstimator, samples: int, seed: in
         require(np.array_equal(a.values, b.values), f"step {a.step}: the same seed gave other values.")
 
 
+@law(lambda estimator: True)
+def spends_no_more_than_it_declares(estimator: StochasticEstimator, samples: int, seed: int) -> None:
+    """Gradients a step, once a run is under way, in units of a gradient on the training batch.
+
+    A gradient on n examples counts as n over the size of the training batch.
+    """
+    meter = Metered(SampledPolynomial.random(curved=estimator.degree >= 1))
+    allocate_step = estimator.reseeded(seed).start(meter)
+    spent = []
+    for step in _train(meter.objective, np.random.default_rng(seed), steps=4 * STEPS):
+        before = meter.examples
+        allocate_step(step)
+        spent.append((meter.examples - before) / TRAINING_BATCH)
+    cost, found = estimator.cost, float(np.mean(spent[1:]))
+    declared = cost.batch_gradients + cost.full_gradients * meter.n_examples / TRAINING_BATCH
+    require(
+        found <= declared * (1 + 1e-9),
+        f"a step took {found:.3g} training-batch gradients, {declared:.3g} are declared ({cost}).",
+    )
+
+
+@dataclass(eq=False)
+class Metered:
+    """Counts the examples whose gradients are asked for."""
+
+    objective: SampledPolynomial
+    examples: int = 0
+
+    @property
+    def layout(self) -> Layout:
+        return self.objective.layout
+
+    @property
+    def n_examples(self) -> int:
+        return self.objective.n_examples
+
+    def batch(self, index: Array) -> Array:
+        return self.objective.batch(index)
+
+    def loss(self, theta: Array, batch: Array | None = None) -> float:
+        return self.objective.loss(theta, batch)
+
+    def loss_and_grad(self, theta: Array, batch: Array | None = None) -> tuple[float, Array]:
+        self.examples += self.n_examples if batch is None else len(batch)
+        return self.objective.loss_and_grad(theta, batch)
+
+
 def _require_zero_mean(samples: Array, what: str) -> None:
     """Student's t-test for each column, at `FALSE_ALARM` for all of them together."""
     runs, columns = samples.shape
@@ -176,11 +225,11 @@ def _one_run(
     return list(estimated), list(allocate(objective, steps, PathIntegral(TRAPEZOID), check=False))
 
 
-def _train(objective: SampledPolynomial, rng: np.random.Generator) -> Iterator[Step]:
-    """Gradient descent on batches of five, drawn independently with replacement."""
+def _train(objective: SampledPolynomial, rng: np.random.Generator, *, steps: int = STEPS) -> Iterator[Step]:
+    """Gradient descent on small batches, drawn independently with replacement."""
     theta = np.ones(objective.layout.size)
-    for index in range(STEPS):
-        batch = objective.batch(rng.integers(objective.n_examples, size=5))
+    for index in range(steps):
+        batch = objective.batch(rng.integers(objective.n_examples, size=TRAINING_BATCH))
         end = theta - 0.2 * objective.loss_and_grad(theta, batch)[1]
         yield Step(theta, end, index, batch)
         theta = end

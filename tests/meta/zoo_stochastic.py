@@ -5,6 +5,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from lca.allocation import Cost, StepAllocation
+from lca.testing.stochastic_checks import TRAINING_BATCH
 from tests.meta.animals import Wrong
 
 
@@ -18,7 +19,10 @@ class UniformProbe:
     target = "probe"
     degree = 1
     unbiased = True
-    cost = Cost(batch_gradients=4)
+
+    @property
+    def cost(self):
+        return Cost(batch_gradients=self.parts * self.size / TRAINING_BATCH)
 
     def reseeded(self, seed):
         return replace(self, seed=seed)
@@ -99,6 +103,12 @@ class SpreadForError(UniformProbe):
         return replace(a, stderr=a.stderr * 2)
 
 
+class FreeOfCharge(UniformProbe):
+    """Four parts of five examples called one training batch: the parts are forgotten in the cost."""
+
+    cost = Cost(batch_gradients=1)
+
+
 class Unseeded(UniformProbe):
     """A fresh generator at every start: no run can be repeated."""
 
@@ -127,6 +137,11 @@ WRONG_STOCHASTIC: dict[str, Wrong] = {
         "the spread of the parts given for the error of their mean: too large by two",
         "standard_errors_are_calibrated",
         SpreadForError,
+    ),
+    "free of charge": Wrong(
+        "four micro-batches at each node counted as one gradient",
+        "spends_no_more_than_it_declares",
+        FreeOfCharge,
     ),
     "unseeded": Wrong(
         "a fresh generator at every start: no run can be repeated", "same_seed_same_values", Unseeded
