@@ -313,6 +313,22 @@ class OneGradientBuffer(Passing):
         return loss, buffer
 
 
+class RemembersGradients(Passing):
+    """Results kept by θ and handed out again: the very array, which the engine has used up by then."""
+
+    def __init__(self, objective):
+        super().__init__(objective)
+        self._known = {}
+
+    def loss_and_grad(self, theta, batch=None):
+        if batch is not None:
+            return super().loss_and_grad(theta, batch)
+        key = theta.tobytes()
+        if key not in self._known:
+            self._known[key] = super().loss_and_grad(theta)
+        return self._known[key]
+
+
 class WritesIntoTheta(Passing):
     """Weights normalised in place before the forward pass."""
 
@@ -426,6 +442,11 @@ WRONG_OBJECTIVES: dict[str, Wrong] = {
         "param.grad handed out instead of a copy",
         "gradients_are_not_overwritten",
         _wrapped(OneGradientBuffer),
+    ),
+    "remembers gradients": Wrong(
+        "a cache of results that hands out its own array",
+        "gradients_may_be_overwritten",
+        _wrapped(RemembersGradients),
     ),
     "writes into θ": Wrong(
         "weight normalisation in place", "calls_change_nothing", _wrapped(WritesIntoTheta)
