@@ -126,9 +126,10 @@ class ModelLoss:
     def _values(self, tensors: dict[str, Tensor], state: State | None) -> dict[str, Tensor]:
         """Everything in place of the model's own; forward passes may write into these buffers."""
         dtype = next(iter(tensors.values())).dtype
-        buffers = {name: buffer.detach().clone() for name, buffer in self._model.named_buffers()}
+        buffers = dict(self._model.named_buffers()) | dict(state or {})
+        buffers = {name: buffer.detach().clone() for name, buffer in buffers.items()}
         omitted = {n: p.detach() for n, p in self._model.named_parameters() if n not in tensors}
-        others = {n: _in_precision(t, dtype) for n, t in {**omitted, **buffers, **(state or {})}.items()}
+        others = {n: _in_precision(t, dtype) for n, t in {**omitted, **buffers}.items()}
         return {f"model.{name}": tensor for name, tensor in {**tensors, **others}.items()}
 
     @contextmanager

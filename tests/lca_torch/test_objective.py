@@ -444,3 +444,15 @@ def test_wrong_vectors_are_refused():
     ]:
         with pytest.raises(LayoutError, match=message):
             objective.loss(wrong)
+
+
+def test_measuring_leaves_a_given_state_alone():
+    model = normalised(3).double()
+    batch, frozen = (
+        Objective(model, cross_entropy, (X, Y), batch_norm=norm, batch_size=17)
+        for norm in ("batch", "frozen")
+    )
+    theta, state = frozen.theta(), frozen.state()
+    loss = frozen.at_state(state).loss(theta)
+    batch.at_state(state).loss_and_grad(theta)  # writes running statistics, into copies
+    assert frozen.at_state(state).loss(theta) == loss
