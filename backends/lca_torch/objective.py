@@ -128,9 +128,8 @@ class Objective:
             self.batch_size = self._choose_batch_size(batch_size)
             self._try_out(next(self._data.batches(self.batch_size)))
             if self._loss.mixes_examples and isinstance(self._data, Rows):
-                self._loss.try_out(
-                    self.theta(), self._data.last(self.batch_size)
-                )  # one example may be too few
+                # For statistics, the one example that may be left over is too few.
+                self._loss.try_out(self.theta(), self._data.last(self.batch_size))
 
     def theta(self) -> Tensor:
         """The model's parameters as they are now: a new vector (K,)."""

@@ -18,6 +18,7 @@ from lca.layout import Layout
 from lca.objective import Objective
 from lca.quadrature import TRAPEZOID
 from lca.step import Step
+from lca.testing import tolerances
 from lca.testing.laws import require
 from lca.testing.report import Check
 
@@ -161,7 +162,7 @@ def spends_no_more_than_it_declares(estimator: StochasticEstimator, samples: int
     cost, found = estimator.cost, float(np.mean(spent[1:]))
     declared = cost.batch_gradients + cost.full_gradients * meter.n_examples / TRAINING_BATCH
     require(
-        found <= declared * (1 + 1e-9),
+        found <= declared + tolerances.summed(declared, tolerances.EPS64),
         f"a step took {found:.3g} training-batch gradients, {declared:.3g} are declared ({cost}).",
     )
 
