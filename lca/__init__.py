@@ -24,7 +24,7 @@ from lca.quadrature import (
     gauss_legendre,
     gauss_lobatto,
 )
-from lca.step import Step, Trajectory
+from lca.step import Part, Step, Trajectory
 
 __version__ = version("loss-change-allocation")
 
@@ -41,6 +41,7 @@ __all__ = [
     "LCAError",
     "Layout",
     "Objective",
+    "Part",
     "PathIntegral",
     "QuadratureRule",
     "Scaled",

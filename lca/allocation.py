@@ -1,6 +1,6 @@
 """`allocate`: the one loop that turns the steps of a path into allocations of the loss change."""
 
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Protocol, runtime_checkable
 
@@ -45,9 +45,10 @@ class StepAllocation:
         (K,) vector of the parameters' own kind, dtype and device. It sums to `loss_change` up to
         ``residual``.
     loss_start, loss_end
-        L(θ_t) and L(θ_{t+1}).
+        L(θ_t) and L(θ_{t+1}); NaN from an estimator that does not measure them.
     residual
-        ``loss_end - loss_start - state_change - Σ_i values[i]``, the sum taken in float64.
+        ``loss_end - loss_start - state_change - Σ_i values[i]``, the sum taken in float64; NaN where the
+        losses are.
     mass
         ``Σ_k |w_k| Σ_i |g_{k,i} Δ_i|``, the scale of rounding: allocations cancel, so errors are
         judged in units of eps·mass, never of the total.
@@ -63,8 +64,15 @@ class StepAllocation:
         Whether the estimator met its own tolerances, and why it stopped.
     stderr
         Standard error of ``values`` for stochastic estimators, else ``None``.
+    replicates
+        From a stochastic estimator with error bars: for each node, at time ``t + s``, m independent and
+        unbiased copies (K,) of that node's share of ``values``, which is their mean. Neighbouring steps
+        share the sample at the node between them, under the same key.
     terms
         One allocation for each term when the objective is a `Sum`.
+    source
+        The step that was allocated. In a training run its vectors may be the model's own memory and hold
+        until the next update; copy what is to be kept.
     """
 
     values: Vector
@@ -79,7 +87,9 @@ class StepAllocation:
     converged: bool = True
     reason: str = ""
     stderr: Vector | None = None
+    replicates: Mapping[float, Sequence[Vector]] = field(default_factory=dict)
     terms: Mapping[str, "StepAllocation"] = field(default_factory=dict)
+    source: Step | None = None
 
     @property
     def loss_change(self) -> float:

@@ -10,8 +10,27 @@ from lca.vectors import Vector
 
 
 @dataclass(frozen=True, eq=False)
+class Part:
+    """One micro-batch of a training batch, for estimators that cross-fit.
+
+    Parameters
+    ----------
+    gradient
+        g_m(θ_t), its own gradient (K,); the mean over the parts is the training gradient.
+    update
+        Δ^{(−m)} (K,): the update that the optimizer would have made without this micro-batch.
+    """
+
+    gradient: Vector
+    update: Vector
+
+
+@dataclass(frozen=True, eq=False)
 class Step:
     """One update of the parameters: the straight segment from ``start`` to ``end``.
+
+    The fields from ``gradient`` on are what a training loop has for nothing. Estimators that live on them say
+    which they need; the others never look.
 
     Parameters
     ----------
@@ -26,6 +45,12 @@ class Step:
         ends. One and the same object twice: it did not move. If it did, the path integral is taken in the
         first state and the rest of the loss change reported as ``state_change``, which costs one more
         evaluation.
+    gradient
+        The gradient (K,) that training computed on ``batch`` at θ_t.
+    next_batch, next_gradient
+        The mini-batch that makes the next step, and its training gradient (K,) at θ_{t+1}.
+    parts
+        The micro-batches of ``batch``.
     """
 
     start: Vector
@@ -33,6 +58,10 @@ class Step:
     index: int = 0
     batch: Batch | None = None
     state: tuple[State, State] | None = None
+    gradient: Vector | None = None
+    next_batch: Batch | None = None
+    next_gradient: Vector | None = None
+    parts: tuple[Part, ...] = ()
 
 
 class Trajectory:

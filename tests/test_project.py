@@ -114,8 +114,8 @@ def test_public_names_are_pinned() -> None:
     """A new public name is a deliberate change of this list."""
     assert lca.__all__ == [
         "BOOLE", "LEFT", "MIDPOINT", "RIGHT", "RK4", "SIMPSON", "TRAPEZOID",
-        "Adaptive", "Cost", "LCAError", "Layout", "Objective", "PathIntegral", "QuadratureRule", "Scaled",
-        "Step", "StepAllocation", "Sum", "Trajectory",
+        "Adaptive", "Cost", "LCAError", "Layout", "Objective", "Part", "PathIntegral", "QuadratureRule",
+        "Scaled", "Step", "StepAllocation", "Sum", "Trajectory",
         "allocate", "allocate_each", "composite", "gauss_legendre", "gauss_lobatto",
     ]  # fmt: skip
     assert all(hasattr(lca, name) for name in lca.__all__)

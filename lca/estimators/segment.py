@@ -201,4 +201,5 @@ class Integral:
                 name: term._finish(start.terms[name], end.terms[name], arrival.terms[name], Cost())
                 for name, term in self._terms.items()
             },
+            source=segment.step,
         )
