@@ -1,13 +1,14 @@
-"""`Measurement`: what a tracker or callback of any framework does with the steps it sees.
+"""What a tracker or callback of any framework does with the updates it sees: `Watch` and `Measurement`.
 
-A framework's hooks know when a step began and ended; everything behind that is here, once: which steps are
+A framework's hooks know when an update is about to be made and when it was made, and how to read θ;
+everything behind that is here, once. `Watch` makes steps of what it reads; `Measurement` decides which are
 measured, what an error in measuring does to the training, and where the allocations go.
 """
 
 import warnings
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from typing import Any, Literal, TypeAlias, get_args
+from typing import Any, Literal, Protocol, TypeAlias, get_args
 
 from lca.allocation import Estimator, start_each
 from lca.errors import LCAError, LCAWarning, UnknownNameError
@@ -16,6 +17,7 @@ from lca.layout import Layout
 from lca.objective import Objective, State, state_of
 from lca.step import Step
 from lca.summary import RunViews, summarize
+from lca.vectors import Vector
 from lca.views import View
 
 OnError: TypeAlias = Literal["warn", "raise"]
@@ -122,3 +124,116 @@ class Measurement:
 
     def _why(self) -> str:
         return "" if self.error is None else f": {type(self.error).__name__}: {self.error}"
+
+
+class LiveTheta(Protocol):
+    """θ in a model that is being trained, as a framework reads it."""
+
+    def read(self) -> Vector:
+        """A copy of θ as it is now."""
+
+    def now(self) -> Vector:
+        """θ as it is now, good until the next update; in the model's own memory where that is possible."""
+
+    def kept(self, now: Vector, memory: Vector) -> Vector:
+        """What `now` returned, made to last; may overwrite ``memory``, a vector that nobody needs any more.
+
+        The engine recognises it: ``VectorOps.unchanged`` tells that a step that begins there begins where the
+        one that ended with ``now`` had ended.
+        """
+
+    def is_at(self, theta: Vector) -> bool:
+        """Whether θ is exactly this vector now."""
+
+    def equal(self, a: Vector, b: Vector) -> bool:
+        """Whether two tensors hold the same numbers."""
+
+
+class Watch:
+    """Follows one training run: told before and after each update, it measures the steps that are wanted.
+
+    Between two steps it holds one vector, θ; while one is measured, what `LiveTheta.now` needs on top.
+
+    Attributes
+    ----------
+    steps
+        Number of updates seen, measured or not.
+    jumps
+        Number of measured steps that did not begin where the step before had ended: something else than these
+        updates moved the parameters, and that part of the loss change belongs to no step.
+    """
+
+    def __init__(self, measurement: Measurement, theta: LiveTheta) -> None:
+        self._measurement = measurement
+        self._theta = theta
+        self.steps = 0
+        self.jumps = 0
+        self._wanted = False
+        self._start: Vector | None = None
+        self._last: tuple[int, Vector] | None = None
+        self._state: State | None = None
+
+    def begin(self) -> None:
+        """The run begins, or goes on after `end`."""
+        self._look_ahead()
+
+    def before(self) -> None:
+        """An update may be made now; may be called again if none was."""
+        self._start = None
+        if self._wanted:
+            with self._measurement.guarded(self.steps):
+                self._start = self._read_start()
+
+    def after(self) -> None:
+        """An update was made."""
+        if self._start is not None:
+            with self._measurement.guarded(self.steps):
+                self._measure(self._start)
+        self.steps += 1
+        self._look_ahead()
+
+    def end(self) -> None:
+        """The run is over: lets go of all vectors."""
+        self._start = self._last = self._state = None
+
+    def _look_ahead(self) -> None:
+        """Decide, once, whether the next step is measured; if so it begins in the state that there is now."""
+        self._wanted = False
+        with self._measurement.guarded(self.steps):
+            if self._measurement.wants(self.steps):
+                self._remember_state()
+                self._wanted = True
+
+    def _measure(self, start: Vector) -> None:
+        before, after = self._state, self._remember_state()
+        state = None if before is None or after is None else (before, after)
+        end = self._theta.now()
+        self._start = self._last = None
+        self._measurement.measure(Step(start, end, self.steps, state=state))
+        self._last = (self.steps, self._theta.kept(end, start))
+
+    def _remember_state(self) -> State | None:
+        """The state as it is now; the very object remembered before if nothing in it has moved since."""
+        now, known = self._measurement.state(), self._state
+        if now is None or known is None or not all(self._theta.equal(now[name], known[name]) for name in now):
+            self._state = now
+        return self._state
+
+    def _read_start(self) -> Vector:
+        """θ as it is now; the end of the last step itself if nothing moved since, so that it is reused."""
+        if self._last is None:
+            return self._theta.read()
+        index, end = self._last
+        if self._theta.is_at(end):
+            return end
+        if index == self.steps - 1:
+            if not self.jumps:
+                warnings.warn(
+                    f"parameters changed between steps {index} and {self.steps}, outside the updates that "
+                    "are watched; that part of the loss change is not allocated (see the attribute jumps).",
+                    LCAWarning,
+                    stacklevel=2,
+                )
+            self.jumps += 1
+        self._last = None
+        return self._theta.read()

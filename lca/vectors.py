@@ -17,6 +17,10 @@ Vector: TypeAlias = Any
 """A flat (K,) floating-point vector of the framework's own kind, on its own device."""
 
 
+Weighted: TypeAlias = list[tuple[float, Vector]]
+"""A weighted sum of vectors, ``[(w_0, v_0), (w_1, v_1), ...]``; not empty."""
+
+
 _BLOCK = 2**15
 """Entries a reduction works on at a time: a few of them fit the cache, and no temporary has length K."""
 
@@ -33,8 +37,8 @@ class VectorOps(Protocol):
     def between(self, start: Vector, end: Vector, s: float) -> Vector:
         """``start + s (end - start)``, a new vector."""
 
-    def mass(self, vector: Vector, start: Vector, end: Vector) -> float:
-        """``Σ_i |v_i (end_i - start_i)|``, without a temporary of full length where possible."""
+    def movement_sums(self, weighted: Weighted, start: Vector, end: Vector) -> tuple[float, float]:
+        """``Σ_i a_i`` and ``Σ_i |a_i|`` of ``a = (Σ_k w_k v_k) ∘ (end - start)``, without making a vector."""
 
     def times_movement(self, vector: Vector, start: Vector, end: Vector) -> Vector:
         """``v ∘ (end - start)``; may overwrite ``vector``, which belongs to the caller."""
@@ -74,8 +78,17 @@ class NumpyOps:
         point: np.ndarray = start + s * (end - start)
         return point
 
-    def mass(self, vector: np.ndarray, start: np.ndarray, end: np.ndarray) -> float:
-        return sum(self.abs_total(vector[b] * (end[b] - start[b])) for b in _blocks(vector))
+    def movement_sums(self, weighted: Weighted, start: np.ndarray, end: np.ndarray) -> tuple[float, float]:
+        total = abs_total = 0.0
+        (first_weight, first), *rest = weighted
+        for b in _blocks(first):
+            part = first_weight * first[b]
+            for weight, vector in rest:
+                part += weight * vector[b]
+            part *= end[b] - start[b]
+            total += self.total(part)
+            abs_total += self.abs_total(part)
+        return total, abs_total
 
     def times_movement(self, vector: np.ndarray, start: np.ndarray, end: np.ndarray) -> np.ndarray:
         for b in _blocks(vector):

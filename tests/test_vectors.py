@@ -70,7 +70,7 @@ def test_what_works_in_blocks_is_what_it_is_as_a_whole(seed, dtype):
     start, end, vector = np.random.default_rng(seed).normal(size=(3, 2**15 + 7)).astype(dtype)
     ops, eps = vector_ops(vector), float(np.finfo(dtype).eps)
     exact = math.fsum(np.abs(vector.astype(np.float64) * (end - start)).tolist())
-    assert abs(ops.mass(vector, start, end) - exact) <= tolerances.summed(exact, eps)
+    assert abs(ops.movement_sums([(1.0, vector)], start, end)[1] - exact) <= tolerances.summed(exact, eps)
     results = {
         "product": (ops.times_movement(vector.copy(), start, end), vector * (end - start)),
         "sum": (ops.add_scaled(vector.copy(), 0.75, start), vector + 0.75 * start),

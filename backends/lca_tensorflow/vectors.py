@@ -5,7 +5,7 @@ from collections.abc import Iterator
 import numpy as np
 import tensorflow as tf
 
-from lca.vectors import vector_ops
+from lca.vectors import Weighted, vector_ops
 
 _CPU_BLOCK, _DEVICE_BLOCK = 2**16, 2**24
 """Entries a reduction works on at a time, so that no float64 copy has length K."""
@@ -29,8 +29,13 @@ class TensorFlowOps:
     def between(self, start: tf.Tensor, end: tf.Tensor, s: float) -> tf.Tensor:
         return start + s * (end - start)
 
-    def mass(self, vector: tf.Tensor, start: tf.Tensor, end: tf.Tensor) -> float:
-        return _sum(tf.abs(_wide(v * (b - a))) for v, a, b in _blocks(vector, start, end))
+    def movement_sums(self, weighted: Weighted, start: tf.Tensor, end: tf.Tensor) -> tuple[float, float]:
+        weights, vectors = zip(*weighted, strict=True)
+        total = abs_total = tf.zeros([], tf.float64)
+        for a, b, *parts in _blocks(start, end, *vectors):
+            part = _wide(sum(w * part for w, part in zip(weights, parts, strict=True)) * (b - a))
+            total, abs_total = total + tf.reduce_sum(part), abs_total + tf.reduce_sum(tf.abs(part))
+        return float(total), float(abs_total)
 
     def times_movement(self, vector: tf.Tensor, start: tf.Tensor, end: tf.Tensor) -> tf.Tensor:
         return vector * (end - start)

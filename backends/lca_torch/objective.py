@@ -14,8 +14,9 @@ from lca.errors import DataError, LCAError, LCAWarning
 from lca.layout import Layout
 from lca.objective import Scaled, State, Sum
 from lca_torch.data import Batches, Rows, Tree, examples_in, measured, tree_map
+from lca_torch.live import flat
 from lca_torch.model_loss import BatchLoss, ModelLoss, usual_loss
-from lca_torch.parameters import Frozen, flat
+from lca_torch.parameters import Frozen
 from lca_torch.policies import BatchNormPolicy, random_state_kept
 
 SMALLEST_BATCH = 64

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from lca.errors import LayoutError, UnknownNameError
 from lca.layout import Layout
 from lca.vectors import vector_ops
+from lca_torch.live import ParameterVector
 
 Frozen = Literal["zero", "omit"]
 """Parameters with ``requires_grad=False``: in θ with gradient 0, or not in θ at all."""
@@ -90,12 +91,6 @@ _OUTPUTS_SECOND = (
 )
 
 
-def flat(parameters: Iterable[Tensor]) -> Tensor:
-    """A new vector (K,) with the numbers of ``parameters``, detached."""
-    with torch.inference_mode(False), torch.no_grad():
-        return torch.cat([parameter.detach().reshape(-1) for parameter in parameters])
-
-
 def normal(tensor: Tensor) -> Tensor:
     """``tensor``, or a copy of it if it was made in inference mode and autograd would refuse it."""
     return tensor.clone() if tensor.is_inference() else tensor
@@ -115,6 +110,13 @@ def check_theta(layout: Layout, theta: Tensor, device: torch.device) -> None:
         )
 
 
+def _views(theta: Tensor, layout: Layout) -> dict[str, Tensor]:
+    """θ cut into tensors by name; nothing is copied."""
+    if not isinstance(theta, ParameterVector) or theta.kept is not None:
+        return layout.unflatten(normal(theta).detach())
+    return {name: normal(piece) for name, piece in zip(layout.names, theta.pieces, strict=True)}
+
+
 class Leaves:
     """θ as named tensors whose gradients add up, in place, in one flat vector ``grad`` (K,).
 
@@ -123,9 +125,8 @@ class Leaves:
     """
 
     def __init__(self, theta: Tensor, layout: Layout, trainable: Iterable[str]) -> None:
-        self.grad = torch.zeros_like(theta, requires_grad=False)
-        views = layout.unflatten(normal(theta).detach())
-        self.tensors = {name: view.detach() for name, view in views.items()}
+        self.grad = torch.zeros(layout.size, dtype=theta.dtype, device=theta.device)
+        self.tensors = {name: view.detach() for name, view in _views(theta, layout).items()}
         self._wanted = [self.tensors[name] for name in trainable]
         grads = layout.unflatten(self.grad)
         for name, leaf in zip(trainable, self._wanted, strict=True):

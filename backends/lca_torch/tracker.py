@@ -1,6 +1,5 @@
 """`Tracker`: measures a training loop that somebody else wrote, through the hooks of its optimizer."""
 
-import warnings
 from collections.abc import Callable, Mapping
 from types import TracebackType
 from typing import Any
@@ -9,14 +8,13 @@ import torch
 from torch import Tensor, nn
 
 from lca.allocation import Estimator
-from lca.errors import LayoutError, LCAError, LCAWarning
+from lca.errors import LayoutError, LCAError
 from lca.layout import Layout, check_same_layout
-from lca.objective import Objective, State
-from lca.step import Step
+from lca.objective import Objective
 from lca.summary import RunViews
-from lca.tracking import Measurement, OnError, Schedule
+from lca.tracking import Measurement, OnError, Schedule, Watch
 from lca.views import View
-from lca_torch.parameters import flat
+from lca_torch.live import ParameterVector, flat
 
 
 class Tracker:
@@ -37,17 +35,10 @@ class Tracker:
         As in `lca.tracking.Measurement`: default `lca.Adaptive`, every step, the views of `summary`, and a
         warning.
 
-    Attributes
-    ----------
-    steps
-        Number of optimizer steps seen, measured or not.
-    jumps
-        Number of measured steps that did not begin where the step before had ended: something else than this
-        optimizer moved the parameters, and that part of the loss change belongs to no step.
-
     Notes
     -----
-    Memory beyond the estimator's: θ at both ends of a step, on its own device.
+    Memory beyond the estimator's: one vector on the model's device, θ before the step. θ after the step is
+    read in the model itself. Between steps that vector and the last gradient are kept, 2 K numbers.
 
     Examples
     --------
@@ -78,14 +69,19 @@ class Tracker:
     ) -> None:
         self._measurement = Measurement(objective, estimator, every=every, views=views, on_error=on_error)
         self._optimizer = unwrapped(optimizer)
-        self._parameters = _parameters(model, self._optimizer, self._measurement)
+        parameters = _parameters(model, self._optimizer, self._measurement)
+        self._watch = Watch(self._measurement, _Live(parameters))
         self._hooks: list[Any] = []
-        self.steps = 0
-        self.jumps = 0
-        self._wanted = False
-        self._start: Tensor | None = None
-        self._last: tuple[int, Tensor] | None = None
-        self._state: State | None = None
+
+    @property
+    def steps(self) -> int:
+        """Number of optimizer steps seen, measured or not."""
+        return self._watch.steps
+
+    @property
+    def jumps(self) -> int:
+        """Number of measured steps that did not begin where the last one ended (`lca.tracking.Watch`)."""
+        return self._watch.jumps
 
     @property
     def views(self) -> Mapping[str, View]:
@@ -104,7 +100,7 @@ class Tracker:
     def __enter__(self) -> "Tracker":
         if self._hooks:
             raise LCAError("this tracker is already at work; make another one for another run.")
-        self._look_ahead()
+        self._watch.begin()
         before = self._optimizer.register_step_pre_hook(self._before_step)
         self._hooks = [before, self._optimizer.register_step_post_hook(self._after_step)]
         return self
@@ -115,73 +111,43 @@ class Tracker:
         for hook in self._hooks:
             hook.remove()
         self._hooks = []
-        self._start = self._last = self._state = None
+        self._watch.end()
 
     def _before_step(self, optimizer: Any, args: Any, kwargs: Any) -> None:
-        self._start = None
-        if self._wanted:
-            with self._measurement.guarded(self.steps):
-                self._start = self._theta_before()
+        self._watch.before()
 
     def _after_step(self, optimizer: Any, args: Any, kwargs: Any) -> None:
         # A GradScaler leaves this mark on fused optimizers, which then run the hooks and move nothing.
         found_inf = getattr(optimizer, "found_inf", None)
-        if found_inf is not None and bool(found_inf):
-            return
-        if self._start is not None:
-            with self._measurement.guarded(self.steps):
-                self._measure(self._start)
-        self.steps += 1
-        self._look_ahead()
+        if found_inf is None or not bool(found_inf):
+            self._watch.after()
 
-    def _look_ahead(self) -> None:
-        """Decide, once, whether the next step is measured; if so it begins in the state that there is now."""
-        self._wanted = False
-        with self._measurement.guarded(self.steps):
-            if self._measurement.wants(self.steps):
-                self._remember_state()
-                self._wanted = True
 
-    def _measure(self, start: Tensor) -> None:
-        end, before = flat(self._parameters), self._state
-        after = self._remember_state()
-        state = None if before is None or after is None else (before, after)
-        self._start, self._last = None, (self.steps, end)
-        self._measurement.measure(Step(start, end, self.steps, state=state))
+class _Live:
+    """`lca.tracking.LiveTheta` of these parameters."""
 
-    def _remember_state(self) -> State | None:
-        """The buffers as they are now; the very object remembered before if none has moved since."""
-        now = self._measurement.state()
-        known = self._state
-        if now is None or known is None or any(not torch.equal(now[name], known[name]) for name in now):
-            self._state = now
-        return self._state
+    def __init__(self, parameters: list[nn.Parameter]) -> None:
+        self._parameters = parameters
 
-    def _theta_before(self) -> Tensor:
-        """θ as it is now; the end of the last step itself if nothing moved since, so that it is reused."""
-        if self._last is None:
-            return flat(self._parameters)
-        index, end = self._last
-        if self._is_at(end):
-            return end
-        if index == self.steps - 1:
-            if not self.jumps:
-                warnings.warn(
-                    f"parameters changed between steps {index} and {self.steps}, outside this optimizer's "
-                    "step; that part of the loss change is not allocated (see Tracker.jumps).",
-                    LCAWarning,
-                    stacklevel=2,
-                )
-            self.jumps += 1
+    def read(self) -> Tensor:
         return flat(self._parameters)
 
-    def _is_at(self, theta: Tensor) -> bool:
+    def now(self) -> ParameterVector:
+        return ParameterVector(self._parameters)
+
+    def kept(self, now: ParameterVector, memory: Tensor) -> Tensor:
+        return now.keep(memory)
+
+    def is_at(self, theta: Tensor) -> bool:
         sizes = [parameter.numel() for parameter in self._parameters]
         parts = theta.split(sizes)  # type: ignore[no-untyped-call]
         return all(
             part.device == parameter.device and torch.equal(part, parameter.detach().reshape(-1))
             for part, parameter in zip(parts, self._parameters, strict=True)
         )
+
+    def equal(self, a: Tensor, b: Tensor) -> bool:
+        return torch.equal(a, b)
 
 
 def unwrapped(optimizer: Any) -> Any:

@@ -1,13 +1,14 @@
 """θ as a torch tensor: the reductions that the engine needs, summed in float64 on the tensor's own device."""
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from functools import reduce
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from lca.vectors import vector_ops
+from lca.vectors import Weighted, vector_ops
+from lca_torch.live import Moment, ParameterVector
 
 _CPU_BLOCK, _DEVICE_BLOCK = 2**16, 2**24
 """Entries a reduction works on at a time: on a CPU a few blocks fit the cache; elsewhere one launch is one
@@ -24,10 +25,22 @@ class TorchOps:
         return _sum(_abs_sum(part) for (part,) in _blocks(vector))
 
     def between(self, start: Tensor, end: Tensor, s: float) -> Tensor:
-        return torch.lerp(start, end, s)
+        point = torch.empty_like(start)
+        for into, a, b in _blocks(point, start, end):
+            torch.lerp(a, b, s, out=into)
+        return point
 
-    def mass(self, vector: Tensor, start: Tensor, end: Tensor) -> float:
-        return _sum(_abs_sum((b - a).mul_(v)) for v, a, b in _blocks(vector, start, end))
+    def movement_sums(self, weighted: Weighted, start: Tensor, end: Tensor) -> tuple[float, float]:
+        weights, vectors = zip(*weighted, strict=True)
+        total = torch.zeros(2, dtype=torch.float64, device=start.device)
+        for a, b, first, *rest in _blocks(start, end, *vectors):
+            part = weights[0] * first
+            for weight, other in zip(weights[1:], rest, strict=True):
+                part.add_(other, alpha=weight)
+            part.mul_(b - a)
+            total += torch.stack([part.sum(dtype=torch.float64), _abs_sum(part)])
+        signed, absolute = total.tolist()
+        return signed, absolute
 
     def times_movement(self, vector: Tensor, start: Tensor, end: Tensor) -> Tensor:
         for v, a, b in _blocks(vector, start, end):
@@ -50,18 +63,30 @@ class TorchOps:
         numbers: np.ndarray = vector.detach().cpu().numpy()
         return numbers
 
-    def snapshot(self, vector: Tensor) -> tuple[Tensor, int]:
+    def snapshot(self, vector: Tensor) -> object:
         # torch counts changes in place, so nothing is copied. Writes through ``.data`` it does not count.
-        return vector, vector._version
+        return vector if isinstance(vector, ParameterVector) else Moment.of(vector)
 
     def unchanged(self, snapshot: object, vector: Tensor) -> bool:
-        assert isinstance(snapshot, tuple)
-        return snapshot[0] is vector and snapshot[1] == vector._version
+        if isinstance(snapshot, ParameterVector):
+            snapshot = snapshot.kept
+        return isinstance(snapshot, Moment) and snapshot.holds(vector)
 
 
 def _blocks(*vectors: Tensor) -> Iterator[tuple[Tensor, ...]]:
-    size = _CPU_BLOCK if vectors[0].device.type == "cpu" else _DEVICE_BLOCK
-    return zip(*(torch.split(vector.detach(), size) for vector in vectors), strict=True)
+    """The vectors in pieces, each of which is a view: cut every so often, and where a parameter ends."""
+    most = _CPU_BLOCK if vectors[0].device.type == "cpu" else _DEVICE_BLOCK
+    scattered = [vector for vector in vectors if isinstance(vector, ParameterVector)]
+    sizes = scattered[0].sizes if scattered else [len(vectors[0])]
+    for parts in zip(*(_parts(vector, sizes) for vector in vectors), strict=True):
+        yield from zip(*(torch.split(part, most) for part in parts), strict=True)
+
+
+def _parts(vector: Tensor, sizes: list[int]) -> Iterable[Tensor]:
+    if isinstance(vector, ParameterVector):
+        return (piece.reshape(-1) for piece in vector.pieces)
+    parts: Iterable[Tensor] = vector.detach().split(sizes)  # type: ignore[no-untyped-call]
+    return parts
 
 
 def _abs_sum(vector: Tensor) -> Tensor:

@@ -1,13 +1,14 @@
 """`Adaptive`: the trapezoid everywhere, more gradients only on the steps that need them."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import ClassVar, Literal
 
 from lca.allocation import Allocator, Cost, StepAllocation
 from lca.errors import LCAError, UnknownNameError
 from lca.estimators.panel import Panel, simpson, trapezoid
-from lca.estimators.segment import Path, Segment
-from lca.objective import Objective
+from lca.estimators.segment import Integral, Path, Segment
+from lca.objective import Evaluation, Objective
 from lca.quadrature import TRAPEZOID
 from lca.step import Step
 from lca.testing.tolerances import allocation as allocation_rounding
@@ -109,51 +110,71 @@ class _AdaptiveRun:
 
     def __call__(self, step: Step) -> StepAllocation:
         segment = self._path.segment(step)
-        tol = self._allowance.of(segment)
-        result = trapezoid(segment)
-        looks_fine = abs(result.residual) <= tol
         audited = self._audits.due()
+        # Before the end: once its gradient is there too, the midpoint would take one more vector.
+        middle = segment.at(0.5) if audited else None
+        tol = self._allowance.of(segment)
+        fit = _Fit(segment, trapezoid(segment))
+        looks_fine = abs(fit.residual) <= tol
         if looks_fine and not audited:
-            result = replace(result, tolerance=tol, reason=f"|residual| ≤ {tol:.3g}")
+            converged, reason = True, f"|residual| ≤ {tol:.3g}"
         else:
-            del result  # K floats that the refinement can use
-            result, panels = self._refine(segment, tol)
+            panels = [Panel.whole(segment, middle or segment.at(0.5))]
+            fit, converged, reason = self._refine(segment, panels, tol)
             if looks_fine:
-                self._audits.record(passed=result.converged and len(panels) == 1)
+                self._audits.record(passed=converged and len(panels) == 1)
+            del panels
+        del middle
+        result = replace(fit.allocation(), tolerance=tol, converged=converged, reason=reason)
         self._allowance.spend(result, tol)
         return result
 
-    def _refine(self, segment: Segment, tol: float) -> tuple[StepAllocation, list[Panel]]:
-        """Midpoint, then bisect the panel that changed most until both controls are met."""
-        panels = [Panel.whole(segment)]
+    def _refine(self, segment: Segment, panels: list[Panel], tol: float) -> tuple["_Fit", bool, str]:
+        """Bisect the panel that changed most until both controls are met; ``(fit, converged, reason)``."""
         while True:
-            result = simpson(segment, panels)
-            stop = self._verdict(segment, result, panels, tol)
+            fit = _Fit(segment, simpson(panels))
+            stop = self._verdict(fit, panels, tol)
             if stop is not None:
-                converged, reason = stop
-                return replace(result, tolerance=tol, converged=converged, reason=reason), panels
+                return fit, *stop
             worst = max(panels, key=lambda panel: panel.difference)
             panels.remove(worst)
             panels += worst.bisect(segment)
 
-    def _verdict(
-        self, segment: Segment, result: StepAllocation, panels: list[Panel], tol: float
-    ) -> tuple[bool, str] | None:
+    def _verdict(self, fit: "_Fit", panels: list[Panel], tol: float) -> tuple[bool, str] | None:
         """``(converged, reason)``, or ``None`` to go on refining."""
-        eps = segment.ops.eps(result.values)
+        segment = fit.segment
+        eps = segment.ops.eps(segment.step.start)
         moved = sum(panel.difference for panel in panels)
-        allowed = self._config.nested_tol * segment.ops.abs_total(result.values)
-        residual_met = abs(result.residual) <= tol
-        nested_met = moved <= max(allowed, allocation_rounding(result.mass, eps))
+        allowed = self._config.nested_tol * fit.abs_total
+        residual_met = abs(fit.residual) <= tol
+        nested_met = moved <= max(allowed, allocation_rounding(fit.mass, eps))
         if residual_met and nested_met:
             return True, f"|residual| ≤ {tol:.3g} and nested difference ≤ {self._config.nested_tol:g}"
-        floor = conservation(result.mass, result.loss_end, eps)
-        if nested_met and abs(result.residual) <= floor:
+        floor = conservation(fit.mass, segment.arrival.loss, eps)
+        if nested_met and abs(fit.residual) <= floor:
             return False, f"|residual| > {tol:.3g}, which is below rounding ({floor:.2g})"
         if 2 * len(panels) + 1 > self._config.max_gradients:  # 2n - 1 spent inside, 2 more for a cut
             missed = "nested difference" if residual_met else "|residual|"
             return False, f"{missed} too large at the limit of {self._config.max_gradients} gradients inside"
         return None
+
+
+class _Fit:
+    """A rule on the nodes that are there, judged by what it adds up to before any vector is made of it."""
+
+    def __init__(self, segment: Segment, weights: Mapping[Evaluation, float]) -> None:
+        self.segment = segment
+        self._weights = weights
+        self.mass = sum(abs(weight) * segment.mass(node) for node, weight in weights.items())
+        total, self.abs_total = segment.sums(weights)
+        self.residual = segment.end.loss - segment.start.loss - total
+
+    def allocation(self) -> StepAllocation:
+        """The allocation; uses up all nodes but the end, which the next step begins with."""
+        integral = Integral(self.segment)
+        for node, weight in self._weights.items():
+            integral.add(weight, node, last_use=node is not self.segment.end)
+        return integral.allocation()
 
 
 class _Allowance:

@@ -6,8 +6,7 @@ What `Adaptive` refines. Nodes are evaluated once and shared between a panel and
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
-from lca.allocation import StepAllocation
-from lca.estimators.segment import Integral, Segment
+from lca.estimators.segment import Segment
 from lca.objective import Evaluation
 from lca.quadrature import SIMPSON, TRAPEZOID
 
@@ -26,9 +25,9 @@ class Panel:
     difference: float
 
     @classmethod
-    def whole(cls, segment: Segment) -> "Panel":
-        """The step as one panel; costs the midpoint."""
-        start, middle, end = segment.start, segment.at(0.5), segment.end
+    def whole(cls, segment: Segment, middle: Evaluation) -> "Panel":
+        """The step as one panel, with what was evaluated at its midpoint; costs nothing new."""
+        start, end = segment.start, segment.end
         moved = _moved(segment, {start: -1 / 3, middle: 2 / 3, end: -1 / 3})  # Simpson - trapezoid
         return cls(0.0, 1.0, (start, middle, end), moved)
 
@@ -59,25 +58,18 @@ class Panel:
 
 def _moved(segment: Segment, weights: Mapping[Evaluation, float]) -> float:
     """``Σ_i |Δ_i Σ_k w_k g_{k,i}|`` for the difference of two rules."""
-    (first, weight), *rest = weights.items()
-    change = weight * first.grad
-    for node, weight in rest:
-        change = segment.ops.add_scaled(change, weight, node.grad)
-    return segment.mass(change)
+    return segment.sums(weights)[1]
 
 
-def trapezoid(segment: Segment) -> StepAllocation:
-    """The allocation from both ends alone; costs nothing new."""
-    integral = Integral(segment)
-    for weight, node in zip(TRAPEZOID.weights, (segment.start, segment.end), strict=True):
-        integral.add(weight, node)
-    return integral.allocation()
+def trapezoid(segment: Segment) -> dict[Evaluation, float]:
+    """The weights of both ends."""
+    return dict(zip((segment.start, segment.end), TRAPEZOID.weights, strict=True))
 
 
-def simpson(segment: Segment, panels: Iterable[Panel]) -> StepAllocation:
-    """The allocation from panels that cover the step; costs nothing new."""
-    integral = Integral(segment)
+def simpson(panels: Iterable[Panel]) -> dict[Evaluation, float]:
+    """The weights of all nodes of panels that cover the step; a node that two panels share is there once."""
+    weights: dict[Evaluation, float] = {}
     for panel in panels:
         for node, weight in zip(panel.nodes, SIMPSON.weights, strict=True):
-            integral.add((panel.b - panel.a) * weight, node)
-    return integral.allocation()
+            weights[node] = weights.get(node, 0.0) + (panel.b - panel.a) * weight
+    return weights

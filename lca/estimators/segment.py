@@ -4,10 +4,12 @@ Every estimator over the full objective needs the same four things: evaluate at 
 end-point with the next step, refuse NaN, and add up ``w · g ∘ Δ``. They live here once.
 """
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from math import isfinite
 from numbers import Real
+from weakref import WeakKeyDictionary
 
 import numpy as np
 
@@ -79,6 +81,7 @@ class Segment:
         self.cost = Cost()
         self._path = path
         self._gradients = gradients
+        self._masses: WeakKeyDictionary[Evaluation, float] = WeakKeyDictionary()  # keeps no gradient alive
         self.start = path.reused(step) or self._evaluate(0.0, gradient=gradients)
 
     @cached_property
@@ -97,9 +100,20 @@ class Segment:
             return self.end if s else self.start
         return self._evaluate(s)
 
-    def mass(self, vector: Vector) -> float:
-        """``Σ_i |v_i Δ_i|``."""
-        return self.ops.mass(vector, self.step.start, self.step.end)
+    def sums(self, weights: Mapping[Evaluation, float]) -> tuple[float, float]:
+        """``Σ_i a_i`` and ``Σ_i |a_i|`` of ``a = Δ ∘ Σ_k w_k g_k``: what it adds up to, before it is made."""
+        weighted = [(weight, node.grad) for node, weight in weights.items()]
+        return self.ops.movement_sums(weighted, self.step.start, self.step.end)
+
+    def mass(self, node: Evaluation) -> float:
+        """``Σ_i |g_i Δ_i|``, once a node; refuses what is not finite, with step and tensor."""
+        if node not in self._masses:
+            with np.errstate(over="ignore", invalid="ignore"):  # reported here
+                self._masses[node] = self.sums({node: 1.0})[1]
+            # One scalar tells whether everything that went in is finite; vectors are searched only if not.
+            if not isfinite(self._masses[node]):
+                raise self.non_finite("gradient times movement overflows", node.grad)
+        return self._masses[node]
 
     def _evaluate(self, s: float, *, gradient: bool = True, state: State | None = None) -> Evaluation:
         if state is None and self.step.state:
@@ -161,12 +175,7 @@ class Integral:
     def add(self, weight: float, node: Evaluation, *, last_use: bool = False) -> None:
         """Add one node with its weight (a fraction of the whole step); on ``last_use`` it is used up."""
         segment = self._segment
-        with np.errstate(over="ignore", invalid="ignore"):  # reported below, with step and tensor
-            mass = abs(weight) * segment.mass(node.grad)
-        # One scalar tells whether everything that went in is finite; vectors are searched only if not.
-        if not isfinite(mass):
-            raise segment.non_finite("gradient times movement overflows", node.grad)
-        self._mass += mass
+        self._mass += abs(weight) * segment.mass(node)
         if self._sum is not None:
             self._sum = segment.ops.add_scaled(self._sum, weight, node.grad)
         elif last_use and len(node.terms) != 1:  # a single term shares its gradient with the total

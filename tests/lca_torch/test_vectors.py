@@ -9,6 +9,7 @@ import lca_torch  # noqa: F401 - registers the reductions
 from lca.testing import tolerances
 from lca.testing.strategies import dtypes, seeds
 from lca.vectors import NumpyOps, vector_ops
+from lca_torch.live import ParameterVector
 
 
 @given(seeds, dtypes())
@@ -19,8 +20,15 @@ def test_reductions_are_those_of_numpy(seed, dtype):
     mass = theirs.abs_total(numbers[0])
     assert abs(ours.total(tensors[0]) - theirs.total(numbers[0])) <= tolerances.summed(mass, tolerances.EPS64)
     assert abs(ours.abs_total(tensors[0]) - mass) <= tolerances.summed(mass, tolerances.EPS64)
-    scale = theirs.mass(*numbers)
-    assert abs(ours.mass(*tensors) - scale) <= tolerances.summed(scale, eps)
+    weighted = [[(0.5, v), (-2.0, v * v)] for v in (tensors[0], numbers[0])]
+    found, expected = (
+        ours.movement_sums(weighted[0], *tensors[1:]),
+        theirs.movement_sums(weighted[1], *numbers[1:]),
+    )
+    scale = float(
+        (np.abs(0.5 * numbers[0]) + 2 * numbers[0] ** 2) @ (np.abs(numbers[1]) + np.abs(numbers[2]))
+    )
+    assert np.abs(np.subtract(found, expected)).max() <= tolerances.summed(scale, eps)
     assert ours.eps(tensors[0]) == eps
 
 
@@ -66,3 +74,28 @@ def test_a_snapshot_sees_a_change_in_place_and_another_tensor():
     assert not ops.unchanged(snapshot, vector.clone())
     vector[0] = 2
     assert not ops.unchanged(snapshot, vector)
+
+
+def test_a_vector_in_parameters_reads_like_a_tensor_and_can_be_kept():
+    pieces = [torch.randn(3, 2).t(), torch.randn(4)]
+    flat = torch.cat([piece.reshape(-1) for piece in pieces])
+    vector, ops = ParameterVector(pieces), vector_ops(flat)
+    start, grad = torch.randn(10), torch.randn(10)
+    assert torch.equal(vector - start, flat - start)
+    assert np.array_equal(ops.to_numpy(vector), flat.numpy())
+    assert torch.equal(ops.between(start, vector, 0.25), ops.between(start, flat, 0.25))
+    assert torch.equal(ops.times_movement(grad.clone(), start, vector), grad * (flat - start))
+    # Cut at other places, so added up in another order.
+    found, expected = (ops.movement_sums([(1.0, grad)], start, end) for end in (vector, flat))
+    tolerance = tolerances.summed(float((grad * (flat - start)).abs().sum()), tolerances.EPS64)
+    assert np.abs(np.subtract(found, expected)).max() <= tolerance
+    snapshot = ops.snapshot(vector)
+    assert not ops.unchanged(snapshot, start)
+    kept = vector.keep(start)
+    assert kept is start
+    assert torch.equal(kept, flat)
+    assert ops.unchanged(snapshot, kept)
+    pieces[0].zero_()  # the model moves on
+    assert torch.equal(vector + 0, flat)
+    kept.mul_(2)
+    assert not ops.unchanged(snapshot, kept)

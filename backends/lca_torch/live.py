@@ -1,0 +1,83 @@
+"""θ where a model has it: read in place, so that the end of a step under way needs no memory of its own."""
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.utils._pytree import tree_map
+
+
+def flat(parameters: Iterable[Tensor]) -> Tensor:
+    """A new vector (K,) with the numbers of ``parameters``, detached."""
+    with torch.inference_mode(False), torch.no_grad():
+        return torch.cat([parameter.detach().reshape(-1) for parameter in parameters])
+
+
+@dataclass(frozen=True, eq=False)
+class Moment:
+    """A tensor as it is now: torch counts its changes in place."""
+
+    tensor: Tensor
+    version: int
+
+    @classmethod
+    def of(cls, tensor: Tensor) -> "Moment":
+        return cls(tensor, tensor._version)
+
+    def holds(self, tensor: Tensor) -> bool:
+        """Whether this is the same tensor, unchanged."""
+        return tensor is self.tensor and tensor._version == self.version
+
+
+class ParameterVector(Tensor):
+    """A (K,) vector that lies in the parameters of a model, for as long as these do not move.
+
+    The engine reads it piece by piece. Whatever else is done with it is done with a copy, so it behaves as
+    any tensor does, only not in place.
+
+    >>> weight, bias = torch.ones(2, 2), torch.zeros(1)
+    >>> vector = ParameterVector([weight, bias])
+    >>> vector.shape, 2 * vector
+    (torch.Size([5]), tensor([2., 2., 2., 2., 0.]))
+    """
+
+    pieces: list[Tensor]
+    kept: Moment | None
+    __torch_function__ = torch._C._disabled_torch_function_impl  # type: ignore[assignment]
+
+    @staticmethod
+    def __new__(cls, parameters: Sequence[Tensor]) -> "ParameterVector":
+        first, size = parameters[0], sum(parameter.numel() for parameter in parameters)
+        made: ParameterVector = Tensor._make_wrapper_subclass(
+            cls, (size,), dtype=first.dtype, device=first.device
+        )
+        return made
+
+    def __init__(self, parameters: Sequence[Tensor]) -> None:
+        self.pieces = [parameter.detach() for parameter in parameters]
+        self.kept = None
+
+    @property
+    def sizes(self) -> list[int]:
+        """Entries of each piece."""
+        return [piece.numel() for piece in self.pieces]
+
+    def keep(self, memory: Tensor) -> Tensor:
+        """Write the numbers into ``memory`` (K,), which from then on stands for this vector."""
+        with torch.inference_mode(False), torch.no_grad():
+            torch.cat([piece.reshape(-1) for piece in self.pieces], out=memory)
+        self.kept = Moment.of(memory)
+        self.pieces = [memory]
+        return memory
+
+    def __repr__(self, *, tensor_contents: Any = None) -> str:  # type: ignore[override]
+        return f"ParameterVector({flat(self.pieces)!r})"
+
+    @classmethod
+    def __torch_dispatch__(cls, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:  # type: ignore[override]
+        args, kwargs = tree_map(
+            lambda value: flat(value.pieces) if isinstance(value, cls) else value, (args, kwargs or {})
+        )
+        return func(*args, **kwargs)
