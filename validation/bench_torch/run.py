@@ -133,7 +133,7 @@ def memory(what: str, optimizer_name: str) -> None:
     """Print the peak memory in MiB of three steps of training, tracked as ``what`` says (run as a child)."""
     torch.manual_seed(0)
     model = mlp(LARGE)
-    x, y = torch.randn(64, LARGE[0]), torch.randint(10, (64,))
+    x, y = torch.randn(4, LARGE[0]), torch.randint(10, (4,))
     optimizer = getattr(torch.optim, optimizer_name)(model.parameters(), lr=1e-5)
 
     def train() -> None:
@@ -146,7 +146,7 @@ def memory(what: str, optimizer_name: str) -> None:
         train()
     else:
         estimator = lca.PathIntegral(RULES[what]) if what in RULES else lca.Adaptive()
-        objective = Objective(model, LOSS, (x, y), batch_size=64)
+        objective = Objective(model, LOSS, (x, y), batch_size=4)
         # Views that keep nothing: what a report needs is not what the estimator needs.
         with Tracker(model, optimizer, objective, estimator, views=lambda layout: _NoView()):
             train()
