@@ -17,18 +17,20 @@ class Cost:
 
     ``full_gradients`` and ``full_losses`` count passes over the measured data set (a gradient is one
     forward and one backward pass, a loss one forward pass); ``batch_gradients`` counts gradients on a
-    training batch.
+    training batch; ``examples`` counts gradients of single examples, in samples whose size is no batch's.
     """
 
     full_gradients: float = 0.0
     full_losses: float = 0.0
     batch_gradients: float = 0.0
+    examples: float = 0.0
 
     def __add__(self, other: "Cost") -> "Cost":
         return Cost(
             self.full_gradients + other.full_gradients,
             self.full_losses + other.full_losses,
             self.batch_gradients + other.batch_gradients,
+            self.examples + other.examples,
         )
 
 

@@ -10,6 +10,8 @@ from functools import reduce
 from operator import add, or_
 from typing import Any, Protocol, TypeAlias, runtime_checkable
 
+import numpy as np
+
 from lca.errors import LCAError
 from lca.layout import Layout, check_same_layout
 from lca.vectors import Vector
@@ -54,6 +56,43 @@ class Stateful(Protocol):
 
     def at_state(self, state: State) -> Objective:
         """The same loss with this state, a function of θ alone."""
+
+
+@runtime_checkable
+class Sampled(Objective, Protocol):
+    """An objective that is a mean over examples, any of which can be asked for as a batch.
+
+    ``L(θ) = Σ_n w_n ℓ_n(θ) / Σ_n w_n`` over examples numbered 0 ... N-1.
+    """
+
+    @property
+    def n_examples(self) -> int:
+        """N."""
+
+    @property
+    def weight(self) -> np.ndarray | None:
+        """The weights w (N,); ``None`` if all are 1."""
+
+    def batch(self, index: np.ndarray, weight: np.ndarray | None = None) -> Batch:
+        """The batch of these examples (n,), repeats included, whose loss is their plain mean.
+
+        With ``weight`` v (n,) its loss is ``Σ_j v_j ℓ_j / Σ_j v_j``. The weights w do not count in it.
+        """
+
+
+@runtime_checkable
+class Scored(Sampled, Protocol):
+    """A `Sampled` objective that tells on which examples there is something left to learn."""
+
+    @property
+    def labels(self) -> np.ndarray | None:
+        """The class of each example, integers (N,); ``None`` if there are no classes."""
+
+    def scores(self, theta: Vector, batch: Batch | None = None) -> np.ndarray:
+        """A number ≥ 0 an example, about as large as its gradient: ``1 - p_model(label)`` of a classifier.
+
+        A NumPy array (n,) for the examples of ``batch``, by default for all. Costs one forward pass.
+        """
 
 
 @dataclass(frozen=True)

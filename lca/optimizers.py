@@ -5,6 +5,7 @@ can be replayed or made without one micro-batch. Only ``+ - * / **`` are used: t
 array type. All forms equal those of ``torch.optim`` with the same arguments.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -20,6 +21,64 @@ class Optimizer(Protocol):
 
     def update(self, state: Any, grad: Vector, theta: Vector) -> tuple[Any, Vector]:
         """The next state and Δ = θ_{t+1} - θ_t, from the gradient at θ_t; all three arguments stay."""
+
+
+def leave_one_out(
+    optimizer: Optimizer,
+    state: Any,
+    gradients: Sequence[Vector],
+    theta: Vector,
+    *,
+    sizes: Sequence[float] | None = None,
+) -> tuple[Vector, ...]:
+    """Δ^{(−m)} for each micro-batch m: the update that ``optimizer`` would have made without it.
+
+    ``Δ^{(−m)} = update(state, Σ_{k≠m} n_k g_k / Σ_{k≠m} n_k, θ)``: g_m and Δ^{(−m)} share no example. It is
+    the real update, momentum, running squares, bias correction and decay included: Adam's linearised form
+    fails in its first steps. Element-wise work, one update a micro-batch; nothing is changed.
+
+    Parameters
+    ----------
+    state
+        The optimizer's state *before* the update that all micro-batches make together.
+    gradients
+        g_m(θ), (K,) each; of the same kind as ``theta``.
+    sizes
+        n_m, examples in each micro-batch; default: all alike.
+
+    Raises
+    ------
+    LCAError
+        If there are fewer than two micro-batches, or not one positive size for each.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> sgd, theta = SGD(lr=0.5), np.zeros(1)
+    >>> leave_one_out(sgd, sgd.init(theta), [np.array([2.0]), np.array([6.0])], theta)
+    (array([-3.]), array([-1.]))
+    """
+    if len(gradients) < 2:
+        raise LCAError(f"leaving one out needs at least two micro-batches, got {len(gradients)}.")
+    sizes = [1.0] * len(gradients) if sizes is None else sizes
+    if len(sizes) != len(gradients) or min(sizes) <= 0:
+        raise LCAError(f"{len(gradients)} micro-batches need as many sizes > 0, got {list(sizes)}.")
+    updates = []
+    for left_out in range(len(gradients)):
+        others = [m for m in range(len(gradients)) if m != left_out]
+        update = optimizer.update(state, mean_gradient(gradients, sizes, others), theta)[1]
+        updates.append(update)
+    return tuple(updates)
+
+
+def mean_gradient(gradients: Sequence[Vector], sizes: Sequence[float], which: Sequence[int]) -> Vector:
+    """``Σ_{m in which} n_m g_m / Σ_{m in which} n_m``, a new vector."""
+    total = sum(sizes[m] for m in which)
+    first, *rest = which
+    mean = sizes[first] / total * gradients[first]
+    for m in rest:
+        mean = mean + sizes[m] / total * gradients[m]
+    return mean
 
 
 @dataclass(frozen=True)

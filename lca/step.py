@@ -4,6 +4,8 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
+
 from lca.errors import TrajectoryError
 from lca.objective import Batch, State
 from lca.vectors import Vector
@@ -23,6 +25,22 @@ class Part:
 
     gradient: Vector
     update: Vector
+
+
+@dataclass(frozen=True, eq=False)
+class Scores:
+    """Errors of single examples, which the forward pass of training computes anyway.
+
+    Parameters
+    ----------
+    index
+        Which examples of the measured data, integers (n,).
+    values
+        A score ≥ 0 for each, (n,); ``1 - p_model(label)`` for a classifier (`lca.objective.Scored`).
+    """
+
+    index: np.ndarray
+    values: np.ndarray
 
 
 @dataclass(frozen=True, eq=False)
@@ -47,10 +65,12 @@ class Step:
         evaluation.
     gradient
         The gradient (K,) that training computed on ``batch`` at θ_t.
-    next_batch, next_gradient
-        The mini-batch that makes the next step, and its training gradient (K,) at θ_{t+1}.
+    next_batch, next_gradient, next_parts
+        The mini-batch that makes the next step, its training gradient (K,) at θ_{t+1}, and its micro-batches.
     parts
         The micro-batches of ``batch``.
+    scores
+        How wrong the model at θ_t was on single examples, those of ``batch`` as a rule.
     """
 
     start: Vector
@@ -61,7 +81,9 @@ class Step:
     gradient: Vector | None = None
     next_batch: Batch | None = None
     next_gradient: Vector | None = None
+    next_parts: tuple[Part, ...] = ()
     parts: tuple[Part, ...] = ()
+    scores: Scores | None = None
 
 
 class Trajectory:

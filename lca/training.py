@@ -5,27 +5,32 @@ independent of the number of steps.
 """
 
 from collections.abc import Iterable, Iterator
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 
 from lca.data import Batch
 from lca.data.batches import check_batch_size
-from lca.errors import DataError, NonFiniteError
+from lca.errors import DataError, LCAError, NonFiniteError
 from lca.layout import Layout
-from lca.objective import Objective
-from lca.optimizers import Optimizer
-from lca.step import Step
+from lca.objective import Objective, Scored
+from lca.optimizers import Optimizer, leave_one_out, mean_gradient
+from lca.step import Part, Scores, Step
 
 Array = np.ndarray
 
 
-def minibatches(x: Array, y: Array, batch_size: int, steps: int, seed: int) -> Iterator[Batch]:
+def minibatches(
+    x: Array, y: Array, batch_size: int, steps: int, seed: int, *, independent: bool = False
+) -> Iterator[Batch]:
     """Draw ``steps`` mini-batches, epoch after epoch, each epoch a fresh shuffle without replacement.
 
     An epoch is every example exactly once: N // batch_size full batches, and a last, smaller one if
     batch_size does not divide N. It is kept, and the next batch starts a new epoch. Batches of one epoch
-    are therefore not independent, which matters to estimators that measure on the next batch.
+    are therefore not independent, which matters to estimators that measure on the next batch. With
+    ``independent=True`` each batch is drawn from all examples, with replacement. Batches know which
+    examples they hold (`Batch.index`).
 
     Raises
     ------
@@ -41,7 +46,10 @@ def minibatches(x: Array, y: Array, batch_size: int, steps: int, seed: int) -> I
     check_batch_size(batch_size)
     if steps < 0:
         raise DataError(f"steps must be ≥ 0, got {steps}.")
-    return _draw(Batch(x, y), batch_size, steps, np.random.default_rng(seed))
+    data, rng = Batch(x, y, index=np.arange(len(x))), np.random.default_rng(seed)
+    if independent:
+        return (data.take(rng.integers(len(data), size=batch_size)) for _ in range(steps))
+    return _draw(data, batch_size, steps, rng)
 
 
 def _draw(data: Batch, batch_size: int, steps: int, rng: np.random.Generator) -> Iterator[Batch]:
@@ -54,17 +62,34 @@ def _draw(data: Batch, batch_size: int, steps: int, rng: np.random.Generator) ->
 
 
 def train(
-    objective: Objective, theta: Array, optimizer: Optimizer, batches: Iterable[Batch]
+    objective: Objective,
+    theta: Array,
+    optimizer: Optimizer,
+    batches: Iterable[Batch],
+    *,
+    parts: int = 1,
+    scores: bool = False,
 ) -> Iterator[Step]:
     """Train on ``batches`` from ``theta`` (K,) and yield each update as a `Step`; one gradient a step.
 
     The loss that drives the update is ``objective`` on the batch. θ is never changed in place: ``start``
     and ``end`` of a step stay valid for as long as they are kept, and ``end`` is the next ``start``.
 
+    Parameters
+    ----------
+    parts
+        Micro-batches that each batch is cut into. From 2 on, their gradients and the updates without each
+        of them come with the step (`Step.parts`); the update is the same to rounding.
+    scores
+        Hand over how wrong the model was on each example of the batch (`Step.scores`): one forward pass
+        over the batch here, and nothing in a framework, where the outputs are still at hand.
+
     Raises
     ------
     NonFiniteError
         When a loss, gradient or update is NaN or infinite; names the step and the tensor.
+    LCAError
+        If a batch has fewer examples than ``parts``, or ``scores`` are not to be had.
 
     Examples
     --------
@@ -79,17 +104,50 @@ def train(
     >>> step.index, objective.loss(step.end) < objective.loss(network.init(seed=0))
     (19, True)
     """
+    if not isinstance(parts, int) or parts < 1:
+        raise LCAError(f"parts must be a whole number ≥ 1, got {parts!r}.")
     state = optimizer.init(theta)
     for index, batch in enumerate(batches):
-        state, end = _update(objective, optimizer, state, Step(theta, theta, index, batch))
-        yield Step(start=theta, end=end, index=index, batch=batch)
-        theta = end
+        state, step = _update(objective, optimizer, state, Step(theta, theta, index, batch), parts)
+        yield replace(step, scores=_scores(objective, theta, batch)) if scores else step
+        theta = step.end
 
 
-def _update(objective: Objective, optimizer: Optimizer, state: Any, at: Step) -> tuple[Any, Array]:
-    """The optimizer's next state and θ_{t+1}, all of it finite."""
+def with_next(steps: Iterable[Step]) -> Iterator[Step]:
+    """The same steps, each with the batch, gradient and micro-batches of the one after it; costs nothing.
+
+    A step is handed on when the next one has been made. The last has no next one and is left out: train one
+    step longer than is to be measured.
+
+    Raises
+    ------
+    LCAError
+        If the steps are no path (one does not begin where the last one ended).
+
+    Examples
+    --------
+    >>> a, b, c = np.zeros(1), np.ones(1), np.full(1, 3.0)
+    >>> path = [Step(a, b, 0, batch="first"), Step(b, c, 1, batch="second", gradient=np.full(1, -2.0))]
+    >>> [step] = with_next(path)
+    >>> step.next_batch, step.next_gradient
+    ('second', array([-2.]))
+    """
+    last: Step | None = None
+    for step in steps:
+        if last is not None:
+            if not np.array_equal(last.end, step.start):
+                raise LCAError(
+                    f"step {step.index} does not begin where step {last.index} ended; pair neighbours "
+                    "of one run, before any step is left out."
+                )
+            yield replace(last, next_batch=step.batch, next_gradient=step.gradient, next_parts=step.parts)
+        last = step
+
+
+def _update(objective: Objective, optimizer: Optimizer, state: Any, at: Step, parts: int) -> tuple[Any, Step]:
+    """The optimizer's next state and the step to θ_{t+1}, all of it finite."""
     with np.errstate(over="ignore", invalid="ignore"):  # reported below, with step and tensor
-        loss, grad = objective.loss_and_grad(at.start, at.batch)
+        loss, grad, cut = _gradient(objective, optimizer, state, at, parts)
         state, delta = optimizer.update(state, grad, at.start)
         end: Array = at.start + delta
     if not np.isfinite(loss):
@@ -99,7 +157,37 @@ def _update(objective: Objective, optimizer: Optimizer, state: Any, at: Step) ->
         )
     _check_finite(grad, objective.layout, f"step {at.index}: the gradient")
     _check_finite(end, objective.layout, f"step {at.index}: θ after the update")
-    return state, end
+    return state, replace(at, end=end, gradient=grad, parts=cut)
+
+
+def _gradient(
+    objective: Objective, optimizer: Optimizer, state: Any, at: Step, parts: int
+) -> tuple[float, Array, tuple[Part, ...]]:
+    """Loss and gradient on the batch, and its micro-batches if it is to be cut."""
+    if parts == 1:
+        return *objective.loss_and_grad(at.start, at.batch), ()
+    assert at.batch is not None
+    if len(at.batch) < parts:
+        raise LCAError(
+            f"step {at.index}: a batch of {len(at.batch)} cannot be cut into {parts} parts; use larger "
+            "batches, or a data set that leaves no small one over."
+        )
+    cuts = [at.batch.take(slice(m, None, parts)) for m in range(parts)]
+    losses, grads = zip(*(objective.loss_and_grad(at.start, cut) for cut in cuts), strict=True)
+    sizes = [cut.total_weight for cut in cuts]
+    updates = leave_one_out(optimizer, state, grads, at.start, sizes=sizes)
+    grad = mean_gradient(grads, sizes, range(parts))
+    loss = float(np.average(losses, weights=sizes))
+    return loss, grad, tuple(map(Part, grads, updates))
+
+
+def _scores(objective: Objective, theta: Array, batch: Batch) -> Scores:
+    if not isinstance(objective, Scored) or batch.index is None:
+        raise LCAError(
+            "scores need an objective that has them (lca.objective.Scored) and batches that know their "
+            "examples (Batch.index), such as those of lca.training.minibatches."
+        )
+    return Scores(batch.index, objective.scores(theta, batch))
 
 
 def _check_finite(vector: Array, layout: Layout, what: str) -> None:

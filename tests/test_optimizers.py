@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from lca.errors import LCAError, UnknownNameError
-from lca.optimizers import SGD, Adam, AdamW, Optimizer, RMSProp, make_optimizer
+from lca.optimizers import SGD, Adam, AdamW, Optimizer, RMSProp, leave_one_out, make_optimizer
 from lca.testing import tolerances
 from lca.testing.strategies import seeds
 
@@ -137,6 +137,43 @@ def test_only_arithmetic_is_used(optimizer: Optimizer, _textbook: object) -> Non
     _, delta = optimizer.update(optimizer.init(theta), grad, theta)
     as_array = optimizer.update(optimizer.init(np.array([2.0])), np.array([-0.5]), np.array([2.0]))[1]
     assert delta.value == as_array[0]
+
+
+@pytest.mark.parametrize(("optimizer", "textbook"), PAIRS)
+@given(seed=seeds, parts=st.integers(2, 4), before=st.integers(0, 3))
+def test_leaving_one_out_is_what_a_copy_would_have_done(
+    optimizer: Optimizer, textbook: Callable[[], Update], seed: int, parts: int, before: int
+) -> None:
+    rng = np.random.default_rng(seed)
+    start, grads = rng.normal(size=3), rng.normal(size=(before, 3))
+    pieces, sizes = rng.normal(size=(parts, 3)), rng.integers(1, 5, size=parts)
+    theta, state, copies = start, optimizer.init(start), [[textbook() for _ in start] for _ in range(parts)]
+    points, mass = [start] * parts, np.abs(start)
+    for grad in grads:
+        state, delta = optimizer.update(state, grad, theta)
+        theta, mass = theta + delta, mass + np.abs(delta) + np.abs(grad)
+        points = [_all(copy, p, grad) for copy, p in zip(copies, points, strict=True)]
+    updates = leave_one_out(optimizer, state, list(pieces), theta, sizes=list(sizes))
+    assert len(updates) == parts
+    for m, update in enumerate(updates):
+        others = np.arange(parts) != m
+        end = _all(copies[m], points[m], np.average(pieces[others], axis=0, weights=sizes[others]))
+        scale = mass + np.abs(pieces).sum(axis=0) + np.abs(end)
+        for i in range(3):
+            limit = tolerances.summed(float(scale[i]), tolerances.EPS64)
+            assert abs(theta[i] + update[i] - end[i]) <= limit
+
+
+def _all(updates: list[Update], theta: np.ndarray, grad: np.ndarray) -> np.ndarray:
+    return np.array([f(float(t), float(g)) for f, t, g in zip(updates, theta, grad, strict=True)])
+
+
+def test_leaving_one_out_needs_two_parts_and_their_sizes() -> None:
+    theta, sgd = np.zeros(2), SGD(0.1)
+    with pytest.raises(LCAError, match="at least two micro-batches, got 1"):
+        leave_one_out(sgd, sgd.init(theta), [theta], theta)
+    with pytest.raises(LCAError, match=r"2 micro-batches need as many sizes > 0, got \[1.0, 0.0\]"):
+        leave_one_out(sgd, sgd.init(theta), [theta, theta], theta, sizes=[1.0, 0.0])
 
 
 @pytest.mark.parametrize(

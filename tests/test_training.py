@@ -9,12 +9,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from lca.data import Batch
-from lca.errors import DataError, NonFiniteError
+from lca.errors import DataError, LCAError, NonFiniteError
 from lca.layout import Layout
 from lca.models import DatasetLoss, mlp
 from lca.optimizers import SGD, Adam
+from lca.step import Step
+from lca.testing import tolerances
 from lca.testing.strategies import seeds
-from lca.training import minibatches, train
+from lca.training import minibatches, train, with_next
 
 NETWORK = mlp((3, 4, 2))
 RNG = np.random.default_rng(0)
@@ -69,6 +71,77 @@ def test_steps_form_the_path_of_a_plain_loop(dtype: type) -> None:
         np.testing.assert_array_equal(step.end, expected)
         assert step.batch is batch
         assert step.end.dtype == dtype
+
+
+@pytest.mark.parametrize("parts", [2, 3])
+def test_parts_are_the_batch_and_what_it_would_have_done_without_them(parts: int) -> None:
+    objective, sgd = DatasetLoss(NETWORK, X, Y), SGD(0.1, momentum=0.9)
+    batches = list(minibatches(X, Y, 7, 5, seed=3))
+    steps = list(train(objective, NETWORK.init(0), sgd, batches, parts=parts))
+    state = sgd.init(NETWORK.init(0))
+    for step in steps:
+        whole = objective.loss_and_grad(step.start, step.batch)[1]
+        cuts = [step.batch.take(slice(m, None, parts)) for m in range(parts)]
+        limit = tolerances.gradient(
+            float(max(np.abs(p.gradient).max() for p in step.parts)), tolerances.EPS64
+        )
+        assert np.abs(step.gradient - whole).max() <= limit
+        for m, (part, cut) in enumerate(zip(step.parts, cuts, strict=True)):
+            np.testing.assert_array_equal(part.gradient, objective.loss_and_grad(step.start, cut)[1])
+            others = np.concatenate([c.x for k, c in enumerate(cuts) if k != m])
+            labels = np.concatenate([c.y for k, c in enumerate(cuts) if k != m])
+            grad = objective.loss_and_grad(step.start, Batch(others, labels))[1]
+            expected = sgd.update(state, grad, step.start)[1]
+            assert np.abs(part.update - expected).max() <= limit
+        state = sgd.update(state, step.gradient, step.start)[0]
+
+
+def test_a_batch_smaller_than_its_parts_is_refused() -> None:
+    steps = train(DatasetLoss(NETWORK, X, Y), NETWORK.init(0), SGD(0.1), minibatches(X, Y, 3, 9, 0), parts=2)
+    with pytest.raises(LCAError, match="step 3: a batch of 1 cannot be cut into 2 parts"):
+        list(steps)
+    with pytest.raises(LCAError, match="parts must be a whole number ≥ 1, got 0"):
+        next(train(DatasetLoss(NETWORK, X, Y), NETWORK.init(0), SGD(0.1), [], parts=0))
+
+
+def test_scores_are_one_minus_the_probability_of_the_label() -> None:
+    objective = DatasetLoss(NETWORK, X, Y)
+    for step in train(objective, NETWORK.init(0), SGD(0.1), minibatches(X, Y, 4, 5, 0), scores=True):
+        np.testing.assert_array_equal(X[step.scores.index], step.batch.x)
+        outputs = np.exp(NETWORK.forward(step.start, step.batch.x))
+        p = outputs[np.arange(len(outputs)), step.batch.y] / outputs.sum(axis=1)
+        assert np.abs(step.scores.values - (1 - p)).max() <= tolerances.summed(8.0, tolerances.EPS64)
+    with pytest.raises(LCAError, match="scores need an objective that has them"):
+        next(train(objective, NETWORK.init(0), SGD(0.1), [Batch(X, Y)], scores=True))
+
+
+def test_independent_batches_are_drawn_with_replacement() -> None:
+    batches = list(minibatches(X, Y, 10, 50, seed=1, independent=True))
+    assert all(len(batch) == 10 for batch in batches)
+    repeats = [10 - len(np.unique(batch.index)) for batch in batches]
+    assert 2 < np.mean(repeats) < 5  # 3.5 are expected
+    np.testing.assert_array_equal(batches[3].x, X[batches[3].index])
+
+
+def test_a_step_comes_with_what_the_next_one_had() -> None:
+    objective = DatasetLoss(NETWORK, X, Y)
+    plain = list(train(objective, NETWORK.init(0), SGD(0.1), minibatches(X, Y, 4, 6, 0), parts=2))
+    paired = list(with_next(plain))
+    assert [step.index for step in paired] == [0, 1, 2, 3, 4]
+    for step, after in zip(paired, plain[1:], strict=True):
+        assert step.next_batch is after.batch
+        assert step.next_gradient is after.gradient
+        assert step.next_parts is after.parts
+        np.testing.assert_array_equal(
+            objective.loss_and_grad(step.end, step.next_batch.take(slice(0, None, 2)))[1],
+            step.next_parts[0].gradient,
+        )
+
+
+def test_only_neighbours_are_paired() -> None:
+    a, b = np.zeros(1), np.ones(1)
+    with pytest.raises(LCAError, match="step 2 does not begin where step 0 ended"):
+        list(with_next([Step(a, b, 0), Step(a, b, 2)]))
 
 
 def test_memory_does_not_grow_with_the_number_of_steps() -> None:

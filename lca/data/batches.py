@@ -29,6 +29,8 @@ class Batch:
     weight
         Weights (n,), finite and ≥ 0; ``None`` is 1 for every example. A mean over the batch
         is ``Σ w_n ℓ_n / Σ w_n``.
+    index
+        Where the examples stand in the data they were taken from, integers (n,), if anybody needs to know.
 
     Raises
     ------
@@ -46,12 +48,15 @@ class Batch:
     x: Array
     y: Array
     weight: Array | None = None
+    index: Array | None = None
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "x", _features(self.x))
         object.__setattr__(self, "y", _targets(self.y, len(self.x)))
         if self.weight is not None:
             object.__setattr__(self, "weight", _weights(self.weight, len(self.x)))
+        if self.index is not None:
+            object.__setattr__(self, "index", _index(self.index, len(self.x)))
 
     def __len__(self) -> int:
         return len(self.x)
@@ -63,12 +68,13 @@ class Batch:
 
     def take(self, index: Array | slice) -> "Batch":
         """The examples at ``index`` (a slice, a mask or positions), as a batch of its own."""
-        return Batch(self.x[index], self.y[index], None if self.weight is None else self.weight[index])
+        weight, position = (None if a is None else a[index] for a in (self.weight, self.index))
+        return Batch(self.x[index], self.y[index], weight, position)
 
     def astype(self, dtype: npt.DTypeLike) -> "Batch":
         """The same examples with features, and floating-point targets, in ``dtype``; weights stay."""
         y = self.y if self.y.dtype.kind == "i" else self.y.astype(dtype, copy=False)
-        return Batch(self.x.astype(dtype, copy=False), y, self.weight)
+        return Batch(self.x.astype(dtype, copy=False), y, self.weight, self.index)
 
 
 @dataclass(frozen=True, eq=False)
@@ -180,6 +186,15 @@ def _weights(weight: npt.ArrayLike, n: int) -> Array:
             "pass weight=None."
         )
     return weight
+
+
+def _index(index: npt.ArrayLike, n: int) -> Array:
+    index = np.asarray(index)
+    if index.shape != (n,) or index.dtype.kind not in "iu":
+        raise DataError(
+            f"index must hold one integer an example, shape ({n},); got {index.dtype} of shape {index.shape}."
+        )
+    return index
 
 
 def _check_alike(first: Batch, batch: Batch, position: int) -> None:

@@ -39,7 +39,7 @@ class PathIntegral:
     Examples
     --------
     >>> PathIntegral(SIMPSON).cost
-    Cost(full_gradients=2, full_losses=0, batch_gradients=0.0)
+    Cost(full_gradients=2, full_losses=0, batch_gradients=0.0, examples=0.0)
     """
 
     rule: QuadratureRule = SIMPSON

@@ -105,6 +105,34 @@ class DatasetLoss:
         grad /= weight
         return _mean(losses, chunks, weight), grad.astype(theta.dtype, copy=False)
 
+    @property
+    def n_examples(self) -> int:
+        """N."""
+        return len(self.x)
+
+    @property
+    def labels(self) -> Array | None:
+        """The class of each example; ``None`` if the targets are numbers."""
+        return self.y if self.y.dtype.kind == "i" else None
+
+    def batch(self, index: Array, weight: Array | None = None) -> Batch:
+        """The examples at ``index``, counting ``weight`` each (default: 1), whatever they weigh in L(θ)."""
+        return Batch(self.x[index], self.y[index], weight)
+
+    def scores(self, theta: Array, batch: Batch | None = None) -> Array:
+        """``½ Σ_j |∂ℓ_n/∂f_j|`` of every example, float64: ``1 - p_model(y_n)`` under cross-entropy.
+
+        For the examples of ``batch``, by default for all. Costs one forward pass.
+        """
+        if self.only is not None:
+            y = self.y if batch is None else batch.y
+            return np.where(y == self.only, replace(self, only=None).scores(theta, batch), 0.0)
+        chunks, _ = self._measured(theta, batch)
+        outputs = (self.network.forward(theta, chunk.x) for chunk in chunks)
+        grads = [self.network.loss.value_and_grad(f, c.y)[1] for f, c in zip(outputs, chunks, strict=True)]
+        scores: Array = np.abs(np.concatenate(grads)).sum(axis=1, dtype=np.float64) / 2
+        return scores
+
     def by_class(self) -> Sum:
         """L(θ) as a `Sum` of one term an output, ``class 0``, ``class 1``, ..., that add up to L(θ).
 

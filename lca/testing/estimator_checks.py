@@ -380,6 +380,7 @@ def _minus(a: Cost, b: Cost) -> Cost:
         a.full_gradients - b.full_gradients,
         a.full_losses - b.full_losses,
         a.batch_gradients - b.batch_gradients,
+        a.examples - b.examples,
     )
 
 

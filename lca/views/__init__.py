@@ -4,10 +4,11 @@ A view is told every `StepAllocation` once and keeps what it needs: a few number
 counts. It takes vectors of any backend, and its results are NumPy arrays in float64 or integers.
 """
 
+from lca.views.error_bars import ErrorBars
 from lca.views.histogram import LogHistogram
 from lca.views.signs import HelpingCounts, Signs
 from lca.views.totals import GroupTotals
 from lca.views.trace import Trace
 from lca.views.view import View
 
-__all__ = ["GroupTotals", "HelpingCounts", "LogHistogram", "Signs", "Trace", "View"]
+__all__ = ["ErrorBars", "GroupTotals", "HelpingCounts", "LogHistogram", "Signs", "Trace", "View"]

@@ -14,11 +14,13 @@ class UniformProbe:
     """Right: independent examples at every node, shared by both neighbouring steps; trapezoid."""
 
     parts: int = 4
-    size: int = 5
+    size: int = 6
     seed: int = 0
     target = "probe"
     degree = 1
     unbiased = True
+    bias = "none"
+    needs = ()
 
     @property
     def cost(self):
@@ -104,7 +106,7 @@ class SpreadForError(UniformProbe):
 
 
 class FreeOfCharge(UniformProbe):
-    """Four parts of five examples called one training batch: the parts are forgotten in the cost."""
+    """Four parts of six examples called one training batch: the parts are forgotten in the cost."""
 
     cost = Cost(batch_gradients=1)
 

@@ -1,0 +1,132 @@
+"""`Anchored`: samples only for what has changed since the whole data were last looked at."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, replace
+from typing import ClassVar, Self
+
+from lca.allocation import Allocator, Cost
+from lca.errors import LCAError
+from lca.estimators.probe import Node, Probe, ProbeRun, gradient_on
+from lca.estimators.sampling import Sample
+from lca.objective import Objective
+from lca.quadrature import QuadratureRule
+from lca.vectors import Vector, vector_ops
+
+
+@dataclass(frozen=True)
+class Anchored:
+    """A `Probe` with a control variate: ``g_S(θ) - g_S(θ̃) + ∇L(θ̃)``, the last from the whole data.
+
+    Both gradients are taken on the same sample, so what they have in common cancels; unbiased as the probe
+    is.
+
+    Parameters
+    ----------
+    probe
+        Rule, samples and seed.
+    every
+        Steps between full gradients. At such a node the full gradient is used itself.
+    chain
+        ``False``: θ̃ is the last anchor. ``True``: θ̃ is the node before, whose *estimate* takes the place of
+        ∇L(θ̃), ``G_{k+1} = G_k + g_S(θ_{k+1}) - g_S(θ_k)``, beginning at an anchor. On a path that goes
+        somewhere the differences of n neighbours vary n times less in sum than the difference between the
+        ends of the path. The errors of the nodes between two anchors then belong together, and are counted
+        so.
+
+    Notes
+    -----
+    Cost: twice the probe's, and a full gradient every ``every`` steps. Memory: θ̃ and its gradient; with
+    ``chain`` a vector a micro-batch.
+
+    References
+    ----------
+    Johnson, Zhang. Accelerating Stochastic Gradient Descent using Predictive Variance Reduction. NeurIPS
+    2013. Chains: Nguyen, Liu, Scheinberg, Takáč. SARAH: A Novel Method for Machine Learning Problems Using
+    Stochastic Recursive Gradient. ICML 2017.
+
+    Examples
+    --------
+    >>> Anchored(Probe(size=100), every=50).cost
+    Cost(full_gradients=0.02, full_losses=0.0, batch_gradients=0.0, examples=200.0)
+    """
+
+    probe: Probe = field(default_factory=Probe)
+    every: int = 40
+    chain: bool = False
+    target: ClassVar[str] = "probe"
+    unbiased: ClassVar[bool] = True
+    bias: ClassVar[str] = Probe.bias
+
+    def __post_init__(self) -> None:
+        if not isinstance(self.probe, Probe):
+            raise LCAError(
+                f"Anchored needs a Probe, got {self.probe!r}; e.g. Anchored(Probe(size=250), every=40)."
+            )
+        if not isinstance(self.every, int) or self.every < 1:
+            raise LCAError(f"every must be a whole number of steps ≥ 1, got {self.every!r}.")
+
+    @property
+    def rule(self) -> QuadratureRule:
+        """The probe's."""
+        return self.probe.rule
+
+    @property
+    def degree(self) -> int:
+        """The rule's."""
+        return self.probe.degree
+
+    @property
+    def cost(self) -> Cost:
+        """Two samples a new node, and a share of a full gradient."""
+        return Cost(full_gradients=1 / self.every) + self.probe.cost + Cost(examples=self.probe.cost.examples)
+
+    @property
+    def needs(self) -> tuple[str, ...]:
+        """The probe's."""
+        return self.probe.needs
+
+    def reseeded(self, seed: int) -> Self:
+        """The same with other samples."""
+        return replace(self, probe=self.probe.reseeded(seed))
+
+    def start(self, objective: Objective) -> Allocator:
+        """Begin a run along one path."""
+        return ProbeRun(
+            self.probe, objective, AnchoredMeasure(self.every, self.chain, self.probe.micro_batches)
+        )
+
+
+@dataclass(eq=False)
+class AnchoredMeasure:
+    """Gradients at the nodes of one run: full at an anchor, elsewhere by what changed since θ̃."""
+
+    every: int
+    chain: bool
+    micro_batches: int
+    _anchor: float | None = None
+    _objective: Objective = field(init=False)
+    _theta: Vector = None
+    _gradients: Sequence[Vector] = ()
+
+    def __call__(
+        self, objective: Objective, theta: Vector, time: float, draw: Callable[[], list[Sample]]
+    ) -> Node:
+        if self._anchor is None or time - self._anchor >= self.every:
+            self._anchor = time
+            gradient = objective.loss_and_grad(theta)[1]
+            self._keep(objective, theta, [gradient] * self.micro_batches)
+            return Node(time, self._gradients, Cost(full_gradients=1))
+        ops, samples, gradients = vector_ops(theta), draw(), []
+        for known, sample in zip(self._gradients, samples, strict=True):
+            there = gradient_on(self._objective, self._theta, sample)
+            change = ops.add_scaled(gradient_on(objective, theta, sample), -1.0, there)
+            gradients.append(ops.add_scaled(change, 1.0, known))
+        if self.chain:
+            self._keep(objective, theta, gradients)
+        key = self._anchor if self.chain else time
+        return Node(key, gradients, Cost(examples=2.0 * sum(sample.size for sample in samples)))
+
+    def _keep(self, objective: Objective, theta: Vector, gradients: Sequence[Vector]) -> None:
+        self._objective = objective  # in the state it has here, which may move
+        self._theta = vector_ops(theta).between(theta, theta, 0.0)  # a copy: θ may be the model's own memory
+        self._gradients = gradients

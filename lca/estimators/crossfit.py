@@ -1,0 +1,162 @@
+"""`CrossFit`: what each part of a batch says about the update that the other parts would have made."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from math import sqrt
+from typing import ClassVar, Self
+
+from lca.allocation import Allocator, Cost, StepAllocation
+from lca.errors import LCAError
+from lca.estimators.minibatch import check_rule
+from lca.estimators.stochastic import Shares, Tally, check_handed_over
+from lca.objective import Objective
+from lca.quadrature import LEFT, TRAPEZOID, QuadratureRule
+from lca.step import Step
+from lca.vectors import Vector, vector_ops
+
+
+@dataclass(frozen=True)
+class CrossFit:
+    """Allocation without any further backward pass, from the micro-batches of training itself.
+
+    ``LEFT``: ``A = (1/M) Σ_m g_m(θ_t) ∘ Δ_t^{(−m)}``, where g_m is the gradient on the m-th of the M parts of
+    B_t and Δ^{(−m)} the update that the optimizer would have made without it
+    (`lca.optimizers.leave_one_out`). The two share no example, so the batch does not judge its own work.
+    ``TRAPEZOID``: the mean of that and of ``g_{B_{t+1}}(θ_{t+1}) ∘ Δ_t``, the next step's own gradient.
+
+    Parameters
+    ----------
+    micro_batches
+        M ≥ 2, the parts that the loop hands over: gradient accumulation, a split of the batch, or the ranks
+        of data-parallel training. Two do as well as five, and cost least.
+    rule
+        ``TRAPEZOID`` or ``LEFT``.
+    independent
+        Declares that training draws every batch independently of the others. Only then are the errors of
+        different batches independent and the values unbiased, and only then are there error bars.
+
+    Notes
+    -----
+    Element-wise work: M updates and M products. What is allocated is the loss of training: dropout,
+    batch statistics and penalties included.
+
+    *Error bars.* For plain SGD ``g_1 ∘ Δ^{(−1)}`` and ``g_2 ∘ Δ^{(−2)}`` are one and the same number, so
+    their spread says nothing. Write ``g_m = G + ε_m``, J for the derivative of the update in the gradient, D
+    for the update's mean, and ε̄ for the mean of the ε_m. The error of the left end is then ``ε̄·D + ε'Jε``
+    (a sum over m ≠ k), and that of the right end of the step before is ``ε̄·Δ_{t-1}``; both belong to the
+    sample at node t. With Δ_t *held fixed*, the spread of ``g_m · (Δ_{t-1} + Δ_t)`` over m measures
+    ``ε̄·(Δ_{t-1} + D)`` and one ``T = E (ε̄'Jε̄*)²`` (ε̄* a copy of ε̄) of the ``2M/(M-1)`` of the second
+    term. The rest is had from the contrast between the first two parts at neighbouring nodes, which are
+    independent: ``E (h_{t+1}·J h_t)² = T``, with ``J h_t`` from the difference of two leave-one-out updates.
+    These spreads are what `StepAllocation.replicates` holds; only their spread means something, their mean is
+    0 or biased.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from lca.models import bowl
+    >>> from lca.step import Part
+    >>> parts = (Part(np.array([1.0]), np.array([-0.3])), Part(np.array([3.0]), np.array([-0.1])))
+    >>> step = Step(np.array([2.0]), np.array([1.8]), parts=parts)
+    >>> CrossFit(2, LEFT).start(bowl(1))(step).values
+    array([-0.3])
+    """
+
+    micro_batches: int = 2
+    rule: QuadratureRule = TRAPEZOID
+    independent: bool = False
+    target: ClassVar[str] = "batch"
+    unbiased: ClassVar[bool] = True
+    cost: ClassVar[Cost] = Cost()
+
+    def __post_init__(self) -> None:
+        check_rule(self.rule, "CrossFit")
+        if self.rule not in (LEFT, TRAPEZOID):
+            raise LCAError(
+                f"CrossFit has the gradients of training only, at the ends of the step; got "
+                f"{self.rule.name!r}, use TRAPEZOID or LEFT, or NextBatch for other nodes."
+            )
+        if not isinstance(self.micro_batches, int) or self.micro_batches < 2:
+            raise LCAError(f"micro_batches must be a whole number ≥ 2, got {self.micro_batches!r}.")
+
+    @property
+    def degree(self) -> int:
+        """The rule's."""
+        return self.rule.degree
+
+    @property
+    def bias(self) -> str:
+        """In words."""
+        left = "O(1/M) of the update for optimizers not linear in the gradient"
+        return left if self.rule == LEFT else f"{left}; a few percent too small if epochs are shuffled"
+
+    @property
+    def needs(self) -> tuple[str, ...]:
+        """The parts; the next training gradient for the trapezoid; the next parts for error bars."""
+        needs = ("parts",) if self.rule == LEFT else ("parts", "next_gradient")
+        return (*needs, "next_parts") if self.independent else needs
+
+    def reseeded(self, seed: int) -> Self:
+        """Itself: it draws nothing."""
+        return self
+
+    def start(self, objective: Objective) -> Allocator:
+        """Begin a run along one path."""
+
+        def allocate_step(step: Step) -> StepAllocation:
+            check_handed_over(step, self.needs, f"CrossFit({self.micro_batches}, {self.rule.name})")
+            for parts in (step.parts, step.next_parts if self.independent else step.parts):
+                self._check_parts(step, len(parts))
+            tally = Tally(objective, step)
+            left, right = (1.0, 0.0) if self.rule == LEFT else TRAPEZOID.weights
+            for part in step.parts:
+                tally.add_product(left / self.micro_batches, part.gradient, part.update)
+            if right:
+                tally.add(right, step.next_gradient)
+            return tally.allocation(Cost(), self._replicates(step, left, right) if self.independent else None)
+
+        return allocate_step
+
+    def _check_parts(self, step: Step, found: int) -> None:
+        if found != self.micro_batches:
+            raise LCAError(
+                f"step {step.index}: CrossFit expects {self.micro_batches} micro-batches, the loop handed "
+                f"over {found}; make the two agree."
+            )
+
+    def _replicates(self, step: Step, left: float, right: float) -> Mapping[float, Sequence[Vector]]:
+        """What spreads as the values do, by node; see the notes of the class."""
+        replicates: dict[float, Sequence[Vector]] = {
+            step.index: Shares(step, [(left, [part.gradient for part in step.parts])]),
+            step.index + 0.5: _Crossed(step, left),
+        }
+        if right:
+            shares = Shares(step, [(right, [part.gradient for part in step.next_parts])])
+            replicates[step.index + 1] = shares
+        return replicates
+
+
+class _Crossed(Sequence[Vector]):
+    """±a in two places and 0 in the others, so that the squared error of their mean is the rest of T."""
+
+    def __init__(self, step: Step, weight: float) -> None:
+        m = len(step.parts)
+        rest = 2 * m / (m - 1) - 1
+        self._step, self._m = step, m
+        # The contrasts below, with their common factors: h = (g_1 - g_2) / √(2M), and J h from updates that
+        # differ by J (g_1 - g_2) / (M - 1).
+        self._factor = weight * sqrt(rest * m * (m - 1) / 2) * (m - 1) / (2 * m)
+
+    def __len__(self) -> int:
+        return self._m
+
+    def __getitem__(self, j):  # type: ignore[no-untyped-def]
+        if isinstance(j, slice):
+            return [self[i] for i in range(*j.indices(len(self)))]
+        if j >= self._m:
+            raise IndexError(j)  # what ends an iteration
+        if j > 1:
+            return 0.0 * self._step.start
+        (a, b, *_), (c, d, *_) = self._step.parts, self._step.next_parts
+        product = vector_ops(a.update).scaled(b.update - a.update, self._factor * (1 - 2 * j))
+        return product * (c.gradient - d.gradient)

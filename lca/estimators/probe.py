@@ -1,0 +1,241 @@
+"""`Probe`: gradients on examples drawn for the purpose, shared by the steps on both sides of a node."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from math import inf, nextafter
+from typing import ClassVar, Protocol, Self
+
+from lca.allocation import Allocator, Cost, StepAllocation
+from lca.errors import LCAError
+from lca.estimators.minibatch import check_rule
+from lca.estimators.sampling import Sample, Sampler, Sampling, check_sampled, check_sampling
+from lca.estimators.stochastic import Shares, Tally, check_handed_over
+from lca.objective import Objective, Scored, State, at_state
+from lca.quadrature import TRAPEZOID, QuadratureRule
+from lca.step import Scores, Step
+from lca.vectors import Vector, vector_ops
+
+
+@dataclass(frozen=True)
+class Probe:
+    """``A = Δ_t ∘ Σ_k w_k g_{S_k}(θ_t + c_k Δ_t)``: the path integral from samples of the data.
+
+    Each node has a sample S_k of its own, drawn independently of the training batches; the sample at θ_{t+1}
+    serves both steps that meet there. Unbiased up to the rule's degree, whatever the optimizer and however
+    training batches are drawn.
+
+    Parameters
+    ----------
+    rule
+        Any `lca.QuadratureRule`; the trapezoid costs one sample a step.
+    size
+        Examples in a sample, over all micro-batches.
+    sampling
+        ``"uniform"``: all examples alike. ``"importance"``: by their error, ``p_n ∝ 1 - p_model(label)``, as
+        late in training most examples have next to no gradient. ``"stratified"``: by their error, and spread
+        evenly over classes and errors. The errors are those of training, up to an epoch old (`Step.scores`).
+    micro_batches
+        Independent samples that ``size`` is divided into. From 2 on there are error bars.
+    floor
+        Share of the probability that is uniform.
+    refresh
+        Instead of taking errors from training, measure those of all examples every ``refresh`` steps, for one
+        forward pass over the data.
+    seed
+        Of the samples.
+
+    Notes
+    -----
+    Memory: one vector (K,) a micro-batch, and one or two more. The kit's `lca.testing` and `ErrorBars` read
+    the replicates, which are made only when asked for.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from lca.models import DatasetLoss, logistic_regression
+    >>> objective = DatasetLoss(logistic_regression(2, 2), np.eye(2), np.array([0, 1]))
+    >>> step = Step(np.zeros(6), np.full(6, 0.1))
+    >>> a = Probe(size=8, micro_batches=2).start(objective)(step)
+    >>> a.evaluations.examples, len(a.replicates[0.0])
+    (16.0, 2)
+    """
+
+    rule: QuadratureRule = TRAPEZOID
+    size: int = 256
+    sampling: Sampling = "uniform"
+    micro_batches: int = 1
+    floor: float = 0.1
+    refresh: int | None = None
+    seed: int = 0
+    target: ClassVar[str] = "probe"
+    unbiased: ClassVar[bool] = True
+    bias: ClassVar[str] = "none but the rule's"
+
+    def __post_init__(self) -> None:
+        check_rule(self.rule, "Probe")
+        check_sampling(self.sampling, self.floor)
+        if not isinstance(self.micro_batches, int) or self.micro_batches < 1:
+            raise LCAError(f"micro_batches must be a whole number ≥ 1, got {self.micro_batches!r}.")
+        if not isinstance(self.size, int) or self.size < 1 or self.size % self.micro_batches:
+            raise LCAError(
+                f"size must be a positive multiple of micro_batches = {self.micro_batches}, got "
+                f"{self.size!r}."
+            )
+        if self.refresh is not None and (not isinstance(self.refresh, int) or self.refresh < 1):
+            raise LCAError(f"refresh must be a whole number of steps ≥ 1 or None, got {self.refresh!r}.")
+
+    @property
+    def degree(self) -> int:
+        """The rule's."""
+        return self.rule.degree
+
+    @property
+    def cost(self) -> Cost:
+        """A sample for each new node of a step."""
+        return Cost(
+            examples=self.size * self.rule.new_gradients,
+            full_losses=1 / self.refresh if self.refresh and self.sampling != "uniform" else 0.0,
+        )
+
+    @property
+    def needs(self) -> tuple[str, ...]:
+        """The errors of the training batch, unless there is another source."""
+        return () if self.sampling == "uniform" or self.refresh else ("scores",)
+
+    def reseeded(self, seed: int) -> Self:
+        """The same with other samples."""
+        return replace(self, seed=seed)
+
+    def start(self, objective: Objective) -> Allocator:
+        """Begin a run along one path."""
+        return ProbeRun(self, objective, sampled_gradients)
+
+
+@dataclass(frozen=True, eq=False)
+class Node:
+    """Independent, unbiased gradients (K,) at one point; nodes with one key share their samples."""
+
+    key: float
+    gradients: Sequence[Vector]
+    cost: Cost
+
+    @property
+    def mean(self) -> Vector:
+        """Of the gradients; a new vector, or the only one."""
+        first, *rest = self.gradients
+        if not rest:
+            return first
+        ops, mean = vector_ops(first), first * (1 / len(self.gradients))
+        for gradient in rest:
+            mean = ops.add_scaled(mean, 1 / len(self.gradients), gradient)
+        return mean
+
+
+class Measure(Protocol):
+    """How gradients at θ are made out of samples; may remember nodes it has seen."""
+
+    def __call__(
+        self, objective: Objective, theta: Vector, time: float, draw: Callable[[], list[Sample]]
+    ) -> Node: ...
+
+
+def sampled_gradients(
+    objective: Objective, theta: Vector, time: float, draw: Callable[[], list[Sample]]
+) -> Node:
+    """The gradient on each sample, scaled to be unbiased."""
+    samples = draw()
+    gradients = [gradient_on(objective, theta, sample) for sample in samples]
+    return Node(time, gradients, Cost(examples=float(sum(sample.size for sample in samples))))
+
+
+def gradient_on(objective: Objective, theta: Vector, sample: Sample) -> Vector:
+    """``factor · g_batch(θ)``."""
+    gradient = objective.loss_and_grad(theta, sample.batch)[1]
+    return gradient if sample.factor == 1 else vector_ops(theta).scaled(gradient, sample.factor)
+
+
+@dataclass(frozen=True, eq=False)
+class _End:
+    """The node at which the last step ended, and how to recognise it."""
+
+    theta: object
+    state: State | None
+    time: float
+    node: Node
+
+
+class ProbeRun:
+    """One run of a `Probe`, with any way to make gradients out of its samples."""
+
+    def __init__(self, probe: Probe, objective: Objective, measure: Measure) -> None:
+        self.probe, self.size = probe, probe.size
+        self._objective, self._measure = check_sampled(objective), measure
+        self._sampler = Sampler(objective, probe.sampling, probe.floor, probe.seed)
+        self._end: _End | None = None
+        self._seen = 0
+        self._cost = Cost()
+
+    def __call__(self, step: Step) -> StepAllocation:
+        self._cost = Cost()
+        self._learn(step)
+        tally, terms = Tally(self._objective, step), []
+        for c, weight in zip(self.probe.rule.nodes, self.probe.rule.weights, strict=True):
+            node = self._node(step, c)
+            tally.add(weight, node.mean)
+            terms.append((weight, node))
+        if self.probe.rule.nodes[-1] == 1:
+            snapshot = vector_ops(step.end).snapshot(step.end)
+            state = step.state[1] if step.state else None
+            self._end = _End(snapshot, state, step.index + 1, node)
+        return tally.allocation(
+            self._cost, _replicates(step, terms) if self.probe.micro_batches > 1 else None
+        )
+
+    def _node(self, step: Step, c: float) -> Node:
+        time, end = step.index + c, self._end
+        state = step.state[0] if step.state else None
+        ops = vector_ops(step.start)
+        if c == 0 and end is not None:
+            if end.state is state and ops.unchanged(end.theta, step.start):
+                return end.node
+            if end.time == time:  # elsewhere at the same time: another sample, so another key
+                time = nextafter(time, inf)
+        ends = {0.0: step.start, 1.0: step.end}  # the very vectors, which between() might round
+        theta = ends[c] if c in ends else ops.between(step.start, step.end, c)
+        node = self._measure(at_state(self._objective, state), theta, time, self._draw)
+        self._cost += node.cost
+        return node
+
+    def _draw(self) -> list[Sample]:
+        m = self.probe.micro_batches
+        return self._sampler.draw([self.size // m] * m)
+
+    def _learn(self, step: Step) -> None:
+        """Errors of examples from training, or from a pass over the data now and then."""
+        probe = self.probe
+        if probe.sampling == "uniform":
+            return
+        if not probe.refresh:
+            check_handed_over(step, probe.needs, f"Probe(sampling={probe.sampling!r})")
+            assert step.scores is not None
+            self._sampler.learn(step.scores)
+            return
+        if self._seen % probe.refresh == 0:
+            if not isinstance(self._objective, Scored):
+                raise LCAError(
+                    f"refresh={probe.refresh} needs an objective that tells the errors of its examples "
+                    f"(lca.objective.Scored), which {type(self._objective).__name__} does not; let training "
+                    "hand them over (refresh=None) or use sampling='uniform'."
+                )
+            scores = self._objective.scores(step.start)
+            self._sampler.learn(Scores(self._sampler.everything, scores))
+            self._cost += Cost(full_losses=1)
+        self._seen += 1
+
+
+def _replicates(step: Step, terms: Sequence[tuple[float, Node]]) -> dict[float, Shares]:
+    """The nodes' shares of the values by key; what has one key is one sample, and is added up."""
+    by_key: dict[float, list[tuple[float, Sequence[Vector]]]] = {}
+    for weight, node in terms:
+        by_key.setdefault(node.key, []).append((weight, node.gradients))
+    return {key: Shares(step, shares) for key, shares in by_key.items()}

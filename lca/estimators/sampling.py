@@ -1,0 +1,118 @@
+"""Which examples a probe looks at: uniformly, by their error, or by their error spread evenly over strata."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal, TypeAlias, get_args
+
+import numpy as np
+
+from lca.errors import LCAError, UnknownNameError
+from lca.objective import Batch, Objective, Sampled, Scored
+from lca.step import Scores
+
+Array = np.ndarray
+Sampling: TypeAlias = Literal["uniform", "importance", "stratified"]
+
+
+@dataclass(frozen=True, eq=False)
+class Sample:
+    """``size`` examples drawn independently of all else; ``factor · g_batch(θ)`` has the mean ∇L(θ)."""
+
+    batch: Batch
+    factor: float
+    size: int
+
+
+class Sampler:
+    """Draws samples of a data set, and keeps the scores that tell where there is something left to learn.
+
+    An example is drawn with ``p_n ∝ (1 - floor) w_n s_n / Σ w s + floor w_n / Σ w`` and counts ``1 / p_n``,
+    so that the mean gradient is that of the data whatever the scores s are: bad scores cost variance, not
+    truth. The floor bounds the weight of an example whose error has grown since it was last seen. Examples
+    without a score yet count as much as the last batch did on average.
+
+    ``stratified`` draws systematically: the examples are put in order of class and score, and every
+    ``1/size``-th of the total probability, from a random start, falls on one.
+    """
+
+    def __init__(self, objective: Objective, sampling: Sampling, floor: float, seed: int) -> None:
+        self.objective = check_sampled(objective)
+        self.sampling, self.floor = sampling, floor
+        self.rng = np.random.default_rng([seed, 0x1CA])  # never the numbers of a training loop with this seed
+        n = self.objective.n_examples
+        weight = self.objective.weight
+        self._share = np.full(n, 1 / n) if weight is None else weight / weight.sum()
+        self._scores = np.full(n, np.nan)
+        self._unseen = 1.0
+        self._changed = n
+        self.everything = np.arange(n)
+        self._order = self.everything
+        self._p, self._upto = self._share, np.cumsum(self._share)
+
+    def learn(self, scores: Scores) -> None:
+        """Take in the scores of some examples."""
+        index, values = np.asarray(scores.index), np.asarray(scores.values, dtype=np.float64)
+        n = len(self._scores)
+        if index.shape != values.shape or not (np.isfinite(values).all() and (values >= 0).all()):
+            raise LCAError(
+                "scores must be finite and ≥ 0, one an example of their index; check what training gives."
+            )
+        if len(index) and not (index.min() >= 0 and index.max() < n):
+            raise LCAError(f"scores belong to example {index.max()}, but the measured data are 0..{n - 1}.")
+        self._scores[index] = values
+        self._unseen = float(values.mean())
+        self._changed += len(index)
+
+    def draw(self, sizes: Sequence[int]) -> list[Sample]:
+        """Independent samples of these sizes."""
+        if self.sampling != "uniform" and self._changed >= len(self._scores) / 8:
+            self._update()  # not at every draw: old tables cost variance only, sorting costs time
+        return [self._draw(size) for size in sizes]
+
+    def _draw(self, size: int) -> Sample:
+        if self.sampling == "stratified":
+            at = (self.rng.random() + np.arange(size)) / size
+        else:
+            at = self.rng.random(size)
+        # Rounding may leave the last sum below 1.
+        rank = np.searchsorted(self._upto[:-1], at * self._upto[-1], side="right")
+        index = self._order[rank]
+        if self.sampling == "uniform":
+            return Sample(self.objective.batch(index), 1.0, size)
+        weight = self._share[index] / self._p[index]
+        return Sample(self.objective.batch(index, weight), float(weight.mean()), size)
+
+    def _update(self) -> None:
+        """New probabilities from the scores, and for strata a new order."""
+        scores = np.where(np.isnan(self._scores), self._unseen, self._scores)
+        wanted = self._share * scores
+        total = wanted.sum()
+        self._p = (1 - self.floor) * wanted / total + self.floor * self._share if total > 0 else self._share
+        if self.sampling == "stratified":
+            labels = self.objective.labels if isinstance(self.objective, Scored) else None
+            # One key, as classes are whole numbers: the scores are pressed into [0, 1/2].
+            key = scores / (2 * scores.max() or 1.0)
+            self._order = np.argsort(key if labels is None else labels + key, kind="stable")
+        self._upto = np.cumsum(self._p[self._order])
+        self._changed = 0
+
+
+def check_sampled(objective: Objective) -> Sampled:
+    """The objective, if examples can be drawn from it; else an `LCAError`."""
+    if not isinstance(objective, Sampled):
+        raise LCAError(
+            f"drawing examples needs an objective that is a mean over examples (lca.objective.Sampled: "
+            f"n_examples, weight, batch), which {type(objective).__name__} is not; measure the terms of a "
+            "Sum one by one, or use an estimator on training batches (lca.estimators.CrossFit)."
+        )
+    return objective
+
+
+def check_sampling(sampling: str, floor: float) -> None:
+    """Raise `LCAError` unless these are options of a `Sampler`."""
+    if sampling not in get_args(Sampling):
+        raise UnknownNameError("sampling", sampling, get_args(Sampling))
+    if not 0 < floor <= 1:
+        raise LCAError(
+            f"floor must lie in (0, 1], got {floor!r}; without it an example could never be drawn again."
+        )
