@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, TypeAlias
 
+import numpy as np
 import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, RandomSampler, TensorDataset
@@ -40,6 +41,23 @@ def tensors_in(tree: Tree) -> list[Tensor]:
     found: list[Tensor] = []
     tree_map(lambda tensor: found.append(tensor) or tensor, tree)  # type: ignore[func-returns-value]
     return found
+
+
+def leaves(tree: Tree, path: str = "") -> Iterator[tuple[str, Any]]:
+    """Everything in a tree that is no container, with the indices that lead to it.
+
+    >>> [(path, leaf.ndim) for path, leaf in leaves((torch.zeros(1), {"mask": torch.zeros(1, 1)}))]
+    [('[0]', 1), ("[1]['mask']", 2)]
+    """
+    if isinstance(tree, Mapping):
+        inside: Iterable[tuple[Any, Tree]] = tree.items()
+    elif isinstance(tree, tuple | list):
+        inside = enumerate(tree)
+    else:
+        yield path, tree
+        return
+    for key, value in inside:
+        yield from leaves(value, f"{path}[{key!r}]")
 
 
 def examples_in(batch: Tree) -> int:
@@ -108,6 +126,7 @@ class Batches:
         try:
             for batch in self.source:
                 none = False
+                _refuse_arrays(batch)
                 yield batch
         finally:  # a training run that reads the same loader must not notice
             for generator, state in kept:
@@ -128,8 +147,10 @@ def measured(data: object, *, keep: bool = True) -> Measured:
     Raises
     ------
     DataError
-        If there are no data, tensors differ in length, or a loader leaves out its last batch.
+        If there are no data, tensors differ in length, a loader leaves out its last batch, or there are NumPy
+        arrays in place of tensors.
     """
+    _refuse_arrays(data)
     if isinstance(data, Tensor):
         return _rows(data)
     if isinstance(data, TensorDataset):
@@ -155,6 +176,15 @@ def measured(data: object, *, keep: bool = True) -> Measured:
             )
         return Batches(data)
     return _joined(list(Batches(data).batches(None)))
+
+
+def _refuse_arrays(tree: Tree) -> None:
+    for path, leaf in leaves(tree):
+        if isinstance(leaf, np.ndarray):
+            raise DataError(
+                f"the measured data{path} is a NumPy array ({leaf.dtype} {leaf.shape}); models of torch take "
+                "tensors: pass torch.as_tensor(array)."
+            )
 
 
 def _check_loader(loader: DataLoader[Any]) -> None:
@@ -186,7 +216,7 @@ def _rows(tree: Tree, suggested: int | None = None) -> Rows:
 
 def _joined(batches: list[Tree]) -> Measured:
     """One set of rows out of batches, if they agree in structure, dtypes and shapes behind the first axis."""
-    if not all(_is_rows(batch) and _signature(batch) == _signature(batches[0]) for batch in batches):
+    if not all(is_rows(batch) and _signature(batch) == _signature(batches[0]) for batch in batches):
         return Batches(batches)
     parts = [iter(tensors_in(batch)) for batch in batches]
     whole = tree_map(lambda _: torch.cat([next(part) for part in parts]), batches[0])
@@ -195,7 +225,12 @@ def _joined(batches: list[Tree]) -> Measured:
     return _rows(whole, suggested=size if regular else None)
 
 
-def _is_rows(batch: Tree) -> bool:
+def is_rows(batch: Tree) -> bool:
+    """Whether all tensors of a batch have one row an example.
+
+    >>> is_rows((torch.zeros(7, 3), torch.zeros(7))), is_rows((torch.zeros(7, 3), torch.zeros(2, 7)))
+    (True, False)
+    """
     tensors = tensors_in(batch)
     return bool(tensors) and all(t.ndim for t in tensors) and len({len(t) for t in tensors}) == 1
 

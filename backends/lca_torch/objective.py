@@ -1,16 +1,16 @@
 """`Objective`: the mean loss of a torch model over a data set, at any θ, with the model left as it is."""
 
 import copy
-import time
 import warnings
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from lca.errors import DataError, LCAError, LCAWarning
+from lca.errors import DataError, LayoutError, LCAError, LCAWarning
 from lca.layout import Layout
 from lca.objective import Scaled, State, Sum
 from lca_torch.data import Batches, Rows, Tree, examples_in, measured, tree_map
@@ -18,9 +18,7 @@ from lca_torch.live import flat
 from lca_torch.model_loss import BatchLoss, ModelLoss, usual_loss
 from lca_torch.parameters import Frozen
 from lca_torch.policies import BatchNormPolicy, random_state_kept
-
-SMALLEST_BATCH = 64
-"""Where the search for a measuring batch size begins."""
+from lca_torch.tryout import choose_batch_size, try_out
 
 
 class Objective:
@@ -82,7 +80,8 @@ class Objective:
     ------
     LCAError
         If the loss is no scalar, not differentiable or a sum over the batch instead of a mean, if batches do
-        not fit the model, or if parameters differ in dtype or device.
+        not fit the model or hold NaN that reaches the loss, or if parameters differ in dtype or device. At a
+        later call: if the model was converted or moved in between.
 
     Examples
     --------
@@ -109,6 +108,11 @@ class Objective:
         compile: bool = False,
         keep: bool = True,
     ) -> None:
+        if loss_fn is not None and not callable(loss_fn):
+            raise LCAError(
+                f"loss_fn must be a function of output and target, got a {type(loss_fn).__name__}; the order "
+                "is Objective(model, loss_fn, data)."
+            )
         if loss_fn is not None and batch_loss is not None:
             raise LCAError(
                 "pass loss_fn (of output and target) or batch_loss (of model and batch), not both."
@@ -124,16 +128,24 @@ class Objective:
             compile=compile,
         )
         self.layout: Layout = self._loss.layout
-        with torch.inference_mode(False), random_state_kept(self._loss.device):
-            self._data = _on_device(measured(data, keep=keep), self._loss.device)
-            self.batch_size = self._choose_batch_size(batch_size)
-            self._try_out(next(self._data.batches(self.batch_size)))
-            if self._loss.mixes_examples and isinstance(self._data, Rows):
-                # For statistics, the one example that may be left over is too few.
-                self._loss.try_out(self.theta(), self._data.last(self.batch_size))
+        theta = flat(self._loss.parameters())
+        self._made = theta.dtype, theta.device
+        with torch.inference_mode(False), random_state_kept(theta.device):
+            self._data = _on_device(measured(data, keep=keep), theta.device)
+            with _explained(loss_fn is None and batch_loss is None, model):
+                self.batch_size = choose_batch_size(self._loss, theta, self._data, batch_size)
+                unused = try_out(self._loss, theta, self._data, self.batch_size)
+        if unused:
+            warnings.warn(
+                f"no gradient reaches {', '.join(unused)}: the loss does not depend on it, so its allocation "
+                "will be 0. Is a part of the model detached, or unused on the first batch?",
+                LCAWarning,
+                stacklevel=2,
+            )
 
     def theta(self) -> Tensor:
         """The model's parameters as they are now: a new vector (K,)."""
+        self._check_unconverted()
         return flat(self._loss.parameters())
 
     def loss(self, theta: Tensor, batch: Tree | None = None) -> float:
@@ -184,82 +196,27 @@ class Objective:
     def _evaluate(
         self, theta: Tensor, batch: Tree | None, state: State | None, *, gradient: bool
     ) -> tuple[float, Tensor | None]:
+        self._check_unconverted()
         given = Rows(batch) if self.batch_size else Batches([batch])
         data = self._data if batch is None else given
         return self._loss.evaluate(theta, data.batches(self.batch_size), state, gradient=gradient)
 
-    # --- at construction -----------------------------------------------------------------------------
-
-    def _choose_batch_size(self, wanted: int | None) -> int | None:
-        rows = self._data
-        if not isinstance(rows, Rows):
-            if wanted is not None:
-                raise DataError(
-                    "these batches do not fit together and cannot be cut anew; leave batch_size out, and "
-                    "they are measured as they come."
+    def _check_unconverted(self) -> None:
+        """The model is still what it was when the data and θ were put beside it."""
+        named = dict(self.model.named_parameters())
+        for name in self.layout.names:
+            if name not in named:
+                raise LayoutError(
+                    f"the model has no parameter {name!r} any more, but had one when the objective was made; "
+                    "change the model first, then make the objective."
                 )
-            return None
-        if wanted is not None:
-            if not isinstance(wanted, int) or wanted < 1:
-                raise DataError(f"batch_size must be a positive integer, got {wanted!r}.")
-            return wanted
-        if self._loss.mixes_examples:
-            if rows.suggested is None:
-                raise DataError(
-                    "the loss depends on the measuring batches (batch statistics), so their size has to be "
-                    "stated: pass batch_size=..., e.g. that of training, or batch_norm='frozen'."
+            is_, was = (named[name].dtype, named[name].device), self._made
+            if is_ != was:
+                raise LayoutError(
+                    f"parameter {name!r} is {is_[0]} on {is_[1]} now, but was {was[0]} on {was[1]} when the "
+                    "objective was made; convert and move the model first, then make the optimizer, the "
+                    "objective and the tracker."
                 )
-            return rows.suggested
-        return self._fastest_batch_size(rows)
-
-    def _fastest_batch_size(self, rows: Rows) -> int:
-        """Double the batch while a gradient gets faster by 5 % an example and fits into memory."""
-        best, size, fastest = SMALLEST_BATCH, SMALLEST_BATCH, float("inf")
-        while best < len(rows):
-            try:
-                seconds = self._seconds(rows.take(slice(size))) / min(size, len(rows))
-            except torch.OutOfMemoryError:
-                break
-            if seconds > 0.95 * fastest:
-                break
-            best, size, fastest = size, 2 * size, seconds
-        return best
-
-    def _seconds(self, batch: Tree) -> float:
-        """The best of three gradients, after one that does not count."""
-        theta, seconds = self.theta(), []
-        self._loss.try_out(theta, batch)
-        for _ in range(3):
-            began = time.perf_counter()
-            self._loss.evaluate(theta, [batch], gradient=True)  # returns a float, so it waits for the device
-            seconds.append(time.perf_counter() - began)
-        return min(seconds)
-
-    def _try_out(self, batch: Tree) -> None:
-        """The first measuring batch, so that what does not fit is said here and not during training."""
-        unused = self._loss.try_out(self.theta(), batch)
-        if unused:
-            warnings.warn(
-                f"no gradient reaches {', '.join(unused)}: the loss does not depend on it, so its allocation "
-                "will be 0. Is a part of the model detached, or unused on the first batch?",
-                LCAWarning,
-                stacklevel=3,
-            )
-        if isinstance(self._data, Rows) and not self._loss.mixes_examples:
-            self._refuse_sums(Rows(batch))
-
-    def _refuse_sums(self, rows: Rows) -> None:
-        theta, n, half = self.theta(), len(rows), len(rows) // 2
-        if not half:
-            return
-        parts = (slice(n), slice(half), slice(half, n))
-        whole, first, second = (self.loss(theta, rows.take(part)) for part in parts)
-        mean = (half * first + (n - half) * second) / n
-        if abs(whole - (first + second)) < 1e-3 * abs(whole) < abs(whole - mean):
-            raise LCAError(
-                f"the loss of {n} examples ({whole:.6g}) is the sum of those of its halves ({first:.6g} and "
-                f"{second:.6g}), not their mean; use reduction='mean'."
-            )
 
 
 @dataclass(frozen=True, eq=False)
@@ -287,3 +244,18 @@ def _on_device(data: Rows | Batches, device: torch.device) -> Rows | Batches:
     if isinstance(data, Rows):
         return Rows(tree_map(lambda t: t.to(device), data.tree), data.suggested)
     return data
+
+
+@contextmanager
+def _explained(own_loss: bool, model: nn.Module) -> Iterator[None]:
+    """A model that cannot be called with a whole batch probably needs a ``loss_fn``, which was ``None``."""
+    try:
+        yield
+    except DataError as error:
+        if not own_loss or not isinstance(error.__cause__, TypeError):
+            raise
+        raise DataError(
+            f"{error} With loss_fn=None a {type(model).__name__} is called with the whole batch and must "
+            "return its loss as output.loss, as the models of Hugging Face do; for any other model pass "
+            "loss_fn, e.g. torch.nn.functional.cross_entropy, or batch_loss."
+        ) from error

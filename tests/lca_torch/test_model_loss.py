@@ -101,5 +101,7 @@ def test_a_model_that_moves_away_is_named():
     objective = Objective(model, cross_entropy, (X, Y), batch_size=5)
     theta = objective.theta()
     model.to("meta")
-    with pytest.raises(LCAError, match="'weight' is on meta now, but the objective was made on cpu"):
+    with pytest.raises(
+        LCAError, match="'weight' is torch.float64 on meta now, but was torch.float64 on cpu when"
+    ):
         objective.loss(theta)

@@ -348,7 +348,9 @@ def test_a_model_that_moves_away_is_an_error_that_says_so():
     model = network(norm=False)
     objective = Objective(model, cross_entropy, (X, Y), batch_size=60)
     model.to("meta")
-    with pytest.raises(LayoutError, match="theta is on meta, but .* made on cpu"):
+    with pytest.raises(
+        LayoutError, match="'0.weight' is torch.float32 on meta now, but was torch.float32 on cpu"
+    ):
         objective.loss(objective.theta())
 
 
