@@ -1,10 +1,11 @@
 """Checkpoint files: which there are and in what order, and the tensors in them, read without running code."""
 
+import json
 import pickle
 import re
 import zipfile
 from collections.abc import Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from os import PathLike
 from pathlib import Path
 from typing import Any, TypeAlias
@@ -18,8 +19,10 @@ from lca.extras import extra
 AnyPath: TypeAlias = str | PathLike[str]
 
 SUFFIXES = (".bin", ".ckpt", ".pt", ".pth", ".safetensors")
-INSIDE = ("model.safetensors", "pytorch_model.bin")
-"""The weights inside a checkpoint that is a folder, as `transformers` writes it."""
+INDEX = ".index.json"
+INSIDE = tuple(name + index for name in ("model.safetensors", "pytorch_model.bin") for index in ("", INDEX))
+"""The weights inside a checkpoint that is a folder, as `transformers` writes it: one file, or the index of
+several (shards)."""
 
 
 def checkpoint_files(checkpoints: AnyPath | Iterable[AnyPath]) -> list[Path]:
@@ -32,14 +35,21 @@ def checkpoint_files(checkpoints: AnyPath | Iterable[AnyPath]) -> list[Path]:
     """
     if isinstance(checkpoints, str | PathLike):
         folder = Path(checkpoints)
-        found = in_order(_checkpoints_in(folder)) if folder.is_dir() else [folder]
+        if not folder.exists():
+            raise TrajectoryError(f"there is no folder {folder}; pass a folder of checkpoints, or paths.")
+        if folder.is_file():
+            raise TrajectoryError(
+                f"{folder} is one checkpoint, and a replay needs at least two (one step); pass a list of "
+                "paths in the order of training, or their folder."
+            )
+        found = in_order(_checkpoints_in(folder))
     else:
         found = [Path(path) for path in checkpoints]
     if len(found) < 2:
+        place = f" in {checkpoints}" if isinstance(checkpoints, str | PathLike) else ""
         raise TrajectoryError(
-            f"a replay needs at least two checkpoints (one step), got {len(found)}"
-            f"{f' in {checkpoints}' if isinstance(checkpoints, str | PathLike) else ''}; save one before the "
-            "first update as well."
+            f"a replay needs at least two checkpoints (one step), got {len(found)}{place} (files of kind "
+            f"{', '.join(SUFFIXES)}, or folders with weights); save one before the first update as well."
         )
     return [_weights(path) for path in found]
 
@@ -82,7 +92,7 @@ def _weights(path: Path) -> Path:
         if candidate.is_file():
             return candidate
     if path.is_dir():
-        raise TrajectoryError(f"the folder {path} holds neither {' nor '.join(INSIDE)}; pass files.")
+        raise TrajectoryError(f"the folder {path} holds none of {', '.join(INSIDE)}; pass files.")
     raise TrajectoryError(f"there is no checkpoint {path}.")
 
 
@@ -117,17 +127,56 @@ def open_checkpoint(path: Path) -> Iterator[Mapping[str, Any]]:
         If the file is damaged, or holds pickled objects of other types than tensors and plain containers:
         to load those would run code.
     """
-    if path.suffix == ".safetensors":
-        with extra("torch"):
-            from safetensors import SafetensorError, safe_open  # noqa: PLC0415 - only for such files
+    with ExitStack() as stack:
+        if path.name.endswith(INDEX):
+            yield _Shards(path, stack)
+        else:
+            yield _open_file(path, stack)
+
+
+def _open_file(path: Path, stack: ExitStack) -> Mapping[str, Any]:
+    """The tensors of one file, which ``stack`` closes."""
+    if path.suffix != ".safetensors":
+        return _load(path)
+    with extra("torch"):
+        from safetensors import SafetensorError, safe_open  # noqa: PLC0415 - only for such files
+    try:
+        handle = safe_open(path, framework="pt")
+    except SafetensorError as error:
+        raise _unreadable(path, error) from error
+    return _SafeTensors(stack.enter_context(handle))
+
+
+class _Shards(Mapping[str, Any]):
+    """The tensors of a checkpoint in several files; its index says which file holds which."""
+
+    def __init__(self, index: Path, stack: ExitStack) -> None:
+        self._index = index
         try:
-            handle = safe_open(path, framework="pt")
-        except SafetensorError as error:
-            raise _unreadable(path, error) from error
-        with handle:
-            yield _SafeTensors(handle)
-    else:
-        yield _load(path)
+            places: dict[str, str] = json.loads(index.read_text(encoding="utf-8"))["weight_map"]
+            files = {place: index.parent / place for place in sorted(set(places.values()))}
+        except (ValueError, KeyError, TypeError, AttributeError) as error:
+            raise _unreadable(index, error) from error
+        self._places = places
+        missing = [place for place, file in files.items() if not file.is_file()]
+        if missing:
+            raise TrajectoryError(f"{index} names {', '.join(missing)}, which is not beside it.")
+        self._shards = {place: _open_file(file, stack) for place, file in files.items()}
+        for name, place in places.items():
+            if name not in self._shards[place]:
+                raise TrajectoryError(f"{index} says that {name!r} is in {place}, but it is not.")
+
+    def __getitem__(self, name: str) -> Any:
+        return self._shards[self._places[name]][name]
+
+    def __contains__(self, name: object) -> bool:
+        return name in self._places
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._places)
+
+    def __len__(self) -> int:
+        return len(self._places)
 
 
 def _load(path: Path) -> Mapping[str, Any]:

@@ -34,7 +34,7 @@ def replay(
     checkpoints
         Paths in the order of training, or a folder: its checkpoints, by the numbers in their names. Files
         of `torch.save` (only tensors and plain containers are loaded, never code) or safetensors; a
-        checkpoint may be a folder, as `transformers` writes it.
+        checkpoint may be a folder, as `transformers` writes it, in one file or in shards with an index.
     objective
         What will be measured, one or several: its layout, dtype, device and buffers are what is looked for in
         the files.
@@ -142,23 +142,20 @@ class _Reader:
             return content
         inner = content.get(self.key)
         if not isinstance(inner, Mapping):
+            at_top = any(isinstance(value, Tensor) for value in content.values())
+            fix = "its tensors are not nested: leave key out" if at_top else "pass one of these as key"
             raise TrajectoryError(
-                f"{path} has no dictionary under key={self.key!r}; it has {_listed(content)}."
+                f"{path} has no dictionary under key={self.key!r}, but {_listed(content)}; {fix}."
             )
         return inner
 
     def _where(self, tensors: Mapping[str, Any], path: Path) -> dict[str, str]:
         """The name in the file of each parameter and buffer."""
-        wanted = {**self.aliases, **{name: (name,) for name in self.state}}
-        found = {
-            name: self.prefix + alias
-            for name, aliases in wanted.items()
-            for alias in reversed(aliases)
-            if self.prefix + alias in tensors
-        }
-        missing = [name for name in wanted if name not in found]
+        found = self._found(tensors, self.prefix)
+        missing = [name for name in (*self.aliases, *self.state) if name not in found]
         if missing:
-            raise TrajectoryError(f"{path} lacks {_listed(missing)}; {self._hint(tensors)}")
+            behind = f" with prefix={self.prefix!r}" if self.prefix else ""
+            raise TrajectoryError(f"{path} lacks {_listed(missing)}{behind}; {self._hint(tensors)}")
         if self.known is not None:
             mine = (name.removeprefix(self.prefix) for name in tensors if name.startswith(self.prefix))
             unexpected = [name for name in mine if name not in self.known]
@@ -169,15 +166,27 @@ class _Reader:
                 )
         return found
 
+    def _found(self, tensors: Mapping[str, Any], prefix: str) -> dict[str, str]:
+        """The name in the file of each parameter and buffer that is there behind this prefix."""
+        return {
+            name: prefix + alias
+            for name, aliases in {**self.aliases, **{name: (name,) for name in self.state}}.items()
+            for alias in reversed(aliases)
+            if prefix + alias in tensors
+        }
+
     def _hint(self, tensors: Mapping[str, Any]) -> str:
+        """What would be found with another key or prefix."""
         nested = [name for name, value in tensors.items() if isinstance(value, Mapping)]
         inside = [name for name in nested if any(isinstance(v, Tensor) for v in tensors[name].values())]
         if inside and self.key is None:
             return f"there are tensors one level down: pass key={inside[0]!r}."
-        first = self.layout.names[0]
-        for name in tensors:
-            prefix = name.removesuffix(first)
-            if prefix != name and all(prefix + other in tensors for other in self.layout.names):
+        first = self.aliases[self.layout.names[0]]
+        prefixes = [n.removesuffix(alias) for n in tensors for alias in first if n.endswith(alias)]
+        for prefix in prefixes:
+            if all(name in self._found(tensors, prefix) for name in self.layout.names):
+                if not prefix:
+                    return f"its names begin with no prefix ({_listed(tensors)}): leave prefix out."
                 return f"names in it begin with {prefix!r}: pass prefix={prefix!r}."
         return f"it holds {_listed(tensors)}."
 
