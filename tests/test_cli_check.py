@@ -82,6 +82,55 @@ def test_an_objective_is_told_from_an_estimator(module, tmp_path, capsys):
     assert "gradient_matches_finite_differences" in capsys.readouterr().out
 
 
+TORCH = """
+import torch
+from lca import Layout
+
+class Squares:
+    layout = Layout(("w",), ((3,),))
+
+    def loss(self, theta, batch=None):
+        return self.loss_and_grad(theta, batch)[0]
+
+    def loss_and_grad(self, theta, batch=None):
+        self.layout.check(theta, "theta")
+        wide = theta.double()
+        return float(wide.pow(4).sum()), (4 * wide.pow(3)).to(theta.dtype)
+"""
+
+
+WRONG_LOSS = """
+import numpy as np
+from lca.models import Quadratic
+
+class Wrong(Quadratic):
+    def __init__(self):
+        super().__init__(np.eye(3))
+
+    def loss(self, theta, batch=None):
+        return 2 * super().loss(theta, batch)
+"""
+
+
+def test_an_objective_of_a_framework_gets_its_vectors(tmp_path, monkeypatch, capsys):
+    pytest.importorskip("lca_torch", reason="the torch backend is not installed")
+    (tmp_path / "torch_for_check.py").write_text(TORCH)
+    monkeypatch.chdir(tmp_path)
+    assert check("torch_for_check.py:Squares", "--backend", "torch") == 0
+    assert "FAILED" not in capsys.readouterr().out
+    assert check("torch_for_check.py:Squares") == 1
+    hint = capsys.readouterr().out.rpartition("It takes no NumPy vector")[2]
+    assert "AttributeError: 'numpy.ndarray' object has no attribute 'double'" in hint
+    assert "name that, e.g. --backend torch" in hint
+
+
+def test_an_objective_that_takes_numpy_vectors_gets_no_hint(tmp_path, monkeypatch, capsys):
+    (tmp_path / "wrong_for_check.py").write_text(WRONG_LOSS)
+    monkeypatch.chdir(tmp_path)
+    assert check("wrong_for_check.py:Wrong") == 1
+    assert "NumPy vector" not in capsys.readouterr().out
+
+
 def test_the_seed_is_passed_on(monkeypatch):
     seen = []
     monkeypatch.setattr(
@@ -111,6 +160,8 @@ def test_the_list_names_every_check_with_its_line(capsys):
         (["mine_for_check:Nothing"], "makes a Nothing"),
         (["mine_for_check:needs"], "without arguments"),
         (["lca:PathIntegral", "--samples", "0"], "samples must be at least 1"),
+        (["lca:PathIntegral", "--backend", "torhc"], "unknown backend 'torhc'"),
+        (["lca:PathIntegral", "--backend", "numpy"], "is an estimator, checked on NumPy objectives; leave"),
         (["lca:PathIntegral", "--expect", "terms_add_up"], "CHECK=REASON"),
         (["lca:PathIntegral", "--expect", "=why"], "CHECK=REASON"),
         (["lca:PathIntegral", "--expect", "terms=why"], "names no check: terms"),

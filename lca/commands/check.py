@@ -2,12 +2,17 @@
 
 from argparse import ArgumentParser, Namespace
 from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
 
 from lca.allocation import Estimator
+from lca.backend import Backend, load_backend
 from lca.commands.check_target import find_maker
 from lca.commands.command import Command
 from lca.errors import LCAError
 from lca.extras import extra
+from lca.objective import Objective
 
 
 def add_arguments(parser: ArgumentParser) -> None:
@@ -16,6 +21,7 @@ def add_arguments(parser: ArgumentParser) -> None:
     add("target", nargs="?", metavar="MODULE:OBJECT", help=_TARGET_HELP)
     add("--samples", type=int, default=20, help="random cases a check (%(default)s)")
     add("--seed", type=int, default=0, help="of the random cases (%(default)s)")
+    add("--backend", metavar="NAME", help=_BACKEND_HELP)
     add("--expect", action="append", default=[], metavar="CHECK=REASON", help=_EXPECT_HELP)
     add("--list", action="store_true", help="list all checks and what each asks")
 
@@ -24,6 +30,7 @@ _TARGET_HELP = (
     "an estimator, an objective, or a class or function without arguments that makes one; also "
     "path/to/file.py:OBJECT"
 )
+_BACKEND_HELP = "for an objective: whose vectors it takes, e.g. torch (an installed backend; default: numpy)"
 _EXPECT_HELP = "a check known to fail, and why; if it passes all the same, that is a failure (repeatable)"
 
 
@@ -36,26 +43,45 @@ def run(args: Namespace) -> int:
         raise LCAError("nothing to check; pass module:object, or --list to see the checks.")
     if args.samples < 1:
         raise LCAError(f"samples must be at least 1, got {args.samples}.")
-    return _check(args.target, args.samples, args.seed, _expected(args.expect))
+    options = {"samples": args.samples, "seed": args.seed, "expected_failures": _expected(args.expect)}
+    backend = None if args.backend is None else load_backend(args.backend)
+    return _check(args.target, backend, options)
 
 
-def _check(target: str, samples: int, seed: int, expected: dict[str, str]) -> int:
+def _check(target: str, backend: Backend | None, options: dict[str, Any]) -> int:
     with extra("testing"):
         from lca.testing.checks import check_estimator, check_objective  # noqa: PLC0415 - needs hypothesis
         from lca.testing.report import ConformanceError  # noqa: PLC0415
 
     make = find_maker(target)
     subject = make()
+    if backend is not None and isinstance(subject, Estimator):
+        raise LCAError(f"{target} is an estimator, checked on NumPy objectives; leave --backend out.")
+    vector = np.asarray if backend is None else backend.vector
     try:
         if isinstance(subject, Estimator):
-            report = check_estimator(subject, samples=samples, seed=seed, expected_failures=expected)
+            report = check_estimator(subject, **options)
         else:
-            report = check_objective(make, samples=samples, seed=seed, expected_failures=expected)
+            report = check_objective(make, vector=vector, **options)
     except ConformanceError as failure:
         print(failure)
+        if backend is None and not isinstance(subject, Estimator):
+            print(_hint(subject), end="")
         return 1
     print(report)
     return 0
+
+
+def _hint(objective: Objective) -> str:
+    """What to do about an objective that takes no NumPy vector, and so fails every check."""
+    try:
+        objective.loss(np.zeros(objective.layout.size))
+    except Exception as error:
+        return (
+            f"\nIt takes no NumPy vector ({type(error).__name__}: {error}).\n"
+            "If it was written for a framework, name that, e.g. --backend torch.\n"
+        )
+    return ""
 
 
 def _expected(declared: Sequence[str]) -> dict[str, str]:
