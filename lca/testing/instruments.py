@@ -87,6 +87,28 @@ class WithUnused:
         return loss, np.append(grad, np.zeros(self.size, grad.dtype))
 
 
+@dataclass(frozen=True, eq=False)
+class WithBowl:
+    """``L(θ) + ½‖φ‖²`` with one more tensor φ, ``bowl.weight``, whose gradient is linear along any step."""
+
+    objective: Objective
+    size: int
+    layout: Layout = field(init=False)
+
+    def __post_init__(self) -> None:
+        inner = self.objective.layout
+        layout = Layout((*inner.names, "bowl.weight"), (*inner.shapes, (self.size,)))
+        object.__setattr__(self, "layout", layout)
+
+    def loss(self, theta: Array, batch: Batch | None = None) -> float:
+        phi = theta[-self.size :].astype(np.float64)
+        return self.objective.loss(theta[: -self.size], batch) + float(phi @ phi) / 2
+
+    def loss_and_grad(self, theta: Array, batch: Batch | None = None) -> tuple[float, Array]:
+        _, grad = self.objective.loss_and_grad(theta[: -self.size], batch)
+        return self.loss(theta, batch), np.append(grad, theta[-self.size :])
+
+
 @dataclass(eq=False)
 class Poisoned:
     """From the n-th gradient on, one entry is NaN (``what="gradient"``) or the loss is Inf (``"loss"``)."""

@@ -81,6 +81,18 @@ def _residual_to_the_first(a, step, objective):
     return with_values(a, values)
 
 
+def _rescaled(a, step, objective):
+    """All values times the factor that makes them add up, where there is enough to multiply."""
+    total = float(a.values.sum(dtype=np.float64))
+    factor = a.loss_change / total if abs(total) > 0.1 * a.mass else 1.0
+    terms = {name: _times(term, factor) for name, term in a.terms.items()}
+    return replace(_times(a, factor), terms=terms)
+
+
+def _times(a, factor):
+    return with_values(a, (a.values * factor).astype(a.values.dtype))
+
+
 def _residual_as_state(a, step, objective):
     return replace(a, residual=0.0, state_change=a.residual)
 
@@ -448,6 +460,11 @@ WRONG_ESTIMATORS: dict[str, Wrong] = {
         "the rest put where nobody looks",
         "follows_a_change_of_order_and_units",
         lambda: Altered(_residual_to_the_first),
+    ),
+    "rescaled": Wrong(
+        "'completeness' by one factor for all: zeros, signs and order of the error look right",
+        "agrees_with_an_adaptive_reference",
+        lambda: Altered(_rescaled),
     ),
     "residual as state change": Wrong(
         "the rest booked as an effect of buffers that do not exist",
