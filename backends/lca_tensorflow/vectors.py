@@ -79,5 +79,6 @@ def _sum(parts: Iterator[tf.Tensor]) -> float:
 
 
 _OPS = TensorFlowOps()
-# `tf.Tensor` is no base that singledispatch sees, and the class of eager tensors has no public name.
-vector_ops.register(type(tf.constant(0.0)), lambda vector: _OPS)
+# Only eager tensors hold numbers. To make one here, for its type, would end the time in which the user may set
+# threads and devices.
+vector_ops.register(tf.__internal__.EagerTensor, lambda vector: _OPS)
