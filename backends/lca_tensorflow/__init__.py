@@ -2,8 +2,10 @@
 
 import lca_tensorflow.engine  # noqa: F401 - refuses other engines of Keras before anything is built on them
 import lca_tensorflow.vectors  # noqa: F401 - registers the reductions of TensorFlow tensors
+from lca_tensorflow.backend import TensorFlowBackend
 from lca_tensorflow.callback import LCACallback
 from lca_tensorflow.objective import Objective
 from lca_tensorflow.parameters import layout_of
+from lca_tensorflow.penalty import Penalty
 
-__all__ = ["LCACallback", "Objective", "layout_of"]
+__all__ = ["LCACallback", "Objective", "Penalty", "TensorFlowBackend", "layout_of"]

@@ -4,26 +4,31 @@ The model's variables are never written: a `keras.StatelessScope` puts θ in the
 forward pass, and catches whatever the pass would assign (moving statistics, seeds).
 """
 
-from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import contextmanager
-from functools import partial
-from typing import Any, Literal, TypeAlias, get_args
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any, TypeAlias
 
 import keras
 import tensorflow as tf
 
-from lca.errors import DataError, LayoutError, LCAError, UnknownNameError
+from lca.errors import DataError, LayoutError, LCAError
 from lca.layout import Layout
 from lca.objective import State
 from lca_tensorflow.data import Tree
-from lca_tensorflow.parameters import Frozen, check_theta, layout_of, parameters_of, unique_names
+from lca_tensorflow.parameters import (
+    Frozen,
+    check_theta,
+    flat_gradient,
+    layout_of,
+    parameters_of,
+    tensors_of,
+    training,
+    unique_names,
+)
+from lca_tensorflow.policies import BatchNormPolicy, Scope, batch_statistics, layers_with_batch_statistics
 
 BatchLoss: TypeAlias = Callable[[keras.Model, Tree], tf.Tensor]
 Sums: TypeAlias = tuple[tf.Tensor, tf.Tensor, tf.Tensor]
 """Weighted loss, weight and weighted gradient of the batches so far."""
-BatchNormPolicy: TypeAlias = Literal["batch", "frozen"]
-"""Statistics a BatchNormalization layer uses: those of the measuring batch, or its moving ones."""
-Norm = keras.layers.BatchNormalization
 
 
 class ModelLoss:
@@ -35,25 +40,19 @@ class ModelLoss:
         batch_loss: BatchLoss,
         *,
         batch_weight: Callable[[Tree], Any],
-        batch_norm: BatchNormPolicy,
+        batch_norm: BatchNormPolicy | Mapping[str, BatchNormPolicy],
         frozen: Frozen,
         jit_compile: bool,
         run_eagerly: bool,
     ) -> None:
-        if batch_norm not in get_args(BatchNormPolicy):
-            raise UnknownNameError("batch_norm policy", batch_norm, get_args(BatchNormPolicy))
         self.layout: Layout = layout_of(model, frozen)
         self.variables = list(parameters_of(model, frozen).values())
         self.dtype: str = self.variables[0].dtype
         self._model = model
         self._batch_loss, self._batch_weight = batch_loss, batch_weight
-        # As in training, a layer that is not trainable uses its moving statistics.
-        norms = [x for x in model._flatten_layers() if isinstance(x, Norm) and x.trainable]
-        self._norms = norms if batch_norm == "batch" else []
+        self._norms = layers_with_batch_statistics(model, batch_norm)
+        self._trains = training(model, frozen)
         own = {id(v) for v in self.variables}
-        self._trainable = [
-            v.trainable and id(v) in {id(t) for t in model.trainable_variables} for v in self.variables
-        ]
         unused = {id(v) for norm in self._norms for v in (norm.moving_mean, norm.moving_variance)}
         others = [v for v in model.variables if id(v) not in own and "float" in v.dtype]
         self._buffers = {
@@ -76,27 +75,31 @@ class ModelLoss:
     def evaluate(
         self, theta: tf.Tensor, batches: Iterable[Tree], state: State | None = None, *, gradient: bool
     ) -> tuple[float, tf.Tensor | None]:
-        """Mean loss over the batches, summed in float64, and its gradient (K,) if asked for."""
+        """Mean loss over the batches, summed in float64, and its gradient (K,) if asked for.
+
+        A float64 model takes float32 parameters as well, and computes in float64; not the other way round.
+        """
         check_theta(self.layout, theta)
-        if theta.dtype.name != self.dtype:
+        if theta.dtype == tf.float64 and self.dtype == "float32":
             raise LayoutError(
-                f"theta is {theta.dtype.name}, but the model was built in {self.dtype}; use tf.cast(theta, "
-                f"{self.dtype!r}), or build the model under keras.config.set_floatx({theta.dtype.name!r})."
+                "theta is float64, but the model was built in float32; use tf.cast(theta, 'float32'), or build "
+                "the model under keras.config.set_floatx('float64')."
             )
-        total = weights = tf.zeros([], tf.float64)
-        grad = tf.zeros_like(theta) if gradient else tf.zeros([], theta.dtype)
+        wide = tf.cast(theta, self.dtype)
+        zero = tf.zeros([], tf.float64)
+        sums = zero, zero, tf.zeros_like(wide) if gradient else tf.zeros([], self.dtype)
         state = dict(state or self.state() or {})
-        sums = total, weights, grad
         for batch in batches:
-            sums = self._add(batch, gradient)(theta, state, batch, sums)
+            sums = self._add(batch, gradient)(wide, state, batch, sums)
         total, weights, grad = sums
         if not float(weights) > 0:
             raise DataError("the measured batches weigh 0 together; pass a batch_weight that is positive.")
-        return float(total / weights), grad / tf.cast(weights, theta.dtype) if gradient else None
+        mean = tf.cast(grad / tf.cast(weights, grad.dtype), theta.dtype) if gradient else None
+        return float(total / weights), mean
 
     def try_out(self, theta: tf.Tensor, batch: Tree) -> list[str]:
         """One batch, not compiled, everything checked; the trainable tensors that get no gradient from it."""
-        tensors = self._tensors(theta)
+        tensors = tensors_of(self.layout, theta)
         with tf.GradientTape(watch_accessed_variables=False) as tape:
             tape.watch(tensors)
             try:
@@ -114,7 +117,7 @@ class ModelLoss:
                 "the loss does not depend on any weight of the model; is it computed with stop_gradient, or "
                 "converted to NumPy on the way?"
             )
-        found = zip(self.layout.names, grads, self._trainable, strict=True)
+        found = zip(self.layout.names, grads, self._trains, strict=True)
         return [name for name, grad, trainable in found if trainable and grad is None]
 
     def _add(self, batch: Tree, gradient: bool) -> Callable[..., Any]:
@@ -134,53 +137,25 @@ class ModelLoss:
     def _add_loss(self, theta: tf.Tensor, state: State, batch: Tree, sums: Sums) -> Sums:
         total, weights, grad = sums
         weight = tf.cast(self._batch_weight(batch), tf.float64)
-        loss = self._loss(self._tensors(theta), state, batch)
+        loss = self._loss(tensors_of(self.layout, theta), state, batch)
         return total + weight * tf.cast(loss, tf.float64), weights + weight, grad
 
     def _add_gradient(self, theta: tf.Tensor, state: State, batch: Tree, sums: Sums) -> Sums:
         total, weights, grad = sums
         weight = tf.cast(self._batch_weight(batch), tf.float64)
-        tensors = self._tensors(theta)
+        tensors = tensors_of(self.layout, theta)
         with tf.GradientTape(watch_accessed_variables=False) as tape:
             tape.watch(tensors)
             loss = self._loss(tensors, state, batch)
         found = tape.gradient(loss, tensors)
-        parts = [
-            tf.reshape(tf.zeros_like(tensor) if g is None or not trainable else tf.convert_to_tensor(g), [-1])
-            for tensor, g, trainable in zip(tensors, found, self._trainable, strict=True)
-        ]
-        grad += tf.cast(weight, theta.dtype) * tf.concat(parts, 0)
+        grad += tf.cast(weight, theta.dtype) * flat_gradient(tensors, found, self._trains)
         return total + weight * tf.cast(loss, tf.float64), weights + weight, grad
-
-    def _tensors(self, theta: tf.Tensor) -> list[tf.Tensor]:
-        parts = tf.split(theta, list(self.layout.sizes))
-        return [tf.reshape(part, shape) for part, shape in zip(parts, self.layout.shapes, strict=True)]
 
     def _loss(self, tensors: list[tf.Tensor], state: Mapping[str, tf.Tensor], batch: Tree) -> tf.Tensor:
         mapping = list(zip(self.variables, tensors, strict=True))
         mapping += [(self._buffers[name], value) for name, value in state.items() if name in self._buffers]
-        with _batch_statistics(self._norms), keras.StatelessScope(mapping, collect_losses=True):
+        with batch_statistics(self._norms), Scope(mapping):
             return self._batch_loss(self._model, batch)
-
-
-@contextmanager
-def _batch_statistics(norms: Iterable[Norm]) -> Iterator[None]:
-    """These layers normalise as in training, though the model is called as in inference."""
-    changed = []
-    try:
-        for norm in norms:
-            object.__setattr__(norm, "call", partial(_training_call, norm))
-            changed.append(norm)
-        yield
-    finally:
-        for norm in changed:
-            object.__delattr__(norm, "call")
-
-
-def _training_call(
-    norm: Norm, inputs: tf.Tensor, training: bool | None = None, mask: Any = None
-) -> tf.Tensor:
-    return type(norm).call(norm, inputs, training=True, mask=mask)
 
 
 def usual_loss(loss: Any) -> BatchLoss:

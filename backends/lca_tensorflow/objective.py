@@ -1,7 +1,7 @@
 """`Objective`: the mean loss of a Keras model over a data set, at any θ, with the model left as it is."""
 
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -12,8 +12,9 @@ from lca.errors import DataError, LCAError, LCAWarning
 from lca.layout import Layout
 from lca.objective import State
 from lca_tensorflow.data import Rows, Tree, as_tensors, examples_in, rows_of
-from lca_tensorflow.model_loss import BatchLoss, BatchNormPolicy, ModelLoss, usual_loss
+from lca_tensorflow.model_loss import BatchLoss, ModelLoss, usual_loss
 from lca_tensorflow.parameters import Frozen, flat
+from lca_tensorflow.policies import BatchNormPolicy
 
 BATCH_SIZE = 1024
 """Examples a measuring batch where nothing depends on it but speed."""
@@ -80,7 +81,7 @@ class Objective:
         batch_loss: BatchLoss | None = None,
         batch_weight: Callable[[Tree], Any] = examples_in,
         batch_size: int | None = None,
-        batch_norm: BatchNormPolicy = "batch",
+        batch_norm: BatchNormPolicy | Mapping[str, BatchNormPolicy] = "batch",
         frozen: Frozen = "zero",
         jit_compile: bool = False,
         run_eagerly: bool = False,

@@ -2,7 +2,7 @@
 
 from collections import Counter
 from collections.abc import Iterable
-from typing import Literal, TypeAlias, get_args
+from typing import Any, Literal, TypeAlias, get_args
 
 import keras
 import tensorflow as tf
@@ -114,6 +114,27 @@ _OUTPUTS_SECOND_LAST = (
 def flat(variables: Iterable[Variable]) -> tf.Tensor:
     """A new vector (K,) with the numbers of ``variables``."""
     return tf.concat([tf.reshape(variable.value, [-1]) for variable in variables], 0)
+
+
+def training(model: keras.Model, frozen: Frozen = "zero") -> list[bool]:
+    """Whether each of `parameters_of` trains at the moment."""
+    trained = {id(v) for v in model.trainable_variables}
+    return [id(v) in trained for v in parameters_of(model, frozen).values()]
+
+
+def tensors_of(layout: Layout, theta: tf.Tensor) -> list[tf.Tensor]:
+    """θ (K,) cut into tensors of the layout's shapes."""
+    parts = tf.split(theta, list(layout.sizes))
+    return [tf.reshape(part, shape) for part, shape in zip(parts, layout.shapes, strict=True)]
+
+
+def flat_gradient(tensors: list[tf.Tensor], grads: list[Any], trains: list[bool]) -> tf.Tensor:
+    """The gradient (K,): 0 where there is none or the tensor does not train; `tf.IndexedSlices` filled up."""
+    parts = [
+        tf.reshape(tf.zeros_like(tensor) if grad is None or not wanted else tf.convert_to_tensor(grad), [-1])
+        for tensor, grad, wanted in zip(tensors, grads, trains, strict=True)
+    ]
+    return tf.concat(parts, 0)
 
 
 def check_theta(layout: Layout, theta: tf.Tensor) -> None:
