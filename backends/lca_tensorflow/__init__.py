@@ -1,4 +1,4 @@
-"""Loss Change Allocation for TensorFlow and Keras: one callback for `model.fit`."""
+"""Loss Change Allocation for TensorFlow and Keras: a callback for `model.fit`, a tracker for loops."""
 
 import lca_tensorflow.engine  # noqa: F401 - refuses other engines of Keras before anything is built on them
 import lca_tensorflow.vectors  # noqa: F401 - registers the reductions of TensorFlow tensors
@@ -7,5 +7,6 @@ from lca_tensorflow.callback import LCACallback
 from lca_tensorflow.objective import Objective
 from lca_tensorflow.parameters import layout_of
 from lca_tensorflow.penalty import Penalty
+from lca_tensorflow.tracker import Tracker
 
-__all__ = ["LCACallback", "Objective", "Penalty", "TensorFlowBackend", "layout_of"]
+__all__ = ["LCACallback", "Objective", "Penalty", "TensorFlowBackend", "Tracker", "layout_of"]

@@ -59,7 +59,6 @@ class TensorFlowBackend:
             x, y, weight = batch
             return tf.reduce_sum(losses(model(x, training=False), y) * weight) / tf.reduce_sum(weight)
 
-        options = {"run_eagerly": self.run_eagerly, "jit_compile": self.jit_compile}
         measured = Objective(
             model,
             None,
@@ -68,7 +67,8 @@ class TensorFlowBackend:
             batch_weight=lambda batch: tf.reduce_sum(tf.cast(batch[2], tf.float64)),
             batch_size=batch_size,
             batch_norm=policies_of(network),
-            **options,
+            run_eagerly=self.run_eagerly,
+            jit_compile=self.jit_compile,
         )
         loss = NetworkLoss(network, measured)
         if not penalty:

@@ -1,24 +1,24 @@
 """`LCACallback`: allocates the loss change of every update that `model.fit` makes."""
 
+import warnings
 from collections.abc import Callable, Mapping
 from typing import Any
 
 import keras
-import tensorflow as tf
 
 from lca.allocation import Estimator
-from lca.errors import LayoutError, LCAError
+from lca.errors import LCAError, LCAWarning
 from lca.layout import Layout
-from lca.objective import Objective, State
-from lca.step import Step
+from lca.objective import Objective as AnyObjective
 from lca.summary import RunViews
-from lca.tracking import Measurement, OnError, Schedule
+from lca.tracking import Measurement, OnError, Schedule, check_options
 from lca.views import View
-from lca_tensorflow.parameters import flat, parameters_of
+from lca_tensorflow.objective import Objective
+from lca_tensorflow.updates import Updates
 
 
 class LCACallback(keras.callbacks.Callback):
-    """Allocates every update of ``model.fit(..., callbacks=[LCACallback(objective)])``.
+    """Allocates every update of ``model.fit(..., callbacks=[LCACallback(x, y)])``.
 
     θ is read before and after the batch, and the update is measured before training goes on. The model is
     only read: training with and without the callback gives the same numbers. Compiled training, XLA and
@@ -29,29 +29,26 @@ class LCACallback(keras.callbacks.Callback):
     ----------
     objective
         The measured loss (`lca_tensorflow.Objective` of this model, or a `lca.Sum` with one), or several by
-        name.
+        name; or the data, in any form that `Objective` takes, whose compiled loss is to be measured.
+    y
+        The targets, if ``objective`` is the inputs.
     estimator, every, views, on_error
         As in `lca.tracking.Measurement`: default `lca.Adaptive`, every step, the views of `summary`, and a
-        warning.
+        warning. ``on_error`` holds for what goes wrong when fit begins, too.
 
-    Attributes
-    ----------
-    steps
-        Number of updates seen, measured or not.
-
-    Raises
-    ------
-    LCAError
-        When fit begins, with ``steps_per_execution`` above 1 or under a distribution strategy, which hide
-        single updates.
+    Notes
+    -----
+    Every call of ``fit`` starts afresh; read `views` or `summary` before the next one. What fit cannot be
+    measured with is an error as ``on_error`` says: ``steps_per_execution`` above 1 and distribution
+    strategies, which hide single updates, and a `train_step` with optimizers of its own, for which there is
+    `Tracker`.
 
     Examples
     --------
-    >>> from lca_tensorflow import Objective
     >>> model = keras.Sequential([keras.Input((2,)), keras.layers.Dense(1)])
     >>> model.compile("sgd", "mse")
-    >>> x, y = tf.eye(2), tf.ones([2, 1])
-    >>> lca_callback = LCACallback(Objective(model, None, (x, y)))
+    >>> x, y = keras.ops.eye(2), keras.ops.ones((2, 1))
+    >>> lca_callback = LCACallback(x, y)
     >>> _ = model.fit(x, y, epochs=3, verbose=0, callbacks=[lca_callback])
     >>> lca_callback.summary()["train"]["steps"]
     3
@@ -59,83 +56,111 @@ class LCACallback(keras.callbacks.Callback):
 
     def __init__(
         self,
-        objective: Objective | Mapping[str, Objective],
-        estimator: Estimator | None = None,
+        objective: AnyObjective | Mapping[str, AnyObjective] | Any,
+        y: Any = None,
         *,
+        estimator: Estimator | None = None,
         every: Schedule = 1,
         views: Callable[[Layout], View] = RunViews.of,
         on_error: OnError = "warn",
     ) -> None:
         super().__init__()
-        self._measurement = Measurement(objective, estimator, every=every, views=views, on_error=on_error)
-        self._variables: list[keras.Variable] = []
-        self.steps = 0
-        self._updates = 0
-        self._start: tf.Tensor | None = None
-        self._end: tf.Tensor | None = None
-        self._state: State | None = None
+        check_options(every, on_error)
+        if isinstance(y, Estimator):
+            raise LCAError("the second argument is y; pass estimator=... by name.")
+        self._measured: Any = objective if y is None else (objective, y)
+        self._options: dict[str, Any] = {"every": every, "views": views, "on_error": on_error}
+        self._estimator = estimator
+        self._failed: Exception | None = None
+        self._measurement: Measurement | None = None
+        self._updates: Updates | None = None
+        self._batches = 0
+
+    @property
+    def steps(self) -> int:
+        """Number of updates seen in this fit, measured or not."""
+        return 0 if self._updates is None else self._updates.watch.steps
+
+    @property
+    def jumps(self) -> int:
+        """Number of measured updates that did not begin where the one before had ended."""
+        return 0 if self._updates is None else self._updates.watch.jumps
 
     @property
     def views(self) -> Mapping[str, View]:
-        """The view of each measured loss, by name."""
-        return self._measurement.views
+        """The view of each measured loss, by name; empty before the fit has begun."""
+        return {} if self._measurement is None else self._measurement.views
 
     @property
     def error(self) -> Exception | None:
-        """What ended the measuring, or ``None``."""
-        return self._measurement.error
+        """What ended the measuring, or kept it from beginning, or ``None``."""
+        return self._failed if self._measurement is None else self._measurement.error
 
     def summary(self) -> dict[str, dict[str, Any]]:
-        """`lca.summary.summarize` of each measured loss, by name."""
+        """`lca.summary.summarize` of each measured loss, by name.
+
+        Raises
+        ------
+        LCAError
+            If no step was measured, or ``views`` are not the default ones.
+        """
+        if self._measurement is None:
+            why = f"{type(self._failed).__name__}: {self._failed}" if self._failed else "no fit has begun."
+            raise LCAError(f"no step was measured: {why}")
         return self._measurement.summary()
 
     def on_train_begin(self, logs: Any = None) -> None:
+        self._measurement = self._updates = self._failed = None
+        self._batches = 0
+        try:
+            measurement = self._make_measurement()
+            self._updates = Updates(self.model, self.model.optimizer, measurement)
+        except Exception as error:
+            if self._options["on_error"] == "raise":
+                raise
+            self._failed = error
+            warnings.warn(
+                f"measuring did not begin, training goes on: {type(error).__name__}: {error}",
+                LCAWarning,
+                stacklevel=3,
+            )
+        else:
+            self._measurement = measurement
+            self._updates.watch.begin()
+
+    def on_train_batch_begin(self, batch: int, logs: Any = None) -> None:
+        if self._updates is not None:
+            self._updates.before()
+
+    def on_train_batch_end(self, batch: int, logs: Any = None) -> None:
+        self._batches += 1
+        if self._updates is not None:
+            self._updates.after()
+
+    def on_train_end(self, logs: Any = None) -> None:
+        if self._updates is None or self._measurement is None:
+            return
+        self._updates.watch.end()
+        if self._batches and not self.steps:
+            with self._measurement.guarded(0):
+                raise LCAError(
+                    f"model.optimizer made no update in {self._batches} batches; if train_step has "
+                    "optimizers of its own, put a Tracker around a loop of your own."
+                )
+
+    def _make_measurement(self) -> Measurement:
         if self.model.steps_per_execution != 1:
             raise LCAError(
                 f"with steps_per_execution={self.model.steps_per_execution} Keras shows callbacks only every "
                 "so many updates; use model.compile(..., steps_per_execution=1)."
             )
-        if tf.distribute.has_strategy() or self.model._distribute_strategy is not None:
-            raise LCAError(
-                "models of a tf.distribute strategy are not measured; build and compile the model outside "
-                "strategy.scope()."
-            )
-        named = parameters_of(self.model)
-        [first, *_] = self._measurement.objectives.values()
-        unknown = [name for name in first.layout.names if name not in named]
-        if unknown:
-            raise LayoutError(
-                f"the objective is about {', '.join(map(repr, unknown))}, which the model has not; "
-                "make it from the same model."
-            )
-        self._variables = [named[name] for name in first.layout.names]
-        self._start = self._end = self._state = None
+        return Measurement(self._objectives(), self._estimator, **self._options)
 
-    def on_train_batch_begin(self, batch: int, logs: Any = None) -> None:
-        self._start = None
-        self._updates = int(self.model.optimizer.iterations)
-        if self._measurement.wants(self.steps):
-            with self._measurement.guarded(self.steps):
-                theta = flat(self._variables)
-                # The very vector that the last step ended with, so that its gradient is reused.
-                same = self._end is not None and bool(tf.reduce_all(theta == self._end))
-                self._start = self._end if same else theta
-                self._state = self._current_state()
-
-    def on_train_batch_end(self, batch: int, logs: Any = None) -> None:
-        if int(self.model.optimizer.iterations) == self._updates:
-            return
-        if self._start is not None:
-            with self._measurement.guarded(self.steps):
-                start, before, end = self._start, self._state, flat(self._variables)
-                self._end, self._state = end, self._current_state()
-                state = None if before is None or self._state is None else (before, self._state)
-                self._measurement.measure(Step(start, end, self.steps, state=state))
-        self.steps += 1
-
-    def _current_state(self) -> State | None:
-        """The state as it is now; the very object known before if nothing moved since."""
-        now, known = self._measurement.state(), self._state
-        if now is None or known is None:
-            return now
-        return known if all(bool(tf.reduce_all(now[name] == known[name])) for name in now) else now
+    def _objectives(self) -> AnyObjective | Mapping[str, AnyObjective]:
+        measured = self._measured
+        by_name = isinstance(measured, Mapping) and all(
+            isinstance(m, AnyObjective) for m in measured.values()
+        )
+        if by_name or isinstance(measured, AnyObjective):
+            return measured  # type: ignore[no-any-return]
+        return Objective(self.model, None, measured)

@@ -3,7 +3,7 @@
 A batch is ``(x, y)`` or ``(x, y, sample_weight)``, as `keras.Model.fit` takes it; x and y may be nested.
 """
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, TypeAlias
 
@@ -18,11 +18,9 @@ Tree: TypeAlias = Any
 
 
 def as_tensors(tree: Tree, dtype: str) -> Tree:
-    """``tree`` with tensors as leaves, floating-point ones in ``dtype``; lists become tuples, None stays."""
-    if tree is None:
-        return None
-    if isinstance(tree, tuple | list):
-        return tuple(as_tensors(value, dtype) for value in tree)
+    """``tree`` with tensors as leaves, floating-point ones in ``dtype``; lists become tuples."""
+    if isinstance(tree, tuple | list):  # an absent sample_weight is left out
+        return tuple(as_tensors(value, dtype) for value in tree if value is not None)
     if isinstance(tree, dict):
         return {name: as_tensors(value, dtype) for name, value in tree.items()}
     tensor = tf.convert_to_tensor(tree)
@@ -36,6 +34,30 @@ def examples_in(batch: Tree) -> tf.Tensor:
     7
     """
     return tf.shape(tf.nest.flatten(batch)[0])[0]
+
+
+def weighted_by_class(batch: Tree, class_weight: Mapping[int, float] | None) -> Tree:
+    """The batch with the weight of each example's class as its `sample_weight`, as `fit` makes it.
+
+    Classes that are not named weigh 1. Labels are integers, or one-hot rows.
+
+    >>> *_, weights = weighted_by_class((tf.zeros([3, 1]), tf.constant([0, 2, 2])), {2: 0.5})
+    >>> weights.numpy()
+    array([1. , 0.5, 0.5])
+    """
+    if class_weight is None:
+        return batch
+    if not isinstance(batch, tuple) or len(batch) != 2 or not isinstance(batch[1], tf.Tensor):
+        raise DataError(
+            "class_weight needs data (x, y) with one array of labels and no sample_weight; multiply it into "
+            "the sample_weight instead."
+        )
+    x, y = batch
+    labels = y.numpy()
+    if labels.ndim > 1:
+        labels = labels.argmax(-1) if labels.shape[-1] > 1 else labels[..., 0]
+    weights = [float(class_weight.get(int(label), 1.0)) for label in labels.ravel()]
+    return x, y, tf.reshape(tf.constant(weights, tf.float64), labels.shape)
 
 
 @dataclass(frozen=True, eq=False)
@@ -55,6 +77,10 @@ class Rows:
     def take(self, start: int, stop: int) -> Tree:
         """Some of the rows, as a batch."""
         return tf.nest.map_structure(lambda tensor: tensor[start:stop], self.tree)
+
+    def where(self, mine: tf.Tensor) -> "Rows":
+        """The rows that a mask (n,) names."""
+        return Rows(tf.nest.map_structure(lambda tensor: tf.boolean_mask(tensor, mine), self.tree))
 
 
 def rows_of(data: object, dtype: str) -> tuple[Rows, int | None]:
@@ -86,7 +112,7 @@ def _batches(data: object) -> Iterable[Tree]:
     if isinstance(data, tf.data.Dataset):
         if int(data.cardinality()) == tf.data.INFINITE_CARDINALITY:
             raise DataError("the Dataset repeats without end; measure on it before .repeat().")
-        return data
+        return data  # type: ignore[no-any-return]
     if not isinstance(data, Iterable) or isinstance(data, dict | np.ndarray):
         raise DataError(
             f"measured data must be a tuple (x, y) or (x, y, sample_weight), a tf.data.Dataset, a PyDataset "
@@ -102,7 +128,7 @@ def _known_length(data: keras.utils.PyDataset) -> int:
 
 
 def _rows(tree: Tree) -> Rows:
-    shapes = [tensor.shape for tensor in tf.nest.flatten(tree) if tensor is not None]
+    shapes = [tensor.shape for tensor in tf.nest.flatten(tree)]
     lengths = {shape[0] if shape.rank else None for shape in shapes}
     if len(lengths) != 1 or None in lengths:
         raise DataError(

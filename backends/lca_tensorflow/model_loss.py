@@ -4,6 +4,7 @@ The model's variables are never written: a `keras.StatelessScope` puts θ in the
 forward pass, and catches whatever the pass would assign (moving statistics, seeds).
 """
 
+import copy
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any, TypeAlias
 
@@ -49,7 +50,7 @@ class ModelLoss:
         self.variables = list(parameters_of(model, frozen).values())
         self.dtype: str = self.variables[0].dtype
         self._model = model
-        self._batch_loss, self._batch_weight = batch_loss, batch_weight
+        self._batch_loss, self.batch_weight = batch_loss, batch_weight
         self._norms = layers_with_batch_statistics(model, batch_norm)
         self._trains = training(model, frozen)
         own = {id(v) for v in self.variables}
@@ -61,12 +62,23 @@ class ModelLoss:
             if id(v) not in unused
         }
         self._eagerly, self._jit = run_eagerly, jit_compile
-        self._compiled: dict[object, Callable[..., Any]] = {}
+        self._compiled: dict[object, Any] = {}  # tf.functions
 
     @property
     def mixes_examples(self) -> bool:
         """Whether the loss of an example depends on the batch it is measured in (batch statistics)."""
         return bool(self._norms)
+
+    @property
+    def traces(self) -> int:
+        """How often a loss or a gradient was traced so far, for all structures and sizes of batches."""
+        return sum(function.experimental_get_tracing_count() for function in self._compiled.values())
+
+    def of(self, batch_loss: BatchLoss) -> "ModelLoss":
+        """Another loss of a batch, all else as here."""
+        other = copy.copy(self)
+        other._batch_loss, other._compiled = batch_loss, {}
+        return other
 
     def state(self) -> State | None:
         """A copy of the variables besides θ that the loss depends on."""
@@ -82,8 +94,8 @@ class ModelLoss:
         check_theta(self.layout, theta)
         if theta.dtype == tf.float64 and self.dtype == "float32":
             raise LayoutError(
-                "theta is float64, but the model was built in float32; use tf.cast(theta, 'float32'), or build "
-                "the model under keras.config.set_floatx('float64')."
+                "theta is float64, but the model was built in float32; use tf.cast(theta, 'float32'), or "
+                "build the model under keras.config.set_floatx('float64')."
             )
         wide = tf.cast(theta, self.dtype)
         zero = tf.zeros([], tf.float64)
@@ -120,7 +132,7 @@ class ModelLoss:
         found = zip(self.layout.names, grads, self._trains, strict=True)
         return [name for name, grad, trainable in found if trainable and grad is None]
 
-    def _add(self, batch: Tree, gradient: bool) -> Callable[..., Any]:
+    def _add(self, batch: Tree, gradient: bool) -> Any:
         """The compiled addition of one batch, made once for all batch sizes."""
         function = self._add_gradient if gradient else self._add_loss
         if self._eagerly:
@@ -136,13 +148,13 @@ class ModelLoss:
 
     def _add_loss(self, theta: tf.Tensor, state: State, batch: Tree, sums: Sums) -> Sums:
         total, weights, grad = sums
-        weight = tf.cast(self._batch_weight(batch), tf.float64)
+        weight = tf.cast(self.batch_weight(batch), tf.float64)
         loss = self._loss(tensors_of(self.layout, theta), state, batch)
         return total + weight * tf.cast(loss, tf.float64), weights + weight, grad
 
     def _add_gradient(self, theta: tf.Tensor, state: State, batch: Tree, sums: Sums) -> Sums:
         total, weights, grad = sums
-        weight = tf.cast(self._batch_weight(batch), tf.float64)
+        weight = tf.cast(self.batch_weight(batch), tf.float64)
         tensors = tensors_of(self.layout, theta)
         with tf.GradientTape(watch_accessed_variables=False) as tape:
             tape.watch(tensors)
@@ -156,20 +168,6 @@ class ModelLoss:
         mapping += [(self._buffers[name], value) for name, value in state.items() if name in self._buffers]
         with batch_statistics(self._norms), Scope(mapping):
             return self._batch_loss(self._model, batch)
-
-
-def usual_loss(loss: Any) -> BatchLoss:
-    """``loss(y, model(x))``, or what the model was compiled with, plus `add_loss` and regularizers."""
-
-    def of_batch(model: keras.Model, batch: Tree) -> tf.Tensor:
-        x, y, weight = keras.utils.unpack_x_y_sample_weight(batch)
-        outputs = model(x, training=False)
-        if loss is None:
-            return model._compute_loss(x=x, y=y, y_pred=outputs, sample_weight=weight, training=False)
-        data = loss(y, outputs) if weight is None else loss(y, outputs, sample_weight=weight)
-        return tf.add_n([data, *(tf.reduce_sum(extra) for extra in model.losses)])
-
-    return of_batch
 
 
 def check_loss(loss: object) -> None:

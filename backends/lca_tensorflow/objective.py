@@ -1,18 +1,21 @@
 """`Objective`: the mean loss of a Keras model over a data set, at any θ, with the model left as it is."""
 
+import copy
 import warnings
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
 import keras
+import numpy as np
 import tensorflow as tf
 
 from lca.errors import DataError, LCAError, LCAWarning
 from lca.layout import Layout
-from lca.objective import State
-from lca_tensorflow.data import Rows, Tree, as_tensors, examples_in, rows_of
-from lca_tensorflow.model_loss import BatchLoss, ModelLoss, usual_loss
+from lca.objective import Scaled, State, Sum
+from lca_tensorflow.data import Rows, Tree, as_tensors, rows_of, weighted_by_class
+from lca_tensorflow.losses import check_loss_argument, data_loss, penalty_loss, usual_loss, usual_weight
+from lca_tensorflow.model_loss import BatchLoss, ModelLoss
 from lca_tensorflow.parameters import Frozen, flat
 from lca_tensorflow.policies import BatchNormPolicy
 
@@ -40,7 +43,10 @@ class Objective:
     batch_loss
         Instead of ``loss``: any function ``(model, batch) -> mean loss``, built of TensorFlow operations.
     batch_weight
-        How much a batch counts, a scalar tensor; default: its number of examples.
+        How much a batch counts, a scalar tensor; default: its number of examples, or what its weights add up
+        to where the loss has the reduction ``mean_with_sample_weight``.
+    class_weight
+        The weight of examples of a class, by label, as in `fit`.
     batch_size
         Examples a measuring batch. ``None``: that of the data if they come in batches, else 1024.
     batch_norm
@@ -79,31 +85,30 @@ class Objective:
         data: object,
         *,
         batch_loss: BatchLoss | None = None,
-        batch_weight: Callable[[Tree], Any] = examples_in,
+        batch_weight: Callable[[Tree], Any] | None = None,
+        class_weight: Mapping[int, float] | None = None,
         batch_size: int | None = None,
         batch_norm: BatchNormPolicy | Mapping[str, BatchNormPolicy] = "batch",
         frozen: Frozen = "zero",
         jit_compile: bool = False,
         run_eagerly: bool = False,
     ) -> None:
-        if loss is not None and batch_loss is not None:
-            raise LCAError("pass loss (of y and output) or batch_loss (of model and batch), not both.")
+        check_loss_argument(model, loss, batch_loss)
         self.model = model
+        self._user_loss, self._own_batch_loss = loss, batch_loss is not None
+        self._class_weight = class_weight
         self._loss = ModelLoss(
             model,
             batch_loss or usual_loss(loss),
-            batch_weight=batch_weight,
+            batch_weight=batch_weight or usual_weight(model, loss),
             batch_norm=batch_norm,
             frozen=frozen,
             jit_compile=jit_compile,
             run_eagerly=run_eagerly,
         )
-        if loss is None and batch_loss is None and not model.compiled:
-            raise LCAError(
-                f"the model {model.name!r} is not compiled; pass loss=..., or call model.compile first."
-            )
         self.layout: Layout = self._loss.layout
-        self._data, suggested = rows_of(data, self._loss.dtype)
+        rows, suggested = rows_of(data, self._loss.dtype)
+        self._data = Rows(as_tensors(weighted_by_class(rows.tree, class_weight), self._loss.dtype))
         self.batch_size = self._choose_batch_size(batch_size, suggested)
         self._try_out(self._data.take(0, self.batch_size))
 
@@ -129,11 +134,64 @@ class Objective:
         """The same loss with these variables instead of the model's own."""
         return AtState(self, state)
 
+    def by_term(self) -> Sum:
+        """L(θ) as a `lca.Sum` of the terms ``data`` and ``penalty`` (`add_loss` and regularizers).
+
+        Costs no more than L(θ) where the penalties are regularizers of weights.
+
+        Raises
+        ------
+        LCAError
+            If the loss of a batch is the user's own, or the model has a `compute_loss` of its own, whose
+            terms cannot be told apart.
+        """
+        overridden = type(self.model).compute_loss is not keras.Model.compute_loss
+        if self._own_batch_loss or (self._user_loss is None and overridden):
+            raise LCAError(
+                "the terms of a batch_loss, or of a model with its own compute_loss, cannot be told apart; "
+                "make one Objective a term and put them in a lca.Sum."
+            )
+        losses = {"data": data_loss(self._user_loss), "penalty": penalty_loss}
+        return Sum({name: self._with(self._loss.of(loss), self._data) for name, loss in losses.items()})
+
+    def by_class(self) -> Sum:
+        """L(θ) as a `lca.Sum` of one term a label, ``class 0``, ``class 1``, ..., that add up to L(θ).
+
+        A term is the mean loss of the class times its share of the weight; all together cost one pass.
+
+        Raises
+        ------
+        LCAError
+            If the data have no integer labels, or the loss depends on the measuring batches.
+        """
+        if self._loss.mixes_examples:
+            raise LCAError("with batch statistics a class cannot be measured alone; use batch_norm='frozen'.")
+        pair = self._data.tree
+        labels = pair[1] if isinstance(pair, tuple) and len(pair) in (2, 3) else None
+        if not isinstance(labels, tf.Tensor) or not labels.dtype.is_integer or _columns(labels) != 1:
+            raise LCAError("only data of the form (inputs, integer labels) have classes.")
+        labels = tf.reshape(labels, [-1])
+        return Sum({f"class {c}": self._share(labels == c) for c in np.unique(labels.numpy()).tolist()})
+
+    def _share(self, mine: tf.Tensor) -> Scaled:
+        """What the examples in ``mine`` contribute to the mean over all."""
+        rows, weight = self._data.where(mine), self._loss.batch_weight
+        return Scaled(self._with(self._loss, rows), float(weight(rows.tree)) / float(weight(self._data.tree)))
+
+    def _with(self, loss: ModelLoss, rows: Rows) -> "Objective":
+        other = copy.copy(self)
+        other._loss, other._data = loss, rows
+        return other
+
     def _evaluate(
         self, theta: tf.Tensor, batch: Tree | None, state: State | None, *, gradient: bool
     ) -> tuple[float, tf.Tensor | None]:
-        rows = self._data if batch is None else Rows(as_tensors(batch, self._loss.dtype))
+        rows = self._data if batch is None else self._rows(batch)
         return self._loss.evaluate(theta, rows.batches(self.batch_size), state, gradient=gradient)
+
+    def _rows(self, batch: Tree) -> Rows:
+        weighted = weighted_by_class(as_tensors(batch, self._loss.dtype), self._class_weight)
+        return Rows(as_tensors(weighted, self._loss.dtype))
 
     def _choose_batch_size(self, wanted: int | None, suggested: int | None) -> int:
         if wanted is not None and (not isinstance(wanted, int) or wanted < 1):
@@ -170,6 +228,10 @@ class Objective:
                 f"the loss of {n} examples ({whole:.6g}) is the sum of those of its halves ({first:.6g} and "
                 f"{second:.6g}), not their mean; use reduction='sum_over_batch_size'."
             )
+
+
+def _columns(labels: tf.Tensor) -> int:
+    return int(np.prod(labels.shape[1:]))
 
 
 @dataclass(frozen=True, eq=False)

@@ -12,12 +12,12 @@ from lca.errors import NonDeterministicError, UnknownNameError
 
 BatchNormPolicy: TypeAlias = Literal["batch", "frozen"]
 """Statistics a BatchNormalization layer uses: those of the measuring batch, or its moving ones."""
-Norm = keras.layers.BatchNormalization
+Norm: Any = keras.layers.BatchNormalization
 
 
 def layers_with_batch_statistics(
     model: keras.Model, policy: BatchNormPolicy | Mapping[str, BatchNormPolicy]
-) -> list[Norm]:
+) -> list[keras.layers.BatchNormalization]:
     """The normalisation layers that use the statistics of the measuring batch.
 
     A mapping names layers (the others get ``"batch"``). As in training, a layer that is not trainable uses
@@ -36,7 +36,7 @@ def layers_with_batch_statistics(
 
 
 @contextmanager
-def batch_statistics(norms: Iterable[Norm]) -> Iterator[None]:
+def batch_statistics(norms: Iterable[keras.layers.BatchNormalization]) -> Iterator[None]:
     """These layers normalise as in training, though the model is called as in inference."""
     changed = []
     try:
@@ -50,7 +50,7 @@ def batch_statistics(norms: Iterable[Norm]) -> Iterator[None]:
 
 
 def _training_call(
-    norm: Norm, inputs: tf.Tensor, training: bool | None = None, mask: Any = None
+    norm: keras.layers.BatchNormalization, inputs: tf.Tensor, training: bool | None = None, mask: Any = None
 ) -> tf.Tensor:
     return type(norm).call(norm, inputs, training=True, mask=mask)
 

@@ -79,6 +79,6 @@ def _sum(parts: Iterator[tf.Tensor]) -> float:
 
 
 _OPS = TensorFlowOps()
-# Only eager tensors hold numbers. To make one here, for its type, would end the time in which the user may set
-# threads and devices.
+# Only eager tensors hold numbers. To make one here, for its type, would end the time in which the user may
+# set threads and devices.
 vector_ops.register(tf.__internal__.EagerTensor, lambda vector: _OPS)

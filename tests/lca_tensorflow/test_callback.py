@@ -44,7 +44,7 @@ def test_every_update_is_measured_and_training_is_bit_identical():
     plain = fit(model_of())
     model = model_of()
     objective = Objective(model, None, (X, Y), batch_norm="frozen")
-    ours, points = LCACallback(objective, lca.PathIntegral(lca.SIMPSON), on_error="raise"), Points(objective)
+    ours, points = LCACallback(objective, estimator=lca.PathIntegral(lca.SIMPSON), on_error="raise"), Points(objective)
     measured = fit(model, ours, points)
     assert all(np.array_equal(a, b) for a, b in zip(plain, measured, strict=True))
     rows = ours.views["train"].trace.rows
@@ -65,8 +65,8 @@ def test_what_hides_updates_is_refused():
     model = model_of(steps_per_execution=3)
     objective = Objective(model, None, (X, Y), batch_norm="frozen")
     with pytest.raises(LCAError, match="steps_per_execution=1"):
-        fit(model, LCACallback(objective))
+        fit(model, LCACallback(objective, on_error="raise"))
     with tf.distribute.MirroredStrategy(["CPU:0"]).scope():
         model = model_of()
     with pytest.raises(LCAError, match=r"outside strategy\.scope"):
-        fit(model, LCACallback(objective))
+        fit(model, LCACallback(objective, on_error="raise"))

@@ -70,7 +70,7 @@ def measure(optimizer_name: str, estimator_name: str, seed: int, steps: int) -> 
     loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
     model.compile(OPTIMIZERS[optimizer_name](), loss)
     objective = Objective(model, loss, (data.x, data.y), batch_size=1000)
-    callback = LCACallback(objective, ESTIMATORS[estimator_name], on_error="raise")
+    callback = LCACallback(objective, estimator=ESTIMATORS[estimator_name], on_error="raise")
     bar = TqdmCallback(verbose=2, mininterval=10)
     began = time.perf_counter()
     model.fit(TorchBatches(data, steps), shuffle=False, verbose=0, callbacks=[callback, bar])

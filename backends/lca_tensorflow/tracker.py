@@ -1,0 +1,151 @@
+"""`Tracker`: measures a training loop that somebody else wrote, around its updates."""
+
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from types import TracebackType
+from typing import Any
+
+import keras
+import tensorflow as tf
+
+from lca.allocation import Estimator
+from lca.errors import LCAError
+from lca.layout import Layout
+from lca.objective import Objective
+from lca.summary import RunViews
+from lca.tracking import Measurement, OnError, Schedule
+from lca.views import View
+from lca_tensorflow.updates import Updates
+
+
+class Tracker:
+    """Allocates the loss change of every update of ``optimizer`` inside a ``with`` block.
+
+    In an eager loop nothing else is needed: the tracker listens to ``optimizer.apply``, which
+    ``apply_gradients`` calls as well. What runs inside a `tf.function` it cannot hear; there, wrap the call:
+    ``with tracker.step(): train_step(x, y)``. Training with and without a tracker gives the same numbers, bit
+    for bit. Accumulated gradients, and a step that a `LossScaleOptimizer` skips, are no step.
+
+    Parameters
+    ----------
+    model, optimizer
+        What is being trained, and the Keras optimizer that makes the steps.
+    objective
+        The measured loss (`lca_tensorflow.Objective` of this model, or a `lca.Sum` with one), or several by
+        name.
+    estimator, every, views, on_error
+        As in `lca.tracking.Measurement`: default `lca.Adaptive`, every step, the views of `summary`, and a
+        warning.
+
+    Raises
+    ------
+    LCAError
+        If optimizer, objective and model do not belong together, or under a distribution strategy.
+
+    Notes
+    -----
+    Memory beyond the estimator's: θ at both ends of a step, on its own device.
+
+    Examples
+    --------
+    >>> from lca_tensorflow import Objective
+    >>> model = keras.Sequential([keras.Input((2,)), keras.layers.Dense(1)])
+    >>> x, y, loss = tf.eye(2), tf.ones([2, 1]), keras.losses.MeanSquaredError()
+    >>> optimizer = keras.optimizers.SGD(0.1)
+    >>> with Tracker(model, optimizer, Objective(model, loss, (x, y))) as tracker:
+    ...     for _ in range(3):
+    ...         with tf.GradientTape() as tape:
+    ...             value = loss(y, model(x, training=True))
+    ...         optimizer.apply(tape.gradient(value, model.trainable_weights), model.trainable_weights)
+    >>> summary = tracker.summary()["train"]
+    >>> summary["steps"], summary["lca_total"] < 0
+    (3, True)
+    """
+
+    def __init__(
+        self,
+        model: keras.Model,
+        optimizer: keras.optimizers.Optimizer,
+        objective: Objective | Mapping[str, Objective],
+        estimator: Estimator | None = None,
+        *,
+        every: Schedule = 1,
+        views: Callable[[Layout], View] = RunViews.of,
+        on_error: OnError = "warn",
+    ) -> None:
+        self._measurement = Measurement(objective, estimator, every=every, views=views, on_error=on_error)
+        self._updates = Updates(model, optimizer, self._measurement)
+        self._optimizer = optimizer
+        self._listening = self._in_step = False
+        self._unseen = 0
+
+    @property
+    def steps(self) -> int:
+        """Number of steps seen, measured or not."""
+        return self._updates.watch.steps
+
+    @property
+    def jumps(self) -> int:
+        """Number of measured steps that did not begin where the step before had ended."""
+        return self._updates.watch.jumps
+
+    @property
+    def views(self) -> Mapping[str, View]:
+        """The view of each measured loss, by name."""
+        return self._measurement.views
+
+    @property
+    def error(self) -> Exception | None:
+        """What ended the measuring, or ``None``."""
+        return self._measurement.error
+
+    def summary(self) -> dict[str, dict[str, Any]]:
+        """`lca.summary.summarize` of each measured loss, by name."""
+        return self._measurement.summary()
+
+    @contextmanager
+    def step(self) -> Iterator[None]:
+        """Whatever moves the parameters inside is one step: a compiled training step, `train_on_batch`, ...
+
+        Several updates inside are allocated as one segment, straight from θ before to θ after.
+        """
+        if not self._listening:
+            raise LCAError("the tracker is not at work; put the loop into `with tracker:`.")
+        self._in_step = True
+        self._updates.before()
+        try:
+            yield
+        finally:
+            self._in_step = False
+        self._updates.after()
+
+    def __enter__(self) -> "Tracker":
+        if self._listening or "apply" in vars(self._optimizer):
+            raise LCAError("a tracker is already at work on this optimizer; one after the other.")
+        self._listening = True
+        self._unseen = self._updates.count() - self._updates.made
+        self._updates.watch.begin()
+        apply = self._optimizer.apply
+
+        def heard(*args: Any, **kwargs: Any) -> Any:
+            if self._in_step or tf.inside_function():
+                return apply(*args, **kwargs)
+            with self.step():
+                return apply(*args, **kwargs)
+
+        object.__setattr__(self._optimizer, "apply", heard)
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        object.__delattr__(self._optimizer, "apply")
+        self._listening = False
+        self._updates.watch.end()
+        unheard = self._updates.count() - self._updates.made - self._unseen
+        if unheard and kind is None and self.error is None:
+            with self._measurement.guarded(self.steps):
+                raise LCAError(
+                    f"{unheard} updates were made inside a tf.function, where they cannot be heard, and are "
+                    "in no step; wrap the call: with tracker.step(): train_step(...)."
+                )

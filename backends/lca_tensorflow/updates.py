@@ -1,0 +1,86 @@
+"""`Updates`: the updates of one Keras optimizer, seen from outside, whether or not they are compiled."""
+
+from typing import Any
+
+import keras
+import tensorflow as tf
+
+from lca.errors import LayoutError, LCAError
+from lca.layout import check_same_layout
+from lca.tracking import Measurement, Watch
+from lca_tensorflow.parameters import flat, parameters_of
+
+
+class Updates:
+    """Told when an update may be made and when it may have been, it measures those that were made.
+
+    The optimizer's own count says which: gradients that are only accumulated, and a step that a
+    `LossScaleOptimizer` skips, are none.
+    """
+
+    def __init__(self, model: keras.Model, optimizer: Any, measurement: Measurement) -> None:
+        self._optimizer = optimizer
+        self.watch = Watch(measurement, _Live(_variables(model, optimizer, measurement)))
+        self._before = self.made = 0
+
+    def count(self) -> int:
+        """How many updates the optimizer has made so far."""
+        return int(self._optimizer.iterations)
+
+    def before(self) -> None:
+        """An update may be made now."""
+        self._before = self.count()
+        self.watch.before()
+
+    def after(self) -> None:
+        """An update, or several as one segment, may have been made; none is no step."""
+        made = self.count() - self._before
+        self.made += made
+        if made:
+            self.watch.after()
+
+
+class _Live:
+    """`lca.tracking.LiveTheta` of these variables; eager tensors never change, so reading is keeping."""
+
+    def __init__(self, variables: list[keras.Variable]) -> None:
+        self._variables = variables
+
+    def read(self) -> tf.Tensor:
+        return flat(self._variables)
+
+    def now(self) -> tf.Tensor:
+        return flat(self._variables)
+
+    def kept(self, now: tf.Tensor, memory: tf.Tensor) -> tf.Tensor:
+        return now
+
+    def is_at(self, theta: tf.Tensor) -> bool:
+        return self.equal(flat(self._variables), theta)
+
+    def equal(self, a: tf.Tensor, b: tf.Tensor) -> bool:
+        return bool(tf.reduce_all(a == b))
+
+
+def _variables(model: keras.Model, optimizer: Any, measurement: Measurement) -> list[keras.Variable]:
+    """The model's parameters in the order of the layout that all objectives share."""
+    if not isinstance(optimizer, keras.optimizers.Optimizer):
+        raise LCAError(
+            f"expected a keras optimizer, got {type(optimizer).__name__}; give each of several optimizers a "
+            "Tracker of its own."
+        )
+    if model._distribute_strategy is not None or tf.distribute.has_strategy():
+        raise LCAError(
+            "models of a tf.distribute strategy are not measured; build and compile the model outside "
+            "strategy.scope()."
+        )
+    named = parameters_of(model)
+    for what, objective in measurement.objectives.items():
+        unknown = [name for name in objective.layout.names if name not in named]
+        if unknown:
+            raise LayoutError(
+                f"the objective {what!r} is about {', '.join(map(repr, unknown))}, which the model has not; "
+                "make it from the same model."
+            )
+    layout = check_same_layout((o.layout for o in measurement.objectives.values()), "the measured losses")
+    return [named[name] for name in layout.names]
