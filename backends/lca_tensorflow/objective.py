@@ -112,6 +112,11 @@ class Objective:
         self.batch_size = self._choose_batch_size(batch_size, suggested)
         self._try_out(self._data.take(0, self.batch_size))
 
+    @property
+    def traces(self) -> int:
+        """How often `tf.function` traced the loss or the gradient so far: at most once for each kind of batch."""
+        return self._loss.traces
+
     def theta(self) -> tf.Tensor:
         """The model's parameters as they are now: a new vector (K,)."""
         return flat(self._loss.variables)

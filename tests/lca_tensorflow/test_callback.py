@@ -44,7 +44,10 @@ def test_every_update_is_measured_and_training_is_bit_identical():
     plain = fit(model_of())
     model = model_of()
     objective = Objective(model, None, (X, Y), batch_norm="frozen")
-    ours, points = LCACallback(objective, estimator=lca.PathIntegral(lca.SIMPSON), on_error="raise"), Points(objective)
+    ours, points = (
+        LCACallback(objective, estimator=lca.PathIntegral(lca.SIMPSON), on_error="raise"),
+        Points(objective),
+    )
     measured = fit(model, ours, points)
     assert all(np.array_equal(a, b) for a, b in zip(plain, measured, strict=True))
     rows = ours.views["train"].trace.rows

@@ -1,0 +1,38 @@
+"""The tensorflow backend is held to the NumPy reference, and the demo run on it is the reference's run."""
+
+import pytest
+
+from lca.commands.demo_run import DemoSettings, run_demo
+from lca.testing import check_backend
+from lca.testing.tolerances import EPS64
+from lca_tensorflow import TensorFlowBackend
+
+
+def test_it_passes_the_kit():
+    check_backend("tensorflow", samples=5)
+
+
+def test_it_passes_the_kit_without_compilation():
+    check_backend(TensorFlowBackend(run_eagerly=True), samples=8)
+
+
+@pytest.mark.parametrize("optimizer", ["sgd", "momentum", "nesterov", "rmsprop", "adam", "adamw"])
+def test_the_demo_is_the_references_with_every_optimizer(optimizer):
+    settings = {"model": "mlp:8", "steps": 12, "optimizer": optimizer, "dtype": "float64"}
+    reference, ours = (
+        run_demo(DemoSettings(backend=backend, **settings)).summary for backend in ("numpy", "tensorflow")
+    )
+    assert ours["per_tensor"].keys() == reference["per_tensor"].keys()
+    for name, total in reference["per_tensor"].items():
+        assert abs(ours["per_tensor"][name] - total) <= 1e-9 * reference["mass"], name
+    assert abs(ours["loss_end"] - reference["loss_end"]) <= 2**20 * EPS64 * reference["loss_end"]
+    assert ours["helping_percent"] == pytest.approx(reference["helping_percent"], abs=0.2)
+
+
+def test_a_convolutional_demo_is_the_references():
+    settings = {"model": "cnn", "steps": 4, "dtype": "float64"}
+    reference, ours = (
+        run_demo(DemoSettings(backend=backend, **settings)).summary for backend in ("numpy", "tensorflow")
+    )
+    for name, total in reference["per_tensor"].items():
+        assert abs(ours["per_tensor"][name] - total) <= 1e-9 * reference["mass"], name
