@@ -24,6 +24,7 @@ from lca.quadrature import (
     gauss_legendre,
     gauss_lobatto,
 )
+from lca.record import Record, open_record
 from lca.step import Part, Step, Trajectory
 
 __version__ = version("loss-change-allocation")
@@ -44,6 +45,7 @@ __all__ = [
     "Part",
     "PathIntegral",
     "QuadratureRule",
+    "Record",
     "Scaled",
     "Step",
     "StepAllocation",
@@ -54,4 +56,5 @@ __all__ = [
     "composite",
     "gauss_legendre",
     "gauss_lobatto",
+    "open_record",
 ]

@@ -133,6 +133,39 @@ class Layout:
             raise LayoutError(f"position {position} is outside a vector of length {self.size}.")
         return self.names[int(np.searchsorted(self.offsets, position, side="right")) - 1]
 
+    def label(self, position: int) -> str:
+        """Entry ``position`` of θ as people write it.
+
+        >>> Layout(("fc.weight", "fc.bias"), ((2, 3), (2,))).label(4)
+        'fc.weight[1, 1]'
+        """
+        name = self.tensor_at(position)
+        which = self.names.index(name)
+        at = np.unravel_index(position - self.offsets[which], self.shapes[which])
+        return f"{name}[{', '.join(str(i) for i in at)}]"
+
+    def position(self, entry: int | str) -> int:
+        """The position in θ of an entry given as `label` writes it, or as a position already.
+
+        >>> Layout(("fc.weight", "fc.bias"), ((2, 3), (2,))).position("fc.weight[1, 1]")
+        4
+        """
+        if not isinstance(entry, str):
+            self.tensor_at(entry)
+            return int(entry)
+        name, _, inside = entry.removesuffix("]").rpartition("[")
+        if name not in self.names:
+            raise UnknownNameError("tensor", name, self.names)
+        which = self.names.index(name)
+        try:
+            at = tuple(int(i) for i in inside.split(",") if i.strip())
+            return self.offsets[which] + int(np.ravel_multi_index(at, self.shapes[which]))
+        except ValueError as error:
+            raise LayoutError(
+                f"{entry!r} is no entry of {name!r}, which has shape {self.shapes[which]}; write "
+                f"{self.label(self.offsets[which])!r}, say."
+            ) from error
+
     def groups(self, by: GroupBy | Mapping[str, str] | Callable[[str], str] = "tensor") -> "Groups":
         """Group the entries of θ for sums.
 

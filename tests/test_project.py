@@ -107,6 +107,7 @@ def test_the_version_is_the_same_everywhere() -> None:
 def test_import_lca_loads_only_what_it_needs(tmp_path: Path) -> None:
     loaded = python("-c", "import sys, lca; print(*sys.modules)", cwd=tmp_path).split()
     unwanted = {"torch", "tensorflow", "matplotlib", "tqdm", "hypothesis", "pytest"}
+    unwanted |= {"zarr", "xarray", "dask", "h5py"}
     assert unwanted & set(loaded) == set()
 
 
@@ -115,7 +116,7 @@ def test_public_names_are_pinned() -> None:
     assert lca.__all__ == [
         "BOOLE", "LEFT", "MIDPOINT", "RIGHT", "RK4", "SIMPSON", "TRAPEZOID",
         "Adaptive", "Cost", "LCAError", "Layout", "Objective", "Part", "PathIntegral", "QuadratureRule",
-        "Scaled", "Step", "StepAllocation", "Sum", "Trajectory",
-        "allocate", "allocate_each", "composite", "gauss_legendre", "gauss_lobatto",
+        "Record", "Scaled", "Step", "StepAllocation", "Sum", "Trajectory",
+        "allocate", "allocate_each", "composite", "gauss_legendre", "gauss_lobatto", "open_record",
     ]  # fmt: skip
     assert all(hasattr(lca, name) for name in lca.__all__)

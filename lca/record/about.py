@@ -1,0 +1,59 @@
+"""What a record says about itself in its attributes, and what of it is read back to continue."""
+
+import json
+from collections.abc import Mapping
+from dataclasses import asdict
+from datetime import UTC, datetime
+from importlib.metadata import version
+from typing import Any, Literal
+
+from lca.allocation import Estimator
+from lca.layout import Layout
+from lca.record.schema import CONVENTIONS, FORMAT, SCHEMA_VERSION, Content, Plan, RecordError
+
+Mode = Literal["x", "w", "a"]
+Dtype = Literal["float32", "float64"]
+
+
+def attributes(plan: Plan, estimator: Estimator | None, settings: Mapping[str, Any]) -> dict[str, Any]:
+    """The attributes of a new record.
+
+    Raises
+    ------
+    RecordError
+        If the settings do not fit in JSON.
+    """
+    layout = plan.layout
+    held = {"names": layout.names, "shapes": layout.shapes, "neuron_axes": layout.neuron_axes}
+    try:
+        json.dumps(settings, allow_nan=False)
+    except (TypeError, ValueError) as error:
+        raise RecordError(
+            f"the settings do not fit in JSON ({error}); pass numbers, texts, lists and dictionaries of them."
+        ) from error
+    return {
+        "format": FORMAT,
+        "schema_version": SCHEMA_VERSION,
+        "lca_version": version("loss-change-allocation"),
+        "created": datetime.now(UTC).isoformat(timespec="seconds"),
+        "conventions": CONVENTIONS,
+        "estimator": "" if estimator is None else repr(estimator),
+        "settings": dict(settings),
+        "layout": json.dumps(held),
+        "content": json.dumps(asdict(plan.content)),
+        "measured": list(plan.measured),
+        "block": plan.block,
+        "complete": False,
+    }
+
+
+def plan_of(about: Mapping[str, Any]) -> Plan:
+    """The plan in the attributes of a record."""
+    layout, content = json.loads(about["layout"]), json.loads(about["content"])
+    content["traced"] = tuple(content["traced"])
+    return Plan(
+        Layout(layout["names"], layout["shapes"], layout["neuron_axes"]),
+        tuple(about["measured"]),
+        Content(**content),
+        about["block"],
+    )

@@ -1,0 +1,87 @@
+"""`Blocks`: rows are collected here until there is a block of them, and then written."""
+
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from lca.record.rows import Cells
+from lca.record.schema import Plan
+
+if TYPE_CHECKING:
+    from lca.record.store import BlockStore
+
+
+class Blocks:
+    """The rows in hand, and the store they go to.
+
+    Attributes
+    ----------
+    rows
+        Number of rows, written or in hand.
+    """
+
+    def __init__(self, store: "BlockStore", plan: Plan) -> None:
+        self._store, self._block, self._size = store, plan.empty_block(), plan.block
+        self._held = store.committed % plan.block
+        self._at = store.committed - self._held
+        for name, rows in self._block.items():
+            rows[: self._held] = store.read(name, slice(self._at, store.committed))
+
+    @classmethod
+    def create(cls, path: Path, plan: Plan, attributes: Mapping[str, Any]) -> "Blocks":
+        """A new record, without rows."""
+        from lca.record.store import BlockStore  # noqa: PLC0415 - needs zarr
+
+        return cls(BlockStore.create(path, plan, attributes), plan)
+
+    @classmethod
+    def open(cls, path: Path, plan: Plan, resume_at: int | None) -> "Blocks":
+        """A record that is there, with its rows, or those before step ``resume_at``."""
+        from lca.record.store import BlockStore  # noqa: PLC0415 - needs zarr
+
+        for leftover in path.rglob("*.partial"):  # of a writer that was killed
+            leftover.unlink(missing_ok=True)
+        store = BlockStore(path, plan.columns)
+        store.describe(complete=False)
+        if resume_at is not None:
+            store.cut(int(np.searchsorted(store.read("step", slice(0, store.committed)), resume_at)))
+        return cls(store, plan)
+
+    @property
+    def rows(self) -> int:
+        return self._at + self._held
+
+    def last_step(self) -> int:
+        """The index of the last step; -1 without rows."""
+        if self._held:
+            return int(self._block["step"][self._held - 1])
+        return int(self._store.read("step", slice(self._at - 1, self._at))[0]) if self._at else -1
+
+    def put(self, step: Cells, losses: Iterable[Cells]) -> None:
+        """Add a row: what is the same for every measured loss, and what each of them has, in order."""
+        if self._held == self._size:
+            self.flush()  # it could not be written before
+        for name, value in step.items():
+            self._block[name][self._held] = value
+        for which, cells in enumerate(losses):
+            for name, value in cells.items():
+                self._block[name][self._held, which] = value
+        self._held += 1
+        if self._held == self._size:
+            self.flush()
+
+    def flush(self) -> None:
+        """Write what is in hand; a block that is not full yet will be written again."""
+        if self.rows == self._store.committed:
+            return
+        self._store.write(self._at, {name: rows[: self._held] for name, rows in self._block.items()})
+        if self._held == self._size:
+            self._at, self._held = self._at + self._size, 0
+
+    def close(self, *, complete: bool) -> None:
+        """Write what is in hand; no reader of Zarr, whoever made it, sees more than the rows."""
+        self.flush()
+        self._store.trim()
+        self._store.describe(complete=complete)

@@ -1,0 +1,136 @@
+"""`open_record`: a record as an `xarray.Dataset`, read when it is used, also while it is being written."""
+
+import math
+from collections.abc import Iterator
+from contextlib import contextmanager
+from os import PathLike
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from lca.extras import extra
+from lca.record.about import plan_of
+from lca.record.schema import COMMITTED, FORMAT, SCHEMA_VERSION, RecordError
+
+if TYPE_CHECKING:
+    import xarray
+    import zarr
+
+_READ_BYTES = 2**24
+"""About how much a piece of an array holds that is read at once."""
+
+
+def open_record(path: str | PathLike[str]) -> "xarray.Dataset":
+    """The record at ``path``, as far as it is complete at this moment.
+
+    Nothing but the labels is read here: the variables are dask arrays, so a record larger than memory can be
+    reduced, and ``.load()`` reads one that is not. A record that is still being written, or whose writer was
+    killed, shows its complete blocks; open it again to see more.
+
+    Parameters
+    ----------
+    path
+        What was given to `Record`.
+
+    Returns
+    -------
+    xarray.Dataset
+        Dimensions, variables and attributes as in the page "The record of a run". Needs the extra ``report``.
+
+    Raises
+    ------
+    RecordError
+        If there is no record, it was written by a newer version, or files of it are missing.
+
+    Examples
+    --------
+    >>> import tempfile
+    >>> import numpy as np
+    >>> from lca import Layout, Record, StepAllocation
+    >>> layout = Layout(("fc.weight", "fc.bias"), ((1, 2), (1,)))
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     with Record(f"{folder}/run.zarr", layout) as record:
+    ...         record.update(StepAllocation(np.array([-1.0, 0.0, 0.5]), 2.0, 1.5, residual=0.0, mass=1.5))
+    ...     run = open_record(f"{folder}/run.zarr").load()
+    >>> run.tensor_total.sel(measured="train", tensor="fc.bias").values
+    array([0.5])
+    """
+    path = Path(path)
+    with extra("report"):
+        import xarray as xr  # noqa: PLC0415 - half a second, and only for records
+
+    group: Any = open_group(path)
+    plan = plan_of(group.attrs)
+    with _explained(path):
+        committed = int(group[COMMITTED][()])  # first: what it counts was complete before it was counted
+        labels = {name: (dim, _labels(group[name])) for name, (dim, _) in plan.coordinates.items()}
+        variables = {
+            column.name: (
+                ("step", *column.dims),
+                _rows(path, group[column.name], committed),
+                dict(group[column.name].attrs),
+            )
+            for column in plan.columns
+        }
+        step = variables.pop("step")
+        return xr.Dataset(variables, {"step": (step[0], step[1].compute()), **labels}, dict(group.attrs))
+
+
+def open_group(path: Path) -> "zarr.Group":
+    """The Zarr group of a record of a version that can be read here; read-only."""
+    with extra("report"):
+        import zarr  # noqa: PLC0415
+    if not path.exists():
+        raise RecordError(f"there is no record {str(path)!r}.")
+    try:
+        group = zarr.open_group(path, mode="r", zarr_format=3)
+        attributes = dict(group.attrs)
+    except (FileNotFoundError, ValueError, TypeError, KeyError) as error:
+        raise RecordError(
+            f"{str(path)!r} is no record, or its zarr.json is damaged ({type(error).__name__}: {error}); a "
+            "record is the folder that was given to lca.Record."
+        ) from error
+    if attributes.get("format") != FORMAT:
+        raise RecordError(f"{str(path)!r} is a Zarr group, but no record of lca.")
+    version = attributes.get("schema_version")
+    if not isinstance(version, int) or version > SCHEMA_VERSION:
+        raise RecordError(
+            f"the record {str(path)!r} has schema version {version}, written by lca "
+            f"{attributes.get('lca_version')}; this lca reads up to version {SCHEMA_VERSION}: "
+            "pip install --upgrade loss-change-allocation"
+        )
+    return group
+
+
+def _labels(array: Any) -> Any:
+    labels = array[...]
+    return labels if labels.dtype.kind in "fi" else np.array(labels.tolist())
+
+
+def _rows(path: Path, array: Any, committed: int) -> Any:
+    import dask.array as da  # noqa: PLC0415
+
+    have = array.shape[0]
+    if have < committed:
+        raise RecordError(
+            f"the record {str(path)!r} is damaged: {array.basename} has {have} of {committed} rows. "
+            "Was it copied while it was written, or only in part?"
+        )
+    files = array.shards or array.chunks
+    row_bytes = array.dtype.itemsize * math.prod(array.shape[1:])
+    blocks = max(1, _READ_BYTES // max(1, files[0] * row_bytes))
+    whole = da.from_array(array, chunks=(blocks * files[0], *files[1:]))  # type: ignore[no-untyped-call]
+    return whole[:committed]
+
+
+@contextmanager
+def _explained(path: Path) -> Iterator[None]:
+    try:
+        yield
+    except RecordError:
+        raise
+    except (OSError, KeyError, ValueError) as error:
+        raise RecordError(
+            f"the record {str(path)!r} is damaged ({type(error).__name__}: {error}); was it copied in part?"
+        ) from error

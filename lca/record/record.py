@@ -1,0 +1,211 @@
+"""`Record`: what a run leaves behind on disk, written while it goes on."""
+
+from collections.abc import Mapping, Sequence
+from os import PathLike
+from pathlib import Path
+from types import TracebackType
+from typing import Any, get_args
+
+from lca.allocation import Estimator, StepAllocation
+from lca.errors import UnknownNameError
+from lca.extras import extra
+from lca.layout import Layout, check_same_layout
+from lca.output import check_writable
+from lca.record.about import Dtype, Mode, attributes, plan_of
+from lca.record.blocks import Blocks
+from lca.record.reading import open_group
+from lca.record.rows import Rows, with_terms
+from lca.record.schema import Content, Plan, RecordError
+
+BLOCK = 64
+"""Rows that are written at once, and the most that a killed run loses."""
+
+
+class Record:
+    """Writes the allocations of a run to a folder, block by block, readable at any moment by `open_record`.
+
+    Every step and measured loss: the scalars of the allocation, totals and counts of each tensor and layer,
+    totals of each neuron, a histogram of |A|. A killed process loses at most the block in hand.
+
+    Parameters
+    ----------
+    path
+        A folder that is made; by custom its name ends in ``.zarr``.
+    layout
+        Of the parameters. A tracker that is given the record fills it in.
+    mode
+        ``"x"``: a new record, and an error if there is one; ``"w"``: a new one in its place; ``"a"``: go on
+        with the one that is there, or begin one.
+    resume_at
+        With ``mode="a"``: drop the rows of this step and later ones, which will be measured again.
+    values
+        Keep all A_i of every step, in this dtype: K numbers a step and measured loss.
+    theta
+        Keep θ_t of every step, in this dtype.
+    trace
+        Single parameters to follow, as positions or as ``"fc1.weight[3, 17]"``.
+    neurons, histogram
+        Whether to keep these.
+    estimator, settings
+        What made the allocations, and anything about the run that fits in JSON; written into the record.
+    block
+        Rows that are held back and written at once.
+
+    Raises
+    ------
+    RecordError
+        If there is a record already (or none that could be continued), it cannot be written, or a step does
+        not come after the one before.
+
+    Notes
+    -----
+    Memory: one block of rows. Needs the extra ``report``.
+
+    Examples
+    --------
+    >>> import tempfile
+    >>> import numpy as np
+    >>> from lca import SIMPSON, PathIntegral, Record, Trajectory, allocate_each, open_record
+    >>> from lca.models import Quadratic
+    >>> losses = {"train": Quadratic(np.eye(2)), "heldout": Quadratic(2 * np.eye(2))}
+    >>> run = Trajectory(np.array([[1.0, 1.0], [0.5, 1.0], [0.0, 1.0]]))
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     with Record(f"{folder}/run.zarr", losses["train"].layout) as record:
+    ...         for rows in allocate_each(losses, run, PathIntegral(SIMPSON)):
+    ...             record.update(rows)
+    ...     open_record(f"{folder}/run.zarr").total.values
+    array([[-0.375, -0.75 ],
+           [-0.125, -0.25 ]])
+    """
+
+    def __init__(
+        self,
+        path: str | PathLike[str],
+        layout: Layout | None = None,
+        *,
+        mode: Mode = "x",
+        resume_at: int | None = None,
+        values: Dtype | None = None,
+        theta: Dtype | None = None,
+        trace: Sequence[int | str] = (),
+        neurons: bool = True,
+        histogram: bool = True,
+        estimator: Estimator | None = None,
+        settings: Mapping[str, Any] | None = None,
+        block: int = BLOCK,
+    ) -> None:
+        with extra("report"):
+            import zarr  # noqa: PLC0415, F401 - fail here, not at the first step
+        _check_target(Path(path), mode, block=block, resume_at=resume_at)
+        self.path = Path(path)
+        self.next_step = 0
+        self._wanted: dict[str, Any] = {
+            "neurons": neurons,
+            "histogram": histogram,
+            "values": values,
+            "theta": theta,
+        }
+        self._trace, self._block = tuple(trace), block
+        self._estimator, self._settings = estimator, dict(settings or {})
+        self._layout: Layout | None = None
+        self._blocks: Blocks | None = None
+        self._measured: tuple[str, ...] = ()
+        self._closed = False
+        if mode == "a" and self.path.exists():
+            self._continue(resume_at)
+        if layout is not None:
+            self.begin(layout)
+
+    @property
+    def steps(self) -> int:
+        """Number of steps in the record, with those that are still held back."""
+        return 0 if self._blocks is None else self._blocks.rows
+
+    def begin(
+        self, layout: Layout, *, estimator: Estimator | None = None, settings: Mapping[str, Any] | None = None
+    ) -> "Record":
+        """Say what run it is, where that was not known when the record was made; trackers do it."""
+        if self._layout is not None:
+            check_same_layout((self._layout, layout), f"the record {str(self.path)!r} and the run")
+        self._layout = layout
+        self._estimator = self._estimator or estimator
+        self._settings = {**(settings or {}), **self._settings}
+        return self
+
+    def update(self, rows: StepAllocation | Mapping[str, StepAllocation]) -> None:
+        """Take in a step: the allocation of each measured loss by name; a single one is called ``train``."""
+        if self._closed:
+            raise RecordError(f"the record {str(self.path)!r} is closed; go on with Record(path, mode='a').")
+        found = with_terms({"train": rows} if isinstance(rows, StepAllocation) else rows)
+        step = next(iter(found.values())).step
+        if step < self.next_step:
+            raise RecordError(
+                f"step {step} is not new to the record {str(self.path)!r}, which goes on at step "
+                f"{self.next_step}; count from Record.next_step, or pass resume_at={step} to measure again."
+            )
+        blocks = self._blocks or self._create(tuple(found))
+        if tuple(found) != self._measured:
+            raise RecordError(
+                f"step {step} measures {', '.join(found)}, the record {str(self.path)!r} is of "
+                f"{', '.join(self._measured)}; measure the same losses, or write another record."
+            )
+        blocks.put(self._rows.of_step(next(iter(found.values()))), map(self._rows.of_loss, found.values()))
+        self.next_step = step + 1
+
+    def flush(self) -> None:
+        """Write the rows that are held back, so that they can be read and outlive the process."""
+        if self._blocks is not None:
+            self._blocks.flush()
+
+    def close(self, *, complete: bool = True) -> None:
+        """Write what is held back; ``complete`` says in the record whether the run came to its end."""
+        if self._closed:
+            return
+        self._closed = True
+        if self._blocks is not None:
+            self._blocks.close(complete=complete)
+
+    def __enter__(self) -> "Record":
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close(complete=kind is None)
+
+    def _create(self, measured: tuple[str, ...]) -> Blocks:
+        if self._layout is None:
+            raise RecordError(
+                f"the record {str(self.path)!r} does not know the layout of the parameters; make it with "
+                "Record(path, objective.layout)."
+            )
+        traced = tuple(self._layout.position(entry) for entry in self._trace)
+        plan = Plan(self._layout, measured, Content(**self._wanted, traced=traced), self._block)
+        self._blocks = Blocks.create(self.path, plan, attributes(plan, self._estimator, self._settings))
+        self._measured, self._rows = measured, Rows(plan.layout, plan.content)
+        return self._blocks
+
+    def _continue(self, resume_at: int | None) -> None:
+        plan = plan_of(open_group(self.path).attrs)
+        self._blocks = Blocks.open(self.path, plan, resume_at)
+        self._layout, self._measured = plan.layout, plan.measured
+        self._rows = Rows(plan.layout, plan.content)
+        self.next_step = self._blocks.last_step() + 1 if resume_at is None else resume_at
+
+
+def _check_target(path: Path, mode: Mode, *, block: int, resume_at: int | None) -> None:
+    """Raise `RecordError` unless a record can be written to ``path`` in this mode; nothing is made yet."""
+    if mode not in get_args(Mode):
+        raise UnknownNameError("mode", mode, get_args(Mode))
+    if block < 1:
+        raise RecordError(f"block must be at least 1 row, got {block}.")
+    if resume_at is not None and mode != "a":
+        raise RecordError(f"resume_at={resume_at} needs mode='a', got mode={mode!r}.")
+    if path.exists():
+        if mode == "x":
+            raise RecordError(
+                f"there is something at {str(path)!r} already; mode='a' goes on with a record, mode='w' "
+                "replaces it."
+            )
+        open_group(path)  # nothing but a record is ever continued or replaced
+    check_writable(path.parent)

@@ -1,0 +1,166 @@
+"""`BlockStore`: arrays that grow by blocks of rows and can be read, or killed, at any moment.
+
+A block is written in three moves: arrays are lengthened, the rows are written (Zarr writes each file under
+another name and renames it), and last the number of complete rows. Whoever reads goes by that number, so that
+only whole rows are seen, whatever happened to the writer.
+"""
+
+import os
+import shutil
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from lca.extras import extra
+from lca.record.schema import COMMITTED, Column, Plan, RecordError
+
+with extra("report"):
+    import zarr
+    from zarr.codecs import ZstdCodec
+    from zarr.core.array_spec import ArrayConfigParams
+
+_CHUNK, _SHARD = 8192, 8192 * 128
+"""Parameters a chunk and a file: 64 rows of them are 2 MiB and 256 MiB of float32, before compression."""
+
+
+class BlockStore:
+    """An open store.
+
+    Parameters
+    ----------
+    path
+        Its folder.
+    columns
+        The variables that grow.
+
+    Attributes
+    ----------
+    committed
+        Number of complete rows.
+    """
+
+    def __init__(self, path: Path, columns: Sequence[Column]) -> None:
+        self._path, self.committed = path, 0
+        with self._explained():
+            self._group = zarr.open_group(path, mode="r+", zarr_format=3)
+            group: Any = self._group
+            self._arrays = {column.name: group[column.name] for column in columns}
+            self._count = group[COMMITTED]
+            self.committed = int(self._count[...])
+
+    @classmethod
+    def create(cls, path: Path, plan: Plan, attributes: Mapping[str, Any]) -> "BlockStore":
+        """Make an empty store; it appears at ``path`` when it is complete, in place of one that was there."""
+        staged = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+        try:
+            with _explained(path, 0):
+                path.parent.mkdir(parents=True, exist_ok=True)
+                group = zarr.create_group(staged, zarr_format=3, attributes=dict(attributes))
+                for name, (dim, labels) in plan.coordinates.items():
+                    _coordinate(group, name, dim, labels)
+                for column in plan.columns:
+                    _growing(group, column, plan)
+                count = group.create_array(COMMITTED, shape=(), dtype="int64", config=_WRITE_ALL)
+                count[()] = 0
+                _replace(staged, path)
+        finally:
+            shutil.rmtree(staged, ignore_errors=True)
+        return cls(path, plan.columns)
+
+    def describe(self, **attributes: Any) -> None:
+        """Change attributes."""
+        with self._explained():
+            self._group.attrs.update(attributes)
+
+    def read(self, name: str, rows: slice) -> np.ndarray:
+        """Some rows of a variable."""
+        with self._explained():
+            return np.asarray(self._arrays[name][rows])
+
+    def write(self, at: int, block: Mapping[str, np.ndarray]) -> None:
+        """Make ``block`` the rows from ``at`` (a multiple of the block) to the end, and commit them."""
+        length = at + len(next(iter(block.values())))
+        with self._explained():
+            for name, array in self._arrays.items():
+                if array.shape[0] < length:
+                    array.resize((length, *array.shape[1:]))
+                array[at:length] = block[name]
+            self._commit(length)
+
+    def cut(self, length: int) -> None:
+        """Forget the rows from ``length`` on."""
+        with self._explained():
+            self._commit(length)
+
+    def _commit(self, length: int) -> None:
+        self._count[()] = length
+        self.committed = length
+
+    def trim(self) -> None:
+        """Give every array the committed length, so that any reader of Zarr sees no more than that."""
+        with self._explained():
+            for array in self._arrays.values():
+                if array.shape[0] != self.committed:
+                    array.resize((self.committed, *array.shape[1:]))
+
+    @contextmanager
+    def _explained(self) -> Iterator[None]:
+        with _explained(self._path, self.committed):
+            yield
+
+
+_WRITE_ALL: ArrayConfigParams = {
+    "write_empty_chunks": True
+}  # else a missing file could be lost rows, or rows of zeros
+
+
+@contextmanager
+def _explained(path: Path, committed: int) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        raise RecordError(
+            f"cannot write the record {str(path)!r} ({error.strerror or error}); its first {committed} rows "
+            "are safe and can be read. Make room, or see to the folder, and go on with mode='a'."
+        ) from error
+
+
+def _growing(group: zarr.Group, column: Column, plan: Plan) -> None:
+    """An array for ``column`` with no rows yet; one file a block, or several where θ is very long."""
+    inner = tuple(plan.sizes[dim] for dim in column.dims)
+    full = column.dims[-1:] == ("parameter",)
+    # One file holds one measured loss, in chunks of parameters: one of them is read without the others.
+    chunks = (plan.block, *(1 for _ in inner[:-1]), _CHUNK) if full else (plan.block, *inner)
+    shards = (*chunks[:-1], min(_SHARD, -(-inner[-1] // _CHUNK) * _CHUNK)) if full else None
+    group.create_array(
+        column.name,
+        shape=(0, *inner),
+        chunks=chunks,
+        shards=shards,
+        dtype=column.dtype,
+        fill_value=np.nan if column.dtype.startswith("f") else 0,
+        compressors=ZstdCodec(level=3, checksum=True),
+        dimension_names=("step", *column.dims),
+        attributes={"long_name": column.long_name, "units": column.units},
+        config=_WRITE_ALL,
+    )
+
+
+def _coordinate(group: zarr.Group, name: str, dim: str, labels: Any) -> None:
+    texts = isinstance(labels, list)
+    array = group.create_array(
+        name, shape=(len(labels),), dtype=str if texts else labels.dtype, dimension_names=(dim,)
+    )
+    array[:] = np.array(labels, dtype=object) if texts else labels
+
+
+def _replace(staged: Path, path: Path) -> None:
+    """Put ``staged`` at ``path``; what is there goes, but not before its successor is complete."""
+    old = path.with_name(f".{path.name}.{os.getpid()}.old")
+    if path.exists():
+        path.rename(old)
+    staged.rename(path)
+    shutil.rmtree(old, ignore_errors=True)
