@@ -13,6 +13,7 @@ from typing import Literal
 import numpy as np
 
 from lca.errors import LayoutError, UnknownNameError
+from lca.groups import Groups, by_label, by_neuron
 from lca.vectors import Vector, vector_ops
 
 Array = np.ndarray
@@ -166,7 +167,7 @@ class Layout:
                 f"{self.label(self.offsets[which])!r}, say."
             ) from error
 
-    def groups(self, by: GroupBy | Mapping[str, str] | Callable[[str], str] = "tensor") -> "Groups":
+    def groups(self, by: GroupBy | Mapping[str, str] | Callable[[str], str] = "tensor") -> Groups:
         """Group the entries of θ for sums.
 
         ``by`` is ``"tensor"``, ``"layer"`` (what stands before the last dot of the name), ``"neuron"``
@@ -174,7 +175,8 @@ class Layout:
         from tensor name to group name.
         """
         if by == "neuron":
-            return self._neurons()
+            assert self.neuron_axes is not None
+            return by_neuron([_layer(name) for name in self.names], self.shapes, self.neuron_axes)
         if by == "tensor":
             labels = list(self.names)
         elif by == "layer":
@@ -188,47 +190,7 @@ class Layout:
             labels = [by(name) for name in self.names]
         else:
             raise UnknownNameError("grouping", by, ("tensor", "layer", "neuron"))
-        names = tuple(dict.fromkeys(labels))
-        number = {name: i for i, name in enumerate(names)}
-        index = np.repeat([number[label] for label in labels], self.sizes)
-        return Groups(names, index)
-
-    def _neurons(self) -> "Groups":
-        assert self.neuron_axes is not None
-        number: dict[str, int] = {}
-        parts = []
-        for name, shape, axis in zip(self.names, self.shapes, self.neuron_axes, strict=True):
-            width = 1 if axis is None else shape[axis]
-            labels = [_layer(name) if axis is None else f"{_layer(name)}[{j}]" for j in range(width)]
-            ids = np.array([number.setdefault(label, len(number)) for label in labels])
-            if axis is not None:
-                ids = ids.reshape([-1 if a == axis else 1 for a in range(len(shape))])
-            parts.append(np.broadcast_to(ids, shape or (1,)).ravel())
-        return Groups(tuple(number), np.concatenate(parts))
-
-
-@dataclass(frozen=True, eq=False)
-class Groups:
-    """A partition of the entries of θ: ``index[i]`` is the number of the group of entry i."""
-
-    names: tuple[str, ...]
-    index: Array
-
-    def __len__(self) -> int:
-        return len(self.names)
-
-    def total(self, values: Array) -> Array:
-        """Sum ``values`` (K,) within each group, in float64; shape (groups,).
-
-        >>> groups = Layout(("a.w", "b.w"), ((2,), (1,))).groups("layer")
-        >>> groups.total(np.array([1.0, 2.0, 4.0]))
-        array([3., 4.])
-        """
-        return np.bincount(self.index, weights=values, minlength=len(self.names))
-
-    def count(self, mask: Array) -> Array:
-        """Count the true entries of ``mask`` (K,) within each group; integers of shape (groups,)."""
-        return np.bincount(self.index[mask], minlength=len(self.names))
+        return by_label(labels, self.sizes)
 
 
 def _layer(name: str) -> str:

@@ -59,7 +59,7 @@ def summarize(run: RunViews) -> dict[str, Any]:
     loss_start, loss_end = float(rows["loss_start"][0]), float(rows["loss_end"][-1])
     lca_total, state_change = float(rows["total"].sum()), float(rows["state_change"].sum())
     return {
-        "parameters": len(run.tensors.groups.index),
+        "parameters": run.tensors.groups.parameters,
         "steps": len(rows),
         "loss_start": loss_start,
         "loss_end": loss_end,

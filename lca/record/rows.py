@@ -5,9 +5,12 @@ from collections.abc import Mapping
 import numpy as np
 
 from lca.allocation import StepAllocation
+from lca.groups import Groups
 from lca.layout import GroupBy, Layout
-from lca.record.schema import BIN_EDGES, Content, RecordError
-from lca.views.view import numpy_values
+from lca.record.schema import BIN_EDGES, Content
+from lca.reductions import reductions
+from lca.vectors import vector_ops
+from lca.views.view import step_of
 
 Cells = dict[str, np.ndarray | float | int]
 """What one measured loss has in a row, by variable."""
@@ -19,6 +22,7 @@ class Rows:
     def __init__(self, layout: Layout, content: Content) -> None:
         self._layout, self._content = layout, content
         names: tuple[GroupBy, ...] = ("tensor", "layer", "neuron") if content.neurons else ("tensor", "layer")
+        self._traced = np.array(content.traced, np.int64)
         self._groups = {name: layout.groups(name) for name in names}
 
     def of_step(self, allocation: StepAllocation) -> Cells:
@@ -26,39 +30,47 @@ class Rows:
         cells: Cells = {"step": allocation.step}
         if not (self._content.theta or self._content.traced):
             return cells
-        if allocation.source is None:
-            raise RecordError(
-                f"the allocation of step {allocation.step} does not know its step (source), so θ cannot be "
-                "recorded; leave out theta and trace, or use an estimator that hands the step on."
-            )
-        start, end = allocation.source.start, allocation.source.end
+        step, on = step_of(allocation, "theta and trace"), reductions(allocation.values)
         if self._content.theta:
-            cells["theta"] = _numpy(start)
+            cells["theta"] = on.numpy(step.start)
         if self._content.traced:
-            at = list(self._content.traced)
-            cells["trace_theta"] = _numpy(start)[at]
-            cells["trace_movement"] = _numpy(end - start)[at]
+            start, end = (on.take(theta, self._traced) for theta in (step.start, step.end))
+            cells["trace_theta"], cells["trace_movement"] = start, end.astype(np.float64) - start
         return cells
 
     def of_loss(self, allocation: StepAllocation) -> Cells:
         """What one measured loss has."""
         self._layout.check(allocation.values, f"values of step {allocation.step}")
-        values = numpy_values(allocation)
-        cells = _scalars(allocation, values)
+        values, on = allocation.values, reductions(allocation.values)
+        cells = _scalars(allocation)
         for name, groups in self._groups.items():
             cells[f"{name}_total"] = groups.total(values)
-            cells[f"{name}_stderr"] = np.nan
+            cells[f"{name}_stderr"] = standard_error(allocation, groups)
             if name != "neuron":
-                cells[f"{name}_helped"] = groups.count(values < 0)
-                cells[f"{name}_hurt"] = groups.count(values > 0)
-                cells[f"{name}_zero"] = groups.count(values == 0)
+                signs = groups.signs(values)
+                cells[f"{name}_helped"], cells[f"{name}_hurt"], cells[f"{name}_zero"] = signs
         if self._content.histogram:
-            cells |= _histogram(values)
+            cells |= _histogram(on.magnitudes(values, BIN_EDGES))
         if self._content.values:
-            cells["values"] = values
+            cells["values"] = on.numpy(values)
         if self._content.traced:
-            cells["trace_values"] = values[list(self._content.traced)]
+            cells["trace_values"] = on.take(values, self._traced)
         return cells
+
+
+def standard_error(allocation: StepAllocation, groups: Groups) -> np.ndarray | float:
+    """Of the group totals of one step, from the estimator's replicates; NaN if it has none.
+
+    At each node there are m independent copies of that node's share, and the share is their mean, so its
+    variance is their sample variance over m; the nodes of one step are independent. The same node is part of
+    two steps, so errors of neighbouring steps are *not* independent.
+    """
+    if not allocation.replicates:
+        return float("nan")
+    variance = np.zeros(len(groups))
+    for copies in allocation.replicates.values():
+        variance += np.var([groups.total(copy) for copy in copies], axis=0, ddof=1) / len(copies)
+    return np.sqrt(variance)
 
 
 def with_terms(rows: Mapping[str, StepAllocation]) -> dict[str, StepAllocation]:
@@ -71,11 +83,11 @@ def with_terms(rows: Mapping[str, StepAllocation]) -> dict[str, StepAllocation]:
     return found
 
 
-def _scalars(a: StepAllocation, values: np.ndarray) -> Cells:
+def _scalars(a: StepAllocation) -> Cells:
     return {
         "loss_start": a.loss_start,
         "loss_end": a.loss_end,
-        "total": float(values.sum(dtype=np.float64)),
+        "total": vector_ops(a.values).total(a.values),
         "state_change": a.state_change,
         "residual": a.residual,
         "mass": a.mass,
@@ -87,22 +99,11 @@ def _scalars(a: StepAllocation, values: np.ndarray) -> Cells:
     }
 
 
-def _histogram(values: np.ndarray) -> Cells:
-    cells: Cells = {}
-    counts = [_count(-values[values < 0]), _count(values[values > 0])]
-    for name, count in zip(("helping", "hurting"), counts, strict=True):
-        cells[f"histogram_{name}"] = count[1:-1]
-    cells["histogram_below"] = int(counts[0][0] + counts[1][0])
-    cells["histogram_above"] = int(counts[0][-1] + counts[1][-1])
-    return cells
-
-
-def _count(sizes: np.ndarray) -> np.ndarray:
-    bins = np.searchsorted(BIN_EDGES, sizes, side="right")
-    return np.bincount(bins, minlength=len(BIN_EDGES) + 1)
-
-
-def _numpy(vector: object) -> np.ndarray:
-    from lca.vectors import vector_ops  # noqa: PLC0415
-
-    return vector_ops(vector).to_numpy(vector)
+def _histogram(counts: np.ndarray) -> Cells:
+    below, above = counts[:, 0].sum(), counts[:, -1].sum()
+    return {
+        "histogram_helping": counts[0, 1:-1],
+        "histogram_hurting": counts[1, 1:-1],
+        "histogram_below": below,
+        "histogram_above": above,
+    }

@@ -6,9 +6,27 @@ counts. It takes vectors of any backend, and its results are NumPy arrays in flo
 
 from lca.views.error_bars import ErrorBars
 from lca.views.histogram import LogHistogram
+from lca.views.oscillation import Oscillation
+from lca.views.parameters import AllParameters, ParameterTrace
+from lca.views.projection import BasisProjection
 from lca.views.signs import HelpingCounts, Signs
+from lca.views.top import Entry, TopParameters
 from lca.views.totals import GroupTotals
 from lca.views.trace import Trace
 from lca.views.view import View
 
-__all__ = ["ErrorBars", "GroupTotals", "HelpingCounts", "LogHistogram", "Signs", "Trace", "View"]
+__all__ = [
+    "AllParameters",
+    "BasisProjection",
+    "Entry",
+    "ErrorBars",
+    "GroupTotals",
+    "HelpingCounts",
+    "LogHistogram",
+    "Oscillation",
+    "ParameterTrace",
+    "Signs",
+    "TopParameters",
+    "Trace",
+    "View",
+]

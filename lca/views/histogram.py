@@ -4,7 +4,7 @@ import numpy as np
 
 from lca.allocation import StepAllocation
 from lca.errors import LCAError
-from lca.views.view import numpy_values
+from lca.reductions import reductions
 
 
 class LogHistogram:
@@ -56,9 +56,10 @@ class LogHistogram:
         self._counts = np.zeros((2, len(self.edges) + 1), dtype=np.int64)
 
     def update(self, allocation: StepAllocation) -> None:
-        values = numpy_values(allocation)
-        self._counts += [self._count(-values[values < 0]), self._count(values[values > 0])]
-        self.zero += int(np.count_nonzero(values == 0))
+        on = reductions(allocation.values)
+        counts = on.magnitudes(allocation.values, self.edges)
+        self._counts += counts
+        self.zero += on.size(allocation.values) - int(counts.sum())
 
     @property
     def helping(self) -> np.ndarray:
@@ -79,7 +80,3 @@ class LogHistogram:
     def above(self) -> int:
         """Entries with |A| at or above the last edge, of either sign."""
         return int(self._counts[:, -1].sum())
-
-    def _count(self, sizes: np.ndarray) -> np.ndarray:
-        bins = np.searchsorted(self.edges, sizes, side="right")
-        return np.bincount(bins, minlength=len(self.edges) + 1)

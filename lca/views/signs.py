@@ -9,8 +9,8 @@ from dataclasses import dataclass
 import numpy as np
 
 from lca.allocation import StepAllocation
-from lca.layout import Groups
-from lca.views.view import numpy_values
+from lca.groups import Groups, SignCounts
+from lca.reductions import Cut, reductions
 
 
 @dataclass(frozen=True, eq=False)
@@ -73,11 +73,12 @@ class HelpingCounts:
 
     def __init__(self, groups: Groups | None = None) -> None:
         self.groups = groups
-        self._rows: list[list[np.ndarray]] = []
+        self._rows: list[SignCounts] = []
 
     def update(self, allocation: StepAllocation) -> None:
-        values = numpy_values(allocation)
-        self._rows.append([self._count(mask) for mask in (values < 0, values > 0, values == 0)])
+        values = allocation.values
+        groups = _all_of(reductions(values).size(values)) if self.groups is None else self.groups
+        self._rows.append(groups.signs(values))
 
     def per_step(self) -> Signs:
         """Counts over all parameters, arrays of shape (T,)."""
@@ -87,13 +88,14 @@ class HelpingCounts:
         """Counts within each group, arrays of shape (T, groups); (T, 1) without groups."""
         return Signs(*self._counts())
 
-    def _count(self, mask: np.ndarray) -> np.ndarray:
-        return np.array([np.count_nonzero(mask)]) if self.groups is None else self.groups.count(mask)
-
     def _counts(self) -> np.ndarray:
         """Shape (3, T, groups)."""
         width = 1 if self.groups is None else len(self.groups)
         return np.reshape(np.array(self._rows, dtype=np.int64), (-1, 3, width)).swapaxes(0, 1)
+
+
+def _all_of(length: int) -> Groups:
+    return Groups(("all",), (Cut(0, 1, 1, length),), np.array([0]))
 
 
 def _percent(part: np.ndarray, whole: np.ndarray) -> np.ndarray:

@@ -3,8 +3,7 @@
 import numpy as np
 
 from lca.allocation import StepAllocation
-from lca.layout import Groups
-from lca.views.view import numpy_values
+from lca.groups import Groups
 
 
 class GroupTotals:
@@ -40,7 +39,7 @@ class GroupTotals:
         self._totals = np.zeros(len(groups))
 
     def update(self, allocation: StepAllocation) -> None:
-        row = self.groups.total(numpy_values(allocation))
+        row = self.groups.total(allocation.values)
         self._totals += row
         if self._keep_rows:
             self._rows.append(row)

@@ -5,6 +5,8 @@ from typing import Protocol
 import numpy as np
 
 from lca.allocation import StepAllocation
+from lca.errors import LCAError
+from lca.step import Step
 from lca.vectors import vector_ops
 
 
@@ -18,3 +20,13 @@ class View(Protocol):
 def numpy_values(allocation: StepAllocation) -> np.ndarray:
     """The (K,) values of a step as a NumPy array, whichever backend they come from."""
     return vector_ops(allocation.values).to_numpy(allocation.values)
+
+
+def step_of(allocation: StepAllocation, what: str) -> Step:
+    """The step that was allocated, for views of θ and its movement; ``what`` names them in the message."""
+    if allocation.source is None:
+        raise LCAError(
+            f"{what} need θ, and the allocation of step {allocation.step} does not know its step; estimators "
+            "hand it on as StepAllocation.source."
+        )
+    return allocation.source

@@ -1,0 +1,92 @@
+"""`ParameterTrace` and `AllParameters`: single parameters step by step, a few of them or all."""
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from lca.allocation import StepAllocation
+from lca.layout import Layout
+from lca.reductions import reductions
+from lca.views.view import numpy_values, step_of
+
+
+class ParameterTrace:
+    """θ_{t,i}, Δ_{t,i} and A_{t,i} of chosen parameters; memory O(chosen) a step.
+
+    Parameters
+    ----------
+    layout
+        Of the parameters.
+    entries
+        Which: positions, or names such as ``"fc1.weight[3, 17]"``.
+
+    Attributes
+    ----------
+    names
+        Of the chosen parameters.
+
+    Examples
+    --------
+    >>> from lca import Step
+    >>> trace = ParameterTrace(Layout(("w",), ((2, 2),)), ["w[1, 0]"])
+    >>> step = Step(np.zeros(4), np.array([0.0, 0.0, 0.5, 1.0]))
+    >>> values = np.array([0.0, 0.0, -1.0, 2.0])
+    >>> trace.update(StepAllocation(values, 0.0, 0.0, residual=0.0, mass=3.0, source=step))
+    >>> trace.theta, trace.movement, trace.values
+    (array([[0.]]), array([[0.5]]), array([[-1.]]))
+    """
+
+    def __init__(self, layout: Layout, entries: Sequence[int | str]) -> None:
+        self._positions = np.array([layout.position(entry) for entry in entries], np.int64)
+        self.names = tuple(layout.label(int(i)) for i in self._positions)
+        self._rows: list[tuple[np.ndarray, np.ndarray, np.ndarray]] = []
+
+    def update(self, allocation: StepAllocation) -> None:
+        step, on = step_of(allocation, "traces of parameters"), reductions(allocation.values)
+        start, end, values = (
+            on.take(vector, self._positions) for vector in (step.start, step.end, allocation.values)
+        )
+        self._rows.append((start, end - start, values))
+
+    @property
+    def theta(self) -> np.ndarray:
+        """θ_t before each step, shape (T, chosen), in the dtype of the parameters."""
+        return self._column(0)
+
+    @property
+    def movement(self) -> np.ndarray:
+        """Δ_t, shape (T, chosen)."""
+        return self._column(1)
+
+    @property
+    def values(self) -> np.ndarray:
+        """A_t, shape (T, chosen)."""
+        return self._column(2)
+
+    def _column(self, which: int) -> np.ndarray:
+        return np.reshape([row[which] for row in self._rows], (len(self._rows), len(self._positions)))
+
+
+class AllParameters:
+    """Everything: A_{t,i} as one (T, K) array in memory, in the dtype of the parameters.
+
+    T K numbers: for short runs of small networks. `lca.Record` with ``values="float32"`` keeps them on disk.
+
+    Examples
+    --------
+    >>> view = AllParameters()
+    >>> view.update(StepAllocation(np.array([-1.0, 0.5]), 0.0, 0.0, residual=0.0, mass=0.0))
+    >>> view.rows
+    array([[-1. ,  0.5]])
+    """
+
+    def __init__(self) -> None:
+        self._rows: list[np.ndarray] = []
+
+    def update(self, allocation: StepAllocation) -> None:
+        self._rows.append(numpy_values(allocation).copy())
+
+    @property
+    def rows(self) -> np.ndarray:
+        """Shape (T, K); (0, 0) before the first step."""
+        return np.array(self._rows) if self._rows else np.zeros((0, 0))

@@ -1,0 +1,23 @@
+"""The reductions that run on a device, here on the CPU; and which vectors go through NumPy."""
+
+import numpy as np
+import pytest
+import tensorflow as tf
+from hypothesis import given
+
+import lca_tensorflow  # noqa: F401 - registers the reductions
+from lca.reductions import HostReductions, reductions
+from lca_tensorflow.reductions import TensorFlowReductions
+from tests.reduction_laws import LAWS, vectors
+
+
+@pytest.mark.parametrize("law", LAWS, ids=lambda law: law.__name__)
+@pytest.mark.parametrize("on", [TensorFlowReductions(), reductions(tf.ones(1))], ids=["device", "cpu"])
+@given(vectors)
+def test_tensorflow(on, law, values):
+    normal = np.abs(values) >= np.finfo(values.dtype).tiny  # TensorFlow takes the others for 0
+    law(on, tf.constant, np.where(normal, values, values.dtype.type(0)))
+
+
+def test_a_tensor_of_the_cpu_goes_through_numpy():
+    assert isinstance(reductions(tf.ones(3)), HostReductions)
