@@ -1,0 +1,163 @@
+"""Tests over seeds keep their level and cover the truth; a planted lag is recovered.
+
+Statistical checks have fixed seeds and limits at four standard errors (false-alarm rate 6e-5 each).
+"""
+
+import math
+
+import numpy as np
+import pytest
+from scipy.stats import kstest, ttest_1samp, ttest_rel
+
+from lca import Layout
+from lca.analysis import holm, paired_t_test, phase_lag, seeds_t_test
+from lca.errors import LCAError, NonFiniteError
+from lca.testing.tolerances import EPS64, summed
+
+NAMES = ["fc1", "fc2", "fc3"]
+LAYOUT = Layout(("a.weight", "b.weight"), ((3,), (2,)))
+LAYERS = LAYOUT.groups("layer")
+B = np.array([0, 0, 0, 1, 1])  # the entries of the second layer
+
+
+def test_t_and_p_are_those_of_scipy():
+    totals = np.random.default_rng(0).normal(loc=[0, 1, -2], size=(6, 3))
+    expected = ttest_1samp(totals, 0)
+    for row, t, p in zip(seeds_t_test(NAMES, totals), expected.statistic, expected.pvalue, strict=True):
+        assert row.t == pytest.approx(t, rel=summed(6, EPS64))
+        assert row.p_value == pytest.approx(p, rel=summed(100, EPS64))
+    other = totals + np.random.default_rng(1).normal(size=(6, 3))
+    expected = ttest_rel(other, totals)
+    seen = [row.p_value for row in paired_t_test(NAMES, other, totals)]
+    assert seen == pytest.approx(expected.pvalue, rel=summed(100, EPS64))
+
+
+@pytest.mark.parametrize("seeds", [2, 5, 20])
+def test_the_interval_covers_the_mean_and_p_is_uniform_under_the_null(seeds):
+    runs = 2_000
+    rng = np.random.default_rng([1, seeds])
+    rows = [seeds_t_test(["layer"], rng.normal(loc=0.0, scale=0.3, size=(seeds, 1)))[0] for _ in range(runs)]
+    covered = np.mean([row.low <= 0.0 <= row.high for row in rows])
+    assert abs(covered - 0.95) < 4 * math.sqrt(0.95 * 0.05 / runs)
+    assert kstest([row.p_value for row in rows], "uniform").pvalue > 1e-4
+
+
+def test_other_confidence_other_coverage():
+    rng = np.random.default_rng(2)
+    rows = [seeds_t_test(["l"], rng.normal(size=(4, 1)), confidence=0.5)[0] for _ in range(1_000)]
+    assert abs(np.mean([r.low <= 0 <= r.high for r in rows]) - 0.5) < 4 * math.sqrt(0.25 / 1_000)
+
+
+def test_a_layer_that_hurts_a_little_is_found_among_larger_ones():
+    rng = np.random.default_rng(3)
+    totals = np.array([-1.8, -0.4, 0.02]) + 0.005 * rng.normal(size=(5, 3))
+    rows = {row.name: row for row in seeds_t_test(NAMES, totals)}
+    assert rows["fc3"].low > 0
+    assert rows["fc3"].p_adjusted < 0.01
+    assert rows["fc1"].mean < rows["fc2"].mean < 0
+
+
+def test_a_frozen_layer_neither_helps_nor_hurts():
+    totals = np.stack([np.zeros(3), [1.0, 1.1, 0.9]], axis=1)
+    frozen, other = seeds_t_test(["frozen", "other"], totals)
+    assert (frozen.mean, frozen.t, frozen.p_value, frozen.low, frozen.high) == (0.0, 0.0, 1.0, 0.0, 0.0)
+    assert other.p_value < 0.01
+
+
+def test_pairing_takes_out_what_a_seed_does_to_both():
+    rng = np.random.default_rng(4)
+    seeds = rng.normal(size=(8, 1))
+    unchanged = seeds + 0.01 * rng.normal(size=(8, 1))
+    changed = seeds - 0.05 + 0.01 * rng.normal(size=(8, 1))
+    [row] = paired_t_test(["heldout loss"], changed, unchanged)
+    assert row.p_value < 1e-4
+    assert row.low < -0.05 < row.high
+
+
+def test_holm_keeps_the_family_wise_error():
+    runs, tests = 2_000, 5
+    p = np.random.default_rng(5).random(size=(runs, tests))
+    wrong = np.mean([(holm(row) <= 0.05).any() for row in p])
+    assert wrong < 0.05 + 4 * math.sqrt(0.05 * 0.95 / runs)
+    assert np.mean((p <= 0.05).any(axis=1)) > 0.15  # and uncorrected tests do not
+
+
+def test_holm_never_falls_below_or_out_of_order():
+    p = np.array([0.5, 0.01, 0.9, 0.02])
+    np.testing.assert_allclose(holm(p), [1.0, 0.04, 1.0, 0.06], rtol=summed(1, EPS64))
+
+
+@pytest.mark.parametrize("lag", [0, 1, 4])
+def test_a_planted_lag_is_recovered_in_each_group(lag):
+    rng = np.random.default_rng(6)
+    gradient = rng.normal(size=(400, 5))
+    movement = np.zeros((400, 5))
+    movement[lag:, :3] = -0.1 * gradient[: 400 - lag, :3]
+    movement[2:, 3:] = -7.0 * gradient[:-2, 3:]
+    movement += 0.05 * rng.normal(size=movement.shape)
+    seen = phase_lag(gradient, movement, LAYERS, max_lag=10)
+    assert seen.names == ("a", "b")
+    assert seen.lag().tolist() == [lag, 2]
+    at_zero = np.flatnonzero(seen.lags == 0)[0]
+    others = np.delete(seen.correlation[:, 0], at_zero + lag)
+    assert np.abs(others).max() < 4.5 / math.sqrt(3 * 390)  # 20 normal numbers, 3 parameters, 390 steps
+
+
+def test_correlation_of_gradient_descent_is_one_at_no_delay():
+    gradient = np.random.default_rng(7).normal(size=(50, 5))
+    seen = phase_lag(gradient, -0.3 * gradient, LAYERS, max_lag=3)
+    assert np.abs(seen.correlation[3] - 1).max() <= summed(50, EPS64)
+    np.testing.assert_array_equal(seen.lags, range(-3, 4))
+
+
+def test_momentum_spreads_the_movement_over_later_delays():
+    """Δ_{t+d} holds -lr μ^d g_t: with white gradients the correlation falls as μ^d."""
+    rng = np.random.default_rng(8)
+    gradient, velocity, movement = rng.normal(size=(20_000, 5)), np.zeros(5), []
+    for g in gradient:
+        velocity = 0.8 * velocity + g
+        movement.append(-0.1 * velocity)
+    seen = phase_lag(gradient, np.array(movement), LAYERS, max_lag=4)
+    later, earlier = seen.correlation[4:], seen.correlation[:4]
+    assert later == pytest.approx(np.outer(0.6 * 0.8 ** np.arange(5), [1, 1]), abs=0.03)  # 0.6 = √(1 - 0.8²)
+    assert np.abs(earlier).max() < 0.03
+
+
+def slow_correlation(gradient, movement, lag):
+    """The formula for one group, written out."""
+    pairs = [(t, t + lag) for t in range(len(gradient)) if 0 <= t + lag < len(gradient)]
+    cross = np.mean([-gradient[t] @ movement[u] for t, u in pairs])
+    return cross / np.sqrt(np.mean((gradient**2).sum(axis=1)) * np.mean((movement**2).sum(axis=1)))
+
+
+def test_phase_lag_equals_its_slow_twin():
+    gradient, movement = np.random.default_rng(9).normal(size=(2, 12, 5))
+    seen = phase_lag(gradient, movement, LAYERS, max_lag=5)
+    for row, lag in zip(seen.correlation, seen.lags, strict=True):
+        for column, part in enumerate((slice(0, 3), slice(3, 5))):
+            slow = slow_correlation(gradient[:, part], movement[:, part], lag)
+            assert abs(row[column] - slow) <= summed(12 * 3, EPS64)
+
+
+@pytest.mark.parametrize(
+    ("call", "message"),
+    [
+        (lambda: seeds_t_test(NAMES, np.ones((1, 3))), "at least 2 rows, got 1"),
+        (lambda: seeds_t_test(NAMES, np.ones(3)), r"must have 2 axes, got shape \(3,\)"),
+        (lambda: seeds_t_test(NAMES, np.ones((2, 2))), "2 columns, 3 names"),
+        (lambda: seeds_t_test(["a", "b"], np.array([[1.0, 2], [3, 2]])), "total for 'b'; were they one run"),
+        (lambda: seeds_t_test(["a"], np.zeros((2, 1)), confidence=95), "between 0 and 1, got 95"),
+        (lambda: paired_t_test(["a"], np.zeros((2, 1)), np.zeros((3, 1))), "same seeds and quantities"),
+        (lambda: phase_lag(np.ones((9, 5)), np.ones((9, 4)), LAYERS, max_lag=1), r"shape \(steps, 5\)"),
+        (lambda: phase_lag(np.ones((9, 5)), np.ones((9, 5)), LAYERS, max_lag=9), "at least 10 rows, got 9"),
+        (lambda: phase_lag(np.ones((9, 5)), np.ones((9, 5)) * B, LAYERS, max_lag=0), "'a' has no grad"),
+    ],
+)
+def test_unusable_input_is_refused(call, message):
+    with pytest.raises(LCAError, match=message):
+        call()
+
+
+def test_a_seed_that_diverged_is_refused():
+    with pytest.raises(NonFiniteError, match="totals over seeds hold inf in row 1"):
+        seeds_t_test(["a"], np.array([[1.0], [np.inf]]))
