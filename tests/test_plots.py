@@ -9,17 +9,28 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from lca import plots
-from lca.errors import LCAError
+from lca.analysis import WeibullFit
+from lca.errors import LCAError, NonFiniteError, OutputError
+from lca.testing.tolerances import EPS64, summed
 
 LOSS, REBUILT = np.array([2.0, 1.0, 0.5]), np.array([2.0, 1.25, 0.375])
 ROWS = np.array([[-1.0, 0.25], [-2.0, 0.5], [0.5, -1.0]])
 EDGES, HELPING, HURTING = np.logspace(-3, 1, 5), np.array([0, 3, 2, 0]), np.array([0, 1, 4, 0])
+FIT = WeibullFit(0.5, 0.1, 0.01, 0.01, 0.02, 10)
+TRACE = np.array([1.0, 1.5, 1.5, 1.0]), np.array([0.5, 0.0, -0.5, 0.25]), np.array([-1.0, 0.0, 0.5, 0.25])
+PEAKS = np.array([[0, 0, 0], [1, 1, 0], [0, 0, 1], [0, 0, 0], [1, 1, 1]], dtype=bool)
 DRAW = {
     "loss": lambda ax=None: plots.plot_loss(LOSS, REBUILT, ax=ax),
     "cumulative": lambda ax=None: plots.plot_cumulative(ROWS, ["fc1", "fc2"], ax=ax),
     "totals": lambda ax=None: plots.plot_totals(["fc1", "fc2"], ROWS[0], ROWS[1], ax=ax),
     "helping": lambda ax=None: plots.plot_helping(np.array([60.0, 55.0]), np.array([10.0, 12.0]), ax=ax),
-    "histogram": lambda ax=None: plots.plot_histogram(EDGES, HELPING, HURTING, ax=ax),
+    "histogram": lambda ax=None: plots.plot_histogram(EDGES, HELPING, HURTING, fit=FIT, ax=ax),
+    "train_heldout": lambda ax=None: plots.plot_train_heldout(ROWS, -ROWS, ["fc1", "fc2"], ax=ax),
+    "layer_time": lambda ax=None: plots.plot_layer_time(ROWS, ["fc1", "fc2"], ax=ax),
+    "neurons": lambda ax=None: plots.plot_neurons(ROWS, ["fc1[0]", "fc1[1]"], ax=ax),
+    "classes": lambda ax=None: plots.plot_classes(["a", "b", "c"], ["class 0", "class 1"], ROWS, ax=ax),
+    "parameter": lambda ax=None: plots.plot_parameter(*TRACE, name="fc1.weight[0, 0]", ax=ax),
+    "peaks": lambda ax=None: plots.plot_peaks(PEAKS, ["fc1", "fc2", "fc3"], ax=ax),
 }
 every_figure = pytest.mark.parametrize("draw", DRAW.values(), ids=DRAW)
 
@@ -33,7 +44,7 @@ def line(ax, label):
 def test_without_axes_a_new_figure_is_made_and_renders(draw, tmp_path):
     ax = draw()
     assert isinstance(ax, Axes)
-    assert tuple(ax.figure.get_size_inches()) == (6, 4)
+    assert ax.get_title()
     ax.figure.savefig(tmp_path / "figure.png")  # warnings are errors: no missing glyph, no squeezed layout
     assert (tmp_path / "figure.png").stat().st_size > 0
 
@@ -44,10 +55,19 @@ def test_with_axes_these_are_drawn_into(draw):
     assert draw(right) is right
 
 
-@pytest.mark.parametrize("name", ["cumulative", "totals"])
+def test_a_title_of_the_user_s_own_takes_the_place_of_ours():
+    ax = DRAW["helping"]()
+    ax.set_title("Mine")
+    assert [ax.get_title(loc) for loc in ("left", "center", "right")] == ["", "Mine", ""]
+
+
+SIGNED = ["cumulative", "totals", "train_heldout", "layer_time", "neurons", "classes", "parameter"]
+
+
+@pytest.mark.parametrize("name", SIGNED)
 def test_axes_of_signed_quantities_say_the_sign_and_the_unit(name):
-    ax = DRAW[name]()
-    label = f"{ax.get_xlabel()} {ax.get_ylabel()}"
+    axes = DRAW[name]().figure.axes  # colour bars and panels below included
+    label = " ".join(f"{ax.get_xlabel()} {ax.get_ylabel()}" for ax in axes)
     assert "negative = helped" in label
     assert "units of the loss" in label
 
@@ -99,10 +119,131 @@ def test_helping_leaves_a_gap_where_a_whole_window_has_no_percentage():
 
 
 def test_histogram_keeps_the_two_signs_apart_and_cuts_empty_bins():
-    helped, hurt = DRAW["histogram"]().patches
+    helped, hurt, _ = DRAW["histogram"]().patches
     assert helped.get_data().values.tolist() == [3, 2]
     assert hurt.get_data().values.tolist() == [1, 4]
     np.testing.assert_array_equal(helped.get_data().edges, EDGES[1:4])
+
+
+def test_histogram_draws_the_counts_a_fit_expects():
+    fitted = DRAW["histogram"]().patches[2].get_data().values
+    survival = np.exp(-np.sqrt(EDGES[1:4] / 0.1))
+    np.testing.assert_allclose(fitted, 10 * -np.diff(survival), rtol=summed(1, EPS64))
+
+
+def test_train_and_heldout_are_solid_and_dashed_in_the_colour_of_their_layer():
+    ax = DRAW["train_heldout"]()
+    _, *lines = ax.lines
+    assert [line.get_linestyle() for line in lines] == ["-", "-", "--", "--"]
+    assert lines[0].get_color() == lines[2].get_color() != lines[1].get_color()
+    np.testing.assert_array_equal(lines[0].get_ydata(), [0.0, -1.0, -3.0, -2.5])
+    np.testing.assert_array_equal(lines[2].get_ydata(), [0.0, 1.0, 3.0, 2.5])
+
+
+def test_a_map_in_fewer_columns_than_steps_leaves_nothing_out():
+    rows = np.random.default_rng(0).normal(size=(103, 2))
+    [mesh] = plots.plot_layer_time(rows, ["a", "b"], columns=10).collections
+    shown = mesh.get_array().reshape(2, 10)
+    assert np.abs(shown.sum(axis=1) - rows.sum(axis=0)).max() <= summed(np.abs(rows).sum(), EPS64)
+    assert mesh.get_coordinates()[0, -1, 0] == 103
+
+
+def test_a_map_has_white_for_zero_blue_for_help_and_red_for_hurt():
+    [mesh] = plots.plot_layer_time(np.array([[-1.0, 0.0, 1.0]]), ["helps", "rests", "hurts"]).collections
+    red, green, blue = mesh.cmap(mesh.norm(np.array([-1.0, 0.0, 1.0]))).T[:3]
+    assert blue[0] > red[0] + 0.5
+    assert red[2] > blue[2] + 0.5
+    assert min(red[1], green[1], blue[1]) > 0.98
+    assert -mesh.norm.vmin == mesh.norm.vmax  # symmetric, or zero would have a colour
+
+
+def test_colours_of_a_run_that_stands_still_are_white():
+    plots.plot_layer_time(np.zeros((3, 1)), ["fc"]).figure.draw_without_rendering()
+
+
+def test_neurons_name_the_strongest_of_either_kind_and_draw_all():
+    rows = np.array([[-3.0, -2.0, -1.0, 0.0, 1.0, 2.0]])
+    ax = plots.plot_neurons(rows, list("abcdef"), top=2)
+    named = {text.get_text(): text.get_color() for text in ax.texts}
+    assert named == {
+        "a": plots.canvas.HELPED,
+        "b": plots.canvas.HELPED,
+        "f": plots.canvas.HURT,
+        "e": plots.canvas.HURT,
+    }
+    assert len([line for line in ax.lines if len(line.get_xdata()) == 2 and line.get_alpha() == 0.5]) == 6
+    places = sorted(text.xy[1] for text in ax.texts)
+    assert np.diff(places).min() > 0
+
+
+def test_names_of_equal_neurons_do_not_overlap():
+    ax = plots.plot_neurons(-np.ones((2, 3)), list("abc"))
+    assert np.diff(sorted(text.xy[1] for text in ax.texts)).min() > 0.03 * np.ptp(ax.get_ylim())
+
+
+def test_classes_show_their_numbers_and_drop_the_word_class():
+    ax = DRAW["classes"]()
+    assert [text.get_text() for text in ax.texts] == ["−1", "0.25", "−2", "0.5", "0.5", "−1"]
+    assert [label.get_text() for label in ax.get_xticklabels()] == ["0", "1"]
+
+
+def test_a_parameter_shows_weight_gradient_and_allocation():
+    ax = DRAW["parameter"]()
+    gradient, allocation = [other for other in ax.figure.axes if other is not ax]
+    np.testing.assert_array_equal(ax.lines[0].get_ydata(), TRACE[0])
+    np.testing.assert_array_equal(gradient.lines[-1].get_ydata(), [-2.0, np.nan, -1.0, 1.0])
+    helped, hurt = allocation.collections
+    assert [segment[1].tolist() for segment in helped.get_segments()] == [[0.0, -1.0]]
+    assert [segment[1].tolist() for segment in hurt.get_segments()] == [[2.0, 0.5], [3.0, 0.25]]
+    assert "fc1.weight[0, 0]" in ax.get_title()
+
+
+def test_peaks_that_coincide_have_a_colour_of_their_own():
+    alone, together = DRAW["peaks"]().collections
+    assert [segment[:, 0].tolist() for segment in alone.get_segments()] == [[2, 2]]
+    assert sorted(segment[0, 0] for segment in together.get_segments()) == [1, 1, 4, 4, 4]
+
+
+def test_a_film_ends_with_the_whole_run(tmp_path):
+    loss, rows = np.array([2.0, 1.0, 1.5, 0.5]), np.array([[-1.0, 0.0], [0.0, 0.5], [-1.25, 0.25]])
+    film = plots.animate_training(loss, rows, ["fc1", "fc2"], frames=3)
+    plots.save_animation(film, tmp_path / "run.gif")
+    assert (tmp_path / "run.gif").read_bytes()[:3] == b"GIF"
+    left, right = film._fig.axes  # after saving, the figure stands at the last picture
+    assert left.get_title() == "Loss at step 3: 0.500"
+    np.testing.assert_array_equal(left.lines[-1].get_ydata(), loss)
+    assert [bar.get_width() for bar in right.patches] == [-2.25, 0.75]
+    assert len({tuple(bar.get_facecolor()) for bar in right.patches}) == 2
+
+
+def film():
+    film = plots.animate_training(np.ones(3), np.zeros((2, 1)), ["fc"], frames=2)
+    film._draw_was_started = True  # or matplotlib warns that it was made for nothing
+    return film
+
+
+@pytest.mark.parametrize(
+    ("call", "error", "message"),
+    [
+        (lambda: plots.plot_cumulative(ROWS, ["fc1"]), LCAError, "2 columns, 1 names"),
+        (lambda: plots.plot_layer_time(ROWS * np.nan, ["a", "b"]), NonFiniteError, "hold nan in row 0"),
+        (lambda: plots.plot_layer_time(ROWS, ["a", "b"], columns=0), LCAError, "columns must be at least 1"),
+        (lambda: plots.plot_peaks(ROWS, ["a", "b"]), LCAError, "got float64 of shape .*one at a time"),
+        (lambda: plots.animate_training(LOSS, ROWS, ["a", "b"]), LCAError, "3 steps has 4 losses, got 3"),
+        (lambda: plots.animate_training(np.ones(4), ROWS, ["a", "b"], frames=1), LCAError, "frames ≥ 2"),
+        (lambda: plots.save_animation(film(), "run.avi"), LCAError, ".gif or .mp4, got 'run.avi'"),
+        (lambda: plots.save_animation(film(), "no/such/run.gif"), OutputError, "no folder 'no/such'"),
+    ],
+)
+def test_unusable_input_is_refused(call, error, message):
+    with pytest.raises(error, match=message):
+        call()
+
+
+def test_an_mp4_without_ffmpeg_says_what_to_do(monkeypatch):
+    monkeypatch.setattr("matplotlib.animation.writers.is_available", lambda name: False)
+    with pytest.raises(LCAError, match=r"needs the program ffmpeg.*write a .gif"):
+        plots.save_animation(film(), "run.mp4")
 
 
 def test_histogram_of_nothing_still_draws():

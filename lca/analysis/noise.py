@@ -150,7 +150,8 @@ def tails_of_counts(
 
     Every entry is taken to lie at the geometric middle of its bin. With b bins a decade that is off by a
     factor of at most ``10^(1/2b)`` (15 % at the 8 bins of `lca.views.LogHistogram`), most of which cancels:
-    there the Gini coefficient is good to about 0.005, and top share and kurtosis to a tenth. Entries outside the bins are not in it.
+    there the Gini coefficient is good to about 0.005, and top share and kurtosis to a tenth. Entries outside
+    the bins are not in it.
 
     Parameters
     ----------
