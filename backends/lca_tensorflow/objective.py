@@ -114,7 +114,7 @@ class Objective:
 
     @property
     def traces(self) -> int:
-        """How often `tf.function` traced the loss or the gradient so far: at most once for each kind of batch."""
+        """How often `tf.function` traced loss or gradient so far: at most once for each kind of batch."""
         return self._loss.traces
 
     def theta(self) -> tf.Tensor:

@@ -10,7 +10,7 @@ import numpy as np
 
 from lca.analysis.arrays import check_names, finite
 from lca.errors import LCAError
-from lca.layout import Groups
+from lca.groups import Groups
 
 
 @dataclass(frozen=True)

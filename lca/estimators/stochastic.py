@@ -84,7 +84,8 @@ class Tally:
         """Add ``weight · g ∘ Δ`` for the step's own movement."""
         self._check(gradient)
         with np.errstate(over="ignore", invalid="ignore"):  # reported at once, with step and tensor
-            self._count(abs(weight) * self.ops.mass(gradient, self.step.start, self.step.end), gradient)
+            mass = self.ops.movement_sums([(abs(weight), gradient)], self.step.start, self.step.end)[1]
+        self._count(mass, gradient)
         self._gradient = self._added(self._gradient, weight, gradient)
 
     def add_product(self, weight: float, gradient: Vector, update: Vector) -> None:

@@ -15,7 +15,7 @@ from scipy import stats
 from lca.allocation import allocate
 from lca.estimators import PathIntegral
 from lca.estimators.stochastic import StochasticEstimator
-from lca.layout import Groups, Layout
+from lca.layout import Layout
 from lca.optimizers import SGD, leave_one_out
 from lca.quadrature import TRAPEZOID
 from lca.step import Part, Scores, Step
@@ -261,7 +261,7 @@ def _one_run(estimator: StochasticEstimator, *, run_seed: int) -> tuple[Array, A
     return errors, None if stderrs[0] is None else np.array(stderrs), None
 
 
-_SINGLY = Groups(("a", "b", "c"), np.arange(3))
+_SINGLY = Layout(("a", "b", "c"), ((), (), ())).groups("tensor")
 
 
 def _train(objective: SampledPolynomial, rng: np.random.Generator, *, steps: int = STEPS) -> Iterator[Step]:

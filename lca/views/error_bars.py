@@ -6,7 +6,7 @@ import numpy as np
 
 from lca.allocation import StepAllocation
 from lca.errors import LCAError
-from lca.layout import Groups
+from lca.groups import Groups
 from lca.vectors import vector_ops
 from lca.views.view import numpy_values
 

@@ -1,7 +1,7 @@
 """Claim: in `model.fit`, the Keras callback reproduces the paper's MNIST-FC figures, and the sums add up.
 
-The set-up of `validation.mnist_fc` with Adam 0.002. The first weights and the batches are those of the runs in
-`validation/mnist_fc_torch`, seed for seed, so that both backends' figures can be compared.
+The set-up of `validation.mnist_fc` with Adam 0.002. The first weights and the batches are those of the runs
+in `validation/mnist_fc_torch`, seed for seed, so that both backends' figures can be compared.
 """
 
 import os
@@ -32,7 +32,7 @@ BATCH = 250
 
 
 class TorchBatches(keras.utils.PyDataset):
-    """The first ``steps`` batches that a shuffling torch `DataLoader` would give from here on, in one epoch."""
+    """The first ``steps`` batches that a shuffling torch `DataLoader` would give from here on."""
 
     def __init__(self, data: Batch, steps: int) -> None:
         super().__init__()
