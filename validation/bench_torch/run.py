@@ -84,7 +84,10 @@ def overhead(
             by_hand(model, data, size, node)
 
     allocated, hand, ratio = interleaved(allocate, bare, rounds)
-    return {"gradients": len(nodes), "allocate_s": allocated, "by_hand_s": hand, "ratio": ratio}
+    *_, cpu = interleaved(allocate, bare, rounds, time.process_time)
+    return {
+        "gradients": len(nodes), "allocate_s": allocated, "by_hand_s": hand, "ratio": ratio, "cpu_ratio": cpu
+    }  # fmt: skip
 
 
 def cifar_like(examples: int, device: str = "cpu") -> tuple[Tensor, Tensor]:
