@@ -91,5 +91,4 @@ def _to_numpy(array: tf.Tensor) -> np.ndarray:
 
 
 _HOST, _DEVICE = HostReductions(_to_numpy), TensorFlowReductions()
-# `tf.Tensor` is no base that singledispatch sees, and the class of eager tensors has no public name.
-reductions.register(type(tf.constant(0.0)), lambda vector: _HOST if "CPU" in vector.device else _DEVICE)
+reductions.register(tf.__internal__.EagerTensor, lambda vector: _HOST if "CPU" in vector.device else _DEVICE)
