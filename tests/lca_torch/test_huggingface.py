@@ -10,7 +10,7 @@ import torch
 import lca
 from lca.errors import LCAError, LCAWarning
 from lca.testing import tolerances
-from lca_torch import Objective
+from lca_torch import Objective, replay
 
 with warnings.catch_warnings():
     warnings.simplefilter("ignore")  # of transformers and its dependencies about each other, at import
@@ -92,6 +92,56 @@ def test_run_is_the_same_with_it_and_the_allocation_adds_up(accumulate, steps, t
     assert abs(rows["residual"].sum()) < 1e-3 * abs(change)
     assert len(rows) == callback.tracker.steps == callback.summary()["train"]["steps"] == steps
     assert "lm_head.weight" not in callback.summary()["train"]["per_tensor"]  # tied: counted once
+
+
+def test_several_losses_of_dictionaries_of_tensors(tmp_path):
+    """Train and held-out loss, the latter with masked tokens and so weighted by those that count."""
+    heldout = torch.randint(20, (7, 8), generator=torch.Generator().manual_seed(2))
+    labels = heldout.clone()
+    labels[::2, 4:] = -100
+
+    def tokens_that_count(batch):
+        return float((batch["labels"][:, 1:] != -100).sum())
+
+    def losses(model):
+        data = {"input_ids": heldout, "labels": labels}
+        options = {"batch_size": 3, "batch_weight": tokens_that_count}
+        return {"train": measure(model), "heldout": Objective(model, None, data, **options)}
+
+    model, callback = gpt2(), TrainerCallback(losses, RULE)
+    plain = train(gpt2(), tmp_path, max_steps=3)
+    before = losses(model)["heldout"].theta()
+    train(model, tmp_path, callback, max_steps=3)
+    assert same(model, plain)
+    for name, objective in losses(model).items():
+        summary, theta = callback.summary()[name], objective.theta()
+        assert (summary["loss_start"], summary["loss_end"]) == (objective.loss(before), objective.loss(theta))
+        change = summary["loss_end"] - summary["loss_start"]
+        assert abs(summary["lca_total"] - change) < 1e-3 * summary["mass"]
+    with torch.no_grad():
+        whole = float(model.eval()(input_ids=heldout, labels=labels).loss)
+    eps = float(torch.finfo(torch.float32).eps)
+    found = callback.summary()["heldout"]["loss_end"]
+    assert abs(found - whole) <= tolerances.summed(whole, eps)
+
+
+def test_sharded_checkpoints_give_what_the_live_run_gave(tmp_path):
+    """Saved by `transformers` itself, in shards, with the embeddings under one of their two names."""
+
+    class Save(transformers.TrainerCallback):
+        def on_train_begin(self, args, state, control, model, **kwargs):
+            model.save_pretrained(tmp_path / f"step-{state.global_step}", max_shard_size="3KB")
+
+        on_step_end = on_train_begin
+
+    model, callback = gpt2(), TrainerCallback(measure, RULE)
+    train(model, tmp_path / "unused", Save(), callback, max_steps=3)
+    assert len(list((tmp_path / "step-0").glob("*.safetensors"))) > 1
+    objective, rows = measure(model), callback.views["train"].trace.rows
+    checkpoints = [tmp_path / f"step-{t}" for t in range(4)]
+    again = list(lca.allocate(objective, replay(checkpoints, objective), RULE))
+    assert [a.loss_end for a in again] == list(rows["loss_end"])
+    assert [a.residual for a in again] == list(rows["residual"])
 
 
 def test_no_hook_is_left_behind_and_a_run_begins_anew(tmp_path):
