@@ -6,7 +6,8 @@ from torch import nn
 from torch.nn.functional import cross_entropy
 from torch.utils.data import DataLoader, Dataset, IterableDataset, Subset, TensorDataset
 
-from lca.errors import DataError
+import lca
+from lca.errors import DataError, NonDeterministicError
 from lca.testing import tolerances
 from lca_torch import Objective
 from tests.lca_torch.networks import X, Y, mlp
@@ -96,6 +97,27 @@ def test_a_loader_can_be_read_at_every_pass():
         Objective(mlp(), cross_entropy, DataLoader(TensorDataset(X, Y), shuffle=True), keep=False)
     with pytest.raises(DataError, match="an iterator can be read only once"):
         Objective(mlp(), cross_entropy, iter([(X, Y)]), keep=False)
+
+
+class Augmented(Pairs):
+    """Another random shift each time an example is read."""
+
+    def __getitem__(self, i):
+        return X[i] + torch.randn(6), Y[i]
+
+
+def test_a_random_augmentation_is_frozen_at_one_draw_or_refused():
+    model = mlp()
+    objective = Objective(model, cross_entropy, Augmented(), batch_size=17)
+    theta = objective.theta()
+    assert objective.loss(theta) == objective.loss(theta)
+    assert (
+        abs(objective.loss(theta) - Objective(model, cross_entropy, Pairs(), batch_size=17).loss(theta))
+        > 1e-3
+    )
+    drawn_anew = Objective(model, cross_entropy, DataLoader(Augmented(), batch_size=17), keep=False)
+    with pytest.raises(NonDeterministicError, match="shuffle or augment no data"):
+        list(lca.allocate(drawn_anew, lca.Trajectory([theta, 2 * theta]), lca.Adaptive()))
 
 
 @pytest.mark.parametrize(
