@@ -108,13 +108,10 @@ class Augmented(Pairs):
 
 def test_a_random_augmentation_is_frozen_at_one_draw_or_refused():
     model = mlp()
-    objective = Objective(model, cross_entropy, Augmented(), batch_size=17)
+    objective, plain = (Objective(model, cross_entropy, data(), batch_size=17) for data in (Augmented, Pairs))
     theta = objective.theta()
     assert objective.loss(theta) == objective.loss(theta)
-    assert (
-        abs(objective.loss(theta) - Objective(model, cross_entropy, Pairs(), batch_size=17).loss(theta))
-        > 1e-3
-    )
+    assert abs(objective.loss(theta) - plain.loss(theta)) > 1e-3
     drawn_anew = Objective(model, cross_entropy, DataLoader(Augmented(), batch_size=17), keep=False)
     with pytest.raises(NonDeterministicError, match="shuffle or augment no data"):
         list(lca.allocate(drawn_anew, lca.Trajectory([theta, 2 * theta]), lca.Adaptive()))

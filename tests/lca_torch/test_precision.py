@@ -17,6 +17,7 @@ from tests.lca_torch.networks import X, Y, mlp
 with warnings.catch_warnings():
     warnings.simplefilter("ignore")  # of accelerate and its dependencies about each other, at import
     from accelerate import Accelerator
+    from accelerate.state import AcceleratorState
 
 EPS32 = float(torch.finfo(torch.float32).eps)
 
@@ -24,6 +25,14 @@ EPS32 = float(torch.finfo(torch.float32).eps)
 def seeded_mlp():
     torch.manual_seed(0)
     return mlp()
+
+
+@pytest.fixture
+def fresh_state():
+    """Accelerate keeps one global state a process, which other tests that train with it leave behind."""
+    AcceleratorState._reset_state(reset_partial_state=True)
+    yield
+    AcceleratorState._reset_state(reset_partial_state=True)
 
 
 def accelerated(model):
@@ -46,6 +55,7 @@ def train(*, tracked):
     return objective, tracker
 
 
+@pytest.mark.usefixtures("fresh_state")
 def test_a_forward_pass_that_accelerate_patched_is_measured_as_it_is():
     """In bfloat16, that is, bit for bit as with ``autocast``, on several batches and with gradients."""
     plain = seeded_mlp()
@@ -61,6 +71,7 @@ def test_a_forward_pass_that_accelerate_patched_is_measured_as_it_is():
     assert abs(loss - fine.loss(theta)) > tolerances.repeat(loss, EPS32)
 
 
+@pytest.mark.usefixtures("fresh_state")
 def test_autocast_training_is_the_same_with_a_tracker_and_adds_up():
     objective, tracker = train(tracked=True)
     without, idle = train(tracked=False)
