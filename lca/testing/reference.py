@@ -25,8 +25,8 @@ def path_integral(objective: Objective, start: Array, end: Array) -> Array:
 
     Examples
     --------
-    >>> from lca.models import bowl
-    >>> path_integral(bowl(2), np.array([1.0, 1.0]), np.array([0.0, 1.0])).round(12) + 0.0
+    >>> from lca.models import Quadratic
+    >>> path_integral(Quadratic(np.eye(2)), np.array([1.0, 1.0]), np.array([0.0, 1.0])).round(12) + 0.0
     array([-0.5,  0. ])
     """
     delta = end - start
@@ -55,10 +55,10 @@ def distance_to_polynomials(objective: Objective, start: Array, end: Array, degr
 
     Examples
     --------
-    >>> from lca.models import bowl
-    >>> ends = np.array([1.0, 2.0]), np.array([0.0, 1.0])
-    >>> [float(distance_to_polynomials(bowl(2), *ends, degree).max().round(9)) for degree in (0, 1)]
-    [1.0, 0.0]
+    >>> from lca.models import Quadratic
+    >>> bowl, start, end = Quadratic(np.eye(1)), np.array([1.0]), np.array([0.0])
+    >>> [distance_to_polynomials(bowl, start, end, degree).round(9).item() for degree in (0, 1)]
+    [0.5, 0.0]
     """
     nodes = np.cos(np.linspace(0.0, np.pi, 33))
     delta = end - start

@@ -74,10 +74,11 @@ def agrees_with_an_adaptive_reference(estimator: Estimator, problem: Problem) ->
     allowed = 4 * np.abs(end - start) * distance_to_polynomials(objective, start, end, estimator.degree)
     excess = np.abs(a.values - reference) - allowed - rounding(a)
     at = int(np.argmax(np.where(np.isnan(excess), np.inf, excess)))
+    found, expected, limit = (float(numbers[at]) for numbers in (a.values, reference, allowed + rounding(a)))
     require(
         bool(excess[at] <= 0),
-        f"value {at} is {a.values[at]!r}, the integral {reference[at]!r}; degree {estimator.degree} allows a "
-        f"difference of {allowed[at] + rounding(a):.3g}.",
+        f"value {at} is {found!r}, the integral {expected!r}; off by {abs(found - expected):.3g}, where "
+        f"degree {estimator.degree} allows {limit:.3g}.",
     )
 
 
