@@ -24,7 +24,7 @@ def test_the_integral_is_the_closed_form_of_every_parameter(problem):
 
 
 def test_the_distance_is_that_of_the_best_polynomial():
-    """Along a step of a loss of degree 6 the gradient has degree 5: that leaves nothing, any less leaves much."""
+    """Along a step of a loss of degree 6 the gradient has degree 5, and no less."""
     problem = ridge(0, 6)
     ends = problem.points[:2]
     distances = [distance_to_polynomials(problem.objective, *ends, degree).max() for degree in range(8)]
