@@ -111,6 +111,7 @@ def _labels(array: Any) -> Any:
 def _rows(path: Path, array: Any, committed: int) -> Any:
     import dask.array as da  # noqa: PLC0415
 
+    _check_files(path, array, committed)
     have = array.shape[0]
     if have < committed:
         raise RecordError(
@@ -124,13 +125,25 @@ def _rows(path: Path, array: Any, committed: int) -> Any:
     return whole[:committed]
 
 
+def _check_files(path: Path, array: Any, committed: int) -> None:
+    """Zarr takes a file that is not there for missing values, so somebody has to look."""
+    files = array.shards or array.chunks
+    counts = [-(-length // size) for length, size in zip((committed, *array.shape[1:]), files, strict=True)]
+    for at in np.ndindex(*counts):
+        name = Path(array.basename, "c", *map(str, at))
+        if not (path / name).is_file():
+            raise RecordError(
+                f"the record {str(path)!r} is damaged: {str(name)!r} is missing. Was it copied in part?"
+            )
+
+
 @contextmanager
 def _explained(path: Path) -> Iterator[None]:
     try:
         yield
     except RecordError:
         raise
-    except (OSError, KeyError, ValueError) as error:
+    except (OSError, KeyError, RuntimeError, ValueError) as error:
         raise RecordError(
             f"the record {str(path)!r} is damaged ({type(error).__name__}: {error}); was it copied in part?"
         ) from error

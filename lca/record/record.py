@@ -109,7 +109,8 @@ class Record:
         self._estimator, self._settings = estimator, dict(settings or {})
         self._layout: Layout | None = None
         self._blocks: Blocks | None = None
-        self._measured: tuple[str, ...] = ()
+        self._plan: Plan | None = None
+        self._rows: Rows | None = None
         self._closed = False
         if mode == "a" and self.path.exists():
             self._continue(resume_at)
@@ -132,24 +133,30 @@ class Record:
         self._settings = {**(settings or {}), **self._settings}
         return self
 
-    def update(self, rows: StepAllocation | Mapping[str, StepAllocation]) -> None:
+    def update(self, allocations: StepAllocation | Mapping[str, StepAllocation]) -> None:
         """Take in a step: the allocation of each measured loss by name; a single one is called ``train``."""
         if self._closed:
             raise RecordError(f"the record {str(self.path)!r} is closed; go on with Record(path, mode='a').")
-        found = with_terms({"train": rows} if isinstance(rows, StepAllocation) else rows)
+        found = with_terms({"train": allocations} if isinstance(allocations, StepAllocation) else allocations)
         step = next(iter(found.values())).step
         if step < self.next_step:
             raise RecordError(
                 f"step {step} is not new to the record {str(self.path)!r}, which goes on at step "
                 f"{self.next_step}; count from Record.next_step, or pass resume_at={step} to measure again."
             )
-        blocks = self._blocks or self._create(tuple(found))
-        if tuple(found) != self._measured:
+        plan = self._plan or self._new_plan(tuple(found))
+        if tuple(found) != plan.measured:
             raise RecordError(
                 f"step {step} measures {', '.join(found)}, the record {str(self.path)!r} is of "
-                f"{', '.join(self._measured)}; measure the same losses, or write another record."
+                f"{', '.join(plan.measured)}; measure the same losses, or write another record."
             )
-        blocks.put(self._rows.of_step(next(iter(found.values()))), map(self._rows.of_loss, found.values()))
+        rows = self._rows or Rows(plan.layout, plan.content)
+        shared, each = rows.of_step(next(iter(found.values()))), list(map(rows.of_loss, found.values()))
+        if self._blocks is None:  # not before the first row is known to fit
+            about = attributes(plan, self._estimator, self._settings)
+            self._blocks = Blocks.create(self.path, plan, about)
+        self._plan, self._rows = plan, rows
+        self._blocks.put(shared, each)
         self.next_step = step + 1
 
     def flush(self) -> None:
@@ -173,23 +180,19 @@ class Record:
     ) -> None:
         self.close(complete=kind is None)
 
-    def _create(self, measured: tuple[str, ...]) -> Blocks:
+    def _new_plan(self, measured: tuple[str, ...]) -> Plan:
         if self._layout is None:
             raise RecordError(
                 f"the record {str(self.path)!r} does not know the layout of the parameters; make it with "
                 "Record(path, objective.layout)."
             )
         traced = tuple(self._layout.position(entry) for entry in self._trace)
-        plan = Plan(self._layout, measured, Content(**self._wanted, traced=traced), self._block)
-        self._blocks = Blocks.create(self.path, plan, attributes(plan, self._estimator, self._settings))
-        self._measured, self._rows = measured, Rows(plan.layout, plan.content)
-        return self._blocks
+        return Plan(self._layout, measured, Content(**self._wanted, traced=traced), self._block)
 
     def _continue(self, resume_at: int | None) -> None:
-        plan = plan_of(open_group(self.path).attrs)
-        self._blocks = Blocks.open(self.path, plan, resume_at)
-        self._layout, self._measured = plan.layout, plan.measured
-        self._rows = Rows(plan.layout, plan.content)
+        self._plan = plan_of(open_group(self.path).attrs)
+        self._layout = self._plan.layout
+        self._blocks = Blocks.open(self.path, self._plan, resume_at)
         self.next_step = self._blocks.last_step() + 1 if resume_at is None else resume_at
 
 

@@ -47,8 +47,8 @@ class BlockStore:
         with self._explained():
             self._group = zarr.open_group(path, mode="r+", zarr_format=3)
             group: Any = self._group
-            self._arrays = {column.name: group[column.name] for column in columns}
-            self._count = group[COMMITTED]
+            self._arrays = {column.name: group[column.name].with_config(_WRITE_ALL) for column in columns}
+            self._count = group[COMMITTED].with_config(_WRITE_ALL)
             self.committed = int(self._count[...])
 
     @classmethod
@@ -63,8 +63,7 @@ class BlockStore:
                     _coordinate(group, name, dim, labels)
                 for column in plan.columns:
                     _growing(group, column, plan)
-                count = group.create_array(COMMITTED, shape=(), dtype="int64", config=_WRITE_ALL)
-                count[()] = 0
+                group.create_array(COMMITTED, shape=(), dtype="int64", config=_WRITE_ALL)[()] = 0
                 _replace(staged, path)
         finally:
             shutil.rmtree(staged, ignore_errors=True)
@@ -145,7 +144,6 @@ def _growing(group: zarr.Group, column: Column, plan: Plan) -> None:
         compressors=ZstdCodec(level=3, checksum=True),
         dimension_names=("step", *column.dims),
         attributes={"long_name": column.long_name, "units": column.units},
-        config=_WRITE_ALL,
     )
 
 

@@ -1,0 +1,279 @@
+"""What a record does when its writer is killed, the disk is full, or files are not what they should be."""
+
+import json
+import shutil
+import subprocess
+
+import numpy as np
+import pytest
+
+from lca import Layout, LCAError, Record, StepAllocation, open_record
+from lca.errors import LayoutError, UnknownNameError
+from lca.record import SCHEMA_VERSION, RecordError
+from validation.record.kill import BLOCK, kill
+
+LAYOUT = Layout(("w",), ((3,),))
+
+
+def allocation(step, **kwargs):
+    kwargs = {"residual": 0.0, "mass": 1.0} | kwargs
+    return StepAllocation(np.full(3, step + 1.0), 1.0, 0.5, step=step, **kwargs)
+
+
+@pytest.fixture
+def path(tmp_path):
+    """A complete record with five steps, in blocks of two."""
+    with Record(tmp_path / "run.zarr", LAYOUT, block=2) as record:
+        for step in range(5):
+            record.update(allocation(step))
+    return tmp_path / "run.zarr"
+
+
+def change_json(file, **changes):
+    held = json.loads(file.read_text())
+    held["attributes"] |= changes
+    file.write_text(json.dumps(held))
+
+
+def test_a_killed_process_loses_at_most_a_block(tmp_path):
+    rng = np.random.default_rng()
+    rows = 0
+    for _ in range(4):
+        killed = kill(tmp_path / "run.zarr", rng.uniform(0.05, 0.5))  # checks every row that is left
+        assert killed.began == rows
+        assert 0 <= killed.lost <= BLOCK
+        rows = killed.kept
+    assert rows > 0
+
+
+class Full:
+    """Lets so many files be written, then the disk is full."""
+
+    def __init__(self, monkeypatch, files):
+        import zarr.storage._local as local  # noqa: PLC0415
+
+        real, self.left = local._put, files
+
+        def put(*args, **kwargs):
+            if self.left <= 0:
+                raise OSError(28, "No space left on device")
+            self.left -= 1
+            return real(*args, **kwargs)
+
+        monkeypatch.setattr(local, "_put", put)
+
+
+@pytest.mark.parametrize("files", [0, 1, 20, 45, 56])
+def test_a_full_disk_is_an_error_and_what_was_written_stays(tmp_path, monkeypatch, files):
+    record = Record(tmp_path / "r", LAYOUT, block=2)
+    for step in range(3):
+        record.update(allocation(step))
+    full = Full(monkeypatch, files)
+    with pytest.raises(RecordError, match=r"No space left on device.*; its first 2 rows are safe.*Make room"):
+        record.update(allocation(3))
+    assert open_record(tmp_path / "r").load().step.values.tolist() == [0, 1]
+    with pytest.raises(RecordError, match="No space left"):
+        record.update(allocation(4))  # nothing is dropped in silence
+    full.left = 10**6
+    record.update(allocation(4))
+    record.close()
+    run = open_record(tmp_path / "r").load()
+    assert run.step.values.tolist() == [0, 1, 2, 3, 4]
+    assert run.total[:, 0].values.tolist() == [3.0, 6.0, 9.0, 12.0, 15.0]
+
+
+def test_a_disk_that_is_really_full(tmp_path):
+    disk = tmp_path / "disk"
+    disk.mkdir()
+    command = ["mount", "-t", "tmpfs", "-o", "size=2m", "tmpfs", str(disk)]
+    if shutil.which("mount") is None or subprocess.run(command, check=False, capture_output=True).returncode:
+        pytest.skip("no right to mount a small disk")
+    try:
+        layout = Layout(("w",), ((20_000,),))
+        rng = np.random.default_rng(0)
+        noise = (StepAllocation(rng.normal(size=20_000), 1.0, 0.5, 0.0, 1.0, step) for step in range(100))
+        record = Record(disk / "r", layout, values="float64", block=2)
+        with pytest.raises(RecordError, match="No space left on device"):
+            [record.update(found) for found in noise]
+        run = open_record(disk / "r").load()
+        assert 0 < run.sizes["step"] < record.next_step
+        assert np.isfinite(run["values"]).all()
+    finally:
+        subprocess.run(["umount", str(disk)], check=True)
+
+
+def test_a_disk_that_is_full_at_once_leaves_nothing(tmp_path, monkeypatch):
+    Full(monkeypatch, 10)
+    record = Record(tmp_path / "r", LAYOUT)
+    with pytest.raises(RecordError, match="cannot write the record"):
+        record.update(allocation(0))
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_leftovers_of_a_killed_writer_go(path):
+    leftover = path / "total" / "c" / "0" / "0.abc.partial"
+    leftover.touch()
+    Record(path, mode="a").close()
+    assert not leftover.exists()
+
+
+@pytest.mark.parametrize("use", [open_record, lambda path: Record(path, mode="a")], ids=["open", "continue"])
+def test_a_record_of_a_newer_version_is_refused(path, use):
+    change_json(path / "zarr.json", schema_version=SCHEMA_VERSION + 1, lca_version="9.9")
+    with pytest.raises(
+        RecordError, match=r"schema version 2, written by lca 9\.9; .* up to version 1: pip install"
+    ):
+        use(path)
+
+
+def damage_lost_file(path):
+    (path / "total" / "c" / "1" / "0").unlink()
+
+
+def damage_lost_array(path):
+    shutil.rmtree(path / "mass")
+
+
+def damage_short_array(path):
+    held = json.loads((path / "mass" / "zarr.json").read_text())
+    held["shape"][0] = 3
+    (path / "mass" / "zarr.json").write_text(json.dumps(held))
+
+
+def damage_cut_json(path):
+    text = (path / "zarr.json").read_text()
+    (path / "zarr.json").write_text(text[: len(text) // 2])
+
+
+def damage_cut_labels(path):
+    (path / "tensor" / "c" / "0").write_bytes(b"")
+
+
+DAMAGE = {
+    "lost file": (damage_lost_file, r"is damaged: 'total/c/1/0' is missing\. Was it copied in part\?"),
+    "lost array": (damage_lost_array, r"is damaged \(KeyError: 'mass'\); was it copied in part\?"),
+    "short array": (damage_short_array, r"is damaged: mass has 3 of 5 rows"),
+    "cut zarr.json": (damage_cut_json, r"is no record, or its zarr\.json is damaged"),
+    "cut labels": (damage_cut_labels, r"is damaged"),
+}
+
+
+@pytest.mark.parametrize("what", DAMAGE)
+def test_damage_is_found_when_the_record_is_opened(path, what):
+    damage, message = DAMAGE[what]
+    damage(path)
+    with pytest.raises(RecordError, match=message):
+        open_record(path)
+
+
+@pytest.mark.parametrize("keep", [0.0, 0.5, 0.9])
+def test_a_truncated_file_is_never_read_as_numbers(path, keep):
+    file = path / "total" / "c" / "0" / "0"
+    file.write_bytes(file.read_bytes()[: int(keep * file.stat().st_size)])
+    run = open_record(path)
+    with pytest.raises((RuntimeError, ValueError)):
+        run.total.load()
+
+
+def test_a_flipped_bit_is_never_read_as_numbers(path):
+    file = path / "total" / "c" / "0" / "0"
+    content = bytearray(file.read_bytes())
+    content[-6] ^= 1
+    file.write_bytes(content)
+    with pytest.raises((RuntimeError, ValueError)):
+        open_record(path).total.load()
+
+
+def test_pickled_arrays_are_refused(path):
+    held = json.loads((path / "total" / "zarr.json").read_text())
+    held["codecs"] = [{"name": "numcodecs.pickle", "configuration": {}}]
+    (path / "total" / "zarr.json").write_text(json.dumps(held))
+    with pytest.raises(RecordError, match="numcodecs.pickle"):
+        open_record(path)
+
+
+def test_what_is_no_record_is_refused(tmp_path):
+    with pytest.raises(RecordError, match="there is no record"):
+        open_record(tmp_path / "nothing.zarr")
+    with pytest.raises(RecordError, match="is no record"):
+        open_record(tmp_path)
+    import zarr  # noqa: PLC0415
+
+    zarr.create_group(tmp_path / "other.zarr", zarr_format=3)
+    with pytest.raises(RecordError, match="is a Zarr group, but no record of lca"):
+        open_record(tmp_path / "other.zarr")
+
+
+def closed(path):
+    record = Record(path, mode="a")
+    record.close()
+    return record
+
+
+REFUSED = {
+    "exists": (Record, RecordError, r"something at '.*' already; mode='a' goes on"),
+    "mode": (lambda p: Record(p, mode="r"), UnknownNameError, r"unknown mode 'r'; known: a, w, x"),
+    "block": (lambda p: Record(p / "x", block=0), RecordError, r"block must be at least 1"),
+    "resume": (lambda p: Record(p / "x", resume_at=3), RecordError, r"resume_at=3 needs mode='a'"),
+    "layout": (
+        lambda p: Record(p, Layout(("v",), ((3,),)), mode="a"),
+        LayoutError,
+        r"the record '.*' and the run must share one layout",
+    ),
+    "again": (
+        lambda p: Record(p, mode="a").update(allocation(3)),
+        RecordError,
+        r"step 3 is not new to the record .* goes on at step 5; .* or pass resume_at=3",
+    ),
+    "names": (
+        lambda p: Record(p, mode="a").update({"heldout": allocation(5)}),
+        RecordError,
+        r"step 5 measures heldout, the record '.*' is of train",
+    ),
+    "closed": (lambda p: closed(p).update(allocation(5)), RecordError, r"is closed; go on with .*mode='a'"),
+    "no layout": (
+        lambda p: Record(p / "x").update(allocation(0)),
+        RecordError,
+        r"does not know the layout.*Record\(path, objective\.layout\)",
+    ),
+    "values": (
+        lambda p: Record(p / "x", Layout(("v",), ((4,),))).update(allocation(0)),
+        LayoutError,
+        r"values of step 0: expected shape \(4,\)",
+    ),
+    "no step": (
+        lambda p: Record(p / "x", LAYOUT, theta="float32").update(allocation(0)),
+        LCAError,
+        r"theta and trace need θ, and the allocation of step 0 does not know its step",
+    ),
+    "trace": (
+        lambda p: Record(p / "x", LAYOUT, trace=["v[0]"]).update(allocation(0)),
+        UnknownNameError,
+        r"unknown tensor 'v'; known: w",
+    ),
+    "trace entry": (
+        lambda p: Record(p / "x", LAYOUT, trace=["w[7]"]).update(allocation(0)),
+        LayoutError,
+        r"'w\[7\]' is no entry of 'w', which has shape \(3,\); write 'w\[0\]', say",
+    ),
+    "settings": (
+        lambda p: Record(p / "x", LAYOUT, settings={"model": object()}).update(allocation(0)),
+        RecordError,
+        r"the settings do not fit in JSON",
+    ),
+}
+
+
+@pytest.mark.parametrize("what", REFUSED)
+def test_what_makes_no_sense_is_refused(path, what):
+    do, kind, message = REFUSED[what]
+    with pytest.raises(kind, match=message):
+        do(path)
+    assert open_record(path).load().step.values.tolist() == [0, 1, 2, 3, 4]
+    assert not (path / "x").exists()
+
+
+def test_a_folder_that_cannot_be_written_costs_no_training(tmp_path):
+    (tmp_path / "file").touch()
+    with pytest.raises(LCAError, match="cannot write to the folder"):
+        Record(tmp_path / "file" / "run.zarr", LAYOUT)

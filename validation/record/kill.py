@@ -1,0 +1,85 @@
+"""A process that writes a record as fast as it can, and one that kills it: what is left must be whole.
+
+``python -m validation.record.kill PATH`` is the writer; it goes on with what is there.
+"""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from lca import Layout, Record, StepAllocation, open_record
+
+LAYOUT = Layout(("fc1.weight", "fc1.bias", "fc2.weight"), ((40, 25), (40,), (10, 40)))
+BLOCK = 64
+ROOT = Path(__file__).resolve().parents[2]
+
+
+def allocation(step: int) -> StepAllocation:
+    """Numbers that follow from the step, so that every row can be checked."""
+    values = np.random.default_rng(step).normal(size=LAYOUT.size).astype(np.float32)
+    return StepAllocation(values, float(step), step + 1.0, residual=0.0, mass=1.0, step=step)
+
+
+def write(path: str) -> None:
+    """Add rows for ever, and say after each one how many there are."""
+    with Record(path, LAYOUT, mode="a", values="float32", block=BLOCK) as record:
+        print(record.next_step, flush=True)
+        while True:
+            record.update(allocation(record.next_step))
+            print(record.next_step, flush=True)
+
+
+@dataclass(frozen=True)
+class Killed:
+    """What a killed writer had said, and what is in the record."""
+
+    began: int
+    written: int
+    kept: int
+
+    @property
+    def lost(self) -> int:
+        return self.written - self.kept
+
+
+def kill(path: Path, seconds: float) -> Killed:
+    """Start a writer, kill it (SIGKILL) when it has written for so long, and read what it has left.
+
+    Raises
+    ------
+    AssertionError
+        If the record cannot be read, or a row in it is not what was written.
+    """
+    command = [sys.executable, "-m", "validation.record.kill", str(path)]
+    with subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None
+        began = int(process.stdout.readline())
+        time.sleep(seconds)
+        os.kill(process.pid, signal.SIGKILL)
+        said = process.stdout.read().split("\n")[:-1]  # a last line that was cut off is not said
+    return Killed(began, int(said[-1]) if said else began, check(path))
+
+
+def check(path: Path) -> int:
+    """The number of rows, every one of which must be what was written."""
+    if not path.exists():
+        return 0  # killed before its first row
+    run = open_record(path).load()
+    assert run.step.values.tolist() == list(range(run.sizes["step"]))
+    for step in range(run.sizes["step"]):
+        expected = allocation(step)
+        assert np.array_equal(run["values"][step, 0], expected.values), step
+        assert run.loss_start[step, 0] == expected.loss_start, step
+        assert np.array_equal(run.tensor_total[step, 0], LAYOUT.groups("tensor").total(expected.values)), step
+        assert int(run.histogram_helping[step].sum()) == np.count_nonzero(expected.values < 0), step
+    return run.sizes["step"]
+
+
+if __name__ == "__main__":
+    write(sys.argv[1])
