@@ -1,8 +1,10 @@
 """Result folders: checked before a run, written in one go after it, nothing half-written."""
 
 import os
+import shutil
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 
 from lca.errors import OutputError
@@ -13,9 +15,8 @@ def check_writable(folder: Path) -> None:
 
     Called before a long run, so that a mistyped path costs no training.
     """
-    existing = next(path for path in (folder, *folder.absolute().parents) if os.path.lexists(path))
     try:
-        with tempfile.TemporaryFile(dir=existing):
+        with tempfile.TemporaryFile(dir=_existing(folder)):
             pass
     except OSError as error:
         raise _cannot_write(folder, error) from error
@@ -44,6 +45,27 @@ def write_files(folder: Path, files: Mapping[str, bytes]) -> None:
     finally:
         for path in staged.values():
             path.unlink(missing_ok=True)  # what was renamed is no longer there
+
+
+@contextmanager
+def scratch_folder(folder: Path) -> Iterator[Path]:
+    """A folder for work in progress, on the file system of ``folder``, gone at the end whatever happens."""
+    with tempfile.TemporaryDirectory(prefix=".lca-", dir=_existing(folder)) as scratch:
+        yield Path(scratch)
+
+
+def replace_folder(staged: Path, path: Path) -> None:
+    """Put the folder ``staged`` at ``path``; one that is there goes, but not before."""
+    old = path.with_name(f".{path.name}.{os.getpid()}.old")
+    if path.exists():
+        path.rename(old)
+    staged.rename(path)
+    shutil.rmtree(old, ignore_errors=True)
+
+
+def _existing(folder: Path) -> Path:
+    """The folder, or the first one above it that exists."""
+    return next(path for path in (folder, *folder.absolute().parents) if os.path.lexists(path))
 
 
 def _stage(folder: Path, name: str, content: bytes) -> Path:

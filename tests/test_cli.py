@@ -8,6 +8,7 @@ import sys
 import numpy as np
 import pytest
 
+import lca
 import lca.commands.demo
 import lca.commands.demo_figures
 import lca.commands.demo_run
@@ -64,7 +65,24 @@ def test_the_summary_has_its_keys_and_balances(tmp_path, dtype, estimator):
 
 def test_everything_is_written_and_nothing_else(tmp_path, figures):
     demo(tmp_path / "deep" / "out")
-    assert {path.name for path in (tmp_path / "deep" / "out").iterdir()} == FIGURES | {"summary.json"}
+    assert {path.name for path in (tmp_path / "deep" / "out").iterdir()} == FIGURES | {
+        "summary.json",
+        "run.zarr",
+    }
+
+
+def test_the_record_is_that_of_the_run(tmp_path):
+    for seed in ("1", "0"):  # an earlier record is replaced
+        _, s = demo(tmp_path, "--seed", seed)
+    run = lca.open_record(tmp_path / "run.zarr").load()
+    assert run.measured.values.tolist() == ["train", "heldout"]
+    assert (run.sizes["step"], run.attrs["complete"], run.attrs["settings"]["seed"]) == (6, True, 0)
+    for name, found in (("train", s), ("heldout", s["heldout"])):
+        totals = run.tensor_total.sel(measured=name).sum("step")
+        assert dict(zip(run.tensor.values.tolist(), totals.values.tolist(), strict=True)) == pytest.approx(
+            found["per_tensor"], abs=summed(found["mass"], EPS64)
+        )
+    assert [path.name for path in tmp_path.iterdir() if path.name.startswith(".")] == []
 
 
 def test_the_same_seed_gives_the_same_bytes_apart_from_times(tmp_path):
@@ -188,9 +206,13 @@ def test_an_unwritable_folder_is_refused_before_the_run(tmp_path, capsys, monkey
 
 def test_a_failing_run_leaves_an_earlier_demo_alone(tmp_path, figures):
     demo(tmp_path, "--seed", "1")
-    before = {path.name: path.read_bytes() for path in tmp_path.iterdir()}
+
+    def held():
+        return {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()}
+
+    before = held()
     assert demo(tmp_path, "--optimizer", "sgd", "--lr", "1e160")[0] == 2
-    assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == before
+    assert held() == before
 
 
 def test_traceback_shows_where_an_error_came_from(tmp_path):

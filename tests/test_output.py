@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from lca.errors import OutputError
-from lca.output import check_writable, write_files
+from lca.output import check_writable, replace_folder, scratch_folder, write_files
 
 
 def tree(folder):
@@ -16,6 +16,25 @@ def test_checking_leaves_nothing_behind(tmp_path):
     check_writable(tmp_path / "a" / "b")
     check_writable(tmp_path)
     assert tree(tmp_path) == []
+
+
+def test_a_scratch_folder_is_near_and_goes_whatever_happens(tmp_path):
+    def fails(scratch):
+        (scratch / "part").touch()
+        assert scratch.parent == tmp_path  # a rename from here is no copy
+        raise ZeroDivisionError
+
+    with pytest.raises(ZeroDivisionError), scratch_folder(tmp_path / "a" / "b") as scratch:
+        fails(scratch)
+    assert tree(tmp_path) == []
+
+
+def test_a_folder_takes_the_place_of_another(tmp_path):
+    for name in ("old", "new"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / f"{name}.txt").touch()
+    replace_folder(tmp_path / "new", tmp_path / "old")
+    assert tree(tmp_path) == ["old", "old/new.txt"]
 
 
 @pytest.mark.parametrize("below", ["file", "file/a", "file/a/b"])

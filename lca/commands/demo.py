@@ -10,7 +10,8 @@ from lca.commands.demo_run import DemoSettings, run_demo
 from lca.commands.summary_text import summary_text
 from lca.estimators.named import ESTIMATORS
 from lca.models.named import MODELS
-from lca.output import check_writable, write_files
+from lca.output import check_writable, replace_folder, scratch_folder, write_files
+from lca.record import Record
 from lca.summary import to_json
 
 
@@ -39,7 +40,8 @@ _DATA_HELP = (
     "IDX files (%(default)s)"
 )
 _TOL_HELP = "largest |residual| of a step, in units of the loss; rk4 flags, adaptive refines (%(default)s)"
-_OUT_HELP = "for summary.json and the figures (./%(default)s)"
+RECORD = "run.zarr"
+_OUT_HELP = "for summary.json, the record (run.zarr) and the figures (./%(default)s)"
 
 
 def run(args: Namespace) -> None:
@@ -50,12 +52,19 @@ def run(args: Namespace) -> None:
 
     settings = DemoSettings(**{name: getattr(args, name) for name in DemoSettings.__dataclass_fields__})
     check_writable(args.out)
-    result = run_demo(settings, lambda steps: progress_bar(steps, settings.steps, quiet=args.quiet))
-    figures = draw_figures(result.train, result.heldout)
-    write_files(args.out, figures | {"summary.json": to_json(result.summary).encode()})
+    with scratch_folder(args.out) as scratch:
+        with Record(scratch / RECORD) as record:
+            result = run_demo(
+                settings, lambda steps: progress_bar(steps, settings.steps, quiet=args.quiet), record
+            )
+        figures = draw_figures(result.train, result.heldout)
+        write_files(args.out, figures | {"summary.json": to_json(result.summary).encode()})
+        replace_folder(scratch / RECORD, args.out / RECORD)
     if not args.quiet:
         print(summary_text(result.summary))
-        print(f"\nWrote summary.json and {len(figures)} figures to {args.out}/: {', '.join(figures)}")
+        print(
+            f"\nWrote summary.json, {RECORD} and {len(figures)} figures to {args.out}/: {', '.join(figures)}"
+        )
 
 
 DEMO = Command(

@@ -20,6 +20,7 @@ from lca.estimators.named import make_estimator
 from lca.models.named import make_model
 from lca.objective import Objective
 from lca.optimizers import Optimizer, make_optimizer
+from lca.record import Record
 from lca.step import Step
 from lca.summary import RunViews, summarize_run
 from lca.training import minibatches
@@ -59,9 +60,13 @@ class DemoResult:
 
 
 def run_demo(
-    settings: DemoSettings, progress: Callable[[Iterable[Step]], Iterable[Step]] = iter
+    settings: DemoSettings,
+    progress: Callable[[Iterable[Step]], Iterable[Step]] = iter,
+    record: Record | None = None,
 ) -> DemoResult:
     """Train and allocate as ``settings`` say; ``progress`` wraps the steps as they are made.
+
+    What comes out also goes into ``record``, if there is one.
 
     Examples
     --------
@@ -73,14 +78,18 @@ def run_demo(
     optimizer = make_optimizer(settings.optimizer, settings.lr)
     objectives, path = _prepare(settings, optimizer)
     views = {name: RunViews.of(objective.layout) for name, objective in objectives.items()}
+    about = {"version": lca.__version__, **asdict(settings), "optimizer_settings": repr(optimizer)}
+    if record is not None:
+        record.begin(objectives["train"].layout, estimator=estimator, settings=about)
     training = Timed(path)
     began = perf_counter()
     with np.errstate(over="ignore", invalid="ignore"):  # a run that diverges ends in an error of our own
         for rows in allocate_each(objectives, progress(training), estimator):
             for name, allocation in rows.items():
                 views[name].update(allocation)
+            if record is not None:
+                record.update(rows)
     seconds = {"train": training.seconds, "allocate": perf_counter() - began - training.seconds}
-    about = {"version": lca.__version__, **asdict(settings), "optimizer_settings": repr(optimizer)}
     return DemoResult(summarize_run(about, **views, seconds=seconds), **views)
 
 

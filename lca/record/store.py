@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 
 from lca.extras import extra
+from lca.output import replace_folder
 from lca.record.schema import COMMITTED, Column, Plan, RecordError
 
 with extra("report"):
@@ -64,7 +65,7 @@ class BlockStore:
                 for column in plan.columns:
                     _growing(group, column, plan)
                 group.create_array(COMMITTED, shape=(), dtype="int64", config=_WRITE_ALL)[()] = 0
-                _replace(staged, path)
+                replace_folder(staged, path)
         finally:
             shutil.rmtree(staged, ignore_errors=True)
         return cls(path, plan.columns)
@@ -153,12 +154,3 @@ def _coordinate(group: zarr.Group, name: str, dim: str, labels: Any) -> None:
         name, shape=(len(labels),), dtype=str if texts else labels.dtype, dimension_names=(dim,)
     )
     array[:] = np.array(labels, dtype=object) if texts else labels
-
-
-def _replace(staged: Path, path: Path) -> None:
-    """Put ``staged`` at ``path``; what is there goes, but not before its successor is complete."""
-    old = path.with_name(f".{path.name}.{os.getpid()}.old")
-    if path.exists():
-        path.rename(old)
-    staged.rename(path)
-    shutil.rmtree(old, ignore_errors=True)
