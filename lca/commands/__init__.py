@@ -1,7 +1,8 @@
 """The subcommands of `lca`, one file each; a new one is a new file and a new entry here."""
 
 from lca.commands.check import CHECK
+from lca.commands.cite import CITE
 from lca.commands.command import Command
 from lca.commands.demo import DEMO
 
-COMMANDS: tuple[Command, ...] = (DEMO, CHECK)
+COMMANDS: tuple[Command, ...] = (DEMO, CHECK, CITE)

@@ -13,6 +13,7 @@ from lca.layout import Layout, check_same_layout
 from lca.output import check_writable
 from lca.record.about import Dtype, Mode, attributes, plan_of
 from lca.record.blocks import Blocks
+from lca.record.citation import citation
 from lca.record.reading import open_group
 from lca.record.rows import Rows, with_terms
 from lca.record.schema import Content, Plan, RecordError
@@ -109,6 +110,7 @@ class Record:
         self._estimator, self._settings = estimator, dict(settings or {})
         self._layout: Layout | None = None
         self._blocks: Blocks | None = None
+        self._about: dict[str, Any] = {}
         self._plan: Plan | None = None
         self._rows: Rows | None = None
         self._closed = False
@@ -153,8 +155,8 @@ class Record:
         rows = self._rows or Rows(plan.layout, plan.content)
         shared, each = rows.of_step(next(iter(found.values()))), list(map(rows.of_loss, found.values()))
         if self._blocks is None:  # not before the first row is known to fit
-            about = attributes(plan, self._estimator, self._settings)
-            self._blocks = Blocks.create(self.path, plan, about)
+            self._about = attributes(plan, self._estimator, self._settings)
+            self._blocks = Blocks.create(self.path, plan, self._about)
         self._plan, self._rows = plan, rows
         self._blocks.put(shared, each)
         self.next_step = step + 1
@@ -171,6 +173,11 @@ class Record:
         self._closed = True
         if self._blocks is not None:
             self._blocks.close(complete=complete)
+
+    def cite(self) -> str:
+        """BibTeX entries for what the run used: method, software, estimator, data (``settings["data"]``)."""
+        estimator = "" if self._estimator is None else repr(self._estimator)
+        return citation(self._about or {"estimator": estimator, "settings": self._settings})
 
     def __enter__(self) -> "Record":
         return self
@@ -190,7 +197,8 @@ class Record:
         return Plan(self._layout, measured, Content(**self._wanted, traced=traced), self._block)
 
     def _continue(self, resume_at: int | None) -> None:
-        self._plan = plan_of(open_group(self.path).attrs)
+        self._about = dict(open_group(self.path).attrs)
+        self._plan = plan_of(self._about)
         self._layout = self._plan.layout
         self._blocks = Blocks.open(self.path, self._plan, resume_at)
         self.next_step = self._blocks.last_step() + 1 if resume_at is None else resume_at

@@ -65,7 +65,7 @@ def standard_error(allocation: StepAllocation, groups: Groups) -> np.ndarray | f
     variance is their sample variance over m; the nodes of one step are independent. The same node is part of
     two steps, so errors of neighbouring steps are *not* independent.
     """
-    if not allocation.replicates:
+    if not allocation.replicates or min(map(len, allocation.replicates.values())) < 2:
         return float("nan")
     variance = np.zeros(len(groups))
     for copies in allocation.replicates.values():
