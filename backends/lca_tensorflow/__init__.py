@@ -8,6 +8,7 @@ from lca_tensorflow.callback import LCACallback
 from lca_tensorflow.objective import Objective
 from lca_tensorflow.parameters import layout_of
 from lca_tensorflow.penalty import Penalty
+from lca_tensorflow.replay import replay
 from lca_tensorflow.tracker import Tracker
 
-__all__ = ["LCACallback", "Objective", "Penalty", "TensorFlowBackend", "Tracker", "layout_of"]
+__all__ = ["LCACallback", "Objective", "Penalty", "TensorFlowBackend", "Tracker", "layout_of", "replay"]

@@ -15,6 +15,7 @@ from torch import Tensor
 
 from lca.errors import TrajectoryError
 from lca.extras import extra
+from lca.importers import in_order
 
 AnyPath: TypeAlias = str | PathLike[str]
 
@@ -52,31 +53,6 @@ def checkpoint_files(checkpoints: AnyPath | Iterable[AnyPath]) -> list[Path]:
             f"{', '.join(SUFFIXES)}, or folders with weights); save one before the first update as well."
         )
     return [_weights(path) for path in found]
-
-
-def in_order(paths: Iterable[Path]) -> list[Path]:
-    """Paths by the numbers in their names, which must agree on the order.
-
-    >>> [path.name for path in in_order([Path("step-10.pt"), Path("step-9.pt")])]
-    ['step-9.pt', 'step-10.pt']
-    """
-    numbers = {path: [int(digits) for digits in re.findall(r"\d+", path.name)] for path in paths}
-    ordered = sorted(numbers, key=lambda path: (numbers[path], path.name))
-    forms = sorted({re.sub(r"\d+", "#", path.name) for path in ordered})
-    why = ""
-    if len(forms) > 1:
-        why = f"they have names of different forms ({', '.join(forms)})"
-    for before, after in zip(ordered, ordered[1:], strict=False):
-        if not why and numbers[before] == numbers[after]:
-            why = f"{before.name} and {after.name} have the same numbers"
-        elif not why and any(a > b for a, b in zip(numbers[before], numbers[after], strict=True)):
-            why = f"some number goes up and another down from {before.name} to {after.name}"
-    if why:
-        raise TrajectoryError(
-            f"the order of the files in {ordered[0].parent} is not clear: {why}; pass a list of paths in the "
-            "order of training."
-        )
-    return ordered
 
 
 def _checkpoints_in(folder: Path) -> Iterator[Path]:

@@ -1,4 +1,4 @@
-"""What to cite for a run, as BibTeX: the method, this software, the data, and where an estimator comes from."""
+"""What to cite for a run, as BibTeX: method, software, data, and where an estimator comes from."""
 
 from collections.abc import Mapping
 from importlib.metadata import version

@@ -1,0 +1,107 @@
+"""Runs in one HDF5 file: every way the attributes were written, read row by row, and what is refused."""
+
+import h5py
+import numpy as np
+import pytest
+
+from lca import SIMPSON, PathIntegral, allocate
+from lca.errors import DataError, TrajectoryError
+from lca.importers import read_hdf5
+from lca.models import Quadratic
+from lca.testing.tolerances import EPS64, summed
+
+POINTS = np.random.default_rng(0).normal(size=(4, 8))
+NAMES, SHAPES = ["fc1/kernel:0", "fc1/bias:0", "scale:0"], [(2, 3), (1,), ()]
+
+WRITTEN = {
+    "lists of texts": (NAMES, [str(s) for s in SHAPES]),
+    "bytes": ([name.encode() for name in NAMES], [str(s).encode() for s in SHAPES]),
+    "one text each, a Python list": (str(NAMES), str(SHAPES)),
+    "one text each, semicolons": (";".join(NAMES), "2,3;1;()"),
+    "bytes, lines": (np.bytes_("\n".join(NAMES)), np.bytes_("(2, 3)\n(1,)\n()")),
+    "one text each, names with commas": (", ".join(NAMES), "[(2, 3), (1,), ()]"),
+}
+
+
+def saved(path, points=POINTS, *, names=NAMES, shapes=str(SHAPES), on_file=True):
+    with h5py.File(path, "w") as file:
+        file["all_weights"] = points
+        place = file if on_file else file["all_weights"]
+        for name, value in (("var_names", names), ("var_shapes", shapes)):
+            if value is not None:
+                place.attrs[name] = value
+    return path
+
+
+@pytest.mark.parametrize("on_file", [True, False], ids=["on the file", "on the data set"])
+@pytest.mark.parametrize("how", WRITTEN)
+def test_layout_and_points_are_read(tmp_path, how, on_file):
+    names, shapes = WRITTEN[how]
+    layout, run = read_hdf5(saved(tmp_path / "run.h5", names=names, shapes=shapes, on_file=on_file))
+    assert layout.names == ("fc1.kernel", "fc1.bias", "scale")
+    assert (layout.shapes, layout.neuron_axes) == (((2, 3), (1,), ()), (1, 0, None))
+    for step in run:
+        np.testing.assert_array_equal([step.start, step.end], POINTS[step.index : step.index + 2])
+
+
+def test_one_matrix_of_shapes_is_read(tmp_path):
+    path = saved(tmp_path / "run.h5", names=["a", "b"], shapes=np.array([[2, 2], [1, 4]]))
+    layout, _ = read_hdf5(path, neuron_axis=0)
+    assert (layout.shapes, layout.neuron_axes) == (((2, 2), (1, 4)), (0, 0))
+
+
+def test_the_run_is_allocated_like_the_same_points_in_memory(tmp_path):
+    bowl = Quadratic(np.diag(np.arange(1.0, 9.0)))
+    _, run = read_hdf5(saved(tmp_path / "run.h5"))
+    for t, found in enumerate(allocate(bowl, run, PathIntegral(SIMPSON))):
+        change = bowl.loss(POINTS[t + 1]) - bowl.loss(POINTS[t])
+        assert abs(found.values.sum() - change) <= summed(found.mass + bowl.loss(POINTS[t]), EPS64)
+
+
+def test_rows_are_read_when_their_step_comes_up(tmp_path):
+    _, run = read_hdf5(saved(tmp_path / "run.h5"))
+    assert isinstance(run.points, h5py.Dataset)
+
+
+REFUSED = {
+    "no data": ({"points": np.zeros((3, 0))}, r"hold 8 numbers do not describe rows of 0"),
+    "one row": ({"points": POINTS[0]}, r"all_weights of shape \(T \+ 1, K\).* found \(8,\) of float64"),
+    "integers": ({"points": np.ones((2, 8), int)}, r"floating-point numbers, found \(2, 8\) of int64"),
+    "no names": ({"names": None}, r"neither all_weights nor the file has the attribute var_names"),
+    "other shapes": ({"shapes": "[(2, 2), (1,), ()]"}, r"3 var_names and 3 var_shapes that hold 6 numbers"),
+    "more names": ({"names": [*NAMES, "x"]}, r"4 var_names and 3 var_shapes"),
+    "no shape": ({"shapes": "[{}, 2.5, 'a']"}, r"in var_shapes is no shape"),
+}
+
+
+@pytest.mark.parametrize("what", REFUSED)
+def test_what_is_no_such_run_is_refused(tmp_path, what):
+    options, message = REFUSED[what]
+    with pytest.raises(DataError, match=message):
+        read_hdf5(saved(tmp_path / "run.h5", **options))
+
+
+def test_a_run_of_one_point_is_refused(tmp_path):
+    with pytest.raises(TrajectoryError, match="at least two points"):
+        read_hdf5(saved(tmp_path / "run.h5", POINTS[:1]))
+
+
+def test_files_of_another_kind_are_refused(tmp_path):
+    (tmp_path / "run.h5").write_bytes(b"\x80\x04K\x01.")  # a pickle
+    with pytest.raises(DataError, match="cannot be read as HDF5"):
+        read_hdf5(tmp_path / "run.h5")
+    with pytest.raises(DataError, match="cannot be read as HDF5"):
+        read_hdf5(tmp_path / "none.h5")
+
+
+def test_text_in_an_attribute_is_no_code(tmp_path):
+    path = saved(tmp_path / "run.h5", shapes="[__import__('os').getcwd()]")
+    with pytest.raises(DataError, match="do not describe|is no shape"):
+        read_hdf5(path)
+
+
+def test_pickled_objects_are_refused(tmp_path):
+    with h5py.File(tmp_path / "run.h5", "w") as file:
+        file["all_weights"] = np.full((2, 8), np.void(b"\x80\x04K\x01."))
+    with pytest.raises(DataError, match="floating-point numbers, found"):
+        read_hdf5(tmp_path / "run.h5")
