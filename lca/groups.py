@@ -77,7 +77,10 @@ class Groups:
 
     def total(self, values: Vector) -> np.ndarray:
         """Sum ``values`` (K,), of any backend, within each group; float64, shape (groups,)."""
-        sums = reductions(values).sums(values, self.cuts)
+        return self.merged(reductions(values).sums(values, self.cuts))
+
+    def merged(self, sums: np.ndarray) -> np.ndarray:
+        """Group totals from the sums of the cuts; tensors and layers share theirs, so one pass does."""
         return sums if self._each_is_one else np.bincount(self.ids, sums, minlength=len(self))
 
     def signs(self, values: Vector) -> SignCounts:

@@ -43,8 +43,9 @@ class Rows:
         self._layout.check(allocation.values, f"values of step {allocation.step}")
         values, on = allocation.values, reductions(allocation.values)
         cells = _scalars(allocation)
+        of_tensors = on.sums(values, self._groups["tensor"].cuts)
         for name, groups in self._groups.items():
-            cells[f"{name}_total"] = groups.total(values)
+            cells[f"{name}_total"] = groups.total(values) if name == "neuron" else groups.merged(of_tensors)
             cells[f"{name}_stderr"] = standard_error(allocation, groups)
             if name != "neuron":
                 signs = groups.signs(values)

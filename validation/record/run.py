@@ -1,0 +1,240 @@
+"""Claims on the record: its cost beside measuring, how fast it is, and that it outlives its writer.
+
+``python -m validation.record.run`` runs all parts; ``--part kill`` one of them.
+"""
+
+import argparse
+import shutil
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from lca import Layout, Record, StepAllocation
+from lca.summary import RunViews
+from validation.evidence import keep, peak_memory_mib, verdict
+from validation.record.kill import BLOCK, kill
+
+FOLDER = Path(__file__).parent
+MNIST_FC = Layout(
+    ("fc1.weight", "fc1.bias", "fc2.weight", "fc2.bias", "fc3.weight", "fc3.bias"),
+    ((100, 784), (100,), (50, 100), (50,), (10, 50), (10,)),
+)
+
+
+def allocation(values: np.ndarray, step: int) -> StepAllocation:
+    return StepAllocation(values, 2.0, 1.0, residual=0.0, mass=1.0, step=step)
+
+
+def folder_mb(path: Path) -> float:
+    return sum(file.stat().st_size for file in path.rglob("*") if file.is_file()) / 1e6
+
+
+# --- ingest ----------------------------------------------------------------------------------------------
+
+
+def noise(steps: int, zeros: float) -> np.ndarray:
+    """Float32 noise of the size of allocations, a share of it exactly 0."""
+    rng = np.random.default_rng(0)
+    rows = rng.normal(scale=1e-6, size=(steps, MNIST_FC.size)).astype(np.float32)
+    rows[rng.random(rows.shape) < zeros] = 0
+    return rows
+
+
+def into_record(rows: np.ndarray, path: Path) -> None:
+    """Every value of every step, and all that a record holds besides."""
+    with Record(path, MNIST_FC, values="float32") as record:
+        for step, values in enumerate(rows):
+            record.update(allocation(values, step))
+
+
+def into_hdf5(rows: np.ndarray, path: Path) -> None:
+    """Row by row into a gzip-ed data set with automatic chunks, as older LCA runs were saved."""
+    import h5py  # noqa: PLC0415
+
+    with h5py.File(path, "w") as file:
+        size = rows.shape[1]
+        growing = {"maxshape": (None, size), "chunks": True, "compression": "gzip"}
+        held = file.create_dataset("lca", (0, size), "f4", **growing)
+        for step, values in enumerate(rows):
+            held.resize(step + 1, axis=0)
+            held[step] = values
+
+
+def ingest(args: argparse.Namespace) -> dict[str, bool]:
+    results: dict[str, Any] = {"steps": args.ingest_steps, "parameters": MNIST_FC.size}
+    claims = {}
+    for name, zeros in (("noise", 0.0), ("58 % zeros", 0.58)):
+        rows = noise(args.ingest_steps, zeros)
+        megabytes = rows.nbytes / 1e6
+        with tempfile.TemporaryDirectory() as place:
+            record, hdf5 = Path(place, "run.zarr"), Path(place, "run.h5")
+            seconds = {"record": timed(into_record, rows, record), "hdf5": timed(into_hdf5, rows, hdf5)}
+            stored = {"record": folder_mb(record) / megabytes, "hdf5": hdf5.stat().st_size / 1e6 / megabytes}
+        ratio = seconds["hdf5"] / seconds["record"]
+        results[name] = {
+            "MB/s": {what: megabytes / took for what, took in seconds.items()},
+            "stored/raw": stored,
+            "faster": ratio,
+        }
+        claims[f"{name}: {ratio:.1f} times faster than gzip HDF5 row by row (5)"] = ratio >= 5
+    keep(FOLDER, "ingest.json", results)
+    return claims
+
+
+def timed(what: Callable[..., None], *args: Any) -> float:
+    began = time.perf_counter()
+    what(*args)
+    return time.perf_counter() - began
+
+
+# --- overhead --------------------------------------------------------------------------------------------
+
+
+class TimedView:
+    """The default views and a record, and how long they take."""
+
+    def __init__(self, layout: Layout, record: Record) -> None:
+        self._record = record.begin(layout)
+        self._views = RunViews.of(layout)
+        self.seconds: list[float] = []
+
+    def update(self, found: StepAllocation) -> None:
+        began = time.perf_counter()
+        self._views.update(found)
+        self._record.update(found)
+        self.seconds.append(time.perf_counter() - began)
+
+
+def overhead(args: argparse.Namespace) -> dict[str, bool]:
+    """MNIST-FC with Adam and a tracker: time in views and record over all the rest of the same run."""
+    import torch  # noqa: PLC0415
+
+    from lca_torch import Objective, Tracker  # noqa: PLC0415
+    from validation.mnist_fc import images  # noqa: PLC0415
+    from validation.mnist_fc_torch.run import he_normal_mlp  # noqa: PLC0415
+
+    x, y = (torch.from_numpy(part) for part in (images().x, images().y))
+    loss_fn, model = torch.nn.CrossEntropyLoss(), he_normal_mlp()
+    objective = Objective(model, loss_fn, (x, y), batch_size=1000)
+    optimizer = torch.optim.Adam(model.parameters(), lr=0.002)
+    trained, whole = 0.0, time.perf_counter()
+    with tempfile.TemporaryDirectory() as place, Record(Path(place, "run.zarr")) as record:
+        views = []
+
+        def view(layout: Layout) -> TimedView:
+            views.append(TimedView(layout, record))
+            return views[0]
+
+        with Tracker(model, optimizer, objective, views=view, on_error="raise"):
+            for step in range(args.overhead_steps):
+                rows = torch.arange(250 * step, 250 * (step + 1)) % len(x)
+                began = time.perf_counter()
+                optimizer.zero_grad()
+                loss_fn(model(x[rows]), y[rows]).backward()
+                trained += time.perf_counter() - began
+                optimizer.step()
+        spent = sum(views[0].seconds)
+        record.flush()
+        results: dict[str, Any] = {"kB on disk a step": 1e3 * folder_mb(record.path) / args.overhead_steps}
+    whole = time.perf_counter() - whole
+    share, steps = spent / (whole - spent), args.overhead_steps
+    results |= {
+        "steps": steps,
+        "ms a step": {
+            "views and record": 1e3 * spent / steps,
+            "of which the blocks": 1e3 * (spent - steps * float(np.median(views[0].seconds))) / steps,
+            "everything else": 1e3 * (whole - spent) / steps,
+            "forward and backward of training": 1e3 * trained / steps,
+        },
+        "over everything else": share,
+    }
+    keep(FOLDER, "overhead.json", results)
+    return {f"views and record take {100 * share:.2f} % of measuring and training (2 %)": share <= 0.02}
+
+
+# --- memory ----------------------------------------------------------------------------------------------
+
+
+def memory_of(steps: int) -> None:
+    """Print the peak memory in MiB of a record of so many steps, and its size in MB (run as a child)."""
+    rows = noise(8, 0.1)
+    with tempfile.TemporaryDirectory() as place:
+        with Record(Path(place, "run.zarr"), MNIST_FC) as record:
+            for step in range(steps):
+                record.update(allocation(rows[step % 8] * np.float32(1 + step / steps), step))
+        print(peak_memory_mib(), folder_mb(Path(place)))
+
+
+def memory(args: argparse.Namespace) -> dict[str, bool]:
+    results, peaks = {}, []
+    for steps in args.memory_steps:
+        command = [sys.executable, "-m", "validation.record.run", "--memory-of", str(steps)]
+        printed = subprocess.run(command, check=True, capture_output=True, text=True).stdout
+        peak, megabytes = map(float, printed.split())
+        results[steps] = {"peak MiB": peak, "MB on disk": megabytes, "kB a step": 1e3 * megabytes / steps}
+        peaks.append(peak)
+    keep(FOLDER, "memory.json", results)
+    (few, many), grown = args.memory_steps, peaks[-1] - peaks[0]
+    return {f"{many} steps take {grown:+.1f} MiB more than {few} (5)": grown <= 5}
+
+
+# --- kill ------------------------------------------------------------------------------------------------
+
+
+def killed(args: argparse.Namespace) -> dict[str, bool]:
+    """Kill writers of new records and of one that is continued each time; every row left is compared."""
+    rng, lost, unreadable, wrong_start = np.random.default_rng(args.seed), [], [], 0
+    with tempfile.TemporaryDirectory() as place:
+        rows = 0
+        for number in range(args.kills):
+            goes_on = number % 2 == 0
+            path = Path(place, "continued" if goes_on else f"new-{number}")
+            try:
+                found = kill(path, rng.uniform(0.0, 1.0))
+            except Exception as error:
+                unreadable.append(f"{number}: {type(error).__name__}: {error}")
+                shutil.rmtree(path, ignore_errors=True)
+                rows = 0 if goes_on else rows
+                continue
+            lost.append(found.lost)
+            wrong_start += found.began != (rows if goes_on else 0)
+            rows = found.kept if goes_on else rows
+    results = {"kills": args.kills, "seed": args.seed, "block": BLOCK, "lost": lost, "unreadable": unreadable}
+    keep(FOLDER, "kill.json", results | {"continued at a wrong step": wrong_start})
+    return {
+        f"{args.kills} kills, {len(unreadable)} records unreadable or wrong (0)": not unreadable,
+        f"at most {max(lost, default=0)} rows lost of a block of {BLOCK}": max(lost, default=0) <= BLOCK,
+        f"{wrong_start} records continued at a wrong step (0)": wrong_start == 0,
+    }
+
+
+PARTS = {"ingest": ingest, "overhead": overhead, "memory": memory, "kill": killed}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--part", action="append", choices=PARTS, help="(all)")
+    parser.add_argument("--ingest-steps", type=int, default=320)
+    parser.add_argument("--overhead-steps", type=int, default=256)
+    parser.add_argument("--memory-steps", type=int, nargs=2, default=(1000, 10_000))
+    parser.add_argument("--kills", type=int, default=50)
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--memory-of", type=int, help=argparse.SUPPRESS)
+    args = parser.parse_args()
+    if args.memory_of is not None:
+        memory_of(args.memory_of)
+        return
+    claims: dict[str, bool] = {}
+    for part in args.part or PARTS:
+        claims |= PARTS[part](args)
+    verdict(claims)
+
+
+if __name__ == "__main__":
+    main()
