@@ -37,10 +37,8 @@ def save(figure, path: Path) -> None:
     """As PNG with 256 colours, a third of the size."""
     buffer = BytesIO()
     figure.savefig(buffer, format="png")
-    picture = Image.open(buffer).convert("RGB")
-    picture.quantize(256, method=Image.Quantize.MAXCOVERAGE, dither=Image.Dither.NONE).save(
-        path, optimize=True
-    )
+    few = Image.open(buffer).convert("RGB").quantize(256, method=Image.Quantize.MAXCOVERAGE)
+    few.save(path, optimize=True)
 
 
 if __name__ == "__main__":

@@ -1,7 +1,9 @@
 """Figures: they show the numbers they were given, say the sign, and touch no global state."""
 
+import re
 import subprocess
 import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -263,3 +265,12 @@ def test_a_missing_extra_is_named_with_the_command_that_installs_it(module, pack
     done = subprocess.run([sys.executable, "-c", code], check=False, capture_output=True, text=True)
     assert f"{package} is needed" in done.stderr
     assert "pip install 'loss-change-allocation[report]'" in done.stderr
+
+
+def test_the_gallery_shows_every_figure_in_small_files_and_each_file_is_shown():
+    docs = Path(__file__).resolve().parents[1] / "docs"
+    page = (docs / "figures.md").read_text(encoding="utf-8")
+    shown = {docs / name for name in re.findall(r"^!\[.+\]\((\S+)\)$", page, re.MULTILINE)}
+    assert shown == set((docs / "images" / "figures").iterdir())
+    assert max(path.stat().st_size for path in shown) < 150_000
+    assert [name for name in plots.__all__ if f"plots.{name}(" not in page] == []

@@ -58,8 +58,8 @@ def group_signs(
 
 def histogram(record: "Dataset", measured: str = "train") -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Bin edges (bins + 1,), and the counts of helping and of hurting entries, each (T, bins)."""
-    low = np.asarray(_variable(record, "bin_edge_low").values, dtype=np.float64)
-    edges = np.append(low, low[-1] ** 2 / low[-2])  # all bins have the same width in log |A|
+    low, high = (np.asarray(_variable(record, f"bin_edge_{end}").values) for end in ("low", "high"))
+    edges = np.append(low, high[-1])
     helping, hurting = (
         _of(record, f"histogram_{kind}", measured).transpose("step", "bin").values
         for kind in ("helping", "hurting")

@@ -1,0 +1,164 @@
+"""From a record of a real run to arrays: the numbers that the views saw, whatever the order of axes."""
+
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+import xarray as xr
+
+import lca
+from lca.analysis import (
+    class_rows,
+    fit_weibull_counts,
+    group_names,
+    group_rows,
+    group_signs,
+    helping_table,
+    histogram,
+    peak_moments,
+    synchrony_test,
+    traced,
+)
+from lca.data import load_digits
+from lca.errors import LCAError, UnknownNameError
+from lca.models import DatasetLoss, mlp
+from lca.optimizers import Adam
+from lca.summary import RunViews
+from lca.training import minibatches, train
+from lca.views import HelpingCounts, LogHistogram
+
+TRACED = [3, 700, 5]
+
+
+@pytest.fixture(scope="module")
+def run():
+    """Forty steps on the digits: the views of each loss, and (θ, Δ, A) of three parameters."""
+    digits, network = load_digits().reshaped((64,)), mlp((64, 16, 10))
+    x, y = digits.x_train[:300], digits.y_train[:300]
+    losses = {
+        "train": DatasetLoss(network, x, y),
+        "class 1": DatasetLoss(network, x[y == 1], y[y == 1]),
+        "class 0": DatasetLoss(network, x[y == 0], y[y == 0]),
+    }
+    views = {name: RunViews.of(network.layout) for name in losses}
+    counts = {name: HelpingCounts(network.layout.groups("layer")) for name in losses}
+    steps = train(losses["train"], network.init(0), Adam(0.01), minibatches(x, y, 50, 40, seed=0))
+    traces, histograms = [], []
+    steps = list(steps)
+    allocations = lca.allocate_each(losses, steps, lca.PathIntegral(lca.TRAPEZOID))
+    for step, rows in zip(steps, allocations, strict=True):
+        for name, allocation in rows.items():
+            views[name].update(allocation)
+            counts[name].update(allocation)
+        at = np.array(TRACED)
+        traces.append([step.start[at], (step.end - step.start)[at], rows["train"].values[at]])
+        one = LogHistogram()
+        one.update(rows["train"])
+        histograms.append([one.helping, one.hurting])
+    return views, counts, np.array(traces), np.array(histograms)
+
+
+@pytest.fixture(scope="module")
+def record(run):
+    """The run in the layout of a record."""
+    views, counts, traces, histograms = run
+    names, layers = list(views), views["train"].layers.groups.names
+    signs = [count.per_group() for count in counts.values()]
+    both = ("step", "measured")
+    per_loss = {"layer_total": [view.layers.rows for view in views.values()]}
+    per_loss |= {"layer_helped": [s.negative for s in signs], "layer_hurt": [s.positive for s in signs]}
+    per_loss["layer_zero"] = [s.zero for s in signs]
+    edges = LogHistogram().edges
+    return xr.Dataset(
+        {
+            **{name: ((*both, "layer"), np.stack(rows, axis=1)) for name, rows in per_loss.items()},
+            "histogram_helping": ((*both, "bin"), np.repeat(histograms[:, :1], 3, axis=1).astype(np.uint32)),
+            "histogram_hurting": ((*both, "bin"), np.repeat(histograms[:, 1:], 3, axis=1).astype(np.uint32)),
+            "trace_theta": (("step", "traced"), traces[:, 0]),
+            "trace_movement": (("step", "traced"), traces[:, 1]),
+            "trace_values": ((*both, "traced"), np.repeat(traces[:, 2:], 3, axis=1)),
+        },
+        coords={
+            "step": np.arange(40),
+            "measured": names,
+            "layer": list(layers),
+            "bin_edge_low": ("bin", edges[:-1]),
+            "bin_edge_high": ("bin", edges[1:]),
+            "traced": TRACED,
+        },
+    )
+
+
+@pytest.fixture(params=["in memory", "dask", "axes the other way round"])
+def stored(record, request):
+    if request.param == "dask":
+        return record.chunk(step=7)
+    return record.transpose(..., "measured", "step") if "axes" in request.param else record
+
+
+def test_group_rows_are_those_of_the_view(run, stored):
+    views = run[0]
+    assert group_names(stored) == views["train"].layers.groups.names
+    for name in views:
+        np.testing.assert_array_equal(group_rows(stored, measured=name), views[name].layers.rows)
+
+
+def test_class_rows_stand_in_the_order_of_the_record(run, stored):
+    names, rows = class_rows(stored)
+    assert names == ("class 1", "class 0")
+    assert rows.shape == (40, 2, 2)
+    for column, name in enumerate(names):
+        np.testing.assert_array_equal(rows[..., column], run[0][name].layers.rows)
+
+
+def test_signs_give_the_helping_percent_of_the_summary(run, stored):
+    signs = group_signs(stored)
+    np.testing.assert_array_equal(signs.negative, run[1]["train"].per_group().negative)
+    np.testing.assert_array_equal(signs.zero, run[1]["train"].per_group().zero)
+    first, second = helping_table(group_names(stored), signs)
+    assert 50 < first.helping_percent < 100
+    assert first.zero_percent > second.zero_percent  # pixels that are always 0
+
+
+def test_the_histogram_adds_up_to_that_of_the_run(run, stored):
+    edges, helping, hurting = histogram(stored)
+    whole = run[0]["train"].histogram
+    np.testing.assert_array_equal(edges, whole.edges)
+    np.testing.assert_array_equal(helping.sum(axis=0), whole.helping)
+    np.testing.assert_array_equal(hurting.sum(axis=0), whole.hurting)
+    assert fit_weibull_counts(edges, helping + hurting, block=2).shape_stderr > 0
+
+
+def test_traced_parameters_are_the_columns_that_were_asked_for(run, stored):
+    rows = traced(stored)
+    for name, expected in zip(("theta", "movement", "values"), np.moveaxis(run[2], 1, 0), strict=True):
+        np.testing.assert_array_equal(rows[name], expected)
+
+
+def test_an_analysis_of_the_record_is_one_of_its_arrays(run, stored):
+    assert synchrony_test(peak_moments(group_rows(stored))) == synchrony_test(
+        peak_moments(run[0]["train"].layers.rows)
+    )
+
+
+@pytest.mark.parametrize(
+    ("call", "error", "message"),
+    [
+        (lambda r: group_rows(r, measured="trian"), UnknownNameError, "'trian'.*Did you mean 'train'"),
+        (lambda r: group_rows(r, "neuron"), LCAError, "no 'neuron_total'.*it has layer_total"),
+        (lambda r: group_names(r, "tensor"), LCAError, "no groups by 'tensor'"),
+        (lambda r: class_rows(r.sel(measured=["train"])), LCAError, "no losses by class; measure 'class 0'"),
+        (lambda r: traced(r.drop_vars("trace_theta")), LCAError, "no 'trace_theta'"),
+        (lambda r: histogram(r.drop_vars("histogram_hurting")), LCAError, "no 'histogram_hurting'"),
+    ],
+)
+def test_what_is_not_in_the_record_is_named(record, call, error, message):
+    with pytest.raises(error, match=message):
+        call(record)
+
+
+def test_statistics_are_imported_when_they_are_used():
+    code = "import sys, lca.analysis; print(*{'scipy.stats', 'scipy.optimize', 'xarray'} & {*sys.modules})"
+    done = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True)
+    assert done.stdout.split() == []
