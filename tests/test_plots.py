@@ -178,6 +178,12 @@ def test_neurons_name_the_strongest_of_either_kind_and_draw_all():
     assert np.diff(places).min() > 0
 
 
+def test_where_nothing_helped_no_helper_is_named():
+    ax = plots.plot_neurons(np.array([[1.0, 2.0, 0.0]]), list("abc"), top=3)
+    assert {text.get_text() for text in ax.texts} == {"a", "b"}
+    assert {text.get_color() for text in ax.texts} == {plots.canvas.HURT}
+
+
 def test_names_of_equal_neurons_do_not_overlap():
     ax = plots.plot_neurons(-np.ones((2, 3)), list("abc"))
     assert np.diff(sorted(text.xy[1] for text in ax.texts)).min() > 0.03 * np.ptp(ax.get_ylim())

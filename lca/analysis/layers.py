@@ -194,9 +194,9 @@ def phase_lag(gradient: np.ndarray, movement: np.ndarray, groups: Groups, *, max
     """
     gradient = finite(gradient, "the gradients", ndim=2, least=max_lag + 1)
     movement = finite(movement, "the movements", ndim=2)
-    if gradient.shape != movement.shape or gradient.shape[1] != len(groups.index):
+    if gradient.shape != movement.shape or gradient.shape[1] != groups.parameters:
         raise LCAError(
-            f"gradients and movements must have the shape (steps, {len(groups.index)}) of the groups, got "
+            f"gradients and movements must have the shape (steps, {groups.parameters}) of the groups, got "
             f"{gradient.shape} and {movement.shape}."
         )
     steps = len(gradient)

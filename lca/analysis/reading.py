@@ -37,8 +37,13 @@ def group_rows(record: "Dataset", by: By = "layer", measured: str = "train") -> 
 
 
 def class_rows(record: "Dataset", by: By = "layer") -> tuple[tuple[str, ...], np.ndarray]:
-    """The names of the per-class losses, and their group totals: shape (T, groups, classes)."""
-    names = tuple(str(name) for name in record["measured"].values if str(name).startswith(CLASS))
+    """The names of the per-class losses, and their group totals: shape (T, groups, classes).
+
+    They are measured losses ``class 0``, ``class 1``, ..., or terms of these names in a `lca.Sum`, which a
+    record calls ``train/class 0`` and so on.
+    """
+    measured = (str(name) for name in record["measured"].values)
+    names = tuple(name for name in measured if name.rpartition("/")[2].startswith(CLASS))
     if not names:
         raise LCAError("the record has no losses by class; measure 'class 0', 'class 1', ... beside 'train'.")
     totals = _variable(record, f"{by}_total").sel(measured=list(names))

@@ -29,7 +29,7 @@ with extra("report"):
 def plot_layer_time(
     rows: np.ndarray, names: Sequence[str], *, columns: int = 200, ax: Axes | None = None
 ) -> Axes:
-    """A map of layers × time: blue where a layer helped, red where it hurt.
+    """A map of layers × time: blue where a layer helped, orange where it hurt.
 
     Colours are linear up to a hundredth of the largest value and logarithmic beyond, so that late training
     is seen beside the first steps.
@@ -117,7 +117,7 @@ def plot_classes(
         text = f"{value:.2g}".replace("-", "−")
         ax.annotate(text, place, ha="center", va="center", color=ink, fontsize="xx-small")
     ax.set_yticks(np.arange(len(names)) + 0.5, names)
-    ax.set_xticks(np.arange(len(classes)) + 0.5, [name.removeprefix("class ") for name in classes])
+    ax.set_xticks(np.arange(len(classes)) + 0.5, [name.rpartition("class ")[2] for name in classes])
     ax.set_xlabel("class")
     ax.invert_yaxis()
     ax.tick_params(length=0)

@@ -82,6 +82,13 @@ def test_class_rows_stand_in_the_order_of_the_record(run, stored):
         np.testing.assert_array_equal(rows[..., column], run[0][name].layers.rows)
 
 
+def test_terms_of_a_sum_are_classes_as_well(record):
+    renamed = record.assign_coords(measured=["train", "train/class 1", "train/class 0"])
+    names, rows = class_rows(renamed)
+    assert names == ("train/class 1", "train/class 0")
+    np.testing.assert_array_equal(rows, class_rows(record)[1])
+
+
 def test_signs_give_the_helping_percent_of_the_summary(run, stored):
     signs = group_signs(stored)
     np.testing.assert_array_equal(signs.negative, run[1].negative)

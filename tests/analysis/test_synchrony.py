@@ -4,6 +4,7 @@ Statistical checks have fixed seeds and a false-alarm rate of 1e-4 each, had the
 """
 
 import math
+from itertools import product
 
 import numpy as np
 import pytest
@@ -110,6 +111,19 @@ def test_two_layers_have_the_p_value_of_all_shifts():
     test = synchrony_test(peaks, permutations=tries)
     assert abs(test.p_value - exact) < 4 * math.sqrt(exact * (1 - exact) / tries)
     assert test.expected == pytest.approx(table.mean(), rel=summed(60, EPS64))
+
+
+def test_the_p_value_is_that_of_all_rotations():
+    """Four layers of seven steps have 7³ relative rotations, which can all be made."""
+    peaks = np.random.default_rng(1).random((7, 4)) < 0.4
+    everything = [
+        coincidences(np.stack([peaks[:, 0], *map(np.roll, peaks.T[1:], shifts)], axis=1))
+        for shifts in product(range(7), repeat=3)
+    ]
+    exact, tries = np.mean(np.array(everything) >= coincidences(peaks)), 100_000
+    assert 0.1 < exact < 0.9
+    seen = synchrony_test(peaks, permutations=tries).p_value
+    assert abs(seen - exact) < 4 * math.sqrt(exact * (1 - exact) / tries)
 
 
 def test_expected_is_the_product_of_the_rates_within_each_block():

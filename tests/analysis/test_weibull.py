@@ -51,6 +51,14 @@ def test_errors_are_the_spread_over_repeated_draws(fit):
         assert stated == pytest.approx(spread, rel=4 / math.sqrt(2 * 300))
 
 
+def test_errors_in_closed_form_are_those_of_very_fine_bins():
+    values = draws(0.6, 1e-3, 50_000, seed=4)
+    edges = np.logspace(-14, 0, 14 * 200 + 1)
+    plain, binned = fit_weibull(values), fit_weibull_counts(edges, counts(values, edges))
+    assert binned.shape_stderr == pytest.approx(plain.shape_stderr, rel=0.005)
+    assert binned.scale_stderr == pytest.approx(plain.scale_stderr, rel=0.005)
+
+
 def test_bins_that_miss_both_tails_do_not_bias_the_fit():
     values = draws(0.6, 1e-3, 50_000, seed=2)
     edges = np.logspace(-4, -2, 17)
