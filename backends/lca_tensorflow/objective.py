@@ -114,7 +114,7 @@ class Objective:
 
     @property
     def traces(self) -> int:
-        """How often `tf.function` traced loss or gradient so far: at most once for each kind of batch."""
+        """How often the loss or the gradient was traced so far: at most twice for each form of batch."""
         return self._loss.traces
 
     def theta(self) -> tf.Tensor:
@@ -226,7 +226,8 @@ class Objective:
         if not half:
             return
         parts = ((0, n), (0, half), (half, n))
-        whole, first, second = (self.loss(theta, rows.take(*part)) for part in parts)
+        batches = ([rows.take(*part)] for part in parts)
+        whole, first, second = (self._loss.evaluate(theta, batch, gradient=False)[0] for batch in batches)
         mean = (half * first + (n - half) * second) / n
         if abs(whole - (first + second)) < 1e-3 * abs(whole) < abs(whole - mean):
             raise LCAError(

@@ -70,10 +70,8 @@ class Scope(keras.StatelessScope):
 
     def add_update(self, update: tuple[keras.Variable, tf.Tensor]) -> None:
         if update[0].name == "seed_generator_state":
-            owner = update[0].path.split("/")[-3:-1]
             raise NonDeterministicError(
-                f"{'.'.join(owner) or 'a layer'} draws random numbers while measuring, so the loss is no "
-                "function of the weights; is dropout called with training=True, or noise added without "
-                "asking `training`?"
+                "random numbers are drawn while measuring, so the loss is no function of the weights; is "
+                "dropout called with training=True, or noise added without asking `training`?"
             )
         super().add_update(update)

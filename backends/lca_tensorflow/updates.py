@@ -83,4 +83,10 @@ def _variables(model: keras.Model, optimizer: Any, measurement: Measurement) -> 
                 "make it from the same model."
             )
     layout = check_same_layout((o.layout for o in measurement.objectives.values()), "the measured losses")
-    return [named[name] for name in layout.names]
+    variables = [named[name] for name in layout.names]
+    owned = {id(v) for v in getattr(optimizer, "inner_optimizer", optimizer)._trainable_variables or ()}
+    if owned and not any(id(variable) in owned for variable in variables):
+        raise LCAError(
+            f"the optimizer owns none of the weights of {model.name!r}; was it built for another model?"
+        )
+    return variables

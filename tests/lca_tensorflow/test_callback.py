@@ -6,22 +6,32 @@ import pytest
 import tensorflow as tf
 
 import lca
-from lca.errors import LCAError
+from lca.errors import LCAError, LCAWarning, NonFiniteError, UnknownNameError
+from lca.testing import tolerances
 from lca_tensorflow import LCACallback, Objective
 
 RNG = np.random.default_rng(0)
 X, Y = RNG.normal(size=(20, 5)).astype("float32"), RNG.integers(3, size=20)
+SIMPSON = lca.PathIntegral(lca.SIMPSON)
 
 
-def model_of(accumulate=None, **options):
+def model_of(optimizer=None, *, norm=True, dtype="float32", **options):
     keras.utils.set_random_seed(3)
-    layers = keras.layers
-    stack = [layers.Dense(4), layers.BatchNormalization(), layers.Dropout(0.5), layers.Dense(3)]
-    model = keras.Sequential([keras.Input((5,)), *stack])
-    optimizer = keras.optimizers.Adam(0.01, gradient_accumulation_steps=accumulate)
-    loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
-    model.compile(optimizer, loss, **options)
+    layers = [
+        keras.layers.Dense(4, dtype=dtype),
+        keras.layers.Dropout(0.5),
+        keras.layers.Dense(3, dtype=dtype),
+    ]
+    if norm:
+        layers.insert(1, keras.layers.BatchNormalization(dtype=dtype))
+    model = keras.Sequential([keras.Input((5,)), *layers])
+    loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True, dtype=dtype)
+    model.compile(optimizer or keras.optimizers.Adam(0.01), loss, **options)
     return model
+
+
+def frozen(model, **options):
+    return Objective(model, None, (X, Y), batch_norm="frozen", **options)
 
 
 class Points(keras.callbacks.Callback):
@@ -35,41 +45,216 @@ class Points(keras.callbacks.Callback):
         self.losses.append(self.objective.loss(self.objective.theta()))
 
 
-def fit(model, *callbacks):
-    model.fit(X, Y, batch_size=8, epochs=2, verbose=0, callbacks=list(callbacks))
-    return [v.numpy() for v in model.variables]
+def fit(model, *callbacks, epochs=2):
+    model.fit(X, Y, batch_size=8, epochs=epochs, verbose=0, callbacks=list(callbacks))
+    return [v.numpy() for v in (*model.variables, *model.optimizer.variables)]
 
 
-def test_every_update_is_measured_and_training_is_bit_identical():
-    plain = fit(model_of())
-    model = model_of()
-    objective = Objective(model, None, (X, Y), batch_norm="frozen")
-    ours, points = (
-        LCACallback(objective, estimator=lca.PathIntegral(lca.SIMPSON), on_error="raise"),
-        Points(objective),
-    )
+LOOPS = {
+    "Adam": ({}, keras.optimizers.Adam),
+    "momentum": ({"learning_rate": 0.1, "momentum": 0.9, "weight_decay": 0.01}, keras.optimizers.SGD),
+    "averaged": ({"use_ema": True, "ema_overwrite_frequency": 2, "clipnorm": 0.1}, keras.optimizers.Adam),
+    "accumulated": ({"gradient_accumulation_steps": 2}, keras.optimizers.Adam),
+}
+
+
+@pytest.mark.parametrize("mode", [{}, {"jit_compile": True}, {"run_eagerly": True}], ids=str)
+@pytest.mark.parametrize("loop", LOOPS)
+def test_every_update_is_measured_and_training_is_bit_identical(loop, mode):
+    options, optimizer = LOOPS[loop]
+    plain = fit(model_of(optimizer(**options), **mode))
+    model = model_of(optimizer(**options), **mode)
+    objective = frozen(model)
+    ours, points = LCACallback(objective, estimator=SIMPSON, on_error="raise"), Points(objective)
     measured = fit(model, ours, points)
     assert all(np.array_equal(a, b) for a, b in zip(plain, measured, strict=True))
     rows = ours.views["train"].trace.rows
-    assert ours.steps == len(rows) == 6
-    assert rows["loss_end"].tolist() == points.losses
-    assert rows["loss_start"][1:].tolist() == points.losses[:-1]
+    losses = points.losses[1::2] if loop == "accumulated" else points.losses  # two batches a step
+    assert ours.steps == len(rows) == len(losses)
+    assert rows["loss_end"].tolist() == losses
+    assert rows["loss_start"][1:].tolist() == losses[:-1]
     assert rows["state_change"].all()
+    assert ours.jumps == 0
 
 
-def test_accumulated_gradients_make_one_step_of_two_batches():
-    model = model_of(accumulate=2)
-    ours = LCACallback(Objective(model, None, (X, Y), batch_norm="frozen"), on_error="raise")
+def test_moving_statistics_are_told_apart():
+    """With frozen statistics that training moves, loss change = allocation + what they did + residual."""
+    model = model_of(keras.optimizers.SGD(0.1), dtype="float64")
+    ours = LCACallback(frozen(model), estimator=lca.PathIntegral(lca.gauss_lobatto(6)), on_error="raise")
     fit(model, ours)
-    assert ours.steps == len(ours.views["train"].trace.rows) == 3
+    rows = ours.views["train"].trace.rows
+    assert np.abs(rows["state_change"]).min() > 1e-4
+    assert np.abs(rows["residual"]).max() < 1e-7
 
 
-def test_what_hides_updates_is_refused():
-    model = model_of(steps_per_execution=3)
-    objective = Objective(model, None, (X, Y), batch_norm="frozen")
-    with pytest.raises(LCAError, match="steps_per_execution=1"):
-        fit(model, LCACallback(objective, on_error="raise"))
+def test_the_compiled_loss_of_data_is_measured():
+    model = model_of(norm=False)
+    expected = LCACallback(Objective(model, None, (X, Y)), on_error="raise")
+    data = tf.data.Dataset.from_tensor_slices((X, Y)).batch(10)
+    forms = [LCACallback(X, Y, on_error="raise"), LCACallback((X, Y)), LCACallback(data)]
+    fit(model, expected, *forms)
+    totals = [form.summary()["train"]["lca_total"] for form in forms]
+    assert totals[:2] == [expected.summary()["train"]["lca_total"]] * 2
+    assert totals[2] == pytest.approx(totals[0], abs=1e-5)  # summed in other batches
+
+
+def test_several_losses_and_terms_in_one_fit():
+    model = model_of(norm=False)
+    losses = {
+        "train": Objective(model, None, (X[:15], Y[:15])),
+        "held out": Objective(model, None, (X[15:], Y[15:])),
+        "by class": Objective(model, None, (X[:15], Y[:15])).by_class(),
+    }
+    ours = LCACallback(losses, on_error="raise")
+    fit(model, ours)
+    summary = ours.summary()
+    assert set(summary) == set(losses)
+    theta = losses["train"].theta()
+    assert all(summary[name]["loss_end"] == losses[name].loss(theta) for name in losses)
+    assert summary["train"]["loss_end"] != summary["held out"]["loss_end"]
+
+
+def test_only_the_steps_asked_for_are_measured_and_every_fit_is_a_run_of_its_own():
+    model = model_of()
+    ours = LCACallback(frozen(model), every=4, on_error="raise")
+    fit(model, ours)
+    assert ours.views["train"].trace.rows["step"].tolist() == [0, 4]
+    first = ours.summary()["train"]
+    fit(model, ours, epochs=1)
+    assert (ours.steps, ours.summary()["train"]["steps"]) == (3, 1)
+    assert ours.summary()["train"]["loss_start"] != first["loss_start"]
+
+
+class Infinite(keras.callbacks.Callback):
+    """The weights turn infinite before the third batch, so that a scaled gradient is not finite."""
+
+    def on_train_batch_begin(self, batch, logs=None):
+        if batch == 2:
+            self.kept = self.model.get_weights()
+            self.model.layers[0].bias.assign([float("inf")] * 4)
+
+    def on_train_batch_end(self, batch, logs=None):
+        if batch == 2:
+            self.model.set_weights(self.kept)
+
+
+def test_a_skipped_step_of_a_loss_scale_optimizer_is_no_step():
+    model = model_of(keras.optimizers.LossScaleOptimizer(keras.optimizers.SGD(0.1)), norm=False)
+    ours = LCACallback(frozen(model), estimator=SIMPSON, every=lambda step: step != 2, on_error="raise")
+    fit(model, Infinite(), ours, epochs=1)
+    assert ours.steps == 2  # of three batches
+
+
+class Moved(keras.callbacks.Callback):
+    def on_train_batch_begin(self, batch, logs=None):
+        if batch == 2:
+            self.model.layers[0].bias.assign_add([0.5] * 4)
+
+
+def test_what_moves_weights_between_updates_is_reported():
+    model = model_of(norm=False)
+    ours = LCACallback(frozen(model))
+    with pytest.warns(LCAWarning, match="parameters changed between steps 1 and 2"):
+        fit(model, Moved(), ours, epochs=1)
+    assert ours.jumps == 1
+
+
+# --- what goes wrong -------------------------------------------------------------------------------------
+
+
+class TwoOptimizers(keras.Model):
+    """Updates its weights with an optimizer that compile does not know."""
+
+    def __init__(self):
+        super().__init__()
+        self.layer = keras.layers.Dense(3)
+        self.own = keras.optimizers.SGD(0.1)
+
+    def call(self, x):
+        return self.layer(x)
+
+    def train_step(self, data):
+        with tf.GradientTape() as tape:
+            loss = self.compute_loss(y=data[1], y_pred=self(data[0]))
+        self.own.apply(tape.gradient(loss, self.trainable_weights), self.trainable_weights)
+        return {"loss": loss}
+
+
+def two_optimizers():
+    model = TwoOptimizers()
+    model(X)
+    model.compile("sgd", keras.losses.SparseCategoricalCrossentropy(from_logits=True))
+    return model
+
+
+def other_model():
+    return model_of(norm=False)
+
+
+def in_a_strategy():
     with tf.distribute.MirroredStrategy(["CPU:0"]).scope():
-        model = model_of()
-    with pytest.raises(LCAError, match=r"outside strategy\.scope"):
-        fit(model, LCACallback(objective, on_error="raise"))
+        return model_of()
+
+
+REFUSED = {
+    "steps_per_execution=1": (lambda: model_of(steps_per_execution=3), frozen),
+    r"outside strategy\.scope": (in_a_strategy, lambda model: frozen(model_of())),
+    "'train' is about .*which the model has not": (other_model, lambda model: frozen(two_optimizers())),
+    "made no update in 3 batches; if train_step has": (two_optimizers, frozen),
+    "a tuple .x, y. or .x, y, sample_weight.*got int": (other_model, lambda model: 3),
+    "pass batch_size=.* or batch_norm='frozen'": (model_of, lambda model: (X, Y)),
+}
+
+
+@pytest.mark.parametrize("message", REFUSED)
+def test_what_cannot_be_measured_is_said_and_fit_goes_on_unless_asked_otherwise(message):
+    make_model, measured = REFUSED[message]
+    model = make_model()
+    ours = LCACallback(measured(model))
+    before = model.get_weights()
+    with pytest.warns(LCAWarning, match=f"training goes on: .*{message}"):
+        fit(model, ours, epochs=1)
+    assert any(not np.array_equal(a, b) for a, b in zip(before, model.get_weights(), strict=True))
+    assert isinstance(ours.error, LCAError)
+    with pytest.raises(LCAError, match="no step was measured: "):
+        ours.summary()
+    with pytest.raises(LCAError, match=message):
+        fit(model, LCACallback(measured(model), on_error="raise"), epochs=1)
+
+
+class Broken(keras.callbacks.Callback):
+    def on_train_batch_end(self, batch, logs=None):
+        if batch == 1:
+            self.model.layers[-1].bias.assign([float("nan")] * 3)
+
+
+def test_an_error_in_measuring_ends_the_measuring_and_not_the_training():
+    model = model_of(norm=False)
+    ours = LCACallback(frozen(model))
+    with pytest.warns(LCAWarning, match=r"stopped at step 1, training goes on: NonFiniteError: .*bias"):
+        fit(model, Broken(), ours)
+    assert ours.steps == 6
+    assert ours.summary()["train"]["steps"] == 1
+    with pytest.raises(NonFiniteError, match=r"step 1: NaN or Inf in the parameters at the end.*bias"):
+        fit(model := model_of(norm=False), Broken(), LCACallback(frozen(model), on_error="raise"))
+
+
+def test_wrong_options_are_refused_at_once():
+    with pytest.raises(LCAError, match=r"the second argument is y; pass estimator="):
+        LCACallback((X, Y), SIMPSON)
+    with pytest.raises(LCAError, match="every must be a positive integer"):
+        LCACallback(X, Y, every=0)
+    with pytest.raises(UnknownNameError, match="unknown on_error 'ignore'"):
+        LCACallback(X, Y, on_error="ignore")
+    with pytest.raises(LCAError, match="no step was measured: no fit has begun"):
+        LCACallback(X, Y).summary()
+
+
+def test_losses_add_up_in_float32_as_well():
+    model = model_of(keras.optimizers.SGD(0.05), norm=False)
+    ours = LCACallback(X, Y, estimator=lca.PathIntegral(lca.gauss_lobatto(5)), on_error="raise")
+    fit(model, ours)
+    rows = ours.views["train"].trace.rows
+    eps = float(np.finfo(np.float32).eps)
+    limits = [tolerances.conservation(row["mass"], row["loss_start"], eps) for row in rows]
+    assert (np.abs(rows["residual"]) <= 10 * np.array(limits)).all()

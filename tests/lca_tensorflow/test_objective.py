@@ -6,7 +6,7 @@ import pytest
 import tensorflow as tf
 
 import lca
-from lca.errors import DataError, LayoutError, LCAError, LCAWarning, NonFiniteError
+from lca.errors import NonFiniteError
 from lca.models import BatchNorm, CrossEntropy, DatasetLoss, Dense, Network, ReLU, mlp
 from lca.testing import tolerances
 from lca_tensorflow import Objective
@@ -135,24 +135,3 @@ def test_steps_are_allocated_and_what_is_not_finite_is_named():
     assert abs(a.residual) < 1e-4 * a.mass
     with pytest.raises(NonFiniteError, match=r"fc\.kernel"):
         list(lca.allocate(objective, [lca.Step(theta, end / 0)], lca.PathIntegral(), check=False))
-
-
-def test_what_cannot_be_measured_is_refused_with_the_fix():
-    model = model_of(dense(3))
-    with pytest.raises(LCAError, match="not their mean; use reduction='sum_over_batch_size'"):
-        Objective(model, cross_entropy(reduction="sum"), (X, Y))
-    with pytest.raises(LCAError, match="must be a scalar"):
-        Objective(model, cross_entropy(reduction="none"), (X, Y))
-    with pytest.raises(LCAError, match=r"call model\.compile first"):
-        Objective(model, None, (X, Y))
-    with pytest.raises(DataError, match="one length"):
-        Objective(model, cross_entropy(), (X, Y[:5]))
-    with pytest.raises(DataError, match="batch_norm='frozen'"):
-        Objective(model_of(norm(), dense(3)), cross_entropy(), (X, Y))
-    objective = Objective(model, cross_entropy(), (X, Y))
-    with pytest.raises(LayoutError, match="built in float64"):
-        objective.loss(tf.cast(objective.theta(), tf.float32))
-    with pytest.warns(LCAWarning, match=r"no gradient reaches .*bias"):
-        Objective(
-            model, None, (X, Y), batch_loss=lambda m, batch: tf.reduce_mean(m.layers[0].kernel.value ** 2)
-        )

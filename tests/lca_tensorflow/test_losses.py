@@ -1,0 +1,274 @@
+"""What exactly is the loss: weights, penalties, terms and classes; and what is refused, with the fix."""
+
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+
+import lca
+from lca.errors import (
+    DataError,
+    LayoutError,
+    LCAError,
+    LCAWarning,
+    NonDeterministicError,
+    UnknownNameError,
+)
+from lca.testing import tolerances
+from lca_tensorflow import Objective, Penalty
+from tests.lca_tensorflow.networks import X, Y, cross_entropy, floats, mlp, normalised, stack, subclassed
+
+WEIGHT = np.random.default_rng(5).uniform(0.5, 2, size=17)
+EPS = tolerances.EPS64
+
+
+@pytest.fixture(autouse=True)
+def float64():
+    with floats("float64"):
+        yield
+
+
+def close(found, expected):
+    """Whether the same loss was added up in another order, in float64."""
+    return abs(found - expected) <= tolerances.summed(1 + abs(expected), EPS)
+
+
+def compiled(model, loss=None):
+    model.compile("sgd", loss or cross_entropy())
+    return model
+
+
+def regularized():
+    layers = keras.layers
+    hidden = layers.Dense(4, activation="tanh", kernel_regularizer=keras.regularizers.L2(0.1))
+    return stack((6,), hidden, layers.ActivityRegularization(l1=0.01), layers.Dense(3, bias_regularizer="l1"))
+
+
+# --- weights of examples ---------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("reduction", ["sum_over_batch_size", "mean_with_sample_weight"])
+def test_weights_of_examples_are_those_of_evaluate_in_ragged_batches(reduction):
+    model = compiled(mlp(), cross_entropy(reduction=reduction))
+    objective = Objective(model, None, (X, Y, WEIGHT), batch_size=5)
+    expected = model.evaluate(X, Y, sample_weight=WEIGHT, batch_size=17, verbose=0)
+    assert abs(objective.loss(objective.theta()) - expected) < 1e-6 * expected  # evaluate is in float32
+    given = Objective(model, cross_entropy(reduction=reduction), (X, Y, WEIGHT), batch_size=5)
+    assert close(given.loss(given.theta()), objective.loss(objective.theta()))
+    plain = Objective(model, None, (X, Y, None), batch_size=5)
+    assert abs(plain.loss(plain.theta()) - expected) > 0.01
+
+
+def test_class_weights_are_those_that_fit_makes():
+    model, weights = compiled(mlp()), {0: 3.0, 2: 0.25}
+    objective = Objective(model, None, (X, Y), class_weight=weights, batch_size=5)
+    by_hand = Objective(model, None, (X, Y, np.array([weights.get(int(y), 1.0) for y in Y])), batch_size=5)
+    theta = objective.theta()
+    assert objective.loss(theta) == by_hand.loss(theta)
+    assert objective.loss(theta, (X[:5], Y[:5])) == by_hand.loss(theta, by_hand._data.take(0, 5))
+    one_hot = compiled(mlp(), keras.losses.CategoricalCrossentropy(from_logits=True))
+    one_hot.set_weights(model.get_weights())
+    rows = Objective(one_hot, None, (X, np.eye(3)[Y]), class_weight=weights, batch_size=5)
+    assert close(rows.loss(rows.theta()), objective.loss(theta))
+    history = model.fit(X, Y, batch_size=17, class_weight=weights, verbose=0)
+    assert abs(history.history["loss"][0] - objective.loss(theta)) < 1e-6
+    with pytest.raises(DataError, match="multiply it into the sample_weight"):
+        Objective(model, None, (X, Y, WEIGHT), class_weight=weights)
+
+
+# --- terms -----------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("make", [regularized, subclassed])
+def test_penalties_are_a_row_of_their_own_that_adds_up(make):
+    model = compiled(make())
+    whole = Objective(model, None, (X, Y), batch_size=17)
+    terms, theta = whole.by_term(), whole.theta()
+    outputs = model(X, training=False)
+    expected = {
+        "data": float(cross_entropy()(Y, outputs)),
+        "penalty": float(sum(map(tf.reduce_sum, model.losses))),
+    }
+    for name, term in terms.terms.items():
+        assert close(term.loss(theta), expected[name])
+    assert expected["penalty"] > 0.001
+    assert close(whole.loss(theta), sum(expected.values()))
+    (loss, grad), (other, sums) = whole.loss_and_grad(theta), terms.loss_and_grad(theta)
+    assert close(loss, other)
+    scale = 1 + float(np.abs(grad).max())
+    assert np.abs(grad - sums).max() <= tolerances.gradient(scale, EPS)
+    ours = Objective(model, cross_entropy(), (X, Y), batch_size=17).by_term()
+    assert close(ours.terms["penalty"].loss(theta), expected["penalty"])
+    [a] = lca.allocate(terms, [lca.Step(theta, 1.01 * theta)], lca.PathIntegral(lca.SIMPSON))
+    assert set(a.terms) == {"data", "penalty"}
+    total = sum(term.values for term in a.terms.values())
+    assert np.abs(total - a.values).max() <= tolerances.allocation(a.mass, EPS)
+
+
+def test_a_penalty_of_the_parameters_alone_is_a_term():
+    model = compiled(mlp())
+    data = Objective(model, None, (X, Y))
+    ridge = Penalty(model, lambda tensors: 0.5 * sum(tf.reduce_sum(t**2) for t in tensors.values()))
+    theta = data.theta()
+    loss, grad = ridge.loss_and_grad(theta)
+    assert close(loss, 0.5 * float(tf.reduce_sum(theta**2)))
+    assert np.array_equal(grad, theta)
+    assert close(lca.Sum({"data": data, "penalty": ridge}).loss(theta), data.loss(theta) + loss)
+    model.layers[0].trainable = False
+    fixed = Penalty(model, lambda tensors: sum(tf.reduce_sum(t**2) for t in tensors.values()))
+    grads = fixed.layout.unflatten(fixed.loss_and_grad(theta)[1].numpy())
+    assert [bool(g.any()) for g in grads.values()] == [False, False, True, False]  # biases are 0
+    with pytest.raises(LCAError, match="must be a scalar"):
+        Penalty(model, lambda tensors: tensors[fixed.layout.names[0]]).loss(theta)
+
+
+@pytest.mark.parametrize("weight", [(), (WEIGHT,)], ids=["plain", "weighted"])
+def test_classes_are_rows_that_add_up(weight):
+    model = compiled(regularized())
+    whole = Objective(model, None, (X, Y, *weight), batch_size=5)
+    classes, theta = whole.by_class(), whole.theta()
+    assert list(classes.terms) == ["class 0", "class 1", "class 2"]
+    # ActivityRegularization is a sum over the batch divided by its size: also a mean.
+    assert close(classes.loss(theta), whole.loss(theta))
+    of_class = Y == 1
+    own = Objective(model, None, (X[of_class], Y[of_class], *(w[of_class] for w in weight)))
+    assert close(classes.terms["class 1"].loss(theta), of_class.mean() * own.loss(theta))
+    with pytest.raises(LCAError, match="integer labels"):
+        Objective(compiled(mlp(), "mse"), None, (X, np.eye(3)[Y])).by_class()
+    with pytest.raises(LCAError, match="use batch_norm='frozen'"):
+        Objective(compiled(normalised()), None, (X, Y), batch_size=17).by_class()
+
+
+class OwnLoss(keras.Model):
+    def __init__(self):
+        super().__init__()
+        self.layer = keras.layers.Dense(3)
+
+    def call(self, x):
+        return self.layer(x)
+
+    def compute_loss(self, x=None, y=None, y_pred=None, sample_weight=None, training=True):
+        return 2 * keras.ops.mean(keras.ops.square(y_pred))
+
+
+def test_the_models_own_compute_loss_is_measured():
+    model = OwnLoss()
+    outputs = model(X)
+    objective = Objective(compiled(model), None, (X, Y))
+    assert close(objective.loss(objective.theta()), 2 * float(tf.reduce_mean(outputs**2)))
+    with pytest.raises(LCAError, match="cannot be told apart; make one Objective a term"):
+        objective.by_term()
+    own = Objective(model, None, (X, Y), batch_loss=lambda m, batch: tf.reduce_mean(m(batch[0]) ** 2))
+    assert close(2 * own.loss(own.theta()), objective.loss(objective.theta()))
+    with pytest.raises(LCAError, match="cannot be told apart"):
+        own.by_term()
+
+
+def test_several_outputs_and_inputs():
+    left, right = keras.Input((6,), name="left"), keras.Input((6,), name="right")
+    both = keras.layers.Add()([left, right])
+    model = keras.Model(
+        [left, right],
+        {"a": keras.layers.Dense(3, name="a")(both), "b": keras.layers.Dense(1, name="b")(left)},
+    )
+    model.compile("sgd", {"a": cross_entropy(), "b": "mse"}, loss_weights={"a": 1.0, "b": 0.5})
+    targets = {"a": Y, "b": X[:, :1]}
+    objective = Objective(model, None, ([X, 2 * X], targets), batch_size=5)
+    outputs = model([X, 2 * X])
+    expected = float(cross_entropy()(Y, outputs["a"])) + 0.5 * float(
+        tf.reduce_mean((X[:, :1] - outputs["b"]) ** 2)
+    )
+    assert close(objective.loss(objective.theta()), expected)
+
+
+# --- refused ---------------------------------------------------------------------------------------------
+
+
+def no_weights():
+    model = mlp()
+    model.trainable = False
+    return model
+
+
+def noisy():
+    return stack((6,), keras.layers.Dense(3), Always(0.5))
+
+
+class Always(keras.layers.Dropout):
+    def call(self, inputs, training=False):
+        return super().call(inputs, training=True)
+
+
+def unbuilt():
+    return keras.Sequential([keras.layers.Dense(3)])
+
+
+def half():
+    with floats("float16"):
+        return mlp()
+
+
+REFUSED = [
+    (mlp, cross_entropy(reduction="sum"), (X, Y), {}, LCAError, "not their mean; use reduction="),
+    (mlp, cross_entropy(reduction="none"), (X, Y), {}, LCAError, "must be a scalar, got shape .17,.; use"),
+    (mlp, None, (X, Y), {}, LCAError, r"not compiled; pass loss=..., or call model\.compile first"),
+    (mlp, "mse", (X, Y), {}, LCAError, "must be callable, got 'mse'; pass the loss itself"),
+    (mlp, cross_entropy(), (X, Y), {"batch_loss": len}, LCAError, "not both"),
+    (mlp, lambda y, out: 1.0, (X, Y), {}, LCAError, "must be a floating-point tensor, got float"),
+    (mlp, lambda y, out: tf.constant(1.0), (X, Y), {}, LCAError, "does not depend on any weight"),
+    (mlp, cross_entropy(), (X[:, :4], Y), {}, DataError, "the first measuring batch raised ValueError"),
+    (mlp, cross_entropy(), (X, Y[:5]), {}, DataError, "one length, got"),
+    (mlp, cross_entropy(), (X[:0], Y[:0]), {}, DataError, "are empty"),
+    (mlp, cross_entropy(), iter(()), {}, DataError, "an iterator can be read once"),
+    (mlp, cross_entropy(), 3, {}, DataError, "must be a tuple .x, y.*got int"),
+    (mlp, cross_entropy(), tf.data.Dataset.from_tensors((X, Y)).repeat(), {}, DataError, r"before \.repeat"),
+    (mlp, cross_entropy(), (X, Y), {"batch_size": 0}, DataError, "must be a positive integer, got 0"),
+    (mlp, cross_entropy(), (X, Y), {"batch_weight": lambda b: tf.zeros([])}, DataError, "weigh 0 together"),
+    (normalised, cross_entropy(), (X, Y), {}, DataError, "pass batch_size=.*or batch_norm='frozen'"),
+    (normalised, cross_entropy(), (X, Y), {"batch_norm": "off"}, UnknownNameError, "unknown batch_norm"),
+    (normalised, cross_entropy(), (X, Y), {"batch_norm": {"bn": "batch"}}, UnknownNameError, "unknown norm"),
+    (mlp, cross_entropy(), (X, Y), {"frozen": "keep"}, UnknownNameError, "policy for frozen parameters"),
+    (no_weights, cross_entropy(), (X, Y), {}, LayoutError, r"no trainable weight.*model\.trainable = True"),
+    (half, cross_entropy(), (X, Y), {}, LayoutError, "is float16; .*use the policy 'mixed_bfloat16'"),
+    (unbuilt, cross_entropy(), (X, Y), {}, LayoutError, "has no weights yet; call it on one batch"),
+    (lambda: keras.layers.Dense(3), cross_entropy(), (X, Y), {}, LayoutError, "wrap layers in a Sequential"),
+    (noisy, cross_entropy(), (X, Y), {}, NonDeterministicError, "drawn while measuring.*dropout called with"),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("case", REFUSED, ids=[case[-1][:40] for case in REFUSED])
+def test_what_cannot_be_measured_is_refused_with_the_fix(case):
+    make, loss, data, options, error, message = case
+    with pytest.raises(error, match=message):
+        Objective(make(), loss, data, **options)
+
+
+def test_parameters_of_another_precision():
+    double = Objective(mlp(), cross_entropy(), (X, Y))
+    narrow = tf.cast(double.theta(), tf.float32)
+    loss, grad = double.loss_and_grad(narrow)
+    assert grad.dtype == tf.float32
+    assert loss == double.loss(tf.cast(narrow, tf.float64))
+    with floats("float32"):
+        single = Objective(mlp(), cross_entropy(), (X, Y))
+    with pytest.raises(
+        LayoutError, match="theta is float64, but the model was built in float32; use tf.cast"
+    ):
+        single.loss(double.theta())
+    with pytest.raises(LayoutError, match="theta must be a float32 or float64 tf.Tensor"):
+        single.loss(tf.cast(double.theta(), tf.float16))
+
+
+def test_a_weight_that_no_gradient_reaches_is_named():
+    model = mlp()
+    with pytest.warns(LCAWarning, match=r"no gradient reaches .*bias"):
+        Objective(
+            model, None, (X, Y), batch_loss=lambda m, batch: tf.reduce_mean(m.layers[0].kernel.value ** 2)
+        )
+
+
+def test_a_policy_for_each_normalisation():
+    norm = keras.layers.BatchNormalization
+    model = stack((6,), norm(name="first"), keras.layers.Dense(4), norm(name="second"), keras.layers.Dense(3))
+    state = Objective(model, cross_entropy(), (X, Y), batch_size=17, batch_norm={"second": "frozen"}).state()
+    assert sorted(state) == ["second.moving_mean", "second.moving_variance"]
