@@ -126,7 +126,7 @@ class LCACallback(keras.callbacks.Callback):
             )
         else:
             self._measurement = measurement
-            self._updates.watch.begin()
+            self._updates.begin()
 
     def on_train_batch_begin(self, batch: int, logs: Any = None) -> None:
         if self._updates is not None:

@@ -102,7 +102,8 @@ class ModelLoss:
         sums = zero, zero, tf.zeros_like(wide) if gradient else tf.zeros([], self.dtype)
         state = dict(state or self.state() or {})
         for batch in batches:
-            sums = self._add(batch, gradient)(wide, state, batch, sums)
+            arguments = wide, state, batch, sums
+            sums = self._add(arguments, gradient)(*arguments)
         total, weights, grad = sums
         if not float(weights) > 0:
             raise DataError("the measured batches weigh 0 together; pass a batch_weight that is positive.")
@@ -132,17 +133,22 @@ class ModelLoss:
         found = zip(self.layout.names, grads, self._trains, strict=True)
         return [name for name, grad, trainable in found if trainable and grad is None]
 
-    def _add(self, batch: Tree, gradient: bool) -> Any:
-        """The compiled addition of one batch, made once for all batch sizes."""
+    def _add(self, arguments: tuple[Any, ...], gradient: bool) -> Any:
+        """The addition of one batch, traced once for batches of all sizes."""
         function = self._add_gradient if gradient else self._add_loss
         if self._eagerly:
             return function
-        leaves = tf.nest.flatten(batch)
+        batch = arguments[2]
         structure = str(tf.nest.map_structure(lambda _: 0, batch))
-        key = (gradient, structure, *((leaf.dtype, tuple(leaf.shape[1:])) for leaf in leaves))
+        key = (gradient, structure, *((x.dtype, tuple(x.shape[1:])) for x in tf.nest.flatten(batch)))
         if key not in self._compiled:
+            theta, state, rows, sums = tf.nest.map_structure(tf.TensorSpec.from_tensor, arguments)
+            rows = tf.nest.map_structure(lambda row: tf.TensorSpec((None, *row.shape[1:]), row.dtype), rows)
             self._compiled[key] = tf.function(
-                function, reduce_retracing=True, jit_compile=self._jit, autograph=False
+                function,
+                input_signature=(theta, state, rows, sums),
+                jit_compile=self._jit,
+                autograph=False,
             )
         return self._compiled[key]
 

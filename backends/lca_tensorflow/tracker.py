@@ -112,7 +112,7 @@ class Tracker:
         if not self._listening:
             raise LCAError("the tracker is not at work; put the loop into `with tracker:`.")
         self._in_step = True
-        self._updates.before()
+        self._updates.before(others=True)
         try:
             yield
         finally:
@@ -124,7 +124,7 @@ class Tracker:
             raise LCAError("a tracker is already at work on this optimizer; one after the other.")
         self._listening = True
         self._unseen = self._updates.count() - self._updates.made
-        self._updates.watch.begin()
+        self._updates.begin()
         apply = self._optimizer.apply
 
         def heard(*args: Any, **kwargs: Any) -> Any:

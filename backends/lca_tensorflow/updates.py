@@ -27,14 +27,21 @@ class Updates:
         """How many updates the optimizer has made so far."""
         return int(self._optimizer.iterations)
 
-    def before(self) -> None:
-        """An update may be made now."""
+    def begin(self) -> None:
+        """The run begins, or goes on."""
         self._before = self.count()
+        self.watch.begin()
+
+    def before(self, *, others: bool = False) -> None:
+        """An update may be made now; ``others`` that were not told of may have been made before."""
+        if others:
+            self._before = self.count()
         self.watch.before()
 
     def after(self) -> None:
         """An update, or several as one segment, may have been made; none is no step."""
-        made = self.count() - self._before
+        count = self.count()
+        made, self._before = count - self._before, count
         self.made += made
         if made:
             self.watch.after()

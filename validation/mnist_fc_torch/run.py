@@ -22,6 +22,12 @@ OPTIMIZERS = {
 }
 
 
+def mnist() -> TensorDataset:
+    """The 55,000 training images as rows, and their digits."""
+    data = images()
+    return TensorDataset(torch.from_numpy(data.x), torch.from_numpy(data.y))
+
+
 def he_normal_mlp() -> nn.Sequential:
     """784-100-50-10 with ReLU; weights He-normal, biases 0."""
     model = nn.Sequential(nn.Linear(784, 100), nn.ReLU(), nn.Linear(100, 50), nn.ReLU(), nn.Linear(50, 10))
@@ -34,8 +40,7 @@ def he_normal_mlp() -> nn.Sequential:
 def measure(optimizer_name: str, estimator_name: str, seed: int, steps: int) -> Run:
     """Train once with a tracker; the figures of the run."""
     torch.manual_seed(seed)
-    batch, model, loss_fn = images(), he_normal_mlp(), nn.CrossEntropyLoss()
-    data = TensorDataset(torch.from_numpy(batch.x), torch.from_numpy(batch.y))
+    data, model, loss_fn = mnist(), he_normal_mlp(), nn.CrossEntropyLoss()
     optimizer = OPTIMIZERS[optimizer_name](model.parameters())
     loader = DataLoader(data, batch_size=250, shuffle=True)
     objective = Objective(model, loss_fn, data, batch_size=1000)
