@@ -28,7 +28,8 @@ class Objective:
     """``L(θ) = Σ_b w_b ℓ_b(θ) / Σ_b w_b`` over the measuring batches b of a data set; an `lca.Objective`.
 
     ``ℓ_b`` is the mean loss of a batch and ``w_b`` its number of examples, so a ragged last batch counts as
-    what it is. The loss and the gradient of a batch are compiled (`tf.function`), once for all batch sizes. The model's variables are the same after a call as before, also after an error.
+    what it is. The loss and the gradient of a batch are compiled (`tf.function`), once for all batch sizes.
+    The model's variables are the same after a call as before, also after an error.
 
     Parameters
     ----------
