@@ -9,11 +9,11 @@ from lca_tensorflow import TensorFlowBackend
 
 
 def test_it_passes_the_kit():
-    check_backend("tensorflow", samples=5)
+    check_backend("tensorflow", samples=3)
 
 
 def test_it_passes_the_kit_without_compilation():
-    check_backend(TensorFlowBackend(run_eagerly=True), samples=8)
+    check_backend(TensorFlowBackend(run_eagerly=True), samples=6)
 
 
 @pytest.mark.parametrize("optimizer", ["sgd", "momentum", "nesterov", "rmsprop", "adam", "adamw"])

@@ -58,12 +58,16 @@ LOOPS = {
 }
 
 
-@pytest.mark.parametrize("mode", [{}, {"jit_compile": True}, {"run_eagerly": True}], ids=str)
-@pytest.mark.parametrize("loop", LOOPS)
+MODES = {"graph": {}, "XLA": {"jit_compile": True}, "eager": {"run_eagerly": True}}
+
+
+@pytest.mark.parametrize(
+    ("loop", "mode"), [*((loop, "graph") for loop in LOOPS), ("accumulated", "XLA"), ("momentum", "eager")]
+)
 def test_every_update_is_measured_and_training_is_bit_identical(loop, mode):
     options, optimizer = LOOPS[loop]
-    plain = fit(model_of(optimizer(**options), **mode))
-    model = model_of(optimizer(**options), **mode)
+    plain = fit(model_of(optimizer(**options), **MODES[mode]))
+    model = model_of(optimizer(**options), **MODES[mode])
     objective = frozen(model)
     ours, points = LCACallback(objective, estimator=SIMPSON, on_error="raise"), Points(objective)
     measured = fit(model, ours, points)

@@ -80,6 +80,25 @@ def test_class_weights_are_those_that_fit_makes():
         Objective(model, None, (X, Y, WEIGHT), class_weight=weights)
 
 
+def test_the_fastest_measuring_batch_is_found_by_trying(monkeypatch):
+    x, y, tried = np.tile(X, (20, 1)), np.tile(Y, 20), []
+    model = mlp()
+    found = Objective(model, cross_entropy(), (x, y))
+    assert found.batch_size in (64, 128, 256, 512)
+    small = Objective(model, cross_entropy(), (x, y), batch_size=7)
+    assert close(found.loss(found.theta()), small.loss(small.theta()))
+
+    def seconds(objective, batch):
+        tried.append(len(batch[0]))
+        return {64: 1.0, 128: 1.5, 256: 3.5}[tried[-1]]
+
+    monkeypatch.setattr(Objective, "_seconds", seconds)
+    assert Objective(model, cross_entropy(), (x, y)).batch_size == 128
+    assert tried == [64, 128, 256]
+    assert Objective(model, cross_entropy(), (x[:40], y[:40])).batch_size == 64  # nothing to try
+    assert len(tried) == 3
+
+
 # --- terms -----------------------------------------------------------------------------------------------
 
 
