@@ -78,6 +78,10 @@ class Rows:
         """Some of the rows, as a batch."""
         return tf.nest.map_structure(lambda tensor: tensor[start:stop], self.tree)
 
+    def copies(self, n: int) -> Tree:
+        """All rows n times, as a batch."""
+        return tf.nest.map_structure(lambda tensor: tf.concat([tensor] * n, 0), self.tree)
+
     def where(self, mine: tf.Tensor) -> "Rows":
         """The rows that a mask (n,) names."""
         return Rows(tf.nest.map_structure(lambda tensor: tf.boolean_mask(tensor, mine), self.tree))

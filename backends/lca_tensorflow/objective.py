@@ -1,7 +1,6 @@
 """`Objective`: the mean loss of a Keras model over a data set, at any θ, with the model left as it is."""
 
 import copy
-import time
 import warnings
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -11,7 +10,7 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from lca.errors import DataError, LCAError, LCAWarning
+from lca.errors import LCAError, LCAWarning
 from lca.layout import Layout
 from lca.objective import Scaled, State, Sum
 from lca_tensorflow.data import Rows, Tree, as_tensors, rows_of, weighted_by_class
@@ -19,9 +18,7 @@ from lca_tensorflow.losses import check_loss_argument, data_loss, penalty_loss, 
 from lca_tensorflow.model_loss import BatchLoss, ModelLoss
 from lca_tensorflow.parameters import Frozen, flat
 from lca_tensorflow.policies import BatchNormPolicy
-
-SMALLEST_BATCH = 64
-"""Where the search for a measuring batch size begins."""
+from lca_tensorflow.tryout import choose_batch_size, try_out
 
 
 class Objective:
@@ -68,7 +65,8 @@ class Objective:
     Raises
     ------
     LCAError
-        If the loss is no scalar or a sum over the batch, or batches do not fit the model.
+        If the loss is no scalar, not differentiable or a sum over the batch instead of a mean, if batches do
+        not fit the model or hold NaN that reaches the loss, or if the loss draws random numbers.
 
     Examples
     --------
@@ -111,8 +109,16 @@ class Objective:
         self.layout: Layout = self._loss.layout
         rows, suggested = rows_of(data, self._loss.dtype)
         self._data = Rows(as_tensors(weighted_by_class(rows.tree, class_weight), self._loss.dtype))
-        self.batch_size = self._choose_batch_size(batch_size, suggested)
-        self._try_out(self._data.take(0, self.batch_size))
+        theta = self.theta()
+        self.batch_size = choose_batch_size(self._loss, theta, self._data, batch_size, suggested)
+        unused = try_out(self._loss, theta, self._data, self.batch_size)
+        if unused:
+            warnings.warn(
+                f"no gradient reaches {', '.join(unused)}: the loss does not depend on it, so its allocation "
+                "will be 0. Is a part of the model cut off, or unused on the first batch?",
+                LCAWarning,
+                stacklevel=2,
+            )
 
     @property
     def traces(self) -> int:
@@ -199,67 +205,6 @@ class Objective:
     def _rows(self, batch: Tree) -> Rows:
         weighted = weighted_by_class(as_tensors(batch, self._loss.dtype), self._class_weight)
         return Rows(as_tensors(weighted, self._loss.dtype))
-
-    def _choose_batch_size(self, wanted: int | None, suggested: int | None) -> int:
-        if wanted is not None and (not isinstance(wanted, int) or wanted < 1):
-            raise DataError(f"batch_size must be a positive integer, got {wanted!r}.")
-        if wanted is None and suggested is None and self._loss.mixes_examples:
-            raise DataError(
-                "the loss depends on the measuring batches (batch statistics), so their size has to be "
-                "stated: pass batch_size=..., e.g. that of training, or batch_norm='frozen'."
-            )
-        return wanted or suggested or self._fastest_batch_size()
-
-    def _fastest_batch_size(self) -> int:
-        """Double the batch while a gradient gets faster by 5 % an example and fits into memory."""
-        best, size, fastest = SMALLEST_BATCH, SMALLEST_BATCH, float("inf")
-        while best < len(self._data):
-            try:
-                seconds = self._seconds(self._data.take(0, size)) / min(size, len(self._data))
-            except tf.errors.ResourceExhaustedError:
-                break
-            if seconds > 0.95 * fastest:
-                break
-            best, size, fastest = size, 2 * size, seconds
-        return best
-
-    def _seconds(self, batch: Tree) -> float:
-        """The best of three gradients, after one that does not count."""
-        theta, seconds = self.theta(), []
-        self._loss.try_out(theta, batch)
-        self._loss.evaluate(theta, [batch], gradient=True)
-        for _ in range(3):
-            began = time.perf_counter()
-            self._loss.evaluate(theta, [batch], gradient=True)  # returns a float, so it waits for the device
-            seconds.append(time.perf_counter() - began)
-        return min(seconds)
-
-    def _try_out(self, batch: Tree) -> None:
-        """The first measuring batch, so that what does not fit is said here and not during training."""
-        unused = self._loss.try_out(self.theta(), batch)
-        if unused:
-            warnings.warn(
-                f"no gradient reaches {', '.join(unused)}: the loss does not depend on it, so its allocation "
-                "will be 0. Is a part of the model cut off, or unused on the first batch?",
-                LCAWarning,
-                stacklevel=3,
-            )
-        if not self._loss.mixes_examples:
-            self._refuse_sums(Rows(batch))
-
-    def _refuse_sums(self, rows: Rows) -> None:
-        theta, n, half = self.theta(), len(rows), len(rows) // 2
-        if not half:
-            return
-        parts = ((0, n), (0, half), (half, n))
-        batches = ([rows.take(*part)] for part in parts)
-        whole, first, second = (self._loss.evaluate(theta, batch, gradient=False)[0] for batch in batches)
-        mean = (half * first + (n - half) * second) / n
-        if abs(whole - (first + second)) < 1e-3 * abs(whole) < abs(whole - mean):
-            raise LCAError(
-                f"the loss of {n} examples ({whole:.6g}) is the sum of those of its halves ({first:.6g} and "
-                f"{second:.6g}), not their mean; use reduction='sum_over_batch_size'."
-            )
 
 
 def _columns(labels: tf.Tensor) -> int:

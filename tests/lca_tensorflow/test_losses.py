@@ -15,7 +15,7 @@ from lca.errors import (
     UnknownNameError,
 )
 from lca.testing import tolerances
-from lca_tensorflow import Objective, Penalty
+from lca_tensorflow import Objective, Penalty, tryout
 from tests.lca_tensorflow.networks import X, Y, cross_entropy, floats, mlp, normalised, stack, subclassed
 
 WEIGHT = np.random.default_rng(5).uniform(0.5, 2, size=17)
@@ -88,11 +88,11 @@ def test_the_fastest_measuring_batch_is_found_by_trying(monkeypatch):
     small = Objective(model, cross_entropy(), (x, y), batch_size=7)
     assert close(found.loss(found.theta()), small.loss(small.theta()))
 
-    def seconds(objective, batch):
+    def seconds(loss, theta, batch):
         tried.append(len(batch[0]))
         return {64: 1.0, 128: 1.5, 256: 3.5}[tried[-1]]
 
-    monkeypatch.setattr(Objective, "_seconds", seconds)
+    monkeypatch.setattr(tryout, "_seconds", seconds)
     assert Objective(model, cross_entropy(), (x, y)).batch_size == 128
     assert tried == [64, 128, 256]
     assert Objective(model, cross_entropy(), (x[:40], y[:40])).batch_size == 64  # nothing to try
@@ -226,13 +226,19 @@ def unbuilt():
     return keras.Sequential([keras.layers.Dense(3)])
 
 
+BROKEN = X.copy()
+BROKEN[11, 2] = np.nan
+
+
 def half():
     with floats("float16"):
         return mlp()
 
 
 REFUSED = [
-    (mlp, cross_entropy(reduction="sum"), (X, Y), {}, LCAError, "not their mean; use reduction="),
+    (mlp, cross_entropy(reduction="sum"), (X, Y), {}, LCAError, "sum, not their mean; use reduction="),
+    (normalised, cross_entropy(reduction="sum"), (X, Y), {"batch_size": 17}, LCAError, "is their sum"),
+    (mlp, cross_entropy(), (BROKEN, Y), {"batch_size": 5}, DataError, "row 11 of the measured data holds NaN"),
     (mlp, cross_entropy(reduction="none"), (X, Y), {}, LCAError, "must be a scalar, got shape .17,.; use"),
     (mlp, None, (X, Y), {}, LCAError, r"not compiled; pass loss=..., or call model\.compile first"),
     (mlp, "mse", (X, Y), {}, LCAError, "must be callable, got 'mse'; pass the loss itself"),
@@ -280,6 +286,15 @@ def test_parameters_of_another_precision():
         single.loss(double.theta())
     with pytest.raises(LayoutError, match="theta must be a float32 or float64 tf.Tensor"):
         single.loss(tf.cast(double.theta(), tf.float16))
+
+
+def test_broken_rows_that_the_loss_masks_are_its_business():
+    def masked(model, batch):
+        x = tf.where(tf.math.is_finite(batch[0]), batch[0], tf.zeros_like(batch[0]))
+        return cross_entropy()(batch[1], model(x))
+
+    objective = Objective(mlp(), None, (BROKEN, Y), batch_loss=masked, batch_size=5)
+    assert np.isfinite(objective.loss(objective.theta()))
 
 
 def test_a_weight_that_no_gradient_reaches_is_named():
