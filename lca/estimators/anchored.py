@@ -1,6 +1,6 @@
 """`Anchored`: samples only for what has changed since the whole data were last looked at."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from typing import ClassVar, Self
 
@@ -26,17 +26,13 @@ class Anchored:
         Rule, samples and seed.
     every
         Steps between full gradients. At such a node the full gradient is used itself.
-    chain
-        ``False``: θ̃ is the last anchor. ``True``: θ̃ is the node before, whose *estimate* takes the place of
-        ∇L(θ̃), ``G_{k+1} = G_k + g_S(θ_{k+1}) - g_S(θ_k)``, beginning at an anchor. On a path that goes
-        somewhere the differences of n neighbours vary n times less in sum than the difference between the
-        ends of the path. The errors of the nodes between two anchors then belong together, and are counted
-        so.
 
     Notes
     -----
-    Cost: twice the probe's, and a full gradient every ``every`` steps. Memory: θ̃ and its gradient; with
-    ``chain`` a vector a micro-batch.
+    Cost: twice the probe's, and a full gradient every ``every`` steps. It pays where the path does not go far
+    between anchors: late in training, with small steps. Memory: θ̃ and its gradient. With ``every = 2 N / c``
+    and a sample of c / 4, half of a budget of c examples a step goes to anchors, which is best where the
+    variance grows in proportion to the distance (`Budget` does that).
 
     References
     ----------
@@ -52,7 +48,6 @@ class Anchored:
 
     probe: Probe = field(default_factory=Probe)
     every: int = 40
-    chain: bool = False
     target: ClassVar[str] = "probe"
     unbiased: ClassVar[bool] = True
     bias: ClassVar[str] = Probe.bias
@@ -91,9 +86,7 @@ class Anchored:
 
     def start(self, objective: Objective) -> Allocator:
         """Begin a run along one path."""
-        return ProbeRun(
-            self.probe, objective, AnchoredMeasure(self.every, self.chain, self.probe.micro_batches)
-        )
+        return ProbeRun(self.probe, objective, AnchoredMeasure(self.every, self.probe.micro_batches))
 
 
 @dataclass(eq=False)
@@ -101,32 +94,24 @@ class AnchoredMeasure:
     """Gradients at the nodes of one run: full at an anchor, elsewhere by what changed since θ̃."""
 
     every: int
-    chain: bool
     micro_batches: int
     _anchor: float | None = None
     _objective: Objective = field(init=False)
     _theta: Vector = None
-    _gradients: Sequence[Vector] = ()
+    _gradient: Vector = None
 
     def __call__(
         self, objective: Objective, theta: Vector, time: float, draw: Callable[[], list[Sample]]
     ) -> Node:
         if self._anchor is None or time - self._anchor >= self.every:
             self._anchor = time
-            gradient = objective.loss_and_grad(theta)[1]
-            self._keep(objective, theta, [gradient] * self.micro_batches)
-            return Node(time, self._gradients, Cost(full_gradients=1))
+            self._objective = objective  # in the state it has here, which may move
+            self._theta = vector_ops(theta).between(theta, theta, 0.0)  # a copy: θ may be the model's memory
+            self._gradient = objective.loss_and_grad(theta)[1]
+            return Node(time, [self._gradient] * self.micro_batches, Cost(full_gradients=1))
         ops, samples, gradients = vector_ops(theta), draw(), []
-        for known, sample in zip(self._gradients, samples, strict=True):
+        for sample in samples:
             there = gradient_on(self._objective, self._theta, sample)
             change = ops.add_scaled(gradient_on(objective, theta, sample), -1.0, there)
-            gradients.append(ops.add_scaled(change, 1.0, known))
-        if self.chain:
-            self._keep(objective, theta, gradients)
-        key = self._anchor if self.chain else time
-        return Node(key, gradients, Cost(examples=2.0 * sum(sample.size for sample in samples)))
-
-    def _keep(self, objective: Objective, theta: Vector, gradients: Sequence[Vector]) -> None:
-        self._objective = objective  # in the state it has here, which may move
-        self._theta = vector_ops(theta).between(theta, theta, 0.0)  # a copy: θ may be the model's own memory
-        self._gradients = gradients
+            gradients.append(ops.add_scaled(change, 1.0, self._gradient))
+        return Node(time, gradients, Cost(examples=2.0 * sum(sample.size for sample in samples)))

@@ -33,7 +33,8 @@ class CrossFit:
         ``TRAPEZOID`` or ``LEFT``.
     independent
         Declares that training draws every batch independently of the others. Only then are the errors of
-        different batches independent and the values unbiased, and only then are there error bars.
+        different batches independent and the values unbiased, and only then are there error bars (of the
+        trapezoid).
 
     Notes
     -----
@@ -75,6 +76,11 @@ class CrossFit:
             raise LCAError(
                 f"CrossFit has the gradients of training only, at the ends of the step; got "
                 f"{self.rule.name!r}, use TRAPEZOID or LEFT, or NextBatch for other nodes."
+            )
+        if self.independent and self.rule == LEFT:
+            raise LCAError(
+                "CrossFit has error bars for the trapezoid only: with LEFT the curvature along the step, "
+                "which no spread shows, is the larger part of the error; use TRAPEZOID or independent=False."
             )
         if not isinstance(self.micro_batches, int) or self.micro_batches < 2:
             raise LCAError(f"micro_batches must be a whole number ≥ 2, got {self.micro_batches!r}.")

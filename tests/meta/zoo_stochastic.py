@@ -7,6 +7,7 @@ import numpy as np
 from lca.allocation import Cost, StepAllocation
 from lca.testing.stochastic_checks import TRAINING_BATCH
 from tests.meta.animals import Wrong
+from tests.meta.zoo_cheap import RIGHT_CHEAP, WRONG_CHEAP
 
 
 @dataclass(frozen=True)
@@ -118,7 +119,11 @@ class Unseeded(UniformProbe):
         return replace(UniformProbe(), seed=int(np.random.default_rng().integers(2**31))).start(objective)
 
 
-RIGHT_STOCHASTIC = {"four parts": UniformProbe(), "two parts": UniformProbe(parts=2, size=3)}
+RIGHT_STOCHASTIC = {
+    "four parts": UniformProbe(),
+    "two parts": UniformProbe(parts=2, size=3),
+    **RIGHT_CHEAP,
+}
 WRONG_STOCHASTIC: dict[str, Wrong] = {
     "same batch": Wrong(
         "synaptic intelligence taken for the full-data allocation: the batch caused the step",
@@ -148,4 +153,5 @@ WRONG_STOCHASTIC: dict[str, Wrong] = {
     "unseeded": Wrong(
         "a fresh generator at every start: no run can be repeated", "same_seed_same_values", Unseeded
     ),
+    **WRONG_CHEAP,
 }

@@ -1,0 +1,167 @@
+"""The built-in stochastic estimators, and what each becomes with one mistake."""
+
+from dataclasses import dataclass, replace
+
+import numpy as np
+
+from lca import LEFT, MIDPOINT, RIGHT, SIMPSON, TRAPEZOID
+from lca.estimators import Anchored, CrossFit, NextBatch, Probe, SameBatch
+from lca.estimators.stochastic import Shares
+from lca.step import Part
+from tests.meta.animals import Passing, Wrong
+
+PAIR = Probe(TRAPEZOID, 6, micro_batches=2)
+RIGHT_CHEAP = {
+    "same batch, biased": SameBatch(),
+    **{f"next batch, {rule.name}": NextBatch(rule) for rule in (LEFT, RIGHT, TRAPEZOID, SIMPSON)},
+    "probe": PAIR,
+    "probe, midpoint": Probe(MIDPOINT, 6, micro_batches=3),
+    "probe, simpson": Probe(SIMPSON, 6, micro_batches=2),
+    "probe, one sample": Probe(TRAPEZOID, 6),
+    "importance probe": Probe(TRAPEZOID, 8, sampling="importance", micro_batches=2),
+    "stratified probe": Probe(TRAPEZOID, 8, sampling="stratified", micro_batches=2),
+    "stratified probe, own scores": Probe(TRAPEZOID, 8, sampling="stratified", micro_batches=2, refresh=2),
+    "anchored": Anchored(PAIR, every=2),
+    "anchored, stratified": Anchored(Probe(TRAPEZOID, 6, sampling="stratified", micro_batches=2), every=7),
+    "cross-fit": CrossFit(),
+    "cross-fit, left": CrossFit(2, LEFT),
+    "cross-fit, error bars": CrossFit(independent=True),
+}
+
+
+class NeighboursApart(Probe):
+    """Every step gives its nodes keys of its own, so that what two steps share counts as independent."""
+
+    def start(self, objective):
+        allocate_step = super().start(objective)
+
+        def apart(step):
+            a = allocate_step(step)
+            return replace(a, replicates={(step.index, key): r for key, r in a.replicates.items()})
+
+        return apart
+
+
+@dataclass(eq=False)
+class Sampling(Passing):
+    """Passes on what a sampled objective has beyond a loss."""
+
+    weight = None
+
+    @property
+    def n_examples(self):
+        return self.objective.n_examples
+
+    @property
+    def labels(self):
+        return self.objective.labels
+
+    def scores(self, theta, batch=None):
+        return self.objective.scores(theta, batch)
+
+    def batch(self, index, weight=None):
+        return self.objective.batch(index, weight)
+
+
+class Unweighted(Sampling):
+    def batch(self, index, weight=None):
+        return self.objective.batch(index)
+
+
+class WithoutWeights(Probe):
+    """Examples drawn by their error, and averaged as if they had been drawn evenly."""
+
+    def start(self, objective):
+        return super().start(Unweighted(objective))
+
+
+@dataclass(eq=False)
+class Remembering(Sampling):
+    """Knows the full gradient of the first point it was asked at, and gives that ever after."""
+
+    first: np.ndarray | None = None
+
+    def loss_and_grad(self, theta, batch=None):
+        if batch is not None:
+            return super().loss_and_grad(theta, batch)
+        if self.first is None:
+            self.first = super().loss_and_grad(theta)[1]
+        return 0.0, self.first
+
+
+class StaleAnchor(Anchored):
+    """The anchor moves on, its full gradient does not."""
+
+    def start(self, objective):
+        return super().start(Remembering(objective))
+
+
+class ForgetsMomentum(CrossFit):
+    """Leave-one-out updates as plain gradient descent would make them, while training has momentum."""
+
+    def start(self, objective):
+        allocate_step = super().start(objective)
+
+        def forgetful(step):
+            a, b = step.parts
+            parts = (Part(a.gradient, -0.05 * b.gradient), Part(b.gradient, -0.05 * a.gradient))
+            return allocate_step(replace(step, parts=parts))
+
+        return forgetful
+
+
+class SpreadOfProducts(CrossFit):
+    """``g_1 ∘ Δ^{(-1)}`` and ``g_2 ∘ Δ^{(-2)}`` as replicates: for plain SGD the very same numbers."""
+
+    def _replicates(self, step, left, right):
+        products = [left * part.gradient * part.update for part in step.parts]
+        shares = Shares(step, [(right, [part.gradient for part in step.next_parts])])
+        return {step.index: products, step.index + 1: shares}
+
+
+class TwiceTheSample(Probe):
+    """One sample handed over as two replicates: they never differ."""
+
+    def start(self, objective):
+        allocate_step = super().start(objective)
+
+        def twice(step):
+            a = allocate_step(step)
+            return replace(a, replicates={key: [r[0], r[0]] for key, r in a.replicates.items()})
+
+        return twice
+
+
+MEAN, OF_STEPS, OF_SUMS = (
+    "mean_is_the_full_data_allocation",
+    "standard_errors_are_calibrated",
+    "standard_errors_of_sums_are_calibrated",
+)
+WRONG_CHEAP = {
+    "neighbours apart": Wrong(
+        "the sample that two neighbouring steps share counted as two independent ones",
+        OF_SUMS,
+        lambda: NeighboursApart(TRAPEZOID, 12, micro_batches=6),
+    ),
+    "without weights": Wrong(
+        "examples drawn by their error, importance weights left out",
+        MEAN,
+        lambda: WithoutWeights(TRAPEZOID, 12, sampling="importance", refresh=1),
+    ),
+    "stale anchor": Wrong(
+        "the anchor moves on, its full gradient does not", MEAN, lambda: StaleAnchor(PAIR, every=1)
+    ),
+    "forgets momentum": Wrong(
+        "leave-one-out updates without the momentum that training has", MEAN, ForgetsMomentum
+    ),
+    "spread of products": Wrong(
+        "cross-fit error bars from the products themselves, which are equal for two halves and SGD",
+        OF_STEPS,
+        lambda: SpreadOfProducts(independent=True),
+    ),
+    "twice the sample": Wrong(
+        "one sample handed over as two replicates",
+        OF_STEPS,
+        lambda: TwiceTheSample(TRAPEZOID, 6, micro_batches=2),
+    ),
+}

@@ -1,0 +1,141 @@
+"""One training run seen by many estimators at once, against the full-data allocation of the same steps."""
+
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from statistics import median
+from typing import Any
+
+import numpy as np
+
+import lca
+from lca.allocation import Cost, Estimator
+from lca.estimators.stochastic import StochasticEstimator
+from lca.layout import Groups
+from lca.vectors import vector_ops
+from lca.views import ErrorBars
+from validation.cost_frontier.cases import Case, Options
+
+Array = np.ndarray
+TRUTH = lca.PathIntegral(lca.RK4)
+WINDOWS = (1, 10, 50)
+"""Lengths of the windows of steps whose intervals are tried; and the whole run."""
+
+
+@dataclass(eq=False)
+class Seen:
+    """What is kept of one estimator: sums per (step, layer), totals per parameter, signs, error bars."""
+
+    groups: Groups
+    size: int
+    rows: list[Array] = field(default_factory=list)
+    helping: list[float] = field(default_factory=list)
+    cost: Cost = Cost()
+    bars: ErrorBars | None = None
+    totals: Array = field(init=False)
+    halves: list[tuple[float, float, float]] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        self.totals = np.zeros(self.size)
+
+    def update(self, a: lca.StepAllocation) -> None:
+        values = vector_ops(a.values).to_numpy(a.values).astype(np.float64)
+        self.rows.append(self.groups.total(values))
+        self.totals += values
+        self.helping.append(_helping(values))
+        self.cost += a.evaluations
+        if a.replicates:
+            self.bars = self.bars or ErrorBars(self.groups)
+            self.bars.update(a)
+
+
+def _helping(values: Array) -> float:
+    moved = np.count_nonzero(values)
+    return 100 * np.count_nonzero(values < 0) / moved if moved else np.nan
+
+
+def run(case: Case, options: Options, estimators: Mapping[str, Estimator]) -> dict[str, dict[str, Any]]:
+    """Figures of every estimator on one training run."""
+    objective = case.objective()
+    groups, size = objective.layout.groups("layer"), objective.layout.size
+    every = {"truth": TRUTH, **estimators}
+    allocators = {name: estimator.start(objective) for name, estimator in every.items()}
+    seen = {name: Seen(groups, size) for name in every}
+    for step in case.steps(objective, options, parts=2, scores=True):
+        for name, allocate in allocators.items():
+            seen[name].update(allocate(step))
+    truth = seen.pop("truth")
+    return {name: figures(case, found, truth) for name, found in seen.items()}
+
+
+def figures(case: Case, found: Seen, truth: Seen) -> dict[str, Any]:
+    """How one estimator compares with the truth on one run."""
+    rows, true = np.array(found.rows), np.array(truth.rows)
+    change, late = true.sum(), len(rows) // 2
+    off = rows.sum(axis=0) - true.sum(axis=0)
+    return {
+        "passes": passes(case, found.cost) / len(rows),
+        "total_error_percent": 100 * off.sum() / change,
+        "layer_error_percent": 100 * float(np.abs(off).max()) / abs(change),
+        "correlation": _correlation(rows, true),
+        "correlation_late": _correlation(rows[late:], true[late:]),
+        "correlation_parameters": _correlation(found.totals, truth.totals),
+        "helping_percent": float(np.nanmean(found.helping)),
+        "helping_percent_truth": float(np.nanmean(truth.helping)),
+        "coverage": coverage(found.bars, true) if found.bars else None,
+    }
+
+
+def passes(case: Case, cost: Cost) -> float:
+    """Backward passes on a training batch, a forward pass counted as a third."""
+    full = case.examples * (cost.full_gradients + cost.full_losses / 3)
+    return cost.batch_gradients + (full + cost.examples) / case.batch_size
+
+
+def coverage(bars: ErrorBars, true: Array) -> dict[str, tuple[int, int]]:
+    """``{window: (intervals that hold the truth, intervals)}`` over all windows and layers, at 95 %."""
+    found = {}
+    for length in (*WINDOWS, len(true)):
+        inside = [
+            _inside(bars, true, start, start + length) for start in range(0, len(true) - length + 1, length)
+        ]
+        found["run" if length == len(true) else str(length)] = (int(np.sum(inside)), int(np.size(inside)))
+    return found
+
+
+def _inside(bars: ErrorBars, true: Array, start: int, stop: int) -> Array:
+    low, high = bars.interval(0.95, start, stop)
+    value = true[start:stop].sum(axis=0)
+    return (low <= value) & (value <= high)
+
+
+def _correlation(a: Array, b: Array) -> float:
+    return float(np.corrcoef(a.ravel(), b.ravel())[0, 1])
+
+
+def wall_time(
+    case: Case, options: Options, estimators: Mapping[str, StochasticEstimator], rounds: int
+) -> dict[str, float]:
+    """Seconds of training with an estimator over seconds without, median over rounds that take turns."""
+    ratios: dict[str, list[float]] = {name: [] for name in estimators}
+    for _ in range(rounds):
+        for name, estimator in estimators.items():
+            plain = _seconds(case, options, None)
+            ratios[name].append(_seconds(case, options, estimator) / plain)
+    return {name: median(found) for name, found in ratios.items()}
+
+
+def _seconds(case: Case, options: Options, estimator: StochasticEstimator | None) -> float:
+    objective = case.objective()
+    needs = estimator.needs if estimator else ()
+    hand_over: dict[str, Any] = {}
+    if "parts" in needs:
+        hand_over["parts"] = estimator.micro_batches  # type: ignore[union-attr]
+    if "scores" in needs:
+        hand_over["scores"] = True
+    allocate = estimator.start(objective) if estimator else None
+    began = time.perf_counter()
+    for step in case.steps(objective, options, **hand_over):
+        if allocate:
+            allocate(step)
+    return time.perf_counter() - began
