@@ -4,5 +4,6 @@ from lca.commands.check import CHECK
 from lca.commands.cite import CITE
 from lca.commands.command import Command
 from lca.commands.demo import DEMO
+from lca.commands.estimators import ESTIMATORS_COMMAND
 
-COMMANDS: tuple[Command, ...] = (DEMO, CHECK, CITE)
+COMMANDS: tuple[Command, ...] = (DEMO, CHECK, ESTIMATORS_COMMAND, CITE)

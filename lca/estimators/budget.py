@@ -11,14 +11,16 @@ from lca.errors import LCAError
 from lca.estimators.anchored import Anchored
 from lca.estimators.probe import Probe, ProbeRun
 from lca.estimators.sampling import check_sampled
-from lca.layout import Groups
+from lca.groups import Groups
 from lca.objective import Objective
 from lca.step import Step
 from lca.vectors import vector_ops
 
 Array = np.ndarray
-FADE = 0.9
-"""How much of what is known of an example's variance is kept when the next node has been seen."""
+FIRST = 4
+"""Nodes that get the largest sample, before what an example's variance is can be told."""
+MEMORY = 10
+"""Nodes that what is known of an example's variance is averaged over."""
 
 
 @dataclass(frozen=True)
@@ -32,7 +34,7 @@ class Budget:
 
     ``relative_error``: the standard error of every group's sum over the run so far, as a share of the largest
     loss change so far, is to stay below this. Each node may use half of the variance that is left; its size
-    follows from what an example's variance has been lately.
+    follows from what an example's variance has been lately; the first few get the largest.
 
     Parameters
     ----------
@@ -183,6 +185,7 @@ class _Controlled:
         self._sizes: dict[float, int] = {}
         self._closed = np.zeros(groups)  # variance of the nodes that no later step shares
         self._example = np.zeros(groups)  # variance that one example has left in a sum lately
+        self._nodes = 0
         self._change, self._largest = 0.0, 0.0
 
     def __call__(self, step: Step) -> StepAllocation:
@@ -202,7 +205,7 @@ class _Controlled:
         self._change += vector_ops(a.values).total(a.values)
         self._largest = max(self._largest, abs(self._change))
         rows = {
-            key: np.array([self._groups.total(vector_ops(r).to_numpy(r)) for r in replicates])
+            key: np.array([self._groups.total(r) for r in replicates])
             for key, replicates in a.replicates.items()
         }
         for key in [key for key in self._open if key not in rows]:
@@ -212,7 +215,8 @@ class _Controlled:
             if key in self._open:  # a node seen from both sides: what its examples do to a sum
                 self._open[key] = self._open[key] + row
                 seen = _variance_of_mean(self._open[key]) * self._sizes.pop(key)
-                self._example = np.where(self._example > 0, FADE * self._example + (1 - FADE) * seen, seen)
+                self._nodes += 1
+                self._example += (seen - self._example) / min(self._nodes, MEMORY)
             else:
                 self._open[key], self._sizes[key] = row, self._run.size
 
@@ -225,6 +229,8 @@ class _Controlled:
         assert limit is not None
         left = ((limit * self._largest) ** 2 - self._variance()) / 2
         most = probe.size * self._budget.largest
+        if self._nodes < FIRST:
+            return most  # next to nothing is known yet, and the first steps go far
         needed = np.divide(self._example, left, out=np.full(len(left), float(most)), where=left > 0)
         wanted = float(np.where(self._example > 0, needed, 0.0).max())
         m = probe.micro_batches

@@ -93,8 +93,8 @@ class CrossFit:
     @property
     def bias(self) -> str:
         """In words."""
-        left = "O(1/M) of the update for optimizers not linear in the gradient"
-        return left if self.rule == LEFT else f"{left}; a few percent too small if epochs are shuffled"
+        left = "the rule's; with Adam, O(1/M) of the update"
+        return left if self.rule == LEFT else f"{left}; shuffled epochs: some % small"
 
     @property
     def needs(self) -> tuple[str, ...]:

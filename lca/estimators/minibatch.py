@@ -88,7 +88,7 @@ class NextBatch:
     rule: QuadratureRule = TRAPEZOID
     target: ClassVar[str] = "batch"
     unbiased: ClassVar[bool] = True
-    bias: ClassVar[str] = "the rule's; a few percent too small if epochs are shuffled"
+    bias: ClassVar[str] = "the rule's; shuffled epochs: some % small"
 
     def __post_init__(self) -> None:
         check_rule(self.rule, "NextBatch")

@@ -7,7 +7,12 @@ name lists it at once.
 from lca.allocation import Estimator
 from lca.errors import UnknownNameError
 from lca.estimators.adaptive import Adaptive
+from lca.estimators.anchored import Anchored
+from lca.estimators.crossfit import CrossFit
+from lca.estimators.minibatch import NextBatch, SameBatch
 from lca.estimators.path_integral import PathIntegral
+from lca.estimators.probe import Probe
+from lca.estimators.stochastic import StochasticEstimator
 from lca.quadrature import (
     BOOLE,
     LEFT,
@@ -34,7 +39,19 @@ RULES: dict[str, QuadratureRule] = {
 }
 
 ESTIMATORS: tuple[str, ...] = (*RULES, "adaptive")
-"""Every name that `make_estimator` knows."""
+"""Every name of an estimator of the full loss, which needs nothing from the loop but its path."""
+
+CHEAP: dict[str, StochasticEstimator] = {
+    "same-batch": SameBatch(),
+    **{f"next-{rule.name}": NextBatch(rule) for rule in (LEFT, RIGHT, TRAPEZOID, SIMPSON)},
+    "cross-fit-left": CrossFit(rule=LEFT),
+    "cross-fit": CrossFit(),
+    "probe": Probe(),
+    "probe-importance": Probe(sampling="importance"),
+    "probe-stratified": Probe(sampling="stratified"),
+    "anchored": Anchored(Probe(sampling="stratified")),
+}
+"""Estimators on batches and samples, with usual settings; they declare what they need from the loop."""
 
 
 def make_estimator(name: str, tol: float = 1e-3) -> Estimator:
@@ -45,10 +62,10 @@ def make_estimator(name: str, tol: float = 1e-3) -> Estimator:
     name
         ``left``, ``right``, ``midpoint``, ``trapezoid``, ``simpson`` (= ``rk4``), ``boole``, ``gauss2`` to
         ``gauss5``, ``lobatto4`` to ``lobatto6``: the same rule on every step. ``adaptive``: the trapezoid,
-        refined where needed.
+        refined where needed. Or one of the cheap ones: ``cross-fit``, ``probe-stratified``, ...
     tol
         Largest ``|residual|`` of a step, absolute, in units of the loss. A fixed rule flags a step that
-        misses it; ``adaptive`` refines the step first.
+        misses it; ``adaptive`` refines the step first; the cheap ones measure no residual.
 
     Raises
     ------
@@ -66,4 +83,6 @@ def make_estimator(name: str, tol: float = 1e-3) -> Estimator:
         return Adaptive(tol=tol)
     if name in RULES:
         return PathIntegral(RULES[name], tol=tol)
-    raise UnknownNameError("estimator", name, ESTIMATORS)
+    if name in CHEAP:
+        return CHEAP[name]
+    raise UnknownNameError("estimator", name, (*ESTIMATORS, *CHEAP))

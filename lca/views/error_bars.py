@@ -7,8 +7,6 @@ import numpy as np
 from lca.allocation import StepAllocation
 from lca.errors import LCAError
 from lca.groups import Groups
-from lca.vectors import vector_ops
-from lca.views.view import numpy_values
 
 Array = np.ndarray
 
@@ -65,10 +63,10 @@ class ErrorBars:
                 "use Probe or Anchored with micro_batches=2 or more, or CrossFit(independent=True) if "
                 "batches are drawn so."
             )
-        self._rows.append(self.groups.total(numpy_values(allocation)))
+        self._rows.append(self.groups.total(allocation.values))
         self._nodes.append(
             {
-                key: np.array([self.groups.total(vector_ops(r).to_numpy(r)) for r in replicates])
+                key: np.array([self.groups.total(r) for r in replicates])
                 for key, replicates in allocation.replicates.items()
             }
         )

@@ -1,0 +1,200 @@
+"""Estimators on training batches: the formulas written out, what they ask of a loop, and their messages."""
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+import lca
+from lca import LEFT, MIDPOINT, RIGHT, SIMPSON, TRAPEZOID, Layout, LCAError, Step
+from lca.errors import NonFiniteError, TrajectoryError
+from lca.estimators import CrossFit, NextBatch, SameBatch
+from lca.models import DatasetLoss, logistic_regression, mlp
+from lca.optimizers import SGD, Adam, leave_one_out
+from lca.step import Part
+from lca.testing import tolerances
+from lca.testing.checks import parametrize_with_checks
+from lca.training import minibatches, train, with_next
+from lca.views import ErrorBars
+
+NETWORK = mlp((3, 5, 3), activation="tanh")
+RNG = np.random.default_rng(0)
+X, Y = RNG.normal(size=(40, 3)), RNG.integers(0, 3, 40)
+LOSS = DatasetLoss(NETWORK, X, Y)
+
+
+def steps(parts=2, optimizer=None, count=6):
+    batches = minibatches(X, Y, 8, count + 1, seed=1)
+    return list(with_next(train(LOSS, NETWORK.init(0), optimizer or Adam(0.05), batches, parts=parts)))
+
+
+def close(a, expected):
+    mass = max(a.mass, float(np.abs(expected).sum()))
+    return np.abs(a.values - expected).max() <= tolerances.allocation(mass, tolerances.EPS64)
+
+
+def g(theta, batch):
+    return LOSS.loss_and_grad(theta, batch)[1]
+
+
+def test_same_batch_is_the_training_gradient_times_the_step():
+    for step in steps(parts=1):
+        a = SameBatch().start(LOSS)(step)
+        assert close(a, g(step.start, step.batch) * (step.end - step.start))
+        assert np.isnan([a.loss_start, a.loss_end, a.residual]).all()
+        assert a.source is step
+        assert a.state_change == 0
+
+
+FORMULAS = {
+    LEFT: lambda s: g(s.start, s.next_batch),
+    RIGHT: lambda s: g(s.end, s.next_batch),
+    MIDPOINT: lambda s: g((s.start + s.end) / 2, s.next_batch),
+    TRAPEZOID: lambda s: (g(s.start, s.next_batch) + g(s.end, s.next_batch)) / 2,
+    SIMPSON: lambda s: (
+        (g(s.start, s.next_batch) + 4 * g((s.start + s.end) / 2, s.next_batch) + g(s.end, s.next_batch)) / 6
+    ),
+}
+
+
+@pytest.mark.parametrize("rule", FORMULAS, ids=lambda rule: rule.name)
+def test_next_batch_is_the_rule_on_the_next_batch(rule):
+    for step in steps(parts=1):
+        a = NextBatch(rule).start(LOSS)(step)
+        assert close(a, FORMULAS[rule](step) * (step.end - step.start))
+        assert a.evaluations == NextBatch(rule).cost
+        assert a.mass >= np.abs(a.values).sum() * (1 - tolerances.EPS64)
+
+
+def test_the_end_of_the_next_batch_is_free():
+    costs = {rule: NextBatch(rule).cost.batch_gradients for rule in FORMULAS}
+    assert list(costs.values()) == [1, 0, 1, 1, 2]
+    assert NextBatch(RIGHT).needs == ("next_gradient",)
+    assert NextBatch(MIDPOINT).needs == ("next_batch",)
+
+
+@pytest.mark.parametrize("parts", [2, 3])
+@pytest.mark.parametrize("optimizer", [SGD(0.1, momentum=0.9), Adam(0.05)])
+def test_cross_fit_pairs_each_part_with_the_update_without_it(parts, optimizer):
+    state = optimizer.init(NETWORK.init(0))
+    for step in steps(parts, optimizer):
+        cuts = [step.batch.take(slice(m, None, parts)) for m in range(parts)]
+        grads = [g(step.start, cut) for cut in cuts]
+        left = np.zeros_like(step.start)
+        for m in range(parts):
+            others = [k for k in range(parts) if k != m]
+            mean = np.average([grads[k] for k in others], axis=0, weights=[len(cuts[k]) for k in others])
+            left += grads[m] * optimizer.update(state, mean, step.start)[1] / parts
+        right = g(step.end, step.next_batch) * (step.end - step.start)
+        scale = float(np.abs(left).sum() + np.abs(right).sum())
+        limit = 8 * tolerances.allocation(scale, tolerances.EPS64)  # the updates are not mere products
+        assert np.abs(CrossFit(parts, LEFT).start(LOSS)(step).values - left).max() <= limit
+        assert np.abs(CrossFit(parts).start(LOSS)(step).values - (left + right) / 2).max() <= limit
+        state = optimizer.update(state, step.gradient, step.start)[0]
+
+
+@pytest.mark.parametrize("parts", [2, 3, 4])
+def test_cross_fit_error_bars_see_that_the_update_is_noise_too(parts):
+    """Where the mean gradient is 0, all of the left end's error is the product of the parts' noise."""
+    rng, k = np.random.default_rng(parts), 400
+    layout = Layout(("w",), ((k,),))
+    groups, sgd = layout.groups(), SGD(1.0)
+
+    class Flat:
+        layout = Layout(("w",), ((k,),))
+
+    bars, theta = ErrorBars(groups), np.zeros(k)
+    allocate = CrossFit(parts, independent=True).start(Flat())
+    noise = [list(rng.normal(size=(parts, k))) for _ in range(301)]
+    batches = [tuple(map(Part, n, leave_one_out(sgd, sgd.init(theta), n, theta))) for n in noise]
+    errors = []
+    for t, (now, after) in enumerate(zip(batches[:-1], batches[1:], strict=True)):
+        end = theta - np.mean(noise[t], axis=0)
+        step = Step(theta, end, t, parts=now, next_parts=after, next_gradient=np.mean(noise[t + 1], axis=0))
+        a = allocate(step)  # the true allocation is 0 everywhere
+        bars.update(a)
+        errors.append(a.values.sum())
+        theta = end
+    ratio = np.mean(np.square(errors)) / np.mean(bars.per_step() ** 2)
+    assert 0.75 < ratio < 1.35  # 300 squares of nearly normal numbers: ±8 %, and as much for the variances
+
+
+def test_error_bars_of_cross_fit_need_independent_batches_and_the_trapezoid():
+    step = steps()[0]
+    assert not CrossFit().start(LOSS)(step).replicates
+    with pytest.raises(LCAError, match=r"gives no replicates, and one sample has no spread; use\s+Probe"):
+        ErrorBars(LOSS.layout.groups()).update(CrossFit().start(LOSS)(step))
+    with pytest.raises(LCAError, match="error bars for the trapezoid only"):
+        CrossFit(2, LEFT, independent=True)
+    with pytest.raises(LCAError, match="needs Step.next_parts"):
+        CrossFit(independent=True).start(LOSS)(replace(step, next_parts=()))
+
+
+@pytest.mark.parametrize(
+    ("estimator", "field", "fix"),
+    [
+        (SameBatch(), "gradient", "lca.training.train hands it over"),
+        (NextBatch(LEFT), "next_batch", "with_next"),
+        (NextBatch(RIGHT), "next_gradient", "with_next"),
+        (CrossFit(), "parts", r"train\(..., parts=2\)"),
+    ],
+)
+def test_what_a_loop_did_not_hand_over_is_named_with_the_fix(estimator, field, fix):
+    with pytest.raises(LCAError, match=f"step 7: .* needs Step.{field}, .*{fix}"):
+        estimator.start(LOSS)(Step(NETWORK.init(0), NETWORK.init(1), 7))
+
+
+def test_wrong_settings_say_what_is_right():
+    with pytest.raises(LCAError, match="NextBatch needs a QuadratureRule, got 'left'"):
+        NextBatch("left")
+    with pytest.raises(LCAError, match="got 'simpson', use TRAPEZOID or LEFT"):
+        CrossFit(2, SIMPSON)
+    with pytest.raises(LCAError, match="micro_batches must be a whole number ≥ 2, got 1"):
+        CrossFit(1)
+    with pytest.raises(LCAError, match="CrossFit expects 3 micro-batches, the loop handed over 2"):
+        CrossFit(3).start(LOSS)(steps()[0])
+
+
+def test_bad_numbers_are_refused_with_step_and_tensor():
+    step = steps()[2]
+    bad = step.gradient.copy()
+    bad[0] = np.nan
+    with pytest.raises(NonFiniteError, match="step 2: NaN or Inf in the gradient, in fc1.weight"):
+        SameBatch().start(LOSS)(replace(step, gradient=bad))
+    with pytest.raises(
+        NonFiniteError, match="step 2: NaN or Inf in the parameters at the end, in fc1.weight"
+    ):
+        SameBatch().start(LOSS)(replace(step, end=bad))
+    with pytest.raises(LCAError, match="a gradient is float32 where θ is float64"):
+        SameBatch().start(LOSS)(replace(step, gradient=step.gradient.astype(np.float32)))
+    with pytest.raises(TrajectoryError, match="from float64 to float32"):
+        SameBatch().start(LOSS)(replace(step, end=step.end.astype(np.float32)))
+
+
+def test_sums_are_too_small_with_shuffled_epochs_and_right_with_independent_batches():
+    """What the last batches taught shows least on the examples that were not seen for longest."""
+    rng = np.random.default_rng(3)
+    network = logistic_regression(20, 3)
+    x, y = rng.normal(size=(60, 20)), rng.integers(0, 3, 60)
+    objective = DatasetLoss(network, x, y)
+
+    def too_large(seed, independent):
+        batches = minibatches(x, y, 6, 151, seed, independent=independent)
+        path = list(with_next(train(objective, network.init(0), SGD(0.1), batches)))
+        found = sum(NextBatch().start(objective)(step).values.sum() for step in path)
+        return found / (objective.loss(path[-1].end) - objective.loss(path[0].start)) - 1
+
+    errors = {kind: [too_large(seed, kind) for seed in range(24)] for kind in (False, True)}
+    spread = {kind: np.std(found, ddof=1) / np.sqrt(24) for kind, found in errors.items()}
+    assert np.mean(errors[False]) < -5 * spread[False]
+    assert abs(np.mean(errors[True])) < 4 * spread[True]
+
+
+@parametrize_with_checks([SameBatch(), NextBatch(LEFT), NextBatch(), CrossFit(), CrossFit(independent=True)])
+def test_they_keep_the_laws(check):
+    check()
+
+
+def test_they_are_estimators():
+    for estimator in (SameBatch(), NextBatch(), CrossFit()):
+        [*_] = lca.allocate(LOSS, steps(), estimator)
