@@ -8,13 +8,17 @@ measured, what an error in measuring does to the training, and where the allocat
 import warnings
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from os import PathLike
 from typing import Any, Literal, Protocol, TypeAlias, get_args
 
 from lca.allocation import Estimator, start_each
 from lca.errors import LCAError, LCAWarning, UnknownNameError
 from lca.estimators import Adaptive
-from lca.layout import Layout
+from lca.estimators.stochastic import needs_of
+from lca.handover import HandOver, Source
+from lca.layout import Layout, check_same_layout
 from lca.objective import Objective, State, state_of
+from lca.record import Record
 from lca.step import Step
 from lca.summary import RunViews, summarize
 from lca.vectors import Vector
@@ -22,6 +26,7 @@ from lca.views import View
 
 OnError: TypeAlias = Literal["warn", "raise"]
 Schedule: TypeAlias = int | Callable[[int], bool]
+RecordTo: TypeAlias = Record | str | PathLike[str]
 
 
 def check_options(every: Schedule, on_error: OnError) -> None:
@@ -48,11 +53,16 @@ class Measurement:
     on_error
         ``"warn"``: an error in measuring ends the measuring with a warning, and the training goes on.
         ``"raise"``: it is raised.
+    record
+        A `lca.Record`, or the path of a new one: every measured step is written to it. It is closed when the
+        run ends, also by an error; its attribute ``complete`` then says that.
 
     Attributes
     ----------
     views
         The view of each measured loss, by name.
+    needs
+        What the estimator needs from the training loop: names of fields of `lca.Step`.
     error
         What ended the measuring, or ``None``.
     """
@@ -65,14 +75,18 @@ class Measurement:
         every: Schedule = 1,
         views: Callable[[Layout], View] = RunViews.of,
         on_error: OnError = "warn",
+        record: RecordTo | None = None,
     ) -> None:
         check_options(every, on_error)
         self.objectives = dict(objective) if isinstance(objective, Mapping) else {"train": objective}
-        self._allocate = start_each(self.objectives, estimator or Adaptive())
+        estimator = estimator or Adaptive()
+        self._allocate = start_each(self.objectives, estimator)
+        self.needs = needs_of(estimator)
         self._every = every
         self._on_error = on_error
         self.views = {name: views(measured.layout) for name, measured in self.objectives.items()}
         self.error: Exception | None = None
+        self._record = None if record is None else self._begun(record, estimator)
 
     def wants(self, index: int) -> bool:
         """Whether this step is to be measured."""
@@ -86,9 +100,17 @@ class Measurement:
         return {name: value for state in states for name, value in state.items()} or None
 
     def measure(self, step: Step) -> None:
-        """Allocate a step and show it to the views."""
-        for name, allocation in self._allocate(step).items():
+        """Allocate a step, show it to the views and record it."""
+        rows = self._allocate(step)
+        for name, allocation in rows.items():
             self.views[name].update(allocation)
+        if self._record is not None:
+            self._record.update(rows)
+
+    def close(self, *, complete: bool = True) -> None:
+        """Close the record, if there is one; ``complete``: training came to its end."""
+        if self._record is not None:
+            self._record.close(complete=complete and self.error is None)
 
     @contextmanager
     def guarded(self, index: int) -> Iterator[None]:
@@ -122,6 +144,12 @@ class Measurement:
             summaries[name] = summarize(view)
         return summaries
 
+    def _begun(self, record: RecordTo, estimator: Estimator) -> Record:
+        layout = check_same_layout((o.layout for o in self.objectives.values()), "the losses of one record")
+        made = record if isinstance(record, Record) else Record(record)
+        every = {} if callable(self._every) else {"every": self._every}
+        return made.begin(layout, estimator=estimator, settings=every)
+
     def _why(self) -> str:
         return "" if self.error is None else f": {type(self.error).__name__}: {self.error}"
 
@@ -152,7 +180,15 @@ class LiveTheta(Protocol):
 class Watch:
     """Follows one training run: told before and after each update, it measures the steps that are wanted.
 
-    Between two steps it holds one vector, θ; while one is measured, what `LiveTheta.now` needs on top.
+    Between two steps it holds one vector, θ; while one is measured, what `LiveTheta.now` needs on top. An
+    estimator that needs something of the next step (its batch, gradient, parts) gets each step one update
+    late, for which the step keeps both its ends.
+
+    Parameters
+    ----------
+    source
+        What the training loop has at hand (`lca.handover.Source`); called between `before` and `after`, by
+        `hand_over`.
 
     Attributes
     ----------
@@ -161,17 +197,27 @@ class Watch:
     jumps
         Number of measured steps that did not begin where the step before had ended: something else than these
         updates moved the parameters, and that part of the loss change belongs to no step.
+    left_out
+        Number of steps that were to be measured but had no next step to measure them by: the last one of a
+        run, or one followed by a jump. Always 0 for estimators that need nothing of the next step.
     """
 
-    def __init__(self, measurement: Measurement, theta: LiveTheta) -> None:
+    def __init__(self, measurement: Measurement, theta: LiveTheta, source: Source | None = None) -> None:
         self._measurement = measurement
         self._theta = theta
+        self._hand_over = HandOver(measurement.needs, source)
         self.steps = 0
         self.jumps = 0
+        self.left_out = 0
         self._wanted = False
         self._start: Vector | None = None
         self._last: tuple[int, Vector] | None = None
         self._state: State | None = None
+
+    @property
+    def asked(self) -> frozenset[str]:
+        """What the coming update has to hand over: names of fields of `lca.Step`."""
+        return self._hand_over.asked(measured=self._wanted)
 
     def begin(self) -> None:
         """The run begins, or goes on after `end`."""
@@ -180,37 +226,68 @@ class Watch:
     def before(self) -> None:
         """An update may be made now; may be called again if none was."""
         self._start = None
-        if self._wanted:
+        self._hand_over.forget()
+        pending = self._hand_over.pending
+        if self._wanted or pending:
             with self._measurement.guarded(self.steps):
-                self._start = self._read_start()
+                if pending and not self._theta.is_at(pending.end):
+                    self._leave_out()
+                self._start = self._read_start() if self._wanted else None
+
+    def hand_over(self) -> None:
+        """The gradient of the update is there, and the update not yet made."""
+        if self.asked:
+            with self._measurement.guarded(self.steps):
+                self._hand_over.ask(measured=self._start is not None)
 
     def after(self) -> None:
         """An update was made."""
-        if self._start is not None:
+        pending = self._hand_over.pending
+        if pending:
+            with self._measurement.guarded(pending.index):
+                self._measurement.measure(self._hand_over.completed())
+        if self._start is not None and self._measurement.error is None:
             with self._measurement.guarded(self.steps):
-                self._measure(self._start)
+                self._step(self._start)
+        self._hand_over.forget()
         self.steps += 1
         self._look_ahead()
 
-    def end(self) -> None:
-        """The run is over: lets go of all vectors."""
+    def end(self, *, complete: bool = True) -> None:
+        """The run is over: lets go of all vectors; ``complete`` is for the record."""
+        if self._hand_over.pending:
+            self._leave_out()
         self._start = self._last = self._state = None
+        with self._measurement.guarded(self.steps):
+            self._measurement.close(complete=complete)
+
+    def _leave_out(self) -> None:
+        self._hand_over.pending = None
+        self.left_out += 1
 
     def _look_ahead(self) -> None:
         """Decide, once, whether the next step is measured; if so it begins in the state that there is now."""
         self._wanted = False
+        if self._measurement.error is not None:
+            self._hand_over.pending = None
         with self._measurement.guarded(self.steps):
             if self._measurement.wants(self.steps):
                 self._remember_state()
                 self._wanted = True
 
-    def _measure(self, start: Vector) -> None:
+    def _step(self, start: Vector) -> None:
+        """Measure the step from ``start`` to θ, or let it wait for its next one."""
         before, after = self._state, self._remember_state()
         state = None if before is None or after is None else (before, after)
-        end = self._theta.now()
+        end = self._theta.read() if self._hand_over.late else self._theta.now()
         self._start = self._last = None
-        self._measurement.measure(Step(start, end, self.steps, state=state))
-        self._last = (self.steps, self._theta.kept(end, start))
+        step = self._hand_over.given_to(Step(start, end, self.steps, state=state))
+        if self._hand_over.late:
+            self._hand_over.pending = step
+            self._last = (self.steps, end)
+        else:
+            self._measurement.measure(step)
+            self._last = (self.steps, self._theta.kept(end, start))
 
     def _remember_state(self) -> State | None:
         """The state as it is now; the very object remembered before if nothing in it has moved since."""

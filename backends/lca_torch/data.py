@@ -175,7 +175,7 @@ def measured(data: object, *, keep: bool = True) -> Measured:
                 "time, but it shuffles; measure on one with shuffle=False."
             )
         return Batches(data)
-    return _joined(list(Batches(data).batches(None)))
+    return joined(list(Batches(data).batches(None)))
 
 
 def _refuse_arrays(tree: Tree) -> None:
@@ -214,7 +214,7 @@ def _rows(tree: Tree, suggested: int | None = None) -> Rows:
     return Rows(tree, suggested)
 
 
-def _joined(batches: list[Tree]) -> Measured:
+def joined(batches: list[Tree]) -> Measured:
     """One set of rows out of batches, if they agree in structure, dtypes and shapes behind the first axis."""
     if not all(is_rows(batch) and _signature(batch) == _signature(batches[0]) for batch in batches):
         return Batches(batches)

@@ -1,6 +1,6 @@
 """`Tracker`: measures a training loop that somebody else wrote, through the hooks of its optimizer."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from types import TracebackType
 from typing import Any
 
@@ -12,9 +12,12 @@ from lca.errors import LayoutError, LCAError
 from lca.layout import Layout, check_same_layout
 from lca.objective import Objective
 from lca.summary import RunViews
-from lca.tracking import Measurement, OnError, Schedule, Watch
+from lca.tracking import Measurement, OnError, RecordTo, Schedule, Watch
 from lca.views import View
+from lca_torch.data import Tree
 from lca_torch.live import ParameterVector, flat
+from lca_torch.loop import Loop
+from lca_torch.optimizers import check_known
 
 
 class Tracker:
@@ -31,12 +34,16 @@ class Tracker:
         What is being trained, and what makes the steps.
     objective
         The measured loss (`lca_torch.Objective` of this model, or a `lca.Sum` with one), or several by name.
-    estimator, every, views, on_error
-        As in `lca.tracking.Measurement`: default `lca.Adaptive`, every step, the views of `summary`, and a
-        warning.
+    estimator, every, views, on_error, record
+        As in `lca.tracking.Measurement`: default `lca.Adaptive`, every step, the views of `summary`, a
+        warning, and no record.
 
     Notes
     -----
+    Estimators on training batches (`lca.estimators.CrossFit` and others) take what they need from the loop.
+    The gradient is read as the optimizer sees it, unscaled and clipped. For the rest the loop runs over
+    `batches`, cuts a batch with `parts`, or calls `scores`.
+
     Memory beyond the estimator's: one vector on the model's device, θ before the step. θ after the step is
     read in the model itself. Between steps that vector and the last gradient are kept, 2 K numbers.
 
@@ -66,11 +73,17 @@ class Tracker:
         every: Schedule = 1,
         views: Callable[[Layout], View] = RunViews.of,
         on_error: OnError = "warn",
+        record: RecordTo | None = None,
     ) -> None:
-        self._measurement = Measurement(objective, estimator, every=every, views=views, on_error=on_error)
+        self._measurement = Measurement(
+            objective, estimator, every=every, views=views, on_error=on_error, record=record
+        )
         self._optimizer = unwrapped(optimizer)
         parameters = _parameters(model, self._optimizer, self._measurement)
-        self._watch = Watch(self._measurement, _Live(parameters))
+        if "parts" in self._measurement.needs:
+            check_known(self._optimizer)
+        self._loop = Loop(parameters, self._optimizer, lambda: self._watch.asked)
+        self._watch = Watch(self._measurement, _Live(parameters), self._loop.hand_over)
         self._hooks: list[Any] = []
 
     @property
@@ -82,6 +95,11 @@ class Tracker:
     def jumps(self) -> int:
         """Number of measured steps that did not begin where the last one ended (`lca.tracking.Watch`)."""
         return self._watch.jumps
+
+    @property
+    def left_out(self) -> int:
+        """Number of steps that had no next one to be measured by (`lca.tracking.Watch`)."""
+        return self._watch.left_out
 
     @property
     def views(self) -> Mapping[str, View]:
@@ -97,6 +115,41 @@ class Tracker:
         """`lca.summary.summarize` of each measured loss, by name."""
         return self._measurement.summary()
 
+    def batches(self, loader: Iterable[Tree]) -> Iterator[Tree]:
+        """The batches of ``loader`` one by one, so that the tracker knows which one makes the next step.
+
+        Several batches to one step (gradient accumulation) are its parts; their losses weigh alike.
+
+        >>> # for x, y in tracker.batches(loader): ...
+        """
+        return self._loop.batches(loader)
+
+    def parts(self, batch: Tree, n: int) -> Iterator[tuple[Tree, float]]:
+        """``batch`` cut into ``n`` parts, each with its share of the examples, to be its weight in the loss.
+
+        >>> # for (x, y), share in tracker.parts(batch, 2):
+        >>> #     (share * loss_fn(model(x), y)).backward()
+
+        The gradients of the parts add up to that of the batch, to rounding (a loop that cuts its batches is
+        the user's own; the tracker changes nothing). Views, no copies.
+        """
+        return self._loop.parts(batch, n)
+
+    def scores(self, index: Any, outputs: Tensor, labels: Tensor | None = None) -> None:
+        """How wrong the forward pass of training has just been on single examples; for probes by error.
+
+        Parameters
+        ----------
+        index
+            Which examples of the measured data they are, integers (n,).
+        outputs
+            Logits (n, C), the error being ``1 - softmax(outputs)[label]``; or, without labels, the errors
+            themselves (n,), any numbers ≥ 0 that grow with an example's gradient.
+        labels
+            Classes (n,).
+        """
+        self._loop.scores(index, outputs, labels)
+
     def __enter__(self) -> "Tracker":
         if self._hooks:
             raise LCAError("this tracker is already at work; make another one for another run.")
@@ -111,16 +164,27 @@ class Tracker:
         for hook in self._hooks:
             hook.remove()
         self._hooks = []
-        self._watch.end()
+        self._loop.forget()
+        self._watch.end(complete=kind is None)
 
-    def _before_step(self, optimizer: Any, args: Any, kwargs: Any) -> None:
+    def _before_step(self, optimizer: Any, args: Any, kwargs: Any) -> tuple[Any, Any] | None:
         self._watch.before()
+        given = args[1] if len(args) > 1 else kwargs.get("closure")
+        if given is None:
+            self._watch.hand_over()
+        if given is None or not self._watch.asked:
+            return None
+        closure = _then_once(given, self._watch.hand_over)
+        if len(args) > 1:
+            return (args[0], closure, *args[2:]), kwargs
+        return args, {**kwargs, "closure": closure}
 
     def _after_step(self, optimizer: Any, args: Any, kwargs: Any) -> None:
         # A GradScaler leaves this mark on fused optimizers, which then run the hooks and move nothing.
         found_inf = getattr(optimizer, "found_inf", None)
         if found_inf is None or not bool(found_inf):
             self._watch.after()
+        self._loop.forget()
 
 
 class _Live:
@@ -148,6 +212,21 @@ class _Live:
 
     def equal(self, a: Tensor, b: Tensor) -> bool:
         return torch.equal(a, b)
+
+
+def _then_once(closure: Callable[[], Any], listener: Callable[[], None]) -> Callable[[], Any]:
+    """``closure``; and after its first call, with the gradient at θ_t there, ``listener``."""
+    told = False
+
+    def listening() -> Any:
+        nonlocal told
+        result = closure()
+        if not told:
+            told = True
+            listener()
+        return result
+
+    return listening
 
 
 def unwrapped(optimizer: Any) -> Any:

@@ -14,12 +14,18 @@ from lca.step import Step
 from lca.vectors import Vector, vector_ops
 
 _SOURCES = {
-    "gradient": "lca.training.train hands it over",
-    "next_batch": "in a plain loop, wrap the steps: lca.training.with_next(train(...))",
-    "next_gradient": "in a plain loop, wrap the steps: lca.training.with_next(train(...))",
-    "next_parts": "in a plain loop, lca.training.with_next(train(..., parts=2))",
-    "parts": "in a plain loop, lca.training.train(..., parts=2)",
-    "scores": "in a plain loop, lca.training.train(..., scores=True), or give the estimator refresh=...",
+    "batch": "lca.training.train hands it over; under a Tracker, loop over tracker.batches(loader)",
+    "gradient": "lca.training.train hands it over, and so does a Tracker",
+    "next_batch": "in a plain loop, wrap the steps: lca.training.with_next(train(...)); under a Tracker, "
+    "loop over tracker.batches(loader)",
+    "next_gradient": "in a plain loop, wrap the steps: lca.training.with_next(train(...)); a Tracker hands "
+    "it over",
+    "next_parts": "in a plain loop, lca.training.with_next(train(..., parts=2)); under a Tracker, loop over "
+    "tracker.parts(batch, 2) inside a step",
+    "parts": "in a plain loop, lca.training.train(..., parts=2); under a Tracker, loop over "
+    "tracker.parts(batch, 2) inside a step",
+    "scores": "in a plain loop, lca.training.train(..., scores=True); under a Tracker, call "
+    "tracker.scores(index, outputs, labels) at every step; or give the estimator refresh=...",
 }
 """Where a loop gets each field of `Step` from that an estimator may need."""
 
@@ -49,6 +55,11 @@ class StochasticEstimator(Estimator, Protocol):
 
     def reseeded(self, seed: int) -> Self:
         """The same estimator with other random numbers; itself, if it draws none."""
+
+
+def needs_of(estimator: Estimator) -> tuple[str, ...]:
+    """The fields of `Step` that the training loop must hand over to this estimator of any kind."""
+    return tuple(estimator.needs) if isinstance(estimator, StochasticEstimator) else ()
 
 
 def check_handed_over(step: Step, needs: Sequence[str], name: str) -> None:

@@ -1,0 +1,178 @@
+"""`Loop`: what a training loop in torch has at hand for estimators on batches."""
+
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from lca.errors import LCAError
+from lca.step import Part, Scores
+from lca.testing import tolerances
+from lca_torch.data import Rows, Tree, examples_in, is_rows, joined
+from lca_torch.optimizers import updates_without
+
+
+class Loop:
+    """Remembers what passes by between two updates, as far as it is ``asked`` for.
+
+    A part begins when a batch, or a piece of one, is given out, and ends when the loop comes back for another
+    or makes its update: what ``.grad`` has grown by then is the part's. Nothing is written.
+    """
+
+    def __init__(
+        self,
+        parameters: Sequence[nn.Parameter],
+        optimizer: torch.optim.Optimizer,
+        asked: Callable[[], Collection[str]],
+    ) -> None:
+        self._parameters, self._optimizer, self._asked = parameters, optimizer, asked
+        self._scores: list[tuple[np.ndarray, np.ndarray]] = []
+        self._open: float | None = None
+        self._marks: list[tuple[float, Tensor]] = []
+        self._batches: list[Tree] = []
+        self._grad: Tensor | None = None
+
+    def batches(self, loader: Iterable[Tree]) -> Iterator[Tree]:
+        """The batches of ``loader``, each remembered; several to one update are its parts."""
+        for batch in loader:
+            self.take(batch)
+            yield batch
+            self.close()
+
+    def take(self, batch: Tree) -> None:
+        """Remember the batch that comes next."""
+        self.close()
+        self._batches.append(batch)
+        self._open = 1.0
+
+    def parts(self, batch: Tree, n: int) -> Iterator[tuple[Tree, float]]:
+        """``batch`` in n pieces, each with its share of the examples."""
+        if not isinstance(n, int) or n < 1:
+            raise LCAError(f"a batch is cut into a whole number of parts ≥ 1, got {n!r}.")
+        if not is_rows(batch) or examples_in(batch) < n:
+            raise LCAError(
+                f"this batch cannot be cut into {n} parts: it needs tensors of one length ≥ {n}, one row an "
+                "example; cut it yourself, and tell the tracker with tracker.batches(pieces)."
+            )
+        rows, total = Rows(batch), examples_in(batch)
+        if not self._batches or self._open is None:  # nobody has told of this batch
+            self._batches.append(batch)
+        for m in range(n):
+            piece = rows.take(slice(m * total // n, (m + 1) * total // n))
+            self._open = examples_in(piece) / total
+            yield piece, self._open
+            self.close()
+
+    def scores(self, index: Any, outputs: Tensor, labels: Tensor | None) -> None:
+        """Errors of single examples, as the coming update's forward pass saw them."""
+        if "scores" not in self._asked():
+            return
+        with torch.no_grad():
+            if labels is not None:
+                right = outputs.detach().softmax(1).gather(1, labels[:, None].to(outputs.device))
+                outputs = 1 - right.squeeze(1)
+            self._scores.append((np.asarray(torch.as_tensor(index).cpu()), outputs.cpu().double().numpy()))
+
+    def close(self) -> None:
+        """The part under way, if there is one, has had its backward pass."""
+        share, self._open = self._open, None
+        if share is None:
+            return
+        grad = next((p.grad for p in self._parameters if p.grad is not None), None)
+        if self._grad is not None and grad is not self._grad:  # zeroed, without an update
+            self._marks, self._batches = [], self._batches[-1:]
+        self._grad = grad
+        if "parts" in self._asked():
+            self._marks.append((share, flat_gradient(self._parameters)))
+
+    def hand_over(self, fields: Collection[str]) -> Mapping[str, Any]:
+        """`lca.handover.Source`."""
+        self.close()
+        given: dict[str, Any] = {}
+        if "batch" in fields and self._batches:
+            given["batch"] = self._batch()
+        if "gradient" in fields or "parts" in fields:
+            given["gradient"] = self._gradient()
+        if "parts" in fields and len(self._marks) > 1:
+            given["parts"] = self._parts(given["gradient"])
+        if "scores" in fields and self._scores:
+            index, values = zip(*self._scores, strict=True)
+            given["scores"] = Scores(np.concatenate(index), np.concatenate(values))
+        return given
+
+    def forget(self) -> None:
+        """The update has been made, or will not be; the next one begins."""
+        self._open = self._grad = None
+        self._marks, self._batches, self._scores = [], [], []
+
+    def _batch(self) -> Tree:
+        if len(self._batches) == 1:
+            return self._batches[0]
+        whole = joined(self._batches)
+        if not isinstance(whole, Rows):
+            raise LCAError(
+                "the batches of one update do not fit together (structure, dtypes or shapes), so they are no "
+                "batch to measure on; use an estimator that needs none (lca.estimators.CrossFit)."
+            )
+        return whole.tree
+
+    def _gradient(self) -> Tensor:
+        """As the optimizer sees it; the last mark itself if nothing has changed since."""
+        scale = getattr(self._optimizer, "grad_scale", None)
+        if scale is None and self._marks and _is_gradient(self._marks[-1][1], self._parameters):
+            return self._marks[-1][1]
+        found = flat_gradient(self._parameters)
+        return found if scale is None else found.div_(scale)  # a fused optimizer unscales by itself
+
+    def _parts(self, gradient: Tensor) -> tuple[Part, ...]:
+        shares = [share for share, _ in self._marks]
+        shares = [share / sum(shares) for share in shares]
+        marks = [mark for _, mark in self._marks]
+        factor = _factor(marks[-1], gradient)
+        parts, before = [], None
+        for share, mark in zip(shares, marks, strict=True):
+            parts.append((mark if before is None else mark - before) * (factor / share))
+            before = mark
+        updates = updates_without(self._optimizer, self._parameters, parts, shares)
+        return tuple(map(Part, parts, updates))
+
+
+def flat_gradient(parameters: Iterable[nn.Parameter]) -> Tensor:
+    """The gradients that the parameters have now, a new vector (K,); 0 where there is none."""
+    with torch.inference_mode(False), torch.no_grad():
+        return torch.cat([_own(parameter).reshape(-1) for parameter in parameters])
+
+
+def _own(parameter: nn.Parameter) -> Tensor:
+    grad = parameter.grad
+    if grad is None:
+        return torch.zeros_like(parameter)
+    dense = grad.detach().to_dense() if grad.is_sparse else grad.detach()
+    return dense.to(parameter.dtype)
+
+
+def _is_gradient(vector: Tensor, parameters: Sequence[nn.Parameter]) -> bool:
+    pieces = vector.split([p.numel() for p in parameters])  # type: ignore[no-untyped-call]
+    return all(
+        torch.equal(piece, _own(parameter).reshape(-1))
+        for piece, parameter in zip(pieces, parameters, strict=True)
+    )
+
+
+def _factor(total: Tensor, gradient: Tensor) -> float:
+    """c, where the update's gradient is c times the sum of its parts: unscaling and clipping by norm."""
+    if total is gradient:
+        return 1.0
+    a, b = total.double(), gradient.double()
+    square = float(a @ a)
+    factor = float(a @ b) / square if square else 1.0
+    rest, eps = float((b - factor * a).norm()), torch.finfo(gradient.dtype).eps
+    if not rest <= tolerances.summed(float(b.norm()), eps):
+        raise LCAError(
+            "the gradient of the update is no multiple of the sum of its parts: it was clipped entry by "
+            "entry, averaged over ranks or had something added to it, so the update without one of them is "
+            "unknown; clip by norm, or use an estimator that needs no parts (lca.estimators.NextBatch)."
+        )
+    return factor
