@@ -11,6 +11,7 @@ from lca.errors import LCAError
 from lca.step import Part, Scores
 from lca.testing import tolerances
 from lca_torch.data import Rows, Tree, examples_in, is_rows, joined
+from lca_torch.live import same
 from lca_torch.optimizers import updates_without
 
 
@@ -121,9 +122,9 @@ class Loop:
     def _gradient(self) -> Tensor:
         """As the optimizer sees it; the last mark itself if nothing has changed since."""
         scale = getattr(self._optimizer, "grad_scale", None)
-        if scale is None and self._marks and _is_gradient(self._marks[-1][1], self._parameters):
-            return self._marks[-1][1]
         found = flat_gradient(self._parameters)
+        if scale is None and self._marks and same(found, self._marks[-1][1]):
+            return self._marks[-1][1]
         return found if scale is None else found.div_(scale)  # a fused optimizer unscales by itself
 
     def _parts(self, gradient: Tensor) -> tuple[Part, ...]:
@@ -151,14 +152,6 @@ def _own(parameter: nn.Parameter) -> Tensor:
         return torch.zeros_like(parameter)
     dense = grad.detach().to_dense() if grad.is_sparse else grad.detach()
     return dense.to(parameter.dtype)
-
-
-def _is_gradient(vector: Tensor, parameters: Sequence[nn.Parameter]) -> bool:
-    pieces = vector.split([p.numel() for p in parameters])  # type: ignore[no-untyped-call]
-    return all(
-        torch.equal(piece, _own(parameter).reshape(-1))
-        for piece, parameter in zip(pieces, parameters, strict=True)
-    )
 
 
 def _factor(total: Tensor, gradient: Tensor) -> float:

@@ -1,21 +1,25 @@
 """The update that a `torch.optim` optimizer is about to make, had it another gradient: `updates_without`.
 
 Read from the optimizer's own state and parameter groups, before the step; nothing of it is changed. The
-formulas are those of `lca.optimizers`.
+forms are those of `lca.optimizers`, with what all parts have in common worked out once and few passes over
+memory for the rest.
 """
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeAlias
 
 import torch
 from torch import Tensor, nn
 
 from lca.errors import LCAError
-from lca.optimizers import SGD, Adam, AdamState, AdamW, Optimizer, RMSProp, leave_one_out
+from lca.optimizers import mean_gradient
 from lca_torch.live import flat
 
-Group = Mapping[str, Any]
+Group: TypeAlias = Mapping[str, Any]
+Update: TypeAlias = Callable[[Tensor], Tensor]
+"""From a gradient to the movement it would make, a new vector."""
+_ELSE = "or use an estimator that needs no parts (lca.estimators.NextBatch, Probe)."
 
 
 def updates_without(
@@ -32,7 +36,7 @@ def updates_without(
     Parameters
     ----------
     optimizer
-        SGD (momentum, Nesterov, weight decay), Adam, AdamW or RMSprop, in the state before its step.
+        SGD, Adam, AdamW or RMSprop, in the state before its step.
     gradients
         g_m (K,), one a micro-batch, as the optimizer sees them (clipped, say).
     shares
@@ -42,147 +46,199 @@ def updates_without(
     ------
     LCAError
         If it is another optimizer or has an option that is not handled; see `check_known`.
+
+    Examples
+    --------
+    >>> weight = nn.Parameter(torch.zeros(1))
+    >>> weight.grad = torch.tensor([4.0])
+    >>> parts = torch.tensor([2.0]), torch.tensor([6.0])
+    >>> updates_without(torch.optim.SGD([weight], lr=0.5), [weight], parts, (0.5, 0.5))
+    [tensor([-3.]), tensor([-1.])]
     """
     check_known(optimizer)
     sizes = [parameter.numel() for parameter in parameters]
-    pieces = [gradient.split(sizes) for gradient in gradients]  # type: ignore[no-untyped-call]
     found: list[list[Tensor | None]] = [[None] * len(sizes) for _ in gradients]
-    for group, members in _alike(optimizer, parameters):
-        mine = [parameters[i] for i in members]
-        parts = [torch.cat([piece[i] for i in members]) for piece in pieces]
-        rule = _RULES[type(optimizer)]
-        state = rule.state(group, [optimizer.state[p] for p in mine], mine)
-        decays = bool(group["weight_decay"])
-        theta = flat(mine) if decays else parts[0]  # without decay no form looks at θ
-        with torch.no_grad():
-            updates = leave_one_out(_Signed.of(group, rule), state, parts, theta, sizes=shares)
-        for into, update in zip(found, updates, strict=True):
-            for i, piece in zip(members, update.split([sizes[i] for i in members]), strict=True):
-                into[i] = piece
-    return [_joined(row, parameters) for row in found]
+    with torch.inference_mode(False), torch.no_grad():
+        means = [_mean_without(m, gradients, shares) for m in range(len(gradients))]
+        for group, members in _alike(optimizer, parameters):
+            alike = _Alike(group, [parameters[i] for i in members], optimizer)
+            update = _KNOWN[type(optimizer)].update(alike)
+            whole = len(members) == len(sizes)
+            for into, mean in zip(found, means, strict=True):
+                mine = mean if whole else torch.cat([mean.split(sizes)[i] for i in members])  # type: ignore[no-untyped-call]
+                moved = update(mine)
+                if whole:
+                    into[:] = [moved]
+                    continue
+                for i, piece in zip(members, moved.split([sizes[i] for i in members]), strict=True):  # type: ignore[no-untyped-call]
+                    into[i] = piece
+        return [_joined(row, parameters) for row in found]
 
 
 def check_known(optimizer: torch.optim.Optimizer) -> None:
     """Raise `LCAError`, with the reason, if updates of this optimizer cannot be made again."""
     kind = type(optimizer)
-    if kind not in _RULES:
+    if kind not in _KNOWN:
         raise LCAError(
-            f"the update that a {kind.__name__} would have made without a part of the batch is not "
-            f"known, but that of {', '.join(known.__name__ for known in _RULES)} is; use one of these, or an estimator "
-            "that needs no parts (lca.estimators.NextBatch, Probe)."
+            f"the update that a {kind.__name__} would have made without a part of the batch is not known, "
+            f"but that of {', '.join(known.__name__ for known in _KNOWN)} is; use one of these, {_ELSE}"
         )
     for number, group in enumerate(optimizer.param_groups):
-        for option, why in _RULES[kind].refused.items():
+        for option, why in _KNOWN[kind].refused.items():
             if group.get(option):
                 raise LCAError(
                     f"parameter group {number} of this {kind.__name__} has {option}={group[option]!r}: "
-                    f"{why}. Leave it out, or use an estimator that needs no parts (lca.estimators.NextBatch, Probe)."
+                    f"{why}. Leave it out, {_ELSE}"
                 )
 
 
-@dataclass(frozen=True)
-class _Rule:
-    """How one kind of optimizer is read."""
+@dataclass(frozen=True, eq=False)
+class _Alike:
+    """Parameters of one group with as many updates behind them."""
 
-    form: Callable[[Group], Optimizer]
-    state: Callable[[Group, Sequence[Mapping[str, Any]], Sequence[Tensor]], Any]
+    group: Group
+    parameters: Sequence[nn.Parameter]
+    optimizer: torch.optim.Optimizer
+
+    def number(self, name: str) -> float:
+        """An option of the group; those kept in a tensor as well."""
+        return float(self.group[name])
+
+    def state(self, name: str) -> Tensor | None:
+        """A new vector with this state of all; ``None`` before their first update."""
+        states = [self.optimizer.state.get(parameter, {}).get(name) for parameter in self.parameters]
+        return None if any(state is None for state in states) else flat(states)
+
+    def scaled_state(self, name: str, factor: float) -> Tensor | float:
+        state = self.state(name)
+        return 0.0 if state is None else state.mul_(factor)
+
+    def loss_gradient(self) -> Update:
+        """What the optimizer makes of a gradient first: its sign, and the gradient of ``decay/2 |θ|²``."""
+        decay = 0.0 if self.decoupled else self.number("weight_decay")
+        if not decay and not self.group["maximize"]:
+            return lambda gradient: gradient
+        sign = -1.0 if self.group["maximize"] else 1.0
+        pull = flat(self.parameters).mul_(decay) if decay else 0.0
+        return lambda gradient: pull + sign * gradient
+
+    @property
+    def decoupled(self) -> bool:
+        """Whether weight decay is a movement of its own."""
+        return bool(self.group.get("decoupled_weight_decay", False))
+
+
+def _sgd(alike: _Alike) -> Update:
+    """``v ← μ v + (1 - dampening) g``, the first v being g; ``Δ = -lr v``, Nesterov ``-lr (g + μ v)``."""
+    lr, momentum = alike.number("lr"), alike.number("momentum")
+    velocity = alike.state("momentum_buffer") if momentum else None
+    fresh = 1.0 if velocity is None else 1 - alike.number("dampening")
+    seen, ahead = (1.0, momentum) if alike.group["nesterov"] else (0.0, 1.0)
+    slope = -lr * (seen + ahead * fresh)
+    base = 0.0 if velocity is None else velocity.mul_(-lr * ahead * momentum)
+    gradient_of = alike.loss_gradient()
+    return lambda gradient: _plus(base, gradient_of(gradient), slope)
+
+
+def _rmsprop(alike: _Alike) -> Update:
+    """``v ← α v + (1 - α) g²``; ``Δ = -lr g / (√v + ε)``."""
+    lr, alpha, eps = map(alike.number, ("lr", "alpha", "eps"))
+    square = alike.scaled_state("square_avg", alpha)
+    gradient_of = alike.loss_gradient()
+
+    def update(gradient: Tensor) -> Tensor:
+        gradient = gradient_of(gradient)
+        return (-lr * gradient).div_(_plus_square(square, gradient, 1 - alpha).sqrt_().add_(eps))
+
+    return update
+
+
+def _adam(alike: _Alike) -> Update:
+    """``Δ = -lr m̂ / (√v̂ + ε)``; AMSGrad takes the largest v so far; AdamW adds ``-lr λ θ``."""
+    lr, eps, (beta1, beta2) = alike.number("lr"), alike.number("eps"), map(float, alike.group["betas"])
+    count = 1 + _count(alike.optimizer, alike.parameters[0])
+    rate, unbias = -lr / (1 - beta1**count), 1 / (1 - beta2**count)
+    mean = alike.scaled_state("exp_avg", beta1 * rate)
+    square = alike.scaled_state("exp_avg_sq", beta2 * unbias)
+    largest = alike.scaled_state("max_exp_avg_sq", unbias) if alike.group["amsgrad"] else 0.0
+    decay = lr * alike.number("weight_decay") if alike.decoupled else 0.0
+    drift = flat(alike.parameters).mul_(-decay) if decay else None
+    gradient_of = alike.loss_gradient()
+
+    def update(gradient: Tensor) -> Tensor:
+        gradient = gradient_of(gradient)
+        below = _plus_square(square, gradient, (1 - beta2) * unbias)
+        if isinstance(largest, Tensor):
+            torch.maximum(below, largest, out=below)
+        moved = _plus(mean, gradient, (1 - beta1) * rate).div_(below.sqrt_().add_(eps))
+        return moved if drift is None else moved.add_(drift)
+
+    return update
+
+
+def _plus(base: Tensor | float, gradient: Tensor, weight: float) -> Tensor:
+    """``base + weight g``, a new vector."""
+    return weight * gradient if isinstance(base, float) else torch.add(base, gradient, alpha=weight)
+
+
+def _plus_square(base: Tensor | float, gradient: Tensor, weight: float) -> Tensor:
+    """``base + weight g²``, a new vector."""
+    if isinstance(base, float):
+        return gradient.square().mul_(weight)
+    return torch.addcmul(base, gradient, gradient, value=weight)
+
+
+@dataclass(frozen=True)
+class _Known:
+    """How one kind of optimizer updates, and the options with which it does not update like that."""
+
+    update: Callable[[_Alike], Update]
     refused: Mapping[str, str]
 
 
-@dataclass(frozen=True)
-class _Signed:
-    """An optimizer that climbs if asked to, and has the gradient of ``decay/2 |θ|²`` in its own."""
+_KNOWN: dict[type, _Known] = {
+    torch.optim.SGD: _Known(_sgd, {}),
+    torch.optim.Adam: _Known(_adam, {}),
+    torch.optim.AdamW: _Known(_adam, {}),
+    torch.optim.RMSprop: _Known(
+        _rmsprop,
+        {"momentum": "only the form without momentum is known", "centered": "the mean is not followed"},
+    ),
+}
 
-    form: Optimizer
-    sign: float
-    decay: float
 
-    @classmethod
-    def of(cls, group: Group, rule: _Rule) -> "_Signed":
-        decoupled = group.get("decoupled_weight_decay", False)
-        decay = 0.0 if decoupled else float(group["weight_decay"])
-        return cls(rule.form(group), -1.0 if group["maximize"] else 1.0, decay)
-
-    def init(self, theta: Tensor) -> Any:
-        return self.form.init(theta)
-
-    def update(self, state: Any, grad: Tensor, theta: Tensor) -> tuple[Any, Tensor]:
-        grad = grad if self.sign == 1 else self.sign * grad
-        if self.decay:
-            grad = grad.add(theta, alpha=self.decay)
-        after: tuple[Any, Tensor] = self.form.update(state, grad, theta)
-        return after
+def _mean_without(m: int, gradients: Sequence[Tensor], shares: Sequence[float]) -> Tensor:
+    others = [k for k in range(len(gradients)) if k != m]
+    mean: Tensor = gradients[others[0]] if len(others) == 1 else mean_gradient(gradients, shares, others)
+    return mean
 
 
 def _alike(
     optimizer: torch.optim.Optimizer, parameters: Sequence[nn.Parameter]
 ) -> Iterator[tuple[Group, list[int]]]:
-    """The parameters (by position) that move, by group and by the number of updates they have had."""
+    """The parameters (by position) that will move, by group and number of updates behind them."""
     position = {id(parameter): i for i, parameter in enumerate(parameters)}
     for group in optimizer.param_groups:
-        by_count: dict[float, list[int]] = {}
+        by_count: dict[int, list[int]] = {}
         for parameter in group["params"]:
             if id(parameter) in position and parameter.grad is not None:
-                count = float(optimizer.state[parameter].get("step", 0)) if optimizer.state else 0.0
-                by_count.setdefault(count, []).append(position[id(parameter)])
+                by_count.setdefault(_count(optimizer, parameter), []).append(position[id(parameter)])
         for members in by_count.values():
             yield group, sorted(members)
 
 
+def _count(optimizer: torch.optim.Optimizer, parameter: nn.Parameter) -> int:
+    """Updates that the parameter has had; of SGD, which does not count, 0 or 1."""
+    state = optimizer.state.get(parameter, {})
+    return int(state.get("step", state.get("momentum_buffer") is not None))
+
+
 def _joined(pieces: Sequence[Tensor | None], parameters: Sequence[nn.Parameter]) -> Tensor:
+    if len(pieces) == 1 and isinstance(pieces[0], Tensor):
+        return pieces[0]
     return torch.cat(
         [
             parameter.new_zeros(parameter.numel()) if piece is None else piece
             for piece, parameter in zip(pieces, parameters, strict=True)
         ]
-    ).detach()
-
-
-def _buffers(name: str, states: Sequence[Mapping[str, Any]], parameters: Sequence[Tensor]) -> Tensor:
-    """A state that begins at zero, for all of the parameters."""
-    found = [state.get(name) for state in states]
-    return flat(p.new_zeros(p.shape) if b is None else b for b, p in zip(found, parameters, strict=True))
-
-
-def _sgd(group: Group) -> Optimizer:
-    return SGD(float(group["lr"]), float(group["momentum"]), bool(group["nesterov"]))
-
-
-def _velocity(group: Group, states: Sequence[Mapping[str, Any]], parameters: Sequence[Tensor]) -> Any:
-    return _buffers("momentum_buffer", states, parameters) if group["momentum"] else 0.0
-
-
-def _rmsprop(group: Group) -> Optimizer:
-    return RMSProp(float(group["lr"]), float(group["alpha"]), float(group["eps"]))
-
-
-def _square(group: Group, states: Sequence[Mapping[str, Any]], parameters: Sequence[Tensor]) -> Any:
-    return _buffers("square_avg", states, parameters)
-
-
-def _adam(group: Group) -> Optimizer:
-    beta1, beta2 = map(float, group["betas"])
-    usual = float(group["lr"]), beta1, beta2, float(group["eps"])
-    if group.get("decoupled_weight_decay", False):
-        return AdamW(*usual, float(group["weight_decay"]))
-    return Adam(*usual)
-
-
-def _moments(group: Group, states: Sequence[Mapping[str, Any]], parameters: Sequence[Tensor]) -> Any:
-    count = int(states[0].get("step", 0))
-    return AdamState(
-        count, _buffers("exp_avg", states, parameters), _buffers("exp_avg_sq", states, parameters)
     )
-
-
-_AMSGRAD = {"amsgrad": "the largest running square is not followed"}
-_RULES: dict[type, _Rule] = {
-    torch.optim.SGD: _Rule(_sgd, _velocity, {"dampening": "momentum is read in its undamped form"}),
-    torch.optim.Adam: _Rule(_adam, _moments, _AMSGRAD),
-    torch.optim.AdamW: _Rule(_adam, _moments, _AMSGRAD),
-    torch.optim.RMSprop: _Rule(
-        _rmsprop,
-        _square,
-        {"momentum": "only the form without momentum is known", "centered": "the mean is not followed"},
-    ),
-}

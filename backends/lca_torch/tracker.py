@@ -15,7 +15,7 @@ from lca.summary import RunViews
 from lca.tracking import Measurement, OnError, RecordTo, Schedule, Watch
 from lca.views import View
 from lca_torch.data import Tree
-from lca_torch.live import ParameterVector, flat
+from lca_torch.live import ParameterVector, flat, same
 from lca_torch.loop import Loop
 from lca_torch.optimizers import check_known
 
@@ -206,7 +206,7 @@ class _Live:
         sizes = [parameter.numel() for parameter in self._parameters]
         parts = theta.split(sizes)  # type: ignore[no-untyped-call]
         return all(
-            part.device == parameter.device and torch.equal(part, parameter.detach().reshape(-1))
+            part.device == parameter.device and same(part, parameter.detach().reshape(-1))
             for part, parameter in zip(parts, self._parameters, strict=True)
         )
 
