@@ -1,0 +1,268 @@
+"""The interactive charts of a report, drawn with Bokeh; each is a function of plain arrays.
+
+Colours of text, axes and grids are put in by page.js, which knows whether the page is dark. What is tagged
+``ink`` gets the colour of text.
+"""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from lca.extras import extra
+from lca.plots.canvas import HELPED, HURT
+from lca.report.run import columns
+
+with extra("report"):
+    from bokeh.models import (
+        BoxAnnotation,
+        ColumnDataSource,
+        CustomJS,
+        CustomJSHover,
+        FixedTicker,
+        HoverTool,
+        LinearColorMapper,
+        Range1d,
+        Span,
+        Whisker,
+    )
+    from bokeh.plotting import figure
+
+POINTS = 1500
+"""Of a line, at most."""
+COLORS = ("#2f8fd6", "#e0652b", "#1fa37a", "#d99a1c", "#c06ab0", "#7a86ff", "#b5803f", "#5aa9a0", "#d64f6a", "#8d9a2b")
+"""Readable on white and on black."""
+LCA_LABEL = "LCA (negative = helped)"
+NAMED_LINES = 10
+"""Lines with a colour of their own; the others are grey."""
+
+Array = np.ndarray
+Figure = Any
+
+
+def loss_chart(steps: Array, losses: Mapping[str, Array], rebuilt: Array | None) -> Figure:
+    """Measured losses, and the first one as rebuilt from its allocations; ``steps`` and losses (T + 1,)."""
+    chart = _figure("step", "loss", height=300)
+    for (name, loss), color in zip(losses.items(), _colors(len(losses)), strict=True):
+        _line(chart, steps, loss, color, plain(name), width=3)
+    if rebuilt is not None:
+        _line(chart, steps, rebuilt, "black", "rebuilt from LCA", dash="dashed").tags = ["ink"]
+    return _legend(chart)
+
+
+def residual_chart(steps: Array, residuals: Mapping[str, Array]) -> Figure:
+    """What each step misses, (T,) a loss."""
+    chart = _figure("step", "residual of a step", height=170)
+    for (name, residual), color in zip(residuals.items(), _colors(len(residuals)), strict=True):
+        _line(chart, steps, residual, color, plain(name))
+    return _legend(_zero(chart, "width"))
+
+
+def cumulative_chart(steps: Array, rows: Array, names: Sequence[str]) -> Figure:
+    """Sums so far, ``Σ_{s<t} A_s``: steps (T + 1,), rows (T, layers). The largest have colours."""
+    chart = _figure("step", f"sum of {LCA_LABEL}", height=340)
+    sums = np.concatenate([np.zeros((1, rows.shape[1])), np.cumsum(rows, axis=0)])
+    largest = np.sort(np.argsort(-np.abs(sums[-1]), kind="stable")[:NAMED_LINES])
+    for i in np.setdiff1d(np.arange(len(names)), largest):
+        _line(chart, steps, sums[:, i], "#8a8a8a", "the others", alpha=0.6, hover=names[i])
+    for i, color in zip(largest, _colors(len(largest)), strict=True):
+        _line(chart, steps, sums[:, i], color, plain(names[i]), width=2)
+    return _legend(_zero(chart, "width"))
+
+
+def totals_chart(
+    names: Sequence[str], totals: Mapping[str, Array], errors: Mapping[str, Array]
+) -> Figure:
+    """A bar a layer and loss, with an error bar where there are errors; arrays (layers,)."""
+    count, shown = len(names), len(totals)
+    chart = _figure(f"{LCA_LABEL}, summed over the run", "", height=80 + max(24, 16 * shown) * count)
+    place, height = np.arange(count) + 0.5, 0.8 / shown
+    for k, ((loss, values), color) in enumerate(zip(totals.items(), _colors(shown), strict=True)):
+        at = place + (k - (shown - 1) / 2) * height
+        source = ColumnDataSource(
+            {"y": at, "value": values, "name": [plain(n) for n in names], "text": [signed(v) for v in values]}
+        )
+        bars = chart.hbar(
+            y="y", right="value", height=0.9 * height, source=source, color=color, legend_label=plain(loss)
+        )
+        chart.add_tools(_hover(bars, f"@name: @text"))
+        if loss in errors:
+            _whiskers(chart, at, values, errors[loss])
+    _rows(chart, names)
+    return _legend(_zero(chart, "height"))
+
+
+def helping_chart(steps: Array, helping: Array, zero: Array) -> Figure:
+    """Helping % of every step, its mean over stretches, and the share of exact zeros; each (T,)."""
+    chart = _figure("step", "% of parameters", height=280)
+    chart.y_range = Range1d(0, 100)
+    shown = columns(len(steps), POINTS)
+    dots = chart.scatter(steps[shown], helping[shown], size=4, color=COLORS[0], alpha=0.5,
+                         legend_label="helping, % of A ≠ 0")  # fmt: skip
+    chart.add_tools(_hover(dots, "step @x: @y{0.0} %"))
+    starts = columns(len(steps), 25)
+    if len(starts) < len(steps):
+        ends = np.append(starts[1:], len(steps)) - 1
+        means = _stretch_means(helping, starts)
+        every = f"its mean over {-(-len(steps) // len(starts))} steps"
+        chart.segment(steps[starts], means, steps[ends] + 1, means, color="black", line_width=3,
+                      legend_label=every).tags = ["ink"]  # fmt: skip
+    _line(chart, steps, zero, COLORS[3], "exactly 0, % of all", width=2)
+    chart.add_layout(Span(location=50, dimension="width", line_dash="dashed", tags=["ink"], line_alpha=0.4))
+    return _legend(chart)
+
+
+def histogram_chart(edges: Array, helping: Array, hurting: Array) -> Figure:
+    """Counts by |A|, helping and hurting apart, both axes logarithmic; edges (bins + 1,)."""
+    chart = _figure("|A| of one parameter in one step", "parameters × steps", 280, x_axis_type="log", y_axis_type="log")
+    filled = np.flatnonzero(helping + hurting)
+    first, last = (filled[0], filled[-1] + 1) if len(filled) else (0, len(helping))
+    for counts, color, label in ((helping, HELPED, "helped (A < 0)"), (hurting, HURT, "hurt (A > 0)")):
+        shown = counts[first:last]
+        top = np.where(shown > 0, shown, 0.5)  # a logarithmic axis has no 0
+        bars = chart.quad(left=edges[first:last], right=edges[first + 1 : last + 1], top=top, bottom=0.5,
+                          color=color, fill_alpha=0.35, line_alpha=0.9, legend_label=label)  # fmt: skip
+        chart.add_tools(_hover(bars, f"{label}, |A| @left{{0.0e+0}} to @right{{0.0e+0}}: @top{{0,0}}"))
+    return _legend(chart)
+
+
+def layer_map(layers: Sequence[str], moments: int) -> Figure:
+    """Layers × moments; page.js puts the numbers in, and shows the moment of the slider with a box."""
+    chart = _map("map", (len(layers), moments), height=110 + min(520, 26 * len(layers)))
+    chart.add_layout(
+        BoxAnnotation(
+            left=0, right=1, visible=False, fill_alpha=0, line_width=2, line_alpha=1, name="moment", tags=["ink"]
+        )
+    )
+    chart.js_on_event("tap", CustomJS(code="lcaReport.pick(cb_obj.x, cb_obj.y)"))
+    chart.xaxis.axis_label = "step"
+    chart.xaxis.name, chart.xaxis.ticker = "map-steps", FixedTicker(ticks=[])
+    _rows(chart, layers)
+    return chart
+
+
+def detail_map() -> Figure:
+    """Cells of a tensor; page.js puts the numbers and the axes in."""
+    chart = _map("detail", (1, 1), height=330)
+    for axis, name in ((chart.xaxis, "detail-x"), (chart.yaxis, "detail-y")):
+        axis.ticker, axis.axis_label, axis.name = FixedTicker(ticks=[]), " ", name
+    return chart
+
+
+def plain(text: str) -> str:
+    """A name as Bokeh draws it: never read as TeX, which would be fetched from the network.
+
+    >>> plain("fc.weight"), plain("$$x$$") == "$$x$$"
+    ('fc.weight', False)
+    """
+    for mark in ("$$", r"\(", r"\["):
+        text = text.replace(mark, mark[0] + "\u2060" + mark[1])  # a joiner, which has no width
+    return text
+
+
+def short(text: str, length: int = 18) -> str:
+    """The end of a long name, which is what tells it from others.
+
+    >>> short("encoder.layers.11.attention.weight")
+    '…1.attention.weight'
+    """
+    return text if len(text) <= length else "…" + text[-length:]
+
+
+def signed(value: float) -> str:
+    """For tooltips."""
+    return f"{value:+.3g}".replace("-", "−")
+
+
+def _figure(x: str, y: str, height: int, **options: Any) -> Figure:
+    """Axes without frame that leave scrolling and swiping to the page."""
+    chart = figure(
+        height=height, sizing_mode="stretch_width", tools="box_zoom,xpan,reset,save", active_drag=None,
+        toolbar_location="above", x_axis_label=x, y_axis_label=y, background_fill_alpha=0,
+        border_fill_alpha=0, outline_line_color=None, **options,
+    )  # fmt: skip
+    chart.toolbar.logo = None
+    chart.toolbar.autohide = True
+    return chart
+
+
+def _line(
+    chart: Figure, x: Array, y: Array, color: str, label: str, *, width: float = 1.5, dash: str = "solid",
+    alpha: float = 1.0, hover: str = "",
+) -> Any:  # fmt: skip
+    shown = np.unique(np.append(columns(len(x), POINTS), len(x) - 1))
+    source = ColumnDataSource({"x": x[shown], "y": y[shown], "name": [plain(hover or label)] * len(shown)})
+    line = chart.line(
+        "x", "y", source=source, color=color, line_width=width, line_dash=dash, line_alpha=alpha, legend_label=label
+    )
+    if len(shown) == 1:  # a line through one point shows nothing
+        chart.scatter("x", "y", source=source, color=color, size=6, legend_label=label)
+    chart.add_tools(_hover(line, "@name, step @x: @y{0.0000e+0}"))
+    return line
+
+
+def _hover(renderer: Any, text: str) -> HoverTool:
+    return HoverTool(renderers=[renderer], tooltips=text, visible=False, line_policy="nearest")
+
+
+def _legend(chart: Figure) -> Figure:
+    """Above the data, so that it hides none; a click hides a line."""
+    [legend] = chart.legend
+    chart.add_layout(legend, "above")
+    legend.orientation, legend.ncols = "horizontal", min(4, len(legend.items))
+    legend.click_policy = "hide"
+    legend.background_fill_alpha, legend.border_line_alpha, legend.label_text_font_size = 0, 0, "9pt"
+    legend.padding = legend.margin = 2
+    return chart
+
+
+def _zero(chart: Figure, dimension: str) -> Figure:
+    chart.add_layout(Span(location=0, dimension=dimension, line_alpha=0.5, tags=["ink"]))
+    return chart
+
+
+def _whiskers(chart: Figure, at: Array, values: Array, errors: Array) -> None:
+    source = ColumnDataSource({"base": at, "lower": values - errors, "upper": values + errors})
+    chart.add_layout(
+        Whisker(base="base", lower="lower", upper="upper", dimension="width", source=source, tags=["ink"])
+    )
+
+
+def _rows(chart: Figure, names: Sequence[str]) -> None:
+    """Y is a list of names, the first one on top; of very many, some."""
+    chart.y_range = Range1d(len(names), 0)
+    shown = columns(len(names), 40)
+    chart.yaxis.ticker = FixedTicker(ticks=(shown + 0.5).tolist())
+    chart.yaxis.major_label_overrides = {i + 0.5: plain(short(names[i])) for i in shown.tolist()}
+    chart.ygrid.visible = False
+    chart.yaxis.major_tick_line_color = None
+
+
+def _map(name: str, shape: tuple[int, int], height: int) -> Figure:
+    height_, width = shape
+    chart = _figure("", "", height)
+    chart.x_range, chart.y_range = Range1d(0, width), Range1d(height_, 0)
+    chart.grid.visible = False
+    chart.name = name
+    source = ColumnDataSource(
+        {"image": [np.zeros(shape, np.float32)], "x": [0], "y": [0], "dw": [width], "dh": [height_]},
+        name=f"{name}-cells",
+    )
+    mapper = LinearColorMapper(palette=["white"], low=-127, high=127, nan_color="rgba(0, 0, 0, 0)", name=f"{name}-colors")
+    image = chart.image("image", "x", "y", "dw", "dh", source=source, color_mapper=mapper)
+    about = CustomJSHover(code=f"return lcaReport.describe('{name}', special_vars.x, special_vars.y)")
+    chart.add_tools(HoverTool(renderers=[image], tooltips="@image{custom}", formatters={"@image": about},
+                              visible=False))  # fmt: skip
+    return chart
+
+
+def _colors(count: int) -> tuple[str, ...]:
+    return tuple(COLORS[i % len(COLORS)] for i in range(count))
+
+
+def _stretch_means(values: Array, starts: Array) -> Array:
+    """The mean of each stretch over the steps that have a value; NaN if none has."""
+    has = ~np.isnan(values)
+    count = np.add.reduceat(has.astype(float), starts)
+    total = np.add.reduceat(np.where(has, values, 0.0), starts)
+    return np.divide(total, count, out=np.full(len(starts), np.nan), where=count > 0)

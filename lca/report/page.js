@@ -1,0 +1,172 @@
+"use strict";
+// Puts the charts into the page, gives them the colours of its scheme, and moves the maps with the slider.
+const lcaReport = (() => {
+  const read = (id) => JSON.parse(document.getElementById(id).textContent);
+  const at = (id) => document.getElementById(id);
+  const data = read("data");
+  const moments = data.first.length;
+  const LEVELS = 127, EMPTY = -128;
+  const totals = new Float32Array(bytes(data.totals).buffer); // (losses, 1 + moments, layers)
+  const dark = window.matchMedia("(prefers-color-scheme: dark)");
+  const model = {}; // Bokeh's models that have a name here
+  let codes = null; // of the detail shown: (losses, 1 + moments, height, width)
+  let timer = null;
+
+  function bytes(text) {
+    return Uint8Array.from(atob(text), (c) => c.charCodeAt(0));
+  }
+
+  // lca.report.moments.encode, and back.
+  function encode(value, limit) {
+    if (!limit) return 0;
+    return LEVELS * Math.sign(value) * Math.log1p(Math.abs(value) / (data.linear * limit)) / Math.log1p(1 / data.linear);
+  }
+  function decode(code, limit) {
+    return Math.sign(code) * data.linear * limit * Math.expm1(Math.abs(code) / LEVELS * Math.log1p(1 / data.linear));
+  }
+
+  const chosen = (id) => (at(id) ? Number(at(id).value) : 0);
+  const total = (loss, frame, layer) => totals[(loss * (moments + 1) + frame) * data.layers.length + layer];
+  const number = (v) => (v > 0 ? "+" : "") + Number(v.toPrecision(3)).toString().replaceAll("-", "−");
+  const range = (name, from, past) => name + " " + from + (past - from > 1 ? "–" + (past - 1) : "");
+  function when(frame) {
+    if (!frame) return "The whole run";
+    const [from, to] = [data.first[frame - 1], data.last[frame - 1]];
+    return from === to ? "Step " + from : "Steps " + from + "–" + to;
+  }
+
+  function drawMap() {
+    const [loss, layers] = [chosen("pick-loss"), data.layers.length];
+    let limit = 0;
+    for (let f = 1; f <= moments; f++) for (let i = 0; i < layers; i++) limit = Math.max(limit, Math.abs(total(loss, f, i)));
+    fill("map", layers, moments, (row, col) => encode(total(loss, col + 1, row), limit));
+  }
+
+  function fill(name, height, width, code) {
+    const source = model[name + "-cells"];
+    const image = new Float32Array(height * width);
+    for (let r = 0; r < height; r++) for (let c = 0; c < width; c++) image[r * width + c] = code(r, c);
+    const NDArray = source.data.image[0].constructor; // Bokeh's own, which knows its shape
+    source.data = {image: [new NDArray(image, [height, width])], x: [0], y: [0], dw: [width], dh: [height]};
+  }
+
+  function drawMoment() {
+    const [loss, frame] = [chosen("pick-loss"), chosen("moment")];
+    model.moment.setv({visible: frame > 0, left: frame - 1, right: frame});
+    const order = data.layers.map((name, i) => [total(loss, frame, i), name]).sort((a, b) => a[0] - b[0]);
+    const sum = order.reduce((all, [value]) => all + value, 0);
+    const named = ([value, name]) => name + " " + number(value);
+    const ends = order.length > 1 ? ": from " + named(order[0]) + " to " + named(order.at(-1)) : "";
+    at("reading").textContent = when(frame) + ": LCA of the " + data.losses[loss] + " loss " + number(sum) + ends + ".";
+    at("moment").setAttribute("aria-valuetext", when(frame));
+    drawDetail();
+  }
+
+  function choose() {
+    if (!data.details.length) return;
+    codes = new Int8Array(bytes(data.details[chosen("pick-detail")].codes).buffer);
+  }
+
+  function drawDetail() {
+    if (!codes) return;
+    const shown = data.details[chosen("pick-detail")];
+    const frame = chosen("moment"), size = shown.height * shown.width;
+    const from = (chosen("pick-loss") * (moments + 1) + frame) * size;
+    fill("detail", shown.height, shown.width, (row, col) => {
+      const code = codes[from + row * shown.width + col];
+      return code === EMPTY ? NaN : code;
+    });
+    model.detail.x_range.setv({start: 0, end: shown.width});
+    model.detail.y_range.setv({start: shown.height, end: 0});
+    const [rows, cols] = shown.axes;
+    model["detail-x"].axis_label = cols ? cols + "s" : rows + "s, line by line";
+    model["detail-y"].axis_label = cols ? rows + "s" : " ";
+    const limit = shown.limits[frame ? 1 : 0];
+    at("detail-caption").textContent = shown.name + ", " + when(frame).toLowerCase() +
+      ". The strongest colours are ±" + Number(limit.toPrecision(2)) + ".";
+  }
+
+  // What a tooltip says about the cell at (x, y).
+  function describe(name, x, y) {
+    const [col, row] = [Math.floor(x), Math.floor(y)];
+    const loss = chosen("pick-loss");
+    if (name === "map") return data.layers[row] + ", " + when(col + 1).toLowerCase() + ": " + number(total(loss, col + 1, row));
+    const shown = data.details[chosen("pick-detail")], frame = chosen("moment");
+    const cell = row * shown.width + col;
+    const code = codes[(loss * (moments + 1) + frame) * shown.height * shown.width + cell];
+    if (code === EMPTY) return "";
+    const value = number(Number(decode(code, shown.limits[frame ? 1 : 0]).toPrecision(2)));
+    const places = shown.axes.length > 1 ? [row, col] : [cell];
+    return places.map((p, i) => range(shown.axes[i], shown.edges[i][p], shown.edges[i][p + 1])).join(", ") + ": " + value;
+  }
+
+  // A click on the map: its moment, and the layer's first detail.
+  function pick(x, y) {
+    const [frame, row] = [Math.floor(x) + 1, Math.floor(y)];
+    if (frame < 1 || frame > moments || row < 0 || row >= data.layers.length) return;
+    at("moment").value = frame;
+    const which = data.details.findIndex((each) => each.layer === data.layers[row]);
+    if (which >= 0 && data.details[chosen("pick-detail")].layer !== data.layers[row]) at("pick-detail").value = which;
+    choose();
+    drawMoment();
+  }
+
+  function play() {
+    const stop = () => { clearInterval(timer); timer = null; at("play").textContent = "Play"; };
+    if (timer) return stop();
+    if (chosen("moment") >= moments) at("moment").value = 0;
+    at("play").textContent = "Pause";
+    timer = setInterval(() => {
+      at("moment").value = chosen("moment") + 1;
+      drawMoment();
+      if (chosen("moment") >= moments) stop();
+    }, 120);
+  }
+
+  // Bokeh draws on canvases, which style sheets do not reach.
+  function paint() {
+    const style = getComputedStyle(document.documentElement);
+    const [ink, soft, line] = ["--ink", "--soft", "--line"].map((name) => style.getPropertyValue(name).trim());
+    const palette = data.palettes[dark.matches ? "dark" : "light"];
+    const colour = {
+      Axis: {axis_line_color: soft, major_tick_line_color: soft, minor_tick_line_color: null, major_label_text_color: soft, axis_label_text_color: soft, axis_label_text_font_style: "normal"},
+      Grid: {grid_line_color: line},
+      Legend: {label_text_color: ink, inactive_fill_alpha: 0},
+      LinearColorMapper: {palette},
+    };
+    for (const each of models()) {
+      for (const [kind, values] of Object.entries(colour)) if (each.type.endsWith(kind)) each.setv(values);
+      if (each.tags?.includes("ink")) (each.glyph ?? each).line_color = ink;
+    }
+  }
+
+  function* models() {
+    for (const doc of Bokeh.documents) for (const root of doc.roots()) yield* root.references();
+  }
+
+  function stepTicks() {
+    const count = Math.min(6, moments), axis = model["map-steps"];
+    const ticks = Array.from({length: count}, (_, i) => Math.floor(i * moments / count));
+    axis.ticker.setv({ticks: ticks.map((t) => t + 0.5)});
+    axis.major_label_overrides = new Map(ticks.map((t) => [t + 0.5, String(data.first[t])]));
+  }
+
+  async function start() {
+    for (const item of read("charts")) await Bokeh.embed.embed_item(item);
+    for (const each of models()) if (each.name) model[each.name] = each;
+    stepTicks();
+    paint();
+    dark.addEventListener("change", paint);
+    at("moment").addEventListener("input", drawMoment);
+    at("play").addEventListener("click", play);
+    at("pick-loss")?.addEventListener("change", () => { drawMap(); drawMoment(); });
+    at("pick-detail")?.addEventListener("change", () => { choose(); drawMoment(); });
+    choose();
+    drawMap();
+    drawMoment();
+    document.documentElement.dataset.ready = "yes";
+  }
+
+  start();
+  return {describe, pick};
+})();
