@@ -18,6 +18,7 @@ from lca_torch.data import Tree
 from lca_torch.live import ParameterVector, flat, same
 from lca_torch.loop import Loop
 from lca_torch.optimizers import check_known
+from lca_torch.terms import torch_objectives
 
 
 class Tracker:
@@ -75,6 +76,7 @@ class Tracker:
         on_error: OnError = "warn",
         record: RecordTo | None = None,
     ) -> None:
+        _check_kinds(model, optimizer, objective)
         self._measurement = Measurement(
             objective, estimator, every=every, views=views, on_error=on_error, record=record
         )
@@ -85,6 +87,7 @@ class Tracker:
         self._loop = Loop(parameters, self._optimizer, lambda: self._watch.asked)
         self._watch = Watch(self._measurement, _Live(parameters), self._loop.hand_over)
         self._hooks: list[Any] = []
+        self._entered = False
 
     @property
     def steps(self) -> int:
@@ -113,6 +116,8 @@ class Tracker:
 
     def summary(self) -> dict[str, dict[str, Any]]:
         """`lca.summary.summarize` of each measured loss, by name."""
+        if not self._entered:
+            raise LCAError("this tracker was never at work; put the training loop inside `with tracker:`.")
         return self._measurement.summary()
 
     def batches(self, loader: Iterable[Tree]) -> Iterator[Tree]:
@@ -153,6 +158,7 @@ class Tracker:
     def __enter__(self) -> "Tracker":
         if self._hooks:
             raise LCAError("this tracker is already at work; make another one for another run.")
+        self._entered = True
         self._watch.begin()
         before = self._optimizer.register_step_pre_hook(self._before_step)
         self._hooks = [before, self._optimizer.register_step_post_hook(self._after_step)]
@@ -206,7 +212,8 @@ class _Live:
         sizes = [parameter.numel() for parameter in self._parameters]
         parts = theta.split(sizes)  # type: ignore[no-untyped-call]
         return all(
-            part.device == parameter.device and same(part, parameter.detach().reshape(-1))
+            (part.device, part.dtype) == (parameter.device, parameter.dtype)
+            and same(part, parameter.detach().reshape(-1))
             for part, parameter in zip(parts, self._parameters, strict=True)
         )
 
@@ -229,6 +236,23 @@ def _then_once(closure: Callable[[], Any], listener: Callable[[], None]) -> Call
     return listening
 
 
+def _check_kinds(model: object, optimizer: object, objective: object) -> None:
+    """Raise `LCAError` if arguments are of the wrong kind, above all in another order."""
+    measured = objective.values() if isinstance(objective, Mapping) else [objective]
+    wrong = [o for o in measured if isinstance(o, type) or not isinstance(o, Objective)]
+    for what, given, right in (
+        ("model", model, isinstance(model, nn.Module)),
+        ("optimizer", optimizer, isinstance(optimizer, torch.optim.Optimizer)),
+        ("objective", wrong[0] if wrong else None, not wrong),
+    ):
+        if not right:
+            raise LCAError(
+                f"the {what} is of type {type(given).__name__}; the order is Tracker(model, optimizer, "
+                "objective), with a torch.nn.Module, one torch.optim.Optimizer (each of several gets a "
+                "Tracker of its own), and an Objective or several by name."
+            )
+
+
 def unwrapped(optimizer: Any) -> Any:
     """The optimizer whose hooks fire: accelerate and others wrap it as ``optimizer.optimizer``."""
     while isinstance(inner := getattr(optimizer, "optimizer", None), torch.optim.Optimizer):
@@ -240,11 +264,6 @@ def _parameters(
     model: nn.Module, optimizer: torch.optim.Optimizer, measurement: Measurement
 ) -> list[nn.Parameter]:
     """The model's parameters in the order of the layout that all objectives share."""
-    if not isinstance(optimizer, torch.optim.Optimizer):
-        raise LCAError(
-            f"expected a torch.optim.Optimizer, got {type(optimizer).__name__}; give each of several "
-            "optimizers a Tracker of its own."
-        )
     named = dict(model.named_parameters())
     for what, objective in measurement.objectives.items():
         unknown = [name for name in objective.layout.names if name not in named]
@@ -253,6 +272,14 @@ def _parameters(
                 f"the objective {what!r} is about {', '.join(map(repr, unknown))}, which the model has not; "
                 "make it from the same model."
             )
+        for own in torch_objectives(objective):
+            its = dict(own.model.named_parameters())
+            other = [name for name in own.layout.names if its.get(name) is not named[name]]
+            if other:
+                raise LayoutError(
+                    f"the objective {what!r} was made from another model of the same form: its {other[0]!r} "
+                    "is not this model's; make it from the model that is trained, whose state it has to read."
+                )
     layout = check_same_layout((o.layout for o in measurement.objectives.values()), "the measured losses")
     parameters = [named[name] for name in layout.names]
     owned = {id(p) for group in optimizer.param_groups for p in group["params"]}

@@ -30,7 +30,18 @@ with extra("report"):
 
 POINTS = 1500
 """Of a line, at most."""
-COLORS = ("#2f8fd6", "#e0652b", "#1fa37a", "#d99a1c", "#c06ab0", "#7a86ff", "#b5803f", "#5aa9a0", "#d64f6a", "#8d9a2b")
+COLORS = (
+    "#2f8fd6",
+    "#e0652b",
+    "#1fa37a",
+    "#d99a1c",
+    "#c06ab0",
+    "#7a86ff",
+    "#b5803f",
+    "#5aa9a0",
+    "#d64f6a",
+    "#8d9a2b",
+)
 """Readable on white and on black."""
 LCA_LABEL = "LCA (negative = helped)"
 NAMED_LINES = 10
@@ -70,9 +81,7 @@ def cumulative_chart(steps: Array, rows: Array, names: Sequence[str]) -> Figure:
     return _legend(_zero(chart, "width"))
 
 
-def totals_chart(
-    names: Sequence[str], totals: Mapping[str, Array], errors: Mapping[str, Array]
-) -> Figure:
+def totals_chart(names: Sequence[str], totals: Mapping[str, Array], errors: Mapping[str, Array]) -> Figure:
     """A bar a layer and loss, with an error bar where there are errors; arrays (layers,)."""
     count, shown = len(names), len(totals)
     chart = _figure(f"{LCA_LABEL}, summed over the run", "", height=80 + max(24, 16 * shown) * count)
@@ -114,7 +123,9 @@ def helping_chart(steps: Array, helping: Array, zero: Array) -> Figure:
 
 def histogram_chart(edges: Array, helping: Array, hurting: Array) -> Figure:
     """Counts by |A|, helping and hurting apart, both axes logarithmic; edges (bins + 1,)."""
-    chart = _figure("|A| of one parameter in one step", "parameters × steps", 280, x_axis_type="log", y_axis_type="log")
+    chart = _figure(
+        "|A| of one parameter in one step", "parameters × steps", 280, x_axis_type="log", y_axis_type="log"
+    )
     filled = np.flatnonzero(helping + hurting)
     first, last = (filled[0], filled[-1] + 1) if len(filled) else (0, len(helping))
     for counts, color, label in ((helping, HELPED, "helped (A < 0)"), (hurting, HURT, "hurt (A > 0)")):
@@ -131,7 +142,14 @@ def layer_map(layers: Sequence[str], moments: int) -> Figure:
     chart = _map("map", (len(layers), moments), height=110 + min(520, 26 * len(layers)))
     chart.add_layout(
         BoxAnnotation(
-            left=0, right=1, visible=False, fill_alpha=0, line_width=2, line_alpha=1, name="moment", tags=["ink"]
+            left=0,
+            right=1,
+            visible=False,
+            fill_alpha=0,
+            line_width=2,
+            line_alpha=1,
+            name="moment",
+            tags=["ink"],
         )
     )
     chart.js_on_event("tap", CustomJS(code="lcaReport.pick(cb_obj.x, cb_obj.y)"))
@@ -193,7 +211,14 @@ def _line(
     shown = np.unique(np.append(columns(len(x), POINTS), len(x) - 1))
     source = ColumnDataSource({"x": x[shown], "y": y[shown], "name": [plain(hover or label)] * len(shown)})
     line = chart.line(
-        "x", "y", source=source, color=color, line_width=width, line_dash=dash, line_alpha=alpha, legend_label=label
+        "x",
+        "y",
+        source=source,
+        color=color,
+        line_width=width,
+        line_dash=dash,
+        line_alpha=alpha,
+        legend_label=label,
     )
     if len(shown) == 1:  # a line through one point shows nothing
         chart.scatter("x", "y", source=source, color=color, size=6, legend_label=label)
@@ -248,7 +273,9 @@ def _map(name: str, shape: tuple[int, int], height: int) -> Figure:
         {"image": [np.zeros(shape, np.float32)], "x": [0], "y": [0], "dw": [width], "dh": [height_]},
         name=f"{name}-cells",
     )
-    mapper = LinearColorMapper(palette=["white"], low=-127, high=127, nan_color="rgba(0, 0, 0, 0)", name=f"{name}-colors")
+    mapper = LinearColorMapper(
+        palette=["white"], low=-127, high=127, nan_color="rgba(0, 0, 0, 0)", name=f"{name}-colors"
+    )
     image = chart.image("image", "x", "y", "dw", "dh", source=source, color_mapper=mapper)
     about = CustomJSHover(code=f"return lcaReport.describe('{name}', special_vars.x, special_vars.y)")
     chart.add_tools(HoverTool(renderers=[image], tooltips="@image{custom}", formatters={"@image": about},

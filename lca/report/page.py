@@ -34,7 +34,9 @@ DARK_SIGNS = LinearSegmentedColormap.from_list("dark", ["#8fd0ff", HELPED, "#202
 """`lca.plots.canvas.SIGNS` on a dark page: what is near 0 is dark."""
 
 
-def write_report(record: "str | PathLike[str] | Dataset", path: str | PathLike[str], *, title: str = "") -> Path:
+def write_report(
+    record: "str | PathLike[str] | Dataset", path: str | PathLike[str], *, title: str = ""
+) -> Path:
     """Write the report of a run to ``path``: one file that needs no network.
 
     Parameters

@@ -148,7 +148,9 @@ def noise(run: Run) -> Section:
     negative, positive, zero = (c.sum(axis=1) for c in (signs.negative, signs.positive, signs.zero))
     overall = type(signs)(negative, positive, zero)
     helping = charts.helping_chart(run.steps, overall.helping_percent(), overall.zero_percent())
-    shown.append(Chart(helping, f"How many parameters lowered the {first} loss at each step, of those with A ≠ 0."))
+    shown.append(
+        Chart(helping, f"How many parameters lowered the {first} loss at each step, of those with A ≠ 0.")
+    )
     if run.has("histogram_helping"):
         edges, helped, hurt = histogram(run.record, first)
         chart = charts.histogram_chart(edges, helped.sum(axis=0), hurt.sum(axis=0))

@@ -1,6 +1,7 @@
 """`Tracker`: what does not fit is refused, and what goes wrong in measuring leaves the training alone."""
 
 import copy
+from contextlib import nullcontext
 
 import pytest
 import torch
@@ -84,8 +85,10 @@ def test_a_summary_of_nothing_says_why():
     model = network(norm=False)
     optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
     objective = Objective(model, cross_entropy, (X, Y), batch_size=60)
+    with Tracker(model, optimizer, objective) as tracker:
+        pass
     with pytest.raises(LCAError, match="no step was measured"):
-        Tracker(model, optimizer, objective).summary()
+        tracker.summary()
 
 
 def test_what_does_not_belong_together_is_refused():
@@ -97,8 +100,20 @@ def test_what_does_not_belong_together_is_refused():
         Tracker(model, foreign, objective)
     with pytest.raises(LayoutError, match="'train' is about '0.weight'.*which the model has not"):
         Tracker(nn.ModuleDict({"net": model}), optimizer, objective)
-    with pytest.raises(LCAError, match=r"expected a torch\.optim\.Optimizer, got list"):
+    with pytest.raises(LCAError, match="optimizer is of type list; .*each of several gets a Tracker"):
         Tracker(model, [optimizer], objective)
+    order = r"the order is Tracker\(model, optimizer, objective\)"
+    with pytest.raises(LCAError, match="the optimizer is of type Objective; " + order):
+        Tracker(model, objective, optimizer)
+    with pytest.raises(LCAError, match="the model is of type SGD; " + order):
+        Tracker(optimizer, model, objective)
+    with pytest.raises(LCAError, match="the objective is of type CrossEntropyLoss; " + order):
+        Tracker(model, optimizer, {"train": objective, "heldout": nn.CrossEntropyLoss()})
+    twin = Objective(copy.deepcopy(model), cross_entropy, (X, Y), batch_size=60)
+    with pytest.raises(LayoutError, match="'heldout' was made from another model of the same form"):
+        Tracker(model, optimizer, {"train": objective, "heldout": twin})
+    with pytest.raises(LCAError, match="never at work; put the training loop inside `with tracker:`"):
+        Tracker(model, optimizer, objective).summary()
     with pytest.raises(LCAError, match="unknown on_error 'ignore'"):
         Tracker(model, optimizer, objective, on_error="ignore")
     with pytest.raises(LCAError, match="every must be a positive integer"):
@@ -125,3 +140,20 @@ def test_losses_of_different_models_are_refused():
     }
     with pytest.raises(LayoutError, match="the measured losses must share one layout"):
         Tracker(model, torch.optim.SGD(model.parameters(), lr=0.1), losses)
+
+
+@pytest.mark.parametrize("before_first", [True, False])
+def test_a_model_that_is_converted_in_a_run_is_named(before_first):
+    model = network(norm=False)
+    objective = Objective(model, cross_entropy, (X, Y), batch_size=60)
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    with Tracker(model, optimizer, objective, RK4, on_error="raise"):
+        if not before_first:
+            closure_of(model, optimizer, X, Y)()
+            optimizer.step()
+        model.double()
+        closure_of(model, optimizer, X.double(), Y)()
+        now = r"'0\.weight' is torch\.float64 on cpu now, but was torch\.float32 on cpu when"
+        moved = nullcontext() if before_first else pytest.warns(LCAWarning, match="parameters changed")
+        with moved, pytest.raises(LayoutError, match=now):
+            optimizer.step()
