@@ -272,6 +272,8 @@ def _parameters(
                 f"the objective {what!r} is about {', '.join(map(repr, unknown))}, which the model has not; "
                 "make it from the same model."
             )
+    layout = check_same_layout((o.layout for o in measurement.objectives.values()), "the measured losses")
+    for what, objective in measurement.objectives.items():
         for own in torch_objectives(objective):
             its = dict(own.model.named_parameters())
             other = [name for name in own.layout.names if its.get(name) is not named[name]]
@@ -280,7 +282,6 @@ def _parameters(
                     f"the objective {what!r} was made from another model of the same form: its {other[0]!r} "
                     "is not this model's; make it from the model that is trained, whose state it has to read."
                 )
-    layout = check_same_layout((o.layout for o in measurement.objectives.values()), "the measured losses")
     parameters = [named[name] for name in layout.names]
     owned = {id(p) for group in optimizer.param_groups for p in group["params"]}
     if not any(id(parameter) in owned for parameter in parameters):

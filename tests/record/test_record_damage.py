@@ -99,7 +99,7 @@ def test_a_disk_that_is_really_full(tmp_path):
         assert 0 < run.sizes["step"] < record.next_step
         assert np.isfinite(run["values"]).all()
     finally:
-        subprocess.run(["umount", str(disk)], check=True)
+        subprocess.run(["umount", "--lazy", str(disk)], check=True)
 
 
 def test_a_disk_that_is_full_at_once_leaves_nothing(tmp_path, monkeypatch):
