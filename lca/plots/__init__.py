@@ -2,8 +2,9 @@
 
 Every function draws into ``ax``, or into a new figure, and returns the Axes (``ax.figure.savefig(...)``
 writes it; ``ax.set_title(...)`` gives it a title of your own). Figures are built without pyplot: no global
-state, no display. Losses and allocations are in units of the loss; negative allocations helped. Colours are
-those of Okabe and Ito, which stay apart for colour-blind readers.
+state, no display. Losses and allocations are in units of the loss; negative allocations helped. The axis
+"step" counts rows: measured steps, where not all were measured. Colours are those of Okabe and Ito, which
+stay apart for colour-blind readers.
 """
 
 from lca.plots.animation import animate_training, save_animation

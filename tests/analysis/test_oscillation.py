@@ -3,8 +3,10 @@
 import numpy as np
 import pytest
 
+import lca
 from lca.analysis import mean_gradient, sign_changes, transitions
 from lca.errors import LCAError
+from lca.views import Oscillation
 
 
 def test_a_square_wave_has_its_half_period():
@@ -94,6 +96,18 @@ def test_an_allocation_changes_sign_when_one_of_movement_and_gradient_does():
     np.testing.assert_array_equal(np.sign(mean_gradient(values, movement)), np.sign(gradient))
     turns, crossings = np.diff(np.sign(movement), axis=0) != 0, np.diff(np.sign(gradient), axis=0) != 0
     np.testing.assert_array_equal(sign_changes(values).changes, (turns ^ crossings).sum(axis=0))
+
+
+def test_the_streaming_view_counts_the_same():
+    rng = np.random.default_rng(5)
+    movement = rng.normal(size=(40, 6)) * (rng.random(size=(40, 6)) < 0.7)  # some stand still at times
+    values = movement * rng.normal(size=(40, 6))
+    view, start = Oscillation(), np.zeros(6)
+    for t, (move, a) in enumerate(zip(movement, values, strict=True)):
+        step = lca.Step(start, start + move, t)
+        view.update(lca.StepAllocation(a, 0.0, 0.0, residual=0.0, mass=0.0, source=step))
+    np.testing.assert_array_equal(sign_changes(movement).changes, view.turns)
+    np.testing.assert_array_equal(sign_changes(mean_gradient(values, movement)).changes, view.sign_changes)
 
 
 @pytest.mark.parametrize(
