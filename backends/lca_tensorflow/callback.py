@@ -11,7 +11,7 @@ from lca.errors import LCAError, LCAWarning
 from lca.layout import Layout
 from lca.objective import Objective as AnyObjective
 from lca.summary import RunViews
-from lca.tracking import Measurement, OnError, Schedule, check_options
+from lca.tracking import Measurement, OnError, RecordTo, Schedule, check_options
 from lca.views import View
 from lca_tensorflow.objective import Objective
 from lca_tensorflow.updates import Updates
@@ -32,13 +32,14 @@ class LCACallback(keras.callbacks.Callback):
         name; or the data, in any form that `Objective` takes, whose compiled loss is to be measured.
     y
         The targets, if ``objective`` is the inputs.
-    estimator, every, views, on_error
-        As in `lca.tracking.Measurement`: default `lca.Adaptive`, every step, the views of `summary`, and a
-        warning. ``on_error`` holds for what goes wrong when fit begins, too.
+    estimator, every, views, on_error, record
+        As in `lca.tracking.Measurement`: default `lca.Adaptive`, every step, the views of `summary`, a
+        warning, and no record. ``on_error`` holds for what goes wrong when fit begins, too.
 
     Notes
     -----
-    Every call of ``fit`` starts afresh; read `views` or `summary` before the next one. What fit cannot be
+    Every call of ``fit`` starts afresh; read `views` or `summary` before the next one, and give each fit that
+    is to be recorded a callback with a record of its own. What fit cannot be
     measured with is an error as ``on_error`` says: ``steps_per_execution`` above 1 and distribution
     strategies, which hide single updates, and a `train_step` with optimizers of its own, for which there is
     `Tracker`.
@@ -63,13 +64,19 @@ class LCACallback(keras.callbacks.Callback):
         every: Schedule = 1,
         views: Callable[[Layout], View] = RunViews.of,
         on_error: OnError = "warn",
+        record: RecordTo | None = None,
     ) -> None:
         super().__init__()
         check_options(every, on_error)
         if isinstance(y, Estimator):
             raise LCAError("the second argument is y; pass estimator=... by name.")
         self._measured: Any = objective if y is None else (objective, y)
-        self._options: dict[str, Any] = {"every": every, "views": views, "on_error": on_error}
+        self._options: dict[str, Any] = {
+            "every": every,
+            "views": views,
+            "on_error": on_error,
+            "record": record,
+        }
         self._estimator = estimator
         self._failed: Exception | None = None
         self._measurement: Measurement | None = None
@@ -140,13 +147,13 @@ class LCACallback(keras.callbacks.Callback):
     def on_train_end(self, logs: Any = None) -> None:
         if self._updates is None or self._measurement is None:
             return
-        self._updates.watch.end()
         if self._batches and not self.steps:
             with self._measurement.guarded(0):
                 raise LCAError(
                     f"model.optimizer made no update in {self._batches} batches; if train_step has "
                     "optimizers of its own, put a Tracker around a loop of your own."
                 )
+        self._updates.watch.end()
 
     def _make_measurement(self) -> Measurement:
         if self.model.steps_per_execution != 1:

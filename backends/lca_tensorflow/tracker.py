@@ -13,7 +13,7 @@ from lca.errors import LCAError
 from lca.layout import Layout
 from lca.objective import Objective
 from lca.summary import RunViews
-from lca.tracking import Measurement, OnError, Schedule
+from lca.tracking import Measurement, OnError, RecordTo, Schedule
 from lca.views import View
 from lca_tensorflow.updates import Updates
 
@@ -33,9 +33,9 @@ class Tracker:
     objective
         The measured loss (`lca_tensorflow.Objective` of this model, or a `lca.Sum` with one), or several by
         name.
-    estimator, every, views, on_error
-        As in `lca.tracking.Measurement`: default `lca.Adaptive`, every step, the views of `summary`, and a
-        warning.
+    estimator, every, views, on_error, record
+        As in `lca.tracking.Measurement`: default `lca.Adaptive`, every step, the views of `summary`, a
+        warning, and no record.
 
     Raises
     ------
@@ -72,8 +72,11 @@ class Tracker:
         every: Schedule = 1,
         views: Callable[[Layout], View] = RunViews.of,
         on_error: OnError = "warn",
+        record: RecordTo | None = None,
     ) -> None:
-        self._measurement = Measurement(objective, estimator, every=every, views=views, on_error=on_error)
+        self._measurement = Measurement(
+            objective, estimator, every=every, views=views, on_error=on_error, record=record
+        )
         self._updates = Updates(model, optimizer, self._measurement)
         self._optimizer = optimizer
         self._listening = self._in_step = False
@@ -141,7 +144,6 @@ class Tracker:
     ) -> None:
         object.__delattr__(self._optimizer, "apply")
         self._listening = False
-        self._updates.watch.end()
         unheard = self._updates.count() - self._updates.made - self._unseen
         if unheard and kind is None and self.error is None:
             with self._measurement.guarded(self.steps):
@@ -149,3 +151,4 @@ class Tracker:
                     f"{unheard} updates were made inside a tf.function, where they cannot be heard, and are "
                     "in no step; wrap the call: with tracker.step(): train_step(...)."
                 )
+        self._updates.watch.end(complete=kind is None)

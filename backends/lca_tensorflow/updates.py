@@ -81,6 +81,11 @@ def _variables(model: keras.Model, optimizer: Any, measurement: Measurement) -> 
             "models of a tf.distribute strategy are not measured; build and compile the model outside "
             "strategy.scope()."
         )
+    if measurement.needs:
+        raise LCAError(
+            f"the estimator needs {', '.join(sorted(measurement.needs))} of every training step, which Keras "
+            "does not hand over; use one that measures data of its own, lca.Adaptive or lca.PathIntegral."
+        )
     named = parameters_of(model)
     for what, objective in measurement.objectives.items():
         unknown = [name for name in objective.layout.names if name not in named]

@@ -129,6 +129,15 @@ def test_only_the_steps_asked_for_are_measured_and_every_fit_is_a_run_of_its_own
     assert ours.summary()["train"]["loss_start"] != first["loss_start"]
 
 
+def test_a_fit_is_recorded(tmp_path):
+    model = model_of(norm=False)
+    ours = LCACallback(X, Y, record=tmp_path / "run", on_error="raise")
+    fit(model, ours)
+    found = lca.open_record(tmp_path / "run")
+    assert found.attrs["complete"]
+    assert found.sizes["step"] == ours.steps == 6
+
+
 class Infinite(keras.callbacks.Callback):
     """The weights turn infinite before the third batch, so that a scaled gradient is not finite."""
 

@@ -7,6 +7,7 @@ import tensorflow as tf
 
 import lca
 from lca.errors import LayoutError, LCAError, LCAWarning, NonDeterministicError, NonFiniteError
+from lca.estimators import SameBatch
 from lca_tensorflow import Objective, Tracker
 from tests.lca_tensorflow.networks import X, Y, cross_entropy, floats, mlp, normalised
 
@@ -121,6 +122,24 @@ def test_several_updates_in_one_step_are_one_segment():
     assert row["loss_end"] == objective.loss(objective.theta())
 
 
+def test_a_run_is_recorded_and_says_whether_it_came_to_its_end(tmp_path):
+    _, tracker = run(Eager, tracked=True, record=tmp_path / "whole")
+    found = lca.open_record(tmp_path / "whole")
+    assert found.attrs["complete"]
+    assert found.sizes["step"] == tracker.steps == 5
+    model, optimizer = mlp(), keras.optimizers.SGD(0.1)
+    objective = Objective(model, LOSS, (X, Y))
+
+    def fail_after_a_step():
+        with Tracker(model, optimizer, objective, record=tmp_path / "broken"):
+            Eager(model, optimizer).train_step(X, Y)
+            raise KeyError
+
+    with pytest.raises(KeyError):
+        fail_after_a_step()
+    assert not lca.open_record(tmp_path / "broken").attrs["complete"]
+
+
 def test_only_the_steps_asked_for_are_measured():
     _, tracker = run(Eager, tracked=True, every=2)
     assert tracker.views["train"].trace.rows["step"].tolist() == [0, 2, 4]
@@ -204,6 +223,8 @@ def test_what_does_not_belong_together_is_refused():
         Tracker(model, optimizer, objective, on_error="ignore")
     with pytest.raises(LCAError, match="measuring needs at least one objective"):
         Tracker(model, optimizer, {})
+    with pytest.raises(LCAError, match="needs gradient.* of every training step, which Keras does not hand"):
+        Tracker(model, optimizer, objective, SameBatch())
     with tf.distribute.MirroredStrategy(["CPU:0"]).scope():
         mirrored = mlp()
     with pytest.raises(LCAError, match=r"outside strategy\.scope"):
