@@ -1,10 +1,11 @@
 """The record of a run: an xarray Dataset on Zarr, written while the run goes on.
 
-`Record` writes, `open_record` reads. Importing this needs NumPy alone; using it needs the extra ``report``.
+`Record` writes, `open_record` and `open_records` read. Importing this needs NumPy alone; using it needs the
+extra ``report``.
 """
 
-from lca.record.reading import open_record
+from lca.record.reading import open_record, open_records
 from lca.record.record import Record
 from lca.record.schema import SCHEMA_VERSION, RecordError
 
-__all__ = ["SCHEMA_VERSION", "Record", "RecordError", "open_record"]
+__all__ = ["SCHEMA_VERSION", "Record", "RecordError", "open_record", "open_records"]
