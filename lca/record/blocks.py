@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from lca.record.lock import WriterLock
 from lca.record.rows import Cells
 from lca.record.schema import Plan
 
@@ -22,7 +23,8 @@ class Blocks:
         Number of rows, written or in hand.
     """
 
-    def __init__(self, store: "BlockStore", plan: Plan) -> None:
+    def __init__(self, store: "BlockStore", plan: Plan, lock: WriterLock) -> None:
+        self._lock = lock
         self._store, self._block, self._size = store, plan.empty_block(), plan.block
         self._held = store.committed % plan.block
         self._at = store.committed - self._held
@@ -34,20 +36,22 @@ class Blocks:
         """A new record, without rows."""
         from lca.record.store import BlockStore  # noqa: PLC0415 - needs zarr
 
-        return cls(BlockStore.create(path, plan, attributes), plan)
+        store = BlockStore.create(path, plan, attributes)
+        return cls(store, plan, WriterLock(path))
 
     @classmethod
     def open(cls, path: Path, plan: Plan, resume_at: int | None) -> "Blocks":
         """A record that is there, with its rows, or those before step ``resume_at``."""
         from lca.record.store import BlockStore  # noqa: PLC0415 - needs zarr
 
+        lock = WriterLock(path)
         for leftover in path.rglob("*.partial"):  # of a writer that was killed
             leftover.unlink(missing_ok=True)
         store = BlockStore(path, plan.columns)
         store.describe(complete=False)
         if resume_at is not None:
             store.cut(int(np.searchsorted(store.read("step", slice(0, store.committed)), resume_at)))
-        return cls(store, plan)
+        return cls(store, plan, lock)
 
     @property
     def rows(self) -> int:
@@ -61,14 +65,16 @@ class Blocks:
 
     def put(self, step: Cells, losses: Iterable[Cells]) -> None:
         """Add a row: what is the same for every measured loss, and what each of them has, in order."""
-        if self._held == self._size:
-            self.flush()  # it could not be written before
+        self.flush_full()  # there is something only if it could not be written before
         for name, value in step.items():
             self._block[name][self._held] = value
         for which, cells in enumerate(losses):
             for name, value in cells.items():
                 self._block[name][self._held, which] = value
         self._held += 1
+
+    def flush_full(self) -> None:
+        """Write the block if it is full."""
         if self._held == self._size:
             self.flush()
 
@@ -85,3 +91,4 @@ class Blocks:
         self.flush()
         self._store.trim()
         self._store.describe(complete=complete)
+        self._lock.release()

@@ -55,8 +55,8 @@ class Record:
     Raises
     ------
     RecordError
-        If there is a record already (or none that could be continued), it cannot be written, or a step does
-        not come after the one before.
+        If there is a record already (or none that could be continued), somebody else writes it, it cannot be
+        written, or a step does not come after the one before.
 
     Notes
     -----
@@ -160,6 +160,7 @@ class Record:
         self._plan, self._rows = plan, rows
         self._blocks.put(shared, each)
         self.next_step = step + 1
+        self._blocks.flush_full()
 
     def flush(self) -> None:
         """Write the rows that are held back, so that they can be read and outlive the process."""

@@ -3,6 +3,7 @@
 import json
 import shutil
 import subprocess
+import sys
 
 import numpy as np
 import pytest
@@ -108,6 +109,38 @@ def test_a_disk_that_is_full_at_once_leaves_nothing(tmp_path, monkeypatch):
     with pytest.raises(RecordError, match="cannot write the record"):
         record.update(allocation(0))
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_row_that_was_taken_in_is_not_taken_in_twice(tmp_path, monkeypatch):
+    record = Record(tmp_path / "r", LAYOUT, block=2)
+    record.update(allocation(0))
+    full = Full(monkeypatch, 20)
+    with pytest.raises(RecordError, match="No space left"):
+        record.update(allocation(1))
+    full.left = 10**6
+    with pytest.raises(RecordError, match="step 1 is not new"):
+        record.update(allocation(1))
+    record.close()
+    assert open_record(tmp_path / "r").step.values.tolist() == [0, 1]
+
+
+def test_a_second_writer_is_refused_while_the_first_is_alive(path):
+    first = Record(path, mode="a")
+    with pytest.raises(
+        RecordError, match="is being written by somebody else: another process, or a Record in"
+    ):
+        Record(path, mode="a")
+    first.close()
+    second = Record(path, mode="a")
+    del second  # not closed, but gone
+    third = Record(path, mode="a")
+    code = "import sys, lca; lca.Record(sys.argv[1], mode='a')"
+    command = [sys.executable, "-c", code, str(path)]
+    done = subprocess.run(command, check=False, capture_output=True, text=True)
+    assert "is being written by somebody else" in done.stderr
+    third.update(allocation(5))
+    third.close()
+    assert open_record(path).step.values.tolist() == [0, 1, 2, 3, 4, 5]
 
 
 def test_leftovers_of_a_killed_writer_go(path):
