@@ -171,9 +171,9 @@ class Record:
         """Write what is held back; ``complete`` says in the record whether the run came to its end."""
         if self._closed:
             return
-        self._closed = True
         if self._blocks is not None:
             self._blocks.close(complete=complete)
+        self._closed = True
 
     def cite(self) -> str:
         """BibTeX entries for what the run used: method, software, estimator, data (``settings["data"]``)."""

@@ -98,6 +98,7 @@ def test_a_disk_that_is_really_full(tmp_path):
             [record.update(found) for found in noise]
         run = open_record(disk / "r").load()
         assert 0 < run.sizes["step"] < record.next_step
+        del record  # it keeps the folder open
         assert np.isfinite(run["values"]).all()
     finally:
         subprocess.run(["umount", "--lazy", str(disk)], check=True)
@@ -120,6 +121,10 @@ def test_a_row_that_was_taken_in_is_not_taken_in_twice(tmp_path, monkeypatch):
     full.left = 10**6
     with pytest.raises(RecordError, match="step 1 is not new"):
         record.update(allocation(1))
+    full.left = 0
+    with pytest.raises(RecordError, match="No space left"):
+        record.close()
+    full.left = 10**6
     record.close()
     assert open_record(tmp_path / "r").step.values.tolist() == [0, 1]
 
