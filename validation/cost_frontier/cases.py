@@ -12,10 +12,11 @@ from lca.step import Step
 from lca.training import minibatches, train, with_next
 
 OPTIMIZERS: dict[str, Optimizer] = {
-    "SGD .05, momentum .9": SGD(0.05, momentum=0.9),
-    "Adam .002": Adam(0.002),
-    "Adam .02": Adam(0.02),
+    "momentum": SGD(0.05, momentum=0.9),
+    "adam": Adam(0.002),
+    "adam_large": Adam(0.02),
 }
+TITLES = {"momentum": "SGD .05, momentum .9", "adam": "Adam .002", "adam_large": "Adam .02 (large steps)"}
 
 
 @dataclass(frozen=True)
@@ -40,6 +41,7 @@ class Case:
     name: str
     examples: int
     batch_size: int
+    targets: bool  # whether the targets of accuracy are meant for it
     objective: Callable[[], Any]
     steps: Callable[..., Iterator[Step]]
 
@@ -56,4 +58,23 @@ def digits(batch_size: int = 50) -> Case:
         optimizer = OPTIMIZERS[options.optimizer]
         return with_next(train(objective, network.init(options.seed), optimizer, batches, **hand_over))
 
-    return Case("digits 64-32-10", len(x), batch_size, lambda: DatasetLoss(network, x, y), steps)
+    return Case("digits 64-32-10", len(x), batch_size, False, lambda: DatasetLoss(network, x, y), steps)
+
+
+def _torch(name: str) -> Callable[[], Case]:
+    """A case that needs torch, imported when it is asked for."""
+
+    def make() -> Case:
+        from validation.cost_frontier import torch_case  # noqa: PLC0415
+
+        case: Case = getattr(torch_case, name)()
+        return case
+
+    return make
+
+
+CASES: dict[str, Callable[[], Case]] = {
+    "digits": digits,
+    "mnist_fc": _torch("mnist_fc"),
+    "mnist_lenet": _torch("mnist_lenet"),
+}

@@ -13,7 +13,7 @@ from lca.allocation import Cost, Estimator
 from lca.estimators.stochastic import StochasticEstimator
 from lca.layout import Groups
 from lca.vectors import vector_ops
-from lca.views import ErrorBars
+from lca.views import ErrorBars, HelpingBracket
 from validation.cost_frontier.cases import Case, Options
 
 Array = np.ndarray
@@ -32,6 +32,7 @@ class Seen:
     helping: list[float] = field(default_factory=list)
     cost: Cost = Cost()
     bars: ErrorBars | None = None
+    bracket: HelpingBracket | None = None
     totals: Array = field(init=False)
     halves: list[tuple[float, float, float]] = field(default_factory=list)
 
@@ -47,6 +48,8 @@ class Seen:
         if a.replicates:
             self.bars = self.bars or ErrorBars(self.groups)
             self.bars.update(a)
+            self.bracket = self.bracket or HelpingBracket()
+            self.bracket.update(a)
 
 
 def _helping(values: Array) -> float:
@@ -81,6 +84,7 @@ def figures(case: Case, found: Seen, truth: Seen) -> dict[str, Any]:
         "correlation_late": _correlation(rows[late:], true[late:]),
         "correlation_parameters": _correlation(found.totals, truth.totals),
         "helping_percent": float(np.nanmean(found.helping)),
+        "helping_percent_corrected": float(np.nanmean(found.bracket.high())) if found.bracket else np.nan,
         "helping_percent_truth": float(np.nanmean(truth.helping)),
         "coverage": coverage(found.bars, true) if found.bars else None,
     }

@@ -1,0 +1,90 @@
+"""`HelpingBracket`: what can be said of the helping % when values are noisy."""
+
+import numpy as np
+
+from lca.allocation import StepAllocation
+from lca.errors import LCAError
+from lca.vectors import vector_ops
+
+Array = np.ndarray
+
+
+class HelpingBracket:
+    """Two figures with the helping % of the full data between them, from two halves of the replicates.
+
+    Noise turns signs, so the share of negative values of a stochastic estimator is drawn towards 50 %: that
+    is ``low`` (for a share above 50 %), and it must not be compared with a full-data figure. If every sign
+    were turned with the same probability φ, then two independent halves would disagree on ``D = 2 φ (1 - φ)``
+    of the parameters, and the share f of negative values in a half would be ``h (1 - φ) + (1 - h) φ``; so
+
+        φ = (1 - √(1 - 2 D)) / 2        h = (f - φ) / (1 - 2 φ)
+
+    is ``high``. But φ is not the same for all: parameters with large values, which help more often, are
+    turned less, and h comes out too far from 50 %. Measured on the digits (two optimizers, three estimators,
+    early and late in training): ``low`` was 1.1 to 4.7 points too low and ``high`` 0.4 to 3.5 points too
+    high, and the truth lay between them every time. A bracket is therefore what is offered, not a corrected
+    figure.
+
+    Examples
+    --------
+    >>> bracket = HelpingBracket()
+    >>> halves = [np.array([-1.0, -1.0, -1.0, -1.0, 1.0]), np.array([-1.0, -1.0, -1.0, 1.0, 1.0])]
+    >>> bracket.update(StepAllocation(np.mean(halves, axis=0), 0.0, 0.0, 0.0, 0.0, replicates={0.0: halves}))
+    >>> bracket.low().round(1), bracket.high().round(1)
+    (array([75.]), array([75.8]))
+    """
+
+    def __init__(self) -> None:
+        self._rows: list[tuple[float, float]] = []
+
+    def update(self, allocation: StepAllocation) -> None:
+        """Take in one step.
+
+        Raises
+        ------
+        LCAError
+            If there are not two replicates or more of every node.
+        """
+        nodes = list(allocation.replicates.values())
+        if not nodes or min(map(len, nodes)) < 2:
+            raise LCAError(
+                f"step {allocation.step}: the helping % of noisy values needs two independent samples of each "
+                "node; use Probe or Anchored with micro_batches=2, or a full-data estimator."
+            )
+        values = vector_ops(allocation.values).to_numpy(allocation.values)
+        first, second = (np.sum([_half_mean(node, half) for node in nodes], axis=0) for half in (0, 1))
+        self._rows.append(bracket(values, first, second))
+
+    def low(self) -> Array:
+        """The share of negative values of every step as it is, in %, (T,); NaN where all are 0."""
+        return np.array([low for low, _ in self._rows])
+
+    def high(self) -> Array:
+        """The share corrected as if all signs were equally likely to be turned, in %, (T,)."""
+        return np.array([high for _, high in self._rows])
+
+
+def bracket(values: Array, first: Array, second: Array) -> tuple[float, float]:
+    """Helping % of ``values`` as it is, and corrected by how often the two halves agree."""
+    low = _percent(values[values != 0] < 0)
+    both = (first != 0) & (second != 0)
+    a, b = first[both] < 0, second[both] < 0
+    if not len(a):
+        return low, np.nan
+    disagree = float(np.mean(a != b))
+    if disagree >= 0.5:  # the halves know nothing of each other
+        return low, np.nan
+    turned = (1 - np.sqrt(1 - 2 * disagree)) / 2
+    share = (float(np.mean(a)) + float(np.mean(b))) / 2
+    return low, 100 * min(max((share - turned) / (1 - 2 * turned), 0.0), 1.0)
+
+
+def _percent(negative: Array) -> float:
+    return 100 * float(np.mean(negative)) if len(negative) else np.nan
+
+
+def _half_mean(node: object, half: int) -> Array:
+    replicates = list(node)[half::2]  # type: ignore[call-overload]
+    arrays = [vector_ops(r).to_numpy(r) for r in replicates]
+    mean: Array = np.mean(arrays, axis=0)
+    return mean

@@ -1,0 +1,103 @@
+"""Error bars against a slow twin; intervals that cover; the bracket of the helping %."""
+
+import numpy as np
+import pytest
+
+from lca import Layout, LCAError, StepAllocation
+from lca.testing.tolerances import EPS64, summed
+from lca.views import ErrorBars, HelpingBracket
+from lca.views.helping_bracket import bracket
+
+LAYOUT = Layout(("a.weight", "b.weight"), ((3,), (2,)))
+GROUPS = LAYOUT.groups("layer")
+
+
+def allocations(rng, steps=12, m=3, scale=1.0):
+    """A trapezoid of nodes whose replicates are normal around their mean: values, and replicates by node."""
+    nodes = rng.normal(size=(steps + 1, m, 5)) * scale
+    moves = rng.normal(size=(steps, 5)) + 1
+    for t in range(steps):
+        shares = {t + k: [nodes[t + k, j] * moves[t] / 2 for j in range(m)] for k in (0, 1)}
+        values = sum(np.mean(r, axis=0) for r in shares.values())
+        yield StepAllocation(values, 0.0, 0.0, 0.0, 0.0, t, replicates=shares)
+
+
+def fed(rows):
+    bars = ErrorBars(GROUPS)
+    for row in rows:
+        bars.update(row)
+    return bars
+
+
+def slow_variance(rows, group):
+    """Node by node, replicate by replicate, in plain Python."""
+    members = [i for i in range(5) if GROUPS.index[i] == group]
+    nodes = {}
+    for row in rows:
+        for key, replicates in row.replicates.items():
+            for j, r in enumerate(replicates):
+                nodes.setdefault(key, {}).setdefault(j, []).append(sum(r[i] for i in members))
+    variance = 0.0
+    for copies in nodes.values():
+        sums = [sum(parts) for parts in copies.values()]
+        mean = sum(sums) / len(sums)
+        variance += sum((s - mean) ** 2 for s in sums) / (len(sums) * (len(sums) - 1))
+    return variance
+
+
+@pytest.mark.parametrize("window", [(0, 12), (0, 1), (3, 7), (11, 12)])
+def test_windows_add_up_by_node(window):
+    rows = list(allocations(np.random.default_rng(0)))
+    bars = fed(rows)
+    for group in range(2):
+        expected = slow_variance(rows[slice(*window)], group)
+        assert abs(bars.stderr(*window)[group] ** 2 - expected) <= summed(64 * expected, EPS64)
+        total = sum(GROUPS.total(row.values)[group] for row in rows[slice(*window)])
+        assert abs(bars.totals(*window)[group] - total) <= summed(64.0, EPS64)
+    assert len(bars) == 12
+    np.testing.assert_array_equal(bars.per_step()[3], bars.stderr(3, 4))
+
+
+@pytest.mark.parametrize(("m", "window"), [(2, (0, 12)), (2, (4, 5)), (5, (0, 12)), (5, (4, 5)), (2, (0, 3))])
+def test_intervals_cover_what_they_say(m, window):
+    rng, inside = np.random.default_rng(m), []
+    for _ in range(400):
+        low, high = fed(allocations(rng, m=m)).interval(0.95, *window)
+        inside.append((low <= 0) & (high >= 0))  # the true sums are 0
+    assert 0.92 <= np.mean(inside) <= 0.985  # 800 intervals: ±0.8 % of counting, and Satterthwaite is no law
+
+
+def test_a_wider_level_is_a_wider_interval_and_no_spread_is_no_width():
+    bars = fed(allocations(np.random.default_rng(1)))
+    narrow, wide = bars.interval(0.5), bars.interval(0.99)
+    assert (wide[0] < narrow[0]).all()
+    assert (wide[1] > narrow[1]).all()
+    still = fed(allocations(np.random.default_rng(1), scale=0.0))
+    low, high = still.interval()
+    np.testing.assert_array_equal(low, high)
+    with pytest.raises(LCAError, match=r"level must lie between 0 and 1, got 95; e.g. 0.95"):
+        bars.interval(95)
+
+
+def test_without_replicates_there_is_a_reason():
+    row = StepAllocation(np.zeros(5), 0.0, 0.0, 0.0, 0.0, 4)
+    with pytest.raises(LCAError, match="step 4: the estimator gives no replicates"):
+        ErrorBars(GROUPS).update(row)
+    with pytest.raises(LCAError, match="step 4: the helping % of noisy values needs two independent samples"):
+        HelpingBracket().update(row)
+
+
+def test_equal_turning_is_undone_exactly_and_noise_draws_to_the_middle():
+    rng, k = np.random.default_rng(0), 400_000
+    true = np.where(rng.random(k) < 0.7, -1.0, 1.0)
+    noisy = [true * np.where(rng.random(k) < 0.2, -1, 1) for _ in range(2)]
+    low, high = bracket(noisy[0], *noisy)
+    assert abs(low - 100 * (0.7 * 0.8 + 0.3 * 0.2)) < 0.5
+    assert abs(high - 70) < 0.7  # 400,000 coins, divided by 1 - 2 · 0.2
+
+
+def test_the_bracket_tells_when_nothing_is_known():
+    ones = np.ones(4)
+    low, high = bracket(np.zeros(4), ones, -ones)
+    assert np.isnan([low, high]).all()
+    assert np.isnan(bracket(ones, 0 * ones, ones)[1])

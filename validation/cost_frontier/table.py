@@ -1,0 +1,108 @@
+"""Means over seeds, the table and the frontier plot."""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from validation.cost_frontier.cases import TITLES, Case
+
+MEAN = (
+    "passes",
+    "total_error_percent",
+    "layer_error_percent",
+    "correlation",
+    "correlation_late",
+    "correlation_parameters",
+    "helping_percent",
+    "helping_percent_corrected",
+    "helping_percent_truth",
+)
+COLUMNS = {
+    "passes": ("passes beyond training", "{:.2f}"),
+    "wall_time": ("wall time, x plain", "{:.2f}"),
+    "total_error_percent": ("total off, %", "{:+.1f}"),
+    "layer_error_percent": ("worst layer off, % of total", "{:.1f}"),
+    "correlation": ("correlation (step, layer)", "{:.4f}"),
+    "correlation_late": ("second half", "{:.4f}"),
+    "correlation_parameters": ("parameters' totals", "{:.3f}"),
+    "helping_percent": ("helping %", "{:.1f}"),
+    "helping_percent_corrected": ("corrected", "{:.1f}"),
+}
+
+
+def summary(runs: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """The mean over seeds of every figure, the total's error by seed, and the coverage of all intervals."""
+    found: dict[str, Any] = {key: float(np.mean([run[key] for run in runs])) for key in MEAN}
+    found["total_error_percent_by_seed"] = [run["total_error_percent"] for run in runs]
+    found["coverage"] = None
+    if runs[0]["coverage"]:
+        counts = {
+            window: np.sum([run["coverage"][window] for run in runs], axis=0)
+            for window in runs[0]["coverage"]
+        }
+        found["coverage"] = {
+            window: float(100 * inside / tried) for window, (inside, tried) in counts.items()
+        }
+        found["intervals"] = {window: int(tried) for window, (_, tried) in counts.items()}
+    return found
+
+
+def pooled(row: Mapping[str, Any]) -> float:
+    """Coverage of the intervals of single steps and of windows of 10 together, each kind counting alike."""
+    return (row["coverage"]["1"] + row["coverage"]["10"]) / 2
+
+
+def table(case: Case, blocks: Mapping[tuple[str, str], Any], seeds: int, steps: int) -> str:
+    """Markdown, one block a training set-up."""
+    lines = [
+        f"# {case.name}",
+        "",
+        f"Mean over {seeds} seeds of {steps} steps, batches of {case.batch_size} from {case.examples:,} "
+        "examples. Coverage: intervals of 95 % that hold the truth, for single steps / windows of 10 / of 50 "
+        "/ the run. Helping %: as it is, and corrected (`HelpingBracket`).",
+        "",
+    ]
+    for (optimizer, kind), rows in blocks.items():
+        timed = any("wall_time" in row for row in rows.values())
+        columns = {key: c for key, c in COLUMNS.items() if key != "wall_time" or timed}
+        truth = next(iter(rows.values()))["helping_percent_truth"]
+        lines += [
+            f"## {TITLES[optimizer]}, {kind} batches",
+            "",
+            f"Helping %, full data: {truth:.1f}.",
+            "",
+            f"| estimator | {' | '.join(heading for heading, _ in columns.values())} | coverage, % |",
+            "|---" * (len(columns) + 2) + "|",
+        ]
+        lines += [f"| {name} | {' | '.join(_cells(row, columns))} |" for name, row in rows.items()]
+        lines.append("")
+    return "\n".join(lines)
+
+
+def _cells(row: Mapping[str, Any], columns: Mapping[str, tuple[str, str]]) -> list[str]:
+    coverage = row["coverage"]
+    shown = " / ".join(f"{percent:.0f}" for percent in coverage.values()) if coverage else ""
+    return [*(form.format(row[key]) if key in row else "" for key, (_, form) in columns.items()), shown]
+
+
+def plot(path: Path, blocks: Mapping[str, Any]) -> None:
+    """What is missing to a correlation of 1, for the run and its second half, against passes."""
+    import matplotlib as mpl  # noqa: PLC0415 - only where a figure is drawn
+
+    mpl.use("Agg")
+    import matplotlib.pyplot as plt  # noqa: PLC0415
+
+    figure, axes = plt.subplots(1, len(blocks), figsize=(12, 5.5), sharey=True, layout="constrained")
+    for axis, (title, rows) in zip(axes, blocks.items(), strict=True):
+        for name, row in rows.items():
+            missing = [1 - row[key] for key in ("correlation", "correlation_late")]
+            [line] = axis.plot([row["passes"]] * 2, missing, "o-", markersize=4, linewidth=0.8)
+            place = {"textcoords": "offset points", "xytext": (4, -3)}
+            axis.annotate(name, (row["passes"], missing[0]), fontsize=7, color=line.get_color(), **place)
+        axis.set(yscale="log", xlabel="backward passes a step beyond training", title=title)
+        axis.set_xlim(right=5)
+    axes[0].set_ylabel("1 - correlation over (step, layer): run (lower dot), second half (upper)")
+    figure.savefig(path, dpi=120)
+    plt.close(figure)
