@@ -48,8 +48,8 @@ class HelpingBracket:
         nodes = list(allocation.replicates.values())
         if not nodes or min(map(len, nodes)) < 2:
             raise LCAError(
-                f"step {allocation.step}: the helping % of noisy values needs two independent samples of each "
-                "node; use Probe or Anchored with micro_batches=2, or a full-data estimator."
+                f"step {allocation.step}: the helping % of noisy values needs two independent samples of "
+                "each node; use Probe or Anchored with micro_batches=2, or a full-data estimator."
             )
         values = vector_ops(allocation.values).to_numpy(allocation.values)
         first, second = (np.sum([_half_mean(node, half) for node in nodes], axis=0) for half in (0, 1))

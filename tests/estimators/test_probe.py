@@ -42,7 +42,7 @@ def test_samples_have_the_gradient_of_the_data_in_the_mean(sampling, weight):
     objective = weighted(weight)
     sampler = Sampler(objective, sampling, floor=0.1, seed=0)
     sampler.learn(Scores(np.arange(30), objective.scores(THETA)[:30]))
-    samples = sampler.draw([10] * 400)
+    samples = sampler.draw([3] * 6000)  # small: a ratio of sums would be off by a third of its spread
     found = np.array([gradient_on(objective, THETA, sample) for sample in samples])
     spread = found.std(axis=0, ddof=1) / np.sqrt(len(found))
     off = (found.mean(axis=0) - objective.loss_and_grad(THETA)[1]) / spread
@@ -183,7 +183,7 @@ def test_a_budget_meets_the_error_it_is_given_or_says_that_it_does_not():
     path = steps(40)
     probe = Probe(TRAPEZOID, 4, micro_batches=4)
     spent = {}
-    for error in (1.0, 0.1):
+    for error in (1.0, 0.05):
         bars, total, cost = ErrorBars(GROUPS), [], 0.0
         for a in allocate(LOSS, path, Budget(probe, relative_error=error, groups=GROUPS, largest=4096)):
             bars.update(a)
@@ -195,7 +195,7 @@ def test_a_budget_meets_the_error_it_is_given_or_says_that_it_does_not():
         assert a.converged == (reached <= error)
         assert reached <= 1.1 * error
         spent[error] = cost
-    assert spent[0.1] > 2 * spent[1.0]
+    assert spent[0.05] > 2 * spent[1.0]
     tight = list(allocate(LOSS, path, Budget(probe, relative_error=1e-4, groups=GROUPS, largest=2)))[-1]
     assert not tight.converged
     assert "samples of 8;" in tight.reason

@@ -50,8 +50,9 @@ def summary(runs: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
 
 
 def pooled(row: Mapping[str, Any]) -> float:
-    """Coverage of the intervals of single steps and of windows of 10 together, each kind counting alike."""
-    return (row["coverage"]["1"] + row["coverage"]["10"]) / 2
+    """Coverage of the intervals of single steps and of windows of 10, counted together."""
+    tried = [row["intervals"][window] for window in ("1", "10")]
+    return float(np.average([row["coverage"][window] for window in ("1", "10")], weights=tried))
 
 
 def table(case: Case, blocks: Mapping[tuple[str, str], Any], seeds: int, steps: int) -> str:
