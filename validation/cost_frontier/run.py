@@ -14,6 +14,7 @@ import json
 import time
 from collections.abc import Sequence
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 from lca import LEFT, RIGHT, SIMPSON, TRAPEZOID
@@ -117,9 +118,9 @@ def claims(blocks: Blocks, case: Case) -> dict[str, bool]:
     return found
 
 
-def measure(name: str, case: Case, seeds: Sequence[int], steps: int) -> Blocks:
-    """Make the runs that are not there yet, keeping each as soon as it is done; the means of all."""
-    folder, blocks = FOLDER / "runs", {}
+def measure(folder: Path, name: str, case: Case, seeds: Sequence[int], steps: int) -> Blocks:
+    """Make the runs that ``folder`` does not have, keeping each as soon as it is done; the means of all."""
+    blocks: Blocks = {}
     folder.mkdir(exist_ok=True)
     for (optimizer, kind), rows in blocks_of(case).items():
         runs = []
@@ -148,10 +149,10 @@ def main() -> None:
     name = "quick" if options.quick else options.case
     if options.quick:
         options.case, options.seeds, options.steps, options.rounds = "digits", [0, 1], 300, 3
-        for path in (FOLDER / "runs").glob("quick-*"):
-            path.unlink()
     began, case = time.perf_counter(), CASES[options.case]()
-    blocks = measure(name, case, options.seeds, options.steps)
+    with TemporaryDirectory() as afresh:
+        folder = Path(afresh) if options.quick else FOLDER / "runs"
+        blocks = measure(folder, name, case, options.seeds, options.steps)
     if options.rounds:
         for optimizer in MAIN:
             rows = estimators(case, independent=False)
