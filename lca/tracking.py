@@ -230,9 +230,10 @@ class Watch:
         pending = self._hand_over.pending
         if self._wanted or pending:
             with self._measurement.guarded(self.steps):
-                if pending and not self._theta.is_at(pending.end):
+                start = self._read_start()
+                if pending and start is not pending.end:
                     self._leave_out()
-                self._start = self._read_start() if self._wanted else None
+                self._start = start if self._wanted else None
 
     def hand_over(self) -> None:
         """The gradient of the update is there, and the update not yet made."""

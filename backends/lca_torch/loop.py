@@ -122,9 +122,9 @@ class Loop:
     def _gradient(self) -> Tensor:
         """As the optimizer sees it; the last mark itself if nothing has changed since."""
         scale = getattr(self._optimizer, "grad_scale", None)
-        found = flat_gradient(self._parameters)
-        if scale is None and self._marks and same(found, self._marks[-1][1]):
+        if scale is None and self._marks and _is_gradient(self._marks[-1][1], self._parameters):
             return self._marks[-1][1]
+        found = flat_gradient(self._parameters)
         return found if scale is None else found.div_(scale)  # a fused optimizer unscales by itself
 
     def _parts(self, gradient: Tensor) -> tuple[Part, ...]:
@@ -152,6 +152,11 @@ def _own(parameter: nn.Parameter) -> Tensor:
         return torch.zeros_like(parameter)
     dense = grad.detach().to_dense() if grad.is_sparse else grad.detach()
     return dense.to(parameter.dtype)
+
+
+def _is_gradient(vector: Tensor, parameters: Sequence[nn.Parameter]) -> bool:
+    pieces = vector.split([p.numel() for p in parameters])  # type: ignore[no-untyped-call]
+    return all(same(piece, _own(p).reshape(-1)) for piece, p in zip(pieces, parameters, strict=True))
 
 
 def _factor(total: Tensor, gradient: Tensor) -> float:

@@ -96,6 +96,11 @@ class ModelLoss:
             raise DataError("the measured batches weigh 0 together; pass a batch_weight that is positive.")
         return float(total) / weights, leaves.grad.div_(weights) if gradient else None
 
+    def each(self, theta: Tensor, batches: Iterable[Tree], then: Then) -> None:
+        """What the loss function says of each batch, whatever it is, without gradients."""
+        with self._measuring(theta, gradient=False):
+            self._each(Leaves(theta, self.layout, ()).tensors, None, batches, then)
+
     def try_out(self, theta: Tensor, batch: Tree) -> list[str]:
         """One batch, everything checked; the names of trainable parameters that get no gradient from it."""
         unused: list[str] = []

@@ -7,13 +7,16 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
 from lca.errors import DataError, LayoutError, LCAError, LCAWarning
 from lca.layout import Layout
 from lca.objective import Scaled, State, Sum
+from lca.testing import tolerances
 from lca_torch.data import Batches, Rows, Tree, examples_in, measured, tree_map
+from lca_torch.examples import ExampleLoss, Scored, Weighted
 from lca_torch.live import flat
 from lca_torch.model_loss import BatchLoss, ModelLoss, usual_loss
 from lca_torch.parameters import Frozen
@@ -118,10 +121,12 @@ class Objective:
                 "pass loss_fn (of output and target) or batch_loss (of model and batch), not both."
             )
         self.model = model
+        self._examples = ExampleLoss(batch_loss or usual_loss(loss_fn), loss_fn)
+        self._counts, self._weighs = batch_weight is examples_in, False
         self._loss = ModelLoss(
             model,
-            batch_loss or usual_loss(loss_fn),
-            batch_weight=batch_weight,
+            self._examples,
+            batch_weight=lambda b: float(b.weight.sum()) if isinstance(b, Weighted) else batch_weight(b),
             batch_norm=batch_norm,
             frozen=frozen,
             autocast=autocast,
@@ -166,6 +171,85 @@ class Objective:
         """The same loss with these buffers instead of the model's own."""
         return AtState(self, state)
 
+    @property
+    def n_examples(self) -> int:
+        """N; with `batch`, `labels` and `scores` what makes this an `lca.objective.Scored`.
+
+        Raises
+        ------
+        LCAError
+            If the data are no tensors with one row an example, or ``batch_weight`` is a function.
+        """
+        return len(self._rows())
+
+    @property
+    def weight(self) -> None:
+        """``None``: all examples weigh alike."""
+        return None
+
+    @property
+    def labels(self) -> np.ndarray | None:
+        """The class of each example, integers (N,); ``None`` if there are no classes."""
+        labels = self._labels()
+        return None if labels is None else labels.cpu().numpy()
+
+    def batch(self, index: np.ndarray, weight: np.ndarray | None = None) -> Tree:
+        """These examples (n,) as a batch, its loss their mean, weighted if a ``weight`` (n,) is given.
+
+        Raises
+        ------
+        LCAError
+            As `n_examples`; and, for a ``weight``, if ``loss_fn`` cannot tell the loss of each example.
+        """
+        device = self._made[1]
+        rows = self._rows().take(torch.as_tensor(index, device=device))
+        if weight is None:
+            return rows
+        self._check_weighs(rows)
+        return Weighted(rows, torch.as_tensor(weight, dtype=self._made[0], device=device))
+
+    def scores(self, theta: Tensor, batch: Tree | None = None) -> np.ndarray:
+        """``½ Σ_j |∂ℓ_n/∂f_j|`` over the outputs f of each example: ``1 - p_model(label)`` of a classifier.
+
+        Float64 (n,), for the examples of ``batch``, by default for all; costs one forward pass.
+        """
+        self._examples.check_scores()
+        self._check_unconverted()
+        rows = self._rows() if batch is None else Rows(batch)
+        found: list[Tensor] = []
+        batches = (Scored(part) for part in rows.batches(self.batch_size))
+        self._loss.each(theta, batches, lambda scores, _: found.append(scores.detach().double()))
+        return torch.cat(found).cpu().numpy()
+
+    def _check_weighs(self, rows: Tree) -> None:
+        """The loss is the mean of the losses of examples; tried once."""
+        if not self._weighs and self._examples.weighs:
+            alike = Weighted(rows, torch.ones(examples_in(rows), dtype=self._made[0], device=self._made[1]))
+            theta = self.theta()
+            mean, loss = self.loss(theta, alike), self.loss(theta, rows)
+            self._weighs = abs(mean - loss) <= tolerances.summed(abs(loss), torch.finfo(theta.dtype).eps)
+        if not self._weighs:
+            raise LCAError(
+                "examples drawn by their error are weighted, for which the loss of each is needed, and the "
+                "loss of a batch to be their mean: pass a loss_fn that takes reduction='none' (those of "
+                "torch.nn and torch.nn.functional do) and has no class weights, or use sampling='uniform'."
+            )
+
+    def _rows(self) -> Rows:
+        if not isinstance(self._data, Rows) or not self._counts:
+            raise LCAError(
+                "single examples can be drawn from data that are tensors with one row an example, each "
+                "counting alike (no batch_weight); use an estimator on training batches "
+                "(lca.estimators.CrossFit)."
+            )
+        return self._data
+
+    def _labels(self) -> Tensor | None:
+        pair = self._data.tree if isinstance(self._data, Rows) else None
+        labels = pair[1] if isinstance(pair, tuple | list) and len(pair) == 2 else None
+        whole = isinstance(labels, Tensor) and not labels.is_floating_point() and labels.ndim == 1
+        return labels if whole else None
+
     def by_class(self) -> Sum:
         """L(θ) as a `lca.Sum` of one term a label, ``class 0``, ``class 1``, ..., that add up to L(θ).
 
@@ -178,10 +262,8 @@ class Objective:
         """
         if self._loss.mixes_examples:
             raise LCAError("with batch statistics a class cannot be measured alone; use batch_norm='frozen'.")
-        rows = self._data
-        pair = rows.tree if isinstance(rows, Rows) else None
-        labels = pair[1] if isinstance(pair, tuple | list) and len(pair) == 2 else None
-        if not isinstance(labels, Tensor) or labels.is_floating_point() or labels.ndim != 1:
+        labels = self._labels()
+        if labels is None:
             raise LCAError("only data of the form (inputs, integer labels) have classes.")
         return Sum({f"class {label}": self._share(labels == label) for label in sorted(set(labels.tolist()))})
 

@@ -1,0 +1,129 @@
+"""`updates_without` against really stepping a copy of the optimizer, and against the NumPy forms."""
+
+import copy
+
+import pytest
+import torch
+from torch import nn
+
+from lca import optimizers
+from lca.errors import LCAError
+from lca.testing import tolerances
+from lca_torch.optimizers import check_known, updates_without
+
+EPS = torch.finfo(torch.float64).eps
+SHARES = (0.5, 0.3, 0.2)
+SGD, ADAM, ADAMW, RMS = torch.optim.SGD, torch.optim.Adam, torch.optim.AdamW, torch.optim.RMSprop
+CASES = [
+    (SGD, {}),
+    (SGD, {"weight_decay": 0.1}),
+    (SGD, {"momentum": 0.9}),
+    (SGD, {"momentum": 0.9, "nesterov": True, "weight_decay": 0.1}),
+    (SGD, {"momentum": 0.9, "dampening": 0.3, "maximize": True}),
+    (ADAM, {}),
+    (ADAM, {"weight_decay": 0.1, "maximize": True, "betas": (0.8, 0.9)}),
+    (ADAM, {"amsgrad": True, "weight_decay": 0.1}),
+    (ADAM, {"lr": torch.tensor(0.1, dtype=torch.float64), "foreach": False}),
+    (ADAMW, {"weight_decay": 0.1, "eps": 1e-3}),
+    (ADAMW, {"fused": True, "amsgrad": True}),
+    (ADAMW, {"lr": 0.0}),
+    (RMS, {}),
+    (RMS, {"weight_decay": 0.1, "alpha": 0.5, "maximize": True}),
+]
+
+
+def random(generator, *shape):
+    return torch.randn(*shape, generator=generator, dtype=torch.float64)
+
+
+class Run:
+    """Five tensors: two groups in another order than the layout's, one without gradient, one not owned."""
+
+    def __init__(self, kind, options):
+        self.generator = torch.Generator().manual_seed(5)
+        self.parameters = [nn.Parameter(random(self.generator, n, 2)) for n in (3, 1, 4, 2, 5)]
+        a, b, c, d, _ = self.parameters
+        groups = [{"params": [c, a]}, {"params": [b, d], "lr": options.get("lr", 0.3) * 2}]
+        self.optimizer = kind(groups, **{"lr": 0.1, **options})
+
+    def set(self, vector, parameters=None):
+        parameters = parameters or self.parameters
+        for i, (p, piece) in enumerate(zip(parameters, self.cut(vector), strict=True)):
+            p.grad = None if i == 3 and self.steps < 2 else piece.reshape(p.shape).clone()
+
+    def cut(self, vector):
+        return vector.split([p.numel() for p in self.parameters])
+
+    def train(self, steps):
+        for self.steps in range(steps):
+            self.set(random(self.generator, self.size))
+            self.optimizer.step()
+        self.steps = steps
+        return [random(self.generator, self.size) for _ in SHARES]
+
+    @property
+    def size(self):
+        return sum(p.numel() for p in self.parameters)
+
+    def stepped(self, gradient):
+        """θ, and the movement that a copy of the optimizer makes of this gradient."""
+        parameters, optimizer = copy.deepcopy((self.parameters, self.optimizer))
+        self.set(gradient, parameters)
+        before = torch.cat([p.detach().reshape(-1) for p in self.parameters])
+        optimizer.step()
+        return before, torch.cat([p.detach().reshape(-1) for p in parameters]) - before
+
+
+@pytest.mark.parametrize("steps", [0, 1, 3])
+@pytest.mark.parametrize(("kind", "options"), CASES)
+def test_updates_are_those_of_a_copy_that_steps(kind, options, steps):
+    run = Run(kind, options)
+    gradients = run.train(steps)
+    run.set(sum(s * g for s, g in zip(SHARES, gradients, strict=True)))
+    before = copy.deepcopy((run.parameters, run.optimizer.state_dict()))
+    updates = updates_without(run.optimizer, run.parameters, gradients, SHARES)
+    for m, update in enumerate(updates):
+        theta, expected = run.stepped(
+            optimizers.mean_gradient(gradients, SHARES, [k for k in range(3) if k != m])
+        )
+        limit = tolerances.summed(float((theta.abs() + expected.abs()).max()), EPS)
+        assert float((update - expected).abs().max()) <= limit
+        assert (float(expected.abs().max()) > 0) == (options.get("lr") != 0.0)
+    after = run.parameters, run.optimizer.state_dict()
+    assert torch.equal(torch.stack([p.sum() for p in after[0]]), torch.stack([p.sum() for p in before[0]]))
+    for old, new in zip(before[1]["state"].values(), after[1]["state"].values(), strict=True):
+        assert all(torch.equal(torch.as_tensor(old[n]), torch.as_tensor(new[n])) for n in old)
+
+
+@pytest.mark.parametrize("name", ["sgd", "momentum", "nesterov", "rmsprop", "adam", "adamw"])
+def test_the_fast_forms_are_those_of_the_numpy_optimizers(name):
+    ours = optimizers.make_optimizer(name)
+    theta = nn.Parameter(random(torch.Generator().manual_seed(1), 50))
+    kinds = {"sgd": SGD, "momentum": SGD, "nesterov": SGD, "rmsprop": RMS, "adam": ADAM, "adamw": ADAMW}
+    same = {"momentum": {"momentum": 0.9}, "nesterov": {"momentum": 0.9, "nesterov": True}}
+    torchs = kinds[name]([theta], lr=ours.lr, **same.get(name, {}))
+    state = ours.init(theta.detach().clone())
+    generator = torch.Generator().manual_seed(2)
+    for _ in range(4):
+        parts, shares = [random(generator, 50), random(generator, 50)], (0.7, 0.3)
+        theta.grad = optimizers.mean_gradient(parts, shares, [0, 1])
+        expected = optimizers.leave_one_out(ours, state, parts, theta.detach(), sizes=shares)
+        for update, wanted in zip(updates_without(torchs, [theta], parts, shares), expected, strict=True):
+            limit = tolerances.summed(float(wanted.abs().max()), EPS)
+            assert float((update - wanted).abs().max()) <= limit
+        state, _ = ours.update(state, theta.grad, theta.detach())
+        torchs.step()
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (torch.optim.LBFGS, "a LBFGS would have made .* that of SGD, Adam, AdamW, RMSprop is"),
+        (lambda p: RMS(p, centered=True), "group 0 of this RMSprop has centered=True.*NextBatch"),
+        (lambda p: RMS(p, momentum=0.5), "RMSprop has momentum=0.5"),
+    ],
+)
+def test_what_cannot_be_made_again_is_refused(make, message):
+    optimizer = make([nn.Parameter(torch.zeros(2))])
+    with pytest.raises(LCAError, match=message):
+        check_known(optimizer)
