@@ -92,6 +92,7 @@ def example_losses(loss_fn: Callable[[Any, Any], Tensor] | None) -> Callable[[An
         return single
     try:
         takes = loss_fn is not None and "reduction" in inspect.signature(loss_fn).parameters
-    except (TypeError, ValueError):
+    except (TypeError, ValueError):  # no signature, as some functions written in C
         return None
-    return partial(loss_fn, reduction="none") if takes else None  # type: ignore[arg-type, call-arg]
+    single_losses: Any = loss_fn
+    return partial(single_losses, reduction="none") if takes else None

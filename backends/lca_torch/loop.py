@@ -1,6 +1,7 @@
 """`Loop`: what a training loop in torch has at hand for estimators on batches."""
 
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -60,8 +61,9 @@ class Loop:
         rows, total = Rows(batch), examples_in(batch)
         if not self._batches or self._open is None:  # nobody has told of this batch
             self._batches.append(batch)
-        for m in range(n):
-            piece = rows.take(slice(m * total // n, (m + 1) * total // n))
+        ends = [-(-m * total // n) for m in range(n + 1)]  # the larger ones first
+        for start, end in pairwise(ends):
+            piece = rows.take(slice(start, end))
             self._open = examples_in(piece) / total
             yield piece, self._open
             self.close()
