@@ -15,7 +15,7 @@ from lca.errors import LCAError, LCAWarning
 from lca.layout import Layout
 from lca.objective import Objective
 from lca.summary import RunViews
-from lca.tracking import OnError, Schedule, check_options
+from lca.tracking import OnError, RecordTo, Schedule, check_options
 from lca.views import View
 from lca_torch.policies import random_state_kept
 from lca_torch.terms import torch_objectives
@@ -35,8 +35,10 @@ class FitTracking:
         every: Schedule = 1,
         views: Callable[[Layout], View] = RunViews.of,
         on_error: OnError = "warn",
+        record: RecordTo | None = None,
     ) -> None:
         check_options(every, on_error)
+        self._record = record
         self._make_objective = make_objective
         self._estimator = estimator
         self._every: Schedule = every
@@ -102,8 +104,9 @@ class FitTracking:
             every=self._every,
             views=self._make_views,
             on_error=self._on_error,
+            record=self._record,
         )
 
-    def _end(self) -> None:
+    def _end(self, error: BaseException | None = None) -> None:
         if self.tracker is not None:
-            self.tracker.__exit__(None, None, None)
+            self.tracker.__exit__(None if error is None else type(error), error, None)

@@ -22,7 +22,7 @@ class TrainerCallback(FitTracking, transformers.TrainerCallback):  # type: ignor
     ----------
     make_objective
         From the model, on its device, to what is measured: an `Objective` of the model, or several by name.
-    estimator, every, views, on_error
+    estimator, every, views, on_error, record
         As in `Tracker`. With ``on_error="warn"`` an error in ``make_objective``, too, is a warning only.
 
     Attributes
@@ -38,7 +38,11 @@ class TrainerCallback(FitTracking, transformers.TrainerCallback):  # type: ignor
     Notes
     -----
     The trainer does not tell its callbacks of an error: after one, the tracker stays on the optimizer until
-    the next ``train()``.
+    the next ``train()``, and a record is not closed.
+
+    Nor does it show them its batches. Estimators on training batches get the gradient, and the parts of an
+    update from ``gradient_accumulation_steps`` (`lca.estimators.CrossFit`), which count alike; those that need
+    the batch itself (`NextBatch` but for ``RIGHT``) want a loop of your own, under a `Tracker`.
 
     Examples
     --------
@@ -52,6 +56,14 @@ class TrainerCallback(FitTracking, transformers.TrainerCallback):  # type: ignor
         self, args: Any, state: Any, control: Any, model: Any = None, optimizer: Any = None, **kwargs: Any
     ) -> None:
         self._begin(model, [optimizer])
+
+    def on_step_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        if self.tracker is not None:
+            self.tracker.take()
+
+    def on_substep_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        if self.tracker is not None:
+            self.tracker.take()
 
     def on_train_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         self._end()

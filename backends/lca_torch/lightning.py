@@ -27,13 +27,19 @@ class LightningCallback(FitTracking, Callback):  # type: ignore[misc]
     make_objective
         From the ``LightningModule``, on its device, to what is measured: an `Objective` of the module or of a
         part of it (``module.net``), or several by name.
-    estimator, every, views, on_error
+    estimator, every, views, on_error, record
         As in `Tracker`. With ``on_error="warn"`` an error in ``make_objective``, too, is a warning only.
 
     Attributes
     ----------
     tracker
         The `Tracker` of the last fit; ``None`` before, or if measuring could not begin (`error` says why).
+
+    Notes
+    -----
+    Estimators on training batches get the batches and the gradient, clipped and unscaled; with
+    ``accumulate_grad_batches`` the batches of an update are its parts (`lca.estimators.CrossFit`). Errors of
+    single examples are handed over by the module itself: ``callback.tracker.scores(...)``.
 
     Raises
     ------
@@ -57,5 +63,9 @@ class LightningCallback(FitTracking, Callback):  # type: ignore[misc]
     def on_train_end(self, trainer: Any, pl_module: Any) -> None:
         self._end()
 
+    def on_train_batch_start(self, trainer: Any, pl_module: Any, batch: Any, batch_idx: int) -> None:
+        if self.tracker is not None:
+            self.tracker.take(batch)
+
     def on_exception(self, trainer: Any, pl_module: Any, exception: BaseException) -> None:
-        self._end()
+        self._end(exception)

@@ -45,8 +45,12 @@ class Loop:
 
     def take(self, batch: Tree) -> None:
         """Remember the batch that comes next."""
-        self.close()
+        self.part()
         self._batches.append(batch)
+
+    def part(self) -> None:
+        """A part of the coming update begins, of a batch that nobody shows."""
+        self.close()
         self._open = 1.0
 
     def parts(self, batch: Tree, n: int) -> Iterator[tuple[Tree, float]]:

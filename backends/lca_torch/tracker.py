@@ -129,6 +129,13 @@ class Tracker:
         """
         return self._loop.batches(loader)
 
+    def take(self, *batch: Tree) -> None:
+        """What `batches` does, one by one: this batch comes next, or one that is not shown (no argument)."""
+        if batch:
+            self._loop.take(*batch)
+        else:
+            self._loop.part()
+
     def parts(self, batch: Tree, n: int) -> Iterator[tuple[Tree, float]]:
         """``batch`` cut into ``n`` parts, each with its share of the examples, to be its weight in the loss.
 

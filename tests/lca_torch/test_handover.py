@@ -181,7 +181,7 @@ class Cuts:
         return loader
 
     def parts(self, batch, n):
-        half = len(batch[0]) // 2
+        half = (len(batch[0]) + 1) // 2
         for cut in (slice(half), slice(half, None)):
             yield (batch[0][cut], batch[1][cut]), len(batch[0][cut]) / len(batch[0])
 
