@@ -264,7 +264,7 @@ def test_plots_need_neither_pyplot_nor_a_display():
 
 
 @pytest.mark.parametrize(
-    ("module", "package"), [("lca.plots", "matplotlib"), ("lca.commands.progress", "tqdm")]
+    ("module", "package"), [("lca.plots", "matplotlib"), ("lca.report.page", "bokeh")]
 )
 def test_a_missing_extra_is_named_with_the_command_that_installs_it(module, package):
     code = f"import sys; sys.modules['{package}'] = None; import {module}"

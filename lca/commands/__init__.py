@@ -5,5 +5,6 @@ from lca.commands.cite import CITE
 from lca.commands.command import Command
 from lca.commands.demo import DEMO
 from lca.commands.estimators import ESTIMATORS_COMMAND
+from lca.commands.report import REPORT
 
-COMMANDS: tuple[Command, ...] = (DEMO, CHECK, ESTIMATORS_COMMAND, CITE)
+COMMANDS: tuple[Command, ...] = (DEMO, REPORT, CHECK, ESTIMATORS_COMMAND, CITE)

@@ -41,30 +41,34 @@ _DATA_HELP = (
 )
 _TOL_HELP = "largest |residual| of a step, in units of the loss; rk4 flags, adaptive refines (%(default)s)"
 RECORD = "run.zarr"
-_OUT_HELP = "for summary.json, the record (run.zarr) and the figures (./%(default)s)"
+_OUT_HELP = "for summary.json, the record (run.zarr), the report and the figures (./%(default)s)"
 
 
 def run(args: Namespace) -> None:
     """Check the folder, run, print, write."""
     # Here and not above: `lca --help` and the other commands need neither matplotlib nor tqdm.
     from lca.commands.demo_figures import draw_figures  # noqa: PLC0415
-    from lca.commands.progress import progress_bar  # noqa: PLC0415
+    from lca.commands.report import report_file  # noqa: PLC0415
+    from lca.live import progress_bar  # noqa: PLC0415
 
     settings = DemoSettings(**{name: getattr(args, name) for name in DemoSettings.__dataclass_fields__})
     check_writable(args.out)
     with scratch_folder(args.out) as scratch:
         with Record(scratch / RECORD) as record:
             result = run_demo(
-                settings, lambda steps: progress_bar(steps, settings.steps, quiet=args.quiet), record
+                settings, lambda rows: progress_bar(rows, settings.steps, quiet=args.quiet), record
             )
         figures = draw_figures(result.train, result.heldout)
-        write_files(args.out, figures | {"summary.json": to_json(result.summary).encode()})
+        report = report_file(scratch / RECORD, title=f"lca demo: {settings.model} on {settings.data}")
+        write_files(args.out, figures | report | {"summary.json": to_json(result.summary).encode()})
         replace_folder(scratch / RECORD, args.out / RECORD)
     if not args.quiet:
         print(summary_text(result.summary))
         print(
             f"\nWrote summary.json, {RECORD} and {len(figures)} figures to {args.out}/: {', '.join(figures)}"
         )
+        for name in report:
+            print(f"The report, for a browser: {args.out / name}")
 
 
 DEMO = Command(

@@ -7,12 +7,12 @@ set, reduced by the views and forgotten, so memory does not depend on the number
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import asdict, dataclass
 from time import perf_counter
-from typing import Any, TypeVar
+from typing import Any, TypeAlias, TypeVar
 
 import numpy as np
 
 import lca
-from lca.allocation import allocate_each
+from lca.allocation import StepAllocation, allocate_each
 from lca.backend import Dtype, load_backend
 from lca.data import Batch, Split, load, load_digits
 from lca.errors import LCAError
@@ -26,6 +26,7 @@ from lca.summary import RunViews, summarize_run
 from lca.training import minibatches
 
 T = TypeVar("T")
+Rows: TypeAlias = dict[str, StepAllocation]
 
 
 @dataclass(frozen=True)
@@ -61,10 +62,10 @@ class DemoResult:
 
 def run_demo(
     settings: DemoSettings,
-    progress: Callable[[Iterable[Step]], Iterable[Step]] = iter,
+    progress: Callable[[Iterable[Rows]], Iterable[Rows]] = iter,
     record: Record | None = None,
 ) -> DemoResult:
-    """Train and allocate as ``settings`` say; ``progress`` wraps the steps as they are made.
+    """Train and allocate as ``settings`` say; ``progress`` wraps the allocations as they are made.
 
     What comes out also goes into ``record``, if there is one.
 
@@ -84,7 +85,7 @@ def run_demo(
     training = Timed(path)
     began = perf_counter()
     with np.errstate(over="ignore", invalid="ignore"):  # a run that diverges ends in an error of our own
-        for rows in allocate_each(objectives, progress(training), estimator):
+        for rows in progress(allocate_each(objectives, training, estimator)):
             for name, allocation in rows.items():
                 views[name].update(allocation)
             if record is not None:

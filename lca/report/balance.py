@@ -48,7 +48,7 @@ class Balance:
             return "warn", "Not checked: this estimator does not measure the loss, so the sum is an estimate."
         if self.unconverged:
             return "warn", (
-                f"{self.unconverged} of {self.steps} steps missed the tolerance they promised; the sum misses "
+                f"{self.unconverged} of {self.steps} steps missed their tolerance; the sum misses "
                 f"{self._share()} of the change."
             )
         if self.promised:

@@ -5,7 +5,7 @@ Colours of text, axes and grids are put in by page.js, which knows whether the p
 """
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 
@@ -15,7 +15,7 @@ from lca.report.run import columns
 
 with extra("report"):
     from bokeh.models import (
-        BoxAnnotation,
+        BasicTicker,
         ColumnDataSource,
         CustomJS,
         CustomJSHover,
@@ -23,9 +23,8 @@ with extra("report"):
         HoverTool,
         LinearColorMapper,
         Range1d,
-        Span,
-        Whisker,
     )
+    from bokeh.models.annotations import BoxAnnotation, Span, Whisker
     from bokeh.plotting import figure
 
 POINTS = 1500
@@ -63,7 +62,8 @@ def loss_chart(steps: Array, losses: Mapping[str, Array], rebuilt: Array | None)
 
 def residual_chart(steps: Array, residuals: Mapping[str, Array]) -> Figure:
     """What each step misses, (T,) a loss."""
-    chart = _figure("step", "residual of a step", height=170)
+    chart = _figure("step", "residual", height=190)
+    chart.yaxis.ticker = BasicTicker(desired_num_ticks=3)
     for (name, residual), color in zip(residuals.items(), _colors(len(residuals)), strict=True):
         _line(chart, steps, residual, color, plain(name))
     return _legend(_zero(chart, "width"))
@@ -94,7 +94,7 @@ def totals_chart(names: Sequence[str], totals: Mapping[str, Array], errors: Mapp
         bars = chart.hbar(
             y="y", right="value", height=0.9 * height, source=source, color=color, legend_label=plain(loss)
         )
-        chart.add_tools(_hover(bars, f"@name: @text"))
+        chart.add_tools(_hover(bars, "@name: @text"))
         if loss in errors:
             _whiskers(chart, at, values, errors[loss])
     _rows(chart, names)
@@ -104,7 +104,7 @@ def totals_chart(names: Sequence[str], totals: Mapping[str, Array], errors: Mapp
 def helping_chart(steps: Array, helping: Array, zero: Array) -> Figure:
     """Helping % of every step, its mean over stretches, and the share of exact zeros; each (T,)."""
     chart = _figure("step", "% of parameters", height=280)
-    chart.y_range = Range1d(0, 100)
+    chart.y_range = Range1d(start=0, end=100)
     shown = columns(len(steps), POINTS)
     dots = chart.scatter(steps[shown], helping[shown], size=4, color=COLORS[0], alpha=0.5,
                          legend_label="helping, % of A ≠ 0")  # fmt: skip
@@ -199,8 +199,8 @@ def _figure(x: str, y: str, height: int, **options: Any) -> Figure:
         toolbar_location="above", x_axis_label=x, y_axis_label=y, background_fill_alpha=0,
         border_fill_alpha=0, outline_line_color=None, **options,
     )  # fmt: skip
-    chart.toolbar.logo = None
-    chart.toolbar.autohide = True
+    chart.toolbar.logo, chart.toolbar.autohide, chart.toolbar_inner = None, True, True
+    chart.min_border_right = 12
     return chart
 
 
@@ -234,14 +234,14 @@ def _legend(chart: Figure) -> Figure:
     """Above the data, so that it hides none; a click hides a line."""
     [legend] = chart.legend
     chart.add_layout(legend, "above")
-    legend.orientation, legend.ncols = "horizontal", min(4, len(legend.items))
+    legend.orientation, legend.location, legend.spacing = "horizontal", "left", 12
     legend.click_policy = "hide"
     legend.background_fill_alpha, legend.border_line_alpha, legend.label_text_font_size = 0, 0, "9pt"
     legend.padding = legend.margin = 2
     return chart
 
 
-def _zero(chart: Figure, dimension: str) -> Figure:
+def _zero(chart: Figure, dimension: Literal["width", "height"]) -> Figure:
     chart.add_layout(Span(location=0, dimension=dimension, line_alpha=0.5, tags=["ink"]))
     return chart
 
@@ -255,7 +255,7 @@ def _whiskers(chart: Figure, at: Array, values: Array, errors: Array) -> None:
 
 def _rows(chart: Figure, names: Sequence[str]) -> None:
     """Y is a list of names, the first one on top; of very many, some."""
-    chart.y_range = Range1d(len(names), 0)
+    chart.y_range = Range1d(start=len(names), end=0)
     shown = columns(len(names), 40)
     chart.yaxis.ticker = FixedTicker(ticks=(shown + 0.5).tolist())
     chart.yaxis.major_label_overrides = {i + 0.5: plain(short(names[i])) for i in shown.tolist()}
@@ -266,7 +266,7 @@ def _rows(chart: Figure, names: Sequence[str]) -> None:
 def _map(name: str, shape: tuple[int, int], height: int) -> Figure:
     height_, width = shape
     chart = _figure("", "", height)
-    chart.x_range, chart.y_range = Range1d(0, width), Range1d(height_, 0)
+    chart.x_range, chart.y_range = Range1d(start=0, end=width), Range1d(start=height_, end=0)
     chart.grid.visible = False
     chart.name = name
     source = ColumnDataSource(
@@ -292,4 +292,5 @@ def _stretch_means(values: Array, starts: Array) -> Array:
     has = ~np.isnan(values)
     count = np.add.reduceat(has.astype(float), starts)
     total = np.add.reduceat(np.where(has, values, 0.0), starts)
-    return np.divide(total, count, out=np.full(len(starts), np.nan), where=count > 0)
+    means: Array = np.divide(total, count, out=np.full(len(starts), np.nan), where=count > 0)
+    return means

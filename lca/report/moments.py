@@ -83,7 +83,10 @@ def details(run: Run) -> tuple[list[Detail], int]:
                     if source.variable == variable:
                         kept.append(source.grid.cells(sums[source.entries], side))
     shape = (len(run.losses), len(starts))
-    maps = [_detail(s.grid, side, np.reshape(c, (*shape, *c[0].shape))) for s, c in zip(chosen, cells)]
+    maps = [
+        _detail(s.grid, side, np.reshape(c, (*shape, *c[0].shape)))
+        for s, c in zip(chosen, cells, strict=True)
+    ]
     return maps, len(sources) - len(chosen)
 
 
@@ -152,11 +155,12 @@ def _moment_sums(data: Any, starts: Array) -> Iterator[Array]:
     """The sum over each moment, float64; reads every block of rows once, and holds one of them."""
     stops, moment, at = [*starts[1:], len(data)], 0, 0
     total = np.zeros(data.shape[1])
-    for rows in _blocks(data):
-        while len(rows):
-            taken = rows[: stops[moment] - at]
+    for block in _blocks(data):
+        done = 0
+        while done < len(block):
+            taken = block[done : done + stops[moment] - at]
             total += taken.sum(axis=0, dtype=np.float64)
-            at, rows = at + len(taken), rows[len(taken) :]
+            at, done = at + len(taken), done + len(taken)
             if at == stops[moment]:
                 yield total
                 moment, total = moment + 1, np.zeros(data.shape[1])

@@ -40,6 +40,7 @@ const lcaReport = (() => {
     let limit = 0;
     for (let f = 1; f <= moments; f++) for (let i = 0; i < layers; i++) limit = Math.max(limit, Math.abs(total(loss, f, i)));
     fill("map", layers, moments, (row, col) => encode(total(loss, col + 1, row), limit));
+    key("map", limit);
   }
 
   function fill(name, height, width, code) {
@@ -79,11 +80,27 @@ const lcaReport = (() => {
     model.detail.x_range.setv({start: 0, end: shown.width});
     model.detail.y_range.setv({start: shown.height, end: 0});
     const [rows, cols] = shown.axes;
-    model["detail-x"].axis_label = cols ? cols + "s" : rows + "s, line by line";
-    model["detail-y"].axis_label = cols ? rows + "s" : " ";
-    const limit = shown.limits[frame ? 1 : 0];
-    at("detail-caption").textContent = shown.name + ", " + when(frame).toLowerCase() +
-      ". The strongest colours are ±" + Number(limit.toPrecision(2)) + ".";
+    model["detail-x"].axis_label = cols || rows + ", line by line";
+    model["detail-y"].axis_label = cols ? rows : " ";
+    ticks("detail-x", shown.width, cols ? shown.edges[1] : null);
+    ticks("detail-y", shown.height, cols ? shown.edges[0] : null);
+    at("detail-caption").textContent = shown.name + ", " + when(frame).toLowerCase();
+    key("detail", shown.limits[frame ? 1 : 0]);
+  }
+
+  // What the strongest colours of a map stand for.
+  function key(name, limit) {
+    const [low, high] = at(name + "-key").querySelectorAll("span");
+    low.textContent = "helped −" + Number(limit.toPrecision(2));
+    high.textContent = "+" + Number(limit.toPrecision(2)) + " hurt";
+  }
+
+  // A few labels in the middle of cells; none where there are no labels.
+  function ticks(name, cells, labels) {
+    const count = labels ? Math.min(6, cells) : 0;
+    const shown = Array.from({length: count}, (_, i) => Math.floor(i * cells / count));
+    model[name].ticker.setv({ticks: shown.map((t) => t + 0.5)});
+    model[name].major_label_overrides = new Map(shown.map((t) => [t + 0.5, String(labels[t])]));
   }
 
   // What a tooltip says about the cell at (x, y).
@@ -128,6 +145,7 @@ const lcaReport = (() => {
     const style = getComputedStyle(document.documentElement);
     const [ink, soft, line] = ["--ink", "--soft", "--line"].map((name) => style.getPropertyValue(name).trim());
     const palette = data.palettes[dark.matches ? "dark" : "light"];
+    for (const bar of document.querySelectorAll(".key i")) bar.style.background = "linear-gradient(to right, " + palette.join() + ")";
     const colour = {
       Axis: {axis_line_color: soft, major_tick_line_color: soft, minor_tick_line_color: null, major_label_text_color: soft, axis_label_text_color: soft, axis_label_text_font_style: "normal"},
       Grid: {grid_line_color: line},
@@ -144,19 +162,24 @@ const lcaReport = (() => {
     for (const doc of Bokeh.documents) for (const root of doc.roots()) yield* root.references();
   }
 
-  function stepTicks() {
-    const count = Math.min(6, moments), axis = model["map-steps"];
-    const ticks = Array.from({length: count}, (_, i) => Math.floor(i * moments / count));
-    axis.ticker.setv({ticks: ticks.map((t) => t + 0.5)});
-    axis.major_label_overrides = new Map(ticks.map((t) => [t + 0.5, String(data.first[t])]));
+  // As many names of a legend in a line as fit.
+  function wrapLegends() {
+    for (const each of models()) {
+      if (each.type !== "Legend") continue;
+      const widths = each.items.map((item) => 6.5 * item.label.value.length + 45), room = document.body.clientWidth - 80;
+      const all = widths.reduce((sum, width) => sum + width, 0) <= room;
+      each.ncols = all ? widths.length : Math.max(1, Math.floor(room / Math.max(...widths)));
+    }
   }
 
   async function start() {
     for (const item of read("charts")) await Bokeh.embed.embed_item(item);
     for (const each of models()) if (each.name) model[each.name] = each;
-    stepTicks();
+    ticks("map-steps", moments, data.first);
+    wrapLegends();
     paint();
     dark.addEventListener("change", paint);
+    window.addEventListener("resize", wrapLegends);
     at("moment").addEventListener("input", drawMoment);
     at("play").addEventListener("click", play);
     at("pick-loss")?.addEventListener("change", () => { drawMap(); drawMoment(); });

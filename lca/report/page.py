@@ -22,6 +22,7 @@ from lca.report.run import Run, columns
 from lca.report.sections import SECTIONS, Section
 
 with extra("report"):
+    from bokeh.core.types import ID
     from bokeh.embed import json_item
     from bokeh.resources import Resources
     from jinja2 import Environment
@@ -117,7 +118,7 @@ def _charts(run: Run, sections: list[Section], *, with_details: bool) -> list[di
     placed["map"] = layer_map(run.layers, moments)
     if with_details:
         placed["detail"] = detail_map()
-    return [_plain_numbers(json_item(figure, target)) for target, figure in placed.items()]
+    return [_plain_numbers(json_item(figure, ID(target))) for target, figure in placed.items()]
 
 
 def _plain_numbers(item: Any) -> dict[str, Any]:

@@ -85,8 +85,8 @@ def losses(run: Run) -> Section | None:
         charts=[
             Chart(
                 charts.loss_chart(steps, shown, rebuilt),
-                "The measured loss over the steps, and the same loss rebuilt from its allocations: the two lie "
-                "on each other if it adds up.",
+                "The measured loss over the steps, and the same loss rebuilt from its allocations: the two "
+                "lie on each other if it adds up.",
             ),
             Chart(charts.residual_chart(run.steps, residuals), "What the allocation of each step misses."),
         ],
@@ -157,7 +157,8 @@ def noise(run: Run) -> Section:
         shown.append(Chart(chart, "How large single allocations are, over all parameters and steps."))
     text = (
         f"On average over the steps {percent(float(overall.mean_helping_percent()))} of the parameters with "
-        f"A ≠ 0 helped; {percent(float(overall.mean_zero_percent()))} of all had A = 0 exactly."
+        f"A\u00a0≠\u00a00 helped; {percent(float(overall.mean_zero_percent()))} of all had A\u00a0=\u00a00 "
+        "exactly."
     )
     return Section("noise", "How noisy learning is", paragraphs=[text], charts=shown)
 
@@ -246,8 +247,9 @@ def _layer_table(run: Run, loss: str, errors: Array | None) -> Table:
 def _stderr_bound(run: Run, loss: str) -> Array | None:
     """An upper bound of the standard error of the layers' sums over the run, (layers,).
 
-    Neighbouring steps share a sample, so their errors may not be added up as if they were independent. Those of
-    every other step may: with E the even and O the odd steps, Var(E + O) ≤ 2 (Var E + Var O) = 2 Σ_t stderr_t².
+    Neighbouring steps share a sample, so their errors may not be added up as if they were independent. Those
+    of every other step may: with E the even and O the odd steps,
+    Var(E + O) ≤ 2 (Var E + Var O) = 2 Σ_t stderr_t².
     """
     errors = run.stderr(loss)
     return None if errors is None else np.sqrt(2 * (np.nan_to_num(errors) ** 2).sum(axis=0))
