@@ -155,10 +155,13 @@ def noise(run: Run) -> Section:
         edges, helped, hurt = histogram(run.record, first)
         chart = charts.histogram_chart(edges, helped.sum(axis=0), hurt.sum(axis=0))
         shown.append(Chart(chart, "How large single allocations are, over all parameters and steps."))
+    moved = overall.steps_without_percent() < len(run.steps)
     text = (
         f"On average over the steps {percent(float(overall.mean_helping_percent()))} of the parameters with "
         f"A\u00a0≠\u00a00 helped; {percent(float(overall.mean_zero_percent()))} of all had A\u00a0=\u00a00 "
         "exactly."
+        if moved
+        else "Every allocation is 0 exactly: nothing moved, or had a gradient."
     )
     return Section("noise", "How noisy learning is", paragraphs=[text], charts=shown)
 

@@ -1,0 +1,41 @@
+"""Small records with known numbers, for the tests of the report."""
+
+import numpy as np
+
+from lca import Layout, Record, StepAllocation, open_record
+
+LAYOUT = Layout(("fc1.weight", "fc1.bias", "fc2.weight"), ((4, 6), (4,), (2, 4)))
+EVIL = '<img src=x onerror="document.title=1">'
+NAMES = (f"{EVIL}.weight", "</script><script>document.title=2</script>.b", r"$$\frac{a}{b}$$.w&'\"")
+
+
+def allocation(values, step=0, start=2.0, **options):
+    """A step whose books balance, with a residual of 1/8."""
+    total = float(np.sum(values))
+    options = {"residual": 0.125, "mass": float(np.abs(values).sum()), **options}
+    return StepAllocation(values, start, start + total + options["residual"], step=step, **options)
+
+
+def run_values(steps=12, size=LAYOUT.size, seed=0):
+    """(steps, K) allocations, most of which helped; a quarter exactly 0; eighths, so that sums are exact."""
+    rng = np.random.default_rng(seed)
+    return rng.integers(-6, 3, (steps, size)) * (rng.random((steps, size)) > 0.25) / 8
+
+
+def write(path, run, *, names=("train",), layout=LAYOUT, extra=lambda step, row: {}, every=1, **options):
+    """A record of these allocations; every further loss has half of them."""
+    with Record(path, layout, **options) as record:
+        start = 2.0
+        for step, row in enumerate(run):
+            rows = {
+                name: allocation(row / 2**i, every * step, start, **extra(step, row))
+                for i, name in enumerate(names)
+            }
+            record.update(rows)
+            start = rows[names[0]].loss_end
+    return open_record(path)
+
+
+def replicates(step, row):
+    """Two copies of each node's half of the row; they differ by 2 in every entry."""
+    return {"replicates": {float(step + s): [row / 2 - 1, row / 2 + 1] for s in (0, 1)}}

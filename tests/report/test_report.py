@@ -1,0 +1,389 @@
+"""The report's numbers are those of the record, whatever the record lacks, and nothing in it is taken for code."""
+
+import re
+from html.parser import HTMLParser
+
+import numpy as np
+import pytest
+
+import lca
+from lca import Layout, LCAError, Record
+from lca.cli import main
+from lca.errors import OutputError
+from lca.report import charts, render_report, sections, write_report
+from lca.report.balance import balance
+from lca.report.cells import EMPTY, List, Matrix
+from lca.report.moments import BYTES, LINEAR, MOMENTS, details, encode, layer_moments
+from lca.report.run import Run, columns
+from tests.report.records import EVIL, LAYOUT, NAMES, allocation, replicates, run_values, write
+
+
+@pytest.fixture
+def full(tmp_path):
+    """Two losses, every value, neurons and a histogram."""
+    return Run(write(tmp_path / "run.zarr", run_values(), names=("train", "heldout"), values="float64"))
+
+
+def decode(codes, limit):
+    """What page.js does."""
+    return np.sign(codes) * LINEAR * limit * np.expm1(np.abs(codes) / 127 * np.log1p(1 / LINEAR))
+
+
+class Page(HTMLParser):
+    """Tags with their attributes, and the text of a page outside of scripts and styles."""
+
+    def __init__(self, page):
+        super().__init__()
+        self.tags, self.text, self._raw = [], "", False
+        self.feed(page)
+
+    def handle_starttag(self, tag, attrs):
+        self.tags.append((tag, dict(attrs)))
+        self._raw = tag in ("script", "style")
+
+    def handle_endtag(self, tag):
+        self._raw = False
+
+    def handle_data(self, data):
+        if not self._raw:
+            self.text += data
+
+    def ids(self):
+        return [attrs["id"] for _, attrs in self.tags if "id" in attrs]
+
+
+# Does it add up?
+
+
+def test_the_books_are_sums_of_the_record(full):
+    values, book = run_values(), balance(full, "train")
+    assert book.allocated == values.sum()
+    assert book.residual == 12 * 0.125
+    assert book.change == book.allocated + book.residual
+    assert (book.start, book.end, book.steps) == (2.0, 2.0 + book.change, 12)
+    assert (book.worst_residual, book.unconverged, book.broken) == (0.125, 0, 0)
+
+
+@pytest.mark.parametrize(
+    ("options", "tone", "said"),
+    [
+        ({"tolerance": 0.2}, "good", "Every step met its tolerance; the sum misses "),
+        ({}, "warn", "No tolerance was promised; the sum misses "),
+        ({"tolerance": 0.1, "converged": False}, "warn", "3 of 3 steps missed their tolerance"),
+        ({"residual": np.nan}, "warn", "Not checked: this estimator does not measure the loss"),
+    ],
+)
+def test_the_verdict_says_what_was_checked(tmp_path, options, tone, said):
+    run = Run(write(tmp_path / "run.zarr", run_values(3), extra=lambda *_: options))
+    assert balance(run, "train").verdict()[0] == tone
+    assert balance(run, "train").verdict()[1].startswith(said)
+    assert sections.summary(run).verdicts[0][1].startswith("train: " + said)
+
+
+@pytest.mark.parametrize("name", ["total", "residual", "loss_end", "layer_total"])
+def test_a_record_that_contradicts_itself_is_called_out(full, name):
+    broken = full.record.load().copy(deep=True)
+    broken[name][5] += 1e-3
+    tone, said = balance(Run(broken), "train").verdict()
+    assert tone == "bad"
+    assert "contradicts itself in 1 of 12 steps" in said
+
+
+def test_the_share_that_is_missed_is_of_the_change(full):
+    book = balance(full, "train")
+    assert f"misses {100 * abs(book.residual / book.change):.2g} % of" in book.verdict()[1]
+
+
+def test_gaps_and_an_end_that_did_not_come_are_mentioned(tmp_path):
+    run = write(tmp_path / "run.zarr", run_values(3), every=10)
+    run.attrs["complete"] = False
+    said = " ".join(text for _, text in sections.summary(Run(run)).verdicts)
+    assert "Not every step was measured" in said
+    assert "still going on" in said
+    assert len(sections.losses(Run(run)).charts[0].figure.legend[0].items) == 1  # nothing rebuilt across gaps
+
+
+# Maps
+
+
+def test_columns_hold_every_step_once():
+    assert columns(1000, 100).tolist() == list(range(0, 1000, 10))
+    lengths = np.diff([*columns(257, 100), 257])
+    assert (lengths.min(), lengths.max(), lengths.sum()) == (2, 3, 257)
+
+
+def test_moments_of_layers_leave_nothing_out(tmp_path):
+    values = run_values(230)
+    moments = layer_moments(Run(write(tmp_path / "run.zarr", values)))
+    assert moments.shape == (1, 1 + MOMENTS, 2)
+    assert moments[0, 0].tolist() == [values[:, :28].sum(), values[:, 28:].sum()]
+    np.testing.assert_array_equal(moments[0, 1:].sum(axis=0), moments[0, 0])
+    np.testing.assert_array_equal(moments[0, 2, 0], values[2:4, :28].sum())  # of 230 steps, 2 or 3 a moment
+
+
+def test_details_are_the_values_of_the_record(full):
+    maps, left_out = details(full)
+    assert [m.grid.name for m in maps] == [*LAYOUT.names, "neurons of fc1", "neurons of fc2"]
+    assert left_out == 0
+    for which, loss_values in enumerate((run_values(), run_values() / 2)):
+        for moment, wanted in [(0, loss_values.sum(axis=0)), (5, loss_values[4])]:
+            limit = maps[0].limits[min(moment, 1)]
+            shown = decode(maps[0].codes[which, moment].astype(float), limit)
+            cells = wanted[:24].reshape(4, 6)
+            assert np.all(np.abs(shown - cells) <= 0.02 * (np.abs(cells) + LINEAR * limit))
+            assert limit >= np.abs(cells).max()
+
+
+def test_values_kept_in_blocks_make_the_same_moments(tmp_path):
+    options = {"values": "float64", "block": 5}  # moments begin and end inside of blocks
+    in_blocks = Run(write(tmp_path / "a.zarr", run_values(230), **options))
+    in_blocks.record["values"] = in_blocks.record["values"].chunk(step=7)
+    loaded = Run(write(tmp_path / "b.zarr", run_values(230), values="float64").load())
+    for left, right in zip(details(in_blocks)[0], details(loaded)[0], strict=True):
+        np.testing.assert_array_equal(left.codes, right.codes)
+
+
+def test_neurons_are_shown_where_there_are_no_values(tmp_path):
+    values = run_values(3)
+    [neurons, _], _ = details(Run(write(tmp_path / "run.zarr", values)))
+    wanted = values[0, :24].reshape(4, 6).sum(axis=1) + values[0, 24:28]
+    shown = decode(neurons.codes[0, 1].astype(float), neurons.limits[1])
+    assert np.abs(shown - wanted).max() <= 0.02 * (np.abs(wanted).max() + LINEAR * neurons.limits[1])
+
+
+@pytest.mark.parametrize("side", [64, 12, 4, 3])
+@pytest.mark.parametrize("shape", [(7, 5), (100, 3), (6, 2, 3, 3)])
+@pytest.mark.parametrize("axis", [0, 1])
+def test_cells_of_a_tensor_add_up(shape, side, axis):
+    values = np.arange(np.prod(shape), dtype=float)
+    grid = Matrix("w", "fc", shape, axis)
+    cells = grid.cells(values, side)
+    assert cells.sum() == values.sum()
+    assert cells.size == grid.count(side) <= side**2
+    first = np.moveaxis(values.reshape(shape), axis, 0).reshape(shape[axis], -1)
+    rows, cols = grid.edges(side)
+    assert cells[-1, 0] == first[rows[-2] :, : cols[1]].sum()
+
+
+@pytest.mark.parametrize("length", [1, 16, 17, 100, 5000])
+def test_cells_of_a_list_add_up_and_what_is_no_cell_is_empty(length):
+    cells = List("b", "fc", length, "neuron").cells(np.ones(length), 8)
+    assert np.nansum(cells) == length
+    assert np.count_nonzero(~np.isnan(cells)) == min(length, 64)
+    assert np.all(np.isnan(cells.ravel()[min(length, 64) :]))
+
+
+def test_codes_keep_sign_zero_and_two_percent():
+    values = np.concatenate([-np.logspace(-6, 0, 500), [0.0], np.logspace(-6, 0, 500)])
+    shown = decode(encode(values, 1.0).astype(float), 1.0)
+    assert np.all(np.abs(shown - values) <= 0.02 * (np.abs(values) + LINEAR))
+    assert encode(np.array([0.0, np.nan]), 1.0).tolist() == [0, EMPTY]
+    assert encode(np.array([0.0, np.nan]), 0.0).tolist() == [0, EMPTY]
+
+
+def test_a_large_network_stays_small(tmp_path):
+    names = [f"layer{i}.weight" for i in range(120)]
+    layout = Layout(names, [(40, 30)] * 120)
+    values = np.linspace(-1, 0.5, layout.size) * np.ones((3, 1))
+    run = Run(
+        write(tmp_path / "run.zarr", values, layout=layout, values="float32", names=("train", "heldout"))
+    )
+    maps, left_out = details(run)
+    assert sum(m.codes.size for m in maps) <= BYTES
+    assert maps
+    assert left_out == 0
+
+
+def test_what_does_not_fit_is_counted_and_has_the_smallest_sums(tmp_path, monkeypatch):
+    monkeypatch.setattr("lca.report.moments.BYTES", 100)  # the weights of fc2 need 8 cells · 4 frames
+    run = Run(write(tmp_path / "run.zarr", run_values(3), values="float64"))
+    maps, left_out = details(run)
+    assert 0 < len(maps) < 5
+    assert left_out == 5 - len(maps)
+    assert f"{left_out} more, with smaller sums, were left out" in render_report(run.record)
+
+
+# Error bars
+
+
+def test_error_bars_bound_the_error_of_the_sum(tmp_path):
+    run = Run(write(tmp_path / "run.zarr", run_values(4), extra=replicates))
+    # A node's copies of fc1 (28 entries) differ by 56: variance of their mean 56²/4; two nodes a step.
+    step = np.sqrt(2 * 28.0**2)
+    bound = sections._stderr_bound(run, "train")
+    np.testing.assert_allclose(bound[0], np.sqrt(2 * 4) * step, rtol=1e-12)
+    shared = np.sqrt(2 * 28.0**2 + 3 * 56.0**2)  # 5 nodes, of which 3 are in two steps, all of one sign
+    assert shared <= bound[0]
+    section = sections.layers(run)
+    assert "± at most" in section.tables[0].head
+    assert "one standard error" in section.charts[0].caption
+
+
+def test_without_error_bars_none_are_claimed(full):
+    section = sections.layers(full)
+    assert "± at most" not in section.tables[0].head
+    assert "standard error" not in section.charts[0].caption
+
+
+# Charts and tables
+
+
+def test_charts_show_the_numbers_of_the_record(full):
+    values = run_values()
+    loss = sections.losses(full).charts[0].figure.renderers
+    np.testing.assert_array_equal(
+        loss[0].data_source.data["y"], np.append(2.0, 2 + (values.sum(1) + 0.125).cumsum())
+    )
+    np.testing.assert_array_equal(loss[2].data_source.data["y"], np.append(2.0, 2 + values.sum(1).cumsum()))
+    totals, cumulative = (chart.figure.renderers for chart in sections.layers(full).charts)
+    np.testing.assert_array_equal(
+        totals[0].data_source.data["value"], [values[:, :28].sum(), values[:, 28:].sum()]
+    )
+    assert cumulative[0].data_source.data["y"][-1] == values[:, :28].sum()
+    helping, histogram = (chart.figure.renderers for chart in sections.noise(full).charts)
+    percent = 100 * (values < 0).sum(1) / (values != 0).sum(1)
+    np.testing.assert_array_equal(helping[0].data_source.data["y"], percent)
+    for bars, wanted in zip(histogram, (values < 0, values > 0), strict=True):
+        tops = bars.data_source.data["top"]
+        assert tops[tops >= 1].sum() == wanted.sum()
+
+
+def test_long_runs_are_thinned_but_keep_both_ends():
+    chart = charts.cumulative_chart(np.arange(10_001), np.ones((10_000, 1)), ["a"])
+    x = chart.renderers[0].data_source.data["x"]
+    assert len(x) <= charts.POINTS + 1
+    assert (x[0], x[-1]) == (0, 10_000)
+
+
+def test_many_layers_have_grey_lines_and_a_legend_that_fits():
+    chart = charts.cumulative_chart(np.arange(4), -np.ones((3, 50)), [f"l{i}" for i in range(50)])
+    assert len(chart.renderers) == 50
+    assert len(chart.legend[0].items) == charts.NAMED_LINES + 1
+
+
+def test_classes_have_a_table_and_are_no_main_losses(tmp_path):
+    names = ("train", "train/penalty", "class 0", "class 1")
+    run = Run(write(tmp_path / "run.zarr", run_values(3), names=names))
+    assert run.losses == ("train",)
+    table = sections.classes(run).tables[0]
+    assert table.head == ("", "0", "1")
+    assert table.rows[0][1] == charts.signed(run_values(3)[:, :28].sum() / 4)
+
+
+def test_how_it_was_measured_and_how_to_cite(tmp_path):
+    record = write(tmp_path / "run.zarr", run_values(3), estimator=lca.PathIntegral(), settings={"lr": 0.5})
+    text = Page(render_report(record)).text
+    for said in ("PathIntegral(", "0.5", "36 in 3 tensors", "@inproceedings{lan2019lca", "3, from 0 to 2"):
+        assert said in text, said
+
+
+# What a record may lack
+
+
+@pytest.mark.parametrize("steps", [1, 2, 150])
+@pytest.mark.parametrize(
+    ("names", "options"),
+    [
+        (("train",), {"neurons": False, "histogram": False}),
+        (("val",), {}),
+        (("class 0", "class 1"), {"neurons": False}),
+        (("train", "heldout"), {"values": "float32", "neurons": False}),
+    ],
+)
+def test_a_page_is_made_of_whatever_there_is(tmp_path, steps, names, options):
+    page = render_report(write(tmp_path / "run.zarr", run_values(steps), names=names, **options))
+    ids = Page(page).ids()
+    assert len(ids) == len(set(ids))
+    assert "map" in ids
+    assert ("detail" in ids) == ("values" in options or options.get("neurons", True))
+    assert ("noise-1" in ids) == options.get("histogram", True)
+
+
+def test_a_run_without_losses_or_movement_has_a_page(tmp_path):
+    extra = {"residual": np.nan}
+    record = write(
+        tmp_path / "run.zarr", np.zeros((3, LAYOUT.size)), extra=lambda *_: extra, values="float32"
+    )
+    page = Page(render_report(record))
+    assert "loss" not in page.ids()
+    assert "Not checked" in page.text
+    assert "Every allocation is 0 exactly" in page.text
+
+
+def test_a_record_without_steps_is_refused(tmp_path):
+    with Record(tmp_path / "run.zarr", LAYOUT) as record:
+        record.update(allocation(np.ones(LAYOUT.size)))
+    empty = lca.open_record(tmp_path / "run.zarr").isel(step=slice(0, 0))
+    with pytest.raises(LCAError, match=r"no complete step yet.*Record.flush"):
+        render_report(empty)
+
+
+# Nothing is taken for code, nothing is fetched
+
+
+@pytest.fixture
+def hostile(tmp_path):
+    layout = Layout(NAMES, ((4, 6), (4,), (2, 4)))
+    names = ("train", f"held{EVIL}")
+    settings = {EVIL: "</script>", "note": EVIL}
+    return write(
+        tmp_path / "run.zarr", run_values(), layout=layout, names=names, settings=settings, values="float32"
+    )
+
+
+def test_names_are_escaped(hostile):
+    page = render_report(hostile, title=EVIL)
+    assert "<img" not in page
+    assert "</script><script>document" not in page
+    parsed = Page(page)
+    assert {tag for tag, _ in parsed.tags}.isdisjoint({"img", "iframe", "object", "embed"})
+    assert EVIL in parsed.text
+    assert all(
+        attrs.get("type") == "application/json" or not attrs for tag, attrs in parsed.tags if tag == "script"
+    )
+
+
+def test_no_name_is_read_as_tex(hostile):
+    """Bokeh would fetch MathJax for it."""
+    for figure in (chart.figure for chart in sections.layers(Run(hostile)).charts):
+        drawn = [item.label.value for item in figure.legend[0].items]
+        drawn += [text for axis in figure.yaxis for text in axis.major_label_overrides.values()]
+        assert not [text for text in drawn if re.search(r"\$\$|\\\(|\\\[", text)]
+
+
+def test_the_page_refers_to_nothing_outside(full):
+    parsed = Page(render_report(full.record))
+    links = [attrs.get(key, "") for _, attrs in parsed.tags for key in ("src", "href", "action", "data")]
+    assert [link for link in links if link and not link.startswith(("#", "data:"))] == []
+    policy = next(a["content"] for _, a in parsed.tags if a.get("http-equiv") == "Content-Security-Policy")
+    assert policy.startswith("default-src 'none'")
+    assert "http" not in policy
+
+
+# Writing
+
+
+def test_the_command_writes_the_page_and_says_where(tmp_path, capsys):
+    write(tmp_path / "run.zarr", run_values(3))
+    out = tmp_path / "report.html"
+    assert main(["report", str(tmp_path / "run.zarr"), "-o", str(out)]) == 0
+    assert str(out) in capsys.readouterr().out
+    assert "<title>run.zarr" in out.read_text(encoding="utf-8")
+    assert out.stat().st_size < 2_000_000
+
+
+def test_no_record_is_one_line(tmp_path, capsys):
+    assert main(["report", str(tmp_path / "none.zarr"), "-o", str(tmp_path / "report.html")]) == 2
+    assert "there is no record" in capsys.readouterr().err
+    assert not (tmp_path / "report.html").exists()
+
+
+def test_an_unwritable_place_is_refused_and_a_page_that_was_there_stays(tmp_path):
+    write(tmp_path / "run.zarr", run_values(3))
+    (tmp_path / "file").write_text("in the way")
+    with pytest.raises(OutputError, match="cannot write to the folder"):
+        write_report(tmp_path / "run.zarr", tmp_path / "file" / "report.html")
+    (tmp_path / "report.html").write_text("old")
+    with pytest.raises(LCAError):
+        write_report(lca.open_record(tmp_path / "run.zarr").isel(step=[]), tmp_path / "report.html")
+    assert (tmp_path / "report.html").read_text() == "old"
