@@ -41,8 +41,8 @@ class TrainerCallback(FitTracking, transformers.TrainerCallback):  # type: ignor
     the next ``train()``, and a record is not closed.
 
     Nor does it show them its batches. Estimators on training batches get the gradient, and the parts of an
-    update from ``gradient_accumulation_steps`` (`lca.estimators.CrossFit`), which count alike; those that need
-    the batch itself (`NextBatch` but for ``RIGHT``) want a loop of your own, under a `Tracker`.
+    update from ``gradient_accumulation_steps`` (`lca.estimators.CrossFit`), which count alike; those that
+    need the batch itself (`NextBatch` but for ``RIGHT``) want a loop of your own, under a `Tracker`.
 
     Examples
     --------

@@ -9,6 +9,7 @@ import torch
 
 import lca
 from lca.errors import LCAError, LCAWarning
+from lca.estimators.crossfit import CrossFit
 from lca.testing import tolerances
 from lca_torch import Objective, replay
 
@@ -170,3 +171,28 @@ def test_errors_are_warnings_unless_asked_for(tmp_path):
         callback.summary()
     with pytest.raises(LCAError, match="output.loss"):
         train(gpt2(), tmp_path, TrainerCallback(impossible, on_error="raise"))
+
+
+class Kept:
+    """A view that keeps the allocations."""
+
+    def __init__(self, layout):
+        self.rows = []
+
+    def update(self, allocation):
+        self.rows.append(allocation)
+
+
+def test_accumulated_batches_are_parts(tmp_path):
+    callback = TrainerCallback(measure, CrossFit(2), views=Kept, on_error="raise")
+    model = train(gpt2(), tmp_path, callback, gradient_accumulation_steps=2)
+    assert same(model, train(gpt2(), tmp_path, gradient_accumulation_steps=2))
+    rows = callback.views["train"].rows
+    assert len(rows) == 7
+    assert callback.tracker.left_out == 1
+    for row, following in zip(rows[:-1], rows[1:], strict=True):
+        first, second = following.source.parts
+        assert not torch.equal(first.gradient, second.gradient)
+        gap = (first.gradient + second.gradient) / 2 - row.source.next_gradient
+        scale = float(row.source.next_gradient.abs().max())
+        assert float(gap.abs().max()) <= tolerances.gradient(scale, 2.0**-23)

@@ -10,6 +10,8 @@ from torch.utils.data import DataLoader, TensorDataset
 
 import lca
 from lca.errors import LCAError, LCAWarning
+from lca.estimators.crossfit import CrossFit
+from lca.estimators.minibatch import NextBatch
 from lca.testing import tolerances
 from lca_torch import Objective
 
@@ -243,3 +245,44 @@ def test_nothing_is_measured_before_a_fit():
     assert callback.views == {}
     with pytest.raises(LCAError, match="no fit has begun"):
         callback.summary()
+
+
+class Kept:
+    """A view that keeps the allocations."""
+
+    def __init__(self, layout):
+        self.rows = []
+
+    def update(self, allocation):
+        self.rows.append(allocation)
+
+
+def test_batches_of_an_update_are_its_parts():
+    options = {"accumulate_grad_batches": 2, "limit_train_batches": 4, "gradient_clip_val": 0.1}
+    callback = LightningCallback(measure, CrossFit(2), views=Kept, on_error="raise")
+    model = fit(module(), callback, **options)
+    assert same(model, fit(module(), **options))
+    rows = callback.views["train"].rows
+    assert [row.step for row in rows] == [0, 1, 2]
+    assert callback.tracker.left_out == 1
+    for row, following in zip(rows[:-1], rows[1:], strict=True):
+        first, second = row.source.parts
+        mean, gradient = (first.gradient + second.gradient) / 2, following.source
+        assert float(mean.norm()) <= 0.1 * (1 + 2.0**-20)  # clipped, as the optimizer saw it
+        assert not torch.equal(first.gradient, second.gradient)
+        ours = sum(part.gradient for part in gradient.parts) / 2
+        limit = tolerances.gradient(0.1, 2.0**-23)
+        assert float((row.source.next_gradient - ours).abs().max()) <= limit
+
+
+def test_the_next_batch_is_the_one_of_the_next_step(tmp_path):
+    record = tmp_path / "run.zarr"
+    callback = LightningCallback(measure, NextBatch(), views=Kept, on_error="raise", record=record)
+    fit(module(), callback)
+    rows = callback.views["train"].rows
+    assert len(rows) == 9
+    assert len(lca.open_record(record).step) == 9
+    shuffled = [row.source.next_batch for row in rows]
+    assert all(len(x) == len(y) == 12 for x, y in shuffled)
+    seen = torch.cat([x for x, _ in shuffled[4:]])  # the second epoch: every example once
+    assert torch.equal(seen.sort(0).values, DATA.tensors[0].sort(0).values)
