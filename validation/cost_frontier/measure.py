@@ -84,7 +84,7 @@ def figures(case: Case, found: Seen, truth: Seen) -> dict[str, Any]:
         "correlation_late": _correlation(rows[late:], true[late:]),
         "correlation_parameters": _correlation(found.totals, truth.totals),
         "helping_percent": float(np.nanmean(found.helping)),
-        "helping_percent_corrected": float(np.nanmean(found.bracket.high())) if found.bracket else np.nan,
+        **({"helping_percent_corrected": float(np.nanmean(found.bracket.high()))} if found.bracket else {}),
         "helping_percent_truth": float(np.nanmean(truth.helping)),
         "coverage": coverage(found.bars, true) if found.bars else None,
     }

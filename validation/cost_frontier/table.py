@@ -34,7 +34,9 @@ COLUMNS = {
 
 def summary(runs: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     """The mean over seeds of every figure, the total's error by seed, and the coverage of all intervals."""
-    found: dict[str, Any] = {key: float(np.mean([run[key] for run in runs])) for key in MEAN}
+    found: dict[str, Any] = {
+        key: float(np.mean([run[key] for run in runs])) for key in MEAN if key in runs[0]
+    }
     found["total_error_percent_by_seed"] = [run["total_error_percent"] for run in runs]
     found["coverage"] = None
     if runs[0]["coverage"]:
