@@ -12,6 +12,7 @@ import lca
 import lca.commands.demo
 import lca.commands.demo_figures
 import lca.commands.demo_run
+import lca.commands.report
 from lca.cli import main
 from lca.commands.demo import OPTIMIZERS
 from lca.optimizers import make_optimizer
@@ -35,6 +36,7 @@ def figures():
 @pytest.fixture(autouse=True)
 def skip_figures(request, monkeypatch):
     if "figures" not in request.fixturenames:
+        monkeypatch.setattr(lca.commands.report, "report_file", lambda *_, **__: {})
         monkeypatch.setattr(lca.commands.demo_figures, "draw_figures", lambda *_: {})
 
 
@@ -68,6 +70,7 @@ def test_everything_is_written_and_nothing_else(tmp_path, figures):
     assert {path.name for path in (tmp_path / "deep" / "out").iterdir()} == FIGURES | {
         "summary.json",
         "run.zarr",
+        "report.html",
     }
 
 

@@ -25,8 +25,8 @@ class TensorBoard:
     """Makes views that write to TensorBoard: pass it as ``views=`` to a tracker or callback.
 
     Every measured loss is a run of its own, in a folder with its name, so that TensorBoard draws them into
-    the same charts. Scalars: ``loss``, ``residual so far``, ``helping percent``, and for each layer ``LCA``
-    (of the step) and ``LCA so far``; now and then a picture of layers × time, blue where a layer helped. The
+    the same charts. Scalars: ``loss``, ``residual_so_far``, ``helping_percent``, and for each layer ``LCA``
+    (of the step) and ``LCA_so_far``; now and then a picture of layers × time, blue where a layer helped. The
     default views of a tracker are kept too, so its ``summary()`` works.
 
     Parameters
@@ -51,7 +51,7 @@ class TensorBoard:
     >>> from lca.tracking import Measurement
     >>> folder = tempfile.TemporaryDirectory()
     >>> measurement = Measurement(Quadratic(np.eye(2)), PathIntegral(SIMPSON), views=TensorBoard(folder.name))
-    >>> for step in Trajectory(np.array([[1.0, 1.0], [0.5, 1.0], [0.0, 1.0]])).steps():
+    >>> for step in Trajectory(np.array([[1.0, 1.0], [0.5, 1.0], [0.0, 1.0]])):
     ...     measurement.measure(step)
     >>> measurement.views["train"].log.close()
     >>> [path.name for path in Path(folder.name).iterdir()]
@@ -118,16 +118,16 @@ class TensorBoardView:
             self._scalars(allocation, row)
         if len(self._rows) % self._picture_every == 0:
             picture = layer_time_picture(np.array(self._rows))
-            self._writer.add_image("layers over time", picture, allocation.step, dataformats="HWC")
+            self._writer.add_image("layers_over_time", picture, allocation.step, dataformats="HWC")
 
     def _scalars(self, allocation: StepAllocation, row: np.ndarray) -> None:
         signs = self._groups.signs(allocation.values)
         helped, hurt = int(signs.negative.sum()), int(signs.positive.sum())
-        found = {"loss": allocation.loss_end, "residual so far": self._residual}
+        found = {"loss": allocation.loss_end, "residual_so_far": self._residual}
         if helped + hurt:
-            found["helping percent"] = 100 * helped / (helped + hurt)
+            found["helping_percent"] = 100 * helped / (helped + hurt)
         for name, value, total in zip(self._groups.names, row, self._totals, strict=True):
-            found[f"LCA/{name}"], found[f"LCA so far/{name}"] = value, total
+            found[f"LCA/{name}"], found[f"LCA_so_far/{name}"] = value, total
         for tag, number in found.items():
             if np.isfinite(number):  # an estimator may not measure the loss
                 self._writer.add_scalar(tag, number, allocation.step)

@@ -72,13 +72,13 @@ def summary(run: Run) -> Section:
 
 def losses(run: Run) -> Section | None:
     """Loss and residual over time; ``None`` if no loss was measured."""
-    shown = {loss: _path(run, loss) for loss in run.losses}
-    shown = {loss: path for loss, path in shown.items() if not np.isnan(path).all()}
+    residuals = {loss: run.scalar("residual", loss) for loss in run.losses}
+    residuals = {loss: residual for loss, residual in residuals.items() if not np.isnan(residual).all()}
+    shown = {loss: _path(run, loss) for loss in residuals}
     if not shown:
         return None
     steps = _ends(run)
-    rebuilt = _rebuilt(run, run.losses[0]) if run.gapless else None
-    residuals = {loss: run.scalar("residual", loss) for loss in shown}
+    rebuilt = _rebuilt(run, run.losses[0]) if run.gapless and run.losses[0] in shown else None
     return Section(
         "loss",
         "The loss",

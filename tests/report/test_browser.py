@@ -43,8 +43,10 @@ def hovered(browser, element, x, y):
     move.perform()
     browser.driver.execute_async_script("setTimeout(arguments[0], 300)")
     return browser.run("""
-        const all = (root) => [...root.querySelectorAll("*")].flatMap((e) => [e, ...(e.shadowRoot ? all(e.shadowRoot) : [])]);
-        return all(document).filter((e) => e.classList.contains("bk-Tooltip")).map((e) => (e.shadowRoot ?? e).textContent).join(" ");
+        const all = (root) => [...root.querySelectorAll("*")].flatMap((e) =>
+            [e, ...(e.shadowRoot ? all(e.shadowRoot) : [])]);
+        return all(document).filter((e) => e.classList.contains("bk-Tooltip"))
+            .map((e) => (e.shadowRoot ?? e).textContent).join(" ");
     """)
 
 
@@ -57,10 +59,12 @@ def test_it_loads_without_an_error_or_a_request_and_fits(browser, page, dark, wi
     assert browser.requests() == [page.as_uri()]
     assert browser.run("return document.documentElement.scrollWidth") <= width
     charts = browser.run(
-        "return [...document.querySelectorAll('.chart')].map((e) => [e.id, e.childElementCount, e.clientHeight])"
+        """
+        return [...document.querySelectorAll(".chart")].map((e) => [e.childElementCount, e.clientHeight]);
+    """
     )
     assert len(charts) == 8
-    assert all(children and height > 100 for _, children, height in charts)
+    assert all(children and height > 100 for children, height in charts)
 
 
 def test_the_slider_changes_both_maps_by_keyboard(browser, page):
@@ -95,7 +99,11 @@ def test_the_reading_has_the_numbers_of_the_record(browser, page):
 def test_another_loss_and_another_layer_can_be_chosen(browser, page):
     browser.open(page)
     before = browser.picture("map"), browser.picture("detail")
-    choose = "const e = document.getElementById(arguments[0]); e.selectedIndex = arguments[1]; e.dispatchEvent(new Event('change'))"
+    choose = """
+        const list = document.getElementById(arguments[0]);
+        list.selectedIndex = arguments[1];
+        list.dispatchEvent(new Event("change"));
+    """
     browser.run(choose, "pick-detail", 2)
     assert browser.picture("detail") != before[1]
     assert text(browser, "detail-caption").startswith("fc2.weight")

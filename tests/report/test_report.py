@@ -1,4 +1,4 @@
-"""The report's numbers are those of the record, whatever the record lacks, and nothing in it is taken for code."""
+"""The report has the numbers of the record, whatever that lacks, and takes nothing in it for code."""
 
 import re
 from html.parser import HTMLParser

@@ -1,0 +1,49 @@
+"""Takes the picture of a report for report.md: its map, at a moment of the slider.
+
+    lca demo --out lca-demo
+    python docs/make_screenshot.py lca-demo/report.html
+
+Needs chromium and chromedriver on the PATH.
+"""
+
+import shutil
+import sys
+from io import BytesIO
+from pathlib import Path
+
+from PIL import Image
+from selenium import webdriver
+from selenium.webdriver.chrome.service import Service
+from selenium.webdriver.common.by import By
+from selenium.webdriver.support.ui import WebDriverWait
+
+PICTURE = Path(__file__).parent / "images" / "report.png"
+
+
+def main(page: Path) -> None:
+    options = webdriver.ChromeOptions()
+    for argument in ("--headless=new", "--no-sandbox", "--hide-scrollbars"):
+        options.add_argument(argument)
+    driver = webdriver.Chrome(options=options, service=Service(shutil.which("chromedriver")))
+    size = {"width": 1000, "height": 860, "deviceScaleFactor": 1, "mobile": False}
+    driver.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", size)
+    driver.get(page.resolve().as_uri())
+    WebDriverWait(driver, 30).until(lambda d: d.execute_script("return document.documentElement.dataset.ready"))
+    driver.execute_script("lcaReport.pick(8.5, 0.5)")
+    driver.execute_script(
+        "arguments[0].scrollIntoView({behavior: 'instant'})", driver.find_element(By.ID, "explorer")
+    )
+    driver.execute_async_script("setTimeout(arguments[0], 1000)")
+    save(driver.get_screenshot_as_png())
+    driver.quit()
+
+
+def save(png: bytes) -> None:
+    """With 256 colours, a third of the size."""
+    picture = Image.open(BytesIO(png)).convert("RGB")
+    picture.quantize(256, method=Image.Quantize.MAXCOVERAGE, dither=Image.Dither.NONE).save(PICTURE, optimize=True)
+    print(f"{PICTURE}: {PICTURE.stat().st_size / 1000:.0f} kB")
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]))
