@@ -28,7 +28,8 @@ def main(page: Path) -> None:
     size = {"width": 1000, "height": 860, "deviceScaleFactor": 1, "mobile": False}
     driver.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", size)
     driver.get(page.resolve().as_uri())
-    WebDriverWait(driver, 30).until(lambda d: d.execute_script("return document.documentElement.dataset.ready"))
+    ready = "return document.documentElement.dataset.ready"
+    WebDriverWait(driver, 30).until(lambda driver: driver.execute_script(ready))
     driver.execute_script("lcaReport.pick(8.5, 0.5)")
     driver.execute_script(
         "arguments[0].scrollIntoView({behavior: 'instant'})", driver.find_element(By.ID, "explorer")
@@ -41,7 +42,8 @@ def main(page: Path) -> None:
 def save(png: bytes) -> None:
     """With 256 colours, a third of the size."""
     picture = Image.open(BytesIO(png)).convert("RGB")
-    picture.quantize(256, method=Image.Quantize.MAXCOVERAGE, dither=Image.Dither.NONE).save(PICTURE, optimize=True)
+    few = picture.quantize(256, method=Image.Quantize.MAXCOVERAGE, dither=Image.Dither.NONE)
+    few.save(PICTURE, optimize=True)
     print(f"{PICTURE}: {PICTURE.stat().st_size / 1000:.0f} kB")
 
 

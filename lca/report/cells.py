@@ -49,8 +49,8 @@ class Matrix:
 
     >>> grid = Matrix("fc.weight", "fc", (2, 3), 0)
     >>> grid.cells(np.arange(6.0), 2), grid.edges(2)
-    (array([[0., 3.],
-           [3., 9.]]), ([0, 1, 2], [0, 1, 3]))
+    (array([[1., 2.],
+           [7., 5.]]), ([0, 1, 2], [0, 2, 3]))
     """
 
     name: str
@@ -60,8 +60,7 @@ class Matrix:
     axes: tuple[str, ...] = ("neuron", "input")
 
     def count(self, side: int) -> int:
-        height, width = self._size()
-        return min(height, side) * min(width, side)
+        return math.prod(len(columns(length, side)) for length in self._size())
 
     def edges(self, side: int) -> tuple[list[int], ...]:
         return tuple([*columns(length, side).tolist(), length] for length in self._size())
@@ -81,7 +80,7 @@ class List:
     """Entries one after another, in lines that are about twice as long as there are lines.
 
     >>> List("fc.bias", "fc", 5, "neuron").cells(np.arange(5.0), 2)
-    array([[0., 1., 2., 7.]])
+    array([[1., 5., 4.]])
     """
 
     name: str
@@ -94,7 +93,7 @@ class List:
         return (self.what,)
 
     def count(self, side: int) -> int:
-        return min(self.length, side**2)
+        return len(columns(self.length, side**2))
 
     def edges(self, side: int) -> tuple[list[int], ...]:
         return ([*columns(self.length, side**2).tolist(), self.length],)

@@ -168,8 +168,9 @@ def _notes(run: Run, maps: list[Detail], left_out: int) -> list[str]:
     """What the maps leave out, so that nobody takes them for more than they are."""
     notes = []
     steps = len(run.steps)
-    if steps > MOMENTS:
-        notes.append(f"The {steps:,} steps are shown in {MOMENTS} moments, each the sum over its steps.")
+    moments = len(columns(steps, MOMENTS))
+    if moments < steps:
+        notes.append(f"The {steps:,} steps are shown in {moments} moments, each the sum over its steps.")
     merged = [detail.grid.name for detail in maps if _merged(detail)]
     if merged:
         notes.append(f"A cell is the sum over several entries in {', '.join(merged)}.")

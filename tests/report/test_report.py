@@ -13,7 +13,7 @@ from lca.errors import OutputError
 from lca.report import charts, render_report, sections, write_report
 from lca.report.balance import balance
 from lca.report.cells import EMPTY, List, Matrix
-from lca.report.moments import BYTES, LINEAR, MOMENTS, details, encode, layer_moments
+from lca.report.moments import BYTES, LINEAR, details, encode, layer_moments
 from lca.report.run import Run, columns
 from tests.report.records import EVIL, LAYOUT, NAMES, allocation, replicates, run_values, write
 
@@ -108,17 +108,17 @@ def test_gaps_and_an_end_that_did_not_come_are_mentioned(tmp_path):
 
 def test_columns_hold_every_step_once():
     assert columns(1000, 100).tolist() == list(range(0, 1000, 10))
-    lengths = np.diff([*columns(257, 100), 257])
-    assert (lengths.min(), lengths.max(), lengths.sum()) == (2, 3, 257)
+    assert np.diff([*columns(257, 100), 257]).tolist() == 85 * [3] + [2]
+    assert all(len(columns(steps, 100)) <= 100 for steps in range(1, 500))
 
 
 def test_moments_of_layers_leave_nothing_out(tmp_path):
     values = run_values(230)
     moments = layer_moments(Run(write(tmp_path / "run.zarr", values)))
-    assert moments.shape == (1, 1 + MOMENTS, 2)
+    assert moments.shape == (1, 1 + 77, 2)  # of 3 steps, the last one of 2
     assert moments[0, 0].tolist() == [values[:, :28].sum(), values[:, 28:].sum()]
     np.testing.assert_array_equal(moments[0, 1:].sum(axis=0), moments[0, 0])
-    np.testing.assert_array_equal(moments[0, 2, 0], values[2:4, :28].sum())  # of 230 steps, 2 or 3 a moment
+    np.testing.assert_array_equal(moments[0, 2, 0], values[3:6, :28].sum())
 
 
 def test_details_are_the_values_of_the_record(full):
@@ -169,8 +169,9 @@ def test_cells_of_a_tensor_add_up(shape, side, axis):
 def test_cells_of_a_list_add_up_and_what_is_no_cell_is_empty(length):
     cells = List("b", "fc", length, "neuron").cells(np.ones(length), 8)
     assert np.nansum(cells) == length
-    assert np.count_nonzero(~np.isnan(cells)) == min(length, 64)
-    assert np.all(np.isnan(cells.ravel()[min(length, 64) :]))
+    count = List("b", "fc", length, "neuron").count(8)
+    assert count <= 64
+    assert np.array_equal(np.isnan(cells.ravel()), np.arange(cells.size) >= count)
 
 
 def test_codes_keep_sign_zero_and_two_percent():
