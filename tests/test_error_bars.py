@@ -1,12 +1,11 @@
-"""Error bars against a slow twin; intervals that cover; the bracket of the helping %."""
+"""Error bars against a slow twin; intervals that cover."""
 
 import numpy as np
 import pytest
 
 from lca import Layout, LCAError, StepAllocation
 from lca.testing.tolerances import EPS64, summed
-from lca.views import ErrorBars, HelpingBracket
-from lca.views.helping_bracket import bracket
+from lca.views import ErrorBars
 
 LAYOUT = Layout(("a.weight", "b.weight"), ((3,), (2,)))
 GROUPS = LAYOUT.groups("layer")
@@ -83,21 +82,3 @@ def test_without_replicates_there_is_a_reason():
     row = StepAllocation(np.zeros(5), 0.0, 0.0, 0.0, 0.0, 4)
     with pytest.raises(LCAError, match="step 4: the estimator gives no replicates"):
         ErrorBars(GROUPS).update(row)
-    with pytest.raises(LCAError, match="step 4: the helping % of noisy values needs two independent samples"):
-        HelpingBracket().update(row)
-
-
-def test_equal_turning_is_undone_exactly_and_noise_draws_to_the_middle():
-    rng, k = np.random.default_rng(0), 400_000
-    true = np.where(rng.random(k) < 0.7, -1.0, 1.0)
-    noisy = [true * np.where(rng.random(k) < 0.2, -1, 1) for _ in range(2)]
-    low, high = bracket(noisy[0], *noisy)
-    assert abs(low - 100 * (0.7 * 0.8 + 0.3 * 0.2)) < 0.5
-    assert abs(high - 70) < 0.7  # 400,000 coins, divided by 1 - 2 · 0.2
-
-
-def test_the_bracket_tells_when_nothing_is_known():
-    ones = np.ones(4)
-    low, high = bracket(np.zeros(4), ones, -ones)
-    assert np.isnan([low, high]).all()
-    assert np.isnan(bracket(ones, 0 * ones, ones)[1])

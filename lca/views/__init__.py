@@ -5,7 +5,6 @@ counts. It takes vectors of any backend, and its results are NumPy arrays in flo
 """
 
 from lca.views.error_bars import ErrorBars
-from lca.views.helping_bracket import HelpingBracket
 from lca.views.histogram import LogHistogram
 from lca.views.oscillation import Oscillation
 from lca.views.parameters import AllParameters, ParameterTrace
@@ -22,7 +21,6 @@ __all__ = [
     "Entry",
     "ErrorBars",
     "GroupTotals",
-    "HelpingBracket",
     "HelpingCounts",
     "LogHistogram",
     "Oscillation",

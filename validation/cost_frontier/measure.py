@@ -13,8 +13,9 @@ from lca.allocation import Cost, Estimator
 from lca.estimators.stochastic import StochasticEstimator
 from lca.layout import Groups
 from lca.vectors import vector_ops
-from lca.views import ErrorBars, HelpingBracket
+from lca.views import ErrorBars
 from validation.cost_frontier.cases import Case, Options
+from validation.cost_frontier.helping import HelpingBracket
 
 Array = np.ndarray
 TRUTH = lca.PathIntegral(lca.RK4)

@@ -64,7 +64,7 @@ def table(case: Case, blocks: Mapping[tuple[str, str], Any], seeds: int, steps: 
         "",
         f"Mean over {seeds} seeds of {steps} steps, batches of {case.batch_size} from {case.examples:,} "
         "examples. Coverage: intervals of 95 % that hold the truth, for single steps / windows of 10 / of 50 "
-        "/ the run. Helping %: as it is, and corrected (`HelpingBracket`).",
+        "/ the run. Helping %: as it is, and corrected (see helping.py).",
         "",
     ]
     for (optimizer, kind), rows in blocks.items():
