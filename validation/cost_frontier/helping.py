@@ -1,4 +1,4 @@
-"""The helping % of noisy values, as it is and corrected: measured here, and found not good enough to offer."""
+"""The helping % of noisy values, as it is and corrected: measured here, and not good enough to offer."""
 
 import numpy as np
 
@@ -10,18 +10,18 @@ Array = np.ndarray
 
 
 class HelpingBracket:
-    """The helping % of noisy values, as it is and with the usual correction, from two halves of the replicates.
+    """The helping % of noisy values, as it is and with the usual correction, from two halves.
 
     Noise turns signs, so the share of negative values of a stochastic estimator is drawn towards 50 %: that
     is ``low`` (for a share above 50 %), and it must not be compared with a full-data figure. If every sign
     were turned with the same probability φ, then two independent halves would disagree on ``D = 2 φ (1 - φ)``
-    of the parameters, and the share f of negative values in a half would be ``h (1 - φ) + (1 - h) φ``; so
+    of the parameters, and the share f of negative values in a half would be ``h (1 - φ) + (1 - h) φ``:
 
         φ = (1 - √(1 - 2 D)) / 2        h = (f - φ) / (1 - 2 φ)
 
     is ``high``. But φ is not the same for all, so the correction is biased: with probes on the digits it was
-    3.9 points too low to 3.9 too high, from case to case, and the truth lay outside the two figures as often as
-    not with SGD. That is why the library offers no corrected helping %; this stays here as the evidence.
+    3.9 points too low (SGD) to 3.9 too high (Adam), and with SGD the truth mostly lay outside the two figures.
+    That is why the library offers no corrected helping %; this stays here as the evidence.
 
     Examples
     --------
