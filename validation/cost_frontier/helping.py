@@ -20,8 +20,8 @@ class HelpingBracket:
         φ = (1 - √(1 - 2 D)) / 2        h = (f - φ) / (1 - 2 φ)
 
     is ``high``. But φ is not the same for all, so the correction is biased: with probes on the digits it was
-    3.9 points too low (SGD) to 3.9 too high (Adam), and with SGD the truth mostly lay outside the two figures.
-    That is why the library offers no corrected helping %; this stays here as the evidence.
+    3.9 points too low (SGD) to 3.9 too high (Adam), and with SGD the truth mostly lay outside the two
+    figures. That is why the library offers no corrected helping %; this stays here as the evidence.
 
     Examples
     --------
