@@ -196,10 +196,16 @@ def test_a_large_network_stays_small(tmp_path):
 
 
 def test_what_does_not_fit_is_counted_and_has_the_smallest_sums(tmp_path, monkeypatch):
-    monkeypatch.setattr("lca.report.moments.BYTES", 100)  # the weights of fc2 need 8 cells · 4 frames
-    run = Run(write(tmp_path / "run.zarr", run_values(3), values="float64"))
+    monkeypatch.setattr("lca.report.moments.BYTES", 100)  # 30 cells, at 4 frames each, need 120
+    values = run_values(3)
+    run = Run(write(tmp_path / "run.zarr", values, values="float64"))
     maps, left_out = details(run)
-    assert 0 < len(maps) < 5
+    parts = {"fc1.weight": slice(24), "fc1.bias": slice(24, 28), "fc2.weight": slice(28, 36)}
+    parts |= {"neurons of fc1": slice(28), "neurons of fc2": slice(28, 36)}
+    sums = {name: abs(values[:, part].sum()) for name, part in parts.items()}
+    shown = {each.grid.name for each in maps}
+    assert max(sums, key=sums.get) in shown
+    assert min(sums, key=sums.get) not in shown
     assert left_out == 5 - len(maps)
     assert f"{left_out} more, with smaller sums, were left out" in render_report(run.record)
 
