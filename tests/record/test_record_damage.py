@@ -40,7 +40,8 @@ def test_a_killed_process_loses_at_most_a_block(tmp_path):
     rng = np.random.default_rng()
     rows = 0
     for _ in range(4):
-        killed = kill(tmp_path / "run.zarr", rng.uniform(0.05, 0.5))  # checks every row that is left
+        written = int(rng.integers(BLOCK, 3 * BLOCK))
+        killed = kill(tmp_path / "run.zarr", written, rng.uniform(0.0, 0.1))  # checks every row that is left
         assert killed.began == rows
         assert 0 <= killed.lost <= BLOCK
         rows = killed.kept

@@ -48,8 +48,8 @@ class Killed:
         return self.written - self.kept
 
 
-def kill(path: Path, seconds: float) -> Killed:
-    """Start a writer, kill it (SIGKILL) when it has written for so long, and read what it has left.
+def kill(path: Path, rows: int, seconds: float) -> Killed:
+    """Start a writer, kill it (SIGKILL) so many rows and seconds later, and read what it has left.
 
     Raises
     ------
@@ -60,9 +60,10 @@ def kill(path: Path, seconds: float) -> Killed:
     with subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, text=True) as process:
         assert process.stdout is not None
         began = int(process.stdout.readline())
+        before = [process.stdout.readline() for _ in range(rows)]
         time.sleep(seconds)
         os.kill(process.pid, signal.SIGKILL)
-        said = process.stdout.read().split("\n")[:-1]  # a last line that was cut off is not said
+        said = "".join([*before, process.stdout.read()]).split("\n")[:-1]  # a line cut off is not said
     return Killed(began, int(said[-1]) if said else began, check(path))
 
 

@@ -196,7 +196,7 @@ def killed(args: argparse.Namespace) -> dict[str, bool]:
             goes_on = number % 2 == 0
             path = Path(place, "continued" if goes_on else f"new-{number}")
             try:
-                found = kill(path, rng.uniform(0.0, 1.0))
+                found = kill(path, int(rng.integers(200)), rng.uniform(0.0, 0.2))
             except Exception as error:
                 unreadable.append(f"{number}: {type(error).__name__}: {error}")
                 shutil.rmtree(path, ignore_errors=True)
