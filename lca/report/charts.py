@@ -29,6 +29,8 @@ with extra("report"):
 
 POINTS = 1500
 """Of a line, at most."""
+FEW = 200
+"""Of each of many lines."""
 COLORS = (
     "#2f8fd6",
     "#e0652b",
@@ -75,7 +77,7 @@ def cumulative_chart(steps: Array, rows: Array, names: Sequence[str]) -> Figure:
     sums = np.concatenate([np.zeros((1, rows.shape[1])), np.cumsum(rows, axis=0)])
     largest = np.sort(np.argsort(-np.abs(sums[-1]), kind="stable")[:NAMED_LINES])
     for i in np.setdiff1d(np.arange(len(names)), largest):
-        _line(chart, steps, sums[:, i], "#8a8a8a", "the others", alpha=0.6, hover=names[i])
+        _line(chart, steps, sums[:, i], "#8a8a8a", "the others", alpha=0.6, hover=names[i], points=FEW)
     for i, color in zip(largest, _colors(len(largest)), strict=True):
         _line(chart, steps, sums[:, i], color, plain(names[i]), width=2)
     return _legend(_zero(chart, "width"))
@@ -206,13 +208,14 @@ def _figure(x: str, y: str, height: int, **options: Any) -> Figure:
 
 def _line(
     chart: Figure, x: Array, y: Array, color: str, label: str, *, width: float = 1.5, dash: str = "solid",
-    alpha: float = 1.0, hover: str = "",
+    alpha: float = 1.0, hover: str = "", points: int = POINTS,
 ) -> Any:  # fmt: skip
-    shown = np.unique(np.append(columns(len(x), POINTS), len(x) - 1))
-    source = ColumnDataSource({"x": x[shown], "y": y[shown], "name": [plain(hover or label)] * len(shown)})
+    shown = np.unique(np.append(columns(len(x), points), len(x) - 1))
+    source = ColumnDataSource({"x": x[shown], "y": y[shown]})
     line = chart.line(
-        "x",
-        "y",
+        name=plain(hover or label),
+        x="x",
+        y="y",
         source=source,
         color=color,
         line_width=width,
@@ -222,7 +225,7 @@ def _line(
     )
     if len(shown) == 1:  # a line through one point shows nothing
         chart.scatter("x", "y", source=source, color=color, size=6, legend_label=label)
-    chart.add_tools(_hover(line, "@name, step @x: @y{0.0000e+0}"))
+    chart.add_tools(_hover(line, "$name, step @x: @y{0.0000e+0}"))
     return line
 
 

@@ -174,7 +174,8 @@ const lcaReport = (() => {
 
   async function start() {
     for (const item of read("charts")) await Bokeh.embed.embed_item(item);
-    for (const each of models()) if (each.name) model[each.name] = each;
+    // Lines have the names of layers, which may be anything.
+    for (const each of models()) if (each.name && each.type !== "GlyphRenderer") model[each.name] = each;
     ticks("map-steps", moments, data.first);
     wrapLegends();
     paint();

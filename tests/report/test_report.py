@@ -268,6 +268,13 @@ def test_many_layers_have_grey_lines_and_a_legend_that_fits():
     assert len(chart.legend[0].items) == charts.NAMED_LINES + 1
 
 
+def test_very_many_layers_over_many_steps_make_no_large_page(tmp_path):
+    layout = Layout([f"block{i}.attention.weight" for i in range(400)], [(2, 2)] * 400)
+    run = np.tile(run_values(200, layout.size), (10, 1))
+    page = render_report(write(tmp_path / "run.zarr", run, layout=layout, neurons=False))
+    assert len(page.encode()) < 6_000_000
+
+
 def test_classes_have_a_table_and_are_no_main_losses(tmp_path):
     names = ("train", "train/penalty", "class 0", "class 1")
     run = Run(write(tmp_path / "run.zarr", run_values(3), names=names))
