@@ -88,6 +88,11 @@ class Measurement:
         self.error: Exception | None = None
         self._record = None if record is None else self._begun(record, estimator)
 
+    @property
+    def first_step(self) -> int:
+        """The number of the first update: 0, or where the record that is continued ended."""
+        return 0 if self._record is None else self._record.next_step
+
     def wants(self, index: int) -> bool:
         """Whether this step is to be measured."""
         if self.error is not None:
@@ -193,7 +198,7 @@ class Watch:
     Attributes
     ----------
     steps
-        Number of updates seen, measured or not.
+        Number of updates seen, measured or not; those of a record that is continued count as seen.
     jumps
         Number of measured steps that did not begin where the step before had ended: something else than these
         updates moved the parameters, and that part of the loss change belongs to no step.
@@ -206,7 +211,7 @@ class Watch:
         self._measurement = measurement
         self._theta = theta
         self._hand_over = HandOver(measurement.needs, source)
-        self.steps = 0
+        self.steps = measurement.first_step
         self.jumps = 0
         self.left_out = 0
         self._wanted = False

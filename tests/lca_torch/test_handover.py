@@ -8,6 +8,7 @@ import torch
 from torch import nn
 from torch.nn.functional import cross_entropy
 
+import lca
 from lca import LEFT, RIGHT, SIMPSON, TRAPEZOID, optimizers
 from lca.data import Batch
 from lca.errors import LCAError, LCAWarning
@@ -345,8 +346,6 @@ def test_parts_that_cannot_be_cut_are_refused(n):
 
 
 def test_a_record_is_written_and_closed(tmp_path):
-    lca = pytest.importorskip("lca")
-    pytest.importorskip("zarr")
     tracker = track(CrossFit(2), halved, record=tmp_path / "run.zarr")
     run = lca.open_record(tmp_path / "run.zarr").load()
     assert list(run.step.values) == [0, 1, 2, 3]
@@ -364,3 +363,12 @@ def test_a_record_is_written_and_closed(tmp_path):
     failed = lca.open_record(tmp_path / "failed.zarr")
     assert len(failed.step) == 4
     assert not failed.attrs["complete"]
+
+
+def test_a_continued_record_goes_on_counting(tmp_path):
+    for _ in range(2):
+        tracker = track(
+            lca.PathIntegral(lca.TRAPEZOID), halved, record=lca.Record(tmp_path / "run.zarr", mode="a")
+        )
+    assert tracker.steps == 10
+    assert lca.open_record(tmp_path / "run.zarr").step.values.tolist() == list(range(10))
