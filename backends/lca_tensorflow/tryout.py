@@ -41,16 +41,21 @@ def choose_batch_size(
 
 
 def _fastest_batch_size(loss: ModelLoss, theta: tf.Tensor, rows: Rows) -> int:
-    """Double the batch while a gradient gets faster by 5 % an example and fits into memory."""
-    best, size, fastest = SMALLEST_BATCH, SMALLEST_BATCH, float("inf")
-    while best < len(rows):
+    """Double the batch while a gradient gets faster by 5 % an example and fits into memory.
+
+    One doubling may fail to: on a busy machine a single time means little.
+    """
+    best, size, fastest, failed = SMALLEST_BATCH, SMALLEST_BATCH, float("inf"), 0
+    while failed < 2 and size < 2 * len(rows) and len(rows) > SMALLEST_BATCH:
         try:
             seconds = _seconds(loss, theta, rows.take(0, size)) / min(size, len(rows))
         except tf.errors.ResourceExhaustedError:
             break
-        if seconds > 0.95 * fastest:
-            break
-        best, size, fastest = size, 2 * size, seconds
+        if seconds < 0.95 * fastest:
+            best, fastest, failed = size, seconds, 0
+        else:
+            failed += 1
+        size *= 2
     return best
 
 
