@@ -176,7 +176,8 @@ class Keep:
 def against_the_notebook(data: Batch, steps: int, rounds: int, dtype: str) -> dict[str, Any]:
     """The notebook over fit with the callback and the same rule: the same weights, the same batches.
 
-    ``dtype`` is that of the notebook's pixels: ``x / 255.0`` leaves float64, which Keras converts in every call.
+    ``dtype`` is that of the notebook's pixels: ``x / 255.0`` leaves float64, which Keras converts at every
+    call.
     """
     pixels = Batch(data.x.astype(dtype), data.y)
     model = mnist_fc()
