@@ -120,7 +120,7 @@ def layers(run: Run) -> Section:
 def explorer(run: Run) -> Section:
     """Layers × time with the slider; its numbers are in `lca.report.moments`."""
     text = [
-        "Blue helped, red hurt; colours are linear up to a hundredth of the largest value and logarithmic "
+        "Blue helped, orange hurt; colours are linear up to a hundredth of the largest value and logarithmic "
         "beyond. Move the slider, or choose a cell of the map, to see that moment in one layer."
     ]
     return Section("explorer", "When, and where", paragraphs=text, explorer=True)
