@@ -125,6 +125,11 @@ class Objective:
         """How often the loss or the gradient was traced so far: once each for every form of batch."""
         return self._loss.traces
 
+    @property
+    def variables(self) -> list[keras.Variable]:
+        """The model's own variables that θ is made of, in the order of `layout`."""
+        return list(self._loss.variables)
+
     def theta(self) -> tf.Tensor:
         """The model's parameters as they are now: a new vector (K,)."""
         return flat(self._loss.variables)

@@ -9,6 +9,7 @@ from lca.errors import LayoutError, LCAError
 from lca.layout import check_same_layout
 from lca.tracking import Measurement, Watch
 from lca_tensorflow.parameters import flat, parameters_of
+from lca_tensorflow.terms import keras_objectives
 
 
 class Updates:
@@ -71,11 +72,6 @@ class _Live:
 
 def _variables(model: keras.Model, optimizer: Any, measurement: Measurement) -> list[keras.Variable]:
     """The model's parameters in the order of the layout that all objectives share."""
-    if not isinstance(optimizer, keras.optimizers.Optimizer):
-        raise LCAError(
-            f"expected a keras optimizer, got {type(optimizer).__name__}; give each of several optimizers a "
-            "Tracker of its own."
-        )
     if model._distribute_strategy is not None or tf.distribute.has_strategy():
         raise LCAError(
             "models of a tf.distribute strategy are not measured; build and compile the model outside "
@@ -95,6 +91,7 @@ def _variables(model: keras.Model, optimizer: Any, measurement: Measurement) -> 
                 "make it from the same model."
             )
     layout = check_same_layout((o.layout for o in measurement.objectives.values()), "the measured losses")
+    _refuse_another_model(measurement, named)
     variables = [named[name] for name in layout.names]
     owned = {id(v) for v in getattr(optimizer, "inner_optimizer", optimizer)._trainable_variables or ()}
     if owned and not any(id(variable) in owned for variable in variables):
@@ -102,3 +99,16 @@ def _variables(model: keras.Model, optimizer: Any, measurement: Measurement) -> 
             f"the optimizer owns none of the weights of {model.name!r}; was it built for another model?"
         )
     return variables
+
+
+def _refuse_another_model(measurement: Measurement, named: dict[str, keras.Variable]) -> None:
+    """θ would be this model's, but moving statistics and everything else that model's: wrong in silence."""
+    for what, objective in measurement.objectives.items():
+        for own in keras_objectives(objective):
+            pairs = zip(own.layout.names, own.variables, strict=True)
+            other = [name for name, variable in pairs if variable is not named[name]]
+            if other:
+                raise LayoutError(
+                    f"the objective {what!r} was made from another model of the same form: its {other[0]!r} "
+                    "is not this model's; make it from the model that is trained, whose state it has to read."
+                )
