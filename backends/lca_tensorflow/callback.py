@@ -14,6 +14,7 @@ from lca.summary import RunViews
 from lca.tracking import Measurement, OnError, RecordTo, Schedule, check_options
 from lca.views import View
 from lca_tensorflow.objective import Objective
+from lca_tensorflow.policies import BatchNormPolicy
 from lca_tensorflow.updates import Updates
 
 
@@ -32,6 +33,8 @@ class LCACallback(keras.callbacks.Callback):
         name; or the data, in any form that `Objective` takes, whose compiled loss is to be measured.
     y
         The targets, if ``objective`` is the inputs.
+    batch_size, batch_norm
+        As in `Objective`, which is made of the data with them; not with an objective that is there already.
     estimator, every, views, on_error, record
         As in `lca.tracking.Measurement`: default `lca.Adaptive`, every step, the views of `summary`, a
         warning, and no record. ``on_error`` holds for what goes wrong when fit begins, too.
@@ -59,7 +62,9 @@ class LCACallback(keras.callbacks.Callback):
         self,
         objective: AnyObjective | Mapping[str, AnyObjective] | Any,
         y: Any = None,
-        *,
+        *more: Any,
+        batch_size: int | None = None,
+        batch_norm: BatchNormPolicy | Mapping[str, BatchNormPolicy] | None = None,
         estimator: Estimator | None = None,
         every: Schedule = 1,
         views: Callable[[Layout], View] = RunViews.of,
@@ -70,7 +75,19 @@ class LCACallback(keras.callbacks.Callback):
         check_options(every, on_error)
         if isinstance(y, Estimator):
             raise LCAError("the second argument is y; pass estimator=... by name.")
+        if more or isinstance(objective, keras.Model):
+            raise LCAError(
+                "fit tells the callback which model it is; write LCACallback(x, y), or LCACallback((x, y, "
+                "sample_weight)), or LCACallback(objective), and pass all else by name."
+            )
         self._measured: Any = objective if y is None else (objective, y)
+        given = {"batch_size": batch_size, "batch_norm": batch_norm}
+        self._made_with: dict[str, Any] = {name: value for name, value in given.items() if value is not None}
+        if self._made_with and self._objectives_given():
+            raise LCAError(
+                f"{' and '.join(self._made_with)} cannot change an objective that is there already; pass it "
+                "to Objective(...)."
+            )
         self._options: dict[str, Any] = {
             "every": every,
             "views": views,
@@ -164,10 +181,12 @@ class LCACallback(keras.callbacks.Callback):
         return Measurement(self._objectives(), self._estimator, **self._options)
 
     def _objectives(self) -> AnyObjective | Mapping[str, AnyObjective]:
+        if self._objectives_given():
+            return self._measured  # type: ignore[no-any-return]
+        return Objective(self.model, None, self._measured, **self._made_with)
+
+    def _objectives_given(self) -> bool:
         measured = self._measured
-        by_name = isinstance(measured, Mapping) and all(
-            isinstance(m, AnyObjective) for m in measured.values()
-        )
-        if by_name or isinstance(measured, AnyObjective):
-            return measured  # type: ignore[no-any-return]
-        return Objective(self.model, None, measured)
+        if isinstance(measured, Mapping):
+            return all(isinstance(m, AnyObjective) for m in measured.values())
+        return isinstance(measured, AnyObjective)

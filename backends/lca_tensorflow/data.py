@@ -5,6 +5,7 @@ A batch is ``(x, y)`` or ``(x, y, sample_weight)``, as `keras.Model.fit` takes i
 
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
+from numbers import Number
 from typing import Any, TypeAlias
 
 import keras
@@ -19,6 +20,8 @@ Tree: TypeAlias = Any
 
 def as_tensors(tree: Tree, dtype: str) -> Tree:
     """``tree`` with tensors as leaves, floating-point ones in ``dtype``; lists become tuples."""
+    if isinstance(tree, tuple | list) and any(isinstance(value, Number) for value in tree):
+        raise DataError(f"got a nested {type(tree).__name__} of numbers; pass numpy.asarray(x).")
     if isinstance(tree, tuple | list):  # an absent sample_weight is left out
         return tuple(as_tensors(value, dtype) for value in tree if value is not None)
     if isinstance(tree, dict):
@@ -116,6 +119,7 @@ def _batches(data: object) -> Iterable[Tree]:
     if isinstance(data, tf.data.Dataset):
         if int(data.cardinality()) == tf.data.INFINITE_CARDINALITY:
             raise DataError("the Dataset repeats without end; measure on it before .repeat().")
+        _refuse_unbatched(data)
         return data  # type: ignore[no-any-return]
     if not isinstance(data, Iterable) or isinstance(data, dict | np.ndarray):
         raise DataError(
@@ -123,6 +127,13 @@ def _batches(data: object) -> Iterable[Tree]:
             f"or an iterable of batches, got {type(data).__name__}."
         )
     return data
+
+
+def _refuse_unbatched(data: tf.data.Dataset) -> None:
+    """One row an example is what the parts of a batch have in common."""
+    shapes = [spec.shape for spec in tf.nest.flatten(data.element_spec)]
+    if any(shape.rank == 0 for shape in shapes) or len({s[0] for s in shapes if s.rank and s[0]}) > 1:
+        raise DataError("the Dataset is not batched; call .batch(n).")
 
 
 def _known_length(data: keras.utils.PyDataset) -> int:

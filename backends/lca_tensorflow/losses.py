@@ -75,7 +75,12 @@ def check_loss_argument(model: keras.Model, loss: Any, batch_loss: BatchLoss | N
         raise LCAError(
             f"the model {model.name!r} is not compiled; pass loss=..., or call model.compile first."
         )
-    if loss is not None and not callable(loss):
+    if not (loss is None or callable(loss) or isinstance(loss, str)):
+        raise LCAError(
+            f"the loss is of type {type(loss).__name__}; the order is Objective(model, loss, data), and the "
+            "loss may be None for what the model was compiled with."
+        )
+    if isinstance(loss, str):
         raise LCAError(
             f"the loss must be callable, got {loss!r}; pass the loss itself, e.g. "
             "keras.losses.MeanSquaredError(), or None for what the model was compiled with."

@@ -6,6 +6,7 @@ forward pass, and catches whatever the pass would assign (moving statistics, see
 
 import copy
 from collections.abc import Callable, Iterable, Mapping
+from functools import partial
 from typing import Any, TypeAlias
 
 import keras
@@ -122,6 +123,7 @@ class ModelLoss:
             except Exception as error:
                 raise DataError(
                     f"the loss of the first measuring batch raised {type(error).__name__}: {error}"
+                    + ("; the other way round, (x, y), it would fit." if self._fits_swapped(batch) else "")
                 ) from error
         check_loss(loss)
         grads = tape.gradient(loss, tensors)
@@ -132,6 +134,17 @@ class ModelLoss:
             )
         found = zip(self.layout.names, grads, self._trains, strict=True)
         return [name for name, grad, trainable in found if trainable and grad is None]
+
+    def _fits_swapped(self, batch: Tree) -> bool:
+        """Whether a batch (y, x) that raised has a loss as (x, y)."""
+        if not isinstance(batch, tuple) or len(batch) != 2:
+            return False
+        try:
+            values = [v.value for v in self.variables]
+            check_loss(self._loss(values, dict(self.state() or {}), batch[::-1]))
+        except Exception:  # whatever a model raises
+            return False
+        return True
 
     def _add(self, arguments: tuple[Any, ...], gradient: bool) -> Any:
         """The addition of one batch, traced once for batches of all sizes."""
@@ -144,8 +157,9 @@ class ModelLoss:
         if key not in self._compiled:
             theta, state, rows, sums = tf.nest.map_structure(tf.TensorSpec.from_tensor, arguments)
             rows = tf.nest.map_structure(lambda row: tf.TensorSpec((None, *row.shape[1:]), row.dtype), rows)
+            # TensorFlow counts tracings by code, and warns of many; by a partial it counts each on its own.
             self._compiled[key] = tf.function(
-                function,
+                partial(function),
                 input_signature=(theta, state, rows, sums),
                 jit_compile=self._jit,
                 autograph=False,

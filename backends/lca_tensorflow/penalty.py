@@ -1,6 +1,7 @@
 """`Penalty`: a term of the loss that depends on the parameters alone."""
 
 from collections.abc import Callable, Mapping
+from functools import partial
 
 import keras
 import tensorflow as tf
@@ -44,7 +45,7 @@ class Penalty:
         names = self.layout.names
         self._trains = [True] * len(names) if isinstance(model, Layout) else training(model, frozen)
         self._function = function
-        self._evaluate = tf.function(self._loss_and_grad, autograph=False)
+        self._evaluate = tf.function(partial(self._loss_and_grad), autograph=False)
 
     def loss(self, theta: tf.Tensor, batch: Tree | None = None) -> float:
         """R(θ); batches do not matter."""

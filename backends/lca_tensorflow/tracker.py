@@ -11,7 +11,7 @@ import tensorflow as tf
 from lca.allocation import Estimator
 from lca.errors import LCAError
 from lca.layout import Layout
-from lca.objective import Objective
+from lca.objective import Objective as AnyObjective
 from lca.summary import RunViews
 from lca.tracking import Measurement, OnError, RecordTo, Schedule
 from lca.views import View
@@ -66,7 +66,7 @@ class Tracker:
         self,
         model: keras.Model,
         optimizer: keras.optimizers.Optimizer,
-        objective: Objective | Mapping[str, Objective],
+        objective: AnyObjective | Mapping[str, AnyObjective],
         estimator: Estimator | None = None,
         *,
         every: Schedule = 1,
@@ -74,6 +74,7 @@ class Tracker:
         on_error: OnError = "warn",
         record: RecordTo | None = None,
     ) -> None:
+        _check_kinds(model, optimizer, objective)
         self._measurement = Measurement(
             objective, estimator, every=every, views=views, on_error=on_error, record=record
         )
@@ -152,3 +153,20 @@ class Tracker:
                     "in no step; wrap the call: with tracker.step(): train_step(...)."
                 )
         self._updates.watch.end(complete=kind is None)
+
+
+def _check_kinds(model: object, optimizer: object, objective: object) -> None:
+    """Raise `LCAError` if arguments are of the wrong kind, above all in another order."""
+    measured = objective.values() if isinstance(objective, Mapping) else [objective]
+    wrong = [o for o in measured if isinstance(o, type) or not isinstance(o, AnyObjective)]
+    for what, given, right in (
+        ("model", model, isinstance(model, keras.Model)),
+        ("optimizer", optimizer, isinstance(optimizer, keras.optimizers.Optimizer)),
+        ("objective", wrong[0] if wrong else None, not wrong),
+    ):
+        if not right:
+            raise LCAError(
+                f"the {what} is of type {type(given).__name__}; the order is Tracker(model, optimizer, "
+                "objective), with a keras.Model, one keras.optimizers.Optimizer (each of several gets a "
+                "Tracker of its own), and an Objective or several by name."
+            )

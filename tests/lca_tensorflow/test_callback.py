@@ -6,7 +6,7 @@ import pytest
 import tensorflow as tf
 
 import lca
-from lca.errors import LCAError, LCAWarning, NonFiniteError, UnknownNameError
+from lca.errors import LayoutError, LCAError, LCAWarning, NonFiniteError, UnknownNameError
 from lca.testing import tolerances
 from lca_tensorflow import LCACallback, Objective
 
@@ -252,7 +252,33 @@ def test_an_error_in_measuring_ends_the_measuring_and_not_the_training():
         fit(model := model_of(norm=False), Broken(), LCACallback(frozen(model), on_error="raise"))
 
 
+def test_an_objective_of_another_model_of_the_same_form_is_refused():
+    """It would read its own moving statistics, which this fit does not move."""
+    model = model_of()
+    twin = keras.models.clone_model(model)
+    twin.compile(loss=model.loss)
+    message = r"'train' was made from another model of the same form: its '.*kernel' is not this model's"
+    for measured in (frozen(twin), lca.Sum({"half": lca.Scaled(frozen(twin), 0.5)}), frozen(twin).by_class()):
+        with pytest.raises(LayoutError, match=message):
+            fit(model, LCACallback(measured, on_error="raise"), epochs=1)
+
+
+@pytest.mark.parametrize("options", [{"batch_size": 10}, {"batch_norm": "frozen"}], ids=str)
+def test_how_the_data_are_measured_can_be_said(options):
+    model = model_of()
+    expected = LCACallback(Objective(model, None, (X, Y), **options), on_error="raise")
+    ours = LCACallback(X, Y, on_error="raise", **options)
+    fit(model, ours, expected, epochs=1)
+    assert ours.summary() == expected.summary()
+    with pytest.raises(LCAError, match=f"{next(iter(options))} cannot change an objective that is there"):
+        LCACallback(frozen(model), **options)
+
+
 def test_wrong_options_are_refused_at_once():
+    model = model_of(norm=False)
+    for wrong in ((model, X, Y), (model, X), (X, Y, np.ones(20))):
+        with pytest.raises(LCAError, match=r"which model it is; write LCACallback\(x, y\), or"):
+            LCACallback(*wrong)
     with pytest.raises(LCAError, match=r"the second argument is y; pass estimator="):
         LCACallback((X, Y), SIMPSON)
     with pytest.raises(LCAError, match="every must be a positive integer"):

@@ -233,6 +233,10 @@ BROKEN = X.copy()
 BROKEN[11, 2] = np.nan
 
 
+ROWS = tf.data.Dataset.from_tensor_slices((X, Y))
+ONE_HOT_ROWS = tf.data.Dataset.from_tensor_slices((X, np.eye(3)[Y]))
+
+
 def half():
     with floats("float16"):
         return mlp()
@@ -246,6 +250,11 @@ REFUSED = [
     (mlp, None, (X, Y), {}, LCAError, r"not compiled; pass loss=..., or call model\.compile first"),
     (mlp, "mse", (X, Y), {}, LCAError, "must be callable, got 'mse'; pass the loss itself"),
     (mlp, cross_entropy(), (X, Y), {"batch_loss": len}, LCAError, "not both"),
+    (mlp, (X, Y), cross_entropy(), {}, LCAError, r"type tuple; the order is Objective.model, loss, data"),
+    (mlp, cross_entropy(), (X.tolist(), Y), {}, DataError, r"got a nested list of numbers; pass numpy"),
+    (mlp, cross_entropy(), (Y, X), {}, DataError, r"(?s)raised .*; the other way round, .x, y., it would"),
+    (mlp, cross_entropy(), ROWS, {}, DataError, r"the Dataset is not batched; call \.batch.n"),
+    (mlp, cross_entropy(), ONE_HOT_ROWS, {}, DataError, r"the Dataset is not batched; call \.batch.n."),
     (mlp, lambda y, out: 1.0, (X, Y), {}, LCAError, "must be a floating-point tensor, got float"),
     (mlp, lambda y, out: tf.constant(1.0), (X, Y), {}, LCAError, "does not depend on any weight"),
     (mlp, cross_entropy(), (X[:, :4], Y), {}, DataError, "the first measuring batch raised ValueError"),
@@ -273,6 +282,25 @@ def test_what_cannot_be_measured_is_refused_with_the_fix(case):
     make, loss, data, options, error, message = case
     with pytest.raises(error, match=message):
         Objective(make(), loss, data, **options)
+
+
+def test_data_that_fit_in_no_order_are_not_said_to_fit_swapped():
+    with pytest.raises(DataError, match="the first measuring batch raised") as caught:
+        Objective(mlp(), cross_entropy(), (X[:, :4], Y))
+    assert "other way round" not in str(caught.value)
+
+
+def test_the_package_does_not_cause_warnings_about_tracing(caplog):
+    """TensorFlow warns where functions with one code are traced often, as those of several objectives are."""
+    model = mlp()
+    with caplog.at_level("WARNING", "tensorflow"):
+        for n in range(5, 13):
+            objective = Objective(model, cross_entropy(), (X[:n], Y[:n]), batch_size=n)
+            objective.loss_and_grad(objective.theta())
+            Penalty(model, lambda tensors: tf.reduce_sum(next(iter(tensors.values())))).loss(
+                objective.theta()
+            )
+    assert "retracing" not in caplog.text
 
 
 def test_parameters_of_another_precision():

@@ -213,8 +213,23 @@ def test_what_does_not_belong_together_is_refused():
     objective, optimizer = Objective(model, LOSS, (X, Y)), keras.optimizers.SGD(0.1)
     with pytest.raises(LayoutError, match="'train' is about .*which the model has not"):
         Tracker(other, optimizer, objective)
-    with pytest.raises(LCAError, match="expected a keras optimizer, got list"):
+    with pytest.raises(
+        LCAError, match="the optimizer is of type list; the order is .*each of several gets a"
+    ):
         Tracker(model, [optimizer], objective)
+    with pytest.raises(
+        LCAError, match=r"the model is of type SGD; the order is Tracker\(model, optimizer, obj"
+    ):
+        Tracker(optimizer, model, objective)
+    with pytest.raises(
+        LCAError, match="the objective is of type SparseCategoricalCrossentropy; the order is"
+    ):
+        Tracker(model, optimizer, LOSS)
+    twin = Objective(keras.models.clone_model(model), LOSS, (X, Y))
+    with pytest.raises(
+        LayoutError, match="'train' was made from another model of the same form: its '.*kernel"
+    ):
+        Tracker(model, optimizer, twin)
     foreign = keras.optimizers.SGD(0.1)
     foreign.build(other.trainable_weights)
     with pytest.raises(LCAError, match="owns none of the weights of 'sequential"):
