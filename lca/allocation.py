@@ -248,6 +248,16 @@ def start_each(
     return allocate_step
 
 
+def with_terms(rows: Mapping[str, StepAllocation]) -> dict[str, StepAllocation]:
+    """Measured losses by name, and after each one its terms (``train/penalty``)."""
+    found = {}
+    for name, allocation in rows.items():
+        found[name] = allocation
+        for term, part in allocation.terms.items():
+            found[f"{name}/{term}"] = part
+    return found
+
+
 def check_deterministic(objective: Objective, theta: Vector) -> None:
     """Raise `NonDeterministicError` if two calls of the objective at θ differ; costs two gradients.
 

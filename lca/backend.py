@@ -7,7 +7,7 @@ framework's own objective and steps come out; everything after that is the one e
 
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
-from importlib.metadata import entry_points
+from importlib.metadata import EntryPoint, entry_points
 from typing import ClassVar, Literal, Protocol, TypeAlias
 
 import numpy as np
@@ -96,6 +96,11 @@ class NumpyBackend:
         return train(objective, theta, optimizer, batches)
 
 
+def offered_backends() -> dict[str, EntryPoint]:
+    """The backends of installed packages by name, none of them imported."""
+    return {point.name: point for point in sorted(entry_points(group=GROUP), key=lambda point: point.name)}
+
+
 def load_backend(name: str) -> Backend:
     """The installed backend called ``name``.
 
@@ -111,7 +116,7 @@ def load_backend(name: str) -> Backend:
     >>> load_backend("numpy")
     NumpyBackend()
     """
-    offered = {point.name: point for point in entry_points(group=GROUP)}
+    offered = offered_backends()
     if name not in offered:
         raise UnknownNameError("backend", name, offered)
     try:

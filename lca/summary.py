@@ -43,9 +43,11 @@ class RunViews:
 def summarize(run: RunViews) -> dict[str, Any]:
     """One measured loss in numbers: plain Python values, ready for JSON.
 
-    ``loss_end - loss_start = lca_total + state_change + residual`` up to float64 rounding; allocations,
-    residuals and ``mass`` are in units of the loss, negative = helped. ``helping_percent`` is the mean
-    over the steps that have one (`Signs`), ``null`` if none has.
+    ``loss_end - loss_start = lca_total + state_change + residual + unmeasured_change`` up to float64
+    rounding. The first three are sums over the measured steps; ``unmeasured_change`` is what happened to the
+    loss between the end of one and the start of the next: steps left out (``every=``), and jumps.
+    Allocations, residuals and ``mass`` are in units of the loss, negative = helped. ``helping_percent`` is
+    the mean over the steps that have one (`Signs`), ``null`` if none has.
 
     Examples
     --------
@@ -64,8 +66,9 @@ def summarize(run: RunViews) -> dict[str, Any]:
         "loss_start": loss_start,
         "loss_end": loss_end,
         "lca_total": lca_total,
-        "residual": loss_end - loss_start - state_change - lca_total,
+        "residual": float(rows["residual"].sum()),
         "state_change": state_change,
+        "unmeasured_change": float((rows["loss_start"][1:] - rows["loss_end"][:-1]).sum()),
         "mass": float(rows["mass"].sum()),
         "max_step_residual": float(np.abs(rows["residual"]).max()),
         "unconverged_steps": int(np.count_nonzero(~rows["converged"])),

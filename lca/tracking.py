@@ -11,13 +11,13 @@ from contextlib import contextmanager
 from os import PathLike
 from typing import Any, Literal, Protocol, TypeAlias, get_args
 
-from lca.allocation import Estimator, start_each
+from lca.allocation import Estimator, start_each, with_terms
 from lca.errors import LCAError, LCAWarning, UnknownNameError
 from lca.estimators import Adaptive
 from lca.estimators.stochastic import needs_of
 from lca.handover import HandOver, Source
 from lca.layout import Layout, check_same_layout
-from lca.objective import Objective, State, state_of
+from lca.objective import Objective, State, Sum, state_of
 from lca.record import Record
 from lca.step import Step
 from lca.summary import RunViews, summarize
@@ -49,7 +49,8 @@ class Measurement:
     every
         Measure every n-th step, or those for which ``every(index)`` is true.
     views
-        Makes the view of one measured loss from its layout; default: everything `summary` needs.
+        Makes the view of one measured loss from its layout; default: everything `summary` needs, which
+        the terms of a `lca.Sum` then get as well (a few passes over their allocations a step).
     on_error
         ``"warn"``: an error in measuring ends the measuring with a warning, and the training goes on.
         ``"raise"``: it is raised.
@@ -60,7 +61,7 @@ class Measurement:
     Attributes
     ----------
     views
-        The view of each measured loss, by name.
+        The view of each measured loss, by name, and of its terms (``train/penalty``) if it is a `RunViews`.
     needs
         What the estimator needs from the training loop: names of fields of `lca.Step`.
     error
@@ -84,7 +85,7 @@ class Measurement:
         self.needs = needs_of(estimator)
         self._every = every
         self._on_error = on_error
-        self.views = {name: views(measured.layout) for name, measured in self.objectives.items()}
+        self.views = _views_of(self.objectives, views)
         self.error: Exception | None = None
         self._record = None if record is None else self._begun(record, estimator)
 
@@ -107,8 +108,9 @@ class Measurement:
     def measure(self, step: Step) -> None:
         """Allocate a step, show it to the views and record it."""
         rows = self._allocate(step)
-        for name, allocation in rows.items():
-            self.views[name].update(allocation)
+        for name, allocation in with_terms(rows).items():
+            if name in self.views:
+                self.views[name].update(allocation)
         if self._record is not None:
             self._record.update(rows)
 
@@ -133,7 +135,9 @@ class Measurement:
             )
 
     def summary(self) -> dict[str, dict[str, Any]]:
-        """`lca.summary.summarize` of each measured loss, by name.
+        """`lca.summary.summarize` of each measured loss, and of the terms of a `lca.Sum`, by name.
+
+        A term is called by the loss and its own name: ``train/penalty``.
 
         Raises
         ------
@@ -145,6 +149,8 @@ class Measurement:
             if not isinstance(view, RunViews):
                 raise LCAError("summary() needs the default views; read your own from `views`.")
             if not len(view.trace.rows):
+                if name not in self.objectives:
+                    continue  # an estimator that does not keep the terms apart
                 raise LCAError(f"no step was measured{self._why()}.")
             summaries[name] = summarize(view)
         return summaries
@@ -156,7 +162,17 @@ class Measurement:
         return made.begin(layout, estimator=estimator, settings=every)
 
     def _why(self) -> str:
-        return "" if self.error is None else f": {type(self.error).__name__}: {self.error}"
+        return "" if self.error is None else f": {type(self.error).__name__}: {self.error}".rstrip(".")
+
+
+def _views_of(objectives: Mapping[str, Objective], make: Callable[[Layout], View]) -> dict[str, View]:
+    """The view of each measured loss; where it can tell the `summary` of that, one of each term as well."""
+    views: dict[str, View] = {}
+    for name, measured in objectives.items():
+        views[name] = make(measured.layout)
+        if isinstance(measured, Sum) and isinstance(views[name], RunViews):
+            views |= {f"{name}/{term}": RunViews.of(measured.layout) for term in measured.terms}
+    return views
 
 
 class LiveTheta(Protocol):

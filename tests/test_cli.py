@@ -241,6 +241,12 @@ def test_the_help_names_optimizers_that_exist(capsys):
     assert "--estimator" in capsys.readouterr().out
 
 
+def test_the_help_names_the_installed_backends(capsys):
+    with pytest.raises(SystemExit):
+        main(["demo", "--help"])
+    assert "installed: numpy, tensorflow, torch (numpy)" in " ".join(capsys.readouterr().out.split())
+
+
 def test_help_needs_no_extra():
     code = (
         "import sys; sys.modules['matplotlib'] = sys.modules['tqdm'] = None; "

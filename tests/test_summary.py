@@ -1,6 +1,7 @@
 """The summary of a run: its keys, its balance, and that JSON keeps it."""
 
 import json
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -46,7 +47,8 @@ def test_every_number_of_a_run_that_can_be_added_up_by_hand():
     assert summary.keys() >= KEYS
     expected = {
         "parameters": 3, "steps": 2, "loss_start": 2.0, "loss_end": 0.75, "lca_total": -1.0,
-        "residual": -0.25, "mass": 2.0, "max_step_residual": 0.5, "unconverged_steps": 2,
+        "residual": -0.25, "unmeasured_change": 0.0,
+        "mass": 2.0, "max_step_residual": 0.5, "unconverged_steps": 2,
         "full_gradients_per_step": 2.5, "helping_percent": 75.0, "zero_percent": 100 / 3,
         "steps_without_helping_percent": 0, "per_tensor": {"fc.weight": -1.5, "fc.bias": 0.5},
         "helping_percent_per_tensor": {"fc.weight": 100.0, "fc.bias": 0.0},
@@ -58,6 +60,17 @@ def test_a_state_change_is_no_residual():
     step = StepAllocation(np.array([-1.0, 0.0, 0.0]), 2.0, 1.5, residual=0.25, state_change=0.25, mass=1.0)
     summary = summarize(views(step))
     assert (summary["state_change"], summary["residual"], summary["unconverged_steps"]) == (0.25, 0.25, 0)
+
+
+def test_what_happened_between_measured_steps_is_no_residual():
+    """Of three steps the middle one is left out: 1.75 to 1.25."""
+    first, last = two_steps()
+    last = replace(last, loss_start=1.25, loss_end=0.25, step=2)
+    s = summarize(views(first, last))
+    assert (s["residual"], s["unmeasured_change"], s["lca_total"]) == (-0.25, -0.5, -1.0)
+    change = s["lca_total"] + s["state_change"] + s["residual"] + s["unmeasured_change"]
+    assert s["loss_end"] - s["loss_start"] == change == -1.75
+    assert summarize(views(*two_steps()))["unmeasured_change"] == 0.0
 
 
 def test_the_summary_of_a_real_run_balances():

@@ -36,6 +36,15 @@ def group_rows(record: "Dataset", by: By = "layer", measured: str = "train") -> 
     return np.asarray(_of(record, f"{by}_total", measured).transpose("step", by).values)
 
 
+def is_class(name: str) -> bool:
+    """Whether this is the loss of a class, measured beside others or a term of one.
+
+    >>> is_class("class 0"), is_class("train/class 0"), is_class("by class")
+    (True, True, False)
+    """
+    return name.rpartition("/")[2].startswith(CLASS)
+
+
 def class_rows(record: "Dataset", by: By = "layer") -> tuple[tuple[str, ...], np.ndarray]:
     """The names of the per-class losses, and their group totals: shape (T, groups, classes).
 
@@ -43,7 +52,7 @@ def class_rows(record: "Dataset", by: By = "layer") -> tuple[tuple[str, ...], np
     record calls ``train/class 0`` and so on.
     """
     measured = (str(name) for name in record["measured"].values)
-    names = tuple(name for name in measured if name.rpartition("/")[2].startswith(CLASS))
+    names = tuple(name for name in measured if is_class(name))
     if not names:
         raise LCAError("the record has no losses by class; measure 'class 0', 'class 1', ... beside 'train'.")
     totals = _variable(record, f"{by}_total").sel(measured=list(names))

@@ -4,7 +4,7 @@ from argparse import ArgumentParser, Namespace
 from pathlib import Path
 from typing import get_args
 
-from lca.backend import Dtype
+from lca.backend import Dtype, offered_backends
 from lca.commands.command import Command
 from lca.commands.demo_run import DemoSettings, run_demo
 from lca.commands.summary_text import summary_text
@@ -29,7 +29,9 @@ def add_arguments(parser: ArgumentParser) -> None:
     add("--tol", type=float, default=default.tol, help=_TOL_HELP)
     add("--dtype", default=default.dtype, choices=get_args(Dtype), help="of the parameters (%(default)s)")
     add("--seed", type=int, default=default.seed, help="of initial weights and batches (%(default)s)")
-    add("--backend", default=default.backend, help="what computes losses and gradients (%(default)s)")
+    add(
+        "--backend", default=default.backend, help=f"installed: {', '.join(offered_backends())} (%(default)s)"
+    )
     add("--out", type=Path, default=Path("lca-demo"), metavar="FOLDER", help=_OUT_HELP)
     add("--quiet", action="store_true", help="print nothing but errors")
 

@@ -6,7 +6,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, get_args
 
-from lca.allocation import Estimator, StepAllocation
+from lca.allocation import Estimator, StepAllocation, with_terms
 from lca.errors import UnknownNameError
 from lca.extras import extra
 from lca.layout import Layout, check_same_layout
@@ -15,7 +15,7 @@ from lca.record.about import Dtype, Mode, attributes, plan_of
 from lca.record.blocks import Blocks
 from lca.record.citation import citation
 from lca.record.reading import open_group
-from lca.record.rows import Rows, with_terms
+from lca.record.rows import Rows
 from lca.record.schema import Content, Plan, RecordError
 
 BLOCK = 64
@@ -216,8 +216,8 @@ def _check_target(path: Path, mode: Mode, *, block: int, resume_at: int | None) 
     if path.exists():
         if mode == "x":
             raise RecordError(
-                f"there is something at {str(path)!r} already; mode='a' goes on with a record, mode='w' "
-                "replaces it."
+                f"there is something at {str(path)!r} already; lca.Record(path, mode='a') goes on with a "
+                "record, mode='w' replaces it: record=lca.Record(path, mode='w')."
             )
         open_group(path)  # nothing but a record is ever continued or replaced
     check_writable(path.parent)

@@ -1,7 +1,5 @@
 """From the allocations of a step to its row in a record."""
 
-from collections.abc import Mapping
-
 import numpy as np
 
 from lca.allocation import StepAllocation
@@ -72,16 +70,6 @@ def standard_error(allocation: StepAllocation, groups: Groups) -> np.ndarray | f
     for copies in allocation.replicates.values():
         variance += np.var([groups.total(copy) for copy in copies], axis=0, ddof=1) / len(copies)
     return np.sqrt(variance)
-
-
-def with_terms(rows: Mapping[str, StepAllocation]) -> dict[str, StepAllocation]:
-    """Measured losses by name, and after each one its terms (``train/penalty``)."""
-    found = {}
-    for name, allocation in rows.items():
-        found[name] = allocation
-        for term, part in allocation.terms.items():
-            found[f"{name}/{term}"] = part
-    return found
 
 
 def _scalars(a: StepAllocation) -> Cells:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from lca.analysis import group_names, group_rows, group_signs
-from lca.analysis.reading import CLASS
+from lca.analysis.reading import is_class
 from lca.errors import LCAError
 from lca.layout import Layout
 from lca.views.signs import Signs
@@ -42,7 +42,7 @@ class Run:
     @cached_property
     def losses(self) -> tuple[str, ...]:
         """Those that are no loss of a class and no term of another."""
-        whole = [name for name in self.measured if not name.startswith(CLASS) and "/" not in name]
+        whole = [name for name in self.measured if not is_class(name) and "/" not in name]
         return tuple(whole) or self.measured[:1]
 
     @cached_property

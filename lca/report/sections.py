@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from lca.analysis import class_rows, histogram
-from lca.analysis.reading import CLASS
+from lca.analysis.reading import CLASS, is_class
 from lca.record.citation import citation
 from lca.report import charts
 from lca.report.balance import Balance, Tone, balance
@@ -128,13 +128,14 @@ def explorer(run: Run) -> Section:
 
 def classes(run: Run) -> Section | None:
     """Layers by class; ``None`` without losses by class."""
-    if not any(name.startswith(CLASS) for name in run.measured):
+    if not any(is_class(name) for name in run.measured):
         return None
     names, rows = class_rows(run.record)
+    one = len({name.rpartition("/")[0] for name in names}) == 1
     totals = rows.sum(axis=0)
     table = Table(
         "Sum over the run, of each layer (row) for the loss of each class (column)",
-        ("", *(name.removeprefix(CLASS) for name in names)),
+        ("", *(name.rpartition(CLASS)[2] if one else name for name in names)),
         [(layer, *map(charts.signed, row)) for layer, row in zip(run.layers, totals, strict=True)],
         folded=False,
     )

@@ -112,7 +112,11 @@ def test_several_losses_and_terms_in_one_fit():
     ours = LCACallback(losses, on_error="raise")
     fit(model, ours)
     summary = ours.summary()
-    assert set(summary) == set(losses)
+    assert set(summary) == {*losses, "by class/class 0", "by class/class 1", "by class/class 2"}
+    rest = summary["by class"]["lca_total"] - sum(
+        summary[f"by class/class {c}"]["lca_total"] for c in range(3)
+    )
+    assert abs(rest) <= tolerances.summed(summary["by class"]["mass"], float(np.finfo(np.float32).eps))
     theta = losses["train"].theta()
     assert all(summary[name]["loss_end"] == losses[name].loss(theta) for name in losses)
     assert summary["train"]["loss_end"] != summary["held out"]["loss_end"]

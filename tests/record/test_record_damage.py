@@ -250,7 +250,11 @@ def closed(path):
 
 
 REFUSED = {
-    "exists": (Record, RecordError, r"something at '.*' already; mode='a' goes on"),
+    "exists": (
+        Record,
+        RecordError,
+        r"something at '.*' already; .*replaces it: record=lca.Record.path, mode='w'.",
+    ),
     "mode": (lambda p: Record(p, mode="r"), UnknownNameError, r"unknown mode 'r'; known: a, w, x"),
     "block": (lambda p: Record(p / "x", block=0), RecordError, r"block must be at least 1"),
     "resume": (lambda p: Record(p / "x", resume_at=3), RecordError, r"resume_at=3 needs mode='a'"),

@@ -285,6 +285,19 @@ def test_classes_have_a_table_and_are_no_main_losses(tmp_path):
     assert table.rows[0][1] == charts.signed(run_values(3)[:, :28].sum() / 4)
 
 
+@pytest.mark.parametrize(
+    ("names", "head"),
+    [
+        (("train", "by class", "by class/class 0", "by class/class 1"), ("", "0", "1")),
+        (("train", "train/class 0", "held/class 0"), ("", "train/class 0", "held/class 0")),
+    ],
+)
+def test_classes_that_are_terms_of_a_loss_are_found(tmp_path, names, head):
+    run = Run(write(tmp_path / "run.zarr", run_values(3), names=names))
+    assert sections.classes(run).tables[0].head == head
+    assert run.losses == tuple(name for name in names if "/" not in name)
+
+
 def test_how_it_was_measured_and_how_to_cite(tmp_path):
     record = write(tmp_path / "run.zarr", run_values(3), estimator=lca.PathIntegral(), settings={"lr": 0.5})
     text = Page(render_report(record)).text
