@@ -121,7 +121,7 @@ class LCACallback(keras.callbacks.Callback):
         return self._failed if self._measurement is None else self._measurement.error
 
     def summary(self) -> dict[str, dict[str, Any]]:
-        """`lca.summary.summarize` of each measured loss, by name.
+        """`lca.summary.summarize` of each measured loss and each term of one, by name.
 
         Raises
         ------

@@ -104,7 +104,7 @@ class Tracker:
         return self._measurement.error
 
     def summary(self) -> dict[str, dict[str, Any]]:
-        """`lca.summary.summarize` of each measured loss, by name."""
+        """`lca.summary.summarize` of each measured loss and each term of one, by name."""
         return self._measurement.summary()
 
     @contextmanager

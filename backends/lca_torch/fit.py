@@ -58,7 +58,7 @@ class FitTracking:
         return self._failed if self.tracker is None else self.tracker.error
 
     def summary(self) -> dict[str, dict[str, Any]]:
-        """`lca.summary.summarize` of each measured loss, by name.
+        """`lca.summary.summarize` of each measured loss and each term of one, by name.
 
         Raises
         ------

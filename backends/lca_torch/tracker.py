@@ -115,7 +115,7 @@ class Tracker:
         return self._measurement.error
 
     def summary(self) -> dict[str, dict[str, Any]]:
-        """`lca.summary.summarize` of each measured loss, by name."""
+        """`lca.summary.summarize` of each measured loss and each term of one, by name."""
         if not self._entered:
             raise LCAError("this tracker was never at work; put the training loop inside `with tracker:`.")
         return self._measurement.summary()

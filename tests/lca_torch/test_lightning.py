@@ -155,7 +155,8 @@ def test_a_part_of_the_module_can_be_measured_and_several_losses():
 
     callback = LightningCallback(both, every=3)
     fit(module(), callback)
-    assert {name: summary["steps"] for name, summary in callback.summary().items()} == {"all": 4, "part": 4}
+    steps = {name: summary["steps"] for name, summary in callback.summary().items()}
+    assert steps == {"all": 4, "all/data": 4, "part": 4}
     assert set(callback.summary()["all"]["per_tensor"]) == {"0.weight", "0.bias", "3.weight", "3.bias"}
 
 

@@ -87,7 +87,7 @@ def test_several_losses_and_terms_in_one_run():
         closure_of(model, optimizer, X, Y)()
         optimizer.step()
     summary = tracker.summary()
-    assert set(summary) == {"train", "heldout"}
+    assert set(summary) == {"train", "train/data", "train/penalty", "heldout"}
     theta = data.theta()
     assert summary["train"]["loss_end"] == data.loss(theta) + decay.loss(theta)
     assert summary["heldout"]["loss_end"] == heldout.loss(theta)
