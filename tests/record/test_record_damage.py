@@ -43,7 +43,8 @@ def test_a_killed_process_loses_at_most_a_block(tmp_path):
         written = int(rng.integers(BLOCK, 3 * BLOCK))
         killed = kill(tmp_path / "run.zarr", written, rng.uniform(0.0, 0.1))  # checks every row that is left
         assert killed.began == rows
-        assert 0 <= killed.lost <= BLOCK
+        # One more than was said, if the kill came when the row was there and had not been said yet.
+        assert -1 <= killed.lost <= BLOCK
         rows = killed.kept
     assert rows > 0
 
