@@ -12,7 +12,7 @@ from lca.backend import load_backend
 from lca.commands.demo_run import DemoSettings, run_demo
 from lca.testing import tolerances
 from lca.testing.problems import random_batch
-from lca.testing.strategies import networks, optimizers, seeds
+from lca.testing.strategies import FEATURES, networks, optimizers, seeds
 from lca.vectors import vector_ops
 
 BACKENDS = ("numpy", "torch", "tensorflow")
@@ -31,8 +31,13 @@ def per_tensor(backend, network, seed, optimizer, penalty):
     return {name: t.sum() for name, t in network.layout.unflatten(totals).items()}, mass
 
 
+# Before batch statistics a bias has no gradient but rounding, which Adam and RMSProp blow up to whole steps:
+# there two backends may part ways. The kit compares them there on one path.
+WITH_A_GRADIENT = networks(features=[feature for feature in FEATURES if feature != "batch_norm"])
+
+
 @settings(max_examples=12)
-@given(networks(), seeds, optimizers(), st.sampled_from([0.0, 0.1]))
+@given(WITH_A_GRADIENT, seeds, optimizers(), st.sampled_from([0.0, 0.1]))
 def test_allocations_agree_on_random_networks(network, seed, optimizer, penalty):
     (reference, mass), *others = (
         per_tensor(load_backend(name), network, seed, optimizer, penalty) for name in BACKENDS
