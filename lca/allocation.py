@@ -69,7 +69,8 @@ class StepAllocation:
     replicates
         From a stochastic estimator with error bars: for each node, at time ``t + s``, m independent and
         unbiased copies (K,) of that node's share of ``values``, which is their mean. Neighbouring steps
-        share the sample at the node between them, under the same key.
+        share the sample at the node between them, under the same key. Those of `CrossFit` have the right
+        spread only, and another mean.
     terms
         One allocation for each term when the objective is a `Sum`.
     source

@@ -253,10 +253,10 @@ def _stderr_bound(run: Run, loss: str) -> Array | None:
 
     Neighbouring steps share a sample, so their errors may not be added up as if they were independent. Those
     of every other step may: with E the even and O the odd steps,
-    Var(E + O) ≤ 2 (Var E + Var O) = 2 Σ_t stderr_t².
+    Var(E + O) ≤ 2 (Var E + Var O) = 2 Σ_t stderr_t². ``None`` if a step has none: the bar would be too short.
     """
     errors = run.stderr(loss)
-    return None if errors is None else np.sqrt(2 * (np.nan_to_num(errors) ** 2).sum(axis=0))
+    return None if errors is None or np.isnan(errors).any() else np.sqrt(2 * (errors**2).sum(axis=0))
 
 
 def _ends(run: Run) -> Array:
