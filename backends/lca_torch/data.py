@@ -60,19 +60,25 @@ def leaves(tree: Tree, path: str = "") -> Iterator[tuple[str, Any]]:
         yield from leaves(value, f"{path}[{key!r}]")
 
 
+def _filled(tree: Tree, tensors: Iterable[Tensor]) -> Tree:
+    """``tree`` with these tensors in place of its own, in order."""
+    own = iter(tensors)
+    return tree_map(lambda _: next(own), tree)
+
+
 def examples_in(batch: Tree) -> int:
     """The number of examples: the length of the first tensor of a batch.
 
     >>> examples_in((torch.zeros(7, 3), torch.zeros(7)))
     7
     """
-    first = next((tensor for tensor in tensors_in(batch) if tensor.ndim), None)
-    if first is None:
-        raise DataError(
-            f"a batch of type {type(batch).__name__} holds no tensor with one row an example, so its size is "
-            "unknown; pass batch_weight=function of a batch."
-        )
-    return len(first)
+    for _, leaf in leaves(batch):
+        if isinstance(leaf, Tensor) and leaf.ndim:
+            return len(leaf)
+    raise DataError(
+        f"a batch of type {type(batch).__name__} holds no tensor with one row an example, so its size is "
+        "unknown; pass batch_weight=function of a batch."
+    )
 
 
 def describe(batch: Tree) -> str:
@@ -100,8 +106,8 @@ class Rows:
     def batches(self, batch_size: int | None) -> Iterator[Tree]:
         """All rows, in order."""
         size = batch_size or len(self)
-        for start in range(0, len(self), size):
-            yield self.take(slice(start, start + size))
+        parts = zip(*(torch.split(tensor, size) for tensor in tensors_in(self.tree)), strict=True)
+        yield from (_filled(self.tree, part) for part in parts)
 
     def last(self, batch_size: int | None) -> Tree:
         """The last batch, which may be the smallest."""

@@ -4,6 +4,7 @@ The model's own parameters and buffers are never written: `torch.func.functional
 the buffers in their place for the time of a forward pass.
 """
 
+import math
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from itertools import count
@@ -81,20 +82,22 @@ class ModelLoss:
         """Mean loss over the batches, summed in float64, and its gradient (K,) if asked for."""
         with self._measuring(theta, gradient=gradient):
             leaves = Leaves(theta, self.layout, self.trainable() if gradient else ())
-            total, weights = torch.zeros((), dtype=torch.float64, device=self.device), 0.0
+            losses: list[Tensor] = []
+            weights: list[float] = []
 
             def add(loss: Tensor, batch: Tree) -> None:
-                nonlocal weights
                 weight = float(self.batch_weight(batch))
                 if gradient:
                     leaves.add_gradient(loss, weight)
-                total.add_(loss.detach().double(), alpha=weight)
-                weights += weight
+                losses.append(loss.detach())
+                weights.append(weight)
 
             self._each(leaves.tensors, state, batches, add)
-        if not weights:
+        weight = math.fsum(weights)
+        if not weight:
             raise DataError("the measured batches weigh 0 together; pass a batch_weight that is positive.")
-        return float(total) / weights, leaves.grad.div_(weights) if gradient else None
+        found = torch.stack(losses).double().cpu().numpy()
+        return math.fsum(found * weights) / weight, leaves.grad.div_(weight) if gradient else None
 
     def each(self, theta: Tensor, batches: Iterable[Tree], then: Then) -> None:
         """What the loss function says of each batch, whatever it is, without gradients."""
@@ -123,9 +126,7 @@ class ModelLoss:
     ) -> None:
         """The loss of each batch, handed to ``then`` as soon as it is there."""
         dtype = next(iter(tensors.values())).dtype
-        ready = (
-            tree_map(lambda t: _in_precision(normal(t).to(self.device), dtype), batch) for batch in batches
-        )
+        ready = (tree_map(lambda t: _in_precision(normal(t), dtype, self.device), batch) for batch in batches)
         functional_call(self._losses, self._values(tensors, state), (ready, then))
 
     def _values(self, tensors: dict[str, Tensor], state: State | None) -> dict[str, Tensor]:
@@ -134,7 +135,7 @@ class ModelLoss:
         buffers = dict(self._model.named_buffers()) | dict(state or {})
         buffers = {name: buffer.detach().clone() for name, buffer in buffers.items()}
         omitted = {n: p.detach() for n, p in self._model.named_parameters() if n not in tensors}
-        others = {n: _in_precision(t, dtype) for n, t in {**omitted, **buffers}.items()}
+        others = {n: _in_precision(t, dtype, t.device) for n, t in {**omitted, **buffers}.items()}
         return {f"model.{name}": tensor for name, tensor in {**tensors, **others}.items()}
 
     @contextmanager
@@ -168,9 +169,9 @@ def _require_theta_alone(loss: Tensor, own: Mapping[str, Tensor]) -> None:
         )
 
 
-def _in_precision(tensor: Tensor, dtype: torch.dtype) -> Tensor:
+def _in_precision(tensor: Tensor, dtype: torch.dtype, device: torch.device) -> Tensor:
     """Numbers in single or double precision follow θ; integers and what is half on purpose stay."""
-    return tensor.to(dtype) if tensor.dtype in (torch.float32, torch.float64) else tensor
+    return tensor.to(device, dtype if tensor.dtype in (torch.float32, torch.float64) else tensor.dtype)
 
 
 class _Losses(nn.Module):
@@ -228,6 +229,8 @@ def usual_loss(loss_fn: Callable[[Any, Any], Tensor] | None) -> BatchLoss:
 
 
 def _apply(model: nn.Module, inputs: Tree) -> Any:
+    if isinstance(inputs, Tensor):
+        return model(inputs)
     if isinstance(inputs, Mapping):
         return model(**inputs)
     if isinstance(inputs, tuple | list):

@@ -135,4 +135,4 @@ class Leaves:
 
     def add_gradient(self, loss: Tensor, weight: float = 1.0) -> None:
         """Add ``weight · ∂loss/∂θ`` to ``grad``; no other ``.grad`` is touched; frees the graph."""
-        torch.autograd.backward(weight * loss, inputs=self._wanted)
+        torch.autograd.backward(loss, torch.full_like(loss, weight), inputs=self._wanted)
