@@ -32,7 +32,8 @@ def read_hdf5(path: str | PathLike[str], *, neuron_axis: int = -1) -> tuple[Layo
     path
         The file.
     neuron_axis
-        The axis of each tensor that runs over its output neurons: the last one, as TensorFlow has it.
+        The axis of each tensor that runs over its output neurons: the last one, as TensorFlow has it; 0 for
+        weights as PyTorch has them.
 
     Returns
     -------
@@ -43,7 +44,8 @@ def read_hdf5(path: str | PathLike[str], *, neuron_axis: int = -1) -> tuple[Layo
     Raises
     ------
     DataError
-        If the file cannot be read, or does not hold what is said above. Objects (pickles) are never loaded.
+        If the file cannot be read, does not hold what is said above, or a bias tells that the neurons are
+        along another axis. Objects (pickles) are never loaded.
     TrajectoryError
         If there are fewer than two points.
 
@@ -81,7 +83,9 @@ def read_hdf5(path: str | PathLike[str], *, neuron_axis: int = -1) -> tuple[Layo
             f"describe rows of {weights.shape[1]}."
         )
     axes = tuple(range(len(shape))[neuron_axis] if shape else None for shape in shapes)
-    return Layout(tuple(names), tuple(shapes), axes), Trajectory(weights)
+    layout = Layout(tuple(names), tuple(shapes), axes)
+    _check_neurons(path, layout, neuron_axis)
+    return layout, Trajectory(weights)
 
 
 def in_order(paths: Iterable[Path]) -> list[Path]:
@@ -107,6 +111,20 @@ def in_order(paths: Iterable[Path]) -> list[Path]:
             "order of training."
         )
     return ordered
+
+
+def _check_neurons(path: str | PathLike[str], layout: Layout, axis: int) -> None:
+    """A bias has an entry a neuron: it tells that the neurons of a weight are along another axis."""
+    groups = layout.groups("layer")
+    layers = [groups.names[groups.index[at]] for at in layout.offsets]
+    biases = {layer: s[0] for layer, s in zip(layers, layout.shapes, strict=True) if len(s) == 1}
+    for name, layer, shape in zip(layout.names, layers, layout.shapes, strict=True):
+        size = biases.get(layer)
+        if len(shape) > 1 and size is not None and shape[axis] != size and size in shape:
+            raise DataError(
+                f"{path}: {name} of shape {shape} belongs to a bias of {size}, so its neurons are not along "
+                f"axis {axis}; pass neuron_axis={shape.index(size)}."
+            )
 
 
 def _attribute(path: str | PathLike[str], weights: Any, name: str) -> Any:

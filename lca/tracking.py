@@ -9,7 +9,7 @@ import warnings
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from os import PathLike
-from typing import Any, Literal, Protocol, TypeAlias, get_args
+from typing import Any, Literal, Protocol, TypeAlias, get_args, runtime_checkable
 
 from lca.allocation import Estimator, start_each, with_terms
 from lca.errors import LCAError, LCAWarning, UnknownNameError
@@ -27,6 +27,17 @@ from lca.views import View
 OnError: TypeAlias = Literal["warn", "raise"]
 Schedule: TypeAlias = int | Callable[[int], bool]
 RecordTo: TypeAlias = Record | str | PathLike[str]
+
+
+@runtime_checkable
+class ViewsByName(Protocol):
+    """Makes the view of one measured loss where its name matters, as for what is written somewhere."""
+
+    def view_of(self, name: str, layout: Layout) -> View:
+        """The view of the measured loss ``name``."""
+
+
+MakeViews: TypeAlias = Callable[[Layout], View] | ViewsByName
 
 
 def check_options(every: Schedule, on_error: OnError) -> None:
@@ -49,8 +60,9 @@ class Measurement:
     every
         Measure every n-th step, or those for which ``every(index)`` is true.
     views
-        Makes the view of one measured loss from its layout; default: everything `summary` needs, which
-        the terms of a `lca.Sum` then get as well (a few passes over their allocations a step).
+        Makes the view of one measured loss from its layout, or is a `ViewsByName`; default: everything
+        `summary` needs, which the terms of a `lca.Sum` then get as well (a few passes over their allocations
+        a step).
     on_error
         ``"warn"``: an error in measuring ends the measuring with a warning, and the training goes on.
         ``"raise"``: it is raised.
@@ -74,7 +86,7 @@ class Measurement:
         estimator: Estimator | None = None,
         *,
         every: Schedule = 1,
-        views: Callable[[Layout], View] = RunViews.of,
+        views: MakeViews = RunViews.of,
         on_error: OnError = "warn",
         record: RecordTo | None = None,
     ) -> None:
@@ -165,11 +177,12 @@ class Measurement:
         return "" if self.error is None else f": {type(self.error).__name__}: {self.error}".rstrip(".")
 
 
-def _views_of(objectives: Mapping[str, Objective], make: Callable[[Layout], View]) -> dict[str, View]:
+def _views_of(objectives: Mapping[str, Objective], make: MakeViews) -> dict[str, View]:
     """The view of each measured loss; where it can tell the `summary` of that, one of each term as well."""
     views: dict[str, View] = {}
     for name, measured in objectives.items():
-        views[name] = make(measured.layout)
+        layout = measured.layout
+        views[name] = make.view_of(name, layout) if isinstance(make, ViewsByName) else make(layout)
         if isinstance(measured, Sum) and isinstance(views[name], RunViews):
             views |= {f"{name}/{term}": RunViews.of(measured.layout) for term in measured.terms}
     return views

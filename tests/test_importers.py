@@ -81,6 +81,15 @@ def test_what_is_no_such_run_is_refused(tmp_path, what):
         read_hdf5(saved(tmp_path / "run.h5", **options))
 
 
+def test_a_bias_tells_along_which_axis_neurons_are(tmp_path):
+    path = saved(tmp_path / "run.h5", names=["fc.weight", "fc.bias"], shapes="[(2, 3), (2,)]")
+    with pytest.raises(
+        DataError, match=r"fc\.weight of shape \(2, 3\) belongs to a bias of 2.* pass neuron_axis=0"
+    ):
+        read_hdf5(path)
+    assert read_hdf5(path, neuron_axis=0)[0].neuron_axes == (0, 0)
+
+
 def test_a_run_of_one_point_is_refused(tmp_path):
     with pytest.raises(TrajectoryError, match="at least two points"):
         read_hdf5(saved(tmp_path / "run.h5", POINTS[:1]))

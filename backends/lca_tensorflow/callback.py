@@ -1,17 +1,16 @@
 """`LCACallback`: allocates the loss change of every update that `model.fit` makes."""
 
 import warnings
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 import keras
 
 from lca.allocation import Estimator
 from lca.errors import LCAError, LCAWarning
-from lca.layout import Layout
 from lca.objective import Objective as AnyObjective
 from lca.summary import RunViews
-from lca.tracking import Measurement, OnError, RecordTo, Schedule, check_options
+from lca.tracking import MakeViews, Measurement, OnError, RecordTo, Schedule, check_options
 from lca.views import View
 from lca_tensorflow.objective import Objective
 from lca_tensorflow.policies import BatchNormPolicy
@@ -67,7 +66,7 @@ class LCACallback(keras.callbacks.Callback):
         batch_norm: BatchNormPolicy | Mapping[str, BatchNormPolicy] | None = None,
         estimator: Estimator | None = None,
         every: Schedule = 1,
-        views: Callable[[Layout], View] = RunViews.of,
+        views: MakeViews = RunViews.of,
         on_error: OnError = "warn",
         record: RecordTo | None = None,
     ) -> None:

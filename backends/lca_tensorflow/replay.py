@@ -3,6 +3,7 @@
 from collections.abc import Iterable, Iterator, Mapping
 from os import PathLike
 from pathlib import Path
+from textwrap import shorten
 
 import tensorflow as tf
 
@@ -81,8 +82,9 @@ def _read(path: Path, objectives: Mapping[str, AnyObjective]) -> tuple[tf.Tensor
         states = [state_of(o) or {} for o in objectives.values()]
         return measured.theta(), {name: value for state in states for name, value in state.items()} or None
     except Exception as error:  # Keras raises whatever the file leads to
+        said = shorten(str(error), 300, placeholder=" ...")  # Keras prints whole variables
         raise TrajectoryError(
-            f"{path} is damaged, or no checkpoint of the model {model.name!r}: {error}"
+            f"{path} is damaged, or a checkpoint of another model than {model.name!r}: {said}"
         ) from error
     finally:
         for variable, value in zip(model.variables, kept, strict=True):

@@ -1,6 +1,6 @@
 """`Tracker`: measures a training loop that somebody else wrote, around its updates."""
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from types import TracebackType
 from typing import Any
@@ -10,10 +10,9 @@ import tensorflow as tf
 
 from lca.allocation import Estimator
 from lca.errors import LCAError
-from lca.layout import Layout
 from lca.objective import Objective as AnyObjective
 from lca.summary import RunViews
-from lca.tracking import Measurement, OnError, RecordTo, Schedule
+from lca.tracking import MakeViews, Measurement, OnError, RecordTo, Schedule
 from lca.views import View
 from lca_tensorflow.updates import Updates
 
@@ -70,7 +69,7 @@ class Tracker:
         estimator: Estimator | None = None,
         *,
         every: Schedule = 1,
-        views: Callable[[Layout], View] = RunViews.of,
+        views: MakeViews = RunViews.of,
         on_error: OnError = "warn",
         record: RecordTo | None = None,
     ) -> None:

@@ -177,4 +177,5 @@ def _load(path: Path) -> Mapping[str, Any]:
 
 
 def _unreadable(path: Path, error: Exception) -> TrajectoryError:
-    return TrajectoryError(f"{path} is damaged or no checkpoint: {type(error).__name__}: {error}")
+    said = f": {error}" if str(error) else ", as of a file that ends too early"
+    return TrajectoryError(f"{path} is damaged or no checkpoint: {type(error).__name__}{said}")

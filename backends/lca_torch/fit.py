@@ -12,10 +12,9 @@ from torch import nn
 
 from lca.allocation import Estimator
 from lca.errors import LCAError, LCAWarning
-from lca.layout import Layout
 from lca.objective import Objective
 from lca.summary import RunViews
-from lca.tracking import OnError, RecordTo, Schedule, check_options
+from lca.tracking import MakeViews, OnError, RecordTo, Schedule, check_options
 from lca.views import View
 from lca_torch.policies import random_state_kept
 from lca_torch.terms import torch_objectives
@@ -33,7 +32,7 @@ class FitTracking:
         estimator: Estimator | None = None,
         *,
         every: Schedule = 1,
-        views: Callable[[Layout], View] = RunViews.of,
+        views: MakeViews = RunViews.of,
         on_error: OnError = "warn",
         record: RecordTo | None = None,
     ) -> None:

@@ -175,6 +175,12 @@ class _Reader:
             if prefix + alias in tensors
         }
 
+    def _fits(self, tensors: Mapping[str, Any], prefix: str) -> bool:
+        """Whether all parameters are there behind this prefix, with their shapes."""
+        found = self._found(tensors, prefix)
+        shapes = zip(self.layout.names, self.layout.shapes, strict=True)
+        return all(name in found and tuple(tensors[found[name]].shape) == shape for name, shape in shapes)
+
     def _hint(self, tensors: Mapping[str, Any]) -> str:
         """What would be found with another key or prefix."""
         nested = [name for name, value in tensors.items() if isinstance(value, Mapping)]
@@ -184,11 +190,11 @@ class _Reader:
         first = self.aliases[self.layout.names[0]]
         prefixes = [n.removesuffix(alias) for n in tensors for alias in first if n.endswith(alias)]
         for prefix in prefixes:
-            if all(name in self._found(tensors, prefix) for name in self.layout.names):
+            if self._fits(tensors, prefix):
                 if not prefix:
                     return f"its names begin with no prefix ({_listed(tensors)}): leave prefix out."
                 return f"names in it begin with {prefix!r}: pass prefix={prefix!r}."
-        return f"it holds {_listed(tensors)}."
+        return f"it holds {_listed(tensors)}; is it a checkpoint of another model?"
 
     @staticmethod
     def _checked(tensor: Any, shape: tuple[int, ...], name: str, path: Path) -> Tensor:

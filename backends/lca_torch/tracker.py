@@ -9,10 +9,10 @@ from torch import Tensor, nn
 
 from lca.allocation import Estimator
 from lca.errors import LayoutError, LCAError
-from lca.layout import Layout, check_same_layout
+from lca.layout import check_same_layout
 from lca.objective import Objective
 from lca.summary import RunViews
-from lca.tracking import Measurement, OnError, RecordTo, Schedule, Watch
+from lca.tracking import MakeViews, Measurement, OnError, RecordTo, Schedule, Watch
 from lca.views import View
 from lca_torch.data import Tree
 from lca_torch.live import ParameterVector, flat, same
@@ -72,7 +72,7 @@ class Tracker:
         estimator: Estimator | None = None,
         *,
         every: Schedule = 1,
-        views: Callable[[Layout], View] = RunViews.of,
+        views: MakeViews = RunViews.of,
         on_error: OnError = "warn",
         record: RecordTo | None = None,
     ) -> None:

@@ -3,7 +3,7 @@
 A record is an `xarray.Dataset` as `lca.open_record` gives it. Only what is asked for is read from disk.
 """
 
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Literal, get_args
 
 import numpy as np
 
@@ -20,8 +20,9 @@ CLASS = "class "
 
 def group_names(record: "Dataset", by: By = "layer") -> tuple[str, ...]:
     """The names of the groups along ``by``, in the order of the columns of `group_rows`."""
+    _check_by(by)
     if by not in record.coords:
-        raise LCAError(f"the record has no groups by {by!r}; record with the view of {by} totals.")
+        raise LCAError(f"the record has no totals by {by}; record with {by}s=True.")
     return tuple(map(str, record[by].values))
 
 
@@ -33,6 +34,7 @@ def group_rows(record: "Dataset", by: By = "layer", measured: str = "train") -> 
     LCAError
         If the record does not have such totals; `UnknownNameError` if it has no such loss.
     """
+    _check_by(by)
     return np.asarray(_of(record, f"{by}_total", measured).transpose("step", by).values)
 
 
@@ -51,6 +53,7 @@ def class_rows(record: "Dataset", by: By = "layer") -> tuple[tuple[str, ...], np
     They are measured losses ``class 0``, ``class 1``, ..., or terms of these names in a `lca.Sum`, which a
     record calls ``train/class 0`` and so on.
     """
+    _check_by(by)
     measured = (str(name) for name in record["measured"].values)
     names = tuple(name for name in measured if is_class(name))
     if not names:
@@ -96,7 +99,17 @@ def _of(record: "Dataset", name: str, measured: str) -> "DataArray":
     return variable.sel(measured=measured)
 
 
+def _check_by(by: str) -> None:
+    if by not in get_args(By):
+        raise UnknownNameError("grouping", by, get_args(By))
+
+
 def _variable(record: "Dataset", name: str) -> "DataArray":
+    if "run" in record.dims:
+        raise LCAError(
+            "these are the records of several runs, and this reads one; choose it with runs.isel(run=0), "
+            "say, or compute over all of them with xarray, as in runs.layer_total.sum('step')."
+        )
     if name not in record.variables:
         raise LCAError(
             f"the record has no {name!r}, which this analysis reads; it has "

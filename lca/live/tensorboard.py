@@ -1,11 +1,11 @@
 """`TensorBoard`: what each layer does for the loss, in TensorBoard while training runs."""
 
 import weakref
-from collections.abc import Sequence
 from dataclasses import dataclass
 from os import PathLike
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
 import numpy as np
 
@@ -24,17 +24,16 @@ BLUE, WHITE, RED = np.array([0, 114, 178]), np.array([255, 255, 255]), np.array(
 class TensorBoard:
     """Makes views that write to TensorBoard: pass it as ``views=`` to a tracker or callback.
 
-    Every measured loss is a run of its own, in a folder with its name, so that TensorBoard draws them into
-    the same charts. Scalars: ``loss``, ``residual_so_far``, ``helping_percent``, and for each layer ``LCA``
-    (of the step) and ``LCA_so_far``; now and then a picture of layers × time, blue where a layer helped. The
-    default views of a tracker are kept too, so its ``summary()`` works.
+    Every measured loss is a run of its own, in a folder with the name that the tracker has for it, so that
+    TensorBoard draws them into the same charts. Scalars: ``loss``, ``residual_so_far``, ``helping_percent``,
+    and for each layer ``LCA`` (of the step) and ``LCA_so_far``; now and then a picture of layers × time, blue
+    where a layer helped. The default views of a tracker are kept too, so its ``summary()`` works.
 
     Parameters
     ----------
     folder
-        For ``tensorboard --logdir``; made if needed.
-    losses
-        Names of the measured losses, in the order in which the tracker has them.
+        For ``tensorboard --logdir``; made if needed. A second tracker that writes here adds to what there
+        is; give every run a folder of its own.
     every, picture_every
         Measured steps between scalars, and between pictures.
 
@@ -63,7 +62,6 @@ class TensorBoard:
         self,
         folder: str | PathLike[str],
         *,
-        losses: Sequence[str] = ("train", "heldout"),
         every: int = 1,
         picture_every: int = 50,
     ) -> None:
@@ -72,23 +70,13 @@ class TensorBoard:
                 raise LCAError(f"{name} must be at least 1 step, got {value}.")
         self._folder = Path(folder)
         check_writable(self._folder)
-        self._losses, self._every, self._picture_every = tuple(losses), every, picture_every
-        self._made = 0
+        self._every, self._picture_every = every, picture_every
         _writer_class()  # fail here, not when training begins
 
-    def __call__(self, layout: Layout) -> "LoggedViews":
-        """The views of the next measured loss."""
-        if self._made == len(self._losses):
-            raise LCAError(
-                f"TensorBoard knows the names of {len(self._losses)} measured losses "
-                f"({', '.join(self._losses)}), and this is one more; pass losses=(...) with all of them, in "
-                "order, and a new TensorBoard to every tracker."
-            )
-        name = self._losses[self._made]
-        self._made += 1
-        log = TensorBoardView(
-            layout, self._folder / name, every=self._every, picture_every=self._picture_every
-        )
+    def view_of(self, name: str, layout: Layout) -> "LoggedViews":
+        """The views of the measured loss ``name`` (`lca.tracking.ViewsByName`)."""
+        folder = self._folder / _folder_name(name)
+        log = TensorBoardView(layout, folder, every=self._every, picture_every=self._picture_every)
         return LoggedViews(**vars(RunViews.of(layout)), log=log)
 
 
@@ -166,6 +154,16 @@ def layer_time_picture(rows: np.ndarray) -> np.ndarray:
     colors = np.round(WHITE + strength[..., None] * (ink - WHITE)).astype(np.uint8)
     wide = colors[np.arange(WIDTH) * count // WIDTH]
     return np.asarray(np.repeat(wide.swapaxes(0, 1), ROW, axis=0))
+
+
+def _folder_name(loss: str) -> str:
+    """The name of a loss as that of one folder, whatever is in it.
+
+    >>> _folder_name("by class"), _folder_name("../up"), _folder_name("..")
+    ('by class', '..%2Fup', '%2E%2E')
+    """
+    name = quote(loss, safe=" ")
+    return name if name.strip(".") else name.replace(".", "%2E") or "unnamed"
 
 
 def _writer_class() -> Any:

@@ -104,6 +104,6 @@ def _draw_bars(ax: Any, sums: np.ndarray, names: Sequence[str]) -> Any:
     ax.invert_yaxis()
     ax.spines["left"].set_visible(False)
     ax.tick_params(axis="y", length=0)
-    ax.set_xlabel("LCA so far, in units of the loss (negative = helped)", fontsize="small")
+    ax.set_xlabel("LCA so far, in units of the loss\n(negative = helped)", fontsize="small")
     ax.set_title("What each layer has done", fontsize="medium")
     return bars

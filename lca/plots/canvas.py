@@ -105,6 +105,15 @@ def cumulative(rows: np.ndarray) -> np.ndarray:
     return np.concatenate([np.zeros((1, *rows.shape[1:])), np.cumsum(rows, axis=0)])
 
 
+def alike(what: str, *arrays: Any) -> tuple[np.ndarray, ...]:
+    """One-dimensional arrays of one length, as they are; NaN leaves a gap in a line."""
+    found = tuple(np.asarray(array) for array in arrays)
+    if found[0].ndim != 1 or any(array.shape != found[0].shape for array in found):
+        shapes = " and ".join(str(array.shape) for array in found)
+        raise LCAError(f"{what} must be one-dimensional and of one length, got shape {shapes}.")
+    return found
+
+
 def grouped(rows: np.ndarray, names: Sequence[str]) -> tuple[np.ndarray, tuple[str, ...]]:
     """Rows (T, groups), T ≥ 1, with one name a group."""
     rows = finite(rows, "the allocations", ndim=2)

@@ -4,6 +4,8 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from lca.analysis.arrays import check_names
+from lca.errors import LCAError
 from lca.extras import extra
 from lca.plots.canvas import (
     BLUE,
@@ -11,6 +13,7 @@ from lca.plots.canvas import (
     LCA_LABEL,
     ORANGE,
     SKY,
+    alike,
     colors,
     cumulative,
     grouped,
@@ -36,6 +39,7 @@ def plot_loss(loss: np.ndarray, rebuilt: np.ndarray, *, name: str = "loss", ax: 
     name
         What the loss is called on the axis.
     """
+    loss, rebuilt = alike("the loss and the rebuilt loss", loss, rebuilt)
     ax = new_axes(ax, title=f"The {name}, measured and rebuilt from its allocations")
     ax.plot(loss, color=SKY, linewidth=4, label="measured")
     ax.plot(rebuilt, color="black", linewidth=1, label="rebuilt from LCA")
@@ -44,7 +48,7 @@ def plot_loss(loss: np.ndarray, rebuilt: np.ndarray, *, name: str = "loss", ax: 
     ax.legend(frameon=False)
     [below] = panels_below(ax, (3, 1))
     zero_line(below)
-    below.plot(loss - np.asarray(rebuilt), color="black", linewidth=1)
+    below.plot(loss - rebuilt, color="black", linewidth=1)
     below.set_ylabel("residual\nso far")
     below.yaxis.set_major_locator(MaxNLocator(3))
     below.ticklabel_format(axis="y", style="sci", scilimits=(0, 0), useMathText=True)
@@ -89,6 +93,8 @@ def plot_train_heldout(
     """
     train, names = grouped(train, names)
     heldout, _ = grouped(heldout, names)
+    if heldout.shape != train.shape:
+        raise LCAError(f"both losses need the same steps, got shape {train.shape} and {heldout.shape}.")
     ax = new_axes(ax, title="What each part did for the training and for the held-out loss")
     zero_line(ax)
     shades = colors(len(names))
@@ -116,8 +122,10 @@ def plot_totals(
     train, heldout
         Totals, shape (groups,).
     """
-    ax = new_axes(ax, title="Which parts made the loss fall")
     both = heldout is not None
+    train, *_ = alike("the totals", train, *([heldout] if both else []))
+    names = check_names(names, len(train), "the totals")
+    ax = new_axes(ax, title="Which parts made the loss fall")
     place, height = np.arange(len(names)), 0.38 if both else 0.6
     ax.axvline(0, color=GREY, linewidth=0.8)
     ax.barh(place - both * height / 2, train, height, color=BLUE, label="training loss")

@@ -5,6 +5,7 @@ import numpy as np
 from lca.analysis.arrays import finite
 from lca.analysis.oscillation import mean_gradient
 from lca.analysis.weibull import WeibullFit
+from lca.errors import LCAError
 from lca.extras import extra
 from lca.plots.canvas import (
     BLUE,
@@ -14,6 +15,7 @@ from lca.plots.canvas import (
     LCA_LABEL,
     ORANGE,
     SKY,
+    alike,
     new_axes,
     panels_below,
     step_axis,
@@ -36,6 +38,7 @@ def plot_helping(
     window
         Steps in the moving average; default T / 20.
     """
+    helping, zero = alike("helping % and zero %", helping, zero)
     ax = new_axes(ax, title="How many parameters helped at each step")
     steps = np.arange(len(helping))
     window = window or max(1, len(helping) // 20)
@@ -66,13 +69,17 @@ def plot_histogram(
     Parameters
     ----------
     edges, helping, hurting
-        Bin edges (bins + 1,) and counts (bins,): the attributes of `lca.views.LogHistogram`.
+        Bin edges (bins + 1,) and counts (bins,): the attributes of `lca.views.LogHistogram`, or what
+        `lca.analysis.histogram` reads, summed over the steps.
     fit
         A Weibull distribution fitted to both together (`lca.analysis.fit_weibull_counts`), drawn as the
         counts it expects.
     note
         Put into the corner, e.g. what lies outside the bins.
     """
+    helping, hurting = alike("counts (add them up over the steps: .sum(axis=0))", helping, hurting)
+    if len(edges) != len(helping) + 1:
+        raise LCAError(f"{len(helping)} bins have {len(helping) + 1} edges, got {len(edges)}.")
     ax = new_axes(ax, title="How large single allocations are")
     filled = np.flatnonzero(helping + hurting)
     shown = slice(filled[0], filled[-1] + 1) if len(filled) else slice(None)
@@ -113,6 +120,7 @@ def plot_parameter(
         The uppermost of three.
     """
     theta, movement, values = (finite(part, "the trace", ndim=1) for part in (theta, movement, values))
+    theta, movement, values = alike("weight, movement and allocation", theta, movement, values)
     ax = new_axes(ax, title=f"One parameter during training{name and ': '}{name}", size=(6, 5))
     gradient, allocation = panels_below(ax, (1, 1, 1))
     ax.plot(theta, color="black", linewidth=1.2)

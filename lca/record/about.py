@@ -5,10 +5,12 @@ from collections.abc import Mapping
 from dataclasses import asdict
 from datetime import UTC, datetime
 from importlib.metadata import version
+from pathlib import Path
 from typing import Any, Literal
 
 from lca.allocation import Estimator
 from lca.layout import Layout
+from lca.record.damage import damage_explained
 from lca.record.schema import CONVENTIONS, FORMAT, SCHEMA_VERSION, Content, Plan, RecordError
 
 Mode = Literal["x", "w", "a"]
@@ -47,13 +49,14 @@ def attributes(plan: Plan, estimator: Estimator | None, settings: Mapping[str, A
     }
 
 
-def plan_of(about: Mapping[str, Any]) -> Plan:
-    """The plan in the attributes of a record."""
-    layout, content = json.loads(about["layout"]), json.loads(about["content"])
-    content["traced"] = tuple(content["traced"])
-    return Plan(
-        Layout(layout["names"], layout["shapes"], layout["neuron_axes"]),
-        tuple(about["measured"]),
-        Content(**content),
-        about["block"],
-    )
+def plan_of(path: Path, about: Mapping[str, Any]) -> Plan:
+    """The plan in the attributes of the record at ``path``."""
+    with damage_explained(path, "what its zarr.json says about it"):
+        layout, content = json.loads(about["layout"]), json.loads(about["content"])
+        content["traced"] = tuple(content["traced"])
+        return Plan(
+            Layout(layout["names"], layout["shapes"], layout["neuron_axes"]),
+            tuple(about["measured"]),
+            Content(**content),
+            about["block"],
+        )

@@ -1,11 +1,13 @@
 """`Blocks`: rows are collected here until there is a block of them, and then written."""
 
+import warnings
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from lca.errors import LCAWarning
 from lca.record.lock import WriterLock
 from lca.record.rows import Cells
 from lca.record.schema import Plan
@@ -48,20 +50,24 @@ class Blocks:
         for leftover in path.rglob("*.partial"):  # of a writer that was killed
             leftover.unlink(missing_ok=True)
         store = BlockStore(path, plan.columns)
-        store.describe(complete=False)
+        kept = store.committed
         if resume_at is not None:
-            store.cut(int(np.searchsorted(store.read("step", slice(0, store.committed)), resume_at)))
+            steps = store.read("step", slice(0, store.committed))
+            _warn_of_gap(path, steps, resume_at)
+            kept = int(np.searchsorted(steps, resume_at))
+        store.describe(complete=False)
+        store.cut(kept)
         return cls(store, plan, lock)
 
     @property
     def rows(self) -> int:
         return self._at + self._held
 
-    def last_step(self) -> int:
-        """The index of the last step; -1 without rows."""
+    def last(self, name: str) -> np.ndarray:
+        """The last row of a variable; there must be one."""
         if self._held:
-            return int(self._block["step"][self._held - 1])
-        return int(self._store.read("step", slice(self._at - 1, self._at))[0]) if self._at else -1
+            return np.array(self._block[name][self._held - 1])
+        return np.asarray(self._store.read(name, slice(self._at - 1, self._at))[0])
 
     def put(self, step: Cells, losses: Iterable[Cells]) -> None:
         """Add a row: what is the same for every measured loss, and what each of them has, in order."""
@@ -92,3 +98,16 @@ class Blocks:
         self._store.trim()
         self._store.describe(complete=complete)
         self._lock.release()
+
+
+def _warn_of_gap(path: Path, steps: np.ndarray, resume_at: int) -> None:
+    """Steps may be left out, by a schedule; more of them than ever before look like a mistake."""
+    usual = int(np.diff(steps, prepend=-1).max(initial=1))
+    last = int(steps[-1]) if len(steps) else -1
+    if resume_at - last > usual:
+        warnings.warn(
+            f"the record {str(path)!r} ends with step {last} and goes on at resume_at={resume_at}: it will "
+            f"have no row for steps {last + 1} to {resume_at - 1}.",
+            LCAWarning,
+            stacklevel=5,
+        )

@@ -1,8 +1,7 @@
 """`open_record`: a record as an `xarray.Dataset`, read when it is used, also while it is being written."""
 
 import math
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from os import PathLike
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -11,6 +10,7 @@ import numpy as np
 
 from lca.extras import extra
 from lca.record.about import plan_of
+from lca.record.damage import Guarded, check_files, damage_explained
 from lca.record.schema import COMMITTED, FORMAT, SCHEMA_VERSION, RecordError
 
 if TYPE_CHECKING:
@@ -61,8 +61,8 @@ def open_record(path: str | PathLike[str]) -> "xarray.Dataset":
         import xarray as xr  # noqa: PLC0415 - half a second, and only for records
 
     group: Any = open_group(path)
-    plan = plan_of(group.attrs)
-    with _explained(path):
+    plan = plan_of(path, group.attrs)
+    with damage_explained(path):
         committed = int(group[COMMITTED][()])  # first: what it counts was complete before it was counted
         labels = {name: (dim, _labels(group[name])) for name, (dim, _) in plan.coordinates.items()}
         variables = {
@@ -166,7 +166,7 @@ def _labels(array: Any) -> Any:
 def _rows(path: Path, array: Any, committed: int) -> Any:
     import dask.array as da  # noqa: PLC0415
 
-    _check_files(path, array, committed)
+    check_files(path, array, committed)
     have = array.shape[0]
     if have < committed:
         raise RecordError(
@@ -176,29 +176,6 @@ def _rows(path: Path, array: Any, committed: int) -> Any:
     files = array.shards or array.chunks
     row_bytes = array.dtype.itemsize * math.prod(array.shape[1:])
     blocks = max(1, _READ_BYTES // max(1, files[0] * row_bytes))
-    whole = da.from_array(array, chunks=(blocks * files[0], *files[1:]))  # type: ignore[no-untyped-call]
+    chunks = (blocks * files[0], *files[1:])
+    whole = da.from_array(Guarded(path, array), chunks=chunks, name=False)  # type: ignore[no-untyped-call]
     return whole[:committed]
-
-
-def _check_files(path: Path, array: Any, committed: int) -> None:
-    """Zarr takes a file that is not there for missing values, so somebody has to look."""
-    files = array.shards or array.chunks
-    counts = [-(-length // size) for length, size in zip((committed, *array.shape[1:]), files, strict=True)]
-    for at in np.ndindex(*counts):
-        name = Path(array.basename, "c", *map(str, at))
-        if not (path / name).is_file():
-            raise RecordError(
-                f"the record {str(path)!r} is damaged: {str(name)!r} is missing. Was it copied in part?"
-            )
-
-
-@contextmanager
-def _explained(path: Path) -> Iterator[None]:
-    try:
-        yield
-    except RecordError:
-        raise
-    except (OSError, KeyError, RuntimeError, ValueError) as error:
-        raise RecordError(
-            f"the record {str(path)!r} is damaged ({type(error).__name__}: {error}); was it copied in part?"
-        ) from error

@@ -1,13 +1,15 @@
 """`Record`: what a run leaves behind on disk, written while it goes on."""
 
+import warnings
 from collections.abc import Mapping, Sequence
+from dataclasses import asdict
 from os import PathLike
 from pathlib import Path
 from types import TracebackType
 from typing import Any, get_args
 
 from lca.allocation import Estimator, StepAllocation, with_terms
-from lca.errors import UnknownNameError
+from lca.errors import LCAWarning, UnknownNameError
 from lca.extras import extra
 from lca.layout import Layout, check_same_layout
 from lca.output import check_writable
@@ -17,6 +19,7 @@ from lca.record.citation import citation
 from lca.record.reading import open_group
 from lca.record.rows import Rows
 from lca.record.schema import Content, Plan, RecordError
+from lca.testing.tolerances import EPS32, summed
 
 BLOCK = 64
 """Rows that are written at once, and the most that a killed run loses."""
@@ -109,10 +112,12 @@ class Record:
         self._trace, self._block = tuple(trace), block
         self._estimator, self._settings = estimator, dict(settings or {})
         self._layout: Layout | None = None
+        self._traced: tuple[int, ...] = ()
         self._blocks: Blocks | None = None
         self._about: dict[str, Any] = {}
         self._plan: Plan | None = None
         self._rows: Rows | None = None
+        self._before: tuple[int, dict[str, float]] | None = None  # the last step of a record that goes on
         self._closed = False
         if mode == "a" and self.path.exists():
             self._continue(resume_at)
@@ -131,6 +136,7 @@ class Record:
         if self._layout is not None:
             check_same_layout((self._layout, layout), f"the record {str(self.path)!r} and the run")
         self._layout = layout
+        self._traced = tuple(layout.position(entry) for entry in self._trace)
         self._estimator = self._estimator or estimator
         self._settings = {**(settings or {}), **self._settings}
         return self
@@ -152,6 +158,7 @@ class Record:
                 f"step {step} measures {', '.join(found)}, the record {str(self.path)!r} is of "
                 f"{', '.join(plan.measured)}; measure the same losses, or write another record."
             )
+        self._check_goes_on(step, found)
         rows = self._rows or Rows(plan.layout, plan.content)
         shared, each = rows.of_step(next(iter(found.values()))), list(map(rows.of_loss, found.values()))
         if self._blocks is None:  # not before the first row is known to fit
@@ -194,15 +201,45 @@ class Record:
                 f"the record {str(self.path)!r} does not know the layout of the parameters; make it with "
                 "Record(path, objective.layout)."
             )
-        traced = tuple(self._layout.position(entry) for entry in self._trace)
-        return Plan(self._layout, measured, Content(**self._wanted, traced=traced), self._block)
+        return Plan(self._layout, measured, Content(**self._wanted, traced=self._traced), self._block)
 
     def _continue(self, resume_at: int | None) -> None:
         self._about = dict(open_group(self.path).attrs)
-        self._plan = plan_of(self._about)
-        self._layout = self._plan.layout
+        self._plan = plan_of(self.path, self._about)
+        self.begin(self._plan.layout)
+        self._check_same_content(self._plan.content)
         self._blocks = Blocks.open(self.path, self._plan, resume_at)
-        self.next_step = self._blocks.last_step() + 1 if resume_at is None else resume_at
+        if self._blocks.rows:
+            last = int(self._blocks.last("step"))
+            ends = self._blocks.last("loss_end").tolist()
+            self._before = last, dict(zip(self._plan.measured, ends, strict=True))
+            self.next_step = last + 1
+        self.next_step = self.next_step if resume_at is None else resume_at
+
+    def _check_same_content(self, has: Content) -> None:
+        """What a record keeps is fixed when it begins; options that ask for something else are no slip."""
+        asked, usual = Content(**self._wanted, traced=self._traced), Content()
+        for name, value in asdict(asked).items():
+            if value not in (getattr(usual, name), getattr(has, name)):
+                raise RecordError(
+                    f"the record {str(self.path)!r} was begun with {name}={getattr(has, name)!r}, and cannot "
+                    f"go on with {name}={value!r}; leave the option out, or write another record."
+                )
+
+    def _check_goes_on(self, step: int, found: Mapping[str, StepAllocation]) -> None:
+        """The first step after a record was opened again should begin where it had ended."""
+        (last, ends), self._before = self._before or (step, {}), None
+        for name, end in ends.items():
+            begin, mass = found[name].loss_start, found[name].mass
+            if step == last + 1 and abs(begin - end) > summed(mass + abs(begin) + abs(end), EPS32):
+                warnings.warn(
+                    f"the record {str(self.path)!r} ended with a {name} loss of {end:.6g} and goes on with "
+                    f"one of {begin:.6g}: training was not continued from where step {last} had ended. "
+                    "Load the checkpoint of that moment, or pass resume_at= for an earlier one.",
+                    LCAWarning,
+                    stacklevel=3,
+                )
+                return
 
 
 def _check_target(path: Path, mode: Mode, *, block: int, resume_at: int | None) -> None:

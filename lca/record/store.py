@@ -16,6 +16,7 @@ import numpy as np
 
 from lca.extras import extra
 from lca.output import replace_folder
+from lca.record.damage import check_files, damage_explained
 from lca.record.schema import COMMITTED, Column, Plan, RecordError
 
 with extra("report"):
@@ -45,12 +46,14 @@ class BlockStore:
 
     def __init__(self, path: Path, columns: Sequence[Column]) -> None:
         self._path, self.committed = path, 0
-        with self._explained():
+        with damage_explained(path):
             self._group = zarr.open_group(path, mode="r+", zarr_format=3)
             group: Any = self._group
             self._arrays = {column.name: group[column.name].with_config(_WRITE_ALL) for column in columns}
             self._count = group[COMMITTED].with_config(_WRITE_ALL)
             self.committed = int(self._count[...])
+            for array in self._arrays.values():
+                check_files(path, array, self.committed)
 
     @classmethod
     def create(cls, path: Path, plan: Plan, attributes: Mapping[str, Any]) -> "BlockStore":
@@ -77,7 +80,7 @@ class BlockStore:
 
     def read(self, name: str, rows: slice) -> np.ndarray:
         """Some rows of a variable."""
-        with self._explained():
+        with damage_explained(self._path, f"the variable {name!r}"):
             return np.asarray(self._arrays[name][rows])
 
     def write(self, at: int, block: Mapping[str, np.ndarray]) -> None:

@@ -6,9 +6,8 @@ from typing import Literal
 import numpy as np
 
 from lca.report.run import Run, number
-from lca.testing.tolerances import summed
+from lca.testing.tolerances import EPS32, summed
 
-EPS32 = float(np.finfo(np.float32).eps)
 Tone = Literal["good", "warn", "bad"]
 
 
@@ -16,13 +15,16 @@ Tone = Literal["good", "warn", "bad"]
 class Balance:
     """The books of one measured loss over the measured steps; sums in units of the loss.
 
-    ``change = allocated + state_change + residual``, and NaN where the estimator measures no losses.
+    ``change = allocated + state_change + residual`` and ``end - start = change + between``; NaN where the
+    estimator measures no losses. ``jumps`` counts neighbouring steps of which the second does not begin with
+    the loss that the first ended with.
     """
 
     loss: str
     start: float
     end: float
     change: float
+    between: float
     allocated: float
     state_change: float
     residual: float
@@ -31,6 +33,7 @@ class Balance:
     unconverged: int
     promised: bool
     broken: int
+    jumps: int
 
     @property
     def measured(self) -> bool:
@@ -71,6 +74,7 @@ def balance(run: Run, loss: str) -> Balance:
         start=float(start[0]),
         end=float(end[-1]),
         change=float((end - start).sum()),
+        between=float((start[1:] - end[:-1]).sum()),
         allocated=float(total.sum()),
         state_change=float(state.sum()),
         residual=float(residual.sum()),
@@ -79,6 +83,7 @@ def balance(run: Run, loss: str) -> Balance:
         unconverged=int(np.count_nonzero(~run.scalar("converged", loss))),
         promised=bool(np.isfinite(run.scalar("tolerance", loss)).all()),
         broken=int(np.count_nonzero(_broken(run, loss))),
+        jumps=int(np.count_nonzero(_jumps(run, loss))),
     )
 
 
@@ -97,3 +102,11 @@ def _broken(run: Run, loss: str) -> np.ndarray:
     parts = np.abs(rows.sum(axis=1) - total) > summed(scale, EPS32)
     gap = np.abs(end - start - state - total - residual)
     return np.asarray(parts | (gap > summed(scale + np.abs(start) + np.abs(end), EPS32)))
+
+
+def _jumps(run: Run, loss: str) -> np.ndarray:
+    """Whether the loss moved, by more than rounding, between two neighbouring steps; (T - 1,)."""
+    start, end, mass = (run.scalar(name, loss) for name in ("loss_start", "loss_end", "mass"))
+    gap = np.abs(start[1:] - end[:-1])
+    rounding = summed(np.fmax(mass[1:], 0) + np.abs(start[1:]) + np.abs(end[:-1]), EPS32)
+    return np.asarray((gap > rounding) & (np.diff(run.steps) == 1))

@@ -61,6 +61,7 @@ def summary(run: Run) -> Section:
         verdicts.append(("warn", "The run was still going on, or was cut off, when this page was made."))
     if not run.gapless:
         verdicts.append(("warn", "Not every step was measured; sums are over the measured steps."))
+    verdicts += [("warn", f"{book.loss}: {_jumped(book)}") for book in books if book.jumps]
     return Section(
         "summary",
         "Does it add up?",
@@ -225,10 +226,20 @@ def _books(books: Sequence[Balance]) -> list[tuple[str, ...]]:
         ("sum of the allocations", "allocated", "+"),
         ("made by buffers (state)", "state_change", "+"),
         ("residual", "residual", "+"),
+        ("change between measured steps, not allocated", "between", "+"),
         ("largest residual of a step", "worst_residual", ""),
     )
     rows = [(label, *(number(getattr(b, name), sign) for b in books)) for label, name, sign in parts]
     return [*rows, ("steps that missed their tolerance", *(f"{b.unconverged} of {b.steps}" for b in books))]
+
+
+def _jumped(book: Balance) -> str:
+    times = "once" if book.jumps == 1 else f"{book.jumps} times"
+    return (
+        f"between two neighbouring steps the loss jumped {times}, {number(book.between, '+')} in sum, which "
+        "belongs to no step: something else than these updates moved the parameters, or the run went on from "
+        "another state than it had ended with."
+    )
 
 
 def _layer_table(run: Run, loss: str, errors: Array | None) -> Table:

@@ -11,6 +11,7 @@ Every function returns an absolute tolerance; compare with ``abs(a - b) <= toler
 import numpy as np
 
 EPS64 = float(np.finfo(np.float64).eps)
+EPS32 = float(np.finfo(np.float32).eps)
 
 
 def moments(weight_mass: float) -> float:

@@ -124,8 +124,15 @@ def test_an_analysis_of_the_record_is_one_of_its_arrays(run, stored):
     ("call", "error", "message"),
     [
         (lambda r: group_rows(r, measured="trian"), UnknownNameError, "'trian'.*Did you mean 'train'"),
+        (
+            lambda r: group_rows(r, "filter"),
+            UnknownNameError,
+            "grouping 'filter'; known: layer, neuron, tensor",
+        ),
+        (lambda r: class_rows(r, "layers"), UnknownNameError, "grouping 'layers'.*Did you mean 'layer'"),
+        (lambda r: group_rows(r.expand_dims("run")), LCAError, r"several runs.*runs\.isel\(run=0\)"),
         (lambda r: group_rows(r, "neuron"), LCAError, "no 'neuron_total'.*it has .*layer_total"),
-        (lambda r: group_names(r, "neuron"), LCAError, "no groups by 'neuron'"),
+        (lambda r: group_names(r, "neuron"), LCAError, "no totals by neuron; record with neurons=True"),
         (lambda r: class_rows(r.sel(measured=["train"])), LCAError, "no losses by class; measure 'class 0'"),
         (lambda r: traced(r.drop_vars("trace_theta")), LCAError, "no 'trace_theta'"),
         (lambda r: histogram(r.drop_vars("histogram_hurting")), LCAError, "no 'histogram_hurting'"),

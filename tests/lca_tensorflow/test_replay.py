@@ -80,7 +80,7 @@ def test_checkpoints_of_another_model_are_refused_and_the_model_keeps_its_weight
     objective = Objective(model, LOSS, (X, Y), batch_norm="frozen")
     before = objective.theta()
     with pytest.raises(
-        TrajectoryError, match=r"step-8\.weights\.h5 is damaged, or no checkpoint of the model"
+        TrajectoryError, match=r"step-8\.weights\.h5 is damaged, or a checkpoint of another model than"
     ):
         list(replay(tmp_path, objective))
     np.testing.assert_array_equal(objective.theta(), before)
@@ -98,3 +98,13 @@ def test_what_is_no_run_is_refused(tmp_path):
         (tmp_path / name).write_bytes(b"\x80\x04K\x01.")  # pickles
     with pytest.raises(TrajectoryError, match=r"1\.keras is damaged"):
         list(replay(tmp_path, objective))
+
+
+def test_a_checkpoint_of_another_model_is_said_in_a_few_words(tmp_path):
+    for step in range(2):
+        other = keras.Sequential([keras.Input((6,)), keras.layers.Dense(300), keras.layers.Dense(3)])
+        other.save_weights(tmp_path / f"{step}.weights.h5")
+    objective = Objective(model_of(), LOSS, (X, Y), batch_norm="frozen")
+    with pytest.raises(TrajectoryError, match=r"0\.weights\.h5 is .*another model") as caught:
+        list(replay(tmp_path, objective))
+    assert len(str(caught.value)) < 300 + 200 + len(str(tmp_path))

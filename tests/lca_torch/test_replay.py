@@ -211,6 +211,23 @@ def test_a_prefix_too_many_or_missing_is_told(inside, prefix, message, tmp_path)
     assert [step.index for step in replay(tmp_path, objective_of(model), prefix=inside)] == [0]
 
 
+def test_a_file_of_another_model_is_no_question_of_a_prefix(tmp_path):
+    other = nn.Sequential(nn.Linear(6, 5), nn.Linear(5, 3))
+    for step in range(2):
+        torch.save(other.state_dict(), tmp_path / f"{step}.pt")
+    with pytest.raises(
+        TrajectoryError, match=r"it holds '0\.weight', .*; is it a checkpoint of another model\?"
+    ):
+        list(replay(tmp_path, objective_of(nn.Linear(6, 4))))
+
+
+def test_an_empty_file_is_said_to_end_too_early(tmp_path):
+    objective = saved(tmp_path)
+    (tmp_path / "1.pt").write_bytes(b"")
+    with pytest.raises(TrajectoryError, match=r"1\.pt is damaged or no checkpoint: EOFError\b.*\w"):
+        list(replay(tmp_path, objective))
+
+
 def test_files_are_read_when_their_turn_comes(tmp_path):
     objective = saved(tmp_path)
     (tmp_path / "2.pt").write_bytes(b"junk" * 100)

@@ -105,11 +105,21 @@ def test_a_tracker_takes_it_and_keeps_its_summary(tmp_path):
         assert events(tmp_path / name)[0]["loss"] == [(0, loss)]
 
 
-def test_a_loss_without_a_name_is_an_error(tmp_path):
-    make = TensorBoard(tmp_path, losses=("train",))
-    make(LAYOUT)
-    with pytest.raises(LCAError, match=r"1 measured losses \(train\).*pass losses="):
-        make(LAYOUT)
+@pytest.mark.parametrize(
+    ("losses", "folders"),
+    [
+        (Quadratic(np.eye(2)), ["train"]),
+        ({"heldout": Quadratic(np.eye(2))}, ["heldout"]),
+        (
+            {name: Quadratic(np.eye(2)) for name in ("by class", "a/b", "../up", "..")},
+            ["%2E%2E", "..%2Fup", "a%2Fb", "by class"],
+        ),
+    ],
+)
+def test_losses_are_called_what_the_tracker_calls_them_inside_the_folder(tmp_path, losses, folders):
+    Measurement(losses, lca.PathIntegral(), views=TensorBoard(tmp_path / "logs"))
+    assert [path.name for path in tmp_path.iterdir()] == ["logs"]
+    assert sorted(path.name for path in (tmp_path / "logs").iterdir()) == folders
 
 
 @pytest.mark.parametrize("option", ["every", "picture_every"])
@@ -130,7 +140,7 @@ import sys
 sys.modules.update(dict.fromkeys(["torch", "tensorflow", "tensorboard", "matplotlib"]))  # not to be found
 import lca
 from lca.live import TensorBoard
-TensorBoard({str(tmp_path)!r})(lca.Layout(("w",), ((1,),)))
+TensorBoard({str(tmp_path)!r}).view_of("train", lca.Layout(("w",), ((1,),)))
 """
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
 

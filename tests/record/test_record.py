@@ -4,6 +4,7 @@ import json
 import subprocess
 import sys
 import warnings
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -23,6 +24,7 @@ from lca import (
     allocate_each,
     open_record,
 )
+from lca.errors import LCAWarning
 from lca.models import Quadratic
 from lca.record import RecordError, open_records
 from lca.record.schema import BIN_EDGES
@@ -40,7 +42,7 @@ def allocation(step, *, seed=0, layout=LAYOUT, **kwargs):
     values[rng.random(layout.size) < 0.2] = 0
     start, end = rng.normal(size=(2, layout.size))
     kwargs = {"residual": 0.25, "mass": 3.0, "state_change": 0.125, "converged": step % 3 > 0} | kwargs
-    return StepAllocation(values, 2.0 + step, 1.0 + step, step=step, source=Step(start, end, step), **kwargs)
+    return StepAllocation(values, 2.0 - step, 1.0 - step, step=step, source=Step(start, end, step), **kwargs)
 
 
 def rows(step):
@@ -241,6 +243,30 @@ def test_steps_can_be_measured_again(tmp_path):
     assert (
         xr.open_zarr(tmp_path / "r", consolidated=False).sizes["step"] == 7
     )  # nor does anybody else see more
+
+
+def test_to_go_on_from_another_state_is_warned_of(tmp_path):
+    recorded(tmp_path / "r", range(3))
+    with Record(tmp_path / "r", mode="a") as record:
+        fresh = {name: replace(found, loss_start=2.0) for name, found in rows(3).items()}
+        with pytest.warns(
+            LCAWarning, match=r"a train loss of -1 and goes on with one of 2: .* step 2 had ended"
+        ):
+            record.update(fresh)
+        record.update(
+            {name: replace(found, loss_start=2.0) for name, found in rows(4).items()}
+        )  # once is enough
+    with Record(tmp_path / "r", mode="a") as record:
+        record.update(rows(7))  # steps in between were not measured
+
+
+def test_a_gap_larger_than_any_before_is_warned_of(tmp_path):
+    recorded(tmp_path / "r", range(0, 40, 10))
+    Record(tmp_path / "r", mode="a", resume_at=40).close()  # every tenth step
+    with pytest.warns(
+        LCAWarning, match=r"ends with step 30 and goes on at resume_at=500: .* steps 31 to 499"
+    ):
+        Record(tmp_path / "r", mode="a", resume_at=500).close()
 
 
 def test_to_go_on_with_nothing_is_to_begin(tmp_path):

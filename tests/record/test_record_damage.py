@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 from lca import Layout, LCAError, Record, StepAllocation, open_record
+from lca.cli import main
 from lca.errors import LayoutError, UnknownNameError
 from lca.record import SCHEMA_VERSION, RecordError
 from validation.record.kill import BLOCK, kill
@@ -18,7 +19,7 @@ LAYOUT = Layout(("w",), ((3,),))
 
 def allocation(step, **kwargs):
     kwargs = {"residual": 0.0, "mass": 1.0} | kwargs
-    return StepAllocation(np.full(3, step + 1.0), 1.0, 0.5, step=step, **kwargs)
+    return StepAllocation(np.full(3, step + 1.0), 1.0, 1.0, step=step, **kwargs)
 
 
 @pytest.fixture
@@ -174,6 +175,12 @@ def damage_lost_array(path):
     shutil.rmtree(path / "mass")
 
 
+def damage_lost_layout(path):
+    held = json.loads((path / "zarr.json").read_text())
+    del held["attributes"]["layout"]
+    (path / "zarr.json").write_text(json.dumps(held))
+
+
 def damage_short_array(path):
     held = json.loads((path / "mass" / "zarr.json").read_text())
     held["shape"][0] = 3
@@ -191,7 +198,8 @@ def damage_cut_labels(path):
 
 DAMAGE = {
     "lost file": (damage_lost_file, r"is damaged: 'total/c/1/0' is missing\. Was it copied in part\?"),
-    "lost array": (damage_lost_array, r"is damaged \(KeyError: 'mass'\); was it copied in part\?"),
+    "lost array": (damage_lost_array, r"is damaged: it cannot be read \('mass'\)\. Copy it again"),
+    "lost layout": (damage_lost_layout, r"is damaged: what its zarr\.json says .*'layout'"),
     "short array": (damage_short_array, r"is damaged: mass has 3 of 5 rows"),
     "cut zarr.json": (damage_cut_json, r"is no record, or its zarr\.json is damaged"),
     "cut labels": (damage_cut_labels, r"is damaged"),
@@ -206,22 +214,47 @@ def test_damage_is_found_when_the_record_is_opened(path, what):
         open_record(path)
 
 
-@pytest.mark.parametrize("keep", [0.0, 0.5, 0.9])
-def test_a_truncated_file_is_never_read_as_numbers(path, keep):
-    file = path / "total" / "c" / "0" / "0"
-    file.write_bytes(file.read_bytes()[: int(keep * file.stat().st_size)])
-    run = open_record(path)
-    with pytest.raises((RuntimeError, ValueError)):
-        run.total.load()
+@pytest.mark.parametrize("damage", [damage_lost_array, damage_lost_layout])
+def test_a_damaged_record_is_not_continued(path, damage):
+    damage(path)
+    with pytest.raises(RecordError, match=r"is damaged: .* cannot be read"):
+        Record(path, mode="a")
 
 
-def test_a_flipped_bit_is_never_read_as_numbers(path):
-    file = path / "total" / "c" / "0" / "0"
-    content = bytearray(file.read_bytes())
-    content[-6] ^= 1
+def spoil(file, keep):
+    """Cut the file, or turn over one bit of it if all is kept."""
+    content = bytearray(file.read_bytes()[: int(keep * file.stat().st_size)])
+    if keep == 1:
+        content[-6] ^= 1
     file.write_bytes(content)
-    with pytest.raises((RuntimeError, ValueError)):
-        open_record(path).total.load()
+
+
+@pytest.mark.parametrize("name", ["total", "layer_total", "loss_end", "values"])
+@pytest.mark.parametrize("keep", [0.0, 0.5, 0.9, 1.0])
+def test_a_spoilt_file_is_never_read_as_numbers(tmp_path, name, keep):
+    path = tmp_path / "run.zarr"
+    with Record(path, LAYOUT, values="float32") as record:
+        [record.update(allocation(step)) for step in range(5)]
+    [file, *_] = (found for found in sorted((path / name / "c").rglob("*")) if found.is_file())
+    spoil(file, keep)
+    if keep:
+        run = open_record(path)
+        with pytest.raises(RecordError, match=f"the variable '{name}' cannot be read .* Copy it again"):
+            run[name].load()
+        assert run.mass.load().shape == (5, 1)
+    else:
+        with pytest.raises(RecordError, match=f"'{name}/c/.*' is empty"):
+            open_record(path)
+    with pytest.raises(RecordError, match=rf"the variable '{name}' cannot be read|'{name}/c/.*' is empty"):
+        Record(path, mode="a")
+
+
+def test_the_command_says_what_is_damaged_in_one_line(path, tmp_path, capsys):
+    spoil(path / "layer_total" / "c" / "0" / "0" / "0", 0.5)
+    assert main(["report", str(path), "-o", str(tmp_path / "report.html")]) == 2
+    [line] = capsys.readouterr().err.strip().splitlines()
+    assert "the variable 'layer_total' cannot be read" in line
+    assert not (tmp_path / "report.html").exists()
 
 
 def test_pickled_arrays_are_refused(path):
@@ -291,14 +324,24 @@ REFUSED = {
         r"theta and trace need θ, and the allocation of step 0 does not know its step",
     ),
     "trace": (
-        lambda p: Record(p / "x", LAYOUT, trace=["v[0]"]).update(allocation(0)),
+        lambda p: Record(p / "x", LAYOUT, trace=["v[0]"]),
         UnknownNameError,
         r"unknown tensor 'v'; known: w",
     ),
     "trace entry": (
-        lambda p: Record(p / "x", LAYOUT, trace=["w[7]"]).update(allocation(0)),
+        lambda p: Record(p / "x", LAYOUT, trace=["w[7]"]),
         LayoutError,
         r"'w\[7\]' is no entry of 'w', which has shape \(3,\); write 'w\[0\]', say",
+    ),
+    "trace, told later": (
+        lambda p: Record(p / "x", trace=[3]).begin(LAYOUT),
+        LayoutError,
+        r"position 3 is outside a vector of length 3",
+    ),
+    "other content": (
+        lambda p: Record(p, mode="a", values="float32"),
+        RecordError,
+        r"was begun with values=None, and cannot go on with values='float32'; leave the option out",
     ),
     "settings": (
         lambda p: Record(p / "x", LAYOUT, settings={"model": object()}).update(allocation(0)),

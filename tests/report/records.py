@@ -25,14 +25,14 @@ def run_values(steps=12, size=LAYOUT.size, seed=0):
 def write(path, run, *, names=("train",), layout=LAYOUT, extra=lambda step, row: {}, every=1, **options):
     """A record of these allocations; every further loss has half of them."""
     with Record(path, layout, **options) as record:
-        start = 2.0
+        starts = dict.fromkeys(names, 2.0)
         for step, row in enumerate(run):
             rows = {
-                name: allocation(row / 2**i, every * step, start, **extra(step, row))
+                name: allocation(row / 2**i, every * step, starts[name], **extra(step, row))
                 for i, name in enumerate(names)
             }
             record.update(rows)
-            start = rows[names[0]].loss_end
+            starts = {name: found.loss_end for name, found in rows.items()}
     return open_record(path)
 
 

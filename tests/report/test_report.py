@@ -64,6 +64,7 @@ def test_the_books_are_sums_of_the_record(full):
     assert book.change == book.allocated + book.residual
     assert (book.start, book.end, book.steps) == (2.0, 2.0 + book.change, 12)
     assert (book.worst_residual, book.unconverged, book.broken) == (0.125, 0, 0)
+    assert (book.between, book.jumps) == (0, 0)
 
 
 @pytest.mark.parametrize(
@@ -103,6 +104,28 @@ def test_gaps_and_an_end_that_did_not_come_are_mentioned(tmp_path):
     assert "Not every step was measured" in said
     assert "still going on" in said
     assert len(sections.losses(Run(run)).charts[0].figure.legend[0].items) == 1  # nothing rebuilt across gaps
+
+
+def test_what_happened_between_measured_steps_is_in_the_books(tmp_path):
+    run = write(tmp_path / "run.zarr", run_values(4), every=10).load().copy(deep=True)
+    run["loss_start"][1:] -= 0.5
+    run["loss_end"][1:] -= 0.5
+    book, summary = balance(Run(run), "train"), sections.summary(Run(run))
+    assert (book.between, book.jumps) == (-0.5, 0)
+    assert book.end - book.start == book.change + book.between
+    assert ("change between measured steps, not allocated", "−0.5") in summary.tables[0].rows
+
+
+def test_a_loss_that_jumps_between_neighbouring_steps_is_called_out(full):
+    jumps = full.record.load().copy(deep=True)
+    for name in ("loss_start", "loss_end"):
+        jumps[name][5:] += 2
+    said = [text for _, text in sections.summary(Run(jumps)).verdicts]
+    found = [text for text in said if "jumped" in text]
+    assert [text.partition(", which")[0] for text in found] == [
+        f"{loss}: between two neighbouring steps the loss jumped once, +2 in sum" for loss in full.losses
+    ]
+    assert not any("jumped" in text for _, text in sections.summary(full).verdicts)
 
 
 # Maps
@@ -226,6 +249,13 @@ def test_error_bars_bound_the_error_of_the_sum(tmp_path):
     section = sections.layers(run)
     assert "± at most" in section.tables[0].head
     assert "one standard error" in section.charts[0].caption
+
+
+def test_no_error_bar_where_a_step_has_no_error(tmp_path):
+    run = Run(write(tmp_path / "run.zarr", run_values(4), extra=lambda t, r: replicates(t, r) if t else {}))
+    assert np.isfinite(run.stderr("train")[1:]).all()
+    assert sections._stderr_bound(run, "train") is None
+    assert "± at most" not in sections.layers(run).tables[0].head
 
 
 def test_without_error_bars_none_are_claimed(full):

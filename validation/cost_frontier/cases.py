@@ -1,15 +1,18 @@
-"""The training runs that the frontier is measured on: an objective, and steps from whatever makes them."""
+"""The training runs that the frontier is measured on: an objective, and a loop whose steps are looked at."""
 
-from collections.abc import Callable, Iterator
+import time
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeAlias
 
+from lca.allocation import StepAllocation
 from lca.data import load_digits
 from lca.models import DatasetLoss, mlp
-from lca.objective import Objective
 from lca.optimizers import SGD, Adam, Optimizer
 from lca.step import Step
 from lca.training import minibatches, train, with_next
+
+Allocate: TypeAlias = Callable[[Step], StepAllocation]
 
 OPTIMIZERS: dict[str, Optimizer] = {
     "momentum": SGD(0.05, momentum=0.9),
@@ -30,12 +33,32 @@ class Options:
 
 
 @dataclass(frozen=True)
+class HandedOver:
+    """What the loop hands over with each step: ``needs`` are names of fields of `Step`."""
+
+    needs: tuple[str, ...] = ()
+    parts: int = 1
+
+    @property
+    def scores(self) -> bool:
+        return "scores" in self.needs
+
+    @classmethod
+    def to(cls, estimators: Iterable[Any]) -> "HandedOver":
+        """What all of these need."""
+        each = list(estimators)
+        needs = {need for estimator in each for need in getattr(estimator, "needs", ())}
+        parts = {e.micro_batches for e in each if "parts" in getattr(e, "needs", ())} or {1}
+        assert len(parts) == 1
+        return cls(tuple(sorted(needs)), parts.pop())
+
+
+@dataclass(frozen=True)
 class Case:
     """A network and its data.
 
-    ``objective`` makes the measured loss, and ``steps(objective, options, parts=..., scores=...)`` trains it
-    and yields its steps, each with the next batch and its gradient, and with micro-batches and scores if
-    asked for. A framework's case is another pair of functions.
+    ``objective()`` makes the measured loss, and ``follow(objective, options, allocate, handed)`` trains,
+    shows each step to ``allocate`` (``None``: plain training) and returns the seconds that took.
     """
 
     name: str
@@ -43,7 +66,8 @@ class Case:
     batch_size: int
     targets: bool  # whether the targets of accuracy are meant for it
     objective: Callable[[], Any]
-    steps: Callable[..., Iterator[Step]]
+    follow: Callable[[Any, Options, Allocate | None, HandedOver], float]
+    few: bool = False  # only what the targets are about: shuffled batches, the estimators that have one
 
 
 def digits(batch_size: int = 50) -> Case:
@@ -51,23 +75,31 @@ def digits(batch_size: int = 50) -> Case:
     data, network = load_digits().reshaped((64,)), mlp((64, 32, 10))
     x, y = data.x_train, data.y_train
 
-    def steps(objective: Objective, options: Options, **hand_over: Any) -> Iterator[Step]:
+    def follow(
+        objective: DatasetLoss, options: Options, allocate: Allocate | None, handed: HandedOver
+    ) -> float:
         batches = minibatches(
             x, y, batch_size, options.steps + 1, options.seed, independent=options.independent
         )
-        optimizer = OPTIMIZERS[options.optimizer]
-        return with_next(train(objective, network.init(options.seed), optimizer, batches, **hand_over))
+        theta, optimizer = network.init(options.seed), OPTIMIZERS[options.optimizer]
+        began = time.perf_counter()
+        for step in with_next(
+            train(objective, theta, optimizer, batches, parts=handed.parts, scores=handed.scores)
+        ):
+            if allocate:
+                allocate(step)
+        return time.perf_counter() - began
 
-    return Case("digits 64-32-10", len(x), batch_size, False, lambda: DatasetLoss(network, x, y), steps)
+    return Case("digits 64-32-10", len(x), batch_size, False, lambda: DatasetLoss(network, x, y), follow)
 
 
-def _torch(name: str) -> Callable[[], Case]:
+def _torch(name: str, **options: Any) -> Callable[[], Case]:
     """A case that needs torch, imported when it is asked for."""
 
     def make() -> Case:
         from validation.cost_frontier import torch_case  # noqa: PLC0415
 
-        case: Case = getattr(torch_case, name)()
+        case: Case = getattr(torch_case, name)(**options)
         return case
 
     return make
@@ -76,5 +108,6 @@ def _torch(name: str) -> Callable[[], Case]:
 CASES: dict[str, Callable[[], Case]] = {
     "digits": digits,
     "mnist_fc": _torch("mnist_fc"),
+    "mnist_fc_1000": _torch("mnist_fc", batch_size=1000, few=True),
     "mnist_lenet": _torch("mnist_lenet"),
 }

@@ -1,6 +1,5 @@
 """One training run seen by many estimators at once, against the full-data allocation of the same steps."""
 
-import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from statistics import median
@@ -13,8 +12,8 @@ from lca.allocation import Cost, Estimator
 from lca.estimators.stochastic import StochasticEstimator
 from lca.layout import Groups
 from lca.vectors import vector_ops
-from lca.views import ErrorBars
-from validation.cost_frontier.cases import Case, Options
+from lca.views import ErrorBars, GroupTotals
+from validation.cost_frontier.cases import Case, HandedOver, Options
 from validation.cost_frontier.helping import HelpingBracket
 
 Array = np.ndarray
@@ -65,9 +64,14 @@ def run(case: Case, options: Options, estimators: Mapping[str, Estimator]) -> di
     every = {"truth": TRUTH, **estimators}
     allocators = {name: estimator.start(objective) for name, estimator in every.items()}
     seen = {name: Seen(groups, size) for name in every}
-    for step in case.steps(objective, options, parts=2, scores=True):
-        for name, allocate in allocators.items():
-            seen[name].update(allocate(step))
+
+    def allocate(step: lca.Step) -> lca.StepAllocation:
+        found = {name: allocate(step) for name, allocate in allocators.items()}
+        for name, allocation in found.items():
+            seen[name].update(allocation)
+        return found["truth"]
+
+    case.follow(objective, options, allocate, HandedOver.to(estimators.values()))
     truth = seen.pop("truth")
     return {name: figures(case, found, truth) for name, found in seen.items()}
 
@@ -121,26 +125,31 @@ def _correlation(a: Array, b: Array) -> float:
 def wall_time(
     case: Case, options: Options, estimators: Mapping[str, StochasticEstimator], rounds: int
 ) -> dict[str, float]:
-    """Seconds of training with an estimator over seconds without, median over rounds that take turns."""
+    """Seconds of training with an estimator over seconds without, median over rounds that take turns.
+
+    Each step's allocation is summed by layer, as the least that anybody would want of it.
+    """
     ratios: dict[str, list[float]] = {name: [] for name in estimators}
-    for _ in range(rounds):
+    objective = case.objective()
+    groups = objective.layout.groups("layer")
+    for at in range(rounds):
         for name, estimator in estimators.items():
-            plain = _seconds(case, options, None)
-            ratios[name].append(_seconds(case, options, estimator) / plain)
+            kinds = [None, estimator] if at % 2 else [estimator, None]
+            seconds = {kind: _seconds(case, objective, options, kind, groups) for kind in kinds}
+            ratios[name].append(seconds[estimator] / seconds[None])
     return {name: median(found) for name, found in ratios.items()}
 
 
-def _seconds(case: Case, options: Options, estimator: StochasticEstimator | None) -> float:
-    objective = case.objective()
-    needs = estimator.needs if estimator else ()
-    hand_over: dict[str, Any] = {}
-    if "parts" in needs:
-        hand_over["parts"] = estimator.micro_batches  # type: ignore[union-attr]
-    if "scores" in needs:
-        hand_over["scores"] = True
-    allocate = estimator.start(objective) if estimator else None
-    began = time.perf_counter()
-    for step in case.steps(objective, options, **hand_over):
-        if allocate:
-            allocate(step)
-    return time.perf_counter() - began
+def _seconds(
+    case: Case, objective: Any, options: Options, estimator: StochasticEstimator | None, groups: Groups
+) -> float:
+    if estimator is None:
+        return case.follow(objective, options, None, HandedOver())
+    allocator, view = estimator.start(objective), GroupTotals(groups)
+
+    def allocate(step: lca.Step) -> lca.StepAllocation:
+        allocation = allocator(step)
+        view.update(allocation)
+        return allocation
+
+    return case.follow(objective, options, allocate, HandedOver.to([estimator]))

@@ -5,8 +5,8 @@ truth in the total, the layers' totals, the correlation over (step, layer) for t
 half, the totals of single parameters and the helping %; intervals are counted for how often they hold the
 truth. Wall time is measured apart, one estimator at a time, in turns with plain training.
 
-``--quick``: the digits with the NumPy model, under two minutes. ``--case mnist_fc``, ``mnist_lenet``: torch;
-a run that was made already is not made again.
+``--quick``: the digits with the NumPy model, under two minutes. ``--case mnist_fc``, ``mnist_fc_1000``
+(larger batches), ``mnist_lenet``: torch; a run that was made already is not made again.
 """
 
 import argparse
@@ -29,6 +29,16 @@ FOLDER = Path(__file__).parent
 MAIN = ("momentum", "adam")
 LARGE = 60
 """Steps with a large learning rate: the first ones, which go far."""
+FEW = (
+    "same batch",
+    "next batch, trapezoid",
+    "cross-fit",
+    "probe, 1 batch",
+    "stratified, 1 batch",
+    "stratified, 3 batches",
+    "anchored, 1 batch",
+)
+"""The rows of a case that is run for its targets alone."""
 Blocks = dict[tuple[str, str], dict[str, dict[str, Any]]]
 
 
@@ -39,7 +49,7 @@ def estimators(case: Case, *, independent: bool) -> dict[str, StochasticEstimato
     def probe(batches: float, sampling: str, m: int = 2) -> Probe:
         return Probe(TRAPEZOID, m * round(batches * b / m), sampling=sampling, micro_batches=m)  # type: ignore[arg-type]
 
-    return {
+    every = {
         "same batch": SameBatch(),
         "next batch, left": NextBatch(LEFT),
         "next batch, right": NextBatch(RIGHT),
@@ -58,6 +68,7 @@ def estimators(case: Case, *, independent: bool) -> dict[str, StochasticEstimato
         "stratified, 3 batches": probe(3, "stratified"),
         "anchored, 1 batch": Anchored(probe(1, "stratified"), every=epoch),
     }
+    return {name: every[name] for name in FEW} if case.few else every
 
 
 def large_steps(case: Case) -> dict[str, StochasticEstimator]:
@@ -79,9 +90,9 @@ def blocks_of(case: Case) -> dict[tuple[str, str], dict[str, StochasticEstimator
     found = {
         (optimizer, kind): estimators(case, independent=kind == "independent")
         for optimizer in MAIN
-        for kind in ("shuffled", "independent")
+        for kind in (("shuffled",) if case.few else ("shuffled", "independent"))
     }
-    return {**found, ("adam_large", "shuffled"): large_steps(case)}
+    return found if case.few else {**found, ("adam_large", "shuffled"): large_steps(case)}
 
 
 def claims(blocks: Blocks, case: Case) -> dict[str, bool]:

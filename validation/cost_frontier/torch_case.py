@@ -1,74 +1,119 @@
-"""MNIST through `lca_torch`: the same steps and the same figures, from a torch model's objective."""
+"""MNIST in a training loop of torch, watched by `lca_torch.Tracker` as a user's is."""
 
-from collections.abc import Iterator
-from typing import Any
+import time
+from collections.abc import Callable
+from contextlib import nullcontext
+from dataclasses import dataclass
+from typing import Any, ClassVar, Self
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
-from lca.data import Batch, load
-from lca.objective import Objective
-from lca.step import Step
-from lca.training import minibatches, train, with_next
-from lca_torch import Objective as TorchObjective
-from validation.cost_frontier.cases import OPTIMIZERS, Case, Options
+from lca.allocation import Allocator, Cost, StepAllocation
+from lca.data import load
+from lca.objective import Objective as AnyObjective
+from lca.training import minibatches
+from lca_torch import Objective, Tracker
+from validation.cost_frontier.cases import Allocate, Case, HandedOver, Options
 from validation.evidence import mnist_path
 
-Array = np.ndarray
+MAKE: dict[str, Callable[[Any], torch.optim.Optimizer]] = {
+    "momentum": lambda p: torch.optim.SGD(p, lr=0.05, momentum=0.9),
+    "adam": lambda p: torch.optim.Adam(p, lr=0.002),
+    "adam_large": lambda p: torch.optim.Adam(p, lr=0.02),
+}
 
 
-class Examples:
-    """A `lca_torch.Objective` whose examples can be drawn and scored (`lca.objective.Scored`), on the CPU.
+@dataclass(frozen=True)
+class _Shown:
+    """An estimator that shows every step, with what it ``needs``, to a function that allocates it."""
 
-    Batches are `lca.data.Batch`; each example counts with its weight in the mean over a batch.
-    """
+    allocate: Allocate
+    needs: tuple[str, ...]
+    target: ClassVar[str] = "batch"
+    degree: ClassVar[int] = 1
+    cost: ClassVar[Cost] = Cost()
+    unbiased: ClassVar[bool] = False
+    bias: ClassVar[str] = "that of the function"
 
-    weight = None
+    def start(self, objective: AnyObjective) -> Allocator:
+        return self.allocate
 
-    def __init__(self, model: nn.Module, x: Array, y: Array) -> None:
-        self.model, self.x, self.labels = model, x, y
-        self._objective = TorchObjective(
-            model,
-            None,
-            _tensors(Batch(x, y)),
-            batch_loss=_weighted_loss,
-            batch_weight=lambda batch: float(batch[2].sum()),
-            batch_size=1000,
+    def reseeded(self, seed: int) -> Self:
+        return self
+
+
+class _Unseen:
+    """A view of nothing: what is allocated is looked at by the function itself."""
+
+    def __init__(self, layout: object) -> None:
+        pass
+
+    def update(self, allocation: StepAllocation) -> None:
+        pass
+
+
+def mnist(model: nn.Module, name: str, *, examples: int, batch_size: int, few: bool) -> Case:
+    """The first ``examples`` training images of MNIST."""
+    data = load(mnist_path(), dtype=np.float32)
+    x = torch.from_numpy(data.x_train[:examples].reshape(examples, -1))
+    y = torch.from_numpy(data.y_train[:examples].astype(np.int64))
+
+    def follow(
+        objective: Objective, options: Options, allocate: Allocate | None, handed: HandedOver
+    ) -> float:
+        he_normal(model, options.seed)
+        optimizer = MAKE[options.optimizer](model.parameters())
+        shown = _Shown(allocate, handed.needs) if allocate else None
+        batches = minibatches(
+            np.zeros((examples, 1)),
+            y.numpy(),
+            batch_size,
+            options.steps + 1,
+            options.seed,
+            independent=options.independent,
         )
-        self.layout, self.theta = self._objective.layout, self._objective.theta
+        began = time.perf_counter()
+        with (
+            Tracker(model, optimizer, objective, shown, views=_Unseen, on_error="raise")
+            if shown
+            else nullcontext()
+        ) as tracker:
+            for drawn in batches:
+                index = torch.from_numpy(drawn.index)
+                batch = x[index], y[index]
+                optimizer.zero_grad()
+                if tracker is None:
+                    _gradient(model, batch)
+                else:
+                    _watched_gradient(tracker, model, index, batch, handed)
+                optimizer.step()
+        return time.perf_counter() - began
 
-    @property
-    def n_examples(self) -> int:
-        return len(self.x)
+    def objective() -> Objective:
+        return Objective(model, cross_entropy, (x, y), batch_size=1000)
 
-    def batch(self, index: Array, weight: Array | None = None) -> Batch:
-        return Batch(self.x[index], self.labels[index], weight)
-
-    def loss(self, theta: Tensor, batch: Batch | None = None) -> float:
-        return self._objective.loss(theta, batch and _tensors(batch))
-
-    def loss_and_grad(self, theta: Tensor, batch: Batch | None = None) -> tuple[float, Tensor]:
-        return self._objective.loss_and_grad(theta, batch and _tensors(batch))
-
-    def scores(self, theta: Tensor, batch: Batch | None = None) -> Array:
-        x, y, _ = _tensors(batch or Batch(self.x, self.labels))
-        parameters = self.layout.unflatten(theta)
-        with torch.inference_mode():
-            outputs = [torch.func.functional_call(self.model, parameters, (part,)) for part in x.split(1000)]
-            p = torch.cat(outputs).softmax(1).gather(1, y[:, None])[:, 0]
-        return (1 - p).clamp(min=0).double().numpy()
-
-
-def _tensors(batch: Batch) -> tuple[Tensor, Tensor, Tensor]:
-    weight = np.ones(len(batch)) if batch.weight is None else batch.weight
-    return torch.from_numpy(batch.x), torch.from_numpy(batch.y), torch.from_numpy(weight).float()
+    return Case(name, examples, batch_size, True, objective, follow, few)
 
 
-def _weighted_loss(model: nn.Module, batch: Any) -> Tensor:
-    x, y, weight = batch
-    return (cross_entropy(model(x), y, reduction="none") * weight).sum() / weight.sum()
+def _gradient(model: nn.Module, batch: tuple[Tensor, Tensor]) -> None:
+    cross_entropy(model(batch[0]), batch[1]).backward()
+
+
+def _watched_gradient(
+    tracker: Tracker, model: nn.Module, index: Tensor, batch: tuple[Tensor, Tensor], handed: HandedOver
+) -> None:
+    """The same gradient, with what the estimators need told to the tracker."""
+    tracker.take(batch)
+    at = 0
+    for (x, y), share in tracker.parts(batch, handed.parts):
+        outputs = model(x)
+        if handed.scores:
+            tracker.scores(index[at : at + len(y)], outputs, y)
+        (share * cross_entropy(outputs, y)).backward()
+        at += len(y)
 
 
 def fully_connected() -> nn.Sequential:
@@ -95,25 +140,10 @@ def he_normal(model: nn.Module, seed: int) -> None:
             nn.init.zeros_(layer.bias)
 
 
-def mnist(model: nn.Module, name: str, *, examples: int, batch_size: int) -> Case:
-    """The first ``examples`` training images of MNIST."""
-    data = load(mnist_path(), dtype=np.float32)
-    x, y = data.x_train[:examples].reshape(examples, -1), data.y_train[:examples].astype(np.int64)
-
-    def steps(objective: Objective, options: Options, **hand_over: Any) -> Iterator[Step]:
-        he_normal(model, options.seed)
-        batches = minibatches(
-            x, y, batch_size, options.steps + 1, options.seed, independent=options.independent
-        )
-        theta = objective.theta()  # type: ignore[attr-defined]
-        return with_next(train(objective, theta, OPTIMIZERS[options.optimizer], batches, **hand_over))
-
-    return Case(name, examples, batch_size, True, lambda: Examples(model, x, y), steps)
-
-
-def mnist_fc() -> Case:
-    return mnist(fully_connected(), "MNIST, 784-100-50-10", examples=10_000, batch_size=250)
+def mnist_fc(batch_size: int = 250, *, few: bool = False) -> Case:
+    name = "MNIST, 784-100-50-10"
+    return mnist(fully_connected(), name, examples=10_000, batch_size=batch_size, few=few)
 
 
 def mnist_lenet() -> Case:
-    return mnist(lenet(), "MNIST, LeNet", examples=5_000, batch_size=250)
+    return mnist(lenet(), "MNIST, LeNet", examples=1_000, batch_size=50, few=True)
