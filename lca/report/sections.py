@@ -212,8 +212,14 @@ def _story(run: Run, book: Balance) -> str:
         else f"the {book.loss} loss was allocated {number(book.allocated, '+')}"
     )
     hurt = int(np.count_nonzero(totals > 0))
+    n, first, last = len(run.steps), run.steps[0], run.steps[-1]
+    when = (
+        f"In {n:,} steps"
+        if run.gapless
+        else f"From step {first:,} to {last:,}, of which {n:,} were measured,"
+    )
     return (
-        f"In {len(run.steps):,} measured steps {change}. The layer that helped most is {run.layers[best]} "
+        f"{when} {change}. The layer that helped most is {run.layers[best]} "
         f"({number(float(totals[best]), '+')}); {hurt} of {len(totals)} layers hurt in sum."
     )
 
