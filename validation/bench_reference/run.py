@@ -7,10 +7,8 @@ alternate, the order swaps every round, and the median of the pairwise ratios is
 import argparse
 import subprocess
 import sys
-import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from statistics import median
 
 import numpy as np
 
@@ -20,31 +18,10 @@ from lca.models import DatasetLoss, Network, mlp
 from lca.optimizers import Adam
 from lca.training import minibatches, train
 from validation.evidence import keep, mnist_path, peak_memory_mib, verdict
+from validation.timing import interleaved
 
 Array = np.ndarray
 STEPS = 10
-
-
-def interleaved(
-    a: Callable[[], object],
-    b: Callable[[], object],
-    rounds: int,
-    clock: Callable[[], float] = time.perf_counter,
-) -> tuple[float, float, float]:
-    """Median seconds of a and of b, and the median of their ratio pair by pair.
-
-    With ``clock=time.process_time`` the work of all threads of this process, which other load on the machine
-    slows but does not lengthen by its own time.
-    """
-    times: dict[int, list[float]] = {0: [], 1: []}
-    for side in (0, 1):
-        (a, b)[side]()  # warm up
-    for i in range(rounds):
-        for side in (0, 1) if i % 2 else (1, 0):
-            began = clock()
-            (a, b)[side]()
-            times[side].append(clock() - began)
-    return median(times[0]), median(times[1]), median(x / y for x, y in zip(times[0], times[1], strict=True))
 
 
 def overhead(
@@ -61,7 +38,7 @@ def overhead(
         for theta in thetas:
             objective.loss_and_grad(theta)
 
-    allocated, by_hand, ratio = interleaved(allocate, bare, rounds)
+    allocated, by_hand, ratio, _ = interleaved(allocate, bare, rounds)
     return {"gradients": len(thetas), "allocate_s": allocated, "bare_gradients_s": by_hand, "ratio": ratio}
 
 
@@ -93,7 +70,7 @@ def against_matrix_products(objective: DatasetLoss, network: Network, theta: Arr
                 if k:
                     np.matmul(inputs[k + 1], weights[k], out=inputs[k])
 
-    gradient, bare, ratio = interleaved(lambda: objective.loss_and_grad(theta), products, rounds)
+    gradient, bare, ratio, _ = interleaved(lambda: objective.loss_and_grad(theta), products, rounds)
     return {"gradient_s": gradient, "products_s": bare, "ratio": ratio}
 
 

@@ -6,11 +6,10 @@
 - time against the number of examples and of parameters.
 
 Times are ratios inside one run: both sides alternate, the order swaps every round, and the median of the
-pairwise ratios is quoted.
+pairwise ratios is quoted. Freed memory is kept (`validation.timing.keep_memory`).
 """
 
 import argparse
-import os
 import subprocess
 import sys
 import time
@@ -23,10 +22,10 @@ from torch import Tensor, nn
 
 import lca
 from lca_torch import Objective, Tracker
-from validation.bench_reference.run import interleaved
 from validation.bench_torch.resnet20 import resnet20
 from validation.evidence import keep, peak_memory_mib, verdict
 from validation.mnist_fc_torch.run import he_normal_mlp, mnist
+from validation.timing import Pair, interleaved, keep_memory, memory_given_back
 
 FOLDER = Path(__file__).parent
 LOSS = nn.CrossEntropyLoss()
@@ -83,11 +82,8 @@ def overhead(
         for node in nodes:
             by_hand(model, data, size, node)
 
-    allocated, hand, ratio = interleaved(allocate, bare, rounds)
-    *_, cpu = interleaved(allocate, bare, rounds, time.process_time)
-    return {
-        "gradients": len(nodes), "allocate_s": allocated, "by_hand_s": hand, "ratio": ratio, "cpu_ratio": cpu
-    }  # fmt: skip
+    found = interleaved(allocate, bare, rounds)
+    return {"gradients": len(nodes), **_named(found, "allocate_s", "by_hand_s")}
 
 
 def cifar_like(examples: int, device: str = "cpu") -> tuple[Tensor, Tensor]:
@@ -118,8 +114,11 @@ def idle_tracker(rounds: int, steps: int = 220) -> dict[str, Any]:
         with Tracker(model, optimizer, objective, every=lambda step: False):
             train()
 
-    with_tracker, plain, ratio = interleaved(tracked, train, rounds)
-    return {"steps": steps, "tracked_s": with_tracker, "plain_s": plain, "ratio": ratio}
+    return {"steps": steps, **_named(interleaved(tracked, train, rounds), "tracked_s", "plain_s")}
+
+
+def _named(found: Pair, a: str, b: str) -> dict[str, float]:
+    return {a: found.a, b: found.b, "ratio": found.ratio, "cpu_ratio": found.cpu_ratio}
 
 
 # --- memory ----------------------------------------------------------------------------------------------
@@ -170,8 +169,7 @@ def memory_beyond_training(optimizer: str) -> dict[str, float]:
 
 def _peak(what: str, optimizer: str) -> float:
     command = [sys.executable, "-m", "validation.bench_torch.run", "--memory-of", what, optimizer]
-    # Blocks go back to the system as soon as they are free, so that the peak is what was in use.
-    exact = os.environ | {"MALLOC_MMAP_THRESHOLD_": "100000"}
+    exact = memory_given_back()
     return float(subprocess.run(command, check=True, capture_output=True, text=True, env=exact).stdout)
 
 
@@ -189,10 +187,8 @@ def seconds_a_step(model: nn.Module, data: tuple[Tensor, Tensor], rounds: int) -
         for _ in lca.allocate(objective, path, lca.PathIntegral(lca.TRAPEZOID), check=False):
             pass
 
-    allocated, hand, _ = interleaved(
-        allocate, lambda: [by_hand(model, data, 1000, point) for point in points], rounds
-    )
-    return {"allocate_s": allocated / 3, "by_hand_s": hand / 3}
+    found = interleaved(allocate, lambda: [by_hand(model, data, 1000, point) for point in points], rounds)
+    return {"allocate_s": found.a / 3, "by_hand_s": found.b / 3}
 
 
 def curves(rounds: int) -> dict[str, Any]:
@@ -232,27 +228,28 @@ def draw(curves: dict[str, Any], path: Path) -> None:
 def main() -> None:
     """Measure, print, write results.json and curves.png, judge."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--rounds", type=int, default=9)
+    parser.add_argument("--rounds", type=int, default=40)
     parser.add_argument("--memory-of", nargs=2, metavar=("WHAT", "OPTIMIZER"), help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.memory_of:
         memory(*options.memory_of)
         return
+    keep_memory("validation.bench_torch.run")
     torch.manual_seed(0)
     began = time.perf_counter()
     results: dict[str, Any] = {"rounds": options.rounds, "threads": torch.get_num_threads()}
     for name, rule in RULES.items():
         results[f"MNIST-FC, {name}"] = overhead(
-            he_normal_mlp(), mnist().tensors, 1000, rule, steps=3, rounds=options.rounds
+            he_normal_mlp(), mnist().tensors, 1000, rule, steps=1, rounds=options.rounds
         )
     for name, rule in RULES.items():
         results[f"ResNet-20, {name}"] = overhead(
             resnet20(), cifar_like(500), 250, rule, steps=1, rounds=options.rounds
         )
-    results["tracker without measurement"] = idle_tracker(3 * options.rounds)
+    results["tracker without measurement"] = idle_tracker(2 * options.rounds)
     memories = {name: memory_beyond_training(name) for name in ("Adam", "SGD")}
     results["memory beyond training, vectors of K"] = memories
-    results["curves"] = curves(max(3, options.rounds // 3))
+    results["curves"] = curves(max(3, options.rounds // 8))
     results["seconds"] = time.perf_counter() - began
     for name, figures in results.items():
         print(f"{name}: {figures}")

@@ -19,6 +19,7 @@ from lca_torch import Objective, Tracker
 from validation.cost_frontier.cases import Allocate, Case, HandedOver, Options
 from validation.evidence import mnist_path
 
+FULLY_CONNECTED = "MNIST, 784-100-50-10"
 MAKE: dict[str, Callable[[Any], torch.optim.Optimizer]] = {
     "momentum": lambda p: torch.optim.SGD(p, lr=0.05, momentum=0.9),
     "adam": lambda p: torch.optim.Adam(p, lr=0.002),
@@ -95,7 +96,8 @@ def mnist(model: nn.Module, name: str, *, examples: int, batch_size: int, few: b
     def objective() -> Objective:
         return Objective(model, cross_entropy, (x, y), batch_size=1000)
 
-    return Case(name, examples, batch_size, True, objective, follow, few)
+    cross_fit_time = 1.5 if name == FULLY_CONNECTED and batch_size < 1000 else 1.15
+    return Case(name, examples, batch_size, True, objective, follow, cross_fit_time, few)
 
 
 def _gradient(model: nn.Module, batch: tuple[Tensor, Tensor]) -> None:
@@ -141,8 +143,7 @@ def he_normal(model: nn.Module, seed: int) -> None:
 
 
 def mnist_fc(batch_size: int = 250, *, few: bool = False) -> Case:
-    name = "MNIST, 784-100-50-10"
-    return mnist(fully_connected(), name, examples=10_000, batch_size=batch_size, few=few)
+    return mnist(fully_connected(), FULLY_CONNECTED, examples=10_000, batch_size=batch_size, few=few)
 
 
 def mnist_lenet() -> Case:
