@@ -4,8 +4,10 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Protocol, runtime_checkable
 
+import numpy as np
+
 from lca.errors import LCAError, NonDeterministicError, TrajectoryError
-from lca.objective import Objective, at_state
+from lca.objective import Batch, Objective, Sampled, at_state
 from lca.step import Step
 from lca.testing.tolerances import repeat
 from lca.vectors import Vector, vector_ops
@@ -104,6 +106,10 @@ class Allocator(Protocol):
     """The state of one run of an estimator: called once a step, in order."""
 
     def __call__(self, step: Step) -> StepAllocation: ...
+
+
+_FEW = 64
+"""Examples on which an objective is tried out for an estimator that samples."""
 
 
 @runtime_checkable
@@ -242,7 +248,12 @@ def start_each(
             )
         for objective in unchecked.values():
             objective.layout.check(step.start, f"start of step {step.index}")
-            check_deterministic(at_state(objective, step.state[0] if step.state else None), step.start)
+            measured = at_state(objective, step.state[0] if step.state else None)
+            if estimator.target == "full":
+                check_deterministic(measured, step.start)
+            elif estimator.target == "probe" and isinstance(measured, Sampled):
+                few = np.arange(min(_FEW, measured.n_examples))
+                check_deterministic(measured, step.start, measured.batch(few))
         unchecked.clear()
         return {name: allocator(step) for name, allocator in allocators.items()}
 
@@ -259,14 +270,18 @@ def with_terms(rows: Mapping[str, StepAllocation]) -> dict[str, StepAllocation]:
     return found
 
 
-def check_deterministic(objective: Objective, theta: Vector) -> None:
+def check_deterministic(objective: Objective, theta: Vector, batch: Batch | None = None) -> None:
     """Raise `NonDeterministicError` if two calls of the objective at θ differ; costs two gradients.
+
+    On the whole data, or on a ``batch`` for estimators that sample; what is allocated by those on training
+    batches is the loss of training itself, which need not be deterministic.
 
     The gradient counts as well: at θ = 0 a classifier has the same loss on any sample of its data. Two
     runs of a parallel sum may differ by rounding, so that much is let pass.
     """
     objective.layout.check(theta, "theta")
-    (loss, grad), (other_loss, other_grad) = (objective.loss_and_grad(theta) for _ in range(2))
+    given = () if batch is None else (batch,)
+    (loss, grad), (other_loss, other_grad) = (objective.loss_and_grad(theta, *given) for _ in range(2))
     ops = vector_ops(theta)
     eps = ops.eps(theta)
     scale, moved = ops.abs_total(grad), ops.abs_total(ops.add_scaled(other_grad, -1.0, grad))

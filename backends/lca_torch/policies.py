@@ -59,14 +59,17 @@ def _check_policy(policy: str) -> None:
 @contextmanager
 def measuring_mode(model: nn.Module, norms: Mapping[str, BatchNormPolicy]) -> Iterator[None]:
     """Evaluation mode (dropout off), but BatchNorm as its policy says; every flag is put back."""
-    wanted = {name: norms.get(name) == "batch" for name, _ in model.named_modules()}
-    before = {module: module.training for module in model.modules()}
+    switched = [
+        (module, module.training)
+        for name, module in model.named_modules()
+        if module.training != (norms.get(name) == "batch")
+    ]
     try:
-        for name, module in model.named_modules():
-            module.training = wanted[name]
+        for module, training in switched:
+            module.training = not training
         yield
     finally:
-        for module, training in before.items():
+        for module, training in switched:
             module.training = training
 
 

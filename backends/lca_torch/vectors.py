@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from lca.vectors import Weighted, vector_ops
-from lca_torch.live import Moment, ParameterVector
+from lca_torch.live import Moment, ParameterVector, flat
 
 _CPU_BLOCK, _DEVICE_BLOCK = 2**16, 2**24
 """Entries a reduction works on at a time: on a CPU a few blocks fit the cache; elsewhere one launch is one
@@ -32,14 +32,14 @@ class TorchOps:
 
     def movement_sums(self, weighted: Weighted, start: Tensor, end: Tensor) -> tuple[float, float]:
         weights, vectors = zip(*weighted, strict=True)
-        total = torch.zeros(2, dtype=torch.float64, device=start.device)
+        sums: list[Tensor] = []
         for a, b, first, *rest in _blocks(start, end, *vectors):
             part = weights[0] * first
             for weight, other in zip(weights[1:], rest, strict=True):
                 part.add_(other, alpha=weight)
             part.mul_(b - a)
-            total += torch.stack([part.sum(dtype=torch.float64), _abs_sum(part)])
-        signed, absolute = total.tolist()
+            sums += [part.sum(dtype=torch.float64), part.abs_().sum(dtype=torch.float64)]
+        signed, absolute = torch.stack(sums).view(-1, 2).sum(0).tolist()
         return signed, absolute
 
     def times_movement(self, vector: Tensor, start: Tensor, end: Tensor) -> Tensor:
@@ -74,19 +74,42 @@ class TorchOps:
 
 
 def _blocks(*vectors: Tensor) -> Iterator[tuple[Tensor, ...]]:
-    """The vectors in pieces, each of which is a view: cut every so often, and where a parameter ends."""
+    """The vectors in pieces: cut every so often, and where a long parameter ends.
+
+    Short parameters that follow on each other are put together, as each piece costs some calls. Pieces of
+    flat vectors are views, to be written to.
+    """
     most = _CPU_BLOCK if vectors[0].device.type == "cpu" else _DEVICE_BLOCK
     scattered = [vector for vector in vectors if isinstance(vector, ParameterVector)]
-    sizes = scattered[0].sizes if scattered else [len(vectors[0])]
-    for parts in zip(*(_parts(vector, sizes) for vector in vectors), strict=True):
+    runs = _runs(scattered[0].sizes if scattered else [len(vectors[0])], most)
+    for parts in zip(*(_parts(vector, runs) for vector in vectors), strict=True):
         yield from zip(*(torch.split(part, most) for part in parts), strict=True)
 
 
-def _parts(vector: Tensor, sizes: list[int]) -> Iterable[Tensor]:
+def _runs(sizes: list[int], most: int) -> list[list[int]]:
+    """Sizes one after another, as many together as stay within ``most``.
+
+    >>> _runs([2, 1, 9, 1, 1], 4)
+    [[2, 1], [9], [1, 1]]
+    """
+    runs: list[list[int]] = [[]]
+    for size in sizes:
+        if runs[-1] and sum(runs[-1]) + size > most:
+            runs.append([])
+        runs[-1].append(size)
+    return runs
+
+
+def _parts(vector: Tensor, runs: list[list[int]]) -> Iterable[Tensor]:
     if isinstance(vector, ParameterVector):
-        return (piece.reshape(-1) for piece in vector.pieces)
-    parts: Iterable[Tensor] = vector.detach().split(sizes)  # type: ignore[no-untyped-call]
+        pieces = iter(vector.pieces)
+        return (_joined([next(pieces) for _ in run]) for run in runs)
+    parts: Iterable[Tensor] = vector.detach().split([sum(run) for run in runs])  # type: ignore[no-untyped-call]
     return parts
+
+
+def _joined(pieces: list[Tensor]) -> Tensor:
+    return pieces[0].reshape(-1) if len(pieces) == 1 else flat(pieces)
 
 
 def _abs_sum(vector: Tensor) -> Tensor:

@@ -87,39 +87,30 @@ class Tally:
                 "in one dtype."
             )
         self.step, self.ops = step, vector_ops(step.start)
-        self._gradient: Vector | None = None
-        self._products: Vector | None = None
+        self._values: Vector | None = None
         self._mass = 0.0
 
     def add(self, weight: float, gradient: Vector) -> None:
         """Add ``weight · g ∘ Δ`` for the step's own movement."""
         self._check(gradient)
         with np.errstate(over="ignore", invalid="ignore"):  # reported at once, with step and tensor
-            mass = self.ops.movement_sums([(abs(weight), gradient)], self.step.start, self.step.end)[1]
-        self._count(mass, gradient)
-        self._gradient = self._added(self._gradient, weight, gradient)
+            product = self.ops.times_movement(weight * gradient, self.step.start, self.step.end)
+            self._take(product, gradient)
 
     def add_product(self, weight: float, gradient: Vector, update: Vector) -> None:
         """Add ``weight · g ∘ Δ'`` for a movement Δ' that is not quite the step's."""
         self._check(gradient)
         self._layout.check(update, f"an update that step {self.step.index} hands over")
         with np.errstate(over="ignore", invalid="ignore"):
-            product = gradient * update
-            self._count(abs(weight) * self.ops.abs_total(product), gradient)
-        self._products = self._added(self._products, weight, product)
+            self._take(self.ops.scaled(gradient * update, weight), gradient)
 
     def allocation(
         self, cost: Cost, replicates: Mapping[float, Sequence[Vector]] | None = None
     ) -> StepAllocation:
         """The finished `StepAllocation`, without losses; uses this up."""
-        values = self._products
-        if self._gradient is not None:
-            values = self.ops.times_movement(self._gradient, self.step.start, self.step.end)
-            if self._products is not None:
-                values = self.ops.add_scaled(values, 1.0, self._products)
         before, after = self.step.state or (None, None)
         return StepAllocation(
-            values=values,
+            values=self._values,
             loss_start=nan,
             loss_end=nan,
             residual=nan,
@@ -139,14 +130,14 @@ class Tally:
                 "compute it in θ's dtype."
             )
 
-    def _added(self, total: Vector | None, weight: float, vector: Vector) -> Vector:
-        return weight * vector if total is None else self.ops.add_scaled(total, weight, vector)
-
-    def _count(self, mass: float, gradient: Vector) -> None:
+    def _take(self, product: Vector, gradient: Vector) -> None:
+        """Add ``product``, which nobody else has, made from ``gradient``."""
+        mass = self.ops.abs_total(product)
         # One scalar tells whether everything that went in is finite; vectors are searched only if not.
         if not isfinite(mass):
             raise self._non_finite(gradient)
         self._mass += mass
+        self._values = product if self._values is None else self.ops.add_scaled(self._values, 1.0, product)
 
     def _non_finite(self, gradient: Vector) -> NonFiniteError:
         found = "gradient times movement overflows"

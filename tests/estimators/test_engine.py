@@ -5,9 +5,11 @@ from dataclasses import FrozenInstanceError, dataclass, field
 import numpy as np
 import pytest
 
-from lca import Adaptive, PathIntegral, Step, StepAllocation, allocate
+from lca import TRAPEZOID, Adaptive, PathIntegral, Step, StepAllocation, allocate
 from lca.errors import NonDeterministicError
+from lca.estimators import Probe, SameBatch
 from lca.layout import Layout
+from lca.models import DatasetLoss, logistic_regression
 
 QUIET, NOISY = {"noise": np.zeros(1)}, {"noise": np.ones(1)}
 
@@ -39,6 +41,33 @@ def test_determinism_is_checked_in_the_state_the_first_step_begins_in():
     assert a.state_change != 0
     with pytest.raises(NonDeterministicError):
         list(allocate(Noisy(), [Step(*points, state=(NOISY, QUIET))], PathIntegral()))
+
+
+class Counted(DatasetLoss):
+    """Remembers how many examples each gradient was over."""
+
+    def loss_and_grad(self, theta, batch=None):
+        self.seen = [*getattr(self, "seen", []), len(self.x if batch is None else batch)]
+        loss, grad = super().loss_and_grad(theta, batch)
+        return loss + getattr(self, "noise", 0.0) * len(self.seen), grad
+
+
+@pytest.mark.parametrize(
+    ("estimator", "seen"),
+    [(PathIntegral(TRAPEZOID), [100, 100, 100, 100]), (Probe(size=10), [64, 64, 10, 10]), (SameBatch(), [])],
+    ids=["full", "probe", "batch"],
+)
+def test_the_check_of_determinism_looks_at_no_more_than_the_estimator_does(estimator, seen):
+    rng = np.random.default_rng(0)
+    objective = Counted(logistic_regression(2, 3), rng.normal(size=(100, 2)), rng.integers(3, size=100))
+    start, end = rng.normal(size=(2, 9))
+    step = Step(start, end, gradient=start)
+    [_] = allocate(objective, [step], estimator)
+    assert objective.seen == seen if seen else not hasattr(objective, "seen")
+    if seen:
+        objective.noise = 1e-3
+        with pytest.raises(NonDeterministicError):
+            list(allocate(objective, [step], estimator))
 
 
 def test_an_allocation_says_nothing_that_its_estimator_did_not():

@@ -366,9 +366,11 @@ def test_a_record_is_written_and_closed(tmp_path):
 
 
 def test_a_continued_record_goes_on_counting(tmp_path):
-    for _ in range(2):
-        tracker = track(
-            lca.PathIntegral(lca.TRAPEZOID), halved, record=lca.Record(tmp_path / "run.zarr", mode="a")
-        )
-    assert tracker.steps == 10
+    def run():
+        record = lca.Record(tmp_path / "run.zarr", mode="a")
+        return track(lca.PathIntegral(lca.TRAPEZOID), halved, record=record)
+
+    assert run().steps == 5
+    with pytest.warns(LCAWarning, match="not continued from where step 4 had ended"):  # a fresh model
+        assert run().steps == 10
     assert lca.open_record(tmp_path / "run.zarr").step.values.tolist() == list(range(10))
