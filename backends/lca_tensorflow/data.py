@@ -81,6 +81,10 @@ class Rows:
         """Some of the rows, as a batch."""
         return tf.nest.map_structure(lambda tensor: tensor[start:stop], self.tree)
 
+    def gather(self, index: np.ndarray) -> Tree:
+        """The rows of these numbers, repeats included, as a batch."""
+        return tf.nest.map_structure(lambda tensor: tf.gather(tensor, index), self.tree)
+
     def copies(self, n: int) -> Tree:
         """All rows n times, as a batch."""
         return tf.nest.map_structure(lambda tensor: tf.concat([tensor] * n, 0), self.tree)

@@ -111,6 +111,12 @@ class ModelLoss:
         mean = tf.cast(grad / tf.cast(weights, grad.dtype), theta.dtype) if gradient else None
         return float(total / weights), mean
 
+    def each(self, theta: tf.Tensor, batches: Iterable[Tree], function: BatchLoss) -> list[tf.Tensor]:
+        """What ``function`` says of the model at θ and each batch; not compiled."""
+        check_theta(self.layout, theta)
+        tensors, state = tensors_of(self.layout, tf.cast(theta, self.dtype)), dict(self.state() or {})
+        return [self.of(function)._loss(tensors, state, batch) for batch in batches]
+
     def try_out(self, theta: tf.Tensor, batch: Tree) -> list[str]:
         """One batch, not compiled, everything checked; the trainable tensors that get no gradient from it."""
         tensors = tensors_of(self.layout, theta)

@@ -13,7 +13,9 @@ import tensorflow as tf
 from lca.errors import LCAError, LCAWarning
 from lca.layout import Layout
 from lca.objective import Scaled, State, Sum
-from lca_tensorflow.data import Rows, Tree, as_tensors, rows_of, weighted_by_class
+from lca.testing.tolerances import summed
+from lca_tensorflow.data import Rows, Tree, as_tensors, examples_in, rows_of, weighted_by_class
+from lca_tensorflow.examples import Drawn, drawn, labels_of, scores_of, weights_of
 from lca_tensorflow.losses import check_loss_argument, data_loss, penalty_loss, usual_loss, usual_weight
 from lca_tensorflow.model_loss import BatchLoss, ModelLoss
 from lca_tensorflow.parameters import Frozen, flat
@@ -96,6 +98,7 @@ class Objective:
         check_loss_argument(model, loss, batch_loss)
         self.model = model
         self._user_loss, self._own_batch_loss = loss, batch_loss is not None
+        self._own_weight, self._weighs = batch_weight is not None, False
         self._class_weight = class_weight
         self._loss = ModelLoss(
             model,
@@ -152,6 +155,86 @@ class Objective:
         """The same loss with these variables instead of the model's own."""
         return AtState(self, state)
 
+    @property
+    def n_examples(self) -> int:
+        """N; with `batch`, `labels` and `scores` what makes this an `lca.objective.Scored`.
+
+        Raises
+        ------
+        LCAError
+            If ``batch_weight`` is a function.
+        """
+        if self._own_weight:
+            raise LCAError(
+                "single examples can be drawn where each counts alike, or by its sample_weight (no "
+                "batch_weight); use an estimator of the full loss, lca.Adaptive or lca.PathIntegral."
+            )
+        return len(self._data)
+
+    @property
+    def weight(self) -> np.ndarray | None:
+        """Weights of the examples (N,) where the loss is divided by their sum; else ``None``."""
+        weights = None if self._counts else weights_of(self._data.tree)
+        return None if weights is None else weights.numpy()
+
+    @property
+    def labels(self) -> np.ndarray | None:
+        """The class of each example, integers (N,); ``None`` if there are no classes."""
+        labels = labels_of(self._data.tree)
+        return None if labels is None else labels.numpy()
+
+    def batch(self, index: np.ndarray, weight: np.ndarray | None = None) -> Drawn:
+        """These examples (n,) as a batch, its loss their mean, weighted if a ``weight`` (n,) is given.
+
+        Raises
+        ------
+        LCAError
+            For a ``weight``, if the loss takes no `sample_weight`.
+        """
+        if weight is not None:
+            self._check_weighs()
+        return drawn(self._data.gather(index), weight, self._loss.dtype, weights_count=self._counts)
+
+    def scores(self, theta: tf.Tensor, batch: Tree | None = None) -> np.ndarray:
+        """``½ Σ_j |∂ℓ_n/∂f_j|`` over the outputs f of each example: ``1 - p_model(label)`` of a classifier.
+
+        Float64 (n,), for the examples of ``batch``, by default for all; costs one forward pass.
+        """
+        if self._own_batch_loss:
+            raise LCAError(
+                "the errors of single examples need a loss of y and output, not a batch_loss; use "
+                "sampling='uniform'."
+            )
+        rows = self._data if batch is None else self._rows(batch)
+        if not self._counts:
+            rows = Rows(drawn(rows.tree, None, self._loss.dtype, weights_count=False).rows)
+        found = self._loss.each(theta, rows.batches(self.batch_size), scores_of(self._user_loss))
+        return np.asarray(tf.concat(found, 0), np.float64)
+
+    @property
+    def _counts(self) -> bool:
+        """Whether a batch counts by its number of examples."""
+        return self._loss.batch_weight is examples_in
+
+    def _check_weighs(self) -> None:
+        """An example with all the weight has the loss that it has alone; tried once."""
+        if not (self._weighs or self._own_batch_loss):
+            theta, pair = self.theta(), np.array([0, len(self._data) - 1])
+            alone = self.loss(theta, self.batch(pair[:1]))
+            weight, dtype = np.array([1.0, 0.0]), self._loss.dtype
+            first = drawn(self._data.gather(pair), weight, dtype, weights_count=self._counts)
+            try:
+                gap = abs(self.loss(theta, first) - alone)
+                self._weighs = gap <= summed(abs(alone), float(np.finfo(dtype).eps))
+            except TypeError:  # the loss is a function of y and output alone
+                pass
+        if not self._weighs:
+            raise LCAError(
+                "examples drawn by their error are weighted, for which the loss has to take a sample_weight "
+                "and be the mean over examples that do not mix (no batch statistics): pass a "
+                "keras.losses.Loss, or use sampling='uniform'."
+            )
+
     def by_term(self) -> Sum:
         """L(θ) as a `lca.Sum` of the terms ``data`` and ``penalty`` (`add_loss` and regularizers).
 
@@ -184,11 +267,9 @@ class Objective:
         """
         if self._loss.mixes_examples:
             raise LCAError("with batch statistics a class cannot be measured alone; use batch_norm='frozen'.")
-        pair = self._data.tree
-        labels = pair[1] if isinstance(pair, tuple) and len(pair) in (2, 3) else None
-        if not isinstance(labels, tf.Tensor) or not labels.dtype.is_integer or _columns(labels) != 1:
+        labels = labels_of(self._data.tree)
+        if labels is None:
             raise LCAError("only data of the form (inputs, integer labels) have classes.")
-        labels = tf.reshape(labels, [-1])
         return Sum({f"class {c}": self._share(labels == c) for c in np.unique(labels.numpy()).tolist()})
 
     def _share(self, mine: tf.Tensor) -> Scaled:
@@ -208,12 +289,10 @@ class Objective:
         return self._loss.evaluate(theta, rows.batches(self.batch_size), state, gradient=gradient)
 
     def _rows(self, batch: Tree) -> Rows:
+        if isinstance(batch, Drawn):
+            return Rows(batch.rows)
         weighted = weighted_by_class(as_tensors(batch, self._loss.dtype), self._class_weight)
         return Rows(as_tensors(weighted, self._loss.dtype))
-
-
-def _columns(labels: tf.Tensor) -> int:
-    return int(np.prod(labels.shape[1:]))
 
 
 @dataclass(frozen=True, eq=False)

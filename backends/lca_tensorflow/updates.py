@@ -80,7 +80,8 @@ def _variables(model: keras.Model, optimizer: Any, measurement: Measurement) -> 
     if measurement.needs:
         raise LCAError(
             f"the estimator needs {', '.join(sorted(measurement.needs))} of every training step, which Keras "
-            "does not hand over; use one that measures data of its own, lca.Adaptive or lca.PathIntegral."
+            "does not hand over; use one that measures data of its own: lca.Adaptive, lca.PathIntegral, or "
+            "lca.estimators.Probe, for other samplings than 'uniform' with refresh=."
         )
     named = parameters_of(model)
     for what, objective in measurement.objectives.items():

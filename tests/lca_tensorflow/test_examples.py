@@ -1,0 +1,158 @@
+"""`Objective` as `lca.objective.Scored`: single examples, weighted batches, errors; probes of a Keras run."""
+
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from lca import Step
+from lca.errors import LCAError
+from lca.estimators import Anchored, CrossFit, Probe
+from lca.models import DatasetLoss, logistic_regression
+from lca.objective import Scored
+from lca.testing import tolerances
+from lca.testing.tolerances import EPS32, EPS64
+from lca_tensorflow import LCACallback, Objective
+
+RNG = np.random.default_rng(0)
+N = 17
+X, Y = RNG.normal(size=(N, 4)).astype("float32"), RNG.integers(3, size=N)
+W = RNG.uniform(0.5, 2.0, size=N).astype("float32")
+LOSS = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
+AVERAGED = keras.losses.SparseCategoricalCrossentropy(from_logits=True, reduction="mean_with_sample_weight")
+
+
+def model_of(*layers):
+    keras.utils.set_random_seed(0)
+    return keras.Sequential(
+        [keras.Input((4,)), keras.layers.Dense(5, "tanh"), *layers, keras.layers.Dense(3)]
+    )
+
+
+def compiled():
+    model = model_of()
+    model.compile("adam", LOSS)
+    return model
+
+
+CASES = {
+    "loss": lambda: Objective(model_of(), LOSS, (X, Y)),
+    "compiled": lambda: Objective(compiled(), None, (X, Y)),
+    "sample weights": lambda: Objective(model_of(), LOSS, (X, Y, W)),
+    "divided by weights": lambda: Objective(model_of(), AVERAGED, (X, Y, W)),
+    "class weights": lambda: Objective(model_of(), LOSS, (X, Y), class_weight={1: 3.0}),
+    "penalty": lambda: Objective(model_of(keras.layers.Dense(4, kernel_regularizer="l2")), LOSS, (X, Y)),
+}
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_weighted_batches_are_weighted_means_and_the_mean_of_all_is_the_loss(case):
+    loss, index, v = CASES[case](), np.array([3, 3, 0, 16, 7, 9]), np.arange(1.0, 7.0)
+    theta = loss.theta()
+    single = [loss.loss_and_grad(theta, loss.batch(np.array([n]))) for n in range(N)]
+    value, grad = loss.loss_and_grad(theta, loss.batch(index, v))
+    wanted = sum(w * single[n][0] for w, n in zip(v, index, strict=True)) / v.sum()
+    assert abs(value - wanted) <= tolerances.summed(wanted, EPS32)
+    mean = sum(w * single[n][1] for w, n in zip(v, index, strict=True)) / v.sum()
+    assert float(tf.reduce_max(tf.abs(grad - mean))) <= tolerances.gradient(1.0, EPS32)
+    weight = np.ones(N) if loss.weight is None else loss.weight
+    everything = float(np.average([one for one, _ in single], weights=weight))
+    assert abs(everything - loss.loss(theta)) <= tolerances.summed(everything, EPS32)
+
+
+def test_scores_are_the_errors_of_the_classifier():
+    loss = CASES["loss"]()
+    assert isinstance(loss, Scored)
+    assert loss.labels.tolist() == Y.tolist()
+    right = tf.nn.softmax(loss.model(X)).numpy()[np.arange(N), Y]
+    scores = loss.scores(loss.theta())
+    assert np.abs(scores - (1 - right)).max() <= tolerances.summed(1.0, EPS32)
+    two = loss.scores(loss.theta(), loss.batch(np.array([5, 2])))
+    assert np.abs(two - scores[[5, 2]]).max() <= tolerances.summed(1.0, EPS32)
+    weighted = CASES["sample weights"]()
+    assert np.abs(weighted.scores(weighted.theta()) - W * scores).max() <= tolerances.summed(2.0, EPS32)
+    averaged = CASES["divided by weights"]()
+    assert np.abs(averaged.scores(averaged.theta()) - scores).max() <= tolerances.summed(1.0, EPS32)
+
+
+def test_targets_that_are_numbers_have_no_classes():
+    loss = Objective(model_of(), keras.losses.MeanSquaredError(), (X, np.ones((N, 3), "float32")))
+    assert loss.labels is None
+    gap = np.abs(loss.model(X).numpy() - 1).sum(1) / 3  # ½ Σ_j |2 (f_j - 1) / 3|
+    assert np.abs(loss.scores(loss.theta()) - gap).max() <= tolerances.summed(float(gap.max()), EPS32)
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda: Objective(model_of(), lambda y, outputs: 1.0 * LOSS(y, outputs), (X, Y)),
+        lambda: Objective(model_of(keras.layers.BatchNormalization()), LOSS, (X, Y), batch_size=N),
+        lambda: Objective(model_of(), None, (X, Y), batch_loss=lambda m, b: LOSS(b[1], m(b[0]))),
+    ],
+    ids=["no sample_weight", "batch statistics", "batch_loss"],
+)
+def test_losses_that_are_no_mean_of_examples_cannot_be_weighted(make):
+    loss = make()
+    assert loss.loss(loss.theta(), loss.batch(np.arange(3))) > 0
+    with pytest.raises(LCAError, match=r"take a sample_weight.*sampling='uniform'"):
+        loss.batch(np.arange(3), np.ones(3))
+
+
+def test_what_has_no_single_examples_is_refused_with_the_way_out():
+    loss = Objective(model_of(), LOSS, (X, Y), batch_weight=lambda batch: 2.0)
+    with pytest.raises(LCAError, match=r"no batch_weight.*lca\.Adaptive"):
+        Probe(size=4).start(loss)
+    loss = Objective(model_of(), None, (X, Y), batch_loss=lambda m, b: LOSS(b[1], m(b[0])))
+    with pytest.raises(LCAError, match=r"a loss of y and output.*sampling='uniform'"):
+        loss.scores(loss.theta())
+    loss = Objective(model_of(), None, (X, Y, np.ones((N, 2))), batch_loss=lambda m, b: LOSS(b[1], m(b[0])))
+    loss._loss.batch_weight = lambda batch: 1.0
+    with pytest.raises(LCAError, match="one weight an example"):
+        _ = loss.weight
+
+
+ESTIMATORS = {
+    "uniform": Probe(size=6, micro_batches=2),
+    "importance": Probe(size=6, sampling="importance", refresh=2),
+    "stratified": Probe(size=6, sampling="stratified", micro_batches=2, refresh=2),
+    "anchored": Anchored(Probe(size=4), every=3),
+}
+
+
+@pytest.mark.parametrize("name", ESTIMATORS)
+def test_a_probe_is_that_of_the_reference(name):
+    estimator = ESTIMATORS[name]
+    reference = DatasetLoss(logistic_regression(4, 3), X.astype(float), Y)
+    model = keras.Sequential([keras.Input((4,), dtype="float64"), keras.layers.Dense(3, dtype="float64")])
+    cross_entropy = keras.losses.SparseCategoricalCrossentropy(from_logits=True, dtype="float64")
+    loss = Objective(model, cross_entropy, (X.astype(float), Y))
+    points = np.cumsum(RNG.normal(size=(6, 15)) / 5, axis=0)
+
+    def kernel_first(theta):  # the reference has a row a neuron
+        return np.concatenate([theta[:12].reshape(3, 4).T.ravel(), theta[12:]])
+
+    ours, theirs = estimator.start(loss), estimator.start(reference)
+    tensors = [tf.constant(kernel_first(theta)) for theta in points]
+    for t in range(5):
+        found, wanted = ours(Step(*tensors[t : t + 2], t)), theirs(Step(*points[t : t + 2], t))
+        gap = np.abs(found.values.numpy() - kernel_first(wanted.values)).max()
+        assert gap <= tolerances.allocation(wanted.mass, EPS64)
+        assert found.evaluations == wanted.evaluations
+
+
+def test_fit_takes_a_probe_and_trains_as_without():
+    theta = []
+    for callbacks in ([], [LCACallback(X, Y, estimator=ESTIMATORS["stratified"], on_error="raise")]):
+        model = compiled()
+        model.fit(X, Y, batch_size=6, epochs=4, shuffle=False, verbose=0, callbacks=callbacks)
+        theta.append(np.concatenate([np.ravel(w) for w in model.get_weights()]))
+    assert np.array_equal(*theta)
+    summary = callbacks[0].summary()["train"]
+    assert summary["steps"] == 12
+    assert summary["lca_total"] < 0
+
+
+def test_what_keras_does_not_hand_over_is_said():
+    callback = LCACallback(X, Y, estimator=CrossFit(), on_error="raise")
+    with pytest.raises(LCAError, match=r"Keras does not hand over.*lca\.estimators\.Probe"):
+        compiled().fit(X, Y, verbose=0, callbacks=[callback])
