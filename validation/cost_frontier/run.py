@@ -35,11 +35,12 @@ FEW = (
     "cross-fit",
     "probe, 1 batch",
     "stratified, 1 batch",
-    "stratified, 3 batches",
+    "stratified, 1 batch, one sample",
+    "stratified, 3 batches, one sample",
     "anchored, 1 batch",
 )
 """The rows of a case that is run for its targets alone."""
-BEST = ("anchored, 1 batch", "stratified, 3 batches")
+BEST = ("anchored, 1 batch", "stratified, 3 batches, one sample")
 """Combinations at three further passes, of which the best one is judged."""
 Blocks = dict[tuple[str, str], dict[str, dict[str, Any]]]
 
@@ -68,6 +69,7 @@ def estimators(case: Case, *, independent: bool) -> dict[str, StochasticEstimato
             TRAPEZOID, 2 * (b // 2), sampling="stratified", micro_batches=2, refresh=epoch
         ),
         "stratified, 3 batches": probe(3, "stratified"),
+        "stratified, 3 batches, one sample": probe(3, "stratified", 1),
         "anchored, 1 batch": Anchored(probe(1, "stratified"), every=epoch),
     }
     return {name: every[name] for name in FEW} if case.few else every
@@ -110,7 +112,7 @@ def claims(blocks: Blocks, case: Case) -> dict[str, bool]:
                     90 <= pooled(row) <= 98
                 )
         cross, strat, next_batch = (
-            rows[n] for n in ("cross-fit", "stratified, 1 batch", "next batch, trapezoid")
+            rows[n] for n in ("cross-fit", "stratified, 1 batch, one sample", "next batch, trapezoid")
         )
         if kind == "independent":
             found[f"{title}: cross-fit and next batch: total within 3 % in the mean"] = (
