@@ -14,6 +14,7 @@ from lca.testing import tolerances
 from lca_torch.data import Rows, Tree, examples_in, is_rows, joined
 from lca_torch.live import same
 from lca_torch.optimizers import updates_without
+from lca_torch.ranks import Ranks
 
 
 class Loop:
@@ -35,6 +36,19 @@ class Loop:
         self._marks: list[tuple[float, Tensor]] = []
         self._batches: list[Tree] = []
         self._grad: Tensor | None = None
+        self._ranks: Ranks | None = None
+
+    def ranks(self, group: Any) -> None:
+        """From now on the parts of an update are the ranks' shares."""
+        self.leave()
+        self._ranks = Ranks(self._parameters, group)
+
+    def leave(self) -> None:
+        """The run is over."""
+        self.forget()
+        if self._ranks is not None:
+            self._ranks.remove()
+            self._ranks = None
 
     def batches(self, loader: Iterable[Tree]) -> Iterator[Tree]:
         """The batches of ``loader``, each remembered; several to one update are its parts."""
@@ -91,7 +105,7 @@ class Loop:
         if self._grad is not None and grad is not self._grad:  # zeroed, without an update
             self._marks, self._batches = [], self._batches[-1:]
         self._grad = grad
-        if "parts" in self._asked():
+        if "parts" in self._asked() and self._ranks is None:
             self._marks.append((share, flat_gradient(self._parameters)))
 
     def hand_over(self, fields: Collection[str]) -> Mapping[str, Any]:
@@ -100,6 +114,8 @@ class Loop:
         given: dict[str, Any] = {}
         if "batch" in fields and self._batches:
             given["batch"] = self._batch()
+        if "parts" in fields and self._ranks is not None:
+            self._marks = self._ranks.marks()
         if "gradient" in fields or "parts" in fields:
             given["gradient"] = self._gradient()
         if "parts" in fields and len(self._marks) > 1:
@@ -113,6 +129,8 @@ class Loop:
         """The update has been made, or will not be; the next one begins."""
         self._open = self._grad = None
         self._marks, self._batches, self._scores = [], [], []
+        if self._ranks is not None:
+            self._ranks.forget()
 
     def _batch(self) -> Tree:
         if len(self._batches) == 1:

@@ -147,6 +147,26 @@ class Tracker:
         """
         return self._loop.parts(batch, n)
 
+    def ranks(self, group: Any = None) -> None:
+        """Under `torch.nn.parallel.DistributedDataParallel`, each rank's share of a gradient is a part of it.
+
+        Call it once on every rank, inside the ``with`` block and before the first backward pass; the tracker
+        is made with the model inside (``model.module``), and every rank measures the same steps. There are as
+        many parts as ranks, all of the same weight, and each step they exchange their gradients: as many
+        vectors (K,) as there are ranks.
+
+        Parameters
+        ----------
+        group
+            The process group; default: all ranks.
+
+        Raises
+        ------
+        LCAError
+            If `torch.distributed` was not initialised.
+        """
+        self._loop.ranks(group)
+
     def scores(self, index: Any, outputs: Tensor, labels: Tensor | None = None) -> None:
         """How wrong the forward pass of training has just been on single examples; for probes by error.
 
@@ -177,7 +197,7 @@ class Tracker:
         for hook in self._hooks:
             hook.remove()
         self._hooks = []
-        self._loop.forget()
+        self._loop.leave()
         self._watch.end(complete=kind is None)
 
     def _before_step(self, optimizer: Any, args: Any, kwargs: Any) -> tuple[Any, Any] | None:

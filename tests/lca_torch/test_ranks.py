@@ -1,0 +1,57 @@
+"""The ranks of data-parallel training are parts: two allocate what one process with two parts does."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from torch.nn.functional import cross_entropy
+
+from lca.errors import LCAError
+from lca.estimators import CrossFit
+from lca.testing import tolerances
+from lca.testing.tolerances import EPS64
+from lca_torch import Tracker
+from tests.lca_torch.two_ranks import OPTIMIZERS, STEPS, Values, batch, clip, made
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+def halved(name):
+    """The same run in one process, each batch cut in two."""
+    model, optimizer, objective = made(name)
+    with Tracker(model, optimizer, objective, CrossFit(2), views=Values, on_error="raise") as tracker:
+        for step in range(STEPS):
+            optimizer.zero_grad()
+            for (x, y), share in tracker.parts(batch(step), 2):
+                (share * cross_entropy(model(x), y)).backward()
+            clip(name, model)
+            optimizer.step()
+    return np.array(tracker.views["train"].rows)
+
+
+@pytest.mark.skipif(not torch.distributed.is_available(), reason="this torch has no torch.distributed")
+@pytest.mark.parametrize("name", OPTIMIZERS)
+def test_two_ranks_allocate_what_two_halves_do(tmp_path, name):
+    command = [sys.executable, "-m", "tests.lca_torch.two_ranks", str(tmp_path)]
+    ranks = [subprocess.Popen([*command, str(rank), name], cwd=ROOT) for rank in range(2)]
+    try:
+        assert [rank.wait(timeout=120) for rank in ranks] == [0, 0]
+    finally:
+        [rank.kill() for rank in ranks]  # one that waits for the other
+    first, second = (np.load(tmp_path / f"{rank}.npy") for rank in range(2))
+    np.testing.assert_array_equal(first, second)
+    expected = halved(name)
+    assert first.shape == expected.shape == (STEPS - 1, first.shape[1])
+    # Adam divides by √v of a few steps, which magnifies the rounding of an average over ranks.
+    scale = np.abs(expected).sum(axis=1, keepdims=True)
+    assert (np.abs(first - expected) <= tolerances.allocation(scale, 16 * EPS64)).all()
+
+
+def test_without_a_process_group_it_says_what_to_do():
+    model, optimizer, objective = made("adam")
+    with Tracker(model, optimizer, objective, CrossFit(2)) as tracker, pytest.raises(LCAError) as caught:
+        tracker.ranks()
+    assert "init_process_group first, and tracker.ranks() on every rank" in str(caught.value)

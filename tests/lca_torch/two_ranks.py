@@ -1,0 +1,79 @@
+"""Two ranks of data-parallel training with a tracker each, run as a child by test_ranks.py.
+
+python -m tests.lca_torch.two_ranks FOLDER RANK OPTIMIZER
+"""
+
+import sys
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch.nn.functional import cross_entropy
+from torch.nn.parallel import DistributedDataParallel
+
+from lca.estimators import CrossFit
+from lca_torch import Objective, Tracker
+from tests.lca_torch.networks import X, Y, mlp
+
+STEPS, HALF = 4, 4
+OPTIMIZERS = {
+    "adam": lambda p: torch.optim.Adam(p, lr=0.01),
+    "momentum": lambda p: torch.optim.SGD(p, lr=0.1, momentum=0.9),
+    "clipped": lambda p: torch.optim.SGD(p, lr=0.1),
+}
+
+
+class Values:
+    """A view that keeps the allocations."""
+
+    def __init__(self, layout):
+        self.rows = []
+
+    def update(self, allocation):
+        self.rows.append(allocation.values.numpy())
+
+
+def batch(step):
+    """8 examples: the first half is for rank 0."""
+    index = torch.randperm(len(X), generator=torch.Generator().manual_seed(step))[: 2 * HALF]
+    return X[index].double(), Y[index]
+
+
+def made(name):
+    torch.manual_seed(0)
+    model = mlp().double()
+    optimizer = OPTIMIZERS[name](model.parameters())
+    return model, optimizer, Objective(model, cross_entropy, (X.double(), Y), batch_size=17)
+
+
+def clip(name, model):
+    if name == "clipped":
+        torch.nn.utils.clip_grad_norm_(model.parameters(), 0.1)
+
+
+def ranked(rank, name):
+    """What rank ``rank`` allocates."""
+    model, optimizer, objective = made(name)
+    parallel = DistributedDataParallel(model)
+    tracker = Tracker(model, optimizer, objective, CrossFit(2), views=Values, on_error="raise")
+    with tracker:
+        tracker.ranks()
+        for step in range(STEPS):
+            x, y = (part[HALF * rank : HALF * (rank + 1)] for part in batch(step))
+            optimizer.zero_grad()
+            cross_entropy(parallel(x), y).backward()
+            clip(name, model)
+            optimizer.step()
+    assert all(not parameter._backward_hooks for parameter in model.parameters())
+    return np.array(tracker.views["train"].rows)
+
+
+def main(folder, rank, name):
+    store = torch.distributed.FileStore(str(Path(folder) / "store"), 2)
+    torch.distributed.init_process_group("gloo", store=store, rank=int(rank), world_size=2)
+    np.save(Path(folder) / f"{rank}.npy", ranked(int(rank), name))
+    torch.distributed.destroy_process_group()
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])
