@@ -9,7 +9,10 @@ from collections.abc import Callable, Collection, Mapping
 from dataclasses import replace
 from typing import Any, TypeAlias
 
+from lca.errors import LCAError
 from lca.step import Step
+from lca.testing.tolerances import summed
+from lca.vectors import Vector, vector_ops
 
 Source: TypeAlias = Callable[[Collection[str]], Mapping[str, Any]]
 """From names of fields of `Step` (of ``batch``, ``gradient``, ``parts``, ``scores``) to what the update that
@@ -17,6 +20,27 @@ is about to be made has there. Vectors last: nobody overwrites them. A field tha
 and the estimator that needs it says where it comes from."""
 
 _NEXT = "next_"
+
+
+def multiple_of(total: Vector, gradient: Vector) -> float:
+    """c, where an update's ``gradient`` is c times the ``total`` of its parts: unscaling, clipping by norm.
+
+    Raises
+    ------
+    LCAError
+        If it is no multiple of it.
+    """
+    ops = vector_ops(gradient)
+    square = ops.total(total * total)
+    factor = ops.total(total * gradient) / square if square else 1.0
+    rest = gradient - factor * total
+    if not ops.total(rest * rest) ** 0.5 <= summed(ops.total(gradient * gradient) ** 0.5, ops.eps(gradient)):
+        raise LCAError(
+            "the gradient of the update is no multiple of the sum of its parts: it was clipped entry by "
+            "entry, averaged over ranks or had something added to it, so the update without one of them is "
+            "unknown; clip by norm, or use an estimator that needs no parts (lca.estimators.NextBatch)."
+        )
+    return factor
 
 
 class HandOver:

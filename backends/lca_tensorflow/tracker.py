@@ -1,6 +1,6 @@
 """`Tracker`: measures a training loop that somebody else wrote, around its updates."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from types import TracebackType
 from typing import Any
@@ -14,6 +14,7 @@ from lca.objective import Objective as AnyObjective
 from lca.summary import RunViews
 from lca.tracking import MakeViews, Measurement, OnError, RecordTo, Schedule
 from lca.views import View
+from lca_tensorflow.data import Tree
 from lca_tensorflow.updates import Updates
 
 
@@ -77,7 +78,7 @@ class Tracker:
         self._measurement = Measurement(
             objective, estimator, every=every, views=views, on_error=on_error, record=record
         )
-        self._updates = Updates(model, optimizer, self._measurement)
+        self._updates = Updates(model, optimizer, self._measurement, in_loop=True)
         self._optimizer = optimizer
         self._listening = self._in_step = False
         self._unseen = 0
@@ -105,6 +106,65 @@ class Tracker:
     def summary(self) -> dict[str, dict[str, Any]]:
         """`lca.summary.summarize` of each measured loss and each term of one, by name."""
         return self._measurement.summary()
+
+    @property
+    def left_out(self) -> int:
+        """Number of steps that had no next one to be measured by (`lca.tracking.Watch`)."""
+        return self._updates.watch.left_out
+
+    def batches(self, loader: Iterable[Tree]) -> Iterator[Tree]:
+        """The batches of ``loader`` one by one, so that the tracker knows which one makes the next step.
+
+        Several batches to one step (gradient accumulation) are its parts; their losses weigh alike.
+
+        >>> # for x, y in tracker.batches(dataset): ...
+        """
+        return self._updates.loop.batches(loader)
+
+    def parts(self, batch: Tree, n: int) -> Iterator[tuple[Tree, float]]:
+        """``batch`` cut into ``n`` parts, each with its share of the examples, to be its weight in the loss.
+
+        The loop takes the gradient of each, and adds them up with `add`.
+        """
+        return self._updates.loop.parts(batch, n)
+
+    def add(self, total: Sequence[Any] | None, gradients: Sequence[Any]) -> list[Any]:
+        """``total + gradients``, tensor by tensor, and the tracker knows that these are those of a part.
+
+        ``None`` is nothing yet. Of the optimizer's own update, the one without each part is then found by
+        letting a twin of it make it: its configuration and state, other gradients and variables. That costs
+        as much as an update for each part.
+
+        >>> # total = None
+        >>> # for (x, y), share in tracker.parts(batch, 2):
+        >>> #     with tf.GradientTape() as tape:
+        >>> #         loss = share * loss_fn(y, model(x, training=True))
+        >>> #     total = tracker.add(total, tape.gradient(loss, model.trainable_weights))
+        >>> # optimizer.apply(total, model.trainable_weights)
+        """
+        return self._updates.loop.add(total, gradients)
+
+    def scores(self, index: Any, outputs: Any, labels: Any = None) -> None:
+        """How wrong the forward pass of training has just been on single examples; for probes by error.
+
+        Parameters
+        ----------
+        index
+            Which examples of the measured data they are, integers (n,).
+        outputs
+            Logits (n, C), the error being ``1 - softmax(outputs)[label]``; or, without labels, the errors
+            themselves (n,).
+        labels
+            Classes (n,).
+        """
+        self._updates.loop.scores(index, outputs, labels)
+
+    def _hand_over(self, grads: Any, trainable_variables: Any = None, **unused: Any) -> None:
+        variables = (
+            self._optimizer._trainable_variables if trainable_variables is None else trainable_variables
+        )
+        self._updates.loop.heard(grads, variables)
+        self._updates.watch.hand_over()
 
     @contextmanager
     def step(self) -> Iterator[None]:
@@ -134,6 +194,7 @@ class Tracker:
             if self._in_step or tf.inside_function():
                 return apply(*args, **kwargs)
             with self.step():
+                self._hand_over(*args, **kwargs)
                 return apply(*args, **kwargs)
 
         object.__setattr__(self._optimizer, "apply", heard)
@@ -143,6 +204,7 @@ class Tracker:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         object.__delattr__(self._optimizer, "apply")
+        self._updates.loop.forget()
         self._listening = False
         unheard = self._updates.count() - self._updates.made - self._unseen
         if unheard and kind is None and self.error is None:

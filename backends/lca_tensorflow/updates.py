@@ -8,6 +8,7 @@ import tensorflow as tf
 from lca.errors import LayoutError, LCAError
 from lca.layout import check_same_layout
 from lca.tracking import Measurement, Watch
+from lca_tensorflow.loop import Loop
 from lca_tensorflow.parameters import flat, parameters_of
 from lca_tensorflow.terms import keras_objectives
 
@@ -19,9 +20,20 @@ class Updates:
     `LossScaleOptimizer` skips, are none.
     """
 
-    def __init__(self, model: keras.Model, optimizer: Any, measurement: Measurement) -> None:
+    def __init__(
+        self, model: keras.Model, optimizer: Any, measurement: Measurement, *, in_loop: bool = False
+    ) -> None:
+        if measurement.needs and not in_loop:
+            raise LCAError(
+                f"the estimator needs {', '.join(sorted(measurement.needs))} of every training step, which "
+                "fit does not hand over; use a Tracker around a loop of your own, or an estimator that "
+                "measures data of its own: lca.Adaptive, lca.PathIntegral, or lca.estimators.Probe, for "
+                "other samplings than 'uniform' with refresh=."
+            )
+        variables = _variables(model, optimizer, measurement)
         self._optimizer = optimizer
-        self.watch = Watch(measurement, _Live(_variables(model, optimizer, measurement)))
+        self.loop = Loop(variables, optimizer, lambda: self.watch.asked)
+        self.watch = Watch(measurement, _Live(variables), self.loop.hand_over)
         self._before = self.made = 0
 
     def count(self) -> int:
@@ -46,6 +58,7 @@ class Updates:
         self.made += made
         if made:
             self.watch.after()
+        self.loop.forget()
 
 
 class _Live:
@@ -76,12 +89,6 @@ def _variables(model: keras.Model, optimizer: Any, measurement: Measurement) -> 
         raise LCAError(
             "models of a tf.distribute strategy are not measured; build and compile the model outside "
             "strategy.scope()."
-        )
-    if measurement.needs:
-        raise LCAError(
-            f"the estimator needs {', '.join(sorted(measurement.needs))} of every training step, which Keras "
-            "does not hand over; use one that measures data of its own: lca.Adaptive, lca.PathIntegral, or "
-            "lca.estimators.Probe, for other samplings than 'uniform' with refresh=."
         )
     named = parameters_of(model)
     for what, objective in measurement.objectives.items():

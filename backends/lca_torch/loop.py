@@ -9,8 +9,8 @@ import torch
 from torch import Tensor, nn
 
 from lca.errors import LCAError
+from lca.handover import multiple_of
 from lca.step import Part, Scores
-from lca.testing import tolerances
 from lca_torch.data import Rows, Tree, examples_in, is_rows, joined
 from lca_torch.live import same
 from lca_torch.optimizers import updates_without
@@ -155,7 +155,7 @@ class Loop:
         shares = [share for share, _ in self._marks]
         shares = [share / sum(shares) for share in shares]
         marks = [mark for _, mark in self._marks]
-        factor = _factor(marks[-1], gradient)
+        factor = 1.0 if marks[-1] is gradient else multiple_of(marks[-1], gradient)
         parts, before = [], None
         for share, mark in zip(shares, marks, strict=True):
             parts.append((mark if before is None else mark - before) * (factor / share))
@@ -181,20 +181,3 @@ def _own(parameter: nn.Parameter) -> Tensor:
 def _is_gradient(vector: Tensor, parameters: Sequence[nn.Parameter]) -> bool:
     pieces = vector.split([p.numel() for p in parameters])  # type: ignore[no-untyped-call]
     return all(same(piece, _own(p).reshape(-1)) for piece, p in zip(pieces, parameters, strict=True))
-
-
-def _factor(total: Tensor, gradient: Tensor) -> float:
-    """c, where the update's gradient is c times the sum of its parts: unscaling and clipping by norm."""
-    if total is gradient:
-        return 1.0
-    a, b = total.double(), gradient.double()
-    square = float(a @ a)
-    factor = float(a @ b) / square if square else 1.0
-    rest, eps = float((b - factor * a).norm()), torch.finfo(gradient.dtype).eps
-    if not rest <= tolerances.summed(float(b.norm()), eps):
-        raise LCAError(
-            "the gradient of the update is no multiple of the sum of its parts: it was clipped entry by "
-            "entry, averaged over ranks or had something added to it, so the update without one of them is "
-            "unknown; clip by norm, or use an estimator that needs no parts (lca.estimators.NextBatch)."
-        )
-    return factor

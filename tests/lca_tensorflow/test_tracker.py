@@ -7,7 +7,6 @@ import tensorflow as tf
 
 import lca
 from lca.errors import LayoutError, LCAError, LCAWarning, NonDeterministicError, NonFiniteError
-from lca.estimators import SameBatch
 from lca_tensorflow import Objective, Tracker
 from tests.lca_tensorflow.networks import X, Y, cross_entropy, floats, mlp, normalised
 
@@ -238,8 +237,6 @@ def test_what_does_not_belong_together_is_refused():
         Tracker(model, optimizer, objective, on_error="ignore")
     with pytest.raises(LCAError, match="measuring needs at least one objective"):
         Tracker(model, optimizer, {})
-    with pytest.raises(LCAError, match="needs gradient.* of every training step, which Keras does not hand"):
-        Tracker(model, optimizer, objective, SameBatch())
     with tf.distribute.MirroredStrategy(["CPU:0"]).scope():
         mirrored = mlp()
     with pytest.raises(LCAError, match=r"outside strategy\.scope"):

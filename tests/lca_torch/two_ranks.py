@@ -18,7 +18,6 @@ from tests.lca_torch.networks import X, Y, mlp
 STEPS, HALF = 4, 4
 OPTIMIZERS = {
     "adam": lambda p: torch.optim.Adam(p, lr=0.01),
-    "momentum": lambda p: torch.optim.SGD(p, lr=0.1, momentum=0.9),
     "clipped": lambda p: torch.optim.SGD(p, lr=0.1),
 }
 

@@ -1,0 +1,173 @@
+"""`Loop`: what an eager training loop in Keras has at hand for estimators on batches."""
+
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from itertools import pairwise
+from typing import Any
+
+import keras
+import numpy as np
+import tensorflow as tf
+
+from lca.errors import LCAError
+from lca.handover import multiple_of
+from lca.optimizers import mean_gradient
+from lca.step import Part, Scores
+from lca_tensorflow.data import Rows, Tree, examples_in
+from lca_tensorflow.parameters import flat
+
+Gradients = Sequence[Any]
+
+
+class Loop:
+    """Remembers what passes by between two updates, as far as it is ``asked`` for.
+
+    Gradients come with `add`, one part after another, and as a whole with `heard`, when the optimizer is
+    about to apply them.
+    """
+
+    def __init__(
+        self, variables: Sequence[keras.Variable], optimizer: Any, asked: Callable[[], Collection[str]]
+    ) -> None:
+        self._variables, self._optimizer, self._asked = variables, optimizer, asked
+        self._applied: tuple[Gradients, Sequence[keras.Variable]] | None = None
+        self.forget()
+
+    def batches(self, loader: Iterable[Tree]) -> Iterator[Tree]:
+        """The batches of ``loader``, each remembered; several to one update are its parts."""
+        for batch in loader:
+            self._share = 1.0
+            self._batches.append(batch)
+            yield batch
+
+    def parts(self, batch: Tree, n: int) -> Iterator[tuple[Tree, float]]:
+        """``batch`` in n pieces, each with its share of the examples."""
+        total = int(examples_in(batch))
+        if not isinstance(n, int) or not 1 <= n <= total:
+            raise LCAError(f"a batch of {total} examples cannot be cut into {n!r} parts.")
+        if not self._batches:  # nobody has told of this batch
+            self._batches.append(batch)
+        for start, end in pairwise(-(-m * total // n) for m in range(n + 1)):  # the larger ones first
+            self._share = (end - start) / total
+            yield Rows(batch).take(start, end), self._share
+
+    def add(self, total: Gradients | None, gradients: Gradients) -> list[Any]:
+        """``total + gradients``, and the part that they are of."""
+        if "parts" in self._asked():
+            self._marks.append((self._share, gradients))
+        if total is None:
+            return list(gradients)
+        return [b if a is None else a if b is None else a + b for a, b in zip(total, gradients, strict=True)]
+
+    def scores(self, index: Any, outputs: Any, labels: Any) -> None:
+        """Errors of single examples, as the coming update's forward pass saw them."""
+        if "scores" not in self._asked():
+            return
+        if labels is not None:
+            right = tf.gather(tf.nn.softmax(outputs), tf.reshape(labels, [-1]), axis=1, batch_dims=1)
+            outputs = 1 - right
+        self._scores.append((np.asarray(index), np.asarray(outputs, np.float64)))
+
+    def heard(self, gradients: Gradients, variables: Sequence[keras.Variable]) -> None:
+        """The optimizer is about to apply these."""
+        self._applied = list(gradients), list(variables)
+
+    def hand_over(self, fields: Collection[str]) -> Mapping[str, Any]:
+        """`lca.handover.Source`."""
+        given: dict[str, Any] = {}
+        if "batch" in fields and self._batches:
+            given["batch"] = self._batch()
+        if ("gradient" in fields or "parts" in fields) and self._applied is not None:
+            _check_plain(self._optimizer)
+            given["gradient"] = self._flat(self._applied[0])
+            if "parts" in fields and len(self._marks) > 1:
+                given["parts"] = self._parts(given["gradient"])
+        if "scores" in fields and self._scores:
+            index, values = zip(*self._scores, strict=True)
+            given["scores"] = Scores(np.concatenate(index), np.concatenate(values))
+        return given
+
+    def forget(self) -> None:
+        """The update has been made, or will not be; the next one begins."""
+        self._share, self._applied = 1.0, None
+        self._batches: list[Tree] = []
+        self._marks: list[tuple[float, Gradients]] = []
+        self._scores: list[tuple[np.ndarray, np.ndarray]] = []
+
+    def _batch(self) -> Tree:
+        if len(self._batches) == 1:
+            return self._batches[0]
+        return tf.nest.map_structure(lambda *parts: tf.concat(parts, 0), *self._batches)
+
+    def _flat(self, gradients: Gradients) -> tf.Tensor:
+        """As a vector (K,) in the order of θ; 0 where there is none."""
+        assert self._applied is not None
+        by_variable = {id(v): g for g, v in zip(gradients, self._applied[1], strict=True)}
+        found = [by_variable.get(id(variable)) for variable in self._variables]
+        parts = [
+            tf.zeros(v.shape, v.dtype) if grad is None else tf.convert_to_tensor(grad)
+            for grad, v in zip(found, self._variables, strict=True)
+        ]
+        return tf.concat([tf.reshape(part, [-1]) for part in parts], 0)
+
+    def _parts(self, gradient: tf.Tensor) -> tuple[Part, ...]:
+        assert self._applied is not None
+        shares = [share / sum(share for share, _ in self._marks) for share, _ in self._marks]
+        vectors = [self._flat(gradients) for _, gradients in self._marks]
+        factor = multiple_of(tf.add_n(vectors), gradient)
+        parts = [vector * (factor / share) for vector, share in zip(vectors, shares, strict=True)]
+        moving = [g is not None for g in self._applied[0]]
+        rehearsal = Rehearsal(self._optimizer, self._applied[1], self._variables)
+        updates = []
+        for m in range(len(parts)):
+            others = [k for k in range(len(parts)) if k != m]
+            mean = parts[others[0]] if len(others) == 1 else mean_gradient(parts, shares, others)
+            updates.append(rehearsal.update(mean, moving))
+        return tuple(map(Part, parts, updates))
+
+
+class Rehearsal:
+    """The update that an optimizer would make of another gradient, found by letting a twin of it make it.
+
+    The twin has the optimizer's configuration and state, and moves copies of its variables; whatever the
+    optimizer does (schedule, decay, clipping, averages), it does.
+    """
+
+    def __init__(
+        self, optimizer: Any, trained: Sequence[keras.Variable], wanted: Sequence[keras.Variable]
+    ) -> None:
+        self._trained, self._wanted = trained, wanted
+        self._copies = [keras.Variable(tf.identity(v.value), dtype=v.dtype) for v in trained]
+        self._twin = type(optimizer).from_config(optimizer.get_config())
+        self._twin.build(self._copies)
+        state = optimizer.variables if optimizer.built else self._twin.variables  # before its first update
+        self._state = [tf.identity(variable.value) for variable in state]
+
+    def update(self, gradient: tf.Tensor, moving: Sequence[bool]) -> tf.Tensor:
+        """The movement (K,) in the order ``wanted``; ``moving``: which of the trained have a gradient."""
+        for variable, value in zip(self._twin.variables, self._state, strict=True):
+            variable.assign(value)
+        for copy, variable in zip(self._copies, self._trained, strict=True):
+            copy.assign(variable.value)
+        parts = tf.split(gradient, [int(np.prod(v.shape)) for v in self._wanted])
+        by_variable = {id(v): tf.reshape(g, v.shape) for g, v in zip(parts, self._wanted, strict=True)}
+        given = [
+            by_variable.get(id(v)) if moves else None for v, moves in zip(self._trained, moving, strict=True)
+        ]
+        pairs = [(g, copy) for g, copy in zip(given, self._copies, strict=True) if g is not None]
+        self._twin.apply([g for g, _ in pairs], [copy for _, copy in pairs])
+        moved = {id(v): copy for v, copy in zip(self._trained, self._copies, strict=True)}
+        return flat([moved.get(id(v), v) for v in self._wanted]) - flat(self._wanted)
+
+
+def _check_plain(optimizer: Any) -> None:
+    """Raise `LCAError` if what the optimizer is given is not the gradient of its next update."""
+    if hasattr(optimizer, "inner_optimizer"):
+        raise LCAError(
+            f"a {type(optimizer).__name__} is given scaled gradients; estimators on batches need those of "
+            "the loss itself, so use the optimizer inside it, or an estimator that needs none (Probe)."
+        )
+    if getattr(optimizer, "gradient_accumulation_steps", None):
+        raise LCAError(
+            "the optimizer accumulates gradients by itself, so that no single call has that of an update; "
+            "accumulate in the loop with tracker.add(total, gradients)."
+        )

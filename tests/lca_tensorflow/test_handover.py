@@ -1,0 +1,208 @@
+"""What a Keras loop hands over: gradients, batches, parts with the updates without them, errors."""
+
+from dataclasses import dataclass, field
+
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from lca import RIGHT, SIMPSON, StepAllocation
+from lca.allocation import Cost
+from lca.errors import LCAError
+from lca.estimators import CrossFit, NextBatch, Probe, SameBatch
+from lca.testing import tolerances
+from lca.testing.tolerances import EPS32
+from lca_tensorflow import Objective, Tracker
+
+RNG = np.random.default_rng(0)
+X, Y = RNG.normal(size=(40, 4)).astype("float32"), RNG.integers(3, size=40)
+LOSS = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
+STEPS, SIZE = 5, 8
+BATCHES = [np.arange(SIZE * t, SIZE * (t + 1)) for t in range(STEPS)]
+OPTIMIZERS = {
+    "sgd": lambda: keras.optimizers.SGD(0.1),
+    "momentum": lambda: keras.optimizers.SGD(0.1, momentum=0.9),
+    "nesterov": lambda: keras.optimizers.SGD(0.1, momentum=0.9, nesterov=True),
+    "rmsprop": lambda: keras.optimizers.RMSprop(0.01),
+    "adam": lambda: keras.optimizers.Adam(0.01),
+    "adamw": lambda: keras.optimizers.AdamW(0.01, weight_decay=0.1),
+    "schedule": lambda: keras.optimizers.Adam(keras.optimizers.schedules.ExponentialDecay(0.1, 2, 0.5)),
+    "clipped": lambda: keras.optimizers.SGD(0.1, clipnorm=0.05),
+}
+
+
+@dataclass
+class Shown:
+    """An estimator that keeps the steps."""
+
+    needs: tuple = ("batch", "gradient", "parts", "next_gradient", "scores")
+    steps: list = field(default_factory=list)
+    target, degree, cost, unbiased, bias = "batch", 1, Cost(), False, ""
+
+    def start(self, objective):
+        return self.allocate
+
+    def allocate(self, step):
+        self.steps.append(step)
+        return StepAllocation(step.end - step.start, np.nan, np.nan, np.nan, 0.0, step=step.index)
+
+    def reseeded(self, seed):
+        return self
+
+
+def model_of():
+    keras.utils.set_random_seed(0)
+    return keras.Sequential([keras.Input((4,)), keras.layers.Dense(5, "tanh"), keras.layers.Dense(3)])
+
+
+def objective_of(model):
+    return Objective(model, LOSS, (X, Y))
+
+
+def gradients(model, index, share=1.0, told=lambda outputs: None):
+    with tf.GradientTape() as tape:
+        outputs = model(X[index], training=True)
+        loss = share * LOSS(Y[index], outputs)
+    told(outputs)
+    return tape.gradient(loss, model.trainable_weights)
+
+
+def halves(index):
+    return index[: SIZE // 2], index[SIZE // 2 :]
+
+
+def train(estimator, optimizer, *, steps=STEPS, **options):
+    """The tracker of a run whose batches are cut in two."""
+    model, optimizer = model_of(), OPTIMIZERS[optimizer]()
+    tracker = Tracker(model, optimizer, objective_of(model), estimator, on_error="raise", **options)
+    with tracker:
+        for index in tracker.batches(BATCHES[:steps]):
+            total = None
+            for part, share in tracker.parts(index, 2):
+                grads = gradients(model, part, share, lambda f, part=part: tracker.scores(part, f, Y[part]))
+                total = tracker.add(total, grads)
+            optimizer.apply(total, model.trainable_weights)
+    return tracker, model
+
+
+def flat(tensors):
+    return np.concatenate([np.ravel(tensor) for tensor in tensors])
+
+
+def cut(model, theta):
+    weights = model.trainable_weights
+    parts = tf.split(theta, [int(np.prod(w.shape)) for w in weights])
+    return [tf.reshape(part, w.shape).numpy() for part, w in zip(parts, weights, strict=True)]
+
+
+def stepped(name, steps, last):
+    """θ after ``steps`` updates, and the movement of one more on the examples ``last`` alone."""
+    model, optimizer = model_of(), OPTIMIZERS[name]()
+    for index in BATCHES[:steps]:
+        optimizer.apply(gradients(model, index), model.trainable_weights)
+    before = flat(model.get_weights())
+    optimizer.apply(gradients(model, last), model.trainable_weights)
+    return flat(model.get_weights()) - before
+
+
+@pytest.mark.parametrize("name", OPTIMIZERS)
+def test_updates_without_a_part_are_those_that_the_optimizer_makes(name):
+    estimator = Shown()
+    train(estimator, name)
+    for t in (0, 1, 3):
+        for part, others in zip(estimator.steps[t].parts, reversed(halves(BATCHES[t])), strict=True):
+            wanted = stepped(name, t, others)
+            gap = np.abs(part.update.numpy() - wanted).max()
+            # A movement is a small difference of θ, and Adam's first ones have the size of the learning rate.
+            assert gap <= tolerances.summed(4.0, EPS32)
+            assert gap <= 0.01 * np.abs(wanted).max()
+
+
+def test_what_is_handed_over_is_what_the_loop_had():
+    estimator = Shown()
+    _, model = train(estimator, "sgd")
+    assert [step.index for step in estimator.steps] == list(range(STEPS - 1))
+    limit = tolerances.gradient(1.0, EPS32)
+    for step, index in zip(estimator.steps, BATCHES, strict=False):
+        assert step.batch is index
+        model.set_weights(cut(model, step.start))
+        whole = flat(gradients(model, index))
+        assert np.abs(step.gradient.numpy() - whole).max() <= limit
+        assert np.abs((step.end - step.start).numpy() + 0.1 * whole).max() <= limit
+        for part, half in zip(step.parts, halves(index), strict=True):
+            assert np.abs(part.gradient.numpy() - flat(gradients(model, half))).max() <= limit
+        right = tf.nn.softmax(model(X[index])).numpy()[np.arange(SIZE), Y[index]]
+        assert step.scores.index.tolist() == index.tolist()
+        assert np.abs(step.scores.values - (1 - right)).max() <= limit
+        model.set_weights(cut(model, step.end))
+        following = flat(gradients(model, BATCHES[step.index + 1]))
+        assert np.abs(step.next_gradient.numpy() - following).max() <= limit
+
+
+@pytest.mark.parametrize(
+    "estimator", [SameBatch(), NextBatch(RIGHT), CrossFit(), Probe(size=10, sampling="importance")], ids=repr
+)
+def test_training_is_the_same_and_estimators_run(estimator):
+    tracker, model = train(estimator, "adam")
+    summary = tracker.summary()["train"]
+    late = any(need.startswith("next_") for need in estimator.needs)
+    assert (summary["steps"], tracker.left_out) == (STEPS - late, int(late))
+    _, alone = train(None, "adam", every=lambda step: False)
+    assert np.array_equal(flat(model.get_weights()), flat(alone.get_weights()))
+
+
+def test_batches_are_measured_on_where_an_estimator_asks_for_it():
+    model, optimizer = model_of(), keras.optimizers.SGD(0.1)
+    tracker = Tracker(model, optimizer, objective_of(model), NextBatch(SIMPSON), on_error="raise")
+    with tracker:
+        for x, y in tracker.batches([(X[index], Y[index]) for index in BATCHES]):
+            with tf.GradientTape() as tape:
+                loss = LOSS(y, model(x, training=True))
+            optimizer.apply(tape.gradient(loss, model.trainable_weights), model.trainable_weights)
+    assert tracker.summary()["train"]["steps"] == STEPS - 1
+
+
+def test_several_batches_to_an_update_are_its_parts():
+    estimator = Shown(needs=("parts", "batch"))
+    model, optimizer = model_of(), keras.optimizers.SGD(0.1)
+    with Tracker(model, optimizer, objective_of(model), estimator, on_error="raise") as tracker:
+        total = None
+        for n, index in enumerate(tracker.batches(BATCHES[:4])):
+            total = tracker.add(total, gradients(model, index, 0.5))
+            if n % 2:
+                optimizer.apply(total, model.trainable_weights)
+                total = None
+    assert [len(step.parts) for step in estimator.steps] == [2, 2]
+    assert estimator.steps[1].batch.numpy().tolist() == [*BATCHES[2], *BATCHES[3]]
+    model.set_weights(cut(model, estimator.steps[0].start))
+    for part, index in zip(estimator.steps[0].parts, BATCHES[:2], strict=True):
+        gap = np.abs(part.gradient.numpy() - flat(gradients(model, index))).max()
+        assert gap <= tolerances.gradient(1.0, EPS32)
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (lambda: keras.optimizers.LossScaleOptimizer(keras.optimizers.SGD(0.1)), "is given scaled gradients"),
+        (lambda: keras.optimizers.SGD(0.1, gradient_accumulation_steps=2), r"accumulates.*tracker\.add"),
+    ],
+    ids=["loss scale", "accumulation"],
+)
+def test_gradients_that_are_not_the_update_s_are_refused(make, message):
+    model, optimizer = model_of(), make()
+    with (
+        pytest.raises(LCAError, match=message),
+        Tracker(model, optimizer, objective_of(model), SameBatch(), on_error="raise"),
+    ):
+        optimizer.apply(gradients(model, BATCHES[0]), model.trainable_weights)
+
+
+def test_what_the_loop_did_not_hand_over_is_asked_for():
+    model, optimizer = model_of(), keras.optimizers.SGD(0.1)
+    with Tracker(model, optimizer, objective_of(model), CrossFit(), on_error="raise"):
+        optimizer.apply(gradients(model, BATCHES[0]), model.trainable_weights)
+        with pytest.raises(LCAError, match=r"needs Step\.parts.*tracker\.parts\(batch, 2\)"):
+            optimizer.apply(gradients(model, BATCHES[1]), model.trainable_weights)
+    with pytest.raises(LCAError, match="8 examples cannot be cut into 9 parts"):
+        next(train(Shown(), "sgd")[0].parts(BATCHES[0], 9))
