@@ -9,6 +9,7 @@ import lca
 from lca.errors import LayoutError, LCAError, LCAWarning, NonFiniteError, UnknownNameError
 from lca.testing import tolerances
 from lca_tensorflow import LCACallback, Objective
+from lca_tensorflow.updates import Updates
 
 RNG = np.random.default_rng(0)
 X, Y = RNG.normal(size=(20, 5)).astype("float32"), RNG.integers(3, size=20)
@@ -301,3 +302,23 @@ def test_losses_add_up_in_float32_as_well():
     eps = float(np.finfo(np.float32).eps)
     limits = [tolerances.conservation(row["mass"], row["loss_start"], eps) for row in rows]
     assert (np.abs(rows["residual"]) <= 10 * np.array(limits)).all()
+
+
+@pytest.mark.parametrize(
+    ("optimizer", "counted"),
+    [
+        (lambda: keras.optimizers.SGD(0.1), False),
+        (lambda: keras.optimizers.SGD(0.1, gradient_accumulation_steps=2), True),
+        (lambda: keras.optimizers.LossScaleOptimizer(keras.optimizers.SGD(0.1)), True),
+    ],
+    ids=["plain", "accumulated", "scaled"],
+)
+def test_updates_are_counted_only_where_a_batch_may_make_none(monkeypatch, optimizer, counted):
+    reads = []
+    count = Updates.count
+    monkeypatch.setattr(Updates, "count", lambda self: reads.append(0) or count(self))
+    model = model_of(optimizer())
+    callback = LCACallback(frozen(model), every=2, on_error="raise")
+    fit(model, callback)  # 6 batches
+    assert len(reads) == (1 + 6 if counted else 1)
+    assert callback.steps == int(model.optimizer.iterations)

@@ -242,7 +242,7 @@ def main() -> None:
     results: dict[str, Any] = {"rounds": options.rounds}
     for name, rule in RULES.items():
         results[name] = overhead(model, data, rule, options.rounds)
-    results["callback without measurement"] = idle_callback(model, data, 2 * options.rounds)
+    results["callback without measurement"] = idle_callback(model, data, 5 * options.rounds)
     for dtype in NOTEBOOKS:
         few = max(3, options.rounds // 3)
         results[f"first order, notebook in {dtype}"] = against_the_notebook(data, 40, few, dtype)
