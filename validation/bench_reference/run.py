@@ -38,7 +38,7 @@ def overhead(
         for theta in thetas:
             objective.loss_and_grad(theta)
 
-    allocated, by_hand, ratio, _ = interleaved(allocate, bare, rounds)
+    allocated, by_hand, ratio, *_ = interleaved(allocate, bare, rounds)
     return {"gradients": len(thetas), "allocate_s": allocated, "bare_gradients_s": by_hand, "ratio": ratio}
 
 
@@ -70,7 +70,7 @@ def against_matrix_products(objective: DatasetLoss, network: Network, theta: Arr
                 if k:
                     np.matmul(inputs[k + 1], weights[k], out=inputs[k])
 
-    gradient, bare, ratio, _ = interleaved(lambda: objective.loss_and_grad(theta), products, rounds)
+    gradient, bare, ratio, *_ = interleaved(lambda: objective.loss_and_grad(theta), products, rounds)
     return {"gradient_s": gradient, "products_s": bare, "ratio": ratio}
 
 

@@ -97,15 +97,40 @@ def plot(path: Path, blocks: Mapping[str, Any]) -> None:
     mpl.use("Agg")
     import matplotlib.pyplot as plt  # noqa: PLC0415
 
-    figure, axes = plt.subplots(1, len(blocks), figsize=(12, 5.5), sharey=True, layout="constrained")
+    figure, axes = plt.subplots(1, len(blocks), figsize=(13, 6), sharey=True, layout="constrained")
     for axis, (title, rows) in zip(axes, blocks.items(), strict=True):
+        places = _apart(
+            {name: (row["passes"], np.log10(1 - row["correlation"])) for name, row in rows.items()}
+        )
         for name, row in rows.items():
             missing = [1 - row[key] for key in ("correlation", "correlation_late")]
-            [line] = axis.plot([row["passes"]] * 2, missing, "o-", markersize=4, linewidth=0.8)
-            place = {"textcoords": "offset points", "xytext": (4, -3)}
-            axis.annotate(name, (row["passes"], missing[0]), fontsize=7, color=line.get_color(), **place)
+            x, height = places[name]
+            [line] = axis.plot([x] * 2, missing, "o-", markersize=4, linewidth=0.8)
+            axis.annotate(
+                name,
+                (x, missing[0]),
+                (x + 0.07, 10**height),
+                fontsize=7,
+                va="center",
+                color=line.get_color(),
+                arrowprops={"arrowstyle": "-", "color": line.get_color(), "linewidth": 0.4, "shrinkB": 2},
+            )
         axis.set(yscale="log", xlabel="backward passes a step beyond training", title=title)
-        axis.set_xlim(right=5)
+        axis.set_xlim(right=5.2)
     axes[0].set_ylabel("1 - correlation over (step, layer): run (lower dot), second half (upper)")
     figure.savefig(path, dpi=120)
     plt.close(figure)
+
+
+def _apart(points: Mapping[str, tuple[float, float]], least: float = 0.07) -> dict[str, tuple[float, float]]:
+    """Where lines stand and names are written: side by side at the same cost, names one below another."""
+    found: dict[str, tuple[float, float]] = {}
+    groups: dict[int, list[str]] = {}
+    for name, (x, _) in points.items():
+        groups.setdefault(round(x), []).append(name)
+    for names in groups.values():
+        height = -np.inf
+        for k, name in enumerate(sorted(names, key=lambda name: points[name][1])):
+            height = max(points[name][1], height + least)
+            found[name] = points[name][0] + 0.03 * k, height
+    return found
