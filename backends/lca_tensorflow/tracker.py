@@ -159,11 +159,9 @@ class Tracker:
         """
         self._updates.loop.scores(index, outputs, labels)
 
-    def _hand_over(self, grads: Any, trainable_variables: Any = None, **unused: Any) -> None:
-        variables = (
-            self._optimizer._trainable_variables if trainable_variables is None else trainable_variables
-        )
-        self._updates.loop.heard(grads, variables)
+    def _hand_over(self, grads: list[Any], variables: list[Any] | None) -> None:
+        trained = self._optimizer._trainable_variables if variables is None else variables
+        self._updates.loop.heard(grads, trained)
         self._updates.watch.hand_over()
 
     @contextmanager
@@ -190,12 +188,14 @@ class Tracker:
         self._updates.begin()
         apply = self._optimizer.apply
 
-        def heard(*args: Any, **kwargs: Any) -> Any:
+        def heard(grads: Any, trainable_variables: Any = None, **kwargs: Any) -> Any:
             if self._in_step or tf.inside_function():
-                return apply(*args, **kwargs)
+                return apply(grads, trainable_variables, **kwargs)
+            grads = list(grads)  # an iterator can be read once, and the optimizer has to
+            variables = None if trainable_variables is None else list(trainable_variables)
             with self.step():
-                self._hand_over(*args, **kwargs)
-                return apply(*args, **kwargs)
+                self._hand_over(grads, variables)
+                return apply(grads, variables, **kwargs)
 
         object.__setattr__(self._optimizer, "apply", heard)
         return self

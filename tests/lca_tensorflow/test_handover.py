@@ -163,6 +163,18 @@ def test_batches_are_measured_on_where_an_estimator_asks_for_it():
     assert tracker.summary()["train"]["steps"] == STEPS - 1
 
 
+def test_gradients_may_come_from_an_iterator():
+    theta = []
+    for estimator in (None, SameBatch()):
+        model, optimizer = model_of(), keras.optimizers.SGD(0.1)
+        with Tracker(model, optimizer, objective_of(model), estimator, on_error="raise") as tracker:
+            for index in BATCHES[:2]:
+                optimizer.apply(iter(gradients(model, index)), iter(model.trainable_weights))
+        assert tracker.steps == 2
+        theta.append(flat(model.get_weights()))
+    assert np.array_equal(*theta)
+
+
 def test_several_batches_to_an_update_are_its_parts():
     estimator = Shown(needs=("parts", "batch"))
     model, optimizer = model_of(), keras.optimizers.SGD(0.1)
