@@ -251,9 +251,9 @@ def start_each(
             measured = at_state(objective, step.state[0] if step.state else None)
             if estimator.target == "full":
                 check_deterministic(measured, step.start)
-            elif estimator.target == "probe" and isinstance(measured, Sampled):
-                few = np.arange(min(_FEW, measured.n_examples))
-                check_deterministic(measured, step.start, measured.batch(few))
+            elif estimator.target == "probe" and isinstance(objective, Sampled):
+                few = np.arange(min(_FEW, objective.n_examples))
+                check_deterministic(measured, step.start, objective.batch(few))
         unchecked.clear()
         return {name: allocator(step) for name, allocator in allocators.items()}
 

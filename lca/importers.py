@@ -33,7 +33,7 @@ def read_hdf5(path: str | PathLike[str], *, neuron_axis: int = -1) -> tuple[Layo
         The file.
     neuron_axis
         The axis of each tensor that runs over its output neurons: the last one, as TensorFlow has it; 0 for
-        weights as PyTorch has them.
+        weights as PyTorch has them. Where the bias of a layer tells another (depthwise kernels), that one.
 
     Returns
     -------
@@ -44,8 +44,8 @@ def read_hdf5(path: str | PathLike[str], *, neuron_axis: int = -1) -> tuple[Layo
     Raises
     ------
     DataError
-        If the file cannot be read, does not hold what is said above, or a bias tells that the neurons are
-        along another axis. Objects (pickles) are never loaded.
+        If the file cannot be read, does not hold what is said above, or the biases tell that all weights have
+        their neurons along another axis. Objects (pickles) are never loaded.
     TrajectoryError
         If there are fewer than two points.
 
@@ -83,9 +83,8 @@ def read_hdf5(path: str | PathLike[str], *, neuron_axis: int = -1) -> tuple[Layo
             f"describe rows of {weights.shape[1]}."
         )
     axes = tuple(range(len(shape))[neuron_axis] if shape else None for shape in shapes)
-    layout = Layout(tuple(names), tuple(shapes), axes)
-    _check_neurons(path, layout, neuron_axis)
-    return layout, Trajectory(weights)
+    axes = _told_by_biases(path, Layout(tuple(names), tuple(shapes), axes))
+    return Layout(tuple(names), tuple(shapes), axes), Trajectory(weights)
 
 
 def in_order(paths: Iterable[Path]) -> list[Path]:
@@ -113,18 +112,34 @@ def in_order(paths: Iterable[Path]) -> list[Path]:
     return ordered
 
 
-def _check_neurons(path: str | PathLike[str], layout: Layout, axis: int) -> None:
-    """A bias has an entry a neuron: it tells that the neurons of a weight are along another axis."""
-    groups = layout.groups("layer")
+def _told_by_biases(path: str | PathLike[str], layout: Layout) -> tuple[int | None, ...]:
+    """The neuron axes, mended where a bias contradicts them: it has an entry a neuron.
+
+    Raises
+    ------
+    DataError
+        If one other axis is right for all weights: then the file has another convention than was supposed,
+        and square weights would be taken wrongly without a word.
+    """
+    assert layout.neuron_axes is not None
+    groups, axes = layout.groups("layer"), list(layout.neuron_axes)
     layers = [groups.names[groups.index[at]] for at in layout.offsets]
     biases = {layer: s[0] for layer, s in zip(layers, layout.shapes, strict=True) if len(s) == 1}
-    for name, layer, shape in zip(layout.names, layers, layout.shapes, strict=True):
-        size = biases.get(layer)
-        if len(shape) > 1 and size is not None and shape[axis] != size and size in shape:
-            raise DataError(
-                f"{path}: {name} of shape {shape} belongs to a bias of {size}, so its neurons are not along "
-                f"axis {axis}; pass neuron_axis={shape.index(size)}."
-            )
+    fitting = {
+        which: [axis for axis, length in enumerate(shape) if length == biases[layer]]
+        for which, (layer, shape) in enumerate(zip(layers, layout.shapes, strict=True))
+        if len(shape) > 1 and biases.get(layer) in shape
+    }
+    wrong = [which for which, found in fitting.items() if axes[which] not in found]
+    if wrong and (common := set.intersection(*map(set, fitting.values()))):
+        name, shape, layer = layout.names[wrong[0]], layout.shapes[wrong[0]], layers[wrong[0]]
+        raise DataError(
+            f"{path}: {name} of shape {shape} belongs to a bias of {biases[layer]}, so its neurons are not "
+            f"along axis {axes[wrong[0]]}; pass neuron_axis={min(common)}."
+        )
+    for which in wrong:
+        axes[which] = fitting[which][-1]
+    return tuple(axes)
 
 
 def _attribute(path: str | PathLike[str], weights: Any, name: str) -> Any:

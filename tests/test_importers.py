@@ -90,6 +90,13 @@ def test_a_bias_tells_along_which_axis_neurons_are(tmp_path):
     assert read_hdf5(path, neuron_axis=0)[0].neuron_axes == (0, 0)
 
 
+def test_a_bias_tells_the_axis_of_a_kernel_unlike_the_others(tmp_path):
+    names = ["dw.kernel", "dw.bias", "fc.kernel", "fc.bias"]
+    points = np.zeros((2, 12 + 3 + 6 + 2))
+    path = saved(tmp_path / "run.h5", points, names=names, shapes="[(2, 2, 3, 1), (3,), (3, 2), (2,)]")
+    assert read_hdf5(path)[0].neuron_axes == (2, 0, 1, 0)
+
+
 def test_a_run_of_one_point_is_refused(tmp_path):
     with pytest.raises(TrajectoryError, match="at least two points"):
         read_hdf5(saved(tmp_path / "run.h5", POINTS[:1]))

@@ -30,33 +30,47 @@ class Loop:
     ) -> None:
         self._variables, self._optimizer, self._asked = variables, optimizer, asked
         self._applied: tuple[Gradients, Sequence[keras.Variable]] | None = None
-        self.forget()
+        self._share, self._told, self._adding = 1.0, False, False
+        self._batches: list[Tree] = []
+        self._marks: list[tuple[float, Gradients]] = []
+        self._scores: list[tuple[np.ndarray, np.ndarray]] = []
 
     def batches(self, loader: Iterable[Tree]) -> Iterator[Tree]:
         """The batches of ``loader``, each remembered; several to one update are its parts."""
         for batch in loader:
-            self._share = 1.0
-            self._batches.append(batch)
+            self._take(batch)
             yield batch
+            self._told = False
 
     def parts(self, batch: Tree, n: int) -> Iterator[tuple[Tree, float]]:
         """``batch`` in n pieces, each with its share of the examples."""
         total = int(examples_in(batch))
         if not isinstance(n, int) or not 1 <= n <= total:
             raise LCAError(f"a batch of {total} examples cannot be cut into {n!r} parts.")
-        if not self._batches:  # nobody has told of this batch
-            self._batches.append(batch)
+        if not self._told:
+            self._take(batch)
         for start, end in pairwise(-(-m * total // n) for m in range(n + 1)):  # the larger ones first
             self._share = (end - start) / total
             yield Rows(batch).take(start, end), self._share
 
+    def _take(self, batch: Tree) -> None:
+        if not self._adding:  # what the last batch was for was not made
+            self._batches = []
+        self._batches.append(batch)
+        self._share, self._told = 1.0, True
+
     def add(self, total: Gradients | None, gradients: Gradients) -> list[Any]:
-        """``total + gradients``, and the part that they are of."""
+        """``total + gradients``, and the part that they are of; a total of ``None`` begins an update."""
+        if total is None:
+            self._marks, self._batches = [], self._batches[-1:]
+        self._adding = True
         if "parts" in self._asked():
             self._marks.append((self._share, gradients))
         if total is None:
             return list(gradients)
-        return [b if a is None else a if b is None else a + b for a, b in zip(total, gradients, strict=True)]
+        return [
+            b if a is None else a if b is None else _sum(a, b) for a, b in zip(total, gradients, strict=True)
+        ]
 
     def scores(self, index: Any, outputs: Any, labels: Any) -> None:
         """Errors of single examples, as the coming update's forward pass saw them."""
@@ -88,10 +102,8 @@ class Loop:
 
     def forget(self) -> None:
         """The update has been made, or will not be; the next one begins."""
-        self._share, self._applied = 1.0, None
-        self._batches: list[Tree] = []
-        self._marks: list[tuple[float, Gradients]] = []
-        self._scores: list[tuple[np.ndarray, np.ndarray]] = []
+        self._applied, self._told, self._adding = None, False, False
+        self._batches, self._marks, self._scores = [], [], []
 
     def _batch(self) -> Tree:
         if len(self._batches) == 1:
@@ -126,45 +138,48 @@ class Loop:
 
 
 class Rehearsal:
-    """The update that an optimizer would make of another gradient, found by letting a twin of it make it.
+    """The update that an optimizer would make of another gradient, found by letting it make it.
 
-    The twin has the optimizer's configuration and state, and moves copies of its variables; whatever the
-    optimizer does (schedule, decay, clipping, averages), it does.
+    Afterwards its state and the variables are what they were, bit for bit. So whatever it does (schedule,
+    decay and exceptions from it, clipping, constraints, averages) is in the update.
     """
 
     def __init__(
         self, optimizer: Any, trained: Sequence[keras.Variable], wanted: Sequence[keras.Variable]
     ) -> None:
-        self._trained, self._wanted = trained, wanted
-        self._copies = [keras.Variable(tf.identity(v.value), dtype=v.dtype) for v in trained]
-        self._twin = type(optimizer).from_config(optimizer.get_config())
-        self._twin.build(self._copies)
-        state = optimizer.variables if optimizer.built else self._twin.variables  # before its first update
-        self._state = [tf.identity(variable.value) for variable in state]
+        self._optimizer, self._trained, self._wanted = optimizer, trained, wanted
+        if not optimizer.built:  # as it would do by itself in a moment
+            optimizer.build(trained)
 
     def update(self, gradient: tf.Tensor, moving: Sequence[bool]) -> tf.Tensor:
         """The movement (K,) in the order ``wanted``; ``moving``: which of the trained have a gradient."""
-        for variable, value in zip(self._twin.variables, self._state, strict=True):
-            variable.assign(value)
-        for copy, variable in zip(self._copies, self._trained, strict=True):
-            copy.assign(variable.value)
         parts = tf.split(gradient, [int(np.prod(v.shape)) for v in self._wanted])
         by_variable = {id(v): tf.reshape(g, v.shape) for g, v in zip(parts, self._wanted, strict=True)}
-        given = [
-            by_variable.get(id(v)) if moves else None for v, moves in zip(self._trained, moving, strict=True)
+        pairs = [
+            (by_variable[id(v)], v)
+            for v, moves in zip(self._trained, moving, strict=True)
+            if moves and id(v) in by_variable
         ]
-        pairs = [(g, copy) for g, copy in zip(given, self._copies, strict=True) if g is not None]
-        self._twin.apply([g for g, _ in pairs], [copy for _, copy in pairs])
-        moved = {id(v): copy for v, copy in zip(self._trained, self._copies, strict=True)}
-        return flat([moved.get(id(v), v) for v in self._wanted]) - flat(self._wanted)
+        touched = [*self._optimizer.variables, *self._trained]
+        before, start = [tf.identity(variable.value) for variable in touched], flat(self._wanted)
+        try:
+            self._optimizer.apply([g for g, _ in pairs], [v for _, v in pairs])
+            return flat(self._wanted) - start
+        finally:
+            for variable, value in zip(touched, before, strict=True):
+                variable.assign(value)
+
+
+def _sum(a: Any, b: Any) -> tf.Tensor:
+    return tf.convert_to_tensor(a) + tf.convert_to_tensor(b)  # those of embeddings are tf.IndexedSlices
 
 
 def _check_plain(optimizer: Any) -> None:
     """Raise `LCAError` if what the optimizer is given is not the gradient of its next update."""
-    if hasattr(optimizer, "inner_optimizer"):
+    if hasattr(optimizer, "inner_optimizer") or getattr(optimizer, "loss_scale_factor", None):
         raise LCAError(
             f"a {type(optimizer).__name__} is given scaled gradients; estimators on batches need those of "
-            "the loss itself, so use the optimizer inside it, or an estimator that needs none (Probe)."
+            "the loss itself, so use one that scales nothing, or an estimator that needs none (Probe)."
         )
     if getattr(optimizer, "gradient_accumulation_steps", None):
         raise LCAError(

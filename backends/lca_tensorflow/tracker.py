@@ -115,7 +115,8 @@ class Tracker:
     def batches(self, loader: Iterable[Tree]) -> Iterator[Tree]:
         """The batches of ``loader`` one by one, so that the tracker knows which one makes the next step.
 
-        Several batches to one step (gradient accumulation) are its parts; their losses weigh alike.
+        Several batches to one step (gradient accumulation) are its parts, told with `add`; their losses weigh
+        alike. A batch that makes no update is forgotten when the next one comes.
 
         >>> # for x, y in tracker.batches(dataset): ...
         """
@@ -131,9 +132,8 @@ class Tracker:
     def add(self, total: Sequence[Any] | None, gradients: Sequence[Any]) -> list[Any]:
         """``total + gradients``, tensor by tensor, and the tracker knows that these are those of a part.
 
-        ``None`` is nothing yet. Of the optimizer's own update, the one without each part is then found by
-        letting a twin of it make it: its configuration and state, other gradients and variables. That costs
-        as much as an update for each part.
+        ``None`` is nothing yet: an update begins. The update without each part is then found by letting the
+        optimizer make it, and putting everything back, before its own. That costs an update for each part.
 
         >>> # total = None
         >>> # for (x, y), share in tracker.parts(batch, 2):
@@ -176,6 +176,9 @@ class Tracker:
         self._updates.before(others=True)
         try:
             yield
+        except BaseException:
+            self._updates.loop.forget()
+            raise
         finally:
             self._in_step = False
         self._updates.after()

@@ -14,7 +14,8 @@ class Ranks:
     """Keeps this rank's own gradient, which `DistributedDataParallel` averages away, and exchanges it.
 
     A hook on each parameter sees what backward passes add to its gradient on this rank before anything is
-    averaged; it changes nothing. Memory: the own gradient, and those of all ranks while they are exchanged.
+    averaged; it changes nothing. What comes to a gradient that was zeroed begins a new one. Memory: the own
+    gradient, and those of all ranks while they are exchanged.
     """
 
     def __init__(self, parameters: Sequence[nn.Parameter], group: Any = None) -> None:
@@ -35,7 +36,8 @@ class Ranks:
 
     def _add(self, which: int, grad: Tensor) -> None:
         added, own = grad.detach().to_dense() if grad.is_sparse else grad.detach(), self._own[which]
-        self._own[which] = added.clone() if own is None else own.add_(added)
+        goes_on = own is not None and _not_zero(self._parameters[which].grad)
+        self._own[which] = own.add_(added) if own is not None and goes_on else added.clone()
 
     def marks(self) -> list[tuple[float, Tensor]]:
         """For each rank in order its share, and the gradient (K,) summed up to it; the last is the average.
@@ -61,3 +63,8 @@ class Ranks:
         """Take the hooks away."""
         for hook in self._hooks:
             hook.remove()
+
+
+def _not_zero(grad: Tensor | None) -> bool:
+    """Whether there is a gradient to add to; a step that was skipped leaves ours, and not that."""
+    return grad is not None and bool((grad.to_dense() if grad.is_sparse else grad).any())

@@ -80,7 +80,7 @@ class Tracker:
         self._measurement = Measurement(
             objective, estimator, every=every, views=views, on_error=on_error, record=record
         )
-        self._optimizer = unwrapped(optimizer)
+        self._optimizer, self._on_error = unwrapped(optimizer), on_error
         parameters = _parameters(model, self._optimizer, self._measurement)
         if "parts" in self._measurement.needs:
             check_known(self._optimizer)
@@ -151,9 +151,9 @@ class Tracker:
         """Under `torch.nn.parallel.DistributedDataParallel`, each rank's share of a gradient is a part of it.
 
         Call it once on every rank, inside the ``with`` block and before the first backward pass; the tracker
-        is made with the model inside (``model.module``), and every rank measures the same steps. There are as
-        many parts as ranks, all of the same weight, and each step they exchange their gradients: as many
-        vectors (K,) as there are ranks.
+        is made with the model inside (``model.module``) and ``on_error="raise"``, and every rank measures the
+        same steps. There are as many parts as ranks, all of the same weight, and each step they exchange
+        their gradients: as many vectors (K,) as there are ranks.
 
         Parameters
         ----------
@@ -163,8 +163,14 @@ class Tracker:
         Raises
         ------
         LCAError
-            If `torch.distributed` was not initialised.
+            If `torch.distributed` was not initialised, or an error would end the measuring on this rank
+            alone, for which the others would wait.
         """
+        if self._on_error != "raise":
+            raise LCAError(
+                "a rank that stopped measuring would let the others wait for its gradient for ever; make the "
+                "tracker with on_error='raise'."
+            )
         self._loop.ranks(group)
 
     def scores(self, index: Any, outputs: Tensor, labels: Tensor | None = None) -> None:

@@ -93,10 +93,13 @@ def _runs(sizes: list[int], most: int) -> list[list[int]]:
     [[2, 1], [9], [1, 1]]
     """
     runs: list[list[int]] = [[]]
+    length = 0
     for size in sizes:
-        if runs[-1] and sum(runs[-1]) + size > most:
+        if runs[-1] and length + size > most:
             runs.append([])
+            length = 0
         runs[-1].append(size)
+        length += size
     return runs
 
 

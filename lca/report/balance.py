@@ -17,7 +17,7 @@ class Balance:
 
     ``change = allocated + state_change + residual`` and ``end - start = change + between``; NaN where the
     estimator measures no losses. ``jumps`` counts neighbouring steps of which the second does not begin with
-    the loss that the first ended with.
+    the loss that the first ended with, and ``jumped`` is the part of ``between`` that these are.
     """
 
     loss: str
@@ -34,6 +34,7 @@ class Balance:
     promised: bool
     broken: int
     jumps: int
+    jumped: float
 
     @property
     def measured(self) -> bool:
@@ -69,12 +70,13 @@ def balance(run: Run, loss: str) -> Balance:
     start, end, total, state, residual = (
         run.scalar(name, loss) for name in ("loss_start", "loss_end", "total", "state_change", "residual")
     )
+    gaps, jumps = start[1:] - end[:-1], _jumps(run, loss)
     return Balance(
         loss=loss,
         start=float(start[0]),
         end=float(end[-1]),
         change=float((end - start).sum()),
-        between=float((start[1:] - end[:-1]).sum()),
+        between=float(gaps.sum()),
         allocated=float(total.sum()),
         state_change=float(state.sum()),
         residual=float(residual.sum()),
@@ -83,7 +85,8 @@ def balance(run: Run, loss: str) -> Balance:
         unconverged=int(np.count_nonzero(~run.scalar("converged", loss))),
         promised=bool(np.isfinite(run.scalar("tolerance", loss)).all()),
         broken=int(np.count_nonzero(_broken(run, loss))),
-        jumps=int(np.count_nonzero(_jumps(run, loss))),
+        jumps=int(np.count_nonzero(jumps)),
+        jumped=float(gaps[jumps].sum()),
     )
 
 

@@ -242,7 +242,7 @@ def _books(books: Sequence[Balance]) -> list[tuple[str, ...]]:
 def _jumped(book: Balance) -> str:
     times = "once" if book.jumps == 1 else f"{book.jumps} times"
     return (
-        f"between two neighbouring steps the loss jumped {times}, {number(book.between, '+')} in sum, which "
+        f"between two neighbouring steps the loss jumped {times}, {number(book.jumped, '+')} in sum, which "
         "belongs to no step: something else than these updates moved the parameters, or the run went on from "
         "another state than it had ended with."
     )

@@ -70,6 +70,41 @@ def test_the_check_of_determinism_looks_at_no_more_than_the_estimator_does(estim
             list(allocate(objective, [step], estimator))
 
 
+@dataclass(frozen=True, eq=False)
+class InState:
+    """A loss in one state, which gives no single examples."""
+
+    objective: DatasetLoss
+
+    @property
+    def layout(self):
+        return self.objective.layout
+
+    def loss(self, theta, batch=None):
+        return self.objective.loss(theta, batch)
+
+    def loss_and_grad(self, theta, batch=None):
+        return self.objective.loss_and_grad(theta, batch)
+
+
+class WithState(Counted):
+    def state(self):
+        return QUIET
+
+    def at_state(self, state):
+        return InState(self)
+
+
+def test_an_objective_with_a_state_is_tried_out_for_a_probe_as_well():
+    rng = np.random.default_rng(0)
+    objective = WithState(logistic_regression(2, 3), rng.normal(size=(100, 2)), rng.integers(3, size=100))
+    objective.noise = 1e-3
+    step = Step(*rng.normal(size=(2, 9)), state=(QUIET, QUIET))
+    with pytest.raises(NonDeterministicError):
+        list(allocate(objective, [step], Probe(size=10)))
+    assert objective.seen == [64, 64]
+
+
 def test_an_allocation_says_nothing_that_its_estimator_did_not():
     a = StepAllocation(np.zeros(2), 1.0, 1.0, 0.0, 0.0)
     assert (a.step, a.state_change, a.tolerance, a.reason, a.stderr, a.terms) == (0, 0.0, None, "", None, {})

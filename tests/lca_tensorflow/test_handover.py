@@ -14,6 +14,7 @@ from lca.estimators import CrossFit, NextBatch, Probe, SameBatch
 from lca.testing import tolerances
 from lca.testing.tolerances import EPS32
 from lca_tensorflow import Objective, Tracker
+from lca_tensorflow.loop import Rehearsal
 
 RNG = np.random.default_rng(0)
 X, Y = RNG.normal(size=(40, 4)).astype("float32"), RNG.integers(3, size=40)
@@ -163,6 +164,93 @@ def test_batches_are_measured_on_where_an_estimator_asks_for_it():
     assert tracker.summary()["train"]["steps"] == STEPS - 1
 
 
+def rehearsed(optimizer, trained, wanted, grads):
+    """What `Rehearsal` says, and what really happens."""
+    vector = tf.concat([tf.reshape(g, [-1]) for g in grads], 0)
+    by_variable = dict(zip(map(id, wanted), grads, strict=True))
+    rehearsal = Rehearsal(optimizer, trained, wanted)
+    before = [v.numpy() for v in (*optimizer.variables, *wanted)]
+    found = rehearsal.update(vector, [True] * len(trained)).numpy()
+    for value, variable in zip(before, (*optimizer.variables, *wanted), strict=True):
+        np.testing.assert_array_equal(value, variable.numpy())
+    start = flat(wanted)
+    optimizer.apply([by_variable[id(v)] for v in trained], trained)
+    return found, flat(wanted) - start
+
+
+def variables(*values):
+    return [keras.Variable(np.full((2, 2), value, "float32")) for value in values]
+
+
+def test_an_update_is_rehearsed_whatever_order_or_part_of_the_variables_is_applied():
+    pair = variables(1.0, 2.0)
+    optimizer = keras.optimizers.SGD(0.1, momentum=0.9)
+    optimizer.build(pair)
+    grads = [tf.fill([2, 2], 3.0), tf.fill([2, 2], -5.0)]
+    optimizer.apply(grads, pair)
+    for trained in (pair[::-1], pair[:1], pair):
+        np.testing.assert_array_equal(*rehearsed(optimizer, trained, pair, grads))
+
+
+def test_exceptions_from_decay_and_constraints_are_in_the_rehearsal():
+    pair = variables(1.0, 2.0)
+    decayed = keras.optimizers.AdamW(0.1, weight_decay=0.5)
+    decayed.exclude_from_weight_decay(var_list=pair[:1])
+    np.testing.assert_array_equal(*rehearsed(decayed, pair, pair, [tf.ones([2, 2])] * 2))
+    layer = keras.layers.Dense(2, kernel_constraint="non_neg", bias_initializer="ones")
+    layer.build((None, 2))
+    weights = layer.trainable_weights
+    grads = [tf.fill([2, 2], 100.0), tf.fill([2], 100.0)]
+    found, wanted = rehearsed(keras.optimizers.SGD(0.1), weights, weights, grads)
+    np.testing.assert_array_equal(found, wanted)
+    assert (np.abs(wanted[:4]) < 10).all()  # as 0.1 · 100 would be without the constraint
+
+
+def test_gradients_of_embeddings_are_added():
+    model = keras.Sequential([keras.Input((2,), dtype="int32"), keras.layers.Embedding(4, 3)])
+    model.add(keras.layers.Flatten())
+    optimizer, data = keras.optimizers.SGD(0.1), (np.array([[0, 1], [1, 2]]), np.array([1, 2]))
+    objective = Objective(model, LOSS, data)
+    with Tracker(model, optimizer, objective, CrossFit(), on_error="raise") as tracker:
+        for _ in range(2):
+            total = None
+            for (x, y), share in tracker.parts(data, 2):
+                with tf.GradientTape() as tape:
+                    loss = share * LOSS(y, model(x, training=True))
+                total = tracker.add(total, tape.gradient(loss, model.trainable_weights))
+            optimizer.apply(total, model.trainable_weights)
+    assert tracker.summary()["train"]["steps"] == 1
+
+
+def test_batches_that_make_no_update_are_forgotten():
+    estimator = Shown(needs=("batch", "parts"))
+    model, optimizer = model_of(), keras.optimizers.SGD(0.1)
+    with Tracker(model, optimizer, objective_of(model), estimator, on_error="raise") as tracker:
+        for n, index in enumerate(tracker.batches(BATCHES)):
+            total = None
+            for part, share in tracker.parts(index, 2):
+                total = tracker.add(total, gradients(model, part, share))
+                if n == 1:
+                    break  # given up halfway
+            if n == 3:
+                with pytest.raises(ValueError, match="nonsense"), tracker.step():
+                    raise ValueError("nonsense")
+            elif n != 1:
+                optimizer.apply(total, model.trainable_weights)
+    assert [step.batch.tolist() for step in estimator.steps] == [BATCHES[n].tolist() for n in (0, 2, 4)]
+    assert [len(step.parts) for step in estimator.steps] == [2, 2, 2]
+
+
+def test_a_skipped_batch_is_not_measured_on():
+    estimator = Shown(needs=("batch",))
+    model, optimizer = model_of(), keras.optimizers.SGD(0.1)
+    with Tracker(model, optimizer, objective_of(model), estimator, on_error="raise") as tracker:
+        for n, index in enumerate(tracker.batches(BATCHES[:4])):
+            if n % 2:
+                optimizer.apply(gradients(model, index), model.trainable_weights)
+    assert [step.batch.tolist() for step in estimator.steps] == [BATCHES[n].tolist() for n in (1, 3)]
+
+
 def test_gradients_may_come_from_an_iterator():
     theta = []
     for estimator in (None, SameBatch()):
@@ -197,9 +285,10 @@ def test_several_batches_to_an_update_are_its_parts():
     ("make", "message"),
     [
         (lambda: keras.optimizers.LossScaleOptimizer(keras.optimizers.SGD(0.1)), "is given scaled gradients"),
+        (lambda: keras.optimizers.SGD(0.1, loss_scale_factor=1024.0), "is given scaled gradients"),
         (lambda: keras.optimizers.SGD(0.1, gradient_accumulation_steps=2), r"accumulates.*tracker\.add"),
     ],
-    ids=["loss scale", "accumulation"],
+    ids=["loss scale", "loss scale factor", "accumulation"],
 )
 def test_gradients_that_are_not_the_update_s_are_refused(make, message):
     model, optimizer = model_of(), make()

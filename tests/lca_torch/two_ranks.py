@@ -3,7 +3,9 @@
 python -m tests.lca_torch.two_ranks FOLDER RANK OPTIMIZER
 """
 
+import os
 import sys
+import time
 from pathlib import Path
 
 import numpy as np
@@ -19,6 +21,8 @@ STEPS, HALF = 4, 4
 OPTIMIZERS = {
     "adam": lambda p: torch.optim.Adam(p, lr=0.01),
     "clipped": lambda p: torch.optim.SGD(p, lr=0.1),
+    "skipped": lambda p: torch.optim.SGD(p, lr=0.1),
+    "skipped, zeros": lambda p: torch.optim.SGD(p, lr=0.1),
 }
 
 
@@ -60,6 +64,9 @@ def ranked(rank, name):
         for step in range(STEPS):
             x, y = (part[HALF * rank : HALF * (rank + 1)] for part in batch(step))
             optimizer.zero_grad()
+            if name.startswith("skipped"):  # as a GradScaler does when gradients overflow
+                (torch.inf * cross_entropy(parallel(x), y)).backward()
+                optimizer.zero_grad(set_to_none=name == "skipped")
             cross_entropy(parallel(x), y).backward()
             clip(name, model)
             optimizer.step()
@@ -71,7 +78,10 @@ def main(folder, rank, name):
     store = torch.distributed.FileStore(str(Path(folder) / "store"), 2)
     torch.distributed.init_process_group("gloo", store=store, rank=int(rank), world_size=2)
     np.save(Path(folder) / f"{rank}.npy", ranked(int(rank), name))
-    torch.distributed.destroy_process_group()
+    (Path(folder) / f"{rank}.done").touch()
+    while not (Path(folder) / f"{1 - int(rank)}.done").exists():  # the other may still need what was sent
+        time.sleep(0.01)
+    os._exit(0)  # gloo's threads are not always gone when the interpreter ends, which aborts it
 
 
 if __name__ == "__main__":

@@ -128,6 +128,17 @@ def test_a_loss_that_jumps_between_neighbouring_steps_is_called_out(full):
     assert not any("jumped" in text for _, text in sections.summary(full).verdicts)
 
 
+def test_what_steps_left_out_did_is_no_jump(tmp_path):
+    run = write(tmp_path / "run.zarr", run_values(4)).load().copy(deep=True)
+    run = run.assign_coords(step=[0, 1, 50, 51])
+    for after, change in ((1, 0.125), (2, -1.75)):
+        for name in ("loss_start", "loss_end"):
+            run[name][after:] += change
+    book = balance(Run(run), "train")
+    assert (book.between, book.jumps, book.jumped) == (-1.625, 1, 0.125)
+    assert any("jumped once, +0.125 in sum" in text for _, text in sections.summary(Run(run)).verdicts)
+
+
 # Maps
 
 
