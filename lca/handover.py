@@ -5,12 +5,15 @@ framework gives it as a `Source`; here is decided what is asked for and when, an
 next one.
 """
 
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import replace
 from typing import Any, TypeAlias
 
+import numpy as np
+
 from lca.errors import LCAError
-from lca.step import Step
+from lca.step import Part, Scores, Step
 from lca.testing.tolerances import summed
 from lca.vectors import Vector, vector_ops
 
@@ -41,6 +44,51 @@ def multiple_of(total: Vector, gradient: Vector) -> float:
             "unknown; clip by norm, or use an estimator that needs no parts (lca.estimators.NextBatch)."
         )
     return factor
+
+
+class AtHand(ABC):
+    """What a training loop has at hand for the coming update; `hand_over` is a `Source`.
+
+    A framework fills in the batches, the parts (each a share and what there is of its gradient) and the
+    scores as they pass by, and says how a whole is made of them.
+    """
+
+    def __init__(self) -> None:
+        self._batches: list[Any] = []
+        self._marks: list[tuple[float, Any]] = []
+        self._scores: list[tuple[np.ndarray, np.ndarray]] = []
+
+    def hand_over(self, fields: Collection[str]) -> Mapping[str, Any]:
+        """What there is of these fields of `Step`."""
+        given: dict[str, Any] = {}
+        if "batch" in fields and self._batches:
+            given["batch"] = self._batches[0] if len(self._batches) == 1 else self._whole_batch()
+        if "gradient" in fields or "parts" in fields:
+            gradient = self._gradient()
+            if gradient is not None:
+                given["gradient"] = gradient
+                if "parts" in fields and len(self._marks) > 1:
+                    given["parts"] = self._parts(gradient)
+        if "scores" in fields and self._scores:
+            index, values = zip(*self._scores, strict=True)
+            given["scores"] = Scores(np.concatenate(index), np.concatenate(values))
+        return given
+
+    def forget(self) -> None:
+        """The update has been made, or will not be; the next one begins."""
+        self._batches, self._marks, self._scores = [], [], []
+
+    @abstractmethod
+    def _whole_batch(self) -> Any:
+        """One batch of several."""
+
+    @abstractmethod
+    def _gradient(self) -> Vector | None:
+        """Of the update (K,), as the optimizer is given it; ``None`` if nobody told."""
+
+    @abstractmethod
+    def _parts(self, gradient: Vector) -> tuple[Part, ...]:
+        """Of this update."""
 
 
 class HandOver:

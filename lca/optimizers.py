@@ -65,8 +65,7 @@ def leave_one_out(
         raise LCAError(f"{len(gradients)} micro-batches need as many sizes > 0, got {list(sizes)}.")
     updates = []
     for left_out in range(len(gradients)):
-        others = [m for m in range(len(gradients)) if m != left_out]
-        update = optimizer.update(state, mean_gradient(gradients, sizes, others), theta)[1]
+        update = optimizer.update(state, mean_without(left_out, gradients, sizes), theta)[1]
         updates.append(update)
     return tuple(updates)
 
@@ -79,6 +78,16 @@ def mean_gradient(gradients: Sequence[Vector], sizes: Sequence[float], which: Se
     for m in rest:
         mean = mean + sizes[m] / total * gradients[m]
     return mean
+
+
+def mean_without(left_out: int, gradients: Sequence[Vector], sizes: Sequence[float]) -> Vector:
+    """`mean_gradient` of all but one; of two, the other one itself.
+
+    >>> mean_without(0, [1.0, 2.0, 4.0], [1, 3, 1])
+    2.5
+    """
+    others = [m for m in range(len(gradients)) if m != left_out]
+    return gradients[others[0]] if len(others) == 1 else mean_gradient(gradients, sizes, others)
 
 
 @dataclass(frozen=True)

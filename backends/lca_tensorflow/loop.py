@@ -1,6 +1,6 @@
 """`Loop`: what an eager training loop in Keras has at hand for estimators on batches."""
 
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from itertools import pairwise
 from typing import Any
 
@@ -9,16 +9,16 @@ import numpy as np
 import tensorflow as tf
 
 from lca.errors import LCAError
-from lca.handover import multiple_of
-from lca.optimizers import mean_gradient
-from lca.step import Part, Scores
+from lca.handover import AtHand, multiple_of
+from lca.optimizers import mean_without
+from lca.step import Part
 from lca_tensorflow.data import Rows, Tree, examples_in
 from lca_tensorflow.parameters import flat
 
 Gradients = Sequence[Any]
 
 
-class Loop:
+class Loop(AtHand):
     """Remembers what passes by between two updates, as far as it is ``asked`` for.
 
     Gradients come with `add`, one part after another, and as a whole with `heard`, when the optimizer is
@@ -28,12 +28,10 @@ class Loop:
     def __init__(
         self, variables: Sequence[keras.Variable], optimizer: Any, asked: Callable[[], Collection[str]]
     ) -> None:
+        super().__init__()
         self._variables, self._optimizer, self._asked = variables, optimizer, asked
         self._applied: tuple[Gradients, Sequence[keras.Variable]] | None = None
         self._share, self._told, self._adding = 1.0, False, False
-        self._batches: list[Tree] = []
-        self._marks: list[tuple[float, Gradients]] = []
-        self._scores: list[tuple[np.ndarray, np.ndarray]] = []
 
     def batches(self, loader: Iterable[Tree]) -> Iterator[Tree]:
         """The batches of ``loader``, each remembered; several to one update are its parts."""
@@ -85,30 +83,18 @@ class Loop:
         """The optimizer is about to apply these."""
         self._applied = list(gradients), list(variables)
 
-    def hand_over(self, fields: Collection[str]) -> Mapping[str, Any]:
-        """`lca.handover.Source`."""
-        given: dict[str, Any] = {}
-        if "batch" in fields and self._batches:
-            given["batch"] = self._batch()
-        if ("gradient" in fields or "parts" in fields) and self._applied is not None:
-            _check_plain(self._optimizer)
-            given["gradient"] = self._flat(self._applied[0])
-            if "parts" in fields and len(self._marks) > 1:
-                given["parts"] = self._parts(given["gradient"])
-        if "scores" in fields and self._scores:
-            index, values = zip(*self._scores, strict=True)
-            given["scores"] = Scores(np.concatenate(index), np.concatenate(values))
-        return given
-
     def forget(self) -> None:
-        """The update has been made, or will not be; the next one begins."""
+        super().forget()
         self._applied, self._told, self._adding = None, False, False
-        self._batches, self._marks, self._scores = [], [], []
 
-    def _batch(self) -> Tree:
-        if len(self._batches) == 1:
-            return self._batches[0]
+    def _whole_batch(self) -> Tree:
         return tf.nest.map_structure(lambda *parts: tf.concat(parts, 0), *self._batches)
+
+    def _gradient(self) -> tf.Tensor | None:
+        if self._applied is None:
+            return None
+        _check_plain(self._optimizer)
+        return self._flat(self._applied[0])
 
     def _flat(self, gradients: Gradients) -> tf.Tensor:
         """As a vector (K,) in the order of θ; 0 where there is none."""
@@ -129,11 +115,7 @@ class Loop:
         parts = [vector * (factor / share) for vector, share in zip(vectors, shares, strict=True)]
         moving = [g is not None for g in self._applied[0]]
         rehearsal = Rehearsal(self._optimizer, self._applied[1], self._variables)
-        updates = []
-        for m in range(len(parts)):
-            others = [k for k in range(len(parts)) if k != m]
-            mean = parts[others[0]] if len(others) == 1 else mean_gradient(parts, shares, others)
-            updates.append(rehearsal.update(mean, moving))
+        updates = [rehearsal.update(mean_without(m, parts, shares), moving) for m in range(len(parts))]
         return tuple(map(Part, parts, updates))
 
 

@@ -9,15 +9,15 @@ import torch
 from torch import Tensor, nn
 
 from lca.errors import LCAError
-from lca.handover import multiple_of
-from lca.step import Part, Scores
+from lca.handover import AtHand, multiple_of
+from lca.step import Part
 from lca_torch.data import Rows, Tree, examples_in, is_rows, joined
 from lca_torch.live import same
 from lca_torch.optimizers import updates_without
 from lca_torch.ranks import Ranks
 
 
-class Loop:
+class Loop(AtHand):
     """Remembers what passes by between two updates, as far as it is ``asked`` for.
 
     A part begins when a batch, or a piece of one, is given out, and ends when the loop comes back for another
@@ -30,11 +30,9 @@ class Loop:
         optimizer: torch.optim.Optimizer,
         asked: Callable[[], Collection[str]],
     ) -> None:
+        super().__init__()
         self._parameters, self._optimizer, self._asked = parameters, optimizer, asked
-        self._scores: list[tuple[np.ndarray, np.ndarray]] = []
         self._open: float | None = None
-        self._marks: list[tuple[float, Tensor]] = []
-        self._batches: list[Tree] = []
         self._grad: Tensor | None = None
         self._ranks: Ranks | None = None
 
@@ -109,32 +107,18 @@ class Loop:
             self._marks.append((share, flat_gradient(self._parameters)))
 
     def hand_over(self, fields: Collection[str]) -> Mapping[str, Any]:
-        """`lca.handover.Source`."""
         self.close()
-        given: dict[str, Any] = {}
-        if "batch" in fields and self._batches:
-            given["batch"] = self._batch()
         if "parts" in fields and self._ranks is not None:
             self._marks = self._ranks.marks()
-        if "gradient" in fields or "parts" in fields:
-            given["gradient"] = self._gradient()
-        if "parts" in fields and len(self._marks) > 1:
-            given["parts"] = self._parts(given["gradient"])
-        if "scores" in fields and self._scores:
-            index, values = zip(*self._scores, strict=True)
-            given["scores"] = Scores(np.concatenate(index), np.concatenate(values))
-        return given
+        return super().hand_over(fields)
 
     def forget(self) -> None:
-        """The update has been made, or will not be; the next one begins."""
+        super().forget()
         self._open = self._grad = None
-        self._marks, self._batches, self._scores = [], [], []
         if self._ranks is not None:
             self._ranks.forget()
 
-    def _batch(self) -> Tree:
-        if len(self._batches) == 1:
-            return self._batches[0]
+    def _whole_batch(self) -> Tree:
         whole = joined(self._batches)
         if not isinstance(whole, Rows):
             raise LCAError(
@@ -147,7 +131,8 @@ class Loop:
         """As the optimizer sees it; the last mark itself if nothing has changed since."""
         scale = getattr(self._optimizer, "grad_scale", None)
         if scale is None and self._marks and _is_gradient(self._marks[-1][1], self._parameters):
-            return self._marks[-1][1]
+            mark: Tensor = self._marks[-1][1]
+            return mark
         found = flat_gradient(self._parameters)
         return found if scale is None else found.div_(scale)  # a fused optimizer unscales by itself
 

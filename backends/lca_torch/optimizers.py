@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from lca.errors import LCAError
-from lca.optimizers import mean_gradient
+from lca.optimizers import mean_without
 from lca_torch.live import flat
 
 Group: TypeAlias = Mapping[str, Any]
@@ -59,13 +59,13 @@ def updates_without(
     sizes = [parameter.numel() for parameter in parameters]
     found: list[list[Tensor | None]] = [[None] * len(sizes) for _ in gradients]
     with torch.inference_mode(False), torch.no_grad():
-        means = [_mean_without(m, gradients, shares) for m in range(len(gradients))]
+        means = [mean_without(m, gradients, shares) for m in range(len(gradients))]
         for group, members in _alike(optimizer, parameters):
             alike = _Alike(group, [parameters[i] for i in members], optimizer)
             update = _KNOWN[type(optimizer)].update(alike)
             whole = len(members) == len(sizes)
             for into, mean in zip(found, means, strict=True):
-                mine = mean if whole else torch.cat([mean.split(sizes)[i] for i in members])  # type: ignore[no-untyped-call]
+                mine = mean if whole else torch.cat([mean.split(sizes)[i] for i in members])
                 moved = update(mine)
                 if whole:
                     into[:] = [moved]
@@ -205,12 +205,6 @@ _KNOWN: dict[type, _Known] = {
         {"momentum": "only the form without momentum is known", "centered": "the mean is not followed"},
     ),
 }
-
-
-def _mean_without(m: int, gradients: Sequence[Tensor], shares: Sequence[float]) -> Tensor:
-    others = [k for k in range(len(gradients)) if k != m]
-    mean: Tensor = gradients[others[0]] if len(others) == 1 else mean_gradient(gradients, shares, others)
-    return mean
 
 
 def _alike(

@@ -214,7 +214,8 @@ class Record:
             ends = self._blocks.last("loss_end").tolist()
             self._before = last, dict(zip(self._plan.measured, ends, strict=True))
             self.next_step = last + 1
-        self.next_step = self.next_step if resume_at is None else resume_at
+        if resume_at is not None:
+            self.next_step = resume_at
 
     def _check_same_content(self, has: Content) -> None:
         """What a record keeps is fixed when it begins; options that ask for something else are no slip."""
