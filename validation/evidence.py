@@ -41,8 +41,7 @@ def peak_memory_mib() -> float:
 
 def keep(folder: Path, name: str, results: dict[str, Any]) -> None:
     """Write ``results`` with the command and the environment to ``folder/name``."""
-    module = ".".join(folder.relative_to(ROOT).parts)
-    command = " ".join(["python -m", f"{module}.run", *sys.argv[1:]])
+    command = " ".join(["python -m", sys.modules["__main__"].__spec__.name, *sys.argv[1:]])
     text = json.dumps({"command": command, "environment": environment(), **results}, indent=2)
     (folder / name).write_text(text + "\n")
     print(f"wrote {os.path.relpath(folder / name, ROOT)}")

@@ -31,6 +31,12 @@ class CrossFit:
         of data-parallel training. Two do as well as five, and cost least.
     rule
         ``TRAPEZOID`` or ``LEFT``.
+    epoch
+        The number of batches in an epoch, where batches are dealt from the shuffled data. What a batch causes
+        is then judged by examples that it does not hold, although it is 1/epoch of the data; ``A`` gets
+        ``(1/epoch) (g_{B_t}(θ_t) ∘ Δ_t - L)``, where L is the value of ``LEFT``. That removes what is wrong
+        because a batch is never followed by itself, exactly so for plain SGD where all examples have one
+        curvature; what earlier batches of the epoch have learned stays.
     independent
         Declares that training draws every batch independently of the others. Only then are the errors of
         different batches independent and the values unbiased, and only then are there error bars (of the
@@ -66,8 +72,8 @@ class CrossFit:
     micro_batches: int = 2
     rule: QuadratureRule = TRAPEZOID
     independent: bool = False
+    epoch: int | None = None
     target: ClassVar[str] = "batch"
-    unbiased: ClassVar[bool] = True
     cost: ClassVar[Cost] = Cost()
 
     def __post_init__(self) -> None:
@@ -85,6 +91,19 @@ class CrossFit:
         if not isinstance(self.micro_batches, int) or self.micro_batches < 2:
             raise LCAError(f"micro_batches must be a whole number ≥ 2, got {self.micro_batches!r}.")
 
+        if self.epoch is not None and (not isinstance(self.epoch, int) or self.epoch < 2):
+            raise LCAError(f"epoch must be a whole number of batches ≥ 2, got {self.epoch!r}.")
+        if self.epoch is not None and self.independent:
+            raise LCAError(
+                "batches are either dealt in epochs or drawn independently of each other; give epoch or "
+                "independent=True, not both."
+            )
+
+    @property
+    def unbiased(self) -> bool:
+        """Over independent batches, for which ``epoch`` is wrong."""
+        return self.epoch is None
+
     @property
     def degree(self) -> int:
         """The rule's."""
@@ -94,12 +113,14 @@ class CrossFit:
     def bias(self) -> str:
         """In words."""
         left = "the rule's; with Adam, O(1/M) of the update"
-        return left if self.rule == LEFT else f"{left}; shuffled epochs: some % small"
+        dealt = "shuffled epochs: some % small" if self.epoch is None else "the part of earlier batches"
+        return left if self.rule == LEFT else f"{left}; {dealt}"
 
     @property
     def needs(self) -> tuple[str, ...]:
         """The parts; the next training gradient for the trapezoid; the next parts for error bars."""
         needs = ("parts",) if self.rule == LEFT else ("parts", "next_gradient")
+        needs = needs if self.epoch is None else (*needs, "gradient")
         return (*needs, "next_parts") if self.independent else needs
 
     def reseeded(self, seed: int) -> Self:
@@ -115,8 +136,11 @@ class CrossFit:
                 self._check_parts(step, len(parts))
             tally = Tally(objective, step)
             left, right = (1.0, 0.0) if self.rule == LEFT else TRAPEZOID.weights
+            own = 1 / self.epoch if self.epoch else 0.0
             for part in step.parts:
-                tally.add_product(left / self.micro_batches, part.gradient, part.update)
+                tally.add_product((left - own) / self.micro_batches, part.gradient, part.update)
+            if own:
+                tally.add(own, step.gradient)
             if right:
                 tally.add(right, step.next_gradient)
             return tally.allocation(Cost(), self._replicates(step, left, right) if self.independent else None)

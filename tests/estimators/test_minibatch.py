@@ -1,5 +1,6 @@
 """Estimators on training batches: the formulas written out, what they ask of a loop, and their messages."""
 
+import itertools
 from dataclasses import replace
 
 import numpy as np
@@ -9,7 +10,7 @@ import lca
 from lca import LEFT, MIDPOINT, RIGHT, SIMPSON, TRAPEZOID, Layout, LCAError, Step
 from lca.errors import NonFiniteError, TrajectoryError
 from lca.estimators import CrossFit, NextBatch, SameBatch
-from lca.models import DatasetLoss, logistic_regression, mlp
+from lca.models import DatasetLoss, bowl, logistic_regression, mlp
 from lca.optimizers import SGD, Adam, leave_one_out
 from lca.step import Part
 from lca.testing import tolerances
@@ -91,6 +92,43 @@ def test_cross_fit_pairs_each_part_with_the_update_without_it(parts, optimizer):
         assert np.abs(CrossFit(parts, LEFT).start(LOSS)(step).values - left).max() <= limit
         assert np.abs(CrossFit(parts).start(LOSS)(step).values - (left + right) / 2).max() <= limit
         state = optimizer.update(state, step.gradient, step.start)[0]
+
+
+@pytest.mark.parametrize("rule", [LEFT, TRAPEZOID], ids=lambda rule: rule.name)
+@pytest.mark.parametrize(("parts", "epoch"), [(2, 3), (3, 2)])
+def test_cross_fit_in_an_epoch_is_right_in_the_mean_over_all_ways_to_deal_it(parts, epoch, rule):
+    """Examples of one curvature, one a part; the first two batches of every shuffled epoch."""
+    examples, (curvature, theta) = RNG.normal(size=(parts * epoch, 4)), RNG.uniform(1, 2, size=(2, 4))
+    sgd, objective = SGD(0.3), bowl(4)
+    dealt, plain, truth = [], [], []
+    for order in itertools.permutations(range(len(examples)), 2 * parts):
+        grads = [curvature * (theta - examples[n]) for n in order[:parts]]
+        updates = leave_one_out(sgd, sgd.init(theta), grads, theta)
+        mean = np.mean(grads, axis=0)
+        end = theta - 0.3 * mean
+        following = curvature * (end - examples[list(order[parts:])].mean(axis=0))
+        step = Step(
+            theta, end, gradient=mean, parts=tuple(map(Part, grads, updates)), next_gradient=following
+        )
+        dealt.append(CrossFit(parts, rule, epoch=epoch).start(objective)(step).values)
+        plain.append(CrossFit(parts, rule).start(objective)(step).values)
+        slopes = [curvature * (at - examples.mean(axis=0)) for at in (theta, end)]
+        truth.append(np.average(slopes, axis=0, weights=(1, 0) if rule == LEFT else (1, 1)) * (end - theta))
+    off = np.abs(np.mean(dealt, axis=0) - np.mean(truth, axis=0))
+    mass = float(np.abs(truth).mean(axis=0).sum())
+    assert off.max() <= tolerances.summed(mass, tolerances.EPS64)
+    assert np.abs(np.mean(plain, axis=0) - np.mean(truth, axis=0)).max() > 0.01 * mass
+
+
+def test_an_epoch_is_some_batches_and_not_independent_draws():
+    for epoch in (0, 1, -4, 2.5, "40"):
+        with pytest.raises(LCAError, match="epoch must be a whole number of batches ≥ 2"):
+            CrossFit(epoch=epoch)
+    with pytest.raises(LCAError, match="not both"):
+        CrossFit(independent=True, epoch=40)
+    assert CrossFit().unbiased
+    assert not CrossFit(epoch=40).unbiased
+    assert "gradient" in CrossFit(epoch=40).needs
 
 
 @pytest.mark.parametrize("parts", [2, 3, 4])

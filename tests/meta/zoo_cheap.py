@@ -25,6 +25,7 @@ RIGHT_CHEAP = {
     "anchored, stratified": Anchored(Probe(TRAPEZOID, 6, sampling="stratified", micro_batches=2), every=7),
     "cross-fit": CrossFit(),
     "cross-fit, left": CrossFit(2, LEFT),
+    "cross-fit, epoch": CrossFit(epoch=5),
     "cross-fit, error bars": CrossFit(independent=True),
 }
 

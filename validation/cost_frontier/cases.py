@@ -111,4 +111,5 @@ CASES: dict[str, Callable[[], Case]] = {
     "mnist_fc": _torch("mnist_fc"),
     "mnist_fc_1000": _torch("mnist_fc", batch_size=1000, few=True),
     "mnist_lenet": _torch("mnist_lenet"),
+    "mnist_lenet_250": _torch("mnist_lenet", batch_size=250),
 }

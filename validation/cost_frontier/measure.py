@@ -2,17 +2,15 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from statistics import median
 from typing import Any
 
 import numpy as np
 
 import lca
 from lca.allocation import Cost, Estimator
-from lca.estimators.stochastic import StochasticEstimator
 from lca.layout import Groups
 from lca.vectors import vector_ops
-from lca.views import ErrorBars, GroupTotals
+from lca.views import ErrorBars
 from validation.cost_frontier.cases import Case, HandedOver, Options
 from validation.cost_frontier.helping import HelpingBracket
 
@@ -120,36 +118,3 @@ def _inside(bars: ErrorBars, true: Array, start: int, stop: int) -> Array:
 
 def _correlation(a: Array, b: Array) -> float:
     return float(np.corrcoef(a.ravel(), b.ravel())[0, 1])
-
-
-def wall_time(
-    case: Case, options: Options, estimators: Mapping[str, StochasticEstimator], rounds: int
-) -> dict[str, float]:
-    """Seconds of training with an estimator over seconds without, median over rounds that take turns.
-
-    Each step's allocation is summed by layer, as the least that anybody would want of it.
-    """
-    ratios: dict[str, list[float]] = {name: [] for name in estimators}
-    objective = case.objective()
-    groups = objective.layout.groups("layer")
-    for at in range(rounds):
-        for name, estimator in estimators.items():
-            kinds = [None, estimator] if at % 2 else [estimator, None]
-            seconds = {kind: _seconds(case, objective, options, kind, groups) for kind in kinds}
-            ratios[name].append(seconds[estimator] / seconds[None])
-    return {name: median(found) for name, found in ratios.items()}
-
-
-def _seconds(
-    case: Case, objective: Any, options: Options, estimator: StochasticEstimator | None, groups: Groups
-) -> float:
-    if estimator is None:
-        return case.follow(objective, options, None, HandedOver())
-    allocator, view = estimator.start(objective), GroupTotals(groups)
-
-    def allocate(step: lca.Step) -> lca.StepAllocation:
-        allocation = allocator(step)
-        view.update(allocation)
-        return allocation
-
-    return case.follow(objective, options, allocate, HandedOver.to([estimator]))

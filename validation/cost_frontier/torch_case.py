@@ -146,5 +146,5 @@ def mnist_fc(batch_size: int = 250, *, few: bool = False) -> Case:
     return mnist(fully_connected(), FULLY_CONNECTED, examples=10_000, batch_size=batch_size, few=few)
 
 
-def mnist_lenet() -> Case:
-    return mnist(lenet(), "MNIST, LeNet", examples=1_000, batch_size=50, few=True)
+def mnist_lenet(batch_size: int = 50) -> Case:
+    return mnist(lenet(), "MNIST, LeNet", examples=1_000, batch_size=batch_size, few=True)

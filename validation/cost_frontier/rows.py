@@ -1,0 +1,80 @@
+"""The rows of the frontier: which estimators are tried on which training run."""
+
+from lca import LEFT, RIGHT, SIMPSON, TRAPEZOID
+from lca.estimators import Anchored, CrossFit, NextBatch, Probe, SameBatch
+from lca.estimators.stochastic import StochasticEstimator
+from validation.cost_frontier.cases import Case
+
+MAIN = ("momentum", "adam")
+LARGE = 60
+"""Steps with a large learning rate: the first ones, which go far."""
+DEALT, STRATIFIED = "cross-fit, epoch", "stratified, 1 batch, one sample"
+FEW = (
+    "same batch",
+    "next batch, trapezoid",
+    "cross-fit",
+    DEALT,
+    "probe, 1 batch",
+    "stratified, 1 batch",
+    "stratified, 1 batch, one sample",
+    "stratified, 3 batches, one sample",
+    "anchored, 1 batch",
+)
+"""The rows of a case that is run for its targets alone."""
+BEST = ("anchored, 1 batch", "stratified, 3 batches, one sample")
+"""Combinations at three further passes, of which the best one is judged."""
+
+
+def estimators(case: Case, *, independent: bool) -> dict[str, StochasticEstimator]:
+    """The rows of the frontier; sizes in training batches of this case."""
+    b, epoch = case.batch_size, -(-case.examples // case.batch_size)
+
+    def probe(batches: float, sampling: str, m: int = 2) -> Probe:
+        return Probe(TRAPEZOID, m * round(batches * b / m), sampling=sampling, micro_batches=m)  # type: ignore[arg-type]
+
+    every = {
+        "same batch": SameBatch(),
+        "next batch, left": NextBatch(LEFT),
+        "next batch, right": NextBatch(RIGHT),
+        "next batch, trapezoid": NextBatch(TRAPEZOID),
+        "next batch, Simpson": NextBatch(SIMPSON),
+        "cross-fit, left": CrossFit(2, LEFT),
+        "cross-fit": CrossFit(independent=independent),
+        **({} if independent else {DEALT: CrossFit(epoch=epoch)}),
+        "probe, 1 batch": probe(1, "uniform"),
+        "probe, 4 batches": probe(4, "uniform"),
+        "importance, 1 batch": probe(1, "importance"),
+        "stratified, 1 batch": probe(1, "stratified"),
+        "stratified, 1 batch, one sample": probe(1, "stratified", 1),
+        "stratified, 1 batch, own scores": Probe(
+            TRAPEZOID, 2 * (b // 2), sampling="stratified", micro_batches=2, refresh=epoch
+        ),
+        "stratified, 3 batches": probe(3, "stratified"),
+        "stratified, 3 batches, one sample": probe(3, "stratified", 1),
+        "anchored, 1 batch": Anchored(probe(1, "stratified"), every=epoch),
+    }
+    return {name: every[name] for name in FEW} if case.few else every
+
+
+def large_steps(case: Case) -> dict[str, StochasticEstimator]:
+    """What is tried where the steps are large."""
+    b = 2 * (case.batch_size // 2)
+    rules = {"left": LEFT, "trapezoid": TRAPEZOID, "Simpson": SIMPSON}
+    return {
+        **{f"next batch, {name}": NextBatch(rule) for name, rule in rules.items()},
+        "cross-fit": CrossFit(),
+        **{
+            f"stratified, 1 batch, {name}": Probe(rule, b, sampling="stratified", micro_batches=2)
+            for name, rule in rules.items()
+        },
+    }
+
+
+def blocks_of(case: Case) -> dict[tuple[str, str], dict[str, StochasticEstimator]]:
+    """The rows of each block of the table: ``{(optimizer, how batches are drawn): estimators}``."""
+    found = {
+        (optimizer, kind): estimators(case, independent=kind == "independent")
+        for optimizer in MAIN
+        for kind in (("shuffled",) if case.few else ("shuffled", "independent"))
+    }
+    return found if case.few else {**found, ("adam_large", "shuffled"): large_steps(case)}

@@ -1,0 +1,135 @@
+"""Seconds of training with an estimator over seconds without, for the cases in torch.
+
+Training with and without take turns, one estimator at a time; freed memory is kept (`validation.timing`).
+Nothing else should run. LeNet is timed at batches of 250 as well, those of the paper's runs on MNIST.
+"""
+
+import argparse
+import json
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+import lca
+from lca.estimators.stochastic import StochasticEstimator
+from lca.layout import Groups
+from lca.views import GroupTotals
+from validation.cost_frontier.cases import CASES, TITLES, Case, HandedOver, Options
+from validation.cost_frontier.rows import BEST, DEALT, MAIN, STRATIFIED, estimators
+from validation.evidence import keep, verdict
+from validation.timing import keep_memory
+
+FOLDER = Path(__file__).parent
+STEPS = {"mnist_fc": 80, "mnist_fc_1000": 40, "mnist_lenet": 40, "mnist_lenet_250": 12}
+"""Whole epochs, as some estimators pass over all data once in each."""
+TIMED = ("cross-fit", DEALT, STRATIFIED, *BEST)
+Times = dict[str, dict[str, dict[str, float]]]
+
+
+def wall_time(
+    case: Case, options: Options, estimators: Mapping[str, StochasticEstimator], rounds: int
+) -> dict[str, float]:
+    """Seconds of training with an estimator over seconds without, median over rounds that take turns.
+
+    Each step's allocation is summed by layer, as the least that anybody would want of it.
+    """
+    ratios: dict[str, list[float]] = {name: [] for name in estimators}
+    objective = case.objective()
+    groups = objective.layout.groups("layer")
+    for at in range(rounds):
+        for name, estimator in estimators.items():
+            kinds = [None, estimator] if at % 2 else [estimator, None]
+            seconds = {kind: _seconds(case, objective, options, kind, groups) for kind in kinds}
+            ratios[name].append(seconds[estimator] / seconds[None])
+    return {name: median(found) for name, found in ratios.items()}
+
+
+def _seconds(
+    case: Case, objective: Any, options: Options, estimator: StochasticEstimator | None, groups: Groups
+) -> float:
+    if estimator is None:
+        return case.follow(objective, options, None, HandedOver())
+    allocator, view = estimator.start(objective), GroupTotals(groups)
+
+    def allocate(step: lca.Step) -> lca.StepAllocation:
+        allocation = allocator(step)
+        view.update(allocation)
+        return allocation
+
+    return case.follow(objective, options, allocate, HandedOver.to([estimator]))
+
+
+def measured(case: str, optimizer: str) -> Mapping[str, float]:
+    """What is on record for a case: times plain training by estimator; nothing if it was not measured."""
+    path = FOLDER / "wall_time.json"
+    times: Times = json.loads(path.read_text())["times_plain_training"] if path.exists() else {}
+    return times.get(case, {}).get(optimizer, {})
+
+
+def claims(times: Times, cases: Mapping[str, Case]) -> dict[str, bool]:
+    """What the figures should show."""
+    found = {}
+    for name, by_optimizer in times.items():
+        for optimizer, row in by_optimizer.items():
+            title, most = f"{name}, {TITLES[optimizer]}", cases[name].cross_fit_time
+            found |= {
+                f"{title}: cross-fit: wall time ≤ {most}": row["cross-fit"] <= most,
+                f"{title}: stratified, 1 batch: wall time ≤ 2.2": row[STRATIFIED] <= 2.2,
+                f"{title}: three further passes: wall time ≤ 4": min(row[name] for name in BEST) <= 4,
+            }
+    return found
+
+
+def table(times: Times, cases: Mapping[str, Case], plain: Mapping[str, float]) -> str:
+    """Markdown, one line a case and optimizer."""
+    lines = [
+        "# Wall time of training with an estimator, times plain training",
+        "",
+        f"| | plain step, ms | {' | '.join(TIMED)} |",
+        "|---" * (len(TIMED) + 2) + "|",
+    ]
+    for name, by_optimizer in times.items():
+        for optimizer, row in by_optimizer.items():
+            cells = " | ".join(f"{row[estimator]:.2f}" for estimator in TIMED)
+            heading = f"{cases[name].name}, batches of {cases[name].batch_size}, {TITLES[optimizer]}"
+            lines.append(f"| {heading} | {1000 * plain[name]:.1f} | {cells} |")
+    return "\n".join([*lines, ""])
+
+
+def main() -> None:
+    """Measure, keep, print, judge."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--rounds", type=int, default=7)
+    parser.add_argument("--cases", nargs="+", default=list(STEPS), choices=STEPS)
+    options = parser.parse_args()
+    keep_memory("validation.cost_frontier.wall_time")
+    began = time.perf_counter()
+    cases = {name: CASES[name]() for name in options.cases}
+    times: Times = {}
+    plain: dict[str, float] = {}
+    for name, case in cases.items():
+        rows = {row: e for row, e in estimators(case, independent=False).items() if row in TIMED}
+        for optimizer in MAIN:
+            run = Options(optimizer, 0, STEPS[name])
+            times.setdefault(name, {})[optimizer] = wall_time(case, run, rows, options.rounds)
+        plain[name] = median(case.follow(None, run, None, HandedOver()) for _ in range(5)) / STEPS[name]
+        print(name, times[name], flush=True)
+    holds = claims(times, cases)
+    results = {
+        "rounds": options.rounds,
+        "times_plain_training": times,
+        "plain_step_seconds": plain,
+        "claims": holds,
+        "seconds": time.perf_counter() - began,
+    }
+    keep(FOLDER, "wall_time.json", results)
+    text = table(times, cases, plain)
+    (FOLDER / "wall_time.md").write_text(text)
+    print(text)
+    verdict(holds)
+
+
+if __name__ == "__main__":
+    main()
