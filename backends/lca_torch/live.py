@@ -16,11 +16,25 @@ def flat(parameters: Iterable[Tensor]) -> Tensor:
         return torch.cat([parameter.detach().reshape(-1) for parameter in parameters])
 
 
-def same(a: Tensor, b: Tensor) -> bool:
-    """Whether two tensors hold the same numbers; on a CPU NumPy tells five times as fast as `torch.equal`."""
-    if a.device.type == b.device.type == "cpu" and {a.dtype, b.dtype} <= {torch.float32, torch.float64}:
-        return np.array_equal(a.detach().numpy(), b.detach().numpy())
-    return torch.equal(a, b)
+def holds(vector: Tensor, tensors: Iterable[Tensor]) -> bool:
+    """Whether a vector (K,) is these tensors, number by number, dtype and device included.
+
+    >>> holds(torch.arange(3.0), [torch.zeros(1), torch.tensor([[1.0], [2.0]])])
+    True
+    """
+    tensors = [tensor.detach() for tensor in tensors]
+    if any((tensor.device, tensor.dtype) != (vector.device, vector.dtype) for tensor in tensors):
+        return False
+    parts = vector.detach().split([tensor.numel() for tensor in tensors])  # type: ignore[no-untyped-call]
+    pairs = zip(parts, (tensor.reshape(-1) for tensor in tensors), strict=True)
+    if vector.device.type == "cpu" and vector.dtype in (torch.float32, torch.float64):
+        return all(np.array_equal(a.numpy(), b.numpy()) for a, b in pairs)  # 5 times as fast as torch.equal
+    return not differ(pairs)
+
+
+def differ(pairs: Iterable[tuple[Tensor, Tensor]]) -> bool:
+    """Whether any two tensors differ; waits for their device once."""
+    return bool(torch.stack([(a != b).any() for a, b in pairs]).any().item())
 
 
 @dataclass(frozen=True, eq=False)

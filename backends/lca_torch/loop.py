@@ -12,7 +12,7 @@ from lca.errors import LCAError
 from lca.handover import AtHand, multiple_of
 from lca.step import Part
 from lca_torch.data import Rows, Tree, examples_in, is_rows, joined
-from lca_torch.live import same
+from lca_torch.live import holds
 from lca_torch.optimizers import updates_without
 from lca_torch.ranks import Ranks
 
@@ -130,7 +130,7 @@ class Loop(AtHand):
     def _gradient(self) -> Tensor:
         """As the optimizer sees it; the last mark itself if nothing has changed since."""
         scale = getattr(self._optimizer, "grad_scale", None)
-        if scale is None and self._marks and _is_gradient(self._marks[-1][1], self._parameters):
+        if scale is None and self._marks and holds(self._marks[-1][1], map(_own, self._parameters)):
             mark: Tensor = self._marks[-1][1]
             return mark
         found = flat_gradient(self._parameters)
@@ -161,8 +161,3 @@ def _own(parameter: nn.Parameter) -> Tensor:
         return torch.zeros_like(parameter)
     dense = grad.detach().to_dense() if grad.is_sparse else grad.detach()
     return dense.to(parameter.dtype)
-
-
-def _is_gradient(vector: Tensor, parameters: Sequence[nn.Parameter]) -> bool:
-    pieces = vector.split([p.numel() for p in parameters])  # type: ignore[no-untyped-call]
-    return all(same(piece, _own(p).reshape(-1)) for piece, p in zip(pieces, parameters, strict=True))

@@ -15,7 +15,7 @@ from lca.summary import RunViews
 from lca.tracking import MakeViews, Measurement, OnError, RecordTo, Schedule, Watch
 from lca.views import View
 from lca_torch.data import Tree
-from lca_torch.live import ParameterVector, flat, same
+from lca_torch.live import ParameterVector, flat, holds
 from lca_torch.loop import Loop
 from lca_torch.optimizers import check_known
 from lca_torch.terms import torch_objectives
@@ -242,13 +242,7 @@ class _Live:
         return now.keep(memory)
 
     def is_at(self, theta: Tensor) -> bool:
-        sizes = [parameter.numel() for parameter in self._parameters]
-        parts = theta.split(sizes)  # type: ignore[no-untyped-call]
-        return all(
-            (part.device, part.dtype) == (parameter.device, parameter.dtype)
-            and same(part, parameter.detach().reshape(-1))
-            for part, parameter in zip(parts, self._parameters, strict=True)
-        )
+        return holds(theta, self._parameters)
 
     def equal(self, a: Tensor, b: Tensor) -> bool:
         return torch.equal(a, b)

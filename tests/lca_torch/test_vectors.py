@@ -9,7 +9,7 @@ import lca_torch  # noqa: F401 - registers the reductions
 from lca.testing import tolerances
 from lca.testing.strategies import dtypes, seeds
 from lca.vectors import NumpyOps, vector_ops
-from lca_torch.live import ParameterVector
+from lca_torch.live import ParameterVector, differ, holds
 
 
 @given(seeds, dtypes())
@@ -99,3 +99,25 @@ def test_a_vector_in_parameters_reads_like_a_tensor_and_can_be_kept():
     assert torch.equal(vector + 0, flat)
     kept.mul_(2)
     assert not ops.unchanged(snapshot, kept)
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.bfloat16])
+def test_a_vector_holds_tensors_number_by_number(dtype):
+    tensors = [torch.arange(6.0).to(dtype).view(2, 3).t(), torch.tensor(7.0, dtype=dtype)]
+    vector = torch.cat([tensor.reshape(-1) for tensor in tensors])
+    assert holds(vector, tensors)
+    for i in range(len(vector)):
+        other = vector.clone()
+        other[i] += 1
+        assert not holds(other, tensors), i
+    assert not holds(vector, [tensors[0], tensors[1].half()])
+    nowhere = torch.full_like(vector, float("nan"))
+    assert not holds(nowhere, [nowhere])
+
+
+def test_devices_that_are_waited_for_tell_the_same():
+    a, b = torch.tensor([1.0, 2.0]), torch.tensor([1.0, 3.0])
+    assert not differ([(a, a), (b, b.clone())])
+    assert differ([(a, a), (a, b)])
+    assert differ([(a, b), (a, a)])
+    assert differ([(a / 0 - a / 0, a / 0 - a / 0)])
