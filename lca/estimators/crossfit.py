@@ -32,7 +32,8 @@ class CrossFit:
     rule
         ``TRAPEZOID`` or ``LEFT``.
     epoch
-        The number of batches in an epoch, where batches are dealt from the shuffled data. What a batch causes
+        The number of updates in an epoch, where batches are dealt from the shuffled data; with gradient
+        accumulation that is fewer than there are batches. What a batch causes
         is then judged by examples that it does not hold, although it is 1/epoch of the data; ``A`` gets
         ``(1/epoch) (g_{B_t}(θ_t) ∘ Δ_t - L)``, where L is the value of ``LEFT``. That removes what is wrong
         because a batch is never followed by itself, exactly so for plain SGD where all examples have one
@@ -150,8 +151,10 @@ class CrossFit:
     def _check_parts(self, step: Step, found: int) -> None:
         if found != self.micro_batches:
             raise LCAError(
-                f"step {step.index}: CrossFit expects {self.micro_batches} micro-batches, the loop handed "
-                f"over {found}; make the two agree."
+                f"step {step.index}: CrossFit({self.micro_batches}) expects {self.micro_batches} micro-batches "
+                f"to an update, the loop handed over {found}; tracker.parts(batch, {self.micro_batches}) gives "
+                "as many. Where batches are accumulated, leave out those that are left over at the end of an "
+                "epoch (drop_last=True, and a multiple of them)."
             )
 
     def _replicates(self, step: Step, left: float, right: float) -> Mapping[float, Sequence[Vector]]:
