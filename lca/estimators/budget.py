@@ -50,7 +50,8 @@ class Budget:
     Notes
     -----
     ``reason`` of every allocation says what was spent and achieved so far, and ``converged`` whether a
-    ``relative_error`` is met at that moment. A size depends on earlier samples only, so the values stay unbiased.
+    ``relative_error`` is met at that moment. A size depends on earlier samples only, so the values stay
+    unbiased.
 
     Raises
     ------

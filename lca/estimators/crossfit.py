@@ -149,12 +149,12 @@ class CrossFit:
         return allocate_step
 
     def _check_parts(self, step: Step, found: int) -> None:
-        if found != self.micro_batches:
+        m = self.micro_batches
+        if found != m:
             raise LCAError(
-                f"step {step.index}: CrossFit({self.micro_batches}) expects {self.micro_batches} micro-batches "
-                f"to an update, the loop handed over {found}; tracker.parts(batch, {self.micro_batches}) gives "
-                "as many. Where batches are accumulated, leave out those that are left over at the end of an "
-                "epoch (drop_last=True, and a multiple of them)."
+                f"step {step.index}: CrossFit({m}) expects {m} micro-batches to an update, the loop handed over "
+                f"{found}; tracker.parts(batch, {m}) gives as many. Where batches are accumulated, leave out "
+                "those that are left over at the end of an epoch."
             )
 
     def _replicates(self, step: Step, left: float, right: float) -> Mapping[float, Sequence[Vector]]:

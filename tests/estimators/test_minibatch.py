@@ -189,7 +189,9 @@ def test_wrong_settings_say_what_is_right():
         CrossFit(2, SIMPSON)
     with pytest.raises(LCAError, match="micro_batches must be a whole number ≥ 2, got 1"):
         CrossFit(1)
-    with pytest.raises(LCAError, match="CrossFit expects 3 micro-batches, the loop handed over 2"):
+    with pytest.raises(
+        LCAError, match=r"CrossFit\(3\) expects 3 micro-batches to an update, the loop handed over 2"
+    ):
         CrossFit(3).start(LOSS)(steps()[0])
 
 
