@@ -72,8 +72,8 @@ class Loop(AtHand):
         if not is_rows(batch) or examples_in(batch) < n:
             raise LCAError(
                 f"this batch cannot be cut into {n} parts: it needs tensors of one length ≥ {n}, one row an "
-                "example; leave out a last batch that is smaller (drop_last=True), or cut it yourself and tell "
-                "the tracker with tracker.batches(pieces)."
+                "example; leave out a last batch that is smaller (drop_last=True), or cut it yourself and "
+                "tell the tracker with tracker.batches(pieces)."
             )
         rows, total = Rows(batch), examples_in(batch)
         if not self._batches or self._open is None:  # nobody has told of this batch
