@@ -25,7 +25,7 @@ _SOURCES = {
     "parts": "in a plain loop, lca.training.train(..., parts=2); under a Tracker, loop over "
     "tracker.parts(batch, 2) inside a step",
     "scores": "in a plain loop, lca.training.train(..., scores=True); under a Tracker, call "
-    "tracker.scores(index, outputs, labels) at every step; or give the estimator refresh=n, a number of steps",
+    "tracker.scores(index, outputs, labels) at every step; or give the estimator refresh=n",
 }
 """Where a loop gets each field of `Step` from that an estimator may need."""
 
