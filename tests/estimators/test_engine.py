@@ -10,6 +10,7 @@ from lca.errors import NonDeterministicError
 from lca.estimators import Probe, SameBatch
 from lca.layout import Layout
 from lca.models import DatasetLoss, logistic_regression
+from tests.meta.animals import Passing
 
 QUIET, NOISY = {"noise": np.zeros(1)}, {"noise": np.ones(1)}
 
@@ -70,29 +71,12 @@ def test_the_check_of_determinism_looks_at_no_more_than_the_estimator_does(estim
             list(allocate(objective, [step], estimator))
 
 
-@dataclass(frozen=True, eq=False)
-class InState:
-    """A loss in one state, which gives no single examples."""
-
-    objective: DatasetLoss
-
-    @property
-    def layout(self):
-        return self.objective.layout
-
-    def loss(self, theta, batch=None):
-        return self.objective.loss(theta, batch)
-
-    def loss_and_grad(self, theta, batch=None):
-        return self.objective.loss_and_grad(theta, batch)
-
-
 class WithState(Counted):
     def state(self):
         return QUIET
 
     def at_state(self, state):
-        return InState(self)
+        return Passing(self)  # a loss in one state, which gives no single examples
 
 
 def test_an_objective_with_a_state_is_tried_out_for_a_probe_as_well():
