@@ -19,6 +19,10 @@ class LayoutError(LCAError):
     """A vector, tensor or group does not fit the `Layout` it is used with."""
 
 
+class IncompleteStepError(LCAError):
+    """The loop did not hand over what this step is to be measured by; the next one may have it."""
+
+
 class RuleError(LCAError):
     """A quadrature rule does not integrate what it declares."""
 

@@ -12,7 +12,7 @@ from os import PathLike
 from typing import Any, Literal, Protocol, TypeAlias, get_args, runtime_checkable
 
 from lca.allocation import Estimator, start_each, with_terms
-from lca.errors import LCAError, LCAWarning, UnknownNameError
+from lca.errors import IncompleteStepError, LCAError, LCAWarning, UnknownNameError
 from lca.estimators import Adaptive
 from lca.estimators.stochastic import needs_of
 from lca.handover import HandOver, Source
@@ -97,6 +97,7 @@ class Measurement:
         self.needs = needs_of(estimator)
         self._every = every
         self._on_error = on_error
+        self._measured = False
         self.views = _views_of(self.objectives, views)
         self.error: Exception | None = None
         self._record = None if record is None else self._begun(record, estimator)
@@ -117,9 +118,15 @@ class Measurement:
         states = [state_of(objective) or {} for objective in self.objectives.values()]
         return {name: value for state in states for name, value in state.items()} or None
 
+    @property
+    def leaves_out(self) -> bool:
+        """Whether a step that lacks what others had is left out: where errors are warnings."""
+        return self._measured and self._on_error == "warn"
+
     def measure(self, step: Step) -> None:
         """Allocate a step, show it to the views and record it."""
         rows = self._allocate(step)
+        self._measured = True
         for name, allocation in with_terms(rows).items():
             if name in self.views:
                 self.views[name].update(allocation)
@@ -232,8 +239,9 @@ class Watch:
         Number of measured steps that did not begin where the step before had ended: something else than these
         updates moved the parameters, and that part of the loss change belongs to no step.
     left_out
-        Number of steps that were to be measured but had no next step to measure them by: the last one of a
-        run, or one followed by a jump. Always 0 for estimators that need nothing of the next step.
+        Number of steps that were to be measured but lacked what to measure them by: a next step (the last
+        one of a run, or one followed by a jump), or something that the loop had handed over before, as for
+        batches left over at the end of an epoch. Always 0 for estimators that need nothing of the loop.
     """
 
     def __init__(self, measurement: Measurement, theta: LiveTheta, source: Source | None = None) -> None:
@@ -243,6 +251,7 @@ class Watch:
         self.steps = measurement.first_step
         self.jumps = 0
         self.left_out = 0
+        self._warned = False
         self._wanted = False
         self._start: Vector | None = None
         self._last: tuple[int, Vector] | None = None
@@ -280,7 +289,7 @@ class Watch:
         pending = self._hand_over.pending
         if pending:
             with self._measurement.guarded(pending.index):
-                self._measurement.measure(self._hand_over.completed())
+                self._measure(self._hand_over.completed())
         if self._start is not None and self._measurement.error is None:
             with self._measurement.guarded(self.steps):
                 self._step(self._start)
@@ -321,8 +330,20 @@ class Watch:
             self._hand_over.pending = step
             self._last = (self.steps, end)
         else:
-            self._measurement.measure(step)
+            self._measure(step)
             self._last = (self.steps, self._theta.kept(end, start))
+
+    def _measure(self, step: Step) -> None:
+        """Measure it, or leave it out if it lacks what others had."""
+        try:
+            self._measurement.measure(step)
+        except IncompleteStepError as error:
+            if not self._measurement.leaves_out:
+                raise
+            if not self._warned:
+                warnings.warn(f"left out, as all like it will be: {error}", LCAWarning, stacklevel=2)
+            self._warned = True
+            self.left_out += 1
 
     def _remember_state(self) -> State | None:
         """The state as it is now; the very object remembered before if nothing in it has moved since."""

@@ -43,8 +43,9 @@ class Loop(AtHand):
     def parts(self, batch: Tree, n: int) -> Iterator[tuple[Tree, float]]:
         """``batch`` in n pieces, each with its share of the examples."""
         total = int(examples_in(batch))
-        if not isinstance(n, int) or not 1 <= n <= total:
-            raise LCAError(f"a batch of {total} examples cannot be cut into {n!r} parts.")
+        if not isinstance(n, int) or n < 1:
+            raise LCAError(f"a batch is cut into a whole number of parts ≥ 1, got {n!r}.")
+        n = min(n, total)  # a last batch may be too small; the estimator then says what it lacks
         if not self._told:
             self._take(batch)
         for start, end in pairwise(-(-m * total // n) for m in range(n + 1)):  # the larger ones first

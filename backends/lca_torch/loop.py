@@ -3,6 +3,7 @@
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from itertools import pairwise
 from typing import Any
+from weakref import ref
 
 import numpy as np
 import torch
@@ -33,6 +34,7 @@ class Loop(AtHand):
         super().__init__()
         self._parameters, self._optimizer, self._asked = parameters, optimizer, asked
         self._open: float | None = None
+        self._before: list[tuple[Any, int]] = []
         self._grad: Tensor | None = None
         self._ranks: Ranks | None = None
 
@@ -63,26 +65,26 @@ class Loop(AtHand):
     def part(self) -> None:
         """A part of the coming update begins, of a batch that nobody shows."""
         self.close()
-        self._open = 1.0
+        self._begin(1.0)
 
     def parts(self, batch: Tree, n: int) -> Iterator[tuple[Tree, float]]:
         """``batch`` in n pieces, each with its share of the examples."""
         if not isinstance(n, int) or n < 1:
             raise LCAError(f"a batch is cut into a whole number of parts ≥ 1, got {n!r}.")
-        if not is_rows(batch) or examples_in(batch) < n:
+        if not is_rows(batch) or not examples_in(batch):
             raise LCAError(
-                f"this batch cannot be cut into {n} parts: it needs tensors of one length ≥ {n}, one row an "
-                "example; leave out a last batch that is smaller (drop_last=True), or cut it yourself and "
-                "tell the tracker with tracker.batches(pieces)."
+                "this batch cannot be cut into parts: it needs tensors of one length ≥ 1, a row an example; "
+                "cut it yourself and tell the tracker with tracker.batches(pieces)."
             )
         rows, total = Rows(batch), examples_in(batch)
         if not self._batches or self._open is None:  # nobody has told of this batch
             self._batches.append(batch)
+        n = min(n, total)  # a last batch may be too small; the estimator then says what it lacks
         ends = [-(-m * total // n) for m in range(n + 1)]  # the larger ones first
         for start, end in pairwise(ends):
             piece = rows.take(slice(start, end))
-            self._open = examples_in(piece) / total
-            yield piece, self._open
+            self._begin(share := examples_in(piece) / total)
+            yield piece, share
             self.close()
 
     def scores(self, index: Any, outputs: Tensor, labels: Tensor | None) -> None:
@@ -96,9 +98,12 @@ class Loop(AtHand):
             self._scores.append((np.asarray(torch.as_tensor(index).cpu()), outputs.cpu().double().numpy()))
 
     def close(self) -> None:
-        """The part under way, if there is one, has had its backward pass."""
+        """The part under way, if there is one, has had its backward pass, or never will."""
         share, self._open = self._open, None
         if share is None:
+            return
+        if _untouched(self._parameters, self._before):  # a batch that the loop passed over
+            self._batches = self._batches[:-1]
             return
         grad = next((p.grad for p in self._parameters if p.grad is not None), None)
         if self._grad is not None and grad is not self._grad:  # zeroed, without an update
@@ -106,6 +111,11 @@ class Loop(AtHand):
         self._grad = grad
         if "parts" in self._asked() and self._ranks is None:
             self._marks.append((share, flat_gradient(self._parameters)))
+
+    def _begin(self, share: float) -> None:
+        """A part with this share of the update begins."""
+        self._open = share
+        self._before = _versions(self._parameters)
 
     def hand_over(self, fields: Collection[str]) -> Mapping[str, Any]:
         self.close()
@@ -115,7 +125,7 @@ class Loop(AtHand):
 
     def forget(self) -> None:
         super().forget()
-        self._open = self._grad = None
+        self._open, self._grad, self._before = None, None, []
         if self._ranks is not None:
             self._ranks.forget()
 
@@ -162,3 +172,17 @@ def _own(parameter: nn.Parameter) -> Tensor:
         return torch.zeros_like(parameter)
     dense = grad.detach().to_dense() if grad.is_sparse else grad.detach()
     return dense.to(parameter.dtype)
+
+
+def _versions(parameters: Iterable[nn.Parameter]) -> list[tuple[Any, int]]:
+    """Which tensors the gradients are and how often each was written to; keeps none of them alive."""
+    grads = [parameter.grad for parameter in parameters]
+    return [(None, 0) if grad is None else (ref(grad), grad._version) for grad in grads]
+
+
+def _untouched(parameters: Iterable[nn.Parameter], before: Sequence[tuple[Any, int]]) -> bool:
+    """Whether no gradient has been written to, put there or taken away since."""
+    return all(
+        grad is None if was is None else was() is grad is not None and grad._version == version
+        for grad, (was, version) in zip((p.grad for p in parameters), before, strict=True)
+    )

@@ -6,7 +6,7 @@ from math import sqrt
 from typing import ClassVar, Self
 
 from lca.allocation import Allocator, Cost, StepAllocation
-from lca.errors import LCAError
+from lca.errors import IncompleteStepError, LCAError
 from lca.estimators.minibatch import check_rule
 from lca.estimators.stochastic import Shares, Tally, check_handed_over
 from lca.objective import Objective
@@ -151,7 +151,7 @@ class CrossFit:
     def _check_parts(self, step: Step, found: int) -> None:
         m = self.micro_batches
         if found != m:
-            raise LCAError(
+            raise IncompleteStepError(
                 f"step {step.index}: CrossFit({m}) expects {m} micro-batches to an update, the loop handed "
                 f"over {found}; tracker.parts(batch, {m}) gives as many. Where batches are accumulated, "
                 "leave out those that are left over at the end of an epoch."

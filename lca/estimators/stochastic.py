@@ -8,7 +8,7 @@ from typing import Protocol, Self, runtime_checkable
 import numpy as np
 
 from lca.allocation import Cost, Estimator, StepAllocation
-from lca.errors import LCAError, NonFiniteError, TrajectoryError
+from lca.errors import IncompleteStepError, LCAError, NonFiniteError, TrajectoryError
 from lca.objective import Objective
 from lca.step import Step
 from lca.vectors import Vector, vector_ops
@@ -63,12 +63,12 @@ def needs_of(estimator: Estimator) -> tuple[str, ...]:
 
 
 def check_handed_over(step: Step, needs: Sequence[str], name: str) -> None:
-    """Raise `LCAError`, saying where to get it, if the loop did not hand over what ``name`` needs."""
+    """Raise `IncompleteStepError`, saying where to get it, if ``name`` needs what the loop did not give."""
     assert set(needs) <= {field.name for field in fields(Step)}
     for need in needs:
         value = getattr(step, need)
         if value is None or (need in ("parts", "next_parts") and not value):
-            raise LCAError(
+            raise IncompleteStepError(
                 f"step {step.index}: {name} needs Step.{need}, which the training loop did not hand over; "
                 f"{_SOURCES[need]}."
             )

@@ -9,7 +9,7 @@ import tensorflow as tf
 
 from lca import RIGHT, SIMPSON, StepAllocation
 from lca.allocation import Cost
-from lca.errors import LCAError
+from lca.errors import LCAError, LCAWarning
 from lca.estimators import CrossFit, NextBatch, Probe, SameBatch
 from lca.testing import tolerances
 from lca.testing.tolerances import EPS32
@@ -305,5 +305,24 @@ def test_what_the_loop_did_not_hand_over_is_asked_for():
         optimizer.apply(gradients(model, BATCHES[0]), model.trainable_weights)
         with pytest.raises(LCAError, match=r"needs Step\.parts.*tracker\.parts\(batch, 2\)"):
             optimizer.apply(gradients(model, BATCHES[1]), model.trainable_weights)
-    with pytest.raises(LCAError, match="8 examples cannot be cut into 9 parts"):
-        next(train(Shown(), "sgd")[0].parts(BATCHES[0], 9))
+    with pytest.raises(LCAError, match="whole number of parts ≥ 1, got 0"):
+        next(train(Shown(), "sgd")[0].parts(BATCHES[0], 0))
+
+
+def test_a_step_that_lacks_what_others_had_is_left_out_and_counted():
+    """As the batches do that are left over from accumulation at the end of an epoch."""
+    model, optimizer = model_of(), keras.optimizers.SGD(0.1)
+    tracker = Tracker(model, optimizer, objective_of(model), CrossFit())
+
+    def ragged():
+        with tracker:
+            for t, index in enumerate(BATCHES):
+                total = None
+                for part in (index,) if t == 2 else halves(index):
+                    total = tracker.add(total, gradients(model, part, len(part) / len(index)))
+                optimizer.apply(total, model.trainable_weights)
+
+    with pytest.warns(LCAWarning, match=r"left out, as all like it.*step 2: CrossFit.* needs Step\.parts"):
+        ragged()
+    assert tracker.error is None
+    assert (tracker.summary()["train"]["steps"], tracker.left_out, tracker.jumps) == (3, 2, 0)
