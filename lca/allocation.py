@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from math import isnan
 from typing import Protocol, runtime_checkable
 
 import numpy as np
@@ -100,6 +101,11 @@ class StepAllocation:
     def loss_change(self) -> float:
         """``loss_end - loss_start``: negative when the step lowered the loss."""
         return self.loss_end - self.loss_start
+
+    @property
+    def sampled(self) -> bool:
+        """Whether the values are estimated from batches or samples, by an estimator that measures no loss."""
+        return isnan(self.loss_end)
 
 
 class Allocator(Protocol):

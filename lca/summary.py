@@ -14,6 +14,7 @@ import numpy as np
 from lca.allocation import StepAllocation
 from lca.layout import Layout
 from lca.views import GroupTotals, HelpingCounts, LogHistogram, Trace
+from lca.views.signs import NOISY
 
 
 @dataclass(frozen=True, eq=False)
@@ -47,7 +48,8 @@ def summarize(run: RunViews) -> dict[str, Any]:
     rounding. The first three are sums over the measured steps; ``unmeasured_change`` is what happened to the
     loss between the end of one and the start of the next: steps left out (``every=``), and jumps.
     Allocations, residuals and ``mass`` are in units of the loss, negative = helped. ``helping_percent`` is
-    the mean over the steps that have one (`Signs`), ``null`` if none has.
+    the mean over the steps that have one (`Signs`), ``null`` if none has. From an estimator on samples or
+    batches there are no losses (NaN) and no helping percentages (``null``); ``helping_refused`` says why.
 
     Examples
     --------
@@ -58,6 +60,7 @@ def summarize(run: RunViews) -> dict[str, Any]:
     (-0.5, {'fc.weight': -1.0, 'fc.bias': 0.5}, 50.0)
     """
     rows, signs = run.trace.rows, run.signs.per_step()
+    sampled = bool(np.isnan(rows["loss_end"]).any())
     loss_start, loss_end = float(rows["loss_start"][0]), float(rows["loss_end"][-1])
     lca_total, state_change = float(rows["total"].sum()), float(rows["state_change"].sum())
     return {
@@ -73,11 +76,12 @@ def summarize(run: RunViews) -> dict[str, Any]:
         "max_step_residual": float(np.abs(rows["residual"]).max()),
         "unconverged_steps": int(np.count_nonzero(~rows["converged"])),
         "full_gradients_per_step": float(rows["full_gradients"].mean()),
-        "helping_percent": _number(signs.mean_helping_percent()),
+        "helping_percent": None if sampled else _number(signs.mean_helping_percent()),
+        **({"helping_refused": NOISY} if sampled else {}),
         "zero_percent": _number(signs.mean_zero_percent()),
         "steps_without_helping_percent": int(signs.steps_without_percent()),
         "per_tensor": run.tensors.by_name(),
-        "helping_percent_per_tensor": _helping_by_name(run.signs),
+        "helping_percent_per_tensor": _helping_by_name(run.signs, sampled=sampled),
     }
 
 
@@ -103,10 +107,12 @@ def to_json(summary: Mapping[str, Any]) -> str:
     return json.dumps(summary, indent=2, allow_nan=False) + "\n"
 
 
-def _helping_by_name(signs: HelpingCounts) -> dict[str, float | None]:
+def _helping_by_name(signs: HelpingCounts, *, sampled: bool) -> dict[str, float | None]:
     assert signs.groups is not None
     percents = signs.per_group().mean_helping_percent()
-    return {name: _number(p) for name, p in zip(signs.groups.names, percents, strict=True)}
+    return {
+        name: None if sampled else _number(p) for name, p in zip(signs.groups.names, percents, strict=True)
+    }
 
 
 def _number(percent: np.ndarray) -> float | None:

@@ -82,3 +82,16 @@ def test_without_replicates_there_is_a_reason():
     row = StepAllocation(np.zeros(5), 0.0, 0.0, 0.0, 0.0, 4)
     with pytest.raises(LCAError, match="step 4: the estimator gives no replicates"):
         ErrorBars(GROUPS).update(row)
+
+
+@pytest.mark.parametrize("window", [(10, 5), (3, 3), (0, 13), (-2, None), (12, None)])
+def test_windows_outside_the_run_are_refused(window):
+    bars = fed(allocations(np.random.default_rng(0)))
+    for read in (bars.stderr, bars.totals, lambda *w: bars.interval(0.95, *w)):
+        with pytest.raises(LCAError, match=r"0 ≤ start < stop ≤ 12, .*; got start=-?\d+, stop=\d+"):
+            read(*window)
+
+
+def test_what_is_no_groups_is_refused():
+    with pytest.raises(LCAError, match="needs groups, got a Layout; .*for a tracker views=lambda layout"):
+        ErrorBars(LAYOUT)

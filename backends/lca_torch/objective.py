@@ -150,7 +150,7 @@ class Objective:
 
     def theta(self) -> Tensor:
         """The model's parameters as they are now: a new vector (K,)."""
-        self._check_unconverted()
+        self.check_unconverted()
         return flat(self._loss.parameters())
 
     def loss(self, theta: Tensor, batch: Tree | None = None) -> float:
@@ -214,7 +214,7 @@ class Objective:
         Float64 (n,), for the examples of ``batch``, by default for all; costs one forward pass.
         """
         self._examples.check_scores()
-        self._check_unconverted()
+        self.check_unconverted()
         rows = self._rows() if batch is None else Rows(batch)
         found: list[Tensor] = []
         batches = (Scored(part) for part in rows.batches(self.batch_size))
@@ -278,12 +278,12 @@ class Objective:
     def _evaluate(
         self, theta: Tensor, batch: Tree | None, state: State | None, *, gradient: bool
     ) -> tuple[float, Tensor | None]:
-        self._check_unconverted()
+        self.check_unconverted()
         given = Rows(batch) if self.batch_size else Batches([batch])
         data = self._data if batch is None else given
         return self._loss.evaluate(theta, data.batches(self.batch_size), state, gradient=gradient)
 
-    def _check_unconverted(self) -> None:
+    def check_unconverted(self) -> None:
         """The model is still what it was when the data and θ were put beside it."""
         named = dict(self.model.named_parameters())
         for name in self.layout.names:

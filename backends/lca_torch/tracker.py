@@ -17,6 +17,7 @@ from lca.views import View
 from lca_torch.data import Tree
 from lca_torch.live import ParameterVector, flat, holds
 from lca_torch.loop import Loop
+from lca_torch.objective import Objective as TorchObjective
 from lca_torch.optimizers import check_known
 from lca_torch.terms import torch_objectives
 
@@ -85,7 +86,8 @@ class Tracker:
         if "parts" in self._measurement.needs:
             check_known(self._optimizer)
         self._loop = Loop(parameters, self._optimizer, lambda: self._watch.asked)
-        self._watch = Watch(self._measurement, _Live(parameters), self._loop.hand_over)
+        measured = list(torch_objectives(self._measurement.objectives))
+        self._watch = Watch(self._measurement, _Live(parameters, measured), self._loop.hand_over)
         self._hooks: list[Any] = []
         self._entered = False
 
@@ -227,12 +229,14 @@ class Tracker:
 
 
 class _Live:
-    """`lca.tracking.LiveTheta` of these parameters."""
+    """`lca.tracking.LiveTheta` of these parameters, which stay of the kind that is measured."""
 
-    def __init__(self, parameters: list[nn.Parameter]) -> None:
-        self._parameters = parameters
+    def __init__(self, parameters: list[nn.Parameter], measured: list[TorchObjective]) -> None:
+        self._parameters, self._measured = parameters, measured
 
     def read(self) -> Tensor:
+        for objective in self._measured:
+            objective.check_unconverted()
         return flat(self._parameters)
 
     def now(self) -> ParameterVector:

@@ -112,7 +112,7 @@ class TensorBoardView:
         signs = self._groups.signs(allocation.values)
         helped, hurt = int(signs.negative.sum()), int(signs.positive.sum())
         found = {"loss": allocation.loss_end, "residual_so_far": self._residual}
-        if helped + hurt:
+        if helped + hurt and not allocation.sampled:  # noise turns signs (lca.views.signs.NOISY)
             found["helping_percent"] = 100 * helped / (helped + hurt)
         for name, value, total in zip(self._groups.names, row, self._totals, strict=True):
             found[f"LCA/{name}"], found[f"LCA_so_far/{name}"] = value, total

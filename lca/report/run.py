@@ -81,6 +81,10 @@ class Run:
         """Counts by layer, (T, layers)."""
         return group_signs(self.record, "layer", measured)
 
+    def sampled(self, measured: str) -> bool:
+        """Whether steps were estimated from samples, so that signs of single allocations mean little."""
+        return bool(np.isnan(self.scalar("loss_end", measured)).any())
+
     def stderr(self, measured: str) -> np.ndarray | None:
         """Standard errors of the layer totals, (T, layers); ``None`` from an estimator that has none."""
         values = np.asarray(self.record["layer_stderr"].sel(measured=measured).values)

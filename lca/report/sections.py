@@ -14,6 +14,7 @@ from lca.report import charts
 from lca.report.balance import Balance, Tone, balance
 from lca.report.charts import Figure
 from lca.report.run import Run, number, percent
+from lca.views.signs import NOISY
 
 Array = np.ndarray
 
@@ -147,24 +148,28 @@ def noise(run: Run) -> Section:
     """Helping %, and how large single allocations are."""
     first = run.losses[0]
     signs, shown = run.signs(first), []
+    sampled = run.sampled(first)
     negative, positive, zero = (c.sum(axis=1) for c in (signs.negative, signs.positive, signs.zero))
     overall = type(signs)(negative, positive, zero)
-    helping = charts.helping_chart(run.steps, overall.helping_percent(), overall.zero_percent())
-    shown.append(
-        Chart(helping, f"How many parameters lowered the {first} loss at each step, of those with A ≠ 0.")
-    )
+    if not sampled:
+        helping = charts.helping_chart(run.steps, overall.helping_percent(), overall.zero_percent())
+        shown.append(
+            Chart(helping, f"How many parameters lowered the {first} loss at each step, of those with A ≠ 0.")
+        )
     if run.has("histogram_helping"):
         edges, helped, hurt = histogram(run.record, first)
         chart = charts.histogram_chart(edges, helped.sum(axis=0), hurt.sum(axis=0))
         shown.append(Chart(chart, "How large single allocations are, over all parameters and steps."))
-    moved = overall.steps_without_percent() < len(run.steps)
-    text = (
-        f"On average over the steps {percent(float(overall.mean_helping_percent()))} of the parameters with "
-        f"A\u00a0≠\u00a00 helped; {percent(float(overall.mean_zero_percent()))} of all had A\u00a0=\u00a00 "
-        "exactly."
-        if moved
-        else "Every allocation is 0 exactly: nothing moved, or had a gradient."
-    )
+    if overall.steps_without_percent() == len(run.steps):
+        text = "Every allocation is 0 exactly: nothing moved, or had a gradient."
+    elif sampled:
+        text = f"{NOISY[0].upper()}{NOISY[1:]}."
+    else:
+        text = (
+            f"On average over the steps {percent(float(overall.mean_helping_percent()))} of the parameters "
+            f"with A\u00a0≠\u00a00 helped; {percent(float(overall.mean_zero_percent()))} of all had "
+            "A\u00a0=\u00a00 exactly."
+        )
     return Section("noise", "How noisy learning is", paragraphs=[text], charts=shown)
 
 
@@ -253,12 +258,14 @@ def _layer_table(run: Run, loss: str, errors: Array | None) -> Table:
     whole = totals.sum()
     share = 100 * totals / whole if whole else np.full(len(totals), np.nan)
     bound = [] if errors is None else [("± at most", [number(e) for e in errors])]
+    helped = [percent(p) for p in signs.mean_helping_percent()]
+    helping = [] if run.sampled(loss) else [("helping", helped)]
     parts: list[tuple[str, Sequence[str]]] = [
         ("", run.layers),
         ("LCA", [number(t, "+") for t in totals]),
         *bound,
         ("share", [percent(s) for s in share]),
-        ("helping", [percent(p) for p in signs.mean_helping_percent()]),
+        *helping,
         ("exactly 0", [percent(p) for p in signs.mean_zero_percent()]),
     ]
     caption = f"Every layer, for the {loss} loss"

@@ -30,7 +30,13 @@ class ErrorBars:
 
     Notes
     -----
-    Windows are slices of the measured steps, ``start`` ≤ t < ``stop``. Memory: O(m · groups) a step.
+    Windows are counted in measured steps, ``start`` ≤ t < ``stop``; by default the whole run, and an empty
+    one or one that leaves the run is an `LCAError`. Memory: O(m · groups) a step.
+
+    Raises
+    ------
+    LCAError
+        If ``groups`` are none, as where the class itself is given as ``views=`` of a tracker.
 
     Examples
     --------
@@ -45,6 +51,11 @@ class ErrorBars:
     """
 
     def __init__(self, groups: Groups) -> None:
+        if not isinstance(groups, Groups):
+            raise LCAError(
+                f"ErrorBars needs groups, got a {type(groups).__name__}; e.g. layout.groups('layer'); for a "
+                "tracker views=lambda layout: ErrorBars(layout.groups('layer'))."
+            )
         self.groups = groups
         self._rows: list[Array] = []
         self._nodes: list[dict[float, Array]] = []
@@ -77,7 +88,7 @@ class ErrorBars:
 
     def totals(self, start: int | None = None, stop: int | None = None) -> Array:
         """The estimate, ``Σ A`` over the window, (groups,)."""
-        rows = self._rows[start:stop]
+        rows = self._rows[self._window(start, stop)]
         totals: Array = np.reshape(rows, (len(rows), len(self.groups))).sum(axis=0)
         return totals
 
@@ -115,10 +126,19 @@ class ErrorBars:
         middle = self.totals(start, stop)
         return middle - half, middle + half
 
+    def _window(self, start: int | None, stop: int | None) -> slice:
+        first, last = 0 if start is None else start, len(self) if stop is None else stop
+        if not 0 <= first < last <= len(self):
+            raise LCAError(
+                f"a window of steps needs 0 ≤ start < stop ≤ {len(self)}, the number of steps measured; got "
+                f"start={first}, stop={last}."
+            )
+        return slice(first, last)
+
     def _variances(self, start: int | None, stop: int | None) -> tuple[Array, Array]:
         """For each node of the window: the variance of its mean (nodes, groups), and m - 1."""
         nodes: dict[float, Array] = defaultdict(lambda: np.zeros(()))
-        for step in self._nodes[start:stop]:
+        for step in self._nodes[self._window(start, stop)]:
             for key, replicates in step.items():
                 nodes[key] = nodes[key] + replicates
         variances = [r.var(axis=0, ddof=1) / len(r) for r in nodes.values()]

@@ -1,7 +1,8 @@
 """How many parameters helped: the definition of "helping %" that the whole library shares.
 
 Published figures disagreed by 12 points because some counted exact zeros as not helping. So negative,
-positive and exactly zero are kept apart here, and the percentage is defined once.
+positive and exactly zero are kept apart here, and the percentage is defined once. From sampled allocations
+there are counts, but summaries and reports give no percentage (`NOISY`).
 """
 
 from dataclasses import dataclass
@@ -11,6 +12,12 @@ import numpy as np
 from lca.allocation import StepAllocation
 from lca.groups import Groups, SignCounts
 from lca.reductions import Cut, reductions
+
+NOISY = (
+    "no helping %: these allocations are estimates from samples, whose noise turns signs and draws the "
+    "percentage towards 50; measure with a full-data estimator (lca.Adaptive, lca.PathIntegral)"
+)
+"""Why there is none, where `lca.StepAllocation.sampled`."""
 
 
 @dataclass(frozen=True, eq=False)

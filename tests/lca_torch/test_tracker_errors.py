@@ -9,6 +9,7 @@ from torch import nn
 from torch.nn.functional import cross_entropy
 
 from lca.errors import LayoutError, LCAError, LCAWarning, NonDeterministicError, NonFiniteError
+from lca.estimators import SameBatch
 from lca_torch import Objective, Tracker
 from tests.lca_torch.loops import RK4, X, Y, closure_of, network
 
@@ -142,12 +143,13 @@ def test_losses_of_different_models_are_refused():
         Tracker(model, torch.optim.SGD(model.parameters(), lr=0.1), losses)
 
 
+@pytest.mark.parametrize("estimator", [RK4, SameBatch()], ids=["rk4", "same batch"])
 @pytest.mark.parametrize("before_first", [True, False])
-def test_a_model_that_is_converted_in_a_run_is_named(before_first):
+def test_a_model_that_is_converted_in_a_run_is_named(before_first, estimator):
     model = network(norm=False)
     objective = Objective(model, cross_entropy, (X, Y), batch_size=60)
     optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
-    with Tracker(model, optimizer, objective, RK4, on_error="raise"):
+    with Tracker(model, optimizer, objective, estimator, on_error="raise"):
         if not before_first:
             closure_of(model, optimizer, X, Y)()
             optimizer.step()

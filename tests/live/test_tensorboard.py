@@ -66,6 +66,15 @@ def test_what_was_not_measured_is_left_out(tmp_path):
     } | {"loss"}
 
 
+def test_signs_of_samples_are_no_helping_percent(tmp_path):
+    view = TensorBoardView(LAYOUT, tmp_path)
+    view.update(StepAllocation(ROWS[0], np.nan, np.nan, residual=np.nan, mass=4.0, step=0))
+    view.close()
+    assert set(events(tmp_path)[0]) == {
+        f"{kind}/{x}" for kind in ("LCA", "LCA_so_far") for x in ("fc1", "fc2")
+    }
+
+
 def test_every_so_many_steps(tmp_path):
     scalars, pictures = log(tmp_path, rows=np.tile(ROWS, (5, 1)), every=2, picture_every=4)
     assert [step for step, _ in scalars["LCA/fc1"]] == [1, 3, 5, 7, 9]

@@ -2,6 +2,7 @@
 
 import json
 import re
+from dataclasses import replace
 from html.parser import HTMLParser
 
 import numpy as np
@@ -137,6 +138,18 @@ def test_what_steps_left_out_did_is_no_jump(tmp_path):
     book = balance(Run(run), "train")
     assert (book.between, book.jumps, book.jumped) == (-1.625, 1, 0.125)
     assert any("jumped once, +0.125 in sum" in text for _, text in sections.summary(Run(run)).verdicts)
+
+
+def test_sampled_allocations_have_no_helping_percent_but_the_reason(tmp_path):
+    """Noise turns signs; losses are what a full-data estimator measures."""
+    lost = dict.fromkeys(("loss_start", "loss_end", "residual"), np.nan)
+    with Record(tmp_path / "run.zarr", LAYOUT) as record:
+        for step, row in enumerate(run_values(3)):
+            record.update(replace(allocation(row, step), **lost))
+    page = render_report(lca.open_record(tmp_path / "run.zarr"))
+    assert "No helping %: these allocations are estimates from samples" in page
+    assert "<th>helping" not in page
+    assert "helped; " not in page
 
 
 # Maps
