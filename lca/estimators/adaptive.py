@@ -6,6 +6,7 @@ from typing import ClassVar, Literal
 
 from lca.allocation import Allocator, Cost, StepAllocation
 from lca.errors import LCAError, UnknownNameError
+from lca.estimators.audits import Audits
 from lca.estimators.panel import Panel, simpson, trapezoid
 from lca.estimators.segment import Integral, Path, Segment
 from lca.objective import Evaluation, Objective
@@ -106,7 +107,7 @@ class _AdaptiveRun:
         self._config = config
         self._path = Path(objective)
         self._allowance = _Allowance(config.tol, config.per)
-        self._audits = _AuditSchedule(config.audit)
+        self._audits = Audits(config.audit)
 
     def __call__(self, step: Step) -> StepAllocation:
         segment = self._path.segment(step)
@@ -199,23 +200,3 @@ class _Allowance:
     def spend(self, result: StepAllocation, tol: float) -> None:
         # What a flagged step leaves beyond its tolerance is reported there, not charged to later steps.
         self._spent += min(abs(result.residual), tol)
-
-
-class _AuditSchedule:
-    """When to spend a midpoint on a step that looks fine: rarely while audits pass, at once after a miss."""
-
-    def __init__(self, longest: int | None) -> None:
-        self._longest = longest
-        self._interval = self._left = 1
-
-    def due(self) -> bool:
-        """Count one step; true when it is to be audited."""
-        if self._longest is None:
-            return False
-        self._left -= 1
-        return self._left <= 0
-
-    def record(self, *, passed: bool) -> None:
-        assert self._longest is not None
-        self._interval = min(2 * self._interval, self._longest) if passed else 1
-        self._left = self._interval

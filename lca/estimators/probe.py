@@ -7,6 +7,7 @@ from typing import ClassVar, Protocol, Self
 
 from lca.allocation import Allocator, Cost, StepAllocation
 from lca.errors import LCAError
+from lca.estimators.audits import MOST, RuleByAudit
 from lca.estimators.minibatch import check_rule
 from lca.estimators.sampling import Sample, Sampler, Sampling, check_sampled, check_sampling
 from lca.estimators.stochastic import Shares, Tally, check_handed_over
@@ -41,11 +42,19 @@ class Probe:
     refresh
         Instead of taking errors from training, measure those of all examples every ``refresh`` steps, for one
         forward pass over the data.
+    refine
+        With the trapezoid: take Simpson's rule instead, for one sample more a step, as long as steps are too
+        large for it. ``0.1``: where its error exceeds a tenth of ``|g·Δ|`` at the ends of the step, as seen
+        on a sample that is taken to both ends every 1 to 32 steps. The first steps begin with Simpson; a step
+        costs 1.06 samples in the long run if all are small, 2.06 if all are large.
     seed
         Of the samples.
 
     Notes
     -----
+    A rule's error is in no error bar: where steps are large, as the first ones of a convolutional network,
+    the trapezoid of samples is as far off as that of the whole data, and ``refine`` is the remedy.
+
     Memory: one vector (K,) a micro-batch, and one or two more. The kit's `lca.testing` and `ErrorBars` read
     the replicates, which are made only when asked for.
 
@@ -66,6 +75,7 @@ class Probe:
     micro_batches: int = 1
     floor: float = 0.1
     refresh: int | None = None
+    refine: float | None = None
     seed: int = 0
     target: ClassVar[str] = "probe"
     unbiased: ClassVar[bool] = True
@@ -83,6 +93,11 @@ class Probe:
             )
         if self.refresh is not None and (not isinstance(self.refresh, int) or self.refresh < 1):
             raise LCAError(f"refresh must be a whole number of steps ≥ 1 or None, got {self.refresh!r}.")
+        if self.refine is not None and (self.rule != TRAPEZOID or not 0 < self.refine < inf):
+            raise LCAError(
+                f"refine={self.refine!r} with the rule {self.rule.name!r}: it takes Simpson's rule where the "
+                "trapezoid errs by more than this share, so it is a number > 0, e.g. 0.1, for TRAPEZOID."
+            )
 
     @property
     def degree(self) -> int:
@@ -91,9 +106,10 @@ class Probe:
 
     @property
     def cost(self) -> Cost:
-        """A sample for each new node of a step."""
+        """A sample for each new node of a step; with ``refine`` the most, which is four samples."""
+        samples = self.rule.new_gradients if self.refine is None else MOST
         return Cost(
-            examples=self.size * self.rule.new_gradients,
+            examples=self.size * samples,
             full_losses=1 / self.refresh if self.refresh and self.sampling != "uniform" else 0.0,
         )
 
@@ -171,6 +187,7 @@ class ProbeRun:
         self.probe, self.size = probe, probe.size
         self._objective, self._measure = check_sampled(objective), measure
         self._sampler = Sampler(objective, probe.sampling, probe.floor, probe.seed)
+        self._chosen = RuleByAudit(probe.rule, probe.refine)
         self._end: _End | None = None
         self._seen = 0
         self._cost = Cost()
@@ -178,15 +195,19 @@ class ProbeRun:
     def __call__(self, step: Step) -> StepAllocation:
         self._cost = Cost()
         self._learn(step)
-        tally, terms = Tally(self._objective, step), []
-        for c, weight in zip(self.probe.rule.nodes, self.probe.rule.weights, strict=True):
+        tally, terms, rule = Tally(self._objective, step), [], self._chosen.rule
+        for c, weight in zip(rule.nodes, rule.weights, strict=True):
             node = self._node(step, c)
             tally.add(weight, node.mean)
             terms.append((weight, node))
-        if self.probe.rule.nodes[-1] == 1:
+        if rule.nodes[-1] == 1:
             snapshot = vector_ops(step.end).snapshot(step.end)
             state = step.state[1] if step.state else None
             self._end = _End(snapshot, state, step.index + 1, node)
+        if self._chosen.due():
+            [sample] = self._sampler.draw([self.size])
+            objective = at_state(self._objective, step.state[0] if step.state else None)
+            self._cost += self._chosen.audit(objective, step, sample)
         return tally.allocation(
             self._cost, _replicates(step, terms) if self.probe.micro_batches > 1 else None
         )

@@ -258,3 +258,40 @@ def test_unknown_samplings_and_objectives_without_examples_are_refused():
 )
 def test_they_keep_the_laws(check):
     check()
+
+
+def alike_examples(sizes, seed=3):
+    """A loss whose samples all have the gradient of the data, and steps of these lengths to and fro."""
+    loss, way = DatasetLoss(NETWORK, X[[0] * 12], Y[[0] * 12]), np.random.default_rng(seed)
+    path = [THETA]
+    for size in sizes:
+        path.append(path[-1] + size * way.normal(size=THETA.size))
+    return loss, [Step(a, b, t) for t, (a, b) in enumerate(zip(path, path[1:], strict=False))]
+
+
+@pytest.mark.parametrize("wrap", [lambda probe: probe, lambda probe: Anchored(probe, every=1000)])
+def test_refine_takes_simpson_while_steps_are_large(wrap):
+    loss, run = alike_examples([2.0] * 6 + [0.01] * 90)
+    found = list(allocate(loss, run, wrap(Probe(size=4, refine=0.1))))
+    coarse, fine = (list(allocate(loss, run, PathIntegral(rule))) for rule in (TRAPEZOID, SIMPSON))
+    rules = []
+    for a, trapezoid, simpson in zip(found, coarse, fine, strict=True):
+        apart = [np.abs(a.values - b.values).max() for b in (trapezoid, simpson)]
+        close = [off <= tolerances.allocation(8 * a.mass, tolerances.EPS64) for off in apart]
+        assert sum(close) == 1
+        rules.append("S" if close[1] else "T")
+    # The audits after steps 0 and 2 change nothing, that after 6 finds small steps.
+    assert "".join(rules) == "S" * 7 + "T" * 89
+
+
+def test_audits_cost_two_samples_and_become_rare():
+    loss, run = alike_examples([0.01] * 100)
+    costs = [a.evaluations.examples / 4 for a in allocate(loss, run, Probe(size=4, refine=0.1))]
+    assert costs[:4] == [3 + 2, 1 + 2, 1, 1 + 2]
+    assert [t for t, cost in enumerate(costs) if cost > 1] == [0, 1, 3, 7, 15, 31, 63, 95]
+
+
+@pytest.mark.parametrize("options", [{"refine": 0}, {"refine": -1.0}, {"refine": 0.1, "rule": SIMPSON}])
+def test_what_cannot_be_refined_is_refused(options):
+    with pytest.raises(LCAError, match=r"refine=.*the trapezoid errs by more than this share"):
+        Probe(**options)

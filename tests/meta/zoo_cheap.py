@@ -18,6 +18,7 @@ RIGHT_CHEAP = {
     "probe, midpoint": Probe(MIDPOINT, 6, micro_batches=3),
     "probe, simpson": Probe(SIMPSON, 6, micro_batches=2),
     "probe, one sample": Probe(TRAPEZOID, 6),
+    "probe, refined": Probe(TRAPEZOID, 6, micro_batches=2, refine=0.1),
     "importance probe": Probe(TRAPEZOID, 8, sampling="importance", micro_batches=2),
     "stratified probe": Probe(TRAPEZOID, 8, sampling="stratified", micro_batches=2),
     "stratified probe, own scores": Probe(TRAPEZOID, 8, sampling="stratified", micro_batches=2, refresh=2),
