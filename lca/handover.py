@@ -40,8 +40,9 @@ def multiple_of(total: Vector, gradient: Vector) -> float:
     if not ops.total(rest * rest) ** 0.5 <= summed(ops.total(gradient * gradient) ** 0.5, ops.eps(gradient)):
         raise LCAError(
             "the gradient of the update is no multiple of the sum of its parts: it was clipped entry by "
-            "entry, averaged over ranks or had something added to it, so the update without one of them is "
-            "unknown; clip by norm, or use an estimator that needs no parts (lca.estimators.NextBatch)."
+            "entry, averaged over ranks, had something added to it, or the parts had one backward pass in "
+            "common, so the update without one of them is unknown; call backward for each part, clip by "
+            "norm, or use an estimator that needs no parts (lca.estimators.NextBatch)."
         )
     return factor
 
@@ -56,7 +57,7 @@ class AtHand(ABC):
     def __init__(self) -> None:
         self._batches: list[Any] = []
         self._marks: list[tuple[float, Any]] = []
-        self._scores: list[tuple[np.ndarray, np.ndarray]] = []
+        self._scores: list[Scores] = []
 
     def hand_over(self, fields: Collection[str]) -> Mapping[str, Any]:
         """What there is of these fields of `Step`."""
@@ -70,8 +71,10 @@ class AtHand(ABC):
                 if "parts" in fields and len(self._marks) > 1:
                     given["parts"] = self._parts(gradient)
         if "scores" in fields and self._scores:
-            index, values = zip(*self._scores, strict=True)
-            given["scores"] = Scores(np.concatenate(index), np.concatenate(values))
+            given["scores"] = Scores(
+                np.concatenate([scores.index for scores in self._scores]),
+                np.concatenate([scores.values for scores in self._scores]),
+            )
         return given
 
     def forget(self) -> None:

@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from lca.errors import TrajectoryError
+from lca.errors import LCAError, TrajectoryError
 from lca.objective import Batch, State
 from lca.vectors import Vector
 
@@ -37,10 +37,36 @@ class Scores:
         Which examples of the measured data, integers (n,).
     values
         A score ≥ 0 for each, (n,); ``1 - p_model(label)`` for a classifier (`lca.objective.Scored`).
+
+    Raises
+    ------
+    LCAError
+        If they are not that.
     """
 
     index: np.ndarray
     values: np.ndarray
+
+    def __post_init__(self) -> None:
+        index, values = np.asarray(self.index), np.asarray(self.values, dtype=np.float64)
+        fits = index.ndim == 1 and index.shape == values.shape and np.issubdtype(index.dtype, np.integer)
+        if not (fits and np.isfinite(values).all() and (values >= 0).all()):
+            raise LCAError(
+                "scores are one finite number ≥ 0 an example (n,), with the integers (n,) that number the "
+                f"examples in the measured data; got scores {values.shape} for numbers {index.dtype} "
+                f"{index.shape}. A mean loss will not do: give the outputs and labels, or losses one by one."
+            )
+        object.__setattr__(self, "index", index)
+        object.__setattr__(self, "values", values)
+
+
+def check_outputs(outputs: tuple[int, ...], labels: tuple[int, ...]) -> None:
+    """Raise `LCAError` unless these are the shapes of logits (n, C) and classes (n,)."""
+    if len(outputs) != 2 or labels != outputs[:1]:
+        raise LCAError(
+            "scores(index, outputs, labels) takes logits (n, C) and classes (n,), got outputs "
+            f"{tuple(outputs)} and labels {tuple(labels)}; for other losses give errors (n,) and no labels."
+        )
 
 
 @dataclass(frozen=True, eq=False)

@@ -11,7 +11,7 @@ import tensorflow as tf
 from lca.errors import LCAError
 from lca.handover import AtHand, multiple_of
 from lca.optimizers import mean_without
-from lca.step import Part
+from lca.step import Part, Scores, check_outputs
 from lca_tensorflow.data import Rows, Tree, examples_in
 from lca_tensorflow.parameters import flat
 
@@ -76,9 +76,10 @@ class Loop(AtHand):
         if "scores" not in self._asked():
             return
         if labels is not None:
-            right = tf.gather(tf.nn.softmax(outputs), tf.reshape(labels, [-1]), axis=1, batch_dims=1)
-            outputs = 1 - right
-        self._scores.append((np.asarray(index), np.asarray(outputs, np.float64)))
+            labels = tf.reshape(labels, [-1])
+            check_outputs(tuple(outputs.shape), tuple(labels.shape))
+            outputs = 1 - tf.gather(tf.nn.softmax(outputs), labels, axis=1, batch_dims=1)
+        self._scores.append(Scores(np.asarray(index), np.asarray(outputs, np.float64)))
 
     def heard(self, gradients: Gradients, variables: Sequence[keras.Variable]) -> None:
         """The optimizer is about to apply these."""

@@ -157,7 +157,8 @@ class Tracker:
         labels
             Classes (n,).
         """
-        self._updates.loop.scores(index, outputs, labels)
+        with self._measurement.guarded(self.steps):
+            self._updates.loop.scores(index, outputs, labels)
 
     def _hand_over(self, grads: list[Any], variables: list[Any] | None) -> None:
         trained = self._optimizer._trainable_variables if variables is None else variables

@@ -5,13 +5,12 @@ from itertools import pairwise
 from typing import Any
 from weakref import ref
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 
 from lca.errors import LCAError
 from lca.handover import AtHand, multiple_of
-from lca.step import Part
+from lca.step import Part, Scores, check_outputs
 from lca_torch.data import Rows, Tree, examples_in, is_rows, joined
 from lca_torch.live import holds
 from lca_torch.optimizers import updates_without
@@ -93,9 +92,11 @@ class Loop(AtHand):
             return
         with torch.no_grad():
             if labels is not None:
+                check_outputs(tuple(outputs.shape), tuple(labels.shape))
                 right = outputs.detach().softmax(1).gather(1, labels[:, None].to(outputs.device))
                 outputs = 1 - right.squeeze(1)
-            self._scores.append((np.asarray(torch.as_tensor(index).cpu()), outputs.cpu().double().numpy()))
+            numbers = torch.as_tensor(index).cpu().numpy()
+            self._scores.append(Scores(numbers, outputs.cpu().double().numpy()))
 
     def close(self) -> None:
         """The part under way, if there is one, has had its backward pass, or never will."""

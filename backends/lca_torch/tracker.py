@@ -188,7 +188,8 @@ class Tracker:
         labels
             Classes (n,).
         """
-        self._loop.scores(index, outputs, labels)
+        with self._measurement.guarded(self._watch.steps):
+            self._loop.scores(index, outputs, labels)
 
     def __enter__(self) -> "Tracker":
         if self._hooks:

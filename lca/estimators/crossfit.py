@@ -153,8 +153,8 @@ class CrossFit:
         if found != m:
             raise IncompleteStepError(
                 f"step {step.index}: CrossFit({m}) expects {m} micro-batches to an update, the loop handed "
-                f"over {found}; tracker.parts(batch, {m}) gives as many. Where batches are accumulated, "
-                "leave out those that are left over at the end of an epoch."
+                f"over {found}; tracker.parts(batch, {m}) gives as many, and so do {m} batches accumulated "
+                "to an update (Keras: tracker.add for each)."
             )
 
     def _replicates(self, step: Step, left: float, right: float) -> Mapping[float, Sequence[Vector]]:

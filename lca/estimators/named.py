@@ -8,6 +8,7 @@ from lca.allocation import Estimator
 from lca.errors import UnknownNameError
 from lca.estimators.adaptive import Adaptive
 from lca.estimators.anchored import Anchored
+from lca.estimators.budget import Budget
 from lca.estimators.crossfit import CrossFit
 from lca.estimators.minibatch import NextBatch, SameBatch
 from lca.estimators.path_integral import PathIntegral
@@ -50,6 +51,7 @@ CHEAP: dict[str, StochasticEstimator] = {
     "probe-importance": Probe(sampling="importance"),
     "probe-stratified": Probe(sampling="stratified"),
     "anchored": Anchored(Probe(sampling="stratified")),
+    "budget": Budget(Probe(sampling="stratified"), examples=256),
 }
 """Estimators on batches and samples, with usual settings; they declare what they need from the loop."""
 

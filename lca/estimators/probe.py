@@ -93,6 +93,11 @@ class Probe:
             )
         if self.refresh is not None and (not isinstance(self.refresh, int) or self.refresh < 1):
             raise LCAError(f"refresh must be a whole number of steps ≥ 1 or None, got {self.refresh!r}.")
+        if self.refresh is not None and self.sampling == "uniform":
+            raise LCAError(
+                "refresh= measures errors, which uniform sampling does not look at; choose "
+                "sampling='importance' or 'stratified', or leave it out."
+            )
         if self.refine is not None and (self.rule != TRAPEZOID or not 0 < self.refine < inf):
             raise LCAError(
                 f"refine={self.refine!r} with the rule {self.rule.name!r}: it takes Simpson's rule where the "

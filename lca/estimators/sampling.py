@@ -51,12 +51,7 @@ class Sampler:
 
     def learn(self, scores: Scores) -> None:
         """Take in the scores of some examples."""
-        index, values = np.asarray(scores.index), np.asarray(scores.values, dtype=np.float64)
-        n = len(self._scores)
-        if index.shape != values.shape or not (np.isfinite(values).all() and (values >= 0).all()):
-            raise LCAError(
-                "scores must be finite and ≥ 0, one an example of their index; check what training gives."
-            )
+        index, values, n = scores.index, scores.values, len(self._scores)
         if len(index) and not (index.min() >= 0 and index.max() < n):
             raise LCAError(f"scores belong to example {index.max()}, but the measured data are 0..{n - 1}.")
         self._scores[index] = values

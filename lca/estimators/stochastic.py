@@ -21,9 +21,10 @@ _SOURCES = {
     "next_gradient": "in a plain loop, wrap the steps: lca.training.with_next(train(...)); a Tracker hands "
     "it over",
     "next_parts": "in a plain loop, lca.training.with_next(train(..., parts=2)); under a Tracker, loop over "
-    "tracker.parts(batch, 2) inside a step",
+    "tracker.parts(batch, 2) inside a step, or accumulate batches of tracker.batches(loader)",
     "parts": "in a plain loop, lca.training.train(..., parts=2); under a Tracker, loop over "
-    "tracker.parts(batch, 2) inside a step",
+    "tracker.parts(batch, 2) inside a step, or accumulate batches of tracker.batches(loader); in Keras add "
+    "each part's gradients with tracker.add",
     "scores": "in a plain loop, lca.training.train(..., scores=True); under a Tracker, call "
     "tracker.scores(index, outputs, labels) at every step; or give the estimator refresh=n",
 }

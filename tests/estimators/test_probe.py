@@ -235,7 +235,7 @@ def test_unknown_samplings_and_objectives_without_examples_are_refused():
     with pytest.raises(LCAError, match="a mean over examples .* which Sum is not"):
         Probe().start(Sum({"all": LOSS}))
     sampler = Sampler(LOSS, "importance", floor=0.1, seed=0)
-    with pytest.raises(LCAError, match="scores must be finite and ≥ 0"):
+    with pytest.raises(LCAError, match="one finite number ≥ 0 an example"):
         sampler.learn(Scores(np.array([1]), np.array([-0.5])))
     with pytest.raises(LCAError, match="example 40, but the measured data are 0..39"):
         sampler.learn(Scores(np.array([40]), np.array([0.5])))
@@ -295,3 +295,8 @@ def test_audits_cost_two_samples_and_become_rare():
 def test_what_cannot_be_refined_is_refused(options):
     with pytest.raises(LCAError, match=r"refine=.*the trapezoid errs by more than this share"):
         Probe(**options)
+
+
+def test_refresh_without_errors_is_refused():
+    with pytest.raises(LCAError, match="refresh= measures errors, which uniform sampling does not look at"):
+        Probe(refresh=3)

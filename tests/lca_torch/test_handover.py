@@ -329,6 +329,34 @@ def test_probes_by_error_take_the_scores_of_training(given):
         assert np.abs(row.values.numpy() - wanted.values).max() <= tolerances.allocation(wanted.mass, EPS)
 
 
+@pytest.mark.parametrize(
+    ("give", "message"),
+    [
+        (lambda index, outputs, y: (index, cross_entropy(outputs, y)), r"got scores \(\) for numbers int64"),
+        (lambda index, outputs, y: (index.double(), outputs, y), r"for numbers float64 \(12,\)"),
+        (lambda index, outputs, y: (outputs, index, y), r"got outputs \(12,\) and labels \(12,\)"),
+        (lambda index, outputs, y: (index, outputs, y[:5]), r"outputs \(12, 3\) and labels \(5,\)"),
+        (
+            lambda index, outputs, y: (index, -(outputs.detach()[:, 0] ** 2)),
+            "one finite number ≥ 0 an example",
+        ),
+    ],
+    ids=["mean loss", "floats", "swapped", "lengths", "negative"],
+)
+def test_scores_that_are_none_end_the_measuring_and_not_the_training(give, message):
+    def scored(model, optimizer, tracker):
+        for index, (x, y) in zip(INDEX[:2], batches()[:2], strict=True):
+            optimizer.zero_grad()
+            outputs = model(x)
+            tracker.scores(*give(torch.tensor(index), outputs, y))
+            cross_entropy(outputs, y).backward()
+            optimizer.step()
+
+    with pytest.warns(LCAWarning, match=f"measuring stopped at step 0, training goes on.*{message}"):
+        tracker = track(Probe(size=4, sampling="importance"), scored, on_error="warn")
+    assert tracker.steps == 2
+
+
 def test_an_optimizer_without_known_updates_is_refused_beforehand():
     model, _ = model_and_optimizer()
     objective = Objective(model, cross_entropy, (torch.tensor(X), torch.tensor(Y)), batch_size=60)

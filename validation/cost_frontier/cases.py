@@ -1,8 +1,8 @@
 """The training runs that the frontier is measured on: an objective, and a loop whose steps are looked at."""
 
 import time
-from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field
 from typing import Any, TypeAlias
 
 from lca.allocation import StepAllocation
@@ -14,12 +14,8 @@ from lca.training import minibatches, train, with_next
 
 Allocate: TypeAlias = Callable[[Step], StepAllocation]
 
-OPTIMIZERS: dict[str, Optimizer] = {
-    "momentum": SGD(0.05, momentum=0.9),
-    "adam": Adam(0.002),
-    "adam_large": Adam(0.02),
-}
-TITLES = {"momentum": "SGD .05, momentum .9", "adam": "Adam .002", "adam_large": "Adam .02 (large steps)"}
+RATES = {"momentum": 0.05, "adam": 0.002, "adam_large": 0.02}
+"""Learning rates; ``_large``: of steps so large that first order fails, and the trapezoid too."""
 
 
 @dataclass(frozen=True)
@@ -67,8 +63,16 @@ class Case:
     targets: bool  # whether the targets of accuracy are meant for it
     objective: Callable[[], Any]
     follow: Callable[[Any, Options, Allocate | None, HandedOver], float]
+    rates: Mapping[str, float] = field(default_factory=RATES.copy)
+    refined: bool = False  # also with Simpson's rule where steps are large
     cross_fit_time: float = 1.15  # target of wall time over plain training: 1.15 where products take the time
     few: bool = False  # only what the targets are about: shuffled batches, the estimators that have one
+
+    def title(self, optimizer: str) -> str:
+        """How tables call it."""
+        name, large = f"{self.rates[optimizer]:g}".removeprefix("0"), optimizer.endswith("_large")
+        title = f"SGD {name}, momentum .9" if optimizer.startswith("momentum") else f"Adam {name}"
+        return f"{title} (large steps)" if large else title
 
 
 def digits(batch_size: int = 50) -> Case:
@@ -82,7 +86,8 @@ def digits(batch_size: int = 50) -> Case:
         batches = minibatches(
             x, y, batch_size, options.steps + 1, options.seed, independent=options.independent
         )
-        theta, optimizer = network.init(options.seed), OPTIMIZERS[options.optimizer]
+        theta, rate = network.init(options.seed), RATES[options.optimizer]
+        optimizer: Optimizer = SGD(rate, 0.9) if options.optimizer == "momentum" else Adam(rate)
         began = time.perf_counter()
         for step in with_next(
             train(objective, theta, optimizer, batches, parts=handed.parts, scores=handed.scores)
@@ -91,7 +96,15 @@ def digits(batch_size: int = 50) -> Case:
                 allocate(step)
         return time.perf_counter() - began
 
-    return Case("digits 64-32-10", len(x), batch_size, False, lambda: DatasetLoss(network, x, y), follow)
+    return Case(
+        "digits 64-32-10",
+        len(x),
+        batch_size,
+        False,
+        lambda: DatasetLoss(network, x, y),
+        follow,
+        refined=True,
+    )
 
 
 def _torch(name: str, **options: Any) -> Callable[[], Case]:

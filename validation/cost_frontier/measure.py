@@ -29,6 +29,7 @@ class Seen:
     rows: list[Array] = field(default_factory=list)
     helping: list[float] = field(default_factory=list)
     cost: Cost = Cost()
+    losses: list[tuple[float, float]] = field(default_factory=list)
     bars: ErrorBars | None = None
     bracket: HelpingBracket | None = None
     totals: Array = field(init=False)
@@ -43,6 +44,7 @@ class Seen:
         self.totals += values
         self.helping.append(_helping(values))
         self.cost += a.evaluations
+        self.losses.append((a.loss_start, a.loss_end))
         if a.replicates:
             self.bars = self.bars or ErrorBars(self.groups)
             self.bars.update(a)
@@ -88,6 +90,7 @@ def figures(case: Case, found: Seen, truth: Seen) -> dict[str, Any]:
         "correlation_parameters": _correlation(found.totals, truth.totals),
         "helping_percent": float(np.nanmean(found.helping)),
         **({"helping_percent_corrected": float(np.nanmean(found.bracket.high()))} if found.bracket else {}),
+        "truth_error_percent": 100 * (change / (truth.losses[-1][1] - truth.losses[0][0]) - 1),
         "helping_percent_truth": float(np.nanmean(truth.helping)),
         "coverage": coverage(found.bars, true) if found.bars else None,
     }

@@ -21,7 +21,14 @@ FEW = (
     "anchored, 1 batch",
 )
 """The rows of a case that is run for its targets alone."""
-BEST = ("anchored, 1 batch", "stratified, 3 batches, one sample")
+REFINED = (
+    "next batch, Simpson",
+    "stratified, 1 batch, refined",
+    "stratified, 1 batch, one sample, refined",
+    "stratified, 3 batches, one sample, refined",
+)
+"""Rows for the first steps of a run, where the trapezoid may be too coarse."""
+BEST = ("anchored, 1 batch", "stratified, 3 batches, one sample", REFINED[-1])
 """Combinations at three further passes, of which the best one is judged."""
 
 
@@ -29,8 +36,9 @@ def estimators(case: Case, *, independent: bool) -> dict[str, StochasticEstimato
     """The rows of the frontier; sizes in training batches of this case."""
     b, epoch = case.batch_size, -(-case.examples // case.batch_size)
 
-    def probe(batches: float, sampling: str, m: int = 2) -> Probe:
-        return Probe(TRAPEZOID, m * round(batches * b / m), sampling=sampling, micro_batches=m)  # type: ignore[arg-type]
+    def probe(batches: float, sampling: str, m: int = 2, refine: float | None = None) -> Probe:
+        size = m * round(batches * b / m)
+        return Probe(TRAPEZOID, size, sampling=sampling, micro_batches=m, refine=refine)  # type: ignore[arg-type]
 
     every = {
         "same batch": SameBatch(),
@@ -52,8 +60,12 @@ def estimators(case: Case, *, independent: bool) -> dict[str, StochasticEstimato
         "stratified, 3 batches": probe(3, "stratified"),
         "stratified, 3 batches, one sample": probe(3, "stratified", 1),
         "anchored, 1 batch": Anchored(probe(1, "stratified"), every=epoch),
+        "stratified, 1 batch, refined": probe(1, "stratified", 2, 0.1),
+        "stratified, 1 batch, one sample, refined": probe(1, "stratified", 1, 0.1),
+        "stratified, 3 batches, one sample, refined": probe(3, "stratified", 1, 0.1),
     }
-    return {name: every[name] for name in FEW} if case.few else every
+    names = FEW if case.few else [name for name in every if name not in REFINED[1:]]
+    return {name: every[name] for name in dict.fromkeys((*names, *(REFINED if case.refined else ())))}
 
 
 def large_steps(case: Case) -> dict[str, StochasticEstimator]:
@@ -67,6 +79,9 @@ def large_steps(case: Case) -> dict[str, StochasticEstimator]:
             f"stratified, 1 batch, {name}": Probe(rule, b, sampling="stratified", micro_batches=2)
             for name, rule in rules.items()
         },
+        "stratified, 1 batch, refined": Probe(
+            TRAPEZOID, b, sampling="stratified", micro_batches=2, refine=0.1
+        ),
     }
 
 

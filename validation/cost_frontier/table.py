@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from validation.cost_frontier.cases import TITLES, Case
+from validation.cost_frontier.cases import Case
 
 MEAN = (
     "passes",
@@ -18,6 +18,7 @@ MEAN = (
     "helping_percent",
     "helping_percent_corrected",
     "helping_percent_truth",
+    "truth_error_percent",
 )
 COLUMNS = {
     "passes": ("passes beyond training", "{:.2f}"),
@@ -70,11 +71,16 @@ def table(case: Case, blocks: Mapping[tuple[str, str], Any], seeds: int, steps: 
     for (optimizer, kind), rows in blocks.items():
         timed = any("wall_time" in row for row in rows.values())
         columns = {key: c for key, c in COLUMNS.items() if key != "wall_time" or timed}
-        truth = next(iter(rows.values()))["helping_percent_truth"]
+        first = next(iter(rows.values()))
+        adds_up = (
+            f" Its sum is {first['truth_error_percent']:+.2f} % off the loss change."
+            if "truth_error_percent" in first
+            else ""
+        )
         lines += [
-            f"## {TITLES[optimizer]}, {kind} batches",
+            f"## {case.title(optimizer)}, {kind} batches",
             "",
-            f"Helping %, full data: {truth:.1f}.",
+            f"Helping %, full data (rk4): {first['helping_percent_truth']:.1f}.{adds_up}",
             "",
             f"| estimator | {' | '.join(heading for heading, _ in columns.values())} | coverage, % |",
             "|---" * (len(columns) + 2) + "|",

@@ -16,7 +16,7 @@ import lca
 from lca.estimators.stochastic import StochasticEstimator
 from lca.layout import Groups
 from lca.views import GroupTotals
-from validation.cost_frontier.cases import CASES, TITLES, Case, HandedOver, Options
+from validation.cost_frontier.cases import CASES, Case, HandedOver, Options
 from validation.cost_frontier.rows import BEST, DEALT, MAIN, STRATIFIED, estimators
 from validation.evidence import keep, verdict
 from validation.timing import keep_memory
@@ -24,7 +24,7 @@ from validation.timing import keep_memory
 FOLDER = Path(__file__).parent
 STEPS = {"mnist_fc": 80, "mnist_fc_1000": 40, "mnist_lenet": 40, "mnist_lenet_250": 12}
 """Whole epochs, as some estimators pass over all data once in each."""
-TIMED = ("cross-fit", DEALT, STRATIFIED, *BEST)
+TIMED = ("cross-fit", DEALT, STRATIFIED, f"{STRATIFIED}, refined", *BEST)
 Times = dict[str, dict[str, dict[str, float]]]
 
 
@@ -73,11 +73,13 @@ def claims(times: Times, cases: Mapping[str, Case]) -> dict[str, bool]:
     found = {}
     for name, by_optimizer in times.items():
         for optimizer, row in by_optimizer.items():
-            title, most = f"{name}, {TITLES[optimizer]}", cases[name].cross_fit_time
+            title, most = f"{name}, {cases[name].title(optimizer)}", cases[name].cross_fit_time
             found |= {
                 f"{title}: cross-fit: wall time ≤ {most}": row["cross-fit"] <= most,
                 f"{title}: stratified, 1 batch: wall time ≤ 2.2": row[STRATIFIED] <= 2.2,
-                f"{title}: three further passes: wall time ≤ 4": min(row[name] for name in BEST) <= 4,
+                f"{title}: three further passes: wall time ≤ 4": (
+                    min(row[name] for name in BEST if name in row) <= 4
+                ),
             }
     return found
 
@@ -90,11 +92,13 @@ def table(times: Times, cases: Mapping[str, Case], plain: Mapping[str, float]) -
         f"| | plain step, ms | {' | '.join(TIMED)} |",
         "|---" * (len(TIMED) + 2) + "|",
     ]
-    for name, by_optimizer in times.items():
+    for case, by_optimizer in times.items():
         for optimizer, row in by_optimizer.items():
-            cells = " | ".join(f"{row[estimator]:.2f}" for estimator in TIMED)
-            heading = f"{cases[name].name}, batches of {cases[name].batch_size}, {TITLES[optimizer]}"
-            lines.append(f"| {heading} | {1000 * plain[name]:.1f} | {cells} |")
+            cells = " | ".join(f"{row[name]:.2f}" if name in row else "" for name in TIMED)
+            heading = (
+                f"{cases[case].name}, batches of {cases[case].batch_size}, {cases[case].title(optimizer)}"
+            )
+            lines.append(f"| {heading} | {1000 * plain[case]:.1f} | {cells} |")
     return "\n".join([*lines, ""])
 
 
