@@ -1,6 +1,7 @@
 """MNIST in a training loop of torch, watched by `lca_torch.Tracker` as a user's is."""
 
 import time
+from collections.abc import Mapping
 from contextlib import nullcontext
 from dataclasses import dataclass
 from typing import Any, ClassVar, Self
@@ -150,6 +151,6 @@ def mnist_fc(batch_size: int = 250, *, few: bool = False) -> Case:
     return mnist(fully_connected(), FULLY_CONNECTED, examples=10_000, batch_size=batch_size, few=few)
 
 
-def mnist_lenet(batch_size: int = 50) -> Case:
-    options = {"rates": LENET_RATES, "few": True, "refined": True}
+def mnist_lenet(batch_size: int = 50, rates: Mapping[str, float] = LENET_RATES) -> Case:
+    options = {"rates": rates, "few": True, "refined": True}
     return mnist(lenet(), "MNIST, LeNet", examples=1_000, batch_size=batch_size, **options)
