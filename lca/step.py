@@ -50,11 +50,16 @@ class Scores:
     def __post_init__(self) -> None:
         index, values = np.asarray(self.index), np.asarray(self.values, dtype=np.float64)
         fits = index.ndim == 1 and index.shape == values.shape and np.issubdtype(index.dtype, np.integer)
-        if not (fits and np.isfinite(values).all() and (values >= 0).all()):
+        if not fits:
             raise LCAError(
-                "scores are one finite number ≥ 0 an example (n,), with the integers (n,) that number the "
-                f"examples in the measured data; got scores {values.shape} for numbers {index.dtype} "
-                f"{index.shape}. A mean loss will not do: give the outputs and labels, or losses one by one."
+                "scores are one number an example (n,), with the integers (n,) that number the examples in "
+                f"the measured data; got scores {values.shape} for numbers {index.dtype} {index.shape}. A "
+                "mean loss will not do: give the outputs and labels, or losses one by one."
+            )
+        if not (np.isfinite(values).all() and (values >= 0).all()):
+            raise LCAError(
+                f"scores must be finite and ≥ 0, got some from {values.min()} to {values.max()}; give errors "
+                "such as 1 - p(label), or the losses one by one."
             )
         object.__setattr__(self, "index", index)
         object.__setattr__(self, "values", values)

@@ -65,7 +65,7 @@ class Measurement:
         a step).
     on_error
         ``"warn"``: an error in measuring ends the measuring with a warning, and the training goes on.
-        ``"raise"``: it is raised.
+        ``"raise"``: it is raised. A step that lacks what earlier ones had (`left_out`) is no error.
     record
         A `lca.Record`, or the path of a new one: every measured step is written to it. It is closed when the
         run ends, also by an error; its attribute ``complete`` then says that.
@@ -78,6 +78,12 @@ class Measurement:
         What the estimator needs from the training loop: names of fields of `lca.Step`.
     error
         What ended the measuring, or ``None``.
+    begun
+        Whether any step was measured.
+    left_out
+        Number of steps that were to be measured but lacked what to measure them by: a next step (the last
+        one of a run, or one followed by a jump), or something that the loop had handed over before, as for
+        batches left over at the end of an epoch. Always 0 for estimators that need nothing of the loop.
     """
 
     def __init__(
@@ -97,7 +103,8 @@ class Measurement:
         self.needs = needs_of(estimator)
         self._every = every
         self._on_error = on_error
-        self._measured = False
+        self.begun = False
+        self.left_out = 0
         self.views = _views_of(self.objectives, views)
         self.error: Exception | None = None
         self._record = None if record is None else self._begun(record, estimator)
@@ -118,15 +125,10 @@ class Measurement:
         states = [state_of(objective) or {} for objective in self.objectives.values()]
         return {name: value for state in states for name, value in state.items()} or None
 
-    @property
-    def leaves_out(self) -> bool:
-        """Whether a step that lacks what others had is left out: where errors are warnings."""
-        return self._measured and self._on_error == "warn"
-
     def measure(self, step: Step) -> None:
         """Allocate a step, show it to the views and record it."""
         rows = self._allocate(step)
-        self._measured = True
+        self.begun = True
         for name, allocation in with_terms(rows).items():
             if name in self.views:
                 self.views[name].update(allocation)
@@ -156,7 +158,8 @@ class Measurement:
     def summary(self) -> dict[str, dict[str, Any]]:
         """`lca.summary.summarize` of each measured loss, and of the terms of a `lca.Sum`, by name.
 
-        A term is called by the loss and its own name: ``train/penalty``.
+        A term is called by the loss and its own name: ``train/penalty``. ``steps_left_out`` is there if there
+        were any.
 
         Raises
         ------
@@ -172,6 +175,8 @@ class Measurement:
                     continue  # an estimator that does not keep the terms apart
                 raise LCAError(f"no step was measured{self._why()}.")
             summaries[name] = summarize(view)
+            if self.left_out:
+                summaries[name]["steps_left_out"] = self.left_out
         return summaries
 
     def _begun(self, record: RecordTo, estimator: Estimator) -> Record:
@@ -238,10 +243,6 @@ class Watch:
     jumps
         Number of measured steps that did not begin where the step before had ended: something else than these
         updates moved the parameters, and that part of the loss change belongs to no step.
-    left_out
-        Number of steps that were to be measured but lacked what to measure them by: a next step (the last
-        one of a run, or one followed by a jump), or something that the loop had handed over before, as for
-        batches left over at the end of an epoch. Always 0 for estimators that need nothing of the loop.
     """
 
     def __init__(self, measurement: Measurement, theta: LiveTheta, source: Source | None = None) -> None:
@@ -250,7 +251,6 @@ class Watch:
         self._hand_over = HandOver(measurement.needs, source)
         self.steps = measurement.first_step
         self.jumps = 0
-        self.left_out = 0
         self._warned = False
         self._wanted = False
         self._start: Vector | None = None
@@ -307,7 +307,7 @@ class Watch:
 
     def _leave_out(self) -> None:
         self._hand_over.pending = None
-        self.left_out += 1
+        self._measurement.left_out += 1
 
     def _look_ahead(self) -> None:
         """Decide, once, whether the next step is measured; if so it begins in the state that there is now."""
@@ -338,12 +338,12 @@ class Watch:
         try:
             self._measurement.measure(step)
         except IncompleteStepError as error:
-            if not self._measurement.leaves_out:
+            if not self._measurement.begun:
                 raise
             if not self._warned:
                 warnings.warn(f"left out, as all like it will be: {error}", LCAWarning, stacklevel=2)
             self._warned = True
-            self.left_out += 1
+            self._measurement.left_out += 1
 
     def _remember_state(self) -> State | None:
         """The state as it is now; the very object remembered before if nothing in it has moved since."""

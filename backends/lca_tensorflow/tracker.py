@@ -110,7 +110,7 @@ class Tracker:
     @property
     def left_out(self) -> int:
         """Number of steps that had no next one to be measured by (`lca.tracking.Watch`)."""
-        return self._updates.watch.left_out
+        return self._measurement.left_out
 
     def batches(self, loader: Iterable[Tree]) -> Iterator[Tree]:
         """The batches of ``loader`` one by one, so that the tracker knows which one makes the next step.

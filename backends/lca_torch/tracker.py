@@ -103,8 +103,8 @@ class Tracker:
 
     @property
     def left_out(self) -> int:
-        """Number of steps that had no next one to be measured by (`lca.tracking.Watch`)."""
-        return self._watch.left_out
+        """Number of steps that had no next one to be measured by (`lca.tracking.Measurement`)."""
+        return self._measurement.left_out
 
     @property
     def views(self) -> Mapping[str, View]:
@@ -236,8 +236,7 @@ class _Live:
         self._parameters, self._measured = parameters, measured
 
     def read(self) -> Tensor:
-        for objective in self._measured:
-            objective.check_unconverted()
+        self._check()
         return flat(self._parameters)
 
     def now(self) -> ParameterVector:
@@ -247,10 +246,15 @@ class _Live:
         return now.keep(memory)
 
     def is_at(self, theta: Tensor) -> bool:
+        self._check()
         return holds(theta, self._parameters)
 
     def equal(self, a: Tensor, b: Tensor) -> bool:
         return torch.equal(a, b)
+
+    def _check(self) -> None:
+        for objective in self._measured:
+            objective.check_unconverted()
 
 
 def _then_once(closure: Callable[[], Any], listener: Callable[[], None]) -> Callable[[], Any]:

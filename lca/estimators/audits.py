@@ -9,6 +9,8 @@ from lca.vectors import vector_ops
 
 LONGEST = 32
 """Most steps between two audits of a probe's rule."""
+CALM = 3
+"""Neighbouring steps that must pass before the trapezoid returns: sizes may alternate from step to step."""
 MOST = SIMPSON.new_gradients + 2
 """Samples that a step with Simpson's rule and an audit takes."""
 
@@ -56,6 +58,7 @@ class RuleByAudit:
     def __init__(self, coarse: QuadratureRule, share: float | None) -> None:
         self._coarse, self._share = coarse, share
         self._audits = Audits(None if share is None else LONGEST)
+        self._passed = 0
         self.rule = coarse if share is None else SIMPSON  # the first steps go far
 
     def due(self) -> bool:
@@ -72,7 +75,12 @@ class RuleByAudit:
         after, last = objective.loss_and_grad(step.end, sample.batch)
         slopes = slope, ops.movement_sums([(1.0, last)], step.start, step.end)[0]
         missed = abs(after - before - sum(slopes) / 2) > self._share * sum(map(abs, slopes)) / 2
-        rule = SIMPSON if missed else self._coarse
-        self._audits.record(passed=rule is self.rule)
-        self.rule = rule
+        known = self.rule, self._passed
+        if missed:
+            self.rule, self._passed = SIMPSON, 0
+        elif self.rule is SIMPSON:
+            self._passed += 1
+            if self._passed == CALM:
+                self.rule, self._passed = self._coarse, 0
+        self._audits.record(passed=(self.rule, self._passed) == known)
         return Cost(examples=2.0 * sample.size)

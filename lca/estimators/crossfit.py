@@ -113,16 +113,15 @@ class CrossFit:
     @property
     def bias(self) -> str:
         """In words."""
-        left = "the rule's; with Adam, O(1/M) of the update"
+        left = "the rule's; with Adam, O(1/M)"
         dealt = "shuffled epochs: some % small" if self.epoch is None else "the part of earlier batches"
         return left if self.rule == LEFT else f"{left}; {dealt}"
 
     @property
     def needs(self) -> tuple[str, ...]:
-        """The parts; the next training gradient for the trapezoid; the next parts for error bars."""
-        needs = ("parts",) if self.rule == LEFT else ("parts", "next_gradient")
-        needs = needs if self.epoch is None else (*needs, "gradient")
-        return (*needs, "next_parts") if self.independent else needs
+        """The parts; for the trapezoid the next training gradient, and the parts that show it is a whole."""
+        needs = ("parts",) if self.rule == LEFT else ("parts", "next_gradient", "next_parts")
+        return needs if self.epoch is None else (*needs, "gradient")
 
     def reseeded(self, seed: int) -> Self:
         """Itself: it draws nothing."""
@@ -133,7 +132,7 @@ class CrossFit:
 
         def allocate_step(step: Step) -> StepAllocation:
             check_handed_over(step, self.needs, f"CrossFit({self.micro_batches}, {self.rule.name})")
-            for parts in (step.parts, step.next_parts if self.independent else step.parts):
+            for parts in (step.parts,) if self.rule == LEFT else (step.parts, step.next_parts):
                 self._check_parts(step, len(parts))
             tally = Tally(objective, step)
             left, right = (1.0, 0.0) if self.rule == LEFT else TRAPEZOID.weights

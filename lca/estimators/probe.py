@@ -44,16 +44,17 @@ class Probe:
         forward pass over the data.
     refine
         With the trapezoid: take Simpson's rule instead, for one sample more a step, as long as steps are too
-        large for it. ``0.1``: where its error exceeds a tenth of ``|g·Δ|`` at the ends of the step, as seen
-        on a sample that is taken to both ends every 1 to 32 steps. The first steps begin with Simpson; a step
-        costs 1.06 samples in the long run if all are small, 2.06 if all are large.
+        large for it. ``0.03``: where its error exceeds 3 % of ``|g·Δ|`` at the ends of the step, as seen on a
+        sample that is taken to both ends every 1 to 32 steps. A run begins with Simpson, and returns to the
+        trapezoid after three neighbouring steps that pass. In the long run a step costs 1.06 samples if all
+        are small, 2.06 if all are large.
     seed
         Of the samples.
 
     Notes
     -----
     A rule's error is in no error bar: where steps are large, as the first ones of a convolutional network,
-    the trapezoid of samples is as far off as that of the whole data, and ``refine`` is the remedy.
+    the trapezoid of samples is as far off as that of all data. ``refine`` or ``SIMPSON`` are the remedy.
 
     Memory: one vector (K,) a micro-batch, and one or two more. The kit's `lca.testing` and `ErrorBars` read
     the replicates, which are made only when asked for.
@@ -98,10 +99,11 @@ class Probe:
                 "refresh= measures errors, which uniform sampling does not look at; choose "
                 "sampling='importance' or 'stratified', or leave it out."
             )
-        if self.refine is not None and (self.rule != TRAPEZOID or not 0 < self.refine < inf):
+        share = self.refine
+        if share is not None and not (self.rule == TRAPEZOID and type(share) is float and 0 < share < 1):
             raise LCAError(
-                f"refine={self.refine!r} with the rule {self.rule.name!r}: it takes Simpson's rule where the "
-                "trapezoid errs by more than this share, so it is a number > 0, e.g. 0.1, for TRAPEZOID."
+                f"refine={share!r} with the rule {self.rule.name!r}: it takes Simpson's rule where the "
+                "trapezoid errs by more than this share, so a float in (0, 1), e.g. 0.03, for TRAPEZOID."
             )
 
     @property

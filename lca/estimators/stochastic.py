@@ -22,7 +22,8 @@ _SOURCES = {
     "it over",
     "next_parts": "in a plain loop, lca.training.with_next(train(..., parts=2)); under a Tracker, loop over "
     "tracker.parts(batch, 2) inside a step, or accumulate batches of tracker.batches(loader)",
-    "parts": "in a plain loop, lca.training.train(..., parts=2); under a Tracker, loop over "
+    "parts": "an update of one batch in one piece has none; in a plain loop, "
+    "lca.training.train(..., parts=2); under a Tracker, loop over "
     "tracker.parts(batch, 2) inside a step, or accumulate batches of tracker.batches(loader); in Keras add "
     "each part's gradients with tracker.add",
     "scores": "in a plain loop, lca.training.train(..., scores=True); under a Tracker, call "

@@ -84,6 +84,7 @@ def _scalars(a: StepAllocation) -> Cells:
         "full_gradients": a.evaluations.full_gradients,
         "full_losses": a.evaluations.full_losses,
         "batch_gradients": a.evaluations.batch_gradients,
+        "examples": a.evaluations.examples,
         "converged": a.converged,
     }
 

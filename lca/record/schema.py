@@ -78,6 +78,7 @@ _COSTS = (
     ("full_gradients", "gradients over the measured data", "passes"),
     ("full_losses", "losses over the measured data", "passes"),
     ("batch_gradients", "gradients on a training batch", "passes"),
+    ("examples", "gradients of single examples, in samples", "examples"),
 )
 _COUNTS = (("helped", "A < 0"), ("hurt", "A > 0"), ("zero", "A = 0 exactly"))
 

@@ -176,13 +176,13 @@ def noise(run: Run) -> Section:
 def method(run: Run) -> Section:
     """How it was measured, in the words of the record."""
     about = run.about
-    spent = [(name, float(run.scalar(name, run.losses[0]).mean())) for name in _COSTS]
+    spent = [(name, float(run.scalar(name, run.losses[0]).mean())) for name in _COSTS if run.has(name)]
     rows = [
         ("estimator", str(about.get("estimator") or "not recorded")),
         ("steps", f"{len(run.steps):,}, from {run.steps[0]:,} to {run.steps[-1]:,}"),
         ("parameters", f"{run.layout.size:,} in {len(run.layout.names):,} tensors"),
         ("measured losses", ", ".join(run.measured)),
-        *((f"{name.replace('_', ' ')} a step", f"{value:.3g}") for name, value in spent if value),
+        *((f"{_COSTS[name]} a step", f"{value:.3g}") for name, value in spent if value),
         ("recorded", f"{about.get('created', '?')} by lca {about.get('lca_version', '?')}"),
         *((str(key), _text(value)) for key, value in dict(about.get("settings", {})).items()),
     ]
@@ -200,7 +200,12 @@ def cite(run: Run) -> Section:
 
 
 SECTIONS = (summary, losses, layers, explorer, classes, noise, method, cite)
-_COSTS = ("full_gradients", "full_losses", "batch_gradients")
+_COSTS = {
+    "full_gradients": "full gradients",
+    "full_losses": "full losses",
+    "batch_gradients": "batch gradients",
+    "examples": "gradients of single examples",
+}
 _DEFINITION = (
     "Loss Change Allocation integrates the gradient of the measured loss along every step of training, and "
     "splits the change of the loss over the parameters that moved: A = Δ ∘ ∫ ∇L(θ + s Δ) ds for s from 0 to "
@@ -241,7 +246,8 @@ def _books(books: Sequence[Balance]) -> list[tuple[str, ...]]:
         ("largest residual of a step", "worst_residual", ""),
     )
     rows = [(label, *(number(getattr(b, name), sign) for b in books)) for label, name, sign in parts]
-    return [*rows, ("steps that missed their tolerance", *(f"{b.unconverged} of {b.steps}" for b in books))]
+    missed = (f"{b.unconverged} of {b.steps}" if b.promised or b.unconverged else "none asked" for b in books)
+    return [*rows, ("steps that missed their tolerance", *missed)]
 
 
 def _jumped(book: Balance) -> str:

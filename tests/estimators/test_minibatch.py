@@ -106,9 +106,14 @@ def test_cross_fit_in_an_epoch_is_right_in_the_mean_over_all_ways_to_deal_it(par
         updates = leave_one_out(sgd, sgd.init(theta), grads, theta)
         mean = np.mean(grads, axis=0)
         end = theta - 0.3 * mean
-        following = curvature * (end - examples[list(order[parts:])].mean(axis=0))
+        after = [curvature * (end - examples[n]) for n in order[parts:]]
         step = Step(
-            theta, end, gradient=mean, parts=tuple(map(Part, grads, updates)), next_gradient=following
+            theta,
+            end,
+            gradient=mean,
+            parts=tuple(map(Part, grads, updates)),
+            next_gradient=np.mean(after, axis=0),
+            next_parts=tuple(map(Part, after, updates)),  # their number counts, not their updates
         )
         dealt.append(CrossFit(parts, rule, epoch=epoch).start(objective)(step).values)
         plain.append(CrossFit(parts, rule).start(objective)(step).values)

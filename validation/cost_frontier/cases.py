@@ -66,7 +66,7 @@ class Case:
     rates: Mapping[str, float] = field(default_factory=RATES.copy)
     refined: bool = False  # also with Simpson's rule where steps are large
     cross_fit_time: float = 1.15  # target of wall time over plain training: 1.15 where products take the time
-    few: bool = False  # only what the targets are about: shuffled batches, the estimators that have one
+    rows: tuple[str, ...] = ()  # only these estimators, on shuffled batches; default: all, and more
 
     def title(self, optimizer: str) -> str:
         """How tables call it."""
@@ -107,13 +107,13 @@ def digits(batch_size: int = 50) -> Case:
     )
 
 
-def _torch(name: str, **options: Any) -> Callable[[], Case]:
+def _torch(name: str) -> Callable[[], Case]:
     """A case that needs torch, imported when it is asked for."""
 
     def make() -> Case:
         from validation.cost_frontier import torch_case  # noqa: PLC0415
 
-        case: Case = getattr(torch_case, name)(**options)
+        case: Case = getattr(torch_case, name)()
         return case
 
     return make
@@ -122,7 +122,6 @@ def _torch(name: str, **options: Any) -> Callable[[], Case]:
 CASES: dict[str, Callable[[], Case]] = {
     "digits": digits,
     "mnist_fc": _torch("mnist_fc"),
-    "mnist_fc_1000": _torch("mnist_fc", batch_size=1000, few=True),
+    "mnist_fc_1000": _torch("mnist_fc_1000"),
     "mnist_lenet": _torch("mnist_lenet"),
-    "mnist_lenet_250": _torch("mnist_lenet", batch_size=250),
 }

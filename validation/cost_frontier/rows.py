@@ -20,7 +20,8 @@ FEW = (
     "stratified, 3 batches, one sample",
     "anchored, 1 batch",
 )
-"""The rows of a case that is run for its targets alone."""
+"""The rows of a case that is run for its targets."""
+REFINE = 0.03
 REFINED = (
     "next batch, Simpson",
     "stratified, 1 batch, refined",
@@ -28,6 +29,16 @@ REFINED = (
     "stratified, 3 batches, one sample, refined",
 )
 """Rows for the first steps of a run, where the trapezoid may be too coarse."""
+LEAST = (
+    "same batch",
+    "cross-fit",
+    DEALT,
+    "stratified, 1 batch",
+    STRATIFIED,
+    "stratified, 1 batch, one sample, refined",
+    "stratified, 3 batches, one sample",
+)
+"""The rows of a case whose gradients take long."""
 BEST = ("anchored, 1 batch", "stratified, 3 batches, one sample", REFINED[-1])
 """Combinations at three further passes, of which the best one is judged."""
 
@@ -60,12 +71,12 @@ def estimators(case: Case, *, independent: bool) -> dict[str, StochasticEstimato
         "stratified, 3 batches": probe(3, "stratified"),
         "stratified, 3 batches, one sample": probe(3, "stratified", 1),
         "anchored, 1 batch": Anchored(probe(1, "stratified"), every=epoch),
-        "stratified, 1 batch, refined": probe(1, "stratified", 2, 0.1),
-        "stratified, 1 batch, one sample, refined": probe(1, "stratified", 1, 0.1),
-        "stratified, 3 batches, one sample, refined": probe(3, "stratified", 1, 0.1),
+        "stratified, 1 batch, refined": probe(1, "stratified", 2, REFINE),
+        "stratified, 1 batch, one sample, refined": probe(1, "stratified", 1, REFINE),
+        "stratified, 3 batches, one sample, refined": probe(3, "stratified", 1, REFINE),
     }
-    names = FEW if case.few else [name for name in every if name not in REFINED[1:]]
-    return {name: every[name] for name in dict.fromkeys((*names, *(REFINED if case.refined else ())))}
+    left_out = () if case.refined else REFINED[1:]
+    return {name: every[name] for name in case.rows or every if name not in left_out or name in case.rows}
 
 
 def large_steps(case: Case) -> dict[str, StochasticEstimator]:
@@ -80,7 +91,7 @@ def large_steps(case: Case) -> dict[str, StochasticEstimator]:
             for name, rule in rules.items()
         },
         "stratified, 1 batch, refined": Probe(
-            TRAPEZOID, b, sampling="stratified", micro_batches=2, refine=0.1
+            TRAPEZOID, b, sampling="stratified", micro_batches=2, refine=REFINE
         ),
     }
 
@@ -90,6 +101,6 @@ def blocks_of(case: Case) -> dict[tuple[str, str], dict[str, StochasticEstimator
     found = {
         (optimizer, kind): estimators(case, independent=kind == "independent")
         for optimizer in MAIN
-        for kind in (("shuffled",) if case.few else ("shuffled", "independent"))
+        for kind in (("shuffled",) if case.rows else ("shuffled", "independent"))
     }
-    return found if case.few else {**found, ("adam_large", "shuffled"): large_steps(case)}
+    return found if case.rows else {**found, ("adam_large", "shuffled"): large_steps(case)}

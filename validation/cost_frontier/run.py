@@ -46,15 +46,14 @@ def claims(blocks: Blocks, case: Case) -> dict[str, bool]:
                 max(map(abs, off)) <= 3
             )
         elif case.targets:
-            one = f"{STRATIFIED}, refined" if case.refined else STRATIFIED
-            cross, strat = rows[DEALT], rows[one]
+            cross, strat = rows[DEALT], rows[STRATIFIED]
             best = max((rows[name] for name in BEST if name in rows), key=lambda row: row["correlation_late"])
             found |= {
                 f"{title}: {DEALT}: total within 10 %": abs(cross["total_error_percent"]) <= 10,
                 f"{title}: {DEALT}: correlation ≥ 0.98": cross["correlation"] >= 0.98,
-                f"{title}: {one}: total within 5 %": abs(strat["total_error_percent"]) <= 5,
-                f"{title}: {one}: correlation ≥ 0.995": strat["correlation"] >= 0.995,
-                f"{title}: {one}: second half ≥ 0.95": strat["correlation_late"] >= 0.95,
+                f"{title}: {STRATIFIED}: total within 5 %": abs(strat["total_error_percent"]) <= 5,
+                f"{title}: {STRATIFIED}: correlation ≥ 0.995": strat["correlation"] >= 0.995,
+                f"{title}: {STRATIFIED}: second half ≥ 0.95": strat["correlation_late"] >= 0.95,
                 f"{title}: best at 3 further passes: second half ≥ 0.985": best["correlation_late"] >= 0.985,
             }
     return found

@@ -17,6 +17,7 @@ from lca.objective import Objective as AnyObjective
 from lca.training import minibatches
 from lca_torch import Objective, Tracker
 from validation.cost_frontier.cases import Allocate, Case, HandedOver, Options
+from validation.cost_frontier.rows import FEW, LEAST
 from validation.evidence import mnist_path
 
 FULLY_CONNECTED = "MNIST, 784-100-50-10"
@@ -91,7 +92,7 @@ def mnist(model: nn.Module, name: str, *, examples: int, batch_size: int, **opti
         return time.perf_counter() - began
 
     def objective() -> Objective:
-        return Objective(model, cross_entropy, (x, y), batch_size=1000)
+        return Objective(model, cross_entropy, (x, y), batch_size=100 if name != FULLY_CONNECTED else 1000)
 
     cross_fit_time = 1.5 if name == FULLY_CONNECTED and batch_size < 1000 else 1.15
     case = Case(name, examples, batch_size, True, objective, follow, cross_fit_time=cross_fit_time, **options)
@@ -147,10 +148,13 @@ def he_normal(model: nn.Module, seed: int) -> None:
             nn.init.zeros_(layer.bias)
 
 
-def mnist_fc(batch_size: int = 250, *, few: bool = False) -> Case:
-    return mnist(fully_connected(), FULLY_CONNECTED, examples=10_000, batch_size=batch_size, few=few)
+def mnist_fc() -> Case:
+    return mnist(fully_connected(), FULLY_CONNECTED, examples=10_000, batch_size=250)
 
 
-def mnist_lenet(batch_size: int = 50, rates: Mapping[str, float] = LENET_RATES) -> Case:
-    options = {"rates": rates, "few": True, "refined": True}
-    return mnist(lenet(), "MNIST, LeNet", examples=1_000, batch_size=batch_size, **options)
+def mnist_fc_1000() -> Case:
+    return mnist(fully_connected(), FULLY_CONNECTED, examples=10_000, batch_size=1000, rows=FEW)
+
+
+def mnist_lenet(rates: Mapping[str, float] = LENET_RATES) -> Case:
+    return mnist(lenet(), "MNIST, LeNet", examples=1_000, batch_size=250, rates=rates, rows=LEAST)

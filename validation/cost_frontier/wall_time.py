@@ -1,7 +1,7 @@
 """Seconds of training with an estimator over seconds without, for the cases in torch.
 
 Training with and without take turns, one estimator at a time; freed memory is kept (`validation.timing`).
-Nothing else should run. LeNet is timed at batches of 250 as well, those of the paper's runs on MNIST.
+Nothing else should run.
 """
 
 import argparse
@@ -22,7 +22,7 @@ from validation.evidence import keep, verdict
 from validation.timing import keep_memory
 
 FOLDER = Path(__file__).parent
-STEPS = {"mnist_fc": 80, "mnist_fc_1000": 40, "mnist_lenet": 40, "mnist_lenet_250": 12}
+STEPS = {"mnist_fc": 80, "mnist_fc_1000": 40, "mnist_lenet": 12}
 """Whole epochs, as some estimators pass over all data once in each."""
 TIMED = ("cross-fit", DEALT, STRATIFIED, f"{STRATIFIED}, refined", *BEST)
 Times = dict[str, dict[str, dict[str, float]]]
