@@ -9,8 +9,8 @@ from lca.vectors import vector_ops
 
 LONGEST = 32
 """Most steps between two audits of a probe's rule."""
-CALM = 3
-"""Neighbouring steps that must pass before the trapezoid returns: sizes may alternate from step to step."""
+CALM = 6
+"""Neighbouring steps that must pass before the trapezoid returns: sizes may alternate, and errors cancel."""
 MOST = SIMPSON.new_gradients + 2
 """Samples that a step with Simpson's rule and an audit takes."""
 

@@ -46,7 +46,7 @@ class Probe:
         With the trapezoid: take Simpson's rule instead, for one sample more a step, as long as steps are too
         large for it. ``0.03``: where its error exceeds 3 % of ``|g·Δ|`` at the ends of the step, as seen on a
         sample that is taken to both ends every 1 to 32 steps. A run begins with Simpson, and returns to the
-        trapezoid after three neighbouring steps that pass. In the long run a step costs 1.06 samples if all
+        trapezoid after six neighbouring steps that pass. In the long run a step costs 1.06 samples if all
         are small, 2.06 if all are large.
     seed
         Of the samples.
