@@ -70,7 +70,7 @@ def check_outputs(outputs: tuple[int, ...], labels: tuple[int, ...]) -> None:
     if len(outputs) != 2 or labels != outputs[:1]:
         raise LCAError(
             "scores(index, outputs, labels) takes logits (n, C) and classes (n,), got outputs "
-            f"{tuple(outputs)} and labels {tuple(labels)}; for other losses give errors (n,) and no labels."
+            f"{outputs} and labels {labels}; for other losses give errors (n,) and no labels."
         )
 
 

@@ -78,8 +78,6 @@ class Measurement:
         What the estimator needs from the training loop: names of fields of `lca.Step`.
     error
         What ended the measuring, or ``None``.
-    begun
-        Whether any step was measured.
     left_out
         Number of steps that were to be measured but lacked what to measure them by: a next step (the last
         one of a run, or one followed by a jump), or something that the loop had handed over before, as for
@@ -103,8 +101,8 @@ class Measurement:
         self.needs = needs_of(estimator)
         self._every = every
         self._on_error = on_error
-        self.begun = False
         self.left_out = 0
+        self._measured, self._warned = False, False
         self.views = _views_of(self.objectives, views)
         self.error: Exception | None = None
         self._record = None if record is None else self._begun(record, estimator)
@@ -126,9 +124,18 @@ class Measurement:
         return {name: value for state in states for name, value in state.items()} or None
 
     def measure(self, step: Step) -> None:
-        """Allocate a step, show it to the views and record it."""
-        rows = self._allocate(step)
-        self.begun = True
+        """Allocate a step, show it to the views and record it; leave it out if it lacks what others had."""
+        try:
+            rows = self._allocate(step)
+        except IncompleteStepError as error:
+            if not self._measured:
+                raise
+            if not self._warned:
+                warnings.warn(f"left out, as all like it will be: {error}", LCAWarning, stacklevel=2)
+            self._warned = True
+            self.left_out += 1
+            return
+        self._measured = True
         for name, allocation in with_terms(rows).items():
             if name in self.views:
                 self.views[name].update(allocation)
@@ -251,7 +258,6 @@ class Watch:
         self._hand_over = HandOver(measurement.needs, source)
         self.steps = measurement.first_step
         self.jumps = 0
-        self._warned = False
         self._wanted = False
         self._start: Vector | None = None
         self._last: tuple[int, Vector] | None = None
@@ -289,7 +295,7 @@ class Watch:
         pending = self._hand_over.pending
         if pending:
             with self._measurement.guarded(pending.index):
-                self._measure(self._hand_over.completed())
+                self._measurement.measure(self._hand_over.completed())
         if self._start is not None and self._measurement.error is None:
             with self._measurement.guarded(self.steps):
                 self._step(self._start)
@@ -330,20 +336,8 @@ class Watch:
             self._hand_over.pending = step
             self._last = (self.steps, end)
         else:
-            self._measure(step)
-            self._last = (self.steps, self._theta.kept(end, start))
-
-    def _measure(self, step: Step) -> None:
-        """Measure it, or leave it out if it lacks what others had."""
-        try:
             self._measurement.measure(step)
-        except IncompleteStepError as error:
-            if not self._measurement.begun:
-                raise
-            if not self._warned:
-                warnings.warn(f"left out, as all like it will be: {error}", LCAWarning, stacklevel=2)
-            self._warned = True
-            self._measurement.left_out += 1
+            self._last = (self.steps, self._theta.kept(end, start))
 
     def _remember_state(self) -> State | None:
         """The state as it is now; the very object remembered before if nothing in it has moved since."""

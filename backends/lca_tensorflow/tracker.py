@@ -109,7 +109,7 @@ class Tracker:
 
     @property
     def left_out(self) -> int:
-        """Number of steps that had no next one to be measured by (`lca.tracking.Watch`)."""
+        """Number of steps that lacked what to measure them by (`lca.tracking.Measurement`)."""
         return self._measurement.left_out
 
     def batches(self, loader: Iterable[Tree]) -> Iterator[Tree]:

@@ -71,7 +71,7 @@ class Case:
     def title(self, optimizer: str) -> str:
         """How tables call it."""
         name, large = f"{self.rates[optimizer]:g}".removeprefix("0"), optimizer.endswith("_large")
-        title = f"SGD {name}, momentum .9" if optimizer.startswith("momentum") else f"Adam {name}"
+        title = f"SGD {name}, momentum .9" if optimizer == "momentum" else f"Adam {name}"
         return f"{title} (large steps)" if large else title
 
 

@@ -16,7 +16,7 @@ FEW = (
     DEALT,
     "probe, 1 batch",
     "stratified, 1 batch",
-    "stratified, 1 batch, one sample",
+    STRATIFIED,
     "stratified, 3 batches, one sample",
     "anchored, 1 batch",
 )
@@ -35,11 +35,11 @@ LEAST = (
     DEALT,
     "stratified, 1 batch",
     STRATIFIED,
-    "stratified, 1 batch, one sample, refined",
+    f"{STRATIFIED}, refined",
     "stratified, 3 batches, one sample",
 )
 """The rows of a case whose gradients take long."""
-BEST = ("anchored, 1 batch", "stratified, 3 batches, one sample", REFINED[-1])
+BEST = ("anchored, 1 batch", "stratified, 3 batches, one sample")
 """Combinations at three further passes, of which the best one is judged."""
 
 

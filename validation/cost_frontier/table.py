@@ -122,7 +122,7 @@ def plot(path: Path, blocks: Mapping[str, Any]) -> None:
                 arrowprops={"arrowstyle": "-", "color": line.get_color(), "linewidth": 0.4, "shrinkB": 2},
             )
         axis.set(yscale="log", xlabel="backward passes a step beyond training", title=title)
-        axis.set_xlim(right=5.2)
+        axis.set_xlim(right=5.9)
     axes[0].set_ylabel("1 - correlation over (step, layer): run (lower dot), second half (upper)")
     figure.savefig(path, dpi=120)
     plt.close(figure)

@@ -54,8 +54,10 @@ class _Unseen:
         pass
 
 
-def mnist(model: nn.Module, name: str, *, examples: int, batch_size: int, **options: Any) -> Case:
-    """The first ``examples`` training images of MNIST."""
+def mnist(
+    model: nn.Module, name: str, *, examples: int, batch_size: int, measured: int = 1000, **options: Any
+) -> Case:
+    """The first ``examples`` training images of MNIST; ``measured`` of them at once."""
     data = load(mnist_path(), dtype=np.float32)
     x = torch.from_numpy(data.x_train[:examples].reshape(examples, -1))
     y = torch.from_numpy(data.y_train[:examples].astype(np.int64))
@@ -92,16 +94,15 @@ def mnist(model: nn.Module, name: str, *, examples: int, batch_size: int, **opti
         return time.perf_counter() - began
 
     def objective() -> Objective:
-        return Objective(model, cross_entropy, (x, y), batch_size=100 if name != FULLY_CONNECTED else 1000)
+        return Objective(model, cross_entropy, (x, y), batch_size=measured)
 
-    cross_fit_time = 1.5 if name == FULLY_CONNECTED and batch_size < 1000 else 1.15
-    case = Case(name, examples, batch_size, True, objective, follow, cross_fit_time=cross_fit_time, **options)
+    case = Case(name, examples, batch_size, True, objective, follow, **options)
     return case
 
 
 def make_optimizer(model: nn.Module, name: str, rate: float) -> torch.optim.Optimizer:
     """SGD with momentum 0.9, or Adam."""
-    if name.startswith("momentum"):
+    if name == "momentum":
         return torch.optim.SGD(model.parameters(), lr=rate, momentum=0.9)
     return torch.optim.Adam(model.parameters(), lr=rate)
 
@@ -149,7 +150,7 @@ def he_normal(model: nn.Module, seed: int) -> None:
 
 
 def mnist_fc() -> Case:
-    return mnist(fully_connected(), FULLY_CONNECTED, examples=10_000, batch_size=250)
+    return mnist(fully_connected(), FULLY_CONNECTED, examples=10_000, batch_size=250, cross_fit_time=1.5)
 
 
 def mnist_fc_1000() -> Case:
@@ -157,4 +158,5 @@ def mnist_fc_1000() -> Case:
 
 
 def mnist_lenet(rates: Mapping[str, float] = LENET_RATES) -> Case:
-    return mnist(lenet(), "MNIST, LeNet", examples=1_000, batch_size=250, rates=rates, rows=LEAST)
+    options = {"measured": 100, "rates": rates, "rows": LEAST}
+    return mnist(lenet(), "MNIST, LeNet", examples=1_000, batch_size=250, **options)
