@@ -25,7 +25,7 @@ from lca.quadrature import (
     gauss_lobatto,
 )
 from lca.record import Record, open_record
-from lca.step import Part, Step, Trajectory
+from lca.step import MicroBatch, Step, Trajectory
 
 __version__ = version("loss-change-allocation")
 
@@ -42,7 +42,7 @@ __all__ = [
     "LCAError",
     "Layout",
     "Objective",
-    "Part",
+    "MicroBatch",
     "PathIntegral",
     "QuadratureRule",
     "Record",

@@ -7,11 +7,11 @@ from typing import Protocol, runtime_checkable
 
 import numpy as np
 
+from lca.arrays import Vector, array_ops
 from lca.errors import LCAError, NonDeterministicError, TrajectoryError
 from lca.objective import Batch, Objective, Sampled, at_state
 from lca.step import Step
-from lca.testing.tolerances import repeat
-from lca.vectors import Vector, vector_ops
+from lca.tolerances import repeat
 
 
 @dataclass(frozen=True)
@@ -88,7 +88,7 @@ class StepAllocation:
     mass: float
     step: int = 0
     state_change: float = 0.0
-    evaluations: Cost = field(default_factory=Cost)
+    cost: Cost = field(default_factory=Cost)
     tolerance: float | None = None
     converged: bool = True
     reason: str = ""
@@ -164,7 +164,7 @@ def allocate(
         Which rule to use, e.g. ``PathIntegral(SIMPSON)`` or ``Adaptive(tol=1e-3)``.
     check
         Evaluate loss and gradient twice at the first point and refuse an objective that gives two
-        values (two gradients a run, not counted in ``evaluations``).
+        values (two gradients a run, not counted in ``cost``).
 
     Raises
     ------
@@ -179,7 +179,7 @@ def allocate(
     --------
     >>> import numpy as np
     >>> from lca import SIMPSON, PathIntegral, Trajectory, allocate
-    >>> from lca.models import Quadratic
+    >>> from lca.reference.models import Quadratic
     >>> bowl = Quadratic(np.diag([2.0, 4.0]))
     >>> run = Trajectory(np.array([[1.0, 1.0], [0.0, 0.5]]))
     >>> [a] = allocate(bowl, run, PathIntegral(SIMPSON))
@@ -205,7 +205,7 @@ def allocate_each(
     --------
     >>> import numpy as np
     >>> from lca import SIMPSON, PathIntegral, Trajectory
-    >>> from lca.models import Quadratic
+    >>> from lca.reference.models import Quadratic
     >>> losses = {"train": Quadratic(np.eye(1)), "heldout": Quadratic(2 * np.eye(1))}
     >>> run = Trajectory(np.array([[1.0], [0.0]]))
     >>> [rows] = allocate_each(losses, run, PathIntegral(SIMPSON))
@@ -289,7 +289,7 @@ def check_deterministic(objective: Objective, theta: Vector, batch: Batch | None
     objective.layout.check(theta, "theta")
     given = () if batch is None else (batch,)
     (loss, grad), (other_loss, other_grad) = (objective.loss_and_grad(theta, *given) for _ in range(2))
-    ops = vector_ops(theta)
+    ops = array_ops(theta)
     eps = ops.eps(theta)
     scale, moved = ops.abs_total(grad), ops.abs_total(ops.add_scaled(other_grad, -1.0, grad))
     if abs(loss - other_loss) > repeat(loss, eps) or moved > repeat(scale, eps):

@@ -1,7 +1,7 @@
 """`Groups`: a partition of the entries of θ, and sums and counts within it.
 
-Entries of a tensor, layer or neuron lie together or at equal distances, so a group is a few `Cut`, summed by
-slices and axes: that needs no index of length K and is several times faster than one.
+Entries of a tensor, layer or neuron lie together or at equal distances, so a group is a few `Slices`, summed
+along axes: that needs no index of length K and is several times faster than one.
 """
 
 import math
@@ -12,8 +12,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from lca.reductions import Cut, reductions
-from lca.vectors import Vector
+from lca.arrays import Slices, Vector, array_ops
 
 
 class SignCounts(NamedTuple):
@@ -31,8 +30,8 @@ class Groups:
     ----------
     names
         One a group.
-    cuts
-        Pieces of θ that follow on each other, each cut into sums.
+    slices
+        Consecutive parts of θ, each split into sums.
     ids
         The number of the group that each sum belongs to.
 
@@ -46,8 +45,8 @@ class Groups:
     array([0, 0, 1])
     """
 
-    def __init__(self, names: Sequence[str], cuts: Sequence[Cut], ids: np.ndarray) -> None:
-        self.names, self.cuts, self.ids = tuple(names), tuple(cuts), ids
+    def __init__(self, names: Sequence[str], slices: Sequence[Slices], ids: np.ndarray) -> None:
+        self.names, self.slices, self.ids = tuple(names), tuple(slices), ids
         self._each_is_one = np.array_equal(ids, np.arange(len(names)))
 
     def __len__(self) -> int:
@@ -57,10 +56,10 @@ class Groups:
     def index(self) -> np.ndarray:
         """The number of the group of every entry, shape (K,); nothing here needs it."""
         parts, at = [], 0
-        for cut in self.cuts:
-            ids = self.ids[at : at + cut.width].reshape(1, -1, 1)
-            parts.append(np.broadcast_to(ids, (cut.outer, cut.width, cut.inner)).ravel())
-            at += cut.width
+        for part in self.slices:
+            ids = self.ids[at : at + part.width].reshape(1, -1, 1)
+            parts.append(np.broadcast_to(ids, part.shape).ravel())
+            at += part.width
         return np.concatenate(parts)
 
     @property
@@ -72,15 +71,15 @@ class Groups:
     def sizes(self) -> np.ndarray:
         """Number of entries of each group, shape (groups,)."""
         return self._merged(
-            np.repeat([cut.outer * cut.inner for cut in self.cuts], [c.width for c in self.cuts])
+            np.repeat([part.outer * part.inner for part in self.slices], [part.width for part in self.slices])
         )
 
     def total(self, values: Vector) -> np.ndarray:
         """Sum ``values`` (K,), of any backend, within each group; float64, shape (groups,)."""
-        return self.merged(reductions(values).sums(values, self.cuts))
+        return self.merged(array_ops(values).sums(values, self.slices))
 
     def merged(self, sums: np.ndarray) -> np.ndarray:
-        """Group totals from the sums of the cuts; tensors and layers share theirs, so one pass does."""
+        """Group totals from the sums of `slices`; tensors and layers share theirs, so one pass does."""
         return sums if self._each_is_one else np.bincount(self.ids, sums, minlength=len(self))
 
     def signs(self, values: Vector) -> SignCounts:
@@ -91,7 +90,7 @@ class Groups:
         >>> groups.signs(np.array([1.0, 0.0, -4.0]))
         SignCounts(negative=array([0, 1]), positive=array([1, 0]), zero=array([1, 0]))
         """
-        negative, positive = (self._merged(row) for row in reductions(values).sign_counts(values, self.cuts))
+        negative, positive = (self._merged(row) for row in array_ops(values).sign_counts(values, self.slices))
         return SignCounts(negative, positive, self.sizes - negative - positive)
 
     def count(self, mask: np.ndarray) -> np.ndarray:
@@ -109,23 +108,23 @@ class Groups:
 def by_label(labels: Sequence[str], sizes: Sequence[int]) -> Groups:
     """Groups of whole tensors: those with the same label belong together."""
     numbers = {name: i for i, name in enumerate(dict.fromkeys(labels))}
-    cuts = [Cut(start, 1, 1, size) for start, size in zip(_starts(sizes), sizes, strict=True)]
-    return Groups(tuple(numbers), cuts, np.array([numbers[label] for label in labels]))
+    slices = [Slices(start, 1, 1, size) for start, size in zip(_starts(sizes), sizes, strict=True)]
+    return Groups(tuple(numbers), slices, np.array([numbers[label] for label in labels]))
 
 
 def by_neuron(layers: Sequence[str], shapes: Sequence[tuple[int, ...]], axes: Sequence[int | None]) -> Groups:
     """Groups of output neurons or channels: of equal number along ``axes`` in tensors of the same layer."""
     numbers: dict[str, int] = {}
-    cuts, ids = [], []
+    slices, ids = [], []
     for layer, shape, axis, start in zip(layers, shapes, axes, _starts(map(math.prod, shapes)), strict=True):
         if axis is None:
-            labels, cut = [layer], Cut(start, 1, 1, math.prod(shape))
+            labels, part = [layer], Slices(start, 1, 1, math.prod(shape))
         else:
             labels = [f"{layer}[{j}]" for j in range(shape[axis])]
-            cut = Cut(start, math.prod(shape[:axis]), shape[axis], math.prod(shape[axis + 1 :]))
-        cuts.append(cut)
+            part = Slices(start, math.prod(shape[:axis]), shape[axis], math.prod(shape[axis + 1 :]))
+        slices.append(part)
         ids += [numbers.setdefault(label, len(numbers)) for label in labels]
-    return Groups(tuple(numbers), cuts, np.array(ids))
+    return Groups(tuple(numbers), slices, np.array(ids))
 
 
 def _starts(sizes: Iterable[int]) -> list[int]:

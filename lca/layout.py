@@ -12,9 +12,9 @@ from typing import Literal
 
 import numpy as np
 
+from lca.arrays import Vector, array_ops
 from lca.errors import LayoutError, UnknownNameError
 from lca.groups import Groups, by_label, by_neuron
-from lca.vectors import Vector, vector_ops
 
 Array = np.ndarray
 GroupBy = Literal["tensor", "layer", "neuron"]
@@ -105,7 +105,7 @@ class Layout:
         return np.concatenate([array.ravel() for array in arrays])
 
     def unflatten(self, vector: Vector) -> dict[str, Vector]:
-        """Cut θ into tensors by name; views, not copies, where the array type allows it."""
+        """Slices θ into tensors by name; views, not copies, where the array type allows it."""
         self.check(vector)
         return {
             name: vector[offset : offset + size].reshape(shape)
@@ -116,7 +116,7 @@ class Layout:
 
     def check(self, vector: Vector, what: str = "vector") -> None:
         """Raise `LayoutError` unless ``vector`` is a floating-point vector of shape (K,)."""
-        vector_ops(vector)  # raises if this is no vector at all
+        array_ops(vector)  # raises if this is no vector at all
         shape = tuple(vector.shape)
         if shape != (self.size,):
             raise LayoutError(

@@ -12,12 +12,12 @@ from typing import Any, Protocol, TypeAlias, runtime_checkable
 
 import numpy as np
 
+from lca.arrays import Vector
 from lca.errors import LCAError
 from lca.layout import Layout, check_same_layout
-from lca.vectors import Vector
 
 Batch: TypeAlias = Any
-"""What an objective takes as a batch; the NumPy models take `lca.data.Batch`."""
+"""What an objective takes as a batch; the NumPy models take `lca.reference.data.Batch`."""
 State: TypeAlias = Mapping[str, Vector]
 """What else than θ a loss depends on, by name; states are told apart by identity."""
 
@@ -129,7 +129,7 @@ class Sum:
     Examples
     --------
     >>> import numpy as np
-    >>> from lca.models import L2Penalty
+    >>> from lca.reference.models import L2Penalty
     >>> layout = Layout(("w",), ((2,),))
     >>> both = Sum({"weak": L2Penalty(layout, 0.1), "strong": L2Penalty(layout, 0.9)})
     >>> both.loss(np.array([1.0, 1.0]))

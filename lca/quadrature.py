@@ -11,7 +11,7 @@ import numpy as np
 from scipy.special import roots_jacobi
 
 from lca.errors import RuleError
-from lca.testing.tolerances import moments
+from lca.tolerances import moments
 
 
 @dataclass(frozen=True)

@@ -6,13 +6,13 @@ from typing import Any
 
 import numpy as np
 
+from lca.arrays import Vector
 from lca.errors import LCAError, TrajectoryError
 from lca.objective import Batch, State
-from lca.vectors import Vector
 
 
 @dataclass(frozen=True, eq=False)
-class Part:
+class MicroBatch:
     """One micro-batch of a training batch, for estimators that cross-fit.
 
     Parameters
@@ -28,7 +28,7 @@ class Part:
 
 
 @dataclass(frozen=True, eq=False)
-class Scores:
+class ExampleScores:
     """Errors of single examples, which the forward pass of training computes anyway.
 
     Parameters
@@ -96,9 +96,9 @@ class Step:
         evaluation.
     gradient
         The gradient (K,) that training computed on ``batch`` at θ_t.
-    next_batch, next_gradient, next_parts
+    next_batch, next_gradient, next_micro_batches
         The mini-batch that makes the next step, its training gradient (K,) at θ_{t+1}, and its micro-batches.
-    parts
+    micro_batches
         The micro-batches of ``batch``.
     scores
         How wrong the model at θ_t was on single examples, those of ``batch`` as a rule.
@@ -112,9 +112,9 @@ class Step:
     gradient: Vector | None = None
     next_batch: Batch | None = None
     next_gradient: Vector | None = None
-    next_parts: tuple[Part, ...] = ()
-    parts: tuple[Part, ...] = ()
-    scores: Scores | None = None
+    next_micro_batches: tuple[MicroBatch, ...] = ()
+    micro_batches: tuple[MicroBatch, ...] = ()
+    scores: ExampleScores | None = None
 
 
 class Trajectory:

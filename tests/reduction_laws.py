@@ -1,4 +1,4 @@
-"""What the `Reductions` of every kind of vector must give: what loops in plain Python, and NumPy, give."""
+"""What the `ArrayOps` of every kind of vector must give: what loops in plain Python, and NumPy, give."""
 
 import math
 
@@ -6,9 +6,9 @@ import hypothesis.strategies as st
 import numpy as np
 from hypothesis.extra.numpy import arrays
 
+from lca.arrays import NumpyOps
 from lca.layout import Layout
-from lca.reductions import HostReductions
-from lca.testing.tolerances import EPS64, summed
+from lca.tolerances import EPS64, summed
 
 LAYOUT = Layout(("a.kernel", "a.bias", "b.filter", "c"), ((3, 2), (2,), (2, 2, 3), ()), (1, 0, 1, None))
 EDGES = np.logspace(-3, 2, 11)
@@ -24,7 +24,7 @@ vectors = st.sampled_from([np.float32, np.float64]).flatmap(
 def sums_and_counts_are_those_of_a_loop(on, vector_of, values):
     for by in ("tensor", "layer", "neuron"):
         groups = LAYOUT.groups(by)
-        sums, counts = (f(vector_of(values), groups.cuts) for f in (on.sums, on.sign_counts))
+        sums, counts = (f(vector_of(values), groups.slices) for f in (on.sums, on.sign_counts))
         assert sums.dtype == np.float64
         assert (len(sums), counts.shape) == (len(groups.ids), (2, len(groups.ids)))
         for group in range(len(groups)):
@@ -56,8 +56,8 @@ def totals_grow_in_float64_and_leave_the_vector_alone(on, vector_of, values):
     vector = vector_of(values)
     total = on.accumulated(None, vector)
     total = on.accumulated(total, vector_of(np.full_like(values, 1e-10)))
-    np.testing.assert_array_equal(on.numpy(total), values.astype(np.float64) + values.dtype.type(1e-10))
-    np.testing.assert_array_equal(on.numpy(vector), values)
+    np.testing.assert_array_equal(on.to_numpy(total), values.astype(np.float64) + values.dtype.type(1e-10))
+    np.testing.assert_array_equal(on.to_numpy(vector), values)
 
 
 def changes_of_sign_skip_the_zeros(on, vector_of, values):
@@ -69,19 +69,19 @@ def changes_of_sign_skip_the_zeros(on, vector_of, values):
         counts, last = on.changes(counts, last, on.signs(vector_of(row)))
     for i, column in enumerate(rows.T):
         signs = [np.sign(v) for v in column if v != 0]
-        assert on.numpy(counts)[i] == sum(a != b for a, b in zip(signs, signs[1:], strict=False))
-        assert on.numpy(last)[i] == (signs[-1] if signs else 0)
+        assert on.to_numpy(counts)[i] == sum(a != b for a, b in zip(signs, signs[1:], strict=False))
+        assert on.to_numpy(last)[i] == (signs[-1] if signs else 0)
 
 
 def products_and_ratios_are_those_of_numpy(on, vector_of, values):
-    theirs, like = HostReductions(), vector_of(values)
+    theirs, like = NumpyOps(), vector_of(values)
     basis = np.random.default_rng(0).normal(size=(3, len(values))).astype(values.dtype)
     mass = np.abs(basis).astype(np.float64) @ np.abs(values).astype(np.float64)
     exact = [math.fsum(b * v for b, v in zip(row.tolist(), values.tolist(), strict=True)) for row in basis]
     error = np.abs(on.products(on.native(basis, like), like) - exact)
     assert (error <= summed(mass, EPS64)).all()
     divisor = np.where(values > 0.1, values, 0).astype(values.dtype)
-    ratio = on.numpy(on.ratio(vector_of(values[::-1].copy()), vector_of(divisor)))
+    ratio = on.to_numpy(on.ratio(vector_of(values[::-1].copy()), vector_of(divisor)))
     np.testing.assert_array_equal(ratio, theirs.ratio(values[::-1], divisor))
     assert not ratio[divisor == 0].any()
 

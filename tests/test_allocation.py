@@ -11,7 +11,7 @@ from hypothesis import given
 from lca import SIMPSON, Adaptive, Cost, PathIntegral, Step, Sum, Trajectory, allocate, allocate_each
 from lca.errors import LayoutError, LCAError, NonDeterministicError, NonFiniteError, TrajectoryError
 from lca.layout import Layout
-from lca.models import L2Penalty, bowl
+from lca.reference.models import L2Penalty, bowl
 from lca.testing import problems, tolerances
 from lca.testing.instruments import Counting
 from lca.testing.strategies import seeds

@@ -5,7 +5,7 @@ from typing import ClassVar
 
 import pytest
 
-from lca.backend import NumpyBackend
+from lca.reference.backend import NumpyBackend
 from lca.testing import ConformanceError, check_backend
 from lca.testing.backend_checks import BACKEND_CHECKS
 from lca.testing.report import CheckFailure, run_checks

@@ -8,12 +8,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import lca
-from lca.backend import load_backend
+from lca import tolerances
+from lca.arrays import array_ops
 from lca.commands.demo_run import DemoSettings, run_demo
-from lca.testing import tolerances
+from lca.reference.backend import load_backend
 from lca.testing.problems import random_batch
 from lca.testing.strategies import FEATURES, networks, optimizers, seeds
-from lca.vectors import vector_ops
 
 BACKENDS = ("numpy", "torch", "tensorflow")
 
@@ -26,7 +26,7 @@ def per_tensor(backend, network, seed, optimizer, penalty):
     steps = list(backend.train(objective, network.init(seed), optimizer, batches))
     totals, mass = np.zeros(network.layout.size), 0.0
     for a in lca.allocate(objective, steps, lca.PathIntegral(lca.SIMPSON), check=False):
-        totals += vector_ops(a.values).to_numpy(a.values)
+        totals += array_ops(a.values).to_numpy(a.values)
         mass += a.mass
     return {name: t.sum() for name, t in network.layout.unflatten(totals).items()}, mass
 
@@ -60,5 +60,5 @@ def test_all_demos_are_one_run():
 def test_one_framework_leaves_the_other_alone(name):
     """Vectors of both are told apart, and each keeps its own precision."""
     vector = load_backend(name).vector(np.array([1.0, -2.0]))
-    assert vector_ops(vector).abs_total(vector) == 3.0
-    assert vector_ops(vector).eps(vector) == tolerances.EPS64
+    assert array_ops(vector).abs_total(vector) == 3.0
+    assert array_ops(vector).eps(vector) == tolerances.EPS64

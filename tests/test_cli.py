@@ -15,9 +15,9 @@ import lca.commands.demo_run
 import lca.commands.report
 from lca.cli import main
 from lca.commands.demo import OPTIMIZERS
-from lca.optimizers import make_optimizer
-from lca.testing.tolerances import EPS64, summed
-from lca.training import minibatches
+from lca.reference.optimizers import make_optimizer
+from lca.reference.training import minibatches
+from lca.tolerances import EPS64, summed
 
 SMALL = ("--model", "mlp:8", "--steps", "6", "--batch-size", "50")
 KEYS = {

@@ -23,7 +23,7 @@ class Forged:
 class Nothing:
     pass
 
-def needs(argument):
+def required_fields(argument):
     return PathIntegral()
 
 estimator = PathIntegral()
@@ -77,7 +77,9 @@ def test_a_declared_failure_that_passes_fails(capsys):
 
 
 def test_an_objective_is_told_from_an_estimator(module, tmp_path, capsys):
-    (tmp_path / "objective_for_check.py").write_text("from lca.models import bowl\nmake = lambda: bowl(3)\n")
+    (tmp_path / "objective_for_check.py").write_text(
+        "from lca.reference.models import bowl\nmake = lambda: bowl(3)\n"
+    )
     assert check("objective_for_check:make") == 0
     assert "gradient_matches_finite_differences" in capsys.readouterr().out
 
@@ -101,7 +103,7 @@ class Squares:
 
 WRONG_LOSS = """
 import numpy as np
-from lca.models import Quadratic
+from lca.reference.models import Quadratic
 
 class Wrong(Quadratic):
     def __init__(self):
@@ -158,7 +160,7 @@ def test_the_list_names_every_check_with_its_line(capsys):
         (["lca:PathIntegrl"], "Did you mean 'PathIntegral'"),
         (["mine_for_check:number"], "is a int"),
         (["mine_for_check:Nothing"], "makes a Nothing"),
-        (["mine_for_check:needs"], "without arguments"),
+        (["mine_for_check:required_fields"], "without arguments"),
         (["lca:PathIntegral", "--samples", "0"], "samples must be at least 1"),
         (["lca:PathIntegral", "--backend", "torhc"], "unknown backend 'torhc'"),
         (["lca:PathIntegral", "--backend", "numpy"], "is an estimator, checked on NumPy objectives; leave"),

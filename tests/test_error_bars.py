@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from lca import Layout, LCAError, StepAllocation
-from lca.testing.tolerances import EPS64, summed
+from lca.tolerances import EPS64, summed
 from lca.views import ErrorBars
 
 LAYOUT = Layout(("a.weight", "b.weight"), ((3,), (2,)))

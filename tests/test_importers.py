@@ -7,8 +7,8 @@ import pytest
 from lca import SIMPSON, PathIntegral, allocate
 from lca.errors import DataError, TrajectoryError
 from lca.importers import read_hdf5
-from lca.models import Quadratic
-from lca.testing.tolerances import EPS64, summed
+from lca.reference.models import Quadratic
+from lca.tolerances import EPS64, summed
 
 POINTS = np.random.default_rng(0).normal(size=(4, 8))
 NAMES, SHAPES = ["fc1/kernel:0", "fc1/bias:0", "scale:0"], [(2, 3), (1,), ()]

@@ -7,10 +7,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from lca import Layout
+from lca import Layout, tolerances
 from lca.errors import LayoutError, UnknownNameError
 from lca.layout import check_same_layout
-from lca.testing import tolerances
 from lca.testing.strategies import dtypes, seeds
 
 Array = np.ndarray

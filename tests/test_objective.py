@@ -6,10 +6,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from lca import Layout, Scaled, Sum
-from lca.data import Batch
 from lca.errors import LayoutError, LCAError
-from lca.models import L2Penalty, Quartic, bowl
 from lca.objective import Objective, evaluate
+from lca.reference.data import Batch
+from lca.reference.models import L2Penalty, Quartic, bowl
 from lca.testing import problems, tolerances
 from lca.testing.instruments import Counting
 from lca.testing.strategies import dtypes, seeds, smooth_problems

@@ -13,7 +13,7 @@ from matplotlib.figure import Figure
 from lca import plots
 from lca.analysis import WeibullFit
 from lca.errors import LCAError, NonFiniteError, OutputError
-from lca.testing.tolerances import EPS64, summed
+from lca.tolerances import EPS64, summed
 
 LOSS, REBUILT = np.array([2.0, 1.0, 0.5]), np.array([2.0, 1.25, 0.375])
 ROWS = np.array([[-1.0, 0.25], [-2.0, 0.5], [0.5, -1.0]])

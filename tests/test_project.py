@@ -39,10 +39,10 @@ def test_wheel_is_complete_and_works_on_its_own(dist: Path, tmp_path: Path) -> N
     archive = zipfile.ZipFile(wheel)
     names = set(archive.namelist())
     info = f"loss_change_allocation-{PROJECT['version']}.dist-info"
-    assert {"lca/py.typed", "lca/data/digits.npz", f"{info}/licenses/LICENSE"} <= names
+    assert {"lca/py.typed", "lca/reference/data/digits.npz", f"{info}/licenses/LICENSE"} <= names
     assert {name.split("/")[0] for name in names} == {"lca", "lca_tensorflow", "lca_torch", info}
     archive.extractall(tmp_path)
-    code = "import lca, lca.data; lca.data.load_digits(); print(lca.__file__, lca.__version__)"
+    code = "import lca, lca.reference.data; lca.reference.data.load_digits(); print(lca.__file__, lca.__version__)"
     # The current folder comes first on the path of `python -c`, so this is the unpacked wheel.
     assert python("-c", code, cwd=tmp_path).split() == [
         str(tmp_path / "lca" / "__init__.py"),
@@ -115,7 +115,7 @@ def test_public_names_are_pinned() -> None:
     """A new public name is a deliberate change of this list."""
     assert lca.__all__ == [
         "BOOLE", "LEFT", "MIDPOINT", "RIGHT", "RK4", "SIMPSON", "TRAPEZOID",
-        "Adaptive", "Cost", "LCAError", "Layout", "Objective", "Part", "PathIntegral", "QuadratureRule",
+        "Adaptive", "Cost", "LCAError", "Layout", "Objective", "MicroBatch", "PathIntegral", "QuadratureRule",
         "Record", "Scaled", "Step", "StepAllocation", "Sum", "Trajectory",
         "allocate", "allocate_each", "composite", "gauss_legendre", "gauss_lobatto", "open_record",
     ]  # fmt: skip

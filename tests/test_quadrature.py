@@ -8,10 +8,9 @@ import pytest
 from hypothesis import given
 from scipy.special import roots_legendre
 
-from lca import BOOLE, LEFT, MIDPOINT, RIGHT, RK4, SIMPSON, TRAPEZOID
+from lca import BOOLE, LEFT, MIDPOINT, RIGHT, RK4, SIMPSON, TRAPEZOID, tolerances
 from lca.errors import RuleError
 from lca.quadrature import QuadratureRule, composite, gauss_legendre, gauss_lobatto
-from lca.testing import tolerances
 from lca.testing.strategies import rules
 
 PLAIN = [LEFT, RIGHT, MIDPOINT, TRAPEZOID, SIMPSON, BOOLE]

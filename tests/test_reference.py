@@ -5,9 +5,9 @@ from itertools import count
 import numpy as np
 import pytest
 
+from lca import tolerances
 from lca.errors import LCAError
-from lca.models import bowl
-from lca.testing import tolerances
+from lca.reference.models import bowl
 from lca.testing.problems import ridge
 from lca.testing.reference import distance_to_polynomials, path_integral
 from tests.meta.animals import Passing

@@ -6,10 +6,21 @@ import numpy as np
 import pytest
 from hypothesis import given
 
-from lca import BOOLE, LEFT, MIDPOINT, SIMPSON, Adaptive, PathIntegral, Scaled, Step, Sum, allocate
+from lca import (
+    BOOLE,
+    LEFT,
+    MIDPOINT,
+    SIMPSON,
+    Adaptive,
+    PathIntegral,
+    Scaled,
+    Step,
+    Sum,
+    allocate,
+    tolerances,
+)
 from lca.layout import Layout
-from lca.models import L2Penalty
-from lca.testing import tolerances
+from lca.reference.models import L2Penalty
 from lca.testing.instruments import Counting
 from lca.testing.strategies import seeds
 
@@ -82,7 +93,7 @@ def test_only_a_state_that_moved_costs_an_evaluation():
     points = np.arange(12.0).reshape(4, 3)
     states = [(stayed, stayed), (stayed, moved), (moved, moved)]
     steps = [Step(points[t], points[t + 1], t, state=state) for t, state in enumerate(states)]
-    costs = [a.evaluations.full_gradients for a in allocate(Shifted(np.zeros(3)), steps, PathIntegral(LEFT))]
+    costs = [a.cost.full_gradients for a in allocate(Shifted(np.zeros(3)), steps, PathIntegral(LEFT))]
     assert costs == [2, 2, 1]  # start and end; end twice; end
 
 

@@ -7,9 +7,9 @@ import numpy as np
 import pytest
 
 from lca import SIMPSON, Cost, Layout, PathIntegral, StepAllocation, Trajectory, allocate
-from lca.models import Quadratic
+from lca.reference.models import Quadratic
 from lca.summary import RunViews, summarize, summarize_run, to_json
-from lca.testing.tolerances import EPS64, summed
+from lca.tolerances import EPS64, summed
 
 LAYOUT = Layout(("fc.weight", "fc.bias"), ((1, 2), (1,)))
 KEYS = {
@@ -33,11 +33,11 @@ def two_steps():
         residual=0.25,
         mass=1.5,
         converged=False,
-        evaluations=Cost(full_gradients=3),
+        cost=Cost(full_gradients=3),
     )
     second = StepAllocation(
         np.array([-0.25, -0.25, 0.0]), 1.75, 0.75, residual=-0.5, mass=0.5, step=1, converged=False,
-        evaluations=Cost(full_gradients=2),
+        cost=Cost(full_gradients=2),
     )  # fmt: skip
     return first, second
 

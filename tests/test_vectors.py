@@ -1,4 +1,4 @@
-"""`VectorOps` for NumPy: float64 sums, snapshots that see in-place changes, foreign types refused."""
+"""`ArrayOps` for NumPy: float64 sums, snapshots that see in-place changes, foreign types refused."""
 
 import math
 from fractions import Fraction
@@ -7,16 +7,16 @@ import numpy as np
 import pytest
 from hypothesis import given
 
+from lca import tolerances
+from lca.arrays import array_ops
 from lca.errors import LayoutError
-from lca.testing import tolerances
 from lca.testing.strategies import dtypes, seeds
-from lca.vectors import vector_ops
 
 
 @given(seeds, dtypes())
 def test_sums_are_accumulated_in_float64(seed, dtype):
     vector = np.random.default_rng(seed).normal(size=1000).astype(dtype)
-    ops = vector_ops(vector)
+    ops = array_ops(vector)
     mass = math.fsum(np.abs(vector).tolist())
     tolerance = tolerances.summed(mass, tolerances.EPS64)
     assert abs(ops.total(vector) - math.fsum(vector.tolist())) <= tolerance
@@ -27,20 +27,20 @@ def test_sums_are_accumulated_in_float64(seed, dtype):
 @pytest.mark.parametrize("bad", [math.nan, math.inf, -math.inf])
 def test_one_bad_entry_is_not_finite(bad):
     vector = np.ones(5)
-    assert vector_ops(vector).all_finite(vector)
+    assert array_ops(vector).all_finite(vector)
     vector[3] = bad
-    assert not vector_ops(vector).all_finite(vector)
+    assert not array_ops(vector).all_finite(vector)
 
 
 @given(dtypes())
 def test_eps_is_that_of_the_dtype(dtype):
     vector = np.ones(2, dtype)
-    assert vector_ops(vector).eps(vector) == np.finfo(dtype).eps
+    assert array_ops(vector).eps(vector) == np.finfo(dtype).eps
 
 
 def test_a_snapshot_sees_a_change_in_place():
     vector = np.array([1.0, 2.0, 3.0])
-    ops = vector_ops(vector)
+    ops = array_ops(vector)
     snapshot = ops.snapshot(vector)
     assert ops.unchanged(snapshot, vector)
     vector[1] = np.nextafter(2.0, 3.0)
@@ -49,26 +49,26 @@ def test_a_snapshot_sees_a_change_in_place():
 
 def test_a_snapshot_knows_the_same_numbers_in_another_buffer():
     vector = np.array([1.0, 2.0, 3.0])
-    ops = vector_ops(vector)
+    ops = array_ops(vector)
     assert ops.unchanged(ops.snapshot(vector), vector.copy())
 
 
 def test_to_numpy_is_the_same_numbers():
     vector = np.array([1.0, -2.0])
-    assert vector_ops(vector).to_numpy(vector) is vector
+    assert array_ops(vector).to_numpy(vector) is vector
 
 
 def test_a_foreign_vector_is_refused_by_its_type():
     with pytest.raises(
         LayoutError, match=r"got fractions\.Fraction; convert it with numpy\.asarray, or import"
     ):
-        vector_ops(Fraction(1, 2))
+        array_ops(Fraction(1, 2))
 
 
 @given(seeds, dtypes())
 def test_what_works_in_blocks_is_what_it_is_as_a_whole(seed, dtype):
     start, end, vector = np.random.default_rng(seed).normal(size=(3, 2**15 + 7)).astype(dtype)
-    ops, eps = vector_ops(vector), float(np.finfo(dtype).eps)
+    ops, eps = array_ops(vector), float(np.finfo(dtype).eps)
     exact = math.fsum(np.abs(vector.astype(np.float64) * (end - start)).tolist())
     assert abs(ops.movement_sums([(1.0, vector)], start, end)[1] - exact) <= tolerances.summed(exact, eps)
     results = {

@@ -10,8 +10,8 @@ from hypothesis import given
 from hypothesis.extra.numpy import arrays
 
 from lca import Layout, LCAError, StepAllocation
-from lca.testing.tolerances import EPS64, summed
-from lca.vectors import NumpyOps, vector_ops
+from lca.arrays import NumpyOps, array_ops
+from lca.tolerances import EPS64, summed
 from lca.views import GroupTotals, HelpingCounts, LogHistogram, Signs, Trace
 
 LAYOUT = Layout(("a.weight", "a.bias", "b.weight"), ((2, 2), (2,), (3,)))
@@ -160,7 +160,7 @@ def test_views_keep_no_vector_of_a_step(view):
 
 
 class ForeignVector:
-    """Another framework's vector: nothing but its registered `VectorOps` can read it."""
+    """Another framework's vector: nothing but its registered `ArrayOps` can read it."""
 
     def __init__(self, numbers):
         self.numbers = numbers
@@ -174,7 +174,7 @@ class ForeignOps(NumpyOps):
         return float(vector.numbers.sum())
 
 
-vector_ops.register(ForeignVector, lambda vector: ForeignOps())
+array_ops.register(ForeignVector, lambda vector: ForeignOps())
 
 
 def test_views_read_vectors_of_other_backends():

@@ -10,7 +10,7 @@ from hypothesis import given
 
 from lca import Layout, LCAError, Step, StepAllocation
 from lca.testing.strategies import dtypes, seeds
-from lca.testing.tolerances import EPS64, summed
+from lca.tolerances import EPS64, summed
 from lca.views import AllParameters, BasisProjection, Oscillation, ParameterTrace, TopParameters
 
 LAYOUT = Layout(("a.weight", "a.bias", "b.weight"), ((2, 2), (2,), (3,)))

@@ -8,15 +8,15 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from lca.backend import Dtype
-from lca.data import Batch
 from lca.layout import Layout
-from lca.models import Network
 from lca.objective import Objective as AnyObjective
 from lca.objective import Sum
-from lca.optimizers import Optimizer
+from lca.reference.backend import Dtype
+from lca.reference.data import Batch
+from lca.reference.models import Network
+from lca.reference.optimizers import Optimizer
+from lca.reference.training import train
 from lca.step import Step
-from lca.training import train
 from lca_tensorflow.network import losses_of, model_of, policies_of, positions
 from lca_tensorflow.objective import Objective
 from lca_tensorflow.penalty import Penalty
@@ -26,14 +26,14 @@ Example = tuple[tf.Tensor, tf.Tensor, tf.Tensor]
 
 @dataclass(frozen=True)
 class TensorFlowBackend:
-    """TensorFlow as an `lca.backend.Backend`: Keras layers, and updates as `lca.optimizers` describe them.
+    """TensorFlow as an `lca.reference.backend.Backend`: Keras layers, and updates as `lca.reference.optimizers` describe them.
 
     ``run_eagerly`` and ``jit_compile`` are those of `Objective`.
 
     Examples
     --------
-    >>> from lca.models import logistic_regression
-    >>> from lca.optimizers import SGD
+    >>> from lca.reference.models import logistic_regression
+    >>> from lca.reference.optimizers import SGD
     >>> network, data = logistic_regression(2, 3), Batch(np.eye(2), np.array([0, 2]))
     >>> backend = TensorFlowBackend()
     >>> objective = backend.objective(network, data, "float32")
@@ -87,7 +87,7 @@ class TensorFlowBackend:
 
 
 class NetworkLoss:
-    """A NumPy `Network` and its data as an `lca_tensorflow.Objective` that takes `lca.data.Batch`."""
+    """A NumPy `Network` and its data as an `lca_tensorflow.Objective` that takes `lca.reference.data.Batch`."""
 
     def __init__(self, network: Network, measured: Objective) -> None:
         self._network, self._measured = network, measured

@@ -10,7 +10,7 @@ from lca.allocation import Estimator
 from lca.errors import LCAError, LCAWarning
 from lca.objective import Objective as AnyObjective
 from lca.summary import RunViews
-from lca.tracking import MakeViews, Measurement, OnError, RecordTo, Schedule, check_options
+from lca.tracking import MakeViews, OnError, RecordTo, Schedule, Session, check_options
 from lca.views import View
 from lca_tensorflow.objective import Objective
 from lca_tensorflow.policies import BatchNormPolicy
@@ -35,7 +35,7 @@ class LCACallback(keras.callbacks.Callback):
     batch_size, batch_norm
         As in `Objective`, which is made of the data with them; not with an objective that is there already.
     estimator, every, views, on_error, record
-        As in `lca.tracking.Measurement`: default `lca.Adaptive`, every step, the views of `summary`, a
+        As in `lca.tracking.Session`: default `lca.Adaptive`, every step, the views of `summary`, a
         warning, and no record. ``on_error`` holds for what goes wrong when fit begins, too.
 
     Notes
@@ -95,7 +95,7 @@ class LCACallback(keras.callbacks.Callback):
         }
         self._estimator = estimator
         self._failed: Exception | None = None
-        self._measurement: Measurement | None = None
+        self._measurement: Session | None = None
         self._updates: Updates | None = None
         self._batches = 0
 
@@ -105,9 +105,9 @@ class LCACallback(keras.callbacks.Callback):
         return 0 if self._updates is None else self._updates.watch.steps
 
     @property
-    def jumps(self) -> int:
+    def discontinuities(self) -> int:
         """Number of measured updates that did not begin where the one before had ended."""
-        return 0 if self._updates is None else self._updates.watch.jumps
+        return 0 if self._updates is None else self._updates.watch.discontinuities
 
     @property
     def views(self) -> Mapping[str, View]:
@@ -171,13 +171,13 @@ class LCACallback(keras.callbacks.Callback):
                 )
         self._updates.watch.end()
 
-    def _make_measurement(self) -> Measurement:
+    def _make_measurement(self) -> Session:
         if self.model.steps_per_execution != 1:
             raise LCAError(
                 f"with steps_per_execution={self.model.steps_per_execution} Keras shows callbacks only every "
                 "so many updates; use model.compile(..., steps_per_execution=1)."
             )
-        return Measurement(self._objectives(), self._estimator, **self._options)
+        return Session(self._objectives(), self._estimator, **self._options)
 
     def _objectives(self) -> AnyObjective | Mapping[str, AnyObjective]:
         if self._objectives_given():

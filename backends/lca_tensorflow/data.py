@@ -14,11 +14,11 @@ import tensorflow as tf
 
 from lca.errors import DataError
 
-Tree: TypeAlias = Any
+PyTree: TypeAlias = Any
 """Tensors in nested tuples, lists and dicts: what a batch is made of."""
 
 
-def as_tensors(tree: Tree, dtype: str) -> Tree:
+def as_tensors(tree: PyTree, dtype: str) -> PyTree:
     """``tree`` with tensors as leaves, floating-point ones in ``dtype``; lists become tuples."""
     if isinstance(tree, tuple | list) and any(isinstance(value, Number) for value in tree):
         raise DataError(f"got a nested {type(tree).__name__} of numbers; pass numpy.asarray(x).")
@@ -30,7 +30,7 @@ def as_tensors(tree: Tree, dtype: str) -> Tree:
     return tf.cast(tensor, dtype) if tensor.dtype.is_floating else tensor
 
 
-def examples_in(batch: Tree) -> tf.Tensor:
+def examples_in(batch: PyTree) -> tf.Tensor:
     """The number of examples of a batch of tensors: the length of the first one, as a scalar tensor.
 
     >>> int(examples_in((tf.zeros([7, 3]), tf.zeros([7]))))
@@ -39,7 +39,7 @@ def examples_in(batch: Tree) -> tf.Tensor:
     return tf.shape(tf.nest.flatten(batch)[0])[0]
 
 
-def weighted_by_class(batch: Tree, class_weight: Mapping[int, float] | None) -> Tree:
+def weighted_by_class(batch: PyTree, class_weight: Mapping[int, float] | None) -> PyTree:
     """The batch with the weight of each example's class as its `sample_weight`, as `fit` makes it.
 
     Classes that are not named weigh 1. Labels are integers, or one-hot rows.
@@ -67,25 +67,25 @@ def weighted_by_class(batch: Tree, class_weight: Mapping[int, float] | None) -> 
 class Rows:
     """Tensors with one row an example, cut into measuring batches of any size; the last one is ragged."""
 
-    tree: Tree
+    tree: PyTree
 
     def __len__(self) -> int:
         return int(tf.nest.flatten(self.tree)[0].shape[0])
 
-    def batches(self, batch_size: int) -> Iterator[Tree]:
+    def batches(self, batch_size: int) -> Iterator[PyTree]:
         """All rows, in order."""
         for start in range(0, len(self), batch_size):
             yield self.take(start, start + batch_size)
 
-    def take(self, start: int, stop: int) -> Tree:
+    def take(self, start: int, stop: int) -> PyTree:
         """Some of the rows, as a batch."""
         return tf.nest.map_structure(lambda tensor: tensor[start:stop], self.tree)
 
-    def gather(self, index: np.ndarray) -> Tree:
+    def gather(self, index: np.ndarray) -> PyTree:
         """The rows of these numbers, repeats included, as a batch."""
         return tf.nest.map_structure(lambda tensor: tf.gather(tensor, index), self.tree)
 
-    def copies(self, n: int) -> Tree:
+    def copies(self, n: int) -> PyTree:
         """All rows n times, as a batch."""
         return tf.nest.map_structure(lambda tensor: tf.concat([tensor] * n, 0), self.tree)
 
@@ -117,7 +117,7 @@ def rows_of(data: object, dtype: str) -> tuple[Rows, int | None]:
     return _rows(whole), first
 
 
-def _batches(data: object) -> Iterable[Tree]:
+def _batches(data: object) -> Iterable[PyTree]:
     if isinstance(data, keras.utils.PyDataset):
         return [data[i] for i in range(_known_length(data))]
     if isinstance(data, tf.data.Dataset):
@@ -146,7 +146,7 @@ def _known_length(data: keras.utils.PyDataset) -> int:
     return int(data.num_batches)
 
 
-def _rows(tree: Tree) -> Rows:
+def _rows(tree: PyTree) -> Rows:
     shapes = [tensor.shape for tensor in tf.nest.flatten(tree)]
     lengths = {shape[0] if shape.rank else None for shape in shapes}
     if len(lengths) != 1 or None in lengths:

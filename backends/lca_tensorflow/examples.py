@@ -7,17 +7,17 @@ import numpy as np
 import tensorflow as tf
 
 from lca.errors import LCAError
-from lca_tensorflow.data import Tree, examples_in
+from lca_tensorflow.data import PyTree, examples_in
 from lca_tensorflow.model_loss import BatchLoss
 
 
 class Drawn(NamedTuple):
     """Rows ``(x, y)`` or ``(x, y, sample_weight)`` that were drawn from the measured data."""
 
-    rows: Tree
+    rows: PyTree
 
 
-def drawn(rows: Tree, weight: np.ndarray | None, dtype: str, *, weights_count: bool) -> Drawn:
+def drawn(rows: PyTree, weight: np.ndarray | None, dtype: str, *, weights_count: bool) -> Drawn:
     """These rows as a batch whose loss is ``Σ_j v_j ℓ_j / Σ_j v_j`` for a ``weight`` v, else their mean.
 
     Where the loss of a batch is divided by its number n of examples, weights of the data are a part of each
@@ -35,7 +35,7 @@ def drawn(rows: Tree, weight: np.ndarray | None, dtype: str, *, weights_count: b
 def scores_of(loss: Any) -> BatchLoss:
     """``½ Σ_j |∂ℓ_n/∂f_j|`` (n,) of a batch, which under cross-entropy is ``1 - p_model(y_n)``."""
 
-    def of_batch(model: keras.Model, batch: Tree) -> tf.Tensor:
+    def of_batch(model: keras.Model, batch: PyTree) -> tf.Tensor:
         x, y, weight = keras.utils.unpack_x_y_sample_weight(batch)
         outputs = model(x, training=False)
         parts = tf.nest.flatten(outputs)
@@ -53,7 +53,7 @@ def scores_of(loss: Any) -> BatchLoss:
     return of_batch
 
 
-def labels_of(rows: Tree) -> tf.Tensor | None:
+def labels_of(rows: PyTree) -> tf.Tensor | None:
     """Integer labels (N,) of rows ``(x, y)`` or ``(x, y, sample_weight)``; ``None`` if there are none."""
     labels = rows[1] if isinstance(rows, tuple) and len(rows) in (2, 3) else None
     if not isinstance(labels, tf.Tensor) or not labels.dtype.is_integer or np.prod(labels.shape[1:]) != 1:
@@ -61,7 +61,7 @@ def labels_of(rows: Tree) -> tf.Tensor | None:
     return tf.reshape(labels, [-1])
 
 
-def weights_of(rows: Tree) -> tf.Tensor | None:
+def weights_of(rows: PyTree) -> tf.Tensor | None:
     """The sample weights (N,) of rows; ``None`` without them.
 
     Raises

@@ -9,16 +9,16 @@ import numpy as np
 import tensorflow as tf
 
 from lca.errors import LCAError
-from lca.handover import AtHand, multiple_of
-from lca.optimizers import mean_without
-from lca.step import Part, Scores, check_outputs
-from lca_tensorflow.data import Rows, Tree, examples_in
+from lca.reference.optimizers import mean_without
+from lca.step import ExampleScores, MicroBatch, check_outputs
+from lca.tracking.context import LoopContext, multiple_of
+from lca_tensorflow.data import PyTree, Rows, examples_in
 from lca_tensorflow.parameters import flat
 
 Gradients = Sequence[Any]
 
 
-class Loop(AtHand):
+class Loop(LoopContext):
     """Remembers what passes by between two updates, as far as it is ``asked`` for.
 
     Gradients come with `add`, one part after another, and as a whole with `heard`, when the optimizer is
@@ -33,18 +33,18 @@ class Loop(AtHand):
         self._applied: tuple[Gradients, Sequence[keras.Variable]] | None = None
         self._share, self._told, self._adding = 1.0, False, False
 
-    def batches(self, loader: Iterable[Tree]) -> Iterator[Tree]:
+    def batches(self, loader: Iterable[PyTree]) -> Iterator[PyTree]:
         """The batches of ``loader``, each remembered; several to one update are its parts."""
         for batch in loader:
             self._take(batch)
             yield batch
             self._told = False
 
-    def parts(self, batch: Tree, n: int) -> Iterator[tuple[Tree, float]]:
+    def micro_batches(self, batch: PyTree, n: int) -> Iterator[tuple[PyTree, float]]:
         """``batch`` in n pieces, each with its share of the examples."""
         total = int(examples_in(batch))
         if not isinstance(n, int) or n < 1:
-            raise LCAError(f"a batch is cut into a whole number of parts ≥ 1, got {n!r}.")
+            raise LCAError(f"a batch is split into a whole number of micro-batches ≥ 1, got {n!r}.")
         n = min(n, total)  # a last batch may be too small; the estimator then says what it lacks
         if not self._told:
             self._take(batch)
@@ -52,7 +52,7 @@ class Loop(AtHand):
             self._share = (end - start) / total
             yield Rows(batch).take(start, end), self._share
 
-    def _take(self, batch: Tree) -> None:
+    def _take(self, batch: PyTree) -> None:
         if not self._adding:  # what the last batch was for was not made
             self._batches = []
         self._batches.append(batch)
@@ -63,7 +63,7 @@ class Loop(AtHand):
         if total is None:
             self._marks, self._batches = [], self._batches[-1:]
         self._adding = True
-        if "parts" in self._asked():
+        if "micro_batches" in self._asked():
             self._marks.append((self._share, gradients))
         if total is None:
             return list(gradients)
@@ -79,7 +79,7 @@ class Loop(AtHand):
             labels = tf.reshape(labels, [-1])
             check_outputs(tuple(outputs.shape), tuple(labels.shape))
             outputs = 1 - tf.gather(tf.nn.softmax(outputs), labels, axis=1, batch_dims=1)
-        self._scores.append(Scores(np.asarray(index), np.asarray(outputs, np.float64)))
+        self._scores.append(ExampleScores(np.asarray(index), np.asarray(outputs, np.float64)))
 
     def heard(self, gradients: Gradients, variables: Sequence[keras.Variable]) -> None:
         """The optimizer is about to apply these."""
@@ -89,7 +89,7 @@ class Loop(AtHand):
         super().forget()
         self._applied, self._told, self._adding = None, False, False
 
-    def _whole_batch(self) -> Tree:
+    def _whole_batch(self) -> PyTree:
         return tf.nest.map_structure(lambda *parts: tf.concat(parts, 0), *self._batches)
 
     def _gradient(self) -> tf.Tensor | None:
@@ -109,7 +109,7 @@ class Loop(AtHand):
         ]
         return tf.concat([tf.reshape(part, [-1]) for part in parts], 0)
 
-    def _parts(self, gradient: tf.Tensor) -> tuple[Part, ...]:
+    def _parts(self, gradient: tf.Tensor) -> tuple[MicroBatch, ...]:
         assert self._applied is not None
         shares = [share / sum(share for share, _ in self._marks) for share, _ in self._marks]
         vectors = [self._flat(gradients) for _, gradients in self._marks]
@@ -118,7 +118,7 @@ class Loop(AtHand):
         moving = [g is not None for g in self._applied[0]]
         rehearsal = Rehearsal(self._optimizer, self._applied[1], self._variables)
         updates = [rehearsal.update(mean_without(m, parts, shares), moving) for m in range(len(parts))]
-        return tuple(map(Part, parts, updates))
+        return tuple(map(MicroBatch, parts, updates))
 
 
 class Rehearsal:
@@ -163,7 +163,7 @@ def _check_plain(optimizer: Any) -> None:
     if hasattr(optimizer, "inner_optimizer") or getattr(optimizer, "loss_scale_factor", None):
         raise LCAError(
             f"a {type(optimizer).__name__} is given scaled gradients; estimators on batches need those of "
-            "the loss itself, so use one that scales nothing, or an estimator that needs none (Probe)."
+            "the loss itself, so use one that scales nothing, or an estimator that needs none (SampledPathIntegral)."
         )
     if getattr(optimizer, "gradient_accumulation_steps", None):
         raise LCAError(

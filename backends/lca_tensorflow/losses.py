@@ -7,15 +7,15 @@ import keras
 import tensorflow as tf
 
 from lca.errors import LCAError
-from lca_tensorflow.data import Tree, examples_in
+from lca_tensorflow.data import PyTree, examples_in
 from lca_tensorflow.model_loss import BatchLoss
 
 
-def usual_loss(loss: Any) -> BatchLoss:
+def default_loss(loss: Any) -> BatchLoss:
     """``loss(y, model(x))``, or what the model was compiled with; plus `add_loss` and regularizers."""
     data = data_loss(loss)
 
-    def of_batch(model: keras.Model, batch: Tree) -> tf.Tensor:
+    def of_batch(model: keras.Model, batch: PyTree) -> tf.Tensor:
         if loss is None:  # the model may have a compute_loss of its own
             x, y, weight = keras.utils.unpack_x_y_sample_weight(batch)
             outputs = model(x, training=False)
@@ -29,7 +29,7 @@ def usual_loss(loss: Any) -> BatchLoss:
 def data_loss(loss: Any) -> BatchLoss:
     """The same without `add_loss` and regularizers."""
 
-    def of_batch(model: keras.Model, batch: Tree) -> tf.Tensor:
+    def of_batch(model: keras.Model, batch: PyTree) -> tf.Tensor:
         x, y, weight = keras.utils.unpack_x_y_sample_weight(batch)
         outputs = model(x, training=False)
         if loss is None:
@@ -39,7 +39,7 @@ def data_loss(loss: Any) -> BatchLoss:
     return of_batch
 
 
-def penalty_loss(model: keras.Model, batch: Tree) -> tf.Tensor:
+def penalty_loss(model: keras.Model, batch: PyTree) -> tf.Tensor:
     """What `add_loss` and regularizers add; the forward pass costs nothing where they do not need it."""
     x, *_ = keras.utils.unpack_x_y_sample_weight(batch)
     outputs = model(x, training=False)
@@ -52,7 +52,7 @@ def _penalties(model: keras.Model, dtype: tf.DType) -> tf.Tensor:
     )
 
 
-def usual_weight(model: keras.Model, loss: Any) -> Callable[[Tree], tf.Tensor]:
+def default_weight(model: keras.Model, loss: Any) -> Callable[[PyTree], tf.Tensor]:
     """How much a batch counts: what its loss was divided by, examples or the sum of their weights."""
     used = loss
     if loss is None and model.compiled and model._compile_loss is not None:
@@ -60,7 +60,7 @@ def usual_weight(model: keras.Model, loss: Any) -> Callable[[Tree], tf.Tensor]:
     if getattr(used, "reduction", None) != "mean_with_sample_weight":
         return examples_in
 
-    def weight_in(batch: Tree) -> tf.Tensor:
+    def weight_in(batch: PyTree) -> tf.Tensor:
         *_, weight = keras.utils.unpack_x_y_sample_weight(batch)
         return examples_in(batch) if weight is None else tf.reduce_sum(weight)
 

@@ -15,7 +15,7 @@ import tensorflow as tf
 from lca.errors import DataError, LayoutError, LCAError
 from lca.layout import Layout
 from lca.objective import State
-from lca_tensorflow.data import Tree
+from lca_tensorflow.data import PyTree
 from lca_tensorflow.parameters import (
     Frozen,
     check_theta,
@@ -28,7 +28,7 @@ from lca_tensorflow.parameters import (
 )
 from lca_tensorflow.policies import BatchNormPolicy, Scope, batch_statistics, layers_with_batch_statistics
 
-BatchLoss: TypeAlias = Callable[[keras.Model, Tree], tf.Tensor]
+BatchLoss: TypeAlias = Callable[[keras.Model, PyTree], tf.Tensor]
 Sums: TypeAlias = tuple[tf.Tensor, tf.Tensor, tf.Tensor]
 """Weighted loss, weight and weighted gradient of the batches so far."""
 
@@ -41,7 +41,7 @@ class ModelLoss:
         model: keras.Model,
         batch_loss: BatchLoss,
         *,
-        batch_weight: Callable[[Tree], Any],
+        batch_weight: Callable[[PyTree], Any],
         batch_norm: BatchNormPolicy | Mapping[str, BatchNormPolicy],
         frozen: Frozen,
         jit_compile: bool,
@@ -86,7 +86,7 @@ class ModelLoss:
         return {name: tf.identity(v.value) for name, v in self._buffers.items()} or None
 
     def evaluate(
-        self, theta: tf.Tensor, batches: Iterable[Tree], state: State | None = None, *, gradient: bool
+        self, theta: tf.Tensor, batches: Iterable[PyTree], state: State | None = None, *, gradient: bool
     ) -> tuple[float, tf.Tensor | None]:
         """Mean loss over the batches, summed in float64, and its gradient (K,) if asked for.
 
@@ -111,13 +111,13 @@ class ModelLoss:
         mean = tf.cast(grad / tf.cast(weights, grad.dtype), theta.dtype) if gradient else None
         return float(total / weights), mean
 
-    def each(self, theta: tf.Tensor, batches: Iterable[Tree], function: BatchLoss) -> list[tf.Tensor]:
+    def each(self, theta: tf.Tensor, batches: Iterable[PyTree], function: BatchLoss) -> list[tf.Tensor]:
         """What ``function`` says of the model at θ and each batch; not compiled."""
         check_theta(self.layout, theta)
         tensors, state = tensors_of(self.layout, tf.cast(theta, self.dtype)), dict(self.state() or {})
         return [self.of(function)._loss(tensors, state, batch) for batch in batches]
 
-    def try_out(self, theta: tf.Tensor, batch: Tree) -> list[str]:
+    def try_out(self, theta: tf.Tensor, batch: PyTree) -> list[str]:
         """One batch, not compiled, everything checked; the trainable tensors that get no gradient from it."""
         tensors = tensors_of(self.layout, theta)
         with tf.GradientTape(watch_accessed_variables=False) as tape:
@@ -141,7 +141,7 @@ class ModelLoss:
         found = zip(self.layout.names, grads, self._trains, strict=True)
         return [name for name, grad, trainable in found if trainable and grad is None]
 
-    def _fits_swapped(self, batch: Tree) -> bool:
+    def _fits_swapped(self, batch: PyTree) -> bool:
         """Whether a batch (y, x) that raised has a loss as (x, y)."""
         if not isinstance(batch, tuple) or len(batch) != 2:
             return False
@@ -172,13 +172,13 @@ class ModelLoss:
             )
         return self._compiled[key]
 
-    def _add_loss(self, theta: tf.Tensor, state: State, batch: Tree, sums: Sums) -> Sums:
+    def _add_loss(self, theta: tf.Tensor, state: State, batch: PyTree, sums: Sums) -> Sums:
         total, weights, grad = sums
         weight = tf.cast(self.batch_weight(batch), tf.float64)
         loss = self._loss(tensors_of(self.layout, theta), state, batch)
         return total + weight * tf.cast(loss, tf.float64), weights + weight, grad
 
-    def _add_gradient(self, theta: tf.Tensor, state: State, batch: Tree, sums: Sums) -> Sums:
+    def _add_gradient(self, theta: tf.Tensor, state: State, batch: PyTree, sums: Sums) -> Sums:
         total, weights, grad = sums
         weight = tf.cast(self.batch_weight(batch), tf.float64)
         tensors = tensors_of(self.layout, theta)
@@ -189,7 +189,7 @@ class ModelLoss:
         grad += tf.cast(weight, theta.dtype) * flat_gradient(tensors, found, self._trains)
         return total + weight * tf.cast(loss, tf.float64), weights + weight, grad
 
-    def _loss(self, tensors: list[tf.Tensor], state: Mapping[str, tf.Tensor], batch: Tree) -> tf.Tensor:
+    def _loss(self, tensors: list[tf.Tensor], state: Mapping[str, tf.Tensor], batch: PyTree) -> tf.Tensor:
         mapping = list(zip(self.variables, tensors, strict=True))
         mapping += [(self._buffers[name], value) for name, value in state.items() if name in self._buffers]
         with batch_statistics(self._norms), Scope(mapping):

@@ -13,10 +13,10 @@ import tensorflow as tf
 from lca.errors import LCAError, LCAWarning
 from lca.layout import Layout
 from lca.objective import Scaled, State, Sum
-from lca.testing.tolerances import summed
-from lca_tensorflow.data import Rows, Tree, as_tensors, examples_in, rows_of, weighted_by_class
+from lca.tolerances import summed
+from lca_tensorflow.data import PyTree, Rows, as_tensors, examples_in, rows_of, weighted_by_class
 from lca_tensorflow.examples import Drawn, drawn, labels_of, scores_of, weights_of
-from lca_tensorflow.losses import check_loss_argument, data_loss, penalty_loss, usual_loss, usual_weight
+from lca_tensorflow.losses import check_loss_argument, data_loss, default_loss, default_weight, penalty_loss
 from lca_tensorflow.model_loss import BatchLoss, ModelLoss
 from lca_tensorflow.parameters import Frozen, flat
 from lca_tensorflow.policies import BatchNormPolicy
@@ -87,7 +87,7 @@ class Objective:
         data: object,
         *,
         batch_loss: BatchLoss | None = None,
-        batch_weight: Callable[[Tree], Any] | None = None,
+        batch_weight: Callable[[PyTree], Any] | None = None,
         class_weight: Mapping[int, float] | None = None,
         batch_size: int | None = None,
         batch_norm: BatchNormPolicy | Mapping[str, BatchNormPolicy] = "batch",
@@ -98,12 +98,12 @@ class Objective:
         check_loss_argument(model, loss, batch_loss)
         self.model = model
         self._user_loss, self._own_batch_loss = loss, batch_loss is not None
-        self._own_weight, self._weighs = batch_weight is not None, False
+        self._own_weight, self._supports_weights = batch_weight is not None, False
         self._class_weight = class_weight
         self._loss = ModelLoss(
             model,
-            batch_loss or usual_loss(loss),
-            batch_weight=batch_weight or usual_weight(model, loss),
+            batch_loss or default_loss(loss),
+            batch_weight=batch_weight or default_weight(model, loss),
             batch_norm=batch_norm,
             frozen=frozen,
             jit_compile=jit_compile,
@@ -137,11 +137,11 @@ class Objective:
         """The model's parameters as they are now: a new vector (K,)."""
         return flat(self._loss.variables)
 
-    def loss(self, theta: tf.Tensor, batch: Tree | None = None) -> float:
+    def loss(self, theta: tf.Tensor, batch: PyTree | None = None) -> float:
         """L(θ), in the units of the loss; one forward pass over the data, or over ``batch``."""
         return self._evaluate(theta, batch, None, gradient=False)[0]
 
-    def loss_and_grad(self, theta: tf.Tensor, batch: Tree | None = None) -> tuple[float, tf.Tensor]:
+    def loss_and_grad(self, theta: tf.Tensor, batch: PyTree | None = None) -> tuple[float, tf.Tensor]:
         """L(θ) and ∂L/∂θ (K,); one forward and one backward pass over the data, or over ``batch``."""
         loss, grad = self._evaluate(theta, batch, None, gradient=True)
         assert grad is not None
@@ -192,10 +192,10 @@ class Objective:
             For a ``weight``, if the loss takes no `sample_weight`.
         """
         if weight is not None:
-            self._check_weighs()
+            self._check_supports_weights()
         return drawn(self._data.gather(index), weight, self._loss.dtype, weights_count=self._counts)
 
-    def scores(self, theta: tf.Tensor, batch: Tree | None = None) -> np.ndarray:
+    def scores(self, theta: tf.Tensor, batch: PyTree | None = None) -> np.ndarray:
         """``½ Σ_j |∂ℓ_n/∂f_j|`` over the outputs f of each example: ``1 - p_model(label)`` of a classifier.
 
         Float64 (n,), for the examples of ``batch``, by default for all; costs one forward pass.
@@ -216,19 +216,19 @@ class Objective:
         """Whether a batch counts by its number of examples."""
         return self._loss.batch_weight is examples_in
 
-    def _check_weighs(self) -> None:
+    def _check_supports_weights(self) -> None:
         """An example with all the weight has the loss that it has alone; tried once."""
-        if not (self._weighs or self._own_batch_loss):
+        if not (self._supports_weights or self._own_batch_loss):
             theta, pair = self.theta(), np.array([0, len(self._data) - 1])
             alone = self.loss(theta, self.batch(pair[:1]))
             weight, dtype = np.array([1.0, 0.0]), self._loss.dtype
             first = drawn(self._data.gather(pair), weight, dtype, weights_count=self._counts)
             try:
                 gap = abs(self.loss(theta, first) - alone)
-                self._weighs = gap <= summed(abs(alone), float(np.finfo(dtype).eps))
+                self._supports_weights = gap <= summed(abs(alone), float(np.finfo(dtype).eps))
             except TypeError:  # the loss is a function of y and output alone
                 pass
-        if not self._weighs:
+        if not self._supports_weights:
             raise LCAError(
                 "examples drawn by their error are weighted, for which the loss has to take a sample_weight "
                 "and be the mean over examples that do not mix (no batch statistics): pass a "
@@ -283,12 +283,12 @@ class Objective:
         return other
 
     def _evaluate(
-        self, theta: tf.Tensor, batch: Tree | None, state: State | None, *, gradient: bool
+        self, theta: tf.Tensor, batch: PyTree | None, state: State | None, *, gradient: bool
     ) -> tuple[float, tf.Tensor | None]:
         rows = self._data if batch is None else self._rows(batch)
         return self._loss.evaluate(theta, rows.batches(self.batch_size), state, gradient=gradient)
 
-    def _rows(self, batch: Tree) -> Rows:
+    def _rows(self, batch: PyTree) -> Rows:
         if isinstance(batch, Drawn):
             return Rows(batch.rows)
         weighted = weighted_by_class(as_tensors(batch, self._loss.dtype), self._class_weight)
@@ -306,10 +306,10 @@ class AtState:
     def layout(self) -> Layout:
         return self.objective.layout
 
-    def loss(self, theta: tf.Tensor, batch: Tree | None = None) -> float:
+    def loss(self, theta: tf.Tensor, batch: PyTree | None = None) -> float:
         return self.objective._evaluate(theta, batch, self.given, gradient=False)[0]
 
-    def loss_and_grad(self, theta: tf.Tensor, batch: Tree | None = None) -> tuple[float, tf.Tensor]:
+    def loss_and_grad(self, theta: tf.Tensor, batch: PyTree | None = None) -> tuple[float, tf.Tensor]:
         loss, grad = self.objective._evaluate(theta, batch, self.given, gradient=True)
         assert grad is not None
         return loss, grad

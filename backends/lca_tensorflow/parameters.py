@@ -7,9 +7,9 @@ from typing import Any, Literal, TypeAlias, get_args
 import keras
 import tensorflow as tf
 
+from lca.arrays import array_ops
 from lca.errors import LayoutError, UnknownNameError
 from lca.layout import Layout
-from lca.vectors import vector_ops
 
 Frozen = Literal["zero", "omit"]
 """Parameters that do not train (``layer.trainable = False``): in θ with gradient 0, or not in θ at all."""
@@ -139,7 +139,7 @@ def flat_gradient(tensors: list[tf.Tensor], grads: list[Any], trains: list[bool]
 
 def check_theta(layout: Layout, theta: tf.Tensor) -> None:
     """Raise `LayoutError` unless θ is a (K,) float32 or float64 tensor."""
-    vector_ops(theta)
+    array_ops(theta)
     if not isinstance(theta, tf.Tensor) or theta.dtype not in (tf.float32, tf.float64):
         kind = theta.dtype.name if isinstance(theta, tf.Tensor) else type(theta).__name__
         raise LayoutError(f"theta must be a float32 or float64 tf.Tensor, got {kind}; use tf.constant.")

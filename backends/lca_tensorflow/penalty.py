@@ -7,7 +7,7 @@ import keras
 import tensorflow as tf
 
 from lca.layout import Layout
-from lca_tensorflow.data import Tree
+from lca_tensorflow.data import PyTree
 from lca_tensorflow.model_loss import check_loss
 from lca_tensorflow.parameters import Frozen, check_theta, flat_gradient, layout_of, tensors_of, training
 
@@ -47,11 +47,11 @@ class Penalty:
         self._function = function
         self._evaluate = tf.function(partial(self._loss_and_grad), autograph=False)
 
-    def loss(self, theta: tf.Tensor, batch: Tree | None = None) -> float:
+    def loss(self, theta: tf.Tensor, batch: PyTree | None = None) -> float:
         """R(θ); batches do not matter."""
         return self.loss_and_grad(theta)[0]
 
-    def loss_and_grad(self, theta: tf.Tensor, batch: Tree | None = None) -> tuple[float, tf.Tensor]:
+    def loss_and_grad(self, theta: tf.Tensor, batch: PyTree | None = None) -> tuple[float, tf.Tensor]:
         """R(θ) and ∂R/∂θ (K,), with 0 for frozen parameters."""
         check_theta(self.layout, theta)
         value, grad = self._evaluate(theta)

@@ -12,9 +12,9 @@ from lca.allocation import Estimator
 from lca.errors import LCAError
 from lca.objective import Objective as AnyObjective
 from lca.summary import RunViews
-from lca.tracking import MakeViews, Measurement, OnError, RecordTo, Schedule
+from lca.tracking import MakeViews, OnError, RecordTo, Schedule, Session
 from lca.views import View
-from lca_tensorflow.data import Tree
+from lca_tensorflow.data import PyTree
 from lca_tensorflow.updates import Updates
 
 
@@ -34,7 +34,7 @@ class Tracker:
         The measured loss (`lca_tensorflow.Objective` of this model, or a `lca.Sum` with one), or several by
         name.
     estimator, every, views, on_error, record
-        As in `lca.tracking.Measurement`: default `lca.Adaptive`, every step, the views of `summary`, a
+        As in `lca.tracking.Session`: default `lca.Adaptive`, every step, the views of `summary`, a
         warning, and no record.
 
     Raises
@@ -75,7 +75,7 @@ class Tracker:
         record: RecordTo | None = None,
     ) -> None:
         _check_kinds(model, optimizer, objective)
-        self._measurement = Measurement(
+        self._measurement = Session(
             objective, estimator, every=every, views=views, on_error=on_error, record=record
         )
         self._updates = Updates(model, optimizer, self._measurement, in_loop=True)
@@ -89,9 +89,9 @@ class Tracker:
         return self._updates.watch.steps
 
     @property
-    def jumps(self) -> int:
+    def discontinuities(self) -> int:
         """Number of measured steps that did not begin where the step before had ended."""
-        return self._updates.watch.jumps
+        return self._updates.watch.discontinuities
 
     @property
     def views(self) -> Mapping[str, View]:
@@ -108,11 +108,11 @@ class Tracker:
         return self._measurement.summary()
 
     @property
-    def left_out(self) -> int:
-        """Number of steps that lacked what to measure them by (`lca.tracking.Measurement`)."""
-        return self._measurement.left_out
+    def skipped_steps(self) -> int:
+        """Number of steps that lacked what to measure them by (`lca.tracking.Session`)."""
+        return self._measurement.skipped_steps
 
-    def batches(self, loader: Iterable[Tree]) -> Iterator[Tree]:
+    def batches(self, loader: Iterable[PyTree]) -> Iterator[PyTree]:
         """The batches of ``loader`` one by one, so that the tracker knows which one makes the next step.
 
         Several batches to one step (gradient accumulation) are its parts, told with `add`; their losses weigh
@@ -122,12 +122,12 @@ class Tracker:
         """
         return self._updates.loop.batches(loader)
 
-    def parts(self, batch: Tree, n: int) -> Iterator[tuple[Tree, float]]:
+    def micro_batches(self, batch: PyTree, n: int) -> Iterator[tuple[PyTree, float]]:
         """``batch`` cut into ``n`` parts, each with its share of the examples, to be its weight in the loss.
 
         The loop takes the gradient of each, and adds them up with `add`.
         """
-        return self._updates.loop.parts(batch, n)
+        return self._updates.loop.micro_batches(batch, n)
 
     def add(self, total: Sequence[Any] | None, gradients: Sequence[Any]) -> list[Any]:
         """``total + gradients``, tensor by tensor, and the tracker knows that these are those of a part.
@@ -136,7 +136,7 @@ class Tracker:
         optimizer make it, and putting everything back, before its own. That costs an update for each part.
 
         >>> # total = None
-        >>> # for (x, y), share in tracker.parts(batch, 2):
+        >>> # for (x, y), share in tracker.micro_batches(batch, 2):
         >>> #     with tf.GradientTape() as tape:
         >>> #         loss = share * loss_fn(y, model(x, training=True))
         >>> #     total = tracker.add(total, tape.gradient(loss, model.trainable_weights))

@@ -11,7 +11,7 @@ import numpy as np
 import tensorflow as tf
 
 from lca.errors import DataError, LCAError
-from lca_tensorflow.data import Rows, Tree
+from lca_tensorflow.data import PyTree, Rows
 from lca_tensorflow.model_loss import ModelLoss
 
 SMALLEST_BATCH = 64
@@ -59,7 +59,7 @@ def _fastest_batch_size(loss: ModelLoss, theta: tf.Tensor, rows: Rows) -> int:
     return best
 
 
-def _seconds(loss: ModelLoss, theta: tf.Tensor, batch: Tree) -> float:
+def _seconds(loss: ModelLoss, theta: tf.Tensor, batch: PyTree) -> float:
     """The best of three gradients, after one that does not count."""
     seconds = []
     loss.try_out(theta, batch)

@@ -7,7 +7,8 @@ import tensorflow as tf
 
 from lca.errors import LayoutError, LCAError
 from lca.layout import check_same_layout
-from lca.tracking import Measurement, Watch
+from lca.tracking import Session
+from lca.tracking.follower import RunFollower
 from lca_tensorflow.loop import Loop
 from lca_tensorflow.parameters import flat, parameters_of
 from lca_tensorflow.terms import keras_objectives
@@ -22,20 +23,20 @@ class Updates:
     """
 
     def __init__(
-        self, model: keras.Model, optimizer: Any, measurement: Measurement, *, in_loop: bool = False
+        self, model: keras.Model, optimizer: Any, measurement: Session, *, in_loop: bool = False
     ) -> None:
-        if measurement.needs and not in_loop:
+        if measurement.required_fields and not in_loop:
             raise LCAError(
-                f"the estimator needs {', '.join(sorted(measurement.needs))} of every training step, which "
+                f"the estimator needs {', '.join(sorted(measurement.required_fields))} of every training step, which "
                 "fit does not hand over; use a Tracker around a loop of your own, or an estimator that "
-                "measures data of its own: lca.Adaptive, lca.PathIntegral, or lca.estimators.Probe, for "
+                "measures data of its own: lca.Adaptive, lca.PathIntegral, or lca.estimators.SampledPathIntegral, for "
                 "other samplings than 'uniform' with refresh=."
             )
         variables = _variables(model, optimizer, measurement)
         self._optimizer = optimizer
         self._one_each = not in_loop and _one_update_a_batch(model, optimizer)
         self.loop = Loop(variables, optimizer, lambda: self.watch.asked)
-        self.watch = Watch(measurement, _Live(variables), self.loop.hand_over)
+        self.watch = RunFollower(measurement, _Live(variables), self.loop.hand_over)
         self._before = self.made = 0
 
     def count(self) -> int:
@@ -92,7 +93,7 @@ class _Live:
         return bool(tf.reduce_all(a == b))
 
 
-def _variables(model: keras.Model, optimizer: Any, measurement: Measurement) -> list[keras.Variable]:
+def _variables(model: keras.Model, optimizer: Any, measurement: Session) -> list[keras.Variable]:
     """The model's parameters in the order of the layout that all objectives share."""
     if model._distribute_strategy is not None or tf.distribute.has_strategy():
         raise LCAError(
@@ -118,7 +119,7 @@ def _variables(model: keras.Model, optimizer: Any, measurement: Measurement) -> 
     return variables
 
 
-def _refuse_another_model(measurement: Measurement, named: dict[str, keras.Variable]) -> None:
+def _refuse_another_model(measurement: Session, named: dict[str, keras.Variable]) -> None:
     """θ would be this model's, but moving statistics and everything else that model's: wrong in silence."""
     for what, objective in measurement.objectives.items():
         for own in keras_objectives(objective):

@@ -8,15 +8,15 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from lca import optimizers
-from lca.backend import Dtype
-from lca.data import Batch
 from lca.errors import LCAError, NonFiniteError
 from lca.layout import Layout
-from lca.models import Network
 from lca.objective import Objective as AnyObjective
 from lca.objective import Sum
-from lca.optimizers import Optimizer
+from lca.reference import optimizers
+from lca.reference.backend import Dtype
+from lca.reference.data import Batch
+from lca.reference.models import Network
+from lca.reference.optimizers import Optimizer
 from lca.step import Step
 from lca_torch.network import losses_of, module_of, policies_of
 from lca_torch.objective import Objective
@@ -27,11 +27,11 @@ Example = tuple[Tensor, Tensor, Tensor]
 
 @dataclass(frozen=True)
 class TorchBackend:
-    """PyTorch as an `lca.backend.Backend`; ``device`` is where everything is computed.
+    """PyTorch as an `lca.reference.backend.Backend`; ``device`` is where everything is computed.
 
     Examples
     --------
-    >>> from lca.models import logistic_regression
+    >>> from lca.reference.models import logistic_regression
     >>> network, data = logistic_regression(2, 3), Batch(np.eye(2), np.array([0, 2]))
     >>> backend = TorchBackend()
     >>> objective = backend.objective(network, data, "float32")
@@ -83,7 +83,7 @@ class TorchBackend:
 
 
 class NetworkLoss:
-    """A NumPy `Network` and its data as an `lca_torch.Objective` that takes `lca.data.Batch`."""
+    """A NumPy `Network` and its data as an `lca_torch.Objective` that takes `lca.reference.data.Batch`."""
 
     def __init__(self, model: nn.Module, network: Network, data: Batch, batch_size: int) -> None:
         self._network = network
@@ -126,7 +126,7 @@ def _tensors(batch: Batch) -> Example:
 
 
 def torch_optimizer(optimizer: Optimizer, parameter: nn.Parameter) -> torch.optim.Optimizer:
-    """The optimizer of `torch.optim` that an `lca.optimizers` description stands for.
+    """The optimizer of `torch.optim` that an `lca.reference.optimizers` description stands for.
 
     >>> torch_optimizer(optimizers.Adam(lr=0.5), nn.Parameter(torch.zeros(1))).defaults["lr"]
     0.5

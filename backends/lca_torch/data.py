@@ -16,11 +16,11 @@ from torch.utils.data import default_collate as collate
 
 from lca.errors import DataError
 
-Tree: TypeAlias = Any
+PyTree: TypeAlias = Any
 """Tensors in nested tuples, lists and mappings: what a batch is made of."""
 
 
-def tree_map(function: Callable[[Tensor], Tensor], tree: Tree) -> Tree:
+def tree_map(function: Callable[[Tensor], Tensor], tree: PyTree) -> PyTree:
     """``tree`` with every tensor replaced; what is no tensor stays.
 
     >>> tree_map(lambda t: t + 1, {"x": (torch.zeros(1), "name")})
@@ -36,21 +36,21 @@ def tree_map(function: Callable[[Tensor], Tensor], tree: Tree) -> Tree:
     return tree
 
 
-def tensors_in(tree: Tree) -> list[Tensor]:
+def tensors_in(tree: PyTree) -> list[Tensor]:
     """All tensors of a tree, in order."""
     found: list[Tensor] = []
     tree_map(lambda tensor: found.append(tensor) or tensor, tree)  # type: ignore[func-returns-value]
     return found
 
 
-def leaves(tree: Tree, path: str = "") -> Iterator[tuple[str, Any]]:
+def leaves(tree: PyTree, path: str = "") -> Iterator[tuple[str, Any]]:
     """Everything in a tree that is no container, with the indices that lead to it.
 
     >>> [(path, leaf.ndim) for path, leaf in leaves((torch.zeros(1), {"mask": torch.zeros(1, 1)}))]
     [('[0]', 1), ("[1]['mask']", 2)]
     """
     if isinstance(tree, Mapping):
-        inside: Iterable[tuple[Any, Tree]] = tree.items()
+        inside: Iterable[tuple[Any, PyTree]] = tree.items()
     elif isinstance(tree, tuple | list):
         inside = enumerate(tree)
     else:
@@ -60,13 +60,13 @@ def leaves(tree: Tree, path: str = "") -> Iterator[tuple[str, Any]]:
         yield from leaves(value, f"{path}[{key!r}]")
 
 
-def _filled(tree: Tree, tensors: Iterable[Tensor]) -> Tree:
+def _filled(tree: PyTree, tensors: Iterable[Tensor]) -> PyTree:
     """``tree`` with these tensors in place of its own, in order."""
     own = iter(tensors)
     return tree_map(lambda _: next(own), tree)
 
 
-def examples_in(batch: Tree) -> int:
+def examples_in(batch: PyTree) -> int:
     """The number of examples: the length of the first tensor of a batch.
 
     >>> examples_in((torch.zeros(7, 3), torch.zeros(7)))
@@ -81,7 +81,7 @@ def examples_in(batch: Tree) -> int:
     )
 
 
-def describe(batch: Tree) -> str:
+def describe(batch: PyTree) -> str:
     """Shapes and dtypes of a batch, for messages.
 
     >>> describe((torch.zeros(2, 3), torch.zeros(2, dtype=torch.int64)))
@@ -96,25 +96,25 @@ def describe(batch: Tree) -> str:
 class Rows:
     """Tensors with one row an example, cut into measuring batches of any size; the last one is ragged."""
 
-    tree: Tree
+    tree: PyTree
     suggested: int | None = None
     """The batch size the data came in, if they came in batches."""
 
     def __len__(self) -> int:
         return examples_in(self.tree)
 
-    def batches(self, batch_size: int | None) -> Iterator[Tree]:
+    def batches(self, batch_size: int | None) -> Iterator[PyTree]:
         """All rows, in order."""
         size = batch_size or len(self)
         parts = zip(*(torch.split(tensor, size) for tensor in tensors_in(self.tree)), strict=True)
         yield from (_filled(self.tree, part) for part in parts)
 
-    def last(self, batch_size: int | None) -> Tree:
+    def last(self, batch_size: int | None) -> PyTree:
         """The last batch, which may be the smallest."""
         size = batch_size or len(self)
         return self.take(slice((len(self) - 1) // size * size, None))
 
-    def take(self, index: slice | Tensor) -> Tree:
+    def take(self, index: slice | Tensor) -> PyTree:
         """Some of the rows, as a batch."""
         return tree_map(lambda tensor: tensor[index], self.tree)
 
@@ -123,9 +123,9 @@ class Rows:
 class Batches:
     """Measuring batches as they come: kept in a list, or read again at every pass."""
 
-    source: Iterable[Tree]
+    source: Iterable[PyTree]
 
-    def batches(self, batch_size: int | None) -> Iterator[Tree]:
+    def batches(self, batch_size: int | None) -> Iterator[PyTree]:
         """Every batch; ``batch_size`` must be ``None``, as these cannot be cut."""
         none = True
         kept = [(generator, generator.get_state()) for generator in _generators(self.source)]
@@ -184,7 +184,7 @@ def measured(data: object, *, keep: bool = True) -> Measured:
     return joined(list(Batches(data).batches(None)))
 
 
-def _refuse_arrays(tree: Tree) -> None:
+def _refuse_arrays(tree: PyTree) -> None:
     for path, leaf in leaves(tree):
         if isinstance(leaf, np.ndarray):
             raise DataError(
@@ -209,7 +209,7 @@ def _generators(source: object) -> list[torch.Generator]:
     return [generator for generator in found if isinstance(generator, torch.Generator)]
 
 
-def _rows(tree: Tree, suggested: int | None = None) -> Rows:
+def _rows(tree: PyTree, suggested: int | None = None) -> Rows:
     lengths = {len(tensor) if tensor.ndim else None for tensor in tensors_in(tree)}
     if len(lengths) != 1 or None in lengths:
         raise DataError(
@@ -220,7 +220,7 @@ def _rows(tree: Tree, suggested: int | None = None) -> Rows:
     return Rows(tree, suggested)
 
 
-def joined(batches: list[Tree]) -> Measured:
+def joined(batches: list[PyTree]) -> Measured:
     """One set of rows out of batches, if they agree in structure, dtypes and shapes behind the first axis."""
     if not all(is_rows(batch) and _signature(batch) == _signature(batches[0]) for batch in batches):
         return Batches(batches)
@@ -231,7 +231,7 @@ def joined(batches: list[Tree]) -> Measured:
     return _rows(whole, suggested=size if regular else None)
 
 
-def is_rows(batch: Tree) -> bool:
+def is_rows(batch: PyTree) -> bool:
     """Whether all tensors of a batch have one row an example.
 
     >>> is_rows((torch.zeros(7, 3), torch.zeros(7))), is_rows((torch.zeros(7, 3), torch.zeros(2, 7)))
@@ -241,5 +241,5 @@ def is_rows(batch: Tree) -> bool:
     return bool(tensors) and all(t.ndim for t in tensors) and len({len(t) for t in tensors}) == 1
 
 
-def _signature(batch: Tree) -> str:
+def _signature(batch: PyTree) -> str:
     return repr(tree_map(lambda t: (t.dtype, t.shape[1:]), batch))  # type: ignore[arg-type, return-value]

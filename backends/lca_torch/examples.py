@@ -14,21 +14,21 @@ import torch
 from torch import Tensor, nn
 
 from lca.errors import LCAError
-from lca_torch.data import Tree
-from lca_torch.model_loss import BatchLoss, usual_loss
+from lca_torch.data import PyTree
+from lca_torch.model_loss import BatchLoss, default_loss
 
 
 class Weighted(NamedTuple):
     """A batch whose loss is ``Σ_j v_j ℓ_j / Σ_j v_j``."""
 
-    rows: Tree
+    rows: PyTree
     weight: Tensor
 
 
 class Scored(NamedTuple):
     """A batch whose "loss" is the score of every example."""
 
-    rows: Tree
+    rows: PyTree
 
 
 class ExampleLoss:
@@ -37,7 +37,7 @@ class ExampleLoss:
     def __init__(self, usual: BatchLoss, loss_fn: Callable[[Any, Any], Tensor] | None) -> None:
         self._usual, self._loss_fn = usual, loss_fn
 
-    def __call__(self, model: nn.Module, batch: Tree) -> Tensor:
+    def __call__(self, model: nn.Module, batch: PyTree) -> Tensor:
         if isinstance(batch, Weighted):
             return self._weighted(model, batch)
         if isinstance(batch, Scored):
@@ -45,7 +45,7 @@ class ExampleLoss:
         return self._usual(model, batch)
 
     @property
-    def weighs(self) -> bool:
+    def supports_weights(self) -> bool:
         """Whether the loss of each example is to be had."""
         return example_losses(self._loss_fn) is not None
 
@@ -58,7 +58,7 @@ class ExampleLoss:
             )
 
     def _weighted(self, model: nn.Module, batch: Weighted) -> Tensor:
-        losses = usual_loss(example_losses(self._loss_fn))(model, batch.rows)
+        losses = default_loss(example_losses(self._loss_fn))(model, batch.rows)
         if losses.shape[:1] != batch.weight.shape:
             raise LCAError(f"a loss an example is needed, got {tuple(losses.shape)} for {len(batch.weight)}.")
         losses = losses.reshape(len(losses), -1).mean(1)
@@ -75,7 +75,7 @@ class ExampleLoss:
                 (grad,) = torch.autograd.grad(loss, outputs)
             return grad.abs().reshape(len(grad), -1).sum(1) / 2
 
-        return usual_loss(of_outputs)(model, batch.rows)
+        return default_loss(of_outputs)(model, batch.rows)
 
 
 def example_losses(loss_fn: Callable[[Any, Any], Tensor] | None) -> Callable[[Any, Any], Tensor] | None:

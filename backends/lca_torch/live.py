@@ -38,14 +38,14 @@ def differ(pairs: Iterable[tuple[Tensor, Tensor]]) -> bool:
 
 
 @dataclass(frozen=True, eq=False)
-class Moment:
+class VersionedTensor:
     """A tensor as it is now: torch counts its changes in place."""
 
     tensor: Tensor
     version: int
 
     @classmethod
-    def of(cls, tensor: Tensor) -> "Moment":
+    def of(cls, tensor: Tensor) -> "VersionedTensor":
         return cls(tensor, tensor._version)
 
     def holds(self, tensor: Tensor) -> bool:
@@ -66,7 +66,7 @@ class ParameterVector(Tensor):
     """
 
     pieces: list[Tensor]
-    kept: Moment | None
+    kept: VersionedTensor | None
     __torch_function__ = torch._C._disabled_torch_function_impl  # type: ignore[assignment]
 
     @staticmethod
@@ -90,7 +90,7 @@ class ParameterVector(Tensor):
         """Write the numbers into ``memory`` (K,), which from then on stands for this vector."""
         with torch.inference_mode(False), torch.no_grad():
             torch.cat([piece.reshape(-1) for piece in self.pieces], out=memory)
-        self.kept = Moment.of(memory)
+        self.kept = VersionedTensor.of(memory)
         self.pieces = [memory]
         return memory
 

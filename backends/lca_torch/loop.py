@@ -9,15 +9,15 @@ import torch
 from torch import Tensor, nn
 
 from lca.errors import LCAError
-from lca.handover import AtHand, multiple_of
-from lca.step import Part, Scores, check_outputs
-from lca_torch.data import Rows, Tree, examples_in, is_rows, joined
+from lca.step import ExampleScores, MicroBatch, check_outputs
+from lca.tracking.context import LoopContext, multiple_of
+from lca_torch.data import PyTree, Rows, examples_in, is_rows, joined
 from lca_torch.live import holds
 from lca_torch.optimizers import updates_without
 from lca_torch.ranks import Ranks
 
 
-class Loop(AtHand):
+class Loop(LoopContext):
     """Remembers what passes by between two updates, as far as it is ``asked`` for.
 
     A part begins when a batch, or a piece of one, is given out, and ends when the loop comes back for another
@@ -49,14 +49,14 @@ class Loop(AtHand):
             self._ranks.remove()
             self._ranks = None
 
-    def batches(self, loader: Iterable[Tree]) -> Iterator[Tree]:
+    def batches(self, loader: Iterable[PyTree]) -> Iterator[PyTree]:
         """The batches of ``loader``, each remembered; several to one update are its parts."""
         for batch in loader:
             self.take(batch)
             yield batch
             self.close()
 
-    def take(self, batch: Tree) -> None:
+    def take(self, batch: PyTree) -> None:
         """Remember the batch that comes next."""
         self.part()
         self._batches.append(batch)
@@ -66,10 +66,10 @@ class Loop(AtHand):
         self.close()
         self._begin(1.0)
 
-    def parts(self, batch: Tree, n: int) -> Iterator[tuple[Tree, float]]:
+    def micro_batches(self, batch: PyTree, n: int) -> Iterator[tuple[PyTree, float]]:
         """``batch`` in n pieces, each with its share of the examples."""
         if not isinstance(n, int) or n < 1:
-            raise LCAError(f"a batch is cut into a whole number of parts ≥ 1, got {n!r}.")
+            raise LCAError(f"a batch is split into a whole number of micro-batches ≥ 1, got {n!r}.")
         if not is_rows(batch) or not examples_in(batch):
             raise LCAError(
                 "this batch cannot be cut into parts: it needs tensors of one length ≥ 1, a row an example; "
@@ -96,7 +96,7 @@ class Loop(AtHand):
                 right = outputs.detach().softmax(1).gather(1, labels[:, None].to(outputs.device))
                 outputs = 1 - right.squeeze(1)
             numbers = torch.as_tensor(index).cpu().numpy()
-            self._scores.append(Scores(numbers, outputs.cpu().double().numpy()))
+            self._scores.append(ExampleScores(numbers, outputs.cpu().double().numpy()))
 
     def close(self) -> None:
         """The part under way, if there is one, has had its backward pass, or never will."""
@@ -110,7 +110,7 @@ class Loop(AtHand):
         if self._grad is not None and grad is not self._grad:  # zeroed, without an update
             self._marks, self._batches = [], self._batches[-1:]
         self._grad = grad
-        if "parts" in self._asked() and self._ranks is None:
+        if "micro_batches" in self._asked() and self._ranks is None:
             self._marks.append((share, flat_gradient(self._parameters)))
 
     def _begin(self, share: float) -> None:
@@ -120,7 +120,7 @@ class Loop(AtHand):
 
     def hand_over(self, fields: Collection[str]) -> Mapping[str, Any]:
         self.close()
-        if "parts" in fields and self._ranks is not None:
+        if "micro_batches" in fields and self._ranks is not None:
             self._marks = self._ranks.marks()
         return super().hand_over(fields)
 
@@ -130,7 +130,7 @@ class Loop(AtHand):
         if self._ranks is not None:
             self._ranks.forget()
 
-    def _whole_batch(self) -> Tree:
+    def _whole_batch(self) -> PyTree:
         whole = joined(self._batches)
         if not isinstance(whole, Rows):
             raise LCAError(
@@ -148,7 +148,7 @@ class Loop(AtHand):
         found = flat_gradient(self._parameters)
         return found if scale is None else found.div_(scale)  # a fused optimizer unscales by itself
 
-    def _parts(self, gradient: Tensor) -> tuple[Part, ...]:
+    def _parts(self, gradient: Tensor) -> tuple[MicroBatch, ...]:
         shares = [share for share, _ in self._marks]
         shares = [share / sum(shares) for share in shares]
         marks = [mark for _, mark in self._marks]
@@ -158,7 +158,7 @@ class Loop(AtHand):
             parts.append((mark if before is None else mark - before) * (factor / share))
             before = mark
         updates = updates_without(self._optimizer, self._parameters, parts, shares)
-        return tuple(map(Part, parts, updates))
+        return tuple(map(MicroBatch, parts, updates))
 
 
 def flat_gradient(parameters: Iterable[nn.Parameter]) -> Tensor:

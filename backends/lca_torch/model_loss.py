@@ -17,7 +17,7 @@ from torch.func import functional_call
 from lca.errors import DataError, LayoutError, LCAError
 from lca.layout import Layout
 from lca.objective import State
-from lca_torch.data import Tree, describe, tree_map
+from lca_torch.data import PyTree, describe, tree_map
 from lca_torch.parameters import Frozen, Leaves, check_theta, layout_of, normal, parameters_of
 from lca_torch.policies import (
     BatchNormPolicy,
@@ -28,8 +28,8 @@ from lca_torch.policies import (
     random_state_kept,
 )
 
-BatchLoss: TypeAlias = Callable[[nn.Module, Tree], Tensor]
-Then: TypeAlias = Callable[[Tensor, Tree], None]
+BatchLoss: TypeAlias = Callable[[nn.Module, PyTree], Tensor]
+Then: TypeAlias = Callable[[Tensor, PyTree], None]
 
 
 class ModelLoss:
@@ -40,7 +40,7 @@ class ModelLoss:
         model: nn.Module,
         batch_loss: BatchLoss,
         *,
-        batch_weight: Callable[[Tree], float],
+        batch_weight: Callable[[PyTree], float],
         batch_norm: BatchNormPolicy | Mapping[str, BatchNormPolicy],
         frozen: Frozen,
         autocast: torch.dtype | None,
@@ -77,7 +77,7 @@ class ModelLoss:
         return found or None
 
     def evaluate(
-        self, theta: Tensor, batches: Iterable[Tree], state: State | None = None, *, gradient: bool
+        self, theta: Tensor, batches: Iterable[PyTree], state: State | None = None, *, gradient: bool
     ) -> tuple[float, Tensor | None]:
         """Mean loss over the batches, summed in float64, and its gradient (K,) if asked for."""
         with self._measuring(theta, gradient=gradient):
@@ -85,7 +85,7 @@ class ModelLoss:
             losses: list[Tensor] = []
             weights: list[float] = []
 
-            def add(loss: Tensor, batch: Tree) -> None:
+            def add(loss: Tensor, batch: PyTree) -> None:
                 weight = float(self.batch_weight(batch))
                 if gradient:
                     leaves.add_gradient(loss, weight)
@@ -99,17 +99,17 @@ class ModelLoss:
         found = torch.stack(losses).double().cpu().numpy()
         return math.fsum(found * weights) / weight, leaves.grad.div_(weight) if gradient else None
 
-    def each(self, theta: Tensor, batches: Iterable[Tree], then: Then) -> None:
+    def each(self, theta: Tensor, batches: Iterable[PyTree], then: Then) -> None:
         """What the loss function says of each batch, whatever it is, without gradients."""
         with self._measuring(theta, gradient=False):
             self._each(Leaves(theta, self.layout, ()).tensors, None, batches, then)
 
-    def try_out(self, theta: Tensor, batch: Tree) -> list[str]:
+    def try_out(self, theta: Tensor, batch: PyTree) -> list[str]:
         """One batch, everything checked; the names of trainable parameters that get no gradient from it."""
         unused: list[str] = []
         own = {name: p for name, p in self._model.named_parameters() if p.requires_grad}
 
-        def check(loss: Tensor, batch: Tree) -> None:
+        def check(loss: Tensor, batch: PyTree) -> None:
             check_loss(loss)
             _require_theta_alone(loss, own)
             wanted = {name: leaves.tensors[name] for name in self.trainable()}
@@ -122,7 +122,7 @@ class ModelLoss:
         return unused
 
     def _each(
-        self, tensors: dict[str, Tensor], state: State | None, batches: Iterable[Tree], then: Then
+        self, tensors: dict[str, Tensor], state: State | None, batches: Iterable[PyTree], then: Then
     ) -> None:
         """The loss of each batch, handed to ``then`` as soon as it is there."""
         dtype = next(iter(tensors.values())).dtype
@@ -185,12 +185,12 @@ class _Losses(nn.Module):
         self.model = model
         self.batch_loss = batch_loss
 
-    def forward(self, batches: Iterable[Tree], then: Then) -> None:
+    def forward(self, batches: Iterable[PyTree], then: Then) -> None:
         """``then`` runs with θ still in place: checkpointed blocks are computed again during backward."""
         for batch in batches:
             then(self._loss(batch), batch)
 
-    def _loss(self, batch: Tree) -> Tensor:
+    def _loss(self, batch: PyTree) -> Tensor:
         try:
             return self.batch_loss(self.model, batch)
         except (LCAError, torch.OutOfMemoryError):
@@ -201,10 +201,10 @@ class _Losses(nn.Module):
             ) from error
 
 
-def usual_loss(loss_fn: Callable[[Any, Any], Tensor] | None) -> BatchLoss:
+def default_loss(loss_fn: Callable[[Any, Any], Tensor] | None) -> BatchLoss:
     """Pairs for a ``loss_fn``; without one, models that return their own loss (Hugging Face)."""
 
-    def of_pair(model: nn.Module, batch: Tree) -> Tensor:
+    def of_pair(model: nn.Module, batch: PyTree) -> Tensor:
         if not isinstance(batch, tuple | list) or len(batch) != 2:
             raise DataError(
                 f"loss_fn needs batches (inputs, target), got a {describe(batch)}; pass batch_loss=function "
@@ -214,7 +214,7 @@ def usual_loss(loss_fn: Callable[[Any, Any], Tensor] | None) -> BatchLoss:
         assert loss_fn is not None
         return loss_fn(_apply(model, inputs), target)
 
-    def own(model: nn.Module, batch: Tree) -> Tensor:
+    def own(model: nn.Module, batch: PyTree) -> Tensor:
         output = _apply(model, batch)
         loss = output.get("loss") if isinstance(output, Mapping) else getattr(output, "loss", None)
         if loss is None:
@@ -228,7 +228,7 @@ def usual_loss(loss_fn: Callable[[Any, Any], Tensor] | None) -> BatchLoss:
     return own if loss_fn is None else of_pair
 
 
-def _apply(model: nn.Module, inputs: Tree) -> Any:
+def _apply(model: nn.Module, inputs: PyTree) -> Any:
     if isinstance(inputs, Tensor):
         return model(inputs)
     if isinstance(inputs, Mapping):

@@ -1,4 +1,4 @@
-"""From a NumPy `lca.models.Network` to the same network as a `torch.nn.Module`, name for name."""
+"""From a NumPy `lca.reference.models.Network` to the same network as a `torch.nn.Module`, name for name."""
 
 from collections import Counter, OrderedDict
 from collections.abc import Callable
@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
 from lca.errors import LCAError
-from lca.models import (
+from lca.reference.models import (
     BatchNorm,
     Conv2d,
     CrossEntropy,
@@ -21,8 +21,8 @@ from lca.models import (
     SquaredError,
     Tanh,
 )
-from lca.models.convolution import MaxPool2d
-from lca.models.layers import Layer, Shape
+from lca.reference.models.convolution import MaxPool2d
+from lca.reference.models.layers import Layer, Shape
 from lca_torch.policies import BatchNormPolicy
 
 

@@ -11,14 +11,14 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from lca import tolerances
 from lca.errors import DataError, LayoutError, LCAError, LCAWarning
 from lca.layout import Layout
 from lca.objective import Scaled, State, Sum
-from lca.testing import tolerances
-from lca_torch.data import Batches, Rows, Tree, examples_in, measured, tree_map
+from lca_torch.data import Batches, PyTree, Rows, examples_in, measured, tree_map
 from lca_torch.examples import ExampleLoss, Scored, Weighted
 from lca_torch.live import flat
-from lca_torch.model_loss import BatchLoss, ModelLoss, usual_loss
+from lca_torch.model_loss import BatchLoss, ModelLoss, default_loss
 from lca_torch.parameters import Frozen
 from lca_torch.policies import BatchNormPolicy, random_state_kept
 from lca_torch.tryout import choose_batch_size, try_out
@@ -103,7 +103,7 @@ class Objective:
         data: object,
         *,
         batch_loss: BatchLoss | None = None,
-        batch_weight: Callable[[Tree], float] = examples_in,
+        batch_weight: Callable[[PyTree], float] = examples_in,
         batch_size: int | None = None,
         batch_norm: BatchNormPolicy | Mapping[str, BatchNormPolicy] = "batch",
         frozen: Frozen = "zero",
@@ -121,8 +121,8 @@ class Objective:
                 "pass loss_fn (of output and target) or batch_loss (of model and batch), not both."
             )
         self.model = model
-        self._examples = ExampleLoss(batch_loss or usual_loss(loss_fn), loss_fn)
-        self._counts, self._weighs = batch_weight is examples_in, False
+        self._examples = ExampleLoss(batch_loss or default_loss(loss_fn), loss_fn)
+        self._counts, self._supports_weights = batch_weight is examples_in, False
         self._loss = ModelLoss(
             model,
             self._examples,
@@ -153,11 +153,11 @@ class Objective:
         self.check_unconverted()
         return flat(self._loss.parameters())
 
-    def loss(self, theta: Tensor, batch: Tree | None = None) -> float:
+    def loss(self, theta: Tensor, batch: PyTree | None = None) -> float:
         """L(θ), in the units of the loss; one forward pass over the data, or over ``batch``."""
         return self._evaluate(theta, batch, None, gradient=False)[0]
 
-    def loss_and_grad(self, theta: Tensor, batch: Tree | None = None) -> tuple[float, Tensor]:
+    def loss_and_grad(self, theta: Tensor, batch: PyTree | None = None) -> tuple[float, Tensor]:
         """L(θ) and ∂L/∂θ (K,); one forward and one backward pass over the data, or over ``batch``."""
         loss, grad = self._evaluate(theta, batch, None, gradient=True)
         assert grad is not None
@@ -193,7 +193,7 @@ class Objective:
         labels = self._labels()
         return None if labels is None else labels.cpu().numpy()
 
-    def batch(self, index: np.ndarray, weight: np.ndarray | None = None) -> Tree:
+    def batch(self, index: np.ndarray, weight: np.ndarray | None = None) -> PyTree:
         """These examples (n,) as a batch, its loss their mean, weighted if a ``weight`` (n,) is given.
 
         Raises
@@ -205,10 +205,10 @@ class Objective:
         rows = self._rows().take(torch.as_tensor(index, device=device))
         if weight is None:
             return rows
-        self._check_weighs(rows)
+        self._check_supports_weights(rows)
         return Weighted(rows, torch.as_tensor(weight, dtype=self._made[0], device=device))
 
-    def scores(self, theta: Tensor, batch: Tree | None = None) -> np.ndarray:
+    def scores(self, theta: Tensor, batch: PyTree | None = None) -> np.ndarray:
         """``½ Σ_j |∂ℓ_n/∂f_j|`` over the outputs f of each example: ``1 - p_model(label)`` of a classifier.
 
         Float64 (n,), for the examples of ``batch``, by default for all; costs one forward pass.
@@ -221,14 +221,16 @@ class Objective:
         self._loss.each(theta, batches, lambda scores, _: found.append(scores.detach().double()))
         return torch.cat(found).cpu().numpy()
 
-    def _check_weighs(self, rows: Tree) -> None:
+    def _check_supports_weights(self, rows: PyTree) -> None:
         """The loss is the mean of the losses of examples; tried once."""
-        if not self._weighs and self._examples.weighs:
+        if not self._supports_weights and self._examples.supports_weights:
             alike = Weighted(rows, torch.ones(examples_in(rows), dtype=self._made[0], device=self._made[1]))
             theta = self.theta()
             mean, loss = self.loss(theta, alike), self.loss(theta, rows)
-            self._weighs = abs(mean - loss) <= tolerances.summed(abs(loss), torch.finfo(theta.dtype).eps)
-        if not self._weighs:
+            self._supports_weights = abs(mean - loss) <= tolerances.summed(
+                abs(loss), torch.finfo(theta.dtype).eps
+            )
+        if not self._supports_weights:
             raise LCAError(
                 "examples drawn by their error are weighted, for which the loss of each is needed, and the "
                 "loss of a batch to be their mean: pass a loss_fn that takes reduction='none' (those of "
@@ -276,7 +278,7 @@ class Objective:
         return Scaled(own, float(weight(own._data.tree)) / float(weight(self._data.tree)))
 
     def _evaluate(
-        self, theta: Tensor, batch: Tree | None, state: State | None, *, gradient: bool
+        self, theta: Tensor, batch: PyTree | None, state: State | None, *, gradient: bool
     ) -> tuple[float, Tensor | None]:
         self.check_unconverted()
         given = Rows(batch) if self.batch_size else Batches([batch])
@@ -312,10 +314,10 @@ class AtState:
     def layout(self) -> Layout:
         return self.objective.layout
 
-    def loss(self, theta: Tensor, batch: Tree | None = None) -> float:
+    def loss(self, theta: Tensor, batch: PyTree | None = None) -> float:
         return self.objective._evaluate(theta, batch, self.given, gradient=False)[0]
 
-    def loss_and_grad(self, theta: Tensor, batch: Tree | None = None) -> tuple[float, Tensor]:
+    def loss_and_grad(self, theta: Tensor, batch: PyTree | None = None) -> tuple[float, Tensor]:
         loss, grad = self.objective._evaluate(theta, batch, self.given, gradient=True)
         assert grad is not None
         return loss, grad

@@ -1,7 +1,7 @@
 """The update that a `torch.optim` optimizer is about to make, had it another gradient: `updates_without`.
 
 Read from the optimizer's own state and parameter groups, before the step; nothing of it is changed. The
-forms are those of `lca.optimizers`, with what all parts have in common worked out once and few passes over
+forms are those of `lca.reference.optimizers`, with what all parts have in common worked out once and few passes over
 memory for the rest.
 """
 
@@ -13,13 +13,13 @@ import torch
 from torch import Tensor, nn
 
 from lca.errors import LCAError
-from lca.optimizers import mean_without
+from lca.reference.optimizers import mean_without
 from lca_torch.live import flat
 
 Group: TypeAlias = Mapping[str, Any]
 Update: TypeAlias = Callable[[Tensor], Tensor]
 """From a gradient to the movement it would make, a new vector."""
-_ELSE = "or use an estimator that needs no parts (lca.estimators.NextBatch, Probe)."
+_ELSE = "or use an estimator that needs no parts (lca.estimators.NextBatch, SampledPathIntegral)."
 
 
 def updates_without(
@@ -28,7 +28,7 @@ def updates_without(
     gradients: Sequence[Tensor],
     shares: Sequence[float],
 ) -> list[Tensor]:
-    """Δ^{(−m)} (K,) for each micro-batch m (`lca.optimizers.leave_one_out`), in the parameters' order.
+    """Δ^{(−m)} (K,) for each micro-batch m (`lca.reference.optimizers.leave_one_out`), in the parameters' order.
 
     A parameter that the optimizer does not own, or that has no gradient, does not move. Learning rates and
     all else are those of the parameter's group at this moment.

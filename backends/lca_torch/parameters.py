@@ -10,9 +10,9 @@ from typing import Literal, get_args
 import torch
 from torch import Tensor, nn
 
+from lca.arrays import array_ops
 from lca.errors import LayoutError, UnknownNameError
 from lca.layout import Layout
-from lca.vectors import vector_ops
 from lca_torch.live import ParameterVector
 
 Frozen = Literal["zero", "omit"]
@@ -98,7 +98,7 @@ def normal(tensor: Tensor) -> Tensor:
 
 def check_theta(layout: Layout, theta: Tensor, device: torch.device) -> None:
     """Raise `LayoutError` unless θ is a (K,) float32 or float64 tensor on ``device``."""
-    vector_ops(theta)
+    array_ops(theta)
     if not isinstance(theta, Tensor) or theta.dtype not in (torch.float32, torch.float64):
         kind = theta.dtype if isinstance(theta, Tensor) else type(theta).__name__
         raise LayoutError(f"theta must be a float32 or float64 torch.Tensor, got {kind}.")

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from lca.layout import Layout
-from lca_torch.data import Tree
+from lca_torch.data import PyTree
 from lca_torch.model_loss import check_loss
 from lca_torch.parameters import Frozen, Leaves, check_theta, layout_of, parameters_of
 
@@ -39,11 +39,11 @@ class Penalty:
         self._parameters = parameters_of(model, frozen)
         self._device = next(iter(self._parameters.values())).device
 
-    def loss(self, theta: Tensor, batch: Tree | None = None) -> float:
+    def loss(self, theta: Tensor, batch: PyTree | None = None) -> float:
         """R(θ); batches do not matter."""
         return self.loss_and_grad(theta)[0]
 
-    def loss_and_grad(self, theta: Tensor, batch: Tree | None = None) -> tuple[float, Tensor]:
+    def loss_and_grad(self, theta: Tensor, batch: PyTree | None = None) -> tuple[float, Tensor]:
         """R(θ) and ∂R/∂θ (K,), with 0 for frozen parameters."""
         check_theta(self.layout, theta, self._device)
         with torch.inference_mode(False), torch.enable_grad():

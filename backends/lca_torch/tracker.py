@@ -12,9 +12,10 @@ from lca.errors import LayoutError, LCAError
 from lca.layout import check_same_layout
 from lca.objective import Objective
 from lca.summary import RunViews
-from lca.tracking import MakeViews, Measurement, OnError, RecordTo, Schedule, Watch
+from lca.tracking import MakeViews, OnError, RecordTo, Schedule, Session
+from lca.tracking.follower import RunFollower
 from lca.views import View
-from lca_torch.data import Tree
+from lca_torch.data import PyTree
 from lca_torch.live import ParameterVector, flat, holds
 from lca_torch.loop import Loop
 from lca_torch.objective import Objective as TorchObjective
@@ -37,7 +38,7 @@ class Tracker:
     objective
         The measured loss (`lca_torch.Objective` of this model, or a `lca.Sum` with one), or several by name.
     estimator, every, views, on_error, record
-        As in `lca.tracking.Measurement`: default `lca.Adaptive`, every step, the views of `summary`, a
+        As in `lca.tracking.Session`: default `lca.Adaptive`, every step, the views of `summary`, a
         warning, and no record.
 
     Notes
@@ -78,16 +79,16 @@ class Tracker:
         record: RecordTo | None = None,
     ) -> None:
         _check_kinds(model, optimizer, objective)
-        self._measurement = Measurement(
+        self._measurement = Session(
             objective, estimator, every=every, views=views, on_error=on_error, record=record
         )
         self._optimizer, self._on_error = unwrapped(optimizer), on_error
         parameters = _parameters(model, self._optimizer, self._measurement)
-        if "parts" in self._measurement.needs:
+        if "micro_batches" in self._measurement.required_fields:
             check_known(self._optimizer)
         self._loop = Loop(parameters, self._optimizer, lambda: self._watch.asked)
         measured = list(torch_objectives(self._measurement.objectives))
-        self._watch = Watch(self._measurement, _Live(parameters, measured), self._loop.hand_over)
+        self._watch = RunFollower(self._measurement, _Live(parameters, measured), self._loop.hand_over)
         self._hooks: list[Any] = []
         self._entered = False
 
@@ -97,14 +98,14 @@ class Tracker:
         return self._watch.steps
 
     @property
-    def jumps(self) -> int:
-        """Number of measured steps that did not begin where the last one ended (`lca.tracking.Watch`)."""
-        return self._watch.jumps
+    def discontinuities(self) -> int:
+        """Number of measured steps that did not begin where the last one ended (`lca.tracking.RunFollower`)."""
+        return self._watch.discontinuities
 
     @property
-    def left_out(self) -> int:
-        """Number of steps that lacked what to measure them by (`lca.tracking.Measurement`)."""
-        return self._measurement.left_out
+    def skipped_steps(self) -> int:
+        """Number of steps that lacked what to measure them by (`lca.tracking.Session`)."""
+        return self._measurement.skipped_steps
 
     @property
     def views(self) -> Mapping[str, View]:
@@ -122,7 +123,7 @@ class Tracker:
             raise LCAError("this tracker was never at work; put the training loop inside `with tracker:`.")
         return self._measurement.summary()
 
-    def batches(self, loader: Iterable[Tree]) -> Iterator[Tree]:
+    def batches(self, loader: Iterable[PyTree]) -> Iterator[PyTree]:
         """The batches of ``loader`` one by one, so that the tracker knows which one makes the next step.
 
         Several batches to one step (gradient accumulation) are its parts; their losses weigh alike.
@@ -131,23 +132,23 @@ class Tracker:
         """
         return self._loop.batches(loader)
 
-    def take(self, *batch: Tree) -> None:
+    def take(self, *batch: PyTree) -> None:
         """What `batches` does, one by one: this batch comes next, or one that is not shown (no argument)."""
         if batch:
             self._loop.take(*batch)
         else:
             self._loop.part()
 
-    def parts(self, batch: Tree, n: int) -> Iterator[tuple[Tree, float]]:
+    def micro_batches(self, batch: PyTree, n: int) -> Iterator[tuple[PyTree, float]]:
         """``batch`` cut into ``n`` parts, each with its share of the examples, to be its weight in the loss.
 
-        >>> # for (x, y), share in tracker.parts(batch, 2):
+        >>> # for (x, y), share in tracker.micro_batches(batch, 2):
         >>> #     (share * loss_fn(model(x), y)).backward()
 
         The gradients of the parts add up to that of the batch, to rounding (a loop that cuts its batches is
         the user's own; the tracker changes nothing). Views, no copies.
         """
-        return self._loop.parts(batch, n)
+        return self._loop.micro_batches(batch, n)
 
     def ranks(self, group: Any = None) -> None:
         """Under `torch.nn.parallel.DistributedDataParallel`, each rank's share of a gradient is a part of it.
@@ -297,7 +298,7 @@ def unwrapped(optimizer: Any) -> Any:
 
 
 def _parameters(
-    model: nn.Module, optimizer: torch.optim.Optimizer, measurement: Measurement
+    model: nn.Module, optimizer: torch.optim.Optimizer, measurement: Session
 ) -> list[nn.Parameter]:
     """The model's parameters in the order of the layout that all objectives share."""
     named = dict(model.named_parameters())

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from lca.errors import DataError, LCAError
-from lca_torch.data import Batches, Measured, Rows, Tree, is_rows, leaves, tree_map
+from lca_torch.data import Batches, Measured, PyTree, Rows, is_rows, leaves, tree_map
 from lca_torch.model_loss import ModelLoss
 
 SMALLEST_BATCH = 64
@@ -63,7 +63,7 @@ def _fastest_batch_size(loss: ModelLoss, theta: Tensor, rows: Rows) -> int:
     return best
 
 
-def _seconds(loss: ModelLoss, theta: Tensor, batch: Tree) -> float:
+def _seconds(loss: ModelLoss, theta: Tensor, batch: PyTree) -> float:
     """The best of three gradients, after one that does not count."""
     seconds = []
     loss.try_out(theta, batch)
@@ -94,7 +94,7 @@ def try_out(loss: ModelLoss, theta: Tensor, data: Measured, batch_size: int | No
     return unused
 
 
-def _refuse_sums(loss: ModelLoss, theta: Tensor, batch: Tree) -> None:
+def _refuse_sums(loss: ModelLoss, theta: Tensor, batch: PyTree) -> None:
     """The mean over a batch that is repeated is what it was, also with batch statistics; a sum grows with it.
 
     Three copies besides two, because a loss can double by accident: log n for n = 2, as in contrastive ones.
@@ -116,7 +116,7 @@ def _refuse_sums(loss: ModelLoss, theta: Tensor, batch: Tree) -> None:
         )
 
 
-def _loss_of_copies(loss: ModelLoss, theta: Tensor, batch: Tree, copies: int) -> float:
+def _loss_of_copies(loss: ModelLoss, theta: Tensor, batch: PyTree, copies: int) -> float:
     repeated = tree_map(lambda tensor: torch.cat([tensor] * copies), batch)
     return loss.evaluate(theta, [repeated], gradient=False)[0]
 

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from lca.errors import LCAError, NonFiniteError
-from lca.optimizers import SGD, Adam, AdamState, AdamW, Optimizer, RMSProp
+from lca.reference.optimizers import SGD, Adam, AdamState, AdamW, Optimizer, RMSProp
 
 
 @dataclass(frozen=True, eq=False)
@@ -59,7 +59,7 @@ def movement_causes(
     Parameters
     ----------
     optimizer
-        One of `lca.optimizers`, with the settings of the run.
+        One of `lca.reference.optimizers`, with the settings of the run.
     gradients, thetas
         Of each step from the very first: the gradient that the optimizer was given, and θ_t; rows of (T, K)
         arrays, or anything that yields (K,). All steps are needed, as the memory is made from them.
@@ -85,7 +85,7 @@ def movement_causes(
     if not isinstance(optimizer, (SGD, RMSProp, Adam, AdamW)):
         raise LCAError(
             f"the movement of {type(optimizer).__name__} cannot be split; SGD, RMSProp, Adam and AdamW of "
-            "lca.optimizers can."
+            "lca.reference.optimizers can."
         )
     return _replay(optimizer, gradients, thetas)
 

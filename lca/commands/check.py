@@ -7,12 +7,12 @@ from typing import Any
 import numpy as np
 
 from lca.allocation import Estimator
-from lca.backend import Backend, load_backend
 from lca.commands.check_target import find_maker
 from lca.commands.command import Command
 from lca.errors import LCAError
 from lca.extras import extra
 from lca.objective import Objective
+from lca.reference.backend import Backend, load_backend
 
 
 def add_arguments(parser: ArgumentParser) -> None:

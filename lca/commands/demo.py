@@ -4,14 +4,14 @@ from argparse import ArgumentParser, Namespace
 from pathlib import Path
 from typing import get_args
 
-from lca.backend import Dtype, offered_backends
 from lca.commands.command import Command
 from lca.commands.demo_run import DemoSettings, run_demo
 from lca.commands.summary_text import summary_text
 from lca.estimators.named import ESTIMATORS
-from lca.models.named import MODELS
 from lca.output import check_writable, replace_folder, scratch_folder, write_files
 from lca.record import Record
+from lca.reference.backend import Dtype, offered_backends
+from lca.reference.models.named import MODELS
 from lca.summary import to_json
 
 

@@ -13,17 +13,17 @@ import numpy as np
 
 import lca
 from lca.allocation import StepAllocation, allocate_each
-from lca.backend import Dtype, load_backend
-from lca.data import Batch, Split, load, load_digits
 from lca.errors import LCAError
 from lca.estimators.named import make_estimator
-from lca.models.named import make_model
 from lca.objective import Objective
-from lca.optimizers import Optimizer, make_optimizer
 from lca.record import Record
+from lca.reference.backend import Dtype, load_backend
+from lca.reference.data import Batch, Split, load, load_digits
+from lca.reference.models.named import make_model
+from lca.reference.optimizers import Optimizer, make_optimizer
+from lca.reference.training import minibatches
 from lca.step import Step
 from lca.summary import RunViews, summarize_run
-from lca.training import minibatches
 
 T = TypeVar("T")
 Rows: TypeAlias = dict[str, StepAllocation]

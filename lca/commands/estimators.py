@@ -33,7 +33,7 @@ def table() -> str:
 NOTES = (
     "target: full, the loss of all measured data; batch, of training batches; probe, of drawn examples.",
     "cost: beyond training. `full` is a gradient over all measured data, `batch` one on a training batch,",
-    "`examples` are gradients of single ones; Probe, Anchored and Budget take any number.",
+    "`examples` are gradients of single ones; the sampled estimators take any number.",
     "docs/choosing.md says which to take.",
 )
 
@@ -47,7 +47,7 @@ def row(name: str) -> tuple[str, ...]:
 
 def _bias_and_needs(estimator: Estimator) -> tuple[str, tuple[str, ...]]:
     if isinstance(estimator, StochasticEstimator):
-        return estimator.bias, estimator.needs
+        return estimator.bias, estimator.required_fields
     return f"none to degree {estimator.degree}", ()
 
 

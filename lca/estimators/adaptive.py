@@ -12,8 +12,8 @@ from lca.estimators.segment import Integral, Path, Segment
 from lca.objective import Evaluation, Objective
 from lca.quadrature import TRAPEZOID
 from lca.step import Step
-from lca.testing.tolerances import allocation as allocation_rounding
-from lca.testing.tolerances import conservation
+from lca.tolerances import allocation as allocation_rounding
+from lca.tolerances import conservation
 
 
 @dataclass(frozen=True)
@@ -64,10 +64,10 @@ class Adaptive:
     --------
     >>> import numpy as np
     >>> from lca import Trajectory, allocate
-    >>> from lca.models import Quartic
+    >>> from lca.reference.models import Quartic
     >>> run = Trajectory(np.array([[1.0], [0.5]]))
     >>> [a] = allocate(Quartic([2.0]), run, Adaptive(tol=1e-6))
-    >>> round(a.loss_change, 4), a.converged, a.evaluations.full_gradients
+    >>> round(a.loss_change, 4), a.converged, a.cost.full_gradients
     (-0.9375, True, 5.0)
     """
 
@@ -92,7 +92,7 @@ class Adaptive:
 
     @property
     def cost(self) -> Cost:
-        """Least cost of a step; refined steps and audits come on top (see ``evaluations``)."""
+        """Least cost of a step; refined steps and audits come on top (see ``cost``)."""
         return Cost(full_gradients=2 if self.audit == 1 else 1)
 
     def start(self, objective: Objective) -> Allocator:

@@ -1,11 +1,11 @@
 """`Audits`: when to spend gradients on checking a rule, and `RuleByAudit`: a probe's rule, chosen by them."""
 
 from lca.allocation import Cost
+from lca.arrays import array_ops
 from lca.estimators.sampling import Sample
 from lca.objective import Objective
 from lca.quadrature import SIMPSON, QuadratureRule
 from lca.step import Step
-from lca.vectors import vector_ops
 
 LONGEST = 32
 """Most steps between two audits of a probe's rule."""
@@ -68,7 +68,7 @@ class RuleByAudit:
     def audit(self, objective: Objective, step: Step, sample: Sample) -> Cost:
         """Choose the rule for the steps that follow; returns what that cost."""
         assert self._share is not None
-        ops = vector_ops(step.start)
+        ops = array_ops(step.start)
         before, first = objective.loss_and_grad(step.start, sample.batch)
         slope = ops.movement_sums([(1.0, first)], step.start, step.end)[0]
         del first

@@ -6,13 +6,13 @@ from math import sqrt
 from typing import ClassVar, Self
 
 from lca.allocation import Allocator, Cost, StepAllocation
+from lca.arrays import Vector, array_ops
 from lca.errors import IncompleteStepError, LCAError
 from lca.estimators.minibatch import check_rule
-from lca.estimators.stochastic import Shares, Tally, check_handed_over
+from lca.estimators.stochastic import Shares, Tally, check_required_fields
 from lca.objective import Objective
 from lca.quadrature import LEFT, TRAPEZOID, QuadratureRule
 from lca.step import Step
-from lca.vectors import Vector, vector_ops
 
 
 @dataclass(frozen=True)
@@ -21,7 +21,7 @@ class CrossFit:
 
     ``LEFT``: ``A = (1/M) Σ_m g_m(θ_t) ∘ Δ_t^{(−m)}``, where g_m is the gradient on the m-th of the M parts of
     B_t and Δ^{(−m)} the update that the optimizer would have made without it
-    (`lca.optimizers.leave_one_out`). The two share no example, so the batch does not judge its own work.
+    (`lca.reference.optimizers.leave_one_out`). The two share no example, so the batch does not judge its own work.
     ``TRAPEZOID``: the mean of that and of ``g_{B_{t+1}}(θ_{t+1}) ∘ Δ_t``, the next step's own gradient.
 
     Parameters
@@ -62,10 +62,10 @@ class CrossFit:
     Examples
     --------
     >>> import numpy as np
-    >>> from lca.models import bowl
-    >>> from lca.step import Part
-    >>> parts = (Part(np.array([1.0]), np.array([-0.3])), Part(np.array([3.0]), np.array([-0.1])))
-    >>> step = Step(np.array([2.0]), np.array([1.8]), parts=parts)
+    >>> from lca.reference.models import bowl
+    >>> from lca.step import MicroBatch
+    >>> parts = (MicroBatch(np.array([1.0]), np.array([-0.3])), MicroBatch(np.array([3.0]), np.array([-0.1])))
+    >>> step = Step(np.array([2.0]), np.array([1.8]), micro_batches=parts)
     >>> CrossFit(2, LEFT).start(bowl(1))(step).values
     array([-0.3])
     """
@@ -118,10 +118,14 @@ class CrossFit:
         return left if self.rule == LEFT else f"{left}; {dealt}"
 
     @property
-    def needs(self) -> tuple[str, ...]:
+    def required_fields(self) -> tuple[str, ...]:
         """The parts; for the trapezoid the next training gradient, and the parts that show it is a whole."""
-        needs = ("parts",) if self.rule == LEFT else ("parts", "next_gradient", "next_parts")
-        return needs if self.epoch is None else (*needs, "gradient")
+        fields = (
+            ("micro_batches",)
+            if self.rule == LEFT
+            else ("micro_batches", "next_gradient", "next_micro_batches")
+        )
+        return fields if self.epoch is None else (*fields, "gradient")
 
     def reseeded(self, seed: int) -> Self:
         """Itself: it draws nothing."""
@@ -131,13 +135,17 @@ class CrossFit:
         """Begin a run along one path."""
 
         def allocate_step(step: Step) -> StepAllocation:
-            check_handed_over(step, self.needs, f"CrossFit({self.micro_batches}, {self.rule.name})")
-            for parts in (step.parts,) if self.rule == LEFT else (step.parts, step.next_parts):
+            check_required_fields(
+                step, self.required_fields, f"CrossFit({self.micro_batches}, {self.rule.name})"
+            )
+            for parts in (
+                (step.micro_batches,) if self.rule == LEFT else (step.micro_batches, step.next_micro_batches)
+            ):
                 self._check_parts(step, len(parts))
             tally = Tally(objective, step)
             left, right = (1.0, 0.0) if self.rule == LEFT else TRAPEZOID.weights
             own = 1 / self.epoch if self.epoch else 0.0
-            for part in step.parts:
+            for part in step.micro_batches:
                 tally.add_product((left - own) / self.micro_batches, part.gradient, part.update)
             if own:
                 tally.add(own, step.gradient)
@@ -152,18 +160,18 @@ class CrossFit:
         if found != m:
             raise IncompleteStepError(
                 f"step {step.index}: CrossFit({m}) expects {m} micro-batches to an update, the loop handed "
-                f"over {found}; tracker.parts(batch, {m}) gives as many, and so do {m} batches accumulated "
+                f"over {found}; tracker.micro_batches(batch, {m}) gives as many, and so do {m} batches accumulated "
                 "to an update (Keras: tracker.add for each)."
             )
 
     def _replicates(self, step: Step, left: float, right: float) -> Mapping[float, Sequence[Vector]]:
         """What spreads as the values do, by node; see the notes of the class."""
         replicates: dict[float, Sequence[Vector]] = {
-            step.index: Shares(step, [(left, [part.gradient for part in step.parts])]),
+            step.index: Shares(step, [(left, [part.gradient for part in step.micro_batches])]),
             step.index + 0.5: _Crossed(step, left),
         }
         if right:
-            shares = Shares(step, [(right, [part.gradient for part in step.next_parts])])
+            shares = Shares(step, [(right, [part.gradient for part in step.next_micro_batches])])
             replicates[step.index + 1] = shares
         return replicates
 
@@ -172,7 +180,7 @@ class _Crossed(Sequence[Vector]):
     """±a in two places and 0 in the others, so that the squared error of their mean is the rest of T."""
 
     def __init__(self, step: Step, weight: float) -> None:
-        m = len(step.parts)
+        m = len(step.micro_batches)
         rest = 2 * m / (m - 1) - 1
         self._step, self._m = step, m
         # The contrasts below, with their common factors: h = (g_1 - g_2) / √(2M), and J h from updates that
@@ -189,6 +197,6 @@ class _Crossed(Sequence[Vector]):
             raise IndexError(j)  # what ends an iteration
         if j > 1:
             return 0.0 * self._step.start
-        (a, b, *_), (c, d, *_) = self._step.parts, self._step.next_parts
-        product = vector_ops(a.update).scaled(b.update - a.update, self._factor * (1 - 2 * j))
+        (a, b, *_), (c, d, *_) = self._step.micro_batches, self._step.next_micro_batches
+        product = array_ops(a.update).scaled(b.update - a.update, self._factor * (1 - 2 * j))
         return product * (c.gradient - d.gradient)

@@ -4,12 +4,12 @@ from dataclasses import dataclass
 from typing import ClassVar, Self
 
 from lca.allocation import Allocator, Cost, StepAllocation
+from lca.arrays import array_ops
 from lca.errors import LCAError
-from lca.estimators.stochastic import Tally, check_handed_over
+from lca.estimators.stochastic import Tally, check_required_fields
 from lca.objective import Objective, at_state
 from lca.quadrature import TRAPEZOID, QuadratureRule
 from lca.step import Step
-from lca.vectors import vector_ops
 
 
 @dataclass(frozen=True)
@@ -28,7 +28,7 @@ class SameBatch:
     Examples
     --------
     >>> import numpy as np
-    >>> from lca.models import bowl
+    >>> from lca.reference.models import bowl
     >>> step = Step(np.array([2.0]), np.array([1.0]), gradient=np.array([4.0]))
     >>> SameBatch().start(bowl(1))(step).values
     array([-4.])
@@ -39,7 +39,7 @@ class SameBatch:
     unbiased: ClassVar[bool] = False
     bias: ClassVar[str] = "large: the batch caused the step; and no curvature"
     cost: ClassVar[Cost] = Cost()
-    needs: ClassVar[tuple[str, ...]] = ("gradient",)
+    required_fields: ClassVar[tuple[str, ...]] = ("gradient",)
 
     def reseeded(self, seed: int) -> Self:
         """Itself: it draws nothing."""
@@ -49,7 +49,7 @@ class SameBatch:
         """Begin a run along one path."""
 
         def allocate_step(step: Step) -> StepAllocation:
-            check_handed_over(step, self.needs, "SameBatch")
+            check_required_fields(step, self.required_fields, "SameBatch")
             tally = Tally(objective, step)
             tally.add(1.0, step.gradient)
             return tally.allocation(Cost())
@@ -104,10 +104,10 @@ class NextBatch:
         return Cost(batch_gradients=sum(node < 1 for node in self.rule.nodes))
 
     @property
-    def needs(self) -> tuple[str, ...]:
+    def required_fields(self) -> tuple[str, ...]:
         """The next batch for the nodes before the end, its training gradient for the end."""
-        needs = ("next_batch",) if self.rule.nodes[0] < 1 else ()
-        return (*needs, "next_gradient") if self.rule.nodes[-1] == 1 else needs
+        fields = ("next_batch",) if self.rule.nodes[0] < 1 else ()
+        return (*fields, "next_gradient") if self.rule.nodes[-1] == 1 else fields
 
     def reseeded(self, seed: int) -> Self:
         """Itself: it draws nothing."""
@@ -117,14 +117,14 @@ class NextBatch:
         """Begin a run along one path."""
 
         def allocate_step(step: Step) -> StepAllocation:
-            check_handed_over(step, self.needs, f"NextBatch({self.rule.name})")
+            check_required_fields(step, self.required_fields, f"NextBatch({self.rule.name})")
             tally = Tally(objective, step)
             measured = at_state(objective, step.state[0] if step.state else None)
             for node, weight in zip(self.rule.nodes, self.rule.weights, strict=True):
                 if node == 1:
                     tally.add(weight, step.next_gradient)
                 else:
-                    theta = vector_ops(step.start).between(step.start, step.end, node) if node else step.start
+                    theta = array_ops(step.start).between(step.start, step.end, node) if node else step.start
                     tally.add(weight, measured.loss_and_grad(theta, step.next_batch)[1])
             return tally.allocation(self.cost)
 

@@ -7,12 +7,12 @@ name lists it at once.
 from lca.allocation import Estimator
 from lca.errors import UnknownNameError
 from lca.estimators.adaptive import Adaptive
-from lca.estimators.anchored import Anchored
-from lca.estimators.budget import Budget
+from lca.estimators.adaptive_sample_size import AdaptiveSampleSize
+from lca.estimators.control_variate import ControlVariate
 from lca.estimators.crossfit import CrossFit
 from lca.estimators.minibatch import NextBatch, SameBatch
 from lca.estimators.path_integral import PathIntegral
-from lca.estimators.probe import Probe
+from lca.estimators.sampled_path_integral import SampledPathIntegral
 from lca.estimators.stochastic import StochasticEstimator
 from lca.quadrature import (
     BOOLE,
@@ -47,11 +47,11 @@ CHEAP: dict[str, StochasticEstimator] = {
     **{f"next-{rule.name}": NextBatch(rule) for rule in (LEFT, RIGHT, TRAPEZOID, SIMPSON)},
     "cross-fit-left": CrossFit(rule=LEFT),
     "cross-fit": CrossFit(),
-    "probe": Probe(),
-    "probe-importance": Probe(sampling="importance"),
-    "probe-stratified": Probe(sampling="stratified"),
-    "anchored": Anchored(Probe(sampling="stratified")),
-    "budget": Budget(Probe(sampling="stratified"), examples=256),
+    "probe": SampledPathIntegral(),
+    "probe-importance": SampledPathIntegral(sampling="importance"),
+    "probe-stratified": SampledPathIntegral(sampling="stratified"),
+    "anchored": ControlVariate(SampledPathIntegral(sampling="stratified")),
+    "budget": AdaptiveSampleSize(SampledPathIntegral(sampling="stratified"), examples=256),
 }
 """Estimators on batches and samples, with usual settings; they declare what they need from the loop."""
 

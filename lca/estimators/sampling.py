@@ -8,7 +8,7 @@ import numpy as np
 
 from lca.errors import LCAError, UnknownNameError
 from lca.objective import Batch, Objective, Sampled, Scored
-from lca.step import Scores
+from lca.step import ExampleScores
 
 Array = np.ndarray
 Sampling: TypeAlias = Literal["uniform", "importance", "stratified"]
@@ -49,7 +49,7 @@ class Sampler:
         self._order = self.everything
         self._p, self._upto = self._share, np.cumsum(self._share)
 
-    def learn(self, scores: Scores) -> None:
+    def learn(self, scores: ExampleScores) -> None:
         """Take in the scores of some examples."""
         index, values, n = scores.index, scores.values, len(self._scores)
         if len(index) and not (index.min() >= 0 and index.max() < n):

@@ -14,10 +14,10 @@ from weakref import WeakKeyDictionary
 import numpy as np
 
 from lca.allocation import Cost, StepAllocation
+from lca.arrays import ArrayOps, Vector, array_ops
 from lca.errors import LCAError, NonFiniteError, TrajectoryError
 from lca.objective import Evaluation, Objective, State, at_state, evaluate
 from lca.step import Step
-from lca.vectors import Vector, VectorOps, vector_ops
 
 
 class Path:
@@ -48,12 +48,12 @@ class Path:
         state = step.state[0] if step.state else None
         if last is None or last.state is not state:
             return None
-        return last.evaluation if vector_ops(step.start).unchanged(last.theta, step.start) else None
+        return last.evaluation if array_ops(step.start).unchanged(last.theta, step.start) else None
 
     def arrived(self, step: Step, evaluation: Evaluation) -> None:
         """Keep what was evaluated at the end of a step for the next one."""
         state = step.state[1] if step.state else None
-        self._end = _End(vector_ops(step.end).snapshot(step.end), state, evaluation)
+        self._end = _End(array_ops(step.end).snapshot(step.end), state, evaluation)
 
 
 @dataclass(frozen=True, eq=False)
@@ -77,7 +77,7 @@ class Segment:
 
     def __init__(self, path: Path, step: Step, *, gradients: bool) -> None:
         self.step = step
-        self.ops: VectorOps = vector_ops(step.start)
+        self.ops: ArrayOps = array_ops(step.start)
         self.cost = Cost()
         self._path = path
         self._gradients = gradients
@@ -205,7 +205,7 @@ class Integral:
             mass=self._mass,
             step=segment.step.index,
             state_change=arrival.loss - end.loss,
-            evaluations=cost,
+            cost=cost,
             terms={
                 name: term._finish(start.terms[name], end.terms[name], arrival.terms[name], Cost())
                 for name, term in self._terms.items()

@@ -8,25 +8,25 @@ from typing import Protocol, Self, runtime_checkable
 import numpy as np
 
 from lca.allocation import Cost, Estimator, StepAllocation
+from lca.arrays import Vector, array_ops
 from lca.errors import IncompleteStepError, LCAError, NonFiniteError, TrajectoryError
 from lca.objective import Objective
 from lca.step import Step
-from lca.vectors import Vector, vector_ops
 
 _SOURCES = {
-    "batch": "lca.training.train hands it over; under a Tracker, loop over tracker.batches(loader)",
-    "gradient": "lca.training.train hands it over, and so does a Tracker",
-    "next_batch": "in a plain loop, wrap the steps: lca.training.with_next(train(...)); under a Tracker, "
+    "batch": "lca.reference.training.train hands it over; under a Tracker, loop over tracker.batches(loader)",
+    "gradient": "lca.reference.training.train hands it over, and so does a Tracker",
+    "next_batch": "in a plain loop, wrap the steps: lca.reference.training.with_next(train(...)); under a Tracker, "
     "loop over tracker.batches(loader)",
-    "next_gradient": "in a plain loop, wrap the steps: lca.training.with_next(train(...)); a Tracker hands "
+    "next_gradient": "in a plain loop, wrap the steps: lca.reference.training.with_next(train(...)); a Tracker hands "
     "it over",
-    "next_parts": "in a plain loop, lca.training.with_next(train(..., parts=2)); under a Tracker, loop over "
-    "tracker.parts(batch, 2) inside a step, or accumulate batches of tracker.batches(loader)",
-    "parts": "an update of one batch in one piece has none; in a plain loop, "
-    "lca.training.train(..., parts=2); under a Tracker, loop over "
-    "tracker.parts(batch, 2) inside a step, or accumulate batches of tracker.batches(loader); in Keras add "
+    "next_micro_batches": "in a plain loop, lca.reference.training.with_next(train(..., micro_batches=2)); under a Tracker, loop over "
+    "tracker.micro_batches(batch, 2) inside a step, or accumulate batches of tracker.batches(loader)",
+    "micro_batches": "an update of one batch in one piece has none; in a plain loop, "
+    "lca.reference.training.train(..., micro_batches=2); under a Tracker, loop over "
+    "tracker.micro_batches(batch, 2) inside a step, or accumulate batches of tracker.batches(loader); in Keras add "
     "each part's gradients with tracker.add",
-    "scores": "in a plain loop, lca.training.train(..., scores=True); under a Tracker, call "
+    "scores": "in a plain loop, lca.reference.training.train(..., scores=True); under a Tracker, call "
     "tracker.scores(index, outputs, labels) at every step; or give the estimator refresh=n",
 }
 """Where a loop gets each field of `Step` from that an estimator may need."""
@@ -52,27 +52,27 @@ class StochasticEstimator(Estimator, Protocol):
         """In words: what is left in the mean of the values when ``unbiased``'s conditions do not hold."""
 
     @property
-    def needs(self) -> tuple[str, ...]:
+    def required_fields(self) -> tuple[str, ...]:
         """The fields of `Step` that the training loop must hand over."""
 
     def reseeded(self, seed: int) -> Self:
         """The same estimator with other random numbers; itself, if it draws none."""
 
 
-def needs_of(estimator: Estimator) -> tuple[str, ...]:
+def required_fields_of(estimator: Estimator) -> tuple[str, ...]:
     """The fields of `Step` that the training loop must hand over to this estimator of any kind."""
-    return tuple(estimator.needs) if isinstance(estimator, StochasticEstimator) else ()
+    return tuple(estimator.required_fields) if isinstance(estimator, StochasticEstimator) else ()
 
 
-def check_handed_over(step: Step, needs: Sequence[str], name: str) -> None:
+def check_required_fields(step: Step, required_fields: Sequence[str], name: str) -> None:
     """Raise `IncompleteStepError`, saying where to get it, if ``name`` needs what the loop did not give."""
-    assert set(needs) <= {field.name for field in fields(Step)}
-    for need in needs:
-        value = getattr(step, need)
-        if value is None or (need in ("parts", "next_parts") and not value):
+    assert set(required_fields) <= {field.name for field in fields(Step)}
+    for field in required_fields:
+        value = getattr(step, field)
+        if value is None or (field in ("micro_batches", "next_micro_batches") and not value):
             raise IncompleteStepError(
-                f"step {step.index}: {name} needs Step.{need}, which the training loop did not hand over; "
-                f"{_SOURCES[need]}."
+                f"step {step.index}: {name} needs Step.{field}, which the training loop did not hand over; "
+                f"{_SOURCES[field]}."
             )
 
 
@@ -88,7 +88,7 @@ class Tally:
                 f"step {step.index} goes from {step.start.dtype} to {step.end.dtype}; store all points "
                 "in one dtype."
             )
-        self.step, self.ops = step, vector_ops(step.start)
+        self.step, self.ops = step, array_ops(step.start)
         self._values: Vector | None = None
         self._mass = 0.0
 
@@ -119,7 +119,7 @@ class Tally:
             mass=self._mass,
             step=self.step.index,
             state_change=0.0 if after is before else nan,
-            evaluations=cost,
+            cost=cost,
             replicates=replicates or {},
             source=self.step,
         )
@@ -168,7 +168,7 @@ class Shares(Sequence[Vector]):
     def __getitem__(self, j):  # type: ignore[no-untyped-def]
         if isinstance(j, slice):
             return [self[i] for i in range(*j.indices(len(self)))]
-        ops, total = vector_ops(self._step.start), None
+        ops, total = array_ops(self._step.start), None
         for weight, gradients in self._terms:
             total = weight * gradients[j] if total is None else ops.add_scaled(total, weight, gradients[j])
         return ops.times_movement(total, self._step.start, self._step.end)

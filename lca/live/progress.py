@@ -28,7 +28,7 @@ def progress_bar(rows: Iterable[Rows], total: int | None = None, *, quiet: bool 
     Examples
     --------
     >>> from lca import SIMPSON, PathIntegral, Trajectory, allocate
-    >>> from lca.models import Quadratic
+    >>> from lca.reference.models import Quadratic
     >>> import numpy as np
     >>> loss, run = Quadratic(np.eye(2)), Trajectory(np.array([[1.0, 1.0], [0.5, 1.0], [0.0, 1.0]]))
     >>> [float(a.loss_end) for a in progress_bar(allocate(loss, run, PathIntegral(SIMPSON)), total=2)]

@@ -46,10 +46,10 @@ class TensorBoard:
     --------
     >>> import tempfile
     >>> from lca import SIMPSON, PathIntegral, Trajectory
-    >>> from lca.models import Quadratic
-    >>> from lca.tracking import Measurement
+    >>> from lca.reference.models import Quadratic
+    >>> from lca.tracking import Session
     >>> folder = tempfile.TemporaryDirectory()
-    >>> measurement = Measurement(Quadratic(np.eye(2)), PathIntegral(SIMPSON), views=TensorBoard(folder.name))
+    >>> measurement = Session(Quadratic(np.eye(2)), PathIntegral(SIMPSON), views=TensorBoard(folder.name))
     >>> for step in Trajectory(np.array([[1.0, 1.0], [0.5, 1.0], [0.0, 1.0]])):
     ...     measurement.measure(step)
     >>> measurement.views["train"].log.close()

@@ -25,7 +25,7 @@ ESTIMATORS = {
   pages     = {3987--3995},
   year      = {2017}
 }""",
-    "Anchored": """@inproceedings{johnson2013svrg,
+    "ControlVariate": """@inproceedings{johnson2013svrg,
   title     = {Accelerating Stochastic Gradient Descent using Predictive Variance Reduction},
   author    = {Johnson, Rie and Zhang, Tong},
   booktitle = {Advances in Neural Information Processing Systems},

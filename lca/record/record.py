@@ -19,7 +19,7 @@ from lca.record.citation import citation
 from lca.record.reading import open_group
 from lca.record.rows import Rows
 from lca.record.schema import Content, Plan, RecordError
-from lca.testing.tolerances import EPS32, summed
+from lca.tolerances import EPS32, summed
 
 BLOCK = 64
 """Rows that are written at once, and the most that a killed run loses."""
@@ -70,7 +70,7 @@ class Record:
     >>> import tempfile
     >>> import numpy as np
     >>> from lca import SIMPSON, PathIntegral, Record, Trajectory, allocate_each, open_record
-    >>> from lca.models import Quadratic
+    >>> from lca.reference.models import Quadratic
     >>> losses = {"train": Quadratic(np.eye(2)), "heldout": Quadratic(2 * np.eye(2))}
     >>> run = Trajectory(np.array([[1.0, 1.0], [0.5, 1.0], [0.0, 1.0]]))
     >>> with tempfile.TemporaryDirectory() as folder:

@@ -3,11 +3,10 @@
 import numpy as np
 
 from lca.allocation import StepAllocation
+from lca.arrays import array_ops
 from lca.groups import Groups
 from lca.layout import GroupBy, Layout
 from lca.record.schema import BIN_EDGES, Content
-from lca.reductions import reductions
-from lca.vectors import vector_ops
 from lca.views.view import step_of
 
 Cells = dict[str, np.ndarray | float | int]
@@ -28,9 +27,9 @@ class Rows:
         cells: Cells = {"step": allocation.step}
         if not (self._content.theta or self._content.traced):
             return cells
-        step, on = step_of(allocation, "theta and trace"), reductions(allocation.values)
+        step, on = step_of(allocation, "theta and trace"), array_ops(allocation.values)
         if self._content.theta:
-            cells["theta"] = on.numpy(step.start)
+            cells["theta"] = on.to_numpy(step.start)
         if self._content.traced:
             start, end = (on.take(theta, self._traced) for theta in (step.start, step.end))
             cells["trace_theta"], cells["trace_movement"] = start, end.astype(np.float64) - start
@@ -39,9 +38,9 @@ class Rows:
     def of_loss(self, allocation: StepAllocation) -> Cells:
         """What one measured loss has."""
         self._layout.check(allocation.values, f"values of step {allocation.step}")
-        values, on = allocation.values, reductions(allocation.values)
+        values, on = allocation.values, array_ops(allocation.values)
         cells = _scalars(allocation)
-        of_tensors = on.sums(values, self._groups["tensor"].cuts)
+        of_tensors = on.sums(values, self._groups["tensor"].slices)
         for name, groups in self._groups.items():
             cells[f"{name}_total"] = groups.total(values) if name == "neuron" else groups.merged(of_tensors)
             cells[f"{name}_stderr"] = standard_error(allocation, groups)
@@ -51,7 +50,7 @@ class Rows:
         if self._content.histogram:
             cells |= _histogram(on.magnitudes(values, BIN_EDGES))
         if self._content.values:
-            cells["values"] = on.numpy(values)
+            cells["values"] = on.to_numpy(values)
         if self._content.traced:
             cells["trace_values"] = on.take(values, self._traced)
         return cells
@@ -76,15 +75,15 @@ def _scalars(a: StepAllocation) -> Cells:
     return {
         "loss_start": a.loss_start,
         "loss_end": a.loss_end,
-        "total": vector_ops(a.values).total(a.values),
+        "total": array_ops(a.values).total(a.values),
         "state_change": a.state_change,
         "residual": a.residual,
         "mass": a.mass,
         "tolerance": np.nan if a.tolerance is None else a.tolerance,
-        "full_gradients": a.evaluations.full_gradients,
-        "full_losses": a.evaluations.full_losses,
-        "batch_gradients": a.evaluations.batch_gradients,
-        "examples": a.evaluations.examples,
+        "full_gradients": a.cost.full_gradients,
+        "full_losses": a.cost.full_losses,
+        "batch_gradients": a.cost.batch_gradients,
+        "examples": a.cost.examples,
         "converged": a.converged,
     }
 

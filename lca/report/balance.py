@@ -6,7 +6,7 @@ from typing import Literal
 import numpy as np
 
 from lca.report.run import Run, number
-from lca.testing.tolerances import EPS32, summed
+from lca.tolerances import EPS32, summed
 
 Tone = Literal["good", "warn", "bad"]
 
@@ -16,7 +16,7 @@ class Balance:
     """The books of one measured loss over the measured steps; sums in units of the loss.
 
     ``change = allocated + state_change + residual`` and ``end - start = change + between``; NaN where the
-    estimator measures no losses. ``jumps`` counts neighbouring steps of which the second does not begin with
+    estimator measures no losses. ``discontinuities`` counts neighbouring steps of which the second does not begin with
     the loss that the first ended with, and ``jumped`` is the part of ``between`` that these are.
     """
 
@@ -33,7 +33,7 @@ class Balance:
     unconverged: int
     promised: bool
     broken: int
-    jumps: int
+    discontinuities: int
     jumped: float
 
     @property
@@ -85,7 +85,7 @@ def balance(run: Run, loss: str) -> Balance:
         unconverged=int(np.count_nonzero(~run.scalar("converged", loss))),
         promised=bool(np.isfinite(run.scalar("tolerance", loss)).all()),
         broken=int(np.count_nonzero(_broken(run, loss))),
-        jumps=int(np.count_nonzero(jumps)),
+        discontinuities=int(np.count_nonzero(jumps)),
         jumped=float(gaps[jumps].sum()),
     )
 

@@ -67,7 +67,7 @@ def details(run: Run) -> tuple[list[Detail], int]:
 
     Returns
     -------
-    maps, left_out
+    maps, skipped_steps
         The maps, and how many were left out because they do not fit into `BYTES`: those with the smallest
         totals.
     """

@@ -90,7 +90,7 @@ def render_report(record: "Dataset", *, title: str = "a run") -> str:
     """The page as text; as `write_report`."""
     run = Run(record)
     sections = [section for make in SECTIONS if (section := make(run)) is not None]
-    maps, left_out = details(run)
+    maps, skipped_steps = details(run)
     charts = _charts(run, sections, with_details=bool(maps))
     # Bokeh's own code is trusted; all else that comes from a record goes through the template's escaping.
     environment = Environment(autoescape=True, trim_blocks=True, lstrip_blocks=True)
@@ -100,7 +100,7 @@ def render_report(record: "Dataset", *, title: str = "a run") -> str:
         sections=sections,
         charts=charts,
         data=_data(run, maps),
-        notes=_notes(run, maps, left_out),
+        notes=_notes(run, maps, skipped_steps),
         bokeh=Resources(mode="inline", components=["bokeh"]).js_raw,
         style=_text("page.css"),
         program=_text("page.js"),
@@ -164,7 +164,7 @@ def _packed(array: np.ndarray) -> str:
     return b64encode(np.ascontiguousarray(array).tobytes()).decode()
 
 
-def _notes(run: Run, maps: list[Detail], left_out: int) -> list[str]:
+def _notes(run: Run, maps: list[Detail], skipped_steps: int) -> list[str]:
     """What the maps leave out, so that nobody takes them for more than they are."""
     notes = []
     steps = len(run.steps)
@@ -174,8 +174,8 @@ def _notes(run: Run, maps: list[Detail], left_out: int) -> list[str]:
     merged = [detail.grid.name for detail in maps if _merged(detail)]
     if merged:
         notes.append(f"A cell is the sum over several entries in {', '.join(merged)}.")
-    if left_out:
-        notes.append(f"{left_out} more, with smaller sums, were left out to keep this page small.")
+    if skipped_steps:
+        notes.append(f"{skipped_steps} more, with smaller sums, were left out to keep this page small.")
     if maps:
         notes.append("Single cells are kept to within 2 %.")
     if not run.has("values"):

@@ -62,7 +62,7 @@ def summary(run: Run) -> Section:
         verdicts.append(("warn", "The run was still going on, or was cut off, when this page was made."))
     if not run.gapless:
         verdicts.append(("warn", "Not every step was measured; sums are over the measured steps."))
-    verdicts += [("warn", f"{book.loss}: {_jumped(book)}") for book in books if book.jumps]
+    verdicts += [("warn", f"{book.loss}: {_jumped(book)}") for book in books if book.discontinuities]
     return Section(
         "summary",
         "Does it add up?",
@@ -251,7 +251,7 @@ def _books(books: Sequence[Balance]) -> list[tuple[str, ...]]:
 
 
 def _jumped(book: Balance) -> str:
-    times = "once" if book.jumps == 1 else f"{book.jumps} times"
+    times = "once" if book.discontinuities == 1 else f"{book.discontinuities} times"
     return (
         f"between two neighbouring steps the loss jumped {times}, {number(book.jumped, '+')} in sum, which "
         "belongs to no step: something else than these updates moved the parameters, or the run went on from "

@@ -10,20 +10,20 @@ from typing import ClassVar
 import numpy as np
 from hypothesis import strategies as st
 
+from lca import tolerances
 from lca.allocation import allocate
-from lca.backend import GROUP, Backend, Dtype, NumpyBackend
-from lca.data import Batch, Dataset
+from lca.arrays import Vector, array_ops
 from lca.estimators import PathIntegral
-from lca.models import Dropout, Network
 from lca.objective import Evaluation, Objective, Sum, evaluate
-from lca.optimizers import SGD, Optimizer
+from lca.reference.backend import GROUP, Backend, Dtype, NumpyBackend
+from lca.reference.data import Batch, Dataset
+from lca.reference.models import Dropout, Network
+from lca.reference.optimizers import SGD, Optimizer
 from lca.step import Trajectory
-from lca.testing import tolerances
 from lca.testing.laws import require, require_close
 from lca.testing.problems import random_batch, random_path
 from lca.testing.report import Check
 from lca.testing.strategies import Feature, networks, seeds
-from lca.vectors import Vector, vector_ops
 
 Array = np.ndarray
 FRAMEWORKS = ("torch", "tensorflow", "jax")
@@ -48,7 +48,7 @@ class Case:
         return float(np.finfo(self.dtype).eps)
 
     @property
-    def parts(self) -> list[Batch]:
+    def micro_batches(self) -> list[Batch]:
         """The data in measuring batches."""
         return list(Dataset(self.data.x, self.data.y, self.data.weight, self.batch_size))
 
@@ -108,7 +108,7 @@ def _on(drawn: st.SearchStrategy[Case]) -> Callable[[Law], Law]:
 
 
 def _numpy(vector: Vector) -> Array:
-    return np.asarray(vector_ops(vector).to_numpy(vector), np.float64)
+    return np.asarray(array_ops(vector).to_numpy(vector), np.float64)
 
 
 @law
@@ -124,7 +124,7 @@ def vectors_keep_their_numbers(backend: Backend, case: Case) -> None:
     """A NumPy vector made into the framework's own and back is the same, in the same precision."""
     vector = backend.vector(case.points[0])
     require(np.array_equal(_numpy(vector), case.points[0]), "a vector changed on the way in and out.")
-    eps = vector_ops(vector).eps(vector)
+    eps = array_ops(vector).eps(vector)
     require(eps == case.eps, f"a {case.dtype} vector has machine epsilon {eps:.3g} in the framework.")
 
 
@@ -203,7 +203,7 @@ def frozen_parameters_get_zero(backend: Backend, case: Case) -> None:
     objective = case.objective(backend)
     theta = backend.vector(case.points[0])
     grads = case.network.layout.unflatten(_numpy(objective.loss_and_grad(theta)[1]))
-    path = _path(backend, case, SGD(0.05, momentum=0.9), case.parts)
+    path = _path(backend, case, SGD(0.05, momentum=0.9), case.micro_batches)
     moved = case.network.layout.unflatten(path[-1] - path[0])
     for name in case.network.frozen:
         require(not grads[name].any(), f"frozen tensor {name!r} has a gradient of {grads[name].ravel()}.")
@@ -236,7 +236,7 @@ def penalty_is_a_row_of_its_own(backend: Backend, case: Case) -> None:
 def ragged_data_count_by_size(backend: Backend, case: Case) -> None:
     """The loss of the data is the mean over all examples, though the last batch is smaller."""
     theta, objective = backend.vector(case.points[0]), case.objective(backend)
-    parts = [part.total_weight * objective.loss(theta, part) for part in case.parts]
+    parts = [part.total_weight * objective.loss(theta, part) for part in case.micro_batches]
     mean = sum(parts) / case.data.total_weight
     require_close(objective.loss(theta), mean, tolerances.summed(1 + abs(mean), case.eps), "the mean loss")
 
@@ -244,7 +244,7 @@ def ragged_data_count_by_size(backend: Backend, case: Case) -> None:
 def _require_reference(backend: Backend, case: Case, what: str) -> None:
     """Loss and gradient, of the data and of a batch, are the reference's."""
     theta, objective, reference = case.points[0], case.objective(backend), case.reference()
-    for part in (None, case.parts[0]):
+    for part in (None, case.micro_batches[0]):
         found = evaluate(objective, backend.vector(theta), part)
         _require_same(found, evaluate(reference, theta.astype(np.float64), part), case, what)
 
@@ -259,7 +259,7 @@ def _require_same(found: Evaluation, expected: Evaluation, case: Case, what: str
 def loads_no_other_framework(backend: Backend, samples: int, seed: int) -> None:
     """Loading it by name imports at most one of torch, tensorflow and jax: its own."""
     code = (
-        "import sys; from lca.backend import load_backend; "
+        "import sys; from lca.reference.backend import load_backend; "
         f"load_backend({backend.name!r}); print(*[f for f in {FRAMEWORKS} if f in sys.modules])"
     )
     run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)

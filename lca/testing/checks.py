@@ -8,10 +8,10 @@ from typing import Any
 import numpy as np
 
 from lca.allocation import Estimator
-from lca.backend import Backend, load_backend
 from lca.errors import LCAError
-from lca.models import mlp
 from lca.objective import Batch, Objective
+from lca.reference.backend import Backend, load_backend
+from lca.reference.models import mlp
 from lca.testing.backend_checks import BACKEND_CHECKS, make_case
 from lca.testing.estimator_checks import ESTIMATOR_CHECKS
 from lca.testing.objective_checks import OBJECTIVE_CHECKS, ObjectiveSubject
@@ -94,7 +94,7 @@ def check_objective(
 
     Examples
     --------
-    >>> from lca.models import bowl
+    >>> from lca.reference.models import bowl
     >>> len(check_objective(lambda: bowl(3), samples=2).failed)
     0
     """

@@ -4,10 +4,10 @@ from typing import Any
 
 import numpy as np
 
+from lca import tolerances
 from lca.allocation import StepAllocation
-from lca.testing import tolerances
+from lca.arrays import array_ops
 from lca.testing.report import CheckFailure
-from lca.vectors import vector_ops
 
 Array = np.ndarray
 
@@ -34,4 +34,4 @@ def require_close(actual: Any, expected: Any, tolerance: float, what: str) -> No
 
 def rounding(a: StepAllocation) -> float:
     """How far two right computations of this allocation may differ."""
-    return tolerances.allocation(a.mass, vector_ops(a.values).eps(a.values))
+    return tolerances.allocation(a.mass, array_ops(a.values).eps(a.values))

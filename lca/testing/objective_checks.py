@@ -8,18 +8,18 @@ from typing import Any
 
 import numpy as np
 
+from lca import tolerances
 from lca.allocation import allocate
+from lca.arrays import Vector, array_ops
 from lca.errors import LCAError
 from lca.estimators import Adaptive, PathIntegral
 from lca.layout import Layout
 from lca.objective import Batch, Objective
 from lca.quadrature import TRAPEZOID
 from lca.step import Trajectory
-from lca.testing import tolerances
 from lca.testing.laws import require, require_close, rounding
 from lca.testing.report import Check, CheckFailure
 from lca.testing.strategies import seeds
-from lca.vectors import Vector, vector_ops
 
 Array = np.ndarray
 
@@ -75,7 +75,7 @@ def law(function: Law) -> Law:
 
 
 def _numpy(vector: Vector) -> Array:
-    return np.array(vector_ops(vector).to_numpy(vector), copy=True)
+    return np.array(array_ops(vector).to_numpy(vector), copy=True)
 
 
 @law
@@ -100,7 +100,7 @@ def gradient_is_like_theta(subject: ObjectiveSubject, seed: int) -> None:
         require(type(grad) is type(theta), f"the gradient is a {kinds[0]}, θ a {kinds[1]}.")
         objective.layout.check(grad, "the gradient")
         require(grad.dtype == theta.dtype, f"the gradient is {grad.dtype}, θ is {theta.dtype}.")
-        require(vector_ops(grad).all_finite(grad), "the gradient is not finite at a random point.")
+        require(array_ops(grad).all_finite(grad), "the gradient is not finite at a random point.")
 
 
 @law
@@ -113,7 +113,7 @@ def non_finite_numbers_are_not_hidden(subject: ObjectiveSubject, seed: int) -> N
             loss, grad = objective.loss_and_grad(theta)
     except (LCAError, ArithmeticError):
         return
-    visible = not np.isfinite(loss) or not vector_ops(grad).all_finite(grad)
+    visible = not np.isfinite(loss) or not array_ops(grad).all_finite(grad)
     require(visible, f"at NaN the loss is {loss!r} and the gradient finite; is NaN replaced by 0?")
 
 
@@ -171,7 +171,7 @@ def gradients_may_be_overwritten(subject: ObjectiveSubject, seed: int) -> None:
     theta = subject.theta(objective.layout, seed)
     grad = objective.loss_and_grad(theta)[1]
     before = _numpy(grad)
-    vector_ops(grad).scaled(grad, 2.0)
+    array_ops(grad).scaled(grad, 2.0)
     after = _numpy(objective.loss_and_grad(theta)[1])
     tolerance = tolerances.repeat(float(np.abs(before).max()), tolerances.EPS64)
     require_close(after, before, tolerance, "the gradient, after the first one was doubled in place")

@@ -9,10 +9,11 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from lca.data import Batch
 from lca.errors import UnknownNameError
 from lca.layout import Layout
-from lca.models import (
+from lca.objective import Objective
+from lca.reference.data import Batch
+from lca.reference.models import (
     Bilinear,
     CrossEntropy,
     DatasetLoss,
@@ -23,7 +24,6 @@ from lca.models import (
     mlp,
     saddle,
 )
-from lca.objective import Objective
 from lca.step import Trajectory
 
 Array = np.ndarray

@@ -6,7 +6,7 @@ from scipy.integrate import quad_vec
 
 from lca.errors import LCAError
 from lca.objective import Objective
-from lca.testing.tolerances import EPS64
+from lca.tolerances import EPS64
 
 Array = np.ndarray
 
@@ -25,7 +25,7 @@ def path_integral(objective: Objective, start: Array, end: Array) -> Array:
 
     Examples
     --------
-    >>> from lca.models import Quadratic
+    >>> from lca.reference.models import Quadratic
     >>> path_integral(Quadratic(np.eye(2)), np.array([1.0, 1.0]), np.array([0.0, 1.0])).round(12) + 0.0
     array([-0.5,  0. ])
     """
@@ -55,7 +55,7 @@ def distance_to_polynomials(objective: Objective, start: Array, end: Array, degr
 
     Examples
     --------
-    >>> from lca.models import Quadratic
+    >>> from lca.reference.models import Quadratic
     >>> bowl, start, end = Quadratic(np.eye(1)), np.array([1.0]), np.array([0.0])
     >>> [distance_to_polynomials(bowl, start, end, degree).round(9).item() for degree in (0, 1)]
     [0.5, 0.0]

@@ -12,17 +12,17 @@ from typing import Any, Self
 import numpy as np
 from scipy import stats
 
+from lca import tolerances
 from lca.allocation import allocate
 from lca.estimators import PathIntegral
 from lca.estimators.stochastic import StochasticEstimator
 from lca.layout import Layout
-from lca.optimizers import SGD, leave_one_out
 from lca.quadrature import TRAPEZOID
-from lca.step import Part, Scores, Step
-from lca.testing import tolerances
+from lca.reference.optimizers import SGD, leave_one_out
+from lca.reference.training import with_next
+from lca.step import ExampleScores, MicroBatch, Step
 from lca.testing.laws import require
 from lca.testing.report import Check
-from lca.training import with_next
 from lca.views.error_bars import ErrorBars
 
 Array = np.ndarray
@@ -277,11 +277,11 @@ def _steps(objective: SampledPolynomial, rng: np.random.Generator, steps: int) -
     for index in range(steps):
         examples = rng.integers(objective.n_examples, size=TRAINING_BATCH)
         batch = objective.batch(examples)
-        scores = Scores(examples, objective.scores(theta, batch))
+        scores = ExampleScores(examples, objective.scores(theta, batch))
         halves = [objective.batch(half) for half in np.split(examples, 2)]
         grads = [objective.loss_and_grad(theta, half)[1] for half in halves]
         grad = (grads[0] + grads[1]) / 2
-        parts = tuple(map(Part, grads, leave_one_out(sgd, state, grads, theta)))
+        parts = tuple(map(MicroBatch, grads, leave_one_out(sgd, state, grads, theta)))
         state, delta = sgd.update(state, grad, theta)
-        yield Step(theta, theta + delta, index, batch, gradient=grad, parts=parts, scores=scores)
+        yield Step(theta, theta + delta, index, batch, gradient=grad, micro_batches=parts, scores=scores)
         theta = theta + delta

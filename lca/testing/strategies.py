@@ -11,12 +11,12 @@ import numpy as np
 from hypothesis import strategies as st
 
 from lca import quadrature
-from lca.data import Batch
 from lca.errors import UnknownNameError
 from lca.layout import Layout
-from lca.models import BatchNorm, Conv2d, Dense, Dropout, Flatten, Layer, Network, mlp, small_cnn
-from lca.optimizers import SGD, Adam, AdamW, Optimizer, RMSProp
 from lca.quadrature import QuadratureRule
+from lca.reference.data import Batch
+from lca.reference.models import BatchNorm, Conv2d, Dense, Dropout, Flatten, Layer, Network, mlp, small_cnn
+from lca.reference.optimizers import SGD, Adam, AdamW, Optimizer, RMSProp
 from lca.testing import problems
 from lca.testing.problems import Problem
 

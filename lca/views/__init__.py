@@ -1,6 +1,6 @@
 """Streaming reductions of allocations: memory O(K), whatever the length of the run.
 
-A view is told every `StepAllocation` once and keeps what it needs: a few numbers a step, or running
+A view is told every `StepAllocation` once and keeps what it required_fields: a few numbers a step, or running
 counts. It takes vectors of any backend, and its results are NumPy arrays in float64 or integers.
 """
 

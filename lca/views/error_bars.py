@@ -71,7 +71,7 @@ class ErrorBars:
         if not allocation.replicates:
             raise LCAError(
                 f"step {allocation.step}: the estimator gives no replicates, and one sample has no spread; "
-                "use Probe or Anchored with micro_batches=2 or more, or CrossFit(independent=True) if "
+                "use SampledPathIntegral or ControlVariate with micro_batches=2 or more, or CrossFit(independent=True) if "
                 "batches are drawn so."
             )
         self._rows.append(self.groups.total(allocation.values))

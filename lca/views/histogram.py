@@ -3,8 +3,8 @@
 import numpy as np
 
 from lca.allocation import StepAllocation
+from lca.arrays import array_ops
 from lca.errors import LCAError
-from lca.reductions import reductions
 
 
 class LogHistogram:
@@ -56,7 +56,7 @@ class LogHistogram:
         self._counts = np.zeros((2, len(self.edges) + 1), dtype=np.int64)
 
     def update(self, allocation: StepAllocation) -> None:
-        on = reductions(allocation.values)
+        on = array_ops(allocation.values)
         counts = on.magnitudes(allocation.values, self.edges)
         self._counts += counts
         self.zero += on.size(allocation.values) - int(counts.sum())

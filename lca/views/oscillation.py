@@ -3,7 +3,7 @@
 import numpy as np
 
 from lca.allocation import StepAllocation
-from lca.reductions import Native, Reductions, reductions
+from lca.arrays import ArrayOps, Native, array_ops
 from lca.views.view import step_of
 
 
@@ -32,13 +32,13 @@ class Oscillation:
     """
 
     def __init__(self) -> None:
-        self._reductions: Reductions | None = None
+        self._reductions: ArrayOps | None = None
         self._turns: tuple[Native, Native] = (None, None)
         self._changes: tuple[Native, Native] = (None, None)
 
     def update(self, allocation: StepAllocation) -> None:
         step = step_of(allocation, "turns")
-        movement, on = step.end - step.start, reductions(allocation.values)
+        movement, on = step.end - step.start, array_ops(allocation.values)
         if self._reductions is None:
             zeros = np.zeros(on.size(allocation.values), np.int8)
             for name in ("_turns", "_changes"):
@@ -62,4 +62,4 @@ class Oscillation:
     def _numpy(self, counts: Native) -> np.ndarray:
         if self._reductions is None:
             return np.zeros(0, np.int32)
-        return self._reductions.numpy(counts).copy()
+        return self._reductions.to_numpy(counts).copy()

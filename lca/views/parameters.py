@@ -5,8 +5,8 @@ from collections.abc import Sequence
 import numpy as np
 
 from lca.allocation import StepAllocation
+from lca.arrays import array_ops
 from lca.layout import Layout
-from lca.reductions import reductions
 from lca.views.view import numpy_values, step_of
 
 
@@ -42,7 +42,7 @@ class ParameterTrace:
         self._rows: list[tuple[np.ndarray, np.ndarray, np.ndarray]] = []
 
     def update(self, allocation: StepAllocation) -> None:
-        step, on = step_of(allocation, "traces of parameters"), reductions(allocation.values)
+        step, on = step_of(allocation, "traces of parameters"), array_ops(allocation.values)
         start, end, values = (
             on.take(vector, self._positions) for vector in (step.start, step.end, allocation.values)
         )

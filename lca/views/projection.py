@@ -3,9 +3,9 @@
 import numpy as np
 
 from lca.allocation import StepAllocation
+from lca.arrays import Native, Slices, array_ops
 from lca.errors import LCAError
-from lca.reductions import Cut, Native, reductions
-from lca.testing.tolerances import EPS64
+from lca.tolerances import EPS64
 from lca.views.view import step_of
 
 
@@ -63,12 +63,12 @@ class BasisProjection:
     def update(self, allocation: StepAllocation) -> None:
         step = step_of(allocation, "projections")
         values, movement = allocation.values, step.end - step.start
-        on = reductions(values)
+        on = array_ops(values)
         if self._native is None:
             self._native = on.native(self._basis, values)
         gradient = on.products(self._native, on.ratio(values, movement))
         self._rows.append(gradient * on.products(self._native, movement))
-        self._totals.append(float(on.sums(values, [Cut(0, 1, 1, on.size(values))])[0]))
+        self._totals.append(float(on.sums(values, [Slices(0, 1, 1, on.size(values))])[0]))
 
     @property
     def rows(self) -> np.ndarray:

@@ -10,8 +10,8 @@ from dataclasses import dataclass
 import numpy as np
 
 from lca.allocation import StepAllocation
+from lca.arrays import Slices, array_ops
 from lca.groups import Groups, SignCounts
-from lca.reductions import Cut, reductions
 
 NOISY = (
     "no helping %: these allocations are estimates from samples, whose noise turns signs and draws the "
@@ -84,7 +84,7 @@ class HelpingCounts:
 
     def update(self, allocation: StepAllocation) -> None:
         values = allocation.values
-        groups = _all_of(reductions(values).size(values)) if self.groups is None else self.groups
+        groups = _all_of(array_ops(values).size(values)) if self.groups is None else self.groups
         self._rows.append(groups.signs(values))
 
     def per_step(self) -> Signs:
@@ -102,7 +102,7 @@ class HelpingCounts:
 
 
 def _all_of(length: int) -> Groups:
-    return Groups(("all",), (Cut(0, 1, 1, length),), np.array([0]))
+    return Groups(("all",), (Slices(0, 1, 1, length),), np.array([0]))
 
 
 def _percent(part: np.ndarray, whole: np.ndarray) -> np.ndarray:

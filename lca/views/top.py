@@ -3,9 +3,9 @@
 from typing import NamedTuple
 
 from lca.allocation import StepAllocation
+from lca.arrays import Native, array_ops
 from lca.errors import LCAError
 from lca.layout import Layout
-from lca.reductions import Native, reductions
 
 
 class Entry(NamedTuple):
@@ -40,7 +40,7 @@ class TopParameters:
         self._totals: Native | None = None
 
     def update(self, allocation: StepAllocation) -> None:
-        self._reductions = reductions(allocation.values)
+        self._reductions = array_ops(allocation.values)
         self._totals = self._reductions.accumulated(self._totals, allocation.values)
 
     def helpers(self, k: int = 10) -> list[Entry]:

@@ -3,7 +3,7 @@
 import numpy as np
 
 from lca.allocation import StepAllocation
-from lca.vectors import vector_ops
+from lca.arrays import array_ops
 
 ROW = np.dtype(
     [
@@ -37,9 +37,9 @@ class Trace:
 
     def update(self, allocation: StepAllocation) -> None:
         a = allocation
-        total = vector_ops(a.values).total(a.values)
+        total = array_ops(a.values).total(a.values)
         loss = (a.loss_start, a.loss_end, total, a.state_change, a.residual)
-        self._rows.append((a.step, *loss, a.mass, a.evaluations.full_gradients, a.converged))
+        self._rows.append((a.step, *loss, a.mass, a.cost.full_gradients, a.converged))
 
     @property
     def rows(self) -> np.ndarray:

@@ -5,9 +5,9 @@ from typing import Protocol
 import numpy as np
 
 from lca.allocation import StepAllocation
+from lca.arrays import array_ops
 from lca.errors import LCAError
 from lca.step import Step
-from lca.vectors import vector_ops
 
 
 class View(Protocol):
@@ -19,7 +19,7 @@ class View(Protocol):
 
 def numpy_values(allocation: StepAllocation) -> np.ndarray:
     """The (K,) values of a step as a NumPy array, whichever backend they come from."""
-    return vector_ops(allocation.values).to_numpy(allocation.values)
+    return array_ops(allocation.values).to_numpy(allocation.values)
 
 
 def step_of(allocation: StepAllocation, what: str) -> Step:

@@ -6,10 +6,10 @@ import pytest
 import lca
 from lca.analysis import Causes, allocate_causes, mean_gradient, movement_causes
 from lca.errors import LCAError, NonFiniteError
-from lca.models import Quadratic
-from lca.optimizers import SGD, Adam, AdamW, RMSProp
-from lca.testing.tolerances import EPS64, summed
-from lca.training import train
+from lca.reference.models import Quadratic
+from lca.reference.optimizers import SGD, Adam, AdamW, RMSProp
+from lca.reference.training import train
+from lca.tolerances import EPS64, summed
 
 OPTIMIZERS = [
     SGD(lr=0.1),

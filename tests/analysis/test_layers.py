@@ -12,7 +12,7 @@ from scipy.stats import kstest, ttest_1samp, ttest_rel
 from lca import Layout
 from lca.analysis import holm, paired_t_test, phase_lag, seeds_t_test
 from lca.errors import LCAError, NonFiniteError
-from lca.testing.tolerances import EPS64, summed
+from lca.tolerances import EPS64, summed
 
 NAMES = ["fc1", "fc2", "fc3"]
 LAYOUT = Layout(("a.weight", "b.weight"), ((3,), (2,)))

@@ -5,7 +5,7 @@ import pytest
 
 from lca.analysis import helping_table, signs_by_parameter, tails, tails_of_counts
 from lca.errors import LCAError
-from lca.testing.tolerances import EPS64, summed
+from lca.tolerances import EPS64, summed
 from lca.views import HelpingCounts, Signs
 
 ROWS = np.array([[-1.0, -2.0, 3.0, 0.0], [0.0, 0.0, 0.0, -1.0], [2.0, -1.0, -1.0, 0.0]])

@@ -19,12 +19,12 @@ from lca.analysis import (
     synchrony_test,
     traced,
 )
-from lca.data import load_digits
 from lca.errors import LCAError, UnknownNameError
-from lca.models import DatasetLoss, mlp
-from lca.optimizers import Adam
+from lca.reference.data import load_digits
+from lca.reference.models import DatasetLoss, mlp
+from lca.reference.optimizers import Adam
+from lca.reference.training import minibatches, train
 from lca.summary import RunViews
-from lca.training import minibatches, train
 from lca.views import HelpingCounts, ParameterTrace
 
 TRACED = [3, 700, 5]

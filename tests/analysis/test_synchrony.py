@@ -14,7 +14,7 @@ from scipy.stats import kstest
 from lca.analysis import coincidences, peak_moments, synchrony_test
 from lca.analysis.synchrony import _coincidences_by_shift, _edges
 from lca.errors import LCAError, NonFiniteError
-from lca.testing.tolerances import EPS64, summed
+from lca.tolerances import EPS64, summed
 
 FALSE_ALARM = 1e-4
 STEPS, LAYERS, RUNS = 300, 3, 400

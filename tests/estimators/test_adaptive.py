@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from lca import SIMPSON, Adaptive, PathIntegral, Step, Trajectory, allocate, composite
 from lca.errors import LCAError, UnknownNameError
 from lca.layout import Layout
-from lca.models import Quartic, ReluKink, bowl
+from lca.reference.models import Quartic, ReluKink, bowl
 from lca.testing import problems
 from lca.testing.instruments import Counting
 from lca.testing.strategies import kinked_problems, seeds, smooth_problems
@@ -41,7 +41,7 @@ def run(objective, points: Array, estimator) -> list:
 
 def gradients(allocations: list) -> list[int]:
     """New gradients of each step, that of the very first point left out."""
-    first, *others = [int(a.evaluations.full_gradients) for a in allocations]
+    first, *others = [int(a.cost.full_gradients) for a in allocations]
     return [first - 1, *others]
 
 

@@ -7,9 +7,9 @@ import pytest
 
 from lca import TRAPEZOID, Adaptive, PathIntegral, Step, StepAllocation, allocate
 from lca.errors import NonDeterministicError
-from lca.estimators import Probe, SameBatch
+from lca.estimators import SameBatch, SampledPathIntegral
 from lca.layout import Layout
-from lca.models import DatasetLoss, logistic_regression
+from lca.reference.models import DatasetLoss, logistic_regression
 from tests.meta.animals import Passing
 
 QUIET, NOISY = {"noise": np.zeros(1)}, {"noise": np.ones(1)}
@@ -55,7 +55,11 @@ class Counted(DatasetLoss):
 
 @pytest.mark.parametrize(
     ("estimator", "seen"),
-    [(PathIntegral(TRAPEZOID), [100, 100, 100, 100]), (Probe(size=10), [64, 64, 10, 10]), (SameBatch(), [])],
+    [
+        (PathIntegral(TRAPEZOID), [100, 100, 100, 100]),
+        (SampledPathIntegral(size=10), [64, 64, 10, 10]),
+        (SameBatch(), []),
+    ],
     ids=["full", "probe", "batch"],
 )
 def test_the_check_of_determinism_looks_at_no_more_than_the_estimator_does(estimator, seen):
@@ -85,7 +89,7 @@ def test_an_objective_with_a_state_is_tried_out_for_a_probe_as_well():
     objective.noise = 1e-3
     step = Step(*rng.normal(size=(2, 9)), state=(QUIET, QUIET))
     with pytest.raises(NonDeterministicError):
-        list(allocate(objective, [step], Probe(size=10)))
+        list(allocate(objective, [step], SampledPathIntegral(size=10)))
     assert objective.seen == [64, 64]
 
 
@@ -93,7 +97,7 @@ def test_an_allocation_says_nothing_that_its_estimator_did_not():
     a = StepAllocation(np.zeros(2), 1.0, 1.0, 0.0, 0.0)
     assert (a.step, a.state_change, a.tolerance, a.reason, a.stderr, a.terms) == (0, 0.0, None, "", None, {})
     assert a.converged
-    spent = a.evaluations
+    spent = a.cost
     assert (spent.full_gradients, spent.full_losses, spent.batch_gradients) == (0, 0, 0)
 
 

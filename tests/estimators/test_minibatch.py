@@ -7,15 +7,14 @@ import numpy as np
 import pytest
 
 import lca
-from lca import LEFT, MIDPOINT, RIGHT, SIMPSON, TRAPEZOID, Layout, LCAError, Step
+from lca import LEFT, MIDPOINT, RIGHT, SIMPSON, TRAPEZOID, Layout, LCAError, Step, tolerances
 from lca.errors import NonFiniteError, TrajectoryError
 from lca.estimators import CrossFit, NextBatch, SameBatch
-from lca.models import DatasetLoss, bowl, logistic_regression, mlp
-from lca.optimizers import SGD, Adam, leave_one_out
-from lca.step import Part
-from lca.testing import tolerances
+from lca.reference.models import DatasetLoss, bowl, logistic_regression, mlp
+from lca.reference.optimizers import SGD, Adam, leave_one_out
+from lca.reference.training import minibatches, train, with_next
+from lca.step import MicroBatch
 from lca.testing.checks import parametrize_with_checks
-from lca.training import minibatches, train, with_next
 from lca.views import ErrorBars
 
 NETWORK = mlp((3, 5, 3), activation="tanh")
@@ -24,9 +23,11 @@ X, Y = RNG.normal(size=(40, 3)), RNG.integers(0, 3, 40)
 LOSS = DatasetLoss(NETWORK, X, Y)
 
 
-def steps(parts=2, optimizer=None, count=6):
+def steps(micro_batches=2, optimizer=None, count=6):
     batches = minibatches(X, Y, 8, count + 1, seed=1)
-    return list(with_next(train(LOSS, NETWORK.init(0), optimizer or Adam(0.05), batches, parts=parts)))
+    return list(
+        with_next(train(LOSS, NETWORK.init(0), optimizer or Adam(0.05), batches, micro_batches=micro_batches))
+    )
 
 
 def close(a, expected):
@@ -39,7 +40,7 @@ def g(theta, batch):
 
 
 def test_same_batch_is_the_training_gradient_times_the_step():
-    for step in steps(parts=1):
+    for step in steps(micro_batches=1):
         a = SameBatch().start(LOSS)(step)
         assert close(a, g(step.start, step.batch) * (step.end - step.start))
         assert np.isnan([a.loss_start, a.loss_end, a.residual]).all()
@@ -60,63 +61,65 @@ FORMULAS = {
 
 @pytest.mark.parametrize("rule", FORMULAS, ids=lambda rule: rule.name)
 def test_next_batch_is_the_rule_on_the_next_batch(rule):
-    for step in steps(parts=1):
+    for step in steps(micro_batches=1):
         a = NextBatch(rule).start(LOSS)(step)
         assert close(a, FORMULAS[rule](step) * (step.end - step.start))
-        assert a.evaluations == NextBatch(rule).cost
+        assert a.cost == NextBatch(rule).cost
         assert a.mass >= np.abs(a.values).sum() * (1 - tolerances.EPS64)
 
 
 def test_the_end_of_the_next_batch_is_free():
     costs = {rule: NextBatch(rule).cost.batch_gradients for rule in FORMULAS}
     assert list(costs.values()) == [1, 0, 1, 1, 2]
-    assert NextBatch(RIGHT).needs == ("next_gradient",)
-    assert NextBatch(MIDPOINT).needs == ("next_batch",)
+    assert NextBatch(RIGHT).required_fields == ("next_gradient",)
+    assert NextBatch(MIDPOINT).required_fields == ("next_batch",)
 
 
-@pytest.mark.parametrize("parts", [2, 3])
+@pytest.mark.parametrize("micro_batches", [2, 3])
 @pytest.mark.parametrize("optimizer", [SGD(0.1, momentum=0.9), Adam(0.05)])
-def test_cross_fit_pairs_each_part_with_the_update_without_it(parts, optimizer):
+def test_cross_fit_pairs_each_part_with_the_update_without_it(micro_batches, optimizer):
     state = optimizer.init(NETWORK.init(0))
-    for step in steps(parts, optimizer):
-        cuts = [step.batch.take(slice(m, None, parts)) for m in range(parts)]
+    for step in steps(micro_batches, optimizer):
+        cuts = [step.batch.take(slice(m, None, micro_batches)) for m in range(micro_batches)]
         grads = [g(step.start, cut) for cut in cuts]
         left = np.zeros_like(step.start)
-        for m in range(parts):
-            others = [k for k in range(parts) if k != m]
+        for m in range(micro_batches):
+            others = [k for k in range(micro_batches) if k != m]
             mean = np.average([grads[k] for k in others], axis=0, weights=[len(cuts[k]) for k in others])
-            left += grads[m] * optimizer.update(state, mean, step.start)[1] / parts
+            left += grads[m] * optimizer.update(state, mean, step.start)[1] / micro_batches
         right = g(step.end, step.next_batch) * (step.end - step.start)
         scale = float(np.abs(left).sum() + np.abs(right).sum())
         limit = 8 * tolerances.allocation(scale, tolerances.EPS64)  # the updates are not mere products
-        assert np.abs(CrossFit(parts, LEFT).start(LOSS)(step).values - left).max() <= limit
-        assert np.abs(CrossFit(parts).start(LOSS)(step).values - (left + right) / 2).max() <= limit
+        assert np.abs(CrossFit(micro_batches, LEFT).start(LOSS)(step).values - left).max() <= limit
+        assert np.abs(CrossFit(micro_batches).start(LOSS)(step).values - (left + right) / 2).max() <= limit
         state = optimizer.update(state, step.gradient, step.start)[0]
 
 
 @pytest.mark.parametrize("rule", [LEFT, TRAPEZOID], ids=lambda rule: rule.name)
-@pytest.mark.parametrize(("parts", "epoch"), [(2, 3), (3, 2)])
-def test_cross_fit_in_an_epoch_is_right_in_the_mean_over_all_ways_to_deal_it(parts, epoch, rule):
+@pytest.mark.parametrize(("micro_batches", "epoch"), [(2, 3), (3, 2)])
+def test_cross_fit_in_an_epoch_is_right_in_the_mean_over_all_ways_to_deal_it(micro_batches, epoch, rule):
     """Examples of one curvature, one a part; the first two batches of every shuffled epoch."""
-    examples, (curvature, theta) = RNG.normal(size=(parts * epoch, 4)), RNG.uniform(1, 2, size=(2, 4))
+    examples, (curvature, theta) = RNG.normal(size=(micro_batches * epoch, 4)), RNG.uniform(1, 2, size=(2, 4))
     sgd, objective = SGD(0.3), bowl(4)
     dealt, plain, truth = [], [], []
-    for order in itertools.permutations(range(len(examples)), 2 * parts):
-        grads = [curvature * (theta - examples[n]) for n in order[:parts]]
+    for order in itertools.permutations(range(len(examples)), 2 * micro_batches):
+        grads = [curvature * (theta - examples[n]) for n in order[:micro_batches]]
         updates = leave_one_out(sgd, sgd.init(theta), grads, theta)
         mean = np.mean(grads, axis=0)
         end = theta - 0.3 * mean
-        after = [curvature * (end - examples[n]) for n in order[parts:]]
+        after = [curvature * (end - examples[n]) for n in order[micro_batches:]]
         step = Step(
             theta,
             end,
             gradient=mean,
-            parts=tuple(map(Part, grads, updates)),
+            micro_batches=tuple(map(MicroBatch, grads, updates)),
             next_gradient=np.mean(after, axis=0),
-            next_parts=tuple(map(Part, after, updates)),  # their number counts, not their updates
+            next_micro_batches=tuple(
+                map(MicroBatch, after, updates)
+            ),  # their number counts, not their updates
         )
-        dealt.append(CrossFit(parts, rule, epoch=epoch).start(objective)(step).values)
-        plain.append(CrossFit(parts, rule).start(objective)(step).values)
+        dealt.append(CrossFit(micro_batches, rule, epoch=epoch).start(objective)(step).values)
+        plain.append(CrossFit(micro_batches, rule).start(objective)(step).values)
         slopes = [curvature * (at - examples.mean(axis=0)) for at in (theta, end)]
         truth.append(np.average(slopes, axis=0, weights=(1, 0) if rule == LEFT else (1, 1)) * (end - theta))
     off = np.abs(np.mean(dealt, axis=0) - np.mean(truth, axis=0))
@@ -133,13 +136,13 @@ def test_an_epoch_is_some_batches_and_not_independent_draws():
         CrossFit(independent=True, epoch=40)
     assert CrossFit().unbiased
     assert not CrossFit(epoch=40).unbiased
-    assert "gradient" in CrossFit(epoch=40).needs
+    assert "gradient" in CrossFit(epoch=40).required_fields
 
 
-@pytest.mark.parametrize("parts", [2, 3, 4])
-def test_cross_fit_error_bars_see_that_the_update_is_noise_too(parts):
-    """Where the mean gradient is 0, all of the left end's error is the product of the parts' noise."""
-    rng, k = np.random.default_rng(parts), 400
+@pytest.mark.parametrize("micro_batches", [2, 3, 4])
+def test_cross_fit_error_bars_see_that_the_update_is_noise_too(micro_batches):
+    """Where the mean gradient is 0, all of the left end's error is the product of the micro_batches' noise."""
+    rng, k = np.random.default_rng(micro_batches), 400
     layout = Layout(("w",), ((k,),))
     groups, sgd = layout.groups(), SGD(1.0)
 
@@ -147,13 +150,20 @@ def test_cross_fit_error_bars_see_that_the_update_is_noise_too(parts):
         layout = Layout(("w",), ((k,),))
 
     bars, theta = ErrorBars(groups), np.zeros(k)
-    allocate = CrossFit(parts, independent=True).start(Flat())
-    noise = [list(rng.normal(size=(parts, k))) for _ in range(301)]
-    batches = [tuple(map(Part, n, leave_one_out(sgd, sgd.init(theta), n, theta))) for n in noise]
+    allocate = CrossFit(micro_batches, independent=True).start(Flat())
+    noise = [list(rng.normal(size=(micro_batches, k))) for _ in range(301)]
+    batches = [tuple(map(MicroBatch, n, leave_one_out(sgd, sgd.init(theta), n, theta))) for n in noise]
     errors = []
     for t, (now, after) in enumerate(zip(batches[:-1], batches[1:], strict=True)):
         end = theta - np.mean(noise[t], axis=0)
-        step = Step(theta, end, t, parts=now, next_parts=after, next_gradient=np.mean(noise[t + 1], axis=0))
+        step = Step(
+            theta,
+            end,
+            t,
+            micro_batches=now,
+            next_micro_batches=after,
+            next_gradient=np.mean(noise[t + 1], axis=0),
+        )
         a = allocate(step)  # the true allocation is 0 everywhere
         bars.update(a)
         errors.append(a.values.sum())
@@ -165,21 +175,23 @@ def test_cross_fit_error_bars_see_that_the_update_is_noise_too(parts):
 def test_error_bars_of_cross_fit_need_independent_batches_and_the_trapezoid():
     step = steps()[0]
     assert not CrossFit().start(LOSS)(step).replicates
-    with pytest.raises(LCAError, match=r"gives no replicates, and one sample has no spread; use\s+Probe"):
+    with pytest.raises(
+        LCAError, match=r"gives no replicates, and one sample has no spread; use\s+SampledPathIntegral"
+    ):
         ErrorBars(LOSS.layout.groups()).update(CrossFit().start(LOSS)(step))
     with pytest.raises(LCAError, match="error bars for the trapezoid only"):
         CrossFit(2, LEFT, independent=True)
-    with pytest.raises(LCAError, match="needs Step.next_parts"):
-        CrossFit(independent=True).start(LOSS)(replace(step, next_parts=()))
+    with pytest.raises(LCAError, match="needs Step.next_micro_batches"):
+        CrossFit(independent=True).start(LOSS)(replace(step, next_micro_batches=()))
 
 
 @pytest.mark.parametrize(
     ("estimator", "field", "fix"),
     [
-        (SameBatch(), "gradient", "lca.training.train hands it over"),
+        (SameBatch(), "gradient", "lca.reference.training.train hands it over"),
         (NextBatch(LEFT), "next_batch", "with_next"),
         (NextBatch(RIGHT), "next_gradient", "with_next"),
-        (CrossFit(), "parts", r"train\(..., parts=2\)"),
+        (CrossFit(), "micro_batches", r"train\(..., micro_batches=2\)"),
     ],
 )
 def test_what_a_loop_did_not_hand_over_is_named_with_the_fix(estimator, field, fix):

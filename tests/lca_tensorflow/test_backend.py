@@ -4,7 +4,7 @@ import pytest
 
 from lca.commands.demo_run import DemoSettings, run_demo
 from lca.testing import check_backend
-from lca.testing.tolerances import EPS64
+from lca.tolerances import EPS64
 from lca_tensorflow import TensorFlowBackend
 
 

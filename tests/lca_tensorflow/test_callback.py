@@ -6,8 +6,8 @@ import pytest
 import tensorflow as tf
 
 import lca
+from lca import tolerances
 from lca.errors import LayoutError, LCAError, LCAWarning, NonFiniteError, UnknownNameError
-from lca.testing import tolerances
 from lca_tensorflow import LCACallback, Objective
 from lca_tensorflow.updates import Updates
 
@@ -79,7 +79,7 @@ def test_every_update_is_measured_and_training_is_bit_identical(loop, mode):
     assert rows["loss_end"].tolist() == losses
     assert rows["loss_start"][1:].tolist() == losses[:-1]
     assert rows["state_change"].all()
-    assert ours.jumps == 0
+    assert ours.discontinuities == 0
 
 
 def test_moving_statistics_are_told_apart():
@@ -174,7 +174,7 @@ def test_what_moves_weights_between_updates_is_reported():
     ours = LCACallback(frozen(model))
     with pytest.warns(LCAWarning, match="parameters changed between steps 1 and 2"):
         fit(model, Moved(), ours, epochs=1)
-    assert ours.jumps == 1
+    assert ours.discontinuities == 1
 
 
 # --- what goes wrong -------------------------------------------------------------------------------------

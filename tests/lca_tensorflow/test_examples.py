@@ -5,13 +5,12 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from lca import Step
+from lca import Step, tolerances
 from lca.errors import LCAError
-from lca.estimators import Anchored, CrossFit, Probe
-from lca.models import DatasetLoss, logistic_regression
+from lca.estimators import ControlVariate, CrossFit, SampledPathIntegral
 from lca.objective import Scored
-from lca.testing import tolerances
-from lca.testing.tolerances import EPS32, EPS64
+from lca.reference.models import DatasetLoss, logistic_regression
+from lca.tolerances import EPS32, EPS64
 from lca_tensorflow import LCACallback, Objective
 
 RNG = np.random.default_rng(0)
@@ -101,7 +100,7 @@ def test_losses_that_are_no_mean_of_examples_cannot_be_weighted(make):
 def test_what_has_no_single_examples_is_refused_with_the_way_out():
     loss = Objective(model_of(), LOSS, (X, Y), batch_weight=lambda batch: 2.0)
     with pytest.raises(LCAError, match=r"no batch_weight.*lca\.Adaptive"):
-        Probe(size=4).start(loss)
+        SampledPathIntegral(size=4).start(loss)
     loss = Objective(model_of(), None, (X, Y), batch_loss=lambda m, b: LOSS(b[1], m(b[0])))
     with pytest.raises(LCAError, match=r"a loss of y and output.*sampling='uniform'"):
         loss.scores(loss.theta())
@@ -112,10 +111,10 @@ def test_what_has_no_single_examples_is_refused_with_the_way_out():
 
 
 ESTIMATORS = {
-    "uniform": Probe(size=6, micro_batches=2),
-    "importance": Probe(size=6, sampling="importance", refresh=2),
-    "stratified": Probe(size=6, sampling="stratified", micro_batches=2, refresh=2),
-    "anchored": Anchored(Probe(size=4), every=3),
+    "uniform": SampledPathIntegral(size=6, micro_batches=2),
+    "importance": SampledPathIntegral(size=6, sampling="importance", refresh=2),
+    "stratified": SampledPathIntegral(size=6, sampling="stratified", micro_batches=2, refresh=2),
+    "anchored": ControlVariate(SampledPathIntegral(size=4), every=3),
 }
 
 
@@ -137,7 +136,7 @@ def test_a_probe_is_that_of_the_reference(name):
         found, wanted = ours(Step(*tensors[t : t + 2], t)), theirs(Step(*points[t : t + 2], t))
         gap = np.abs(found.values.numpy() - kernel_first(wanted.values)).max()
         assert gap <= tolerances.allocation(wanted.mass, EPS64)
-        assert found.evaluations == wanted.evaluations
+        assert found.cost == wanted.cost
 
 
 def test_fit_takes_a_probe_and_trains_as_without():
@@ -154,5 +153,7 @@ def test_fit_takes_a_probe_and_trains_as_without():
 
 def test_what_keras_does_not_hand_over_is_said():
     callback = LCACallback(X, Y, estimator=CrossFit(), on_error="raise")
-    with pytest.raises(LCAError, match=r"fit does not hand over; use a Tracker.*lca\.estimators\.Probe"):
+    with pytest.raises(
+        LCAError, match=r"fit does not hand over; use a Tracker.*lca\.estimators\.SampledPathIntegral"
+    ):
         compiled().fit(X, Y, verbose=0, callbacks=[callback])

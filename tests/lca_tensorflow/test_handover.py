@@ -1,4 +1,4 @@
-"""What a Keras loop hands over: gradients, batches, parts with the updates without them, errors."""
+"""What a Keras loop hands over: gradients, batches, micro_batches with the updates without them, errors."""
 
 from dataclasses import dataclass, field
 
@@ -7,12 +7,11 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from lca import RIGHT, SIMPSON, StepAllocation
+from lca import RIGHT, SIMPSON, StepAllocation, tolerances
 from lca.allocation import Cost
 from lca.errors import LCAError, LCAWarning
-from lca.estimators import CrossFit, NextBatch, Probe, SameBatch
-from lca.testing import tolerances
-from lca.testing.tolerances import EPS32
+from lca.estimators import CrossFit, NextBatch, SameBatch, SampledPathIntegral
+from lca.tolerances import EPS32
 from lca_tensorflow import Objective, Tracker
 from lca_tensorflow.loop import Rehearsal
 
@@ -37,7 +36,7 @@ OPTIMIZERS = {
 class Shown:
     """An estimator that keeps the steps."""
 
-    needs: tuple = ("batch", "gradient", "parts", "next_gradient", "scores")
+    required_fields: tuple = ("batch", "gradient", "micro_batches", "next_gradient", "scores")
     steps: list = field(default_factory=list)
     target, degree, cost, unbiased, bias = "batch", 1, Cost(), False, ""
 
@@ -80,7 +79,7 @@ def train(estimator, optimizer, *, steps=STEPS, **options):
     with tracker:
         for index in tracker.batches(BATCHES[:steps]):
             total = None
-            for part, share in tracker.parts(index, 2):
+            for part, share in tracker.micro_batches(index, 2):
                 grads = gradients(model, part, share, lambda f, part=part: tracker.scores(part, f, Y[part]))
                 total = tracker.add(total, grads)
             optimizer.apply(total, model.trainable_weights)
@@ -93,8 +92,8 @@ def flat(tensors):
 
 def cut(model, theta):
     weights = model.trainable_weights
-    parts = tf.split(theta, [int(np.prod(w.shape)) for w in weights])
-    return [tf.reshape(part, w.shape).numpy() for part, w in zip(parts, weights, strict=True)]
+    micro_batches = tf.split(theta, [int(np.prod(w.shape)) for w in weights])
+    return [tf.reshape(part, w.shape).numpy() for part, w in zip(micro_batches, weights, strict=True)]
 
 
 def stepped(name, steps, last):
@@ -112,7 +111,7 @@ def test_updates_without_a_part_are_those_that_the_optimizer_makes(name):
     estimator = Shown()
     train(estimator, name)
     for t in (0, 1, 3):
-        for part, others in zip(estimator.steps[t].parts, reversed(halves(BATCHES[t])), strict=True):
+        for part, others in zip(estimator.steps[t].micro_batches, reversed(halves(BATCHES[t])), strict=True):
             wanted = stepped(name, t, others)
             gap = np.abs(part.update.numpy() - wanted).max()
             # A movement is a small difference of θ, and Adam's first ones have the size of the learning rate.
@@ -131,7 +130,7 @@ def test_what_is_handed_over_is_what_the_loop_had():
         whole = flat(gradients(model, index))
         assert np.abs(step.gradient.numpy() - whole).max() <= limit
         assert np.abs((step.end - step.start).numpy() + 0.1 * whole).max() <= limit
-        for part, half in zip(step.parts, halves(index), strict=True):
+        for part, half in zip(step.micro_batches, halves(index), strict=True):
             assert np.abs(part.gradient.numpy() - flat(gradients(model, half))).max() <= limit
         right = tf.nn.softmax(model(X[index])).numpy()[np.arange(SIZE), Y[index]]
         assert step.scores.index.tolist() == index.tolist()
@@ -142,13 +141,15 @@ def test_what_is_handed_over_is_what_the_loop_had():
 
 
 @pytest.mark.parametrize(
-    "estimator", [SameBatch(), NextBatch(RIGHT), CrossFit(), Probe(size=10, sampling="importance")], ids=repr
+    "estimator",
+    [SameBatch(), NextBatch(RIGHT), CrossFit(), SampledPathIntegral(size=10, sampling="importance")],
+    ids=repr,
 )
 def test_training_is_the_same_and_estimators_run(estimator):
     tracker, model = train(estimator, "adam")
     summary = tracker.summary()["train"]
-    late = any(need.startswith("next_") for need in estimator.needs)
-    assert (summary["steps"], tracker.left_out) == (STEPS - late, int(late))
+    late = any(need.startswith("next_") for need in estimator.required_fields)
+    assert (summary["steps"], tracker.skipped_steps) == (STEPS - late, int(late))
     _, alone = train(None, "adam", every=lambda step: False)
     assert np.array_equal(flat(model.get_weights()), flat(alone.get_weights()))
 
@@ -214,7 +215,7 @@ def test_gradients_of_embeddings_are_added():
     with Tracker(model, optimizer, objective, CrossFit(), on_error="raise") as tracker:
         for _ in range(2):
             total = None
-            for (x, y), share in tracker.parts(data, 2):
+            for (x, y), share in tracker.micro_batches(data, 2):
                 with tf.GradientTape() as tape:
                     loss = share * LOSS(y, model(x, training=True))
                 total = tracker.add(total, tape.gradient(loss, model.trainable_weights))
@@ -223,12 +224,12 @@ def test_gradients_of_embeddings_are_added():
 
 
 def test_batches_that_make_no_update_are_forgotten():
-    estimator = Shown(needs=("batch", "parts"))
+    estimator = Shown(required_fields=("batch", "micro_batches"))
     model, optimizer = model_of(), keras.optimizers.SGD(0.1)
     with Tracker(model, optimizer, objective_of(model), estimator, on_error="raise") as tracker:
         for n, index in enumerate(tracker.batches(BATCHES)):
             total = None
-            for part, share in tracker.parts(index, 2):
+            for part, share in tracker.micro_batches(index, 2):
                 total = tracker.add(total, gradients(model, part, share))
                 if n == 1:
                     break  # given up halfway
@@ -238,11 +239,11 @@ def test_batches_that_make_no_update_are_forgotten():
             elif n != 1:
                 optimizer.apply(total, model.trainable_weights)
     assert [step.batch.tolist() for step in estimator.steps] == [BATCHES[n].tolist() for n in (0, 2, 4)]
-    assert [len(step.parts) for step in estimator.steps] == [2, 2, 2]
+    assert [len(step.micro_batches) for step in estimator.steps] == [2, 2, 2]
 
 
 def test_a_skipped_batch_is_not_measured_on():
-    estimator = Shown(needs=("batch",))
+    estimator = Shown(required_fields=("batch",))
     model, optimizer = model_of(), keras.optimizers.SGD(0.1)
     with Tracker(model, optimizer, objective_of(model), estimator, on_error="raise") as tracker:
         for n, index in enumerate(tracker.batches(BATCHES[:4])):
@@ -264,7 +265,7 @@ def test_gradients_may_come_from_an_iterator():
 
 
 def test_several_batches_to_an_update_are_its_parts():
-    estimator = Shown(needs=("parts", "batch"))
+    estimator = Shown(required_fields=("micro_batches", "batch"))
     model, optimizer = model_of(), keras.optimizers.SGD(0.1)
     with Tracker(model, optimizer, objective_of(model), estimator, on_error="raise") as tracker:
         total = None
@@ -273,10 +274,10 @@ def test_several_batches_to_an_update_are_its_parts():
             if n % 2:
                 optimizer.apply(total, model.trainable_weights)
                 total = None
-    assert [len(step.parts) for step in estimator.steps] == [2, 2]
+    assert [len(step.micro_batches) for step in estimator.steps] == [2, 2]
     assert estimator.steps[1].batch.numpy().tolist() == [*BATCHES[2], *BATCHES[3]]
     model.set_weights(cut(model, estimator.steps[0].start))
-    for part, index in zip(estimator.steps[0].parts, BATCHES[:2], strict=True):
+    for part, index in zip(estimator.steps[0].micro_batches, BATCHES[:2], strict=True):
         gap = np.abs(part.gradient.numpy() - flat(gradients(model, index))).max()
         assert gap <= tolerances.gradient(1.0, EPS32)
 
@@ -303,10 +304,10 @@ def test_what_the_loop_did_not_hand_over_is_asked_for():
     model, optimizer = model_of(), keras.optimizers.SGD(0.1)
     with Tracker(model, optimizer, objective_of(model), CrossFit(), on_error="raise"):
         optimizer.apply(gradients(model, BATCHES[0]), model.trainable_weights)
-        with pytest.raises(LCAError, match=r"needs Step\.parts.*tracker\.parts\(batch, 2\)"):
+        with pytest.raises(LCAError, match=r"needs Step\.micro_batches.*tracker\.micro_batches\(batch, 2\)"):
             optimizer.apply(gradients(model, BATCHES[1]), model.trainable_weights)
-    with pytest.raises(LCAError, match="whole number of parts ≥ 1, got 0"):
-        next(train(Shown(), "sgd")[0].parts(BATCHES[0], 0))
+    with pytest.raises(LCAError, match="whole number of micro-batches ≥ 1, got 0"):
+        next(train(Shown(), "sgd")[0].micro_batches(BATCHES[0], 0))
 
 
 def test_a_step_that_lacks_what_others_had_is_left_out_and_counted():
@@ -323,10 +324,15 @@ def test_a_step_that_lacks_what_others_had_is_left_out_and_counted():
                 optimizer.apply(total, model.trainable_weights)
 
     with pytest.warns(
-        LCAWarning, match=r"left out, as all like it.*step 1: CrossFit.* needs Step\.next_parts"
+        LCAWarning, match=r"left out, as all like it.*step 1: CrossFit.* needs Step\.next_micro_batches"
     ):
         ragged()
     assert tracker.error is None
     # Step 1 would be measured with the gradient of a group that is no whole one, and step 4 has no next.
     summary = tracker.summary()["train"]
-    assert (summary["steps"], summary["steps_left_out"], tracker.left_out, tracker.jumps) == (2, 3, 3, 0)
+    assert (summary["steps"], summary["skipped_steps"], tracker.skipped_steps, tracker.discontinuities) == (
+        2,
+        3,
+        3,
+        0,
+    )

@@ -6,6 +6,7 @@ import pytest
 import tensorflow as tf
 
 import lca
+from lca import tolerances
 from lca.errors import (
     DataError,
     LayoutError,
@@ -14,7 +15,6 @@ from lca.errors import (
     NonDeterministicError,
     UnknownNameError,
 )
-from lca.testing import tolerances
 from lca_tensorflow import Objective, Penalty, tryout
 from tests.lca_tensorflow.networks import X, Y, cross_entropy, floats, mlp, normalised, stack, subclassed
 

@@ -6,9 +6,9 @@ import pytest
 import tensorflow as tf
 
 import lca
+from lca import tolerances
 from lca.errors import NonFiniteError
-from lca.models import BatchNorm, CrossEntropy, DatasetLoss, Dense, Network, ReLU, mlp
-from lca.testing import tolerances
+from lca.reference.models import BatchNorm, CrossEntropy, DatasetLoss, Dense, Network, ReLU, mlp
 from lca_tensorflow import Objective
 
 CROSS_ENTROPY = {"from_logits": True, "dtype": "float64"}

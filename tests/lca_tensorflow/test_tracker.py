@@ -90,7 +90,7 @@ def test_training_is_the_same_bit_for_bit_and_every_step_is_measured(loop):
     assert rows["loss_start"][1:].tolist() == rows["loss_end"][:-1].tolist()
     assert rows["state_change"].all()
     assert (rows["full_gradients"][1:] <= 3).all()
-    assert tracker.jumps == 0
+    assert tracker.discontinuities == 0
     summary = tracker.summary()["train"]
     assert abs(summary["residual"]) < 1e-3 * summary["mass"]
 
@@ -153,7 +153,7 @@ def test_a_jump_between_steps_is_reported():
         model.layers[0].kernel.assign_add(0.1 * tf.ones((6, 5)))
         with pytest.warns(LCAWarning, match="changed between steps 0 and 1"):
             loop.train_step(X, Y)
-    assert tracker.jumps == 1
+    assert tracker.discontinuities == 1
 
 
 def test_an_error_in_measuring_ends_the_measuring_and_not_the_training():

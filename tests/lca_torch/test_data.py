@@ -7,8 +7,8 @@ from torch.nn.functional import cross_entropy
 from torch.utils.data import DataLoader, Dataset, IterableDataset, Subset, TensorDataset
 
 import lca
+from lca import tolerances
 from lca.errors import DataError, NonDeterministicError
-from lca.testing import tolerances
 from lca_torch import Objective
 from tests.lca_torch.networks import X, Y, mlp
 

@@ -6,10 +6,10 @@ import torch
 from torch import nn
 from torch.nn.functional import cross_entropy, mse_loss
 
+from lca import tolerances
 from lca.errors import LCAError
-from lca.estimators.probe import Probe
+from lca.estimators.sampled_path_integral import SampledPathIntegral
 from lca.objective import Sampled, Scored
-from lca.testing import tolerances
 from lca_torch import Objective
 from tests.lca_torch.networks import X, Y, mlp
 
@@ -80,7 +80,7 @@ MIXED = {
 @pytest.mark.parametrize("options", [MIXED, {"batch_weight": lambda batch: len(batch[1])}])
 def test_what_has_no_single_examples_is_refused_with_the_way_out(options):
     with pytest.raises(LCAError, match=r"tensors with one row an example.*CrossFit"):
-        Probe(size=4).start(objective(**options))
+        SampledPathIntegral(size=4).start(objective(**options))
 
 
 def pair(model, batch):

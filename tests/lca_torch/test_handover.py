@@ -9,16 +9,16 @@ from torch import nn
 from torch.nn.functional import cross_entropy
 
 import lca
-from lca import LEFT, RIGHT, SIMPSON, TRAPEZOID, optimizers
-from lca.data import Batch
+from lca import LEFT, RIGHT, SIMPSON, TRAPEZOID, tolerances
 from lca.errors import LCAError, LCAWarning
-from lca.estimators.anchored import Anchored
+from lca.estimators.control_variate import ControlVariate
 from lca.estimators.crossfit import CrossFit
 from lca.estimators.minibatch import NextBatch, SameBatch
-from lca.estimators.probe import Probe
-from lca.models import CrossEntropy, DatasetLoss, Dense, Network, Tanh
-from lca.testing import tolerances
-from lca.training import train, with_next
+from lca.estimators.sampled_path_integral import SampledPathIntegral
+from lca.reference import optimizers
+from lca.reference.data import Batch
+from lca.reference.models import CrossEntropy, DatasetLoss, Dense, Network, Tanh
+from lca.reference.training import train, with_next
 from lca_torch import Objective, Tracker
 from lca_torch.network import module_of
 
@@ -75,13 +75,13 @@ def plain(model, optimizer, tracker):
 def halved(model, optimizer, tracker):
     for batch in tracker.batches(batches()):
         optimizer.zero_grad()
-        for (x, y), share in tracker.parts(batch, 2):
+        for (x, y), share in tracker.micro_batches(batch, 2):
             backward(model, x, y, share)
         optimizer.step()
 
 
 def interleaved():
-    """The batches of `lca.training`, whose parts are every other example, ours the two halves."""
+    """The batches of `lca.reference.training`, whose micro_batches are every other example, ours the two halves."""
     for index in INDEX:
         order = np.arange(len(index))
         half = (len(index) + 1) // 2
@@ -89,18 +89,20 @@ def interleaved():
         yield Batch(X[index], Y[index]).take(order)
 
 
-def reference(estimator, name, parts):
+def reference(estimator, name, micro_batches):
     objective = DatasetLoss(NETWORK, X, Y)
-    data = list(interleaved()) if parts > 1 else [Batch(X[i], Y[i]) for i in INDEX]
-    steps = train(objective, NETWORK.init(seed=1), optimizers.make_optimizer(name), data, parts=parts)
-    steps = with_next(steps) if any(need.startswith("next_") for need in estimator.needs) else steps
+    data = list(interleaved()) if micro_batches > 1 else [Batch(X[i], Y[i]) for i in INDEX]
+    steps = train(
+        objective, NETWORK.init(seed=1), optimizers.make_optimizer(name), data, micro_batches=micro_batches
+    )
+    steps = with_next(steps) if any(need.startswith("next_") for need in estimator.required_fields) else steps
     allocate = estimator.start(objective)
     return [allocate(step) for step in steps]
 
 
 @pytest.mark.parametrize("name", ["momentum", "adam"])
 @pytest.mark.parametrize(
-    ("estimator", "loop", "parts"),
+    ("estimator", "loop", "micro_batches"),
     [
         (SameBatch(), plain, 1),
         (NextBatch(LEFT), plain, 1),
@@ -111,11 +113,11 @@ def reference(estimator, name, parts):
         (CrossFit(2, TRAPEZOID, independent=True), halved, 2),
     ],
 )
-def test_the_tracker_hands_over_what_the_plain_loop_does(estimator, loop, parts, name):
-    tracker, expected = track(estimator, loop, name), reference(estimator, name, parts)
+def test_the_tracker_hands_over_what_the_plain_loop_does(estimator, loop, micro_batches, name):
+    tracker, expected = track(estimator, loop, name), reference(estimator, name, micro_batches)
     rows = tracker.views["train"].rows
-    late = any(need.startswith("next_") for need in estimator.needs)
-    assert (tracker.steps, tracker.left_out, tracker.jumps) == (5, int(late), 0)
+    late = any(need.startswith("next_") for need in estimator.required_fields)
+    assert (tracker.steps, tracker.skipped_steps, tracker.discontinuities) == (5, int(late), 0)
     assert [row.step for row in rows] == [row.step for row in expected] == list(range(5 - late))
     for row, wanted in zip(rows, expected, strict=True):
         limit = tolerances.allocation(wanted.mass, EPS)
@@ -143,15 +145,15 @@ def test_accumulated_batches_are_parts():
                 optimizer.zero_grad()
 
     class NeedsBatch(Look):
-        needs = ("batch", "gradient", "parts")
+        required_fields = ("batch", "gradient", "micro_batches")
 
     track(NeedsBatch(2), accumulated)
     assert len(seen) == 2
     for step in seen:
-        both = sum(part.gradient for part in step.parts) / 2
+        both = sum(part.gradient for part in step.micro_batches) / 2
         assert float((both - step.gradient).abs().max()) <= tolerances.gradient(1.0, EPS)
         assert torch.equal(step.batch[0], torch.cat([x for x, _ in batches()[:2]]))
-        assert not torch.equal(step.parts[0].gradient, step.parts[1].gradient)
+        assert not torch.equal(step.micro_batches[0].gradient, step.micro_batches[1].gradient)
 
 
 @pytest.mark.parametrize("estimator", [SameBatch(), NextBatch(), CrossFit(2)])
@@ -181,7 +183,7 @@ class Cuts:
     def batches(self, loader):
         return loader
 
-    def parts(self, batch, n):
+    def micro_batches(self, batch, n):
         half = (len(batch[0]) + 1) // 2
         for cut in (slice(half), slice(half, None)):
             yield (batch[0][cut], batch[1][cut]), len(batch[0][cut]) / len(batch[0])
@@ -193,7 +195,7 @@ def test_clipping_scales_the_parts():
     def clipped(model, optimizer, tracker):
         for batch in tracker.batches(batches()):
             optimizer.zero_grad()
-            for (x, y), share in tracker.parts(batch, 2):
+            for (x, y), share in tracker.micro_batches(batch, 2):
                 backward(model, x, y, share)
             nn.utils.clip_grad_norm_(model.parameters(), 0.01)
             gradients.append(torch.cat([p.grad.reshape(-1) for p in model.parameters()]))
@@ -201,9 +203,9 @@ def test_clipping_scales_the_parts():
 
     rows = track(CrossFit(2, LEFT), clipped).views["train"].rows
     for row, gradient in zip(rows, gradients, strict=True):
-        mean = sum(part.gradient for part in row.source.parts) / 2
+        mean = sum(part.gradient for part in row.source.micro_batches) / 2
         if (
-            len(row.source.parts) == 2 and row.step != 2
+            len(row.source.micro_batches) == 2 and row.step != 2
         ):  # of ragged halves the plain mean is not the gradient
             assert float((mean - gradient).abs().max()) <= tolerances.gradient(0.01, EPS)
 
@@ -211,12 +213,12 @@ def test_clipping_scales_the_parts():
 def test_a_gradient_that_is_no_multiple_of_its_parts_is_refused():
     def clamped(model, optimizer, tracker):
         for batch in tracker.batches(batches()):
-            for (x, y), share in tracker.parts(batch, 2):
+            for (x, y), share in tracker.micro_batches(batch, 2):
                 backward(model, x, y, share)
             nn.utils.clip_grad_value_(model.parameters(), 1e-3)
             optimizer.step()
 
-    with pytest.raises(LCAError, match="no multiple of the sum of its parts.*clip by norm"):
+    with pytest.raises(LCAError, match="no multiple of the sum of its micro-batches.*clip by norm"):
         track(CrossFit(2), clamped)
 
 
@@ -224,16 +226,18 @@ def test_a_skipped_update_leaves_no_parts_behind():
     def skipping(model, optimizer, tracker):
         for index, batch in enumerate(tracker.batches(batches())):
             optimizer.zero_grad()
-            for (x, y), share in tracker.parts(batch, 2):
+            for (x, y), share in tracker.micro_batches(batch, 2):
                 backward(model, x, y, share)
             if index != 1:
                 optimizer.step()
 
     tracker = track(CrossFit(2), skipping)
     assert tracker.steps == 4
-    assert all(len(row.source.parts) == 2 for row in tracker.views["train"].rows)
+    assert all(len(row.source.micro_batches) == 2 for row in tracker.views["train"].rows)
     assert (
-        torch.equal(tracker.views["train"].rows[0].source.next_parts[0].gradient.shape, ()) if False else True
+        torch.equal(tracker.views["train"].rows[0].source.next_micro_batches[0].gradient.shape, ())
+        if False
+        else True
     )
 
 
@@ -256,8 +260,12 @@ def test_a_closure_hands_over_its_first_gradient():
     ("estimator", "field", "fix"),
     [
         (NextBatch(LEFT), "next_batch", r"tracker\.batches\(loader\)"),
-        (CrossFit(2), "parts", r"tracker\.parts\(batch, 2\)"),
-        (Probe(size=4, sampling="importance"), "scores", r"tracker\.scores\(index, outputs, labels\)"),
+        (CrossFit(2), "micro_batches", r"tracker\.micro_batches\(batch, 2\)"),
+        (
+            SampledPathIntegral(size=4, sampling="importance"),
+            "scores",
+            r"tracker\.scores\(index, outputs, labels\)",
+        ),
     ],
 )
 def test_what_is_missing_is_said_with_its_source_and_training_goes_on(estimator, field, fix):
@@ -286,7 +294,7 @@ def test_a_step_followed_by_a_jump_is_left_out_and_counted():
     with pytest.warns(LCAWarning, match="parameters changed between steps 1 and 2"):
         tracker = track(NextBatch(RIGHT), jumping)
     assert [row.step for row in tracker.views["train"].rows] == [0, 2, 3]
-    assert (tracker.left_out, tracker.jumps) == (2, 1)
+    assert (tracker.skipped_steps, tracker.discontinuities) == (2, 1)
 
 
 def test_every_other_step_still_gets_its_next_one():
@@ -297,17 +305,19 @@ def test_every_other_step_still_gets_its_next_one():
         assert torch.equal(row.values, dense.views["train"].rows[row.step].values)
 
 
-@pytest.mark.parametrize("estimator", [Probe(size=30), Anchored(Probe(size=30), every=3)])
+@pytest.mark.parametrize(
+    "estimator", [SampledPathIntegral(size=30), ControlVariate(SampledPathIntegral(size=30), every=3)]
+)
 def test_probes_draw_the_same_samples_as_on_the_numpy_model(estimator):
     rows, expected = track(estimator, plain).views["train"].rows, reference(estimator, "adam", 1)
     for row, wanted in zip(rows, expected, strict=True):
         assert np.abs(row.values.numpy() - wanted.values).max() <= tolerances.allocation(wanted.mass, EPS)
-        assert row.evaluations == wanted.evaluations
+        assert row.cost == wanted.cost
 
 
 @pytest.mark.parametrize("given", ["logits", "errors"])
 def test_probes_by_error_take_the_scores_of_training(given):
-    estimator = Probe(size=20, sampling="stratified")
+    estimator = SampledPathIntegral(size=20, sampling="stratified")
 
     def scored(model, optimizer, tracker):
         for index, (x, y) in zip(INDEX, batches(), strict=True):
@@ -353,7 +363,7 @@ def test_scores_that_are_none_end_the_measuring_and_not_the_training(give, messa
             optimizer.step()
 
     with pytest.warns(LCAWarning, match=f"measuring stopped at step 0, training goes on.*{message}"):
-        tracker = track(Probe(size=4, sampling="importance"), scored, on_error="warn")
+        tracker = track(SampledPathIntegral(size=4, sampling="importance"), scored, on_error="warn")
     assert tracker.steps == 2
 
 
@@ -369,29 +379,29 @@ def test_parts_that_cannot_be_cut_are_refused(n):
     model, optimizer = model_and_optimizer()
     objective = Objective(model, cross_entropy, (torch.tensor(X), torch.tensor(Y)), batch_size=60)
     tracker = Tracker(model, optimizer, objective)
-    with pytest.raises(LCAError, match="whole number of parts"):
-        next(tracker.parts(batches()[0], n))
+    with pytest.raises(LCAError, match="whole number of micro-batches"):
+        next(tracker.micro_batches(batches()[0], n))
 
 
 def test_a_step_that_lacks_what_others_had_is_left_out_and_counted():
-    """Batches left over from accumulation, or a last batch with fewer examples than parts."""
+    """Batches left over from accumulation, or a last batch with fewer examples than micro_batches."""
 
     def ragged(model, optimizer, tracker):
         for t, (x, y) in enumerate(batches()):
             optimizer.zero_grad()
             batch = (x[:1], y[:1]) if t == 2 else (x, y)
-            for (px, py), share in tracker.parts(batch, 2):
+            for (px, py), share in tracker.micro_batches(batch, 2):
                 backward(model, px, py, share)
             optimizer.step()
 
     with pytest.warns(
-        LCAWarning, match=r"left out, as all like it.*step 1: CrossFit.* needs Step\.next_parts"
+        LCAWarning, match=r"left out, as all like it.*step 1: CrossFit.* needs Step\.next_micro_batches"
     ):
         tracker = track(CrossFit(2), ragged, on_error="warn")
     assert tracker.error is None
     # Step 1 would be measured with the gradient of a group that is no whole one, and step 4 has no next.
     assert [row.step for row in tracker.views["train"].rows] == [0, 3]
-    assert (tracker.steps, tracker.left_out, tracker.jumps) == (5, 3, 0)
+    assert (tracker.steps, tracker.skipped_steps, tracker.discontinuities) == (5, 3, 0)
 
 
 @pytest.mark.parametrize("set_to_none", [True, False])
@@ -421,7 +431,7 @@ def test_an_empty_batch_has_no_parts():
     model, optimizer = model_and_optimizer()
     objective = Objective(model, cross_entropy, (torch.tensor(X), torch.tensor(Y)), batch_size=60)
     with pytest.raises(LCAError, match="tensors of one length ≥ 1"):
-        next(Tracker(model, optimizer, objective).parts((torch.zeros(0, 6), torch.zeros(0)), 2))
+        next(Tracker(model, optimizer, objective).micro_batches((torch.zeros(0, 6), torch.zeros(0)), 2))
 
 
 def test_a_record_is_written_and_closed(tmp_path):

@@ -8,9 +8,9 @@ import pytest
 import torch
 
 import lca
+from lca import tolerances
 from lca.errors import LCAError, LCAWarning
 from lca.estimators.crossfit import CrossFit
-from lca.testing import tolerances
 from lca_torch import Objective, replay
 
 with warnings.catch_warnings():
@@ -189,9 +189,9 @@ def test_accumulated_batches_are_parts(tmp_path):
     assert same(model, train(gpt2(), tmp_path, gradient_accumulation_steps=2))
     rows = callback.views["train"].rows
     assert len(rows) == 7
-    assert callback.tracker.left_out == 1
+    assert callback.tracker.skipped_steps == 1
     for row, following in zip(rows[:-1], rows[1:], strict=True):
-        first, second = following.source.parts
+        first, second = following.source.micro_batches
         assert not torch.equal(first.gradient, second.gradient)
         gap = (first.gradient + second.gradient) / 2 - row.source.next_gradient
         scale = float(row.source.next_gradient.abs().max())

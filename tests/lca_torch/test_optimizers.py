@@ -6,9 +6,9 @@ import pytest
 import torch
 from torch import nn
 
-from lca import optimizers
+from lca import tolerances
 from lca.errors import LCAError
-from lca.testing import tolerances
+from lca.reference import optimizers
 from lca_torch.optimizers import check_known, updates_without
 
 EPS = torch.finfo(torch.float64).eps

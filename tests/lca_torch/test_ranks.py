@@ -9,10 +9,10 @@ import pytest
 import torch
 from torch.nn.functional import cross_entropy
 
+from lca import tolerances
 from lca.errors import LCAError
 from lca.estimators import CrossFit
-from lca.testing import tolerances
-from lca.testing.tolerances import EPS64
+from lca.tolerances import EPS64
 from lca_torch import Tracker
 from tests.lca_torch.two_ranks import OPTIMIZERS, STEPS, Values, batch, clip, made
 
@@ -25,7 +25,7 @@ def halved(name):
     with Tracker(model, optimizer, objective, CrossFit(2), views=Values, on_error="raise") as tracker:
         for step in range(STEPS):
             optimizer.zero_grad()
-            for (x, y), share in tracker.parts(batch(step), 2):
+            for (x, y), share in tracker.micro_batches(batch(step), 2):
                 (share * cross_entropy(model(x), y)).backward()
             clip(name, model)
             optimizer.step()

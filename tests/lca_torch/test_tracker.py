@@ -6,8 +6,8 @@ import torch
 from torch.nn.functional import cross_entropy
 
 import lca
+from lca import tolerances
 from lca.errors import LCAWarning
-from lca.testing import tolerances
 from lca_torch import Objective, Penalty, Tracker
 from tests.lca_torch.loops import LOOPS, RK4, Plain, X, Y, closure_of, network, run
 
@@ -29,7 +29,7 @@ def test_the_allocation_adds_up_to_the_change_of_the_loss(loop):
     rows = tracker.views["train"].trace.rows
     assert len(rows) == tracker.steps
     assert list(rows["step"]) == list(range(tracker.steps))
-    assert tracker.jumps == 0
+    assert tracker.discontinuities == 0
     # Every step begins where the one before ended, and Simpson leaves little on a smooth network.
     assert np.array_equal(rows["loss_start"][1:], rows["loss_end"][:-1])
     assert np.abs(rows["residual"]).max() < 1e-3 * rows["mass"].max()
@@ -107,7 +107,7 @@ def test_a_jump_between_steps_is_reported():
                     optimizer.step()
             else:
                 optimizer.step()
-    assert tracker.jumps == 1
+    assert tracker.discontinuities == 1
     rows = tracker.views["train"].trace.rows
     assert rows["loss_start"][2] != rows["loss_end"][1]
     assert rows["loss_start"][3] == rows["loss_end"][2]

@@ -6,9 +6,9 @@ import torch
 from hypothesis import given
 
 import lca_torch  # noqa: F401 - registers the reductions
-from lca.testing import tolerances
+from lca import tolerances
+from lca.arrays import NumpyOps, array_ops
 from lca.testing.strategies import dtypes, seeds
-from lca.vectors import NumpyOps, vector_ops
 from lca_torch.live import ParameterVector, differ, holds
 
 
@@ -16,7 +16,7 @@ from lca_torch.live import ParameterVector, differ, holds
 def test_reductions_are_those_of_numpy(seed, dtype):
     numbers = np.random.default_rng(seed).normal(size=(3, 2**16 + 7)).astype(dtype)
     tensors = [torch.from_numpy(row) for row in numbers]
-    ours, theirs, eps = vector_ops(tensors[0]), NumpyOps(), float(np.finfo(dtype).eps)
+    ours, theirs, eps = array_ops(tensors[0]), NumpyOps(), float(np.finfo(dtype).eps)
     mass = theirs.abs_total(numbers[0])
     assert abs(ours.total(tensors[0]) - theirs.total(numbers[0])) <= tolerances.summed(mass, tolerances.EPS64)
     assert abs(ours.abs_total(tensors[0]) - mass) <= tolerances.summed(mass, tolerances.EPS64)
@@ -35,7 +35,7 @@ def test_reductions_are_those_of_numpy(seed, dtype):
 @given(seeds, dtypes())
 def test_vectors_made_are_those_of_numpy(seed, dtype):
     vector, start, end = np.random.default_rng(seed).normal(size=(3, 2**16 + 7)).astype(dtype)
-    ours, theirs, eps = vector_ops(torch.from_numpy(start)), NumpyOps(), float(np.finfo(dtype).eps)
+    ours, theirs, eps = array_ops(torch.from_numpy(start)), NumpyOps(), float(np.finfo(dtype).eps)
     tensor, a, b = (torch.from_numpy(row) for row in (vector, start, end))
     product = theirs.times_movement(vector.copy(), start, end)
     pairs = {
@@ -52,7 +52,7 @@ def test_vectors_made_are_those_of_numpy(seed, dtype):
 
 def test_the_ends_of_a_segment_are_its_ends():
     start, end = torch.tensor([0.1, 0.7]), torch.tensor([0.3, -0.7])
-    between = vector_ops(start).between
+    between = array_ops(start).between
     assert torch.equal(between(start, end, 0.0), start)
     assert torch.equal(between(start, end, 1.0), end)
     assert torch.equal(between(start, start, 0.3), start)
@@ -61,14 +61,14 @@ def test_the_ends_of_a_segment_are_its_ends():
 @pytest.mark.parametrize("bad", [float("nan"), float("inf"), -float("inf")])
 def test_one_bad_entry_is_not_finite(bad):
     vector = torch.ones(5)
-    assert vector_ops(vector).all_finite(vector)
+    assert array_ops(vector).all_finite(vector)
     vector[3] = bad
-    assert not vector_ops(vector).all_finite(vector)
+    assert not array_ops(vector).all_finite(vector)
 
 
 def test_a_snapshot_sees_a_change_in_place_and_another_tensor():
     vector = torch.ones(3)
-    ops = vector_ops(vector)
+    ops = array_ops(vector)
     snapshot = ops.snapshot(vector)
     assert ops.unchanged(snapshot, vector)
     assert not ops.unchanged(snapshot, vector.clone())
@@ -79,13 +79,13 @@ def test_a_snapshot_sees_a_change_in_place_and_another_tensor():
 def test_a_vector_in_parameters_reads_like_a_tensor_and_can_be_kept():
     pieces = [torch.randn(3, 2).t(), torch.randn(4)]
     flat = torch.cat([piece.reshape(-1) for piece in pieces])
-    vector, ops = ParameterVector(pieces), vector_ops(flat)
+    vector, ops = ParameterVector(pieces), array_ops(flat)
     start, grad = torch.randn(10), torch.randn(10)
     assert torch.equal(vector - start, flat - start)
     assert np.array_equal(ops.to_numpy(vector), flat.numpy())
     assert torch.equal(ops.between(start, vector, 0.25), ops.between(start, flat, 0.25))
     assert torch.equal(ops.times_movement(grad.clone(), start, vector), grad * (flat - start))
-    # Cut at other places, so added up in another order.
+    # Slices at other places, so added up in another order.
     found, expected = (ops.movement_sums([(1.0, grad)], start, end) for end in (vector, flat))
     tolerance = tolerances.summed(float((grad * (flat - start)).abs().sum()), tolerances.EPS64)
     assert np.abs(np.subtract(found, expected)).max() <= tolerance

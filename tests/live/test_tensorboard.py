@@ -12,9 +12,9 @@ from lca import Layout, LCAError, StepAllocation
 from lca.errors import OutputError
 from lca.live import TensorBoard, TensorBoardView
 from lca.live.tensorboard import layer_time_picture
-from lca.models import Quadratic
+from lca.reference.models import Quadratic
 from lca.summary import RunViews
-from lca.tracking import Measurement
+from lca.tracking import Session
 
 pytest.importorskip("tensorboardX", reason="the extra tensorboard is not installed")
 LAYOUT = Layout(("fc1.w", "fc1.b", "fc2.w"), ((2,), (1,), (2,)))
@@ -102,7 +102,7 @@ def test_the_picture_of_a_long_run_sums_and_is_no_wider():
 
 def test_a_tracker_takes_it_and_keeps_its_summary(tmp_path):
     losses = {"train": Quadratic(np.eye(2)), "heldout": Quadratic(2 * np.eye(2))}
-    measurement = Measurement(losses, lca.PathIntegral(), views=TensorBoard(tmp_path))
+    measurement = Session(losses, lca.PathIntegral(), views=TensorBoard(tmp_path))
     run = lca.Trajectory(np.array([[1.0, 1.0], [0.5, 1.0]]))
     for step in run:
         measurement.measure(step)
@@ -126,7 +126,7 @@ def test_a_tracker_takes_it_and_keeps_its_summary(tmp_path):
     ],
 )
 def test_losses_are_called_what_the_tracker_calls_them_inside_the_folder(tmp_path, losses, folders):
-    Measurement(losses, lca.PathIntegral(), views=TensorBoard(tmp_path / "logs"))
+    Session(losses, lca.PathIntegral(), views=TensorBoard(tmp_path / "logs"))
     assert [path.name for path in tmp_path.iterdir()] == ["logs"]
     assert sorted(path.name for path in (tmp_path / "logs").iterdir()) == folders
 

@@ -6,7 +6,7 @@ from hypothesis import strategies as st
 
 from lca import PathIntegral
 from lca.errors import LCAError
-from lca.models import bowl
+from lca.reference.models import bowl
 from lca.testing.checks import check_estimator, check_objective
 from lca.testing.report import Check, CheckFailure, ConformanceError, run_checks
 

@@ -5,11 +5,11 @@ from importlib.metadata import entry_points
 
 import numpy as np
 
-from lca.backend import GROUP, Backend, NumpyBackend, load_backend
-from lca.data import Dataset
 from lca.errors import LCAError
 from lca.layout import Layout
-from lca.models import BatchNorm, Dropout
+from lca.reference.backend import GROUP, Backend, NumpyBackend, load_backend
+from lca.reference.data import Dataset
+from lca.reference.models import BatchNorm, Dropout
 from tests.meta.animals import Passing, Wrong
 
 

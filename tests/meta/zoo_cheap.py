@@ -5,25 +5,29 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from lca import LEFT, MIDPOINT, RIGHT, SIMPSON, TRAPEZOID
-from lca.estimators import Anchored, CrossFit, NextBatch, Probe, SameBatch
+from lca.estimators import ControlVariate, CrossFit, NextBatch, SameBatch, SampledPathIntegral
 from lca.estimators.stochastic import Shares
-from lca.step import Part
+from lca.step import MicroBatch
 from tests.meta.animals import Passing, Wrong
 
-PAIR = Probe(TRAPEZOID, 6, micro_batches=2)
+PAIR = SampledPathIntegral(TRAPEZOID, 6, micro_batches=2)
 RIGHT_CHEAP = {
     "same batch, biased": SameBatch(),
     **{f"next batch, {rule.name}": NextBatch(rule) for rule in (LEFT, RIGHT, TRAPEZOID, SIMPSON)},
     "probe": PAIR,
-    "probe, midpoint": Probe(MIDPOINT, 6, micro_batches=3),
-    "probe, simpson": Probe(SIMPSON, 6, micro_batches=2),
-    "probe, one sample": Probe(TRAPEZOID, 6),
-    "probe, refined": Probe(TRAPEZOID, 6, micro_batches=2, refine=0.1),
-    "importance probe": Probe(TRAPEZOID, 8, sampling="importance", micro_batches=2),
-    "stratified probe": Probe(TRAPEZOID, 8, sampling="stratified", micro_batches=2),
-    "stratified probe, own scores": Probe(TRAPEZOID, 8, sampling="stratified", micro_batches=2, refresh=2),
-    "anchored": Anchored(PAIR, every=2),
-    "anchored, stratified": Anchored(Probe(TRAPEZOID, 6, sampling="stratified", micro_batches=2), every=7),
+    "probe, midpoint": SampledPathIntegral(MIDPOINT, 6, micro_batches=3),
+    "probe, simpson": SampledPathIntegral(SIMPSON, 6, micro_batches=2),
+    "probe, one sample": SampledPathIntegral(TRAPEZOID, 6),
+    "probe, refined": SampledPathIntegral(TRAPEZOID, 6, micro_batches=2, refine=0.1),
+    "importance probe": SampledPathIntegral(TRAPEZOID, 8, sampling="importance", micro_batches=2),
+    "stratified probe": SampledPathIntegral(TRAPEZOID, 8, sampling="stratified", micro_batches=2),
+    "stratified probe, own scores": SampledPathIntegral(
+        TRAPEZOID, 8, sampling="stratified", micro_batches=2, refresh=2
+    ),
+    "anchored": ControlVariate(PAIR, every=2),
+    "anchored, stratified": ControlVariate(
+        SampledPathIntegral(TRAPEZOID, 6, sampling="stratified", micro_batches=2), every=7
+    ),
     "cross-fit": CrossFit(),
     "cross-fit, left": CrossFit(2, LEFT),
     "cross-fit, epoch": CrossFit(epoch=5),
@@ -31,7 +35,7 @@ RIGHT_CHEAP = {
 }
 
 
-class NeighboursApart(Probe):
+class NeighboursApart(SampledPathIntegral):
     """Every step gives its nodes keys of its own, so that what two steps share counts as independent."""
 
     def start(self, objective):
@@ -70,7 +74,7 @@ class Unweighted(Sampling):
         return self.objective.batch(index)
 
 
-class WithoutWeights(Probe):
+class WithoutWeights(SampledPathIntegral):
     """Examples drawn by their error, and averaged as if they had been drawn evenly."""
 
     def start(self, objective):
@@ -91,7 +95,7 @@ class Remembering(Sampling):
         return 0.0, self.first
 
 
-class StaleAnchor(Anchored):
+class StaleAnchor(ControlVariate):
     """The anchor moves on, its full gradient does not."""
 
     def start(self, objective):
@@ -105,9 +109,9 @@ class ForgetsMomentum(CrossFit):
         allocate_step = super().start(objective)
 
         def forgetful(step):
-            a, b = step.parts
-            parts = (Part(a.gradient, -0.05 * b.gradient), Part(b.gradient, -0.05 * a.gradient))
-            return allocate_step(replace(step, parts=parts))
+            a, b = step.micro_batches
+            parts = (MicroBatch(a.gradient, -0.05 * b.gradient), MicroBatch(b.gradient, -0.05 * a.gradient))
+            return allocate_step(replace(step, micro_batches=parts))
 
         return forgetful
 
@@ -116,12 +120,12 @@ class SpreadOfProducts(CrossFit):
     """``g_1 ∘ Δ^{(-1)}`` and ``g_2 ∘ Δ^{(-2)}`` as replicates: for plain SGD the very same numbers."""
 
     def _replicates(self, step, left, right):
-        products = [left * part.gradient * part.update for part in step.parts]
-        shares = Shares(step, [(right, [part.gradient for part in step.next_parts])])
+        products = [left * part.gradient * part.update for part in step.micro_batches]
+        shares = Shares(step, [(right, [part.gradient for part in step.next_micro_batches])])
         return {step.index: products, step.index + 1: shares}
 
 
-class TwiceTheSample(Probe):
+class TwiceTheSample(SampledPathIntegral):
     """One sample handed over as two replicates: they never differ."""
 
     def start(self, objective):

@@ -252,7 +252,7 @@ class Reusing:
             values = weighted * delta
             mass = 0.5 * float((np.abs(before[1] * delta) + np.abs(after[1] * delta)).sum())
             a = StepAllocation(values, before[0], after[0], 0.0, mass, step.index)
-            return replace(a, residual=left(a, values), evaluations=Cost(full_gradients=2 - reused))
+            return replace(a, residual=left(a, values), cost=Cost(full_gradients=2 - reused))
 
         return allocate_step
 
@@ -340,7 +340,7 @@ class CheapWhenShort:
 
 
 def _cost_of_a_later_step(a, step, objective):
-    return replace(a, evaluations=PathIntegral().cost)
+    return replace(a, cost=PathIntegral().cost)
 
 
 def _converged(a, step, objective):

@@ -5,8 +5,8 @@ import random
 import numpy as np
 
 from lca import Layout, Scaled, Sum
-from lca.data import Batch
-from lca.models import (
+from lca.reference.data import Batch
+from lca.reference.models import (
     Bilinear,
     DatasetLoss,
     L2Penalty,

@@ -14,18 +14,18 @@ from tests.meta.zoo_cheap import RIGHT_CHEAP, WRONG_CHEAP
 class UniformProbe:
     """Right: independent examples at every node, shared by both neighbouring steps; trapezoid."""
 
-    parts: int = 4
+    micro_batches: int = 4
     size: int = 6
     seed: int = 0
     target = "probe"
     degree = 1
     unbiased = True
     bias = "none"
-    needs = ()
+    required_fields = ()
 
     @property
     def cost(self):
-        return Cost(batch_gradients=self.parts * self.size / TRAINING_BATCH)
+        return Cost(batch_gradients=self.micro_batches * self.size / TRAINING_BATCH)
 
     def reseeded(self, seed):
         return replace(self, seed=seed)
@@ -36,7 +36,8 @@ class UniformProbe:
 
         def draw(theta):
             batches = [
-                objective.batch(rng.integers(objective.n_examples, size=self.size)) for _ in range(self.parts)
+                objective.batch(rng.integers(objective.n_examples, size=self.size))
+                for _ in range(self.micro_batches)
             ]
             return np.array([objective.loss_and_grad(theta, batch)[1] for batch in batches])
 
@@ -76,7 +77,7 @@ class SameBatch(UniformProbe):
 class TwoPercentLow(UniformProbe):
     """Every value two percent small: a sum over n divided by n + 1 once too often."""
 
-    parts = 50
+    micro_batches = 50
 
     def allocation(self, step, parts):
         a = super().allocation(step, parts)
@@ -121,7 +122,7 @@ class Unseeded(UniformProbe):
 
 RIGHT_STOCHASTIC = {
     "four parts": UniformProbe(),
-    "two parts": UniformProbe(parts=2, size=3),
+    "two parts": UniformProbe(micro_batches=2, size=3),
     **RIGHT_CHEAP,
 }
 WRONG_STOCHASTIC: dict[str, Wrong] = {

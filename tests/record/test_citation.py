@@ -48,7 +48,7 @@ def test_entries_are_bibtex(entry):
 def test_every_estimator_that_is_cited_exists(name):
     import lca.estimators  # noqa: PLC0415
 
-    modules = [getattr(lca.estimators, module) for module in ("minibatch", "anchored", "crossfit")]
+    modules = [getattr(lca.estimators, module) for module in ("minibatch", "control_variate", "crossfit")]
     [kind] = [getattr(module, name) for module in modules if hasattr(module, name)]
     assert kind.__name__ == name
 

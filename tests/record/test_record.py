@@ -25,11 +25,11 @@ from lca import (
     open_record,
 )
 from lca.errors import LCAWarning
-from lca.models import Quadratic
 from lca.record import RecordError, open_records
 from lca.record.schema import BIN_EDGES
+from lca.reference.models import Quadratic
 from lca.summary import RunViews
-from lca.testing.tolerances import EPS64, summed
+from lca.tolerances import EPS64, summed
 from lca.views import GroupTotals
 
 LAYOUT = Layout(("a.weight", "a.bias", "b.weight"), ((2, 3), (2,), (4, 2)))

@@ -222,7 +222,7 @@ def test_a_damaged_record_is_not_continued(path, damage):
 
 
 def spoil(file, keep):
-    """Cut the file, or turn over one bit of it if all is kept."""
+    """Slices the file, or turn over one bit of it if all is kept."""
     content = bytearray(file.read_bytes()[: int(keep * file.stat().st_size)])
     if keep == 1:
         content[-6] ^= 1

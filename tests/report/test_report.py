@@ -65,7 +65,7 @@ def test_the_books_are_sums_of_the_record(full):
     assert book.change == book.allocated + book.residual
     assert (book.start, book.end, book.steps) == (2.0, 2.0 + book.change, 12)
     assert (book.worst_residual, book.unconverged, book.broken) == (0.125, 0, 0)
-    assert (book.between, book.jumps) == (0, 0)
+    assert (book.between, book.discontinuities) == (0, 0)
 
 
 @pytest.mark.parametrize(
@@ -112,7 +112,7 @@ def test_what_happened_between_measured_steps_is_in_the_books(tmp_path):
     run["loss_start"][1:] -= 0.5
     run["loss_end"][1:] -= 0.5
     book, summary = balance(Run(run), "train"), sections.summary(Run(run))
-    assert (book.between, book.jumps) == (-0.5, 0)
+    assert (book.between, book.discontinuities) == (-0.5, 0)
     assert book.end - book.start == book.change + book.between
     assert ("change between measured steps, not allocated", "−0.5") in summary.tables[0].rows
 
@@ -136,7 +136,7 @@ def test_what_steps_left_out_did_is_no_jump(tmp_path):
         for name in ("loss_start", "loss_end"):
             run[name][after:] += change
     book = balance(Run(run), "train")
-    assert (book.between, book.jumps, book.jumped) == (-1.625, 1, 0.125)
+    assert (book.between, book.discontinuities, book.jumped) == (-1.625, 1, 0.125)
     assert any("jumped once, +0.125 in sum" in text for _, text in sections.summary(Run(run)).verdicts)
 
 
@@ -171,9 +171,9 @@ def test_moments_of_layers_leave_nothing_out(tmp_path):
 
 
 def test_details_are_the_values_of_the_record(full):
-    maps, left_out = details(full)
+    maps, skipped_steps = details(full)
     assert [m.grid.name for m in maps] == [*LAYOUT.names, "neurons of fc1", "neurons of fc2"]
-    assert left_out == 0
+    assert skipped_steps == 0
     for which, loss_values in enumerate((run_values(), run_values() / 2)):
         for moment, wanted in [(0, loss_values.sum(axis=0)), (5, loss_values[4])]:
             limit = maps[0].limits[min(moment, 1)]
@@ -238,25 +238,25 @@ def test_a_large_network_stays_small(tmp_path):
     run = Run(
         write(tmp_path / "run.zarr", values, layout=layout, values="float32", names=("train", "heldout"))
     )
-    maps, left_out = details(run)
+    maps, skipped_steps = details(run)
     assert sum(m.codes.size for m in maps) <= BYTES
     assert maps
-    assert left_out == 0
+    assert skipped_steps == 0
 
 
 def test_what_does_not_fit_is_counted_and_has_the_smallest_sums(tmp_path, monkeypatch):
     monkeypatch.setattr("lca.report.moments.BYTES", 100)  # 30 cells, at 4 frames each, need 120
     values = run_values(3)
     run = Run(write(tmp_path / "run.zarr", values, values="float64"))
-    maps, left_out = details(run)
+    maps, skipped_steps = details(run)
     parts = {"fc1.weight": slice(24), "fc1.bias": slice(24, 28), "fc2.weight": slice(28, 36)}
     parts |= {"neurons of fc1": slice(28), "neurons of fc2": slice(28, 36)}
     sums = {name: abs(values[:, part].sum()) for name, part in parts.items()}
     shown = {each.grid.name for each in maps}
     assert max(sums, key=sums.get) in shown
     assert min(sums, key=sums.get) not in shown
-    assert left_out == 5 - len(maps)
-    assert f"{left_out} more, with smaller sums, were left out" in render_report(run.record)
+    assert skipped_steps == 5 - len(maps)
+    assert f"{skipped_steps} more, with smaller sums, were left out" in render_report(run.record)
 
 
 # Error bars

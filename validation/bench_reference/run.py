@@ -13,10 +13,10 @@ from pathlib import Path
 import numpy as np
 
 import lca
-from lca.data import load, load_digits
-from lca.models import DatasetLoss, Network, mlp
-from lca.optimizers import Adam
-from lca.training import minibatches, train
+from lca.reference.data import load, load_digits
+from lca.reference.models import DatasetLoss, Network, mlp
+from lca.reference.optimizers import Adam
+from lca.reference.training import minibatches, train
 from validation.evidence import keep, mnist_path, peak_memory_mib, verdict
 from validation.timing import interleaved
 

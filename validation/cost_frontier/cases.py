@@ -6,11 +6,11 @@ from dataclasses import dataclass, field
 from typing import Any, TypeAlias
 
 from lca.allocation import StepAllocation
-from lca.data import load_digits
-from lca.models import DatasetLoss, mlp
-from lca.optimizers import SGD, Adam, Optimizer
+from lca.reference.data import load_digits
+from lca.reference.models import DatasetLoss, mlp
+from lca.reference.optimizers import SGD, Adam, Optimizer
+from lca.reference.training import minibatches, train, with_next
 from lca.step import Step
-from lca.training import minibatches, train, with_next
 
 Allocate: TypeAlias = Callable[[Step], StepAllocation]
 
@@ -32,19 +32,19 @@ class Options:
 class HandedOver:
     """What the loop hands over with each step: ``needs`` are names of fields of `Step`."""
 
-    needs: tuple[str, ...] = ()
+    required_fields: tuple[str, ...] = ()
     parts: int = 1
 
     @property
     def scores(self) -> bool:
-        return "scores" in self.needs
+        return "scores" in self.required_fields
 
     @classmethod
     def to(cls, estimators: Iterable[Any]) -> "HandedOver":
         """What all of these need."""
         each = list(estimators)
         needs = {need for estimator in each for need in getattr(estimator, "needs", ())}
-        parts = {e.micro_batches for e in each if "parts" in getattr(e, "needs", ())} or {1}
+        parts = {e.micro_batches for e in each if "micro_batches" in getattr(e, "needs", ())} or {1}
         assert len(parts) == 1
         return cls(tuple(sorted(needs)), parts.pop())
 
@@ -90,7 +90,9 @@ def digits(batch_size: int = 50) -> Case:
         optimizer: Optimizer = SGD(rate, 0.9) if options.optimizer == "momentum" else Adam(rate)
         began = time.perf_counter()
         for step in with_next(
-            train(objective, theta, optimizer, batches, parts=handed.parts, scores=handed.scores)
+            train(
+                objective, theta, optimizer, batches, micro_batches=handed.micro_batches, scores=handed.scores
+            )
         ):
             if allocate:
                 allocate(step)

@@ -3,8 +3,8 @@
 import numpy as np
 
 from lca.allocation import StepAllocation
+from lca.arrays import array_ops
 from lca.errors import LCAError
-from lca.vectors import vector_ops
 
 Array = np.ndarray
 
@@ -47,9 +47,9 @@ class HelpingBracket:
         if not nodes or min(map(len, nodes)) < 2:
             raise LCAError(
                 f"step {allocation.step}: the helping % of noisy values needs two independent samples of "
-                "each node; use Probe or Anchored with micro_batches=2, or a full-data estimator."
+                "each node; use SampledPathIntegral or ControlVariate with micro_batches=2, or a full-data estimator."
             )
-        values = vector_ops(allocation.values).to_numpy(allocation.values)
+        values = array_ops(allocation.values).to_numpy(allocation.values)
         first, second = (np.sum([_half_mean(node, half) for node in nodes], axis=0) for half in (0, 1))
         self._rows.append(bracket(values, first, second))
 
@@ -83,6 +83,6 @@ def _percent(negative: Array) -> float:
 
 def _half_mean(node: object, half: int) -> Array:
     replicates = list(node)[half::2]  # type: ignore[call-overload]
-    arrays = [vector_ops(r).to_numpy(r) for r in replicates]
+    arrays = [array_ops(r).to_numpy(r) for r in replicates]
     mean: Array = np.mean(arrays, axis=0)
     return mean

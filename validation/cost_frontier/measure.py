@@ -8,8 +8,8 @@ import numpy as np
 
 import lca
 from lca.allocation import Cost, Estimator
+from lca.arrays import array_ops
 from lca.layout import Groups
-from lca.vectors import vector_ops
 from lca.views import ErrorBars
 from validation.cost_frontier.cases import Case, HandedOver, Options
 from validation.cost_frontier.helping import HelpingBracket
@@ -39,11 +39,11 @@ class Seen:
         self.totals = np.zeros(self.size)
 
     def update(self, a: lca.StepAllocation) -> None:
-        values = vector_ops(a.values).to_numpy(a.values).astype(np.float64)
+        values = array_ops(a.values).to_numpy(a.values).astype(np.float64)
         self.rows.append(self.groups.total(values))
         self.totals += values
         self.helping.append(_helping(values))
-        self.cost += a.evaluations
+        self.cost += a.cost
         self.losses.append((a.loss_start, a.loss_end))
         if a.replicates:
             self.bars = self.bars or ErrorBars(self.groups)

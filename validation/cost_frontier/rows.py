@@ -1,7 +1,7 @@
 """The rows of the frontier: which estimators are tried on which training run."""
 
 from lca import LEFT, RIGHT, SIMPSON, TRAPEZOID
-from lca.estimators import Anchored, CrossFit, NextBatch, Probe, SameBatch
+from lca.estimators import ControlVariate, CrossFit, NextBatch, SameBatch, SampledPathIntegral
 from lca.estimators.stochastic import StochasticEstimator
 from validation.cost_frontier.cases import Case
 
@@ -47,9 +47,9 @@ def estimators(case: Case, *, independent: bool) -> dict[str, StochasticEstimato
     """The rows of the frontier; sizes in training batches of this case."""
     b, epoch = case.batch_size, -(-case.examples // case.batch_size)
 
-    def probe(batches: float, sampling: str, m: int = 2, refine: float | None = None) -> Probe:
+    def probe(batches: float, sampling: str, m: int = 2, refine: float | None = None) -> SampledPathIntegral:
         size = m * round(batches * b / m)
-        return Probe(TRAPEZOID, size, sampling=sampling, micro_batches=m, refine=refine)  # type: ignore[arg-type]
+        return SampledPathIntegral(TRAPEZOID, size, sampling=sampling, micro_batches=m, refine=refine)  # type: ignore[arg-type]
 
     every = {
         "same batch": SameBatch(),
@@ -65,18 +65,20 @@ def estimators(case: Case, *, independent: bool) -> dict[str, StochasticEstimato
         "importance, 1 batch": probe(1, "importance"),
         "stratified, 1 batch": probe(1, "stratified"),
         "stratified, 1 batch, one sample": probe(1, "stratified", 1),
-        "stratified, 1 batch, own scores": Probe(
+        "stratified, 1 batch, own scores": SampledPathIntegral(
             TRAPEZOID, 2 * (b // 2), sampling="stratified", micro_batches=2, refresh=epoch
         ),
         "stratified, 3 batches": probe(3, "stratified"),
         "stratified, 3 batches, one sample": probe(3, "stratified", 1),
-        "anchored, 1 batch": Anchored(probe(1, "stratified"), every=epoch),
+        "anchored, 1 batch": ControlVariate(probe(1, "stratified"), every=epoch),
         "stratified, 1 batch, refined": probe(1, "stratified", 2, REFINE),
         "stratified, 1 batch, one sample, refined": probe(1, "stratified", 1, REFINE),
         "stratified, 3 batches, one sample, refined": probe(3, "stratified", 1, REFINE),
     }
-    left_out = () if case.refined else REFINED[1:]
-    return {name: every[name] for name in case.rows or every if name not in left_out or name in case.rows}
+    skipped_steps = () if case.refined else REFINED[1:]
+    return {
+        name: every[name] for name in case.rows or every if name not in skipped_steps or name in case.rows
+    }
 
 
 def large_steps(case: Case) -> dict[str, StochasticEstimator]:
@@ -87,10 +89,12 @@ def large_steps(case: Case) -> dict[str, StochasticEstimator]:
         **{f"next batch, {name}": NextBatch(rule) for name, rule in rules.items()},
         "cross-fit": CrossFit(),
         **{
-            f"stratified, 1 batch, {name}": Probe(rule, b, sampling="stratified", micro_batches=2)
+            f"stratified, 1 batch, {name}": SampledPathIntegral(
+                rule, b, sampling="stratified", micro_batches=2
+            )
             for name, rule in rules.items()
         },
-        "stratified, 1 batch, refined": Probe(
+        "stratified, 1 batch, refined": SampledPathIntegral(
             TRAPEZOID, b, sampling="stratified", micro_batches=2, refine=REFINE
         ),
     }

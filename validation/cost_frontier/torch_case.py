@@ -12,9 +12,9 @@ from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
 from lca.allocation import Allocator, Cost, StepAllocation
-from lca.data import load
 from lca.objective import Objective as AnyObjective
-from lca.training import minibatches
+from lca.reference.data import load
+from lca.reference.training import minibatches
 from lca_torch import Objective, Tracker
 from validation.cost_frontier.cases import Allocate, Case, HandedOver, Options
 from validation.cost_frontier.rows import FEW, LEAST
@@ -30,7 +30,7 @@ class _Shown:
     """An estimator that shows every step, with what it ``needs``, to a function that allocates it."""
 
     allocate: Allocate
-    needs: tuple[str, ...]
+    required_fields: tuple[str, ...]
     target: ClassVar[str] = "batch"
     degree: ClassVar[int] = 1
     cost: ClassVar[Cost] = Cost()
@@ -67,7 +67,7 @@ def mnist(
     ) -> float:
         he_normal(model, options.seed)
         optimizer = make_optimizer(model, options.optimizer, case.rates[options.optimizer])
-        shown = _Shown(allocate, handed.needs) if allocate else None
+        shown = _Shown(allocate, handed.required_fields) if allocate else None
         batches = minibatches(
             np.zeros((examples, 1)),
             y.numpy(),
@@ -117,7 +117,7 @@ def _watched_gradient(
     """The same gradient, with what the estimators need told to the tracker."""
     tracker.take(batch)
     at = 0
-    for (x, y), share in tracker.parts(batch, handed.parts):
+    for (x, y), share in tracker.micro_batches(batch, handed.micro_batches):
         outputs = model(x)
         if handed.scores:
             tracker.scores(index[at : at + len(y)], outputs, y)

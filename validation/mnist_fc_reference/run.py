@@ -14,10 +14,10 @@ from tqdm import tqdm
 
 import lca
 from lca.allocation import Estimator
-from lca.data import load
-from lca.models import DatasetLoss, mlp
-from lca.optimizers import Adam
-from lca.training import minibatches, train
+from lca.reference.data import load
+from lca.reference.models import DatasetLoss, mlp
+from lca.reference.optimizers import Adam
+from lca.reference.training import minibatches, train
 from lca.views import GroupTotals, HelpingCounts, Trace
 from validation.evidence import keep, mnist_path, peak_memory_mib, verdict
 

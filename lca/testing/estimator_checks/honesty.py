@@ -22,12 +22,12 @@ law = law_into(CHECKS)
 
 @law(anything)
 def evaluations_are_counted(estimator: Estimator, problem: Problem) -> None:
-    """``evaluations`` equals what a counting objective saw, step by step."""
+    """``cost`` equals what a counting objective saw, step by step."""
     counting = Counting(problem.objective)
     allocator = estimator.start(counting)
     for step in problem.trajectory:
         before = counting.cost
-        reported = allocator(step).evaluations
+        reported = allocator(step).cost
         require(
             before + reported == counting.cost,
             f"step {step.index}: reported {reported}, but the objective saw {_minus(counting.cost, before)}.",
@@ -106,5 +106,5 @@ def float32_agrees_with_float64(estimator: Estimator, problem: Problem) -> None:
     single = problem.points.astype(np.float32)
     [a] = run(estimator, problem.objective, single)
     [b] = run(estimator, problem.objective, single.astype(np.float64))
-    assume(a.evaluations == b.evaluations)  # an adaptive estimator may decide otherwise at its threshold
+    assume(a.cost == b.cost)  # an adaptive estimator may decide otherwise at its threshold
     require_close(a.values, b.values, rounding(a), "values in float32")

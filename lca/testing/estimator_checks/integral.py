@@ -5,9 +5,10 @@ from typing import Any
 import numpy as np
 from hypothesis import strategies as st
 
+from lca import tolerances
 from lca.allocation import Estimator, StepAllocation
+from lca.arrays import array_ops
 from lca.objective import Scaled, Sum
-from lca.testing import tolerances
 from lca.testing.estimator_checks.law import anything, exact, law_into, run
 from lca.testing.instruments import Reordered, WithBowl
 from lca.testing.laws import require, require_close, rounding
@@ -15,7 +16,6 @@ from lca.testing.problems import Problem
 from lca.testing.reference import distance_to_polynomials, path_integral
 from lca.testing.report import Check
 from lca.testing.strategies import smooth_problems
-from lca.vectors import vector_ops
 
 Array = np.ndarray
 CHECKS: list[Check] = []
@@ -104,7 +104,7 @@ def reversal_changes_the_sign(estimator: Estimator, problem: Problem) -> None:
 
 def _rounding(problem: Problem, a: StepAllocation) -> float:
     """How far two right computations on an exact problem may differ."""
-    return tolerances.polynomial(a.mass, _degree(problem), vector_ops(a.values).eps(a.values))
+    return tolerances.polynomial(a.mass, _degree(problem), array_ops(a.values).eps(a.values))
 
 
 def _degree(problem: Problem) -> int:

@@ -6,8 +6,8 @@ from typing import Any
 import numpy as np
 from hypothesis import strategies as st
 
+from lca import tolerances
 from lca.allocation import Estimator
-from lca.testing import tolerances
 from lca.testing.estimator_checks.law import anything, law_into, run
 from lca.testing.instruments import WithUnused
 from lca.testing.laws import require, require_close, rounding

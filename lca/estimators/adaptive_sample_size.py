@@ -1,0 +1,251 @@
+"""`AdaptiveSampleSize`: a probe that chooses the size of its samples, to meet a cost or a standard error."""
+
+from dataclasses import dataclass, replace
+from math import ceil, inf, sqrt
+from typing import ClassVar, Self
+
+import numpy as np
+
+from lca.allocation import Allocator, Cost, StepAllocation
+from lca.arrays import array_ops
+from lca.errors import LCAError
+from lca.estimators.control_variate import ControlVariate
+from lca.estimators.sampled_path_integral import SampledPathIntegral, SampledRun
+from lca.estimators.sampling import check_sampled
+from lca.groups import Groups
+from lca.objective import Objective
+from lca.step import Step
+
+Array = np.ndarray
+FIRST = 4
+"""Nodes that get the largest sample, before what an example's variance is can be told."""
+MEMORY = 10
+"""Nodes that what is known of an example's variance is averaged over."""
+
+
+@dataclass(frozen=True)
+class AdaptiveSampleSize:
+    """A `SampledPathIntegral` or `ControlVariate` whose samples are sized during the run; one target, a cost or an error.
+
+    ``examples``: gradients of single examples a step, on average; 250 doubles the cost of training on batches
+    of 250. A probe spends it on its samples and, with ``refresh``, on forward passes, three for one gradient.
+    ``ControlVariate`` spends half of it on full gradients, one every ``2 N / examples`` steps, and half on pairs of
+    samples: the best split where the variance grows in proportion to the distance from the anchor.
+
+    ``relative_error``: the standard error of every group's sum over the run so far, as a share of the largest
+    loss change so far, is to stay below this. Each node may use half of the variance that is left; its size
+    follows from what an example's variance has been lately; the first few get the largest.
+
+    Parameters
+    ----------
+    probe
+        Rule, sampling, micro-batches, seed; its ``size`` is the smallest one for ``relative_error``.
+    examples, relative_error
+        One of the two.
+    groups
+        For ``relative_error``: whose sums, e.g. ``layout.groups("layer")``.
+    largest
+        For ``relative_error``: the largest sample, in multiples of the smallest.
+
+    Notes
+    -----
+    ``reason`` of every allocation says what was spent and achieved so far, and ``converged`` whether a
+    ``relative_error`` is met at that moment. A size depends on earlier samples only, so the values stay
+    unbiased.
+
+    Raises
+    ------
+    LCAError
+        If there is not exactly one target, or there are no micro-batches to take an error from.
+
+    Examples
+    --------
+    >>> from lca.reference.models import DatasetLoss, logistic_regression
+    >>> objective = DatasetLoss(logistic_regression(2, 2), np.eye(2), np.array([0, 1]))
+    >>> allocate_step = AdaptiveSampleSize(SampledPathIntegral(), examples=10).start(objective)
+    >>> allocate_step(Step(np.zeros(6), np.full(6, 0.1), 0)).cost.examples  # both ends
+    20.0
+    >>> allocate_step(Step(np.full(6, 0.1), np.full(6, 0.2), 1)).reason
+    '15.0 examples a step so far, 10 asked for'
+    """
+
+    probe: SampledPathIntegral | ControlVariate
+    examples: float | None = None
+    relative_error: float | None = None
+    groups: Groups | None = None
+    largest: int = 64
+    target: ClassVar[str] = "probe"
+    unbiased: ClassVar[bool] = True
+    bias: ClassVar[str] = SampledPathIntegral.bias
+
+    def __post_init__(self) -> None:
+        if not isinstance(self.probe, SampledPathIntegral | ControlVariate):
+            raise LCAError(
+                f"AdaptiveSampleSize needs a SampledPathIntegral or ControlVariate, got {self.probe!r}."
+            )
+        if (self.examples is None) == (self.relative_error is None):
+            raise LCAError(
+                "AdaptiveSampleSize needs one target: examples=... (a cost) or relative_error=... (an error)."
+            )
+        target = self.relative_error if self.examples is None else self.examples
+        if not 0 < target < inf:  # type: ignore[operator]
+            raise LCAError(f"the target of a AdaptiveSampleSize must be a finite number > 0, got {target!r}.")
+        if self.relative_error and (self.groups is None or _inner(self.probe).micro_batches < 2):
+            raise LCAError(
+                "relative_error needs groups=... (whose sums?) and a probe with micro_batches=2 or more (one "
+                "sample has no spread)."
+            )
+        if not isinstance(self.largest, int) or self.largest < 1:
+            raise LCAError(f"largest must be a whole number ≥ 1, got {self.largest!r}.")
+
+    @property
+    def degree(self) -> int:
+        """The probe's."""
+        return self.probe.degree
+
+    @property
+    def cost(self) -> Cost:
+        """What is asked for; at most that of the largest samples, if an error is."""
+        if self.examples is not None:
+            return Cost(examples=self.examples)
+        return _sized(self.probe, _inner(self.probe).size * self.largest).cost
+
+    @property
+    def required_fields(self) -> tuple[str, ...]:
+        """The probe's."""
+        return self.probe.required_fields
+
+    def reseeded(self, seed: int) -> Self:
+        """The same with other samples."""
+        return replace(self, probe=self.probe.reseeded(seed))
+
+    def start(self, objective: Objective) -> Allocator:
+        """Begin a run along one path."""
+        n = check_sampled(objective).n_examples
+        if self.examples is not None:
+            return _Spending(self.examples, affordable(self.probe, self.examples, n), objective)
+        return _Controlled(self, objective)
+
+
+def affordable(
+    probe: SampledPathIntegral | ControlVariate, examples: float, n: int
+) -> SampledPathIntegral | ControlVariate:
+    """``probe`` with the largest samples, and the period of anchors, for ``examples`` a step."""
+    if isinstance(probe, ControlVariate):
+        probe = replace(probe, every=ceil(2 * n / examples))
+    inner = _inner(probe)
+    m = inner.micro_batches
+    least = _sized(probe, m)
+    fixed = _in_examples(least.cost, n) - least.cost.examples
+    size = int((examples - fixed) / least.cost.examples) * m
+    if size < m:
+        raise LCAError(
+            f"examples={examples:g} a step does not pay for one example in each sample of {probe!r} on {n} "
+            f"examples; ask for {fixed + least.cost.examples:g} or more."
+        )
+    return _sized(probe, size)
+
+
+def _inner(probe: SampledPathIntegral | ControlVariate) -> SampledPathIntegral:
+    return probe.probe if isinstance(probe, ControlVariate) else probe
+
+
+def _sized(probe: SampledPathIntegral | ControlVariate, size: int) -> SampledPathIntegral | ControlVariate:
+    if isinstance(probe, ControlVariate):
+        return replace(probe, probe=replace(probe.probe, size=size))
+    return replace(probe, size=size)
+
+
+def _in_examples(cost: Cost, n: int) -> float:
+    """A gradient of the whole data is one on n examples, and a forward pass a third of it."""
+    return cost.examples + n * (cost.full_gradients + cost.full_losses / 3)
+
+
+class _Spending:
+    """One run at a given cost: says what was spent."""
+
+    def __init__(
+        self, target: float, probe: SampledPathIntegral | ControlVariate, objective: Objective
+    ) -> None:
+        self._target, self._allocate = target, probe.start(objective)
+        self._n = check_sampled(objective).n_examples
+        self._spent, self._steps = 0.0, 0
+
+    def __call__(self, step: Step) -> StepAllocation:
+        a = self._allocate(step)
+        self._spent += _in_examples(a.cost, self._n)
+        self._steps += 1
+        spent = self._spent / self._steps
+        reason = f"{spent:.1f} examples a step so far, {self._target:g} asked for"
+        return replace(a, reason=reason)
+
+
+class _Controlled:
+    """One run to a given error: keeps the variance of every group's sum below its limit."""
+
+    def __init__(self, budget: AdaptiveSampleSize, objective: Objective) -> None:
+        assert budget.groups is not None
+        self._budget, self._groups = budget, budget.groups
+        run = budget.probe.start(objective)
+        assert isinstance(run, SampledRun)
+        self._run = run
+        groups = len(budget.groups)
+        self._open: dict[float, Array] = {}
+        self._sizes: dict[float, int] = {}
+        self._closed = np.zeros(groups)  # variance of the nodes that no later step shares
+        self._example = np.zeros(groups)  # variance that one example has left in a sum lately
+        self._nodes = 0
+        self._change, self._largest = 0.0, 0.0
+
+    def __call__(self, step: Step) -> StepAllocation:
+        self._run.size = self._next_size()
+        a = self._run(step)
+        self._take_in(a)
+        limit, error = self._budget.relative_error, sqrt(self._variance().max())
+        relative = error / self._largest if self._largest else inf if error else 0.0
+        assert limit is not None
+        reason = (
+            f"samples of {self._run.size}; largest standard error {100 * relative:.2g} % of the loss change "
+            f"so far, {100 * limit:g} % asked for"
+        )
+        return replace(a, reason=reason, converged=relative <= limit, tolerance=None)
+
+    def _take_in(self, a: StepAllocation) -> None:
+        self._change += array_ops(a.values).total(a.values)
+        self._largest = max(self._largest, abs(self._change))
+        rows = {
+            key: np.array([self._groups.total(r) for r in replicates])
+            for key, replicates in a.replicates.items()
+        }
+        for key in [key for key in self._open if key not in rows]:
+            self._closed += _variance_of_mean(self._open.pop(key))
+            self._sizes.pop(key, None)
+        for key, row in rows.items():
+            if key in self._open:  # a node seen from both sides: what its examples do to a sum
+                self._open[key] = self._open[key] + row
+                seen = _variance_of_mean(self._open[key]) * self._sizes.pop(key)
+                self._nodes += 1
+                self._example += (seen - self._example) / min(self._nodes, MEMORY)
+            else:
+                self._open[key], self._sizes[key] = row, self._run.size
+
+    def _variance(self) -> Array:
+        return self._closed + sum(map(_variance_of_mean, self._open.values()))
+
+    def _next_size(self) -> int:
+        """The smallest sample whose variance is at most half of what is left, for every group."""
+        probe, limit = _inner(self._budget.probe), self._budget.relative_error
+        assert limit is not None
+        left = ((limit * self._largest) ** 2 - self._variance()) / 2
+        most = probe.size * self._budget.largest
+        if self._nodes < FIRST:
+            return most  # next to nothing is known yet, and the first steps go far
+        needed = np.divide(self._example, left, out=np.full(len(left), float(most)), where=left > 0)
+        wanted = float(np.where(self._example > 0, needed, 0.0).max())
+        m = probe.micro_batches
+        return min(max(ceil(wanted / m) * m, probe.size), most)
+
+
+def _variance_of_mean(replicates: Array) -> Array:
+    variance: Array = replicates.var(axis=0, ddof=1) / len(replicates)
+    return variance

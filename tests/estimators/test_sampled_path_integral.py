@@ -1,0 +1,349 @@
+"""Probes, anchors, budgets: what is drawn, what it costs, what is shared, and their messages."""
+
+import numpy as np
+import pytest
+
+from lca import (
+    LEFT,
+    SIMPSON,
+    TRAPEZOID,
+    Layout,
+    LCAError,
+    PathIntegral,
+    Step,
+    Sum,
+    allocate,
+    gauss_legendre,
+    tolerances,
+)
+from lca.errors import UnknownNameError
+from lca.estimators import AdaptiveSampleSize, ControlVariate, SampledPathIntegral
+from lca.estimators.sampled_path_integral import gradient_on
+from lca.estimators.sampling import Sampler
+from lca.reference.models import DatasetLoss, mlp
+from lca.reference.optimizers import Adam
+from lca.reference.training import minibatches, train, with_next
+from lca.step import ExampleScores
+from lca.testing.checks import parametrize_with_checks
+from lca.views import ErrorBars
+
+NETWORK = mlp((3, 5, 3), activation="tanh")
+RNG = np.random.default_rng(0)
+X, Y = RNG.normal(size=(40, 3)), RNG.integers(0, 3, 40)
+LOSS = DatasetLoss(NETWORK, X, Y)
+GROUPS = LOSS.layout.groups("layer")
+THETA = NETWORK.init(5)
+
+
+def steps(count=8, seed=1):
+    batches = minibatches(X, Y, 8, count + 1, seed)
+    return list(with_next(train(LOSS, NETWORK.init(0), Adam(0.05), batches, scores=True)))
+
+
+def weighted(weight):
+    return DatasetLoss(NETWORK, X, Y, weight=weight)
+
+
+SAMPLINGS = ["uniform", "importance", "stratified"]
+
+
+@pytest.mark.parametrize("weight", [None, RNG.uniform(0, 2, 40)], ids=["plain", "weighted"])
+@pytest.mark.parametrize("sampling", SAMPLINGS)
+def test_samples_have_the_gradient_of_the_data_in_the_mean(sampling, weight):
+    objective = weighted(weight)
+    sampler = Sampler(objective, sampling, floor=0.1, seed=0)
+    sampler.learn(ExampleScores(np.arange(30), objective.scores(THETA)[:30]))
+    samples = sampler.draw([3] * 6000)  # small: a ratio of sums would be off by a third of its spread
+    found = np.array([gradient_on(objective, THETA, sample) for sample in samples])
+    spread = found.std(axis=0, ddof=1) / np.sqrt(len(found))
+    off = (found.mean(axis=0) - objective.loss_and_grad(THETA)[1]) / spread
+    assert np.abs(off).max() < 4.5  # of 38 entries
+
+
+def test_errors_and_strata_lower_the_spread():
+    network = mlp((3, 5, 3), activation="tanh")
+    rng = np.random.default_rng(1)
+    x = rng.normal(size=(1000, 3))
+    objective = DatasetLoss(network, x, (x[:, 0] > 0).astype(int) + (x[:, 1] > 1))
+    theta = network.init(0)
+    batches = minibatches(objective.x, objective.y, 50, 300, 0)
+    for step in train(objective, theta, Adam(0.02), batches):
+        theta = step.end
+    spread = {}
+    for sampling in SAMPLINGS:
+        sampler = Sampler(objective, sampling, floor=0.1, seed=0)
+        sampler.learn(ExampleScores(np.arange(1000), objective.scores(theta)))
+        found = [gradient_on(objective, theta, sample) for sample in sampler.draw([50] * 200)]
+        spread[sampling] = np.var(found, axis=0).sum()
+    assert spread["importance"] < 0.6 * spread["uniform"]
+    assert spread["stratified"] < 0.6 * spread["importance"]
+
+
+def test_a_systematic_sample_takes_each_example_as_often_as_it_should_to_one():
+    sampler = Sampler(LOSS, "stratified", floor=0.1, seed=0)
+    scores = LOSS.scores(THETA)
+    sampler.learn(ExampleScores(np.arange(40), scores))
+    p = 0.9 * scores / scores.sum() + 0.1 / 40
+    for sample in sampler.draw([25] * 50):
+        expected = 25 * p
+        counts = np.array([np.sum((sample.batch.x == row).all(axis=1)) for row in X])
+        assert (np.abs(counts - expected) < 1).all()
+        of_class = [counts[label == Y].sum() - expected[label == Y].sum() for label in range(3)]
+        assert np.abs(of_class).max() < 1
+
+
+def test_a_probe_is_the_rule_on_its_samples():
+    [step] = steps(1)
+    for rule in (TRAPEZOID, SIMPSON, LEFT, gauss_legendre(2)):
+        a = SampledPathIntegral(rule, 4000, micro_batches=4).start(LOSS)(step)
+        truth = PathIntegral(rule).start(LOSS)(step)
+        bars = ErrorBars(GROUPS)
+        bars.update(a)
+        off = GROUPS.total(a.values) - GROUPS.total(truth.values)
+        assert (np.abs(off) < 12 * bars.stderr()).all()  # Student with 3 degrees of freedom a node
+        assert np.isfinite(bars.stderr()).all()
+        shares = sum(sum(r) / len(r) for r in a.replicates.values())
+        assert np.abs(shares - a.values).max() <= tolerances.allocation(a.mass, tolerances.EPS64)
+        assert list(a.replicates) == [step.index + c for c in rule.nodes]
+
+
+def test_neighbouring_steps_share_the_node_between_them():
+    first, second = steps(2)
+    allocate_step = SampledPathIntegral(TRAPEZOID, 8, micro_batches=2).start(LOSS)
+    a = allocate_step(first)
+    right = a.replicates[1.0][0] / (first.end - first.start)
+    b = allocate_step(second)
+    left = b.replicates[1.0][0] / (second.end - second.start)
+    assert np.abs(left - right).max() <= tolerances.gradient(float(np.abs(left).max()), tolerances.EPS64)
+    assert (a.cost.examples, b.cost.examples) == (16, 8)
+
+
+def test_a_step_from_elsewhere_has_a_node_of_its_own():
+    first, second = steps(2)
+    allocate_step = SampledPathIntegral(TRAPEZOID, 8, micro_batches=2).start(LOSS)
+    allocate_step(first)
+    b = allocate_step(Step(second.start + 0.1, second.end, 1))
+    assert b.cost.examples == 16
+    assert 1.0 not in b.replicates
+    assert sorted(b.replicates)[0] == pytest.approx(1.0)
+
+
+@pytest.mark.parametrize("sampling", SAMPLINGS)
+def test_the_seed_decides_and_training_does_not(sampling):
+    path = steps()
+
+    def run(seed):
+        probe = SampledPathIntegral(TRAPEZOID, 8, sampling=sampling, seed=seed)
+        return [a.values for a in allocate(LOSS, path, probe)]
+
+    np.testing.assert_array_equal(run(3), run(3))
+    assert not np.array_equal(run(3), run(4))
+
+
+def test_a_refreshed_probe_needs_no_scores_and_says_what_they_cost():
+    path = [Step(step.start, step.end, step.index) for step in steps(6)]
+    costs = [
+        a.cost.full_losses
+        for a in allocate(LOSS, path, SampledPathIntegral(TRAPEZOID, 8, sampling="stratified", refresh=4))
+    ]
+    assert costs == [1, 0, 0, 0, 1, 0]
+    with pytest.raises(
+        LCAError, match=r"step 0: SampledPathIntegral\(sampling='importance'\) needs Step.scores, .*refresh="
+    ):
+        SampledPathIntegral(TRAPEZOID, 8, sampling="importance").start(LOSS)(path[0])
+
+
+def test_an_anchor_is_exact_and_what_follows_is_the_change_since():
+    path = steps(6)
+    allocate_step = ControlVariate(SampledPathIntegral(TRAPEZOID, 8), every=3).start(LOSS)
+    costs = [allocate_step(step).cost for step in path]
+    # Node 0 is an anchor, then nodes 3 and 6; the others take two gradients on a sample.
+    assert [c.full_gradients for c in costs] == [1, 0, 1, 0, 0, 1]
+    assert [c.examples for c in costs] == [16, 16, 0, 16, 16, 0]
+    # Where the loss is quadratic with one and the same curvature for all, nothing is left to chance.
+    network = mlp((2, 2), loss="squared_error")
+    x = np.array([[1.0, 0.0], [0.0, 1.0], [-1.0, 0.0], [0.0, -1.0]])
+    squares = DatasetLoss(network, np.repeat(x[:1], 8, axis=0), RNG.normal(size=(8, 2)))
+    start, end = network.init(0), network.init(1)
+    a = ControlVariate(SampledPathIntegral(TRAPEZOID, 2), every=9).start(squares)(Step(start, end))
+    b = PathIntegral(TRAPEZOID).start(squares)(Step(start, end))
+    assert np.abs(a.values - b.values).max() <= tolerances.allocation(4 * b.mass, tolerances.EPS64)
+
+
+def test_theta_may_be_overwritten_after_a_step():
+    path = steps(5)
+    estimator = ControlVariate(SampledPathIntegral(TRAPEZOID, 8), every=10)
+    fresh = [a.values for a in allocate(LOSS, path, estimator)]
+    start, end, allocate_step = np.empty_like(THETA), np.empty_like(THETA), estimator.start(LOSS)
+    for t, (step, expected) in enumerate(zip(path, fresh, strict=True)):
+        start[:], end[:] = step.start, step.end
+        np.testing.assert_array_equal(allocate_step(Step(start, end, t)).values, expected)
+
+
+def test_a_budget_spends_what_it_is_given():
+    path = [*steps(60)]
+    for probe in (
+        SampledPathIntegral(),
+        SampledPathIntegral(sampling="stratified", refresh=20),
+        ControlVariate(SampledPathIntegral(micro_batches=2)),
+    ):
+        spent = [a.cost for a in allocate(LOSS, path, AdaptiveSampleSize(probe, examples=16))]
+        in_examples = sum(c.examples + 40 * (c.full_gradients + c.full_losses / 3) for c in spent)
+        assert 0.8 * 16 <= in_examples / 60 <= 1.1 * 16  # the first node, and what is rounded down
+    last = list(allocate(LOSS, path, AdaptiveSampleSize(SampledPathIntegral(), examples=16)))[-1]
+    assert last.reason == f"{16 * 61 / 60:.1f} examples a step so far, 16 asked for"
+
+
+def test_a_budget_meets_the_error_it_is_given_or_says_that_it_does_not():
+    path = steps(40)
+    probe = SampledPathIntegral(TRAPEZOID, 4, micro_batches=4)
+    spent = {}
+    for error in (1.0, 0.05):
+        bars, total, cost = ErrorBars(GROUPS), [], 0.0
+        for a in allocate(
+            LOSS, path, AdaptiveSampleSize(probe, relative_error=error, groups=GROUPS, largest=4096)
+        ):
+            bars.update(a)
+            total.append(a.values.sum())
+            cost += a.cost.examples if a.step > 5 else 0.0  # the first nodes get all there is
+        reached = bars.stderr().max() / np.abs(np.cumsum(total)).max()
+        assert f"largest standard error {100 * reached:.2g} %" in a.reason
+        assert f"{100 * error:g} % asked for" in a.reason
+        assert a.converged == (reached <= error)
+        assert reached <= 1.1 * error
+        spent[error] = cost
+    assert spent[0.05] > 2 * spent[1.0]
+    tight = list(
+        allocate(LOSS, path, AdaptiveSampleSize(probe, relative_error=1e-4, groups=GROUPS, largest=2))
+    )[-1]
+    assert not tight.converged
+    assert "samples of 8;" in tight.reason
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (
+            lambda: SampledPathIntegral(size=9, micro_batches=2),
+            "size must be a positive multiple of micro_batches = 2, got 9",
+        ),
+        (lambda: SampledPathIntegral(micro_batches=0), "micro_batches must be a whole number ≥ 1, got 0"),
+        (lambda: SampledPathIntegral(floor=0.0), r"floor must lie in \(0, 1\], got 0.0"),
+        (
+            lambda: SampledPathIntegral(refresh=0),
+            "refresh must be a whole number of steps ≥ 1 or None, got 0",
+        ),
+        (lambda: SampledPathIntegral("simpson"), "SampledPathIntegral needs a QuadratureRule, got 'simpson'"),
+        (lambda: ControlVariate("probe"), "ControlVariate needs a SampledPathIntegral, got 'probe'"),
+        (lambda: ControlVariate(every=0), "every must be a whole number of steps ≥ 1, got 0"),
+        (
+            lambda: AdaptiveSampleSize("probe", examples=1),
+            "AdaptiveSampleSize needs a SampledPathIntegral or ControlVariate, got 'probe'",
+        ),
+        (lambda: AdaptiveSampleSize(SampledPathIntegral()), "AdaptiveSampleSize needs one target"),
+        (
+            lambda: AdaptiveSampleSize(SampledPathIntegral(), examples=1, relative_error=0.1),
+            "AdaptiveSampleSize needs one target",
+        ),
+        (
+            lambda: AdaptiveSampleSize(SampledPathIntegral(), examples=-1.0),
+            "must be a finite number > 0, got -1.0",
+        ),
+        (
+            lambda: AdaptiveSampleSize(SampledPathIntegral(), relative_error=0.1, groups=GROUPS),
+            "micro_batches=2 or more",
+        ),
+        (
+            lambda: AdaptiveSampleSize(ControlVariate(), examples=1).start(LOSS),
+            "does not pay for one example in each sample",
+        ),
+    ],
+)
+def test_wrong_settings_say_what_is_right(make, message):
+    with pytest.raises(LCAError, match=message):
+        make()
+
+
+def test_unknown_samplings_and_objectives_without_examples_are_refused():
+    with pytest.raises(
+        UnknownNameError, match="unknown sampling 'systematic'; known: importance, stratified"
+    ):
+        SampledPathIntegral(sampling="systematic")
+    with pytest.raises(LCAError, match="a mean over examples .* which Sum is not"):
+        SampledPathIntegral().start(Sum({"all": LOSS}))
+    sampler = Sampler(LOSS, "importance", floor=0.1, seed=0)
+    with pytest.raises(LCAError, match="finite and ≥ 0, got some from -0.5 to -0.5"):
+        sampler.learn(ExampleScores(np.array([1]), np.array([-0.5])))
+    with pytest.raises(LCAError, match="example 40, but the measured data are 0..39"):
+        sampler.learn(ExampleScores(np.array([40]), np.array([0.5])))
+
+
+@parametrize_with_checks(
+    [
+        SampledPathIntegral(SIMPSON, 6),
+        SampledPathIntegral(TRAPEZOID, 8, sampling="stratified", micro_batches=2),
+        ControlVariate(SampledPathIntegral(TRAPEZOID, 6, sampling="stratified", micro_batches=2), every=7),
+        AdaptiveSampleSize(SampledPathIntegral(TRAPEZOID, micro_batches=2), examples=6),
+        AdaptiveSampleSize(ControlVariate(SampledPathIntegral(TRAPEZOID, micro_batches=2)), examples=20),
+        AdaptiveSampleSize(
+            SampledPathIntegral(TRAPEZOID, 4, micro_batches=2),
+            relative_error=0.1,
+            groups=Layout(("theta",), ((3,),)).groups(),
+            largest=4,
+        ),
+    ]
+)
+def test_they_keep_the_laws(check):
+    check()
+
+
+def alike_examples(sizes, seed=3):
+    """A loss whose samples all have the gradient of the data, and steps of these lengths to and fro."""
+    loss, way = DatasetLoss(NETWORK, X[[0] * 12], Y[[0] * 12]), np.random.default_rng(seed)
+    path = [THETA]
+    for size in sizes:
+        path.append(path[-1] + size * way.normal(size=THETA.size))
+    return loss, [Step(a, b, t) for t, (a, b) in enumerate(zip(path, path[1:], strict=False))]
+
+
+@pytest.mark.parametrize("wrap", [lambda probe: probe, lambda probe: ControlVariate(probe, every=1000)])
+def test_refine_takes_simpson_while_steps_are_large(wrap):
+    loss, run = alike_examples([2.0] * 6 + [0.01] * 90)
+    found = list(allocate(loss, run, wrap(SampledPathIntegral(size=4, refine=0.1))))
+    coarse, fine = (list(allocate(loss, run, PathIntegral(rule))) for rule in (TRAPEZOID, SIMPSON))
+    rules = []
+    for a, trapezoid, simpson in zip(found, coarse, fine, strict=True):
+        apart = [np.abs(a.values - b.values).max() for b in (trapezoid, simpson)]
+        close = [off <= tolerances.allocation(8 * a.mass, tolerances.EPS64) for off in apart]
+        assert sum(close) == 1
+        rules.append("S" if close[1] else "T")
+    # The audits after steps 0 and 2 change nothing; those after 6 to 11 find small steps.
+    assert "".join(rules) == "S" * 12 + "T" * 84
+
+
+def test_refine_stays_with_simpson_where_large_and_small_steps_alternate():
+    loss, run = alike_examples([0.01, 2.0] * 30)
+    found = list(allocate(loss, run, SampledPathIntegral(size=4, refine=0.001)))
+    for a, wanted in zip(found, allocate(loss, run, PathIntegral(SIMPSON)), strict=True):
+        assert np.abs(a.values - wanted.values).max() <= tolerances.allocation(8 * a.mass, tolerances.EPS64)
+
+
+def test_audits_cost_two_samples_and_become_rare():
+    loss, run = alike_examples([0.01] * 100)
+    costs = [a.cost.examples / 4 for a in allocate(loss, run, SampledPathIntegral(size=4, refine=0.1))]
+    assert costs[:9] == [3 + 2, *[2 + 2] * 5, 1 + 2, 1, 1 + 2]
+    assert [t for t, cost in enumerate(costs) if cost > 1] == [0, 1, 2, 3, 4, 5, 6, 8, 12, 20, 36, 68]
+
+
+@pytest.mark.parametrize(
+    "options",
+    [{"refine": 0.0}, {"refine": 1}, {"refine": True}, {"refine": "0.1"}, {"refine": 0.1, "rule": SIMPSON}],
+)
+def test_what_cannot_be_refined_is_refused(options):
+    with pytest.raises(LCAError, match=r"refine=.*the trapezoid errs by more than this share"):
+        SampledPathIntegral(**options)
+
+
+def test_refresh_without_errors_is_refused():
+    with pytest.raises(LCAError, match="refresh= measures errors, which uniform sampling does not look at"):
+        SampledPathIntegral(refresh=3)
