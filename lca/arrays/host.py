@@ -88,7 +88,8 @@ def changes(counts: np.ndarray, last: np.ndarray, signs: np.ndarray) -> tuple[np
 
 def ratio(values: np.ndarray, divisor: np.ndarray) -> np.ndarray:
     """``values / divisor``, and 0 where the divisor is exactly 0."""
-    return np.divide(values, divisor, out=np.zeros_like(values), where=divisor != 0)
+    quotient: np.ndarray = np.divide(values, divisor, out=np.zeros_like(values), where=divisor != 0)
+    return quotient
 
 
 def blocks(length: int) -> Iterator[slice]:
