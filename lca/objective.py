@@ -4,7 +4,7 @@ Nothing here knows how a gradient is made. A backend, or a user with a hand-deri
 `loss` and `loss_and_grad` at any θ; everything else in this library is built on these two.
 """
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import reduce
 from operator import add, or_
@@ -166,6 +166,26 @@ class Evaluation:
     loss: float
     grad: Vector
     terms: Mapping[str, "Evaluation"] = field(default_factory=dict)
+
+
+def leaves(measured: Objective | Mapping[str, Objective]) -> Iterator[Objective]:
+    """The innermost objectives: terms of sums, the objective inside a `Scaled`, each of several by name.
+
+    >>> import numpy as np
+    >>> from lca.reference.models import Quadratic
+    >>> bowl = Quadratic(np.eye(2))
+    >>> list(leaves({"train": Sum({"half": Scaled(bowl, 0.5)})})) == [bowl]
+    True
+    """
+    if isinstance(measured, Mapping):
+        for objective in measured.values():
+            yield from leaves(objective)
+    elif isinstance(measured, Sum):
+        yield from leaves(measured.terms)
+    elif isinstance(measured, Scaled):
+        yield from leaves(measured.objective)
+    else:
+        yield measured
 
 
 def state_of(objective: Objective) -> State | None:
