@@ -47,7 +47,8 @@ class HelpingBracket:
         if not nodes or min(map(len, nodes)) < 2:
             raise LCAError(
                 f"step {allocation.step}: the helping % of noisy values needs two independent samples of "
-                "each node; use SampledPathIntegral or ControlVariate with micro_batches=2, or a full-data estimator."
+                "each node; use SampledPathIntegral or ControlVariate with micro_batches=2, or an "
+                "estimator on the full data."
             )
         values = array_ops(allocation.values).to_numpy(allocation.values)
         first, second = (np.sum([_half_mean(node, half) for node in nodes], axis=0) for half in (0, 1))

@@ -11,7 +11,7 @@ from lca.allocation import Cost, Estimator
 from lca.arrays import array_ops
 from lca.layout import Groups
 from lca.views import ErrorBars
-from validation.cost_frontier.cases import Case, HandedOver, Options
+from validation.cost_frontier.case import Case, Options, SuppliedFields
 from validation.cost_frontier.helping import HelpingBracket
 
 Array = np.ndarray
@@ -71,7 +71,7 @@ def run(case: Case, options: Options, estimators: Mapping[str, Estimator]) -> di
             seen[name].update(allocation)
         return found["truth"]
 
-    case.follow(objective, options, allocate, HandedOver.to(estimators.values()))
+    case.follow(objective, options, allocate, SuppliedFields.required_by(estimators.values()))
     truth = seen.pop("truth")
     return {name: figures(case, found, truth) for name, found in seen.items()}
 

@@ -3,7 +3,7 @@
 from lca import LEFT, RIGHT, SIMPSON, TRAPEZOID
 from lca.estimators import ControlVariate, CrossFit, NextBatch, SameBatch, SampledPathIntegral
 from lca.estimators.stochastic import StochasticEstimator
-from validation.cost_frontier.cases import Case
+from validation.cost_frontier.case import Case
 
 MAIN = ("momentum", "adam")
 LARGE = 60

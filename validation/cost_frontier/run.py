@@ -17,7 +17,8 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
-from validation.cost_frontier.cases import CASES, Case, Options
+from validation.cost_frontier.case import Case, Options
+from validation.cost_frontier.cases import CASES
 from validation.cost_frontier.measure import run
 from validation.cost_frontier.rows import BEST, DEALT, LARGE, MAIN, STRATIFIED, blocks_of, estimators
 from validation.cost_frontier.table import plot, pooled, summary, table

@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from validation.cost_frontier.cases import Case
+from validation.cost_frontier.case import Case
 
 MEAN = (
     "passes",

@@ -16,7 +16,7 @@ from lca.objective import Objective as AnyObjective
 from lca.reference.data import load
 from lca.reference.training import minibatches
 from lca_torch import Objective, Tracker
-from validation.cost_frontier.cases import Allocate, Case, HandedOver, Options
+from validation.cost_frontier.case import Allocate, Case, Options, SuppliedFields
 from validation.cost_frontier.rows import FEW, LEAST
 from validation.evidence import mnist_path
 
@@ -27,7 +27,7 @@ LENET_RATES = {"momentum": 0.01, "adam": 0.0005}
 
 @dataclass(frozen=True)
 class _Shown:
-    """An estimator that shows every step, with what it ``needs``, to a function that allocates it."""
+    """An estimator that shows every step, with its required fields, to a function that allocates it."""
 
     allocate: Allocate
     required_fields: tuple[str, ...]
@@ -63,11 +63,11 @@ def mnist(
     y = torch.from_numpy(data.y_train[:examples].astype(np.int64))
 
     def follow(
-        objective: Objective, options: Options, allocate: Allocate | None, handed: HandedOver
+        objective: Objective, options: Options, allocate: Allocate | None, supplied: SuppliedFields
     ) -> float:
         he_normal(model, options.seed)
         optimizer = make_optimizer(model, options.optimizer, case.rates[options.optimizer])
-        shown = _Shown(allocate, handed.required_fields) if allocate else None
+        shown = _Shown(allocate, supplied.required_fields) if allocate else None
         batches = minibatches(
             np.zeros((examples, 1)),
             y.numpy(),
@@ -89,7 +89,7 @@ def mnist(
                 if tracker is None:
                     _gradient(model, batch)
                 else:
-                    _watched_gradient(tracker, model, index, batch, handed)
+                    _watched_gradient(tracker, model, index, batch, supplied)
                 optimizer.step()
         return time.perf_counter() - began
 
@@ -112,14 +112,14 @@ def _gradient(model: nn.Module, batch: tuple[Tensor, Tensor]) -> None:
 
 
 def _watched_gradient(
-    tracker: Tracker, model: nn.Module, index: Tensor, batch: tuple[Tensor, Tensor], handed: HandedOver
+    tracker: Tracker, model: nn.Module, index: Tensor, batch: tuple[Tensor, Tensor], supplied: SuppliedFields
 ) -> None:
     """The same gradient, with what the estimators need told to the tracker."""
     tracker.take(batch)
     at = 0
-    for (x, y), share in tracker.micro_batches(batch, handed.micro_batches):
+    for (x, y), share in tracker.micro_batches(batch, supplied.micro_batches):
         outputs = model(x)
-        if handed.scores:
+        if supplied.scores:
             tracker.scores(index[at : at + len(y)], outputs, y)
         (share * cross_entropy(outputs, y)).backward()
         at += len(y)

@@ -16,7 +16,8 @@ import lca
 from lca.estimators.stochastic import StochasticEstimator
 from lca.layout import Groups
 from lca.views import GroupTotals
-from validation.cost_frontier.cases import CASES, Case, HandedOver, Options
+from validation.cost_frontier.case import Case, Options, SuppliedFields
+from validation.cost_frontier.cases import CASES
 from validation.cost_frontier.rows import BEST, DEALT, MAIN, STRATIFIED, estimators
 from validation.evidence import keep, verdict
 from validation.timing import keep_memory
@@ -50,7 +51,7 @@ def _seconds(
     case: Case, objective: Any, options: Options, estimator: StochasticEstimator | None, groups: Groups
 ) -> float:
     if estimator is None:
-        return case.follow(objective, options, None, HandedOver())
+        return case.follow(objective, options, None, SuppliedFields())
     allocator, view = estimator.start(objective), GroupTotals(groups)
 
     def allocate(step: lca.Step) -> lca.StepAllocation:
@@ -58,7 +59,7 @@ def _seconds(
         view.update(allocation)
         return allocation
 
-    return case.follow(objective, options, allocate, HandedOver.to([estimator]))
+    return case.follow(objective, options, allocate, SuppliedFields.required_by([estimator]))
 
 
 def measured(case: str, optimizer: str) -> Mapping[str, float]:
@@ -118,7 +119,7 @@ def main() -> None:
         for optimizer in MAIN:
             run = Options(optimizer, 0, STEPS[name])
             times.setdefault(name, {})[optimizer] = wall_time(case, run, rows, options.rounds)
-        plain[name] = median(case.follow(None, run, None, HandedOver()) for _ in range(5)) / STEPS[name]
+        plain[name] = median(case.follow(None, run, None, SuppliedFields()) for _ in range(5)) / STEPS[name]
         print(name, times[name], flush=True)
     holds = claims(times, cases)
     results = {

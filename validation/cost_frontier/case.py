@@ -1,0 +1,70 @@
+"""`Case`: a training run that the frontier is measured on, and what its loop supplies with each step."""
+
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field
+from typing import Any, TypeAlias
+
+from lca.allocation import StepAllocation
+from lca.step import Step
+
+Allocate: TypeAlias = Callable[[Step], StepAllocation]
+
+RATES = {"momentum": 0.05, "adam": 0.002, "adam_large": 0.02}
+"""Learning rates; ``_large``: of steps so large that first order fails, and the trapezoid too."""
+
+
+@dataclass(frozen=True)
+class Options:
+    """What one training run is made with; ``independent``: batches drawn with replacement."""
+
+    optimizer: str
+    seed: int
+    steps: int
+    independent: bool = False
+
+
+@dataclass(frozen=True)
+class SuppliedFields:
+    """The fields of `Step` that the loop supplies, and the number of micro-batches of each batch."""
+
+    required_fields: tuple[str, ...] = ()
+    micro_batches: int = 1
+
+    @property
+    def scores(self) -> bool:
+        return "scores" in self.required_fields
+
+    @classmethod
+    def required_by(cls, estimators: Iterable[Any]) -> "SuppliedFields":
+        """The fields that all of these estimators require together."""
+        each = {estimator: getattr(estimator, "required_fields", ()) for estimator in estimators}
+        required = {field for fields in each.values() for field in fields}
+        counts = {e.micro_batches for e, fields in each.items() if "micro_batches" in fields} or {1}
+        assert len(counts) == 1
+        return cls(tuple(sorted(required)), counts.pop())
+
+
+@dataclass(frozen=True)
+class Case:
+    """A network and its data.
+
+    ``objective()`` makes the measured loss, and ``follow(objective, options, allocate, supplied)`` trains,
+    shows each step to ``allocate`` (``None``: plain training) and returns the seconds that took.
+    """
+
+    name: str
+    examples: int
+    batch_size: int
+    targets: bool  # whether the targets of accuracy are meant for it
+    objective: Callable[[], Any]
+    follow: Callable[[Any, Options, Allocate | None, SuppliedFields], float]
+    rates: Mapping[str, float] = field(default_factory=RATES.copy)
+    refined: bool = False  # also with Simpson's rule where steps are large
+    cross_fit_time: float = 1.15  # target of wall time over plain training: 1.15 where products take the time
+    rows: tuple[str, ...] = ()  # only these estimators, on shuffled batches; default: all, and more
+
+    def title(self, optimizer: str) -> str:
+        """How tables call it."""
+        name, large = f"{self.rates[optimizer]:g}".removeprefix("0"), optimizer.endswith("_large")
+        title = f"SGD {name}, momentum .9" if optimizer == "momentum" else f"Adam {name}"
+        return f"{title} (large steps)" if large else title
