@@ -233,11 +233,11 @@ def film():
 @pytest.mark.parametrize(
     ("call", "error", "message"),
     [
-        (lambda: plots.plot_cumulative(ROWS, ["fc1"]), LCAError, "2 columns, 1 names"),
-        (lambda: plots.plot_layer_time(ROWS * np.nan, ["a", "b"]), NonFiniteError, "hold nan in row 0"),
+        (lambda: plots.plot_cumulative(ROWS, ["fc1"]), LCAError, r"1 name\(s\) for 2 column\(s\)"),
+        (lambda: plots.plot_layer_time(ROWS * np.nan, ["a", "b"]), NonFiniteError, "contain nan in row 0"),
         (lambda: plots.plot_layer_time(ROWS, ["a", "b"], columns=0), LCAError, "columns must be at least 1"),
         (lambda: plots.plot_loss(LOSS, ROWS), LCAError, r"of one length, got shape \(3,\) and \(3, 2\)"),
-        (lambda: plots.plot_totals(["a"], np.zeros(3)), LCAError, "3 columns, 1 names"),
+        (lambda: plots.plot_totals(["a"], np.zeros(3)), LCAError, r"1 name\(s\) for 3 column\(s\)"),
         (lambda: plots.plot_totals(["a", "b"], ROWS[0], LOSS), LCAError, r"got shape \(2,\) and \(3,\)"),
         (lambda: plots.plot_train_heldout(ROWS, ROWS[:2], ["a", "b"]), LCAError, "need the same steps"),
         (lambda: plots.plot_helping(LOSS, LOSS[:2]), LCAError, r"helping % and zero % must be .* \(3,\) and"),

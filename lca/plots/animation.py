@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from lca.analysis.arrays import finite
+from lca.analysis.arrays import check_finite
 from lca.errors import LCAError, OutputError
 from lca.extras import extra
 from lca.plots.canvas import GREY, HELPED, HURT, SKY, cumulative, grouped, plain, step_axis
@@ -43,7 +43,7 @@ def animate_training(
         Write it with `save_animation`, or show it in a notebook with ``HTML(film.to_jshtml())``.
     """
     rows, names = grouped(rows, names)
-    loss = finite(loss, "the loss", ndim=1)
+    loss = check_finite(loss, "the loss", ndim=1)
     if len(loss) != len(rows) + 1:
         raise LCAError(f"a run of {len(rows)} steps has {len(rows) + 1} losses, got {len(loss)}.")
     if frames < 2 or fps < 1:

@@ -5,7 +5,7 @@ from typing import Any
 
 import numpy as np
 
-from lca.analysis.arrays import check_names, finite
+from lca.analysis.arrays import check_finite, check_names
 from lca.errors import LCAError
 from lca.extras import extra
 
@@ -116,5 +116,5 @@ def alike(what: str, *arrays: Any) -> tuple[np.ndarray, ...]:
 
 def grouped(rows: np.ndarray, names: Sequence[str]) -> tuple[np.ndarray, tuple[str, ...]]:
     """Rows (T, groups), T ≥ 1, with one name a group."""
-    rows = finite(rows, "the allocations", ndim=2)
+    rows = check_finite(rows, "the allocations", ndim=2)
     return rows, check_names(names, rows.shape[1], "the allocations")

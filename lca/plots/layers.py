@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from lca.analysis.arrays import check_names, finite
+from lca.analysis.arrays import check_finite, check_names
 from lca.errors import LCAError
 from lca.extras import extra
 from lca.plots.canvas import (
@@ -102,9 +102,9 @@ def plot_classes(
     names, classes
         Of the rows and columns.
     totals
-        Shape (layers, classes): `lca.analysis.class_rows`, summed over the steps.
+        Shape (layers, classes): `lca.analysis.class_totals`, summed over the steps.
     """
-    totals = finite(totals, "the totals by class", ndim=2)
+    totals = check_finite(totals, "the totals by class", ndim=2)
     names = check_names(names, len(totals), "the layers")
     classes = check_names(classes, totals.shape[1], "the classes")
     size = (max(4.0, 1.6 + 0.55 * len(classes)), max(2.5, 1.6 + 0.32 * len(names)))

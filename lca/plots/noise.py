@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from lca.analysis.arrays import finite
+from lca.analysis.arrays import check_finite
 from lca.analysis.oscillation import mean_gradient
 from lca.analysis.weibull import WeibullFit
 from lca.errors import LCAError
@@ -72,7 +72,7 @@ def plot_histogram(
         Bin edges (bins + 1,) and counts (bins,): the attributes of `lca.views.LogHistogram`, or what
         `lca.analysis.histogram` reads, summed over the steps.
     fit
-        A Weibull distribution fitted to both together (`lca.analysis.fit_weibull_counts`), drawn as the
+        A Weibull distribution fitted to both together (`lca.analysis.fit_weibull_histogram`), drawn as the
         counts it expects.
     note
         Put into the corner, e.g. what lies outside the bins.
@@ -119,7 +119,7 @@ def plot_parameter(
     matplotlib.axes.Axes
         The uppermost of three.
     """
-    theta, movement, values = (finite(part, "the trace", ndim=1) for part in (theta, movement, values))
+    theta, movement, values = (check_finite(part, "the trace", ndim=1) for part in (theta, movement, values))
     theta, movement, values = alike("weight, movement and allocation", theta, movement, values)
     ax = new_axes(ax, title=f"One parameter during training{name and ': '}{name}", size=(6, 5))
     gradient, allocation = panels_below(ax, (1, 1, 1))

@@ -19,7 +19,7 @@ def plot_peaks(peaks: np.ndarray, names: Sequence[str], *, ax: Axes | None = Non
     Parameters
     ----------
     peaks
-        Booleans (T, layers) from `lca.analysis.peak_moments`; with ``top=20`` or so, or there are too many
+        Booleans (T, layers) from `lca.analysis.learning_peaks`; with ``top=20`` or so, or there are too many
         to be seen.
     names
         One a layer.

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from lca.analysis import group_names, group_rows, group_signs
+from lca.analysis import group_names, group_signs, group_totals
 from lca.analysis.reading import is_class
 from lca.errors import LCAError
 from lca.layout import Layout
@@ -75,7 +75,7 @@ class Run:
 
     def rows(self, measured: str) -> np.ndarray:
         """Layer totals, (T, layers)."""
-        return group_rows(self.record, "layer", measured)
+        return group_totals(self.record, "layer", measured)
 
     def signs(self, measured: str) -> Signs:
         """Counts by layer, (T, layers)."""

@@ -7,8 +7,8 @@ from typing import Any
 
 import numpy as np
 
-from lca.analysis import class_rows, histogram
-from lca.analysis.reading import CLASS, is_class
+from lca.analysis import class_totals, histogram_counts
+from lca.analysis.reading import CLASS_PREFIX, is_class
 from lca.record.citation import citation
 from lca.report import charts
 from lca.report.balance import Balance, Tone, balance
@@ -132,12 +132,12 @@ def classes(run: Run) -> Section | None:
     """Layers by class; ``None`` without losses by class."""
     if not any(is_class(name) for name in run.measured):
         return None
-    names, rows = class_rows(run.record)
+    names, rows = class_totals(run.record)
     one = len({name.rpartition("/")[0] for name in names}) == 1
     totals = rows.sum(axis=0)
     table = Table(
         "Sum over the run, of each layer (row) for the loss of each class (column)",
-        ("", *(name.rpartition(CLASS)[2] if one else name for name in names)),
+        ("", *(name.rpartition(CLASS_PREFIX)[2] if one else name for name in names)),
         [(layer, *map(charts.signed, row)) for layer, row in zip(run.layers, totals, strict=True)],
         folded=False,
     )
@@ -157,7 +157,7 @@ def noise(run: Run) -> Section:
             Chart(helping, f"How many parameters lowered the {first} loss at each step, of those with A ≠ 0.")
         )
     if run.has("histogram_helping"):
-        edges, helped, hurt = histogram(run.record, first)
+        edges, helped, hurt = histogram_counts(run.record, first)
         chart = charts.histogram_chart(edges, helped.sum(axis=0), hurt.sum(axis=0))
         shown.append(Chart(chart, "How large single allocations are, over all parameters and steps."))
     if overall.steps_without_percent() == len(run.steps):
