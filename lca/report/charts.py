@@ -10,7 +10,7 @@ from typing import Any, Literal
 import numpy as np
 
 from lca.extras import extra
-from lca.plots.canvas import HELPED, HURT
+from lca.plots.canvas import HELPING, HURTING
 from lca.report.run import columns
 
 with extra("report"):
@@ -130,7 +130,7 @@ def histogram_chart(edges: Array, helping: Array, hurting: Array) -> Figure:
     )
     filled = np.flatnonzero(helping + hurting)
     first, last = (filled[0], filled[-1] + 1) if len(filled) else (0, len(helping))
-    for counts, color, label in ((helping, HELPED, "helped (A < 0)"), (hurting, HURT, "hurt (A > 0)")):
+    for counts, color, label in ((helping, HELPING, "helped (A < 0)"), (hurting, HURTING, "hurt (A > 0)")):
         shown = counts[first:last]
         top = np.where(shown > 0, shown, 0.5)  # a logarithmic axis has no 0
         bars = chart.quad(left=edges[first:last], right=edges[first + 1 : last + 1], top=top, bottom=0.5,

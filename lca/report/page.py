@@ -14,7 +14,7 @@ import numpy as np
 import lca
 from lca.extras import extra
 from lca.output import check_writable, write_files
-from lca.plots.canvas import HELPED, HURT, SIGNS
+from lca.plots.canvas import HELPING, HURTING, SIGN_COLORMAP
 from lca.record.reading import open_record
 from lca.report.charts import detail_map, layer_map
 from lca.report.moments import LINEAR, MOMENTS, Detail, details, layer_moments
@@ -31,8 +31,8 @@ with extra("report"):
 if TYPE_CHECKING:
     from xarray import Dataset
 
-DARK_SIGNS = LinearSegmentedColormap.from_list("dark", ["#8fd0ff", HELPED, "#20242b", HURT, "#ffb78a"])
-"""`lca.plots.canvas.SIGNS` on a dark page: what is near 0 is dark."""
+DARK_SIGNS = LinearSegmentedColormap.from_list("dark", ["#8fd0ff", HELPING, "#20242b", HURTING, "#ffb78a"])
+"""`lca.plots.canvas.SIGN_COLORMAP` on a dark page: what is near 0 is dark."""
 
 
 def write_report(
@@ -140,7 +140,7 @@ def _data(run: Run, maps: list[Detail]) -> dict[str, Any]:
         "linear": LINEAR,
         "details": [_detail(each) for each in maps],
         "palettes": {
-            "light": [to_hex(c) for c in SIGNS(np.linspace(0, 1, 255))],
+            "light": [to_hex(c) for c in SIGN_COLORMAP(np.linspace(0, 1, 255))],
             "dark": [to_hex(c) for c in DARK_SIGNS(np.linspace(0, 1, 255))],
         },
     }
