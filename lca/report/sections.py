@@ -247,9 +247,9 @@ def _story(run: Run, check: Conservation) -> str:
         else f"From step {first:,} to {last:,}, of which {n:,} were measured,"
     )
     return (
-        f"{when} {change}. The layer with the lowest LCA is {run.layers[lowest]} "
+        f"{when} {change}. The layer with the lowest sum of LCA is {run.layers[lowest]} "
         f"({format_number(float(totals[lowest]), '+')}); {hurting} of {len(totals)} layers "
-        f"{'is' if hurting == 1 else 'are'} hurting in total."
+        f"{'has' if hurting == 1 else 'have'} a positive sum (hurting)."
     )
 
 
