@@ -152,5 +152,5 @@ def _draw_bars(ax: Any, sums: np.ndarray, names: Sequence[str]) -> Any:
     ax.spines["left"].set_visible(False)
     ax.tick_params(axis="y", length=0)
     ax.set_xlabel(f"cumulative {LCA_LABEL}", fontsize="small")
-    ax.set_title("Allocation to each layer", fontsize="medium")
+    ax.set_title("Allocation by layer", fontsize="medium")
     return bars
