@@ -2,8 +2,8 @@
 
     python docs/make_screenshot.py report.html
 
-The report must show weights, as the one made by the example in report.md does. Needs chromium and chromedriver on
-the PATH.
+The report must show weights, as the one made by the example in report.md does. Needs chromium and
+chromedriver on the PATH.
 """
 
 import shutil

@@ -56,7 +56,7 @@ def loss_chart(steps: Array, losses: Mapping[str, Array], rebuilt: Array | None)
     """The measured losses, and the first one rebuilt from its allocation; ``steps`` and losses (T + 1,)."""
     chart = _figure("step", "loss", height=300)
     for (name, loss), color in zip(losses.items(), _colors(len(losses)), strict=True):
-        _line(chart, steps, loss, color, escape_tex(name), width=3)
+        _line(chart, steps, loss, color, _escape_tex(name), width=3)
     if rebuilt is not None:
         _line(chart, steps, rebuilt, "black", "rebuilt from LCA", dash="dashed").tags = ["ink"]
     return _legend(chart)
@@ -67,7 +67,7 @@ def residual_chart(steps: Array, residuals: Mapping[str, Array]) -> Figure:
     chart = _figure("step", "residual", height=190)
     chart.yaxis.ticker = BasicTicker(desired_num_ticks=3)
     for (name, residual), color in zip(residuals.items(), _colors(len(residuals)), strict=True):
-        _line(chart, steps, residual, color, escape_tex(name))
+        _line(chart, steps, residual, color, _escape_tex(name))
     return _legend(_zero_line(chart, "width"))
 
 
@@ -91,7 +91,7 @@ def cumulative_chart(steps: Array, allocations: Array, names: Sequence[str]) -> 
             points=MAX_POINTS_GREY,
         )
     for i, color in zip(largest, _colors(len(largest)), strict=True):
-        _line(chart, steps, sums[:, i], color, escape_tex(names[i]), width=2)
+        _line(chart, steps, sums[:, i], color, _escape_tex(names[i]), width=2)
     return _legend(_zero_line(chart, "width"))
 
 
@@ -106,7 +106,7 @@ def totals_chart(names: Sequence[str], totals: Mapping[str, Array], errors: Mapp
             {
                 "y": at,
                 "value": values,
-                "name": [escape_tex(n) for n in names],
+                "name": [_escape_tex(n) for n in names],
                 "text": [format_signed(v) for v in values],
             }
         )
@@ -116,7 +116,7 @@ def totals_chart(names: Sequence[str], totals: Mapping[str, Array], errors: Mapp
             height=0.9 * height,
             source=source,
             color=color,
-            legend_label=escape_tex(loss),
+            legend_label=_escape_tex(loss),
         )
         chart.add_tools(_hover(bars, "@name: @text"))
         if loss in errors:
@@ -198,10 +198,10 @@ def detail_map() -> Figure:
     return chart
 
 
-def escape_tex(text: str) -> str:
+def _escape_tex(text: str) -> str:
     """Keep Bokeh from reading a name as TeX, for which it would load MathJax from the network.
 
-    >>> escape_tex("fc.weight"), escape_tex("$$x$$") == "$$x$$"
+    >>> _escape_tex("fc.weight"), _escape_tex("$$x$$") == "$$x$$"
     ('fc.weight', False)
     """
     for mark in ("$$", r"\(", r"\["):
@@ -209,10 +209,10 @@ def escape_tex(text: str) -> str:
     return text
 
 
-def shorten(text: str, length: int = 18) -> str:
+def _shorten(text: str, length: int = 18) -> str:
     """The last ``length`` characters of a long name; the ends of names differ more than their beginnings.
 
-    >>> shorten("encoder.layers.11.attention.weight")
+    >>> _shorten("encoder.layers.11.attention.weight")
     '…1.attention.weight'
     """
     return text if len(text) <= length else "…" + text[-length:]
@@ -237,7 +237,7 @@ def _line(
     shown = np.unique(np.append(block_starts(len(x), points), len(x) - 1))
     source = ColumnDataSource({"x": x[shown], "y": y[shown]})
     line = chart.line(
-        name=escape_tex(hover or label),
+        name=_escape_tex(hover or label),
         x="x",
         y="y",
         source=source,
@@ -285,7 +285,7 @@ def _name_rows(chart: Figure, names: Sequence[str]) -> None:
     chart.y_range = Range1d(start=len(names), end=0)
     shown = block_starts(len(names), 40)
     chart.yaxis.ticker = FixedTicker(ticks=(shown + 0.5).tolist())
-    chart.yaxis.major_label_overrides = {i + 0.5: escape_tex(shorten(names[i])) for i in shown.tolist()}
+    chart.yaxis.major_label_overrides = {i + 0.5: _escape_tex(_shorten(names[i])) for i in shown.tolist()}
     chart.ygrid.visible = False
     chart.yaxis.major_tick_line_color = None
 
