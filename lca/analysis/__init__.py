@@ -1,7 +1,7 @@
 """Statistics of a training run: noise, oscillation, layers that hurt, synchrony.
 
 Every function takes plain arrays with the steps along the first axis. Allocations are in units of the loss;
-negative = helping. Equal arrays and an equal seed give equal results. The functions ``group_totals``,
+negative = helping. The same arrays and seed give the same results. The functions ``group_totals``,
 ``class_totals``, ``group_signs``, ``histogram_counts`` and ``traced_parameters`` read such arrays from a
 record. docs/analysis.md has the definitions with formulas and limits.
 

@@ -46,6 +46,11 @@ def plot_layer_time(
     ax
         Draw into this Axes instead of a new figure.
 
+    Returns
+    -------
+    matplotlib.axes.Axes
+        ``ax``, or the Axes of the new figure.
+
     Raises
     ------
     LCAError
@@ -98,6 +103,11 @@ def plot_neurons(
     ax
         Draw into this Axes instead of a new figure.
 
+    Returns
+    -------
+    matplotlib.axes.Axes
+        ``ax``, or the Axes of the new figure.
+
     Raises
     ------
     LCAError
@@ -146,6 +156,11 @@ def plot_classes(
         `lca.analysis.class_totals`, summed over the steps.
     ax
         Draw into this Axes instead of a new figure.
+
+    Returns
+    -------
+    matplotlib.axes.Axes
+        ``ax``, or the Axes of the new figure.
 
     Raises
     ------

@@ -89,6 +89,11 @@ def plot_cumulative(allocations: np.ndarray, names: Sequence[str], *, ax: Axes |
     ax
         Draw into this Axes instead of a new figure.
 
+    Returns
+    -------
+    matplotlib.axes.Axes
+        ``ax``, or the Axes of the new figure.
+
     Raises
     ------
     LCAError
@@ -129,6 +134,11 @@ def plot_train_heldout(
         The names of the groups, one per column.
     ax
         Draw into this Axes instead of a new figure.
+
+    Returns
+    -------
+    matplotlib.axes.Axes
+        ``ax``, or the Axes of the new figure.
 
     Raises
     ------
@@ -180,6 +190,11 @@ def plot_totals(
         the loss, shape (groups,).
     ax
         Draw into this Axes instead of a new figure.
+
+    Returns
+    -------
+    matplotlib.axes.Axes
+        ``ax``, or the Axes of the new figure.
 
     Raises
     ------

@@ -43,6 +43,11 @@ def plot_helping(
     ax
         Draw into this Axes instead of a new figure.
 
+    Returns
+    -------
+    matplotlib.axes.Axes
+        ``ax``, or the Axes of the new figure.
+
     Raises
     ------
     LCAError
@@ -97,6 +102,11 @@ def plot_histogram(
         A title for the legend, e.g. the number of entries outside the bins.
     ax
         Draw into this Axes instead of a new figure.
+
+    Returns
+    -------
+    matplotlib.axes.Axes
+        ``ax``, or the Axes of the new figure.
 
     Raises
     ------

@@ -26,6 +26,11 @@ def plot_peaks(peaks: np.ndarray, names: Sequence[str], *, ax: Axes | None = Non
     ax
         Draw into this Axes instead of a new figure.
 
+    Returns
+    -------
+    matplotlib.axes.Axes
+        ``ax``, or the Axes of the new figure.
+
     Raises
     ------
     LCAError
