@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 By = Literal["tensor", "layer", "neuron"]
 CLASS_PREFIX = "class "
 """The prefix of the names of per-class losses: ``class 0``, ``class 1``, ..."""
-_SIGN_VARIABLES = ("helped", "hurt", "zero")
+_SIGN_VARIABLES = ("helping", "hurting", "zero")
 
 
 def group_names(record: "Dataset", by: By = "layer") -> tuple[str, ...]:
