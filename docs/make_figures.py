@@ -2,7 +2,7 @@
 
     python docs/make_figures.py
 
-The picture that follows a block is ``ax`` after the block, or ``film`` where its name ends in .gif.
+The picture that follows a block is ``ax`` after the block, or ``animation`` where its name ends in .gif.
 """
 
 import re
@@ -27,7 +27,7 @@ def main() -> None:
         path = FOLDER / picture
         path.parent.mkdir(parents=True, exist_ok=True)
         if path.suffix == ".gif":
-            plots.save_animation(namespace["film"], path)
+            plots.save_animation(namespace["animation"], path)
         else:
             save(namespace["ax"].figure, path)
         print(f"{path.relative_to(FOLDER)}: {path.stat().st_size / 1000:.0f} kB")

@@ -1,9 +1,9 @@
-"""Takes the picture of a report for report.md: its map, at a moment of the slider.
+"""Takes the screenshot of a report for report.md: the maps of layers and weights.
 
-    lca demo --out lca-demo
-    python docs/make_screenshot.py lca-demo/report.html
+    python docs/make_screenshot.py report.html
 
-Needs chromium and chromedriver on the PATH.
+The report must show weights, as the one made by the example in report.md does. Needs chromium and
+chromedriver on the PATH.
 """
 
 import shutil

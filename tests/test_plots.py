@@ -1,4 +1,4 @@
-"""Figures: they show the numbers they were given, say the sign, and touch no global state."""
+"""The figures show the numbers they are given, state the sign, and change no global state."""
 
 import re
 import subprocess
@@ -47,7 +47,9 @@ def test_without_axes_a_new_figure_is_made_and_renders(draw, tmp_path):
     ax = draw()
     assert isinstance(ax, Axes)
     assert ax.get_title()
-    ax.figure.savefig(tmp_path / "figure.png")  # warnings are errors: no missing glyph, no squeezed layout
+    ax.figure.savefig(
+        tmp_path / "figure.png"
+    )  # fails on a missing glyph or a collapsed layout, because warnings are errors
     assert (tmp_path / "figure.png").stat().st_size > 0
 
 
@@ -57,7 +59,7 @@ def test_with_axes_these_are_drawn_into(draw):
     assert draw(right) is right
 
 
-def test_a_title_of_the_user_s_own_takes_the_place_of_ours():
+def test_set_title_replaces_the_default_title():
     ax = DRAW["helping"]()
     ax.set_title("Mine")
     assert [ax.get_title(loc) for loc in ("left", "center", "right")] == ["", "Mine", ""]
@@ -67,10 +69,10 @@ SIGNED = ["cumulative", "totals", "train_heldout", "layer_time", "neurons", "cla
 
 
 @pytest.mark.parametrize("name", SIGNED)
-def test_axes_of_signed_quantities_say_the_sign_and_the_unit(name):
+def test_axes_of_signed_quantities_state_the_sign_and_the_unit(name):
     axes = DRAW[name]().figure.axes  # colour bars and panels below included
     label = " ".join(f"{ax.get_xlabel()} {ax.get_ylabel()}" for ax in axes)
-    assert "negative = helped" in label
+    assert "negative = helping" in label
     assert "units of the loss" in label
 
 
@@ -82,7 +84,7 @@ def test_loss_shows_both_curves_and_their_difference():
     np.testing.assert_array_equal(below.lines[-1].get_ydata(), [0.0, -0.25, 0.125])
 
 
-def test_loss_in_axes_outside_a_grid_says_what_to_do():
+def test_a_loss_in_axes_outside_a_grid_is_refused_with_the_fix():
     with pytest.raises(LCAError, match="add_subplot"):
         DRAW["loss"](Figure().add_axes((0, 0, 1, 1)))
 
@@ -91,7 +93,7 @@ def test_cumulative_starts_at_zero_and_adds_up():
     np.testing.assert_array_equal(line(DRAW["cumulative"](), "fc1"), [0.0, -1.0, -3.0, -2.5])
 
 
-def test_many_layers_have_colours_of_their_own():
+def test_many_layers_have_different_colours():
     names = [f"layer{i}" for i in range(20)]
     ax = plots.plot_cumulative(np.ones((3, 20)), names)
     assert (
@@ -99,7 +101,7 @@ def test_many_layers_have_colours_of_their_own():
     )
 
 
-def test_totals_put_the_first_group_on_top_with_one_bar_a_loss():
+def test_totals_have_the_first_group_on_top_and_one_bar_per_loss():
     ax = DRAW["totals"]()
     assert [bar.get_width() for bar in ax.patches] == [-1.0, 0.25, -2.0, 0.5]
     assert [text.get_text() for text in ax.get_yticklabels()] == ["fc1", "fc2"]
@@ -107,27 +109,27 @@ def test_totals_put_the_first_group_on_top_with_one_bar_a_loss():
     assert len(plots.plot_totals(["fc1", "fc2"], ROWS[0]).patches) == 2
 
 
-def test_helping_averages_around_steps_without_a_percentage():
+def test_the_moving_average_ignores_steps_without_a_percentage():
     helping = np.array([40.0, np.nan, 60.0, 80.0, 70.0])
     ax = plots.plot_helping(helping, np.zeros(5), window=3)
-    np.testing.assert_array_equal(line(ax, "moving mean, 3 steps"), [40.0, 50.0, 70.0, 70.0, 75.0])
+    np.testing.assert_array_equal(line(ax, "moving average of 3 steps"), [40.0, 50.0, 70.0, 70.0, 75.0])
     assert np.isnan(line(ax, "helping, % of A ≠ 0")[1])
-    assert line(ax, "exactly zero, % of all").tolist() == [0.0] * 5
+    assert line(ax, "zero, % of all").tolist() == [0.0] * 5
 
 
-def test_helping_leaves_a_gap_where_a_whole_window_has_no_percentage():
+def test_the_moving_average_has_a_gap_where_no_step_of_the_window_has_a_percentage():
     ax = plots.plot_helping(np.array([np.nan, 60.0]), np.array([100.0, 0.0]), window=1)
-    np.testing.assert_array_equal(line(ax, "moving mean, 1 steps"), [np.nan, 60.0])
+    np.testing.assert_array_equal(line(ax, "moving average of 1 step"), [np.nan, 60.0])
 
 
-def test_histogram_keeps_the_two_signs_apart_and_cuts_empty_bins():
-    helped, hurt, _ = DRAW["histogram"]().patches
-    assert helped.get_data().values.tolist() == [3, 2]
-    assert hurt.get_data().values.tolist() == [1, 4]
-    np.testing.assert_array_equal(helped.get_data().edges, EDGES[1:4])
+def test_the_histogram_separates_the_signs_and_omits_empty_bins_at_the_ends():
+    helping, hurting, _ = DRAW["histogram"]().patches
+    assert helping.get_data().values.tolist() == [3, 2]
+    assert hurting.get_data().values.tolist() == [1, 4]
+    np.testing.assert_array_equal(helping.get_data().edges, EDGES[1:4])
 
 
-def test_histogram_draws_the_counts_a_fit_expects():
+def test_the_histogram_shows_the_expected_counts_of_a_fit():
     fitted = DRAW["histogram"]().patches[2].get_data().values
     survival = np.exp(-np.sqrt(EDGES[1:4] / 0.1))
     np.testing.assert_allclose(fitted, 10 * -np.diff(survival), rtol=summed(1, EPS64))
@@ -142,7 +144,7 @@ def test_train_and_heldout_are_solid_and_dashed_in_the_colour_of_their_layer():
     np.testing.assert_array_equal(lines[2].get_ydata(), [0.0, 1.0, 3.0, 2.5])
 
 
-def test_a_map_in_fewer_columns_than_steps_leaves_nothing_out():
+def test_a_map_with_fewer_columns_than_steps_skips_no_step():
     rows = np.random.default_rng(0).normal(size=(103, 2))
     [mesh] = plots.plot_layer_time(rows, ["a", "b"], columns=10).collections
     shown = mesh.get_array().reshape(2, 10)
@@ -150,41 +152,41 @@ def test_a_map_in_fewer_columns_than_steps_leaves_nothing_out():
     assert mesh.get_coordinates()[0, -1, 0] == 103
 
 
-def test_a_map_has_white_for_zero_blue_for_help_and_red_for_hurt():
-    [mesh] = plots.plot_layer_time(np.array([[-1.0, 0.0, 1.0]]), ["helps", "rests", "hurts"]).collections
+def test_a_map_has_white_for_zero_blue_for_helping_and_red_for_hurting():
+    [mesh] = plots.plot_layer_time(np.array([[-1.0, 0.0, 1.0]]), ["helping", "zero", "hurting"]).collections
     red, green, blue = mesh.cmap(mesh.norm(np.array([-1.0, 0.0, 1.0]))).T[:3]
     assert blue[0] > red[0] + 0.5
     assert red[2] > blue[2] + 0.5
     assert min(red[1], green[1], blue[1]) > 0.98
-    assert -mesh.norm.vmin == mesh.norm.vmax  # symmetric, or zero would have a colour
+    assert -mesh.norm.vmin == mesh.norm.vmax  # symmetric, so that zero is white
 
 
-def test_colours_of_a_run_that_stands_still_are_white():
+def test_a_map_of_zeros_can_be_drawn():
     plots.plot_layer_time(np.zeros((3, 1)), ["fc"]).figure.draw_without_rendering()
 
 
-def test_neurons_name_the_strongest_of_either_kind_and_draw_all():
+def test_all_neurons_are_drawn_and_the_strongest_of_both_signs_labelled():
     rows = np.array([[-3.0, -2.0, -1.0, 0.0, 1.0, 2.0]])
     ax = plots.plot_neurons(rows, list("abcdef"), top=2)
     named = {text.get_text(): text.get_color() for text in ax.texts}
     assert named == {
-        "a": plots.canvas.HELPED,
-        "b": plots.canvas.HELPED,
-        "f": plots.canvas.HURT,
-        "e": plots.canvas.HURT,
+        "a": plots.canvas.HELPING,
+        "b": plots.canvas.HELPING,
+        "f": plots.canvas.HURTING,
+        "e": plots.canvas.HURTING,
     }
     assert len([line for line in ax.lines if len(line.get_xdata()) == 2 and line.get_alpha() == 0.5]) == 6
     places = sorted(text.xy[1] for text in ax.texts)
     assert np.diff(places).min() > 0
 
 
-def test_where_nothing_helped_no_helper_is_named():
+def test_without_helping_neurons_only_hurting_ones_are_labelled():
     ax = plots.plot_neurons(np.array([[1.0, 2.0, 0.0]]), list("abc"), top=3)
     assert {text.get_text() for text in ax.texts} == {"a", "b"}
-    assert {text.get_color() for text in ax.texts} == {plots.canvas.HURT}
+    assert {text.get_color() for text in ax.texts} == {plots.canvas.HURTING}
 
 
-def test_names_of_equal_neurons_do_not_overlap():
+def test_labels_of_equal_neurons_do_not_overlap():
     ax = plots.plot_neurons(-np.ones((2, 3)), list("abc"))
     assert np.diff(sorted(text.xy[1] for text in ax.texts)).min() > 0.03 * np.ptp(ax.get_ylim())
 
@@ -200,59 +202,67 @@ def test_a_parameter_shows_weight_gradient_and_allocation():
     gradient, allocation = [other for other in ax.figure.axes if other is not ax]
     np.testing.assert_array_equal(ax.lines[0].get_ydata(), TRACE[0])
     np.testing.assert_array_equal(gradient.lines[-1].get_ydata(), [-2.0, np.nan, -1.0, 1.0])
-    helped, hurt = allocation.collections
-    assert [segment[1].tolist() for segment in helped.get_segments()] == [[0.0, -1.0]]
-    assert [segment[1].tolist() for segment in hurt.get_segments()] == [[2.0, 0.5], [3.0, 0.25]]
+    helping, hurting = allocation.collections
+    assert [segment[1].tolist() for segment in helping.get_segments()] == [[0.0, -1.0]]
+    assert [segment[1].tolist() for segment in hurting.get_segments()] == [[2.0, 0.5], [3.0, 0.25]]
     assert "fc1.weight[0, 0]" in ax.get_title()
 
 
-def test_peaks_that_coincide_have_a_colour_of_their_own():
+def test_coinciding_peaks_have_a_different_colour():
     alone, together = DRAW["peaks"]().collections
     assert [segment[:, 0].tolist() for segment in alone.get_segments()] == [[2, 2]]
     assert sorted(segment[0, 0] for segment in together.get_segments()) == [1, 1, 4, 4, 4]
 
 
-def test_a_film_ends_with_the_whole_run(tmp_path):
+def test_the_last_frame_shows_the_whole_run(tmp_path):
     loss, rows = np.array([2.0, 1.0, 1.5, 0.5]), np.array([[-1.0, 0.0], [0.0, 0.5], [-1.25, 0.25]])
-    film = plots.animate_training(loss, rows, ["fc1", "fc2"], frames=3)
-    plots.save_animation(film, tmp_path / "run.gif")
+    animation = plots.animate_training(loss, rows, ["fc1", "fc2"], frames=3)
+    plots.save_animation(animation, tmp_path / "run.gif")
     assert (tmp_path / "run.gif").read_bytes()[:3] == b"GIF"
-    left, right = film._fig.axes  # after saving, the figure stands at the last picture
+    left, right = animation._fig.axes  # after saving, the figure shows the last frame
     assert left.get_title() == "Loss at step 3: 0.500"
     np.testing.assert_array_equal(left.lines[-1].get_ydata(), loss)
     assert [bar.get_width() for bar in right.patches] == [-2.25, 0.75]
     assert len({tuple(bar.get_facecolor()) for bar in right.patches}) == 2
 
 
-def film():
-    film = plots.animate_training(np.ones(3), np.zeros((2, 1)), ["fc"], frames=2)
-    film._draw_was_started = True  # or matplotlib warns that it was made for nothing
-    return film
+def short_animation():
+    animation = plots.animate_training(np.ones(3), np.zeros((2, 1)), ["fc"], frames=2)
+    animation._draw_was_started = True  # keeps matplotlib from warning that it was never rendered
+    return animation
 
 
 @pytest.mark.parametrize(
     ("call", "error", "message"),
     [
-        (lambda: plots.plot_cumulative(ROWS, ["fc1"]), LCAError, "2 columns, 1 names"),
-        (lambda: plots.plot_layer_time(ROWS * np.nan, ["a", "b"]), NonFiniteError, "hold nan in row 0"),
+        (lambda: plots.plot_cumulative(ROWS, ["fc1"]), LCAError, r"1 name\(s\) for 2 column\(s\)"),
+        (lambda: plots.plot_layer_time(ROWS * np.nan, ["a", "b"]), NonFiniteError, "contain nan in row 0"),
         (lambda: plots.plot_layer_time(ROWS, ["a", "b"], columns=0), LCAError, "columns must be at least 1"),
-        (lambda: plots.plot_loss(LOSS, ROWS), LCAError, r"of one length, got shape \(3,\) and \(3, 2\)"),
-        (lambda: plots.plot_totals(["a"], np.zeros(3)), LCAError, "3 columns, 1 names"),
-        (lambda: plots.plot_totals(["a", "b"], ROWS[0], LOSS), LCAError, r"got shape \(2,\) and \(3,\)"),
-        (lambda: plots.plot_train_heldout(ROWS, ROWS[:2], ["a", "b"]), LCAError, "need the same steps"),
+        (lambda: plots.plot_loss(LOSS, ROWS), LCAError, r"of equal length, got shapes \(3,\) and \(3, 2\)"),
+        (lambda: plots.plot_totals(["a"], np.zeros(3)), LCAError, r"1 name\(s\) for 3 column\(s\)"),
+        (lambda: plots.plot_totals(["a", "b"], ROWS[0], LOSS), LCAError, r"got shapes \(2,\) and \(3,\)"),
+        (lambda: plots.plot_train_heldout(ROWS, ROWS[:2], ["a", "b"]), LCAError, "must hold the same steps"),
         (lambda: plots.plot_helping(LOSS, LOSS[:2]), LCAError, r"helping % and zero % must be .* \(3,\) and"),
         (lambda: plots.plot_histogram(EDGES, np.ones((5, 4)), np.ones((5, 4))), LCAError, r"\.sum\(axis=0\)"),
         (
             lambda: plots.plot_histogram(EDGES[1:], np.ones(4), np.ones(4)),
             LCAError,
-            "4 bins have 5 edges, got 4",
+            "4 bins need 5 edges, got 4",
         ),
-        (lambda: plots.plot_parameter(LOSS, LOSS, LOSS[:2]), LCAError, r"of one length, .* and \(2,\)"),
-        (lambda: plots.plot_peaks(ROWS, ["a", "b"]), LCAError, "got float64 of shape .*one at a time"),
+        (lambda: plots.plot_parameter(LOSS, LOSS, LOSS[:2]), LCAError, r"of equal length, .* and \(2,\)"),
+        (lambda: plots.plot_peaks(ROWS, ["a", "b"]), LCAError, "got float64 of shape .*one class at a time"),
         (lambda: plots.animate_training(LOSS, ROWS, ["a", "b"]), LCAError, "3 steps has 4 losses, got 3"),
         (lambda: plots.animate_training(np.ones(4), ROWS, ["a", "b"], frames=1), LCAError, "frames ≥ 2"),
-        (lambda: plots.save_animation(film(), "run.avi"), LCAError, ".gif or .mp4, got 'run.avi'"),
-        (lambda: plots.save_animation(film(), "no/such/run.gif"), OutputError, "no folder 'no/such'"),
+        (
+            lambda: plots.save_animation(short_animation(), "run.avi"),
+            LCAError,
+            r"\*.gif or \*.mp4, got 'run.avi'",
+        ),
+        (
+            lambda: plots.save_animation(short_animation(), "no/such/run.gif"),
+            OutputError,
+            "the folder 'no/such' does not exist",
+        ),
     ],
 )
 def test_unusable_input_is_refused(call, error, message):
@@ -260,13 +270,13 @@ def test_unusable_input_is_refused(call, error, message):
         call()
 
 
-def test_an_mp4_without_ffmpeg_says_what_to_do(monkeypatch):
+def test_an_mp4_without_ffmpeg_is_refused_with_the_fix(monkeypatch):
     monkeypatch.setattr("matplotlib.animation.writers.is_available", lambda name: False)
     with pytest.raises(LCAError, match=r"needs the program ffmpeg.*write a .gif"):
-        plots.save_animation(film(), "run.mp4")
+        plots.save_animation(short_animation(), "run.mp4")
 
 
-def test_histogram_of_nothing_still_draws():
+def test_an_empty_histogram_can_be_drawn():
     plots.plot_histogram(EDGES, np.zeros(4, int), np.zeros(4, int)).figure.draw_without_rendering()
 
 

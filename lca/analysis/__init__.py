@@ -1,50 +1,80 @@
-"""Statistics of a run: noise, oscillation, layers that hurt, synchrony.
+"""Statistics of a training run: noise, oscillation, layers that hurt, synchrony.
 
-All are functions of plain arrays, steps along the first axis, and of nothing else: equal arrays (and seed)
-give equal results. `lca.analysis.reading` takes these arrays out of a record. Definitions with formula and
-limits are in docs/analysis.md.
+Every function takes plain arrays with the steps along the first axis. Allocations are in units of the loss;
+negative = helping. The same arrays and seed give the same results. The functions ``group_totals``,
+``class_totals``, ``group_signs``, ``histogram_counts`` and ``traced_parameters`` read such arrays from a
+record. docs/analysis.md has the definitions with formulas and limits.
+
+Examples
+--------
+>>> import numpy as np
+>>> from lca import analysis
+>>> allocations = np.array([[0.0, 0.1], [-0.5, -0.2], [-0.1, -0.1]])  # 3 steps, 2 layers
+>>> analysis.count_coincidences(analysis.learning_peaks(allocations))
+1
 """
 
-from lca.analysis.causes import Causes, allocate_causes, movement_causes
-from lca.analysis.layers import PhaseLag, SeedTest, holm, paired_t_test, phase_lag, seeds_t_test
-from lca.analysis.noise import HelpingRow, Tails, helping_table, signs_by_parameter, tails, tails_of_counts
+from lca.analysis.causes import Causes, split_allocation, split_movements
+from lca.analysis.layers import (
+    PhaseLag,
+    TTestResult,
+    holm_correction,
+    paired_t_test,
+    phase_lag,
+    t_test_over_seeds,
+)
+from lca.analysis.noise import (
+    HelpingRow,
+    Tails,
+    helping_table,
+    signs_by_parameter,
+    tails,
+    tails_from_histogram,
+)
 from lca.analysis.oscillation import SignChanges, Transitions, mean_gradient, sign_changes, transitions
-from lca.analysis.reading import class_rows, group_names, group_rows, group_signs, histogram, traced
-from lca.analysis.synchrony import SynchronyTest, coincidences, peak_moments, synchrony_test
-from lca.analysis.weibull import WeibullFit, fit_weibull, fit_weibull_counts
+from lca.analysis.reading import (
+    class_totals,
+    group_names,
+    group_signs,
+    group_totals,
+    histogram_counts,
+    traced_parameters,
+)
+from lca.analysis.synchrony import SynchronyResult, count_coincidences, learning_peaks, synchrony_test
+from lca.analysis.weibull import WeibullFit, fit_weibull, fit_weibull_histogram
 
 __all__ = [
     "Causes",
     "HelpingRow",
     "PhaseLag",
-    "SeedTest",
     "SignChanges",
-    "SynchronyTest",
+    "SynchronyResult",
+    "TTestResult",
     "Tails",
     "Transitions",
     "WeibullFit",
-    "allocate_causes",
-    "class_rows",
-    "coincidences",
+    "class_totals",
+    "count_coincidences",
     "fit_weibull",
-    "fit_weibull_counts",
+    "fit_weibull_histogram",
     "group_names",
-    "group_rows",
     "group_signs",
+    "group_totals",
     "helping_table",
-    "histogram",
-    "holm",
+    "histogram_counts",
+    "holm_correction",
+    "learning_peaks",
     "mean_gradient",
-    "movement_causes",
     "paired_t_test",
-    "peak_moments",
     "phase_lag",
-    "seeds_t_test",
     "sign_changes",
     "signs_by_parameter",
+    "split_allocation",
+    "split_movements",
     "synchrony_test",
+    "t_test_over_seeds",
     "tails",
-    "tails_of_counts",
-    "traced",
+    "tails_from_histogram",
+    "traced_parameters",
     "transitions",
 ]

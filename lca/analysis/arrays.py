@@ -1,4 +1,4 @@
-"""What every analysis asks of the arrays it is given."""
+"""Input checks that all analyses share."""
 
 from collections.abc import Iterable
 from typing import Any
@@ -8,46 +8,56 @@ import numpy as np
 from lca.errors import LCAError, NonFiniteError
 
 
-def finite(values: Any, what: str, *, ndim: int | None = None, least: int = 1) -> np.ndarray:
-    """``values`` as float64 with at least ``least`` rows, all of them finite.
+def check_finite(values: Any, name: str, *, ndim: int | None = None, min_rows: int = 1) -> np.ndarray:
+    """Return ``values`` as a float64 array after checking its shape and that every entry is finite.
 
     Parameters
     ----------
-    what
-        What the message calls them.
+    values
+        Anything that `numpy.asarray` accepts, with at least one axis.
+    name
+        What the error messages call the array; a plural noun, such as "the layer totals".
     ndim
-        The number of axes; ``None``: one or more.
+        The required number of axes. ``None`` accepts one or more.
+    min_rows
+        The smallest accepted length of the first axis.
 
     Raises
     ------
     LCAError
-        If there are too few rows, or another number of axes than ``ndim``.
+        If the array has too few rows or the wrong number of axes.
     NonFiniteError
-        If there is NaN or infinity, in a row that a broken run or an unfinished record left behind.
+        If the array contains NaN or infinity.
 
     Examples
     --------
-    >>> finite([[1.0, np.nan]], "the layer totals")
+    >>> check_finite([[1.0, np.nan]], "the layer totals")
     Traceback (most recent call last):
-    lca.errors.NonFiniteError: the layer totals hold nan in row 0; leave out the steps that were not measured.
+    lca.errors.NonFiniteError: the layer totals contain nan in row 0; drop the steps that were not measured.
     """
     array = np.asarray(values, dtype=np.float64)
     if array.ndim == 0 or ndim not in (None, array.ndim):
-        raise LCAError(f"{what} must have {ndim or 'one or more'} axes, got shape {array.shape}.")
-    if len(array) < least:
-        raise LCAError(f"{what} must have at least {least} rows, got {len(array)}.")
+        axes = "one axis or more" if ndim is None else f"{ndim} {'axis' if ndim == 1 else 'axes'}"
+        raise LCAError(f"{name} must have {axes}, got an array of shape {array.shape}.")
+    if len(array) < min_rows:
+        raise LCAError(f"{name} must have at least {min_rows} rows, got {len(array)}.")
     bad = np.argwhere(~np.isfinite(array))
     if len(bad):
         raise NonFiniteError(
-            f"{what} hold {array[tuple(bad[0])]} in row {bad[0][0]}; leave out the steps that were not "
+            f"{name} contain {array[tuple(bad[0])]} in row {bad[0][0]}; drop the steps that were not "
             "measured."
         )
     return array
 
 
 def check_names(names: Iterable[str], count: int, what: str) -> tuple[str, ...]:
-    """``names`` as a tuple, one for each of ``count`` columns."""
+    """Return ``names`` as a tuple after checking that there is one for each of ``count`` columns.
+
+    >>> check_names(["fc1"], 2, "the layer totals")
+    Traceback (most recent call last):
+    lca.errors.LCAError: the layer totals need one name per column, got 1 name(s) for 2 column(s).
+    """
     found = tuple(names)
     if len(found) != count:
-        raise LCAError(f"{what} need one name a column: {count} columns, {len(found)} names.")
+        raise LCAError(f"{what} need one name per column, got {len(found)} name(s) for {count} column(s).")
     return found

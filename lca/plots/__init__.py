@@ -1,10 +1,20 @@
-"""Figures of a run, one function each, from plain arrays; needs the extra ``report``.
+"""Figures of a training run, one function each, from plain arrays; needs the extra ``report``.
 
-Every function draws into ``ax``, or into a new figure, and returns the Axes (``ax.figure.savefig(...)``
-writes it; ``ax.set_title(...)`` gives it a title of your own). Figures are built without pyplot: no global
-state, no display. Losses and allocations are in units of the loss; negative allocations helped. The axis
-"step" counts rows: measured steps, where not all were measured. Colours are those of Okabe and Ito, which
-stay apart for colour-blind readers.
+Every ``plot_*`` function draws into ``ax`` if given, or else into a new figure, and returns the Axes:
+``ax.figure.savefig(...)`` writes the figure, and ``ax.set_title(...)`` replaces the title. The figures are
+built without pyplot, so they need no display and no global state.
+
+Losses and allocations are in units of the loss; negative = helping (blue), positive = hurting (orange-red).
+The axis "step" counts the rows of the arrays, which are the measured steps of the run. The colours are those
+of Okabe and Ito, which colour-blind readers can tell apart.
+
+Examples
+--------
+>>> import numpy as np
+>>> from lca import plots
+>>> ax = plots.plot_cumulative(np.array([[-1.0, 0.5], [-0.5, -0.25]]), ["fc1", "fc2"])
+>>> [text.get_text() for text in ax.get_legend().get_texts()]
+['fc1', 'fc2']
 """
 
 from lca.plots.animation import animate_training, save_animation

@@ -1,8 +1,8 @@
-"""Single parameters: how many help, how large their allocations are, and one of them over time."""
+"""Single parameters: how many are helping, how large their allocations are, and one of them over time."""
 
 import numpy as np
 
-from lca.analysis.arrays import finite
+from lca.analysis.arrays import check_finite
 from lca.analysis.oscillation import mean_gradient
 from lca.analysis.weibull import WeibullFit
 from lca.errors import LCAError
@@ -10,16 +10,16 @@ from lca.extras import extra
 from lca.plots.canvas import (
     BLUE,
     GREY,
-    HELPED,
-    HURT,
+    HELPING,
+    HURTING,
     LCA_LABEL,
     ORANGE,
     SKY,
-    alike,
+    add_panels_below,
+    check_equal_length,
+    draw_zero_line,
     new_axes,
-    panels_below,
-    step_axis,
-    zero_line,
+    set_step_axis,
 )
 
 with extra("report"):
@@ -29,26 +29,48 @@ with extra("report"):
 def plot_helping(
     helping: np.ndarray, zero: np.ndarray, *, window: int | None = None, ax: Axes | None = None
 ) -> Axes:
-    """Helping % of every step with its moving average, and the share of exact zeros.
+    """Draw the percentage of helping parameters in each step with its moving average, and that of zeros.
 
     Parameters
     ----------
-    helping, zero
-        `lca.views.Signs.helping_percent` and ``zero_percent``, shape (T,); NaN leaves a gap.
+    helping
+        ``100 · #(A < 0) / #(A ≠ 0)`` of each step, shape (T,), from `lca.views.Signs.helping_percent`. NaN
+        leaves a gap.
+    zero
+        ``100 · #(A = 0) / #A`` of each step, shape (T,), from `lca.views.Signs.zero_percent`.
     window
-        Steps in the moving average; default T / 20.
+        The number of steps in the moving average; T / 20 by default.
+    ax
+        Draw into this Axes instead of a new figure.
+
+    Returns
+    -------
+    matplotlib.axes.Axes
+        ``ax``, or the Axes of the new figure.
+
+    Raises
+    ------
+    LCAError
+        If the arrays are not one-dimensional and of equal length.
+
+    Examples
+    --------
+    >>> ax = plot_helping(np.array([60.0, 55.0, 58.0]), np.array([5.0, 6.0, 4.0]), window=3)
+    >>> [text.get_text() for text in ax.get_legend().get_texts()]
+    ['helping, % of A ≠ 0', 'moving average of 3 steps', 'zero, % of all']
     """
-    helping, zero = alike("helping % and zero %", helping, zero)
-    ax = new_axes(ax, title="How many parameters helped at each step")
+    helping, zero = check_equal_length("helping % and zero %", helping, zero)
+    ax = new_axes(ax, title="Helping parameters in each step")
     steps = np.arange(len(helping))
     window = window or max(1, len(helping) // 20)
     ax.axhline(50, color=GREY, linewidth=0.8, linestyle="--")
     ax.plot(steps, helping, ".", color=SKY, markersize=3, label="helping, % of A ≠ 0")
-    mean = _moving_average(helping, window)
-    ax.plot(steps, mean, color=BLUE, linewidth=1.8, label=f"moving mean, {window} steps")
-    ax.plot(steps, zero, color=ORANGE, linewidth=1.4, label="exactly zero, % of all")
+    average = _moving_average(helping, window)
+    unit = "step" if window == 1 else "steps"
+    ax.plot(steps, average, color=BLUE, linewidth=1.8, label=f"moving average of {window} {unit}")
+    ax.plot(steps, zero, color=ORANGE, linewidth=1.4, label="zero, % of all")
     ax.set_ylim(0, 100)
-    step_axis(ax)
+    set_step_axis(ax)
     ax.set_ylabel("% of parameters")
     ax.set_title(ax.get_title(), fontsize="medium", pad=22)  # the legend stands between title and data
     ax.legend(frameon=False, loc="lower center", bbox_to_anchor=(0.5, 1), ncols=3, fontsize="small")
@@ -64,37 +86,62 @@ def plot_histogram(
     note: str = "",
     ax: Axes | None = None,
 ) -> Axes:
-    """How large single allocations are: counts by |A|, helping and hurting apart, both axes logarithmic.
+    """Draw the histograms of |A| of helping and of hurting entries, on logarithmic axes.
 
     Parameters
     ----------
-    edges, helping, hurting
-        Bin edges (bins + 1,) and counts (bins,): the attributes of `lca.views.LogHistogram`, or what
-        `lca.analysis.histogram` reads, summed over the steps.
+    edges
+        Bin edges of |A| in units of the loss, shape (bins + 1,).
+    helping, hurting
+        Counts of the entries with A < 0 and A > 0 over the run, shape (bins,): attributes of
+        `lca.views.LogHistogram`, or the counts from `lca.analysis.histogram_counts` summed over the steps.
     fit
-        A Weibull distribution fitted to both together (`lca.analysis.fit_weibull_counts`), drawn as the
-        counts it expects.
+        A Weibull distribution fitted to all entries (`lca.analysis.fit_weibull_histogram`), drawn as expected
+        counts.
     note
-        Put into the corner, e.g. what lies outside the bins.
+        A title for the legend, e.g. the number of entries outside the bins.
+    ax
+        Draw into this Axes instead of a new figure.
+
+    Returns
+    -------
+    matplotlib.axes.Axes
+        ``ax``, or the Axes of the new figure.
+
+    Raises
+    ------
+    LCAError
+        If the shapes do not match.
+
+    Examples
+    --------
+    >>> edges = np.array([1e-3, 1e-2, 1e-1, 1.0])
+    >>> ax = plot_histogram(edges, np.array([5, 9, 2]), np.array([4, 6, 1]))
+    >>> [text.get_text() for text in ax.get_legend().get_texts()]
+    ['helping (A < 0)', 'hurting (A > 0)']
     """
-    helping, hurting = alike("counts (add them up over the steps: .sum(axis=0))", helping, hurting)
+    what = "the counts (sum them over the steps with .sum(axis=0))"
+    helping, hurting = check_equal_length(what, helping, hurting)
     if len(edges) != len(helping) + 1:
-        raise LCAError(f"{len(helping)} bins have {len(helping) + 1} edges, got {len(edges)}.")
-    ax = new_axes(ax, title="How large single allocations are")
+        raise LCAError(f"{len(helping)} bins need {len(helping) + 1} edges, got {len(edges)}.")
+    ax = new_axes(ax, title="Distribution of single allocations")
     filled = np.flatnonzero(helping + hurting)
     shown = slice(filled[0], filled[-1] + 1) if len(filled) else slice(None)
     edges = edges[shown.start : None if shown.stop is None else shown.stop + 1]
-    for counts, color, label in ((helping, HELPED, "helped (A < 0)"), (hurting, HURT, "hurt (A > 0)")):
+    for counts, color, label in (
+        (helping, HELPING, "helping (A < 0)"),
+        (hurting, HURTING, "hurting (A > 0)"),
+    ):
         ax.stairs(counts[shown], edges, color=color, linewidth=1.4, label=label)
     if fit is not None:
         expected = fit.count * np.diff(-np.exp(-((edges / fit.scale) ** fit.shape)))
-        label = f"Weibull for both, k = {fit.shape:.2f}"
+        label = f"Weibull fit to both, k = {fit.shape:.2f}"
         ax.stairs(expected, edges, color="black", linewidth=1, linestyle="--", label=label)
-    ax.set_ylim(0.7, 3 * max(1, *helping, *hurting))  # below 1: one entry still shows as a bar
+    ax.set_ylim(0.7, 3 * max(1, *helping, *hurting))  # below 1, so that a single entry is visible
     ax.set_xscale("log")
     ax.set_yscale("log")
     ax.set_xlabel("|A| of one parameter in one step, in units of the loss")
-    ax.set_ylabel("number in each bin (parameters × steps)")
+    ax.set_ylabel("count per bin (parameters × steps)")
     ax.legend(frameon=False, title=note, alignment="left", loc="upper left")
     return ax
 
@@ -102,37 +149,54 @@ def plot_histogram(
 def plot_parameter(
     theta: np.ndarray, movement: np.ndarray, values: np.ndarray, *, name: str = "", ax: Axes | None = None
 ) -> Axes:
-    """One parameter over time: its weight, the gradient that it met, and what it did for the loss.
+    """Draw one parameter over time: its weight, its mean gradient along each step, and its allocation.
 
-    A bar below 0 is a step that helped. The gradient is ``A / Δ``, the mean along the step; it is left out
-    where the parameter did not move.
+    A bar below 0 is a helping step. The mean gradient is ``A / Δ``, and has a gap where the parameter did not
+    move.
 
     Parameters
     ----------
     theta, movement, values
-        θ_t, Δ_t and A_t, shape (T,): a column each of what `lca.analysis.traced` reads.
+        θ_t, Δ_t and A_t, shape (T,): one column each of the arrays from `lca.analysis.traced_parameters`.
     name
-        Of the parameter, for the title.
+        The name of the parameter, for the title.
+    ax
+        Draw into this Axes, which must lie in a grid, instead of a new figure.
 
     Returns
     -------
     matplotlib.axes.Axes
-        The uppermost of three.
+        The top one of three panels.
+
+    Raises
+    ------
+    LCAError
+        If the arrays are not one-dimensional and of equal length, or ``ax`` does not lie in a grid.
+    NonFiniteError
+        If an entry is not finite.
+
+    Examples
+    --------
+    >>> theta, movement = np.array([1.0, 1.5, 1.25]), np.array([0.5, -0.25, 0.5])
+    >>> ax = plot_parameter(theta, movement, np.array([-0.25, 0.125, -0.25]), name="fc.weight[0, 0]")
+    >>> ax.get_title()
+    'One parameter during training: fc.weight[0, 0]'
     """
-    theta, movement, values = (finite(part, "the trace", ndim=1) for part in (theta, movement, values))
-    theta, movement, values = alike("weight, movement and allocation", theta, movement, values)
+    what = "theta, movement and values"
+    theta, movement, values = (check_finite(part, what, ndim=1) for part in (theta, movement, values))
+    theta, movement, values = check_equal_length(what, theta, movement, values)
     ax = new_axes(ax, title=f"One parameter during training{name and ': '}{name}", size=(6, 5))
-    gradient, allocation = panels_below(ax, (1, 1, 1))
+    gradient, allocation = add_panels_below(ax, (1, 1, 1))
     ax.plot(theta, color="black", linewidth=1.2)
     ax.set_ylabel("weight")
-    zero_line(gradient)
+    draw_zero_line(gradient)
     gradient.plot(mean_gradient(values, movement), color=GREY, linewidth=0.9)
     gradient.set_ylabel("mean gradient")
-    zero_line(allocation)
+    draw_zero_line(allocation)
     steps = np.arange(len(values))
-    for sign, color, label in ((-1, HELPED, "helped"), (1, HURT, "hurt")):
-        has = np.sign(values) == sign
-        allocation.vlines(steps[has], 0, values[has], color=color, linewidth=1, label=label)
+    for sign, color, label in ((-1, HELPING, "helping"), (1, HURTING, "hurting")):
+        chosen = np.sign(values) == sign
+        allocation.vlines(steps[chosen], 0, values[chosen], color=color, linewidth=1, label=label)
     allocation.set_ylabel(LCA_LABEL, fontsize="small")
     allocation.legend(frameon=False, fontsize="small", ncols=2, loc="lower right", bbox_to_anchor=(1, 0.95))
     for panel in (gradient, allocation):
@@ -141,11 +205,11 @@ def plot_parameter(
 
 
 def _moving_average(values: np.ndarray, window: int) -> np.ndarray:
-    """Centred mean over ``window`` steps, of what there is at both ends and where there is no value."""
-    has = ~np.isnan(values)
+    """Centred average over ``window`` steps, ignoring NaN and the steps beyond both ends."""
+    valid = ~np.isnan(values)
     kernel = np.ones(min(window, len(values)))
-    count = np.convolve(has, kernel, mode="same")
-    total = np.convolve(np.where(has, values, 0.0), kernel, mode="same")
+    count = np.convolve(valid, kernel, mode="same")
+    total = np.convolve(np.where(valid, values, 0.0), kernel, mode="same")
     average = np.full(len(values), np.nan)
     np.divide(total, count, out=average, where=count > 0)
     return average

@@ -1,4 +1,4 @@
-"""Moments of peak learning, layer by layer."""
+"""Learning peaks, layer by layer."""
 
 from collections.abc import Sequence
 
@@ -7,33 +7,55 @@ import numpy as np
 from lca.analysis.arrays import check_names
 from lca.errors import LCAError
 from lca.extras import extra
-from lca.plots.canvas import GREY, HURT, new_axes, step_axis
+from lca.plots.canvas import GREY, HURTING, new_axes, set_step_axis
 
 with extra("report"):
     from matplotlib.axes import Axes
 
 
 def plot_peaks(peaks: np.ndarray, names: Sequence[str], *, ax: Axes | None = None) -> Axes:
-    """A raster of peak moments: a stroke for each, coloured where other layers peak at the same step.
+    """Draw a raster of learning peaks, coloured where several layers peak at the same step.
 
     Parameters
     ----------
     peaks
-        Booleans (T, layers) from `lca.analysis.peak_moments`; with ``top=20`` or so, or there are too many
-        to be seen.
+        Booleans of shape (T, layers) from `lca.analysis.learning_peaks`. Keep only the lowest peaks (about
+        ``top=20``), because all of them are too many to tell apart.
     names
-        One a layer.
+        The names of the layers, one per column.
+    ax
+        Draw into this Axes instead of a new figure.
+
+    Returns
+    -------
+    matplotlib.axes.Axes
+        ``ax``, or the Axes of the new figure.
+
+    Raises
+    ------
+    LCAError
+        If ``peaks`` is not boolean with two axes, or there is not one name per column.
+
+    Examples
+    --------
+    >>> peaks = np.array([[False, False], [True, True], [False, False], [True, False], [False, False]])
+    >>> ax = plot_peaks(peaks, ["fc1", "fc2"])
+    >>> [text.get_text() for text in ax.get_legend().get_texts()]
+    ['one layer', 'several layers']
     """
     peaks = np.asarray(peaks)
     if peaks.dtype != bool or peaks.ndim != 2:
         raise LCAError(
-            f"expected booleans of shape (steps, layers), got {peaks.dtype} of shape {peaks.shape}; draw the "
-            "classes one at a time."
+            f"expected booleans of shape (steps, layers), got {peaks.dtype} of shape {peaks.shape}; draw one "
+            "class at a time."
         )
     names = check_names(names, peaks.shape[1], "the peaks")
     together = peaks & (peaks.sum(axis=1, keepdims=True) > 1)
-    ax = new_axes(ax, title="Moments of peak learning", size=(6, max(2.2, 1.4 + 0.25 * len(names))))
-    for marked, color, label in ((peaks & ~together, GREY, "alone"), (together, HURT, "with other layers")):
+    ax = new_axes(ax, title="Learning peaks", size=(6, max(2.2, 1.4 + 0.25 * len(names))))
+    for marked, color, label in (
+        (peaks & ~together, GREY, "one layer"),
+        (together, HURTING, "several layers"),
+    ):
         steps, rows = np.nonzero(marked)
         ax.vlines(steps, rows - 0.4, rows + 0.4, color=color, linewidth=1.2, label=label)
     ax.set_xlim(0, len(peaks))
@@ -41,7 +63,7 @@ def plot_peaks(peaks: np.ndarray, names: Sequence[str], *, ax: Axes | None = Non
     ax.invert_yaxis()
     ax.spines["left"].set_visible(False)
     ax.tick_params(axis="y", length=0)
-    step_axis(ax)
+    set_step_axis(ax)
     ax.set_title(ax.get_title(), fontsize="medium", pad=22)  # the legend stands between title and data
     ax.legend(frameon=False, loc="lower center", bbox_to_anchor=(0.5, 1), ncols=2, fontsize="small")
     return ax

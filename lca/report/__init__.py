@@ -1,7 +1,7 @@
-"""A run as one self-contained page of HTML, from its record; needs the extra ``report``.
+"""The report of a run: one self-contained HTML page made from a record; needs the extra ``report``.
 
-`write_report` writes it, `render_report` makes the text. Every section of the page is a pure function of the
-record (`lca.report.sections`), and everything that the record brings along is escaped.
+`write_report` writes the page to a file, and `render_report` returns it as text. Each section is a pure
+function of the record. All text from the record is escaped, and the page makes no network requests.
 """
 
 from lca.report.page import render_report, write_report

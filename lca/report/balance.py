@@ -1,115 +1,139 @@
-"""Does the allocation add up? The first thing a report says."""
+"""The conservation check: do the allocations add up to the change of the loss?"""
 
 from dataclasses import dataclass
 from typing import Literal
 
 import numpy as np
 
-from lca.report.run import Run, number
+from lca.report.run import Run, format_number
 from lca.tolerances import EPS32, summed
 
 Tone = Literal["good", "warn", "bad"]
 
 
 @dataclass(frozen=True)
-class Balance:
-    """The books of one measured loss over the measured steps; sums in units of the loss.
+class Conservation:
+    """The conservation check of one measured loss; sums over the measured steps, in units of the loss.
 
-    ``change = allocated + state_change + residual`` and ``end - start = change + between``; NaN where the
-    estimator measures no losses. ``discontinuities`` counts neighbouring steps of which the second does not begin with
-    the loss that the first ended with, and ``jumped`` is the part of ``between`` that these are.
+    ``change = allocated + state_change + residual`` and ``end - start = change + unmeasured_change``. All
+    losses are NaN if the estimator does not measure them.
+
+    Attributes
+    ----------
+    loss
+        The name of the measured loss.
+    start, end
+        The loss before the first and after the last step.
+    change
+        The sum of the loss changes of the measured steps.
+    unmeasured_change
+        The loss change between the end of each measured step and the start of the next one.
+    allocated, state_change, residual
+        The sums of the allocations, of the changes by buffers, and of the residuals.
+    max_step_residual
+        The largest |residual| of one step.
+    steps, unconverged_steps, inconsistent_steps
+        The numbers of steps: measured; above their tolerance; and with numbers in the record that
+        contradict each other.
+    has_tolerance
+        Whether the estimator set a tolerance for every step.
+    discontinuities, discontinuity_change
+        The number of consecutive steps between which the loss changed, and the sum of these changes, which
+        is part of ``unmeasured_change``.
     """
 
     loss: str
     start: float
     end: float
     change: float
-    between: float
+    unmeasured_change: float
     allocated: float
     state_change: float
     residual: float
-    worst_residual: float
+    max_step_residual: float
     steps: int
-    unconverged: int
-    promised: bool
-    broken: int
+    unconverged_steps: int
+    has_tolerance: bool
+    inconsistent_steps: int
     discontinuities: int
-    jumped: float
+    discontinuity_change: float
 
     @property
-    def measured(self) -> bool:
-        """Whether there are losses to compare the sum with."""
+    def has_losses(self) -> bool:
+        """Whether the estimator measured the losses, so that there is something to check against."""
         return not np.isnan(self.change)
 
     def verdict(self) -> tuple[Tone, str]:
-        """Whether it adds up, in one sentence."""
-        if self.broken:
+        """The result of the check in one sentence."""
+        if self.inconsistent_steps:
             return "bad", (
-                f"The record contradicts itself in {self.broken} of {self.steps} steps: the parts do not sum "
-                "to the total, or the total and the residual not to the change of the loss."
+                f"The record is inconsistent in {self.inconsistent_steps} of {self.steps} steps: the layers "
+                "do not sum to the total, or the total, the state change and the residual do not sum to the "
+                "change of the loss."
             )
-        if not self.measured:
-            return "warn", "Not checked: this estimator does not measure the loss, so the sum is an estimate."
-        if self.unconverged:
+        if not self.has_losses:
             return "warn", (
-                f"{self.unconverged} of {self.steps} steps missed their tolerance; the sum misses "
-                f"{self._share()} of the change."
+                "Not checked: this estimator does not measure the loss, so the sum of the allocations is an "
+                "estimate."
             )
-        if self.promised:
-            return "good", f"Every step met its tolerance; the sum misses {self._share()} of the change."
-        return "warn", f"No tolerance was promised; the sum misses {self._share()} of the change."
+        if self.unconverged_steps:
+            exceeded = f"{self.unconverged_steps} of {self.steps} steps exceeded their tolerance"
+            return "warn", f"{exceeded}; {self._residual_text()}."
+        if self.has_tolerance:
+            return "good", f"Every step met its tolerance; {self._residual_text()}."
+        return "warn", f"The estimator set no tolerance; {self._residual_text()}."
 
-    def _share(self) -> str:
+    def _residual_text(self) -> str:
         if self.change == 0:
-            return number(self.residual)
-        return f"{100 * abs(self.residual / self.change):.2g} %"
+            return f"the residual is {format_number(self.residual)}, and the loss did not change"
+        return f"the residual is {100 * abs(self.residual / self.change):.2g} % of the loss change"
 
 
-def balance(run: Run, loss: str) -> Balance:
-    """The books of one measured loss."""
-    start, end, total, state, residual = (
-        run.scalar(name, loss) for name in ("loss_start", "loss_end", "total", "state_change", "residual")
+def check_conservation(run: Run, loss: str) -> Conservation:
+    """Check one measured loss."""
+    start, end, total, state_change, residual = (
+        run.per_step(name, loss) for name in ("loss_start", "loss_end", "total", "state_change", "residual")
     )
-    gaps, jumps = start[1:] - end[:-1], _jumps(run, loss)
-    return Balance(
+    gaps, discontinuous = start[1:] - end[:-1], _discontinuous(run, loss)
+    return Conservation(
         loss=loss,
         start=float(start[0]),
         end=float(end[-1]),
         change=float((end - start).sum()),
-        between=float(gaps.sum()),
+        unmeasured_change=float(gaps.sum()),
         allocated=float(total.sum()),
-        state_change=float(state.sum()),
+        state_change=float(state_change.sum()),
         residual=float(residual.sum()),
-        worst_residual=float(np.abs(residual).max()),
+        max_step_residual=float(np.abs(residual).max()),
         steps=len(total),
-        unconverged=int(np.count_nonzero(~run.scalar("converged", loss))),
-        promised=bool(np.isfinite(run.scalar("tolerance", loss)).all()),
-        broken=int(np.count_nonzero(_broken(run, loss))),
-        discontinuities=int(np.count_nonzero(jumps)),
-        jumped=float(gaps[jumps].sum()),
+        unconverged_steps=int(np.count_nonzero(~run.per_step("converged", loss))),
+        has_tolerance=bool(np.isfinite(run.per_step("tolerance", loss)).all()),
+        inconsistent_steps=int(np.count_nonzero(_inconsistent(run, loss))),
+        discontinuities=int(np.count_nonzero(discontinuous)),
+        discontinuity_change=float(gaps[discontinuous].sum()),
     )
 
 
-def _broken(run: Run, loss: str) -> np.ndarray:
-    """Steps whose layers do not sum to the total, or whose total and residual miss the loss change; (T,).
+def _inconsistent(run: Run, loss: str) -> np.ndarray:
+    """The steps whose layers do not sum to the total, or whose parts do not sum to the loss change; (T,).
 
-    Only rounding may come between them: of float64 sums, and, in the residual, of allocations that were made
-    in float32. A record does not say its dtype, so float32 is assumed.
+    Differences up to rounding are accepted: that of float64 sums, and for the residual that of allocations
+    computed in float32. A record does not state the dtype of the run, so float32 is assumed.
     """
-    start, end, total, state, residual, mass = (
-        run.scalar(name, loss)
+    start, end, total, state_change, residual, mass = (
+        run.per_step(name, loss)
         for name in ("loss_start", "loss_end", "total", "state_change", "residual", "mass")
     )
-    rows = run.rows(loss)
-    scale = np.fmax(mass, np.abs(rows).sum(axis=1))
-    parts = np.abs(rows.sum(axis=1) - total) > summed(scale, EPS32)
-    gap = np.abs(end - start - state - total - residual)
-    return np.asarray(parts | (gap > summed(scale + np.abs(start) + np.abs(end), EPS32)))
+    layers = run.layer_totals(loss)
+    scale = np.fmax(mass, np.abs(layers).sum(axis=1))
+    layers_miss = np.abs(layers.sum(axis=1) - total) > summed(scale, EPS32)
+    gap = np.abs(end - start - state_change - total - residual)
+    return np.asarray(layers_miss | (gap > summed(scale + np.abs(start) + np.abs(end), EPS32)))
 
 
-def _jumps(run: Run, loss: str) -> np.ndarray:
-    """Whether the loss moved, by more than rounding, between two neighbouring steps; (T - 1,)."""
-    start, end, mass = (run.scalar(name, loss) for name in ("loss_start", "loss_end", "mass"))
+def _discontinuous(run: Run, loss: str) -> np.ndarray:
+    """Where the loss changed by more than rounding between two consecutive steps; (T - 1,)."""
+    start, end, mass = (run.per_step(name, loss) for name in ("loss_start", "loss_end", "mass"))
     gap = np.abs(start[1:] - end[:-1])
     rounding = summed(np.fmax(mass[1:], 0) + np.abs(start[1:]) + np.abs(end[:-1]), EPS32)
     return np.asarray((gap > rounding) & (np.diff(run.steps) == 1))

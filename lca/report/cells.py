@@ -1,4 +1,4 @@
-"""From the entries of a tensor, or the neurons of a layer, to the cells of a map."""
+"""Grids: how the entries of a tensor, or the neurons of a layer, are summed into the cells of a map."""
 
 import math
 from dataclasses import dataclass
@@ -6,25 +6,25 @@ from typing import Protocol
 
 import numpy as np
 
-from lca.report.run import columns
+from lca.report.run import block_starts
 
-SIDES = (64, 48, 32, 24, 16, 12, 8, 4)
-"""The most cells along an edge of a map; the largest of these that keeps the page small is used."""
+MAX_SIDES = (64, 48, 32, 24, 16, 12, 8, 4)
+"""Limits on the number of cells along an edge of a map; the largest that keeps the page small is used."""
 EMPTY = -128
-"""The code of a cell behind the end of a list."""
+"""The code of a cell without entries, behind the end of a list."""
 
 Array = np.ndarray
 
 
 class Grid(Protocol):
-    """Cells that the entries of a vector are put into, at most ``side`` × ``side`` of them.
+    """A grid of at most ``max_side`` × ``max_side`` cells that partitions the entries of a vector.
 
     Attributes
     ----------
     name, layer
-        What is shown, and the layer that it is part of.
+        The name of the map, and the layer to which it belongs.
     axes
-        What rows and columns of the map count.
+        What the rows and columns of the map are, such as neurons and inputs.
     """
 
     @property
@@ -33,22 +33,22 @@ class Grid(Protocol):
     def layer(self) -> str: ...
     @property
     def axes(self) -> tuple[str, ...]: ...
-    def count(self, side: int) -> int:
-        """Number of cells."""
+    def count(self, max_side: int) -> int:
+        """The number of cells."""
 
-    def edges(self, side: int) -> tuple[list[int], ...]:
-        """Along each axis: where the entries of each cell begin, and where those of the last one end."""
+    def edges(self, max_side: int) -> tuple[list[int], ...]:
+        """For each axis, the first entry of each cell, and the end of the last cell."""
 
-    def cells(self, values: Array, side: int) -> Array:
-        """The sum over the entries of each cell, (height, width); NaN where there are none."""
+    def cell_sums(self, values: Array, max_side: int) -> Array:
+        """The sum over the entries of each cell, shape (height, width); NaN in cells without entries."""
 
 
 @dataclass(frozen=True)
-class Matrix:
-    """A tensor with a row of cells for each output neuron (or several), and a column for each input.
+class MatrixGrid:
+    """A tensor with output neurons along the rows and inputs along the columns.
 
-    >>> grid = Matrix("fc.weight", "fc", (2, 3), 0)
-    >>> grid.cells(np.arange(6.0), 2), grid.edges(2)
+    >>> grid = MatrixGrid("fc.weight", "fc", (2, 3), 0)
+    >>> grid.cell_sums(np.arange(6.0), 2), grid.edges(2)
     (array([[1., 2.],
            [7., 5.]]), ([0, 1, 2], [0, 2, 3]))
     """
@@ -59,15 +59,15 @@ class Matrix:
     neuron_axis: int
     axes: tuple[str, ...] = ("neuron", "input")
 
-    def count(self, side: int) -> int:
-        return math.prod(len(columns(length, side)) for length in self._size())
+    def count(self, max_side: int) -> int:
+        return math.prod(len(block_starts(length, max_side)) for length in self._size())
 
-    def edges(self, side: int) -> tuple[list[int], ...]:
-        return tuple([*columns(length, side).tolist(), length] for length in self._size())
+    def edges(self, max_side: int) -> tuple[list[int], ...]:
+        return tuple([*block_starts(length, max_side).tolist(), length] for length in self._size())
 
-    def cells(self, values: Array, side: int) -> Array:
+    def cell_sums(self, values: Array, max_side: int) -> Array:
         matrix = np.moveaxis(values.reshape(self.shape), self.neuron_axis, 0).reshape(self._size())
-        rows, cols = (edge[:-1] for edge in self.edges(side))
+        rows, cols = (edge[:-1] for edge in self.edges(max_side))
         return np.asarray(np.add.reduceat(np.add.reduceat(matrix, rows, axis=0), cols, axis=1))
 
     def _size(self) -> tuple[int, int]:
@@ -76,30 +76,30 @@ class Matrix:
 
 
 @dataclass(frozen=True)
-class List:
-    """Entries one after another, in lines that are about twice as long as there are lines.
+class ListGrid:
+    """A list of entries, wrapped into rows so that the map is about twice as wide as high.
 
-    >>> List("fc.bias", "fc", 5, "neuron").cells(np.arange(5.0), 2)
+    >>> ListGrid("fc.bias", "fc", 5, "neuron").cell_sums(np.arange(5.0), 2)
     array([[1., 5., 4.]])
     """
 
     name: str
     layer: str
     length: int
-    what: str
+    entry: str
 
     @property
     def axes(self) -> tuple[str, ...]:
-        return (self.what,)
+        return (self.entry,)
 
-    def count(self, side: int) -> int:
-        return len(columns(self.length, side**2))
+    def count(self, max_side: int) -> int:
+        return len(block_starts(self.length, max_side**2))
 
-    def edges(self, side: int) -> tuple[list[int], ...]:
-        return ([*columns(self.length, side**2).tolist(), self.length],)
+    def edges(self, max_side: int) -> tuple[list[int], ...]:
+        return ([*block_starts(self.length, max_side**2).tolist(), self.length],)
 
-    def cells(self, values: Array, side: int) -> Array:
-        sums = np.add.reduceat(values, self.edges(side)[0][:-1])
+    def cell_sums(self, values: Array, max_side: int) -> Array:
+        sums = np.add.reduceat(values, self.edges(max_side)[0][:-1])
         width = len(sums) if len(sums) <= 16 else 2 ** math.ceil(math.log2(math.sqrt(2 * len(sums))))
         height = -(-len(sums) // width)
         return np.append(sums, np.full(height * width - len(sums), np.nan)).reshape(height, width)

@@ -1,4 +1,4 @@
-"""The page: sections and data put into the template, with everything it needs inside."""
+"""The page: the template filled with sections and data, with all code and styles included."""
 
 import json
 import math
@@ -14,11 +14,11 @@ import numpy as np
 import lca
 from lca.extras import extra
 from lca.output import check_writable, write_files
-from lca.plots.canvas import HELPED, HURT, SIGNS
+from lca.plots.canvas import HELPING, HURTING, SIGN_COLORMAP
 from lca.record.reading import open_record
 from lca.report.charts import detail_map, layer_map
-from lca.report.moments import LINEAR, MOMENTS, Detail, details, layer_moments
-from lca.report.run import Run, columns
+from lca.report.moments import LINEAR_FRACTION, MAX_INTERVALS, DetailMap, detail_maps, layer_intervals
+from lca.report.run import Run, block_starts
 from lca.report.sections import SECTIONS, Section
 
 with extra("report"):
@@ -31,23 +31,24 @@ with extra("report"):
 if TYPE_CHECKING:
     from xarray import Dataset
 
-DARK_SIGNS = LinearSegmentedColormap.from_list("dark", ["#8fd0ff", HELPED, "#20242b", HURT, "#ffb78a"])
-"""`lca.plots.canvas.SIGNS` on a dark page: what is near 0 is dark."""
+DARK_COLORMAP = LinearSegmentedColormap.from_list("dark", ["#8fd0ff", HELPING, "#20242b", HURTING, "#ffb78a"])
+"""`lca.plots.canvas.SIGN_COLORMAP` for a dark page, where values near 0 are dark."""
 
 
 def write_report(
     record: "str | PathLike[str] | Dataset", path: str | PathLike[str], *, title: str = ""
 ) -> Path:
-    """Write the report of a run to ``path``: one file that needs no network.
+    """Write the report of a run to one HTML file, which needs no network.
 
     Parameters
     ----------
     record
-        A folder written by `lca.Record`, or what `lca.open_record` made of it. The run may still be going on.
+        A folder written by `lca.Record`, or the dataset that `lca.open_record` returns. The run may still be
+        in progress.
     path
-        Of the page; one that is there is replaced.
+        The HTML file. An existing file is replaced.
     title
-        By default the name of the record.
+        The title of the page; by default the name of the record's folder.
 
     Returns
     -------
@@ -59,14 +60,14 @@ def write_report(
     RecordError
         If there is no record, or it cannot be read.
     LCAError
-        If it has no complete step yet.
+        If the record has no complete step yet.
     OutputError
-        If the page cannot be written; one that was there is left as it was.
+        If the file cannot be written. An existing file is then left unchanged.
 
     Notes
     -----
-    About 1.5 MB for a small network, and at most 6 MB where all values were recorded. Memory: the groups of
-    the record, and one block of values.
+    The file has about 1.5 MB for a small network, and at most 6 MB if all values were recorded. Memory: the
+    group totals of the record, and one block of values.
 
     Examples
     --------
@@ -87,109 +88,136 @@ def write_report(
 
 
 def render_report(record: "Dataset", *, title: str = "a run") -> str:
-    """The page as text; as `write_report`."""
+    """Return the report of a run as HTML text, which needs no network.
+
+    Parameters
+    ----------
+    record
+        The dataset that `lca.open_record` returns.
+    title
+        The title of the page.
+
+    Raises
+    ------
+    LCAError
+        If the record has no complete step yet.
+
+    Examples
+    --------
+    >>> import tempfile
+    >>> from lca import Layout, Record, StepAllocation
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     with Record(f"{folder}/run.zarr", Layout(("fc.weight",), ((1, 2),))) as record:
+    ...         record.update(StepAllocation(np.array([-1.0, 0.5]), 2.0, 1.5, residual=0.0, mass=1.5))
+    ...     page = render_report(open_record(f"{folder}/run.zarr"), title="My run")
+    >>> page[:15], "<h1>My run</h1>" in page
+    ('<!doctype html>', True)
+    """
     run = Run(record)
     sections = [section for make in SECTIONS if (section := make(run)) is not None]
-    maps, skipped_steps = details(run)
+    maps, skipped = detail_maps(run)
     charts = _charts(run, sections, with_details=bool(maps))
-    # Bokeh's own code is trusted; all else that comes from a record goes through the template's escaping.
+    # Bokeh's own code is trusted; everything from the record is escaped by the template.
     environment = Environment(autoescape=True, trim_blocks=True, lstrip_blocks=True)
     environment.policies["json.dumps_kwargs"] = {"allow_nan": False}
-    return environment.from_string(_text("page.html")).render(
+    return environment.from_string(_read("page.html")).render(
         title=title,
         sections=sections,
         charts=charts,
         data=_data(run, maps),
-        notes=_notes(run, maps, skipped_steps),
+        notes=_notes(run, maps, skipped),
         bokeh=Resources(mode="inline", components=["bokeh"]).js_raw,
-        style=_text("page.css"),
-        program=_text("page.js"),
+        style=_read("page.css"),
+        program=_read("page.js"),
         version=lca.__version__,
         made=datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC"),
     )
 
 
 def _charts(run: Run, sections: list[Section], *, with_details: bool) -> list[dict[str, Any]]:
-    """All figures as Bokeh reads them, each for the element with its id."""
-    moments = len(columns(len(run.steps), MOMENTS))
+    """All figures as JSON items for Bokeh, each with the id of the element that will hold it."""
+    intervals = len(block_starts(len(run.steps), MAX_INTERVALS))
     placed = {
         f"{section.id}-{i}": chart.figure for section in sections for i, chart in enumerate(section.charts)
     }
-    placed["map"] = layer_map(run.layers, moments)
+    placed["map"] = layer_map(run.layers, intervals)
     if with_details:
         placed["detail"] = detail_map()
-    return [_plain_numbers(json_item(figure, ID(target))) for target, figure in placed.items()]
+    return [_to_json(json_item(figure, ID(target))) for target, figure in placed.items()]
 
 
-def _plain_numbers(item: Any) -> dict[str, Any]:
+def _to_json(item: Any) -> dict[str, Any]:
     found: dict[str, Any] = json.loads(json.dumps(item, allow_nan=False))
     return found
 
 
-def _data(run: Run, maps: list[Detail]) -> dict[str, Any]:
-    """What page.js draws the maps from."""
-    layers = layer_moments(run)
-    starts = columns(len(run.steps), MOMENTS)
+def _data(run: Run, maps: list[DetailMap]) -> dict[str, Any]:
+    """The data from which page.js draws the maps."""
+    layers = layer_intervals(run)
+    starts = block_starts(len(run.steps), MAX_INTERVALS)
     last = np.append(starts[1:], len(run.steps)) - 1
     return {
         "losses": run.losses,
         "layers": run.layers,
         "first": run.steps[starts].tolist(),
         "last": run.steps[last].tolist(),
-        "totals": _packed(layers.astype("<f4")),
-        "linear": LINEAR,
-        "details": [_detail(each) for each in maps],
+        "totals": _base64(layers.astype("<f4")),
+        "linear": LINEAR_FRACTION,
+        "details": [_detail_data(each) for each in maps],
         "palettes": {
-            "light": [to_hex(c) for c in SIGNS(np.linspace(0, 1, 255))],
-            "dark": [to_hex(c) for c in DARK_SIGNS(np.linspace(0, 1, 255))],
+            "light": [to_hex(c) for c in SIGN_COLORMAP(np.linspace(0, 1, 255))],
+            "dark": [to_hex(c) for c in DARK_COLORMAP(np.linspace(0, 1, 255))],
         },
     }
 
 
-def _detail(detail: Detail) -> dict[str, Any]:
+def _detail_data(detail: DetailMap) -> dict[str, Any]:
     grid = detail.grid
     return {
         "name": grid.name,
         "layer": grid.layer,
         "axes": grid.axes,
-        "edges": grid.edges(detail.side),
+        "edges": grid.edges(detail.max_side),
         "height": detail.codes.shape[2],
         "width": detail.codes.shape[3],
         "limits": detail.limits,
-        "codes": _packed(detail.codes),
+        "codes": _base64(detail.codes),
     }
 
 
-def _packed(array: np.ndarray) -> str:
+def _base64(array: np.ndarray) -> str:
     return b64encode(np.ascontiguousarray(array).tobytes()).decode()
 
 
-def _notes(run: Run, maps: list[Detail], skipped_steps: int) -> list[str]:
-    """What the maps leave out, so that nobody takes them for more than they are."""
+def _notes(run: Run, maps: list[DetailMap], skipped: int) -> list[str]:
+    """The limits of the maps: sums, rounding and what is not shown."""
     notes = []
     steps = len(run.steps)
-    moments = len(columns(steps, MOMENTS))
-    if moments < steps:
-        notes.append(f"The {steps:,} steps are shown in {moments} moments, each the sum over its steps.")
-    merged = [detail.grid.name for detail in maps if _merged(detail)]
-    if merged:
-        notes.append(f"A cell is the sum over several entries in {', '.join(merged)}.")
-    if skipped_steps:
-        notes.append(f"{skipped_steps} more, with smaller sums, were left out to keep this page small.")
+    intervals = len(block_starts(steps, MAX_INTERVALS))
+    if intervals < steps:
+        notes.append(
+            f"The {steps:,} steps are grouped into {intervals} intervals; each shows the sum over its steps."
+        )
+    pooled = [detail.grid.name for detail in maps if _has_pooled_cells(detail)]
+    if pooled:
+        notes.append(f"In these maps a cell is the sum over several entries: {', '.join(pooled)}.")
+    if skipped:
+        more = "1 more map was skipped" if skipped == 1 else f"{skipped} more maps were skipped"
+        notes.append(f"{more} to keep this page small; the largest totals are shown.")
     if maps:
-        notes.append("Single cells are kept to within 2 %.")
+        notes.append("The values of single cells are rounded to about 2 %.")
     if not run.has("values"):
         notes.append(
-            "The weights of a layer are shown if the record keeps every value: lca.Record(..., "
-            "values='float32')."
+            "This record has no allocations of single weights. To see them here, record them with "
+            "lca.Record(..., values='float32')."
         )
     return notes
 
 
-def _merged(detail: Detail) -> bool:
-    entries = math.prod(edge[-1] for edge in detail.grid.edges(detail.side))
-    return detail.grid.count(detail.side) < entries
+def _has_pooled_cells(detail: DetailMap) -> bool:
+    entries = math.prod(edge[-1] for edge in detail.grid.edges(detail.max_side))
+    return detail.grid.count(detail.max_side) < entries
 
 
-def _text(name: str) -> str:
+def _read(name: str) -> str:
     return (files("lca.report") / name).read_text(encoding="utf-8")

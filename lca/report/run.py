@@ -1,4 +1,4 @@
-"""`Run`: what the sections of a report read from a record, each of it read once."""
+"""`Run`: the arrays of a record that the sections of a report use, and how numbers are formatted."""
 
 import json
 import math
@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from lca.analysis import group_names, group_rows, group_signs
+from lca.analysis import group_names, group_signs, group_totals
 from lca.analysis.reading import is_class
 from lca.errors import LCAError
 from lca.layout import Layout
@@ -20,9 +20,9 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, eq=False)
 class Run:
-    """A record with at least one step, and shorthands for it.
+    """A record with at least one step, and accessors for its arrays.
 
-    Arrays have the steps along their first axis; allocations are in units of the loss, negative = helped.
+    Arrays have the steps along their first axis. Allocations are in units of the loss, negative = helping.
     """
 
     record: "Dataset"
@@ -30,100 +30,111 @@ class Run:
     def __post_init__(self) -> None:
         if not self.record.sizes.get("step"):
             raise LCAError(
-                "the record has no complete step yet, so there is nothing to report; a run that is still "
-                "going on shows its first block after 64 steps, or after Record.flush()."
+                "the record has no complete step yet, so there is nothing to report; a run in progress "
+                "writes its first block after 64 steps, or when Record.flush() is called."
             )
 
     @cached_property
     def measured(self) -> tuple[str, ...]:
-        """The names of all measured losses; the first one is what the page is about."""
+        """The names of all measured losses. The report is mainly about the first one."""
         return tuple(map(str, self.record["measured"].values))
 
     @cached_property
     def losses(self) -> tuple[str, ...]:
-        """Those that are no loss of a class and no term of another."""
+        """The measured losses that are neither per-class losses nor terms of another loss."""
         whole = [name for name in self.measured if not is_class(name) and "/" not in name]
         return tuple(whole) or self.measured[:1]
 
     @cached_property
     def steps(self) -> np.ndarray:
-        """The index of every measured step, (T,)."""
+        """The indices of the measured steps, (T,)."""
         return np.asarray(self.record["step"].values)
 
     @property
-    def gapless(self) -> bool:
-        """Whether every step between the first and the last was measured."""
+    def consecutive(self) -> bool:
+        """Whether every step from the first to the last was measured."""
         return bool(np.all(np.diff(self.steps) == 1))
 
     @cached_property
     def layers(self) -> tuple[str, ...]:
+        """The names of the layers."""
         return group_names(self.record, "layer")
 
     @cached_property
     def layout(self) -> Layout:
-        held = json.loads(self.record.attrs["layout"])
-        return Layout(held["names"], held["shapes"], held["neuron_axes"])
+        """The layout of the parameter vector."""
+        stored = json.loads(self.record.attrs["layout"])
+        return Layout(stored["names"], stored["shapes"], stored["neuron_axes"])
 
     @cached_property
-    def layer_of(self) -> tuple[str, ...]:
-        """The layer of every tensor of `layout`."""
+    def tensor_layers(self) -> tuple[str, ...]:
+        """The name of the layer of each tensor of `layout`."""
         return tuple(map(str, self.record["tensor_layer"].values))
 
-    def scalar(self, name: str, measured: str) -> np.ndarray:
-        """One number a step, (T,)."""
+    def per_step(self, name: str, measured: str) -> np.ndarray:
+        """A variable with one number per step, (T,)."""
         return np.asarray(self.record[name].sel(measured=measured).values)
 
-    def rows(self, measured: str) -> np.ndarray:
-        """Layer totals, (T, layers)."""
-        return group_rows(self.record, "layer", measured)
+    def layer_totals(self, measured: str) -> np.ndarray:
+        """The allocation of each step to each layer, (T, layers)."""
+        return group_totals(self.record, "layer", measured)
 
-    def signs(self, measured: str) -> Signs:
-        """Counts by layer, (T, layers)."""
+    def layer_signs(self, measured: str) -> Signs:
+        """The numbers of helping, hurting and zero parameters of each layer, (T, layers)."""
         return group_signs(self.record, "layer", measured)
 
-    def sampled(self, measured: str) -> bool:
-        """Whether steps were estimated from samples, so that signs of single allocations mean little."""
-        return bool(np.isnan(self.scalar("loss_end", measured)).any())
+    def is_sampled(self, measured: str) -> bool:
+        """Whether the steps were estimated from samples, whose noise makes single signs unreliable."""
+        return bool(np.isnan(self.per_step("loss_end", measured)).any())
 
-    def stderr(self, measured: str) -> np.ndarray | None:
-        """Standard errors of the layer totals, (T, layers); ``None`` from an estimator that has none."""
+    def layer_stderr(self, measured: str) -> np.ndarray | None:
+        """The standard errors of the layer totals, (T, layers); ``None`` if the estimator has none."""
         values = np.asarray(self.record["layer_stderr"].sel(measured=measured).values)
         return None if np.isnan(values).all() else values
 
     def has(self, name: str) -> bool:
-        """Whether the record kept this variable."""
+        """Whether the record contains this variable."""
         return name in self.record.variables
 
     @property
-    def about(self) -> dict[str, Any]:
+    def attributes(self) -> dict[str, Any]:
         """The attributes of the record."""
         return dict(self.record.attrs)
 
 
-def columns(steps: int, most: int) -> np.ndarray:
-    """Where stretches of equal length begin, at most ``most`` of them; only the last one may be shorter.
+def block_starts(length: int, max_blocks: int) -> np.ndarray:
+    """The starts of at most ``max_blocks`` blocks of equal length; only the last one may be shorter.
 
-    If they were of nearly equal length, 1 and 2 steps in turn, a map of sums would have stripes.
+    Blocks of nearly equal length, alternating between 1 and 2 steps, would show as stripes in a map of sums.
 
-    >>> columns(5, 2), columns(3, 10)
+    >>> block_starts(5, 2), block_starts(3, 10)
     (array([0, 3]), array([0, 1, 2]))
     """
-    return np.arange(0, steps, -(-steps // most))
+    return np.arange(0, length, -(-length // max_blocks))
 
 
-def number(value: float, sign: str = "") -> str:
-    """A number for people: 4 digits, a true minus sign, and a word where there is none.
+def format_number(value: float, sign: str = "") -> str:
+    """Format with 4 significant digits and a true minus sign; NaN is "not measured".
 
-    >>> number(-0.25), number(0.5, "+"), number(float("nan"))
+    >>> format_number(-0.25), format_number(0.5, "+"), format_number(float("nan"))
     ('−0.25', '+0.5', 'not measured')
     """
     return "not measured" if math.isnan(value) else f"{value:{sign}.4g}".replace("-", "−")
 
 
-def percent(value: float) -> str:
-    """A percentage for people.
+def format_percent(value: float) -> str:
+    """Format a percentage; NaN is "undefined".
 
-    >>> percent(54.21), percent(float("nan"))
-    ('54.2 %', 'none')
+    >>> format_percent(54.21), format_percent(float("nan"))
+    ('54.2 %', 'undefined')
     """
-    return "none" if math.isnan(value) else f"{value:.1f} %".replace("-", "−")
+    return "undefined" if math.isnan(value) else f"{value:.1f} %".replace("-", "−")
+
+
+def format_signed(value: float) -> str:
+    """Format with 3 significant digits, a sign and a true minus.
+
+    >>> format_signed(-0.25), format_signed(1.0)
+    ('−0.25', '+1')
+    """
+    return f"{value:+.3g}".replace("-", "−")

@@ -1,4 +1,4 @@
-"""Tests over seeds keep their level and cover the truth; a planted lag is recovered.
+"""T-tests over seeds keep their level and their coverage; a planted lag is recovered.
 
 Statistical checks have fixed seeds and limits at four standard errors (false-alarm rate 6e-5 each).
 """
@@ -10,7 +10,7 @@ import pytest
 from scipy.stats import kstest, ttest_1samp, ttest_rel
 
 from lca import Layout
-from lca.analysis import holm, paired_t_test, phase_lag, seeds_t_test
+from lca.analysis import holm_correction, paired_t_test, phase_lag, t_test_over_seeds
 from lca.errors import LCAError, NonFiniteError
 from lca.tolerances import EPS64, summed
 
@@ -23,7 +23,7 @@ B = np.array([0, 0, 0, 1, 1])  # the entries of the second layer
 def test_t_and_p_are_those_of_scipy():
     totals = np.random.default_rng(0).normal(loc=[0, 1, -2], size=(6, 3))
     expected = ttest_1samp(totals, 0)
-    for row, t, p in zip(seeds_t_test(NAMES, totals), expected.statistic, expected.pvalue, strict=True):
+    for row, t, p in zip(t_test_over_seeds(NAMES, totals), expected.statistic, expected.pvalue, strict=True):
         assert row.t == pytest.approx(t, rel=summed(6, EPS64))
         assert row.p_value == pytest.approx(p, rel=summed(100, EPS64))
     other = totals + np.random.default_rng(1).normal(size=(6, 3))
@@ -36,22 +36,24 @@ def test_t_and_p_are_those_of_scipy():
 def test_the_interval_covers_the_mean_and_p_is_uniform_under_the_null(seeds):
     runs = 2_000
     rng = np.random.default_rng([1, seeds])
-    rows = [seeds_t_test(["layer"], rng.normal(loc=0.0, scale=0.3, size=(seeds, 1)))[0] for _ in range(runs)]
+    rows = [
+        t_test_over_seeds(["layer"], rng.normal(loc=0.0, scale=0.3, size=(seeds, 1)))[0] for _ in range(runs)
+    ]
     covered = np.mean([row.low <= 0.0 <= row.high for row in rows])
     assert abs(covered - 0.95) < 4 * math.sqrt(0.95 * 0.05 / runs)
     assert kstest([row.p_value for row in rows], "uniform").pvalue > 1e-4
 
 
-def test_other_confidence_other_coverage():
+def test_the_coverage_follows_the_confidence_level():
     rng = np.random.default_rng(2)
-    rows = [seeds_t_test(["l"], rng.normal(size=(4, 1)), confidence=0.5)[0] for _ in range(1_000)]
+    rows = [t_test_over_seeds(["l"], rng.normal(size=(4, 1)), confidence=0.5)[0] for _ in range(1_000)]
     assert abs(np.mean([r.low <= 0 <= r.high for r in rows]) - 0.5) < 4 * math.sqrt(0.25 / 1_000)
 
 
 def test_a_layer_that_hurts_a_little_is_found_among_larger_ones():
     rng = np.random.default_rng(3)
     totals = np.array([-1.8, -0.4, 0.02]) + 0.005 * rng.normal(size=(5, 3))
-    rows = {row.name: row for row in seeds_t_test(NAMES, totals)}
+    rows = {row.name: row for row in t_test_over_seeds(NAMES, totals)}
     assert rows["fc3"].low > 0
     assert rows["fc3"].p_adjusted < 0.01
     assert rows["fc1"].mean < rows["fc2"].mean < 0
@@ -59,12 +61,12 @@ def test_a_layer_that_hurts_a_little_is_found_among_larger_ones():
 
 def test_a_frozen_layer_neither_helps_nor_hurts():
     totals = np.stack([np.zeros(3), [1.0, 1.1, 0.9]], axis=1)
-    frozen, other = seeds_t_test(["frozen", "other"], totals)
+    frozen, other = t_test_over_seeds(["frozen", "other"], totals)
     assert (frozen.mean, frozen.t, frozen.p_value, frozen.low, frozen.high) == (0.0, 0.0, 1.0, 0.0, 0.0)
     assert other.p_value < 0.01
 
 
-def test_pairing_takes_out_what_a_seed_does_to_both():
+def test_pairing_removes_the_variation_between_seeds():
     rng = np.random.default_rng(4)
     seeds = rng.normal(size=(8, 1))
     unchanged = seeds + 0.01 * rng.normal(size=(8, 1))
@@ -77,14 +79,14 @@ def test_pairing_takes_out_what_a_seed_does_to_both():
 def test_holm_keeps_the_family_wise_error():
     runs, tests = 2_000, 5
     p = np.random.default_rng(5).random(size=(runs, tests))
-    wrong = np.mean([(holm(row) <= 0.05).any() for row in p])
+    wrong = np.mean([(holm_correction(row) <= 0.05).any() for row in p])
     assert wrong < 0.05 + 4 * math.sqrt(0.05 * 0.95 / runs)
-    assert np.mean((p <= 0.05).any(axis=1)) > 0.15  # and uncorrected tests do not
+    assert np.mean((p <= 0.05).any(axis=1)) > 0.15  # without the correction it is not kept
 
 
-def test_holm_never_falls_below_or_out_of_order():
+def test_holm_adjusts_upwards_and_keeps_the_order():
     p = np.array([0.5, 0.01, 0.9, 0.02])
-    np.testing.assert_allclose(holm(p), [1.0, 0.04, 1.0, 0.06], rtol=summed(1, EPS64))
+    np.testing.assert_allclose(holm_correction(p), [1.0, 0.04, 1.0, 0.06], rtol=summed(1, EPS64))
 
 
 @pytest.mark.parametrize("lag", [0, 1, 4])
@@ -97,13 +99,13 @@ def test_a_planted_lag_is_recovered_in_each_group(lag):
     movement += 0.05 * rng.normal(size=movement.shape)
     seen = phase_lag(gradient, movement, LAYERS, max_lag=10)
     assert seen.names == ("a", "b")
-    assert seen.lag().tolist() == [lag, 2]
+    assert seen.best_lag().tolist() == [lag, 2]
     at_zero = np.flatnonzero(seen.lags == 0)[0]
     others = np.delete(seen.correlation[:, 0], at_zero + lag)
     assert np.abs(others).max() < 4.5 / math.sqrt(3 * 390)  # 20 normal numbers, 3 parameters, 390 steps
 
 
-def test_correlation_of_gradient_descent_is_one_at_no_delay():
+def test_gradient_descent_has_correlation_one_at_delay_zero():
     gradient = np.random.default_rng(7).normal(size=(50, 5))
     seen = phase_lag(gradient, -0.3 * gradient, LAYERS, max_lag=3)
     assert np.abs(seen.correlation[3] - 1).max() <= summed(50, EPS64)
@@ -111,7 +113,7 @@ def test_correlation_of_gradient_descent_is_one_at_no_delay():
 
 
 def test_momentum_spreads_the_movement_over_later_delays():
-    """Δ_{t+d} holds -lr μ^d g_t: with white gradients the correlation falls as μ^d."""
+    """Δ_{t+d} contains -lr μ^d g_t, so with white-noise gradients the correlation decays as μ^d."""
     rng = np.random.default_rng(8)
     gradient, velocity, movement = rng.normal(size=(20_000, 5)), np.zeros(5), []
     for g in gradient:
@@ -142,15 +144,21 @@ def test_phase_lag_equals_its_slow_twin():
 @pytest.mark.parametrize(
     ("call", "message"),
     [
-        (lambda: seeds_t_test(NAMES, np.ones((1, 3))), "at least 2 rows, got 1"),
-        (lambda: seeds_t_test(NAMES, np.ones(3)), r"must have 2 axes, got shape \(3,\)"),
-        (lambda: seeds_t_test(NAMES, np.ones((2, 2))), "2 columns, 3 names"),
-        (lambda: seeds_t_test(["a", "b"], np.array([[1.0, 2], [3, 2]])), "total for 'b'; were they one run"),
-        (lambda: seeds_t_test(["a"], np.zeros((2, 1)), confidence=95), "between 0 and 1, got 95"),
+        (lambda: t_test_over_seeds(NAMES, np.ones((1, 3))), "at least 2 rows, got 1"),
+        (lambda: t_test_over_seeds(NAMES, np.ones(3)), r"must have 2 axes, got an array of shape \(3,\)"),
+        (lambda: t_test_over_seeds(NAMES, np.ones((2, 2))), r"got 3 name\(s\) for 2 column\(s\)"),
+        (lambda: t_test_over_seeds(["a", "b"], np.array([[1.0, 2], [3, 2]])), "the same total for 'b'"),
+        (lambda: t_test_over_seeds(["a"], np.zeros((2, 1)), confidence=95), "between 0 and 1, got 95"),
         (lambda: paired_t_test(["a"], np.zeros((2, 1)), np.zeros((3, 1))), "same seeds and quantities"),
         (lambda: phase_lag(np.ones((9, 5)), np.ones((9, 4)), LAYERS, max_lag=1), r"shape \(steps, 5\)"),
-        (lambda: phase_lag(np.ones((9, 5)), np.ones((9, 5)), LAYERS, max_lag=9), "at least 10 rows, got 9"),
-        (lambda: phase_lag(np.ones((9, 5)), np.ones((9, 5)) * B, LAYERS, max_lag=0), "'a' has no grad"),
+        (
+            lambda: phase_lag(np.ones((9, 5)), np.ones((9, 5)), LAYERS, max_lag=9),
+            "the gradients must have at least 10 rows, got 9",
+        ),
+        (
+            lambda: phase_lag(np.ones((9, 5)), np.ones((9, 5)) * B, LAYERS, max_lag=0),
+            "group 'a' is 0 in every",
+        ),
     ],
 )
 def test_unusable_input_is_refused(call, message):
@@ -158,6 +166,6 @@ def test_unusable_input_is_refused(call, message):
         call()
 
 
-def test_a_seed_that_diverged_is_refused():
-    with pytest.raises(NonFiniteError, match="totals over seeds hold inf in row 1"):
-        seeds_t_test(["a"], np.array([[1.0], [np.inf]]))
+def test_a_diverged_seed_is_refused():
+    with pytest.raises(NonFiniteError, match="totals over seeds contain inf in row 1"):
+        t_test_over_seeds(["a"], np.array([[1.0], [np.inf]]))

@@ -1,9 +1,9 @@
-"""Helping tables and tails, against numbers worked out by hand or known in closed form."""
+"""Helping tables and tails against hand-computed numbers and closed forms."""
 
 import numpy as np
 import pytest
 
-from lca.analysis import helping_table, signs_by_parameter, tails, tails_of_counts
+from lca.analysis import helping_table, signs_by_parameter, tails, tails_from_histogram
 from lca.errors import LCAError
 from lca.tolerances import EPS64, summed
 from lca.views import HelpingCounts, Signs
@@ -11,7 +11,7 @@ from lca.views import HelpingCounts, Signs
 ROWS = np.array([[-1.0, -2.0, 3.0, 0.0], [0.0, 0.0, 0.0, -1.0], [2.0, -1.0, -1.0, 0.0]])
 
 
-def test_helping_table_keeps_mean_and_pooled_percentages_apart():
+def test_helping_table_has_mean_and_pooled_percentages():
     signs = Signs(np.array([[9, 0], [0, 0]]), np.array([[1, 0], [1, 2]]), np.array([[0, 2], [9, 0]]))
     first, second = helping_table(["a", "b"], signs)
     assert (first.name, first.helping_percent, first.zero_percent) == ("a", 45.0, 45.0)
@@ -19,7 +19,7 @@ def test_helping_table_keeps_mean_and_pooled_percentages_apart():
     assert (second.helping_percent, second.zero_percent, second.steps_without) == (0.0, 50.0, 1)
 
 
-def test_signs_by_parameter_are_the_columns():
+def test_signs_by_parameter_count_each_column():
     signs = signs_by_parameter(ROWS)
     np.testing.assert_array_equal(signs.negative, [1, 2, 1, 1])
     np.testing.assert_array_equal(signs.positive, [1, 0, 1, 0])
@@ -29,7 +29,7 @@ def test_signs_by_parameter_are_the_columns():
 
 def test_tables_by_step_and_by_parameter_count_the_same_entries():
     assert signs_by_parameter(ROWS).negative.sum() == (ROWS < 0).sum()
-    assert signs_by_parameter(iter(ROWS)).zero.sum() == (ROWS == 0).sum()  # a stream will do
+    assert signs_by_parameter(iter(ROWS)).zero.sum() == (ROWS == 0).sum()
 
 
 def slow_gini(sizes):
@@ -49,14 +49,14 @@ def test_equal_sizes_have_no_inequality():
     assert seen.kurtosis == -2.0  # two values of equal weight: the least there is
 
 
-def test_one_entry_that_has_everything():
+def test_one_entry_with_nearly_all_of_the_sum():
     values = np.array([1e-12] * 99 + [-1.0])
     seen = tails(values)
     assert seen.gini == pytest.approx(0.99)
     assert seen.top_share == pytest.approx(1.0)
 
 
-def test_exact_zeros_are_left_out():
+def test_exact_zeros_are_skipped():
     assert tails(np.array([1.0, 0.0, -2.0, 0.0])) == tails(np.array([1.0, -2.0]))
 
 
@@ -75,36 +75,47 @@ def test_known_distributions(draw, kurtosis, limit, gini):
     assert seen.gini == pytest.approx(gini, abs=0.005)
 
 
-def test_a_histogram_tells_nearly_the_same():
+def test_a_histogram_gives_nearly_the_same_tails():
     values = 1e-3 * np.random.default_rng(0).laplace(size=100_000)
     histogram = np.logspace(-12, 1, 13 * 8 + 1)
     helping, hurting = (np.histogram(-values, histogram)[0], np.histogram(values, histogram)[0])
-    exact, binned = tails(values), tails_of_counts(histogram, helping, hurting)
+    exact, binned = tails(values), tails_from_histogram(histogram, helping, hurting)
     assert binned.count == exact.count
     assert binned.gini == pytest.approx(exact.gini, abs=0.005)
     assert binned.top_share == pytest.approx(exact.top_share, rel=0.1)
     assert binned.kurtosis == pytest.approx(exact.kurtosis, rel=0.1)
 
 
-def test_rows_of_a_histogram_are_added_up():
+def test_histograms_of_single_steps_are_added():
     edges = np.array([1.0, 10.0, 100.0])
     rows = np.array([[3, 1], [2, 2]])
-    assert tails_of_counts(edges, rows, rows) == tails_of_counts(edges, rows.sum(axis=0), rows.sum(axis=0))
+    assert tails_from_histogram(edges, rows, rows) == tails_from_histogram(
+        edges, rows.sum(axis=0), rows.sum(axis=0)
+    )
 
 
 @pytest.mark.parametrize(
     ("call", "message"),
     [
-        (lambda: helping_table(["a"], HelpingCounts().per_step()), r"shape \(steps, groups\), got \(0,\)"),
-        (lambda: helping_table(["a", "b"], HelpingCounts().per_group()), "1 columns, 2 names"),
-        (lambda: signs_by_parameter([]), "at least one row"),
-        (lambda: tails(np.zeros(5)), "at least two allocations that are not 0"),
+        (
+            lambda: helping_table(["a"], HelpingCounts().per_step()),
+            r"\(steps, groups\), got shape \(0,\)",
+        ),
+        (
+            lambda: helping_table(["a", "b"], HelpingCounts().per_group()),
+            r"got 2 name\(s\) for 1 column\(s\)",
+        ),
+        (lambda: signs_by_parameter([]), "at least one row of allocations"),
+        (lambda: tails(np.zeros(5)), "at least two non-zero allocations"),
         (lambda: tails(np.array([2.0, 2.0])), "differ from each other"),
         (lambda: tails(np.arange(5.0), top=1.0), "between 0 and 1 .* got 1.0"),
-        (lambda: tails_of_counts([0.0, 1.0], [1], [1]), "positive and increase"),
-        (lambda: tails_of_counts([1.0, 2.0], [1, 2], [1]), r"shape \(1,\) or \(steps, 1\) for 2 edges"),
-        (lambda: tails_of_counts([1.0, 2.0], [-1], [1]), "counts ≥ 0"),
-        (lambda: tails_of_counts([1.0, 2.0, 3.0], [0, 0], [0, 0]), "at least two allocations"),
+        (lambda: tails_from_histogram([0.0, 1.0], [1], [1]), "positive and strictly increasing"),
+        (
+            lambda: tails_from_histogram([1.0, 2.0], [1, 2], [1]),
+            r"2 bin edges need counts ≥ 0 of shape \(1,\) or \(steps, 1\), got shape \(2,\)",
+        ),
+        (lambda: tails_from_histogram([1.0, 2.0], [-1], [1]), "with minimum -1"),
+        (lambda: tails_from_histogram([1.0, 2.0, 3.0], [0, 0], [0, 0]), "at least two non-zero"),
     ],
 )
 def test_unusable_input_is_refused(call, message):

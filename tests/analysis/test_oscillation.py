@@ -1,4 +1,4 @@
-"""Sign changes and alternation, against runs laid out by hand and series of known period."""
+"""Sign changes and alternation against hand-made series and series of known period."""
 
 import numpy as np
 import pytest
@@ -18,12 +18,12 @@ def test_a_square_wave_has_its_half_period():
     np.testing.assert_array_equal(seen.half_periods(), [69 / 9, 69 / 9])
 
 
-def test_runs_between_changes_are_counted_by_length_and_cut_ones_are_not():
+def test_complete_runs_are_counted_by_length():
     series = np.array([1, 1, 1, -1, 1, 1, -1, -1, -1, -1, 1.0])[:, None]
     np.testing.assert_array_equal(sign_changes(series).runs, [0, 1, 1, 0, 1])
 
 
-def test_zero_and_nan_have_no_sign_but_take_time():
+def test_zero_and_nan_have_no_sign_but_count_as_steps():
     seen = sign_changes(np.array([1.0, -1.0, 0.0, np.nan, -1.0, 1.0, 0.0])[:, None])
     assert (seen.changes.tolist(), seen.pairs.tolist()) == ([2], [3])
     np.testing.assert_array_equal(seen.runs, [0, 0, 0, 0, 1])  # from step 1 to step 5
@@ -37,7 +37,7 @@ def test_random_signs_have_a_half_period_of_two():
     assert share[1:5] == pytest.approx(0.5 ** lengths[1:5], abs=0.01)  # geometric
 
 
-def test_a_long_period_in_a_short_record_is_not_biased_by_the_ends():
+def test_the_half_period_of_a_short_record_is_unbiased():
     """A mean over complete runs would see only the short ones."""
     rng = np.random.default_rng(1)
     stays = rng.random(size=(40, 5_000)) < 1 - 1 / 30
@@ -48,31 +48,31 @@ def test_a_long_period_in_a_short_record_is_not_biased_by_the_ends():
     assert complete < 15
 
 
-def test_what_never_turns_has_no_half_period():
+def test_a_series_without_sign_changes_has_an_infinite_half_period():
     seen = sign_changes(np.ones((5, 2)))
     assert seen.half_period() == np.inf
     assert seen.half_periods().tolist() == [np.inf, np.inf]
     assert seen.runs.tolist() == [0]
 
 
-def test_a_stream_of_rows_gives_the_same_as_the_array():
+def test_an_iterator_of_rows_gives_the_result_of_the_array():
     rows = np.random.default_rng(2).normal(size=(30, 4))
     np.testing.assert_array_equal(sign_changes(iter(rows)).runs, sign_changes(rows).runs)
     np.testing.assert_array_equal(transitions(iter(rows)).counts, transitions(rows).counts)
 
 
-def test_transitions_are_counted_from_and_to():
+def test_transitions_are_counted_by_origin_and_destination():
     seen = transitions(np.array([[-1.0], [-1.0], [3.0], [0.0], [2.0], [-5.0], [1.0]]))
     np.testing.assert_array_equal(seen.counts[..., 0], [[1, 2], [1, 1]])
     assert seen.alternating_percent() == pytest.approx(60.0)
 
 
-def test_strict_alternation_and_its_absence():
+def test_strict_alternation_and_no_alternation():
     flip = np.where(np.arange(101) % 2, 1.0, -1.0)[:, None]
     assert transitions(flip).alternating_percent() == 100.0
-    assert transitions(flip).expected_percent() == pytest.approx(50.0)
+    assert transitions(flip).expected_alternating_percent() == pytest.approx(50.0)
     assert transitions(-np.ones((9, 2))).alternating_percent() == 0.0
-    assert transitions(-np.ones((9, 2))).expected_percent() == 0.0
+    assert transitions(-np.ones((9, 2))).expected_alternating_percent() == 0.0
 
 
 def test_independent_steps_alternate_as_expected_whatever_the_rate_of_helping():
@@ -80,13 +80,15 @@ def test_independent_steps_alternate_as_expected_whatever_the_rate_of_helping():
     rates = rng.uniform(0.1, 0.9, size=200)
     seen = transitions(np.where(rng.random(size=(1_000, 200)) < rates, -1.0, 1.0))
     limit = 4 * 50 / np.sqrt(200_000)
-    assert seen.alternating_percent() == pytest.approx(seen.expected_percent(), abs=limit)
-    assert seen.expected_percent() == pytest.approx(100 * (2 * rates * (1 - rates)).mean(), abs=2 * limit)
+    assert seen.alternating_percent() == pytest.approx(seen.expected_alternating_percent(), abs=limit)
+    assert seen.expected_alternating_percent() == pytest.approx(
+        100 * (2 * rates * (1 - rates)).mean(), abs=2 * limit
+    )
 
 
 def test_without_pairs_there_is_no_percentage():
     assert np.isnan(transitions(np.zeros((3, 2))).alternating_percent())
-    assert np.isnan(transitions(np.zeros((3, 2))).expected_percent())
+    assert np.isnan(transitions(np.zeros((3, 2))).expected_alternating_percent())
 
 
 def test_an_allocation_changes_sign_when_one_of_movement_and_gradient_does():
@@ -115,8 +117,8 @@ def test_the_streaming_view_counts_the_same():
     [
         (lambda: sign_changes([]), "at least one row"),
         (lambda: transitions([]), "at least one row"),
-        (lambda: sign_changes(np.zeros(5)), r"rows of K numbers, one a step, got a row of shape \(\)"),
-        (lambda: mean_gradient(np.zeros(2), np.zeros(3)), r"one shape, got \(2,\) and \(3,\)"),
+        (lambda: sign_changes(np.zeros(5)), r"vectors of shape \(K,\), got a row of shape \(\)"),
+        (lambda: mean_gradient(np.zeros(2), np.zeros(3)), r"the same shape, got \(2,\) and \(3,\)"),
     ],
 )
 def test_unusable_input_is_refused(call, message):

@@ -1,4 +1,4 @@
-"""From a record of a real run to arrays: the numbers that the views saw, whatever the order of axes."""
+"""The arrays read from a record equal those of the views, whatever the order of its axes."""
 
 import subprocess
 import sys
@@ -8,16 +8,16 @@ import pytest
 
 import lca
 from lca.analysis import (
-    class_rows,
-    fit_weibull_counts,
+    class_totals,
+    fit_weibull_histogram,
     group_names,
-    group_rows,
     group_signs,
+    group_totals,
     helping_table,
-    histogram,
-    peak_moments,
+    histogram_counts,
+    learning_peaks,
     synchrony_test,
-    traced,
+    traced_parameters,
 )
 from lca.errors import LCAError, UnknownNameError
 from lca.reference.data import load_digits
@@ -60,33 +60,33 @@ def record(run):
     return run[-1].load()
 
 
-@pytest.fixture(params=["in memory", "dask", "axes the other way round"])
+@pytest.fixture(params=["in memory", "dask", "transposed"])
 def stored(record, request):
     if request.param == "dask":
         return record.chunk(step=7)
-    return record.transpose(..., "measured", "step") if "axes" in request.param else record
+    return record.transpose(..., "measured", "step") if request.param == "transposed" else record
 
 
-def test_group_rows_are_those_of_the_view(run, stored):
+def test_group_totals_are_those_of_the_view(run, stored):
     views = run[0]
     assert group_names(stored) == views["train"].layers.groups.names
     for name in views:
-        np.testing.assert_array_equal(group_rows(stored, measured=name), views[name].layers.rows)
+        np.testing.assert_array_equal(group_totals(stored, measured=name), views[name].layers.rows)
 
 
-def test_class_rows_stand_in_the_order_of_the_record(run, stored):
-    names, rows = class_rows(stored)
+def test_class_totals_keep_the_order_of_the_record(run, stored):
+    names, rows = class_totals(stored)
     assert names == ("class 1", "class 0")
     assert rows.shape == (40, 2, 2)
     for column, name in enumerate(names):
         np.testing.assert_array_equal(rows[..., column], run[0][name].layers.rows)
 
 
-def test_terms_of_a_sum_are_classes_as_well(record):
+def test_terms_of_a_sum_can_be_classes(record):
     renamed = record.assign_coords(measured=["train", "train/class 1", "train/class 0"])
-    names, rows = class_rows(renamed)
+    names, rows = class_totals(renamed)
     assert names == ("train/class 1", "train/class 0")
-    np.testing.assert_array_equal(rows, class_rows(record)[1])
+    np.testing.assert_array_equal(rows, class_totals(record)[1])
 
 
 def test_signs_give_the_helping_percent_of_the_summary(run, stored):
@@ -100,50 +100,66 @@ def test_signs_give_the_helping_percent_of_the_summary(run, stored):
 
 
 def test_the_histogram_adds_up_to_that_of_the_run(run, stored):
-    edges, helping, hurting = histogram(stored)
+    edges, helping, hurting = histogram_counts(stored)
     whole = run[0]["train"].histogram
     np.testing.assert_array_equal(edges, whole.edges)
     np.testing.assert_array_equal(helping.sum(axis=0), whole.helping)
     np.testing.assert_array_equal(hurting.sum(axis=0), whole.hurting)
-    assert fit_weibull_counts(edges, helping + hurting, block=2).shape_stderr > 0
+    assert fit_weibull_histogram(edges, helping + hurting, block=2).shape_stderr > 0
 
 
-def test_traced_parameters_are_the_columns_that_were_asked_for(run, stored):
-    rows = traced(stored)
+def test_traced_parameters_are_those_of_the_view(run, stored):
+    rows = traced_parameters(stored)
     for name in ("theta", "movement", "values"):
         np.testing.assert_array_equal(rows[name], getattr(run[2], name))
 
 
-def test_an_analysis_of_the_record_is_one_of_its_arrays(run, stored):
-    assert synchrony_test(peak_moments(group_rows(stored))) == synchrony_test(
-        peak_moments(run[0]["train"].layers.rows)
+def test_an_analysis_gives_the_same_for_the_record_and_the_views(run, stored):
+    assert synchrony_test(learning_peaks(group_totals(stored))) == synchrony_test(
+        learning_peaks(run[0]["train"].layers.rows)
     )
 
 
 @pytest.mark.parametrize(
     ("call", "error", "message"),
     [
-        (lambda r: group_rows(r, measured="trian"), UnknownNameError, "'trian'.*Did you mean 'train'"),
+        (lambda r: group_totals(r, measured="trian"), UnknownNameError, "'trian'.*Did you mean 'train'"),
         (
-            lambda r: group_rows(r, "filter"),
+            lambda r: group_totals(r, "filter"),
             UnknownNameError,
             "grouping 'filter'; known: layer, neuron, tensor",
         ),
-        (lambda r: class_rows(r, "layers"), UnknownNameError, "grouping 'layers'.*Did you mean 'layer'"),
-        (lambda r: group_rows(r.expand_dims("run")), LCAError, r"several runs.*runs\.isel\(run=0\)"),
-        (lambda r: group_rows(r, "neuron"), LCAError, "no 'neuron_total'.*it has .*layer_total"),
-        (lambda r: group_names(r, "neuron"), LCAError, "no totals by neuron; record with neurons=True"),
-        (lambda r: class_rows(r.sel(measured=["train"])), LCAError, "no losses by class; measure 'class 0'"),
-        (lambda r: traced(r.drop_vars("trace_theta")), LCAError, "no 'trace_theta'"),
-        (lambda r: histogram(r.drop_vars("histogram_hurting")), LCAError, "no 'histogram_hurting'"),
+        (lambda r: class_totals(r, "layers"), UnknownNameError, "grouping 'layers'.*Did you mean 'layer'"),
+        (
+            lambda r: group_totals(r.expand_dims("run")),
+            LCAError,
+            r"record of one run, got several.*runs\.isel\(run=0\)",
+        ),
+        (lambda r: group_totals(r, "neuron"), LCAError, "no variable 'neuron_total'.*it has .*layer_total"),
+        (
+            lambda r: group_names(r, "neuron"),
+            LCAError,
+            "no totals per neuron; record the run with neurons=True",
+        ),
+        (
+            lambda r: class_totals(r.sel(measured=["train"])),
+            LCAError,
+            "no per-class losses; measure losses named 'class 0'",
+        ),
+        (lambda r: traced_parameters(r.drop_vars("trace_theta")), LCAError, "no variable 'trace_theta'"),
+        (
+            lambda r: histogram_counts(r.drop_vars("histogram_hurting")),
+            LCAError,
+            "no variable 'histogram_hurting'",
+        ),
     ],
 )
-def test_what_is_not_in_the_record_is_named(record, call, error, message):
+def test_anything_missing_from_the_record_is_named(record, call, error, message):
     with pytest.raises(error, match=message):
         call(record)
 
 
-def test_statistics_are_imported_when_they_are_used():
+def test_slow_imports_are_deferred():
     code = "import sys, lca.analysis; print(*{'scipy.stats', 'scipy.optimize', 'xarray'} & {*sys.modules})"
     done = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True)
     assert done.stdout.split() == []

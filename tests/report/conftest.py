@@ -1,4 +1,4 @@
-"""A headless Chromium that writes down what goes wrong in a page, and what it asks the network for."""
+"""A headless Chromium that logs the errors and network requests of a page."""
 
 import base64
 import json
@@ -19,37 +19,37 @@ class Browser:
     driver: Any
 
     def open(self, path, *, width=1000, height=900, dark=False):
-        """Show the page at ``path`` and wait until its charts are there."""
+        """Load the page at ``path`` and wait until its charts are drawn."""
         size = {"width": width, "height": height, "deviceScaleFactor": 1, "mobile": width < 600}
         self.command("Emulation.setDeviceMetricsOverride", **size)
         scheme = {"name": "prefers-color-scheme", "value": "dark" if dark else "light"}
         self.command("Emulation.setEmulatedMedia", features=[scheme])
-        self.log()  # of the page before
+        self.log()  # discard the log of the previous page
         self.driver.get(path.as_uri())
         self.wait("return document.documentElement.dataset.ready === 'yes'")
-        # Charts are drawn in the next frame, and those in front of it once more when their size is known.
+        # Charts are drawn in the next frame, and again when their final size is known.
         self.driver.execute_async_script("setTimeout(arguments[0], 300)")
 
     def run(self, script, *arguments):
-        """What ``script`` returns."""
+        """Run ``script`` and return its result."""
         return self.driver.execute_script(script, *arguments)
 
     def wait(self, script):
-        """Until ``script`` returns something true."""
+        """Wait until ``script`` returns a true value."""
         from selenium.webdriver.support.ui import WebDriverWait  # noqa: PLC0415
 
         WebDriverWait(self.driver, 30).until(lambda driver: driver.execute_script(script))
 
     def command(self, name, **arguments):
-        """A command of the DevTools protocol."""
+        """Send a command of the DevTools protocol."""
         return self.driver.execute_cdp_cmd(name, arguments)
 
     def screenshot(self):
-        """PNG bytes of what is in the window."""
+        """The visible part of the page as PNG bytes."""
         return base64.b64decode(self.command("Page.captureScreenshot")["data"])
 
     def picture(self, element):
-        """The pixels of the canvas of a chart, as text that is equal for equal pictures."""
+        """The pixels of the canvases of a chart, as text that is equal for equal pictures."""
         self.driver.execute_async_script("setTimeout(arguments[0], 200)")
         find = """
             const canvases = (root) => [...root.querySelectorAll("*")].flatMap((e) =>
@@ -59,11 +59,11 @@ class Browser:
         return self.run(find, element)
 
     def log(self):
-        """Errors and warnings of the console since the last call."""
+        """Errors and warnings in the console since the last call."""
         return [entry for entry in self.driver.get_log("browser") if entry["level"] in ("SEVERE", "WARNING")]
 
     def requests(self):
-        """Addresses that were asked for since the last call, but those that are inside the page."""
+        """URLs requested since the last call, except data: and blob: URLs inside the page."""
         events = [json.loads(entry["message"])["message"] for entry in self.driver.get_log("performance")]
         urls = [e["params"]["request"]["url"] for e in events if e["method"] == "Network.requestWillBeSent"]
         return [url for url in urls if not url.startswith(("data:", "blob:"))]

@@ -1,4 +1,4 @@
-"""The report as it is met: in a browser, by mouse and keyboard, in light and dark, on a phone."""
+"""The report in a browser: with mouse and keyboard, light and dark, on a wide and on a narrow screen."""
 
 import numpy as np
 import pytest
@@ -12,7 +12,7 @@ STEPS = 12
 
 @pytest.fixture(scope="module")
 def page(tmp_path_factory):
-    """A run with everything that a page can show."""
+    """A report of a run with all optional data."""
     folder = tmp_path_factory.mktemp("report")
     names = ("train", "heldout", "class 0")
     record = write(folder / "run.zarr", run_values(STEPS), names=names, values="float32", extra=replicates)
@@ -20,7 +20,7 @@ def page(tmp_path_factory):
 
 
 def press(browser, element, *keys):
-    """Focus an element by its id and press keys."""
+    """Focus the element with this id and press keys."""
     found = browser.driver.find_element("id", element)
     browser.run("arguments[0].focus()", found)
     for key in keys:
@@ -32,7 +32,7 @@ def text(browser, element):
 
 
 def hovered(browser, element, x, y):
-    """What the tooltip says when the mouse is over a place of a chart, in shares of its size."""
+    """The tooltip at (x, y) of a chart, in fractions of its size."""
     from selenium.webdriver.common.action_chains import ActionChains  # noqa: PLC0415
 
     found = browser.driver.find_element("id", element)
@@ -52,7 +52,7 @@ def hovered(browser, element, x, y):
 
 @pytest.mark.parametrize("dark", [False, True])
 @pytest.mark.parametrize("width", [1000, 390])
-def test_it_loads_without_an_error_or_a_request_and_fits(browser, page, dark, width):
+def test_the_page_loads_without_errors_or_requests_and_fits_the_window(browser, page, dark, width):
     browser.requests()
     browser.open(page, dark=dark, width=width)
     assert browser.log() == []
@@ -74,29 +74,29 @@ def test_the_slider_changes_both_maps_by_keyboard(browser, page):
     pictures = [(browser.picture("map"), browser.picture("detail"))]
     assert text(browser, "reading").startswith("The whole run")
     for key, said in ((Keys.ARROW_RIGHT, "Step 0:"), (Keys.END, f"Step {STEPS - 1}:")):
-        press(browser, "moment", key)
+        press(browser, "interval", key)
         assert text(browser, "reading").startswith(said)
         pictures.append((browser.picture("map"), browser.picture("detail")))
     assert all(pictures[0][0])
     for which in (0, 1):
         assert len({each[which] for each in pictures}) == 3
-    press(browser, "moment", Keys.HOME)
+    press(browser, "interval", Keys.HOME)
     assert (browser.picture("map"), browser.picture("detail")) == pictures[0]
     assert browser.log() == []
 
 
-def test_the_reading_has_the_numbers_of_the_record(browser, page):
+def test_the_text_below_the_slider_has_the_numbers_of_the_record(browser, page):
     from selenium.webdriver.common.keys import Keys  # noqa: PLC0415
 
     browser.open(page)
-    press(browser, "moment", *[Keys.ARROW_RIGHT] * 3)
+    press(browser, "interval", *[Keys.ARROW_RIGHT] * 3)
     values = run_values(STEPS)[2]
     sums = {"fc1": values[:28].sum(), "fc2": values[28:].sum()}
     for number in (values.sum(), *sums.values()):
         assert f"{number:+.3g}".replace("-", "−") in text(browser, "reading")
 
 
-def test_another_loss_and_another_layer_can_be_chosen(browser, page):
+def test_another_loss_and_another_layer_can_be_selected(browser, page):
     browser.open(page)
     before = browser.picture("map"), browser.picture("detail")
     choose = """
@@ -107,21 +107,21 @@ def test_another_loss_and_another_layer_can_be_chosen(browser, page):
     browser.run(choose, "pick-detail", 2)
     assert browser.picture("detail") != before[1]
     assert text(browser, "detail-caption").startswith("fc2.weight")
-    strongest = text(browser, "map-key")
-    browser.run(choose, "pick-loss", 1)  # half of the first one: the same colours stand for other numbers
-    assert text(browser, "map-key") != strongest
+    scale = text(browser, "map-key")
+    browser.run(choose, "pick-loss", 1)  # half of the first loss, so the colour scale differs
+    assert text(browser, "map-key") != scale
     assert "heldout" in text(browser, "reading")
     assert browser.log() == []
 
 
-def test_a_click_on_the_map_goes_there(browser, page):
+def test_a_click_on_the_map_selects_its_step_and_layer(browser, page):
     browser.open(page)
     browser.run("lcaReport.pick(4.5, 1.5)")
     assert text(browser, "reading").startswith("Step 4:")
     assert text(browser, "detail-caption").startswith("fc2.weight, step 4")
 
 
-def test_tooltips_have_the_values(browser, page):
+def test_tooltips_show_the_values(browser, page):
     browser.open(page)
     browser.run("lcaReport.pick(0.5, 0.5)")
     said = hovered(browser, "detail", 0.5, 0.5)
@@ -136,11 +136,11 @@ def test_tooltips_have_the_values(browser, page):
 def test_play_moves_the_slider_to_the_end(browser, page):
     browser.open(page)
     press(browser, "play", "\n")
-    browser.wait(f"return document.getElementById('moment').value == {STEPS}")
+    browser.wait(f"return document.getElementById('interval').value == {STEPS}")
     browser.wait("return document.getElementById('play').textContent === 'Play'")
 
 
-def test_the_page_follows_the_scheme_while_it_is_open(browser, page):
+def test_an_open_page_follows_a_change_of_the_colour_scheme(browser, page):
     browser.open(page)
     light = browser.picture("loss-0")
     scheme = {"name": "prefers-color-scheme", "value": "dark"}
@@ -150,7 +150,7 @@ def test_the_page_follows_the_scheme_while_it_is_open(browser, page):
     assert max(int(part) for part in paper.strip("rgb()").split(",")) < 50
 
 
-def test_names_cannot_run_and_fetch_nothing(browser, tmp_path):
+def test_names_in_a_record_cannot_run_code_or_make_requests(browser, tmp_path):
     layout = Layout(NAMES, ((4, 6), (4,), (2, 4)))
     names = ("train", f"held{EVIL}")
     record = write(
@@ -166,9 +166,9 @@ def test_names_cannot_run_and_fetch_nothing(browser, tmp_path):
     browser.open(path)
     browser.run("lcaReport.pick(0.5, 0.5)")
     said = hovered(browser, "map", 0.5, 0.5)
-    said += hovered(browser, "layers-1", 0.5, 0.5)  # the tooltip of a line has the name of the layer
+    said += hovered(browser, "layers-1", 0.5, 0.5)  # the tooltip of a line shows the name of the layer
     assert browser.driver.title.startswith(EVIL)
-    assert "<script>" in said  # as text
+    assert "<script>" in said  # shown as text
     assert browser.run("return document.querySelectorAll('img').length") == 0
     assert browser.requests() == [path.as_uri()]
     assert browser.log() == []
@@ -178,10 +178,10 @@ def test_names_cannot_run_and_fetch_nothing(browser, tmp_path):
     "options", [{"neurons": False, "histogram": False}, {"values": "float32", "neurons": False}]
 )
 @pytest.mark.parametrize("steps", [1, 150])
-def test_a_record_that_lacks_parts_loads_too(browser, tmp_path, options, steps):
+def test_the_page_of_a_record_without_optional_data_loads(browser, tmp_path, options, steps):
     extra = {"residual": np.nan}
     record = write(tmp_path / "run.zarr", run_values(steps), extra=lambda *_: extra, **options)
     browser.open(write_report(record, tmp_path / "report.html"))
     assert browser.log() == []
-    press(browser, "moment", "\ue014")  # to the right
+    press(browser, "interval", "\ue014")  # the right arrow key
     assert text(browser, "reading").startswith("Step")

@@ -1,4 +1,4 @@
-"""The report has the numbers of the record, whatever that lacks, and takes nothing in it for code."""
+"""The report shows the numbers of the record, works without optional data, and escapes all text."""
 
 import json
 import re
@@ -14,26 +14,28 @@ from lca import Layout, LCAError, Record
 from lca.cli import main
 from lca.errors import OutputError
 from lca.report import charts, render_report, sections, write_report
-from lca.report.balance import balance
-from lca.report.cells import EMPTY, List, Matrix
-from lca.report.moments import BYTES, LINEAR, details, encode, layer_moments
-from lca.report.run import Run, columns
+from lca.report.balance import check_conservation
+from lca.report.cells import EMPTY, ListGrid, MatrixGrid
+from lca.report.moments import LINEAR_FRACTION, MAX_BYTES, detail_maps, encode, layer_intervals
+from lca.report.run import Run, block_starts, format_signed
+from lca.views.signs import NOISY
 from tests.report.records import EVIL, LAYOUT, NAMES, allocation, replicates, run_values, write
 
 
 @pytest.fixture
 def full(tmp_path):
-    """Two losses, every value, neurons and a histogram."""
+    """A run with two losses, all values, neurons and a histogram."""
     return Run(write(tmp_path / "run.zarr", run_values(), names=("train", "heldout"), values="float64"))
 
 
 def decode(codes, limit):
-    """What page.js does."""
-    return np.sign(codes) * LINEAR * limit * np.expm1(np.abs(codes) / 127 * np.log1p(1 / LINEAR))
+    """The inverse of ``encode``, as in page.js."""
+    unscaled = np.expm1(np.abs(codes) / 127 * np.log1p(1 / LINEAR_FRACTION))
+    return np.sign(codes) * LINEAR_FRACTION * limit * unscaled
 
 
 class Page(HTMLParser):
-    """Tags with their attributes, and the text of a page outside of scripts and styles."""
+    """The tags of a page with their attributes, and its text outside of scripts and styles."""
 
     def __init__(self, page):
         super().__init__()
@@ -55,149 +57,152 @@ class Page(HTMLParser):
         return [attrs["id"] for _, attrs in self.tags if "id" in attrs]
 
 
-# Does it add up?
+# Conservation
 
 
-def test_the_books_are_sums_of_the_record(full):
-    values, book = run_values(), balance(full, "train")
-    assert book.allocated == values.sum()
-    assert book.residual == 12 * 0.125
-    assert book.change == book.allocated + book.residual
-    assert (book.start, book.end, book.steps) == (2.0, 2.0 + book.change, 12)
-    assert (book.worst_residual, book.unconverged, book.broken) == (0.125, 0, 0)
-    assert (book.between, book.discontinuities) == (0, 0)
+def test_the_conservation_check_sums_the_record(full):
+    values, check = run_values(), check_conservation(full, "train")
+    assert check.allocated == values.sum()
+    assert check.residual == 12 * 0.125
+    assert check.change == check.allocated + check.residual
+    assert (check.start, check.end, check.steps) == (2.0, 2.0 + check.change, 12)
+    assert (check.max_step_residual, check.unconverged_steps, check.inconsistent_steps) == (0.125, 0, 0)
+    assert (check.unmeasured_change, check.discontinuities) == (0, 0)
 
 
 @pytest.mark.parametrize(
     ("options", "tone", "said"),
     [
-        ({"tolerance": 0.2}, "good", "Every step met its tolerance; the sum misses "),
-        ({}, "warn", "No tolerance was promised; the sum misses "),
-        ({"tolerance": 0.1, "converged": False}, "warn", "3 of 3 steps missed their tolerance"),
+        ({"tolerance": 0.2}, "good", "Every step met its tolerance; the residual is "),
+        ({}, "warn", "The estimator set no tolerance; the residual is "),
+        ({"tolerance": 0.1, "converged": False}, "warn", "3 of 3 steps exceeded their tolerance"),
         ({"residual": np.nan}, "warn", "Not checked: this estimator does not measure the loss"),
     ],
 )
-def test_the_verdict_says_what_was_checked(tmp_path, options, tone, said):
+def test_the_verdict_states_the_result_of_the_check(tmp_path, options, tone, said):
     run = Run(write(tmp_path / "run.zarr", run_values(3), extra=lambda *_: options))
-    assert balance(run, "train").verdict()[0] == tone
-    assert balance(run, "train").verdict()[1].startswith(said)
+    assert check_conservation(run, "train").verdict()[0] == tone
+    assert check_conservation(run, "train").verdict()[1].startswith(said)
     assert sections.summary(run).verdicts[0][1].startswith("train: " + said)
 
 
 @pytest.mark.parametrize("name", ["total", "residual", "loss_end", "layer_total"])
-def test_a_record_that_contradicts_itself_is_called_out(full, name):
+def test_an_inconsistent_record_is_reported(full, name):
     broken = full.record.load().copy(deep=True)
     broken[name][5] += 1e-3
-    tone, said = balance(Run(broken), "train").verdict()
+    tone, said = check_conservation(Run(broken), "train").verdict()
     assert tone == "bad"
-    assert "contradicts itself in 1 of 12 steps" in said
+    assert "inconsistent in 1 of 12 steps" in said
 
 
-def test_the_share_that_is_missed_is_of_the_change(full):
-    book = balance(full, "train")
-    assert f"misses {100 * abs(book.residual / book.change):.2g} % of" in book.verdict()[1]
+def test_the_residual_is_given_in_percent_of_the_loss_change(full):
+    check = check_conservation(full, "train")
+    percent = 100 * abs(check.residual / check.change)
+    assert f"residual is {percent:.2g} % of the loss change" in check.verdict()[1]
 
 
-def test_gaps_and_an_end_that_did_not_come_are_mentioned(tmp_path):
+def test_unmeasured_steps_and_an_unfinished_run_are_mentioned(tmp_path):
     run = write(tmp_path / "run.zarr", run_values(3), every=10)
     run.attrs["complete"] = False
     said = " ".join(text for _, text in sections.summary(Run(run)).verdicts)
     assert "Not every step was measured" in said
-    assert "still going on" in said
-    assert len(sections.losses(Run(run)).charts[0].figure.legend[0].items) == 1  # nothing rebuilt across gaps
+    assert "in progress or interrupted" in said
+    [loss_chart, _] = sections.losses(Run(run)).charts
+    assert len(loss_chart.figure.legend[0].items) == 1  # the loss is not rebuilt across gaps
+    assert "rebuilt" not in loss_chart.caption
 
 
-def test_what_happened_between_measured_steps_is_in_the_books(tmp_path):
+def test_the_change_between_measured_steps_is_in_the_table(tmp_path):
     run = write(tmp_path / "run.zarr", run_values(4), every=10).load().copy(deep=True)
     run["loss_start"][1:] -= 0.5
     run["loss_end"][1:] -= 0.5
-    book, summary = balance(Run(run), "train"), sections.summary(Run(run))
-    assert (book.between, book.discontinuities) == (-0.5, 0)
-    assert book.end - book.start == book.change + book.between
+    check, summary = check_conservation(Run(run), "train"), sections.summary(Run(run))
+    assert (check.unmeasured_change, check.discontinuities) == (-0.5, 0)
+    assert check.end - check.start == check.change + check.unmeasured_change
     assert ("change between measured steps, not allocated", "−0.5") in summary.tables[0].rows
 
 
-def test_a_loss_that_jumps_between_neighbouring_steps_is_called_out(full):
-    jumps = full.record.load().copy(deep=True)
+def test_a_discontinuity_between_consecutive_steps_is_reported(full):
+    discontinuous = full.record.load().copy(deep=True)
     for name in ("loss_start", "loss_end"):
-        jumps[name][5:] += 2
-    said = [text for _, text in sections.summary(Run(jumps)).verdicts]
-    found = [text for text in said if "jumped" in text]
-    assert [text.partition(", which")[0] for text in found] == [
-        f"{loss}: between two neighbouring steps the loss jumped once, +2 in sum" for loss in full.losses
+        discontinuous[name][5:] += 2
+    said = [text for _, text in sections.summary(Run(discontinuous)).verdicts]
+    found = [text for text in said if "between consecutive steps" in text]
+    assert [text.partition(". This")[0] for text in found] == [
+        f"{loss}: the loss changed between consecutive steps (once, +2 in total)" for loss in full.losses
     ]
-    assert not any("jumped" in text for _, text in sections.summary(full).verdicts)
+    assert not any("consecutive" in text for _, text in sections.summary(full).verdicts)
 
 
-def test_what_steps_left_out_did_is_no_jump(tmp_path):
+def test_the_change_over_unmeasured_steps_is_no_discontinuity(tmp_path):
     run = write(tmp_path / "run.zarr", run_values(4)).load().copy(deep=True)
     run = run.assign_coords(step=[0, 1, 50, 51])
     for after, change in ((1, 0.125), (2, -1.75)):
         for name in ("loss_start", "loss_end"):
             run[name][after:] += change
-    book = balance(Run(run), "train")
-    assert (book.between, book.discontinuities, book.jumped) == (-1.625, 1, 0.125)
-    assert any("jumped once, +0.125 in sum" in text for _, text in sections.summary(Run(run)).verdicts)
+    check = check_conservation(Run(run), "train")
+    assert (check.unmeasured_change, check.discontinuities, check.discontinuity_change) == (-1.625, 1, 0.125)
+    assert any("(once, +0.125 in total)" in text for _, text in sections.summary(Run(run)).verdicts)
 
 
-def test_sampled_allocations_have_no_helping_percent_but_the_reason(tmp_path):
-    """Noise turns signs; losses are what a full-data estimator measures."""
+def test_sampled_allocations_have_the_reason_instead_of_helping_percentages(tmp_path):
+    """A sampled run has no losses, and noise changes the signs of its allocations."""
     lost = dict.fromkeys(("loss_start", "loss_end", "residual"), np.nan)
     with Record(tmp_path / "run.zarr", LAYOUT) as record:
         for step, row in enumerate(run_values(3)):
             record.update(replace(allocation(row, step), **lost))
     page = render_report(lca.open_record(tmp_path / "run.zarr"))
-    assert "No helping %: these allocations are estimates from samples" in page
-    assert "<th>helping" not in page
-    assert "helped; " not in page
+    assert NOISY[1:] in Page(page).text
+    assert ">helping</th>" not in page
+    assert "Averaged over the steps" not in page
 
 
 # Maps
 
 
-def test_columns_hold_every_step_once():
-    assert columns(1000, 100).tolist() == list(range(0, 1000, 10))
-    assert np.diff([*columns(257, 100), 257]).tolist() == 85 * [3] + [2]
-    assert all(len(columns(steps, 100)) <= 100 for steps in range(1, 500))
+def test_blocks_contain_every_step_once():
+    assert block_starts(1000, 100).tolist() == list(range(0, 1000, 10))
+    assert np.diff([*block_starts(257, 100), 257]).tolist() == 85 * [3] + [2]
+    assert all(len(block_starts(steps, 100)) <= 100 for steps in range(1, 500))
 
 
-def test_moments_of_layers_leave_nothing_out(tmp_path):
+def test_the_intervals_of_layers_contain_every_step(tmp_path):
     values = run_values(230)
-    moments = layer_moments(Run(write(tmp_path / "run.zarr", values)))
-    assert moments.shape == (1, 1 + 77, 2)  # of 3 steps, the last one of 2
-    assert moments[0, 0].tolist() == [values[:, :28].sum(), values[:, 28:].sum()]
-    np.testing.assert_array_equal(moments[0, 1:].sum(axis=0), moments[0, 0])
-    np.testing.assert_array_equal(moments[0, 2, 0], values[3:6, :28].sum())
+    intervals = layer_intervals(Run(write(tmp_path / "run.zarr", values)))
+    assert intervals.shape == (1, 1 + 77, 2)  # intervals of 3 steps, the last one of 2
+    assert intervals[0, 0].tolist() == [values[:, :28].sum(), values[:, 28:].sum()]
+    np.testing.assert_array_equal(intervals[0, 1:].sum(axis=0), intervals[0, 0])
+    np.testing.assert_array_equal(intervals[0, 2, 0], values[3:6, :28].sum())
 
 
-def test_details_are_the_values_of_the_record(full):
-    maps, skipped_steps = details(full)
+def test_detail_maps_show_the_values_of_the_record(full):
+    maps, skipped = detail_maps(full)
     assert [m.grid.name for m in maps] == [*LAYOUT.names, "neurons of fc1", "neurons of fc2"]
-    assert skipped_steps == 0
+    assert skipped == 0
     for which, loss_values in enumerate((run_values(), run_values() / 2)):
-        for moment, wanted in [(0, loss_values.sum(axis=0)), (5, loss_values[4])]:
-            limit = maps[0].limits[min(moment, 1)]
-            shown = decode(maps[0].codes[which, moment].astype(float), limit)
+        for interval, wanted in [(0, loss_values.sum(axis=0)), (5, loss_values[4])]:
+            limit = maps[0].limits[min(interval, 1)]
+            shown = decode(maps[0].codes[which, interval].astype(float), limit)
             cells = wanted[:24].reshape(4, 6)
-            assert np.all(np.abs(shown - cells) <= 0.02 * (np.abs(cells) + LINEAR * limit))
+            assert np.all(np.abs(shown - cells) <= 0.02 * (np.abs(cells) + LINEAR_FRACTION * limit))
             assert limit >= np.abs(cells).max()
 
 
-def test_values_kept_in_blocks_make_the_same_moments(tmp_path):
-    options = {"values": "float64", "block": 5}  # moments begin and end inside of blocks
+def test_values_stored_in_blocks_give_the_same_maps(tmp_path):
+    options = {"values": "float64", "block": 5}  # intervals start and end within blocks
     in_blocks = Run(write(tmp_path / "a.zarr", run_values(230), **options))
     in_blocks.record["values"] = in_blocks.record["values"].chunk(step=7)
     loaded = Run(write(tmp_path / "b.zarr", run_values(230), values="float64").load())
-    for left, right in zip(details(in_blocks)[0], details(loaded)[0], strict=True):
+    for left, right in zip(detail_maps(in_blocks)[0], detail_maps(loaded)[0], strict=True):
         np.testing.assert_array_equal(left.codes, right.codes)
 
 
-def test_neurons_are_shown_where_there_are_no_values(tmp_path):
+def test_neurons_are_shown_without_recorded_values(tmp_path):
     values = run_values(3)
-    [neurons, _], _ = details(Run(write(tmp_path / "run.zarr", values)))
+    [neurons, _], _ = detail_maps(Run(write(tmp_path / "run.zarr", values)))
     wanted = values[0, :24].reshape(4, 6).sum(axis=1) + values[0, 24:28]
     shown = decode(neurons.codes[0, 1].astype(float), neurons.limits[1])
-    assert np.abs(shown - wanted).max() <= 0.02 * (np.abs(wanted).max() + LINEAR * neurons.limits[1])
+    assert np.abs(shown - wanted).max() <= 0.02 * (np.abs(wanted).max() + LINEAR_FRACTION * neurons.limits[1])
 
 
 @pytest.mark.parametrize("side", [64, 12, 4, 3])
@@ -205,8 +210,8 @@ def test_neurons_are_shown_where_there_are_no_values(tmp_path):
 @pytest.mark.parametrize("axis", [0, 1])
 def test_cells_of_a_tensor_add_up(shape, side, axis):
     values = np.arange(np.prod(shape), dtype=float)
-    grid = Matrix("w", "fc", shape, axis)
-    cells = grid.cells(values, side)
+    grid = MatrixGrid("w", "fc", shape, axis)
+    cells = grid.cell_sums(values, side)
     assert cells.sum() == values.sum()
     assert cells.size == grid.count(side) <= side**2
     first = np.moveaxis(values.reshape(shape), axis, 0).reshape(shape[axis], -1)
@@ -215,18 +220,18 @@ def test_cells_of_a_tensor_add_up(shape, side, axis):
 
 
 @pytest.mark.parametrize("length", [1, 16, 17, 100, 5000])
-def test_cells_of_a_list_add_up_and_what_is_no_cell_is_empty(length):
-    cells = List("b", "fc", length, "neuron").cells(np.ones(length), 8)
+def test_cells_of_a_list_add_up_and_the_rest_is_empty(length):
+    cells = ListGrid("b", "fc", length, "neuron").cell_sums(np.ones(length), 8)
     assert np.nansum(cells) == length
-    count = List("b", "fc", length, "neuron").count(8)
+    count = ListGrid("b", "fc", length, "neuron").count(8)
     assert count <= 64
     assert np.array_equal(np.isnan(cells.ravel()), np.arange(cells.size) >= count)
 
 
-def test_codes_keep_sign_zero_and_two_percent():
+def test_codes_preserve_sign_and_zero_and_are_accurate_to_two_percent():
     values = np.concatenate([-np.logspace(-6, 0, 500), [0.0], np.logspace(-6, 0, 500)])
     shown = decode(encode(values, 1.0).astype(float), 1.0)
-    assert np.all(np.abs(shown - values) <= 0.02 * (np.abs(values) + LINEAR))
+    assert np.all(np.abs(shown - values) <= 0.02 * (np.abs(values) + LINEAR_FRACTION))
     assert encode(np.array([0.0, np.nan]), 1.0).tolist() == [0, EMPTY]
     assert encode(np.array([0.0, np.nan]), 0.0).tolist() == [0, EMPTY]
 
@@ -238,25 +243,25 @@ def test_a_large_network_stays_small(tmp_path):
     run = Run(
         write(tmp_path / "run.zarr", values, layout=layout, values="float32", names=("train", "heldout"))
     )
-    maps, skipped_steps = details(run)
-    assert sum(m.codes.size for m in maps) <= BYTES
+    maps, skipped = detail_maps(run)
+    assert sum(m.codes.size for m in maps) <= MAX_BYTES
     assert maps
-    assert skipped_steps == 0
+    assert skipped == 0
 
 
-def test_what_does_not_fit_is_counted_and_has_the_smallest_sums(tmp_path, monkeypatch):
-    monkeypatch.setattr("lca.report.moments.BYTES", 100)  # 30 cells, at 4 frames each, need 120
+def test_skipped_maps_are_counted_and_have_the_smallest_totals(tmp_path, monkeypatch):
+    monkeypatch.setattr("lca.report.moments.MAX_BYTES", 100)  # 30 cells, at 4 frames each, need 120
     values = run_values(3)
     run = Run(write(tmp_path / "run.zarr", values, values="float64"))
-    maps, skipped_steps = details(run)
+    maps, skipped = detail_maps(run)
     parts = {"fc1.weight": slice(24), "fc1.bias": slice(24, 28), "fc2.weight": slice(28, 36)}
     parts |= {"neurons of fc1": slice(28), "neurons of fc2": slice(28, 36)}
     sums = {name: abs(values[:, part].sum()) for name, part in parts.items()}
     shown = {each.grid.name for each in maps}
     assert max(sums, key=sums.get) in shown
     assert min(sums, key=sums.get) not in shown
-    assert skipped_steps == 5 - len(maps)
-    assert f"{skipped_steps} more, with smaller sums, were left out" in render_report(run.record)
+    assert skipped == 5 - len(maps)
+    assert f"{skipped} more map" in render_report(run.record)
 
 
 # Error bars
@@ -264,25 +269,26 @@ def test_what_does_not_fit_is_counted_and_has_the_smallest_sums(tmp_path, monkey
 
 def test_error_bars_bound_the_error_of_the_sum(tmp_path):
     run = Run(write(tmp_path / "run.zarr", run_values(4), extra=replicates))
-    # A node's copies of fc1 (28 entries) differ by 56: variance of their mean 56²/4; two nodes a step.
+    # The replicates of fc1 (28 entries) at a node differ by 56, so the variance of their mean is 56²/4.
+    # A step has two nodes.
     step = np.sqrt(2 * 28.0**2)
     bound = sections._stderr_bound(run, "train")
     np.testing.assert_allclose(bound[0], np.sqrt(2 * 4) * step, rtol=1e-12)
-    shared = np.sqrt(2 * 28.0**2 + 3 * 56.0**2)  # 5 nodes, of which 3 are in two steps, all of one sign
+    shared = np.sqrt(2 * 28.0**2 + 3 * 56.0**2)  # 5 nodes, of which 3 belong to two steps
     assert shared <= bound[0]
     section = sections.layers(run)
     assert "± at most" in section.tables[0].head
-    assert "one standard error" in section.charts[0].caption
+    assert "upper bound of one standard error" in section.charts[0].caption
 
 
-def test_no_error_bar_where_a_step_has_no_error(tmp_path):
+def test_no_error_bars_if_the_error_of_a_step_is_missing(tmp_path):
     run = Run(write(tmp_path / "run.zarr", run_values(4), extra=lambda t, r: replicates(t, r) if t else {}))
-    assert np.isfinite(run.stderr("train")[1:]).all()
+    assert np.isfinite(run.layer_stderr("train")[1:]).all()
     assert sections._stderr_bound(run, "train") is None
     assert "± at most" not in sections.layers(run).tables[0].head
 
 
-def test_without_error_bars_none_are_claimed(full):
+def test_without_errors_no_error_bars_are_mentioned(full):
     section = sections.layers(full)
     assert "± at most" not in section.tables[0].head
     assert "standard error" not in section.charts[0].caption
@@ -314,29 +320,29 @@ def test_charts_show_the_numbers_of_the_record(full):
 def test_long_runs_are_thinned_but_keep_both_ends():
     chart = charts.cumulative_chart(np.arange(10_001), np.ones((10_000, 1)), ["a"])
     x = chart.renderers[0].data_source.data["x"]
-    assert len(x) <= charts.POINTS + 1
+    assert len(x) <= charts.MAX_POINTS + 1
     assert (x[0], x[-1]) == (0, 10_000)
 
 
 def test_many_layers_have_grey_lines_and_a_legend_that_fits():
     chart = charts.cumulative_chart(np.arange(4), -np.ones((3, 50)), [f"l{i}" for i in range(50)])
     assert len(chart.renderers) == 50
-    assert len(chart.legend[0].items) == charts.NAMED_LINES + 1
+    assert len(chart.legend[0].items) == charts.MAX_COLORED_LINES + 1
 
 
-def test_very_many_layers_over_many_steps_make_no_large_chart():
-    rows = np.random.default_rng(0).normal(size=(10_000, 400))  # noise cannot be compressed
+def test_the_chart_of_many_layers_and_steps_stays_small():
+    rows = np.random.default_rng(0).normal(size=(10_000, 400))  # noise is incompressible
     chart = charts.cumulative_chart(np.arange(10_001), rows, [f"block{i}.attention" for i in range(400)])
     assert len(json.dumps(json_item(chart))) < 2_500_000
 
 
-def test_classes_have_a_table_and_are_no_main_losses(tmp_path):
+def test_classes_have_a_table_and_are_not_main_losses(tmp_path):
     names = ("train", "train/penalty", "class 0", "class 1")
     run = Run(write(tmp_path / "run.zarr", run_values(3), names=names))
     assert run.losses == ("train",)
     table = sections.classes(run).tables[0]
     assert table.head == ("", "0", "1")
-    assert table.rows[0][1] == charts.signed(run_values(3)[:, :28].sum() / 4)
+    assert table.rows[0][1] == format_signed(run_values(3)[:, :28].sum() / 4)
 
 
 @pytest.mark.parametrize(
@@ -346,20 +352,20 @@ def test_classes_have_a_table_and_are_no_main_losses(tmp_path):
         (("train", "train/class 0", "held/class 0"), ("", "train/class 0", "held/class 0")),
     ],
 )
-def test_classes_that_are_terms_of_a_loss_are_found(tmp_path, names, head):
+def test_terms_of_a_loss_can_be_classes(tmp_path, names, head):
     run = Run(write(tmp_path / "run.zarr", run_values(3), names=names))
     assert sections.classes(run).tables[0].head == head
     assert run.losses == tuple(name for name in names if "/" not in name)
 
 
-def test_how_it_was_measured_and_how_to_cite(tmp_path):
+def test_method_and_citation_are_shown(tmp_path):
     record = write(tmp_path / "run.zarr", run_values(3), estimator=lca.PathIntegral(), settings={"lr": 0.5})
     text = Page(render_report(record)).text
     for said in ("PathIntegral(", "0.5", "36 in 3 tensors", "@inproceedings{lan2019lca", "3, from 0 to 2"):
         assert said in text, said
 
 
-# What a record may lack
+# Optional data
 
 
 @pytest.mark.parametrize("steps", [1, 2, 150])
@@ -372,7 +378,7 @@ def test_how_it_was_measured_and_how_to_cite(tmp_path):
         (("train", "heldout"), {"values": "float32", "neurons": False}),
     ],
 )
-def test_a_page_is_made_of_whatever_there_is(tmp_path, steps, names, options):
+def test_the_page_shows_what_the_record_has(tmp_path, steps, names, options):
     page = render_report(write(tmp_path / "run.zarr", run_values(steps), names=names, **options))
     ids = Page(page).ids()
     assert len(ids) == len(set(ids))
@@ -389,7 +395,7 @@ def test_a_run_without_losses_or_movement_has_a_page(tmp_path):
     page = Page(render_report(record))
     assert "loss" not in page.ids()
     assert "Not checked" in page.text
-    assert "Every allocation is 0 exactly" in page.text
+    assert "Every allocation is exactly 0" in page.text
 
 
 def test_a_record_without_steps_is_refused(tmp_path):
@@ -400,7 +406,7 @@ def test_a_record_without_steps_is_refused(tmp_path):
         render_report(empty)
 
 
-# Nothing is taken for code, nothing is fetched
+# Safety
 
 
 @pytest.fixture
@@ -426,14 +432,14 @@ def test_names_are_escaped(hostile):
 
 
 def test_no_name_is_read_as_tex(hostile):
-    """Bokeh would fetch MathJax for it."""
+    """For TeX, Bokeh would load MathJax from the network."""
     for figure in (chart.figure for chart in sections.layers(Run(hostile)).charts):
         drawn = [item.label.value for item in figure.legend[0].items]
         drawn += [text for axis in figure.yaxis for text in axis.major_label_overrides.values()]
         assert not [text for text in drawn if re.search(r"\$\$|\\\(|\\\[", text)]
 
 
-def test_the_page_refers_to_nothing_outside(full):
+def test_the_page_has_no_external_links(full):
     parsed = Page(render_report(full.record))
     links = [attrs.get(key, "") for _, attrs in parsed.tags for key in ("src", "href", "action", "data")]
     assert [link for link in links if link and not link.startswith(("#", "data:"))] == []
@@ -445,7 +451,7 @@ def test_the_page_refers_to_nothing_outside(full):
 # Writing
 
 
-def test_the_command_writes_the_page_and_says_where(tmp_path, capsys):
+def test_the_command_writes_the_page_and_prints_its_path(tmp_path, capsys):
     write(tmp_path / "run.zarr", run_values(3))
     out = tmp_path / "report.html"
     assert main(["report", str(tmp_path / "run.zarr"), "-o", str(out)]) == 0
@@ -454,13 +460,13 @@ def test_the_command_writes_the_page_and_says_where(tmp_path, capsys):
     assert out.stat().st_size < 2_000_000
 
 
-def test_no_record_is_one_line(tmp_path, capsys):
+def test_a_missing_record_is_reported_in_one_line(tmp_path, capsys):
     assert main(["report", str(tmp_path / "none.zarr"), "-o", str(tmp_path / "report.html")]) == 2
     assert "there is no record" in capsys.readouterr().err
     assert not (tmp_path / "report.html").exists()
 
 
-def test_an_unwritable_place_is_refused_and_a_page_that_was_there_stays(tmp_path):
+def test_an_unwritable_path_is_refused_and_an_existing_page_is_kept(tmp_path):
     write(tmp_path / "run.zarr", run_values(3))
     (tmp_path / "file").write_text("in the way")
     with pytest.raises(OutputError, match="cannot write to the folder"):

@@ -111,9 +111,9 @@ def figures(train: Seen, heldout: Seen) -> dict[str, Any]:
         "helping_percent": float(signs.mean_helping_percent()),
         "zero_percent": float(signs.mean_zero_percent()),
         "by_layer": [asdict(r) for r in analysis.helping_table(train.groups.names, train.signs.per_group())],
-        "tails": asdict(analysis.tails_of_counts(edges, helping, hurting)),
+        "tails": asdict(analysis.tails_from_histogram(edges, helping, hurting)),
         "weibull": asdict(
-            analysis.fit_weibull_counts(edges, helping + hurting, block=1 if len(helping) > 1 else None)
+            analysis.fit_weibull_histogram(edges, helping + hurting, block=1 if len(helping) > 1 else None)
         ),
         "steps_per_turn": turns / max(1, int(moves.turns.sum())),
         "steps_per_gradient_sign_change": turns / max(1, int(moves.sign_changes.sum())),
@@ -132,7 +132,7 @@ def synchrony(seen: Seen) -> dict[str, Any]:
     block = max(10, len(seen.layers.rows) // 10)
     found = {}
     for name, rows in series.items():
-        every, lowest = analysis.peak_moments(rows), analysis.peak_moments(rows, top=TOP)
+        every, lowest = analysis.learning_peaks(rows), analysis.learning_peaks(rows, top=TOP)
         tests = {
             f"{name}, all minima": analysis.synchrony_test(every, permutations=SHIFTS),
             f"{name}, {TOP} lowest, in blocks": analysis.synchrony_test(

@@ -89,7 +89,7 @@ def layers(runs: list[Run]) -> Iterator[str]:
     names = runs[0]["layers"]
     totals, heldout = (np.array([r[key] for r in runs]) for key in ("totals", "heldout_totals"))
     helping = np.mean([[row["helping_percent"] for row in r["by_layer"]] for r in runs], axis=0)
-    tests = analysis.seeds_t_test(names, totals) if len(runs) > 1 else [None] * len(names)
+    tests = analysis.t_test_over_seeds(names, totals) if len(runs) > 1 else [None] * len(names)
     rows = zip(names, totals.mean(axis=0), tests, heldout.mean(axis=0), helping, strict=True)
     for name, mean, test, other, percent in rows:
         tested = f"{test.low:+.4f} … {test.high:+.4f} | {test.p_adjusted:.2g}" if test else "one seed | "
