@@ -112,9 +112,9 @@ def test_json_keeps_every_bit_and_refuses_nan():
 def test_sampled_allocations_have_no_helping_percent_but_the_reason():
     lost = dict.fromkeys(("loss_start", "loss_end", "residual"), np.nan)
     full, sampled = views(*two_steps()), views(*(replace(a, **lost) for a in two_steps()))
-    assert "helping_refused" not in summarize(full)
+    assert "helping_percent_note" not in summarize(full)
     found = summarize(sampled)
     assert found["helping_percent"] is None
     assert set(found["helping_percent_per_tensor"].values()) == {None}
-    assert "noise turns signs" in found["helping_refused"]
+    assert "noise turns signs" in found["helping_percent_note"]
     assert found["zero_percent"] == summarize(full)["zero_percent"]

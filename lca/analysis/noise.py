@@ -53,10 +53,10 @@ def helping_table(names: Sequence[str], signs: Signs) -> list[HelpingRow]:
     [HelpingRow(name='fc', helping_percent=62.5, pooled_percent=66.66666666666667, zero_percent=25.0, \
 steps_without=0)]
     """
-    if signs.negative.ndim != 2:
-        raise LCAError(f"a helping table needs counts of shape (steps, groups), got {signs.negative.shape}.")
-    names = check_names(names, signs.negative.shape[1], "the counts")
-    pooled = Signs(*(counts.sum(axis=0) for counts in (signs.negative, signs.positive, signs.zero)))
+    if signs.helping.ndim != 2:
+        raise LCAError(f"a helping table needs counts of shape (steps, groups), got {signs.helping.shape}.")
+    names = check_names(names, signs.helping.shape[1], "the counts")
+    pooled = Signs(*(counts.sum(axis=0) for counts in (signs.helping, signs.hurting, signs.zero)))
     columns = (
         signs.mean_helping_percent().tolist(),
         pooled.helping_percent().tolist(),

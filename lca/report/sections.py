@@ -149,7 +149,7 @@ def noise(run: Run) -> Section:
     first = run.losses[0]
     signs, shown = run.signs(first), []
     sampled = run.sampled(first)
-    negative, positive, zero = (c.sum(axis=1) for c in (signs.negative, signs.positive, signs.zero))
+    negative, positive, zero = (c.sum(axis=1) for c in (signs.helping, signs.hurting, signs.zero))
     overall = type(signs)(negative, positive, zero)
     if not sampled:
         helping = charts.helping_chart(run.steps, overall.helping_percent(), overall.zero_percent())
