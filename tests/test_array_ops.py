@@ -20,7 +20,7 @@ def test_laws(law, values):
     law(NUMPY, values)
 
 
-@pytest.mark.parametrize("values", SUBNORMAL, ids=["float32", "float64"])
+@pytest.mark.parametrize("values", SUBNORMAL.values(), ids=SUBNORMAL)
 @pytest.mark.parametrize("law", LAWS, ids=lambda law: law.__name__)
 def test_laws_of_the_smallest_numbers(law, values):
     law(NUMPY, values)

@@ -162,6 +162,19 @@ def test_all_readers_of_a_row_share_three_reductions(tmp_path):
     views.log.close()
 
 
+def test_what_is_read_twice_is_reduced_once():
+    def read(found):
+        row = Row(found, LAYOUT)
+        for _ in range(2):
+            assert row.magnitudes.any()
+            assert row.scalars["total"] == row.total
+            assert [len(row.totals(by)) for by in GROUPS] == [len(LAYOUT.groups(by)) for by in GROUPS]
+            assert row.signs("tensor").zero.sum() == row.signs("layer").zero.sum()
+
+    assert counted(read) == ONE_PASS_EACH
+    assert LAYOUT.groups("neuron") is LAYOUT.groups("neuron")  # whose labels are slow to make
+
+
 def test_without_neurons_and_histogram_one_reduction_is_left(tmp_path):
     with Record(tmp_path / "run.zarr", LAYOUT, neurons=False, histogram=False) as record:
         assert counted(record.update) == {"sums_and_signs": 1}

@@ -261,8 +261,12 @@ REDUCTIONS = [
 ]
 LAWS = ARITHMETIC + REDUCTIONS
 
-SUBNORMAL = [
-    np.resize(np.array([*SMALLEST, 0.0, -1.0, *(-v for v in SMALLEST), 2.0], dtype), LAYOUT.size)
+SUBNORMAL = {
+    f"{np.dtype(dtype).name}, {name}": np.resize(np.array(entries, dtype), LAYOUT.size)
     for dtype in (np.float32, np.float64)
-]
+    for name, entries in {
+        "among others": [*SMALLEST, 0.0, -1.0, *(-v for v in SMALLEST), 2.0],
+        "alone": [*SMALLEST, 0.0, SMALLEST[0], -SMALLEST[1]],
+    }.items()
+}
 """Fixed examples, found by random search: TensorFlow replaced 1.2e-38, divided by 2, by 0."""

@@ -27,7 +27,7 @@ def test_laws(kind, law, values):
 
 @laws
 @kinds
-@pytest.mark.parametrize("values", SUBNORMAL, ids=["float32", "float64"])
+@pytest.mark.parametrize("values", SUBNORMAL.values(), ids=SUBNORMAL)
 def test_laws_of_the_smallest_numbers(kind, law, values):
     law(kind, values)
 

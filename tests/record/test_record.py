@@ -31,6 +31,7 @@ from lca.row import BIN_EDGES, Row
 from lca.summary import RunViews
 from lca.tolerances import EPS64, summed
 from lca.views import GroupTotals
+from tests.sampled import sampled_allocation
 
 LAYOUT = Layout(("a.weight", "a.bias", "b.weight"), ((2, 3), (2,), (4, 2)))
 
@@ -156,6 +157,14 @@ def test_the_standard_error_is_that_of_the_mean_of_the_replicates(tmp_path):
     error = abs(run.tensor_stderr.sel(tensor="b.weight")[0, 0] - np.sqrt(sum(of_nodes)))
     assert error <= summed(np.sqrt(sum(of_nodes)), EPS64)
     assert np.isnan(run.tensor_stderr[1:]).all()  # not those of the row that was there before
+
+
+def test_the_record_says_which_losses_are_sampled(tmp_path):
+    estimate = replace(sampled_allocation(), values=np.ones(LAYOUT.size))
+    with Record(tmp_path / "r", LAYOUT) as record:
+        record.update({"train": allocation(0), "estimate": estimate})
+    run = open_record(tmp_path / "r").load()
+    assert run.sampled.sel(measured=["train", "estimate"]).values.tolist() == [[False, True]]
 
 
 # --- reading while it is written -------------------------------------------------------------------------
