@@ -266,7 +266,7 @@ SUBNORMAL = {
     for dtype in (np.float32, np.float64)
     for name, entries in {
         "among others": [*SMALLEST, 0.0, -1.0, *(-v for v in SMALLEST), 2.0],
-        "alone": [*SMALLEST, 0.0, SMALLEST[0], -SMALLEST[1]],
+        "alone": [*SMALLEST, 0.0, SMALLEST[0], -3 * SMALLEST[1]],
     }.items()
 }
 """Fixed examples, found by random search: TensorFlow replaced 1.2e-38, divided by 2, by 0."""
