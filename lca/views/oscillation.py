@@ -32,23 +32,23 @@ class Oscillation:
     """
 
     def __init__(self) -> None:
-        self._reductions: ArrayOps | None = None
+        self._ops: ArrayOps | None = None
         self._turns: tuple[Native, Native] = (None, None)
         self._changes: tuple[Native, Native] = (None, None)
 
     def update(self, allocation: StepAllocation) -> None:
         """Process one step (`View.update`)."""
         step = step_of(allocation, "turns")
-        movement, on = step.end - step.start, array_ops(allocation.values)
-        if self._reductions is None:
-            zeros = np.zeros(on.size(allocation.values), np.int8)
+        movement, ops = step.end - step.start, array_ops(allocation.values)
+        if self._ops is None:
+            zeros = np.zeros(ops.size(allocation.values), np.int8)
             for name in ("_turns", "_changes"):
                 counts, last = zeros.astype(np.int32), zeros.copy()
-                setattr(self, name, (on.native(counts, movement), on.native(last, movement)))
-        self._reductions = on
-        moved = on.signs(movement)
-        self._turns = on.changes(*self._turns, moved)
-        self._changes = on.changes(*self._changes, on.signs(allocation.values) * moved)
+                setattr(self, name, (ops.native(counts, movement), ops.native(last, movement)))
+        self._ops = ops
+        moved = ops.signs(movement)
+        self._turns = ops.changes(*self._turns, moved)
+        self._changes = ops.changes(*self._changes, ops.signs(allocation.values) * moved)
 
     @property
     def turns(self) -> np.ndarray:
@@ -61,6 +61,6 @@ class Oscillation:
         return self._numpy(self._changes[0])
 
     def _numpy(self, counts: Native) -> np.ndarray:
-        if self._reductions is None:
+        if self._ops is None:
             return np.zeros(0, np.int32)
-        return self._reductions.to_numpy(counts).copy()
+        return self._ops.to_numpy(counts).copy()

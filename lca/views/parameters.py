@@ -54,9 +54,9 @@ class ParameterTrace:
         LCAError
             If the estimator did not set `lca.StepAllocation.source`.
         """
-        step, on = step_of(allocation, "traces of parameters"), array_ops(allocation.values)
+        step, ops = step_of(allocation, "traces of parameters"), array_ops(allocation.values)
         start, end, values = (
-            on.take(vector, self._positions) for vector in (step.start, step.end, allocation.values)
+            ops.take(vector, self._positions) for vector in (step.start, step.end, allocation.values)
         )
         self._rows.append((start, end - start, values))
 

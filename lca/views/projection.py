@@ -65,12 +65,12 @@ class BasisProjection:
         """Process one step (`View.update`)."""
         step = step_of(allocation, "projections")
         values, movement = allocation.values, step.end - step.start
-        on = array_ops(values)
+        ops = array_ops(values)
         if self._native is None:
-            self._native = on.native(self._basis, values)
-        gradient = on.products(self._native, on.ratio(values, movement))
-        self._rows.append(gradient * on.products(self._native, movement))
-        self._totals.append(float(on.sums(values, [Slices(0, 1, 1, on.size(values))])[0]))
+            self._native = ops.native(self._basis, values)
+        gradient = ops.products(self._native, ops.ratio(values, movement))
+        self._rows.append(gradient * ops.products(self._native, movement))
+        self._totals.append(float(ops.sums(values, [Slices(0, 1, 1, ops.size(values))])[0]))
 
     @property
     def rows(self) -> np.ndarray:

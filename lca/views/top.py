@@ -41,8 +41,8 @@ class TopParameters:
 
     def update(self, allocation: StepAllocation) -> None:
         """Process one step (`View.update`)."""
-        self._reductions = array_ops(allocation.values)
-        self._totals = self._reductions.accumulated(self._totals, allocation.values)
+        self._ops = array_ops(allocation.values)
+        self._totals = self._ops.accumulated(self._totals, allocation.values)
 
     def helping(self, k: int = 10) -> list[Entry]:
         """The k parameters with the most negative totals, in ascending order; fewer if fewer are negative.
@@ -70,8 +70,8 @@ class TopParameters:
         if self._totals is None:
             return [], []
         both = []
-        for positions in self._reductions.extremes(self._totals, min(k, self.layout.size)):
-            totals = self._reductions.take(self._totals, positions).tolist()
+        for positions in self._ops.extremes(self._totals, min(k, self.layout.size)):
+            totals = self._ops.take(self._totals, positions).tolist()
             names = [self.layout.label(int(i)) for i in positions]
             both.append([Entry(*pair) for pair in zip(names, totals, strict=True)])
         return both[0], both[1]
