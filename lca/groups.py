@@ -1,7 +1,7 @@
-"""`Groups`: a partition of the entries of θ, and sums and counts within it.
+"""`Groups`: a partition of the entries of θ, with sums and counts within each group.
 
-Entries of a tensor, layer or neuron lie together or at equal distances, so a group is a few `Slices`, summed
-along axes: that needs no index of length K and is several times faster than one.
+The entries of a tensor, layer or neuron are adjacent or equally spaced in θ. A group is therefore a few
+`Slices` that are summed along axes, which is several times faster than an index of length K.
 """
 
 import math
@@ -16,7 +16,7 @@ from lca.arrays import Slices, Vector, array_ops
 
 
 class SignCounts(NamedTuple):
-    """How many parameters of each group have A < 0, A > 0, and A = 0 exactly; integers (groups,)."""
+    """Numbers of entries of each group with v < 0, v > 0, and v = 0 exactly; integers (groups,)."""
 
     negative: np.ndarray
     positive: np.ndarray
@@ -24,16 +24,16 @@ class SignCounts(NamedTuple):
 
 
 class Groups:
-    """A partition of the K entries of θ; `lca.Layout.groups` makes them.
+    """A partition of the K entries of θ, made by `lca.Layout.groups`.
 
     Parameters
     ----------
     names
-        One a group.
+        The names of the groups.
     slices
-        Consecutive parts of θ, each split into sums.
+        Consecutive slices of θ, each of which is split into sums.
     ids
-        The number of the group that each sum belongs to.
+        The number of the group to which each sum belongs, shape (sums,).
 
     Examples
     --------
@@ -47,14 +47,14 @@ class Groups:
 
     def __init__(self, names: Sequence[str], slices: Sequence[Slices], ids: np.ndarray) -> None:
         self.names, self.slices, self.ids = tuple(names), tuple(slices), ids
-        self._each_is_one = np.array_equal(ids, np.arange(len(names)))
+        self._one_sum_each = np.array_equal(ids, np.arange(len(names)))
 
     def __len__(self) -> int:
         return len(self.names)
 
     @cached_property
     def index(self) -> np.ndarray:
-        """The number of the group of every entry, shape (K,); nothing here needs it."""
+        """The number of the group of every entry, shape (K,); no reduction of the library needs it."""
         parts, at = [], 0
         for part in self.slices:
             ids = self.ids[at : at + part.width].reshape(1, -1, 1)
@@ -64,23 +64,18 @@ class Groups:
 
     @property
     def parameters(self) -> int:
-        """K."""
+        """K, the number of entries of θ."""
         return int(self.sizes.sum())
 
     @cached_property
     def sizes(self) -> np.ndarray:
-        """Number of entries of each group, shape (groups,)."""
-        return self._merged(
-            np.repeat([part.outer * part.inner for part in self.slices], [part.width for part in self.slices])
-        )
+        """Number of entries of each group, integers (groups,)."""
+        lengths, widths = zip(*((part.outer * part.inner, part.width) for part in self.slices), strict=True)
+        return self.merged(np.repeat(lengths, widths))
 
     def total(self, values: Vector) -> np.ndarray:
         """Sum ``values`` (K,), of any backend, within each group; float64, shape (groups,)."""
         return self.merged(array_ops(values).sums(values, self.slices))
-
-    def merged(self, sums: np.ndarray) -> np.ndarray:
-        """Group totals from the sums of `slices`; tensors and layers share theirs, so one pass does."""
-        return sums if self._each_is_one else np.bincount(self.ids, sums, minlength=len(self))
 
     def signs(self, values: Vector) -> SignCounts:
         """Count the signs of ``values`` (K,), of any backend, within each group.
@@ -90,30 +85,40 @@ class Groups:
         >>> groups.signs(np.array([1.0, 0.0, -4.0]))
         SignCounts(negative=array([0, 1]), positive=array([1, 0]), zero=array([1, 0]))
         """
-        negative, positive = (self._merged(row) for row in array_ops(values).sign_counts(values, self.slices))
+        return self.merged_signs(array_ops(values).sums_and_signs(values, self.slices)[1])
+
+    def merged(self, sums: np.ndarray) -> np.ndarray:
+        """The group totals of the sums (or counts) of `slices`, in the same dtype; shape (groups,).
+
+        The slices of tensors and of layers are the same, so one pass over θ serves both.
+
+        >>> from lca import Layout
+        >>> Layout(("a.w", "a.b"), ((2,), (1,))).groups("layer").merged(np.array([1.0, 2.0]))
+        array([3.])
+        """
+        if self._one_sum_each:
+            return sums
+        return np.bincount(self.ids, sums, minlength=len(self)).astype(sums.dtype)
+
+    def merged_signs(self, counts: np.ndarray) -> SignCounts:
+        """The `SignCounts` of the groups from the counts (2, sums) that `ArrayOps.sums_and_signs` returns."""
+        negative, positive = map(self.merged, counts)
         return SignCounts(negative, positive, self.sizes - negative - positive)
 
     def count(self, mask: np.ndarray) -> np.ndarray:
-        """Count the true entries of ``mask`` (K,) within each group; integers of shape (groups,)."""
+        """Count the true entries of ``mask`` (K,) within each group; integers (groups,)."""
         return self.total(mask.astype(np.float64)).astype(np.int64)
-
-    def _merged(self, counts: np.ndarray) -> np.ndarray:
-        if self._each_is_one:
-            return counts
-        merged = np.zeros(len(self), np.int64)
-        np.add.at(merged, self.ids, counts)
-        return merged
 
 
 def by_label(labels: Sequence[str], sizes: Sequence[int]) -> Groups:
-    """Groups of whole tensors: those with the same label belong together."""
+    """Groups of whole tensors: tensors with the same label form one group."""
     numbers = {name: i for i, name in enumerate(dict.fromkeys(labels))}
     slices = [Slices(start, 1, 1, size) for start, size in zip(_starts(sizes), sizes, strict=True)]
     return Groups(tuple(numbers), slices, np.array([numbers[label] for label in labels]))
 
 
 def by_neuron(layers: Sequence[str], shapes: Sequence[tuple[int, ...]], axes: Sequence[int | None]) -> Groups:
-    """Groups of output neurons or channels: of equal number along ``axes`` in tensors of the same layer."""
+    """Groups of output neurons or channels: equal index along ``axes`` in the tensors of one layer."""
     numbers: dict[str, int] = {}
     slices, ids = [], []
     for layer, shape, axis, start in zip(layers, shapes, axes, _starts(map(math.prod, shapes)), strict=True):

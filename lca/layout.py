@@ -174,6 +174,19 @@ class Layout:
         (one group an output neuron or channel, weights and bias together), or any mapping or function
         from tensor name to group name.
         """
+        if isinstance(by, str) and by in self._named_groups:
+            return self._named_groups[by]
+        found = self._groups(by)
+        if isinstance(by, str):
+            self._named_groups[by] = found
+        return found
+
+    @cached_property
+    def _named_groups(self) -> dict[str, Groups]:
+        """The groups asked for by name so far; every reader of a run shares them."""
+        return {}
+
+    def _groups(self, by: GroupBy | Mapping[str, str] | Callable[[str], str]) -> Groups:
         if by == "neuron":
             assert self.neuron_axes is not None
             return by_neuron([_layer(name) for name in self.names], self.shapes, self.neuron_axes)

@@ -1,7 +1,4 @@
-"""The summary of a run: what `lca demo` prints and writes to ``summary.json``.
-
-Everything in it follows from the seed and the settings, except ``seconds``.
-"""
+"""The summary of a run: what a tracker's ``summary()`` returns and `lca demo` writes to ``summary.json``."""
 
 import json
 import math
@@ -11,19 +8,41 @@ from typing import Any
 
 import numpy as np
 
-from lca.allocation import StepAllocation
 from lca.layout import Layout
-from lca.views import GroupTotals, HelpingCounts, LogHistogram, Trace
+from lca.row import Row
+from lca.views import GroupTotals, HelpingCounts, LogHistogram, RowView, Trace
 from lca.views.signs import NOISY
 
 
 @dataclass(frozen=True, eq=False)
-class RunViews:
-    """The views of one measured loss along a run; itself a `View`.
+class RunViews(RowView):
+    """The views of one measured loss from which `summarize` makes its summary; the default of a tracker.
 
-    Memory: O(K), and a few numbers a step and tensor.
+    Memory: a few numbers a step and tensor.
+
+    Attributes
+    ----------
+    layout
+        The layout of the parameters.
+    trace
+        The scalars of every step.
+    tensors, layers
+        The totals of every step and of the run.
+    signs
+        Counts of helping, hurting and zero parameters, by tensor.
+    histogram
+        The distribution of |A|.
+
+    Examples
+    --------
+    >>> from lca import StepAllocation
+    >>> run = RunViews.of(Layout(("fc.weight", "fc.bias"), ((1, 2), (1,))))
+    >>> run.update(StepAllocation(np.array([-1.0, 0.0, 0.5]), 2.0, 1.75, residual=0.25, mass=1.5))
+    >>> run.layers.by_name(), run.trace.rows["mass"]
+    ({'fc': -0.5}, array([1.5]))
     """
 
+    layout: Layout
     trace: Trace
     tensors: GroupTotals
     layers: GroupTotals
@@ -34,25 +53,39 @@ class RunViews:
     def of(cls, layout: Layout) -> "RunViews":
         """Fresh views for the tensors and layers of ``layout``."""
         tensors, layers = layout.groups("tensor"), layout.groups("layer")
-        return cls(Trace(), GroupTotals(tensors), GroupTotals(layers), HelpingCounts(tensors), LogHistogram())
+        return cls(
+            layout, Trace(), GroupTotals(tensors), GroupTotals(layers), HelpingCounts(tensors), LogHistogram()
+        )
 
-    def update(self, allocation: StepAllocation) -> None:
-        for view in (self.trace, self.tensors, self.layers, self.signs, self.histogram):
-            view.update(allocation)
+    def read(self, row: Row) -> None:
+        """Process the row of one step."""
+        self.trace.add(row.scalars)
+        self.tensors.add(row.totals("tensor"))
+        self.layers.add(row.totals("layer"))
+        self.signs.add(row.signs("tensor"))
+        self.histogram.add(row.magnitudes, self.layout.size)
 
 
 def summarize(run: RunViews) -> dict[str, Any]:
-    """One measured loss in numbers: plain Python values, ready for JSON.
+    """The summary of one measured loss: plain Python values, ready for JSON.
 
     ``loss_end - loss_start = lca_total + state_change + residual + unmeasured_change`` up to float64
-    rounding. The first three are sums over the measured steps; ``unmeasured_change`` is what happened to the
-    loss between the end of one and the start of the next: steps left out (``every=``), and jumps.
-    Allocations, residuals and ``mass`` are in units of the loss, negative = helped. ``helping_percent`` is
-    the mean over the steps that have one (`Signs`), ``null`` if none has. From an estimator on samples or
-    batches there are no losses (NaN) and no helping percentages (``null``); ``helping_refused`` says why.
+    rounding. The first three terms are sums over the measured steps; ``unmeasured_change`` is the change of
+    the loss between the end of one measured step and the start of the next (steps skipped by ``every=``, and
+    discontinuities). Allocations, residuals and ``mass`` are in units of the loss; negative: helping.
+
+    ``helping_percent`` is the mean over the steps that have one (`lca.views.Signs`), or ``None``. For
+    sampled allocations the losses are NaN, the helping percentages are ``None``, and
+    ``helping_percent_note`` says why.
+
+    Parameters
+    ----------
+    run
+        The views of at least one step.
 
     Examples
     --------
+    >>> from lca import StepAllocation
     >>> run = RunViews.of(Layout(("fc.weight", "fc.bias"), ((1, 2), (1,))))
     >>> run.update(StepAllocation(np.array([-1.0, 0.0, 0.5]), 2.0, 1.75, residual=0.25, mass=1.5))
     >>> summary = summarize(run)
@@ -60,62 +93,80 @@ def summarize(run: RunViews) -> dict[str, Any]:
     (-0.5, {'fc.weight': -1.0, 'fc.bias': 0.5}, 50.0)
     """
     rows, signs = run.trace.rows, run.signs.per_step()
-    sampled = bool(np.isnan(rows["loss_end"]).any())
-    loss_start, loss_end = float(rows["loss_start"][0]), float(rows["loss_end"][-1])
-    lca_total, state_change = float(rows["total"].sum()), float(rows["state_change"].sum())
+    sampled = bool(rows["sampled"].any())
     return {
-        "parameters": run.tensors.groups.parameters,
+        "parameters": run.layout.size,
         "steps": len(rows),
-        "loss_start": loss_start,
-        "loss_end": loss_end,
-        "lca_total": lca_total,
+        "loss_start": float(rows["loss_start"][0]),
+        "loss_end": float(rows["loss_end"][-1]),
+        "lca_total": float(rows["total"].sum()),
         "residual": float(rows["residual"].sum()),
-        "state_change": state_change,
+        "state_change": float(rows["state_change"].sum()),
         "unmeasured_change": float((rows["loss_start"][1:] - rows["loss_end"][:-1]).sum()),
         "mass": float(rows["mass"].sum()),
         "max_step_residual": float(np.abs(rows["residual"]).max()),
         "unconverged_steps": int(np.count_nonzero(~rows["converged"])),
         "full_gradients_per_step": float(rows["full_gradients"].mean()),
         "helping_percent": None if sampled else _number(signs.mean_helping_percent()),
-        **({"helping_refused": NOISY} if sampled else {}),
+        **({"helping_percent_note": NOISY} if sampled else {}),
         "zero_percent": _number(signs.mean_zero_percent()),
         "steps_without_helping_percent": int(signs.steps_without_percent()),
         "per_tensor": run.tensors.by_name(),
-        "helping_percent_per_tensor": _helping_by_name(run.signs, sampled=sampled),
+        "helping_percent_per_tensor": _helping_by_name(run, sampled=sampled),
     }
 
 
 def summarize_run(
     settings: Mapping[str, Any], train: RunViews, heldout: RunViews, *, seconds: Mapping[str, float]
 ) -> dict[str, Any]:
-    """The whole of ``summary.json``: settings, the training loss, the held-out loss, times.
+    """All of ``summary.json``: the settings, the training loss, the held-out loss, and times.
+
+    Everything but ``seconds`` is determined by the settings.
 
     Parameters
     ----------
     settings
         What determines the run: backend, dtype, seed, ...
     train, heldout
-        Views of both losses along the same steps. The held-out loss is found under ``heldout``.
+        The views of both losses along the same steps. The summary of the second is under ``heldout``.
     seconds
-        ``train`` and ``allocate``: the only numbers that change from one run to the next.
+        The times ``train`` and ``allocate``.
+
+    Examples
+    --------
+    >>> from lca import StepAllocation
+    >>> run = RunViews.of(Layout(("w",), ((1,),)))
+    >>> run.update(StepAllocation(np.array([-0.25]), 2.0, 1.75, residual=0.0, mass=0.25))
+    >>> summary = summarize_run({"seed": 0}, run, run, seconds={"train": 1.0, "allocate": 2.0})
+    >>> summary["seed"], summary["lca_total"], summary["heldout"]["lca_total"]
+    (0, -0.25, -0.25)
     """
     return {**settings, **summarize(train), "heldout": summarize(heldout), "seconds": dict(seconds)}
 
 
 def to_json(summary: Mapping[str, Any]) -> str:
-    """``summary`` as text; floats keep every bit, NaN and Inf are refused."""
+    r"""``summary`` as JSON text; floats keep every bit.
+
+    Raises
+    ------
+    ValueError
+        If a number is NaN or infinite.
+
+    Examples
+    --------
+    >>> to_json({"seed": 0})
+    '{\n  "seed": 0\n}\n'
+    """
     return json.dumps(summary, indent=2, allow_nan=False) + "\n"
 
 
-def _helping_by_name(signs: HelpingCounts, *, sampled: bool) -> dict[str, float | None]:
-    assert signs.groups is not None
-    percents = signs.per_group().mean_helping_percent()
-    return {
-        name: None if sampled else _number(p) for name, p in zip(signs.groups.names, percents, strict=True)
-    }
+def _helping_by_name(run: RunViews, *, sampled: bool) -> dict[str, float | None]:
+    percents = run.signs.per_group().mean_helping_percent()
+    names = run.tensors.groups.names
+    return {name: None if sampled else _number(p) for name, p in zip(names, percents, strict=True)}
 
 
 def _number(percent: np.ndarray) -> float | None:
-    """JSON has no NaN: a percentage that does not exist is ``null``."""
+    """A percentage for JSON, which has no NaN."""
     number = float(percent)
     return None if math.isnan(number) else number

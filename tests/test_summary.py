@@ -10,6 +10,7 @@ from lca import SIMPSON, Cost, Layout, PathIntegral, StepAllocation, Trajectory,
 from lca.reference.models import Quadratic
 from lca.summary import RunViews, summarize, summarize_run, to_json
 from lca.tolerances import EPS64, summed
+from tests.sampled import sampled_allocation
 
 LAYOUT = Layout(("fc.weight", "fc.bias"), ((1, 2), (1,)))
 KEYS = {
@@ -110,11 +111,11 @@ def test_json_keeps_every_bit_and_refuses_nan():
 
 
 def test_sampled_allocations_have_no_helping_percent_but_the_reason():
-    lost = dict.fromkeys(("loss_start", "loss_end", "residual"), np.nan)
-    full, sampled = views(*two_steps()), views(*(replace(a, **lost) for a in two_steps()))
-    assert "helping_refused" not in summarize(full)
+    one = sampled_allocation()
+    full, sampled = views(*two_steps()), views(*(replace(one, values=a.values) for a in two_steps()))
+    assert "helping_percent_note" not in summarize(full)
     found = summarize(sampled)
     assert found["helping_percent"] is None
     assert set(found["helping_percent_per_tensor"].values()) == {None}
-    assert "noise turns signs" in found["helping_refused"]
+    assert "noise turns signs" in found["helping_percent_note"]
     assert found["zero_percent"] == summarize(full)["zero_percent"]

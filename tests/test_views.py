@@ -81,16 +81,16 @@ def test_signs_count_helping_hurting_and_exact_zeros_apart(rows):
         for g in range(2):
             mine = [v for v, group in zip(row, GROUPS.index, strict=True) if group == g]
             expected = (sum(v < 0 for v in mine), sum(v > 0 for v in mine), sum(v == 0 for v in mine))
-            assert (per_group.negative[t, g], per_group.positive[t, g], per_group.zero[t, g]) == expected
-        assert (per_step.negative[t], per_step.zero[t]) == ((row < 0).sum(), (row == 0).sum())
+            assert (per_group.helping[t, g], per_group.hurting[t, g], per_group.zero[t, g]) == expected
+        assert (per_step.helping[t], per_step.zero[t]) == ((row < 0).sum(), (row == 0).sum())
     alone = fed(HelpingCounts(), rows).per_step()
-    for name in ("negative", "positive", "zero"):
+    for name in ("helping", "hurting", "zero"):
         np.testing.assert_array_equal(getattr(alone, name), getattr(per_step, name))
 
 
 def test_the_smallest_movement_counts_and_minus_zero_does_not():
     signs = fed(HelpingCounts(), [np.array([-5e-324, 5e-324, -0.0, 0.0])]).per_step()
-    assert (signs.negative.tolist(), signs.positive.tolist(), signs.zero.tolist()) == ([1], [1], [2])
+    assert (signs.helping.tolist(), signs.hurting.tolist(), signs.zero.tolist()) == ([1], [1], [2])
 
 
 def test_helping_percent_is_the_mean_over_steps_not_over_all_entries():
@@ -184,6 +184,6 @@ def test_views_read_vectors_of_other_backends():
     for view in (totals, counts, histogram, trace):
         view.update(step)
     assert totals.by_name() == {"a": 3.0, "b": -3.5}
-    assert counts.per_step().negative.tolist() == [2]
+    assert counts.per_step().helping.tolist() == [2]
     assert (histogram.helping.sum(), histogram.hurting.sum(), histogram.zero) == (2, 4, 3)
     assert trace.rows["total"].tolist() == [-0.5]

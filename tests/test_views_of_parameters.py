@@ -80,9 +80,9 @@ def test_top_parameters_are_the_largest_totals(kind, seed, dtype, k):
     found = list(path(seed, dtype))
     totals = np.sum([a.values.astype(np.float64) for a, _ in found], axis=0)
     view = fed(TopParameters(LAYOUT), found, kind)
-    assert [e.total for e in view.helpers(k)] == sorted(t for t in totals if t < 0)[:k]
-    assert [e.total for e in view.hurters(k)] == sorted((t for t in totals if t > 0), reverse=True)[:k]
-    for entry in view.helpers(k) + view.hurters(k):
+    assert [e.total for e in view.helping(k)] == sorted(t for t in totals if t < 0)[:k]
+    assert [e.total for e in view.hurting(k)] == sorted((t for t in totals if t > 0), reverse=True)[:k]
+    for entry in view.helping(k) + view.hurting(k):
         assert totals[LAYOUT.position(entry.name)] == entry.total
 
 
@@ -91,15 +91,15 @@ def test_top_parameters_are_added_up_in_float64():
     for value in (1.0, 1e-10, -1.0):
         row = np.array([value, 0.0], np.float32)
         view.update(StepAllocation(row, 0.0, 0.0, residual=0.0, mass=1.0))
-    [entry] = view.hurters()
+    [entry] = view.hurting()
     assert abs(entry.total - np.float32(1e-10)) <= summed(2.0, EPS64)
-    assert view.helpers() == []
+    assert view.helping() == []
 
 
 def test_of_nothing_there_is_no_top():
-    assert TopParameters(LAYOUT).helpers() == []
+    assert TopParameters(LAYOUT).helping() == []
     with pytest.raises(LCAError, match="k must be at least 1, got 0"):
-        TopParameters(LAYOUT).helpers(0)
+        TopParameters(LAYOUT).helping(0)
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -129,7 +129,7 @@ def test_on_unit_vectors_the_projection_is_the_allocation():
 
 @pytest.mark.parametrize("bad", [np.ones((1, 3)), np.eye(3)[[0, 0]], np.full((1, 3), np.nan)])
 def test_a_basis_that_is_not_orthonormal_is_refused(bad):
-    with pytest.raises(LCAError, match=r"not orthonormal .*numpy\.linalg\.qr"):
+    with pytest.raises(LCAError, match=r"not orthonormal: .*numpy\.linalg\.qr"):
         BasisProjection(bad)
 
 
@@ -165,7 +165,7 @@ VIEWS = {
 
 @pytest.mark.parametrize("what", VIEWS)
 def test_views_of_theta_say_when_the_step_is_not_known(what):
-    with pytest.raises(LCAError, match=f"{what} need θ, and the allocation of step 4 does not know its step"):
+    with pytest.raises(LCAError, match=f"{what} need θ, but the allocation of step 4 has no source"):
         VIEWS[what]().update(StepAllocation(np.ones(K), 0.0, 0.0, residual=0.0, mass=1.0, step=4))
 
 

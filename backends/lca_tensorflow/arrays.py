@@ -1,30 +1,31 @@
-"""`TensorFlowOps`: the array operations for eager tensors, with sums in float64 on the tensor's own device."""
+"""`TensorFlowOps` and `TensorFlowDeviceOps`: the array operations for eager tensors, with sums in float64."""
 
 from collections.abc import Iterator, Sequence
 
 import numpy as np
 import tensorflow as tf
 
-from lca.arrays import ArrayOps, Slices, WeightedVectors, array_ops
+from lca.arrays import ArrayOps, NumpyOps, Slices, WeightedVectors, array_ops
 
-_CPU_BLOCK, _DEVICE_BLOCK = 2**16, 2**24
-"""Entries a reduction works on at a time, so that no float64 copy has length K."""
+_DEVICE_BLOCK = 2**24
+"""Entries a reduction on a device processes at a time, so that no float64 copy has length K."""
 
 
 class TensorFlowOps(ArrayOps):
-    """`lca.arrays.ArrayOps` for eager tensors, which cannot change in place; on a CPU, reductions are NumPy's.
+    """`lca.arrays.ArrayOps` for eager tensors in the memory of the CPU: every reduction is NumPy's.
 
-    Each scalar that comes back waits for the device once.
+    NumPy reads the memory of the tensor without a copy and keeps subnormal numbers, which TensorFlow's own
+    arithmetic treats as 0. Eager tensors cannot change in place, so a snapshot is the tensor itself.
 
     >>> TensorFlowOps().abs_total(tf.constant([1.0, -2.0]))
     3.0
     """
 
     def total(self, vector: tf.Tensor) -> float:
-        return _sum(_wide(part) for (part,) in _blocks(vector))
+        return _HOST.total(self.to_numpy(vector))
 
     def abs_total(self, vector: tf.Tensor) -> float:
-        return _sum(tf.abs(_wide(part)) for (part,) in _blocks(vector))
+        return _HOST.abs_total(self.to_numpy(vector))
 
     def between(self, start: tf.Tensor, end: tf.Tensor, s: float) -> tf.Tensor:
         return start + s * (end - start)
@@ -32,12 +33,8 @@ class TensorFlowOps(ArrayOps):
     def movement_sums(
         self, weighted: WeightedVectors, start: tf.Tensor, end: tf.Tensor
     ) -> tuple[float, float]:
-        weights, vectors = zip(*weighted, strict=True)
-        total = abs_total = tf.zeros([], tf.float64)
-        for a, b, *parts in _blocks(start, end, *vectors):
-            part = _wide(sum(w * part for w, part in zip(weights, parts, strict=True)) * (b - a))
-            total, abs_total = total + tf.reduce_sum(part), abs_total + tf.reduce_sum(tf.abs(part))
-        return float(total), float(abs_total)
+        numbers = [(weight, self.to_numpy(vector)) for weight, vector in weighted]
+        return _HOST.movement_sums(numbers, self.to_numpy(start), self.to_numpy(end))
 
     def times_movement(self, vector: tf.Tensor, start: tf.Tensor, end: tf.Tensor) -> tf.Tensor:
         return vector * (end - start)
@@ -49,7 +46,7 @@ class TensorFlowOps(ArrayOps):
         return total + factor * vector
 
     def all_finite(self, vector: tf.Tensor) -> bool:
-        return bool(tf.reduce_all(tf.math.is_finite(vector)))
+        return _HOST.all_finite(self.to_numpy(vector))
 
     def eps(self, vector: tf.Tensor) -> float:
         return float(np.finfo(vector.dtype.as_numpy_dtype).eps)
@@ -57,9 +54,10 @@ class TensorFlowOps(ArrayOps):
     def to_numpy(self, array: tf.Tensor | np.ndarray) -> np.ndarray:
         if isinstance(array, np.ndarray):
             return array
-        small = array.dtype in (tf.bfloat16, tf.float16)
-        numbers: np.ndarray = (tf.cast(array, tf.float32) if small else array).numpy()
-        return numbers
+        if array.dtype in (tf.bfloat16, tf.float16):
+            array = tf.cast(array, tf.float32)
+        # `array.numpy()` copies even in the memory of the CPU.
+        return np.asarray(memoryview(array) if "CPU" in array.device else array.numpy())
 
     def snapshot(self, vector: tf.Tensor) -> tf.Tensor:
         return vector
@@ -69,34 +67,55 @@ class TensorFlowOps(ArrayOps):
 
 
 class TensorFlowDeviceOps(TensorFlowOps):
-    """`TensorFlowOps` with the reductions on the tensor's device.
+    """`TensorFlowOps` with the reductions on the tensor's own device; each result is copied to the host once.
 
-    TensorFlow treats subnormal numbers as 0.
+    Signs, counts, histograms and extremes are exact: they compare the bits of the numbers. Sums, products and
+    ratios are TensorFlow's, which treats subnormal operands and results as 0, so each entry may be off by
+    the smallest normal number of its dtype (1.2e-38 in float32).
 
     >>> TensorFlowDeviceOps().sums(tf.range(6.0), [Slices(0, 1, 2, 2), Slices(4, 1, 1, 2)])
     array([1., 5., 9.])
     """
 
+    def total(self, vector: tf.Tensor) -> float:
+        return _sum(_wide(part) for (part,) in _blocks(vector))
+
+    def abs_total(self, vector: tf.Tensor) -> float:
+        return _sum(tf.abs(_wide(part)) for (part,) in _blocks(vector))
+
+    def movement_sums(
+        self, weighted: WeightedVectors, start: tf.Tensor, end: tf.Tensor
+    ) -> tuple[float, float]:
+        weights, vectors = zip(*weighted, strict=True)
+        total = abs_total = tf.zeros([], tf.float64)
+        for a, b, *parts in _blocks(start, end, *vectors):
+            part = _wide(sum(w * part for w, part in zip(weights, parts, strict=True)) * (b - a))
+            total, abs_total = total + tf.reduce_sum(part), abs_total + tf.reduce_sum(tf.abs(part))
+        return float(total), float(abs_total)
+
+    def all_finite(self, vector: tf.Tensor) -> bool:
+        return bool(tf.reduce_all(tf.math.is_finite(vector)))
+
     def size(self, vector: tf.Tensor) -> int:
         return int(vector.shape[0])
 
     def sums(self, vector: tf.Tensor, slices: Sequence[Slices]) -> np.ndarray:
-        parts = [tf.cast(_piece(vector, part), tf.float64) for part in slices]
-        return self.to_numpy(tf.concat([tf.reduce_sum(part, (0, 2)) for part in parts], 0))
+        return self.to_numpy(_slice_sums(vector, slices))
 
-    def sign_counts(self, vector: tf.Tensor, slices: Sequence[Slices]) -> np.ndarray:
-        parts = [_piece(vector, part) for part in slices]
-        below = tf.concat([tf.math.count_nonzero(part < 0, (0, 2)) for part in parts], 0)
-        above = tf.concat([tf.math.count_nonzero(part > 0, (0, 2)) for part in parts], 0)
-        return self.to_numpy(tf.stack([below, above]))
+    def sums_and_signs(self, vector: tf.Tensor, slices: Sequence[Slices]) -> tuple[np.ndarray, np.ndarray]:
+        signs = self.signs(vector)
+        # Counts are exact in float64, so everything is copied to the host at once.
+        found = self.to_numpy(tf.stack([_slice_sums(v, slices) for v in (vector, signs < 0, signs > 0)]))
+        return found[0], found[1:].astype(np.int64)
 
     def magnitudes(self, vector: tf.Tensor, edges: np.ndarray) -> np.ndarray:
-        columns, limits = len(edges) + 1, tf.constant(edges, tf.float64)
+        columns, limits = len(edges) + 1, tf.constant(_least_at(edges, vector.dtype))
         counts = np.zeros(2 * columns + 1, np.int64)
         for start in range(0, self.size(vector), _DEVICE_BLOCK):
-            part = vector[start : start + _DEVICE_BLOCK]
-            bins = tf.searchsorted(limits, tf.abs(tf.cast(part, tf.float64)), side="right")
-            bins = tf.where(part == 0, 2 * columns, bins + columns * tf.cast(part > 0, bins.dtype))
+            bits = _bits(vector[start : start + _DEVICE_BLOCK])
+            size = tf.bitwise.bitwise_and(bits, bits.dtype.max)  # of |v|
+            bins = tf.searchsorted(limits, size, side="right")
+            bins = tf.where(size == 0, 2 * columns, bins + columns * tf.cast(bits > 0, bins.dtype))
             counts += self.to_numpy(tf.math.bincount(bins, minlength=len(counts)))
         return counts[:-1].reshape(2, -1)
 
@@ -104,9 +123,11 @@ class TensorFlowDeviceOps(TensorFlowOps):
         return self.to_numpy(tf.gather(vector, positions))
 
     def extremes(self, vector: tf.Tensor, k: int) -> tuple[np.ndarray, np.ndarray]:
-        return self.to_numpy(tf.math.top_k(-vector, k).indices), self.to_numpy(
-            tf.math.top_k(vector, k).indices
-        )
+        bits = _bits(vector)
+        flips = tf.bitwise.right_shift(bits, tf.constant(8 * bits.dtype.size - 1, bits.dtype))
+        order = tf.bitwise.bitwise_xor(bits, tf.bitwise.bitwise_and(flips, bits.dtype.max))  # as the numbers'
+        smallest, largest = (tf.math.top_k(o, k).indices for o in (tf.bitwise.invert(order), order))
+        return self.to_numpy(smallest), self.to_numpy(largest)
 
     def products(self, basis: tf.Tensor, vector: tf.Tensor) -> np.ndarray:
         total, size = np.zeros(len(basis)), max(1, _DEVICE_BLOCK // len(basis))
@@ -126,7 +147,9 @@ class TensorFlowDeviceOps(TensorFlowOps):
         return wide if total is None else total + wide
 
     def signs(self, vector: tf.Tensor) -> tf.Tensor:
-        return tf.cast(tf.sign(vector), tf.int8)
+        bits = _bits(vector)
+        positive, negative = bits > 0, (bits < 0) & (bits != bits.dtype.min)  # the least one is -0.0
+        return tf.cast(positive, tf.int8) - tf.cast(negative, tf.int8)
 
     def changes(self, counts: tf.Tensor, last: tf.Tensor, signs: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
         counts += tf.cast(last * signs < 0, counts.dtype)
@@ -136,15 +159,30 @@ class TensorFlowDeviceOps(TensorFlowOps):
         return tf.math.divide_no_nan(vector, divisor)
 
 
-def _piece(vector: tf.Tensor, part: Slices) -> tf.Tensor:
-    return tf.reshape(vector[part.start : part.stop], part.shape)
+def _slice_sums(vector: tf.Tensor, slices: Sequence[Slices]) -> tf.Tensor:
+    """The sums of all slices, concatenated; float64, on the device."""
+    pieces = [tf.reshape(vector[part.start : part.stop], part.shape) for part in slices]
+    return tf.concat([tf.reduce_sum(_wide(piece), (0, 2)) for piece in pieces], 0)
+
+
+def _bits(vector: tf.Tensor) -> tf.Tensor:
+    """The numbers of ``vector`` as signed integers of the same width; for |v| they have the same order."""
+    return tf.bitcast(vector, {2: tf.int16, 4: tf.int32, 8: tf.int64}[vector.dtype.size])
+
+
+def _least_at(edges: np.ndarray, dtype: tf.DType) -> np.ndarray:
+    """The bits of the smallest number of ``dtype`` at or above each edge, so that |v| ≥ edge is compared."""
+    with np.errstate(over="ignore"):  # an edge beyond the largest number becomes infinity
+        nearest = edges.astype(dtype.as_numpy_dtype)
+    bits: np.ndarray = nearest.view(f"i{dtype.size}")
+    bits += nearest.astype(np.float64) < edges
+    return bits
 
 
 def _blocks(*vectors: tf.Tensor) -> Iterator[tuple[tf.Tensor, ...]]:
-    size = _CPU_BLOCK if "CPU" in vectors[0].device else _DEVICE_BLOCK
     flat = [tf.reshape(vector, [-1]) for vector in vectors]
-    for start in range(0, int(flat[0].shape[0]), size):
-        yield tuple(vector[start : start + size] for vector in flat)
+    for start in range(0, int(flat[0].shape[0]), _DEVICE_BLOCK):
+        yield tuple(vector[start : start + _DEVICE_BLOCK] for vector in flat)
 
 
 def _wide(vector: tf.Tensor) -> tf.Tensor:
@@ -155,7 +193,7 @@ def _sum(parts: Iterator[tf.Tensor]) -> float:
     return float(tf.add_n([tf.reduce_sum(part) for part in parts]))
 
 
-_CPU, _DEVICE = TensorFlowOps(), TensorFlowDeviceOps()
-# Registered for eager tensors, which alone hold numbers, by their type: to make one here would end the time in
-# which the user may set threads and devices.
+_HOST, _CPU, _DEVICE = NumpyOps(), TensorFlowOps(), TensorFlowDeviceOps()
+# Registered for the type of eager tensors, which alone hold numbers. Creating one here to ask for its type
+# would initialise TensorFlow, after which the user could no longer configure threads and devices.
 array_ops.register(tf.__internal__.EagerTensor, lambda vector: _CPU if "CPU" in vector.device else _DEVICE)

@@ -16,9 +16,12 @@ block of 64 MiB. Either way no temporary has length K."""
 
 
 class TorchOps(ArrayOps):
-    """`lca.arrays.ArrayOps` for torch tensors; on a CPU, reductions are NumPy's, in the same memory.
+    """`lca.arrays.ArrayOps` for torch tensors; on a CPU, the reductions are NumPy's, in the tensor's memory.
 
-    Each scalar that comes back waits for the device once.
+    Each returned scalar waits for the device once.
+
+    >>> TorchOps().abs_total(torch.tensor([1.0, -2.0]))
+    3.0
     """
 
     def total(self, vector: Tensor) -> float:
@@ -81,7 +84,7 @@ class TorchOps(ArrayOps):
 
 
 class TorchDeviceOps(TorchOps):
-    """`TorchOps` with the reductions on the tensor's device, which has to have float64.
+    """`TorchOps` with the reductions on the tensor's own device, which must support float64.
 
     >>> TorchDeviceOps().sums(torch.arange(6.0), [Slices(0, 1, 2, 2), Slices(4, 1, 1, 2)])
     array([1., 5., 9.])
@@ -94,11 +97,14 @@ class TorchDeviceOps(TorchOps):
         parts = (vector.detach()[part.start : part.stop].view(part.shape) for part in slices)
         return self.to_numpy(torch.cat([piece.sum((0, 2), dtype=torch.float64) for piece in parts]))
 
-    def sign_counts(self, vector: Tensor, slices: Sequence[Slices]) -> np.ndarray:
-        parts = [vector.detach()[part.start : part.stop].view(part.shape) for part in slices]
-        below = torch.cat([(piece < 0).sum((0, 2)) for piece in parts])
-        above = torch.cat([(piece > 0).sum((0, 2)) for piece in parts])
-        return self.to_numpy(torch.stack([below, above]))
+    def sums_and_signs(self, vector: Tensor, slices: Sequence[Slices]) -> tuple[np.ndarray, np.ndarray]:
+        pieces = [vector.detach()[part.start : part.stop].view(part.shape) for part in slices]
+        sums = torch.cat([piece.sum((0, 2), dtype=torch.float64) for piece in pieces])
+        below = torch.cat([(piece < 0).sum((0, 2)) for piece in pieces])
+        above = torch.cat([(piece > 0).sum((0, 2)) for piece in pieces])
+        # Counts are exact in float64, so everything crosses to the host in one copy.
+        found = self.to_numpy(torch.stack([sums, below, above]))
+        return found[0], found[1:].astype(np.int64)
 
     def magnitudes(self, vector: Tensor, edges: np.ndarray) -> np.ndarray:
         columns = len(edges) + 1

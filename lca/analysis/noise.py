@@ -71,13 +71,13 @@ def helping_table(names: Sequence[str], signs: Signs) -> list[HelpingRow]:
     [HelpingRow(name='fc', helping_percent=62.5, pooled_percent=66.66666666666667, zero_percent=25.0, \
 steps_without=0)]
     """
-    if signs.negative.ndim != 2:
+    if signs.helping.ndim != 2:
         raise LCAError(
-            f"a helping table needs counts of shape (steps, groups), got shape {signs.negative.shape}; use "
+            f"a helping table needs counts of shape (steps, groups), got shape {signs.helping.shape}; use "
             "HelpingCounts.per_group() or group_signs()."
         )
-    names = check_names(names, signs.negative.shape[1], "the counts")
-    pooled = Signs(*(counts.sum(axis=0) for counts in (signs.negative, signs.positive, signs.zero)))
+    names = check_names(names, signs.helping.shape[1], "the counts")
+    pooled = Signs(*(counts.sum(axis=0) for counts in (signs.helping, signs.hurting, signs.zero)))
     columns = (
         signs.mean_helping_percent().tolist(),
         pooled.helping_percent().tolist(),

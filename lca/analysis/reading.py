@@ -161,7 +161,7 @@ def group_signs(
     ...         values = np.array([-1.0, -0.5, 0.0])
     ...         record.update(StepAllocation(values, 2.0, 0.5, residual=0.0, mass=1.5))
     ...     signs = group_signs(open_record(f"{folder}/run.zarr"))
-    >>> signs.negative, signs.positive, signs.zero
+    >>> signs.helping, signs.hurting, signs.zero
     (array([[2]]), array([[0]]), array([[1]]))
     """
     counts = [

@@ -1,16 +1,17 @@
 """The reductions of `ArrayOps` on NumPy arrays: the default for every array type that converts to NumPy.
 
-Work is done in blocks, so that no temporary has length K.
+Vectors are processed in blocks, so that no temporary array has length K.
 """
 
 from collections.abc import Iterator, Sequence
+from math import fsum
 
 import numpy as np
 
 from lca.arrays.types import Slices
 
 BLOCK = 2**15
-"""Entries that are processed at a time: a few blocks fit the cache."""
+"""Entries that are processed at a time; a few such blocks fit into the cache of a core."""
 
 
 def size(values: np.ndarray) -> int:
@@ -19,20 +20,19 @@ def size(values: np.ndarray) -> int:
 
 
 def sums(values: np.ndarray, slices: Sequence[Slices]) -> np.ndarray:
-    """The sums of all slices, concatenated; float64."""
+    """The sums of all slices, concatenated; float64 (`ArrayOps.sums`)."""
     return np.concatenate([_slice_sums(values[part.start : part.stop], part) for part in slices])
 
 
-def sign_counts(values: np.ndarray, slices: Sequence[Slices]) -> np.ndarray:
-    """Numbers of negative and of positive entries in each sum; integers (2, sums)."""
-    parts = [(values[part.start : part.stop], part) for part in slices]
-    below = [_slice_counts(numbers < 0, part) for numbers, part in parts]
-    above = [_slice_counts(numbers > 0, part) for numbers, part in parts]
-    return np.array([np.concatenate(below), np.concatenate(above)])
+def sums_and_signs(values: np.ndarray, slices: Sequence[Slices]) -> tuple[np.ndarray, np.ndarray]:
+    """The same sums, and the negative and positive entries in each (`ArrayOps.sums_and_signs`)."""
+    found = (_slice_sums_and_signs(values[part.start : part.stop], part) for part in slices)
+    totals, counts = zip(*found, strict=True)
+    return np.concatenate(totals), np.concatenate(counts, axis=1)
 
 
 def magnitudes(values: np.ndarray, edges: np.ndarray) -> np.ndarray:
-    """Histogram of |v|, negative and positive entries apart (`ArrayOps.magnitudes`)."""
+    """Histogram of |v|, separately for negative and positive entries (`ArrayOps.magnitudes`)."""
     counts = np.zeros(2 * len(edges) + 2, np.int64)
     for block in blocks(len(values)):
         part = values[block]
@@ -80,7 +80,7 @@ def signs(values: np.ndarray) -> np.ndarray:
 
 
 def changes(counts: np.ndarray, last: np.ndarray, signs: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Count sign changes, ignoring zeros (`ArrayOps.changes`)."""
+    """Count sign changes and ignore zeros (`ArrayOps.changes`)."""
     counts += last * signs < 0
     np.copyto(last, signs, where=signs != 0)
     return counts, last
@@ -99,18 +99,25 @@ def blocks(length: int) -> Iterator[slice]:
 
 def _slice_sums(values: np.ndarray, part: Slices) -> np.ndarray:
     if part.width == 1:
-        return np.array([values.sum(dtype=np.float64)])
+        return np.array([fsum(values[block].sum(dtype=np.float64) for block in blocks(len(values)))])
     return np.asarray(values.reshape(part.shape).sum(axis=(0, 2), dtype=np.float64))
 
 
-def _slice_counts(mask: np.ndarray, part: Slices) -> np.ndarray:
-    if part.width == 1:
-        return np.array([np.count_nonzero(mask)])
-    return np.asarray(np.count_nonzero(mask.reshape(part.shape), axis=(0, 2)))
+def _slice_sums_and_signs(values: np.ndarray, part: Slices) -> tuple[np.ndarray, np.ndarray]:
+    if part.width > 1:
+        signs = [np.count_nonzero(m.reshape(part.shape), axis=(0, 2)) for m in (values < 0, values > 0)]
+        return _slice_sums(values, part), np.array(signs)
+    totals, below, above = [], 0, 0
+    for block in blocks(len(values)):  # three reductions while the block is in the cache
+        entries = values[block]
+        totals.append(entries.sum(dtype=np.float64))
+        below += int(np.count_nonzero(entries < 0))
+        above += int(np.count_nonzero(entries > 0))
+    return np.array([fsum(totals)]), np.array([[below], [above]])
 
 
 def _log_bins(sizes: np.ndarray, edges: np.ndarray) -> np.ndarray:
-    """``searchsorted(edges, sizes, side="right")`` by logarithms; what lies near an edge is looked up."""
+    """``searchsorted(edges, sizes, side="right")`` by logarithms; sizes near an edge are looked up."""
     low, bins = np.log10(edges[0]), len(edges) - 1
     width = (np.log10(edges[-1]) - low) / bins
     place = (np.log10(sizes) - sizes.dtype.type(low)) * sizes.dtype.type(1 / width)

@@ -1,17 +1,23 @@
-"""The types that operations on vectors take: `Vector`, `Slices` and their like."""
+"""The types of the arguments of `ArrayOps`: `Vector`, `Slices` and others."""
 
 from typing import Any, NamedTuple, TypeAlias
 
 Vector: TypeAlias = Any
 """A flat (K,) floating-point vector of the framework's own type, on its own device."""
 Native: TypeAlias = Any
-"""Any other array of the framework's own type: what a reduction keeps from one step to the next."""
+"""Any other array of the framework's own type, such as counts that a view keeps from step to step."""
 WeightedVectors: TypeAlias = list[tuple[float, Vector]]
-"""A weighted sum of vectors, ``[(w_0, v_0), (w_1, v_1), ...]``; not empty."""
+"""The terms of a weighted sum of vectors, ``[(w_0, v_0), (w_1, v_1), ...]``; at least one."""
 
 
 class Slices(NamedTuple):
-    """``width`` sums over the part of θ that begins at ``start``, viewed as (outer, width, inner)."""
+    """``width`` sums over a slice of θ: the entries from ``start`` on, reshaped to (outer, width, inner).
+
+    Sum j is taken over the first and the last axis.
+
+    >>> Slices(start=4, outer=2, width=3, inner=1).stop
+    10
+    """
 
     start: int
     outer: int

@@ -22,6 +22,7 @@ from lca.reference.data import Batch, Split, load, load_digits
 from lca.reference.models.named import make_model
 from lca.reference.optimizers import Optimizer, make_optimizer
 from lca.reference.training import minibatches
+from lca.row import rows_of
 from lca.step import Step
 from lca.summary import RunViews, summarize_run
 
@@ -85,11 +86,12 @@ def run_demo(
     training = Timed(path)
     began = perf_counter()
     with np.errstate(over="ignore", invalid="ignore"):  # a run that diverges ends in an error of our own
-        for rows in progress(allocate_each(objectives, training, estimator)):
-            for name, allocation in rows.items():
-                views[name].update(allocation)
+        for found in progress(allocate_each(objectives, training, estimator)):
+            rows = rows_of(found, objectives["train"].layout)
+            for name, view in views.items():
+                view.read(rows[name])
             if record is not None:
-                record.update(rows)
+                record.write(rows)
     seconds = {"train": training.seconds, "allocate": perf_counter() - began - training.seconds}
     return DemoResult(summarize_run(about, **views, seconds=seconds), **views)
 

@@ -1,7 +1,7 @@
-"""A run while it goes on: in TensorBoard, and as a progress bar that shows the residual so far.
+"""Live views of a run: TensorBoard, and a progress bar that shows the residual so far.
 
-`TensorBoard` needs the extra ``tensorboard``, `progress_bar` the extra ``report``; importing this needs
-neither.
+`TensorBoard` needs the extra ``tensorboard``, and `progress_bar` the extra ``report``; importing this package
+needs neither.
 """
 
 from lca.live.progress import progress_bar

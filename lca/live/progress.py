@@ -1,4 +1,4 @@
-"""`progress_bar`: steps, rate, and the residual so far."""
+"""`progress_bar`: the number of steps, their rate, and the sum of the residuals."""
 
 import sys
 from collections.abc import Iterable, Iterator, Mapping
@@ -11,19 +11,23 @@ Rows = TypeVar("Rows", bound=StepAllocation | Mapping[str, StepAllocation])
 
 
 def progress_bar(rows: Iterable[Rows], total: int | None = None, *, quiet: bool = False) -> Iterator[Rows]:
-    """Pass on what `lca.allocate` or `lca.allocate_each` yields, and show on stderr how far they are.
+    """Yield the items of `lca.allocate` or `lca.allocate_each` and show their progress on stderr.
 
-    Shown are steps, rate, and for the first measured loss its value and the sum of the residuals so far; only
-    where somebody is watching (stderr is a terminal).
+    The bar shows the number of steps, their rate, and for the first measured loss its value and the sum of
+    the residuals so far. It is shown only if stderr is a terminal.
 
     Parameters
     ----------
     rows
-        The iterator.
+        The allocations, one step per item.
     total
-        Number of steps, if it is known.
+        The number of steps, if it is known.
     quiet
-        Show nothing.
+        Whether to show nothing.
+
+    Notes
+    -----
+    Reads scalars only: no pass over the K values. Needs the extra ``report`` (tqdm).
 
     Examples
     --------

@@ -1,4 +1,4 @@
-"""`TensorBoard`: what each layer does for the loss, in TensorBoard while training runs."""
+"""`TensorBoard`: the loss change of each layer, in TensorBoard during training."""
 
 import weakref
 from dataclasses import dataclass
@@ -9,38 +9,46 @@ from urllib.parse import quote
 
 import numpy as np
 
-from lca.allocation import StepAllocation
 from lca.errors import LCAError
 from lca.extras import extra
 from lca.layout import Layout
 from lca.output import check_writable
+from lca.row import Row
 from lca.summary import RunViews
+from lca.views import RowView
 
 WIDTH, ROW = 400, 16
-"""Of the picture, in pixels: its width at most, and the height of a layer."""
+"""Width of the picture and height of a layer in it, in pixels."""
 BLUE, WHITE, RED = np.array([0, 114, 178]), np.array([255, 255, 255]), np.array([213, 94, 0])
 
 
 class TensorBoard:
-    """Makes views that write to TensorBoard: pass it as ``views=`` to a tracker or callback.
+    """Views that write to TensorBoard: pass an instance as ``views=`` to a tracker or callback.
 
-    Every measured loss is a run of its own, in a folder with the name that the tracker has for it, so that
-    TensorBoard draws them into the same charts. Scalars: ``loss``, ``residual_so_far``, ``helping_percent``,
-    and for each layer ``LCA`` (of the step) and ``LCA_so_far``; now and then a picture of layers × time, blue
-    where a layer helped. The default views of a tracker are kept too, so its ``summary()`` works.
+    Every measured loss is written to its own folder, named as in the tracker, so that TensorBoard shows the
+    losses in the same charts. Scalars: ``loss``, ``residual_so_far``, ``helping_percent``, and for each layer
+    ``LCA`` (of the step) and ``LCA_so_far``. Every ``picture_every`` steps: a picture of layers × time, blue
+    where a layer is helping. The default views of a tracker are kept as well, so its ``summary()`` works.
 
     Parameters
     ----------
     folder
-        For ``tensorboard --logdir``; made if needed. A second tracker that writes here adds to what there
-        is; give every run a folder of its own.
+        The folder for ``tensorboard --logdir``; created if needed. Use one folder per run: a second tracker
+        adds to the events that are there.
     every, picture_every
         Measured steps between scalars, and between pictures.
 
+    Raises
+    ------
+    LCAError
+        If ``every`` or ``picture_every`` is less than 1.
+    OutputError
+        If the folder cannot be written.
+
     Notes
     -----
-    Needs the extra ``tensorboard`` (tensorboardX), and neither torch nor TensorFlow. Cost: one pass over the
-    allocation a logged step. Memory: one number a step and layer.
+    Needs the extra ``tensorboard`` (tensorboardX), but neither torch nor TensorFlow. Cost: no pass over the
+    allocation of its own, because it reads the row of the step. Memory: one number per step and layer.
 
     Examples
     --------
@@ -71,54 +79,76 @@ class TensorBoard:
         self._folder = Path(folder)
         check_writable(self._folder)
         self._every, self._picture_every = every, picture_every
-        _writer_class()  # fail here, not when training begins
+        _writer_class()  # fail now rather than when training begins
 
     def view_of(self, name: str, layout: Layout) -> "LoggedViews":
-        """The views of the measured loss ``name`` (`lca.tracking.ViewsByName`)."""
+        """The views of the measured loss ``name``, as a session asks for them."""
         folder = self._folder / _folder_name(name)
         log = TensorBoardView(layout, folder, every=self._every, picture_every=self._picture_every)
         return LoggedViews(**vars(RunViews.of(layout)), log=log)
 
 
-class TensorBoardView:
-    """Writes one measured loss to ``folder``; a `lca.views.View` for loops of one's own.
+class TensorBoardView(RowView):
+    """Writes one measured loss to ``folder``: a `lca.views.View` for a training loop of one's own.
 
-    The parameters are those of `TensorBoard`, which says what is written. `close` writes what is still held
-    back; so does the end of the process.
+    Parameters
+    ----------
+    layout
+        The layout of the parameters.
+    folder, every, picture_every
+        As for `TensorBoard`, which also lists what is written.
+
+    Attributes
+    ----------
+    close
+        Call it to write all buffered events; the end of the process does the same.
+
+    Examples
+    --------
+    >>> import tempfile
+    >>> from lca import StepAllocation
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     view = TensorBoardView(Layout(("fc.w",), ((2,),)), folder)
+    ...     view.update(StepAllocation(np.array([-1.0, 0.5]), 2.0, 1.5, residual=0.0, mass=1.5))
+    ...     _ = view.close()
+    ...     len(list(Path(folder).glob("events*")))
+    1
     """
 
     def __init__(
         self, layout: Layout, folder: str | PathLike[str], *, every: int = 1, picture_every: int = 50
     ) -> None:
-        self._groups = layout.groups("layer")
+        super().__init__(layout)
+        self._layers = layout.groups("layer").names
         self._every, self._picture_every = every, picture_every
-        self._totals, self._residual = np.zeros(len(self._groups)), 0.0
+        self._totals, self._residual = np.zeros(len(self._layers)), 0.0
         self._rows: list[np.ndarray] = []
         self._writer = _writer_class()(str(folder))
         self.close = weakref.finalize(self, self._writer.close)
 
-    def update(self, allocation: StepAllocation) -> None:
-        row = self._groups.total(allocation.values)
-        self._rows.append(row)
-        self._totals += row
-        self._residual += allocation.residual
+    def read(self, row: Row) -> None:
+        """Process the row of one step."""
+        totals = row.totals("layer")
+        self._rows.append(totals)
+        self._totals += totals
+        self._residual += row.allocation.residual
         if len(self._rows) % self._every == 0:
-            self._scalars(allocation, row)
+            self._write_scalars(row)
         if len(self._rows) % self._picture_every == 0:
             picture = layer_time_picture(np.array(self._rows))
-            self._writer.add_image("layers_over_time", picture, allocation.step, dataformats="HWC")
+            self._writer.add_image("layers_over_time", picture, row.allocation.step, dataformats="HWC")
 
-    def _scalars(self, allocation: StepAllocation, row: np.ndarray) -> None:
-        signs = self._groups.signs(allocation.values)
-        helped, hurt = int(signs.negative.sum()), int(signs.positive.sum())
-        found = {"loss": allocation.loss_end, "residual_so_far": self._residual}
-        if helped + hurt and not allocation.sampled:  # noise turns signs (lca.views.signs.NOISY)
-            found["helping_percent"] = 100 * helped / (helped + hurt)
-        for name, value, total in zip(self._groups.names, row, self._totals, strict=True):
+    def _write_scalars(self, row: Row) -> None:
+        found = {"loss": row.allocation.loss_end, "residual_so_far": self._residual}
+        signs = row.signs("layer")
+        helping, hurting = int(signs.negative.sum()), int(signs.positive.sum())
+        if helping + hurting and not row.allocation.sampled:  # noise turns signs (lca.views.signs.NOISY)
+            found["helping_percent"] = 100 * helping / (helping + hurting)
+        for name, value, total in zip(self._layers, self._rows[-1], self._totals, strict=True):
             found[f"LCA/{name}"], found[f"LCA_so_far/{name}"] = value, total
         for tag, number in found.items():
-            if np.isfinite(number):  # an estimator may not measure the loss
-                self._writer.add_scalar(tag, number, allocation.step)
+            if np.isfinite(number):  # NaN: the estimator does not measure the loss
+                self._writer.add_scalar(tag, number, row.allocation.step)
 
 
 @dataclass(frozen=True, eq=False)
@@ -127,19 +157,20 @@ class LoggedViews(RunViews):
 
     log: TensorBoardView
 
-    def update(self, allocation: StepAllocation) -> None:
-        super().update(allocation)
-        self.log.update(allocation)
+    def read(self, row: Row) -> None:
+        """Process the row of one step."""
+        super().read(row)
+        self.log.read(row)
 
 
 def layer_time_picture(rows: np.ndarray) -> np.ndarray:
-    """Layers × time, (height, width, 3) bytes: blue helped, red hurt, white neither.
+    """A picture of layers × time, (height, width, 3) bytes: blue is helping, red is hurting, white is zero.
 
     Parameters
     ----------
     rows
-        (T, layers). Steps are added up where there are more than pixels; colours are linear up to a
-        hundredth of the largest value, and logarithmic beyond.
+        Totals (T, layers). If there are more steps than pixels, the steps of a pixel are summed. Colours are
+        linear up to a hundredth of the largest value, and logarithmic beyond.
 
     Examples
     --------
@@ -157,7 +188,7 @@ def layer_time_picture(rows: np.ndarray) -> np.ndarray:
 
 
 def _folder_name(loss: str) -> str:
-    """The name of a loss as that of one folder, whatever is in it.
+    """The name of a loss as the name of one folder, whatever characters it contains.
 
     >>> _folder_name("by class"), _folder_name("../up"), _folder_name("..")
     ('by class', '..%2Fup', '%2E%2E')

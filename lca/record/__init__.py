@@ -1,7 +1,7 @@
-"""The record of a run: an xarray Dataset on Zarr, written while the run goes on.
+"""The record of a run: an `xarray.Dataset` on Zarr that is written during the run.
 
-`Record` writes, `open_record` and `open_records` read. Importing this needs NumPy alone; using it needs the
-extra ``report``.
+`Record` writes; `open_record` and `open_records` read. Importing this package needs only NumPy; using it
+needs the extra ``report``.
 """
 
 from lca.record.reading import open_record, open_records

@@ -1,4 +1,4 @@
-"""What a record says about itself in its attributes, and what of it is read back to continue."""
+"""The attributes of a record, and the plan that is read back from them."""
 
 import json
 from collections.abc import Mapping
@@ -20,18 +20,25 @@ Dtype = Literal["float32", "float64"]
 def attributes(plan: Plan, estimator: Estimator | None, settings: Mapping[str, Any]) -> dict[str, Any]:
     """The attributes of a new record.
 
+    Parameters
+    ----------
+    plan
+        The arrays of the record.
+    estimator, settings
+        As for `lca.Record`.
+
     Raises
     ------
     RecordError
         If the settings do not fit in JSON.
     """
     layout = plan.layout
-    held = {"names": layout.names, "shapes": layout.shapes, "neuron_axes": layout.neuron_axes}
+    tensors = {"names": layout.names, "shapes": layout.shapes, "neuron_axes": layout.neuron_axes}
     try:
         json.dumps(settings, allow_nan=False)
     except (TypeError, ValueError) as error:
         raise RecordError(
-            f"the settings do not fit in JSON ({error}); pass numbers, texts, lists and dictionaries of them."
+            f"the settings do not fit in JSON ({error}); pass numbers, strings, lists and dictionaries."
         ) from error
     return {
         "format": FORMAT,
@@ -41,7 +48,7 @@ def attributes(plan: Plan, estimator: Estimator | None, settings: Mapping[str, A
         "conventions": CONVENTIONS,
         "estimator": "" if estimator is None else repr(estimator),
         "settings": dict(settings),
-        "layout": json.dumps(held),
+        "layout": json.dumps(tensors),
         "content": json.dumps(asdict(plan.content)),
         "measured": list(plan.measured),
         "block": plan.block,
@@ -50,8 +57,8 @@ def attributes(plan: Plan, estimator: Estimator | None, settings: Mapping[str, A
 
 
 def plan_of(path: Path, about: Mapping[str, Any]) -> Plan:
-    """The plan in the attributes of the record at ``path``."""
-    with damage_explained(path, "what its zarr.json says about it"):
+    """The plan of the record at ``path``, from its attributes ``about``."""
+    with damage_explained(path, "the description in its zarr.json"):
         layout, content = json.loads(about["layout"]), json.loads(about["content"])
         content["traced"] = tuple(content["traced"])
         return Plan(

@@ -1,4 +1,4 @@
-"""`Blocks`: rows are collected here until there is a block of them, and then written."""
+"""`Blocks`: collects rows in memory and writes them block by block."""
 
 import warnings
 from collections.abc import Iterable, Mapping
@@ -17,13 +17,7 @@ if TYPE_CHECKING:
 
 
 class Blocks:
-    """The rows in hand, and the store they go to.
-
-    Attributes
-    ----------
-    rows
-        Number of rows, written or in hand.
-    """
+    """The rows of the current block, and the store to which they are written."""
 
     def __init__(self, store: "BlockStore", plan: Plan, lock: WriterLock) -> None:
         self._lock = lock
@@ -35,7 +29,7 @@ class Blocks:
 
     @classmethod
     def create(cls, path: Path, plan: Plan, attributes: Mapping[str, Any]) -> "Blocks":
-        """A new record, without rows."""
+        """Create a record without rows."""
         from lca.record.store import BlockStore  # noqa: PLC0415 - needs zarr
 
         store = BlockStore.create(path, plan, attributes)
@@ -43,11 +37,11 @@ class Blocks:
 
     @classmethod
     def open(cls, path: Path, plan: Plan, resume_at: int | None) -> "Blocks":
-        """A record that is there, with its rows, or those before step ``resume_at``."""
+        """Open an existing record with its rows, or with those before step ``resume_at``."""
         from lca.record.store import BlockStore  # noqa: PLC0415 - needs zarr
 
         lock = WriterLock(path)
-        for leftover in path.rglob("*.partial"):  # of a writer that was killed
+        for leftover in path.rglob("*.partial"):  # from a writer that was killed
             leftover.unlink(missing_ok=True)
         store = BlockStore(path, plan.columns)
         kept = store.committed
@@ -61,17 +55,18 @@ class Blocks:
 
     @property
     def rows(self) -> int:
+        """Number of rows, in the store or in memory."""
         return self._at + self._held
 
     def last(self, name: str) -> np.ndarray:
-        """The last row of a variable; there must be one."""
+        """The last row of a variable; there must be at least one row."""
         if self._held:
             return np.array(self._block[name][self._held - 1])
         return np.asarray(self._store.read(name, slice(self._at - 1, self._at))[0])
 
     def put(self, step: Cells, losses: Iterable[Cells]) -> None:
-        """Add a row: what is the same for every measured loss, and what each of them has, in order."""
-        self.flush_full()  # there is something only if it could not be written before
+        """Add a row: the cells that all measured losses share, and those of each loss, in order."""
+        self.flush_full()  # the block is still full if it could not be written before
         for name, value in step.items():
             self._block[name][self._held] = value
         for which, cells in enumerate(losses):
@@ -85,7 +80,7 @@ class Blocks:
             self.flush()
 
     def flush(self) -> None:
-        """Write what is in hand; a block that is not full yet will be written again."""
+        """Write the current block; if it is not full yet, it will be written again."""
         if self.rows == self._store.committed:
             return
         self._store.write(self._at, {name: rows[: self._held] for name, rows in self._block.items()})
@@ -93,7 +88,7 @@ class Blocks:
             self._at, self._held = self._at + self._size, 0
 
     def close(self, *, complete: bool) -> None:
-        """Write what is in hand; no reader of Zarr, whoever made it, sees more than the rows."""
+        """Write the current block and trim the arrays, so that any reader of Zarr sees exactly the rows."""
         self.flush()
         self._store.trim()
         self._store.describe(complete=complete)
@@ -101,13 +96,13 @@ class Blocks:
 
 
 def _warn_of_gap(path: Path, steps: np.ndarray, resume_at: int) -> None:
-    """Steps may be left out, by a schedule; more of them than ever before look like a mistake."""
+    """Warn if more steps are missing than ever before: a schedule skips steps regularly."""
     usual = int(np.diff(steps, prepend=-1).max(initial=1))
     last = int(steps[-1]) if len(steps) else -1
     if resume_at - last > usual:
         warnings.warn(
-            f"the record {str(path)!r} ends with step {last} and goes on at resume_at={resume_at}: it will "
-            f"have no row for steps {last + 1} to {resume_at - 1}.",
+            f"the record {str(path)!r} ends with step {last} and continues at resume_at={resume_at}: it will "
+            f"have no rows for steps {last + 1} to {resume_at - 1}.",
             LCAWarning,
             stacklevel=5,
         )

@@ -1,4 +1,4 @@
-"""A damaged record is a `RecordError` that names what cannot be read, whatever zarr makes of it."""
+"""Damage of a record becomes a `RecordError` that names what cannot be read."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -12,7 +12,14 @@ from lca.record.schema import RecordError
 
 @contextmanager
 def damage_explained(path: Path, what: str = "") -> Iterator[None]:
-    """Whatever goes wrong inside, while ``what`` of the record at ``path`` is read, means that it is damaged.
+    """Turn an error inside the block into a `RecordError` that says the record at ``path`` is damaged.
+
+    Parameters
+    ----------
+    path
+        The record.
+    what
+        What is being read, for the message; empty: the record as a whole.
 
     Raises
     ------
@@ -26,15 +33,15 @@ def damage_explained(path: Path, what: str = "") -> Iterator[None]:
     except (OSError, LookupError, RuntimeError, TypeError, ValueError) as error:
         found = str(error).strip(". ") or type(error).__name__
         raise RecordError(
-            f"the record {str(path)!r} is damaged: {what or 'it'} cannot be read ({found}). Copy it again, "
-            "if it was copied in part or while it was written; its other variables can still be read."
+            f"the record {str(path)!r} is damaged: {what or 'it'} cannot be read ({found}). If it was "
+            "copied in part or while it was written, copy it again; its other variables can still be read."
         ) from error
 
 
 def check_files(path: Path, array: Any, rows: int) -> None:
-    """Raise `RecordError` unless every file with ``rows`` of a variable is there, with something in it.
+    """Raise `RecordError` unless every file with the first ``rows`` of a variable exists and is not empty.
 
-    Zarr takes one that is missing, or an empty one, for missing values, so somebody has to look.
+    Zarr itself reads a missing or empty file as missing values.
     """
     files = array.shards or array.chunks
     counts = [-(-length // size) for length, size in zip((rows, *array.shape[1:]), files, strict=True)]
@@ -49,7 +56,7 @@ def check_files(path: Path, array: Any, rows: int) -> None:
 
 
 class Guarded:
-    """A zarr array that dask reads piece by piece, each of them under `damage_explained`."""
+    """A zarr array whose reads, which dask makes piece by piece, are under `damage_explained`."""
 
     def __init__(self, path: Path, array: Any) -> None:
         self._path, self._array = path, array

@@ -1,4 +1,4 @@
-"""A record has one writer: a lock that the system lets go of when the process ends, however it ends."""
+"""`WriterLock`: allows one writer per record; the system releases it when the process ends in any way."""
 
 import os
 import weakref
@@ -9,14 +9,14 @@ from lca.record.schema import RecordError
 
 
 class WriterLock:
-    """Holds the folder of a record until `release`, or until this object or the process is gone.
+    """Locks the folder of a record until `release`, or until this object or the process is gone.
 
-    Where the file system or the platform has no such locks there is none.
+    On platforms and file systems without such locks it does nothing.
 
     Raises
     ------
     RecordError
-        If somebody else holds it.
+        If another writer holds the lock.
     """
 
     def __init__(self, path: Path) -> None:
@@ -32,12 +32,12 @@ class WriterLock:
         except BlockingIOError as error:
             self._release()
             raise RecordError(
-                f"the record {str(path)!r} is being written by somebody else: another process, or a Record "
-                "in this one that was not closed."
+                f"the record {str(path)!r} is being written by another process, or by a Record in this "
+                "process that was not closed; close it first."
             ) from error
         except OSError:  # a network file system without locks
             self._release()
 
     def release(self) -> None:
-        """Let go."""
+        """Release the lock."""
         self._release()

@@ -1,4 +1,4 @@
-"""`open_record`: a record as an `xarray.Dataset`, read when it is used, also while it is being written."""
+"""`open_record`: a record as an `xarray.Dataset` that is read lazily, even while it is being written."""
 
 import math
 from collections.abc import Sequence
@@ -11,37 +11,49 @@ import numpy as np
 from lca.extras import extra
 from lca.record.about import plan_of
 from lca.record.damage import Guarded, check_files, damage_explained
-from lca.record.schema import COMMITTED, FORMAT, SCHEMA_VERSION, RecordError
+from lca.record.schema import (
+    COMMITTED,
+    FORMAT,
+    MISSING_IN,
+    RENAMED_SINCE,
+    SCHEMA_VERSION,
+    RecordError,
+)
 
 if TYPE_CHECKING:
     import xarray
     import zarr
 
 _READ_BYTES = 2**24
-"""About how much a piece of an array holds that is read at once."""
+"""Approximate size of the pieces in which an array is read."""
 
 
 def open_record(path: str | PathLike[str]) -> "xarray.Dataset":
-    """The record at ``path``, as far as it is complete at this moment.
+    """Open the record at ``path`` with the rows that are complete at this moment.
 
-    Nothing but the labels is read here: the variables are dask arrays, so a record larger than memory can be
-    reduced, and ``.load()`` reads one that is not. A record that is still being written, or whose writer was
-    killed, shows its complete blocks; open it again to see more.
+    Only the labels are read now. The variables are dask arrays, so a record larger than memory can be
+    reduced; ``.load()`` reads a smaller one completely. Of a record that is still being written, or whose
+    writer was killed, the complete blocks are shown; open it again to see more.
 
     Parameters
     ----------
     path
-        What was given to `Record`.
+        The path that was passed to `Record`.
 
     Returns
     -------
     xarray.Dataset
-        Dimensions, variables and attributes as in the page "The record of a run". Needs the extra ``report``.
+        Dimensions, variables and attributes as described on the page "The record of a run". A record of an
+        older version has the present names of the variables; its attributes are as they were written.
 
     Raises
     ------
     RecordError
-        If there is no record, it was written by a newer version, or files of it are missing.
+        If there is no record, it was written by a newer version, or files are missing or damaged.
+
+    Notes
+    -----
+    Needs the extra ``report``.
 
     Examples
     --------
@@ -63,30 +75,41 @@ def open_record(path: str | PathLike[str]) -> "xarray.Dataset":
     group: Any = open_group(path)
     plan = plan_of(path, group.attrs)
     with damage_explained(path):
-        committed = int(group[COMMITTED][()])  # first: what it counts was complete before it was counted
+        committed = int(group[COMMITTED][()])  # read first, since the rows it counts were complete before
         labels = {name: (dim, _labels(group[name])) for name, (dim, _) in plan.coordinates.items()}
-        variables = {
-            column.name: (
-                ("step", *column.dims),
-                _rows(path, group[column.name], committed),
-                dict(group[column.name].attrs),
-            )
+        version = group.attrs["schema_version"]
+        renamed, missing = RENAMED_SINCE.get(version, {}), MISSING_IN.get(version, ())
+        arrays = {
+            column: group[renamed.get(column.name, column.name)]
             for column in plan.columns
+            if column.name not in missing
+        }
+        variables = {
+            column.name: (("step", *column.dims), _rows(path, array, committed), dict(array.attrs))
+            for column, array in arrays.items()
         }
         step = variables.pop("step")
-        return xr.Dataset(variables, {"step": (step[0], step[1].compute()), **labels}, dict(group.attrs))
+        run = xr.Dataset(variables, {"step": (step[0], step[1].compute()), **labels}, dict(group.attrs))
+    if "sampled" in missing:  # until then, an estimate was recognised by a loss that is not measured
+        run["sampled"] = np.isnan(run.loss_end)
+    return run
 
 
 def open_records(paths: Sequence[str | PathLike[str]]) -> "xarray.Dataset":
-    """Several runs to be compared, such as the seeds of one set-up, along the new dimension ``run``.
+    """Open several runs for comparison, such as the seeds of one set-up, along the new dimension ``run``.
 
-    The label of a run is its path. What the runs say alike about themselves stays in the attributes.
+    The label of a run is its path. Attributes on which all runs agree are kept.
+
+    Parameters
+    ----------
+    paths
+        The paths that were passed to `Record`; at least one.
 
     Raises
     ------
     RecordError
-        If the runs do not have the same tensors, measured losses, variables and steps; the message names the
-        first difference.
+        If the runs differ in their tensors, measured losses, variables or steps; the message names the first
+        difference.
 
     Examples
     --------
@@ -105,7 +128,7 @@ def open_records(paths: Sequence[str | PathLike[str]]) -> "xarray.Dataset":
     with extra("report"):
         import xarray as xr  # noqa: PLC0415
     if not paths:
-        raise RecordError("there is no record to open; pass the paths of at least one.")
+        raise RecordError("there is no record to open; pass at least one path.")
     runs = [open_record(path) for path in paths]
     for path, run in zip(paths[1:], runs[1:], strict=True):
         _check_comparable(runs[0], run, f"{str(paths[0])!r} and {str(path)!r} cannot be compared")
@@ -114,13 +137,13 @@ def open_records(paths: Sequence[str | PathLike[str]]) -> "xarray.Dataset":
 
 
 def _check_comparable(first: "xarray.Dataset", other: "xarray.Dataset", what: str) -> None:
-    for held in ("tensor", "measured"):
+    for dim in ("tensor", "measured"):
         for a, b, where in ((first, other, "first"), (other, first, "second")):
-            more = [name for name in a[held].values.tolist() if name not in b[held].values]
+            more = [name for name in a[dim].values.tolist() if name not in b[dim].values]
             if more:
-                raise RecordError(f"{what}: only the {where} has the {held} {', '.join(map(repr, more))}.")
+                raise RecordError(f"{what}: only the {where} has the {dim} {', '.join(map(repr, more))}.")
     if first.attrs["layout"] != other.attrs["layout"]:
-        raise RecordError(f"{what}: tensors differ in order or shape.")
+        raise RecordError(f"{what}: their tensors differ in order or shape.")
     if set(first.variables) != set(other.variables):
         found = sorted(map(str, set(first.variables) ^ set(other.variables)))
         raise RecordError(f"{what}: only one of them has {', '.join(found)}.")
@@ -128,12 +151,18 @@ def _check_comparable(first: "xarray.Dataset", other: "xarray.Dataset", what: st
         if first[name].values.tolist() != other[name].values.tolist():
             raise RecordError(
                 f"{what}: they have different {name}s ({first.sizes[name]} and {other.sizes[name]}, or other "
-                f"labels); select those they share with run.sel({name}=...)."
+                f"labels); select the {name}s that both have with run.sel({name}=...)."
             )
 
 
 def open_group(path: Path) -> "zarr.Group":
-    """The Zarr group of a record of a version that can be read here; read-only."""
+    """The Zarr group of a record, read-only.
+
+    Raises
+    ------
+    RecordError
+        If there is no record, or this version of lca cannot read it.
+    """
     with extra("report"):
         import zarr  # noqa: PLC0415
     if not path.exists():
@@ -143,16 +172,16 @@ def open_group(path: Path) -> "zarr.Group":
         attributes = dict(group.attrs)
     except (FileNotFoundError, ValueError, TypeError, KeyError) as error:
         raise RecordError(
-            f"{str(path)!r} is no record, or its zarr.json is damaged ({type(error).__name__}: {error}); a "
-            "record is the folder that was given to lca.Record."
+            f"{str(path)!r} is not a record, or its zarr.json is damaged ({type(error).__name__}: {error}); "
+            "a record is the folder that was passed to lca.Record."
         ) from error
     if attributes.get("format") != FORMAT:
-        raise RecordError(f"{str(path)!r} is a Zarr group, but no record of lca.")
+        raise RecordError(f"{str(path)!r} is a Zarr group, but not a record of lca.")
     version = attributes.get("schema_version")
     if not isinstance(version, int) or version > SCHEMA_VERSION:
         raise RecordError(
             f"the record {str(path)!r} has schema version {version}, written by lca "
-            f"{attributes.get('lca_version')}; this lca reads up to version {SCHEMA_VERSION}: "
+            f"{attributes.get('lca_version')}; this lca reads versions up to {SCHEMA_VERSION}; to upgrade: "
             "pip install --upgrade loss-change-allocation"
         )
     return group

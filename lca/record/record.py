@@ -1,4 +1,4 @@
-"""`Record`: what a run leaves behind on disk, written while it goes on."""
+"""`Record`: writes the allocations of a run to disk, block by block."""
 
 import warnings
 from collections.abc import Mapping, Sequence
@@ -8,7 +8,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, get_args
 
-from lca.allocation import Estimator, StepAllocation, with_terms
+from lca.allocation import Estimator, StepAllocation
 from lca.errors import LCAWarning, UnknownNameError
 from lca.extras import extra
 from lca.layout import Layout, check_same_layout
@@ -17,53 +17,56 @@ from lca.record.about import Dtype, Mode, attributes, plan_of
 from lca.record.blocks import Blocks
 from lca.record.citation import citation
 from lca.record.reading import open_group
-from lca.record.rows import Rows
-from lca.record.schema import Content, Plan, RecordError
+from lca.record.rows import loss_cells, step_cells
+from lca.record.schema import SCHEMA_VERSION, Content, Plan, RecordError
+from lca.row import Row, rows_of
 from lca.tolerances import EPS32, summed
 
 BLOCK = 64
-"""Rows that are written at once, and the most that a killed run loses."""
+"""Rows that are written at once: the most that a killed run can lose."""
 
 
 class Record:
-    """Writes the allocations of a run to a folder, block by block, readable at any moment by `open_record`.
+    """Writes the allocations of a run to a folder, block by block; `open_record` reads it at any time.
 
-    Every step and measured loss: the scalars of the allocation, totals and counts of each tensor and layer,
-    totals of each neuron, a histogram of |A|. A killed process loses at most the block in hand.
+    For every step and measured loss it stores the scalars of the allocation, totals and sign counts of each
+    tensor and layer, totals of each neuron, and a histogram of |A|. If the process is killed, at most one
+    block of rows is lost.
 
     Parameters
     ----------
     path
-        A folder that is made; by custom its name ends in ``.zarr``.
+        The folder to create. By convention its name ends in ``.zarr``.
     layout
-        Of the parameters. A tracker that is given the record fills it in.
+        The layout of the parameters. A tracker that receives the record sets it.
     mode
-        ``"x"``: a new record, and an error if there is one; ``"w"``: a new one in its place; ``"a"``: go on
-        with the one that is there, or begin one.
+        ``"x"``: create a record, and raise an error if one exists. ``"w"``: replace an existing record.
+        ``"a"``: continue an existing record, or create one.
     resume_at
-        With ``mode="a"``: drop the rows of this step and later ones, which will be measured again.
+        With ``mode="a"``: drop the rows from this step on, because these steps will be measured again.
     values
-        Keep all A_i of every step, in this dtype: K numbers a step and measured loss.
+        Store all A_i of every step in this dtype: K numbers per step and measured loss.
     theta
-        Keep θ_t of every step, in this dtype.
+        Store θ_t of every step in this dtype.
     trace
-        Single parameters to follow, as positions or as ``"fc1.weight[3, 17]"``.
+        Single parameters to store, as positions in θ or as names such as ``"fc1.weight[3, 17]"``.
     neurons, histogram
-        Whether to keep these.
+        Whether to store the totals of neurons, and the histogram of |A|.
     estimator, settings
-        What made the allocations, and anything about the run that fits in JSON; written into the record.
+        The estimator, and any facts about the run that fit in JSON; stored in the attributes.
     block
-        Rows that are held back and written at once.
+        Number of rows that are collected in memory and written at once.
 
     Raises
     ------
     RecordError
-        If there is a record already (or none that could be continued), somebody else writes it, it cannot be
-        written, or a step does not come after the one before.
+        If a record exists and ``mode`` is ``"x"``, if the record cannot be continued or written, if another
+        process is writing it, or if a step does not come after the previous one.
 
     Notes
     -----
-    Memory: one block of rows. Needs the extra ``report``.
+    Memory: one block of rows. Cost of a step: at most three passes over the K values per measured loss
+    (`lca.row.Row`), which are shared with the summary of a tracker. Needs the extra ``report``.
 
     Examples
     --------
@@ -99,7 +102,7 @@ class Record:
         block: int = BLOCK,
     ) -> None:
         with extra("report"):
-            import zarr  # noqa: PLC0415, F401 - fail here, not at the first step
+            import zarr  # noqa: PLC0415, F401 - fail now rather than at the first step
         _check_target(Path(path), mode, block=block, resume_at=resume_at)
         self.path = Path(path)
         self.next_step = 0
@@ -116,8 +119,7 @@ class Record:
         self._blocks: Blocks | None = None
         self._about: dict[str, Any] = {}
         self._plan: Plan | None = None
-        self._rows: Rows | None = None
-        self._before: tuple[int, dict[str, float]] | None = None  # the last step of a record that goes on
+        self._before: tuple[int, dict[str, float]] | None = None  # the last step of a continued record
         self._closed = False
         if mode == "a" and self.path.exists():
             self._continue(resume_at)
@@ -126,13 +128,26 @@ class Record:
 
     @property
     def steps(self) -> int:
-        """Number of steps in the record, with those that are still held back."""
+        """Number of steps in the record, including those that are not yet written to disk."""
         return 0 if self._blocks is None else self._blocks.rows
 
     def begin(
         self, layout: Layout, *, estimator: Estimator | None = None, settings: Mapping[str, Any] | None = None
     ) -> "Record":
-        """Say what run it is, where that was not known when the record was made; trackers do it."""
+        """Set what was not known when the record was created; trackers call this.
+
+        Parameters
+        ----------
+        layout
+            The layout of the parameters.
+        estimator, settings
+            As for the class; what was passed there takes precedence.
+
+        Raises
+        ------
+        LayoutError
+            If the record has another layout.
+        """
         if self._layout is not None:
             check_same_layout((self._layout, layout), f"the record {str(self.path)!r} and the run")
         self._layout = layout
@@ -142,40 +157,66 @@ class Record:
         return self
 
     def update(self, allocations: StepAllocation | Mapping[str, StepAllocation]) -> None:
-        """Take in a step: the allocation of each measured loss by name; a single one is called ``train``."""
+        """Add one step.
+
+        Parameters
+        ----------
+        allocations
+            The allocation of each measured loss by name, as from `lca.allocate_each`; a single allocation is
+            named ``train``. The terms of a `lca.Sum` are added as ``train/penalty``.
+
+        Raises
+        ------
+        RecordError
+            If the record is closed, the step is not new, other losses are measured than before, or the disk
+            cannot be written.
+        """
+        found = {"train": allocations} if isinstance(allocations, StepAllocation) else allocations
+        self.write(rows_of(found, self._known_layout()))
+
+    def write(self, rows: Mapping[str, Row]) -> None:
+        """Add one step whose rows exist already, as from `lca.row.rows_of`; like `update` otherwise."""
         if self._closed:
-            raise RecordError(f"the record {str(self.path)!r} is closed; go on with Record(path, mode='a').")
-        found = with_terms({"train": allocations} if isinstance(allocations, StepAllocation) else allocations)
-        step = next(iter(found.values())).step
+            raise RecordError(
+                f"the record {str(self.path)!r} is closed; continue it with Record(path, mode='a')."
+            )
+        first = next(iter(rows.values())).allocation
+        step = first.step
         if step < self.next_step:
             raise RecordError(
-                f"step {step} is not new to the record {str(self.path)!r}, which goes on at step "
+                f"step {step} is not new to the record {str(self.path)!r}, which continues at step "
                 f"{self.next_step}; count from Record.next_step, or pass resume_at={step} to measure again."
             )
-        plan = self._plan or self._new_plan(tuple(found))
-        if tuple(found) != plan.measured:
+        plan = self._plan or self._new_plan(tuple(rows))
+        if tuple(rows) != plan.measured:
             raise RecordError(
-                f"step {step} measures {', '.join(found)}, the record {str(self.path)!r} is of "
+                f"step {step} measures {', '.join(rows)}, but the record {str(self.path)!r} holds "
                 f"{', '.join(plan.measured)}; measure the same losses, or write another record."
             )
-        self._check_goes_on(step, found)
-        rows = self._rows or Rows(plan.layout, plan.content)
-        shared, each = rows.of_step(next(iter(found.values()))), list(map(rows.of_loss, found.values()))
-        if self._blocks is None:  # not before the first row is known to fit
+        self._check_continuity(step, rows)
+        shared = step_cells(first, plan.content)
+        each = [loss_cells(self._fitting(row, plan.layout), plan.content) for row in rows.values()]
+        if self._blocks is None:  # only now is it known that the first row fits
             self._about = attributes(plan, self._estimator, self._settings)
             self._blocks = Blocks.create(self.path, plan, self._about)
-        self._plan, self._rows = plan, rows
+        self._plan = plan
         self._blocks.put(shared, each)
         self.next_step = step + 1
         self._blocks.flush_full()
 
     def flush(self) -> None:
-        """Write the rows that are held back, so that they can be read and outlive the process."""
+        """Write all rows to disk, so that they can be read and survive the process."""
         if self._blocks is not None:
             self._blocks.flush()
 
     def close(self, *, complete: bool = True) -> None:
-        """Write what is held back; ``complete`` says in the record whether the run came to its end."""
+        """Write all rows and release the record.
+
+        Parameters
+        ----------
+        complete
+            Whether the run reached its end; stored in the attributes.
+        """
         if self._closed:
             return
         if self._blocks is not None:
@@ -183,7 +224,7 @@ class Record:
         self._closed = True
 
     def cite(self) -> str:
-        """BibTeX entries for what the run used: method, software, estimator, data (``settings["data"]``)."""
+        """BibTeX entries for the method, this software, the estimator and the data (``settings["data"]``)."""
         estimator = "" if self._estimator is None else repr(self._estimator)
         return citation(self._about or {"estimator": estimator, "settings": self._settings})
 
@@ -195,16 +236,34 @@ class Record:
     ) -> None:
         self.close(complete=kind is None)
 
-    def _new_plan(self, measured: tuple[str, ...]) -> Plan:
+    def _known_layout(self) -> Layout:
         if self._layout is None:
             raise RecordError(
-                f"the record {str(self.path)!r} does not know the layout of the parameters; make it with "
+                f"the record {str(self.path)!r} does not know the layout of the parameters; create it with "
                 "Record(path, objective.layout)."
             )
-        return Plan(self._layout, measured, Content(**self._wanted, traced=self._traced), self._block)
+        return self._layout
+
+    def _new_plan(self, measured: tuple[str, ...]) -> Plan:
+        content = Content(**self._wanted, traced=self._traced)
+        return Plan(self._known_layout(), measured, content, self._block)
+
+    def _fitting(self, row: Row, layout: Layout) -> Row:
+        """``row``, or a new row if it was made for a layout that differs in its neurons."""
+        if row.layout == layout:
+            return row
+        check_same_layout((layout, row.layout), f"the record {str(self.path)!r} and the row")
+        return Row(row.allocation, layout)
 
     def _continue(self, resume_at: int | None) -> None:
         self._about = dict(open_group(self.path).attrs)
+        version = self._about["schema_version"]
+        if version < SCHEMA_VERSION:
+            raise RecordError(
+                f"the record {str(self.path)!r} was written by lca {self._about.get('lca_version')} (schema "
+                f"version {version}): it can be read, but this lca, which writes version {SCHEMA_VERSION}, "
+                "cannot continue it; write a new record."
+            )
         self._plan = plan_of(self.path, self._about)
         self.begin(self._plan.layout)
         self._check_same_content(self._plan.content)
@@ -218,25 +277,25 @@ class Record:
             self.next_step = resume_at
 
     def _check_same_content(self, has: Content) -> None:
-        """What a record keeps is fixed when it begins; options that ask for something else are no slip."""
-        asked, usual = Content(**self._wanted, traced=self._traced), Content()
+        """Raise `RecordError` if an option differs from its default and from what the record holds."""
+        asked, default = Content(**self._wanted, traced=self._traced), Content()
         for name, value in asdict(asked).items():
-            if value not in (getattr(usual, name), getattr(has, name)):
+            if value not in (getattr(default, name), getattr(has, name)):
                 raise RecordError(
-                    f"the record {str(self.path)!r} was begun with {name}={getattr(has, name)!r}, and cannot "
-                    f"go on with {name}={value!r}; leave the option out, or write another record."
+                    f"the record {str(self.path)!r} was created with {name}={getattr(has, name)!r} and "
+                    f"cannot be continued with {name}={value!r}; omit the option, or write another record."
                 )
 
-    def _check_goes_on(self, step: int, found: Mapping[str, StepAllocation]) -> None:
-        """The first step after a record was opened again should begin where it had ended."""
+    def _check_continuity(self, step: int, rows: Mapping[str, Row]) -> None:
+        """Warn if the first step of a continued record does not begin where the record ended."""
         (last, ends), self._before = self._before or (step, {}), None
         for name, end in ends.items():
-            begin, mass = found[name].loss_start, found[name].mass
+            begin, mass = rows[name].allocation.loss_start, rows[name].allocation.mass
             if step == last + 1 and abs(begin - end) > summed(mass + abs(begin) + abs(end), EPS32):
                 warnings.warn(
-                    f"the record {str(self.path)!r} ended with a {name} loss of {end:.6g} and goes on with "
-                    f"one of {begin:.6g}: training was not continued from where step {last} had ended. "
-                    "Load the checkpoint of that moment, or pass resume_at= for an earlier one.",
+                    f"the record {str(self.path)!r} ended with a {name} loss of {end:.6g} and continues with "
+                    f"a loss of {begin:.6g}: training did not continue from the end of step {last}. Load the "
+                    "checkpoint of that moment, or pass resume_at= for an earlier one.",
                     LCAWarning,
                     stacklevel=3,
                 )
@@ -244,7 +303,7 @@ class Record:
 
 
 def _check_target(path: Path, mode: Mode, *, block: int, resume_at: int | None) -> None:
-    """Raise `RecordError` unless a record can be written to ``path`` in this mode; nothing is made yet."""
+    """Raise `RecordError` unless a record can be written to ``path`` in this mode; creates nothing."""
     if mode not in get_args(Mode):
         raise UnknownNameError("mode", mode, get_args(Mode))
     if block < 1:
@@ -254,8 +313,8 @@ def _check_target(path: Path, mode: Mode, *, block: int, resume_at: int | None) 
     if path.exists():
         if mode == "x":
             raise RecordError(
-                f"there is something at {str(path)!r} already; lca.Record(path, mode='a') goes on with a "
-                "record, mode='w' replaces it: record=lca.Record(path, mode='w')."
+                f"{str(path)!r} exists already; lca.Record(path, mode='a') continues a record, and mode='w' "
+                "replaces it: record=lca.Record(path, mode='w')."
             )
-        open_group(path)  # nothing but a record is ever continued or replaced
+        open_group(path)  # only a record is ever continued or replaced
     check_writable(path.parent)

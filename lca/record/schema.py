@@ -1,7 +1,7 @@
-"""What a record holds: its variables, their dimensions and dtypes, and the version of all that.
+"""The contents of a record: its variables, their dimensions and dtypes, and the version of this schema.
 
-A record is a Zarr v3 group, one array a variable, with the dimension names and attributes that xarray reads.
-Values are in units of the loss; negative = helped.
+A record is a Zarr v3 group with one array per variable, with the dimension names and attributes that xarray
+reads. Values are in units of the loss; negative: helping.
 """
 
 from collections.abc import Mapping
@@ -12,23 +12,34 @@ from typing import Any
 import numpy as np
 
 from lca.errors import LCAError
-from lca.layout import Layout
+from lca.layout import GroupBy, Layout
+from lca.row import BIN_EDGES
 
-SCHEMA_VERSION = 1
-"""Raised when a reader of the version before would misread a record."""
+SCHEMA_VERSION = 2
+"""Increased when a reader of the previous version would misread a record.
+
+1: lca 0.1.0. 2: ``_helped`` and ``_hurt`` became ``_helping`` and ``_hurting``; ``sampled`` was added.
+"""
+RENAMED_SINCE = {
+    1: {
+        f"{group}_{new}": f"{group}_{old}"
+        for group in ("tensor", "layer")
+        for new, old in (("helping", "helped"), ("hurting", "hurt"))
+    }
+}
+"""For each older schema: the present name of a variable, and its name there."""
+MISSING_IN = {1: ("sampled",)}
+"""For each older schema: the variables it lacks, which `lca.open_record` derives from others."""
 
 FORMAT = "loss-change-allocation record"
 COMMITTED = "committed"
-"""The array, without dimensions, that says how many rows are complete; written last."""
+"""The array, without dimensions, that holds the number of complete rows; written last."""
 
 CONVENTIONS = (
-    "Allocations, residuals and masses are in units of the loss. Negative: helped (lowered the loss); "
-    "positive: hurt; exactly zero: did not move, or had no gradient. For every step and measured loss, "
+    "Allocations, residuals and masses are in units of the loss. Negative: helping (lowered the loss); "
+    "positive: hurting; exactly zero: did not move, or had no gradient. For every step and measured loss, "
     "loss_end - loss_start = total + state_change + residual. NaN: not measured."
 )
-BINS_PER_DECADE = 8
-BIN_EDGES = np.logspace(-24, 2, 26 * BINS_PER_DECADE + 1)
-"""Edges of the bins of |A|; the last one is the upper end of the last bin."""
 
 
 class RecordError(LCAError):
@@ -37,7 +48,7 @@ class RecordError(LCAError):
 
 @dataclass(frozen=True)
 class Column:
-    """A variable with a row a step: its dimensions after ``step``, its dtype, and what it is in words."""
+    """A variable with one row per step: its dimensions after ``step``, its dtype, and a description."""
 
     name: str
     dims: tuple[str, ...]
@@ -46,16 +57,16 @@ class Column:
     units: str = "loss"
 
     def rows(self, count: int, sizes: Mapping[str, int]) -> np.ndarray:
-        """An empty block of ``count`` rows: NaN, or 0 where the dtype has none."""
+        """An empty block of ``count`` rows: NaN, or 0 in a dtype without NaN."""
         shape = (count, *(sizes[dim] for dim in self.dims))
         return np.full(shape, np.nan if self.dtype.startswith("f") else 0, self.dtype)
 
 
 @dataclass(frozen=True)
 class Content:
-    """What a record is asked to keep beyond the scalars, the tensors and the layers.
+    """The optional contents of a record, beyond scalars, tensors and layers.
 
-    ``values`` and ``theta`` are the dtypes of the full arrays, or ``None``; ``traced`` are flat indices.
+    ``values`` and ``theta`` are the dtypes of the full arrays, or ``None``; ``traced`` holds positions in θ.
     """
 
     neurons: bool = True
@@ -72,7 +83,7 @@ _SCALARS = (
     ("state_change", "loss change by buffers that are not parameters"),
     ("residual", "loss_end - loss_start - state_change - total"),
     ("mass", "Σ_k |w_k| Σ_i |g_{k,i} Δ_i|, the scale of rounding"),
-    ("tolerance", "the largest |residual| that was promised"),
+    ("tolerance", "the largest |residual| that the estimator promised"),
 )
 _COSTS = (
     ("full_gradients", "gradients over the measured data", "passes"),
@@ -80,17 +91,26 @@ _COSTS = (
     ("batch_gradients", "gradients on a training batch", "passes"),
     ("examples", "gradients of single examples, in samples", "examples"),
 )
-_COUNTS = (("helped", "A < 0"), ("hurt", "A > 0"), ("zero", "A = 0 exactly"))
+_FLAGS = (
+    ("converged", "the estimator met its tolerances"),
+    ("sampled", "the values are estimated from batches or samples"),
+)
+_COUNTS = (("helping", "A < 0"), ("hurting", "A > 0"), ("zero", "A = 0 exactly"))
+
+
+def group_names(content: Content) -> tuple[GroupBy, ...]:
+    """The groups whose totals a record with this content holds."""
+    return ("tensor", "layer", "neuron") if content.neurons else ("tensor", "layer")
 
 
 def columns(content: Content) -> list[Column]:
-    """The variables of a record with this content, in the order they are written."""
+    """The variables of a record with this content, in the order in which they are written."""
     both = ("measured",)
     found = [Column("step", (), "int64", "index of the step", "1")]
     found += [Column(name, both, "float64", text) for name, text in _SCALARS]
     found += [Column(name, both, "float64", text, units) for name, text, units in _COSTS]
-    found.append(Column("converged", both, "bool", "the estimator met its tolerances", "1"))
-    for group in ("tensor", "layer", "neuron") if content.neurons else ("tensor", "layer"):
+    found += [Column(name, both, "bool", text, "1") for name, text in _FLAGS]
+    for group in group_names(content):
         dims = (*both, group)
         found.append(Column(f"{group}_total", dims, "float64", f"Σ A_i over the {group}"))
         found.append(Column(f"{group}_stderr", dims, "float64", f"standard error of {group}_total"))
@@ -131,10 +151,7 @@ def _per_parameter(content: Content) -> list[Column]:
 
 @dataclass(frozen=True)
 class Plan:
-    """Everything that fixes the arrays of a record.
-
-    ``block`` is the number of rows that are written at once.
-    """
+    """Everything that determines the arrays of a record; ``block`` rows are written at once."""
 
     layout: Layout
     measured: tuple[str, ...]
@@ -143,12 +160,12 @@ class Plan:
 
     @cached_property
     def columns(self) -> list[Column]:
-        """What grows."""
+        """The variables that grow with every step."""
         return columns(self.content)
 
     @cached_property
     def coordinates(self) -> dict[str, tuple[str, Any]]:
-        """Name: (dimension, labels) of everything that is the same in every step."""
+        """Name: (dimension, labels) of the coordinates that do not depend on the step."""
         layout, layers = self.layout, self.layout.groups("layer")
         found: dict[str, tuple[str, Any]] = {
             "measured": ("measured", list(self.measured)),
@@ -169,10 +186,10 @@ class Plan:
 
     @cached_property
     def sizes(self) -> dict[str, int]:
-        """The length of every dimension but ``step``."""
+        """The length of every dimension other than ``step``."""
         known = {dim: len(labels) for dim, labels in self.coordinates.values()}
         return {"parameter": self.layout.size, **known}
 
     def empty_block(self) -> dict[str, np.ndarray]:
-        """Memory for one block of rows."""
+        """Arrays for one block of rows, by variable."""
         return {column.name: column.rows(self.block, self.sizes) for column in self.columns}

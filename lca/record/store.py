@@ -1,8 +1,8 @@
-"""`BlockStore`: arrays that grow by blocks of rows and can be read, or killed, at any moment.
+"""`BlockStore`: arrays that grow by blocks of rows, and can be read at any moment.
 
-A block is written in three moves: arrays are lengthened, the rows are written (Zarr writes each file under
-another name and renames it), and last the number of complete rows. Whoever reads goes by that number, so that
-only whole rows are seen, whatever happened to the writer.
+A block is written in three steps: the arrays are lengthened, the rows are written (Zarr writes each file
+under another name and then renames it), and finally the number of complete rows is written. Readers go by
+that number, so they see only whole rows, whatever happened to the writer.
 """
 
 import os
@@ -25,7 +25,7 @@ with extra("report"):
     from zarr.core.array_spec import ArrayConfigParams
 
 _CHUNK, _SHARD = 8192, 8192 * 128
-"""Parameters a chunk and a file: 64 rows of them are 2 MiB and 256 MiB of float32, before compression."""
+"""Parameters per chunk and per file: with 64 rows, 2 MiB and 256 MiB of float32 before compression."""
 
 
 class BlockStore:
@@ -34,9 +34,9 @@ class BlockStore:
     Parameters
     ----------
     path
-        Its folder.
+        The folder of the record.
     columns
-        The variables that grow.
+        The variables that grow with every step.
 
     Attributes
     ----------
@@ -57,7 +57,7 @@ class BlockStore:
 
     @classmethod
     def create(cls, path: Path, plan: Plan, attributes: Mapping[str, Any]) -> "BlockStore":
-        """Make an empty store; it appears at ``path`` when it is complete, in place of one that was there."""
+        """Create an empty store; when it is complete, it appears at ``path`` and replaces an older one."""
         staged = path.with_name(f".{path.name}.{os.getpid()}.tmp")
         try:
             with _explained(path, 0):
@@ -79,12 +79,12 @@ class BlockStore:
             self._group.attrs.update(attributes)
 
     def read(self, name: str, rows: slice) -> np.ndarray:
-        """Some rows of a variable."""
+        """Read some rows of a variable."""
         with damage_explained(self._path, f"the variable {name!r}"):
             return np.asarray(self._arrays[name][rows])
 
     def write(self, at: int, block: Mapping[str, np.ndarray]) -> None:
-        """Make ``block`` the rows from ``at`` (a multiple of the block) to the end, and commit them."""
+        """Write ``block`` as the rows from ``at`` (a multiple of the block size) on, and commit them."""
         length = at + len(next(iter(block.values())))
         with self._explained():
             for name, array in self._arrays.items():
@@ -94,7 +94,7 @@ class BlockStore:
             self._commit(length)
 
     def cut(self, length: int) -> None:
-        """Forget the rows from ``length`` on."""
+        """Drop the rows from ``length`` on."""
         with self._explained():
             self._commit(length)
 
@@ -103,7 +103,7 @@ class BlockStore:
         self.committed = length
 
     def trim(self) -> None:
-        """Give every array the committed length, so that any reader of Zarr sees no more than that."""
+        """Shorten every array to the committed length, so that any reader of Zarr sees only complete rows."""
         with self._explained():
             for array in self._arrays.values():
                 if array.shape[0] != self.committed:
@@ -117,7 +117,7 @@ class BlockStore:
 
 _WRITE_ALL: ArrayConfigParams = {
     "write_empty_chunks": True
-}  # else a missing file could be lost rows, or rows of zeros
+}  # otherwise a missing file could mean lost rows or rows of zeros
 
 
 @contextmanager
@@ -127,15 +127,15 @@ def _explained(path: Path, committed: int) -> Iterator[None]:
     except OSError as error:
         raise RecordError(
             f"cannot write the record {str(path)!r} ({error.strerror or error}); its first {committed} rows "
-            "are safe and can be read. Make room, or see to the folder, and go on with mode='a'."
+            "are complete and can be read. Free some space, or repair the folder, and continue with mode='a'."
         ) from error
 
 
 def _growing(group: zarr.Group, column: Column, plan: Plan) -> None:
-    """An array for ``column`` with no rows yet; one file a block, or several where θ is very long."""
+    """Create the array of ``column`` without rows; a block is one file, or several if θ is very long."""
     inner = tuple(plan.sizes[dim] for dim in column.dims)
     full = column.dims[-1:] == ("parameter",)
-    # One file holds one measured loss, in chunks of parameters: one of them is read without the others.
+    # A file holds one measured loss in chunks of parameters, so that a chunk is read without the others.
     chunks = (plan.block, *(1 for _ in inner[:-1]), _CHUNK) if full else (plan.block, *inner)
     shards = (*chunks[:-1], min(_SHARD, -(-inner[-1] // _CHUNK) * _CHUNK)) if full else None
     group.create_array(

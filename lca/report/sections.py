@@ -163,7 +163,7 @@ def noise(run: Run) -> Section:
     first = run.losses[0]
     signs, shown = run.layer_signs(first), []
     sampled = run.is_sampled(first)
-    overall = Signs(*(counts.sum(axis=1) for counts in (signs.negative, signs.positive, signs.zero)))
+    overall = Signs(*(counts.sum(axis=1) for counts in (signs.helping, signs.hurting, signs.zero)))
     if not sampled:
         helping = charts.helping_chart(run.steps, overall.helping_percent(), overall.zero_percent())
         shown.append(

@@ -6,16 +6,18 @@ from contextlib import contextmanager
 from os import PathLike
 from typing import Any, Literal, Protocol, TypeAlias, get_args, runtime_checkable
 
-from lca.allocation import Estimator, start_each, with_terms
+from lca.allocation import Estimator, start_each
 from lca.errors import IncompleteStepError, LCAError, LCAWarning, UnknownNameError
 from lca.estimators import Adaptive
 from lca.estimators.stochastic import required_fields_of
 from lca.layout import Layout, check_same_layout
 from lca.objective import Objective, State, Sum, state_of
 from lca.record import Record
+from lca.row import Row, rows_of
 from lca.step import Step
 from lca.summary import RunViews, summarize
 from lca.views import View
+from lca.views.view import show
 
 OnError: TypeAlias = Literal["warn", "raise"]
 Schedule: TypeAlias = int | Callable[[int], bool]
@@ -96,6 +98,7 @@ class Session:
         self._on_error = on_error
         self.skipped_steps = 0
         self._measured, self._warned = False, False
+        self._layouts = {name: measured.layout for name, measured in self.objectives.items()}
         self.views = _views_of(self.objectives, views)
         self.error: Exception | None = None
         self._record = None if record is None else self._begun(record, estimator)
@@ -119,7 +122,7 @@ class Session:
     def measure(self, step: Step) -> None:
         """Allocate a step, show it to the views and record it; leave it out if it lacks what others had."""
         try:
-            rows = self._allocate(step)
+            found = self._allocate(step)
         except IncompleteStepError as error:
             if not self._measured:
                 raise
@@ -129,11 +132,14 @@ class Session:
             self.skipped_steps += 1
             return
         self._measured = True
-        for name, allocation in with_terms(rows).items():
+        rows: dict[str, Row] = {}
+        for name, allocation in found.items():
+            rows |= rows_of({name: allocation}, self._layouts[name])
+        for name, row in rows.items():
             if name in self.views:
-                self.views[name].update(allocation)
+                show(self.views[name], row)
         if self._record is not None:
-            self._record.update(rows)
+            self._record.write(rows)
 
     def close(self, *, complete: bool = True) -> None:
         """Close the record, if there is one; ``complete``: training came to its end."""

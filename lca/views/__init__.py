@@ -1,7 +1,7 @@
-"""Streaming reductions of allocations: memory O(K), whatever the length of the run.
+"""Streaming reductions of allocations, with memory O(K) for a run of any length.
 
-A view is told every `StepAllocation` once and keeps what it required_fields: a few numbers a step, or running
-counts. It takes vectors of any backend, and its results are NumPy arrays in float64 or integers.
+A view receives every `lca.StepAllocation` once, in order, and keeps a few numbers a step or running counts.
+It accepts the vectors of any backend; its results are NumPy arrays of float64 or integers.
 """
 
 from lca.views.error_bars import ErrorBars
@@ -13,7 +13,7 @@ from lca.views.signs import HelpingCounts, Signs
 from lca.views.top import Entry, TopParameters
 from lca.views.totals import GroupTotals
 from lca.views.trace import Trace
-from lca.views.view import View
+from lca.views.view import RowView, View
 
 __all__ = [
     "AllParameters",
@@ -25,6 +25,7 @@ __all__ = [
     "LogHistogram",
     "Oscillation",
     "ParameterTrace",
+    "RowView",
     "Signs",
     "TopParameters",
     "Trace",

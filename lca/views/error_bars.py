@@ -1,4 +1,4 @@
-"""`ErrorBars`: standard errors of group sums over any window of steps, shared samples included."""
+"""`ErrorBars`: standard errors of group sums over any window of steps, including shared samples."""
 
 from collections import defaultdict
 
@@ -12,31 +12,31 @@ Array = np.ndarray
 
 
 class ErrorBars:
-    """How far sampling may have moved ``Σ_{t in window} Σ_{i in group} A_{t,i}``, for each group.
+    """Standard errors of ``Σ_{t in window} Σ_{i in group} A_{t,i}`` due to sampling, for each group.
 
-    The sample at node t enters steps t - 1 and t, so the errors of neighbouring steps are correlated, and
-    often of opposite sign: added up as if independent they are wrong. Here the m replicates of a node are
-    added up over *all* steps of the window that share it; the nodes are independent, so that
+    The sample at node t enters steps t - 1 and t, so the errors of neighbouring steps are correlated, often
+    with opposite signs, and must not be combined as if they were independent. The m replicates of a node are
+    therefore summed over *all* steps of the window that share it. The nodes are independent, so
 
         stderr² = Σ_nodes 1/(m (m - 1)) Σ_j (R_{node,j} - mean_j R_{node,j})²
 
-    with ``R_{node,j} = Σ_t Σ_{i in group}`` of replicate j. That is sampling error alone: the bias an
-    estimator declares, of its rule or of its batches, is not in it.
+    where ``R_{node,j} = Σ_t Σ_{i in group}`` of replicate j. This is the sampling error only; it does not
+    contain the bias of the estimator's rule or batches.
 
     Parameters
     ----------
     groups
-        From `lca.Layout.groups`. For an error bar of the total, group everything as one.
+        From `lca.Layout.groups`. For the error bar of the total, put all parameters into one group.
 
     Notes
     -----
-    Windows are counted in measured steps, ``start`` ≤ t < ``stop``; by default the whole run, and an empty
-    one or one that leaves the run is an `LCAError`. Memory: O(m · groups) a step.
+    A window consists of the measured steps ``start`` ≤ t < ``stop``; the default is the whole run. An empty
+    window, or one that extends beyond the run, raises `LCAError`. Memory: O(m · groups) a step.
 
     Raises
     ------
     LCAError
-        If ``groups`` are none, as where the class itself is given as ``views=`` of a tracker.
+        If ``groups`` is not a `Groups`, for example if the class itself is passed as ``views=`` of a tracker.
 
     Examples
     --------
@@ -61,7 +61,7 @@ class ErrorBars:
         self._nodes: list[dict[float, Array]] = []
 
     def update(self, allocation: StepAllocation) -> None:
-        """Take in one step.
+        """Process one step (`View.update`).
 
         Raises
         ------
@@ -70,9 +70,9 @@ class ErrorBars:
         """
         if not allocation.replicates:
             raise LCAError(
-                f"step {allocation.step}: the estimator gives no replicates, and one sample has no spread; "
-                "use SampledPathIntegral or ControlVariate with micro_batches=2 or more, or CrossFit(independent=True) if "
-                "batches are drawn so."
+                f"step {allocation.step}: the estimator gives no replicates, so the spread is unknown; use "
+                "SampledPathIntegral or ControlVariate with micro_batches=2 or more, or "
+                "CrossFit(independent=True) if batches are drawn independently."
             )
         self._rows.append(self.groups.total(allocation.values))
         self._nodes.append(
@@ -87,32 +87,39 @@ class ErrorBars:
         return len(self._rows)
 
     def totals(self, start: int | None = None, stop: int | None = None) -> Array:
-        """The estimate, ``Σ A`` over the window, (groups,)."""
+        """The estimate ``Σ A`` over the window, (groups,), in units of the loss."""
         rows = self._rows[self._window(start, stop)]
         totals: Array = np.reshape(rows, (len(rows), len(self.groups))).sum(axis=0)
         return totals
 
     def stderr(self, start: int | None = None, stop: int | None = None) -> Array:
-        """Its standard error, (groups,), in units of the loss."""
+        """The standard error of `totals`, (groups,), in units of the loss."""
         stderr: Array = np.sqrt(self._variances(start, stop)[0].sum(axis=0))
         return stderr
 
     def per_step(self) -> Array:
-        """The standard error of every step alone, (T, groups)."""
+        """The standard error of each single step, (T, groups), in units of the loss."""
         return np.reshape([self.stderr(t, t + 1) for t in range(len(self))], (len(self), len(self.groups)))
 
     def interval(
         self, level: float = 0.95, start: int | None = None, stop: int | None = None
     ) -> tuple[Array, Array]:
-        """Lower and upper limits, (groups,) each: estimate ∓ t · stderr, with t of Student's distribution.
+        """Confidence limits, (groups,) each: the estimate minus and plus t · stderr, with Student's t.
 
-        Its degrees of freedom are those of Welch and Satterthwaite, corrected for the spread of the variances
-        themselves: m - 1 for a single node, more as nodes add up.
+        The degrees of freedom are those of Welch and Satterthwaite, corrected for the spread of the estimated
+        variances: m - 1 for a single node, more for several nodes.
+
+        Parameters
+        ----------
+        level
+            The confidence level, between 0 and 1.
+        start, stop
+            The window of steps.
 
         Raises
         ------
         LCAError
-            If ``level`` is none.
+            If ``level`` is not between 0 and 1.
         """
         from scipy import stats  # noqa: PLC0415 - slow to import, and most views never need it
 
@@ -120,7 +127,7 @@ class ErrorBars:
             raise LCAError(f"level must lie between 0 and 1, got {level!r}; e.g. 0.95.")
         variances, freedom = self._variances(start, stop)
         total, squares = variances.sum(axis=0), (variances**2 / (freedom + 2)[:, None]).sum(axis=0)
-        # Where nothing varies (an anchor, a frozen group) the interval has no width, whatever t is.
+        # Without any variation (a frozen group, say) the interval has width 0 for every t.
         nu = np.divide(total**2, squares, out=np.full(len(total), 3.0), where=squares > 0) - 2
         half = stats.t.isf((1 - level) / 2, np.maximum(nu, freedom.min(initial=1))) * np.sqrt(total)
         middle = self.totals(start, stop)
@@ -130,13 +137,13 @@ class ErrorBars:
         first, last = 0 if start is None else start, len(self) if stop is None else stop
         if not 0 <= first < last <= len(self):
             raise LCAError(
-                f"a window of steps needs 0 ≤ start < stop ≤ {len(self)}, the number of steps measured; got "
+                f"a window of steps needs 0 ≤ start < stop ≤ {len(self)}, the number of measured steps; got "
                 f"start={first}, stop={last}."
             )
         return slice(first, last)
 
     def _variances(self, start: int | None, stop: int | None) -> tuple[Array, Array]:
-        """For each node of the window: the variance of its mean (nodes, groups), and m - 1."""
+        """The variance of the mean of each node of the window, (nodes, groups), and its m - 1, (nodes,)."""
         nodes: dict[float, Array] = defaultdict(lambda: np.zeros(()))
         for step in self._nodes[self._window(start, stop)]:
             for key, replicates in step.items():

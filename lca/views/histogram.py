@@ -1,25 +1,26 @@
-"""`LogHistogram`: the distribution of |A| over all parameters and steps, tails included."""
+"""`LogHistogram`: the distribution of |A| over all parameters and steps, including its tails."""
 
 import numpy as np
 
 from lca.allocation import StepAllocation
 from lca.arrays import array_ops
 from lca.errors import LCAError
+from lca.row import BINS_PER_DECADE, HIGHEST_DECADE, LOWEST_DECADE
 
 
 class LogHistogram:
-    """Counts of |A_{t,i}| in bins of equal width in log10 |A|, helping and hurting apart.
+    """Counts of |A_{t,i}| in bins of equal width in log10 |A|, separately for A < 0 and A > 0.
 
-    ``edges[b] ≤ |A| < edges[b + 1]`` puts an entry into bin b. The bins are fixed beforehand, so
-    histograms of different steps, runs and machines add up. Nothing is dropped: exact zeros and entries
-    below or above the bins have counters of their own.
+    Bin b counts the entries with ``edges[b] ≤ |A| < edges[b + 1]``. The bins are fixed in advance, so the
+    histograms of different steps, runs and machines can be added. Every entry is counted: exact zeros and
+    entries below or above the bins have their own counters.
 
     Parameters
     ----------
     low, high
         log10 of the first and last edge, in units of the loss.
     bins_per_decade
-        How fine.
+        Number of bins per factor of 10.
 
     Attributes
     ----------
@@ -44,7 +45,13 @@ class LogHistogram:
     (1, 1, 0)
     """
 
-    def __init__(self, *, low: int = -24, high: int = 2, bins_per_decade: int = 8) -> None:
+    def __init__(
+        self,
+        *,
+        low: int = LOWEST_DECADE,
+        high: int = HIGHEST_DECADE,
+        bins_per_decade: int = BINS_PER_DECADE,
+    ) -> None:
         if high <= low or bins_per_decade < 1:
             raise LCAError(
                 f"a histogram needs low < high and bins_per_decade ≥ 1, got low={low}, high={high}, "
@@ -52,14 +59,18 @@ class LogHistogram:
             )
         self.edges = np.logspace(low, high, (high - low) * bins_per_decade + 1)
         self.zero = 0
-        # One more counter at either end, for what lies outside the edges: row 0 helping, row 1 hurting.
+        # Row 0 counts A < 0, row 1 A > 0; the first and the last column count entries outside the edges.
         self._counts = np.zeros((2, len(self.edges) + 1), dtype=np.int64)
 
     def update(self, allocation: StepAllocation) -> None:
-        on = array_ops(allocation.values)
-        counts = on.magnitudes(allocation.values, self.edges)
+        """Process one step (`View.update`)."""
+        ops = array_ops(allocation.values)
+        self.add(ops.magnitudes(allocation.values, self.edges), ops.size(allocation.values))
+
+    def add(self, counts: np.ndarray, parameters: int) -> None:
+        """Process the `lca.row.Row.magnitudes` of one step, counts (2, bins + 2), of K ``parameters``."""
         self._counts += counts
-        self.zero += on.size(allocation.values) - int(counts.sum())
+        self.zero += parameters - int(counts.sum())
 
     @property
     def helping(self) -> np.ndarray:

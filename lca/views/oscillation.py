@@ -1,4 +1,4 @@
-"""`Oscillation`: how often each weight turns round, and how often its gradient changes sign."""
+"""`Oscillation`: how often the movement and the gradient of each parameter change sign."""
 
 import numpy as np
 
@@ -8,15 +8,15 @@ from lca.views.view import step_of
 
 
 class Oscillation:
-    """Counts, for every parameter i and over the steps of a run, two events:
+    """Counts two events for every parameter i over the steps of a run.
 
-    - the weight *turns*: ``sign Δ_{t,i}`` is opposite to the last one that was not 0;
-    - the gradient *changes sign*: ``sign ḡ_{t,i}`` is opposite to the last one that was not 0, where
-      ``ḡ_{t,i} = A_{t,i} / Δ_{t,i}`` is the gradient averaged along the step. Where a parameter did not
-      move, its gradient is not known and the last sign is kept.
+    - The parameter *turns*: ``sign Δ_{t,i}`` is opposite to its last value other than 0.
+    - The gradient *changes sign*: ``sign ḡ_{t,i}`` is opposite to its last value other than 0, where
+      ``ḡ_{t,i} = A_{t,i} / Δ_{t,i}`` is the gradient averaged along the step. If a parameter did not move,
+      its gradient is unknown and the last sign is kept.
 
-    Steps that were not measured are not seen, so a run measured every n-th step has its own counts.
-    Memory: 10 K bytes, where the vectors are.
+    Only measured steps are counted, so a run that is measured every n-th step gives other counts.
+    Memory: 10 K bytes on the device of the vectors. The estimator must set `lca.StepAllocation.source`.
 
     Examples
     --------
@@ -32,34 +32,35 @@ class Oscillation:
     """
 
     def __init__(self) -> None:
-        self._reductions: ArrayOps | None = None
+        self._ops: ArrayOps | None = None
         self._turns: tuple[Native, Native] = (None, None)
         self._changes: tuple[Native, Native] = (None, None)
 
     def update(self, allocation: StepAllocation) -> None:
+        """Process one step (`View.update`)."""
         step = step_of(allocation, "turns")
-        movement, on = step.end - step.start, array_ops(allocation.values)
-        if self._reductions is None:
-            zeros = np.zeros(on.size(allocation.values), np.int8)
+        movement, ops = step.end - step.start, array_ops(allocation.values)
+        if self._ops is None:
+            zeros = np.zeros(ops.size(allocation.values), np.int8)
             for name in ("_turns", "_changes"):
                 counts, last = zeros.astype(np.int32), zeros.copy()
-                setattr(self, name, (on.native(counts, movement), on.native(last, movement)))
-        self._reductions = on
-        moved = on.signs(movement)
-        self._turns = on.changes(*self._turns, moved)
-        self._changes = on.changes(*self._changes, on.signs(allocation.values) * moved)
+                setattr(self, name, (ops.native(counts, movement), ops.native(last, movement)))
+        self._ops = ops
+        moved = ops.signs(movement)
+        self._turns = ops.changes(*self._turns, moved)
+        self._changes = ops.changes(*self._changes, ops.signs(allocation.values) * moved)
 
     @property
     def turns(self) -> np.ndarray:
-        """Turns of each weight, integers (K,); empty before the first step."""
+        """Number of turns of each parameter, integers (K,); empty before the first step."""
         return self._numpy(self._turns[0])
 
     @property
     def sign_changes(self) -> np.ndarray:
-        """Sign changes of each gradient, integers (K,); empty before the first step."""
+        """Number of sign changes of each gradient, integers (K,); empty before the first step."""
         return self._numpy(self._changes[0])
 
     def _numpy(self, counts: Native) -> np.ndarray:
-        if self._reductions is None:
+        if self._ops is None:
             return np.zeros(0, np.int32)
-        return self._reductions.to_numpy(counts).copy()
+        return self._ops.to_numpy(counts).copy()

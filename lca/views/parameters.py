@@ -1,4 +1,4 @@
-"""`ParameterTrace` and `AllParameters`: single parameters step by step, a few of them or all."""
+"""`ParameterTrace` and `AllParameters`: chosen parameters, or all of them, step by step."""
 
 from collections.abc import Sequence
 
@@ -11,19 +11,24 @@ from lca.views.view import numpy_values, step_of
 
 
 class ParameterTrace:
-    """θ_{t,i}, Δ_{t,i} and A_{t,i} of chosen parameters; memory O(chosen) a step.
+    """θ_{t,i}, Δ_{t,i} and A_{t,i} of chosen parameters. Memory: O(chosen) a step.
 
     Parameters
     ----------
     layout
-        Of the parameters.
+        The layout of the parameters.
     entries
-        Which: positions, or names such as ``"fc1.weight[3, 17]"``.
+        The chosen parameters: positions in θ, or names such as ``"fc1.weight[3, 17]"``.
 
     Attributes
     ----------
     names
-        Of the chosen parameters.
+        The names of the chosen parameters.
+
+    Raises
+    ------
+    LayoutError, UnknownNameError
+        If an entry is not a parameter of the layout.
 
     Examples
     --------
@@ -42,9 +47,16 @@ class ParameterTrace:
         self._rows: list[tuple[np.ndarray, np.ndarray, np.ndarray]] = []
 
     def update(self, allocation: StepAllocation) -> None:
-        step, on = step_of(allocation, "traces of parameters"), array_ops(allocation.values)
+        """Process one step (`View.update`).
+
+        Raises
+        ------
+        LCAError
+            If the estimator did not set `lca.StepAllocation.source`.
+        """
+        step, ops = step_of(allocation, "traces of parameters"), array_ops(allocation.values)
         start, end, values = (
-            on.take(vector, self._positions) for vector in (step.start, step.end, allocation.values)
+            ops.take(vector, self._positions) for vector in (step.start, step.end, allocation.values)
         )
         self._rows.append((start, end - start, values))
 
@@ -68,9 +80,10 @@ class ParameterTrace:
 
 
 class AllParameters:
-    """Everything: A_{t,i} as one (T, K) array in memory, in the dtype of the parameters.
+    """All A_{t,i} as one (T, K) array in memory, in the dtype of the parameters.
 
-    T K numbers: for short runs of small networks. `lca.Record` with ``values="float32"`` keeps them on disk.
+    Memory: T K numbers, so use it for short runs of small networks. `lca.Record` with ``values="float32"``
+    stores them on disk.
 
     Examples
     --------
@@ -84,6 +97,7 @@ class AllParameters:
         self._rows: list[np.ndarray] = []
 
     def update(self, allocation: StepAllocation) -> None:
+        """Process one step (`View.update`)."""
         self._rows.append(numpy_values(allocation).copy())
 
     @property

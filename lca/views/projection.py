@@ -1,4 +1,4 @@
-"""`BasisProjection`: the loss change along directions of parameter space, with the remainder."""
+"""`BasisProjection`: the loss change along given directions of parameter space, and the remainder."""
 
 import numpy as np
 
@@ -12,13 +12,13 @@ from lca.views.view import step_of
 class BasisProjection:
     """Splits the loss change of each step over the directions b of an orthonormal basis.
 
-    ``P_{t,b} = ⟨b, ḡ_t⟩ ⟨b, Δ_t⟩`` with ``ḡ_t = A_t / Δ_t``, the gradient averaged along the step. With the
-    unit vectors that is the allocation itself. What the basis does not span is the remainder
-    ``Σ_i A_{t,i} - Σ_b P_{t,b}``; a complete basis has none, up to rounding. (POLCA; Kangaslahti et al.
+    ``P_{t,b} = ⟨b, ḡ_t⟩ ⟨b, Δ_t⟩`` with ``ḡ_t = A_t / Δ_t``, the gradient averaged along the step. For the
+    unit vectors this is the allocation itself. The part outside the span of the basis is the remainder
+    ``Σ_i A_{t,i} - Σ_b P_{t,b}``, which is 0 up to rounding for a complete basis. (POLCA; Kangaslahti et al.
     2026.)
 
-    Where a parameter did not move, ``ḡ`` is not known and taken as 0. That leaves the sum alone, but moves
-    parts between directions if a direction mixes parameters that moved with others that did not.
+    If a parameter did not move, ``ḡ`` is unknown there and taken as 0. This does not change the sum, but it
+    shifts shares between directions that mix parameters which moved with parameters which did not.
 
     Parameters
     ----------
@@ -32,7 +32,8 @@ class BasisProjection:
 
     Notes
     -----
-    Cost: 2 n K multiplications a step. Memory: the basis, on the device, and n + 1 numbers a step.
+    Cost: 2 n K multiplications a step. Memory: the basis, on the device of the vectors, and n + 1 numbers a
+    step. The estimator must set `lca.StepAllocation.source`.
 
     Examples
     --------
@@ -52,8 +53,8 @@ class BasisProjection:
         eps = max(EPS64, float(np.finfo(basis.dtype).eps)) if basis.dtype.kind == "f" else EPS64
         if not error <= 8 * eps * np.sqrt(basis.shape[1]):
             raise LCAError(
-                f"the rows of the basis are not orthonormal (b·b' is off by {error:.2g}); make them so with "
-                "numpy.linalg.qr(basis.T)[0].T"
+                f"the rows of the basis are not orthonormal: basis @ basis.T differs from the identity by "
+                f"{error:.2g}; pass numpy.linalg.qr(basis.T)[0].T."
             )
         self._basis = basis
         self._native: Native | None = None
@@ -61,14 +62,15 @@ class BasisProjection:
         self._totals: list[float] = []
 
     def update(self, allocation: StepAllocation) -> None:
+        """Process one step (`View.update`)."""
         step = step_of(allocation, "projections")
         values, movement = allocation.values, step.end - step.start
-        on = array_ops(values)
+        ops = array_ops(values)
         if self._native is None:
-            self._native = on.native(self._basis, values)
-        gradient = on.products(self._native, on.ratio(values, movement))
-        self._rows.append(gradient * on.products(self._native, movement))
-        self._totals.append(float(on.sums(values, [Slices(0, 1, 1, on.size(values))])[0]))
+            self._native = ops.native(self._basis, values)
+        gradient = ops.products(self._native, ops.ratio(values, movement))
+        self._rows.append(gradient * ops.products(self._native, movement))
+        self._totals.append(float(ops.sums(values, [Slices(0, 1, 1, ops.size(values))])[0]))
 
     @property
     def rows(self) -> np.ndarray:
@@ -77,6 +79,6 @@ class BasisProjection:
 
     @property
     def remainder(self) -> np.ndarray:
-        """What the basis does not span, shape (T,): with `rows` it adds up to Σ_i A_{t,i}."""
+        """``Σ_i A_{t,i}`` minus the sum of the `rows` of step t, shape (T,), in units of the loss."""
         rest: np.ndarray = np.array(self._totals) - self.rows.sum(axis=1)
         return rest

@@ -1,8 +1,8 @@
-"""How many parameters helped: the definition of "helping %" that the whole library shares.
+"""How many parameters help: the definition of "helping %" that the whole library shares.
 
-Published figures disagreed by 12 points because some counted exact zeros as not helping. So negative,
-positive and exactly zero are kept apart here, and the percentage is defined once. From sampled allocations
-there are counts, but summaries and reports give no percentage (`NOISY`).
+Published figures disagreed by 12 points because some counted exact zeros as not helping. Helping, hurting and
+exactly zero are therefore counted separately here, and the percentage is defined once. Sampled allocations
+are counted too, but summaries and reports give no percentage for them (`NOISY`).
 """
 
 from dataclasses import dataclass
@@ -17,15 +17,18 @@ NOISY = (
     "no helping %: these allocations are estimates from samples, whose noise turns signs and draws the "
     "percentage towards 50; measure with a full-data estimator (lca.Adaptive, lca.PathIntegral)"
 )
-"""Why there is none, where `lca.StepAllocation.sampled`."""
+"""Why there is no helping % where `lca.StepAllocation.sampled` is true."""
 
 
 @dataclass(frozen=True, eq=False)
 class Signs:
-    """Numbers of parameters that helped (A < 0), hurt (A > 0) or did neither (A = 0 exactly).
+    """Numbers of parameters that are helping (A < 0), hurting (A > 0) or zero (A = 0 exactly).
 
-    Integer arrays of one shape, (T,) or (T, groups): the first axis is the step. What is
-    reduced over the steps has shape () or (groups,).
+    Parameters
+    ----------
+    helping, hurting, zero
+        Integer arrays of one shape, (T,) or (T, groups); the first axis is the step. Means over the steps
+        have shape () or (groups,).
 
     Examples
     --------
@@ -36,39 +39,39 @@ class Signs:
     (array([  0.,  75., 100.]), array(1))
     """
 
-    negative: np.ndarray
-    positive: np.ndarray
+    helping: np.ndarray
+    hurting: np.ndarray
     zero: np.ndarray
 
     def helping_percent(self) -> np.ndarray:
-        """``100 · #(A < 0) / #(A ≠ 0)`` of each step; NaN where every A is 0, as there is no percentage."""
-        return _percent(self.negative, self.negative + self.positive)
+        """``100 · #(A < 0) / #(A ≠ 0)`` of each step; NaN where every A is 0."""
+        return _percent(self.helping, self.helping + self.hurting)
 
     def zero_percent(self) -> np.ndarray:
         """``100 · #(A = 0) / #A`` of each step."""
-        return _percent(self.zero, self.negative + self.positive + self.zero)
+        return _percent(self.zero, self.helping + self.hurting + self.zero)
 
     def mean_helping_percent(self) -> np.ndarray:
-        """The run's helping %: the mean over the steps that have one (NaN if none)."""
+        """The helping % of the run: the mean over the steps that have one; NaN if no step has."""
         return _mean(self.helping_percent())
 
     def mean_zero_percent(self) -> np.ndarray:
-        """The run's share of exact zeros: the mean over all steps."""
+        """The percentage of exact zeros in the run: the mean over all steps."""
         return _mean(self.zero_percent())
 
     def steps_without_percent(self) -> np.ndarray:
-        """How many steps have no helping % because every A is exactly 0."""
+        """Number of steps without a helping %, because every A is exactly 0."""
         return np.asarray(np.isnan(self.helping_percent()).sum(axis=0))
 
 
 class HelpingCounts:
-    """Counts the `Signs` of every step; memory O(groups) a step.
+    """Counts the `Signs` of every step. Memory: O(groups) a step.
 
     Parameters
     ----------
     groups
-        Count within each of these as well. They partition the parameters, so the counts of a step are
-        the sums over its groups. ``None``: no groups.
+        Groups within which to count as well, from `lca.Layout.groups`. They partition the parameters, so the
+        counts of a step are the sums over the groups. ``None``: count over all parameters only.
 
     Examples
     --------
@@ -83,9 +86,14 @@ class HelpingCounts:
         self._rows: list[SignCounts] = []
 
     def update(self, allocation: StepAllocation) -> None:
+        """Process one step (`View.update`)."""
         values = allocation.values
         groups = _all_of(array_ops(values).size(values)) if self.groups is None else self.groups
-        self._rows.append(groups.signs(values))
+        self.add(groups.signs(values))
+
+    def add(self, signs: SignCounts) -> None:
+        """Process the counts of one step, as from `lca.row.Row.signs`."""
+        self._rows.append(signs)
 
     def per_step(self) -> Signs:
         """Counts over all parameters, arrays of shape (T,)."""
@@ -112,7 +120,7 @@ def _percent(part: np.ndarray, whole: np.ndarray) -> np.ndarray:
 
 
 def _mean(percent: np.ndarray) -> np.ndarray:
-    """Mean over steps without the NaN; `numpy.nanmean` warns where nothing is left, which is no news here."""
+    """Mean over the steps that are not NaN; `numpy.nanmean` would warn where no step is left."""
     has = ~np.isnan(percent)
     count = np.asarray(has.sum(axis=0))
     mean = np.full(count.shape, np.nan)

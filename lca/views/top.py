@@ -1,4 +1,4 @@
-"""`TopParameters`: which single parameters helped and hurt most over the run."""
+"""`TopParameters`: the single parameters that helped or hurt most over the run."""
 
 from typing import NamedTuple
 
@@ -9,21 +9,21 @@ from lca.layout import Layout
 
 
 class Entry(NamedTuple):
-    """A parameter, as ``"fc1.weight[3, 17]"``, and its total over the run."""
+    """The name of a parameter, such as ``"fc1.weight[3, 17]"``, and its total over the run."""
 
     name: str
     total: float
 
 
 class TopParameters:
-    """Adds up ``Σ_t A_{t,i}`` for every parameter i, in float64 and where the vectors are.
+    """Accumulates ``Σ_t A_{t,i}`` for every parameter i, in float64 on the device of the vectors.
 
-    Memory: 8 K bytes. Nothing is copied from the device before a result is asked for.
+    Memory: 8 K bytes. Only results are copied from the device.
 
     Parameters
     ----------
     layout
-        For the names.
+        The layout of the parameters, which gives their names.
 
     Examples
     --------
@@ -31,7 +31,7 @@ class TopParameters:
     >>> view = TopParameters(Layout(("a.w", "b.w"), ((2,), (1,))))
     >>> for sign in (1, 1):
     ...     view.update(StepAllocation(sign * np.array([1.0, -2.0, 4.0]), 0.0, 0.0, residual=0.0, mass=0.0))
-    >>> view.helpers(1), view.hurters(2)
+    >>> view.helping(1), view.hurting(2)
     ([Entry(name='a.w[1]', total=-4.0)], [Entry(name='b.w[0]', total=8.0), Entry(name='a.w[0]', total=2.0)])
     """
 
@@ -40,15 +40,28 @@ class TopParameters:
         self._totals: Native | None = None
 
     def update(self, allocation: StepAllocation) -> None:
-        self._reductions = array_ops(allocation.values)
-        self._totals = self._reductions.accumulated(self._totals, allocation.values)
+        """Process one step (`View.update`)."""
+        self._ops = array_ops(allocation.values)
+        self._totals = self._ops.accumulated(self._totals, allocation.values)
 
-    def helpers(self, k: int = 10) -> list[Entry]:
-        """The k parameters with the most negative totals, the best first; fewer if fewer are negative."""
+    def helping(self, k: int = 10) -> list[Entry]:
+        """The k parameters with the most negative totals, in ascending order; fewer if fewer are negative.
+
+        Raises
+        ------
+        LCAError
+            If ``k`` is less than 1.
+        """
         return [entry for entry in self._extremes(k)[0] if entry.total < 0]
 
-    def hurters(self, k: int = 10) -> list[Entry]:
-        """The k parameters with the largest totals, the worst first; fewer if fewer are positive."""
+    def hurting(self, k: int = 10) -> list[Entry]:
+        """The k parameters with the largest totals, in descending order; fewer if fewer are positive.
+
+        Raises
+        ------
+        LCAError
+            If ``k`` is less than 1.
+        """
         return [entry for entry in self._extremes(k)[1] if entry.total > 0]
 
     def _extremes(self, k: int) -> tuple[list[Entry], list[Entry]]:
@@ -57,8 +70,8 @@ class TopParameters:
         if self._totals is None:
             return [], []
         both = []
-        for positions in self._reductions.extremes(self._totals, min(k, self.layout.size)):
-            totals = self._reductions.take(self._totals, positions).tolist()
+        for positions in self._ops.extremes(self._totals, min(k, self.layout.size)):
+            totals = self._ops.take(self._totals, positions).tolist()
             names = [self.layout.label(int(i)) for i in positions]
             both.append([Entry(*pair) for pair in zip(names, totals, strict=True)])
         return both[0], both[1]

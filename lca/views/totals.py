@@ -1,4 +1,4 @@
-"""`GroupTotals`: how much of the loss change each tensor, layer or neuron was given, step by step."""
+"""`GroupTotals`: the loss change allocated to each tensor, layer or neuron, step by step."""
 
 import numpy as np
 
@@ -7,17 +7,17 @@ from lca.groups import Groups
 
 
 class GroupTotals:
-    """``Σ_{i in group} A_{t,i}`` for every step t and group; float64, units of the loss, negative = helped.
+    """``Σ_{i in group} A_{t,i}`` for every step t and group; float64, units of the loss, negative: helping.
 
-    Memory: O(groups) a step. For very many groups (single neurons of a wide network) over a long run
-    that is the largest thing kept; pass ``keep_rows=False`` to keep `totals` alone.
+    Memory: O(groups) a step. With very many groups (single neurons of a wide network) and a long run, pass
+    ``keep_rows=False`` to keep only `totals`.
 
     Parameters
     ----------
     groups
         From `lca.Layout.groups`: tensors, layers, neurons or a grouping of your own.
     keep_rows
-        Whether to keep a row a step beside the running totals.
+        Whether to keep one row per step in addition to the running totals.
 
     Examples
     --------
@@ -39,7 +39,11 @@ class GroupTotals:
         self._totals = np.zeros(len(groups))
 
     def update(self, allocation: StepAllocation) -> None:
-        row = self.groups.total(allocation.values)
+        """Process one step (`View.update`)."""
+        self.add(self.groups.total(allocation.values))
+
+    def add(self, row: np.ndarray) -> None:
+        """Process the group totals (groups,) of one step, as from `lca.row.Row.totals`."""
         self._totals += row
         if self._keep_rows:
             self._rows.append(row)

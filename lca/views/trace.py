@@ -1,9 +1,12 @@
-"""`Trace`: the scalars of every step, which is all that conservation and cost need."""
+"""`Trace`: the scalars of every step, for balances and costs."""
+
+from collections.abc import Mapping
 
 import numpy as np
 
 from lca.allocation import StepAllocation
 from lca.arrays import array_ops
+from lca.row import scalars
 
 ROW = np.dtype(
     [
@@ -16,13 +19,14 @@ ROW = np.dtype(
         ("mass", np.float64),
         ("full_gradients", np.float64),
         ("converged", np.bool_),
+        ("sampled", np.bool_),
     ]
 )
-"""The columns of a `Trace`; ``total`` is ``Σ_i A_i``, the others are named as in `StepAllocation`."""
+"""The columns of a `Trace`, by the names of `lca.row.scalars`."""
 
 
 class Trace:
-    """One row of scalars a step, in units of the loss; memory O(1) a step.
+    """One row of scalars a step, in units of the loss. Memory: O(1) a step.
 
     Examples
     --------
@@ -36,10 +40,13 @@ class Trace:
         self._rows: list[tuple[float, ...]] = []
 
     def update(self, allocation: StepAllocation) -> None:
-        a = allocation
-        total = array_ops(a.values).total(a.values)
-        loss = (a.loss_start, a.loss_end, total, a.state_change, a.residual)
-        self._rows.append((a.step, *loss, a.mass, a.cost.full_gradients, a.converged))
+        """Process one step (`View.update`)."""
+        self.add(scalars(allocation, array_ops(allocation.values).total(allocation.values)))
+
+    def add(self, found: Mapping[str, float]) -> None:
+        """Process the `lca.row.scalars` of one step."""
+        assert ROW.names is not None
+        self._rows.append(tuple(found[name] for name in ROW.names))
 
     @property
     def rows(self) -> np.ndarray:
@@ -47,11 +54,11 @@ class Trace:
         return np.array(self._rows, dtype=ROW)
 
     def losses(self) -> np.ndarray:
-        """L(θ_0), L(θ_1), ..., L(θ_T): shape (T + 1,), empty before the first step."""
+        """L(θ_0), L(θ_1), ..., L(θ_T): shape (T + 1,), empty before the first step; NaN if not measured."""
         rows = self.rows
         return np.concatenate([rows["loss_start"][:1], rows["loss_end"]])
 
     def rebuilt(self) -> np.ndarray:
-        """The losses as the allocation has them: ``L(θ_0) + Σ_{s<t} (Σ_i A_{s,i} + state change_s)``."""
+        """The losses from the allocations: ``L(θ_0) + Σ_{s<t} (Σ_i A_{s,i} + state_change_s)``; (T + 1,)."""
         rows = self.rows
         return np.cumsum(np.concatenate([rows["loss_start"][:1], rows["total"] + rows["state_change"]]))

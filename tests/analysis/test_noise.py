@@ -21,14 +21,14 @@ def test_helping_table_has_mean_and_pooled_percentages():
 
 def test_signs_by_parameter_count_each_column():
     signs = signs_by_parameter(ROWS)
-    np.testing.assert_array_equal(signs.negative, [1, 2, 1, 1])
-    np.testing.assert_array_equal(signs.positive, [1, 0, 1, 0])
+    np.testing.assert_array_equal(signs.helping, [1, 2, 1, 1])
+    np.testing.assert_array_equal(signs.hurting, [1, 0, 1, 0])
     np.testing.assert_array_equal(signs.zero, [1, 1, 1, 2])
     assert signs.helping_percent().tolist() == [50.0, 100.0, 50.0, 100.0]
 
 
 def test_tables_by_step_and_by_parameter_count_the_same_entries():
-    assert signs_by_parameter(ROWS).negative.sum() == (ROWS < 0).sum()
+    assert signs_by_parameter(ROWS).helping.sum() == (ROWS < 0).sum()
     assert signs_by_parameter(iter(ROWS)).zero.sum() == (ROWS == 0).sum()
 
 

@@ -91,8 +91,8 @@ def test_terms_of_a_sum_can_be_classes(record):
 
 def test_signs_give_the_helping_percent_of_the_summary(run, stored):
     signs = group_signs(stored)
-    np.testing.assert_array_equal(signs.negative, run[1].negative)
-    np.testing.assert_array_equal(signs.positive, run[1].positive)
+    np.testing.assert_array_equal(signs.helping, run[1].helping)
+    np.testing.assert_array_equal(signs.hurting, run[1].hurting)
     np.testing.assert_array_equal(signs.zero, run[1].zero)
     first, second = helping_table(group_names(stored), signs)
     assert 50 < first.helping_percent < 100

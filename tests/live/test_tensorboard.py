@@ -3,6 +3,7 @@
 import struct
 import subprocess
 import sys
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -15,6 +16,7 @@ from lca.live.tensorboard import layer_time_picture
 from lca.reference.models import Quadratic
 from lca.summary import RunViews
 from lca.tracking import Session
+from tests.sampled import sampled_allocation
 
 pytest.importorskip("tensorboardX", reason="the extra tensorboard is not installed")
 LAYOUT = Layout(("fc1.w", "fc1.b", "fc2.w"), ((2,), (1,), (2,)))
@@ -68,7 +70,7 @@ def test_what_was_not_measured_is_left_out(tmp_path):
 
 def test_signs_of_samples_are_no_helping_percent(tmp_path):
     view = TensorBoardView(LAYOUT, tmp_path)
-    view.update(StepAllocation(ROWS[0], np.nan, np.nan, residual=np.nan, mass=4.0, step=0))
+    view.update(replace(sampled_allocation(), values=ROWS[0]))
     view.close()
     assert set(events(tmp_path)[0]) == {
         f"{kind}/{x}" for kind in ("LCA", "LCA_so_far") for x in ("fc1", "fc2")

@@ -25,12 +25,13 @@ from lca import (
     open_record,
 )
 from lca.errors import LCAWarning
-from lca.record import RecordError, open_records
-from lca.record.schema import BIN_EDGES
+from lca.record import SCHEMA_VERSION, RecordError, open_records
 from lca.reference.models import Quadratic
+from lca.row import BIN_EDGES, Row
 from lca.summary import RunViews
 from lca.tolerances import EPS64, summed
 from lca.views import GroupTotals
+from tests.sampled import sampled_allocation
 
 LAYOUT = Layout(("a.weight", "a.bias", "b.weight"), ((2, 3), (2,), (4, 2)))
 
@@ -71,7 +72,7 @@ def test_a_record_holds_what_the_views_hold(tmp_path):
             np.testing.assert_array_equal(mine[f"{group}_total"], view.rows)
             assert mine[group].values.tolist() == list(view.groups.names)
         signs = views.signs.per_group()
-        for column, counted in (("helped", signs.negative), ("hurt", signs.positive), ("zero", signs.zero)):
+        for column, counted in (("helping", signs.helping), ("hurting", signs.hurting), ("zero", signs.zero)):
             np.testing.assert_array_equal(mine[f"tensor_{column}"], counted)
             in_layers = mine[f"tensor_{column}"].groupby(mine.tensor_layer).sum().sel(tensor_layer=mine.layer)
             np.testing.assert_array_equal(mine[f"layer_{column}"], in_layers)
@@ -121,13 +122,13 @@ def test_the_record_says_what_it_is(tmp_path):
     run = recorded(tmp_path / "r", range(1), **options)
     about = run.attrs
     assert about["lca_version"] == lca.__version__
-    assert about["schema_version"] == 1
+    assert about["schema_version"] == SCHEMA_VERSION
     assert about["estimator"] == repr(PathIntegral(SIMPSON))
     assert about["settings"] == {"lr": 0.1, "model": "mlp"}
-    assert "Negative: helped" in about["conventions"]
+    assert "Negative: helping" in about["conventions"]
     assert json.loads(about["layout"])["names"] == list(LAYOUT.names)
     assert run.total.attrs == {"long_name": "Σ_i A_i", "units": "loss"}
-    assert run.layer_helped.attrs["units"] == "1"
+    assert run.layer_helping.attrs["units"] == "1"
 
 
 def test_terms_of_a_sum_are_measured_losses_of_their_own(tmp_path):
@@ -158,6 +159,14 @@ def test_the_standard_error_is_that_of_the_mean_of_the_replicates(tmp_path):
     assert np.isnan(run.tensor_stderr[1:]).all()  # not those of the row that was there before
 
 
+def test_the_record_says_which_losses_are_sampled(tmp_path):
+    estimate = replace(sampled_allocation(), values=np.ones(LAYOUT.size))
+    with Record(tmp_path / "r", LAYOUT) as record:
+        record.update({"train": allocation(0), "estimate": estimate})
+    run = open_record(tmp_path / "r").load()
+    assert run.sampled.sel(measured=["train", "estimate"]).values.tolist() == [[False, True]]
+
+
 # --- reading while it is written -------------------------------------------------------------------------
 
 
@@ -173,7 +182,9 @@ def test_rows_are_seen_when_their_block_is_complete_or_flushed(tmp_path):
     record.update(rows(10))
     record.close()
     run = open_record(tmp_path / "r").load()
-    np.testing.assert_array_equal(run.total[:, 0], [allocation(step).values.sum() for step in range(11)])
+    np.testing.assert_array_equal(
+        run.total[:, 0], [Row(allocation(step), LAYOUT).total for step in range(11)]
+    )
     assert run.attrs["complete"]
 
 
@@ -238,8 +249,8 @@ def test_steps_can_be_measured_again(tmp_path):
         record.update({"train": allocation(6, seed=7), "heldout": allocation(6, seed=8)})
     run = open_record(tmp_path / "r").load()
     assert run.step.values.tolist() == [0, 1, 2, 3, 4, 5, 6]
-    assert run.total[6, 0] == allocation(6, seed=7).values.sum()
-    assert run.total[5, 0] == allocation(5).values.sum()
+    assert run.total[6, 0] == Row(allocation(6, seed=7), LAYOUT).total
+    assert run.total[5, 0] == Row(allocation(5), LAYOUT).total
     assert (
         xr.open_zarr(tmp_path / "r", consolidated=False).sizes["step"] == 7
     )  # nor does anybody else see more
@@ -250,7 +261,7 @@ def test_to_go_on_from_another_state_is_warned_of(tmp_path):
     with Record(tmp_path / "r", mode="a") as record:
         fresh = {name: replace(found, loss_start=2.0) for name, found in rows(3).items()}
         with pytest.warns(
-            LCAWarning, match=r"a train loss of -1 and goes on with one of 2: .* step 2 had ended"
+            LCAWarning, match=r"a train loss of -1 and continues with a loss of 2: .* the end of step 2"
         ):
             record.update(fresh)
         record.update(
@@ -264,7 +275,7 @@ def test_a_gap_larger_than_any_before_is_warned_of(tmp_path):
     recorded(tmp_path / "r", range(0, 40, 10))
     Record(tmp_path / "r", mode="a", resume_at=40).close()  # every tenth step
     with pytest.warns(
-        LCAWarning, match=r"ends with step 30 and goes on at resume_at=500: .* steps 31 to 499"
+        LCAWarning, match=r"ends with step 30 and continues at resume_at=500: .* steps 31 to 499"
     ):
         Record(tmp_path / "r", mode="a", resume_at=500).close()
 
@@ -291,7 +302,7 @@ def test_only_a_record_is_replaced(tmp_path):
     other = tmp_path / "thesis"
     other.mkdir()
     (other / "chapter.tex").touch()
-    with pytest.raises(RecordError, match="thesis' is no record"):
+    with pytest.raises(RecordError, match="thesis' is not a record"):
         Record(other, LAYOUT, mode="w")
     assert (other / "chapter.tex").exists()
 
@@ -312,11 +323,14 @@ DIFFERENT = {
         {"layout": Layout(("a.weight", "a.bias", "c"), ((2, 3), (2,), (8,)))},
         "first has the tensor 'b.weight'",
     ),
-    "shape": ({"layout": Layout(LAYOUT.names, ((3, 2), (2,), (4, 2)))}, "tensors differ in order or shape"),
+    "shape": (
+        {"layout": Layout(LAYOUT.names, ((3, 2), (2,), (4, 2)))},
+        "their tensors differ in order or shape",
+    ),
     "measured": ({"names": ("train", "test")}, "only the first has the measured 'heldout'"),
     "more": ({"names": ("train", "heldout", "x")}, "only the second has the measured 'x'"),
     "content": ({"neurons": False}, "only one of them has neuron, neuron_stderr, neuron_total"),
-    "steps": ({"steps": 4}, r"different steps \(3 and 4, or other labels\); select those they share"),
+    "steps": ({"steps": 4}, r"different steps \(3 and 4, or other labels\); select the steps that both have"),
 }
 
 

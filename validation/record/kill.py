@@ -1,6 +1,6 @@
-"""A process that writes a record as fast as it can, and one that kills it: what is left must be whole.
+"""A process that writes a record as fast as it can, and a process that kills it: whole rows must remain.
 
-``python -m validation.record.kill PATH`` is the writer; it goes on with what is there.
+``python -m validation.record.kill PATH`` is the writer; it continues an existing record.
 """
 
 import os
@@ -21,13 +21,13 @@ ROOT = Path(__file__).resolve().parents[2]
 
 
 def allocation(step: int) -> StepAllocation:
-    """Numbers that follow from the step, so that every row can be checked."""
+    """An allocation that is determined by the step, so that every row can be checked."""
     values = np.random.default_rng(step).normal(size=LAYOUT.size).astype(np.float32)
     return StepAllocation(values, float(step), step + 1.0, residual=0.0, mass=1.0, step=step)
 
 
 def write(path: str) -> None:
-    """Add rows for ever, and say after each one how many there are."""
+    """Add rows without end, and print their number after each."""
     with Record(path, LAYOUT, mode="a", values="float32", block=BLOCK) as record:
         print(record.next_step, flush=True)
         while True:
@@ -37,7 +37,7 @@ def write(path: str) -> None:
 
 @dataclass(frozen=True)
 class Killed:
-    """What a killed writer had said, and what is in the record."""
+    """The numbers of rows that a killed writer began with and printed, and that are in the record."""
 
     began: int
     written: int
@@ -49,12 +49,14 @@ class Killed:
 
 
 def kill(path: Path, rows: int, seconds: float) -> Killed:
-    """Start a writer, kill it (SIGKILL) so many rows and seconds later, and read what it has left.
+    """Start a writer, kill it (SIGKILL) after ``rows`` rows and ``seconds`` more, and check the record.
 
     Raises
     ------
     AssertionError
-        If the record cannot be read, or a row in it is not what was written.
+        If a row differs from what was written.
+    RecordError
+        If the record cannot be read.
     """
     command = [sys.executable, "-m", "validation.record.kill", str(path)]
     with subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, text=True) as process:
@@ -63,12 +65,12 @@ def kill(path: Path, rows: int, seconds: float) -> Killed:
         before = [process.stdout.readline() for _ in range(rows)]
         time.sleep(seconds)
         os.kill(process.pid, signal.SIGKILL)
-        said = "".join([*before, process.stdout.read()]).split("\n")[:-1]  # a line cut off is not said
+        said = "".join([*before, process.stdout.read()]).split("\n")[:-1]  # without an incomplete last line
     return Killed(began, int(said[-1]) if said else began, check(path))
 
 
 def check(path: Path) -> int:
-    """The number of rows, every one of which must be what was written."""
+    """The number of rows in the record, each of which must be what was written."""
     if not path.exists():
         return 0  # killed before its first row
     run = open_record(path).load()

@@ -1,6 +1,6 @@
-"""Claims on the record: its cost beside measuring, how fast it is, and that it outlives its writer.
+"""Checks the claims about the record: its cost, its speed, its memory, and that it survives a killed writer.
 
-``python -m validation.record.run`` runs all parts; ``--part kill`` one of them.
+``python -m validation.record.run`` runs all parts, ``--part kill`` one of them.
 """
 
 import argparse
@@ -16,7 +16,9 @@ from typing import Any
 import numpy as np
 
 from lca import Layout, Record, StepAllocation
+from lca.row import Row
 from lca.summary import RunViews
+from lca.views import RowView
 from validation.evidence import keep, peak_memory_mib, verdict
 from validation.record.kill import BLOCK, kill
 
@@ -39,7 +41,7 @@ def folder_mb(path: Path) -> float:
 
 
 def noise(steps: int, zeros: float) -> np.ndarray:
-    """Float32 noise of the size of allocations, a share of it exactly 0."""
+    """Float32 noise of the magnitude of allocations, of which the fraction ``zeros`` is exactly 0."""
     rng = np.random.default_rng(0)
     rows = rng.normal(scale=1e-6, size=(steps, MNIST_FC.size)).astype(np.float32)
     rows[rng.random(rows.shape) < zeros] = 0
@@ -47,14 +49,14 @@ def noise(steps: int, zeros: float) -> np.ndarray:
 
 
 def into_record(rows: np.ndarray, path: Path) -> None:
-    """Every value of every step, and all that a record holds besides."""
+    """Write every value of every step, and the other contents of a record."""
     with Record(path, MNIST_FC, values="float32") as record:
         for step, values in enumerate(rows):
             record.update(allocation(values, step))
 
 
 def into_hdf5(rows: np.ndarray, path: Path) -> None:
-    """Row by row into a gzip-ed data set with automatic chunks, as older LCA runs were saved."""
+    """Write row by row into a gzipped data set with automatic chunks, as older LCA runs did."""
     import h5py  # noqa: PLC0415
 
     with h5py.File(path, "w") as file:
@@ -96,23 +98,24 @@ def timed(what: Callable[..., None], *args: Any) -> float:
 # --- overhead --------------------------------------------------------------------------------------------
 
 
-class TimedView:
-    """The default views and a record, and how long they take."""
+class TimedView(RowView):
+    """The default views and a record, which read the same rows, and the time they take."""
 
     def __init__(self, layout: Layout, record: Record) -> None:
+        super().__init__(layout)
         self._record = record.begin(layout)
         self._views = RunViews.of(layout)
         self.seconds: list[float] = []
 
-    def update(self, found: StepAllocation) -> None:
+    def read(self, row: Row) -> None:
         began = time.perf_counter()
-        self._views.update(found)
-        self._record.update(found)
+        self._views.read(row)
+        self._record.write({"train": row})
         self.seconds.append(time.perf_counter() - began)
 
 
 def overhead(args: argparse.Namespace) -> dict[str, bool]:
-    """MNIST-FC with Adam and a tracker: time in views and record over all the rest of the same run."""
+    """MNIST-FC with Adam and a tracker: the time of views and record relative to the rest of the run."""
     import torch  # noqa: PLC0415
 
     from lca_torch import Objective, Tracker  # noqa: PLC0415
@@ -162,7 +165,7 @@ def overhead(args: argparse.Namespace) -> dict[str, bool]:
 
 
 def memory_of(steps: int) -> None:
-    """Print the peak memory in MiB of a record of so many steps, and its size in MB (run as a child)."""
+    """Print the peak memory (MiB) of writing this many steps, and the size on disk (MB); run as a child."""
     rows = noise(8, 0.1)
     with tempfile.TemporaryDirectory() as place:
         with Record(Path(place, "run.zarr"), MNIST_FC) as record:
@@ -188,7 +191,7 @@ def memory(args: argparse.Namespace) -> dict[str, bool]:
 
 
 def killed(args: argparse.Namespace) -> dict[str, bool]:
-    """Kill writers of new records and of one that is continued each time; every row left is compared."""
+    """Kill writers of new records, and of one that is continued each time; compare every row on disk."""
     rng, lost, unreadable, wrong_start = np.random.default_rng(args.seed), [], [], 0
     with tempfile.TemporaryDirectory() as place:
         rows = 0

@@ -1,0 +1,166 @@
+"""`Row`: all reductions over K of one step's allocation, shared by summary, record and live views."""
+
+from collections.abc import Mapping
+from functools import cached_property
+from typing import Literal, TypeAlias
+
+import numpy as np
+
+from lca.allocation import StepAllocation, with_terms
+from lca.arrays import array_ops
+from lca.groups import SignCounts
+from lca.layout import GroupBy, Layout
+
+TensorGroups: TypeAlias = Literal["tensor", "layer"]
+
+LOWEST_DECADE, HIGHEST_DECADE, BINS_PER_DECADE = -24, 2, 8
+BIN_EDGES = np.logspace(LOWEST_DECADE, HIGHEST_DECADE, (HIGHEST_DECADE - LOWEST_DECADE) * BINS_PER_DECADE + 1)
+"""Edges of the bins of |A| in `Row.magnitudes`, in units of the loss, shape (bins + 1,)."""
+
+
+class Row:
+    """The reductions of one step and measured loss; each is computed when first read, and only once.
+
+    However many readers a row has, the K values are reduced at most three times: sums and sign counts of
+    tensors (from which those of layers and the total follow), sums of neurons, and the histogram of |A|.
+    On a device, each of the three is one copy to the host.
+
+    Parameters
+    ----------
+    allocation
+        The step. The row holds its vectors, so keep numbers, not rows.
+    layout
+        The layout of the parameters.
+
+    Raises
+    ------
+    LayoutError
+        If the values do not fit the layout.
+
+    Examples
+    --------
+    >>> layout = Layout(("fc.weight", "fc.bias"), ((1, 2), (1,)))
+    >>> row = Row(StepAllocation(np.array([-1.0, 0.0, 0.5]), 2.0, 1.5, residual=0.0, mass=1.5), layout)
+    >>> row.total, row.totals("tensor"), row.signs("layer").negative
+    (-0.5, array([-1. ,  0.5]), array([1]))
+    """
+
+    def __init__(self, allocation: StepAllocation, layout: Layout) -> None:
+        layout.check(allocation.values, f"values of step {allocation.step}")
+        self.allocation, self.layout = allocation, layout
+
+    @property
+    def scalars(self) -> dict[str, float]:
+        """The numbers that need no group, by the names they have in a record."""
+        return scalars(self.allocation, self.total)
+
+    @property
+    def total(self) -> float:
+        """``Σ_i A_i`` in float64, units of the loss: the sum of the totals of the tensors."""
+        return float(self._tensors[0].sum())
+
+    def totals(self, by: GroupBy) -> np.ndarray:
+        """``Σ_{i in group} A_i`` for each tensor, layer or neuron; float64 (groups,), units of the loss."""
+        return self._neurons if by == "neuron" else self.layout.groups(by).merged(self._tensors[0])
+
+    def signs(self, by: TensorGroups) -> SignCounts:
+        """Numbers of parameters with A < 0, A > 0 and A = 0 in each tensor or layer; integers (groups,)."""
+        return self.layout.groups(by).merged_signs(self._tensors[1])
+
+    @cached_property
+    def magnitudes(self) -> np.ndarray:
+        """Counts of |A| between `BIN_EDGES`, as in `lca.arrays.ArrayOps.magnitudes`; (2, bins + 2)."""
+        return array_ops(self.allocation.values).magnitudes(self.allocation.values, BIN_EDGES)
+
+    def stderr(self, by: GroupBy) -> np.ndarray:
+        """Standard error of `totals` from the replicates of the estimator; NaN (groups,) without replicates.
+
+        ``sqrt(Σ_nodes Var_j(R_{node,j}) / m)``, where ``R_{node,j}`` is the group sum of replicate j of m and
+        Var the sample variance: the nodes of one step are independent. Neighbouring steps share a node, so
+        the errors of successive steps are *not* independent; see `lca.views.ErrorBars`.
+        """
+        groups, nodes = self.layout.groups(by), self.allocation.replicates.values()
+        if not nodes or min(map(len, nodes)) < 2:
+            return np.full(len(groups), np.nan)
+        sums = self._neuron_replicates if by == "neuron" else self._tensor_replicates
+        variance = np.zeros(len(groups))
+        for replicates in sums:
+            variance += np.var([groups.merged(row) for row in replicates], axis=0, ddof=1) / len(replicates)
+        return np.sqrt(variance)
+
+    @cached_property
+    def _tensors(self) -> tuple[np.ndarray, np.ndarray]:
+        """Sums and sign counts of the tensors: (tensors,) and (2, tensors)."""
+        values = self.allocation.values
+        return array_ops(values).sums_and_signs(values, self.layout.groups("tensor").slices)
+
+    @cached_property
+    def _neurons(self) -> np.ndarray:
+        return self.layout.groups("neuron").total(self.allocation.values)
+
+    @cached_property
+    def _tensor_replicates(self) -> list[list[np.ndarray]]:
+        return self._replicate_sums("tensor")
+
+    @cached_property
+    def _neuron_replicates(self) -> list[list[np.ndarray]]:
+        return self._replicate_sums("neuron")
+
+    def _replicate_sums(self, by: GroupBy) -> list[list[np.ndarray]]:
+        """For each node and each of its replicates, the sums of the slices of these groups."""
+        slices, nodes = self.layout.groups(by).slices, self.allocation.replicates.values()
+        return [[array_ops(copy).sums(copy, slices) for copy in replicates] for replicates in nodes]
+
+
+def scalars(allocation: StepAllocation, total: float) -> dict[str, float]:
+    """The scalars of one step by name: fields of `StepAllocation` and of its cost, and ``total``.
+
+    Parameters
+    ----------
+    allocation
+        The step.
+    total
+        ``Σ_i A_i``, units of the loss.
+
+    Examples
+    --------
+    >>> found = scalars(StepAllocation(np.array([-1.0]), 2.0, 1.0, residual=0.0, mass=1.0), total=-1.0)
+    >>> found["loss_end"], found["total"], found["sampled"]
+    (1.0, -1.0, False)
+    """
+    a = allocation
+    return {
+        "step": a.step,
+        "loss_start": a.loss_start,
+        "loss_end": a.loss_end,
+        "total": total,
+        "state_change": a.state_change,
+        "residual": a.residual,
+        "mass": a.mass,
+        "tolerance": np.nan if a.tolerance is None else a.tolerance,
+        "full_gradients": a.cost.full_gradients,
+        "full_losses": a.cost.full_losses,
+        "batch_gradients": a.cost.batch_gradients,
+        "examples": a.cost.examples,
+        "converged": a.converged,
+        "sampled": a.sampled,
+    }
+
+
+def rows_of(allocations: Mapping[str, StepAllocation], layout: Layout) -> dict[str, Row]:
+    """The rows of measured losses by name, each followed by the rows of its terms (``train/penalty``).
+
+    Parameters
+    ----------
+    allocations
+        The losses of one step by name, as from `lca.allocate_each`.
+    layout
+        The layout of the parameters.
+
+    Examples
+    --------
+    >>> found = {"train": StepAllocation(np.array([-1.0]), 2.0, 1.0, residual=0.0, mass=1.0)}
+    >>> rows_of(found, Layout(("w",), ((1,),)))["train"].total
+    -1.0
+    """
+    return {name: Row(allocation, layout) for name, allocation in with_terms(allocations).items()}

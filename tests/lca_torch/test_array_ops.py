@@ -1,0 +1,63 @@
+"""`TorchOps` and `TorchDeviceOps` (here on the CPU) satisfy the laws of array operations."""
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given
+
+import lca_torch  # noqa: F401 - registers the operations
+from lca.arrays import Slices, array_ops
+from lca_torch.arrays import TorchDeviceOps
+from tests.laws.array_ops import LAWS, SUBNORMAL, Kind, vectors
+
+KINDS = {
+    "cpu": Kind(array_ops(torch.ones(1)), torch.tensor),
+    "device": Kind(TorchDeviceOps(), torch.tensor),
+}
+kinds = pytest.mark.parametrize("kind", KINDS.values(), ids=KINDS)
+laws = pytest.mark.parametrize("law", LAWS, ids=lambda law: law.__name__)
+
+
+@laws
+@kinds
+@given(vectors)
+def test_laws(kind, law, values):
+    law(kind, values)
+
+
+@laws
+@kinds
+@pytest.mark.parametrize("values", SUBNORMAL.values(), ids=SUBNORMAL)
+def test_laws_of_the_smallest_numbers(kind, law, values):
+    law(kind, values)
+
+
+def test_a_segment_ends_exactly_at_its_end():
+    start, end = torch.tensor([0.1, 0.7]), torch.tensor([0.3, -0.7])
+    assert torch.equal(array_ops(start).between(start, end, 1.0), end)
+
+
+def test_a_snapshot_sees_a_change_in_place_and_another_tensor():
+    vector = torch.ones(3)
+    ops = array_ops(vector)
+    snapshot = ops.snapshot(vector)
+    assert not ops.unchanged(snapshot, vector.clone())
+    vector[0] = 2
+    assert not ops.unchanged(snapshot, vector)
+
+
+def test_a_tensor_of_the_cpu_is_read_where_it_is():
+    vector = torch.zeros(3, requires_grad=True)
+    ops = array_ops(vector)
+    assert not isinstance(ops, TorchDeviceOps)
+    assert np.shares_memory(ops.to_numpy(vector), vector.detach().numpy())
+
+
+def test_a_tensor_elsewhere_stays_there():
+    assert isinstance(array_ops(torch.ones(3, device="meta")), TorchDeviceOps)
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_small_dtypes_are_summed_in_float64(dtype):
+    vector = torch.full((4096,), 1.0, dtype=dtype)  # its own dtype cannot count so far
+    assert array_ops(vector).sums(vector, [Slices(0, 1, 1, 4096)]).tolist() == [4096.0]

@@ -1,0 +1,73 @@
+"""`NumpyOps` satisfies the laws of array operations; what is special about NumPy; foreign types."""
+
+from fractions import Fraction
+
+import numpy as np
+import pytest
+from hypothesis import given
+
+from lca.arrays import NumpyOps, array_ops
+from lca.errors import LayoutError
+from lca.testing.strategies import dtypes, seeds
+from tests.laws.array_ops import LAWS, SUBNORMAL, Kind, vectors
+
+NUMPY = Kind(NumpyOps(), np.array)
+
+
+@pytest.mark.parametrize("law", LAWS, ids=lambda law: law.__name__)
+@given(vectors)
+def test_laws(law, values):
+    law(NUMPY, values)
+
+
+@pytest.mark.parametrize("values", SUBNORMAL.values(), ids=SUBNORMAL)
+@pytest.mark.parametrize("law", LAWS, ids=lambda law: law.__name__)
+def test_laws_of_the_smallest_numbers(law, values):
+    law(NUMPY, values)
+
+
+@given(seeds, dtypes())
+def test_bins_by_logarithm_are_the_bins_looked_up(seed, dtype):
+    rng = np.random.default_rng(seed)
+    edges = np.logspace(rng.integers(-40, 0), rng.integers(1, 4), rng.integers(2, 2000))
+    sizes = (10.0 ** rng.uniform(-44, 5, 70_000)).astype(dtype)
+    sizes[:2000] = rng.choice(edges, 2000)
+    values = sizes * rng.choice([-1, 1], len(sizes)).astype(dtype)
+    bins = np.searchsorted(edges, sizes, side="right")
+    expected = [np.bincount(bins[sign * values > 0], minlength=len(edges) + 1) for sign in (-1, 1)]
+    np.testing.assert_array_equal(NumpyOps().magnitudes(values, edges), expected)
+
+
+def test_numpy_vectors_are_reduced_as_they_are():
+    vector = np.ones(3)
+    assert array_ops(vector).to_numpy(vector) is vector
+
+
+@given(seeds, dtypes())
+def test_blocks_give_what_the_whole_gives_bit_by_bit(seed, dtype):
+    start, end, vector = np.random.default_rng(seed).normal(size=(3, 2**15 + 7)).astype(dtype)
+    ops = array_ops(vector)
+    results = {
+        "product": (ops.times_movement(vector.copy(), start, end), vector * (end - start)),
+        "sum": (ops.add_scaled(vector.copy(), 0.75, start), vector + 0.75 * start),
+        "multiple": (ops.scaled(vector.copy(), 0.75), 0.75 * vector),
+        "point": (ops.between(start, end, 0.75), start + 0.75 * (end - start)),
+    }
+    for name, (found, expected) in results.items():
+        assert np.array_equal(found, expected), name
+
+
+def test_a_snapshot_sees_a_change_in_place_and_knows_the_same_numbers_elsewhere():
+    vector = np.array([1.0, 2.0, 3.0])
+    ops = array_ops(vector)
+    snapshot = ops.snapshot(vector)
+    assert ops.unchanged(snapshot, vector.copy())
+    vector[1] = np.nextafter(2.0, 3.0)
+    assert not ops.unchanged(snapshot, vector)
+
+
+def test_a_foreign_vector_is_refused_by_its_type():
+    with pytest.raises(
+        LayoutError, match=r"got fractions\.Fraction; convert it with numpy\.asarray, or import"
+    ):
+        array_ops(Fraction(1, 2))
