@@ -104,10 +104,21 @@ def test_the_version_is_the_same_everywhere() -> None:
     assert f"## [{version}]" in (ROOT / "CHANGELOG.md").read_text(encoding="utf-8")
 
 
+def test_random_tests_repeat_their_cases_by_default(monkeypatch: pytest.MonkeyPatch) -> None:
+    """`make test` never fails by chance: the same cases in every run, no deadline, no database of failures."""
+    shown = "s.derandomize, s.database, s.deadline, s.max_examples"
+    code = f"import conftest; from hypothesis import settings; s = settings(); print({shown})"
+    monkeypatch.delenv("LCA_HYPOTHESIS_PROFILE", raising=False)
+    assert python("-c", code, cwd=ROOT).split() == ["True", "None", "None", "25"]
+    monkeypatch.setenv("LCA_HYPOTHESIS_PROFILE", "nightly")
+    assert python("-c", code, cwd=ROOT).split()[0::3] == ["False", "2000"]
+
+
 def test_import_lca_loads_only_what_it_needs(tmp_path: Path) -> None:
-    loaded = python("-c", "import sys, lca; print(*sys.modules)", cwd=tmp_path).split()
+    """NumPy and SciPy; the reference backend needs no more, and nothing but the kit needs the kit."""
+    loaded = python("-c", "import sys, lca, lca.reference; print(*sys.modules)", cwd=tmp_path).split()
     unwanted = {"torch", "tensorflow", "matplotlib", "tqdm", "hypothesis", "pytest"}
-    unwanted |= {"zarr", "xarray", "dask", "h5py"}
+    unwanted |= {"zarr", "xarray", "dask", "h5py", "lca.testing"}
     assert unwanted & set(loaded) == set()
 
 
