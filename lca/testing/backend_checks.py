@@ -15,7 +15,7 @@ from lca.allocation import allocate
 from lca.arrays import Vector, array_ops
 from lca.estimators import PathIntegral
 from lca.objective import Evaluation, Objective, Sum, evaluate
-from lca.reference.backend import GROUP, Backend, Dtype, NumpyBackend
+from lca.reference.backend import ENTRY_POINT_GROUP, Backend, Dtype, NumpyBackend
 from lca.reference.data import Batch, Dataset
 from lca.reference.models import Dropout, Network
 from lca.reference.optimizers import SGD, Optimizer
@@ -268,7 +268,7 @@ def loads_no_other_framework(backend: Backend, samples: int, seed: int) -> None:
 
 
 def _is_installed(backend: Backend) -> bool:
-    return backend.name in entry_points(group=GROUP).names
+    return backend.name in entry_points(group=ENTRY_POINT_GROUP).names
 
 
 BACKEND_CHECKS.append(Check("loads_no_other_framework", loads_no_other_framework, None, _is_installed))

@@ -7,7 +7,7 @@ import numpy as np
 
 from lca.errors import LCAError
 from lca.layout import Layout
-from lca.reference.backend import GROUP, Backend, NumpyBackend, load_backend
+from lca.reference.backend import ENTRY_POINT_GROUP, Backend, NumpyBackend, load_backend
 from lca.reference.data import Dataset
 from lca.reference.models import BatchNorm, Dropout
 from tests.meta.animals import Passing, Wrong
@@ -16,7 +16,7 @@ from tests.meta.animals import Passing, Wrong
 def _installed() -> tuple[dict[str, Backend], dict[str, str]]:
     """Every installed backend by its entry point, and why the others cannot be loaded."""
     found, missing = {}, {}
-    for name in sorted(entry_points(group=GROUP).names):
+    for name in sorted(entry_points(group=ENTRY_POINT_GROUP).names):
         try:
             found[name] = load_backend(name)
         except LCAError as error:

@@ -24,7 +24,7 @@ def data(n=7, seed=0):
 
 
 def offer(monkeypatch, name, value):
-    point = EntryPoint(name=name, value=value, group=lca.reference.backend.GROUP)
+    point = EntryPoint(name=name, value=value, group=lca.reference.backend.ENTRY_POINT_GROUP)
     monkeypatch.setattr(lca.reference.backend, "entry_points", lambda group: [point])
 
 
@@ -105,5 +105,5 @@ def test_a_third_party_adds_a_backend_by_entry_point(monkeypatch):
 
 def test_a_backend_whose_framework_is_missing_says_so(monkeypatch):
     offer(monkeypatch, "jax", "no_such_framework:Backend")
-    with pytest.raises(LCAError, match=r"backend 'jax'.*no_such_framework.*install the framework"):
+    with pytest.raises(LCAError, match=r"backend 'jax'.*no_such_framework.*install its framework"):
         load_backend("jax")

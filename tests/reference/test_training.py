@@ -50,7 +50,7 @@ def test_bad_requests_fail_before_the_first_batch() -> None:
         minibatches(X, Y, 0, 5, seed=0)
     with pytest.raises(DataError, match="steps must be ≥ 0, got -1"):
         minibatches(X, Y, 2, -1, seed=0)
-    with pytest.raises(DataError, match="one row an example"):
+    with pytest.raises(DataError, match="one row per example"):
         minibatches(X, Y[:-1], 2, 5, seed=0)
 
 
@@ -102,7 +102,7 @@ def test_a_batch_smaller_than_its_parts_is_refused() -> None:
     )
     with pytest.raises(LCAError, match="step 3: a batch of 1 cannot be split into 2 micro-batches"):
         list(steps)
-    with pytest.raises(LCAError, match="micro_batches must be a whole number ≥ 1, got 0"):
+    with pytest.raises(LCAError, match="micro_batches must be an integer ≥ 1, got 0"):
         next(train(DatasetLoss(NETWORK, X, Y), NETWORK.init(0), SGD(0.1), [], micro_batches=0))
 
 
@@ -113,7 +113,7 @@ def test_scores_are_one_minus_the_probability_of_the_label() -> None:
         outputs = np.exp(NETWORK.forward(step.start, step.batch.x))
         p = outputs[np.arange(len(outputs)), step.batch.y] / outputs.sum(axis=1)
         assert np.abs(step.scores.values - (1 - p)).max() <= tolerances.summed(8.0, tolerances.EPS64)
-    with pytest.raises(LCAError, match="scores need an objective that has them"):
+    with pytest.raises(LCAError, match="scores=True needs an objective that computes scores"):
         next(train(objective, NETWORK.init(0), SGD(0.1), [Batch(X, Y)], scores=True))
 
 

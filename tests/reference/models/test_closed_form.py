@@ -119,7 +119,7 @@ def test_bad_arguments_are_refused() -> None:
         Quadratic(np.ones((2, 3)))
     with pytest.raises(LCAError, match=r"linear must have shape \(2,\), got \(3,\)"):
         Quadratic(np.eye(2), np.ones(3))
-    with pytest.raises(LCAError, match="one number a parameter"):
+    with pytest.raises(LCAError, match="one number per parameter"):
         Quartic(np.ones((2, 2)))
     with pytest.raises(LayoutError, match=r"expected shape \(4,\)"):
         Bilinear(2).exact_allocation(np.zeros(3), np.zeros(4))

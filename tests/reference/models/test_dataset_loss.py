@@ -204,11 +204,11 @@ def test_is_an_objective() -> None:
         ({"y": np.array([0, 1, 2, 0])}, r"labels must lie in 0\.\.1 for 2 outputs, got 2 at position 2"),
         ({"y": np.array([0, -1, 1, 0])}, r"got -1 at position 1"),
         ({"y": np.eye(4)[:, :2]}, "integer labels"),
-        ({"y": np.array([0, 1])}, "one row an example"),
+        ({"y": np.array([0, 1])}, "one row per example"),
         ({"x": X.reshape(4, 3, 1)}, r"examples of shape \(3,\), got \(3, 1\); use x.reshape\(len\(x\), 3\)"),
         ({"x": X[:0], "y": Y[:0]}, "at least one example"),
         ({"weight": np.zeros(4)}, "all weights are 0"),
-        ({"only": 2}, r"only=2 is none of the labels 0\.\.1"),
+        ({"only_label": 2}, r"only_label must be one of the labels 0\.\.1 or None, got 2"),
         ({"batch_size": 0}, "batch_size must be a positive integer, got 0"),
     ],
 )
@@ -233,5 +233,5 @@ def test_bad_theta_is_refused(theta: np.ndarray) -> None:
 
 def test_targets_without_labels_have_no_classes() -> None:
     objective = DatasetLoss(mlp((3, 2), loss="squared_error"), X, np.eye(4)[:, :2])
-    with pytest.raises(DataError, match="only labelled data have classes"):
+    with pytest.raises(DataError, match="classes need integer labels"):
         objective.by_class()
