@@ -64,13 +64,13 @@ def test_rows_are_read_when_their_step_comes_up(tmp_path):
 
 
 REFUSED = {
-    "no data": ({"points": np.zeros((3, 0))}, r"hold 8 numbers do not describe rows of 0"),
+    "no data": ({"points": np.zeros((3, 0))}, r"with 8 entries in total do not describe rows of 0"),
     "one row": ({"points": POINTS[0]}, r"all_weights of shape \(T \+ 1, K\).* found \(8,\) of float64"),
     "integers": ({"points": np.ones((2, 8), int)}, r"floating-point numbers, found \(2, 8\) of int64"),
     "no names": ({"names": None}, r"neither all_weights nor the file has the attribute var_names"),
-    "other shapes": ({"shapes": "[(2, 2), (1,), ()]"}, r"3 var_names and 3 var_shapes that hold 6 numbers"),
+    "other shapes": ({"shapes": "[(2, 2), (1,), ()]"}, r"3 var_names and 3 var_shapes with 6 entries"),
     "more names": ({"names": [*NAMES, "x"]}, r"4 var_names and 3 var_shapes"),
-    "no shape": ({"shapes": "[{}, 2.5, 'a']"}, r"in var_shapes is no shape"),
+    "no shape": ({"shapes": "[{}, 2.5, 'a']"}, r"in var_shapes is not a shape"),
 }
 
 
@@ -84,7 +84,7 @@ def test_what_is_no_such_run_is_refused(tmp_path, what):
 def test_a_bias_tells_along_which_axis_neurons_are(tmp_path):
     path = saved(tmp_path / "run.h5", names=["fc.weight", "fc.bias"], shapes="[(2, 3), (2,)]")
     with pytest.raises(
-        DataError, match=r"fc\.weight of shape \(2, 3\) belongs to a bias of 2.* pass neuron_axis=0"
+        DataError, match=r"the bias of fc\.weight \(shape \(2, 3\)\) has 2 entries.* pass neuron_axis=0"
     ):
         read_hdf5(path)
     assert read_hdf5(path, neuron_axis=0)[0].neuron_axes == (0, 0)
@@ -112,7 +112,7 @@ def test_files_of_another_kind_are_refused(tmp_path):
 
 def test_text_in_an_attribute_is_no_code(tmp_path):
     path = saved(tmp_path / "run.h5", shapes="[__import__('os').getcwd()]")
-    with pytest.raises(DataError, match="do not describe|is no shape"):
+    with pytest.raises(DataError, match="do not describe|is not a shape"):
         read_hdf5(path)
 
 

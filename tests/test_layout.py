@@ -196,11 +196,11 @@ def test_a_group_without_true_entries_counts_zero():
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ((("a", "b"), ((2,),)), "one shape a name and at least one tensor, got 2 names and 1 shapes"),
+        ((("a", "b"), ((2,),)), "at least one tensor and one shape per name, got 2 names and 1 shapes"),
         (((), ()), "at least one tensor, got 0 names"),
         ((("a", "b", "a"), ((1,), (1,), (1,))), "tensor names must be unique; repeated: a"),
         ((("a", "b"), ((2,), (3, 0))), r"tensor 'b' has an empty shape \(3, 0\); leave it out"),
-        ((("a", "b"), ((2,), (3,)), (0,)), r"neuron_axes needs one entry a tensor \(2\), got 1"),
+        ((("a", "b"), ((2,), (3,)), (0,)), r"neuron_axes needs one entry per tensor \(2\), got 1"),
         ((("a", "b"), ((2,), (3,)), (0, 1)), r"neuron axis 1 of 'b' is not an axis of its shape \(3,\)"),
         ((("a", "b"), ((2,), (3,)), (0, -1)), r"neuron axis -1 of 'b' is not an axis"),
     ],
@@ -251,12 +251,12 @@ def test_a_vector_that_is_no_array_is_refused():
 
 @pytest.mark.parametrize("position", [-1, 8])
 def test_a_position_outside_theta_is_refused(position):
-    with pytest.raises(LayoutError, match=f"position {position} is outside a vector of length 8"):
+    with pytest.raises(LayoutError, match=f"position {position} is outside θ, which has 8 entries"):
         TWO.tensor_at(position)
 
 
 def test_a_mapping_that_forgets_a_tensor_is_refused():
-    with pytest.raises(LayoutError, match="names no group for the tensors fc.bias"):
+    with pytest.raises(LayoutError, match="has no group for the tensors fc.bias"):
         TWO.groups({"fc.weight": "weights"})
 
 

@@ -247,12 +247,12 @@ WRONG_BACKENDS: dict[str, Wrong] = {
     ),
     "penalty mixed in": Wrong(
         "the penalty is added to the loss of the data and cannot be told apart",
-        "penalty_is_a_row_of_its_own",
+        "penalty_is_a_separate_term",
         OneRow,
     ),
     "mean of means": Wrong(
         "the original LCA code: the ragged last batch counts as much as a full one",
-        "ragged_data_count_by_size",
+        "batches_are_weighted_by_size",
         MeanOfMeans,
     ),
 }

@@ -468,7 +468,7 @@ WRONG_ESTIMATORS: dict[str, Wrong] = {
     ),
     "residual as state change": Wrong(
         "the rest booked as an effect of buffers that do not exist",
-        "nothing_is_hidden_in_the_state_change",
+        "state_change_is_zero_without_state",
         lambda: Altered(_residual_as_state),
     ),
     "terms by head count": Wrong(
@@ -571,7 +571,7 @@ WRONG_ESTIMATORS: dict[str, Wrong] = {
     # honesty
     "first step under-counted": Wrong(
         "the gradient at the very first point is free",
-        "evaluations_are_counted",
+        "reported_cost_is_true",
         lambda: Altered(_cost_of_a_later_step),
     ),
     "cost declared too low": Wrong(

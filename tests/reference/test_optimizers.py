@@ -209,7 +209,7 @@ def test_unknown_optimizer_lists_the_known() -> None:
         (lambda: SGD(0.0), "lr must be a finite number > 0, got 0.0"),
         (lambda: SGD(float("nan")), "lr must be"),
         (lambda: SGD(0.1, momentum=1.0), r"momentum must be in \[0, 1\), got 1.0"),
-        (lambda: SGD(0.1, nesterov=True), "nesterov=True needs momentum"),
+        (lambda: SGD(0.1, nesterov=True), "Nesterov momentum needs momentum"),
         (lambda: RMSProp(0.1, alpha=-0.1), "alpha must be in"),
         (lambda: RMSProp(0.1, eps=0.0), "eps must be"),
         (lambda: Adam(0.1, beta1=1.0), "beta1 must be in"),

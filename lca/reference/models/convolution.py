@@ -26,8 +26,8 @@ class Conv2d:
     For x (n, c, h, w), W (o, c, k, k), b (o,) and padding p,
     ``out[n, o, i, j] = b_o + Σ_{c,u,v} W[o, c, u, v] x[n, c, i + u - p, j + v - p]``, with x = 0 outside
     the image. The output has height ``h' = h + 2p - k + 1`` and width ``w' = w + 2p - k + 1``. With the
-    windows of x as the columns of X (c·k·k, n·h'·w'), this is ``W X + b``. Hence ``∂ℓ/∂W = G Xᵀ`` with G = ∂ℓ/∂out, and
-    ``∂ℓ/∂x`` adds each column of ``Wᵀ G`` to the window it came from.
+    windows of x as the columns of X (c·k·k, n·h'·w'), this is ``W X + b``. Hence ``∂ℓ/∂W = G Xᵀ`` with
+    G = ∂ℓ/∂out, and ``∂ℓ/∂x`` adds each column of ``Wᵀ G`` to the window it came from.
 
     X holds k² copies of the chunk; for large images, lower the ``batch_size`` of `DatasetLoss`.
 
