@@ -127,7 +127,7 @@ def test_every_check_says_in_a_line_what_it_asks():
     [
         (lambda: check_estimator(PathIntegral), "expected an estimator"),
         (lambda: check_estimator(bowl(2)), "expected an estimator"),
-        (lambda: check_objective(bowl(2)), "a function that makes the objective"),
+        (lambda: check_objective(bowl(2)), "a function that returns a new objective"),
     ],
     ids=["class", "objective as estimator", "instance"],
 )
