@@ -112,7 +112,7 @@ def adaptive_residual(mass: float) -> float:
 def scipy_quadrature(mass: float) -> float:
     """A closed form against ``scipy.integrate.quad``, for each value: 2^12 eps·mass.
 
-    Here mass is the largest integrand on the segment. ``quad`` is called with a quarter of this tolerance on
+    Here mass is the largest integrand on the segment. It is called with a quarter of this tolerance on
     each smooth piece, and overestimates its own error.
     """
     return 2.0**12 * EPS64 * mass

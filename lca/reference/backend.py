@@ -1,4 +1,4 @@
-"""`Backend`: the interface that `lca demo` and the conformance kit use to run on a framework.
+"""`Backend`: the interface that ``lca demo`` and the conformance kit use to run on a framework.
 
 Backends are found through the entry-point group ``lca.backends``, so a third party can add one without
 changing this project. A backend receives a framework-independent description (a NumPy `Network`, data, θ_0
