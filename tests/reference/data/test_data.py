@@ -27,7 +27,7 @@ IDX_FILES = {
 }
 
 
-def test_batch_keeps_what_it_is_given() -> None:
+def test_batch_keeps_its_arguments() -> None:
     batch = Batch(X, Y.astype(np.uint8), [1, 2, 0, 1])
     assert batch.x is X
     assert (len(batch), batch.total_weight, Batch(X, Y).total_weight) == (4, 4.0, 4.0)
@@ -75,7 +75,7 @@ def test_dataset_yields_every_example_once_in_order(n: int, batch_size: int) -> 
     np.testing.assert_array_equal(np.concatenate([b.weight for b in batches]), weight)
 
 
-def test_dataset_from_batches_puts_them_together() -> None:
+def test_dataset_from_batches_concatenates_them() -> None:
     data = Dataset.from_batches([Batch(X, Y), Batch(X[:1] + 50, Y[:1] + 1, np.array([3.0]))])
     np.testing.assert_array_equal(data.x, np.concatenate([X, X[:1] + 50]))
     np.testing.assert_array_equal(data.y, [0, 1, 1, 0, 1])
@@ -90,7 +90,7 @@ def test_dataset_from_batches_puts_them_together() -> None:
         (Batch(X, X), r"one type of target: batch 0 has int64 \(\), batch 1 has float64 \(3,\)"),
     ],
 )
-def test_unlike_batches_are_refused(other: Batch, message: str) -> None:
+def test_batches_of_different_shapes_are_refused(other: Batch, message: str) -> None:
     with pytest.raises(DataError, match=message):
         Dataset.from_batches([Batch(X, Y), other])
 
@@ -102,7 +102,7 @@ def test_empty_data_sets_are_refused() -> None:
         Dataset(X, Y, batch_size=2.5)
 
 
-def test_digits_are_the_file_we_describe() -> None:
+def test_digits_are_the_file_described_in_the_readme() -> None:
     digits = load_digits()
     assert (digits.x_train.shape, digits.x_test.shape) == ((1500, 8, 8), (297, 8, 8))
     assert (digits.x_train.dtype, digits.y_train.dtype, digits.n_classes) == (np.float64, np.int64, 10)
@@ -124,7 +124,7 @@ def test_digits_are_complete_and_of_balanced_classes() -> None:
         assert counts.min() > 0.8 * n / 10
 
 
-def test_split_reshapes_row_by_row() -> None:
+def test_split_reshapes_in_row_major_order() -> None:
     digits = load_digits()
     flat = digits.reshaped((64,))
     np.testing.assert_array_equal(flat.x_test[3], digits.x_test[3].ravel())
@@ -161,7 +161,7 @@ def test_load_npz_and_idx(tmp_path: Path, dtype: type) -> None:
         assert_is_split(load_split(str(write_idx(folder, SPLIT, packed=packed)), dtype=dtype), dtype)
 
 
-def test_floating_point_features_are_taken_as_they_are(tmp_path: Path) -> None:
+def test_floating_point_features_are_not_scaled(tmp_path: Path) -> None:
     np.savez(
         tmp_path / "data.npz", **(SPLIT | {k: SPLIT[k] * np.float32(0.5) for k in ("x_train", "x_test")})
     )

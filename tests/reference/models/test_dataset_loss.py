@@ -83,7 +83,7 @@ def assert_loss(a: float, b: float) -> None:
 @given(problems)
 def test_gradient_equals_complex_step(problem: Problem) -> None:
     objective = problem.objective(batch_size=4)
-    h = 1e-30  # nothing is subtracted, so the step can be as small as one likes
+    h = 1e-30  # no cancellation, so the step can be arbitrarily small
     steps = [objective.loss(problem.theta + 1j * h * e) for e in np.eye(problem.theta.size)]
     loss, grad = objective.loss_and_grad(problem.theta)
     assert_gradient(np.imag(steps) / h, grad, tolerances.gradient(problem.scale, EPS64))
@@ -101,7 +101,7 @@ def test_gradient_equals_central_differences(problem: Problem) -> None:
 
 
 @given(problems, st.integers(1, 6))
-def test_chunks_and_a_ragged_last_one_change_nothing(problem: Problem, batch_size: int) -> None:
+def test_chunk_size_does_not_change_the_loss(problem: Problem, batch_size: int) -> None:
     loss, grad = problem.objective().loss_and_grad(problem.theta)
     chunked_loss, chunked = problem.objective(batch_size=batch_size).loss_and_grad(problem.theta)
     assert_loss(chunked_loss, loss)
@@ -168,7 +168,7 @@ def test_classes_add_up(problem: Problem, use_batch: bool) -> None:
 
 
 @given(labelled)
-def test_a_class_is_its_own_mean_times_its_share(problem: Problem) -> None:
+def test_a_class_term_is_its_mean_times_its_share_of_the_weight(problem: Problem) -> None:
     label = int(problem.y[0])
     mine = problem.y == label
     own = DatasetLoss(problem.network, problem.x[mine], problem.y[mine], weight=problem.weight[mine])
@@ -178,7 +178,7 @@ def test_a_class_is_its_own_mean_times_its_share(problem: Problem) -> None:
 
 
 @given(problems)
-def test_calls_leave_no_trace(problem: Problem) -> None:
+def test_calls_have_no_side_effects(problem: Problem) -> None:
     objective, theta = problem.objective(batch_size=4), problem.theta.copy()
     x, y = problem.x.copy(), problem.y.copy()
     first = objective.loss_and_grad(theta)

@@ -1,4 +1,4 @@
-"""Networks by name: widths, defaults, shapes, refusals."""
+"""Networks by name: widths, defaults, shapes, errors."""
 
 import pytest
 

@@ -1,4 +1,4 @@
-"""`Network` and its builders: names, starting points, shapes, and what they refuse."""
+"""`Network` and its builders: names, initial parameters, shapes, errors."""
 
 from typing import Any
 
@@ -27,7 +27,7 @@ from lca.testing.strategies import networks, seeds
 EPS64 = float(np.finfo(np.float64).eps)
 
 
-def test_names_are_numbered_by_kind() -> None:
+def test_names_are_numbered_by_layer_type() -> None:
     layout = small_cnn((1, 8, 8), 10, channels=(2, 3), hidden=(4,)).layout
     layers = ("conv1", "conv2", "fc1", "fc2")
     assert layout.names == tuple(f"{name}.{part}" for name in layers for part in ("weight", "bias"))
@@ -134,7 +134,7 @@ def test_a_tied_gradient_is_the_sum_over_its_uses(tied: dict[str, str], seed: in
 
 
 @given(seeds)
-def test_frozen_tensors_have_gradient_zero_and_the_others_theirs(seed: int) -> None:
+def test_frozen_tensors_have_gradient_zero_and_others_are_unaffected(seed: int) -> None:
     rng = np.random.default_rng(seed)
     batch = Batch(rng.normal(size=(4, 3)), rng.integers(3, size=4))
     free = Network(STACK, CrossEntropy(), (3,))

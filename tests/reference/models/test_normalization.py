@@ -1,4 +1,4 @@
-"""Batch normalisation against loops and derivatives, dropout as the identity, and what both refuse."""
+"""Batch normalisation against loops and derivatives, dropout as the identity, and errors."""
 
 import numpy as np
 import pytest
@@ -101,7 +101,7 @@ def test_chunks_are_the_measuring_batches(seed):
 
 
 @pytest.mark.parametrize("weighted", [False, True])
-def test_classes_add_up_where_examples_mix(weighted):
+def test_classes_add_up_with_batch_statistics(weighted):
     rng = np.random.default_rng(0)
     network = Network((Dense(3, 4), BatchNorm(4), Dense(4, 3)), CrossEntropy(), (3,))
     weight = rng.uniform(1, 2, 10) if weighted else None
