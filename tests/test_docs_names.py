@@ -8,7 +8,7 @@ resolve, run ``python -m tests.test_docs_names``.
 
 import ast
 import builtins
-import importlib
+import importlib.util
 import inspect
 import keyword
 import re
@@ -26,7 +26,8 @@ KNOWN = tomllib.loads((ROOT / "tests" / "docs_names.toml").read_text(encoding="u
 VOCABULARY = {name for words in KNOWN["vocabulary"].values() for name in words}
 UNRESOLVED = {(place, name) for place, names in KNOWN["unresolved"].items() for name in names}
 
-PAGES = sorted([*ROOT.glob("*.md"), *ROOT.glob("docs/**/*.md"), *ROOT.glob("backends/*.md")])
+_PATTERNS = ("*.md", "docs/**/*.md", "backends/*.md", "lca/**/*.md", "validation/**/README.md")
+PAGES = sorted(path for pattern in _PATTERNS for path in ROOT.glob(pattern))
 MODULES = sorted(path for folder in ("lca", "backends") for path in (ROOT / folder).rglob("*.py"))
 IDENTIFIER = r"[A-Za-z_]\w*"
 DOTTED = re.compile(rf"{IDENTIFIER}(?:\.{IDENTIFIER})*")
@@ -164,12 +165,12 @@ def resolves(name: str, local: frozenset[str] = frozenset()) -> bool:
         return True
     if name.rstrip("/") in files() or keyword.iskeyword(name) or hasattr(builtins, first):
         return True
-    if first in PACKAGES or (rest and imported(first) is not None):
+    if first in PACKAGES:
         return resolves_from_a_root(name)
-    if imported(first) is not None:
-        return True
     if not rest:
-        return name in definitions()
+        return name in definitions() or importlib.util.find_spec(name) is not None
+    if importlib.util.find_spec(first) is not None:
+        return resolves_from_a_root(name)
     return first in local | definitions() and all(part in definitions() for part in rest.split("."))
 
 
