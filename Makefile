@@ -1,21 +1,23 @@
-# `make help` lists the targets. All of them work inside .venv, which is made on the first call, kept, and
-# brought up to date when pyproject.toml or constraints.txt change. Needs Python >= 3.11 and make, no more.
+# `make help` lists the targets. They run inside .venv, which the first call creates and later calls update
+# when pyproject.toml or constraints.txt has changed. Only Python >= 3.11 and make are needed.
 
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt
 CONFIG := pyproject.toml constraints.txt
-# Stamps: what is installed. The full install contains the light one, and stamps both.
+# Stamp files record what is installed. The full installation includes the light one and stamps both.
 LIGHT := $(VENV)/.light.stamp
 FULL := $(VENV)/.full.stamp
-# Processes that pytest is spread over; 0 is one process, which was no slower than 2 when measured on two busy cores.
-WORKERS ?= 0
-# The matrices here are too small to gain from threads, and lose much where the cores are busy.
-demo pytest: export OPENBLAS_NUM_THREADS ?= 1
-pytest: export OMP_NUM_THREADS ?= 1
+# Number of pytest processes; WORKERS=0 runs everything in one process. On two cores, two processes take less
+# than half the time of one.
+WORKERS ?= 2
+PYTEST := $(BIN)/pytest -n $(WORKERS) --dist loadfile
+# The matrices here are too small to gain from threads, and the processes would compete for the cores.
+demo pytest nightly: export OPENBLAS_NUM_THREADS ?= 1
+pytest nightly: export OMP_NUM_THREADS ?= 1
 
-.PHONY: help demo test lint types docs pytest clean
+.PHONY: help demo test lint types docs pytest nightly clean
 .DEFAULT_GOAL := help
 
 help:  ## list the targets
@@ -24,8 +26,8 @@ help:  ## list the targets
 demo: $(LIGHT)  ## train a small network and allocate its loss change (options: make demo ARGS='--steps 50')
 	$(BIN)/lca demo $(ARGS)
 
-# Every step runs, also after one has failed, and the failed ones are named at the end.
-test: $(FULL)  ## lint, types, docs and pytest
+# A failed step does not stop the others; the failed ones are named at the end.
+test: $(FULL)  ## lint, types, docs and pytest; never fails by chance, since random tests repeat the same cases
 	@failed=; for step in lint types docs pytest; do \
 	    printf '\n== make %s\n' $$step; $(MAKE) --no-print-directory $$step || failed="$$failed $$step"; \
 	done; \
@@ -41,9 +43,13 @@ types: $(FULL)  ## mypy, strict on lca/
 docs: $(FULL)  ## build the documentation in docs/_build/html, warnings are errors
 	$(BIN)/sphinx-build -q -W --keep-going docs docs/_build/html
 
-# By file, because the examples of a page build on each other.
-pytest: $(FULL)  ## tests, doctests, and the examples in README.md and docs/
-	$(BIN)/pytest -n $(WORKERS) --dist loadfile
+# Distributed by file, because the examples of a page build on each other.
+pytest: $(FULL)  ## tests, doctests, and the examples in README.md and docs/ (WORKERS=2 processes)
+	$(PYTEST)
+
+# Takes hours. A failure prints the smallest case that shows it: add that case as a test of its own.
+nightly: $(FULL)  ## random search: the tests with 2,000 new random cases each
+	$(PYTEST) --hypothesis-profile=nightly tests
 
 clean:  ## remove .venv and everything that was built
 	rm -rf $(VENV) build dist docs/_build .mypy_cache .pytest_cache .ruff_cache .hypothesis

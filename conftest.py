@@ -1,15 +1,35 @@
-"""Runs the examples in the Markdown pages that pytest is given.
+"""How pytest runs this project: hypothesis profiles, and the examples in the Markdown pages.
 
-Python blocks are executed, and a ``text`` block must hold exactly what the Python block before it
+The profiles apply to tests, doctests and pages alike. ``LCA_HYPOTHESIS_PROFILE`` or hypothesis' own option
+``--hypothesis-profile`` chooses one; the default is ``ci``, so that a run never fails by chance:
+
+- ``ci``: 25 examples, the same in every run;
+- ``dev``: 25 examples, other ones in every run; failures are kept in ``.hypothesis`` and tried first;
+- ``nightly``: 2,000 examples, other ones in every run (``make nightly``).
+
+In a page, Python blocks are executed, and a ``text`` block must hold exactly what the Python block before it
 printed. All blocks of a page share one namespace.
 """
 
+import os
 from contextlib import redirect_stdout
 from io import StringIO
 
+from hypothesis import HealthCheck, settings
 from sybil import Example, Sybil
 from sybil.evaluators.python import PythonEvaluator
 from sybil.parsers.myst import CodeBlockParser, SkipParser
+
+# No profile looks at the clock: on a busy machine a deadline or a slow draw would fail a correct test.
+for _name, _options in {
+    "ci": {"max_examples": 25, "derandomize": True, "database": None},
+    "dev": {"max_examples": 25},
+    "nightly": {"max_examples": 2_000},
+}.items():
+    settings.register_profile(
+        _name, deadline=None, suppress_health_check=[HealthCheck.too_slow], print_blob=True, **_options
+    )
+settings.load_profile(os.environ.get("LCA_HYPOTHESIS_PROFILE", "ci"))
 
 collect_ignore = ["docs/conf.py"]
 _execute = PythonEvaluator()

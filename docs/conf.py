@@ -1,6 +1,10 @@
 """Sphinx configuration; `make docs` builds with warnings as errors."""
 
+import importlib
 import re
+from pathlib import Path
+
+from sphinx.util.nodes import make_refnode
 
 import lca
 
@@ -15,6 +19,7 @@ myst_enable_extensions = ["dollarmath", "colon_fence", "deflist"]
 myst_heading_anchors = 3
 
 default_role = "py:obj"  # `Sum` in a docstring is a link
+nitpicky = True  # a link that leads nowhere is a warning, and so an error
 autodoc_default_options = {"members": True, "member-order": "bysource"}
 autodoc_class_signature = "mixed"
 autodoc_typehints = "description"
@@ -35,11 +40,24 @@ html_show_sphinx = False
 html_copy_source = False
 
 
+# The documentation is built offline, so the pages of other projects cannot be looked up.
+_OTHER_PROJECTS = """
+    collections dask hypothesis keras matplotlib numpy os pathlib tensorflow tf torch transformers xarray
+"""
+nitpick_ignore_regex = [(r"py:.*", rf"{name}(\..*)?") for name in _OTHER_PROJECTS.split()]
+# Names that are still to be corrected or to get a place in the API reference, one a line.
+nitpick_ignore = [
+    (role, name)
+    for name in (Path(__file__).parent / "not_linked.txt").read_text(encoding="utf-8").splitlines()
+    if name and not name.startswith("#")
+    for role in ("py:obj", "py:class")
+]
+
 _VERBATIM = re.compile(r"(``.*?``|^ *>>>.*?(?:\n *\n|\Z))", re.DOTALL | re.MULTILINE)
 
 
 def plain_mathematics(*event):
-    """Docstrings are written for the terminal: |A| and (N, *shape) in them are mathematics, not markup."""
+    """Escape |A| and (N, *shape), which are mathematics in docstrings and markup in reStructuredText."""
     lines = event[-1]
     pieces = _VERBATIM.split("\n".join(lines))
     pieces[::2] = [re.sub(r"\||(?<=, )\*(?=[\w.]+\))", r"\\\g<0>", text) for text in pieces[::2]]
@@ -47,19 +65,54 @@ def plain_mathematics(*event):
 
 
 def undo_napoleon(*event):
-    """Two readings that napoleon gets wrong here, put right.
+    """Correct two misreadings of napoleon.
 
-    "``a - b``: what it is", as the first line of a property, is a formula and not a type; and "a, b" in a
-    list of attributes are two names, not a type and a name.
+    It reads the part before a colon in the first line of a property as a type, and in a list of attributes it
+    reads "a, b" as a name and a type.
     """
     lines = event[-1]
-    types = [i for i, line in enumerate(lines) if line.startswith(":type: ``")]
+    types = [i for i, line in enumerate(lines) if line.startswith(":type: ")]
     for i in types:
         lines[0] = f"{lines[i].removeprefix(':type: ')}: {lines[0]}"
         del lines[i]
     lines[:] = [re.sub(r"^( *:ivar \w+), (\w+:)", r"\1,\2", line) for line in lines]
 
 
+def link_by_any_name(app, env, node, contnode):
+    """Resolve references by another name of the same object, such as `Step` or `lca.reference.train`.
+
+    An attribute that has no entry of its own, such as a field of a dataclass, is linked to its class.
+    """
+    if node.get("refdomain") != "py":
+        return None
+    domain, target = env.get_domain("py"), node["reftarget"]
+    package = (node.get("py:module") or "lca").partition(".")[0]
+    for name in (target, _canonical_name(target), target.rpartition(".")[0]):
+        matches = domain.find_obj(env, None, None, name, None, 1) if name else []
+        # Both backends have a `Tracker`: a docstring means that of its own package.
+        own = [match for match in matches if match[0].partition(".")[0] == package]
+        entries = {entry.node_id: (found, entry) for found, entry in own or matches}
+        if len(entries) == 1:
+            [(found, entry)] = entries.values()
+            return make_refnode(app.builder, node["refdoc"], entry.docname, entry.node_id, contnode, found)
+    return None
+
+
+def _canonical_name(target):
+    """The module and name under which a project object is defined; empty if there is no such object."""
+    parts = target.split(".")
+    for split in range(len(parts) - 1, 0, -1):
+        try:
+            found = importlib.import_module(".".join(parts[:split]))
+            for part in parts[split:]:
+                found = getattr(found, part)
+        except (ImportError, AttributeError):
+            continue
+        return f"{getattr(found, '__module__', '')}.{getattr(found, '__qualname__', '')}"
+    return ""
+
+
 def setup(app):
     app.connect("autodoc-process-docstring", plain_mathematics)
     app.connect("autodoc-process-docstring", undo_napoleon)
+    app.connect("missing-reference", link_by_any_name)

@@ -1,6 +1,6 @@
-"""Errors a user can act on: each message says what was expected, what came, and what to do.
+"""The exceptions of this library. Messages state what was expected, what was received, and how to fix it.
 
-All derive from `LCAError`, which is a `ValueError`, so ``except ValueError`` keeps working.
+All of them derive from `LCAError`, which is a `ValueError`.
 """
 
 from collections.abc import Iterable
@@ -8,11 +8,11 @@ from difflib import get_close_matches
 
 
 class LCAError(ValueError):
-    """Root of every error this library raises on purpose."""
+    """Base class of all errors that this library raises for invalid input."""
 
 
 class LCAWarning(UserWarning):
-    """Something was left out or given up, and the message says what."""
+    """A step or a part of a result was skipped; the message says which and why."""
 
 
 class LayoutError(LCAError):
@@ -20,35 +20,50 @@ class LayoutError(LCAError):
 
 
 class IncompleteStepError(LCAError):
-    """The loop did not hand over what this step is to be measured by; the next one may have it."""
+    """A step lacks a field that the estimator requires; other steps of the run may have it."""
 
 
 class RuleError(LCAError):
-    """A quadrature rule does not integrate what it declares."""
+    """A quadrature rule is not exact for polynomials of the degree it declares."""
 
 
 class TrajectoryError(LCAError):
-    """A trajectory or step cannot be allocated (one point, wrong shapes, unreadable rows)."""
+    """A trajectory or step cannot be allocated, e.g. a path of one point, or points of different shapes."""
 
 
 class DataError(LCAError):
-    """A data set, batch or data file is unusable."""
+    """A data set, batch or data file is invalid."""
 
 
 class NonFiniteError(LCAError):
-    """NaN or Inf in the parameters, the loss or the gradient."""
+    """The parameters, the loss or the gradient contain NaN or infinity."""
 
 
 class NonDeterministicError(LCAError):
-    """The objective gives two different values at the same point."""
+    """The objective returned two different values at the same point."""
 
 
 class OutputError(LCAError):
-    """A result cannot be written where it was asked for."""
+    """A result cannot be written to the requested file or folder."""
 
 
 class UnknownNameError(LCAError):
-    """A name (estimator, optimizer, backend, ...) that is not among the known ones."""
+    """There is no estimator, optimizer, backend, ... of this name; the message lists the known names.
+
+    Parameters
+    ----------
+    kind
+        What the name refers to, e.g. ``"optimizer"``.
+    name
+        The unknown name.
+    known
+        The valid names; the most similar one is suggested.
+
+    Examples
+    --------
+    >>> print(UnknownNameError("optimizer", "adm", ["sgd", "adam"]))
+    unknown optimizer 'adm'; known: adam, sgd. Did you mean 'adam'?
+    """
 
     def __init__(self, kind: str, name: object, known: Iterable[str]) -> None:
         known = sorted(known)

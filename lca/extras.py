@@ -1,4 +1,4 @@
-"""Optional dependencies: one way to ask for them, one message that says how to get them."""
+"""Optional dependencies: a context manager that turns a failed import into an installation hint."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -7,22 +7,29 @@ from lca.errors import LCAError
 
 
 class MissingExtraError(LCAError, ImportError):
-    """A package that belongs to an optional extra is not installed."""
+    """A package of an optional extra is not installed; the message says how to install it."""
 
 
 @contextmanager
 def extra(name: str) -> Iterator[None]:
-    """Imports in this block need the extra ``name``; a failing one raises `MissingExtraError`.
+    """Context manager for imports that need the optional extra ``name`` of this distribution.
 
+    Raises
+    ------
+    MissingExtraError
+        If an import in the block fails.
+
+    Examples
+    --------
     >>> with extra("report"):
     ...     import no_such_package
     Traceback (most recent call last):
-    lca.extras.MissingExtraError: no_such_package is needed for this and not installed; \
-pip install 'loss-change-allocation[report]'
+    lca.extras.MissingExtraError: no_such_package is not installed; \
+install it with pip install 'loss-change-allocation[report]'
     """
     try:
         yield
     except ImportError as error:
         raise MissingExtraError(
-            f"{error.name} is needed for this and not installed; pip install 'loss-change-allocation[{name}]'"
+            f"{error.name} is not installed; install it with pip install 'loss-change-allocation[{name}]'"
         ) from error

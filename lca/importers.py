@@ -1,7 +1,7 @@
-"""Runs that others have saved: an HDF5 file with the parameters of every step, and checkpoints in order.
+"""Read runs saved by other programs: HDF5 files with the parameters of every step, and checkpoint paths.
 
-Checkpoints themselves are read by the backends, as their objectives want them: `lca_torch.replay` (torch,
-safetensors) and `lca_tensorflow.replay` (Keras).
+The checkpoints themselves are read by the backends: `lca_torch.replay` (torch, safetensors) and
+`lca_tensorflow.replay` (Keras).
 """
 
 import ast
@@ -21,31 +21,34 @@ from lca.step import Trajectory
 
 
 def read_hdf5(path: str | PathLike[str], *, neuron_axis: int = -1) -> tuple[Layout, Trajectory]:
-    """Layout and trajectory of a run in one HDF5 file, as older LCA runs were saved.
+    """Read the layout and the trajectory of a run from one HDF5 file.
 
-    The file has a data set ``all_weights`` of shape (T + 1, K), θ_0 to θ_T, and the attributes ``var_names``
-    and ``var_shapes`` (of the data set, or of the file) that say how a row is made up. Rows are read when
-    their step comes up, so the file may be larger than memory; it stays open as long as the trajectory lives.
+    The file contains a data set ``all_weights`` of shape (T + 1, K), with θ_0 to θ_T as rows, and the
+    attributes ``var_names`` and ``var_shapes``, of the data set or of the file, which describe a row. Each
+    row is read when its step is requested, so the file may be larger than memory; it stays open as long as
+    the trajectory exists. Needs the extra ``report``.
 
     Parameters
     ----------
     path
-        The file.
+        The HDF5 file. It is untrusted input: pickled objects are never loaded.
     neuron_axis
-        The axis of each tensor that runs over its output neurons: the last one, as TensorFlow has it; 0 for
-        weights as PyTorch has them. Where the bias of a layer tells another (depthwise kernels), that one.
+        The axis of each tensor that indexes output neurons: -1 for weights in the order of TensorFlow, 0 for
+        the order of PyTorch. If the length of a layer's bias matches only another axis of its weight, as for
+        depthwise kernels, that axis is used.
 
     Returns
     -------
-    Layout, Trajectory
-        Names as in the file, but with the dots that `Layout` goes by: ``fc1/kernel:0`` is ``fc1.kernel``.
-        Needs the extra ``report``.
+    layout : Layout
+        Names are those of the file in dotted form: ``fc1/kernel:0`` becomes ``fc1.kernel``.
+    trajectory : Trajectory
+        The T steps of the run.
 
     Raises
     ------
     DataError
-        If the file cannot be read, does not hold what is said above, or the biases tell that all weights have
-        their neurons along another axis. Objects (pickles) are never loaded.
+        If the file cannot be read or has another content, or if the biases of all layers contradict
+        ``neuron_axis``.
     TrajectoryError
         If there are fewer than two points.
 
@@ -62,7 +65,7 @@ def read_hdf5(path: str | PathLike[str], *, neuron_axis: int = -1) -> tuple[Layo
     (('fc1.kernel', 'fc1.bias'), ((2, 2), (2,)), 2)
     """
     with extra("report"):
-        import h5py  # noqa: PLC0415 - only for such files
+        import h5py  # noqa: PLC0415 - an optional dependency
     try:
         file = h5py.File(path, "r")
     except OSError as error:
@@ -72,25 +75,33 @@ def read_hdf5(path: str | PathLike[str], *, neuron_axis: int = -1) -> tuple[Layo
         found = f"{weights.shape} of {weights.dtype}" if isinstance(weights, h5py.Dataset) else weights
         raise DataError(
             f"{path}: expected a data set all_weights of shape (T + 1, K) with floating-point numbers, found "
-            f"{found}."
+            f"{found}; store one flattened parameter vector per row."
         )
-    names = [_dotted(name) for name in _texts(_attribute(path, weights, "var_names"))]
-    shapes = [_shape(path, shape) for shape in _texts(_attribute(path, weights, "var_shapes"))]
-    held = sum(math.prod(shape) for shape in shapes)
-    if len(names) != len(shapes) or held != weights.shape[1]:
+    names = [_dotted(name) for name in _items(_attribute(path, weights, "var_names"))]
+    shapes = [_shape(path, shape) for shape in _items(_attribute(path, weights, "var_shapes"))]
+    described = sum(math.prod(shape) for shape in shapes)
+    if len(names) != len(shapes) or described != weights.shape[1]:
         raise DataError(
-            f"{path}: {len(names)} var_names and {len(shapes)} var_shapes that hold {held} numbers do not "
-            f"describe rows of {weights.shape[1]}."
+            f"{path}: {len(names)} var_names and {len(shapes)} var_shapes with {described} entries in total "
+            f"do not describe rows of {weights.shape[1]} entries."
         )
     axes = tuple(range(len(shape))[neuron_axis] if shape else None for shape in shapes)
-    axes = _told_by_biases(path, Layout(tuple(names), tuple(shapes), axes))
+    axes = _corrected_by_biases(path, Layout(tuple(names), tuple(shapes), axes))
     return Layout(tuple(names), tuple(shapes), axes), Trajectory(weights)
 
 
-def in_order(paths: Iterable[Path]) -> list[Path]:
-    """Paths by the numbers in their names, which must agree on the order.
+def sorted_by_number(paths: Iterable[Path]) -> list[Path]:
+    """Sort paths by the numbers in their names.
 
-    >>> [path.name for path in in_order([Path("step-10.pt"), Path("step-9.pt")])]
+    Raises
+    ------
+    TrajectoryError
+        If the order is ambiguous: names of different forms, equal numbers, or two numbers of which one
+        increases where the other decreases.
+
+    Examples
+    --------
+    >>> [path.name for path in sorted_by_number([Path("step-10.pt"), Path("step-9.pt")])]
     ['step-9.pt', 'step-10.pt']
     """
     numbers = {path: [int(digits) for digits in re.findall(r"\d+", path.name)] for path in paths}
@@ -103,23 +114,23 @@ def in_order(paths: Iterable[Path]) -> list[Path]:
         if not why and numbers[before] == numbers[after]:
             why = f"{before.name} and {after.name} have the same numbers"
         elif not why and any(a > b for a, b in zip(numbers[before], numbers[after], strict=True)):
-            why = f"some number goes up and another down from {before.name} to {after.name}"
+            why = f"one number increases and another decreases from {before.name} to {after.name}"
     if why:
         raise TrajectoryError(
-            f"the order of the files in {ordered[0].parent} is not clear: {why}; pass a list of paths in the "
+            f"the order of the files in {ordered[0].parent} is ambiguous: {why}; pass a list of paths in the "
             "order of training."
         )
     return ordered
 
 
-def _told_by_biases(path: str | PathLike[str], layout: Layout) -> tuple[int | None, ...]:
-    """The neuron axes, mended where a bias contradicts them: it has an entry a neuron.
+def _corrected_by_biases(path: str | PathLike[str], layout: Layout) -> tuple[int | None, ...]:
+    """The neuron axes, corrected where a bias, which has one entry per neuron, contradicts them.
 
     Raises
     ------
     DataError
-        If one other axis is right for all weights: then the file has another convention than was supposed,
-        and square weights would be taken wrongly without a word.
+        If one other axis fits all weights: the file then uses another convention, and correcting only the
+        contradicted weights would silently leave square weights wrong.
     """
     assert layout.neuron_axes is not None
     groups, axes = layout.groups("layer"), list(layout.neuron_axes)
@@ -134,7 +145,7 @@ def _told_by_biases(path: str | PathLike[str], layout: Layout) -> tuple[int | No
     if wrong and (common := set.intersection(*map(set, fitting.values()))):
         name, shape, layer = layout.names[wrong[0]], layout.shapes[wrong[0]], layers[wrong[0]]
         raise DataError(
-            f"{path}: {name} of shape {shape} belongs to a bias of {biases[layer]}, so its neurons are not "
+            f"{path}: the bias of {name} (shape {shape}) has {biases[layer]} entries, so its neurons are not "
             f"along axis {axes[wrong[0]]}; pass neuron_axis={min(common)}."
         )
     for which in wrong:
@@ -146,16 +157,18 @@ def _attribute(path: str | PathLike[str], weights: Any, name: str) -> Any:
     for place in (weights, weights.file):
         if name in place.attrs:
             return place.attrs[name]
-    raise DataError(f"{path}: neither all_weights nor the file has the attribute {name}.")
+    raise DataError(
+        f"{path}: neither all_weights nor the file has the attribute {name}, which describes the rows."
+    )
 
 
-def _texts(value: Any) -> list[Any]:
-    """The items of an attribute: an array of texts or numbers, a text of them, a Python list in a text."""
+def _items(value: Any) -> list[Any]:
+    """The items of an attribute: an array, a string that contains a Python list, or a separated string."""
     if isinstance(value, bytes):
         value = value.decode()
     if isinstance(value, str):
         try:
-            value = ast.literal_eval(value)  # literals only: this runs no code
+            value = ast.literal_eval(value)  # parses literals only and runs no code
         except (ValueError, SyntaxError):
             value = [
                 item.strip() for item in re.split(r"[;\n]" if re.search(r"[;\n]", value) else ",", value)
@@ -166,7 +179,7 @@ def _texts(value: Any) -> list[Any]:
 def _shape(path: str | PathLike[str], shape: Any) -> tuple[int, ...]:
     numbers = re.findall(r"\d+", shape) if isinstance(shape, str) else np.atleast_1d(shape).tolist()
     if not isinstance(shape, str | int | Sequence) or not all(str(n).isdigit() for n in numbers):
-        raise DataError(f"{path}: {shape!r} in var_shapes is no shape.")
+        raise DataError(f"{path}: {shape!r} in var_shapes is not a shape; expected integers, e.g. (2, 3).")
     return tuple(int(n) for n in numbers)
 
 

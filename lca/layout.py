@@ -1,7 +1,7 @@
-"""`Layout`: which tensor each entry of the flat parameter vector θ belongs to.
+"""`Layout`: the names, shapes and positions of the tensors in the flat parameter vector θ.
 
-The engine sees one vector of K numbers; people think in tensors, layers and neurons. A layout is the
-only bridge: it packs tensors into θ, cuts θ back into tensors (as views), and groups entries for sums.
+Estimators work on one vector of K numbers, and users think in tensors, layers and neurons. Only a layout
+converts between the two: it flattens tensors into θ, returns views of them, and groups entries for sums.
 """
 
 import math
@@ -22,17 +22,22 @@ GroupBy = Literal["tensor", "layer", "neuron"]
 
 @dataclass(frozen=True)
 class Layout:
-    """Names and shapes of the tensors that make up θ, in order, each flattened row by row.
+    """The tensors that make up θ: names and shapes in order, each tensor flattened in row-major order.
 
     Parameters
     ----------
     names
-        One unique name a tensor, e.g. ``"fc1.weight"``. What stands before the last dot is the layer.
+        One unique name per tensor, e.g. ``"fc1.weight"``. The part before the last dot names the layer.
     shapes
-        One shape a tensor; ``()`` is a scalar.
+        One shape per tensor; ``()`` is a scalar.
     neuron_axes
-        The axis of each tensor that runs over output neurons or channels (``None``: no such axis).
-        Default: axis 0, the ``(out, in)`` convention of the NumPy models and of PyTorch.
+        For each tensor, the axis that indexes output neurons or channels, or ``None`` if there is none. The
+        default is axis 0, the ``(out, in)`` convention of PyTorch and of `lca.reference`.
+
+    Raises
+    ------
+    LayoutError
+        If names repeat, a tensor is empty, or the lengths or axes do not match.
 
     Examples
     --------
@@ -55,7 +60,7 @@ class Layout:
         object.__setattr__(self, "shapes", tuple(tuple(int(n) for n in s) for s in self.shapes))
         if not self.names or len(self.names) != len(self.shapes):
             raise LayoutError(
-                f"a layout needs one shape a name and at least one tensor, got {len(self.names)} names "
+                f"a layout needs at least one tensor and one shape per name, got {len(self.names)} names "
                 f"and {len(self.shapes)} shapes."
             )
         if len(set(self.names)) != len(self.names):
@@ -65,22 +70,22 @@ class Layout:
         if axes is None:
             axes = tuple(0 if shape else None for shape in self.shapes)
         if len(axes) != len(self.names):
-            raise LayoutError(f"neuron_axes needs one entry a tensor ({len(self.names)}), got {len(axes)}.")
+            raise LayoutError(f"neuron_axes needs one entry per tensor ({len(self.names)}), got {len(axes)}.")
         for name, shape, axis in zip(self.names, self.shapes, axes, strict=True):
             if any(n < 1 for n in shape):
-                raise LayoutError(f"tensor {name!r} has an empty shape {shape}; leave it out of the layout.")
+                raise LayoutError(f"tensor {name!r} has an empty shape {shape}; omit it from the layout.")
             if axis is not None and not 0 <= axis < len(shape):
                 raise LayoutError(f"neuron axis {axis} of {name!r} is not an axis of its shape {shape}.")
         object.__setattr__(self, "neuron_axes", tuple(axes))
 
     @cached_property
     def sizes(self) -> tuple[int, ...]:
-        """Number of entries of each tensor."""
+        """The number of entries of each tensor."""
         return tuple(math.prod(shape) for shape in self.shapes)
 
     @cached_property
     def offsets(self) -> tuple[int, ...]:
-        """Position in θ of each tensor's first entry."""
+        """The position in θ of the first entry of each tensor."""
         return tuple(sum(self.sizes[:i]) for i in range(len(self.sizes)))
 
     @property
@@ -89,7 +94,18 @@ class Layout:
         return sum(self.sizes)
 
     def flatten(self, tensors: Mapping[str, Array] | Sequence[Array]) -> Array:
-        """Pack tensors, by name or in order, into one new (K,) vector of their common dtype."""
+        """Concatenate tensors into a new vector (K,) of their common dtype.
+
+        Parameters
+        ----------
+        tensors
+            NumPy arrays by name, or a sequence in the order of ``names``.
+
+        Raises
+        ------
+        LayoutError
+            If names or shapes differ from the layout.
+        """
         if isinstance(tensors, Mapping):
             if set(tensors) != set(self.names):
                 missing = sorted(set(self.names) - set(tensors))
@@ -105,7 +121,15 @@ class Layout:
         return np.concatenate([array.ravel() for array in arrays])
 
     def unflatten(self, vector: Vector) -> dict[str, Vector]:
-        """Slices θ into tensors by name; views, not copies, where the array type allows it."""
+        """Split a vector (K,) into tensors by name.
+
+        The tensors are views of ``vector``, and not copies, if its array type supports views.
+
+        Raises
+        ------
+        LayoutError
+            If ``vector`` is not a floating-point vector of shape (K,).
+        """
         self.check(vector)
         return {
             name: vector[offset : offset + size].reshape(shape)
@@ -115,8 +139,11 @@ class Layout:
         }
 
     def check(self, vector: Vector, what: str = "vector") -> None:
-        """Raise `LayoutError` unless ``vector`` is a floating-point vector of shape (K,)."""
-        array_ops(vector)  # raises if this is no vector at all
+        """Raise `LayoutError` unless ``vector`` is a floating-point vector of shape (K,).
+
+        ``what`` names the vector in the message.
+        """
+        array_ops(vector)  # raises if the type is not supported
         shape = tuple(vector.shape)
         if shape != (self.size,):
             raise LayoutError(
@@ -129,14 +156,16 @@ class Layout:
             )
 
     def tensor_at(self, position: int) -> str:
-        """The name of the tensor that holds entry ``position`` of θ."""
+        """The name of the tensor that contains entry ``position`` of θ."""
         if not 0 <= position < self.size:
-            raise LayoutError(f"position {position} is outside a vector of length {self.size}.")
+            raise LayoutError(f"position {position} is outside θ, which has {self.size} entries.")
         return self.names[int(np.searchsorted(self.offsets, position, side="right")) - 1]
 
     def label(self, position: int) -> str:
-        """Entry ``position`` of θ as people write it.
+        """A readable name of entry ``position`` of θ: its tensor and index.
 
+        Examples
+        --------
         >>> Layout(("fc.weight", "fc.bias"), ((2, 3), (2,))).label(4)
         'fc.weight[1, 1]'
         """
@@ -146,8 +175,17 @@ class Layout:
         return f"{name}[{', '.join(str(i) for i in at)}]"
 
     def position(self, entry: int | str) -> int:
-        """The position in θ of an entry given as `label` writes it, or as a position already.
+        """The position in θ of an entry: the inverse of `label`. An integer is checked and returned.
 
+        Raises
+        ------
+        UnknownNameError
+            If there is no tensor of this name.
+        LayoutError
+            If the index does not fit the tensor's shape.
+
+        Examples
+        --------
         >>> Layout(("fc.weight", "fc.bias"), ((2, 3), (2,))).position("fc.weight[1, 1]")
         4
         """
@@ -163,16 +201,26 @@ class Layout:
             return self.offsets[which] + int(np.ravel_multi_index(at, self.shapes[which]))
         except ValueError as error:
             raise LayoutError(
-                f"{entry!r} is no entry of {name!r}, which has shape {self.shapes[which]}; write "
-                f"{self.label(self.offsets[which])!r}, say."
+                f"{entry!r} is not an entry of {name!r}, which has shape {self.shapes[which]}; the first "
+                f"entry is {self.label(self.offsets[which])!r}."
             ) from error
 
     def groups(self, by: GroupBy | Mapping[str, str] | Callable[[str], str] = "tensor") -> Groups:
-        """Group the entries of θ for sums.
+        """Group the entries of θ, so that a view can sum over them.
 
-        ``by`` is ``"tensor"``, ``"layer"`` (what stands before the last dot of the name), ``"neuron"``
-        (one group an output neuron or channel, weights and bias together), or any mapping or function
-        from tensor name to group name.
+        Parameters
+        ----------
+        by
+            ``"tensor"``, ``"layer"`` (the part of the name before the last dot), ``"neuron"`` (one group per
+            output neuron or channel, with its weights and bias), or a mapping or function from tensor name to
+            group name.
+
+        Raises
+        ------
+        LayoutError
+            If a mapping lacks a tensor.
+        UnknownNameError
+            If ``by`` is another string.
         """
         if isinstance(by, str) and by in self._named_groups:
             return self._named_groups[by]
@@ -197,7 +245,9 @@ class Layout:
         elif isinstance(by, Mapping):
             missing = [name for name in self.names if name not in by]
             if missing:
-                raise LayoutError(f"the grouping names no group for the tensors {', '.join(missing)}.")
+                raise LayoutError(
+                    f"the grouping has no group for the tensors {', '.join(missing)}; add them to it."
+                )
             labels = [by[name] for name in self.names]
         elif callable(by):
             labels = [by(name) for name in self.names]
@@ -211,7 +261,7 @@ def _layer(name: str) -> str:
 
 
 def check_same_layout(layouts: Iterable[Layout], what: str) -> Layout:
-    """The one layout all share, or a `LayoutError` that says what must agree."""
+    """Return the common layout; raise `LayoutError`, naming ``what`` must agree, if the layouts differ."""
     first, *rest = layouts
     for other in rest:
         if (other.names, other.shapes) != (first.names, first.shapes):

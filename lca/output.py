@@ -1,4 +1,4 @@
-"""Result folders: checked before a run, written in one go after it, nothing half-written."""
+"""Result folders: checked before a run, and written afterwards either completely or not at all."""
 
 import os
 import shutil
@@ -11,9 +11,9 @@ from lca.errors import OutputError
 
 
 def check_writable(folder: Path) -> None:
-    """Raise `OutputError` unless ``folder`` can be written to, or made; leaves nothing behind.
+    """Raise `OutputError` unless ``folder`` exists and is writable, or can be created.
 
-    Called before a long run, so that a mistyped path costs no training.
+    Creates nothing. Call it before a long run, so that an invalid path does not cost the result.
     """
     try:
         with tempfile.TemporaryFile(dir=_existing(folder)):
@@ -23,15 +23,29 @@ def check_writable(folder: Path) -> None:
 
 
 def write_files(folder: Path, files: Mapping[str, bytes]) -> None:
-    """Write ``files`` (name: content) into ``folder``, making it if needed and replacing older ones.
+    """Write files to ``folder``, which is created if needed; existing files are replaced.
 
-    All are written under temporary names first and renamed only when the last one is complete, so an
-    interrupted or failed call leaves the earlier files as they were.
+    All files are first written under temporary names, and renamed once the last one is complete. A call that
+    fails or is interrupted before that leaves the earlier files unchanged.
+
+    Parameters
+    ----------
+    folder
+        Where to write.
+    files
+        Content by file name.
 
     Raises
     ------
     OutputError
         If the folder or a file cannot be written.
+
+    Examples
+    --------
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     write_files(Path(folder) / "results", {"a.txt": b"1"})
+    ...     print((Path(folder) / "results" / "a.txt").read_text())
+    1
     """
     staged: dict[str, Path] = {}
     try:
@@ -44,18 +58,18 @@ def write_files(folder: Path, files: Mapping[str, bytes]) -> None:
         raise _cannot_write(folder, error) from error
     finally:
         for path in staged.values():
-            path.unlink(missing_ok=True)  # what was renamed is no longer there
+            path.unlink(missing_ok=True)  # renamed files no longer exist under the temporary name
 
 
 @contextmanager
 def scratch_folder(folder: Path) -> Iterator[Path]:
-    """A folder for work in progress, on the file system of ``folder``, gone at the end whatever happens."""
+    """Context manager: a temporary folder on the file system of ``folder``, always removed at the end."""
     with tempfile.TemporaryDirectory(prefix=".lca-", dir=_existing(folder)) as scratch:
         yield Path(scratch)
 
 
 def replace_folder(staged: Path, path: Path) -> None:
-    """Put the folder ``staged`` at ``path``; one that is there goes, but not before."""
+    """Move the folder ``staged`` to ``path``; an existing folder is deleted after the move."""
     old = path.with_name(f".{path.name}.{os.getpid()}.old")
     if path.exists():
         path.rename(old)
@@ -64,7 +78,7 @@ def replace_folder(staged: Path, path: Path) -> None:
 
 
 def _existing(folder: Path) -> Path:
-    """The folder, or the first one above it that exists."""
+    """``folder``, or its nearest parent that exists."""
     return next(path for path in (folder, *folder.absolute().parents) if os.path.lexists(path))
 
 
@@ -80,5 +94,5 @@ def _stage(folder: Path, name: str, content: bytes) -> Path:
 
 def _cannot_write(folder: Path, error: OSError) -> OutputError:
     return OutputError(
-        f"cannot write to the folder {str(folder)!r} ({error.strerror or error}); choose another one."
+        f"cannot write to the folder {str(folder)!r} ({error.strerror or error}); choose another folder."
     )

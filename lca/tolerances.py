@@ -1,106 +1,118 @@
-"""The one place with numeric tolerances, each with the measurement or the argument behind it.
+"""All numeric tolerances of the project, each with the measurement or the argument that justifies it.
 
-Rounding is judged in units of ``eps · scale``, where eps belongs to the dtype the numbers were computed
-in and scale is what was summed *before* anything cancelled: the mass ``Σ_k |w_k| Σ_i |g_{k,i} Δ_i|`` for
-an allocation, the absolute value for a loss. A total is never a scale: allocations cancel, and float32
-errors of 110 eps·|ΣA| were seen where 1.25 eps·mass bounded them.
+Tolerances for rounding are multiples of ``eps · scale``. eps is the machine epsilon of the dtype in which the
+numbers were computed. The scale is the sum of the absolute values of the terms, before they cancel: for an
+allocation the mass ``Σ_k |w_k| Σ_i |g_{k,i} Δ_i|``, for a loss its absolute value. The total of an allocation
+is not a scale, because its terms cancel: errors of 110 eps·|ΣA| were observed in float32 where the error was
+at most 1.25 eps·mass.
 
-Every function returns an absolute tolerance; compare with ``abs(a - b) <= tolerance``.
+Every function returns an absolute tolerance in the units of its scale; compare with
+``abs(a - b) <= tolerance``.
+
+Examples
+--------
+>>> from lca import tolerances
+>>> abs((0.1 + 0.2) - 0.3) <= tolerances.summed(0.3, tolerances.EPS64)
+True
 """
 
 import numpy as np
 
 EPS64 = float(np.finfo(np.float64).eps)
+"""Machine epsilon of float64, 2.2e-16."""
 EPS32 = float(np.finfo(np.float32).eps)
+"""Machine epsilon of float32, 1.2e-7."""
 
 
 def moments(weight_mass: float) -> float:
-    """Moments of a quadrature rule with ``Σ|w_k| = weight_mass``, in float64: 64 eps.
+    """The moments of a quadrature rule with ``Σ|w_k| = weight_mass``, in float64: 64 eps.
 
-    Built-in rules miss by ≤ 2 eps; Golub-Welsch nodes (Gauss with 200 nodes) by 4e-15 = 18 eps.
+    The errors of the built-in rules are at most 2 eps, and 18 eps for Gauss-Legendre with 200 nodes.
     """
     return 64 * EPS64 * weight_mass
 
 
 def repeat(loss: float, eps: float) -> float:
-    """The same loss computed twice at the same point: 16 eps.
+    """The same loss, or gradient entry, computed twice at the same point: 16 eps·|loss|.
 
-    A parallel sum may take its terms in another order; anything random (dropout, augmentation)
-    changes the loss by orders of magnitude more.
+    A parallel sum may add its terms in a different order. Randomness (dropout, augmentation) changes the loss
+    by orders of magnitude more.
     """
     return 16 * eps * abs(loss)
 
 
 def allocation(mass: float, eps: float) -> float:
-    """Two ways of computing the same allocation, entry by entry or in sum: 8 eps·mass.
+    """Two computations of the same allocation, for each value or for the sum: 8 eps·mass.
 
-    Seen at most: Simpson against the closed form on 900 steps of random quartic ridges, 2.5 eps·mass;
-    float32 against float64 over 600 random networks, 1.2 eps·mass.
+    Largest errors observed: 2.5 eps·mass for Simpson's rule against the closed form on 900 steps of random
+    quartic ridges, and 1.2 eps·mass for float32 against float64 on 600 random networks.
     """
     return 8 * eps * mass
 
 
 def polynomial(mass: float, degree: int, eps: float) -> float:
-    """An allocation on a polynomial of this degree, whatever the route: 8 (degree + 1) eps·mass.
+    """Two computations of an allocation on a polynomial of this degree: 8 (degree + 1) eps·mass.
 
-    A power multiplies the relative rounding error of its base. On 300 to 600 steps of random ridges for
-    each degree, Gauss, Lobatto and composite rules differed from the closed form by at most 9.6 eps·mass
-    at degree 2, 19 at 8 and 52 at 15, and left residuals of at most 26 eps·(mass + |loss|).
+    A power of degree p multiplies the relative rounding error of its base by p. On 300 to 600 steps of random
+    ridge polynomials for each degree, Gauss, Lobatto and composite rules differed from the closed form by at
+    most 9.6 eps·mass at degree 2, 19 at degree 8 and 52 at degree 15; residuals were at most
+    26 eps·(mass + |loss|).
     """
     return 8 * (degree + 1) * eps * mass
 
 
 def conservation(mass: float, loss: float, eps: float) -> float:
-    """``loss_end - loss_start - Σ values`` for a rule that is exact on the segment: 8 eps·(mass + |loss|).
+    """The residual of a rule that is exact on the segment: 8 eps·(mass + |loss|).
 
-    The loss at either end carries a rounding error of its own, of some eps·|loss|, which does not
-    shrink with the step; on short steps it is the larger part.
+    Each loss has a rounding error of about eps·|loss|, which does not decrease with the length of the step
+    and dominates on short steps.
     """
     return 8 * eps * (mass + abs(loss))
 
 
 def gradient(scale: float, eps: float) -> float:
-    """A hand-derived gradient against a complex step, other chunks, or float64: 16 eps·scale, largest entry.
+    """A gradient against a complex step, other chunk sizes, or another dtype: 16 eps·scale for each entry.
 
-    ``scale`` bounds what is summed before anything cancels: the largest entry of
-    ``Σ_n w_n (|∂ℓ_n/∂θ| + |∂f_n/∂θ|) / Σ_n w_n``. The outputs' own derivative belongs to it because
-    softmax - onehot cancels on confident examples. Over 400 random networks (dense and convolutional,
-    depth 0 to 3) at most 1.9 eps·scale in float64 and 2.3 in float32 were seen.
+    ``scale`` bounds the sum of absolute values: it is the largest entry of
+    ``Σ_n w_n (|∂ℓ_n/∂θ| + |∂f_n/∂θ|) / Σ_n w_n`` with outputs f. The derivative of the outputs is included
+    because softmax - onehot cancels on confident examples. On 400 random networks (dense and convolutional,
+    depth 0 to 3), errors were at most 1.9 eps·scale in float64 and 2.3 eps·scale in float32.
     """
     return 16 * eps * scale
 
 
 def central_difference(scale: float, loss: float) -> float:
-    """A gradient against central float64 differences with steps of eps^(1/3): 128 eps^(2/3)·(scale + |loss|).
+    """A gradient against central differences in float64 with steps of eps^(1/3).
 
-    Truncation and rounding are both of order eps^(2/3) there. Over 150 random tanh networks at most 13
-    such units were seen (median 0.3).
+    128 eps^(2/3)·(scale + |loss|): truncation and rounding errors are both of order eps^(2/3) at this step
+    size. On 150 random tanh networks, errors were at most 13 of these units (median 0.3).
     """
     return 128 * float(EPS64 ** (2 / 3)) * (scale + abs(loss))
 
 
 def summed(mass: float, eps: float) -> float:
-    """The same few numbers added up or multiplied in another order, mass = Σ|terms|: 8 eps·mass.
+    """The sum of the same numbers in a different order, with mass = Σ|terms|: 8 eps·mass.
 
-    Losses over 400 random data sets, in one chunk and in several, differed by at most 1.8 eps·|loss|.
+    The losses of 400 random data sets, evaluated in one chunk and in several, differed by at most
+    1.8 eps·|loss|.
     """
     return 8 * eps * mass
 
 
-def refined(mass: float) -> float:
-    """What `Adaptive` with 257 gradients may leave of a long step over a network with kinks: 1e-3 (1 + mass).
+def adaptive_residual(mass: float) -> float:
+    """The residual of `lca.Adaptive` with 257 gradients on a long step across kinks: 1e-3 (1 + mass).
 
-    No rounding, but quadrature: every ReLU or pooling kink on the way costs order. Between random points of
-    small ReLU networks 5e-3 of a mass of 19 was seen, once in 50 times; a wrong gradient leaves a share
-    of the mass itself.
+    This is a quadrature error and not rounding: every kink of a ReLU or a pooling layer lowers the order.
+    Between random points of small ReLU networks, the largest residual in 50 cases was 5e-3 at a mass of 19. A
+    wrong gradient leaves a fixed fraction of the mass.
     """
     return 1e-3 * (1 + mass)
 
 
-def quadrature_oracle(mass: float) -> float:
-    """A closed form against `scipy.integrate.quad`, entry by entry: 2^12 eps·mass.
+def scipy_quadrature(mass: float) -> float:
+    """A closed form against ``scipy.integrate.quad``, for each value: 2^12 eps·mass.
 
-    ``quad`` estimates its own error generously, and is asked for a quarter of this on smooth pieces;
-    mass is the largest integrand on the segment.
+    Here mass is the largest integrand on the segment. It is called with a quarter of this tolerance on
+    each smooth piece, and overestimates its own error.
     """
     return 2.0**12 * EPS64 * mass

@@ -13,7 +13,7 @@ from lca.errors import LayoutError, LCAError, NonDeterministicError, NonFiniteEr
 from lca.layout import Layout
 from lca.reference.models import L2Penalty, bowl
 from lca.testing import problems, tolerances
-from lca.testing.instruments import Counting
+from lca.testing.instruments import CountingObjective
 from lca.testing.strategies import seeds
 
 Array = np.ndarray
@@ -65,7 +65,7 @@ def eps_of(a) -> float:
 @each_estimator
 def test_a_step_is_taken_and_evaluated_only_when_asked_for(estimator):
     problem = problems.network(1, steps=4)
-    counting, steps = Counting(problem.objective), Watched(problem.points)
+    counting, steps = CountingObjective(problem.objective), Watched(problem.points)
     allocations = allocate(counting, steps, estimator)
     assert (steps.taken, counting.points) == ([], [])
     next(allocations)
@@ -175,7 +175,7 @@ def test_rounding_between_two_calls_is_no_randomness():
 
 def test_the_check_costs_two_gradients_a_run():
     problem = problems.network(1)
-    counting = Counting(problem.objective)
+    counting = CountingObjective(problem.objective)
     list(allocate(counting, problem.trajectory, PathIntegral(SIMPSON)))
     assert counting.cost == Cost(full_gradients=2 + 1 + 2 * 3)
 

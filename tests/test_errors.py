@@ -1,4 +1,4 @@
-"""Errors: one root that is a ValueError, and unknown names that show the known ones."""
+"""Errors: one base class that is a ValueError, and unknown names with the known ones."""
 
 import inspect
 
@@ -25,5 +25,5 @@ def test_an_unknown_name_lists_the_known_in_order_and_the_nearest():
     )
 
 
-def test_a_name_like_no_other_gets_no_guess():
+def test_a_dissimilar_name_gets_no_suggestion():
     assert str(UnknownNameError("rule", "xyz", ["left"])) == "unknown rule 'xyz'; known: left."

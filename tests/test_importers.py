@@ -1,4 +1,4 @@
-"""Runs in one HDF5 file: every way the attributes were written, read row by row, and what is refused."""
+"""Runs in one HDF5 file: the forms of the attributes, reading row by row, and errors."""
 
 import h5py
 import numpy as np
@@ -58,39 +58,39 @@ def test_the_run_is_allocated_like_the_same_points_in_memory(tmp_path):
         assert abs(found.values.sum() - change) <= summed(found.mass + bowl.loss(POINTS[t]), EPS64)
 
 
-def test_rows_are_read_when_their_step_comes_up(tmp_path):
+def test_rows_are_read_lazily(tmp_path):
     _, run = read_hdf5(saved(tmp_path / "run.h5"))
     assert isinstance(run.points, h5py.Dataset)
 
 
 REFUSED = {
-    "no data": ({"points": np.zeros((3, 0))}, r"hold 8 numbers do not describe rows of 0"),
+    "no data": ({"points": np.zeros((3, 0))}, r"with 8 entries in total do not describe rows of 0"),
     "one row": ({"points": POINTS[0]}, r"all_weights of shape \(T \+ 1, K\).* found \(8,\) of float64"),
     "integers": ({"points": np.ones((2, 8), int)}, r"floating-point numbers, found \(2, 8\) of int64"),
     "no names": ({"names": None}, r"neither all_weights nor the file has the attribute var_names"),
-    "other shapes": ({"shapes": "[(2, 2), (1,), ()]"}, r"3 var_names and 3 var_shapes that hold 6 numbers"),
+    "other shapes": ({"shapes": "[(2, 2), (1,), ()]"}, r"3 var_names and 3 var_shapes with 6 entries"),
     "more names": ({"names": [*NAMES, "x"]}, r"4 var_names and 3 var_shapes"),
-    "no shape": ({"shapes": "[{}, 2.5, 'a']"}, r"in var_shapes is no shape"),
+    "no shape": ({"shapes": "[{}, 2.5, 'a']"}, r"in var_shapes is not a shape"),
 }
 
 
 @pytest.mark.parametrize("what", REFUSED)
-def test_what_is_no_such_run_is_refused(tmp_path, what):
+def test_files_with_another_content_are_refused(tmp_path, what):
     options, message = REFUSED[what]
     with pytest.raises(DataError, match=message):
         read_hdf5(saved(tmp_path / "run.h5", **options))
 
 
-def test_a_bias_tells_along_which_axis_neurons_are(tmp_path):
+def test_biases_that_contradict_the_neuron_axis_are_an_error(tmp_path):
     path = saved(tmp_path / "run.h5", names=["fc.weight", "fc.bias"], shapes="[(2, 3), (2,)]")
     with pytest.raises(
-        DataError, match=r"fc\.weight of shape \(2, 3\) belongs to a bias of 2.* pass neuron_axis=0"
+        DataError, match=r"the bias of fc\.weight \(shape \(2, 3\)\) has 2 entries.* pass neuron_axis=0"
     ):
         read_hdf5(path)
     assert read_hdf5(path, neuron_axis=0)[0].neuron_axes == (0, 0)
 
 
-def test_a_bias_tells_the_axis_of_a_kernel_unlike_the_others(tmp_path):
+def test_a_bias_determines_the_neuron_axis_of_a_depthwise_kernel(tmp_path):
     names = ["dw.kernel", "dw.bias", "fc.kernel", "fc.bias"]
     points = np.zeros((2, 12 + 3 + 6 + 2))
     path = saved(tmp_path / "run.h5", points, names=names, shapes="[(2, 2, 3, 1), (3,), (3, 2), (2,)]")
@@ -102,7 +102,7 @@ def test_a_run_of_one_point_is_refused(tmp_path):
         read_hdf5(saved(tmp_path / "run.h5", POINTS[:1]))
 
 
-def test_files_of_another_kind_are_refused(tmp_path):
+def test_files_of_another_format_are_refused(tmp_path):
     (tmp_path / "run.h5").write_bytes(b"\x80\x04K\x01.")  # a pickle
     with pytest.raises(DataError, match="cannot be read as HDF5"):
         read_hdf5(tmp_path / "run.h5")
@@ -110,9 +110,9 @@ def test_files_of_another_kind_are_refused(tmp_path):
         read_hdf5(tmp_path / "none.h5")
 
 
-def test_text_in_an_attribute_is_no_code(tmp_path):
+def test_text_in_an_attribute_is_not_executed(tmp_path):
     path = saved(tmp_path / "run.h5", shapes="[__import__('os').getcwd()]")
-    with pytest.raises(DataError, match="do not describe|is no shape"):
+    with pytest.raises(DataError, match="do not describe|is not a shape"):
         read_hdf5(path)
 
 

@@ -1,4 +1,4 @@
-"""`Layout`: packing and cutting undo each other, groups partition θ, and refusals name the tensor."""
+"""`Layout`: flatten and unflatten are inverse, groups partition θ, and errors name the tensor."""
 
 import math
 
@@ -23,7 +23,7 @@ NETWORK = Layout(
 
 @st.composite
 def layouts(draw) -> Layout:
-    """One to six tensors of any shape in up to three layers, with any neuron axis or none."""
+    """One to six tensors of any shape in up to three layers, with or without a neuron axis."""
     drawn = draw(st.lists(shapes, min_size=1, max_size=6))
     names = [f"layer{draw(st.integers(0, 2))}.t{i}" for i in range(len(drawn))]
     axes = [draw(st.none() | st.integers(0, len(s) - 1)) if s else None for s in drawn]
@@ -56,14 +56,14 @@ def test_flatten_undoes_unflatten(layout, seed):
 
 
 @given(layouts(), seeds)
-def test_tensors_in_order_and_by_name_pack_alike(layout, seed):
+def test_flatten_takes_a_mapping_or_a_sequence(layout, seed):
     tensors = tensors_of(layout, seed, np.dtype(np.float64))
     shuffled = dict(reversed(tensors.items()))
     np.testing.assert_array_equal(layout.flatten(list(tensors.values())), layout.flatten(shuffled))
 
 
 @given(layouts(), seeds)
-def test_flatten_goes_row_by_row(layout, seed):
+def test_flatten_uses_row_major_order(layout, seed):
     tensors = tensors_of(layout, seed, np.dtype(np.float64))
     slow = [tensor[index] for tensor in tensors.values() for index in np.ndindex(tensor.shape)]
     np.testing.assert_array_equal(layout.flatten(tensors), slow)
@@ -81,7 +81,7 @@ def test_theta_does_not_alias_the_tensors():
     assert not tensor.any()
 
 
-def test_mixed_dtypes_pack_to_their_common_one():
+def test_mixed_dtypes_are_flattened_to_their_common_dtype():
     layout = Layout(("a", "b"), ((2,), (1,)))
     assert layout.flatten([np.ones(2, np.float32), np.ones(1)]).dtype == np.float64
     assert layout.flatten([np.ones(2, np.float32), np.ones(1, np.float32)]).dtype == np.float32
@@ -125,12 +125,12 @@ def test_groups_by_tensor(layout):
 
 
 @given(layouts())
-def test_groups_by_layer_are_what_stands_before_the_last_dot(layout):
+def test_groups_by_layer_use_the_part_before_the_last_dot(layout):
     slow = [layout.tensor_at(i).split(".")[0] for i in range(layout.size)]
     assert labels(layout, layout.groups("layer")) == slow
 
 
-def test_the_layer_is_what_stands_before_the_last_dot_or_the_whole_name():
+def test_the_layer_is_the_part_before_the_last_dot_or_the_whole_name():
     layout = Layout(("block1.conv.weight", "block1.conv.bias", "scale"), ((2,), (1,), (1,)))
     assert layout.groups("layer").names == ("block1.conv", "scale")
 
@@ -196,11 +196,11 @@ def test_a_group_without_true_entries_counts_zero():
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ((("a", "b"), ((2,),)), "one shape a name and at least one tensor, got 2 names and 1 shapes"),
-        (((), ()), "at least one tensor, got 0 names"),
+        ((("a", "b"), ((2,),)), "at least one tensor and one shape per name, got 2 names and 1 shapes"),
+        (((), ()), "at least one tensor and one shape per name, got 0 names"),
         ((("a", "b", "a"), ((1,), (1,), (1,))), "tensor names must be unique; repeated: a"),
-        ((("a", "b"), ((2,), (3, 0))), r"tensor 'b' has an empty shape \(3, 0\); leave it out"),
-        ((("a", "b"), ((2,), (3,)), (0,)), r"neuron_axes needs one entry a tensor \(2\), got 1"),
+        ((("a", "b"), ((2,), (3, 0))), r"tensor 'b' has an empty shape \(3, 0\); omit it"),
+        ((("a", "b"), ((2,), (3,)), (0,)), r"neuron_axes needs one entry per tensor \(2\), got 1"),
         ((("a", "b"), ((2,), (3,)), (0, 1)), r"neuron axis 1 of 'b' is not an axis of its shape \(3,\)"),
         ((("a", "b"), ((2,), (3,)), (0, -1)), r"neuron axis -1 of 'b' is not an axis"),
     ],
@@ -244,19 +244,19 @@ def test_a_vector_that_is_not_floating_point_is_refused(dtype):
         TWO.check(np.zeros(8, dtype))
 
 
-def test_a_vector_that_is_no_array_is_refused():
+def test_a_vector_that_is_not_an_array_is_refused():
     with pytest.raises(LayoutError, match=r"must be a NumPy array .* got builtins.list; .*numpy.asarray"):
         TWO.check([0.0] * 8)
 
 
 @pytest.mark.parametrize("position", [-1, 8])
 def test_a_position_outside_theta_is_refused(position):
-    with pytest.raises(LayoutError, match=f"position {position} is outside a vector of length 8"):
+    with pytest.raises(LayoutError, match=f"position {position} is outside θ, which has 8 entries"):
         TWO.tensor_at(position)
 
 
-def test_a_mapping_that_forgets_a_tensor_is_refused():
-    with pytest.raises(LayoutError, match="names no group for the tensors fc.bias"):
+def test_a_mapping_without_a_tensor_is_refused():
+    with pytest.raises(LayoutError, match="has no group for the tensors fc.bias"):
         TWO.groups({"fc.weight": "weights"})
 
 
@@ -265,7 +265,7 @@ def test_an_unknown_grouping_lists_the_known():
         TWO.groups("layers")
 
 
-def test_layouts_that_must_agree_and_do_not_are_shown():
+def test_layouts_that_differ_are_shown():
     assert check_same_layout([TWO, Layout(TWO.names, TWO.shapes)], "the terms") is TWO
     other = Layout(("fc.weight",), ((2, 3),))
     with pytest.raises(

@@ -11,7 +11,7 @@ from lca.objective import Objective, evaluate
 from lca.reference.data import Batch
 from lca.reference.models import L2Penalty, Quartic, bowl
 from lca.testing import problems, tolerances
-from lca.testing.instruments import Counting
+from lca.testing.instruments import CountingObjective
 from lca.testing.strategies import dtypes, seeds, smooth_problems
 
 Array = np.ndarray
@@ -87,7 +87,7 @@ def test_evaluate_of_a_plain_objective_has_no_terms():
 @pytest.mark.parametrize("summed", [False, True])
 def test_without_gradient_only_losses_are_evaluated(summed):
     problem = problems.network(1)
-    counting = Counting(problem.objective)
+    counting = CountingObjective(problem.objective)
     objective = Sum({"data": counting}) if summed else counting
     node = evaluate(objective, problem.points[0], gradient=False)
     assert (counting.cost.full_gradients, counting.cost.full_losses) == (0, 1)
@@ -98,7 +98,7 @@ def test_without_gradient_only_losses_are_evaluated(summed):
 @pytest.mark.parametrize("gradient", [False, True])
 def test_a_sum_evaluates_each_term_once(gradient):
     problem = problems.network(1)
-    counters = {name: Counting(term) for name, term in parts(problem).items()}
+    counters = {name: CountingObjective(term) for name, term in parts(problem).items()}
     evaluate(Sum(counters), problem.points[0], gradient=gradient)
     assert [len(counter.points) for counter in counters.values()] == [1, 1]
 

@@ -1,4 +1,4 @@
-"""Result folders: refused early, written whole or not at all."""
+"""Result folders: invalid ones are refused early, files are written completely or not at all."""
 
 from pathlib import Path
 
@@ -18,10 +18,10 @@ def test_checking_leaves_nothing_behind(tmp_path):
     assert tree(tmp_path) == []
 
 
-def test_a_scratch_folder_is_near_and_goes_whatever_happens(tmp_path):
+def test_a_scratch_folder_is_on_the_same_file_system_and_is_removed_after_an_error(tmp_path):
     def fails(scratch):
         (scratch / "part").touch()
-        assert scratch.parent == tmp_path  # a rename from here is no copy
+        assert scratch.parent == tmp_path  # the same file system, so a rename does not copy
         raise ZeroDivisionError
 
     with pytest.raises(ZeroDivisionError), scratch_folder(tmp_path / "a" / "b") as scratch:
@@ -29,7 +29,7 @@ def test_a_scratch_folder_is_near_and_goes_whatever_happens(tmp_path):
     assert tree(tmp_path) == []
 
 
-def test_a_folder_takes_the_place_of_another(tmp_path):
+def test_a_folder_replaces_another(tmp_path):
     for name in ("old", "new"):
         (tmp_path / name).mkdir()
         (tmp_path / name / f"{name}.txt").touch()
@@ -60,7 +60,7 @@ def test_files_are_written_and_replaced(tmp_path):
     assert (tmp_path / "a" / "b" / "x").read_bytes() == b"3"
 
 
-def test_a_failure_half_way_leaves_the_earlier_files_as_they_were(tmp_path):
+def test_a_failure_leaves_the_earlier_files_unchanged(tmp_path):
     write_files(tmp_path, {"x": b"old"})
     with pytest.raises(OutputError, match="No such file or directory"):
         write_files(tmp_path, {"x": b"new", "no/such/folder": b"2"})

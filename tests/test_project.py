@@ -1,4 +1,4 @@
-"""The project as users meet it: what is built, what it declares, and what `import lca` costs them."""
+"""The distribution: what is built, what the configuration declares, and what ``import lca`` loads."""
 
 import importlib
 import re
@@ -8,10 +8,13 @@ import tarfile
 import tomllib
 import zipfile
 from pathlib import Path
+from types import ModuleType
 
 import pytest
 
 import lca
+import lca.reference
+import lca.testing
 
 ROOT = Path(__file__).resolve().parents[1]
 CONFIG = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
@@ -20,7 +23,7 @@ EXTRAS = PROJECT["optional-dependencies"]
 
 
 def python(*args: str, cwd: Path) -> str:
-    """Standard output of a fresh interpreter."""
+    """The standard output of a new interpreter."""
     done = subprocess.run([sys.executable, *args], cwd=cwd, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stdout + done.stderr
     return done.stdout
@@ -28,7 +31,7 @@ def python(*args: str, cwd: Path) -> str:
 
 @pytest.fixture(scope="module")
 def dist(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder with the sdist and a wheel, the wheel built from the sdist."""
+    """A folder with the sdist and the wheel that is built from it."""
     out = tmp_path_factory.mktemp("dist")
     python("-m", "build", "--no-isolation", "--outdir", str(out), str(ROOT), cwd=out)
     return out
@@ -42,8 +45,8 @@ def test_wheel_is_complete_and_works_on_its_own(dist: Path, tmp_path: Path) -> N
     assert {"lca/py.typed", "lca/reference/data/digits.npz", f"{info}/licenses/LICENSE"} <= names
     assert {name.split("/")[0] for name in names} == {"lca", "lca_tensorflow", "lca_torch", info}
     archive.extractall(tmp_path)
-    code = "import lca, lca.reference.data; lca.reference.data.load_digits(); print(lca.__file__, lca.__version__)"
-    # The current folder comes first on the path of `python -c`, so this is the unpacked wheel.
+    code = "import lca, lca.reference; lca.reference.load_digits(); print(lca.__file__, lca.__version__)"
+    # The current folder is first on the path of ``python -c``, so this imports the unpacked wheel.
     assert python("-c", code, cwd=tmp_path).split() == [
         str(tmp_path / "lca" / "__init__.py"),
         PROJECT["version"],
@@ -104,15 +107,26 @@ def test_the_version_is_the_same_everywhere() -> None:
     assert f"## [{version}]" in (ROOT / "CHANGELOG.md").read_text(encoding="utf-8")
 
 
+def test_random_tests_repeat_their_cases_by_default(monkeypatch: pytest.MonkeyPatch) -> None:
+    """`make test` never fails by chance: the same cases in every run, and no deadline."""
+    shown = "s.derandomize, s.database, s.deadline, s.max_examples"
+    code = f"import conftest; from hypothesis import settings; s = settings(); print({shown})"
+    monkeypatch.delenv("LCA_HYPOTHESIS_PROFILE", raising=False)
+    assert python("-c", code, cwd=ROOT).split() == ["True", "None", "None", "25"]
+    monkeypatch.setenv("LCA_HYPOTHESIS_PROFILE", "nightly")
+    assert python("-c", code, cwd=ROOT).split()[0::3] == ["False", "2000"]
+
+
 def test_import_lca_loads_only_what_it_needs(tmp_path: Path) -> None:
-    loaded = python("-c", "import sys, lca; print(*sys.modules)", cwd=tmp_path).split()
+    """Only NumPy and SciPy, also with the reference backend; `lca.testing` is not loaded."""
+    loaded = python("-c", "import sys, lca, lca.reference; print(*sys.modules)", cwd=tmp_path).split()
     unwanted = {"torch", "tensorflow", "matplotlib", "tqdm", "hypothesis", "pytest"}
-    unwanted |= {"zarr", "xarray", "dask", "h5py"}
+    unwanted |= {"zarr", "xarray", "dask", "h5py", "lca.testing"}
     assert unwanted & set(loaded) == set()
 
 
 def test_public_names_are_pinned() -> None:
-    """A new public name is a deliberate change of this list."""
+    """Adding a public name requires a change of this list."""
     assert lca.__all__ == [
         "BOOLE", "LEFT", "MIDPOINT", "RIGHT", "RK4", "SIMPSON", "TRAPEZOID",
         "Adaptive", "Cost", "LCAError", "Layout", "Objective", "MicroBatch", "PathIntegral", "QuadratureRule",
@@ -120,3 +134,10 @@ def test_public_names_are_pinned() -> None:
         "allocate", "allocate_each", "composite", "gauss_legendre", "gauss_lobatto", "open_record",
     ]  # fmt: skip
     assert all(hasattr(lca, name) for name in lca.__all__)
+
+
+@pytest.mark.parametrize("module", [lca.reference, lca.testing])
+def test_packages_list_what_they_export(module: ModuleType) -> None:
+    names = {name for name, value in vars(module).items() if not isinstance(value, ModuleType)}
+    assert {name for name in names if not name.startswith("_")} - {"extra"} <= set(module.__all__)
+    assert all(hasattr(module, name) for name in module.__all__)

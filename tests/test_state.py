@@ -21,7 +21,7 @@ from lca import (
 )
 from lca.layout import Layout
 from lca.reference.models import L2Penalty
-from lca.testing.instruments import Counting
+from lca.testing.instruments import CountingObjective
 from lca.testing.strategies import seeds
 
 LAYOUT = Layout(("w",), ((3,),))
@@ -107,7 +107,7 @@ def test_an_end_in_another_state_is_not_reused():
 
 
 def test_an_objective_without_a_state_ignores_it():
-    counting = Counting(L2Penalty(LAYOUT, 1.0))
+    counting = CountingObjective(L2Penalty(LAYOUT, 1.0))
     step = Step(np.ones(3), np.zeros(3), state=({}, {"b": np.ones(3)}))
     [a] = allocate(counting, [step], PathIntegral(LEFT))
     assert (a.state_change, a.loss_change) == (0.0, -1.5)

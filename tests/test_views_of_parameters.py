@@ -182,7 +182,7 @@ def test_views_keep_no_vector_of_a_step(make):
 
 @pytest.mark.parametrize("entry", [-1, K, "a.weight[2, 0]", "a.weight[0]", "a.weight[x]", "a.weight"])
 def test_an_entry_that_is_none_is_refused(entry):
-    with pytest.raises(LCAError, match="position|is no entry of|unknown tensor"):
+    with pytest.raises(LCAError, match="position|is not an entry of|unknown tensor"):
         LAYOUT.position(entry)
 
 

@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 
 import lca
-from lca.reference.data import Batch, load
+from lca.reference.data import Batch, load_split
 from lca.summary import RunViews, summarize
 from validation.evidence import keep, mnist_path, peak_memory_mib, verdict
 
@@ -27,7 +27,7 @@ Run = dict[str, Any]
 
 def images() -> Batch:
     """The 55,000 training images as rows, pixels in [0, 1], and their digits."""
-    data = load(mnist_path(), dtype=np.float32)
+    data = load_split(mnist_path(), dtype=np.float32)
     return Batch(data.x_train[:55_000].reshape(55_000, -1), data.y_train[:55_000])
 
 

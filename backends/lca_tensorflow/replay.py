@@ -8,7 +8,7 @@ from textwrap import shorten
 import tensorflow as tf
 
 from lca.errors import TrajectoryError
-from lca.importers import in_order
+from lca.importers import sorted_by_number
 from lca.objective import Objective as AnyObjective
 from lca.objective import State, state_of
 from lca.step import Step
@@ -96,7 +96,7 @@ def _files(checkpoints: str | PathLike[str] | Iterable[str | PathLike[str]]) -> 
         folder = Path(checkpoints)
         if not folder.is_dir():
             raise TrajectoryError(f"there is no folder {folder}; pass a folder of checkpoints, or paths.")
-        found = in_order(path for path in folder.iterdir() if path.name.endswith(SUFFIXES))
+        found = sorted_by_number(path for path in folder.iterdir() if path.name.endswith(SUFFIXES))
     else:
         found = [Path(path) for path in checkpoints]
     missing = [path for path in found if not path.exists()]

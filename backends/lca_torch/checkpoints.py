@@ -15,7 +15,7 @@ from torch import Tensor
 
 from lca.errors import TrajectoryError
 from lca.extras import extra
-from lca.importers import in_order
+from lca.importers import sorted_by_number
 
 AnyPath: TypeAlias = str | PathLike[str]
 
@@ -43,7 +43,7 @@ def checkpoint_files(checkpoints: AnyPath | Iterable[AnyPath]) -> list[Path]:
                 f"{folder} is one checkpoint, and a replay needs at least two (one step); pass a list of "
                 "paths in the order of training, or their folder."
             )
-        found = in_order(_checkpoints_in(folder))
+        found = sorted_by_number(_checkpoints_in(folder))
     else:
         found = [Path(path) for path in checkpoints]
     if len(found) < 2:

@@ -18,7 +18,7 @@ from lca.estimators.named import make_estimator
 from lca.objective import Objective
 from lca.record import Record
 from lca.reference.backend import Dtype, load_backend
-from lca.reference.data import Batch, Split, load, load_digits
+from lca.reference.data import Batch, Split, load_digits, load_split
 from lca.reference.models.named import make_model
 from lca.reference.optimizers import Optimizer, make_optimizer
 from lca.reference.training import minibatches
@@ -131,4 +131,4 @@ def _prepare(settings: DemoSettings, optimizer: Optimizer) -> tuple[dict[str, Ob
 
 
 def _load(settings: DemoSettings) -> Split:
-    return load_digits() if settings.data == "digits" else load(settings.data, dtype=settings.dtype)
+    return load_digits() if settings.data == "digits" else load_split(settings.data, dtype=settings.dtype)

@@ -1,8 +1,9 @@
-"""`Backend`: what a framework supplies so that `lca demo` and the conformance kit can run on it.
+"""`Backend`: the interface that ``lca demo`` and the conformance kit use to run on a framework.
 
-A backend is found by its entry point in the group ``lca.backends``, so a third party adds one without
-touching this project. The same description goes in (a NumPy `Network`, data, θ_0, an optimizer) and the
-framework's own objective and steps come out; everything after that is the one engine.
+Backends are found through the entry-point group ``lca.backends``, so a third party can add one without
+changing this project. A backend receives a framework-independent description (a NumPy `Network`, data, θ_0
+and an optimizer) and returns the framework's own objective and steps. Estimators, views and checks are the
+same for all backends.
 """
 
 from collections.abc import Iterable, Iterator
@@ -22,46 +23,82 @@ from lca.reference.training import train
 from lca.step import Step
 
 Dtype: TypeAlias = Literal["float32", "float64"]
-GROUP = "lca.backends"
+ENTRY_POINT_GROUP = "lca.backends"
+"""The entry-point group in which an installed package registers a backend."""
 
 
 class Backend(Protocol):
-    """A framework as LCA sees it: built without arguments by `load_backend`."""
+    """What a framework implements to take part in the demo and the conformance checks.
+
+    `load_backend` calls the class without arguments. `NumpyBackend` is the reference implementation, and
+    `lca.testing.check_backend` compares any other with it.
+
+    Examples
+    --------
+    A backend is used through its three methods:
+
+    >>> from lca.reference import SGD, logistic_regression
+    >>> backend = load_backend("numpy")
+    >>> network, data = logistic_regression(2, 3), Batch(np.eye(2), np.array([0, 2]))
+    >>> objective = backend.objective(network, data, "float64")
+    >>> steps = backend.train(objective, network.init(seed=0), SGD(lr=0.1), [data, data])
+    >>> [step.index for step in steps]
+    [0, 1]
+    """
 
     @property
     def name(self) -> str:
-        """How `load_backend` and summaries call it."""
+        """The name under which the backend is registered, as in ``load_backend(name)``."""
 
     def vector(self, theta: np.ndarray) -> Vector:
-        """The framework's own vector with the numbers and the dtype of ``theta`` (K,), on its device."""
+        """Convert ``theta`` (K,) to the framework's vector type: same values, same dtype, its device."""
 
     def objective(
         self, network: Network, data: Batch, dtype: Dtype, *, penalty: float = 0.0, batch_size: int = 1000
     ) -> Objective:
-        """The mean loss of ``network`` over all of ``data``, computed in ``dtype``.
+        """Return the weighted mean loss of ``network`` over ``data``, computed in ``dtype``.
 
-        Its layout is that of the network: same names, same shapes, same order; tied tensors are in it
-        once, frozen ones have gradient 0. Dropout is off, and batch statistics are those of the measuring
-        batches: ``batch_size`` examples of ``data`` in turn, the last batch ragged, or the batch passed.
+        The objective has the layout of the network: the same names, shapes and order. A tied tensor occurs
+        once, and a frozen tensor has gradient 0. Dropout is off.
 
-        With ``penalty`` = c > 0 it is a `Sum` of the terms ``data`` (as above) and ``penalty``,
-        ``½ c Σ θ_i²`` over all tensors that are not frozen.
+        Parameters
+        ----------
+        network
+            The layers and the loss, without parameter values.
+        data
+            All examples (N, *input_shape) with their targets and weights.
+        dtype
+            The precision of θ, of the gradients and of the computation.
+        penalty
+            c ≥ 0. If c > 0, the objective is a `Sum` of two terms: ``data``, as described above, and
+            ``penalty``, ``½ c Σ θ_i²`` over all tensors that are not frozen.
+        batch_size
+            Examples in each measuring batch, taken from ``data`` in order; the last batch may be smaller.
+            Batch normalisation uses the statistics of the measuring batch, or of the batch that is passed.
         """
 
     def train(
         self, objective: Objective, theta: np.ndarray, optimizer: Optimizer, batches: Iterable[Batch]
     ) -> Iterator[Step]:
-        """Train from ``theta`` on the loss of each batch in turn; one `Step` a batch, made when asked for.
+        """Train from ``theta`` and yield one `Step` per batch, lazily.
 
-        ``objective`` is one that this backend made; ``theta`` (K,) is a NumPy vector in its dtype, the
-        vectors of the steps are the framework's own. ``optimizer`` is a description from
-        `lca.reference.optimizers`: follow it, or use the framework's optimizer of the same form.
+        Parameters
+        ----------
+        objective
+            An objective made by this backend. The loss of each update is ``objective`` on that batch.
+        theta
+            θ_0 (K,), a NumPy vector in the objective's dtype. The steps hold the framework's own vectors.
+        optimizer
+            A description from `lca.reference.optimizers`. A backend may apply its ``update`` or use the
+            framework's optimizer with the same formula.
+        batches
+            The training batches, in order.
         """
 
 
 @dataclass(frozen=True)
 class NumpyBackend:
-    """The reference: hand-derived gradients on NumPy arrays.
+    """The reference backend: hand-derived gradients on NumPy arrays.
 
     Examples
     --------
@@ -97,19 +134,25 @@ class NumpyBackend:
 
 
 def offered_backends() -> dict[str, EntryPoint]:
-    """The backends of installed packages by name, none of them imported."""
-    return {point.name: point for point in sorted(entry_points(group=GROUP), key=lambda point: point.name)}
+    """The entry points of all installed backends by name; nothing is imported."""
+    points = sorted(entry_points(group=ENTRY_POINT_GROUP), key=lambda point: point.name)
+    return {point.name: point for point in points}
 
 
 def load_backend(name: str) -> Backend:
-    """The installed backend called ``name``.
+    """Import the installed backend ``name`` and return an instance of it.
+
+    Parameters
+    ----------
+    name
+        A registered name, e.g. ``"numpy"``, ``"torch"`` or ``"tensorflow"``; `offered_backends` lists them.
 
     Raises
     ------
     UnknownNameError
-        If no installed package offers it; the message lists those there are.
+        If no installed package registers this name; the message lists the registered ones.
     LCAError
-        If it is offered but its framework cannot be imported.
+        If the backend is registered but its framework cannot be imported.
 
     Examples
     --------
@@ -124,7 +167,7 @@ def load_backend(name: str) -> Backend:
     except ImportError as error:
         raise LCAError(
             f"backend {name!r} ({offered[name].value}) is registered but cannot be imported: {error}; "
-            "install the framework it runs on."
+            "install its framework."
         ) from error
     backend: Backend = make()
     return backend

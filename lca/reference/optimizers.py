@@ -1,8 +1,8 @@
-"""Optimizers as pure updates: ``(state, gradient, θ) -> (state, Δ)``, the movement that LCA allocates.
+"""Optimizers as pure functions: ``(state, gradient, θ) -> (state, Δ)``, where Δ is the movement to allocate.
 
-Nothing is changed in place and nothing is remembered but the state that goes in and comes out, so a step
-can be replayed or made without one micro-batch. Only ``+ - * / **`` are used: the same code runs on any
-array type. All forms equal those of ``torch.optim`` with the same arguments.
+The state is an explicit argument and result, and no argument is modified, so an update can be replayed or
+repeated without one micro-batch. The formulas use only ``+ - * / **`` and therefore work on any array type.
+With the same arguments they equal those of ``torch.optim``.
 """
 
 from collections.abc import Sequence
@@ -14,13 +14,30 @@ from lca.errors import LCAError, UnknownNameError
 
 
 class Optimizer(Protocol):
-    """What a training loop required_fields: where to start, and one update."""
+    """The interface of an optimizer: an initial state and a pure update.
+
+    Examples
+    --------
+    Gradient descent in five lines; any class with these two methods can be passed to
+    `lca.reference.train`:
+
+    >>> class Descent:
+    ...     def init(self, theta):
+    ...         return None
+    ...     def update(self, state, grad, theta):
+    ...         return None, -0.1 * grad
+    >>> Descent().update(None, 2.0, 1.0)[1]
+    -0.2
+    """
 
     def init(self, theta: Vector) -> Any:
-        """The state before the first update."""
+        """Return the state before the first update, for parameters like ``theta`` (K,)."""
 
     def update(self, state: Any, grad: Vector, theta: Vector) -> tuple[Any, Vector]:
-        """The next state and Δ = θ_{t+1} - θ_t, from the gradient at θ_t; all three arguments stay."""
+        """Return the next state and ``Δ = θ_{t+1} - θ_t`` (K,), in the dtype of ``theta``.
+
+        ``grad`` (K,) is the gradient at ``theta`` = θ_t. None of the arguments is modified.
+        """
 
 
 def leave_one_out(
@@ -31,25 +48,34 @@ def leave_one_out(
     *,
     sizes: Sequence[float] | None = None,
 ) -> tuple[Vector, ...]:
-    """Δ^{(−m)} for each micro-batch m: the update that ``optimizer`` would have made without it.
+    """The leave-one-out updates Δ^{(−m)}: what ``optimizer`` would have done without micro-batch m.
 
-    ``Δ^{(−m)} = update(state, Σ_{k≠m} n_k g_k / Σ_{k≠m} n_k, θ)``: g_m and Δ^{(−m)} share no example. It is
-    the real update, momentum, running squares, bias correction and decay included: Adam's linearised form
-    fails in its first steps. Element-wise work, one update a micro-batch; nothing is changed.
+    ``Δ^{(−m)} = update(state, Σ_{k≠m} n_k g_k / Σ_{k≠m} n_k, θ)``, so that g_m and Δ^{(−m)} share no example.
+    The full update is evaluated, including momentum, second moment, bias correction and weight decay: a
+    linearisation of Adam fails in the first steps. Cost: M element-wise updates and no gradient.
 
     Parameters
     ----------
+    optimizer
+        The optimizer of the training run.
     state
-        The optimizer's state *before* the update that all micro-batches make together.
+        Its state *before* the update on the whole batch; it is not modified.
     gradients
-        g_m(θ), (K,) each; of the same kind as ``theta``.
+        g_m(θ), one (K,) vector for each of M ≥ 2 micro-batches, of the same array type as ``theta``.
+    theta
+        θ_t (K,), the parameters before the update.
     sizes
-        n_m, examples in each micro-batch; default: all alike.
+        n_m > 0, the number of examples in each micro-batch; default: equal sizes.
+
+    Returns
+    -------
+    tuple of Vector
+        Δ^{(−m)} (K,) for m = 0, ..., M - 1.
 
     Raises
     ------
     LCAError
-        If there are fewer than two micro-batches, or not one positive size for each.
+        If there are fewer than two micro-batches, or their sizes are not M positive numbers.
 
     Examples
     --------
@@ -59,7 +85,7 @@ def leave_one_out(
     (array([-3.]), array([-1.]))
     """
     if len(gradients) < 2:
-        raise LCAError(f"leaving one out needs at least two micro-batches, got {len(gradients)}.")
+        raise LCAError(f"leave-one-out updates need at least two micro-batches, got {len(gradients)}.")
     sizes = [1.0] * len(gradients) if sizes is None else sizes
     if len(sizes) != len(gradients) or min(sizes) <= 0:
         raise LCAError(f"{len(gradients)} micro-batches need as many sizes > 0, got {list(sizes)}.")
@@ -71,7 +97,7 @@ def leave_one_out(
 
 
 def mean_gradient(gradients: Sequence[Vector], sizes: Sequence[float], which: Sequence[int]) -> Vector:
-    """``Σ_{m in which} n_m g_m / Σ_{m in which} n_m``, a new vector."""
+    """The mean gradient over the micro-batches ``which``: ``Σ n_m g_m / Σ n_m`` (K,), a new vector."""
     total = sum(sizes[m] for m in which)
     first, *rest = which
     mean = sizes[first] / total * gradients[first]
@@ -81,7 +107,7 @@ def mean_gradient(gradients: Sequence[Vector], sizes: Sequence[float], which: Se
 
 
 def mean_without(left_out: int, gradients: Sequence[Vector], sizes: Sequence[float]) -> Vector:
-    """`mean_gradient` of all but one; of two, the other one itself.
+    """The mean gradient over all micro-batches except ``left_out``; with two, the other gradient itself.
 
     >>> mean_without(0, [1.0, 2.0, 4.0], [1, 3, 1])
     2.5
@@ -92,11 +118,27 @@ def mean_without(left_out: int, gradients: Sequence[Vector], sizes: Sequence[flo
 
 @dataclass(frozen=True)
 class SGD:
-    """Gradient descent, with momentum μ in the undamped form.
+    """Gradient descent with momentum μ, without dampening, as ``torch.optim.SGD``.
 
-    ``v ← μ v + g``; ``Δ = -lr v``, or with Nesterov ``Δ = -lr (g + μ v)``. The first v is the first
-    gradient. The state is v. As ``torch.optim.SGD``.
+    ``v ← μ v + g``; ``Δ = -lr v``, or with Nesterov momentum ``Δ = -lr (g + μ v)``. v starts at 0 and is the
+    optimizer's state.
 
+    Parameters
+    ----------
+    lr
+        Learning rate, > 0.
+    momentum
+        μ in [0, 1).
+    nesterov
+        Use Nesterov momentum (Sutskever et al. 2013); needs μ > 0.
+
+    Raises
+    ------
+    LCAError
+        If an argument is outside its range.
+
+    Examples
+    --------
     >>> import numpy as np
     >>> sgd, theta = SGD(lr=0.1, momentum=0.5), np.array([1.0])
     >>> velocity, delta = sgd.update(sgd.init(theta), np.array([2.0]), theta)
@@ -112,7 +154,9 @@ class SGD:
         _check_positive("lr", self.lr)
         _check_fraction("momentum", self.momentum)
         if self.nesterov and self.momentum == 0:
-            raise LCAError("Nesterov's form needs momentum > 0, got 0; pass momentum=0.9 or nesterov=False.")
+            raise LCAError(
+                "Nesterov momentum needs momentum > 0, got 0; pass momentum=0.9 or nesterov=False."
+            )
 
     def init(self, theta: Vector) -> Vector:
         return 0 * theta
@@ -124,9 +168,31 @@ class SGD:
 
 @dataclass(frozen=True)
 class RMSProp:
-    """``v ← α v + (1 - α) g²``; ``Δ = -lr g / (√v + ε)``.
+    """RMSProp (Tieleman & Hinton 2012), as ``torch.optim.RMSprop``.
 
-    v starts at 0 and is its own state. As ``torch.optim.RMSprop`` (Tieleman & Hinton 2012).
+    ``v ← α v + (1 - α) g²``; ``Δ = -lr g / (√v + ε)``. v starts at 0 and is the optimizer's state.
+
+    Parameters
+    ----------
+    lr
+        Learning rate, > 0.
+    alpha
+        α in [0, 1), the decay rate of the mean of squared gradients.
+    eps
+        ε > 0, added to the root.
+
+    Raises
+    ------
+    LCAError
+        If an argument is outside its range.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> rmsprop, theta = RMSProp(lr=0.1, alpha=0.75, eps=1e-300), np.array([1.0])
+    >>> square, delta = rmsprop.update(rmsprop.init(theta), np.array([4.0]), theta)
+    >>> square, delta  # ¼ · 4², and -0.1 · 4 / 2
+    (array([4.]), array([-0.2]))
     """
 
     lr: float
@@ -148,7 +214,15 @@ class RMSProp:
 
 @dataclass(frozen=True, eq=False)
 class AdamState:
-    """Updates made so far, and the running means of g and g²."""
+    """The state of `Adam` and `AdamW`: t, m and v.
+
+    Attributes
+    ----------
+    count
+        t, the number of updates made so far.
+    mean, square
+        m and v (K,), the exponential moving averages of g and g², without bias correction.
+    """
 
     count: int
     mean: Vector
@@ -157,11 +231,27 @@ class AdamState:
 
 @dataclass(frozen=True)
 class Adam:
-    """``m ← β₁ m + (1 - β₁) g``; ``v ← β₂ v + (1 - β₂) g²``; ``Δ = -lr m̂ / (√v̂ + ε)``.
+    """Adam (Kingma & Ba 2015, arXiv 1412.6980), as ``torch.optim.Adam``.
 
-    ``m̂ = m / (1 - β₁^t)`` and ``v̂ = v / (1 - β₂^t)`` at the t-th update, t = 1, 2, ...; ε is added after
-    the correction. As ``torch.optim.Adam`` (Kingma & Ba 2015, arXiv 1412.6980).
+    ``m ← β₁ m + (1 - β₁) g``; ``v ← β₂ v + (1 - β₂) g²``; ``Δ = -lr m̂ / (√v̂ + ε)`` with the bias corrections
+    ``m̂ = m / (1 - β₁^t)`` and ``v̂ = v / (1 - β₂^t)`` at update t = 1, 2, .... The state is an `AdamState`.
 
+    Parameters
+    ----------
+    lr
+        Learning rate, > 0.
+    beta1, beta2
+        β₁ and β₂ in [0, 1), the decay rates of the two moving averages.
+    eps
+        ε > 0, added after the bias correction.
+
+    Raises
+    ------
+    LCAError
+        If an argument is outside its range.
+
+    Examples
+    --------
     >>> import numpy as np
     >>> adam, theta = Adam(lr=0.5, eps=1e-300), np.array([0.0, 0.0])
     >>> adam.update(adam.init(theta), np.array([4.0, -0.25]), theta)[1]  # a first step has size lr
@@ -193,10 +283,30 @@ class Adam:
 
 @dataclass(frozen=True)
 class AdamW:
-    """Adam with decoupled weight decay λ: ``Δ = Δ_Adam - lr λ θ``.
+    """Adam with decoupled weight decay λ, as ``torch.optim.AdamW``: ``Δ = Δ_Adam - lr λ θ``.
 
-    The decay is movement, not loss: it shows up in Δ and not in the measured gradient. As
-    ``torch.optim.AdamW`` (Loshchilov & Hutter 2019, arXiv 1711.05101).
+    The decay is part of the movement Δ and not of the loss, so it has no gradient of its own: its effect
+    is allocated through the measured loss like that of any other movement (Loshchilov & Hutter 2019,
+    arXiv 1711.05101).
+
+    Parameters
+    ----------
+    lr, beta1, beta2, eps
+        As in `Adam`.
+    weight_decay
+        λ ≥ 0.
+
+    Raises
+    ------
+    LCAError
+        If an argument is outside its range.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> adamw, theta = AdamW(lr=0.5, weight_decay=0.1), np.array([2.0])
+    >>> adamw.update(adamw.init(theta), np.array([0.0]), theta)[1]  # no gradient: the decay alone
+    array([-0.1])
     """
 
     lr: float
@@ -206,7 +316,7 @@ class AdamW:
     weight_decay: float = 1e-2
 
     def __post_init__(self) -> None:
-        self._adam()  # checks what the two share
+        self._adam()  # validates the arguments that Adam has too
         if not 0 <= self.weight_decay < float("inf"):
             raise LCAError(f"weight_decay must be a finite number ≥ 0, got {self.weight_decay!r}.")
 
@@ -222,16 +332,26 @@ class AdamW:
 
 
 def make_optimizer(name: str, lr: float | None = None) -> Optimizer:
-    """The optimizer called ``name``, with its usual settings and learning rate ``lr``.
+    """Create an optimizer by name, with its usual settings.
 
-    ``sgd`` (0.1), ``momentum`` and ``nesterov`` (0.05, μ = 0.9), ``rmsprop`` (0.001), ``adam`` and
-    ``adamw`` (0.002); in brackets the learning rate when ``lr`` is None.
+    Parameters
+    ----------
+    name
+        ``"sgd"``, ``"momentum"`` and ``"nesterov"`` (`SGD` with μ = 0.9), ``"rmsprop"``, ``"adam"`` or
+        ``"adamw"``.
+    lr
+        Learning rate, > 0. The default is 0.1 for ``sgd``, 0.05 for ``momentum`` and ``nesterov``, 0.001 for
+        ``rmsprop`` and 0.002 for ``adam`` and ``adamw``.
 
     Raises
     ------
     UnknownNameError
-        If the name is none of these.
+        If there is no optimizer of this name; the message lists the names.
+    LCAError
+        If ``lr`` is not a finite number > 0.
 
+    Examples
+    --------
     >>> make_optimizer("momentum")
     SGD(lr=0.05, momentum=0.9, nesterov=False)
     """
@@ -259,4 +379,4 @@ def _check_positive(name: str, value: float) -> None:
 
 def _check_fraction(name: str, value: float) -> None:
     if not 0 <= value < 1:
-        raise LCAError(f"{name} must lie in [0, 1), got {value!r}.")
+        raise LCAError(f"{name} must be in [0, 1), got {value!r}.")

@@ -1,7 +1,6 @@
-"""A plain training loop that yields its path step by step, so that a run can be allocated as it happens.
+"""A training loop that yields each update as a `Step`, so that a run can be allocated while it trains.
 
-Nothing is stored: each `Step` is made when asked for and can be forgotten afterwards, which keeps memory
-independent of the number of steps.
+The loop is a generator and stores no steps, so memory does not grow with the number of updates.
 """
 
 from collections.abc import Iterable, Iterator
@@ -24,18 +23,30 @@ Array = np.ndarray
 def minibatches(
     x: Array, y: Array, batch_size: int, steps: int, seed: int, *, independent: bool = False
 ) -> Iterator[Batch]:
-    """Draw ``steps`` mini-batches, epoch after epoch, each epoch a fresh shuffle without replacement.
+    """Draw ``steps`` mini-batches: shuffled epochs, or independent samples.
 
-    An epoch is every example exactly once: N // batch_size full batches, and a last, smaller one if
-    batch_size does not divide N. It is kept, and the next batch starts a new epoch. Batches of one epoch
-    are therefore not independent, which matters to estimators that measure on the next batch. With
-    ``independent=True`` each batch is drawn from all examples, with replacement. Batches know which
-    examples they hold (`Batch.index`).
+    An epoch visits every example once, in an order shuffled anew. If ``batch_size`` does not divide N, the
+    last batch of an epoch is smaller; it is not dropped. Batches of one epoch are not independent of each
+    other, which biases estimators that measure on the next batch. Each batch records the positions of its
+    examples in `Batch.index`.
+
+    Parameters
+    ----------
+    x, y
+        All examples (N, ...) and their targets, as in `lca.reference.Batch`.
+    batch_size
+        Examples in each batch, ≥ 1.
+    steps
+        Number of batches to yield, ≥ 0, over as many epochs as that takes.
+    seed
+        Seed of ``numpy.random.default_rng``; the same seed yields the same batches.
+    independent
+        Draw each batch from all examples with replacement, instead of shuffling epochs.
 
     Raises
     ------
     DataError
-        If the data are unusable (see `lca.reference.data.Batch`), ``batch_size`` < 1 or ``steps`` < 0.
+        If the data are invalid (see `lca.reference.Batch`), ``batch_size`` < 1 or ``steps`` < 0.
 
     Examples
     --------
@@ -57,8 +68,8 @@ def _draw(data: Batch, batch_size: int, steps: int, rng: np.random.Generator) ->
     for _ in range(steps):
         if not len(order):
             order = rng.permutation(len(data))
-        now, order = order[:batch_size], order[batch_size:]
-        yield data.take(now)
+        chosen, order = order[:batch_size], order[batch_size:]
+        yield data.take(chosen)
 
 
 def train(
@@ -70,32 +81,45 @@ def train(
     micro_batches: int = 1,
     scores: bool = False,
 ) -> Iterator[Step]:
-    """Train on ``batches`` from ``theta`` (K,) and yield each update as a `Step`; one gradient a step.
+    """Train from ``theta`` on ``batches`` and yield each update as a `Step`.
 
-    The loss that drives the update is ``objective`` on the batch. θ is never changed in place: ``start``
-    and ``end`` of a step stay valid for as long as they are kept, and ``end`` is the next ``start``.
+    Each update uses the gradient of ``objective`` on its batch. θ is never modified in place: a step's
+    ``start`` and ``end`` remain valid, and its ``end`` is the next step's ``start``. Cost: one gradient on
+    the batch per step.
 
     Parameters
     ----------
+    objective
+        The loss to train on; ``loss_and_grad(theta, batch)`` is called with each batch.
+    theta
+        θ_0 (K,), the initial parameters; their dtype is that of the run.
+    optimizer
+        For example `Adam`, or any `Optimizer`.
+    batches
+        The training batches, for example from `minibatches`; one update each.
     micro_batches
-        Micro-batches that each batch is cut into. From 2 on, their gradients and the updates without each
-        of them come with the step (`Step.micro_batches`); the update is the same to rounding.
+        The number of micro-batches into which each batch is split. If it is 2 or more, each step carries
+        their gradients and leave-one-out updates (`Step.micro_batches`); the path is the same to rounding.
     scores
-        Hand over how wrong the model was on each example of the batch (`Step.scores`): one forward pass
-        over the batch here, and nothing in a framework, where the outputs are still at hand.
+        Add the importance score of each example of the batch (`Step.scores`). Cost: one forward pass over
+        the batch.
+
+    Yields
+    ------
+    Step
+        With its ``batch`` and ``gradient``, and what ``micro_batches`` and ``scores`` ask for.
 
     Raises
     ------
     NonFiniteError
-        When a loss, gradient or update is NaN or infinite; names the step and the tensor.
+        If a loss, gradient or update is NaN or infinite; the message names the step and the tensor.
     LCAError
-        If a batch has fewer examples than ``micro_batches``, or ``scores`` are not to be had.
+        If a batch has fewer examples than ``micro_batches``, or ``scores`` is set and the objective or the
+        batches do not provide what they are computed from.
 
     Examples
     --------
-    >>> from lca.reference.data import load_digits
-    >>> from lca.reference.models import DatasetLoss, logistic_regression
-    >>> from lca.reference.optimizers import SGD
+    >>> from lca.reference import SGD, DatasetLoss, load_digits, logistic_regression
     >>> digits, network = load_digits().reshaped((64,)), logistic_regression(64, 10)
     >>> objective = DatasetLoss(network, digits.x_train, digits.y_train)
     >>> batches = minibatches(digits.x_train, digits.y_train, batch_size=100, steps=20, seed=0)
@@ -105,7 +129,7 @@ def train(
     (19, True)
     """
     if not isinstance(micro_batches, int) or micro_batches < 1:
-        raise LCAError(f"micro_batches must be a whole number ≥ 1, got {micro_batches!r}.")
+        raise LCAError(f"micro_batches must be an integer ≥ 1, got {micro_batches!r}.")
     state = optimizer.init(theta)
     for index, batch in enumerate(batches):
         state, step = _update(objective, optimizer, state, Step(theta, theta, index, batch), micro_batches)
@@ -114,15 +138,25 @@ def train(
 
 
 def with_next(steps: Iterable[Step]) -> Iterator[Step]:
-    """The same steps, each with the batch, gradient and micro-batches of the one after it; costs nothing.
+    """Add the batch, gradient and micro-batches of the following step to each step.
 
-    A step is handed on when the next one has been made. The last has no next one and is left out: train one
-    step longer than is to be measured.
+    Each step is yielded one step late, once the following one exists. The last step is dropped, because it
+    has no following one: train for one step more than you measure. No gradient is computed.
+
+    Parameters
+    ----------
+    steps
+        Consecutive steps of one run, such as those of `train`.
+
+    Yields
+    ------
+    Step
+        With ``next_batch``, ``next_gradient`` and ``next_micro_batches``.
 
     Raises
     ------
     LCAError
-        If the steps are no path (one does not begin where the last one ended).
+        If a step does not begin where the previous one ended.
 
     Examples
     --------
@@ -137,8 +171,8 @@ def with_next(steps: Iterable[Step]) -> Iterator[Step]:
         if last is not None:
             if not np.array_equal(last.end, step.start):
                 raise LCAError(
-                    f"step {step.index} does not begin where step {last.index} ended; pair neighbours "
-                    "of one run, before any step is left out."
+                    f"step {step.index} does not begin where step {last.index} ended; pass all steps of one "
+                    "run, and skip steps afterwards."
                 )
             yield replace(
                 last,
@@ -152,8 +186,8 @@ def with_next(steps: Iterable[Step]) -> Iterator[Step]:
 def _update(
     objective: Objective, optimizer: Optimizer, state: Any, at: Step, micro_batches: int
 ) -> tuple[Any, Step]:
-    """The optimizer's next state and the step to θ_{t+1}, all of it finite."""
-    with np.errstate(over="ignore", invalid="ignore"):  # reported below, with step and tensor
+    """The optimizer's next state and the completed step; raises if a number is not finite."""
+    with np.errstate(over="ignore", invalid="ignore"):  # raised below, naming step and tensor
         loss, grad, cut = _gradient(objective, optimizer, state, at, micro_batches)
         state, delta = optimizer.update(state, grad, at.start)
         end: Array = at.start + delta
@@ -170,14 +204,14 @@ def _update(
 def _gradient(
     objective: Objective, optimizer: Optimizer, state: Any, at: Step, micro_batches: int
 ) -> tuple[float, Array, tuple[MicroBatch, ...]]:
-    """Loss and gradient on the batch, and its micro-batches if it is to be cut."""
+    """Loss and gradient on the batch, and the micro-batches if there are at least two."""
     if micro_batches == 1:
         return *objective.loss_and_grad(at.start, at.batch), ()
     assert at.batch is not None
     if len(at.batch) < micro_batches:
         raise LCAError(
-            f"step {at.index}: a batch of {len(at.batch)} cannot be split into {micro_batches} micro-batches; use larger "
-            "batches, or a data set that leaves no small one over."
+            f"step {at.index}: a batch of {len(at.batch)} cannot be split into {micro_batches} "
+            "micro-batches; use larger batches, or a batch size that leaves no smaller last batch."
         )
     cuts = [at.batch.take(slice(m, None, micro_batches)) for m in range(micro_batches)]
     losses, grads = zip(*(objective.loss_and_grad(at.start, cut) for cut in cuts), strict=True)
@@ -191,8 +225,8 @@ def _gradient(
 def _scores(objective: Objective, theta: Array, batch: Batch) -> ExampleScores:
     if not isinstance(objective, Scored) or batch.index is None:
         raise LCAError(
-            "scores need an objective that has them (lca.objective.Scored) and batches that know their "
-            "examples (Batch.index), such as those of lca.reference.training.minibatches."
+            "scores=True needs an objective that computes scores (lca.objective.Scored) and batches with an "
+            "index (Batch.index), such as those of lca.reference.minibatches."
         )
     return ExampleScores(batch.index, objective.scores(theta, batch))
 

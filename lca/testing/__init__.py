@@ -1,6 +1,15 @@
-"""The conformance kit: checks whether an estimator, an objective or a backend is correct.
+"""The conformance kit: checks that an estimator, an objective or a backend is correct.
 
-Needs the extra ``testing`` (hypothesis, pytest).
+`check_estimator`, `check_objective` and `check_backend` run every applicable law on random cases and raise
+`ConformanceError` with a report if one is broken. This package needs the extra ``testing`` (hypothesis,
+pytest), and ``import lca`` does not import it.
+
+Examples
+--------
+>>> import lca
+>>> report = check_estimator(lca.PathIntegral(lca.SIMPSON), samples=2)
+>>> len(report.failed)
+0
 """
 
 from lca import tolerances

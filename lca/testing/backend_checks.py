@@ -1,4 +1,4 @@
-"""The laws every backend must keep: on random networks, data and paths it equals the NumPy reference."""
+"""The laws of backends: on random networks, data and paths, a backend equals the NumPy reference."""
 
 import subprocess
 import sys
@@ -15,7 +15,7 @@ from lca.allocation import allocate
 from lca.arrays import Vector, array_ops
 from lca.estimators import PathIntegral
 from lca.objective import Evaluation, Objective, Sum, evaluate
-from lca.reference.backend import GROUP, Backend, Dtype, NumpyBackend
+from lca.reference.backend import ENTRY_POINT_GROUP, Backend, Dtype, NumpyBackend
 from lca.reference.data import Batch, Dataset
 from lca.reference.models import Dropout, Network
 from lca.reference.optimizers import SGD, Optimizer
@@ -31,9 +31,9 @@ FRAMEWORKS = ("torch", "tensorflow", "jax")
 
 @dataclass(frozen=True, eq=False)
 class Case:
-    """A network with data (17 examples, some weighted), a path of parameters, and a precision.
+    """A random case: a network, 17 examples, a path of parameters (T + 1, K), and a precision.
 
-    It is measured in batches of five, of which the last has two examples.
+    The loss is measured in batches of five examples; the last batch has two.
     """
 
     network: Network
@@ -44,22 +44,22 @@ class Case:
 
     @property
     def eps(self) -> float:
-        """Machine epsilon of the case's precision."""
+        """Machine epsilon of ``dtype``."""
         return float(np.finfo(self.dtype).eps)
 
     @property
-    def micro_batches(self) -> list[Batch]:
-        """The data in measuring batches."""
+    def measuring_batches(self) -> list[Batch]:
+        """The data, split into measuring batches."""
         return list(Dataset(self.data.x, self.data.y, self.data.weight, self.batch_size))
 
     def objective(self, backend: Backend, *, penalty: float = 0.0) -> Objective:
-        """The backend's own objective."""
+        """The objective that ``backend`` makes of this case."""
         return backend.objective(
             self.network, self.data, self.dtype, penalty=penalty, batch_size=self.batch_size
         )
 
     def reference(self, *, penalty: float = 0.0) -> Objective:
-        """The same loss in NumPy, evaluated in float64."""
+        """The same loss, evaluated by the NumPy reference in float64."""
         return replace(self, dtype="float64").objective(NumpyBackend(), penalty=penalty)
 
     def __repr__(self) -> str:
@@ -70,14 +70,14 @@ class Case:
 
 
 def make_case(network: Network, seed: int, dtype: Dtype, *, weighted: bool) -> Case:
-    """Random data and a random path for a network; numbers that are exact in both precisions."""
+    """A case with random data and a random path; all numbers are exact in float32 and float64."""
     data = random_batch(network, seed, weighted=weighted)
     points = random_path(network.layout, seed + 1, 3, start=network.init(seed))
     return Case(network, data, points.astype(dtype), dtype)
 
 
 def cases_of(networks: st.SearchStrategy[Network]) -> st.SearchStrategy[Case]:
-    """Random data, paths and precisions for these networks."""
+    """Cases with random data, path and precision for these networks."""
     return st.builds(
         make_case, networks, seeds, st.sampled_from(["float32", "float64"]), weighted=st.booleans()
     )
@@ -90,12 +90,12 @@ Law = Callable[[Backend, Case], None]
 
 
 def law(function: Law) -> Law:
-    """Register a law of backends, tried on random networks and data."""
+    """Register a law of backends that is checked on random networks and data."""
     return _on(cases)(function)
 
 
 def policy(*always: Feature) -> Callable[[Law], Law]:
-    """Register a law about these features, tried on networks that have them and no others."""
+    """Register a law that is checked on networks with exactly these features."""
     return _on(cases_of(networks(features=(), always=always)))
 
 
@@ -113,7 +113,7 @@ def _numpy(vector: Vector) -> Array:
 
 @law
 def layout_is_the_networks(backend: Backend, case: Case) -> None:
-    """Same tensor names and shapes, in the same order, as the NumPy network."""
+    """The layout has the tensor names and shapes of the NumPy network, in the same order."""
     layout, expected = case.objective(backend).layout, case.network.layout
     require(layout.names == expected.names, f"names are {layout.names}, expected {expected.names}.")
     require(layout.shapes == expected.shapes, f"shapes are {layout.shapes}, expected {expected.shapes}.")
@@ -121,16 +121,16 @@ def layout_is_the_networks(backend: Backend, case: Case) -> None:
 
 @law
 def vectors_keep_their_numbers(backend: Backend, case: Case) -> None:
-    """A NumPy vector made into the framework's own and back is the same, in the same precision."""
+    """Converting a NumPy vector to the framework's type and back preserves values and precision."""
     vector = backend.vector(case.points[0])
-    require(np.array_equal(_numpy(vector), case.points[0]), "a vector changed on the way in and out.")
+    require(np.array_equal(_numpy(vector), case.points[0]), "a vector changed when converted and back.")
     eps = array_ops(vector).eps(vector)
     require(eps == case.eps, f"a {case.dtype} vector has machine epsilon {eps:.3g} in the framework.")
 
 
 @law
 def losses_equal_the_reference(backend: Backend, case: Case) -> None:
-    """The loss over the data, and that of a batch, are those of the NumPy network in float64."""
+    """The losses of the whole data and of a batch equal those of the NumPy network in float64."""
     objective, reference = case.objective(backend), case.reference()
     batch = case.data.take(slice(7))
     for point in case.points:
@@ -143,7 +143,7 @@ def losses_equal_the_reference(backend: Backend, case: Case) -> None:
 
 @law
 def allocations_equal_the_reference(backend: Backend, case: Case) -> None:
-    """Every value of every step is that of the NumPy network in float64, in units of eps·mass."""
+    """Every value of every step equals that of the NumPy network in float64, to a few eps·mass."""
     rule = PathIntegral()
     ours = Trajectory([backend.vector(point) for point in case.points])
     expected = allocate(case.reference(), Trajectory(case.points.astype(np.float64)), rule, check=False)
@@ -155,7 +155,7 @@ def allocations_equal_the_reference(backend: Backend, case: Case) -> None:
 
 @law
 def training_equals_the_reference(backend: Backend, case: Case) -> None:
-    """Three updates of momentum give the reference's path, each step starting where the last one ended."""
+    """Three momentum updates give the reference's path; each step starts where the previous one ended."""
     optimizer = SGD(0.05, momentum=0.9)
     batches = [case.data.take(np.arange(i, i + 5)) for i in (0, 5, 10)]
     double = replace(case, points=case.points.astype(np.float64), dtype="float64")
@@ -176,34 +176,34 @@ def _path(backend: Backend, case: Case, optimizer: Optimizer, batches: list[Batc
     return [_numpy(steps[0].start), *(_numpy(step.end) for step in steps)]
 
 
-# --- policies: covered by the laws above, named here ------------------------------------------------------
+# --- policies: each gets a law of its own, so that a failure names it --------------------------------------
 
 
 @policy("dropout")
 def dropout_is_off(backend: Backend, case: Case) -> None:
-    """Measured losses and gradients are those of the network without its dropout layers."""
-    _require_reference(backend, case, "with dropout layers, which must be off")
+    """Losses and gradients equal those of the network without its dropout layers."""
+    _require_reference(backend, case, "with dropout layers, which must be disabled")
 
 
 @policy("batch_norm")
 def batch_statistics_are_those_of_the_measuring_batch(backend: Backend, case: Case) -> None:
-    """BatchNorm "batch" normalises by the batch measured, biased, with the gradient through it."""
+    """BatchNorm "batch" uses the biased statistics of the measuring batch, and differentiates them."""
     _require_reference(backend, case, "with the statistics of the measuring batch")
 
 
 @policy("frozen_norm")
 def frozen_statistics_are_used(backend: Backend, case: Case) -> None:
-    """BatchNorm "frozen" normalises by the running values given, as constants."""
+    """BatchNorm "frozen" uses the given running statistics as constants."""
     _require_reference(backend, case, "with frozen statistics")
 
 
 @policy("frozen")
 def frozen_parameters_get_zero(backend: Backend, case: Case) -> None:
-    """A frozen tensor is in the layout, has gradient exactly 0, and is not moved by training."""
+    """A frozen tensor is part of the layout, has gradient exactly 0, and is not moved by training."""
     objective = case.objective(backend)
     theta = backend.vector(case.points[0])
     grads = case.network.layout.unflatten(_numpy(objective.loss_and_grad(theta)[1]))
-    path = _path(backend, case, SGD(0.05, momentum=0.9), case.micro_batches)
+    path = _path(backend, case, SGD(0.05, momentum=0.9), case.measuring_batches)
     moved = case.network.layout.unflatten(path[-1] - path[0])
     for name in case.network.frozen:
         require(not grads[name].any(), f"frozen tensor {name!r} has a gradient of {grads[name].ravel()}.")
@@ -212,16 +212,16 @@ def frozen_parameters_get_zero(backend: Backend, case: Case) -> None:
 
 @policy("tied")
 def tied_parameters_count_once(backend: Backend, case: Case) -> None:
-    """A tied tensor is in the layout once, and its gradient is the sum of all its uses."""
+    """A tied tensor occurs in the layout once, and its gradient is the sum over all its uses."""
     layout = case.objective(backend).layout
     twice = [name for name in case.network.tied if name in layout.names]
-    require(not twice, f"{', '.join(twice)} is tied to another tensor, yet has a place of its own in θ.")
+    require(not twice, f"{', '.join(twice)} is tied to another tensor, but has entries of its own in θ.")
     _require_reference(backend, case, "with tied tensors")
 
 
 @policy()
-def penalty_is_a_row_of_its_own(backend: Backend, case: Case) -> None:
-    """With a penalty the objective is a Sum of ``data``, as without it, and ``penalty``."""
+def penalty_is_a_separate_term(backend: Backend, case: Case) -> None:
+    """With a penalty, the objective is a Sum of the unchanged term ``data`` and the term ``penalty``."""
     objective = case.objective(backend, penalty=0.25)
     names = sorted(objective.terms) if isinstance(objective, Sum) else type(objective).__name__
     require(names == ["data", "penalty"], f"expected a Sum of the terms data and penalty, got {names}.")
@@ -233,20 +233,20 @@ def penalty_is_a_row_of_its_own(backend: Backend, case: Case) -> None:
 
 
 @policy()
-def ragged_data_count_by_size(backend: Backend, case: Case) -> None:
-    """The loss of the data is the mean over all examples, though the last batch is smaller."""
+def batches_are_weighted_by_size(backend: Backend, case: Case) -> None:
+    """The loss of the data is the mean over all examples, although the last batch is smaller."""
     theta, objective = backend.vector(case.points[0]), case.objective(backend)
-    parts = [part.total_weight * objective.loss(theta, part) for part in case.micro_batches]
-    mean = sum(parts) / case.data.total_weight
+    weighted = [batch.total_weight * objective.loss(theta, batch) for batch in case.measuring_batches]
+    mean = sum(weighted) / case.data.total_weight
     require_close(objective.loss(theta), mean, tolerances.summed(1 + abs(mean), case.eps), "the mean loss")
 
 
 def _require_reference(backend: Backend, case: Case, what: str) -> None:
-    """Loss and gradient, of the data and of a batch, are the reference's."""
+    """Loss and gradient of the whole data and of a batch equal those of the reference."""
     theta, objective, reference = case.points[0], case.objective(backend), case.reference()
-    for part in (None, case.micro_batches[0]):
-        found = evaluate(objective, backend.vector(theta), part)
-        _require_same(found, evaluate(reference, theta.astype(np.float64), part), case, what)
+    for batch in (None, case.measuring_batches[0]):
+        found = evaluate(objective, backend.vector(theta), batch)
+        _require_same(found, evaluate(reference, theta.astype(np.float64), batch), case, what)
 
 
 def _require_same(found: Evaluation, expected: Evaluation, case: Case, what: str) -> None:
@@ -257,18 +257,24 @@ def _require_same(found: Evaluation, expected: Evaluation, case: Case, what: str
 
 
 def loads_no_other_framework(backend: Backend, samples: int, seed: int) -> None:
-    """Loading it by name imports at most one of torch, tensorflow and jax: its own."""
-    code = (
-        "import sys; from lca.reference.backend import load_backend; "
-        f"load_backend({backend.name!r}); print(*[f for f in {FRAMEWORKS} if f in sys.modules])"
-    )
+    """Loading the backend imports no framework (torch, tensorflow, jax) but its own."""
+    code = f"from lca.reference.backend import load_backend; load_backend({backend.name!r})"
+    loaded = _frameworks_after(code)
+    # A framework may import another one itself: TensorFlow imports JAX where that is installed.
+    own = len(loaded) <= 1 or any(loaded <= _frameworks_after(f"import {name}") for name in loaded)
+    require(own, f"loading the backend imported {', '.join(sorted(loaded))}.")
+
+
+def _frameworks_after(code: str) -> set[str]:
+    """The frameworks that a new interpreter has imported after running ``code``."""
+    code += f"; import sys; print('imported:', *[name for name in {FRAMEWORKS} if name in sys.modules])"
     run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
-    require(run.returncode == 0, f"load_backend({backend.name!r}) failed: {run.stderr.strip()[-500:]}")
-    require(len(run.stdout.split()) <= 1, f"loading it imported {run.stdout.strip()}.")
+    require(run.returncode == 0, f"running {code!r} failed: {run.stderr.strip()[-500:]}")
+    return set(run.stdout.rpartition("imported:")[2].split())
 
 
 def _is_installed(backend: Backend) -> bool:
-    return backend.name in entry_points(group=GROUP).names
+    return backend.name in entry_points(group=ENTRY_POINT_GROUP).names
 
 
 BACKEND_CHECKS.append(Check("loads_no_other_framework", loads_no_other_framework, None, _is_installed))

@@ -1,4 +1,4 @@
-"""The ways to run the kit from Python: plain calls that raise, and pytest parametrisation."""
+"""How to run the checks: functions that raise, and a decorator that makes one pytest test per check."""
 
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import replace
@@ -25,28 +25,34 @@ ALL_ESTIMATOR_CHECKS: list[Check] = [*ESTIMATOR_CHECKS, *STOCHASTIC_CHECKS]
 def check_estimator(
     estimator: Estimator, *, samples: int = 20, seed: int = 0, expected_failures: Expected | None = None
 ) -> Report:
-    """Hold an estimator to every law that applies to it.
+    """Check an estimator against every law that applies to it.
+
+    Full-data estimators are checked on random polynomials and small networks, stochastic estimators on
+    repeated short training runs.
 
     Parameters
     ----------
     estimator
-        What is to be checked; it needs no registration and no knowledge of this library's tests.
+        The estimator; it needs no registration.
     samples
-        Random cases a check; more cases find rarer errors.
+        Random cases per check; more cases find rarer errors.
     seed
-        Same seed, same cases.
+        The same seed gives the same cases.
     expected_failures
-        ``{check: reason}`` for laws the estimator is known to break. Strict: one that passes fails.
+        ``{check: reason}`` for laws that the estimator is known to break. The declaration is strict: an
+        expected failure that passes is reported as a failure.
 
     Returns
     -------
     Report
-        Prints as a table of checks.
+        Prints as a table with one row per check.
 
     Raises
     ------
+    LCAError
+        If ``estimator`` is not an estimator, or ``expected_failures`` names no check.
     ConformanceError
-        If a check fails; the message is the report, with the smallest failing case of each.
+        If a check fails; the message is the report, with the smallest failing case of each check.
 
     Examples
     --------
@@ -55,7 +61,9 @@ def check_estimator(
     0
     """
     if isinstance(estimator, type) or not isinstance(estimator, Estimator):
-        raise LCAError(f"expected an estimator (target, degree, cost, start), got {estimator!r}.")
+        raise LCAError(
+            f"expected an estimator (an object with target, degree, cost and start), got {estimator!r}."
+        )
     report = run_checks(
         ALL_ESTIMATOR_CHECKS, estimator, samples=samples, seed=seed, expected_failures=expected_failures
     )
@@ -72,23 +80,31 @@ def check_objective(
     seed: int = 0,
     expected_failures: Expected | None = None,
 ) -> Report:
-    """Hold an objective to every law that the engine relies on.
+    """Check an objective against every law that estimators rely on.
 
     Parameters
     ----------
     make_objective
-        A function without arguments that makes the objective afresh.
+        A function without arguments that returns a new objective, always the same one.
     vector
-        From a NumPy vector to the framework's own.
+        A function that converts a NumPy vector (K,) to the framework's vector type.
     batches
-        ``(weight, batch)`` pairs that make up the whole data set, if the objective takes batches.
+        ``(weight, batch)`` pairs that together are the whole data set, if the objective accepts batches.
     state
-        Returns what a call must leave alone (model, optimizer, buffers) as arrays by name.
+        A function that returns everything a call must not change (parameters of the model, optimizer state,
+        buffers) as arrays by name.
     samples, seed, expected_failures
         As in `check_estimator`.
 
+    Returns
+    -------
+    Report
+        Prints as a table with one row per check.
+
     Raises
     ------
+    LCAError
+        If ``make_objective`` is not callable.
     ConformanceError
         If a check fails; the message is the report.
 
@@ -100,7 +116,7 @@ def check_objective(
     """
     if not callable(make_objective):
         raise LCAError(
-            f"expected a function that makes the objective afresh, got {make_objective!r}; pass lambda: ..."
+            f"expected a function that returns a new objective, got {make_objective!r}; pass lambda: ..."
         )
     subject = ObjectiveSubject(make_objective, vector, batches=tuple(batches), state=state)
     report = run_checks(
@@ -112,17 +128,24 @@ def check_objective(
 def check_backend(
     backend: str | Backend, *, samples: int = 20, seed: int = 0, expected_failures: Expected | None = None
 ) -> Report:
-    """Hold a backend to the NumPy reference, and its objective to every law of objectives.
+    """Compare a backend with the NumPy reference, and check its objectives against the laws of objectives.
 
     Parameters
     ----------
     backend
-        The name of an installed backend, or a `Backend`.
+        The name of an installed backend, or a `lca.reference.Backend`.
     samples, seed, expected_failures
         As in `check_estimator`.
 
+    Returns
+    -------
+    Report
+        Prints as a table with one row per check.
+
     Raises
     ------
+    UnknownNameError
+        If no backend of this name is installed.
     ConformanceError
         If a check fails; the message is the report.
 
@@ -143,7 +166,7 @@ def check_backend(
 
 
 def _objective_checks_of_backends() -> list[Check]:
-    """The laws of objectives, applied to what a backend makes of a small tanh network."""
+    """The laws of objectives, applied to a backend's objective of a small tanh network."""
 
     def lift(check: Check) -> Check:
         def law(backend: Backend, seed: int) -> None:
@@ -156,23 +179,37 @@ def _objective_checks_of_backends() -> list[Check]:
 
 
 def objective_of(backend: Backend) -> ObjectiveSubject:
-    """A backend's objective of a fixed small network on seventeen examples, with its batches."""
+    """A backend's objective of a fixed small network with 17 examples, and its batches."""
     case = make_case(mlp((3, 4, 2), activation="tanh"), 0, "float64", weighted=True)
-    parts = [case.data.take(np.arange(i, min(i + 5, 17))) for i in range(0, 17, 5)]
-    batches = tuple((part.total_weight, part) for part in parts)
+    batches = tuple((batch.total_weight, batch) for batch in case.measuring_batches)
     return ObjectiveSubject(lambda: case.objective(backend), backend.vector, batches=batches)
 
 
 def parametrize_with_checks(
     estimators: Iterable[Estimator], *, samples: int = 20, seed: int = 0
 ) -> Callable[[Callable[..., None]], Callable[..., None]]:
-    """A pytest decorator: one test for each estimator and check that applies to it.
+    """A pytest decorator that makes one test for each estimator and each check that applies to it.
 
-    The decorated test takes one argument, ``check``, and calls it::
+    The decorated test has one argument, ``check``, and calls it.
 
-        @parametrize_with_checks([MyEstimator()])
-        def test_my_estimator(check):
-            check()
+    Parameters
+    ----------
+    estimators
+        At least one estimator.
+    samples, seed
+        As in `check_estimator`.
+
+    Raises
+    ------
+    LCAError
+        If there is nothing to check.
+
+    Examples
+    --------
+    >>> from lca import SIMPSON, PathIntegral
+    >>> @parametrize_with_checks([PathIntegral(SIMPSON)])
+    ... def test_my_estimator(check):
+    ...     check()
     """
     import pytest  # noqa: PLC0415 - the kit is also used without pytest
 
@@ -186,5 +223,5 @@ def parametrize_with_checks(
         if check.applies(estimator)
     ]
     if not cases:
-        raise LCAError("parametrize_with_checks got no estimator to check.")
+        raise LCAError("parametrize_with_checks needs at least one estimator, got none.")
     return pytest.mark.parametrize("check", cases)

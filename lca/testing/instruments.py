@@ -1,4 +1,4 @@
-"""Objectives wrapped around another one to see, or to disturb, what an estimator does with it."""
+"""Wrappers around an objective that record or disturb what an estimator does with it."""
 
 from dataclasses import dataclass, field
 
@@ -12,8 +12,8 @@ Array = np.ndarray
 
 
 @dataclass(eq=False)
-class Counting:
-    """Counts what is really evaluated, and remembers where (``points``, as bytes)."""
+class CountingObjective:
+    """Counts the evaluations of an objective, and records their points (``points``, θ as bytes)."""
 
     objective: Objective
     cost: Cost = field(default_factory=Cost)
@@ -37,8 +37,11 @@ class Counting:
 
 
 @dataclass(frozen=True, eq=False)
-class Reordered:
-    """The same loss in other coordinates: ``L'(φ) = L(θ)`` with ``φ_j = c_j θ_{p_j}``."""
+class Reparametrized:
+    """The same loss with parameters permuted and rescaled: ``L'(φ) = L(θ)`` with ``φ_j = c_j θ_{p_j}``.
+
+    ``order`` is p (K,), a permutation, and ``units`` is c (K,).
+    """
 
     objective: Objective
     order: Array
@@ -46,10 +49,10 @@ class Reordered:
     layout: Layout = field(init=False)
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "layout", Layout(("reordered",), ((self.objective.layout.size,),)))
+        object.__setattr__(self, "layout", Layout(("reparametrized",), ((self.objective.layout.size,),)))
 
     def forward(self, values: Array) -> Array:
-        """θ (or a path of θ, in the last axis) in the new order and units."""
+        """Convert θ (..., K) to φ."""
         coordinates: Array = values[..., self.order] * self.units
         return coordinates
 
@@ -67,8 +70,8 @@ class Reordered:
 
 
 @dataclass(frozen=True, eq=False)
-class WithUnused:
-    """The same loss with one more tensor, ``unused.weight``, that it does not depend on."""
+class WithUnusedTensor:
+    """The same loss with an additional tensor, ``unused.weight``, that it does not depend on."""
 
     objective: Objective
     size: int
@@ -88,8 +91,8 @@ class WithUnused:
 
 
 @dataclass(frozen=True, eq=False)
-class WithBowl:
-    """``L(θ) + ½‖φ‖²`` with one more tensor φ, ``bowl.weight``, whose gradient is linear along any step."""
+class WithQuadraticTensor:
+    """``L(θ) + ½‖φ‖²`` with an additional tensor φ, ``quadratic.weight``, whose gradient is linear."""
 
     objective: Objective
     size: int
@@ -97,7 +100,7 @@ class WithBowl:
 
     def __post_init__(self) -> None:
         inner = self.objective.layout
-        layout = Layout((*inner.names, "bowl.weight"), (*inner.shapes, (self.size,)))
+        layout = Layout((*inner.names, "quadratic.weight"), (*inner.shapes, (self.size,)))
         object.__setattr__(self, "layout", layout)
 
     def loss(self, theta: Array, batch: Batch | None = None) -> float:
@@ -110,8 +113,12 @@ class WithBowl:
 
 
 @dataclass(eq=False)
-class Poisoned:
-    """From the n-th gradient on, one entry is NaN (``what="gradient"``) or the loss is Inf (``"loss"``)."""
+class NonFiniteObjective:
+    """Returns non-finite numbers after ``after`` evaluations.
+
+    With ``what="gradient"``, entry ``entry`` of each later gradient is NaN; with ``what="loss"``, each later
+    loss is infinite.
+    """
 
     objective: Objective
     what: str
@@ -124,17 +131,17 @@ class Poisoned:
         return self.objective.layout
 
     def loss(self, theta: Array, batch: Batch | None = None) -> float:
-        return float("inf") if self._poisoned() and self.what == "loss" else self.objective.loss(theta, batch)
+        return float("inf") if self._failing() and self.what == "loss" else self.objective.loss(theta, batch)
 
     def loss_and_grad(self, theta: Array, batch: Batch | None = None) -> tuple[float, Array]:
         loss, grad = self.objective.loss_and_grad(theta, batch)
-        if self._poisoned():
+        if self._failing():
             if self.what == "loss":
                 return float("inf"), grad
             grad = grad.copy()
             grad[self.entry] = np.nan
         return loss, grad
 
-    def _poisoned(self) -> bool:
+    def _failing(self) -> bool:
         self.calls += 1
         return self.calls > self.after

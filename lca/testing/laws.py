@@ -1,4 +1,4 @@
-"""What the laws of all subjects share: raising with both numbers, and the scale of rounding."""
+"""Helpers for laws: comparisons that raise with both numbers, and the tolerance of an allocation."""
 
 from typing import Any
 
@@ -13,17 +13,20 @@ Array = np.ndarray
 
 
 def require(holds: bool, message: str) -> None:
-    """Raise `CheckFailure` unless the law holds."""
+    """Raise `CheckFailure` with ``message`` unless ``holds``."""
     if not holds:
         raise CheckFailure(message)
 
 
 def require_close(actual: Any, expected: Any, tolerance: float, what: str) -> None:
-    """Raise `CheckFailure`, naming the worst entry, unless all entries agree within ``tolerance``."""
+    """Raise `CheckFailure` unless ``abs(actual - expected) <= tolerance`` for every entry.
+
+    The message names the worst entry, and the compared quantity as ``what``. NaN is not close to anything.
+    """
     a, b = (np.atleast_1d(np.asarray(values, np.float64)) for values in (actual, expected))
     require(a.shape == b.shape, f"{what}: shape {a.shape}, expected {b.shape}.")
     difference = np.abs(a - b).ravel()
-    difference[np.isnan(difference)] = np.inf  # NaN agrees with nothing
+    difference[np.isnan(difference)] = np.inf
     at = int(np.argmax(difference))
     require(
         bool(difference[at] <= tolerance),
@@ -33,5 +36,5 @@ def require_close(actual: Any, expected: Any, tolerance: float, what: str) -> No
 
 
 def rounding(a: StepAllocation) -> float:
-    """How far two right computations of this allocation may differ."""
+    """By how much two correct computations of this allocation may differ."""
     return tolerances.allocation(a.mass, array_ops(a.values).eps(a.values))

@@ -1,4 +1,4 @@
-"""The laws every objective must keep: what the engine relies on when it asks for a loss or a gradient."""
+"""The laws of objectives: what estimators rely on when they evaluate a loss or a gradient."""
 
 import random
 from collections.abc import Callable, Mapping, Sequence
@@ -26,21 +26,21 @@ Array = np.ndarray
 
 @dataclass(frozen=True)
 class ObjectiveSubject:
-    """An objective to be checked, with what a check must know about it.
+    """An objective under test, and what the checks need to know about it.
 
     Parameters
     ----------
     make
-        A function without arguments that makes the objective afresh.
+        A function without arguments that returns a new objective, always the same one.
     vector
-        From a NumPy vector to the framework's own; default: NumPy stays NumPy.
+        A function that converts a NumPy vector to the framework's vector type; default: NumPy.
     scale
-        Size of the random parameters at which it is tried.
+        Standard deviation of the random parameters at which the objective is evaluated.
     batches
-        Batches that make up the whole data set, each with its weight, if the objective takes batches.
+        ``(weight, batch)`` pairs that together are the whole data set, if the objective accepts batches.
     state
-        Returns whatever a call must leave alone (parameters of the model, optimizer state, buffers) as
-        arrays by name. The global NumPy and Python generators are always watched.
+        A function that returns everything a call must not change (parameters of the model, optimizer state,
+        buffers) as arrays by name. The global generators of NumPy and Python are always compared as well.
     """
 
     make: Callable[[], Objective]
@@ -53,12 +53,12 @@ class ObjectiveSubject:
         return getattr(self.make, "__qualname__", repr(self.make))
 
     def theta(self, layout: Layout, seed: int, dtype: type = np.float64) -> Vector:
-        """A random parameter vector."""
+        """A random parameter vector (K,) of the framework's type."""
         numbers = self.scale * np.random.default_rng(seed).normal(size=layout.size)
         return self.vector(numbers.astype(dtype))
 
     def visible_state(self) -> dict[str, Any]:
-        """Everything a call must not change, copied."""
+        """A copy of everything a call must not change."""
         copies = {name: np.array(array) for name, array in self.state().items()}
         _, keys, position, *_ = np.random.get_state()  # noqa: NPY002 - this is the global state to watch
         return copies | {"numpy.random": np.append(keys, position), "random": np.array(random.getstate()[1])}
@@ -69,7 +69,7 @@ Law = Callable[[ObjectiveSubject, int], None]
 
 
 def law(function: Law) -> Law:
-    """Register a law of objectives, tried at random points."""
+    """Register a law of objectives that is checked at random points."""
     OBJECTIVE_CHECKS.append(Check(function.__name__, function, lambda subject: seeds, lambda subject: True))
     return function
 
@@ -80,7 +80,7 @@ def _numpy(vector: Vector) -> Array:
 
 @law
 def layout_round_trip(subject: ObjectiveSubject, seed: int) -> None:
-    """Cutting θ into tensors and packing them again gives θ."""
+    """``flatten(unflatten(θ))`` equals θ."""
     layout = subject.make().layout
     theta = np.random.default_rng(seed).normal(size=layout.size)
     tensors = layout.unflatten(theta)
@@ -90,14 +90,14 @@ def layout_round_trip(subject: ObjectiveSubject, seed: int) -> None:
 
 @law
 def gradient_is_like_theta(subject: ObjectiveSubject, seed: int) -> None:
-    """The loss is a float; the gradient is finite, of θ's own type, shape and dtype."""
+    """The loss is a float; the gradient is finite and has the type, shape and dtype of θ."""
     objective = subject.make()
     for dtype in (np.float32, np.float64):
         theta = subject.theta(objective.layout, seed, dtype)
         loss, grad = objective.loss_and_grad(theta)
         require(isinstance(loss, float), f"the loss is a {type(loss).__name__}; return float(loss).")
-        kinds = type(grad).__name__, type(theta).__name__
-        require(type(grad) is type(theta), f"the gradient is a {kinds[0]}, θ a {kinds[1]}.")
+        types = type(grad).__name__, type(theta).__name__
+        require(type(grad) is type(theta), f"the gradient is a {types[0]}, θ a {types[1]}.")
         objective.layout.check(grad, "the gradient")
         require(grad.dtype == theta.dtype, f"the gradient is {grad.dtype}, θ is {theta.dtype}.")
         require(array_ops(grad).all_finite(grad), "the gradient is not finite at a random point.")
@@ -105,7 +105,7 @@ def gradient_is_like_theta(subject: ObjectiveSubject, seed: int) -> None:
 
 @law
 def non_finite_numbers_are_not_hidden(subject: ObjectiveSubject, seed: int) -> None:
-    """At parameters that are all NaN, loss or gradient is NaN or Inf, or an error says so."""
+    """At parameters that are all NaN, the loss or the gradient is not finite, or an error is raised."""
     objective = subject.make()
     theta = subject.vector(np.full(objective.layout.size, np.nan))
     try:
@@ -114,12 +114,12 @@ def non_finite_numbers_are_not_hidden(subject: ObjectiveSubject, seed: int) -> N
     except (LCAError, ArithmeticError):
         return
     visible = not np.isfinite(loss) or not array_ops(grad).all_finite(grad)
-    require(visible, f"at NaN the loss is {loss!r} and the gradient finite; is NaN replaced by 0?")
+    require(visible, f"at NaN the loss is {loss!r} and the gradient is finite; is NaN replaced by 0?")
 
 
 @law
 def deterministic(subject: ObjectiveSubject, seed: int) -> None:
-    """The same θ gives the same loss and gradient, whatever was asked in between."""
+    """The same θ gives the same loss and gradient, also after an evaluation at another point."""
     objective = subject.make()
     theta, other = subject.theta(objective.layout, seed), subject.theta(objective.layout, seed + 1)
     loss, grad = objective.loss_and_grad(theta)
@@ -134,19 +134,20 @@ def deterministic(subject: ObjectiveSubject, seed: int) -> None:
 
 @law
 def works_in_the_precision_of_theta(subject: ObjectiveSubject, seed: int) -> None:
-    """At float64 parameters the gradient has the digits of float64, not those of a float32 inside."""
+    """At float64 parameters the gradient has float64 precision; nothing is computed in float32."""
     objective = subject.make()
     points = (subject.theta(objective.layout, seed + i) for i in range(4))
     grads = np.array([_numpy(objective.loss_and_grad(theta)[1]) for theta in points])
-    # Constants such as 0 or 0.5 are float32 numbers by right; what varies from point to point is not.
-    varied = grads[:, [len(np.unique(column)) > 2 for column in grads.T]]
-    narrow = grads.dtype == np.float64 and varied.size and np.array_equal(varied, varied.astype(np.float32))
-    require(not narrow, "every entry of the gradient at float64 parameters is a float32 number.")
+    # Constants such as 0 or 0.5 are exact in float32; entries that vary from point to point are not.
+    varying = grads[:, [len(np.unique(column)) > 2 for column in grads.T]]
+    single = varying.astype(np.float32)
+    narrow = grads.dtype == np.float64 and varying.size and np.array_equal(varying, single)
+    require(not narrow, "every entry of the gradient at float64 parameters is exact in float32.")
 
 
 @law
 def loss_agrees_with_loss_and_grad(subject: ObjectiveSubject, seed: int) -> None:
-    """Both methods return the same loss."""
+    """``loss`` and ``loss_and_grad`` return the same loss."""
     objective = subject.make()
     theta = subject.theta(objective.layout, seed)
     loss = objective.loss(theta)
@@ -156,17 +157,17 @@ def loss_agrees_with_loss_and_grad(subject: ObjectiveSubject, seed: int) -> None
 
 @law
 def gradients_are_not_overwritten(subject: ObjectiveSubject, seed: int) -> None:
-    """A gradient stays what it was when the objective is called again."""
+    """A returned gradient is unchanged after the objective is called again."""
     objective = subject.make()
     grad = objective.loss_and_grad(subject.theta(objective.layout, seed))[1]
     before = _numpy(grad)
     objective.loss_and_grad(subject.theta(objective.layout, seed + 1))
-    require(np.array_equal(_numpy(grad), before), "a later call wrote into a gradient already returned.")
+    require(np.array_equal(_numpy(grad), before), "a later call modified a gradient already returned.")
 
 
 @law
 def gradients_may_be_overwritten(subject: ObjectiveSubject, seed: int) -> None:
-    """The gradient belongs to the caller: changing it in place changes no later result."""
+    """The caller owns the gradient: modifying it in place does not affect later results."""
     objective = subject.make()
     theta = subject.theta(objective.layout, seed)
     grad = objective.loss_and_grad(theta)[1]
@@ -179,22 +180,22 @@ def gradients_may_be_overwritten(subject: ObjectiveSubject, seed: int) -> None:
 
 @law
 def calls_change_nothing(subject: ObjectiveSubject, seed: int) -> None:
-    """θ, the model, its buffers and all random generators are as before, also after an error."""
+    """A call, or a call that raises, leaves θ, the model, its buffers and all random generators unchanged."""
     objective = subject.make()
     theta = subject.theta(objective.layout, seed)
     numbers, before = _numpy(theta), subject.visible_state()
     for call in (objective.loss, objective.loss_and_grad):
         call(theta)
         _require_same_state(subject, before, f"after {call.__name__}")
-    require(np.array_equal(_numpy(theta), numbers), "a call wrote into θ.")
-    with suppress(Exception):  # whatever it raises: here only what it leaves behind counts
+    require(np.array_equal(_numpy(theta), numbers), "a call modified θ.")
+    with suppress(Exception):  # the error itself is checked by another law
         objective.loss_and_grad(_too_long(subject, objective))
     _require_same_state(subject, before, "after a refused vector")
 
 
 @law
 def wrong_vectors_are_refused(subject: ObjectiveSubject, seed: int) -> None:
-    """A vector of the wrong length raises an `LCAError`, and the next right call is right."""
+    """A vector of the wrong length raises an `LCAError`, and the next valid call is correct."""
     objective = subject.make()
     theta = subject.theta(objective.layout, seed)
     loss = objective.loss(theta)
@@ -210,7 +211,7 @@ def _expect_refusal(subject: ObjectiveSubject, objective: Objective) -> None:
         return
     except Exception as error:
         raise CheckFailure(
-            f"a vector with one entry too many raised {type(error).__name__}, which is no LCAError; call "
+            f"a vector with one entry too many raised {type(error).__name__}, which is not an LCAError; call "
             "layout.check(theta) first."
         ) from error
     raise CheckFailure("a vector with one entry too many was accepted; call layout.check(theta) first.")
@@ -222,12 +223,12 @@ def _too_long(subject: ObjectiveSubject, objective: Objective) -> Vector:
 
 def _require_same_state(subject: ObjectiveSubject, before: Mapping[str, Array], when: str) -> None:
     for name, array in subject.visible_state().items():
-        require(np.array_equal(array, before[name]), f"{name} is not what it was, {when}.")
+        require(np.array_equal(array, before[name]), f"{name} has changed {when}.")
 
 
 @law
 def gradient_matches_finite_differences(subject: ObjectiveSubject, seed: int) -> None:
-    """The derivative along a random direction is that of the loss (central differences, float64)."""
+    """The gradient's derivative in a random direction equals the central difference of the loss (float64)."""
     objective = subject.make()
     rng = np.random.default_rng(seed)
     theta = _numpy(subject.theta(objective.layout, seed)).astype(np.float64)
@@ -242,7 +243,7 @@ def gradient_matches_finite_differences(subject: ObjectiveSubject, seed: int) ->
 
 @law
 def float32_agrees_with_float64(subject: ObjectiveSubject, seed: int) -> None:
-    """Allocated in float32, a step gives what it gives in float64, up to float32 rounding of mass."""
+    """The allocation of a step in float32 equals that in float64, to a few float32 eps·mass."""
     objective = subject.make()
     layout = objective.layout
     points = [_numpy(subject.theta(layout, seed + i, np.float32)) for i in range(2)]
@@ -256,13 +257,13 @@ def float32_agrees_with_float64(subject: ObjectiveSubject, seed: int) -> None:
 
 @law
 def allocation_adds_up(subject: ObjectiveSubject, seed: int) -> None:
-    """Refined far enough, the allocation of a step adds up to its loss change."""
+    """With enough gradients, the allocation of a step adds up to its loss change."""
     objective = subject.make()
     points = [subject.theta(objective.layout, seed + i) for i in range(2)]
-    # A gradient that belongs to another loss leaves a residual that no refinement removes.
-    refine = Adaptive(tol=tolerances.refined(0.0), max_gradients=257)
+    # The gradient of another loss leaves a residual that no refinement removes.
+    refine = Adaptive(tol=tolerances.adaptive_residual(0.0), max_gradients=257)
     for a in allocate(objective, Trajectory(points), refine, check=False):
-        left, tolerance = abs(a.residual), tolerances.refined(a.mass)
+        left, tolerance = abs(a.residual), tolerances.adaptive_residual(a.mass)
         require(left <= tolerance, f"the residual is {left:.3g} of a mass of {a.mass:.3g}: {a.reason}.")
 
 
@@ -271,13 +272,13 @@ def _takes_batches(subject: ObjectiveSubject) -> bool:
 
 
 def whole_is_the_mean_of_its_batches(subject: ObjectiveSubject, seed: int) -> None:
-    """Loss and gradient of the whole data set are the weighted mean over its batches, ragged ones too."""
+    """Loss and gradient of the whole data set are the weighted means over its batches of unequal size."""
     objective = subject.make()
     theta = subject.theta(objective.layout, seed)
     loss, grad = objective.loss_and_grad(theta)
     parts = [(weight, *objective.loss_and_grad(theta, batch)) for weight, batch in subject.batches]
     ignored = len(parts) > 1 and all(part == loss for _, part, _ in parts)
-    require(not ignored, "every batch has exactly the loss of the whole data set: is `batch` ignored?")
+    require(not ignored, "every batch has exactly the loss of the whole data set; is `batch` ignored?")
     total = sum(weight for weight, _, _ in parts)
     tolerance = tolerances.summed(sum(abs(w * part) for w, part, _ in parts) / total, tolerances.EPS64)
     require_close(sum(w * part for w, part, _ in parts) / total, loss, tolerance, "the mean of the losses")

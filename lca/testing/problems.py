@@ -1,7 +1,6 @@
-"""Small problems, by name, whose allocations are known: used by docs, tests and validation alike.
+"""Small test problems by name, many of them with known allocations.
 
-A `Problem` is an objective and a path. Where ``exact`` is given, the allocation of every step is known in
-closed form; where ``degree`` is given, the loss is a polynomial of that degree along any segment.
+A `Problem` is an objective and a path. Documentation, tests and validation use the same problems.
 """
 
 from collections.abc import Callable
@@ -31,7 +30,21 @@ Array = np.ndarray
 
 @dataclass(frozen=True, eq=False)
 class Problem:
-    """An objective, the points θ_0 ... θ_T of a path (T+1, K), and what is known about it."""
+    """An objective, a path, and what is known about its allocations.
+
+    Attributes
+    ----------
+    name
+        The name, for messages.
+    objective
+        The measured loss.
+    points
+        The path θ_0, ..., θ_T, shape (T + 1, K).
+    degree
+        If the loss is a polynomial along every segment, its degree; otherwise ``None``.
+    exact
+        A function of ``start`` and ``end`` that returns the allocation (K,) in closed form, if it is known.
+    """
 
     name: str
     objective: Objective
@@ -41,7 +54,7 @@ class Problem:
 
     @property
     def trajectory(self) -> Trajectory:
-        """The path as steps."""
+        """The steps of the path."""
         return Trajectory(self.points)
 
     def __repr__(self) -> str:
@@ -53,11 +66,16 @@ class Problem:
 class RidgePolynomial:
     """``L(θ) = Σ_j (a_j·θ)^p / p``: a polynomial of any degree p that couples all parameters.
 
-    With ``u_j = a_j·θ``, ``u'_j = a_j·θ'``, the path integral is in closed form:
+    With ``u_j = a_j·θ`` at the start of a step and ``v_j = a_j·θ'`` at its end, the allocation is
+    ``A_i = Δ_i Σ_j a_{j,i} (1/p) Σ_{k<p} v_j^k u_j^{p-1-k}``, because
+    ``∫₀¹ (u + s(v-u))^{p-1} ds = (v^p - u^p) / (p (v-u))``. The sum over k avoids the division by v - u.
 
-        A_i = Δ_i Σ_j a_{j,i} · (1/p) Σ_{k<p} u'_j^k u_j^{p-1-k}
-
-    because ``∫₀¹ (u + s(u'-u))^{p-1} ds = (u'^p - u^p) / (p (u'-u))``; the sum avoids dividing by u' - u.
+    Parameters
+    ----------
+    directions
+        The vectors a_j as rows, (J, K).
+    power
+        p ≥ 1.
     """
 
     directions: Array
@@ -86,7 +104,7 @@ class RidgePolynomial:
 
 
 def ridge(seed: int, power: int, *, size: int = 6, steps: int = 3) -> Problem:
-    """A random `RidgePolynomial` of degree ``power`` and a random path through it."""
+    """A random `RidgePolynomial` of degree ``power`` in ``size`` parameters, and a random path."""
     rng = np.random.default_rng(seed)
     objective = RidgePolynomial(rng.normal(size=(4, size)) / np.sqrt(size), power)
     return _problem(f"ridge{power}", objective, rng, steps, power)
@@ -100,17 +118,17 @@ def network(
     steps: int = 3,
     scale: float = 0.3,
 ) -> Problem:
-    """A random MLP classifier on random data, and a random walk of its parameters; no closed form."""
+    """A random MLP classifier on random data, and a random walk of its parameters, without closed form."""
     rng = np.random.default_rng(seed)
     x, y = rng.normal(size=(17, sizes[0])), rng.integers(sizes[-1], size=17)
     model = mlp(sizes, activation=activation)  # type: ignore[arg-type]
-    objective = DatasetLoss(model, x, y, batch_size=5)  # 17 = 3·5 + 2: the last chunk is ragged
+    objective = DatasetLoss(model, x, y, batch_size=5)  # 17 = 3·5 + 2: the last chunk is smaller
     points = model.init(seed) + np.cumsum(scale * rng.normal(size=(steps + 1, model.layout.size)), axis=0)
     return Problem(f"{activation} network {sizes}", objective, points)
 
 
 def random_batch(network: Network, seed: int, n: int = 17, *, weighted: bool = False) -> Batch:
-    """Random examples that ``network`` takes, with targets; all numbers are exact in float32, too."""
+    """Random data: n examples and targets that fit ``network``; all numbers are exact in float32 as well."""
     rng = np.random.default_rng(seed)
     x = _single(rng.normal(size=(n, *network.input_shape)))
     if isinstance(network.loss, CrossEntropy):
@@ -121,9 +139,9 @@ def random_batch(network: Network, seed: int, n: int = 17, *, weighted: bool = F
 
 
 def random_path(layout: Layout, seed: int, steps: int, *, start: Array | None = None) -> Array:
-    """A random walk (steps+1, K) from near ``start``, float64; all numbers are exact in float32, too.
+    """A random walk (steps + 1, K) that begins near ``start``; float64, and exact in float32 as well.
 
-    By default it starts near 0, weights being scaled by their fan-in.
+    By default it begins at random parameters near 0, scaled by the fan-in of each tensor.
     """
     rng = np.random.default_rng(seed)
     if start is None:
@@ -177,8 +195,23 @@ PROBLEMS: dict[str, Callable[[int], Problem]] = {
 
 
 def make_problem(name: str, seed: int = 0) -> Problem:
-    """The problem of this name with its random numbers drawn from ``seed``.
+    """Create the problem ``name``, with random numbers drawn from ``seed``.
 
+    Parameters
+    ----------
+    name
+        ``"bowl"``, ``"saddle"``, ``"bilinear"``, ``"quartic"``, ``"relu kink"`` and ``"ridge cubic"`` have
+        closed-form allocations; ``"tanh network"`` and ``"relu network"`` do not.
+    seed
+        The same seed gives the same problem.
+
+    Raises
+    ------
+    UnknownNameError
+        If there is no problem of this name; the message lists the names.
+
+    Examples
+    --------
     >>> problem = make_problem("quartic")
     >>> start, end = problem.points[:2]
     >>> exact = problem.exact(start, end)

@@ -1,4 +1,4 @@
-"""What a right allocation is, found without the quadrature of this library."""
+"""Reference values of allocations, computed by SciPy instead of this library's quadrature."""
 
 import numpy as np
 from numpy.polynomial import chebyshev
@@ -12,16 +12,23 @@ Array = np.ndarray
 
 
 def path_integral(objective: Objective, start: Array, end: Array) -> Array:
-    """``Δ_i ∫₀¹ ∂_i L(θ + s Δ) ds`` for every parameter (K,), float64, to rounding.
+    """The allocation ``Δ_i ∫₀¹ ∂_i L(θ + s Δ) ds`` of a step (K,), float64, accurate to rounding.
 
-    SciPy's adaptive Gauss-Kronrod rule with 21 nodes, refined until its error estimate for the worst
-    parameter is 64 eps of the largest one (it never promises less than 50; what it misses is some 1 eps).
-    Cost: 24 gradients, and 42 for each bisection.
+    Uses ``scipy.integrate.quad_vec``, an adaptive Gauss-Kronrod rule with 21 nodes. It bisects until the
+    error estimate of the worst parameter is at most 64 eps times the largest integrand; the estimate is never
+    below 50 eps, and the actual error is about 1 eps. Cost: 24 gradients, and 42 for each bisection.
+
+    Parameters
+    ----------
+    objective
+        An objective on float64 NumPy vectors.
+    start, end
+        θ_t and θ_{t+1} (K,), float64.
 
     Raises
     ------
     LCAError
-        If it does not settle: the loss is not smooth along the segment.
+        If the integral does not converge, because the loss is not smooth along the segment.
 
     Examples
     --------
@@ -41,17 +48,18 @@ def path_integral(objective: Objective, start: Array, end: Array) -> Array:
     )
     if info.status == 1:
         raise LCAError(
-            f"the adaptive reference did not settle: error {error:.3g} where {scale:.3g} is integrated."
+            f"scipy.integrate.quad_vec did not converge: estimated error {error:.3g}, largest integrand "
+            f"{scale:.3g}; the loss must be smooth along the segment."
         )
     values: Array = integral
     return values
 
 
 def distance_to_polynomials(objective: Objective, start: Array, end: Array, degree: int) -> Array:
-    """``max_s |∂_i L(θ + s Δ) - p_i(s)|`` for every parameter (K,), p_i a good fit of this degree.
+    """``max_s |∂_i L(θ + s Δ) - p_i(s)|`` for every parameter (K,), with a polynomial fit p_i of ``degree``.
 
-    Fitted by least squares, and compared, at 33 Chebyshev points; for a smooth gradient that is the best
-    polynomial but for a small factor.
+    p_i is fitted by least squares at 33 Chebyshev points, where the distance is evaluated as well. For a
+    smooth gradient it is close to the smallest distance that any polynomial of this degree can reach.
 
     Examples
     --------

@@ -1,8 +1,7 @@
-"""`Check`, and what running a list of them leaves: a `Report` that prints as a table and can raise.
+"""`Check`: a named law. `run_checks` runs a list of them and returns a `Report`.
 
-A check is a named law: a function of the thing under test and of one drawn case, which raises
-`CheckFailure` where the law is broken. Cases are drawn by hypothesis, so a failure comes with the
-smallest case that shows it.
+A law is a function of the subject under test and a random case that raises `CheckFailure` if the law is
+broken. Hypothesis draws the cases and reduces a failure to the smallest case that shows it.
 """
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -19,27 +18,27 @@ Status = Literal["passed", "FAILED", "declared", "UNDECLARED PASS", "not applica
 
 
 class CheckFailure(AssertionError):
-    """A law is broken; the message says which number was expected and which came."""
+    """A law is broken; the message gives the expected and the actual number."""
 
 
 class ConformanceError(LCAError, AssertionError):
-    """At least one check failed; the message is the whole report."""
+    """At least one check failed; the message is the complete report."""
 
 
 @dataclass(frozen=True)
 class Check:
-    """One named law.
+    """A named law.
 
     Parameters
     ----------
     name
-        What reports and ``expected_failures`` call it.
+        The name in reports and in ``expected_failures``.
     law
-        ``law(subject, case)``, or ``law(subject, runs, seed)`` for a statistical check (no ``cases``).
+        ``law(subject, case)``; for a statistical check, ``law(subject, samples, seed)``.
     cases
-        From the subject to the hypothesis strategy of its cases; ``None`` for a statistical check.
+        A function from the subject to the hypothesis strategy of its cases; ``None`` for a statistical check.
     applies
-        Whether the law is meant for this subject.
+        A function that says whether the law applies to a subject.
     """
 
     name: str
@@ -53,9 +52,23 @@ class Check:
         return (self.law.__doc__ or "").strip().partition("\n")[0]
 
     def run(self, subject: Any, *, samples: int = 20, seed: int = 0, shrink: bool = True) -> None:
-        """Try the law on ``samples`` cases drawn from ``seed``; raise `CheckFailure` at the smallest failure.
+        """Check the law on ``samples`` random cases.
 
-        A statistical check takes ``samples`` as the factor by which it repeats its runs beyond 20.
+        Parameters
+        ----------
+        subject
+            The estimator, objective or backend under test.
+        samples
+            Number of cases; a statistical check makes a number of training runs proportional to it.
+        seed
+            The same seed gives the same cases.
+        shrink
+            Whether to reduce a failing case to a smaller one.
+
+        Raises
+        ------
+        CheckFailure
+            If the law is broken, for the smallest failing case that was found.
         """
         if self.cases is None:
             self.law(subject, samples, seed)
@@ -87,15 +100,16 @@ class Check:
         failures: list[CheckFailure] = []
         try:
             law()
-        except Flaky as flaky:  # the subject is random or keeps state: report the law, not the replay
+        except Flaky as flaky:  # the subject is random or stateful: report the law, not hypothesis' replay
             if failures:
-                raise CheckFailure(f"{failures[0]} (The same case also passed: not repeatable.)") from flaky
+                message = f"{failures[0]} (The same case also passed, so the failure is not reproducible.)"
+                raise CheckFailure(message) from flaky
             raise
 
 
 @dataclass(frozen=True)
 class Result:
-    """How one check went."""
+    """The outcome of one check; ``message`` is empty unless the check failed."""
 
     check: Check
     status: Status
@@ -104,18 +118,18 @@ class Result:
 
 @dataclass(frozen=True)
 class Report:
-    """How a list of checks went on one subject."""
+    """The outcome of a list of checks on one subject; prints as a table."""
 
     subject: str
     results: tuple[Result, ...]
 
     @property
     def failed(self) -> tuple[Result, ...]:
-        """Checks that failed undeclared, or passed although declared to fail."""
+        """The checks that failed without being declared, and those that passed although declared to fail."""
         return tuple(r for r in self.results if r.status in ("FAILED", "UNDECLARED PASS"))
 
     def raise_if_failed(self) -> "Report":
-        """Return itself, or raise `ConformanceError` with the whole report."""
+        """Return the report, or raise `ConformanceError` with it if a check failed."""
         if self.failed:
             raise ConformanceError(str(self))
         return self
@@ -141,7 +155,15 @@ def run_checks(
     expected_failures: Mapping[str, str] | None = None,
     shrink: bool = True,
 ) -> Report:
-    """Run every applicable check on ``subject``; an expected failure that passes counts as a failure."""
+    """Run every check that applies to ``subject``; an expected failure that passes counts as a failure.
+
+    The parameters are those of `check_estimator` and `Check.run`.
+
+    Raises
+    ------
+    LCAError
+        If ``expected_failures`` names no check.
+    """
     expected = dict(expected_failures or {})
     unknown = set(expected) - {check.name for check in checks}
     if unknown:
@@ -159,12 +181,12 @@ def run_checks(
         elif message:
             results.append(Result(check, "declared", f"declared: {reason}\n{message}"))
         else:
-            results.append(Result(check, "UNDECLARED PASS", f"it passes, yet was declared to fail: {reason}"))
+            results.append(Result(check, "UNDECLARED PASS", f"declared to fail, but it passes: {reason}"))
     return Report(repr(subject), tuple(results))
 
 
 def _try(check: Check, subject: Any, samples: int, seed: int, shrink: bool) -> str:
-    """The failure as text, or nothing. Any exception is a failure: a crash is no pass."""
+    """The failure as text, or an empty string. Every exception is a failure."""
     try:
         check.run(subject, samples=samples, seed=seed, shrink=shrink)
     except Exception as error:

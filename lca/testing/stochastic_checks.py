@@ -1,8 +1,8 @@
-"""The laws of stochastic estimators: unbiased if they say so, honest standard errors, reproducible.
+"""The laws of stochastic estimators: declared bias, standard errors, reproducibility and cost.
 
-Whether a mean is off cannot be seen in one run, so these checks repeat a small training run many times,
-each with its own batches, and test the mean error against its spread. The chance that a right estimator
-is refused is `FALSE_ALARM` a check; what a wrong one has to fear grows with ``samples``.
+A bias cannot be seen in one run. These checks therefore repeat a short training run many times with
+independent batches, and test the mean error against its standard error. A correct estimator fails a check
+with probability `FALSE_ALARM`; the power to detect an incorrect one grows with ``samples``.
 """
 
 from collections.abc import Callable, Iterator
@@ -28,18 +28,26 @@ from lca.views.error_bars import ErrorBars
 Array = np.ndarray
 Batch = tuple[Array, Array]
 FALSE_ALARM = 1e-6
+"""The level of each t-test."""
 RUNS_PER_SAMPLE = 10
 STEPS = 5
 TRAINING_BATCH = 6
-"""Examples in each training batch of these runs; the loop hands over two micro-batches of half as many."""
+"""Examples in each training batch; each step has two micro-batches of half that size."""
 COUNTED_STEPS = 60
 
 
 @dataclass(frozen=True, eq=False)
 class SampledPolynomial:
-    """``ℓ_n(θ) = c_n·θ + ½ κ_n ‖θ‖²``: examples that disagree, for which the trapezoid is exact.
+    """``ℓ_n(θ) = c_n·θ + ½ κ_n ‖θ‖²``: a different quadratic for each example; the trapezoid is exact.
 
-    With ``curved=False`` every κ_n is 0, and even one end of a step is. A batch is (indices, weights).
+    A batch is a pair (indices, weights).
+
+    Parameters
+    ----------
+    slopes
+        c (N, K).
+    curvatures
+        κ (N,). If all are 0, the loss is linear and a rule with one node is exact.
     """
 
     slopes: Array
@@ -51,7 +59,7 @@ class SampledPolynomial:
 
     @classmethod
     def random(cls, *, curved: bool, seed: int = 0) -> Self:
-        """Forty examples of three parameters."""
+        """N = 40 random examples and K = 3 parameters; κ_n = 0 unless ``curved``."""
         rng = np.random.default_rng(seed)
         curvatures = rng.gamma(2.0, size=40) if curved else np.zeros(40)
         return cls(rng.normal(0.3, 1.0, size=(40, 3)), curvatures)
@@ -90,9 +98,16 @@ class SampledPolynomial:
 
 @dataclass(frozen=True, eq=False)
 class Errors:
-    """Errors, and standard errors if there are any, of every run: each (runs, STEPS, K).
+    """The errors of many runs.
 
-    ``run_stderrs`` (runs, K) are those of the sums over a run.
+    Attributes
+    ----------
+    errors
+        Estimate minus true allocation, (runs, STEPS, K).
+    stderrs
+        Stated standard errors of these values, (runs, STEPS, K), or ``None`` if the estimator states none.
+    run_stderrs
+        Stated standard errors of the sums over the steps of a run, (runs, K), or ``None``.
     """
 
     errors: Array
@@ -105,7 +120,7 @@ Law = Callable[[StochasticEstimator, int, int], None]
 
 
 def law(applies: Callable[[Any], bool]) -> Callable[[Law], Law]:
-    """Register a statistical law for the estimators it is meant for."""
+    """Register a statistical law for the stochastic estimators that satisfy ``applies``."""
 
     def register(function: Law) -> Law:
         STOCHASTIC_CHECKS.append(
@@ -123,14 +138,14 @@ def law(applies: Callable[[Any], bool]) -> Callable[[Law], Law]:
 
 @law(lambda estimator: estimator.unbiased)
 def mean_is_the_full_data_allocation(estimator: StochasticEstimator, samples: int, seed: int) -> None:
-    """Over many runs the mean error of every parameter's total is zero (t-test, level 1e-6)."""
+    """The mean error of each parameter's total over many runs is zero (t-test, level 1e-6)."""
     totals = _errors(estimator, samples, seed).errors.sum(axis=1)
     _require_zero_mean(totals, "the error of the total")
 
 
 @law(lambda estimator: True)
 def standard_errors_are_calibrated(estimator: StochasticEstimator, samples: int, seed: int) -> None:
-    """If there are standard errors, their mean square is that of the errors (t-test, level 1e-6)."""
+    """Stated standard errors have the mean square of the actual errors (t-test, level 1e-6)."""
     found = _errors(estimator, samples, seed)
     if found.stderrs is None:
         return
@@ -140,30 +155,30 @@ def standard_errors_are_calibrated(estimator: StochasticEstimator, samples: int,
 
 @law(lambda estimator: True)
 def standard_errors_of_sums_are_calibrated(estimator: StochasticEstimator, samples: int, seed: int) -> None:
-    """The same for sums over all steps, whose neighbours share samples (t-test, level 1e-6)."""
-    found = _errors(estimator, 2 * samples, seed)  # what neighbours share shows late: twice the runs
+    """The same for sums over steps, although neighbouring steps share samples (t-test, level 1e-6)."""
+    found = _errors(estimator, 2 * samples, seed)  # correlations are harder to detect: twice the runs
     if found.run_stderrs is None:
         return
     excess = found.errors.sum(axis=1) ** 2 - found.run_stderrs**2
-    # All parameters together: more power than the worst of them has.
+    # The sum over parameters has more power than the test of the worst parameter.
     _require_zero_mean(excess.sum(axis=1, keepdims=True), "error² - stderr² of sums over a run")
 
 
 @law(lambda estimator: True)
 def same_seed_same_values(estimator: StochasticEstimator, samples: int, seed: int) -> None:
-    """Two runs with the same seed and batches agree bit for bit."""
+    """Two runs with the same seed and the same batches are bitwise equal."""
     one, other = (_one_run(estimator, run_seed=seed)[0] for _ in range(2))
     for step, (a, b) in enumerate(zip(one, other, strict=True)):
-        require(np.array_equal(a, b), f"step {step}: the same seed gave other values.")
+        require(np.array_equal(a, b), f"step {step}: the same seed gave different values.")
 
 
 @law(lambda estimator: True)
 def spends_no_more_than_it_declares(estimator: StochasticEstimator, samples: int, seed: int) -> None:
-    """Gradients a step, once a run is under way, in units of a gradient on the training batch.
+    """The mean cost per step, after the first one, is at most the declared cost.
 
-    A gradient on n examples counts as n over the size of the training batch.
+    A gradient on n examples counts as n divided by the size of the training batch.
     """
-    meter = Metered(SampledPolynomial.random(curved=estimator.degree >= 1))
+    meter = ExampleCounter(SampledPolynomial.random(curved=estimator.degree >= 1))
     allocate_step = estimator.reseeded(seed).start(meter)
     spent = []
     for step in _train(meter.objective, np.random.default_rng(seed), steps=COUNTED_STEPS + 1):
@@ -173,17 +188,17 @@ def spends_no_more_than_it_declares(estimator: StochasticEstimator, samples: int
     cost, found = estimator.cost, float(np.mean(spent[1:]))
     examples = cost.full_gradients * meter.n_examples + cost.examples
     declared = cost.batch_gradients + examples / TRAINING_BATCH
-    # What is done every n-th step may come once more than its share.
+    # Work that is done every n-th step may occur once more often than on average.
     once_more = (max(spent) - min(spent[1:])) / COUNTED_STEPS
     require(
         found <= declared + once_more + tolerances.summed(declared, tolerances.EPS64),
-        f"a step took {found:.3g} training-batch gradients, {declared:.3g} are declared ({cost}).",
+        f"a step took {found:.3g} training-batch gradients, but {declared:.3g} are declared ({cost}).",
     )
 
 
 @dataclass(eq=False)
-class Metered:
-    """Counts the examples whose gradients are asked for."""
+class ExampleCounter:
+    """Counts the examples whose gradients are evaluated."""
 
     objective: SampledPolynomial
     examples: int = 0
@@ -219,10 +234,10 @@ class Metered:
 
 
 def _require_zero_mean(samples: Array, what: str) -> None:
-    """Student's t-test for each column, at `FALSE_ALARM` for all of them together."""
+    """Student's t-test for each column, at the level `FALSE_ALARM` for all of them together."""
     runs, columns = samples.shape
     spread = samples.std(axis=0, ddof=1) / np.sqrt(runs)
-    # Where nothing varies, whatever is left is rounding or it is bias: anything above 1e-9 counts as bias.
+    # Where nothing varies, a mean that is not 0 is rounding or bias: more than 1e-9 counts as bias.
     t = samples.mean(axis=0) / np.maximum(spread, 1e-9)
     limit = float(stats.t.isf(FALSE_ALARM / (2 * columns), runs - 1))
     worst = int(np.argmax(np.abs(t)))
@@ -235,7 +250,7 @@ def _require_zero_mean(samples: Array, what: str) -> None:
 
 
 def _errors(estimator: StochasticEstimator, samples: int, seed: int) -> Errors:
-    """Estimate minus truth over ``RUNS_PER_SAMPLE · samples`` independent runs."""
+    """The errors of ``RUNS_PER_SAMPLE · samples`` independent runs."""
     seeds = range(RUNS_PER_SAMPLE * samples)
     runs = [_one_run(estimator, run_seed=seed * 10_000_019 + i) for i in seeds]
     errors, stderrs, run_stderrs = zip(*runs, strict=True)
@@ -247,11 +262,11 @@ def _errors(estimator: StochasticEstimator, samples: int, seed: int) -> Errors:
 
 
 def _one_run(estimator: StochasticEstimator, *, run_seed: int) -> tuple[Array, Array | None, Array | None]:
-    """Errors of one training run (STEPS, K), and the standard errors of its steps and of their sum."""
+    """Errors of one run (STEPS, K), and the stated standard errors of its values and of their sum."""
     objective = SampledPolynomial.random(curved=estimator.degree >= 1)
     steps = list(_train(objective, np.random.default_rng(run_seed)))
     truth = [a.values for a in allocate(objective, steps, PathIntegral(TRAPEZOID), check=False)]
-    values, stderrs, bars = [], [], ErrorBars(_SINGLY)
+    values, stderrs, bars = [], [], ErrorBars(_ONE_GROUP_PER_PARAMETER)
     for a in allocate(objective, steps, estimator.reseeded(run_seed), check=False):
         values.append(a.values)
         stderrs.append(a.stderr)
@@ -263,11 +278,11 @@ def _one_run(estimator: StochasticEstimator, *, run_seed: int) -> tuple[Array, A
     return errors, None if stderrs[0] is None else np.array(stderrs), None
 
 
-_SINGLY = Layout(("a", "b", "c"), ((), (), ())).groups("tensor")
+_ONE_GROUP_PER_PARAMETER = Layout(("a", "b", "c"), ((), (), ())).groups("tensor")
 
 
 def _train(objective: SampledPolynomial, rng: np.random.Generator, *, steps: int = STEPS) -> Iterator[Step]:
-    """SGD with momentum on small batches, drawn independently with replacement; hands over all there is."""
+    """SGD with momentum on small batches, drawn independently with replacement; steps have every field."""
     return with_next(_steps(objective, rng, steps + 1))
 
 
@@ -281,7 +296,8 @@ def _steps(objective: SampledPolynomial, rng: np.random.Generator, steps: int) -
         halves = [objective.batch(half) for half in np.split(examples, 2)]
         grads = [objective.loss_and_grad(theta, half)[1] for half in halves]
         grad = (grads[0] + grads[1]) / 2
-        parts = tuple(map(MicroBatch, grads, leave_one_out(sgd, state, grads, theta)))
+        micro_batches = tuple(map(MicroBatch, grads, leave_one_out(sgd, state, grads, theta)))
         state, delta = sgd.update(state, grad, theta)
-        yield Step(theta, theta + delta, index, batch, gradient=grad, micro_batches=parts, scores=scores)
+        fields = {"gradient": grad, "micro_batches": micro_batches, "scores": scores}
+        yield Step(theta, theta + delta, index, batch, **fields)
         theta = theta + delta

@@ -1,7 +1,8 @@
-"""Hypothesis strategies for what LCA works on: problems, networks, data, paths, rules, optimizers.
+"""Hypothesis strategies for problems, networks, data, paths, quadrature rules and optimizers.
 
-Structure (sizes, depths, names) is drawn by hypothesis, so that failures shrink; numbers come from a
-drawn seed, so that they are generic: a check that only holds at round numbers proves nothing.
+Hypothesis draws the structure (sizes, depths, features), so that failures shrink to small cases. Numbers come
+from a random generator with a drawn seed, so that they are generic: hypothesis would prefer round numbers, at
+which an incorrect formula may hold by coincidence.
 """
 
 from collections.abc import Collection
@@ -23,21 +24,22 @@ from lca.testing.problems import Problem
 Array = np.ndarray
 
 seeds = st.integers(0, 2**32 - 1)
-"""Seeds of random numbers."""
+"""Seeds for random number generators."""
 NORM_EPS = 0.125
-"""``eps`` of the normalisation in random networks.
+"""``eps`` of batch normalisation in random networks.
 
-Batches of five, of which one is left with two examples, often have a channel of almost no variance; with
-1e-5 the division by it amplifies rounding (float32 against float64 over 400 networks: median 0.5, largest
-4e4 eps·mass), with 0.1 it does not (median 0.2, largest 2.3), and the limits stay those of other networks.
+In measuring batches of five and two examples, a channel often has almost no variance. With eps = 1e-5 the
+division by its root amplifies rounding (float32 against float64 over 400 networks: median 0.5, largest
+4e4 eps·mass). With 0.1 it does not (median 0.2, largest 2.3), so the usual tolerances apply.
 """
 
 
 def exact_problems(degree: int) -> st.SearchStrategy[Problem]:
-    """Polynomial problems of at most ``degree`` along a segment, with closed-form allocations.
+    """Problems whose loss is a polynomial of at most ``degree``, with closed-form allocations.
 
-    Every second ridge has the highest degree, where a rule that is one short shows; but none more than
-    16: there a Gauss rule that is one node short still misses by far more than rounding.
+    Half of the ridge polynomials have the highest degree, which reveals a rule whose degree is one too low.
+    The degree is limited to 16, where the error of a Gauss rule with one node too few is still far above
+    rounding.
     """
     named = {1: [], 2: ["bowl", "saddle", "bilinear"], 4: ["quartic"]}
     names = [name for d, group in named.items() if d <= degree for name in group]
@@ -55,7 +57,7 @@ def exact_problems(degree: int) -> st.SearchStrategy[Problem]:
 
 
 def smooth_problems(*, steps: int = 3) -> st.SearchStrategy[Problem]:
-    """Small tanh networks on random data with random paths: smooth, but no polynomial."""
+    """Small tanh networks on random data with random paths: smooth, but not polynomial."""
     return _network_problems("tanh", steps)
 
 
@@ -82,11 +84,24 @@ def networks(
     features: Collection[Feature] = FEATURES,
     always: Collection[Feature] = (),
 ) -> st.SearchStrategy[Network]:
-    """Networks of random sizes, activation and loss, each with some of the ``features``.
+    """Networks of random size, activation and loss, with random features.
 
-    A feature comes in about one network of five: normalisation with the statistics of the batch
-    (``batch_norm``) or with random running ones (``frozen_norm``), dropout, frozen tensors, tied tensors,
-    and convolutions on images. Those in ``always`` come in every network; ``features=()`` gives MLPs.
+    The features are batch normalisation with batch statistics (``batch_norm``) or with random running
+    statistics (``frozen_norm``), dropout, frozen tensors, tied tensors, and convolutions on images.
+
+    Parameters
+    ----------
+    max_width, max_depth
+        Largest layer width and number of dense layers of an MLP.
+    features
+        Features that may occur, each in about one of five networks; ``()`` gives plain MLPs.
+    always
+        Features that every network has.
+
+    Raises
+    ------
+    UnknownNameError
+        If there is no feature of this name.
     """
     unknown = {*features, *always} - set(FEATURES)
     if unknown:
@@ -102,7 +117,7 @@ def _networks(
     features: frozenset[Feature],
     always: frozenset[Feature],
 ) -> Network:
-    # 4 of 0..4, so that a failure shrinks to a network without the features that it does not need.
+    # 4, the largest of 0..4: hypothesis shrinks towards 0, that is, towards a network without the feature.
     has = {f for f in FEATURES if f in always or (f in features and draw(st.integers(0, 4)) == 4)}
     plain = draw(_images() if "images" in has else _mlps(max_width, max_depth, has))
     numbers = np.random.default_rng(draw(seeds))
@@ -112,7 +127,7 @@ def _networks(
     if "frozen" not in has:
         return network
     names = network.layout.names
-    most = min(2, len(names) - 1)  # something is left to train; frameworks refuse a model without it
+    most = min(2, len(names) - 1)  # frameworks refuse a model without trainable parameters
     frozen = draw(st.lists(st.sampled_from(names), min_size=1, max_size=most, unique=True))
     return Network(layers, plain.loss, plain.input_shape, tied=tied, frozen=tuple(frozen))
 
@@ -120,7 +135,7 @@ def _networks(
 def _mlps(max_width: int, max_depth: int, has: Collection[Feature]) -> st.SearchStrategy[Network]:
     depths = st.integers(1 if set(has) <= {"frozen"} else 2, max(2, max_depth))
     widths = st.integers(2, max_width)
-    # Of equal widths, so that there are two tensors of one shape to tie.
+    # With equal widths there are two tensors of the same shape to tie.
     equal = st.builds(lambda width, depth: [width] * (depth + 1), widths, depths)
     free = depths.flatmap(lambda depth: st.lists(widths, min_size=depth + 1, max_size=depth + 1))
     return st.builds(
@@ -132,7 +147,7 @@ def _mlps(max_width: int, max_depth: int, has: Collection[Feature]) -> st.Search
 
 
 def _images() -> st.SearchStrategy[Network]:
-    """Two convolutions and two dense layers; the widths leave biases of one shape to tie."""
+    """Two convolutions and two dense layers, with widths that give biases of equal shape to tie."""
     return st.builds(
         lambda channels, side, width: small_cnn(
             (channels, 4, side), 3, channels=(width, width), hidden=(width,)
@@ -146,7 +161,7 @@ def _images() -> st.SearchStrategy[Network]:
 def _with_features(
     plain: Network, has: Collection[Feature], numbers: np.random.Generator
 ) -> tuple[Layer, ...]:
-    """The layers with normalisation behind hidden dense and convolutional ones, dropout behind the rest."""
+    """The layers, with normalisation after hidden dense and convolutional layers and dropout after others."""
     layers: list[Layer] = []
     for layer in plain.layers[:-1]:
         layers.append(layer)
@@ -158,7 +173,7 @@ def _with_features(
 
 
 def _normalisation(n: int, has: Collection[Feature], numbers: np.random.Generator) -> list[Layer]:
-    """One of the kinds asked for, or none. Both have running values, which one of them must ignore."""
+    """At most one normalisation layer. It always gets running statistics, which "batch" must ignore."""
     kinds = [kind for kind in ("batch_norm", "frozen_norm") if kind in has]
     if not kinds:
         return []
@@ -169,7 +184,7 @@ def _normalisation(n: int, has: Collection[Feature], numbers: np.random.Generato
 
 
 def _tied(layers: tuple[Layer, ...], plain: Network) -> dict[str, str]:
-    """The last two tensors of one shape and kind (two weights, two biases of layers of any kind)."""
+    """Tie the last two weights, or the last two biases, that have the same shape."""
     layout = Network(layers, plain.loss, plain.input_shape).layout
     shapes = dict(zip(layout.names, layout.shapes, strict=True))
     alike = [
@@ -182,22 +197,22 @@ def _tied(layers: tuple[Layer, ...], plain: Network) -> dict[str, str]:
 
 
 def batches(network: Network, *, n: int = 17) -> st.SearchStrategy[Batch]:
-    """Random data of ``n`` examples for a network, weighted or not; exact in float32, too."""
+    """Random data of ``n`` examples for a network, with or without weights; exact in float32 as well."""
     return st.builds(problems.random_batch, st.just(network), seeds, st.just(n), weighted=st.booleans())
 
 
 def paths(layout: Layout, steps: int = 3, *, start: Array | None = None) -> st.SearchStrategy[Array]:
-    """Random walks (steps+1, K) of the parameters, float64, from near ``start``; exact in float32, too."""
+    """Random walks (steps + 1, K) that begin near ``start``; float64, and exact in float32 as well."""
     return st.builds(problems.random_path, st.just(layout), seeds, st.just(steps), start=st.just(start))
 
 
 def dtypes() -> st.SearchStrategy[np.dtype]:
-    """The parameter dtypes every backend supports."""
+    """The parameter dtypes that every backend supports."""
     return st.sampled_from([np.dtype(np.float32), np.dtype(np.float64)])
 
 
 def rules() -> st.SearchStrategy[QuadratureRule]:
-    """Every kind of built-in quadrature rule."""
+    """Built-in quadrature rules of every kind."""
     plain = [
         quadrature.LEFT,
         quadrature.RIGHT,
@@ -215,7 +230,7 @@ def rules() -> st.SearchStrategy[QuadratureRule]:
 
 
 def optimizers() -> st.SearchStrategy[Optimizer]:
-    """Every built-in optimizer with moderate settings."""
+    """Built-in optimizers of every kind, with moderate settings."""
     lr = st.floats(1e-3, 0.3)
     momentum = st.floats(0.1, 0.95)
     return st.one_of(

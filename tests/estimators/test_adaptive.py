@@ -13,7 +13,7 @@ from lca.errors import LCAError, UnknownNameError
 from lca.layout import Layout
 from lca.reference.models import Quartic, ReluKink, bowl
 from lca.testing import problems
-from lca.testing.instruments import Counting
+from lca.testing.instruments import CountingObjective
 from lca.testing.strategies import kinked_problems, seeds, smooth_problems
 
 Array = np.ndarray
@@ -247,7 +247,7 @@ def test_an_audit_that_falls_on_a_refined_step_waits_for_the_next():
 
 
 def test_nodes_gather_at_a_kink():
-    kink = Counting(ReluKink([1.0], -0.1))  # from 0 to 1: the kink is at s = 0.1
+    kink = CountingObjective(ReluKink([1.0], -0.1))  # from 0 to 1: the kink is at s = 0.1
     [a] = run(kink, np.array([[0.0], [1.0]]), Adaptive(tol=1e-4))
     inside = sorted(float(np.frombuffer(p)[0]) for p in kink.points)[1:-1]
     near = [s for s in inside if abs(s - 0.1) < 0.05]
@@ -278,7 +278,7 @@ def test_a_quadratic_costs_one_gradient_a_step_apart_from_audits():
 
 @given(smooth_problems(steps=2) | kinked_problems(steps=2), st.sampled_from([1e-3, 1e-5]))
 def test_no_point_is_evaluated_twice_in_a_run(problem, tol):
-    counting = Counting(problem.objective)
+    counting = CountingObjective(problem.objective)
     allocations = run(counting, problem.points, Adaptive(tol=tol, audit=1))
     assert len(set(counting.points)) == len(counting.points) == 1 + sum(gradients(allocations))
     assert counting.cost.full_losses == 0

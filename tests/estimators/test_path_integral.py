@@ -16,7 +16,7 @@ from lca.quadrature import QuadratureRule, composite, gauss_legendre
 from lca.reference.data import Batch
 from lca.reference.models import DatasetLoss, L2Penalty, Quartic, bowl, mlp
 from lca.testing import problems, tolerances
-from lca.testing.instruments import Counting
+from lca.testing.instruments import CountingObjective
 from lca.testing.strategies import rules, seeds, smooth_problems
 
 Array = np.ndarray
@@ -31,7 +31,7 @@ def quad_allocation(objective, start: Array, end: Array, cuts: list[float]) -> t
     delta = end - start
     slope = cache(lambda s: delta * objective.loss_and_grad(start + s * delta)[1])
     mass = max(float(np.abs(slope(s)).sum()) for s in np.linspace(0, 1, 17))
-    tolerance = tolerances.quadrature_oracle(mass)
+    tolerance = tolerances.scipy_quadrature(mass)
     pieces = list(zip([0.0, *cuts], [*cuts, 1.0], strict=True))
     share = tolerance / 4 / len(pieces)
     values = [
@@ -138,7 +138,7 @@ def test_a_node_of_weight_zero_changes_no_number(problem):
 def test_a_node_of_weight_zero_costs_what_the_rule_declares():
     padded = PathIntegral(QuadratureRule("padded left", (0.0, 0.5), (1.0, 0.0), degree=0))
     problem = problems.network(1, steps=3)
-    counting = Counting(problem.objective)
+    counting = CountingObjective(problem.objective)
     run(counting, problem.points, padded)
     assert padded.cost == Cost(full_gradients=2)
     assert counting.cost == Cost(full_gradients=1 + 2 * 3)
@@ -159,7 +159,7 @@ def test_negative_weights_add_to_the_mass():
 @pytest.mark.parametrize("rule", [MIDPOINT, gauss_legendre(2), composite(MIDPOINT, 3)], ids=lambda r: r.name)
 def test_an_open_rule_pays_a_forward_pass_a_point_for_the_losses(rule):
     problem = problems.network(1, steps=3)
-    counting = Counting(problem.objective)
+    counting = CountingObjective(problem.objective)
     run(counting, problem.points, PathIntegral(rule))
     assert counting.cost == Cost(full_gradients=3 * len(rule.nodes), full_losses=3 + 1)
     assert PathIntegral(rule).cost == Cost(full_gradients=len(rule.nodes), full_losses=1)
@@ -170,7 +170,7 @@ def test_an_open_rule_pays_a_forward_pass_a_point_for_the_losses(rule):
 )
 def test_a_closed_rule_shares_its_ends_and_never_asks_for_a_loss_alone(rule):
     problem = problems.network(1, steps=3)
-    counting = Counting(problem.objective)
+    counting = CountingObjective(problem.objective)
     run(counting, problem.points, PathIntegral(rule))
     assert counting.cost == Cost(full_gradients=1 + 3 * rule.new_gradients)
     assert len(set(counting.points)) == len(counting.points)
@@ -179,7 +179,7 @@ def test_a_closed_rule_shares_its_ends_and_never_asks_for_a_loss_alone(rule):
 def test_the_start_of_a_step_is_evaluated_anew_where_the_path_jumps():
     problem = problems.network(1, steps=3)
     steps = list(problem.trajectory)
-    counting = Counting(problem.objective)
+    counting = CountingObjective(problem.objective)
     list(allocate(counting, [steps[0], steps[2]], PathIntegral(TRAPEZOID), check=False))
     assert [np.frombuffer(p).tolist() for p in counting.points] == problem.points.tolist()
 

@@ -96,7 +96,7 @@ def test_pickled_code_is_refused_and_not_run(tmp_path):
     [
         (["model-1.pt", "model-2.pt", "optimizer-1.pt"], r"different forms \(model-#.pt, optimizer-#.pt\)"),
         (["1.pt", "01.pt"], "01.pt and 1.pt have the same numbers"),
-        (["epoch=0-loss=0.9.pt", "epoch=1-loss=0.5.pt"], "goes up and another down"),
+        (["epoch=0-loss=0.9.pt", "epoch=1-loss=0.5.pt"], "increases and another decreases"),
         (["1.pt"], r"got 1 in .* \(files of kind \.bin, .* with weights\); save one before"),
         ([], "at least two checkpoints"),
     ],

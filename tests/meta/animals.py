@@ -1,4 +1,4 @@
-"""What the zoo is made of: the row of its tables, and two ways to get one thing wrong."""
+"""The row of the tables of the zoo, and wrappers that give a correct estimator one defect."""
 
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
@@ -13,7 +13,7 @@ from lca.objective import Objective
 
 @dataclass(frozen=True)
 class Wrong:
-    """Something with one bug: where it was met, and the check that must reject it."""
+    """A subject with one defect: where it was seen, and the check that must detect it."""
 
     bug: str
     check: str
@@ -37,7 +37,7 @@ class Disguised:
 
 @dataclass(frozen=True)
 class Altered(Disguised):
-    """A right estimator whose allocations go through ``change(allocation, step, objective)``."""
+    """A correct estimator whose allocations are changed by ``change(allocation, step, objective)``."""
 
     change: Callable[[StepAllocation, Step, Objective], StepAllocation]
     inner: Estimator = PathIntegral(SIMPSON)
@@ -49,7 +49,7 @@ class Altered(Disguised):
 
 @dataclass(frozen=True)
 class Through(Disguised):
-    """A right estimator that sees the objective through ``wrap(objective)``."""
+    """A correct estimator whose objective is wrapped by ``wrap(objective)``."""
 
     wrap: Callable[[Objective], Objective]
     inner: Estimator = PathIntegral(SIMPSON)
@@ -60,7 +60,7 @@ class Through(Disguised):
 
 @dataclass(frozen=True)
 class Unchecked(QuadratureRule):
-    """A rule that believes any numbers; `QuadratureRule` refuses the wrong ones when built."""
+    """A quadrature rule without the check of its moments."""
 
     def _check_moments(self) -> None:
         pass
@@ -68,7 +68,7 @@ class Unchecked(QuadratureRule):
 
 @dataclass(eq=False)
 class Passing:
-    """An objective that passes everything on; a wrong one overrides one thing."""
+    """An objective that delegates to another one; subclasses override one method."""
 
     objective: Objective
 
@@ -84,11 +84,11 @@ class Passing:
 
 
 def with_values(a: StepAllocation, values: np.ndarray) -> StepAllocation:
-    """Other values with an honest residual, so that the values are all that is wrong."""
+    """Other values with the correct residual, so that only the values are incorrect."""
     mass = max(a.mass, float(np.abs(values).sum(dtype=np.float64)))
     return replace(a, values=values, mass=mass, residual=left(a, values))
 
 
 def left(a: StepAllocation, values: np.ndarray) -> float:
-    """What ``values`` leave of the loss change."""
+    """The residual of ``values``."""
     return a.loss_end - a.loss_start - float(values.sum(dtype=np.float64))

@@ -1,4 +1,4 @@
-"""Right estimators: every kind of built-in rule, and the settings of `Adaptive`; nothing may refuse one."""
+"""Correct estimators, which every check must accept: each kind of rule, and settings of `Adaptive`."""
 
 from lca import (
     BOOLE,

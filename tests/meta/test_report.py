@@ -1,4 +1,4 @@
-"""The runner under test: what counts as a failure, what a report says, and that nothing passes in silence."""
+"""The runner of checks: what counts as a failure, and what a report contains."""
 
 import pytest
 from hypothesis import assume
@@ -26,7 +26,7 @@ def fails_from_seven_on(subject, case):
 
 
 def crashes(subject, case):
-    """Never gets as far as an answer."""
+    """Always crashes."""
     raise KeyError("no such thing")
 
 
@@ -40,7 +40,7 @@ def test_each_outcome_has_its_status():
     assert found == {"holds": "passed", "fails_from_seven_on": "FAILED", "crashes": "FAILED"}
 
 
-def test_a_declared_failure_is_no_failure():
+def test_a_declared_failure_does_not_fail():
     report = run_checks([check(crashes)], None, expected_failures={"crashes": "known since 1901"})
     assert statuses(report) == {"crashes": "declared"}
     assert not report.failed
@@ -60,7 +60,7 @@ def test_an_unknown_declared_failure_is_refused():
         run_checks([check(holds)], None, expected_failures={"hold": "typing error"})
 
 
-def test_a_check_that_does_not_apply_is_said_to_be_so():
+def test_a_check_that_does_not_apply_is_reported():
     report = run_checks([check(crashes, applies=lambda subject: False)], None)
     assert statuses(report) == {"crashes": "not applicable"}
     assert "1 not applicable" in str(report)
@@ -116,7 +116,7 @@ def test_a_failure_that_does_not_repeat_is_the_failure_of_its_law():
         check(fails_once).run(None, shrink=False)
 
 
-def test_every_check_says_in_a_line_what_it_asks():
+def test_every_check_has_a_description_of_one_line():
     report = check_estimator(PathIntegral(), samples=1)
     assert all(result.check.description for result in report.results)
     assert all(f"{r.check.name} " in str(report) for r in report.results)
@@ -127,7 +127,7 @@ def test_every_check_says_in_a_line_what_it_asks():
     [
         (lambda: check_estimator(PathIntegral), "expected an estimator"),
         (lambda: check_estimator(bowl(2)), "expected an estimator"),
-        (lambda: check_objective(bowl(2)), "a function that makes the objective"),
+        (lambda: check_objective(bowl(2)), "a function that returns a new objective"),
     ],
     ids=["class", "objective as estimator", "instance"],
 )

@@ -1,4 +1,4 @@
-"""The statistical checks let pass what is right at full power, and see more with more samples."""
+"""The statistical checks accept correct estimators, and detect smaller errors with more samples."""
 
 import pytest
 

@@ -1,11 +1,11 @@
-"""The kit under test: each wrong subject is refused by the check named for it, each right one passes."""
+"""The kit under test: the named check rejects each incorrect subject, and correct ones pass every check."""
 
 import pytest
 
 from lca.testing.report import CheckFailure
 from tests.meta.zoo import ZOO
 
-# Seen by a test of its own, in tests/test_backend_conformance.py: it takes an installed package.
+# Tested in tests/test_backend_conformance.py, because it needs an installed package.
 ELSEWHERE = {"loads_no_other_framework"}
 
 
@@ -34,17 +34,17 @@ def test_right_ones_pass_every_check(kind, name):
 
 
 @pytest.mark.parametrize("kind", ZOO.values(), ids=list(ZOO))
-def test_every_check_has_an_animal_that_only_a_bug_explains(kind):
+def test_every_check_rejects_a_subject_named_for_it(kind):
     named = {wrong.check for wrong in kind.wrong.values()}
     assert named == {check.name for check in kind.checks} - ELSEWHERE
 
 
 @pytest.mark.parametrize("kind", ZOO.values(), ids=list(ZOO))
-def test_every_animal_says_what_it_stands_for(kind):
+def test_every_incorrect_subject_has_a_description_of_its_own(kind):
     bugs = [wrong.bug for wrong in kind.wrong.values()]
     assert all(bugs)
     assert len(set(bugs)) == len(bugs) > 0
 
 
-def test_the_zoo_is_large():
+def test_the_zoo_has_enough_subjects():
     assert all(len(ZOO[title].wrong) >= 25 for title in ("estimators", "objectives"))

@@ -1,4 +1,4 @@
-"""The whole zoo in one table: for each kind of subject its checks, the right ones and the wrong ones."""
+"""The zoo in one table: the checks, the correct and the incorrect subjects of each kind."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -36,7 +36,7 @@ ZOO = {
     "stochastic estimators": Kind(STOCHASTIC_CHECKS, RIGHT_STOCHASTIC, WRONG_STOCHASTIC),
     "objectives": Kind(
         OBJECTIVE_CHECKS,
-        # What a backend makes is an objective too, and has all its laws to keep.
+        # The objective that a backend makes must obey all laws of objectives.
         RIGHT_OBJECTIVES | {f"{name} backend": objective_of(b) for name, b in RIGHT_BACKENDS.items()},
         WRONG_OBJECTIVES,
     ),

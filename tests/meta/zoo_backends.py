@@ -1,4 +1,4 @@
-"""Wrong backends: the NumPy one with one thing broken, as a plug for a framework may have it."""
+"""Incorrect backends: the NumPy backend with one defect that a backend of a framework might have."""
 
 from dataclasses import dataclass, replace
 from importlib.metadata import entry_points
@@ -7,7 +7,7 @@ import numpy as np
 
 from lca.errors import LCAError
 from lca.layout import Layout
-from lca.reference.backend import GROUP, Backend, NumpyBackend, load_backend
+from lca.reference.backend import ENTRY_POINT_GROUP, Backend, NumpyBackend, load_backend
 from lca.reference.data import Dataset
 from lca.reference.models import BatchNorm, Dropout
 from tests.meta.animals import Passing, Wrong
@@ -16,7 +16,7 @@ from tests.meta.animals import Passing, Wrong
 def _installed() -> tuple[dict[str, Backend], dict[str, str]]:
     """Every installed backend by its entry point, and why the others cannot be loaded."""
     found, missing = {}, {}
-    for name in sorted(entry_points(group=GROUP).names):
+    for name in sorted(entry_points(group=ENTRY_POINT_GROUP).names):
         try:
             found[name] = load_backend(name)
         except LCAError as error:
@@ -29,7 +29,7 @@ RIGHT_BACKENDS, MISSING_BACKENDS = _installed()
 
 @dataclass(frozen=True)
 class Half(NumpyBackend):
-    """Computes everything in float32, whatever was asked for."""
+    """Computes everything in float32, whatever the requested dtype."""
 
     def vector(self, theta):
         return theta.astype("float32")
@@ -48,7 +48,7 @@ class Unweighted(NumpyBackend):
 
 @dataclass(frozen=True)
 class OffByOne(NumpyBackend):
-    """Hands over each step one update late: the start of one with the end of the next."""
+    """Yields each step with the start of one update and the end of the next."""
 
     def train(self, objective, theta, optimizer, batches):
         steps = list(super().train(objective, theta, optimizer, batches))
@@ -70,7 +70,7 @@ class SummedBatch(NumpyBackend):
 
 @dataclass(eq=False)
 class Alphabetical(Passing):
-    """Takes and gives vectors whose tensors stand in the order of their names."""
+    """Uses vectors in which the tensors are sorted by name."""
 
     @property
     def layout(self):
@@ -101,7 +101,7 @@ class SortedByName(NumpyBackend):
 
 @dataclass(frozen=True)
 class Replaced:
-    """An objective made of another one, with parts of it replaced."""
+    """An objective derived from another one by replacing some of its methods."""
 
     right: object
     loss: object
@@ -133,7 +133,7 @@ class DropoutOn(NumpyBackend):
 
 @dataclass(frozen=True)
 class RunningStatistics(NumpyBackend):
-    """Uses the running values of BatchNorm where those of the batch were asked for."""
+    """Uses the running statistics of BatchNorm instead of those of the batch."""
 
     statistics = "batch", "frozen"
 
@@ -149,7 +149,7 @@ class RunningStatistics(NumpyBackend):
 
 @dataclass(frozen=True)
 class TrainingMode(RunningStatistics):
-    """Normalises by the batch where running values were asked for."""
+    """Uses the statistics of the batch instead of the running statistics."""
 
     statistics = "frozen", "batch"
 
@@ -185,7 +185,7 @@ class TiedTwice(NumpyBackend):
 
 @dataclass(frozen=True)
 class OneRow(NumpyBackend):
-    """Adds the penalty to the data's loss instead of keeping it apart."""
+    """Adds the penalty to the loss of the data instead of making it a separate term."""
 
     def objective(self, network, data, dtype, **options):
         both = super().objective(network, data, dtype, **options)
@@ -194,7 +194,7 @@ class OneRow(NumpyBackend):
 
 @dataclass(frozen=True)
 class MeanOfMeans(NumpyBackend):
-    """Averages the means of the batches, a ragged one counting as much as a full one."""
+    """Averages the means of the batches with equal weights, also that of a smaller last batch."""
 
     def objective(self, network, data, dtype, *, batch_size=1000, **options):
         right = super().objective(network, data, dtype, batch_size=batch_size, **options)
@@ -215,11 +215,11 @@ WRONG_BACKENDS: dict[str, Wrong] = {
         SortedByName,
     ),
     "float32 everywhere": Wrong(
-        "the framework's default precision, whatever was asked for", "vectors_keep_their_numbers", Half
+        "the framework's default precision, whatever the requested dtype", "vectors_keep_their_numbers", Half
     ),
     "batch summed": Wrong("reduction='sum' left on for batches", "losses_equal_the_reference", SummedBatch),
     "weights dropped": Wrong(
-        "the weights of the examples are not handed on", "allocations_equal_the_reference", Unweighted
+        "the weights of the examples are ignored", "allocations_equal_the_reference", Unweighted
     ),
     "one update late": Wrong(
         "gradient taken after the update, paired with the next one: off by one",
@@ -228,12 +228,12 @@ WRONG_BACKENDS: dict[str, Wrong] = {
     ),
     "dropout left on": Wrong("no eval(), so units are dropped while measuring", "dropout_is_off", DropoutOn),
     "eval() for batch statistics": Wrong(
-        "eval() turns dropout off and, unasked, BatchNorm to its running statistics",
+        "eval() disables dropout and also switches BatchNorm to its running statistics",
         "batch_statistics_are_those_of_the_measuring_batch",
         RunningStatistics,
     ),
     "train() for frozen statistics": Wrong(
-        "train() normalises by the batch where running statistics were asked for",
+        "train() uses the statistics of the batch instead of the running statistics",
         "frozen_statistics_are_used",
         TrainingMode,
     ),
@@ -246,13 +246,13 @@ WRONG_BACKENDS: dict[str, Wrong] = {
         TiedTwice,
     ),
     "penalty mixed in": Wrong(
-        "the penalty is added to the loss of the data and cannot be told apart",
-        "penalty_is_a_row_of_its_own",
+        "the penalty is added to the loss of the data instead of being a separate term",
+        "penalty_is_a_separate_term",
         OneRow,
     ),
     "mean of means": Wrong(
-        "the original LCA code: the ragged last batch counts as much as a full one",
-        "ragged_data_count_by_size",
+        "the original LCA code: the smaller last batch has the same weight as a full one",
+        "batches_are_weighted_by_size",
         MeanOfMeans,
     ),
 }

@@ -1,4 +1,4 @@
-"""The built-in stochastic estimators, and what each becomes with one mistake."""
+"""The built-in stochastic estimators, and variants of them with one defect each."""
 
 from dataclasses import dataclass, replace
 
@@ -36,7 +36,7 @@ RIGHT_CHEAP = {
 
 
 class NeighboursApart(SampledPathIntegral):
-    """Every step gives its nodes keys of its own, so that what two steps share counts as independent."""
+    """Every step uses new keys for its nodes, so that samples shared by two steps count as independent."""
 
     def start(self, objective):
         allocate_step = super().start(objective)
@@ -50,7 +50,7 @@ class NeighboursApart(SampledPathIntegral):
 
 @dataclass(eq=False)
 class Sampling(Passing):
-    """Passes on what a sampled objective has beyond a loss."""
+    """Delegates the methods that a sampled objective has in addition to the loss."""
 
     weight = None
 
@@ -75,7 +75,7 @@ class Unweighted(Sampling):
 
 
 class WithoutWeights(SampledPathIntegral):
-    """Examples drawn by their error, and averaged as if they had been drawn evenly."""
+    """Examples drawn with unequal probabilities, but averaged without importance weights."""
 
     def start(self, objective):
         return super().start(Unweighted(objective))
@@ -83,7 +83,7 @@ class WithoutWeights(SampledPathIntegral):
 
 @dataclass(eq=False)
 class Remembering(Sampling):
-    """Knows the full gradient of the first point it was asked at, and gives that ever after."""
+    """Returns the full gradient of the first point for all later points."""
 
     first: np.ndarray | None = None
 
@@ -96,14 +96,14 @@ class Remembering(Sampling):
 
 
 class StaleAnchor(ControlVariate):
-    """The anchor moves on, its full gradient does not."""
+    """The anchor is updated, but its full gradient is not."""
 
     def start(self, objective):
         return super().start(Remembering(objective))
 
 
 class ForgetsMomentum(CrossFit):
-    """Leave-one-out updates as plain gradient descent would make them, while training has momentum."""
+    """Leave-one-out updates without momentum, although training uses momentum."""
 
     def start(self, objective):
         allocate_step = super().start(objective)
@@ -126,7 +126,7 @@ class SpreadOfProducts(CrossFit):
 
 
 class TwiceTheSample(SampledPathIntegral):
-    """One sample handed over as two replicates: they never differ."""
+    """One sample reported as two replicates, which never differ."""
 
     def start(self, objective):
         allocate_step = super().start(objective)
@@ -150,15 +150,15 @@ WRONG_CHEAP = {
         lambda: NeighboursApart(TRAPEZOID, 12, micro_batches=6),
     ),
     "without weights": Wrong(
-        "examples drawn by their error, importance weights left out",
+        "examples drawn with unequal probabilities and averaged without importance weights",
         MEAN,
         lambda: WithoutWeights(TRAPEZOID, 12, sampling="importance", refresh=1),
     ),
     "stale anchor": Wrong(
-        "the anchor moves on, its full gradient does not", MEAN, lambda: StaleAnchor(PAIR, every=1)
+        "the anchor is updated, but its full gradient is not", MEAN, lambda: StaleAnchor(PAIR, every=1)
     ),
     "forgets momentum": Wrong(
-        "leave-one-out updates without the momentum that training has", MEAN, ForgetsMomentum
+        "leave-one-out updates without momentum, although training uses momentum", MEAN, ForgetsMomentum
     ),
     "spread of products": Wrong(
         "cross-fit error bars from the products themselves, which are equal for two halves and SGD",
@@ -166,7 +166,7 @@ WRONG_CHEAP = {
         lambda: SpreadOfProducts(independent=True),
     ),
     "twice the sample": Wrong(
-        "one sample handed over as two replicates",
+        "one sample reported as two replicates",
         OF_STEPS,
         lambda: TwiceTheSample(TRAPEZOID, 6, micro_batches=2),
     ),

@@ -1,4 +1,4 @@
-"""Wrong estimators. Each is a right one with one thing broken, and the table says which check must see it."""
+"""Incorrect estimators: correct ones with one defect each; the table names the check that detects it."""
 
 from dataclasses import dataclass, replace
 from typing import Any, ClassVar
@@ -13,11 +13,11 @@ def _rule(nodes, weights, degree):
     return PathIntegral(Unchecked("wrong", nodes, weights, degree))
 
 
-# --- credit in the wrong place ---------------------------------------------------------------------------
+# --- values of the wrong parameter ----------------------------------------------------------------------
 
 
 def _equal_tensors_swapped(a, step, objective):
-    """The first two tensors of one shape exchange their values."""
+    """The first two tensors of the same shape have their values exchanged."""
     tensors = objective.layout.unflatten(a.values.copy())
     by_shape: dict[Any, str] = {}
     for name, tensor in tensors.items():
@@ -51,11 +51,11 @@ def _biased(a, step, objective):
     return with_values(a, (1.001 * a.values).astype(a.values.dtype))
 
 
-# --- made to add up --------------------------------------------------------------------------------------
+# --- made to add up -------------------------------------------------------------------------------------
 
 
 def _shared_by(share):
-    """The loss change (exactly) split by a share of the step that knows nothing of the gradient."""
+    """The exact loss change, split in proportion to the movement and without any gradient."""
 
     def change(a, step, objective):
         weights = share(step.end - step.start)
@@ -82,7 +82,7 @@ def _residual_to_the_first(a, step, objective):
 
 
 def _rescaled(a, step, objective):
-    """All values times the factor that makes them add up, where there is enough to multiply."""
+    """All values multiplied by the factor that makes them add up, unless their sum is too small."""
     total = float(a.values.sum(dtype=np.float64))
     factor = a.loss_change / total if abs(total) > 0.1 * a.mass else 1.0
     terms = {name: _times(term, factor) for name, term in a.terms.items()}
@@ -98,7 +98,7 @@ def _residual_as_state(a, step, objective):
 
 
 def _terms_by_head_count(a, step, objective):
-    """Every term of a sum gets the same part of the total."""
+    """Every term of a sum gets the same fraction of the total."""
     n = len(a.terms)
     equal = replace(
         a,
@@ -111,7 +111,7 @@ def _terms_by_head_count(a, step, objective):
     return replace(a, terms=dict.fromkeys(a.terms, equal))
 
 
-# --- arithmetic ------------------------------------------------------------------------------------------
+# --- arithmetic -----------------------------------------------------------------------------------------
 
 
 def _float32_residual(a, step, objective):
@@ -120,7 +120,7 @@ def _float32_residual(a, step, objective):
 
 
 def _offset_against_zero(a, step, objective):
-    """As if 1e-8 had been added to every movement, so that nothing divides by 0 later on."""
+    """As if 1e-8 had been added to every movement, to avoid a later division by 0."""
     return with_values(a, a.values + objective.loss_and_grad(step.start)[1] * a.values.dtype.type(1e-8))
 
 
@@ -134,7 +134,7 @@ def _random_part(a, step, objective):
 
 
 def _walks_in_place(a, step, objective):
-    """Moves the model along the step and back again, which is not quite where it was."""
+    """Moves the model along the step and back, which does not restore it exactly."""
     delta = step.end - step.start
     step.start[...] += delta / 3
     step.start[...] -= delta / 3
@@ -148,7 +148,7 @@ class Float32(Passing):
 
 
 class Float16(Passing):
-    """Autocast: half precision where the parameters are float32."""
+    """Autocast: half precision with float32 parameters."""
 
     def loss_and_grad(self, theta, batch=None):
         loss, grad = super().loss_and_grad(theta, batch)
@@ -165,7 +165,7 @@ class NanToZero(Passing):
 
 
 class Clipped(Passing):
-    """The training loop's gradient clipping is left on while measuring."""
+    """The gradient clipping of the training loop is also applied while measuring."""
 
     def loss_and_grad(self, theta, batch=None):
         loss, grad = super().loss_and_grad(theta, batch)
@@ -173,19 +173,19 @@ class Clipped(Passing):
 
 
 class WeightDecay(Passing):
-    """The optimizer's weight decay is part of the gradient it was handed."""
+    """The measured gradient includes the weight decay of the optimizer."""
 
     def loss_and_grad(self, theta, batch=None):
         loss, grad = super().loss_and_grad(theta, batch)
         return loss, grad + theta.dtype.type(1e-3) * theta
 
 
-# --- memory ----------------------------------------------------------------------------------------------
+# --- state between steps --------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True)
 class Remembering:
-    """A right estimator and a function that is told what the steps before left in ``memory``."""
+    """A correct estimator, and a function that changes its allocations with the help of ``memory``."""
 
     change: Any
     inner: Any = PathIntegral()
@@ -212,7 +212,7 @@ def _smoothed(a, step, memory):
 
 
 def _error_feedback(a, step, memory):
-    """What the last step left over is handed out in this one."""
+    """The residual of the last step is added to the values of this one."""
     share = a.values / max(float(np.abs(a.values).sum()), 1e-300)
     values = a.values + memory.get("residual", 0.0) * share
     memory["residual"] = a.residual
@@ -232,7 +232,7 @@ def _own_count_of_steps(a, step, memory):
 
 @dataclass(frozen=True, eq=False)
 class Reusing:
-    """A trapezoid by hand; ``same(last end, start)`` decides whether the last gradient is used again."""
+    """A trapezoid rule; ``same(last end, start)`` decides whether the last gradient is reused."""
 
     same: Any
     memory: Any = dict
@@ -259,7 +259,7 @@ class Reusing:
 
 @dataclass(frozen=True)
 class StartsAtTheLastEnd:
-    """Takes the array the last step ended at for the start of this one."""
+    """Assumes that the array at which the last step ended still has the same numbers."""
 
     target: ClassVar[str] = "full"
     degree: ClassVar[int] = 3
@@ -290,7 +290,7 @@ def _same_object(last, start):
 
 @dataclass(frozen=True, eq=False)
 class CachedByTheta:
-    """Gradients are kept for good, by θ alone: `functools.cache` on a method, say."""
+    """Gradients are cached with θ as the only key, for example by `functools.cache` on a method."""
 
     target: ClassVar[str] = "full"
     degree: ClassVar[int] = 3
@@ -310,12 +310,12 @@ class _Cached(Passing):
         return self.answers[key]
 
 
-# --- declarations ----------------------------------------------------------------------------------------
+# --- declarations ---------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True)
 class Declaring:
-    """A right estimator under a false declaration."""
+    """A correct estimator with an incorrect declaration."""
 
     inner: Any
     degree: int
@@ -328,7 +328,7 @@ class Declaring:
 
 @dataclass(frozen=True)
 class CheapWhenShort:
-    """Short steps "hardly matter", so they get the gradient at their start only."""
+    """Short steps use the gradient at their start only."""
 
     target: ClassVar[str] = "full"
     degree: ClassVar[int] = 3
@@ -395,7 +395,7 @@ WRONG_ESTIMATORS: dict[str, Wrong] = {
         lambda: Declaring(PathIntegral(gauss_legendre(3)), 6, Cost(full_gradients=3, full_losses=1)),
     ),
     "degree far too high": Wrong(
-        "a degree that only a long polynomial can refute",
+        "a degree that only a polynomial of high degree can refute",
         "exact_up_to_declared_degree",
         lambda: Declaring(PathIntegral(gauss_legendre(7)), 15, Cost(full_gradients=7, full_losses=1)),
     ),
@@ -409,14 +409,14 @@ WRONG_ESTIMATORS: dict[str, Wrong] = {
         "unused_parameters_get_exactly_zero",
         lambda: Through(WeightDecay),
     ),
-    # credit in the wrong place
+    # values of the wrong parameter
     "equal-shaped tensors swapped": Wrong(
         "tensors matched by shape, or by another order of names",
         "exact_up_to_declared_degree",
         lambda: Altered(_equal_tensors_swapped),
     ),
     "neighbours swapped": Wrong(
-        "an index off by one within a tensor, sums unharmed",
+        "an index off by one within a tensor, which leaves the sums correct",
         "exact_up_to_declared_degree",
         lambda: Altered(_neighbours_swapped),
     ),
@@ -447,37 +447,37 @@ WRONG_ESTIMATORS: dict[str, Wrong] = {
         lambda: Altered(_shared_by(np.square)),
     ),
     "residual to all": Wrong(
-        "'completeness' by spreading the rest evenly: parameters that did not move get some",
+        "'completeness' by distributing the residual evenly, also to parameters that did not move",
         "unmoved_parameters_get_exactly_zero",
         lambda: Altered(_residual_to_all),
     ),
     "residual to the moved": Wrong(
-        "the same in proportion to |Δ|: parameters that are not in the loss get some",
+        "the residual distributed in proportion to |Δ|, also to parameters that are not in the loss",
         "unused_parameters_get_exactly_zero",
         lambda: Altered(_residual_to_the_moved),
     ),
     "residual to the first": Wrong(
-        "the rest put where nobody looks",
+        "the residual added to the first parameter",
         "follows_a_change_of_order_and_units",
         lambda: Altered(_residual_to_the_first),
     ),
     "rescaled": Wrong(
-        "'completeness' by one factor for all: zeros, signs and order of the error look right",
+        "'completeness' by a common factor: zeros, signs and the order of the error are correct",
         "agrees_with_an_adaptive_reference",
         lambda: Altered(_rescaled),
     ),
     "residual as state change": Wrong(
-        "the rest booked as an effect of buffers that do not exist",
-        "nothing_is_hidden_in_the_state_change",
+        "the residual reported as the effect of buffers that do not exist",
+        "state_change_is_zero_without_state",
         lambda: Altered(_residual_as_state),
     ),
     "terms by head count": Wrong(
-        "terms of a sum get equal parts of the total, which adds up",
+        "terms of a sum get equal fractions of the total, which add up",
         "terms_add_up",
         lambda: Altered(_terms_by_head_count),
     ),
     "terms in full": Wrong(
-        "every term is given the total",
+        "every term gets the total",
         "terms_add_up",
         lambda: Altered(lambda a, step, objective: replace(a, terms=dict.fromkeys(a.terms, a))),
     ),
@@ -494,7 +494,7 @@ WRONG_ESTIMATORS: dict[str, Wrong] = {
         lambda: Altered(_float32_residual),
     ),
     "1e-8 against division by zero": Wrong(
-        "zeros counted as helping or not helping by accident of rounding",
+        "zeros counted as helping or hurting because of rounding",
         "unmoved_parameters_get_exactly_zero",
         lambda: Altered(_offset_against_zero),
     ),
@@ -512,9 +512,9 @@ WRONG_ESTIMATORS: dict[str, Wrong] = {
         lambda: Through(NanToZero),
     ),
     "non-finite ignored": Wrong(
-        "NaN handed on in silence", "non_finite_numbers_are_refused", lambda: Reusing(_never)
+        "NaN returned without an error", "non_finite_numbers_are_refused", lambda: Reusing(_never)
     ),
-    # memory
+    # state between steps
     "change one step off": Wrong(
         "public LCA re-implementation: true loss change of the step before",
         "reports_the_true_losses",
@@ -529,7 +529,7 @@ WRONG_ESTIMATORS: dict[str, Wrong] = {
         "a moving average meant for plots", "additive_along_the_path", lambda: Remembering(_smoothed)
     ),
     "error feedback": Wrong(
-        "what one step left over is paid out in the next",
+        "the residual of one step added to the next",
         "reused_end_points_change_nothing",
         lambda: Remembering(_error_feedback),
     ),
@@ -549,33 +549,33 @@ WRONG_ESTIMATORS: dict[str, Wrong] = {
         lambda: Reusing(_same_object),
     ),
     "start kept by reference": Wrong(
-        "a training loop's buffer kept instead of copied: the step goes nowhere",
+        "the buffer of a training loop kept without a copy, so that start and end are equal",
         "in_place_updates_are_seen",
         StartsAtTheLastEnd,
     ),
     "memory shared between runs": Wrong(
-        "state on the class: a second run starts where another one is",
+        "state in a class attribute, which two runs share",
         "runs_are_independent",
         lambda: Reusing(_without_looking, memory=lambda shared={}: shared),
     ),
     "cache by parameters alone": Wrong(
-        "gradients of one loss served for another",
+        "cached gradients of one loss returned for another",
         "linear_in_the_loss",
         CachedByTheta,
     ),
     "walks in place": Wrong(
-        "the model moved along the step and back, not bit for bit",
+        "the model moved along the step and back, which does not restore it exactly",
         "inputs_are_left_alone",
         lambda: Altered(_walks_in_place),
     ),
     # honesty
     "first step under-counted": Wrong(
         "the gradient at the very first point is free",
-        "evaluations_are_counted",
+        "reported_cost_is_true",
         lambda: Altered(_cost_of_a_later_step),
     ),
     "cost declared too low": Wrong(
-        "Simpson for the price of the trapezoid",
+        "Simpson's rule declared with the cost of the trapezoid",
         "declared_cost_is_met",
         lambda: Declaring(PathIntegral(), 3, Cost(full_gradients=1)),
     ),
@@ -585,15 +585,15 @@ WRONG_ESTIMATORS: dict[str, Wrong] = {
         lambda: Altered(_converged, Adaptive(tol=1e-4, max_gradients=3)),
     ),
     "residual forged": Wrong(
-        "the error left out of the report", "residual_is_what_is_left", lambda: Altered(_no_residual)
+        "the residual reported as 0", "residual_is_what_is_left", lambda: Altered(_no_residual)
     ),
     "mass of the total": Wrong(
-        "the scale of rounding taken after it has cancelled",
+        "the absolute total reported as the mass",
         "mass_bounds_the_values",
         lambda: Altered(_mass_of_the_total),
     ),
     "mass padded": Wrong(
-        "a scale so large that every tolerance is met",
+        "a mass so large that every tolerance is met",
         "mass_is_no_larger_than_the_step",
         lambda: Altered(_mass_padded),
     ),

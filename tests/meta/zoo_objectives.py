@@ -1,4 +1,4 @@
-"""Objectives, right and wrong. Each wrong one is a right one with one thing broken, as backends break it."""
+"""Correct and incorrect objectives; each incorrect one has one defect that a backend might have."""
 
 import random
 
@@ -60,7 +60,7 @@ def _wrapped(kind):
 
 
 def _with_model(kind):
-    """A subject whose ``state`` shows the model that the objective works on."""
+    """A subject whose ``state`` is the model that the objective evaluates."""
 
     def subject():
         model = {}
@@ -135,7 +135,7 @@ class PenaltyWithoutGradient(Passing):
 
 
 class StatisticsDetached(Passing):
-    """A loss divided by a statistic of θ through which no gradient flows."""
+    """A loss divided by a statistic of θ that is treated as a constant in the gradient."""
 
     def loss(self, theta, batch=None):
         return super().loss(theta, batch) / (1.0 + float(np.square(theta, dtype=np.float64).mean()))
@@ -153,7 +153,7 @@ class OneTensorFrozen(Passing):
 
 
 class Transposed(Passing):
-    """One gradient comes back (in, out) where the parameter is (out, in)."""
+    """One gradient has the shape (in, out) although the parameter has (out, in)."""
 
     def loss_and_grad(self, theta, batch=None):
         loss, grad = super().loss_and_grad(theta, batch)
@@ -218,7 +218,7 @@ class ExtraEntriesIgnored(Passing):
 
 
 class ColumnOrder(Layout):
-    """Cuts θ column by column, but packs it row by row."""
+    """Unflattens θ in column-major order and flattens it in row-major order."""
 
     def unflatten(self, theta):
         tensors = super().unflatten(theta)
@@ -248,7 +248,7 @@ class Dropout(Passing):
 
 
 class GlobalShuffle(Passing):
-    """Harmless to the loss, but the training run that follows sees other random numbers."""
+    """Does not change the loss, but the random numbers of the subsequent training."""
 
     def loss_and_grad(self, theta, batch=None):
         np.random.permutation(17)  # noqa: NPY002 - the bug
@@ -278,7 +278,7 @@ class NotRestored(Passing):
 
 
 class NotRestoredAfterAnError(Passing):
-    """The same, put back in the end; but not if the measurement raises."""
+    """The same, with the parameters restored unless the measurement raises."""
 
     def loss_and_grad(self, theta, batch=None):
         before = self.model["parameters"].copy()
@@ -314,7 +314,7 @@ class OneGradientBuffer(Passing):
 
 
 class RemembersGradients(Passing):
-    """Results kept by θ and handed out again: the very array, which the engine has used up by then."""
+    """Results cached by θ and returned again without a copy, although the caller may have modified them."""
 
     def __init__(self, objective):
         super().__init__(objective)
@@ -369,7 +369,7 @@ WRONG_OBJECTIVES: dict[str, Wrong] = {
         _wrapped(GradientOfTheSum),
     ),
     "penalty without gradient": Wrong(
-        "the penalty reported in the loss, applied elsewhere",
+        "a penalty included in the loss but not in the gradient",
         "gradient_matches_finite_differences",
         _wrapped(PenaltyWithoutGradient),
     ),
@@ -406,7 +406,7 @@ WRONG_OBJECTIVES: dict[str, Wrong] = {
         "a 0-d tensor that keeps its graph alive", "gradient_is_like_theta", _wrapped(ArrayLoss)
     ),
     "float64 gradient of float32": Wrong(
-        "the accumulator handed out without going back to θ's dtype",
+        "the float64 accumulator returned without conversion to θ's dtype",
         "gradient_is_like_theta",
         _wrapped(WideGradient),
     ),
@@ -416,10 +416,14 @@ WRONG_OBJECTIVES: dict[str, Wrong] = {
         _wrapped(NanToZero),
     ),
     "extra entries ignored": Wrong(
-        "θ of another model is accepted and cut", "wrong_vectors_are_refused", _wrapped(ExtraEntriesIgnored)
+        "θ of another model is accepted and truncated",
+        "wrong_vectors_are_refused",
+        _wrapped(ExtraEntriesIgnored),
     ),
     "column order": Wrong(
-        "tensors cut column by column, packed row by row", "layout_round_trip", _wrapped(OtherOrder)
+        "tensors unflattened in column-major and flattened in row-major order",
+        "layout_round_trip",
+        _wrapped(OtherOrder),
     ),
     "dropout left on": Wrong("train() while measuring", "deterministic", _wrapped(Dropout)),
     "gradient not zeroed": Wrong("zero_grad forgotten", "deterministic", _wrapped(GradientNotZeroed)),
@@ -433,18 +437,20 @@ WRONG_OBJECTIVES: dict[str, Wrong] = {
         "running statistics updated while measuring", "calls_change_nothing", _with_model(BuffersMove)
     ),
     "model left at the end-point": Wrong(
-        "parameters loaded for measuring and not put back", "calls_change_nothing", _with_model(NotRestored)
+        "parameters loaded for measuring and not restored", "calls_change_nothing", _with_model(NotRestored)
     ),
     "model left after an error": Wrong(
-        "put back without try/finally", "calls_change_nothing", _with_model(NotRestoredAfterAnError)
+        "parameters restored without try/finally",
+        "calls_change_nothing",
+        _with_model(NotRestoredAfterAnError),
     ),
     "one gradient buffer": Wrong(
-        "param.grad handed out instead of a copy",
+        "param.grad returned instead of a copy",
         "gradients_are_not_overwritten",
         _wrapped(OneGradientBuffer),
     ),
     "remembers gradients": Wrong(
-        "a cache of results that hands out its own array",
+        "a cache of results that returns its own array",
         "gradients_may_be_overwritten",
         _wrapped(RemembersGradients),
     ),

@@ -1,4 +1,4 @@
-"""Stochastic estimators, right and wrong; each wrong one stands beside the check that refuses it."""
+"""Correct and incorrect stochastic estimators; the table names the check that must detect each."""
 
 from dataclasses import dataclass, replace
 
@@ -12,7 +12,7 @@ from tests.meta.zoo_cheap import RIGHT_CHEAP, WRONG_CHEAP
 
 @dataclass(frozen=True)
 class UniformProbe:
-    """Right: independent examples at every node, shared by both neighbouring steps; trapezoid."""
+    """Correct: the trapezoid with independent examples at every node, shared by both neighbouring steps."""
 
     micro_batches: int = 4
     size: int = 6
@@ -56,13 +56,13 @@ class UniformProbe:
 
     def allocation(self, step, parts):
         values = parts.mean(axis=0)
-        # Both ends are sampled independently, so their variances add up, and so do those of the parts.
+        # Both ends are sampled independently, so their variances add up.
         stderr = parts.std(axis=0, ddof=1) / np.sqrt(len(parts))
         return StepAllocation(values, 0.0, 0.0, -float(values.sum()), 0.0, step.index, stderr=stderr)
 
 
 class SameBatch(UniformProbe):
-    """Synaptic intelligence taken for the full-data allocation: the batch caused the step."""
+    """Synaptic intelligence used as the full-data allocation, although the batch caused the step."""
 
     degree = 0
 
@@ -75,7 +75,7 @@ class SameBatch(UniformProbe):
 
 
 class TwoPercentLow(UniformProbe):
-    """Every value two percent small: a sum over n divided by n + 1 once too often."""
+    """Every value is two percent too small."""
 
     micro_batches = 50
 
@@ -85,7 +85,7 @@ class TwoPercentLow(UniformProbe):
 
 
 class OneEnd(UniformProbe):
-    """Both samples of a step are taken at its start, yet it is declared exact for curved losses."""
+    """Both samples of a step are taken at its start, but degree 1 is declared."""
 
     def ends(self, step):
         return step.start, step.start
@@ -100,7 +100,7 @@ class HalfStandardErrors(UniformProbe):
 
 
 class SpreadForError(UniformProbe):
-    """The spread of the four parts given for the error of their mean: too large by two."""
+    """The standard deviation of four micro-batches reported as the standard error of their mean."""
 
     def allocation(self, step, parts):
         a = super().allocation(step, parts)
@@ -108,31 +108,31 @@ class SpreadForError(UniformProbe):
 
 
 class FreeOfCharge(UniformProbe):
-    """Four parts of six examples called one training batch: the parts are forgotten in the cost."""
+    """The declared cost counts one of four micro-batches."""
 
     cost = Cost(batch_gradients=1)
 
 
 class Unseeded(UniformProbe):
-    """A fresh generator at every start: no run can be repeated."""
+    """A new random generator in every run, so that no run can be repeated."""
 
     def start(self, objective):
         return replace(UniformProbe(), seed=int(np.random.default_rng().integers(2**31))).start(objective)
 
 
 RIGHT_STOCHASTIC = {
-    "four parts": UniformProbe(),
-    "two parts": UniformProbe(micro_batches=2, size=3),
+    "four micro-batches": UniformProbe(),
+    "two micro-batches": UniformProbe(micro_batches=2, size=3),
     **RIGHT_CHEAP,
 }
 WRONG_STOCHASTIC: dict[str, Wrong] = {
     "same batch": Wrong(
-        "synaptic intelligence taken for the full-data allocation: the batch caused the step",
+        "synaptic intelligence used as the full-data allocation, although the batch caused the step",
         "mean_is_the_full_data_allocation",
         SameBatch,
     ),
     "one end": Wrong(
-        "both samples of a step taken at its start, yet declared exact for curved losses",
+        "both samples of a step taken at its start, but degree 1 declared",
         "mean_is_the_full_data_allocation",
         OneEnd,
     ),
@@ -142,7 +142,7 @@ WRONG_STOCHASTIC: dict[str, Wrong] = {
         HalfStandardErrors,
     ),
     "spread for error": Wrong(
-        "the spread of the parts given for the error of their mean: too large by two",
+        "the standard deviation of the micro-batches reported as the standard error of their mean",
         "standard_errors_are_calibrated",
         SpreadForError,
     ),
@@ -152,7 +152,9 @@ WRONG_STOCHASTIC: dict[str, Wrong] = {
         FreeOfCharge,
     ),
     "unseeded": Wrong(
-        "a fresh generator at every start: no run can be repeated", "same_seed_same_values", Unseeded
+        "a new random generator in every run, so that no run can be repeated",
+        "same_seed_same_values",
+        Unseeded,
     ),
     **WRONG_CHEAP,
 }

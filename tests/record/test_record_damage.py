@@ -335,12 +335,12 @@ REFUSED = {
     "trace entry": (
         lambda p: Record(p / "x", LAYOUT, trace=["w[7]"]),
         LayoutError,
-        r"'w\[7\]' is no entry of 'w', which has shape \(3,\); write 'w\[0\]', say",
+        r"'w\[7\]' is not an entry of 'w', which has shape \(3,\); the first entry is 'w\[0\]'",
     ),
     "trace, told later": (
         lambda p: Record(p / "x", trace=[3]).begin(LAYOUT),
         LayoutError,
-        r"position 3 is outside a vector of length 3",
+        r"position 3 is outside θ, which has 3 entries",
     ),
     "other content": (
         lambda p: Record(p, mode="a", values="float32"),

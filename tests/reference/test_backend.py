@@ -1,4 +1,4 @@
-"""The backend plug: what the reference makes of a description, and how backends are found."""
+"""The NumPy backend's objective and training loop, and how backends are found."""
 
 from importlib.metadata import EntryPoint
 
@@ -24,7 +24,7 @@ def data(n=7, seed=0):
 
 
 def offer(monkeypatch, name, value):
-    point = EntryPoint(name=name, value=value, group=lca.reference.backend.GROUP)
+    point = EntryPoint(name=name, value=value, group=lca.reference.backend.ENTRY_POINT_GROUP)
     monkeypatch.setattr(lca.reference.backend, "entry_points", lambda group: [point])
 
 
@@ -33,7 +33,7 @@ def test_numpy_is_found_by_its_entry_point():
 
 
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
-def test_objective_is_the_weighted_loss_in_the_dtype_asked_for(dtype):
+def test_objective_is_the_weighted_loss_in_the_requested_dtype(dtype):
     examples = data()
     objective = NumpyBackend().objective(NETWORK, examples, dtype)
     assert isinstance(objective, Objective)
@@ -46,7 +46,7 @@ def test_objective_is_the_weighted_loss_in_the_dtype_asked_for(dtype):
     assert loss != DatasetLoss(NETWORK, examples.x, examples.y).loss(theta)
 
 
-def test_a_penalty_is_a_row_that_frozen_tensors_are_no_part_of():
+def test_a_penalty_is_a_term_without_the_frozen_tensors():
     network = Network(NETWORK.layers, NETWORK.loss, NETWORK.input_shape, frozen=("fc1.weight",))
     objective = NumpyBackend().objective(network, data(), "float64", penalty=0.5)
     theta = network.init(seed=1)
@@ -59,7 +59,7 @@ def test_a_penalty_is_a_row_that_frozen_tensors_are_no_part_of():
     )
 
 
-def test_measuring_batches_have_the_size_asked_for():
+def test_measuring_batches_have_the_requested_size():
     network = Network((Dense(3, 4), BatchNorm(4), Dense(4, 2)), NETWORK.loss, (3,))
     examples, theta = data(8), network.init(seed=1)
     halves = NumpyBackend().objective(network, examples, "float64", batch_size=4)
@@ -81,7 +81,7 @@ def test_train_is_the_reference_training_loop(dtype):
         np.testing.assert_array_equal(step.end, expected.end)
 
 
-def test_train_makes_a_step_only_when_asked():
+def test_train_is_lazy():
     def endless():
         while True:
             yield data()
@@ -103,7 +103,7 @@ def test_a_third_party_adds_a_backend_by_entry_point(monkeypatch):
     assert load_backend("jax") == NumpyBackend()
 
 
-def test_a_backend_whose_framework_is_missing_says_so(monkeypatch):
+def test_a_backend_with_a_missing_framework_is_an_error(monkeypatch):
     offer(monkeypatch, "jax", "no_such_framework:Backend")
-    with pytest.raises(LCAError, match=r"backend 'jax'.*no_such_framework.*install the framework"):
+    with pytest.raises(LCAError, match=r"backend 'jax'.*no_such_framework.*install its framework"):
         load_backend("jax")

@@ -1,4 +1,4 @@
-"""Each optimizer against its textbook loop, one scalar at a time, in plain Python numbers."""
+"""Each optimizer against a textbook loop over Python numbers."""
 
 import math
 from collections.abc import Callable, Iterator
@@ -58,7 +58,7 @@ PAIRS: list[tuple[Optimizer, Callable[[], Update]]] = [
     (SGD(0.1), lambda: sgd(0.1, 0.0, nesterov=False)),
     (SGD(0.1, momentum=0.8), lambda: sgd(0.1, 0.8, nesterov=False)),
     (SGD(0.1, momentum=0.8, nesterov=True), lambda: sgd(0.1, 0.8, nesterov=True)),
-    # A large eps shows on which side of the root and of the bias correction it stands.
+    # A large eps reveals whether it is added before or after the root and the bias correction.
     (RMSProp(0.05, alpha=0.7, eps=0.3), lambda: rmsprop(0.05, 0.7, 0.3)),
     (Adam(0.05, beta1=0.7, beta2=0.8, eps=0.3), lambda: adam(0.05, 0.7, 0.8, 0.3)),
     (AdamW(0.05, beta1=0.7, beta2=0.8, eps=0.3, weight_decay=0.4), lambda: adam(0.05, 0.7, 0.8, 0.3, 0.4)),
@@ -105,7 +105,7 @@ def test_updates_are_pure(optimizer: Optimizer, _textbook: object) -> None:
 
 
 class Number:
-    """A number with the arithmetic that every array type has, and nothing else."""
+    """A number that supports only the arithmetic that every array type has."""
 
     def __init__(self, value: float) -> None:
         self.value = value
@@ -141,7 +141,7 @@ def test_only_arithmetic_is_used(optimizer: Optimizer, _textbook: object) -> Non
 
 @pytest.mark.parametrize(("optimizer", "textbook"), PAIRS)
 @given(seed=seeds, micro_batches=st.integers(2, 4), before=st.integers(0, 3))
-def test_leaving_one_out_is_what_a_copy_would_have_done(
+def test_leave_one_out_equals_an_update_on_the_other_micro_batches(
     optimizer: Optimizer, textbook: Callable[[], Update], seed: int, micro_batches: int, before: int
 ) -> None:
     rng = np.random.default_rng(seed)
@@ -172,7 +172,7 @@ def _all(updates: list[Update], theta: np.ndarray, grad: np.ndarray) -> np.ndarr
     return np.array([f(float(t), float(g)) for f, t, g in zip(updates, theta, grad, strict=True)])
 
 
-def test_leaving_one_out_needs_two_parts_and_their_sizes() -> None:
+def test_leave_one_out_needs_two_micro_batches_and_their_sizes() -> None:
     theta, sgd = np.zeros(2), SGD(0.1)
     with pytest.raises(LCAError, match="at least two micro-batches, got 1"):
         leave_one_out(sgd, sgd.init(theta), [theta], theta)
@@ -208,12 +208,12 @@ def test_unknown_optimizer_lists_the_known() -> None:
     [
         (lambda: SGD(0.0), "lr must be a finite number > 0, got 0.0"),
         (lambda: SGD(float("nan")), "lr must be"),
-        (lambda: SGD(0.1, momentum=1.0), r"momentum must lie in \[0, 1\), got 1.0"),
-        (lambda: SGD(0.1, nesterov=True), "Nesterov's form needs momentum"),
-        (lambda: RMSProp(0.1, alpha=-0.1), "alpha must lie"),
+        (lambda: SGD(0.1, momentum=1.0), r"momentum must be in \[0, 1\), got 1.0"),
+        (lambda: SGD(0.1, nesterov=True), "Nesterov momentum needs momentum"),
+        (lambda: RMSProp(0.1, alpha=-0.1), "alpha must be in"),
         (lambda: RMSProp(0.1, eps=0.0), "eps must be"),
-        (lambda: Adam(0.1, beta1=1.0), "beta1 must lie"),
-        (lambda: Adam(0.1, beta2=1.5), "beta2 must lie"),
+        (lambda: Adam(0.1, beta1=1.0), "beta1 must be in"),
+        (lambda: Adam(0.1, beta2=1.5), "beta2 must be in"),
         (lambda: AdamW(float("inf")), "lr must be"),
         (lambda: AdamW(0.1, weight_decay=-1.0), "weight_decay must be a finite number ≥ 0, got -1.0"),
         (lambda: make_optimizer("adam", 0.0), "lr must be a finite number > 0"),

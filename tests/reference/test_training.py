@@ -24,7 +24,7 @@ X, Y = RNG.normal(size=(10, 3)), RNG.integers(0, 2, 10)
 
 
 @given(st.integers(1, 12), st.integers(1, 14), seeds)
-def test_an_epoch_is_every_example_once(n: int, batch_size: int, seed: int) -> None:
+def test_an_epoch_visits_every_example_once(n: int, batch_size: int, seed: int) -> None:
     x, y = np.arange(1.0, n + 1)[:, None], np.arange(n)
     an_epoch = -(-n // batch_size)
     batches = list(minibatches(x, y, batch_size, 2 * an_epoch, seed))
@@ -36,7 +36,7 @@ def test_an_epoch_is_every_example_once(n: int, batch_size: int, seed: int) -> N
         assert all(len(batch) == batch_size for batch in epoch[:-1])
 
 
-def test_epochs_are_shuffled_anew_and_the_seed_decides() -> None:
+def test_epochs_are_shuffled_differently_and_reproducibly() -> None:
     def order(seed: int) -> list[int]:
         return [int(batch.y[0]) for batch in minibatches(np.ones((50, 1)), np.arange(50), 1, 100, seed)]
 
@@ -50,7 +50,7 @@ def test_bad_requests_fail_before_the_first_batch() -> None:
         minibatches(X, Y, 0, 5, seed=0)
     with pytest.raises(DataError, match="steps must be ≥ 0, got -1"):
         minibatches(X, Y, 2, -1, seed=0)
-    with pytest.raises(DataError, match="one row an example"):
+    with pytest.raises(DataError, match="one row per example"):
         minibatches(X, Y[:-1], 2, 5, seed=0)
 
 
@@ -74,7 +74,7 @@ def test_steps_form_the_path_of_a_plain_loop(dtype: type) -> None:
 
 
 @pytest.mark.parametrize("micro_batches", [2, 3])
-def test_parts_are_the_batch_and_what_it_would_have_done_without_them(micro_batches: int) -> None:
+def test_micro_batches_have_their_gradients_and_leave_one_out_updates(micro_batches: int) -> None:
     objective, sgd = DatasetLoss(NETWORK, X, Y), SGD(0.1, momentum=0.9)
     batches = list(minibatches(X, Y, 7, 5, seed=3))
     steps = list(train(objective, NETWORK.init(0), sgd, batches, micro_batches=micro_batches))
@@ -96,13 +96,13 @@ def test_parts_are_the_batch_and_what_it_would_have_done_without_them(micro_batc
         state = sgd.update(state, step.gradient, step.start)[0]
 
 
-def test_a_batch_smaller_than_its_parts_is_refused() -> None:
+def test_a_batch_with_fewer_examples_than_micro_batches_is_refused() -> None:
     steps = train(
         DatasetLoss(NETWORK, X, Y), NETWORK.init(0), SGD(0.1), minibatches(X, Y, 3, 9, 0), micro_batches=2
     )
     with pytest.raises(LCAError, match="step 3: a batch of 1 cannot be split into 2 micro-batches"):
         list(steps)
-    with pytest.raises(LCAError, match="micro_batches must be a whole number ≥ 1, got 0"):
+    with pytest.raises(LCAError, match="micro_batches must be an integer ≥ 1, got 0"):
         next(train(DatasetLoss(NETWORK, X, Y), NETWORK.init(0), SGD(0.1), [], micro_batches=0))
 
 
@@ -113,7 +113,7 @@ def test_scores_are_one_minus_the_probability_of_the_label() -> None:
         outputs = np.exp(NETWORK.forward(step.start, step.batch.x))
         p = outputs[np.arange(len(outputs)), step.batch.y] / outputs.sum(axis=1)
         assert np.abs(step.scores.values - (1 - p)).max() <= tolerances.summed(8.0, tolerances.EPS64)
-    with pytest.raises(LCAError, match="scores need an objective that has them"):
+    with pytest.raises(LCAError, match="scores=True needs an objective that computes scores"):
         next(train(objective, NETWORK.init(0), SGD(0.1), [Batch(X, Y)], scores=True))
 
 
@@ -125,7 +125,7 @@ def test_independent_batches_are_drawn_with_replacement() -> None:
     np.testing.assert_array_equal(batches[3].x, X[batches[3].index])
 
 
-def test_a_step_comes_with_what_the_next_one_had() -> None:
+def test_a_step_gets_the_batch_and_gradient_of_the_next_one() -> None:
     objective = DatasetLoss(NETWORK, X, Y)
     plain = list(train(objective, NETWORK.init(0), SGD(0.1), minibatches(X, Y, 4, 6, 0), micro_batches=2))
     paired = list(with_next(plain))
@@ -140,7 +140,7 @@ def test_a_step_comes_with_what_the_next_one_had() -> None:
         )
 
 
-def test_only_neighbours_are_paired() -> None:
+def test_steps_that_do_not_join_are_refused() -> None:
     a, b = np.zeros(1), np.ones(1)
     with pytest.raises(LCAError, match="step 2 does not begin where step 0 ended"):
         list(with_next([Step(a, b, 0), Step(a, b, 2)]))
@@ -158,13 +158,13 @@ def test_memory_does_not_grow_with_the_number_of_steps() -> None:
         tracemalloc.stop()
         return used
 
-    peak(2)  # caches fill at first use
-    assert peak(52) - peak(2) < 5 * theta.nbytes  # keeping what 50 more steps made would take 50 vectors
+    peak(2)  # caches are filled on first use
+    assert peak(52) - peak(2) < 5 * theta.nbytes  # keeping the vectors of 50 more steps would take 50 vectors
 
 
 @dataclass(frozen=True)
 class Broken:
-    """A loss of 1 with a gradient of 1, but for what is set; breaks at the third call."""
+    """Loss 1 and gradient 1, except for the given values, which are returned from the third call on."""
 
     loss_value: float = 1.0
     grad_value: float = 1.0

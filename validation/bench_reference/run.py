@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 
 import lca
-from lca.reference.data import load, load_digits
+from lca.reference.data import load_digits, load_split
 from lca.reference.models import DatasetLoss, Network, mlp
 from lca.reference.optimizers import Adam
 from lca.reference.training import minibatches, train
@@ -109,7 +109,7 @@ def main() -> None:
         return
 
     results: dict = {"rounds": options.rounds, "steps": STEPS}
-    mnist = load(mnist_path(), dtype=np.float32)
+    mnist = load_split(mnist_path(), dtype=np.float32)
     x, y = mnist.x_train[:55_000].reshape(55_000, -1), mnist.y_train[:55_000]
     network = mlp((784, 100, 50, 10))
     objective = DatasetLoss(network, x, y)

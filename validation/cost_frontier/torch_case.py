@@ -13,7 +13,7 @@ from torch.nn.functional import cross_entropy
 
 from lca.allocation import Allocator, Cost, StepAllocation
 from lca.objective import Objective as AnyObjective
-from lca.reference.data import load
+from lca.reference.data import load_split
 from lca.reference.training import minibatches
 from lca_torch import Objective, Tracker
 from validation.cost_frontier.case import Allocate, Case, Options, SuppliedFields
@@ -58,7 +58,7 @@ def mnist(
     model: nn.Module, name: str, *, examples: int, batch_size: int, measured: int = 1000, **options: Any
 ) -> Case:
     """The first ``examples`` training images of MNIST; ``measured`` of them at once."""
-    data = load(mnist_path(), dtype=np.float32)
+    data = load_split(mnist_path(), dtype=np.float32)
     x = torch.from_numpy(data.x_train[:examples].reshape(examples, -1))
     y = torch.from_numpy(data.y_train[:examples].astype(np.int64))
 

@@ -7,7 +7,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from lca.reference.data import load
+from lca.reference.data import load_split
 from validation.bench_torch.resnet20 import resnet20
 from validation.evidence import mnist_path
 
@@ -30,7 +30,7 @@ class Task:
 
 def mnist() -> tuple[Tensor, Tensor]:
     """The 60,000 images of the training file, (n, 1, 28, 28), pixels in [0, 1]."""
-    data = load(mnist_path(), dtype=np.float32)
+    data = load_split(mnist_path(), dtype=np.float32)
     return torch.from_numpy(data.x_train.reshape(-1, 1, 28, 28)), torch.from_numpy(data.y_train)
 
 

@@ -43,7 +43,7 @@ def kit(device: str, *, tf32: bool) -> dict[str, Any]:
 
 def cifar(examples: int, device: str) -> tuple[Tensor, Tensor]:
     """The first images of CIFAR-10's training set (re-encoded as JPEG), (n, 3, 32, 32), normalised."""
-    stored = np.load(mnist_path().with_name("cifar10_jpeg.npz"))
+    stored = np.load_split(mnist_path().with_name("cifar10_jpeg.npz"))
     content, offsets = stored["jpeg_train"].tobytes(), stored["offset_train"]
     images = [np.asarray(Image.open(BytesIO(content[offsets[i] : offsets[i + 1]]))) for i in range(examples)]
     x = torch.from_numpy(np.stack(images)).permute(0, 3, 1, 2).float() / 255

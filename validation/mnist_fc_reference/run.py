@@ -14,7 +14,7 @@ from tqdm import tqdm
 
 import lca
 from lca.allocation import Estimator
-from lca.reference.data import load
+from lca.reference.data import load_split
 from lca.reference.models import DatasetLoss, mlp
 from lca.reference.optimizers import Adam
 from lca.reference.training import minibatches, train
@@ -26,7 +26,7 @@ ESTIMATORS = {"rk4": lca.PathIntegral(lca.RK4, tol=1e-3), "adaptive": lca.Adapti
 
 def measure(seed: int, steps: int, estimator: Estimator) -> dict[str, Any]:
     """Train once and allocate every step; the figures of the run."""
-    data = load(mnist_path(), dtype=np.float32)
+    data = load_split(mnist_path(), dtype=np.float32)
     x, y = data.x_train[:55_000].reshape(55_000, -1), data.y_train[:55_000]
     network = mlp((784, 100, 50, 10))
     objective = DatasetLoss(network, x, y)

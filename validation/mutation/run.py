@@ -108,7 +108,7 @@ def clone(work: Path, engine: str) -> None:
     subprocess.run(["git", "checkout", "--quiet", engine, "--", "lca"], check=True)
     os.environ |= {
         "PYTHONPATH": str(work),
-        "HYPOTHESIS_PROFILE": "mutation",
+        "LCA_HYPOTHESIS_PROFILE": "mutation",
         "OPENBLAS_NUM_THREADS": "1",
     }
     whole = subprocess.run(command("lca/quadrature.py").split(), capture_output=True, text=True, check=False)

@@ -1,7 +1,7 @@
-"""Examples and how they come in batches, checked once at the door.
+"""`Batch` and `Dataset`: validated examples, whole or in mini-batches.
 
-Everything behind this file may rely on it: equal lengths, finite floating-point features, no empty
-batch, and a ragged last batch that counts as what it is instead of being dropped.
+Validation happens once, on construction. All other code may rely on equal lengths, finite floating-point
+features, and batches that are not empty. A smaller last batch is kept and weighted by its size.
 """
 
 import math
@@ -18,7 +18,7 @@ Array = np.ndarray
 
 @dataclass(frozen=True, eq=False)
 class Batch:
-    """n examples: features, targets, and optionally how much each counts.
+    """n examples: features, targets, and optional weights.
 
     Parameters
     ----------
@@ -27,16 +27,16 @@ class Batch:
     y
         Targets: integer labels (n,), or floating-point targets (n, m).
     weight
-        Weights (n,), finite and ≥ 0; ``None`` is 1 for every example. A mean over the batch
-        is ``Σ w_n ℓ_n / Σ w_n``.
+        Weights (n,), finite and ≥ 0; ``None`` means 1 for every example. The mean loss of the batch is
+        ``Σ w_n ℓ_n / Σ w_n``.
     index
-        Where the examples stand in the data they were taken from, integers (n,), if anybody needs to know.
+        Positions of the examples in the data set they were taken from, integers (n,), if known.
 
     Raises
     ------
     DataError
         If the batch is empty, lengths differ, ``x`` is not floating point or not finite, or a weight is
-        unusable.
+        negative or not finite.
 
     Examples
     --------
@@ -63,35 +63,38 @@ class Batch:
 
     @property
     def total_weight(self) -> float:
-        """``Σ_n w_n``; n when there are no weights."""
+        """``Σ_n w_n``; without weights, the number of examples."""
         return float(len(self) if self.weight is None else self.weight.sum())
 
     def take(self, index: Array | slice) -> "Batch":
-        """The examples at ``index`` (a slice, a mask or positions), as a batch of its own."""
+        """Return the examples at ``index`` (a slice, a boolean mask or positions) as a new batch."""
         weight, position = (None if a is None else a[index] for a in (self.weight, self.index))
         return Batch(self.x[index], self.y[index], weight, position)
 
     def astype(self, dtype: npt.DTypeLike) -> "Batch":
-        """The same examples with features, and floating-point targets, in ``dtype``; weights stay."""
+        """Return the same examples with features and floating-point targets in ``dtype``.
+
+        Labels and weights keep their dtype.
+        """
         y = self.y if self.y.dtype.kind == "i" else self.y.astype(dtype, copy=False)
         return Batch(self.x.astype(dtype, copy=False), y, self.weight, self.index)
 
 
 @dataclass(frozen=True, eq=False)
 class Dataset:
-    """A fixed, finite set of examples that iterates in batches of ``batch_size``, the last one ragged.
+    """A fixed set of N examples; iterating yields batches of ``batch_size``, in order.
 
     Parameters
     ----------
     x, y, weight
         As in `Batch`, for all N examples.
     batch_size
-        Examples a batch. Only the last batch may be smaller; none is dropped.
+        Examples per batch. The last batch may be smaller; it is not dropped.
 
     Raises
     ------
     DataError
-        As `Batch`, or if ``batch_size`` is not a positive integer.
+        If the examples are invalid (see `Batch`), or ``batch_size`` is not a positive integer.
 
     Examples
     --------
@@ -113,12 +116,12 @@ class Dataset:
 
     @classmethod
     def from_batches(cls, batches: Sequence[Batch]) -> "Dataset":
-        """One data set out of batches of any sizes; batches without weights count 1 an example.
+        """Concatenate batches of any sizes; an example of a batch without weights has weight 1.
 
         Raises
         ------
         DataError
-            If there are no batches, or they do not share feature shape and kind of target.
+            If there are no batches, or their feature shapes or target types differ.
         """
         if not batches:
             raise DataError("a data set needs at least one batch, got an empty sequence.")
@@ -152,7 +155,7 @@ def _features(x: npt.ArrayLike) -> Array:
     if x.ndim < 1 or x.size == 0:
         raise DataError(f"x must hold at least one example with at least one feature, got shape {x.shape}.")
     if x.dtype.kind != "f":
-        # Pixels left at 0..255 are a classic silent mistake, so integers are not converted here.
+        # Integers are refused, not converted: pixels left at 0..255 are a common silent mistake.
         raise DataError(f"x must be floating point, got {x.dtype}; scale pixels first, e.g. x / 255.0.")
     finite = np.isfinite(x)
     if not finite.all():
@@ -164,7 +167,7 @@ def _features(x: npt.ArrayLike) -> Array:
 def _targets(y: npt.ArrayLike, n: int) -> Array:
     y = np.asarray(y)
     if len(y.shape) < 1 or len(y) != n:
-        raise DataError(f"x and y must have one row an example: x has {n} rows, y has shape {y.shape}.")
+        raise DataError(f"x and y must have one row per example: x has {n} rows, y has shape {y.shape}.")
     if y.dtype.kind in "iu" and y.ndim == 1:
         return y.astype(np.int64, copy=False)
     if y.dtype.kind == "f" and y.ndim == 2:
@@ -178,7 +181,7 @@ def _targets(y: npt.ArrayLike, n: int) -> Array:
 def _weights(weight: npt.ArrayLike, n: int) -> Array:
     weight = np.asarray(weight, dtype=np.float64)
     if weight.shape != (n,):
-        raise DataError(f"weight must have shape ({n},), one entry an example, got {weight.shape}.")
+        raise DataError(f"weight must have shape ({n},), one entry per example, got {weight.shape}.")
     bad = np.flatnonzero(~(np.isfinite(weight) & (weight >= 0)))
     if len(bad):
         raise DataError(
@@ -192,7 +195,8 @@ def _index(index: npt.ArrayLike, n: int) -> Array:
     index = np.asarray(index)
     if index.shape != (n,) or index.dtype.kind not in "iu":
         raise DataError(
-            f"index must hold one integer an example, shape ({n},); got {index.dtype} of shape {index.shape}."
+            f"index must hold one integer per example, shape ({n},), got {index.dtype} of shape "
+            f"{index.shape}."
         )
     return index
 
@@ -205,6 +209,6 @@ def _check_alike(first: Batch, batch: Batch, position: int) -> None:
         )
     if (first.y.dtype.kind, first.y.shape[1:]) != (batch.y.dtype.kind, batch.y.shape[1:]):
         raise DataError(
-            f"batches must share one kind of target: batch 0 has {first.y.dtype} {first.y.shape[1:]}, batch "
-            f"{position} has {batch.y.dtype} {batch.y.shape[1:]}."
+            f"batches must share one type of target: batch 0 has {first.y.dtype} {first.y.shape[1:]}, batch "
+            f"{position} has {batch.y.dtype} {batch.y.shape[1:]}; convert them to one dtype and shape."
         )

@@ -1,4 +1,4 @@
-"""The embedded data: 1,797 handwritten digits, so that the first run needs no download."""
+"""The embedded data set: 1,797 handwritten digits, so that a first run needs no download."""
 
 from importlib.resources import files
 
@@ -7,15 +7,18 @@ import numpy as np
 from lca.reference.data.split import Split
 
 N_TRAIN = 1500
-"""In the order of the original file, the first 1,500 train and the last 297 are held out; no shuffling."""
+"""The first 1,500 images of the original file are the training set, the last 297 are held out."""
 
 
 def load_digits() -> Split:
-    """8x8 grey digits (UCI optdigits, CC BY 4.0): 1,500 to train on, 297 held out.
+    """Load the embedded 8x8 grey-level digits (UCI optdigits): 1,500 for training, 297 held out.
 
-    Pixels are counts 0..16 divided by 16: float64 in [0, 1], shape (N, 8, 8), exact in float32 too. Labels
-    are int64 0..9. Source and licence: README.md beside this file.
+    Pixels are float64 in [0, 1] with shape (N, 8, 8): counts 0..16 divided by 16, which float32 represents
+    exactly as well. Labels are int64 0..9. The data are licensed under CC BY 4.0; source and licence are in
+    ``lca/reference/data/README.md``.
 
+    Examples
+    --------
     >>> digits = load_digits()
     >>> digits.x_train.shape, digits.x_test.shape, digits.n_classes
     ((1500, 8, 8), (297, 8, 8), 10)

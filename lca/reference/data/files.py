@@ -1,4 +1,4 @@
-"""`load`: data files people already have, read without trusting them (nothing is ever unpickled)."""
+"""`load_split`: read a training and a held-out set from ``.npz`` or IDX files, without unpickling."""
 
 import gzip
 import math
@@ -25,27 +25,41 @@ _IDX_DTYPES = {0x08: "u1", 0x09: "i1", 0x0B: ">i2", 0x0C: ">i4", 0x0D: ">f4", 0x
 _UNREADABLE = (OSError, ValueError, EOFError, zlib.error, zipfile.BadZipFile)
 
 
-def load(path: str | PathLike[str], *, dtype: npt.DTypeLike = np.float64) -> Split:
+def load_split(path: str | PathLike[str], *, dtype: npt.DTypeLike = np.float64) -> Split:
     """Read a training and a held-out set from a file or folder.
+
+    Files are untrusted input: pickled objects are refused.
 
     Parameters
     ----------
     path
-        An ``.npz`` with ``x_train``, ``y_train``, ``x_test``, ``y_test`` (as Keras' MNIST file), or a folder
-        with the four IDX files of MNIST (``train-images-idx3-ubyte``, ...), each plain or ``.gz``.
+        An ``.npz`` file with the arrays ``x_train``, ``y_train``, ``x_test`` and ``y_test``, such as Keras'
+        ``mnist.npz``, or a folder with the four IDX files of MNIST (``train-images-idx3-ubyte``, ...), each
+        plain or with the ending ``.gz``.
     dtype
-        Of the features. uint8 pixels are divided by 255 in this dtype; floating-point features are taken
-        as they are.
+        The dtype of the features. uint8 pixels are converted to it and divided by 255; floating-point
+        features are converted and not scaled.
 
     Raises
     ------
     DataError
-        If the path cannot be read, holds something else, or its arrays do not fit together; the message
+        If the path cannot be read, has another content, or its arrays do not fit together; the message
         names the path.
+
+    Examples
+    --------
+    >>> import tempfile
+    >>> pixels, labels = np.full((2, 3), 51, np.uint8), np.array([0, 1])
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     arrays = {"x_train": pixels, "y_train": labels, "x_test": pixels, "y_test": labels}
+    ...     np.savez(f"{folder}/data.npz", **arrays)
+    ...     split = load_split(f"{folder}/data.npz")
+    >>> split.x_train[0], split.n_classes
+    (array([0.2, 0.2, 0.2]), 2)
     """
     path = Path(path)
     if not path.exists():
-        raise DataError(f"there is no file or folder {path}; pass an .npz or a folder of IDX files.")
+        raise DataError(f"there is no file or folder {path}; pass an .npz file or a folder of IDX files.")
     arrays = _read_idx_folder(path) if path.is_dir() else _read_npz(path)
     try:
         x_train, x_test = (_scaled(arrays[key], key, np.dtype(dtype)) for key in ("x_train", "x_test"))
@@ -62,7 +76,7 @@ def _read_npz(path: Path) -> dict[str, Array]:
     except (*_UNREADABLE, AttributeError, TypeError) as error:  # a .npy loads as a bare array
         raise DataError(
             f"{path}: expected an .npz of plain arrays {', '.join(KEYS)}, or a folder of IDX files, but "
-            f"it cannot be read as such ({error}); write one with numpy.savez_compressed(path, x_train=...)."
+            f"reading it failed ({error}); write one with numpy.savez_compressed(path, x_train=...)."
         ) from error
     if missing:
         raise DataError(f"{path}: the .npz lacks {', '.join(missing)}; expected the keys {', '.join(KEYS)}.")
@@ -74,7 +88,7 @@ def _read_idx_folder(folder: Path) -> dict[str, Array]:
 
 
 def _read_idx(folder: Path, name: str) -> Array:
-    """One IDX file: two zero bytes, a type code, the number of axes, big-endian sizes, then the numbers."""
+    """Read an IDX file: two zero bytes, a type code, the number of axes, big-endian sizes, the numbers."""
     plain, packed = folder / name, folder / f"{name}.gz"
     path = plain if plain.exists() else packed
     try:
@@ -86,8 +100,8 @@ def _read_idx(folder: Path, name: str) -> Array:
             raise ValueError(f"header says shape {shape}, file holds {len(values)} numbers")
     except (*_UNREADABLE, IndexError, KeyError) as error:
         raise DataError(
-            f"{path}: expected an IDX file, which cannot be read ({error!r}); the folder needs "
-            f"{', '.join(IDX_NAMES.values())}, each plain or .gz."
+            f"{path}: expected an IDX file, but reading it failed ({error!r}); the folder needs "
+            f"{', '.join(IDX_NAMES.values())}, each plain or with the ending .gz."
         ) from error
     return values.reshape(shape).astype(values.dtype.newbyteorder("="))
 

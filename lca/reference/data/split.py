@@ -1,4 +1,4 @@
-"""`Split`: a training and a held-out set under the names that `.npz` files use."""
+"""`Split`: a training set and a held-out set."""
 
 from dataclasses import dataclass
 
@@ -12,7 +12,7 @@ Array = np.ndarray
 
 @dataclass(frozen=True, eq=False)
 class Split:
-    """Training and held-out examples with one feature shape and integer labels.
+    """A training set and a held-out set with the same feature shape and integer labels.
 
     Parameters
     ----------
@@ -24,7 +24,13 @@ class Split:
     Raises
     ------
     DataError
-        If one of the two is unusable (see `Batch`), labels are not integers ≥ 0, or feature shapes differ.
+        If one of the sets is invalid (see `Batch`), labels are not integers ≥ 0, or feature shapes differ.
+
+    Examples
+    --------
+    >>> split = Split(np.zeros((4, 2)), np.array([0, 1, 2, 0]), np.zeros((1, 2)), np.array([1]))
+    >>> split.n_classes
+    3
     """
 
     x_train: Array
@@ -44,24 +50,29 @@ class Split:
         if self.x_train.shape[1:] != self.x_test.shape[1:]:
             raise DataError(
                 f"x_train and x_test must share one feature shape, got {self.x_train.shape[1:]} and "
-                f"{self.x_test.shape[1:]}."
+                f"{self.x_test.shape[1:]}; reshape or crop one of them."
             )
 
     @property
     def n_classes(self) -> int:
-        """One more than the largest label of either part."""
+        """The number of classes: one more than the largest label of either set."""
         return int(max(self.y_train.max(), self.y_test.max())) + 1
 
     def reshaped(self, feature_shape: tuple[int, ...]) -> "Split":
-        """The same examples as (N, *feature_shape), row by row: images as vectors, or with a channel axis.
+        """Return the same examples with features of shape (N, *feature_shape), in row-major order.
 
-        >>> from lca.reference.data import load_digits
+        Used to pass images as vectors, or to add a channel axis.
+
+        Examples
+        --------
+        >>> from lca.reference import load_digits
         >>> load_digits().reshaped((64,)).x_train.shape
         (1500, 64)
         """
         if np.prod(feature_shape) != np.prod(self.x_train.shape[1:]):
             raise DataError(
-                f"examples of shape {self.x_train.shape[1:]} do not fill the shape {feature_shape}."
+                f"examples of shape {self.x_train.shape[1:]} cannot be reshaped to {feature_shape}; the "
+                "sizes must agree."
             )
         x_train, x_test = (x.reshape(len(x), *feature_shape) for x in (self.x_train, self.x_test))
         return Split(x_train, self.y_train, x_test, self.y_test)

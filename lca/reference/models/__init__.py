@@ -1,4 +1,4 @@
-"""NumPy objectives with hand-derived gradients: networks over data sets, penalties, closed forms."""
+"""NumPy objectives with hand-derived gradients: networks, penalties, and losses with known allocations."""
 
 from lca.reference.models.closed_form import Bilinear, Quadratic, Quartic, ReluKink, bowl, saddle
 from lca.reference.models.convolution import Conv2d, MaxPool2d

@@ -1,7 +1,8 @@
-"""Objectives whose allocation along any segment is known exactly: the ruler for every estimator.
+"""Objectives with a closed-form allocation, against which estimators are tested.
 
-Each derives its allocation by hand along ``θ(s) = a + s Δ`` with a = ``start``, Δ = ``end - start``, and
-computes it in float64 with no quadrature. They know no batches: ``batch`` is accepted and ignored.
+``exact_allocation(start, end)`` evaluates ``A_i = Δ_i ∫₀¹ ∂_i L(a + s Δ) ds``, with a = ``start`` and
+Δ = ``end - start``, in float64 and without quadrature. These objectives have no data: ``batch`` is accepted
+and ignored.
 """
 
 from dataclasses import dataclass, field
@@ -18,10 +19,19 @@ Array = np.ndarray
 
 @dataclass(frozen=True, eq=False)
 class Quadratic:
-    """``L(θ) = ½ θᵀHθ + bᵀθ`` with a symmetric H (K, K) and b (K,), 0 by default.
+    """``L(θ) = ½ θᵀHθ + bᵀθ``, a quadratic loss.
 
-    The gradient ``Hθ + b`` is linear in s, so its mean over the segment is its value at the middle:
-    ``A_i = Δ_i (H (a + Δ/2) + b)_i``. Any rule of degree ≥ 1 is exact.
+    The gradient ``Hθ + b`` is linear in s, so its mean over the segment is its value at the midpoint:
+    ``A_i = Δ_i (H (a + Δ/2) + b)_i``. Every rule of degree ≥ 1 is exact.
+
+    Parameters
+    ----------
+    hessian
+        H (K, K), symmetric.
+    linear
+        b (K,); default: zeros.
+    name
+        Name of the single tensor in the layout.
 
     Raises
     ------
@@ -72,24 +82,45 @@ class Quadratic:
 
 
 def bowl(n: int) -> Quadratic:
-    """A convex `Quadratic` in n parameters with curvatures 1, 2, ..., n along rotated axes."""
+    """A convex `Quadratic` in n parameters; the eigenvalues of its Hessian are 1, 2, ..., n.
+
+    Examples
+    --------
+    >>> bowl(3).loss(np.zeros(3))
+    0.0
+    """
     return Quadratic(_rotated(np.arange(1.0, n + 1)))
 
 
 def saddle(n: int) -> Quadratic:
-    """A `Quadratic` in n parameters with curvatures 1, -2, 3, -4, ... along rotated axes."""
+    """A `Quadratic` in n parameters; the eigenvalues of its Hessian are 1, -2, 3, -4, ....
+
+    Examples
+    --------
+    >>> np.linalg.eigvalsh(saddle(2).hessian).round(12)
+    array([-2.,  1.])
+    """
     return Quadratic(_rotated(np.arange(1.0, n + 1) * (-1.0) ** np.arange(n)))
 
 
 @dataclass(frozen=True, eq=False)
 class Quartic:
-    """``L(θ) = ¼ (Σ_j c_j θ_j²)²``: degree 4, and every parameter's gradient depends on all others.
+    """``L(θ) = ¼ (Σ_j c_j θ_j²)²``: a polynomial of degree 4 that couples all parameters.
 
     Along the segment ``q(s) = Σ c_j θ_j(s)² = q_0 + q_1 s + q_2 s²`` with ``q_0 = Σ c a²``,
     ``q_1 = 2 Σ c a Δ``, ``q_2 = Σ c Δ²``, and the gradient is ``c_i θ_i q``. Integrated term by term:
-    ``A_i = c_i Δ_i [a_i (q_0 + q_1/2 + q_2/3) + Δ_i (q_0/2 + q_1/3 + q_2/4)]``. Simpson's rule is exact,
+    ``A_i = c_i Δ_i [a_i (q_0 + q_1/2 + q_2/3) + Δ_i (q_0/2 + q_1/3 + q_2/4)]``. Simpson's rule is exact, and
     the trapezoid is not.
 
+    Parameters
+    ----------
+    coefficients
+        c (K,).
+    name
+        Name of the single tensor in the layout.
+
+    Examples
+    --------
     >>> Quartic([1.0]).exact_allocation(np.array([0.0]), np.array([2.0]))
     array([4.])
     """
@@ -123,11 +154,20 @@ class Quartic:
 
 @dataclass(frozen=True)
 class Bilinear:
-    """``L(u, v) = Σ_j u_j v_j`` with θ = (u, v), K = 2n: the smallest two-layer network.
+    """``L(u, v) = Σ_j u_j v_j`` with θ = (u, v) and K = 2n, a linear network with two layers.
 
-    The gradient in u is v, linear in s: ``A_u = Δ_u (v_start + v_end)/2``, and the same for v. Any rule
-    of degree ≥ 1 is exact.
+    The gradient in u is v, which is linear in s: ``A_u = Δ_u (v_start + v_end)/2``, and likewise for v. Every
+    rule of degree ≥ 1 is exact.
 
+    Parameters
+    ----------
+    n
+        Number of entries of u and of v.
+    names
+        Names of the two tensors in the layout.
+
+    Examples
+    --------
     >>> Bilinear(1).exact_allocation(np.array([0.0, 0.0]), np.array([1.0, 3.0]))
     array([1.5, 1.5])
     """
@@ -154,16 +194,18 @@ class Bilinear:
 
 @dataclass(frozen=True, eq=False)
 class ReluKink:
-    """``L(θ) = max(0, z)`` with ``z = mᵀθ + b``: smooth but for one kink, where z = 0.
+    """``L(θ) = max(0, z)`` with ``z = mᵀθ + b``: linear except for a kink at z = 0.
 
-    The gradient is m where z > 0 and 0 elsewhere, so ``A_i = Δ_i m_i f`` with f the fraction of the segment
-    on which z > 0. As z is linear in s, ``f = (max(0, z_end) - max(0, z_start)) / (z_end - z_start)``; when
-    z does not change, f is 0 or 1. A rule is exact only if no kink lies inside.
+    The gradient is m where z > 0 and 0 elsewhere, so ``A_i = Δ_i m_i f``, where f is the fraction of the
+    segment with z > 0. As z is linear in s, ``f = (max(0, z_end) - max(0, z_start)) / (z_end - z_start)``; if
+    z is constant, f is 0 or 1. A rule is exact only if the kink is not inside the segment.
 
     Parameters
     ----------
     normal, offset
         m (K,) and b.
+    name
+        Name of the single tensor in the layout.
 
     Examples
     --------
@@ -202,12 +244,12 @@ class ReluKink:
 def _vector(values: npt.ArrayLike) -> Array:
     vector = np.array(values, dtype=np.float64)
     if vector.ndim != 1:
-        raise LCAError(f"expected one number a parameter, shape (K,), got shape {vector.shape}.")
+        raise LCAError(f"expected one number per parameter, shape (K,), got shape {vector.shape}.")
     return vector
 
 
 def _rotated(curvatures: Array) -> Array:
-    """A Hessian with these eigenvalues along reflected axes, so that all parameters interact."""
+    """A Hessian with these eigenvalues and no axis-aligned eigenvector, so that all parameters interact."""
     mirror = np.arange(1.0, len(curvatures) + 1)
     reflection = np.eye(len(curvatures)) - 2 * np.outer(mirror, mirror) / (mirror @ mirror)
     hessian = reflection @ (curvatures[:, None] * reflection)
@@ -215,17 +257,17 @@ def _rotated(curvatures: Array) -> Array:
 
 
 def _wide(layout: Layout, theta: Array) -> Array:
-    """θ in float64 (complex128), checked."""
+    """θ in float64, or complex128 if it is complex; raises if it does not fit the layout."""
     layout.check(theta, "theta")
     return theta.astype(np.result_type(theta, np.float64), copy=False)
 
 
 def _answer(loss: np.generic, grad: Array, theta: Array) -> tuple[float, Array]:
-    """Loss and gradient in the kinds that `Objective` promises."""
+    """Loss and gradient in the types that `Objective` promises: a float, and a vector in θ's dtype."""
     return loss.item(), grad.astype(theta.dtype)
 
 
 def _segment(layout: Layout, start: Array, end: Array) -> tuple[Array, Array]:
-    """Where the segment starts, and Δ, both float64."""
+    """The start of the segment and Δ, both in float64."""
     a = _wide(layout, start)
     return a, _wide(layout, end) - a

@@ -1,8 +1,8 @@
-"""Convolution and pooling, written as one matrix product and a few shifted copies.
+"""Convolution and pooling, implemented with one matrix product and shifted copies.
 
-Examples keep their (n, channels, height, width) shape throughout, but a convolution computes with
-channels outermost: one large product does the whole chunk, and because the result is only *viewed* as
-(n, channels, ...), the next layer gets back to channels-first without copying.
+Images have shape (n, channels, height, width), as in PyTorch. In memory, a convolution stores channels
+outermost: one matrix product then handles the whole chunk, and the result is returned as an
+(n, channels, ...) view that the next convolution reads without a copy.
 """
 
 from collections.abc import Iterator, Mapping
@@ -13,7 +13,7 @@ import numpy as np
 from numpy.lib.stride_tricks import sliding_window_view
 
 from lca.errors import LayoutError
-from lca.reference.models.layers import Array, NoParameters, Params, Shape, he_normal
+from lca.reference.models.layers import Array, ParameterFree, Params, Shape, he_normal
 
 ConvCache: TypeAlias = tuple[Array, Shape]
 PoolCache: TypeAlias = tuple[Array, Array]
@@ -21,14 +21,27 @@ PoolCache: TypeAlias = tuple[Array, Array]
 
 @dataclass(frozen=True)
 class Conv2d:
-    """Cross-correlation with stride 1, as PyTorch's: x (n, c, h, w), W (o, c, k, k), b (o,).
+    """Two-dimensional convolution with stride 1, as ``torch.nn.Conv2d``.
 
-    ``out[n, o, i, j] = b_o + Σ_{c,u,v} W[o, c, u, v] x[n, c, i + u - p, j + v - p]``, x being 0 outside;
-    out has height ``h + 2p - k + 1``. With all windows of x as columns of X (c·k·k, n·h'·w') it is
-    ``W X + b``, so ``∂ℓ/∂W = G Xᵀ``, and ``∂ℓ/∂x`` adds ``Wᵀ G`` back to the places it was copied from.
+    For x (n, c, h, w), W (o, c, k, k), b (o,) and padding p,
+    ``out[n, o, i, j] = b_o + Σ_{c,u,v} W[o, c, u, v] x[n, c, i + u - p, j + v - p]``, with x = 0 outside
+    the image. The output has height ``h' = h + 2p - k + 1`` and width ``w' = w + 2p - k + 1``. With the
+    windows of x as the columns of X (c·k·k, n·h'·w'), this is ``W X + b``. Hence ``∂ℓ/∂W = G Xᵀ`` with
+    G = ∂ℓ/∂out, and ``∂ℓ/∂x`` adds each column of ``Wᵀ G`` to the window it came from.
 
-    Memory: X holds k² copies of the chunk; lower the objective's ``batch_size`` for large images.
+    X holds k² copies of the chunk; for large images, lower the ``batch_size`` of `DatasetLoss`.
 
+    Parameters
+    ----------
+    c_in, c_out
+        Input channels c and output channels o.
+    kernel
+        Height and width k of the kernel.
+    padding
+        Rows and columns p of zeros on each side.
+
+    Examples
+    --------
     >>> Conv2d(1, 20, 5, padding=2).output_shape((1, 28, 28))
     (20, 28, 28)
     """
@@ -81,7 +94,7 @@ class Conv2d:
         return padded[:, :, p : p + h, p : p + w].swapaxes(0, 1)
 
     def _columns(self, x: Array) -> Array:
-        """All windows of x as columns, (c·k·k, n·h'·w'); c, then the place in the window, run slowest."""
+        """All windows of x as columns, (c·k·k, n·h'·w'); rows are ordered by channel, then position."""
         n, c, h, w = x.shape
         k, p = self.kernel, self.padding
         padded = np.zeros((c, n, h + 2 * p, w + 2 * p), dtype=x.dtype)
@@ -91,11 +104,19 @@ class Conv2d:
 
 
 @dataclass(frozen=True)
-class MaxPool2d(NoParameters):
-    """The maximum of each ``size`` x ``size`` tile; rows and columns that fill no tile are left out.
+class MaxPool2d(ParameterFree):
+    """Maximum pooling over disjoint ``size`` x ``size`` tiles, as ``torch.nn.MaxPool2d(size)``.
 
-    The gradient goes to the tile's maximum, and to the first of several equal ones (row by row).
+    Rows and columns that do not fill a tile are dropped. The gradient goes to the maximum of each tile; if
+    several entries are equal, it goes to the first one in row-major order.
 
+    Parameters
+    ----------
+    size
+        Height and width of a tile, and the stride.
+
+    Examples
+    --------
     >>> MaxPool2d(2).output_shape((20, 9, 8))
     (20, 4, 4)
     """
@@ -106,7 +127,7 @@ class MaxPool2d(NoParameters):
         if len(input_shape) != 3 or min(input_shape[1:]) < self.size:
             raise LayoutError(
                 f"{self} takes images of shape (channels, height, width) with sides ≥ {self.size}, got "
-                f"{input_shape}; leave a pooling layer out or start from larger images."
+                f"{input_shape}; remove a pooling layer or use larger images."
             )
         return (input_shape[0], *(side // self.size for side in input_shape[1:]))
 
@@ -119,7 +140,8 @@ class MaxPool2d(NoParameters):
 
     def input_gradient(self, params: Params, cache: PoolCache, grad: Array) -> Array:
         x, out = cache
-        into = np.zeros_like(x, dtype=grad.dtype)  # keeps x's memory order, which the convolution relies on
+        # zeros_like keeps the memory order of x, which the convolution below needs to avoid a copy.
+        into = np.zeros_like(x, dtype=grad.dtype)
         free = np.ones(out.shape, dtype=bool)
         for corner, target in zip(self._corners(x), self._corners(into), strict=True):
             hit = free & (corner == out)
@@ -128,7 +150,7 @@ class MaxPool2d(NoParameters):
         return into
 
     def _corners(self, x: Array) -> Iterator[Array]:
-        """Views of x that hold the same place of every tile, row by row through the tile."""
+        """One view of x per position in a tile, in row-major order: that position in all tiles."""
         rows, cols = (side // self.size * self.size for side in x.shape[2:])
         for u in range(self.size):
             for v in range(self.size):
@@ -136,5 +158,5 @@ class MaxPool2d(NoParameters):
 
 
 def _channels_first(grad: Array) -> Array:
-    """(n, o, h, w) -> (o, n·h·w); a view when ``grad`` came out of a convolution's own memory order."""
+    """(n, o, h, w) -> (o, n·h·w); a view if ``grad`` is stored with channels outermost."""
     return grad.swapaxes(0, 1).reshape(grad.shape[1], -1)

@@ -1,11 +1,12 @@
-"""Layers with hand-derived gradients: the whole differentiation machinery of the reference.
+"""Layers with hand-derived gradients; the reference needs no automatic differentiation.
 
-A layer is a frozen description without state. ``forward`` returns its output and what its gradients
-need later; ``write_gradient`` fills views of the flat gradient vector, so nothing is ever concatenated;
-``input_gradient`` carries the gradient on, and is simply not called where nobody needs it.
+A layer is an immutable description without parameters or state. ``forward`` returns the output and a cache
+for the gradients. ``write_gradient`` writes the parameter gradients into views of the flat gradient vector,
+without concatenation. ``input_gradient`` propagates the gradient to the layer below.
 
-Every formula is analytic in the parameters, which may therefore be complex: the tests differentiate by
-complex steps. Where a layer must choose (ReLU, maximum), NumPy orders complex numbers by real part.
+Parameters may be complex, because the tests check the gradients with complex steps. All formulas are
+analytic in the parameters, and where a layer compares numbers (ReLU, maximum), NumPy orders complex numbers
+by their real part.
 """
 
 import math
@@ -20,15 +21,26 @@ from lca.errors import LayoutError
 Array = np.ndarray
 Shape: TypeAlias = tuple[int, ...]
 Params: TypeAlias = Sequence[Array]
-"""The tensors of one layer, in the order of its ``shapes``: (weight, bias), or nothing."""
+"""The parameter tensors of one layer, in the order of its ``shapes``: (weight, bias), or none."""
 
 
 class Layer(Protocol):
-    """One stage of a network, x (n, *input_shape) -> (n, *output_shape)."""
+    """One layer of a network: x (n, *input_shape) -> out (n, *output_shape).
+
+    Examples
+    --------
+    A layer is used by a `Network`, or directly:
+
+    >>> layer = Dense(3, 2)
+    >>> params = layer.init(np.random.default_rng(0))
+    >>> out, cache = layer.forward(params, np.ones((5, 3)))
+    >>> layer.input_gradient(params, cache, np.ones((5, 2))).shape
+    (5, 3)
+    """
 
     @property
     def prefix(self) -> str:
-        """How names of its tensors begin: ``fc`` in ``fc1.weight``."""
+        """The beginning of the names of its tensors: ``fc`` in ``fc1.weight``."""
 
     @property
     def shapes(self) -> Mapping[str, Shape]:
@@ -38,38 +50,46 @@ class Layer(Protocol):
         """Initial values of the tensors, float64, in the order of ``shapes``."""
 
     def output_shape(self, input_shape: Shape) -> Shape:
-        """Shape of one output example; a `LayoutError` if the layer cannot follow such an input."""
+        """Shape of the output of one example; raises `LayoutError` if the input shape does not fit."""
 
     def forward(self, params: Params, x: Array) -> tuple[Array, Any]:
-        """The output, a new array or a view of x, and a cache for the two gradients below."""
+        """The output (a new array or a view of x), and a cache for the two gradient methods."""
 
     def write_gradient(self, cache: Any, grad: Array, into: Params) -> None:
-        """Overwrite ``into`` with ∂/∂parameters, given ``grad`` = ∂/∂output."""
+        """Overwrite ``into`` with ∂ℓ/∂parameters, given ``grad`` = ∂ℓ/∂out (n, *output_shape)."""
 
     def input_gradient(self, params: Params, cache: Any, grad: Array) -> Array:
-        """∂/∂x, given ``grad`` = ∂/∂output; ``grad`` itself is left alone."""
+        """∂ℓ/∂x (n, *input_shape), given ``grad`` = ∂ℓ/∂out; ``grad`` is not modified."""
 
 
-class NoParameters:
-    """What all layers without parameters share: nothing to name, nothing to write."""
+class ParameterFree:
+    """Base class of the layers without parameters."""
 
     prefix: ClassVar[str] = ""
     shapes: ClassVar[Mapping[str, Shape]] = {}
 
     def init(self, rng: np.random.Generator) -> Params:
-        """Nothing to start from."""
+        """Return no tensors."""
         return ()
 
     def write_gradient(self, cache: Any, grad: Array, into: Params) -> None:
-        """Nothing to write."""
+        """Do nothing."""
 
 
 @dataclass(frozen=True)
 class Dense:
-    """``out = x Wᵀ + b``: x (n, n_in), W (n_out, n_in), b (n_out,), as in PyTorch.
+    """A fully connected layer, ``out = x Wᵀ + b``, as ``torch.nn.Linear``.
 
-    With G = ∂ℓ/∂out (n, n_out): ``∂ℓ/∂W = Gᵀ x``, ``∂ℓ/∂b = Σ_n G_n``, ``∂ℓ/∂x = G W``.
+    Shapes: x (n, n_in), W (n_out, n_in), b (n_out,). With G = ∂ℓ/∂out (n, n_out), ``∂ℓ/∂W = Gᵀ x``,
+    ``∂ℓ/∂b = Σ_n G_n`` and ``∂ℓ/∂x = G W``.
 
+    Parameters
+    ----------
+    n_in, n_out
+        Number of inputs and outputs.
+
+    Examples
+    --------
     >>> out, _ = Dense(2, 1).forward((np.array([[1.0, 2.0]]), np.array([3.0])), np.array([[4.0, 5.0]]))
     >>> out
     array([[17.]])
@@ -89,8 +109,8 @@ class Dense:
     def output_shape(self, input_shape: Shape) -> Shape:
         if input_shape != (self.n_in,):
             raise LayoutError(
-                f"{self} takes examples of shape ({self.n_in},), got {input_shape}; put Flatten() before it "
-                "or correct n_in."
+                f"{self} takes examples of shape ({self.n_in},), got {input_shape}; insert Flatten() before "
+                "it or correct n_in."
             )
         return (self.n_out,)
 
@@ -103,7 +123,7 @@ class Dense:
     def write_gradient(self, cache: Array, grad: Array, into: Params) -> None:
         weight, bias = into
         np.matmul(grad.T, cache, out=weight)
-        # A product with ones: several times faster than a sum over axis 0.
+        # A product with a vector of ones is several times faster than a sum over axis 0.
         np.matmul(np.ones(len(grad), grad.dtype), grad, out=bias)
 
     def input_gradient(self, params: Params, cache: Array, grad: Array) -> Array:
@@ -112,14 +132,20 @@ class Dense:
 
 
 @dataclass(frozen=True)
-class ReLU(NoParameters):
-    """``out = max(x, 0)``; the derivative is 1 where x > 0 and 0 elsewhere, the kink included."""
+class ReLU(ParameterFree):
+    """``out = max(x, 0)``; the derivative is 1 for x > 0, and 0 for x ≤ 0.
+
+    Examples
+    --------
+    >>> ReLU().forward((), np.array([[-1.0, 2.0]]))[0]
+    array([[0., 2.]])
+    """
 
     def output_shape(self, input_shape: Shape) -> Shape:
         return input_shape
 
     def forward(self, params: Params, x: Array) -> tuple[Array, Array]:
-        out = np.maximum(x, np.zeros_like(x[:1]))  # NumPy's loop for a scalar 0 takes twice as long
+        out = np.maximum(x, np.zeros_like(x[:1]))  # twice as fast as with a scalar 0
         return out, out
 
     def input_gradient(self, params: Params, cache: Array, grad: Array) -> Array:
@@ -128,8 +154,14 @@ class ReLU(NoParameters):
 
 
 @dataclass(frozen=True)
-class Tanh(NoParameters):
-    """``out = tanh(x)``, with derivative ``1 - out²``."""
+class Tanh(ParameterFree):
+    """``out = tanh(x)``, with derivative ``1 - out²``.
+
+    Examples
+    --------
+    >>> Tanh().forward((), np.array([[0.0]]))[0]
+    array([[0.]])
+    """
 
     def output_shape(self, input_shape: Shape) -> Shape:
         return input_shape
@@ -144,8 +176,14 @@ class Tanh(NoParameters):
 
 
 @dataclass(frozen=True)
-class Flatten(NoParameters):
-    """(n, a, b, ...) -> (n, a·b·...), row by row."""
+class Flatten(ParameterFree):
+    """Reshape (n, a, b, ...) to (n, a·b·...), in row-major order.
+
+    Examples
+    --------
+    >>> Flatten().output_shape((3, 4, 5))
+    (60,)
+    """
 
     def output_shape(self, input_shape: Shape) -> Shape:
         return (math.prod(input_shape),)
@@ -158,5 +196,5 @@ class Flatten(NoParameters):
 
 
 def he_normal(rng: np.random.Generator, shape: Shape) -> Array:
-    """A weight (n_out, ...) with variance 2 / fan-in, fan-in being the entries that make up one output."""
+    """A weight (n_out, ...) from a normal distribution with variance 2 / fan-in (He et al. 2015)."""
     return rng.normal(0.0, np.sqrt(2 / math.prod(shape[1:])), shape)

@@ -1,6 +1,6 @@
-"""Losses at the end of a network: one number an example, and its gradient in the network's outputs.
+"""Losses of a network's outputs: one number per example, and its gradient with respect to the outputs.
 
-Weights and means are the data set's business (`DatasetLoss`); here every example counts 1.
+These losses are not averaged or weighted; `DatasetLoss` does that.
 """
 
 from dataclasses import dataclass
@@ -14,21 +14,37 @@ Array = np.ndarray
 
 
 class OutputLoss(Protocol):
-    """ℓ(f, y) for outputs f (n, m)."""
+    """The interface of a loss ℓ(f, y) of outputs f (n, m) and targets y.
+
+    Examples
+    --------
+    The absolute error, as an example of a class with these two methods:
+
+    >>> class AbsoluteError:
+    ...     def check_targets(self, y, n_outputs):
+    ...         SquaredError().check_targets(y, n_outputs)
+    ...     def value_and_grad(self, outputs, y):
+    ...         return np.abs(outputs - y).sum(axis=1), np.sign(outputs - y)
+    >>> AbsoluteError().value_and_grad(np.array([[3.0, 1.0]]), np.array([[1.0, 0.0]]))
+    (array([3.]), array([[1., 1.]]))
+    """
 
     def check_targets(self, y: Array, n_outputs: int) -> None:
-        """Raise `DataError` unless ``y`` can be compared with ``n_outputs`` outputs."""
+        """Raise `DataError` unless ``y`` are valid targets for ``n_outputs`` outputs."""
 
     def value_and_grad(self, outputs: Array, y: Array) -> tuple[Array, Array]:
-        """ℓ, shape (n,), and ∂ℓ/∂f, a new array of shape (n, m), both in the outputs' dtype."""
+        """ℓ of shape (n,), and ∂ℓ/∂f, a new array of shape (n, m); both in the outputs' dtype."""
 
 
 @dataclass(frozen=True)
 class CrossEntropy:
-    """``ℓ = log Σ_j exp f_j - f_y`` in nats, with ``∂ℓ/∂f = softmax(f) - onehot(y)``; y integer labels.
+    """Softmax cross-entropy in nats, for integer labels y (n,).
 
-    The largest output (by real part) is subtracted first, so that no exponential overflows.
+    ``ℓ = log Σ_j exp f_j - f_y``, with ``∂ℓ/∂f = softmax(f) - onehot(y)``. The largest output is subtracted
+    first, so that no exponential overflows.
 
+    Examples
+    --------
     >>> losses, grad = CrossEntropy().value_and_grad(np.zeros((1, 4)), np.array([2]))
     >>> bool(losses[0] == np.log(4)), grad
     (True, array([[ 0.25,  0.25, -0.75,  0.25]]))
@@ -49,7 +65,7 @@ class CrossEntropy:
 
     def value_and_grad(self, outputs: Array, y: Array) -> tuple[Array, Array]:
         examples = np.arange(len(y))
-        shifted = np.array(outputs.T, order="C")  # (m, n): reductions over a few rows are 10 times faster
+        shifted = np.array(outputs.T, order="C")  # (m, n): reductions over the first axis are 10 times faster
         shifted -= shifted.real.max(axis=0)
         own = shifted[y, examples]
         softmax = np.exp(shifted, out=shifted)
@@ -61,8 +77,12 @@ class CrossEntropy:
 
 @dataclass(frozen=True)
 class SquaredError:
-    """``ℓ = ½ Σ_j (f_j - y_j)²``, with ``∂ℓ/∂f = f - y``; y (n, m), in units of the targets squared.
+    """``ℓ = ½ Σ_j (f_j - y_j)²`` for targets y (n, m), with ``∂ℓ/∂f = f - y``.
 
+    Its unit is the square of the unit of the targets.
+
+    Examples
+    --------
     >>> SquaredError().value_and_grad(np.array([[3.0, 1.0]]), np.array([[1.0, 0.0]]))
     (array([2.5]), array([[2., 1.]]))
     """
@@ -79,4 +99,4 @@ class SquaredError:
 
     def value_and_grad(self, outputs: Array, y: Array) -> tuple[Array, Array]:
         grad = outputs - y
-        return (grad * grad).sum(axis=1) / 2, grad  # not |grad|²: this has to stay analytic
+        return (grad * grad).sum(axis=1) / 2, grad  # not |grad|², which is not analytic

@@ -1,4 +1,4 @@
-"""Networks by name, for command lines and configuration files: ``mlp:64,32``, ``logistic``, ``cnn:8,16``."""
+"""`make_model`: networks from short specifications such as ``mlp:64,32``, ``logistic`` and ``cnn:8,16``."""
 
 import math
 from collections.abc import Callable, Sequence
@@ -10,26 +10,26 @@ Shape = tuple[int, ...]
 
 
 def make_model(spec: str, example_shape: Shape, n_classes: int) -> Network:
-    """The network that ``spec`` describes, for examples of a given shape.
+    """Create a network from a short specification.
 
     Parameters
     ----------
     spec
-        A name and, after a colon, widths: ``logistic`` (no hidden layer), ``mlp:64,32`` and
-        ``mlp-tanh:64,32`` (hidden widths), ``cnn:8,16`` (channels of the convolutions, 3x3, each followed
-        by 2x2 pooling). Without a colon ``mlp`` is ``mlp:64,32`` and ``cnn`` is ``cnn:8,16``.
+        A name, optionally followed by a colon and widths: ``logistic`` (no hidden layer), ``mlp:64,32`` and
+        ``mlp-tanh:64,32`` (widths of the hidden layers), ``cnn:8,16`` (channels of the 3x3 convolutions, each
+        followed by 2x2 pooling). ``mlp`` means ``mlp:64,32``, and ``cnn`` means ``cnn:8,16``.
     example_shape
-        Shape of one example as it comes from the file. The network may see it reshaped, flat or with a
-        channel axis: its ``input_shape`` says how.
+        Shape of one example of the data. The network may need it reshaped, as a vector or with a channel
+        axis; reshape the data to its ``input_shape``.
     n_classes
         Number of outputs.
 
     Raises
     ------
     UnknownNameError
-        If there is no network of this name; the message lists those there are.
+        If there is no network of this name; the message lists the names.
     LCAError
-        If the widths are not positive integers, or the examples are no images and the network needs some.
+        If the widths are not positive integers, or the network needs images and the examples are not images.
 
     Examples
     --------
@@ -46,7 +46,9 @@ def make_model(spec: str, example_shape: Shape, n_classes: int) -> Network:
 
 def _logistic(spec: str, widths: Sequence[int], shape: Shape, n_classes: int) -> Network:
     if widths:
-        raise LCAError(f"model {spec!r}: logistic regression has no hidden widths; use mlp:... for those.")
+        raise LCAError(
+            f"model {spec!r}: logistic regression has no hidden layers; use 'logistic' or 'mlp:...'."
+        )
     return logistic_regression(math.prod(shape), n_classes)
 
 
@@ -75,14 +77,14 @@ _MAKERS: dict[str, Callable[[str, Sequence[int], Shape, int], Network]] = {
     "cnn": _cnn,
 }
 MODELS = tuple(_MAKERS)
-"""Every name that `make_model` knows."""
+"""The names that `make_model` accepts."""
 
 
 def _widths(spec: str, text: str) -> tuple[int, ...]:
     parts = text.split(",") if text else []
     if any(not part.strip().isdecimal() or int(part) < 1 for part in parts):
         raise LCAError(
-            f"model {spec!r}: what follows the colon must be positive widths separated by commas, e.g. "
+            f"model {spec!r}: the colon must be followed by positive integers separated by commas, e.g. "
             "mlp:64,32."
         )
     return tuple(int(part) for part in parts)

@@ -1,7 +1,7 @@
-"""`Network`: a stack of layers and a loss, as a pure function of the flat parameter vector θ.
+"""`Network`: layers and a loss as a pure function of the flat parameter vector θ.
 
-It is a description: it holds no parameters and no data. `mlp`, `logistic_regression` and `small_cnn`
-build the usual ones.
+A network is an immutable description without parameter values and without data. `mlp`,
+`logistic_regression` and `small_cnn` create common ones.
 """
 
 from collections import Counter
@@ -30,34 +30,37 @@ _LOSSES: dict[str, OutputLoss] = {"cross_entropy": CrossEntropy(), "squared_erro
 
 @dataclass(frozen=True)
 class Network:
-    """``ℓ(layers(x; θ), y)``: layers applied in order to examples of ``input_shape``, then a loss.
+    """``ℓ(layers(x; θ), y)``: layers applied in order, followed by a loss.
 
     Parameters
     ----------
     layers
-        At least one with parameters; the last must give one row (m,) an example.
+        At least one layer with parameters; the output of the last layer must have shape (n, m).
     loss
-        `CrossEntropy` or `SquaredError`, or anything that keeps to `OutputLoss`.
+        `CrossEntropy`, `SquaredError`, or another `OutputLoss`.
     input_shape
         Shape of one example.
     frozen
-        Names of tensors that are no parameters of the loss: they stay in θ, with gradient exactly 0, so
-        that their allocation is exactly 0 and training does not move them.
+        Names of tensors to treat as constants. They remain in θ with gradient exactly 0, so their allocation
+        is exactly 0 and training does not move them.
     tied
-        ``{"fc3.weight": "fc1.weight"}``: fc3 uses the numbers of fc1.weight. The tied tensor is not in θ a
-        second time, and the gradient of the other is the sum of both contributions.
+        ``{"fc3.weight": "fc1.weight"}`` makes fc3 use fc1.weight. A tied tensor has no entries of its own in
+        θ, and the gradient of the tensor it is tied to is the sum over both uses.
 
     Attributes
     ----------
+    n_outputs
+        m, the number of outputs per example.
     layout
-        Where each tensor lies in θ; tensors are called ``fc1.weight``, ``fc1.bias``, ``conv1.weight``, ...
+        Names, shapes and positions of the tensors in θ; names are ``fc1.weight``, ``fc1.bias``,
+        ``conv1.weight``, ....
 
     Raises
     ------
     LayoutError
-        If a layer cannot follow the one before it, or tied tensors differ in shape.
+        If a layer does not accept the output shape of the previous one, or tied tensors differ in shape.
     UnknownNameError
-        If there is no such tensor to freeze or to tie.
+        If ``frozen`` or ``tied`` refers to a tensor that does not exist.
 
     Examples
     --------
@@ -67,7 +70,7 @@ class Network:
     >>> network.forward(network.init(seed=0), np.ones((5, 4))).shape
     (5, 2)
 
-    An autoencoder-like stack whose first and last weights are one tensor:
+    Two layers that share their weight:
 
     >>> stack = (Dense(3, 3), Tanh(), Dense(3, 3))
     >>> Network(stack, SquaredError(), (3,), tied={"fc2.weight": "fc1.weight"}).layout.names
@@ -89,7 +92,9 @@ class Network:
         for layer in self.layers:
             shape = layer.output_shape(shape)
         if len(shape) != 1:
-            raise LCAError(f"a network must end in one row an example, got shape {shape}; add Flatten().")
+            raise LCAError(
+                f"the output of a network must be one vector per example, got shape {shape}; add Flatten()."
+            )
         object.__setattr__(self, "n_outputs", shape[0])
         names = _names(self.layers)
         tensors = [
@@ -107,13 +112,14 @@ class Network:
 
     @property
     def mixes_examples(self) -> bool:
-        """Whether the loss of an example depends on the batch it is in (batch statistics)."""
+        """Whether the loss of an example depends on the other examples of its batch (batch statistics)."""
         return any(isinstance(layer, BatchNorm) and layer.statistics == "batch" for layer in self.layers)
 
     def init(self, seed: int, dtype: npt.DTypeLike = np.float64) -> Array:
-        """θ (K,) with He-normal weights, variance 2 / fan-in, and zero biases; BatchNorm starts at 1 and 0.
+        """Initial parameters θ_0 (K,): He-normal weights with variance 2 / fan-in, and zero biases.
 
-        Drawn in float64 and rounded, so that one seed gives one point in every dtype.
+        The scale of a `BatchNorm` is 1 and its shift 0. Values are drawn in float64 and then rounded to
+        ``dtype``, so that a seed gives the same point in every dtype up to rounding.
         """
         rng = np.random.default_rng(seed)
         start = {
@@ -128,23 +134,26 @@ class Network:
         """Raise `DataError` unless the examples and targets of ``batch`` fit this network."""
         if batch.x.shape[1:] != self.input_shape:
             raise DataError(
-                f"the network takes examples of shape {self.input_shape}, got {batch.x.shape[1:]}; use "
+                f"the network expects examples of shape {self.input_shape}, got {batch.x.shape[1:]}; use "
                 f"x.reshape(len(x), {', '.join(map(str, self.input_shape))}) if the sizes agree."
             )
         self.loss.check_targets(batch.y, self.n_outputs)
 
     def forward(self, theta: Array, x: Array) -> Array:
-        """Outputs (n, m) for examples x (n, *input_shape), in θ's dtype."""
+        """The outputs (n, m) for examples x (n, *input_shape), in θ's dtype."""
         for layer, params in zip(self.layers, self._params(theta), strict=True):
             x, _ = layer.forward(params, x)
         return x
 
     def losses(self, theta: Array, batch: Batch) -> Array:
-        """ℓ of every example, (n,), unweighted; costs one forward pass."""
+        """The loss of every example (n,), unweighted. Cost: one forward pass."""
         return self.loss.value_and_grad(self.forward(theta, batch.x), batch.y)[0]
 
     def losses_and_grad(self, theta: Array, batch: Batch, into: Array) -> Array:
-        """ℓ of every example; overwrites ``into`` (K,) with ``Σ_n w_n ∂ℓ_n/∂θ``. Costs one gradient."""
+        """The loss of every example (n,), unweighted; overwrites ``into`` (K,) with ``Σ_n w_n ∂ℓ_n/∂θ``.
+
+        Cost: one gradient on the batch.
+        """
         params, x, caches = self._params(theta), batch.x, []
         for layer, own in zip(self.layers, params, strict=True):
             x, cache = layer.forward(own, x)
@@ -155,8 +164,8 @@ class Network:
         tensors = self.layout.unflatten(into)
         second = {name: np.empty_like(tensors[other]) for name, other in self.tied.items()}
         targets = self._by_layer(tensors | second)
-        # Below the first layer with parameters nobody needs the gradient: not computing it there saves
-        # the widest product of an MLP.
+        # The gradient with respect to the input of the first layer with parameters is not needed; skipping it
+        # saves the largest matrix product of an MLP.
         first = next(i for i, layer in enumerate(self.layers) if layer.shapes)
         for i in range(len(self.layers) - 1, first, -1):
             self.layers[i].write_gradient(caches[i], grad, targets[i])
@@ -169,7 +178,7 @@ class Network:
         return losses
 
     def _params(self, theta: Array) -> list[Params]:
-        """θ as views, one group a layer; tied layers share theirs."""
+        """Views of θ, grouped by layer; a tied tensor is the view of the tensor it is tied to."""
         tensors = self.layout.unflatten(theta)
         return self._by_layer(tensors | {name: tensors[other] for name, other in self.tied.items()})
 
@@ -178,7 +187,7 @@ class Network:
 
 
 def _names(layers: Sequence[Layer]) -> tuple[tuple[str, ...], ...]:
-    """Names of the tensors of each layer; layers of one kind are numbered from 1."""
+    """The tensor names of each layer; layers of the same type are numbered from 1."""
     seen: Counter[str] = Counter()
     names = []
     for layer in layers:
@@ -194,19 +203,20 @@ def _check_tied(tied: Mapping[str, str], shapes: Mapping[str, Shape]) -> None:
                 raise UnknownNameError("tensor", tensor, shapes)
         if other == name or other in tied:
             raise LayoutError(
-                f"{name!r} is tied to {other!r}, which is itself tied; tie all of a group to one that is not."
+                f"{name!r} is tied to {other!r}, which is itself tied; tie all tensors of a group to one "
+                "that is not tied."
             )
         if shapes[name] != shapes[other]:
             raise LayoutError(
                 f"{name!r} has shape {shapes[name]} and cannot be tied to {other!r} of shape "
-                f"{shapes[other]}; tie tensors of one shape."
+                f"{shapes[other]}; tied tensors must have the same shape."
             )
 
 
 def _check_frozen(frozen: Iterable[str], free: Mapping[str, Shape], tied: Mapping[str, str]) -> None:
     for name in frozen:
         if name in tied:
-            raise LayoutError(f"{name!r} is tied to {tied[name]!r}; freeze that one, and both are frozen.")
+            raise LayoutError(f"{name!r} is tied to {tied[name]!r}; freeze {tied[name]!r} to freeze both.")
         if name not in free:
             raise UnknownNameError("tensor", name, free)
 
@@ -214,13 +224,31 @@ def _check_frozen(frozen: Iterable[str], free: Mapping[str, Shape], tied: Mappin
 def mlp(
     sizes: Sequence[int], *, activation: Activation = "relu", loss: LossName = "cross_entropy"
 ) -> Network:
-    """A fully connected network of any depth; ``sizes`` are features, hidden widths, outputs.
+    """Create a fully connected network (multilayer perceptron).
 
+    Parameters
+    ----------
+    sizes
+        Number of features, widths of the hidden layers, and number of outputs, in this order.
+    activation
+        ``"relu"`` or ``"tanh"``, applied between the dense layers.
+    loss
+        ``"cross_entropy"`` for integer labels, or ``"squared_error"`` for floating-point targets.
+
+    Raises
+    ------
+    LCAError
+        If there are fewer than two sizes.
+    UnknownNameError
+        If there is no activation or loss of this name; the message lists the names.
+
+    Examples
+    --------
     >>> mlp((784, 100, 50, 10)).layout.size
     84060
     """
     if len(sizes) < 2:
-        raise LCAError(f"an MLP needs at least two sizes, features and outputs, got {tuple(sizes)}.")
+        raise LCAError(f"an MLP needs at least two sizes (features and outputs), got {tuple(sizes)}.")
     between = _named("activation", activation, _ACTIVATIONS)
     first, *rest = (Dense(n_in, n_out) for n_in, n_out in pairwise(sizes))
     layers: list[Layer] = [first]
@@ -230,7 +258,13 @@ def mlp(
 
 
 def logistic_regression(n_features: int, n_classes: int) -> Network:
-    """Multinomial logistic regression: an MLP without hidden layers; its loss is convex in θ."""
+    """Multinomial logistic regression: an MLP without hidden layers, whose loss is convex in θ.
+
+    Examples
+    --------
+    >>> logistic_regression(64, 10).layout.shapes
+    ((10, 64), (10,))
+    """
     return mlp((n_features, n_classes))
 
 
@@ -242,10 +276,34 @@ def small_cnn(
     kernel: int = 3,
     hidden: Sequence[int] = (32,),
 ) -> Network:
-    """(Convolution, ReLU, 2x2 maximum) for each of ``channels``, then an MLP; cross-entropy.
+    """Create a small convolutional network with cross-entropy loss.
 
-    Convolutions keep the image size (``kernel`` must be odd); pooling halves it. LeNet as in the LCA
-    paper, without its dropout:
+    It has one block (convolution, ReLU, 2x2 maximum pooling) for each entry of ``channels``, followed by an
+    MLP. Convolutions keep the image size, and pooling halves it.
+
+    Parameters
+    ----------
+    image_shape
+        (channels, height, width) of an example.
+    n_classes
+        Number of outputs.
+    channels
+        Output channels of each convolution.
+    kernel
+        Height and width of the kernels, odd.
+    hidden
+        Widths of the hidden layers of the MLP.
+
+    Raises
+    ------
+    LCAError
+        If ``image_shape`` does not have three entries or ``kernel`` is even.
+    LayoutError
+        If pooling leaves no pixel.
+
+    Examples
+    --------
+    The LeNet of the LCA paper, without its dropout:
 
     >>> small_cnn((1, 28, 28), 10, channels=(20, 40), kernel=5, hidden=(400,)).layout.size
     808970
@@ -253,7 +311,7 @@ def small_cnn(
     if len(image_shape) != 3 or kernel % 2 == 0:
         raise LCAError(
             f"small_cnn takes images (channels, height, width) and an odd kernel, got {image_shape} and "
-            f"kernel {kernel}; a grey image has one channel, e.g. (1, 28, 28)."
+            f"kernel {kernel}; a grey-level image has one channel, e.g. (1, 28, 28)."
         )
     layers: list[Layer] = []
     shape: Shape = image_shape

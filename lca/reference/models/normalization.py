@@ -1,8 +1,8 @@
-"""Batch normalisation and dropout, as they are *while measuring*: two policies that must be stated.
+"""Batch normalisation and dropout as they are evaluated in a measured loss.
 
-What a framework does in training mode is not a function of θ and the data alone: dropout is random, and
-running statistics move at every call. Here both are descriptions without state, so that "the policy is
-right" can be checked as "equal to this".
+A measured loss must be a function of θ and the data. In training mode, frameworks draw dropout masks at
+random and update running statistics at every call. These layers define what a backend must compute instead;
+the conformance kit compares its policies with them.
 """
 
 from collections.abc import Mapping
@@ -12,7 +12,7 @@ from typing import ClassVar, Literal, TypeAlias, get_args
 import numpy as np
 
 from lca.errors import DataError, LayoutError, LCAError, UnknownNameError
-from lca.reference.models.layers import Array, NoParameters, Params, Shape
+from lca.reference.models.layers import Array, ParameterFree, Params, Shape
 
 Statistics = Literal["batch", "frozen"]
 Cache: TypeAlias = tuple[Array, Array]
@@ -20,35 +20,37 @@ Cache: TypeAlias = tuple[Array, Array]
 
 @dataclass(frozen=True)
 class BatchNorm:
-    """``out = γ x̂ + β`` with ``x̂ = (x - μ) / √(σ² + eps)``, a μ and a σ² for each channel (axis 1).
+    """Batch normalisation, ``out = γ x̂ + β`` with ``x̂ = (x - μ) / √(σ² + eps)`` for each channel (axis 1).
 
-    ``"batch"``: μ and σ² are mean and biased variance of x over the measuring batch (all axes but 1), and
-    the gradient goes through them, as in the LCA paper. With G = ∂ℓ/∂out, Ĝ = γ G / √(σ² + eps), and bars
-    for means over the same axes: ``∂ℓ/∂γ = Σ G x̂``, ``∂ℓ/∂β = Σ G``, ``∂ℓ/∂x = Ĝ - mean(Ĝ) - x̂ mean(Ĝ x̂)``.
-    ``"frozen"``: μ and σ² are the given running values, constants: ``∂ℓ/∂x = Ĝ``.
+    With ``statistics="batch"``, μ and σ² are the mean and the biased variance of x over the measuring batch
+    (all axes but 1), and the gradient includes their dependence on x, as in the LCA paper. With G = ∂ℓ/∂out
+    and Ĝ = γ G / √(σ² + eps), ``∂ℓ/∂γ = Σ G x̂``, ``∂ℓ/∂β = Σ G`` and
+    ``∂ℓ/∂x = Ĝ - mean(Ĝ) - x̂ mean(Ĝ x̂)``, with sums and means over the same axes.
 
-    With ``"batch"`` the loss of an example depends on the others it is measured with, so the measured loss
-    depends on the size of the measuring batches, and on their order in the data: the chunks of
-    `DatasetLoss`, or the batch that is passed. Weights of examples count in the mean of the loss, not in
-    the statistics.
+    With ``statistics="frozen"``, μ and σ² are the given running statistics, treated as constants:
+    ``∂ℓ/∂x = Ĝ``.
+
+    With batch statistics the loss of an example depends on the other examples of its measuring batch (a chunk
+    of `DatasetLoss`, or the batch that is passed). The measured loss therefore depends on the size and the
+    order of the measuring batches. Example weights enter the mean of the loss, not the statistics.
 
     Parameters
     ----------
     n
-        Channels of x (m, n, ...); it follows a Dense or a convolution.
+        Number of channels of x (m, n, ...).
     statistics
         ``"batch"`` or ``"frozen"``.
     mean, variance
-        Running values (n,). Needed by ``"frozen"``; ``"batch"`` ignores them.
+        Running statistics (n,). Required with ``"frozen"``, ignored with ``"batch"``.
     eps
         Added to the variance, > 0.
 
     Raises
     ------
     LCAError
-        If running values are missing or unusable.
+        If the running statistics are missing, have another length, or are not finite.
     DataError
-        When a measuring batch has fewer than two values a channel, whose variance would be 0.
+        When a measuring batch has fewer than two values per channel, so that its variance would be 0.
 
     Examples
     --------
@@ -75,7 +77,7 @@ class BatchNorm:
             if len(values) != self.n and (values or self.statistics == "frozen"):
                 raise LCAError(
                     f"BatchNorm({self.n}, {self.statistics!r}) needs {self.n} running values in {name}, one "
-                    f"a channel, got {len(values)}; pass those of the trained model."
+                    f"per channel, got {len(values)}; pass those of the trained model."
                 )
             if not np.isfinite(values).all() or (name == "variance" and min(values, default=0) < 0):
                 raise LCAError(f"running {name} must be finite, and a variance ≥ 0, got {values}.")
@@ -99,7 +101,7 @@ class BatchNorm:
         weight, bias = (_by_channel(p, x) for p in params)
         if self.statistics == "batch":
             centred = x - _mean(x)
-            variance = _mean(centred * centred)  # not |centred|²: this has to stay analytic
+            variance = _mean(centred * centred)  # not |centred|², which is not analytic
         else:
             mean, variance = (_by_channel(np.array(v, x.real.dtype), x) for v in (self.mean, self.variance))
             centred = x - mean
@@ -122,12 +124,24 @@ class BatchNorm:
 
 
 @dataclass(frozen=True)
-class Dropout(NoParameters):
-    """Dropout as it is while measuring: the identity, whatever ``p`` is.
+class Dropout(ParameterFree):
+    """Dropout in a measured loss: the identity, for every ``p``.
 
-    A measured loss is deterministic, so a backend must switch the layer off; that it stands here, with its
-    p, is what lets the conformance kit see whether it does. The reference trains without it, too.
+    A measured loss is deterministic, so a backend must disable its dropout layers; the conformance kit checks
+    this with networks that contain this layer. The reference also trains without dropout.
 
+    Parameters
+    ----------
+    p
+        Probability in [0, 1) with which a framework drops a unit in training mode.
+
+    Raises
+    ------
+    LCAError
+        If p is outside [0, 1).
+
+    Examples
+    --------
     >>> x = np.array([[1.0, 2.0]])
     >>> Dropout(0.5).forward((), x)[0] is x
     True
@@ -137,7 +151,7 @@ class Dropout(NoParameters):
 
     def __post_init__(self) -> None:
         if not 0 <= self.p < 1:
-            raise LCAError(f"Dropout takes a share 0 ≤ p < 1 of units to drop in training, got {self.p}.")
+            raise LCAError(f"Dropout needs a probability p in [0, 1), got {self.p}.")
 
     def output_shape(self, input_shape: Shape) -> Shape:
         return input_shape
@@ -154,11 +168,11 @@ def _all_but_channel(x: Array) -> tuple[int, ...]:
 
 
 def _mean(x: Array) -> Array:
-    """The mean of each channel, (1, n, 1, ...), summed in float64 (complex128)."""
+    """The mean of each channel, (1, n, 1, ...), accumulated in float64 or complex128."""
     if x.size < 2 * x.shape[1]:
         raise DataError(
-            "batch statistics need at least two values a channel, got one example; choose a batch size that "
-            "leaves no single example over, or BatchNorm(statistics='frozen')."
+            "batch statistics need at least two values per channel, got one example; choose a batch size "
+            "that does not leave a last batch of one example, or use BatchNorm(statistics='frozen')."
         )
     wide = np.mean(x, axis=_all_but_channel(x), dtype=np.result_type(x, np.float64), keepdims=True)
     mean: Array = wide.astype(x.dtype)
@@ -166,5 +180,5 @@ def _mean(x: Array) -> Array:
 
 
 def _by_channel(values: Array, x: Array) -> Array:
-    """(n,) as (n, 1, ...), to go with x (m, n, ...)."""
+    """Reshape (n,) to (n, 1, ...), to broadcast against x (m, n, ...)."""
     return values.reshape(-1, *(1 for _ in x.shape[2:]))

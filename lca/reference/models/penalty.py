@@ -1,4 +1,4 @@
-"""`L2Penalty`: the part of a loss that depends on θ alone, so that it can have a row of its own."""
+"""`L2Penalty`: a penalty as an objective, so that a `Sum` can allocate it separately."""
 
 from dataclasses import dataclass
 
@@ -13,19 +13,23 @@ Array = np.ndarray
 
 @dataclass(frozen=True)
 class L2Penalty:
-    """``½ c Σ_i θ_i²`` over the named tensors; an `lca.objective.Objective` with gradient ``c θ``.
+    """``½ c Σ_i θ_i²`` over the named tensors, with gradient ``c θ``; an `lca.Objective`.
+
+    Weight decay inside an optimizer (as in `AdamW`) is not a penalty: it is movement, not part of the loss.
 
     Parameters
     ----------
     layout
-        That of the objective it is added to.
+        The layout of the objective to which the penalty is added.
     coefficient
-        c ≥ 0, in units of loss per θ². (A weight decay inside an optimizer is movement, not loss.)
+        c ≥ 0, in units of loss per θ².
     tensors
-        Names from the layout; ``None`` is all of them.
+        Names from the layout; ``None`` means all of them.
 
     Raises
     ------
+    LCAError
+        If the coefficient is negative or not finite.
     UnknownNameError
         If a tensor is not in the layout.
 
@@ -51,12 +55,12 @@ class L2Penalty:
                 raise UnknownNameError("tensor", name, self.layout.names)
 
     def loss(self, theta: Array, batch: Batch | None = None) -> float:
-        """The penalty at θ, squares summed in float64; no batch changes it."""
+        """The penalty at θ, with squares accumulated in float64; ``batch`` is ignored."""
         value, _ = self.loss_and_grad(theta, batch)
         return value
 
     def loss_and_grad(self, theta: Array, batch: Batch | None = None) -> tuple[float, Array]:
-        """The penalty and its gradient (K,), in θ's dtype; costs no gradient of the data."""
+        """The penalty and its gradient (K,) in θ's dtype. Cost: no gradient of the data."""
         self.layout.check(theta, "theta")
         kept = np.zeros_like(theta)
         target, source = self.layout.unflatten(kept), self.layout.unflatten(theta)

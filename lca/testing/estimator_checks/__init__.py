@@ -1,8 +1,9 @@
-"""The laws every estimator of the full-data loss change must keep, one small function each.
+"""The laws of estimators of the full-data loss change, one function each.
 
-A law takes the estimator and a drawn `Problem`, and raises `CheckFailure` where it is broken. "Exact
-problems" are polynomials within the declared degree: there an estimator must equal the closed form to
-rounding, whatever it does inside, so the laws of the integral become laws of the estimator.
+A law is called with the estimator and a random `lca.testing.Problem`, and raises
+`lca.testing.CheckFailure` if it is broken. "Exact problems" are polynomials that the estimator's declared
+degree covers. On them every estimator equals the closed form to rounding, so the laws of the integral must
+hold for the estimator.
 """
 
 from lca.testing.estimator_checks import honesty, integral, run, values

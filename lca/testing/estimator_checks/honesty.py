@@ -1,4 +1,4 @@
-"""What an estimator says of itself: cost, convergence, errors; and rounding."""
+"""Laws about what an estimator reports: cost, convergence, errors on invalid input, and precision."""
 
 from dataclasses import replace
 
@@ -8,8 +8,8 @@ from hypothesis import strategies as st
 
 from lca.allocation import Cost, Estimator, allocate
 from lca.errors import NonFiniteError
-from lca.testing.estimator_checks.law import anything, exact, law_into, run
-from lca.testing.instruments import Counting, Poisoned
+from lca.testing.estimator_checks.law import any_problem, exact_problem, law_into, run
+from lca.testing.instruments import CountingObjective, NonFiniteObjective
 from lca.testing.laws import require, require_close, rounding
 from lca.testing.problems import Problem
 from lca.testing.report import Check, CheckFailure
@@ -20,30 +20,30 @@ CHECKS: list[Check] = []
 law = law_into(CHECKS)
 
 
-@law(anything)
-def evaluations_are_counted(estimator: Estimator, problem: Problem) -> None:
-    """``cost`` equals what a counting objective saw, step by step."""
-    counting = Counting(problem.objective)
+@law(any_problem)
+def reported_cost_is_true(estimator: Estimator, problem: Problem) -> None:
+    """The ``cost`` of each step equals the evaluations counted in the objective."""
+    counting = CountingObjective(problem.objective)
     allocator = estimator.start(counting)
     for step in problem.trajectory:
         before = counting.cost
         reported = allocator(step).cost
         require(
             before + reported == counting.cost,
-            f"step {step.index}: reported {reported}, but the objective saw {_minus(counting.cost, before)}.",
+            f"step {step.index}: reported {reported}, but counted {_minus(counting.cost, before)}.",
         )
 
 
-@law(lambda estimator: st.builds(_long, exact(estimator)))
+@law(lambda estimator: st.builds(_long, exact_problem(estimator)))
 def declared_cost_is_met(estimator: Estimator, problem: Problem) -> None:
-    """Once a run is under way, the cheapest step costs what the estimator declares."""
-    counting = Counting(problem.objective)
+    """After the first step, the cheapest step of a run has the cost that the estimator declares."""
+    counting = CountingObjective(problem.objective)
     costs = []
     for _ in allocate(counting, problem.trajectory, estimator, check=False):
         costs.append(counting.cost)
     steps = [_minus(b, a) for a, b in zip(costs, costs[1:], strict=False)]
     cheapest = min(steps, key=lambda cost: (cost.full_gradients, cost.full_losses))
-    require(cheapest == estimator.cost, f"declares {estimator.cost}, but its cheapest step took {cheapest}.")
+    require(cheapest == estimator.cost, f"declares {estimator.cost}, but the cheapest step took {cheapest}.")
 
 
 def _long(problem: Problem) -> Problem:
@@ -61,14 +61,14 @@ def _minus(a: Cost, b: Cost) -> Cost:
 
 @law(lambda estimator: kinked_problems() | smooth_problems())
 def converged_steps_are_within_tolerance(estimator: Estimator, problem: Problem) -> None:
-    """A step that says ``converged`` leaves no larger residual than the tolerance it states."""
+    """The residual of a step with ``converged=True`` is within the tolerance that the step reports."""
     wide = problem.points[0] + 4 * (problem.points - problem.points[0])  # long steps across kinks
     for a in run(estimator, problem.objective, wide):
         left = a.loss_end - a.loss_start - a.state_change - float(np.sum(a.values, dtype=np.float64))
         within = a.tolerance is None or abs(left) <= a.tolerance
         require(
             within or not a.converged,
-            f"step {a.step} says converged, but leaves {left:.3g} where it promises {a.tolerance}.",
+            f"step {a.step} has converged=True, but its residual is {left:.3g}, tolerance {a.tolerance}.",
         )
         require(a.converged or bool(a.reason), f"step {a.step} is not converged and gives no reason.")
 
@@ -79,7 +79,7 @@ def converged_steps_are_within_tolerance(estimator: Estimator, problem: Problem)
     )
 )
 def non_finite_numbers_are_refused(estimator: Estimator, case: tuple[Problem, str, int]) -> None:
-    """NaN or Inf in parameters, loss or gradient raises `NonFiniteError` naming the step."""
+    """NaN or infinity in parameters, loss or gradient raises `NonFiniteError`, which names the step."""
     problem, what, after = case
     points, objective = problem.points, problem.objective
     tensor = objective.layout.tensor_at(1)
@@ -87,7 +87,7 @@ def non_finite_numbers_are_refused(estimator: Estimator, case: tuple[Problem, st
         points = points.copy()
         points[after, 1] = np.nan
     else:
-        objective = Poisoned(objective, what, entry=1, after=after)
+        objective = NonFiniteObjective(objective, what, entry=1, after=after)
     try:
         run(estimator, objective, points)
     except NonFiniteError as error:
@@ -95,16 +95,16 @@ def non_finite_numbers_are_refused(estimator: Estimator, case: tuple[Problem, st
         if what != "loss":
             require(tensor in str(error), f"the error does not name the tensor {tensor!r}: {error}")
         return
-    # An open rule may run out of gradients to poison before the path ends.
+    # A rule with few nodes may evaluate fewer gradients on the whole path than `after`.
     assume(what != "gradient" or estimator.cost.full_gradients * 3 > after)
-    raise CheckFailure(f"NaN or Inf in the {what} went through without an error.")
+    raise CheckFailure(f"NaN or infinity in the {what} was accepted without an error.")
 
 
 @law(lambda estimator: smooth_problems(steps=1))
 def float32_agrees_with_float64(estimator: Estimator, problem: Problem) -> None:
-    """In float32 the values are those of float64 up to float32 rounding of mass."""
+    """Values in float32 equal those in float64, to a few float32 eps·mass."""
     single = problem.points.astype(np.float32)
     [a] = run(estimator, problem.objective, single)
     [b] = run(estimator, problem.objective, single.astype(np.float64))
-    assume(a.cost == b.cost)  # an adaptive estimator may decide otherwise at its threshold
+    assume(a.cost == b.cost)  # an adaptive estimator may refine only one of them, near its threshold
     require_close(a.values, b.values, rounding(a), "values in float32")

@@ -1,4 +1,4 @@
-"""How a law of full-data estimators is written down, and on which problems one is tried."""
+"""How laws of full-data estimators are registered, and the problems on which they are checked."""
 
 from collections.abc import Callable
 from typing import Any
@@ -19,7 +19,10 @@ Cases = Callable[[Estimator], st.SearchStrategy[Any]]
 
 
 def law_into(checks: list[Check]) -> Callable[[Cases], Callable[[Law], Law]]:
-    """A decorator that adds a law of full-data estimators to ``checks`` under its function's name."""
+    """Return a decorator that adds a law of full-data estimators to ``checks``, named after its function.
+
+    The decorator is called with a function from the estimator to the hypothesis strategy of the law's cases.
+    """
 
     def law(cases: Cases) -> Callable[[Law], Law]:
         def register(function: Law) -> Law:
@@ -35,16 +38,16 @@ def _measures_full_loss(estimator: Estimator) -> bool:
     return estimator.target == "full"
 
 
-def exact(estimator: Estimator) -> st.SearchStrategy[Problem]:
-    """Polynomials within the declared degree, where the closed form is known."""
+def exact_problem(estimator: Estimator) -> st.SearchStrategy[Problem]:
+    """Polynomials of at most degree + 1 with closed-form allocations."""
     return exact_problems(estimator.degree + 1)
 
 
-def anything(estimator: Estimator) -> st.SearchStrategy[Problem]:
+def any_problem(estimator: Estimator) -> st.SearchStrategy[Problem]:
     """Exact, smooth and kinked problems."""
-    return exact(estimator) | smooth_problems() | kinked_problems()
+    return exact_problem(estimator) | smooth_problems() | kinked_problems()
 
 
 def run(estimator: Estimator, objective: Objective, points: Array) -> list[StepAllocation]:
-    """The allocations of the steps between these points."""
+    """The allocations of the steps between these points (T + 1, K)."""
     return list(allocate(objective, Trajectory(points), estimator, check=False))

@@ -1,4 +1,4 @@
-"""What a run remembers from step to step: nothing that changes a value."""
+"""Laws about runs: no value depends on what an estimator kept from earlier steps or from other runs."""
 
 from collections.abc import Sequence
 
@@ -8,8 +8,8 @@ from hypothesis import assume
 from lca.allocation import Estimator, StepAllocation
 from lca.objective import Objective
 from lca.step import Step, Trajectory
-from lca.testing.estimator_checks.law import anything, law_into, run
-from lca.testing.instruments import Counting
+from lca.testing.estimator_checks.law import any_problem, law_into, run
+from lca.testing.instruments import CountingObjective
 from lca.testing.laws import require, require_close, rounding
 from lca.testing.problems import Problem
 from lca.testing.report import Check
@@ -22,11 +22,11 @@ law = law_into(CHECKS)
 
 @law(lambda estimator: smooth_problems(steps=3))
 def reused_end_points_change_nothing(estimator: Estimator, problem: Problem) -> None:
-    """A step gives the same whether the step before ended where it starts, or somewhere else."""
+    """The values of a step are the same whether or not the previous step ended where it starts."""
     a, b, c, elsewhere = problem.points
     joined, nodes_joined = _second(estimator, problem.objective, [Step(a, b, 0), Step(b, c, 1)])
     apart, nodes_apart = _second(estimator, problem.objective, [Step(a, elsewhere, 0), Step(b, c, 1)])
-    # An adaptive estimator may refine the step in one run and not in the other; that is not what is tested.
+    # An adaptive estimator may refine the step in only one of the runs, which this law does not test.
     assume(nodes_joined == nodes_apart)
     require_close(joined.values, apart.values, rounding(joined), "values after a step that ended elsewhere")
 
@@ -34,8 +34,8 @@ def reused_end_points_change_nothing(estimator: Estimator, problem: Problem) -> 
 def _second(
     estimator: Estimator, objective: Objective, steps: Sequence[Step]
 ) -> tuple[StepAllocation, set[bytes]]:
-    """The second allocation, and the points evaluated for it strictly inside its step."""
-    counting = Counting(objective)
+    """The second allocation, and the points inside the second step at which it was evaluated."""
+    counting = CountingObjective(objective)
     allocator = estimator.start(counting)
     allocator(steps[0])
     counting.points.clear()
@@ -45,26 +45,26 @@ def _second(
 
 @law(lambda estimator: smooth_problems(steps=3))
 def in_place_updates_are_seen(estimator: Estimator, problem: Problem) -> None:
-    """A training loop that reuses its buffers gets the same values as one that makes new vectors."""
+    """A training loop that updates its buffers in place gets the same values as one with new vectors."""
     fresh = run(estimator, problem.objective, problem.points)
     start, end = np.empty_like(problem.points[0]), np.empty_like(problem.points[0])
     allocator = estimator.start(problem.objective)
     for t, a in enumerate(fresh):
-        start[:], end[:] = problem.points[t], problem.points[t + 1]  # written over at every step
+        start[:], end[:] = problem.points[t], problem.points[t + 1]  # overwritten at every step
         b = allocator(Step(start, end, t))
         require_close(b.values, a.values, rounding(a), f"step {t}: values from reused buffers")
 
 
 @law(lambda estimator: smooth_problems(steps=3))
 def end_points_written_over_are_seen(estimator: Estimator, problem: Problem) -> None:
-    """A step from the very array the last one ended at, now with other numbers, is evaluated afresh."""
+    """If the array at which the last step ended is overwritten, its old gradient is not reused."""
     a, b, c, elsewhere = problem.points
     apart = _run_steps(estimator, problem.objective, [Step(a, elsewhere, 0), Step(b, c, 1)])[1]
     allocator, buffer = estimator.start(problem.objective), elsewhere.copy()
     allocator(Step(a, buffer, 0))
-    buffer[:] = b  # a training loop, some of whose steps are not measured
+    buffer[:] = b  # as in a training loop in which not every step is measured
     again = allocator(Step(buffer, c, 1))
-    require_close(again.values, apart.values, rounding(apart), "values after the last end was written over")
+    require_close(again.values, apart.values, rounding(apart), "values after the last end was overwritten")
 
 
 def _run_steps(estimator: Estimator, objective: Objective, steps: Sequence[Step]) -> list[StepAllocation]:
@@ -74,7 +74,7 @@ def _run_steps(estimator: Estimator, objective: Objective, steps: Sequence[Step]
 
 @law(lambda estimator: smooth_problems(steps=3))
 def runs_are_independent(estimator: Estimator, problem: Problem) -> None:
-    """Two runs at once do not see each other, and a second run repeats the first bit for bit."""
+    """Two interleaved runs do not affect each other; a repeated run is bitwise equal."""
     alone = run(estimator, problem.objective, problem.points)
     one, other = estimator.start(problem.objective), estimator.start(problem.objective)
     shifted = Trajectory(problem.points + 0.1)
@@ -84,9 +84,9 @@ def runs_are_independent(estimator: Estimator, problem: Problem) -> None:
         require(np.array_equal(a.values, b.values), f"step {a.step}: another run changed the values.")
 
 
-@law(anything)
+@law(any_problem)
 def inputs_are_left_alone(estimator: Estimator, problem: Problem) -> None:
-    """The vectors of a step are not written to."""
+    """The vectors of a step are not modified."""
     points = problem.points.copy()
     run(estimator, problem.objective, points)
-    require(np.array_equal(points, problem.points), "the points of the path were changed.")
+    require(np.array_equal(points, problem.points), "the points of the path were modified.")

@@ -1,4 +1,4 @@
-"""What an estimator hands over for each step: shapes, losses, residual, mass, and the zeros."""
+"""Laws about the fields of an allocation: shapes, losses, residual, mass and exact zeros."""
 
 from dataclasses import replace
 from typing import Any
@@ -8,8 +8,8 @@ from hypothesis import strategies as st
 
 from lca import tolerances
 from lca.allocation import Estimator
-from lca.testing.estimator_checks.law import anything, law_into, run
-from lca.testing.instruments import WithUnused
+from lca.testing.estimator_checks.law import any_problem, law_into, run
+from lca.testing.instruments import WithUnusedTensor
 from lca.testing.laws import require, require_close, rounding
 from lca.testing.problems import Problem
 from lca.testing.report import Check
@@ -19,9 +19,9 @@ CHECKS: list[Check] = []
 law = law_into(CHECKS)
 
 
-@law(lambda estimator: st.tuples(anything(estimator), st.sampled_from([np.float32, np.float64])))
+@law(lambda estimator: st.tuples(any_problem(estimator), st.sampled_from([np.float32, np.float64])))
 def returns_one_value_per_parameter(estimator: Estimator, case: tuple[Problem, type]) -> None:
-    """``values`` is a finite vector of θ's own shape and dtype."""
+    """``values`` is a finite vector with the shape and dtype of θ."""
     problem, dtype = case
     for a in run(estimator, problem.objective, problem.points.astype(dtype)):
         expected = (problem.objective.layout.size,)
@@ -30,9 +30,9 @@ def returns_one_value_per_parameter(estimator: Estimator, case: tuple[Problem, t
         require(bool(np.isfinite(a.values).all()), "values are not finite.")
 
 
-@law(anything)
+@law(any_problem)
 def reports_the_true_losses(estimator: Estimator, problem: Problem) -> None:
-    """``loss_start`` and ``loss_end`` are L(θ_t) and L(θ_{t+1}) of the step's own ends."""
+    """``loss_start`` and ``loss_end`` are the losses at the two ends of the step."""
     losses = [problem.objective.loss(point) for point in problem.points]
     allocations = run(estimator, problem.objective, problem.points)
     for a, start, end in zip(allocations, losses[:-1], losses[1:], strict=True):
@@ -41,19 +41,19 @@ def reports_the_true_losses(estimator: Estimator, problem: Problem) -> None:
             require_close(actual, expected, tolerance, f"step {a.step}: {name}")
 
 
-@law(anything)
+@law(any_problem)
 def keeps_the_index_of_the_step(estimator: Estimator, problem: Problem) -> None:
-    """``step`` is the index of the step that was given, not a count of its own."""
+    """``step`` is the index of the step that was passed, not a counter."""
     allocator = estimator.start(problem.objective)
     for step in problem.trajectory:
         index = 3 * step.index + 5
         found = allocator(replace(step, index=index)).step
-        require(found == index, f"the allocation of step {index} says it is that of step {found}.")
+        require(found == index, f"the allocation of step {index} has step={found}.")
 
 
-@law(lambda estimator: st.tuples(anything(estimator), st.sampled_from([np.float32, np.float64])))
+@law(lambda estimator: st.tuples(any_problem(estimator), st.sampled_from([np.float32, np.float64])))
 def residual_is_what_is_left(estimator: Estimator, case: tuple[Problem, type]) -> None:
-    """``residual`` is ``loss_end - loss_start - state_change - Σ values``, the sum taken in float64."""
+    """``residual`` is ``loss_end - loss_start - state_change - Σ values``, with the sum in float64."""
     problem, dtype = case
     for a in run(estimator, problem.objective, problem.points.astype(dtype)):
         left = a.loss_end - a.loss_start - a.state_change - float(np.sum(a.values, dtype=np.float64))
@@ -61,35 +61,35 @@ def residual_is_what_is_left(estimator: Estimator, case: tuple[Problem, type]) -
         require_close(a.residual, left, tolerance, f"step {a.step}: residual")
 
 
-@law(anything)
-def nothing_is_hidden_in_the_state_change(estimator: Estimator, problem: Problem) -> None:
-    """``state_change`` is 0 where the loss depends on nothing but θ; it is no place for a residual."""
+@law(any_problem)
+def state_change_is_zero_without_state(estimator: Estimator, problem: Problem) -> None:
+    """``state_change`` is 0 if the loss depends on θ alone; it must not contain the residual."""
     for a in run(estimator, problem.objective, problem.points):
-        require(a.state_change == 0, f"step {a.step}: state_change is {a.state_change!r} without any buffer.")
+        require(a.state_change == 0, f"step {a.step}: state_change is {a.state_change!r} without any state.")
 
 
-@law(anything)
+@law(any_problem)
 def mass_bounds_the_values(estimator: Estimator, problem: Problem) -> None:
-    """``mass`` is at least ``Σ|values|``, of which it is the uncancelled form."""
+    """``mass`` is at least ``Σ|values|``."""
     for a in run(estimator, problem.objective, problem.points):
         moved = float(np.abs(a.values).sum())
         require(moved <= a.mass + rounding(a), f"Σ|values| = {moved!r} exceeds mass = {a.mass!r}.")
 
 
-@law(anything)
+@law(any_problem)
 def mass_is_no_larger_than_the_step(estimator: Estimator, problem: Problem) -> None:
-    """``mass`` is of the size of ``Σ_i |g_i Δ_i|``: the unit of every tolerance, so not to be padded."""
+    """``mass`` is of the size of ``Σ_i |g_i Δ_i|``: a larger one would loosen every tolerance."""
     for a, step in zip(run(estimator, problem.objective, problem.points), problem.trajectory, strict=True):
         delta = step.end - step.start
         grads = [problem.objective.loss_and_grad(step.start + s * delta)[1] for s in np.linspace(0, 1, 17)]
         largest = max(float(np.abs(grad * delta).sum()) for grad in grads)
-        # 16: what a rule with negative weights may have in Σ|w_k|, or a peak between the 17 points.
+        # 16 allows for Σ|w_k| > 1 of rules with negative weights, and for a peak between the 17 points.
         require(a.mass <= 16 * largest, f"mass = {a.mass:.3g}, but Σ|g Δ| is at most {largest:.3g}.")
 
 
-@law(lambda estimator: st.tuples(anything(estimator), st.randoms(use_true_random=False)))
+@law(lambda estimator: st.tuples(any_problem(estimator), st.randoms(use_true_random=False)))
 def unmoved_parameters_get_exactly_zero(estimator: Estimator, case: tuple[Problem, Any]) -> None:
-    """A parameter that does not move is allocated 0, and so is everything in a step that goes nowhere."""
+    """A parameter that does not move has the value 0; in a step without movement, all values are 0."""
     problem, random = case
     start, end = problem.points[0], problem.points[1].copy()
     still = np.array([random.random() < 0.5 for _ in end])
@@ -99,10 +99,10 @@ def unmoved_parameters_get_exactly_zero(estimator: Estimator, case: tuple[Proble
     require(not np.any(second.values), "a step from a point to itself has values other than 0.")
 
 
-@law(anything)
+@law(any_problem)
 def unused_parameters_get_exactly_zero(estimator: Estimator, problem: Problem) -> None:
-    """A parameter the loss does not depend on is allocated 0, however far it moves."""
+    """A parameter on which the loss does not depend has the value 0, however far it moves."""
     extra = np.linspace(1.0, 2.0, len(problem.points))[:, None] * np.ones(3)
     points = np.concatenate([problem.points, extra], axis=1)
-    for a in run(estimator, WithUnused(problem.objective, 3), points):
+    for a in run(estimator, WithUnusedTensor(problem.objective, 3), points):
         require(not np.any(a.values[-3:]), "a parameter that is not in the loss has a value other than 0.")

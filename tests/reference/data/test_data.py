@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from lca.errors import DataError
-from lca.reference.data import Batch, Dataset, Split, load, load_digits
+from lca.reference.data import Batch, Dataset, Split, load_digits, load_split
 
 X, Y = np.arange(12.0).reshape(4, 3), np.array([0, 1, 1, 0])
 SPLIT = {
@@ -27,7 +27,7 @@ IDX_FILES = {
 }
 
 
-def test_batch_keeps_what_it_is_given() -> None:
+def test_batch_keeps_its_arguments() -> None:
     batch = Batch(X, Y.astype(np.uint8), [1, 2, 0, 1])
     assert batch.x is X
     assert (len(batch), batch.total_weight, Batch(X, Y).total_weight) == (4, 4.0, 4.0)
@@ -48,11 +48,11 @@ def test_batch_keeps_what_it_is_given() -> None:
         ((X.astype(np.uint8), Y), "x must be floating point, got uint8; scale pixels first, e.g. x / 255.0"),
         ((np.where(X == 7, np.nan, X), Y), r"x must be finite, got nan in example 2 \(index \(2, 1\)\)"),
         ((np.where(X == 7, np.inf, X), Y), "x must be finite, got inf"),
-        ((X, Y[:3]), r"one row an example: x has 4 rows, y has shape \(3,\)"),
-        ((X, np.array(3)), "one row an example"),
+        ((X, Y[:3]), r"one row per example: x has 4 rows, y has shape \(3,\)"),
+        ((X, np.array(3)), "one row per example"),
         ((X, Y.astype(float)), r"integer labels .* got float64 of shape \(4,\); use y.astype\(int\)"),
         ((X, Y[:, None]), r"got int64 of shape \(4, 1\)"),
-        ((X, Y, np.ones(3)), r"weight must have shape \(4,\), one entry an example, got \(3,\)"),
+        ((X, Y, np.ones(3)), r"weight must have shape \(4,\), one entry per example, got \(3,\)"),
         ((X, Y, np.array([1, -1, 1, 1])), "finite and ≥ 0, got -1.0 for example 1"),
         ((X, Y, np.array([1, 1, np.nan, 1])), "got nan for example 2"),
     ],
@@ -75,7 +75,7 @@ def test_dataset_yields_every_example_once_in_order(n: int, batch_size: int) -> 
     np.testing.assert_array_equal(np.concatenate([b.weight for b in batches]), weight)
 
 
-def test_dataset_from_batches_puts_them_together() -> None:
+def test_dataset_from_batches_concatenates_them() -> None:
     data = Dataset.from_batches([Batch(X, Y), Batch(X[:1] + 50, Y[:1] + 1, np.array([3.0]))])
     np.testing.assert_array_equal(data.x, np.concatenate([X, X[:1] + 50]))
     np.testing.assert_array_equal(data.y, [0, 1, 1, 0, 1])
@@ -87,10 +87,10 @@ def test_dataset_from_batches_puts_them_together() -> None:
     ("other", "message"),
     [
         (Batch(X[:, :2], Y), r"one feature shape: batch 0 has \(3,\), batch 1 has \(2,\)"),
-        (Batch(X, X), r"one kind of target: batch 0 has int64 \(\), batch 1 has float64 \(3,\)"),
+        (Batch(X, X), r"one type of target: batch 0 has int64 \(\), batch 1 has float64 \(3,\)"),
     ],
 )
-def test_unlike_batches_are_refused(other: Batch, message: str) -> None:
+def test_batches_of_different_shapes_are_refused(other: Batch, message: str) -> None:
     with pytest.raises(DataError, match=message):
         Dataset.from_batches([Batch(X, Y), other])
 
@@ -102,7 +102,7 @@ def test_empty_data_sets_are_refused() -> None:
         Dataset(X, Y, batch_size=2.5)
 
 
-def test_digits_are_the_file_we_describe() -> None:
+def test_digits_are_the_file_described_in_the_readme() -> None:
     digits = load_digits()
     assert (digits.x_train.shape, digits.x_test.shape) == ((1500, 8, 8), (297, 8, 8))
     assert (digits.x_train.dtype, digits.y_train.dtype, digits.n_classes) == (np.float64, np.int64, 10)
@@ -124,12 +124,12 @@ def test_digits_are_complete_and_of_balanced_classes() -> None:
         assert counts.min() > 0.8 * n / 10
 
 
-def test_split_reshapes_row_by_row() -> None:
+def test_split_reshapes_in_row_major_order() -> None:
     digits = load_digits()
     flat = digits.reshaped((64,))
     np.testing.assert_array_equal(flat.x_test[3], digits.x_test[3].ravel())
     np.testing.assert_array_equal(flat.reshaped((1, 8, 8)).x_train[:, 0], digits.x_train)
-    with pytest.raises(DataError, match=r"shape \(8, 8\) do not fill the shape \(65,\)"):
+    with pytest.raises(DataError, match=r"shape \(8, 8\) cannot be reshaped to \(65,\)"):
         digits.reshaped((65,))
 
 
@@ -154,22 +154,24 @@ def assert_is_split(split: Split, dtype: type) -> None:
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
 def test_load_npz_and_idx(tmp_path: Path, dtype: type) -> None:
     np.savez(tmp_path / "data.npz", **SPLIT)
-    assert_is_split(load(tmp_path / "data.npz", dtype=dtype), dtype)
+    assert_is_split(load_split(tmp_path / "data.npz", dtype=dtype), dtype)
     for packed in (False, True):
         folder = tmp_path / f"idx-{packed}"
         folder.mkdir()
-        assert_is_split(load(str(write_idx(folder, SPLIT, packed=packed)), dtype=dtype), dtype)
+        assert_is_split(load_split(str(write_idx(folder, SPLIT, packed=packed)), dtype=dtype), dtype)
 
 
-def test_floating_point_features_are_taken_as_they_are(tmp_path: Path) -> None:
+def test_floating_point_features_are_not_scaled(tmp_path: Path) -> None:
     np.savez(
         tmp_path / "data.npz", **(SPLIT | {k: SPLIT[k] * np.float32(0.5) for k in ("x_train", "x_test")})
     )
-    np.testing.assert_array_equal(load(tmp_path / "data.npz").x_test, np.full((2, 2, 4), 127.5), strict=True)
+    np.testing.assert_array_equal(
+        load_split(tmp_path / "data.npz").x_test, np.full((2, 2, 4), 127.5), strict=True
+    )
 
 
 def test_load_keras_mnist(data_dir: Path) -> None:
-    mnist = load(data_dir / "mnist.npz", dtype=np.float32)
+    mnist = load_split(data_dir / "mnist.npz", dtype=np.float32)
     assert (mnist.x_train.shape, mnist.x_test.shape, mnist.n_classes) == (
         (60000, 28, 28),
         (10000, 28, 28),
@@ -181,28 +183,28 @@ def test_load_keras_mnist(data_dir: Path) -> None:
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"y_train": SPLIT["y_train"][:2]}, "x_train, y_train: .*one row an example"),
+        ({"y_train": SPLIT["y_train"][:2]}, "x_train, y_train: .*one row per example"),
         ({"y_test": np.array([0.0, 1.0])}, "y_test: y must be integer labels"),
         ({"y_test": np.array([[0.0], [1.0]])}, "y_test must hold integer labels ≥ 0"),
         ({"y_test": np.array([0, -1])}, "y_test must hold integer labels ≥ 0 .* got -1"),
         ({"x_test": SPLIT["x_test"].astype(np.int32)}, "x_test must hold uint8 pixels .* got int32"),
         ({"x_test": SPLIT["x_test"][:, :1]}, r"one feature shape, got \(2, 4\) and \(1, 4\)"),
         ({"x_test": np.full((2, 2, 4), np.nan)}, "x_test, y_test: x must be finite"),
-        ({"x_train": np.array([{"a": 1}, None, "b"], dtype=object)}, "cannot be read as such"),
+        ({"x_train": np.array([{"a": 1}, None, "b"], dtype=object)}, "but reading it failed"),
     ],
 )
 def test_wrong_arrays_are_refused(tmp_path: Path, change: dict[str, np.ndarray], message: str) -> None:
     path = tmp_path / "data.npz"
     np.savez(path, **(SPLIT | change))
     with pytest.raises(DataError, match=message) as caught:
-        load(path)
+        load_split(path)
     assert str(path) in str(caught.value)
 
 
 def test_missing_keys_are_named(tmp_path: Path) -> None:
     np.savez(tmp_path / "data.npz", x_train=SPLIT["x_train"], x=SPLIT["x_test"])
     with pytest.raises(DataError, match="lacks y_train, x_test, y_test; expected the keys x_train"):
-        load(tmp_path / "data.npz")
+        load_split(tmp_path / "data.npz")
 
 
 def test_unreadable_files_are_refused(tmp_path: Path) -> None:
@@ -212,11 +214,11 @@ def test_unreadable_files_are_refused(tmp_path: Path) -> None:
     (tmp_path / "empty.npz").touch()
     np.save(tmp_path / "bare.npy", SPLIT["x_train"])
     for name in ("half.npz", "text.npz", "empty.npz", "bare.npy"):
-        with pytest.raises(DataError, match="cannot be read as such") as caught:
-            load(tmp_path / name)
+        with pytest.raises(DataError, match="but reading it failed") as caught:
+            load_split(tmp_path / name)
         assert str(tmp_path / name) in str(caught.value)
     with pytest.raises(DataError, match="there is no file or folder"):
-        load(tmp_path / "absent.npz")
+        load_split(tmp_path / "absent.npz")
 
 
 @pytest.mark.parametrize("content", [b"", b"\0\0\x08\x03", b"\0\0\x77\x01\0\0\0\0", b"\1\0\x08\x01\0\0\0\0"])
@@ -225,8 +227,8 @@ def test_broken_idx_files_are_refused(tmp_path: Path, content: bytes, suffix: st
     write_idx(tmp_path, SPLIT)
     (tmp_path / IDX_FILES["x_test"]).unlink()
     (tmp_path / (IDX_FILES["x_test"] + suffix)).write_bytes(content)
-    with pytest.raises(DataError, match="expected an IDX file.*each plain or .gz"):
-        load(tmp_path)
+    with pytest.raises(DataError, match="expected an IDX file.*each plain or with the ending .gz"):
+        load_split(tmp_path)
 
 
 def test_a_short_or_missing_idx_file_is_named(tmp_path: Path) -> None:
@@ -234,7 +236,7 @@ def test_a_short_or_missing_idx_file_is_named(tmp_path: Path) -> None:
     images = tmp_path / IDX_FILES["x_test"]
     images.write_bytes(images.read_bytes()[:-1])
     with pytest.raises(DataError, match=r"header says shape \(2, 2, 4\), file holds 15 numbers"):
-        load(tmp_path)
+        load_split(tmp_path)
     images.unlink()
     with pytest.raises(DataError, match="t10k-images-idx3-ubyte"):
-        load(tmp_path)
+        load_split(tmp_path)

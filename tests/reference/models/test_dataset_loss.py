@@ -83,7 +83,7 @@ def assert_loss(a: float, b: float) -> None:
 @given(problems)
 def test_gradient_equals_complex_step(problem: Problem) -> None:
     objective = problem.objective(batch_size=4)
-    h = 1e-30  # nothing is subtracted, so the step can be as small as one likes
+    h = 1e-30  # no cancellation, so the step can be arbitrarily small
     steps = [objective.loss(problem.theta + 1j * h * e) for e in np.eye(problem.theta.size)]
     loss, grad = objective.loss_and_grad(problem.theta)
     assert_gradient(np.imag(steps) / h, grad, tolerances.gradient(problem.scale, EPS64))
@@ -101,7 +101,7 @@ def test_gradient_equals_central_differences(problem: Problem) -> None:
 
 
 @given(problems, st.integers(1, 6))
-def test_chunks_and_a_ragged_last_one_change_nothing(problem: Problem, batch_size: int) -> None:
+def test_chunk_size_does_not_change_the_loss(problem: Problem, batch_size: int) -> None:
     loss, grad = problem.objective().loss_and_grad(problem.theta)
     chunked_loss, chunked = problem.objective(batch_size=batch_size).loss_and_grad(problem.theta)
     assert_loss(chunked_loss, loss)
@@ -168,7 +168,7 @@ def test_classes_add_up(problem: Problem, use_batch: bool) -> None:
 
 
 @given(labelled)
-def test_a_class_is_its_own_mean_times_its_share(problem: Problem) -> None:
+def test_a_class_term_is_its_mean_times_its_share_of_the_weight(problem: Problem) -> None:
     label = int(problem.y[0])
     mine = problem.y == label
     own = DatasetLoss(problem.network, problem.x[mine], problem.y[mine], weight=problem.weight[mine])
@@ -178,7 +178,7 @@ def test_a_class_is_its_own_mean_times_its_share(problem: Problem) -> None:
 
 
 @given(problems)
-def test_calls_leave_no_trace(problem: Problem) -> None:
+def test_calls_have_no_side_effects(problem: Problem) -> None:
     objective, theta = problem.objective(batch_size=4), problem.theta.copy()
     x, y = problem.x.copy(), problem.y.copy()
     first = objective.loss_and_grad(theta)
@@ -204,11 +204,11 @@ def test_is_an_objective() -> None:
         ({"y": np.array([0, 1, 2, 0])}, r"labels must lie in 0\.\.1 for 2 outputs, got 2 at position 2"),
         ({"y": np.array([0, -1, 1, 0])}, r"got -1 at position 1"),
         ({"y": np.eye(4)[:, :2]}, "integer labels"),
-        ({"y": np.array([0, 1])}, "one row an example"),
+        ({"y": np.array([0, 1])}, "one row per example"),
         ({"x": X.reshape(4, 3, 1)}, r"examples of shape \(3,\), got \(3, 1\); use x.reshape\(len\(x\), 3\)"),
         ({"x": X[:0], "y": Y[:0]}, "at least one example"),
         ({"weight": np.zeros(4)}, "all weights are 0"),
-        ({"only": 2}, r"only=2 is none of the labels 0\.\.1"),
+        ({"only_label": 2}, r"only_label must be one of the labels 0\.\.1 or None, got 2"),
         ({"batch_size": 0}, "batch_size must be a positive integer, got 0"),
     ],
 )
@@ -233,5 +233,5 @@ def test_bad_theta_is_refused(theta: np.ndarray) -> None:
 
 def test_targets_without_labels_have_no_classes() -> None:
     objective = DatasetLoss(mlp((3, 2), loss="squared_error"), X, np.eye(4)[:, :2])
-    with pytest.raises(DataError, match="only labelled data have classes"):
+    with pytest.raises(DataError, match="classes need integer labels"):
         objective.by_class()

@@ -1,4 +1,4 @@
-"""Each layer against its obvious slow twin, and its two gradients against complex steps."""
+"""Each layer against a slow implementation with loops, and its gradients against complex steps."""
 
 import numpy as np
 import pytest
@@ -90,7 +90,7 @@ def test_parameter_gradient_equals_complex_step(layer: Layer, shape: tuple[int, 
     params, x = draw(layer, shape, seed)
     out, cache = layer.forward(params, x)
     upstream = np.random.default_rng(seed + 1).normal(size=out.shape)
-    into = [np.full(p.shape, np.nan) for p in params]  # whatever is not written stays NaN
+    into = [np.full(p.shape, np.nan) for p in params]  # entries that are not written stay NaN
     layer.write_gradient(cache, upstream, into)
     mass = float(np.abs(upstream).sum() * max(1.0, np.abs(x).max()))
     for k, tensor in enumerate(params):
@@ -102,7 +102,7 @@ def test_parameter_gradient_equals_complex_step(layer: Layer, shape: tuple[int, 
         assert np.abs(into[k] - numeric).max() <= tolerances.summed(mass, EPS64)
 
 
-def test_equal_maxima_send_the_gradient_to_the_first() -> None:
+def test_the_gradient_of_equal_maxima_goes_to_the_first() -> None:
     x = np.zeros((1, 1, 2, 2))
     _, cache = MaxPool2d(2).forward((), x)
     grad = MaxPool2d(2).input_gradient((), cache, np.full((1, 1, 1, 1), 3.0))

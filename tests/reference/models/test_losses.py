@@ -1,4 +1,4 @@
-"""Output losses against SciPy and the plain formula, far out on the axis too."""
+"""Output losses against SciPy and the plain formula, also for large outputs."""
 
 import numpy as np
 import pytest

@@ -1,4 +1,4 @@
-"""Networks by name: widths, defaults, shapes, refusals."""
+"""Networks by name: widths, defaults, shapes, errors."""
 
 import pytest
 
@@ -38,12 +38,12 @@ def test_every_listed_name_is_known(name):
 
 @pytest.mark.parametrize("spec", ["mlp:0", "mlp:64,", "mlp:a", "mlp:-3", "mlp:6.5"])
 def test_widths_must_be_positive_integers(spec):
-    with pytest.raises(LCAError, match="positive widths separated by commas"):
+    with pytest.raises(LCAError, match="positive integers separated by commas"):
         make_model(spec, (6, 8), 5)
 
 
 def test_logistic_regression_has_no_widths():
-    with pytest.raises(LCAError, match="no hidden widths"):
+    with pytest.raises(LCAError, match="has no hidden layers"):
         make_model("logistic:3", (6, 8), 5)
 
 

@@ -1,4 +1,4 @@
-"""`Network` and its builders: names, starting points, shapes, and what they refuse."""
+"""`Network` and its builders: names, initial parameters, shapes, errors."""
 
 from typing import Any
 
@@ -27,7 +27,7 @@ from lca.testing.strategies import networks, seeds
 EPS64 = float(np.finfo(np.float64).eps)
 
 
-def test_names_are_numbered_by_kind() -> None:
+def test_names_are_numbered_by_layer_type() -> None:
     layout = small_cnn((1, 8, 8), 10, channels=(2, 3), hidden=(4,)).layout
     layers = ("conv1", "conv2", "fc1", "fc2")
     assert layout.names == tuple(f"{name}.{part}" for name in layers for part in ("weight", "bias"))
@@ -78,7 +78,7 @@ def test_forward_equals_matrix_products(network: Network, seed: int) -> None:
 def test_misfit_layers_are_refused() -> None:
     with pytest.raises(LayoutError, match=r"takes examples of shape \(4,\), got \(3,\)"):
         Network((Dense(5, 3), Dense(4, 2)), CrossEntropy(), (5,))
-    with pytest.raises(LCAError, match=r"must end in one row an example, got shape \(2, 3, 3\)"):
+    with pytest.raises(LCAError, match=r"must be one vector per example, got shape \(2, 3, 3\)"):
         Network((Conv2d(1, 2, 1),), CrossEntropy(), (1, 3, 3))
     with pytest.raises(LayoutError, match="at least one tensor"):
         Network((Flatten(),), CrossEntropy(), (3,))
@@ -95,9 +95,9 @@ def test_builders_refuse() -> None:
         mlp((3, 2), loss="mse")  # type: ignore[arg-type]
     with pytest.raises(LCAError, match="odd kernel, got .* kernel 2"):
         small_cnn((1, 8, 8), 10, kernel=2)
-    with pytest.raises(LCAError, match="a grey image has one channel"):
+    with pytest.raises(LCAError, match="a grey-level image has one channel"):
         small_cnn((8, 8), 10)
-    with pytest.raises(LayoutError, match="leave a pooling layer out"):
+    with pytest.raises(LayoutError, match="remove a pooling layer"):
         small_cnn((1, 3, 3), 10)
 
 
@@ -134,7 +134,7 @@ def test_a_tied_gradient_is_the_sum_over_its_uses(tied: dict[str, str], seed: in
 
 
 @given(seeds)
-def test_frozen_tensors_have_gradient_zero_and_the_others_theirs(seed: int) -> None:
+def test_frozen_tensors_have_gradient_zero_and_others_are_unaffected(seed: int) -> None:
     rng = np.random.default_rng(seed)
     batch = Batch(rng.normal(size=(4, 3)), rng.integers(3, size=4))
     free = Network(STACK, CrossEntropy(), (3,))
@@ -164,7 +164,7 @@ def test_frozen_tensors_have_gradient_zero_and_the_others_theirs(seed: int) -> N
         ({"tied": {"fc2.weight": "fc2.weight"}}, "which is itself tied"),
         (
             {"tied": {"fc2.weight": "fc1.weight"}, "frozen": ("fc2.weight",)},
-            "'fc2.weight' is tied to 'fc1.weight'; freeze that one",
+            "'fc2.weight' is tied to 'fc1.weight'; freeze 'fc1.weight' to freeze both",
         ),
     ],
 )
