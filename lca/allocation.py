@@ -2,7 +2,6 @@
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from math import isnan
 from typing import Protocol, runtime_checkable
 
 import numpy as np
@@ -96,16 +95,12 @@ class StepAllocation:
     replicates: Mapping[float, Sequence[Vector]] = field(default_factory=dict)
     terms: Mapping[str, "StepAllocation"] = field(default_factory=dict)
     source: Step | None = None
+    sampled: bool = False
 
     @property
     def loss_change(self) -> float:
         """``loss_end - loss_start``: negative when the step lowered the loss."""
         return self.loss_end - self.loss_start
-
-    @property
-    def sampled(self) -> bool:
-        """Whether the values are estimated from batches or samples, by an estimator that measures no loss."""
-        return isnan(self.loss_end)
 
 
 class Allocator(Protocol):

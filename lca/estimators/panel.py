@@ -6,7 +6,7 @@ What `Adaptive` refines. Nodes are evaluated once and shared between a panel and
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
-from lca.estimators.segment import Segment
+from lca.estimators.path import Segment
 from lca.objective import Evaluation
 from lca.quadrature import SIMPSON, TRAPEZOID
 
