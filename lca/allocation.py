@@ -237,7 +237,7 @@ def start_each(
     if isinstance(estimator, type) or not isinstance(estimator, Estimator):
         raise LCAError(
             f"expected an estimator, got {estimator!r}; e.g. lca.PathIntegral(lca.SIMPSON), lca.Adaptive() "
-            "or lca.estimators.CrossFit(); lca.estimators.named.make_estimator makes one from a name."
+            "or lca.estimators.CrossFit(); lca.estimators.registry.make_estimator makes one from a name."
         )
     allocators = {name: estimator.start(objective) for name, objective in objectives.items()}
     unchecked = dict(objectives) if check else {}

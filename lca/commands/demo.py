@@ -7,7 +7,7 @@ from typing import get_args
 from lca.commands.command import Command
 from lca.commands.demo_run import DemoSettings, run_demo
 from lca.commands.summary_text import summary_text
-from lca.estimators.named import ESTIMATORS
+from lca.estimators.registry import REGISTRY
 from lca.output import check_writable, replace_folder, scratch_folder, write_files
 from lca.record import Record
 from lca.reference.backend import Dtype, offered_backends
@@ -25,7 +25,7 @@ def add_arguments(parser: ArgumentParser) -> None:
     add("--lr", type=float, help="learning rate (the optimizer's usual one)")
     add("--steps", type=int, default=default.steps, help="number of updates (%(default)s)")
     add("--batch-size", type=int, default=default.batch_size, help="examples an update (%(default)s)")
-    add("--estimator", default=default.estimator, help=f"{', '.join(ESTIMATORS)} (%(default)s)")
+    add("--estimator", default=default.estimator, help=f"{', '.join(REGISTRY)} (%(default)s)")
     add("--tol", type=float, default=default.tol, help=_TOL_HELP)
     add("--dtype", default=default.dtype, choices=get_args(Dtype), help="of the parameters (%(default)s)")
     add("--seed", type=int, default=default.seed, help="of initial weights and batches (%(default)s)")

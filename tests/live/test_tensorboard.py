@@ -68,7 +68,7 @@ def test_what_was_not_measured_is_left_out(tmp_path):
 
 def test_signs_of_samples_are_no_helping_percent(tmp_path):
     view = TensorBoardView(LAYOUT, tmp_path)
-    view.update(StepAllocation(ROWS[0], np.nan, np.nan, residual=np.nan, mass=4.0, step=0))
+    view.update(StepAllocation(ROWS[0], np.nan, np.nan, residual=np.nan, mass=4.0, sampled=True))
     view.close()
     assert set(events(tmp_path)[0]) == {
         f"{kind}/{x}" for kind in ("LCA", "LCA_so_far") for x in ("fc1", "fc2")
