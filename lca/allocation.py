@@ -161,7 +161,10 @@ class Estimator(Protocol):
 
     @property
     def degree(self) -> int:
-        """Exact for losses that are polynomials of degree ≤ degree + 1 along the step; if sampled, in the mean."""
+        """Exact for losses that are polynomials of degree ≤ degree + 1 along the step.
+
+        Of a sampled estimator the mean is exact.
+        """
 
     @property
     def cost(self) -> Cost:

@@ -128,7 +128,8 @@ def _halves(
     step: Step, loss: SampledLoss, optimizer: Optimizer, state: Any, vector: Callable[[np.ndarray], Vector]
 ) -> tuple[MicroBatch, ...]:
     """Both halves of the batch, each with the update that the optimizer would have made without it."""
-    batch: Batch = step.batch
+    batch = step.batch
+    assert batch is not None
     if len(batch) < 2:
         raise LCAError(
             f"step {step.index}: a batch of one example cannot be split into micro-batches; choose a "

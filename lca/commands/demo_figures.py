@@ -14,9 +14,10 @@ with extra("report"):
 def draw_figures(train: RunViews, heldout: RunViews | None) -> dict[str, bytes]:
     """PNG images by file name; without ``heldout``, from a sampled run, no losses and no helping %."""
     layers, histogram = train.layers.groups.names, train.histogram
+    other = None if heldout is None else heldout.layers.totals
     axes = {
         "cumulative": plots.plot_cumulative(train.layers.rows, layers),
-        "totals": plots.plot_totals(layers, train.layers.totals, heldout and heldout.layers.totals),
+        "totals": plots.plot_totals(layers, train.layers.totals, other),
         "histogram": plots.plot_histogram(
             histogram.edges, histogram.helping, histogram.hurting, note=_not_shown(histogram)
         ),

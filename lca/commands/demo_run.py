@@ -58,7 +58,7 @@ class DemoSettings:
 
 @dataclass(frozen=True, eq=False)
 class DemoResult:
-    """The results of a demo run; ``heldout`` is ``None`` from a sampled estimator, which does not measure it."""
+    """The results of a demo run; ``heldout`` is ``None`` if the estimator is sampled."""
 
     summary: dict[str, Any]
     train: RunViews

@@ -58,8 +58,8 @@ def _sampled_balance(s: Mapping[str, Any]) -> str:
     ]
     return (
         f"{_table(rows)}\n\n"
-        f"{s['estimator']} estimates from batches or samples of the training data, so there is no residual of\n"
-        "a step to check, no held-out loss and no helping %. The difference is the error of the estimate."
+        f"{s['estimator']} estimates from batches or samples of the training data, so there is no residual\n"
+        "of a step to check, no held-out loss and no helping %. The difference is the error of the estimate."
     )
 
 

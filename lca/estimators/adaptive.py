@@ -7,8 +7,8 @@ from typing import ClassVar, Literal
 from lca.allocation import Allocator, Cost, StepAllocation
 from lca.errors import LCAError, UnknownNameError
 from lca.estimators.audits import Audits
-from lca.estimators.panel import Panel, simpson, trapezoid
 from lca.estimators.integral import Integral
+from lca.estimators.panel import Panel, simpson, trapezoid
 from lca.estimators.path import Path, Segment
 from lca.objective import Evaluation, Objective
 from lca.quadrature import TRAPEZOID

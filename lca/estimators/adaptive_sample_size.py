@@ -90,7 +90,9 @@ class AdaptiveSampleSize:
             )
         target = self.relative_error if self.examples is None else self.examples
         if not 0 < target < inf:  # type: ignore[operator]
-            raise LCAError(f"the target of an AdaptiveSampleSize must be a finite number > 0, got {target!r}.")
+            raise LCAError(
+                f"the target of an AdaptiveSampleSize must be a finite number > 0, got {target!r}."
+            )
         if self.relative_error and (self.groups is None or _inner(self.probe).micro_batches < 2):
             raise LCAError(
                 "relative_error needs groups=..., the groups of parameters whose sums are meant, and a probe "

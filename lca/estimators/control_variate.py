@@ -8,6 +8,7 @@ from lca.allocation import Allocator, Cost
 from lca.arrays import Vector, array_ops
 from lca.errors import LCAError
 from lca.estimators.path import GradientAt, Point
+from lca.estimators.replicates import SampledNode
 from lca.estimators.sampled_path_integral import (
     Draw,
     SampledPathIntegral,
@@ -15,7 +16,6 @@ from lca.estimators.sampled_path_integral import (
     gradient_on,
     sampled_node,
 )
-from lca.estimators.replicates import SampledNode
 from lca.objective import Evaluation, Objective
 from lca.quadrature import QuadratureRule
 
@@ -145,4 +145,6 @@ class AnchoredMean:
         self._gradient = objective.loss_and_grad(theta)[1]
         if self.micro_batches == 1:
             return Evaluation(nan, self._gradient)
-        return SampledNode(nan, self._gradient, gradients=[self._gradient] * self.micro_batches, time=point.time)
+        return SampledNode(
+            nan, self._gradient, gradients=[self._gradient] * self.micro_batches, time=point.time
+        )

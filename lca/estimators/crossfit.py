@@ -110,8 +110,8 @@ class CrossFit:
             )
         if self.independent and self.rule == LEFT:
             raise LCAError(
-                "CrossFit has error bars for the trapezoid only: with LEFT the larger part of the error is the "
-                "curvature along the step, which no spread shows; use TRAPEZOID or independent=False."
+                "CrossFit has error bars for the trapezoid only: with LEFT the larger part of the error is "
+                "the curvature along the step, which no spread shows; use TRAPEZOID or independent=False."
             )
         if not isinstance(self.micro_batches, int) or self.micro_batches < 2:
             raise LCAError(f"micro_batches must be a whole number ≥ 2, got {self.micro_batches!r}.")
@@ -125,7 +125,7 @@ class CrossFit:
 
     @property
     def unbiased(self) -> bool:
-        """Whether the mean is right over independent batches, for which a correction by ``epoch`` is wrong."""
+        """Over independent batches, for which the correction by ``epoch`` is wrong."""
         return self.epoch is None
 
     @property
@@ -142,7 +142,7 @@ class CrossFit:
 
     @property
     def required_fields(self) -> tuple[str, ...]:
-        """The micro-batches; for the trapezoid the next gradient, and its micro-batches, which must be M too."""
+        """The micro-batches; for the trapezoid also the next gradient and its micro-batches."""
         ends = () if self.rule == LEFT else ("next_gradient", "next_micro_batches")
         own = () if self.epoch is None else ("gradient",)
         return ("micro_batches", *ends, *own)

@@ -217,8 +217,8 @@ class Segment:
         self._path.objective.layout.check(gradient, f"a gradient for step {index}")
         if gradient.dtype != self.step.start.dtype:
             raise LCAError(
-                f"step {index}: a gradient is {gradient.dtype} where θ is {self.step.start.dtype}; compute it "
-                "in θ's dtype, or convert the points to the gradient's."
+                f"step {index}: a gradient is {gradient.dtype} where θ is {self.step.start.dtype}; compute it in "
+                "θ's dtype, or convert the points to the gradient's."
             )
 
     def check_update(self, update: Vector) -> None:
@@ -268,8 +268,6 @@ class Segment:
 
     def _point(self, s: float) -> Point:
         start, end = self.step.start, self.step.end
-        if s in (0.0, 1.0):  # the very vectors of the step: start + 1.0 * delta may differ by rounding
-            theta = end if s else start
-        else:
-            theta = self.ops.between(start, end, s)
+        ends = {0.0: start, 1.0: end}  # the step's own vectors: start + 1.0 * delta may differ by rounding
+        theta = ends[s] if s in ends else self.ops.between(start, end, s)
         return Point(self.step, s, theta, self.step.index + s if s else self._start_time)

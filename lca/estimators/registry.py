@@ -92,7 +92,9 @@ _ESTIMATORS = (
     _fixed("probe-importance", "samples drawn by error", SampledPathIntegral(sampling="importance")),
     _fixed("probe-stratified", "samples drawn by error, spread evenly over classes", _STRATIFIED),
     _fixed("anchored", "stratified samples with a control variate", ControlVariate(_STRATIFIED)),
-    _fixed("budget", "stratified samples sized for 256 examples a step", AdaptiveSampleSize(_STRATIFIED, 256)),
+    _fixed(
+        "budget", "stratified samples sized for 256 examples a step", AdaptiveSampleSize(_STRATIFIED, 256)
+    ),
 )
 
 REGISTRY: Mapping[str, NamedEstimator] = {

@@ -1,4 +1,4 @@
-"""`SampledPathIntegral`: the path integral from samples of the data, shared by the steps that meet at a node."""
+"""`SampledPathIntegral`: the path integral from samples, shared by the steps that meet at a node."""
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
@@ -210,7 +210,7 @@ class SampledRun:
         return self._sampler.draw([self.size // m] * m)
 
     def _learn(self, step: Step) -> Cost:
-        """Update the errors of examples, from training or every ``refresh`` steps from a pass over the data."""
+        """Update the errors of examples: from training, or every ``refresh`` steps from all data."""
         probe = self.probe
         if probe.sampling == "uniform":
             return Cost()
@@ -226,7 +226,7 @@ class SampledRun:
     def _measure_scores(self, theta: Vector) -> Cost:
         if not isinstance(self._objective, Scored):
             raise LCAError(
-                f"refresh={self.probe.refresh} requires an objective that provides the errors of its examples "
+                f"refresh={self.probe.refresh} requires an objective with the errors of its examples "
                 f"(lca.objective.Scored), which {type(self._objective).__name__} does not; use the scores of "
                 "training (refresh=None) or sampling='uniform'."
             )

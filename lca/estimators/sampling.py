@@ -16,7 +16,7 @@ Sampling: TypeAlias = Literal["uniform", "importance", "stratified"]
 
 @dataclass(frozen=True, eq=False)
 class Sample:
-    """``size`` examples, drawn independently of other samples; the mean of ``factor · g_batch(θ)`` is ∇L(θ)."""
+    """``size`` examples, independent of other samples; the mean of ``factor · g_batch(θ)`` is ∇L(θ)."""
 
     batch: Batch
     factor: float

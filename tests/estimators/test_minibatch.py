@@ -141,7 +141,7 @@ def test_an_epoch_is_some_batches_and_not_independent_draws():
 
 @pytest.mark.parametrize("micro_batches", [2, 3, 4])
 def test_cross_fit_error_bars_see_that_the_update_is_noise_too(micro_batches):
-    """Where the mean gradient is 0, all of the left end's error is the product of the micro_batches' noise."""
+    """Where the mean gradient is 0, all of the left end's error is the product of the noise."""
     rng, k = np.random.default_rng(micro_batches), 400
     layout = Layout(("w",), ((k,),))
     groups, sgd = layout.groups(), SGD(1.0)
@@ -210,7 +210,7 @@ def test_wrong_settings_say_what_is_right():
         CrossFit(1)
     with pytest.raises(
         LCAError,
-        match=r"step 0: CrossFit\(3\) requires 3 micro-batches in Step.micro_batches, but .* supplied 2; split",
+        match=r"step 0: CrossFit\(3\) requires 3 micro-batches in .*, but .* supplied 2; split every batch into",
     ):
         CrossFit(3).start(LOSS)(steps()[0])
 
