@@ -93,9 +93,9 @@ class NextBatch:
 
     Unbiased up to the rule's degree if batches are drawn independently of each other. With shuffled epochs
     the next batch holds the examples that have not been seen for longest, which the last updates helped
-    least: sums come out some percent too small in absolute value, and more so the more the network memorises. The
-    right end allocates the loss of training (dropout, batch statistics, penalty), the other nodes that of the
-    objective.
+    least: sums come out some percent too small in absolute value, more so the more the network memorises.
+    The right end allocates the loss of training (dropout, batch statistics, penalty), the other nodes that
+    of the objective.
 
     Raises
     ------

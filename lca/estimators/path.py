@@ -217,8 +217,8 @@ class Segment:
         self._path.objective.layout.check(gradient, f"a gradient for step {index}")
         if gradient.dtype != self.step.start.dtype:
             raise LCAError(
-                f"step {index}: a gradient is {gradient.dtype} where θ is {self.step.start.dtype}; compute it in "
-                "θ's dtype, or convert the points to the gradient's."
+                f"step {index}: a gradient is {gradient.dtype} where θ is {self.step.start.dtype}; compute "
+                "it in θ's dtype, or convert the points to the gradient's."
             )
 
     def check_update(self, update: Vector) -> None:

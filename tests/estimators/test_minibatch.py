@@ -210,7 +210,7 @@ def test_wrong_settings_say_what_is_right():
         CrossFit(1)
     with pytest.raises(
         LCAError,
-        match=r"step 0: CrossFit\(3\) requires 3 micro-batches in .*, but .* supplied 2; split every batch into",
+        match=r"step 0: CrossFit\(3\) requires 3 micro-batches in .*, but .* supplied 2; split every",
     ):
         CrossFit(3).start(LOSS)(steps()[0])
 
