@@ -7,6 +7,7 @@ import numpy as np
 
 from lca.allocation import Cost, StepAllocation
 from lca.arrays import Vector
+from lca.estimators.checks import OVERFLOW, check_gradient, non_finite
 from lca.estimators.path import Segment
 from lca.estimators.replicates import NodeReplicates, SampledNode
 from lca.objective import Evaluation
@@ -69,13 +70,13 @@ class Integral:
     def add_product(self, weight: float, gradient: Vector, update: Vector) -> None:
         """Add ``weight · g ∘ Δ'`` for an update Δ' (K,) that is not the step's own."""
         segment, ops = self._segment, self._segment.ops
-        segment.check_gradient(gradient)
-        segment.check_update(update)
+        check_gradient(segment.layout, segment.step, gradient)
+        segment.layout.check(update, f"an update of a micro-batch of step {segment.step.index}")
         with np.errstate(over="ignore", invalid="ignore"):  # reported here
             product = ops.scaled(gradient * update, weight)
             mass = ops.abs_total(product)
         if not isfinite(mass):
-            raise segment.non_finite("gradient times movement overflows", gradient)
+            raise non_finite(segment.layout, segment.step, OVERFLOW, gradient)
         self._mass += mass
         found = self._products
         self._products = product if found is None else ops.add_scaled(found, 1.0, product)
@@ -102,7 +103,7 @@ class Integral:
         segment, values = self._segment, self._values()
         total = segment.ops.total(values)
         if not isfinite(total):
-            raise segment.non_finite("gradient times movement overflows", None)
+            raise non_finite(segment.layout, segment.step, OVERFLOW, None)
         return StepAllocation(
             values=values,
             loss_start=start.loss,

@@ -9,7 +9,6 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from math import inf, isfinite, nextafter
-from numbers import Real
 from typing import Protocol
 from weakref import WeakKeyDictionary
 
@@ -17,7 +16,7 @@ import numpy as np
 
 from lca.allocation import Cost
 from lca.arrays import ArrayOps, Vector, array_ops
-from lca.errors import LCAError, NonFiniteError, TrajectoryError
+from lca.estimators.checks import OVERFLOW, check_gradient, check_loss, check_step, non_finite
 from lca.objective import Evaluation, Objective, State, at_state, evaluate
 from lca.step import Step
 
@@ -105,19 +104,13 @@ class Path:
         LCAError
             If a vector does not fit the layout, or the two dtypes differ.
         """
-        layout, index = self.objective.layout, step.index
-        layout.check(step.start, f"start of step {index}")
-        layout.check(step.end, f"end of step {index}")
-        if step.start.dtype != step.end.dtype:
-            raise TrajectoryError(
-                f"step {index} goes from {step.start.dtype} to {step.end.dtype}; store all points in one "
-                "dtype."
-            )
+        check_step(self.objective.layout, step)
         last, self._end = self._end, None
         known = last.evaluation if last is not None and last.is_start_of(step) else None
         # A point at the same time elsewhere is another point.
-        apart = last is not None and known is None and last.time == index
-        return Segment(self, step, known, nextafter(index, inf) if apart else index, gradients=gradients)
+        apart = last is not None and known is None and last.time == step.index
+        time = nextafter(step.index, inf) if apart else step.index
+        return Segment(self, step, known, time, gradients=gradients)
 
     def arrived(self, step: Step, evaluation: Evaluation) -> None:
         """Keep the evaluation at the end of a step for the next one."""
@@ -154,6 +147,7 @@ class Segment:
         self, path: Path, step: Step, start: Evaluation | None, start_time: float, *, gradients: bool
     ) -> None:
         self.step = step
+        self.layout = path.objective.layout
         self.sampled = path.sampled
         self.ops: ArrayOps = array_ops(step.start)
         self.cost = Cost()
@@ -208,39 +202,8 @@ class Segment:
                 self._masses[node] = self.sums({node: 1.0})[1]
             # This one scalar is finite only if everything that went in is; vectors are searched only if not.
             if not isfinite(self._masses[node]):
-                raise self.non_finite("gradient times movement overflows", node.grad)
+                raise non_finite(self.layout, self.step, OVERFLOW, node.grad)
         return self._masses[node]
-
-    def check_gradient(self, gradient: Vector) -> None:
-        """Raise `LCAError` unless a gradient has the layout and the dtype of θ."""
-        index = self.step.index
-        self._path.objective.layout.check(gradient, f"a gradient for step {index}")
-        if gradient.dtype != self.step.start.dtype:
-            raise LCAError(
-                f"step {index}: a gradient is {gradient.dtype} where θ is {self.step.start.dtype}; compute "
-                "it in θ's dtype, or convert the points to the gradient's."
-            )
-
-    def check_update(self, update: Vector) -> None:
-        """Raise `LCAError` unless an update (K,) of a micro-batch has the layout of θ."""
-        self._path.objective.layout.check(update, f"an update of a micro-batch of step {self.step.index}")
-
-    def non_finite(self, otherwise: str, grad: Vector | None) -> NonFiniteError:
-        """The error that says where NaN or Inf came in: parameters, gradient, or what ``otherwise`` says."""
-        named = {"parameters at the start": self.step.start, "parameters at the end": self.step.end}
-        if grad is not None:
-            named["gradient"] = grad
-        found = otherwise
-        for what, vector in named.items():
-            tensors = self._path.objective.layout.unflatten(self.ops.to_numpy(vector)).items()
-            bad = [name for name, tensor in tensors if not np.isfinite(tensor).all()]
-            if bad:
-                found = f"NaN or Inf in the {what}, in {', '.join(bad)}"
-                break
-        return NonFiniteError(
-            f"step {self.step.index}: {found}; training has probably diverged (lower the learning rate or "
-            "clip the gradient), or the data hold NaN or Inf."
-        )
 
     def _evaluate(self, s: float, *, gradient: bool = True, state: State | None = None) -> Evaluation:
         if state is None and self.step.state:
@@ -248,23 +211,14 @@ class Segment:
         objective = at_state(self._path.objective, state)
         if gradient:
             node, cost = self._path.gradient_at(objective, self._point(s))
-            self.check_gradient(node.grad)
+            check_gradient(self.layout, self.step, node.grad)
         else:
             node = evaluate(objective, self._point(s).theta, gradient=False)
             cost = Cost(full_losses=1)
         self.cost += cost
         if not self.sampled:
-            self._check_loss(node, s)
+            check_loss(self.layout, self.step, node, s)
         return node
-
-    def _check_loss(self, node: Evaluation, s: float) -> None:
-        if not isinstance(node.loss, Real):
-            raise LCAError(
-                f"the objective's loss must be a Python float, got {type(node.loss).__name__}; return "
-                "float(loss)."
-            )
-        if not isfinite(node.loss):
-            raise self.non_finite(f"the loss at s = {s:g} is {node.loss}", node.grad)
 
     def _point(self, s: float) -> Point:
         start, end = self.step.start, self.step.end
