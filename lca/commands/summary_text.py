@@ -1,4 +1,4 @@
-"""A run's summary as text for the terminal."""
+"""The summary of a run as text for the terminal."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
@@ -103,7 +103,7 @@ def _percent(value: float | None) -> str:
 
 
 def _table(rows: Sequence[Row]) -> str:
-    """Columns aligned: the first to the left, numbers to the right."""
+    """Aligned columns: the first to the left, numbers to the right."""
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     return "\n".join(
         "  ".join(
