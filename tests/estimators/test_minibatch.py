@@ -68,6 +68,15 @@ def test_next_batch_is_the_rule_on_the_next_batch(rule):
         assert a.mass >= np.abs(a.values).sum() * (1 - tolerances.EPS64)
 
 
+@pytest.mark.parametrize("estimator", [SameBatch(), NextBatch(), CrossFit(), CrossFit(epoch=5)], ids=str)
+def test_neighbouring_steps_share_no_gradient(estimator):
+    """The gradient at the end of a step is one on the next batch, and at the start of the next it is not."""
+    allocate_step = estimator.start(LOSS)
+    for step in steps():
+        alone = estimator.start(LOSS)(step)
+        np.testing.assert_array_equal(allocate_step(step).values, alone.values)
+
+
 def test_the_end_of_the_next_batch_is_free():
     costs = {rule: NextBatch(rule).cost.batch_gradients for rule in FORMULAS}
     assert list(costs.values()) == [1, 0, 1, 1, 2]
