@@ -19,7 +19,9 @@ _NOT_MEASURED = Evaluation(nan, None)
 class Integral:
     """``Δ ∘ Σ_k w_k g_k`` over the nodes of a segment, for the loss and for each of its terms.
 
-    Gradients are added as they come and then dropped, so a rule of any length needs O(K) memory.
+    Gradients are added as they come and then dropped, so a rule of any length needs O(K) memory. Those of the
+    whole objective are summed before they are multiplied by Δ, as `Segment.mass` knows their mass already;
+    sampled ones are multiplied one by one, which gives the mass in the same pass.
 
     Examples
     --------
@@ -38,7 +40,7 @@ class Integral:
         self._segment = segment
         self._mass = 0.0
         self._gradients: Vector | None = None  # Σ_k w_k g_k, not yet multiplied by the movement
-        self._products: Vector | None = None  # Σ w g ∘ Δ' of gradients with an update of their own
+        self._products: Vector | None = None  # Σ_k w_k g_k ∘ Δ of sampled gradients
         self._samples: list[tuple[float, SampledNode]] = []
         self._terms: dict[str, Integral] = {}
 
@@ -52,12 +54,24 @@ class Integral:
         node
             An evaluation of this segment.
         last_use
-            Whether the gradient may be overwritten, as nobody needs it any more.
+            Whether the gradient is not used afterwards, so that it may be overwritten.
         """
-        segment = self._segment
-        self._mass += abs(weight) * segment.mass(node)
+        if self._segment.sampled:
+            self._add_sampled(weight, node)
+        else:
+            self._add_full(weight, node, last_use=last_use)
+
+    def _add_sampled(self, weight: float, node: Evaluation) -> None:
         if isinstance(node, SampledNode):
             self._samples.append((weight, node))
+        step, ops = self._segment.step, self._segment.ops
+        with np.errstate(over="ignore", invalid="ignore"):  # reported by _take
+            product = ops.times_movement(weight * node.grad, step.start, step.end)
+        self._take(product, node.grad)
+
+    def _add_full(self, weight: float, node: Evaluation, *, last_use: bool) -> None:
+        segment = self._segment
+        self._mass += abs(weight) * segment.mass(node)
         if self._gradients is not None:
             self._gradients = segment.ops.add_scaled(self._gradients, weight, node.grad)
         elif last_use and len(node.terms) != 1:  # a single term shares its gradient with the total
@@ -69,11 +83,17 @@ class Integral:
 
     def add_product(self, weight: float, gradient: Vector, update: Vector) -> None:
         """Add ``weight · g ∘ Δ'`` for an update Δ' (K,) that is not the step's own."""
-        segment, ops = self._segment, self._segment.ops
+        segment = self._segment
         check_gradient(segment.layout, segment.step, gradient)
         segment.layout.check(update, f"an update of a micro-batch of step {segment.step.index}")
-        with np.errstate(over="ignore", invalid="ignore"):  # reported here
-            product = ops.scaled(gradient * update, weight)
+        with np.errstate(over="ignore", invalid="ignore"):  # reported by _take
+            product = segment.ops.scaled(gradient * update, weight)
+        self._take(product, gradient)
+
+    def _take(self, product: Vector, gradient: Vector) -> None:
+        """Add a product made of ``gradient``, a new vector."""
+        segment, ops = self._segment, self._segment.ops
+        with np.errstate(over="ignore", invalid="ignore"):
             mass = ops.abs_total(product)
         if not isfinite(mass):
             raise non_finite(segment.layout, segment.step, OVERFLOW, gradient)
@@ -101,8 +121,8 @@ class Integral:
         replicates: Mapping[float, Sequence[Vector]],
     ) -> StepAllocation:
         segment, values = self._segment, self._values()
-        total = segment.ops.total(values)
-        if not isfinite(total):
+        total = nan if segment.sampled else segment.ops.total(values)
+        if not segment.sampled and not isfinite(total):
             raise non_finite(segment.layout, segment.step, OVERFLOW, None)
         return StepAllocation(
             values=values,
@@ -126,7 +146,7 @@ class Integral:
         step, ops = self._segment.step, self._segment.ops
         if self._gradients is None:
             return self._products
-        with np.errstate(over="ignore", invalid="ignore"):
+        with np.errstate(over="ignore", invalid="ignore"):  # reported by the total
             values = ops.times_movement(self._gradients, step.start, step.end)
         return values if self._products is None else ops.add_scaled(self._products, 1.0, values)
 
