@@ -1,8 +1,7 @@
-"""`allocate`: the one loop that turns the steps of a path into allocations of the loss change."""
+"""`allocate`: the loop that turns the steps of a path into allocations of the loss change."""
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from math import isnan
 from typing import Protocol, runtime_checkable
 
 import numpy as np
@@ -16,11 +15,25 @@ from lca.tolerances import repeat
 
 @dataclass(frozen=True)
 class Cost:
-    """What a measurement spent (or declares to spend) beyond training.
+    """The cost of measuring a step beyond training: declared by an `Estimator`, spent in a `StepAllocation`.
 
-    ``full_gradients`` and ``full_losses`` count passes over the measured data set (a gradient is one
-    forward and one backward pass, a loss one forward pass); ``batch_gradients`` counts gradients on a
-    training batch; ``examples`` counts gradients of single examples, in samples whose size is no batch's.
+    A gradient is one forward and one backward pass, a loss one forward pass.
+
+    Parameters
+    ----------
+    full_gradients
+        Gradients over the whole measured data set.
+    full_losses
+        Losses over the whole measured data set, without a gradient.
+    batch_gradients
+        Gradients on a training batch.
+    examples
+        Gradients of single examples, in samples of any size.
+
+    Examples
+    --------
+    >>> Cost(full_gradients=1) + Cost(full_gradients=0.5, examples=256)
+    Cost(full_gradients=1.5, full_losses=0.0, batch_gradients=0.0, examples=256.0)
     """
 
     full_gradients: float = 0.0
@@ -39,7 +52,7 @@ class Cost:
 
 @dataclass(frozen=True, eq=False)
 class StepAllocation:
-    """How the loss change of one step is split over the parameters.
+    """The loss change of one step, split over the parameters.
 
     ``values[i] < 0``: parameter i *helped* (its movement lowered the loss); ``> 0``: it *hurt*;
     exactly 0: it did not move, or had no gradient. Units: those of the loss.
@@ -47,38 +60,47 @@ class StepAllocation:
     Attributes
     ----------
     values
-        (K,) vector of the parameters' own kind, dtype and device. It sums to `loss_change` up to
+        A vector (K,) of the parameters' own type, dtype and device. It sums to `loss_change` up to
         ``residual``.
     loss_start, loss_end
-        L(θ_t) and L(θ_{t+1}); NaN from an estimator that does not measure them.
+        L(θ_t) and L(θ_{t+1}); NaN if they were not measured.
     residual
-        ``loss_end - loss_start - state_change - Σ_i values[i]``, the sum taken in float64; NaN where the
-        losses are.
+        ``loss_end - loss_start - state_change - Σ_i values[i]``, the sum taken in float64; NaN if the losses
+        were not measured.
     mass
-        ``Σ_k |w_k| Σ_i |g_{k,i} Δ_i|``, the scale of rounding: allocations cancel, so errors are
-        judged in units of eps·mass, never of the total.
+        ``Σ_k |w_k| Σ_i |g_{k,i} Δ_i|``, the scale of rounding: values cancel in their sum, so errors are
+        judged in units of eps·mass, not of the total.
     step
-        The index of the step.
+        The index t of the step.
     state_change
-        The part of the loss change made by buffers that are not parameters (BatchNorm statistics).
-    evaluations
+        The part of the loss change made by state that is not a parameter (BatchNorm statistics).
+    cost
         What was newly evaluated for this step; reused gradients are not counted.
     tolerance
-        The largest ``|residual|`` the estimator promised for this step; ``None``: no promise.
+        The largest ``|residual|`` that the estimator allows for this step; ``None``: no limit.
     converged, reason
         Whether the estimator met its own tolerances, and why it stopped.
     stderr
-        Standard error of ``values`` for stochastic estimators, else ``None``.
+        Standard error of ``values``, if a sampled estimator provides one, else ``None``.
     replicates
-        From a stochastic estimator with error bars: for each node, at time ``t + s``, m independent and
-        unbiased copies (K,) of that node's share of ``values``, which is their mean. Neighbouring steps
+        From a sampled estimator with error bars: for each node, by its time ``t + s``, m independent and
+        unbiased copies (K,) of the node's contribution to ``values``, which is their mean. Neighbouring steps
         share the sample at the node between them, under the same key. Those of `CrossFit` have the right
-        spread only, and another mean.
+        spread but another mean.
     terms
-        One allocation for each term when the objective is a `Sum`.
+        One allocation for each term, by name, when the objective is a `Sum`.
     source
-        The step that was allocated. In a training run its vectors may be the model's own memory and hold
-        until the next update; copy what is to be kept.
+        The step that was allocated. In a training run its vectors may be the model's own memory, valid until
+        the next update; copy what is to be kept.
+    sampled
+        Whether the values are estimated from batches or samples, by an estimator that measures no loss. Noise
+        then turns signs, so a helping percentage of them has no meaning.
+
+    Examples
+    --------
+    >>> a = StepAllocation(np.array([-1.0, 0.5]), loss_start=2.0, loss_end=1.75, residual=0.25, mass=1.5)
+    >>> a.loss_change, float(a.values.sum()) + a.residual
+    (-0.25, -0.25)
     """
 
     values: Vector
@@ -96,46 +118,57 @@ class StepAllocation:
     replicates: Mapping[float, Sequence[Vector]] = field(default_factory=dict)
     terms: Mapping[str, "StepAllocation"] = field(default_factory=dict)
     source: Step | None = None
+    sampled: bool = False
 
     @property
     def loss_change(self) -> float:
         """``loss_end - loss_start``: negative when the step lowered the loss."""
         return self.loss_end - self.loss_start
 
-    @property
-    def sampled(self) -> bool:
-        """Whether the values are estimated from batches or samples, by an estimator that measures no loss."""
-        return isnan(self.loss_end)
-
 
 class Allocator(Protocol):
-    """The state of one run of an estimator: called once a step, in order."""
+    """One run of an estimator; called once a step, in order."""
 
     def __call__(self, step: Step) -> StepAllocation: ...
 
 
 _FEW = 64
-"""Examples on which an objective is tried out for an estimator that samples."""
+"""Examples on which determinism is checked for an estimator that samples."""
 
 
 @runtime_checkable
 class Estimator(Protocol):
-    """A recipe for allocating a step; stateless, so one description serves any number of runs.
+    """A description of how to allocate steps; it keeps no state, so one serves any number of runs.
 
-    What it declares, `lca.testing.check_estimator` holds it to.
+    `lca.testing.check_estimator` tests that it keeps what it declares. An estimator on batches or samples
+    declares more: `lca.estimators.stochastic.StochasticEstimator`. A dataclass attribute ``citation``, a
+    BibTeX entry, is cited by `lca.Record.cite`.
+
+    Examples
+    --------
+    >>> from lca import PathIntegral
+    >>> estimator = PathIntegral()
+    >>> isinstance(estimator, Estimator), estimator.target, estimator.degree
+    (True, 'full', 3)
     """
 
     @property
     def target(self) -> str:
-        """Which loss change is allocated: ``"full"`` (the whole data set), ``"batch"`` or ``"probe"``."""
+        """The loss that is allocated.
+
+        ``"full"``: of the whole measured data; ``"batch"``: of training batches; ``"probe"``: of samples.
+        """
 
     @property
     def degree(self) -> int:
-        """Exact (in the mean, if stochastic) while the loss along a step has at most degree + 1."""
+        """Exact for losses that are polynomials of degree ≤ degree + 1 along the step.
+
+        Of a sampled estimator the mean is exact.
+        """
 
     @property
     def cost(self) -> Cost:
-        """Cost of a step once a run is under way; the least, where it depends on the step."""
+        """Cost of a step after the first one; the least cost, if it depends on the step."""
 
     def start(self, objective: Objective) -> Allocator:
         """Begin a run along one path."""
@@ -150,21 +183,21 @@ def allocate(
 ) -> Iterator[StepAllocation]:
     """Allocate the loss change of every step of a path, one `StepAllocation` at a time.
 
-    ``A_{t,i} = Δ_{t,i} ∫₀¹ ∂_i L(θ_t + s Δ_t) ds`` with ``Δ_t = θ_{t+1} - θ_t``, as ``estimator``
-    approximates it. Memory does not grow with the number of steps.
+    ``A_{t,i} = Δ_{t,i} ∫₀¹ ∂_i L(θ_t + s Δ_t) ds`` with ``Δ_t = θ_{t+1} - θ_t``, approximated by
+    ``estimator``. Memory does not grow with the number of steps.
 
     Parameters
     ----------
     objective
         The measured loss. A `Sum` gives an allocation for each of its terms as well.
     trajectory
-        The steps, in order: a `Trajectory` of stored points, or any iterable of `Step`, such as a
-        training run under way.
+        The steps, in order: a `Trajectory` of stored points, or any iterable of `Step`, such as a running
+        training loop.
     estimator
-        Which rule to use, e.g. ``PathIntegral(SIMPSON)`` or ``Adaptive(tol=1e-3)``.
+        How a step is allocated, e.g. ``PathIntegral(SIMPSON)`` or ``Adaptive(tol=1e-3)``.
     check
-        Evaluate loss and gradient twice at the first point and refuse an objective that gives two
-        values (two gradients a run, not counted in ``cost``).
+        Evaluate loss and gradient twice at the first point, and refuse an objective that gives two
+        results. Costs two gradients a run, not counted in ``cost``.
 
     Raises
     ------
@@ -174,6 +207,8 @@ def allocate(
         If the objective is not a function of θ alone.
     NonFiniteError
         If parameters, loss or gradient hold NaN or Inf; the message names step and tensor.
+    IncompleteStepError
+        If a step lacks a field that the estimator requires.
 
     Examples
     --------
@@ -198,8 +233,25 @@ def allocate_each(
 ) -> Iterator[dict[str, StepAllocation]]:
     """Allocate several measured losses (train and held-out, say) in one pass along the path.
 
-    Each objective is integrated on its own, exactly as `allocate` would: measuring one more loss
-    changes no number of the others. For rows that must add up use one `Sum` objective instead.
+    Each objective is integrated on its own, exactly as by `allocate`: measuring one more loss changes no
+    number of the others. For losses that add up to a total use one `Sum` objective instead.
+
+    Parameters
+    ----------
+    objectives
+        The measured losses by name, all over the same parameters.
+    trajectory, estimator, check
+        As in `allocate`; the estimator runs separately on each objective.
+
+    Returns
+    -------
+    Iterator of dict
+        For each step, the `StepAllocation` of each loss by name.
+
+    Raises
+    ------
+    LCAError
+        If there is no objective, or ``estimator`` is not an Estimator; later, as `allocate`.
 
     Examples
     --------
@@ -228,21 +280,35 @@ def allocate_each(
 def start_each(
     objectives: Mapping[str, Objective], estimator: Estimator, *, check: bool = True
 ) -> Callable[[Step], dict[str, StepAllocation]]:
-    """`allocate_each` for a training loop that hands its steps over: call what this returns once a step.
+    """`allocate_each` one step at a time: returns a function to be called with each step of a run.
+
+    Parameters
+    ----------
+    objectives, estimator, check
+        As in `allocate_each`.
 
     Raises
     ------
     LCAError
-        If there is no objective, or ``estimator`` is none.
+        If there is no objective, or ``estimator`` is not an Estimator.
+
+    Examples
+    --------
+    >>> from lca import PathIntegral
+    >>> from lca.reference.models import bowl
+    >>> allocate_step = start_each({"train": bowl(1)}, PathIntegral())
+    >>> allocate_step(Step(np.array([2.0]), np.array([1.0])))["train"].values
+    array([-1.5])
     """
     if not objectives:
         raise LCAError("measuring needs at least one objective; pass {'train': objective, ...}.")
     if not isinstance(objectives, Mapping):
-        raise LCAError(f"objectives are taken by name, got {objectives!r}; pass {{'train': ...}}.")
+        raise LCAError(f"expected objectives by name, got {objectives!r}; pass {{'train': objective}}.")
     if isinstance(estimator, type) or not isinstance(estimator, Estimator):
         raise LCAError(
-            f"expected an estimator, got {estimator!r}; e.g. lca.PathIntegral(lca.SIMPSON), lca.Adaptive() "
-            "or lca.estimators.CrossFit(); lca.estimators.named.make_estimator makes one from a name."
+            f"expected an Estimator, got {estimator!r}; pass e.g. lca.PathIntegral(lca.SIMPSON), "
+            "lca.Adaptive() or lca.estimators.CrossFit(); "
+            "lca.estimators.registry.make_estimator makes one from a name."
         )
     allocators = {name: estimator.start(objective) for name, objective in objectives.items()}
     unchecked = dict(objectives) if check else {}
@@ -268,23 +334,21 @@ def start_each(
 
 
 def with_terms(rows: Mapping[str, StepAllocation]) -> dict[str, StepAllocation]:
-    """Measured losses by name, and after each one its terms (``train/penalty``)."""
+    """The allocations of measured losses by name, each followed by those of its terms (``train/penalty``)."""
     found = {}
     for name, allocation in rows.items():
         found[name] = allocation
-        for term, part in allocation.terms.items():
-            found[f"{name}/{term}"] = part
+        for term, of_term in allocation.terms.items():
+            found[f"{name}/{term}"] = of_term
     return found
 
 
 def check_deterministic(objective: Objective, theta: Vector, batch: Batch | None = None) -> None:
     """Raise `NonDeterministicError` if two calls of the objective at θ differ; costs two gradients.
 
-    On the whole data, or on a ``batch`` for estimators that sample; what is allocated by those on training
-    batches is the loss of training itself, which need not be deterministic.
-
-    The gradient counts as well: at θ = 0 a classifier has the same loss on any sample of its data. Two
-    runs of a parallel sum may differ by rounding, so that much is let pass.
+    The whole data are used, or ``batch`` for an estimator that samples. The gradient is compared as well: at
+    θ = 0 a classifier has the same loss on any sample of its data. Differences within rounding are allowed,
+    as a parallel sum may change its order.
     """
     objective.layout.check(theta, "theta")
     given = () if batch is None else (batch,)

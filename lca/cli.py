@@ -1,7 +1,7 @@
-"""The `lca` program: finds the subcommand, runs it, and turns errors into one line and an exit status.
+"""The `lca` program: runs a subcommand, and turns errors into one line and an exit status.
 
-Exit status: 0 done; 1 a check failed; 2 the request cannot be carried out (one line says why); 130
-interrupted; 141 the reader of the output has gone.
+Exit status: 0 success; 1 a check failed; 2 the request cannot be carried out (one line says why); 130
+interrupted; 141 the output was closed by its reader.
 """
 
 import os
@@ -19,7 +19,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     args = _parser().parse_args(argv)
     try:
         status = args.run(args) or 0
-        sys.stdout.flush()  # here, where a reader that has gone can still be caught
+        sys.stdout.flush()  # here, where a closed output can still be caught
         return status
     except LCAError as error:
         if args.traceback:
@@ -29,7 +29,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         print("\nlca: interrupted; nothing was written.", file=sys.stderr)
         return 130
-    except BrokenPipeError:  # `lca demo | head`: the reader has seen enough, and Python must not flush again
+    except BrokenPipeError:  # `lca demo | head` closed the output, and Python must not flush it again
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 141
 

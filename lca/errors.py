@@ -20,7 +20,17 @@ class LayoutError(LCAError):
 
 
 class IncompleteStepError(LCAError):
-    """A step lacks a field that the estimator requires; other steps of the run may have it."""
+    """The step lacks a field that the estimator requires; the next step may have it.
+
+    Attributes
+    ----------
+    field
+        The name of that field of `lca.Step`.
+    """
+
+    def __init__(self, message: str, field: str) -> None:
+        super().__init__(message)
+        self.field = field
 
 
 class RuleError(LCAError):

@@ -143,7 +143,7 @@ def test_no_objective_at_all_is_refused():
 @pytest.mark.parametrize("wrong", [SIMPSON, PathIntegral, "rk4", None])
 def test_what_is_no_estimator_is_refused_at_once(wrong):
     problem = problems.network(1)
-    with pytest.raises(LCAError, match=r"expected an estimator, got .*lca.PathIntegral\(lca.SIMPSON\)"):
+    with pytest.raises(LCAError, match=r"expected an Estimator, got .*lca.PathIntegral\(lca.SIMPSON\)"):
         allocate(problem.objective, problem.trajectory, wrong)
 
 

@@ -15,9 +15,10 @@ import lca.commands.demo_run
 import lca.commands.report
 from lca.cli import main
 from lca.commands.demo import OPTIMIZERS
+from lca.estimators.registry import REGISTRY
 from lca.reference.optimizers import make_optimizer
 from lca.reference.training import minibatches
-from lca.tolerances import EPS64, summed
+from lca.tolerances import EPS64, allocation, summed
 
 SMALL = ("--model", "mlp:8", "--steps", "6", "--batch-size", "50")
 KEYS = {
@@ -153,6 +154,49 @@ def test_the_other_models_run(tmp_path, model):
     status, s = demo(tmp_path, "--model", model)
     assert status == 0
     assert s["model"] == model
+
+
+@pytest.mark.parametrize("name", REGISTRY)
+def test_every_listed_estimator_runs(tmp_path, capsys, name):
+    status, s = demo(tmp_path, "--estimator", name)
+    printed, row = capsys.readouterr().out, REGISTRY[name]
+    assert status == 0
+    assert (s["estimator"], s["steps"]) == (name, 6)
+    assert (s["heldout"] is None) == (s["residual"] is None) == row.sampled
+    assert abs(s["lca_total"] - (s["loss_end"] - s["loss_start"])) < 0.5 * abs(s["lca_total"])
+    assert f"{s['lca_total']:+.6f}" in printed
+    assert ("there is no residual" in printed) == row.sampled
+    assert not (row.sampled and "tolerance" in printed)
+    run = lca.open_record(tmp_path / "run.zarr").load()
+    assert (run.sizes["step"], run.measured.values[0]) == (6, "train")
+
+
+def test_a_sampled_demo_draws_what_it_has(tmp_path, figures):
+    demo(tmp_path, "--estimator", "probe")
+    drawn = {path.name for path in tmp_path.glob("*.png")}
+    assert drawn == {"cumulative.png", "totals.png", "histogram.png"}
+    assert (tmp_path / "report.html").is_file()
+
+
+def test_the_path_does_not_depend_on_the_estimator(tmp_path):
+    ends = [demo(tmp_path, "--estimator", name)[1]["loss_end"] for name in ("rk4", "cross-fit", "probe")]
+    assert ends[0] == ends[1] == ends[2]
+
+
+@pytest.mark.parametrize("backend", ["torch", "tensorflow"])
+@pytest.mark.parametrize("estimator", ["cross-fit", "anchored", "next-simpson"])
+def test_a_sampled_demo_agrees_across_backends(tmp_path, backend, estimator):
+    options = ("--estimator", estimator)
+    found, wanted = (demo(tmp_path, *options, "--backend", name)[1] for name in (backend, "numpy"))
+    limit = allocation(1e3 * wanted["mass"], EPS64)  # rounding is carried along the path
+    for name, total in wanted["per_tensor"].items():
+        assert abs(found["per_tensor"][name] - total) <= limit
+
+
+def test_a_batch_of_one_has_no_halves(tmp_path, capsys):
+    assert demo(tmp_path / "out", "--estimator", "cross-fit", "--batch-size", "1")[0] == 2
+    assert "step 0: a batch of one example cannot be split" in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()
 
 
 def test_data_come_from_an_npz(tmp_path):

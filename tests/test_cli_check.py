@@ -123,7 +123,7 @@ def test_an_objective_of_a_framework_gets_its_vectors(tmp_path, monkeypatch, cap
     assert check("torch_for_check.py:Squares") == 1
     hint = capsys.readouterr().out.rpartition("It takes no NumPy vector")[2]
     assert "AttributeError: 'numpy.ndarray' object has no attribute 'double'" in hint
-    assert "name that, e.g. --backend torch" in hint
+    assert "name its backend, e.g. --backend torch" in hint
 
 
 def test_an_objective_that_takes_numpy_vectors_gets_no_hint(tmp_path, monkeypatch, capsys):
@@ -163,7 +163,7 @@ def test_the_list_names_every_check_with_its_line(capsys):
         (["mine_for_check:required_fields"], "without arguments"),
         (["lca:PathIntegral", "--samples", "0"], "samples must be at least 1"),
         (["lca:PathIntegral", "--backend", "torhc"], "unknown backend 'torhc'"),
-        (["lca:PathIntegral", "--backend", "numpy"], "is an estimator, checked on NumPy objectives; leave"),
+        (["lca:PathIntegral", "--backend", "numpy"], "is an estimator, which is checked on NumPy objectives; omit"),
         (["lca:PathIntegral", "--expect", "terms_add_up"], "CHECK=REASON"),
         (["lca:PathIntegral", "--expect", "=why"], "CHECK=REASON"),
         (["lca:PathIntegral", "--expect", "terms=why"], "names no check: terms"),

@@ -2,13 +2,15 @@
 
 import re
 
+import pytest
+
 from lca.cli import main
 from lca.commands.estimators import HEADINGS
-from lca.estimators.named import CHEAP, ESTIMATORS, make_estimator
+from lca.estimators.registry import REGISTRY
 
 
-def printed(capsys):
-    assert main(["estimators"]) == 0
+def printed(capsys, *options):
+    assert main(["estimators", *options]) == 0
     return capsys.readouterr().out
 
 
@@ -16,12 +18,13 @@ def test_every_estimator_has_a_line_with_what_it_declares(capsys):
     text = printed(capsys)
     heading, *lines = text.splitlines()
     assert tuple(re.split(r"  +", heading.strip())) == HEADINGS
-    rows = {line.split()[0]: re.split(r"  +", line) for line in lines[: len(ESTIMATORS) + len(CHEAP)]}
-    assert list(rows) == [*ESTIMATORS, *CHEAP]
-    for name, estimator in CHEAP.items():
-        _, target, bias, _, needs = rows[name]
-        assert (target, bias) == (estimator.target, estimator.bias)
-        assert needs == (", ".join(estimator.required_fields) or "-")
+    rows = {line.split()[0]: re.split(r"  +", line) for line in lines[: len(REGISTRY)]}
+    assert list(rows) == list(REGISTRY)
+    for name, row in REGISTRY.items():
+        _, target, bias, _, required = rows[name]
+        assert (target, required) == (row.target, ", ".join(row.required_fields) or "-")
+        if row.sampled:
+            assert bias == row.make(1e-3).bias
     assert rows["rk4"][1:] == ["full", "none to degree 3", "2 full", "-"]
     assert rows["next-simpson"][3:] == ["2 batch", "next_batch, next_gradient"]
     assert rows["anchored"][3] == "0.025 full + 512 examples"
@@ -32,6 +35,19 @@ def test_the_lines_fit_a_wide_terminal(capsys):
     assert max(map(len, printed(capsys).splitlines())) <= 165
 
 
-def test_the_cheap_ones_are_made_by_name():
-    for name, estimator in CHEAP.items():
-        assert make_estimator(name) == estimator
+@pytest.mark.parametrize("name", REGISTRY)
+def test_one_estimator_is_described_in_detail(capsys, name):
+    text = printed(capsys, name)
+    row = REGISTRY[name]
+    assert text.startswith(f"{name}: {row.description}\n")
+    assert f" {row.make(1e-3)!r}\n" in text
+
+
+def test_details_end_with_what_to_cite(capsys):
+    assert "@inproceedings{johnson2013svrg," in printed(capsys, "anchored")
+    assert "@" not in printed(capsys, "probe")
+
+
+def test_an_unknown_estimator_is_refused(capsys):
+    assert main(["estimators", "rk5"]) == 2
+    assert "unknown estimator 'rk5'; known: adaptive, " in capsys.readouterr().err

@@ -10,7 +10,7 @@ from scipy.special import roots_legendre
 
 from lca import BOOLE, LEFT, MIDPOINT, RIGHT, RK4, SIMPSON, TRAPEZOID, tolerances
 from lca.errors import RuleError
-from lca.quadrature import QuadratureRule, composite, gauss_legendre, gauss_lobatto
+from lca.quadrature import RULES, QuadratureRule, composite, gauss_legendre, gauss_lobatto
 from lca.testing.strategies import rules
 
 PLAIN = [LEFT, RIGHT, MIDPOINT, TRAPEZOID, SIMPSON, BOOLE]
@@ -43,6 +43,20 @@ def test_moments_hold_exactly_up_to_the_degree_and_no_further(rule):
     for power in range(rule.degree + 1):
         assert moment_error(rule, power) <= tolerance
     assert moment_error(rule, rule.degree + 1) > tolerance
+
+
+@pytest.mark.parametrize("name", RULES)
+def test_every_named_rule_declares_its_full_degree_and_describes_itself(name):
+    rule = RULES[name]
+    tolerance = tolerances.moments(1.0)
+    assert max(moment_error(rule, power) for power in range(rule.degree + 1)) <= tolerance
+    assert moment_error(rule, rule.degree + 1) > tolerance
+    assert rule.description
+
+
+def test_a_description_is_no_part_of_a_rule():
+    assert QuadratureRule("left", (0.0,), (1.0,), 0) == LEFT
+    assert "description" not in repr(LEFT)
 
 
 @pytest.mark.parametrize(

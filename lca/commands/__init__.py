@@ -1,4 +1,4 @@
-"""The subcommands of `lca`, one file each; a new one is a new file and a new entry here."""
+"""The subcommands of `lca`, one file each; a new one is a new file and an entry here."""
 
 from lca.commands.check import CHECK
 from lca.commands.cite import CITE

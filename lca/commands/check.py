@@ -1,4 +1,4 @@
-"""`lca check`: hold anybody's estimator or objective to the laws of `lca.testing`."""
+"""`lca check`: test any estimator or objective against the laws of `lca.testing`."""
 
 from argparse import ArgumentParser, Namespace
 from collections.abc import Sequence
@@ -20,18 +20,20 @@ def add_arguments(parser: ArgumentParser) -> None:
     add = parser.add_argument
     add("target", nargs="?", metavar="MODULE:OBJECT", help=_TARGET_HELP)
     add("--samples", type=int, default=20, help="random cases a check (%(default)s)")
-    add("--seed", type=int, default=0, help="of the random cases (%(default)s)")
+    add("--seed", type=int, default=0, help="seed of the random cases (%(default)s)")
     add("--backend", metavar="NAME", help=_BACKEND_HELP)
     add("--expect", action="append", default=[], metavar="CHECK=REASON", help=_EXPECT_HELP)
-    add("--list", action="store_true", help="list all checks and what each asks")
+    add("--list", action="store_true", help="list all checks with a description of each")
 
 
 _TARGET_HELP = (
-    "an estimator, an objective, or a class or function without arguments that makes one; also "
+    "an estimator, an objective, or a class or function that makes one without arguments; also "
     "path/to/file.py:OBJECT"
 )
-_BACKEND_HELP = "for an objective: whose vectors it takes, e.g. torch (an installed backend; default: numpy)"
-_EXPECT_HELP = "a check known to fail, and why; if it passes all the same, that is a failure (repeatable)"
+_BACKEND_HELP = "for an objective: the installed backend whose vectors it takes, e.g. torch (default: numpy)"
+_EXPECT_HELP = (
+    "a check that is known to fail, and the reason; it counts as a failure if it passes (repeatable)"
+)
 
 
 def run(args: Namespace) -> int:
@@ -40,7 +42,7 @@ def run(args: Namespace) -> int:
         print(_listing())
         return 0
     if args.target is None:
-        raise LCAError("nothing to check; pass module:object, or --list to see the checks.")
+        raise LCAError("there is nothing to check; pass module:object, or --list to see the checks.")
     if args.samples < 1:
         raise LCAError(f"samples must be at least 1, got {args.samples}.")
     options = {"samples": args.samples, "seed": args.seed, "expected_failures": _expected(args.expect)}
@@ -56,7 +58,7 @@ def _check(target: str, backend: Backend | None, options: dict[str, Any]) -> int
     make = find_maker(target)
     subject = make()
     if backend is not None and isinstance(subject, Estimator):
-        raise LCAError(f"{target} is an estimator, checked on NumPy objectives; leave --backend out.")
+        raise LCAError(f"{target} is an estimator, which is checked on NumPy objectives; omit --backend.")
     vector = np.asarray if backend is None else backend.vector
     try:
         if isinstance(subject, Estimator):
@@ -73,13 +75,13 @@ def _check(target: str, backend: Backend | None, options: dict[str, Any]) -> int
 
 
 def _hint(objective: Objective) -> str:
-    """What to do about an objective that takes no NumPy vector, and so fails every check."""
+    """Advice for an objective that does not accept a NumPy vector, and so fails every check."""
     try:
         objective.loss(np.zeros(objective.layout.size))
     except Exception as error:
         return (
             f"\nIt takes no NumPy vector ({type(error).__name__}: {error}).\n"
-            "If it was written for a framework, name that, e.g. --backend torch.\n"
+            "If it was written for a framework, name its backend, e.g. --backend torch.\n"
         )
     return ""
 
@@ -89,7 +91,9 @@ def _expected(declared: Sequence[str]) -> dict[str, str]:
     for text in declared:
         name, _, reason = text.partition("=")
         if not name or not reason.strip():
-            raise LCAError(f"--expect takes CHECK=REASON, got {text!r}; say why the check is known to fail.")
+            raise LCAError(
+                f"--expect takes CHECK=REASON, got {text!r}; state why the check is known to fail."
+            )
         reasons[name] = reason
     return reasons
 
@@ -106,4 +110,4 @@ def _listing() -> str:
     return "\n".join(lines[1:])
 
 
-CHECK = Command("check", "Hold an estimator or an objective to the laws of LCA.", add_arguments, run)
+CHECK = Command("check", "Test an estimator or an objective against the laws of LCA.", add_arguments, run)

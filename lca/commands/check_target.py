@@ -1,4 +1,4 @@
-"""From ``module:object`` on the command line to something that makes an estimator or an objective."""
+"""Finds the estimator or objective that ``module:object`` on the command line names."""
 
 import sys
 from collections.abc import Callable
@@ -14,7 +14,13 @@ from lca.objective import Objective
 
 
 def find_maker(target: str) -> Callable[[], Any]:
-    """What makes the estimator or objective that ``target`` names, tried once.
+    """A function that makes the estimator or objective that ``target`` names; it has been called once.
+
+    Parameters
+    ----------
+    target
+        ``module:object`` or ``path/to/file.py:object``; the object is an estimator, an objective, or a class
+        or function that makes one without arguments.
 
     Raises
     ------
@@ -34,7 +40,7 @@ def find_maker(target: str) -> Callable[[], Any]:
         if not hasattr(found, part):
             raise UnknownNameError(f"object in {place}", part, (n for n in vars(found) if n[0] != "_"))
         found = getattr(found, part)
-    # A class has the attributes of its instances, so it would pass for one itself.
+    # A class has the attributes of its instances and would pass isinstance for a protocol.
     if isinstance(found, (Estimator, Objective)) and not isinstance(found, type):
         return lambda: found
     return _tried(target, found)
@@ -47,8 +53,8 @@ def _tried(target: str, make: Any) -> Callable[[], Any]:
         made = make()
     except TypeError as error:
         raise LCAError(
-            f"{target} cannot be called without arguments ({error}); write a function that calls it with the "
-            "arguments you mean, and check that."
+            f"{target} cannot be called without arguments ({error}); write a function that calls it with "
+            "arguments, and check that function."
         ) from error
     except LCAError:
         raise
@@ -63,13 +69,13 @@ def _tried(target: str, make: Any) -> Callable[[], Any]:
 
 
 _WANTED = (
-    "an estimator has target, degree, cost and start, an objective layout, loss and loss_and_grad (see the "
-    "pages 'Write an estimator' and 'Write an objective')."
+    "an estimator has target, degree, cost and start; an objective has layout, loss and loss_and_grad (see "
+    "the pages 'Write an estimator' and 'Write an objective' of the documentation)."
 )
 
 
 def _import(place: str) -> ModuleType:
-    sys.path.insert(0, "")  # as `python -m` does: the current folder comes first
+    sys.path.insert(0, "")  # the current folder first, as with `python -m`
     try:
         return _from_file(Path(place)) if place.endswith(".py") else import_module(place)
     except ImportError as error:

@@ -1,4 +1,4 @@
-"""`Command`: what the `lca` program needs to know about one of its subcommands."""
+"""`Command`: the description of a subcommand of `lca`."""
 
 from argparse import ArgumentParser, Namespace
 from collections.abc import Callable
@@ -7,9 +7,18 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class Command:
-    """A subcommand: its name, a line of help, its options, and what it does.
+    """A subcommand of `lca`.
 
-    ``run`` returns the exit status; ``None`` is 0.
+    Parameters
+    ----------
+    name
+        The word on the command line.
+    help
+        One line.
+    add_arguments
+        Adds its options to a parser.
+    run
+        Does the work; returns the exit status, or ``None`` for 0.
     """
 
     name: str

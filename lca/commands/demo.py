@@ -1,4 +1,4 @@
-"""`lca demo`: train a small network, allocate every step, show and write what came out."""
+"""`lca demo`: train a small network, allocate every step, print and write the results."""
 
 from argparse import ArgumentParser, Namespace
 from pathlib import Path
@@ -7,7 +7,7 @@ from typing import get_args
 from lca.commands.command import Command
 from lca.commands.demo_run import DemoSettings, run_demo
 from lca.commands.summary_text import summary_text
-from lca.estimators.named import ESTIMATORS
+from lca.estimators.registry import REGISTRY
 from lca.output import check_writable, replace_folder, scratch_folder, write_files
 from lca.record import Record
 from lca.reference.backend import Dtype, offered_backends
@@ -16,16 +16,16 @@ from lca.summary import to_json
 
 
 def add_arguments(parser: ArgumentParser) -> None:
-    """The options of `lca demo`; the defaults are those of `DemoSettings`."""
+    """The options of `lca demo`, with the defaults of `DemoSettings`."""
     default = DemoSettings()
     add = parser.add_argument
     add("--model", default=default.model, help=f"{', '.join(MODELS)}; widths after a colon (%(default)s)")
     add("--data", default=default.data, metavar="PATH", help=_DATA_HELP)
     add("--optimizer", default=default.optimizer, help=f"{OPTIMIZERS} (%(default)s)")
-    add("--lr", type=float, help="learning rate (the optimizer's usual one)")
+    add("--lr", type=float, help="learning rate (default: the usual one of the optimizer)")
     add("--steps", type=int, default=default.steps, help="number of updates (%(default)s)")
     add("--batch-size", type=int, default=default.batch_size, help="examples an update (%(default)s)")
-    add("--estimator", default=default.estimator, help=f"{', '.join(ESTIMATORS)} (%(default)s)")
+    add("--estimator", default=default.estimator, help=f"{', '.join(REGISTRY)} (%(default)s)")
     add("--tol", type=float, default=default.tol, help=_TOL_HELP)
     add("--dtype", default=default.dtype, choices=get_args(Dtype), help="of the parameters (%(default)s)")
     add("--seed", type=int, default=default.seed, help="of initial weights and batches (%(default)s)")
@@ -41,14 +41,17 @@ _DATA_HELP = (
     "digits (embedded), an .npz with x_train, y_train, x_test, y_test (Keras' mnist.npz), or a folder of "
     "IDX files (%(default)s)"
 )
-_TOL_HELP = "largest |residual| of a step, in units of the loss; rk4 flags, adaptive refines (%(default)s)"
+_TOL_HELP = (
+    "largest |residual| of a step, in units of the loss: rules flag a step above it, adaptive refines it; "
+    "sampled estimators measure none (%(default)s)"
+)
 RECORD = "run.zarr"
-_OUT_HELP = "for summary.json, the record (run.zarr), the report and the figures (./%(default)s)"
+_OUT_HELP = "folder of summary.json, the record (run.zarr), the report and the figures (./%(default)s)"
 
 
 def run(args: Namespace) -> None:
-    """Check the folder, run, print, write."""
-    # Here and not above: `lca --help` and the other commands need neither matplotlib nor tqdm.
+    """Check the folder, run, write and print."""
+    # Imported here because `lca --help` and the other commands need neither matplotlib nor tqdm.
     from lca.commands.demo_figures import draw_figures  # noqa: PLC0415
     from lca.commands.report import report_file  # noqa: PLC0415
     from lca.live import progress_bar  # noqa: PLC0415

@@ -11,19 +11,24 @@ with extra("report"):
     from matplotlib.axes import Axes
 
 
-def draw_figures(train: RunViews, heldout: RunViews) -> dict[str, bytes]:
-    """File name: PNG, for both losses along one run."""
-    layers = train.layers.groups.names
-    signs, histogram = train.signs.per_step(), train.histogram
+def draw_figures(train: RunViews, heldout: RunViews | None) -> dict[str, bytes]:
+    """PNG images by file name; without ``heldout``, from a sampled run, no losses and no helping %."""
+    layers, histogram = train.layers.groups.names, train.histogram
+    other = None if heldout is None else heldout.layers.totals
     axes = {
-        "loss": plots.plot_loss(train.trace.losses(), train.trace.rebuilt(), name="training loss"),
         "cumulative": plots.plot_cumulative(train.layers.rows, layers),
-        "totals": plots.plot_totals(layers, train.layers.totals, heldout.layers.totals),
-        "helping": plots.plot_helping(signs.helping_percent(), signs.zero_percent()),
+        "totals": plots.plot_totals(layers, train.layers.totals, other),
         "histogram": plots.plot_histogram(
             histogram.edges, histogram.helping, histogram.hurting, note=_not_shown(histogram)
         ),
     }
+    if heldout is not None:
+        signs = train.signs.per_step()
+        axes = {
+            "loss": plots.plot_loss(train.trace.losses(), train.trace.rebuilt(), name="training loss"),
+            **axes,
+            "helping": plots.plot_helping(signs.helping_percent(), signs.zero_percent()),
+        }
     return {f"{name}.png": _png(ax) for name, ax in axes.items()}
 
 

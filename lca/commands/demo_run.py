@@ -1,30 +1,35 @@
 """The run behind `lca demo`: settings in, summary and views out; prints and writes nothing.
 
-Training and measuring are interleaved: each step is made, allocated over the whole training and held-out
-set, reduced by the views and forgotten, so memory does not depend on the number of steps.
+Training and measuring are interleaved: each step is made, allocated, reduced by the views and dropped, so
+memory does not depend on the number of steps. Full-data estimators measure the training and the held-out
+loss; sampled ones the training loss only, as their batches and samples are training examples.
 """
 
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import asdict, dataclass
+from math import isfinite
 from time import perf_counter
 from typing import Any, TypeAlias, TypeVar
 
 import numpy as np
 
 import lca
-from lca.allocation import StepAllocation, allocate_each
+from lca.allocation import Cost, Estimator, StepAllocation, allocate_each
+from lca.commands.demo_fields import NEXT, SampledLoss, with_fields
 from lca.errors import LCAError
-from lca.estimators.named import make_estimator
+from lca.estimators.registry import named_estimator
+from lca.estimators.stochastic import StochasticEstimator
 from lca.objective import Objective
 from lca.record import Record
 from lca.reference.backend import Dtype, load_backend
 from lca.reference.data import Batch, Split, load_digits, load_split
+from lca.reference.models import DatasetLoss
 from lca.reference.models.named import make_model
 from lca.reference.optimizers import Optimizer, make_optimizer
 from lca.reference.training import minibatches
 from lca.row import rows_of
 from lca.step import Step
-from lca.summary import RunViews, summarize_run
+from lca.summary import RunViews, summarize, summarize_run
 
 T = TypeVar("T")
 Rows: TypeAlias = dict[str, StepAllocation]
@@ -54,11 +59,11 @@ class DemoSettings:
 
 @dataclass(frozen=True, eq=False)
 class DemoResult:
-    """What a demo run leaves behind."""
+    """The results of a demo run; ``heldout`` is ``None`` if the estimator is sampled."""
 
     summary: dict[str, Any]
     train: RunViews
-    heldout: RunViews
+    heldout: RunViews | None
 
 
 def run_demo(
@@ -68,7 +73,14 @@ def run_demo(
 ) -> DemoResult:
     """Train and allocate as ``settings`` say; ``progress`` wraps the allocations as they are made.
 
-    What comes out also goes into ``record``, if there is one.
+    Parameters
+    ----------
+    settings
+        What to train, and which estimator to measure it with.
+    progress
+        Iterates over the allocations, e.g. with a progress bar.
+    record
+        If given, every step is written to it.
 
     Examples
     --------
@@ -76,24 +88,54 @@ def run_demo(
     >>> result.summary["steps"], result.summary["heldout"]["lca_total"] < 0
     (3, True)
     """
-    estimator = make_estimator(settings.estimator, settings.tol)
+    estimator = named_estimator(settings.estimator).make(settings.tol)
     optimizer = make_optimizer(settings.optimizer, settings.lr)
-    objectives, path = _prepare(settings, optimizer)
-    views = {name: RunViews.of(objective.layout) for name, objective in objectives.items()}
+    run = _prepare(settings, optimizer, estimator)
+    views = {name: RunViews.of(objective.layout) for name, objective in run.objectives.items()}
     about = {"version": lca.__version__, **asdict(settings), "optimizer_settings": repr(optimizer)}
     if record is not None:
-        record.begin(objectives["train"].layout, estimator=estimator, settings=about)
-    training = Timed(path)
-    began = perf_counter()
+        record.begin(run.objectives["train"].layout, estimator=estimator, settings=about)
+    ends, cost, began = _Ends(), Cost(), perf_counter()
     with np.errstate(over="ignore", invalid="ignore"):  # a run that diverges ends in an error of our own
-        for found in progress(allocate_each(objectives, training, estimator)):
-            rows = rows_of(found, objectives["train"].layout)
+        for found in progress(allocate_each(run.objectives, run.path, estimator)):
+            rows = rows_of(found, run.objectives["train"].layout)
             for name, view in views.items():
                 view.read(rows[name])
             if record is not None:
                 record.write(rows)
-    seconds = {"train": training.seconds, "allocate": perf_counter() - began - training.seconds}
-    return DemoResult(summarize_run(about, **views, seconds=seconds), **views)
+            ends.update(found["train"])
+            cost += found["train"].cost
+    trained = run.training.seconds
+    seconds = {"train": trained, "allocate": perf_counter() - began - trained}
+    about["cost_per_step"] = {name: value / settings.steps for name, value in asdict(cost).items()}
+    if "heldout" in views:
+        return DemoResult(summarize_run(about, **views, seconds=seconds), **views)
+    measured = {"heldout": None, "seconds": seconds, **ends.losses(run.objectives["train"])}
+    summary = {**about, **summarize(views["train"]), **measured}
+    return DemoResult(_null_for_nan(summary), views["train"], None)
+
+
+class _Ends:
+    """Where the run began and ended: a sampled estimator measures no loss, so it is evaluated there once."""
+
+    def __init__(self) -> None:
+        self._first: Step | None = None
+        self._last: Step | None = None
+
+    def update(self, allocation: StepAllocation) -> None:
+        self._first, self._last = self._first or allocation.source, allocation.source
+
+    def losses(self, objective: Objective) -> dict[str, float]:
+        assert self._first is not None
+        assert self._last is not None
+        return {"loss_start": objective.loss(self._first.start), "loss_end": objective.loss(self._last.end)}
+
+
+def _null_for_nan(value: Any) -> Any:
+    """The same summary with ``None`` for every number that was not measured: JSON has no NaN."""
+    if isinstance(value, dict):
+        return {name: _null_for_nan(entry) for name, entry in value.items()}
+    return None if isinstance(value, float) and not isfinite(value) else value
 
 
 class Timed(Iterable[T]):
@@ -116,18 +158,31 @@ class Timed(Iterable[T]):
             yield item
 
 
-def _prepare(settings: DemoSettings, optimizer: Optimizer) -> tuple[dict[str, Objective], Iterator[Step]]:
-    """Both measured losses, and the training run that has not begun."""
+@dataclass(frozen=True, eq=False)
+class _Run:
+    """The measured losses, the path to allocate, and the training behind it, which has not begun."""
+
+    objectives: dict[str, Objective]
+    path: Iterable[Step]
+    training: Timed[Step]
+
+
+def _prepare(settings: DemoSettings, optimizer: Optimizer, estimator: Estimator) -> _Run:
     backend, data = load_backend(settings.backend), _load(settings)
     network = make_model(settings.model, data.x_train.shape[1:], data.n_classes)
     data = data.reshaped(network.input_shape)
-    objectives = {
-        "train": backend.objective(network, Batch(data.x_train, data.y_train), settings.dtype),
-        "heldout": backend.objective(network, Batch(data.x_test, data.y_test), settings.dtype),
-    }
-    batches = minibatches(data.x_train, data.y_train, settings.batch_size, settings.steps, settings.seed)
+    train = backend.objective(network, Batch(data.x_train, data.y_train), settings.dtype)
+    required = estimator.required_fields if isinstance(estimator, StochasticEstimator) else ()
+    steps = settings.steps + bool(set(required) & set(NEXT))
+    batches = minibatches(data.x_train, data.y_train, settings.batch_size, steps, settings.seed)
     theta = network.init(settings.seed, settings.dtype)
-    return objectives, backend.train(objectives["train"], theta, optimizer, batches)
+    training = Timed(backend.train(train, theta, optimizer, batches))
+    if not isinstance(estimator, StochasticEstimator):
+        heldout = backend.objective(network, Batch(data.x_test, data.y_test), settings.dtype)
+        return _Run({"train": train, "heldout": heldout}, training, training)
+    loss = SampledLoss(train, DatasetLoss(network, data.x_train, data.y_train))
+    path = with_fields(training, required, loss, optimizer, backend.vector)
+    return _Run({"train": loss}, path, training)
 
 
 def _load(settings: DemoSettings) -> Split:

@@ -1,54 +1,64 @@
-"""`lca estimators`: what each estimator allocates, how far it may be off, what it costs and what it needs."""
+"""`lca estimators`: what each estimator allocates, its bias, its cost, and the step fields it requires."""
 
 from argparse import ArgumentParser, Namespace
 
 from lca.allocation import Cost, Estimator
 from lca.commands.command import Command
-from lca.estimators.named import CHEAP, ESTIMATORS, make_estimator
+from lca.estimators.registry import REGISTRY, NamedEstimator, named_estimator
 from lca.estimators.stochastic import StochasticEstimator
+from lca.record.citation import citations_of
 
-HEADINGS = ("name", "target", "bias", "cost of a step", "needs from the loop")
+HEADINGS = ("name", "target", "bias", "cost of a step", "required step fields")
 
 
 def add_arguments(parser: ArgumentParser) -> None:
-    """It has none."""
+    """The options of `lca estimators`."""
+    parser.add_argument("name", nargs="?", help="describe this one in detail; without it: the table of all")
 
 
 def run(args: Namespace) -> None:
-    """Print the table."""
-    print(table())
+    """Print the table, or the details of one estimator."""
+    print(table() if args.name is None else details(named_estimator(args.name)))
 
 
 def table() -> str:
-    """One line an estimator, columns lined up."""
-    rows = [HEADINGS, *(row(name) for name in (*ESTIMATORS, *CHEAP))]
-    widths = [max(len(line[column]) for line in rows) for column in range(len(HEADINGS))]
-    lines = [
-        "  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip()
-        for line in rows
-    ]
-    return "\n".join([*lines, "", *NOTES])
+    """One line an estimator, columns aligned."""
+    return "\n".join([*_aligned([HEADINGS, *map(cells, REGISTRY.values())]), "", *NOTES])
+
+
+def descriptions() -> str:
+    """One line an estimator: name and description, for the documentation."""
+    return "\n".join(_aligned([(row.name, row.description) for row in REGISTRY.values()]))
 
 
 NOTES = (
-    "target: full, the loss of all measured data; batch, of training batches; probe, of drawn examples.",
-    "cost: beyond training. `full` is a gradient over all measured data, `batch` one on a training batch,",
-    "`examples` are gradients of single ones; the sampled estimators take any number.",
-    "docs/choosing.md says which to take.",
+    "target: the loss allocated; full: of all measured data; batch: of training batches; probe: of samples.",
+    "cost: beyond training. `full`: gradients over all measured data; `batch`: on a training batch;",
+    "`examples`: of single examples, in samples of any size.",
+    "`lca estimators NAME` describes one of them; docs/choosing.md says which to choose.",
 )
 
 
-def row(name: str) -> tuple[str, ...]:
-    """What the estimator of this name declares."""
-    estimator = make_estimator(name)
-    bias, needs = _bias_and_needs(estimator)
-    return name, estimator.target, bias, cost_in_words(estimator.cost), ", ".join(needs) or "-"
+def cells(row: NamedEstimator) -> tuple[str, ...]:
+    """The cells of one line: what the estimator declares."""
+    estimator = row.make(1e-3)
+    cost, fields = cost_in_words(estimator.cost), ", ".join(row.required_fields) or "-"
+    return row.name, row.target, _bias(estimator), cost, fields
 
 
-def _bias_and_needs(estimator: Estimator) -> tuple[str, tuple[str, ...]]:
+def details(row: NamedEstimator) -> str:
+    """All about one estimator: the cells of its line, how to make it in Python, what to cite."""
+    estimator = row.make(1e-3)
+    lines = [f"{row.name}: {row.description}", ""]
+    pairs = [*zip(HEADINGS[1:], cells(row)[1:], strict=True), ("in Python", repr(estimator))]
+    lines += _aligned([(f"{what}:", value) for what, value in pairs])
+    return "\n".join([*lines, *(f"\n{entry}" for entry in citations_of(estimator))])
+
+
+def _bias(estimator: Estimator) -> str:
     if isinstance(estimator, StochasticEstimator):
-        return estimator.bias, estimator.required_fields
-    return f"none to degree {estimator.degree}", ()
+        return estimator.bias
+    return f"none to degree {estimator.degree}"
 
 
 def cost_in_words(cost: Cost) -> str:
@@ -66,6 +76,13 @@ def cost_in_words(cost: Cost) -> str:
     return " + ".join(f"{count:g} {what}" for what, count in parts.items() if count) or "0"
 
 
+def _aligned(rows: list[tuple[str, ...]]) -> list[str]:
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    return [
+        "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows
+    ]
+
+
 ESTIMATORS_COMMAND = Command(
-    "estimators", "List the estimators: target, bias, cost, needs.", add_arguments, run
+    "estimators", "List the estimators: target, bias, cost, required step fields.", add_arguments, run
 )

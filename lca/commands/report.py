@@ -1,4 +1,4 @@
-"""`lca report`: one page of HTML about a run, from its record."""
+"""`lca report`: one page of HTML about a run, made from its record."""
 
 from argparse import ArgumentParser, Namespace
 from pathlib import Path
@@ -13,11 +13,11 @@ def add_arguments(parser: ArgumentParser) -> None:
     add(
         "-o", "--out", type=Path, default=Path("report.html"), metavar="FILE", help="the page (./%(default)s)"
     )
-    add("--title", default="", help="of the page (the name of the record)")
+    add("--title", default="", help="title of the page (default: the name of the record)")
 
 
 def run(args: Namespace) -> None:
-    """Read the record, write the page, say where it is."""
+    """Read the record, write the page, print its path."""
     from lca.report import write_report  # noqa: PLC0415 - `lca --help` needs no extra
 
     path = write_report(args.record, args.out, title=args.title)
@@ -25,7 +25,7 @@ def run(args: Namespace) -> None:
 
 
 def report_file(record: Path, title: str) -> dict[str, bytes]:
-    """File name: page, for a command that writes it among others."""
+    """The page by its file name, for a command that writes it with other files."""
     from lca.record import open_record  # noqa: PLC0415
     from lca.report import render_report  # noqa: PLC0415
 

@@ -1,14 +1,18 @@
-"""A run's summary as text for the terminal."""
+"""The summary of a run as text for the terminal."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
+
+from lca.allocation import Cost
+from lca.commands.estimators import cost_in_words
 
 Row = Sequence[str]
 
 
 def summary_text(summary: Mapping[str, Any]) -> str:
-    """What `lca demo` prints: the settings, the balance, the shares of the tensors, the times."""
-    parts = (_head(summary), _balance(summary), _tensors(summary), _times(summary), *_warning(summary))
+    """The text that `lca demo` prints: settings, balance, totals of the tensors, times."""
+    balance = _sampled_balance if summary["heldout"] is None else _balance
+    parts = (_head(summary), balance(summary), _tensors(summary), _times(summary), *_warning(summary))
     return "\n\n".join(parts)
 
 
@@ -16,8 +20,8 @@ def _head(s: Mapping[str, Any]) -> str:
     return (
         f"{s['model']} ({s['parameters']:,} parameters) on {s['data']}: {s['steps']} steps of "
         f"{s['optimizer']}, {s['batch_size']} examples each\n"
-        f"{s['backend']} {s['dtype']}, seed {s['seed']}; allocated by {s['estimator']}, "
-        f"tolerance {s['tol']:g} a step"
+        f"{s['backend']} {s['dtype']}, seed {s['seed']}; allocated by {s['estimator']}"
+        + ("" if s["heldout"] is None else f", tolerance {s['tol']:g} a step")
     )
 
 
@@ -39,8 +43,32 @@ def _balance(s: Mapping[str, Any]) -> str:
     return _table(rows)
 
 
+def _sampled_balance(s: Mapping[str, Any]) -> str:
+    """For an estimate from batches or samples: the loss is measured at both ends of the run only."""
+    change, total = s["loss_end"] - s["loss_start"], s["lca_total"]
+    rows = [
+        ("", "training"),
+        ("loss at the start", _number(s["loss_start"])),
+        ("loss at the end", _number(s["loss_end"])),
+        ("loss change", _number(change, "+")),
+        ("sum of the allocation", _number(total, "+")),
+        ("difference", _number(total - change, "+")),
+        ("cost of a step", cost_in_words(Cost(**s["cost_per_step"]))),
+        ("exactly zero, % of all", _percent(s["zero_percent"])),
+    ]
+    return (
+        f"{_table(rows)}\n\n"
+        f"{s['estimator']} estimates from batches or samples of the training data, so there is no residual\n"
+        "of a step to check, no held-out loss and no helping %. The difference is the error of the estimate."
+    )
+
+
 def _tensors(s: Mapping[str, Any]) -> str:
-    rows: list[Row] = [("", "training", "share", "helping", "held-out", "share", "helping")]
+    if s["heldout"] is None:
+        rows: list[Row] = [("", "training", "share")]
+        rows += [(name, *_cells(s, name)[:2]) for name in s["per_tensor"]]
+        return f"Total of each tensor (negative = helped), and its share of the sum:\n{_table(rows)}"
+    rows = [("", "training", "share", "helping", "held-out", "share", "helping")]
     for name in s["per_tensor"]:
         rows.append((name, *_cells(s, name), *_cells(s["heldout"], name)))
     note = "Total of each tensor (negative = helped), its share of the sum, and helping % (mean over steps):"
@@ -75,7 +103,7 @@ def _percent(value: float | None) -> str:
 
 
 def _table(rows: Sequence[Row]) -> str:
-    """Columns aligned: the first to the left, numbers to the right."""
+    """Aligned columns: the first to the left, numbers to the right."""
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     return "\n".join(
         "  ".join(

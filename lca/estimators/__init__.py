@@ -1,4 +1,4 @@
-"""Estimators: recipes that turn a step of the path into an allocation of its loss change."""
+"""Estimators: each allocates the loss change of a step to the parameters."""
 
 from lca.estimators.adaptive import Adaptive
 from lca.estimators.adaptive_sample_size import AdaptiveSampleSize
@@ -10,11 +10,11 @@ from lca.estimators.sampled_path_integral import SampledPathIntegral
 
 __all__ = [
     "Adaptive",
-    "ControlVariate",
     "AdaptiveSampleSize",
+    "ControlVariate",
     "CrossFit",
     "NextBatch",
     "PathIntegral",
-    "SampledPathIntegral",
     "SameBatch",
+    "SampledPathIntegral",
 ]

@@ -7,8 +7,9 @@ from typing import ClassVar, Literal
 from lca.allocation import Allocator, Cost, StepAllocation
 from lca.errors import LCAError, UnknownNameError
 from lca.estimators.audits import Audits
+from lca.estimators.integral import Integral
 from lca.estimators.panel import Panel, simpson, trapezoid
-from lca.estimators.segment import Integral, Path, Segment
+from lca.estimators.path import Path, Segment
 from lca.objective import Evaluation, Objective
 from lca.quadrature import TRAPEZOID
 from lca.step import Step
@@ -21,19 +22,18 @@ class Adaptive:
     """Start each step from the trapezoid and refine, by local bisection, until two controls are met.
 
     The trapezoid needs one new gradient a step, and the losses that come with the gradients give the
-    residual of every step for nothing. A step whose residual is too large gets its midpoint (Simpson);
-    if that is not enough, the panel on which the last refinement changed the allocation most is cut
-    in two, and so on. Every gradient is kept and reused.
+    residual of every step at no extra cost. If the residual of a step is too large, its midpoint is added
+    (Simpson's rule); if that is not enough, the panel on which the last refinement changed the allocation
+    most is bisected, and so on. Every gradient is kept and reused.
 
-    Two controls, because each alone is blind to something:
+    Two controls are needed, as neither sees every error:
 
-    - the *residual*, ``|L(θ_{t+1}) - L(θ_t) - ΣA| ≤ tol``: free, but errors of opposite sign in
+    - the *residual*, ``|L(θ_{t+1}) - L(θ_t) - ΣA| ≤ tol``: it costs nothing, but errors of opposite sign in
       different parameters cancel in it;
-    - the *nested difference*, ``Σ_i |A_i - A'_i| ≤ nested_tol · Σ_i |A_i|`` with A' the next coarser
-      rule on the same nodes: cannot cancel, but costs the midpoint. It is checked on every refined step,
-      and on an *audit*: a step that looks fine and gets its midpoint all the same. After an audit
-      that passes, twice as many steps go by until the next one, up to ``audit``; after one that
-      fails, the very next step is audited.
+    - the *nested difference*, ``Σ_i |A_i - A'_i| ≤ nested_tol · Σ_i |A_i|``, where A' is the next coarser
+      rule on the same nodes: nothing cancels, but it costs the midpoint. It is checked on every refined step
+      and in *audits*, on steps whose residual is small. After an audit that passes, twice as many steps go
+      by until the next one, up to ``audit``; after one that fails, the next step is audited.
 
     Parameters
     ----------
@@ -41,24 +41,31 @@ class Adaptive:
         ``per="step"``: the largest ``|residual|`` of a step, absolute, in units of the loss.
         ``per="run"``: ``Σ_t |residual_t|`` as a fraction of the loss change of the run.
     per
-        For ``"run"`` the loss change is not known in advance, so the largest change seen so far stands
-        in for it: step t may use half of what is left, ``½ (tol · max_{s≤t} |L(θ_{s+1}) - L(θ_0)| -
-        Σ_{s<t} |residual_s|)``. The allowance is never exhausted, and over the steps that converge
+        For ``"run"`` the loss change is not known in advance, so the largest change seen so far is used
+        instead: step t may use half of the remainder, ``½ (tol · max_{s≤t} |L(θ_{s+1}) - L(θ_0)| -
+        Σ_{s<t} |residual_s|)``. The remainder never reaches 0, and over the steps that converge
         ``Σ|residual| ≤ tol · max_t |L(θ_t) - L(θ_0)|`` holds at every moment of the run. A loss that first
-        explodes and then comes back therefore loosens the bound.
+        explodes and then recovers therefore loosens the bound.
     nested_tol
-        Largest share of the step's allocation (in absolute value) that the last refinement may move.
+        The largest part of ``Σ_i |A_i|`` that the last refinement may move.
     audit
-        Largest number of steps between audits; 1 audits every step, ``None`` never does.
+        Largest number of steps between audits; 1 audits every step, ``None`` no step.
     max_gradients
-        Limit on new gradients inside a step. A step that still misses there is returned with
-        ``converged=False`` and the reason; nothing is dropped.
+        Largest number of new gradients inside a step. A step that does not meet its tolerances by then is
+        returned with ``converged=False`` and the reason; nothing is dropped.
 
     Notes
     -----
+    Exact for losses that are polynomials of degree ≤ degree + 1 along the step, i.e. quadratic ones.
+
     Cost a step: one full gradient, plus one for an audit, plus ``1 + 2·bisections`` where refined.
-    Memory: one gradient a node while a step is being refined, O(K) otherwise. When the objective is a
-    `Sum`, the controls look at the total and its terms share the nodes.
+    Memory: one gradient a node while a step is being refined, O(K) otherwise. For a `Sum` the controls apply
+    to the total, and its terms use the same nodes.
+
+    Raises
+    ------
+    LCAError
+        If a parameter is out of range.
 
     Examples
     --------
@@ -92,7 +99,7 @@ class Adaptive:
 
     @property
     def cost(self) -> Cost:
-        """Least cost of a step; refined steps and audits come on top (see ``cost``)."""
+        """The least cost of a step; refinements and audits cost more."""
         return Cost(full_gradients=2 if self.audit == 1 else 1)
 
     def start(self, objective: Objective) -> Allocator:
@@ -101,7 +108,7 @@ class Adaptive:
 
 
 class _AdaptiveRun:
-    """One run: the tolerance left, when the next audit is due, and the refinement of a step."""
+    """One run: the remaining tolerance, the schedule of audits, and the refinement of a step."""
 
     def __init__(self, config: Adaptive, objective: Objective) -> None:
         self._config = config
@@ -112,7 +119,7 @@ class _AdaptiveRun:
     def __call__(self, step: Step) -> StepAllocation:
         segment = self._path.segment(step)
         audited = self._audits.due()
-        # Before the end: once its gradient is there too, the midpoint would take one more vector.
+        # Evaluated before the end: with its gradient in memory the midpoint would need one more vector.
         middle = segment.at(0.5) if audited else None
         tol = self._allowance.of(segment)
         fit = _Fit(segment, trapezoid(segment))
@@ -161,7 +168,7 @@ class _AdaptiveRun:
 
 
 class _Fit:
-    """A rule on the nodes that are there, judged by what it adds up to before any vector is made of it."""
+    """A rule on the nodes evaluated so far; its sums are known before the allocation is formed."""
 
     def __init__(self, segment: Segment, weights: Mapping[Evaluation, float]) -> None:
         self.segment = segment
@@ -171,7 +178,7 @@ class _Fit:
         self.residual = segment.end.loss - segment.start.loss - total
 
     def allocation(self) -> StepAllocation:
-        """The allocation; uses up all nodes but the end, which the next step begins with."""
+        """The allocation; uses up all nodes but the end, where the next step begins."""
         integral = Integral(self.segment)
         for node, weight in self._weights.items():
             integral.add(weight, node, last_use=node is not self.segment.end)
@@ -179,7 +186,7 @@ class _Fit:
 
 
 class _Allowance:
-    """How much residual the next step may leave (`Adaptive`, ``per``)."""
+    """The residual that the next step may leave (`Adaptive`, ``per``)."""
 
     def __init__(self, tol: float, per: Literal["step", "run"]) -> None:
         self._tol = tol
@@ -198,5 +205,5 @@ class _Allowance:
         return max(0.0, self._tol * self._largest_change - self._spent) / 2
 
     def spend(self, result: StepAllocation, tol: float) -> None:
-        # What a flagged step leaves beyond its tolerance is reported there, not charged to later steps.
+        # A residual beyond the tolerance is reported with its step, not charged to later ones.
         self._spent += min(abs(result.residual), tol)

@@ -1,4 +1,4 @@
-"""`AdaptiveSampleSize`: a probe that chooses the size of its samples, to meet a cost or a standard error."""
+"""`AdaptiveSampleSize`: chooses the size of samples during the run, to meet a cost or a standard error."""
 
 from dataclasses import dataclass, replace
 from math import ceil, inf, sqrt
@@ -18,45 +18,46 @@ from lca.step import Step
 
 Array = np.ndarray
 FIRST = 4
-"""Nodes that get the largest sample, before what an example's variance is can be told."""
+"""Nodes that get the largest sample, before the variance of an example is known."""
 MEMORY = 10
-"""Nodes that what is known of an example's variance is averaged over."""
+"""Nodes over which the variance of an example is averaged."""
 
 
 @dataclass(frozen=True)
 class AdaptiveSampleSize:
-    """A `SampledPathIntegral` or `ControlVariate` whose samples are sized during the run; one target, a cost or an error.
-
-    ``examples``: gradients of single examples a step, on average; 250 doubles the cost of training on batches
-    of 250. A probe spends it on its samples and, with ``refresh``, on forward passes, three for one gradient.
-    ``ControlVariate`` spends half of it on full gradients, one every ``2 N / examples`` steps, and half on pairs of
-    samples: the best split where the variance grows in proportion to the distance from the anchor.
-
-    ``relative_error``: the standard error of every group's sum over the run so far, as a share of the largest
-    loss change so far, is to stay below this. Each node may use half of the variance that is left; its size
-    follows from what an example's variance has been lately; the first few get the largest.
+    """A `SampledPathIntegral` or `ControlVariate` whose samples are sized to meet a cost or a standard error.
 
     Parameters
     ----------
     probe
-        Rule, sampling, micro-batches, seed; its ``size`` is the smallest one for ``relative_error``.
-    examples, relative_error
-        One of the two.
+        Rule, sampling, micro-batches and seed; its ``size`` is the smallest one for ``relative_error``.
+    examples
+        The cost: gradients of single examples a step, on average; 250 doubles the cost of training on batches
+        of 250. A `SampledPathIntegral` spends it on samples and, with ``refresh``, on forward passes, three
+        for one gradient. A `ControlVariate` spends half of it on full gradients, one every
+        ``2 N / examples`` steps, and half on pairs of samples: the best split where the variance grows in
+        proportion to the distance from the anchor.
+    relative_error
+        The error: the largest standard error of the sum of a group over the run so far, relative to the
+        largest loss change so far. Each node may use half of the remaining variance; its size follows from
+        the recent variance of an example, and the first few nodes get the largest size. Exactly one of
+        ``examples`` and ``relative_error`` must be given.
     groups
-        For ``relative_error``: whose sums, e.g. ``layout.groups("layer")``.
+        For ``relative_error``: the groups whose sums are meant, e.g. ``layout.groups("layer")``.
     largest
         For ``relative_error``: the largest sample, in multiples of the smallest.
 
     Notes
     -----
-    ``reason`` of every allocation says what was spent and achieved so far, and ``converged`` whether a
+    ``reason`` of every allocation states the cost and the error so far, and ``converged`` whether
     ``relative_error`` is met at that moment. A size depends on earlier samples only, so the values stay
     unbiased.
 
     Raises
     ------
     LCAError
-        If there is not exactly one target, or there are no micro-batches to take an error from.
+        If not exactly one target is given, ``relative_error`` is given without ``groups`` or with a single
+        micro-batch, or ``examples`` is too small for one example a sample.
 
     Examples
     --------
@@ -89,34 +90,36 @@ class AdaptiveSampleSize:
             )
         target = self.relative_error if self.examples is None else self.examples
         if not 0 < target < inf:  # type: ignore[operator]
-            raise LCAError(f"the target of a AdaptiveSampleSize must be a finite number > 0, got {target!r}.")
+            raise LCAError(
+                f"the target of an AdaptiveSampleSize must be a finite number > 0, got {target!r}."
+            )
         if self.relative_error and (self.groups is None or _inner(self.probe).micro_batches < 2):
             raise LCAError(
-                "relative_error needs groups=... (whose sums?) and a probe with micro_batches=2 or more (one "
-                "sample has no spread)."
+                "relative_error needs groups=..., the groups of parameters whose sums are meant, and a probe "
+                "with micro_batches=2 or more, as one sample has no spread."
             )
         if not isinstance(self.largest, int) or self.largest < 1:
             raise LCAError(f"largest must be a whole number ≥ 1, got {self.largest!r}.")
 
     @property
     def degree(self) -> int:
-        """The probe's."""
+        """The degree of the rule."""
         return self.probe.degree
 
     @property
     def cost(self) -> Cost:
-        """What is asked for; at most that of the largest samples, if an error is."""
+        """The cost asked for; for ``relative_error`` that of the largest samples."""
         if self.examples is not None:
             return Cost(examples=self.examples)
         return _sized(self.probe, _inner(self.probe).size * self.largest).cost
 
     @property
     def required_fields(self) -> tuple[str, ...]:
-        """The probe's."""
+        """The fields that ``probe`` requires."""
         return self.probe.required_fields
 
     def reseeded(self, seed: int) -> Self:
-        """The same with other samples."""
+        """The same estimator with other samples."""
         return replace(self, probe=self.probe.reseeded(seed))
 
     def start(self, objective: Objective) -> Allocator:
@@ -130,7 +133,7 @@ class AdaptiveSampleSize:
 def affordable(
     probe: SampledPathIntegral | ControlVariate, examples: float, n: int
 ) -> SampledPathIntegral | ControlVariate:
-    """``probe`` with the largest samples, and the period of anchors, for ``examples`` a step."""
+    """``probe`` with the largest samples, and the best period of anchors, for ``examples`` a step."""
     if isinstance(probe, ControlVariate):
         probe = replace(probe, every=ceil(2 * n / examples))
     inner = _inner(probe)
@@ -157,12 +160,12 @@ def _sized(probe: SampledPathIntegral | ControlVariate, size: int) -> SampledPat
 
 
 def _in_examples(cost: Cost, n: int) -> float:
-    """A gradient of the whole data is one on n examples, and a forward pass a third of it."""
+    """Cost in gradients of single examples; a forward pass counts a third of a gradient."""
     return cost.examples + n * (cost.full_gradients + cost.full_losses / 3)
 
 
 class _Spending:
-    """One run at a given cost: says what was spent."""
+    """One run at a given cost."""
 
     def __init__(
         self, target: float, probe: SampledPathIntegral | ControlVariate, objective: Objective
@@ -181,7 +184,7 @@ class _Spending:
 
 
 class _Controlled:
-    """One run to a given error: keeps the variance of every group's sum below its limit."""
+    """One run at a given error: keeps the variance of the sum of every group below its limit."""
 
     def __init__(self, budget: AdaptiveSampleSize, objective: Objective) -> None:
         assert budget.groups is not None
@@ -193,7 +196,7 @@ class _Controlled:
         self._open: dict[float, Array] = {}
         self._sizes: dict[float, int] = {}
         self._closed = np.zeros(groups)  # variance of the nodes that no later step shares
-        self._example = np.zeros(groups)  # variance that one example has left in a sum lately
+        self._example = np.zeros(groups)  # recent variance of a sum from one example
         self._nodes = 0
         self._change, self._largest = 0.0, 0.0
 
@@ -221,7 +224,7 @@ class _Controlled:
             self._closed += _variance_of_mean(self._open.pop(key))
             self._sizes.pop(key, None)
         for key, row in rows.items():
-            if key in self._open:  # a node seen from both sides: what its examples do to a sum
+            if key in self._open:  # both steps of the node are known, and so is its variance
                 self._open[key] = self._open[key] + row
                 seen = _variance_of_mean(self._open[key]) * self._sizes.pop(key)
                 self._nodes += 1
@@ -233,13 +236,13 @@ class _Controlled:
         return self._closed + sum(map(_variance_of_mean, self._open.values()))
 
     def _next_size(self) -> int:
-        """The smallest sample whose variance is at most half of what is left, for every group."""
+        """The smallest sample whose variance is at most half of the remaining one, for every group."""
         probe, limit = _inner(self._budget.probe), self._budget.relative_error
         assert limit is not None
         left = ((limit * self._largest) ** 2 - self._variance()) / 2
         most = probe.size * self._budget.largest
         if self._nodes < FIRST:
-            return most  # next to nothing is known yet, and the first steps go far
+            return most  # the variance is not known yet, and the first steps are large
         needed = np.divide(self._example, left, out=np.full(len(left), float(most)), where=left > 0)
         wanted = float(np.where(self._example > 0, needed, 0.0).max())
         m = probe.micro_batches

@@ -1,38 +1,51 @@
-"""`ControlVariate`: samples only for what has changed since the whole data were last looked at."""
+"""`ControlVariate`: samples estimate only the change of the gradient since the last full one."""
 
-from collections.abc import Callable
 from dataclasses import dataclass, field, replace
+from math import nan
 from typing import ClassVar, Self
 
 from lca.allocation import Allocator, Cost
 from lca.arrays import Vector, array_ops
 from lca.errors import LCAError
-from lca.estimators.sampled_path_integral import Node, SampledPathIntegral, SampledRun, gradient_on
-from lca.estimators.sampling import Sample
-from lca.objective import Objective
+from lca.estimators.path import GradientAt, Point
+from lca.estimators.replicates import SampledNode
+from lca.estimators.sampled_path_integral import (
+    Draw,
+    SampledPathIntegral,
+    SampledRun,
+    gradient_on,
+    sampled_node,
+)
+from lca.objective import Evaluation, Objective
 from lca.quadrature import QuadratureRule
 
 
 @dataclass(frozen=True)
 class ControlVariate:
-    """A `SampledPathIntegral` with a control variate: ``g_S(θ) - g_S(θ̃) + ∇L(θ̃)``, the last from the whole data.
+    """A `SampledPathIntegral` with a control variate: ``g_S(θ) - g_S(θ̃) + ∇L(θ̃)``.
 
-    Both gradients are taken on the same sample, so what they have in common cancels; unbiased as the probe
-    is.
+    ∇L(θ̃) is the full gradient at the last anchor θ̃. Both other gradients are taken on the same sample, so
+    what they have in common cancels. Unbiased as the `SampledPathIntegral` is.
 
     Parameters
     ----------
     probe
         Rule, samples and seed.
     every
-        Steps between full gradients. At such a node the full gradient is used itself.
+        Steps between anchors. At an anchor the full gradient itself is used.
 
     Notes
     -----
-    Cost: twice the probe's, and a full gradient every ``every`` steps. It pays where the path does not go far
-    between anchors: late in training, with small steps. Memory: θ̃ and its gradient. With ``every = 2 N / c``
-    and a sample of c / 4, half of a budget of c examples a step goes to anchors, which is best where the
-    variance grows in proportion to the distance (`AdaptiveSampleSize` does that).
+    Cost: twice that of ``probe``, and a full gradient every ``every`` steps. It pays where the path moves
+    little between anchors: late in training, with small steps. Memory: θ̃ and its gradient, two vectors (K,).
+    With ``every = 2 N / c`` and samples of c / 4 examples, half of a budget of c examples a step goes to
+    anchors, which is the best split where the variance grows in proportion to the distance
+    (`AdaptiveSampleSize` uses it).
+
+    Raises
+    ------
+    LCAError
+        If ``probe`` is not a `SampledPathIntegral`, or ``every`` < 1.
 
     References
     ----------
@@ -51,48 +64,61 @@ class ControlVariate:
     target: ClassVar[str] = "probe"
     unbiased: ClassVar[bool] = True
     bias: ClassVar[str] = SampledPathIntegral.bias
+    citation: ClassVar[str] = """@inproceedings{johnson2013svrg,
+  title     = {Accelerating Stochastic Gradient Descent using Predictive Variance Reduction},
+  author    = {Johnson, Rie and Zhang, Tong},
+  booktitle = {Advances in Neural Information Processing Systems},
+  volume    = {26},
+  year      = {2013}
+}"""
 
     def __post_init__(self) -> None:
         if not isinstance(self.probe, SampledPathIntegral):
             raise LCAError(
-                f"ControlVariate needs a SampledPathIntegral, got {self.probe!r}; e.g. ControlVariate(SampledPathIntegral(size=250), every=40)."
+                f"ControlVariate needs a SampledPathIntegral, got {self.probe!r}; e.g. "
+                "ControlVariate(SampledPathIntegral(size=250), every=40)."
             )
         if not isinstance(self.every, int) or self.every < 1:
             raise LCAError(f"every must be a whole number of steps ≥ 1, got {self.every!r}.")
 
     @property
     def rule(self) -> QuadratureRule:
-        """The probe's."""
+        """The rule of ``probe``."""
         return self.probe.rule
 
     @property
     def degree(self) -> int:
-        """The rule's."""
+        """The degree of the rule."""
         return self.probe.degree
 
     @property
     def cost(self) -> Cost:
-        """Two samples a new node, and a share of a full gradient."""
+        """Two samples for each new node, and one full gradient every ``every`` steps."""
         return Cost(full_gradients=1 / self.every) + self.probe.cost + Cost(examples=self.probe.cost.examples)
 
     @property
     def required_fields(self) -> tuple[str, ...]:
-        """The probe's."""
+        """The fields that ``probe`` requires."""
         return self.probe.required_fields
 
     def reseeded(self, seed: int) -> Self:
-        """The same with other samples."""
+        """The same estimator with other samples."""
         return replace(self, probe=self.probe.reseeded(seed))
 
     def start(self, objective: Objective) -> Allocator:
         """Begin a run along one path."""
-        return SampledRun(self.probe, objective, ControlVariateMeasure(self.every, self.probe.micro_batches))
+
+        def gradients(draw: Draw) -> GradientAt:
+            return AnchoredMean(draw, self.every, self.probe.micro_batches)
+
+        return SampledRun(self.probe, objective, gradients)
 
 
 @dataclass(eq=False)
-class ControlVariateMeasure:
-    """Gradients at the nodes of one run: full at an anchor, elsewhere by what changed since θ̃."""
+class AnchoredMean:
+    """The full gradient at an anchor; elsewhere that of the last anchor plus its change (`GradientAt`)."""
 
+    draw: Draw
     every: int
     micro_batches: int
     _anchor: float | None = None
@@ -100,18 +126,25 @@ class ControlVariateMeasure:
     _theta: Vector = None
     _gradient: Vector = None
 
-    def __call__(
-        self, objective: Objective, theta: Vector, time: float, draw: Callable[[], list[Sample]]
-    ) -> Node:
-        if self._anchor is None or time - self._anchor >= self.every:
-            self._anchor = time
-            self._objective = objective  # in the state it has here, which may move
-            self._theta = array_ops(theta).between(theta, theta, 0.0)  # a copy: θ may be the model's memory
-            self._gradient = objective.loss_and_grad(theta)[1]
-            return Node(time, [self._gradient] * self.micro_batches, Cost(full_gradients=1))
-        ops, samples, gradients = array_ops(theta), draw(), []
+    def __call__(self, objective: Objective, point: Point) -> tuple[Evaluation, Cost]:
+        if self._anchor is None or point.time - self._anchor >= self.every:
+            return self._new_anchor(objective, point), Cost(full_gradients=1)
+        ops, samples, gradients = array_ops(point.theta), self.draw(), []
         for sample in samples:
             there = gradient_on(self._objective, self._theta, sample)
-            change = ops.add_scaled(gradient_on(objective, theta, sample), -1.0, there)
+            change = ops.add_scaled(gradient_on(objective, point.theta, sample), -1.0, there)
             gradients.append(ops.add_scaled(change, 1.0, self._gradient))
-        return Node(time, gradients, Cost(examples=2.0 * sum(sample.size for sample in samples)))
+        cost = Cost(examples=2.0 * sum(sample.size for sample in samples))
+        return sampled_node(gradients, point), cost
+
+    def _new_anchor(self, objective: Objective, point: Point) -> Evaluation:
+        theta = point.theta
+        self._anchor = point.time
+        self._objective = objective  # in the state it has here, which may move
+        self._theta = array_ops(theta).between(theta, theta, 0.0)  # a copy: θ may be the model's memory
+        self._gradient = objective.loss_and_grad(theta)[1]
+        if self.micro_batches == 1:
+            return Evaluation(nan, self._gradient)
+        return SampledNode(
+            nan, self._gradient, gradients=[self._gradient] * self.micro_batches, time=point.time
+        )

@@ -1,4 +1,4 @@
-"""`CrossFit`: what each part of a batch says about the update that the other parts would have made."""
+"""`CrossFit`: each micro-batch is paired with the update that the others would have made without it."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -8,8 +8,11 @@ from typing import ClassVar, Self
 from lca.allocation import Allocator, Cost, StepAllocation
 from lca.arrays import Vector, array_ops
 from lca.errors import IncompleteStepError, LCAError
-from lca.estimators.minibatch import check_rule
-from lca.estimators.stochastic import Shares, Tally, check_required_fields
+from lca.estimators.integral import Integral
+from lca.estimators.minibatch import check_rule, training_gradient
+from lca.estimators.path import Path
+from lca.estimators.replicates import NodeReplicates
+from lca.estimators.stochastic import check_required_fields
 from lca.objective import Objective
 from lca.quadrature import LEFT, TRAPEZOID, QuadratureRule
 from lca.step import Step
@@ -17,55 +20,66 @@ from lca.step import Step
 
 @dataclass(frozen=True)
 class CrossFit:
-    """Allocation without any further backward pass, from the micro-batches of training itself.
+    """Allocation from the micro-batches of training itself, without a further backward pass.
 
-    ``LEFT``: ``A = (1/M) Σ_m g_m(θ_t) ∘ Δ_t^{(−m)}``, where g_m is the gradient on the m-th of the M parts of
-    B_t and Δ^{(−m)} the update that the optimizer would have made without it
-    (`lca.reference.optimizers.leave_one_out`). The two share no example, so the batch does not judge its own work.
-    ``TRAPEZOID``: the mean of that and of ``g_{B_{t+1}}(θ_{t+1}) ∘ Δ_t``, the next step's own gradient.
+    ``LEFT``: ``A = (1/M) Σ_m g_m(θ_t) ∘ Δ_t^{(−m)}``, where g_m is the gradient on the m-th of the M
+    micro-batches of B_t, and Δ^{(−m)} is the update that the optimizer would have made without it
+    (`lca.reference.optimizers.leave_one_out`). The two factors share no example, so no example judges an
+    update that it caused. ``TRAPEZOID``: the mean of that and of ``g_{B_{t+1}}(θ_{t+1}) ∘ Δ_t``, the training
+    gradient of the next step.
 
     Parameters
     ----------
     micro_batches
-        M ≥ 2, the parts that the loop hands over: gradient accumulation, a split of the batch, or the ranks
-        of data-parallel training. Two do as well as five, and cost least.
+        M ≥ 2, the number of micro-batches in an update: by gradient accumulation, a split of the batch, or
+        the ranks of data-parallel training. Two are as accurate as five, and cost least.
     rule
         ``TRAPEZOID`` or ``LEFT``.
-    epoch
-        The number of updates in an epoch, where batches are dealt from the shuffled data; with gradient
-        accumulation that is fewer than there are batches. What a batch causes
-        is then judged by examples that it does not hold, although it is 1/epoch of the data; ``A`` gets
-        ``(1/epoch) (g_{B_t}(θ_t) ∘ Δ_t - L)``, where L is the value of ``LEFT``. That removes what is wrong
-        because a batch is never followed by itself, exactly so for plain SGD where all examples have one
-        curvature; what earlier batches of the epoch have learned stays.
     independent
         Declares that training draws every batch independently of the others. Only then are the errors of
-        different batches independent and the values unbiased, and only then are there error bars (of the
-        trapezoid).
+        different batches independent, the values unbiased, and error bars (of the trapezoid) available.
+    epoch
+        The number of updates in an epoch, for training on shuffled epochs; with gradient accumulation that
+        is less than the number of batches. The examples that judge a batch are then those outside it,
+        although the batch is 1/epoch of the data, so ``A`` gets the correction
+        ``(1/epoch) (g_{B_t}(θ_t) ∘ Δ_t - L)``, where L is the value of ``LEFT``. It removes the bias that
+        arises because a batch is never followed by itself: exactly for plain SGD where all examples have
+        the same curvature. The bias from the earlier batches of the epoch remains.
 
     Notes
     -----
-    Element-wise work: M updates and M products. What is allocated is the loss of training: dropout,
-    batch statistics and penalties included.
+    Cost a step: M updates and M products, all element-wise; no gradient. Memory: O(K). The loss allocated is
+    that of training: dropout, batch statistics and penalties included.
 
-    *Error bars.* For plain SGD ``g_1 ∘ Δ^{(−1)}`` and ``g_2 ∘ Δ^{(−2)}`` are one and the same number, so
+    *Error bars.* For plain SGD ``g_1 ∘ Δ^{(−1)}`` and ``g_2 ∘ Δ^{(−2)}`` are the same number, so
     their spread says nothing. Write ``g_m = G + ε_m``, J for the derivative of the update in the gradient, D
     for the update's mean, and ε̄ for the mean of the ε_m. The error of the left end is then ``ε̄·D + ε'Jε``
     (a sum over m ≠ k), and that of the right end of the step before is ``ε̄·Δ_{t-1}``; both belong to the
     sample at node t. With Δ_t *held fixed*, the spread of ``g_m · (Δ_{t-1} + Δ_t)`` over m measures
     ``ε̄·(Δ_{t-1} + D)`` and one ``T = E (ε̄'Jε̄*)²`` (ε̄* a copy of ε̄) of the ``2M/(M-1)`` of the second
-    term. The rest is had from the contrast between the first two parts at neighbouring nodes, which are
-    independent: ``E (h_{t+1}·J h_t)² = T``, with ``J h_t`` from the difference of two leave-one-out updates.
-    These spreads are what `StepAllocation.replicates` holds; only their spread means something, their mean is
-    0 or biased.
+    term. The rest follows from the contrast between the first two micro-batches at neighbouring nodes, which
+    are independent: ``E (h_{t+1}·J h_t)² = T``, with ``J h_t`` from the difference of two leave-one-out
+    updates. `StepAllocation.replicates` holds these spreads; their mean is 0 or biased and has no meaning.
+
+    Raises
+    ------
+    LCAError
+        If the parameters contradict each other, or are out of range.
+    IncompleteStepError
+        If a step lacks one of `required_fields`, or has another number of micro-batches.
+
+    References
+    ----------
+    Chernozhukov, Chetverikov, Demirer, Duflo, Hansen, Newey, Robins. Double/debiased machine learning for
+    treatment and structural parameters. The Econometrics Journal, 2018 (the principle of cross-fitting).
 
     Examples
     --------
     >>> import numpy as np
     >>> from lca.reference.models import bowl
     >>> from lca.step import MicroBatch
-    >>> parts = (MicroBatch(np.array([1.0]), np.array([-0.3])), MicroBatch(np.array([3.0]), np.array([-0.1])))
-    >>> step = Step(np.array([2.0]), np.array([1.8]), micro_batches=parts)
+    >>> halves = MicroBatch(np.array([1.0]), np.array([-0.3])), MicroBatch(np.array([3.0]), np.array([-0.1]))
+    >>> step = Step(np.array([2.0]), np.array([1.8]), micro_batches=halves)
     >>> CrossFit(2, LEFT).start(bowl(1))(step).values
     array([-0.3])
     """
@@ -76,103 +90,111 @@ class CrossFit:
     epoch: int | None = None
     target: ClassVar[str] = "batch"
     cost: ClassVar[Cost] = Cost()
+    citation: ClassVar[str] = """@article{chernozhukov2018double,
+  title   = {Double/debiased machine learning for treatment and structural parameters},
+  author  = {Chernozhukov, Victor and Chetverikov, Denis and Demirer, Mert and Duflo, Esther and
+             Hansen, Christian and Newey, Whitney and Robins, James},
+  journal = {The Econometrics Journal},
+  volume  = {21},
+  number  = {1},
+  pages   = {C1--C68},
+  year    = {2018}
+}"""
 
     def __post_init__(self) -> None:
         check_rule(self.rule, "CrossFit")
         if self.rule not in (LEFT, TRAPEZOID):
             raise LCAError(
-                f"CrossFit has the gradients of training only, at the ends of the step; got "
+                "CrossFit uses the gradients of training, which are known at the ends of a step only; got "
                 f"{self.rule.name!r}, use TRAPEZOID or LEFT, or NextBatch for other nodes."
             )
         if self.independent and self.rule == LEFT:
             raise LCAError(
-                "CrossFit has error bars for the trapezoid only: with LEFT the curvature along the step, "
-                "which no spread shows, is the larger part of the error; use TRAPEZOID or independent=False."
+                "CrossFit has error bars for the trapezoid only: with LEFT the larger part of the error is "
+                "the curvature along the step, which no spread shows; use TRAPEZOID or independent=False."
             )
         if not isinstance(self.micro_batches, int) or self.micro_batches < 2:
             raise LCAError(f"micro_batches must be a whole number ≥ 2, got {self.micro_batches!r}.")
-
         if self.epoch is not None and (not isinstance(self.epoch, int) or self.epoch < 2):
             raise LCAError(f"epoch must be a whole number of batches ≥ 2, got {self.epoch!r}.")
         if self.epoch is not None and self.independent:
             raise LCAError(
-                "batches are either dealt in epochs or drawn independently of each other; give epoch or "
+                "batches come either from shuffled epochs or from independent draws; pass epoch or "
                 "independent=True, not both."
             )
 
     @property
     def unbiased(self) -> bool:
-        """Over independent batches, for which ``epoch`` is wrong."""
+        """Over independent batches, for which the correction by ``epoch`` is wrong."""
         return self.epoch is None
 
     @property
     def degree(self) -> int:
-        """The rule's."""
+        """The degree of the rule."""
         return self.rule.degree
 
     @property
     def bias(self) -> str:
-        """In words."""
+        """The remaining bias in words."""
         left = "the rule's; with Adam, O(1/M)"
         dealt = "shuffled epochs: some % small" if self.epoch is None else "the part of earlier batches"
         return left if self.rule == LEFT else f"{left}; {dealt}"
 
     @property
     def required_fields(self) -> tuple[str, ...]:
-        """The parts; for the trapezoid the next training gradient, and the parts that show it is a whole."""
-        fields = (
-            ("micro_batches",)
-            if self.rule == LEFT
-            else ("micro_batches", "next_gradient", "next_micro_batches")
-        )
-        return fields if self.epoch is None else (*fields, "gradient")
+        """The micro-batches; for the trapezoid also the next gradient and its micro-batches."""
+        ends = () if self.rule == LEFT else ("next_gradient", "next_micro_batches")
+        own = () if self.epoch is None else ("gradient",)
+        return ("micro_batches", *ends, *own)
 
     def reseeded(self, seed: int) -> Self:
-        """Itself: it draws nothing."""
+        """Itself: it draws no random numbers."""
         return self
 
     def start(self, objective: Objective) -> Allocator:
         """Begin a run along one path."""
+        path = Path(objective, training_gradient, sampled=True, reuse_ends=False)
+        left, right = (1.0, 0.0) if self.rule == LEFT else TRAPEZOID.weights
+        own = 1 / self.epoch if self.epoch else 0.0
 
         def allocate_step(step: Step) -> StepAllocation:
-            check_required_fields(
-                step, self.required_fields, f"CrossFit({self.micro_batches}, {self.rule.name})"
-            )
-            for parts in (
-                (step.micro_batches,) if self.rule == LEFT else (step.micro_batches, step.next_micro_batches)
-            ):
-                self._check_parts(step, len(parts))
-            tally = Tally(objective, step)
-            left, right = (1.0, 0.0) if self.rule == LEFT else TRAPEZOID.weights
-            own = 1 / self.epoch if self.epoch else 0.0
-            for part in step.micro_batches:
-                tally.add_product((left - own) / self.micro_batches, part.gradient, part.update)
+            self._check(step)
+            segment = path.segment(step)
+            integral = Integral(segment)
+            for micro in step.micro_batches:
+                weight = (left - own) / self.micro_batches
+                integral.add_product(weight, micro.gradient, micro.update)
             if own:
-                tally.add(own, step.gradient)
+                integral.add(own, segment.start)
             if right:
-                tally.add(right, step.next_gradient)
-            return tally.allocation(Cost(), self._replicates(step, left, right) if self.independent else None)
+                integral.add(right, segment.end)
+            return integral.allocation(self._replicates(step, left, right) if self.independent else None)
 
         return allocate_step
 
-    def _check_parts(self, step: Step, found: int) -> None:
+    def _check(self, step: Step) -> None:
         m = self.micro_batches
-        if found != m:
-            raise IncompleteStepError(
-                f"step {step.index}: CrossFit({m}) expects {m} micro-batches to an update, the loop handed "
-                f"over {found}; tracker.micro_batches(batch, {m}) gives as many, and so do {m} batches accumulated "
-                "to an update (Keras: tracker.add for each)."
-            )
+        check_required_fields(step, self.required_fields, f"CrossFit({m}, {self.rule.name})")
+        supplied = [("micro_batches", step.micro_batches)]
+        if self.rule != LEFT:
+            supplied.append(("next_micro_batches", step.next_micro_batches))
+        for field, found in supplied:
+            if len(found) != m:
+                raise IncompleteStepError(
+                    f"step {step.index}: CrossFit({m}) requires {m} micro-batches in Step.{field}, but the "
+                    f"training loop supplied {len(found)}; split every batch into {m}.",
+                    field,
+                )
 
     def _replicates(self, step: Step, left: float, right: float) -> Mapping[float, Sequence[Vector]]:
-        """What spreads as the values do, by node; see the notes of the class."""
+        """Vectors that spread as the values do, by node; see the notes of the class."""
         replicates: dict[float, Sequence[Vector]] = {
-            step.index: Shares(step, [(left, [part.gradient for part in step.micro_batches])]),
+            step.index: NodeReplicates(step, [(left, [micro.gradient for micro in step.micro_batches])]),
             step.index + 0.5: _Crossed(step, left),
         }
         if right:
-            shares = Shares(step, [(right, [part.gradient for part in step.next_micro_batches])])
-            replicates[step.index + 1] = shares
+            gradients = [micro.gradient for micro in step.next_micro_batches]
+            replicates[step.index + 1] = NodeReplicates(step, [(right, gradients)])
         return replicates
 
 
@@ -194,7 +216,7 @@ class _Crossed(Sequence[Vector]):
         if isinstance(j, slice):
             return [self[i] for i in range(*j.indices(len(self)))]
         if j >= self._m:
-            raise IndexError(j)  # what ends an iteration
+            raise IndexError(j)  # ends an iteration
         if j > 1:
             return 0.0 * self._step.start
         (a, b, *_), (c, d, *_) = self._step.micro_batches, self._step.next_micro_batches

@@ -1,19 +1,19 @@
-"""`Panel`: a piece of a step with Simpson's rule on it, which can be cut in two for two gradients.
+"""`Panel`: a subinterval of a step with Simpson's rule on it, which can be bisected for two gradients.
 
-What `Adaptive` refines. Nodes are evaluated once and shared between a panel and its halves.
+`Adaptive` refines a step panel by panel. Nodes are evaluated once and shared between a panel and its halves.
 """
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
-from lca.estimators.segment import Segment
+from lca.estimators.path import Segment
 from lca.objective import Evaluation
 from lca.quadrature import SIMPSON, TRAPEZOID
 
 
 @dataclass(frozen=True, eq=False)
 class Panel:
-    """Simpson on [a, b] of a step: its three evaluations, and how much it changed the coarser rule.
+    """Simpson's rule on [a, b] of a step: its three nodes, and by how much it changed the coarser rule.
 
     ``difference`` is ``Σ_i |fine_i - coarse_i|``, where coarse is the trapezoid for the whole step; the two
     halves of a panel share the difference between them and the panel they replaced.
@@ -26,7 +26,7 @@ class Panel:
 
     @classmethod
     def whole(cls, segment: Segment, middle: Evaluation) -> "Panel":
-        """The step as one panel, with what was evaluated at its midpoint; costs nothing new."""
+        """The whole step as one panel, given its midpoint; costs no gradient."""
         start, end = segment.start, segment.end
         moved = _moved(segment, {start: -1 / 3, middle: 2 / 3, end: -1 / 3})  # Simpson - trapezoid
         return cls(0.0, 1.0, (start, middle, end), moved)
@@ -34,8 +34,8 @@ class Panel:
     def bisect(self, segment: Segment) -> "list[Panel]":
         """Both halves as panels; costs two gradients.
 
-        Their differences add up to what cutting changed in all, ``Σ_i |S_left + S_right - S_parent|``,
-        shared out as the two halves changed by themselves.
+        Their differences add up to the change by bisection, ``Σ_i |S_left + S_right - S_parent|``, split in
+        proportion to the change of each half by itself.
         """
         left, middle, right = self.nodes
         centre, quarter = (self.a + self.b) / 2, (self.b - self.a) / 4
@@ -62,12 +62,12 @@ def _moved(segment: Segment, weights: Mapping[Evaluation, float]) -> float:
 
 
 def trapezoid(segment: Segment) -> dict[Evaluation, float]:
-    """The weights of both ends."""
+    """The weights of the trapezoid at both ends."""
     return dict(zip((segment.start, segment.end), TRAPEZOID.weights, strict=True))
 
 
 def simpson(panels: Iterable[Panel]) -> dict[Evaluation, float]:
-    """The weights of all nodes of panels that cover the step; a node that two panels share is there once."""
+    """The weights of all nodes of panels that cover the step; a node shared by two panels occurs once."""
     weights: dict[Evaluation, float] = {}
     for panel in panels:
         for node, weight in zip(panel.nodes, SIMPSON.weights, strict=True):

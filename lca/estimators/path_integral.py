@@ -5,7 +5,8 @@ from typing import ClassVar
 
 from lca.allocation import Allocator, Cost, StepAllocation
 from lca.errors import LCAError
-from lca.estimators.segment import Integral, Path
+from lca.estimators.integral import integrate
+from lca.estimators.path import Path
 from lca.objective import Objective
 from lca.quadrature import SIMPSON, QuadratureRule
 from lca.step import Step
@@ -21,16 +22,23 @@ class PathIntegral:
     Parameters
     ----------
     rule
-        Any `QuadratureRule`.
+        Any `lca.QuadratureRule`.
     tol
         If given, a step whose ``|residual|`` exceeds it (absolute, in units of the loss) is flagged
-        ``converged=False``. A fixed rule cannot do anything about it; `Adaptive` can.
+        ``converged=False``. A fixed rule does not refine such a step; `Adaptive` does.
 
     Notes
     -----
-    Cost a step: ``rule.new_gradients`` full gradients, plus one forward pass for open rules, which
-    have no gradient at the ends that would bring the losses with it. The first step pays one more of
-    its kind. Memory: O(K), for rules of any length.
+    Exact for losses that are polynomials of degree ≤ degree + 1 along the step.
+
+    Cost a step: ``rule.new_gradients`` full gradients, plus one forward pass for open rules, which evaluate
+    no gradient at the ends and so get no losses with it. The first step costs one more of its kind. Memory:
+    O(K), for rules of any length.
+
+    Raises
+    ------
+    LCAError
+        If ``rule`` is not a `lca.QuadratureRule`, or ``tol`` is not positive.
 
     References
     ----------
@@ -38,8 +46,13 @@ class PathIntegral:
 
     Examples
     --------
-    >>> PathIntegral(SIMPSON).cost
-    Cost(full_gradients=2, full_losses=0, batch_gradients=0.0, examples=0.0)
+    >>> import numpy as np
+    >>> from lca import Trajectory, allocate
+    >>> from lca.reference.models import Quadratic
+    >>> run = Trajectory(np.array([[1.0, 1.0], [0.0, 0.5]]))
+    >>> [a] = allocate(Quadratic(np.diag([2.0, 4.0])), run, PathIntegral(SIMPSON))
+    >>> a.values, a.residual, PathIntegral(SIMPSON).cost.full_gradients
+    (array([-1. , -1.5]), 0.0, 2)
     """
 
     rule: QuadratureRule = SIMPSON
@@ -56,7 +69,7 @@ class PathIntegral:
 
     @property
     def degree(self) -> int:
-        """The rule's: the allocation adds up exactly for losses of at most degree + 1 along a step."""
+        """The degree of the rule."""
         return self.rule.degree
 
     @property
@@ -70,10 +83,7 @@ class PathIntegral:
 
         def allocate_step(step: Step) -> StepAllocation:
             segment = path.segment(step, gradients=self.rule.closed)
-            integral = Integral(segment)
-            for node, weight in zip(self.rule.nodes, self.rule.weights, strict=True):
-                integral.add(weight, segment.at(node), last_use=node < 1)  # the end is the next step's start
-            return self._flag(integral.allocation())
+            return self._flag(integrate(segment, self.rule).allocation())
 
         return allocate_step
 

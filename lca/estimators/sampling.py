@@ -1,4 +1,4 @@
-"""Which examples a probe looks at: uniformly, by their error, or by their error spread evenly over strata."""
+"""Draws examples: uniformly, by their error, or by their error spread evenly over strata."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -16,7 +16,7 @@ Sampling: TypeAlias = Literal["uniform", "importance", "stratified"]
 
 @dataclass(frozen=True, eq=False)
 class Sample:
-    """``size`` examples drawn independently of all else; ``factor · g_batch(θ)`` has the mean ∇L(θ)."""
+    """``size`` examples, independent of other samples; the mean of ``factor · g_batch(θ)`` is ∇L(θ)."""
 
     batch: Batch
     factor: float
@@ -24,15 +24,15 @@ class Sample:
 
 
 class Sampler:
-    """Draws samples of a data set, and keeps the scores that tell where there is something left to learn.
+    """Draws samples of a data set, and keeps the importance scores of its examples.
 
-    An example is drawn with ``p_n ∝ (1 - floor) w_n s_n / Σ w s + floor w_n / Σ w`` and counts ``1 / p_n``,
-    so that the mean gradient is that of the data whatever the scores s are: bad scores cost variance, not
-    truth. The floor bounds the weight of an example whose error has grown since it was last seen. Examples
-    without a score yet count as much as the last batch did on average.
+    An example is drawn with ``p_n ∝ (1 - floor) w_n s_n / Σ w s + floor w_n / Σ w`` and has the weight
+    ``1 / p_n``, so that the mean gradient is that of the data for any scores s: bad scores raise the variance
+    and cause no bias. The floor bounds the weight of an example whose error has grown since it was last
+    seen. An example without a score gets the mean score of the last batch.
 
-    ``stratified`` draws systematically: the examples are put in order of class and score, and every
-    ``1/size``-th of the total probability, from a random start, falls on one.
+    ``stratified`` draws systematically: the examples are sorted by class and score, and one is drawn at
+    every ``1/size``-th of the total probability, from a random start.
     """
 
     def __init__(self, objective: Objective, sampling: Sampling, floor: float, seed: int) -> None:
@@ -50,7 +50,7 @@ class Sampler:
         self._p, self._upto = self._share, np.cumsum(self._share)
 
     def learn(self, scores: ExampleScores) -> None:
-        """Take in the scores of some examples."""
+        """Update the scores of some examples."""
         index, values, n = scores.index, scores.values, len(self._scores)
         if len(index) and not (index.min() >= 0 and index.max() < n):
             raise LCAError(f"scores belong to example {index.max()}, but the measured data are 0..{n - 1}.")
@@ -61,7 +61,7 @@ class Sampler:
     def draw(self, sizes: Sequence[int]) -> list[Sample]:
         """Independent samples of these sizes."""
         if self.sampling != "uniform" and self._changed >= len(self._scores) / 8:
-            self._update()  # not at every draw: old tables cost variance only, sorting costs time
+            self._update()  # not at every draw: old tables only raise the variance, sorting takes time
         return [self._draw(size) for size in sizes]
 
     def _draw(self, size: int) -> Sample:
@@ -78,14 +78,14 @@ class Sampler:
         return Sample(self.objective.batch(index, weight), float(weight.mean()), size)
 
     def _update(self) -> None:
-        """New probabilities from the scores, and for strata a new order."""
+        """Compute the probabilities from the scores, and for strata the order."""
         scores = np.where(np.isnan(self._scores), self._unseen, self._scores)
         wanted = self._share * scores
         total = wanted.sum()
         self._p = (1 - self.floor) * wanted / total + self.floor * self._share if total > 0 else self._share
         if self.sampling == "stratified":
             labels = self.objective.labels if isinstance(self.objective, Scored) else None
-            # One key, as classes are whole numbers: the scores are pressed into [0, 1/2].
+            # One key for both, as classes are whole numbers: the scores are scaled into [0, 1/2].
             key = scores / (2 * scores.max() or 1.0)
             self._order = np.argsort(key if labels is None else labels + key, kind="stable")
         self._upto = np.cumsum(self._p[self._order])
@@ -93,7 +93,7 @@ class Sampler:
 
 
 def check_sampled(objective: Objective) -> Sampled:
-    """The objective, if examples can be drawn from it; else an `LCAError`."""
+    """The objective itself; raises `LCAError` unless examples can be drawn from it."""
     if not isinstance(objective, Sampled):
         raise LCAError(
             f"drawing examples needs an objective that is a mean over examples (lca.objective.Sampled: "

@@ -10,6 +10,7 @@ from typing import Any, Literal
 
 from lca.allocation import Estimator
 from lca.layout import Layout
+from lca.record.citation import citations_of
 from lca.record.damage import damage_explained
 from lca.record.schema import CONVENTIONS, FORMAT, SCHEMA_VERSION, Content, Plan, RecordError
 
@@ -47,6 +48,7 @@ def attributes(plan: Plan, estimator: Estimator | None, settings: Mapping[str, A
         "created": datetime.now(UTC).isoformat(timespec="seconds"),
         "conventions": CONVENTIONS,
         "estimator": "" if estimator is None else repr(estimator),
+        "citations": list(citations_of(estimator)),
         "settings": dict(settings),
         "layout": json.dumps(tensors),
         "content": json.dumps(asdict(plan.content)),

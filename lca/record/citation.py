@@ -1,12 +1,18 @@
-"""What to cite for a run, as BibTeX: method, software, data, and where an estimator comes from."""
+"""What to cite for a run, as BibTeX: method, software, estimator and data.
 
-from collections.abc import Mapping
+An estimator class carries the entry of its idea in an attribute ``citation``; a record keeps the entries of
+the estimator that made it, so that those of a user's own class are cited as well.
+"""
+
+import re
+from collections.abc import Iterator, Mapping
+from dataclasses import fields, is_dataclass
 from importlib.metadata import version
-from os import PathLike
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol, runtime_checkable
 
-from lca.record.reading import open_group
+import lca.estimators
+from lca.allocation import Estimator
 
 METHOD = """@inproceedings{lan2019lca,
   title     = {{LCA}: Loss Change Allocation for Neural Network Training},
@@ -16,34 +22,6 @@ METHOD = """@inproceedings{lan2019lca,
   year      = {2019},
   url       = {https://arxiv.org/abs/1909.01440}
 }"""
-
-ESTIMATORS = {
-    "SameBatch": """@inproceedings{zenke2017synaptic,
-  title     = {Continual Learning Through Synaptic Intelligence},
-  author    = {Zenke, Friedemann and Poole, Ben and Ganguli, Surya},
-  booktitle = {Proceedings of the 34th International Conference on Machine Learning},
-  pages     = {3987--3995},
-  year      = {2017}
-}""",
-    "ControlVariate": """@inproceedings{johnson2013svrg,
-  title     = {Accelerating Stochastic Gradient Descent using Predictive Variance Reduction},
-  author    = {Johnson, Rie and Zhang, Tong},
-  booktitle = {Advances in Neural Information Processing Systems},
-  volume    = {26},
-  year      = {2013}
-}""",
-    "CrossFit": """@article{chernozhukov2018double,
-  title   = {Double/debiased machine learning for treatment and structural parameters},
-  author  = {Chernozhukov, Victor and Chetverikov, Denis and Demirer, Mert and Duflo, Esther and
-             Hansen, Christian and Newey, Whitney and Robins, James},
-  journal = {The Econometrics Journal},
-  volume  = {21},
-  number  = {1},
-  pages   = {C1--C68},
-  year    = {2018}
-}""",
-}
-"""Where the idea of an estimator comes from: the same-batch product, the control variate, the cross-fit."""
 
 DATA = {
     "digits": """@misc{alpaydin1998digits,
@@ -69,7 +47,42 @@ DATA = {
   year        = {2009}
 }""",
 }
-"""By what the name of the data begins with."""
+"""By the beginning of the name of the data set."""
+
+_FORMER_NAMES = {"Probe": "SampledPathIntegral", "Anchored": "ControlVariate", "Budget": "AdaptiveSampleSize"}
+"""Estimator classes in records of version 0.1.0, which keep no entries, and their present names."""
+
+
+@runtime_checkable
+class Cited(Protocol):
+    """An estimator whose idea comes from a publication."""
+
+    @property
+    def citation(self) -> str:
+        """One BibTeX entry."""
+
+
+def citations_of(estimator: Estimator | None) -> tuple[str, ...]:
+    """The BibTeX entries of an estimator and of those nested in its fields, each once, the outer ones first.
+
+    Examples
+    --------
+    >>> from lca.estimators import AdaptiveSampleSize, ControlVariate
+    >>> [entry] = citations_of(AdaptiveSampleSize(ControlVariate(), examples=500))
+    >>> entry.splitlines()[0]
+    '@inproceedings{johnson2013svrg,'
+    """
+    return tuple(dict.fromkeys(_entries(estimator)))
+
+
+def _entries(estimator: Any) -> Iterator[str]:
+    if isinstance(estimator, Cited):
+        yield estimator.citation
+    if is_dataclass(estimator):
+        for field in fields(estimator):
+            value = getattr(estimator, field.name)
+            if isinstance(value, Estimator):
+                yield from _entries(value)
 
 
 def citation(about: Mapping[str, Any] | None = None) -> str:
@@ -78,8 +91,9 @@ def citation(about: Mapping[str, Any] | None = None) -> str:
     Parameters
     ----------
     about
-        The attributes of a record: ``estimator``, ``lca_version``, and ``settings`` with the name or path of
-        the ``data``. Without it: what every run uses.
+        The attributes of a record: ``citations``, the entries of its estimator; ``lca_version``; and
+        ``settings`` with the name or path of the ``data``. For a record of version 0.1.0, which has no
+        ``citations``, the classes named in ``estimator`` are cited. Without ``about``: what every run uses.
 
     Examples
     --------
@@ -88,10 +102,8 @@ def citation(about: Mapping[str, Any] | None = None) -> str:
     ['@inproceedings{zenke2017synaptic,', '@article{lecun1998gradient,']
     """
     about = about or {}
-    estimator = str(about.get("estimator", "")).partition("(")[0]
     entries = [METHOD, _software(about.get("lca_version"))]
-    if estimator in ESTIMATORS:
-        entries.append(ESTIMATORS[estimator])
+    entries += about["citations"] if "citations" in about else _named_in(str(about.get("estimator", "")))
     data = about.get("settings", {}).get("data")
     if data:
         stem = Path(str(data)).stem.lower()
@@ -100,9 +112,11 @@ def citation(about: Mapping[str, Any] | None = None) -> str:
     return "\n\n".join(entries) + "\n"
 
 
-def cite_record(path: str | PathLike[str]) -> str:
-    """`citation` for the record at ``path``."""
-    return citation(dict(open_group(Path(path)).attrs))
+def _named_in(estimator: str) -> list[str]:
+    """The entries of the classes of this library that the ``repr`` of an estimator names."""
+    names = [_FORMER_NAMES.get(name, name) for name in re.findall(r"\b([A-Z]\w*)\(", estimator)]
+    classes = [getattr(lca.estimators, name) for name in names if name in lca.estimators.__all__]
+    return list(dict.fromkeys(cls.citation for cls in classes if isinstance(cls, Cited)))
 
 
 def _software(recorded_by: str | None) -> str:

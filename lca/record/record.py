@@ -15,7 +15,7 @@ from lca.layout import Layout, check_same_layout
 from lca.output import check_writable
 from lca.record.about import Dtype, Mode, attributes, plan_of
 from lca.record.blocks import Blocks
-from lca.record.citation import citation
+from lca.record.citation import citation, citations_of
 from lca.record.reading import open_group
 from lca.record.rows import loss_cells, step_cells
 from lca.record.schema import SCHEMA_VERSION, Content, Plan, RecordError
@@ -225,8 +225,8 @@ class Record:
 
     def cite(self) -> str:
         """BibTeX entries for the method, this software, the estimator and the data (``settings["data"]``)."""
-        estimator = "" if self._estimator is None else repr(self._estimator)
-        return citation(self._about or {"estimator": estimator, "settings": self._settings})
+        own = {"citations": citations_of(self._estimator), "settings": self._settings}
+        return citation(self._about or own)
 
     def __enter__(self) -> "Record":
         return self

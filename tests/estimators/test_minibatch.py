@@ -8,7 +8,7 @@ import pytest
 
 import lca
 from lca import LEFT, MIDPOINT, RIGHT, SIMPSON, TRAPEZOID, Layout, LCAError, Step, tolerances
-from lca.errors import NonFiniteError, TrajectoryError
+from lca.errors import IncompleteStepError, NonFiniteError, TrajectoryError
 from lca.estimators import CrossFit, NextBatch, SameBatch
 from lca.reference.models import DatasetLoss, bowl, logistic_regression, mlp
 from lca.reference.optimizers import SGD, Adam, leave_one_out
@@ -66,6 +66,15 @@ def test_next_batch_is_the_rule_on_the_next_batch(rule):
         assert close(a, FORMULAS[rule](step) * (step.end - step.start))
         assert a.cost == NextBatch(rule).cost
         assert a.mass >= np.abs(a.values).sum() * (1 - tolerances.EPS64)
+
+
+@pytest.mark.parametrize("estimator", [SameBatch(), NextBatch(), CrossFit(), CrossFit(epoch=5)], ids=str)
+def test_neighbouring_steps_share_no_gradient(estimator):
+    """The gradient at the end of a step is one on the next batch, and at the start of the next it is not."""
+    allocate_step = estimator.start(LOSS)
+    for step in steps():
+        alone = estimator.start(LOSS)(step)
+        np.testing.assert_array_equal(allocate_step(step).values, alone.values)
 
 
 def test_the_end_of_the_next_batch_is_free():
@@ -141,7 +150,7 @@ def test_an_epoch_is_some_batches_and_not_independent_draws():
 
 @pytest.mark.parametrize("micro_batches", [2, 3, 4])
 def test_cross_fit_error_bars_see_that_the_update_is_noise_too(micro_batches):
-    """Where the mean gradient is 0, all of the left end's error is the product of the micro_batches' noise."""
+    """Where the mean gradient is 0, all of the left end's error is the product of the noise."""
     rng, k = np.random.default_rng(micro_batches), 400
     layout = Layout(("w",), ((k,),))
     groups, sgd = layout.groups(), SGD(1.0)
@@ -181,22 +190,24 @@ def test_error_bars_of_cross_fit_need_independent_batches_and_the_trapezoid():
         ErrorBars(LOSS.layout.groups()).update(CrossFit().start(LOSS)(step))
     with pytest.raises(LCAError, match="error bars for the trapezoid only"):
         CrossFit(2, LEFT, independent=True)
-    with pytest.raises(LCAError, match="needs Step.next_micro_batches"):
+    with pytest.raises(LCAError, match="requires Step.next_micro_batches"):
         CrossFit(independent=True).start(LOSS)(replace(step, next_micro_batches=()))
 
 
 @pytest.mark.parametrize(
-    ("estimator", "field", "fix"),
+    ("estimator", "name", "field"),
     [
-        (SameBatch(), "gradient", "lca.reference.training.train hands it over"),
-        (NextBatch(LEFT), "next_batch", "with_next"),
-        (NextBatch(RIGHT), "next_gradient", "with_next"),
-        (CrossFit(), "micro_batches", r"train\(..., micro_batches=2\)"),
+        (SameBatch(), "SameBatch", "gradient"),
+        (NextBatch(LEFT), "NextBatch(left)", "next_batch"),
+        (NextBatch(RIGHT), "NextBatch(right)", "next_gradient"),
+        (CrossFit(), "CrossFit(2, trapezoid)", "micro_batches"),
     ],
 )
-def test_what_a_loop_did_not_hand_over_is_named_with_the_fix(estimator, field, fix):
-    with pytest.raises(LCAError, match=f"step 7: .* needs Step.{field}, .*{fix}"):
+def test_a_missing_field_is_named_and_no_framework_is(estimator, name, field):
+    with pytest.raises(IncompleteStepError) as caught:
         estimator.start(LOSS)(Step(NETWORK.init(0), NETWORK.init(1), 7))
+    wanted = f"step 7: {name} requires Step.{field}, which the training loop did not supply."
+    assert (str(caught.value), caught.value.field) == (wanted, field)
 
 
 def test_wrong_settings_say_what_is_right():
@@ -207,7 +218,8 @@ def test_wrong_settings_say_what_is_right():
     with pytest.raises(LCAError, match="micro_batches must be a whole number ≥ 2, got 1"):
         CrossFit(1)
     with pytest.raises(
-        LCAError, match=r"CrossFit\(3\) expects 3 micro-batches to an update, the loop handed over 2"
+        LCAError,
+        match=r"step 0: CrossFit\(3\) requires 3 micro-batches in .*, but .* supplied 2; split every",
     ):
         CrossFit(3).start(LOSS)(steps()[0])
 

@@ -148,7 +148,7 @@ def test_a_refreshed_probe_needs_no_scores_and_says_what_they_cost():
     ]
     assert costs == [1, 0, 0, 0, 1, 0]
     with pytest.raises(
-        LCAError, match=r"step 0: SampledPathIntegral\(sampling='importance'\) needs Step.scores, .*refresh="
+        LCAError, match=r"step 0: SampledPathIntegral\(sampling='importance'\) requires Step.scores"
     ):
         SampledPathIntegral(TRAPEZOID, 8, sampling="importance").start(LOSS)(path[0])
 
@@ -340,10 +340,10 @@ def test_audits_cost_two_samples_and_become_rare():
     [{"refine": 0.0}, {"refine": 1}, {"refine": True}, {"refine": "0.1"}, {"refine": 0.1, "rule": SIMPSON}],
 )
 def test_what_cannot_be_refined_is_refused(options):
-    with pytest.raises(LCAError, match=r"refine=.*the trapezoid errs by more than this share"):
+    with pytest.raises(LCAError, match=r"refine=.*relative error of the trapezoid above which"):
         SampledPathIntegral(**options)
 
 
 def test_refresh_without_errors_is_refused():
-    with pytest.raises(LCAError, match="refresh= measures errors, which uniform sampling does not look at"):
+    with pytest.raises(LCAError, match="refresh= measures errors, which uniform sampling does not use"):
         SampledPathIntegral(refresh=3)

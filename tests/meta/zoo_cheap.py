@@ -6,7 +6,7 @@ import numpy as np
 
 from lca import LEFT, MIDPOINT, RIGHT, SIMPSON, TRAPEZOID
 from lca.estimators import ControlVariate, CrossFit, NextBatch, SameBatch, SampledPathIntegral
-from lca.estimators.stochastic import Shares
+from lca.estimators.replicates import NodeReplicates
 from lca.step import MicroBatch
 from tests.meta.animals import Passing, Wrong
 
@@ -121,7 +121,7 @@ class SpreadOfProducts(CrossFit):
 
     def _replicates(self, step, left, right):
         products = [left * part.gradient * part.update for part in step.micro_batches]
-        shares = Shares(step, [(right, [part.gradient for part in step.next_micro_batches])])
+        shares = NodeReplicates(step, [(right, [part.gradient for part in step.next_micro_batches])])
         return {step.index: products, step.index + 1: shares}
 
 
