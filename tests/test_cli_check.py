@@ -163,7 +163,10 @@ def test_the_list_names_every_check_with_its_line(capsys):
         (["mine_for_check:required_fields"], "without arguments"),
         (["lca:PathIntegral", "--samples", "0"], "samples must be at least 1"),
         (["lca:PathIntegral", "--backend", "torhc"], "unknown backend 'torhc'"),
-        (["lca:PathIntegral", "--backend", "numpy"], "is an estimator, which is checked on NumPy objectives; omit"),
+        (
+            ["lca:PathIntegral", "--backend", "numpy"],
+            "is an estimator, which is checked on NumPy objectives; omit",
+        ),
         (["lca:PathIntegral", "--expect", "terms_add_up"], "CHECK=REASON"),
         (["lca:PathIntegral", "--expect", "=why"], "CHECK=REASON"),
         (["lca:PathIntegral", "--expect", "terms=why"], "names no check: terms"),
