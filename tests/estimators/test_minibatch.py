@@ -185,7 +185,7 @@ def test_error_bars_of_cross_fit_need_independent_batches_and_the_trapezoid():
     step = steps()[0]
     assert not CrossFit().start(LOSS)(step).replicates
     with pytest.raises(
-        LCAError, match=r"gives no replicates, and one sample has no spread; use\s+SampledPathIntegral"
+        LCAError, match=r"gives no replicates, so the spread is unknown; use SampledPathIntegral"
     ):
         ErrorBars(LOSS.layout.groups()).update(CrossFit().start(LOSS)(step))
     with pytest.raises(LCAError, match="error bars for the trapezoid only"):
