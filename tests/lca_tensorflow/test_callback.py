@@ -9,7 +9,7 @@ import lca
 from lca import tolerances
 from lca.errors import LayoutError, LCAError, LCAWarning, NonFiniteError, UnknownNameError
 from lca_tensorflow import LCACallback, Objective
-from lca_tensorflow.updates import Updates
+from lca_tensorflow.callback import _FitTracker
 
 RNG = np.random.default_rng(0)
 X, Y = RNG.normal(size=(20, 5)).astype("float32"), RNG.integers(3, size=20)
@@ -315,8 +315,8 @@ def test_losses_add_up_in_float32_as_well():
 )
 def test_updates_are_counted_only_where_a_batch_may_make_none(monkeypatch, optimizer, counted):
     reads = []
-    count = Updates.count
-    monkeypatch.setattr(Updates, "count", lambda self: reads.append(0) or count(self))
+    count = _FitTracker._count
+    monkeypatch.setattr(_FitTracker, "_count", lambda self: reads.append(0) or count(self))
     model = model_of(optimizer())
     callback = LCACallback(frozen(model), every=2, on_error="raise")
     fit(model, callback)  # 6 batches

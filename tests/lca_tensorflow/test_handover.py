@@ -13,7 +13,7 @@ from lca.errors import LCAError, LCAWarning
 from lca.estimators import CrossFit, NextBatch, SameBatch, SampledPathIntegral
 from lca.tolerances import EPS32
 from lca_tensorflow import Objective, Tracker
-from lca_tensorflow.loop import Rehearsal
+from lca_tensorflow.optimizers import DryRun as Rehearsal
 
 RNG = np.random.default_rng(0)
 X, Y = RNG.normal(size=(40, 4)).astype("float32"), RNG.integers(3, size=40)
