@@ -80,9 +80,9 @@ class Loop(LoopContext):
             self._marks.append((weight, flat_gradient(self._parameters)))
 
     def _count_examples(self, batch: PyTree) -> int:
-        if not is_rows(batch) or not examples_in(batch):
+        if not is_rows(batch):
             raise LCAError(
-                "this batch cannot be split into micro-batches, which requires tensors of one length ≥ 1, a "
+                "this batch cannot be split into micro-batches, which requires tensors of one length with a "
                 "row for each example; split it yourself and loop over tracker.batches(pieces)."
             )
         return examples_in(batch)

@@ -52,6 +52,8 @@ class LoopContext(ABC):
         if not isinstance(n, int) or n < 1:
             raise LCAError(f"a batch is split into a whole number of micro-batches ≥ 1, got {n!r}.")
         total = self._count_examples(batch)
+        if not total:
+            raise LCAError("a batch without examples cannot be split into micro-batches; skip it.")
         if self._weight is None or not self._batches:  # the loop does not use `batches`
             self.begin_batch(batch)
         n = min(n, total)  # a last batch may be too small; the estimator then reports what it lacks

@@ -36,8 +36,8 @@ class Run(Protocol):
         """One update on the examples of each batch (indices), which are accumulated.
 
         ``pieces``: the tracker splits each batch into so many micro-batches. ``known``: the tracker is told
-        the batch. ``scores``: it is told the scores. ``clip``: the gradient is clipped by ``"norm"`` (to 0.01)
-        or by ``"value"`` (to 0.001).
+        the batch. ``scores``: it is told the scores. ``clip``: the gradient is clipped by ``"norm"`` (to
+        0.01) or by ``"value"`` (to 0.001).
         """
 
     def displace(self, value: float) -> None:

@@ -1,7 +1,7 @@
-"""The laws of trackers, for every framework: a plain NumPy loop, torch and TensorFlow (see `tests.laws.runs`).
+"""The laws of trackers, for every framework: a plain NumPy loop, torch and TensorFlow.
 
-`LAWS` hold for all trackers, `MODEL_LAWS` for those of ``(model, optimizer, objective)``. Each takes a framework
-and an empty folder.
+`LAWS` hold for all trackers, `MODEL_LAWS` for those of ``(model, optimizer, objective)``. Each takes a
+framework (`tests.laws.runs`) and an empty folder.
 """
 
 import numpy as np
@@ -13,7 +13,7 @@ from lca.errors import LayoutError, LCAError, LCAWarning, NonFiniteError
 from lca.estimators import ControlVariate, CrossFit, NextBatch, SameBatch, SampledPathIntegral
 from lca.tolerances import EPS64
 from lca.views import Trace
-from tests.laws.runs import BATCHES, Kept, Shown, X, Y, reference_allocations, reference_steps
+from tests.laws.runs import BATCHES, OPTIMIZERS, Kept, Shown, X, Y, reference_allocations, reference_steps
 
 RULE = lca.PathIntegral(SIMPSON)
 IMPORTANCE = SampledPathIntegral(size=4, sampling="importance")
@@ -58,7 +58,7 @@ def every_update_is_a_step_from_where_the_last_one_ended(framework, folder):
 
 def training_is_the_same_bit_for_bit(framework, folder):
     for estimator, pieces in ((RULE, 1), (SameBatch(), 2), (NextBatch(), 2), (CrossFit(2), 2)):
-        for optimizer in framework.optimizers:
+        for optimizer in OPTIMIZERS:
             run = tracked(framework, estimator, update={"pieces": pieces}, optimizer=optimizer)
             plain = framework.untracked(optimizer=optimizer)
             for batch in BATCHES:
@@ -253,10 +253,15 @@ def a_missing_field_is_reported_with_its_source_and_training_goes_on(framework, 
             bare()
         assert run.tracker.steps == 5
         assert isinstance(run.tracker.error, LCAError)
-        raising = framework.run(estimator, on_error="raise")
-        with pytest.raises(LCAError, match=advice), raising.tracker:
-            raising.update(BATCHES[0], known=False)
-            raising.update(BATCHES[1], known=False)
+
+        def raising(estimator=estimator):
+            run = framework.run(estimator, on_error="raise")
+            with run.tracker:
+                run.update(BATCHES[0], known=False)
+                run.update(BATCHES[1], known=False)
+
+        with pytest.raises(LCAError, match=advice):
+            raising()
 
 
 # --- errors ----------------------------------------------------------------------------------------------
@@ -275,6 +280,7 @@ def failing(framework, on_error, **options):
 def an_error_in_measuring_ends_the_measuring_and_not_the_training(framework, folder):
     with pytest.warns(LCAWarning, match="stopped at step 2, training goes on: NonFiniteError: "):
         tracker = failing(framework, "warn", record=folder / "run")
+    assert framework.run().objective.layout.names[0] in str(tracker.error)
     assert isinstance(tracker.error, NonFiniteError)
     assert (tracker.steps, tracker.summary()["train"]["steps"]) == (4, 2)
     assert not lca.open_record(folder / "run").attrs["complete"]
@@ -437,7 +443,9 @@ LAWS = [
 def what_does_not_belong_together_is_refused(framework, folder):
     Tracker, model, other = framework.Tracker, framework.model(), framework.other_model()
     optimizer, objective = framework.optimizer(model), framework.objective_of(model)
-    order = r"the order is Tracker\(model, optimizer, objective\), with a .*, one .*each of several gets a Tra"
+    order = (
+        r"the order is Tracker\(model, optimizer, objective\), with a .*, one .*each of several gets a Tra"
+    )
     for arguments, name, kind in (
         ((model, [optimizer], objective), "optimizer", "list"),
         ((model, objective, optimizer), "optimizer", "Objective"),
@@ -524,6 +532,8 @@ def batches_are_split_into_a_whole_number_of_micro_batches(framework, folder):
     pieces = list(run.tracker.micro_batches(run.data(BATCHES[2]), 2))
     assert [(len(x), weight) for (x, _), weight in pieces] == [(5, 5 / 9), (4, 4 / 9)]
     assert len(list(run.tracker.micro_batches(run.data(BATCHES[0][:3]), 5))) == 3
+    with pytest.raises(LCAError, match="cannot be split into micro-batches"):
+        next(run.tracker.micro_batches(run.data(BATCHES[0][:0]), 2))
 
 
 def scores_of_another_form_end_the_measuring(framework, folder):

@@ -11,19 +11,22 @@ from tests.laws.runs import NETWORK, OPTIMIZERS, THETA, Untracked, X, Y
 POSITIONS = positions(NETWORK)  # in the network's θ, of every number in that of the Keras model
 LOSS = keras.losses.SparseCategoricalCrossentropy(from_logits=True, dtype="float64")
 SGD = OPTIMIZERS["momentum"]
-MAKE = {"momentum": lambda: keras.optimizers.SGD(SGD.lr, momentum=SGD.momentum)}
+MAKE = {
+    "momentum": lambda: keras.optimizers.SGD(SGD.lr, momentum=SGD.momentum),
+    "adam": lambda: keras.optimizers.Adam(OPTIMIZERS["adam"].lr),
+}
 
 
 class TensorFlowFramework:
     """See `tests.laws.runs.ModelFramework`."""
 
     Tracker = Tracker
-    optimizers = ("momentum",)
+    optimizers = ("momentum",)  # Keras' Adam has its ε elsewhere
     loss = LOSS
     advice = {
         "batch": r"loop over tracker\.batches\(dataset\)",
         "micro_batches": r"add up their gradients with tracker\.add",
-        "scores": r"call tracker\.scores\(index, outputs, labels\) at every step, or give the estimator refresh=n",
+        "scores": r"call tracker\.scores\(index, outputs, labels\) at every step, or give .* refresh=n",
     }
 
     def run(self, estimator=None, **options):
@@ -50,7 +53,7 @@ class TensorFlowFramework:
         return optimizer
 
     def objective_of(self, model):
-        return Objective(model, LOSS, (X, Y), batch_size=60)
+        return Objective(model, LOSS, (X, Y), batch_size=60, run_eagerly=True)  # nothing to trace
 
     def array(self, array):
         return tf.constant(array)
@@ -76,25 +79,28 @@ class TensorFlowRun:
             total, _ = tf.clip_by_global_norm(total, 0.01)
         if clip == "value":
             total = [tf.clip_by_value(gradient, -1e-3, 1e-3) for gradient in total]
-        self._apply(total)
+        self.apply(total)
 
-    def _apply(self, gradients):
+    def apply(self, gradients):
         self.optimizer.apply(gradients, self.model.trainable_weights)
 
     def _gradients(self, batches, pieces, known, scores):
-        tracker, weights, total = self.tracker or Untracked(), self.model.trainable_weights, None
+        tracker, total = self.tracker or Untracked(), None
         told = tracker.batches if known else list
         for batch, data in zip(batches, told(map(self.data, batches)), strict=True):
             start = 0
             for (x, y), weight in tracker.micro_batches(data, pieces) if pieces > 1 else [(data, 1.0)]:
-                with tf.GradientTape() as tape:
-                    outputs = self.model(x, training=True)
-                    loss = weight / len(batches) * LOSS(y, outputs)
                 if scores:
-                    tracker.scores(batch[start : start + len(x)], outputs, y)
+                    tracker.scores(batch[start : start + len(x)], self.model(x), y)
                 start += len(x)
-                total = self._added(total, tape.gradient(loss, weights))
+                total = self._added(total, self.gradient((x, y), weight / len(batches)))
         return total
+
+    def gradient(self, data, weight=1.0):
+        x, y = data
+        with tf.GradientTape() as tape:
+            loss = weight * LOSS(y, self.model(x, training=True))
+        return tape.gradient(loss, self.model.trainable_weights)
 
     def _added(self, total, gradients):
         if self.tracker is not None:
@@ -116,7 +122,7 @@ class TensorFlowRun:
 
     def fail(self):
         first, *rest = self._gradients([range(12)], 1, True, False)
-        self._apply([first + np.where(np.arange(first.shape[1]) == 0, np.nan, 0.0), *rest])
+        self.apply([first + np.where(np.arange(first.shape[1]) == 0, np.nan, 0.0), *rest])
 
     def theta(self):
         return self.objective.theta()

@@ -24,7 +24,7 @@ class TorchFramework:
     advice = {
         "batch": r"loop over tracker\.batches\(loader\)",
         "micro_batches": r"loop over tracker\.micro_batches\(batch, 2\) before each update",
-        "scores": r"call tracker\.scores\(index, outputs, labels\) at every step, or give the estimator refresh=n",
+        "scores": r"call tracker\.scores\(index, outputs, labels\) at every step, or give .* refresh=n",
     }
 
     def run(self, estimator=None, **options):
@@ -68,14 +68,14 @@ class TorchRun:
 
     def update(self, *batches, pieces=1, known=True, scores=False, clip=""):
         self.optimizer.zero_grad()
-        self._backward(batches, pieces, known, scores)
+        self.backward(batches, pieces, known, scores)
         if clip == "norm":
             nn.utils.clip_grad_norm_(self.model.parameters(), 0.01)
         if clip == "value":
             nn.utils.clip_grad_value_(self.model.parameters(), 1e-3)
         self.optimizer.step()
 
-    def _backward(self, batches, pieces, known, scores):
+    def backward(self, batches, pieces=1, known=True, scores=False):
         tracker = self.tracker or Untracked()
         told = tracker.batches if known else list
         for batch, data in zip(batches, told(map(self.data, batches)), strict=True):
@@ -90,18 +90,20 @@ class TorchRun:
     def give_up(self, batch, *, gradients):
         if gradients:
             self.optimizer.zero_grad()
-            self._backward([batch], 2, True, False)
+            self.backward([batch], pieces=2)
         else:
             for _ in self.tracker.batches([self.data(batch)]):
                 pass
 
     def displace(self, value):
         with torch.no_grad():
-            next(self.model.parameters()).data.view(-1)[0] += value  # through .data: no version counter sees it
+            next(self.model.parameters()).data.view(-1)[0] += (
+                value  # through .data: no version counter sees it
+            )
 
     def fail(self):
         self.optimizer.zero_grad()
-        self._backward([range(12)], 1, True, False)
+        self.backward([range(12)])
         next(self.model.parameters()).grad[0, 0] = torch.nan
         self.optimizer.step()
 
