@@ -18,8 +18,8 @@ class MicroBatch:
     Parameters
     ----------
     gradient
-        g_m(θ_t), the gradient (K,) of its mean loss. The mean over the micro-batches, weighted by their sizes,
-        is the training gradient.
+        g_m(θ_t), the gradient (K,) of its mean loss. The mean over the micro-batches, weighted by their
+        sizes, is the training gradient.
     update
         Δ^{(−m)} (K,), the update that the optimizer would have made without this micro-batch
         (`lca.reference.optimizers.leave_one_out`).

@@ -49,8 +49,8 @@ class FunctionalTracker(TrackerBase):
     --------
     Gradient descent in NumPy on ``½ |θ|²``:
 
-    >>> from lca.reference.models import bowl
-    >>> objective, theta = bowl(2), np.array([2.0, 1.0])
+    >>> from lca.reference.models import Quadratic
+    >>> objective, theta = Quadratic(np.eye(2)), np.array([2.0, 1.0])
     >>> with FunctionalTracker(theta, objective) as tracker:
     ...     for _ in range(3):
     ...         gradient = objective.loss_and_grad(theta)[1]

@@ -46,8 +46,8 @@ class Session:
     Examples
     --------
     >>> import numpy as np
-    >>> from lca.reference.models import bowl
-    >>> session = Session(bowl(2))
+    >>> from lca.reference.models import Quadratic
+    >>> session = Session(Quadratic(np.eye(2)))
     >>> session.measure(Step(np.ones(2), np.zeros(2)))
     >>> session.summary()["train"]["lca_total"]
     -1.0
@@ -107,12 +107,12 @@ class Session:
         try:
             allocations = self._allocate(step)
         except IncompleteStepError as error:
-            explained = self._with_advice(error, step)
+            self._add_advice(error, step)
             if not self._measured:
-                raise explained from None
+                raise
             if not self._warned:
                 warnings.warn(
-                    f"skipped, as are later steps like it (see the attribute skipped_steps): {explained}",
+                    f"skipped, as are later steps like it (see the attribute skipped_steps): {error}",
                     LCAWarning,
                     stacklevel=2,
                 )
@@ -161,14 +161,13 @@ class Session:
                 summaries[name]["skipped_steps"] = self.skipped_steps
         return summaries
 
-    def _with_advice(self, error: IncompleteStepError, step: Step) -> IncompleteStepError:
-        """The same error, ending with how this training loop supplies what ``step`` lacks."""
+    def _add_advice(self, error: IncompleteStepError, step: Step) -> None:
+        """Append to the message how this training loop supplies what ``step`` lacks."""
         missing = [field for field in self.required_fields if not _has(step, field)] or self.required_fields
         sources = [field.removeprefix("next_") for field in missing]
         advice = dict.fromkeys(self._advice[field] for field in sources if field in self._advice)
-        if not advice:
-            return error
-        return IncompleteStepError(f"{str(error).rstrip('.')}; {'; '.join(advice)}.")
+        if advice:
+            error.args = (f"{str(error).rstrip('.')}; {'; '.join(advice)}.",)
 
     def _begun(self, record: RecordTo, estimator: Estimator) -> Record:
         layout = check_same_layout((o.layout for o in self.objectives.values()), "the losses of one record")

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from lca.errors import LCAError
-from lca.reference.models import bowl
+from lca.reference.models import Quadratic
 from lca.tracking import CallbackBase, FunctionalTracker
 from tests.laws.callbacks import LAWS
 
@@ -34,7 +34,7 @@ class LoopFramework:
     advice = {field: rf"pass {field}= to tracker\.update" for field in ("batch", "micro_batches")}
 
     def callback(self, *, impossible=False, **options):
-        return LoopCallback(_impossible if impossible else lambda: bowl(2), **options)
+        return LoopCallback(_impossible if impossible else lambda: Quadratic(np.eye(2)), **options)
 
     def fit(self, callback, *, stop_after=None):
         theta = np.array([2.0, 1.0])

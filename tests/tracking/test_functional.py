@@ -6,7 +6,7 @@ import pytest
 import lca
 from lca.errors import LayoutError, LCAError, LCAWarning
 from lca.estimators import SameBatch
-from lca.reference.models import L2Penalty, bowl
+from lca.reference.models import L2Penalty, Quadratic, bowl
 from lca.tracking import FunctionalTracker
 from tests.laws.runs import Kept
 
@@ -66,13 +66,14 @@ class Scaled:
     """A loss with a state: ``scale · ½ |θ|²``."""
 
     def __init__(self, scale=1.0):
-        self.loss_of, self.layout, self.scale = bowl(2), bowl(2).layout, scale
+        self.half_square, self.scale = Quadratic(np.eye(2)), scale
+        self.layout = self.half_square.layout
 
     def loss(self, theta, batch=None):
-        return self.scale * self.loss_of.loss(theta)
+        return self.scale * self.half_square.loss(theta)
 
     def loss_and_grad(self, theta, batch=None):
-        loss, grad = self.loss_of.loss_and_grad(theta)
+        loss, grad = self.half_square.loss_and_grad(theta)
         return self.scale * loss, self.scale * grad
 
     def state(self):
