@@ -107,9 +107,8 @@ class TrackerBase:
             return
         self._active = False
         self._detach()
-        complete = complete and self.error is None
         try:
-            if complete:
+            if complete and self.error is None:
                 with self._session.guarded(self.steps):
                     self._check_run()
         except LCAError:

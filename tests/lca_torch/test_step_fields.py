@@ -5,8 +5,10 @@ import torch
 
 from lca import RIGHT
 from lca.errors import LCAError
-from lca.estimators import CrossFit, NextBatch
-from tests.laws.runs import BATCHES, Kept
+from lca.estimators import CrossFit, NextBatch, SameBatch
+from lca.tracking import FunctionalTracker
+from lca_torch import Tracker
+from tests.laws.runs import BATCHES, Kept, Shown
 from tests.lca_torch.tracked_run import TorchFramework
 
 
@@ -32,6 +34,40 @@ def test_a_closure_supplies_its_first_gradient():
     assert len(rows_of(ours)) == 4
     for a, b in zip(rows_of(ours), rows_of(expected), strict=True):
         assert torch.equal(a.values, b.values)
+
+
+def test_the_gradient_is_that_at_the_start_however_often_the_closure_is_called():
+    estimator = Shown(("gradient",))
+    run = started(estimator)
+    optimizer = torch.optim.LBFGS(run.model.parameters(), lr=0.1, max_iter=3)
+    (x, y), gradients = run.data(BATCHES[0]), []
+
+    def closure():
+        optimizer.zero_grad()
+        loss = torch.nn.functional.cross_entropy(run.model(x), y)
+        loss.backward()
+        gradients.append(torch.cat([p.grad.reshape(-1).clone() for p in run.model.parameters()]))
+        return loss
+
+    tracker = Tracker(run.model, optimizer, run.objective, estimator, on_error="raise", views=Kept)
+    with tracker:
+        optimizer.step(closure)
+    assert len(gradients) > 1
+    assert torch.equal(estimator.steps[0].gradient, gradients[0])
+
+
+def test_a_functional_loop_on_tensors_is_measured_as_the_model_is():
+    run = started(SameBatch())
+    theta = run.theta()
+    functional = FunctionalTracker(theta, run.objective, SameBatch(), on_error="raise", views=Kept)
+    with run.tracker, functional:
+        for batch in BATCHES:
+            run.update(batch)
+            gradient = torch.cat([p.grad.reshape(-1) for p in run.model.parameters()])
+            theta.copy_(run.theta())  # in place
+            functional.update(theta, gradient=gradient)
+    for ours, theirs in zip(functional.views["train"].rows, rows_of(run), strict=True):
+        assert torch.equal(ours.values, theirs.values)
 
 
 @pytest.mark.parametrize("set_to_none", [True, False])
