@@ -1,4 +1,4 @@
-"""A training run as a path: `Step` is one segment of it, `Trajectory` a stored sequence of points."""
+"""`Step`, one update of a training run with its fields, and `Trajectory`, a stored sequence of points."""
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -13,14 +13,21 @@ from lca.objective import Batch, State
 
 @dataclass(frozen=True, eq=False)
 class MicroBatch:
-    """One micro-batch of a training batch, for estimators that cross-fit.
+    """One micro-batch of a training batch, for `lca.estimators.CrossFit`.
 
     Parameters
     ----------
     gradient
-        g_m(θ_t), its own gradient (K,); the mean over the parts is the training gradient.
+        g_m(θ_t), the gradient (K,) of its mean loss. The mean over the micro-batches, weighted by their
+        sizes, is the training gradient.
     update
-        Δ^{(−m)} (K,): the update that the optimizer would have made without this micro-batch.
+        Δ^{(−m)} (K,), the update that the optimizer would have made without this micro-batch
+        (`lca.reference.optimizers.leave_one_out`).
+
+    Examples
+    --------
+    >>> MicroBatch(gradient=np.array([1.0]), update=np.array([-0.3])).update
+    array([-0.3])
     """
 
     gradient: Vector
@@ -29,19 +36,25 @@ class MicroBatch:
 
 @dataclass(frozen=True, eq=False)
 class ExampleScores:
-    """Errors of single examples, which the forward pass of training computes anyway.
+    """How wrong the model was on single examples, as the forward pass of training shows.
 
     Parameters
     ----------
     index
-        Which examples of the measured data, integers (n,).
+        Which examples of the measured data they are, integers (n,).
     values
-        A score ≥ 0 for each, (n,); ``1 - p_model(label)`` for a classifier (`lca.objective.Scored`).
+        One score for each (n,), float64, ≥ 0 and about as large as the gradient of the example;
+        ``1 - p_model(label)`` for a classifier (`lca.objective.Scored`).
 
     Raises
     ------
     LCAError
-        If they are not that.
+        If shapes or dtypes differ from these, or a score is negative, NaN or infinite.
+
+    Examples
+    --------
+    >>> ExampleScores(np.array([7, 2]), np.array([0.1, 0.9])).values
+    array([0.1, 0.9])
     """
 
     index: np.ndarray
@@ -52,34 +65,25 @@ class ExampleScores:
         fits = index.ndim == 1 and index.shape == values.shape and np.issubdtype(index.dtype, np.integer)
         if not fits:
             raise LCAError(
-                "scores are one number an example (n,), with the integers (n,) that number the examples in "
-                f"the measured data; got scores {values.shape} for numbers {index.dtype} {index.shape}. A "
-                "mean loss will not do: give the outputs and labels, or losses one by one."
+                "scores must be one number for each example (n,), with the index of each example in the "
+                f"measured data, integers (n,); got scores {values.shape} with an index {index.dtype} "
+                f"{index.shape}. Pass the errors or losses of the single examples, not their mean."
             )
         if not (np.isfinite(values).all() and (values >= 0).all()):
             raise LCAError(
-                f"scores must be finite and ≥ 0, got some from {values.min()} to {values.max()}; give errors "
-                "such as 1 - p(label), or the losses one by one."
+                f"scores must be finite and ≥ 0, got values from {values.min()} to {values.max()}; pass "
+                "errors such as 1 - p(label), or the losses of the single examples."
             )
         object.__setattr__(self, "index", index)
         object.__setattr__(self, "values", values)
-
-
-def check_outputs(outputs: tuple[int, ...], labels: tuple[int, ...]) -> None:
-    """Raise `LCAError` unless these are the shapes of logits (n, C) and classes (n,)."""
-    if len(outputs) != 2 or labels != outputs[:1]:
-        raise LCAError(
-            "scores(index, outputs, labels) takes logits (n, C) and classes (n,), got outputs "
-            f"{outputs} and labels {labels}; for other losses give errors (n,) and no labels."
-        )
 
 
 @dataclass(frozen=True, eq=False)
 class Step:
     """One update of the parameters: the straight segment from ``start`` to ``end``.
 
-    The fields from ``gradient`` on are what a training loop has for nothing. Estimators that live on them say
-    which they need; the others never look.
+    The optional fields are by-products of training; an estimator lists those it uses in ``required_fields``.
+    All vectors have the type, dtype and device of θ.
 
     Parameters
     ----------
@@ -88,20 +92,26 @@ class Step:
     index
         t, used in messages and records.
     batch
-        The mini-batch that made the step, for estimators that need it.
+        The training batch from which the update was computed.
     state
-        What else the measured loss depends on (`lca.objective.Stateful`; running statistics, say), at both
-        ends. One and the same object twice: it did not move. If it did, the path integral is taken in the
-        first state and the rest of the loss change reported as ``state_change``, which costs one more
-        evaluation.
+        The state, besides θ, that the measured loss depends on (`lca.objective.Stateful`, e.g. running
+        statistics), before and after the update; the same object twice if it did not change. If it changed,
+        the path integral is taken in the first state, and the effect of the change is reported as
+        ``state_change``, which costs one more evaluation.
     gradient
-        The gradient (K,) that training computed on ``batch`` at θ_t.
+        The training gradient (K,) of ``batch`` at θ_t, as the optimizer used it.
     next_batch, next_gradient, next_micro_batches
-        The mini-batch that makes the next step, its training gradient (K,) at θ_{t+1}, and its micro-batches.
+        The training batch of the next step, its gradient (K,) at θ_{t+1}, and its micro-batches.
     micro_batches
         The micro-batches of ``batch``.
     scores
-        How wrong the model at θ_t was on single examples, those of ``batch`` as a rule.
+        How wrong the model at θ_t was on single examples, usually those of ``batch``.
+
+    Examples
+    --------
+    >>> step = Step(np.array([1.0, 0.0]), np.array([0.5, 0.0]), index=3, gradient=np.array([1.0, 0.0]))
+    >>> step.index, step.end - step.start
+    (3, array([-0.5,  0. ]))
     """
 
     start: Vector

@@ -1,50 +1,101 @@
 """`LCACallback`: allocates the loss change of every update that `model.fit` makes."""
 
-import warnings
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import keras
 
 from lca.allocation import Estimator
-from lca.errors import LCAError, LCAWarning
+from lca.errors import LCAError
 from lca.objective import Objective as AnyObjective
 from lca.summary import RunViews
-from lca.tracking import MakeViews, OnError, RecordTo, Schedule, Session, check_options
-from lca.views import View
+from lca.tracking import CallbackBase, MakeViews, OnError, RecordTo, Schedule
+from lca_tensorflow.loop import Loop
 from lca_tensorflow.objective import Objective
 from lca_tensorflow.policies import BatchNormPolicy
-from lca_tensorflow.updates import Updates
+from lca_tensorflow.tracker import Tracker
 
 
-class LCACallback(keras.callbacks.Callback):
+class _FitTracker(Tracker):
+    """A `Tracker` that is called before and after each batch of `fit`, compiled or not."""
+
+    _batches = 0
+    _counted = 0
+
+    def before_batch(self) -> None:
+        """An update may follow."""
+        self._follower.before()
+
+    def after_batch(self) -> None:
+        """An update may have been made."""
+        self._batches += 1
+        # Reading the count takes longer than all else on a step that is not measured.
+        count = self._counted + 1 if self._one_update_a_batch else self._count()
+        made, self._counted = count - self._counted, count
+        self._after(made)
+
+    def _attach(self) -> None:
+        self._counted = self._count()
+        # Keras' own training step; others may update several times or not at all.
+        own = type(self._model).train_step is keras.Model.train_step and bool(self._model.trainable_weights)
+        skips = hasattr(self._optimizer, "inner_optimizer") or getattr(
+            self._optimizer, "gradient_accumulation_steps", None
+        )
+        self._one_update_a_batch = own and not skips
+
+    def _detach(self) -> None:
+        self._context.clear()
+
+    def _check_run(self) -> None:
+        if self._batches and not self._made:
+            raise LCAError(
+                f"model.optimizer made no update in {self._batches} batches; if train_step has optimizers of "
+                "its own, use a Tracker around a training loop of your own."
+            )
+
+    def _make_context(self, parameters: Sequence[keras.Variable]) -> Loop:
+        if required := self._session.required_fields:
+            raise LCAError(
+                f"the estimator requires {', '.join(f'Step.{field}' for field in required)}, which fit does "
+                "not supply; use a Tracker around a training loop of your own, or an estimator that requires "
+                "no step fields: lca.Adaptive, lca.PathIntegral, or lca.estimators.SampledPathIntegral, with "
+                "refresh= for samplings other than 'uniform'."
+            )
+        return super()._make_context(parameters)
+
+
+class LCACallback(CallbackBase[_FitTracker], keras.callbacks.Callback):
     """Allocates every update of ``model.fit(..., callbacks=[LCACallback(x, y)])``.
 
-    θ is read before and after the batch, and the update is measured before training goes on. The model is
-    only read: training with and without the callback gives the same numbers. Compiled training, XLA and
-    gradient accumulation need nothing; a batch that makes no update (accumulation, a skipped step of a
-    `LossScaleOptimizer`) is no step.
+    Each update is measured before training goes on. The model is only read: training with and without the
+    callback gives the same numbers, bit for bit. Compiled training, XLA and gradient accumulation need no
+    extra code; a batch without an update (accumulation, an update that a `LossScaleOptimizer` skips) is not a
+    step.
 
     Parameters
     ----------
     objective
         The measured loss (`lca_tensorflow.Objective` of this model, or a `lca.Sum` with one), or several by
-        name; or the data, in any form that `Objective` takes, whose compiled loss is to be measured.
+        name; or data in any form that `Objective` takes, on which the compiled loss is measured.
     y
         The targets, if ``objective`` is the inputs.
     batch_size, batch_norm
-        As in `Objective`, which is made of the data with them; not with an objective that is there already.
+        As in `Objective`, which is made from the data with them; not allowed with an existing objective.
     estimator, every, views, on_error, record
-        As in `lca.tracking.Session`: default `lca.Adaptive`, every step, the views of `summary`, a
-        warning, and no record. ``on_error`` holds for what goes wrong when fit begins, too.
+        As in `Tracker`. ``on_error`` also applies to errors when fit begins.
+
+    Raises
+    ------
+    LCAError
+        If the arguments are invalid; and as ``on_error`` says, for the reasons of `Tracker` and for what
+        hides single updates from callbacks: ``steps_per_execution`` above 1, a distribution strategy, or a
+        `train_step` with optimizers of its own (for which there is `Tracker`).
 
     Notes
     -----
-    Every call of ``fit`` starts afresh; read `views` or `summary` before the next one, and give each fit that
-    is to be recorded a callback with a record of its own. What fit cannot be
-    measured with is an error as ``on_error`` says: ``steps_per_execution`` above 1 and distribution
-    strategies, which hide single updates, and a `train_step` with optimizers of its own, for which there is
-    `Tracker`.
+    Every call of ``fit`` is a run of its own: read `views` or `summary` before the next one, and give each
+    recorded fit a callback with a record of its own. Keras does not tell callbacks about an error in ``fit``;
+    a record is then closed as incomplete when the next fit begins.
 
     Examples
     --------
@@ -70,122 +121,54 @@ class LCACallback(keras.callbacks.Callback):
         on_error: OnError = "warn",
         record: RecordTo | None = None,
     ) -> None:
-        super().__init__()
-        check_options(every, on_error)
+        keras.callbacks.Callback.__init__(self)
+        measured = objective if y is None else (objective, y)
+        CallbackBase.__init__(
+            self, measured, estimator, every=every, views=views, on_error=on_error, record=record
+        )
         if isinstance(y, Estimator):
-            raise LCAError("the second argument is y; pass estimator=... by name.")
+            raise LCAError("the second argument is y; pass the estimator by name, as estimator=...")
         if more or isinstance(objective, keras.Model):
             raise LCAError(
-                "fit tells the callback which model it is; write LCACallback(x, y), or LCACallback((x, y, "
-                "sample_weight)), or LCACallback(objective), and pass all else by name."
+                "the callback gets the model from fit; write LCACallback(x, y), LCACallback((x, y, "
+                "sample_weight)) or LCACallback(objective), and pass everything else by name."
             )
-        self._measured: Any = objective if y is None else (objective, y)
         given = {"batch_size": batch_size, "batch_norm": batch_norm}
         self._made_with: dict[str, Any] = {name: value for name, value in given.items() if value is not None}
-        if self._made_with and self._objectives_given():
+        if self._made_with and _is_objective(measured):
             raise LCAError(
-                f"{' and '.join(self._made_with)} cannot change an objective that is there already; pass it "
-                "to Objective(...)."
+                f"{' and '.join(self._made_with)} cannot change an existing objective; pass it to "
+                "Objective(...)."
             )
-        self._options: dict[str, Any] = {
-            "every": every,
-            "views": views,
-            "on_error": on_error,
-            "record": record,
-        }
-        self._estimator = estimator
-        self._failed: Exception | None = None
-        self._measurement: Session | None = None
-        self._updates: Updates | None = None
-        self._batches = 0
-
-    @property
-    def steps(self) -> int:
-        """Number of updates seen in this fit, measured or not."""
-        return 0 if self._updates is None else self._updates.watch.steps
-
-    @property
-    def discontinuities(self) -> int:
-        """Number of measured updates that did not begin where the one before had ended."""
-        return 0 if self._updates is None else self._updates.watch.discontinuities
-
-    @property
-    def views(self) -> Mapping[str, View]:
-        """The view of each measured loss, by name; empty before the fit has begun."""
-        return {} if self._measurement is None else self._measurement.views
-
-    @property
-    def error(self) -> Exception | None:
-        """What ended the measuring, or kept it from beginning, or ``None``."""
-        return self._failed if self._measurement is None else self._measurement.error
-
-    def summary(self) -> dict[str, dict[str, Any]]:
-        """`lca.summary.summarize` of each measured loss and each term of one, by name.
-
-        Raises
-        ------
-        LCAError
-            If no step was measured, or ``views`` are not the default ones.
-        """
-        if self._measurement is None:
-            why = f"{type(self._failed).__name__}: {self._failed}" if self._failed else "no fit has begun."
-            raise LCAError(f"no step was measured: {why}")
-        return self._measurement.summary()
 
     def on_train_begin(self, logs: Any = None) -> None:
-        self._measurement = self._updates = self._failed = None
-        self._batches = 0
-        try:
-            measurement = self._make_measurement()
-            self._updates = Updates(self.model, self.model.optimizer, measurement)
-        except Exception as error:
-            if self._options["on_error"] == "raise":
-                raise
-            self._failed = error
-            warnings.warn(
-                f"measuring did not begin, training goes on: {type(error).__name__}: {error}",
-                LCAWarning,
-                stacklevel=3,
-            )
-        else:
-            self._measurement = measurement
-            self._updates.begin()
+        self._begin(self._make_tracker)
 
     def on_train_batch_begin(self, batch: int, logs: Any = None) -> None:
-        if self._updates is not None:
-            self._updates.before()
+        if self.tracker is not None:
+            self.tracker.before_batch()
 
     def on_train_batch_end(self, batch: int, logs: Any = None) -> None:
-        self._batches += 1
-        if self._updates is not None:
-            self._updates.after()
+        if self.tracker is not None:
+            self.tracker.after_batch()
 
     def on_train_end(self, logs: Any = None) -> None:
-        if self._updates is None or self._measurement is None:
-            return
-        if self._batches and not self.steps:
-            with self._measurement.guarded(0):
-                raise LCAError(
-                    f"model.optimizer made no update in {self._batches} batches; if train_step has "
-                    "optimizers of its own, put a Tracker around a loop of your own."
-                )
-        self._updates.watch.end()
+        self._end()
 
-    def _make_measurement(self) -> Session:
-        if self.model.steps_per_execution != 1:
+    def _make_tracker(self) -> _FitTracker:
+        model = self.model
+        if model.steps_per_execution != 1:
             raise LCAError(
-                f"with steps_per_execution={self.model.steps_per_execution} Keras shows callbacks only every "
-                "so many updates; use model.compile(..., steps_per_execution=1)."
+                f"with steps_per_execution={model.steps_per_execution} Keras calls callbacks only once in so "
+                "many updates; use model.compile(..., steps_per_execution=1)."
             )
-        return Session(self._objectives(), self._estimator, **self._options)
+        objective = self._measured
+        if not _is_objective(objective):
+            objective = Objective(model, None, objective, **self._made_with)
+        return _FitTracker(model, model.optimizer, objective, self._estimator, **self._options)
 
-    def _objectives(self) -> AnyObjective | Mapping[str, AnyObjective]:
-        if self._objectives_given():
-            return self._measured  # type: ignore[no-any-return]
-        return Objective(self.model, None, self._measured, **self._made_with)
 
-    def _objectives_given(self) -> bool:
-        measured = self._measured
-        if isinstance(measured, Mapping):
-            return all(isinstance(m, AnyObjective) for m in measured.values())
-        return isinstance(measured, AnyObjective)
+def _is_objective(measured: Any) -> bool:
+    """Whether this is an objective, or several by name."""
+    several = measured.values() if isinstance(measured, Mapping) else [measured]
+    return all(isinstance(objective, AnyObjective) for objective in several)

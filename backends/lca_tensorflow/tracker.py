@@ -1,50 +1,53 @@
-"""`Tracker`: measures a training loop that somebody else wrote, around its updates."""
+"""`Tracker`: measures a training loop in Keras, around the updates of its optimizer."""
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from types import TracebackType
 from typing import Any
 
 import keras
 import tensorflow as tf
 
-from lca.allocation import Estimator
 from lca.errors import LCAError
 from lca.objective import Objective as AnyObjective
-from lca.summary import RunViews
-from lca.tracking import MakeViews, OnError, RecordTo, Schedule, Session
-from lca.views import View
-from lca_tensorflow.data import PyTree
-from lca_tensorflow.updates import Updates
+from lca.tracking import ModelTracker
+from lca_tensorflow.loop import Loop
+from lca_tensorflow.objective import Objective
+from lca_tensorflow.parameters import flat, parameters_of
 
 
-class Tracker:
+class Tracker(ModelTracker[Loop]):
     """Allocates the loss change of every update of ``optimizer`` inside a ``with`` block.
 
-    In an eager loop nothing else is needed: the tracker listens to ``optimizer.apply``, which
-    ``apply_gradients`` calls as well. What runs inside a `tf.function` it cannot hear; there, wrap the call:
+    In an eager loop nothing else is needed: the tracker intercepts ``optimizer.apply``, which
+    ``apply_gradients`` calls too. It cannot see updates inside a `tf.function`; there, wrap the call:
     ``with tracker.step(): train_step(x, y)``. Training with and without a tracker gives the same numbers, bit
-    for bit. Accumulated gradients, and a step that a `LossScaleOptimizer` skips, are no step.
+    for bit. A call that only accumulates gradients, and an update that a `LossScaleOptimizer` skips, are not
+    steps.
 
     Parameters
     ----------
     model, optimizer
-        What is being trained, and the Keras optimizer that makes the steps.
+        The model that is trained, and the Keras optimizer that updates it.
     objective
         The measured loss (`lca_tensorflow.Objective` of this model, or a `lca.Sum` with one), or several by
         name.
     estimator, every, views, on_error, record
-        As in `lca.tracking.Session`: default `lca.Adaptive`, every step, the views of `summary`, a
+        As in `lca.tracking.TrackerBase`: by default `lca.Adaptive`, every step, the views of `summary`, a
         warning, and no record.
 
     Raises
     ------
     LCAError
-        If optimizer, objective and model do not belong together, or under a distribution strategy.
+        If an argument has the wrong type or an invalid value, the three do not belong together, or the model
+        was built under a distribution strategy.
 
     Notes
     -----
-    Memory beyond the estimator's: θ at both ends of a step, on its own device.
+    Estimators on training batches (`lca.estimators.CrossFit` and others) require step fields: the gradient,
+    from the eager call of ``optimizer.apply``, and the rest from a loop over `batches` or `micro_batches`,
+    and from calls of `add` and `scores`.
+
+    Memory beyond the estimator's: copies of θ at both ends of a step, on its own device.
 
     Examples
     --------
@@ -62,176 +65,137 @@ class Tracker:
     (3, True)
     """
 
-    def __init__(
-        self,
-        model: keras.Model,
-        optimizer: keras.optimizers.Optimizer,
-        objective: AnyObjective | Mapping[str, AnyObjective],
-        estimator: Estimator | None = None,
-        *,
-        every: Schedule = 1,
-        views: MakeViews = RunViews.of,
-        on_error: OnError = "warn",
-        record: RecordTo | None = None,
-    ) -> None:
-        _check_kinds(model, optimizer, objective)
-        self._measurement = Session(
-            objective, estimator, every=every, views=views, on_error=on_error, record=record
-        )
-        self._updates = Updates(model, optimizer, self._measurement, in_loop=True)
-        self._optimizer = optimizer
-        self._listening = self._in_step = False
-        self._unseen = 0
-
-    @property
-    def steps(self) -> int:
-        """Number of steps seen, measured or not."""
-        return self._updates.watch.steps
-
-    @property
-    def discontinuities(self) -> int:
-        """Number of measured steps that did not begin where the step before had ended."""
-        return self._updates.watch.discontinuities
-
-    @property
-    def views(self) -> Mapping[str, View]:
-        """The view of each measured loss, by name."""
-        return self._measurement.views
-
-    @property
-    def error(self) -> Exception | None:
-        """What ended the measuring, or ``None``."""
-        return self._measurement.error
-
-    def summary(self) -> dict[str, dict[str, Any]]:
-        """`lca.summary.summarize` of each measured loss and each term of one, by name."""
-        return self._measurement.summary()
-
-    @property
-    def skipped_steps(self) -> int:
-        """Number of steps that lacked what to measure them by (`lca.tracking.Session`)."""
-        return self._measurement.skipped_steps
-
-    def batches(self, loader: Iterable[PyTree]) -> Iterator[PyTree]:
-        """The batches of ``loader`` one by one, so that the tracker knows which one makes the next step.
-
-        Several batches to one step (gradient accumulation) are its parts, told with `add`; their losses weigh
-        alike. A batch that makes no update is forgotten when the next one comes.
-
-        >>> # for x, y in tracker.batches(dataset): ...
-        """
-        return self._updates.loop.batches(loader)
-
-    def micro_batches(self, batch: PyTree, n: int) -> Iterator[tuple[PyTree, float]]:
-        """``batch`` cut into ``n`` parts, each with its share of the examples, to be its weight in the loss.
-
-        The loop takes the gradient of each, and adds them up with `add`.
-        """
-        return self._updates.loop.micro_batches(batch, n)
+    _types = keras.Model, keras.optimizers.Optimizer
+    _type_names = "keras.Model", "keras.optimizers.Optimizer"
+    _advice = {
+        "batch": "loop over tracker.batches(dataset)",
+        "gradient": "call optimizer.apply eagerly and not inside tracker.step(), so that the tracker sees it",
+        "micro_batches": "loop over tracker.micro_batches(batch, 2), or over several batches of "
+        "tracker.batches(dataset), and add up their gradients with tracker.add",
+        "scores": "call tracker.scores(index, outputs, labels) at every step, or give the estimator "
+        "refresh=n",
+    }
+    _in_step = False
+    _made = 0  # updates that were seen
 
     def add(self, total: Sequence[Any] | None, gradients: Sequence[Any]) -> list[Any]:
-        """``total + gradients``, tensor by tensor, and the tracker knows that these are those of a part.
+        """Return ``total + gradients``, tensor by tensor, and record the gradients of a micro-batch.
 
-        ``None`` is nothing yet: an update begins. The update without each part is then found by letting the
-        optimizer make it, and putting everything back, before its own. That costs an update for each part.
+        A ``total`` of ``None`` is zero and begins an update. If the estimator requires micro-batches, the
+        update without each of them is found by a dry run of the optimizer before its own update, which costs
+        one update for each micro-batch.
 
         >>> # total = None
-        >>> # for (x, y), share in tracker.micro_batches(batch, 2):
+        >>> # for (x, y), weight in tracker.micro_batches(batch, 2):
         >>> #     with tf.GradientTape() as tape:
-        >>> #         loss = share * loss_fn(y, model(x, training=True))
+        >>> #         loss = weight * loss_fn(y, model(x, training=True))
         >>> #     total = tracker.add(total, tape.gradient(loss, model.trainable_weights))
         >>> # optimizer.apply(total, model.trainable_weights)
         """
-        return self._updates.loop.add(total, gradients)
-
-    def scores(self, index: Any, outputs: Any, labels: Any = None) -> None:
-        """How wrong the forward pass of training has just been on single examples; for probes by error.
-
-        Parameters
-        ----------
-        index
-            Which examples of the measured data they are, integers (n,).
-        outputs
-            Logits (n, C), the error being ``1 - softmax(outputs)[label]``; or, without labels, the errors
-            themselves (n,).
-        labels
-            Classes (n,).
-        """
-        with self._measurement.guarded(self.steps):
-            self._updates.loop.scores(index, outputs, labels)
-
-    def _hand_over(self, grads: list[Any], variables: list[Any] | None) -> None:
-        trained = self._optimizer._trainable_variables if variables is None else variables
-        self._updates.loop.heard(grads, trained)
-        self._updates.watch.hand_over()
+        return self._context.add(total, gradients)
 
     @contextmanager
     def step(self) -> Iterator[None]:
-        """Whatever moves the parameters inside is one step: a compiled training step, `train_on_batch`, ...
+        """Everything inside that updates parameters is one step: a compiled function, `train_on_batch`, ...
 
         Several updates inside are allocated as one segment, straight from θ before to θ after.
         """
-        if not self._listening:
-            raise LCAError("the tracker is not at work; put the loop into `with tracker:`.")
+        if not self._active:
+            raise LCAError("tracker.step() was called outside `with tracker:`; put the loop inside it.")
         self._in_step = True
-        self._updates.before(others=True)
+        before = self._count()
+        self._follower.before()
         try:
             yield
         except BaseException:
-            self._updates.loop.forget()
+            self._context.clear()
             raise
         finally:
             self._in_step = False
-        self._updates.after()
+        self._after(self._count() - before)
 
-    def __enter__(self) -> "Tracker":
-        if self._listening or "apply" in vars(self._optimizer):
-            raise LCAError("a tracker is already at work on this optimizer; one after the other.")
-        self._listening = True
-        self._unseen = self._updates.count() - self._updates.made
-        self._updates.begin()
+    def _count(self) -> int:
+        """How many updates the optimizer has made so far."""
+        return int(self._optimizer.iterations)
+
+    def _after(self, made: int) -> None:
+        """``made`` updates may have been made since `RunFollower.before`; none is not a step."""
+        self._made += made
+        if made:
+            self._follower.after()
+        self._context.clear()
+
+    def _attach(self) -> None:
+        if "apply" in vars(self._optimizer):
+            raise LCAError("another tracker is in use on this optimizer; use one after the other.")
+        self._made_before = self._count() - self._made
         apply = self._optimizer.apply
 
-        def heard(grads: Any, trainable_variables: Any = None, **kwargs: Any) -> Any:
+        def tracked_apply(grads: Any, trainable_variables: Any = None, **kwargs: Any) -> Any:
             if self._in_step or tf.inside_function():
                 return apply(grads, trainable_variables, **kwargs)
-            grads = list(grads)  # an iterator can be read once, and the optimizer has to
+            grads = list(grads)  # an iterator can be read only once, and the optimizer reads it too
             variables = None if trainable_variables is None else list(trainable_variables)
             with self.step():
-                self._hand_over(grads, variables)
+                trained = self._optimizer._trainable_variables if variables is None else variables
+                self._context.apply(grads, trained)
+                self._follower.collect_fields()
                 return apply(grads, variables, **kwargs)
 
-        object.__setattr__(self._optimizer, "apply", heard)
-        return self
+        object.__setattr__(self._optimizer, "apply", tracked_apply)
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def _detach(self) -> None:
         object.__delattr__(self._optimizer, "apply")
-        self._updates.loop.forget()
-        self._listening = False
-        unheard = self._updates.count() - self._updates.made - self._unseen
-        if unheard and kind is None and self.error is None:
-            with self._measurement.guarded(self.steps):
-                raise LCAError(
-                    f"{unheard} updates were made inside a tf.function, where they cannot be heard, and are "
-                    "in no step; wrap the call: with tracker.step(): train_step(...)."
-                )
-        self._updates.watch.end(complete=kind is None)
+        super()._detach()
 
-
-def _check_kinds(model: object, optimizer: object, objective: object) -> None:
-    """Raise `LCAError` if arguments are of the wrong kind, above all in another order."""
-    measured = objective.values() if isinstance(objective, Mapping) else [objective]
-    wrong = [o for o in measured if isinstance(o, type) or not isinstance(o, AnyObjective)]
-    for what, given, right in (
-        ("model", model, isinstance(model, keras.Model)),
-        ("optimizer", optimizer, isinstance(optimizer, keras.optimizers.Optimizer)),
-        ("objective", wrong[0] if wrong else None, not wrong),
-    ):
-        if not right:
+    def _check_run(self) -> None:
+        unseen = self._count() - self._made - self._made_before
+        if unseen:
             raise LCAError(
-                f"the {what} is of type {type(given).__name__}; the order is Tracker(model, optimizer, "
-                "objective), with a keras.Model, one keras.optimizers.Optimizer (each of several gets a "
-                "Tracker of its own), and an Objective or several by name."
+                f"{unseen} updates were made inside a tf.function, where the tracker cannot see them, and "
+                "belong to no step; wrap the call: with tracker.step(): train_step(...)."
             )
+
+    def _named_parameters(self, model: keras.Model) -> dict[str, keras.Variable]:
+        if model._distribute_strategy is not None or tf.distribute.has_strategy():
+            raise LCAError(
+                "models of a tf.distribute strategy are not measured; build and compile the model outside "
+                "strategy.scope()."
+            )
+        return parameters_of(model)
+
+    def _parameters_of(self, objective: AnyObjective) -> dict[str, keras.Variable]:
+        if not isinstance(objective, Objective):
+            return {}
+        return dict(zip(objective.layout.names, objective.variables, strict=True))
+
+    def _owned(self) -> Iterable[keras.Variable]:
+        inner = getattr(self._optimizer, "inner_optimizer", self._optimizer)
+        return inner._trainable_variables or ()
+
+    def _make_context(self, parameters: Sequence[keras.Variable]) -> Loop:
+        return Loop(parameters, self._optimizer, self._requested)
+
+    def _live_theta(self, parameters: Sequence[keras.Variable]) -> "_LiveTheta":
+        return _LiveTheta(parameters)
+
+
+class _LiveTheta:
+    """`lca.tracking.follower.LiveTheta` of variables; eager tensors never change, so every read is a copy."""
+
+    def __init__(self, variables: Sequence[keras.Variable]) -> None:
+        self._variables = variables
+
+    def copy(self) -> tf.Tensor:
+        return flat(self._variables)
+
+    borrow = copy
+
+    def persist(self, borrowed: tf.Tensor, memory: tf.Tensor) -> tf.Tensor:
+        return borrowed
+
+    def is_at(self, theta: tf.Tensor) -> bool:
+        return self.equal(flat(self._variables), theta)
+
+    def equal(self, a: tf.Tensor, b: tf.Tensor) -> bool:
+        return bool(tf.reduce_all(a == b))

@@ -79,7 +79,7 @@ class TorchOps(ArrayOps):
 
     def unchanged(self, snapshot: object, vector: Tensor) -> bool:
         if isinstance(snapshot, ParameterVector):
-            snapshot = snapshot.kept
+            snapshot = snapshot.persisted
         return isinstance(snapshot, VersionedTensor) and snapshot.holds(vector)
 
 

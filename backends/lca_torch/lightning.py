@@ -4,7 +4,8 @@ from importlib.util import find_spec
 from typing import Any
 
 from lca.extras import extra
-from lca_torch.fit import FitTracking
+from lca_torch.fit import FitCallback
+from lca_torch.tracker import Tracker
 
 with extra("lightning"):
     if find_spec("lightning") is None and find_spec("pytorch_lightning") is not None:
@@ -15,12 +16,22 @@ with extra("lightning"):
 __all__ = ["LightningCallback"]
 
 
-class LightningCallback(FitTracking, Callback):  # type: ignore[misc]
+class _LightningTracker(Tracker):
+    _advice = {
+        "micro_batches": "accumulate the gradients of several batches with "
+        "Trainer(accumulate_grad_batches=2)",
+        "scores": "call callback.tracker.scores(index, outputs, labels) in every training_step, or give the "
+        "estimator refresh=n",
+    }
+
+
+class LightningCallback(FitCallback, Callback):  # type: ignore[misc]
     """Allocates the loss change of every optimizer step of ``trainer.fit``.
 
-    When training begins, the objective is made and a `Tracker` put on the trainer's optimizer; when it ends,
-    also by an error, the tracker is taken off, and views and summary stay. The fit is the same with it as
-    without, bit for bit. Accumulated batches are one step; gradient clipping and schedulers need nothing.
+    When training begins, it makes the objective and puts a `Tracker` on the trainer's optimizer; when
+    training ends, also by an error, it takes the tracker off and keeps views and summary. The fit is the same
+    with and without it, bit for bit. Accumulated batches are one step; gradient clipping and schedulers need
+    no extra code.
 
     Parameters
     ----------
@@ -28,23 +39,18 @@ class LightningCallback(FitTracking, Callback):  # type: ignore[misc]
         From the ``LightningModule``, on its device, to what is measured: an `Objective` of the module or of a
         part of it (``module.net``), or several by name.
     estimator, every, views, on_error, record
-        As in `Tracker`. With ``on_error="warn"`` an error in ``make_objective``, too, is a warning only.
-
-    Attributes
-    ----------
-    tracker
-        The `Tracker` of the last fit; ``None`` before, or if measuring could not begin (`error` says why).
+        As in `Tracker`. ``on_error`` also applies to errors in ``make_objective``.
 
     Notes
     -----
     Estimators on training batches get the batches and the gradient, clipped and unscaled; with
-    ``accumulate_grad_batches`` the batches of an update are its parts (`lca.estimators.CrossFit`). Errors of
-    single examples are handed over by the module itself: ``callback.tracker.scores(...)``.
+    ``accumulate_grad_batches`` the batches of an update are its micro-batches (`lca.estimators.CrossFit`).
+    Scores of single examples come from the module itself: ``callback.tracker.scores(...)``.
 
     Raises
     ------
     LCAError
-        Through ``on_error``: if the fit has several optimizers, or for what `Tracker` raises.
+        As ``on_error`` says: if the fit has several optimizers, and for the reasons of `Tracker`.
 
     Examples
     --------
@@ -57,15 +63,17 @@ class LightningCallback(FitTracking, Callback):  # type: ignore[misc]
     ({}, None)
     """
 
+    _tracker = _LightningTracker
+
     def on_train_start(self, trainer: Any, pl_module: Any) -> None:
-        self._begin(pl_module, trainer.optimizers)
+        self._begin_fit(pl_module, trainer.optimizers)
 
     def on_train_end(self, trainer: Any, pl_module: Any) -> None:
         self._end()
 
     def on_train_batch_start(self, trainer: Any, pl_module: Any, batch: Any, batch_idx: int) -> None:
         if self.tracker is not None:
-            self.tracker.take(batch)
+            self.tracker.begin_batch(batch)
 
     def on_exception(self, trainer: Any, pl_module: Any, exception: BaseException) -> None:
-        self._end(exception)
+        self._end(complete=False)

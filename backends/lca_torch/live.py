@@ -1,4 +1,4 @@
-"""θ where a model has it: read in place, so that the end of a step under way needs no memory of its own."""
+"""`ParameterVector`: θ read in place from the parameters of a model, without a copy."""
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -11,13 +11,13 @@ from torch.utils._pytree import tree_map
 
 
 def flat(parameters: Iterable[Tensor]) -> Tensor:
-    """A new vector (K,) with the numbers of ``parameters``, detached."""
+    """The numbers of ``parameters`` as a new vector (K,), detached."""
     with torch.inference_mode(False), torch.no_grad():
         return torch.cat([parameter.detach().reshape(-1) for parameter in parameters])
 
 
 def holds(vector: Tensor, tensors: Iterable[Tensor]) -> bool:
-    """Whether a vector (K,) is these tensors, number by number, dtype and device included.
+    """Whether a vector (K,) equals these tensors, number by number, in the same dtype and on the same device.
 
     >>> holds(torch.arange(3.0), [torch.zeros(1), torch.tensor([[1.0], [2.0]])])
     True
@@ -25,21 +25,21 @@ def holds(vector: Tensor, tensors: Iterable[Tensor]) -> bool:
     tensors = [tensor.detach() for tensor in tensors]
     if any((tensor.device, tensor.dtype) != (vector.device, vector.dtype) for tensor in tensors):
         return False
-    parts = vector.detach().split([tensor.numel() for tensor in tensors])  # type: ignore[no-untyped-call]
-    pairs = zip(parts, (tensor.reshape(-1) for tensor in tensors), strict=True)
+    pieces = vector.detach().split([tensor.numel() for tensor in tensors])  # type: ignore[no-untyped-call]
+    pairs = zip(pieces, (tensor.reshape(-1) for tensor in tensors), strict=True)
     if vector.device.type == "cpu" and vector.dtype in (torch.float32, torch.float64):
         return all(np.array_equal(a.numpy(), b.numpy()) for a, b in pairs)  # 5 times as fast as torch.equal
     return not differ(pairs)
 
 
 def differ(pairs: Iterable[tuple[Tensor, Tensor]]) -> bool:
-    """Whether any two tensors differ; waits for their device once."""
+    """Whether the tensors of any pair differ; synchronises with their device once."""
     return bool(torch.stack([(a != b).any() for a, b in pairs]).any().item())
 
 
 @dataclass(frozen=True, eq=False)
 class VersionedTensor:
-    """A tensor as it is now: torch counts its changes in place."""
+    """A tensor and its version, the number of in-place changes that torch has counted."""
 
     tensor: Tensor
     version: int
@@ -54,10 +54,10 @@ class VersionedTensor:
 
 
 class ParameterVector(Tensor):
-    """A (K,) vector that lies in the parameters of a model, for as long as these do not move.
+    """A (K,) vector in the memory of a model's parameters, valid until these change.
 
-    The engine reads it piece by piece. Whatever else is done with it is done with a copy, so it behaves as
-    any tensor does, only not in place.
+    The engine reads it piece by piece. Any other operation works on a copy, so the vector behaves like an
+    ordinary tensor, except that it cannot be changed in place.
 
     >>> weight, bias = torch.ones(2, 2), torch.zeros(1)
     >>> vector = ParameterVector([weight, bias])
@@ -66,7 +66,7 @@ class ParameterVector(Tensor):
     """
 
     pieces: list[Tensor]
-    kept: VersionedTensor | None
+    persisted: VersionedTensor | None
     __torch_function__ = torch._C._disabled_torch_function_impl  # type: ignore[assignment]
 
     @staticmethod
@@ -79,18 +79,18 @@ class ParameterVector(Tensor):
 
     def __init__(self, parameters: Sequence[Tensor]) -> None:
         self.pieces = [parameter.detach() for parameter in parameters]
-        self.kept = None
+        self.persisted = None
 
     @property
     def sizes(self) -> list[int]:
         """Entries of each piece."""
         return [piece.numel() for piece in self.pieces]
 
-    def keep(self, memory: Tensor) -> Tensor:
-        """Write the numbers into ``memory`` (K,), which from then on stands for this vector."""
+    def persist(self, memory: Tensor) -> Tensor:
+        """Write the numbers into ``memory`` (K,), from which this vector is read from then on."""
         with torch.inference_mode(False), torch.no_grad():
             torch.cat([piece.reshape(-1) for piece in self.pieces], out=memory)
-        self.kept = VersionedTensor.of(memory)
+        self.persisted = VersionedTensor.of(memory)
         self.pieces = [memory]
         return memory
 

@@ -1,16 +1,17 @@
-"""`Loop`: what a training loop in torch has at hand for estimators on batches."""
+"""`Loop`: the step fields of a training loop in torch, whose gradients accumulate in ``.grad``."""
 
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
-from itertools import pairwise
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from itertools import chain, pairwise
 from typing import Any
 from weakref import ref
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
+from lca.arrays import array_ops
 from lca.errors import LCAError
-from lca.step import ExampleScores, MicroBatch, check_outputs
-from lca.tracking.context import LoopContext, multiple_of
+from lca.tracking.context import LoopContext
 from lca_torch.data import PyTree, Rows, examples_in, is_rows, joined
 from lca_torch.live import holds
 from lca_torch.optimizers import updates_without
@@ -18,90 +19,55 @@ from lca_torch.ranks import Ranks
 
 
 class Loop(LoopContext):
-    """Remembers what passes by between two updates, as far as it is ``asked`` for.
+    """The gradient of a micro-batch is what it adds to ``.grad``, which is read and never written.
 
-    A part begins when a batch, or a piece of one, is given out, and ends when the loop comes back for another
-    or makes its update: what ``.grad`` has grown by then is the part's. Nothing is written.
+    The mark of a micro-batch is the sum of the gradients up to its end.
     """
 
     def __init__(
         self,
         parameters: Sequence[nn.Parameter],
         optimizer: torch.optim.Optimizer,
-        asked: Callable[[], Collection[str]],
+        requested: Callable[[], Collection[str]],
     ) -> None:
-        super().__init__()
-        self._parameters, self._optimizer, self._asked = parameters, optimizer, asked
-        self._open: float | None = None
+        super().__init__(requested)
+        self._parameters, self._optimizer = parameters, optimizer
         self._before: list[tuple[Any, int]] = []
         self._grad: Tensor | None = None
         self._ranks: Ranks | None = None
 
     def ranks(self, group: Any) -> None:
-        """From now on the parts of an update are the ranks' shares."""
-        self.leave()
+        """From now on the micro-batches of an update are the batches of the ranks."""
+        self.close()
         self._ranks = Ranks(self._parameters, group)
 
-    def leave(self) -> None:
+    def close(self) -> None:
         """The run is over."""
-        self.forget()
+        self.clear()
         if self._ranks is not None:
             self._ranks.remove()
             self._ranks = None
 
-    def batches(self, loader: Iterable[PyTree]) -> Iterator[PyTree]:
-        """The batches of ``loader``, each remembered; several to one update are its parts."""
-        for batch in loader:
-            self.take(batch)
-            yield batch
-            self.close()
+    def supply(self, fields: Collection[str]) -> Mapping[str, Any]:
+        self._end_micro_batch()
+        if "micro_batches" in fields and self._ranks is not None:
+            self._marks = self._ranks.marks()
+        return super().supply(fields)
 
-    def take(self, batch: PyTree) -> None:
-        """Remember the batch that comes next."""
-        self.part()
-        self._batches.append(batch)
+    def clear(self) -> None:
+        super().clear()
+        self._grad, self._before = None, []
+        if self._ranks is not None:
+            self._ranks.clear()
 
-    def part(self) -> None:
-        """A part of the coming update begins, of a batch that nobody shows."""
-        self.close()
-        self._begin(1.0)
+    def _begin_micro_batch(self, weight: float) -> None:
+        super()._begin_micro_batch(weight)
+        self._before = _versions(self._parameters)
 
-    def micro_batches(self, batch: PyTree, n: int) -> Iterator[tuple[PyTree, float]]:
-        """``batch`` in n pieces, each with its share of the examples."""
-        if not isinstance(n, int) or n < 1:
-            raise LCAError(f"a batch is split into a whole number of micro-batches ≥ 1, got {n!r}.")
-        if not is_rows(batch) or not examples_in(batch):
-            raise LCAError(
-                "this batch cannot be cut into parts: it needs tensors of one length ≥ 1, a row an example; "
-                "cut it yourself and tell the tracker with tracker.batches(pieces)."
-            )
-        rows, total = Rows(batch), examples_in(batch)
-        if not self._batches or self._open is None:  # nobody has told of this batch
-            self._batches.append(batch)
-        n = min(n, total)  # a last batch may be too small; the estimator then says what it lacks
-        ends = [-(-m * total // n) for m in range(n + 1)]  # the larger ones first
-        for start, end in pairwise(ends):
-            piece = rows.take(slice(start, end))
-            self._begin(share := examples_in(piece) / total)
-            yield piece, share
-            self.close()
-
-    def scores(self, index: Any, outputs: Tensor, labels: Tensor | None) -> None:
-        """Errors of single examples, as the coming update's forward pass saw them."""
-        if "scores" not in self._asked():
-            return
-        with torch.no_grad():
-            if labels is not None:
-                check_outputs(tuple(outputs.shape), tuple(labels.shape))
-                right = outputs.detach().softmax(1).gather(1, labels[:, None].to(outputs.device))
-                outputs = 1 - right.squeeze(1)
-            numbers = torch.as_tensor(index).cpu().numpy()
-            self._scores.append(ExampleScores(numbers, outputs.cpu().double().numpy()))
-
-    def close(self) -> None:
-        """The part under way, if there is one, has had its backward pass, or never will."""
-        share, self._open = self._open, None
-        if share is None:
+    def _end_micro_batch(self) -> None:
+        weight = self._weight
+        super()._end_micro_batch()
+        if weight is None:
             return
         if _untouched(self._parameters, self._before):  # a batch that the loop passed over
             self._batches = self._batches[:-1]
@@ -110,64 +76,62 @@ class Loop(LoopContext):
         if self._grad is not None and grad is not self._grad:  # zeroed, without an update
             self._marks, self._batches = [], self._batches[-1:]
         self._grad = grad
-        if "micro_batches" in self._asked() and self._ranks is None:
-            self._marks.append((share, flat_gradient(self._parameters)))
+        if "micro_batches" in self._requested() and self._ranks is None:
+            self._marks.append((weight, flat_gradient(self._parameters)))
 
-    def _begin(self, share: float) -> None:
-        """A part with this share of the update begins."""
-        self._open = share
-        self._before = _versions(self._parameters)
+    def _count_examples(self, batch: PyTree) -> int:
+        if not is_rows(batch):
+            raise LCAError(
+                "this batch cannot be split into micro-batches, which requires tensors of one length with a "
+                "row for each example; split it yourself and loop over tracker.batches(pieces)."
+            )
+        return examples_in(batch)
 
-    def hand_over(self, fields: Collection[str]) -> Mapping[str, Any]:
-        self.close()
-        if "micro_batches" in fields and self._ranks is not None:
-            self._marks = self._ranks.marks()
-        return super().hand_over(fields)
+    def _rows(self, batch: PyTree, start: int, stop: int) -> PyTree:
+        return Rows(batch).take(slice(start, stop))
 
-    def forget(self) -> None:
-        super().forget()
-        self._open, self._grad, self._before = None, None, []
-        if self._ranks is not None:
-            self._ranks.forget()
-
-    def _whole_batch(self) -> PyTree:
-        whole = joined(self._batches)
+    def _joined(self, batches: Sequence[PyTree]) -> PyTree:
+        whole = joined(list(batches))
         if not isinstance(whole, Rows):
             raise LCAError(
-                "the batches of one update do not fit together (structure, dtypes or shapes), so they are no "
-                "batch to measure on; use an estimator that needs none (lca.estimators.CrossFit)."
+                "the batches of one update differ in structure, dtypes or shapes and cannot be joined into "
+                "one; use an estimator that requires no batch (lca.estimators.CrossFit)."
             )
         return whole.tree
+
+    def _label_errors(self, logits: Tensor, labels: Tensor) -> Tensor:
+        probabilities = logits.detach().softmax(1)
+        return 1 - probabilities.gather(1, labels.reshape(-1, 1).to(logits.device)).squeeze(1)
+
+    def _to_numpy(self, array: Any) -> np.ndarray:
+        tensor = torch.as_tensor(array)
+        return array_ops(tensor).to_numpy(tensor)
 
     def _gradient(self) -> Tensor:
         """As the optimizer sees it; the last mark itself if nothing has changed since."""
         scale = getattr(self._optimizer, "grad_scale", None)
-        if scale is None and self._marks and holds(self._marks[-1][1], map(_own, self._parameters)):
+        if scale is None and self._marks and holds(self._marks[-1][1], map(_dense, self._parameters)):
             mark: Tensor = self._marks[-1][1]
             return mark
         found = flat_gradient(self._parameters)
         return found if scale is None else found.div_(scale)  # a fused optimizer unscales by itself
 
-    def _parts(self, gradient: Tensor) -> tuple[MicroBatch, ...]:
-        shares = [share for share, _ in self._marks]
-        shares = [share / sum(shares) for share in shares]
-        marks = [mark for _, mark in self._marks]
-        factor = 1.0 if marks[-1] is gradient else multiple_of(marks[-1], gradient)
-        parts, before = [], None
-        for share, mark in zip(shares, marks, strict=True):
-            parts.append((mark if before is None else mark - before) * (factor / share))
-            before = mark
-        updates = updates_without(self._optimizer, self._parameters, parts, shares)
-        return tuple(map(MicroBatch, parts, updates))
+    def _gradient_sums(self) -> tuple[Tensor, Iterable[Tensor]]:
+        sums = [mark for _, mark in self._marks]
+        return sums[-1], chain(sums[:1], (after - before for before, after in pairwise(sums)))
+
+    def _updates_without(self, gradients: Sequence[Tensor], weights: Sequence[float]) -> list[Tensor]:
+        return updates_without(self._optimizer, self._parameters, gradients, weights)
 
 
 def flat_gradient(parameters: Iterable[nn.Parameter]) -> Tensor:
     """The gradients that the parameters have now, a new vector (K,); 0 where there is none."""
     with torch.inference_mode(False), torch.no_grad():
-        return torch.cat([_own(parameter).reshape(-1) for parameter in parameters])
+        return torch.cat([_dense(parameter).reshape(-1) for parameter in parameters])
 
 
-def _own(parameter: nn.Parameter) -> Tensor:
+def _dense(parameter: nn.Parameter) -> Tensor:
+    """The gradient of a parameter in its dtype; 0 if there is none."""
     grad = parameter.grad
     if grad is None:
         return torch.zeros_like(parameter)
@@ -182,7 +146,7 @@ def _versions(parameters: Iterable[nn.Parameter]) -> list[tuple[Any, int]]:
 
 
 def _untouched(parameters: Iterable[nn.Parameter], before: Sequence[tuple[Any, int]]) -> bool:
-    """Whether no gradient has been written to, put there or taken away since."""
+    """Whether no gradient has been written to, created or removed since `_versions` returned ``before``."""
     return all(
         grad is None if was is None else was() is grad is not None and grad._version == version
         for grad, (was, version) in zip((p.grad for p in parameters), before, strict=True)

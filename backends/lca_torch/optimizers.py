@@ -1,8 +1,8 @@
-"""The update that a `torch.optim` optimizer is about to make, had it another gradient: `updates_without`.
+"""`updates_without`: the updates that a `torch.optim` optimizer would make without each micro-batch.
 
-Read from the optimizer's own state and parameter groups, before the step; nothing of it is changed. The
-forms are those of `lca.reference.optimizers`, with what all parts have in common worked out once and few passes over
-memory for the rest.
+They are computed from the optimizer's state and parameter groups before its step, which are only read. The
+formulas are those of `lca.reference.optimizers`; what does not depend on the gradient is computed once for
+all micro-batches.
 """
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -18,20 +18,20 @@ from lca_torch.live import flat
 
 Group: TypeAlias = Mapping[str, Any]
 Update: TypeAlias = Callable[[Tensor], Tensor]
-"""From a gradient to the movement it would make, a new vector."""
-_ELSE = "or use an estimator that needs no parts (lca.estimators.NextBatch, SampledPathIntegral)."
+"""From a gradient to the movement that it would cause, a new vector."""
+_ELSE = "or use an estimator that requires no micro-batches (lca.estimators.NextBatch, for one)."
 
 
 def updates_without(
     optimizer: torch.optim.Optimizer,
     parameters: Sequence[nn.Parameter],
     gradients: Sequence[Tensor],
-    shares: Sequence[float],
+    weights: Sequence[float],
 ) -> list[Tensor]:
-    """Δ^{(−m)} (K,) for each micro-batch m (`lca.reference.optimizers.leave_one_out`), in the parameters' order.
+    """Δ^{(−m)} (K,) for each micro-batch m, as `lca.reference.optimizers.leave_one_out`.
 
     A parameter that the optimizer does not own, or that has no gradient, does not move. Learning rates and
-    all else are those of the parameter's group at this moment.
+    other options are the current ones of the parameter's group.
 
     Parameters
     ----------
@@ -39,27 +39,27 @@ def updates_without(
         SGD, Adam, AdamW or RMSprop, in the state before its step.
     gradients
         g_m (K,), one a micro-batch, as the optimizer sees them (clipped, say).
-    shares
-        What part of the batch each micro-batch is.
+    weights
+        The fraction of the batch that each micro-batch is.
 
     Raises
     ------
     LCAError
-        If it is another optimizer or has an option that is not handled; see `check_known`.
+        If it is another optimizer or has an unsupported option; see `check_known`.
 
     Examples
     --------
     >>> weight = nn.Parameter(torch.zeros(1))
     >>> weight.grad = torch.tensor([4.0])
-    >>> parts = torch.tensor([2.0]), torch.tensor([6.0])
-    >>> updates_without(torch.optim.SGD([weight], lr=0.5), [weight], parts, (0.5, 0.5))
+    >>> gradients = torch.tensor([2.0]), torch.tensor([6.0])
+    >>> updates_without(torch.optim.SGD([weight], lr=0.5), [weight], gradients, (0.5, 0.5))
     [tensor([-3.]), tensor([-1.])]
     """
     check_known(optimizer)
     sizes = [parameter.numel() for parameter in parameters]
     found: list[list[Tensor | None]] = [[None] * len(sizes) for _ in gradients]
     with torch.inference_mode(False), torch.no_grad():
-        means = [mean_without(m, gradients, shares) for m in range(len(gradients))]
+        means = [mean_without(m, gradients, weights) for m in range(len(gradients))]
         for group, members in _alike(optimizer, parameters):
             alike = _Alike(group, [parameters[i] for i in members], optimizer)
             update = _KNOWN[type(optimizer)].update(alike)
@@ -76,36 +76,36 @@ def updates_without(
 
 
 def check_known(optimizer: torch.optim.Optimizer) -> None:
-    """Raise `LCAError`, with the reason, if updates of this optimizer cannot be made again."""
+    """Raise `LCAError`, with the reason, if the updates of this optimizer cannot be computed."""
     kind = type(optimizer)
     if kind not in _KNOWN:
         raise LCAError(
-            f"the update that a {kind.__name__} would have made without a part of the batch is not known, "
-            f"but that of {', '.join(known.__name__ for known in _KNOWN)} is; use one of these, {_ELSE}"
+            f"the update that {kind.__name__} would make without a micro-batch cannot be computed; train "
+            f"with {' or '.join(known.__name__ for known in _KNOWN)}, {_ELSE}"
         )
     for number, group in enumerate(optimizer.param_groups):
         for option, why in _KNOWN[kind].refused.items():
             if group.get(option):
                 raise LCAError(
                     f"parameter group {number} of this {kind.__name__} has {option}={group[option]!r}: "
-                    f"{why}. Leave it out, {_ELSE}"
+                    f"{why}. Omit the option, {_ELSE}"
                 )
 
 
 @dataclass(frozen=True, eq=False)
 class _Alike:
-    """Parameters of one group with as many updates behind them."""
+    """Parameters of one group that have had equally many updates."""
 
     group: Group
     parameters: Sequence[nn.Parameter]
     optimizer: torch.optim.Optimizer
 
     def number(self, name: str) -> float:
-        """An option of the group; those kept in a tensor as well."""
+        """An option of the group as a number, also if it is a tensor."""
         return float(self.group[name])
 
     def state(self, name: str) -> Tensor | None:
-        """A new vector with this state of all; ``None`` before their first update."""
+        """A new vector with this state of all parameters; ``None`` before their first update."""
         states = [self.optimizer.state.get(parameter, {}).get(name) for parameter in self.parameters]
         return None if any(state is None for state in states) else flat(states)
 
@@ -114,7 +114,7 @@ class _Alike:
         return 0.0 if state is None else state.mul_(factor)
 
     def loss_gradient(self) -> Update:
-        """What the optimizer makes of a gradient first: its sign, and the gradient of ``decay/2 |θ|²``."""
+        """From a gradient to ``±g + decay · θ``, which the optimizer uses in its place."""
         decay = 0.0 if self.decoupled else self.number("weight_decay")
         if not decay and not self.group["maximize"]:
             return lambda gradient: gradient
@@ -124,7 +124,7 @@ class _Alike:
 
     @property
     def decoupled(self) -> bool:
-        """Whether weight decay is a movement of its own."""
+        """Whether weight decay moves the parameters directly (AdamW)."""
         return bool(self.group.get("decoupled_weight_decay", False))
 
 
@@ -190,7 +190,7 @@ def _plus_square(base: Tensor | float, gradient: Tensor, weight: float) -> Tenso
 
 @dataclass(frozen=True)
 class _Known:
-    """How one kind of optimizer updates, and the options with which it does not update like that."""
+    """The update of one optimizer class, and the options with which it follows another formula."""
 
     update: Callable[[_Alike], Update]
     refused: Mapping[str, str]
@@ -202,7 +202,7 @@ _KNOWN: dict[type, _Known] = {
     torch.optim.AdamW: _Known(_adam, {}),
     torch.optim.RMSprop: _Known(
         _rmsprop,
-        {"momentum": "only the form without momentum is known", "centered": "the mean is not followed"},
+        {"momentum": "RMSprop is supported without momentum only", "centered": "the mean is not supported"},
     ),
 }
 
@@ -210,7 +210,7 @@ _KNOWN: dict[type, _Known] = {
 def _alike(
     optimizer: torch.optim.Optimizer, parameters: Sequence[nn.Parameter]
 ) -> Iterator[tuple[Group, list[int]]]:
-    """The parameters (by position) that will move, by group and number of updates behind them."""
+    """The parameters (by position) that will move, by group and number of updates they have had."""
     position = {id(parameter): i for i, parameter in enumerate(parameters)}
     for group in optimizer.param_groups:
         by_count: dict[int, list[int]] = {}
@@ -222,7 +222,7 @@ def _alike(
 
 
 def _count(optimizer: torch.optim.Optimizer, parameter: nn.Parameter) -> int:
-    """Updates that the parameter has had; of SGD, which does not count, 0 or 1."""
+    """Number of updates of the parameter; for SGD, which does not count them, 0 or 1."""
     state = optimizer.state.get(parameter, {})
     return int(state.get("step", state.get("momentum_buffer") is not None))
 

@@ -112,7 +112,7 @@ def check_theta(layout: Layout, theta: Tensor, device: torch.device) -> None:
 
 def _views(theta: Tensor, layout: Layout) -> dict[str, Tensor]:
     """θ cut into tensors by name; nothing is copied."""
-    if not isinstance(theta, ParameterVector) or theta.kept is not None:
+    if not isinstance(theta, ParameterVector) or theta.persisted is not None:
         return layout.unflatten(normal(theta).detach())
     return {name: normal(piece) for name, piece in zip(layout.names, theta.pieces, strict=True)}
 

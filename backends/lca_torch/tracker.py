@@ -1,54 +1,52 @@
-"""`Tracker`: measures a training loop that somebody else wrote, through the hooks of its optimizer."""
+"""`Tracker`: measures a training loop in torch through the hooks of its optimizer."""
 
-from collections.abc import Callable, Iterable, Iterator, Mapping
-from types import TracebackType
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from lca.allocation import Estimator
-from lca.errors import LayoutError, LCAError
-from lca.layout import check_same_layout
-from lca.objective import Objective
-from lca.summary import RunViews
-from lca.tracking import MakeViews, OnError, RecordTo, Schedule, Session
-from lca.tracking.follower import RunFollower
-from lca.views import View
-from lca_torch.data import PyTree
+from lca.errors import LCAError
+from lca.objective import Objective as AnyObjective
+from lca.objective import leaves
+from lca.tracking import ModelTracker
 from lca_torch.live import ParameterVector, flat, holds
 from lca_torch.loop import Loop
-from lca_torch.objective import Objective as TorchObjective
+from lca_torch.objective import Objective
 from lca_torch.optimizers import check_known
-from lca_torch.terms import torch_objectives
 
 
-class Tracker:
+class Tracker(ModelTracker[Loop]):
     """Allocates the loss change of every ``optimizer.step()`` inside a ``with`` block.
 
-    θ is read before and after the step, wherever it lives, and the step is measured before the loop goes on.
-    Parameters, buffers, gradients and random generators are left alone: training with and without a tracker
-    gives the same numbers, bit for bit. Closures (LBFGS), gradient accumulation and clipping, parameter
-    groups and schedules need nothing; a step that a `GradScaler` skips is no step.
+    Each step is measured before the loop goes on. Parameters, buffers, gradients and random generators are
+    not changed: training with and without a tracker gives the same numbers, bit for bit. Closures (LBFGS),
+    gradient accumulation and clipping, parameter groups and learning-rate schedules need no extra code; an
+    update that a `torch.amp.GradScaler` skips is not a step.
 
     Parameters
     ----------
     model, optimizer
-        What is being trained, and what makes the steps.
+        The model that is trained, and the optimizer that updates it.
     objective
         The measured loss (`lca_torch.Objective` of this model, or a `lca.Sum` with one), or several by name.
     estimator, every, views, on_error, record
-        As in `lca.tracking.Session`: default `lca.Adaptive`, every step, the views of `summary`, a
+        As in `lca.tracking.TrackerBase`: by default `lca.Adaptive`, every step, the views of `summary`, a
         warning, and no record.
+
+    Raises
+    ------
+    LCAError
+        If an argument has the wrong type or an invalid value, or the three do not belong together.
 
     Notes
     -----
-    Estimators on training batches (`lca.estimators.CrossFit` and others) take what they need from the loop.
-    The gradient is read as the optimizer sees it, unscaled and clipped. For the rest the loop runs over
-    `batches`, cuts a batch with `parts`, or calls `scores`.
+    Estimators on training batches (`lca.estimators.CrossFit` and others) require step fields. The gradient is
+    read as the optimizer sees it, unscaled and clipped. The rest comes from a loop over `batches` or
+    `micro_batches`, and from calls of `scores`.
 
-    Memory beyond the estimator's: one vector on the model's device, θ before the step. θ after the step is
-    read in the model itself. Between steps that vector and the last gradient are kept, 2 K numbers.
+    Memory beyond the estimator's: one vector (K,) on the model's device, θ before the step; θ after the step
+    is read from the model itself. Between steps that vector and the last gradient are kept.
 
     Examples
     --------
@@ -66,97 +64,24 @@ class Tracker:
     (3, True)
     """
 
-    def __init__(
-        self,
-        model: nn.Module,
-        optimizer: torch.optim.Optimizer,
-        objective: Objective | Mapping[str, Objective],
-        estimator: Estimator | None = None,
-        *,
-        every: Schedule = 1,
-        views: MakeViews = RunViews.of,
-        on_error: OnError = "warn",
-        record: RecordTo | None = None,
-    ) -> None:
-        _check_kinds(model, optimizer, objective)
-        self._measurement = Session(
-            objective, estimator, every=every, views=views, on_error=on_error, record=record
-        )
-        self._optimizer, self._on_error = unwrapped(optimizer), on_error
-        parameters = _parameters(model, self._optimizer, self._measurement)
-        if "micro_batches" in self._measurement.required_fields:
-            check_known(self._optimizer)
-        self._loop = Loop(parameters, self._optimizer, lambda: self._watch.asked)
-        measured = list(torch_objectives(self._measurement.objectives))
-        self._watch = RunFollower(self._measurement, _Live(parameters, measured), self._loop.hand_over)
-        self._hooks: list[Any] = []
-        self._entered = False
-
-    @property
-    def steps(self) -> int:
-        """Number of optimizer steps seen, measured or not."""
-        return self._watch.steps
-
-    @property
-    def discontinuities(self) -> int:
-        """Number of measured steps that did not begin where the last one ended (`lca.tracking.RunFollower`)."""
-        return self._watch.discontinuities
-
-    @property
-    def skipped_steps(self) -> int:
-        """Number of steps that lacked what to measure them by (`lca.tracking.Session`)."""
-        return self._measurement.skipped_steps
-
-    @property
-    def views(self) -> Mapping[str, View]:
-        """The view of each measured loss, by name."""
-        return self._measurement.views
-
-    @property
-    def error(self) -> Exception | None:
-        """What ended the measuring, or ``None``."""
-        return self._measurement.error
-
-    def summary(self) -> dict[str, dict[str, Any]]:
-        """`lca.summary.summarize` of each measured loss and each term of one, by name."""
-        if not self._entered:
-            raise LCAError("this tracker was never at work; put the training loop inside `with tracker:`.")
-        return self._measurement.summary()
-
-    def batches(self, loader: Iterable[PyTree]) -> Iterator[PyTree]:
-        """The batches of ``loader`` one by one, so that the tracker knows which one makes the next step.
-
-        Several batches to one step (gradient accumulation) are its parts; their losses weigh alike.
-
-        >>> # for x, y in tracker.batches(loader): ...
-        """
-        return self._loop.batches(loader)
-
-    def take(self, *batch: PyTree) -> None:
-        """What `batches` does, one by one: this batch comes next, or one that is not shown (no argument)."""
-        if batch:
-            self._loop.take(*batch)
-        else:
-            self._loop.part()
-
-    def micro_batches(self, batch: PyTree, n: int) -> Iterator[tuple[PyTree, float]]:
-        """``batch`` cut into ``n`` parts, each with its share of the examples, to be its weight in the loss.
-
-        >>> # for (x, y), share in tracker.micro_batches(batch, 2):
-        >>> #     (share * loss_fn(model(x), y)).backward()
-
-        The gradients of the parts add up to that of the batch, to rounding (a loop that cuts its batches is
-        the user's own; the tracker changes nothing). Views, no copies.
-        """
-        return self._loop.micro_batches(batch, n)
+    _types = nn.Module, torch.optim.Optimizer
+    _type_names = "torch.nn.Module", "torch.optim.Optimizer"
+    _advice = {
+        "batch": "loop over tracker.batches(loader)",
+        "micro_batches": "loop over tracker.micro_batches(batch, 2) before each update, or accumulate the "
+        "gradients of several batches of tracker.batches(loader)",
+        "scores": "call tracker.scores(index, outputs, labels) at every step, or give the estimator "
+        "refresh=n",
+    }
+    _hooks: Sequence[Any] = ()
 
     def ranks(self, group: Any = None) -> None:
-        """Under `torch.nn.parallel.DistributedDataParallel`, each rank's share of a gradient is a part of it.
+        """Under `torch.nn.parallel.DistributedDataParallel`: the batch of each rank is a micro-batch.
 
-        Call it once on every rank, inside the ``with`` block and before the first backward pass; the tracker
-        is made with the model inside (``model.module``) and ``on_error="raise"``, and every rank measures the
-        same steps. There are as many parts as ranks, all of the same weight, and each step they exchange
-        their gradients: as many vectors (K,) as there are ranks.
+        Call it once on every rank, inside the ``with`` block and before the first backward pass. The tracker
+        gets the model inside (``model.module``) and ``on_error="raise"``, and every rank measures the same
+        steps. All micro-batches have the same weight. At each step the ranks exchange their gradients, which
+        takes as many vectors (K,) as there are ranks.
 
         Parameters
         ----------
@@ -166,85 +91,86 @@ class Tracker:
         Raises
         ------
         LCAError
-            If `torch.distributed` was not initialised, or an error would end the measuring on this rank
-            alone, for which the others would wait.
+            If `torch.distributed` is not initialised, or ``on_error`` is not ``"raise"``.
         """
-        if self._on_error != "raise":
+        if not self._session.raises:
             raise LCAError(
-                "a rank that stopped measuring would let the others wait for its gradient for ever; make the "
+                "if one rank stopped measuring, the others would wait for its gradient forever; make the "
                 "tracker with on_error='raise'."
             )
-        self._loop.ranks(group)
+        self._context.ranks(group)
 
-    def scores(self, index: Any, outputs: Tensor, labels: Tensor | None = None) -> None:
-        """How wrong the forward pass of training has just been on single examples; for probes by error.
+    def _attach(self) -> None:
+        self._hooks = [
+            self._optimizer.register_step_pre_hook(self._before_step),
+            self._optimizer.register_step_post_hook(self._after_step),
+        ]
 
-        Parameters
-        ----------
-        index
-            Which examples of the measured data they are, integers (n,).
-        outputs
-            Logits (n, C), the error being ``1 - softmax(outputs)[label]``; or, without labels, the errors
-            themselves (n,), any numbers ≥ 0 that grow with an example's gradient.
-        labels
-            Classes (n,).
-        """
-        with self._measurement.guarded(self._watch.steps):
-            self._loop.scores(index, outputs, labels)
-
-    def __enter__(self) -> "Tracker":
-        if self._hooks:
-            raise LCAError("this tracker is already at work; make another one for another run.")
-        self._entered = True
-        self._watch.begin()
-        before = self._optimizer.register_step_pre_hook(self._before_step)
-        self._hooks = [before, self._optimizer.register_step_post_hook(self._after_step)]
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def _detach(self) -> None:
         for hook in self._hooks:
             hook.remove()
-        self._hooks = []
-        self._loop.leave()
-        self._watch.end(complete=kind is None)
+        self._hooks = ()
+        self._context.close()
 
     def _before_step(self, optimizer: Any, args: Any, kwargs: Any) -> tuple[Any, Any] | None:
-        self._watch.before()
+        self._follower.before()
         given = args[1] if len(args) > 1 else kwargs.get("closure")
         if given is None:
-            self._watch.hand_over()
-        if given is None or not self._watch.asked:
+            self._follower.collect_fields()
+        if given is None or not self._follower.requested:
             return None
-        closure = _then_once(given, self._watch.hand_over)
+        closure = _calling_once(given, self._follower.collect_fields)
         if len(args) > 1:
             return (args[0], closure, *args[2:]), kwargs
         return args, {**kwargs, "closure": closure}
 
     def _after_step(self, optimizer: Any, args: Any, kwargs: Any) -> None:
-        # A GradScaler leaves this mark on fused optimizers, which then run the hooks and move nothing.
+        # A GradScaler sets this attribute of fused optimizers, which then run the hooks without an update.
         found_inf = getattr(optimizer, "found_inf", None)
         if found_inf is None or not bool(found_inf):
-            self._watch.after()
-        self._loop.forget()
+            self._follower.after()
+        self._context.clear()
+
+    def _unwrapped(self, optimizer: Any) -> Any:
+        """The optimizer whose hooks are called: accelerate and others wrap it as ``optimizer.optimizer``."""
+        while isinstance(inner := getattr(optimizer, "optimizer", None), torch.optim.Optimizer):
+            optimizer = inner
+        return optimizer
+
+    def _named_parameters(self, model: nn.Module) -> dict[str, nn.Parameter]:
+        return dict(model.named_parameters())
+
+    def _parameters_of(self, objective: AnyObjective) -> dict[str, nn.Parameter]:
+        return dict(objective.model.named_parameters()) if isinstance(objective, Objective) else {}
+
+    def _owned(self) -> Iterator[nn.Parameter]:
+        return (parameter for group in self._optimizer.param_groups for parameter in group["params"])
+
+    def _make_context(self, parameters: Sequence[nn.Parameter]) -> Loop:
+        if "micro_batches" in self._session.required_fields:
+            check_known(self._optimizer)
+        return Loop(parameters, self._optimizer, self._requested)
+
+    def _live_theta(self, parameters: Sequence[nn.Parameter]) -> "_LiveTheta":
+        measured = [own for own in leaves(self._session.objectives) if isinstance(own, Objective)]
+        return _LiveTheta(parameters, measured)
 
 
-class _Live:
-    """`lca.tracking.LiveTheta` of these parameters, which stay of the kind that is measured."""
+class _LiveTheta:
+    """`lca.tracking.follower.LiveTheta` of parameters whose dtype and device must not change."""
 
-    def __init__(self, parameters: list[nn.Parameter], measured: list[TorchObjective]) -> None:
+    def __init__(self, parameters: Sequence[nn.Parameter], measured: Sequence[Objective]) -> None:
         self._parameters, self._measured = parameters, measured
 
-    def read(self) -> Tensor:
+    def copy(self) -> Tensor:
         self._check()
         return flat(self._parameters)
 
-    def now(self) -> ParameterVector:
+    def borrow(self) -> ParameterVector:
         return ParameterVector(self._parameters)
 
-    def kept(self, now: ParameterVector, memory: Tensor) -> Tensor:
-        return now.keep(memory)
+    def persist(self, borrowed: ParameterVector, memory: Tensor) -> Tensor:
+        return borrowed.persist(memory)
 
     def is_at(self, theta: Tensor) -> bool:
         self._check()
@@ -258,72 +184,16 @@ class _Live:
             objective.check_unconverted()
 
 
-def _then_once(closure: Callable[[], Any], listener: Callable[[], None]) -> Callable[[], Any]:
-    """``closure``; and after its first call, with the gradient at θ_t there, ``listener``."""
-    told = False
+def _calling_once(closure: Callable[[], Any], listener: Callable[[], None]) -> Callable[[], Any]:
+    """``closure``, which calls ``listener`` after its first call, when the gradient at θ_t is there."""
+    called = False
 
     def listening() -> Any:
-        nonlocal told
+        nonlocal called
         result = closure()
-        if not told:
-            told = True
+        if not called:
+            called = True
             listener()
         return result
 
     return listening
-
-
-def _check_kinds(model: object, optimizer: object, objective: object) -> None:
-    """Raise `LCAError` if arguments are of the wrong kind, above all in another order."""
-    measured = objective.values() if isinstance(objective, Mapping) else [objective]
-    wrong = [o for o in measured if isinstance(o, type) or not isinstance(o, Objective)]
-    for what, given, right in (
-        ("model", model, isinstance(model, nn.Module)),
-        ("optimizer", optimizer, isinstance(optimizer, torch.optim.Optimizer)),
-        ("objective", wrong[0] if wrong else None, not wrong),
-    ):
-        if not right:
-            raise LCAError(
-                f"the {what} is of type {type(given).__name__}; the order is Tracker(model, optimizer, "
-                "objective), with a torch.nn.Module, one torch.optim.Optimizer (each of several gets a "
-                "Tracker of its own), and an Objective or several by name."
-            )
-
-
-def unwrapped(optimizer: Any) -> Any:
-    """The optimizer whose hooks fire: accelerate and others wrap it as ``optimizer.optimizer``."""
-    while isinstance(inner := getattr(optimizer, "optimizer", None), torch.optim.Optimizer):
-        optimizer = inner
-    return optimizer
-
-
-def _parameters(
-    model: nn.Module, optimizer: torch.optim.Optimizer, measurement: Session
-) -> list[nn.Parameter]:
-    """The model's parameters in the order of the layout that all objectives share."""
-    named = dict(model.named_parameters())
-    for what, objective in measurement.objectives.items():
-        unknown = [name for name in objective.layout.names if name not in named]
-        if unknown:
-            raise LayoutError(
-                f"the objective {what!r} is about {', '.join(map(repr, unknown))}, which the model has not; "
-                "make it from the same model."
-            )
-    layout = check_same_layout((o.layout for o in measurement.objectives.values()), "the measured losses")
-    for what, objective in measurement.objectives.items():
-        for own in torch_objectives(objective):
-            its = dict(own.model.named_parameters())
-            other = [name for name in own.layout.names if its.get(name) is not named[name]]
-            if other:
-                raise LayoutError(
-                    f"the objective {what!r} was made from another model of the same form: its {other[0]!r} "
-                    "is not this model's; make it from the model that is trained, whose state it has to read."
-                )
-    parameters = [named[name] for name in layout.names]
-    owned = {id(p) for group in optimizer.param_groups for p in group["params"]}
-    if not any(id(parameter) in owned for parameter in parameters):
-        raise LCAError(
-            f"the optimizer owns none of the parameters of this {type(model).__name__}; was it made from "
-            "another model, or before the model was replaced or wrapped?"
-        )
-    return parameters

@@ -12,55 +12,58 @@ from lca.tracking.session import Session
 
 
 class LiveTheta(Protocol):
-    """θ in a model that is being trained, as a framework reads it."""
+    """Reads θ from a model that is being trained."""
 
-    def read(self) -> Vector:
-        """A copy of θ as it is now."""
+    def copy(self) -> Vector:
+        """A new vector with θ as it is now."""
 
-    def now(self) -> Vector:
-        """θ as it is now, good until the next update; in the model's own memory where that is possible."""
+    def borrow(self) -> Vector:
+        """θ as it is now, valid until the next update; in the model's own memory where that is possible."""
 
-    def kept(self, now: Vector, memory: Vector) -> Vector:
-        """What `now` returned, made to last; may overwrite ``memory``, a vector that nobody needs any more.
+    def persist(self, borrowed: Vector, memory: Vector) -> Vector:
+        """Return a persistent copy of what `borrow` returned; may reuse the buffer ``memory``.
 
-        The engine recognises it: ``ArrayOps.unchanged`` tells that a step that begins there begins where the
-        one that ended with ``now`` had ended.
+        ``ArrayOps.unchanged`` must recognise the copy by a snapshot of ``borrowed``, so that an estimator
+        reuses what it computed at the end of one step at the start of the next.
         """
 
     def is_at(self, theta: Vector) -> bool:
-        """Whether θ is exactly this vector now."""
+        """Whether θ equals this vector now."""
 
     def equal(self, a: Vector, b: Vector) -> bool:
         """Whether two tensors hold the same numbers."""
 
 
 class RunFollower:
-    """Follows one training run: told before and after each update, it measures the steps that are wanted.
+    """Follows one training run and measures the steps that the session wants.
 
-    Between two steps it holds one vector, θ; while one is measured, what `LiveTheta.now` needs on top. An
-    estimator that needs something of the next step (its batch, gradient, parts) gets each step one update
-    late, for which the step keeps both its ends.
+    The tracker calls `before` and `after` around each update, and `collect_fields` in between, when the
+    gradient is there. Between two steps the follower holds one vector, θ; while it measures a step, also what
+    `LiveTheta.borrow` returns. If the estimator requires fields of the next step, each step is measured one
+    update later, and copies of both its ends are held until then.
 
     Parameters
     ----------
-    source
-        What the training loop has at hand (`lca.tracking.pending.StepFields`); called between `before` and `after`, by
-        `hand_over`.
+    session
+        Measures the steps.
+    theta
+        Reads θ.
+    step_fields
+        Supplies the step fields; called by `collect_fields`.
 
     Attributes
     ----------
     steps
-        Number of updates seen, measured or not; those of a record that is continued count as seen.
-    jumps
-        Number of measured steps that did not begin where the step before had ended: something else than these
-        updates moved the parameters, and that part of the loss change belongs to no step.
+        Number of updates seen, measured or not, including those in a record that is continued.
+    discontinuities
+        As in `lca.tracking.TrackerBase`.
     """
 
-    def __init__(self, measurement: Session, theta: LiveTheta, source: StepFields | None = None) -> None:
-        self._measurement = measurement
+    def __init__(self, session: Session, theta: LiveTheta, step_fields: StepFields | None = None) -> None:
+        self._session = session
         self._theta = theta
-        self._hand_over = PendingStep(measurement.required_fields, source)
-        self.steps = measurement.first_step
+        self._pending = PendingStep(session.required_fields, step_fields)
+        self.steps = session.first_step
         self.discontinuities = 0
         self._wanted = False
         self._start: Vector | None = None
@@ -68,92 +71,98 @@ class RunFollower:
         self._state: State | None = None
 
     @property
-    def asked(self) -> frozenset[str]:
-        """What the coming update has to hand over: names of fields of `lca.Step`."""
-        return self._hand_over.asked(measured=self._wanted)
+    def requested(self) -> frozenset[str]:
+        """The fields of `lca.Step` to collect from the coming update."""
+        return self._pending.requested(measured=self._wanted)
+
+    @property
+    def reads_theta(self) -> bool:
+        """Whether `before` reads θ at the coming update."""
+        return self._wanted or self._pending.step is not None
 
     def begin(self) -> None:
-        """The run begins, or goes on after `end`."""
+        """The run begins, or continues after `end`."""
         self._look_ahead()
 
     def before(self) -> None:
-        """An update may be made now; may be called again if none was."""
+        """An update may follow; may be called again if none was made."""
         self._start = None
-        self._hand_over.forget()
-        pending = self._hand_over.pending
-        if self._wanted or pending:
-            with self._measurement.guarded(self.steps):
+        self._pending.clear()
+        if self.reads_theta:
+            with self._session.guarded(self.steps):
                 start = self._read_start()
-                if pending and start is not pending.end:
-                    self._leave_out()
+                pending = self._pending.step
+                if pending is not None and start is not pending.end:
+                    self._skip_pending()
                 self._start = start if self._wanted else None
 
-    def hand_over(self) -> None:
+    def collect_fields(self) -> None:
         """The gradient of the update is there, and the update not yet made."""
-        if self.asked:
-            with self._measurement.guarded(self.steps):
-                self._hand_over.ask(measured=self._start is not None)
+        if self.requested:
+            with self._session.guarded(self.steps):
+                self._pending.collect(measured=self._start is not None)
 
     def after(self) -> None:
         """An update was made."""
-        pending = self._hand_over.pending
-        if pending:
-            with self._measurement.guarded(pending.index):
-                self._measurement.measure(self._hand_over.completed())
-        if self._start is not None and self._measurement.error is None:
-            with self._measurement.guarded(self.steps):
-                self._step(self._start)
-        self._hand_over.forget()
+        pending = self._pending.step
+        if pending is not None:
+            with self._session.guarded(pending.index):
+                self._session.measure(self._pending.completed())
+        if self._start is not None and self._session.error is None:
+            with self._session.guarded(self.steps):
+                self._finish_step(self._start)
+        self._pending.clear()
         self.steps += 1
         self._look_ahead()
 
     def end(self, *, complete: bool = True) -> None:
-        """The run is over: lets go of all vectors; ``complete`` is for the record."""
-        if self._hand_over.pending:
-            self._leave_out()
+        """The run is over: release all vectors and close the record, marked ``complete`` or not."""
+        if self._pending.step is not None:
+            self._skip_pending()
         self._start = self._last = self._state = None
-        with self._measurement.guarded(self.steps):
-            self._measurement.close(complete=complete)
+        with self._session.guarded(self.steps):
+            self._session.close(complete=complete)
 
-    def _leave_out(self) -> None:
-        self._hand_over.pending = None
-        self._measurement.skipped_steps += 1
+    def _skip_pending(self) -> None:
+        self._pending.step = None
+        self._session.skipped_steps += 1
 
     def _look_ahead(self) -> None:
-        """Decide, once, whether the next step is measured; if so it begins in the state that there is now."""
+        """Decide, once, whether the next step is measured, and remember the state in which it begins."""
         self._wanted = False
-        if self._measurement.error is not None:
-            self._hand_over.pending = None
-        with self._measurement.guarded(self.steps):
-            if self._measurement.wants(self.steps):
+        if self._session.error is not None:
+            self._pending.step = None
+        with self._session.guarded(self.steps):
+            if self._session.wants(self.steps):
                 self._remember_state()
                 self._wanted = True
 
-    def _step(self, start: Vector) -> None:
-        """Measure the step from ``start`` to θ, or let it wait for its next one."""
+    def _finish_step(self, start: Vector) -> None:
+        """Measure the step from ``start`` to θ, or keep it pending until the next update."""
         before, after = self._state, self._remember_state()
         state = None if before is None or after is None else (before, after)
-        end = self._theta.read() if self._hand_over.late else self._theta.now()
+        delayed = self._pending.delayed
+        end = self._theta.copy() if delayed else self._theta.borrow()
         self._start = self._last = None
-        step = self._hand_over.given_to(Step(start, end, self.steps, state=state))
-        if self._hand_over.late:
-            self._hand_over.pending = step
+        step = self._pending.with_fields(Step(start, end, self.steps, state=state))
+        if delayed:
+            self._pending.step = step
             self._last = (self.steps, end)
         else:
-            self._measurement.measure(step)
-            self._last = (self.steps, self._theta.kept(end, start))
+            self._session.measure(step)
+            self._last = (self.steps, self._theta.persist(end, start))
 
     def _remember_state(self) -> State | None:
-        """The state as it is now; the very object remembered before if nothing in it has moved since."""
-        now, known = self._measurement.state(), self._state
+        """The state as it is now; the object remembered before if nothing in it has changed since."""
+        now, known = self._session.state(), self._state
         if now is None or known is None or not all(self._theta.equal(now[name], known[name]) for name in now):
             self._state = now
         return self._state
 
     def _read_start(self) -> Vector:
-        """θ as it is now; the end of the last step itself if nothing moved since, so that it is reused."""
+        """θ as it is now; the end of the last step itself if θ has not changed since."""
         if self._last is None:
-            return self._theta.read()
+            return self._theta.copy()
         index, end = self._last
         if self._theta.is_at(end):
             return end
@@ -161,10 +170,11 @@ class RunFollower:
             if not self.discontinuities:
                 warnings.warn(
                     f"parameters changed between steps {index} and {self.steps}, outside the updates that "
-                    "are watched; that part of the loss change is not allocated (see the attribute jumps).",
+                    "are tracked; that part of the loss change is not allocated (see the attribute "
+                    "discontinuities).",
                     LCAWarning,
                     stacklevel=2,
                 )
             self.discontinuities += 1
         self._last = None
-        return self._theta.read()
+        return self._theta.copy()

@@ -1,6 +1,6 @@
-"""`PendingStep`: asks the training loop for the step fields that an estimator requires.
+"""`PendingStep`: collects the step fields that an estimator requires, and keeps a step until it has all.
 
-A step whose estimator requires fields of the next step waits here until the next update is made.
+A step whose estimator requires fields of the next step is pending until the next update is made.
 """
 
 from collections.abc import Callable, Collection, Mapping
@@ -10,55 +10,64 @@ from typing import Any, TypeAlias
 from lca.step import Step
 
 StepFields: TypeAlias = Callable[[Collection[str]], Mapping[str, Any]]
-"""From names of fields of `Step` (``batch``, ``gradient``, ``micro_batches``, ``scores``) to their values for
-the update that is about to be made. Vectors are copies that nothing overwrites. A field that the loop cannot
-supply is left out."""
+"""From names of fields of `lca.Step` (``batch``, ``gradient``, ``micro_batches``, ``scores``) to their values
+for the update that is about to be made. Vectors are copies that nothing overwrites. A field that the training
+loop cannot supply is absent."""
 
 _NEXT = "next_"
 
 
 class PendingStep:
-    """Asks the loop for what an estimator ``needs``, and keeps the step that still lacks ``next_*``.
+    """Collects the fields that an estimator requires, and holds the step that still lacks ``next_*`` fields.
+
+    Parameters
+    ----------
+    required_fields
+        Names of fields of `lca.Step`.
+    step_fields
+        Supplies those of one update; ``None`` if the training loop supplies nothing.
 
     Attributes
     ----------
-    late
-        Whether a step can only be measured when the next update is made.
-    pending
-        The step that waits, with vectors of its own: 2 K numbers and what was handed over. Always ``None``
-        for an estimator that requires no field of the next step.
+    delayed
+        Whether a step can be measured only when the next update is made.
+    step
+        The pending step, or ``None``, as it always is unless `delayed`. It holds copies of both its ends
+        (2 K numbers) and its fields.
     """
 
-    def __init__(self, required_fields: Collection[str], source: StepFields | None) -> None:
-        self._now = frozenset(field for field in required_fields if not field.startswith(_NEXT))
+    def __init__(self, required_fields: Collection[str], step_fields: StepFields | None) -> None:
+        self._own = frozenset(field for field in required_fields if not field.startswith(_NEXT))
         self._next = frozenset(
             field.removeprefix(_NEXT) for field in required_fields if field.startswith(_NEXT)
         )
-        self._source = source
-        self._given: Mapping[str, Any] = {}
-        self.late = bool(self._next)
-        self.pending: Step | None = None
+        self._step_fields = step_fields
+        self._collected: Mapping[str, Any] = {}
+        self.delayed = bool(self._next)
+        self.step: Step | None = None
 
-    def asked(self, *, measured: bool) -> frozenset[str]:
-        """The fields that the coming update has to give, being ``measured`` itself or not."""
-        return (self._now if measured else frozenset()) | (self._next if self.pending else frozenset())
+    def requested(self, *, measured: bool) -> frozenset[str]:
+        """The fields to collect from the coming update, which is ``measured`` itself or not."""
+        return (self._own if measured else frozenset()) | (self._next if self.step else frozenset())
 
-    def forget(self) -> None:
-        """An update may begin; what an earlier one gave that was then not made is void."""
-        self._given = {}
+    def clear(self) -> None:
+        """Discard what was collected from an update that was not made."""
+        self._collected = {}
 
-    def ask(self, *, measured: bool) -> None:
-        """The update is about to be made: take what it gives."""
-        fields = self.asked(measured=measured)
-        self._given = dict(self._source(fields)) if fields and self._source is not None else {}
+    def collect(self, *, measured: bool) -> None:
+        """Collect the fields of the update that is about to be made."""
+        self._collected = {}
+        fields = self.requested(measured=measured)
+        if fields and self._step_fields is not None:
+            self._collected = dict(self._step_fields(fields))
 
-    def given_to(self, step: Step) -> Step:
-        """The step that the update made, with its own fields."""
-        return replace(step, **{name: self._given[name] for name in self._now & self._given.keys()})
+    def with_fields(self, step: Step) -> Step:
+        """``step``, made by the update, with the collected fields."""
+        return replace(step, **{name: self._collected[name] for name in self._own & self._collected.keys()})
 
     def completed(self) -> Step:
-        """The step that waited, with the fields of the update that was made after it; it waits no more."""
-        assert self.pending is not None
-        found = {_NEXT + name: self._given[name] for name in self._next & self._given.keys()}
-        step, self.pending = replace(self.pending, **found), None
+        """The pending step with the collected fields as its ``next_*`` fields; it is no longer pending."""
+        assert self.step is not None
+        found = {_NEXT + name: self._collected[name] for name in self._next & self._collected.keys()}
+        step, self.step = replace(self.step, **found), None
         return step

@@ -1,82 +1,58 @@
-"""`Session`: decides which steps of a run are measured, handles errors, and passes the allocations on."""
+"""`Session`: decides which steps of a run are measured, handles errors, and distributes the allocations."""
 
 import warnings
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from os import PathLike
-from typing import Any, Literal, Protocol, TypeAlias, get_args, runtime_checkable
+from typing import Any
 
 from lca.allocation import Estimator, start_each
-from lca.errors import IncompleteStepError, LCAError, LCAWarning, UnknownNameError
+from lca.errors import IncompleteStepError, LCAError, LCAWarning
 from lca.estimators import Adaptive
 from lca.estimators.stochastic import required_fields_of
-from lca.layout import Layout, check_same_layout
+from lca.layout import check_same_layout
 from lca.objective import Objective, State, Sum, state_of
 from lca.record import Record
 from lca.row import Row, rows_of
 from lca.step import Step
 from lca.summary import RunViews, summarize
+from lca.tracking.options import MakeViews, OnError, RecordTo, Schedule, ViewsByName, check_options
 from lca.views import View
 from lca.views.view import show
 
-OnError: TypeAlias = Literal["warn", "raise"]
-Schedule: TypeAlias = int | Callable[[int], bool]
-RecordTo: TypeAlias = Record | str | PathLike[str]
-
-
-@runtime_checkable
-class ViewsByName(Protocol):
-    """Makes the view of one measured loss where its name matters, as for what is written somewhere."""
-
-    def view_of(self, name: str, layout: Layout) -> View:
-        """The view of the measured loss ``name``."""
-
-
-MakeViews: TypeAlias = Callable[[Layout], View] | ViewsByName
-
-
-def check_options(every: Schedule, on_error: OnError) -> None:
-    """Raise `LCAError` unless these are options of a `Session`."""
-    if on_error not in get_args(OnError):
-        raise UnknownNameError("on_error", on_error, get_args(OnError))
-    if not callable(every) and (not isinstance(every, int) or every < 1):
-        raise LCAError(f"every must be a positive integer or a function of the step, got {every!r}.")
-
 
 class Session:
-    """Allocates the steps of a training run that somebody else drives.
+    """Allocates the steps of one training run and passes the allocations to views and record.
+
+    Trackers use it; for stored runs there is `lca.allocate`.
 
     Parameters
     ----------
-    objective
-        The measured loss, or several by name; a single one is called ``train``.
-    estimator
-        How a step is allocated; default `lca.Adaptive`.
-    every
-        Measure every n-th step, or those for which ``every(index)`` is true.
-    views
-        Makes the view of one measured loss from its layout, or is a `ViewsByName`; default: everything
-        `summary` needs, which the terms of a `lca.Sum` then get as well (a few passes over their allocations
-        a step).
-    on_error
-        ``"warn"``: an error in measuring ends the measuring with a warning, and the training goes on.
-        ``"raise"``: it is raised. A step that lacks what earlier ones had (`skipped_steps`) is no error.
-    record
-        A `lca.Record`, or the path of a new one: every measured step is written to it. It is closed when the
-        run ends, also by an error; its attribute ``complete`` then says that.
+    objective, estimator, every, views, on_error, record
+        As in `lca.tracking.TrackerBase`.
+    advice
+        How the training loop supplies a field of `lca.Step`, by field. It is appended to the error of a step
+        that lacks the field.
 
     Attributes
     ----------
     views
-        The view of each measured loss, by name, and of its terms (``train/penalty``) if it is a `RunViews`.
-    needs
-        What the estimator needs from the training loop: names of fields of `lca.Step`.
+        The view of each measured loss by name, and of each of its terms (``train/penalty``) if the view of
+        the loss is a `RunViews`.
+    required_fields
+        Names of the fields of `lca.Step` that the estimator requires from the training loop.
     error
-        What ended the measuring, or ``None``.
+        The error that ended the measuring, or ``None``.
     skipped_steps
-        Number of steps that were to be measured but lacked what to measure them by: a next step (the last
-        one of a run, or one followed by a jump), or something that the loop had handed over before, as for
-        batches left over at the end of an epoch. Always 0 for estimators that need nothing of the loop.
+        As in `lca.tracking.TrackerBase`.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from lca.reference.models import Quadratic
+    >>> session = Session(Quadratic(np.eye(2)))
+    >>> session.measure(Step(np.ones(2), np.zeros(2)))
+    >>> session.summary()["train"]["lca_total"]
+    -1.0
     """
 
     def __init__(
@@ -88,14 +64,15 @@ class Session:
         views: MakeViews = RunViews.of,
         on_error: OnError = "warn",
         record: RecordTo | None = None,
+        advice: Mapping[str, str] | None = None,
     ) -> None:
         check_options(every, on_error)
         self.objectives = dict(objective) if isinstance(objective, Mapping) else {"train": objective}
         estimator = estimator or Adaptive()
         self._allocate = start_each(self.objectives, estimator)
         self.required_fields = required_fields_of(estimator)
-        self._every = every
-        self._on_error = on_error
+        self._every, self._on_error = every, on_error
+        self._advice = advice or {}
         self.skipped_steps = 0
         self._measured, self._warned = False, False
         self._layouts = {name: measured.layout for name, measured in self.objectives.items()}
@@ -105,8 +82,13 @@ class Session:
 
     @property
     def first_step(self) -> int:
-        """The number of the first update: 0, or where the record that is continued ended."""
+        """The index of the first update: 0, or the number of steps in the record that is continued."""
         return 0 if self._record is None else self._record.next_step
+
+    @property
+    def raises(self) -> bool:
+        """Whether errors in measuring are raised (``on_error="raise"``)."""
+        return self._on_error == "raise"
 
     def wants(self, index: int) -> bool:
         """Whether this step is to be measured."""
@@ -120,14 +102,23 @@ class Session:
         return {name: value for state in states for name, value in state.items()} or None
 
     def measure(self, step: Step) -> None:
-        """Allocate a step, show it to the views and record it; leave it out if it lacks what others had."""
+        """Allocate ``step``, update the views and write the record.
+
+        A step that lacks a required field is skipped and counted in `skipped_steps` if an earlier step had
+        it; otherwise this raises `IncompleteStepError`.
+        """
         try:
             found = self._allocate(step)
         except IncompleteStepError as error:
+            self._add_advice(error)
             if not self._measured:
                 raise
             if not self._warned:
-                warnings.warn(f"left out, as all like it will be: {error}", LCAWarning, stacklevel=2)
+                warnings.warn(
+                    f"skipped, as are later steps like it (see the attribute skipped_steps): {error}",
+                    LCAWarning,
+                    stacklevel=2,
+                )
             self._warned = True
             self.skipped_steps += 1
             return
@@ -142,17 +133,17 @@ class Session:
             self._record.write(rows)
 
     def close(self, *, complete: bool = True) -> None:
-        """Close the record, if there is one; ``complete``: training came to its end."""
+        """Close the record if there is one; ``complete`` says whether training reached its end."""
         if self._record is not None:
             self._record.close(complete=complete and self.error is None)
 
     @contextmanager
     def guarded(self, index: int) -> Iterator[None]:
-        """Whatever goes wrong inside, while measuring step ``index``, is handled as ``on_error`` says."""
+        """Handle an error inside, in the measuring of step ``index``, as ``on_error`` says."""
         try:
             yield
         except Exception as error:
-            if self._on_error == "raise":
+            if self.raises:
                 raise
             self.error = error
             warnings.warn(
@@ -162,28 +153,25 @@ class Session:
             )
 
     def summary(self) -> dict[str, dict[str, Any]]:
-        """`lca.summary.summarize` of each measured loss, and of the terms of a `lca.Sum`, by name.
-
-        A term is called by the loss and its own name: ``train/penalty``. ``skipped_steps`` is there if there
-        were any.
-
-        Raises
-        ------
-        LCAError
-            If no step was measured, or ``views`` are not the default ones.
-        """
+        """As `lca.tracking.TrackerBase.summary`."""
         summaries = {}
         for name, view in self.views.items():
             if not isinstance(view, RunViews):
-                raise LCAError("summary() needs the default views; read your own from `views`.")
+                raise LCAError("summary() requires the default views; read your own from tracker.views.")
             if not len(view.trace.rows):
                 if name not in self.objectives:
-                    continue  # an estimator that does not keep the terms apart
-                raise LCAError(f"no step was measured{self._why()}.")
+                    continue  # a term, of an estimator that does not allocate terms
+                raise LCAError(f"no step was measured{self._reason()}.")
             summaries[name] = summarize(view)
             if self.skipped_steps:
                 summaries[name]["skipped_steps"] = self.skipped_steps
         return summaries
+
+    def _add_advice(self, error: IncompleteStepError) -> None:
+        """Append to the message how this training loop supplies the missing field."""
+        advice = self._advice.get(error.field.removeprefix("next_"))
+        if advice:
+            error.args = (f"{str(error).rstrip('.')}; {advice}.",)
 
     def _begun(self, record: RecordTo, estimator: Estimator) -> Record:
         layout = check_same_layout((o.layout for o in self.objectives.values()), "the losses of one record")
@@ -191,12 +179,12 @@ class Session:
         every = {} if callable(self._every) else {"every": self._every}
         return made.begin(layout, estimator=estimator, settings=every)
 
-    def _why(self) -> str:
+    def _reason(self) -> str:
         return "" if self.error is None else f": {type(self.error).__name__}: {self.error}".rstrip(".")
 
 
 def _views_of(objectives: Mapping[str, Objective], make: MakeViews) -> dict[str, View]:
-    """The view of each measured loss; where it can tell the `summary` of that, one of each term as well."""
+    """The view of each measured loss, and of each of its terms where the view of the loss is a `RunViews`."""
     views: dict[str, View] = {}
     for name, measured in objectives.items():
         layout = measured.layout

@@ -272,7 +272,7 @@ def test_unknown_samplings_and_objectives_without_examples_are_refused():
     with pytest.raises(LCAError, match="a mean over examples .* which Sum is not"):
         SampledPathIntegral().start(Sum({"all": LOSS}))
     sampler = Sampler(LOSS, "importance", floor=0.1, seed=0)
-    with pytest.raises(LCAError, match="finite and ≥ 0, got some from -0.5 to -0.5"):
+    with pytest.raises(LCAError, match="finite and ≥ 0, got values from -0.5 to -0.5"):
         sampler.learn(ExampleScores(np.array([1]), np.array([-0.5])))
     with pytest.raises(LCAError, match="example 40, but the measured data are 0..39"):
         sampler.learn(ExampleScores(np.array([40]), np.array([0.5])))

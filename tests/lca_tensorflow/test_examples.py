@@ -154,6 +154,6 @@ def test_fit_takes_a_probe_and_trains_as_without():
 def test_what_keras_does_not_hand_over_is_said():
     callback = LCACallback(X, Y, estimator=CrossFit(), on_error="raise")
     with pytest.raises(
-        LCAError, match=r"fit does not hand over; use a Tracker.*lca\.estimators\.SampledPathIntegral"
+        LCAError, match=r"fit does not supply; use a Tracker.*lca\.estimators\.SampledPathIntegral"
     ):
         compiled().fit(X, Y, verbose=0, callbacks=[callback])

@@ -1,17 +1,16 @@
 """`TrainerCallback` in real runs of `transformers.Trainer`, on a small GPT-2 with tied embeddings."""
 
-import re
 import warnings
-from contextlib import contextmanager
 
 import pytest
 import torch
 
 import lca
 from lca import tolerances
-from lca.errors import LCAError, LCAWarning
 from lca.estimators.crossfit import CrossFit
 from lca_torch import Objective, replay
+from tests.laws.callbacks import LAWS
+from tests.laws.runs import Kept
 
 with warnings.catch_warnings():
     warnings.simplefilter("ignore")  # of transformers and its dependencies about each other, at import
@@ -63,15 +62,40 @@ def train(model, folder, *callbacks, **options):
     return model
 
 
-@contextmanager
-def one_warning(match):
-    """`pytest.warns` would send on the others as if they came from here."""
-    with warnings.catch_warnings(record=True) as caught:
-        warnings.simplefilter("ignore")
-        warnings.simplefilter("always", LCAWarning)
-        yield
-    [warning] = caught
-    assert re.search(match, str(warning.message))
+class TrainerFramework:
+    """See `tests.laws.callbacks.CallbackFramework`."""
+
+    updates = 5
+    advice = {
+        "batch": "use a Tracker around a training loop of your own",
+        "micro_batches": r"TrainingArguments\(gradient_accumulation_steps=2\)",
+        "scores": r"call callback\.tracker\.scores\(index, outputs, labels\) in compute_loss",
+    }
+
+    def __init__(self, folder):
+        self.folder = folder
+
+    def callback(self, *, impossible=False, **options):
+        return TrainerCallback(impossible_objective if impossible else measure, **options)
+
+    def fit(self, callback, *, stop_after=None):
+        class Stop(transformers.TrainerCallback):
+            def on_step_end(self, args, state, control, **kwargs):
+                if state.global_step == stop_after:
+                    raise KeyError("enough")
+
+        model, callbacks = gpt2(), [*filter(None, [callback]), Stop()]
+        train(model, self.folder, *callbacks, max_steps=self.updates)
+        return [parameter.detach().numpy() for parameter in model.parameters()]
+
+
+def impossible_objective(model):
+    return Objective(model, None, {"input_ids": TOKENS})  # without labels there is no loss
+
+
+@pytest.mark.parametrize("law", LAWS, ids=lambda law: law.__name__)
+def test_law(law, tmp_path):
+    law(TrainerFramework(tmp_path / "trainer"), tmp_path)
 
 
 def same(model, other):
@@ -91,7 +115,7 @@ def test_run_is_the_same_with_it_and_the_allocation_adds_up(accumulate, steps, t
     total = rows["total"].sum() + rows["residual"].sum()
     assert abs(total - change) <= tolerances.repeat(objective.loss(before), 2.0**-23)
     assert abs(rows["residual"].sum()) < 1e-3 * abs(change)
-    assert len(rows) == callback.tracker.steps == callback.summary()["train"]["steps"] == steps
+    assert len(rows) == callback.steps == callback.summary()["train"]["steps"] == steps
     assert "lm_head.weight" not in callback.summary()["train"]["per_tensor"]  # tied: counted once
 
 
@@ -156,40 +180,16 @@ def test_no_hook_is_left_behind_and_a_run_begins_anew(tmp_path):
     for _ in range(2):
         train(model, tmp_path, Keep(), callback, max_steps=3)
         optimizers[-1].step()
-        assert callback.tracker.steps == 3
+        assert callback.steps == 3
 
 
-def test_errors_are_warnings_unless_asked_for(tmp_path):
-    def impossible(model):
-        return Objective(model, None, {"input_ids": TOKENS})
-
-    plain, callback = train(gpt2(), tmp_path), TrainerCallback(impossible)
-    with one_warning("measuring did not begin, training goes on: .*output.loss"):
-        model = train(gpt2(), tmp_path, callback)
-    assert same(model, plain)
-    with pytest.raises(LCAError, match="no step was measured: "):
-        callback.summary()
-    with pytest.raises(LCAError, match="output.loss"):
-        train(gpt2(), tmp_path, TrainerCallback(impossible, on_error="raise"))
-
-
-class Kept:
-    """A view that keeps the allocations."""
-
-    def __init__(self, layout):
-        self.rows = []
-
-    def update(self, allocation):
-        self.rows.append(allocation)
-
-
-def test_accumulated_batches_are_parts(tmp_path):
+def test_accumulated_batches_are_micro_batches(tmp_path):
     callback = TrainerCallback(measure, CrossFit(2), views=Kept, on_error="raise")
     model = train(gpt2(), tmp_path, callback, gradient_accumulation_steps=2)
     assert same(model, train(gpt2(), tmp_path, gradient_accumulation_steps=2))
     rows = callback.views["train"].rows
     assert len(rows) == 7
-    assert callback.tracker.skipped_steps == 1
+    assert callback.skipped_steps == 1
     for row, following in zip(rows[:-1], rows[1:], strict=True):
         first, second = following.source.micro_batches
         assert not torch.equal(first.gradient, second.gradient)

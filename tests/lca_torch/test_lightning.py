@@ -14,6 +14,8 @@ from lca.errors import LCAError, LCAWarning
 from lca.estimators.crossfit import CrossFit
 from lca.estimators.minibatch import NextBatch
 from lca_torch import Objective
+from tests.laws.callbacks import LAWS
+from tests.laws.runs import Kept
 
 with warnings.catch_warnings():
     warnings.simplefilter("ignore")  # of Lightning and its dependencies about each other, at import
@@ -98,6 +100,38 @@ def measure(model):
     return Objective(model, cross_entropy, DATA, batch_size=60)
 
 
+class LightningFramework:
+    """See `tests.laws.callbacks.CallbackFramework`."""
+
+    updates = 10
+    advice = {
+        "micro_batches": r"Trainer\(accumulate_grad_batches=2\)",
+        "scores": r"call callback\.tracker\.scores\(index, outputs, labels\) in every training_step",
+    }
+
+    def callback(self, *, impossible=False, **options):
+        return LightningCallback(impossible_objective if impossible else measure, **options)
+
+    def fit(self, callback, *, stop_after=None):
+        class Stop(lightning.pytorch.Callback):
+            def on_train_batch_end(self, trainer, *args):
+                if trainer.global_step == stop_after:
+                    raise KeyError("enough")
+
+        model = module()
+        fit(model, *filter(None, [callback]), *([Stop()] if stop_after else []))
+        return [tensor.detach().numpy() for tensor in model.state_dict().values()]
+
+
+def impossible_objective(model):
+    return Objective(model, lambda output, target: output, DATA)
+
+
+@pytest.mark.parametrize("law", LAWS, ids=lambda law: law.__name__)
+def test_law(law, tmp_path):
+    law(LightningFramework(), tmp_path)
+
+
 def same(model, other):
     pairs = zip(model.state_dict().values(), other.state_dict().values(), strict=True)
     return all(torch.equal(a, b) for a, b in pairs)
@@ -123,9 +157,9 @@ def test_fit_is_the_same_with_it_and_the_allocation_adds_up(flavour, options, st
     total = rows["total"].sum() + rows["residual"].sum()
     assert abs(total - change) <= tolerances.repeat(objective.loss(before), 2.0**-23)
     assert abs(rows["residual"].sum()) < 1e-3 * abs(change)
-    assert len(rows) == callback.tracker.steps == callback.summary()["train"]["steps"] == steps
+    assert len(rows) == callback.steps == callback.summary()["train"]["steps"] == steps
     assert callback.error is None
-    assert callback.tracker.discontinuities == 0
+    assert callback.discontinuities == 0
 
 
 def test_no_hook_is_left_behind():
@@ -136,7 +170,7 @@ def test_no_hook_is_left_behind():
     keep, callback = Keep(), LightningCallback(measure)
     model = fit(module(), keep, callback)
     keep.optimizer.step()
-    assert callback.tracker.steps == 10
+    assert callback.steps == 10
 
     class Stop(lightning.pytorch.Callback):
         def on_train_batch_end(self, *args):
@@ -145,7 +179,7 @@ def test_no_hook_is_left_behind():
     with pytest.raises(RuntimeError, match="enough"):
         fit(model, keep, callback, Stop())
     keep.optimizer.step()
-    assert callback.tracker.steps == 1
+    assert callback.steps == 1
 
 
 def test_a_part_of_the_module_can_be_measured_and_several_losses():
@@ -181,7 +215,7 @@ def test_manual_optimization_with_one_optimizer_is_measured():
     callback = LightningCallback(measure)
     model = fit(module(manual=True), callback)
     assert same(model, fit(module(manual=True)))
-    assert callback.tracker.steps == 10
+    assert callback.steps == 10
 
 
 def test_several_optimizers_are_refused():
@@ -196,37 +230,6 @@ def test_several_optimizers_are_refused():
         fit(module(manual=True, optimizers=2), LightningCallback(measure, on_error="raise"))
 
 
-def test_error_in_make_objective_is_a_warning_unless_asked_for():
-    def impossible(model):
-        return Objective(model, lambda output, target: output, DATA)
-
-    callback = LightningCallback(impossible)
-    with pytest.warns(LCAWarning, match="training goes on: LCAError: the loss must be a scalar"):
-        model = fit(module(), callback)
-    assert same(model, fit(module()))
-    with pytest.raises(LCAError, match="must be a scalar"):
-        fit(module(), LightningCallback(impossible, on_error="raise"))
-
-
-def test_error_while_measuring_is_a_warning_unless_asked_for():
-    def spoilt(model):
-        losses = iter([1.0] * 12)
-
-        def loss(output, target):
-            return cross_entropy(output, target) * next(losses, float("nan"))
-
-        return Objective(model, loss, DATA, batch_size=60)
-
-    callback = LightningCallback(spoilt, lca.PathIntegral(lca.SIMPSON))
-    with pytest.warns(LCAWarning, match=r"measuring stopped at step \d, training goes on: NonFiniteError"):
-        model = fit(module(), callback)
-    assert same(model, fit(module()))
-    assert callback.tracker.steps == 10
-    assert 0 < callback.summary()["train"]["steps"] < 10
-    with pytest.raises(LCAError, match="NaN"):
-        fit(module(), LightningCallback(spoilt, lca.PathIntegral(lca.SIMPSON), on_error="raise"))
-
-
 def test_random_numbers_drawn_to_make_the_objective_do_not_count():
     def shuffled(model):
         loader = DataLoader(DATA, batch_size=60, shuffle=True)
@@ -235,37 +238,14 @@ def test_random_numbers_drawn_to_make_the_objective_do_not_count():
     assert same(fit(module(), LightningCallback(shuffled)), fit(module()))
 
 
-@pytest.mark.parametrize("wrong", [{"every": 0}, {"on_error": "ignore"}])
-def test_wrong_options_are_refused_before_the_fit(wrong):
-    with pytest.raises(LCAError, match=next(iter(wrong))):
-        LightningCallback(measure, **wrong)
-
-
-def test_nothing_is_measured_before_a_fit():
-    callback = LightningCallback(measure)
-    assert callback.views == {}
-    with pytest.raises(LCAError, match="no fit has begun"):
-        callback.summary()
-
-
-class Kept:
-    """A view that keeps the allocations."""
-
-    def __init__(self, layout):
-        self.rows = []
-
-    def update(self, allocation):
-        self.rows.append(allocation)
-
-
-def test_batches_of_an_update_are_its_parts():
+def test_batches_of_an_update_are_its_micro_batches():
     options = {"accumulate_grad_batches": 2, "limit_train_batches": 4, "gradient_clip_val": 0.1}
     callback = LightningCallback(measure, CrossFit(2), views=Kept, on_error="raise")
     model = fit(module(), callback, **options)
     assert same(model, fit(module(), **options))
     rows = callback.views["train"].rows
     assert [row.step for row in rows] == [0, 1, 2]
-    assert callback.tracker.skipped_steps == 1
+    assert callback.skipped_steps == 1
     for row, following in zip(rows[:-1], rows[1:], strict=True):
         first, second = row.source.micro_batches
         mean, gradient = (first.gradient + second.gradient) / 2, following.source

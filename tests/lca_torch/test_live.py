@@ -25,7 +25,7 @@ def test_a_vector_in_parameters_reads_like_a_tensor_and_can_be_kept():
     assert np.abs(np.subtract(found, expected)).max() <= tolerance
     snapshot = ops.snapshot(vector)
     assert not ops.unchanged(snapshot, start)
-    kept = vector.keep(start)
+    kept = vector.persist(start)
     assert kept is start
     assert torch.equal(kept, flat)
     assert ops.unchanged(snapshot, kept)

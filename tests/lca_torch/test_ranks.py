@@ -1,4 +1,4 @@
-"""The ranks of data-parallel training are parts: two allocate what one process with two parts does."""
+"""The batches of the ranks are micro-batches: two ranks allocate what one process with two halves does."""
 
 import subprocess
 import sys
@@ -20,13 +20,13 @@ ROOT = Path(__file__).resolve().parents[2]
 
 
 def halved(name):
-    """The same run in one process, each batch cut in two."""
+    """The same run in one process, each batch split in two."""
     model, optimizer, objective = made(name)
     with Tracker(model, optimizer, objective, CrossFit(2), views=Values, on_error="raise") as tracker:
         for step in range(STEPS):
             optimizer.zero_grad()
-            for (x, y), share in tracker.micro_batches(batch(step), 2):
-                (share * cross_entropy(model(x), y)).backward()
+            for (x, y), weight in tracker.micro_batches(batch(step), 2):
+                (weight * cross_entropy(model(x), y)).backward()
             clip(name, model)
             optimizer.step()
     return np.array(tracker.views["train"].rows)
@@ -64,4 +64,4 @@ def test_without_a_process_group_it_says_what_to_do():
         pytest.raises(LCAError) as caught,
     ):
         tracker.ranks()
-    assert "init_process_group first, and tracker.ranks() on every rank" in str(caught.value)
+    assert "init_process_group first, and then tracker.ranks() on every rank" in str(caught.value)

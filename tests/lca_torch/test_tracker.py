@@ -1,4 +1,7 @@
-"""`Tracker`: training with it is training without it, bit for bit, and what it allocates adds up."""
+"""`Tracker` in loops of every kind: training is the same, bit for bit, and what it allocates adds up.
+
+What holds for the trackers of all frameworks is in `tests.laws.trackers`.
+"""
 
 import numpy as np
 import pytest
@@ -7,7 +10,6 @@ from torch.nn.functional import cross_entropy
 
 import lca
 from lca import tolerances
-from lca.errors import LCAWarning
 from lca_torch import Objective, Penalty, Tracker
 from tests.lca_torch.loops import LOOPS, RK4, Plain, X, Y, closure_of, network, run
 
@@ -37,14 +39,6 @@ def test_the_allocation_adds_up_to_the_change_of_the_loss(loop):
     model = network()
     first = Objective(model, cross_entropy, (X, Y), batch_size=25)
     assert rows["loss_start"][0] == first.loss(first.theta())
-
-
-def test_only_the_steps_asked_for_are_measured():
-    _, tracker = run(Plain, tracked=True, every=3)
-    assert list(tracker.views["train"].trace.rows["step"]) == [0, 3]
-    _, tracker = run(Plain, tracked=True, every=lambda step: step in (1, 2))
-    assert list(tracker.views["train"].trace.rows["step"]) == [1, 2]
-    assert tracker.steps == 6
 
 
 def test_moving_statistics_are_told_apart():
@@ -91,53 +85,6 @@ def test_several_losses_and_terms_in_one_run():
     theta = data.theta()
     assert summary["train"]["loss_end"] == data.loss(theta) + decay.loss(theta)
     assert summary["heldout"]["loss_end"] == heldout.loss(theta)
-
-
-def test_a_jump_between_steps_is_reported():
-    model = network(norm=False)
-    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
-    objective = Objective(model, cross_entropy, (X, Y), batch_size=60)
-    with Tracker(model, optimizer, objective, RK4) as tracker:
-        for i in range(4):
-            closure_of(model, optimizer, X, Y)()
-            if i == 2:
-                with torch.no_grad():
-                    model[0].weight.data.mul_(0.5)  # through .data: no version counter sees it
-                with pytest.warns(LCAWarning, match="changed between steps 1 and 2, outside"):
-                    optimizer.step()
-            else:
-                optimizer.step()
-    assert tracker.discontinuities == 1
-    rows = tracker.views["train"].trace.rows
-    assert rows["loss_start"][2] != rows["loss_end"][1]
-    assert rows["loss_start"][3] == rows["loss_end"][2]
-
-
-def test_a_schedule_is_asked_once_a_step_and_may_fail():
-    asked = []
-
-    def schedule(step):
-        asked.append(step)
-        return step % 2 == 0
-
-    run(Plain, tracked=True, every=schedule)
-    assert asked == list(range(7))  # six steps, and whether a seventh would be measured
-
-    model = network(norm=False)
-    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
-    objective = Objective(model, cross_entropy, (X, Y), batch_size=60)
-    tracker = Tracker(model, optimizer, objective, RK4, every=lambda step: 1 // (1 - step) > 0)
-
-    def three_steps():
-        with tracker:
-            for _ in range(3):
-                closure_of(model, optimizer, X, Y)()
-                optimizer.step()
-
-    with pytest.warns(LCAWarning, match="ZeroDivisionError"):
-        three_steps()
-    assert tracker.steps == 3
-    assert len(tracker.views["train"].trace.rows) == 1
 
 
 class Wrapped(torch.optim.Optimizer):

@@ -1,45 +1,14 @@
-"""`Tracker`: what does not fit is refused, and what goes wrong in measuring leaves the training alone."""
-
-import copy
+"""`Tracker`: errors that only torch can make; the others are in `tests.laws.trackers`."""
 
 import pytest
 import torch
 from torch import nn
 from torch.nn.functional import cross_entropy
 
-from lca.errors import LayoutError, LCAError, LCAWarning, NonDeterministicError, NonFiniteError
+from lca.errors import LayoutError, NonDeterministicError
 from lca.estimators import SameBatch
 from lca_torch import Objective, Tracker
 from tests.lca_torch.loops import RK4, X, Y, closure_of, network
-
-
-def diverging(on_error):
-    """A loop whose parameters turn NaN at the third step."""
-    model = network(norm=False)
-    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
-    objective = Objective(model, cross_entropy, (X, Y), batch_size=60)
-    tracker = Tracker(model, optimizer, objective, RK4, on_error=on_error)
-    with tracker:
-        for i in range(4):
-            closure_of(model, optimizer, X, Y)()
-            if i == 2:
-                model[3].bias.grad[1] = float("nan")
-            optimizer.step()
-    return tracker, model
-
-
-def test_an_error_in_measuring_ends_the_measuring_and_not_the_training():
-    with pytest.warns(LCAWarning, match=r"stopped at step 2, training goes on: NonFiniteError: .*3.bias"):
-        tracker, model = diverging("warn")
-    assert tracker.steps == 4
-    assert isinstance(tracker.error, NonFiniteError)
-    assert len(tracker.views["train"].trace.rows) == 2
-    assert tracker.summary()["train"]["steps"] == 2
-
-
-def test_an_error_in_measuring_is_raised_if_asked_for():
-    with pytest.raises(NonFiniteError, match=r"step 2: NaN or Inf in the parameters at the end.*3\.bias"):
-        diverging("raise")
 
 
 def test_random_layers_that_stay_on_are_found():
@@ -77,49 +46,6 @@ def test_hooks_are_gone_afterwards_also_after_an_error():
     assert tracker.steps == 1
     assert not optimizer._optimizer_step_pre_hooks
     assert not optimizer._optimizer_step_post_hooks
-    with tracker, pytest.raises(LCAError, match="already at work"):
-        tracker.__enter__()
-
-
-def test_a_summary_of_nothing_says_why():
-    model = network(norm=False)
-    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
-    objective = Objective(model, cross_entropy, (X, Y), batch_size=60)
-    with Tracker(model, optimizer, objective) as tracker:
-        pass
-    with pytest.raises(LCAError, match="no step was measured"):
-        tracker.summary()
-
-
-def test_what_does_not_belong_together_is_refused():
-    model = network(norm=False)
-    objective = Objective(model, cross_entropy, (X, Y), batch_size=60)
-    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
-    foreign = torch.optim.SGD(copy.deepcopy(model).parameters(), lr=0.1)
-    with pytest.raises(LCAError, match="owns none of the parameters of this Sequential"):
-        Tracker(model, foreign, objective)
-    with pytest.raises(LayoutError, match="'train' is about '0.weight'.*which the model has not"):
-        Tracker(nn.ModuleDict({"net": model}), optimizer, objective)
-    with pytest.raises(LCAError, match="optimizer is of type list; .*each of several gets a Tracker"):
-        Tracker(model, [optimizer], objective)
-    order = r"the order is Tracker\(model, optimizer, objective\)"
-    with pytest.raises(LCAError, match="the optimizer is of type Objective; " + order):
-        Tracker(model, objective, optimizer)
-    with pytest.raises(LCAError, match="the model is of type SGD; " + order):
-        Tracker(optimizer, model, objective)
-    with pytest.raises(LCAError, match="the objective is of type CrossEntropyLoss; " + order):
-        Tracker(model, optimizer, {"train": objective, "heldout": nn.CrossEntropyLoss()})
-    twin = Objective(copy.deepcopy(model), cross_entropy, (X, Y), batch_size=60)
-    with pytest.raises(LayoutError, match="'heldout' was made from another model of the same form"):
-        Tracker(model, optimizer, {"train": objective, "heldout": twin})
-    with pytest.raises(LCAError, match="never at work; put the training loop inside `with tracker:`"):
-        Tracker(model, optimizer, objective).summary()
-    with pytest.raises(LCAError, match="unknown on_error 'ignore'"):
-        Tracker(model, optimizer, objective, on_error="ignore")
-    with pytest.raises(LCAError, match="every must be a positive integer"):
-        Tracker(model, optimizer, objective, every=0)
-    with pytest.raises(LCAError, match="measuring needs at least one objective"):
-        Tracker(model, optimizer, {})
 
 
 def test_a_model_that_moves_away_is_an_error_that_says_so():

@@ -115,7 +115,7 @@ def _watched_gradient(
     tracker: Tracker, model: nn.Module, index: Tensor, batch: tuple[Tensor, Tensor], supplied: SuppliedFields
 ) -> None:
     """The same gradient, with what the estimators need told to the tracker."""
-    tracker.take(batch)
+    tracker.begin_batch(batch)
     at = 0
     for (x, y), share in tracker.micro_batches(batch, supplied.micro_batches):
         outputs = model(x)

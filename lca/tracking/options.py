@@ -1,0 +1,46 @@
+"""The options that all trackers and callbacks take: types, defaults and checks."""
+
+from collections.abc import Callable
+from os import PathLike
+from typing import Literal, Protocol, TypeAlias, TypedDict, get_args, runtime_checkable
+
+from lca.errors import LCAError, UnknownNameError
+from lca.layout import Layout
+from lca.record import Record
+from lca.views import View
+
+OnError: TypeAlias = Literal["warn", "raise"]
+"""Whether an error in measuring ends the measuring with a warning, or is raised."""
+Schedule: TypeAlias = int | Callable[[int], bool]
+"""Measure every n-th step, or those for which the function of the step's index is true."""
+RecordTo: TypeAlias = Record | str | PathLike[str]
+"""A `lca.Record`, or the path of a new one."""
+
+
+@runtime_checkable
+class ViewsByName(Protocol):
+    """Makes the view of one measured loss from its name and layout, e.g. to write it under that name."""
+
+    def view_of(self, name: str, layout: Layout) -> View:
+        """The view of the measured loss ``name``."""
+
+
+MakeViews: TypeAlias = Callable[[Layout], View] | ViewsByName
+"""Makes the view of one measured loss from its layout, or from its name and layout."""
+
+
+class Options(TypedDict):
+    """The keyword options of `lca.tracking.TrackerBase`, as its subclasses pass them on."""
+
+    every: Schedule
+    views: MakeViews
+    on_error: OnError
+    record: RecordTo | None
+
+
+def check_options(every: Schedule, on_error: OnError) -> None:
+    """Raise `LCAError` unless both are valid options of a tracker."""
+    if on_error not in get_args(OnError):
+        raise UnknownNameError("on_error", on_error, get_args(OnError))
+    if not callable(every) and (not isinstance(every, int) or every < 1):
+        raise LCAError(f"every must be a positive integer or a function of the step's index, got {every!r}.")

@@ -1,0 +1,583 @@
+"""The laws of trackers, for every framework: a plain NumPy loop, torch and TensorFlow.
+
+`LAWS` hold for all trackers, `MODEL_LAWS` for those of ``(model, optimizer, objective)``. Each takes a
+framework (`tests.laws.runs`) and an empty folder.
+"""
+
+import numpy as np
+import pytest
+
+import lca
+from lca import LEFT, RIGHT, SIMPSON, TRAPEZOID, tolerances
+from lca.errors import LayoutError, LCAError, LCAWarning, NonFiniteError
+from lca.estimators import ControlVariate, CrossFit, NextBatch, SameBatch, SampledPathIntegral
+from lca.tolerances import EPS64
+from lca.views import Trace
+from tests.laws.runs import BATCHES, OPTIMIZERS, Kept, Shown, X, Y, reference_allocations, reference_steps
+
+RULE = lca.PathIntegral(SIMPSON)
+IMPORTANCE = SampledPathIntegral(size=4, sampling="importance")
+
+
+def tracked(framework, estimator=RULE, *, update=None, batches=BATCHES, **options):
+    """A run over ``batches`` under a tracker that raises errors and keeps allocations."""
+    run = framework.run(estimator, **{"on_error": "raise", "views": Kept, **options})
+    with run.tracker:
+        for batch in batches:
+            run.update(batch, **(update or {}))
+    return run
+
+
+def rows_of(run):
+    return run.tracker.views["train"].rows
+
+
+def measured_steps(run):
+    return [row.step for row in rows_of(run)]
+
+
+# --- steps -----------------------------------------------------------------------------------------------
+
+
+def every_update_is_a_step_from_where_the_last_one_ended(framework, folder):
+    run = framework.run(RULE, on_error="raise")
+    first = run.objective.loss(run.theta())
+    with run.tracker as tracker:
+        for batch in BATCHES:
+            run.update(batch)
+    trace = tracker.views["train"].trace.rows
+    assert trace["step"].tolist() == list(range(5))
+    assert trace["loss_start"][0] == first
+    assert trace["loss_start"][1:].tolist() == trace["loss_end"][:-1].tolist()
+    assert trace["loss_end"][-1] == run.objective.loss(run.theta())
+    assert (trace["full_gradients"][1:] == 2).all()  # what was computed at the end is reused at the start
+    assert np.abs(trace["residual"]).max() < 1e-3 * trace["mass"].max()
+    assert (tracker.steps, tracker.discontinuities, tracker.skipped_steps, tracker.error) == (5, 0, 0, None)
+    assert tracker.summary()["train"]["steps"] == 5
+
+
+def training_is_the_same_bit_for_bit(framework, folder):
+    for estimator, pieces in ((RULE, 1), (SameBatch(), 2), (NextBatch(), 2), (CrossFit(2), 2)):
+        for optimizer in OPTIMIZERS:
+            run = tracked(framework, estimator, update={"pieces": pieces}, optimizer=optimizer)
+            plain = framework.untracked(optimizer=optimizer)
+            for batch in BATCHES:
+                plain.update(batch, pieces=pieces)
+            for ours, theirs in zip(run.left(), plain.left(), strict=True):
+                np.testing.assert_array_equal(ours, theirs)
+
+
+def only_the_steps_asked_for_are_measured(framework, folder):
+    for every, expected in ((2, [0, 2, 4]), (3, [0, 3]), (lambda step: step in (1, 2), [1, 2])):
+        run = tracked(framework, every=every)
+        assert measured_steps(run) == expected
+        assert (run.tracker.steps, run.tracker.discontinuities) == (5, 0)
+
+
+def a_step_between_unmeasured_ones_starts_at_the_parameters_before_it(framework, folder):
+    all_rows, few = rows_of(tracked(framework)), rows_of(tracked(framework, every=2))
+    for row in few:
+        np.testing.assert_array_equal(np.asarray(row.values), np.asarray(all_rows[row.step].values))
+
+
+def the_schedule_is_asked_once_a_step(framework, folder):
+    asked = []
+    tracked(framework, every=lambda step: asked.append(step) or True)
+    assert asked == list(range(6))  # five steps, and whether a sixth would be measured
+
+
+def parameters_changed_between_updates_are_a_discontinuity(framework, folder):
+    run = framework.run(RULE, on_error="raise")
+    with run.tracker as tracker:
+        run.update(BATCHES[0])
+        run.update(BATCHES[1])
+        run.displace(0.1)
+        with pytest.warns(LCAWarning, match=r"changed between steps 1 and 2.*attribute discontinuities"):
+            run.update(BATCHES[2])
+        run.update(BATCHES[3])
+    trace = tracker.views["train"].trace.rows
+    assert (tracker.steps, tracker.discontinuities) == (4, 1)
+    assert trace["loss_start"][2] != trace["loss_end"][1]
+    assert trace["loss_start"][3] == trace["loss_end"][2]
+    summary = tracker.summary()["train"]
+    assert summary["unmeasured_change"] == trace["loss_start"][2] - trace["loss_end"][1]
+
+
+def a_displacement_that_moves_nothing_is_no_discontinuity(framework, folder):
+    run = framework.run(RULE, on_error="raise")
+    with run.tracker as tracker:
+        for batch in BATCHES:
+            run.update(batch)
+            run.displace(0.0)
+    assert (tracker.steps, tracker.discontinuities) == (5, 0)
+
+
+def several_losses_and_terms_are_measured_along_one_run(framework, folder):
+    run = framework.run()
+    loss = run.objective
+    losses = {"both": lca.Sum({"one": loss, "half": lca.Scaled(loss, 0.5)}), "alone": loss}
+    run.tracker = run.tracker_of(losses, RULE, on_error="raise")
+    with run.tracker as tracker:
+        run.update(BATCHES[0])
+    summary = tracker.summary()
+    assert set(summary) == {"both", "both/one", "both/half", "alone"}
+    assert summary["both"]["loss_end"] == 1.5 * summary["alone"]["loss_end"]
+    assert summary["both/one"]["per_tensor"] == summary["alone"]["per_tensor"]
+
+
+# --- step fields -----------------------------------------------------------------------------------------
+
+ESTIMATORS = [
+    (SameBatch(), 1),
+    (NextBatch(LEFT), 1),
+    (NextBatch(RIGHT), 1),
+    (NextBatch(SIMPSON), 1),
+    (CrossFit(2), 2),
+    (CrossFit(2, LEFT), 2),
+    (CrossFit(2, TRAPEZOID, independent=True), 2),
+    (SampledPathIntegral(size=30), 1),
+    (ControlVariate(SampledPathIntegral(size=30), every=3), 1),
+    (SampledPathIntegral(size=20, sampling="stratified"), 1),
+]
+
+
+def allocations_are_those_of_the_reference_loop(framework, folder):
+    for estimator, pieces in ESTIMATORS:
+        for optimizer in framework.optimizers:
+            scores = "scores" in estimator.required_fields
+            update = {"pieces": pieces, "scores": scores}
+            run = tracked(framework, estimator, update=update, optimizer=optimizer)
+            expected = reference_allocations(estimator, optimizer, pieces, scores=scores)
+            delayed = int(any(name.startswith("next_") for name in estimator.required_fields))
+            assert (run.tracker.steps, run.tracker.skipped_steps, run.tracker.discontinuities) == (
+                5,
+                delayed,
+                0,
+            )
+            assert measured_steps(run) == [row.step for row in expected] == list(range(5 - delayed))
+            for row, wanted in zip(rows_of(run), expected, strict=True):
+                limit = tolerances.allocation(wanted.mass, EPS64)
+                assert np.abs(run.numpy(row.values) - wanted.values).max() <= limit, estimator
+                assert abs(row.mass - wanted.mass) <= limit
+                assert row.cost == wanted.cost
+                for key, copies in wanted.replicates.items():
+                    for ours, theirs in zip(row.replicates[key], copies, strict=True):
+                        limit = tolerances.allocation(np.abs(theirs).sum(), EPS64)
+                        assert np.abs(run.numpy(ours) - theirs).max() <= limit
+
+
+def step_fields_are_those_of_the_reference_loop(framework, folder):
+    fields = ("batch", "gradient", "micro_batches", "scores")
+    estimator = Shown((*fields, "next_batch", "next_gradient", "next_micro_batches"))
+    for optimizer in framework.optimizers:
+        estimator.steps.clear()
+        run = tracked(framework, estimator, update={"pieces": 2, "scores": True}, optimizer=optimizer)
+        expected = reference_steps(estimator, optimizer, 2, scores=True)
+        assert len(estimator.steps) == len(expected) == 4
+        for step, wanted in zip(estimator.steps, expected, strict=True):
+            for name in ("start", "end", "gradient", "next_gradient"):
+                assert_close(run, getattr(step, name), getattr(wanted, name))
+            for name in ("batch", "next_batch"):
+                (x, y), known = run.examples(getattr(step, name)), getattr(wanted, name)
+                order, same = np.argsort(x[:, 0]), np.argsort(known.x[:, 0])
+                np.testing.assert_array_equal(x[order], known.x[same])
+                np.testing.assert_array_equal(y[order], known.y[same])
+            for name in ("micro_batches", "next_micro_batches"):
+                for ours, theirs in zip(getattr(step, name), getattr(wanted, name), strict=True):
+                    assert_close(run, ours.gradient, theirs.gradient)
+                    assert_close(run, ours.update, theirs.update)
+            assert sorted(step.scores.index) == sorted(wanted.scores.index)
+            for index, value in zip(step.scores.index, step.scores.values, strict=True):
+                [same] = wanted.scores.values[wanted.scores.index == index]
+                assert abs(value - same) <= tolerances.gradient(1.0, EPS64)
+
+
+def assert_close(run, ours, theirs):
+    """Parameters and movements, differences of parameters of order 1."""
+    assert np.abs(run.numpy(ours) - theirs).max() <= tolerances.gradient(4.0, EPS64)
+
+
+def every_other_step_still_gets_its_next_one(framework, folder):
+    sparse, dense = tracked(framework, NextBatch(), every=2), tracked(framework, NextBatch())
+    assert measured_steps(sparse) == [0, 2]
+    for row in rows_of(sparse):
+        np.testing.assert_array_equal(np.asarray(row.values), np.asarray(rows_of(dense)[row.step].values))
+
+
+def a_step_before_a_discontinuity_is_skipped_and_counted(framework, folder):
+    run = framework.run(NextBatch(RIGHT), on_error="raise", views=Kept)
+    with run.tracker as tracker:
+        for t, batch in enumerate(BATCHES):
+            if t == 2:
+                run.displace(0.1)
+                with pytest.warns(LCAWarning, match="changed between steps 1 and 2"):
+                    run.update(batch)
+            else:
+                run.update(batch)
+    assert measured_steps(run) == [0, 2, 3]
+    assert (tracker.skipped_steps, tracker.discontinuities) == (2, 1)
+
+
+def a_step_that_lacks_what_others_had_is_skipped_and_counted(framework, folder):
+    """A last batch with fewer examples than micro-batches, or a batch left over from accumulation."""
+    run = framework.run(CrossFit(2), views=Kept)
+
+    def unequal():
+        with run.tracker:
+            for t, batch in enumerate(BATCHES):
+                run.update(batch[:1] if t == 2 else batch, pieces=2)
+
+    with pytest.warns(LCAWarning, match=r"skipped, as are later.*step 1: CrossFit.*Step\.next_micro_batches"):
+        unequal()
+    # Step 1 would be measured with the gradient of an update without micro-batches, and step 4 has no next.
+    assert measured_steps(run) == [0, 3]
+    assert run.tracker.error is None
+    assert (run.tracker.steps, run.tracker.skipped_steps, run.tracker.discontinuities) == (5, 3, 0)
+
+
+def a_missing_field_is_reported_with_its_source_and_training_goes_on(framework, folder):
+    for estimator, field in (
+        (NextBatch(LEFT), "next_batch"),
+        (CrossFit(2), "micro_batches"),
+        (IMPORTANCE, "scores"),
+    ):
+        run = framework.run(estimator)
+        advice = framework.advice[field.removeprefix("next_")]
+
+        def bare(run=run):
+            with run.tracker:
+                for batch in BATCHES:
+                    run.update(batch, known=False)
+
+        with pytest.warns(LCAWarning, match=rf"(?s)stopped at step.*step 0.*Step\.{field}.*{advice}"):
+            bare()
+        assert run.tracker.steps == 5
+        assert isinstance(run.tracker.error, LCAError)
+
+        def raising(estimator=estimator):
+            run = framework.run(estimator, on_error="raise")
+            with run.tracker:
+                run.update(BATCHES[0], known=False)
+                run.update(BATCHES[1], known=False)
+
+        with pytest.raises(LCAError, match=advice):
+            raising()
+
+
+# --- errors ----------------------------------------------------------------------------------------------
+
+
+def failing(framework, on_error, **options):
+    run = framework.run(RULE, on_error=on_error, **options)
+    with run.tracker:
+        run.update(BATCHES[0])
+        run.update(BATCHES[1])
+        run.fail()
+        run.update(BATCHES[3])
+    return run.tracker
+
+
+def an_error_in_measuring_ends_the_measuring_and_not_the_training(framework, folder):
+    with pytest.warns(LCAWarning, match="stopped at step 2, training goes on: NonFiniteError: "):
+        tracker = failing(framework, "warn", record=folder / "run")
+    assert framework.run().objective.layout.names[0] in str(tracker.error)
+    assert isinstance(tracker.error, NonFiniteError)
+    assert (tracker.steps, tracker.summary()["train"]["steps"]) == (4, 2)
+    assert not lca.open_record(folder / "run").attrs["complete"]
+
+
+def an_error_in_measuring_is_raised_if_asked_for(framework, folder):
+    with pytest.raises(NonFiniteError, match="step 2: NaN or Inf in the parameters at the end"):
+        failing(framework, "raise", record=folder / "run")
+    found = lca.open_record(folder / "run")
+    assert (found.sizes["step"], found.attrs["complete"]) == (2, False)
+
+
+def an_error_at_the_beginning_is_handled_like_any_other(framework, folder):
+    def impossible(step):
+        raise ZeroDivisionError("no schedule")
+
+    run = framework.run(RULE, every=impossible)
+    with pytest.warns(LCAWarning, match="stopped at step 0, training goes on: ZeroDivisionError"):
+        run.tracker.__enter__()
+    run.update(BATCHES[0])
+    run.tracker.__exit__(None, None, None)
+    assert run.tracker.steps == 1
+    with pytest.raises(LCAError, match=r"no step was measured: ZeroDivisionError: no schedule\.$"):
+        run.tracker.summary()
+    raising = framework.run(RULE, every=impossible, on_error="raise")
+    with pytest.raises(ZeroDivisionError):
+        raising.tracker.__enter__()
+
+
+def an_error_of_a_schedule_in_the_run_ends_the_measuring(framework, folder):
+    run = framework.run(RULE, every=lambda step: 1 // (1 - step) > 0, views=Kept)
+
+    def three():
+        with run.tracker:
+            for batch in BATCHES[:3]:
+                run.update(batch)
+
+    with pytest.warns(LCAWarning, match="ZeroDivisionError"):
+        three()
+    assert (run.tracker.steps, measured_steps(run)) == (3, [0])
+
+
+def an_error_of_the_loop_passes_through(framework, folder):
+    run = framework.run(CrossFit(2), on_error="raise", record=lca.Record(folder / "run"))
+
+    def fail_after_two_steps():
+        with run.tracker:
+            for batch in BATCHES[:3]:
+                run.update(batch, pieces=2)
+            raise KeyError("the user's own")
+
+    with pytest.raises(KeyError, match="the user's own"):
+        fail_after_two_steps()
+    found = lca.open_record(folder / "run")
+    assert (found.sizes["step"], found.attrs["complete"]) == (2, False)
+    run.tracker.__enter__()  # a tracker that let go can be entered again
+
+
+# --- records and summaries -------------------------------------------------------------------------------
+
+
+def a_record_is_written_and_closed(framework, folder):
+    run = tracked(framework, CrossFit(2), update={"pieces": 2}, record=folder / "run")
+    found = lca.open_record(folder / "run").load()
+    assert found.step.values.tolist() == [0, 1, 2, 3]
+    assert found.attrs["complete"]
+    total = [run.numpy(row.values).sum() for row in rows_of(run)]
+    limit = tolerances.summed(max(row.mass for row in rows_of(run)), EPS64)
+    assert np.abs(found.total.sel(measured="train").values - total).max() <= limit
+
+
+def a_continued_record_goes_on_counting(framework, folder):
+    def again():
+        return tracked(framework, record=lca.Record(folder / "run", mode="a")).tracker
+
+    assert again().steps == 5
+    with pytest.warns(LCAWarning, match="not continued from where step 4 had ended"):  # θ starts anew
+        assert again().steps == 10
+    assert lca.open_record(folder / "run").step.values.tolist() == list(range(10))
+
+
+def a_summary_says_why_there_is_none(framework, folder):
+    run = framework.run(RULE)
+    with pytest.raises(LCAError, match="never entered; put the training loop inside `with tracker:`"):
+        run.tracker.summary()
+    with run.tracker:
+        pass
+    with pytest.raises(LCAError, match="no step was measured"):
+        run.tracker.summary()
+    with pytest.raises(LCAError, match="requires the default views"):
+        tracked(framework).tracker.summary()
+
+
+def views_are_made_for_each_loss(framework, folder):
+    run = framework.run()
+    losses = {"one": run.objective, "two": run.objective}
+    tracker = run.tracker_of(losses, views=lambda layout: Trace())
+    assert list(tracker.views) == ["one", "two"]
+    assert tracker.views["one"] is not tracker.views["two"]
+
+
+# --- arguments -------------------------------------------------------------------------------------------
+
+
+def wrong_options_are_refused(framework, folder):
+    run = framework.run()
+    for options, message in (
+        ({"on_error": "ignore"}, "unknown on_error 'ignore'; known: raise, warn"),
+        ({"every": 0}, "every must be a positive integer or a function of the step's index, got 0"),
+        ({"every": 1.5}, "every must be a positive integer"),
+        ({"estimator": lca.Adaptive}, "expected an estimator"),
+    ):
+        with pytest.raises(LCAError, match=message):
+            run.tracker_of(run.objective, **options)
+    with pytest.raises(LCAError, match="measuring needs at least one objective"):
+        run.tracker_of({})
+    for wrong in (len, {"train": run.objective, "heldout": len}, type(run.objective)):
+        with pytest.raises(LCAError, match="the objective is of type .*; the order is .*Tracker"):
+            run.tracker_of(wrong)
+
+
+def a_tracker_in_use_cannot_be_entered(framework, folder):
+    run = framework.run(RULE)
+    with run.tracker, pytest.raises(LCAError, match="already in use; make another one"):
+        run.tracker.__enter__()
+
+
+LAWS = [
+    every_update_is_a_step_from_where_the_last_one_ended,
+    training_is_the_same_bit_for_bit,
+    only_the_steps_asked_for_are_measured,
+    a_step_between_unmeasured_ones_starts_at_the_parameters_before_it,
+    the_schedule_is_asked_once_a_step,
+    parameters_changed_between_updates_are_a_discontinuity,
+    a_displacement_that_moves_nothing_is_no_discontinuity,
+    several_losses_and_terms_are_measured_along_one_run,
+    allocations_are_those_of_the_reference_loop,
+    step_fields_are_those_of_the_reference_loop,
+    every_other_step_still_gets_its_next_one,
+    a_step_before_a_discontinuity_is_skipped_and_counted,
+    a_step_that_lacks_what_others_had_is_skipped_and_counted,
+    a_missing_field_is_reported_with_its_source_and_training_goes_on,
+    an_error_in_measuring_ends_the_measuring_and_not_the_training,
+    an_error_in_measuring_is_raised_if_asked_for,
+    an_error_at_the_beginning_is_handled_like_any_other,
+    an_error_of_a_schedule_in_the_run_ends_the_measuring,
+    an_error_of_the_loop_passes_through,
+    a_record_is_written_and_closed,
+    a_continued_record_goes_on_counting,
+    a_summary_says_why_there_is_none,
+    views_are_made_for_each_loss,
+    wrong_options_are_refused,
+    a_tracker_in_use_cannot_be_entered,
+]
+
+
+# --- of models and optimizers ----------------------------------------------------------------------------
+
+
+def what_does_not_belong_together_is_refused(framework, folder):
+    Tracker, model, other = framework.Tracker, framework.model(), framework.other_model()
+    optimizer, objective = framework.optimizer(model), framework.objective_of(model)
+    order = (
+        r"the order is Tracker\(model, optimizer, objective\), with a .*, one .*each of several gets a Tra"
+    )
+    for arguments, name, kind in (
+        ((model, [optimizer], objective), "optimizer", "list"),
+        ((model, objective, optimizer), "optimizer", "Objective"),
+        ((optimizer, model, objective), "model", type(optimizer).__name__),
+        ((model, optimizer, framework.loss), "objective", type(framework.loss).__name__),
+    ):
+        with pytest.raises(LCAError, match=f"the {name} is of type {kind}; {order}"):
+            Tracker(*arguments)
+    for foreign in (framework.optimizer(framework.model()), framework.optimizer(other)):
+        with pytest.raises(LCAError, match="the optimizer owns none of the parameters of this Sequential"):
+            Tracker(model, foreign, objective)
+    with pytest.raises(LayoutError, match="'train' refers to '.*', which are not parameters of the model"):
+        Tracker(other, framework.optimizer(other), objective)
+    twin = framework.objective_of(framework.model())
+    for wrong in (twin, lca.Sum({"half": lca.Scaled(twin, 0.5)})):
+        with pytest.raises(LayoutError, match="'heldout' was made from another model of the same form"):
+            Tracker(model, optimizer, {"train": objective, "heldout": wrong})
+
+
+def updates_outside_the_block_are_not_seen(framework, folder):
+    run = framework.run(RULE, on_error="raise")
+    run.update(BATCHES[0])
+    with run.tracker as tracker:
+        run.update(BATCHES[1])
+    run.update(BATCHES[2])
+    assert (tracker.steps, tracker.summary()["train"]["steps"]) == (1, 1)
+
+
+def accumulated_batches_are_micro_batches(framework, folder):
+    estimator = Shown(("batch", "gradient", "micro_batches"))
+    run = framework.run(estimator, on_error="raise", views=Kept)
+    with run.tracker as tracker:
+        run.update(BATCHES[0], BATCHES[1])
+        run.update(BATCHES[2], BATCHES[3])
+    assert tracker.steps == len(estimator.steps) == 2
+    for step in estimator.steps:
+        first, second = (run.numpy(part.gradient) for part in step.micro_batches)
+        gap = np.abs((first + second) / 2 - run.numpy(step.gradient)).max()
+        assert gap <= tolerances.gradient(1.0, EPS64)
+        assert not np.array_equal(first, second)
+    x, y = run.examples(estimator.steps[1].batch)
+    np.testing.assert_array_equal(x, np.concatenate([X[batch] for batch in BATCHES[2:4]]))
+    np.testing.assert_array_equal(y, np.concatenate([Y[batch] for batch in BATCHES[2:4]]))
+
+
+def a_gradient_clipped_by_its_norm_scales_those_of_micro_batches(framework, folder):
+    estimator = Shown(("gradient", "micro_batches"))
+    run = tracked(framework, estimator, update={"pieces": 2, "clip": "norm"})
+    for step, batch in zip(estimator.steps, BATCHES, strict=True):
+        middle = (len(batch) + 1) // 2
+        weights = np.array([middle, len(batch) - middle]) / len(batch)
+        mean = sum(w * run.numpy(part.gradient) for w, part in zip(weights, step.micro_batches, strict=True))
+        gradient = run.numpy(step.gradient)
+        assert np.abs(mean - gradient).max() <= tolerances.gradient(0.01, EPS64)
+        assert np.linalg.norm(gradient) == pytest.approx(0.01, rel=1e-4)
+
+
+def a_gradient_that_is_no_multiple_of_the_sum_is_refused(framework, folder):
+    with pytest.raises(LCAError, match="not a multiple of the sum over its micro-batches.*clip by norm"):
+        tracked(framework, CrossFit(2), update={"pieces": 2, "clip": "value"})
+
+
+def a_batch_without_an_update_is_forgotten(framework, folder):
+    for gradients in (False, True):
+        estimator = Shown(("batch", "micro_batches"))
+        run = framework.run(estimator, on_error="raise")
+        with run.tracker as tracker:
+            for t, batch in enumerate(BATCHES[:4]):
+                if t % 2:
+                    run.give_up(batch, gradients=gradients)
+                else:
+                    run.update(batch, pieces=2)
+        assert tracker.steps == 2
+        for step, batch in zip(estimator.steps, BATCHES[:4:2], strict=True):
+            np.testing.assert_array_equal(run.examples(step.batch)[0], X[batch])
+            assert len(step.micro_batches) == 2
+
+
+def batches_are_split_into_a_whole_number_of_micro_batches(framework, folder):
+    run = framework.run(RULE)
+    for n in (0, 1.5):
+        with pytest.raises(LCAError, match=f"a whole number of micro-batches ≥ 1, got {n}"):
+            next(run.tracker.micro_batches(run.data(BATCHES[0]), n))
+    pieces = list(run.tracker.micro_batches(run.data(BATCHES[2]), 2))
+    assert [(len(x), weight) for (x, _), weight in pieces] == [(5, 5 / 9), (4, 4 / 9)]
+    assert len(list(run.tracker.micro_batches(run.data(BATCHES[0][:3]), 5))) == 3
+    with pytest.raises(LCAError, match="cannot be split into micro-batches"):
+        next(run.tracker.micro_batches(run.data(BATCHES[0][:0]), 2))
+
+
+def scores_of_another_form_end_the_measuring(framework, folder):
+    batch = BATCHES[0]
+    logits, labels = np.random.default_rng(1).normal(size=(12, 3)), np.arange(12) % 3
+    for arguments, message in (
+        ((batch, logits.mean()), r"got scores \(\) with an index int64"),
+        ((batch.astype(float), logits, labels), r"with an index float64 \(12,\)"),
+        ((logits, batch, labels), r"expects logits \(n, C\).*got outputs \(12,\) and labels \(12,\)"),
+        ((batch, logits, labels[:5]), r"outputs \(12, 3\) and labels \(5,\)"),
+        ((batch, -(logits[:, 0] ** 2)), r"finite and ≥ 0, got values from -\d"),
+    ):
+        run = framework.run(IMPORTANCE)
+        given = [framework.array(np.asarray(argument)) for argument in arguments]
+        with run.tracker as tracker:
+            with pytest.warns(LCAWarning, match=f"measuring stopped at step 0, training goes on.*{message}"):
+                tracker.scores(*given)
+            run.update(batch)
+        assert tracker.steps == 1
+
+
+def scores_are_accepted_in_every_form(framework, folder):
+    estimator = Shown(("scores",))
+    run = framework.run(estimator, on_error="raise")
+    logits = np.random.default_rng(1).normal(size=(12, 3))
+    labels = np.arange(12) % 3
+    errors = 1 - (np.exp(logits) / np.exp(logits).sum(1, keepdims=True))[np.arange(12), labels]
+    with run.tracker as tracker:
+        for arguments in ((logits, labels), (logits, labels[:, None]), (errors,)):
+            tracker.scores(list(BATCHES[0]), *map(framework.array, arguments))
+            run.update(BATCHES[0])
+    for step in estimator.steps:
+        assert step.scores.index.tolist() == BATCHES[0].tolist()
+        assert np.abs(step.scores.values - errors).max() <= tolerances.gradient(1.0, EPS64)
+
+
+MODEL_LAWS = [
+    what_does_not_belong_together_is_refused,
+    updates_outside_the_block_are_not_seen,
+    accumulated_batches_are_micro_batches,
+    a_gradient_clipped_by_its_norm_scales_those_of_micro_batches,
+    a_gradient_that_is_no_multiple_of_the_sum_is_refused,
+    a_batch_without_an_update_is_forgotten,
+    batches_are_split_into_a_whole_number_of_micro_batches,
+    scores_of_another_form_end_the_measuring,
+    scores_are_accepted_in_every_form,
+]

@@ -1,0 +1,133 @@
+"""`DryRun` and `updates_without`: what the optimizer really does, and everything is restored."""
+
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from lca import tolerances
+from lca.errors import LCAError
+from lca.estimators import SameBatch
+from lca.tolerances import EPS32
+from lca_tensorflow import Objective, Tracker
+from lca_tensorflow.optimizers import DryRun
+from tests.laws.runs import Shown
+
+RNG = np.random.default_rng(0)
+X, Y = RNG.normal(size=(40, 4)).astype("float32"), RNG.integers(3, size=40)
+LOSS = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
+BATCHES = [np.arange(8 * t, 8 * (t + 1)) for t in range(5)]
+OPTIMIZERS = {
+    "sgd": lambda: keras.optimizers.SGD(0.1),
+    "momentum": lambda: keras.optimizers.SGD(0.1, momentum=0.9),
+    "nesterov": lambda: keras.optimizers.SGD(0.1, momentum=0.9, nesterov=True),
+    "rmsprop": lambda: keras.optimizers.RMSprop(0.01),
+    "adam": lambda: keras.optimizers.Adam(0.01),
+    "adamw": lambda: keras.optimizers.AdamW(0.01, weight_decay=0.1),
+    "schedule": lambda: keras.optimizers.Adam(keras.optimizers.schedules.ExponentialDecay(0.1, 2, 0.5)),
+    "clipped": lambda: keras.optimizers.SGD(0.1, clipnorm=0.05),
+}
+
+
+def model_of():
+    keras.utils.set_random_seed(0)
+    return keras.Sequential([keras.Input((4,)), keras.layers.Dense(5, "tanh"), keras.layers.Dense(3)])
+
+
+def gradients(model, index, weight=1.0):
+    with tf.GradientTape() as tape:
+        loss = weight * LOSS(Y[index], model(X[index], training=True))
+    return tape.gradient(loss, model.trainable_weights)
+
+
+def flat(tensors):
+    return np.concatenate([np.ravel(tensor) for tensor in tensors])
+
+
+def stepped(name, steps, last):
+    """The movement of one more update, on the examples ``last`` alone, after ``steps`` ordinary ones."""
+    model, optimizer = model_of(), OPTIMIZERS[name]()
+    for index in BATCHES[:steps]:
+        optimizer.apply(gradients(model, index), model.trainable_weights)
+    before = flat(model.get_weights())
+    optimizer.apply(gradients(model, last), model.trainable_weights)
+    return flat(model.get_weights()) - before
+
+
+@pytest.mark.parametrize("name", OPTIMIZERS)
+def test_updates_without_a_micro_batch_are_those_that_the_optimizer_makes(name):
+    estimator, model, optimizer = Shown(("micro_batches",)), model_of(), OPTIMIZERS[name]()
+    with Tracker(model, optimizer, Objective(model, LOSS, (X, Y)), estimator, on_error="raise") as tracker:
+        for index in BATCHES:
+            total = None
+            for part, weight in tracker.micro_batches(index, 2):
+                total = tracker.add(total, gradients(model, part, weight))
+            optimizer.apply(total, model.trainable_weights)
+    for t in (0, 1, 3):
+        halves = BATCHES[t][:4], BATCHES[t][4:]
+        for part, others in zip(estimator.steps[t].micro_batches, reversed(halves), strict=True):
+            wanted = stepped(name, t, others)
+            gap = np.abs(part.update.numpy() - wanted).max()
+            # A movement is a small difference of θ, and Adam's first ones have the size of the learning rate.
+            assert gap <= tolerances.summed(4.0, EPS32)
+            assert gap <= 0.01 * np.abs(wanted).max()
+
+
+def dry_and_real(optimizer, trained, wanted, grads):
+    """The movement in a dry run, and in the update that follows it."""
+    vector = tf.concat([tf.reshape(g, [-1]) for g in grads], 0)
+    by_variable = dict(zip(map(id, wanted), grads, strict=True))
+    dry_run = DryRun(optimizer, trained, wanted)
+    before = [v.numpy() for v in (*optimizer.variables, *wanted)]
+    found = dry_run.update(vector, [True] * len(trained)).numpy()
+    for value, variable in zip(before, (*optimizer.variables, *wanted), strict=True):
+        np.testing.assert_array_equal(value, variable.numpy())
+    start = flat(wanted)
+    optimizer.apply([by_variable[id(v)] for v in trained], trained)
+    return found, flat(wanted) - start
+
+
+def variables(*values):
+    return [keras.Variable(np.full((2, 2), value, "float32")) for value in values]
+
+
+def test_a_dry_run_takes_the_variables_in_any_order_and_not_all_of_them():
+    pair = variables(1.0, 2.0)
+    optimizer = keras.optimizers.SGD(0.1, momentum=0.9)
+    optimizer.build(pair)
+    grads = [tf.fill([2, 2], 3.0), tf.fill([2, 2], -5.0)]
+    optimizer.apply(grads, pair)
+    for trained in (pair[::-1], pair[:1], pair):
+        np.testing.assert_array_equal(*dry_and_real(optimizer, trained, pair, grads))
+
+
+def test_exceptions_from_decay_and_constraints_are_in_a_dry_run():
+    pair = variables(1.0, 2.0)
+    decayed = keras.optimizers.AdamW(0.1, weight_decay=0.5)
+    decayed.exclude_from_weight_decay(var_list=pair[:1])
+    np.testing.assert_array_equal(*dry_and_real(decayed, pair, pair, [tf.ones([2, 2])] * 2))
+    layer = keras.layers.Dense(2, kernel_constraint="non_neg", bias_initializer="ones")
+    layer.build((None, 2))
+    weights = layer.trainable_weights
+    grads = [tf.fill([2, 2], 100.0), tf.fill([2], 100.0)]
+    found, wanted = dry_and_real(keras.optimizers.SGD(0.1), weights, weights, grads)
+    np.testing.assert_array_equal(found, wanted)
+    assert (np.abs(wanted[:4]) < 10).all()  # as 0.1 · 100 would be without the constraint
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (lambda: keras.optimizers.LossScaleOptimizer(keras.optimizers.SGD(0.1)), "is given scaled gradients"),
+        (lambda: keras.optimizers.SGD(0.1, loss_scale_factor=1024.0), "is given scaled gradients"),
+        (lambda: keras.optimizers.SGD(0.1, gradient_accumulation_steps=2), r"accumulates.*tracker\.add"),
+    ],
+    ids=["loss scale", "loss scale factor", "accumulation"],
+)
+def test_gradients_that_are_not_those_of_the_update_are_refused(make, message):
+    model, optimizer = model_of(), make()
+    with (
+        pytest.raises(LCAError, match=message),
+        Tracker(model, optimizer, Objective(model, LOSS, (X, Y)), SameBatch(), on_error="raise"),
+    ):
+        optimizer.apply(gradients(model, BATCHES[0]), model.trainable_weights)

@@ -1,0 +1,138 @@
+"""Step fields, where torch is special; what all frameworks share is in `tests.laws`."""
+
+import pytest
+import torch
+
+from lca import RIGHT
+from lca.errors import LCAError
+from lca.estimators import CrossFit, NextBatch, SameBatch
+from lca.tracking import FunctionalTracker
+from lca_torch import Tracker
+from tests.laws.runs import BATCHES, Kept, Shown
+from tests.lca_torch.tracked_run import TorchFramework
+
+
+def started(estimator):
+    return TorchFramework().run(estimator, on_error="raise", views=Kept)
+
+
+def rows_of(run):
+    return run.tracker.views["train"].rows
+
+
+def test_a_closure_supplies_its_first_gradient():
+    ours, expected = started(NextBatch(RIGHT)), started(NextBatch(RIGHT))
+    with ours.tracker, expected.tracker:
+        for batch in BATCHES:
+            expected.update(batch)
+
+            def closure(batch=batch):
+                ours.optimizer.zero_grad()
+                ours.backward([batch])
+
+            ours.optimizer.step(closure)
+    assert len(rows_of(ours)) == 4
+    for a, b in zip(rows_of(ours), rows_of(expected), strict=True):
+        assert torch.equal(a.values, b.values)
+
+
+def test_the_gradient_is_that_at_the_start_however_often_the_closure_is_called():
+    estimator = Shown(("gradient",))
+    run = started(estimator)
+    optimizer = torch.optim.LBFGS(run.model.parameters(), lr=0.1, max_iter=3)
+    (x, y), gradients = run.data(BATCHES[0]), []
+
+    def closure():
+        optimizer.zero_grad()
+        loss = torch.nn.functional.cross_entropy(run.model(x), y)
+        loss.backward()
+        gradients.append(torch.cat([p.grad.reshape(-1).clone() for p in run.model.parameters()]))
+        return loss
+
+    tracker = Tracker(run.model, optimizer, run.objective, estimator, on_error="raise", views=Kept)
+    with tracker:
+        optimizer.step(closure)
+    assert len(gradients) > 1
+    assert torch.equal(estimator.steps[0].gradient, gradients[0])
+
+
+def test_a_functional_loop_on_tensors_is_measured_as_the_model_is():
+    run = started(SameBatch())
+    theta = run.theta()
+    functional = FunctionalTracker(theta, run.objective, SameBatch(), on_error="raise", views=Kept)
+    with run.tracker, functional:
+        for batch in BATCHES:
+            run.update(batch)
+            gradient = torch.cat([p.grad.reshape(-1) for p in run.model.parameters()])
+            theta.copy_(run.theta())  # in place
+            functional.update(theta, gradient=gradient)
+    for ours, theirs in zip(functional.views["train"].rows, rows_of(run), strict=True):
+        assert torch.equal(ours.values, theirs.values)
+
+
+@pytest.mark.parametrize("set_to_none", [True, False])
+def test_a_batch_that_the_loop_passes_over_is_no_micro_batch(set_to_none):
+    """Between batches that are accumulated; gradients of zero are no sign of one."""
+
+    def run(passing_over):
+        run = started(CrossFit(2))
+        with run.tracker as tracker:
+            waiting = 0
+            for batch in BATCHES:
+                for data in tracker.batches([run.data(batch), *([()] if passing_over else [])]):
+                    if not data:
+                        continue
+                    if not waiting:
+                        run.optimizer.zero_grad(set_to_none=set_to_none)
+                    x, y = data
+                    (torch.nn.functional.cross_entropy(run.model(x), y) / 2).backward()
+                    waiting += 1
+                    if waiting == 2:
+                        run.optimizer.step()
+                        waiting = 0
+        return rows_of(run)
+
+    rows, expected = run(True), run(False)
+    assert len(rows) == len(expected) == 1
+    assert torch.equal(rows[0].values, expected[0].values)
+
+
+def test_gradients_that_were_zeroed_instead_of_used_are_forgotten():
+    run = started(CrossFit(2))
+    with run.tracker:
+        for t, batch in enumerate(BATCHES):
+            run.optimizer.zero_grad()
+            run.backward([batch], pieces=2)
+            if t != 1:
+                run.optimizer.step()
+    assert run.tracker.steps == 4
+    assert all(len(row.source.micro_batches) == 2 for row in rows_of(run))
+
+
+@pytest.mark.parametrize("batch", [(torch.zeros(4, 6), torch.zeros(3)), torch.zeros(()), "text"], ids=str)
+def test_a_batch_that_is_no_rows_cannot_be_split(batch):
+    with pytest.raises(LCAError, match=r"tensors of one length.*loop over tracker\.batches\(pieces\)"):
+        next(started(CrossFit(2)).tracker.micro_batches(batch, 2))
+
+
+def test_batches_of_different_structure_cannot_be_joined():
+    run = started(NextBatch())
+    x, y = run.data(BATCHES[0])
+
+    def accumulating():
+        with run.tracker as tracker:
+            for _ in range(2):
+                for _ in tracker.batches([(x, y), {"x": x, "y": y}]):
+                    torch.nn.functional.cross_entropy(run.model(x), y).backward()
+                run.optimizer.step()
+
+    with pytest.raises(LCAError, match="differ in structure, dtypes or shapes.*CrossFit"):
+        accumulating()
+
+
+def test_an_optimizer_without_known_updates_is_refused_beforehand():
+    framework = TorchFramework()
+    model = framework.model()
+    optimizer = torch.optim.Adagrad(model.parameters())
+    with pytest.raises(LCAError, match="Adagrad would make without a micro-batch cannot be computed"):
+        framework.Tracker(model, optimizer, framework.objective_of(model), CrossFit(2))
