@@ -8,12 +8,12 @@ import keras
 
 from lca.allocation import Estimator
 from lca.errors import LCAError, LCAWarning
+from lca.frameworks import BatchNormPolicy
 from lca.objective import Objective as AnyObjective
 from lca.summary import RunViews
 from lca.tracking import MakeViews, OnError, RecordTo, Schedule, Session, check_options
 from lca.views import View
 from lca_tensorflow.objective import Objective
-from lca_tensorflow.policies import BatchNormPolicy
 from lca_tensorflow.updates import Updates
 
 

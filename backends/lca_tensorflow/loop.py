@@ -9,10 +9,10 @@ import numpy as np
 import tensorflow as tf
 
 from lca.errors import LCAError
+from lca.frameworks import PyTree, Rows, examples_in
 from lca.reference.optimizers import mean_without
 from lca.step import ExampleScores, MicroBatch, check_outputs
 from lca.tracking.context import LoopContext, multiple_of
-from lca_tensorflow.data import PyTree, Rows, examples_in
 from lca_tensorflow.parameters import flat
 
 Gradients = Sequence[Any]
@@ -50,7 +50,7 @@ class Loop(LoopContext):
             self._take(batch)
         for start, end in pairwise(-(-m * total // n) for m in range(n + 1)):  # the larger ones first
             self._share = (end - start) / total
-            yield Rows(batch).take(start, end), self._share
+            yield Rows(batch).take(slice(start, end)), self._share
 
     def _take(self, batch: PyTree) -> None:
         if not self._adding:  # what the last batch was for was not made

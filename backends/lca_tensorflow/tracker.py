@@ -10,11 +10,11 @@ import tensorflow as tf
 
 from lca.allocation import Estimator
 from lca.errors import LCAError
+from lca.frameworks import PyTree
 from lca.objective import Objective as AnyObjective
 from lca.summary import RunViews
 from lca.tracking import MakeViews, OnError, RecordTo, Schedule, Session
 from lca.views import View
-from lca_tensorflow.data import PyTree
 from lca_tensorflow.updates import Updates
 
 

@@ -7,11 +7,12 @@ import tensorflow as tf
 
 from lca.errors import LayoutError, LCAError
 from lca.layout import check_same_layout
+from lca.objective import leaves
 from lca.tracking import Session
 from lca.tracking.follower import RunFollower
 from lca_tensorflow.loop import Loop
+from lca_tensorflow.objective import Objective
 from lca_tensorflow.parameters import flat, parameters_of
-from lca_tensorflow.terms import keras_objectives
 
 
 class Updates:
@@ -122,7 +123,7 @@ def _variables(model: keras.Model, optimizer: Any, measurement: Session) -> list
 def _refuse_another_model(measurement: Session, named: dict[str, keras.Variable]) -> None:
     """θ would be this model's, but moving statistics and everything else that model's: wrong in silence."""
     for what, objective in measurement.objectives.items():
-        for own in keras_objectives(objective):
+        for own in (o for o in leaves(objective) if isinstance(o, Objective)):
             pairs = zip(own.layout.names, own.variables, strict=True)
             other = [name for name, variable in pairs if variable is not named[name]]
             if other:

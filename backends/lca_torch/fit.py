@@ -12,12 +12,12 @@ from torch import nn
 
 from lca.allocation import Estimator
 from lca.errors import LCAError, LCAWarning
-from lca.objective import Objective
+from lca.objective import Objective, leaves
 from lca.summary import RunViews
 from lca.tracking import MakeViews, OnError, RecordTo, Schedule, check_options
 from lca.views import View
+from lca_torch.objective import Objective as TorchObjective
 from lca_torch.policies import random_state_kept
-from lca_torch.terms import torch_objectives
 from lca_torch.tracker import Tracker
 
 MakeObjective: TypeAlias = Callable[[Any], Objective | Mapping[str, Objective]]
@@ -94,7 +94,7 @@ class FitTracking:
                 "loop of your own, put a Tracker on each."
             )
         objective = self._make_objective(model)
-        measured = next(torch_objectives(objective), None)
+        measured = next((o for o in leaves(objective) if isinstance(o, TorchObjective)), None)
         return Tracker(
             model if measured is None else measured.model,
             optimizers[0],

@@ -9,9 +9,9 @@ import torch
 from torch import Tensor, nn
 
 from lca.errors import LCAError
+from lca.frameworks import PyTree, Rows, examples_in, is_rows, joined
 from lca.step import ExampleScores, MicroBatch, check_outputs
 from lca.tracking.context import LoopContext, multiple_of
-from lca_torch.data import PyTree, Rows, examples_in, is_rows, joined
 from lca_torch.live import holds
 from lca_torch.optimizers import updates_without
 from lca_torch.ranks import Ranks

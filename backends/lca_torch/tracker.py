@@ -9,18 +9,17 @@ from torch import Tensor, nn
 
 from lca.allocation import Estimator
 from lca.errors import LayoutError, LCAError
+from lca.frameworks import PyTree
 from lca.layout import check_same_layout
-from lca.objective import Objective
+from lca.objective import Objective, leaves
 from lca.summary import RunViews
 from lca.tracking import MakeViews, OnError, RecordTo, Schedule, Session
 from lca.tracking.follower import RunFollower
 from lca.views import View
-from lca_torch.data import PyTree
 from lca_torch.live import ParameterVector, flat, holds
 from lca_torch.loop import Loop
 from lca_torch.objective import Objective as TorchObjective
 from lca_torch.optimizers import check_known
-from lca_torch.terms import torch_objectives
 
 
 class Tracker:
@@ -87,7 +86,7 @@ class Tracker:
         if "micro_batches" in self._measurement.required_fields:
             check_known(self._optimizer)
         self._loop = Loop(parameters, self._optimizer, lambda: self._watch.asked)
-        measured = list(torch_objectives(self._measurement.objectives))
+        measured = [o for o in leaves(self._measurement.objectives) if isinstance(o, TorchObjective)]
         self._watch = RunFollower(self._measurement, _Live(parameters, measured), self._loop.hand_over)
         self._hooks: list[Any] = []
         self._entered = False
@@ -311,7 +310,7 @@ def _parameters(
             )
     layout = check_same_layout((o.layout for o in measurement.objectives.values()), "the measured losses")
     for what, objective in measurement.objectives.items():
-        for own in torch_objectives(objective):
+        for own in (o for o in leaves(objective) if isinstance(o, TorchObjective)):
             its = dict(own.model.named_parameters())
             other = [name for name in own.layout.names if its.get(name) is not named[name]]
             if other:

@@ -39,7 +39,7 @@ CASES = {
     "compiled": lambda: Objective(compiled(), None, (X, Y)),
     "sample weights": lambda: Objective(model_of(), LOSS, (X, Y, W)),
     "divided by weights": lambda: Objective(model_of(), AVERAGED, (X, Y, W)),
-    "class weights": lambda: Objective(model_of(), LOSS, (X, Y), class_weight={1: 3.0}),
+    "class weights": lambda: Objective(model_of(), LOSS, (X, Y), class_weight={0: 1.0, 1: 3.0, 2: 1.0}),
     "penalty": lambda: Objective(model_of(keras.layers.Dense(4, kernel_regularizer="l2")), LOSS, (X, Y)),
 }
 
@@ -93,7 +93,7 @@ def test_targets_that_are_numbers_have_no_classes():
 def test_losses_that_are_no_mean_of_examples_cannot_be_weighted(make):
     loss = make()
     assert loss.loss(loss.theta(), loss.batch(np.arange(3))) > 0
-    with pytest.raises(LCAError, match=r"take a sample_weight.*sampling='uniform'"):
+    with pytest.raises(LCAError, match=r"takes a sample_weight.*sampling='uniform'"):
         loss.batch(np.arange(3), np.ones(3))
 
 
@@ -102,11 +102,12 @@ def test_what_has_no_single_examples_is_refused_with_the_way_out():
     with pytest.raises(LCAError, match=r"no batch_weight.*lca\.Adaptive"):
         SampledPathIntegral(size=4).start(loss)
     loss = Objective(model_of(), None, (X, Y), batch_loss=lambda m, b: LOSS(b[1], m(b[0])))
-    with pytest.raises(LCAError, match=r"a loss of y and output.*sampling='uniform'"):
+    with pytest.raises(LCAError, match=r"a loss_fn of outputs and targets.*sampling='uniform'"):
         loss.scores(loss.theta())
-    loss = Objective(model_of(), None, (X, Y, np.ones((N, 2))), batch_loss=lambda m, b: LOSS(b[1], m(b[0])))
-    loss._loss.batch_weight = lambda batch: 1.0
-    with pytest.raises(LCAError, match="one weight an example"):
+    averaged = keras.losses.MeanSquaredError(reduction="mean_with_sample_weight")
+    rows = keras.Sequential([keras.Input((4,)), keras.layers.Reshape((2, 2)), keras.layers.Dense(3)])
+    loss = Objective(rows, averaged, (X, np.ones((N, 2, 3), "float32"), np.ones((N, 2))))
+    with pytest.raises(LCAError, match="one weight per example"):
         _ = loss.weight
 
 

@@ -118,7 +118,11 @@ class Batches(keras.utils.PyDataset):
 
 def test_every_form_of_data_is_the_same_loss():
     model = model_of(dense(3))
-    forms = [Batches(), tf.data.Dataset.from_tensor_slices((X, Y)).batch(6), [(X[:6], Y[:6]), (X[6:], Y[6:])]]
+    forms = [
+        Batches(),
+        tf.data.Dataset.from_tensor_slices((X, Y)).batch(6),
+        [(X[:6], Y[:6]), (X[6:12], Y[6:12]), (X[12:], Y[12:])],
+    ]
     objectives = [Objective(model, cross_entropy(), data) for data in forms]
     losses = [objective.loss(objective.theta()) for objective in objectives]
     assert [objective.batch_size for objective in objectives] == [6, 6, 6]

@@ -79,7 +79,7 @@ MIXED = {
 
 @pytest.mark.parametrize("options", [MIXED, {"batch_weight": lambda batch: len(batch[1])}])
 def test_what_has_no_single_examples_is_refused_with_the_way_out(options):
-    with pytest.raises(LCAError, match=r"tensors with one row an example.*CrossFit"):
+    with pytest.raises(LCAError, match=r"tensors with one row per example.*CrossFit"):
         SampledPathIntegral(size=4).start(objective(**options))
 
 

@@ -37,7 +37,7 @@ def test_models_that_cannot_be_measured_are_refused():
     half, split, none = mlp().half(), mlp(), mlp().requires_grad_(False)
     split[2].to("meta")
     for model, message in [
-        (half, "'0.weight' is torch.float16.*autocast"),
+        (half, "'0.weight' is float16.*autocast"),
         (split, "must share one device: '0.weight' has cpu, '2.weight' has meta"),
         (none, "nothing to allocate to"),
         (cross_entropy, "expected a torch.nn.Module, got function"),
@@ -83,7 +83,7 @@ def test_wrong_vectors_are_refused():
     for wrong, message in [
         (np.zeros(53), "got ndarray"),
         (torch.zeros(52), r"expected shape \(53,\)"),
-        (torch.zeros(53, dtype=torch.float16), "got torch.float16"),
+        (torch.zeros(53, dtype=torch.float16), "got float16"),
         (torch.zeros(53, device="meta"), "theta is on meta"),
     ]:
         with pytest.raises(LayoutError, match=message):
