@@ -106,7 +106,8 @@ class ModelLoss(ABC):
     def sample(self, rows: PyTree, weight: np.ndarray | None) -> PyTree:
         """Rows (n, ...) as a batch whose loss is ``Σ_j v_j ℓ_j / Σ_j v_j``; ``None``: v_j = 1.
 
-        Default: weights are refused.
+        The batch may be cut along axis 0; each piece must then count by the sum of its v_j in
+        `batch_weight`, or by its length if v adds up to n. Default: weights are refused.
         """
         if weight is None:
             return rows

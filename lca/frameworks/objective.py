@@ -31,11 +31,20 @@ class ModelObjective:
     are here, once for all frameworks: which batch size, what is refused when an objective is made, terms by
     class, state, samples. What a framework supplies is three things.
 
-    1. A `ModelLoss`: the layout, θ as the model has it, and the loss and gradient of batches at any θ. With
-       `BatchwiseLoss` that is ``theta()`` and ``evaluate_batch(theta, batch, state, gradient=...)``.
+    1. A `ModelLoss`. Required are the ``layout``, ``theta()`` (K,), and with `BatchwiseLoss`
+       ``evaluate_batch(theta, batch, state, gradient=...)``: a scalar and a gradient (K,). More methods add:
+
+       - ``state()``, and a ``state`` that is used when given: running statistics and ``state_change``;
+       - ``sample(rows, weight)``: weighted samples of n examples, from rows (n, ...) and weights (n,);
+       - ``scores(theta, batches)``: the errors (N,) by which importance sampling draws examples;
+       - ``terms()``: `by_term`; ``prepare(batch)``: batches in the user's own form;
+       - ``try_out(theta, batch)``: names of parameters without gradient, and `check_loss`.
+
     2. `lca.frameworks.TensorOps` for its tensors, registered with `tensor_ops`; the defaults do for tensors
        that index like NumPy arrays. Its vectors (K,) need `lca.arrays.ArrayOps`.
-    3. A subclass of this class with the constructor that its users expect.
+    3. A subclass of this class with the constructor that its users expect, which makes the loss and the
+       data (`all_rows`, `read_batches`). The functions of `lca.frameworks` read the options of both:
+       `batch_norm_policies`, `check_frozen`, `check_theta`, `require_precision`.
 
     Options have one name and meaning everywhere: ``loss_fn``, ``batch_loss``, ``batch_weight``,
     ``batch_size``, ``batch_norm``, ``frozen``, ``keep`` (`lca.frameworks.policies`,
