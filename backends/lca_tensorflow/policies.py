@@ -21,9 +21,9 @@ def layers_with_batch_statistics(
 
     As in training, a layer that is not trainable uses its moving statistics.
     """
-    norms = {layer.name: layer for layer in model._flatten_layers() if isinstance(layer, Norm)}
-    chosen = batch_norm_policies(policy, norms)
-    return [norm for name, norm in norms.items() if norm.trainable and chosen[name] == "batch"]
+    norms = [layer for layer in model._flatten_layers() if isinstance(layer, Norm)]  # names may repeat
+    chosen = batch_norm_policies(policy, {norm.name for norm in norms})
+    return [norm for norm in norms if norm.trainable and chosen[norm.name] == "batch"]
 
 
 @contextmanager

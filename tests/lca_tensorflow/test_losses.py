@@ -307,3 +307,13 @@ def test_a_policy_for_each_normalisation():
     model = stack((6,), norm(name="first"), keras.layers.Dense(4), norm(name="second"), keras.layers.Dense(3))
     state = Objective(model, cross_entropy(), (X, Y), batch_size=17, batch_norm={"second": "frozen"}).state()
     assert sorted(state) == ["second.moving_mean", "second.moving_variance"]
+
+
+def test_normalisations_of_one_name_in_nested_models_all_count():
+    layers = keras.layers
+    inner = keras.Sequential([keras.Input((4,)), layers.BatchNormalization(name="norm")], name="inner")
+    outer = layers.BatchNormalization(name="norm")
+    model = keras.Sequential([keras.Input((6,)), layers.Dense(4), outer, inner, layers.Dense(3)])
+    assert Objective(model, cross_entropy(), (X, Y), batch_size=17).state() is None
+    frozen = Objective(model, cross_entropy(), (X, Y), batch_norm={"norm": "frozen"})
+    assert len(frozen.state()) == 4
