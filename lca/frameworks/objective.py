@@ -167,7 +167,7 @@ class ModelObjective:
         LCAError
             As `n_examples`; for a ``weight``, if the loss is not the mean of the losses of the examples.
         """
-        if weight is not None and not self._weighted_means(np.asarray(index)):
+        if weight is not None and not self._weighted_means():
             raise unweighted(self._loss.sample_hint)
         return Sample(self._loss.sample(self._examples().take(np.asarray(index)), weight))
 
@@ -246,19 +246,26 @@ class ModelObjective:
             )
         return self._data
 
-    def _weighted_means(self, index: np.ndarray) -> bool:
+    def _weighted_means(self) -> bool:
         """Whether weighted samples are weighted means; tried once, on four small batches."""
+        rows = self._examples()
         if self._supports_weights is None:
-            self._supports_weights = not self._loss.mixes_examples and self._try_weights(index)
+            self._supports_weights = not self._loss.mixes_examples and self._try_weights(rows)
         return self._supports_weights
 
-    def _try_weights(self, index: np.ndarray) -> bool:
-        """Equal weights give the plain mean, and one example with all the weight its own loss."""
-        pair = np.array([0, self.n_examples - 1])
-        samples = (index, np.ones(len(index)), index), (pair, np.array([1.0, 0.0]), pair[:1])
-        theta, rows = self.theta(), self._examples()
+    def _try_weights(self, rows: Rows) -> bool:
+        """Equal weights give the plain mean, and one example with all the weight gives its own loss.
+
+        The batches that are compared have one length, as the length alone may change the rounding of a model.
+        """
+        last = len(rows) - 1
+        spread = np.linspace(0, last, min(len(rows), 100)).astype(int)
+        theta = self.theta()
         eps = array_ops(theta).eps(theta)
-        for drawn, weight, plain in samples:
+        for drawn, weight, plain in (
+            (spread, np.ones(len(spread)), spread),
+            (np.array([0, last]), np.array([1.0, 0.0]), np.array([0, 0])),
+        ):
             expected = self.loss(theta, Sample(self._loss.sample(rows.take(plain), None)))
             try:
                 found = self.loss(theta, Sample(self._loss.sample(rows.take(drawn), weight)))

@@ -1,5 +1,8 @@
 """Every framework's objective keeps the laws that are written once; `DatasetLoss` those that apply to it."""
 
+import subprocess
+import sys
+
 import pytest
 
 from lca.reference.data import Batch
@@ -55,3 +58,9 @@ def test_classes_of_the_reference_add_up():
     for c, term in enumerate(whole.by_class().terms.values()):
         own = DatasetLoss(MLP, X[c == Y], Y[c == Y]).loss(theta)
         require_close(term.loss(theta), (c == Y).mean() * own)
+
+
+def test_what_all_frameworks_share_imports_none_of_them():
+    code = "import sys, lca.frameworks; print({'torch', 'tensorflow', 'keras', 'jax'} & sys.modules.keys())"
+    found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert found.stdout.strip() == "set()"
