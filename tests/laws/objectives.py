@@ -406,8 +406,9 @@ def scores_are_the_errors_of_the_classifier(subject):
 
 @law
 def losses_that_are_no_mean_of_examples_cannot_be_weighted(subject):
-    plain, mixed = made(subject, loss="mean only"), made(subject, normalised("batch"), batch_size=N)
-    for objective in (plain, mixed):
+    losses = [loss for loss in ("mean only", "ignores weights") if loss in subject.LOSSES]
+    mixed = made(subject, normalised("batch"), batch_size=N)
+    for objective in (mixed, *(made(subject, loss=loss) for loss in losses)):
         assert objective.loss(objective.theta(), objective.batch(np.arange(3))) > 0
         for _ in range(2):  # the answer is remembered
             with pytest.raises(LCAError, match="are weighted.*or use sampling='uniform'"):

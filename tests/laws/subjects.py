@@ -63,8 +63,10 @@ class Torch(Plain):
         "each": lambda out, y: cross_entropy(out, y, reduction="none"),
         "number": lambda out, y: cross_entropy(out, y).item(),
         "mean only": lambda out, y: 1.0 * cross_entropy(out, y),
+        "ignores weights": lambda out, y, reduction="mean": (
+            cross_entropy(out, y) * (1.0 if reduction == "mean" else torch.ones(len(y)))
+        ),
         "detached": lambda out, y: cross_entropy(out, y).detach(),
-        "of parameters": lambda model, batch: 0.5 * sum(p.square().sum() for p in model.parameters()),
     }
 
     @staticmethod
@@ -113,6 +115,7 @@ class TensorFlow(Plain):
             "each": keras.losses.SparseCategoricalCrossentropy(from_logits=True, reduction="none"),
             "number": lambda y, out: 1.0,
             "mean only": lambda y, out: 1.0 * mean(y, out),
+            "ignores weights": lambda y, out, sample_weight=None: mean(y, out),
             "detached": lambda y, out: tf.stop_gradient(mean(y, out)),
         }
 

@@ -108,8 +108,9 @@ def test_penalties_are_a_row_of_their_own_that_adds_up(make):
     assert close(loss, other)
     scale = 1 + float(np.abs(grad).max())
     assert np.abs(grad - sums).max() <= tolerances.gradient(scale, EPS)
-    ours = Objective(model, cross_entropy(), (X, Y), batch_size=17).by_term()
-    assert close(ours.terms["penalty"].loss(theta), expected["penalty"])
+    ours = Objective(model, cross_entropy(), (X, Y), batch_size=17)
+    assert close(ours.loss(theta), sum(expected.values()))
+    assert close(ours.by_term().terms["penalty"].loss(theta), expected["penalty"])
     [a] = lca.allocate(terms, [lca.Step(theta, 1.01 * theta)], lca.PathIntegral(lca.SIMPSON))
     assert set(a.terms) == {"data", "penalty"}
     total = sum(term.values for term in a.terms.values())
