@@ -1,7 +1,7 @@
-"""`Objective`: the whole contract between the engine and whatever computes losses and gradients.
+"""`Objective`: the contract between the estimators and whatever computes losses and gradients.
 
-Nothing here knows how a gradient is made. A backend, or a user with a hand-derived gradient, supplies
-`loss` and `loss_and_grad` at any θ; everything else in this library is built on these two.
+A backend, or a user with a hand-derived gradient, supplies `loss` and `loss_and_grad` at any θ; everything
+else in this library is built on these two. `Stateful`, `Sampled` and `Scored` are optional.
 """
 
 from collections.abc import Iterator, Mapping
@@ -19,7 +19,7 @@ from lca.layout import Layout, check_same_layout
 Batch: TypeAlias = Any
 """What an objective takes as a batch; the NumPy models take `lca.reference.data.Batch`."""
 State: TypeAlias = Mapping[str, Vector]
-"""What else than θ a loss depends on, by name; states are told apart by identity."""
+"""What a loss depends on besides θ, by name. Two states are equal only if they are the same object."""
 
 
 @runtime_checkable
@@ -30,11 +30,24 @@ class Objective(Protocol):
     batch; ``batch=None`` means the whole data set. The loss is a Python float accumulated in float64
     (in the loss's own units); the gradient is a *new* vector of the same kind as θ that later calls do
     not overwrite. A call changes nothing that can be seen from outside, also when it raises.
+
+    Examples
+    --------
+    ``L(θ) = ½ |θ|²``, written by hand:
+
+    >>> class Bowl:
+    ...     layout = Layout(("w",), ((2,),))
+    ...     def loss(self, theta, batch=None):
+    ...         return float(theta @ theta) / 2
+    ...     def loss_and_grad(self, theta, batch=None):
+    ...         return self.loss(theta), theta.copy()
+    >>> isinstance(Bowl(), Objective)
+    True
     """
 
     @property
     def layout(self) -> Layout:
-        """The tensors that θ is made of."""
+        """Names and shapes of the tensors in θ."""
 
     def loss(self, theta: Vector, batch: Batch | None = None) -> float:
         """L(θ) alone; costs one forward pass."""
@@ -45,14 +58,29 @@ class Objective(Protocol):
 
 @runtime_checkable
 class Stateful(Protocol):
-    """An objective whose loss also depends on a state that is no parameter (running statistics).
+    """An objective whose loss also depends on a state besides θ, such as running statistics.
 
-    During a run the state moves along with θ; `Step.state` says from where to where, and the allocation of
-    the step reports what that alone did to the loss (`StepAllocation.state_change`).
+    The state moves during a run, as θ does. `Step.state` holds it at both ends of a step, and
+    `StepAllocation.state_change` is the loss change that the state alone has caused.
+
+    Examples
+    --------
+    ``L(θ) = ½ c |θ|²`` with a factor c that moves during the run:
+
+    >>> from lca.reference.models import Quadratic
+    >>> class Scheduled(Quadratic):
+    ...     factor = np.array([3.0])
+    ...     def state(self):
+    ...         return {"factor": self.factor.copy()}
+    ...     def at_state(self, state):
+    ...         return Scaled(Quadratic(np.eye(2)), state["factor"][0])
+    >>> objective = Scheduled(np.eye(2))
+    >>> objective.at_state(objective.state()).loss(np.ones(2))
+    3.0
     """
 
     def state(self) -> State | None:
-        """A copy of the state as it is now; ``None`` if the loss depends on none."""
+        """A copy of the state as it is now; ``None`` if the loss depends on θ alone."""
 
     def at_state(self, state: State) -> Objective:
         """The same loss with this state, a function of θ alone."""
@@ -60,14 +88,21 @@ class Stateful(Protocol):
 
 @runtime_checkable
 class Sampled(Objective, Protocol):
-    """An objective that is a mean over examples, any of which can be asked for as a batch.
+    """An objective that is a mean over examples, of which any sample can be made a batch.
 
     ``L(θ) = Σ_n w_n ℓ_n(θ) / Σ_n w_n`` over examples numbered 0 ... N-1.
+
+    Examples
+    --------
+    >>> from lca.reference.models import DatasetLoss, logistic_regression
+    >>> loss = DatasetLoss(logistic_regression(2, 3), np.eye(2), np.array([0, 2]))
+    >>> isinstance(loss, Sampled), loss.n_examples, len(loss.batch(np.array([1, 1, 0])))
+    (True, 2, 3)
     """
 
     @property
     def n_examples(self) -> int:
-        """N."""
+        """Number of examples, N."""
 
     @property
     def weight(self) -> np.ndarray | None:
@@ -82,14 +117,22 @@ class Sampled(Objective, Protocol):
 
 @runtime_checkable
 class Scored(Sampled, Protocol):
-    """A `Sampled` objective that tells on which examples there is something left to learn."""
+    """A `Sampled` objective with a class and an error of each example, to draw important ones more often.
+
+    Examples
+    --------
+    >>> from lca.reference.models import DatasetLoss, logistic_regression
+    >>> loss = DatasetLoss(logistic_regression(2, 4), np.eye(2), np.array([0, 2]))
+    >>> isinstance(loss, Scored), loss.labels.tolist(), loss.scores(np.zeros(12)).tolist()
+    (True, [0, 2], [0.75, 0.75])
+    """
 
     @property
     def labels(self) -> np.ndarray | None:
         """The class of each example, integers (N,); ``None`` if there are no classes."""
 
     def scores(self, theta: Vector, batch: Batch | None = None) -> np.ndarray:
-        """A number ≥ 0 an example, about as large as its gradient: ``1 - p_model(label)`` of a classifier.
+        """A number ≥ 0 per example, about as large as its gradient: ``1 - p_model(label)`` of a classifier.
 
         A NumPy array (n,) for the examples of ``batch``, by default for all. Costs one forward pass.
         """
@@ -97,7 +140,19 @@ class Scored(Sampled, Protocol):
 
 @dataclass(frozen=True)
 class Scaled:
-    """``factor · L(θ)``: an objective with its loss and gradient multiplied by a constant."""
+    """``factor · L(θ)``: an objective whose loss and gradient are multiplied by a constant.
+
+    Raises
+    ------
+    LCAError
+        If the objective is a `Sum`, whose terms would be hidden.
+
+    Examples
+    --------
+    >>> from lca.reference.models import Quadratic
+    >>> Scaled(Quadratic(np.eye(2)), 0.5).loss(np.ones(2))
+    0.5
+    """
 
     objective: Objective
     factor: float
@@ -120,11 +175,23 @@ class Scaled:
 
 @dataclass(frozen=True)
 class Sum:
-    """``Σ_j L_j(θ)``: one loss made of named terms, each of which gets a row of its own.
+    """``Σ_j L_j(θ)``: one loss made of named terms, each of which is allocated beside the total.
 
     The terms (data and penalty, one class each, ...) are evaluated once at every node, and an
-    estimator reports an allocation for each beside the total (`StepAllocation.terms`). Quadrature is
-    linear, so the rows add up to the total to rounding.
+    estimator reports an allocation for each (`StepAllocation.terms`). Quadrature is linear, so these
+    add up to the total to rounding.
+
+    Parameters
+    ----------
+    terms
+        Objectives by name, of one layout; none of them a `Sum`.
+
+    Raises
+    ------
+    LCAError
+        If there are no terms, or one is a `Sum`.
+    LayoutError
+        If the layouts differ.
 
     Examples
     --------
@@ -158,9 +225,9 @@ class Sum:
 
 @dataclass(frozen=True, eq=False)
 class Evaluation:
-    """Loss and gradient at one point, with those of each term when the objective is a `Sum`.
+    """Loss and gradient at one point, with those of each term if the objective is a `Sum`.
 
-    ``grad`` is ``None`` where only the loss was asked for.
+    ``grad`` is ``None`` if only the loss was evaluated.
     """
 
     loss: float
@@ -169,7 +236,7 @@ class Evaluation:
 
 
 def leaves(measured: Objective | Mapping[str, Objective]) -> Iterator[Objective]:
-    """The innermost objectives: terms of sums, the objective inside a `Scaled`, each of several by name.
+    """The innermost objectives: the terms of a `Sum`, the objective in a `Scaled`, the values of a mapping.
 
     >>> import numpy as np
     >>> from lca.reference.models import Quadratic
@@ -189,7 +256,7 @@ def leaves(measured: Objective | Mapping[str, Objective]) -> Iterator[Objective]
 
 
 def state_of(objective: Objective) -> State | None:
-    """A copy of what the objective, or any term of it, depends on besides θ; ``None`` if that is nothing."""
+    """A copy of what the objective, or any term of it, depends on besides θ; ``None`` if nothing."""
     if isinstance(objective, Sum):
         states = [state_of(term) or {} for term in objective.terms.values()]
         return reduce(or_, map(dict, states)) or None
@@ -199,7 +266,7 @@ def state_of(objective: Objective) -> State | None:
 
 
 def at_state(objective: Objective, state: State | None) -> Objective:
-    """``objective`` in this state; unchanged if there is none, or if it depends on none."""
+    """``objective`` with this state; unchanged if ``state`` is ``None`` or the loss depends on θ alone."""
     if state is None:
         return objective
     if isinstance(objective, Sum):
@@ -212,7 +279,7 @@ def at_state(objective: Objective, state: State | None) -> Objective:
 def evaluate(
     objective: Objective, theta: Vector, batch: Batch | None = None, *, gradient: bool = True
 ) -> Evaluation:
-    """Evaluate once, keeping the terms of a `Sum` apart.
+    """Loss and gradient at θ, with those of each term of a `Sum`; every term is evaluated once.
 
     Costs one gradient, or one forward pass with ``gradient=False``.
     """

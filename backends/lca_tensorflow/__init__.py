@@ -1,7 +1,7 @@
 """Loss Change Allocation for TensorFlow and Keras: a callback for `model.fit`, a tracker for loops."""
 
-import lca_tensorflow.arrays  # noqa: F401 - both register what TensorFlow tensors can do
-import lca_tensorflow.engine  # noqa: F401 - refuses other engines of Keras before anything is built on them
+import lca_tensorflow.arrays  # noqa: F401 - registers the array operations of TensorFlow tensors
+import lca_tensorflow.engine  # noqa: F401 - refuses other engines of Keras at import
 from lca_tensorflow.backend import TensorFlowBackend
 from lca_tensorflow.callback import LCACallback
 from lca_tensorflow.objective import Objective

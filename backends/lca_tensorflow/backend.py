@@ -26,7 +26,7 @@ Example = tuple[tf.Tensor, tf.Tensor, tf.Tensor]
 
 @dataclass(frozen=True)
 class TensorFlowBackend:
-    """TensorFlow as an `lca.reference.backend.Backend`: Keras layers, and updates as `lca.reference.optimizers` describe them.
+    """TensorFlow as an `lca.reference.backend.Backend`: Keras layers, updates of `lca.reference.optimizers`.
 
     ``run_eagerly`` and ``jit_compile`` are those of `Objective`.
 
@@ -87,7 +87,7 @@ class TensorFlowBackend:
 
 
 class NetworkLoss:
-    """A NumPy `Network` and its data as an `lca_tensorflow.Objective` that takes `lca.reference.data.Batch`."""
+    """An `lca_tensorflow.Objective` of a `Network` and its data; batches are `lca.reference.data.Batch`."""
 
     def __init__(self, network: Network, measured: Objective) -> None:
         self._network, self._measured = network, measured

@@ -7,12 +7,12 @@ import keras
 
 from lca.allocation import Estimator
 from lca.errors import LCAError
+from lca.frameworks import BatchNormPolicy
 from lca.objective import Objective as AnyObjective
 from lca.summary import RunViews
 from lca.tracking import CallbackBase, MakeViews, OnError, RecordTo, Schedule
 from lca_tensorflow.loop import Loop
 from lca_tensorflow.objective import Objective
-from lca_tensorflow.policies import BatchNormPolicy
 from lca_tensorflow.tracker import Tracker
 
 

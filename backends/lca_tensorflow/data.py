@@ -3,19 +3,45 @@
 A batch is ``(x, y)`` or ``(x, y, sample_weight)``, as `keras.Model.fit` takes it; x and y may be nested.
 """
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from numbers import Number
-from typing import Any, TypeAlias
 
 import keras
 import numpy as np
 import tensorflow as tf
 
 from lca.errors import DataError
+from lca.frameworks import Measured, PyTree, TensorOps, all_rows, read_batches, tensor_ops
+from lca.frameworks.data import Prepare
 
-PyTree: TypeAlias = Any
-"""Tensors in nested tuples, lists and dicts: what a batch is made of."""
+
+class TensorFlowTensorOps(TensorOps):
+    """`lca.frameworks.TensorOps` for TensorFlow.
+
+    >>> TensorFlowTensorOps().finite_rows(tf.constant([[0.0, 1.0], [float("nan"), 2.0]])).tolist()
+    [True, False]
+    """
+
+    def dtype(self, tensor: tf.Tensor) -> str:
+        return str(tensor.dtype.name)
+
+    def take(self, tensor: tf.Tensor, index: np.ndarray) -> tf.Tensor:
+        return tf.gather(tensor, index)
+
+    def concatenate(self, tensors: Sequence[tf.Tensor]) -> tf.Tensor:
+        return tf.concat(list(tensors), 0)
+
+    def finite_rows(self, tensor: tf.Tensor) -> np.ndarray:
+        if not tensor.dtype.is_floating:
+            return np.ones(int(tensor.shape[0]) if tensor.shape.rank else 1, bool)
+        finite = tf.reduce_all(tf.math.is_finite(tensor), list(range(1, tensor.shape.rank)))
+        found: np.ndarray = np.atleast_1d(finite.numpy())
+        return found
+
+
+_OPS = TensorFlowTensorOps()
+tensor_ops.register(tf.Tensor, lambda tensor: _OPS)
 
 
 def as_tensors(tree: PyTree, dtype: str) -> PyTree:
@@ -30,96 +56,93 @@ def as_tensors(tree: PyTree, dtype: str) -> PyTree:
     return tf.cast(tensor, dtype) if tensor.dtype.is_floating else tensor
 
 
-def examples_in(batch: PyTree) -> tf.Tensor:
-    """The number of examples of a batch of tensors: the length of the first one, as a scalar tensor.
+def measured(data: object, prepare: Prepare, *, keep: bool = True) -> Measured:
+    """What `lca_tensorflow.Objective` measures on, from the forms that data come in.
 
-    >>> int(examples_in((tf.zeros([7, 3]), tf.zeros([7]))))
-    7
+    A tuple is rows. Anything else is batches, read once and kept, as rows if they fit together; with
+    ``keep=False`` they are read at every pass.
+
+    Raises
+    ------
+    DataError
+        If there are no data, arrays differ in length, or a `tf.data.Dataset` is not batched or endless.
     """
-    return tf.shape(tf.nest.flatten(batch)[0])[0]
+    if isinstance(data, tuple):
+        return all_rows(prepare(data))
+    return read_batches(_batches(data), prepare, keep=keep)
 
 
 def weighted_by_class(batch: PyTree, class_weight: Mapping[int, float] | None) -> PyTree:
     """The batch with the weight of each example's class as its `sample_weight`, as `fit` makes it.
 
-    Classes that are not named weigh 1. Labels are integers, or one-hot rows.
+    Labels are integers, or one-hot rows.
 
-    >>> *_, weights = weighted_by_class((tf.zeros([3, 1]), tf.constant([0, 2, 2])), {2: 0.5})
+    Raises
+    ------
+    DataError
+        If the batch is not ``(x, y)``, or a class has no weight.
+
+    Examples
+    --------
+    >>> batch = tf.zeros([3, 1]), tf.constant([0, 2, 2])
+    >>> *_, weights = weighted_by_class(batch, {0: 1.0, 2: 0.5})
     >>> weights.numpy()
     array([1. , 0.5, 0.5])
     """
     if class_weight is None:
         return batch
+    labels = _labels(batch)
+    missing = sorted(set(labels.ravel().tolist()) - set(class_weight))
+    if missing:
+        raise DataError(
+            f"class_weight has no weight for class {_listed(missing)}; add it, with 1.0 if these examples "
+            "count as they are."
+        )
+    weights = [float(class_weight[label]) for label in labels.ravel().tolist()]
+    return (*batch, tf.reshape(tf.constant(weights, tf.float64), labels.shape))
+
+
+def refuse_unused_weights(tree: PyTree, class_weight: Mapping[int, float]) -> None:
+    """Raise `DataError` if ``class_weight`` names a class that no example has."""
+    unused = sorted(set(class_weight) - set(_labels(tree[:2]).ravel().tolist()))
+    if unused:
+        raise DataError(
+            f"class_weight names class {_listed(unused)}, which no example has; are the labels numbered "
+            "otherwise? Leave out the classes that the measured data lack."
+        )
+
+
+def _labels(batch: PyTree) -> np.ndarray:
     if not isinstance(batch, tuple) or len(batch) != 2 or not isinstance(batch[1], tf.Tensor):
         raise DataError(
             "class_weight needs data (x, y) with one array of labels and no sample_weight; multiply it into "
             "the sample_weight instead."
         )
-    x, y = batch
-    labels = y.numpy()
+    labels: np.ndarray = batch[1].numpy()
     if labels.ndim > 1:
         labels = labels.argmax(-1) if labels.shape[-1] > 1 else labels[..., 0]
-    weights = [float(class_weight.get(int(label), 1.0)) for label in labels.ravel()]
-    return x, y, tf.reshape(tf.constant(weights, tf.float64), labels.shape)
+    return labels.astype(int)
 
 
-@dataclass(frozen=True, eq=False)
-class Rows:
-    """Tensors with one row an example, cut into measuring batches of any size; the last one is ragged."""
-
-    tree: PyTree
-
-    def __len__(self) -> int:
-        return int(tf.nest.flatten(self.tree)[0].shape[0])
-
-    def batches(self, batch_size: int) -> Iterator[PyTree]:
-        """All rows, in order."""
-        for start in range(0, len(self), batch_size):
-            yield self.take(start, start + batch_size)
-
-    def take(self, start: int, stop: int) -> PyTree:
-        """Some of the rows, as a batch."""
-        return tf.nest.map_structure(lambda tensor: tensor[start:stop], self.tree)
-
-    def gather(self, index: np.ndarray) -> PyTree:
-        """The rows of these numbers, repeats included, as a batch."""
-        return tf.nest.map_structure(lambda tensor: tf.gather(tensor, index), self.tree)
-
-    def copies(self, n: int) -> PyTree:
-        """All rows n times, as a batch."""
-        return tf.nest.map_structure(lambda tensor: tf.concat([tensor] * n, 0), self.tree)
-
-    def where(self, mine: tf.Tensor) -> "Rows":
-        """The rows that a mask (n,) names."""
-        return Rows(tf.nest.map_structure(lambda tensor: tf.boolean_mask(tensor, mine), self.tree))
+def _listed(classes: Iterable[object]) -> str:
+    return ", ".join(map(str, classes))
 
 
-def rows_of(data: object, dtype: str) -> tuple[Rows, int | None]:
-    """The measured data as rows, and the batch size they came in, if they came in batches.
+@dataclass(frozen=True)
+class _PyDatasetBatches(Iterable[PyTree]):
+    """The batches of a `keras.utils.PyDataset`, each time it is iterated over."""
 
-    Raises
-    ------
-    DataError
-        If there are none, they differ in length, or batches do not fit together.
-    """
-    if isinstance(data, tuple):
-        return _rows(as_tensors(data, dtype)), None
-    batches = [as_tensors(batch, dtype) for batch in _batches(data)]
-    if not batches:
-        raise DataError("the measured data are empty; an iterator can be read once, pass a list instead.")
-    first = int(examples_in(batches[0]))
-    try:
-        whole = tf.nest.map_structure(lambda *parts: tf.concat(parts, 0), *batches)
-    except (ValueError, TypeError, tf.errors.InvalidArgumentError) as error:
-        raise DataError(
-            f"the batches do not fit together: {error}; give all of them one structure."
-        ) from error
-    return _rows(whole), first
+    data: keras.utils.PyDataset
+
+    def __iter__(self) -> Iterator[PyTree]:
+        if self.data.num_batches is None:
+            raise DataError("the PyDataset has no length; define __len__, the number of its batches.")
+        return (self.data[i] for i in range(int(self.data.num_batches)))
 
 
 def _batches(data: object) -> Iterable[PyTree]:
     if isinstance(data, keras.utils.PyDataset):
-        return [data[i] for i in range(_known_length(data))]
+        return _PyDatasetBatches(data)
     if isinstance(data, tf.data.Dataset):
         if int(data.cardinality()) == tf.data.INFINITE_CARDINALITY:
             raise DataError("the Dataset repeats without end; measure on it before .repeat().")
@@ -127,32 +150,14 @@ def _batches(data: object) -> Iterable[PyTree]:
         return data  # type: ignore[no-any-return]
     if not isinstance(data, Iterable) or isinstance(data, dict | np.ndarray):
         raise DataError(
-            f"measured data must be a tuple (x, y) or (x, y, sample_weight), a tf.data.Dataset, a PyDataset "
-            f"or an iterable of batches, got {type(data).__name__}."
+            "the measured data must be a tuple (x, y) or (x, y, sample_weight), a tf.data.Dataset, a "
+            f"PyDataset or an iterable of batches, got {type(data).__name__}."
         )
     return data
 
 
 def _refuse_unbatched(data: tf.data.Dataset) -> None:
-    """One row an example is what the parts of a batch have in common."""
+    """The tensors of a batch have the number of examples in common; those of a single example do not."""
     shapes = [spec.shape for spec in tf.nest.flatten(data.element_spec)]
     if any(shape.rank == 0 for shape in shapes) or len({s[0] for s in shapes if s.rank and s[0]}) > 1:
         raise DataError("the Dataset is not batched; call .batch(n).")
-
-
-def _known_length(data: keras.utils.PyDataset) -> int:
-    if data.num_batches is None:
-        raise DataError("the PyDataset has no length; define __len__, the number of its batches.")
-    return int(data.num_batches)
-
-
-def _rows(tree: PyTree) -> Rows:
-    shapes = [tensor.shape for tensor in tf.nest.flatten(tree)]
-    lengths = {shape[0] if shape.rank else None for shape in shapes}
-    if len(lengths) != 1 or None in lengths:
-        raise DataError(
-            f"all arrays of the data need one row an example and one length, got {[*map(tuple, shapes)]}."
-        )
-    if lengths == {0}:
-        raise DataError("the measured data are empty.")
-    return Rows(tree)

@@ -1,4 +1,4 @@
-"""Keras runs on several engines; this package is about the one that is TensorFlow."""
+"""Keras runs on several engines; this package supports TensorFlow."""
 
 import keras
 

@@ -7,8 +7,8 @@ import keras
 import numpy as np
 import tensorflow as tf
 
+from lca.frameworks import PyTree, Rows, examples_in
 from lca.tracking.context import LoopContext
-from lca_tensorflow.data import PyTree, Rows, examples_in
 from lca_tensorflow.optimizers import DryRun, check_unscaled, updates_without
 
 Gradients = Sequence[Any]
@@ -59,7 +59,7 @@ class Loop(LoopContext):
         return int(examples_in(batch))
 
     def _rows(self, batch: PyTree, start: int, stop: int) -> PyTree:
-        return Rows(batch).take(start, stop)
+        return Rows(batch).take(slice(start, stop))
 
     def _joined(self, batches: Sequence[PyTree]) -> PyTree:
         return tf.nest.map_structure(lambda *parts: tf.concat(parts, 0), *batches)

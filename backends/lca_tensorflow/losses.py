@@ -1,22 +1,23 @@
-"""The loss of a batch, from what Keras users have: a loss, or a compiled model; with or without penalties."""
+"""The loss of a batch from what Keras users have: a loss or a compiled model, with or without penalties."""
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, TypeAlias
 
 import keras
 import tensorflow as tf
 
 from lca.errors import LCAError
-from lca_tensorflow.data import PyTree, examples_in
-from lca_tensorflow.model_loss import BatchLoss
+from lca.frameworks import PyTree
+
+BatchLoss: TypeAlias = Callable[[keras.Model, PyTree], tf.Tensor]
 
 
-def default_loss(loss: Any) -> BatchLoss:
-    """``loss(y, model(x))``, or what the model was compiled with; plus `add_loss` and regularizers."""
-    data = data_loss(loss)
+def default_loss(loss_fn: Any) -> BatchLoss:
+    """``loss_fn(y, model(x))``, or what the model was compiled with; plus `add_loss` and regularizers."""
+    data = data_loss(loss_fn)
 
     def of_batch(model: keras.Model, batch: PyTree) -> tf.Tensor:
-        if loss is None:  # the model may have a compute_loss of its own
+        if loss_fn is None:  # the model may have a compute_loss of its own
             x, y, weight = keras.utils.unpack_x_y_sample_weight(batch)
             outputs = model(x, training=False)
             return model._compute_loss(x=x, y=y, y_pred=outputs, sample_weight=weight, training=False)
@@ -26,62 +27,87 @@ def default_loss(loss: Any) -> BatchLoss:
     return of_batch
 
 
-def data_loss(loss: Any) -> BatchLoss:
-    """The same without `add_loss` and regularizers."""
+def data_loss(loss_fn: Any) -> BatchLoss:
+    """`default_loss` without `add_loss` and regularizers."""
 
     def of_batch(model: keras.Model, batch: PyTree) -> tf.Tensor:
         x, y, weight = keras.utils.unpack_x_y_sample_weight(batch)
-        outputs = model(x, training=False)
-        if loss is None:
-            return model._compile_loss(y, outputs, weight)
-        return loss(y, outputs) if weight is None else loss(y, outputs, sample_weight=weight)
+        return _of_outputs(loss_fn, model, y, model(x, training=False), weight)
 
     return of_batch
 
 
 def penalty_loss(model: keras.Model, batch: PyTree) -> tf.Tensor:
-    """What `add_loss` and regularizers add; the forward pass costs nothing where they do not need it."""
+    """`add_loss` and regularizers; the compiler removes the forward pass where they do not need it."""
     x, *_ = keras.utils.unpack_x_y_sample_weight(batch)
     outputs = model(x, training=False)
     return _penalties(model, tf.nest.flatten(outputs)[0].dtype)
+
+
+def error_scores(loss_fn: Any) -> BatchLoss:
+    """``½ Σ_j |∂ℓ_n/∂f_j|`` (n,) of a batch, which under cross-entropy is ``1 - p_model(y_n)``."""
+
+    def of_batch(model: keras.Model, batch: PyTree) -> tf.Tensor:
+        x, y, weight = keras.utils.unpack_x_y_sample_weight(batch)
+        outputs = model(x, training=False)
+        parts = tf.nest.flatten(outputs)
+        with tf.GradientTape(watch_accessed_variables=False) as tape:
+            tape.watch(parts)
+            value = _of_outputs(loss_fn, model, y, outputs, weight)
+        n = number_of_examples(batch)  # from the mean to the sum of the losses
+        grads = tape.gradient(value, parts, unconnected_gradients=tf.UnconnectedGradients.ZERO)
+        each = [tf.reduce_sum(tf.abs(tf.reshape(grad, [n, -1])), 1) for grad in grads]
+        return tf.add_n(each) * tf.cast(n, each[0].dtype) / 2
+
+    return of_batch
+
+
+def number_of_examples(batch: PyTree) -> tf.Tensor:
+    """The length of the first tensor of a batch, a scalar tensor; unlike `examples_in` it can be compiled."""
+    return tf.shape(tf.nest.flatten(batch)[0])[0]
+
+
+def averages_by_weight(model: keras.Model, loss_fn: Any) -> bool:
+    """Whether the loss of a batch is divided by the sum of its `sample_weight`, not by its length."""
+    used = loss_fn
+    if loss_fn is None and model.compiled and model._compile_loss is not None:
+        used = model._compile_loss._user_loss
+    return getattr(used, "reduction", None) == "mean_with_sample_weight"
+
+
+def sum_of_weights(batch: PyTree) -> tf.Tensor:
+    """The sum of the `sample_weight` of a batch; its number of examples without one."""
+    *_, weight = keras.utils.unpack_x_y_sample_weight(batch)
+    return number_of_examples(batch) if weight is None else tf.reduce_sum(weight)
+
+
+def check_loss_arguments(model: keras.Model, loss_fn: Any, batch_loss: BatchLoss | None) -> None:
+    """Raise `LCAError` unless there is exactly one loss, and one that can be called."""
+    if loss_fn is not None and batch_loss is not None:
+        raise LCAError("pass loss_fn (of y and output) or batch_loss (of model and batch), not both.")
+    if loss_fn is None and batch_loss is None and not model.compiled:
+        raise LCAError(
+            f"the model {model.name!r} is not compiled; pass loss_fn=..., or call model.compile first."
+        )
+    if isinstance(loss_fn, str):
+        raise LCAError(
+            f"loss_fn must be callable, got {loss_fn!r}; pass the loss itself, e.g. "
+            "keras.losses.MeanSquaredError(), or None for what the model was compiled with."
+        )
+    if loss_fn is not None and not callable(loss_fn):
+        raise LCAError(
+            f"loss_fn must be a function of y and output, got a {type(loss_fn).__name__}; the order is "
+            "Objective(model, loss_fn, data)."
+        )
+
+
+def _of_outputs(loss_fn: Any, model: keras.Model, y: PyTree, outputs: PyTree, weight: PyTree) -> tf.Tensor:
+    if loss_fn is None:
+        return model._compile_loss(y, outputs, weight)
+    return loss_fn(y, outputs) if weight is None else loss_fn(y, outputs, sample_weight=weight)
 
 
 def _penalties(model: keras.Model, dtype: tf.DType) -> tf.Tensor:
     return tf.add_n(
         [tf.zeros([], dtype), *(tf.cast(tf.reduce_sum(penalty), dtype) for penalty in model.losses)]
     )
-
-
-def default_weight(model: keras.Model, loss: Any) -> Callable[[PyTree], tf.Tensor]:
-    """How much a batch counts: what its loss was divided by, examples or the sum of their weights."""
-    used = loss
-    if loss is None and model.compiled and model._compile_loss is not None:
-        used = model._compile_loss._user_loss
-    if getattr(used, "reduction", None) != "mean_with_sample_weight":
-        return examples_in
-
-    def weight_in(batch: PyTree) -> tf.Tensor:
-        *_, weight = keras.utils.unpack_x_y_sample_weight(batch)
-        return examples_in(batch) if weight is None else tf.reduce_sum(weight)
-
-    return weight_in
-
-
-def check_loss_argument(model: keras.Model, loss: Any, batch_loss: BatchLoss | None) -> None:
-    """Raise `LCAError` unless there is exactly one loss, and one that can be called."""
-    if loss is not None and batch_loss is not None:
-        raise LCAError("pass loss (of y and output) or batch_loss (of model and batch), not both.")
-    if loss is None and batch_loss is None and not model.compiled:
-        raise LCAError(
-            f"the model {model.name!r} is not compiled; pass loss=..., or call model.compile first."
-        )
-    if not (loss is None or callable(loss) or isinstance(loss, str)):
-        raise LCAError(
-            f"the loss is of type {type(loss).__name__}; the order is Objective(model, loss, data), and the "
-            "loss may be None for what the model was compiled with."
-        )
-    if isinstance(loss, str):
-        raise LCAError(
-            f"the loss must be callable, got {loss!r}; pass the loss itself, e.g. "
-            "keras.losses.MeanSquaredError(), or None for what the model was compiled with."
-        )

@@ -1,4 +1,4 @@
-"""`ModelLoss`: from a Keras model and the loss of a batch to ``(θ, batches) -> loss, gradient``, compiled.
+"""`KerasLoss`: the loss and gradient of batches of a Keras model at any θ, compiled.
 
 The model's variables are never written: a `keras.StatelessScope` puts θ in their place for the time of a
 forward pass, and catches whatever the pass would assign (moving statistics, seeds).
@@ -10,15 +10,38 @@ from functools import partial
 from typing import Any, TypeAlias
 
 import keras
+import numpy as np
 import tensorflow as tf
 
-from lca.errors import DataError, LayoutError, LCAError
+from lca.errors import LayoutError
+from lca.frameworks import (
+    BatchNorm,
+    Frozen,
+    ModelLoss,
+    PyTree,
+    check_loss,
+    check_theta,
+    loss_errors,
+    no_gradient,
+    require_weight,
+)
+from lca.frameworks.loss import unweighted
 from lca.layout import Layout
 from lca.objective import State
-from lca_tensorflow.data import PyTree
+from lca_tensorflow.data import as_tensors, weighted_by_class
+from lca_tensorflow.examples import weights_of, with_weights
+from lca_tensorflow.losses import (
+    BatchLoss,
+    averages_by_weight,
+    data_loss,
+    default_loss,
+    error_scores,
+    number_of_examples,
+    penalty_loss,
+    sum_of_weights,
+)
 from lca_tensorflow.parameters import (
-    Frozen,
-    check_theta,
+    flat,
     flat_gradient,
     layout_of,
     parameters_of,
@@ -26,23 +49,29 @@ from lca_tensorflow.parameters import (
     training,
     unique_names,
 )
-from lca_tensorflow.policies import BatchNormPolicy, Scope, batch_statistics, layers_with_batch_statistics
+from lca_tensorflow.policies import Scope, batch_statistics, layers_with_batch_statistics
 
-BatchLoss: TypeAlias = Callable[[keras.Model, PyTree], tf.Tensor]
 Sums: TypeAlias = tuple[tf.Tensor, tf.Tensor, tf.Tensor]
 """Weighted loss, weight and weighted gradient of the batches so far."""
+MEAN_HINT = "use reduction='sum_over_batch_size'"
 
 
-class ModelLoss:
-    """The mean loss of any batches at any θ; the options are those of `lca_tensorflow.Objective`."""
+class KerasLoss(ModelLoss):
+    """`lca.frameworks.ModelLoss` of a Keras model; the options are those of `lca_tensorflow.Objective`."""
+
+    mean_hint = MEAN_HINT
+    gradient_hint = "is it computed with stop_gradient, or converted to NumPy on the way?"
+    sample_hint = "pass a loss_fn that takes a sample_weight, as a keras.losses.Loss does"
 
     def __init__(
         self,
         model: keras.Model,
-        batch_loss: BatchLoss,
+        loss_fn: Any,
         *,
-        batch_weight: Callable[[PyTree], Any],
-        batch_norm: BatchNormPolicy | Mapping[str, BatchNormPolicy],
+        batch_loss: BatchLoss | None,
+        batch_weight: Callable[[PyTree], Any] | None,
+        class_weight: Mapping[int, float] | None,
+        batch_norm: BatchNorm,
         frozen: Frozen,
         jit_compile: bool,
         run_eagerly: bool,
@@ -50,49 +79,36 @@ class ModelLoss:
         self.layout: Layout = layout_of(model, frozen)
         self.variables = list(parameters_of(model, frozen).values())
         self.dtype: str = self.variables[0].dtype
-        self._model = model
-        self._batch_loss, self.batch_weight = batch_loss, batch_weight
+        self._model, self._loss_fn = model, loss_fn
+        self._own_loss = batch_loss is not None
+        self._batch_loss = batch_loss or default_loss(loss_fn)
+        self.counts_examples = batch_weight is None
+        self._averages = averages_by_weight(model, loss_fn)
+        self._weight = batch_weight or (sum_of_weights if self._averages else number_of_examples)
+        self._class_weight = class_weight
         self._norms = layers_with_batch_statistics(model, batch_norm)
+        self.mixes_examples = bool(self._norms)
         self._trains = training(model, frozen)
-        own = {id(v) for v in self.variables}
-        unused = {id(v) for norm in self._norms for v in (norm.moving_mean, norm.moving_variance)}
-        others = [v for v in model.variables if id(v) not in own and "float" in v.dtype]
-        self._buffers = {
-            name: v
-            for name, v in zip(unique_names(model, others), others, strict=True)
-            if id(v) not in unused
-        }
+        self._buffers = _buffers(model, self.variables, self._norms)
         self._eagerly, self._jit = run_eagerly, jit_compile
         self._compiled: dict[object, Any] = {}  # tf.functions
-
-    @property
-    def mixes_examples(self) -> bool:
-        """Whether the loss of an example depends on the batch it is measured in (batch statistics)."""
-        return bool(self._norms)
 
     @property
     def traces(self) -> int:
         """How often a loss or a gradient was traced so far, for all structures and sizes of batches."""
         return sum(function.experimental_get_tracing_count() for function in self._compiled.values())
 
-    def of(self, batch_loss: BatchLoss) -> "ModelLoss":
-        """Another loss of a batch, all else as here."""
-        other = copy.copy(self)
-        other._batch_loss, other._compiled = batch_loss, {}
-        return other
+    def theta(self) -> tf.Tensor:
+        return flat(self.variables)
 
     def state(self) -> State | None:
-        """A copy of the variables besides θ that the loss depends on."""
         return {name: tf.identity(v.value) for name, v in self._buffers.items()} or None
 
     def evaluate(
         self, theta: tf.Tensor, batches: Iterable[PyTree], state: State | None = None, *, gradient: bool
     ) -> tuple[float, tf.Tensor | None]:
-        """Mean loss over the batches, summed in float64, and its gradient (K,) if asked for.
-
-        A float64 model takes float32 parameters as well, and computes in float64; not the other way round.
-        """
-        check_theta(self.layout, theta)
+        """As `ModelLoss.evaluate`; a float64 model also takes float32 parameters and computes in float64."""
+        check_theta(self.layout, theta, tf.Tensor)
         if theta.dtype == tf.float64 and self.dtype == "float32":
             raise LayoutError(
                 "theta is float64, but the model was built in float32; use tf.cast(theta, 'float32'), or "
@@ -104,56 +120,66 @@ class ModelLoss:
         state = dict(state or self.state() or {})
         for batch in batches:
             arguments = wide, state, batch, sums
-            sums = self._add(arguments, gradient)(*arguments)
+            with loss_errors(batch, (tf.errors.ResourceExhaustedError,)):
+                sums = self._add(arguments, gradient)(*arguments)
         total, weights, grad = sums
-        if not float(weights) > 0:
-            raise DataError("the measured batches weigh 0 together; pass a batch_weight that is positive.")
+        require_weight(float(weights))
         mean = tf.cast(grad / tf.cast(weights, grad.dtype), theta.dtype) if gradient else None
         return float(total / weights), mean
 
-    def each(self, theta: tf.Tensor, batches: Iterable[PyTree], function: BatchLoss) -> list[tf.Tensor]:
-        """What ``function`` says of the model at θ and each batch; not compiled."""
-        check_theta(self.layout, theta)
-        tensors, state = tensors_of(self.layout, tf.cast(theta, self.dtype)), dict(self.state() or {})
-        return [self.of(function)._loss(tensors, state, batch) for batch in batches]
-
     def try_out(self, theta: tf.Tensor, batch: PyTree) -> list[str]:
-        """One batch, not compiled, everything checked; the trainable tensors that get no gradient from it."""
+        """One batch, not compiled."""
         tensors = tensors_of(self.layout, theta)
         with tf.GradientTape(watch_accessed_variables=False) as tape:
             tape.watch(tensors)
-            try:
-                loss = self._loss(tensors, dict(self.state() or {}), batch)
-            except LCAError:
-                raise
-            except Exception as error:
-                raise DataError(
-                    f"the loss of the first measuring batch raised {type(error).__name__}: {error}"
-                    + ("; the other way round, (x, y), it would fit." if self._fits_swapped(batch) else "")
-                ) from error
-        check_loss(loss)
+            loss = self._loss(tensors, dict(self.state() or {}), batch)
+        check_loss(loss, MEAN_HINT)
         grads = tape.gradient(loss, tensors)
         if all(grad is None for grad in grads):
-            raise LCAError(
-                "the loss does not depend on any weight of the model; is it computed with stop_gradient, or "
-                "converted to NumPy on the way?"
-            )
+            raise no_gradient(self.gradient_hint)
         found = zip(self.layout.names, grads, self._trains, strict=True)
         return [name for name, grad, trainable in found if trainable and grad is None]
 
-    def _fits_swapped(self, batch: PyTree) -> bool:
-        """Whether a batch (y, x) that raised has a loss as (x, y)."""
-        if not isinstance(batch, tuple) or len(batch) != 2:
-            return False
-        try:
-            values = [v.value for v in self.variables]
-            check_loss(self._loss(values, dict(self.state() or {}), batch[::-1]))
-        except Exception:  # whatever a model raises
-            return False
-        return True
+    def prepare(self, batch: PyTree) -> PyTree:
+        weighted = weighted_by_class(as_tensors(batch, self.dtype), self._class_weight)
+        return as_tensors(weighted, self.dtype)
+
+    def batch_weight(self, batch: PyTree) -> float:
+        return float(self._weight(batch))
+
+    def terms(self) -> Mapping[str, ModelLoss]:
+        """``add_loss`` and regularizers are the penalty."""
+        overridden = type(self._model).compute_loss is not keras.Model.compute_loss
+        if self._own_loss or (self._loss_fn is None and overridden):
+            return super().terms()
+        return {"data": self._of(data_loss(self._loss_fn)), "penalty": self._of(penalty_loss)}
+
+    def example_weights(self, rows: PyTree) -> np.ndarray | None:
+        return weights_of(rows) if self._averages else None
+
+    def sample(self, rows: PyTree, weight: np.ndarray | None) -> PyTree:
+        if weight is not None and self._own_loss:
+            raise unweighted(self.sample_hint)
+        return with_weights(rows, weight, self.dtype, averages_by_weight=self._averages)
+
+    def scores(self, theta: tf.Tensor, batches: Iterable[PyTree]) -> np.ndarray:
+        """Not compiled."""
+        if self._own_loss:
+            return super().scores(theta, batches)
+        check_theta(self.layout, theta, tf.Tensor)
+        tensors, state = tensors_of(self.layout, tf.cast(theta, self.dtype)), dict(self.state() or {})
+        loss = self._of(error_scores(self._loss_fn))
+        found = [loss._loss(tensors, state, self.sample(batch, None)) for batch in batches]
+        return np.asarray(tf.concat(found, 0), np.float64)
+
+    def _of(self, batch_loss: BatchLoss) -> "KerasLoss":
+        """Another loss of a batch, all else the same."""
+        other = copy.copy(self)
+        other._batch_loss, other._compiled = batch_loss, {}
+        return other
 
     def _add(self, arguments: tuple[Any, ...], gradient: bool) -> Any:
-        """The addition of one batch, traced once for batches of all sizes."""
+        """The function that adds one batch, traced once for batches of all sizes."""
         function = self._add_gradient if gradient else self._add_loss
         if self._eagerly:
             return function
@@ -163,7 +189,7 @@ class ModelLoss:
         if key not in self._compiled:
             theta, state, rows, sums = tf.nest.map_structure(tf.TensorSpec.from_tensor, arguments)
             rows = tf.nest.map_structure(lambda row: tf.TensorSpec((None, *row.shape[1:]), row.dtype), rows)
-            # TensorFlow counts tracings by code, and warns of many; by a partial it counts each on its own.
+            # TensorFlow counts tracings by code, and warns of many; it counts each partial on its own.
             self._compiled[key] = tf.function(
                 partial(function),
                 input_signature=(theta, state, rows, sums),
@@ -174,13 +200,13 @@ class ModelLoss:
 
     def _add_loss(self, theta: tf.Tensor, state: State, batch: PyTree, sums: Sums) -> Sums:
         total, weights, grad = sums
-        weight = tf.cast(self.batch_weight(batch), tf.float64)
+        weight = tf.cast(self._weight(batch), tf.float64)
         loss = self._loss(tensors_of(self.layout, theta), state, batch)
         return total + weight * tf.cast(loss, tf.float64), weights + weight, grad
 
     def _add_gradient(self, theta: tf.Tensor, state: State, batch: PyTree, sums: Sums) -> Sums:
         total, weights, grad = sums
-        weight = tf.cast(self.batch_weight(batch), tf.float64)
+        weight = tf.cast(self._weight(batch), tf.float64)
         tensors = tensors_of(self.layout, theta)
         with tf.GradientTape(watch_accessed_variables=False) as tape:
             tape.watch(tensors)
@@ -192,15 +218,22 @@ class ModelLoss:
     def _loss(self, tensors: list[tf.Tensor], state: Mapping[str, tf.Tensor], batch: PyTree) -> tf.Tensor:
         mapping = list(zip(self.variables, tensors, strict=True))
         mapping += [(self._buffers[name], value) for name, value in state.items() if name in self._buffers]
-        with batch_statistics(self._norms), Scope(mapping):
+        with (
+            loss_errors(batch, (tf.errors.ResourceExhaustedError,)),
+            batch_statistics(self._norms),
+            Scope(mapping),
+        ):
             return self._batch_loss(self._model, batch)
 
 
-def check_loss(loss: object) -> None:
-    """Raise `LCAError` unless ``loss`` is a floating-point scalar."""
-    if not isinstance(loss, tf.Tensor) or not loss.dtype.is_floating:
-        raise LCAError(f"the loss must be a floating-point tensor, got {type(loss).__name__}.")
-    if loss.shape.rank:
-        raise LCAError(
-            f"the loss must be a scalar, got shape {tuple(loss.shape)}; use reduction='sum_over_batch_size'."
-        )
+def _buffers(
+    model: keras.Model,
+    variables: Iterable[keras.Variable],
+    norms: Iterable[keras.layers.BatchNormalization],
+) -> dict[str, keras.Variable]:
+    """The floating-point variables besides θ, without the statistics that ``norms`` do not read."""
+    own = {id(v) for v in variables}
+    unused = {id(v) for norm in norms for v in (norm.moving_mean, norm.moving_variance)}
+    others = [v for v in model.variables if id(v) not in own and "float" in v.dtype]
+    named = zip(unique_names(model, others), others, strict=True)
+    return {name: variable for name, variable in named if id(variable) not in unused}

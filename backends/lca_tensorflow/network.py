@@ -1,4 +1,4 @@
-"""From a NumPy `lca.reference.models.Network` to the same network in Keras, and from its θ to that of the Keras model.
+"""An `lca.reference.models.Network` as a Keras model, and its θ as that of the Keras model.
 
 Keras keeps images and kernels with channels last, so the tensors of a network are transposed on the way. A
 tied tensor is there twice in the Keras model and once in θ.
@@ -14,6 +14,7 @@ import numpy as np
 import tensorflow as tf
 
 from lca.errors import LCAError
+from lca.frameworks import BatchNormPolicy
 from lca.reference.models import (
     BatchNorm,
     Conv2d,
@@ -28,7 +29,6 @@ from lca.reference.models import (
 )
 from lca.reference.models.convolution import MaxPool2d
 from lca.reference.models.layers import Layer
-from lca_tensorflow.policies import BatchNormPolicy
 
 CHANNELS_LAST, CHANNELS_FIRST = (2, 3, 1), (3, 1, 2)
 Options = dict[str, Any]

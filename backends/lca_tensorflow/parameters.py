@@ -1,42 +1,39 @@
-"""θ and the model: which variables make it up, what they are called, and where their neurons are."""
+"""θ and the model: which variables are in θ, their names, their neuron axes, and θ as tensors."""
 
 from collections import Counter
 from collections.abc import Iterable
-from typing import Any, Literal, TypeAlias, get_args
+from typing import Any, TypeAlias
 
 import keras
 import tensorflow as tf
 
-from lca.arrays import array_ops
-from lca.errors import LayoutError, UnknownNameError
+from lca.errors import LayoutError
+from lca.frameworks import Frozen, check_frozen, require_one, require_precision
 from lca.layout import Layout
 
-Frozen = Literal["zero", "omit"]
-"""Parameters that do not train (``layer.trainable = False``): in θ with gradient 0, or not in θ at all."""
 Variable: TypeAlias = keras.Variable
 
 
 def parameters_of(model: keras.Model, frozen: Frozen = "zero") -> dict[str, Variable]:
-    """The variables θ is made of, by name, in the model's order; shared ones once.
+    """The variables in θ, by name, in the model's order; shared ones once.
 
     A name is the Keras path with dots and without the model's own name: ``dense_1.kernel``. Where two
     variables have one path, the later ones are numbered: ``dense_1.kernel_1``. Moving statistics, seeds and
-    other state are no parameters.
+    other state are not parameters.
 
     Raises
     ------
     LayoutError
-        If there are none, or they differ in dtype, or are neither float32 nor float64.
+        If there are none, they differ in dtype, or are neither float32 nor float64.
     """
-    if frozen not in get_args(Frozen):
-        raise UnknownNameError("policy for frozen parameters", frozen, get_args(Frozen))
+    check_frozen(frozen)
     if not isinstance(model, keras.Model):
         raise LayoutError(f"expected a keras.Model, got {type(model).__name__}; wrap layers in a Sequential.")
     if not model.built:
         raise LayoutError(
             f"the model {model.name!r} has no weights yet; call it on one batch, or model.build(input_shape)."
         )
-    # What was made to be trained, whether or not it is switched off now.
+    # The weights of layers that were created trainable, whether or not they are now.
     meant = {id(v) for layer in model._flatten_layers() for v in layer._trainable_variables}
     trained = {id(v) for v in model.trainable_variables}
     found = [v for v in model.variables if id(v) in meant and (frozen == "zero" or id(v) in trained)]
@@ -46,23 +43,12 @@ def parameters_of(model: keras.Model, frozen: Frozen = "zero") -> dict[str, Vari
             "model.trainable = True."
         )
     named = dict(zip(unique_names(model, found), found, strict=True))
-    _check_dtypes(named)
+    dtypes = {name: variable.dtype for name, variable in named.items()}
+    require_precision(
+        dtypes, "use the policy 'mixed_bfloat16' or 'mixed_float16', which keeps them in float32"
+    )
+    require_one("dtype", dtypes, "build the model under one dtype policy")
     return named
-
-
-def _check_dtypes(named: dict[str, Variable]) -> None:
-    (first, variable), *rest = named.items()
-    if variable.dtype not in ("float32", "float64"):
-        raise LayoutError(
-            f"parameter {first!r} is {variable.dtype}; differences between steps need float32 or float64 "
-            "parameters: use the policy 'mixed_bfloat16' or 'mixed_float16', which keeps them in float32."
-        )
-    for name, other in rest:
-        if other.dtype != variable.dtype:
-            raise LayoutError(
-                f"all parameters must share one dtype: {first!r} is {variable.dtype}, {name!r} is "
-                f"{other.dtype}; build the model under one dtype policy."
-            )
 
 
 def unique_names(model: keras.Model, variables: Iterable[Variable]) -> list[str]:
@@ -77,11 +63,25 @@ def unique_names(model: keras.Model, variables: Iterable[Variable]) -> list[str]
 
 
 def layout_of(model: keras.Model, frozen: Frozen = "zero") -> Layout:
-    """The `lca.Layout` of a model: names and shapes of its parameters, and where its neurons are.
+    """The `lca.Layout` of a model: names, shapes and neuron axes of its parameters.
 
     A neuron is an output unit or channel: the last axis of kernels, ``(in, out)`` and ``(h, w, in, out)`` in
     Keras, and of embeddings; the one before it in transposed and depthwise convolutions.
 
+    Parameters
+    ----------
+    model
+        A built `keras.Model`.
+    frozen
+        As in `Objective`.
+
+    Raises
+    ------
+    LayoutError
+        If the weights cannot be measured (`Objective`), or the model is not built.
+
+    Examples
+    --------
     >>> model = keras.Sequential([keras.Input((3,)), keras.layers.Dense(2, name="fc")])
     >>> layout_of(model).names, layout_of(model).neuron_axes
     (('fc.kernel', 'fc.bias'), (1, 0))
@@ -135,12 +135,3 @@ def flat_gradient(tensors: list[tf.Tensor], grads: list[Any], trains: list[bool]
         for tensor, grad, wanted in zip(tensors, grads, trains, strict=True)
     ]
     return tf.concat(parts, 0)
-
-
-def check_theta(layout: Layout, theta: tf.Tensor) -> None:
-    """Raise `LayoutError` unless θ is a (K,) float32 or float64 tensor."""
-    array_ops(theta)
-    if not isinstance(theta, tf.Tensor) or theta.dtype not in (tf.float32, tf.float64):
-        kind = theta.dtype.name if isinstance(theta, tf.Tensor) else type(theta).__name__
-        raise LayoutError(f"theta must be a float32 or float64 tf.Tensor, got {kind}; use tf.constant.")
-    layout.check(theta, "theta")

@@ -6,25 +6,31 @@ from functools import partial
 import keras
 import tensorflow as tf
 
+from lca.frameworks import Frozen, PyTree, check_loss, check_theta
 from lca.layout import Layout
-from lca_tensorflow.data import PyTree
-from lca_tensorflow.model_loss import check_loss
-from lca_tensorflow.parameters import Frozen, check_theta, flat_gradient, layout_of, tensors_of, training
+from lca_tensorflow.model_loss import MEAN_HINT
+from lca_tensorflow.parameters import flat_gradient, layout_of, tensors_of, training
 
 
 class Penalty:
-    """``R(θ)``, a function of the named parameters alone: a row of its own in a `lca.Sum`.
+    """``R(θ)``, a function of the parameters alone: a term of its own in a `lca.Sum`; an `lca.Objective`.
 
-    Regularizers that the model has need none: `Objective.by_term` gives them a row.
+    For the regularizers of a model it is not needed: `Objective.by_term` gives them a term.
 
     Parameters
     ----------
     model
-        The model whose parameters are meant, or a `lca.Layout`.
+        The model with these parameters, or a `lca.Layout`.
     function
-        From a mapping of parameter tensors by name to a scalar tensor, built of TensorFlow operations.
+        From a mapping of parameter tensors by name to a scalar tensor, built of TensorFlow operations, in the
+        units of the loss.
     frozen
         As in `Objective`.
+
+    Raises
+    ------
+    LCAError
+        When it is evaluated, if the function does not return a floating-point scalar.
 
     Examples
     --------
@@ -48,12 +54,12 @@ class Penalty:
         self._evaluate = tf.function(partial(self._loss_and_grad), autograph=False)
 
     def loss(self, theta: tf.Tensor, batch: PyTree | None = None) -> float:
-        """R(θ); batches do not matter."""
+        """R(θ), the same for every batch."""
         return self.loss_and_grad(theta)[0]
 
     def loss_and_grad(self, theta: tf.Tensor, batch: PyTree | None = None) -> tuple[float, tf.Tensor]:
-        """R(θ) and ∂R/∂θ (K,), with 0 for frozen parameters."""
-        check_theta(self.layout, theta)
+        """R(θ) and ∂R/∂θ (K,), which is 0 for frozen parameters."""
+        check_theta(self.layout, theta, tf.Tensor)
         value, grad = self._evaluate(theta)
         return float(value), grad
 
@@ -62,5 +68,5 @@ class Penalty:
         with tf.GradientTape(watch_accessed_variables=False) as tape:
             tape.watch(tensors)
             value = self._function(dict(zip(self.layout.names, tensors, strict=True)))
-        check_loss(value)
+        check_loss(value, MEAN_HINT)
         return value, flat_gradient(tensors, tape.gradient(value, tensors), self._trains)

@@ -1,43 +1,34 @@
-"""What is held still while a model is measured: batch statistics as asked for, and no random numbers."""
+"""The modes a model is measured in: batch statistics by policy, given values for variables, no randomness."""
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from functools import partial
-from typing import Any, Literal, TypeAlias, get_args
+from typing import Any
 
 import keras
 import tensorflow as tf
 
-from lca.errors import NonDeterministicError, UnknownNameError
+from lca.errors import NonDeterministicError
+from lca.frameworks import BatchNorm, batch_norm_policies
 
-BatchNormPolicy: TypeAlias = Literal["batch", "frozen"]
-"""Statistics a BatchNormalization layer uses: those of the measuring batch, or its moving ones."""
 Norm: Any = keras.layers.BatchNormalization
 
 
 def layers_with_batch_statistics(
-    model: keras.Model, policy: BatchNormPolicy | Mapping[str, BatchNormPolicy]
+    model: keras.Model, policy: BatchNorm
 ) -> list[keras.layers.BatchNormalization]:
     """The normalisation layers that use the statistics of the measuring batch.
 
-    A mapping names layers (the others get ``"batch"``). As in training, a layer that is not trainable uses
-    its moving statistics.
+    As in training, a layer that is not trainable uses its moving statistics.
     """
-    norms = [layer for layer in model._flatten_layers() if isinstance(layer, Norm)]
-    named = policy if isinstance(policy, Mapping) else {}
-    for name in named:
-        if name not in {norm.name for norm in norms}:
-            raise UnknownNameError("normalisation layer", name, [norm.name for norm in norms])
-    for chosen in named.values() if isinstance(policy, Mapping) else [policy]:
-        if chosen not in get_args(BatchNormPolicy):
-            raise UnknownNameError("batch_norm policy", chosen, get_args(BatchNormPolicy))
-    usual = "batch" if isinstance(policy, Mapping) else policy
-    return [norm for norm in norms if norm.trainable and named.get(norm.name, usual) == "batch"]
+    norms = [layer for layer in model._flatten_layers() if isinstance(layer, Norm)]  # names may repeat
+    chosen = batch_norm_policies(policy, {norm.name for norm in norms})
+    return [norm for norm in norms if norm.trainable and chosen[norm.name] == "batch"]
 
 
 @contextmanager
 def batch_statistics(norms: Iterable[keras.layers.BatchNormalization]) -> Iterator[None]:
-    """These layers normalise as in training, though the model is called as in inference."""
+    """Let these layers normalise as in training, while the model is called as in inference."""
     changed = []
     try:
         for norm in norms:
@@ -56,12 +47,12 @@ def _training_call(
 
 
 class Scope(keras.StatelessScope):
-    """Given values in the place of variables; what a forward pass would assign is dropped.
+    """Replace variables by given values, and drop what a forward pass would assign.
 
     Raises
     ------
     NonDeterministicError
-        If the pass draws random numbers: with the seed at rest they would be the same at every measurement
+        If the pass draws random numbers: while the seed does not move they are the same at every measurement
         and pass for a deterministic loss, until the next training batch moves the seed.
     """
 
@@ -71,7 +62,7 @@ class Scope(keras.StatelessScope):
     def add_update(self, update: tuple[keras.Variable, tf.Tensor]) -> None:
         if update[0].name == "seed_generator_state":
             raise NonDeterministicError(
-                "random numbers are drawn while measuring, so the loss is no function of the weights; is "
+                "random numbers are drawn while measuring, so the loss is not a function of the weights; is "
                 "dropout called with training=True, or noise added without asking `training`?"
             )
         super().add_update(update)

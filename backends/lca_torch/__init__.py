@@ -1,6 +1,6 @@
 """Loss Change Allocation for PyTorch: any model, any training loop, on the model's own device."""
 
-import lca_torch.arrays  # noqa: F401 - both register what torch tensors can do
+import lca_torch.arrays  # noqa: F401 - registers the array operations of torch tensors
 from lca_torch.backend import TorchBackend
 from lca_torch.objective import Objective
 from lca_torch.parameters import layout_of

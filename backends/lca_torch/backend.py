@@ -83,7 +83,7 @@ class TorchBackend:
 
 
 class NetworkLoss:
-    """A NumPy `Network` and its data as an `lca_torch.Objective` that takes `lca.reference.data.Batch`."""
+    """An `lca_torch.Objective` of a NumPy `Network` and its data; batches are `lca.reference.data.Batch`."""
 
     def __init__(self, model: nn.Module, network: Network, data: Batch, batch_size: int) -> None:
         self._network = network

@@ -1,4 +1,4 @@
-"""Checkpoint files: which there are and in what order, and the tensors in them, read without running code."""
+"""Checkpoint files of torch: which files are checkpoints, and their tensors, read without running code."""
 
 import json
 import pickle
@@ -6,18 +6,16 @@ import re
 import zipfile
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
-from os import PathLike
 from pathlib import Path
-from typing import Any, TypeAlias
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from lca.errors import TrajectoryError
 from lca.extras import extra
-from lca.importers import sorted_by_number
-
-AnyPath: TypeAlias = str | PathLike[str]
+from lca.frameworks import checkpoints_in_order
+from lca.frameworks.replay import AnyPath
 
 SUFFIXES = (".bin", ".ckpt", ".pt", ".pth", ".safetensors")
 INDEX = ".index.json"
@@ -27,38 +25,19 @@ several (shards)."""
 
 
 def checkpoint_files(checkpoints: AnyPath | Iterable[AnyPath]) -> list[Path]:
-    """The files to read, in order: of these paths, or of everything in one folder.
+    """The files to read, in order (`lca.frameworks.checkpoints_in_order`).
 
     Raises
     ------
     TrajectoryError
-        If a file is not there, there are fewer than two, or the names in a folder do not give one order.
+        If a file does not exist, there are fewer than two, or the names in a folder do not give one order.
     """
-    if isinstance(checkpoints, str | PathLike):
-        folder = Path(checkpoints)
-        if not folder.exists():
-            raise TrajectoryError(f"there is no folder {folder}; pass a folder of checkpoints, or paths.")
-        if folder.is_file():
-            raise TrajectoryError(
-                f"{folder} is one checkpoint, and a replay needs at least two (one step); pass a list of "
-                "paths in the order of training, or their folder."
-            )
-        found = sorted_by_number(_checkpoints_in(folder))
-    else:
-        found = [Path(path) for path in checkpoints]
-    if len(found) < 2:
-        place = f" in {checkpoints}" if isinstance(checkpoints, str | PathLike) else ""
-        raise TrajectoryError(
-            f"a replay needs at least two checkpoints (one step), got {len(found)}{place} (files of kind "
-            f"{', '.join(SUFFIXES)}, or folders with weights); save one before the first update as well."
-        )
-    return [_weights(path) for path in found]
+    kinds = f"{', '.join(SUFFIXES)}, or folders with weights"
+    return [_weights(path) for path in checkpoints_in_order(checkpoints, _is_checkpoint, kinds)]
 
 
-def _checkpoints_in(folder: Path) -> Iterator[Path]:
-    for path in folder.iterdir():
-        if any((path / name).exists() for name in INSIDE) if path.is_dir() else path.suffix in SUFFIXES:
-            yield path
+def _is_checkpoint(path: Path) -> bool:
+    return any((path / name).exists() for name in INSIDE) if path.is_dir() else path.suffix in SUFFIXES
 
 
 def _weights(path: Path) -> Path:
@@ -67,9 +46,7 @@ def _weights(path: Path) -> Path:
     for candidate in candidates:
         if candidate.is_file():
             return candidate
-    if path.is_dir():
-        raise TrajectoryError(f"the folder {path} holds none of {', '.join(INSIDE)}; pass files.")
-    raise TrajectoryError(f"there is no checkpoint {path}.")
+    raise TrajectoryError(f"the folder {path} holds none of {', '.join(INSIDE)}; pass files.")
 
 
 class _SafeTensors(Mapping[str, Tensor]):

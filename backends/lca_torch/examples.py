@@ -1,85 +1,66 @@
-"""Single examples of a measured data set: weighted batches of them, and how wrong the model is on each.
-
-Both travel as batches of their own kind through the one way in which `lca_torch.model_loss.ModelLoss` puts θ
-in place of the model's parameters.
-"""
+"""The loss of a batch from what torch users have, and the losses and errors of its single examples."""
 
 import inspect
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from copy import copy
 from functools import partial
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeAlias
 
 import torch
 from torch import Tensor, nn
 
-from lca.errors import LCAError
-from lca_torch.data import PyTree
-from lca_torch.model_loss import BatchLoss, default_loss
+from lca.errors import DataError, LCAError
+from lca.frameworks import PyTree, describe
+
+BatchLoss: TypeAlias = Callable[[nn.Module, PyTree], Tensor]
+LossFn: TypeAlias = Callable[[Any, Any], Tensor]
 
 
 class Weighted(NamedTuple):
-    """A batch whose loss is ``Σ_j v_j ℓ_j / Σ_j v_j``."""
+    """A batch whose loss is ``Σ_j v_j ℓ_j / Σ_j v_j`` for weights v (n,)."""
 
     rows: PyTree
     weight: Tensor
 
 
-class Scored(NamedTuple):
-    """A batch whose "loss" is the score of every example."""
+def default_loss(loss_fn: LossFn | None) -> BatchLoss:
+    """``loss_fn(model(inputs), target)`` of pairs; without a ``loss_fn``, ``model(**batch).loss``."""
+    return _own_loss if loss_fn is None else partial(_of_pair, loss_fn)
 
-    rows: PyTree
 
+def with_samples(batch_loss: BatchLoss, loss_fn: LossFn | None) -> BatchLoss:
+    """``batch_loss``, extended to `Weighted` batches where ``loss_fn`` gives the loss of each example."""
 
-class ExampleLoss:
-    """A `BatchLoss` for ordinary batches as ``usual``, and for `Weighted` and `Scored` ones of pairs."""
-
-    def __init__(self, usual: BatchLoss, loss_fn: Callable[[Any, Any], Tensor] | None) -> None:
-        self._usual, self._loss_fn = usual, loss_fn
-
-    def __call__(self, model: nn.Module, batch: PyTree) -> Tensor:
-        if isinstance(batch, Weighted):
-            return self._weighted(model, batch)
-        if isinstance(batch, Scored):
-            return self._scores(model, batch)
-        return self._usual(model, batch)
-
-    @property
-    def supports_weights(self) -> bool:
-        """Whether the loss of each example is to be had."""
-        return example_losses(self._loss_fn) is not None
-
-    def check_scores(self) -> None:
-        """Raise `LCAError` unless examples can be scored."""
-        if self._loss_fn is None:
-            raise LCAError(
-                "the errors of single examples need a loss_fn of output and target; let training hand them "
-                "over (tracker.scores(index, errors)), or use sampling='uniform'."
-            )
-
-    def _weighted(self, model: nn.Module, batch: Weighted) -> Tensor:
-        losses = default_loss(example_losses(self._loss_fn))(model, batch.rows)
+    def of_batch(model: nn.Module, batch: PyTree) -> Tensor:
+        if not isinstance(batch, Weighted):
+            return batch_loss(model, batch)
+        losses = default_loss(example_losses(loss_fn))(model, batch.rows)
         if losses.shape[:1] != batch.weight.shape:
-            raise LCAError(f"a loss an example is needed, got {tuple(losses.shape)} for {len(batch.weight)}.")
+            raise DataError(
+                f"loss_fn with reduction='none' gave shape {tuple(losses.shape)} for {len(batch.weight)} "
+                "examples; it must give one loss per example."
+            )
         losses = losses.reshape(len(losses), -1).mean(1)
         return (batch.weight * losses).sum() / batch.weight.sum()
 
-    def _scores(self, model: nn.Module, batch: Scored) -> Tensor:
-        """``½ Σ_j |∂ℓ_n/∂f_j|`` (n,), which under cross-entropy is ``1 - p_model(y_n)``."""
-
-        def of_outputs(outputs: Tensor, target: Any) -> Tensor:
-            assert self._loss_fn is not None
-            with torch.enable_grad():
-                outputs = outputs.detach().requires_grad_()
-                loss = self._loss_fn(outputs, target) * len(outputs)  # the mean over examples: each counts 1
-                (grad,) = torch.autograd.grad(loss, outputs)
-            return grad.abs().reshape(len(grad), -1).sum(1) / 2
-
-        return default_loss(of_outputs)(model, batch.rows)
+    return of_batch
 
 
-def example_losses(loss_fn: Callable[[Any, Any], Tensor] | None) -> Callable[[Any, Any], Tensor] | None:
-    """``loss_fn`` without its mean; ``None`` if that is not to be had.
+def error_scores(loss_fn: LossFn) -> BatchLoss:
+    """``½ Σ_j |∂ℓ_n/∂f_j|`` (n,) of a batch, which under cross-entropy is ``1 - p_model(y_n)``."""
+
+    def of_outputs(outputs: Tensor, target: Any) -> Tensor:
+        with torch.enable_grad():
+            outputs = outputs.detach().requires_grad_()
+            loss = loss_fn(outputs, target) * len(outputs)  # from the mean to the sum of the losses
+            (grad,) = torch.autograd.grad(loss, outputs)
+        return grad.abs().reshape(len(grad), -1).sum(1) / 2
+
+    return default_loss(of_outputs)
+
+
+def example_losses(loss_fn: LossFn | None) -> LossFn | None:
+    """``loss_fn`` with one loss per example instead of their mean; ``None`` if it offers no such form.
 
     >>> example_losses(nn.functional.mse_loss)(torch.tensor([0.0, 3.0]), torch.zeros(2))
     tensor([0., 9.])
@@ -96,3 +77,51 @@ def example_losses(loss_fn: Callable[[Any, Any], Tensor] | None) -> Callable[[An
         return None
     single_losses: Any = loss_fn
     return partial(single_losses, reduction="none") if takes else None
+
+
+def check_loss_arguments(loss_fn: object, batch_loss: object) -> None:
+    """Raise `LCAError` unless ``loss_fn`` can be called and is the only loss."""
+    if loss_fn is not None and not callable(loss_fn):
+        raise LCAError(
+            f"loss_fn must be a function of output and target, got a {type(loss_fn).__name__}; the order is "
+            "Objective(model, loss_fn, data)."
+        )
+    if loss_fn is not None and batch_loss is not None:
+        raise LCAError("pass loss_fn (of output and target) or batch_loss (of model and batch), not both.")
+
+
+def _of_pair(loss_fn: LossFn, model: nn.Module, batch: PyTree) -> Tensor:
+    if not isinstance(batch, tuple | list) or len(batch) != 2:
+        raise DataError(
+            f"loss_fn needs batches (inputs, target), got a {describe(batch)}; pass batch_loss=function of "
+            "model and batch instead."
+        )
+    inputs, target = batch
+    return loss_fn(_apply(model, inputs), target)
+
+
+def _own_loss(model: nn.Module, batch: PyTree) -> Tensor:
+    try:
+        output = _apply(model, batch)
+    except TypeError as error:
+        raise DataError(
+            f"the model raised TypeError: {error}. With loss_fn=None a {type(model).__name__} is called with "
+            "the whole batch and must return its loss as output.loss, as the models of Hugging Face do; for "
+            "any other model pass loss_fn, e.g. torch.nn.functional.cross_entropy, or batch_loss."
+        ) from error
+    loss = output.get("loss") if isinstance(output, Mapping) else getattr(output, "loss", None)
+    if loss is None:
+        raise DataError(
+            "without a loss_fn the model must return its loss as output.loss, got a "
+            f"{type(output).__name__}; pass loss_fn or batch_loss, or give it labels."
+        )
+    result: Tensor = loss
+    return result
+
+
+def _apply(model: nn.Module, inputs: PyTree) -> Any:
+    if isinstance(inputs, Mapping):
+        return model(**inputs)
+    if isinstance(inputs, tuple | list):
+        return model(*inputs)
+    return model(inputs)

@@ -11,8 +11,8 @@ from torch import Tensor, nn
 
 from lca.arrays import array_ops
 from lca.errors import LCAError
+from lca.frameworks import PyTree, Rows, examples_in, is_rows, joined
 from lca.tracking.context import LoopContext
-from lca_torch.data import PyTree, Rows, examples_in, is_rows, joined
 from lca_torch.live import holds
 from lca_torch.optimizers import updates_without
 from lca_torch.ranks import Ranks

@@ -1,4 +1,4 @@
-"""From a NumPy `lca.reference.models.Network` to the same network as a `torch.nn.Module`, name for name."""
+"""An `lca.reference.models.Network` as a `torch.nn.Module` with the same parameter names."""
 
 from collections import Counter, OrderedDict
 from collections.abc import Callable
@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
 from lca.errors import LCAError
+from lca.frameworks import BatchNormPolicy
 from lca.reference.models import (
     BatchNorm,
     Conv2d,
@@ -23,7 +24,6 @@ from lca.reference.models import (
 )
 from lca.reference.models.convolution import MaxPool2d
 from lca.reference.models.layers import Layer, Shape
-from lca_torch.policies import BatchNormPolicy
 
 
 def module_of(network: Network) -> nn.Sequential:

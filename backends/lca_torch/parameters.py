@@ -1,34 +1,27 @@
-"""θ and the model: which parameters make it up, and how gradients of all of them add up in one vector.
+"""θ and the model: which parameters are in θ, θ as tensors of their shapes, and gradients as one vector."""
 
-The flat vector is the only form in which θ leaves this package; here it is cut into views that have the
-shapes of the model's parameters, and put together from them.
-"""
-
-from collections.abc import Iterable, Mapping
-from typing import Literal, get_args
+from collections.abc import Iterable
 
 import torch
 from torch import Tensor, nn
 
-from lca.arrays import array_ops
-from lca.errors import LayoutError, UnknownNameError
+from lca import frameworks
+from lca.errors import LayoutError
+from lca.frameworks import Frozen, check_frozen, require_one, require_precision
+from lca.frameworks.tensors import dtype_of
 from lca.layout import Layout
 from lca_torch.live import ParameterVector
 
-Frozen = Literal["zero", "omit"]
-"""Parameters with ``requires_grad=False``: in θ with gradient 0, or not in θ at all."""
-
 
 def parameters_of(model: nn.Module, frozen: Frozen = "zero") -> dict[str, nn.Parameter]:
-    """The parameters θ is made of, by name, in the model's order; tied ones once, under their first name.
+    """The parameters in θ, by name, in the model's order; tied ones once, under their first name.
 
     Raises
     ------
     LayoutError
-        If there are none, or they differ in dtype or device, or are neither float32 nor float64.
+        If there are none, they differ in dtype or device, or are neither float32 nor float64.
     """
-    if frozen not in get_args(Frozen):
-        raise UnknownNameError("policy for frozen parameters", frozen, get_args(Frozen))
+    check_frozen(frozen)
     if not isinstance(model, nn.Module):
         raise LayoutError(f"expected a torch.nn.Module, got {type(model).__name__}.")
     named = {n: p for n, p in model.named_parameters() if frozen == "zero" or p.requires_grad}
@@ -37,33 +30,36 @@ def parameters_of(model: nn.Module, frozen: Frozen = "zero") -> dict[str, nn.Par
             f"{type(model).__name__} has no parameter that requires a gradient, so there is nothing to "
             "allocate to; call model.requires_grad_(True)."
         )
-    _require_one(named, "dtype", {n: p.dtype for n, p in named.items()})
-    _require_one(named, "device", {n: p.device for n, p in named.items()})
-    first, parameter = next(iter(named.items()))
-    if parameter.dtype not in (torch.float32, torch.float64):
-        raise LayoutError(
-            f"parameter {first!r} is {parameter.dtype}; differences between steps need float32 or float64 "
-            "parameters: keep those in float32 and use autocast for the forward pass."
-        )
+    fix = (
+        "convert the model, or leave parameters that do not train out of θ with requires_grad_(False) and "
+        "frozen='omit'"
+    )
+    dtypes = {name: dtype_of(parameter) for name, parameter in named.items()}
+    require_one("dtype", dtypes, fix)
+    require_one("device", {name: parameter.device for name, parameter in named.items()}, fix)
+    require_precision(dtypes, "keep the parameters in float32 and use autocast for the forward pass")
     return named
 
 
-def _require_one(named: Iterable[str], what: str, values: Mapping[str, object]) -> None:
-    first, *rest = named
-    for name in rest:
-        if values[name] != values[first]:
-            raise LayoutError(
-                f"all parameters must share one {what}: {first!r} has {values[first]}, {name!r} has "
-                f"{values[name]}; convert the model, or leave parameters that do not train out of θ with "
-                "requires_grad_(False) and frozen='omit'."
-            )
-
-
 def layout_of(model: nn.Module, frozen: Frozen = "zero") -> Layout:
-    """The `lca.Layout` of a model: names and shapes of its parameters, and where its neurons are.
+    """The `lca.Layout` of a model: names, shapes and neuron axes of its parameters.
 
     A neuron is an output channel: axis 0 of a weight, but axis 1 of transposed convolutions and embeddings.
 
+    Parameters
+    ----------
+    model
+        Any `torch.nn.Module`.
+    frozen
+        As in `Objective`.
+
+    Raises
+    ------
+    LayoutError
+        If the parameters cannot be measured (`Objective`), or a lazy one has no shape yet.
+
+    Examples
+    --------
     >>> layout_of(nn.Sequential(nn.Linear(3, 2), nn.Embedding(5, 4))).names
     ('0.weight', '0.bias', '1.weight')
     """
@@ -92,17 +88,13 @@ _OUTPUTS_SECOND = (
 
 
 def normal(tensor: Tensor) -> Tensor:
-    """``tensor``, or a copy of it if it was made in inference mode and autograd would refuse it."""
+    """``tensor``, or a copy if it was made in inference mode, which autograd would refuse."""
     return tensor.clone() if tensor.is_inference() else tensor
 
 
 def check_theta(layout: Layout, theta: Tensor, device: torch.device) -> None:
     """Raise `LayoutError` unless θ is a (K,) float32 or float64 tensor on ``device``."""
-    array_ops(theta)
-    if not isinstance(theta, Tensor) or theta.dtype not in (torch.float32, torch.float64):
-        kind = theta.dtype if isinstance(theta, Tensor) else type(theta).__name__
-        raise LayoutError(f"theta must be a float32 or float64 torch.Tensor, got {kind}.")
-    layout.check(theta, "theta")
+    frameworks.check_theta(layout, theta, Tensor)
     if theta.device != device:
         raise LayoutError(
             f"theta is on {theta.device}, but the objective was made on {device}; move the model first, then "
@@ -111,17 +103,26 @@ def check_theta(layout: Layout, theta: Tensor, device: torch.device) -> None:
 
 
 def _views(theta: Tensor, layout: Layout) -> dict[str, Tensor]:
-    """θ cut into tensors by name; nothing is copied."""
+    """θ as tensors by name; views, not copies."""
     if not isinstance(theta, ParameterVector) or theta.persisted is not None:
         return layout.unflatten(normal(theta).detach())
     return {name: normal(piece) for name, piece in zip(layout.names, theta.pieces, strict=True)}
 
 
 class Leaves:
-    """θ as named tensors whose gradients add up, in place, in one flat vector ``grad`` (K,).
+    """θ as named tensors whose gradients are summed in place, in one flat vector ``grad`` (K,).
 
     The tensors are views of θ and their ``.grad`` views of ``grad``: nothing of size K is copied, however
     many batches are added.
+
+    Parameters
+    ----------
+    theta
+        The parameter vector (K,).
+    layout
+        How it is divided into tensors.
+    trainable
+        The names of the tensors that are differentiated.
     """
 
     def __init__(self, theta: Tensor, layout: Layout, trainable: Iterable[str]) -> None:

@@ -5,23 +5,28 @@ from collections.abc import Callable, Mapping
 import torch
 from torch import Tensor, nn
 
+from lca.frameworks import Frozen, PyTree
 from lca.layout import Layout
-from lca_torch.data import PyTree
-from lca_torch.model_loss import check_loss
-from lca_torch.parameters import Frozen, Leaves, check_theta, layout_of, parameters_of
+from lca_torch.model_loss import check_differentiable
+from lca_torch.parameters import Leaves, check_theta, layout_of, parameters_of
 
 
 class Penalty:
-    """``R(θ)``, a function of the named parameters alone: a row of its own in a `lca.Sum`.
+    """``R(θ)``, a function of the parameters alone: a term of its own in a `lca.Sum`; an `lca.Objective`.
 
     Parameters
     ----------
     model
-        The model whose parameters are meant.
+        The model with these parameters.
     function
-        From a mapping of parameter tensors by name to a scalar tensor.
+        From a mapping of parameter tensors by name to a scalar tensor, in the units of the loss.
     frozen
         As in `Objective`.
+
+    Raises
+    ------
+    LCAError
+        When it is evaluated, if the function does not return a differentiable scalar.
 
     Examples
     --------
@@ -40,16 +45,16 @@ class Penalty:
         self._device = next(iter(self._parameters.values())).device
 
     def loss(self, theta: Tensor, batch: PyTree | None = None) -> float:
-        """R(θ); batches do not matter."""
+        """R(θ), the same for every batch."""
         return self.loss_and_grad(theta)[0]
 
     def loss_and_grad(self, theta: Tensor, batch: PyTree | None = None) -> tuple[float, Tensor]:
-        """R(θ) and ∂R/∂θ (K,), with 0 for frozen parameters."""
+        """R(θ) and ∂R/∂θ (K,), which is 0 for frozen parameters."""
         check_theta(self.layout, theta, self._device)
         with torch.inference_mode(False), torch.enable_grad():
             free = [name for name, parameter in self._parameters.items() if parameter.requires_grad]
             leaves = Leaves(theta, self.layout, free)
             value = self._function(leaves.tensors)
-            check_loss(value)
+            check_differentiable(value)
             leaves.add_gradient(value)
         return float(value.detach()), leaves.grad

@@ -1,4 +1,4 @@
-"""`replay`: the steps of a run from the checkpoints that were written while it went on."""
+"""`replay`: the steps of a run from checkpoints written during training."""
 
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
@@ -9,11 +9,13 @@ import torch
 from torch import Tensor
 
 from lca.errors import TrajectoryError
+from lca.frameworks import steps_between
+from lca.frameworks.replay import AnyPath
 from lca.layout import Layout, check_same_layout
-from lca.objective import Objective, State, state_of
+from lca.objective import Objective, State, leaves, state_of
 from lca.step import Step
-from lca_torch.checkpoints import AnyPath, checkpoint_files, open_checkpoint
-from lca_torch.terms import torch_objectives
+from lca_torch.checkpoints import checkpoint_files, open_checkpoint
+from lca_torch.objective import Objective as TorchObjective
 
 
 def replay(
@@ -26,7 +28,7 @@ def replay(
     """The steps between consecutive checkpoints, for `lca.allocate`.
 
     Each step is the straight segment from one checkpoint to the next, whatever happened between them: with a
-    checkpoint after every update this is the run itself. Files are read when their step comes up; memory: θ
+    checkpoint after every update this is the run itself. Files are read when their step comes up. Memory: θ
     at both ends of a step.
 
     Parameters
@@ -36,25 +38,25 @@ def replay(
         of `torch.save` (only tensors and plain containers are loaded, never code) or safetensors; a
         checkpoint may be a folder, as `transformers` writes it, in one file or in shards with an index.
     objective
-        What will be measured, one or several: its layout, dtype, device and buffers are what is looked for in
-        the files.
+        What will be measured, one objective or several by name. Their layout, dtype, device and buffers say
+        what is read from the files.
     key
-        Where in the file the tensors are, if not at the top: ``"state_dict"`` for those of Lightning.
+        Key of the dictionary in the file that holds the tensors, if they are not at the top: ``"state_dict"``
+        for checkpoints of Lightning.
     prefix
-        What stands in the file before the names that the objective knows: ``"net."``, ``"module."``, ...
-        Names without it belong to something else and are passed over.
+        Prefix of the names in the file: ``"net."``, ``"module."``, ... Names without it are ignored.
 
     Returns
     -------
     Iterator of Step
-        ``Step.index`` counts checkpoints from 0. ``Step.state`` has the buffers the loss depends on (running
-        statistics), so that ``state_change`` is reported.
+        ``Step.index`` counts checkpoints from 0. ``Step.state`` holds the buffers that the loss depends on
+        (running statistics), so that ``state_change`` is reported.
 
     Raises
     ------
     TrajectoryError
-        At once: if there are fewer than two checkpoints, one is not there, or their order is not clear. When
-        a file's turn comes: if it is damaged or holds pickled code, or if tensors are missing, unexpected or
+        At once: if there are fewer than two checkpoints, one does not exist, or their order is not clear.
+        When a file is read: if it is damaged or holds pickled code, or if tensors are missing, unexpected or
         of another shape.
 
     Examples
@@ -71,19 +73,7 @@ def replay(
     ...     [step.index for step in replay(folder, objective)]
     [0, 1]
     """
-    files = checkpoint_files(checkpoints)
-    return _steps(files, _Reader.of(objective, key, prefix))
-
-
-def _steps(files: list[Path], reader: "_Reader") -> Iterator[Step]:
-    start, before = reader.read(files[0])
-    for index, path in enumerate(files[1:]):
-        end, after = reader.read(path)
-        if before is not None and after is not None and all(torch.equal(before[n], after[n]) for n in after):
-            after = before  # one and the same object: it did not move
-        state = None if before is None or after is None else (before, after)
-        yield Step(start, end, index, state=state)
-        start, before = end, after
+    return steps_between(checkpoint_files(checkpoints), _Reader.of(objective, key, prefix).read)
 
 
 @dataclass(frozen=True)
@@ -94,9 +84,9 @@ class _Reader:
     aliases: Mapping[str, tuple[str, ...]]
     """Every name of a parameter; tied ones have several, and a file may hold any of them."""
     state: Mapping[str, Tensor]
-    """The buffers the loss depends on that checkpoints hold, as they are now."""
+    """The buffers that the loss depends on and that checkpoints hold, with their values now."""
     known: frozenset[str] | None
-    """All names that a file may hold; ``None`` if unknown."""
+    """All names that a file may hold; ``None``: any."""
     like: Tensor | None
     """A vector of the dtype and device of θ; ``None``: as in the file."""
     key: str | None
@@ -107,7 +97,7 @@ class _Reader:
         objectives = objective if isinstance(objective, Mapping) else {"train": objective}
         layout = check_same_layout((o.layout for o in objectives.values()), "the objectives of a replay")
         state = {name: b for o in objectives.values() for name, b in (state_of(o) or {}).items()}
-        measured = next(torch_objectives(objectives), None)
+        measured = next((o for o in leaves(objectives) if isinstance(o, TorchObjective)), None)
         if measured is None:
             return cls(layout, {name: (name,) for name in layout.names}, state, None, None, key, prefix)
         model = measured.model
@@ -161,13 +151,13 @@ class _Reader:
             unexpected = [name for name in mine if name not in self.known]
             if unexpected:
                 raise TrajectoryError(
-                    f"{path} also holds {_listed(unexpected)}, which the model has not; is it a checkpoint "
-                    "of another model?"
+                    f"{path} also holds {_listed(unexpected)}, which the model does not have; is it a "
+                    "checkpoint of another model?"
                 )
         return found
 
     def _found(self, tensors: Mapping[str, Any], prefix: str) -> dict[str, str]:
-        """The name in the file of each parameter and buffer that is there behind this prefix."""
+        """The name in the file of each parameter and buffer that it holds under this prefix."""
         return {
             name: prefix + alias
             for name, aliases in {**self.aliases, **{name: (name,) for name in self.state}}.items()
@@ -176,7 +166,7 @@ class _Reader:
         }
 
     def _fits(self, tensors: Mapping[str, Any], prefix: str) -> bool:
-        """Whether all parameters are there behind this prefix, with their shapes."""
+        """Whether the file holds all parameters under this prefix, with their shapes."""
         found = self._found(tensors, prefix)
         shapes = zip(self.layout.names, self.layout.shapes, strict=True)
         return all(name in found and tuple(tensors[found[name]].shape) == shape for name, shape in shapes)

@@ -8,7 +8,6 @@ import tensorflow as tf
 from lca import Step, tolerances
 from lca.errors import LCAError
 from lca.estimators import ControlVariate, CrossFit, SampledPathIntegral
-from lca.objective import Scored
 from lca.reference.models import DatasetLoss, logistic_regression
 from lca.tolerances import EPS32, EPS64
 from lca_tensorflow import LCACallback, Objective
@@ -39,7 +38,7 @@ CASES = {
     "compiled": lambda: Objective(compiled(), None, (X, Y)),
     "sample weights": lambda: Objective(model_of(), LOSS, (X, Y, W)),
     "divided by weights": lambda: Objective(model_of(), AVERAGED, (X, Y, W)),
-    "class weights": lambda: Objective(model_of(), LOSS, (X, Y), class_weight={1: 3.0}),
+    "class weights": lambda: Objective(model_of(), LOSS, (X, Y), class_weight={0: 1.0, 1: 3.0, 2: 1.0}),
     "penalty": lambda: Objective(model_of(keras.layers.Dense(4, kernel_regularizer="l2")), LOSS, (X, Y)),
 }
 
@@ -59,15 +58,8 @@ def test_weighted_batches_are_weighted_means_and_the_mean_of_all_is_the_loss(cas
     assert abs(everything - loss.loss(theta)) <= tolerances.summed(everything, EPS32)
 
 
-def test_scores_are_the_errors_of_the_classifier():
-    loss = CASES["loss"]()
-    assert isinstance(loss, Scored)
-    assert loss.labels.tolist() == Y.tolist()
-    right = tf.nn.softmax(loss.model(X)).numpy()[np.arange(N), Y]
-    scores = loss.scores(loss.theta())
-    assert np.abs(scores - (1 - right)).max() <= tolerances.summed(1.0, EPS32)
-    two = loss.scores(loss.theta(), loss.batch(np.array([5, 2])))
-    assert np.abs(two - scores[[5, 2]]).max() <= tolerances.summed(1.0, EPS32)
+def test_scores_count_weights_where_the_loss_does():
+    scores = CASES["loss"]().scores(CASES["loss"]().theta())
     weighted = CASES["sample weights"]()
     assert np.abs(weighted.scores(weighted.theta()) - W * scores).max() <= tolerances.summed(2.0, EPS32)
     averaged = CASES["divided by weights"]()
@@ -81,32 +73,20 @@ def test_targets_that_are_numbers_have_no_classes():
     assert np.abs(loss.scores(loss.theta()) - gap).max() <= tolerances.summed(float(gap.max()), EPS32)
 
 
-@pytest.mark.parametrize(
-    "make",
-    [
-        lambda: Objective(model_of(), lambda y, outputs: 1.0 * LOSS(y, outputs), (X, Y)),
-        lambda: Objective(model_of(keras.layers.BatchNormalization()), LOSS, (X, Y), batch_size=N),
-        lambda: Objective(model_of(), None, (X, Y), batch_loss=lambda m, b: LOSS(b[1], m(b[0]))),
-    ],
-    ids=["no sample_weight", "batch statistics", "batch_loss"],
-)
-def test_losses_that_are_no_mean_of_examples_cannot_be_weighted(make):
-    loss = make()
-    assert loss.loss(loss.theta(), loss.batch(np.arange(3))) > 0
-    with pytest.raises(LCAError, match=r"take a sample_weight.*sampling='uniform'"):
-        loss.batch(np.arange(3), np.ones(3))
-
-
-def test_what_has_no_single_examples_is_refused_with_the_way_out():
-    loss = Objective(model_of(), LOSS, (X, Y), batch_weight=lambda batch: 2.0)
-    with pytest.raises(LCAError, match=r"no batch_weight.*lca\.Adaptive"):
-        SampledPathIntegral(size=4).start(loss)
+def test_a_batch_loss_has_no_single_examples():
     loss = Objective(model_of(), None, (X, Y), batch_loss=lambda m, b: LOSS(b[1], m(b[0])))
-    with pytest.raises(LCAError, match=r"a loss of y and output.*sampling='uniform'"):
+    assert loss.loss(loss.theta(), loss.batch(np.arange(3))) > 0
+    with pytest.raises(LCAError, match=r"takes a sample_weight.*sampling='uniform'"):
+        loss.batch(np.arange(3), np.ones(3))
+    with pytest.raises(LCAError, match=r"a loss_fn of outputs and targets.*sampling='uniform'"):
         loss.scores(loss.theta())
-    loss = Objective(model_of(), None, (X, Y, np.ones((N, 2))), batch_loss=lambda m, b: LOSS(b[1], m(b[0])))
-    loss._loss.batch_weight = lambda batch: 1.0
-    with pytest.raises(LCAError, match="one weight an example"):
+
+
+def test_weights_that_are_several_per_example_are_refused():
+    averaged = keras.losses.MeanSquaredError(reduction="mean_with_sample_weight")
+    rows = keras.Sequential([keras.Input((4,)), keras.layers.Reshape((2, 2)), keras.layers.Dense(3)])
+    loss = Objective(rows, averaged, (X, np.ones((N, 2, 3), "float32"), np.ones((N, 2))))
+    with pytest.raises(LCAError, match="one weight per example"):
         _ = loss.weight
 
 

@@ -1,14 +1,10 @@
-"""The Keras objective equals the NumPy reference, keeps the model as it is, and refuses what does not fit."""
+"""The Keras objective on what only Keras has: compiled losses, shared layers, data sets, statistics."""
 
 import keras
 import numpy as np
-import pytest
 import tensorflow as tf
 
-import lca
 from lca import tolerances
-from lca.errors import NonFiniteError
-from lca.reference.models import BatchNorm, CrossEntropy, DatasetLoss, Dense, Network, ReLU, mlp
 from lca_tensorflow import Objective
 
 CROSS_ENTROPY = {"from_logits": True, "dtype": "float64"}
@@ -32,44 +28,6 @@ def norm(**options):
     return keras.layers.BatchNormalization(epsilon=0.125, dtype="float64", **options)
 
 
-def reference_theta(network, model):
-    """The model's weights in the network's order and orientation."""
-    return network.layout.flatten([v.numpy().T for v in model.trainable_variables])
-
-
-def require_reference(objective, reference, model):
-    theta = reference_theta(reference.network, model)
-    expected, grad = reference.loss_and_grad(theta)
-    loss, own = objective.loss_and_grad(objective.theta())
-    assert abs(loss - expected) <= tolerances.summed(1 + abs(expected), tolerances.EPS64)
-    tensors = [t.T.ravel() for t in reference.layout.unflatten(grad).values()]
-    tolerance = tolerances.gradient(1 + float(np.abs(grad).max()), tolerances.EPS64)
-    assert np.abs(own.numpy() - np.concatenate(tensors)).max() <= tolerance
-
-
-@pytest.mark.parametrize("run_eagerly", [False, True])
-def test_an_mlp_in_ragged_batches_equals_the_reference(run_eagerly):
-    model = model_of(dense(4, activation="relu"), keras.layers.Dropout(0.5, dtype="float64"), dense(3))
-    objective = Objective(model, cross_entropy(), (X, Y), batch_size=5, run_eagerly=run_eagerly)
-    require_reference(objective, DatasetLoss(mlp((5, 4, 3)), X, Y), model)
-
-
-@pytest.mark.parametrize("policy", ["batch", "frozen"])
-def test_batch_norm_policies_equal_the_reference_and_move_nothing(policy):
-    moving = norm()
-    model = model_of(dense(4), moving, keras.layers.ReLU(dtype="float64"), dense(3))
-    moving.moving_mean.assign(mean := RNG.normal(size=4))
-    moving.moving_variance.assign(variance := RNG.uniform(0.25, 4, size=4))
-    layers = Dense(5, 4), BatchNorm(4, policy, tuple(mean), tuple(variance), eps=0.125), ReLU(), Dense(4, 3)
-    objective = Objective(model, cross_entropy(), (X, Y), batch_size=6, batch_norm=policy)
-    before = [v.numpy() for v in model.variables]
-    network = Network(layers, CrossEntropy(), (5,))
-    require_reference(objective, DatasetLoss(network, X, Y, batch_size=6), model)
-    assert all(np.array_equal(v.numpy(), old) for v, old in zip(model.variables, before, strict=True))
-    assert "call" not in vars(moving)
-    assert (objective.state() is None) == (policy == "batch")
-
-
 def test_frozen_statistics_can_be_given():
     moving = norm()
     objective = Objective(model_of(dense(4), moving, dense(3)), cross_entropy(), (X, Y), batch_norm="frozen")
@@ -78,6 +36,7 @@ def test_frozen_statistics_can_be_given():
     moving.moving_mean.assign(np.ones(4))
     assert objective.loss(theta) != loss
     assert objective.at_state(before).loss(theta) == loss
+    assert "call" not in vars(moving)
 
 
 def test_the_compiled_loss_with_weights_and_penalties_is_that_of_evaluate():
@@ -118,20 +77,13 @@ class Batches(keras.utils.PyDataset):
 
 def test_every_form_of_data_is_the_same_loss():
     model = model_of(dense(3))
-    forms = [Batches(), tf.data.Dataset.from_tensor_slices((X, Y)).batch(6), [(X[:6], Y[:6]), (X[6:], Y[6:])]]
+    forms = [
+        Batches(),
+        tf.data.Dataset.from_tensor_slices((X, Y)).batch(6),
+        [(X[:6], Y[:6]), (X[6:12], Y[6:12]), (X[12:], Y[12:])],
+    ]
     objectives = [Objective(model, cross_entropy(), data) for data in forms]
     losses = [objective.loss(objective.theta()) for objective in objectives]
     assert [objective.batch_size for objective in objectives] == [6, 6, 6]
     whole = Objective(model, cross_entropy(), (X, Y), batch_size=6)
     assert losses == [whole.loss(whole.theta())] * 3
-
-
-def test_steps_are_allocated_and_what_is_not_finite_is_named():
-    objective = Objective(model_of(dense(3, name="fc")), cross_entropy(), (X, Y))
-    theta = objective.theta()
-    end = theta - 0.1 * objective.loss_and_grad(theta)[1]
-    [a] = lca.allocate(objective, [lca.Step(theta, end)], lca.PathIntegral(lca.SIMPSON))
-    assert a.loss_change < 0
-    assert abs(a.residual) < 1e-4 * a.mass
-    with pytest.raises(NonFiniteError, match=r"fc\.kernel"):
-        list(lca.allocate(objective, [lca.Step(theta, end / 0)], lca.PathIntegral(), check=False))

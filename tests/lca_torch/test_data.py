@@ -121,9 +121,6 @@ def test_a_random_augmentation_is_frozen_at_one_draw_or_refused():
     ("data", "message"),
     [
         (DataLoader(TensorDataset(X, Y), batch_size=4, drop_last=True), "drop_last=True .* of its 17"),
-        ([], "empty"),
-        ((X, Y[:5]), "one length, got a tuple of float32 \\(17, 6\\), int64 \\(5,\\)"),
-        ((X[:0], Y[:0]), "are empty"),
         (3, "got int"),
         ((X[:, :4], Y), "raised RuntimeError: mat1 and mat2"),
         ({"x": X}, "loss_fn needs batches"),
@@ -132,18 +129,3 @@ def test_a_random_augmentation_is_frozen_at_one_draw_or_refused():
 def test_unusable_data_are_refused(data, message):
     with pytest.raises(DataError, match=message):
         Objective(mlp(), cross_entropy, data, batch_size=17)
-
-
-def test_the_fastest_batch_size_is_found_and_changes_nothing():
-    x, y = torch.randn(300, 6), torch.randint(3, (300,))
-    model = mlp().double()
-    found, whole = (
-        Objective(model, cross_entropy, (x, y)),
-        Objective(model, cross_entropy, (x, y), batch_size=300),
-    )
-    assert 64 <= found.batch_size <= 512
-    theta = whole.theta()
-    assert abs(found.loss(theta) - whole.loss(theta)) <= tolerances.summed(2.0, tolerances.EPS64)
-    for wrong in (0, 2.5):
-        with pytest.raises(DataError, match="batch_size must be a positive integer"):
-            Objective(model, cross_entropy, (x, y), batch_size=wrong)

@@ -9,7 +9,7 @@ from torch.nn.functional import cross_entropy, mse_loss
 from lca import tolerances
 from lca.errors import LCAError
 from lca.estimators.sampled_path_integral import SampledPathIntegral
-from lca.objective import Sampled, Scored
+from lca.objective import Sampled
 from lca_torch import Objective
 from tests.lca_torch.networks import X, Y, mlp
 
@@ -21,9 +21,12 @@ def objective(loss_fn=cross_entropy, data=ROWS, **options):
     return Objective(mlp().double(), loss_fn, data, **{"batch_size": 4, **options})
 
 
-@pytest.mark.parametrize("loss_fn", [cross_entropy, nn.CrossEntropyLoss(label_smoothing=0.1)])
-def test_weighted_batches_are_weighted_means_whatever_the_measuring_batch(loss_fn):
-    loss, index, weight = objective(loss_fn), np.array([3, 3, 0, 16, 7, 9]), np.arange(1.0, 7.0)
+def test_weighted_batches_are_weighted_means_with_a_module_as_loss():
+    loss, index, weight = (
+        objective(nn.CrossEntropyLoss(label_smoothing=0.1)),
+        np.array([3, 3, 0, 16, 7, 9]),
+        np.arange(1.0, 7.0),
+    )
     theta = loss.theta()
     single = [loss.loss_and_grad(theta, loss.batch(np.array([n]))) for n in index]
     value, grad = loss.loss_and_grad(theta, loss.batch(index, weight))
@@ -35,35 +38,17 @@ def test_weighted_batches_are_weighted_means_whatever_the_measuring_batch(loss_f
     assert abs(everything - loss.loss(theta)) <= tolerances.summed(everything, EPS)
 
 
-def test_scores_are_the_errors_of_the_classifier():
-    loss = objective()
-    assert isinstance(loss, Scored)
-    assert np.array_equal(loss.labels, Y.numpy())
-    right = loss.model(ROWS[0]).softmax(1)[torch.arange(17), Y].detach().numpy()
-    scores = loss.scores(loss.theta())
-    assert np.abs(scores - (1 - right)).max() <= tolerances.summed(1.0, EPS)
-    two = loss.scores(loss.theta(), loss.batch(np.array([5, 2])))
-    assert np.abs(two - scores[[5, 2]]).max() <= tolerances.summed(1.0, EPS)
-    assert all(parameter.grad is None for parameter in loss.model.parameters())
-
-
 def test_targets_that_are_numbers_have_no_classes():
     loss = objective(mse_loss, (ROWS[0], torch.ones(17, 3, dtype=torch.float64)))
     assert loss.labels is None
+    with pytest.raises(LCAError, match="inputs, integer labels"):
+        loss.by_class()
     gap = (loss.model(ROWS[0]) - 1).abs().sum(1).detach().numpy() / 3  # ½ Σ_j |2 (f_j - 1) / 3|
     assert np.abs(loss.scores(loss.theta()) - gap).max() <= tolerances.summed(float(gap.max()), EPS)
 
 
-@pytest.mark.parametrize(
-    "loss_fn",
-    [
-        lambda outputs, labels: cross_entropy(outputs, labels) * 1.0,
-        nn.CrossEntropyLoss(weight=torch.tensor([1.0, 2.0, 3.0], dtype=torch.float64)),
-    ],
-    ids=["no reduction", "class weights"],
-)
-def test_losses_that_are_no_mean_of_examples_cannot_be_weighted(loss_fn):
-    loss = objective(loss_fn)
+def test_losses_with_class_weights_are_no_mean_of_examples():
+    loss = objective(nn.CrossEntropyLoss(weight=torch.tensor([1.0, 2.0, 3.0], dtype=torch.float64)))
     assert loss.loss(loss.theta(), loss.batch(np.arange(3))) > 0
     with pytest.raises(LCAError, match="reduction='none'.*sampling='uniform'"):
         loss.batch(np.arange(3), np.ones(3))
@@ -77,10 +62,9 @@ MIXED = {
 }
 
 
-@pytest.mark.parametrize("options", [MIXED, {"batch_weight": lambda batch: len(batch[1])}])
-def test_what_has_no_single_examples_is_refused_with_the_way_out(options):
-    with pytest.raises(LCAError, match=r"tensors with one row an example.*CrossFit"):
-        SampledPathIntegral(size=4).start(objective(**options))
+def test_what_has_no_single_examples_is_refused_with_the_way_out():
+    with pytest.raises(LCAError, match=r"tensors with one row per example.*CrossFit"):
+        SampledPathIntegral(size=4).start(objective(**MIXED))
 
 
 def pair(model, batch):

@@ -9,10 +9,8 @@ import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from torch import nn
-from torch.nn.functional import cross_entropy, one_hot
-from torch.utils.data import DataLoader, TensorDataset
+from torch.nn.functional import cross_entropy
 
-import lca
 from lca.errors import DataError, LayoutError, LCAError
 from lca.testing import check_objective, tolerances
 from lca_torch import Objective, Penalty, layout_of
@@ -71,51 +69,32 @@ def test_models_keep_the_laws_of_objectives(kind, norm, data):
 # --- policies --------------------------------------------------------------------------------------------
 
 
-def test_batch_statistics_need_a_stated_batch_size():
-    model = normalised(3)
-    with pytest.raises(DataError, match="has to be stated"):
-        Objective(model, cross_entropy, (X, Y))
-    assert Objective(model, cross_entropy, DataLoader(TensorDataset(X, Y), batch_size=5)).batch_size == 5
+def test_the_last_batch_may_be_too_small_for_statistics():
     with pytest.raises(DataError, match="Expected more than 1 value"):
-        Objective(model, cross_entropy, (X, Y), batch_size=4)  # 17 = 4 · 4 + 1
+        Objective(normalised(3), cross_entropy, (X, Y), batch_size=4)  # 17 = 4 · 4 + 1
 
 
-def test_normalisation_policies():
+def test_running_statistics_are_the_state_under_their_names():
     model = normalised(3).double()
     model(X.double())  # running statistics that are not 0 and 1
-    frozen = Objective(model, cross_entropy, (X, Y), batch_norm="frozen", batch_size=17)
-    named = Objective(model, cross_entropy, (X, Y), batch_norm={"1": "frozen"}, batch_size=17)
-    batch = Objective(model, cross_entropy, (X, Y), batch_size=17)
-    theta = frozen.theta()
-    with torch.no_grad():
-        model.eval()
-        assert close(frozen.loss(theta), float(cross_entropy(model(X.double()), Y)))
-    assert named.loss(theta) == frozen.loss(theta)
-    assert abs(batch.loss(theta) - frozen.loss(theta)) > 1e-3
-    assert batch.state() is None
+    frozen = Objective(model, cross_entropy, (X, Y), batch_norm="frozen")
     assert set(frozen.state()) == {"1.running_mean", "1.running_var"}
-    moved = {name: 2 * value for name, value in frozen.state().items()}
-    assert abs(frozen.at_state(moved).loss(theta) - frozen.loss(theta)) > 1e-3
-    for wrong in ({"2": "frozen"}, "running", {"1": "off"}):
-        with pytest.raises(LCAError, match="unknown"):
-            Objective(model, cross_entropy, (X, Y), batch_norm=wrong, batch_size=17)
+    theta, before = frozen.theta(), frozen.loss(frozen.theta())
+    model(2 * X.double())
+    assert frozen.loss(theta) != before
 
 
-def test_frozen_parameters_have_gradient_zero_or_no_place():
+def test_frozen_parameters_may_have_another_dtype_if_omitted_and_may_train_again():
     model = mlp().double()
     model[0].requires_grad_(False)
-    kept = Objective(model, cross_entropy, (X, Y), batch_size=17)
-    grads = kept.layout.unflatten(kept.loss_and_grad(kept.theta())[1])
-    assert not grads["0.weight"].any()
-    assert grads["2.weight"].any()
+    kept = Objective(model, cross_entropy, (X, Y))
+    assert not kept.layout.unflatten(kept.loss_and_grad(kept.theta())[1])["0.weight"].any()
     model[0].float()  # of another dtype, as a quantised base may be
-    with pytest.raises(LayoutError, match="must share one dtype: '0.weight' has torch.float32"):
+    with pytest.raises(LayoutError, match="must share one dtype: '0.weight' has float32"):
         Objective(model, cross_entropy, (X, Y))
-    rest = Objective(model, cross_entropy, (X, Y), frozen="omit", batch_size=17)
+    rest = Objective(model, cross_entropy, (X, Y), frozen="omit")
     assert rest.layout.names == ("2.weight", "2.bias")
-    expected = torch.cat([grads[name].ravel() for name in rest.layout.names])
-    difference = rest.loss_and_grad(rest.theta())[1] - expected
-    assert difference.abs().max() <= tolerances.gradient(1.0, tolerances.EPS64)
+    rest.loss_and_grad(rest.theta())
     model[0].double().requires_grad_(True)
     assert kept.layout.unflatten(kept.loss_and_grad(kept.theta())[1])["0.weight"].any()
 
@@ -131,19 +110,6 @@ def test_sparse_gradients_are_like_dense_ones():
 def test_neurons_are_output_channels():
     model = nn.Sequential(nn.Linear(3, 2), nn.ConvTranspose1d(2, 4, 3), nn.Embedding(5, 6))
     assert layout_of(model).neuron_axes == (0, 0, 1, 0, 1)
-
-
-def test_classes_add_up():
-    objective = Objective(mlp().double(), cross_entropy, (X, Y), batch_size=5)
-    theta, classes = objective.theta(), objective.by_class()
-    assert list(classes.terms) == ["class 0", "class 1", "class 2"]
-    assert close(classes.loss(theta), objective.loss(theta))
-    difference = classes.loss_and_grad(theta)[1] - objective.loss_and_grad(theta)[1]
-    assert difference.abs().max() <= tolerances.gradient(1.0, tolerances.EPS64)
-    with pytest.raises(LCAError, match="cannot be measured alone"):
-        Objective(normalised(3), cross_entropy, (X, Y), batch_size=17).by_class()
-    with pytest.raises(LCAError, match="only data of the form"):
-        Objective(mlp(), cross_entropy, [(X, one_hot(Y).float())], batch_size=17).by_class()
 
 
 def test_autocast_is_coarser_and_its_gradient_is_like_theta():
@@ -184,22 +150,16 @@ def test_nothing_accumulates_in_anybodys_grad():
     assert all(p.grad is None for p in [*model.parameters(), *teacher.parameters()])
 
 
-def test_a_penalty_is_a_row_of_its_own():
+def test_a_penalty_leaves_frozen_parameters_alone_and_is_a_scalar():
     model = mlp().double()
     model[2].bias.requires_grad_(False)
-    data = Objective(model, cross_entropy, (X, Y), batch_size=17)
     ridge = Penalty(model, lambda tensors: 0.5 * sum(t.square().sum() for t in tensors.values()))
-    start, end = data.theta(), 0.9 * data.theta()
-    end[-3:] = start[-3:]
-    [a] = lca.allocate(
-        lca.Sum({"data": data, "penalty": ridge}), lca.Trajectory([start, end]), lca.PathIntegral(lca.SIMPSON)
-    )
-    expected = (end**2 - start**2) / 2
-    tolerance = tolerances.allocation(a.terms["penalty"].mass, tolerances.EPS64)
-    assert (a.terms["penalty"].values - expected).abs().max() <= tolerance
-    assert not ridge.loss_and_grad(start)[1][-3:].any()
+    theta = Objective(model, cross_entropy, (X, Y)).theta()
+    grad = ridge.loss_and_grad(theta)[1]
+    assert torch.equal(grad[:-3], theta[:-3])
+    assert not grad[-3:].any()
     with pytest.raises(LCAError, match="must be a scalar"):
-        Penalty(model, lambda tensors: tensors["0.bias"]).loss(start)
+        Penalty(model, lambda tensors: tensors["0.bias"]).loss(theta)
 
 
 def test_measuring_leaves_a_given_state_alone():

@@ -174,7 +174,7 @@ def saved(folder, **changes):
     ("changes", "message"),
     [
         ({"bias": None}, r"1\.pt lacks 'bias'; it holds 'weight'"),
-        ({"extra": torch.zeros(1)}, r"1\.pt also holds 'extra', which the model has not"),
+        ({"extra": torch.zeros(1)}, r"1\.pt also holds 'extra', which the model does not have"),
         ({"weight": torch.zeros(3, 5)}, r"weight in .*1\.pt has shape \(3, 5\), the model's has \(3, 6\)"),
         ({"weight": torch.zeros(3, 6, dtype=torch.int64)}, r"weight in .* is torch.int64, not a floating"),
         (

@@ -1,0 +1,54 @@
+"""What every framework's objective shares: data, try-out, samples, state, terms, replays.
+
+`ModelObjective` describes what a framework must supply. Nothing here imports one.
+"""
+
+from lca.frameworks.data import Batches, Measured, Rows, all_rows, joined, labels_of, read_batches
+from lca.frameworks.loss import BatchwiseLoss, ModelLoss, check_loss, loss_errors, no_gradient, require_weight
+from lca.frameworks.objective import AtState, ModelObjective, Sample
+from lca.frameworks.parameters import check_theta, require_one, require_precision
+from lca.frameworks.policies import BatchNorm, BatchNormPolicy, Frozen, batch_norm_policies, check_frozen
+from lca.frameworks.replay import checkpoints_in_order, steps_between
+from lca.frameworks.tensors import Tensor, TensorOps, tensor_ops
+from lca.frameworks.trees import PyTree, describe, examples_in, is_rows, tensors_in, tree_leaves, tree_map
+from lca.frameworks.tryout import DEFAULT_BATCH_SIZE
+
+__all__ = [
+    "DEFAULT_BATCH_SIZE",
+    "AtState",
+    "BatchNorm",
+    "BatchNormPolicy",
+    "Batches",
+    "BatchwiseLoss",
+    "Frozen",
+    "Measured",
+    "ModelLoss",
+    "ModelObjective",
+    "PyTree",
+    "Rows",
+    "Sample",
+    "Tensor",
+    "TensorOps",
+    "all_rows",
+    "batch_norm_policies",
+    "check_frozen",
+    "check_loss",
+    "check_theta",
+    "checkpoints_in_order",
+    "describe",
+    "examples_in",
+    "is_rows",
+    "joined",
+    "labels_of",
+    "loss_errors",
+    "no_gradient",
+    "read_batches",
+    "require_one",
+    "require_precision",
+    "require_weight",
+    "steps_between",
+    "tensor_ops",
+    "tensors_in",
+    "tree_leaves",
+    "tree_map",
+]
