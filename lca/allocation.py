@@ -12,6 +12,18 @@ from lca.objective import Batch, Objective, Sampled, at_state
 from lca.step import Step
 from lca.tolerances import repeat
 
+__all__ = [
+    "Allocator",
+    "Cost",
+    "Estimator",
+    "StepAllocation",
+    "allocate",
+    "allocate_each",
+    "check_deterministic",
+    "start_each",
+    "with_terms",
+]
+
 
 @dataclass(frozen=True)
 class Cost:
@@ -141,7 +153,7 @@ class Estimator(Protocol):
     """A description of how to allocate steps; it keeps no state, so one serves any number of runs.
 
     `lca.testing.check_estimator` tests that it keeps what it declares. An estimator on batches or samples
-    declares more: `lca.estimators.stochastic.StochasticEstimator`. A dataclass attribute ``citation``, a
+    declares more: `lca.estimators.StochasticEstimator`. A dataclass attribute ``citation``, a
     BibTeX entry, is cited by `lca.Record.cite`.
 
     Examples
@@ -214,7 +226,7 @@ def allocate(
     --------
     >>> import numpy as np
     >>> from lca import SIMPSON, PathIntegral, Trajectory, allocate
-    >>> from lca.reference.models import Quadratic
+    >>> from lca.reference import Quadratic
     >>> bowl = Quadratic(np.diag([2.0, 4.0]))
     >>> run = Trajectory(np.array([[1.0, 1.0], [0.0, 0.5]]))
     >>> [a] = allocate(bowl, run, PathIntegral(SIMPSON))
@@ -257,7 +269,7 @@ def allocate_each(
     --------
     >>> import numpy as np
     >>> from lca import SIMPSON, PathIntegral, Trajectory
-    >>> from lca.reference.models import Quadratic
+    >>> from lca.reference import Quadratic
     >>> losses = {"train": Quadratic(np.eye(1)), "heldout": Quadratic(2 * np.eye(1))}
     >>> run = Trajectory(np.array([[1.0], [0.0]]))
     >>> [rows] = allocate_each(losses, run, PathIntegral(SIMPSON))
@@ -295,7 +307,7 @@ def start_each(
     Examples
     --------
     >>> from lca import PathIntegral
-    >>> from lca.reference.models import bowl
+    >>> from lca.reference import bowl
     >>> allocate_step = start_each({"train": bowl(1)}, PathIntegral())
     >>> allocate_step(Step(np.array([2.0]), np.array([1.0])))["train"].values
     array([-1.5])
@@ -308,7 +320,7 @@ def start_each(
         raise LCAError(
             f"expected an Estimator, got {estimator!r}; pass e.g. lca.PathIntegral(lca.SIMPSON), "
             "lca.Adaptive() or lca.estimators.CrossFit(); "
-            "lca.estimators.registry.make_estimator makes one from a name."
+            "lca.estimators.make_estimator makes one from a name."
         )
     allocators = {name: estimator.start(objective) for name, objective in objectives.items()}
     unchecked = dict(objectives) if check else {}

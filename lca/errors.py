@@ -6,6 +6,20 @@ All of them derive from `LCAError`, which is a `ValueError`.
 from collections.abc import Iterable
 from difflib import get_close_matches
 
+__all__ = [
+    "DataError",
+    "IncompleteStepError",
+    "LCAError",
+    "LCAWarning",
+    "LayoutError",
+    "NonDeterministicError",
+    "NonFiniteError",
+    "OutputError",
+    "RuleError",
+    "TrajectoryError",
+    "UnknownNameError",
+]
+
 
 class LCAError(ValueError):
     """Base class of all errors that this library raises for invalid input."""

@@ -14,6 +14,11 @@ import numpy as np
 
 from lca.arrays import Slices, Vector, array_ops
 
+__all__ = [
+    "Groups",
+    "SignCounts",
+]
+
 
 class SignCounts(NamedTuple):
     """Numbers of entries of each group with v < 0, v > 0, and v = 0 exactly; integers (groups,)."""
@@ -48,6 +53,40 @@ class Groups:
     def __init__(self, names: Sequence[str], slices: Sequence[Slices], ids: np.ndarray) -> None:
         self.names, self.slices, self.ids = tuple(names), tuple(slices), ids
         self._one_sum_each = np.array_equal(ids, np.arange(len(names)))
+
+    @classmethod
+    def by_label(cls, labels: Sequence[str], sizes: Sequence[int]) -> "Groups":
+        """Groups of whole tensors: tensors with the same label form one group.
+
+        >>> Groups.by_label(["a", "b", "a"], [2, 3, 1]).sizes
+        array([3, 3])
+        """
+        numbers = {name: i for i, name in enumerate(dict.fromkeys(labels))}
+        slices = [Slices(start, 1, 1, size) for start, size in zip(_starts(sizes), sizes, strict=True)]
+        return cls(tuple(numbers), slices, np.array([numbers[label] for label in labels]))
+
+    @classmethod
+    def by_neuron(
+        cls, layers: Sequence[str], shapes: Sequence[tuple[int, ...]], axes: Sequence[int | None]
+    ) -> "Groups":
+        """Groups of output neurons or channels: equal index along ``axes`` in the tensors of one layer.
+
+        >>> Groups.by_neuron(["fc", "fc"], [(2, 3), (2,)], [0, 0]).names
+        ('fc[0]', 'fc[1]')
+        """
+        numbers: dict[str, int] = {}
+        slices, ids = [], []
+        for layer, shape, axis, start in zip(
+            layers, shapes, axes, _starts(map(math.prod, shapes)), strict=True
+        ):
+            if axis is None:
+                labels, part = [layer], Slices(start, 1, 1, math.prod(shape))
+            else:
+                labels = [f"{layer}[{j}]" for j in range(shape[axis])]
+                part = Slices(start, math.prod(shape[:axis]), shape[axis], math.prod(shape[axis + 1 :]))
+            slices.append(part)
+            ids += [numbers.setdefault(label, len(numbers)) for label in labels]
+        return cls(tuple(numbers), slices, np.array(ids))
 
     def __len__(self) -> int:
         return len(self.names)
@@ -108,28 +147,6 @@ class Groups:
     def count(self, mask: np.ndarray) -> np.ndarray:
         """Count the true entries of ``mask`` (K,) within each group; integers (groups,)."""
         return self.total(mask.astype(np.float64)).astype(np.int64)
-
-
-def by_label(labels: Sequence[str], sizes: Sequence[int]) -> Groups:
-    """Groups of whole tensors: tensors with the same label form one group."""
-    numbers = {name: i for i, name in enumerate(dict.fromkeys(labels))}
-    slices = [Slices(start, 1, 1, size) for start, size in zip(_starts(sizes), sizes, strict=True)]
-    return Groups(tuple(numbers), slices, np.array([numbers[label] for label in labels]))
-
-
-def by_neuron(layers: Sequence[str], shapes: Sequence[tuple[int, ...]], axes: Sequence[int | None]) -> Groups:
-    """Groups of output neurons or channels: equal index along ``axes`` in the tensors of one layer."""
-    numbers: dict[str, int] = {}
-    slices, ids = [], []
-    for layer, shape, axis, start in zip(layers, shapes, axes, _starts(map(math.prod, shapes)), strict=True):
-        if axis is None:
-            labels, part = [layer], Slices(start, 1, 1, math.prod(shape))
-        else:
-            labels = [f"{layer}[{j}]" for j in range(shape[axis])]
-            part = Slices(start, math.prod(shape[:axis]), shape[axis], math.prod(shape[axis + 1 :]))
-        slices.append(part)
-        ids += [numbers.setdefault(label, len(numbers)) for label in labels]
-    return Groups(tuple(numbers), slices, np.array(ids))
 
 
 def _starts(sizes: Iterable[int]) -> list[int]:

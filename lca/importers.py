@@ -1,7 +1,7 @@
 """Read runs saved by other programs: HDF5 files with the parameters of every step, and checkpoint paths.
 
-The checkpoints themselves are read by the backends: `lca_torch.replay` (torch, safetensors) and
-`lca_tensorflow.replay` (Keras).
+The checkpoints themselves are read by the backends: `lca_torch._replay` (torch, safetensors) and
+`lca_tensorflow._replay` (Keras).
 """
 
 import ast
@@ -14,10 +14,15 @@ from typing import Any
 
 import numpy as np
 
+from lca._extras import extra
 from lca.errors import DataError, TrajectoryError
-from lca.extras import extra
 from lca.layout import Layout
 from lca.step import Trajectory
+
+__all__ = [
+    "read_hdf5",
+    "sorted_by_number",
+]
 
 
 def read_hdf5(path: str | PathLike[str], *, neuron_axis: int = -1) -> tuple[Layout, Trajectory]:

@@ -14,9 +14,15 @@ import numpy as np
 
 from lca.arrays import Vector, array_ops
 from lca.errors import LayoutError, UnknownNameError
-from lca.groups import Groups, by_label, by_neuron
+from lca.groups import Groups
 
-Array = np.ndarray
+__all__ = [
+    "GroupBy",
+    "Layout",
+    "check_same_layout",
+]
+
+_Array = np.ndarray
 GroupBy = Literal["tensor", "layer", "neuron"]
 
 
@@ -93,7 +99,7 @@ class Layout:
         """K, the length of θ."""
         return sum(self.sizes)
 
-    def flatten(self, tensors: Mapping[str, Array] | Sequence[Array]) -> Array:
+    def flatten(self, tensors: Mapping[str, _Array] | Sequence[_Array]) -> _Array:
         """Concatenate tensors into a new vector (K,) of their common dtype.
 
         Parameters
@@ -237,7 +243,7 @@ class Layout:
     def _groups(self, by: GroupBy | Mapping[str, str] | Callable[[str], str]) -> Groups:
         if by == "neuron":
             assert self.neuron_axes is not None
-            return by_neuron([_layer(name) for name in self.names], self.shapes, self.neuron_axes)
+            return Groups.by_neuron([_layer(name) for name in self.names], self.shapes, self.neuron_axes)
         if by == "tensor":
             labels = list(self.names)
         elif by == "layer":
@@ -253,7 +259,7 @@ class Layout:
             labels = [by(name) for name in self.names]
         else:
             raise UnknownNameError("grouping", by, ("tensor", "layer", "neuron"))
-        return by_label(labels, self.sizes)
+        return Groups.by_label(labels, self.sizes)
 
 
 def _layer(name: str) -> str:

@@ -16,8 +16,24 @@ from lca.arrays import Vector
 from lca.errors import LCAError
 from lca.layout import Layout, check_same_layout
 
+__all__ = [
+    "Batch",
+    "Evaluation",
+    "Objective",
+    "Sampled",
+    "Scaled",
+    "Scored",
+    "State",
+    "Stateful",
+    "Sum",
+    "at_state",
+    "evaluate",
+    "leaves",
+    "state_of",
+]
+
 Batch: TypeAlias = Any
-"""What an objective takes as a batch; the NumPy models take `lca.reference.data.Batch`."""
+"""What an objective takes as a batch; the NumPy models take `lca.reference.Batch`."""
 State: TypeAlias = Mapping[str, Vector]
 """What a loss depends on besides θ, by name. Two states are equal only if they are the same object."""
 
@@ -67,7 +83,7 @@ class Stateful(Protocol):
     --------
     ``L(θ) = ½ c |θ|²`` with a factor c that moves during the run:
 
-    >>> from lca.reference.models import Quadratic
+    >>> from lca.reference import Quadratic
     >>> class Scheduled(Quadratic):
     ...     factor = np.array([3.0])
     ...     def state(self):
@@ -94,7 +110,7 @@ class Sampled(Objective, Protocol):
 
     Examples
     --------
-    >>> from lca.reference.models import DatasetLoss, logistic_regression
+    >>> from lca.reference import DatasetLoss, logistic_regression
     >>> loss = DatasetLoss(logistic_regression(2, 3), np.eye(2), np.array([0, 2]))
     >>> isinstance(loss, Sampled), loss.n_examples, len(loss.batch(np.array([1, 1, 0])))
     (True, 2, 3)
@@ -121,7 +137,7 @@ class Scored(Sampled, Protocol):
 
     Examples
     --------
-    >>> from lca.reference.models import DatasetLoss, logistic_regression
+    >>> from lca.reference import DatasetLoss, logistic_regression
     >>> loss = DatasetLoss(logistic_regression(2, 4), np.eye(2), np.array([0, 2]))
     >>> isinstance(loss, Scored), loss.labels.tolist(), loss.scores(np.zeros(12)).tolist()
     (True, [0, 2], [0.75, 0.75])
@@ -149,7 +165,7 @@ class Scaled:
 
     Examples
     --------
-    >>> from lca.reference.models import Quadratic
+    >>> from lca.reference import Quadratic
     >>> Scaled(Quadratic(np.eye(2)), 0.5).loss(np.ones(2))
     0.5
     """
@@ -196,7 +212,7 @@ class Sum:
     Examples
     --------
     >>> import numpy as np
-    >>> from lca.reference.models import L2Penalty
+    >>> from lca.reference import L2Penalty
     >>> layout = Layout(("w",), ((2,),))
     >>> both = Sum({"weak": L2Penalty(layout, 0.1), "strong": L2Penalty(layout, 0.9)})
     >>> both.loss(np.array([1.0, 1.0]))
@@ -239,7 +255,7 @@ def leaves(measured: Objective | Mapping[str, Objective]) -> Iterator[Objective]
     """The innermost objectives: the terms of a `Sum`, the objective in a `Scaled`, the values of a mapping.
 
     >>> import numpy as np
-    >>> from lca.reference.models import Quadratic
+    >>> from lca.reference import Quadratic
     >>> bowl = Quadratic(np.eye(2))
     >>> list(leaves({"train": Sum({"half": Scaled(bowl, 0.5)})})) == [bowl]
     True

@@ -14,6 +14,21 @@ from scipy.special import roots_jacobi
 from lca.errors import RuleError
 from lca.tolerances import moments
 
+__all__ = [
+    "BOOLE",
+    "LEFT",
+    "MIDPOINT",
+    "RIGHT",
+    "RK4",
+    "RULES",
+    "SIMPSON",
+    "TRAPEZOID",
+    "QuadratureRule",
+    "composite",
+    "gauss_legendre",
+    "gauss_lobatto",
+]
+
 
 @dataclass(frozen=True)
 class QuadratureRule:

@@ -11,7 +11,17 @@ from lca.arrays import array_ops
 from lca.groups import SignCounts
 from lca.layout import GroupBy, Layout
 
-TensorGroups: TypeAlias = Literal["tensor", "layer"]
+__all__ = [
+    "BINS_PER_DECADE",
+    "BIN_EDGES",
+    "HIGHEST_DECADE",
+    "LOWEST_DECADE",
+    "Row",
+    "rows_of",
+    "scalars",
+]
+
+_TensorGroups: TypeAlias = Literal["tensor", "layer"]
 
 LOWEST_DECADE, HIGHEST_DECADE, BINS_PER_DECADE = -24, 2, 8
 BIN_EDGES = np.logspace(LOWEST_DECADE, HIGHEST_DECADE, (HIGHEST_DECADE - LOWEST_DECADE) * BINS_PER_DECADE + 1)
@@ -63,7 +73,7 @@ class Row:
         """``Σ_{i in group} A_i`` for each tensor, layer or neuron; float64 (groups,), units of the loss."""
         return self._neurons if by == "neuron" else self.layout.groups(by).merged(self._tensors[0])
 
-    def signs(self, by: TensorGroups) -> SignCounts:
+    def signs(self, by: _TensorGroups) -> SignCounts:
         """Numbers of parameters with A < 0, A > 0 and A = 0 in each tensor or layer; integers (groups,)."""
         return self.layout.groups(by).merged_signs(self._tensors[1])
 

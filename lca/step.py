@@ -10,6 +10,13 @@ from lca.arrays import Vector
 from lca.errors import LCAError, TrajectoryError
 from lca.objective import Batch, State
 
+__all__ = [
+    "ExampleScores",
+    "MicroBatch",
+    "Step",
+    "Trajectory",
+]
+
 
 @dataclass(frozen=True, eq=False)
 class MicroBatch:
@@ -22,7 +29,7 @@ class MicroBatch:
         sizes, is the training gradient.
     update
         Δ^{(−m)} (K,), the update that the optimizer would have made without this micro-batch
-        (`lca.reference.optimizers.leave_one_out`).
+        (`lca.reference.leave_one_out`).
 
     Examples
     --------

@@ -11,7 +11,14 @@ import numpy as np
 from lca.layout import Layout
 from lca.row import Row
 from lca.views import GroupTotals, HelpingCounts, LogHistogram, RowView, Trace
-from lca.views.signs import NOISY
+from lca.views._signs import NOISY
+
+__all__ = [
+    "RunViews",
+    "summarize",
+    "summarize_run",
+    "to_json",
+]
 
 
 @dataclass(frozen=True, eq=False)

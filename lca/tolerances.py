@@ -18,6 +18,21 @@ True
 
 import numpy as np
 
+__all__ = [
+    "EPS32",
+    "EPS64",
+    "adaptive_residual",
+    "allocation",
+    "central_difference",
+    "conservation",
+    "gradient",
+    "moments",
+    "polynomial",
+    "repeat",
+    "scipy_quadrature",
+    "summed",
+]
+
 EPS64 = float(np.finfo(np.float64).eps)
 """Machine epsilon of float64, 2.2e-16."""
 EPS32 = float(np.finfo(np.float32).eps)

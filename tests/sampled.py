@@ -4,7 +4,7 @@ import numpy as np
 
 from lca import StepAllocation, Trajectory, allocate
 from lca.estimators import SampledPathIntegral
-from lca.reference.models import DatasetLoss, mlp
+from lca.reference import DatasetLoss, mlp
 
 
 def sampled_allocation() -> StepAllocation:

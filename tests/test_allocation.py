@@ -11,9 +11,9 @@ from hypothesis import given
 from lca import SIMPSON, Adaptive, Cost, PathIntegral, Step, Sum, Trajectory, allocate, allocate_each
 from lca.errors import LayoutError, LCAError, NonDeterministicError, NonFiniteError, TrajectoryError
 from lca.layout import Layout
-from lca.reference.models import L2Penalty, bowl
+from lca.reference import L2Penalty, bowl
 from lca.testing import problems, tolerances
-from lca.testing.instruments import CountingObjective
+from lca.testing._instruments import CountingObjective
 from lca.testing.strategies import seeds
 
 Array = np.ndarray

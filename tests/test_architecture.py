@@ -9,7 +9,7 @@ import pytest
 ROOT = Path(__file__).parents[1]
 FLOORS = [
     ["lca.errors"],
-    ["lca.tolerances", "lca.extras", "lca.output"],
+    ["lca.tolerances", "lca._extras", "lca._output"],
     ["lca.arrays", "lca.quadrature"],
     ["lca.groups"],
     ["lca.layout"],
@@ -29,8 +29,9 @@ FLOORS = [
     ["lca.plots"],
     ["lca.report"],
     ["lca_torch", "lca_tensorflow"],
-    ["lca.commands"],
-    ["lca.cli"],
+    ["lca._commands"],
+    ["lca._cli"],
+    ["lca.__main__"],
     ["validation"],
 ]
 """From the ground up; a module may import from the floors below its own, and from its own package."""

@@ -5,10 +5,10 @@ from typing import ClassVar
 
 import pytest
 
-from lca.reference.backend import NumpyBackend
+from lca.reference import NumpyBackend
 from lca.testing import ConformanceError, check_backend
-from lca.testing.backend_checks import BACKEND_CHECKS
-from lca.testing.report import CheckFailure, run_checks
+from lca.testing._backend_checks import BACKEND_CHECKS
+from lca.testing._report import CheckFailure, run_checks
 from tests.meta.zoo_backends import WRONG_BACKENDS
 
 CHECKS = {check.name: check for check in BACKEND_CHECKS}

@@ -9,9 +9,9 @@ from hypothesis import strategies as st
 
 import lca
 from lca import tolerances
+from lca._commands.demo_run import DemoSettings, run_demo
 from lca.arrays import array_ops
-from lca.commands.demo_run import DemoSettings, run_demo
-from lca.reference.backend import load_backend
+from lca.reference import load_backend
 from lca.testing.problems import random_batch
 from lca.testing.strategies import FEATURES, networks, optimizers, seeds
 

@@ -9,15 +9,14 @@ import numpy as np
 import pytest
 
 import lca
-import lca.commands.demo
-import lca.commands.demo_figures
-import lca.commands.demo_run
-import lca.commands.report
-from lca.cli import main
-from lca.commands.demo import OPTIMIZERS
-from lca.estimators.registry import REGISTRY
-from lca.reference.optimizers import make_optimizer
-from lca.reference.training import minibatches
+import lca._commands.demo
+import lca._commands.demo_figures
+import lca._commands.demo_run
+import lca._commands.report
+from lca._cli import main
+from lca._commands.demo import OPTIMIZERS
+from lca.estimators import REGISTRY
+from lca.reference import make_optimizer, minibatches
 from lca.tolerances import EPS64, allocation, summed
 
 SMALL = ("--model", "mlp:8", "--steps", "6", "--batch-size", "50")
@@ -37,8 +36,8 @@ def figures():
 @pytest.fixture(autouse=True)
 def skip_figures(request, monkeypatch):
     if "figures" not in request.fixturenames:
-        monkeypatch.setattr(lca.commands.report, "report_file", lambda *_, **__: {})
-        monkeypatch.setattr(lca.commands.demo_figures, "draw_figures", lambda *_: {})
+        monkeypatch.setattr(lca._commands.report, "report_file", lambda *_, **__: {})
+        monkeypatch.setattr(lca._commands.demo_figures, "draw_figures", lambda *_: {})
 
 
 def demo(out, *options):
@@ -106,7 +105,7 @@ def test_the_seed_draws_the_initial_weights(tmp_path):
 def test_the_seed_draws_the_batches(tmp_path, monkeypatch):
     seeds = []
     monkeypatch.setattr(
-        lca.commands.demo_run, "minibatches", lambda *args: (seeds.append(args[-1]), minibatches(*args))[1]
+        lca._commands.demo_run, "minibatches", lambda *args: (seeds.append(args[-1]), minibatches(*args))[1]
     )
     demo(tmp_path, "--seed", "7")
     assert seeds == [7]
@@ -246,7 +245,7 @@ def test_a_file_that_is_no_data_set_is_refused(tmp_path, capsys, content):
 
 def test_an_unwritable_folder_is_refused_before_the_run(tmp_path, capsys, monkeypatch):
     (tmp_path / "file").write_text("in the way")
-    monkeypatch.setattr(lca.commands.demo, "run_demo", lambda *_: pytest.fail("trained for nothing"))
+    monkeypatch.setattr(lca._commands.demo, "run_demo", lambda *_: pytest.fail("trained for nothing"))
     assert demo(tmp_path / "file" / "out")[0] == 2
     assert "cannot write to the folder" in capsys.readouterr().err
 
@@ -271,7 +270,7 @@ def test_an_interrupt_is_a_clean_exit(tmp_path, capsys, monkeypatch):
     def interrupted(*_):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(lca.commands.demo, "run_demo", interrupted)
+    monkeypatch.setattr(lca._commands.demo, "run_demo", interrupted)
     status, summary = demo(tmp_path / "out")
     assert (status, summary) == (130, None)
     assert "interrupted" in capsys.readouterr().err
@@ -294,14 +293,14 @@ def test_the_help_names_the_installed_backends(capsys):
 def test_help_needs_no_extra():
     code = (
         "import sys; sys.modules['matplotlib'] = sys.modules['tqdm'] = None; "
-        "from lca.cli import main; main(['demo', '--help'])"
+        "from lca._cli import main; main(['demo', '--help'])"
     )
     done = subprocess.run([sys.executable, "-c", code], check=False, capture_output=True, text=True)
     assert (done.returncode, done.stderr) == (0, "")
 
 
 def test_without_the_extra_the_demo_says_how_to_get_it():
-    code = "import sys; sys.modules['matplotlib'] = None; from lca.cli import main; sys.exit(main(['demo']))"
+    code = "import sys; sys.modules['matplotlib'] = None; from lca._cli import main; sys.exit(main(['demo']))"
     done = subprocess.run([sys.executable, "-c", code], check=False, capture_output=True, text=True)
     assert done.returncode == 2
     assert done.stderr.count("\n") == 1
@@ -309,7 +308,13 @@ def test_without_the_extra_the_demo_says_how_to_get_it():
 
 
 def test_a_reader_that_goes_away_is_no_error(tmp_path):
-    command = [sys.executable, "-c", "from lca.cli import main; import sys; sys.exit(main())", "demo", *SMALL]
+    command = [
+        sys.executable,
+        "-c",
+        "from lca._cli import main; import sys; sys.exit(main())",
+        "demo",
+        *SMALL,
+    ]
     with subprocess.Popen(
         [*command, "--out", str(tmp_path)], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
     ) as process:

@@ -4,7 +4,7 @@ import sys
 
 import pytest
 
-from lca.cli import main
+from lca._cli import main
 
 WRONG = """
 from dataclasses import dataclass, replace
@@ -78,7 +78,7 @@ def test_a_declared_failure_that_passes_fails(capsys):
 
 def test_an_objective_is_told_from_an_estimator(module, tmp_path, capsys):
     (tmp_path / "objective_for_check.py").write_text(
-        "from lca.reference.models import bowl\nmake = lambda: bowl(3)\n"
+        "from lca.reference._models import bowl\nmake = lambda: bowl(3)\n"
     )
     assert check("objective_for_check:make") == 0
     assert "gradient_matches_finite_differences" in capsys.readouterr().out
@@ -103,7 +103,7 @@ class Squares:
 
 WRONG_LOSS = """
 import numpy as np
-from lca.reference.models import Quadratic
+from lca.reference import Quadratic
 
 class Wrong(Quadratic):
     def __init__(self):
@@ -135,9 +135,7 @@ def test_an_objective_that_takes_numpy_vectors_gets_no_hint(tmp_path, monkeypatc
 
 def test_the_seed_is_passed_on(monkeypatch):
     seen = []
-    monkeypatch.setattr(
-        "lca.testing.checks.check_estimator", lambda estimator, **options: seen.append(options)
-    )
+    monkeypatch.setattr("lca.testing.check_estimator", lambda estimator, **options: seen.append(options))
     main(["check", "lca:PathIntegral", "--seed", "5", "--samples", "7"])
     assert seen == [{"samples": 7, "seed": 5, "expected_failures": {}}]
 

@@ -3,14 +3,10 @@
 import numpy as np
 import pytest
 
+from lca._commands.demo_fields import SampledLoss, with_fields
 from lca.arrays import array_ops
-from lca.commands.demo_fields import SampledLoss, with_fields
 from lca.objective import Scored
-from lca.reference.backend import load_backend
-from lca.reference.data import Batch
-from lca.reference.models import DatasetLoss, mlp
-from lca.reference.optimizers import SGD, Adam
-from lca.reference.training import minibatches, train, with_next
+from lca.reference import SGD, Adam, Batch, DatasetLoss, load_backend, minibatches, mlp, train, with_next
 from lca.tolerances import EPS64, gradient
 
 NETWORK = mlp((3, 5, 3), activation="tanh")

@@ -4,9 +4,9 @@ import re
 
 import pytest
 
-from lca.cli import main
-from lca.commands.estimators import HEADINGS
-from lca.estimators.registry import REGISTRY
+from lca._cli import main
+from lca._commands.estimators import HEADINGS
+from lca.estimators import REGISTRY
 
 
 def printed(capsys, *options):

@@ -229,7 +229,7 @@ def test_no_exception_is_kept_that_is_not_needed() -> None:
 
 def test_the_search_covers_the_project() -> None:
     places = {place for place, _, _ in claims()}
-    assert {"README.md", "docs/method.md", "lca/layout.py", "lca/testing/checks.py"} <= places
+    assert {"README.md", "docs/method.md", "lca/layout.py", "lca/testing/_checks.py"} <= places
 
 
 @pytest.mark.parametrize(

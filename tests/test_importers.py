@@ -7,7 +7,7 @@ import pytest
 from lca import SIMPSON, PathIntegral, allocate
 from lca.errors import DataError, TrajectoryError
 from lca.importers import read_hdf5
-from lca.reference.models import Quadratic
+from lca.reference import Quadratic
 from lca.tolerances import EPS64, summed
 
 POINTS = np.random.default_rng(0).normal(size=(4, 8))

@@ -8,10 +8,9 @@ from hypothesis import strategies as st
 from lca import Layout, Scaled, Sum
 from lca.errors import LayoutError, LCAError
 from lca.objective import Objective, evaluate
-from lca.reference.data import Batch
-from lca.reference.models import L2Penalty, Quartic, bowl
+from lca.reference import Batch, L2Penalty, Quartic, bowl
 from lca.testing import problems, tolerances
-from lca.testing.instruments import CountingObjective
+from lca.testing._instruments import CountingObjective
 from lca.testing.strategies import dtypes, seeds, smooth_problems
 
 Array = np.ndarray

@@ -4,8 +4,8 @@ from pathlib import Path
 
 import pytest
 
+from lca._output import check_writable, replace_folder, scratch_folder, write_files
 from lca.errors import OutputError
-from lca.output import check_writable, replace_folder, scratch_folder, write_files
 
 
 def tree(folder):

@@ -285,7 +285,7 @@ def test_plots_need_neither_pyplot_nor_a_display():
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
 
 
-@pytest.mark.parametrize(("module", "package"), [("lca.plots", "matplotlib"), ("lca.report.page", "jinja2")])
+@pytest.mark.parametrize(("module", "package"), [("lca.plots", "matplotlib"), ("lca.report._page", "jinja2")])
 def test_a_missing_extra_is_named_with_the_command_that_installs_it(module, package):
     code = f"import sys; sys.modules['{package}'] = None; import {module}"
     done = subprocess.run([sys.executable, "-c", code], check=False, capture_output=True, text=True)

@@ -7,9 +7,9 @@ import pytest
 
 from lca import tolerances
 from lca.errors import LCAError
-from lca.reference.models import bowl
+from lca.reference import bowl
+from lca.testing._reference import distance_to_polynomials, path_integral
 from lca.testing.problems import ridge
-from lca.testing.reference import distance_to_polynomials, path_integral
 from tests.meta.animals import Passing
 
 

@@ -11,14 +11,14 @@ from lca import SIMPSON, Layout, PathIntegral, Record, StepAllocation, Trajector
 from lca.arrays import NumpyOps, array_ops
 from lca.errors import LayoutError
 from lca.live import TensorBoard
-from lca.reference.models import Quadratic
+from lca.reference import Quadratic
 from lca.row import BIN_EDGES, Row, rows_of
 from lca.summary import RunViews
 from lca.testing.strategies import dtypes, seeds
 from lca.tolerances import EPS64, summed
 from lca.tracking import Session
 from lca.views import GroupTotals, HelpingCounts, LogHistogram, RowView, Trace
-from lca.views.view import show
+from lca.views._view import show
 
 LAYOUT = Layout(("a.weight", "a.bias", "b.weight"), ((2, 3), (2,), (4, 2)))
 GROUPS = ("tensor", "layer", "neuron")

@@ -20,8 +20,8 @@ from lca import (
     tolerances,
 )
 from lca.layout import Layout
-from lca.reference.models import L2Penalty
-from lca.testing.instruments import CountingObjective
+from lca.reference import L2Penalty
+from lca.testing._instruments import CountingObjective
 from lca.testing.strategies import seeds
 
 LAYOUT = Layout(("w",), ((3,),))

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from lca import SIMPSON, Cost, Layout, PathIntegral, StepAllocation, Trajectory, allocate
-from lca.reference.models import Quadratic
+from lca.reference import Quadratic
 from lca.summary import RunViews, summarize, summarize_run, to_json
 from lca.tolerances import EPS64, summed
 from tests.sampled import sampled_allocation

@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 
 import lca
-from lca.reference.data import Batch, load_split
+from lca.reference import Batch, load_split
 from lca.summary import RunViews, summarize
 from validation.evidence import keep, mnist_path, peak_memory_mib, verdict
 

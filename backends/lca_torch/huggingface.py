@@ -2,9 +2,9 @@
 
 from typing import Any
 
-from lca.extras import extra
-from lca_torch.fit import FitCallback
-from lca_torch.tracker import Tracker
+from lca._extras import extra
+from lca_torch._fit import FitCallback
+from lca_torch._tracker import Tracker
 
 with extra("transformers"):
     import transformers

@@ -3,9 +3,9 @@
 from importlib.util import find_spec
 from typing import Any
 
-from lca.extras import extra
-from lca_torch.fit import FitCallback
-from lca_torch.tracker import Tracker
+from lca._extras import extra
+from lca_torch._fit import FitCallback
+from lca_torch._tracker import Tracker
 
 with extra("lightning"):
     if find_spec("lightning") is None and find_spec("pytorch_lightning") is not None:

@@ -14,8 +14,8 @@ Examples
 1
 """
 
-from lca.analysis.causes import Causes, split_allocation, split_movements
-from lca.analysis.layers import (
+from lca.analysis._causes import Causes, split_allocation, split_movements
+from lca.analysis._layers import (
     PhaseLag,
     TTestResult,
     holm_correction,
@@ -23,7 +23,7 @@ from lca.analysis.layers import (
     phase_lag,
     t_test_over_seeds,
 )
-from lca.analysis.noise import (
+from lca.analysis._noise import (
     HelpingRow,
     Tails,
     helping_table,
@@ -31,8 +31,8 @@ from lca.analysis.noise import (
     tails,
     tails_from_histogram,
 )
-from lca.analysis.oscillation import SignChanges, Transitions, mean_gradient, sign_changes, transitions
-from lca.analysis.reading import (
+from lca.analysis._oscillation import SignChanges, Transitions, mean_gradient, sign_changes, transitions
+from lca.analysis._reading import (
     class_totals,
     group_names,
     group_signs,
@@ -40,8 +40,8 @@ from lca.analysis.reading import (
     histogram_counts,
     traced_parameters,
 )
-from lca.analysis.synchrony import SynchronyResult, count_coincidences, learning_peaks, synchrony_test
-from lca.analysis.weibull import WeibullFit, fit_weibull, fit_weibull_histogram
+from lca.analysis._synchrony import SynchronyResult, count_coincidences, learning_peaks, synchrony_test
+from lca.analysis._weibull import WeibullFit, fit_weibull, fit_weibull_histogram
 
 __all__ = [
     "Causes",

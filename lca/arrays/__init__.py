@@ -1,7 +1,7 @@
 """Vectors of any array type, and the operations on them that the library needs."""
 
-from lca.arrays.numpy_ops import NumpyOps
-from lca.arrays.operations import ArrayOps, array_ops
-from lca.arrays.types import Native, Slices, Vector, WeightedVectors
+from lca.arrays._numpy_ops import NumpyOps
+from lca.arrays._operations import ArrayOps, array_ops
+from lca.arrays._types import Native, Slices, Vector, WeightedVectors
 
 __all__ = ["ArrayOps", "Native", "NumpyOps", "Slices", "Vector", "WeightedVectors", "array_ops"]

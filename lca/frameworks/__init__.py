@@ -3,15 +3,22 @@
 `ModelObjective` describes what a framework must supply. Nothing here imports one.
 """
 
-from lca.frameworks.data import Batches, Measured, Rows, all_rows, joined, labels_of, read_batches
-from lca.frameworks.loss import BatchwiseLoss, ModelLoss, check_loss, loss_errors, no_gradient, require_weight
-from lca.frameworks.objective import AtState, ModelObjective, Sample
-from lca.frameworks.parameters import check_theta, require_one, require_precision
-from lca.frameworks.policies import BatchNorm, BatchNormPolicy, Frozen, batch_norm_policies, check_frozen
-from lca.frameworks.replay import checkpoints_in_order, steps_between
-from lca.frameworks.tensors import Tensor, TensorOps, tensor_ops
-from lca.frameworks.trees import PyTree, describe, examples_in, is_rows, tensors_in, tree_leaves, tree_map
-from lca.frameworks.tryout import DEFAULT_BATCH_SIZE
+from lca.frameworks._data import Batches, Measured, Rows, all_rows, joined, labels_of, read_batches
+from lca.frameworks._loss import (
+    BatchwiseLoss,
+    ModelLoss,
+    check_loss,
+    loss_errors,
+    no_gradient,
+    require_weight,
+)
+from lca.frameworks._objective import AtState, ModelObjective, Sample
+from lca.frameworks._parameters import check_theta, require_one, require_precision
+from lca.frameworks._policies import BatchNorm, BatchNormPolicy, Frozen, batch_norm_policies, check_frozen
+from lca.frameworks._replay import checkpoints_in_order, steps_between
+from lca.frameworks._tensors import Tensor, TensorOps, tensor_ops
+from lca.frameworks._trees import PyTree, describe, examples_in, is_rows, tensors_in, tree_leaves, tree_map
+from lca.frameworks._tryout import DEFAULT_BATCH_SIZE
 
 __all__ = [
     "DEFAULT_BATCH_SIZE",

@@ -4,7 +4,7 @@
 needs neither.
 """
 
-from lca.live.progress import progress_bar
-from lca.live.tensorboard import TensorBoard, TensorBoardView
+from lca.live._progress import progress_bar
+from lca.live._tensorboard import TensorBoard, TensorBoardView
 
 __all__ = ["TensorBoard", "TensorBoardView", "progress_bar"]

@@ -17,11 +17,11 @@ Examples
 ['fc1', 'fc2']
 """
 
-from lca.plots.animation import animate_training, save_animation
-from lca.plots.layers import plot_classes, plot_layer_time, plot_neurons
-from lca.plots.loss import plot_cumulative, plot_loss, plot_totals, plot_train_heldout
-from lca.plots.noise import plot_helping, plot_histogram, plot_parameter
-from lca.plots.synchrony import plot_peaks
+from lca.plots._animation import animate_training, save_animation
+from lca.plots._layers import plot_classes, plot_layer_time, plot_neurons
+from lca.plots._loss import plot_cumulative, plot_loss, plot_totals, plot_train_heldout
+from lca.plots._noise import plot_helping, plot_histogram, plot_parameter
+from lca.plots._synchrony import plot_peaks
 
 __all__ = [
     "animate_training",

@@ -4,8 +4,16 @@
 needs the extra ``report``.
 """
 
-from lca.record.reading import open_record, open_records
-from lca.record.record import Record
-from lca.record.schema import SCHEMA_VERSION, RecordError
+from lca.record._citation import citation
+from lca.record._reading import open_record, open_records
+from lca.record._record import Record
+from lca.record._schema import SCHEMA_VERSION, RecordError
 
-__all__ = ["SCHEMA_VERSION", "Record", "RecordError", "open_record", "open_records"]
+__all__ = [
+    "SCHEMA_VERSION",
+    "Record",
+    "RecordError",
+    "citation",
+    "open_record",
+    "open_records",
+]

@@ -17,9 +17,9 @@ Train a small network on the embedded digits and allocate its loss change:
 -0.14
 """
 
-from lca.reference.backend import Backend, NumpyBackend, load_backend, offered_backends
-from lca.reference.data import Batch, Dataset, Split, load_digits, load_split
-from lca.reference.models import (
+from lca.reference._backend import Backend, NumpyBackend, load_backend, offered_backends
+from lca.reference._data import Batch, Dataset, Split, load_digits, load_split
+from lca.reference._models import (
     BatchNorm,
     Bilinear,
     Conv2d,
@@ -45,8 +45,8 @@ from lca.reference.models import (
     saddle,
     small_cnn,
 )
-from lca.reference.models.named import make_model
-from lca.reference.optimizers import (
+from lca.reference._models.named import make_model
+from lca.reference._optimizers import (
     SGD,
     Adam,
     AdamW,
@@ -55,7 +55,7 @@ from lca.reference.optimizers import (
     leave_one_out,
     make_optimizer,
 )
-from lca.reference.training import minibatches, train, with_next
+from lca.reference._training import minibatches, train, with_next
 
 __all__ = [
     "SGD",

@@ -4,6 +4,6 @@
 function of the record. All text from the record is escaped, and the page makes no network requests.
 """
 
-from lca.report.page import render_report, write_report
+from lca.report._page import render_report, write_report
 
 __all__ = ["render_report", "write_report"]

@@ -13,12 +13,12 @@ Examples
 """
 
 from lca import tolerances
-from lca.extras import extra
+from lca._extras import extra
 
 with extra("testing"):
-    from lca.testing.checks import check_backend, check_estimator, check_objective, parametrize_with_checks
+    from lca.testing._checks import check_backend, check_estimator, check_objective, parametrize_with_checks
+    from lca.testing._report import CheckFailure, ConformanceError, Report
     from lca.testing.problems import Problem, make_problem
-    from lca.testing.report import CheckFailure, ConformanceError, Report
 
 __all__ = [
     "CheckFailure",

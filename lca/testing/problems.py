@@ -11,8 +11,8 @@ import numpy as np
 from lca.errors import UnknownNameError
 from lca.layout import Layout
 from lca.objective import Objective
-from lca.reference.data import Batch
-from lca.reference.models import (
+from lca.reference._data import Batch
+from lca.reference._models import (
     Bilinear,
     CrossEntropy,
     DatasetLoss,
@@ -25,7 +25,18 @@ from lca.reference.models import (
 )
 from lca.step import Trajectory
 
-Array = np.ndarray
+__all__ = [
+    "PROBLEMS",
+    "Problem",
+    "RidgePolynomial",
+    "make_problem",
+    "network",
+    "random_batch",
+    "random_path",
+    "ridge",
+]
+
+_Array = np.ndarray
 
 
 @dataclass(frozen=True, eq=False)
@@ -48,9 +59,9 @@ class Problem:
 
     name: str
     objective: Objective
-    points: Array
+    points: _Array
     degree: int | None = None
-    exact: Callable[[Array, Array], Array] | None = None
+    exact: Callable[[_Array, _Array], _Array] | None = None
 
     @property
     def trajectory(self) -> Trajectory:
@@ -78,7 +89,7 @@ class RidgePolynomial:
         p ≥ 1.
     """
 
-    directions: Array
+    directions: _Array
     power: int
     layout: Layout = field(init=False)
 
@@ -87,19 +98,19 @@ class RidgePolynomial:
         shapes = ((half,), (self.directions.shape[1] - half,))
         object.__setattr__(self, "layout", Layout(("a.weight", "b.weight"), shapes))
 
-    def loss(self, theta: Array, batch: Batch | None = None) -> float:
+    def loss(self, theta: _Array, batch: Batch | None = None) -> float:
         self.layout.check(theta, "theta")
         return float(np.sum((self.directions @ theta) ** self.power) / self.power)
 
-    def loss_and_grad(self, theta: Array, batch: Batch | None = None) -> tuple[float, Array]:
+    def loss_and_grad(self, theta: _Array, batch: Batch | None = None) -> tuple[float, _Array]:
         loss = self.loss(theta)
         slope = (self.directions @ theta) ** (self.power - 1)
         return loss, (slope @ self.directions).astype(theta.dtype, copy=False)
 
-    def exact_allocation(self, start: Array, end: Array) -> Array:
+    def exact_allocation(self, start: _Array, end: _Array) -> _Array:
         u, v = self.directions @ start, self.directions @ end
         mean_slope = sum(v**k * u ** (self.power - 1 - k) for k in range(self.power)) / self.power
-        allocation: Array = (end - start) * (mean_slope @ self.directions)
+        allocation: _Array = (end - start) * (mean_slope @ self.directions)
         return allocation
 
 
@@ -138,7 +149,7 @@ def random_batch(network: Network, seed: int, n: int = 17, *, weighted: bool = F
     return Batch(x, y, _single(rng.uniform(0.5, 2.0, size=n)) if weighted else None)
 
 
-def random_path(layout: Layout, seed: int, steps: int, *, start: Array | None = None) -> Array:
+def random_path(layout: Layout, seed: int, steps: int, *, start: _Array | None = None) -> _Array:
     """A random walk (steps + 1, K) that begins near ``start``; float64, and exact in float32 as well.
 
     By default it begins at random parameters near 0, scaled by the fan-in of each tensor.
@@ -150,7 +161,7 @@ def random_path(layout: Layout, seed: int, steps: int, *, start: Array | None = 
     return _single(start + np.cumsum(0.2 * rng.normal(size=(steps + 1, layout.size)), axis=0))
 
 
-def _single(numbers: Array) -> Array:
+def _single(numbers: _Array) -> _Array:
     return numbers.astype(np.float32).astype(np.float64)
 
 

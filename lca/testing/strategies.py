@@ -15,17 +15,32 @@ from lca import quadrature
 from lca.errors import UnknownNameError
 from lca.layout import Layout
 from lca.quadrature import QuadratureRule
-from lca.reference.data import Batch
-from lca.reference.models import BatchNorm, Conv2d, Dense, Dropout, Flatten, Layer, Network, mlp, small_cnn
-from lca.reference.optimizers import SGD, Adam, AdamW, Optimizer, RMSProp
+from lca.reference._data import Batch
+from lca.reference._models import BatchNorm, Conv2d, Dense, Dropout, Flatten, Layer, Network, mlp, small_cnn
+from lca.reference._optimizers import SGD, Adam, AdamW, Optimizer, RMSProp
 from lca.testing import problems
 from lca.testing.problems import Problem
 
-Array = np.ndarray
+__all__ = [
+    "FEATURES",
+    "Feature",
+    "batches",
+    "dtypes",
+    "exact_problems",
+    "kinked_problems",
+    "networks",
+    "optimizers",
+    "paths",
+    "rules",
+    "seeds",
+    "smooth_problems",
+]
+
+_Array = np.ndarray
 
 seeds = st.integers(0, 2**32 - 1)
 """Seeds for random number generators."""
-NORM_EPS = 0.125
+_NORM_EPS = 0.125
 """``eps`` of batch normalisation in random networks.
 
 In measuring batches of five and two examples, a channel often has almost no variance. With eps = 1e-5 the
@@ -180,7 +195,7 @@ def _normalisation(n: int, has: Collection[Feature], numbers: np.random.Generato
     mean = numbers.normal(size=n).astype(np.float32)
     variance = numbers.uniform(0.25, 4.0, size=n).astype(np.float32)
     statistics: Literal["batch", "frozen"] = "batch" if numbers.choice(kinds) == "batch_norm" else "frozen"
-    return [BatchNorm(n, statistics, tuple(mean), tuple(variance), eps=NORM_EPS)]
+    return [BatchNorm(n, statistics, tuple(mean), tuple(variance), eps=_NORM_EPS)]
 
 
 def _tied(layers: tuple[Layer, ...], plain: Network) -> dict[str, str]:
@@ -201,7 +216,7 @@ def batches(network: Network, *, n: int = 17) -> st.SearchStrategy[Batch]:
     return st.builds(problems.random_batch, st.just(network), seeds, st.just(n), weighted=st.booleans())
 
 
-def paths(layout: Layout, steps: int = 3, *, start: Array | None = None) -> st.SearchStrategy[Array]:
+def paths(layout: Layout, steps: int = 3, *, start: _Array | None = None) -> st.SearchStrategy[_Array]:
     """Random walks (steps + 1, K) that begin near ``start``; float64, and exact in float32 as well."""
     return st.builds(problems.random_path, st.just(layout), seeds, st.just(steps), start=st.just(start))
 

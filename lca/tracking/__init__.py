@@ -1,15 +1,19 @@
 """Follows a training run and measures its steps: what the trackers of all frameworks have in common."""
 
-from lca.tracking.callbacks import CallbackBase
-from lca.tracking.functional import FunctionalTracker
-from lca.tracking.model import ModelTracker
-from lca.tracking.options import MakeViews, OnError, Options, RecordTo, Schedule, ViewsByName
-from lca.tracking.session import Session
-from lca.tracking.tracker import TrackerBase
+from lca.tracking._callbacks import CallbackBase
+from lca.tracking._context import LoopContext
+from lca.tracking._follower import LiveTheta
+from lca.tracking._functional import FunctionalTracker
+from lca.tracking._model import ModelTracker
+from lca.tracking._options import MakeViews, OnError, Options, RecordTo, Schedule, ViewsByName
+from lca.tracking._session import Session
+from lca.tracking._tracker import TrackerBase
 
 __all__ = [
     "CallbackBase",
     "FunctionalTracker",
+    "LiveTheta",
+    "LoopContext",
     "MakeViews",
     "ModelTracker",
     "OnError",

@@ -4,16 +4,16 @@ A view receives every `lca.StepAllocation` once, in order, and keeps a few numbe
 It accepts the vectors of any backend; its results are NumPy arrays of float64 or integers.
 """
 
-from lca.views.error_bars import ErrorBars
-from lca.views.histogram import LogHistogram
-from lca.views.oscillation import Oscillation
-from lca.views.parameters import AllParameters, ParameterTrace
-from lca.views.projection import BasisProjection
-from lca.views.signs import HelpingCounts, Signs
-from lca.views.top import Entry, TopParameters
-from lca.views.totals import GroupTotals
-from lca.views.trace import Trace
-from lca.views.view import RowView, View
+from lca.views._error_bars import ErrorBars
+from lca.views._histogram import LogHistogram
+from lca.views._oscillation import Oscillation
+from lca.views._parameters import AllParameters, ParameterTrace
+from lca.views._projection import BasisProjection
+from lca.views._signs import HelpingCounts, Signs
+from lca.views._top import Entry, TopParameters
+from lca.views._totals import GroupTotals
+from lca.views._trace import Trace
+from lca.views._view import RowView, View
 
 __all__ = [
     "AllParameters",

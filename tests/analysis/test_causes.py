@@ -6,9 +6,7 @@ import pytest
 import lca
 from lca.analysis import Causes, mean_gradient, split_allocation, split_movements
 from lca.errors import LCAError, NonFiniteError
-from lca.reference.models import Quadratic
-from lca.reference.optimizers import SGD, Adam, AdamW, RMSProp
-from lca.reference.training import train
+from lca.reference import SGD, Adam, AdamW, Quadratic, RMSProp, train
 from lca.tolerances import EPS64, summed
 
 OPTIMIZERS = [

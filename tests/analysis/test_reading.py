@@ -20,10 +20,7 @@ from lca.analysis import (
     traced_parameters,
 )
 from lca.errors import LCAError, UnknownNameError
-from lca.reference.data import load_digits
-from lca.reference.models import DatasetLoss, mlp
-from lca.reference.optimizers import Adam
-from lca.reference.training import minibatches, train
+from lca.reference import Adam, DatasetLoss, load_digits, minibatches, mlp, train
 from lca.summary import RunViews
 from lca.views import HelpingCounts, ParameterTrace
 

@@ -12,7 +12,7 @@ from scipy.signal import lfilter
 from scipy.stats import kstest
 
 from lca.analysis import count_coincidences, learning_peaks, synchrony_test
-from lca.analysis.synchrony import _block_edges, _coincidences_by_shift
+from lca.analysis._synchrony import _block_edges, _coincidences_by_shift
 from lca.errors import LCAError, NonFiniteError
 from lca.tolerances import EPS64, summed
 
@@ -182,7 +182,7 @@ def test_the_chunk_size_does_not_change_the_draws(monkeypatch):
     whole = synchrony_test(peaks, permutations=999)
     assert synchrony_test(peaks, permutations=999) == whole  # same seed, same answer
     assert synchrony_test(peaks, permutations=999, seed=1) != whole
-    monkeypatch.setattr("lca.analysis.synchrony.CHUNK", 100)
+    monkeypatch.setattr("lca.analysis._synchrony.CHUNK", 100)
     assert synchrony_test(peaks, permutations=999).p_value == whole.p_value
 
 

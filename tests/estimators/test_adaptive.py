@@ -11,9 +11,9 @@ from hypothesis import strategies as st
 from lca import SIMPSON, Adaptive, PathIntegral, Step, Trajectory, allocate, composite
 from lca.errors import LCAError, UnknownNameError
 from lca.layout import Layout
-from lca.reference.models import Quartic, ReluKink, bowl
+from lca.reference import Quartic, ReluKink, bowl
 from lca.testing import problems
-from lca.testing.instruments import CountingObjective
+from lca.testing._instruments import CountingObjective
 from lca.testing.strategies import kinked_problems, seeds, smooth_problems
 
 Array = np.ndarray

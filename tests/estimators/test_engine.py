@@ -9,7 +9,7 @@ from lca import TRAPEZOID, Adaptive, PathIntegral, Step, StepAllocation, allocat
 from lca.errors import NonDeterministicError
 from lca.estimators import SameBatch, SampledPathIntegral
 from lca.layout import Layout
-from lca.reference.models import DatasetLoss, logistic_regression
+from lca.reference import DatasetLoss, logistic_regression
 from tests.meta.animals import Passing
 
 QUIET, NOISY = {"noise": np.zeros(1)}, {"noise": np.ones(1)}

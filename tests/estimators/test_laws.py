@@ -1,7 +1,7 @@
 """Estimators that have no name in the registry keep every law of the shipped kit as well."""
 
 import lca
-from lca.testing.checks import parametrize_with_checks
+from lca.testing import parametrize_with_checks
 
 OTHERS = [
     lca.PathIntegral(lca.composite(lca.SIMPSON, 2)),

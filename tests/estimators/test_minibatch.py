@@ -10,11 +10,20 @@ import lca
 from lca import LEFT, MIDPOINT, RIGHT, SIMPSON, TRAPEZOID, Layout, LCAError, Step, tolerances
 from lca.errors import IncompleteStepError, NonFiniteError, TrajectoryError
 from lca.estimators import CrossFit, NextBatch, SameBatch
-from lca.reference.models import DatasetLoss, bowl, logistic_regression, mlp
-from lca.reference.optimizers import SGD, Adam, leave_one_out
-from lca.reference.training import minibatches, train, with_next
+from lca.reference import (
+    SGD,
+    Adam,
+    DatasetLoss,
+    bowl,
+    leave_one_out,
+    logistic_regression,
+    minibatches,
+    mlp,
+    train,
+    with_next,
+)
 from lca.step import MicroBatch
-from lca.testing.checks import parametrize_with_checks
+from lca.testing import parametrize_with_checks
 from lca.views import ErrorBars
 
 NETWORK = mlp((3, 5, 3), activation="tanh")

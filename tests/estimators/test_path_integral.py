@@ -13,10 +13,9 @@ from lca import LEFT, MIDPOINT, RIGHT, SIMPSON, TRAPEZOID, Adaptive, Cost, PathI
 from lca.errors import LCAError
 from lca.layout import Layout
 from lca.quadrature import QuadratureRule, composite, gauss_legendre
-from lca.reference.data import Batch
-from lca.reference.models import DatasetLoss, L2Penalty, Quartic, bowl, mlp
+from lca.reference import Batch, DatasetLoss, L2Penalty, Quartic, bowl, mlp
 from lca.testing import problems, tolerances
-from lca.testing.instruments import CountingObjective
+from lca.testing._instruments import CountingObjective
 from lca.testing.strategies import rules, seeds, smooth_problems
 
 Array = np.ndarray

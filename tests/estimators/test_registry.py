@@ -6,14 +6,10 @@ import pytest
 
 from lca import BOOLE, LEFT, MIDPOINT, RIGHT, SIMPSON, TRAPEZOID, Adaptive, LCAError, PathIntegral, Step
 from lca.errors import IncompleteStepError, UnknownNameError
-from lca.estimators.registry import REGISTRY, make_estimator, named_estimator
-from lca.estimators.stochastic import StochasticEstimator
+from lca.estimators import REGISTRY, StochasticEstimator, make_estimator, named_estimator
 from lca.quadrature import RULES
-from lca.reference.data import load_digits
-from lca.reference.models import DatasetLoss, logistic_regression
-from lca.reference.optimizers import SGD
-from lca.reference.training import minibatches, train, with_next
-from lca.testing.checks import parametrize_with_checks
+from lca.reference import SGD, DatasetLoss, load_digits, logistic_regression, minibatches, train, with_next
+from lca.testing import parametrize_with_checks
 
 PLAIN = {
     "left": LEFT,

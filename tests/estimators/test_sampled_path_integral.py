@@ -17,14 +17,10 @@ from lca import (
     tolerances,
 )
 from lca.errors import UnknownNameError
-from lca.estimators import AdaptiveSampleSize, ControlVariate, SampledPathIntegral
-from lca.estimators.sampled_path_integral import gradient_on
-from lca.estimators.sampling import Sampler
-from lca.reference.models import DatasetLoss, mlp
-from lca.reference.optimizers import Adam
-from lca.reference.training import minibatches, train, with_next
+from lca.estimators import AdaptiveSampleSize, ControlVariate, SampledPathIntegral, Sampler, gradient_on
+from lca.reference import Adam, DatasetLoss, minibatches, mlp, train, with_next
 from lca.step import ExampleScores
-from lca.testing.checks import parametrize_with_checks
+from lca.testing import parametrize_with_checks
 from lca.views import ErrorBars
 
 NETWORK = mlp((3, 5, 3), activation="tanh")

@@ -10,10 +10,10 @@ import pytest
 import lca
 from lca import tolerances
 from lca.errors import DataError, LayoutError, LCAError, NonFiniteError, UnknownNameError
-from lca.estimators.sampled_path_integral import SampledPathIntegral
+from lca.estimators import SampledPathIntegral
 from lca.frameworks import DEFAULT_BATCH_SIZE
 from lca.objective import Objective, Sampled, Scored, Stateful, leaves
-from lca.reference.models import BatchNorm, CrossEntropy, DatasetLoss, Dense, Dropout, Network, Tanh
+from lca.reference import BatchNorm, CrossEntropy, DatasetLoss, Dense, Dropout, Network, Tanh
 
 EPS = tolerances.EPS64
 RNG = np.random.default_rng(0)

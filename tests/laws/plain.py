@@ -14,9 +14,8 @@ from lca.frameworks import (
     check_theta,
     read_batches,
 )
-from lca.frameworks.loss import unweighted
-from lca.reference.data import Batch
-from lca.reference.models import BatchNorm, Network
+from lca.frameworks._loss import unweighted
+from lca.reference import Batch, BatchNorm, Network
 
 
 class PlainModel:

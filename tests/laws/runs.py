@@ -8,10 +8,7 @@ import numpy as np
 
 from lca import StepAllocation
 from lca.allocation import Cost
-from lca.reference.data import Batch
-from lca.reference.models import CrossEntropy, DatasetLoss, Dense, Network, Tanh
-from lca.reference.optimizers import SGD, Adam
-from lca.reference.training import train, with_next
+from lca.reference import SGD, Adam, Batch, CrossEntropy, DatasetLoss, Dense, Network, Tanh, train, with_next
 
 NETWORK = Network((Dense(6, 5), Tanh(), Dense(5, 3)), CrossEntropy(), input_shape=(6,))
 RNG = np.random.default_rng(0)
@@ -150,7 +147,7 @@ def batches_in_order(pieces):
 
 
 def reference_steps(estimator, optimizer, pieces=1, *, scores=False):
-    """The steps of `lca.reference.training.train`, with all fields that the estimator requires."""
+    """The steps of `lca.reference.train`, with all fields that the estimator requires."""
     steps = train(
         DatasetLoss(NETWORK, X, Y),
         THETA,

@@ -10,8 +10,8 @@ from torch.nn.functional import cross_entropy
 
 import lca_tensorflow
 import lca_torch
-from lca_tensorflow.network import model_of, positions
-from lca_torch.network import module_of
+from lca_tensorflow._network import model_of, positions
+from lca_torch._network import module_of
 from tests.laws.plain import PlainModel, PlainObjective
 from tests.lca_tensorflow.networks import floats
 

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from lca.errors import LCAError
-from lca.reference.models import Quadratic
+from lca.reference import Quadratic
 from lca.tracking import CallbackBase, FunctionalTracker
 from tests.laws.callbacks import LAWS
 

@@ -5,8 +5,7 @@ import sys
 
 import pytest
 
-from lca.reference.data import Batch
-from lca.reference.models import DatasetLoss
+from lca.reference import Batch, DatasetLoss
 from tests.laws.objectives import LAWS, MLP, X, Y, require_close, require_equal
 from tests.laws.subjects import SUBJECTS, Plain
 

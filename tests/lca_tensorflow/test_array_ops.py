@@ -7,7 +7,7 @@ from hypothesis import given
 
 import lca_tensorflow  # noqa: F401 - registers the operations
 from lca.arrays import Slices, array_ops
-from lca_tensorflow.arrays import TensorFlowDeviceOps
+from lca_tensorflow._arrays import TensorFlowDeviceOps
 from tests.laws.array_ops import LAWS, SUBNORMAL, Kind, vectors
 
 KINDS = {

@@ -9,7 +9,7 @@ import lca
 from lca import tolerances
 from lca.errors import LayoutError, LCAError, LCAWarning
 from lca_tensorflow import LCACallback, Objective
-from lca_tensorflow.callback import _FitTracker
+from lca_tensorflow._callback import _FitTracker
 from tests.laws.callbacks import LAWS
 
 RNG = np.random.default_rng(0)

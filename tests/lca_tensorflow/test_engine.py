@@ -7,7 +7,7 @@ import sys
 import pytest
 
 from lca.errors import LCAError
-from lca_tensorflow.engine import check_engine
+from lca_tensorflow._engine import check_engine
 
 
 def python(code, **environment):

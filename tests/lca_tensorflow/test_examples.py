@@ -8,7 +8,7 @@ import tensorflow as tf
 from lca import Step, tolerances
 from lca.errors import LCAError
 from lca.estimators import ControlVariate, CrossFit, SampledPathIntegral
-from lca.reference.models import DatasetLoss, logistic_regression
+from lca.reference import DatasetLoss, logistic_regression
 from lca.tolerances import EPS32, EPS64
 from lca_tensorflow import LCACallback, Objective
 

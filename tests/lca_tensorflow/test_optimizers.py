@@ -10,7 +10,7 @@ from lca.errors import LCAError
 from lca.estimators import SameBatch
 from lca.tolerances import EPS32
 from lca_tensorflow import Objective, Tracker
-from lca_tensorflow.optimizers import DryRun
+from lca_tensorflow._optimizers import DryRun
 from tests.laws.runs import Shown
 
 RNG = np.random.default_rng(0)

@@ -5,7 +5,7 @@ import numpy as np
 import tensorflow as tf
 
 from lca_tensorflow import Objective, Tracker
-from lca_tensorflow.network import model_of, positions
+from lca_tensorflow._network import model_of, positions
 from tests.laws.runs import NETWORK, OPTIMIZERS, THETA, Untracked, X, Y
 
 POSITIONS = positions(NETWORK)  # in the network's θ, of every number in that of the Keras model

@@ -7,7 +7,7 @@ from hypothesis import given
 
 import lca_torch  # noqa: F401 - registers the operations
 from lca.arrays import Slices, array_ops
-from lca_torch.arrays import TorchDeviceOps
+from lca_torch._arrays import TorchDeviceOps
 from tests.laws.array_ops import LAWS, SUBNORMAL, Kind, vectors
 
 KINDS = {

@@ -2,7 +2,7 @@
 
 import pytest
 
-from lca.commands.demo_run import DemoSettings, run_demo
+from lca._commands.demo_run import DemoSettings, run_demo
 from lca.testing import check_backend
 from lca.tolerances import EPS64
 

@@ -8,7 +8,7 @@ from torch.nn.functional import cross_entropy, mse_loss
 
 from lca import tolerances
 from lca.errors import LCAError
-from lca.estimators.sampled_path_integral import SampledPathIntegral
+from lca.estimators import SampledPathIntegral
 from lca.objective import Sampled
 from lca_torch import Objective
 from tests.lca_torch.networks import X, Y, mlp

@@ -7,7 +7,7 @@ import torch
 
 import lca
 from lca import tolerances
-from lca.estimators.crossfit import CrossFit
+from lca.estimators import CrossFit
 from lca_torch import Objective, replay
 from tests.laws.callbacks import LAWS
 from tests.laws.runs import Kept

@@ -11,8 +11,7 @@ from torch.utils.data import DataLoader, TensorDataset
 import lca
 from lca import tolerances
 from lca.errors import LCAError, LCAWarning
-from lca.estimators.crossfit import CrossFit
-from lca.estimators.minibatch import NextBatch
+from lca.estimators import CrossFit, NextBatch
 from lca_torch import Objective
 from tests.laws.callbacks import LAWS
 from tests.laws.runs import Kept

@@ -7,7 +7,7 @@ import torch
 import lca_torch  # noqa: F401 - registers the operations
 from lca import tolerances
 from lca.arrays import array_ops
-from lca_torch.live import ParameterVector, differ, holds
+from lca_torch._live import ParameterVector, differ, holds
 
 
 def test_a_vector_in_parameters_reads_like_a_tensor_and_can_be_kept():

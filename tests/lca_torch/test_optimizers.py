@@ -8,8 +8,8 @@ from torch import nn
 
 from lca import tolerances
 from lca.errors import LCAError
-from lca.reference import optimizers
-from lca_torch.optimizers import check_known, updates_without
+from lca.reference import _optimizers as optimizers
+from lca_torch._optimizers import check_known, updates_without
 
 EPS = torch.finfo(torch.float64).eps
 WEIGHTS = (0.5, 0.3, 0.2)

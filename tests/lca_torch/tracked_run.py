@@ -5,7 +5,7 @@ from torch import nn
 from torch.nn.functional import cross_entropy
 
 from lca_torch import Objective, Tracker
-from lca_torch.network import module_of
+from lca_torch._network import module_of
 from tests.laws.runs import NETWORK, OPTIMIZERS, THETA, Untracked, X, Y
 
 SGD, ADAM = OPTIMIZERS["momentum"], OPTIMIZERS["adam"]

@@ -12,8 +12,8 @@ import lca
 from lca import Layout, LCAError, StepAllocation
 from lca.errors import OutputError
 from lca.live import TensorBoard, TensorBoardView
-from lca.live.tensorboard import layer_time_picture
-from lca.reference.models import Quadratic
+from lca.live._tensorboard import layer_time_picture
+from lca.reference import Quadratic
 from lca.summary import RunViews
 from lca.tracking import Session
 from tests.sampled import sampled_allocation

@@ -6,9 +6,9 @@ from hypothesis import strategies as st
 
 from lca import PathIntegral
 from lca.errors import LCAError
-from lca.reference.models import bowl
-from lca.testing.checks import check_estimator, check_objective
-from lca.testing.report import Check, CheckFailure, ConformanceError, run_checks
+from lca.reference import bowl
+from lca.testing import check_estimator, check_objective
+from lca.testing._report import Check, CheckFailure, ConformanceError, run_checks
 
 
 def check(law, cases=None, applies=lambda subject: True):

@@ -2,8 +2,8 @@
 
 import pytest
 
-from lca.testing.report import CheckFailure
-from lca.testing.stochastic_checks import STOCHASTIC_CHECKS
+from lca.testing import CheckFailure
+from lca.testing._stochastic_checks import STOCHASTIC_CHECKS
 from tests.meta.zoo_stochastic import RIGHT_STOCHASTIC, TwoPercentLow
 
 CHECKS = {check.name: check for check in STOCHASTIC_CHECKS}

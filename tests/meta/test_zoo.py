@@ -2,7 +2,7 @@
 
 import pytest
 
-from lca.testing.report import CheckFailure
+from lca.testing import CheckFailure
 from tests.meta.zoo import ZOO
 
 # Tested in tests/test_backend_conformance.py, because it needs an installed package.

@@ -4,12 +4,12 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from lca.testing.backend_checks import BACKEND_CHECKS
-from lca.testing.checks import objective_of
-from lca.testing.estimator_checks import ESTIMATOR_CHECKS
-from lca.testing.objective_checks import OBJECTIVE_CHECKS
-from lca.testing.report import Check
-from lca.testing.stochastic_checks import STOCHASTIC_CHECKS
+from lca.testing._backend_checks import BACKEND_CHECKS
+from lca.testing._checks import objective_of
+from lca.testing._estimator_checks import ESTIMATOR_CHECKS
+from lca.testing._objective_checks import OBJECTIVE_CHECKS
+from lca.testing._report import Check
+from lca.testing._stochastic_checks import STOCHASTIC_CHECKS
 from tests.meta.animals import Wrong
 from tests.meta.right_estimators import RIGHT_ESTIMATORS
 from tests.meta.zoo_backends import RIGHT_BACKENDS, WRONG_BACKENDS

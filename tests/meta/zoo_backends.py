@@ -7,9 +7,8 @@ import numpy as np
 
 from lca.errors import LCAError
 from lca.layout import Layout
-from lca.reference.backend import ENTRY_POINT_GROUP, Backend, NumpyBackend, load_backend
-from lca.reference.data import Dataset
-from lca.reference.models import BatchNorm, Dropout
+from lca.reference import BatchNorm, Dataset, Dropout
+from lca.reference._backend import ENTRY_POINT_GROUP, Backend, NumpyBackend, load_backend
 from tests.meta.animals import Passing, Wrong
 
 

@@ -5,8 +5,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from lca import LEFT, MIDPOINT, RIGHT, SIMPSON, TRAPEZOID
-from lca.estimators import ControlVariate, CrossFit, NextBatch, SameBatch, SampledPathIntegral
-from lca.estimators.replicates import NodeReplicates
+from lca.estimators import ControlVariate, CrossFit, NextBatch, NodeReplicates, SameBatch, SampledPathIntegral
 from lca.step import MicroBatch
 from tests.meta.animals import Passing, Wrong
 

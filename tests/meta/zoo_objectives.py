@@ -5,8 +5,8 @@ import random
 import numpy as np
 
 from lca import Layout, Scaled, Sum
-from lca.reference.data import Batch
-from lca.reference.models import (
+from lca.reference import Batch
+from lca.reference._models import (
     Bilinear,
     DatasetLoss,
     L2Penalty,
@@ -18,7 +18,7 @@ from lca.reference.models import (
     saddle,
     small_cnn,
 )
-from lca.testing.objective_checks import ObjectiveSubject
+from lca.testing._objective_checks import ObjectiveSubject
 from tests.meta.animals import Passing, Wrong
 
 _rng = np.random.default_rng(7)

@@ -5,7 +5,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from lca.allocation import Cost, StepAllocation
-from lca.testing.stochastic_checks import TRAINING_BATCH
+from lca.testing._stochastic_checks import TRAINING_BATCH
 from tests.meta.animals import Wrong
 from tests.meta.zoo_cheap import RIGHT_CHEAP, WRONG_CHEAP
 

@@ -9,10 +9,16 @@ import pytest
 
 import lca
 from lca import Layout, Record, StepAllocation
-from lca.cli import main
-from lca.estimators import AdaptiveSampleSize, ControlVariate, CrossFit, SameBatch, SampledPathIntegral
-from lca.estimators.registry import REGISTRY
-from lca.record.citation import DATA, METHOD, citation, citations_of
+from lca._cli import main
+from lca.estimators import (
+    REGISTRY,
+    AdaptiveSampleSize,
+    ControlVariate,
+    CrossFit,
+    SameBatch,
+    SampledPathIntegral,
+)
+from lca.record._citation import DATA, METHOD, citation, citations_of
 
 ENTRIES = sorted({entry for row in REGISTRY.values() for entry in citations_of(row.make(1e-3))})
 NESTED = AdaptiveSampleSize(ControlVariate(SampledPathIntegral(micro_batches=2)), examples=500)

@@ -26,7 +26,7 @@ from lca import (
 )
 from lca.errors import LCAWarning
 from lca.record import SCHEMA_VERSION, RecordError, open_records
-from lca.reference.models import Quadratic
+from lca.reference import Quadratic
 from lca.row import BIN_EDGES, Row
 from lca.summary import RunViews
 from lca.tolerances import EPS64, summed

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from lca import Layout, LCAError, Record, StepAllocation, open_record
-from lca.cli import main
+from lca._cli import main
 from lca.errors import LayoutError, UnknownNameError
 from lca.record import SCHEMA_VERSION, RecordError
 from validation.record.kill import BLOCK, kill

@@ -5,14 +5,21 @@ from importlib.metadata import EntryPoint
 import numpy as np
 import pytest
 
-import lca.reference.backend
+import lca.reference._backend
 from lca import LCAError, Objective, tolerances
 from lca.errors import UnknownNameError
-from lca.reference.backend import NumpyBackend, load_backend
-from lca.reference.data import Batch
-from lca.reference.models import BatchNorm, DatasetLoss, Dense, Network, mlp
-from lca.reference.optimizers import SGD
-from lca.reference.training import train
+from lca.reference import (
+    SGD,
+    Batch,
+    BatchNorm,
+    DatasetLoss,
+    Dense,
+    Network,
+    NumpyBackend,
+    load_backend,
+    mlp,
+    train,
+)
 
 NETWORK = mlp((3, 4, 2))
 EPS = tolerances.EPS64
@@ -24,8 +31,8 @@ def data(n=7, seed=0):
 
 
 def offer(monkeypatch, name, value):
-    point = EntryPoint(name=name, value=value, group=lca.reference.backend.ENTRY_POINT_GROUP)
-    monkeypatch.setattr(lca.reference.backend, "entry_points", lambda group: [point])
+    point = EntryPoint(name=name, value=value, group=lca.reference._backend.ENTRY_POINT_GROUP)
+    monkeypatch.setattr(lca.reference._backend, "entry_points", lambda group: [point])
 
 
 def test_numpy_is_found_by_its_entry_point():
@@ -99,7 +106,7 @@ def test_unknown_backend_lists_the_known():
 
 
 def test_a_third_party_adds_a_backend_by_entry_point(monkeypatch):
-    offer(monkeypatch, "jax", "lca.reference.backend:NumpyBackend")
+    offer(monkeypatch, "jax", "lca.reference._backend:NumpyBackend")
     assert load_backend("jax") == NumpyBackend()
 
 

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from lca import tolerances
 from lca.errors import LCAError, UnknownNameError
-from lca.reference.optimizers import SGD, Adam, AdamW, Optimizer, RMSProp, leave_one_out, make_optimizer
+from lca.reference import SGD, Adam, AdamW, Optimizer, RMSProp, leave_one_out, make_optimizer
 from lca.testing.strategies import seeds
 
 Update = Callable[[float, float], float]

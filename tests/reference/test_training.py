@@ -11,10 +11,7 @@ from hypothesis import strategies as st
 from lca import tolerances
 from lca.errors import DataError, LCAError, NonFiniteError
 from lca.layout import Layout
-from lca.reference.data import Batch
-from lca.reference.models import DatasetLoss, mlp
-from lca.reference.optimizers import SGD, Adam
-from lca.reference.training import minibatches, train, with_next
+from lca.reference import SGD, Adam, Batch, DatasetLoss, minibatches, mlp, train, with_next
 from lca.step import Step
 from lca.testing.strategies import seeds
 

@@ -11,14 +11,16 @@ from bokeh.embed import json_item
 
 import lca
 from lca import Layout, LCAError, Record
-from lca.cli import main
+from lca._cli import main
 from lca.errors import OutputError
-from lca.report import charts, render_report, sections, write_report
-from lca.report.balance import check_conservation
-from lca.report.cells import EMPTY, ListGrid, MatrixGrid
-from lca.report.moments import LINEAR_FRACTION, MAX_BYTES, detail_maps, encode, layer_intervals
-from lca.report.run import Run, block_starts, format_signed
-from lca.views.signs import NOISY
+from lca.report import _charts as charts
+from lca.report import _sections as sections
+from lca.report import render_report, write_report
+from lca.report._balance import check_conservation
+from lca.report._cells import EMPTY, ListGrid, MatrixGrid
+from lca.report._moments import LINEAR_FRACTION, MAX_BYTES, detail_maps, encode, layer_intervals
+from lca.report._run import Run, block_starts, format_signed
+from lca.views._signs import NOISY
 from tests.report.records import EVIL, LAYOUT, NAMES, allocation, replicates, run_values, write
 
 
@@ -250,7 +252,7 @@ def test_a_large_network_stays_small(tmp_path):
 
 
 def test_skipped_maps_are_counted_and_have_the_smallest_totals(tmp_path, monkeypatch):
-    monkeypatch.setattr("lca.report.moments.MAX_BYTES", 100)  # 30 cells, at 4 frames each, need 120
+    monkeypatch.setattr("lca.report._moments.MAX_BYTES", 100)  # 30 cells, at 4 frames each, need 120
     values = run_values(3)
     run = Run(write(tmp_path / "run.zarr", values, values="float64"))
     maps, skipped = detail_maps(run)

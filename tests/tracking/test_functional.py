@@ -6,7 +6,7 @@ import pytest
 import lca
 from lca.errors import LayoutError, LCAError, LCAWarning
 from lca.estimators import SameBatch
-from lca.reference.models import L2Penalty, Quadratic, bowl
+from lca.reference import L2Penalty, Quadratic, bowl
 from lca.tracking import FunctionalTracker
 from tests.laws.runs import Kept
 

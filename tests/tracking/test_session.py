@@ -5,7 +5,7 @@ import pytest
 
 import lca
 from lca.errors import LCAError, LCAWarning
-from lca.reference.models import L2Penalty, Quadratic
+from lca.reference import L2Penalty, Quadratic
 from lca.summary import RunViews
 from lca.tolerances import EPS64, summed
 from lca.tracking import Session

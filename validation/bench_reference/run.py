@@ -13,10 +13,7 @@ from pathlib import Path
 import numpy as np
 
 import lca
-from lca.reference.data import load_digits, load_split
-from lca.reference.models import DatasetLoss, Network, mlp
-from lca.reference.optimizers import Adam
-from lca.reference.training import minibatches, train
+from lca.reference import Adam, DatasetLoss, Network, load_digits, load_split, minibatches, mlp, train
 from validation.evidence import keep, mnist_path, peak_memory_mib, verdict
 from validation.timing import interleaved
 

@@ -23,7 +23,7 @@ import numpy as np
 import tensorflow as tf
 
 import lca
-from lca.reference.data import Batch
+from lca.reference import Batch
 from lca_tensorflow import LCACallback, Objective
 from validation.evidence import keep, verdict
 from validation.mnist_fc import images

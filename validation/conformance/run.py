@@ -14,7 +14,7 @@ from typing import Any
 
 from tqdm import tqdm
 
-from lca.testing.report import Check
+from lca.testing._report import Check
 from tests.meta.zoo import ZOO, Kind
 from tests.meta.zoo_backends import MISSING_BACKENDS
 from validation.evidence import keep, verdict

@@ -3,10 +3,7 @@
 import time
 from collections.abc import Callable
 
-from lca.reference.data import load_digits
-from lca.reference.models import DatasetLoss, mlp
-from lca.reference.optimizers import SGD, Adam, Optimizer
-from lca.reference.training import minibatches, train, with_next
+from lca.reference import SGD, Adam, DatasetLoss, Optimizer, load_digits, minibatches, mlp, train, with_next
 from validation.cost_frontier.case import RATES, Allocate, Case, Options, SuppliedFields
 
 

@@ -1,8 +1,14 @@
 """The rows of the frontier: which estimators are tried on which training run."""
 
 from lca import LEFT, RIGHT, SIMPSON, TRAPEZOID
-from lca.estimators import ControlVariate, CrossFit, NextBatch, SameBatch, SampledPathIntegral
-from lca.estimators.stochastic import StochasticEstimator
+from lca.estimators import (
+    ControlVariate,
+    CrossFit,
+    NextBatch,
+    SameBatch,
+    SampledPathIntegral,
+    StochasticEstimator,
+)
 from validation.cost_frontier.case import Case
 
 MAIN = ("momentum", "adam")

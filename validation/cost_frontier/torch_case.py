@@ -13,8 +13,7 @@ from torch.nn.functional import cross_entropy
 
 from lca.allocation import Allocator, Cost, StepAllocation
 from lca.objective import Objective as AnyObjective
-from lca.reference.data import load_split
-from lca.reference.training import minibatches
+from lca.reference import load_split, minibatches
 from lca_torch import Objective, Tracker
 from validation.cost_frontier.case import Allocate, Case, Options, SuppliedFields
 from validation.cost_frontier.rows import FEW, LEAST

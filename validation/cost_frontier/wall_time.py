@@ -13,7 +13,7 @@ from statistics import median
 from typing import Any
 
 import lca
-from lca.estimators.stochastic import StochasticEstimator
+from lca.estimators import StochasticEstimator
 from lca.layout import Groups
 from lca.views import GroupTotals
 from validation.cost_frontier.case import Case, Options, SuppliedFields

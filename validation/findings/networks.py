@@ -7,7 +7,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from lca.reference.data import load_split
+from lca.reference import load_split
 from validation.bench_torch.resnet20 import resnet20
 from validation.evidence import mnist_path
 

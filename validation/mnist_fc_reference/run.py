@@ -14,10 +14,7 @@ from tqdm import tqdm
 
 import lca
 from lca.allocation import Estimator
-from lca.reference.data import load_split
-from lca.reference.models import DatasetLoss, mlp
-from lca.reference.optimizers import Adam
-from lca.reference.training import minibatches, train
+from lca.reference import Adam, DatasetLoss, load_split, minibatches, mlp, train
 from lca.views import GroupTotals, HelpingCounts, Trace
 from validation.evidence import keep, mnist_path, peak_memory_mib, verdict
 

@@ -20,7 +20,7 @@ import torch
 from torch.utils.data import DataLoader
 from tqdm.keras import TqdmCallback
 
-from lca.reference.data import Batch
+from lca.reference import Batch
 from lca.summary import RunViews
 from lca_tensorflow import LCACallback, Objective
 from validation.mnist_fc import ESTIMATORS, Run, figures, images, main

@@ -37,9 +37,9 @@ TARGETS = {
     "lca/quadrature.py": "tests/test_quadrature.py",
     "lca/allocation.py": "tests/test_allocation.py",
     "lca/estimators/segment.py": "tests/estimators/test_path_integral.py",
-    "lca/estimators/panel.py": "tests/estimators/test_adaptive.py",
-    "lca/estimators/path_integral.py": "tests/estimators/test_path_integral.py",
-    "lca/estimators/adaptive.py": "tests/estimators/test_adaptive.py",
+    "lca/estimators/_panel.py": "tests/estimators/test_adaptive.py",
+    "lca/estimators/_path_integral.py": "tests/estimators/test_path_integral.py",
+    "lca/estimators/_adaptive.py": "tests/estimators/test_adaptive.py",
 }
 TESTS = ("tests/test_quadrature.py", "tests/test_allocation.py", "tests/test_state.py", "tests/estimators")
 # Bit operators (on floats, or the | of annotations) and identity of numbers only raise; without @dataclass or

@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from lca.errors import DataError
-from lca.reference.data import Batch, Dataset, Split, load_digits, load_split
+from lca.reference import Batch, Dataset, Split, load_digits, load_split
 
 X, Y = np.arange(12.0).reshape(4, 3), np.array([0, 1, 1, 0])
 SPLIT = {

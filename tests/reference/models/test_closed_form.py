@@ -11,7 +11,7 @@ from scipy.integrate import quad
 from lca import tolerances
 from lca.errors import LayoutError, LCAError
 from lca.objective import Objective
-from lca.reference.models import Bilinear, Quadratic, Quartic, ReluKink, bowl, saddle
+from lca.reference import Bilinear, Quadratic, Quartic, ReluKink, bowl, saddle
 from lca.testing.strategies import dtypes, seeds
 
 EPS64 = float(np.finfo(np.float64).eps)

@@ -10,8 +10,7 @@ from hypothesis import strategies as st
 from lca import tolerances
 from lca.errors import DataError, LayoutError
 from lca.objective import Objective, evaluate
-from lca.reference.data import Batch
-from lca.reference.models import CrossEntropy, DatasetLoss, Network, SquaredError, mlp, small_cnn
+from lca.reference import Batch, CrossEntropy, DatasetLoss, Network, SquaredError, mlp, small_cnn
 from lca.testing.strategies import networks, seeds
 
 EPS32, EPS64 = (float(np.finfo(t).eps) for t in (np.float32, np.float64))

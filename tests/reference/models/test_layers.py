@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 
 from lca import tolerances
 from lca.errors import LayoutError
-from lca.reference.models import BatchNorm, Conv2d, Dense, Dropout, Flatten, Layer, MaxPool2d, ReLU, Tanh
+from lca.reference import BatchNorm, Conv2d, Dense, Dropout, Flatten, Layer, MaxPool2d, ReLU, Tanh
 from lca.testing.strategies import seeds
 
 EPS64 = float(np.finfo(np.float64).eps)

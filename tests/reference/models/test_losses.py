@@ -7,7 +7,7 @@ from scipy.special import log_softmax, softmax
 
 from lca import tolerances
 from lca.errors import DataError
-from lca.reference.models import CrossEntropy, SquaredError
+from lca.reference import CrossEntropy, SquaredError
 from lca.testing.strategies import seeds
 
 EPS64 = float(np.finfo(np.float64).eps)

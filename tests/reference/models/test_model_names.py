@@ -3,8 +3,8 @@
 import pytest
 
 from lca.errors import LCAError, UnknownNameError
-from lca.reference.models import ReLU, Tanh, logistic_regression, mlp, small_cnn
-from lca.reference.models.named import MODELS, make_model
+from lca.reference import ReLU, Tanh, logistic_regression, mlp, small_cnn
+from lca.reference._models.named import MODELS, make_model
 
 
 @pytest.mark.parametrize(

@@ -8,8 +8,8 @@ from hypothesis import given
 
 from lca import tolerances
 from lca.errors import LayoutError, LCAError, UnknownNameError
-from lca.reference.data import Batch
-from lca.reference.models import (
+from lca.reference import Batch
+from lca.reference._models import (
     Conv2d,
     CrossEntropy,
     Dense,

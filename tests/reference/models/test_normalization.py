@@ -7,8 +7,7 @@ from hypothesis import given
 from lca import tolerances
 from lca.errors import DataError, LayoutError, LCAError, UnknownNameError
 from lca.objective import evaluate
-from lca.reference.data import Batch
-from lca.reference.models import BatchNorm, CrossEntropy, DatasetLoss, Dense, Dropout, Network, ReLU, mlp
+from lca.reference import Batch, BatchNorm, CrossEntropy, DatasetLoss, Dense, Dropout, Network, ReLU, mlp
 from lca.testing.strategies import batches, dtypes, networks, paths, seeds
 
 EPS64 = float(np.finfo(np.float64).eps)

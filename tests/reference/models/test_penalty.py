@@ -9,7 +9,7 @@ from lca import tolerances
 from lca.errors import LCAError, UnknownNameError
 from lca.layout import Layout
 from lca.objective import Objective
-from lca.reference.models import L2Penalty
+from lca.reference import L2Penalty
 from lca.testing.strategies import dtypes, seeds
 
 LAYOUT = Layout(("fc1.weight", "fc1.bias", "fc2.weight"), ((3, 2), (3,), (1, 3)))

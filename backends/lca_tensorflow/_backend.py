@@ -1,0 +1,120 @@
+"""`TensorFlowBackend`: what `lca demo --backend tensorflow` and the conformance kit run on."""
+
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from typing import ClassVar
+
+import keras
+import numpy as np
+import tensorflow as tf
+
+from lca.layout import Layout
+from lca.objective import Objective as AnyObjective
+from lca.objective import Sum
+from lca.reference._backend import Dtype
+from lca.reference._data import Batch
+from lca.reference._models import Network
+from lca.reference._optimizers import Optimizer
+from lca.reference._training import train
+from lca.step import Step
+from lca_tensorflow._network import losses_of, model_of, policies_of, positions
+from lca_tensorflow._objective import Objective
+from lca_tensorflow._penalty import Penalty
+
+Example = tuple[tf.Tensor, tf.Tensor, tf.Tensor]
+
+
+@dataclass(frozen=True)
+class TensorFlowBackend:
+    """TensorFlow as an `lca.reference.Backend`: Keras layers, updates of `lca.reference._optimizers`.
+
+    ``run_eagerly`` and ``jit_compile`` are those of `Objective`.
+
+    Examples
+    --------
+    >>> from lca.reference import logistic_regression
+    >>> from lca.reference import SGD
+    >>> network, data = logistic_regression(2, 3), Batch(np.eye(2), np.array([0, 2]))
+    >>> backend = TensorFlowBackend()
+    >>> objective = backend.objective(network, data, "float32")
+    >>> [step] = backend.train(objective, network.init(seed=0, dtype="float32"), SGD(0.1), [data])
+    >>> step.end.dtype, objective.loss(step.end) < objective.loss(step.start)
+    (tf.float32, True)
+    """
+
+    run_eagerly: bool = False
+    jit_compile: bool = False
+    name: ClassVar[str] = "tensorflow"
+
+    def vector(self, theta: np.ndarray) -> tf.Tensor:
+        return tf.constant(theta)
+
+    def objective(
+        self, network: Network, data: Batch, dtype: Dtype, *, penalty: float = 0.0, batch_size: int = 1000
+    ) -> AnyObjective:
+        network.check_batch(data)
+        model, losses = model_of(network, dtype), losses_of(network)
+
+        def weighted_mean(model: keras.Model, batch: Example) -> tf.Tensor:
+            x, y, weight = batch
+            return tf.reduce_sum(losses(model(x, training=False), y) * weight) / tf.reduce_sum(weight)
+
+        measured = Objective(
+            model,
+            None,
+            _tensors(data),
+            batch_loss=weighted_mean,
+            batch_weight=lambda batch: tf.reduce_sum(tf.cast(batch[2], tf.float64)),
+            batch_size=batch_size,
+            batch_norm=policies_of(network),
+            run_eagerly=self.run_eagerly,
+            jit_compile=self.jit_compile,
+        )
+        loss = NetworkLoss(network, measured)
+        if not penalty:
+            return loss
+
+        def ridge(tensors: Mapping[str, tf.Tensor]) -> tf.Tensor:
+            free = [tensor for name, tensor in tensors.items() if name not in network.frozen]
+            return 0.5 * penalty * tf.add_n([tf.reduce_sum(tf.square(tensor)) for tensor in free])
+
+        return Sum({"data": loss, "penalty": Penalty(network.layout, ridge)})
+
+    def train(
+        self, objective: AnyObjective, theta: np.ndarray, optimizer: Optimizer, batches: Iterable[Batch]
+    ) -> Iterator[Step]:
+        return train(objective, self.vector(theta), optimizer, batches)
+
+
+class NetworkLoss:
+    """An `lca_tensorflow.Objective` of a `Network` and its data; batches are `lca.reference.Batch`."""
+
+    def __init__(self, network: Network, measured: Objective) -> None:
+        self._network, self._measured = network, measured
+        self._positions = tf.constant(positions(network))
+
+    @property
+    def layout(self) -> Layout:
+        return self._network.layout
+
+    def loss(self, theta: tf.Tensor, batch: Batch | None = None) -> float:
+        return self._measured.loss(self._in_keras(theta), self._own(batch))
+
+    def loss_and_grad(self, theta: tf.Tensor, batch: Batch | None = None) -> tuple[float, tf.Tensor]:
+        loss, grad = self._measured.loss_and_grad(self._in_keras(theta), self._own(batch))
+        return loss, tf.math.unsorted_segment_sum(grad, self._positions, self.layout.size)
+
+    def _in_keras(self, theta: tf.Tensor) -> tf.Tensor:
+        self.layout.check(theta, "theta")
+        return tf.gather(theta, self._positions)
+
+    def _own(self, batch: Batch | None) -> Example | None:
+        if batch is None:
+            return None
+        self._network.check_batch(batch)
+        return _tensors(batch)
+
+
+def _tensors(batch: Batch) -> Example:
+    weight = np.ones(len(batch)) if batch.weight is None else batch.weight
+    return tf.constant(batch.x), tf.constant(batch.y), tf.constant(weight)

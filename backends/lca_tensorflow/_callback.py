@@ -1,0 +1,174 @@
+"""`LCACallback`: allocates the loss change of every update that `model.fit` makes."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import keras
+
+from lca.allocation import Estimator
+from lca.errors import LCAError
+from lca.frameworks import BatchNormPolicy
+from lca.objective import Objective as AnyObjective
+from lca.summary import RunViews
+from lca.tracking import CallbackBase, MakeViews, OnError, RecordTo, Schedule
+from lca_tensorflow._loop import Loop
+from lca_tensorflow._objective import Objective
+from lca_tensorflow._tracker import Tracker
+
+
+class _FitTracker(Tracker):
+    """A `Tracker` that is called before and after each batch of `fit`, compiled or not."""
+
+    _batches = 0
+    _counted = 0
+
+    def before_batch(self) -> None:
+        """An update may follow."""
+        self._follower.before()
+
+    def after_batch(self) -> None:
+        """An update may have been made."""
+        self._batches += 1
+        # Reading the count takes longer than all else on a step that is not measured.
+        count = self._counted + 1 if self._one_update_a_batch else self._count()
+        made, self._counted = count - self._counted, count
+        self._after(made)
+
+    def _attach(self) -> None:
+        self._counted = self._count()
+        # Keras' own training step; others may update several times or not at all.
+        own = type(self._model).train_step is keras.Model.train_step and bool(self._model.trainable_weights)
+        skips = hasattr(self._optimizer, "inner_optimizer") or getattr(
+            self._optimizer, "gradient_accumulation_steps", None
+        )
+        self._one_update_a_batch = own and not skips
+
+    def _detach(self) -> None:
+        self._context.clear()
+
+    def _check_run(self) -> None:
+        if self._batches and not self._made:
+            raise LCAError(
+                f"model.optimizer made no update in {self._batches} batches; if train_step has optimizers of "
+                "its own, use a Tracker around a training loop of your own."
+            )
+
+    def _make_context(self, parameters: Sequence[keras.Variable]) -> Loop:
+        if required := self._session.required_fields:
+            raise LCAError(
+                f"the estimator requires {', '.join(f'Step.{field}' for field in required)}, which fit does "
+                "not supply; use a Tracker around a training loop of your own, or an estimator that requires "
+                "no step fields: lca.Adaptive, lca.PathIntegral, or lca.estimators.SampledPathIntegral, with "
+                "refresh= for samplings other than 'uniform'."
+            )
+        return super()._make_context(parameters)
+
+
+class LCACallback(CallbackBase[_FitTracker], keras.callbacks.Callback):
+    """Allocates every update of ``model.fit(..., callbacks=[LCACallback(x, y)])``.
+
+    Each update is measured before training goes on. The model is only read: training with and without the
+    callback gives the same numbers, bit for bit. Compiled training, XLA and gradient accumulation need no
+    extra code; a batch without an update (accumulation, an update that a `LossScaleOptimizer` skips) is not a
+    step.
+
+    Parameters
+    ----------
+    objective
+        The measured loss (`lca_tensorflow.Objective` of this model, or a `lca.Sum` with one), or several by
+        name; or data in any form that `Objective` takes, on which the compiled loss is measured.
+    y
+        The targets, if ``objective`` is the inputs.
+    batch_size, batch_norm
+        As in `Objective`, which is made from the data with them; not allowed with an existing objective.
+    estimator, every, views, on_error, record
+        As in `Tracker`. ``on_error`` also applies to errors when fit begins.
+
+    Raises
+    ------
+    LCAError
+        If the arguments are invalid; and as ``on_error`` says, for the reasons of `Tracker` and for what
+        hides single updates from callbacks: ``steps_per_execution`` above 1, a distribution strategy, or a
+        `train_step` with optimizers of its own (for which there is `Tracker`).
+
+    Notes
+    -----
+    Every call of ``fit`` is a run of its own: read `views` or `summary` before the next one, and give each
+    recorded fit a callback with a record of its own. Keras does not tell callbacks about an error in ``fit``;
+    a record is then closed as incomplete when the next fit begins.
+
+    Examples
+    --------
+    >>> model = keras.Sequential([keras.Input((2,)), keras.layers.Dense(1)])
+    >>> model.compile("sgd", "mse")
+    >>> x, y = keras.ops.eye(2), keras.ops.ones((2, 1))
+    >>> lca_callback = LCACallback(x, y)
+    >>> _ = model.fit(x, y, epochs=3, verbose=0, callbacks=[lca_callback])
+    >>> lca_callback.summary()["train"]["steps"]
+    3
+    """
+
+    def __init__(
+        self,
+        objective: AnyObjective | Mapping[str, AnyObjective] | Any,
+        y: Any = None,
+        *more: Any,
+        batch_size: int | None = None,
+        batch_norm: BatchNormPolicy | Mapping[str, BatchNormPolicy] | None = None,
+        estimator: Estimator | None = None,
+        every: Schedule = 1,
+        views: MakeViews = RunViews.of,
+        on_error: OnError = "warn",
+        record: RecordTo | None = None,
+    ) -> None:
+        keras.callbacks.Callback.__init__(self)
+        measured = objective if y is None else (objective, y)
+        CallbackBase.__init__(
+            self, measured, estimator, every=every, views=views, on_error=on_error, record=record
+        )
+        if isinstance(y, Estimator):
+            raise LCAError("the second argument is y; pass the estimator by name, as estimator=...")
+        if more or isinstance(objective, keras.Model):
+            raise LCAError(
+                "the callback gets the model from fit; write LCACallback(x, y), LCACallback((x, y, "
+                "sample_weight)) or LCACallback(objective), and pass everything else by name."
+            )
+        given = {"batch_size": batch_size, "batch_norm": batch_norm}
+        self._made_with: dict[str, Any] = {name: value for name, value in given.items() if value is not None}
+        if self._made_with and _is_objective(measured):
+            raise LCAError(
+                f"{' and '.join(self._made_with)} cannot change an existing objective; pass it to "
+                "Objective(...)."
+            )
+
+    def on_train_begin(self, logs: Any = None) -> None:
+        self._begin(self._make_tracker)
+
+    def on_train_batch_begin(self, batch: int, logs: Any = None) -> None:
+        if self.tracker is not None:
+            self.tracker.before_batch()
+
+    def on_train_batch_end(self, batch: int, logs: Any = None) -> None:
+        if self.tracker is not None:
+            self.tracker.after_batch()
+
+    def on_train_end(self, logs: Any = None) -> None:
+        self._end()
+
+    def _make_tracker(self) -> _FitTracker:
+        model = self.model
+        if model.steps_per_execution != 1:
+            raise LCAError(
+                f"with steps_per_execution={model.steps_per_execution} Keras calls callbacks only once in so "
+                "many updates; use model.compile(..., steps_per_execution=1)."
+            )
+        objective = self._measured
+        if not _is_objective(objective):
+            objective = Objective(model, None, objective, **self._made_with)
+        return _FitTracker(model, model.optimizer, objective, self._estimator, **self._options)
+
+
+def _is_objective(measured: Any) -> bool:
+    """Whether this is an objective, or several by name."""
+    several = measured.values() if isinstance(measured, Mapping) else [measured]
+    return all(isinstance(objective, AnyObjective) for objective in several)

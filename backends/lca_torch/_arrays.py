@@ -1,0 +1,206 @@
+"""`TorchOps`: the array operations for torch tensors, with sums in float64 on the tensor's own device."""
+
+from collections.abc import Iterable, Iterator, Sequence
+from functools import reduce
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from lca.arrays import ArrayOps, Slices, WeightedVectors, array_ops
+from lca_torch._live import ParameterVector, VersionedTensor, flat
+
+_CPU_BLOCK, _DEVICE_BLOCK = 2**16, 2**24
+"""Entries a reduction works on at a time: on a CPU a few blocks fit the cache; elsewhere one launch is one
+block of 64 MiB. Either way no temporary has length K."""
+
+
+class TorchOps(ArrayOps):
+    """`lca.arrays.ArrayOps` for torch tensors; on a CPU, the reductions are NumPy's, in the tensor's memory.
+
+    Each returned scalar waits for the device once.
+
+    >>> TorchOps().abs_total(torch.tensor([1.0, -2.0]))
+    3.0
+    """
+
+    def total(self, vector: Tensor) -> float:
+        return _sum(part.sum(dtype=torch.float64) for (part,) in _blocks(vector))
+
+    def abs_total(self, vector: Tensor) -> float:
+        return _sum(_abs_sum(part) for (part,) in _blocks(vector))
+
+    def between(self, start: Tensor, end: Tensor, s: float) -> Tensor:
+        point = torch.empty_like(start)
+        for into, a, b in _blocks(point, start, end):
+            torch.lerp(a, b, s, out=into)
+        return point
+
+    def movement_sums(self, weighted: WeightedVectors, start: Tensor, end: Tensor) -> tuple[float, float]:
+        weights, vectors = zip(*weighted, strict=True)
+        sums: list[Tensor] = []
+        for a, b, first, *rest in _blocks(start, end, *vectors):
+            part = weights[0] * first
+            for weight, other in zip(weights[1:], rest, strict=True):
+                part.add_(other, alpha=weight)
+            part.mul_(b - a)
+            sums += [part.sum(dtype=torch.float64), part.abs_().sum(dtype=torch.float64)]
+        signed, absolute = torch.stack(sums).view(-1, 2).sum(0).tolist()
+        return signed, absolute
+
+    def times_movement(self, vector: Tensor, start: Tensor, end: Tensor) -> Tensor:
+        for v, a, b in _blocks(vector, start, end):
+            v.mul_(b - a)
+        return vector
+
+    def scaled(self, vector: Tensor, factor: float) -> Tensor:
+        return vector.mul_(factor)
+
+    def add_scaled(self, total: Tensor, factor: float, vector: Tensor) -> Tensor:
+        return total.add_(vector, alpha=factor)
+
+    def all_finite(self, vector: Tensor) -> bool:
+        return bool(torch.isfinite(vector).all().item())
+
+    def eps(self, vector: Tensor) -> float:
+        return float(torch.finfo(vector.dtype).eps)
+
+    def to_numpy(self, array: Tensor | np.ndarray) -> np.ndarray:
+        if isinstance(array, np.ndarray):
+            return array
+        array = array.detach().cpu()
+        small = array.dtype in (torch.bfloat16, torch.float16)  # NumPy has no bfloat16, and no fast float16
+        numbers: np.ndarray = (array.float() if small else array).numpy()
+        return numbers
+
+    def snapshot(self, vector: Tensor) -> object:
+        # torch counts changes in place, so nothing is copied. Writes through ``.data`` it does not count.
+        return vector if isinstance(vector, ParameterVector) else VersionedTensor.of(vector)
+
+    def unchanged(self, snapshot: object, vector: Tensor) -> bool:
+        if isinstance(snapshot, ParameterVector):
+            snapshot = snapshot.persisted
+        return isinstance(snapshot, VersionedTensor) and snapshot.holds(vector)
+
+
+class TorchDeviceOps(TorchOps):
+    """`TorchOps` with the reductions on the tensor's own device, which must support float64.
+
+    >>> TorchDeviceOps().sums(torch.arange(6.0), [Slices(0, 1, 2, 2), Slices(4, 1, 1, 2)])
+    array([1., 5., 9.])
+    """
+
+    def size(self, vector: Tensor) -> int:
+        return vector.numel()
+
+    def sums(self, vector: Tensor, slices: Sequence[Slices]) -> np.ndarray:
+        parts = (vector.detach()[part.start : part.stop].view(part.shape) for part in slices)
+        return self.to_numpy(torch.cat([piece.sum((0, 2), dtype=torch.float64) for piece in parts]))
+
+    def sums_and_signs(self, vector: Tensor, slices: Sequence[Slices]) -> tuple[np.ndarray, np.ndarray]:
+        pieces = [vector.detach()[part.start : part.stop].view(part.shape) for part in slices]
+        sums = torch.cat([piece.sum((0, 2), dtype=torch.float64) for piece in pieces])
+        below = torch.cat([(piece < 0).sum((0, 2)) for piece in pieces])
+        above = torch.cat([(piece > 0).sum((0, 2)) for piece in pieces])
+        # Counts are exact in float64, so everything crosses to the host in one copy.
+        found = self.to_numpy(torch.stack([sums, below, above]))
+        return found[0], found[1:].astype(np.int64)
+
+    def magnitudes(self, vector: Tensor, edges: np.ndarray) -> np.ndarray:
+        columns = len(edges) + 1
+        limits = torch.as_tensor(edges, device=vector.device)
+        counts = torch.zeros(2 * columns + 1, dtype=torch.int64, device=vector.device)
+        for part in torch.split(vector.detach(), _DEVICE_BLOCK):
+            bins = torch.bucketize(part.abs().to(torch.float64), limits, right=True)
+            bins += columns * (part > 0)
+            bins.masked_fill_(part == 0, 2 * columns)
+            counts += torch.bincount(bins, minlength=len(counts))
+        return self.to_numpy(counts[:-1]).reshape(2, -1)
+
+    def take(self, vector: Tensor, positions: np.ndarray) -> np.ndarray:
+        return self.to_numpy(vector.detach()[torch.as_tensor(positions, device=vector.device)])
+
+    def extremes(self, vector: Tensor, k: int) -> tuple[np.ndarray, np.ndarray]:
+        smallest, largest = (torch.topk(vector.detach(), k, largest=large).indices for large in (False, True))
+        return self.to_numpy(smallest), self.to_numpy(largest)
+
+    def products(self, basis: Tensor, vector: Tensor) -> np.ndarray:
+        total = torch.zeros(len(basis), dtype=torch.float64, device=vector.device)
+        size = max(1, _DEVICE_BLOCK // len(basis))
+        for directions, part in zip(
+            torch.split(basis, size, dim=1), torch.split(vector.detach(), size), strict=True
+        ):
+            total += directions.to(torch.float64) @ part.to(torch.float64)
+        return self.to_numpy(total)
+
+    def native(self, array: np.ndarray, like: Tensor) -> Tensor:
+        return torch.as_tensor(array, device=like.device)
+
+    def accumulated(self, total: Tensor | None, vector: Tensor) -> Tensor:
+        return vector.detach().to(torch.float64, copy=True) if total is None else total.add_(vector.detach())
+
+    def signs(self, vector: Tensor) -> Tensor:
+        return vector.detach().sign().to(torch.int8)
+
+    def changes(self, counts: Tensor, last: Tensor, signs: Tensor) -> tuple[Tensor, Tensor]:
+        counts += last * signs < 0
+        return counts, torch.where(signs != 0, signs, last)
+
+    def ratio(self, vector: Tensor, divisor: Tensor) -> Tensor:
+        return torch.where(divisor != 0, vector.detach() / divisor, 0.0)
+
+
+def _blocks(*vectors: Tensor) -> Iterator[tuple[Tensor, ...]]:
+    """The vectors in pieces: cut every so often, and where a long parameter ends.
+
+    Short parameters that follow on each other are put together, as each piece costs some calls. Pieces of
+    flat vectors are views, to be written to.
+    """
+    most = _CPU_BLOCK if vectors[0].device.type == "cpu" else _DEVICE_BLOCK
+    scattered = [vector for vector in vectors if isinstance(vector, ParameterVector)]
+    runs = _runs(scattered[0].sizes if scattered else [len(vectors[0])], most)
+    for parts in zip(*(_parts(vector, runs) for vector in vectors), strict=True):
+        yield from zip(*(torch.split(part, most) for part in parts), strict=True)
+
+
+def _runs(sizes: list[int], most: int) -> list[list[int]]:
+    """Sizes one after another, as many together as stay within ``most``.
+
+    >>> _runs([2, 1, 9, 1, 1], 4)
+    [[2, 1], [9], [1, 1]]
+    """
+    runs: list[list[int]] = [[]]
+    length = 0
+    for size in sizes:
+        if runs[-1] and length + size > most:
+            runs.append([])
+            length = 0
+        runs[-1].append(size)
+        length += size
+    return runs
+
+
+def _parts(vector: Tensor, runs: list[list[int]]) -> Iterable[Tensor]:
+    if isinstance(vector, ParameterVector):
+        pieces = iter(vector.pieces)
+        return (_joined([next(pieces) for _ in run]) for run in runs)
+    parts: Iterable[Tensor] = vector.detach().split([sum(run) for run in runs])  # type: ignore[no-untyped-call]
+    return parts
+
+
+def _joined(pieces: list[Tensor]) -> Tensor:
+    return pieces[0].reshape(-1) if len(pieces) == 1 else flat(pieces)
+
+
+def _abs_sum(vector: Tensor) -> Tensor:
+    return vector.abs().sum(dtype=torch.float64)  # not vector_norm, which adds up one by one: 40 eps in 2^16
+
+
+def _sum(parts: Iterator[Tensor]) -> float:
+    # One by one: a list of all would keep every block's memory from being used for the next one.
+    return float(reduce(torch.add, parts).item())
+
+
+_CPU, _DEVICE = TorchOps(), TorchDeviceOps()
+# Apple's GPUs have no float64, so their vectors are copied to the CPU.
+array_ops.register(Tensor, lambda vector: _CPU if vector.device.type in ("cpu", "mps") else _DEVICE)

@@ -1,0 +1,127 @@
+"""`Objective`: the mean loss of a torch model over a data set, at any θ, with the model left as it is."""
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from lca.frameworks import BatchNorm, Frozen, ModelObjective, PyTree
+from lca_torch._data import measured
+from lca_torch._examples import BatchLoss, check_loss_arguments, default_loss
+from lca_torch._model_loss import TorchLoss
+from lca_torch._policies import random_state_kept
+
+
+class Objective(ModelObjective):
+    """``L(θ) = Σ_b w_b ℓ_b(θ) / Σ_b w_b`` over the measuring batches b of a data set; an `lca.Objective`.
+
+    ``ℓ_b`` is the mean loss of a batch and ``w_b`` its number of examples, so a ragged last batch counts by
+    its size. The model is evaluated through `torch.func.functional_call`: its parameters, buffers, training
+    flags and ``.grad``, and all random generators, are the same after a call as before, also after an error.
+
+    Parameters
+    ----------
+    model
+        Any `torch.nn.Module` with float32 or float64 parameters on one device.
+    loss_fn
+        ``loss_fn(model(inputs), target)`` for batches that are pairs; the *mean* over the batch. ``None``:
+        the model's own loss, ``model(**batch).loss``, as the models of Hugging Face return it.
+    data
+        The measured data: a tuple or mapping of tensors, a data set, a `DataLoader`, an iterable of batches.
+    batch_loss
+        Instead of ``loss_fn``: any function ``(model, batch) -> mean loss``.
+    batch_weight
+        How much a batch counts, a function of it; default: its number of examples. For a loss that is a mean
+        over tokens, the number of tokens.
+    batch_size
+        Examples in a measuring batch, independent of training. ``None``: the batch size of the loader, else
+        ``min(N, 1000)``; a model with batch statistics must state it, or bring a loader.
+    batch_norm
+        ``"batch"`` (statistics of the measuring batch, gradient through them: the paper's choice) or
+        ``"frozen"`` (running statistics; where they move during a run, the tracker reports what that did as
+        ``state_change``); or a mapping from module names to these.
+    frozen
+        What happens to parameters with ``requires_grad=False``: ``"zero"`` keeps them in θ with gradient 0,
+        ``"omit"`` leaves them out (adapters on a large frozen model).
+    keep
+        Keep the batches of a loader or iterable in memory, on the model's device. ``False`` reads it again at
+        every pass; it must then give the same batches every time.
+    autocast
+        Only in torch: run the forward pass under `torch.autocast` in this dtype, e.g. ``torch.bfloat16``.
+    compile
+        Only in torch: compile the loss of a batch with `torch.compile`. Pays on a GPU and for many steps.
+
+    Attributes
+    ----------
+    model
+        The model that is measured.
+    layout
+        Names and shapes of the parameters; tied ones once.
+    batch_size
+        Examples in a measuring batch; ``None`` where batches are measured as they come.
+
+    Notes
+    -----
+    θ is a (K,) tensor on the model's device, float32 or float64 whatever the model's own dtype: inputs and
+    buffers follow θ. The loss is summed in float64, gradients of all batches in one vector of θ's dtype.
+    Dropout and everything else that depends on ``training`` is off. Memory of a gradient beyond the
+    activations of one measuring batch: one vector for the result.
+
+    There is no ``class_weight``: in torch the weights of classes belong to the loss
+    (``CrossEntropyLoss(weight=...)``), which divides by their sum; pass ``batch_weight``, the sum of the
+    weights in a batch, with it. A torch model has no penalties of its own: `by_term` says how to make them a
+    term (`lca_torch.Penalty`).
+
+    Raises
+    ------
+    LCAError
+        If the loss is not a differentiable scalar or is a sum over the batch instead of a mean, if batches do
+        not fit the model or hold NaN that reaches the loss, or if parameters differ in dtype or device. At a
+        later call: if the model was converted or moved in between.
+
+    Examples
+    --------
+    >>> model = nn.Linear(2, 3)
+    >>> x, y = torch.eye(2), torch.tensor([0, 2])
+    >>> objective = Objective(model, nn.functional.cross_entropy, (x, y))
+    >>> loss, grad = objective.loss_and_grad(objective.theta())
+    >>> grad.shape, model.weight.grad, objective.batch_size
+    (torch.Size([9]), None, 2)
+    """
+
+    model: nn.Module
+    _loss: TorchLoss
+
+    def __init__(
+        self,
+        model: nn.Module,
+        loss_fn: Callable[[Any, Any], Tensor] | None,
+        data: object,
+        *,
+        batch_loss: BatchLoss | None = None,
+        batch_weight: Callable[[PyTree], float] | None = None,
+        batch_size: int | None = None,
+        batch_norm: BatchNorm = "batch",
+        frozen: Frozen = "zero",
+        keep: bool = True,
+        autocast: torch.dtype | None = None,
+        compile: bool = False,
+    ) -> None:
+        check_loss_arguments(loss_fn, batch_loss)
+        loss = TorchLoss(
+            model,
+            batch_loss or default_loss(loss_fn),
+            loss_fn,
+            batch_weight=batch_weight,
+            batch_norm=batch_norm,
+            frozen=frozen,
+            autocast=autocast,
+            compile=compile,
+        )
+        with torch.inference_mode(False), random_state_kept(loss.device):
+            super().__init__(model, loss, measured(data, loss.device, keep=keep), batch_size=batch_size)
+
+    def check_unconverted(self) -> None:
+        """Raise `LayoutError` if the model was converted or moved since the objective was made."""
+        self._loss.check_unconverted()

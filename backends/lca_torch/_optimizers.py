@@ -1,0 +1,238 @@
+"""`updates_without`: the updates that a `torch.optim` optimizer would make without each micro-batch.
+
+They are computed from the optimizer's state and parameter groups before its step, which are only read. The
+formulas are those of `lca.reference._optimizers`; what does not depend on the gradient is computed once for
+all micro-batches.
+"""
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, TypeAlias
+
+import torch
+from torch import Tensor, nn
+
+from lca.errors import LCAError
+from lca.reference._optimizers import mean_without
+from lca_torch._live import flat
+
+Group: TypeAlias = Mapping[str, Any]
+Update: TypeAlias = Callable[[Tensor], Tensor]
+"""From a gradient to the movement that it would cause, a new vector."""
+_ELSE = "or use an estimator that requires no micro-batches (lca.estimators.NextBatch, for one)."
+
+
+def updates_without(
+    optimizer: torch.optim.Optimizer,
+    parameters: Sequence[nn.Parameter],
+    gradients: Sequence[Tensor],
+    weights: Sequence[float],
+) -> list[Tensor]:
+    """Δ^{(−m)} (K,) for each micro-batch m, as `lca.reference.leave_one_out`.
+
+    A parameter that the optimizer does not own, or that has no gradient, does not move. Learning rates and
+    other options are the current ones of the parameter's group.
+
+    Parameters
+    ----------
+    optimizer
+        SGD, Adam, AdamW or RMSprop, in the state before its step.
+    gradients
+        g_m (K,), one a micro-batch, as the optimizer sees them (clipped, say).
+    weights
+        The fraction of the batch that each micro-batch is.
+
+    Raises
+    ------
+    LCAError
+        If it is another optimizer or has an unsupported option; see `check_known`.
+
+    Examples
+    --------
+    >>> weight = nn.Parameter(torch.zeros(1))
+    >>> weight.grad = torch.tensor([4.0])
+    >>> gradients = torch.tensor([2.0]), torch.tensor([6.0])
+    >>> updates_without(torch.optim.SGD([weight], lr=0.5), [weight], gradients, (0.5, 0.5))
+    [tensor([-3.]), tensor([-1.])]
+    """
+    check_known(optimizer)
+    sizes = [parameter.numel() for parameter in parameters]
+    found: list[list[Tensor | None]] = [[None] * len(sizes) for _ in gradients]
+    with torch.inference_mode(False), torch.no_grad():
+        means = [mean_without(m, gradients, weights) for m in range(len(gradients))]
+        for group, members in _alike(optimizer, parameters):
+            alike = _Alike(group, [parameters[i] for i in members], optimizer)
+            update = _KNOWN[type(optimizer)].update(alike)
+            whole = len(members) == len(sizes)
+            for into, mean in zip(found, means, strict=True):
+                mine = mean if whole else torch.cat([mean.split(sizes)[i] for i in members])
+                moved = update(mine)
+                if whole:
+                    into[:] = [moved]
+                    continue
+                for i, piece in zip(members, moved.split([sizes[i] for i in members]), strict=True):  # type: ignore[no-untyped-call]
+                    into[i] = piece
+        return [_joined(row, parameters) for row in found]
+
+
+def check_known(optimizer: torch.optim.Optimizer) -> None:
+    """Raise `LCAError`, with the reason, if the updates of this optimizer cannot be computed."""
+    kind = type(optimizer)
+    if kind not in _KNOWN:
+        raise LCAError(
+            f"the update that {kind.__name__} would make without a micro-batch cannot be computed; train "
+            f"with {' or '.join(known.__name__ for known in _KNOWN)}, {_ELSE}"
+        )
+    for number, group in enumerate(optimizer.param_groups):
+        for option, why in _KNOWN[kind].refused.items():
+            if group.get(option):
+                raise LCAError(
+                    f"parameter group {number} of this {kind.__name__} has {option}={group[option]!r}: "
+                    f"{why}. Omit the option, {_ELSE}"
+                )
+
+
+@dataclass(frozen=True, eq=False)
+class _Alike:
+    """Parameters of one group that have had equally many updates."""
+
+    group: Group
+    parameters: Sequence[nn.Parameter]
+    optimizer: torch.optim.Optimizer
+
+    def number(self, name: str) -> float:
+        """An option of the group as a number, also if it is a tensor."""
+        return float(self.group[name])
+
+    def state(self, name: str) -> Tensor | None:
+        """A new vector with this state of all parameters; ``None`` before their first update."""
+        states = [self.optimizer.state.get(parameter, {}).get(name) for parameter in self.parameters]
+        return None if any(state is None for state in states) else flat(states)
+
+    def scaled_state(self, name: str, factor: float) -> Tensor | float:
+        state = self.state(name)
+        return 0.0 if state is None else state.mul_(factor)
+
+    def loss_gradient(self) -> Update:
+        """From a gradient to ``±g + decay · θ``, which the optimizer uses in its place."""
+        decay = 0.0 if self.decoupled else self.number("weight_decay")
+        if not decay and not self.group["maximize"]:
+            return lambda gradient: gradient
+        sign = -1.0 if self.group["maximize"] else 1.0
+        pull = flat(self.parameters).mul_(decay) if decay else 0.0
+        return lambda gradient: pull + sign * gradient
+
+    @property
+    def decoupled(self) -> bool:
+        """Whether weight decay moves the parameters directly (AdamW)."""
+        return bool(self.group.get("decoupled_weight_decay", False))
+
+
+def _sgd(alike: _Alike) -> Update:
+    """``v ← μ v + (1 - dampening) g``, the first v being g; ``Δ = -lr v``, Nesterov ``-lr (g + μ v)``."""
+    lr, momentum = alike.number("lr"), alike.number("momentum")
+    velocity = alike.state("momentum_buffer") if momentum else None
+    fresh = 1.0 if velocity is None else 1 - alike.number("dampening")
+    seen, ahead = (1.0, momentum) if alike.group["nesterov"] else (0.0, 1.0)
+    slope = -lr * (seen + ahead * fresh)
+    base = 0.0 if velocity is None else velocity.mul_(-lr * ahead * momentum)
+    gradient_of = alike.loss_gradient()
+    return lambda gradient: _plus(base, gradient_of(gradient), slope)
+
+
+def _rmsprop(alike: _Alike) -> Update:
+    """``v ← α v + (1 - α) g²``; ``Δ = -lr g / (√v + ε)``."""
+    lr, alpha, eps = map(alike.number, ("lr", "alpha", "eps"))
+    square = alike.scaled_state("square_avg", alpha)
+    gradient_of = alike.loss_gradient()
+
+    def update(gradient: Tensor) -> Tensor:
+        gradient = gradient_of(gradient)
+        return (-lr * gradient).div_(_plus_square(square, gradient, 1 - alpha).sqrt_().add_(eps))
+
+    return update
+
+
+def _adam(alike: _Alike) -> Update:
+    """``Δ = -lr m̂ / (√v̂ + ε)``; AMSGrad takes the largest v so far; AdamW adds ``-lr λ θ``."""
+    lr, eps, (beta1, beta2) = alike.number("lr"), alike.number("eps"), map(float, alike.group["betas"])
+    count = 1 + _count(alike.optimizer, alike.parameters[0])
+    rate, unbias = -lr / (1 - beta1**count), 1 / (1 - beta2**count)
+    mean = alike.scaled_state("exp_avg", beta1 * rate)
+    square = alike.scaled_state("exp_avg_sq", beta2 * unbias)
+    largest = alike.scaled_state("max_exp_avg_sq", unbias) if alike.group["amsgrad"] else 0.0
+    decay = lr * alike.number("weight_decay") if alike.decoupled else 0.0
+    drift = flat(alike.parameters).mul_(-decay) if decay else None
+    gradient_of = alike.loss_gradient()
+
+    def update(gradient: Tensor) -> Tensor:
+        gradient = gradient_of(gradient)
+        below = _plus_square(square, gradient, (1 - beta2) * unbias)
+        if isinstance(largest, Tensor):
+            torch.maximum(below, largest, out=below)
+        moved = _plus(mean, gradient, (1 - beta1) * rate).div_(below.sqrt_().add_(eps))
+        return moved if drift is None else moved.add_(drift)
+
+    return update
+
+
+def _plus(base: Tensor | float, gradient: Tensor, weight: float) -> Tensor:
+    """``base + weight g``, a new vector."""
+    return weight * gradient if isinstance(base, float) else torch.add(base, gradient, alpha=weight)
+
+
+def _plus_square(base: Tensor | float, gradient: Tensor, weight: float) -> Tensor:
+    """``base + weight g²``, a new vector."""
+    if isinstance(base, float):
+        return gradient.square().mul_(weight)
+    return torch.addcmul(base, gradient, gradient, value=weight)
+
+
+@dataclass(frozen=True)
+class _Known:
+    """The update of one optimizer class, and the options with which it follows another formula."""
+
+    update: Callable[[_Alike], Update]
+    refused: Mapping[str, str]
+
+
+_KNOWN: dict[type, _Known] = {
+    torch.optim.SGD: _Known(_sgd, {}),
+    torch.optim.Adam: _Known(_adam, {}),
+    torch.optim.AdamW: _Known(_adam, {}),
+    torch.optim.RMSprop: _Known(
+        _rmsprop,
+        {"momentum": "RMSprop is supported without momentum only", "centered": "the mean is not supported"},
+    ),
+}
+
+
+def _alike(
+    optimizer: torch.optim.Optimizer, parameters: Sequence[nn.Parameter]
+) -> Iterator[tuple[Group, list[int]]]:
+    """The parameters (by position) that will move, by group and number of updates they have had."""
+    position = {id(parameter): i for i, parameter in enumerate(parameters)}
+    for group in optimizer.param_groups:
+        by_count: dict[int, list[int]] = {}
+        for parameter in group["params"]:
+            if id(parameter) in position and parameter.grad is not None:
+                by_count.setdefault(_count(optimizer, parameter), []).append(position[id(parameter)])
+        for members in by_count.values():
+            yield group, sorted(members)
+
+
+def _count(optimizer: torch.optim.Optimizer, parameter: nn.Parameter) -> int:
+    """Number of updates of the parameter; for SGD, which does not count them, 0 or 1."""
+    state = optimizer.state.get(parameter, {})
+    return int(state.get("step", state.get("momentum_buffer") is not None))
+
+
+def _joined(pieces: Sequence[Tensor | None], parameters: Sequence[nn.Parameter]) -> Tensor:
+    if len(pieces) == 1 and isinstance(pieces[0], Tensor):
+        return pieces[0]
+    return torch.cat(
+        [
+            parameter.new_zeros(parameter.numel()) if piece is None else piece
+            for piece, parameter in zip(pieces, parameters, strict=True)
+        ]
+    )

@@ -1,0 +1,139 @@
+"""θ and the model: which parameters are in θ, θ as tensors of their shapes, and gradients as one vector."""
+
+from collections.abc import Iterable
+
+import torch
+from torch import Tensor, nn
+
+from lca import frameworks
+from lca.errors import LayoutError
+from lca.frameworks import Frozen, check_frozen, require_one, require_precision
+from lca.frameworks._tensors import dtype_of
+from lca.layout import Layout
+from lca_torch._live import ParameterVector
+
+
+def parameters_of(model: nn.Module, frozen: Frozen = "zero") -> dict[str, nn.Parameter]:
+    """The parameters in θ, by name, in the model's order; tied ones once, under their first name.
+
+    Raises
+    ------
+    LayoutError
+        If there are none, they differ in dtype or device, or are neither float32 nor float64.
+    """
+    check_frozen(frozen)
+    if not isinstance(model, nn.Module):
+        raise LayoutError(f"expected a torch.nn.Module, got {type(model).__name__}.")
+    named = {n: p for n, p in model.named_parameters() if frozen == "zero" or p.requires_grad}
+    if not any(p.requires_grad for p in named.values()):
+        raise LayoutError(
+            f"{type(model).__name__} has no parameter that requires a gradient, so there is nothing to "
+            "allocate to; call model.requires_grad_(True)."
+        )
+    fix = (
+        "convert the model, or leave parameters that do not train out of θ with requires_grad_(False) and "
+        "frozen='omit'"
+    )
+    dtypes = {name: dtype_of(parameter) for name, parameter in named.items()}
+    require_one("dtype", dtypes, fix)
+    require_one("device", {name: parameter.device for name, parameter in named.items()}, fix)
+    require_precision(dtypes, "keep the parameters in float32 and use autocast for the forward pass")
+    return named
+
+
+def layout_of(model: nn.Module, frozen: Frozen = "zero") -> Layout:
+    """The `lca.Layout` of a model: names, shapes and neuron axes of its parameters.
+
+    A neuron is an output channel: axis 0 of a weight, but axis 1 of transposed convolutions and embeddings.
+
+    Parameters
+    ----------
+    model
+        Any `torch.nn.Module`.
+    frozen
+        As in `Objective`.
+
+    Raises
+    ------
+    LayoutError
+        If the parameters cannot be measured (`Objective`), or a lazy one has no shape yet.
+
+    Examples
+    --------
+    >>> layout_of(nn.Sequential(nn.Linear(3, 2), nn.Embedding(5, 4))).names
+    ('0.weight', '0.bias', '1.weight')
+    """
+    named = parameters_of(model, frozen)
+    empty = [name for name, parameter in named.items() if isinstance(parameter, nn.UninitializedParameter)]
+    if empty:
+        raise LayoutError(f"{', '.join(empty)} has no shape yet; run the model on one batch first.")
+    second = {
+        id(parameter)
+        for module in model.modules()
+        if isinstance(module, _OUTPUTS_SECOND)
+        for parameter in module.parameters(recurse=False)
+        if parameter.ndim > 1
+    }
+    axes = [1 if id(p) in second else 0 if p.ndim else None for p in named.values()]
+    return Layout(tuple(named), tuple(tuple(p.shape) for p in named.values()), tuple(axes))
+
+
+_OUTPUTS_SECOND = (
+    nn.ConvTranspose1d,
+    nn.ConvTranspose2d,
+    nn.ConvTranspose3d,
+    nn.Embedding,
+    nn.EmbeddingBag,
+)
+
+
+def normal(tensor: Tensor) -> Tensor:
+    """``tensor``, or a copy if it was made in inference mode, which autograd would refuse."""
+    return tensor.clone() if tensor.is_inference() else tensor
+
+
+def check_theta(layout: Layout, theta: Tensor, device: torch.device) -> None:
+    """Raise `LayoutError` unless θ is a (K,) float32 or float64 tensor on ``device``."""
+    frameworks.check_theta(layout, theta, Tensor)
+    if theta.device != device:
+        raise LayoutError(
+            f"theta is on {theta.device}, but the objective was made on {device}; move the model first, then "
+            "make the objective."
+        )
+
+
+def _views(theta: Tensor, layout: Layout) -> dict[str, Tensor]:
+    """θ as tensors by name; views, not copies."""
+    if not isinstance(theta, ParameterVector) or theta.persisted is not None:
+        return layout.unflatten(normal(theta).detach())
+    return {name: normal(piece) for name, piece in zip(layout.names, theta.pieces, strict=True)}
+
+
+class Leaves:
+    """θ as named tensors whose gradients are summed in place, in one flat vector ``grad`` (K,).
+
+    The tensors are views of θ and their ``.grad`` views of ``grad``: nothing of size K is copied, however
+    many batches are added.
+
+    Parameters
+    ----------
+    theta
+        The parameter vector (K,).
+    layout
+        How it is divided into tensors.
+    trainable
+        The names of the tensors that are differentiated.
+    """
+
+    def __init__(self, theta: Tensor, layout: Layout, trainable: Iterable[str]) -> None:
+        self.grad = torch.zeros(layout.size, dtype=theta.dtype, device=theta.device)
+        self.tensors = {name: view.detach() for name, view in _views(theta, layout).items()}
+        self._wanted = [self.tensors[name] for name in trainable]
+        grads = layout.unflatten(self.grad)
+        for name, leaf in zip(trainable, self._wanted, strict=True):
+            leaf.requires_grad_()
+            leaf.grad = grads[name]
+
+    def add_gradient(self, loss: Tensor, weight: float = 1.0) -> None:
+        """Add ``weight · ∂loss/∂θ`` to ``grad``; no other ``.grad`` is touched; frees the graph."""
+        torch.autograd.backward(loss, torch.full_like(loss, weight), inputs=self._wanted)

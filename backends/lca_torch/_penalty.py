@@ -1,0 +1,60 @@
+"""`Penalty`: a term of the loss that depends on the parameters alone."""
+
+from collections.abc import Callable, Mapping
+
+import torch
+from torch import Tensor, nn
+
+from lca.frameworks import Frozen, PyTree
+from lca.layout import Layout
+from lca_torch._model_loss import check_differentiable
+from lca_torch._parameters import Leaves, check_theta, layout_of, parameters_of
+
+
+class Penalty:
+    """``R(θ)``, a function of the parameters alone: a term of its own in a `lca.Sum`; an `lca.Objective`.
+
+    Parameters
+    ----------
+    model
+        The model with these parameters.
+    function
+        From a mapping of parameter tensors by name to a scalar tensor, in the units of the loss.
+    frozen
+        As in `Objective`.
+
+    Raises
+    ------
+    LCAError
+        When it is evaluated, if the function does not return a differentiable scalar.
+
+    Examples
+    --------
+    >>> model = nn.Linear(2, 1, bias=False)
+    >>> ridge = Penalty(model, lambda tensors: 0.5 * sum((t * t).sum() for t in tensors.values()))
+    >>> ridge.loss_and_grad(torch.tensor([3.0, 4.0]))
+    (12.5, tensor([3., 4.]))
+    """
+
+    def __init__(
+        self, model: nn.Module, function: Callable[[Mapping[str, Tensor]], Tensor], frozen: Frozen = "zero"
+    ) -> None:
+        self.layout: Layout = layout_of(model, frozen)
+        self._function = function
+        self._parameters = parameters_of(model, frozen)
+        self._device = next(iter(self._parameters.values())).device
+
+    def loss(self, theta: Tensor, batch: PyTree | None = None) -> float:
+        """R(θ), the same for every batch."""
+        return self.loss_and_grad(theta)[0]
+
+    def loss_and_grad(self, theta: Tensor, batch: PyTree | None = None) -> tuple[float, Tensor]:
+        """R(θ) and ∂R/∂θ (K,), which is 0 for frozen parameters."""
+        check_theta(self.layout, theta, self._device)
+        with torch.inference_mode(False), torch.enable_grad():
+            free = [name for name, parameter in self._parameters.items() if parameter.requires_grad]
+            leaves = Leaves(theta, self.layout, free)
+            value = self._function(leaves.tensors)
+            check_differentiable(value)
+            leaves.add_gradient(value)
+        return float(value.detach()), leaves.grad

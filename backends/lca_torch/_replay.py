@@ -1,0 +1,210 @@
+"""`replay`: the steps of a run from checkpoints written during training."""
+
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from lca.errors import TrajectoryError
+from lca.frameworks import steps_between
+from lca.frameworks._replay import AnyPath
+from lca.layout import Layout, check_same_layout
+from lca.objective import Objective, State, leaves, state_of
+from lca.step import Step
+from lca_torch._checkpoints import checkpoint_files, open_checkpoint
+from lca_torch._objective import Objective as TorchObjective
+
+
+def replay(
+    checkpoints: AnyPath | Iterable[AnyPath],
+    objective: Objective | Mapping[str, Objective],
+    *,
+    key: str | None = None,
+    prefix: str = "",
+) -> Iterator[Step]:
+    """The steps between consecutive checkpoints, for `lca.allocate`.
+
+    Each step is the straight segment from one checkpoint to the next, whatever happened between them: with a
+    checkpoint after every update this is the run itself. Files are read when their step comes up. Memory: θ
+    at both ends of a step.
+
+    Parameters
+    ----------
+    checkpoints
+        Paths in the order of training, or a folder: its checkpoints, by the numbers in their names. Files
+        of `torch.save` (only tensors and plain containers are loaded, never code) or safetensors; a
+        checkpoint may be a folder, as `transformers` writes it, in one file or in shards with an index.
+    objective
+        What will be measured, one objective or several by name. Their layout, dtype, device and buffers say
+        what is read from the files.
+    key
+        Key of the dictionary in the file that holds the tensors, if they are not at the top: ``"state_dict"``
+        for checkpoints of Lightning.
+    prefix
+        Prefix of the names in the file: ``"net."``, ``"module."``, ... Names without it are ignored.
+
+    Returns
+    -------
+    Iterator of Step
+        ``Step.index`` counts checkpoints from 0. ``Step.state`` holds the buffers that the loss depends on
+        (running statistics), so that ``state_change`` is reported.
+
+    Raises
+    ------
+    TrajectoryError
+        At once: if there are fewer than two checkpoints, one does not exist, or their order is not clear.
+        When a file is read: if it is damaged or holds pickled code, or if tensors are missing, unexpected or
+        of another shape.
+
+    Examples
+    --------
+    >>> import tempfile
+    >>> from torch import nn
+    >>> from lca_torch import Objective
+    >>> model = nn.Linear(2, 3)
+    >>> objective = Objective(model, nn.functional.cross_entropy, (torch.eye(2), torch.tensor([0, 2])))
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     for step in range(3):
+    ...         torch.save(model.state_dict(), f"{folder}/step-{step}.pt")
+    ...         _ = nn.init.constant_(model.bias, step)
+    ...     [step.index for step in replay(folder, objective)]
+    [0, 1]
+    """
+    return steps_between(checkpoint_files(checkpoints), _Reader.of(objective, key, prefix).read)
+
+
+@dataclass(frozen=True)
+class _Reader:
+    """What to look for in a checkpoint."""
+
+    layout: Layout
+    aliases: Mapping[str, tuple[str, ...]]
+    """Every name of a parameter; tied ones have several, and a file may hold any of them."""
+    state: Mapping[str, Tensor]
+    """The buffers that the loss depends on and that checkpoints hold, with their values now."""
+    known: frozenset[str] | None
+    """All names that a file may hold; ``None``: any."""
+    like: Tensor | None
+    """A vector of the dtype and device of θ; ``None``: as in the file."""
+    key: str | None
+    prefix: str
+
+    @classmethod
+    def of(cls, objective: Objective | Mapping[str, Objective], key: str | None, prefix: str) -> "_Reader":
+        objectives = objective if isinstance(objective, Mapping) else {"train": objective}
+        layout = check_same_layout((o.layout for o in objectives.values()), "the objectives of a replay")
+        state = {name: b for o in objectives.values() for name, b in (state_of(o) or {}).items()}
+        measured = next((o for o in leaves(objectives) if isinstance(o, TorchObjective)), None)
+        if measured is None:
+            return cls(layout, {name: (name,) for name in layout.names}, state, None, None, key, prefix)
+        model = measured.model
+        names: dict[int, tuple[str, ...]] = {}
+        for name, parameter in model.named_parameters(remove_duplicate=False):
+            names[id(parameter)] = (*names.get(id(parameter), ()), name)
+        aliases = {same[0]: same for same in names.values() if same[0] in layout.names}
+        # Buffers that are not persistent are in no file; they keep the values that they have.
+        known = frozenset(model.state_dict())
+        state = {name: buffer for name, buffer in state.items() if name in known}
+        return cls(layout, aliases, state, known, measured.theta()[:0], key, prefix)
+
+    def read(self, path: Path) -> tuple[Tensor, State | None]:
+        """θ and the state in a checkpoint, as new tensors."""
+        with open_checkpoint(path) as content:
+            tensors = self._tensors(content, path)
+            found = self._where(tensors, path)
+            like = tensors[found[self.layout.names[0]]] if self.like is None else self.like
+            theta = torch.empty(self.layout.size, dtype=like.dtype, device=like.device)
+            for name, view in self.layout.unflatten(theta).items():
+                view.copy_(self._checked(tensors[found[name]], tuple(view.shape), name, path))
+            state = {
+                name: self._checked(tensors[found[name]], tuple(now.shape), name, path).to(
+                    now.device, now.dtype, copy=True
+                )
+                for name, now in self.state.items()
+            }
+        return theta, state or None
+
+    def _tensors(self, content: Mapping[str, Any], path: Path) -> Mapping[str, Any]:
+        if self.key is None:
+            return content
+        inner = content.get(self.key)
+        if not isinstance(inner, Mapping):
+            at_top = any(isinstance(value, Tensor) for value in content.values())
+            fix = "its tensors are not nested: leave key out" if at_top else "pass one of these as key"
+            raise TrajectoryError(
+                f"{path} has no dictionary under key={self.key!r}, but {_listed(content)}; {fix}."
+            )
+        return inner
+
+    def _where(self, tensors: Mapping[str, Any], path: Path) -> dict[str, str]:
+        """The name in the file of each parameter and buffer."""
+        found = self._found(tensors, self.prefix)
+        missing = [name for name in (*self.aliases, *self.state) if name not in found]
+        if missing:
+            behind = f" with prefix={self.prefix!r}" if self.prefix else ""
+            raise TrajectoryError(f"{path} lacks {_listed(missing)}{behind}; {self._hint(tensors)}")
+        if self.known is not None:
+            mine = (name.removeprefix(self.prefix) for name in tensors if name.startswith(self.prefix))
+            unexpected = [name for name in mine if name not in self.known]
+            if unexpected:
+                raise TrajectoryError(
+                    f"{path} also holds {_listed(unexpected)}, which the model does not have; is it a "
+                    "checkpoint of another model?"
+                )
+        return found
+
+    def _found(self, tensors: Mapping[str, Any], prefix: str) -> dict[str, str]:
+        """The name in the file of each parameter and buffer that it holds under this prefix."""
+        return {
+            name: prefix + alias
+            for name, aliases in {**self.aliases, **{name: (name,) for name in self.state}}.items()
+            for alias in reversed(aliases)
+            if prefix + alias in tensors
+        }
+
+    def _fits(self, tensors: Mapping[str, Any], prefix: str) -> bool:
+        """Whether the file holds all parameters under this prefix, with their shapes."""
+        found = self._found(tensors, prefix)
+        shapes = zip(self.layout.names, self.layout.shapes, strict=True)
+        return all(name in found and tuple(tensors[found[name]].shape) == shape for name, shape in shapes)
+
+    def _hint(self, tensors: Mapping[str, Any]) -> str:
+        """What would be found with another key or prefix."""
+        nested = [name for name, value in tensors.items() if isinstance(value, Mapping)]
+        inside = [name for name in nested if any(isinstance(v, Tensor) for v in tensors[name].values())]
+        if inside and self.key is None:
+            return f"there are tensors one level down: pass key={inside[0]!r}."
+        first = self.aliases[self.layout.names[0]]
+        prefixes = [n.removesuffix(alias) for n in tensors for alias in first if n.endswith(alias)]
+        for prefix in prefixes:
+            if self._fits(tensors, prefix):
+                if not prefix:
+                    return f"its names begin with no prefix ({_listed(tensors)}): leave prefix out."
+                return f"names in it begin with {prefix!r}: pass prefix={prefix!r}."
+        return f"it holds {_listed(tensors)}; is it a checkpoint of another model?"
+
+    @staticmethod
+    def _checked(tensor: Any, shape: tuple[int, ...], name: str, path: Path) -> Tensor:
+        if not isinstance(tensor, Tensor) or not tensor.is_floating_point():
+            kind = tensor.dtype if isinstance(tensor, Tensor) else type(tensor).__name__
+            raise TrajectoryError(f"{name} in {path} is {kind}, not a floating-point tensor.")
+        if tuple(tensor.shape) != shape:
+            raise TrajectoryError(
+                f"{name} in {path} has shape {tuple(tensor.shape)}, the model's has {shape}; is it a "
+                "checkpoint of another model?"
+            )
+        return tensor
+
+
+def _listed(names: Iterable[str], most: int = 5) -> str:
+    """Some names for a message.
+
+    >>> _listed("abcdefg")
+    "'a', 'b', 'c', 'd', 'e' and 2 more"
+    """
+    listed = [repr(name) for name in names]
+    more = f" and {len(listed) - most} more" if len(listed) > most else ""
+    return ", ".join(listed[:most]) + more

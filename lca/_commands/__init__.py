@@ -1,0 +1,10 @@
+"""The subcommands of `lca`, one file each; a new one is a new file and an entry here."""
+
+from lca._commands.check import CHECK
+from lca._commands.cite import CITE
+from lca._commands.command import Command
+from lca._commands.demo import DEMO
+from lca._commands.estimators import ESTIMATORS_COMMAND
+from lca._commands.report import REPORT
+
+COMMANDS: tuple[Command, ...] = (DEMO, REPORT, CHECK, ESTIMATORS_COMMAND, CITE)

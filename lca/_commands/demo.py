@@ -1,0 +1,81 @@
+"""`lca demo`: train a small network, allocate every step, print and write the results."""
+
+from argparse import ArgumentParser, Namespace
+from pathlib import Path
+from typing import get_args
+
+from lca._commands.command import Command
+from lca._commands.demo_run import DemoSettings, run_demo
+from lca._commands.summary_text import summary_text
+from lca._output import check_writable, replace_folder, scratch_folder, write_files
+from lca.estimators._registry import REGISTRY
+from lca.record import Record
+from lca.reference._backend import Dtype, offered_backends
+from lca.reference._models.named import MODELS
+from lca.summary import to_json
+
+
+def add_arguments(parser: ArgumentParser) -> None:
+    """The options of `lca demo`, with the defaults of `DemoSettings`."""
+    default = DemoSettings()
+    add = parser.add_argument
+    add("--model", default=default.model, help=f"{', '.join(MODELS)}; widths after a colon (%(default)s)")
+    add("--data", default=default.data, metavar="PATH", help=_DATA_HELP)
+    add("--optimizer", default=default.optimizer, help=f"{OPTIMIZERS} (%(default)s)")
+    add("--lr", type=float, help="learning rate (default: the usual one of the optimizer)")
+    add("--steps", type=int, default=default.steps, help="number of updates (%(default)s)")
+    add("--batch-size", type=int, default=default.batch_size, help="examples an update (%(default)s)")
+    add("--estimator", default=default.estimator, help=f"{', '.join(REGISTRY)} (%(default)s)")
+    add("--tol", type=float, default=default.tol, help=_TOL_HELP)
+    add("--dtype", default=default.dtype, choices=get_args(Dtype), help="of the parameters (%(default)s)")
+    add("--seed", type=int, default=default.seed, help="of initial weights and batches (%(default)s)")
+    add(
+        "--backend", default=default.backend, help=f"installed: {', '.join(offered_backends())} (%(default)s)"
+    )
+    add("--out", type=Path, default=Path("lca-demo"), metavar="FOLDER", help=_OUT_HELP)
+    add("--quiet", action="store_true", help="print nothing but errors")
+
+
+OPTIMIZERS = "sgd, momentum, nesterov, rmsprop, adam, adamw"
+_DATA_HELP = (
+    "digits (embedded), an .npz with x_train, y_train, x_test, y_test (Keras' mnist.npz), or a folder of "
+    "IDX files (%(default)s)"
+)
+_TOL_HELP = (
+    "largest |residual| of a step, in units of the loss: rules flag a step above it, adaptive refines it; "
+    "sampled estimators measure none (%(default)s)"
+)
+RECORD = "run.zarr"
+_OUT_HELP = "folder of summary.json, the record (run.zarr), the report and the figures (./%(default)s)"
+
+
+def run(args: Namespace) -> None:
+    """Check the folder, run, write and print."""
+    # Imported here because `lca --help` and the other commands need neither matplotlib nor tqdm.
+    from lca._commands.demo_figures import draw_figures  # noqa: PLC0415
+    from lca._commands.report import report_file  # noqa: PLC0415
+    from lca.live import progress_bar  # noqa: PLC0415
+
+    settings = DemoSettings(**{name: getattr(args, name) for name in DemoSettings.__dataclass_fields__})
+    check_writable(args.out)
+    with scratch_folder(args.out) as scratch:
+        with Record(scratch / RECORD) as record:
+            result = run_demo(
+                settings, lambda rows: progress_bar(rows, settings.steps, quiet=args.quiet), record
+            )
+        figures = draw_figures(result.train, result.heldout)
+        report = report_file(scratch / RECORD, title=f"lca demo: {settings.model} on {settings.data}")
+        write_files(args.out, figures | report | {"summary.json": to_json(result.summary).encode()})
+        replace_folder(scratch / RECORD, args.out / RECORD)
+    if not args.quiet:
+        print(summary_text(result.summary))
+        print(
+            f"\nWrote summary.json, {RECORD} and {len(figures)} figures to {args.out}/: {', '.join(figures)}"
+        )
+        for name in report:
+            print(f"The report, for a browser: {args.out / name}")
+
+
+DEMO = Command(
+    "demo", "Train a small network and show which parameters made its loss fall.", add_arguments, run
+)

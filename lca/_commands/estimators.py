@@ -1,0 +1,88 @@
+"""`lca estimators`: what each estimator allocates, its bias, its cost, and the step fields it requires."""
+
+from argparse import ArgumentParser, Namespace
+
+from lca._commands.command import Command
+from lca.allocation import Cost, Estimator
+from lca.estimators._registry import REGISTRY, NamedEstimator, named_estimator
+from lca.estimators._stochastic import StochasticEstimator
+from lca.record._citation import citations_of
+
+HEADINGS = ("name", "target", "bias", "cost of a step", "required step fields")
+
+
+def add_arguments(parser: ArgumentParser) -> None:
+    """The options of `lca estimators`."""
+    parser.add_argument("name", nargs="?", help="describe this one in detail; without it: the table of all")
+
+
+def run(args: Namespace) -> None:
+    """Print the table, or the details of one estimator."""
+    print(table() if args.name is None else details(named_estimator(args.name)))
+
+
+def table() -> str:
+    """One line an estimator, columns aligned."""
+    return "\n".join([*_aligned([HEADINGS, *map(cells, REGISTRY.values())]), "", *NOTES])
+
+
+def descriptions() -> str:
+    """One line an estimator: name and description, for the documentation."""
+    return "\n".join(_aligned([(row.name, row.description) for row in REGISTRY.values()]))
+
+
+NOTES = (
+    "target: the loss allocated; full: of all measured data; batch: of training batches; probe: of samples.",
+    "cost: beyond training. `full`: gradients over all measured data; `batch`: on a training batch;",
+    "`examples`: of single examples, in samples of any size.",
+    "`lca estimators NAME` describes one of them; docs/choosing.md says which to choose.",
+)
+
+
+def cells(row: NamedEstimator) -> tuple[str, ...]:
+    """The cells of one line: what the estimator declares."""
+    estimator = row.make(1e-3)
+    cost, fields = cost_in_words(estimator.cost), ", ".join(row.required_fields) or "-"
+    return row.name, row.target, _bias(estimator), cost, fields
+
+
+def details(row: NamedEstimator) -> str:
+    """All about one estimator: the cells of its line, how to make it in Python, what to cite."""
+    estimator = row.make(1e-3)
+    lines = [f"{row.name}: {row.description}", ""]
+    pairs = [*zip(HEADINGS[1:], cells(row)[1:], strict=True), ("in Python", repr(estimator))]
+    lines += _aligned([(f"{what}:", value) for what, value in pairs])
+    return "\n".join([*lines, *(f"\n{entry}" for entry in citations_of(estimator))])
+
+
+def _bias(estimator: Estimator) -> str:
+    if isinstance(estimator, StochasticEstimator):
+        return estimator.bias
+    return f"none to degree {estimator.degree}"
+
+
+def cost_in_words(cost: Cost) -> str:
+    """``1 full + 2 batch``.
+
+    >>> cost_in_words(Cost(full_gradients=0.025, examples=512))
+    '0.025 full + 512 examples'
+    """
+    parts = {
+        "full": cost.full_gradients,
+        "full forward": cost.full_losses,
+        "batch": cost.batch_gradients,
+        "examples": cost.examples,
+    }
+    return " + ".join(f"{count:g} {what}" for what, count in parts.items() if count) or "0"
+
+
+def _aligned(rows: list[tuple[str, ...]]) -> list[str]:
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    return [
+        "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows
+    ]
+
+
+ESTIMATORS_COMMAND = Command(
+    "estimators", "List the estimators: target, bias, cost, required step fields.", add_arguments, run
+)

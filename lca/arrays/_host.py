@@ -1,0 +1,129 @@
+"""The reductions of `ArrayOps` on NumPy arrays: the default for every array type that converts to NumPy.
+
+Vectors are processed in blocks, so that no temporary array has length K.
+"""
+
+from collections.abc import Iterator, Sequence
+from math import fsum
+
+import numpy as np
+
+from lca.arrays._types import Slices
+
+BLOCK = 2**15
+"""Entries that are processed at a time; a few such blocks fit into the cache of a core."""
+
+
+def size(values: np.ndarray) -> int:
+    """K."""
+    return len(values)
+
+
+def sums(values: np.ndarray, slices: Sequence[Slices]) -> np.ndarray:
+    """The sums of all slices, concatenated; float64 (`ArrayOps.sums`)."""
+    return np.concatenate([_slice_sums(values[part.start : part.stop], part) for part in slices])
+
+
+def sums_and_signs(values: np.ndarray, slices: Sequence[Slices]) -> tuple[np.ndarray, np.ndarray]:
+    """The same sums, and the negative and positive entries in each (`ArrayOps.sums_and_signs`)."""
+    found = (_slice_sums_and_signs(values[part.start : part.stop], part) for part in slices)
+    totals, counts = zip(*found, strict=True)
+    return np.concatenate(totals), np.concatenate(counts, axis=1)
+
+
+def magnitudes(values: np.ndarray, edges: np.ndarray) -> np.ndarray:
+    """Histogram of |v|, separately for negative and positive entries (`ArrayOps.magnitudes`)."""
+    counts = np.zeros(2 * len(edges) + 2, np.int64)
+    for block in blocks(len(values)):
+        part = values[block]
+        part = part[part != 0]
+        bins = _log_bins(np.abs(part), edges) + (len(edges) + 1) * (part > 0)
+        counts += np.bincount(bins, minlength=len(counts))
+    return counts.reshape(2, -1)
+
+
+def take(values: np.ndarray, positions: np.ndarray) -> np.ndarray:
+    """The entries at these positions."""
+    taken: np.ndarray = values[positions]
+    return taken
+
+
+def extremes(values: np.ndarray, k: int) -> tuple[np.ndarray, np.ndarray]:
+    """Positions of the k smallest entries, ascending, and of the k largest, descending."""
+    k = min(k, len(values))
+    order = np.argpartition(values, (k - 1, len(values) - k))
+    smallest, largest = order[:k], order[len(values) - k :]
+    return smallest[np.argsort(values[smallest])], largest[np.argsort(-values[largest])]
+
+
+def products(basis: np.ndarray, values: np.ndarray) -> np.ndarray:
+    """``basis @ values`` in float64."""
+    total = np.zeros(len(basis))
+    for block in blocks(len(values)):
+        total += basis[:, block].astype(np.float64) @ values[block].astype(np.float64)
+    return total
+
+
+def accumulated(total: np.ndarray | None, values: np.ndarray) -> np.ndarray:
+    """``total + values`` in float64, in place; ``None`` stands for zero."""
+    if total is None:
+        return values.astype(np.float64)
+    total += values
+    return total
+
+
+def signs(values: np.ndarray) -> np.ndarray:
+    """-1, 0 or 1 for each entry, int8."""
+    found = (values > 0).view(np.int8)
+    found -= (values < 0).view(np.int8)
+    return found
+
+
+def changes(counts: np.ndarray, last: np.ndarray, signs: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Count sign changes and ignore zeros (`ArrayOps.changes`)."""
+    counts += last * signs < 0
+    np.copyto(last, signs, where=signs != 0)
+    return counts, last
+
+
+def ratio(values: np.ndarray, divisor: np.ndarray) -> np.ndarray:
+    """``values / divisor``, and 0 where the divisor is exactly 0."""
+    quotient: np.ndarray = np.divide(values, divisor, out=np.zeros_like(values), where=divisor != 0)
+    return quotient
+
+
+def blocks(length: int) -> Iterator[slice]:
+    """Slices that cover ``range(length)``, `BLOCK` entries each."""
+    return (slice(i, i + BLOCK) for i in range(0, length, BLOCK))
+
+
+def _slice_sums(values: np.ndarray, part: Slices) -> np.ndarray:
+    if part.width == 1:
+        return np.array([fsum(values[block].sum(dtype=np.float64) for block in blocks(len(values)))])
+    return np.asarray(values.reshape(part.shape).sum(axis=(0, 2), dtype=np.float64))
+
+
+def _slice_sums_and_signs(values: np.ndarray, part: Slices) -> tuple[np.ndarray, np.ndarray]:
+    if part.width > 1:
+        signs = [np.count_nonzero(m.reshape(part.shape), axis=(0, 2)) for m in (values < 0, values > 0)]
+        return _slice_sums(values, part), np.array(signs)
+    totals, below, above = [], 0, 0
+    for block in blocks(len(values)):  # three reductions while the block is in the cache
+        entries = values[block]
+        totals.append(entries.sum(dtype=np.float64))
+        below += int(np.count_nonzero(entries < 0))
+        above += int(np.count_nonzero(entries > 0))
+    return np.array([fsum(totals)]), np.array([[below], [above]])
+
+
+def _log_bins(sizes: np.ndarray, edges: np.ndarray) -> np.ndarray:
+    """``searchsorted(edges, sizes, side="right")`` by logarithms; sizes near an edge are looked up."""
+    low, bins = np.log10(edges[0]), len(edges) - 1
+    width = (np.log10(edges[-1]) - low) / bins
+    place = (np.log10(sizes) - sizes.dtype.type(low)) * sizes.dtype.type(1 / width)
+    found: np.ndarray = np.clip(np.floor(place) + 1, 0, bins + 1).astype(np.int64)
+    # Rounding moves a place by a few units in the last place of the largest number on the way to it.
+    rounding = 16 * np.finfo(sizes.dtype).eps * (bins + abs(low / width))
+    near = np.flatnonzero(np.abs(place - np.rint(place)) < rounding)
+    found[near] = np.searchsorted(edges, sizes[near], side="right")
+    return found

@@ -1,0 +1,209 @@
+"""`Adaptive`: the trapezoid everywhere, more gradients only on the steps that need them."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from typing import ClassVar, Literal
+
+from lca.allocation import Allocator, Cost, StepAllocation
+from lca.errors import LCAError, UnknownNameError
+from lca.estimators._audits import Audits
+from lca.estimators._integral import Integral
+from lca.estimators._panel import Panel, simpson, trapezoid
+from lca.estimators._path import Path, Segment
+from lca.objective import Evaluation, Objective
+from lca.quadrature import TRAPEZOID
+from lca.step import Step
+from lca.tolerances import allocation as allocation_rounding
+from lca.tolerances import conservation
+
+
+@dataclass(frozen=True)
+class Adaptive:
+    """Start each step from the trapezoid and refine, by local bisection, until two controls are met.
+
+    The trapezoid needs one new gradient a step, and the losses that come with the gradients give the
+    residual of every step at no extra cost. If the residual of a step is too large, its midpoint is added
+    (Simpson's rule); if that is not enough, the panel on which the last refinement changed the allocation
+    most is bisected, and so on. Every gradient is kept and reused.
+
+    Two controls are needed, as neither sees every error:
+
+    - the *residual*, ``|L(θ_{t+1}) - L(θ_t) - ΣA| ≤ tol``: it costs nothing, but errors of opposite sign in
+      different parameters cancel in it;
+    - the *nested difference*, ``Σ_i |A_i - A'_i| ≤ nested_tol · Σ_i |A_i|``, where A' is the next coarser
+      rule on the same nodes: nothing cancels, but it costs the midpoint. It is checked on every refined step
+      and in *audits*, on steps whose residual is small. After an audit that passes, twice as many steps go
+      by until the next one, up to ``audit``; after one that fails, the next step is audited.
+
+    Parameters
+    ----------
+    tol
+        ``per="step"``: the largest ``|residual|`` of a step, absolute, in units of the loss.
+        ``per="run"``: ``Σ_t |residual_t|`` as a fraction of the loss change of the run.
+    per
+        For ``"run"`` the loss change is not known in advance, so the largest change seen so far is used
+        instead: step t may use half of the remainder, ``½ (tol · max_{s≤t} |L(θ_{s+1}) - L(θ_0)| -
+        Σ_{s<t} |residual_s|)``. The remainder never reaches 0, and over the steps that converge
+        ``Σ|residual| ≤ tol · max_t |L(θ_t) - L(θ_0)|`` holds at every moment of the run. A loss that first
+        explodes and then recovers therefore loosens the bound.
+    nested_tol
+        The largest part of ``Σ_i |A_i|`` that the last refinement may move.
+    audit
+        Largest number of steps between audits; 1 audits every step, ``None`` no step.
+    max_gradients
+        Largest number of new gradients inside a step. A step that does not meet its tolerances by then is
+        returned with ``converged=False`` and the reason; nothing is dropped.
+
+    Notes
+    -----
+    Exact for losses that are polynomials of degree ≤ degree + 1 along the step, i.e. quadratic ones.
+
+    Cost a step: one full gradient, plus one for an audit, plus ``1 + 2·bisections`` where refined.
+    Memory: one gradient a node while a step is being refined, O(K) otherwise. For a `Sum` the controls apply
+    to the total, and its terms use the same nodes.
+
+    Raises
+    ------
+    LCAError
+        If a parameter is out of range.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from lca import Trajectory, allocate
+    >>> from lca.reference import Quartic
+    >>> run = Trajectory(np.array([[1.0], [0.5]]))
+    >>> [a] = allocate(Quartic([2.0]), run, Adaptive(tol=1e-6))
+    >>> round(a.loss_change, 4), a.converged, a.cost.full_gradients
+    (-0.9375, True, 5.0)
+    """
+
+    tol: float = 1e-3
+    per: Literal["step", "run"] = "step"
+    nested_tol: float = 0.05
+    audit: int | None = 64
+    max_gradients: int = 33
+    target: ClassVar[str] = "full"
+    degree: ClassVar[int] = TRAPEZOID.degree
+
+    def __post_init__(self) -> None:
+        if self.per not in ("step", "run"):
+            raise UnknownNameError("tolerance scope (per)", self.per, ("step", "run"))
+        for name in ("tol", "nested_tol"):
+            if not getattr(self, name) > 0:
+                raise LCAError(f"{name} must be positive, got {getattr(self, name)}.")
+        if self.audit is not None and self.audit < 1:
+            raise LCAError(f"audit must be at least 1 (every step) or None (never), got {self.audit}.")
+        if self.max_gradients < 1:
+            raise LCAError(f"max_gradients must be at least 1, got {self.max_gradients}.")
+
+    @property
+    def cost(self) -> Cost:
+        """The least cost of a step; refinements and audits cost more."""
+        return Cost(full_gradients=2 if self.audit == 1 else 1)
+
+    def start(self, objective: Objective) -> Allocator:
+        """Begin a run along one path."""
+        return _AdaptiveRun(self, objective)
+
+
+class _AdaptiveRun:
+    """One run: the remaining tolerance, the schedule of audits, and the refinement of a step."""
+
+    def __init__(self, config: Adaptive, objective: Objective) -> None:
+        self._config = config
+        self._path = Path(objective)
+        self._allowance = _Allowance(config.tol, config.per)
+        self._audits = Audits(config.audit)
+
+    def __call__(self, step: Step) -> StepAllocation:
+        segment = self._path.segment(step)
+        audited = self._audits.due()
+        # Evaluated before the end: with its gradient in memory the midpoint would need one more vector.
+        middle = segment.at(0.5) if audited else None
+        tol = self._allowance.of(segment)
+        fit = _Fit(segment, trapezoid(segment))
+        looks_fine = abs(fit.residual) <= tol
+        if looks_fine and not audited:
+            converged, reason = True, f"|residual| ≤ {tol:.3g}"
+        else:
+            panels = [Panel.whole(segment, middle or segment.at(0.5))]
+            fit, converged, reason = self._refine(segment, panels, tol)
+            if looks_fine:
+                self._audits.record(passed=converged and len(panels) == 1)
+            del panels
+        del middle
+        result = replace(fit.allocation(), tolerance=tol, converged=converged, reason=reason)
+        self._allowance.spend(result, tol)
+        return result
+
+    def _refine(self, segment: Segment, panels: list[Panel], tol: float) -> tuple["_Fit", bool, str]:
+        """Bisect the panel that changed most until both controls are met; ``(fit, converged, reason)``."""
+        while True:
+            fit = _Fit(segment, simpson(panels))
+            stop = self._verdict(fit, panels, tol)
+            if stop is not None:
+                return fit, *stop
+            worst = max(panels, key=lambda panel: panel.difference)
+            panels.remove(worst)
+            panels += worst.bisect(segment)
+
+    def _verdict(self, fit: "_Fit", panels: list[Panel], tol: float) -> tuple[bool, str] | None:
+        """``(converged, reason)``, or ``None`` to go on refining."""
+        segment = fit.segment
+        eps = segment.ops.eps(segment.step.start)
+        moved = sum(panel.difference for panel in panels)
+        allowed = self._config.nested_tol * fit.abs_total
+        residual_met = abs(fit.residual) <= tol
+        nested_met = moved <= max(allowed, allocation_rounding(fit.mass, eps))
+        if residual_met and nested_met:
+            return True, f"|residual| ≤ {tol:.3g} and nested difference ≤ {self._config.nested_tol:g}"
+        floor = conservation(fit.mass, segment.arrival.loss, eps)
+        if nested_met and abs(fit.residual) <= floor:
+            return False, f"|residual| > {tol:.3g}, which is below rounding ({floor:.2g})"
+        if 2 * len(panels) + 1 > self._config.max_gradients:  # 2n - 1 spent inside, 2 more for a cut
+            missed = "nested difference" if residual_met else "|residual|"
+            return False, f"{missed} too large at the limit of {self._config.max_gradients} gradients inside"
+        return None
+
+
+class _Fit:
+    """A rule on the nodes evaluated so far; its sums are known before the allocation is formed."""
+
+    def __init__(self, segment: Segment, weights: Mapping[Evaluation, float]) -> None:
+        self.segment = segment
+        self._weights = weights
+        self.mass = sum(abs(weight) * segment.mass(node) for node, weight in weights.items())
+        total, self.abs_total = segment.sums(weights)
+        self.residual = segment.end.loss - segment.start.loss - total
+
+    def allocation(self) -> StepAllocation:
+        """The allocation; uses up all nodes but the end, where the next step begins."""
+        integral = Integral(self.segment)
+        for node, weight in self._weights.items():
+            integral.add(weight, node, last_use=node is not self.segment.end)
+        return integral.allocation()
+
+
+class _Allowance:
+    """The residual that the next step may leave (`Adaptive`, ``per``)."""
+
+    def __init__(self, tol: float, per: Literal["step", "run"]) -> None:
+        self._tol = tol
+        self._per = per
+        self._first_loss: float | None = None
+        self._largest_change = 0.0
+        self._spent = 0.0
+
+    def of(self, segment: Segment) -> float:
+        if self._per == "step":
+            return self._tol
+        if self._first_loss is None:
+            self._first_loss = segment.start.loss
+        change = abs(segment.end.loss - self._first_loss)
+        self._largest_change = max(self._largest_change, change)
+        return max(0.0, self._tol * self._largest_change - self._spent) / 2
+
+    def spend(self, result: StepAllocation, tol: float) -> None:
+        # A residual beyond the tolerance is reported with its step, not charged to later ones.
+        self._spent += min(abs(result.residual), tol)

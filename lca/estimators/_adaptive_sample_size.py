@@ -1,0 +1,254 @@
+"""`AdaptiveSampleSize`: chooses the size of samples during the run, to meet a cost or a standard error."""
+
+from dataclasses import dataclass, replace
+from math import ceil, inf, sqrt
+from typing import ClassVar, Self
+
+import numpy as np
+
+from lca.allocation import Allocator, Cost, StepAllocation
+from lca.arrays import array_ops
+from lca.errors import LCAError
+from lca.estimators._control_variate import ControlVariate
+from lca.estimators._sampled_path_integral import SampledPathIntegral, SampledRun
+from lca.estimators._sampling import check_sampled
+from lca.groups import Groups
+from lca.objective import Objective
+from lca.step import Step
+
+Array = np.ndarray
+FIRST = 4
+"""Nodes that get the largest sample, before the variance of an example is known."""
+MEMORY = 10
+"""Nodes over which the variance of an example is averaged."""
+
+
+@dataclass(frozen=True)
+class AdaptiveSampleSize:
+    """A `SampledPathIntegral` or `ControlVariate` whose samples are sized to meet a cost or a standard error.
+
+    Parameters
+    ----------
+    probe
+        Rule, sampling, micro-batches and seed; its ``size`` is the smallest one for ``relative_error``.
+    examples
+        The cost: gradients of single examples a step, on average; 250 doubles the cost of training on batches
+        of 250. A `SampledPathIntegral` spends it on samples and, with ``refresh``, on forward passes, three
+        for one gradient. A `ControlVariate` spends half of it on full gradients, one every
+        ``2 N / examples`` steps, and half on pairs of samples: the best split where the variance grows in
+        proportion to the distance from the anchor.
+    relative_error
+        The error: the largest standard error of the sum of a group over the run so far, relative to the
+        largest loss change so far. Each node may use half of the remaining variance; its size follows from
+        the recent variance of an example, and the first few nodes get the largest size. Exactly one of
+        ``examples`` and ``relative_error`` must be given.
+    groups
+        For ``relative_error``: the groups whose sums are meant, e.g. ``layout.groups("layer")``.
+    largest
+        For ``relative_error``: the largest sample, in multiples of the smallest.
+
+    Notes
+    -----
+    ``reason`` of every allocation states the cost and the error so far, and ``converged`` whether
+    ``relative_error`` is met at that moment. A size depends on earlier samples only, so the values stay
+    unbiased.
+
+    Raises
+    ------
+    LCAError
+        If not exactly one target is given, ``relative_error`` is given without ``groups`` or with a single
+        micro-batch, or ``examples`` is too small for one example a sample.
+
+    Examples
+    --------
+    >>> from lca.reference import DatasetLoss, logistic_regression
+    >>> objective = DatasetLoss(logistic_regression(2, 2), np.eye(2), np.array([0, 1]))
+    >>> allocate_step = AdaptiveSampleSize(SampledPathIntegral(), examples=10).start(objective)
+    >>> allocate_step(Step(np.zeros(6), np.full(6, 0.1), 0)).cost.examples  # both ends
+    20.0
+    >>> allocate_step(Step(np.full(6, 0.1), np.full(6, 0.2), 1)).reason
+    '15.0 examples a step so far, 10 asked for'
+    """
+
+    probe: SampledPathIntegral | ControlVariate
+    examples: float | None = None
+    relative_error: float | None = None
+    groups: Groups | None = None
+    largest: int = 64
+    target: ClassVar[str] = "probe"
+    unbiased: ClassVar[bool] = True
+    bias: ClassVar[str] = SampledPathIntegral.bias
+
+    def __post_init__(self) -> None:
+        if not isinstance(self.probe, SampledPathIntegral | ControlVariate):
+            raise LCAError(
+                f"AdaptiveSampleSize needs a SampledPathIntegral or ControlVariate, got {self.probe!r}."
+            )
+        if (self.examples is None) == (self.relative_error is None):
+            raise LCAError(
+                "AdaptiveSampleSize needs one target: examples=... (a cost) or relative_error=... (an error)."
+            )
+        target = self.relative_error if self.examples is None else self.examples
+        if not 0 < target < inf:  # type: ignore[operator]
+            raise LCAError(
+                f"the target of an AdaptiveSampleSize must be a finite number > 0, got {target!r}."
+            )
+        if self.relative_error and (self.groups is None or _inner(self.probe).micro_batches < 2):
+            raise LCAError(
+                "relative_error needs groups=..., the groups of parameters whose sums are meant, and a probe "
+                "with micro_batches=2 or more, as one sample has no spread."
+            )
+        if not isinstance(self.largest, int) or self.largest < 1:
+            raise LCAError(f"largest must be a whole number ≥ 1, got {self.largest!r}.")
+
+    @property
+    def degree(self) -> int:
+        """The degree of the rule."""
+        return self.probe.degree
+
+    @property
+    def cost(self) -> Cost:
+        """The cost asked for; for ``relative_error`` that of the largest samples."""
+        if self.examples is not None:
+            return Cost(examples=self.examples)
+        return _sized(self.probe, _inner(self.probe).size * self.largest).cost
+
+    @property
+    def required_fields(self) -> tuple[str, ...]:
+        """The fields that ``probe`` requires."""
+        return self.probe.required_fields
+
+    def reseeded(self, seed: int) -> Self:
+        """The same estimator with other samples."""
+        return replace(self, probe=self.probe.reseeded(seed))
+
+    def start(self, objective: Objective) -> Allocator:
+        """Begin a run along one path."""
+        n = check_sampled(objective).n_examples
+        if self.examples is not None:
+            return _Spending(self.examples, affordable(self.probe, self.examples, n), objective)
+        return _Controlled(self, objective)
+
+
+def affordable(
+    probe: SampledPathIntegral | ControlVariate, examples: float, n: int
+) -> SampledPathIntegral | ControlVariate:
+    """``probe`` with the largest samples, and the best period of anchors, for ``examples`` a step."""
+    if isinstance(probe, ControlVariate):
+        probe = replace(probe, every=ceil(2 * n / examples))
+    inner = _inner(probe)
+    m = inner.micro_batches
+    least = _sized(probe, m)
+    fixed = _in_examples(least.cost, n) - least.cost.examples
+    size = int((examples - fixed) / least.cost.examples) * m
+    if size < m:
+        raise LCAError(
+            f"examples={examples:g} a step does not pay for one example in each sample of {probe!r} on {n} "
+            f"examples; ask for {fixed + least.cost.examples:g} or more."
+        )
+    return _sized(probe, size)
+
+
+def _inner(probe: SampledPathIntegral | ControlVariate) -> SampledPathIntegral:
+    return probe.probe if isinstance(probe, ControlVariate) else probe
+
+
+def _sized(probe: SampledPathIntegral | ControlVariate, size: int) -> SampledPathIntegral | ControlVariate:
+    if isinstance(probe, ControlVariate):
+        return replace(probe, probe=replace(probe.probe, size=size))
+    return replace(probe, size=size)
+
+
+def _in_examples(cost: Cost, n: int) -> float:
+    """Cost in gradients of single examples; a forward pass counts a third of a gradient."""
+    return cost.examples + n * (cost.full_gradients + cost.full_losses / 3)
+
+
+class _Spending:
+    """One run at a given cost."""
+
+    def __init__(
+        self, target: float, probe: SampledPathIntegral | ControlVariate, objective: Objective
+    ) -> None:
+        self._target, self._allocate = target, probe.start(objective)
+        self._n = check_sampled(objective).n_examples
+        self._spent, self._steps = 0.0, 0
+
+    def __call__(self, step: Step) -> StepAllocation:
+        a = self._allocate(step)
+        self._spent += _in_examples(a.cost, self._n)
+        self._steps += 1
+        spent = self._spent / self._steps
+        reason = f"{spent:.1f} examples a step so far, {self._target:g} asked for"
+        return replace(a, reason=reason)
+
+
+class _Controlled:
+    """One run at a given error: keeps the variance of the sum of every group below its limit."""
+
+    def __init__(self, budget: AdaptiveSampleSize, objective: Objective) -> None:
+        assert budget.groups is not None
+        self._budget, self._groups = budget, budget.groups
+        run = budget.probe.start(objective)
+        assert isinstance(run, SampledRun)
+        self._run = run
+        groups = len(budget.groups)
+        self._open: dict[float, Array] = {}
+        self._sizes: dict[float, int] = {}
+        self._closed = np.zeros(groups)  # variance of the nodes that no later step shares
+        self._example = np.zeros(groups)  # recent variance of a sum from one example
+        self._nodes = 0
+        self._change, self._largest = 0.0, 0.0
+
+    def __call__(self, step: Step) -> StepAllocation:
+        self._run.size = self._next_size()
+        a = self._run(step)
+        self._take_in(a)
+        limit, error = self._budget.relative_error, sqrt(self._variance().max())
+        relative = error / self._largest if self._largest else inf if error else 0.0
+        assert limit is not None
+        reason = (
+            f"samples of {self._run.size}; largest standard error {100 * relative:.2g} % of the loss change "
+            f"so far, {100 * limit:g} % asked for"
+        )
+        return replace(a, reason=reason, converged=relative <= limit, tolerance=None)
+
+    def _take_in(self, a: StepAllocation) -> None:
+        self._change += array_ops(a.values).total(a.values)
+        self._largest = max(self._largest, abs(self._change))
+        rows = {
+            key: np.array([self._groups.total(r) for r in replicates])
+            for key, replicates in a.replicates.items()
+        }
+        for key in [key for key in self._open if key not in rows]:
+            self._closed += _variance_of_mean(self._open.pop(key))
+            self._sizes.pop(key, None)
+        for key, row in rows.items():
+            if key in self._open:  # both steps of the node are known, and so is its variance
+                self._open[key] = self._open[key] + row
+                seen = _variance_of_mean(self._open[key]) * self._sizes.pop(key)
+                self._nodes += 1
+                self._example += (seen - self._example) / min(self._nodes, MEMORY)
+            else:
+                self._open[key], self._sizes[key] = row, self._run.size
+
+    def _variance(self) -> Array:
+        return self._closed + sum(map(_variance_of_mean, self._open.values()))
+
+    def _next_size(self) -> int:
+        """The smallest sample whose variance is at most half of the remaining one, for every group."""
+        probe, limit = _inner(self._budget.probe), self._budget.relative_error
+        assert limit is not None
+        left = ((limit * self._largest) ** 2 - self._variance()) / 2
+        most = probe.size * self._budget.largest
+        if self._nodes < FIRST:
+            return most  # the variance is not known yet, and the first steps are large
+        needed = np.divide(self._example, left, out=np.full(len(left), float(most)), where=left > 0)
+        wanted = float(np.where(self._example > 0, needed, 0.0).max())
+        m = probe.micro_batches
+        return min(max(ceil(wanted / m) * m, probe.size), most)
+
+
+def _variance_of_mean(replicates: Array) -> Array:
+    variance: Array = replicates.var(axis=0, ddof=1) / len(replicates)
+    return variance

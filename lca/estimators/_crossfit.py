@@ -1,0 +1,224 @@
+"""`CrossFit`: each micro-batch is paired with the update that the others would have made without it."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from math import sqrt
+from typing import ClassVar, Self
+
+from lca.allocation import Allocator, Cost, StepAllocation
+from lca.arrays import Vector, array_ops
+from lca.errors import IncompleteStepError, LCAError
+from lca.estimators._integral import Integral
+from lca.estimators._minibatch import check_rule, training_gradient
+from lca.estimators._path import Path
+from lca.estimators._replicates import NodeReplicates
+from lca.estimators._stochastic import check_required_fields
+from lca.objective import Objective
+from lca.quadrature import LEFT, TRAPEZOID, QuadratureRule
+from lca.step import Step
+
+
+@dataclass(frozen=True)
+class CrossFit:
+    """Allocation from the micro-batches of training itself, without a further backward pass.
+
+    ``LEFT``: ``A = (1/M) Σ_m g_m(θ_t) ∘ Δ_t^{(−m)}``, where g_m is the gradient on the m-th of the M
+    micro-batches of B_t, and Δ^{(−m)} is the update that the optimizer would have made without it
+    (`lca.reference.leave_one_out`). The two factors share no example, so no example judges an
+    update that it caused. ``TRAPEZOID``: the mean of that and of ``g_{B_{t+1}}(θ_{t+1}) ∘ Δ_t``, the training
+    gradient of the next step.
+
+    Parameters
+    ----------
+    micro_batches
+        M ≥ 2, the number of micro-batches in an update: by gradient accumulation, a split of the batch, or
+        the ranks of data-parallel training. Two are as accurate as five, and cost least.
+    rule
+        ``TRAPEZOID`` or ``LEFT``.
+    independent
+        Declares that training draws every batch independently of the others. Only then are the errors of
+        different batches independent, the values unbiased, and error bars (of the trapezoid) available.
+    epoch
+        The number of updates in an epoch, for training on shuffled epochs; with gradient accumulation that
+        is less than the number of batches. The examples that judge a batch are then those outside it,
+        although the batch is 1/epoch of the data, so ``A`` gets the correction
+        ``(1/epoch) (g_{B_t}(θ_t) ∘ Δ_t - L)``, where L is the value of ``LEFT``. It removes the bias that
+        arises because a batch is never followed by itself: exactly for plain SGD where all examples have
+        the same curvature. The bias from the earlier batches of the epoch remains.
+
+    Notes
+    -----
+    Cost a step: M updates and M products, all element-wise; no gradient. Memory: O(K). The loss allocated is
+    that of training: dropout, batch statistics and penalties included.
+
+    *Error bars.* For plain SGD ``g_1 ∘ Δ^{(−1)}`` and ``g_2 ∘ Δ^{(−2)}`` are the same number, so
+    their spread says nothing. Write ``g_m = G + ε_m``, J for the derivative of the update in the gradient, D
+    for the update's mean, and ε̄ for the mean of the ε_m. The error of the left end is then ``ε̄·D + ε'Jε``
+    (a sum over m ≠ k), and that of the right end of the step before is ``ε̄·Δ_{t-1}``; both belong to the
+    sample at node t. With Δ_t *held fixed*, the spread of ``g_m · (Δ_{t-1} + Δ_t)`` over m measures
+    ``ε̄·(Δ_{t-1} + D)`` and one ``T = E (ε̄'Jε̄*)²`` (ε̄* a copy of ε̄) of the ``2M/(M-1)`` of the second
+    term. The rest follows from the contrast between the first two micro-batches at neighbouring nodes, which
+    are independent: ``E (h_{t+1}·J h_t)² = T``, with ``J h_t`` from the difference of two leave-one-out
+    updates. `StepAllocation.replicates` holds these spreads; their mean is 0 or biased and has no meaning.
+
+    Raises
+    ------
+    LCAError
+        If the parameters contradict each other, or are out of range.
+    IncompleteStepError
+        If a step lacks one of `required_fields`, or has another number of micro-batches.
+
+    References
+    ----------
+    Chernozhukov, Chetverikov, Demirer, Duflo, Hansen, Newey, Robins. Double/debiased machine learning for
+    treatment and structural parameters. The Econometrics Journal, 2018 (the principle of cross-fitting).
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from lca.reference import bowl
+    >>> from lca.step import MicroBatch
+    >>> halves = MicroBatch(np.array([1.0]), np.array([-0.3])), MicroBatch(np.array([3.0]), np.array([-0.1]))
+    >>> step = Step(np.array([2.0]), np.array([1.8]), micro_batches=halves)
+    >>> CrossFit(2, LEFT).start(bowl(1))(step).values
+    array([-0.3])
+    """
+
+    micro_batches: int = 2
+    rule: QuadratureRule = TRAPEZOID
+    independent: bool = False
+    epoch: int | None = None
+    target: ClassVar[str] = "batch"
+    cost: ClassVar[Cost] = Cost()
+    citation: ClassVar[str] = """@article{chernozhukov2018double,
+  title   = {Double/debiased machine learning for treatment and structural parameters},
+  author  = {Chernozhukov, Victor and Chetverikov, Denis and Demirer, Mert and Duflo, Esther and
+             Hansen, Christian and Newey, Whitney and Robins, James},
+  journal = {The Econometrics Journal},
+  volume  = {21},
+  number  = {1},
+  pages   = {C1--C68},
+  year    = {2018}
+}"""
+
+    def __post_init__(self) -> None:
+        check_rule(self.rule, "CrossFit")
+        if self.rule not in (LEFT, TRAPEZOID):
+            raise LCAError(
+                "CrossFit uses the gradients of training, which are known at the ends of a step only; got "
+                f"{self.rule.name!r}, use TRAPEZOID or LEFT, or NextBatch for other nodes."
+            )
+        if self.independent and self.rule == LEFT:
+            raise LCAError(
+                "CrossFit has error bars for the trapezoid only: with LEFT the larger part of the error is "
+                "the curvature along the step, which no spread shows; use TRAPEZOID or independent=False."
+            )
+        if not isinstance(self.micro_batches, int) or self.micro_batches < 2:
+            raise LCAError(f"micro_batches must be a whole number ≥ 2, got {self.micro_batches!r}.")
+        if self.epoch is not None and (not isinstance(self.epoch, int) or self.epoch < 2):
+            raise LCAError(f"epoch must be a whole number of batches ≥ 2, got {self.epoch!r}.")
+        if self.epoch is not None and self.independent:
+            raise LCAError(
+                "batches come either from shuffled epochs or from independent draws; pass epoch or "
+                "independent=True, not both."
+            )
+
+    @property
+    def unbiased(self) -> bool:
+        """Over independent batches, for which the correction by ``epoch`` is wrong."""
+        return self.epoch is None
+
+    @property
+    def degree(self) -> int:
+        """The degree of the rule."""
+        return self.rule.degree
+
+    @property
+    def bias(self) -> str:
+        """The remaining bias in words."""
+        left = "the rule's; with Adam, O(1/M)"
+        dealt = "shuffled epochs: some % small" if self.epoch is None else "the part of earlier batches"
+        return left if self.rule == LEFT else f"{left}; {dealt}"
+
+    @property
+    def required_fields(self) -> tuple[str, ...]:
+        """The micro-batches; for the trapezoid also the next gradient and its micro-batches."""
+        ends = () if self.rule == LEFT else ("next_gradient", "next_micro_batches")
+        own = () if self.epoch is None else ("gradient",)
+        return ("micro_batches", *ends, *own)
+
+    def reseeded(self, seed: int) -> Self:
+        """Itself: it draws no random numbers."""
+        return self
+
+    def start(self, objective: Objective) -> Allocator:
+        """Begin a run along one path."""
+        path = Path(objective, training_gradient, sampled=True, reuse_ends=False)
+        left, right = (1.0, 0.0) if self.rule == LEFT else TRAPEZOID.weights
+        own = 1 / self.epoch if self.epoch else 0.0
+
+        def allocate_step(step: Step) -> StepAllocation:
+            self._check(step)
+            segment = path.segment(step)
+            integral = Integral(segment)
+            for micro in step.micro_batches:
+                weight = (left - own) / self.micro_batches
+                integral.add_product(weight, micro.gradient, micro.update)
+            if own:
+                integral.add(own, segment.start)
+            if right:
+                integral.add(right, segment.end)
+            return integral.allocation(self._replicates(step, left, right) if self.independent else None)
+
+        return allocate_step
+
+    def _check(self, step: Step) -> None:
+        m = self.micro_batches
+        check_required_fields(step, self.required_fields, f"CrossFit({m}, {self.rule.name})")
+        supplied = [("micro_batches", step.micro_batches)]
+        if self.rule != LEFT:
+            supplied.append(("next_micro_batches", step.next_micro_batches))
+        for field, found in supplied:
+            if len(found) != m:
+                raise IncompleteStepError(
+                    f"step {step.index}: CrossFit({m}) requires {m} micro-batches in Step.{field}, but the "
+                    f"training loop supplied {len(found)}; split every batch into {m}.",
+                    field,
+                )
+
+    def _replicates(self, step: Step, left: float, right: float) -> Mapping[float, Sequence[Vector]]:
+        """Vectors that spread as the values do, by node; see the notes of the class."""
+        replicates: dict[float, Sequence[Vector]] = {
+            step.index: NodeReplicates(step, [(left, [micro.gradient for micro in step.micro_batches])]),
+            step.index + 0.5: _Crossed(step, left),
+        }
+        if right:
+            gradients = [micro.gradient for micro in step.next_micro_batches]
+            replicates[step.index + 1] = NodeReplicates(step, [(right, gradients)])
+        return replicates
+
+
+class _Crossed(Sequence[Vector]):
+    """±a in two places and 0 in the others, so that the squared error of their mean is the rest of T."""
+
+    def __init__(self, step: Step, weight: float) -> None:
+        m = len(step.micro_batches)
+        rest = 2 * m / (m - 1) - 1
+        self._step, self._m = step, m
+        # The contrasts below, with their common factors: h = (g_1 - g_2) / √(2M), and J h from updates that
+        # differ by J (g_1 - g_2) / (M - 1).
+        self._factor = weight * sqrt(rest * m * (m - 1) / 2) * (m - 1) / (2 * m)
+
+    def __len__(self) -> int:
+        return self._m
+
+    def __getitem__(self, j):  # type: ignore[no-untyped-def]
+        if isinstance(j, slice):
+            return [self[i] for i in range(*j.indices(len(self)))]
+        if j >= self._m:
+            raise IndexError(j)  # ends an iteration
+        if j > 1:
+            return 0.0 * self._step.start
+        (a, b, *_), (c, d, *_) = self._step.micro_batches, self._step.next_micro_batches
+        product = array_ops(a.update).scaled(b.update - a.update, self._factor * (1 - 2 * j))
+        return product * (c.gradient - d.gradient)

@@ -1,0 +1,168 @@
+"""`Integral`: the weighted sum of the gradients of a step, times its movement, as a `StepAllocation`."""
+
+from collections.abc import Mapping, Sequence
+from math import isfinite, nan
+
+import numpy as np
+
+from lca.allocation import Cost, StepAllocation
+from lca.arrays import Vector
+from lca.estimators._checks import OVERFLOW, check_gradient, non_finite
+from lca.estimators._path import Segment
+from lca.estimators._replicates import NodeReplicates, SampledNode
+from lca.objective import Evaluation
+from lca.quadrature import QuadratureRule
+
+_NOT_MEASURED = Evaluation(nan, None)
+
+
+class Integral:
+    """``Δ ∘ Σ_k w_k g_k`` over the nodes of a segment, for the loss and for each of its terms.
+
+    Gradients are added as they come and then dropped, so a rule of any length needs O(K) memory. Those of the
+    whole objective are summed before they are multiplied by Δ, as `Segment.mass` knows their mass already;
+    sampled ones are multiplied one by one, which gives the mass in the same pass.
+
+    Examples
+    --------
+    >>> from lca.estimators import Path
+    >>> from lca.reference import bowl
+    >>> from lca.step import Step
+    >>> segment = Path(bowl(1)).segment(Step(np.array([2.0]), np.array([1.0])))
+    >>> integral = Integral(segment)
+    >>> integral.add(1 / 2, segment.start)
+    >>> integral.add(1 / 2, segment.end)
+    >>> integral.allocation().values
+    array([-1.5])
+    """
+
+    def __init__(self, segment: Segment) -> None:
+        self._segment = segment
+        self._mass = 0.0
+        self._gradients: Vector | None = None  # Σ_k w_k g_k, not yet multiplied by the movement
+        self._products: Vector | None = None  # Σ_k w_k g_k ∘ Δ of sampled gradients
+        self._samples: list[tuple[float, SampledNode]] = []
+        self._terms: dict[str, Integral] = {}
+
+    def add(self, weight: float, node: Evaluation, *, last_use: bool = False) -> None:
+        """Add ``weight · g ∘ Δ`` of a node.
+
+        Parameters
+        ----------
+        weight
+            w_k, a fraction of the whole step.
+        node
+            An evaluation of this segment.
+        last_use
+            Whether the gradient is not used afterwards, so that it may be overwritten.
+        """
+        if self._segment.sampled:
+            self._add_sampled(weight, node)
+        else:
+            self._add_full(weight, node, last_use=last_use)
+
+    def _add_sampled(self, weight: float, node: Evaluation) -> None:
+        if isinstance(node, SampledNode):
+            self._samples.append((weight, node))
+        step, ops = self._segment.step, self._segment.ops
+        with np.errstate(over="ignore", invalid="ignore"):  # reported by _take
+            product = ops.times_movement(weight * node.grad, step.start, step.end)
+        self._take(product, node.grad)
+
+    def _add_full(self, weight: float, node: Evaluation, *, last_use: bool) -> None:
+        segment = self._segment
+        self._mass += abs(weight) * segment.mass(node)
+        if self._gradients is not None:
+            self._gradients = segment.ops.add_scaled(self._gradients, weight, node.grad)
+        elif last_use and len(node.terms) != 1:  # a single term shares its gradient with the total
+            self._gradients = segment.ops.scaled(node.grad, weight)
+        else:
+            self._gradients = weight * node.grad
+        for name, term in node.terms.items():
+            self._terms.setdefault(name, Integral(segment)).add(weight, term, last_use=last_use)
+
+    def add_product(self, weight: float, gradient: Vector, update: Vector) -> None:
+        """Add ``weight · g ∘ Δ'`` for an update Δ' (K,) that is not the step's own."""
+        segment = self._segment
+        check_gradient(segment.layout, segment.step, gradient)
+        segment.layout.check(update, f"an update of a micro-batch of step {segment.step.index}")
+        with np.errstate(over="ignore", invalid="ignore"):  # reported by _take
+            product = segment.ops.scaled(gradient * update, weight)
+        self._take(product, gradient)
+
+    def _take(self, product: Vector, gradient: Vector) -> None:
+        """Add a product made of ``gradient``, a new vector."""
+        segment, ops = self._segment, self._segment.ops
+        with np.errstate(over="ignore", invalid="ignore"):
+            mass = ops.abs_total(product)
+        if not isfinite(mass):
+            raise non_finite(segment.layout, segment.step, OVERFLOW, gradient)
+        self._mass += mass
+        found = self._products
+        self._products = product if found is None else ops.add_scaled(found, 1.0, product)
+
+    def allocation(self, replicates: Mapping[float, Sequence[Vector]] | None = None) -> StepAllocation:
+        """The finished `StepAllocation`; uses this up.
+
+        The residual is taken against the losses at both ends; sampled gradients leave it NaN. ``replicates``
+        replace those of the nodes.
+        """
+        segment = self._segment
+        unmeasured = (_NOT_MEASURED,) * 3
+        ends = unmeasured if segment.sampled else (segment.start, segment.end, segment.arrival)
+        return self._finish(*ends, segment.cost, replicates or self._replicates())
+
+    def _finish(
+        self,
+        start: Evaluation,
+        end: Evaluation,
+        arrival: Evaluation,
+        cost: Cost,
+        replicates: Mapping[float, Sequence[Vector]],
+    ) -> StepAllocation:
+        segment, values = self._segment, self._values()
+        total = nan if segment.sampled else segment.ops.total(values)
+        if not segment.sampled and not isfinite(total):
+            raise non_finite(segment.layout, segment.step, OVERFLOW, None)
+        return StepAllocation(
+            values=values,
+            loss_start=start.loss,
+            loss_end=arrival.loss,
+            residual=end.loss - start.loss - total,
+            mass=self._mass,
+            step=segment.step.index,
+            state_change=arrival.loss - end.loss if segment.state_moved else 0.0,
+            cost=cost,
+            replicates=replicates,
+            terms={
+                name: term._finish(start.terms[name], end.terms[name], arrival.terms[name], Cost(), {})
+                for name, term in self._terms.items()
+            },
+            source=segment.step,
+            sampled=segment.sampled,
+        )
+
+    def _values(self) -> Vector:
+        step, ops = self._segment.step, self._segment.ops
+        if self._gradients is None:
+            return self._products
+        with np.errstate(over="ignore", invalid="ignore"):  # reported by the total
+            values = ops.times_movement(self._gradients, step.start, step.end)
+        return values if self._products is None else ops.add_scaled(self._products, 1.0, values)
+
+    def _replicates(self) -> dict[float, NodeReplicates]:
+        """Those of the nodes, by time; nodes of one time are one sample, and are added up."""
+        by_time: dict[float, list[tuple[float, Sequence[Vector]]]] = {}
+        for weight, node in self._samples:
+            by_time.setdefault(node.time, []).append((weight, node.gradients))
+        step = self._segment.step
+        return {time: NodeReplicates(step, weighted) for time, weighted in by_time.items()}
+
+
+def integrate(segment: Segment, rule: QuadratureRule) -> Integral:
+    """The integral by ``rule``, evaluated node by node in the order of s."""
+    integral = Integral(segment)
+    for s, weight in zip(rule.nodes, rule.weights, strict=True):
+        # The gradient at the end may be the next step's start; a sampled one may belong to the training loop.
+        integral.add(weight, segment.at(s), last_use=s < 1 and not segment.sampled)
+    return integral

@@ -1,0 +1,227 @@
+"""`Path` and `Segment`: the gradient of one step as a function of s in [0, 1], checked, counted and reused.
+
+Every estimator needs the same four things: the gradient at θ_t + s Δ_t, the end-point of the last step where
+this one begins, an error for NaN, and the sum ``Σ_k w_k g_k ∘ Δ`` (`lca.estimators._integral`). They are here
+once; estimators differ in the rule and in `GradientAt`, which says where a gradient comes from.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from math import inf, isfinite, nextafter
+from typing import Protocol
+from weakref import WeakKeyDictionary
+
+import numpy as np
+
+from lca.allocation import Cost
+from lca.arrays import ArrayOps, Vector, array_ops
+from lca.estimators._checks import OVERFLOW, check_gradient, check_loss, check_step, non_finite
+from lca.objective import Evaluation, Objective, State, at_state, evaluate
+from lca.step import Step
+
+
+@dataclass(frozen=True, eq=False)
+class Point:
+    """A point of a step.
+
+    Parameters
+    ----------
+    step
+        The step from θ_t to θ_{t+1}.
+    s
+        Where on it, in [0, 1].
+    theta
+        ``θ_t + s Δ_t`` (K,); at the ends the step's own vector.
+    time
+        ``t + s``, which identifies the point along the run.
+    """
+
+    step: Step
+    s: float
+    theta: Vector
+    time: float
+
+
+class GradientAt(Protocol):
+    """Evaluates the gradient at a point, and says what that cost.
+
+    ``objective`` is in the state that the step began in. The result's ``grad`` is a vector (K,) of θ's dtype;
+    its ``loss`` is read only from an evaluation of the whole objective, and NaN otherwise.
+    """
+
+    def __call__(self, objective: Objective, point: Point) -> tuple[Evaluation, Cost]: ...
+
+
+def full_gradient(objective: Objective, point: Point) -> tuple[Evaluation, Cost]:
+    """Loss and gradient of the whole objective, with those of each term of a `Sum`; costs a full gradient."""
+    return evaluate(objective, point.theta), Cost(full_gradients=1)
+
+
+class Path:
+    """Cuts a run into `Segment` s and carries the evaluation at a shared end-point over to the next one.
+
+    Parameters
+    ----------
+    objective
+        The measured loss.
+    gradient_at
+        Where gradients come from; by default from the whole objective.
+    sampled
+        Declares that gradients are estimated from batches or samples: no loss is measured.
+    reuse_ends
+        Whether the gradient at the end of a step is also the one at the start of the next.
+
+    Examples
+    --------
+    >>> from lca.reference import bowl
+    >>> segment = Path(bowl(1)).segment(Step(np.array([2.0]), np.array([1.0])))
+    >>> segment.start.grad, segment.at(0.5).grad, segment.cost.full_gradients
+    (array([2.]), array([1.5]), 2.0)
+    """
+
+    def __init__(
+        self,
+        objective: Objective,
+        gradient_at: GradientAt = full_gradient,
+        *,
+        sampled: bool = False,
+        reuse_ends: bool = True,
+    ) -> None:
+        self.objective = objective
+        self.gradient_at = gradient_at
+        self.sampled = sampled
+        self._reuse_ends = reuse_ends
+        self._end: _End | None = None
+
+    def segment(self, step: Step, *, gradients: bool = True) -> "Segment":
+        """Check the vectors of a step and begin its evaluation.
+
+        With ``gradients=False`` only the losses are evaluated at the ends; open rules need no more.
+
+        Raises
+        ------
+        LCAError
+            If a vector does not fit the layout, or the two dtypes differ.
+        """
+        check_step(self.objective.layout, step)
+        last, self._end = self._end, None
+        known = last.evaluation if last is not None and last.is_start_of(step) else None
+        # A point at the same time elsewhere is another point.
+        apart = last is not None and known is None and last.time == step.index
+        time = nextafter(step.index, inf) if apart else step.index
+        return Segment(self, step, known, time, gradients=gradients)
+
+    def arrived(self, step: Step, evaluation: Evaluation) -> None:
+        """Keep the evaluation at the end of a step for the next one."""
+        if self._reuse_ends:
+            state = step.state[1] if step.state else None
+            self._end = _End(array_ops(step.end).snapshot(step.end), state, step.index + 1, evaluation)
+
+
+@dataclass(frozen=True, eq=False)
+class _End:
+    """The end of the last step (a snapshot of θ, the state of the model), and the evaluation there."""
+
+    theta: object
+    state: State | None
+    time: float
+    evaluation: Evaluation
+
+    def is_start_of(self, step: Step) -> bool:
+        state = step.state[0] if step.state else None
+        return self.state is state and array_ops(step.start).unchanged(self.theta, step.start)
+
+
+class Segment:
+    """One step under evaluation: ``at(s)`` evaluates, ``cost`` counts what was newly evaluated.
+
+    Points are evaluated in the state that the step began in, ``start`` and ``end`` when they are first asked
+    for. ``arrival`` is the end in the state that the step ended in: the same as ``end`` if nothing but the
+    parameters moved, and for sampled gradients, which serve both steps that meet there.
+    """
+
+    arrival: Evaluation
+
+    def __init__(
+        self, path: Path, step: Step, start: Evaluation | None, start_time: float, *, gradients: bool
+    ) -> None:
+        self.step = step
+        self.layout = path.objective.layout
+        self.sampled = path.sampled
+        self.ops: ArrayOps = array_ops(step.start)
+        self.cost = Cost()
+        self._path = path
+        self._gradients = gradients
+        self._known_start, self._start_time = start, start_time
+        self._masses: WeakKeyDictionary[Evaluation, float] = WeakKeyDictionary()  # keeps no gradient alive
+
+    @property
+    def state_moved(self) -> bool:
+        """Whether something that the loss depends on moved besides θ."""
+        before, after = self.step.state or (None, None)
+        return after is not before
+
+    @cached_property
+    def start(self) -> Evaluation:
+        """At θ_t; costs nothing if the last step ended there."""
+        known, self._known_start = self._known_start, None
+        return known or self._evaluate(0.0, gradient=self._gradients)
+
+    @cached_property
+    def end(self) -> Evaluation:
+        """At θ_{t+1}. Also evaluates `arrival`."""
+        end = self._evaluate(1.0, gradient=self._gradients)
+        again = self.state_moved and not self.sampled
+        state = self.step.state[1] if self.step.state else None
+        self.arrival = self._evaluate(1.0, gradient=self._gradients, state=state) if again else end
+        self._path.arrived(self.step, self.arrival)
+        return end
+
+    def at(self, s: float) -> Evaluation:
+        """At θ_t + s Δ_t, with the gradient; costs one, unless it is an end that is already known."""
+        if self._gradients and s in (0.0, 1.0):
+            return self.end if s else self.start
+        return self._evaluate(s)
+
+    def sums(self, weights: Mapping[Evaluation, float]) -> tuple[float, float]:
+        """``Σ_i a_i`` and ``Σ_i |a_i|`` of ``a = Δ ∘ Σ_k w_k g_k``, without forming a."""
+        weighted = [(weight, node.grad) for node, weight in weights.items()]
+        return self.ops.movement_sums(weighted, self.step.start, self.step.end)
+
+    def mass(self, node: Evaluation) -> float:
+        """``Σ_i |g_i Δ_i|``, once a node.
+
+        Raises
+        ------
+        NonFiniteError
+            If the gradient or the movement holds NaN or Inf; names the step and the tensor.
+        """
+        if node not in self._masses:
+            with np.errstate(over="ignore", invalid="ignore"):  # reported here
+                self._masses[node] = self.sums({node: 1.0})[1]
+            # This one scalar is finite only if everything that went in is; vectors are searched only if not.
+            if not isfinite(self._masses[node]):
+                raise non_finite(self.layout, self.step, OVERFLOW, node.grad)
+        return self._masses[node]
+
+    def _evaluate(self, s: float, *, gradient: bool = True, state: State | None = None) -> Evaluation:
+        if state is None and self.step.state:
+            state = self.step.state[0]
+        objective = at_state(self._path.objective, state)
+        if gradient:
+            node, cost = self._path.gradient_at(objective, self._point(s))
+            check_gradient(self.layout, self.step, node.grad)
+        else:
+            node = evaluate(objective, self._point(s).theta, gradient=False)
+            cost = Cost(full_losses=1)
+        self.cost += cost
+        if not self.sampled:
+            check_loss(self.layout, self.step, node, s)
+        return node
+
+    def _point(self, s: float) -> Point:
+        start, end = self.step.start, self.step.end
+        ends = {0.0: start, 1.0: end}  # the step's own vectors: start + 1.0 * delta may differ by rounding
+        theta = ends[s] if s in ends else self.ops.between(start, end, s)
+        return Point(self.step, s, theta, self.step.index + s if s else self._start_time)

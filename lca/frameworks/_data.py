@@ -1,0 +1,183 @@
+"""The measured data as measuring batches: rows that are cut to any size, or batches as they come."""
+
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+from typing import TypeAlias
+
+import numpy as np
+
+from lca.arrays import array_ops
+from lca.errors import DataError
+from lca.frameworks._tensors import is_integer, is_tensor
+from lca.frameworks._trees import (
+    PyTree,
+    concatenate,
+    describe,
+    examples_in,
+    is_rows,
+    signature,
+    take,
+    tensors_in,
+)
+
+Prepare: TypeAlias = Callable[[PyTree], PyTree]
+"""From a batch as the user has it to the tensors that the model takes."""
+
+
+@dataclass(frozen=True, eq=False)
+class Rows:
+    """A tree of tensors with one row per example, cut into measuring batches of any size; the last is ragged.
+
+    Parameters
+    ----------
+    tree
+        All rows, in nested tuples, lists and mappings.
+    came_in
+        The batch size of the loader or batched data set that the rows were read from; ``None`` if they were
+        not in batches of one size.
+
+    Examples
+    --------
+    >>> [batch.tolist() for batch in Rows(np.arange(5)).batches(2)]
+    [[0, 1], [2, 3], [4]]
+    """
+
+    tree: PyTree
+    came_in: int | None = None
+
+    def __len__(self) -> int:
+        return examples_in(self.tree)
+
+    def batches(self, batch_size: int | None) -> Iterator[PyTree]:
+        """All rows in order, ``batch_size`` at a time; ``None``: all at once."""
+        size = batch_size or len(self)
+        return (self.take(slice(start, start + size)) for start in range(0, len(self), size))
+
+    def last(self, batch_size: int | None) -> PyTree:
+        """The last of these batches, which may be the smallest."""
+        size = batch_size or len(self)
+        return self.take(slice((len(self) - 1) // size * size, None))
+
+    def take(self, index: slice | np.ndarray) -> PyTree:
+        """Some of the rows, as a batch."""
+        return take(self.tree, index)
+
+
+@dataclass(frozen=True, eq=False)
+class Batches:
+    """Measuring batches as they come: kept in a list, or read again at every pass.
+
+    Examples
+    --------
+    >>> [batch.shape for batch in Batches([np.zeros((2, 3)), np.zeros((2, 4))]).batches()]
+    [(2, 3), (2, 4)]
+    """
+
+    source: Iterable[PyTree]
+    prepare: Prepare = lambda batch: batch
+
+    @property
+    def kept(self) -> bool:
+        """Whether the batches are in memory."""
+        return isinstance(self.source, list)
+
+    def batches(self, batch_size: int | None = None) -> Iterator[PyTree]:
+        """Every batch; ``batch_size`` is ``None``, as these batches cannot be cut.
+
+        Raises
+        ------
+        DataError
+            If there is no batch.
+        """
+        empty = True
+        for batch in self.source:
+            empty = False
+            yield self.prepare(batch)
+        if empty:
+            raise DataError("the measured data are empty; an iterator can be read once, pass a list instead.")
+
+
+Measured: TypeAlias = Rows | Batches
+
+
+def all_rows(tree: PyTree, came_in: int | None = None) -> Rows:
+    """A tree of tensors as `Rows`.
+
+    Raises
+    ------
+    DataError
+        If the tensors differ in length, or there are no examples.
+    """
+    if not is_rows(tree):
+        raise DataError(
+            f"all tensors of the data need one row per example and one length, got a {describe(tree)}."
+        )
+    if not examples_in(tree):
+        raise DataError("the measured data are empty.")
+    return Rows(tree, came_in)
+
+
+def read_batches(
+    source: Iterable[PyTree], prepare: Prepare = lambda batch: batch, *, keep: bool = True
+) -> Measured:
+    """The measured data from an iterable of batches.
+
+    Parameters
+    ----------
+    source
+        Any iterable of batches; read once if ``keep``, otherwise at every pass.
+    prepare
+        Called with every batch.
+    keep
+        Keep all batches in memory: as `Rows` if they fit together, otherwise as a list.
+
+    Raises
+    ------
+    DataError
+        If there is no batch, or an iterator is to be read more than once.
+
+    Examples
+    --------
+    >>> rows = read_batches([np.zeros((2, 3)), np.zeros((1, 3))])
+    >>> len(rows), rows.came_in
+    (3, 2)
+    """
+    if not keep and isinstance(source, Iterator):
+        raise DataError("an iterator can be read only once; pass keep=True, or a list or a loader.")
+    batches = Batches(source, prepare)
+    return joined(list(batches.batches())) if keep else batches
+
+
+def joined(batches: list[PyTree]) -> Measured:
+    """`Rows` out of batches, if they agree in structure, dtypes and shapes behind the first axis."""
+    if not all(is_rows(batch) and signature(batch) == signature(batches[0]) for batch in batches):
+        return Batches(batches)
+    size, *sizes = map(examples_in, batches)
+    regular = all(n == size for n in sizes[:-1]) and all(n <= size for n in sizes)
+    return all_rows(concatenate(batches), size if regular else None)
+
+
+def labels_of(data: Measured) -> np.ndarray | None:
+    """The class of each example, integers (N,), of rows ``(inputs, labels)`` or ``(inputs, labels, weight)``.
+
+    ``None`` if the labels are not integers, one per example.
+
+    >>> labels_of(Rows((np.zeros((2, 3)), np.array([[4], [1]]))))
+    array([4, 1])
+    """
+    tree = data.tree if isinstance(data, Rows) else None
+    if not isinstance(tree, tuple | list) or len(tree) not in (2, 3) or not is_tensor(tree[1]):
+        return None
+    labels = tree[1]
+    if not is_integer(labels) or any(size != 1 for size in labels.shape[1:]):
+        return None
+    return array_ops(labels).to_numpy(labels).reshape(-1)
+
+
+def copies(batch: PyTree, n: int) -> PyTree:
+    """All rows of a batch n times.
+
+    >>> copies(np.arange(2), 2)
+    array([0, 1, 0, 1])
+    """
+    return concatenate([batch] * n) if tensors_in(batch) else batch

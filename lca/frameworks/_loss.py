@@ -1,0 +1,201 @@
+"""`ModelLoss`: what a framework supplies so that the loss of its models can be measured."""
+
+import math
+from abc import ABC, abstractmethod
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+
+import numpy as np
+
+from lca.arrays import Vector, array_ops
+from lca.errors import DataError, LCAError
+from lca.frameworks._tensors import is_floating, is_tensor
+from lca.frameworks._trees import PyTree, describe, examples_in
+from lca.layout import Layout
+from lca.objective import State
+
+
+class ModelLoss(ABC):
+    """``Σ_b w_b ℓ_b(θ) / Σ_b w_b`` over any batches b at any θ, for the models of one framework.
+
+    `ModelObjective` measures data sets with it. A framework implements `theta` and either `evaluate` or, in
+    a subclass of `BatchwiseLoss`, `evaluate_batch`; every other method has a default, named below. A call
+    must leave the model, its buffers, flags, gradients and all random generators as they were, also when it
+    raises.
+
+    Attributes
+    ----------
+    layout
+        Names and shapes of the parameters in θ; tied parameters appear once. Required.
+    mixes_examples
+        Whether the loss of an example depends on the others in its batch (BatchNorm with batch statistics).
+        The batch size must then be stated, and `by_class` and weighted samples are refused. Default: False.
+    counts_examples
+        Whether a batch counts by its number of examples or by their weights, so that single examples can be
+        drawn; False if the user supplied another weight. Default: True.
+    mean_hint, gradient_hint, sample_hint
+        How to get a mean, what cuts gradients, and which losses can be weighted, in the words of the
+        framework; parts of error messages.
+    """
+
+    layout: Layout
+    mixes_examples: bool = False
+    counts_examples: bool = True
+    mean_hint: str = "return the mean over the examples"
+    gradient_hint: str = "is it detached from them, or converted to a number on the way?"
+    sample_hint: str = "pass a loss that can be weighted"
+
+    @abstractmethod
+    def theta(self) -> Vector:
+        """The model's parameters as they are now: a new vector (K,) on their device."""
+
+    @abstractmethod
+    def evaluate(
+        self, theta: Vector, batches: Iterable[PyTree], state: State | None = None, *, gradient: bool
+    ) -> tuple[float, Vector | None]:
+        """Mean loss over the batches, summed in float64, and its gradient (K,), a new vector, if asked for.
+
+        ``state`` replaces the model's own; ``None``: as it is now. Entries of θ that do not train have
+        gradient 0. Costs one forward pass over the batches, and one backward pass with ``gradient``.
+
+        Raises
+        ------
+        LayoutError
+            If θ does not fit the layout.
+        DataError
+            If the model cannot take a batch, or the batches weigh 0 together.
+        """
+
+    def try_out(self, theta: Vector, batch: PyTree) -> Sequence[str]:
+        """Evaluate one batch and check all that can be: see `check_loss`.
+
+        Returns the names of trainable parameters that get no gradient. Default: one gradient, no names.
+        """
+        self.evaluate(theta, [batch], gradient=True)
+        return ()
+
+    def prepare(self, batch: PyTree) -> PyTree:
+        """A batch as the user has it, converted to the tensors that `evaluate` takes. Default: as it is.
+
+        Raises
+        ------
+        DataError
+            If it cannot be converted.
+        """
+        return batch
+
+    def batch_weight(self, batch: PyTree) -> float:
+        """``w_b``: how much a batch counts. Default: its number of examples."""
+        return float(examples_in(batch))
+
+    def state(self) -> State | None:
+        """A copy of what the loss depends on besides θ (running statistics), by name. Default: nothing."""
+        return None
+
+    def terms(self) -> Mapping[str, "ModelLoss"]:
+        """The loss as ``data`` and ``penalty``, which add up to it. Default: refused."""
+        raise LCAError(
+            "the penalties are not known apart from the loss; make each term an objective of its own: "
+            'lca.Sum({"data": objective, "penalty": Penalty(model, function)}).'
+        )
+
+    def example_weights(self, rows: PyTree) -> np.ndarray | None:
+        """Weights (N,) of the examples where a loss is divided by their sum. Default: ``None``, all are 1."""
+        return None
+
+    def sample(self, rows: PyTree, weight: np.ndarray | None) -> PyTree:
+        """Rows (n, ...) as a batch whose loss is ``Σ_j v_j ℓ_j / Σ_j v_j``; ``None``: v_j = 1.
+
+        The batch may be cut along axis 0; each piece must then count by the sum of its v_j in
+        `batch_weight`, or by its length if v adds up to n. Default: weights are refused.
+        """
+        if weight is None:
+            return rows
+        raise unweighted(self.sample_hint)
+
+    def scores(self, theta: Vector, batches: Iterable[PyTree]) -> np.ndarray:
+        """``½ Σ_j |∂ℓ_n/∂f_j|`` over the outputs f of each example; float64 (n,). Default: refused."""
+        raise LCAError(
+            "the errors of single examples need a loss_fn of outputs and targets; pass one instead of "
+            "batch_loss, let training supply them (tracker.scores(index, errors)), or use sampling='uniform'."
+        )
+
+
+class BatchwiseLoss(ModelLoss):
+    """A `ModelLoss` that evaluates one batch at a time; the simplest way to support a framework."""
+
+    @abstractmethod
+    def evaluate_batch(
+        self, theta: Vector, batch: PyTree, state: State | None, *, gradient: bool
+    ) -> tuple[float, Vector | None]:
+        """``ℓ_b(θ)``, the mean loss of one batch, and its gradient (K,), a new vector, if asked for."""
+
+    def evaluate(
+        self, theta: Vector, batches: Iterable[PyTree], state: State | None = None, *, gradient: bool
+    ) -> tuple[float, Vector | None]:
+        ops, total = array_ops(theta), None
+        losses, weights = [], []
+        for batch in batches:
+            with loss_errors(batch):
+                loss, grad = self.evaluate_batch(theta, batch, state, gradient=gradient)
+            weights.append(self.batch_weight(batch))
+            losses.append(float(loss) * weights[-1])
+            if gradient:
+                total = (
+                    ops.scaled(grad, weights[-1])
+                    if total is None
+                    else ops.add_scaled(total, weights[-1], grad)
+                )
+        weight = require_weight(math.fsum(weights))
+        return math.fsum(losses) / weight, None if total is None else ops.scaled(total, 1 / weight)
+
+
+def require_weight(weight: float) -> float:
+    """``weight``, or a `DataError` if it is not positive."""
+    if not weight > 0:
+        raise DataError(
+            f"the measured batches weigh {weight:g} together; pass a batch_weight that is positive."
+        )
+    return weight
+
+
+def unweighted(fix: str) -> LCAError:
+    """The error for a weighted sample of a loss that cannot be weighted."""
+    return LCAError(
+        "examples drawn by their error are weighted: that needs the loss of each example, and a loss that is "
+        f"the mean of these (no batch statistics, no class weights); {fix}, or use sampling='uniform'."
+    )
+
+
+@contextmanager
+def loss_errors(batch: PyTree, passed_on: tuple[type[Exception], ...] = ()) -> Iterator[None]:
+    """Turn whatever the loss of a batch raises into a `DataError` that describes the batch.
+
+    Errors of this library, and those of the types ``passed_on`` (out of memory), stay as they are.
+    """
+    try:
+        yield
+    except Exception as error:
+        if isinstance(error, (LCAError, *passed_on)):
+            raise
+        raise DataError(
+            f"the loss of a measuring batch ({describe(batch)}) raised {type(error).__name__}: {error}"
+        ) from error
+
+
+def check_loss(loss: object, mean_hint: str) -> None:
+    """Raise `LCAError` unless ``loss`` is a floating-point scalar tensor.
+
+    >>> check_loss(np.array(1.0), "use the mean")
+    """
+    if not is_tensor(loss) or not is_floating(loss):
+        kind = describe([loss]).removeprefix("list of ") if is_tensor(loss) else type(loss).__name__
+        raise LCAError(f"the loss must be a floating-point tensor, got {kind}; return the loss as computed.")
+    shape = tuple(loss.shape)  # type: ignore[attr-defined]
+    if shape:
+        raise LCAError(f"the loss must be a scalar, got shape {shape}; {mean_hint}.")
+
+
+def no_gradient(gradient_hint: str) -> LCAError:
+    """The error for a loss through which no gradient reaches any parameter."""
+    return LCAError(f"the loss does not depend on any parameter that trains; {gradient_hint}")

@@ -1,0 +1,297 @@
+"""`ModelObjective`: the mean loss of a model over a data set, in any framework."""
+
+import copy
+import warnings
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from lca.arrays import Vector, array_ops
+from lca.errors import DataError, LCAError, LCAWarning
+from lca.frameworks._data import Batches, Measured, Rows, labels_of
+from lca.frameworks._loss import ModelLoss, unweighted
+from lca.frameworks._trees import PyTree, is_rows
+from lca.frameworks._tryout import choose_batch_size, try_out
+from lca.layout import Layout
+from lca.objective import Scaled, State, Sum
+from lca.tolerances import summed
+
+
+class Sample(NamedTuple):
+    """A batch that `ModelObjective.batch` made; its tensors are those that the model takes."""
+
+    rows: PyTree
+
+
+class ModelObjective:
+    """``L(θ) = Σ_b w_b ℓ_b(θ) / Σ_b w_b`` over the measuring batches b of a data set.
+
+    It is an `lca.objective.Objective`, and also `Stateful`, `Sampled` and `Scored`. The rules of measuring
+    are here, once for all frameworks: which batch size, what is refused when an objective is made, terms by
+    class, state, samples. What a framework supplies is three things.
+
+    1. A `ModelLoss`. Required are the ``layout``, ``theta()`` (K,), and with `BatchwiseLoss`
+       ``evaluate_batch(theta, batch, state, gradient=...)``: a scalar and a gradient (K,). More methods add:
+
+       - ``state()``, and a ``state`` that is used when given: running statistics and ``state_change``;
+       - ``sample(rows, weight)``: weighted samples of n examples, from rows (n, ...) and weights (n,);
+       - ``scores(theta, batches)``: the errors (N,) by which importance sampling draws examples;
+       - ``terms()``: `by_term`; ``prepare(batch)``: batches in the user's own form;
+       - ``try_out(theta, batch)``: names of parameters without gradient, and `check_loss`.
+
+    2. `lca.frameworks.TensorOps` for its tensors, registered with `tensor_ops`; the defaults do for tensors
+       that index like NumPy arrays. Its vectors (K,) need `lca.arrays.ArrayOps`.
+    3. A subclass of this class with the constructor that its users expect, which makes the loss and the
+       data (`all_rows`, `read_batches`). The functions of `lca.frameworks` read the options of both:
+       `batch_norm_policies`, `check_frozen`, `check_theta`, `require_precision`.
+
+    Options have one name and meaning everywhere: ``loss_fn``, ``batch_loss``, ``batch_weight``,
+    ``batch_size``, ``batch_norm``, ``frozen``, ``keep`` (`lca.frameworks._policies`,
+    `lca.frameworks.read_batches`).
+
+    Parameters
+    ----------
+    model
+        The framework's own model object.
+    loss
+        Loss and gradient of its batches.
+    data
+        The measured data; `lca.frameworks.all_rows` and `lca.frameworks.read_batches` make them.
+    batch_size
+        Examples in a measuring batch, independent of training. ``None``: the size of the batches that the
+        data came in, if they came in batches of one size, else ``min(N, 1000)``. Never found by timing: it
+        is part of what is measured.
+
+    Attributes
+    ----------
+    model
+        The model that is measured.
+    layout
+        Names and shapes of the parameters in θ.
+    batch_size
+        The size in use; ``None`` where batches are measured as they come.
+
+    Raises
+    ------
+    LCAError
+        If the loss is not a differentiable scalar, or is a sum over the batch instead of a mean.
+    DataError
+        If the model cannot take a batch, NaN in the data reaches the loss, or the loss depends on the batch
+        size and none is stated.
+
+    Warns
+    -----
+    LCAWarning
+        If no gradient reaches a trainable parameter.
+
+    Examples
+    --------
+    A linear model in NumPy, as a framework of its own:
+
+    >>> from lca.frameworks import BatchwiseLoss, all_rows
+    >>> class Linear(BatchwiseLoss):
+    ...     layout = Layout(("w",), ((2,),))
+    ...     def theta(self):
+    ...         return np.array([1.0, -1.0])
+    ...     def evaluate_batch(self, theta, batch, state, *, gradient):
+    ...         x, y = batch
+    ...         gap = x @ theta - y
+    ...         return (gap**2).mean() / 2, x.T @ gap / len(y) if gradient else None
+    >>> objective = ModelObjective(None, Linear(), all_rows((np.eye(2), np.zeros(2))))
+    >>> objective.loss_and_grad(objective.theta()), objective.batch_size
+    ((0.5, array([ 0.5, -0.5])), 2)
+    """
+
+    def __init__(self, model: Any, loss: ModelLoss, data: Measured, *, batch_size: int | None = None) -> None:
+        self.model = model
+        self.layout: Layout = loss.layout
+        self._loss, self._data = loss, data
+        self._supports_weights: bool | None = None
+        self.batch_size = choose_batch_size(data, batch_size, mixes_examples=loss.mixes_examples)
+        unused = try_out(loss, self.theta(), data, self.batch_size)
+        if unused:
+            warnings.warn(
+                f"no gradient reaches {', '.join(unused)}: the loss does not depend on it, so its allocation "
+                "will be 0. Is a part of the model detached, or unused on the first batch?",
+                LCAWarning,
+                stacklevel=3,
+            )
+
+    def theta(self) -> Vector:
+        """The model's parameters as they are now: a new vector (K,)."""
+        return self._loss.theta()
+
+    def loss(self, theta: Vector, batch: PyTree | None = None) -> float:
+        """L(θ), in the units of the loss; one forward pass over the data, or over ``batch``."""
+        return self._evaluate(theta, batch, None, gradient=False)[0]
+
+    def loss_and_grad(self, theta: Vector, batch: PyTree | None = None) -> tuple[float, Vector]:
+        """L(θ) and ∂L/∂θ (K,); one forward and one backward pass over the data, or over ``batch``."""
+        return self._evaluate(theta, batch, None, gradient=True)
+
+    def state(self) -> State | None:
+        """A copy of what the loss depends on besides θ (running statistics); ``None`` if that is nothing."""
+        return self._loss.state()
+
+    def at_state(self, state: State) -> "AtState":
+        """The same loss with this state instead of the model's own."""
+        return AtState(self, state)
+
+    @property
+    def n_examples(self) -> int:
+        """N.
+
+        Raises
+        ------
+        LCAError
+            If the data are not tensors with one row per example, or ``batch_weight`` was given.
+        """
+        return len(self._examples())
+
+    @property
+    def weight(self) -> np.ndarray | None:
+        """Weights w (N,) of the examples where the loss is divided by their sum; ``None`` if all are 1."""
+        return self._loss.example_weights(self._examples().tree)
+
+    @property
+    def labels(self) -> np.ndarray | None:
+        """The class of each example, integers (N,); ``None`` if there are no classes."""
+        return labels_of(self._data)
+
+    def batch(self, index: np.ndarray, weight: np.ndarray | None = None) -> Sample:
+        """These examples (n,) as a batch; its loss is their mean, weighted by ``weight`` (n,) if given.
+
+        Raises
+        ------
+        LCAError
+            As `n_examples`; for a ``weight``, if the loss is not the mean of the losses of the examples.
+        """
+        if weight is not None and not self._weighted_means():
+            raise unweighted(self._loss.sample_hint)
+        return Sample(self._loss.sample(self._examples().take(np.asarray(index)), weight))
+
+    def scores(self, theta: Vector, batch: PyTree | None = None) -> np.ndarray:
+        """``½ Σ_j |∂ℓ_n/∂f_j|`` over the outputs f of each example: ``1 - p_model(label)`` of a classifier.
+
+        Float64 (n,), for the examples of ``batch``, by default for all; costs one forward pass.
+
+        Raises
+        ------
+        LCAError
+            As `n_examples`; and if the loss is not a function of outputs and targets.
+        """
+        rows = Rows(self._rows(batch)) if batch is not None else self._examples()
+        return self._loss.scores(theta, rows.batches(self.batch_size))
+
+    def by_class(self) -> Sum:
+        """L(θ) as a `lca.Sum` of one term per label, ``class 0``, ``class 1``, ..., that add up to L(θ).
+
+        A term is ``W_c/W · L_c(θ)``: the mean loss of the class times its share of the weight. All terms
+        together cost one pass over the data, and hold a second copy of them.
+
+        Raises
+        ------
+        LCAError
+            If the data are not ``(inputs, integer labels)``, or the model has batch statistics.
+        """
+        if self._loss.mixes_examples:
+            raise LCAError("with batch statistics a class cannot be measured alone; use batch_norm='frozen'.")
+        labels = self.labels
+        if labels is None:
+            raise LCAError(
+                "only data of the form (inputs, integer labels) have classes; there are none here."
+            )
+        return Sum({f"class {c}": self._share(np.flatnonzero(labels == c)) for c in np.unique(labels)})
+
+    def by_term(self) -> Sum:
+        """L(θ) as a `lca.Sum` of the terms ``data`` and ``penalty``, which add up to L(θ).
+
+        Raises
+        ------
+        LCAError
+            If the framework cannot tell the penalties from the loss; the message shows how to make the terms.
+        """
+        return Sum({name: self._with(term, self._data) for name, term in self._loss.terms().items()})
+
+    def _share(self, index: np.ndarray) -> Scaled:
+        """What the examples ``index`` contribute to the mean over all."""
+        assert isinstance(self._data, Rows)
+        rows, weight = Rows(self._data.take(index)), self._loss.batch_weight
+        return Scaled(self._with(self._loss, rows), weight(rows.tree) / weight(self._data.tree))
+
+    def _with(self, loss: ModelLoss, data: Measured) -> "ModelObjective":
+        other = copy.copy(self)
+        other._loss, other._data = loss, data
+        return other
+
+    def _evaluate(
+        self, theta: Vector, batch: PyTree | None, state: State | None, *, gradient: bool
+    ) -> tuple[float, Vector]:
+        data = self._data
+        if batch is not None:
+            rows = self._rows(batch)
+            data = Rows(rows) if is_rows(rows) and self.batch_size else Batches([rows])
+        return self._loss.evaluate(theta, data.batches(self.batch_size), state, gradient=gradient)
+
+    def _rows(self, batch: PyTree) -> PyTree:
+        return batch.rows if isinstance(batch, Sample) else self._loss.prepare(batch)
+
+    def _examples(self) -> Rows:
+        if not isinstance(self._data, Rows) or not self._loss.counts_examples:
+            raise LCAError(
+                "single examples can be drawn from data that are tensors with one row per example, where a "
+                "batch counts by its examples (no batch_weight); use an estimator of the full loss "
+                "(lca.Adaptive) or on training batches (lca.estimators.CrossFit)."
+            )
+        return self._data
+
+    def _weighted_means(self) -> bool:
+        """Whether weighted samples are weighted means; tried once, on four small batches."""
+        rows = self._examples()
+        if self._supports_weights is None:
+            self._supports_weights = not self._loss.mixes_examples and self._try_weights(rows)
+        return self._supports_weights
+
+    def _try_weights(self, rows: Rows) -> bool:
+        """Equal weights give the plain mean, and one example with all the weight gives its own loss.
+
+        The batches that are compared have one length, as the length alone may change the rounding of a model.
+        """
+        last = len(rows) - 1
+        spread = np.linspace(0, last, min(len(rows), 100)).astype(int)
+        theta = self.theta()
+        eps = array_ops(theta).eps(theta)
+        for drawn, weight, plain in (
+            (spread, np.ones(len(spread)), spread),
+            (np.array([0, last]), np.array([1.0, 0.0]), np.array([0, 0])),
+        ):
+            expected = self.loss(theta, Sample(self._loss.sample(rows.take(plain), None)))
+            try:
+                found = self.loss(theta, Sample(self._loss.sample(rows.take(drawn), weight)))
+            except DataError:  # the loss does not take weights
+                return False
+            if abs(found - expected) > summed(abs(expected), eps):
+                return False
+        return True
+
+
+@dataclass(frozen=True, eq=False)
+class AtState:
+    """A `ModelObjective` with a state that is given, not the one the model has at the moment."""
+
+    objective: ModelObjective
+    given: State
+
+    @property
+    def layout(self) -> Layout:
+        """The tensors that θ is made of."""
+        return self.objective.layout
+
+    def loss(self, theta: Vector, batch: PyTree | None = None) -> float:
+        """As `ModelObjective.loss`."""
+        return self.objective._evaluate(theta, batch, self.given, gradient=False)[0]
+
+    def loss_and_grad(self, theta: Vector, batch: PyTree | None = None) -> tuple[float, Vector]:
+        """As `ModelObjective.loss_and_grad`."""
+        return self.objective._evaluate(theta, batch, self.given, gradient=True)

@@ -1,0 +1,217 @@
+"""Allocations of layers, neurons and classes: maps and cumulative curves."""
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from lca._extras import extra
+from lca.analysis._arrays import check_finite, check_names
+from lca.errors import LCAError
+from lca.plots._canvas import (
+    GREY,
+    HELPING,
+    HURTING,
+    LCA_LABEL,
+    SIGN_COLORMAP,
+    add_color_bar,
+    check_grouped,
+    cumulative_sums,
+    draw_zero_line,
+    new_axes,
+    set_step_axis,
+    symmetric_norm,
+)
+
+with extra("report"):
+    from matplotlib.axes import Axes
+
+
+def plot_layer_time(
+    allocations: np.ndarray, names: Sequence[str], *, columns: int = 200, ax: Axes | None = None
+) -> Axes:
+    """Map the allocation by layer and step: helping in blue, hurting in orange-red.
+
+    The colour scale is linear up to 1 % of the largest |value| and logarithmic beyond, so that late training
+    remains visible next to the first steps.
+
+    Parameters
+    ----------
+    allocations
+        The allocation of each step to each layer (or other group) in units of the loss, shape (T, groups).
+    names
+        The names of the groups, one per column.
+    columns
+        The largest number of columns of the map. In a longer run each column is the *sum* over several
+        steps, so that no step is skipped.
+    ax
+        Draw into this Axes instead of a new figure.
+
+    Returns
+    -------
+    matplotlib.axes.Axes
+        ``ax``, or the Axes of the new figure.
+
+    Raises
+    ------
+    LCAError
+        If the shapes do not match, or ``columns`` is less than 1.
+    NonFiniteError
+        If an allocation is not finite.
+
+    Examples
+    --------
+    >>> ax = plot_layer_time(np.array([[-1.0, 0.5], [-0.5, -0.25]]), ["fc1", "fc2"])
+    >>> [label.get_text() for label in ax.get_yticklabels()]
+    ['fc1', 'fc2']
+    """
+    allocations, names = check_grouped(allocations, names)
+    if columns < 1:
+        raise LCAError(f"columns must be at least 1, got {columns}.")
+    steps = len(allocations)
+    starts = np.unique(np.linspace(0, steps, min(columns, steps), endpoint=False).astype(int))
+    sums = np.add.reduceat(allocations, starts, axis=0)
+    ax = new_axes(ax, title="Allocation over time", size=(6, max(2.5, 1.6 + 0.22 * len(names))))
+    mesh = ax.pcolormesh(
+        np.append(starts, steps),
+        np.arange(len(names) + 1),
+        sums.T,
+        cmap=SIGN_COLORMAP,
+        norm=symmetric_norm(sums),
+    )
+    ax.set_yticks(np.arange(len(names)) + 0.5, names)
+    ax.invert_yaxis()
+    ax.tick_params(axis="y", length=0)
+    ax.margins(x=0)
+    set_step_axis(ax)
+    add_color_bar(ax, mesh)
+    return ax
+
+
+def plot_neurons(
+    allocations: np.ndarray, names: Sequence[str], *, top: int = 5, ax: Axes | None = None
+) -> Axes:
+    """Draw the cumulative allocation of every neuron, and label the most helping and most hurting ones.
+
+    Parameters
+    ----------
+    allocations
+        The allocation of each step to each neuron in units of the loss, shape (T, neurons).
+    names
+        The names of the neurons, one per column.
+    top
+        How many helping and how many hurting neurons to label at most.
+    ax
+        Draw into this Axes instead of a new figure.
+
+    Returns
+    -------
+    matplotlib.axes.Axes
+        ``ax``, or the Axes of the new figure.
+
+    Raises
+    ------
+    LCAError
+        If the shapes do not match.
+    NonFiniteError
+        If an allocation is not finite.
+
+    Examples
+    --------
+    >>> ax = plot_neurons(np.array([[-1.0, 0.5, 0.0], [-0.5, 0.25, 0.0]]), ["fc[0]", "fc[1]", "fc[2]"])
+    >>> sorted(text.get_text() for text in ax.texts)
+    ['fc[0]', 'fc[1]']
+    """
+    allocations, names = check_grouped(allocations, names)
+    sums = cumulative_sums(allocations)
+    order = np.argsort(sums[-1])
+    helping = [i for i in order[:top] if sums[-1, i] < 0]
+    hurting = [i for i in order[::-1][:top] if sums[-1, i] > 0]
+    ax = new_axes(ax, title=f"Cumulative allocation of {len(names)} neurons")
+    ax.plot(sums, color=GREY, linewidth=0.5, alpha=0.5)
+    for color, chosen in ((HELPING, helping), (HURTING, hurting)):
+        for i in chosen:
+            ax.plot(sums[:, i], color=color, linewidth=1.3)
+    draw_zero_line(ax)
+    _label_ends(
+        ax, [(sums[-1, i], names[i], HELPING if sums[-1, i] < 0 else HURTING) for i in helping + hurting]
+    )
+    set_step_axis(ax)
+    ax.set_ylabel(f"cumulative {LCA_LABEL}")
+    return ax
+
+
+def plot_classes(
+    names: Sequence[str], classes: Sequence[str], totals: np.ndarray, *, ax: Axes | None = None
+) -> Axes:
+    """Map the total allocation of each per-class loss to each layer, with the numbers in the cells.
+
+    Parameters
+    ----------
+    names
+        The names of the layers, one per row of ``totals``.
+    classes
+        The names of the classes, one per column. A leading "class " is dropped from the labels.
+    totals
+        Allocations summed over the run in units of the loss, shape (layers, classes): the array from
+        `lca.analysis.class_totals`, summed over the steps.
+    ax
+        Draw into this Axes instead of a new figure.
+
+    Returns
+    -------
+    matplotlib.axes.Axes
+        ``ax``, or the Axes of the new figure.
+
+    Raises
+    ------
+    LCAError
+        If the shapes do not match.
+    NonFiniteError
+        If a total is not finite.
+
+    Examples
+    --------
+    >>> ax = plot_classes(["fc1", "fc2"], ["class 0", "class 1"], np.array([[-1.0, -0.5], [0.25, -0.75]]))
+    >>> [label.get_text() for label in ax.get_xticklabels()]
+    ['0', '1']
+    """
+    totals = check_finite(totals, "the totals by class", ndim=2)
+    names = check_names(names, len(totals), "the rows of totals")
+    classes = check_names(classes, totals.shape[1], "the totals by class")
+    size = (max(4.0, 1.6 + 0.55 * len(classes)), max(2.5, 1.6 + 0.32 * len(names)))
+    ax = new_axes(ax, title="Allocation by layer and class", size=size)
+    largest = float(np.abs(totals).max()) or 1.0
+    mesh = ax.pcolormesh(totals, cmap=SIGN_COLORMAP, vmin=-largest, vmax=largest)
+    for (row, column), value in np.ndenumerate(totals):
+        color = "white" if abs(value) > 0.8 * largest else "black"
+        centre = (column + 0.5, row + 0.5)
+        text = f"{value:.2g}".replace("-", "−")
+        ax.annotate(text, centre, ha="center", va="center", color=color, fontsize="xx-small")
+    ax.set_yticks(np.arange(len(names)) + 0.5, names)
+    ax.set_xticks(np.arange(len(classes)) + 0.5, [name.rpartition("class ")[2] for name in classes])
+    ax.set_xlabel("class")
+    ax.invert_yaxis()
+    ax.tick_params(length=0)
+    ax.margins(0)
+    add_color_bar(ax, mesh)
+    return ax
+
+
+def _label_ends(ax: Axes, ends: list[tuple[float, str, str]]) -> None:
+    """Write each name beside the end of its line, shifted where the names would overlap."""
+    low, high = ax.get_ylim()
+    spacing, heights = 0.04 * (high - low), [-np.inf]
+    ends = sorted(ends)
+    for value, _, _ in ends:
+        heights.append(max(value, heights[-1] + spacing))
+    shift = np.mean([height - end[0] for height, end in zip(heights[1:], ends, strict=True)]) if ends else 0.0
+    for height, (_, name, color) in zip(heights[1:], ends, strict=True):
+        coordinates = ("axes fraction", "data")
+        ax.annotate(
+            name,
+            (1.01, height - shift),
+            xycoords=coordinates,
+            color=color,
+            fontsize="x-small",
+            va="center",
+        )

@@ -1,0 +1,215 @@
+"""Single parameters: how many are helping, how large their allocations are, and one of them over time."""
+
+import numpy as np
+
+from lca._extras import extra
+from lca.analysis._arrays import check_finite
+from lca.analysis._oscillation import mean_gradient
+from lca.analysis._weibull import WeibullFit
+from lca.errors import LCAError
+from lca.plots._canvas import (
+    BLUE,
+    GREY,
+    HELPING,
+    HURTING,
+    LCA_LABEL,
+    ORANGE,
+    SKY,
+    add_panels_below,
+    check_equal_length,
+    draw_zero_line,
+    new_axes,
+    set_step_axis,
+)
+
+with extra("report"):
+    from matplotlib.axes import Axes
+
+
+def plot_helping(
+    helping: np.ndarray, zero: np.ndarray, *, window: int | None = None, ax: Axes | None = None
+) -> Axes:
+    """Draw the percentage of helping parameters in each step with its moving average, and that of zeros.
+
+    Parameters
+    ----------
+    helping
+        ``100 · #(A < 0) / #(A ≠ 0)`` of each step, shape (T,), from `lca.views.Signs.helping_percent`. NaN
+        leaves a gap.
+    zero
+        ``100 · #(A = 0) / #A`` of each step, shape (T,), from `lca.views.Signs.zero_percent`.
+    window
+        The number of steps in the moving average; T / 20 by default.
+    ax
+        Draw into this Axes instead of a new figure.
+
+    Returns
+    -------
+    matplotlib.axes.Axes
+        ``ax``, or the Axes of the new figure.
+
+    Raises
+    ------
+    LCAError
+        If the arrays are not one-dimensional and of equal length.
+
+    Examples
+    --------
+    >>> ax = plot_helping(np.array([60.0, 55.0, 58.0]), np.array([5.0, 6.0, 4.0]), window=3)
+    >>> [text.get_text() for text in ax.get_legend().get_texts()]
+    ['helping, % of A ≠ 0', 'moving average of 3 steps', 'zero, % of all']
+    """
+    helping, zero = check_equal_length("helping % and zero %", helping, zero)
+    ax = new_axes(ax, title="Helping parameters in each step")
+    steps = np.arange(len(helping))
+    window = window or max(1, len(helping) // 20)
+    ax.axhline(50, color=GREY, linewidth=0.8, linestyle="--")
+    ax.plot(steps, helping, ".", color=SKY, markersize=3, label="helping, % of A ≠ 0")
+    average = _moving_average(helping, window)
+    unit = "step" if window == 1 else "steps"
+    ax.plot(steps, average, color=BLUE, linewidth=1.8, label=f"moving average of {window} {unit}")
+    ax.plot(steps, zero, color=ORANGE, linewidth=1.4, label="zero, % of all")
+    ax.set_ylim(0, 100)
+    set_step_axis(ax)
+    ax.set_ylabel("% of parameters")
+    ax.set_title(ax.get_title(), fontsize="medium", pad=22)  # the legend stands between title and data
+    ax.legend(frameon=False, loc="lower center", bbox_to_anchor=(0.5, 1), ncols=3, fontsize="small")
+    return ax
+
+
+def plot_histogram(
+    edges: np.ndarray,
+    helping: np.ndarray,
+    hurting: np.ndarray,
+    *,
+    fit: WeibullFit | None = None,
+    note: str = "",
+    ax: Axes | None = None,
+) -> Axes:
+    """Draw the histograms of |A| of helping and of hurting entries, on logarithmic axes.
+
+    Parameters
+    ----------
+    edges
+        Bin edges of |A| in units of the loss, shape (bins + 1,).
+    helping, hurting
+        Counts of the entries with A < 0 and A > 0 over the run, shape (bins,): attributes of
+        `lca.views.LogHistogram`, or the counts from `lca.analysis.histogram_counts` summed over the steps.
+    fit
+        A Weibull distribution fitted to all entries (`lca.analysis.fit_weibull_histogram`), drawn as expected
+        counts.
+    note
+        A title for the legend, e.g. the number of entries outside the bins.
+    ax
+        Draw into this Axes instead of a new figure.
+
+    Returns
+    -------
+    matplotlib.axes.Axes
+        ``ax``, or the Axes of the new figure.
+
+    Raises
+    ------
+    LCAError
+        If the shapes do not match.
+
+    Examples
+    --------
+    >>> edges = np.array([1e-3, 1e-2, 1e-1, 1.0])
+    >>> ax = plot_histogram(edges, np.array([5, 9, 2]), np.array([4, 6, 1]))
+    >>> [text.get_text() for text in ax.get_legend().get_texts()]
+    ['helping (A < 0)', 'hurting (A > 0)']
+    """
+    what = "the counts (sum them over the steps with .sum(axis=0))"
+    helping, hurting = check_equal_length(what, helping, hurting)
+    if len(edges) != len(helping) + 1:
+        raise LCAError(f"{len(helping)} bins need {len(helping) + 1} edges, got {len(edges)}.")
+    ax = new_axes(ax, title="Distribution of single allocations")
+    filled = np.flatnonzero(helping + hurting)
+    shown = slice(filled[0], filled[-1] + 1) if len(filled) else slice(None)
+    edges = edges[shown.start : None if shown.stop is None else shown.stop + 1]
+    for counts, color, label in (
+        (helping, HELPING, "helping (A < 0)"),
+        (hurting, HURTING, "hurting (A > 0)"),
+    ):
+        ax.stairs(counts[shown], edges, color=color, linewidth=1.4, label=label)
+    if fit is not None:
+        expected = fit.count * np.diff(-np.exp(-((edges / fit.scale) ** fit.shape)))
+        label = f"Weibull fit to both, k = {fit.shape:.2f}"
+        ax.stairs(expected, edges, color="black", linewidth=1, linestyle="--", label=label)
+    ax.set_ylim(0.7, 3 * max(1, *helping, *hurting))  # below 1, so that a single entry is visible
+    ax.set_xscale("log")
+    ax.set_yscale("log")
+    ax.set_xlabel("|A| of one parameter in one step, in units of the loss")
+    ax.set_ylabel("count per bin (parameters × steps)")
+    ax.legend(frameon=False, title=note, alignment="left", loc="upper left")
+    return ax
+
+
+def plot_parameter(
+    theta: np.ndarray, movement: np.ndarray, values: np.ndarray, *, name: str = "", ax: Axes | None = None
+) -> Axes:
+    """Draw one parameter over time: its weight, its mean gradient along each step, and its allocation.
+
+    A bar below 0 is a helping step. The mean gradient is ``A / Δ``, and has a gap where the parameter did not
+    move.
+
+    Parameters
+    ----------
+    theta, movement, values
+        θ_t, Δ_t and A_t, shape (T,): one column each of the arrays from `lca.analysis.traced_parameters`.
+    name
+        The name of the parameter, for the title.
+    ax
+        Draw into this Axes, which must lie in a grid, instead of a new figure.
+
+    Returns
+    -------
+    matplotlib.axes.Axes
+        The top one of three panels.
+
+    Raises
+    ------
+    LCAError
+        If the arrays are not one-dimensional and of equal length, or ``ax`` does not lie in a grid.
+    NonFiniteError
+        If an entry is not finite.
+
+    Examples
+    --------
+    >>> theta, movement = np.array([1.0, 1.5, 1.25]), np.array([0.5, -0.25, 0.5])
+    >>> ax = plot_parameter(theta, movement, np.array([-0.25, 0.125, -0.25]), name="fc.weight[0, 0]")
+    >>> ax.get_title()
+    'One parameter during training: fc.weight[0, 0]'
+    """
+    what = "theta, movement and values"
+    theta, movement, values = (check_finite(part, what, ndim=1) for part in (theta, movement, values))
+    theta, movement, values = check_equal_length(what, theta, movement, values)
+    ax = new_axes(ax, title=f"One parameter during training{name and ': '}{name}", size=(6, 5))
+    gradient, allocation = add_panels_below(ax, (1, 1, 1))
+    ax.plot(theta, color="black", linewidth=1.2)
+    ax.set_ylabel("weight")
+    draw_zero_line(gradient)
+    gradient.plot(mean_gradient(values, movement), color=GREY, linewidth=0.9)
+    gradient.set_ylabel("mean gradient")
+    draw_zero_line(allocation)
+    steps = np.arange(len(values))
+    for sign, color, label in ((-1, HELPING, "helping"), (1, HURTING, "hurting")):
+        chosen = np.sign(values) == sign
+        allocation.vlines(steps[chosen], 0, values[chosen], color=color, linewidth=1, label=label)
+    allocation.set_ylabel(LCA_LABEL, fontsize="small")
+    allocation.legend(frameon=False, fontsize="small", ncols=2, loc="lower right", bbox_to_anchor=(1, 0.95))
+    for panel in (gradient, allocation):
+        panel.ticklabel_format(axis="y", style="sci", scilimits=(-2, 3), useMathText=True)
+    return ax
+
+
+def _moving_average(values: np.ndarray, window: int) -> np.ndarray:
+    """Centred average over ``window`` steps, ignoring NaN and the steps beyond both ends."""
+    valid = ~np.isnan(values)
+    kernel = np.ones(min(window, len(values)))
+    count = np.convolve(valid, kernel, mode="same")
+    total = np.convolve(np.where(valid, values, 0.0), kernel, mode="same")
+    average = np.full(len(values), np.nan)
+    np.divide(total, count, out=average, where=count > 0)
+    return average

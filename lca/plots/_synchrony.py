@@ -1,0 +1,69 @@
+"""Learning peaks, layer by layer."""
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from lca._extras import extra
+from lca.analysis._arrays import check_names
+from lca.errors import LCAError
+from lca.plots._canvas import GREY, HURTING, new_axes, set_step_axis
+
+with extra("report"):
+    from matplotlib.axes import Axes
+
+
+def plot_peaks(peaks: np.ndarray, names: Sequence[str], *, ax: Axes | None = None) -> Axes:
+    """Draw a raster of learning peaks, coloured where several layers peak at the same step.
+
+    Parameters
+    ----------
+    peaks
+        Booleans of shape (T, layers) from `lca.analysis.learning_peaks`. Keep only the lowest peaks (about
+        ``top=20``), because all of them are too many to tell apart.
+    names
+        The names of the layers, one per column.
+    ax
+        Draw into this Axes instead of a new figure.
+
+    Returns
+    -------
+    matplotlib.axes.Axes
+        ``ax``, or the Axes of the new figure.
+
+    Raises
+    ------
+    LCAError
+        If ``peaks`` is not boolean with two axes, or there is not one name per column.
+
+    Examples
+    --------
+    >>> peaks = np.array([[False, False], [True, True], [False, False], [True, False], [False, False]])
+    >>> ax = plot_peaks(peaks, ["fc1", "fc2"])
+    >>> [text.get_text() for text in ax.get_legend().get_texts()]
+    ['one layer', 'several layers']
+    """
+    peaks = np.asarray(peaks)
+    if peaks.dtype != bool or peaks.ndim != 2:
+        raise LCAError(
+            f"expected booleans of shape (steps, layers), got {peaks.dtype} of shape {peaks.shape}; draw one "
+            "class at a time."
+        )
+    names = check_names(names, peaks.shape[1], "the peaks")
+    together = peaks & (peaks.sum(axis=1, keepdims=True) > 1)
+    ax = new_axes(ax, title="Learning peaks", size=(6, max(2.2, 1.4 + 0.25 * len(names))))
+    for marked, color, label in (
+        (peaks & ~together, GREY, "one layer"),
+        (together, HURTING, "several layers"),
+    ):
+        steps, rows = np.nonzero(marked)
+        ax.vlines(steps, rows - 0.4, rows + 0.4, color=color, linewidth=1.2, label=label)
+    ax.set_xlim(0, len(peaks))
+    ax.set_yticks(range(len(names)), names)
+    ax.invert_yaxis()
+    ax.spines["left"].set_visible(False)
+    ax.tick_params(axis="y", length=0)
+    set_step_axis(ax)
+    ax.set_title(ax.get_title(), fontsize="medium", pad=22)  # the legend stands between title and data
+    ax.legend(frameon=False, loc="lower center", bbox_to_anchor=(0.5, 1), ncols=2, fontsize="small")
+    return ax

@@ -1,0 +1,108 @@
+"""`Blocks`: collects rows in memory and writes them block by block."""
+
+import warnings
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from lca.errors import LCAWarning
+from lca.record._lock import WriterLock
+from lca.record._rows import Cells
+from lca.record._schema import Plan
+
+if TYPE_CHECKING:
+    from lca.record._store import BlockStore
+
+
+class Blocks:
+    """The rows of the current block, and the store to which they are written."""
+
+    def __init__(self, store: "BlockStore", plan: Plan, lock: WriterLock) -> None:
+        self._lock = lock
+        self._store, self._block, self._size = store, plan.empty_block(), plan.block
+        self._held = store.committed % plan.block
+        self._at = store.committed - self._held
+        for name, rows in self._block.items():
+            rows[: self._held] = store.read(name, slice(self._at, store.committed))
+
+    @classmethod
+    def create(cls, path: Path, plan: Plan, attributes: Mapping[str, Any]) -> "Blocks":
+        """Create a record without rows."""
+        from lca.record._store import BlockStore  # noqa: PLC0415 - needs zarr
+
+        store = BlockStore.create(path, plan, attributes)
+        return cls(store, plan, WriterLock(path))
+
+    @classmethod
+    def open(cls, path: Path, plan: Plan, resume_at: int | None) -> "Blocks":
+        """Open an existing record with its rows, or with those before step ``resume_at``."""
+        from lca.record._store import BlockStore  # noqa: PLC0415 - needs zarr
+
+        lock = WriterLock(path)
+        for leftover in path.rglob("*.partial"):  # from a writer that was killed
+            leftover.unlink(missing_ok=True)
+        store = BlockStore(path, plan.columns)
+        kept = store.committed
+        if resume_at is not None:
+            steps = store.read("step", slice(0, store.committed))
+            _warn_of_gap(path, steps, resume_at)
+            kept = int(np.searchsorted(steps, resume_at))
+        store.describe(complete=False)
+        store.cut(kept)
+        return cls(store, plan, lock)
+
+    @property
+    def rows(self) -> int:
+        """Number of rows, in the store or in memory."""
+        return self._at + self._held
+
+    def last(self, name: str) -> np.ndarray:
+        """The last row of a variable; there must be at least one row."""
+        if self._held:
+            return np.array(self._block[name][self._held - 1])
+        return np.asarray(self._store.read(name, slice(self._at - 1, self._at))[0])
+
+    def put(self, step: Cells, losses: Iterable[Cells]) -> None:
+        """Add a row: the cells that all measured losses share, and those of each loss, in order."""
+        self.flush_full()  # the block is still full if it could not be written before
+        for name, value in step.items():
+            self._block[name][self._held] = value
+        for which, cells in enumerate(losses):
+            for name, value in cells.items():
+                self._block[name][self._held, which] = value
+        self._held += 1
+
+    def flush_full(self) -> None:
+        """Write the block if it is full."""
+        if self._held == self._size:
+            self.flush()
+
+    def flush(self) -> None:
+        """Write the current block; if it is not full yet, it will be written again."""
+        if self.rows == self._store.committed:
+            return
+        self._store.write(self._at, {name: rows[: self._held] for name, rows in self._block.items()})
+        if self._held == self._size:
+            self._at, self._held = self._at + self._size, 0
+
+    def close(self, *, complete: bool) -> None:
+        """Write the current block and trim the arrays, so that any reader of Zarr sees exactly the rows."""
+        self.flush()
+        self._store.trim()
+        self._store.describe(complete=complete)
+        self._lock.release()
+
+
+def _warn_of_gap(path: Path, steps: np.ndarray, resume_at: int) -> None:
+    """Warn if more steps are missing than ever before: a schedule skips steps regularly."""
+    usual = int(np.diff(steps, prepend=-1).max(initial=1))
+    last = int(steps[-1]) if len(steps) else -1
+    if resume_at - last > usual:
+        warnings.warn(
+            f"the record {str(path)!r} ends with step {last} and continues at resume_at={resume_at}: it will "
+            f"have no rows for steps {last + 1} to {resume_at - 1}.",
+            LCAWarning,
+            stacklevel=5,
+        )

@@ -1,0 +1,210 @@
+"""`open_record`: a record as an `xarray.Dataset` that is read lazily, even while it is being written."""
+
+import math
+from collections.abc import Sequence
+from os import PathLike
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from lca._extras import extra
+from lca.record._about import plan_of
+from lca.record._damage import Guarded, check_files, damage_explained
+from lca.record._schema import (
+    COMMITTED,
+    FORMAT,
+    MISSING_IN,
+    RENAMED_SINCE,
+    SCHEMA_VERSION,
+    RecordError,
+)
+
+if TYPE_CHECKING:
+    import xarray
+    import zarr
+
+_READ_BYTES = 2**24
+"""Approximate size of the pieces in which an array is read."""
+
+
+def open_record(path: str | PathLike[str]) -> "xarray.Dataset":
+    """Open the record at ``path`` with the rows that are complete at this moment.
+
+    Only the labels are read now. The variables are dask arrays, so a record larger than memory can be
+    reduced; ``.load()`` reads a smaller one completely. Of a record that is still being written, or whose
+    writer was killed, the complete blocks are shown; open it again to see more.
+
+    Parameters
+    ----------
+    path
+        The path that was passed to `Record`.
+
+    Returns
+    -------
+    xarray.Dataset
+        Dimensions, variables and attributes as described on the page "The record of a run". A record of an
+        older version has the present names of the variables; its attributes are as they were written.
+
+    Raises
+    ------
+    RecordError
+        If there is no record, it was written by a newer version, or files are missing or damaged.
+
+    Notes
+    -----
+    Needs the extra ``report``.
+
+    Examples
+    --------
+    >>> import tempfile
+    >>> import numpy as np
+    >>> from lca import Layout, Record, StepAllocation
+    >>> layout = Layout(("fc.weight", "fc.bias"), ((1, 2), (1,)))
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     with Record(f"{folder}/run.zarr", layout) as record:
+    ...         record.update(StepAllocation(np.array([-1.0, 0.0, 0.5]), 2.0, 1.5, residual=0.0, mass=1.5))
+    ...     run = open_record(f"{folder}/run.zarr").load()
+    >>> run.tensor_total.sel(measured="train", tensor="fc.bias").values
+    array([0.5])
+    """
+    path = Path(path)
+    with extra("report"):
+        import xarray as xr  # noqa: PLC0415 - half a second, and only for records
+
+    group: Any = open_group(path)
+    plan = plan_of(path, group.attrs)
+    with damage_explained(path):
+        committed = int(group[COMMITTED][()])  # read first, since the rows it counts were complete before
+        labels = {name: (dim, _labels(group[name])) for name, (dim, _) in plan.coordinates.items()}
+        version = group.attrs["schema_version"]
+        renamed, missing = RENAMED_SINCE.get(version, {}), MISSING_IN.get(version, ())
+        arrays = {
+            column: group[renamed.get(column.name, column.name)]
+            for column in plan.columns
+            if column.name not in missing
+        }
+        variables = {
+            column.name: (("step", *column.dims), _rows(path, array, committed), dict(array.attrs))
+            for column, array in arrays.items()
+        }
+        step = variables.pop("step")
+        run = xr.Dataset(variables, {"step": (step[0], step[1].compute()), **labels}, dict(group.attrs))
+    if "sampled" in missing:  # until then, an estimate was recognised by a loss that is not measured
+        run["sampled"] = np.isnan(run.loss_end)
+    return run
+
+
+def open_records(paths: Sequence[str | PathLike[str]]) -> "xarray.Dataset":
+    """Open several runs for comparison, such as the seeds of one set-up, along the new dimension ``run``.
+
+    The label of a run is its path. Attributes on which all runs agree are kept.
+
+    Parameters
+    ----------
+    paths
+        The paths that were passed to `Record`; at least one.
+
+    Raises
+    ------
+    RecordError
+        If the runs differ in their tensors, measured losses, variables or steps; the message names the first
+        difference.
+
+    Examples
+    --------
+    >>> import tempfile
+    >>> from lca import Layout, Record, StepAllocation
+    >>> layout = Layout(("fc.weight", "fc.bias"), ((1, 2), (1,)))
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     paths = [f"{folder}/{seed}.zarr" for seed in range(3)]
+    ...     for seed, path in enumerate(paths):
+    ...         with Record(path, layout) as record:
+    ...             record.update(StepAllocation(np.full(3, -float(seed)), 2.0, 1.0, residual=0.0, mass=1.0))
+    ...     runs = open_records(paths).load()
+    >>> runs.tensor_total.sel(measured="train", tensor="fc.bias").std("run").values.round(2)
+    array([0.82])
+    """
+    with extra("report"):
+        import xarray as xr  # noqa: PLC0415
+    if not paths:
+        raise RecordError("there is no record to open; pass at least one path.")
+    runs = [open_record(path) for path in paths]
+    for path, run in zip(paths[1:], runs[1:], strict=True):
+        _check_comparable(runs[0], run, f"{str(paths[0])!r} and {str(path)!r} cannot be compared")
+    labels = xr.DataArray([str(path) for path in paths], dims="run", name="run")
+    return xr.concat(runs, labels, data_vars="all", coords="minimal", combine_attrs="drop_conflicts")
+
+
+def _check_comparable(first: "xarray.Dataset", other: "xarray.Dataset", what: str) -> None:
+    for dim in ("tensor", "measured"):
+        for a, b, where in ((first, other, "first"), (other, first, "second")):
+            more = [name for name in a[dim].values.tolist() if name not in b[dim].values]
+            if more:
+                raise RecordError(f"{what}: only the {where} has the {dim} {', '.join(map(repr, more))}.")
+    if first.attrs["layout"] != other.attrs["layout"]:
+        raise RecordError(f"{what}: their tensors differ in order or shape.")
+    if set(first.variables) != set(other.variables):
+        found = sorted(map(str, set(first.variables) ^ set(other.variables)))
+        raise RecordError(f"{what}: only one of them has {', '.join(found)}.")
+    for name in ("step", "measured", *(("traced",) if "traced" in first else ())):
+        if first[name].values.tolist() != other[name].values.tolist():
+            raise RecordError(
+                f"{what}: they have different {name}s ({first.sizes[name]} and {other.sizes[name]}, or other "
+                f"labels); select the {name}s that both have with run.sel({name}=...)."
+            )
+
+
+def open_group(path: Path) -> "zarr.Group":
+    """The Zarr group of a record, read-only.
+
+    Raises
+    ------
+    RecordError
+        If there is no record, or this version of lca cannot read it.
+    """
+    with extra("report"):
+        import zarr  # noqa: PLC0415
+    if not path.exists():
+        raise RecordError(f"there is no record {str(path)!r}.")
+    try:
+        group = zarr.open_group(path, mode="r", zarr_format=3)
+        attributes = dict(group.attrs)
+    except (FileNotFoundError, ValueError, TypeError, KeyError) as error:
+        raise RecordError(
+            f"{str(path)!r} is not a record, or its zarr.json is damaged ({type(error).__name__}: {error}); "
+            "a record is the folder that was passed to lca.Record."
+        ) from error
+    if attributes.get("format") != FORMAT:
+        raise RecordError(f"{str(path)!r} is a Zarr group, but not a record of lca.")
+    version = attributes.get("schema_version")
+    if not isinstance(version, int) or version > SCHEMA_VERSION:
+        raise RecordError(
+            f"the record {str(path)!r} has schema version {version}, written by lca "
+            f"{attributes.get('lca_version')}; this lca reads versions up to {SCHEMA_VERSION}; to upgrade: "
+            "pip install --upgrade loss-change-allocation"
+        )
+    return group
+
+
+def _labels(array: Any) -> Any:
+    labels = array[...]
+    return labels if labels.dtype.kind in "fi" else np.array(labels.tolist())
+
+
+def _rows(path: Path, array: Any, committed: int) -> Any:
+    import dask.array as da  # noqa: PLC0415
+
+    check_files(path, array, committed)
+    have = array.shape[0]
+    if have < committed:
+        raise RecordError(
+            f"the record {str(path)!r} is damaged: {array.basename} has {have} of {committed} rows. "
+            "Was it copied while it was written, or only in part?"
+        )
+    files = array.shards or array.chunks
+    row_bytes = array.dtype.itemsize * math.prod(array.shape[1:])
+    blocks = max(1, _READ_BYTES // max(1, files[0] * row_bytes))
+    chunks = (blocks * files[0], *files[1:])
+    whole = da.from_array(Guarded(path, array), chunks=chunks, name=False)  # type: ignore[no-untyped-call]
+    return whole[:committed]

@@ -1,0 +1,320 @@
+"""`Record`: writes the allocations of a run to disk, block by block."""
+
+import warnings
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
+from os import PathLike
+from pathlib import Path
+from types import TracebackType
+from typing import Any, get_args
+
+from lca._extras import extra
+from lca._output import check_writable
+from lca.allocation import Estimator, StepAllocation
+from lca.errors import LCAWarning, UnknownNameError
+from lca.layout import Layout, check_same_layout
+from lca.record._about import Dtype, Mode, attributes, plan_of
+from lca.record._blocks import Blocks
+from lca.record._citation import citation, citations_of
+from lca.record._reading import open_group
+from lca.record._rows import loss_cells, step_cells
+from lca.record._schema import SCHEMA_VERSION, Content, Plan, RecordError
+from lca.row import Row, rows_of
+from lca.tolerances import EPS32, summed
+
+BLOCK = 64
+"""Rows that are written at once: the most that a killed run can lose."""
+
+
+class Record:
+    """Writes the allocations of a run to a folder, block by block; `open_record` reads it at any time.
+
+    For every step and measured loss it stores the scalars of the allocation, totals and sign counts of each
+    tensor and layer, totals of each neuron, and a histogram of |A|. If the process is killed, at most one
+    block of rows is lost.
+
+    Parameters
+    ----------
+    path
+        The folder to create. By convention its name ends in ``.zarr``.
+    layout
+        The layout of the parameters. A tracker that receives the record sets it.
+    mode
+        ``"x"``: create a record, and raise an error if one exists. ``"w"``: replace an existing record.
+        ``"a"``: continue an existing record, or create one.
+    resume_at
+        With ``mode="a"``: drop the rows from this step on, because these steps will be measured again.
+    values
+        Store all A_i of every step in this dtype: K numbers per step and measured loss.
+    theta
+        Store θ_t of every step in this dtype.
+    trace
+        Single parameters to store, as positions in θ or as names such as ``"fc1.weight[3, 17]"``.
+    neurons, histogram
+        Whether to store the totals of neurons, and the histogram of |A|.
+    estimator, settings
+        The estimator, and any facts about the run that fit in JSON; stored in the attributes.
+    block
+        Number of rows that are collected in memory and written at once.
+
+    Raises
+    ------
+    RecordError
+        If a record exists and ``mode`` is ``"x"``, if the record cannot be continued or written, if another
+        process is writing it, or if a step does not come after the previous one.
+
+    Notes
+    -----
+    Memory: one block of rows. Cost of a step: at most three passes over the K values per measured loss
+    (`lca.row.Row`), which are shared with the summary of a tracker. Needs the extra ``report``.
+
+    Examples
+    --------
+    >>> import tempfile
+    >>> import numpy as np
+    >>> from lca import SIMPSON, PathIntegral, Record, Trajectory, allocate_each, open_record
+    >>> from lca.reference import Quadratic
+    >>> losses = {"train": Quadratic(np.eye(2)), "heldout": Quadratic(2 * np.eye(2))}
+    >>> run = Trajectory(np.array([[1.0, 1.0], [0.5, 1.0], [0.0, 1.0]]))
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     with Record(f"{folder}/run.zarr", losses["train"].layout) as record:
+    ...         for rows in allocate_each(losses, run, PathIntegral(SIMPSON)):
+    ...             record.update(rows)
+    ...     open_record(f"{folder}/run.zarr").total.values
+    array([[-0.375, -0.75 ],
+           [-0.125, -0.25 ]])
+    """
+
+    def __init__(
+        self,
+        path: str | PathLike[str],
+        layout: Layout | None = None,
+        *,
+        mode: Mode = "x",
+        resume_at: int | None = None,
+        values: Dtype | None = None,
+        theta: Dtype | None = None,
+        trace: Sequence[int | str] = (),
+        neurons: bool = True,
+        histogram: bool = True,
+        estimator: Estimator | None = None,
+        settings: Mapping[str, Any] | None = None,
+        block: int = BLOCK,
+    ) -> None:
+        with extra("report"):
+            import zarr  # noqa: PLC0415, F401 - fail now rather than at the first step
+        _check_target(Path(path), mode, block=block, resume_at=resume_at)
+        self.path = Path(path)
+        self.next_step = 0
+        self._wanted: dict[str, Any] = {
+            "neurons": neurons,
+            "histogram": histogram,
+            "values": values,
+            "theta": theta,
+        }
+        self._trace, self._block = tuple(trace), block
+        self._estimator, self._settings = estimator, dict(settings or {})
+        self._layout: Layout | None = None
+        self._traced: tuple[int, ...] = ()
+        self._blocks: Blocks | None = None
+        self._about: dict[str, Any] = {}
+        self._plan: Plan | None = None
+        self._before: tuple[int, dict[str, float]] | None = None  # the last step of a continued record
+        self._closed = False
+        if mode == "a" and self.path.exists():
+            self._continue(resume_at)
+        if layout is not None:
+            self.begin(layout)
+
+    @property
+    def steps(self) -> int:
+        """Number of steps in the record, including those that are not yet written to disk."""
+        return 0 if self._blocks is None else self._blocks.rows
+
+    def begin(
+        self, layout: Layout, *, estimator: Estimator | None = None, settings: Mapping[str, Any] | None = None
+    ) -> "Record":
+        """Set what was not known when the record was created; trackers call this.
+
+        Parameters
+        ----------
+        layout
+            The layout of the parameters.
+        estimator, settings
+            As for the class; what was passed there takes precedence.
+
+        Raises
+        ------
+        LayoutError
+            If the record has another layout.
+        """
+        if self._layout is not None:
+            check_same_layout((self._layout, layout), f"the record {str(self.path)!r} and the run")
+        self._layout = layout
+        self._traced = tuple(layout.position(entry) for entry in self._trace)
+        self._estimator = self._estimator or estimator
+        self._settings = {**(settings or {}), **self._settings}
+        return self
+
+    def update(self, allocations: StepAllocation | Mapping[str, StepAllocation]) -> None:
+        """Add one step.
+
+        Parameters
+        ----------
+        allocations
+            The allocation of each measured loss by name, as from `lca.allocate_each`; a single allocation is
+            named ``train``. The terms of a `lca.Sum` are added as ``train/penalty``.
+
+        Raises
+        ------
+        RecordError
+            If the record is closed, the step is not new, other losses are measured than before, or the disk
+            cannot be written.
+        """
+        found = {"train": allocations} if isinstance(allocations, StepAllocation) else allocations
+        self.write(rows_of(found, self._known_layout()))
+
+    def write(self, rows: Mapping[str, Row]) -> None:
+        """Add one step whose rows exist already, as from `lca.row.rows_of`; like `update` otherwise."""
+        if self._closed:
+            raise RecordError(
+                f"the record {str(self.path)!r} is closed; continue it with Record(path, mode='a')."
+            )
+        first = next(iter(rows.values())).allocation
+        step = first.step
+        if step < self.next_step:
+            raise RecordError(
+                f"step {step} is not new to the record {str(self.path)!r}, which continues at step "
+                f"{self.next_step}; count from Record.next_step, or pass resume_at={step} to measure again."
+            )
+        plan = self._plan or self._new_plan(tuple(rows))
+        if tuple(rows) != plan.measured:
+            raise RecordError(
+                f"step {step} measures {', '.join(rows)}, but the record {str(self.path)!r} holds "
+                f"{', '.join(plan.measured)}; measure the same losses, or write another record."
+            )
+        self._check_continuity(step, rows)
+        shared = step_cells(first, plan.content)
+        each = [loss_cells(self._fitting(row, plan.layout), plan.content) for row in rows.values()]
+        if self._blocks is None:  # only now is it known that the first row fits
+            self._about = attributes(plan, self._estimator, self._settings)
+            self._blocks = Blocks.create(self.path, plan, self._about)
+        self._plan = plan
+        self._blocks.put(shared, each)
+        self.next_step = step + 1
+        self._blocks.flush_full()
+
+    def flush(self) -> None:
+        """Write all rows to disk, so that they can be read and survive the process."""
+        if self._blocks is not None:
+            self._blocks.flush()
+
+    def close(self, *, complete: bool = True) -> None:
+        """Write all rows and release the record.
+
+        Parameters
+        ----------
+        complete
+            Whether the run reached its end; stored in the attributes.
+        """
+        if self._closed:
+            return
+        if self._blocks is not None:
+            self._blocks.close(complete=complete)
+        self._closed = True
+
+    def cite(self) -> str:
+        """BibTeX entries for the method, this software, the estimator and the data (``settings["data"]``)."""
+        own = {"citations": citations_of(self._estimator), "settings": self._settings}
+        return citation(self._about or own)
+
+    def __enter__(self) -> "Record":
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close(complete=kind is None)
+
+    def _known_layout(self) -> Layout:
+        if self._layout is None:
+            raise RecordError(
+                f"the record {str(self.path)!r} does not know the layout of the parameters; create it with "
+                "Record(path, objective.layout)."
+            )
+        return self._layout
+
+    def _new_plan(self, measured: tuple[str, ...]) -> Plan:
+        content = Content(**self._wanted, traced=self._traced)
+        return Plan(self._known_layout(), measured, content, self._block)
+
+    def _fitting(self, row: Row, layout: Layout) -> Row:
+        """``row``, or a new row if it was made for a layout that differs in its neurons."""
+        if row.layout == layout:
+            return row
+        check_same_layout((layout, row.layout), f"the record {str(self.path)!r} and the row")
+        return Row(row.allocation, layout)
+
+    def _continue(self, resume_at: int | None) -> None:
+        self._about = dict(open_group(self.path).attrs)
+        version = self._about["schema_version"]
+        if version < SCHEMA_VERSION:
+            raise RecordError(
+                f"the record {str(self.path)!r} was written by lca {self._about.get('lca_version')} (schema "
+                f"version {version}): it can be read, but this lca, which writes version {SCHEMA_VERSION}, "
+                "cannot continue it; write a new record."
+            )
+        self._plan = plan_of(self.path, self._about)
+        self.begin(self._plan.layout)
+        self._check_same_content(self._plan.content)
+        self._blocks = Blocks.open(self.path, self._plan, resume_at)
+        if self._blocks.rows:
+            last = int(self._blocks.last("step"))
+            ends = self._blocks.last("loss_end").tolist()
+            self._before = last, dict(zip(self._plan.measured, ends, strict=True))
+            self.next_step = last + 1
+        if resume_at is not None:
+            self.next_step = resume_at
+
+    def _check_same_content(self, has: Content) -> None:
+        """Raise `RecordError` if an option differs from its default and from what the record holds."""
+        asked, default = Content(**self._wanted, traced=self._traced), Content()
+        for name, value in asdict(asked).items():
+            if value not in (getattr(default, name), getattr(has, name)):
+                raise RecordError(
+                    f"the record {str(self.path)!r} was created with {name}={getattr(has, name)!r} and "
+                    f"cannot be continued with {name}={value!r}; omit the option, or write another record."
+                )
+
+    def _check_continuity(self, step: int, rows: Mapping[str, Row]) -> None:
+        """Warn if the first step of a continued record does not begin where the record ended."""
+        (last, ends), self._before = self._before or (step, {}), None
+        for name, end in ends.items():
+            begin, mass = rows[name].allocation.loss_start, rows[name].allocation.mass
+            if step == last + 1 and abs(begin - end) > summed(mass + abs(begin) + abs(end), EPS32):
+                warnings.warn(
+                    f"the record {str(self.path)!r} ended with a {name} loss of {end:.6g} and continues with "
+                    f"a loss of {begin:.6g}: training did not continue from the end of step {last}. Load the "
+                    "checkpoint of that moment, or pass resume_at= for an earlier one.",
+                    LCAWarning,
+                    stacklevel=3,
+                )
+                return
+
+
+def _check_target(path: Path, mode: Mode, *, block: int, resume_at: int | None) -> None:
+    """Raise `RecordError` unless a record can be written to ``path`` in this mode; creates nothing."""
+    if mode not in get_args(Mode):
+        raise UnknownNameError("mode", mode, get_args(Mode))
+    if block < 1:
+        raise RecordError(f"block must be at least 1 row, got {block}.")
+    if resume_at is not None and mode != "a":
+        raise RecordError(f"resume_at={resume_at} needs mode='a', got mode={mode!r}.")
+    if path.exists():
+        if mode == "x":
+            raise RecordError(
+                f"{str(path)!r} exists already; lca.Record(path, mode='a') continues a record, and mode='w' "
+                "replaces it: record=lca.Record(path, mode='w')."
+            )
+        open_group(path)  # only a record is ever continued or replaced
+    check_writable(path.parent)

@@ -1,0 +1,51 @@
+"""The cells of a record that one step fills, made from its `Row` s."""
+
+import numpy as np
+
+from lca.allocation import StepAllocation
+from lca.arrays import array_ops
+from lca.record._schema import Content, group_names
+from lca.row import Row
+from lca.views._view import step_of
+
+Cells = dict[str, np.ndarray | float | int]
+"""The values of one step, or of one measured loss in it, by variable."""
+
+
+def step_cells(allocation: StepAllocation, content: Content) -> Cells:
+    """The cells that all measured losses share: the index of the step, and θ if it is recorded.
+
+    Raises
+    ------
+    LCAError
+        If θ is to be recorded and the allocation has no source.
+    """
+    cells: Cells = {"step": allocation.step}
+    if not (content.theta or content.traced):
+        return cells
+    step, ops = step_of(allocation, "theta and trace"), array_ops(allocation.values)
+    if content.theta:
+        cells["theta"] = ops.to_numpy(step.start)
+    if content.traced:
+        start, end = (ops.take(theta, np.array(content.traced)) for theta in (step.start, step.end))
+        cells["trace_theta"], cells["trace_movement"] = start, end.astype(np.float64) - start
+    return cells
+
+
+def loss_cells(row: Row, content: Content) -> Cells:
+    """The cells of one measured loss."""
+    values, ops = row.allocation.values, array_ops(row.allocation.values)
+    cells: Cells = {name: value for name, value in row.scalars.items() if name != "step"}
+    for by in group_names(content):
+        cells[f"{by}_total"], cells[f"{by}_stderr"] = row.totals(by), row.stderr(by)
+        if by != "neuron":
+            cells[f"{by}_helping"], cells[f"{by}_hurting"], cells[f"{by}_zero"] = row.signs(by)
+    if content.histogram:
+        counts = row.magnitudes
+        cells["histogram_helping"], cells["histogram_hurting"] = counts[:, 1:-1]
+        cells["histogram_below"], cells["histogram_above"] = counts[:, 0].sum(), counts[:, -1].sum()
+    if content.values:
+        cells["values"] = ops.to_numpy(values)
+    if content.traced:
+        cells["trace_values"] = ops.take(values, np.array(content.traced))
+    return cells

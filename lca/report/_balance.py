@@ -1,0 +1,139 @@
+"""The conservation check: do the allocations add up to the change of the loss?"""
+
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+
+from lca.report._run import Run, format_number
+from lca.tolerances import EPS32, summed
+
+Tone = Literal["good", "warn", "bad"]
+
+
+@dataclass(frozen=True)
+class Conservation:
+    """The conservation check of one measured loss; sums over the measured steps, in units of the loss.
+
+    ``change = allocated + state_change + residual`` and ``end - start = change + unmeasured_change``. All
+    losses are NaN if the estimator does not measure them.
+
+    Attributes
+    ----------
+    loss
+        The name of the measured loss.
+    start, end
+        The loss before the first and after the last step.
+    change
+        The sum of the loss changes of the measured steps.
+    unmeasured_change
+        The loss change between the end of each measured step and the start of the next one.
+    allocated, state_change, residual
+        The sums of the allocations, of the changes by buffers, and of the residuals.
+    max_step_residual
+        The largest |residual| of one step.
+    steps, unconverged_steps, inconsistent_steps
+        The numbers of steps: measured; above their tolerance; and with numbers in the record that
+        contradict each other.
+    has_tolerance
+        Whether the estimator set a tolerance for every step.
+    discontinuities, discontinuity_change
+        The number of consecutive steps between which the loss changed, and the sum of these changes, which
+        is part of ``unmeasured_change``.
+    """
+
+    loss: str
+    start: float
+    end: float
+    change: float
+    unmeasured_change: float
+    allocated: float
+    state_change: float
+    residual: float
+    max_step_residual: float
+    steps: int
+    unconverged_steps: int
+    has_tolerance: bool
+    inconsistent_steps: int
+    discontinuities: int
+    discontinuity_change: float
+
+    @property
+    def has_losses(self) -> bool:
+        """Whether the estimator measured the losses, so that there is something to check against."""
+        return not np.isnan(self.change)
+
+    def verdict(self) -> tuple[Tone, str]:
+        """The result of the check in one sentence."""
+        if self.inconsistent_steps:
+            return "bad", (
+                f"The record is inconsistent in {self.inconsistent_steps} of {self.steps} steps: the layers "
+                "do not sum to the total, or the total, the state change and the residual do not sum to the "
+                "change of the loss."
+            )
+        if not self.has_losses:
+            return "warn", (
+                "Not checked: this estimator does not measure the loss, so the sum of the allocations is an "
+                "estimate."
+            )
+        if self.unconverged_steps:
+            exceeded = f"{self.unconverged_steps} of {self.steps} steps exceeded their tolerance"
+            return "warn", f"{exceeded}; {self._residual_text()}."
+        if self.has_tolerance:
+            return "good", f"Every step met its tolerance; {self._residual_text()}."
+        return "warn", f"The estimator set no tolerance; {self._residual_text()}."
+
+    def _residual_text(self) -> str:
+        if self.change == 0:
+            return f"the residual is {format_number(self.residual)}, and the loss did not change"
+        return f"the residual is {100 * abs(self.residual / self.change):.2g} % of the loss change"
+
+
+def check_conservation(run: Run, loss: str) -> Conservation:
+    """Check one measured loss."""
+    start, end, total, state_change, residual = (
+        run.per_step(name, loss) for name in ("loss_start", "loss_end", "total", "state_change", "residual")
+    )
+    gaps, discontinuous = start[1:] - end[:-1], _discontinuous(run, loss)
+    return Conservation(
+        loss=loss,
+        start=float(start[0]),
+        end=float(end[-1]),
+        change=float((end - start).sum()),
+        unmeasured_change=float(gaps.sum()),
+        allocated=float(total.sum()),
+        state_change=float(state_change.sum()),
+        residual=float(residual.sum()),
+        max_step_residual=float(np.abs(residual).max()),
+        steps=len(total),
+        unconverged_steps=int(np.count_nonzero(~run.per_step("converged", loss))),
+        has_tolerance=bool(np.isfinite(run.per_step("tolerance", loss)).all()),
+        inconsistent_steps=int(np.count_nonzero(_inconsistent(run, loss))),
+        discontinuities=int(np.count_nonzero(discontinuous)),
+        discontinuity_change=float(gaps[discontinuous].sum()),
+    )
+
+
+def _inconsistent(run: Run, loss: str) -> np.ndarray:
+    """The steps whose layers do not sum to the total, or whose parts do not sum to the loss change; (T,).
+
+    Differences up to rounding are accepted: that of float64 sums, and for the residual that of allocations
+    computed in float32. A record does not state the dtype of the run, so float32 is assumed.
+    """
+    start, end, total, state_change, residual, mass = (
+        run.per_step(name, loss)
+        for name in ("loss_start", "loss_end", "total", "state_change", "residual", "mass")
+    )
+    layers = run.layer_totals(loss)
+    scale = np.fmax(mass, np.abs(layers).sum(axis=1))
+    layers_miss = np.abs(layers.sum(axis=1) - total) > summed(scale, EPS32)
+    gap = np.abs(end - start - state_change - total - residual)
+    return np.asarray(layers_miss | (gap > summed(scale + np.abs(start) + np.abs(end), EPS32)))
+
+
+def _discontinuous(run: Run, loss: str) -> np.ndarray:
+    """Where the loss changed by more than rounding between two consecutive steps; (T - 1,)."""
+    start, end, mass = (run.per_step(name, loss) for name in ("loss_start", "loss_end", "mass"))
+    gap = np.abs(start[1:] - end[:-1])
+    rounding = summed(np.fmax(mass[1:], 0) + np.abs(start[1:]) + np.abs(end[:-1]), EPS32)
+    return np.asarray((gap > rounding) & (np.diff(run.steps) == 1))

@@ -1,0 +1,223 @@
+"""The page: the template filled with sections and data, with all code and styles included."""
+
+import json
+import math
+from base64 import b64encode
+from datetime import UTC, datetime
+from importlib.resources import files
+from os import PathLike
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+import lca
+from lca._extras import extra
+from lca._output import check_writable, write_files
+from lca.plots._canvas import HELPING, HURTING, SIGN_COLORMAP
+from lca.record._reading import open_record
+from lca.report._charts import detail_map, layer_map
+from lca.report._moments import LINEAR_FRACTION, MAX_INTERVALS, DetailMap, detail_maps, layer_intervals
+from lca.report._run import Run, block_starts
+from lca.report._sections import SECTIONS, Section
+
+with extra("report"):
+    from bokeh.core.types import ID
+    from bokeh.embed import json_item
+    from bokeh.resources import Resources
+    from jinja2 import Environment
+    from matplotlib.colors import LinearSegmentedColormap, to_hex
+
+if TYPE_CHECKING:
+    from xarray import Dataset
+
+DARK_COLORMAP = LinearSegmentedColormap.from_list("dark", ["#8fd0ff", HELPING, "#20242b", HURTING, "#ffb78a"])
+"""`lca.plots._canvas.SIGN_COLORMAP` for a dark page, where values near 0 are dark."""
+
+
+def write_report(
+    record: "str | PathLike[str] | Dataset", path: str | PathLike[str], *, title: str = ""
+) -> Path:
+    """Write the report of a run to one HTML file, which needs no network.
+
+    Parameters
+    ----------
+    record
+        A folder written by `lca.Record`, or the dataset that `lca.open_record` returns. The run may still be
+        in progress.
+    path
+        The HTML file. An existing file is replaced.
+    title
+        The title of the page; by default the name of the record's folder.
+
+    Returns
+    -------
+    pathlib.Path
+        ``path``.
+
+    Raises
+    ------
+    RecordError
+        If there is no record, or it cannot be read.
+    LCAError
+        If the record has no complete step yet.
+    OutputError
+        If the file cannot be written. An existing file is then left unchanged.
+
+    Notes
+    -----
+    The file has about 1.5 MB for a small network, and at most 6 MB if all values were recorded. Memory: the
+    group totals of the record, and one block of values.
+
+    Examples
+    --------
+    >>> import tempfile
+    >>> from lca import Layout, Record, StepAllocation
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     with Record(f"{folder}/run.zarr", Layout(("fc.weight",), ((1, 2),))) as record:
+    ...         record.update(StepAllocation(np.array([-1.0, 0.5]), 2.0, 1.5, residual=0.0, mass=1.5))
+    ...     write_report(f"{folder}/run.zarr", f"{folder}/report.html").name
+    'report.html'
+    """
+    path = Path(path)
+    check_writable(path.parent)
+    opened = open_record(record) if isinstance(record, str | PathLike) else record
+    named = title or (Path(record).name if isinstance(record, str | PathLike) else "a run")
+    write_files(path.parent, {path.name: render_report(opened, title=named).encode()})
+    return path
+
+
+def render_report(record: "Dataset", *, title: str = "a run") -> str:
+    """Return the report of a run as HTML text, which needs no network.
+
+    Parameters
+    ----------
+    record
+        The dataset that `lca.open_record` returns.
+    title
+        The title of the page.
+
+    Raises
+    ------
+    LCAError
+        If the record has no complete step yet.
+
+    Examples
+    --------
+    >>> import tempfile
+    >>> from lca import Layout, Record, StepAllocation
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     with Record(f"{folder}/run.zarr", Layout(("fc.weight",), ((1, 2),))) as record:
+    ...         record.update(StepAllocation(np.array([-1.0, 0.5]), 2.0, 1.5, residual=0.0, mass=1.5))
+    ...     page = render_report(open_record(f"{folder}/run.zarr"), title="My run")
+    >>> page[:15], "<h1>My run</h1>" in page
+    ('<!doctype html>', True)
+    """
+    run = Run(record)
+    sections = [section for make in SECTIONS if (section := make(run)) is not None]
+    maps, skipped = detail_maps(run)
+    charts = _charts(run, sections, with_details=bool(maps))
+    # Bokeh's own code is trusted; everything from the record is escaped by the template.
+    environment = Environment(autoescape=True, trim_blocks=True, lstrip_blocks=True)
+    environment.policies["json.dumps_kwargs"] = {"allow_nan": False}
+    return environment.from_string(_read("page.html")).render(
+        title=title,
+        sections=sections,
+        charts=charts,
+        data=_data(run, maps),
+        notes=_notes(run, maps, skipped),
+        bokeh=Resources(mode="inline", components=["bokeh"]).js_raw,
+        style=_read("page.css"),
+        program=_read("page.js"),
+        version=lca.__version__,
+        made=datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC"),
+    )
+
+
+def _charts(run: Run, sections: list[Section], *, with_details: bool) -> list[dict[str, Any]]:
+    """All figures as JSON items for Bokeh, each with the id of the element that will hold it."""
+    intervals = len(block_starts(len(run.steps), MAX_INTERVALS))
+    placed = {
+        f"{section.id}-{i}": chart.figure for section in sections for i, chart in enumerate(section.charts)
+    }
+    placed["map"] = layer_map(run.layers, intervals)
+    if with_details:
+        placed["detail"] = detail_map()
+    return [_to_json(json_item(figure, ID(target))) for target, figure in placed.items()]
+
+
+def _to_json(item: Any) -> dict[str, Any]:
+    found: dict[str, Any] = json.loads(json.dumps(item, allow_nan=False))
+    return found
+
+
+def _data(run: Run, maps: list[DetailMap]) -> dict[str, Any]:
+    """The data from which page.js draws the maps."""
+    layers = layer_intervals(run)
+    starts = block_starts(len(run.steps), MAX_INTERVALS)
+    last = np.append(starts[1:], len(run.steps)) - 1
+    return {
+        "losses": run.losses,
+        "layers": run.layers,
+        "first": run.steps[starts].tolist(),
+        "last": run.steps[last].tolist(),
+        "totals": _base64(layers.astype("<f4")),
+        "linear": LINEAR_FRACTION,
+        "details": [_detail_data(each) for each in maps],
+        "palettes": {
+            "light": [to_hex(c) for c in SIGN_COLORMAP(np.linspace(0, 1, 255))],
+            "dark": [to_hex(c) for c in DARK_COLORMAP(np.linspace(0, 1, 255))],
+        },
+    }
+
+
+def _detail_data(detail: DetailMap) -> dict[str, Any]:
+    grid = detail.grid
+    return {
+        "name": grid.name,
+        "layer": grid.layer,
+        "axes": grid.axes,
+        "edges": grid.edges(detail.max_side),
+        "height": detail.codes.shape[2],
+        "width": detail.codes.shape[3],
+        "limits": detail.limits,
+        "codes": _base64(detail.codes),
+    }
+
+
+def _base64(array: np.ndarray) -> str:
+    return b64encode(np.ascontiguousarray(array).tobytes()).decode()
+
+
+def _notes(run: Run, maps: list[DetailMap], skipped: int) -> list[str]:
+    """The limits of the maps: sums, rounding and what is not shown."""
+    notes = []
+    steps = len(run.steps)
+    intervals = len(block_starts(steps, MAX_INTERVALS))
+    if intervals < steps:
+        notes.append(
+            f"The {steps:,} steps are grouped into {intervals} intervals; each shows the sum over its steps."
+        )
+    pooled = [detail.grid.name for detail in maps if _has_pooled_cells(detail)]
+    if pooled:
+        notes.append(f"In these maps a cell is the sum over several entries: {', '.join(pooled)}.")
+    if skipped:
+        more = "1 more map was skipped" if skipped == 1 else f"{skipped} more maps were skipped"
+        notes.append(f"{more} to keep this page small; the largest totals are shown.")
+    if maps:
+        notes.append("The values of single cells are rounded to about 2 %.")
+    if not run.has("values"):
+        notes.append(
+            "This record has no allocations of single weights. To see them here, record them with "
+            "lca.Record(..., values='float32')."
+        )
+    return notes
+
+
+def _has_pooled_cells(detail: DetailMap) -> bool:
+    entries = math.prod(edge[-1] for edge in detail.grid.edges(detail.max_side))
+    return detail.grid.count(detail.max_side) < entries
+
+
+def _read(name: str) -> str:
+    return (files("lca.report") / name).read_text(encoding="utf-8")

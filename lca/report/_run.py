@@ -1,0 +1,140 @@
+"""`Run`: the arrays of a record that the sections of a report use, and how numbers are formatted."""
+
+import json
+import math
+from dataclasses import dataclass
+from functools import cached_property
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from lca.analysis import group_names, group_signs, group_totals
+from lca.analysis._reading import is_class
+from lca.errors import LCAError
+from lca.layout import Layout
+from lca.views._signs import Signs
+
+if TYPE_CHECKING:
+    from xarray import Dataset
+
+
+@dataclass(frozen=True, eq=False)
+class Run:
+    """A record with at least one step, and accessors for its arrays.
+
+    Arrays have the steps along their first axis. Allocations are in units of the loss, negative = helping.
+    """
+
+    record: "Dataset"
+
+    def __post_init__(self) -> None:
+        if not self.record.sizes.get("step"):
+            raise LCAError(
+                "the record has no complete step yet, so there is nothing to report; a run in progress "
+                "writes its first block after 64 steps, or when Record.flush() is called."
+            )
+
+    @cached_property
+    def measured(self) -> tuple[str, ...]:
+        """The names of all measured losses. The report is mainly about the first one."""
+        return tuple(map(str, self.record["measured"].values))
+
+    @cached_property
+    def losses(self) -> tuple[str, ...]:
+        """The measured losses that are neither per-class losses nor terms of another loss."""
+        whole = [name for name in self.measured if not is_class(name) and "/" not in name]
+        return tuple(whole) or self.measured[:1]
+
+    @cached_property
+    def steps(self) -> np.ndarray:
+        """The indices of the measured steps, (T,)."""
+        return np.asarray(self.record["step"].values)
+
+    @property
+    def consecutive(self) -> bool:
+        """Whether every step from the first to the last was measured."""
+        return bool(np.all(np.diff(self.steps) == 1))
+
+    @cached_property
+    def layers(self) -> tuple[str, ...]:
+        """The names of the layers."""
+        return group_names(self.record, "layer")
+
+    @cached_property
+    def layout(self) -> Layout:
+        """The layout of the parameter vector."""
+        stored = json.loads(self.record.attrs["layout"])
+        return Layout(stored["names"], stored["shapes"], stored["neuron_axes"])
+
+    @cached_property
+    def tensor_layers(self) -> tuple[str, ...]:
+        """The name of the layer of each tensor of `layout`."""
+        return tuple(map(str, self.record["tensor_layer"].values))
+
+    def per_step(self, name: str, measured: str) -> np.ndarray:
+        """A variable with one number per step, (T,)."""
+        return np.asarray(self.record[name].sel(measured=measured).values)
+
+    def layer_totals(self, measured: str) -> np.ndarray:
+        """The allocation of each step to each layer, (T, layers)."""
+        return group_totals(self.record, "layer", measured)
+
+    def layer_signs(self, measured: str) -> Signs:
+        """The numbers of helping, hurting and zero parameters of each layer, (T, layers)."""
+        return group_signs(self.record, "layer", measured)
+
+    def is_sampled(self, measured: str) -> bool:
+        """Whether the steps were estimated from samples, whose noise makes single signs unreliable."""
+        return bool(np.isnan(self.per_step("loss_end", measured)).any())
+
+    def layer_stderr(self, measured: str) -> np.ndarray | None:
+        """The standard errors of the layer totals, (T, layers); ``None`` if the estimator has none."""
+        values = np.asarray(self.record["layer_stderr"].sel(measured=measured).values)
+        return None if np.isnan(values).all() else values
+
+    def has(self, name: str) -> bool:
+        """Whether the record contains this variable."""
+        return name in self.record.variables
+
+    @property
+    def attributes(self) -> dict[str, Any]:
+        """The attributes of the record."""
+        return dict(self.record.attrs)
+
+
+def block_starts(length: int, max_blocks: int) -> np.ndarray:
+    """The starts of at most ``max_blocks`` blocks of equal length; only the last one may be shorter.
+
+    Blocks of nearly equal length, alternating between 1 and 2 steps, would show as stripes in a map of sums.
+
+    >>> block_starts(5, 2), block_starts(3, 10)
+    (array([0, 3]), array([0, 1, 2]))
+    """
+    return np.arange(0, length, -(-length // max_blocks))
+
+
+def format_number(value: float, sign: str = "") -> str:
+    """Format with 4 significant digits and a true minus sign; NaN is "not measured".
+
+    >>> format_number(-0.25), format_number(0.5, "+"), format_number(float("nan"))
+    ('−0.25', '+0.5', 'not measured')
+    """
+    return "not measured" if math.isnan(value) else f"{value:{sign}.4g}".replace("-", "−")
+
+
+def format_percent(value: float) -> str:
+    """Format a percentage; NaN is "undefined".
+
+    >>> format_percent(54.21), format_percent(float("nan"))
+    ('54.2 %', 'undefined')
+    """
+    return "undefined" if math.isnan(value) else f"{value:.1f} %".replace("-", "−")
+
+
+def format_signed(value: float) -> str:
+    """Format with 3 significant digits, a sign and a true minus.
+
+    >>> format_signed(-0.25), format_signed(1.0)
+    ('−0.25', '+1')
+    """
+    return f"{value:+.3g}".replace("-", "−")

@@ -1,0 +1,333 @@
+"""The sections of a report: each a pure function of the run, as text, tables and charts."""
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from lca.analysis import class_totals, histogram_counts
+from lca.analysis._reading import CLASS_PREFIX, is_class
+from lca.record._citation import citation
+from lca.report import _charts as charts
+from lca.report._balance import Conservation, Tone, check_conservation
+from lca.report._charts import Figure
+from lca.report._run import Run, format_number, format_percent, format_signed
+from lca.views._signs import NOISY, Signs
+
+Array = np.ndarray
+
+
+@dataclass(frozen=True)
+class Table:
+    """A table whose cells are all text. A ``folded`` table is shown on request.
+
+    Tables serve readers who cannot see a chart or want to copy the numbers.
+    """
+
+    caption: str
+    head: Sequence[str]
+    rows: Sequence[Sequence[str]]
+    folded: bool = True
+
+
+@dataclass(frozen=True)
+class Chart:
+    """A Bokeh figure with its caption."""
+
+    figure: Figure
+    caption: str
+
+
+@dataclass(frozen=True)
+class Section:
+    """A part of the page. All its strings are plain text, which the template escapes."""
+
+    id: str
+    title: str
+    paragraphs: Sequence[str] = ()
+    charts: Sequence[Chart] = ()
+    tables: Sequence[Table] = ()
+    verdicts: Sequence[tuple[Tone, str]] = ()
+    code: str = ""
+    explorer: bool = False
+
+
+def summary(run: Run) -> Section:
+    """The conservation check, and what happened in the run."""
+    checks = [check_conservation(run, loss) for loss in run.losses]
+    verdicts = [(tone, f"{check.loss}: {text}") for check in checks for tone, text in [check.verdict()]]
+    if not run.attributes.get("complete", True):
+        verdicts.append(
+            (
+                "warn",
+                "The record is not complete: the run was in progress or interrupted when this page was made.",
+            )
+        )
+    if not run.consecutive:
+        verdicts.append(("warn", "Not every step was measured; all sums are over the measured steps."))
+    verdicts += [
+        ("warn", f"{check.loss}: {_discontinuities(check)}") for check in checks if check.discontinuities
+    ]
+    caption = "Loss change and allocations, in units of the loss"
+    return Section(
+        "summary",
+        "Do the allocations add up?",
+        paragraphs=[_story(run, checks[0])],
+        verdicts=verdicts,
+        tables=[Table(caption, ("", *run.losses), _conservation_rows(checks), folded=False)],
+    )
+
+
+def losses(run: Run) -> Section | None:
+    """Loss and residual over time; ``None`` if no loss was measured."""
+    residuals = {loss: run.per_step("residual", loss) for loss in run.losses}
+    residuals = {loss: residual for loss, residual in residuals.items() if not np.isnan(residual).all()}
+    shown = {loss: _loss_path(run, loss) for loss in residuals}
+    if not shown:
+        return None
+    steps = _step_ends(run)
+    rebuilt = _rebuilt(run, run.losses[0]) if run.consecutive and run.losses[0] in shown else None
+    caption = "The measured loss over the steps."
+    if rebuilt is not None:
+        caption = (
+            "The measured loss over the steps, and the loss rebuilt from its allocations. The two curves "
+            "coincide if the allocations add up."
+        )
+    return Section(
+        "loss",
+        "The loss",
+        charts=[
+            Chart(charts.loss_chart(steps, shown, rebuilt), caption),
+            Chart(
+                charts.residual_chart(run.steps, residuals),
+                "The residual of each step: loss change minus allocations and state change.",
+            ),
+        ],
+    )
+
+
+def layers(run: Run) -> Section:
+    """The allocation of each layer."""
+    first, totals = run.losses[0], {loss: run.layer_totals(loss).sum(axis=0) for loss in run.losses}
+    errors = {loss: bound for loss in run.losses if (bound := _stderr_bound(run, loss)) is not None}
+    bars = "LCA of each layer, summed over the run. Negative values are helping, positive values are hurting."
+    if errors:
+        bars += (
+            " The lines show an upper bound of one standard error from sampling; it is a bound because "
+            "neighbouring steps share samples."
+        )
+    return Section(
+        "layers",
+        "Which layers changed the loss",
+        charts=[
+            Chart(charts.totals_chart(run.layers, totals, errors), bars),
+            Chart(
+                charts.cumulative_chart(_step_ends(run), run.layer_totals(first), run.layers),
+                f"Cumulative LCA of each layer for the {first} loss. Click a name in the legend to hide "
+                "its line.",
+            ),
+        ],
+        tables=[_layer_table(run, loss, errors.get(loss)) for loss in run.losses],
+    )
+
+
+def explorer(run: Run) -> Section:
+    """Layers over time with a slider. Its data come from `lca.report._moments`."""
+    text = [
+        "Blue is helping, orange-red is hurting. The colour scale is linear up to 1 % of the largest value "
+        "and logarithmic beyond. Move the slider, or click a cell of the map, to select an interval of steps."
+    ]
+    return Section("explorer", "Layers over time", paragraphs=text, explorer=True)
+
+
+def classes(run: Run) -> Section | None:
+    """Layers by class; ``None`` if the record has no per-class losses."""
+    if not any(is_class(name) for name in run.measured):
+        return None
+    names, allocations = class_totals(run.record)
+    one_parent = len({name.rpartition("/")[0] for name in names}) == 1
+    totals = allocations.sum(axis=0)
+    table = Table(
+        "LCA of each layer (row) for the loss of each class (column), summed over the run",
+        ("", *(name.rpartition(CLASS_PREFIX)[2] if one_parent else name for name in names)),
+        [(layer, *map(format_signed, row)) for layer, row in zip(run.layers, totals, strict=True)],
+        folded=False,
+    )
+    return Section("classes", "Layers by class", tables=[table])
+
+
+def noise(run: Run) -> Section:
+    """Percentages of helping parameters, and the distribution of single allocations."""
+    first = run.losses[0]
+    signs, shown = run.layer_signs(first), []
+    sampled = run.is_sampled(first)
+    overall = Signs(*(counts.sum(axis=1) for counts in (signs.helping, signs.hurting, signs.zero)))
+    if not sampled:
+        helping = charts.helping_chart(run.steps, overall.helping_percent(), overall.zero_percent())
+        shown.append(
+            Chart(
+                helping,
+                f"Helping parameters (A < 0) in each step for the {first} loss, in percent of those with "
+                "A ≠ 0.",
+            )
+        )
+    if run.has("histogram_helping"):
+        edges, *counts = histogram_counts(run.record, first)
+        chart = charts.histogram_chart(edges, *(count.sum(axis=0) for count in counts))
+        shown.append(Chart(chart, "Distribution of |A| over all parameters and steps."))
+    if overall.steps_without_percent() == len(run.steps):
+        text = "Every allocation is exactly 0: no parameter moved, or every gradient was 0."
+    elif sampled:
+        text = f"{NOISY[0].upper()}{NOISY[1:]}."
+    else:
+        helping_percent = format_percent(float(overall.mean_helping_percent()))
+        zero_percent = format_percent(float(overall.mean_zero_percent()))
+        text = (
+            f"Averaged over the steps, {helping_percent} of the parameters with A\u00a0≠\u00a00 are helping, "
+            f"and {zero_percent} of all parameters have A\u00a0=\u00a00."
+        )
+    return Section("noise", "How noisy learning is", paragraphs=[text], charts=shown)
+
+
+def method(run: Run) -> Section:
+    """How the run was measured, from the attributes of the record."""
+    about = run.attributes
+    spent = [(name, float(run.per_step(name, run.losses[0]).mean())) for name in _COSTS if run.has(name)]
+    rows = [
+        ("estimator", str(about.get("estimator") or "not recorded")),
+        ("steps", f"{len(run.steps):,}, from {run.steps[0]:,} to {run.steps[-1]:,}"),
+        ("parameters", f"{run.layout.size:,} in {len(run.layout.names):,} tensors"),
+        ("measured losses", ", ".join(run.measured)),
+        *((f"{_COSTS[name]} per step", f"{value:.3g}") for name, value in spent if value),
+        ("recorded", f"{about.get('created', '?')} by lca {about.get('lca_version', '?')}"),
+        *((str(key), _to_text(value)) for key, value in dict(about.get("settings", {})).items()),
+    ]
+    return Section(
+        "method",
+        "How it was measured",
+        paragraphs=[_DEFINITION, str(about.get("conventions", ""))],
+        tables=[Table("Settings of the run", ("", ""), rows, folded=False)],
+    )
+
+
+def cite(run: Run) -> Section:
+    """BibTeX entries."""
+    return Section("cite", "How to cite", code=citation(run.attributes))
+
+
+SECTIONS = (summary, losses, layers, explorer, classes, noise, method, cite)
+_COSTS = {
+    "full_gradients": "full gradients",
+    "full_losses": "full losses",
+    "batch_gradients": "batch gradients",
+    "examples": "gradients of single examples",
+}
+_DEFINITION = (
+    "Loss Change Allocation integrates the gradient of the measured loss along every training step, and "
+    "thereby splits the change of the loss over the parameters that moved: A = Δ ∘ ∫ ∇L(θ + s Δ) ds for s "
+    "from 0 to 1. The allocations sum to the change of the loss, up to the residual of the quadrature."
+)
+
+
+def _story(run: Run, check: Conservation) -> str:
+    totals = run.layer_totals(check.loss).sum(axis=0)
+    lowest = int(np.argmin(totals))
+    change = (
+        f"the {check.loss} loss went from {format_number(check.start)} to {format_number(check.end)}"
+        if check.has_losses
+        else f"the allocations of the {check.loss} loss sum to {format_number(check.allocated, '+')}"
+    )
+    hurting = int(np.count_nonzero(totals > 0))
+    n, first, last = len(run.steps), run.steps[0], run.steps[-1]
+    when = (
+        f"In {n:,} {'step' if n == 1 else 'steps'}"
+        if run.consecutive
+        else f"From step {first:,} to {last:,}, of which {n:,} were measured,"
+    )
+    return (
+        f"{when} {change}. The layer with the lowest sum of LCA is {run.layers[lowest]} "
+        f"({format_number(float(totals[lowest]), '+')}); {hurting} of {len(totals)} layers "
+        f"{'has' if hurting == 1 else 'have'} a positive sum (hurting)."
+    )
+
+
+def _conservation_rows(checks: Sequence[Conservation]) -> list[tuple[str, ...]]:
+    fields = (
+        ("loss at the start", "start", ""),
+        ("loss at the end", "end", ""),
+        ("change over the measured steps", "change", "+"),
+        ("sum of the allocations", "allocated", "+"),
+        ("state change (buffers)", "state_change", "+"),
+        ("residual", "residual", "+"),
+        ("change between measured steps, not allocated", "unmeasured_change", "+"),
+        ("largest residual of one step", "max_step_residual", ""),
+    )
+    rows = [(label, *(format_number(getattr(c, name), sign) for c in checks)) for label, name, sign in fields]
+    exceeded = (
+        f"{c.unconverged_steps} of {c.steps}" if c.has_tolerance or c.unconverged_steps else "no tolerance"
+        for c in checks
+    )
+    return [*rows, ("steps that exceeded their tolerance", *exceeded)]
+
+
+def _discontinuities(check: Conservation) -> str:
+    times = "once" if check.discontinuities == 1 else f"{check.discontinuities} times"
+    total = format_number(check.discontinuity_change, "+")
+    return (
+        f"the loss changed between consecutive steps ({times}, {total} in total). This change belongs to no "
+        "step: something other than the measured updates changed the parameters or the state, or training "
+        "resumed from a different checkpoint."
+    )
+
+
+def _layer_table(run: Run, loss: str, errors: Array | None) -> Table:
+    totals, signs = run.layer_totals(loss).sum(axis=0), run.layer_signs(loss)
+    whole = totals.sum()
+    share = 100 * totals / whole if whole else np.full(len(totals), np.nan)
+    bound = [] if errors is None else [("± at most", [format_number(e) for e in errors])]
+    percents = [format_percent(p) for p in signs.mean_helping_percent()]
+    helping = [] if run.is_sampled(loss) else [("helping", percents)]
+    columns: list[tuple[str, Sequence[str]]] = [
+        ("", run.layers),
+        ("LCA", [format_number(t, "+") for t in totals]),
+        *bound,
+        ("share", [format_percent(s) for s in share]),
+        *helping,
+        ("zero", [format_percent(p) for p in signs.mean_zero_percent()]),
+    ]
+    caption = f"Table of all layers, for the {loss} loss"
+    rows = list(zip(*(cells for _, cells in columns), strict=True))
+    return Table(caption, [head for head, _ in columns], rows)
+
+
+def _stderr_bound(run: Run, loss: str) -> Array | None:
+    """An upper bound of the standard error of the layers' totals over the run, (layers,).
+
+    Neighbouring steps share a sample, so their errors are not independent. The errors of every other step
+    are: with E the sum over even steps and O that over odd steps,
+    Var(E + O) ≤ 2 (Var E + Var O) = 2 Σ_t stderr_t². ``None`` if the error of a step is missing, because the
+    sum would then be too small.
+    """
+    errors = run.layer_stderr(loss)
+    return None if errors is None or np.isnan(errors).any() else np.sqrt(2 * (errors**2).sum(axis=0))
+
+
+def _step_ends(run: Run) -> Array:
+    """The number of updates before each loss of `_loss_path`, (T + 1,)."""
+    return np.append(run.steps, run.steps[-1] + 1)
+
+
+def _loss_path(run: Run, loss: str) -> Array:
+    """L at the start of every measured step and at the end of the last one, (T + 1,)."""
+    return np.append(run.per_step("loss_start", loss), run.per_step("loss_end", loss)[-1])
+
+
+def _rebuilt(run: Run, loss: str) -> Array:
+    change = run.per_step("total", loss) + run.per_step("state_change", loss)
+    return np.asarray(run.per_step("loss_start", loss)[0] + np.append(0.0, np.cumsum(change)))
+
+
+def _to_text(value: Any) -> str:
+    return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)

@@ -1,0 +1,280 @@
+"""The laws of backends: on random networks, data and paths, a backend equals the NumPy reference."""
+
+import subprocess
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from importlib.metadata import entry_points
+from typing import ClassVar
+
+import numpy as np
+from hypothesis import strategies as st
+
+from lca import tolerances
+from lca.allocation import allocate
+from lca.arrays import Vector, array_ops
+from lca.estimators import PathIntegral
+from lca.objective import Evaluation, Objective, Sum, evaluate
+from lca.reference._backend import ENTRY_POINT_GROUP, Backend, Dtype, NumpyBackend
+from lca.reference._data import Batch, Dataset
+from lca.reference._models import Dropout, Network
+from lca.reference._optimizers import SGD, Optimizer
+from lca.step import Trajectory
+from lca.testing._laws import require, require_close
+from lca.testing._report import Check
+from lca.testing.problems import random_batch, random_path
+from lca.testing.strategies import Feature, networks, seeds
+
+Array = np.ndarray
+FRAMEWORKS = ("torch", "tensorflow", "jax")
+
+
+@dataclass(frozen=True, eq=False)
+class Case:
+    """A random case: a network, 17 examples, a path of parameters (T + 1, K), and a precision.
+
+    The loss is measured in batches of five examples; the last batch has two.
+    """
+
+    network: Network
+    data: Batch
+    points: Array
+    dtype: Dtype
+    batch_size: ClassVar[int] = 5
+
+    @property
+    def eps(self) -> float:
+        """Machine epsilon of ``dtype``."""
+        return float(np.finfo(self.dtype).eps)
+
+    @property
+    def measuring_batches(self) -> list[Batch]:
+        """The data, split into measuring batches."""
+        return list(Dataset(self.data.x, self.data.y, self.data.weight, self.batch_size))
+
+    def objective(self, backend: Backend, *, penalty: float = 0.0) -> Objective:
+        """The objective that ``backend`` makes of this case."""
+        return backend.objective(
+            self.network, self.data, self.dtype, penalty=penalty, batch_size=self.batch_size
+        )
+
+    def reference(self, *, penalty: float = 0.0) -> Objective:
+        """The same loss, evaluated by the NumPy reference in float64."""
+        return replace(self, dtype="float64").objective(NumpyBackend(), penalty=penalty)
+
+    def __repr__(self) -> str:
+        layers = [layer for layer in self.network.layers if layer.shapes or isinstance(layer, Dropout)]
+        weights = "weighted" if self.data.weight is not None else "unweighted"
+        policies = f"frozen {self.network.frozen}, tied {self.network.tied}"
+        return f"Case({layers}, {policies}, {self.network.loss}, {self.dtype}, {weights})"
+
+
+def make_case(network: Network, seed: int, dtype: Dtype, *, weighted: bool) -> Case:
+    """A case with random data and a random path; all numbers are exact in float32 and float64."""
+    data = random_batch(network, seed, weighted=weighted)
+    points = random_path(network.layout, seed + 1, 3, start=network.init(seed))
+    return Case(network, data, points.astype(dtype), dtype)
+
+
+def cases_of(networks: st.SearchStrategy[Network]) -> st.SearchStrategy[Case]:
+    """Cases with random data, path and precision for these networks."""
+    return st.builds(
+        make_case, networks, seeds, st.sampled_from(["float32", "float64"]), weighted=st.booleans()
+    )
+
+
+cases = cases_of(networks())
+
+BACKEND_CHECKS: list[Check] = []
+Law = Callable[[Backend, Case], None]
+
+
+def law(function: Law) -> Law:
+    """Register a law of backends that is checked on random networks and data."""
+    return _on(cases)(function)
+
+
+def policy(*always: Feature) -> Callable[[Law], Law]:
+    """Register a law that is checked on networks with exactly these features."""
+    return _on(cases_of(networks(features=(), always=always)))
+
+
+def _on(drawn: st.SearchStrategy[Case]) -> Callable[[Law], Law]:
+    def register(function: Law) -> Law:
+        BACKEND_CHECKS.append(Check(function.__name__, function, lambda backend: drawn, lambda backend: True))
+        return function
+
+    return register
+
+
+def _numpy(vector: Vector) -> Array:
+    return np.asarray(array_ops(vector).to_numpy(vector), np.float64)
+
+
+@law
+def layout_is_the_networks(backend: Backend, case: Case) -> None:
+    """The layout has the tensor names and shapes of the NumPy network, in the same order."""
+    layout, expected = case.objective(backend).layout, case.network.layout
+    require(layout.names == expected.names, f"names are {layout.names}, expected {expected.names}.")
+    require(layout.shapes == expected.shapes, f"shapes are {layout.shapes}, expected {expected.shapes}.")
+
+
+@law
+def vectors_keep_their_numbers(backend: Backend, case: Case) -> None:
+    """Converting a NumPy vector to the framework's type and back preserves values and precision."""
+    vector = backend.vector(case.points[0])
+    require(np.array_equal(_numpy(vector), case.points[0]), "a vector changed when converted and back.")
+    eps = array_ops(vector).eps(vector)
+    require(eps == case.eps, f"a {case.dtype} vector has machine epsilon {eps:.3g} in the framework.")
+
+
+@law
+def losses_equal_the_reference(backend: Backend, case: Case) -> None:
+    """The losses of the whole data and of a batch equal those of the NumPy network in float64."""
+    objective, reference = case.objective(backend), case.reference()
+    batch = case.data.take(slice(7))
+    for point in case.points:
+        for part in (None, batch):
+            expected = reference.loss(point.astype(np.float64), part)
+            actual = objective.loss(backend.vector(point), part)
+            tolerance = tolerances.summed(1 + abs(expected), case.eps)
+            require_close(actual, expected, tolerance, "the loss of " + ("a batch" if part else "the data"))
+
+
+@law
+def allocations_equal_the_reference(backend: Backend, case: Case) -> None:
+    """Every value of every step equals that of the NumPy network in float64, to a few eps·mass."""
+    rule = PathIntegral()
+    ours = Trajectory([backend.vector(point) for point in case.points])
+    expected = allocate(case.reference(), Trajectory(case.points.astype(np.float64)), rule, check=False)
+    for a, b in zip(allocate(case.objective(backend), ours, rule, check=False), expected, strict=True):
+        tolerance = tolerances.allocation(b.mass, case.eps)
+        require_close(_numpy(a.values), b.values, tolerance, f"step {a.step}: values")
+        require_close(a.mass, b.mass, tolerance, f"step {a.step}: mass")
+
+
+@law
+def training_equals_the_reference(backend: Backend, case: Case) -> None:
+    """Three momentum updates give the reference's path; each step starts where the previous one ended."""
+    optimizer = SGD(0.05, momentum=0.9)
+    batches = [case.data.take(np.arange(i, i + 5)) for i in (0, 5, 10)]
+    double = replace(case, points=case.points.astype(np.float64), dtype="float64")
+    expected = _path(NumpyBackend(), double, optimizer, batches)
+    actual = _path(backend, case, optimizer, batches)
+    require(len(actual) == len(expected), f"{len(actual)} points, expected {len(expected)}.")
+    for t, (ours, theirs) in enumerate(zip(actual, expected, strict=True)):
+        tolerance = tolerances.gradient(1 + float(np.abs(theirs).max()), case.eps)
+        require_close(ours, theirs, tolerance, f"the parameters after {t} updates")
+
+
+def _path(backend: Backend, case: Case, optimizer: Optimizer, batches: list[Batch]) -> list[Array]:
+    steps = list(backend.train(case.objective(backend), case.points[0], optimizer, batches))
+    for t, (step, after) in enumerate(zip(steps[:-1], steps[1:], strict=True)):
+        require(step.index == t, f"step {t} is numbered {step.index}.")
+        joined = np.array_equal(_numpy(step.end), _numpy(after.start))
+        require(joined, f"step {t + 1} does not start where step {t} ended.")
+    return [_numpy(steps[0].start), *(_numpy(step.end) for step in steps)]
+
+
+# --- policies: each gets a law of its own, so that a failure names it --------------------------------------
+
+
+@policy("dropout")
+def dropout_is_off(backend: Backend, case: Case) -> None:
+    """Losses and gradients equal those of the network without its dropout layers."""
+    _require_reference(backend, case, "with dropout layers, which must be disabled")
+
+
+@policy("batch_norm")
+def batch_statistics_are_those_of_the_measuring_batch(backend: Backend, case: Case) -> None:
+    """BatchNorm "batch" uses the biased statistics of the measuring batch, and differentiates them."""
+    _require_reference(backend, case, "with the statistics of the measuring batch")
+
+
+@policy("frozen_norm")
+def frozen_statistics_are_used(backend: Backend, case: Case) -> None:
+    """BatchNorm "frozen" uses the given running statistics as constants."""
+    _require_reference(backend, case, "with frozen statistics")
+
+
+@policy("frozen")
+def frozen_parameters_get_zero(backend: Backend, case: Case) -> None:
+    """A frozen tensor is part of the layout, has gradient exactly 0, and is not moved by training."""
+    objective = case.objective(backend)
+    theta = backend.vector(case.points[0])
+    grads = case.network.layout.unflatten(_numpy(objective.loss_and_grad(theta)[1]))
+    path = _path(backend, case, SGD(0.05, momentum=0.9), case.measuring_batches)
+    moved = case.network.layout.unflatten(path[-1] - path[0])
+    for name in case.network.frozen:
+        require(not grads[name].any(), f"frozen tensor {name!r} has a gradient of {grads[name].ravel()}.")
+        require(not moved[name].any(), f"training moved the frozen tensor {name!r}.")
+
+
+@policy("tied")
+def tied_parameters_count_once(backend: Backend, case: Case) -> None:
+    """A tied tensor occurs in the layout once, and its gradient is the sum over all its uses."""
+    layout = case.objective(backend).layout
+    twice = [name for name in case.network.tied if name in layout.names]
+    require(not twice, f"{', '.join(twice)} is tied to another tensor, but has entries of its own in θ.")
+    _require_reference(backend, case, "with tied tensors")
+
+
+@policy()
+def penalty_is_a_separate_term(backend: Backend, case: Case) -> None:
+    """With a penalty, the objective is a Sum of the unchanged term ``data`` and the term ``penalty``."""
+    objective = case.objective(backend, penalty=0.25)
+    names = sorted(objective.terms) if isinstance(objective, Sum) else type(objective).__name__
+    require(names == ["data", "penalty"], f"expected a Sum of the terms data and penalty, got {names}.")
+    for point in case.points:
+        found = evaluate(objective, backend.vector(point)).terms
+        expected = evaluate(case.reference(penalty=0.25), point.astype(np.float64)).terms
+        for name in names:
+            _require_same(found[name], expected[name], case, f"the term {name!r}")
+
+
+@policy()
+def batches_are_weighted_by_size(backend: Backend, case: Case) -> None:
+    """The loss of the data is the mean over all examples, although the last batch is smaller."""
+    theta, objective = backend.vector(case.points[0]), case.objective(backend)
+    weighted = [batch.total_weight * objective.loss(theta, batch) for batch in case.measuring_batches]
+    mean = sum(weighted) / case.data.total_weight
+    require_close(objective.loss(theta), mean, tolerances.summed(1 + abs(mean), case.eps), "the mean loss")
+
+
+def _require_reference(backend: Backend, case: Case, what: str) -> None:
+    """Loss and gradient of the whole data and of a batch equal those of the reference."""
+    theta, objective, reference = case.points[0], case.objective(backend), case.reference()
+    for batch in (None, case.measuring_batches[0]):
+        found = evaluate(objective, backend.vector(theta), batch)
+        _require_same(found, evaluate(reference, theta.astype(np.float64), batch), case, what)
+
+
+def _require_same(found: Evaluation, expected: Evaluation, case: Case, what: str) -> None:
+    tolerance = tolerances.summed(1 + abs(expected.loss), case.eps)
+    require_close(found.loss, expected.loss, tolerance, f"the loss, {what}")
+    tolerance = tolerances.gradient(1 + float(np.abs(expected.grad).max()), case.eps)
+    require_close(_numpy(found.grad), expected.grad, tolerance, f"the gradient, {what}")
+
+
+def loads_no_other_framework(backend: Backend, samples: int, seed: int) -> None:
+    """Loading the backend imports no framework (torch, tensorflow, jax) but its own."""
+    code = f"from lca.reference._backend import load_backend; load_backend({backend.name!r})"
+    loaded = _frameworks_after(code)
+    # A framework may import another one itself: TensorFlow imports JAX where that is installed.
+    own = len(loaded) <= 1 or any(loaded <= _frameworks_after(f"import {name}") for name in loaded)
+    require(own, f"loading the backend imported {', '.join(sorted(loaded))}.")
+
+
+def _frameworks_after(code: str) -> set[str]:
+    """The frameworks that a new interpreter has imported after running ``code``."""
+    code += f"; import sys; print('imported:', *[name for name in {FRAMEWORKS} if name in sys.modules])"
+    run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    require(run.returncode == 0, f"running {code!r} failed: {run.stderr.strip()[-500:]}")
+    return set(run.stdout.rpartition("imported:")[2].split())
+
+
+def _is_installed(backend: Backend) -> bool:
+    return backend.name in entry_points(group=ENTRY_POINT_GROUP).names
+
+
+BACKEND_CHECKS.append(Check("loads_no_other_framework", loads_no_other_framework, None, _is_installed))

@@ -1,0 +1,105 @@
+"""`CallbackBase`: what the callbacks of training frameworks have in common."""
+
+import warnings
+from collections.abc import Callable, Mapping
+from typing import Any, Generic, TypeVar
+
+from lca.allocation import Estimator
+from lca.errors import LCAError, LCAWarning
+from lca.summary import RunViews
+from lca.tracking._options import MakeViews, OnError, Options, RecordTo, Schedule, check_options
+from lca.tracking._tracker import TrackerBase
+from lca.views import View
+
+AnyTracker = TypeVar("AnyTracker", bound=TrackerBase)
+
+
+class CallbackBase(Generic[AnyTracker]):
+    """Makes a tracker when a run of the framework begins, and keeps its results when the run has ended.
+
+    Parameters
+    ----------
+    measured
+        What is measured; the subclass makes the objective from it when the run begins.
+    estimator, every, views, on_error, record
+        As in `lca.tracking.TrackerBase`. ``on_error`` also applies to errors when the run begins.
+
+    Attributes
+    ----------
+    tracker
+        The tracker of the last run; ``None`` before the first run, or if measuring could not begin (`error`
+        then says why).
+    """
+
+    def __init__(
+        self,
+        measured: Any,
+        estimator: Estimator | None = None,
+        *,
+        every: Schedule = 1,
+        views: MakeViews = RunViews.of,
+        on_error: OnError = "warn",
+        record: RecordTo | None = None,
+    ) -> None:
+        check_options(every, on_error)
+        self._measured, self._estimator = measured, estimator
+        self._options: Options = {"every": every, "views": views, "on_error": on_error, "record": record}
+        self._failure: Exception | None = None
+        self.tracker: AnyTracker | None = None
+
+    @property
+    def steps(self) -> int:
+        """As `lca.tracking.TrackerBase.steps`; 0 before the first run."""
+        return 0 if self.tracker is None else self.tracker.steps
+
+    @property
+    def discontinuities(self) -> int:
+        """As `lca.tracking.TrackerBase.discontinuities`; 0 before the first run."""
+        return 0 if self.tracker is None else self.tracker.discontinuities
+
+    @property
+    def skipped_steps(self) -> int:
+        """As `lca.tracking.TrackerBase.skipped_steps`; 0 before the first run."""
+        return 0 if self.tracker is None else self.tracker.skipped_steps
+
+    @property
+    def views(self) -> Mapping[str, View]:
+        """The view of each measured loss, by name; empty before the first run."""
+        return {} if self.tracker is None else self.tracker.views
+
+    @property
+    def error(self) -> Exception | None:
+        """The error that ended the measuring or kept it from beginning, or ``None``."""
+        return self._failure if self.tracker is None else self.tracker.error
+
+    def summary(self) -> dict[str, dict[str, Any]]:
+        """As `lca.tracking.TrackerBase.summary`, of the last run."""
+        if self.tracker is None:
+            failure = self._failure
+            reason = f"{type(failure).__name__}: {failure}" if failure else "no run has begun."
+            raise LCAError(f"no step was measured: {reason}")
+        return self.tracker.summary()
+
+    def _begin(self, make_tracker: Callable[[], AnyTracker]) -> None:
+        """A run begins: make its tracker and enter it, or handle the error as ``on_error`` says."""
+        self._end(complete=False)  # a run that ended without the framework saying so
+        self.tracker = self._failure = None
+        try:
+            tracker = make_tracker()
+            tracker.__enter__()
+        except Exception as error:
+            if self._options["on_error"] == "raise":
+                raise
+            self._failure = error
+            warnings.warn(
+                f"measuring did not begin, training goes on: {type(error).__name__}: {error}",
+                LCAWarning,
+                stacklevel=3,
+            )
+        else:
+            self.tracker = tracker
+
+    def _end(self, *, complete: bool = True) -> None:
+        """The run is over, with an error unless it is ``complete``."""
+        if self.tracker is not None:
+            self.tracker.close(complete=complete)

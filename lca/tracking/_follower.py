@@ -1,0 +1,180 @@
+"""`RunFollower`: turns the updates of a training run into the steps that a `Session` measures."""
+
+import warnings
+from typing import Protocol
+
+from lca.arrays import Vector
+from lca.errors import LCAWarning
+from lca.objective import State
+from lca.step import Step
+from lca.tracking._pending import PendingStep, StepFields
+from lca.tracking._session import Session
+
+
+class LiveTheta(Protocol):
+    """Reads θ from a model that is being trained."""
+
+    def copy(self) -> Vector:
+        """A new vector with θ as it is now."""
+
+    def borrow(self) -> Vector:
+        """θ as it is now, valid until the next update; in the model's own memory where that is possible."""
+
+    def persist(self, borrowed: Vector, memory: Vector) -> Vector:
+        """Return a persistent copy of what `borrow` returned; may reuse the buffer ``memory``.
+
+        ``ArrayOps.unchanged`` must recognise the copy by a snapshot of ``borrowed``, so that an estimator
+        reuses what it computed at the end of one step at the start of the next.
+        """
+
+    def is_at(self, theta: Vector) -> bool:
+        """Whether θ equals this vector now."""
+
+    def equal(self, a: Vector, b: Vector) -> bool:
+        """Whether two tensors hold the same numbers."""
+
+
+class RunFollower:
+    """Follows one training run and measures the steps that the session wants.
+
+    The tracker calls `before` and `after` around each update, and `collect_fields` in between, when the
+    gradient is there. Between two steps the follower holds one vector, θ; while it measures a step, also what
+    `LiveTheta.borrow` returns. If the estimator requires fields of the next step, each step is measured one
+    update later, and copies of both its ends are held until then.
+
+    Parameters
+    ----------
+    session
+        Measures the steps.
+    theta
+        Reads θ.
+    step_fields
+        Supplies the step fields; called by `collect_fields`.
+
+    Attributes
+    ----------
+    steps
+        Number of updates seen, measured or not, including those in a record that is continued.
+    discontinuities
+        As in `lca.tracking.TrackerBase`.
+    """
+
+    def __init__(self, session: Session, theta: LiveTheta, step_fields: StepFields | None = None) -> None:
+        self._session = session
+        self._theta = theta
+        self._pending = PendingStep(session.required_fields, step_fields)
+        self.steps = session.first_step
+        self.discontinuities = 0
+        self._wanted = False
+        self._start: Vector | None = None
+        self._last: tuple[int, Vector] | None = None
+        self._state: State | None = None
+
+    @property
+    def requested(self) -> frozenset[str]:
+        """The fields of `lca.Step` to collect from the coming update."""
+        return self._pending.requested(measured=self._wanted)
+
+    @property
+    def reads_theta(self) -> bool:
+        """Whether `before` reads θ at the coming update."""
+        return self._wanted or self._pending.step is not None
+
+    def begin(self) -> None:
+        """The run begins, or continues after `end`."""
+        self._look_ahead()
+
+    def before(self) -> None:
+        """An update may follow; may be called again if none was made."""
+        self._start = None
+        self._pending.clear()
+        if self.reads_theta:
+            with self._session.guarded(self.steps):
+                start = self._read_start()
+                pending = self._pending.step
+                if pending is not None and start is not pending.end:
+                    self._skip_pending()
+                self._start = start if self._wanted else None
+
+    def collect_fields(self) -> None:
+        """The gradient of the update is there, and the update not yet made."""
+        if self.requested:
+            with self._session.guarded(self.steps):
+                self._pending.collect(measured=self._start is not None)
+
+    def after(self) -> None:
+        """An update was made."""
+        pending = self._pending.step
+        if pending is not None:
+            with self._session.guarded(pending.index):
+                self._session.measure(self._pending.completed())
+        if self._start is not None and self._session.error is None:
+            with self._session.guarded(self.steps):
+                self._finish_step(self._start)
+        self._pending.clear()
+        self.steps += 1
+        self._look_ahead()
+
+    def end(self, *, complete: bool = True) -> None:
+        """The run is over: release all vectors and close the record, marked ``complete`` or not."""
+        if self._pending.step is not None:
+            self._skip_pending()
+        self._start = self._last = self._state = None
+        with self._session.guarded(self.steps):
+            self._session.close(complete=complete)
+
+    def _skip_pending(self) -> None:
+        self._pending.step = None
+        self._session.skipped_steps += 1
+
+    def _look_ahead(self) -> None:
+        """Decide, once, whether the next step is measured, and remember the state in which it begins."""
+        self._wanted = False
+        if self._session.error is not None:
+            self._pending.step = None
+        with self._session.guarded(self.steps):
+            if self._session.wants(self.steps):
+                self._remember_state()
+                self._wanted = True
+
+    def _finish_step(self, start: Vector) -> None:
+        """Measure the step from ``start`` to θ, or keep it pending until the next update."""
+        before, after = self._state, self._remember_state()
+        state = None if before is None or after is None else (before, after)
+        delayed = self._pending.delayed
+        end = self._theta.copy() if delayed else self._theta.borrow()
+        self._start = self._last = None
+        step = self._pending.with_fields(Step(start, end, self.steps, state=state))
+        if delayed:
+            self._pending.step = step
+            self._last = (self.steps, end)
+        else:
+            self._session.measure(step)
+            self._last = (self.steps, self._theta.persist(end, start))
+
+    def _remember_state(self) -> State | None:
+        """The state as it is now; the object remembered before if nothing in it has changed since."""
+        now, known = self._session.state(), self._state
+        if now is None or known is None or not all(self._theta.equal(now[name], known[name]) for name in now):
+            self._state = now
+        return self._state
+
+    def _read_start(self) -> Vector:
+        """θ as it is now; the end of the last step itself if θ has not changed since."""
+        if self._last is None:
+            return self._theta.copy()
+        index, end = self._last
+        if self._theta.is_at(end):
+            return end
+        if index == self.steps - 1:
+            if not self.discontinuities:
+                warnings.warn(
+                    f"parameters changed between steps {index} and {self.steps}, outside the updates that "
+                    "are tracked; that part of the loss change is not allocated (see the attribute "
+                    "discontinuities).",
+                    LCAWarning,
+                    stacklevel=2,
+                )
+            self.discontinuities += 1
+        self._last = None
+        return self._theta.copy()

@@ -1,0 +1,188 @@
+"""`ModelTracker`: the tracker of a framework whose optimizer updates the parameters of a model in place."""
+
+from abc import ABC, abstractmethod
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from typing import Any, ClassVar, Generic, TypeVar
+
+from lca.allocation import Estimator
+from lca.errors import LayoutError, LCAError
+from lca.layout import check_same_layout
+from lca.objective import Batch, Objective, leaves
+from lca.summary import RunViews
+from lca.tracking._context import LoopContext
+from lca.tracking._follower import LiveTheta
+from lca.tracking._options import MakeViews, OnError, RecordTo, Schedule
+from lca.tracking._tracker import TrackerBase, check_arguments
+
+Context = TypeVar("Context", bound=LoopContext)
+
+
+class ModelTracker(TrackerBase, ABC, Generic[Context]):
+    """A tracker of ``(model, optimizer, objective)``; a framework supplies the methods at the end.
+
+    Parameters
+    ----------
+    model, optimizer
+        The model that is trained, and the optimizer that updates it.
+    objective, estimator, every, views, on_error, record
+        As in `TrackerBase`.
+
+    Raises
+    ------
+    LCAError
+        If an argument has the wrong type or an invalid value, or the three do not belong together.
+    """
+
+    _types: ClassVar[tuple[type, type]]
+    """The types of models and optimizers."""
+    _type_names: ClassVar[tuple[str, str]]
+    """Their names, for messages."""
+
+    def __init__(
+        self,
+        model: Any,
+        optimizer: Any,
+        objective: Objective | Mapping[str, Objective],
+        estimator: Estimator | None = None,
+        *,
+        every: Schedule = 1,
+        views: MakeViews = RunViews.of,
+        on_error: OnError = "warn",
+        record: RecordTo | None = None,
+    ) -> None:
+        (model_type, optimizer_type), names = self._types, self._type_names
+        check_arguments(
+            f"Tracker(model, optimizer, objective), with a {names[0]}, one {names[1]} (each of several gets "
+            "a Tracker of its own)",
+            {
+                "model": (model, isinstance(model, model_type)),
+                "optimizer": (optimizer, isinstance(optimizer, optimizer_type)),
+            },
+            objective,
+        )
+        super().__init__(objective, estimator, every=every, views=views, on_error=on_error, record=record)
+        self._model, self._optimizer = model, self._unwrapped(optimizer)
+        parameters = self._matching_parameters()
+        self._context = self._make_context(parameters)
+        self._follow(self._live_theta(parameters), self._context.supply)
+
+    def batches(self, loader: Iterable[Batch]) -> Iterator[Batch]:
+        """Yield the batches of ``loader``, so that the tracker knows the batch of each step.
+
+        Several batches to one update (gradient accumulation) are its micro-batches, of equal weight. A batch
+        from which no gradient is taken is ignored.
+
+        >>> # for x, y in tracker.batches(loader): ...
+        """
+        return self._context.batches(loader)
+
+    def begin_batch(self, *batch: Batch) -> None:
+        """Tell the tracker that the loop begins with this batch; without argument, with an unknown one.
+
+        For loops that do not iterate over `batches`.
+        """
+        self._context.begin_batch(*batch)
+
+    def micro_batches(self, batch: Batch, n: int) -> Iterator[tuple[Batch, float]]:
+        """Split ``batch`` into ``n`` micro-batches; yield each with its weight in the loss.
+
+        The weight is its fraction of the examples, so that the weighted losses add up to the mean loss of the
+        batch, and the gradients to its gradient, up to rounding. Batches of fewer than n examples are split
+        into single examples.
+
+        >>> # for (x, y), weight in tracker.micro_batches(batch, 2):
+        >>> #     loss = weight * loss_fn(model(x), y)
+        """
+        return self._context.micro_batches(batch, n)
+
+    def scores(self, index: Any, outputs: Any, labels: Any = None) -> None:
+        """Tell the tracker how wrong the forward pass of training was on single examples.
+
+        `lca.estimators.SampledPathIntegral` samples by these scores.
+
+        Parameters
+        ----------
+        index
+            Which examples of the measured data they are, integers (n,).
+        outputs
+            Logits (n, C), from which the score is ``1 - softmax(outputs)[label]``; or, without labels, the
+            scores themselves (n,), numbers ≥ 0 that grow with the gradient of an example.
+        labels
+            Classes, integers (n,).
+        """
+        with self._session.guarded(self.steps):
+            self._context.add_scores(index, outputs, labels)
+
+    def _requested(self) -> Collection[str]:
+        """The fields of `lca.Step` to supply for the coming update."""
+        return self._follower.requested
+
+    def _detach(self) -> None:
+        self._context.clear()
+
+    def _matching_parameters(self) -> list[Any]:
+        """The model's parameters in the order of the layout that all objectives share."""
+        named = self._named_parameters(self._model)
+        objectives = self._session.objectives
+        for name, objective in objectives.items():
+            _check_known(name, objective, named)
+        layout = check_same_layout((o.layout for o in objectives.values()), "the measured losses")
+        for name, objective in objectives.items():
+            for own in leaves(objective):
+                _check_same_model(name, own, self._parameters_of(own), named)
+        parameters = [named[name] for name in layout.names]
+        owned = {id(parameter) for parameter in self._owned()}
+        if owned and not any(id(parameter) in owned for parameter in parameters):
+            raise LCAError(
+                f"the optimizer owns none of the parameters of this {type(self._model).__name__}; it was "
+                "made for another model, or before the model was replaced or wrapped; make it anew."
+            )
+        return parameters
+
+    # --- what a framework supplies -----------------------------------------------------------------------
+
+    def _unwrapped(self, optimizer: Any) -> Any:
+        """The optimizer inside wrappers of other libraries."""
+        return optimizer
+
+    @abstractmethod
+    def _named_parameters(self, model: Any) -> Mapping[str, Any]:
+        """The parameters of a model, by their names in a layout."""
+
+    @abstractmethod
+    def _parameters_of(self, objective: Objective) -> Mapping[str, Any]:
+        """The parameters from which the framework's own objective was made; empty for other objectives."""
+
+    @abstractmethod
+    def _owned(self) -> Iterable[Any]:
+        """The parameters that the optimizer updates; empty if it does not know yet."""
+
+    @abstractmethod
+    def _make_context(self, parameters: Sequence[Any]) -> Context:
+        """Supplies step fields; raises `LCAError` if the estimator requires some that cannot be supplied."""
+
+    @abstractmethod
+    def _live_theta(self, parameters: Sequence[Any]) -> LiveTheta:
+        """Reads θ from these parameters."""
+
+
+def _check_known(name: str, objective: Objective, named: Mapping[str, Any]) -> None:
+    unknown = [tensor for tensor in objective.layout.names if tensor not in named]
+    if unknown:
+        tensors = ", ".join(map(repr, unknown))
+        noun = "a parameter" if len(unknown) == 1 else "parameters"
+        verb = "is not" if len(unknown) == 1 else "are not"
+        raise LayoutError(
+            f"the objective {name!r} refers to {tensors}, which {verb} {noun} of the model; make it from the "
+            "model that is trained."
+        )
+
+
+def _check_same_model(name: str, own: Objective, its: Mapping[str, Any], named: Mapping[str, Any]) -> None:
+    """An equal copy of the model would measure with moving statistics that training does not update."""
+    other = [tensor for tensor in own.layout.names if its and its.get(tensor) is not named[tensor]]
+    if other:
+        raise LayoutError(
+            f"the objective {name!r} was made from another model of the same form: its {other[0]!r} is not "
+            "this model's; make it from the model that is trained."
+        )

@@ -1,0 +1,194 @@
+"""`Session`: decides which steps of a run are measured, handles errors, and distributes the allocations."""
+
+import warnings
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any
+
+from lca.allocation import Estimator, start_each
+from lca.errors import IncompleteStepError, LCAError, LCAWarning
+from lca.estimators import Adaptive
+from lca.estimators._stochastic import required_fields_of
+from lca.layout import check_same_layout
+from lca.objective import Objective, State, Sum, state_of
+from lca.record import Record
+from lca.row import Row, rows_of
+from lca.step import Step
+from lca.summary import RunViews, summarize
+from lca.tracking._options import MakeViews, OnError, RecordTo, Schedule, ViewsByName, check_options
+from lca.views import View
+from lca.views._view import show
+
+
+class Session:
+    """Allocates the steps of one training run and passes the allocations to views and record.
+
+    Trackers use it; for stored runs there is `lca.allocate`.
+
+    Parameters
+    ----------
+    objective, estimator, every, views, on_error, record
+        As in `lca.tracking.TrackerBase`.
+    advice
+        How the training loop supplies a field of `lca.Step`, by field. It is appended to the error of a step
+        that lacks the field.
+
+    Attributes
+    ----------
+    views
+        The view of each measured loss by name, and of each of its terms (``train/penalty``) if the view of
+        the loss is a `RunViews`.
+    required_fields
+        Names of the fields of `lca.Step` that the estimator requires from the training loop.
+    error
+        The error that ended the measuring, or ``None``.
+    skipped_steps
+        As in `lca.tracking.TrackerBase`.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from lca.reference import Quadratic
+    >>> session = Session(Quadratic(np.eye(2)))
+    >>> session.measure(Step(np.ones(2), np.zeros(2)))
+    >>> session.summary()["train"]["lca_total"]
+    -1.0
+    """
+
+    def __init__(
+        self,
+        objective: Objective | Mapping[str, Objective],
+        estimator: Estimator | None = None,
+        *,
+        every: Schedule = 1,
+        views: MakeViews = RunViews.of,
+        on_error: OnError = "warn",
+        record: RecordTo | None = None,
+        advice: Mapping[str, str] | None = None,
+    ) -> None:
+        check_options(every, on_error)
+        self.objectives = dict(objective) if isinstance(objective, Mapping) else {"train": objective}
+        estimator = estimator or Adaptive()
+        self._allocate = start_each(self.objectives, estimator)
+        self.required_fields = required_fields_of(estimator)
+        self._every, self._on_error = every, on_error
+        self._advice = advice or {}
+        self.skipped_steps = 0
+        self._measured, self._warned = False, False
+        self._layouts = {name: measured.layout for name, measured in self.objectives.items()}
+        self.views = _views_of(self.objectives, views)
+        self.error: Exception | None = None
+        self._record = None if record is None else self._begun(record, estimator)
+
+    @property
+    def first_step(self) -> int:
+        """The index of the first update: 0, or the number of steps in the record that is continued."""
+        return 0 if self._record is None else self._record.next_step
+
+    @property
+    def raises(self) -> bool:
+        """Whether errors in measuring are raised (``on_error="raise"``)."""
+        return self._on_error == "raise"
+
+    def wants(self, index: int) -> bool:
+        """Whether this step is to be measured."""
+        if self.error is not None:
+            return False
+        return self._every(index) if callable(self._every) else index % self._every == 0
+
+    def state(self) -> State | None:
+        """A copy of what the measured losses depend on besides θ (`lca.objective.Stateful`)."""
+        states = [state_of(objective) or {} for objective in self.objectives.values()]
+        return {name: value for state in states for name, value in state.items()} or None
+
+    def measure(self, step: Step) -> None:
+        """Allocate ``step``, update the views and write the record.
+
+        A step that lacks a required field is skipped and counted in `skipped_steps` if an earlier step had
+        it; otherwise this raises `IncompleteStepError`.
+        """
+        try:
+            found = self._allocate(step)
+        except IncompleteStepError as error:
+            self._add_advice(error)
+            if not self._measured:
+                raise
+            if not self._warned:
+                warnings.warn(
+                    f"skipped, as are later steps like it (see the attribute skipped_steps): {error}",
+                    LCAWarning,
+                    stacklevel=2,
+                )
+            self._warned = True
+            self.skipped_steps += 1
+            return
+        self._measured = True
+        rows: dict[str, Row] = {}
+        for name, allocation in found.items():
+            rows |= rows_of({name: allocation}, self._layouts[name])
+        for name, row in rows.items():
+            if name in self.views:
+                show(self.views[name], row)
+        if self._record is not None:
+            self._record.write(rows)
+
+    def close(self, *, complete: bool = True) -> None:
+        """Close the record if there is one; ``complete`` says whether training reached its end."""
+        if self._record is not None:
+            self._record.close(complete=complete and self.error is None)
+
+    @contextmanager
+    def guarded(self, index: int) -> Iterator[None]:
+        """Handle an error inside, in the measuring of step ``index``, as ``on_error`` says."""
+        try:
+            yield
+        except Exception as error:
+            if self.raises:
+                raise
+            self.error = error
+            warnings.warn(
+                f"measuring stopped at step {index}, training goes on: {type(error).__name__}: {error}",
+                LCAWarning,
+                stacklevel=2,
+            )
+
+    def summary(self) -> dict[str, dict[str, Any]]:
+        """As `lca.tracking.TrackerBase.summary`."""
+        summaries = {}
+        for name, view in self.views.items():
+            if not isinstance(view, RunViews):
+                raise LCAError("summary() requires the default views; read your own from tracker.views.")
+            if not len(view.trace.rows):
+                if name not in self.objectives:
+                    continue  # a term, of an estimator that does not allocate terms
+                raise LCAError(f"no step was measured{self._reason()}.")
+            summaries[name] = summarize(view)
+            if self.skipped_steps:
+                summaries[name]["skipped_steps"] = self.skipped_steps
+        return summaries
+
+    def _add_advice(self, error: IncompleteStepError) -> None:
+        """Append to the message how this training loop supplies the missing field."""
+        advice = self._advice.get(error.field.removeprefix("next_"))
+        if advice:
+            error.args = (f"{str(error).rstrip('.')}; {advice}.",)
+
+    def _begun(self, record: RecordTo, estimator: Estimator) -> Record:
+        layout = check_same_layout((o.layout for o in self.objectives.values()), "the losses of one record")
+        made = record if isinstance(record, Record) else Record(record)
+        every = {} if callable(self._every) else {"every": self._every}
+        return made.begin(layout, estimator=estimator, settings=every)
+
+    def _reason(self) -> str:
+        return "" if self.error is None else f": {type(self.error).__name__}: {self.error}".rstrip(".")
+
+
+def _views_of(objectives: Mapping[str, Objective], make: MakeViews) -> dict[str, View]:
+    """The view of each measured loss, and of each of its terms where the view of the loss is a `RunViews`."""
+    views: dict[str, View] = {}
+    for name, measured in objectives.items():
+        layout = measured.layout
+        views[name] = make.view_of(name, layout) if isinstance(make, ViewsByName) else make(layout)
+        if isinstance(measured, Sum) and isinstance(views[name], RunViews):
+            views |= {f"{name}/{term}": RunViews.of(measured.layout) for term in measured.terms}
+    return views
