@@ -2,11 +2,16 @@
 
 import importlib
 import re
+import sys
 from pathlib import Path
 
 from sphinx.util.nodes import make_refnode
 
 import lca
+
+sys.path.insert(0, str(Path(__file__).parent))  # for api_reference.py
+
+from api_reference import write_pages  # noqa: E402
 
 project = "loss-change-allocation"
 author = "The loss-change-allocation developers"
@@ -25,7 +30,7 @@ autodoc_class_signature = "mixed"
 autodoc_typehints = "description"
 autodoc_typehints_description_target = "documented"
 autodoc_typehints_format = "short"
-toc_object_entries = False  # the API page would have a table of contents longer than a screen
+toc_object_entries = False  # an API page would have a table of contents longer than a screen
 napoleon_google_docstring = False
 napoleon_use_ivar = True  # else attributes of a dataclass would be described twice
 napoleon_use_rtype = False
@@ -79,7 +84,7 @@ def undo_napoleon(*event):
 
 
 def link_by_any_name(app, env, node, contnode):
-    """Resolve references by another name of the same object, such as `Step` or `lca.reference.train`.
+    """Resolve references by another name of the same object, such as `Step` or an inherited method.
 
     An attribute that has no entry of its own, such as a field of a dataclass, is linked to its class.
     """
@@ -87,7 +92,8 @@ def link_by_any_name(app, env, node, contnode):
         return None
     domain, target = env.get_domain("py"), node["reftarget"]
     package = (node.get("py:module") or "lca").partition(".")[0]
-    for name in (target, _canonical_name(target), target.rpartition(".")[0]):
+    member = ".".join(filter(None, (node.get("py:module"), node.get("py:class"), target)))
+    for name in (target, _canonical_name(target), _canonical_name(member), target.rpartition(".")[0]):
         matches = domain.find_obj(env, None, None, name, None, 1) if name else []
         # Both backends have a `Tracker`: a docstring means that of its own package.
         own = [match for match in matches if match[0].partition(".")[0] == package]
@@ -113,6 +119,7 @@ def _canonical_name(target):
 
 
 def setup(app):
+    app.connect("builder-inited", write_pages)
     app.connect("autodoc-process-docstring", plain_mathematics)
     app.connect("autodoc-process-docstring", undo_napoleon)
     app.connect("missing-reference", link_by_any_name)

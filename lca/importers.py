@@ -1,7 +1,7 @@
 """Read runs saved by other programs: HDF5 files with the parameters of every step, and checkpoint paths.
 
-The checkpoints themselves are read by the backends: `lca_torch._replay` (torch, safetensors) and
-`lca_tensorflow._replay` (Keras).
+The checkpoints themselves are read by the backends: `lca_torch` (torch, safetensors) and
+`lca_tensorflow` (Keras).
 """
 
 import ast

@@ -26,7 +26,7 @@ Example = tuple[tf.Tensor, tf.Tensor, tf.Tensor]
 
 @dataclass(frozen=True)
 class TensorFlowBackend:
-    """TensorFlow as an `lca.reference.Backend`: Keras layers, updates of `lca.reference._optimizers`.
+    """TensorFlow as an `lca.reference.Backend`: Keras layers, updates of `lca.reference`.
 
     ``run_eagerly`` and ``jit_compile`` are those of `Objective`.
 

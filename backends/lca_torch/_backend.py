@@ -126,7 +126,7 @@ def _tensors(batch: Batch) -> Example:
 
 
 def torch_optimizer(optimizer: Optimizer, parameter: nn.Parameter) -> torch.optim.Optimizer:
-    """The optimizer of `torch.optim` that an `lca.reference._optimizers` description stands for.
+    """The optimizer of `torch.optim` that an `lca.reference` description stands for.
 
     >>> torch_optimizer(optimizers.Adam(lr=0.5), nn.Parameter(torch.zeros(1))).defaults["lr"]
     0.5

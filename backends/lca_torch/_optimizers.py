@@ -1,7 +1,7 @@
 """`updates_without`: the updates that a `torch.optim` optimizer would make without each micro-batch.
 
 They are computed from the optimizer's state and parameter groups before its step, which are only read. The
-formulas are those of `lca.reference._optimizers`; what does not depend on the gradient is computed once for
+formulas are those of `lca.reference`; what does not depend on the gradient is computed once for
 all micro-batches.
 """
 

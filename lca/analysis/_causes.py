@@ -66,7 +66,7 @@ def split_movements(
     Parameters
     ----------
     optimizer
-        One of `lca.reference._optimizers`, with the settings of the run.
+        One of `lca.reference`, with the settings of the run.
     gradients
         The gradient that the optimizer received at each step, starting with the first step of the run: an
         array of shape (T, K), or an iterable of T vectors (K,). Every step is required, because the momentum

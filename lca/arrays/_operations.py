@@ -21,7 +21,7 @@ class ArrayOps(ABC):
 
     Scalars are Python floats. Reduced results are small NumPy arrays: float64 for sums, integers for counts.
     All sums are accumulated in float64. A subclass must define the abstract methods. Every other reduction
-    has a default that works on ``to_numpy(vector)`` (`lca.arrays._host`); an array type that lives on a
+    has a default that works on ``to_numpy(vector)`` (`lca.arrays`); an array type that lives on a
     device overrides it. ``tests/laws/array_ops.py`` holds the laws that every subclass must satisfy.
 
     Notes

@@ -1,7 +1,7 @@
 """`Path` and `Segment`: the gradient of one step as a function of s in [0, 1], checked, counted and reused.
 
 Every estimator needs the same four things: the gradient at θ_t + s Δ_t, the end-point of the last step where
-this one begins, an error for NaN, and the sum ``Σ_k w_k g_k ∘ Δ`` (`lca.estimators._integral`). They are here
+this one begins, an error for NaN, and the sum ``Σ_k w_k g_k ∘ Δ`` (`lca.estimators`). They are here
 once; estimators differ in the rule and in `GradientAt`, which says where a gradient comes from.
 """
 
@@ -170,7 +170,7 @@ class Segment:
 
     @cached_property
     def end(self) -> Evaluation:
-        """At θ_{t+1}. Also evaluates `arrival`."""
+        """At θ_{t+1}. Also evaluates ``arrival``."""
         end = self._evaluate(1.0, gradient=self._gradients)
         again = self.state_moved and not self.sampled
         state = self.step.state[1] if self.step.state else None

@@ -29,7 +29,7 @@ class ModelLoss(ABC):
         Names and shapes of the parameters in θ; tied parameters appear once. Required.
     mixes_examples
         Whether the loss of an example depends on the others in its batch (BatchNorm with batch statistics).
-        The batch size must then be stated, and `by_class` and weighted samples are refused. Default: False.
+        The batch size must then be stated, and ``by_class`` and weighted samples are refused. Default: False.
     counts_examples
         Whether a batch counts by its number of examples or by their weights, so that single examples can be
         drawn; False if the user supplied another weight. Default: True.

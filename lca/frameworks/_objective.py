@@ -47,7 +47,7 @@ class ModelObjective:
        `batch_norm_policies`, `check_frozen`, `check_theta`, `require_precision`.
 
     Options have one name and meaning everywhere: ``loss_fn``, ``batch_loss``, ``batch_weight``,
-    ``batch_size``, ``batch_norm``, ``frozen``, ``keep`` (`lca.frameworks._policies`,
+    ``batch_size``, ``batch_norm``, ``frozen``, ``keep`` (`lca.frameworks`,
     `lca.frameworks.read_batches`).
 
     Parameters

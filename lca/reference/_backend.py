@@ -89,7 +89,7 @@ class Backend(Protocol):
         theta
             θ_0 (K,), a NumPy vector in the objective's dtype. The steps hold the framework's own vectors.
         optimizer
-            A description from `lca.reference._optimizers`. A backend may apply its ``update`` or use the
+            A description from `lca.reference`. A backend may apply its ``update`` or use the
             framework's optimizer with the same formula.
         batches
             The training batches, in order.

@@ -234,7 +234,7 @@ class Adam:
     """Adam (Kingma & Ba 2015, arXiv 1412.6980), as ``torch.optim.Adam``.
 
     ``m ← β₁ m + (1 - β₁) g``; ``v ← β₂ v + (1 - β₂) g²``; ``Δ = -lr m̂ / (√v̂ + ε)`` with the bias corrections
-    ``m̂ = m / (1 - β₁^t)`` and ``v̂ = v / (1 - β₂^t)`` at update t = 1, 2, .... The state is an `AdamState`.
+    ``m̂ = m / (1 - β₁^t)`` and ``v̂ = v / (1 - β₂^t)`` at update t = 1, 2, .... The state is an ``AdamState``.
 
     Parameters
     ----------

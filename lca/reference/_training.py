@@ -28,7 +28,7 @@ def minibatches(
     An epoch visits every example once, in an order shuffled anew. If ``batch_size`` does not divide N, the
     last batch of an epoch is smaller; it is not dropped. Batches of one epoch are not independent of each
     other, which biases estimators that measure on the next batch. Each batch records the positions of its
-    examples in `Batch.index`.
+    examples in ``Batch.index``.
 
     Parameters
     ----------

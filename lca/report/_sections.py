@@ -134,7 +134,7 @@ def layers(run: Run) -> Section:
 
 
 def explorer(run: Run) -> Section:
-    """Layers over time with a slider. Its data come from `lca.report._moments`."""
+    """Layers over time with a slider. Its data come from `lca.report`."""
     text = [
         "Blue is helping, orange-red is hurting. The colour scale is linear up to 1 % of the largest value "
         "and logarithmic beyond. Move the slider, or click a cell of the map, to select an interval of steps."

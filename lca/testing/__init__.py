@@ -17,7 +17,7 @@ from lca._extras import extra
 
 with extra("testing"):
     from lca.testing._checks import check_backend, check_estimator, check_objective, parametrize_with_checks
-    from lca.testing._report import CheckFailure, ConformanceError, Report
+    from lca.testing._report import CheckFailure, ConformanceError, Report, Result
     from lca.testing.problems import Problem, make_problem
 
 __all__ = [
@@ -25,6 +25,7 @@ __all__ = [
     "ConformanceError",
     "Problem",
     "Report",
+    "Result",
     "check_backend",
     "check_estimator",
     "check_objective",

@@ -203,6 +203,7 @@ PROBLEMS: dict[str, Callable[[int], Problem]] = {
     "tanh network": network,
     "relu network": lambda seed: network(seed, activation="relu"),
 }
+"""The problems of `make_problem` by name: from a seed to a `Problem`."""
 
 
 def make_problem(name: str, seed: int = 0) -> Problem:
