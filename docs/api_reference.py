@@ -8,8 +8,11 @@ are written to docs/api/ when the documentation is built, and are not part of th
 import importlib
 import inspect
 import re
+import sys
 from pathlib import Path
 from typing import NamedTuple
+
+from sphinx.pycode import ModuleAnalyzer
 
 from lca.tracking import CallbackBase
 
@@ -35,7 +38,8 @@ PAGES = (
     Page(
         "estimators",
         "Estimators",
-        "[Choosing an estimator](../choosing.md) compares them; [writing one](../write_an_estimator.md) shows "
+        "[Choosing an estimator](../choosing.md) compares them; "
+        "[writing one](../write_an_estimator.md) shows "
         "what the other names are for.",
         ("lca.estimators",),
     ),
@@ -130,7 +134,7 @@ def _text(page: Page, described: set[int]) -> str:
             continue
         lines += [f"## `{module}`", "", "```{eval-rst}", f".. module:: {module}", "```", ""]
         lines += ["| name | |", "|---|---|"]
-        lines += [f"| {{py:obj}}`{path}` | {_first_sentence(value)} |" for path, value in entries]
+        lines += [f"| {{py:obj}}`{path}` | {_first_sentence(path, value)} |" for path, value in entries]
         lines += ["", "```{eval-rst}", *(_directive(path, value) for path, value in entries), "```", ""]
     return "\n".join(lines)
 
@@ -151,9 +155,20 @@ def _entries(module: str, described: set[int]) -> list[tuple[str, object]]:
 def _directive(path: str, value: object) -> str:
     if inspect.isclass(value):
         return f".. autoclass:: {path}" + ("\n   :no-members:" if _is_callback(value) else "")
-    return (
-        f".. autofunction:: {path}" if inspect.isfunction(value) else f".. autodata:: {path}\n   :no-value:"
-    )
+    if inspect.isfunction(value):
+        return f".. autofunction:: {path}"
+    return "\n".join([f".. py:data:: {path}", "", *(f"   {line}" for line in _constant_doc(path)), ""])
+
+
+def _constant_doc(path: str) -> list[str]:
+    """The docstring below a constant or a type alias, in whichever module of the package defines it."""
+    module, _, name = path.rpartition(".")
+    inside = (other for other in list(sys.modules) if other == module or other.startswith(f"{module}."))
+    for candidate in sorted(inside, key=len):
+        docs = ModuleAnalyzer.for_module(candidate).find_attr_docs()
+        if ("", name) in docs:
+            return [line.replace("|", r"\|") for line in docs["", name] if line]
+    return []
 
 
 def _is_callback(value: type) -> bool:
@@ -161,11 +176,13 @@ def _is_callback(value: type) -> bool:
     return issubclass(value, CallbackBase) and value is not CallbackBase
 
 
-def _first_sentence(value: object) -> str:
+def _first_sentence(path: str, value: object) -> str:
     """The beginning of the docstring, on one line, as Markdown in a table."""
-    if not (inspect.isclass(value) or inspect.isfunction(value)):
-        return "a constant" if not hasattr(value, "__origin__") else "a type"
-    paragraph = (inspect.getdoc(value) or "").partition("\n\n")[0].replace("\n", " ")
+    if inspect.isclass(value) or inspect.isfunction(value):
+        text = inspect.getdoc(value) or ""
+    else:
+        text = "\n".join(_constant_doc(path))
+    paragraph = text.partition("\n\n")[0].replace("\n", " ")
     sentence = re.split(r"(?<=[.:;]) (?=[A-Z])", paragraph)[0]
     return sentence.replace("``", "`").replace("|", "\\|")
 

@@ -105,7 +105,7 @@ def link_by_any_name(app, env, node, contnode):
 
 
 def _canonical_name(target):
-    """The module and name under which a project object is defined; empty if there is no such object."""
+    """The public module and the name under which an object is defined; empty if there is no such object."""
     parts = target.split(".")
     for split in range(len(parts) - 1, 0, -1):
         try:
@@ -114,7 +114,9 @@ def _canonical_name(target):
                 found = getattr(found, part)
         except (ImportError, AttributeError):
             continue
-        return f"{getattr(found, '__module__', '')}.{getattr(found, '__qualname__', '')}"
+        found = getattr(found, "fget", found)  # of a property, the function
+        module = re.sub(r"\._\w+", "", getattr(found, "__module__", ""))
+        return f"{module}.{getattr(found, '__qualname__', '')}"
     return ""
 
 

@@ -126,5 +126,5 @@ class Objective(ModelObjective):
 
     @property
     def variables(self) -> list[keras.Variable]:
-        """The model's own variables in θ, in the order of `layout`."""
+        """The model's own variables in θ, in the order of ``layout``."""
         return list(self._loss.variables)

@@ -33,9 +33,12 @@ class ModelLoss(ABC):
     counts_examples
         Whether a batch counts by its number of examples or by their weights, so that single examples can be
         drawn; False if the user supplied another weight. Default: True.
-    mean_hint, gradient_hint, sample_hint
-        How to get a mean, what cuts gradients, and which losses can be weighted, in the words of the
-        framework; parts of error messages.
+    mean_hint
+        How to get a mean, in the words of the framework; part of error messages, as the next two.
+    gradient_hint
+        What may have cut the gradient.
+    sample_hint
+        Which losses can be weighted.
     """
 
     layout: Layout
