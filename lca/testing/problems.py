@@ -44,6 +44,12 @@ class Problem:
         If the loss is a polynomial along every segment, its degree; otherwise ``None``.
     exact
         A function of ``start`` and ``end`` that returns the allocation (K,) in closed form, if it is known.
+
+    Examples
+    --------
+    >>> from lca.reference.models import Quadratic
+    >>> Problem("a quadratic", Quadratic(np.eye(2)), np.array([[1.0, 0.0], [0.0, 0.0]]), degree=2)
+    a quadratic
     """
 
     name: str

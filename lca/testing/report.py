@@ -118,7 +118,15 @@ class Result:
 
 @dataclass(frozen=True)
 class Report:
-    """The outcome of a list of checks on one subject; prints as a table."""
+    """The outcome of a list of checks on one subject; prints as a table.
+
+    Examples
+    --------
+    >>> from lca import SIMPSON, PathIntegral
+    >>> from lca.testing import check_estimator
+    >>> check_estimator(PathIntegral(SIMPSON), samples=2).failed
+    ()
+    """
 
     subject: str
     results: tuple[Result, ...]
