@@ -136,8 +136,8 @@ class NumpyBackend:
 def offered_backends() -> dict[str, EntryPoint]:
     """The entry points of all installed backends by name; nothing is imported.
 
-    >>> offered_backends()["numpy"].value
-    'lca.reference.backend:NumpyBackend'
+    >>> "numpy" in offered_backends()
+    True
     """
     points = sorted(entry_points(group=ENTRY_POINT_GROUP), key=lambda point: point.name)
     return {point.name: point for point in points}
