@@ -346,7 +346,13 @@ def start_each(
 
 
 def with_terms(rows: Mapping[str, StepAllocation]) -> dict[str, StepAllocation]:
-    """The allocations of measured losses by name, each followed by those of its terms (``train/penalty``)."""
+    """The allocations of measured losses by name, each followed by those of its terms (``train/penalty``).
+
+    >>> term = StepAllocation(np.zeros(1), 1.0, 1.0, residual=0.0, mass=0.0)
+    >>> whole = StepAllocation(np.zeros(1), 2.0, 2.0, residual=0.0, mass=0.0, terms={"penalty": term})
+    >>> list(with_terms({"train": whole}))
+    ['train', 'train/penalty']
+    """
     found = {}
     for name, allocation in rows.items():
         found[name] = allocation
@@ -361,6 +367,9 @@ def check_deterministic(objective: Objective, theta: Vector, batch: Batch | None
     The whole data are used, or ``batch`` for an estimator that samples. The gradient is compared as well: at
     θ = 0 a classifier has the same loss on any sample of its data. Differences within rounding are allowed,
     as a parallel sum may change its order.
+
+    >>> from lca.reference.models import Quadratic
+    >>> check_deterministic(Quadratic(np.eye(2)), np.ones(2))
     """
     objective.layout.check(theta, "theta")
     given = () if batch is None else (batch,)

@@ -21,7 +21,11 @@ __all__ = [
 
 
 class SignCounts(NamedTuple):
-    """Numbers of entries of each group with v < 0, v > 0, and v = 0 exactly; integers (groups,)."""
+    """Numbers of entries of each group with v < 0, v > 0, and v = 0 exactly; integers (groups,).
+
+    >>> SignCounts(np.array([2]), np.array([0]), np.array([1])).zero
+    array([1])
+    """
 
     negative: np.ndarray
     positive: np.ndarray

@@ -267,7 +267,11 @@ def _layer(name: str) -> str:
 
 
 def check_same_layout(layouts: Iterable[Layout], what: str) -> Layout:
-    """Return the common layout; raise `LayoutError`, naming ``what`` must agree, if the layouts differ."""
+    """Return the common layout; raise `LayoutError`, naming ``what`` must agree, if the layouts differ.
+
+    >>> check_same_layout([Layout(("w",), ((2,),)), Layout(("w",), ((2,),))], "all losses").names
+    ('w',)
+    """
     first, *rest = layouts
     for other in rest:
         if (other.names, other.shapes) != (first.names, first.shapes):

@@ -244,6 +244,10 @@ class Evaluation:
     """Loss and gradient at one point, with those of each term if the objective is a `Sum`.
 
     ``grad`` is ``None`` if only the loss was evaluated.
+
+    >>> import numpy as np
+    >>> Evaluation(0.5, np.array([1.0, 0.0])).terms
+    {}
     """
 
     loss: float
@@ -272,7 +276,13 @@ def leaves(measured: Objective | Mapping[str, Objective]) -> Iterator[Objective]
 
 
 def state_of(objective: Objective) -> State | None:
-    """A copy of what the objective, or any term of it, depends on besides θ; ``None`` if nothing."""
+    """A copy of what the objective, or any term of it, depends on besides θ; ``None`` if nothing.
+
+    >>> import numpy as np
+    >>> from lca.reference.models import Quadratic
+    >>> state_of(Quadratic(np.eye(2))) is None
+    True
+    """
     if isinstance(objective, Sum):
         states = [state_of(term) or {} for term in objective.terms.values()]
         return reduce(or_, map(dict, states)) or None
@@ -282,7 +292,14 @@ def state_of(objective: Objective) -> State | None:
 
 
 def at_state(objective: Objective, state: State | None) -> Objective:
-    """``objective`` with this state; unchanged if ``state`` is ``None`` or the loss depends on θ alone."""
+    """``objective`` with this state; unchanged if ``state`` is ``None`` or the loss depends on θ alone.
+
+    >>> import numpy as np
+    >>> from lca.reference.models import Quadratic
+    >>> loss = Quadratic(np.eye(2))
+    >>> at_state(loss, {"running_mean": np.zeros(2)}) is loss
+    True
+    """
     if state is None:
         return objective
     if isinstance(objective, Sum):
@@ -298,6 +315,13 @@ def evaluate(
     """Loss and gradient at θ, with those of each term of a `Sum`; every term is evaluated once.
 
     Costs one gradient, or one forward pass with ``gradient=False``.
+
+    >>> import numpy as np
+    >>> from lca.reference.models import Quadratic
+    >>> loss = Sum({"data": Quadratic(np.eye(2)), "penalty": Quadratic(2 * np.eye(2))})
+    >>> found = evaluate(loss, np.ones(2))
+    >>> found.loss, found.terms["penalty"].grad
+    (3.0, array([2., 2.]))
     """
     if isinstance(objective, Sum):
         terms = {

@@ -43,6 +43,9 @@ def moments(weight_mass: float) -> float:
     """The moments of a quadrature rule with ``Σ|w_k| = weight_mass``, in float64: 64 eps.
 
     The errors of the built-in rules are at most 2 eps, and 18 eps for Gauss-Legendre with 200 nodes.
+
+    >>> moments(1.0) == 64 * EPS64
+    True
     """
     return 64 * EPS64 * weight_mass
 
@@ -52,6 +55,9 @@ def repeat(loss: float, eps: float) -> float:
 
     A parallel sum may add its terms in a different order. Randomness (dropout, augmentation) changes the loss
     by orders of magnitude more.
+
+    >>> repeat(-2.0, EPS32) == 32 * EPS32
+    True
     """
     return 16 * eps * abs(loss)
 
@@ -61,6 +67,9 @@ def allocation(mass: float, eps: float) -> float:
 
     Largest errors observed: 2.5 eps·mass for Simpson's rule against the closed form on 900 steps of random
     quartic ridges, and 1.2 eps·mass for float32 against float64 on 600 random networks.
+
+    >>> allocation(2.0, EPS64) == 16 * EPS64
+    True
     """
     return 8 * eps * mass
 
@@ -72,6 +81,9 @@ def polynomial(mass: float, degree: int, eps: float) -> float:
     ridge polynomials for each degree, Gauss, Lobatto and composite rules differed from the closed form by at
     most 9.6 eps·mass at degree 2, 19 at degree 8 and 52 at degree 15; residuals were at most
     26 eps·(mass + |loss|).
+
+    >>> polynomial(1.0, 3, EPS64) == 32 * EPS64
+    True
     """
     return 8 * (degree + 1) * eps * mass
 
@@ -81,6 +93,9 @@ def conservation(mass: float, loss: float, eps: float) -> float:
 
     Each loss has a rounding error of about eps·|loss|, which does not decrease with the length of the step
     and dominates on short steps.
+
+    >>> conservation(1.0, 1.0, EPS32) == 16 * EPS32
+    True
     """
     return 8 * eps * (mass + abs(loss))
 
@@ -92,6 +107,9 @@ def gradient(scale: float, eps: float) -> float:
     ``Σ_n w_n (|∂ℓ_n/∂θ| + |∂f_n/∂θ|) / Σ_n w_n`` with outputs f. The derivative of the outputs is included
     because softmax - onehot cancels on confident examples. On 400 random networks (dense and convolutional,
     depth 0 to 3), errors were at most 1.9 eps·scale in float64 and 2.3 eps·scale in float32.
+
+    >>> gradient(2.0, EPS64) == 32 * EPS64
+    True
     """
     return 16 * eps * scale
 
@@ -101,6 +119,9 @@ def central_difference(scale: float, loss: float) -> float:
 
     128 eps^(2/3)·(scale + |loss|): truncation and rounding errors are both of order eps^(2/3) at this step
     size. On 150 random tanh networks, errors were at most 13 of these units (median 0.3).
+
+    >>> f"{central_difference(1.0, 1.0):.1e}"
+    '9.4e-09'
     """
     return 128 * float(EPS64 ** (2 / 3)) * (scale + abs(loss))
 
@@ -110,6 +131,9 @@ def summed(mass: float, eps: float) -> float:
 
     The losses of 400 random data sets, evaluated in one chunk and in several, differed by at most
     1.8 eps·|loss|.
+
+    >>> summed(2.0, EPS32) == 16 * EPS32
+    True
     """
     return 8 * eps * mass
 
@@ -120,6 +144,9 @@ def adaptive_residual(mass: float) -> float:
     This is a quadrature error and not rounding: every kink of a ReLU or a pooling layer lowers the order.
     Between random points of small ReLU networks, the largest residual in 50 cases was 5e-3 at a mass of 19. A
     wrong gradient leaves a fixed fraction of the mass.
+
+    >>> adaptive_residual(1.0)
+    0.002
     """
     return 1e-3 * (1 + mass)
 
@@ -129,5 +156,8 @@ def scipy_quadrature(mass: float) -> float:
 
     Here mass is the largest integrand on the segment. It is called with a quarter of this tolerance on
     each smooth piece, and overestimates its own error.
+
+    >>> scipy_quadrature(1.0) == 4096 * EPS64
+    True
     """
     return 2.0**12 * EPS64 * mass

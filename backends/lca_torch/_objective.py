@@ -69,9 +69,9 @@ class Objective(ModelObjective):
     activations of one measuring batch: one vector for the result.
 
     There is no ``class_weight``: in torch the weights of classes belong to the loss
-    (``CrossEntropyLoss(weight=...)``), which divides by their sum; pass ``batch_weight``, the sum of the
-    weights in a batch, with it. A torch model has no penalties of its own: `by_term` says how to make them a
-    term (`lca_torch.Penalty`).
+    (``torch.nn.CrossEntropyLoss(weight=...)``), which divides by their sum; pass ``batch_weight``, the sum of
+    the weights in a batch, with it. A torch model has no penalties of its own: `by_term` says how to make
+    them a term (`lca_torch.Penalty`).
 
     Raises
     ------

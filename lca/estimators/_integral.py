@@ -160,7 +160,15 @@ class Integral:
 
 
 def integrate(segment: Segment, rule: QuadratureRule) -> Integral:
-    """The integral by ``rule``, evaluated node by node in the order of s."""
+    """The integral by ``rule``, evaluated node by node in the order of s.
+
+    >>> from lca import TRAPEZOID, Step
+    >>> from lca.estimators.path import Path
+    >>> from lca.reference.models import bowl
+    >>> segment = Path(bowl(1)).segment(Step(np.array([2.0]), np.array([1.0])))
+    >>> integrate(segment, TRAPEZOID).allocation().values
+    array([-1.5])
+    """
     integral = Integral(segment)
     for s, weight in zip(rule.nodes, rule.weights, strict=True):
         # The gradient at the end may be the next step's start; a sampled one may belong to the training loop.

@@ -162,7 +162,15 @@ def sampled_node(gradients: list[Vector], point: Point) -> Evaluation:
 
 
 def gradient_on(objective: Objective, theta: Vector, sample: Sample) -> Vector:
-    """``factor · g_batch(θ)``, which is unbiased."""
+    """``factor · g_batch(θ)``, which is unbiased.
+
+    >>> import numpy as np
+    >>> from lca.reference import DatasetLoss, logistic_regression
+    >>> loss = DatasetLoss(logistic_regression(2, 3), np.eye(2), np.array([0, 2]))
+    >>> [sample] = Sampler(loss, "uniform", floor=1.0, seed=0).draw([4])
+    >>> gradient_on(loss, np.zeros(9), sample).shape
+    (9,)
+    """
     gradient = objective.loss_and_grad(theta, sample.batch)[1]
     return gradient if sample.factor == 1 else array_ops(theta).scaled(gradient, sample.factor)
 

@@ -33,6 +33,12 @@ class Sampler:
 
     ``stratified`` draws systematically: the examples are sorted by class and score, and one is drawn at
     every ``1/size``-th of the total probability, from a random start.
+
+    >>> from lca.reference import Batch, DatasetLoss, logistic_regression
+    >>> loss = DatasetLoss(logistic_regression(2, 3), np.eye(2), np.array([0, 2]))
+    >>> [sample] = Sampler(loss, "uniform", floor=1.0, seed=0).draw([4])
+    >>> len(sample.batch)
+    4
     """
 
     def __init__(self, objective: Objective, sampling: Sampling, floor: float, seed: int) -> None:

@@ -55,7 +55,12 @@ def required_fields_of(estimator: Estimator) -> tuple[str, ...]:
 
 
 def check_required_fields(step: Step, required_fields: Sequence[str], name: str) -> None:
-    """Raise `IncompleteStepError` if ``step`` lacks a field that the estimator ``name`` requires."""
+    """Raise `IncompleteStepError` if ``step`` lacks a field that the estimator ``name`` requires.
+
+    >>> import numpy as np
+    >>> step = Step(np.zeros(1), np.ones(1), gradient=np.ones(1))
+    >>> check_required_fields(step, ["gradient"], "SameBatch")
+    """
     assert set(required_fields) <= {field.name for field in fields(Step)}
     for field in required_fields:
         value = getattr(step, field)

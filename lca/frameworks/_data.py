@@ -107,6 +107,11 @@ def all_rows(tree: PyTree, came_in: int | None = None) -> Rows:
     ------
     DataError
         If the tensors differ in length, or there are no examples.
+
+    Examples
+    --------
+    >>> len(all_rows((np.zeros((7, 3)), np.zeros(7))))
+    7
     """
     if not is_rows(tree):
         raise DataError(
@@ -149,7 +154,15 @@ def read_batches(
 
 
 def joined(batches: list[PyTree]) -> Measured:
-    """`Rows` out of batches, if they agree in structure, dtypes and shapes behind the first axis."""
+    """`Rows` out of batches, if they agree in structure, dtypes and shapes behind the first axis.
+
+    Otherwise `Batches`, which cannot be cut.
+
+    >>> joined([np.zeros((2, 3)), np.zeros((1, 3))]).came_in
+    2
+    >>> joined([np.zeros((2, 3)), np.zeros((1, 4))]).kept
+    True
+    """
     if not all(is_rows(batch) and signature(batch) == signature(batches[0]) for batch in batches):
         return Batches(batches)
     size, *sizes = map(examples_in, batches)

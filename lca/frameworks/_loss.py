@@ -56,7 +56,7 @@ class ModelLoss(ABC):
     def evaluate(
         self, theta: Vector, batches: Iterable[PyTree], state: State | None = None, *, gradient: bool
     ) -> tuple[float, Vector | None]:
-        """Mean loss over the batches, summed in float64, and its gradient (K,), a new vector, if asked for.
+        """Mean loss over the batches, summed in float64, and its gradient (K,), a new vector, if requested.
 
         ``state`` replaces the model's own; ``None``: as it is now. Entries of θ that do not train have
         gradient 0. Costs one forward pass over the batches, and one backward pass with ``gradient``.
@@ -125,13 +125,28 @@ class ModelLoss(ABC):
 
 
 class BatchwiseLoss(ModelLoss):
-    """A `ModelLoss` that evaluates one batch at a time; the simplest way to support a framework."""
+    """A `ModelLoss` that evaluates one batch at a time; the simplest way to support a framework.
+
+    The losses are summed in float64, the gradients in the dtype of θ.
+
+    Examples
+    --------
+    >>> class Mean(BatchwiseLoss):
+    ...     layout = Layout(("center",), ((1,),))
+    ...     def theta(self):
+    ...         return np.zeros(1)
+    ...     def evaluate_batch(self, theta, batch, state, *, gradient):
+    ...         return ((batch - theta) ** 2).mean() / 2, theta - batch.mean() if gradient else None
+    >>> loss = Mean()
+    >>> loss.evaluate(loss.theta(), [np.array([1.0, 3.0]), np.array([2.0])], gradient=True)
+    (2.3333333333333335, array([-2.]))
+    """
 
     @abstractmethod
     def evaluate_batch(
         self, theta: Vector, batch: PyTree, state: State | None, *, gradient: bool
     ) -> tuple[float, Vector | None]:
-        """``ℓ_b(θ)``, the mean loss of one batch, and its gradient (K,), a new vector, if asked for."""
+        """``ℓ_b(θ)``, the mean loss of one batch, and its gradient (K,), a new vector, if requested."""
 
     def evaluate(
         self, theta: Vector, batches: Iterable[PyTree], state: State | None = None, *, gradient: bool
@@ -154,7 +169,11 @@ class BatchwiseLoss(ModelLoss):
 
 
 def require_weight(weight: float) -> float:
-    """``weight``, or a `DataError` if it is not positive."""
+    """``weight``, or a `DataError` if it is not positive.
+
+    >>> require_weight(2.0)
+    2.0
+    """
     if not weight > 0:
         raise DataError(
             f"the measured batches weigh {weight:g} together; pass a batch_weight that is positive."
@@ -175,6 +194,13 @@ def loss_errors(batch: PyTree, passed_on: tuple[type[Exception], ...] = ()) -> I
     """Turn whatever the loss of a batch raises into a `DataError` that describes the batch.
 
     Errors of this library, and those of the types ``passed_on`` (out of memory), stay as they are.
+
+    >>> try:
+    ...     with loss_errors(np.zeros((2, 3))):
+    ...         raise ValueError("shapes do not match")
+    ... except DataError as error:
+    ...     print(error)
+    the loss of a measuring batch (ndarray of float64 (2, 3)) raised ValueError: shapes do not match
     """
     try:
         yield
@@ -200,5 +226,9 @@ def check_loss(loss: object, mean_hint: str) -> None:
 
 
 def no_gradient(gradient_hint: str) -> LCAError:
-    """The error for a loss through which no gradient reaches any parameter."""
+    """The error for a loss through which no gradient reaches any parameter.
+
+    >>> print(no_gradient("is it detached?"))
+    the loss does not depend on any parameter that trains; is it detached?
+    """
     return LCAError(f"the loss does not depend on any parameter that trains; {gradient_hint}")

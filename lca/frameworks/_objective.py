@@ -19,7 +19,11 @@ from lca.tolerances import summed
 
 
 class Sample(NamedTuple):
-    """A batch that `ModelObjective.batch` made; its tensors are those that the model takes."""
+    """A batch that `ModelObjective.batch` made; its tensors are those that the model takes.
+
+    >>> Sample(np.zeros((2, 3))).rows.shape
+    (2, 3)
+    """
 
     rows: PyTree
 
@@ -278,7 +282,24 @@ class ModelObjective:
 
 @dataclass(frozen=True, eq=False)
 class AtState:
-    """A `ModelObjective` with a state that is given, not the one the model has at the moment."""
+    """A `ModelObjective` with a given state instead of the model's own.
+
+    Examples
+    --------
+    >>> from lca.frameworks import BatchwiseLoss, all_rows
+    >>> class Shifted(BatchwiseLoss):  # the mean of x θ + shift, where the shift is state
+    ...     layout = Layout(("w",), ((1,),))
+    ...     def theta(self):
+    ...         return np.ones(1)
+    ...     def state(self):
+    ...         return {"shift": np.zeros(1)}
+    ...     def evaluate_batch(self, theta, batch, state, *, gradient):
+    ...         shift = (state or self.state())["shift"]
+    ...         return (batch * theta + shift).mean(), batch.mean(0) if gradient else None
+    >>> objective = ModelObjective(None, Shifted(), all_rows(np.eye(2)[:, :1]))
+    >>> objective.loss(np.ones(1)), AtState(objective, {"shift": np.ones(1)}).loss(np.ones(1))
+    (0.5, 1.5)
+    """
 
     objective: ModelObjective
     given: State

@@ -38,7 +38,11 @@ def require_precision(dtypes: Mapping[str, str], fix: str) -> None:
 
 
 def check_theta(layout: Layout, theta: Vector, kind: type) -> None:
-    """Raise `LayoutError` unless θ is a (K,) float32 or float64 vector of this tensor type."""
+    """Raise `LayoutError` unless θ is a (K,) float32 or float64 vector of this tensor type.
+
+    >>> import numpy as np
+    >>> check_theta(Layout(("w",), ((2,),)), np.zeros(2), np.ndarray)
+    """
     array_ops(theta)
     if not isinstance(theta, kind) or dtype_of(theta) not in PRECISIONS:
         raise LayoutError(

@@ -35,6 +35,16 @@ def checkpoints_in_order(
     ------
     TrajectoryError
         If a path does not exist, there are fewer than two, or the names do not give one order.
+
+    Examples
+    --------
+    >>> import tempfile
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     for step in (10, 9):
+    ...         (Path(folder) / f"step-{step}.npy").touch()
+    ...     files = checkpoints_in_order(folder, lambda path: path.suffix == ".npy", ".npy")
+    >>> [file.name for file in files]
+    ['step-9.npy', 'step-10.npy']
     """
     place = ""
     if isinstance(checkpoints, str | PathLike):
@@ -63,7 +73,20 @@ def checkpoints_in_order(
 def steps_between(files: list[Path], read: ReadCheckpoint) -> Iterator[Step]:
     """The steps between consecutive checkpoints; each file is read once, when its step comes up.
 
-    ``Step.index`` counts checkpoints from 0. A state that did not move is the same object at both ends.
+    ``Step.index`` counts checkpoints from 0. A state that did not change is the same object at both ends.
+
+    Parameters
+    ----------
+    files
+        At least two, in the order of training.
+    read
+        Returns θ (K,) and the state of one file, or ``None`` for the state.
+
+    Examples
+    --------
+    >>> points = {Path("0"): np.zeros(2), Path("1"): np.ones(2)}
+    >>> [step.end - step.start for step in steps_between(list(points), lambda path: (points[path], None))]
+    [array([1., 1.])]
     """
     start, before = read(files[0])
     for index, path in enumerate(files[1:]):

@@ -56,7 +56,11 @@ class TensorOps:
 
 @singledispatch
 def tensor_ops(leaf: object) -> TensorOps | None:
-    """The `TensorOps` of the type of ``leaf``; ``None`` if it is not a tensor of an imported framework."""
+    """The `TensorOps` of the type of ``leaf``; ``None`` if it is not a tensor of an imported framework.
+
+    >>> tensor_ops(np.zeros(2, "float32")).dtype(np.zeros(2, "float32")), tensor_ops("a name")
+    ('float32', None)
+    """
     return None
 
 

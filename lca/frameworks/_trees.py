@@ -44,7 +44,11 @@ def tree_leaves(tree: PyTree, path: str = "") -> Iterator[tuple[str, Any]]:
 
 
 def tensors_in(tree: PyTree) -> list[Tensor]:
-    """All tensors of a tree, in order."""
+    """All tensors of a tree, in order.
+
+    >>> tensors_in({"x": (np.zeros(1), "name"), "y": np.ones(1)})
+    [array([0.]), array([1.])]
+    """
     return [leaf for _, leaf in tree_leaves(tree) if is_tensor(leaf)]
 
 

@@ -109,7 +109,14 @@ class Check:
 
 @dataclass(frozen=True)
 class Result:
-    """The outcome of one check; ``message`` is empty unless the check failed."""
+    """The outcome of one check; ``message`` is empty unless the check failed.
+
+    >>> from lca import SIMPSON, PathIntegral
+    >>> from lca.testing import check_estimator
+    >>> result = check_estimator(PathIntegral(SIMPSON), samples=2).results[0]
+    >>> result.status, result.message
+    ('passed', '')
+    """
 
     check: Check
     status: Status
@@ -118,7 +125,15 @@ class Result:
 
 @dataclass(frozen=True)
 class Report:
-    """The outcome of a list of checks on one subject; prints as a table."""
+    """The outcome of a list of checks on one subject; prints as a table.
+
+    Examples
+    --------
+    >>> from lca import SIMPSON, PathIntegral
+    >>> from lca.testing import check_estimator
+    >>> check_estimator(PathIntegral(SIMPSON), samples=2).failed
+    ()
+    """
 
     subject: str
     results: tuple[Result, ...]

@@ -55,6 +55,12 @@ class Problem:
         If the loss is a polynomial along every segment, its degree; otherwise ``None``.
     exact
         A function of ``start`` and ``end`` that returns the allocation (K,) in closed form, if it is known.
+
+    Examples
+    --------
+    >>> from lca.reference.models import Quadratic
+    >>> Problem("a quadratic", Quadratic(np.eye(2)), np.array([[1.0, 0.0], [0.0, 0.0]]), degree=2)
+    Problem('a quadratic', K=2, steps=1, float64)
     """
 
     name: str
@@ -87,6 +93,9 @@ class RidgePolynomial:
         The vectors a_j as rows, (J, K).
     power
         p ≥ 1.
+
+    >>> RidgePolynomial(np.eye(2), 2).loss(np.array([3.0, 4.0]))
+    12.5
     """
 
     directions: _Array
@@ -115,7 +124,11 @@ class RidgePolynomial:
 
 
 def ridge(seed: int, power: int, *, size: int = 6, steps: int = 3) -> Problem:
-    """A random `RidgePolynomial` of degree ``power`` in ``size`` parameters, and a random path."""
+    """A random `RidgePolynomial` of degree ``power`` in ``size`` parameters, and a random path.
+
+    >>> ridge(0, power=3, size=4).points.shape
+    (4, 4)
+    """
     rng = np.random.default_rng(seed)
     objective = RidgePolynomial(rng.normal(size=(4, size)) / np.sqrt(size), power)
     return _problem(f"ridge{power}", objective, rng, steps, power)
@@ -129,7 +142,11 @@ def network(
     steps: int = 3,
     scale: float = 0.3,
 ) -> Problem:
-    """A random MLP classifier on random data, and a random walk of its parameters, without closed form."""
+    """A random MLP classifier on random data, and a random walk of its parameters, without closed form.
+
+    >>> network(0).degree is None
+    True
+    """
     rng = np.random.default_rng(seed)
     x, y = rng.normal(size=(17, sizes[0])), rng.integers(sizes[-1], size=17)
     model = mlp(sizes, activation=activation)  # type: ignore[arg-type]
@@ -139,7 +156,12 @@ def network(
 
 
 def random_batch(network: Network, seed: int, n: int = 17, *, weighted: bool = False) -> Batch:
-    """Random data: n examples and targets that fit ``network``; all numbers are exact in float32 as well."""
+    """Random data: n examples and targets that fit ``network``; all numbers are exact in float32 as well.
+
+    >>> from lca.reference.models import logistic_regression
+    >>> len(random_batch(logistic_regression(2, 3), seed=0, n=5))
+    5
+    """
     rng = np.random.default_rng(seed)
     x = _single(rng.normal(size=(n, *network.input_shape)))
     if isinstance(network.loss, CrossEntropy):
@@ -153,6 +175,9 @@ def random_path(layout: Layout, seed: int, steps: int, *, start: _Array | None =
     """A random walk (steps + 1, K) that begins near ``start``; float64, and exact in float32 as well.
 
     By default it begins at random parameters near 0, scaled by the fan-in of each tensor.
+
+    >>> random_path(Layout(("w",), ((2, 3),)), seed=0, steps=4).shape
+    (5, 6)
     """
     rng = np.random.default_rng(seed)
     if start is None:

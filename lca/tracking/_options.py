@@ -19,7 +19,19 @@ RecordTo: TypeAlias = Record | str | PathLike[str]
 
 @runtime_checkable
 class ViewsByName(Protocol):
-    """Makes the view of one measured loss from its name and layout, e.g. to write it under that name."""
+    """Makes the view of one measured loss from its name and layout, e.g. to write it under that name.
+
+    Examples
+    --------
+    >>> from lca.views import Trace
+    >>> class NamedTraces:
+    ...     def __init__(self):
+    ...         self.by_name = {}
+    ...     def view_of(self, name, layout):
+    ...         return self.by_name.setdefault(name, Trace())
+    >>> isinstance(NamedTraces(), ViewsByName)
+    True
+    """
 
     def view_of(self, name: str, layout: Layout) -> View:
         """The view of the measured loss ``name``."""

@@ -139,7 +139,7 @@ class TrackerBase:
         """Begin to listen to updates."""
 
     def _detach(self) -> None:
-        """Stop listening to updates and restore everything that `_attach` changed."""
+        """Stop listening to updates and restore what was changed to listen."""
 
     def _check_run(self) -> None:
         """Raise `LCAError` if updates of the run, which has just ended without an error, were missed."""

@@ -9,7 +9,11 @@ from lca.layout import Layout
 
 
 class Entry(NamedTuple):
-    """The name of a parameter, such as ``"fc1.weight[3, 17]"``, and its total over the run."""
+    """The name of a parameter, such as ``"fc1.weight[3, 17]"``, and its total over the run.
+
+    >>> Entry("fc1.weight[3, 17]", -0.5).total
+    -0.5
+    """
 
     name: str
     total: float
