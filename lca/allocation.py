@@ -368,7 +368,7 @@ def check_deterministic(objective: Objective, theta: Vector, batch: Batch | None
     θ = 0 a classifier has the same loss on any sample of its data. Differences within rounding are allowed,
     as a parallel sum may change its order.
 
-    >>> from lca.reference.models import Quadratic
+    >>> from lca.reference import Quadratic
     >>> check_deterministic(Quadratic(np.eye(2)), np.ones(2))
     """
     objective.layout.check(theta, "theta")

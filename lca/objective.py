@@ -279,7 +279,7 @@ def state_of(objective: Objective) -> State | None:
     """A copy of what the objective, or any term of it, depends on besides θ; ``None`` if nothing.
 
     >>> import numpy as np
-    >>> from lca.reference.models import Quadratic
+    >>> from lca.reference import Quadratic
     >>> state_of(Quadratic(np.eye(2))) is None
     True
     """
@@ -295,7 +295,7 @@ def at_state(objective: Objective, state: State | None) -> Objective:
     """``objective`` with this state; unchanged if ``state`` is ``None`` or the loss depends on θ alone.
 
     >>> import numpy as np
-    >>> from lca.reference.models import Quadratic
+    >>> from lca.reference import Quadratic
     >>> loss = Quadratic(np.eye(2))
     >>> at_state(loss, {"running_mean": np.zeros(2)}) is loss
     True
@@ -317,7 +317,7 @@ def evaluate(
     Costs one gradient, or one forward pass with ``gradient=False``.
 
     >>> import numpy as np
-    >>> from lca.reference.models import Quadratic
+    >>> from lca.reference import Quadratic
     >>> loss = Sum({"data": Quadratic(np.eye(2)), "penalty": Quadratic(2 * np.eye(2))})
     >>> found = evaluate(loss, np.ones(2))
     >>> found.loss, found.terms["penalty"].grad

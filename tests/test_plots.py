@@ -170,10 +170,10 @@ def test_all_neurons_are_drawn_and_the_strongest_of_both_signs_labelled():
     ax = plots.plot_neurons(rows, list("abcdef"), top=2)
     named = {text.get_text(): text.get_color() for text in ax.texts}
     assert named == {
-        "a": plots.canvas.HELPING,
-        "b": plots.canvas.HELPING,
-        "f": plots.canvas.HURTING,
-        "e": plots.canvas.HURTING,
+        "a": plots._canvas.HELPING,
+        "b": plots._canvas.HELPING,
+        "f": plots._canvas.HURTING,
+        "e": plots._canvas.HURTING,
     }
     assert len([line for line in ax.lines if len(line.get_xdata()) == 2 and line.get_alpha() == 0.5]) == 6
     places = sorted(text.xy[1] for text in ax.texts)
@@ -183,7 +183,7 @@ def test_all_neurons_are_drawn_and_the_strongest_of_both_signs_labelled():
 def test_without_helping_neurons_only_hurting_ones_are_labelled():
     ax = plots.plot_neurons(np.array([[1.0, 2.0, 0.0]]), list("abc"), top=3)
     assert {text.get_text() for text in ax.texts} == {"a", "b"}
-    assert {text.get_color() for text in ax.texts} == {plots.canvas.HURTING}
+    assert {text.get_color() for text in ax.texts} == {plots._canvas.HURTING}
 
 
 def test_labels_of_equal_neurons_do_not_overlap():
@@ -289,7 +289,7 @@ def test_plots_need_neither_pyplot_nor_a_display():
 def test_a_missing_extra_is_named_with_the_command_that_installs_it(module, package):
     code = f"import sys; sys.modules['{package}'] = None; import {module}"
     done = subprocess.run([sys.executable, "-c", code], check=False, capture_output=True, text=True)
-    assert f"{package} is needed" in done.stderr
+    assert f"{package} is not installed" in done.stderr
     assert "pip install 'loss-change-allocation[report]'" in done.stderr
 
 

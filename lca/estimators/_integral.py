@@ -163,8 +163,8 @@ def integrate(segment: Segment, rule: QuadratureRule) -> Integral:
     """The integral by ``rule``, evaluated node by node in the order of s.
 
     >>> from lca import TRAPEZOID, Step
-    >>> from lca.estimators.path import Path
-    >>> from lca.reference.models import bowl
+    >>> from lca.estimators import Path
+    >>> from lca.reference import bowl
     >>> segment = Path(bowl(1)).segment(Step(np.array([2.0]), np.array([1.0])))
     >>> integrate(segment, TRAPEZOID).allocation().values
     array([-1.5])

@@ -140,7 +140,7 @@ class Segment:
     for. ``arrival`` is the end in the state that the step ended in: the same as ``end`` if nothing but the
     parameters moved, and for sampled gradients, which serve both steps that meet there.
 
-    >>> from lca.reference.models import bowl
+    >>> from lca.reference import bowl
     >>> segment = Path(bowl(1)).segment(Step(np.array([2.0]), np.array([1.0])))
     >>> segment.end.loss - segment.start.loss
     -1.5

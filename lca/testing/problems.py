@@ -58,7 +58,7 @@ class Problem:
 
     Examples
     --------
-    >>> from lca.reference.models import Quadratic
+    >>> from lca.reference import Quadratic
     >>> Problem("a quadratic", Quadratic(np.eye(2)), np.array([[1.0, 0.0], [0.0, 0.0]]), degree=2)
     Problem('a quadratic', K=2, steps=1, float64)
     """
@@ -158,7 +158,7 @@ def network(
 def random_batch(network: Network, seed: int, n: int = 17, *, weighted: bool = False) -> Batch:
     """Random data: n examples and targets that fit ``network``; all numbers are exact in float32 as well.
 
-    >>> from lca.reference.models import logistic_regression
+    >>> from lca.reference import logistic_regression
     >>> len(random_batch(logistic_regression(2, 3), seed=0, n=5))
     5
     """

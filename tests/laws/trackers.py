@@ -357,7 +357,7 @@ def a_continued_record_goes_on_counting(framework, folder):
         return tracked(framework, record=lca.Record(folder / "run", mode="a")).tracker
 
     assert again().steps == 5
-    with pytest.warns(LCAWarning, match="not continued from where step 4 had ended"):  # θ starts anew
+    with pytest.warns(LCAWarning, match="training did not continue from the end of step 4"):  # θ starts anew
         assert again().steps == 10
     assert lca.open_record(folder / "run").step.values.tolist() == list(range(10))
 
@@ -391,7 +391,7 @@ def wrong_options_are_refused(framework, folder):
         ({"on_error": "ignore"}, "unknown on_error 'ignore'; known: raise, warn"),
         ({"every": 0}, "every must be a positive integer or a function of the step's index, got 0"),
         ({"every": 1.5}, "every must be a positive integer"),
-        ({"estimator": lca.Adaptive}, "expected an estimator"),
+        ({"estimator": lca.Adaptive}, "expected an Estimator"),
     ):
         with pytest.raises(LCAError, match=message):
             run.tracker_of(run.objective, **options)
