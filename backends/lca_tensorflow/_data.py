@@ -1,4 +1,4 @@
-"""The measured data, from what Keras users have: arrays, a `tf.data.Dataset`, a `PyDataset`, batches.
+"""Reads the measured data from arrays, a `tf.data.Dataset`, a `keras.utils.PyDataset` or other batches.
 
 A batch is ``(x, y)`` or ``(x, y, sample_weight)``, as `keras.Model.fit` takes it; x and y may be nested.
 """
@@ -57,7 +57,7 @@ def as_tensors(tree: PyTree, dtype: str) -> PyTree:
 
 
 def measured(data: object, prepare: Prepare, *, keep: bool = True) -> Measured:
-    """What `lca_tensorflow.Objective` measures on, from the forms that data come in.
+    """The data that `lca_tensorflow.Objective` measures on, from any form that it accepts.
 
     A tuple is rows. Anything else is batches, read once and kept, as rows if they fit together; with
     ``keep=False`` they are read at every pass.
@@ -108,7 +108,7 @@ def refuse_unused_weights(tree: PyTree, class_weight: Mapping[int, float]) -> No
     if unused:
         raise DataError(
             f"class_weight names class {_listed(unused)}, which no example has; are the labels numbered "
-            "otherwise? Leave out the classes that the measured data lack."
+            "otherwise? Omit the classes that the measured data lack."
         )
 
 

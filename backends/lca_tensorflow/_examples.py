@@ -1,4 +1,4 @@
-"""Rows of the measured data as weighted batches, and the weights that rows have."""
+"""Weighted batches of the measured data, and the sample weights of its rows."""
 
 import keras
 import numpy as np

@@ -1,4 +1,4 @@
-"""The loss of a batch from what Keras users have: a loss or a compiled model, with or without penalties."""
+"""The loss of a batch, from ``loss_fn`` or a compiled model; its penalties, the scores of its examples."""
 
 from collections.abc import Callable
 from typing import Any, TypeAlias

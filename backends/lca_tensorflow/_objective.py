@@ -35,15 +35,16 @@ class Objective(ModelObjective):
         How much a batch counts, a function of it that returns a scalar tensor; default: its number of
         examples, or the sum of its weights where the loss has the reduction ``mean_with_sample_weight``.
     batch_size
-        Examples in a measuring batch, independent of training. ``None``: that of the data if they come in
-        batches, else ``min(N, 1000)``; a model with batch statistics must state it, or bring batches.
+        Examples in a measuring batch, independent of training. ``None``: the batch size of the data set that
+        the data come in, else ``min(N, 1000)``. Required with batch statistics, unless the data are batched.
     batch_norm
         ``"batch"`` (statistics of the measuring batch, gradient through them: the paper's choice) or
-        ``"frozen"`` (moving statistics); or a mapping from layer names to these. Layers that are not
-        trainable are frozen, as in training.
+        ``"frozen"`` (moving statistics; where they move during a run, the tracker reports what that did as
+        ``state_change``); or a mapping from layer names to these. Layers that are not trainable use their
+        moving statistics, as in training.
     frozen
         What happens to weights that do not train: ``"zero"`` keeps them in θ with gradient 0, ``"omit"``
-        leaves them out.
+        leaves them out (adapters on a large frozen model).
     keep
         Keep the batches of a data set in memory. ``False`` reads them again at every pass; they must then be
         the same every time.

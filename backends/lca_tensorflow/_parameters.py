@@ -129,7 +129,7 @@ def tensors_of(layout: Layout, theta: tf.Tensor) -> list[tf.Tensor]:
 
 
 def flat_gradient(tensors: list[tf.Tensor], grads: list[Any], trains: list[bool]) -> tf.Tensor:
-    """The gradient (K,): 0 where there is none or the tensor does not train; `tf.IndexedSlices` filled up."""
+    """The gradient (K,), dense; 0 where there is none or the tensor does not train."""
     parts = [
         tf.reshape(tf.zeros_like(tensor) if grad is None or not wanted else tf.convert_to_tensor(grad), [-1])
         for tensor, grad, wanted in zip(tensors, grads, trains, strict=True)

@@ -15,7 +15,7 @@ from lca_tensorflow._parameters import flat_gradient, layout_of, tensors_of, tra
 class Penalty:
     """``R(θ)``, a function of the parameters alone: a term of its own in a `lca.Sum`; an `lca.Objective`.
 
-    For the regularizers of a model it is not needed: `Objective.by_term` gives them a term.
+    The regularizers of a model do not need it: `Objective.by_term` makes them a term.
 
     Parameters
     ----------

@@ -52,8 +52,8 @@ class Scope(keras.StatelessScope):
     Raises
     ------
     NonDeterministicError
-        If the pass draws random numbers: while the seed does not move they are the same at every measurement
-        and pass for a deterministic loss, until the next training batch moves the seed.
+        If the pass draws random numbers. Until the next training batch changes the seed they are the same at
+        every measurement, so two evaluations would agree.
     """
 
     def __init__(self, values: Iterable[tuple[keras.Variable, tf.Tensor]]) -> None:

@@ -113,7 +113,9 @@ class _Shards(Mapping[str, Any]):
         self._places = places
         missing = [place for place, file in files.items() if not file.is_file()]
         if missing:
-            raise TrajectoryError(f"{index} names {', '.join(missing)}, which is not beside it.")
+            raise TrajectoryError(
+                f"{index} names {', '.join(missing)}, missing in its folder; copy all files."
+            )
         self._shards = {place: _open_file(file, stack) for place, file in files.items()}
         for name, place in places.items():
             if name not in self._shards[place]:
@@ -154,5 +156,5 @@ def _load(path: Path) -> Mapping[str, Any]:
 
 
 def _unreadable(path: Path, error: Exception) -> TrajectoryError:
-    said = f": {error}" if str(error) else ", as of a file that ends too early"
-    return TrajectoryError(f"{path} is damaged or no checkpoint: {type(error).__name__}{said}")
+    said = f": {error}" if str(error) else " (the file may be truncated)"
+    return TrajectoryError(f"{path} is damaged or not a checkpoint: {type(error).__name__}{said}")

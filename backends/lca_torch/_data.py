@@ -1,4 +1,4 @@
-"""The measured data, from what torch users have: tensors, a data set, a `DataLoader`, other batches."""
+"""Reads the measured data from tensors, a data set, a ``DataLoader`` or other batches."""
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -51,7 +51,7 @@ tensor_ops.register(Tensor, lambda tensor: _OPS)
 
 
 def measured(data: object, device: torch.device, *, keep: bool = True) -> Measured:
-    """What `lca_torch.Objective` measures on, from the forms that data come in.
+    """The data that `lca_torch.Objective` measures on, from any form that it accepts.
 
     Tensors in tuples or mappings, and data sets, are rows, moved to ``device`` once. A loader or another
     iterable of batches is read once and kept, as rows if its batches fit together; with ``keep=False`` it is
@@ -105,7 +105,7 @@ def _check_loader(loader: DataLoader[Any], *, keep: bool) -> None:
     sampler: Any = loader.batch_sampler  # the loader's own, or one that was passed
     if getattr(sampler, "drop_last", False) and len(sampler.sampler) % sampler.batch_size:
         raise DataError(
-            f"the DataLoader has drop_last=True and would leave out the last of its {len(sampler.sampler)} "
+            f"the DataLoader has drop_last=True and would omit the last of its {len(sampler.sampler)} "
             "examples; measure on a loader with drop_last=False, or on the data set itself."
         )
     if not keep and isinstance(loader.sampler, RandomSampler):

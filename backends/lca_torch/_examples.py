@@ -1,4 +1,4 @@
-"""The loss of a batch from what torch users have, and the losses and errors of its single examples."""
+"""The loss of a batch, from ``loss_fn`` or the model's own loss; the losses and scores of its examples."""
 
 import inspect
 from collections.abc import Callable, Mapping

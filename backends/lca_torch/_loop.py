@@ -69,7 +69,7 @@ class Loop(LoopContext):
         super()._end_micro_batch()
         if weight is None:
             return
-        if _untouched(self._parameters, self._before):  # a batch that the loop passed over
+        if _untouched(self._parameters, self._before):  # the loop took no gradient from this batch
             self._batches = self._batches[:-1]
             return
         grad = next((p.grad for p in self._parameters if p.grad is not None), None)

@@ -35,8 +35,8 @@ class Objective(ModelObjective):
         How much a batch counts, a function of it; default: its number of examples. For a loss that is a mean
         over tokens, the number of tokens.
     batch_size
-        Examples in a measuring batch, independent of training. ``None``: the batch size of the loader, else
-        ``min(N, 1000)``; a model with batch statistics must state it, or bring a loader.
+        Examples in a measuring batch, independent of training. ``None``: the batch size of the loader that
+        the data come in, else ``min(N, 1000)``. Required with batch statistics, unless there is a loader.
     batch_norm
         ``"batch"`` (statistics of the measuring batch, gradient through them: the paper's choice) or
         ``"frozen"`` (running statistics; where they move during a run, the tracker reports what that did as
@@ -50,7 +50,8 @@ class Objective(ModelObjective):
     autocast
         Only in torch: run the forward pass under `torch.autocast` in this dtype, e.g. ``torch.bfloat16``.
     compile
-        Only in torch: compile the loss of a batch with `torch.compile`. Pays on a GPU and for many steps.
+        Only in torch: compile the loss of a batch with `torch.compile`; worthwhile on a GPU and for many
+        steps.
 
     Attributes
     ----------

@@ -202,7 +202,7 @@ _KNOWN: dict[type, _Known] = {
     torch.optim.AdamW: _Known(_adam, {}),
     torch.optim.RMSprop: _Known(
         _rmsprop,
-        {"momentum": "RMSprop is supported without momentum only", "centered": "the mean is not supported"},
+        {"momentum": "RMSprop is supported without momentum only", "centered": "centering is not supported"},
     ),
 }
 

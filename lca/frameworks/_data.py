@@ -1,4 +1,4 @@
-"""The measured data as measuring batches: rows that are cut to any size, or batches as they come."""
+"""The measured data: rows that are cut into batches of any size, or batches measured as they come."""
 
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass

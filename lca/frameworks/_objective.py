@@ -144,7 +144,7 @@ class ModelObjective:
 
     @property
     def n_examples(self) -> int:
-        """N.
+        """N, the number of examples.
 
         Raises
         ------
@@ -204,7 +204,8 @@ class ModelObjective:
         labels = self.labels
         if labels is None:
             raise LCAError(
-                "only data of the form (inputs, integer labels) have classes; there are none here."
+                "by_class() requires data of the form (inputs, integer labels), and the measured data have "
+                "another; pass a tuple of both."
             )
         return Sum({f"class {c}": self._share(np.flatnonzero(labels == c)) for c in np.unique(labels)})
 

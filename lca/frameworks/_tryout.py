@@ -1,4 +1,4 @@
-"""What is tried when an objective is made, so that errors come then and not during training."""
+"""Tests of a loss when an objective is made, so that errors are raised then and not during training."""
 
 import math
 

@@ -94,6 +94,8 @@ class RidgePolynomial:
     power
         p ≥ 1.
 
+    Examples
+    --------
     >>> RidgePolynomial(np.eye(2), 2).loss(np.array([3.0, 4.0]))
     12.5
     """

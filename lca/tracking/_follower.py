@@ -37,10 +37,10 @@ class LiveTheta(Protocol):
 class RunFollower:
     """Follows one training run and measures the steps that the session wants.
 
-    The tracker calls `before` and `after` around each update, and `collect_fields` in between, when the
-    gradient is there. Between two steps the follower holds one vector, θ; while it measures a step, also what
-    `LiveTheta.borrow` returns. If the estimator requires fields of the next step, each step is measured one
-    update later, and copies of both its ends are held until then.
+    The tracker calls `before` and `after` around each update, and `collect_fields` in between, once the
+    gradient is available. Between two steps the follower holds one vector, θ; while it measures a step, also
+    what `LiveTheta.borrow` returns. If the estimator requires fields of the next step, each step is measured
+    one update later, and copies of both its ends are held until then.
 
     Parameters
     ----------
@@ -85,7 +85,7 @@ class RunFollower:
         self._look_ahead()
 
     def before(self) -> None:
-        """An update may follow; may be called again if none was made."""
+        """An update may follow; may be called again if no update was made."""
         self._start = None
         self._pending.clear()
         if self.reads_theta:
@@ -97,7 +97,7 @@ class RunFollower:
                 self._start = start if self._wanted else None
 
     def collect_fields(self) -> None:
-        """The gradient of the update is there, and the update not yet made."""
+        """The gradient of the update is available, and the update has not been made."""
         if self.requested:
             with self._session.guarded(self.steps):
                 self._pending.collect(measured=self._start is not None)

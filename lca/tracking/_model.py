@@ -18,7 +18,7 @@ Context = TypeVar("Context", bound=LoopContext)
 
 
 class ModelTracker(TrackerBase, ABC, Generic[Context]):
-    """A tracker of ``(model, optimizer, objective)``; a framework supplies the methods at the end.
+    """A tracker of ``(model, optimizer, objective)``; a framework supplies the abstract methods.
 
     Parameters
     ----------

@@ -70,9 +70,9 @@ class TrackerBase:
     def skipped_steps(self) -> int:
         """Number of steps that were to be measured but lacked a field that the estimator requires.
 
-        The next step, for the last step of a run and for one before a discontinuity; or a field that earlier
-        steps had, as for batches left over at the end of an epoch. Always 0 for estimators without
-        ``required_fields``.
+        The last step of a run, and a step before a discontinuity, lack the fields of a next step. An update
+        from the batches left over at the end of an epoch may lack micro-batches that earlier updates had.
+        Always 0 for estimators without ``required_fields``.
         """
         return self._session.skipped_steps
 

@@ -52,11 +52,11 @@ def sharded(folder, index, content):
 @pytest.mark.parametrize(
     ("index", "message"),
     [
-        ("{", r"model\.safetensors\.index\.json is damaged or no checkpoint: JSONDecodeError"),
-        ("{}", r"index\.json is damaged or no checkpoint: KeyError"),
+        ("{", r"model\.safetensors\.index\.json is damaged or not a checkpoint: JSONDecodeError"),
+        ("{}", r"index\.json is damaged or not a checkpoint: KeyError"),
         (
             '{"weight_map": {"weight": "model-2.safetensors"}}',
-            r"names model-2\.safetensors, which is not",
+            r"names model-2\.safetensors, missing in its folder",
         ),
         (
             '{"weight_map": {"norm": "model-1.safetensors"}}',

@@ -224,7 +224,7 @@ def test_a_file_of_another_model_is_no_question_of_a_prefix(tmp_path):
 def test_an_empty_file_is_said_to_end_too_early(tmp_path):
     objective = saved(tmp_path)
     (tmp_path / "1.pt").write_bytes(b"")
-    with pytest.raises(TrajectoryError, match=r"1\.pt is damaged or no checkpoint: EOFError\b.*\w"):
+    with pytest.raises(TrajectoryError, match=r"1\.pt is damaged or not a checkpoint: EOFError\b.*\w"):
         list(replay(tmp_path, objective))
 
 
@@ -233,7 +233,7 @@ def test_files_are_read_when_their_turn_comes(tmp_path):
     (tmp_path / "2.pt").write_bytes(b"junk" * 100)
     steps = replay(tmp_path, objective)
     assert next(steps).index == 0
-    with pytest.raises(TrajectoryError, match=r"2\.pt is damaged or no checkpoint"):
+    with pytest.raises(TrajectoryError, match=r"2\.pt is damaged or not a checkpoint"):
         next(steps)
 
 
