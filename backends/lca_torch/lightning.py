@@ -45,7 +45,7 @@ class LightningCallback(FitCallback, Callback):  # type: ignore[misc]
     -----
     Estimators on training batches get the batches and the gradient, clipped and unscaled; with
     ``accumulate_grad_batches`` the batches of an update are its micro-batches (`lca.estimators.CrossFit`).
-    Scores of single examples come from the module itself, which calls `scores` of the tracker.
+    Scores of single examples come from the module itself, which calls ``scores`` of the tracker.
 
     Raises
     ------
