@@ -133,7 +133,7 @@ def _text(page: Page, described: set[int]) -> str:
         if not entries:
             continue
         lines += [f"## `{module}`", "", "```{eval-rst}", f".. module:: {module}", "```", ""]
-        lines += ["| name | |", "|---|---|"]
+        lines += ["| name | description |", "|---|---|"]
         lines += [f"| {{py:obj}}`{path}` | {_first_sentence(path, value)} |" for path, value in entries]
         lines += ["", "```{eval-rst}", *(_directive(path, value) for path, value in entries), "```", ""]
     return "\n".join(lines)
