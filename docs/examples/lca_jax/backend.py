@@ -18,7 +18,7 @@ from lca.reference.optimizers import Optimizer
 from lca.reference.training import train
 from lca.step import Step
 from lca_jax.loss import JaxLoss
-from lca_jax.model import Params
+from lca_jax.model import Model, Params
 from lca_jax.network import loss_of, model_of, policies_of
 from lca_jax.objective import Penalty
 
@@ -53,8 +53,7 @@ class JaxBackend:
         self, network: Network, data: Batch, dtype: Dtype, *, penalty: float = 0.0, batch_size: int = 1000
     ) -> AnyObjective:
         model = model_of(network, dtype)
-        loss = NetworkLoss(model, loss_of(network), batch_norm=policies_of(network))
-        loss.network = network
+        loss = NetworkLoss(model, network)
         measured = ModelObjective(model, loss, all_rows(loss.prepare(data)), batch_size=batch_size)
         if not penalty:
             return measured
@@ -74,9 +73,11 @@ class JaxBackend:
 class NetworkLoss(JaxLoss):
     """A `JaxLoss` of a `Network`; batches are `lca.reference.data.Batch`."""
 
-    network: Network
+    def __init__(self, model: Model, network: Network) -> None:
+        super().__init__(model, loss_of(network), batch_norm=policies_of(network))
+        self._network = network
 
     def prepare(self, batch: Batch) -> PyTree:
-        self.network.check_batch(batch)
+        self._network.check_batch(batch)
         arrays = (batch.x, batch.y) if batch.weight is None else (batch.x, batch.y, batch.weight)
         return super().prepare(arrays)

@@ -75,15 +75,15 @@ value_and_grad = jax.jit(jax.value_and_grad(Formula.of_vector, argnums=1), stati
 scores = jax.jit(Formula.scores, static_argnums=0)
 
 
-def gradient_reaches(function: Callable[..., Any], values: list[jax.Array]) -> list[bool]:
+def gradient_reaches(function: Callable[..., Any], shapes: list[Any]) -> list[bool]:
     """For each argument, whether the derivative of ``function`` depends on it; nothing is computed.
 
     >>> gradient_reaches(lambda a, b, c: a * jax.lax.stop_gradient(b), [jnp.ones(())] * 3)
     [True, False, False]
     """
-    derivative = jax.make_jaxpr(lambda at, along: jax.jvp(function, at, along)[1])(values, values).jaxpr
+    derivative = jax.make_jaxpr(lambda at, along: jax.jvp(function, at, along)[1])(shapes, shapes).jaxpr
     used = {id(variable) for variable in derivative.outvars}
     for equation in reversed(derivative.eqns):
         if any(id(variable) in used for variable in equation.outvars):
             used |= {id(variable) for variable in equation.invars}
-    return [id(variable) in used for variable in derivative.invars[len(values) :]]
+    return [id(variable) in used for variable in derivative.invars[len(shapes) :]]

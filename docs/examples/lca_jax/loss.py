@@ -63,13 +63,13 @@ class JaxLoss(frameworks.BatchwiseLoss):
 
     def try_out(self, theta: jax.Array, batch: PyTree) -> list[str]:
         _, _, constants = self._arguments(theta, None)
-        names, tensors = self.layout.names, list(self.layout.unflatten(theta).values())
+        names, shapes = self.layout.names, jax.eval_shape(self.layout.unflatten, theta)
 
         def loss(*values: jax.Array) -> Any:
             return self._formula.of_tensors(dict(zip(names, values, strict=True)), constants, batch)
 
         with frameworks.loss_errors(batch):
-            reached = formula.gradient_reaches(loss, tensors)
+            reached = formula.gradient_reaches(loss, [shapes[name] for name in names])
         if not any(reached):
             raise frameworks.no_gradient(self.gradient_hint)
         missed = [name for name, found in zip(names, reached, strict=True) if not found]

@@ -82,13 +82,7 @@ class Packing:
 
     @classmethod
     def of(cls, model: Model, frozen: Frozen) -> "Packing":
-        """The parameters of a model; ``frozen`` as in `lca_jax.Objective`.
-
-        Raises
-        ------
-        LCAError
-            If there is nothing to train, a name is unknown, or dtypes differ or are not supported.
-        """
+        """The parameters of a model; raises `LCAError` if they cannot be measured."""
         check_frozen(frozen)
         if not isinstance(model, Model):
             raise LCAError(

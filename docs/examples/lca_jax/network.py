@@ -88,7 +88,7 @@ def _known(functions: Mapping[Any, Any], item: object) -> Any:
     return functions[type(item)]
 
 
-def _normalised(layer: models.BatchNorm, tensors: list[jax.Array], x: jax.Array, running: Any) -> jax.Array:
+def _normalised(layer: models.BatchNorm, tensors: list[jax.Array], x: jax.Array, running: Any) -> Any:
     """Batch normalisation with ``running`` statistics, or with those of the batch if that is ``None``."""
     channels = (-1, *(1 for _ in x.shape[2:]))
     weight, bias = (tensor.reshape(channels) for tensor in tensors)
@@ -96,7 +96,10 @@ def _normalised(layer: models.BatchNorm, tensors: list[jax.Array], x: jax.Array,
         mean, variance = (running[name].reshape(channels) for name in ("mean", "variance"))
     else:
         if x.size < 2 * x.shape[1]:
-            raise DataError("batch statistics need at least two values per channel, got a single example.")
+            raise DataError(
+                "batch statistics need at least two values per channel, got one example; a single example has "
+                "no variance, so choose another batch_size."
+            )
         axes = (0, *range(2, x.ndim))
         mean, variance = x.mean(axes, keepdims=True), x.var(axes, keepdims=True)
     return (x - mean) / jnp.sqrt(variance + layer.eps) * weight + bias

@@ -14,7 +14,9 @@ from lca_jax.model import Model, Packing, Params, tensors_of
 
 
 class Objective(frameworks.ModelObjective):
-    """``L(θ)``, the mean loss of a model over data; its methods are those of `lca.frameworks.ModelObjective`.
+    """``L(θ)``, the mean loss of a model over data.
+
+    Methods, and the errors that are raised, are those of `lca.frameworks.ModelObjective`.
 
     Parameters
     ----------
@@ -27,11 +29,6 @@ class Objective(frameworks.ModelObjective):
         batches. With weights, the loss is divided by their sum.
     batch_weight, batch_size, batch_norm, frozen, keep
         As in `lca.frameworks.ModelObjective`.
-
-    Raises
-    ------
-    LCAError
-        As `lca.frameworks.ModelObjective`.
 
     Examples
     --------
