@@ -8,10 +8,44 @@ from math import fsum
 
 import numpy as np
 
-from lca.arrays._types import Slices
+from lca.arrays._types import Slices, WeightedVectors
 
 BLOCK = 2**15
 """Entries that are processed at a time; a few such blocks fit into the cache of a core."""
+
+
+def total(values: np.ndarray) -> float:
+    """The sum, accumulated in float64."""
+    return float(values.sum(dtype=np.float64))
+
+
+def abs_total(values: np.ndarray) -> float:
+    """The sum of absolute values, accumulated in float64."""
+    return float(np.abs(values).sum(dtype=np.float64))
+
+
+def movement_sums(weighted: WeightedVectors, start: np.ndarray, end: np.ndarray) -> tuple[float, float]:
+    """Sum and sum of absolute values of ``(Σ_k w_k v_k) ∘ (end - start)`` (`ArrayOps.movement_sums`)."""
+    signed = absolute = 0.0
+    (first_weight, first), *rest = weighted
+    for b in blocks(len(first)):
+        part = first_weight * first[b]
+        for weight, vector in rest:
+            part += weight * vector[b]
+        part *= end[b] - start[b]
+        signed += total(part)
+        absolute += abs_total(part)
+    return signed, absolute
+
+
+def all_finite(values: np.ndarray) -> bool:
+    """Whether no entry is NaN or infinite."""
+    return bool(np.isfinite(values).all())
+
+
+def eps(values: np.ndarray) -> float:
+    """Machine epsilon of the dtype."""
+    return float(np.finfo(values.dtype).eps)
 
 
 def size(values: np.ndarray) -> int:

@@ -20,9 +20,10 @@ class ArrayOps(ABC):
     """Arithmetic and reductions over (K,) vectors of one array type, on the device of the vector.
 
     Scalars are Python floats. Reduced results are small NumPy arrays: float64 for sums, integers for counts.
-    All sums are accumulated in float64. A subclass must define the abstract methods. Every other reduction
-    has a default that works on ``to_numpy(vector)`` (`lca.arrays`); an array type that lives on a
-    device overrides it. ``tests/laws/array_ops.py`` holds the laws that every subclass must satisfy.
+    All sums are accumulated in float64. A subclass must define `to_numpy`, `snapshot` and `unchanged`. The
+    other methods have defaults: arithmetic uses operators, and reductions work on ``to_numpy(vector)``
+    (`lca.arrays._host`). A subclass overrides them for arithmetic in place, or for vectors that live on a
+    device. ``tests/laws/array_ops.py`` holds the laws that every subclass must satisfy.
 
     Notes
     -----
@@ -36,31 +37,30 @@ class ArrayOps(ABC):
     (-2.0, 4.0)
     """
 
-    @abstractmethod
     def total(self, vector: Vector) -> float:
         """``Σ_i v_i``, accumulated in float64.
 
         >>> array_ops(np.zeros(2)).total(np.array([1.0, -3.0]))
         -2.0
         """
+        return host.total(self.to_numpy(vector))
 
-    @abstractmethod
     def abs_total(self, vector: Vector) -> float:
         """``Σ_i |v_i|``, accumulated in float64.
 
         >>> array_ops(np.zeros(2)).abs_total(np.array([1.0, -3.0]))
         4.0
         """
+        return host.abs_total(self.to_numpy(vector))
 
-    @abstractmethod
     def between(self, start: Vector, end: Vector, s: float) -> Vector:
         """``start + s (end - start)`` as a new vector.
 
         >>> array_ops(np.zeros(1)).between(np.array([1.0]), np.array([3.0]), 0.25)
         array([1.5])
         """
+        return start + s * (end - start)
 
-    @abstractmethod
     def movement_sums(self, weighted: WeightedVectors, start: Vector, end: Vector) -> tuple[float, float]:
         """``Σ_i a_i`` and ``Σ_i |a_i|`` of ``a = (Σ_k w_k v_k) ∘ (end - start)``, without forming a.
 
@@ -68,46 +68,48 @@ class ArrayOps(ABC):
         >>> array_ops(start).movement_sums([(0.5, gradient)], start, end)
         (-1.0, 3.0)
         """
+        terms = [(weight, self.to_numpy(vector)) for weight, vector in weighted]
+        return host.movement_sums(terms, self.to_numpy(start), self.to_numpy(end))
 
-    @abstractmethod
     def times_movement(self, vector: Vector, start: Vector, end: Vector) -> Vector:
         """``v ∘ (end - start)``; may overwrite ``vector``, which belongs to the caller.
 
         >>> array_ops(np.zeros(1)).times_movement(np.array([2.0]), np.array([1.0]), np.array([0.5]))
         array([-1.])
         """
+        return vector * (end - start)
 
-    @abstractmethod
     def scaled(self, vector: Vector, factor: float) -> Vector:
         """``factor · v``; may overwrite ``vector``, which belongs to the caller.
 
         >>> array_ops(np.zeros(1)).scaled(np.array([2.0]), 0.25)
         array([0.5])
         """
+        return factor * vector
 
-    @abstractmethod
     def add_scaled(self, total: Vector, factor: float, vector: Vector) -> Vector:
         """``total + factor · v``; may overwrite ``total``, which belongs to the caller.
 
         >>> array_ops(np.zeros(1)).add_scaled(np.array([1.0]), 0.5, np.array([4.0]))
         array([3.])
         """
+        return total + factor * vector
 
-    @abstractmethod
     def all_finite(self, vector: Vector) -> bool:
         """Whether no entry is NaN or infinite.
 
         >>> array_ops(np.zeros(1)).all_finite(np.array([1.0, np.nan]))
         False
         """
+        return host.all_finite(self.to_numpy(vector))
 
-    @abstractmethod
     def eps(self, vector: Vector) -> float:
         """Machine epsilon of the dtype of ``vector``.
 
         >>> array_ops(np.zeros(1)).eps(np.zeros(1)) == 2.0**-52
         True
         """
+        return host.eps(self.to_numpy(vector))
 
     @abstractmethod
     def to_numpy(self, array: Vector | Native) -> np.ndarray:

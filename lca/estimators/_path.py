@@ -59,7 +59,7 @@ def full_gradient(objective: Objective, point: Point) -> tuple[Evaluation, Cost]
 
 
 class Path:
-    """Splits a run into segments (`Segment`) and carries the evaluation at a shared end-point over to the next one.
+    """Splits a run into segments, and carries the evaluation at a shared end-point over to the next one.
 
     Parameters
     ----------

@@ -46,7 +46,8 @@ def check_theta(layout: Layout, theta: Vector, kind: type) -> None:
     array_ops(theta)
     if not isinstance(theta, kind) or dtype_of(theta) not in PRECISIONS:
         raise LayoutError(
-            f"theta must be a float32 or float64 {kind.__module__.split('.')[0]}.{kind.__name__} of shape "
+            f"theta must be a float32 or float64 {kind.__module__.split('.')[0]}."
+            f"{kind.__name__.rpartition('.')[2]} of shape "
             f"({layout.size},), got {dtype_of(theta) if isinstance(theta, kind) else type(theta).__name__}; "
             "take it from objective.theta()."
         )

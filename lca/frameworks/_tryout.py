@@ -101,17 +101,19 @@ def _refuse_sums(loss: ModelLoss, theta: Vector, batch: PyTree) -> None:
         return
     rows = Rows(batch)
     few = Rows(rows.take(slice(max(len(rows) // 3, min(len(rows), 2)))))
-    try:
-        once, twice, thrice = (
-            loss.evaluate(theta, [copies(few.tree, n)], gradient=False)[0] for n in (1, 2, 3)
-        )
-    except DataError:
-        return  # a model for batches of one size only
-    if all(abs(found - n * once) < SAME * abs(once) for n, found in ((2, twice), (3, thrice))):
-        raise LCAError(
-            f"the loss of {len(few)} examples is {once:.6g}, but {twice:.6g} with each of them twice and "
-            f"{thrice:.6g} with each three times, so it is their sum, not their mean; {loss.mean_hint}."
-        )
+    found: list[float] = []
+    for n in (1, 2, 3):
+        try:
+            found.append(loss.evaluate(theta, [copies(few.tree, n)], gradient=False)[0])
+        except DataError:
+            return  # a model for batches of one size only
+        if n > 1 and not abs(found[-1] - n * found[0]) < SAME * abs(found[0]):
+            return  # also if the losses are NaN
+    once, twice, thrice = found
+    raise LCAError(
+        f"the loss of {len(few)} examples is {once:.6g}, but {twice:.6g} with each of them twice and "
+        f"{thrice:.6g} with each three times, so it is their sum, not their mean; {loss.mean_hint}."
+    )
 
 
 def _refuse_non_finite(loss: ModelLoss, theta: Vector, data: Measured, batch_size: int | None) -> None:

@@ -17,7 +17,7 @@ Train a small network on the embedded digits and allocate its loss change:
 -0.14
 """
 
-from lca.reference._backend import Backend, NumpyBackend, load_backend, offered_backends
+from lca.reference._backend import Backend, Dtype, NumpyBackend, load_backend, offered_backends
 from lca.reference._data import Batch, Dataset, Split, load_digits, load_split
 from lca.reference._models import (
     BatchNorm,
@@ -54,6 +54,7 @@ from lca.reference._optimizers import (
     RMSProp,
     leave_one_out,
     make_optimizer,
+    mean_gradient,
 )
 from lca.reference._training import minibatches, train, with_next
 
@@ -71,6 +72,7 @@ __all__ = [
     "DatasetLoss",
     "Dense",
     "Dropout",
+    "Dtype",
     "Flatten",
     "L2Penalty",
     "Layer",
@@ -95,6 +97,7 @@ __all__ = [
     "logistic_regression",
     "make_model",
     "make_optimizer",
+    "mean_gradient",
     "minibatches",
     "mlp",
     "offered_backends",

@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 
+from lca.arrays import Vector
 from lca.errors import DataError, LCAError, NonFiniteError
 from lca.layout import Layout
 from lca.objective import Objective, Scored
@@ -74,7 +75,7 @@ def _draw(data: Batch, batch_size: int, steps: int, rng: np.random.Generator) ->
 
 def train(
     objective: Objective,
-    theta: Array,
+    theta: Vector,
     optimizer: Optimizer,
     batches: Iterable[Batch],
     *,
