@@ -14,6 +14,7 @@ from typing import NamedTuple
 
 from sphinx.pycode import ModuleAnalyzer
 
+from lca.estimators import REGISTRY
 from lca.tracking import CallbackBase
 
 FOLDER = Path(__file__).parent / "api"
@@ -136,7 +137,26 @@ def _text(page: Page, described: set[int]) -> str:
         lines += ["| name | description |", "|---|---|"]
         lines += [f"| {{py:obj}}`{path}` | {_first_sentence(path, value)} |" for path, value in entries]
         lines += ["", "```{eval-rst}", *(_directive(path, value) for path, value in entries), "```", ""]
-    return "\n".join(lines)
+    return "\n".join(lines + (_names() if page.name == "estimators" else []))
+
+
+def _names() -> list[str]:
+    """The table of the registry: every name that the command line takes."""
+    rows = []
+    for row in REGISTRY.values():
+        fields = ", ".join(f"`{field}`" for field in row.required_fields)
+        rows.append(f"| `{row.name}` | {row.description} | {row.target} | {fields} |")
+    about = "For `lca demo --estimator NAME` and `lca.estimators.make_estimator`."
+    return [
+        "## All names",
+        "",
+        about,
+        "",
+        "| name | description | target | required step fields |",
+        "|---|---|---|---|",
+        *rows,
+        "",
+    ]
 
 
 def _entries(module: str, described: set[int]) -> list[tuple[str, object]]:

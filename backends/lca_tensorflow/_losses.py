@@ -7,7 +7,7 @@ import keras
 import tensorflow as tf
 
 from lca.errors import LCAError
-from lca.frameworks import PyTree
+from lca.frameworks import PyTree, refuse_class
 
 BatchLoss: TypeAlias = Callable[[keras.Model, PyTree], tf.Tensor]
 
@@ -83,6 +83,7 @@ def sum_of_weights(batch: PyTree) -> tf.Tensor:
 
 def check_loss_arguments(model: keras.Model, loss_fn: Any, batch_loss: BatchLoss | None) -> None:
     """Raise `LCAError` unless there is exactly one loss, and one that can be called."""
+    refuse_class(loss_fn)
     if loss_fn is not None and batch_loss is not None:
         raise LCAError("pass loss_fn (of y and output) or batch_loss (of model and batch), not both.")
     if loss_fn is None and batch_loss is None and not model.compiled:

@@ -70,7 +70,7 @@ class Tracker(ModelTracker[Loop]):
     _advice = {
         "batch": "loop over tracker.batches(dataset)",
         "gradient": "call optimizer.apply eagerly and not inside tracker.step(), so that the tracker sees it",
-        "micro_batches": "loop over tracker.micro_batches(batch, 2), or over several batches of "
+        "micro_batches": "loop over tracker.micro_batches(batch, M), or over several batches of "
         "tracker.batches(dataset), and add up their gradients with tracker.add",
         "scores": "call tracker.scores(index, outputs, labels) at every step, or give the estimator "
         "refresh=n",

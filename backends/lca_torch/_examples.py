@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from lca.errors import DataError, LCAError
-from lca.frameworks import PyTree, describe
+from lca.frameworks import PyTree, describe, refuse_class
 
 BatchLoss: TypeAlias = Callable[[nn.Module, PyTree], Tensor]
 LossFn: TypeAlias = Callable[[Any, Any], Tensor]
@@ -81,6 +81,7 @@ def example_losses(loss_fn: LossFn | None) -> LossFn | None:
 
 def check_loss_arguments(loss_fn: object, batch_loss: object) -> None:
     """Raise `LCAError` unless ``loss_fn`` can be called and is the only loss."""
+    refuse_class(loss_fn)
     if loss_fn is not None and not callable(loss_fn):
         raise LCAError(
             f"loss_fn must be a function of output and target, got a {type(loss_fn).__name__}; the order is "

@@ -25,6 +25,11 @@ def parameters_of(model: nn.Module, frozen: Frozen = "zero") -> dict[str, nn.Par
     if not isinstance(model, nn.Module):
         raise LayoutError(f"expected a torch.nn.Module, got {type(model).__name__}.")
     named = {n: p for n, p in model.named_parameters() if frozen == "zero" or p.requires_grad}
+    if next(model.parameters(), None) is None:
+        raise LayoutError(
+            f"{type(model).__name__} has no parameters, so there is nothing to allocate to; pass the model that "
+            "is trained (the order is Objective(model, loss_fn, data))."
+        )
     if not any(p.requires_grad for p in named.values()):
         raise LayoutError(
             f"{type(model).__name__} has no parameter that requires a gradient, so there is nothing to "

@@ -68,7 +68,7 @@ class Tracker(ModelTracker[Loop]):
     _type_names = "torch.nn.Module", "torch.optim.Optimizer"
     _advice = {
         "batch": "loop over tracker.batches(loader)",
-        "micro_batches": "loop over tracker.micro_batches(batch, 2) before each update, or accumulate the "
+        "micro_batches": "loop over tracker.micro_batches(batch, M) before each update, or accumulate the "
         "gradients of several batches of tracker.batches(loader)",
         "scores": "call tracker.scores(index, outputs, labels) at every step, or give the estimator "
         "refresh=n",

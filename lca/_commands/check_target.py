@@ -48,7 +48,7 @@ def find_maker(target: str) -> Callable[[], Any]:
 
 def _tried(target: str, make: Any) -> Callable[[], Any]:
     if not callable(make):
-        raise LCAError(f"{target} is a {type(make).__name__}; {_WANTED}")
+        raise LCAError(f"{target} is an object of type {type(make).__name__}; {_WANTED}")
     try:
         made = make()
     except TypeError as error:
@@ -63,9 +63,20 @@ def _tried(target: str, make: Any) -> Callable[[], Any]:
             f"{target} raised {type(error).__name__}: {error}; --traceback shows where."
         ) from error
     if not isinstance(made, (Estimator, Objective)):
-        raise LCAError(f"{target} makes a {type(made).__name__}; {_WANTED}")
+        raise LCAError(f"{target} makes an object of type {type(made).__name__}; {_missing(made)}{_WANTED}")
     maker: Callable[[], Any] = make
     return maker
+
+
+def _missing(made: object) -> str:
+    """Which attributes the object lacks of the contract that it comes closest to."""
+    contracts = {
+        "an estimator": ("target", "degree", "cost", "start"),
+        "an objective": ("layout", "loss", "loss_and_grad"),
+    }
+    lacking = {what: [n for n in names if not hasattr(made, n)] for what, names in contracts.items()}
+    what, names = min(lacking.items(), key=lambda entry: len(entry[1]) / len(contracts[entry[0]]))
+    return f"to be {what} it lacks {', '.join(names)}. " if len(names) < len(contracts[what]) else ""
 
 
 _WANTED = (

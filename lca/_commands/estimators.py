@@ -26,11 +26,6 @@ def table() -> str:
     return "\n".join([*_aligned([HEADINGS, *map(cells, REGISTRY.values())]), "", *NOTES])
 
 
-def descriptions() -> str:
-    """One line an estimator: name and description, for the documentation."""
-    return "\n".join(_aligned([(row.name, row.description) for row in REGISTRY.values()]))
-
-
 NOTES = (
     "target: the loss allocated; full: of all measured data; batch: of training batches; probe: of samples.",
     "cost: beyond training. `full`: gradients over all measured data; `batch`: on a training batch;",
@@ -58,7 +53,7 @@ def details(row: NamedEstimator) -> str:
 def _bias(estimator: Estimator) -> str:
     if isinstance(estimator, StochasticEstimator):
         return estimator.bias
-    return f"none to degree {estimator.degree}"
+    return f"none up to degree {estimator.degree}"
 
 
 def cost_in_words(cost: Cost) -> str:

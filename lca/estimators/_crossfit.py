@@ -136,8 +136,10 @@ class CrossFit:
     @property
     def bias(self) -> str:
         """The remaining bias in words."""
-        left = "the rule's; with Adam, O(1/M)"
-        dealt = "shuffled epochs: some % small" if self.epoch is None else "the part of earlier batches"
+        left = "error of the rule, O(1/M) with Adam"
+        dealt = (
+            "a few % too small in shuffled epochs" if self.epoch is None else "the part of earlier batches"
+        )
         return left if self.rule == LEFT else f"{left}; {dealt}"
 
     @property

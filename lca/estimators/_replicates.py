@@ -30,7 +30,7 @@ class NodeReplicates(Sequence[Vector]):
     Parameters
     ----------
     step
-        Whose movement Δ is.
+        The step whose movement Δ is multiplied.
     weighted
         ``(w_k, [g_{k,1}, ..., g_{k,m}])`` of each gradient at the node.
 

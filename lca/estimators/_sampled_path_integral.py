@@ -95,7 +95,7 @@ class SampledPathIntegral:
     seed: int = 0
     target: ClassVar[str] = "probe"
     unbiased: ClassVar[bool] = True
-    bias: ClassVar[str] = "none but the rule's"
+    bias: ClassVar[str] = "only the error of the rule"
 
     def __post_init__(self) -> None:
         check_rule(self.rule, "SampledPathIntegral")

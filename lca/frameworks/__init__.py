@@ -1,4 +1,4 @@
-"""What every framework's objective shares: data, try-out, samples, state, terms, replays.
+"""What every framework's objective shares: data, the checks when it is made, samples, state, terms, replays.
 
 `ModelObjective` describes what a framework must supply. Nothing here imports one.
 """
@@ -10,6 +10,7 @@ from lca.frameworks._loss import (
     check_loss,
     loss_errors,
     no_gradient,
+    refuse_class,
     require_weight,
 )
 from lca.frameworks._objective import AtState, ModelObjective, Sample
@@ -50,6 +51,7 @@ __all__ = [
     "loss_errors",
     "no_gradient",
     "read_batches",
+    "refuse_class",
     "require_one",
     "require_precision",
     "require_weight",

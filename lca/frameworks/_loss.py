@@ -212,6 +212,13 @@ def loss_errors(batch: PyTree, passed_on: tuple[type[Exception], ...] = ()) -> I
         ) from error
 
 
+def refuse_class(loss_fn: object) -> None:
+    """Raise `LCAError` if ``loss_fn`` is a class: calling it would make a loss, not evaluate one."""
+    if isinstance(loss_fn, type):
+        name = loss_fn.__name__
+        raise LCAError(f"loss_fn is the class {name}; pass an instance of it: {name}().")
+
+
 def check_loss(loss: object, mean_hint: str) -> None:
     """Raise `LCAError` unless ``loss`` is a floating-point scalar tensor.
 

@@ -106,7 +106,7 @@ def concatenate(batches: Sequence[PyTree]) -> PyTree:
 
 
 def signature(batch: PyTree) -> str:
-    """Structure, dtypes and shapes behind the first axis: what batches must share to be concatenated.
+    """Structure, dtypes and shapes without the first axis: what batches must share to be concatenated.
 
     >>> signature((np.zeros((7, 3)), np.zeros(7, int))) == signature((np.zeros((2, 3)), np.zeros(2, int)))
     True

@@ -30,8 +30,8 @@ class Session:
     objective, estimator, every, views, on_error, record
         As in `lca.tracking.TrackerBase`.
     advice
-        How the training loop supplies a field of `lca.Step`, by field. It is appended to the error of a step
-        that lacks the field.
+        How the training loop supplies a field of `lca.Step`, by field; appended to the error of a step that
+        lacks the field.
 
     Attributes
     ----------

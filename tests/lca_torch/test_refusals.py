@@ -206,3 +206,11 @@ def test_a_parameter_that_is_gone_is_named():
     nn.utils.parametrizations.weight_norm(model[0])
     with pytest.raises(LayoutError, match=r"no parameter '0\.weight' any more.*then make the objective"):
         objective.loss(theta)
+
+
+def test_a_loss_class_or_a_loss_in_place_of_the_model_is_named():
+    x, y = torch.zeros(4, 2), torch.zeros(4, dtype=torch.long)
+    with pytest.raises(LCAError, match=r"loss_fn is the class CrossEntropyLoss; pass an instance"):
+        Objective(nn.Linear(2, 3), nn.CrossEntropyLoss, (x, y))
+    with pytest.raises(LCAError, match=r"CrossEntropyLoss has no parameters.*the order is Objective\(model"):
+        Objective(nn.CrossEntropyLoss(), nn.Linear(2, 3), (x, y))
