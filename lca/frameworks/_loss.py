@@ -213,7 +213,13 @@ def loss_errors(batch: PyTree, passed_on: tuple[type[Exception], ...] = ()) -> I
 
 
 def refuse_class(loss_fn: object) -> None:
-    """Raise `LCAError` if ``loss_fn`` is a class: calling it would make a loss, not evaluate one."""
+    """Raise `LCAError` if ``loss_fn`` is a class: calling it would make a loss, not evaluate one.
+
+    >>> refuse_class(max)
+    >>> refuse_class(dict)
+    Traceback (most recent call last):
+    lca.errors.LCAError: loss_fn is the class dict; pass an instance of it: dict().
+    """
     if isinstance(loss_fn, type):
         name = loss_fn.__name__
         raise LCAError(f"loss_fn is the class {name}; pass an instance of it: {name}().")

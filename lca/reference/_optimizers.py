@@ -97,7 +97,12 @@ def leave_one_out(
 
 
 def mean_gradient(gradients: Sequence[Vector], sizes: Sequence[float], which: Sequence[int]) -> Vector:
-    """The mean gradient over the micro-batches ``which``: ``Σ n_m g_m / Σ n_m`` (K,), a new vector."""
+    """The mean gradient over the micro-batches ``which``: ``Σ n_m g_m / Σ n_m`` (K,), a new vector.
+
+    >>> import numpy as np
+    >>> mean_gradient([np.array([1.0]), np.array([4.0])], sizes=[1, 2], which=[0, 1])
+    array([3.])
+    """
     total = sum(sizes[m] for m in which)
     first, *rest = which
     mean = sizes[first] / total * gradients[first]
