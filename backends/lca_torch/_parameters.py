@@ -27,8 +27,8 @@ def parameters_of(model: nn.Module, frozen: Frozen = "zero") -> dict[str, nn.Par
     named = {n: p for n, p in model.named_parameters() if frozen == "zero" or p.requires_grad}
     if next(model.parameters(), None) is None:
         raise LayoutError(
-            f"{type(model).__name__} has no parameters, so there is nothing to allocate to; pass the model that "
-            "is trained (the order is Objective(model, loss_fn, data))."
+            f"{type(model).__name__} has no parameters, so there is nothing to allocate to; pass the model "
+            "that is trained (the order is Objective(model, loss_fn, data))."
         )
     if not any(p.requires_grad for p in named.values()):
         raise LayoutError(
