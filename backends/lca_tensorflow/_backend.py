@@ -17,7 +17,7 @@ from lca.reference._models import Network
 from lca.reference._optimizers import Optimizer
 from lca.reference._training import train
 from lca.step import Step
-from lca_tensorflow._network import losses_of, model_of, policies_of, positions
+from lca_tensorflow._network import losses_of, model_of, positions
 from lca_tensorflow._objective import Objective
 from lca_tensorflow._penalty import Penalty
 
@@ -66,7 +66,7 @@ class TensorFlowBackend:
             batch_loss=weighted_mean,
             batch_weight=lambda batch: tf.reduce_sum(tf.cast(batch[2], tf.float64)),
             batch_size=batch_size,
-            batch_norm=policies_of(network),
+            batch_norm=network.batch_norm,
             run_eagerly=self.run_eagerly,
             jit_compile=self.jit_compile,
         )

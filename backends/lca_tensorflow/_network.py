@@ -4,8 +4,7 @@ Keras keeps images and kernels with channels last, so the tensors of a network a
 tied tensor is there twice in the Keras model and once in θ.
 """
 
-from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from functools import singledispatch
 from typing import Any
 
@@ -14,7 +13,6 @@ import numpy as np
 import tensorflow as tf
 
 from lca.errors import LCAError
-from lca.frameworks import BatchNormPolicy
 from lca.reference._models import (
     BatchNorm,
     Conv2d,
@@ -41,7 +39,7 @@ def model_of(network: Network, dtype: str) -> keras.Sequential:
     """
     images = len(network.input_shape) > 1
     first = [keras.layers.Permute(CHANNELS_LAST, dtype=dtype)] if images else []
-    layers = [made for name, layer in _named(network) for made in _layers(layer, _options(name, dtype))]
+    layers = [made for name, layer in network.named_layers for made in _layers(layer, _options(name, dtype))]
     model = keras.Sequential([keras.Input(network.input_shape, dtype=dtype), *first, *layers])
     for name, variable in zip(_tensors(network), _variables(model), strict=True):
         variable.trainable = network.tied.get(name, name) not in network.frozen
@@ -55,11 +53,6 @@ def positions(network: Network) -> np.ndarray:
     return np.concatenate([_channels_last(tensor).ravel() for tensor in tensors]).astype(int)
 
 
-def policies_of(network: Network) -> dict[str, BatchNormPolicy]:
-    """``batch_norm`` for `lca_tensorflow.Objective`: what each normalisation of ``network`` says."""
-    return {name: layer.statistics for name, layer in _named(network) if isinstance(layer, BatchNorm)}
-
-
 def losses_of(network: Network) -> Callable[[tf.Tensor, tf.Tensor], tf.Tensor]:
     """The loss of every example, from outputs (n, m) and targets."""
     if isinstance(network.loss, CrossEntropy):
@@ -69,17 +62,9 @@ def losses_of(network: Network) -> Callable[[tf.Tensor, tf.Tensor], tf.Tensor]:
     raise LCAError(f"the tensorflow backend does not know the loss {network.loss!r}.")
 
 
-def _named(network: Network) -> Iterator[tuple[str, Layer]]:
-    seen = Counter[str]()
-    for layer in network.layers:
-        prefix = layer.prefix or type(layer).__name__.lower()
-        seen[prefix] += 1
-        yield f"{prefix}{seen[prefix]}", layer
-
-
 def _tensors(network: Network) -> list[str]:
     """The tensors of all layers, tied ones included, in the order of the layers."""
-    return [f"{name}.{tensor}" for name, layer in _named(network) for tensor in layer.shapes]
+    return [f"{name}.{tensor}" for name, layer in network.named_layers for tensor in layer.shapes]
 
 
 def _variables(model: keras.Model) -> list[keras.Variable]:

@@ -18,7 +18,7 @@ from lca.reference._data import Batch
 from lca.reference._models import Network
 from lca.reference._optimizers import Optimizer
 from lca.step import Step
-from lca_torch._network import losses_of, module_of, policies_of
+from lca_torch._network import losses_of, module_of
 from lca_torch._objective import Objective
 from lca_torch._penalty import Penalty
 
@@ -100,7 +100,7 @@ class NetworkLoss:
             batch_loss=weighted_mean,
             batch_weight=lambda batch: float(batch[2].sum(dtype=torch.float64)),
             batch_size=batch_size,
-            batch_norm=policies_of(network),
+            batch_norm=network.batch_norm,
         )
 
     @property

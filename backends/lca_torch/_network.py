@@ -1,6 +1,6 @@
 """An `lca.reference.Network` as a `torch.nn.Module` with the same parameter names."""
 
-from collections import Counter, OrderedDict
+from collections import OrderedDict
 from collections.abc import Callable
 from functools import singledispatch
 
@@ -9,7 +9,6 @@ from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
 from lca.errors import LCAError
-from lca.frameworks import BatchNormPolicy
 from lca.reference._models import (
     BatchNorm,
     Conv2d,
@@ -31,12 +30,10 @@ def module_of(network: Network) -> nn.Sequential:
 
     Its numbers are torch's own at the start; load a θ with `torch.nn.utils.vector_to_parameters`.
     """
-    shape, seen = network.input_shape, Counter[str]()
+    shape = network.input_shape
     modules: OrderedDict[str, nn.Module] = OrderedDict()
-    for layer in network.layers:
-        prefix = layer.prefix or type(layer).__name__.lower()
-        seen[prefix] += 1
-        modules[f"{prefix}{seen[prefix]}"] = _module(layer, shape)
+    for name, layer in network.named_layers:
+        modules[name] = _module(layer, shape)
         shape = layer.output_shape(shape)
     model = nn.Sequential(modules)
     for name, other in network.tied.items():
@@ -45,12 +42,6 @@ def module_of(network: Network) -> nn.Sequential:
     for name in network.frozen:
         model.get_parameter(name).requires_grad_(False)
     return model
-
-
-def policies_of(network: Network) -> dict[str, BatchNormPolicy]:
-    """``batch_norm`` for `lca_torch.Objective`: what each normalisation of ``network`` says."""
-    norms = [layer for layer in network.layers if isinstance(layer, BatchNorm)]
-    return {f"{BatchNorm.prefix}{i}": layer.statistics for i, layer in enumerate(norms, start=1)}
 
 
 def losses_of(network: Network) -> Callable[[Tensor, Tensor], Tensor]:

@@ -15,7 +15,7 @@ from lca.reference import Batch, Dtype, Network, Optimizer, train
 from lca.step import Step
 from lca_jax.loss import JaxLoss
 from lca_jax.model import Model, Params
-from lca_jax.network import loss_of, model_of, policies_of
+from lca_jax.network import loss_of, model_of
 from lca_jax.objective import Penalty
 
 
@@ -69,7 +69,7 @@ class NetworkLoss(JaxLoss):
     """A `JaxLoss` of a `Network`; batches are `lca.reference.Batch`."""
 
     def __init__(self, model: Model, network: Network) -> None:
-        super().__init__(model, loss_of(network), batch_norm=policies_of(network))
+        super().__init__(model, loss_of(network), batch_norm=network.batch_norm)
         self._network = network
 
     def prepare(self, batch: Batch) -> PyTree:

@@ -1,7 +1,7 @@
 """An `lca.reference.Network` as a `Model` with the same parameter names."""
 
-from collections import Counter, OrderedDict
-from collections.abc import Callable, Iterator, Mapping
+from collections import OrderedDict
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, TypeAlias
 
@@ -11,7 +11,6 @@ import numpy as np
 
 from lca import reference
 from lca.errors import DataError, LCAError
-from lca.frameworks import BatchNormPolicy
 from lca_jax.formula import LossFn
 from lca_jax.model import Model, Params, Statistics
 
@@ -28,14 +27,10 @@ def model_of(network: reference.Network, dtype: str) -> Model:
             "mean": jnp.array(norm.mean or np.zeros(norm.n)),
             "variance": jnp.array(norm.variance or np.ones(norm.n)),
         }
-        for name, norm in _norms(network).items()
+        for name, norm in network.named_layers
+        if isinstance(norm, reference.BatchNorm)
     }
     return Model(_Apply(network), params, statistics, network.frozen)
-
-
-def policies_of(network: reference.Network) -> dict[str, BatchNormPolicy]:
-    """``batch_norm`` for `lca_jax.Objective`: what each normalisation of ``network`` says."""
-    return {name: norm.statistics for name, norm in _norms(network).items()}
 
 
 def loss_of(network: reference.Network) -> LossFn:
@@ -63,23 +58,11 @@ class _Apply:
 
     def __call__(self, params: Params, x: jax.Array, statistics: Statistics | None = None) -> jax.Array:
         tied, running = self.network.tied, statistics or {}
-        for name, layer in _named(self.network):
+        for name, layer in self.network.named_layers:
             full = [f"{name}.{tensor}" for tensor in layer.shapes]
             tensors = [params[tied.get(tensor, tensor)] for tensor in full]
             x = _known(_OUTPUTS, layer)(layer, tensors, x, running.get(name))
         return x
-
-
-def _named(network: reference.Network) -> Iterator[tuple[str, Any]]:
-    """The layers with their names: ``fc1``, ``conv1``, ``bn1``, ..."""
-    seen = Counter[str]()
-    for layer in network.layers:
-        seen[layer.prefix] += 1
-        yield f"{layer.prefix}{seen[layer.prefix]}", layer
-
-
-def _norms(network: reference.Network) -> dict[str, reference.BatchNorm]:
-    return {name: layer for name, layer in _named(network) if isinstance(layer, reference.BatchNorm)}
 
 
 def _known(functions: Mapping[Any, Any], item: object) -> Any:

@@ -7,6 +7,7 @@ A network is an immutable description without parameter values and without data.
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import KW_ONLY, dataclass, field
+from functools import cached_property
 from itertools import pairwise
 from typing import Literal, TypeVar
 
@@ -19,7 +20,7 @@ from lca.reference._data import Batch
 from lca.reference._models.convolution import Conv2d, MaxPool2d
 from lca.reference._models.layers import Array, Dense, Flatten, Layer, Params, ReLU, Shape, Tanh
 from lca.reference._models.losses import CrossEntropy, OutputLoss, SquaredError
-from lca.reference._models.normalization import BatchNorm
+from lca.reference._models.normalization import BatchNorm, Statistics
 
 T = TypeVar("T")
 Activation = Literal["relu", "tanh"]
@@ -96,7 +97,7 @@ class Network:
                 f"the output of a network must be one vector per example, got shape {shape}; add Flatten()."
             )
         object.__setattr__(self, "n_outputs", shape[0])
-        names = _names(self.layers)
+        names = _names(self.named_layers)
         tensors = [
             (name, shape)
             for own, layer in zip(names, self.layers, strict=True)
@@ -177,6 +178,26 @@ class Network:
             tensors[name][...] = 0
         return losses
 
+    @cached_property
+    def named_layers(self) -> tuple[tuple[str, Layer], ...]:
+        """The layers with their names; layers of the same type are numbered from 1: ``fc1``, ``relu1``.
+
+        >>> [name for name, layer in mlp((4, 3, 2)).named_layers]
+        ['fc1', 'relu1', 'fc2']
+        """
+        seen: Counter[str] = Counter()
+        named = []
+        for layer in self.layers:
+            prefix = layer.prefix or type(layer).__name__.lower()
+            seen[prefix] += 1
+            named.append((f"{prefix}{seen[prefix]}", layer))
+        return tuple(named)
+
+    @property
+    def batch_norm(self) -> dict[str, Statistics]:
+        """The statistics that each `BatchNorm` layer uses, by layer name: ``"batch"`` or ``"frozen"``."""
+        return {name: layer.statistics for name, layer in self.named_layers if isinstance(layer, BatchNorm)}
+
     def _params(self, theta: Array) -> list[Params]:
         """Views of θ, grouped by layer; a tied tensor is the view of the tensor it is tied to."""
         tensors = self.layout.unflatten(theta)
@@ -186,14 +207,9 @@ class Network:
         return [tuple(tensors[name] for name in own) for own in self._names]
 
 
-def _names(layers: Sequence[Layer]) -> tuple[tuple[str, ...], ...]:
-    """The tensor names of each layer; layers of the same type are numbered from 1."""
-    seen: Counter[str] = Counter()
-    names = []
-    for layer in layers:
-        seen[layer.prefix] += 1
-        names.append(tuple(f"{layer.prefix}{seen[layer.prefix]}.{tensor}" for tensor in layer.shapes))
-    return tuple(names)
+def _names(named_layers: Sequence[tuple[str, Layer]]) -> tuple[tuple[str, ...], ...]:
+    """The tensor names of each layer."""
+    return tuple(tuple(f"{name}.{tensor}" for tensor in layer.shapes) for name, layer in named_layers)
 
 
 def _check_tied(tied: Mapping[str, str], shapes: Mapping[str, Shape]) -> None:
