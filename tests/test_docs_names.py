@@ -27,7 +27,13 @@ VOCABULARY = {name for words in KNOWN["vocabulary"].values() for name in words}
 UNRESOLVED = {(place, name) for place, names in KNOWN["unresolved"].items() for name in names}
 
 _PATTERNS = ("*.md", "docs/**/*.md", "backends/*.md", "lca/**/*.md", "validation/**/README.md")
-PAGES = sorted(path for pattern in _PATTERNS for path in ROOT.glob(pattern))
+_GENERATED = (
+    ROOT / "docs" / "api",
+    ROOT / "docs" / "_build",
+)  # made of names that exist, when the docs are built
+PAGES = sorted(
+    path for pattern in _PATTERNS for path in ROOT.glob(pattern) if not set(_GENERATED) & set(path.parents)
+)
 MODULES = sorted(path for folder in ("lca", "backends") for path in (ROOT / folder).rglob("*.py"))
 IDENTIFIER = r"[A-Za-z_]\w*"
 DOTTED = re.compile(rf"{IDENTIFIER}(?:\.{IDENTIFIER})*")

@@ -180,7 +180,7 @@ class Network:
 
     @cached_property
     def named_layers(self) -> tuple[tuple[str, Layer], ...]:
-        """The layers with their names; layers of the same type are numbered from 1: ``fc1``, ``relu1``.
+        """The layers with their names; layers of the same type are numbered from 1.
 
         >>> [name for name, layer in mlp((4, 3, 2)).named_layers]
         ['fc1', 'relu1', 'fc2']
