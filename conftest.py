@@ -23,8 +23,11 @@ from sybil.parsers.myst import CodeBlockParser, SkipParser
 # No profile looks at the clock: on a busy machine a deadline or a slow draw would fail a correct test.
 for _name, _options in {
     "ci": {"max_examples": 25, "derandomize": True, "database": None},
-    "dev": {"max_examples": 25},
-    "nightly": {"max_examples": 2_000},
+    "dev": {
+        "max_examples": 25,
+        "derandomize": False,
+    },  # said, because hypothesis derandomises where CI is set
+    "nightly": {"max_examples": 2_000, "derandomize": False},
 }.items():
     settings.register_profile(
         _name, deadline=None, suppress_health_check=[HealthCheck.too_slow], print_blob=True, **_options
