@@ -21,7 +21,7 @@ FOLDER = Path(__file__).parent / "api"
 
 
 class Page(NamedTuple):
-    """A page of the reference: its file, title, what it is about, and the modules it describes."""
+    """A page of the reference: its file, title, introduction and the modules it describes."""
 
     name: str
     title: str

@@ -87,7 +87,7 @@ class Loop(LoopContext):
         return updates_without(dry_run, gradients, weights, [gradient is not None for gradient in applied])
 
     def _flat(self, gradients: Gradients) -> tf.Tensor:
-        """The gradients as a vector (K,) in the order of θ; 0 where there is none."""
+        """The gradients as a vector (K,) in the order of θ; 0 for a variable without gradient."""
         assert self._applied is not None
         by_variable = {id(v): g for g, v in zip(gradients, self._applied[1], strict=True)}
         found = [by_variable.get(id(variable)) for variable in self._variables]

@@ -24,7 +24,7 @@ def parameters_of(model: keras.Model, frozen: Frozen = "zero") -> dict[str, Vari
     Raises
     ------
     LayoutError
-        If there are none, they differ in dtype, or are neither float32 nor float64.
+        If the model has no parameters, they differ in dtype, or are neither float32 nor float64.
     """
     check_frozen(frozen)
     if not isinstance(model, keras.Model):
@@ -129,7 +129,7 @@ def tensors_of(layout: Layout, theta: tf.Tensor) -> list[tf.Tensor]:
 
 
 def flat_gradient(tensors: list[tf.Tensor], grads: list[Any], trains: list[bool]) -> tf.Tensor:
-    """The gradient (K,), dense; 0 where there is none or the tensor does not train."""
+    """The gradient (K,), dense; 0 for a tensor without gradient or one that does not train."""
     parts = [
         tf.reshape(tf.zeros_like(tensor) if grad is None or not wanted else tf.convert_to_tensor(grad), [-1])
         for tensor, grad, wanted in zip(tensors, grads, trains, strict=True)

@@ -125,13 +125,13 @@ class Loop(LoopContext):
 
 
 def flat_gradient(parameters: Iterable[nn.Parameter]) -> Tensor:
-    """The gradients that the parameters have now, a new vector (K,); 0 where there is none."""
+    """The gradients that the parameters have now, a new vector (K,); 0 for a parameter without gradient."""
     with torch.inference_mode(False), torch.no_grad():
         return torch.cat([_dense(parameter).reshape(-1) for parameter in parameters])
 
 
 def _dense(parameter: nn.Parameter) -> Tensor:
-    """The gradient of a parameter in its dtype; 0 if there is none."""
+    """The gradient of a parameter in its dtype; 0 if it has no gradient."""
     grad = parameter.grad
     if grad is None:
         return torch.zeros_like(parameter)

@@ -19,7 +19,7 @@ def parameters_of(model: nn.Module, frozen: Frozen = "zero") -> dict[str, nn.Par
     Raises
     ------
     LayoutError
-        If there are none, they differ in dtype or device, or are neither float32 nor float64.
+        If the model has no parameters, they differ in dtype or device, or are neither float32 nor float64.
     """
     check_frozen(frozen)
     if not isinstance(model, nn.Module):

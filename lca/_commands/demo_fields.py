@@ -1,7 +1,7 @@
 """What the demo adds to the steps of any backend so that sampled estimators can measure them.
 
-A training loop of one's own has these fields as by-products. Here they are evaluated again beside the
-backend's loop, which is therefore the same, bit for bit, whatever the estimator.
+An ordinary training loop computes these fields anyway. The demo evaluates them a second time beside the
+backend's loop, so that training is the same, bit for bit, whatever the estimator.
 """
 
 from collections.abc import Callable, Iterable, Iterator

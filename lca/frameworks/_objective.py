@@ -51,8 +51,8 @@ class ModelObjective:
        `batch_norm_policies`, `check_frozen`, `check_theta`, `require_precision`.
 
     Options have one name and meaning everywhere: ``loss_fn``, ``batch_loss``, ``batch_weight``,
-    ``batch_size``, ``batch_norm``, ``frozen``, ``keep`` (`lca.frameworks`,
-    `lca.frameworks.read_batches`).
+    ``batch_size``, ``batch_norm``, ``frozen``, ``keep`` (`batch_norm_policies`,
+    `check_frozen`, `read_batches`).
 
     Parameters
     ----------

@@ -89,7 +89,7 @@ class TensorBoard:
 
 
 class TensorBoardView(RowView):
-    """Writes one measured loss to ``folder``: a `lca.views.View` for a training loop of one's own.
+    """Writes one measured loss to ``folder``: a `lca.views.View` for any training loop.
 
     Parameters
     ----------
