@@ -38,8 +38,7 @@ class Layout:
         One shape per tensor; ``()`` is a scalar.
     neuron_axes
         For each tensor, the axis that indexes output neurons or channels, or ``None`` for a tensor without
-        one. The
-        default is axis 0, the ``(out, in)`` convention of PyTorch and of `lca.reference`.
+        one. The default is axis 0, the ``(out, in)`` convention of PyTorch and of `lca.reference`.
 
     Raises
     ------
