@@ -1,10 +1,10 @@
 """`Objective`: the contract between the estimators and whatever computes losses and gradients.
 
 A backend, or a user with a hand-derived gradient, supplies `loss` and `loss_and_grad` at any θ; everything
-else in this library is built on these two. `Stateful`, `Sampled` and `Scored` are optional.
+else in this library is built on these two. `Stateful`, `Selective`, `Sampled` and `Scored` are optional.
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import reduce
 from operator import add, or_
@@ -23,10 +23,13 @@ __all__ = [
     "Sampled",
     "Scaled",
     "Scored",
+    "Selective",
     "State",
     "Stateful",
     "Sum",
     "at_state",
+    "differentiated_by",
+    "differentiating",
     "evaluate",
     "leaves",
     "state_of",
@@ -100,6 +103,43 @@ class Stateful(Protocol):
 
     def at_state(self, state: State) -> Objective:
         """The same loss with this state, a function of θ alone."""
+
+
+@runtime_checkable
+class Selective(Protocol):
+    """An objective that differentiates only some of its tensors, and others when asked to.
+
+    Gradients of frozen layers would cost time and are mostly not needed: a parameter that does not move is
+    allocated 0 whatever its gradient is. One that moves is differentiated, also where the framework calls it
+    frozen (momentum moves it on); estimators ask for it when they see it move.
+
+    Examples
+    --------
+    ``L(θ) = ½ (a² + b²)``, whose gradient for b is 0 unless it is asked for:
+
+    >>> class Bowl:
+    ...     layout = Layout(("a", "b"), ((1,), (1,)))
+    ...     differentiated = frozenset({"a"})
+    ...     def differentiating(self, names):
+    ...         other = Bowl()
+    ...         other.differentiated = frozenset(names)
+    ...         return other
+    ...     def loss(self, theta, batch=None):
+    ...         return float(theta @ theta) / 2
+    ...     def loss_and_grad(self, theta, batch=None):
+    ...         return self.loss(theta), theta * [name in self.differentiated for name in "ab"]
+    >>> Bowl().loss_and_grad(np.ones(2))[1]
+    array([1., 0.])
+    >>> differentiating(Bowl(), {"a", "b"}).loss_and_grad(np.ones(2))[1]
+    array([1., 1.])
+    """
+
+    @property
+    def differentiated(self) -> frozenset[str]:
+        """Names of the tensors whose gradient is computed; that of the others is 0."""
+
+    def differentiating(self, names: Collection[str]) -> Objective:
+        """The same loss with the gradient of these tensors, and of no others."""
 
 
 @runtime_checkable
@@ -307,6 +347,37 @@ def at_state(objective: Objective, state: State | None) -> Objective:
     if isinstance(objective, Scaled):
         return Scaled(at_state(objective.objective, state), objective.factor)
     return objective.at_state(state) if isinstance(objective, Stateful) else objective
+
+
+def differentiated_by(objective: Objective) -> frozenset[str]:
+    """Names of the tensors whose gradient the objective, and every term of it, computes.
+
+    >>> import numpy as np
+    >>> from lca.reference import Quadratic
+    >>> differentiated_by(Quadratic(np.eye(2)))
+    frozenset({'theta'})
+    """
+    if isinstance(objective, Sum):
+        return frozenset.intersection(*map(differentiated_by, objective.terms.values()))
+    if isinstance(objective, Scaled):
+        return differentiated_by(objective.objective)
+    return objective.differentiated if isinstance(objective, Selective) else frozenset(objective.layout.names)
+
+
+def differentiating(objective: Objective, names: Collection[str]) -> Objective:
+    """``objective`` with the gradient of these tensors; unchanged if it always computes all gradients.
+
+    >>> import numpy as np
+    >>> from lca.reference import Quadratic
+    >>> loss = Quadratic(np.eye(2))
+    >>> differentiating(loss, {"theta"}) is loss
+    True
+    """
+    if isinstance(objective, Sum):
+        return Sum({name: differentiating(term, names) for name, term in objective.terms.items()})
+    if isinstance(objective, Scaled):
+        return Scaled(differentiating(objective.objective, names), objective.factor)
+    return objective.differentiating(names) if isinstance(objective, Selective) else objective
 
 
 def evaluate(

@@ -5,7 +5,7 @@ forward pass, and catches whatever the pass would assign (moving statistics, see
 """
 
 import copy
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from functools import partial
 from typing import Any, TypeAlias
 
@@ -105,7 +105,13 @@ class KerasLoss(ModelLoss):
         return {name: tf.identity(v.value) for name, v in self._buffers.items()} or None
 
     def evaluate(
-        self, theta: tf.Tensor, batches: Iterable[PyTree], state: State | None = None, *, gradient: bool
+        self,
+        theta: tf.Tensor,
+        batches: Iterable[PyTree],
+        state: State | None = None,
+        *,
+        gradient: bool,
+        names: Collection[str] | None = None,
     ) -> tuple[float, tf.Tensor | None]:
         """As `ModelLoss.evaluate`; a float64 model also takes float32 parameters and computes in float64."""
         check_theta(self.layout, theta, tf.Tensor)

@@ -5,7 +5,7 @@ by copies of the buffers for the time of a forward pass.
 """
 
 import math
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from itertools import count
 from typing import TypeAlias
@@ -90,7 +90,7 @@ class TorchLoss(ModelLoss):
         return [n for n, p in zip(self.layout.names, self.parameters(), strict=True) if p.requires_grad]
 
     def theta(self) -> Tensor:
-        self.check_unconverted()
+        self.check()
         return flat(self.parameters())
 
     def state(self) -> State | None:
@@ -105,10 +105,17 @@ class TorchLoss(ModelLoss):
         return found or None
 
     def evaluate(
-        self, theta: Tensor, batches: Iterable[PyTree], state: State | None = None, *, gradient: bool
+        self,
+        theta: Tensor,
+        batches: Iterable[PyTree],
+        state: State | None = None,
+        *,
+        gradient: bool,
+        names: Collection[str] | None = None,
     ) -> tuple[float, Tensor | None]:
+        wanted = (self.trainable() if names is None else names) if gradient else ()
         with self._measuring(theta, gradient=gradient):
-            leaves = Leaves(theta, self.layout, self.trainable() if gradient else ())
+            leaves = Leaves(theta, self.layout, wanted)
             losses: list[Tensor] = []
             weights: list[float] = []
 
@@ -188,7 +195,7 @@ class TorchLoss(ModelLoss):
 
     @contextmanager
     def _measuring(self, theta: Tensor, *, gradient: bool) -> Iterator[None]:
-        self.check_unconverted()
+        self.check()
         check_theta(self.layout, theta, self.device)
         with (
             random_state_kept(self.device, next(self._seeds)),
@@ -197,7 +204,7 @@ class TorchLoss(ModelLoss):
         ):
             yield
 
-    def check_unconverted(self) -> None:
+    def check(self) -> None:
         """Raise `LayoutError` unless the parameters have the dtype and device they had at the start."""
         named, was = dict(self._model.named_parameters()), (self.dtype, self.device)
         for name in self.layout.names:

@@ -122,7 +122,3 @@ class Objective(ModelObjective):
         )
         with torch.inference_mode(False), random_state_kept(loss.device):
             super().__init__(model, loss, measured(data, loss.device, keep=keep), batch_size=batch_size)
-
-    def check_unconverted(self) -> None:
-        """Raise `LayoutError` if the model was converted or moved since the objective was made."""
-        self._loss.check_unconverted()

@@ -181,7 +181,7 @@ class _LiveTheta:
 
     def _check(self) -> None:
         for objective in self._measured:
-            objective.check_unconverted()
+            objective.check()
 
 
 def _calling_once(closure: Callable[[], Any], listener: Callable[[], None]) -> Callable[[], Any]:

@@ -13,7 +13,7 @@ from lca.frameworks._loss import (
     refuse_class,
     require_weight,
 )
-from lca.frameworks._objective import AtState, ModelObjective, Sample
+from lca.frameworks._objective import ModelObjective, Sample, Variant
 from lca.frameworks._parameters import check_theta, require_one, require_precision
 from lca.frameworks._policies import BatchNorm, BatchNormPolicy, Frozen, batch_norm_policies, check_frozen
 from lca.frameworks._replay import checkpoints_in_order, steps_between
@@ -23,7 +23,6 @@ from lca.frameworks._tryout import DEFAULT_BATCH_SIZE
 
 __all__ = [
     "DEFAULT_BATCH_SIZE",
-    "AtState",
     "BatchNorm",
     "BatchNormPolicy",
     "Batches",
@@ -37,6 +36,7 @@ __all__ = [
     "Sample",
     "Tensor",
     "TensorOps",
+    "Variant",
     "all_rows",
     "batch_norm_policies",
     "check_frozen",

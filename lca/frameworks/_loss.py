@@ -2,7 +2,7 @@
 
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 
 import numpy as np
@@ -54,12 +54,19 @@ class ModelLoss(ABC):
 
     @abstractmethod
     def evaluate(
-        self, theta: Vector, batches: Iterable[PyTree], state: State | None = None, *, gradient: bool
+        self,
+        theta: Vector,
+        batches: Iterable[PyTree],
+        state: State | None = None,
+        *,
+        gradient: bool,
+        names: Collection[str] | None = None,
     ) -> tuple[float, Vector | None]:
         """Mean loss over the batches, summed in float64, and its gradient (K,), a new vector, if requested.
 
-        ``state`` replaces the model's own; ``None``: as it is now. Entries of θ that do not train have
-        gradient 0. Costs one forward pass over the batches, and one backward pass with ``gradient``.
+        ``state`` replaces the model's own; ``None``: as it is now. ``names`` are the tensors whose gradient
+        is needed, whether they train or not; ``None``: those of `trainable`. The gradient of the others may
+        be left 0. Costs one forward pass over the batches, and one backward pass with ``gradient``.
 
         Raises
         ------
@@ -76,6 +83,21 @@ class ModelLoss(ABC):
         """
         self.evaluate(theta, [batch], gradient=True)
         return ()
+
+    def trainable(self) -> Collection[str]:
+        """Names of the tensors that train now; those of `evaluate` without ``names``. Default: all."""
+        return self.layout.names
+
+    def check(self) -> None:  # noqa: B027 - a default, not a stub
+        """Raise if the model has changed so that it is no longer what is measured. Default: never.
+
+        Called at every step, so it must cost next to nothing.
+
+        Raises
+        ------
+        LayoutError
+            If a parameter has been replaced, converted or moved to another device.
+        """
 
     def prepare(self, batch: PyTree) -> PyTree:
         """A batch as the user has it, converted to the tensors that `evaluate` takes. Default: as it is.
@@ -149,7 +171,13 @@ class BatchwiseLoss(ModelLoss):
         """``ℓ_b(θ)``, the mean loss of one batch, and its gradient (K,), a new vector, if requested."""
 
     def evaluate(
-        self, theta: Vector, batches: Iterable[PyTree], state: State | None = None, *, gradient: bool
+        self,
+        theta: Vector,
+        batches: Iterable[PyTree],
+        state: State | None = None,
+        *,
+        gradient: bool,
+        names: Collection[str] | None = None,
     ) -> tuple[float, Vector | None]:
         ops, total = array_ops(theta), None
         losses, weights = [], []

@@ -2,7 +2,8 @@
 
 import copy
 import warnings
-from dataclasses import dataclass
+from collections.abc import Collection
+from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -31,9 +32,9 @@ class Sample(NamedTuple):
 class ModelObjective:
     """``L(θ) = Σ_b w_b ℓ_b(θ) / Σ_b w_b`` over the measuring batches b of a data set.
 
-    It is an `lca.objective.Objective`, and also `Stateful`, `Sampled` and `Scored`. The rules of measuring
-    are here, once for all frameworks: which batch size, what is refused when an objective is made, terms by
-    class, state, samples. What a framework supplies is three things.
+    It is an `lca.objective.Objective`, and also `Stateful`, `Selective`, `Sampled` and `Scored`. The rules of
+    measuring are here, once for all frameworks: which batch size, what is refused when an objective is made,
+    terms by class, state, samples. What a framework supplies is three things.
 
     1. A `ModelLoss`. Required are the ``layout``, ``theta()`` (K,), and with `BatchwiseLoss`
        ``evaluate_batch(theta, batch, state, gradient=...)``: a scalar and a gradient (K,). More methods add:
@@ -138,9 +139,22 @@ class ModelObjective:
         """A copy of what the loss depends on besides θ (running statistics); ``None`` if that is nothing."""
         return self._loss.state()
 
-    def at_state(self, state: State) -> "AtState":
+    def at_state(self, state: State) -> "Variant":
         """The same loss with this state instead of the model's own."""
-        return AtState(self, state)
+        return Variant(self, state)
+
+    @property
+    def differentiated(self) -> frozenset[str]:
+        """Names of the tensors whose gradient is computed: those that train now."""
+        return frozenset(self._loss.trainable())
+
+    def differentiating(self, names: Collection[str]) -> "Variant":
+        """The same loss with the gradient of these tensors, whether they train or not."""
+        return Variant(self, names=frozenset(names))
+
+    def check(self) -> None:
+        """Raise `LCAError` if the model has changed so that it is no longer what is measured."""
+        self._loss.check()
 
     @property
     def n_examples(self) -> int:
@@ -231,13 +245,20 @@ class ModelObjective:
         return other
 
     def _evaluate(
-        self, theta: Vector, batch: PyTree | None, state: State | None, *, gradient: bool
+        self,
+        theta: Vector,
+        batch: PyTree | None,
+        state: State | None,
+        *,
+        gradient: bool,
+        names: Collection[str] | None = None,
     ) -> tuple[float, Vector]:
         data = self._data
         if batch is not None:
             rows = self._rows(batch)
             data = Rows(rows) if is_rows(rows) and self.batch_size else Batches([rows])
-        return self._loss.evaluate(theta, data.batches(self.batch_size), state, gradient=gradient)
+        batches = data.batches(self.batch_size)
+        return self._loss.evaluate(theta, batches, state, gradient=gradient, names=names)
 
     def _rows(self, batch: PyTree) -> PyTree:
         return batch.rows if isinstance(batch, Sample) else self._loss.prepare(batch)
@@ -282,8 +303,17 @@ class ModelObjective:
 
 
 @dataclass(frozen=True, eq=False)
-class AtState:
-    """A `ModelObjective` with a given state instead of the model's own.
+class Variant:
+    """A `ModelObjective` in a given state, with the gradients of given tensors.
+
+    Parameters
+    ----------
+    objective
+        The loss.
+    state
+        Replaces the model's own state; ``None``: the state as it is at every call.
+    names
+        The tensors whose gradient is computed; ``None``: those that train.
 
     Examples
     --------
@@ -298,22 +328,32 @@ class AtState:
     ...         shift = (state or self.state())["shift"]
     ...         return (batch * theta + shift).mean(), batch.mean(0) if gradient else None
     >>> objective = ModelObjective(None, Shifted(), all_rows(np.eye(2)[:, :1]))
-    >>> objective.loss(np.ones(1)), AtState(objective, {"shift": np.ones(1)}).loss(np.ones(1))
+    >>> objective.loss(np.ones(1)), Variant(objective, {"shift": np.ones(1)}).loss(np.ones(1))
     (0.5, 1.5)
     """
 
     objective: ModelObjective
-    given: State
+    state: State | None = None
+    names: frozenset[str] | None = None
 
     @property
     def layout(self) -> Layout:
         """The tensors that θ is made of."""
         return self.objective.layout
 
+    @property
+    def differentiated(self) -> frozenset[str]:
+        """Names of the tensors whose gradient is computed."""
+        return self.objective.differentiated if self.names is None else self.names
+
+    def differentiating(self, names: Collection[str]) -> "Variant":
+        """The same loss in the same state with the gradient of these tensors."""
+        return replace(self, names=frozenset(names))
+
     def loss(self, theta: Vector, batch: PyTree | None = None) -> float:
         """As `ModelObjective.loss`."""
-        return self.objective._evaluate(theta, batch, self.given, gradient=False)[0]
+        return self.objective._evaluate(theta, batch, self.state, gradient=False)[0]
 
     def loss_and_grad(self, theta: Vector, batch: PyTree | None = None) -> tuple[float, Vector]:
         """As `ModelObjective.loss_and_grad`."""
-        return self.objective._evaluate(theta, batch, self.given, gradient=True)
+        return self.objective._evaluate(theta, batch, self.state, gradient=True, names=self.names)
