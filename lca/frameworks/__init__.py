@@ -8,10 +8,12 @@ from lca.frameworks._loss import (
     BatchwiseLoss,
     ModelLoss,
     check_loss,
+    check_weight,
     loss_errors,
     no_gradient,
     refuse_class,
     require_weight,
+    weight_of,
 )
 from lca.frameworks._objective import ModelObjective, Sample, Variant
 from lca.frameworks._parameters import check_theta, require_one, require_precision
@@ -42,6 +44,7 @@ __all__ = [
     "check_frozen",
     "check_loss",
     "check_theta",
+    "check_weight",
     "checkpoints_in_order",
     "describe",
     "examples_in",
@@ -60,4 +63,5 @@ __all__ = [
     "tensors_in",
     "tree_leaves",
     "tree_map",
+    "weight_of",
 ]
