@@ -3,6 +3,7 @@
 `ModelObjective` describes what a framework must supply. Nothing here imports one.
 """
 
+from lca.frameworks._arguments import check_order, refuse_class
 from lca.frameworks._data import Batches, Measured, Rows, all_rows, joined, labels_of, read_batches
 from lca.frameworks._loss import (
     BatchwiseLoss,
@@ -11,7 +12,6 @@ from lca.frameworks._loss import (
     check_weight,
     loss_errors,
     no_gradient,
-    refuse_class,
     require_weight,
     weight_of,
 )
@@ -43,6 +43,7 @@ __all__ = [
     "batch_norm_policies",
     "check_frozen",
     "check_loss",
+    "check_order",
     "check_theta",
     "check_weight",
     "checkpoints_in_order",

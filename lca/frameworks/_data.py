@@ -97,8 +97,8 @@ class Batches:
         for batch in self.source:
             if read == most:
                 raise DataError(
-                    f"the measured data have no length and did not end after {MOST_BATCHES:,} batches; choose "
-                    "what is measured: list(itertools.islice(stream, n))."
+                    f"the measured data have no length and did not end after {MOST_BATCHES:,} batches; pass "
+                    "those to be measured: list(itertools.islice(stream, n))."
                 )
             read += 1
             yield self.prepare(batch)

@@ -244,8 +244,8 @@ def check_weight(weight: float) -> float:
     """
     if not 0 <= weight < math.inf:
         raise DataError(
-            f"a measuring batch has the weight {weight:g}; batch_weight must give a finite number that is not "
-            "negative, such as the number of tokens."
+            f"a measuring batch has the weight {weight:g}; batch_weight must give a finite number that is "
+            "not negative, such as the number of tokens."
         )
     return weight
 
@@ -295,27 +295,14 @@ def loss_errors(batch: PyTree, passed_on: tuple[type[Exception], ...] = ()) -> I
 
 
 def shortened(error: Exception) -> str:
-    """Type and message of an error of a framework, on one line, without colours and dumps of arguments.
+    r"""Type and message of an error of a framework, on one line, without colours and dumps of arguments.
 
-    >>> shortened(TypeError("\\x1b[1mno match\\x1b[0m\\n\\nArguments received by Dense.call():\\n x=..."))
+    >>> shortened(TypeError("\x1b[1mno match\x1b[0m\n\nArguments received by Dense.call():\n x=..."))
     'TypeError: no match'
     """
     text = " ".join(_COLOUR.sub("", str(error)).partition("Arguments received by")[0].split())
     text = text if len(text) <= MESSAGE_LENGTH else text[:MESSAGE_LENGTH].rstrip() + " ..."
     return f"{type(error).__name__}: {text}"
-
-
-def refuse_class(loss_fn: object) -> None:
-    """Raise `LCAError` if ``loss_fn`` is a class: calling it would make a loss, not evaluate one.
-
-    >>> refuse_class(max)
-    >>> refuse_class(dict)
-    Traceback (most recent call last):
-    lca.errors.LCAError: loss_fn is the class dict; pass an instance of it: dict().
-    """
-    if isinstance(loss_fn, type):
-        name = loss_fn.__name__
-        raise LCAError(f"loss_fn is the class {name}; pass an instance of it: {name}().")
 
 
 def check_loss(loss: object, mean_hint: str) -> None:

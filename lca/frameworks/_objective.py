@@ -124,8 +124,8 @@ class ModelObjective:
         self._split = found.split
         if found.unused:
             warnings.warn(
-                f"no gradient reaches {', '.join(found.unused)}: the loss does not depend on it, so its allocation "
-                "will be 0. Is a part of the model detached, or unused on the first batch?",
+                f"no gradient reaches {', '.join(found.unused)}: the loss does not depend on it, so its "
+                "allocation will be 0. Is a part of the model detached, or unused on the first batch?",
                 LCAWarning,
                 stacklevel=3,
             )
@@ -295,8 +295,8 @@ class ModelObjective:
         rows = self._all_rows()
         if not self.is_mean:
             raise LCAError(
-                f"single examples cannot be drawn from these data: {self._why_no_mean()}, or use an estimator "
-                "of the full loss (lca.Adaptive) or on training batches (lca.estimators.CrossFit)."
+                f"single examples cannot be drawn from these data: {self._why_no_mean()}, or use an "
+                "estimator of the full loss (lca.Adaptive) or on training batches (lca.estimators.CrossFit)."
             )
         return rows
 

@@ -161,19 +161,16 @@ def _refuse_unstated(loss: ModelLoss, data: Measured, wanted: int | None, split:
     came = isinstance(data, Batches) or data.came_in is not None
     if not split.reason or wanted is not None or (came and not (split.reweighed and loss.counts_examples)):
         return
-    weight = (
-        f"{loss.weight_hint or 'pass batch_weight=function of a batch: what its loss is divided by'}, "
-        "or with the loss as it is "
+    hint = loss.weight_hint or "pass batch_weight=function of a batch: what its loss is divided by"
+    weight = f"{hint}; or, to measure this mean over batches, " if split.reweighed else ""
+    size = "its batch size has to be stated: pass batch_size=..., e.g. that of training"
+    if isinstance(data, Batches):
+        size = "pass as batch_weight the number of examples"
+    statistics, frozen = (
+        (" (batch statistics)", ", or batch_norm='frozen'") if loss.mixes_examples else ("", "")
     )
-    size = (
-        "pass batch_weight=len of the inputs to count examples"
-        if isinstance(data, Batches)
-        else "its batch size has to be stated: pass batch_size=..., e.g. that of training"
-    )
-    frozen = " or batch_norm='frozen'" if loss.mixes_examples else ""
     raise DataError(
-        f"the loss depends on the measuring batches{' (batch statistics)' if loss.mixes_examples else ''}: "
-        f"{split.reason}; {weight if split.reweighed else ''}{size}{',' if frozen else ''}{frozen}."
+        f"the loss depends on the measuring batches{statistics}: {split.reason}; {weight}{size}{frozen}."
     )
 
 
@@ -261,46 +258,48 @@ def _evaluate_all(loss: ModelLoss, theta: Vector, data: Measured, batch_size: in
         return
     before = 0
     for index, batch in enumerate(data.batches(batch_size)):
-        if isinstance(data, Batches) and loss.counts_examples:
-            examples_in(batch)
         error = _failure(loss, theta, batch)
         if error is not None:
-            raise _located(loss, theta, data, batch, before, index) from error.__cause__
+            rows, found = _located(loss, theta, batch, error)
+            if isinstance(data, Rows):
+                place = _numbers(before + rows.start, before + rows.stop)
+            else:
+                place = f"{_numbers(rows.start, rows.stop)} of batch {index}" if rows else f"batch {index}"
+            raise DataError(
+                f"{place} of the measured data cannot be measured: {found}; correct or leave out these data."
+            ) from error.__cause__
         before += batch_size or 0
 
 
 def _failure(loss: ModelLoss, theta: Vector, batch: PyTree) -> LCAError | None:
     """Why this batch has no loss; ``None`` if it has one, or counts for nothing."""
     try:
+        if loss.counts_examples:
+            examples_in(batch)
         if not weight_of(loss, batch):
             return None
         found, _ = loss.evaluate(theta, [batch], gradient=False)
     except LCAError as error:
         return error
-    return None if math.isfinite(found) else DataError(f"the loss is {found:g}")
+    return None if math.isfinite(found) else DataError(f"their loss is {found:g}")
 
 
-def _located(
-    loss: ModelLoss, theta: Vector, data: Measured, batch: PyTree, start: int, index: int
-) -> DataError:
-    """The error of a batch, with the smallest range of rows that fails, found by bisection."""
-    low, high = 0, len(Rows(batch)) if is_rows(batch) else 1
+def _located(loss: ModelLoss, theta: Vector, batch: PyTree, error: LCAError) -> tuple[range, LCAError]:
+    """The fewest rows of a batch that fail in the same way, found by bisection, and their error."""
+    if not is_rows(batch):
+        return range(0), error
     cut = Rows(batch)
-    while high - low > 1:
-        middle = (low + high) // 2
-        if _failure(loss, theta, cut.take(slice(low, middle))):
-            high = middle
-        elif _failure(loss, theta, cut.take(slice(middle, high))):
-            low = middle
+    rows = range(len(cut))
+    while len(rows) > 1:
+        for half in (rows[: len(rows) // 2], rows[len(rows) // 2 :]):
+            found = _failure(loss, theta, cut.take(slice(half.start, half.stop)))
+            if found is not None and type(found.__cause__) is type(error.__cause__):
+                rows, error = half, found
+                break
         else:
             break
-    piece = cut.take(slice(low, high)) if is_rows(batch) else batch
-    error = _failure(loss, theta, piece) or _failure(loss, theta, batch)
-    first, last = start + low, start + high - 1
-    rows = f"row {first}" if first == last else f"rows {first} to {last}"
-    place = (
-        rows if isinstance(data, Rows) else f"{rows} of batch {index}" if is_rows(batch) else f"batch {index}"
-    )
-    return DataError(
-        f"{place} of the measured data cannot be measured: {error}; correct or leave out these data."
-    )
+    return rows, error
+
+
+def _numbers(start: int, stop: int) -> str:
+    return f"row {start}" if stop == start + 1 else f"rows {start} to {stop - 1}"
