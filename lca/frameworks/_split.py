@@ -14,7 +14,7 @@ import numpy as np
 from lca.arrays import Vector, array_ops
 from lca.errors import LCAError
 from lca.frameworks._data import Rows
-from lca.frameworks._loss import ModelLoss
+from lca.frameworks._loss import ModelLoss, weight_of
 from lca.frameworks._tensors import Tensor, dtype_of, is_floating, is_integer, tensor_ops
 from lca.frameworks._trees import PyTree, tensors_in
 from lca.layout import Layout
@@ -160,8 +160,8 @@ def _evaluated(loss: ModelLoss, theta: Vector, whole: PyTree, parts: Sequence[Py
 
 
 def _loss(loss: ModelLoss, theta: Vector, batches: Sequence[PyTree]) -> float | None:
-    try:
-        return loss.evaluate(theta, batches, gradient=False)[0]
+    try:  # a batch that counts for nothing need not have a loss
+        return loss.evaluate(theta, [b for b in batches if weight_of(loss, b)], gradient=False)[0]
     except LCAError:
         return None
 

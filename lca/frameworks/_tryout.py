@@ -169,6 +169,8 @@ def _refuse_unstated(loss: ModelLoss, data: Measured, wanted: int | None, split:
     if not split.reason or wanted is not None or (came and not (split.reweighed and loss.counts_examples)):
         return
     hint = loss.weight_hint or "pass batch_weight=function of a batch: what its loss is divided by"
+    if not loss.counts_examples:
+        hint = "batch_weight must give what the loss of a batch is divided by"
     weight = f"{hint}; or, to measure this mean over batches, " if split.reweighed else ""
     size = "its batch size has to be stated: pass batch_size=..., e.g. that of training"
     if isinstance(data, Batches):
