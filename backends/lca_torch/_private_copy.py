@@ -1,0 +1,201 @@
+"""A private copy of the user's data set, loader or iterable, so that reading it moves nothing of theirs."""
+
+import io
+import pickle
+from collections.abc import Callable, Iterable, Iterator
+from types import BuiltinFunctionType, FunctionType, MethodType, ModuleType
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset, IterableDataset
+
+from lca.errors import DataError, LCAError
+from lca_torch._sampling import check_sampling, without_workers
+from lca_torch._shared_state import SharedState, refusal, slot_of
+
+LARGE = 2**20
+"""Bytes from which on an array is shared by the copy: data are that large, counters are not."""
+_PLAIN = (str, int, float, complex, bool, type(None), list, dict, tuple, set, frozenset, bytearray, slice)
+
+
+class PrivateCopy(Iterable[Any]):
+    """The batches of ``source`` as it is now, the same at every pass; ``source`` stays as it is.
+
+    Samplers, generators, counters and iterators are copied; loaders are read in this process, without
+    workers. Arrays of more than a megabyte are shared with the original, and so are functions and classes.
+    The Python state that those reach (`SharedState`) and the global generators are put back after each batch.
+
+    Memory: that of ``source`` without its large arrays.
+
+    Raises
+    ------
+    DataError
+        If there is something to read that can be neither copied nor put back, if a sampler does not give
+        each example once, or if reading fails.
+    """
+
+    def __init__(self, source: object, read: Callable[[Any], Iterable[Any]] = iter) -> None:
+        self._source, self._read = type(source).__name__, read
+        indexed = isinstance(getattr(source, "dataset", source), Dataset) and not isinstance(
+            getattr(source, "dataset", source), IterableDataset
+        )
+        copier = _Copier(can_share=indexed)
+        try:
+            copier.dump(source)
+            copier.dump(copier.loaders)
+        except LCAError:
+            raise
+        except Exception as error:
+            raise DataError(
+                f"a {self._source} cannot be copied ({type(error).__name__}: {error}), and reading the "
+                "original would disturb training; pass the data set itself, or a list of batches."
+            ) from error
+        self._pickled, self._objects, self._shared = copier.file.getvalue(), copier.objects, copier.shared
+        self._start = self._shared.save()
+        self._check_samplers()
+
+    def __iter__(self) -> Iterator[Any]:
+        state, reader = self._start, None
+        number = 0
+        while True:
+            outside = self._shared.save()
+            self._shared.restore(state)
+            try:
+                reader = iter(self._read(self._load()[0])) if reader is None else reader
+                batch = next(reader)
+            except StopIteration:
+                return
+            except LCAError:
+                raise
+            except Exception as error:
+                raise DataError(_failed(self._source, number, error)) from error
+            finally:
+                state = self._shared.save()
+                self._shared.restore(outside)
+            number += 1
+            yield batch
+
+    def _load(self) -> tuple[Any, list[DataLoader[Any]]]:
+        loader = _Loader(io.BytesIO(self._pickled))
+        loader.objects = self._objects
+        return loader.load(), loader.load()
+
+    def _check_samplers(self) -> None:
+        try:
+            for loader in self._load()[1]:
+                check_sampling(loader)
+        finally:
+            self._shared.restore(self._start)
+
+
+class _Copier(pickle.Pickler):
+    """Pickles the structure; what is shared is kept in ``objects``, by the number that stands for it."""
+
+    def __init__(self, *, can_share: bool) -> None:
+        self.file = io.BytesIO()
+        super().__init__(self.file, protocol=4)
+        self.objects: dict[int, Any] = {}
+        self.shared = SharedState()
+        self.loaders: list[DataLoader[Any]] = []
+        self._can_share = can_share
+        self._copied: set[type] = {DataLoader, MethodType}
+
+    def persistent_id(self, found: Any) -> int | None:
+        if type(found) in _PLAIN or not self._is_shared(found):
+            return None
+        self.objects[id(found)] = found
+        return id(found)
+
+    def reducer_override(self, found: Any) -> Any:
+        if isinstance(found, DataLoader):
+            self.loaders.append(found)
+            return _empty, (type(found),), without_workers(found), None, None, _fill
+        if isinstance(found, Tensor):
+            return _Kept.copy, (_Kept(found),)
+        return NotImplemented
+
+    def _is_shared(self, found: Any) -> bool:
+        if isinstance(found, type | FunctionType):
+            self.shared.add(found)
+            return True
+        if isinstance(found, ModuleType | _Kept):
+            return True
+        if isinstance(found, BuiltinFunctionType):
+            return found.__self__ is None or isinstance(found.__self__, ModuleType)
+        if isinstance(found, Tensor):
+            return found.layout == torch.strided and found.nbytes > LARGE
+        if isinstance(found, np.ndarray):
+            return found.nbytes > LARGE
+        return len(found) > LARGE if isinstance(found, bytes) else not self._can_copy(found)
+
+    def _can_copy(self, found: Any) -> bool:
+        if type(found) in self._copied or isinstance(found, DataLoader):
+            return True
+        try:
+            found.__reduce_ex__(4)
+        except Exception:
+            self._share(found)
+            return False
+        if _runs(found):
+            raise DataError(refusal(found))
+        self._copied.add(type(found))
+        return True
+
+    def _share(self, found: Any) -> None:
+        """An object that refuses to be copied."""
+        if (
+            slot_of(found) is None
+            and not _is_lock(found)
+            and (isinstance(found, Iterator) or not self._can_share)
+        ):
+            raise DataError(refusal(found))
+        self.shared.add(found)
+
+
+class _Loader(pickle.Unpickler):
+    objects: dict[int, Any]
+
+    def persistent_load(self, number: int) -> Any:
+        return self.objects[number]
+
+
+class _Kept:
+    """A copy of a small tensor, of which every pass takes another."""
+
+    def __init__(self, tensor: Tensor) -> None:
+        self._tensor = tensor.detach().clone().requires_grad_(tensor.requires_grad)
+
+    def copy(self) -> Tensor:
+        return self._tensor.detach().clone().requires_grad_(self._tensor.requires_grad)
+
+
+def _empty(kind: type) -> Any:
+    return object.__new__(kind)
+
+
+def _fill(loader: DataLoader[Any], state: dict[str, Any]) -> None:
+    vars(loader).update(state)
+
+
+def _is_lock(found: Any) -> bool:
+    return type(found).__module__ in ("_thread", "threading", "multiprocessing.synchronize")
+
+
+def _runs(found: Any) -> bool:
+    """A thread that fills a queue would not fill that of the copy."""
+    kinds = {
+        kind.__name__
+        for kind in type(found).__mro__
+        if kind.__module__.startswith(("threading", "multiproc"))
+    }
+    return bool(kinds & {"Thread", "BaseProcess"})
+
+
+def _failed(source: str, number: int, error: Exception) -> str:
+    return (
+        f"reading batch {number} of the {source} raised {type(error).__name__}: {error} (The data are read "
+        "in this process: worker_init_fn is not called, get_worker_info() is None.) Examples of different "
+        "shapes need a collate_fn; other data can be passed as a list of batches."
+    )
