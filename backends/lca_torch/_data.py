@@ -1,7 +1,6 @@
 """Reads the measured data from tensors, a data set, a ``DataLoader`` or other batches."""
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from numbers import Number
 from typing import Any
 
 import numpy as np
@@ -68,24 +67,26 @@ def measured(data: object, device: torch.device, *, keep: bool = True) -> Measur
     """
     found = _read(data, keep=keep)
     if isinstance(found, Rows):
-        _refuse_lists(found)
         return Rows(tree_map(lambda tensor: tensor.to(device), found.tree), found.came_in)
     return found
 
 
 def refuse_arrays(batch: PyTree) -> PyTree:
-    """``batch``, or a `DataError` that names the NumPy array, sparse or nested tensor in it."""
+    """``batch``, or a `DataError` that names the array or tensor in it that cannot be measured on."""
     for path, leaf in tree_leaves(batch):
         if isinstance(leaf, np.ndarray):
             raise DataError(
                 f"the measured data{path} is a NumPy array ({leaf.dtype} {leaf.shape}); torch models take "
                 "tensors: pass torch.as_tensor(array)."
             )
+        if isinstance(leaf, Tensor) and leaf.is_meta:
+            raise DataError(f"the measured data{path} is on the meta device and holds no values.")
         if isinstance(leaf, Tensor) and (leaf.is_nested or leaf.layout != torch.strided):
             kind = "nested" if leaf.is_nested else f"sparse ({leaf.layout})"
+            dense = "to_padded_tensor(0.0), with a mask" if leaf.is_nested else "to_dense()"
             raise DataError(
                 f"the measured data{path} is a {kind} tensor, which cannot be cut into batches; pass a dense "
-                "one: tensor.to_dense(), or tensor.to_padded_tensor(0.0) with a mask."
+                f"one: tensor.{dense}."
             )
     return batch
 
@@ -101,6 +102,7 @@ def _read(data: object, *, keep: bool) -> Measured:
         isinstance(data, tuple) and any(isinstance(entry, Tensor) for entry in data)
     ):
         return all_rows(data)
+    _refuse_examples(data)
     if not isinstance(data, Iterable):
         raise DataError(
             "the measured data must be tensors, a data set, a DataLoader or an iterable of batches, got "
@@ -108,16 +110,16 @@ def _read(data: object, *, keep: bool) -> Measured:
         )
     if isinstance(data, list | tuple) or _is_handed_over(data):
         return read_batches(data, refuse_arrays, keep=keep)
-    _check_iterable(data)
     return read_batches(PrivateCopy(data), refuse_arrays, keep=keep)
 
 
-def _check_iterable(data: Iterable[Any]) -> None:
-    """Refuse what may yield examples instead of batches."""
-    if isinstance(data, IterableDataset) or (hasattr(data, "__getitem__") and hasattr(data, "__len__")):
+def _refuse_examples(data: object) -> None:
+    """Refuse what may hold single examples instead of batches."""
+    indexed = hasattr(data, "__getitem__") and hasattr(data, "__len__")
+    if isinstance(data, IterableDataset) or (indexed and not isinstance(data, list | tuple)):
         raise DataError(
-            f"a {type(data).__name__} may yield examples or batches; pass DataLoader(data, batch_size=...) "
-            "if it yields examples, or DataLoader(data, batch_size=None) if it yields batches."
+            f"a {type(data).__name__} may hold examples or batches; pass DataLoader(data, batch_size=...) "
+            "if these are examples, or DataLoader(data, batch_size=None) if they are batches."
         )
 
 
@@ -166,23 +168,3 @@ def _form(example: PyTree) -> str:
     if isinstance(example, Tensor | np.ndarray):
         return f"{str(example.dtype).removeprefix('torch.')} {tuple(example.shape)}"
     return type(example).__name__
-
-
-def _refuse_lists(rows: Rows) -> None:
-    """Refuse a list beside the tensors with as many entries as there are examples: it would not be cut."""
-    for path, entries in _lists(rows.tree):
-        if len(entries) == len(rows) and all(isinstance(entry, str | bytes | Number) for entry in entries):
-            raise DataError(
-                f"the measured data{path} is a list of {len(entries)} {type(entries[0]).__name__}, one per "
-                "example, and only tensors are cut into batches; make it a tensor (texts: the numbers of "
-                "their tokens), leave it out, or pass a DataLoader with keep=False, whose batches are "
-                "measured as they come."
-            )
-
-
-def _lists(tree: PyTree, path: str = "") -> Iterator[tuple[str, list[Any] | tuple[Any, ...]]]:
-    if isinstance(tree, Mapping | tuple | list):
-        if isinstance(tree, tuple | list):
-            yield path, tree
-        for key, value in tree.items() if isinstance(tree, Mapping) else enumerate(tree):
-            yield from _lists(value, f"{path}[{key!r}]")

@@ -7,7 +7,6 @@ from types import BuiltinFunctionType, FunctionType, MethodType, ModuleType
 from typing import Any
 
 import numpy as np
-import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, IterableDataset
 
@@ -17,7 +16,6 @@ from lca_torch._shared_state import SharedState, refusal, slot_of
 
 LARGE = 2**20
 """Bytes from which on an array is shared by the copy: data are that large, counters are not."""
-_PLAIN = (str, int, float, complex, bool, type(None), list, dict, tuple, set, frozenset, bytearray, slice)
 
 
 class PrivateCopy(Iterable[Any]):
@@ -44,7 +42,7 @@ class PrivateCopy(Iterable[Any]):
         copier = _Copier(can_share=indexed)
         try:
             copier.dump(source)
-            copier.dump(copier.loaders)
+            copier.dump(copier.loaders)  # the same copies, as the pickler remembers them
         except LCAError:
             raise
         except Exception as error:
@@ -54,7 +52,13 @@ class PrivateCopy(Iterable[Any]):
             ) from error
         self._pickled, self._objects, self._shared = copier.file.getvalue(), copier.objects, copier.shared
         self._start = self._shared.save()
-        self._check_samplers()
+        self._length: int | None = None
+        self._inspect()
+
+    def __len__(self) -> int:
+        if self._length is None:
+            raise TypeError(f"a {self._source} has no length")
+        return self._length
 
     def __iter__(self) -> Iterator[Any]:
         state, reader = self._start, None
@@ -78,60 +82,61 @@ class PrivateCopy(Iterable[Any]):
             yield batch
 
     def _load(self) -> tuple[Any, list[DataLoader[Any]]]:
-        loader = _Loader(io.BytesIO(self._pickled))
-        loader.objects = self._objects
+        loader = _Loader(self._pickled, self._objects)
         return loader.load(), loader.load()
 
-    def _check_samplers(self) -> None:
+    def _inspect(self) -> None:
+        """Check the samplers, and find out the number of batches if there is one."""
         try:
-            for loader in self._load()[1]:
+            copied, loaders = self._load()
+            for loader in loaders:
                 check_sampling(loader)
+            if hasattr(copied, "__len__"):
+                self._length = len(copied)
+        except (TypeError, NotImplementedError):
+            pass  # an iterable data set without a length
         finally:
             self._shared.restore(self._start)
 
 
 class _Copier(pickle.Pickler):
-    """Pickles the structure; what is shared is kept in ``objects``, by the number that stands for it."""
+    """Pickles the structure; tensors and what is shared go into ``objects``, and their places there."""
 
     def __init__(self, *, can_share: bool) -> None:
         self.file = io.BytesIO()
         super().__init__(self.file, protocol=4)
-        self.objects: dict[int, Any] = {}
+        self.objects: list[Any] = []
         self.shared = SharedState()
         self.loaders: list[DataLoader[Any]] = []
         self._can_share = can_share
-        self._copied: set[type] = {DataLoader, MethodType}
-
-    def persistent_id(self, found: Any) -> int | None:
-        if type(found) in _PLAIN or not self._is_shared(found):
-            return None
-        self.objects[id(found)] = found
-        return id(found)
+        self._copied: set[type] = {MethodType}
 
     def reducer_override(self, found: Any) -> Any:
+        if type(found) is Tensor and _is_small(found):
+            return _tensor, (self._number(found.clone()),)
         if isinstance(found, DataLoader):
             self.loaders.append(found)
             return _empty, (type(found),), without_workers(found), None, None, _fill
-        if isinstance(found, Tensor):
-            return _Kept.copy, (_Kept(found),)
+        if id(found) not in _BY_NAME and self._is_shared(found):
+            return _object, (self._number(found),)
         return NotImplemented
+
+    def _number(self, found: Any) -> int:
+        self.objects.append(found)
+        return len(self.objects) - 1
 
     def _is_shared(self, found: Any) -> bool:
         if isinstance(found, type | FunctionType):
             self.shared.add(found)
             return True
-        if isinstance(found, ModuleType | _Kept):
-            return True
         if isinstance(found, BuiltinFunctionType):
             return found.__self__ is None or isinstance(found.__self__, ModuleType)
-        if isinstance(found, Tensor):
-            return found.layout == torch.strided and found.nbytes > LARGE
         if isinstance(found, np.ndarray):
             return found.nbytes > LARGE
-        return len(found) > LARGE if isinstance(found, bytes) else not self._can_copy(found)
+        return isinstance(found, ModuleType | Tensor) or not self._can_copy(found)
 
     def _can_copy(self, found: Any) -> bool:
-        if type(found) in self._copied or isinstance(found, DataLoader):
+        if type(found) in self._copied:
             return True
         try:
             found.__reduce_ex__(4)
@@ -145,30 +150,42 @@ class _Copier(pickle.Pickler):
 
     def _share(self, found: Any) -> None:
         """An object that refuses to be copied."""
-        if (
-            slot_of(found) is None
-            and not _is_lock(found)
-            and (isinstance(found, Iterator) or not self._can_share)
-        ):
+        iterates = isinstance(found, Iterator) or not self._can_share
+        if slot_of(found) is None and not _is_lock(found) and iterates:
             raise DataError(refusal(found))
         self.shared.add(found)
 
 
 class _Loader(pickle.Unpickler):
-    objects: dict[int, Any]
+    """Unpickles a fresh structure with copies of the small tensors."""
 
-    def persistent_load(self, number: int) -> Any:
-        return self.objects[number]
+    def __init__(self, pickled: bytes, objects: list[Any]) -> None:
+        super().__init__(io.BytesIO(pickled))
+        self._objects = objects
+
+    def find_class(self, module: str, name: str) -> Any:
+        found = super().find_class(module, name)
+        if found is _tensor:
+            return self._copy
+        return self._objects.__getitem__ if found is _object else found
+
+    def _copy(self, number: int) -> Tensor:
+        copied: Tensor = self._objects[number].clone()
+        return copied
 
 
-class _Kept:
-    """A copy of a small tensor, of which every pass takes another."""
+def _tensor(number: int) -> Tensor:
+    """Stands in the pickle for a copy of a tensor."""
+    raise NotImplementedError
 
-    def __init__(self, tensor: Tensor) -> None:
-        self._tensor = tensor.detach().clone().requires_grad_(tensor.requires_grad)
 
-    def copy(self) -> Tensor:
-        return self._tensor.detach().clone().requires_grad_(self._tensor.requires_grad)
+def _object(number: int) -> Any:
+    """Stands in the pickle for a shared object."""
+    raise NotImplementedError
+
+
+def _is_small(tensor: Tensor) -> bool:
+    return tensor.nbytes <= LARGE and not tensor.requires_grad
 
 
 def _empty(kind: type) -> Any:
@@ -177,6 +194,9 @@ def _empty(kind: type) -> Any:
 
 def _fill(loader: DataLoader[Any], state: dict[str, Any]) -> None:
     vars(loader).update(state)
+
+
+_BY_NAME = {id(function) for function in (_tensor, _object, _empty, _fill)}
 
 
 def _is_lock(found: Any) -> bool:

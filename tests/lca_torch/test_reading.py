@@ -33,7 +33,7 @@ from lca_torch._private_copy import PrivateCopy
 from tests.lca_torch.networks import X, Y, mlp
 
 N = len(X)
-SHARED_NUMBERS = np.random.default_rng(5)
+SHARED_NUMBERS = [np.random.default_rng(5)]
 CALLS = []
 
 
@@ -96,7 +96,8 @@ class TorchNoise(Pairs):
 
 class GlobalNoise(Pairs):
     def __getitem__(self, i):
-        noise = SHARED_NUMBERS.random() + np.random.rand() + random.random() + float(torch.rand(()))
+        legacy = np.random.rand()  # noqa: NPY002 - many data sets use it
+        noise = SHARED_NUMBERS[0].random() + legacy + random.random() + float(torch.rand(()))
         return X[i] + 1e-9 * noise, Y[i]
 
 
@@ -237,19 +238,19 @@ LOADERS = {
 
 def two_epochs(loader, measure=lambda loader: None):
     """What training reads in two epochs, and the generators afterwards; measured at three moments."""
-    global SHARED_NUMBERS
     ClassCounter.read, ClassCounter.numbers = 0, random.Random(9)
-    SHARED_NUMBERS = np.random.default_rng(5)
+    SHARED_NUMBERS[0] = np.random.default_rng(5)
     CALLS.clear()
     torch.manual_seed(0)
-    np.random.seed(0)
+    np.random.seed(0)  # noqa: NPY002
     random.seed(0)
     measure(loader)
     read = list(loader)
     measure(loader)
     read += list(loader)
     measure(loader)
-    return read, torch.get_rng_state().tolist(), repr(np.random.get_state()), random.getstate()
+    numpy = repr(np.random.get_state())  # noqa: NPY002
+    return read, torch.get_rng_state().tolist(), numpy, random.getstate()
 
 
 @pytest.mark.parametrize("keep", [True, False])
@@ -283,7 +284,7 @@ class Failing(NoisyPairs):
 
 def test_nothing_moves_when_reading_fails():
     def loader():
-        return DataLoader(Failing(SHARED_NUMBERS), 4, shuffle=True, generator=generator())
+        return DataLoader(Failing(np.random.default_rng(1)), 4, shuffle=True, generator=generator())
 
     def measure(loader):
         with pytest.raises(DataError, match="raised KeyError: 'no such image'"):
@@ -391,18 +392,8 @@ def test_a_thread_cannot_be_copied():
         Objective(MODEL, cross_entropy, Prefetching())
 
 
-class Shifted(TensorDataset):
-    def __getitem__(self, i):
-        x, y = super().__getitem__(i)
-        return x + 1, y
-
-
-def test_a_tensor_data_set_with_items_of_its_own_is_read_by_items():
-    check_mean(Shifted(X, Y), plain_mean(X + 1))
-
-
 def test_large_arrays_are_not_copied():
     data = TensorDataset(torch.zeros(600, 1000), torch.zeros(600, dtype=torch.long))
-    copied = PrivateCopy(DataLoader(data, 100))
-    assert len(copied._pickled) < 10_000
     assert next(iter(PrivateCopy([data.tensors[0]]))) is data.tensors[0]
+    assert next(iter(PrivateCopy([data.tensors[1]]))) is not data.tensors[1]
+    assert len(PrivateCopy(DataLoader(data, 100))) == 6
