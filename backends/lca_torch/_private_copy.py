@@ -25,7 +25,8 @@ class PrivateCopy(Iterable[Any]):
     workers. Arrays of more than a megabyte are shared with the original, and so are functions and classes.
     The Python state that those reach (`SharedState`) and the global generators are put back after each batch.
 
-    Memory: that of ``source`` without its large arrays.
+    Memory: that of ``source`` without its large arrays, twice for small tensors. Time for 60,000
+    examples: 0.1 s from a `TensorDataset`, 1 to 2 s from a list of pairs with a tensor each.
 
     Raises
     ------

@@ -36,7 +36,7 @@ class SharedState:
 
     >>> shared = SharedState()
     >>> numbers = np.random.default_rng(0)
-    >>> shared.add(lambda: numbers.random())
+    >>> shared.add([numbers])
     >>> before = shared.save()
     >>> first = numbers.random()
     >>> shared.restore(before)
