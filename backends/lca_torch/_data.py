@@ -1,13 +1,12 @@
 """Reads the measured data from tensors, a data set, a ``DataLoader`` or other batches."""
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset, RandomSampler, TensorDataset
+from torch.utils.data import Dataset, IterableDataset, TensorDataset
 from torch.utils.data import default_collate as collate
 
 from lca.errors import DataError
@@ -22,6 +21,7 @@ from lca.frameworks import (
     tree_leaves,
     tree_map,
 )
+from lca_torch._private_copy import PrivateCopy
 
 
 class TorchTensorOps(TensorOps):
@@ -53,15 +53,17 @@ tensor_ops.register(Tensor, lambda tensor: _OPS)
 def measured(data: object, device: torch.device, *, keep: bool = True) -> Measured:
     """The data that `lca_torch.Objective` measures on, from any form that it accepts.
 
-    Tensors in tuples or mappings, and data sets, are rows, moved to ``device`` once. A loader or another
-    iterable of batches is read once and kept, as rows if its batches fit together; with ``keep=False`` it is
-    read at every pass.
+    Tensors in tuples or mappings, and data sets, are rows, moved to ``device`` once. Of a loader or another
+    iterable of batches, the batches are measured that its next pass would give. They are read once and kept,
+    as rows if they fit together; with ``keep=False`` they are read anew at every pass. What is read is a
+    `PrivateCopy`, so nothing of the user's moves: no sampler, generator, counter or worker. Only generators
+    are used up, as they can be neither copied nor read twice.
 
     Raises
     ------
     DataError
-        If there are no data, tensors differ in length, a loader drops its last batch, or there are NumPy
-        arrays in place of tensors.
+        If there are no data, tensors differ in length, a loader does not give each example once, examples
+        cannot be made into batches, or there are NumPy arrays in place of tensors.
     """
     found = _read(data, keep=keep)
     if isinstance(found, Rows):
@@ -70,69 +72,99 @@ def measured(data: object, device: torch.device, *, keep: bool = True) -> Measur
 
 
 def refuse_arrays(batch: PyTree) -> PyTree:
-    """``batch``, or a `DataError` that names the NumPy array in it."""
+    """``batch``, or a `DataError` that names the array or tensor in it that cannot be measured on."""
     for path, leaf in tree_leaves(batch):
         if isinstance(leaf, np.ndarray):
             raise DataError(
                 f"the measured data{path} is a NumPy array ({leaf.dtype} {leaf.shape}); torch models take "
                 "tensors: pass torch.as_tensor(array)."
             )
+        if isinstance(leaf, Tensor) and leaf.is_meta:
+            raise DataError(f"the measured data{path} is on the meta device and holds no values.")
+        if isinstance(leaf, Tensor) and (leaf.is_nested or leaf.layout != torch.strided):
+            kind = "nested" if leaf.is_nested else f"sparse ({leaf.layout})"
+            dense = "to_padded_tensor(0.0), with a mask" if leaf.is_nested else "to_dense()"
+            raise DataError(
+                f"the measured data{path} is a {kind} tensor, which cannot be cut into batches; pass a dense "
+                f"one: tensor.{dense}."
+            )
     return batch
 
 
 def _read(data: object, *, keep: bool) -> Measured:
     refuse_arrays(data)
-    if isinstance(data, TensorDataset):
+    if type(data) is TensorDataset:
         return all_rows(data.tensors)
-    if isinstance(data, Dataset) and not isinstance(data, torch.utils.data.IterableDataset):
-        return all_rows(collate([data[i] for i in range(len(data))]))  # type: ignore[arg-type]
+    if isinstance(data, Dataset) and not isinstance(data, IterableDataset):
+        (examples,) = PrivateCopy(data, _examples)
+        return all_rows(refuse_arrays(_collated(examples)))
     if isinstance(data, Tensor | Mapping) or (
         isinstance(data, tuple) and any(isinstance(entry, Tensor) for entry in data)
     ):
         return all_rows(data)
+    _refuse_examples(data)
     if not isinstance(data, Iterable):
         raise DataError(
             "the measured data must be tensors, a data set, a DataLoader or an iterable of batches, got "
             f"{type(data).__name__}."
         )
-    if isinstance(data, DataLoader):
-        _check_loader(data, keep=keep)
-    generators = _generators(data)
-    return read_batches(_Undisturbed(data, generators) if generators else data, refuse_arrays, keep=keep)
+    if isinstance(data, list | tuple) or _is_handed_over(data):
+        return read_batches(data, refuse_arrays, keep=keep)
+    return read_batches(PrivateCopy(data), refuse_arrays, keep=keep)
 
 
-def _check_loader(loader: DataLoader[Any], *, keep: bool) -> None:
-    sampler: Any = loader.batch_sampler  # the loader's own, or one that was passed
-    if getattr(sampler, "drop_last", False) and len(sampler.sampler) % sampler.batch_size:
+def _refuse_examples(data: object) -> None:
+    """Refuse what may hold single examples instead of batches."""
+    indexed = hasattr(data, "__getitem__") and hasattr(data, "__len__")
+    if isinstance(data, IterableDataset) or (indexed and not isinstance(data, list | tuple)):
         raise DataError(
-            f"the DataLoader has drop_last=True and would omit the last of its {len(sampler.sampler)} "
-            "examples; measure on a loader with drop_last=False, or on the data set itself."
-        )
-    if not keep and isinstance(loader.sampler, RandomSampler):
-        raise DataError(
-            "with keep=False the loader is read at every pass and has to give the same batches each time, "
-            "but it shuffles; measure on one with shuffle=False."
+            f"a {type(data).__name__} may hold examples or batches; pass DataLoader(data, batch_size=...) "
+            "if these are examples, or DataLoader(data, batch_size=None) if they are batches."
         )
 
 
-@dataclass(frozen=True)
-class _Undisturbed(Iterable[PyTree]):
-    """Batches of a loader; its generators go on as if it had not been read, for training may read it too."""
+def _is_handed_over(data: Iterable[Any]) -> bool:
+    """Whether it is a generator or one of Python's own iterators, which exist to be used up."""
+    return isinstance(data, Iterator) and type(data).__module__ in ("builtins", "itertools")
 
-    source: Iterable[PyTree]
-    generators: Sequence[torch.Generator]
 
-    def __iter__(self) -> Iterator[PyTree]:
-        states = [generator.get_state() for generator in self.generators]
+def _examples(dataset: Any) -> Iterator[list[Any]]:
+    examples = []
+    for i in range(len(dataset)):
         try:
-            yield from self.source
-        finally:
-            for generator, state in zip(self.generators, states, strict=True):
-                generator.set_state(state)
+            examples.append(dataset[i])
+        except Exception as error:
+            raise DataError(
+                f"reading example {i} of the {type(dataset).__name__} raised {type(error).__name__}: {error}"
+            ) from error
+    yield examples
 
 
-def _generators(source: object) -> list[torch.Generator]:
-    """The generators of its own that reading a `DataLoader` would advance."""
-    owners = (source, getattr(source, "sampler", None), getattr(source, "batch_sampler", None))
-    found = (getattr(owner, "generator", None) for owner in owners)
-    return [generator for generator in found if isinstance(generator, torch.Generator)]
+def _collated(examples: list[Any]) -> PyTree:
+    """All examples as one tree of tensors, or a `DataError` that names the first one that does not fit."""
+    if not examples:
+        raise DataError("the measured data are empty.")
+    try:
+        return collate(examples)
+    except (TypeError, RuntimeError, KeyError, ValueError) as error:
+        forms = [_form(example) for example in examples]
+        odd = next((i for i, form in enumerate(forms) if form != forms[0]), 0)
+        but = f", but example 0 is {forms[0]}" if odd else ""
+        raise DataError(
+            f"the examples of the data set cannot be stacked: example {odd} is {forms[odd]}{but} ({error}); "
+            "pass DataLoader(data, batch_size=..., collate_fn=...) with a function that makes tensors of "
+            "them, or a list of batches."
+        ) from error
+
+
+def _form(example: PyTree) -> str:
+    """Types and shapes in an example."""
+    if isinstance(example, Mapping):
+        return "{" + ", ".join(f"{name!r}: {_form(value)}" for name, value in example.items()) + "}"
+    if isinstance(example, tuple):
+        return "(" + ", ".join(map(_form, example)) + ")"
+    if isinstance(example, list):
+        return f"a list of {len(example)}"
+    if isinstance(example, Tensor | np.ndarray):
+        return f"{str(example.dtype).removeprefix('torch.')} {tuple(example.shape)}"
+    return type(example).__name__

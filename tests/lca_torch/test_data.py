@@ -1,5 +1,9 @@
 """The measured data come in many forms, all of which mean the same mean loss; unusable ones are refused."""
 
+from collections import UserDict, namedtuple
+from dataclasses import dataclass
+
+import numpy as np
 import pytest
 import torch
 from torch import nn
@@ -93,8 +97,9 @@ def test_a_loader_can_be_read_at_every_pass():
     theta = kept.theta()
     assert close(read.loss(theta), kept.loss(theta), float(torch.finfo(torch.float32).eps))
     assert read.loss(theta) == read.loss(theta)
-    with pytest.raises(DataError, match="it shuffles"):
-        Objective(mlp(), cross_entropy, DataLoader(TensorDataset(X, Y), shuffle=True), keep=False)
+    shuffled = Objective(mlp(), cross_entropy, DataLoader(TensorDataset(X, Y), 4, shuffle=True), keep=False)
+    assert close(shuffled.loss(theta), kept.loss(theta), float(torch.finfo(torch.float32).eps))
+    assert shuffled.loss(theta) == shuffled.loss(theta)
     with pytest.raises(DataError, match="an iterator can be read only once"):
         Objective(mlp(), cross_entropy, iter([(X, Y)]), keep=False)
 
@@ -106,13 +111,23 @@ class Augmented(Pairs):
         return X[i] + torch.randn(6), Y[i]
 
 
+class SeededAnew(Pairs):
+    """Its numbers come from the operating system, so that no state of them can be kept."""
+
+    def __getitem__(self, i):
+        return X[i] + float(np.random.default_rng().normal()), Y[i]
+
+
 def test_a_random_augmentation_is_frozen_at_one_draw_or_refused():
     model = mlp()
     objective, plain = (Objective(model, cross_entropy, data(), batch_size=17) for data in (Augmented, Pairs))
     theta = objective.theta()
     assert objective.loss(theta) == objective.loss(theta)
     assert abs(objective.loss(theta) - plain.loss(theta)) > 1e-3
-    drawn_anew = Objective(model, cross_entropy, DataLoader(Augmented(), batch_size=17), keep=False)
+    read_anew = Objective(model, cross_entropy, DataLoader(Augmented(), batch_size=17), keep=False)
+    assert read_anew.loss(theta) == read_anew.loss(theta)
+    assert abs(read_anew.loss(theta) - plain.loss(theta)) > 1e-3
+    drawn_anew = Objective(model, cross_entropy, DataLoader(SeededAnew(), batch_size=17), keep=False)
     with pytest.raises(NonDeterministicError, match="shuffle or augment no data"):
         list(lca.allocate(drawn_anew, lca.Trajectory([theta, 2 * theta]), lca.Adaptive()))
 
@@ -120,7 +135,6 @@ def test_a_random_augmentation_is_frozen_at_one_draw_or_refused():
 @pytest.mark.parametrize(
     ("data", "message"),
     [
-        (DataLoader(TensorDataset(X, Y), batch_size=4, drop_last=True), "drop_last=True .* of its 17"),
         (3, "got int"),
         ((X[:, :4], Y), "raised RuntimeError: mat1 and mat2"),
         ({"x": X}, "loss_fn needs batches"),
@@ -129,3 +143,113 @@ def test_a_random_augmentation_is_frozen_at_one_draw_or_refused():
 def test_unusable_data_are_refused(data, message):
     with pytest.raises(DataError, match=message):
         Objective(mlp(), cross_entropy, data, batch_size=17)
+
+
+class Shifted(TensorDataset):
+    def __getitem__(self, i):
+        x, y = super().__getitem__(i)
+        return x + 1, y
+
+
+def test_a_tensor_data_set_with_items_of_its_own_is_read_by_items():
+    model = mlp().double()
+    found, expected = (Objective(model, cross_entropy, data) for data in (Shifted(X, Y), (X + 1, Y)))
+    assert found.loss(found.theta()) == expected.loss(expected.theta())
+
+
+Example = namedtuple("Example", "x y")
+
+
+@dataclass
+class Record:
+    x: torch.Tensor
+    y: torch.Tensor
+
+
+class Items(Dataset):
+    """A data set of whatever ``item`` makes of an index."""
+
+    def __init__(self, item):
+        self.item = item
+
+    def __len__(self):
+        return len(X)
+
+    def __getitem__(self, i):
+        return self.item(i)
+
+
+def named(i):
+    return {"x": X[i], "y": Y[i]}
+
+
+def by_name(model, batch):
+    return cross_entropy(model(batch["x"]), batch["y"])
+
+
+def by_attribute(model, batch):
+    return cross_entropy(model(batch.x), batch.y)
+
+
+@pytest.mark.parametrize(
+    ("data", "loss"),
+    [
+        (Items(named), by_name),
+        (Items(lambda i: UserDict(named(i))), by_name),
+        (UserDict(x=X, y=Y), by_name),
+        (DataLoader(range(17), 4, collate_fn=lambda index: UserDict(x=X[index], y=Y[index])), by_name),
+        (Items(lambda i: Example(X[i], Y[i])), by_attribute),
+        (Items(lambda i: {"x": X[i].numpy(), "y": int(Y[i])}), by_name),
+        (DataLoader([named(i) for i in range(17)], 4), by_name),
+        ((X, None, Y), lambda model, batch: cross_entropy(model(batch[0]), batch[2])),
+    ],
+)
+def test_examples_come_in_many_structures(data, loss):
+    model = mlp().double()
+    expected = Objective(model, cross_entropy, (X, Y))
+    found = Objective(model, None, data, batch_loss=loss)
+    theta = expected.theta()
+    assert close(found.loss(theta), expected.loss(theta))
+
+
+class MapStyle:
+    """A data set that is none of torch's, as those of Hugging Face."""
+
+    def __len__(self):
+        return 17
+
+    def __getitem__(self, i):
+        return named(i)
+
+
+class Iterated(MapStyle):
+    def __iter__(self):
+        return map(named, range(17))
+
+
+@pytest.mark.parametrize(
+    ("data", "message"),
+    [
+        (Items(lambda i: (torch.zeros(2 + i // 7), Y[i])), r"example 7 is \(float32 \(3,\), .* collate_fn"),
+        (Items(lambda i: (X[i], None if i == 3 else Y[i])), r"example 3 is \(float32 \(6,\), NoneType"),
+        (Items(lambda i: None if i == 3 else (X[i], Y[i])), "example 3 is NoneType"),
+        (Items(lambda i: Record(X[i], Y[i])), "example 0 is Record .* collate_fn"),
+        (Items(lambda i: X[i + 1]), "reading example 16 of the Items raised IndexError"),
+        (DataLoader(Items(lambda i: (torch.zeros(i + 1), Y[i])), 4), "reading batch 0 of the DataLoader"),
+        (MapStyle(), "MapStyle may hold examples or batches"),
+        (Iterated(), "Iterated may hold examples or batches"),
+        (Stream(), "Stream may hold examples or batches"),
+        ([(X.numpy(), Y)], "NumPy array"),
+        (DataLoader(range(17), 4, collate_fn=lambda index: X[index].numpy()), "NumPy array"),
+        ((X.to_sparse(), Y), "sparse .* dense"),
+        ([(torch.nested.nested_tensor([X, X[:3]], layout=torch.jagged), Y)], "nested .*to_padded_tensor"),
+        ((X.to("meta"), Y), "meta device"),
+        ({"x": X.tolist(), "y": Y.tolist()}, "no tensors"),
+        (nn.utils.rnn.pack_sequence([X, X[:3]]), "one row per example"),
+        (Subset(Pairs(), []), "empty"),
+    ],
+)
+@pytest.mark.parametrize("keep", [True, False])
+def test_what_cannot_be_batches_is_refused_when_the_objective_is_made(data, message, keep):
+    with pytest.raises(DataError, match=message):
+        Objective(mlp(), None, data, batch_loss=by_name, keep=keep)
