@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from lca.errors import LCAWarning
-from lca.record._lock import WriterLock
 from lca.record._rows import Cells
 from lca.record._schema import Plan
 
@@ -19,8 +18,8 @@ if TYPE_CHECKING:
 class Blocks:
     """The rows of the current block, and the store to which they are written."""
 
-    def __init__(self, store: "BlockStore", plan: Plan, lock: WriterLock) -> None:
-        self._lock = lock
+    def __init__(self, store: "BlockStore", plan: Plan) -> None:
+        self._waiting: list[tuple[Cells, list[Cells]]] = []  # rows that came while the disk was full
         self._store, self._block, self._size = store, plan.empty_block(), plan.block
         self._held = store.committed % plan.block
         self._at = store.committed - self._held
@@ -32,15 +31,13 @@ class Blocks:
         """Create a record without rows."""
         from lca.record._store import BlockStore  # noqa: PLC0415 - needs zarr
 
-        store = BlockStore.create(path, plan, attributes)
-        return cls(store, plan, WriterLock(path))
+        return cls(BlockStore.create(path, plan, attributes), plan)
 
     @classmethod
     def open(cls, path: Path, plan: Plan, resume_at: int | None) -> "Blocks":
         """Open an existing record with its rows, or with those before step ``resume_at``."""
         from lca.record._store import BlockStore  # noqa: PLC0415 - needs zarr
 
-        lock = WriterLock(path)
         for leftover in path.rglob("*.partial"):  # from a writer that was killed
             leftover.unlink(missing_ok=True)
         store = BlockStore(path, plan.columns)
@@ -49,24 +46,45 @@ class Blocks:
             steps = store.read("step", slice(0, store.committed))
             _warn_of_gap(path, steps, resume_at)
             kept = int(np.searchsorted(steps, resume_at))
-        store.describe(complete=False)
+        store.reopen()
         store.cut(kept)
-        return cls(store, plan, lock)
+        return cls(store, plan)
 
     @property
     def rows(self) -> int:
         """Number of rows, in the store or in memory."""
-        return self._at + self._held
+        return self._at + self._held + len(self._waiting)
 
     def last(self, name: str) -> np.ndarray:
-        """The last row of a variable; there must be at least one row."""
+        """The last row of a variable when the record was opened; there must be one."""
         if self._held:
             return np.array(self._block[name][self._held - 1])
         return np.asarray(self._store.read(name, slice(self._at - 1, self._at))[0])
 
     def put(self, step: Cells, losses: Iterable[Cells]) -> None:
-        """Add a row: the cells that all measured losses share, and those of each loss, in order."""
-        self.flush_full()  # the block is still full if it could not be written before
+        """Add a row: the cells that all measured losses share, and those of each loss, in order.
+
+        Writes the block once it is full. A row is kept also if that fails, and written at the next occasion.
+        """
+        self._waiting.append((step, list(losses)))
+        self._take_in()
+
+    def flush(self) -> None:
+        """Write the current block; if it is not full yet, it will be written again."""
+        self._take_in()
+        if self.rows != self._store.committed:
+            self._write()
+
+    def _take_in(self) -> None:
+        """Move the waiting rows into the block, and write it whenever it is full."""
+        while self._waiting or self._held == self._size:
+            if self._held == self._size:
+                self._write()
+            if self._waiting:
+                self._fill(*self._waiting[0])
+                del self._waiting[0]
+
+    def _fill(self, step: Cells, losses: Iterable[Cells]) -> None:
         for name, value in step.items():
             self._block[name][self._held] = value
         for which, cells in enumerate(losses):
@@ -74,15 +92,7 @@ class Blocks:
                 self._block[name][self._held, which] = value
         self._held += 1
 
-    def flush_full(self) -> None:
-        """Write the block if it is full."""
-        if self._held == self._size:
-            self.flush()
-
-    def flush(self) -> None:
-        """Write the current block; if it is not full yet, it will be written again."""
-        if self.rows == self._store.committed:
-            return
+    def _write(self) -> None:
         self._store.write(self._at, {name: rows[: self._held] for name, rows in self._block.items()})
         if self._held == self._size:
             self._at, self._held = self._at + self._size, 0
@@ -90,9 +100,7 @@ class Blocks:
     def close(self, *, complete: bool) -> None:
         """Write the current block and trim the arrays, so that any reader of Zarr sees exactly the rows."""
         self.flush()
-        self._store.trim()
-        self._store.describe(complete=complete)
-        self._lock.release()
+        self._store.close(complete=complete)
 
 
 def _warn_of_gap(path: Path, steps: np.ndarray, resume_at: int) -> None:

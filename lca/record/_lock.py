@@ -1,17 +1,30 @@
-"""`WriterLock`: allows one writer per record; the system releases it when the process ends in any way."""
+"""`WriterLock`: at most one writer for the name of a record, in this process and in all others.
+
+The lock is a file beside the record, so that it can be taken before the record exists and stays when the
+record is replaced. The system releases it when the process ends in any way, and a forked child does not
+inherit it.
+"""
 
 import os
+import sys
 import weakref
-from collections.abc import Callable
 from pathlib import Path
 
 from lca.record._schema import RecordError
 
+_HELD: set[Path] = set()
+"""The lock files of this process: the system's own locks do not keep a process from itself."""
+
 
 class WriterLock:
-    """Locks the folder of a record until `release`, or until this object or the process is gone.
+    """Locks the name of a record until `release`, or until this object or the process is gone.
 
-    On platforms and file systems without such locks it does nothing.
+    Where the system or the file system has no such locks, it only keeps this process from itself.
+
+    Parameters
+    ----------
+    path
+        The record, which need not exist; the folder it is in must.
 
     Raises
     ------
@@ -20,24 +33,79 @@ class WriterLock:
     """
 
     def __init__(self, path: Path) -> None:
-        self._release: Callable[[], object] = lambda: None
-        try:
-            import fcntl  # noqa: PLC0415 - not on Windows
-        except ImportError:
-            return
-        folder = os.open(path, os.O_RDONLY)
-        self._release = weakref.finalize(self, os.close, folder)
-        try:
-            fcntl.flock(folder, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as error:
-            self._release()
+        folder = path.absolute().parent.resolve()
+        file = folder / f".{path.name}.lock"
+        opened = None if file in _HELD else _locked(file)
+        if opened is None:
             raise RecordError(
                 f"the record {str(path)!r} is being written by another process, or by a Record in this "
                 "process that was not closed; close it first."
-            ) from error
-        except OSError:  # a network file system without locks
-            self._release()
+            )
+        _HELD.add(file)
+        self._path, self._owner = path, os.getpid()
+        self._release = weakref.finalize(self, _unlock, file, opened, self._owner)
+
+    def check(self) -> None:
+        """Raise `RecordError` in a process that was forked from the one that holds the lock."""
+        if os.getpid() != self._owner:
+            raise RecordError(
+                f"the record {str(self._path)!r} is being written by the process from which this one was "
+                "forked; write another record here."
+            )
 
     def release(self) -> None:
         """Release the lock."""
         self._release()
+
+
+def rank() -> int:
+    """The rank of this process under `torch.distributed`, started or about to be started; 0 without it."""
+    distributed = getattr(sys.modules.get("torch"), "distributed", None)
+    if distributed is not None and distributed.is_available() and distributed.is_initialized():
+        return int(distributed.get_rank())
+    found = os.environ.get("RANK", "0")
+    return int(found) if found.isdigit() and os.environ.get("WORLD_SIZE") else 0
+
+
+def _locked(file: Path) -> int | None:
+    """Open and lock a file; ``None`` if another process has locked it."""
+    while True:
+        opened = os.open(file, os.O_RDWR | os.O_CREAT | getattr(os, "O_CLOEXEC", 0))
+        if not _lock(opened):
+            os.close(opened)
+            return None
+        if _is_file(opened, file):
+            return opened
+        os.close(opened)  # its holder removed it in between
+
+
+def _lock(opened: int) -> bool:
+    """Lock an open file for this process; false if another process has locked it."""
+    try:
+        import fcntl  # noqa: PLC0415 - not on Windows
+    except ImportError:
+        return True
+    try:
+        fcntl.lockf(opened, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except (BlockingIOError, PermissionError):
+        return False
+    except OSError:  # a network file system without locks
+        return True
+    return True
+
+
+def _is_file(opened: int, file: Path) -> bool:
+    try:
+        found = file.stat()
+    except FileNotFoundError:
+        return False
+    return os.path.samestat(found, os.fstat(opened))
+
+
+def _unlock(file: Path, opened: int, owner: int) -> None:
+    """Remove the lock file, and with it the lock; nothing in a forked child, which has not locked it."""
+    if os.getpid() != owner:
+        return
+    _HELD.discard(file)
+    file.unlink(missing_ok=True)
+    os.close(opened)

@@ -13,6 +13,7 @@ from lca.record._about import plan_of
 from lca.record._damage import Guarded, check_files, damage_explained
 from lca.record._schema import (
     COMMITTED,
+    FIRST_WITH_MANIFEST,
     FORMAT,
     MISSING_IN,
     RENAMED_SINCE,
@@ -23,6 +24,8 @@ from lca.record._schema import (
 if TYPE_CHECKING:
     import xarray
     import zarr
+
+    from lca.record._files import RecordFiles
 
 _READ_BYTES = 2**24
 """Approximate size of the pieces in which an array is read."""
@@ -71,13 +74,17 @@ def open_record(path: str | PathLike[str]) -> "xarray.Dataset":
     path = Path(path)
     with extra("report"):
         import xarray as xr  # noqa: PLC0415 - half a second, and only for records
+    from lca.record._files import RecordFiles  # noqa: PLC0415 - needs zarr
 
     group: Any = open_group(path)
-    plan = plan_of(path, group.attrs)
+    attributes = dict(group.attrs)
+    plan = plan_of(path, attributes)
     with damage_explained(path):
-        committed = int(group[COMMITTED][()])  # read first, since the rows it counts were complete before
-        labels = {name: (dim, _labels(group[name])) for name, (dim, _) in plan.coordinates.items()}
-        version = group.attrs["schema_version"]
+        committed = int(group[COMMITTED][()])
+        if isinstance(group.store, RecordFiles):
+            committed = _checked(group.store, committed, attributes)
+        labels = {name: (dim, _labels(path, group[name])) for name, (dim, _) in plan.coordinates.items()}
+        version = attributes["schema_version"]
         renamed, missing = RENAMED_SINCE.get(version, {}), MISSING_IN.get(version, ())
         arrays = {
             column: group[renamed.get(column.name, column.name)]
@@ -89,7 +96,7 @@ def open_record(path: str | PathLike[str]) -> "xarray.Dataset":
             for column, array in arrays.items()
         }
         step = variables.pop("step")
-        run = xr.Dataset(variables, {"step": (step[0], step[1].compute()), **labels}, dict(group.attrs))
+        run = xr.Dataset(variables, {"step": (step[0], step[1].compute()), **labels}, attributes)
     if "sampled" in missing:  # until then, an estimate was recognised by a loss that is not measured
         run["sampled"] = np.isnan(run.loss_end)
     return run
@@ -167,6 +174,9 @@ def open_group(path: Path) -> "zarr.Group":
         import zarr  # noqa: PLC0415
     if not path.exists():
         raise RecordError(f"there is no record {str(path)!r}.")
+    from lca.record._files import RecordFiles  # noqa: PLC0415 - needs zarr
+    from lca.record._manifest import Manifest  # noqa: PLC0415 - the same
+
     try:
         group = zarr.open_group(path, mode="r", zarr_format=3)
         attributes = dict(group.attrs)
@@ -184,10 +194,32 @@ def open_group(path: Path) -> "zarr.Group":
             f"{attributes.get('lca_version')}; this lca reads versions up to {SCHEMA_VERSION}; to upgrade: "
             "pip install --upgrade loss-change-allocation"
         )
-    return group
+    if version < FIRST_WITH_MANIFEST:
+        return group
+    return zarr.open_group(RecordFiles(path, Manifest.read(path)), mode="r", zarr_format=3)
 
 
-def _labels(array: Any) -> Any:
+def _checked(files: "RecordFiles", counted: int, attributes: dict[str, Any]) -> int:
+    """The number of complete rows, once everything that can be checked without reading them is right."""
+    manifest = files.manifest
+    assert manifest is not None
+    manifest.check_descriptions(files.record, manifest.descriptions)
+    if counted not in manifest.counts:
+        raise RecordError(
+            f"the record {str(files.record)!r} is damaged: {COMMITTED!r} counts {counted} rows, its manifest "
+            f"{manifest.rows}. Was it copied while it was written, or only in part?"
+        )
+    if attributes.get("complete") is True and not manifest.complete:
+        raise RecordError(
+            f"the record {str(files.record)!r} is damaged: 'zarr.json' says that it is complete, but its "
+            "manifest that it is not. Was it copied while it was written, or only in part?"
+        )
+    attributes["complete"] = manifest.complete
+    return manifest.rows
+
+
+def _labels(path: Path, array: Any) -> Any:
+    check_files(path, array, array.shape[0])
     labels = array[...]
     return labels if labels.dtype.kind in "fi" else np.array(labels.tolist())
 

@@ -16,6 +16,7 @@ from lca.layout import Layout, check_same_layout
 from lca.record._about import Dtype, Mode, attributes, plan_of
 from lca.record._blocks import Blocks
 from lca.record._citation import citation, citations_of
+from lca.record._lock import WriterLock, rank
 from lca.record._reading import open_group
 from lca.record._rows import loss_cells, step_cells
 from lca.record._schema import SCHEMA_VERSION, Content, Plan, RecordError
@@ -24,6 +25,7 @@ from lca.tolerances import EPS32, summed
 
 BLOCK = 64
 """Rows that are written at once: the most that a killed run can lose."""
+LARGEST_BLOCK = 65_536
 
 
 class Record:
@@ -103,9 +105,10 @@ class Record:
     ) -> None:
         with extra("report"):
             import zarr  # noqa: PLC0415, F401 - fail now rather than at the first step
-        _check_target(Path(path), mode, block=block, resume_at=resume_at)
+        _check_options(mode, block=block, resume_at=resume_at)
         self.path = Path(path)
         self.next_step = 0
+        self._mode: Mode = mode
         self._wanted: dict[str, Any] = {
             "neurons": neurons,
             "histogram": histogram,
@@ -121,8 +124,9 @@ class Record:
         self._plan: Plan | None = None
         self._before: tuple[int, dict[str, float]] | None = None  # the last step of a continued record
         self._closed = False
-        if mode == "a" and self.path.exists():
-            self._continue(resume_at)
+        self._writes = rank() == 0
+        if self._writes:
+            self._claim(resume_at)
         if layout is not None:
             self.begin(layout)
 
@@ -180,6 +184,9 @@ class Record:
             raise RecordError(
                 f"the record {str(self.path)!r} is closed; continue it with Record(path, mode='a')."
             )
+        if not self._writes:
+            return
+        self._lock.check()
         first = next(iter(rows.values())).allocation
         step = first.step
         if step < self.next_step:
@@ -198,11 +205,10 @@ class Record:
         each = [loss_cells(self._fitting(row, plan.layout), plan.content) for row in rows.values()]
         if self._blocks is None:  # only now is it known that the first row fits
             self._about = attributes(plan, self._estimator, self._settings)
+            _check_target(self.path, self._mode)  # again: others need not know the lock
             self._blocks = Blocks.create(self.path, plan, self._about)
-        self._plan = plan
+        self._plan, self.next_step = plan, step + 1
         self._blocks.put(shared, each)
-        self.next_step = step + 1
-        self._blocks.flush_full()
 
     def flush(self) -> None:
         """Write all rows to disk, so that they can be read and survive the process."""
@@ -222,6 +228,8 @@ class Record:
         if self._blocks is not None:
             self._blocks.close(complete=complete)
         self._closed = True
+        if self._writes:
+            self._lock.release()
 
     def cite(self) -> str:
         """BibTeX entries for the method, this software, the estimator and the data (``settings["data"]``)."""
@@ -235,6 +243,19 @@ class Record:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.close(complete=kind is None)
+
+    def _claim(self, resume_at: int | None) -> None:
+        """Lock the name, and continue the record if there is one to be continued."""
+        check_writable(self.path.parent)
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        self._lock = WriterLock(self.path)
+        try:
+            _check_target(self.path, self._mode)
+            if self._mode == "a" and self.path.exists():
+                self._continue(resume_at)
+        except BaseException:
+            self._lock.release()
+            raise
 
     def _known_layout(self) -> Layout:
         if self._layout is None:
@@ -302,19 +323,23 @@ class Record:
                 return
 
 
-def _check_target(path: Path, mode: Mode, *, block: int, resume_at: int | None) -> None:
-    """Raise `RecordError` unless a record can be written to ``path`` in this mode; creates nothing."""
+def _check_options(mode: Mode, *, block: int, resume_at: int | None) -> None:
+    """Raise `RecordError` unless these options of a `Record` are valid and fit together."""
     if mode not in get_args(Mode):
         raise UnknownNameError("mode", mode, get_args(Mode))
-    if block < 1:
-        raise RecordError(f"block must be at least 1 row, got {block}.")
+    if not isinstance(block, int) or not 1 <= block <= LARGEST_BLOCK:
+        raise RecordError(f"block must be a whole number of rows from 1 to {LARGEST_BLOCK}, got {block!r}.")
     if resume_at is not None and mode != "a":
         raise RecordError(f"resume_at={resume_at} needs mode='a', got mode={mode!r}.")
-    if path.exists():
-        if mode == "x":
-            raise RecordError(
-                f"{str(path)!r} exists already; lca.Record(path, mode='a') continues a record, and mode='w' "
-                "replaces it: record=lca.Record(path, mode='w')."
-            )
-        open_group(path)  # only a record is ever continued or replaced
-    check_writable(path.parent)
+
+
+def _check_target(path: Path, mode: Mode) -> None:
+    """Raise `RecordError` unless a record can be written to ``path`` in this mode."""
+    if not path.exists():
+        return
+    if mode == "x":
+        raise RecordError(
+            f"{str(path)!r} exists already; lca.Record(path, mode='a') continues a record, and mode='w' "
+            "replaces it: record=lca.Record(path, mode='w')."
+        )
+    open_group(path)  # only a record is ever continued or replaced

@@ -18,8 +18,10 @@ from lca.row import BIN_EDGES
 SCHEMA_VERSION = 2
 """Increased when a reader of the previous version would misread a record.
 
-1: lca 0.1.0. 2: ``_helped`` and ``_hurt`` became ``_helping`` and ``_hurting``; ``sampled`` was added.
+1: lca 0.1.0. 2: ``_helped`` and ``_hurt`` became ``_helping`` and ``_hurting``; ``sampled`` and the manifest
+were added.
 """
+FIRST_WITH_MANIFEST = 2
 RENAMED_SINCE = {
     1: {
         f"{group}_{new}": f"{group}_{old}"
@@ -33,7 +35,7 @@ MISSING_IN = {1: ("sampled",)}
 
 FORMAT = "loss-change-allocation record"
 COMMITTED = "committed"
-"""The array, without dimensions, that holds the number of complete rows; written last."""
+"""The array, without dimensions, that holds the number of complete rows for other tools; written last."""
 
 CONVENTIONS = (
     "Allocations, residuals and masses are in units of the loss. Negative: helping (lowered the loss); "

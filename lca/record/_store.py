@@ -1,14 +1,15 @@
 """`BlockStore`: arrays that grow by blocks of rows, and can be read at any moment.
 
 A block is written in three steps: the arrays are lengthened, the rows are written (Zarr writes each file
-under another name and then renames it), and finally the number of complete rows is written. Readers go by
-that number, so they see only whole rows, whatever happened to the writer.
+under another name and then renames it), and finally a line of the manifest (`lca.record._manifest`) counts
+them. Readers go by that line, so they see only whole rows, whatever happened to the writer.
 """
 
 import os
 import shutil
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,8 @@ import numpy as np
 from lca._extras import extra
 from lca._output import replace_folder
 from lca.record._damage import check_files, damage_explained
+from lca.record._files import RecordFiles
+from lca.record._manifest import Manifest, describe, files_of
 from lca.record._schema import COMMITTED, Column, Plan, RecordError
 
 with extra("report"):
@@ -37,23 +40,25 @@ class BlockStore:
         The folder of the record.
     columns
         The variables that grow with every step.
-
-    Attributes
-    ----------
-    committed
-        Number of complete rows.
     """
 
     def __init__(self, path: Path, columns: Sequence[Column]) -> None:
-        self._path, self.committed = path, 0
+        self._path, self._identity = path, _identity(path)
         with damage_explained(path):
-            self._group = zarr.open_group(path, mode="r+", zarr_format=3)
+            self._manifest = Manifest.read(path)
+            self._files = RecordFiles(path, self._manifest, writing=True)
+            self._group = zarr.open_group(self._files, mode="r+", zarr_format=3)
             group: Any = self._group
+            self._manifest.check_descriptions(path, self._manifest.descriptions)
             self._arrays = {column.name: group[column.name].with_config(_WRITE_ALL) for column in columns}
             self._count = group[COMMITTED].with_config(_WRITE_ALL)
-            self.committed = int(self._count[...])
             for array in self._arrays.values():
                 check_files(path, array, self.committed)
+
+    @property
+    def committed(self) -> int:
+        """Number of complete rows."""
+        return self._manifest.rows
 
     @classmethod
     def create(cls, path: Path, plan: Plan, attributes: Mapping[str, Any]) -> "BlockStore":
@@ -62,21 +67,34 @@ class BlockStore:
         try:
             with _explained(path, 0):
                 path.parent.mkdir(parents=True, exist_ok=True)
-                group = zarr.create_group(staged, zarr_format=3, attributes=dict(attributes))
+                files = RecordFiles(staged, writing=True)
+                group = zarr.create_group(files, zarr_format=3, attributes=dict(attributes))
                 for name, (dim, labels) in plan.coordinates.items():
                     _coordinate(group, name, dim, labels)
                 for column in plan.columns:
                     _growing(group, column, plan)
                 group.create_array(COMMITTED, shape=(), dtype="int64", config=_WRITE_ALL)[()] = 0
+                Manifest(files=files.written, descriptions=_descriptions(staged)).write(staged)
                 replace_folder(staged, path)
         finally:
             shutil.rmtree(staged, ignore_errors=True)
         return cls(path, plan.columns)
 
-    def describe(self, **attributes: Any) -> None:
-        """Change attributes."""
+    def reopen(self) -> None:
+        """The run goes on: it is not complete any more."""
         with self._explained():
-            self._group.attrs.update(attributes)
+            self._group.attrs.update({"complete": False})
+            self._manifest.append(self._path, complete=False)
+
+    def close(self, *, complete: bool) -> None:
+        """Trim the arrays, so that any reader of Zarr sees exactly the rows, and say whether they are all."""
+        with self._explained():
+            self._check_place()
+            for array in self._arrays.values():
+                if array.shape[0] != self.committed:
+                    array.resize((self.committed, *array.shape[1:]))
+            self._manifest.append(self._path, complete=complete)
+            self._group.attrs.update({"complete": complete})
 
     def read(self, name: str, rows: slice) -> np.ndarray:
         """Read some rows of a variable."""
@@ -87,27 +105,38 @@ class BlockStore:
         """Write ``block`` as the rows from ``at`` (a multiple of the block size) on, and commit them."""
         length = at + len(next(iter(block.values())))
         with self._explained():
+            self._check_place()
+            if at < self.committed:  # the files exist, with fewer rows
+                rewriting = [files_of(array, slice(at, length)) for array in self._arrays.values()]
+                self._manifest.append(self._path, rewriting=list(chain.from_iterable(rewriting)))
+            self._files.written = {}
             for name, array in self._arrays.items():
                 if array.shape[0] < length:
                     array.resize((length, *array.shape[1:]))
                 array[at:length] = block[name]
-            self._commit(length)
+            self._manifest.append(self._path, rows=length, files=self._files.written)
+            self._count[()] = length
 
     def cut(self, length: int) -> None:
         """Drop the rows from ``length`` on."""
+        if length == self.committed:
+            return
         with self._explained():
-            self._commit(length)
+            kept = self._manifest
+            shorter = Manifest(files=kept.files, descriptions=kept.descriptions, rewriting=kept.rewriting)
+            shorter.apply({"rows": kept.rows})
+            shorter.apply({"rows": length})
+            shorter.write(self._path)
+            self._manifest = self._files.manifest = shorter
+            self._count[()] = length
 
-    def _commit(self, length: int) -> None:
-        self._count[()] = length
-        self.committed = length
-
-    def trim(self) -> None:
-        """Shorten every array to the committed length, so that any reader of Zarr sees only complete rows."""
-        with self._explained():
-            for array in self._arrays.values():
-                if array.shape[0] != self.committed:
-                    array.resize((self.committed, *array.shape[1:]))
+    def _check_place(self) -> None:
+        """Raise `RecordError` if the folder has been deleted, moved or replaced since it was opened."""
+        if _identity(self._path) != self._identity:
+            raise RecordError(
+                f"the folder of the record {str(self._path)!r} was deleted, moved or replaced while the "
+                f"record was written; the {self.committed} rows that were complete went with it."
+            )
 
     @contextmanager
     def _explained(self) -> Iterator[None]:
@@ -127,8 +156,23 @@ def _explained(path: Path, committed: int) -> Iterator[None]:
     except OSError as error:
         raise RecordError(
             f"cannot write the record {str(path)!r} ({error.strerror or error}); its first {committed} rows "
-            "are complete and can be read. Free some space, or repair the folder, and continue with mode='a'."
+            "are complete and can be read. Free some space, or repair the folder: later rows are in memory, "
+            "and flush(), close() or the next step writes them; or continue with mode='a'."
         ) from error
+
+
+def _identity(path: Path) -> tuple[int, int] | None:
+    try:
+        found = path.stat()
+    except OSError:
+        return None
+    return found.st_dev, found.st_ino
+
+
+def _descriptions(path: Path) -> dict[str, int]:
+    """The digest of every `zarr.json`, by its place."""
+    found = {file.relative_to(path).as_posix(): file for file in path.rglob("zarr.json")}
+    return {name: describe(file.read_bytes()) for name, file in found.items()}
 
 
 def _growing(group: zarr.Group, column: Column, plan: Plan) -> None:

@@ -1,0 +1,190 @@
+"""A record is read as it was written, or not at all; its name has one writer."""
+
+import json
+import os
+import random
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+
+from lca import Layout, Record, StepAllocation, open_record
+from lca.record import RecordError
+from validation.record import damage
+
+LAYOUT = Layout(("w",), ((3,),))
+
+
+def allocation(step, value=1.0):
+    return StepAllocation(np.full(3, value), 1.0, 1.0, residual=0.0, mass=1.0, step=step)
+
+
+def recorded(path, steps=5, **options):
+    with Record(path, LAYOUT, block=2, **options) as record:
+        [record.update(allocation(step)) for step in range(steps)]
+    return path
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory):
+    path = tmp_path_factory.mktemp("whole") / "run.zarr"
+    damage.make(path)
+    return path, damage.everything(path)
+
+
+@pytest.mark.parametrize("kind", [*damage.RANDOM, *damage.DIRECTED])
+def test_damage_is_never_read_as_a_record(whole, tmp_path, kind):
+    path, truth = whole
+    rng = random.Random(kind)
+    hurt = {**damage.RANDOM, **damage.DIRECTED}[kind]
+    outcomes = [damage.trial(path, tmp_path / "copy.zarr", hurt, rng, truth) for _ in range(3)]
+    assert "wrong" not in outcomes
+    assert "error" in outcomes
+
+
+def test_the_judge_of_damage_knows_a_wrong_record(whole, tmp_path):
+    path, truth = whole
+    other = {**truth, "total": [[0.0]] * damage.STEPS}
+    assert damage.trial(path, tmp_path / "c.zarr", lambda *_: None, random.Random(0), truth) == "intact"
+    assert damage.trial(path, tmp_path / "c.zarr", lambda *_: None, random.Random(0), other) == "wrong"
+
+
+def test_an_open_reader_notices_that_the_record_was_cut(tmp_path):
+    path = recorded(tmp_path / "r", 6)
+    reader = open_record(path)
+    with Record(path, mode="a", resume_at=2) as record:
+        for step in range(2, 6):
+            record.update(allocation(step, value=9.0))
+    with pytest.raises(RecordError, match="was cut or replaced after it was opened; open it again"):
+        reader.total.load()
+    assert open_record(path).total.values.ravel().tolist() == [3.0, 3.0, 27.0, 27.0, 27.0, 27.0]
+
+
+def test_an_open_reader_sees_its_rows_while_more_are_written(tmp_path):
+    record = Record(tmp_path / "r", LAYOUT, block=4)
+    [record.update(allocation(step)) for step in range(6)]
+    record.flush()
+    reader = open_record(tmp_path / "r")
+    record.update(allocation(6))
+    record.flush()  # writes the file of row 5 again
+    assert reader.total.values.ravel().tolist() == [3.0] * 6
+    record.close()
+
+
+def test_a_writer_killed_while_it_rewrites_a_block_leaves_a_readable_record(tmp_path, monkeypatch):
+    record = Record(tmp_path / "r", LAYOUT, block=4)
+    [record.update(allocation(step)) for step in range(2)]
+    record.flush()
+    record.update(allocation(2))
+    append = type(record._blocks._store._manifest).append
+
+    def killed(manifest, path, **entry):
+        if "rows" in entry:
+            raise KeyboardInterrupt
+        append(manifest, path, **entry)
+
+    monkeypatch.setattr(type(record._blocks._store._manifest), "append", killed)
+    with pytest.raises(KeyboardInterrupt):
+        record.flush()
+    assert open_record(tmp_path / "r").total.values.ravel().tolist() == [3.0, 3.0]
+    monkeypatch.undo()
+    record._lock.release()
+    with Record(tmp_path / "r", mode="a") as again:
+        again.update(allocation(2))
+    assert open_record(tmp_path / "r").total.values.ravel().tolist() == [3.0] * 3
+
+
+@pytest.mark.parametrize("what", ["deleted", "moved", "replaced"])
+def test_a_folder_that_goes_in_mid_run_is_an_error(tmp_path, what):
+    record = Record(tmp_path / "r", LAYOUT, block=2)
+    [record.update(allocation(step)) for step in range(3)]
+    (tmp_path / "r").rename(tmp_path / "elsewhere")
+    if what == "deleted":
+        (tmp_path / "elsewhere").rename(tmp_path / ".trash")
+    if what == "replaced":
+        recorded(tmp_path / "other").rename(tmp_path / "r")
+    with pytest.raises(RecordError, match="deleted, moved or replaced while the record was written"):
+        record.update(allocation(3))
+
+
+# --- one writer --------------------------------------------------------------------------------------------
+
+WRITERS = [(exists, a, b) for exists in (False, True) for a in ("wa" if exists else "xwa") for b in "xwa"]
+
+
+@pytest.mark.parametrize(("exists", "first", "second"), WRITERS)
+def test_a_name_has_one_writer_in_every_mode(tmp_path, exists, first, second):
+    path = tmp_path / "run.zarr"
+    if exists:
+        recorded(path)
+    writer = Record(path, LAYOUT, mode=first)
+    with pytest.raises(RecordError, match="is being written by another process, or by a Record in this"):
+        Record(path, LAYOUT, mode=second)
+    code = "import sys, lca; lca.Record(sys.argv[1], mode=sys.argv[2])"
+    command = [sys.executable, "-c", code, str(path), second]
+    if second == "w":  # one process is enough to show
+        done = subprocess.run(command, check=False, capture_output=True, text=True)
+        assert "is being written by another process" in done.stderr
+    writer.update(allocation(7))
+    writer.close()
+    assert open_record(path).step.values[-1] == 7
+    assert [found.name for found in tmp_path.iterdir()] == ["run.zarr"]
+
+
+def test_a_lock_survives_that_the_record_is_replaced(tmp_path):
+    path = recorded(tmp_path / "r")
+    writer = Record(path, LAYOUT, mode="w")
+    writer.update(allocation(0))  # now the folder is another one
+    with pytest.raises(RecordError, match="is being written"):
+        Record(path, mode="a")
+    writer.close()
+    Record(path, mode="a").close()
+
+
+def test_what_others_put_there_in_the_meantime_is_not_replaced(tmp_path):
+    record = Record(tmp_path / "r", LAYOUT)
+    (tmp_path / "r").mkdir()
+    (tmp_path / "r" / "precious").touch()
+    with pytest.raises(RecordError, match="exists already"):
+        record.update(allocation(0))
+    assert (tmp_path / "r" / "precious").exists()
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork on this system")
+def test_a_forked_child_neither_writes_nor_holds_the_lock(tmp_path):
+    record = Record(tmp_path / "r", LAYOUT, block=1)
+    record.update(allocation(0))
+    read, write = os.pipe()
+    child = os.fork()
+    if not child:
+        try:
+            record.update(allocation(1))
+        except RecordError as error:
+            os.write(write, str(error).encode())
+        os.read(os.open(os.devnull, os.O_RDONLY), 1)
+        os._exit(0)
+    assert b"from which this one was forked" in os.read(read, 1000)
+    record.close()
+    Record(tmp_path / "r", mode="a").close()  # also while a child lives
+    os.waitpid(child, 0)
+    assert open_record(tmp_path / "r").step.values.tolist() == [0]
+
+
+def test_only_the_first_rank_writes(tmp_path, monkeypatch):
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    monkeypatch.setenv("RANK", "1")
+    other = recorded(tmp_path / "r")
+    assert not other.exists()
+    monkeypatch.setenv("RANK", "0")
+    assert open_record(recorded(tmp_path / "r")).sizes["step"] == 5
+
+
+def test_complete_is_what_the_manifest_says(tmp_path):
+    path = recorded(tmp_path / "r")
+    held = json.loads((path / "zarr.json").read_text())
+    assert held["attributes"]["complete"] is True
+    record = Record(path, mode="a")
+    assert open_record(path).attrs["complete"] is False
+    record.close(complete=False)
+    assert open_record(path).attrs["complete"] is False
