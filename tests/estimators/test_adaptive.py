@@ -198,11 +198,7 @@ def test_a_relative_tolerance_is_met_at_any_scale(scale):
     allocations = run(loss, CURVE, Adaptive(tol=1e-4, per="change", audit=None))
     for a in allocations:
         assert abs(a.residual) <= a.tolerance
-        assert (
-            a.tolerance
-            == max(1e-4 * abs(a.loss_change), conservation(a.mass, max(a.loss_start, a.loss_end), EPS64))
-            or a.cost.full_gradients > 1
-        )
+        assert a.tolerance == 1e-4 * abs(a.loss_change)  # far above rounding
     plain = run(SMOOTH, CURVE, Adaptive(tol=1e-4, per="change", audit=None))
     assert gradients(allocations) == gradients(plain)
     assert max(gradients(plain)) > 1
@@ -212,7 +208,7 @@ def test_a_relative_tolerance_of_a_step_without_a_change_of_loss_is_rounding():
     [a] = run(SMOOTH, np.array([[1.0, 0.5], [-1.0, 0.5]]), Adaptive(tol=0.01, per="change"))
     assert a.loss_change == 0
     assert a.converged
-    assert 0 < a.tolerance <= conservation(a.mass, a.loss_end, EPS64)
+    assert 0 < a.tolerance <= conservation(8 * a.mass, a.loss_end, EPS64)  # that of the trapezoid's mass
 
 
 # --- the nested difference and its audits ----------------------------------------------------------------
