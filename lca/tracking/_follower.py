@@ -62,7 +62,8 @@ class RunFollower:
         self._session = session
         self._theta = theta
         self._pending = PendingStep(session.required_fields, step_fields)
-        self.steps = self._first = session.first_step
+        self.steps = session.first_step
+        self._seen = False  # whether an update has begun
         self.discontinuities = 0
         self._wanted = False
         self._start: Vector | None = None
@@ -82,13 +83,14 @@ class RunFollower:
 
     def begin(self) -> None:
         """The run begins, or continues after `end`."""
-        self._first = self.steps
+        self._seen = False
         with self._session.guarded(self.steps):
             self._begun = self._sums()
         self._look_ahead()
 
     def before(self) -> None:
         """An update may follow; may be called again if no update was made."""
+        self._seen = True
         self._start = None
         self._pending.clear()
         if self.reads_theta:
@@ -124,7 +126,7 @@ class RunFollower:
         Then something else updates the model: another optimizer, or the loop itself. False if it is not
         known, as the last update was not measured. Costs one pass over θ.
         """
-        if self.steps == self._first:
+        if not self._seen:
             return self._begun is not None and not np.array_equal(self._sums(), self._begun, equal_nan=True)
         return self._ended_measured and self._last is not None and not self._theta.is_at(self._last[1])
 
@@ -136,9 +138,19 @@ class RunFollower:
         LCAError
             If θ moved and no update was seen.
         """
-        with self._session.guarded(self.steps):
+        if self._session.failed:
+            return
+        try:
             self._session.check()
-            if self.steps == self._first:
+        except LCAError as error:
+            warnings.warn(
+                f"whether the parameters changed after the last update is not known: {error}",
+                LCAWarning,
+                stacklevel=2,
+            )
+            return
+        with self._session.guarded(self.steps):
+            if not self._seen:
                 self._check_unmoved()
             elif not self._ended_measured:
                 self._session.book_end(self._theta.borrow())

@@ -44,6 +44,8 @@ class Session:
         Names of the fields of `lca.Step` that the estimator requires from the training loop.
     error
         The error that ended the measuring, or ``None``.
+    failed
+        Whether there was an error in measuring, which may have been raised.
     skipped_steps
         As in `lca.tracking.TrackerBase`.
 
@@ -84,6 +86,7 @@ class Session:
         self._layouts = {name: measured.layout for name, measured in self.objectives.items()}
         self.views = _views_of(self.objectives, views)
         self.error: Exception | None = None
+        self.failed = False
         self._record = None if record is None else self._begun(record, estimator)
 
     @property
@@ -177,6 +180,7 @@ class Session:
         try:
             yield
         except Exception as error:
+            self.failed = True
             if self.raises:
                 raise
             self.error = error

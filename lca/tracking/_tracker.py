@@ -111,7 +111,7 @@ class TrackerBase:
             if complete and self.error is None:
                 with self._session.guarded(self.steps):
                     self._check_run()
-            if complete and self.error is None:
+            if complete:
                 self._follower.settle()
         except LCAError:
             complete = False
