@@ -20,6 +20,7 @@ from lca import (
     tolerances,
 )
 from lca.layout import Layout
+from lca.objective import at_state, leaves, same_state, state_of
 from lca.reference import L2Penalty
 from lca.testing._instruments import CountingObjective
 from lca.testing.strategies import seeds
@@ -111,3 +112,45 @@ def test_an_objective_without_a_state_ignores_it():
     step = Step(np.ones(3), np.zeros(3), state=({}, {"b": np.ones(3)}))
     [a] = allocate(counting, [step], PathIntegral(LEFT))
     assert (a.state_change, a.loss_change) == (0.0, -1.5)
+
+
+class Versioned(Shifted):
+    """A loss with a version of its own, which only its own state may hold."""
+
+    def state(self):
+        return {"b": self.b.copy(), "configuration": np.array([int(self.b[0])])}
+
+    def at_state(self, state):
+        assert state["configuration"][0] == int(state["b"][0])
+        return replace(self, b=state["b"])
+
+
+def test_one_name_may_mean_two_things():
+    one, two = Versioned(np.ones(3)), Versioned(np.full(3, 2.0))
+    for objective in (Sum({"one": one, "two": Scaled(two, 0.5)}), Sum({"one": one, "same": replace(one)})):
+        state = state_of(objective)
+        for own, there in zip(leaves(objective), leaves(at_state(objective, state)), strict=True):
+            np.testing.assert_array_equal(own.b, there.b)
+        assert same_state(state, state_of(objective))
+    before = state_of(Sum({"one": one, "two": two}))
+    one.b[0] = 5.0
+    assert not same_state(before, state_of(Sum({"one": one, "two": two})))
+
+
+@pytest.mark.parametrize(
+    ("other", "same"),
+    [
+        ({"n": np.array([1, 2]), "mask": np.array([True, False])}, True),
+        ({"n": np.array([1, 3]), "mask": np.array([True, False])}, False),
+        ({"n": np.array([1, 2]), "mask": np.array([True, True])}, False),
+        ({"n": np.array([1, 2]), "mask": np.array([1, 0])}, False),
+        ({"n": np.array([1, 2, 3]), "mask": np.array([True, False])}, False),
+        ({"n": np.array([1, 2])}, False),
+        ({"n": np.array([1, 2]), "mask": np.array([True, False]), "new": np.array(0)}, False),
+        (None, False),
+    ],
+)
+def test_states_of_any_dtype_are_compared(other, same):
+    state = {"n": np.array([1, 2]), "mask": np.array([True, False])}
+    assert same_state(state, other) == same_state(other, state) == same
+    assert same_state({"x": np.array([np.nan])}, {"x": np.array([np.nan])})

@@ -1,11 +1,12 @@
 """`Adaptive`: the trapezoid everywhere, more gradients only on the steps that need them."""
 
+import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from typing import ClassVar, Literal
+from typing import ClassVar, Literal, TypeAlias, get_args
 
 from lca.allocation import Allocator, Cost, StepAllocation
-from lca.errors import LCAError, UnknownNameError
+from lca.errors import LCAError, LCAWarning, UnknownNameError
 from lca.estimators._audits import Audits
 from lca.estimators._integral import Integral
 from lca.estimators._panel import Panel, simpson, trapezoid
@@ -15,6 +16,8 @@ from lca.quadrature import TRAPEZOID
 from lca.step import Step
 from lca.tolerances import allocation as allocation_rounding
 from lca.tolerances import conservation
+
+Per: TypeAlias = Literal["step", "change", "run"]
 
 
 @dataclass(frozen=True)
@@ -39,11 +42,14 @@ class Adaptive:
     ----------
     tol
         ``per="step"``: the largest ``|residual|`` of a step, absolute, in units of the loss.
+        ``per="change"``: relative to the step, ``|residual| ≤ tol · |L(θ_{t+1}) - L(θ_t)|``, and never less
+        than rounding, ``8 eps (mass + |L|)``. Serves losses of any scale.
         ``per="run"``: ``Σ_t |residual_t|`` as a fraction of the loss change of the run.
     per
-        For ``"run"`` the loss change is not known in advance, so the largest change seen so far is used
-        instead: step t may use half of the remainder, ``½ (tol · max_{s≤t} |L(θ_{s+1}) - L(θ_0)| -
-        Σ_{s<t} |residual_s|)``. The remainder never reaches 0, and over the steps that converge
+        For ``"change"`` a step whose movements nearly cancel is refined further than its neighbours, as its
+        loss hardly changes. For ``"run"`` the loss change is not known in advance, so the largest change seen
+        so far is used instead: step t may use half of the remainder, ``½ (tol · max_{s≤t} |L(θ_{s+1}) -
+        L(θ_0)| - Σ_{s<t} |residual_s|)``. The remainder never reaches 0, and over the steps that converge
         ``Σ|residual| ≤ tol · max_t |L(θ_t) - L(θ_0)|`` holds at every moment of the run. A loss that first
         explodes and then recovers therefore loosens the bound.
     nested_tol
@@ -67,6 +73,12 @@ class Adaptive:
     LCAError
         If a parameter is out of range.
 
+    Warns
+    -----
+    LCAWarning
+        At the first step, if an absolute ``tol`` has no meaning for this loss: it is larger than the loss and
+        the mass of the step, so that every step would pass, or smaller than their rounding.
+
     Examples
     --------
     >>> import numpy as np
@@ -79,7 +91,7 @@ class Adaptive:
     """
 
     tol: float = 1e-3
-    per: Literal["step", "run"] = "step"
+    per: Per = "step"
     nested_tol: float = 0.05
     audit: int | None = 64
     max_gradients: int = 33
@@ -87,8 +99,8 @@ class Adaptive:
     degree: ClassVar[int] = TRAPEZOID.degree
 
     def __post_init__(self) -> None:
-        if self.per not in ("step", "run"):
-            raise UnknownNameError("tolerance scope (per)", self.per, ("step", "run"))
+        if self.per not in get_args(Per):
+            raise UnknownNameError("tolerance scope (per)", self.per, get_args(Per))
         for name in ("tol", "nested_tol"):
             if not getattr(self, name) > 0:
                 raise LCAError(f"{name} must be positive, got {getattr(self, name)}.")
@@ -188,7 +200,7 @@ class _Fit:
 class _Allowance:
     """The residual that the next step may leave (`Adaptive`, ``per``)."""
 
-    def __init__(self, tol: float, per: Literal["step", "run"]) -> None:
+    def __init__(self, tol: float, per: Per) -> None:
         self._tol = tol
         self._per = per
         self._first_loss: float | None = None
@@ -196,10 +208,14 @@ class _Allowance:
         self._spent = 0.0
 
     def of(self, segment: Segment) -> float:
+        first = self._first_loss
+        self._first_loss = segment.start.loss if first is None else first
         if self._per == "step":
+            if first is None:
+                _warn_of_scale(self._tol, segment)
             return self._tol
-        if self._first_loss is None:
-            self._first_loss = segment.start.loss
+        if self._per == "change":
+            return max(self._tol * abs(segment.end.loss - segment.start.loss), _scales(segment)[1])
         change = abs(segment.end.loss - self._first_loss)
         self._largest_change = max(self._largest_change, change)
         return max(0.0, self._tol * self._largest_change - self._spent) / 2
@@ -207,3 +223,29 @@ class _Allowance:
     def spend(self, result: StepAllocation, tol: float) -> None:
         # A residual beyond the tolerance is reported with its step, not charged to later ones.
         self._spent += min(abs(result.residual), tol)
+
+
+def _scales(segment: Segment) -> tuple[float, float]:
+    """The largest of both losses and the mass of the trapezoid, and the rounding of a residual."""
+    mass = sum(abs(weight) * segment.mass(node) for node, weight in trapezoid(segment).items())
+    loss = max(abs(segment.start.loss), abs(segment.end.loss))
+    return max(mass, loss), conservation(mass, loss, segment.ops.eps(segment.step.start))
+
+
+def _warn_of_scale(tol: float, segment: Segment) -> None:
+    """Warn if no residual can exceed the tolerance, or rounding alone does."""
+    scale, rounding = _scales(segment)
+    if 0 < scale <= tol:
+        problem = (
+            f"larger than the loss and its changes ({scale:.2g} at the first step), so every step passes"
+        )
+    elif tol < rounding:
+        problem = f"below the rounding of this loss ({rounding:.2g}), so steps may not converge"
+    else:
+        return
+    warnings.warn(
+        f"the tolerance of Adaptive, {tol:g} in units of the loss, is {problem}; use a tol that fits the "
+        'loss, or Adaptive(per="change"), whose tol is a fraction of the loss change of each step.',
+        LCAWarning,
+        stacklevel=2,
+    )

@@ -12,7 +12,7 @@ from lca.allocation import Estimator
 from lca.layout import Layout
 from lca.record._citation import citations_of
 from lca.record._damage import damage_explained
-from lca.record._schema import CONVENTIONS, FORMAT, SCHEMA_VERSION, Content, Plan, RecordError
+from lca.record._schema import CONVENTIONS, FORMAT, SCHEMA_VERSION, UNFINISHED, Content, Plan, RecordError
 
 Mode = Literal["x", "w", "a"]
 Dtype = Literal["float32", "float64"]
@@ -54,7 +54,7 @@ def attributes(plan: Plan, estimator: Estimator | None, settings: Mapping[str, A
         "content": json.dumps(asdict(plan.content)),
         "measured": list(plan.measured),
         "block": plan.block,
-        "complete": False,
+        **UNFINISHED,
     }
 
 

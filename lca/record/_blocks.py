@@ -97,10 +97,10 @@ class Blocks:
         if self._held == self._size:
             self._at, self._held = self._at + self._size, 0
 
-    def close(self, *, complete: bool) -> None:
+    def close(self, *, complete: bool, final_losses: Mapping[str, float]) -> None:
         """Write the current block and trim the arrays, so that any reader of Zarr sees exactly the rows."""
         self.flush()
-        self._store.close(complete=complete)
+        self._store.close({"complete": complete, "final_losses": dict(final_losses)})
 
 
 def _warn_of_gap(path: Path, steps: np.ndarray, resume_at: int) -> None:

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from lca._extras import extra
-from lca.record._schema import COMMITTED, RecordError
+from lca.record._schema import COMMITTED, UNFINISHED, RecordError
 
 with extra("report"):
     import google_crc32c
@@ -65,8 +65,8 @@ class Manifest:
         Changes when rows are taken away, so that an open reader notices.
     rows
         Number of complete rows.
-    complete
-        Whether the run reached its end.
+    outcome
+        The attributes that say how the run ended (`UNFINISHED`).
     files
         The digest of every file with labels or complete rows, by its place in the record.
     descriptions
@@ -80,7 +80,7 @@ class Manifest:
 
     generation: str = field(default_factory=lambda: uuid.uuid4().hex)
     rows: int = 0
-    complete: bool = False
+    outcome: Mapping[str, Any] = field(default_factory=lambda: UNFINISHED)
     files: dict[str, Digest] = field(default_factory=dict)
     descriptions: dict[str, int] = field(default_factory=dict)
     rewriting: set[str] = field(default_factory=set)
@@ -117,7 +117,7 @@ class Manifest:
         """Take in one line."""
         self.generation = entry.get("generation", self.generation)
         self.descriptions |= entry.get("descriptions", {})
-        self.complete = entry.get("complete", False)
+        self.outcome = entry.get("outcome", UNFINISHED)
         files = {name: Digest(*digest) for name, digest in entry.get("files", {}).items()}
         self.files |= files
         self.rewriting = (self.rewriting - files.keys()).union(entry.get("rewriting", ()))
@@ -136,7 +136,7 @@ class Manifest:
             "rewriting": list(self.rewriting),
             "rows": self.counts[0],
         }
-        staged.write_bytes(_line(first) + _line({"rows": self.rows, "complete": self.complete}))
+        staged.write_bytes(_line(first) + _line({"rows": self.rows, "outcome": self.outcome}))
         staged.replace(file)
 
     def append(self, record: Path, **entry: Any) -> None:
@@ -167,14 +167,15 @@ class Manifest:
 
 
 def describe(contents: bytes) -> int:
-    """The digest of a `zarr.json`, without the number of rows and the attribute ``complete``; -1: no JSON.
+    """The digest of a `zarr.json`, without the number of rows and how the run ended; -1: no JSON.
 
     >>> describe(b'{"shape": [3, 2]}') == describe(b'{"shape": [4, 2]}') != describe(b'{"shape": [3, 1]}')
     True
     """
     try:
         found = json.loads(contents)
-        found.get("attributes", {}).pop("complete", None)
+        for name in UNFINISHED:
+            found.get("attributes", {}).pop(name, None)
         found["shape"] = [0, *found.get("shape", ())[1:]]
     except (ValueError, AttributeError, TypeError, RecursionError):
         return -1

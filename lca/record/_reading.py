@@ -209,12 +209,13 @@ def _checked(files: "RecordFiles", counted: int, attributes: dict[str, Any]) -> 
             f"the record {str(files.record)!r} is damaged: {COMMITTED!r} counts {counted} rows, its manifest "
             f"{manifest.rows}. Was it copied while it was written, or only in part?"
         )
-    if attributes.get("complete") is True and not manifest.complete:
+    said = {name: attributes.get(name) for name in manifest.outcome}
+    if said["complete"] and said != manifest.outcome:
         raise RecordError(
-            f"the record {str(files.record)!r} is damaged: 'zarr.json' says that it is complete, but its "
-            "manifest that it is not. Was it copied while it was written, or only in part?"
+            f"the record {str(files.record)!r} is damaged: 'zarr.json' says that the run ended with {said}, "
+            f"but its manifest {manifest.outcome}. Was it copied while it was written, or only in part?"
         )
-    attributes["complete"] = manifest.complete
+    attributes |= manifest.outcome
     return manifest.rows
 
 

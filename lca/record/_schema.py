@@ -36,6 +36,8 @@ MISSING_IN = {1: ("sampled",)}
 FORMAT = "loss-change-allocation record"
 COMMITTED = "committed"
 """The array, without dimensions, that holds the number of complete rows for other tools; written last."""
+UNFINISHED = {"complete": False, "final_losses": {}}
+"""The attributes that say how a run ended, until it has: see `lca.Record.close`."""
 
 CONVENTIONS = (
     "Allocations, residuals and masses are in units of the loss. Negative: helping (lowered the loss); "

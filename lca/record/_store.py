@@ -20,7 +20,7 @@ from lca._output import replace_folder
 from lca.record._damage import check_files, damage_explained
 from lca.record._files import RecordFiles
 from lca.record._manifest import Manifest, describe, files_of
-from lca.record._schema import COMMITTED, Column, Plan, RecordError
+from lca.record._schema import COMMITTED, UNFINISHED, Column, Plan, RecordError
 
 with extra("report"):
     import zarr
@@ -83,18 +83,18 @@ class BlockStore:
     def reopen(self) -> None:
         """The run goes on: it is not complete any more."""
         with self._explained():
-            self._group.attrs.update({"complete": False})
-            self._manifest.append(self._path, complete=False)
+            self._group.attrs.update(UNFINISHED)
+            self._manifest.append(self._path, outcome=UNFINISHED)
 
-    def close(self, *, complete: bool) -> None:
-        """Trim the arrays, so that any reader of Zarr sees exactly the rows, and say whether they are all."""
+    def close(self, outcome: Mapping[str, Any]) -> None:
+        """Trim the arrays, so that any reader of Zarr sees exactly the rows, and say how the run ended."""
         with self._explained():
             self._check_place()
             for array in self._arrays.values():
                 if array.shape[0] != self.committed:
                     array.resize((self.committed, *array.shape[1:]))
-            self._manifest.append(self._path, complete=complete)
-            self._group.attrs.update({"complete": complete})
+            self._manifest.append(self._path, outcome=outcome)
+            self._group.attrs.update(outcome)
 
     def read(self, name: str, rows: slice) -> np.ndarray:
         """Read some rows of a variable."""

@@ -8,13 +8,14 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from lca import SIMPSON, Adaptive, PathIntegral, Step, Trajectory, allocate, composite
-from lca.errors import LCAError, UnknownNameError
+from lca import SIMPSON, Adaptive, PathIntegral, Scaled, Step, Trajectory, allocate, composite
+from lca.errors import LCAError, LCAWarning, UnknownNameError
 from lca.layout import Layout
 from lca.reference import Quartic, ReluKink, bowl
 from lca.testing import problems
 from lca.testing._instruments import CountingObjective
 from lca.testing.strategies import kinked_problems, seeds, smooth_problems
+from lca.tolerances import EPS64, conservation
 
 Array = np.ndarray
 
@@ -54,6 +55,9 @@ def nested_error(a, start: Array, end: Array) -> float:
     """Share of the allocation that is wrong."""
     exact = Opposed().exact_allocation(start, end)
     return float(np.abs(a.values - exact).sum() / np.abs(exact).sum())
+
+
+MEANINGLESS = pytest.mark.filterwarnings("ignore:the tolerance of Adaptive, 1e-30")
 
 
 # --- the tolerance of a step -----------------------------------------------------------------------------
@@ -146,6 +150,7 @@ def test_a_nested_difference_at_the_limit_is_named():
     assert a.reason == "nested difference too large at the limit of 1 gradients inside"
 
 
+@MEANINGLESS
 @given(smooth_problems())
 def test_a_tolerance_below_rounding_is_flagged_as_such_and_does_not_burn_the_limit(problem):
     points = problem.points.astype(np.float32)
@@ -156,6 +161,7 @@ def test_a_tolerance_below_rounding_is_flagged_as_such_and_does_not_burn_the_lim
         assert spent < 100
 
 
+@MEANINGLESS
 def test_rounding_of_a_quadratic_costs_one_midpoint_not_the_limit():
     points = np.random.default_rng(5).normal(size=(12, 4))
     allocations = run(bowl(4), points, Adaptive(tol=1e-30))
@@ -163,6 +169,46 @@ def test_rounding_of_a_quadratic_costs_one_midpoint_not_the_limit():
     assert missed
     assert all("below rounding" in a.reason for a in missed)
     assert max(gradients(allocations)) == 2
+
+
+# --- losses of any scale -----------------------------------------------------------------------------------
+
+SMOOTH = Quartic([2.0, 1.0])
+CURVE = np.array([[1.0, -1.0], [0.8, -0.7], [0.5, -0.6], [0.45, -0.6]])
+
+
+@pytest.mark.parametrize(
+    ("scale", "problem"),
+    [
+        (1e-30, "is larger than the loss and its changes .* so every step passes"),
+        (1e30, "is below the rounding"),
+    ],
+)
+def test_a_tolerance_that_means_nothing_says_so_once(scale, problem):
+    steps = Trajectory(CURVE)
+    allocations = allocate(Scaled(SMOOTH, scale), steps, Adaptive(max_gradients=3))
+    with pytest.warns(LCAWarning, match=rf"of Adaptive, 0\.001 .*{problem}.*Adaptive\(per=\"change\"\)"):
+        next(allocations)
+    assert len(list(allocations)) == len(CURVE) - 2  # a second warning would be an error
+
+
+@pytest.mark.parametrize("scale", [1e-30, 1.0, 1e30])
+def test_a_relative_tolerance_is_met_at_any_scale(scale):
+    loss = Scaled(SMOOTH, scale)
+    allocations = run(loss, CURVE, Adaptive(tol=1e-4, per="change", audit=None))
+    for a in allocations:
+        assert abs(a.residual) <= a.tolerance
+        assert a.tolerance == 1e-4 * abs(a.loss_change)  # far above rounding
+    plain = run(SMOOTH, CURVE, Adaptive(tol=1e-4, per="change", audit=None))
+    assert gradients(allocations) == gradients(plain)
+    assert max(gradients(plain)) > 1
+
+
+def test_a_relative_tolerance_of_a_step_without_a_change_of_loss_is_rounding():
+    [a] = run(SMOOTH, np.array([[1.0, 0.5], [-1.0, 0.5]]), Adaptive(tol=0.01, per="change"))
+    assert a.loss_change == 0
+    assert a.converged
+    assert 0 < a.tolerance <= conservation(8 * a.mass, a.loss_end, EPS64)  # that of the trapezoid's mass
 
 
 # --- the nested difference and its audits ----------------------------------------------------------------
@@ -312,7 +358,9 @@ def test_bad_parameters_are_refused(options, message):
 
 
 def test_an_unknown_scope_lists_the_known():
-    with pytest.raises(UnknownNameError, match=r"unknown tolerance scope \(per\) 'epoch'; known: run, step"):
+    with pytest.raises(
+        UnknownNameError, match=r"unknown tolerance scope \(per\) 'epoch'; known: change, run, step"
+    ):
         Adaptive(per="epoch")
 
 

@@ -238,7 +238,30 @@ def entries_are_taken_by_position(kind, values):
     np.testing.assert_array_equal(kind.ops.take(kind.vector(values), positions), values[positions])
 
 
+def arrays_are_equal_in_every_number(kind, values):
+    first, again, other = kind.vector(values), kind.vector(values.copy()), values.copy()
+    other[3] = 7.0 if values[3] != 7 else 8.0
+    assert kind.ops.equal(first, again)
+    assert not kind.ops.equal(first, kind.vector(other))
+    assert not kind.ops.equal(first, kind.vector(values[:-1]))
+    assert not kind.ops.equal(first, values.tolist())
+    other[3] = np.nan
+    assert kind.ops.equal(kind.vector(other), kind.vector(other.copy()))
+    assert not kind.ops.equal(first, kind.vector(other))
+
+
+def what_moved_is_told_part_by_part(kind, values):
+    end = values.copy()
+    end[3] = 7.0 if values[3] != 7 else 8.0
+    start, parts = kind.vector(values), [slice(0, 3), slice(3, 4), slice(4, len(values)), slice(2, 5)]
+    assert kind.ops.moved(start, kind.vector(end), parts) == [False, True, False, True]
+    assert kind.ops.moved(start, kind.vector(values.copy()), parts) == [False] * 4
+    assert kind.ops.moved(start, kind.vector(end), []) == []
+
+
 ARITHMETIC = [
+    arrays_are_equal_in_every_number,
+    what_moved_is_told_part_by_part,
     totals_are_summed_in_float64,
     movement_sums_are_those_of_the_product,
     vectors_are_those_of_numpy,

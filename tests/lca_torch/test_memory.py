@@ -31,6 +31,7 @@ class Counting:
         return loss, grad
 
 
+@pytest.mark.filterwarnings("ignore:the tolerance of Adaptive")  # 1e-9 so that every step is refined
 @pytest.mark.parametrize(
     ("estimator", "vectors"),
     [
