@@ -5,12 +5,11 @@ from os import PathLike
 from pathlib import Path
 from typing import TypeAlias
 
-import numpy as np
 
-from lca.arrays import Vector, array_ops
+from lca.arrays import Vector
 from lca.errors import TrajectoryError
 from lca.importers import sorted_by_number
-from lca.objective import State
+from lca.objective import State, same_state
 from lca.step import Step
 
 AnyPath: TypeAlias = str | PathLike[str]
@@ -91,14 +90,7 @@ def steps_between(files: list[Path], read: ReadCheckpoint) -> Iterator[Step]:
     start, before = read(files[0])
     for index, path in enumerate(files[1:]):
         end, after = read(path)
-        if before is not None and after is not None and _same(before, after):
+        if before is not None and after is not None and same_state(before, after):
             after = before
         yield Step(start, end, index, state=None if before is None or after is None else (before, after))
         start, before = end, after
-
-
-def _same(before: State, after: State) -> bool:
-    def numbers(state: State, name: str) -> np.ndarray:
-        return array_ops(after[name]).to_numpy(state[name])
-
-    return all(np.array_equal(numbers(before, name), numbers(after, name)) for name in after)
