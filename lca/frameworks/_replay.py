@@ -5,7 +5,6 @@ from os import PathLike
 from pathlib import Path
 from typing import TypeAlias
 
-
 from lca.arrays import Vector
 from lca.errors import TrajectoryError
 from lca.importers import sorted_by_number
@@ -83,6 +82,7 @@ def steps_between(files: list[Path], read: ReadCheckpoint) -> Iterator[Step]:
 
     Examples
     --------
+    >>> import numpy as np
     >>> points = {Path("0"): np.zeros(2), Path("1"): np.ones(2)}
     >>> [step.end - step.start for step in steps_between(list(points), lambda path: (points[path], None))]
     [array([1., 1.])]
