@@ -9,7 +9,7 @@ import tensorflow as tf
 from lca.frameworks import Frozen, PyTree, check_loss, check_theta
 from lca.layout import Layout
 from lca_tensorflow._model_loss import MEAN_HINT
-from lca_tensorflow._parameters import flat_gradient, layout_of, tensors_of, training
+from lca_tensorflow._parameters import flat_gradient, layout_of, tensors_of
 
 
 class Penalty:
@@ -48,8 +48,6 @@ class Penalty:
         frozen: Frozen = "zero",
     ) -> None:
         self.layout: Layout = model if isinstance(model, Layout) else layout_of(model, frozen)
-        names = self.layout.names
-        self._trains = [True] * len(names) if isinstance(model, Layout) else training(model, frozen)
         self._function = function
         self._evaluate = tf.function(partial(self._loss_and_grad), autograph=False)
 
@@ -58,7 +56,7 @@ class Penalty:
         return self.loss_and_grad(theta)[0]
 
     def loss_and_grad(self, theta: tf.Tensor, batch: PyTree | None = None) -> tuple[float, tf.Tensor]:
-        """R(θ) and ∂R/∂θ (K,), which is 0 for frozen parameters."""
+        """R(θ) and ∂R/∂θ (K,), also of parameters that do not train."""
         check_theta(self.layout, theta, tf.Tensor)
         value, grad = self._evaluate(theta)
         return float(value), grad
@@ -69,4 +67,4 @@ class Penalty:
             tape.watch(tensors)
             value = self._function(dict(zip(self.layout.names, tensors, strict=True)))
         check_loss(value, MEAN_HINT)
-        return value, flat_gradient(tensors, tape.gradient(value, tensors), self._trains)
+        return value, flat_gradient(tensors, tape.gradient(value, tensors))
