@@ -26,18 +26,11 @@ MISSING = object()
 
 
 class Place(NamedTuple):
-    """Where settings are kept, and what they were."""
+    """Where settings are kept, and what they were; tuples compare by identity first, which is fast."""
 
     names: tuple[str, ...]
     read: Callable[[], tuple[Any, ...]]
     values: tuple[Any, ...]
-
-    def same(self) -> bool:
-        """Whether all are the same; tuples compare identity first, which decides nearly always."""
-        try:
-            return bool(self.read() == self.values)
-        except Exception:  # a name is gone, or two arrays were compared
-            return False
 
     def changed(self) -> list[str]:
         """The names of those that are not the same."""
@@ -79,11 +72,14 @@ class Configuration:
 
     def same(self) -> bool:
         """Whether nothing has changed."""
-        return all(place.same() for place in self._places)
+        try:
+            return all(read() == values for _, read, values in self._places)
+        except Exception:  # two arrays were compared, or a name is gone
+            return False
 
     def changed(self) -> list[str]:
         """The names of the settings that have changed, such as ``vae.beta``."""
-        return [name for place in self._places if not place.same() for name in place.changed()]
+        return [name for place in self._places for name in place.changed()]
 
 
 def _places(name: str, part: Any) -> Iterator[Place]:
@@ -93,6 +89,7 @@ def _places(name: str, part: Any) -> Iterator[Place]:
         yield from (_array(name, value) for value in part if _is_watched(value))
     for mapping in namespaces(part):
         keys = tuple(k for k, v in mapping.items() if k not in NOT_READ and is_setting(v))
+        yield _new_entries(name, mapping)
         if keys:
             yield _mapping(tuple(named(name, part, key) for key in keys), mapping, keys)
         yield from (_array(named(name, part, k), mapping[k]) for k in keys if _is_watched(mapping[k]))
@@ -120,12 +117,26 @@ def _mapping(labels: tuple[str, ...], mapping: Mapping[Any, Any], keys: tuple[An
     return Place(labels, read, read())
 
 
-def _sequence(name: str, part: list[Any]) -> Place:
-    def read() -> tuple[Any, ...]:
-        return len(part), *(value for value in part if is_setting(value) or is_part(value))
+def _new_entries(name: str, mapping: Mapping[Any, Any]) -> Place:
+    """An attribute may be new, and take the place of one of the class."""
+    size, known = len(mapping), mapping.keys() - NOT_READ
 
-    values = read()
-    return Place((f"len({name})", *(f"{name}[{i}]" for i in range(len(values) - 1))), read, values)
+    def read() -> tuple[Any, ...]:
+        nonlocal size
+        if len(mapping) != size and not mapping.keys() - NOT_READ - known:
+            size = len(mapping)
+        return (len(mapping) == size,)
+
+    return Place((f"a new attribute of {name}",), read, (True,))
+
+
+def _sequence(name: str, part: list[Any]) -> Place:
+    """The entries of a list by identity."""
+    return Place((f"the entries of {name}",), partial(_identities, part), _identities(part))
+
+
+def _identities(part: list[Any]) -> tuple[Any, ...]:
+    return (list(map(id, part)),)
 
 
 def _array(name: str, array: np.ndarray) -> Place:

@@ -16,10 +16,8 @@ import tensorflow as tf
 
 MOST_ENTRIES = 256
 """Lists and dictionaries with more entries hold data, not settings."""
-NOT_READ = frozenset(vars(keras.layers.Layer(name="any"))) - {
+NOT_READ: frozenset[Any] = frozenset(vars(keras.layers.Layer(name="any"))) - {
     "_trainable",
-    "_trainable_variables",
-    "_non_trainable_variables",
     "_dtype_policy",
     "_layers",
     "activity_regularizer",
@@ -46,6 +44,11 @@ NOT_READ = frozenset(vars(keras.layers.Layer(name="any"))) - {
     "_jit_compile",
     "_loss_tracker",
     "_run_eagerly",
+    "_self_name_based_restores",
+    "_self_saveable_object_factories",
+    "_self_unconditional_checkpoint_dependencies",
+    "_self_unconditional_deferred_dependencies",
+    "_self_unconditional_dependency_names",
     "_self_update_uid",
     "_y_pred_build_structure",
     "_y_true_build_structure",
@@ -57,11 +60,10 @@ _KERAS_PARTS = (
     keras.layers.Layer,
     keras.losses.Loss,
     keras.regularizers.Regularizer,
-    keras.dtype_policies.DTypePolicy,
 )
 _NO_OBJECTS = (list, tuple, MethodType, partial, FunctionType)
 _SIMPLE = (bool, int, float, complex, str, bytes, type(None), type, np.generic)
-_BY_IDENTITY = (tf.Tensor, tf.Variable, keras.Variable, np.ndarray)
+_BY_IDENTITY = (tf.Tensor, tf.Variable, keras.Variable, np.ndarray, keras.dtype_policies.DTypePolicy)
 
 
 def reached(roots: Iterable[tuple[str, Any]]) -> dict[int, tuple[str, Any]]:
