@@ -13,7 +13,6 @@ from lca_tensorflow._reach import (
     class_settings,
     functions_of,
     globals_of,
-    is_part,
     is_setting,
     named,
     namespaces,

@@ -103,7 +103,7 @@ class Objective(ModelObjective):
         jit_compile: bool = False,
         run_eagerly: bool = False,
     ) -> None:
-        check_loss_arguments(model, loss_fn, batch_loss)
+        check_loss_arguments(model, loss_fn, data, batch_loss)
         loss = KerasLoss(
             model,
             loss_fn,

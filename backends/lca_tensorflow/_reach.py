@@ -132,7 +132,7 @@ def class_settings(part: Any) -> Iterator[tuple[type, tuple[str, ...]]]:
 
 def globals_of(function: FunctionType) -> Iterator[tuple[Mapping[str, Any], tuple[str, ...]]]:
     """The global names, also of the user's modules, that a function refers to, if they are settings."""
-    names = sorted(_names(function.__code__))
+    names = sorted(names_in(function.__code__))
     known = function.__globals__
     modules = (known[n] for n in names if isinstance(known.get(n), ModuleType) and _is_users_module(known[n]))
     for mapping in (known, *map(vars, modules)):
@@ -151,8 +151,9 @@ def _is_followed(value: Any) -> bool:
     return is_part(value) or (is_setting(value) and not callable(value))
 
 
-def _names(code: CodeType) -> set[str]:
-    inner = (_names(constant) for constant in code.co_consts if isinstance(constant, CodeType))
+def names_in(code: CodeType) -> set[str]:
+    """The global names and attributes that code refers to, in inner functions too."""
+    inner = (names_in(constant) for constant in code.co_consts if isinstance(constant, CodeType))
     return set(code.co_names).union(*inner)
 
 

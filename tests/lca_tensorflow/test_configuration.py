@@ -35,7 +35,9 @@ class Penalised(keras.Model):
 
     def call(self, inputs):
         hidden = self.hidden(inputs)
-        factor = self.beta * self.options.gamma * self.options.table[1] * self.factors[0] * self.named["delta"]
+        factor = (
+            self.beta * self.options.gamma * self.options.table[1] * self.factors[0] * self.named["delta"]
+        )
         self.add_loss(factor * keras.ops.mean(keras.ops.square(hidden)))
         return self.out(hidden)
 
@@ -75,7 +77,9 @@ def test_a_value_that_changes_is_followed_and_the_loss_before_it_known(change, r
     assert objective.loss(theta) == pytest.approx(found, rel=1e-12)
     assert at_state(objective, after).loss(theta) == objective.loss(theta) != first
     if run_eagerly:
-        with pytest.raises(NonDeterministicError, match=r"has changed during the step with .*; keep such values"):
+        with pytest.raises(
+            NonDeterministicError, match=r"has changed during the step with .*; keep such values"
+        ):
             at_state(objective, before).loss(theta)
     else:
         again, same = at_state(objective, before).loss_and_grad(theta)
@@ -184,7 +188,9 @@ def test_weights_that_are_replaced_are_named():
     objective.check()
     model.pop()
     model.add(DENSE(3, name="new"))
-    with pytest.raises(LayoutError, match=r"head\.kernel, head\.bias: no longer a weight .* make a new Objective"):
+    with pytest.raises(
+        LayoutError, match=r"head\.kernel, head\.bias: no longer a weight .* make a new Objective"
+    ):
         objective.check()
 
 

@@ -46,7 +46,7 @@ SEEDS = keras.random.SeedGenerator(3)
 DRAWS = {
     "operation": lambda x: tf.random.normal(tf.shape(x), dtype=x.dtype),
     "operation with a seed": lambda x: tf.random.uniform(tf.shape(x), seed=4, dtype=x.dtype),
-    "shuffle": lambda x: tf.random.shuffle(x),
+    "shuffle": tf.random.shuffle,
     "global generator": lambda x: tf.random.get_global_generator().normal(tf.shape(x), dtype=x.dtype),
     "own generator": lambda x: OWN.normal(tf.shape(x), dtype=x.dtype),
     "keras": lambda x: keras.random.normal(tf.shape(x), seed=SEEDS, dtype=x.dtype),
