@@ -77,6 +77,29 @@ def averages_by_weight(model: keras.Model, loss_fn: Any) -> bool:
     return getattr(used, "reduction", None) == "mean_with_sample_weight"
 
 
+def weight_hint(model: keras.Model, loss_fn: Any) -> str:
+    """What the loss of a batch may be divided by instead of its number of examples, and what to pass then."""
+    masks = [layer.name for layer in model._flatten_layers() if _masks(layer)]
+    if masks:
+        return (
+            f"the layer {masks[0]!r} masks, so the loss is a mean over what is not masked; pass batch_weight="
+            "function of a batch: the number of its entries that are not masked"
+        )
+    compiled = model._compile_loss if loss_fn is None and model.compiled else None
+    used = None if compiled is None else compiled._user_loss
+    if any(getattr(loss, "reduction", None) == "mean_with_sample_weight" for loss in tf.nest.flatten(used)):
+        return (
+            "a loss with reduction='mean_with_sample_weight' is divided by the sum of its weights; pass "
+            "batch_weight=function of a batch: that sum, if it is one for all outputs, or use "
+            "reduction='sum_over_batch_size'"
+        )
+    return ""
+
+
+def _masks(layer: keras.Layer) -> bool:
+    return bool(getattr(layer, "mask_zero", False)) or isinstance(layer, keras.layers.Masking)
+
+
 def sum_of_weights(batch: PyTree) -> tf.Tensor:
     """The sum of the `sample_weight` of a batch; its number of examples without one."""
     *_, weight = keras.utils.unpack_x_y_sample_weight(batch)

@@ -41,6 +41,7 @@ from lca_tensorflow._losses import (
     number_of_examples,
     penalty_loss,
     sum_of_weights,
+    weight_hint,
 )
 from lca_tensorflow._parameters import (
     all_parameters,
@@ -134,6 +135,7 @@ class KerasLoss(ModelLoss):
         self._weight = batch_weight or (sum_of_weights if self._averages else number_of_examples)
         self._counts = self._weight is number_of_examples
         self._class_weight = class_weight
+        self.weight_hint = weight_hint(model, loss_fn)
         self._norms = layers_with_batch_statistics(model, batch_norm)
         self._eagerly, self._jit = run_eagerly, jit_compile
         self._roots: list[tuple[str, Any]] = [

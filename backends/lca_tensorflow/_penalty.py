@@ -8,6 +8,7 @@ import tensorflow as tf
 
 from lca.frameworks import Frozen, PyTree, check_loss, check_theta
 from lca.layout import Layout
+from lca_tensorflow._configuration import Configuration
 from lca_tensorflow._model_loss import MEAN_HINT
 from lca_tensorflow._parameters import flat_gradient, layout_of, tensors_of
 
@@ -49,7 +50,7 @@ class Penalty:
     ) -> None:
         self.layout: Layout = model if isinstance(model, Layout) else layout_of(model, frozen)
         self._function = function
-        self._evaluate = tf.function(partial(self._loss_and_grad), autograph=False)
+        self._trace()
 
     def loss(self, theta: tf.Tensor, batch: PyTree | None = None) -> float:
         """R(θ), the same for every batch."""
@@ -58,8 +59,15 @@ class Penalty:
     def loss_and_grad(self, theta: tf.Tensor, batch: PyTree | None = None) -> tuple[float, tf.Tensor]:
         """R(θ) and ∂R/∂θ (K,), also of parameters that do not train."""
         check_theta(self.layout, theta, tf.Tensor)
+        if not self._configuration.same():
+            self._trace()
         value, grad = self._evaluate(theta)
         return float(value), grad
+
+    def _trace(self) -> None:
+        """Compile the function, with the Python values that it has baked in."""
+        self._configuration = Configuration([("function", self._function)])
+        self._evaluate = tf.function(partial(self._loss_and_grad), autograph=False)
 
     def _loss_and_grad(self, theta: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
         tensors = tensors_of(self.layout, theta)
