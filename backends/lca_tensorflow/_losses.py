@@ -115,12 +115,12 @@ def check_loss_arguments(
             f"loss_fn must be callable, got {loss_fn!r}; pass the loss itself, e.g. "
             "keras.losses.MeanSquaredError(), or None for what the model was compiled with."
         )
-    check_order(model, loss_fn, data, keras.Model, "a keras.Model")
+    check_order(model, loss_fn, data, keras.layers.Layer, "a keras.Model")  # a layer is refused later
     if loss_fn is not None and batch_loss is not None:
         raise LCAError("pass loss_fn (of y and output) or batch_loss (of model and batch), not both.")
     if loss_fn is not None or batch_loss is not None:
         return
-    if not model.compiled:
+    if not isinstance(model, keras.Model) or not model.compiled:
         raise LCAError(
             f"the model {model.name!r} is not compiled; pass loss_fn=..., or call model.compile first."
         )
