@@ -1,13 +1,15 @@
 """The loss of a batch, from ``loss_fn`` or a compiled model; its penalties, the scores of its examples."""
 
 from collections.abc import Callable
+from types import FunctionType
 from typing import Any, TypeAlias
 
 import keras
 import tensorflow as tf
 
 from lca.errors import LCAError
-from lca.frameworks import PyTree, refuse_class
+from lca.frameworks import PyTree, check_order
+from lca_tensorflow._reach import names_in
 
 BatchLoss: TypeAlias = Callable[[keras.Model, PyTree], tf.Tensor]
 
@@ -75,31 +77,68 @@ def averages_by_weight(model: keras.Model, loss_fn: Any) -> bool:
     return getattr(used, "reduction", None) == "mean_with_sample_weight"
 
 
+def weight_hint(model: keras.Model, loss_fn: Any) -> str:
+    """What the loss of a batch may be divided by instead of its number of examples, and what to pass then."""
+    masks = [layer.name for layer in model._flatten_layers() if _masks(layer)]
+    if masks:
+        return (
+            f"the layer {masks[0]!r} masks, so the loss is a mean over what is not masked; pass batch_weight="
+            "function of a batch: the number of its entries that are not masked"
+        )
+    compiled = model._compile_loss if loss_fn is None and model.compiled else None
+    used = None if compiled is None else compiled._user_loss
+    if any(getattr(loss, "reduction", None) == "mean_with_sample_weight" for loss in tf.nest.flatten(used)):
+        return (
+            "a loss with reduction='mean_with_sample_weight' is divided by the sum of its weights; pass "
+            "batch_weight=function of a batch: that sum, if it is one for all outputs, or use "
+            "reduction='sum_over_batch_size'"
+        )
+    return ""
+
+
+def _masks(layer: keras.Layer) -> bool:
+    return bool(getattr(layer, "mask_zero", False)) or isinstance(layer, keras.layers.Masking)
+
+
 def sum_of_weights(batch: PyTree) -> tf.Tensor:
     """The sum of the `sample_weight` of a batch; its number of examples without one."""
     *_, weight = keras.utils.unpack_x_y_sample_weight(batch)
     return number_of_examples(batch) if weight is None else tf.reduce_sum(weight)
 
 
-def check_loss_arguments(model: keras.Model, loss_fn: Any, batch_loss: BatchLoss | None) -> None:
-    """Raise `LCAError` unless there is exactly one loss, and one that can be called."""
-    refuse_class(loss_fn)
-    if loss_fn is not None and batch_loss is not None:
-        raise LCAError("pass loss_fn (of y and output) or batch_loss (of model and batch), not both.")
-    if loss_fn is None and batch_loss is None and not model.compiled:
-        raise LCAError(
-            f"the model {model.name!r} is not compiled; pass loss_fn=..., or call model.compile first."
-        )
+def check_loss_arguments(
+    model: keras.Model, loss_fn: Any, data: object, batch_loss: BatchLoss | None
+) -> None:
+    """Raise `LCAError` unless there is exactly one loss, and one that can be called, in its place."""
     if isinstance(loss_fn, str):
         raise LCAError(
             f"loss_fn must be callable, got {loss_fn!r}; pass the loss itself, e.g. "
             "keras.losses.MeanSquaredError(), or None for what the model was compiled with."
         )
-    if loss_fn is not None and not callable(loss_fn):
+    check_order(model, loss_fn, data, keras.layers.Layer, "a keras.Model")  # a layer is refused later
+    if loss_fn is not None and batch_loss is not None:
+        raise LCAError("pass loss_fn (of y and output) or batch_loss (of model and batch), not both.")
+    if loss_fn is not None or batch_loss is not None:
+        return
+    if not isinstance(model, keras.Model) or not model.compiled:
         raise LCAError(
-            f"loss_fn must be a function of y and output, got a {type(loss_fn).__name__}; the order is "
-            "Objective(model, loss_fn, data)."
+            f"the model {model.name!r} is not compiled; pass loss_fn=..., or call model.compile first."
         )
+    if not _trains_compiled_loss(model):
+        raise LCAError(
+            f"{type(model).__name__}.train_step computes a loss of its own and not the one that the model "
+            "was compiled with; pass what it minimises: Objective(model, None, data, batch_loss=function of "
+            "model and batch), or loss_fn if it is a function of y and output."
+        )
+
+
+def _trains_compiled_loss(model: keras.Model) -> bool:
+    """Whether a `train_step` of the user's refers to the compiled loss in one of the ways that Keras has."""
+    step = type(model).train_step
+    if step is keras.Model.train_step or not isinstance(step, FunctionType):
+        return True
+    ways = {"compute_loss", "_compute_loss", "compiled_loss", "_compile_loss", "train_step"}
+    return bool(ways & names_in(step.__code__))
 
 
 def _of_outputs(loss_fn: Any, model: keras.Model, y: PyTree, outputs: PyTree, weight: PyTree) -> tf.Tensor:

@@ -1,19 +1,20 @@
 """`KerasLoss`: the loss and gradient of batches of a Keras model at any θ, compiled.
 
 The model's variables are never written: a `keras.StatelessScope` puts θ in their place for the time of a
-forward pass, and catches whatever the pass would assign (moving statistics, seeds).
+forward pass, and catches whatever the pass would assign (moving statistics, seeds). What the graph of the
+pass reads besides θ is state; the Python values that it has baked in are its configuration.
 """
 
 import copy
 from collections.abc import Callable, Collection, Iterable, Mapping
-from functools import partial
-from typing import Any, TypeAlias
+from contextlib import nullcontext, suppress
+from typing import Any, NamedTuple, TypeAlias
 
 import keras
 import numpy as np
 import tensorflow as tf
 
-from lca.errors import LayoutError
+from lca.errors import DataError, LayoutError, NonDeterministicError
 from lca.frameworks import (
     BatchNorm,
     Frozen,
@@ -28,6 +29,7 @@ from lca.frameworks import (
 from lca.frameworks._loss import unweighted
 from lca.layout import Layout
 from lca.objective import State
+from lca_tensorflow._configuration import Configuration
 from lca_tensorflow._data import as_tensors, weighted_by_class
 from lca_tensorflow._examples import weights_of, with_weights
 from lca_tensorflow._losses import (
@@ -39,8 +41,12 @@ from lca_tensorflow._losses import (
     number_of_examples,
     penalty_loss,
     sum_of_weights,
+    weight_hint,
 )
 from lca_tensorflow._parameters import (
+    all_parameters,
+    check_same_variables,
+    flags_of,
     flat,
     flat_gradient,
     layout_of,
@@ -49,11 +55,51 @@ from lca_tensorflow._parameters import (
     training,
     unique_names,
 )
-from lca_tensorflow._policies import Scope, batch_statistics, layers_with_batch_statistics
+from lca_tensorflow._policies import (
+    Modes,
+    Scope,
+    batch_statistics,
+    layers_with_batch_statistics,
+    recorded_modes,
+    uses_batch_statistics,
+)
+from lca_tensorflow._program import Compiled, Program
+from lca_tensorflow._traced import trace
+from lca_tensorflow._untouched import untouched
+from lca_tensorflow._variables import OtherVariables
 
 Sums: TypeAlias = tuple[tf.Tensor, tf.Tensor, tf.Tensor]
 """Weighted loss, weight and weighted gradient of the batches so far."""
+
+
+class Inputs(NamedTuple):
+    """What a batch is added with: θ (K,), values of other variables by name, the batch, the sums so far."""
+
+    theta: tf.Tensor
+    values: Mapping[str, tf.Tensor]
+    batch: PyTree
+    sums: Sums
+
+
+Wanted: TypeAlias = frozenset[str] | None
+"""The tensors whose gradient is computed; ``None``: only the loss is."""
 MEAN_HINT = "use reduction='sum_over_batch_size'"
+CONFIGURATION = "configuration"
+"""The entry of the state that says which Python values the loss has baked in."""
+PASSED_ON = (tf.errors.ResourceExhaustedError,)
+
+
+class _Clock:
+    """Counts the changes of all losses: their states are merged, and the same entry must do for all."""
+
+    now = 0
+
+    def tick(self) -> int:
+        self.now += 1
+        return self.now
+
+
+_CLOCK = _Clock()
 
 
 class KerasLoss(ModelLoss):
@@ -77,7 +123,9 @@ class KerasLoss(ModelLoss):
         run_eagerly: bool,
     ) -> None:
         self.layout: Layout = layout_of(model, frozen)
-        self.variables = list(parameters_of(model, frozen).values())
+        self._measured = parameters_of(model, frozen)
+        self.variables = list(self._measured.values())
+        self._known = all_parameters(model)
         self.dtype: str = self.variables[0].dtype
         self._model, self._loss_fn = model, loss_fn
         self._own_loss = batch_loss is not None
@@ -85,24 +133,50 @@ class KerasLoss(ModelLoss):
         self.counts_examples = batch_weight is None
         self._averages = averages_by_weight(model, loss_fn)
         self._weight = batch_weight or (sum_of_weights if self._averages else number_of_examples)
+        self._counts = self._weight is number_of_examples
         self._class_weight = class_weight
+        self.weight_hint = weight_hint(model, loss_fn)
         self._norms = layers_with_batch_statistics(model, batch_norm)
-        self.mixes_examples = bool(self._norms)
-        self._trains = training(model, frozen)
-        self._buffers = _buffers(model, self.variables, self._norms)
         self._eagerly, self._jit = run_eagerly, jit_compile
-        self._compiled: dict[object, Any] = {}  # tf.functions
+        self._roots: list[tuple[str, Any]] = [
+            (model.name, model),
+            ("loss_fn", loss_fn),
+            ("batch_loss", batch_loss),
+            ("batch_weight", batch_weight),
+        ]
+        self._example: PyTree | None = None  # a batch, to trace with
+        self._former: Program | None = None
+        self._changed = ""
+        self._program = self._made(since=0)
 
     @property
     def traces(self) -> int:
         """How often a loss or a gradient was traced so far, for all structures and sizes of batches."""
-        return sum(function.experimental_get_tracing_count() for function in self._compiled.values())
+        functions = self._program.functions.values()
+        return sum(compiled.traced.function.experimental_get_tracing_count() for compiled in functions)
+
+    def begin(self, batch: PyTree) -> None:
+        """Learn from a batch how the model calls its normalisation layers."""
+        self._example = batch
+        self._program = self._made(since=0)
 
     def theta(self) -> tf.Tensor:
         return flat(self.variables)
 
+    def trainable(self) -> Collection[str]:
+        return self._now().trained
+
+    def check(self) -> None:
+        self._now()
+
+    def what_changed(self) -> str:
+        """The settings that changed the loss when it last changed, for messages."""
+        return self._changed
+
     def state(self) -> State | None:
-        return {name: tf.identity(v.value) for name, v in self._buffers.items()} or None
+        """Variables that the loss reads besides θ, and the version of its configuration."""
+        values = self._now().others.state()
+        return {CONFIGURATION: np.array([_CLOCK.now]), **values}
 
     def evaluate(
         self,
@@ -120,31 +194,28 @@ class KerasLoss(ModelLoss):
                 "theta is float64, but the model was built in float32; use tf.cast(theta, 'float32'), or "
                 "build the model under keras.config.set_floatx('float64')."
             )
-        wide = tf.cast(theta, self.dtype)
-        zero = tf.zeros([], tf.float64)
+        program, state = self._program_of(state), state or {}
+        wanted = frozenset(program.trained if names is None else names) if gradient else None
+        wide, zero = tf.cast(theta, self.dtype), tf.zeros([], tf.float64)
         sums = zero, zero, tf.zeros_like(wide) if gradient else tf.zeros([], self.dtype)
-        state = dict(state or self.state() or {})
+        add = self._add_eagerly if self._eagerly else self._add_compiled
         for batch in batches:
-            arguments = wide, state, batch, sums
-            with loss_errors(batch, (tf.errors.ResourceExhaustedError,)):
-                sums = self._add(arguments, gradient)(*arguments)
+            with loss_errors(batch, PASSED_ON), program.others.at(state):
+                sums = add(program, wanted, Inputs(wide, state, batch, sums))
         total, weights, grad = sums
         require_weight(float(weights))
         mean = tf.cast(grad / tf.cast(weights, grad.dtype), theta.dtype) if gradient else None
         return float(total / weights), mean
 
     def try_out(self, theta: tf.Tensor, batch: PyTree) -> list[str]:
-        """One batch, not compiled."""
-        tensors = tensors_of(self.layout, theta)
-        with tf.GradientTape(watch_accessed_variables=False) as tape:
-            tape.watch(tensors)
-            loss = self._loss(tensors, dict(self.state() or {}), batch)
-        check_loss(loss, MEAN_HINT)
-        grads = tape.gradient(loss, tensors)
-        if all(grad is None for grad in grads):
+        """One batch; what it reads and draws is known before it is evaluated."""
+        self._example, program = batch, self._now()
+        with loss_errors(batch, PASSED_ON):
+            unconnected = self._learn(program)
+        self.evaluate(theta, [batch], gradient=False)
+        if unconnected == program.trained:
             raise no_gradient(self.gradient_hint)
-        found = zip(self.layout.names, grads, self._trains, strict=True)
-        return [name for name, grad, trainable in found if trainable and grad is None]
+        return [name for name in self.layout.names if name in unconnected]
 
     def prepare(self, batch: PyTree) -> PyTree:
         weighted = weighted_by_class(as_tensors(batch, self.dtype), self._class_weight)
@@ -173,73 +244,199 @@ class KerasLoss(ModelLoss):
         if self._own_loss:
             return super().scores(theta, batches)
         check_theta(self.layout, theta, tf.Tensor)
-        tensors, state = tensors_of(self.layout, tf.cast(theta, self.dtype)), dict(self.state() or {})
+        program, wide = self._now(), tf.cast(theta, self.dtype)
+        tensors, values = tensors_of(self.layout, wide), program.others.values(program.others.given, {})
         loss = self._of(error_scores(self._loss_fn))
-        found = [loss._loss(tensors, state, self.sample(batch, None)) for batch in batches]
+        with program.others.at({}), untouched(self._roots):
+            found = [loss._loss(program, tensors, values, self.sample(batch, None)) for batch in batches]
         return np.asarray(tf.concat(found, 0), np.float64)
 
     def _of(self, batch_loss: BatchLoss) -> "KerasLoss":
         """Another loss of a batch, all else the same."""
         other = copy.copy(self)
-        other._batch_loss, other._compiled = batch_loss, {}
+        other._batch_loss, other._former = batch_loss, None
+        other._program = self._program.emptied(self._others())
         return other
 
-    def _add(self, arguments: tuple[Any, ...], gradient: bool) -> Any:
-        """The function that adds one batch, traced once for batches of all sizes."""
-        function = self._add_gradient if gradient else self._add_loss
-        if self._eagerly:
-            return function
-        batch = arguments[2]
-        structure = str(tf.nest.map_structure(lambda _: 0, batch))
-        key = (gradient, structure, *((x.dtype, tuple(x.shape[1:])) for x in tf.nest.flatten(batch)))
-        if key not in self._compiled:
-            theta, state, rows, sums = tf.nest.map_structure(tf.TensorSpec.from_tensor, arguments)
-            rows = tf.nest.map_structure(lambda row: tf.TensorSpec((None, *row.shape[1:]), row.dtype), rows)
-            # TensorFlow counts tracings by code, and warns of many; it counts each partial on its own.
-            self._compiled[key] = tf.function(
-                partial(function),
-                input_signature=(theta, state, rows, sums),
-                jit_compile=self._jit,
-                autograph=False,
-            )
-        return self._compiled[key]
+    # --- programs: the loss as its Python objects were at one time ----------------------------------------
 
-    def _add_loss(self, theta: tf.Tensor, state: State, batch: PyTree, sums: Sums) -> Sums:
-        total, weights, grad = sums
-        weight = tf.cast(self._weight(batch), tf.float64)
-        loss = self._loss(tensors_of(self.layout, theta), state, batch)
-        return total + weight * tf.cast(loss, tf.float64), weights + weight, grad
+    def _now(self) -> Program:
+        """The program of the present configuration."""
+        if not self._program.configuration.same():
+            check_same_variables(self._model, self._measured, self._known)
+            self._program = self._next(self._program)
+        self.mixes_examples = uses_batch_statistics(self._program.modes)
+        return self._program
 
-    def _add_gradient(self, theta: tf.Tensor, state: State, batch: PyTree, sums: Sums) -> Sums:
-        total, weights, grad = sums
-        weight = tf.cast(self._weight(batch), tf.float64)
-        tensors = tensors_of(self.layout, theta)
-        with tf.GradientTape(watch_accessed_variables=False) as tape:
-            tape.watch(tensors)
-            loss = self._loss(tensors, state, batch)
-        found = tape.gradient(loss, tensors)
-        grad += tf.cast(weight, theta.dtype) * flat_gradient(tensors, found, self._trains)
-        return total + weight * tf.cast(loss, tf.float64), weights + weight, grad
+    def _program_of(self, state: State | None) -> Program:
+        """The program that held when this state was read."""
+        now, former = self._now(), self._former
+        when = now.since if state is None or CONFIGURATION not in state else int(state[CONFIGURATION][0])
+        if when >= now.since:
+            return now
+        if former is not None and when >= former.since and not self._eagerly:
+            return former
+        raise self._not_again()
 
-    def _loss(self, tensors: list[tf.Tensor], state: Mapping[str, tf.Tensor], batch: PyTree) -> tf.Tensor:
-        mapping = list(zip(self.variables, tensors, strict=True))
-        mapping += [(self._buffers[name], value) for name, value in state.items() if name in self._buffers]
-        with (
-            loss_errors(batch, (tf.errors.ResourceExhaustedError,)),
-            batch_statistics(self._norms),
-            Scope(mapping),
-        ):
+    def _not_again(self) -> NonDeterministicError:
+        return NonDeterministicError(
+            f"the loss has changed during the step with {self._changed or 'its configuration'}, and cannot "
+            "be evaluated as it was before; keep such values in a tf.Variable or keras.Variable, or change "
+            "them where nothing is measured."
+        )
+
+    def _next(self, old: Program) -> Program:
+        """The program after a change; the old one if the graph is the same, as most changes do not matter."""
+        changed = ", ".join(dict.fromkeys(old.configuration.changed()))
+        new = self._made(since=old.since)
+        if self._example is None or not old.functions:
+            return new
+        before = old.first()
+        compiled = self._function(new, None, self._example)
+        if compiled.traced.definition == before.traced.definition and new.modes == old.modes:
+            old.configuration, old.trained = new.configuration, new.trained
+            return old
+        if self._first_loss(new) != self._first_loss(old):
+            new.since, self._former, self._changed = _CLOCK.tick(), old, changed
+        return new
+
+    def _made(self, since: int) -> Program:
+        configuration = Configuration(self._roots, [flags_of(self._known)])
+        trains = training(self._model, self.variables)
+        trained = frozenset(n for n, trains in zip(self.layout.names, trains, strict=True) if trains)
+        program = Program(configuration, trained, self._modes(), self._others(), since)
+        self.mixes_examples = uses_batch_statistics(program.modes)
+        return program
+
+    def _others(self) -> OtherVariables:
+        own = {id(v) for v in self.variables}
+        others = [v for v in self._model.variables if id(v) not in own]
+        names = zip(unique_names(self._model, others), others, strict=True)
+        return OtherVariables(self.variables, {id(variable): name for name, variable in names})
+
+    def _modes(self) -> Modes:
+        """How training calls the normalisation layers: found by tracing a pass in training mode."""
+        unknown: Modes = [(norm, [True]) for norm in self._norms]
+        if not self._norms or self._example is None:
+            return unknown
+        with recorded_modes(self._model, self._norms) as recorded:
+            try:
+                with untouched(self._roots, drawing=True):
+                    trace(self._training_pass, (specs(self._example),))
+            except Exception:  # the loss itself is tried out next, and its error says more
+                return unknown
+        return recorded.modes if recorded.called else unknown
+
+    def _training_pass(self, batch: PyTree) -> tf.Tensor:
+        with Scope([], random=True):
             return self._batch_loss(self._model, batch)
 
+    def _first_loss(self, program: Program) -> float:
+        """The loss of the first batch at the present weights under a program."""
+        with program.others.at({}):
+            total, weights, _ = self._add_compiled(program, None, self._inputs(gradient=False))
+        return float(total / weights)
 
-def _buffers(
-    model: keras.Model,
-    variables: Iterable[keras.Variable],
-    norms: Iterable[keras.layers.BatchNormalization],
-) -> dict[str, keras.Variable]:
-    """The floating-point variables besides θ, without the statistics that ``norms`` do not read."""
-    own = {id(v) for v in variables}
-    unused = {id(v) for norm in norms for v in (norm.moving_mean, norm.moving_variance)}
-    others = [v for v in model.variables if id(v) not in own and "float" in v.dtype]
-    named = zip(unique_names(model, others), others, strict=True)
-    return {name: variable for name, variable in named if id(variable) not in unused}
+    def _inputs(self, *, gradient: bool) -> Inputs:
+        """The first batch, at the present weights."""
+        theta, zero = flat(self.variables), tf.zeros([], tf.float64)
+        sums = zero, zero, tf.zeros_like(theta) if gradient else tf.zeros([], self.dtype)
+        return Inputs(theta, {}, self._example, sums)
+
+    # --- one batch ----------------------------------------------------------------------------------------
+
+    def _learn(self, program: Program) -> frozenset[str]:
+        """Find what the loss of the first batch reads; returns the tensors that train and get no gradient."""
+        batch = self._example
+        if not self._eagerly:
+            self._function(program, None, batch)
+            return self._function(program, program.trained, batch).unconnected
+        with suppress(DataError):  # of a loss that runs only eagerly no graph can be read
+            self._function(program, None, batch)
+        unconnected: set[str] = set()
+        with untouched(self._roots), tf.GradientTape() as tape:
+            self._add(program, program.trained, unconnected, self._inputs(gradient=True))
+        if not program.functions:
+            program.others.learn(self._seen, tape.watched_variables())
+        return frozenset(unconnected)
+
+    def _add_compiled(self, program: Program, wanted: Wanted, inputs: Inputs) -> Sums:
+        compiled = self._function(program, wanted, inputs.batch)
+        values = program.others.values(compiled.given, inputs.values)
+        with untouched(self._roots) if program.others.calls_python else nullcontext():
+            found: Sums = compiled.traced(*inputs._replace(values=values))
+            return found
+
+    def _add_eagerly(self, program: Program, wanted: Wanted, inputs: Inputs) -> Sums:
+        values = program.others.values(program.others.given, inputs.values)
+        with untouched(self._roots):
+            return self._add(program, wanted, set(), inputs._replace(values=values))
+
+    def _function(self, program: Program, wanted: Wanted, batch: PyTree) -> Compiled:
+        """The function that adds one batch, traced once for batches of all sizes."""
+        structure = str(tf.nest.map_structure(lambda _: 0, batch))
+        key = (wanted, structure, *((x.dtype, tuple(x.shape[1:])) for x in tf.nest.flatten(batch)))
+        if key not in program.functions:
+            if program is self._former:
+                raise self._not_again()
+            program.functions[key] = self._compiled(program, wanted, batch)
+        return program.functions[key]
+
+    def _compiled(self, program: Program, wanted: Wanted, batch: PyTree) -> Compiled:
+        theta, number = tf.TensorSpec((self.layout.size,), self.dtype), tf.TensorSpec((), tf.float64)
+        sums = number, number, tf.TensorSpec((), self.dtype) if wanted is None else theta
+        while True:
+            unconnected: set[str] = set()
+            given = tuple(program.others.given)
+            values = {name: tf.TensorSpec(v.shape, v.dtype) for name, v in program.others.given.items()}
+
+            def add(*inputs: Any, unconnected: set[str] = unconnected) -> Sums:
+                return self._add(program, wanted, unconnected, Inputs(*inputs))
+
+            with untouched(self._roots):
+                traced = trace(add, (theta, values, specs(batch), sums), jit_compile=self._jit)
+            if not program.others.admit(traced, self._seen):
+                return Compiled(traced, given, frozenset(unconnected))
+
+    def _add(self, program: Program, wanted: Wanted, unconnected: set[str], inputs: Inputs) -> Sums:
+        """Add a batch; ``unconnected`` receives the names of the tensors that get no gradient."""
+        theta, values, batch, (total, weights, grad) = inputs
+        weight = tf.cast(self._weight(batch), tf.float64)
+        tensors = tensors_of(self.layout, theta)
+        if wanted is None:
+            loss = self._loss(program, tensors, values, batch)
+        else:
+            chosen = {n: t for n, t in zip(self.layout.names, tensors, strict=True) if n in wanted}
+            with tf.GradientTape(watch_accessed_variables=False) as tape:
+                tape.watch(list(chosen.values()))
+                loss = self._loss(program, tensors, values, batch)
+            found = tape.gradient(loss, chosen)
+            unconnected.update(name for name, gradient in found.items() if gradient is None)
+            gradient = flat_gradient(tensors, [found.get(name) for name in self.layout.names])
+            grad += self._weighted(tf.cast(weight, theta.dtype), gradient)
+        check_loss(loss, MEAN_HINT)
+        return total + self._weighted(weight, tf.cast(loss, tf.float64)), weights + weight, grad
+
+    def _weighted(self, weight: tf.Tensor, value: tf.Tensor) -> tf.Tensor:
+        """Weight times value; 0 for a weight of 0, also where the value is NaN, as a mean over nothing is."""
+        product = weight * value
+        return product if self._counts else tf.where(weight > 0, product, tf.zeros_like(product))
+
+    def _loss(
+        self, program: Program, tensors: list[tf.Tensor], values: Mapping[str, tf.Tensor], batch: PyTree
+    ) -> tf.Tensor:
+        given = [*zip(self.variables, tensors, strict=True)]
+        given += [(program.others.given[name], value) for name, value in values.items()]
+        with (
+            loss_errors(batch, PASSED_ON),
+            batch_statistics(program.modes),
+            Scope(given) as scope,
+        ):
+            loss = self._batch_loss(self._model, batch)
+        self._seen = scope.variables
+        return loss
+
+
+def specs(batch: PyTree) -> PyTree:
+    """The tensors of a batch as specs, for any number of rows."""
+    return tf.nest.map_structure(lambda row: tf.TensorSpec((None, *row.shape[1:]), row.dtype), batch)

@@ -103,7 +103,7 @@ class Objective(ModelObjective):
         jit_compile: bool = False,
         run_eagerly: bool = False,
     ) -> None:
-        check_loss_arguments(model, loss_fn, batch_loss)
+        check_loss_arguments(model, loss_fn, data, batch_loss)
         loss = KerasLoss(
             model,
             loss_fn,
@@ -118,6 +118,7 @@ class Objective(ModelObjective):
         found = measured(data, loss.prepare, keep=keep)
         if class_weight is not None and isinstance(found, Rows):
             refuse_unused_weights(found.tree, class_weight)
+        loss.begin(next(iter(found.batches(1 if isinstance(found, Rows) else None))))
         super().__init__(model, loss, found, batch_size=batch_size)
 
     @property

@@ -1,7 +1,7 @@
 """θ and the model: which variables are in θ, their names, their neuron axes, and θ as tensors."""
 
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, TypeAlias
 
 import keras
@@ -10,6 +10,7 @@ import tensorflow as tf
 from lca.errors import LayoutError
 from lca.frameworks import Frozen, check_frozen, require_one, require_precision
 from lca.layout import Layout
+from lca_tensorflow._configuration import Place
 
 Variable: TypeAlias = keras.Variable
 
@@ -33,10 +34,8 @@ def parameters_of(model: keras.Model, frozen: Frozen = "zero") -> dict[str, Vari
         raise LayoutError(
             f"the model {model.name!r} has no weights yet; call it on one batch, or model.build(input_shape)."
         )
-    # The weights of layers that were created trainable, whether or not they are now.
-    meant = {id(v) for layer in model._flatten_layers() for v in layer._trainable_variables}
     trained = {id(v) for v in model.trainable_variables}
-    found = [v for v in model.variables if id(v) in meant and (frozen == "zero" or id(v) in trained)]
+    found = [v for v in all_parameters(model) if frozen == "zero" or id(v) in trained]
     if not trained:
         raise LayoutError(
             f"the model {model.name!r} has no trainable weight, so there is nothing to allocate to; set "
@@ -49,6 +48,42 @@ def parameters_of(model: keras.Model, frozen: Frozen = "zero") -> dict[str, Vari
     )
     require_one("dtype", dtypes, "build the model under one dtype policy")
     return named
+
+
+def all_parameters(model: keras.Model) -> list[Variable]:
+    """The weights of layers that were created trainable, whether or not they are now."""
+    meant = {id(v) for layer in model._flatten_layers() for v in layer._trainable_variables}
+    return [v for v in model.variables if id(v) in meant]
+
+
+def check_same_variables(
+    model: keras.Model, measured: Mapping[str, Variable], known: Iterable[Variable]
+) -> None:
+    """Raise `LayoutError` unless the model still has the variables that it had.
+
+    Parameters
+    ----------
+    model
+        The model.
+    measured
+        The variables in θ, by name.
+    known
+        All that the model had which were created trainable, those left out of θ included.
+    """
+    now, before = {id(v) for v in model.variables}, {id(v) for v in known}
+    gone = [name for name, variable in measured.items() if id(variable) not in now]
+    if gone:
+        raise LayoutError(
+            f"{', '.join(gone)}: no longer a weight of the model {model.name!r}, as a layer has been "
+            "replaced, removed or converted; make a new Objective, and a new tracker, of the model as "
+            "it is now."
+        )
+    added = [v.path for v in all_parameters(model) if id(v) not in before]
+    if added:
+        raise LayoutError(
+            f"{', '.join(added)}: new in the model {model.name!r} since the objective was made; make a new "
+            "Objective, and a new tracker, of the model as it is now."
+        )
 
 
 def unique_names(model: keras.Model, variables: Iterable[Variable]) -> list[str]:
@@ -116,10 +151,19 @@ def flat(variables: Iterable[Variable]) -> tf.Tensor:
     return tf.concat([tf.reshape(variable.value, [-1]) for variable in variables], 0)
 
 
-def training(model: keras.Model, frozen: Frozen = "zero") -> list[bool]:
-    """Whether each of `parameters_of` trains at the moment."""
+def flags_of(variables: Sequence[Variable]) -> Place:
+    """Whether each of these variables is trainable, as a part of a `Configuration`."""
+
+    def read() -> tuple[bool, ...]:
+        return tuple(variable._trainable for variable in variables)
+
+    return Place(tuple(f"{variable.path}.trainable" for variable in variables), read, read())
+
+
+def training(model: keras.Model, variables: Iterable[Variable]) -> list[bool]:
+    """Whether each of these variables trains at the moment."""
     trained = {id(v) for v in model.trainable_variables}
-    return [id(v) in trained for v in parameters_of(model, frozen).values()]
+    return [id(v) in trained for v in variables]
 
 
 def tensors_of(layout: Layout, theta: tf.Tensor) -> list[tf.Tensor]:
@@ -128,10 +172,10 @@ def tensors_of(layout: Layout, theta: tf.Tensor) -> list[tf.Tensor]:
     return [tf.reshape(part, shape) for part, shape in zip(parts, layout.shapes, strict=True)]
 
 
-def flat_gradient(tensors: list[tf.Tensor], grads: list[Any], trains: list[bool]) -> tf.Tensor:
-    """The gradient (K,), dense; 0 for a tensor without gradient or one that does not train."""
+def flat_gradient(tensors: list[tf.Tensor], grads: list[Any]) -> tf.Tensor:
+    """The gradient (K,), dense; 0 for a tensor without gradient."""
     parts = [
-        tf.reshape(tf.zeros_like(tensor) if grad is None or not wanted else tf.convert_to_tensor(grad), [-1])
-        for tensor, grad, wanted in zip(tensors, grads, trains, strict=True)
+        tf.reshape(tf.zeros_like(tensor) if grad is None else tf.convert_to_tensor(grad), [-1])
+        for tensor, grad in zip(tensors, grads, strict=True)
     ]
     return tf.concat(parts, 0)

@@ -8,8 +8,9 @@ import tensorflow as tf
 
 from lca.frameworks import Frozen, PyTree, check_loss, check_theta
 from lca.layout import Layout
+from lca_tensorflow._configuration import Configuration
 from lca_tensorflow._model_loss import MEAN_HINT
-from lca_tensorflow._parameters import flat_gradient, layout_of, tensors_of, training
+from lca_tensorflow._parameters import flat_gradient, layout_of, tensors_of
 
 
 class Penalty:
@@ -48,20 +49,25 @@ class Penalty:
         frozen: Frozen = "zero",
     ) -> None:
         self.layout: Layout = model if isinstance(model, Layout) else layout_of(model, frozen)
-        names = self.layout.names
-        self._trains = [True] * len(names) if isinstance(model, Layout) else training(model, frozen)
         self._function = function
-        self._evaluate = tf.function(partial(self._loss_and_grad), autograph=False)
+        self._trace()
 
     def loss(self, theta: tf.Tensor, batch: PyTree | None = None) -> float:
         """R(θ), the same for every batch."""
         return self.loss_and_grad(theta)[0]
 
     def loss_and_grad(self, theta: tf.Tensor, batch: PyTree | None = None) -> tuple[float, tf.Tensor]:
-        """R(θ) and ∂R/∂θ (K,), which is 0 for frozen parameters."""
+        """R(θ) and ∂R/∂θ (K,), also of parameters that do not train."""
         check_theta(self.layout, theta, tf.Tensor)
+        if not self._configuration.same():
+            self._trace()
         value, grad = self._evaluate(theta)
         return float(value), grad
+
+    def _trace(self) -> None:
+        """Compile the function, with the Python values that it has baked in."""
+        self._configuration = Configuration([("function", self._function)])
+        self._evaluate = tf.function(partial(self._loss_and_grad), autograph=False)
 
     def _loss_and_grad(self, theta: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
         tensors = tensors_of(self.layout, theta)
@@ -69,4 +75,4 @@ class Penalty:
             tape.watch(tensors)
             value = self._function(dict(zip(self.layout.names, tensors, strict=True)))
         check_loss(value, MEAN_HINT)
-        return value, flat_gradient(tensors, tape.gradient(value, tensors), self._trains)
+        return value, flat_gradient(tensors, tape.gradient(value, tensors))

@@ -1,53 +1,129 @@
 """The modes a model is measured in: batch statistics by policy, given values for variables, no randomness."""
 
-from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
-from functools import partial
-from typing import Any
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from typing import Any, TypeAlias
 
 import keras
 import tensorflow as tf
+from keras.src.backend.common import global_state
 
 from lca.errors import NonDeterministicError
 from lca.frameworks import BatchNorm, batch_norm_policies
 
 Norm: Any = keras.layers.BatchNormalization
+Modes: TypeAlias = list[tuple[Any, list[bool]]]
+"""Normalisation layers with the value of ``training`` at each of their calls in a forward pass."""
 
 
 def layers_with_batch_statistics(
     model: keras.Model, policy: BatchNorm
 ) -> list[keras.layers.BatchNormalization]:
-    """The normalisation layers that use the statistics of the measuring batch.
-
-    As in training, a layer that is not trainable uses its moving statistics.
-    """
+    """The normalisation layers that use the statistics of the measuring batch where training does."""
     norms = [layer for layer in model._flatten_layers() if isinstance(layer, Norm)]  # names may repeat
     chosen = batch_norm_policies(policy, {norm.name for norm in norms})
-    return [norm for norm in norms if norm.trainable and chosen[norm.name] == "batch"]
+    return [norm for norm in norms if chosen[norm.name] == "batch"]
+
+
+@dataclass
+class Recorded:
+    """How a forward pass has called the normalisation layers, and whether it has called the model itself."""
+
+    modes: Modes
+    called: bool = False
 
 
 @contextmanager
-def batch_statistics(norms: Iterable[keras.layers.BatchNormalization]) -> Iterator[None]:
+def recorded_modes(model: keras.Model, norms: Iterable[Any]) -> Iterator[Recorded]:
+    """Call ``model`` as in training, and record how it calls these layers.
+
+    A frozen part may be called with ``training=False`` inside the model, so the layers alone do not say it.
+    """
+    recorded = Recorded([(norm, []) for norm in norms])
+    with ExitStack() as stack:
+        stack.enter_context(_called_by(model, _in_training(model, recorded)))
+        for norm, flags in recorded.modes:
+            stack.enter_context(_called_by(norm, _recording(norm, flags)))
+        yield recorded
+
+
+@contextmanager
+def batch_statistics(modes: Modes) -> Iterator[None]:
     """Let these layers normalise as in training, while the model is called as in inference."""
-    changed = []
+    with ExitStack() as stack:
+        for norm, flags in modes:
+            if any(flags):
+                stack.enter_context(_called_by(norm, _replaying(norm, flags)))
+        yield
+
+
+def uses_batch_statistics(modes: Modes) -> bool:
+    """Whether a layer that is trainable is called as in training; one that is not uses moving statistics."""
+    return any(norm.trainable and any(flags) for norm, flags in modes)
+
+
+@contextmanager
+def _called_by(layer: Any, call: Callable[..., Any]) -> Iterator[None]:
+    before = vars(layer).get("call")
+    object.__setattr__(layer, "call", call)
     try:
-        for norm in norms:
-            object.__setattr__(norm, "call", partial(_training_call, norm))
-            changed.append(norm)
         yield
     finally:
-        for norm in changed:
-            object.__delattr__(norm, "call")
+        if before is None:
+            object.__delattr__(layer, "call")
+        else:
+            object.__setattr__(layer, "call", before)
 
 
-def _training_call(
-    norm: keras.layers.BatchNormalization, inputs: tf.Tensor, training: bool | None = None, mask: Any = None
-) -> tf.Tensor:
-    return type(norm).call(norm, inputs, training=True, mask=mask)
+def _in_training(model: keras.Model, recorded: Recorded) -> Callable[..., Any]:
+    call = model.call
+
+    def in_training(*args: Any, **kwargs: Any) -> Any:
+        recorded.called = True
+        global_state.get_global_attribute("current_call_ctx").set_value("training", True)
+        if model._call_has_context_arg.get("training"):
+            kwargs["training"] = True
+        return call(*args, **kwargs)
+
+    return in_training
+
+
+def _recording(norm: Any, flags: list[bool]) -> Callable[..., Any]:
+    call = norm.call
+
+    def recording(*args: Any, **kwargs: Any) -> Any:
+        flags.append(bool(kwargs.get("training")))
+        return call(*args, **kwargs)
+
+    return recording
+
+
+def _replaying(norm: Any, flags: list[bool]) -> Callable[..., Any]:
+    call, made = norm.call, 0
+
+    def replaying(*args: Any, **kwargs: Any) -> Any:
+        nonlocal made
+        made += 1
+        return call(*args, **kwargs | {"training": flags[min(made, len(flags)) - 1]})
+
+    return replaying
 
 
 class Scope(keras.StatelessScope):
     """Replace variables by given values, and drop what a forward pass would assign.
+
+    Parameters
+    ----------
+    values
+        Variables with their values.
+    random
+        Whether random numbers may be drawn.
+
+    Attributes
+    ----------
+    variables
+        The Keras variables that were read and have no value here, by the id of their TensorFlow variable.
 
     Raises
     ------
@@ -56,11 +132,19 @@ class Scope(keras.StatelessScope):
         every measurement, so two evaluations would agree.
     """
 
-    def __init__(self, values: Iterable[tuple[keras.Variable, tf.Tensor]]) -> None:
+    def __init__(self, values: Iterable[tuple[keras.Variable, tf.Tensor]], *, random: bool = False) -> None:
         super().__init__(list(values), collect_losses=True)
+        self._random = random
+        self.variables: dict[int, keras.Variable] = {}
+
+    def get_current_value(self, variable: keras.Variable) -> tf.Tensor | None:
+        value = super().get_current_value(variable)
+        if value is None:
+            self.variables[id(variable._value)] = variable
+        return value
 
     def add_update(self, update: tuple[keras.Variable, tf.Tensor]) -> None:
-        if update[0].name == "seed_generator_state":
+        if update[0].name == "seed_generator_state" and not self._random:
             raise NonDeterministicError(
                 "random numbers are drawn while measuring, so the loss is not a function of the weights; is "
                 "dropout called with training=True, or noise added without asking `training`?"

@@ -128,8 +128,7 @@ def test_a_penalty_of_the_parameters_alone_is_a_term():
     assert close(lca.Sum({"data": data, "penalty": ridge}).loss(theta), data.loss(theta) + loss)
     model.layers[0].trainable = False
     fixed = Penalty(model, lambda tensors: sum(tf.reduce_sum(t**2) for t in tensors.values()))
-    grads = fixed.layout.unflatten(fixed.loss_and_grad(theta)[1].numpy())
-    assert [bool(g.any()) for g in grads.values()] == [False, False, True, False]  # biases are 0
+    assert np.array_equal(fixed.loss_and_grad(theta)[1], 2 * theta)  # a frozen layer may move all the same
     with pytest.raises(LCAError, match="must be a scalar"):
         Penalty(model, lambda tensors: tensors[fixed.layout.names[0]]).loss(theta)
 
@@ -307,7 +306,7 @@ def test_a_policy_for_each_normalisation():
     norm = keras.layers.BatchNormalization
     model = stack((6,), norm(name="first"), keras.layers.Dense(4), norm(name="second"), keras.layers.Dense(3))
     state = Objective(model, cross_entropy(), (X, Y), batch_size=17, batch_norm={"second": "frozen"}).state()
-    assert sorted(state) == ["second.moving_mean", "second.moving_variance"]
+    assert sorted(state) == ["configuration", "second.moving_mean", "second.moving_variance"]
 
 
 def test_normalisations_of_one_name_in_nested_models_all_count():
@@ -315,6 +314,6 @@ def test_normalisations_of_one_name_in_nested_models_all_count():
     inner = keras.Sequential([keras.Input((4,)), layers.BatchNormalization(name="norm")], name="inner")
     outer = layers.BatchNormalization(name="norm")
     model = keras.Sequential([keras.Input((6,)), layers.Dense(4), outer, inner, layers.Dense(3)])
-    assert Objective(model, cross_entropy(), (X, Y), batch_size=17).state() is None
+    assert list(Objective(model, cross_entropy(), (X, Y), batch_size=17).state()) == ["configuration"]
     frozen = Objective(model, cross_entropy(), (X, Y), batch_norm={"norm": "frozen"})
-    assert len(frozen.state()) == 4
+    assert len(frozen.state()) == 1 + 4

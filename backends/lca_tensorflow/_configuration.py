@@ -1,0 +1,180 @@
+"""`Configuration`: the Python values that a compiled loss has baked in, and which of them changed since."""
+
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from functools import partial
+from operator import itemgetter
+from types import CellType, FunctionType
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from lca_tensorflow._reach import (
+    NOT_READ,
+    class_settings,
+    functions_of,
+    globals_of,
+    is_setting,
+    named,
+    namespaces,
+    reached,
+)
+
+LARGEST_ARRAY = 2**16
+"""Bytes; larger arrays count as changed only if another takes their place."""
+MISSING = object()
+
+
+class Place(NamedTuple):
+    """Where settings are kept, and what they were; tuples compare by identity first, which is fast."""
+
+    names: tuple[str, ...]
+    read: Callable[[], tuple[Any, ...]]
+    values: tuple[Any, ...]
+
+    def changed(self) -> list[str]:
+        """The names of those that are not the same."""
+        try:
+            now = self.read()
+        except Exception:
+            return list(self.names)
+        return [name for name, a, b in zip(self.names, now, self.values, strict=True) if not _equal(a, b)]
+
+
+class Configuration:
+    """The settings of a model, its loss and all that they reach, as they are now.
+
+    Settings are numbers, strings, functions, arrays, variables and layers, by attribute, entry of a list or
+    dictionary, closure variable, global name or class. Asking for changes costs a comparison of tuples for
+    each object; values are compared by identity first.
+
+    Parameters
+    ----------
+    roots
+        Objects with a name each.
+    more
+        What else is compared.
+
+    Examples
+    --------
+    >>> from types import SimpleNamespace
+    >>> options = SimpleNamespace(beta=1.0)
+    >>> configuration = Configuration([("options", options)])
+    >>> options.beta = 0.5
+    >>> configuration.changed()
+    ['options.beta']
+    """
+
+    def __init__(self, roots: Iterable[tuple[str, Any]], more: Iterable[Place] = ()) -> None:
+        parts = reached(roots)
+        self._places = [*more, *(place for name, part in parts.values() for place in _places(name, part))]
+        self._parts = [part for _, part in parts.values()]  # an id is not used again while they live
+
+    def same(self) -> bool:
+        """Whether nothing has changed."""
+        try:
+            return all(read() == values for _, read, values in self._places)
+        except Exception:  # two arrays were compared, or a name is gone
+            return False
+
+    def changed(self) -> list[str]:
+        """The names of the settings that have changed, such as ``vae.beta``."""
+        return [name for place in self._places for name in place.changed()]
+
+
+def _places(name: str, part: Any) -> Iterator[Place]:
+    if isinstance(part, (list, tuple)):
+        if isinstance(part, list):
+            yield _sequence(name, part)
+        yield from (_array(name, value) for value in part if _is_watched(value))
+    for mapping in namespaces(part):
+        keys = tuple(k for k, v in mapping.items() if k not in NOT_READ and is_setting(v))
+        yield _new_entries(name, mapping)
+        if keys:
+            yield _mapping(tuple(named(name, part, key) for key in keys), mapping, keys)
+        yield from (_array(named(name, part, k), mapping[k]) for k in keys if _is_watched(mapping[k]))
+    for kind, names in class_settings(part):
+        labels = tuple(f"{kind.__name__}.{key}" for key in names)
+        values = _class_values(kind, names)
+        yield Place(labels, partial(_class_values, kind, names), values)
+    for function in functions_of(part):
+        yield from _function_places(function)
+
+
+def _function_places(function: FunctionType) -> Iterator[Place]:
+    variables, closure = function.__code__.co_freevars, function.__closure__ or ()
+    if closure:
+        read = partial(_cell_values, closure)
+        yield Place(variables, read, read())
+        yield from (_array(n, v) for n, v in zip(variables, read(), strict=True) if _is_watched(v))
+    for mapping, names in globals_of(function):
+        yield _mapping(names, mapping, names)
+        yield from (_array(key, mapping[key]) for key in names if _is_watched(mapping[key]))
+
+
+def _mapping(labels: tuple[str, ...], mapping: Mapping[Any, Any], keys: tuple[Any, ...]) -> Place:
+    read = partial(_several, itemgetter(*keys), mapping) if len(keys) > 1 else partial(_one, keys[0], mapping)
+    return Place(labels, read, read())
+
+
+def _new_entries(name: str, mapping: Mapping[Any, Any]) -> Place:
+    """An attribute may be new, and take the place of one of the class."""
+    size, known = len(mapping), mapping.keys() - NOT_READ
+
+    def read() -> tuple[Any, ...]:
+        nonlocal size
+        if len(mapping) != size and not mapping.keys() - NOT_READ - known:
+            size = len(mapping)
+        return (len(mapping) == size,)
+
+    return Place((f"a new attribute of {name}",), read, (True,))
+
+
+def _sequence(name: str, part: list[Any]) -> Place:
+    """The entries of a list by identity."""
+    return Place((f"the entries of {name}",), partial(_identities, part), _identities(part))
+
+
+def _identities(part: list[Any]) -> tuple[Any, ...]:
+    return (list(map(id, part)),)
+
+
+def _array(name: str, array: np.ndarray) -> Place:
+    def read() -> tuple[Any, ...]:
+        return (array.tobytes(),)
+
+    return Place((name,), read, read())
+
+
+def _is_watched(value: Any) -> bool:
+    return isinstance(value, np.ndarray) and value.nbytes <= LARGEST_ARRAY and value.dtype != object
+
+
+def _several(get: Callable[[Any], Any], mapping: Mapping[Any, Any]) -> tuple[Any, ...]:
+    found: tuple[Any, ...] = get(mapping)
+    return found
+
+
+def _one(key: Any, mapping: Mapping[Any, Any]) -> tuple[Any, ...]:
+    return (mapping[key],)
+
+
+def _class_values(kind: type, names: tuple[str, ...]) -> tuple[Any, ...]:
+    return tuple(vars(kind).get(name, MISSING) for name in names)
+
+
+def _cell_values(closure: tuple[CellType, ...]) -> tuple[Any, ...]:
+    return tuple(_content(cell) for cell in closure)
+
+
+def _content(cell: CellType) -> Any:
+    try:
+        return cell.cell_contents
+    except ValueError:
+        return MISSING
+
+
+def _equal(a: Any, b: Any) -> bool:
+    try:
+        return a is b or bool(a == b)
+    except Exception:
+        return False

@@ -1,0 +1,194 @@
+"""The Python objects that a model and its loss are made of: layers, losses, functions, containers.
+
+A compiled loss has the numbers in them baked in, and a forward pass may write them (`Configuration`,
+`untouched`).
+"""
+
+import sys
+from collections.abc import Iterable, Iterator, Mapping
+from functools import partial
+from types import CodeType, FunctionType, MethodType, ModuleType, SimpleNamespace
+from typing import Any
+
+import keras
+import numpy as np
+import tensorflow as tf
+
+MOST_ENTRIES = 256
+"""Lists and dictionaries with more entries hold data, not settings."""
+NOT_READ: frozenset[Any] = frozenset(vars(keras.layers.Layer(name="any"))) - {
+    "_trainable",
+    "_dtype_policy",
+    "_layers",
+    "activity_regularizer",
+} | {
+    "optimizer",
+    "history",
+    "compiled",
+    "loss",
+    "steps_per_execution",
+    "unrolled_steps_per_execution",
+    "stop_training",
+    "stop_evaluating",
+    "stop_predicting",
+    "train_function",
+    "test_function",
+    "predict_function",
+    "_compile_config",
+    "_compile_metrics",
+    "_compiled_trainable_state",
+    "_distribute_strategy",
+    "_eval_epoch_iterator",
+    "_flat_losses",
+    "_initial_epoch",
+    "_jit_compile",
+    "_loss_tracker",
+    "_run_eagerly",
+    "_self_name_based_restores",
+    "_self_saveable_object_factories",
+    "_self_unconditional_checkpoint_dependencies",
+    "_self_unconditional_deferred_dependencies",
+    "_self_unconditional_dependency_names",
+    "_self_update_uid",
+    "_y_pred_build_structure",
+    "_y_true_build_structure",
+    "output_names",
+}
+"""What Keras itself keeps in layers, models and losses about calls and training; no loss depends on it."""
+_LIBRARIES = sys.stdlib_module_names | {"keras", "tensorflow", "numpy", "lca", "lca_tensorflow"}
+_KERAS_PARTS = (
+    keras.layers.Layer,
+    keras.losses.Loss,
+    keras.regularizers.Regularizer,
+)
+_NO_OBJECTS = (list, tuple, MethodType, partial, FunctionType)
+_SIMPLE = (bool, int, float, complex, str, bytes, type(None), type, np.generic)
+_BY_IDENTITY = (tf.Tensor, tf.Variable, keras.Variable, np.ndarray, keras.dtype_policies.DTypePolicy)
+
+
+def reached(roots: Iterable[tuple[str, Any]]) -> dict[int, tuple[str, Any]]:
+    """Every part that can be reached from the roots, by id, with a name for messages."""
+    found: dict[int, tuple[str, Any]] = {}
+    waiting = list(roots)
+    while waiting:
+        name, part = waiting.pop()
+        if id(part) in found or not is_part(part):
+            continue
+        found[id(part)] = name, part
+        waiting += _inside(name, part)
+    return found
+
+
+def is_part(value: Any) -> bool:
+    """Whether a value has settings of its own: a user's object, a layer or loss, a function, a container."""
+    if isinstance(value, (list, tuple, dict)):
+        return len(value) <= MOST_ENTRIES
+    if isinstance(value, (FunctionType, MethodType, partial, SimpleNamespace, *_KERAS_PARTS)):
+        return True
+    return (
+        hasattr(value, "__dict__") and not isinstance(value, (*_BY_IDENTITY, type)) and is_users(type(value))
+    )
+
+
+def is_setting(value: Any) -> bool:
+    """Whether a loss with this value baked in has to be traced again when another takes its place."""
+    if isinstance(value, tuple):
+        return len(value) <= MOST_ENTRIES and all(map(is_setting, value))
+    return isinstance(value, (*_SIMPLE, *_BY_IDENTITY)) or callable(value) or is_part(value)
+
+
+def is_users(kind: Any) -> bool:
+    """Whether a class or function is the user's own, not part of a library that is known here."""
+    return str(getattr(kind, "__module__", None) or "").partition(".")[0] not in _LIBRARIES
+
+
+def namespaces(part: Any) -> Iterator[dict[str, Any]]:
+    """The attributes of an object, or the dictionary that it is."""
+    if isinstance(part, dict):
+        yield part
+    elif not isinstance(part, _NO_OBJECTS):
+        yield vars(part)
+
+
+def functions_of(part: Any) -> Iterator[FunctionType]:
+    """The user's functions that run when a part is called: itself, or the methods of its class."""
+    if isinstance(part, FunctionType):
+        if is_users(part):
+            yield part
+    elif not isinstance(part, (dict, *_NO_OBJECTS)):
+        for kind in filter(is_users, type(part).__mro__):
+            yield from (value for value in vars(kind).values() if isinstance(value, FunctionType))
+
+
+def class_settings(part: Any) -> Iterator[tuple[type, tuple[str, ...]]]:
+    """The user's classes of an object, with the names of their attributes that are plain settings."""
+    if isinstance(part, (dict, *_NO_OBJECTS)):
+        return
+    for kind in filter(is_users, type(part).__mro__):
+        names = [k for k, v in vars(kind).items() if isinstance(v, _SIMPLE) and not k.startswith("__")]
+        if names:
+            yield kind, tuple(names)
+
+
+def globals_of(function: FunctionType) -> Iterator[tuple[Mapping[str, Any], tuple[str, ...]]]:
+    """The global names, also of the user's modules, that a function refers to, if they are settings."""
+    names = sorted(names_in(function.__code__))
+    known = function.__globals__
+    modules = (known[n] for n in names if isinstance(known.get(n), ModuleType) and _is_users_module(known[n]))
+    for mapping in (known, *map(vars, modules)):
+        kept = tuple(name for name in names if name in mapping and _is_followed(mapping[name]))
+        if kept:
+            yield mapping, kept
+
+
+def _is_users_module(module: ModuleType) -> bool:
+    return module.__name__.partition(".")[0] not in _LIBRARIES
+
+
+def _is_followed(value: Any) -> bool:
+    if isinstance(value, (FunctionType, type)):
+        return is_users(value)
+    return is_part(value) or (is_setting(value) and not callable(value))
+
+
+def names_in(code: CodeType) -> set[str]:
+    """The global names and attributes that code refers to, in inner functions too."""
+    inner = (names_in(constant) for constant in code.co_consts if isinstance(constant, CodeType))
+    return set(code.co_names).union(*inner)
+
+
+def _inside(name: str, part: Any) -> Iterator[tuple[str, Any]]:
+    if isinstance(part, (list, tuple)):
+        yield from ((f"{name}[{i}]", value) for i, value in enumerate(part))
+    elif isinstance(part, MethodType):
+        yield from ((name, part.__func__), (name, part.__self__))
+    elif isinstance(part, partial):
+        yield from ((name, part.func), (f"{name}.args", part.args), (f"{name}.keywords", part.keywords))
+    for mapping in namespaces(part):
+        kept = ((k, v) for k, v in mapping.items() if k not in NOT_READ)
+        yield from ((named(name, part, k), v) for k, v in kept)
+    for function in functions_of(part):
+        if function is not part:
+            yield f"{name}.{function.__name__}", function
+            continue
+        yield from cells(name, function)
+        yield f"{name}.defaults", function.__defaults__
+        yield f"{name}.defaults", function.__kwdefaults__
+        for known, names in globals_of(function):
+            yield from ((key, known[key]) for key in names)
+
+
+def named(name: str, part: Any, key: Any) -> str:
+    """How a message names an entry of a part."""
+    if isinstance(part, dict):
+        return f"{name}[{key!r}]"
+    return f"{part.name if isinstance(part, keras.layers.Layer) else name}.{key}"
+
+
+def cells(name: str, function: FunctionType) -> Iterator[tuple[str, Any]]:
+    """The variables that a function has from the function it was defined in."""
+    for variable, cell in zip(function.__code__.co_freevars, function.__closure__ or (), strict=True):
+        try:
+            yield variable, cell.cell_contents
+        except ValueError:  # not bound yet
+            continue

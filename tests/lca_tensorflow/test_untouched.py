@@ -1,0 +1,188 @@
+"""Measuring leaves the model, its Python objects, all generators and the training itself as they are."""
+
+import random
+
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from lca.errors import NonDeterministicError
+from lca_tensorflow import LCACallback, Objective
+from tests.lca_tensorflow.networks import IMAGES, LABELS, X, Y, cross_entropy, floats, stack
+
+LAYERS = keras.layers
+DENSE = LAYERS.Dense
+
+
+class Counting(LAYERS.Layer):
+    """Counts its calls, keeps what it has seen, and reads neither."""
+
+    def __init__(self):
+        super().__init__()
+        self.calls, self.seen, self.by_shape = 0, [], {}
+
+    def call(self, inputs):
+        self.calls += 1
+        self.seen.append(inputs.shape)
+        self.by_shape[str(inputs.shape)] = self.calls
+        self.last = self.calls
+        return inputs
+
+
+class Noise(LAYERS.Layer):
+    """Adds random numbers, in training or always, from a generator that the case chooses."""
+
+    def __init__(self, draw, always=False):
+        super().__init__()
+        self.draw, self.always = draw, always
+
+    def call(self, inputs, training=False):
+        return inputs + self.draw(inputs) if training or self.always else inputs
+
+
+OWN = tf.random.Generator.from_seed(3)
+SEEDS = keras.random.SeedGenerator(3)
+DRAWS = {
+    "operation": lambda x: tf.random.normal(tf.shape(x), dtype=x.dtype),
+    "operation with a seed": lambda x: tf.random.uniform(tf.shape(x), seed=4, dtype=x.dtype),
+    "shuffle": tf.random.shuffle,
+    "global generator": lambda x: tf.random.get_global_generator().normal(tf.shape(x), dtype=x.dtype),
+    "own generator": lambda x: OWN.normal(tf.shape(x), dtype=x.dtype),
+    "keras": lambda x: keras.random.normal(tf.shape(x), seed=SEEDS, dtype=x.dtype),
+    "keras without a seed": lambda x: keras.random.normal(tf.shape(x), dtype=x.dtype),
+}
+PYTHON_DRAWS = {
+    "NumPy": lambda x: float(np.random.normal()),  # noqa: NPY002
+    "Python": lambda x: random.random(),
+}
+
+
+def generators():
+    """What the next random numbers depend on; reading it changes nothing."""
+    return (
+        random.getstate(),
+        str(np.random.get_state()),  # noqa: NPY002
+        tf.random.get_global_generator().state.numpy().tolist(),
+        OWN.state.numpy().tolist(),
+        SEEDS.state.numpy().tolist(),
+        tf.random.experimental.get_global_generator() is tf.random.get_global_generator(),
+    )
+
+
+def attributes(model):
+    """All attributes of a model and its layers, by identity, with the contents of lists and dictionaries."""
+    found = {}
+    for layer in model._flatten_layers():
+        for name, value in vars(layer).items():
+            contents = list(map(id, value)) if isinstance(value, list | dict) else None
+            found[layer.name, name] = id(value), contents
+    return found
+
+
+@pytest.mark.parametrize("run_eagerly", [False, True])
+def test_attributes_written_in_call_are_as_before(run_eagerly):
+    counting = Counting()
+    model = stack((6,), DENSE(4), LAYERS.BatchNormalization(), counting, DENSE(3, kernel_regularizer="l2"))
+    model.compile("sgd", cross_entropy(), metrics=["accuracy"])
+    model(X)
+    before = attributes(model)
+    values = [v.numpy() for v in model.variables]
+    objective = Objective(model, None, (X, Y), batch_size=17, run_eagerly=run_eagerly)
+    objective.loss_and_grad(objective.theta())
+    objective.state()
+    objective.scores(objective.theta())
+    assert attributes(model) == before
+    with pytest.raises(ValueError, match="raised"):
+        objective.loss(objective.theta(), (X[:, :2], Y))
+    assert attributes(model) == before
+    assert all(np.array_equal(a, v.numpy()) for a, v in zip(values, model.variables, strict=True))
+
+
+@pytest.mark.parametrize("run_eagerly", [False, True])
+@pytest.mark.parametrize("draw", (DRAWS | PYTHON_DRAWS).values(), ids=DRAWS | PYTHON_DRAWS)
+def test_a_random_loss_is_refused_before_anything_is_drawn(draw, run_eagerly):
+    model = stack((6,), DENSE(4), Noise(draw, always=True), DENSE(3))
+    tf.random.set_seed(5)
+    first = tf.random.normal([3]).numpy()
+    tf.random.set_seed(5)
+    before = generators()
+    with pytest.raises(NonDeterministicError, match="random numbers"):
+        Objective(model, cross_entropy(), (X, Y), run_eagerly=run_eagerly)
+    assert generators() == before
+    assert np.array_equal(tf.random.normal([3]).numpy(), first)
+
+
+RANDOM_LAYERS = {
+    "dropout": lambda: LAYERS.Dropout(0.5),
+    "noise": lambda: LAYERS.GaussianNoise(0.5),
+    "alpha dropout": lambda: LAYERS.AlphaDropout(0.5),
+    **{name: lambda draw=draw: Noise(draw) for name, draw in DRAWS.items() if name != "own generator"},
+}
+
+
+def images():
+    return stack(
+        (8, 8, 2),
+        LAYERS.RandomFlip(),
+        LAYERS.RandomRotation(0.2),
+        LAYERS.Conv2D(3, 3),
+        LAYERS.BatchNormalization(),
+        LAYERS.Flatten(),
+        DENSE(3),
+    )
+
+
+def trained(make, data, *, measured, run_eagerly):
+    """Everything that training has left, with or without measuring it."""
+    keras.utils.set_random_seed(1)
+    SEEDS.state.assign([3, 0])
+    tf.random.set_global_generator(tf.random.Generator.from_seed(2))
+    model = make()
+    model.compile(keras.optimizers.Adam(0.01), cross_entropy(), run_eagerly=run_eagerly)
+    callbacks = []
+    if measured:
+        objective = Objective(model, None, data, batch_size=len(data[1]), run_eagerly=run_eagerly)
+        callbacks = [LCACallback(objective, on_error="raise")]
+    model.fit(*data, batch_size=4, epochs=2, verbose=0, callbacks=callbacks)
+    if measured:
+        assert callbacks[0].summary()["train"]["steps"] > 0
+    left = [v.numpy() for v in (*model.variables, *model.optimizer.variables)]
+    return [*left, tf.random.normal([2]).numpy(), np.random.normal(), random.random()]  # noqa: NPY002
+
+
+@pytest.mark.parametrize("kind", [*RANDOM_LAYERS, "augmentation"])
+@pytest.mark.parametrize("run_eagerly", [False, True])
+def test_training_draws_the_same_numbers_as_without(kind, run_eagerly):
+    def make():
+        if kind == "augmentation":
+            return images()
+        return stack((6,), DENSE(4, activation="tanh"), RANDOM_LAYERS[kind](), DENSE(3))
+
+    data = (IMAGES, LABELS) if kind == "augmentation" else (X, Y)
+    with floats("float32"):
+        plain = trained(make, data, measured=False, run_eagerly=run_eagerly)
+        measured = trained(make, data, measured=True, run_eagerly=run_eagerly)
+    assert all(np.array_equal(a, b) for a, b in zip(plain, measured, strict=True))
+
+
+def test_a_function_that_the_user_compiled_is_not_left_with_a_trace_of_ours():
+    class Compiled(LAYERS.Layer):
+        def build(self, shape):
+            self.scale = self.add_weight(shape=shape[-1:], name="scale", initializer="ones")
+
+        @tf.function
+        def call(self, inputs):
+            return inputs * self.scale
+
+    model = stack((6,), Compiled(), DENSE(3))
+    objective = Objective(model, cross_entropy(), (X, Y))
+    theta = objective.theta()
+    grads = objective.layout.unflatten(objective.loss_and_grad(theta)[1].numpy())
+    assert all(grad.any() for grad in grads.values())
+    model.compile("sgd", cross_entropy())
+    before = model.layers[0].scale.numpy()
+    model.fit(X, Y, verbose=0)
+    assert not np.array_equal(model.layers[0].scale.numpy(), before)
+    assert objective.loss(theta) == pytest.approx(objective.loss(theta))
+    assert objective.loss(objective.theta()) != objective.loss(theta)
