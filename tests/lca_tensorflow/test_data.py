@@ -151,7 +151,7 @@ def test_fit_on_the_measured_data_set_trains_as_without():
         with floats("float32"):
             model = mlp()
         model.compile(keras.optimizers.Adam(0.01), LOSS)
-        data = generated(source).shuffle(17).batch(5)
+        data = DATA["map"](source)
         callbacks = [LCACallback(data, on_error="raise")] if measured else []
         history = model.fit(data, epochs=2, verbose=0, shuffle=False, callbacks=callbacks).history
         left.append([history["loss"], *(v.numpy() for v in (*model.variables, *model.optimizer.variables))])
