@@ -155,11 +155,11 @@ def test_the_optimizer_is_left_as_it_was_also_after_an_error():
 
     with pytest.raises(KeyError):
         fail_after_a_step()
-    assert "apply" not in vars(optimizer)
+    assert keras.optimizers.Optimizer.apply.__module__.startswith("keras.")
     Eager(model, optimizer).train_step(X, Y)
     assert tracker.steps == 1
     other = Tracker(model, optimizer, Objective(model, LOSS, (X, Y)), SIMPSON)
-    with tracker, pytest.raises(LCAError, match="another tracker is in use on this optimizer"):
+    with tracker, pytest.raises(LCAError, match="another tracker is in use on this model"):
         other.__enter__()
     with pytest.raises(LCAError, match=r"step\(\) was called outside `with tracker:`"), tracker.step():
         pass
