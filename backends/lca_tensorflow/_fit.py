@@ -55,8 +55,8 @@ class Fit:
         own = [leaf for leaf in leaves(measured) if isinstance(leaf, Objective)]
         if self._weights and own and not any(map(_is_weighted, own)):
             warnings.warn(
-                f"fit weighs the examples ({self._weights}), and the measured loss does not, so it is not the "
-                "loss that is trained. Measure with weights, as data (x, y, sample_weight) or as "
+                f"fit weighs the examples ({self._weights}), and the measured loss does not, so it is not "
+                "the loss of training. Measure with weights, as data (x, y, sample_weight) or as "
                 "Objective(model, None, data, class_weight=...).",
                 LCAWarning,
                 stacklevel=2,

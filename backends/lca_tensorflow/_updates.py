@@ -119,7 +119,7 @@ def _intercept(kind: Any) -> None:
     # A tf.function converts this function, and through it that of the user.
     def apply(self: Any, grads: Any, trainable_variables: Any = None, **kwargs: Any) -> Any:
         if tf.inside_function():
-            _traced(self)
+            _traced(self, trainable_variables)
             return own(self, grads, trainable_variables, **kwargs)
         return _eager(own, self, grads, trainable_variables, kwargs)
 
@@ -128,10 +128,12 @@ def _intercept(kind: Any) -> None:
 
 
 @tf.autograph.experimental.do_not_convert  # type: ignore[untyped-decorator]
-def _traced(optimizer: Any) -> None:
+def _traced(optimizer: Any, variables: Any) -> None:
+    trained = variables if isinstance(variables, list | tuple) else trained_by(optimizer)
     for updates in _following:
-        if not updates.inside:
-            updates.traced(optimizer)
+        if updates.concerns(trained):
+            with tf.init_scope():
+                updates.traced(optimizer)
 
 
 def _eager(own: Any, optimizer: Any, grads: Any, variables: Any, kwargs: dict[str, Any]) -> Any:
