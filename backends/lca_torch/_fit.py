@@ -5,7 +5,6 @@ from typing import Any, ClassVar, TypeAlias
 
 from torch import nn
 
-from lca.errors import LCAError
 from lca.objective import Objective as AnyObjective
 from lca.objective import leaves
 from lca.tracking import CallbackBase
@@ -30,12 +29,7 @@ class FitCallback(CallbackBase[Tracker]):
         self._begin(make)
 
     def _make_tracker(self, model: nn.Module, optimizers: Sequence[Any]) -> Tracker:
-        if len(optimizers) != 1:
-            raise LCAError(
-                f"a fit with one optimizer can be measured, this one has {len(optimizers)}; in a training "
-                "loop of your own, put a Tracker on each."
-            )
         objective = self._measured(model)
         own = [leaf for leaf in leaves(objective) if isinstance(leaf, Objective)]
         measured = own[0].model if own else model
-        return self._tracker(measured, optimizers[0], objective, self._estimator, **self._options)
+        return self._tracker(measured, list(optimizers), objective, self._estimator, **self._options)
