@@ -68,7 +68,7 @@ class BackwardPasses:
             return
         self._pass = current
         self._guard(self._begins)
-        queue = Variable._execution_engine.queue_callback  # type: ignore[attr-defined]
+        queue = Variable._execution_engine.queue_callback
         # Queued anew at the end, so that it follows the callbacks of DistributedDataParallel.
         queue(lambda: queue(lambda: self._guard(self._ended)))
 

@@ -43,7 +43,8 @@ class Loop(LoopContext):
         self._before: list[tuple[Any, int]] = []  # the gradients when the micro-batch began
         self._seen: list[tuple[Any, int]] | None = None  # and when the last backward pass ended
         self._total: Tensor | None = None  # their sum then
-        self._places: list[tuple[int, int]] | None = None  # the parameters then
+        self._taken: list[tuple[int, int]] | None = None  # where the parameters were then
+        self._start: list[tuple[int, int]] | None = None  # and when the update began
         self._marked = self._changed = False
         self._ranks: Ranks | None = None
 
@@ -66,9 +67,17 @@ class Loop(LoopContext):
             self._ranks.remove()
         self._ranks = Ranks(self._parameters, group)
 
+    def update_begins(self) -> None:
+        """An update begins at these parameters."""
+        self._start = self._at() if self._requested() else None
+
     def updated_by(self, optimizer: torch.optim.Optimizer) -> None:
-        """The coming update is made by this optimizer."""
+        """This optimizer makes the update."""
         self._optimizer = optimizer
+
+    def _at(self) -> list[tuple[int, int]]:
+        """Where the parameters are and how often each was written to."""
+        return [(parameter.data_ptr(), parameter._version) for parameter in self._parameters]
 
     def supply(self, fields: Collection[str]) -> Mapping[str, Any]:
         self._end_micro_batch()
@@ -79,7 +88,7 @@ class Loop(LoopContext):
 
     def clear(self) -> None:
         super().clear()
-        self._before, self._seen, self._total, self._places = [], None, None, None
+        self._before, self._seen, self._total, self._taken, self._start = [], None, None, None, None
         self._marked = self._changed = False
         self._passes.refresh()
         if self._ranks is not None:
@@ -100,7 +109,7 @@ class Loop(LoopContext):
         if not fields:
             return
         self._seen = _versions(self._parameters)
-        self._places = [(p.data_ptr(), p._version) for p in self._parameters]
+        self._taken = self._at()
         if "gradient" in fields or "micro_batches" in fields:
             self._total = flat_gradient(self._parameters)
         if "micro_batches" in fields and self._ranks is None and self._weight is not None:
@@ -171,11 +180,12 @@ class Loop(LoopContext):
                 "share one backward pass, or gradients are reused or assigned. The gradient at the start of "
                 f"this update is then unknown; run a backward pass before each update, {_ELSE}"
             )
-        if self._ranks is None and self._places != [(p.data_ptr(), p._version) for p in self._parameters]:
+        if self._taken != self._start:
             raise LCAError(
-                "the parameters were changed between the backward pass and the update, so its gradient is "
-                "not that at the start of the update (optimizers like SAM take it elsewhere, and several "
-                f"optimizers may share one backward pass); take it there, {_ELSE}"
+                "the parameters were changed between the start of the update and its backward pass, or "
+                "between the pass and the update (optimizers like SAM take the gradient elsewhere, and "
+                "several optimizers may share one). Take the gradient where the update starts, "
+                f"{_ELSE}"
             )
 
     def _gradient_sum(self) -> Tensor | None:
@@ -183,12 +193,12 @@ class Loop(LoopContext):
 
     def _gradient_sums(self) -> tuple[Tensor, Iterable[Tensor]]:
         sums = [mark for _, mark in self._marks]
-        if sums[-1] is not self._total:
+        if self._total is None or sums[-1] is not self._total:
             raise LCAError(
                 "a backward pass of this update belongs to no micro-batch; loop over tracker.batches(loader) "
                 f"or tracker.micro_batches(batch, n) for all of them, {_ELSE}"
             )
-        return sums[-1], chain(sums[:1], (after - before for before, after in pairwise(sums)))
+        return self._total, chain(sums[:1], (after - before for before, after in pairwise(sums)))
 
     def _loss_scale(self) -> float:
         scaler = calling(torch.amp.GradScaler)

@@ -2,14 +2,13 @@
 
 import warnings
 from collections.abc import Callable, Iterator, Sequence
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
 
 from lca.errors import LCAError, LCAWarning
 from lca.objective import Objective as AnyObjective
-from lca.objective import leaves
 from lca.tracking import ModelTracker
 from lca.tracking._follower import RunFollower
 from lca_torch._live import ParameterVector, flat, holds
@@ -48,10 +47,10 @@ class Tracker(ModelTracker[Loop]):
     Notes
     -----
     Estimators on training batches (`lca.estimators.CrossFit` and others) require step fields. The gradient is
-    that of the loss on which the loop calls ``backward``, without the scale of a `torch.amp.GradScaler`. It is
-    read when the backward pass ends, so that clipping is no part of it. The update without a micro-batch is
-    that of the clipped gradient; clipping by value is refused. The rest comes from a loop over `batches` or
-    `micro_batches`, and from calls of `scores`.
+    that of the loss on which the loop calls ``backward``, without the scale of a `torch.amp.GradScaler`; it
+    is read when the backward pass ends, so that clipping is no part of it. The update without a micro-batch
+    is that of the gradient clipped by norm; clipping by value is refused. The rest comes from a loop over
+    `batches` or `micro_batches`, and from calls of `scores`.
 
     Memory beyond the estimator's: one vector (K,) on the model's device, θ before the step; θ after the step
     is read from the model itself. Between steps that vector and the last gradient are kept.
@@ -72,6 +71,7 @@ class Tracker(ModelTracker[Loop]):
     (3, True)
     """
 
+    _loop: ClassVar[type[Loop]] = Loop
     _types = nn.Module, torch.optim.Optimizer
     _type_names = "torch.nn.Module", "torch.optim.Optimizer"
     _advice = {
@@ -81,6 +81,7 @@ class Tracker(ModelTracker[Loop]):
         "scores": "call tracker.scores(index, outputs, labels) at every step, or give the estimator "
         "refresh=n",
     }
+
     def ranks(self, group: Any = None) -> None:
         """Under `torch.nn.parallel.DistributedDataParallel`: the batch of each rank is a micro-batch.
 
@@ -132,11 +133,10 @@ class Tracker(ModelTracker[Loop]):
             for optimizer in stepping(self._optimizers):
                 check_known(optimizer)
         self._measured = parameters
-        return Loop(parameters, self._requested)
+        return self._loop(parameters, self._requested)
 
     def _live_theta(self, parameters: Sequence[nn.Parameter]) -> "_LiveTheta":
-        measured = [own for own in leaves(self._session.objectives) if isinstance(own, Objective)]
-        return _LiveTheta(parameters, measured)
+        return _LiveTheta(parameters)
 
 
 class _StepListener:
@@ -153,6 +153,7 @@ class _StepListener:
             self._expected.append(optimizer)
             self._warn(optimizer)
         self._follower.before()
+        self._context.update_begins()
         return bool(self._follower.requested)
 
     def collect(self, optimizer: torch.optim.Optimizer, args: Any, kwargs: Any) -> tuple[Any, Any] | None:
@@ -174,21 +175,20 @@ class _StepListener:
     def _warn(self, optimizer: torch.optim.Optimizer) -> None:
         warnings.warn(
             f"step {self._follower.steps} is made by an optimizer that the tracker was not given, "
-            f"{type(optimizer).__name__}; its updates are measured like the others. Pass all optimizers of the "
-            "run, Tracker(model, [first, second], objective), or begin a new tracker with the new one.",
+            f"{type(optimizer).__name__}; its updates are measured like the others. Pass all optimizers of "
+            "the run, Tracker(model, [first, second], objective), or make a tracker for each phase of it.",
             LCAWarning,
             stacklevel=2,
         )
 
 
 class _LiveTheta:
-    """`lca.tracking.LiveTheta` of parameters whose dtype and device must not change."""
+    """`lca.tracking.LiveTheta` of the parameters of a model."""
 
-    def __init__(self, parameters: Sequence[nn.Parameter], measured: Sequence[Objective]) -> None:
-        self._parameters, self._measured = parameters, measured
+    def __init__(self, parameters: Sequence[nn.Parameter]) -> None:
+        self._parameters = parameters
 
     def copy(self) -> Tensor:
-        self._check()
         return flat(self._parameters)
 
     def borrow(self) -> ParameterVector:
@@ -198,15 +198,7 @@ class _LiveTheta:
         return borrowed.persist(memory)
 
     def is_at(self, theta: Tensor) -> bool:
-        self._check()
         return holds(theta, self._parameters)
-
-    def equal(self, a: Tensor, b: Tensor) -> bool:
-        return torch.equal(a, b)
-
-    def _check(self) -> None:
-        for objective in self._measured:
-            objective.check()
 
 
 def _calling_once(closure: Callable[[], Any], listener: Callable[[], None]) -> Callable[[], Any]:

@@ -102,13 +102,15 @@ class Updates:
 
     def _ends(self, optimizer: Optimizer, args: Any, kwargs: Any) -> None:
         if self._owns(optimizer):
-            # A GradScaler sets this attribute of fused optimizers, which then run the hooks without an update.
+            # A GradScaler sets this attribute of fused optimizers, which then call hooks without an update.
             found_inf = getattr(optimizer, "found_inf", None)
             self.exit(sys._getframe(1), made=found_inf is None or not bool(found_inf))
 
     def _owns(self, optimizer: Optimizer) -> bool:
         owned = self._owned
-        return any(id(parameter) in owned for group in optimizer.param_groups for parameter in group["params"])
+        return any(
+            id(parameter) in owned for group in optimizer.param_groups for parameter in group["params"]
+        )
 
     def _forget_collector(self) -> None:
         if self._collector is not None:

@@ -28,7 +28,7 @@ class Clipping:
         self.max_norm, self._told = float(max_norm), True
 
     def check(self, norm: float, factor: float, eps: float) -> None:
-        """Raise `LCAError` unless clipping explains that a gradient of this norm was multiplied by ``factor``.
+        """Raise `LCAError` unless clipping multiplies a gradient of this norm by ``factor``.
 
         ``eps`` is that of the gradient's dtype.
         """
@@ -42,16 +42,27 @@ class Clipping:
                 )
             return
         if self.max_norm is None and factor < 1.0:
-            digits = _DIGITS - 1 - floor(log10(after))
-            if abs(round(after, digits) - after) <= slack:
-                self.max_norm = round(after, digits)
-        limit = self.max_norm
-        clipped = limit is not None and factor < 1.0
-        if not (clipped and (after <= limit + slack if self._told else abs(after - limit) <= slack)):  # type: ignore[operator]
+            self.max_norm = _round_number(after, slack)
+        if factor > 1.0 or self.max_norm is None or not self._leaves(after, slack):
             raise LCAError(
-                f"the gradient was multiplied by {factor:.6g} between its backward pass and the update, to norm "
-                f"{after:.6g}, which is not clipping to one norm; {_FIX}"
+                f"the gradient was multiplied by {factor:.6g} between its backward pass and the update, to "
+                f"norm {after:.6g}, which is not clipping to one norm; {_FIX}"
             )
+
+    def _leaves(self, norm: float, slack: float) -> bool:
+        """Whether clipping leaves a gradient of this norm; of a part of the parameters, if it was told."""
+        assert self.max_norm is not None
+        return norm <= self.max_norm + slack and (self._told or norm >= self.max_norm - slack)
+
+
+def _round_number(value: float, slack: float) -> float | None:
+    """The number of few digits that ``value`` is, if it is one.
+
+    >>> _round_number(0.2500001, 1e-6), _round_number(0.2512, 1e-6)
+    (0.25, None)
+    """
+    found = round(value, _DIGITS - 1 - floor(log10(value))) if value else 0.0
+    return found if abs(found - value) <= slack and found else None
 
 
 _FIX = (

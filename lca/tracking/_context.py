@@ -15,7 +15,7 @@ from lca.step import ExampleScores, MicroBatch
 from lca.tolerances import summed
 from lca.tracking._clipping import Clipping
 
-_IGNORED = -100  # the default ignore_index of cross-entropy
+IGNORED = -100  # the default ignore_index of cross-entropy
 
 
 class LoopContext(ABC):
@@ -53,7 +53,9 @@ class LoopContext(ABC):
     def begin_batch(self, *batch: Batch, weight: float | None = None) -> None:
         """As `lca.tracking.ModelTracker.begin_batch`."""
         if weight is not None and not weight > 0:
-            raise LCAError(f"the weight of a batch is a number > 0, got {weight!r}; skip a batch of weight 0.")
+            raise LCAError(
+                f"the weight of a batch is a number > 0, got {weight!r}; skip a batch of weight 0."
+            )
         self._end_micro_batch()
         self._batches += batch
         self._told &= weight is not None
@@ -151,8 +153,8 @@ class LoopContext(ABC):
         known = self._told or (len(sizes) == 1 and None not in sizes) or len(self._batches) == 1
         if not known and not self._weighed:
             raise LCAError(
-                "the batches that this update accumulates differ in size, or their size is unknown, so their "
-                "weights in its loss are unknown; pass weight= to tracker.batches or tracker.begin_batch: the "
+                "the batches that this update accumulates differ in size, or their size is unknown, and so "
+                "are their weights in its loss; pass weight= to tracker.batches or tracker.begin_batch: the "
                 "number of examples or tokens of a batch if the loop accumulates sums over them, or a "
                 "constant if it accumulates the mean of each batch."
             )
@@ -233,8 +235,8 @@ def multiple_of(total: Vector, gradient: Vector) -> float:
             "the gradient of the update is not a multiple of the sum over its micro-batches: it was clipped "
             "entry by entry, averaged over ranks, had something added to it, or one backward pass covered "
             "several micro-batches. The update without one of them is then unknown; run one backward pass "
-            "for each micro-batch and clip by norm, or use an estimator that requires no gradient of training "
-            "(lca.estimators.SampledPathIntegral)."
+            "for each micro-batch and clip by norm, or use an estimator that requires no gradient of "
+            "training (lca.estimators.SampledPathIntegral)."
         )
     return factor
 
@@ -253,7 +255,7 @@ def size_of(batch: Batch) -> str | None:
 
 def _ignored(tensor: Any) -> int:
     numbers = array_ops(tensor).to_numpy(tensor) if "int" in str(tensor.dtype) else np.zeros(0)
-    return int(np.count_nonzero(numbers == _IGNORED))
+    return int(np.count_nonzero(numbers == IGNORED))
 
 
 def _check_logits(logits: tuple[int, ...], labels: tuple[int, ...]) -> None:

@@ -55,8 +55,8 @@ class ModelTracker(TrackerBase, ABC, Generic[Context]):
         optimizers = list(optimizer) if isinstance(optimizer, list | tuple) else [optimizer]
         wrong = [one for one in optimizers if not isinstance(one, optimizer_type)]
         check_arguments(
-            f"Tracker(model, optimizer, objective), with a {names[0]}, one {names[1]} or a list of those that "
-            "take turns",
+            f"Tracker(model, optimizer, objective), with a {names[0]}, one {names[1]} or a list of those "
+            "that take turns",
             {
                 "model": (model, isinstance(model, model_type)),
                 "optimizer": (wrong[0] if wrong else optimizer, bool(optimizers) and not wrong),
@@ -159,8 +159,9 @@ class ModelTracker(TrackerBase, ABC, Generic[Context]):
         parameters = [named[name] for name in layout.names]
         owned = {id(parameter) for parameter in self._owned()}
         if owned and not any(id(parameter) in owned for parameter in parameters):
+            owns = "the optimizer owns" if len(self._optimizers) == 1 else "the optimizers own"
             raise LCAError(
-                f"{'the optimizer owns' if len(self._optimizers) == 1 else 'the optimizers own'} none of the parameters of this {type(self._model).__name__}; it was "
+                f"{owns} none of the parameters of this {type(self._model).__name__}; it was "
                 "made for another model, or before the model was replaced or wrapped; make it anew."
             )
         return parameters
