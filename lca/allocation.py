@@ -6,6 +6,7 @@ from typing import Protocol, runtime_checkable
 
 import numpy as np
 
+from lca._replay import Replay
 from lca.arrays import Vector, array_ops
 from lca.errors import LCAError, NonDeterministicError, TrajectoryError
 from lca.objective import Batch, Objective, Sampled, at_state
@@ -208,15 +209,17 @@ def allocate(
     estimator
         How a step is allocated, e.g. ``PathIntegral(SIMPSON)`` or ``Adaptive(tol=1e-3)``.
     check
-        Evaluate loss and gradient twice at the first point, and refuse an objective that gives two
-        results. Costs two gradients a run, not counted in ``cost``.
+        Refuse an objective that gives two results at one point: evaluate loss and gradient twice at the
+        first point, and for an estimator of the full loss, the loss again at the start of steps that do not
+        converge, of the 2nd, 4th, 8th, ... and every 64th. Costs two gradients a run and 0.5 % of a gradient
+        a step, not counted in ``cost``.
 
     Raises
     ------
     TrajectoryError
         If there are fewer than two points, or no step at all.
     NonDeterministicError
-        If the objective is not a function of θ alone.
+        If the objective is not a function of θ (and its state) alone.
     NonFiniteError
         If parameters, loss or gradient hold NaN or Inf; the message names step and tensor.
     IncompleteStepError
@@ -324,6 +327,11 @@ def start_each(
         )
     allocators = {name: estimator.start(objective) for name, objective in objectives.items()}
     unchecked = dict(objectives) if check else {}
+    replays = {
+        name: Replay(objective, name)
+        for name, objective in objectives.items()
+        if check and estimator.target == "full"
+    }
 
     def allocate_step(step: Step) -> dict[str, StepAllocation]:
         if not isinstance(step, Step):
@@ -340,7 +348,10 @@ def start_each(
                 few = np.arange(min(_FEW, objective.n_examples))
                 check_deterministic(measured, step.start, objective.batch(few))
         unchecked.clear()
-        return {name: allocator(step) for name, allocator in allocators.items()}
+        found = {name: allocator(step) for name, allocator in allocators.items()}
+        for name, replay in replays.items():
+            replay.check(step, found[name])
+        return found
 
     return allocate_step
 

@@ -1,23 +1,25 @@
 """`Objective`: the contract between the estimators and whatever computes losses and gradients.
 
 A backend, or a user with a hand-derived gradient, supplies `loss` and `loss_and_grad` at any θ; everything
-else in this library is built on these two. `Stateful`, `Selective`, `Sampled` and `Scored` are optional.
+else in this library is built on these two. `Stateful`, `Selective`, `Sampled`, `Scored` and `Checked` are
+optional.
 """
 
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import reduce
-from operator import add, or_
+from operator import add
 from typing import Any, Protocol, TypeAlias, runtime_checkable
 
 import numpy as np
 
-from lca.arrays import Vector
+from lca.arrays import Vector, array_ops
 from lca.errors import LCAError
 from lca.layout import Layout, check_same_layout
 
 __all__ = [
     "Batch",
+    "Checked",
     "Evaluation",
     "Objective",
     "Sampled",
@@ -33,6 +35,7 @@ __all__ = [
     "evaluate",
     "leaves",
     "state_of",
+    "what_changed",
 ]
 
 Batch: TypeAlias = Any
@@ -140,6 +143,26 @@ class Selective(Protocol):
 
     def differentiating(self, names: Collection[str]) -> Objective:
         """The same loss with the gradient of these tensors, and of no others."""
+
+
+@runtime_checkable
+class Checked(Protocol):
+    """An objective that can tell whether it still measures what it was made for.
+
+    Examples
+    --------
+    >>> from lca.reference import Quadratic
+    >>> class Careful(Quadratic):
+    ...     device = "cpu"
+    ...     def check(self):
+    ...         if self.device != "cpu":
+    ...             raise LCAError("the model was moved; make the objective anew.")
+    >>> isinstance(Careful(np.eye(2)), Checked), isinstance(Quadratic(np.eye(2)), Checked)
+    (True, False)
+    """
+
+    def check(self) -> None:
+        """Raise `LCAError` if not. Trackers call it before each measured step, so it must cost little."""
 
 
 @runtime_checkable
@@ -323,12 +346,7 @@ def state_of(objective: Objective) -> State | None:
     >>> state_of(Quadratic(np.eye(2))) is None
     True
     """
-    if isinstance(objective, Sum):
-        states = [state_of(term) or {} for term in objective.terms.values()]
-        return reduce(or_, map(dict, states)) or None
-    if isinstance(objective, Scaled):
-        return state_of(objective.objective)
-    return objective.state() if isinstance(objective, Stateful) else None
+    return joint_state(leaves(objective))
 
 
 def at_state(objective: Objective, state: State | None) -> Objective:
@@ -346,7 +364,72 @@ def at_state(objective: Objective, state: State | None) -> Objective:
         return Sum({name: at_state(term, state) for name, term in objective.terms.items()})
     if isinstance(objective, Scaled):
         return Scaled(at_state(objective.objective, state), objective.factor)
-    return objective.at_state(state) if isinstance(objective, Stateful) else objective
+    if not isinstance(objective, Stateful):
+        return objective
+    return objective.at_state(state.of(objective) if isinstance(state, JointState) else state)
+
+
+class JointState(dict[str, Vector]):
+    """The states of several objectives, some of which mean different things by one name.
+
+    As a mapping it holds the entries of all, the later one of each name.
+    """
+
+    def __init__(self, states: Sequence[tuple[Objective, State]]) -> None:
+        super().__init__(entry for _, state in states for entry in state.items())
+        self.parts = states
+
+    def of(self, objective: Objective) -> State:
+        """The state of one of the objectives; all entries for any other."""
+        return next((state for own, state in self.parts if own is objective), self)
+
+
+def joint_state(objectives: Iterable[Objective]) -> State | None:
+    """A copy of what the objectives depend on besides θ; ``None`` if nothing.
+
+    The objectives are innermost ones (`leaves`). Entries that are equal under one name are one entry.
+
+    >>> from lca.reference import Quadratic
+    >>> joint_state([Quadratic(np.eye(2))]) is None
+    True
+    """
+    states = [(own, state) for own in objectives if isinstance(own, Stateful) and (state := own.state())]
+    merged: dict[str, Vector] = {}
+    for _, state in states:
+        if not all(_same(value, merged.setdefault(name, value)) for name, value in state.items()):
+            return JointState(states)
+    return merged or None
+
+
+def same_state(a: State | None, b: State | None) -> bool:
+    """Whether two states hold the same entries: names, types, shapes, dtypes and numbers.
+
+    >>> same_state({"n": np.array(1)}, {"n": np.array(1)}), same_state({"n": np.array(1)}, {})
+    (True, False)
+    """
+    if a is None or b is None:
+        return a is b
+    first, second = (state.parts if isinstance(state, JointState) else [(None, state)] for state in (a, b))
+    return len(first) == len(second) and all(
+        own is other and one.keys() == two.keys() and all(_same(one[name], two[name]) for name in one)
+        for (own, one), (other, two) in zip(first, second, strict=True)
+    )
+
+
+def _same(a: Vector, b: Vector) -> bool:
+    return a is b or array_ops(a).equal(a, b)
+
+
+def what_changed(objective: Objective) -> str:
+    """What is known to have moved the loss besides θ and state; empty if nothing is.
+
+    An objective that can tell has a method ``what_changed()``, which returns a text.
+
+    >>> from lca.reference import Quadratic
+    >>> what_changed(Quadratic(np.eye(2)))
+    ''
+    """
+    return "; ".join(text for own in leaves(objective) if (text := getattr(own, "what_changed", str)()))
 
 
 def differentiated_by(objective: Objective) -> frozenset[str]:

@@ -73,13 +73,14 @@ class RunViews(RowView):
         self.histogram.add(row.magnitudes, self.layout.size)
 
 
-def summarize(run: RunViews) -> dict[str, Any]:
+def summarize(run: RunViews, loss_end: float | None = None) -> dict[str, Any]:
     """The summary of one measured loss: plain Python values, ready for JSON.
 
     ``loss_end - loss_start = lca_total + state_change + residual + unmeasured_change`` up to float64
     rounding. The first three terms are sums over the measured steps; ``unmeasured_change`` is the change of
     the loss between the end of one measured step and the start of the next (steps skipped by ``every=``, and
-    discontinuities). Allocations, residuals and ``mass`` are in units of the loss; negative: helping.
+    discontinuities), and from the end of the last one to the end of the run. Allocations, residuals and
+    ``mass`` are in units of the loss; negative: helping.
 
     ``helping_percent`` is the mean over the steps that have one (`lca.views.Signs`), or ``None``. For
     sampled allocations the losses are NaN, the helping percentages are ``None``, and
@@ -89,6 +90,8 @@ def summarize(run: RunViews) -> dict[str, Any]:
     ----------
     run
         The views of at least one step.
+    loss_end
+        The loss at the end of the run; ``None`` if that is where the last measured step ended.
 
     Examples
     --------
@@ -101,15 +104,17 @@ def summarize(run: RunViews) -> dict[str, Any]:
     """
     rows, signs = run.trace.rows, run.signs.per_step()
     sampled = bool(rows["sampled"].any())
+    last = float(rows["loss_end"][-1])
+    end = last if loss_end is None else loss_end
     return {
         "parameters": run.layout.size,
         "steps": len(rows),
         "loss_start": float(rows["loss_start"][0]),
-        "loss_end": float(rows["loss_end"][-1]),
+        "loss_end": end,
         "lca_total": float(rows["total"].sum()),
         "residual": float(rows["residual"].sum()),
         "state_change": float(rows["state_change"].sum()),
-        "unmeasured_change": float((rows["loss_start"][1:] - rows["loss_end"][:-1]).sum()),
+        "unmeasured_change": float((rows["loss_start"][1:] - rows["loss_end"][:-1]).sum()) + (end - last),
         "mass": float(rows["mass"].sum()),
         "max_step_residual": float(np.abs(rows["residual"]).max()),
         "unconverged_steps": int(np.count_nonzero(~rows["converged"])),

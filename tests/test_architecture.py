@@ -15,6 +15,7 @@ FLOORS = [
     ["lca.layout"],
     ["lca.objective"],
     ["lca.step"],
+    ["lca._replay"],
     ["lca.allocation"],
     ["lca.estimators", "lca.importers"],
     ["lca.row"],

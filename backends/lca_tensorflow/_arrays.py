@@ -96,6 +96,20 @@ class TensorFlowDeviceOps(TensorFlowOps):
     def all_finite(self, vector: tf.Tensor) -> bool:
         return bool(tf.reduce_all(tf.math.is_finite(vector)))
 
+    def equal(self, a: tf.Tensor, b: tf.Tensor) -> bool:
+        if type(a) is not type(b) or (a.shape, a.dtype) != (b.shape, b.dtype):
+            return False
+        same = a == b
+        if a.dtype.is_floating:
+            same |= tf.math.is_nan(a) & tf.math.is_nan(b)
+        return bool(tf.reduce_all(same))
+
+    def moved(self, start: tf.Tensor, end: tf.Tensor, parts: Sequence[slice]) -> list[bool]:
+        # Bits are compared, as TensorFlow takes a subnormal number for 0; -0.0 and 0.0 then differ.
+        flags = [tf.reduce_any(_bits(start[part]) != _bits(end[part])) for part in parts]
+        found: list[bool] = self.to_numpy(tf.stack(flags)).tolist() if flags else []
+        return found
+
     def size(self, vector: tf.Tensor) -> int:
         return int(vector.shape[0])
 

@@ -73,6 +73,18 @@ class TorchOps(ArrayOps):
         numbers: np.ndarray = (array.float() if small else array).numpy()
         return numbers
 
+    def equal(self, a: Tensor, b: Tensor) -> bool:
+        if type(a) is not type(b) or (a.shape, a.dtype, a.device) != (b.shape, b.dtype, b.device):
+            return False
+        return torch.equal(a, b) or (a.is_floating_point() and torch.equal(_numbers(a), _numbers(b)))
+
+    def moved(self, start: Tensor, end: Tensor, parts: Sequence[slice]) -> list[bool]:
+        if not parts:
+            return []
+        pairs = zip(_cut(start, parts), _cut(end, parts), strict=True)
+        flags: list[bool] = torch.stack([(a != b).any() for a, b in pairs]).tolist()
+        return flags
+
     def snapshot(self, vector: Tensor) -> object:
         # torch counts changes in place, so nothing is copied. Writes through ``.data`` it does not count.
         return vector if isinstance(vector, ParameterVector) else VersionedTensor.of(vector)
@@ -186,6 +198,24 @@ def _parts(vector: Tensor, runs: list[list[int]]) -> Iterable[Tensor]:
         return (_joined([next(pieces) for _ in run]) for run in runs)
     parts: Iterable[Tensor] = vector.detach().split([sum(run) for run in runs])  # type: ignore[no-untyped-call]
     return parts
+
+
+def _cut(vector: Tensor, parts: Sequence[slice]) -> list[Tensor]:
+    """These parts of a vector; a part that is one piece of a `ParameterVector` is not copied."""
+    if isinstance(vector, ParameterVector):
+        ends = np.cumsum(vector.sizes).tolist()
+        pieces = {
+            (end - size, end): p for p, size, end in zip(vector.pieces, vector.sizes, ends, strict=True)
+        }
+        if all((part.start, part.stop) in pieces for part in parts):
+            return [pieces[part.start, part.stop].reshape(-1) for part in parts]
+        vector = flat(vector.pieces)
+    return [vector.detach()[part] for part in parts]
+
+
+def _numbers(tensor: Tensor) -> Tensor:
+    """The tensor with its NaN, which equal nothing, replaced; and where they were."""
+    return torch.stack([tensor.nan_to_num(0.0, torch.inf, -torch.inf), tensor.isnan().to(tensor.dtype)])
 
 
 def _joined(pieces: list[Tensor]) -> Tensor:

@@ -38,6 +38,18 @@ def movement_sums(weighted: WeightedVectors, start: np.ndarray, end: np.ndarray)
     return signed, absolute
 
 
+def equal(a: np.ndarray, b: np.ndarray) -> bool:
+    """Whether shape, dtype and numbers are the same (`ArrayOps.equal`)."""
+    if a.shape != b.shape or a.dtype != b.dtype:
+        return False
+    return np.array_equal(a, b) or (a.dtype.kind in "fc" and np.array_equal(a, b, equal_nan=True))
+
+
+def moved(start: np.ndarray, end: np.ndarray, parts: Sequence[slice]) -> list[bool]:
+    """Whether the vectors differ in each of the parts (`ArrayOps.moved`)."""
+    return [not np.array_equal(start[part], end[part]) for part in parts]
+
+
 def all_finite(values: np.ndarray) -> bool:
     """Whether no entry is NaN or infinite."""
     return bool(np.isfinite(values).all())

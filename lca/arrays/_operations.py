@@ -111,6 +111,26 @@ class ArrayOps(ABC):
         """
         return host.eps(self.to_numpy(vector))
 
+    def equal(self, a: Native, b: Native) -> bool:
+        """Whether two arrays of any shape and dtype are the same: type, shape, dtype and every number.
+
+        NaN equals NaN here.
+
+        >>> array_ops(np.zeros(1)).equal(np.array([True]), np.array([True])), array_ops(np.zeros(1)).equal(
+        ...     np.array([1]), np.array([1.0]))
+        (True, False)
+        """
+        return type(a) is type(b) and host.equal(self.to_numpy(a), self.to_numpy(b))
+
+    def moved(self, start: Vector, end: Vector, parts: Sequence[slice]) -> list[bool]:
+        """Whether two vectors differ anywhere in each of these parts, which are slices with both ends.
+
+        >>> start, end = np.zeros(3), np.array([0.0, 0.0, 1.0])
+        >>> array_ops(start).moved(start, end, [slice(0, 2), slice(1, 3)])
+        [False, True]
+        """
+        return host.moved(self.to_numpy(start), self.to_numpy(end), parts)
+
     @abstractmethod
     def to_numpy(self, array: Vector | Native) -> np.ndarray:
         """The same numbers as a NumPy array; a view, possibly read-only, where the array type allows it.

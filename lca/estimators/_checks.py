@@ -1,12 +1,13 @@
 """The checks of a step, a gradient and a loss, and the search for the tensor that holds NaN or Inf."""
 
+from collections.abc import Collection
 from math import isfinite
 from numbers import Real
 
 import numpy as np
 
 from lca.arrays import Vector, array_ops
-from lca.errors import LCAError, NonFiniteError, TrajectoryError
+from lca.errors import IncompleteStepError, LCAError, NonFiniteError, TrajectoryError
 from lca.layout import Layout
 from lca.objective import Evaluation
 from lca.step import Step
@@ -22,6 +23,19 @@ def check_step(layout: Layout, step: Step) -> None:
         raise TrajectoryError(
             f"step {step.index} goes from {step.start.dtype} to {step.end.dtype}; store all points in one "
             "dtype."
+        )
+
+
+def check_trained(step: Step, untrained: Collection[str]) -> None:
+    """Raise `IncompleteStepError` if tensors moved that do not train, and so have no training gradient."""
+    if untrained:
+        names = ", ".join(sorted(untrained))
+        raise IncompleteStepError(
+            f"step {step.index}: {names} moved but did not train, so there is no training gradient to "
+            "allocate it by. Was it frozen after the update, or does the optimizer go on moving it by its "
+            "momentum? Reset the optimizer's state when a layer is frozen, or use an estimator that computes "
+            "its own gradients (lca.Adaptive, lca.estimators.SampledPathIntegral).",
+            f"gradient of {names}",
         )
 
 

@@ -16,7 +16,7 @@ from lca.estimators._sampled_path_integral import (
     gradient_on,
     sampled_node,
 )
-from lca.objective import Evaluation, Objective
+from lca.objective import Evaluation, Objective, State, differentiated_by, differentiating
 from lca.quadrature import QuadratureRule
 
 
@@ -123,11 +123,13 @@ class AnchoredMean:
     micro_batches: int
     _anchor: float | None = None
     _objective: Objective = field(init=False)
+    _names: frozenset[str] = frozenset()
+    _configuration: object = None
     _theta: Vector = None
     _gradient: Vector = None
 
     def __call__(self, objective: Objective, point: Point) -> tuple[Evaluation, Cost]:
-        if self._anchor is None or point.time - self._anchor >= self.every:
+        if not self._serves(objective, point):
             return self._new_anchor(objective, point), Cost(full_gradients=1)
         ops, samples, gradients = array_ops(point.theta), self.draw(), []
         for sample in samples:
@@ -137,9 +139,21 @@ class AnchoredMean:
         cost = Cost(examples=2.0 * sum(sample.size for sample in samples))
         return sampled_node(gradients, point), cost
 
+    def _serves(self, objective: Objective, point: Point) -> bool:
+        """Whether the anchor is recent, of the same configuration, and has the gradient of all that moves."""
+        return (
+            self._anchor is not None
+            and point.time - self._anchor < self.every
+            and differentiated_by(objective) <= self._names
+            and _configuration(point.step.state) == self._configuration
+        )
+
     def _new_anchor(self, objective: Objective, point: Point) -> Evaluation:
         theta = point.theta
         self._anchor = point.time
+        self._names |= differentiated_by(objective)  # blocks that train in turn keep one anchor
+        self._configuration = _configuration(point.step.state)
+        objective = differentiating(objective, self._names)
         self._objective = objective  # in the state it has here, which may move
         self._theta = array_ops(theta).between(theta, theta, 0.0)  # a copy: θ may be the model's memory
         self._gradient = objective.loss_and_grad(theta)[1]
@@ -148,3 +162,9 @@ class AnchoredMean:
         return SampledNode(
             nan, self._gradient, gradients=[self._gradient] * self.micro_batches, time=point.time
         )
+
+
+def _configuration(state: tuple[State, State] | None) -> object:
+    """The configuration that the objective is in; an earlier one may not be possible to go back to."""
+    found = state[0].get("configuration") if state else None
+    return None if found is None else array_ops(found).to_numpy(found).tolist()

@@ -8,6 +8,7 @@ from typing import ClassVar, Self
 from lca.allocation import Allocator, Cost, StepAllocation
 from lca.arrays import Vector, array_ops
 from lca.errors import IncompleteStepError, LCAError
+from lca.estimators._checks import check_trained
 from lca.estimators._integral import Integral
 from lca.estimators._minibatch import check_rule, training_gradient
 from lca.estimators._path import Path
@@ -162,6 +163,7 @@ class CrossFit:
         def allocate_step(step: Step) -> StepAllocation:
             self._check(step)
             segment = path.segment(step)
+            check_trained(step, segment.untrained)
             integral = Integral(segment)
             for micro in step.micro_batches:
                 weight = (left - own) / self.micro_batches

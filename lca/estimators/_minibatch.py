@@ -6,6 +6,7 @@ from typing import ClassVar, Self
 
 from lca.allocation import Allocator, Cost, StepAllocation
 from lca.errors import LCAError
+from lca.estimators._checks import check_trained
 from lca.estimators._integral import integrate
 from lca.estimators._path import Path, Point
 from lca.estimators._stochastic import check_required_fields
@@ -69,7 +70,9 @@ class SameBatch:
 
         def allocate_step(step: Step) -> StepAllocation:
             check_required_fields(step, self.required_fields, "SameBatch")
-            return integrate(path.segment(step), LEFT).allocation()
+            segment = path.segment(step)
+            check_trained(step, segment.untrained)
+            return integrate(segment, LEFT).allocation()
 
         return allocate_step
 
@@ -145,7 +148,10 @@ class NextBatch:
 
         def allocate_step(step: Step) -> StepAllocation:
             check_required_fields(step, self.required_fields, f"NextBatch({self.rule.name})")
-            return integrate(path.segment(step), self.rule).allocation()
+            segment = path.segment(step)
+            if "next_gradient" in self.required_fields:
+                check_trained(step, segment.untrained)
+            return integrate(segment, self.rule).allocation()
 
         return allocate_step
 

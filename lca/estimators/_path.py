@@ -17,7 +17,15 @@ import numpy as np
 from lca.allocation import Cost
 from lca.arrays import ArrayOps, Vector, array_ops
 from lca.estimators._checks import OVERFLOW, check_gradient, check_loss, check_step, non_finite
-from lca.objective import Evaluation, Objective, State, at_state, evaluate
+from lca.objective import (
+    Evaluation,
+    Objective,
+    State,
+    at_state,
+    differentiated_by,
+    differentiating,
+    evaluate,
+)
 from lca.step import Step
 
 
@@ -46,8 +54,9 @@ class Point:
 class GradientAt(Protocol):
     """Evaluates the gradient at a point, and says what that cost.
 
-    ``objective`` is in the state that the step began in. The result's ``grad`` is a vector (K,) of θ's dtype;
-    its ``loss`` is read only from an evaluation of the whole objective, and NaN otherwise.
+    ``objective`` is in the state that the step began in, and differentiates every tensor that the step moves.
+    The result's ``grad`` is a vector (K,) of θ's dtype; its ``loss`` is read only from an evaluation of the
+    whole objective, and NaN otherwise.
     """
 
     def __call__(self, objective: Objective, point: Point) -> tuple[Evaluation, Cost]: ...
@@ -93,11 +102,18 @@ class Path:
         self.sampled = sampled
         self._reuse_ends = reuse_ends
         self._end: _End | None = None
+        layout = objective.layout
+        self._all = frozenset(layout.names)
+        self._parts = {
+            name: slice(offset, offset + size)
+            for name, offset, size in zip(layout.names, layout.offsets, layout.sizes, strict=True)
+        }
 
     def segment(self, step: Step, *, gradients: bool = True) -> "Segment":
         """Check the vectors of a step and begin its evaluation.
 
-        With ``gradients=False`` only the losses are evaluated at the ends; open rules need no more.
+        With ``gradients=False`` only the losses are evaluated at the ends; open rules need no more. A tensor
+        that moves is differentiated, also where the objective would leave it out (`lca.objective.Selective`).
 
         Raises
         ------
@@ -106,27 +122,54 @@ class Path:
         """
         check_step(self.objective.layout, step)
         last, self._end = self._end, None
-        known = last.evaluation if last is not None and last.is_start_of(step) else None
+        known = last if last is not None and last.is_start_of(step) else None
+        objective = at_state(self.objective, step.state[0] if step.state else None)
+        trained = differentiated_by(objective)
+        moved = self._moved(step, self._all - (trained & known.names if known else trained))
+        if known is not None and not moved <= known.names:
+            known = None  # evaluated while a tensor that moves now was frozen
         # A point at the same time elsewhere is another point.
         apart = last is not None and known is None and last.time == step.index
         time = nextafter(step.index, inf) if apart else step.index
-        return Segment(self, step, known, time, gradients=gradients)
+        evaluation = None if known is None else known.evaluation
+        return Segment(
+            self,
+            step,
+            names=trained | moved,
+            untrained=moved - trained,
+            start=evaluation,
+            start_time=time,
+            gradients=gradients,
+        )
 
-    def arrived(self, step: Step, evaluation: Evaluation) -> None:
-        """Keep the evaluation at the end of a step for the next one."""
+    def arrived(self, step: Step, evaluation: Evaluation, names: frozenset[str]) -> None:
+        """Keep the evaluation at the end of a step, which differentiated ``names``, for the next one."""
         if self._reuse_ends:
             state = step.state[1] if step.state else None
-            self._end = _End(array_ops(step.end).snapshot(step.end), state, step.index + 1, evaluation)
+            snapshot = array_ops(step.end).snapshot(step.end)
+            self._end = _End(snapshot, state, step.index + 1, evaluation, names)
+
+    def _moved(self, step: Step, names: frozenset[str]) -> frozenset[str]:
+        """Those of the tensors that move in a step; costs nothing if there are no names."""
+        if not names:
+            return names
+        ordered = sorted(names)
+        moved = array_ops(step.start).moved(step.start, step.end, [self._parts[name] for name in ordered])
+        return frozenset(name for name, moves in zip(ordered, moved, strict=True) if moves)
 
 
 @dataclass(frozen=True, eq=False)
 class _End:
-    """The end of the last step (a snapshot of θ, the state of the model), and the evaluation there."""
+    """The end of the last step (a snapshot of θ, the state of the model), and the evaluation there.
+
+    ``names`` are the tensors that were differentiated.
+    """
 
     theta: object
     state: State | None
     time: float
     evaluation: Evaluation
+    names: frozenset[str]
 
     def is_start_of(self, step: Step) -> bool:
         state = step.state[0] if step.state else None
@@ -135,6 +178,9 @@ class _End:
 
 class Segment:
     """One step under evaluation: ``at(s)`` evaluates, ``cost`` counts what was newly evaluated.
+
+    ``objective`` is the measured loss in the state that the step began in, with the gradient of all tensors
+    that the step moves. ``untrained`` are those among them that the objective says do not train.
 
     Points are evaluated in the state that the step began in, ``start`` and ``end`` when they are first asked
     for. ``arrival`` is the end in the state that the step ended in: the same as ``end`` if nothing but the
@@ -149,14 +195,24 @@ class Segment:
     arrival: Evaluation
 
     def __init__(
-        self, path: Path, step: Step, start: Evaluation | None, start_time: float, *, gradients: bool
+        self,
+        path: Path,
+        step: Step,
+        *,
+        names: frozenset[str],
+        untrained: frozenset[str],
+        start: Evaluation | None,
+        start_time: float,
+        gradients: bool,
     ) -> None:
         self.step = step
+        self.untrained = untrained
         self.layout = path.objective.layout
         self.sampled = path.sampled
         self.ops: ArrayOps = array_ops(step.start)
         self.cost = Cost()
-        self._path = path
+        self._path, self._names = path, names
+        self.objective = self._in_state(step.state[0] if step.state else None)
         self._gradients = gradients
         self._known_start, self._start_time = start, start_time
         self._masses: WeakKeyDictionary[Evaluation, float] = WeakKeyDictionary()  # keeps no gradient alive
@@ -177,10 +233,12 @@ class Segment:
     def end(self) -> Evaluation:
         """At θ_{t+1}. Also evaluates ``arrival``."""
         end = self._evaluate(1.0, gradient=self._gradients)
-        again = self.state_moved and not self.sampled
-        state = self.step.state[1] if self.step.state else None
-        self.arrival = self._evaluate(1.0, gradient=self._gradients, state=state) if again else end
-        self._path.arrived(self.step, self.arrival)
+        if self.step.state and self.state_moved and not self.sampled:
+            after = self._in_state(self.step.state[1])
+            self.arrival = self._evaluate(1.0, gradient=self._gradients, objective=after)
+        else:
+            self.arrival = end
+        self._path.arrived(self.step, self.arrival, self._names)
         return end
 
     def at(self, s: float) -> Evaluation:
@@ -210,10 +268,12 @@ class Segment:
                 raise non_finite(self.layout, self.step, OVERFLOW, node.grad)
         return self._masses[node]
 
-    def _evaluate(self, s: float, *, gradient: bool = True, state: State | None = None) -> Evaluation:
-        if state is None and self.step.state:
-            state = self.step.state[0]
-        objective = at_state(self._path.objective, state)
+    def _in_state(self, state: State | None) -> Objective:
+        return differentiating(at_state(self._path.objective, state), self._names)
+
+    def _evaluate(self, s: float, *, gradient: bool = True, objective: Objective | None = None) -> Evaluation:
+        if objective is None:
+            objective = self.objective
         if gradient:
             node, cost = self._path.gradient_at(objective, self._point(s))
             check_gradient(self.layout, self.step, node.grad)

@@ -15,7 +15,7 @@ from lca.estimators._path import GradientAt, Path, Point
 from lca.estimators._replicates import SampledNode
 from lca.estimators._sampling import Sample, Sampler, Sampling, check_sampled, check_sampling
 from lca.estimators._stochastic import check_required_fields
-from lca.objective import Evaluation, Objective, Scored, at_state
+from lca.objective import Evaluation, Objective, Scored
 from lca.quadrature import TRAPEZOID, QuadratureRule
 from lca.step import ExampleScores, Step
 
@@ -209,8 +209,7 @@ class SampledRun:
         integral = integrate(segment, self._chosen.rule)
         if self._chosen.due():
             [sample] = self._sampler.draw([self.size])
-            objective = at_state(self._objective, step.state[0] if step.state else None)
-            segment.cost += self._chosen.audit(objective, step, sample)
+            segment.cost += self._chosen.audit(segment.objective, step, sample)
         return integral.allocation()
 
     def _draw(self) -> list[Sample]:

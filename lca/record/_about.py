@@ -55,6 +55,7 @@ def attributes(plan: Plan, estimator: Estimator | None, settings: Mapping[str, A
         "measured": list(plan.measured),
         "block": plan.block,
         "complete": False,
+        "final_losses": {},
     }
 
 

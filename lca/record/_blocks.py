@@ -49,7 +49,7 @@ class Blocks:
             steps = store.read("step", slice(0, store.committed))
             _warn_of_gap(path, steps, resume_at)
             kept = int(np.searchsorted(steps, resume_at))
-        store.describe(complete=False)
+        store.describe(complete=False, final_losses={})
         store.cut(kept)
         return cls(store, plan, lock)
 
@@ -87,11 +87,11 @@ class Blocks:
         if self._held == self._size:
             self._at, self._held = self._at + self._size, 0
 
-    def close(self, *, complete: bool) -> None:
+    def close(self, *, complete: bool, final_losses: Mapping[str, float]) -> None:
         """Write the current block and trim the arrays, so that any reader of Zarr sees exactly the rows."""
         self.flush()
         self._store.trim()
-        self._store.describe(complete=complete)
+        self._store.describe(complete=complete, final_losses=final_losses)
         self._lock.release()
 
 

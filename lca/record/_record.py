@@ -209,18 +209,21 @@ class Record:
         if self._blocks is not None:
             self._blocks.flush()
 
-    def close(self, *, complete: bool = True) -> None:
+    def close(self, *, complete: bool = True, final_losses: Mapping[str, float] | None = None) -> None:
         """Write all rows and release the record.
 
         Parameters
         ----------
         complete
             Whether the run reached its end; stored in the attributes.
+        final_losses
+            The losses at the end of the run, by name, where that is not the end of the last row (weights that
+            were put in after training); stored in the attributes.
         """
         if self._closed:
             return
         if self._blocks is not None:
-            self._blocks.close(complete=complete)
+            self._blocks.close(complete=complete, final_losses=dict(final_losses or {}))
         self._closed = True
 
     def cite(self) -> str:

@@ -23,11 +23,12 @@ class Conservation:
     loss
         The name of the measured loss.
     start, end
-        The loss before the first and after the last step.
+        The loss before the first step and at the end of the run.
     change
         The sum of the loss changes of the measured steps.
     unmeasured_change
-        The loss change between the end of each measured step and the start of the next one.
+        The loss change between the end of each measured step and the start of the next one, and from the end
+        of the last one to the end of the run.
     allocated, state_change, residual
         The sums of the allocations, of the changes by buffers, and of the residuals.
     max_step_residual
@@ -95,12 +96,13 @@ def check_conservation(run: Run, loss: str) -> Conservation:
         run.per_step(name, loss) for name in ("loss_start", "loss_end", "total", "state_change", "residual")
     )
     gaps, discontinuous = start[1:] - end[:-1], _discontinuous(run, loss)
+    final = run.final_loss(loss)
     return Conservation(
         loss=loss,
         start=float(start[0]),
-        end=float(end[-1]),
+        end=final,
         change=float((end - start).sum()),
-        unmeasured_change=float(gaps.sum()),
+        unmeasured_change=float(gaps.sum()) + (final - float(end[-1])),
         allocated=float(total.sum()),
         state_change=float(state_change.sum()),
         residual=float(residual.sum()),

@@ -75,6 +75,11 @@ class Run:
         """A variable with one number per step, (T,)."""
         return np.asarray(self.record[name].sel(measured=measured).values)
 
+    def final_loss(self, measured: str) -> float:
+        """The loss at the end of the run, which is not the last step's if something moved it afterwards."""
+        known = self.attributes.get("final_losses", {})
+        return float(known.get(measured, self.per_step("loss_end", measured)[-1]))
+
     def layer_totals(self, measured: str) -> np.ndarray:
         """The allocation of each step to each layer, (T, layers)."""
         return group_totals(self.record, "layer", measured)

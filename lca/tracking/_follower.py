@@ -3,9 +3,11 @@
 import warnings
 from typing import Protocol
 
-from lca.arrays import Vector
-from lca.errors import LCAWarning
-from lca.objective import State
+import numpy as np
+
+from lca.arrays import Vector, array_ops
+from lca.errors import LCAError, LCAWarning
+from lca.objective import State, same_state
 from lca.step import Step
 from lca.tracking._pending import PendingStep, StepFields
 from lca.tracking._session import Session
@@ -29,9 +31,6 @@ class LiveTheta(Protocol):
 
     def is_at(self, theta: Vector) -> bool:
         """Whether θ equals this vector now."""
-
-    def equal(self, a: Vector, b: Vector) -> bool:
-        """Whether two tensors hold the same numbers."""
 
 
 class RunFollower:
@@ -63,12 +62,13 @@ class RunFollower:
         self._session = session
         self._theta = theta
         self._pending = PendingStep(session.required_fields, step_fields)
-        self.steps = session.first_step
+        self.steps = self._first = session.first_step
         self.discontinuities = 0
         self._wanted = False
         self._start: Vector | None = None
         self._last: tuple[int, Vector] | None = None
         self._state: State | None = None
+        self._begun: tuple[float, float] | None = None
 
     @property
     def requested(self) -> frozenset[str]:
@@ -82,6 +82,9 @@ class RunFollower:
 
     def begin(self) -> None:
         """The run begins, or continues after `end`."""
+        self._first = self.steps
+        with self._session.guarded(self.steps):
+            self._begun = self._sums()
         self._look_ahead()
 
     def before(self) -> None:
@@ -114,6 +117,65 @@ class RunFollower:
         self._pending.clear()
         self.steps += 1
         self._look_ahead()
+
+    def moved_unseen(self) -> bool:
+        """Whether θ has moved since the last update, or since the run began if no update was seen.
+
+        Then something else updates the model: another optimizer, or the loop itself. False if it is not
+        known, as the last update was not measured. Costs one pass over θ.
+        """
+        if self.steps == self._first:
+            return self._begun is not None and not np.array_equal(self._sums(), self._begun, equal_nan=True)
+        return self._ended_measured and self._last is not None and not self._theta.is_at(self._last[1])
+
+    def settle(self) -> None:
+        """The run has ended without an error: account for what moved θ or the state after the last step.
+
+        Raises
+        ------
+        LCAError
+            If θ moved and no update was seen.
+        """
+        with self._session.guarded(self.steps):
+            self._session.check()
+            if self.steps == self._first:
+                self._check_unmoved()
+            elif not self._ended_measured:
+                self._session.book_end(self._theta.borrow())
+            elif self.moved_unseen() or not same_state(self._session.state(), self._state):
+                self._warn_of_end(self._session.book_end(self._theta.borrow()))
+
+    @property
+    def _ended_measured(self) -> bool:
+        """Whether the last update was measured, or is waiting for its next step."""
+        return self._last is not None and self._last[0] == self.steps - 1
+
+    def _check_unmoved(self) -> None:
+        if self.moved_unseen():
+            raise LCAError(
+                "the parameters changed during the run, but no update was seen: another optimizer updates "
+                "the model, or the one given is wrapped by another (such as SAM) that makes the updates "
+                "itself. Give the tracker the optimizer that the training loop calls."
+            )
+
+    def _warn_of_end(self, changes: str) -> None:
+        moved = self.moved_unseen()
+        if moved or changes:
+            what = "the parameters" if moved else "the state that the loss depends on"
+            effect = f" ({changes}, a part of unmeasured_change)" if changes else ""
+            warnings.warn(
+                f"{what} changed after the last update that was seen, step {self.steps - 1}; the loss change "
+                f"by that is not allocated{effect}. Were averaged weights put in (SWA, EMA) or the best ones "
+                "restored, or does another optimizer update the model?",
+                LCAWarning,
+                stacklevel=2,
+            )
+
+    def _sums(self) -> tuple[float, float]:
+        """Two sums over θ, by which a movement is noticed without a copy."""
+        theta = self._theta.borrow()
+        ops = array_ops(theta)
+        return ops.total(theta), ops.abs_total(theta)
 
     def end(self, *, complete: bool = True) -> None:
         """The run is over: release all vectors and close the record, marked ``complete`` or not."""
@@ -154,13 +216,14 @@ class RunFollower:
 
     def _remember_state(self) -> State | None:
         """The state as it is now; the object remembered before if nothing in it has changed since."""
-        now, known = self._session.state(), self._state
-        if now is None or known is None or not all(self._theta.equal(now[name], known[name]) for name in now):
+        now = self._session.state()
+        if not same_state(now, self._state):
             self._state = now
         return self._state
 
     def _read_start(self) -> Vector:
         """θ as it is now; the end of the last step itself if θ has not changed since."""
+        self._session.check()
         if self._last is None:
             return self._theta.copy()
         index, end = self._last

@@ -190,19 +190,19 @@ class _PassedTheta:
     def __init__(self, packing: _Packing, params: Params) -> None:
         self._packing = packing
         self._vector: Vector | None = packing.copied(params)
-        self._params: Params = None
+        self._params = params
 
     def replace(self, params: Params) -> None:
         """From now on these are the parameters."""
         self._vector, self._params = None, params
 
     def release(self) -> None:
-        """Nothing will read the parameters before they are replaced."""
-        self._vector = self._params = None
+        """Nothing reads the parameters before they are replaced, or the run ends."""
+        self._vector = None
 
     def copy(self) -> Vector:
         if self._vector is None:
-            self._vector, self._params = self._packing.copied(self._params), None
+            self._vector = self._packing.copied(self._params)
         return self._vector
 
     borrow = copy  # a vector that nothing overwrites
@@ -213,7 +213,3 @@ class _PassedTheta:
     def is_at(self, theta: Vector) -> bool:
         now = self.copy()
         return now is theta or array_ops(now).abs_total(now - theta) == 0
-
-    def equal(self, a: Vector, b: Vector) -> bool:
-        ops = array_ops(a)
-        return np.array_equal(ops.to_numpy(a), ops.to_numpy(b))

@@ -3,14 +3,16 @@
 import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from math import isfinite
 from typing import Any
 
 from lca.allocation import Estimator, start_each
-from lca.errors import IncompleteStepError, LCAError, LCAWarning
+from lca.arrays import Vector
+from lca.errors import IncompleteStepError, LCAError, LCAWarning, NonFiniteError
 from lca.estimators import Adaptive
 from lca.estimators._stochastic import required_fields_of
 from lca.layout import check_same_layout
-from lca.objective import Objective, State, Sum, state_of
+from lca.objective import Checked, Objective, State, Sum, evaluate, joint_state, leaves
 from lca.record import Record
 from lca.row import Row, rows_of
 from lca.step import Step
@@ -75,6 +77,10 @@ class Session:
         self._advice = advice or {}
         self.skipped_steps = 0
         self._measured, self._warned = False, False
+        self._checked = [own for own in leaves(self.objectives) if isinstance(own, Checked)]
+        self._measures_losses = estimator.target == "full"
+        self._ends: dict[str, float] = {}
+        self._final: dict[str, float] = {}
         self._layouts = {name: measured.layout for name, measured in self.objectives.items()}
         self.views = _views_of(self.objectives, views)
         self.error: Exception | None = None
@@ -98,8 +104,12 @@ class Session:
 
     def state(self) -> State | None:
         """A copy of what the measured losses depend on besides θ (`lca.objective.Stateful`)."""
-        states = [state_of(objective) or {} for objective in self.objectives.values()]
-        return {name: value for state in states for name, value in state.items()} or None
+        return joint_state(leaves(self.objectives))
+
+    def check(self) -> None:
+        """Raise `LCAError` if an objective no longer measures what it was made for (`Checked`)."""
+        for objective in self._checked:
+            objective.check()
 
     def measure(self, step: Step) -> None:
         """Allocate ``step``, update the views and write the record.
@@ -126,16 +136,40 @@ class Session:
         rows: dict[str, Row] = {}
         for name, allocation in found.items():
             rows |= rows_of({name: allocation}, self._layouts[name])
+        self._ends = {name: row.allocation.loss_end for name, row in rows.items()}
         for name, row in rows.items():
             if name in self.views:
                 show(self.views[name], row)
         if self._record is not None:
             self._record.write(rows)
 
+    def book_end(self, theta: Vector) -> str:
+        """Measure the losses where the run has ended, which is not where the last measured step did.
+
+        The change in between becomes part of the ``unmeasured_change`` of a summary. Costs one forward pass a
+        loss; nothing if no step was measured, or the estimator measures no losses. Returns what it found in
+        words, empty if no loss changed.
+        """
+        if not (self._ends and self._measures_losses):
+            return ""
+        self._final = {}
+        for name, objective in self.objectives.items():
+            found = evaluate(objective, theta, gradient=False)
+            self._final[name] = found.loss
+            self._final |= {f"{name}/{term}": part.loss for term, part in found.terms.items()}
+        infinite = [name for name, loss in self._final.items() if not isfinite(loss)]
+        if infinite:
+            raise NonFiniteError(
+                f"the loss {infinite[0]!r} is {self._final.pop(infinite[0])} at the end of the run, which is "
+                "not where the last step ended; were other weights put in?"
+            )
+        changes = {name: self._final[name] - self._ends[name] for name in self.objectives}
+        return ", ".join(f"{name} {change:+.6g}" for name, change in changes.items() if change)
+
     def close(self, *, complete: bool = True) -> None:
         """Close the record if there is one; ``complete`` says whether training reached its end."""
         if self._record is not None:
-            self._record.close(complete=complete and self.error is None)
+            self._record.close(complete=complete and self.error is None, final_losses=self._final)
 
     @contextmanager
     def guarded(self, index: int) -> Iterator[None]:
@@ -162,7 +196,7 @@ class Session:
                 if name not in self.objectives:
                     continue  # a term, of an estimator that does not allocate terms
                 raise LCAError(f"no step was measured{self._reason()}.")
-            summaries[name] = summarize(view)
+            summaries[name] = summarize(view, self._final.get(name))
             if self.skipped_steps:
                 summaries[name]["skipped_steps"] = self.skipped_steps
         return summaries

@@ -111,6 +111,8 @@ class TrackerBase:
             if complete and self.error is None:
                 with self._session.guarded(self.steps):
                     self._check_run()
+            if complete and self.error is None:
+                self._follower.settle()
         except LCAError:
             complete = False
             raise
