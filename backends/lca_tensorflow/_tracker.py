@@ -170,7 +170,9 @@ class Tracker(ModelTracker[Loop]):
 
     def _see(self, optimizer: Any) -> bool:
         """Whether this optimizer updates the model and was not known; from now on it is."""
-        if any(optimizer is known for known in within(self._known)):
+        if any(optimizer is known for known in self._known) or any(
+            optimizer is known for known in within(self._known)
+        ):
             return False
         inside = list(within([optimizer]))
         held = [one for one in self._known if any(one is part for part in inside)]

@@ -77,8 +77,7 @@ def within(optimizers: Iterable[Any]) -> Iterator[Any]:
         if id(one) not in seen:
             seen.add(id(one))
             yield one
-            held = [part for value in vars(one).values() for part in _listed(value)]
-            waiting += [part for part in held if isinstance(part, keras.optimizers.Optimizer)]
+            waiting += [part for value in vars(one).values() for part in _optimizers_in(value)]
 
 
 def made_by(optimizers: Iterable[Any]) -> int:
@@ -96,8 +95,11 @@ def trained_by(optimizer: Any) -> Sequence[keras.Variable]:
     return [v for one in within([optimizer]) for v in getattr(one, "_trainable_variables", None) or ()]
 
 
-def _listed(value: Any) -> Iterable[Any]:
-    return value if isinstance(value, list | tuple) else [value]
+def _optimizers_in(value: Any) -> Sequence[Any]:
+    """An attribute if it is an optimizer, or its entries if it is a list of them; fast for all others."""
+    if isinstance(value, list | tuple):
+        return value if value and isinstance(value[0], keras.optimizers.Optimizer) else ()
+    return (value,) if isinstance(value, keras.optimizers.Optimizer) else ()
 
 
 def _defining(kind: type) -> Iterator[type]:
