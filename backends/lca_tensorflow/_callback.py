@@ -11,33 +11,46 @@ from lca.frameworks import BatchNormPolicy
 from lca.objective import Objective as AnyObjective
 from lca.summary import RunViews
 from lca.tracking import CallbackBase, MakeViews, OnError, RecordTo, Schedule
+from lca_tensorflow._fit import Fit
 from lca_tensorflow._loop import Loop
 from lca_tensorflow._objective import Objective
 from lca_tensorflow._tracker import Tracker
+from lca_tensorflow._updates import made_by
 
 
 class _FitTracker(Tracker):
     """A `Tracker` that is called before and after each batch of `fit`, compiled or not."""
 
     _batches = 0
-    _counted = 0
+    _stepped = False
+    _counts = True  # whether the optimizer of the model counts the updates
 
     def before_batch(self) -> None:
         """An update may follow."""
         self._follower.before()
+        if not self._counts and not self._follower.reads_theta:
+            self._live.copy()
 
     def after_batch(self) -> None:
         """An update may have been made."""
         self._batches += 1
         # Reading the count takes longer than all else on a step that is not measured.
-        count = self._counted + 1 if self._one_update_a_batch else self._count()
-        made, self._counted = count - self._counted, count
+        made = 1 if self._one_update_a_batch else self._unseen()
+        if not made and self._moved():
+            self._counts = False
+        steps = self.steps
         self._after(made)
+        self._stepped |= self.steps > steps
+
+    def _moved(self) -> bool:
+        return (not self._counts or self._follower.reads_theta) and self._live.has_moved()
 
     def _attach(self) -> None:
-        self._counted = self._count()
+        self._known = list(self._optimizers)
+        self._made_before = made_by(self._known) - self._made
         # Keras' own training step; others may update several times or not at all.
-        own = type(self._model).train_step is keras.Model.train_step and bool(self._model.trainable_weights)
+        step = getattr(self._model.train_step, "__func__", None)
+        own = step is keras.Model.train_step and bool(self._model.trainable_weights)
         skips = hasattr(self._optimizer, "inner_optimizer") or getattr(
             self._optimizer, "gradient_accumulation_steps", None
         )
@@ -47,10 +60,10 @@ class _FitTracker(Tracker):
         self._context.clear()
 
     def _check_run(self) -> None:
-        if self._batches and not self._made:
+        if self._batches and not self._stepped:
             raise LCAError(
-                f"model.optimizer made no update in {self._batches} batches; if train_step has optimizers of "
-                "its own, use a Tracker around a training loop of your own."
+                f"no update of the model was made in {self._batches} batches; does train_step call an "
+                "optimizer, with the weights of this model?"
             )
 
     def _make_context(self, parameters: Sequence[keras.Variable]) -> Loop:
@@ -70,7 +83,8 @@ class LCACallback(CallbackBase[_FitTracker], keras.callbacks.Callback):
     Each update is measured before training goes on. The model is only read: training with and without the
     callback gives the same numbers, bit for bit. Compiled training, XLA and gradient accumulation need no
     extra code; a batch without an update (accumulation, an update that a `LossScaleOptimizer` skips) is not a
-    step.
+    step. All that happens to the weights between the beginning and the end of a batch is part of its step,
+    also updates by optimizers that only `train_step` knows.
 
     Parameters
     ----------
@@ -88,11 +102,19 @@ class LCACallback(CallbackBase[_FitTracker], keras.callbacks.Callback):
     ------
     LCAError
         If the arguments are invalid; and as ``on_error`` says, for the reasons of `Tracker` and for what
-        hides single updates from callbacks: ``steps_per_execution`` above 1, a distribution strategy, or a
-        `train_step` with optimizers of its own (for which there is `Tracker`).
+        hides single updates from callbacks: ``steps_per_execution`` above 1, or a distribution strategy.
+
+    Warns
+    -----
+    LCAWarning
+        If fit weighs examples (``class_weight``, ``sample_weight``) and the measured loss does not; if the
+        compiled loss is measured and a `train_step` of the model's own does not call ``compute_loss``.
 
     Notes
     -----
+    The run begins and ends after what other callbacks do when training begins and ends
+    (`keras.callbacks.BackupAndRestore`, ``restore_best_weights``, averaged weights), whatever their order.
+
     Every call of ``fit`` is a run of its own: read `views` or `summary` before the next one, and give each
     recorded fit a callback with a record of its own. Keras does not tell callbacks about an error in ``fit``;
     a record is then closed as incomplete when the next fit begins.
@@ -126,8 +148,10 @@ class LCACallback(CallbackBase[_FitTracker], keras.callbacks.Callback):
         CallbackBase.__init__(
             self, measured, estimator, every=every, views=views, on_error=on_error, record=record
         )
-        if isinstance(y, Estimator):
-            raise LCAError("the second argument is y; pass the estimator by name, as estimator=...")
+        if isinstance(objective, Estimator) or isinstance(y, Estimator):
+            first = isinstance(objective, Estimator)
+            which = "first argument is an objective or x" if first else "second argument is y"
+            raise LCAError(f"the {which}; pass the estimator by name, as estimator=...")
         if more or isinstance(objective, keras.Model):
             raise LCAError(
                 "the callback gets the model from fit; write LCACallback(x, y), LCACallback((x, y, "
@@ -142,7 +166,10 @@ class LCACallback(CallbackBase[_FitTracker], keras.callbacks.Callback):
             )
 
     def on_train_begin(self, logs: Any = None) -> None:
-        self._begin(self._make_tracker)
+        self._fit = Fit.of(self.model)
+        self._last = _Last(self)
+        if not self._fit.append(self._last):
+            self._last.on_train_begin()
 
     def on_train_batch_begin(self, batch: int, logs: Any = None) -> None:
         if self.tracker is not None:
@@ -153,7 +180,8 @@ class LCACallback(CallbackBase[_FitTracker], keras.callbacks.Callback):
             self.tracker.after_batch()
 
     def on_train_end(self, logs: Any = None) -> None:
-        self._end()
+        if not self._fit.callbacks:
+            self._end()
 
     def _make_tracker(self) -> _FitTracker:
         model = self.model
@@ -164,8 +192,25 @@ class LCACallback(CallbackBase[_FitTracker], keras.callbacks.Callback):
             )
         objective = self._measured
         if not _is_objective(objective):
+            self._fit.check_train_step(model)
             objective = Objective(model, None, objective, **self._made_with)
+        self._fit.check_weights(objective)
         return _FitTracker(model, model.optimizer, objective, self._estimator, **self._options)
+
+
+class _Last(keras.callbacks.Callback):
+    """Begins and ends the run of an `LCACallback` after all other callbacks have."""
+
+    def __init__(self, callback: LCACallback) -> None:
+        super().__init__()
+        self._callback = callback
+
+    def on_train_begin(self, logs: Any = None) -> None:
+        self._callback._begin(self._callback._make_tracker)
+
+    def on_train_end(self, logs: Any = None) -> None:
+        self._callback._fit.remove(self)
+        self._callback._end()
 
 
 def _is_objective(measured: Any) -> bool:

@@ -6,6 +6,7 @@ A batch is ``(x, y)`` or ``(x, y, sample_weight)``, as `keras.Model.fit` takes i
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from numbers import Number
+from typing import Any
 
 import keras
 import numpy as np
@@ -14,6 +15,8 @@ import tensorflow as tf
 from lca.errors import DataError
 from lca.frameworks import Measured, PyTree, TensorOps, all_rows, read_batches, tensor_ops
 from lca.frameworks._data import Prepare
+from lca_tensorflow._dataset import private_copy
+from lca_tensorflow._undisturbed import undisturbed
 
 
 class TensorFlowTensorOps(TensorOps):
@@ -45,15 +48,52 @@ tensor_ops.register(tf.Tensor, lambda tensor: _OPS)
 
 
 def as_tensors(tree: PyTree, dtype: str) -> PyTree:
-    """``tree`` with tensors as leaves, floating-point ones in ``dtype``; lists become tuples."""
+    """``tree`` with tensors as leaves, floating-point ones in ``dtype``; lists become tuples.
+
+    Raises
+    ------
+    DataError
+        If a leaf is ``None`` or nothing of which a dense tensor can be made.
+    """
     if isinstance(tree, tuple | list) and any(isinstance(value, Number) for value in tree):
         raise DataError(f"got a nested {type(tree).__name__} of numbers; pass numpy.asarray(x).")
-    if isinstance(tree, tuple | list):  # an absent sample_weight is left out
-        return tuple(as_tensors(value, dtype) for value in tree if value is not None)
-    if isinstance(tree, dict):
+    if isinstance(tree, tuple | list):
+        return tuple(as_tensors(value, dtype) for value in _without_absent(tree))
+    if isinstance(tree, Mapping):
         return {name: as_tensors(value, dtype) for name, value in tree.items()}
-    tensor = tf.convert_to_tensor(tree)
+    tensor = _as_tensor(tree)
     return tf.cast(tensor, dtype) if tensor.dtype.is_floating else tensor
+
+
+def _without_absent(values: Sequence[PyTree]) -> list[PyTree]:
+    """``values`` without those at the end that are ``None``: an absent sample_weight, absent targets."""
+    found = list(values)
+    while found and found[-1] is None:
+        found.pop()
+    if any(value is None for value in found):
+        raise DataError(
+            "the measured data hold None before other entries, as in (x, None, sample_weight) or inputs of "
+            "which one is absent; pass what the model and its loss use, and a batch_loss where that is not "
+            "(x, y)."
+        )
+    return found
+
+
+def _as_tensor(leaf: Any) -> tf.Tensor:
+    if isinstance(leaf, tf.RaggedTensor | tf.SparseTensor):
+        dense = "x.to_tensor()" if isinstance(leaf, tf.RaggedTensor) else "tf.sparse.to_dense(x)"
+        raise DataError(
+            f"the measured data hold a {type(leaf).__name__}, which cannot be cut into batches; pass {dense}."
+        )
+    if isinstance(leaf, keras.KerasTensor):
+        raise DataError("the measured data hold a KerasTensor, which has no numbers; pass arrays.")
+    try:
+        return tf.convert_to_tensor(np.asarray(leaf) if hasattr(leaf, "iloc") else leaf)  # of pandas
+    except (TypeError, ValueError) as error:
+        raise DataError(
+            f"no tensor can be made of a {type(leaf).__name__} in the measured data: its rows differ in "
+            "length or hold objects; pass arrays of numbers, padded to one length."
+        ) from error
 
 
 def measured(data: object, prepare: Prepare, *, keep: bool = True) -> Measured:
@@ -134,30 +174,57 @@ class _PyDatasetBatches(Iterable[PyTree]):
 
     data: keras.utils.PyDataset
 
-    def __iter__(self) -> Iterator[PyTree]:
+    def __len__(self) -> int:
         if self.data.num_batches is None:
             raise DataError("the PyDataset has no length; define __len__, the number of its batches.")
-        return (self.data[i] for i in range(int(self.data.num_batches)))
+        return int(self.data.num_batches)
+
+    def __iter__(self) -> Iterator[PyTree]:
+        return (self.data[i] for i in range(len(self)))
+
+
+@dataclass(frozen=True)
+class _Undisturbed(Iterable[PyTree]):
+    """The batches of ``data``; every pass leaves what can be reached from ``roots`` as it was."""
+
+    data: Iterable[PyTree]
+    roots: Sequence[object]
+
+    def __len__(self) -> int:
+        return len(self.data)  # type: ignore[arg-type]
+
+    def __iter__(self) -> Iterator[PyTree]:
+        with undisturbed(*self.roots):
+            yield from self.data
 
 
 def _batches(data: object) -> Iterable[PyTree]:
     if isinstance(data, keras.utils.PyDataset):
-        return _PyDatasetBatches(data)
+        return _Undisturbed(_PyDatasetBatches(data), [data])
     if isinstance(data, tf.data.Dataset):
         if int(data.cardinality()) == tf.data.INFINITE_CARDINALITY:
             raise DataError("the Dataset repeats without end; measure on it before .repeat().")
         _refuse_unbatched(data)
-        return data  # type: ignore[no-any-return]
-    if not isinstance(data, Iterable) or isinstance(data, dict | np.ndarray):
+        return _Undisturbed(*private_copy(data))
+    if not isinstance(data, Iterable) or isinstance(data, Mapping) or _is_array(data):
         raise DataError(
-            "the measured data must be a tuple (x, y) or (x, y, sample_weight), a tf.data.Dataset, a "
-            f"PyDataset or an iterable of batches, got {type(data).__name__}."
+            "the measured data must be a tuple (x, y) or (x, y, sample_weight), where x and y may be "
+            "dictionaries, or a tf.data.Dataset, a PyDataset or an iterable of batches, got "
+            f"{type(data).__name__}."
         )
-    return data
+    if isinstance(data, list) and any(map(_is_array, data)):
+        raise DataError(
+            "a list is a list of batches (x, y), and this one holds arrays; pass the tuple (x, y)."
+        )
+    return data if isinstance(data, list | Iterator) else _Undisturbed(data, [data])
+
+
+def _is_array(data: object) -> bool:
+    return tf.is_tensor(data) or hasattr(data, "__array__")
 
 
 def _refuse_unbatched(data: tf.data.Dataset) -> None:
     """The tensors of a batch have the number of examples in common; those of a single example do not."""
-    shapes = [spec.shape for spec in tf.nest.flatten(data.element_spec)]
+    shapes = [getattr(spec, "shape", tf.TensorShape(None)) for spec in tf.nest.flatten(data.element_spec)]
     if any(shape.rank == 0 for shape in shapes) or len({s[0] for s in shapes if s.rank and s[0]}) > 1:
         raise DataError("the Dataset is not batched; call .batch(n).")

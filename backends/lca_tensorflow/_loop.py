@@ -1,17 +1,20 @@
 """`Loop`: the step fields of an eager training loop in Keras, whose gradients are passed on as lists."""
 
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any
 
 import keras
 import numpy as np
 import tensorflow as tf
 
+from lca.errors import LCAError
 from lca.frameworks import PyTree, Rows, examples_in
+from lca.tolerances import summed
 from lca.tracking._context import LoopContext
 from lca_tensorflow._optimizers import DryRun, check_unscaled, updates_without
 
 Gradients = Sequence[Any]
+_REMEMBERED = 20  # updates
 
 
 class Loop(LoopContext):
@@ -20,40 +23,50 @@ class Loop(LoopContext):
     The mark of a micro-batch is the list of its gradients.
     """
 
-    def __init__(
-        self,
-        variables: Sequence[keras.Variable],
-        optimizer: Any,
-        requested: Callable[[], Collection[str]],
-    ) -> None:
+    def __init__(self, variables: Sequence[keras.Variable], requested: Callable[[], Collection[str]]) -> None:
         super().__init__(requested)
-        self._variables, self._optimizer = variables, optimizer
+        self._variables = variables
+        self._optimizer: Any = None
         self._applied: tuple[Gradients, Sequence[keras.Variable]] | None = None
-        self._adding = False
+        self._adding = False  # gradients of an update
+        self._taken = True  # of the batch under way
+        self._norms: list[tuple[float, float]] = []  # and sums of the gradients of the last updates
 
-    def begin_batch(self, *batch: PyTree) -> None:
-        if not self._adding:  # no gradient of the batch before was used
+    def begin_batch(self, *batch: PyTree, weight: float | None = None) -> None:
+        if not self._adding:  # no gradient of the batches before was used
             self._batches = []
-        super().begin_batch(*batch)
+        self._drop_unused()
+        super().begin_batch(*batch, weight=weight)
+        self._taken = False
 
     def add(self, total: Gradients | None, gradients: Gradients) -> list[Any]:
         """As `lca_tensorflow.Tracker.add`."""
         if total is None:
             self._marks, self._batches = [], self._batches[-1:]
-        self._adding = True
-        if "micro_batches" in self._requested():
+        self._adding = self._taken = True
+        self._told &= self._weight is not None
+        if {"gradient", "micro_batches"} & set(self._requested()):
             self._marks.append((1.0 if self._weight is None else self._weight, gradients))
         if total is None:
             return list(gradients)
         return [_sum(a, b) for a, b in zip(total, gradients, strict=True)]
 
-    def apply(self, gradients: Gradients, variables: Sequence[keras.Variable]) -> None:
+    def apply(self, optimizer: Any, gradients: Gradients, variables: Sequence[keras.Variable]) -> None:
         """The optimizer is about to apply these gradients to these variables."""
-        self._applied = list(gradients), list(variables)
+        self._optimizer, self._applied = optimizer, (list(gradients), list(variables))
+
+    def supply(self, fields: Collection[str]) -> Mapping[str, Any]:
+        self._drop_unused()
+        return super().supply(fields)
+
+    def _drop_unused(self) -> None:
+        """Forget the last batch if others gave the gradients that were added."""
+        if self._adding and not self._taken:
+            self._batches = self._batches[:-1]
 
     def clear(self) -> None:
         super().clear()
-        self._applied, self._adding = None, False
+        self._applied, self._adding, self._taken = None, False, True
 
     def _count_examples(self, batch: PyTree) -> int:
         return int(examples_in(batch))
@@ -74,7 +87,24 @@ class Loop(LoopContext):
         if self._applied is None:
             return None
         check_unscaled(self._optimizer)
-        return self._flat(self._applied[0])
+        gradient = self._flat(self._applied[0])
+        if not self._marks:
+            self._refuse_clipped(gradient)
+        return gradient
+
+    def _refuse_clipped(self, gradient: tf.Tensor) -> None:
+        """Raise `LCAError` if gradients that differ have one norm, as after clipping by the loop."""
+        assert self._applied is not None
+        parts = [tf.convert_to_tensor(g) for g in self._applied[0] if g is not None]
+        norm, first = float(tf.linalg.global_norm(parts)), float(tf.reduce_sum(gradient))
+        eps = float(np.finfo(gradient.dtype.as_numpy_dtype).eps)
+        if any(abs(norm - seen) <= summed(norm, eps) and first != total for seen, total in self._norms):
+            raise LCAError(
+                f"the gradients of several updates have the norm {norm:.6g}, so the loop clips them, and the "
+                "gradient of the loss is unknown; pass it on before it is clipped: "
+                "total = tracker.add(None, gradients), or let the optimizer clip (global_clipnorm=...)."
+            )
+        self._norms = [*self._norms[-_REMEMBERED:], (norm, first)]
 
     def _gradient_sums(self) -> tuple[tf.Tensor, list[tf.Tensor]]:
         vectors = [self._flat(gradients) for _, gradients in self._marks]

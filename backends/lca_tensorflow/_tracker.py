@@ -1,5 +1,6 @@
 """`Tracker`: measures a training loop in Keras, around the updates of its optimizer."""
 
+import warnings
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
@@ -7,27 +8,30 @@ from typing import Any
 import keras
 import tensorflow as tf
 
-from lca.errors import LCAError
+from lca.errors import LCAError, LCAWarning
 from lca.objective import Objective as AnyObjective
 from lca.tracking import ModelTracker
 from lca_tensorflow._loop import Loop
 from lca_tensorflow._objective import Objective
+from lca_tensorflow._optimizers import check_unscaled
 from lca_tensorflow._parameters import flat, parameters_of
+from lca_tensorflow._updates import Updates, is_followed, made_by, trained_by, within
 
 
 class Tracker(ModelTracker[Loop]):
-    """Allocates the loss change of every update of ``optimizer`` inside a ``with`` block.
+    """Allocates the loss change of every update of the model inside a ``with`` block.
 
     In an eager loop nothing else is needed: the tracker intercepts ``optimizer.apply``, which
     ``apply_gradients`` calls too. It cannot see updates inside a `tf.function`; there, wrap the call:
     ``with tracker.step(): train_step(x, y)``. Training with and without a tracker gives the same numbers, bit
     for bit. A call that only accumulates gradients, and an update that a `LossScaleOptimizer` skips, are not
-    steps.
+    steps. An update that makes others (an optimizer inside another) is one step.
 
     Parameters
     ----------
     model, optimizer
-        The model that is trained, and the Keras optimizer that updates it.
+        The model that is trained, and the Keras optimizer that updates it, or a list of those that take
+        turns. The eager updates of another one, as of one made in mid-run, are steps too; the first warns.
     objective
         The measured loss (`lca_tensorflow.Objective` of this model, or a `lca.Sum` with one), or several by
         name.
@@ -45,7 +49,8 @@ class Tracker(ModelTracker[Loop]):
     -----
     Estimators on training batches (`lca.estimators.CrossFit` and others) require step fields: the gradient,
     from the eager call of ``optimizer.apply``, and the rest from a loop over `batches` or `micro_batches`,
-    and from calls of `add` and `scores`.
+    and from calls of `add` and `scores`. A loop that clips the gradient itself passes it on with `add` before
+    that: the gradient of the loss is the one that is not clipped.
 
     Memory beyond the estimator's: copies of θ at both ends of a step, on its own device.
 
@@ -76,7 +81,8 @@ class Tracker(ModelTracker[Loop]):
         "refresh=n",
     }
     _in_step = False
-    _made = 0  # updates that were seen
+    _made = 0  # updates that were seen, of the known optimizers
+    _made_before = 0  # and updates that they made before the run
 
     def add(self, total: Sequence[Any] | None, gradients: Sequence[Any]) -> list[Any]:
         """Return ``total + gradients``, tensor by tensor, and record the gradients of a micro-batch.
@@ -103,54 +109,92 @@ class Tracker(ModelTracker[Loop]):
         if not self._active:
             raise LCAError("tracker.step() was called outside `with tracker:`; put the loop inside it.")
         self._in_step = True
-        before = self._count()
+        before = self._unseen()
+        try:
+            with self._step():
+                yield
+                made = self._unseen() - before
+            self._after(made)
+        finally:
+            self._in_step = False
+
+    @contextmanager
+    def _step(self) -> Iterator[None]:
+        """An update may be made inside."""
         self._follower.before()
         try:
             yield
         except BaseException:
             self._context.clear()
             raise
-        finally:
-            self._in_step = False
-        self._after(self._count() - before)
-
-    def _count(self) -> int:
-        """How many updates the optimizer has made so far."""
-        return int(self._optimizer.iterations)
 
     def _after(self, made: int) -> None:
-        """``made`` updates may have been made since `RunFollower.before`; none is not a step."""
+        """``made`` updates were counted since `RunFollower.before`; without one, θ tells."""
         self._made += made
-        if made:
+        if made or self._moved():
             self._follower.after()
         self._context.clear()
 
+    def _moved(self) -> bool:
+        """Whether θ moved since `RunFollower.before`; false at steps that are not measured."""
+        return self._follower.reads_theta and self._live.has_moved()
+
     def _attach(self) -> None:
-        if "apply" in vars(self._optimizer):
-            raise LCAError("another tracker is in use on this optimizer; use one after the other.")
-        self._made_before = self._count() - self._made
-        apply = self._optimizer.apply
-
-        def tracked_apply(grads: Any, trainable_variables: Any = None, **kwargs: Any) -> Any:
-            if self._in_step or tf.inside_function():
-                return apply(grads, trainable_variables, **kwargs)
-            grads = list(grads)  # an iterator can be read only once, and the optimizer reads it too
-            variables = None if trainable_variables is None else list(trainable_variables)
-            with self.step():
-                trained = self._optimizer._trainable_variables if variables is None else variables
-                self._context.apply(grads, trained)
-                self._follower.collect_fields()
-                return apply(grads, variables, **kwargs)
-
-        object.__setattr__(self._optimizer, "apply", tracked_apply)
+        if is_followed(self._parameters):
+            raise LCAError("another tracker is in use on this model; use one after the other.")
+        self._known = list(self._optimizers)
+        self._made_before = made_by(self._known) - self._made
+        self._updates = Updates(self._parameters, self._around, self._see)
+        self._updates.follow()
 
     def _detach(self) -> None:
-        object.__delattr__(self._optimizer, "apply")
+        self._updates.leave()
         super()._detach()
 
+    @contextmanager
+    def _around(
+        self, optimizer: Any, grads: list[Any], variables: Sequence[keras.Variable]
+    ) -> Iterator[None]:
+        """An optimizer makes an eager update of the model."""
+        if self._see(optimizer) and not self._in_step:
+            self._warn(optimizer)
+        if self._in_step:
+            yield
+            return
+        before = made_by([optimizer])
+        with self._step():
+            self._context.apply(optimizer, grads, variables)
+            self._follower.collect_fields()
+            yield
+        self._after(made_by([optimizer]) - before)
+
+    def _see(self, optimizer: Any) -> bool:
+        """Whether this optimizer updates the model and was not known; from now on it is."""
+        if any(optimizer is known for known in self._known) or any(
+            optimizer is known for known in within(self._known)
+        ):
+            return False
+        inside = list(within([optimizer]))
+        held = [one for one in self._known if any(one is part for part in inside)]
+        self._known = [one for one in self._known if all(one is not part for part in held)] + [optimizer]
+        self._made_before += made_by([optimizer]) - made_by(held)
+        return True
+
+    def _warn(self, optimizer: Any) -> None:
+        warnings.warn(
+            f"step {self._follower.steps} is made by an optimizer that the tracker was not given, "
+            f"{type(optimizer).__name__}; its updates are measured like the others. Pass all optimizers of "
+            "the run, Tracker(model, [first, second], objective), or begin a new tracker with the new one.",
+            LCAWarning,
+            stacklevel=2,
+        )
+
+    def _unseen(self) -> int:
+        """How many updates of the run, by the known optimizers, were not seen yet."""
+        return made_by(self._known) - self._made - self._made_before
+
     def _check_run(self) -> None:
-        unseen = self._count() - self._made - self._made_before
-        if unseen:
+        if unseen := self._unseen():
             raise LCAError(
                 f"{unseen} updates were made inside a tf.function, where the tracker cannot see them, and "
                 "belong to no step; wrap the call: with tracker.step(): train_step(...)."
@@ -170,14 +214,18 @@ class Tracker(ModelTracker[Loop]):
         return dict(zip(objective.layout.names, objective.variables, strict=True))
 
     def _owned(self) -> Iterable[keras.Variable]:
-        inner = getattr(self._optimizer, "inner_optimizer", self._optimizer)
-        return inner._trainable_variables or ()
+        return [variable for optimizer in self._optimizers for variable in trained_by(optimizer)]
 
     def _make_context(self, parameters: Sequence[keras.Variable]) -> Loop:
-        return Loop(parameters, self._optimizer, self._requested)
+        if {"gradient", "micro_batches"} & {f.removeprefix("next_") for f in self._session.required_fields}:
+            for optimizer in self._optimizers:
+                check_unscaled(optimizer)
+        self._parameters = parameters
+        return Loop(parameters, self._requested)
 
     def _live_theta(self, parameters: Sequence[keras.Variable]) -> "_LiveTheta":
-        return _LiveTheta(parameters)
+        self._live = _LiveTheta(parameters)
+        return self._live
 
 
 class _LiveTheta:
@@ -185,9 +233,15 @@ class _LiveTheta:
 
     def __init__(self, variables: Sequence[keras.Variable]) -> None:
         self._variables = variables
+        self._read: tf.Tensor | None = None
+
+    def has_moved(self) -> bool:
+        """Whether θ differs from what was read last."""
+        return self._read is not None and not self.equal(flat(self._variables), self._read)
 
     def copy(self) -> tf.Tensor:
-        return flat(self._variables)
+        self._read = flat(self._variables)
+        return self._read
 
     borrow = copy
 
@@ -195,7 +249,10 @@ class _LiveTheta:
         return borrowed
 
     def is_at(self, theta: tf.Tensor) -> bool:
-        return self.equal(flat(self._variables), theta)
+        now = flat(self._variables)
+        same = self.equal(now, theta)
+        self._read = theta if same else now
+        return same
 
     def equal(self, a: tf.Tensor, b: tf.Tensor) -> bool:
         return bool(tf.reduce_all(a == b))

@@ -1,14 +1,16 @@
 """`FitCallback`: what the callbacks of Lightning and Hugging Face have in common."""
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, ClassVar, TypeAlias
+from typing import Any, TypeAlias, TypeVar, Unpack
 
 from torch import nn
 
+from lca.allocation import Estimator
 from lca.errors import LCAError
 from lca.objective import Objective as AnyObjective
 from lca.objective import leaves
 from lca.tracking import CallbackBase
+from lca.tracking._options import Options
 from lca_torch._objective import Objective
 from lca_torch._policies import random_state_kept
 from lca_torch._tracker import Tracker
@@ -17,25 +19,42 @@ MakeObjective: TypeAlias = Callable[[Any], AnyObjective | Mapping[str, AnyObject
 """From the model, on its device, to the measured loss or several by name."""
 
 
-class FitCallback(CallbackBase[Tracker]):
-    """Makes the objective and a `Tracker` on the optimizer when a run begins."""
+AnyTracker = TypeVar("AnyTracker", bound=Tracker)
 
-    _tracker: ClassVar[type[Tracker]] = Tracker
+
+class FitCallback(CallbackBase[AnyTracker]):
+    """Makes the objective and a `Tracker` on the optimizers when a run begins."""
+
+    _tracker: type[AnyTracker]
+
+    def __init__(
+        self, make_objective: MakeObjective, estimator: Estimator | None = None, **options: Unpack[Options]
+    ) -> None:
+        if isinstance(make_objective, type | AnyObjective | Mapping) or not callable(make_objective):
+            kind = (
+                "a class" if isinstance(make_objective, type) else f"of type {type(make_objective).__name__}"
+            )
+            raise LCAError(
+                f"make_objective is {kind}; the order is {type(self).__name__}(make_objective, estimator), "
+                "with a function from the model to its Objective, which is called when the run begins: "
+                "lambda model: Objective(model, loss, data)."
+            )
+        super().__init__(make_objective, estimator, **options)
 
     def _begin_fit(self, model: nn.Module, optimizers: Sequence[Any]) -> None:
-        def make() -> Tracker:
+        def make() -> AnyTracker:
             with random_state_kept(next(model.parameters()).device):
                 return self._make_tracker(model, optimizers)
 
         self._begin(make)
 
-    def _make_tracker(self, model: nn.Module, optimizers: Sequence[Any]) -> Tracker:
-        if len(optimizers) != 1:
-            raise LCAError(
-                f"a fit with one optimizer can be measured, this one has {len(optimizers)}; in a training "
-                "loop of your own, put a Tracker on each."
-            )
+    def _make_tracker(self, model: nn.Module, optimizers: Sequence[Any]) -> AnyTracker:
         objective = self._measured(model)
+        if not isinstance(objective, AnyObjective | Mapping):
+            raise LCAError(
+                f"make_objective returned {objective!r} and not an Objective; write lambda model: "
+                "Objective(model, loss, data), or return the objective from the function."
+            )
         own = [leaf for leaf in leaves(objective) if isinstance(leaf, Objective)]
         measured = own[0].model if own else model
-        return self._tracker(measured, optimizers[0], objective, self._estimator, **self._options)
+        return self._tracker(measured, list(optimizers), objective, self._estimator, **self._options)

@@ -13,71 +13,120 @@ from lca.arrays import array_ops
 from lca.errors import LCAError
 from lca.frameworks import PyTree, Rows, examples_in, is_rows, joined
 from lca.tracking._context import LoopContext
+from lca_torch._backward import BackwardPasses
 from lca_torch._live import holds
 from lca_torch._optimizers import updates_without
 from lca_torch._ranks import Ranks
+from lca_torch._updates import calling
 
 
 class Loop(LoopContext):
-    """The gradient of a micro-batch is what it adds to ``.grad``, which is read and never written.
+    """The gradient of a micro-batch is what its backward passes add to ``.grad``, which is never written.
 
-    The mark of a micro-batch is the sum of the gradients up to its end.
+    The mark of a micro-batch is the sum of the gradients at the end of its last backward pass; what happens
+    to ``.grad`` later, as clipping or unscaling, is no part of it. Without required fields nothing is
+    recorded.
+
+    Parameters
+    ----------
+    parameters
+        The measured parameters in the order of θ.
+    requested
+        As in `LoopContext`.
     """
 
-    def __init__(
-        self,
-        parameters: Sequence[nn.Parameter],
-        optimizer: torch.optim.Optimizer,
-        requested: Callable[[], Collection[str]],
-    ) -> None:
+    def __init__(self, parameters: Sequence[nn.Parameter], requested: Callable[[], Collection[str]]) -> None:
         super().__init__(requested)
-        self._parameters, self._optimizer = parameters, optimizer
-        self._before: list[tuple[Any, int]] = []
-        self._grad: Tensor | None = None
+        self._parameters = parameters
+        self._passes = BackwardPasses(parameters, self._pass_begins, self._pass_ended)
+        self._optimizer: Any = None
+        self._before: list[tuple[Any, int]] = []  # the gradients when the micro-batch began
+        self._seen: list[tuple[Any, int]] | None = None  # and when the last backward pass ended
+        self._total: Tensor | None = None  # their sum then
+        self._taken: list[tuple[int, int]] | None = None  # where the parameters were then
+        self._start: list[tuple[int, int]] | None = None  # and when the update began
+        self._marked = self._changed = False
         self._ranks: Ranks | None = None
 
-    def ranks(self, group: Any) -> None:
-        """From now on the micro-batches of an update are the batches of the ranks."""
-        self.close()
-        self._ranks = Ranks(self._parameters, group)
+    def open(self) -> None:
+        """The run begins."""
+        self._passes.listen()
 
     def close(self) -> None:
         """The run is over."""
         self.clear()
+        self._passes.stop()
         if self._ranks is not None:
             self._ranks.remove()
             self._ranks = None
+
+    def ranks(self, group: Any) -> None:
+        """From now on the micro-batches of an update are the batches of the ranks."""
+        self.clear()
+        if self._ranks is not None:
+            self._ranks.remove()
+        self._ranks = Ranks(self._parameters, group)
+
+    def update_begins(self) -> None:
+        """An update begins at these parameters."""
+        self._start = self._at() if self._requested() else None
+
+    def updated_by(self, optimizer: torch.optim.Optimizer) -> None:
+        """This optimizer makes the update."""
+        self._optimizer = optimizer
+
+    def _at(self) -> list[tuple[int, int]]:
+        """Where the parameters are and how often each was written to."""
+        return [(parameter.data_ptr(), parameter._version) for parameter in self._parameters]
 
     def supply(self, fields: Collection[str]) -> Mapping[str, Any]:
         self._end_micro_batch()
         if "micro_batches" in fields and self._ranks is not None:
             self._marks = self._ranks.marks()
+            self._total = self._marks[-1][1]
         return super().supply(fields)
 
     def clear(self) -> None:
         super().clear()
-        self._grad, self._before = None, []
+        self._before, self._seen, self._total, self._taken, self._start = [], None, None, None, None
+        self._marked = self._changed = False
+        self._passes.refresh()
         if self._ranks is not None:
             self._ranks.clear()
 
+    def _pass_begins(self) -> None:
+        """A backward pass is about to add to the gradients; were they left as the last one left them?"""
+        if not self._requested() or _same(self._parameters, self._seen):
+            return
+        if not any(map(_not_zero, self._parameters)):  # the first pass of an update, or gradients zeroed
+            self._marks, self._batches = [], self._batches[-1:]
+            self._marked = self._changed = False
+        else:
+            self._changed = True
+
+    def _pass_ended(self) -> None:
+        fields = self._requested()
+        if not fields:
+            return
+        self._seen = _versions(self._parameters)
+        self._taken = self._at()
+        if "gradient" in fields or "micro_batches" in fields:
+            self._total = flat_gradient(self._parameters)
+        if "micro_batches" in fields and self._ranks is None and self._weight is not None:
+            assert self._total is not None
+            if self._marked:  # several passes for one micro-batch
+                self._marks.pop()
+            self._marks.append((self._weight, self._total))
+        self._marked = True
+
     def _begin_micro_batch(self, weight: float) -> None:
         super()._begin_micro_batch(weight)
-        self._before = _versions(self._parameters)
+        self._before, self._marked = _versions(self._parameters), False
 
     def _end_micro_batch(self) -> None:
-        weight = self._weight
+        if self._weight is not None and not self._marked and _same(self._parameters, self._before):
+            self._batches = self._batches[:-1]  # the loop took no gradient from this batch
         super()._end_micro_batch()
-        if weight is None:
-            return
-        if _untouched(self._parameters, self._before):  # the loop took no gradient from this batch
-            self._batches = self._batches[:-1]
-            return
-        grad = next((p.grad for p in self._parameters if p.grad is not None), None)
-        if self._grad is not None and grad is not self._grad:  # zeroed, without an update
-            self._marks, self._batches = [], self._batches[-1:]
-        self._grad = grad
-        if "micro_batches" in self._requested() and self._ranks is None:
-            self._marks.append((weight, flat_gradient(self._parameters)))
 
     def _count_examples(self, batch: PyTree) -> int:
         if not is_rows(batch):
@@ -108,20 +157,58 @@ class Loop(LoopContext):
         return array_ops(tensor).to_numpy(tensor)
 
     def _gradient(self) -> Tensor:
-        """As the optimizer sees it; the last mark itself if nothing has changed since."""
+        """As the optimizer sees it; the sum over the backward passes itself if nothing has changed since."""
+        self._check_passes()
         scale = getattr(self._optimizer, "grad_scale", None)
-        if scale is None and self._marks and holds(self._marks[-1][1], map(_dense, self._parameters)):
-            mark: Tensor = self._marks[-1][1]
-            return mark
+        if scale is None and self._total is not None and holds(self._total, map(_dense, self._parameters)):
+            return self._total
         found = flat_gradient(self._parameters)
         return found if scale is None else found.div_(scale)  # a fused optimizer unscales by itself
 
+    def _check_passes(self) -> None:
+        """Raise `LCAError` unless the gradient is one that backward passes took at these parameters."""
+        self._passes.check()
+        if self._changed:
+            raise LCAError(
+                "the gradients were not zero before the first backward pass of this update, or were changed "
+                "(clipped, say) between its backward passes, so they are not the gradient of a loss at one "
+                f"point; call zero_grad() after each update and clip before the update only, {_ELSE}"
+            )
+        if self._total is None:
+            raise LCAError(
+                "no backward pass has added to the gradients since the last update: several optimizers "
+                "share one backward pass, or gradients are reused or assigned. The gradient at the start of "
+                f"this update is then unknown; run a backward pass before each update, {_ELSE}"
+            )
+        if self._taken != self._start:
+            raise LCAError(
+                "the parameters were changed between the start of the update and its backward pass, or "
+                "between the pass and the update (optimizers like SAM take the gradient elsewhere, and "
+                "several optimizers may share one). Take the gradient where the update starts, "
+                f"{_ELSE}"
+            )
+
+    def _gradient_sum(self) -> Tensor | None:
+        return self._total
+
     def _gradient_sums(self) -> tuple[Tensor, Iterable[Tensor]]:
         sums = [mark for _, mark in self._marks]
-        return sums[-1], chain(sums[:1], (after - before for before, after in pairwise(sums)))
+        if self._total is None or sums[-1] is not self._total:
+            raise LCAError(
+                "a backward pass of this update belongs to no micro-batch; loop over tracker.batches(loader) "
+                f"or tracker.micro_batches(batch, n) for all of them, {_ELSE}"
+            )
+        return self._total, chain(sums[:1], (after - before for before, after in pairwise(sums)))
+
+    def _loss_scale(self) -> float:
+        scaler = calling(torch.amp.GradScaler)
+        return 1.0 if scaler is None else float(scaler.get_scale())
 
     def _updates_without(self, gradients: Sequence[Tensor], weights: Sequence[float]) -> list[Tensor]:
         return updates_without(self._optimizer, self._parameters, gradients, weights)
+
+
+_ELSE = "or use an estimator that requires no gradient of training (lca.estimators.SampledPathIntegral)."
 
 
 def flat_gradient(parameters: Iterable[nn.Parameter]) -> Tensor:
@@ -145,9 +232,14 @@ def _versions(parameters: Iterable[nn.Parameter]) -> list[tuple[Any, int]]:
     return [(None, 0) if grad is None else (ref(grad), grad._version) for grad in grads]
 
 
-def _untouched(parameters: Iterable[nn.Parameter], before: Sequence[tuple[Any, int]]) -> bool:
+def _same(parameters: Iterable[nn.Parameter], before: Sequence[tuple[Any, int]] | None) -> bool:
     """Whether no gradient has been written to, created or removed since `_versions` returned ``before``."""
-    return all(
+    return before is not None and all(
         grad is None if was is None else was() is grad is not None and grad._version == version
         for grad, (was, version) in zip((p.grad for p in parameters), before, strict=True)
     )
+
+
+def _not_zero(parameter: nn.Parameter) -> bool:
+    grad = parameter.grad
+    return grad is not None and bool((grad.to_dense() if grad.is_sparse else grad).any())

@@ -1,19 +1,21 @@
 """`Tracker`: measures a training loop in torch through the hooks of its optimizer."""
 
+import warnings
 from collections.abc import Callable, Iterator, Sequence
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
 
-from lca.errors import LCAError
+from lca.errors import LCAError, LCAWarning
 from lca.objective import Objective as AnyObjective
-from lca.objective import leaves
 from lca.tracking import ModelTracker
+from lca.tracking._follower import RunFollower
 from lca_torch._live import ParameterVector, flat, holds
 from lca_torch._loop import Loop
 from lca_torch._objective import Objective
 from lca_torch._optimizers import check_known
+from lca_torch._updates import Updates, stepping, within
 
 
 class Tracker(ModelTracker[Loop]):
@@ -22,12 +24,15 @@ class Tracker(ModelTracker[Loop]):
     Each step is measured before the loop goes on. Parameters, buffers, gradients and random generators are
     not changed: training with and without a tracker gives the same numbers, bit for bit. Closures (LBFGS),
     gradient accumulation and clipping, parameter groups and learning-rate schedules need no extra code; an
-    update that a `torch.amp.GradScaler` skips is not a step.
+    update that a `torch.amp.GradScaler` skips is not a step. The step of a wrapper (Lookahead, SAM, those of
+    accelerate and Fabric) and of the optimizer inside it is one step.
 
     Parameters
     ----------
     model, optimizer
-        The model that is trained, and the optimizer that updates it.
+        The model that is trained, and the optimizer that updates it, or a list of those that take turns. The
+        updates of another one that owns parameters of the model, as of one made in mid-run, are steps too;
+        the first warns.
     objective
         The measured loss (`lca_torch.Objective` of this model, or a `lca.Sum` with one), or several by name.
     estimator, every, views, on_error, record
@@ -42,8 +47,10 @@ class Tracker(ModelTracker[Loop]):
     Notes
     -----
     Estimators on training batches (`lca.estimators.CrossFit` and others) require step fields. The gradient is
-    read as the optimizer sees it, unscaled and clipped. The rest comes from a loop over `batches` or
-    `micro_batches`, and from calls of `scores`.
+    that of the loss on which the loop calls ``backward``, without the scale of a `torch.amp.GradScaler`; it
+    is read when the backward pass ends, so that clipping is no part of it. The update without a micro-batch
+    is that of the gradient clipped by norm; clipping by value is refused. The rest comes from a loop over
+    `batches` or `micro_batches`, and from calls of `scores`.
 
     Memory beyond the estimator's: one vector (K,) on the model's device, θ before the step; θ after the step
     is read from the model itself. Between steps that vector and the last gradient are kept.
@@ -64,6 +71,7 @@ class Tracker(ModelTracker[Loop]):
     (3, True)
     """
 
+    _loop: ClassVar[type[Loop]] = Loop
     _types = nn.Module, torch.optim.Optimizer
     _type_names = "torch.nn.Module", "torch.optim.Optimizer"
     _advice = {
@@ -73,7 +81,6 @@ class Tracker(ModelTracker[Loop]):
         "scores": "call tracker.scores(index, outputs, labels) at every step, or give the estimator "
         "refresh=n",
     }
-    _hooks: Sequence[Any] = ()
 
     def ranks(self, group: Any = None) -> None:
         """Under `torch.nn.parallel.DistributedDataParallel`: the batch of each rank is a micro-batch.
@@ -101,41 +108,15 @@ class Tracker(ModelTracker[Loop]):
         self._context.ranks(group)
 
     def _attach(self) -> None:
-        self._hooks = [
-            self._optimizer.register_step_pre_hook(self._before_step),
-            self._optimizer.register_step_post_hook(self._after_step),
-        ]
+        listener = _StepListener(self._follower, self._context, self._optimizers)
+        self._updates = Updates(self._measured, self._optimizers, listener)
+        self._updates.follow()
+        if self._session.required_fields:
+            self._context.open()
 
     def _detach(self) -> None:
-        for hook in self._hooks:
-            hook.remove()
-        self._hooks = ()
+        self._updates.leave()
         self._context.close()
-
-    def _before_step(self, optimizer: Any, args: Any, kwargs: Any) -> tuple[Any, Any] | None:
-        self._follower.before()
-        given = args[1] if len(args) > 1 else kwargs.get("closure")
-        if given is None:
-            self._follower.collect_fields()
-        if given is None or not self._follower.requested:
-            return None
-        closure = _calling_once(given, self._follower.collect_fields)
-        if len(args) > 1:
-            return (args[0], closure, *args[2:]), kwargs
-        return args, {**kwargs, "closure": closure}
-
-    def _after_step(self, optimizer: Any, args: Any, kwargs: Any) -> None:
-        # A GradScaler sets this attribute of fused optimizers, which then run the hooks without an update.
-        found_inf = getattr(optimizer, "found_inf", None)
-        if found_inf is None or not bool(found_inf):
-            self._follower.after()
-        self._context.clear()
-
-    def _unwrapped(self, optimizer: Any) -> Any:
-        """The optimizer whose hooks are called: accelerate and others wrap it as ``optimizer.optimizer``."""
-        while isinstance(inner := getattr(optimizer, "optimizer", None), torch.optim.Optimizer):
-            optimizer = inner
-        return optimizer
 
     def _named_parameters(self, model: nn.Module) -> dict[str, nn.Parameter]:
         return dict(model.named_parameters())
@@ -144,26 +125,70 @@ class Tracker(ModelTracker[Loop]):
         return dict(objective.model.named_parameters()) if isinstance(objective, Objective) else {}
 
     def _owned(self) -> Iterator[nn.Parameter]:
-        return (parameter for group in self._optimizer.param_groups for parameter in group["params"])
+        groups = (group for optimizer in stepping(self._optimizers) for group in optimizer.param_groups)
+        return (parameter for group in groups for parameter in group["params"])
 
     def _make_context(self, parameters: Sequence[nn.Parameter]) -> Loop:
         if "micro_batches" in self._session.required_fields:
-            check_known(self._optimizer)
-        return Loop(parameters, self._optimizer, self._requested)
+            for optimizer in stepping(self._optimizers):
+                check_known(optimizer)
+        self._measured = parameters
+        return self._loop(parameters, self._requested)
 
     def _live_theta(self, parameters: Sequence[nn.Parameter]) -> "_LiveTheta":
-        measured = [own for own in leaves(self._session.objectives) if isinstance(own, Objective)]
-        return _LiveTheta(parameters, measured)
+        return _LiveTheta(parameters)
+
+
+class _StepListener:
+    """As `lca_torch._updates.Listener`: tells the follower of updates, and the context of their optimizer."""
+
+    def __init__(
+        self, follower: RunFollower, context: Loop, expected: Sequence[torch.optim.Optimizer]
+    ) -> None:
+        self._follower, self._context = follower, context
+        self._expected = list(within(expected))
+
+    def before(self, optimizer: torch.optim.Optimizer) -> bool:
+        if not any(optimizer is known for known in self._expected):
+            self._expected.append(optimizer)
+            self._warn(optimizer)
+        self._follower.before()
+        self._context.update_begins()
+        return bool(self._follower.requested)
+
+    def collect(self, optimizer: torch.optim.Optimizer, args: Any, kwargs: Any) -> tuple[Any, Any] | None:
+        self._context.updated_by(optimizer)
+        closure = args[1] if len(args) > 1 else kwargs.get("closure")
+        if closure is None:
+            self._follower.collect_fields()
+            return None
+        closure = _calling_once(closure, self._follower.collect_fields)
+        if len(args) > 1:
+            return (args[0], closure, *args[2:]), kwargs
+        return args, {**kwargs, "closure": closure}
+
+    def after(self, *, made: bool) -> None:
+        if made:
+            self._follower.after()
+        self._context.clear()
+
+    def _warn(self, optimizer: torch.optim.Optimizer) -> None:
+        warnings.warn(
+            f"step {self._follower.steps} is made by an optimizer that the tracker was not given, "
+            f"{type(optimizer).__name__}; its updates are measured like the others. Pass all optimizers of "
+            "the run, Tracker(model, [first, second], objective), or make a tracker for each phase of it.",
+            LCAWarning,
+            stacklevel=2,
+        )
 
 
 class _LiveTheta:
-    """`lca.tracking.LiveTheta` of parameters whose dtype and device must not change."""
+    """`lca.tracking.LiveTheta` of the parameters of a model."""
 
-    def __init__(self, parameters: Sequence[nn.Parameter], measured: Sequence[Objective]) -> None:
-        self._parameters, self._measured = parameters, measured
+    def __init__(self, parameters: Sequence[nn.Parameter]) -> None:
+        self._parameters = parameters
 
     def copy(self) -> Tensor:
-        self._check()
         return flat(self._parameters)
 
     def borrow(self) -> ParameterVector:
@@ -173,15 +198,7 @@ class _LiveTheta:
         return borrowed.persist(memory)
 
     def is_at(self, theta: Tensor) -> bool:
-        self._check()
         return holds(theta, self._parameters)
-
-    def equal(self, a: Tensor, b: Tensor) -> bool:
-        return torch.equal(a, b)
-
-    def _check(self) -> None:
-        for objective in self._measured:
-            objective.check()
 
 
 def _calling_once(closure: Callable[[], Any], listener: Callable[[], None]) -> Callable[[], Any]:

@@ -25,13 +25,13 @@ class _LightningTracker(Tracker):
     }
 
 
-class LightningCallback(FitCallback, Callback):  # type: ignore[misc]
+class LightningCallback(FitCallback[_LightningTracker], Callback):  # type: ignore[misc]
     """Allocates the loss change of every optimizer step of ``trainer.fit``.
 
-    When training begins, it makes the objective and puts a `Tracker` on the trainer's optimizer; when
+    When training begins, it makes the objective and puts a `Tracker` on the trainer's optimizers; when
     training ends, also by an error, it takes the tracker off and keeps views and summary. The fit is the same
-    with and without it, bit for bit. Accumulated batches are one step; gradient clipping and schedulers need
-    no extra code.
+    with and without it, bit for bit. Accumulated batches are one step, and so is every update of one of
+    several optimizers; gradient clipping and schedulers need no extra code.
 
     Parameters
     ----------
@@ -43,14 +43,15 @@ class LightningCallback(FitCallback, Callback):  # type: ignore[misc]
 
     Notes
     -----
-    Estimators on training batches get the batches and the gradient, clipped and unscaled; with
-    ``accumulate_grad_batches`` the batches of an update are its micro-batches (`lca.estimators.CrossFit`).
+    Estimators on training batches get the batches and the gradient of the loss, unscaled and before clipping;
+    with ``accumulate_grad_batches`` the batches of an update are its micro-batches, of equal weight
+    (`lca.estimators.CrossFit`). An update from the batches left over at the end of an epoch is skipped.
     Scores of single examples come from the module itself, which calls ``scores`` of the tracker.
 
     Raises
     ------
     LCAError
-        As ``on_error`` says: if the fit has several optimizers, and for the reasons of `Tracker`.
+        If ``make_objective`` is no function; and as ``on_error`` says, for the reasons of `Tracker`.
 
     Examples
     --------
@@ -67,13 +68,17 @@ class LightningCallback(FitCallback, Callback):  # type: ignore[misc]
 
     def on_train_start(self, trainer: Any, pl_module: Any) -> None:
         self._begin_fit(pl_module, trainer.optimizers)
+        clips = trainer.gradient_clip_val and trainer.gradient_clip_algorithm in (None, "norm")
+        if self.tracker is not None and clips:
+            self.tracker.clips_norm(trainer.gradient_clip_val)
 
     def on_train_end(self, trainer: Any, pl_module: Any) -> None:
         self._end()
 
     def on_train_batch_start(self, trainer: Any, pl_module: Any, batch: Any, batch_idx: int) -> None:
         if self.tracker is not None:
-            self.tracker.begin_batch(batch)
+            equal = pl_module.automatic_optimization  # Lightning divides by the number of batches
+            self.tracker.begin_batch(batch, weight=1.0 if equal else None)
 
     def on_exception(self, trainer: Any, pl_module: Any, exception: BaseException) -> None:
         self._end(complete=False)

@@ -9,17 +9,20 @@ import numpy as np
 
 from lca.arrays import Vector, array_ops
 from lca.errors import LCAError
+from lca.frameworks import tensors_in
 from lca.objective import Batch
 from lca.step import ExampleScores, MicroBatch
 from lca.tolerances import summed
+from lca.tracking._clipping import Clipping
+
+IGNORED = -100  # the default ignore_index of cross-entropy
 
 
 class LoopContext(ABC):
     """Remembers batches, gradients and scores between two updates, as far as the estimator requests them.
 
-    A micro-batch begins when the loop receives a batch or a piece of one, and ends when it asks for the next
-    one or makes its update. A framework defines how it splits and joins batches, where gradients are found,
-    and how its optimizer updates.
+    A micro-batch begins when the loop receives a batch or a piece of one. A framework defines when it ends,
+    how it splits and joins batches, where gradients are found, and how its optimizer updates.
 
     Parameters
     ----------
@@ -33,19 +36,34 @@ class LoopContext(ABC):
         self._marks: list[tuple[float, Any]] = []  # weight and gradient of each micro-batch
         self._scores: list[ExampleScores] = []
         self._weight: float | None = None  # of the micro-batch under way
+        self._told = True  # whether the weights of all batches of the update were passed
+        self._accumulated: int | None = None  # batches of the first update
+        self._weighed = False  # whether the weights of micro-batches were known at any update
+        self._clipping = Clipping()
 
-    def batches(self, loader: Iterable[Batch]) -> Iterator[Batch]:
+    def batches(
+        self, loader: Iterable[Batch], weight: Callable[[Batch], float] | None = None
+    ) -> Iterator[Batch]:
         """As `lca.tracking.ModelTracker.batches`."""
         for batch in loader:
-            self.begin_batch(batch)
+            self.begin_batch(batch, weight=None if weight is None else weight(batch))
             yield batch
             self._end_micro_batch()
 
-    def begin_batch(self, *batch: Batch) -> None:
+    def begin_batch(self, *batch: Batch, weight: float | None = None) -> None:
         """As `lca.tracking.ModelTracker.begin_batch`."""
+        if weight is not None and not weight > 0:
+            raise LCAError(
+                f"the weight of a batch is a number > 0, got {weight!r}; skip a batch of weight 0."
+            )
         self._end_micro_batch()
         self._batches += batch
-        self._begin_micro_batch(1.0)
+        self._told &= weight is not None
+        self._begin_micro_batch(1.0 if weight is None else float(weight))
+
+    def clips_norm(self, max_norm: float) -> None:
+        """As `lca.tracking.ModelTracker.clips_norm`."""
+        self._clipping.tell(max_norm)
 
     def micro_batches(self, batch: Batch, n: int) -> Iterator[tuple[Batch, float]]:
         """As `lca.tracking.ModelTracker.micro_batches`."""
@@ -79,11 +97,7 @@ class LoopContext(ABC):
         if "batch" in fields and self._batches:
             found["batch"] = self._batches[0] if len(self._batches) == 1 else self._joined(self._batches)
         if "gradient" in fields or "micro_batches" in fields:
-            gradient = self._gradient()
-            if gradient is not None:
-                found["gradient"] = gradient
-                if "micro_batches" in fields and len(self._marks) > 1:
-                    found["micro_batches"] = self._micro_batches(gradient)
+            found |= self._gradients(fields)
         if "scores" in fields and self._scores:
             found["scores"] = ExampleScores(
                 np.concatenate([scores.index for scores in self._scores]),
@@ -94,6 +108,7 @@ class LoopContext(ABC):
     def clear(self) -> None:
         """The update has been made, or will not be made; the next one begins."""
         self._batches, self._marks, self._scores, self._weight = [], [], [], None
+        self._told = True
 
     def _begin_micro_batch(self, weight: float) -> None:
         self._weight = weight
@@ -101,14 +116,67 @@ class LoopContext(ABC):
     def _end_micro_batch(self) -> None:
         self._weight = None
 
-    def _micro_batches(self, gradient: Vector) -> tuple[MicroBatch, ...]:
-        """The micro-batches of the update, whose gradient is ``gradient``."""
+    def _gradients(self, fields: Collection[str]) -> dict[str, Any]:
+        """The gradient of the training loss, and of its micro-batches; not as clipped, scaled or averaged.
+
+        An update from fewer or more batches than the first one has a gradient of unknown scale, as many
+        loops divide by a fixed number of batches; it is left out.
+        """
+        applied = self._gradient()
+        if applied is None or not self._as_many_batches():
+            return {}
+        total = self._gradient_sum()
+        total = applied if total is None else total
+        factor = 1.0 if total is applied else multiple_of(total, applied)
+        scale = 1.0 if factor == 1.0 else 1 / self._loss_scale()
+        ops = array_ops(total)
+        relative = factor / scale
+        if abs(relative - 1) <= summed(1.0, ops.eps(total)):
+            factor, relative = scale, 1.0
+        if relative != 1.0 or self._clipping.max_norm is not None:
+            norm = scale * ops.total(total * total) ** 0.5
+            self._clipping.check(norm, relative, ops.eps(total))
+        found = {"gradient": total if scale == 1.0 else total * scale}
+        if "micro_batches" in fields and len(self._marks) > 1 and self._weights_known():
+            found["micro_batches"] = self._micro_batches(scale, factor)
+        return found
+
+    def _as_many_batches(self) -> bool:
+        """Whether the update was made from as many batches as the first one."""
+        if self._accumulated is None:
+            self._accumulated = len(self._batches)
+        return len(self._batches) == self._accumulated
+
+    def _weights_known(self) -> bool:
+        """Whether the batches of this update have known weights; raises `LCAError` if none ever had."""
+        sizes = set(map(size_of, self._batches))
+        known = self._told or (len(sizes) == 1 and None not in sizes) or len(self._batches) == 1
+        if not known and not self._weighed:
+            raise LCAError(
+                "the batches that this update accumulates differ in size, or their size is unknown, and so "
+                "are their weights in its loss; pass weight= to tracker.batches or tracker.begin_batch: the "
+                "number of examples or tokens of a batch if the loop accumulates sums over them, or a "
+                "constant if it accumulates the mean of each batch."
+            )
+        self._weighed |= known
+        return known
+
+    def _micro_batches(self, scale: float, factor: float) -> tuple[MicroBatch, ...]:
+        """The micro-batches; the loss is ``scale``, and what the optimizer gets ``factor`` times the sum."""
         total_weight = sum(weight for weight, _ in self._marks)
         weights = [weight / total_weight for weight, _ in self._marks]
-        total, own = self._gradient_sums()
-        factor = 1.0 if total is gradient else multiple_of(total, gradient)
-        gradients = [g * (factor / weight) for g, weight in zip(own, weights, strict=True)]
-        return tuple(map(MicroBatch, gradients, self._updates_without(gradients, weights)))
+        own = list(self._gradient_sums()[1])
+        gradients = [g * (scale / weight) for g, weight in zip(own, weights, strict=True)]
+        applied = gradients if factor == scale else [g * (factor / scale) for g in gradients]
+        return tuple(map(MicroBatch, gradients, self._updates_without(applied, weights)))
+
+    def _gradient_sum(self) -> Vector | None:
+        """The sum (K,) of the gradients that the loop has taken for this update; ``None`` if unknown."""
+        return self._gradient_sums()[0] if self._marks else None
+
+    def _loss_scale(self) -> float:
+        """By how much the loss is multiplied against underflow before its gradient is taken."""
+        return 1.0
 
     @abstractmethod
     def _count_examples(self, batch: Batch) -> int:
@@ -167,10 +235,27 @@ def multiple_of(total: Vector, gradient: Vector) -> float:
             "the gradient of the update is not a multiple of the sum over its micro-batches: it was clipped "
             "entry by entry, averaged over ranks, had something added to it, or one backward pass covered "
             "several micro-batches. The update without one of them is then unknown; run one backward pass "
-            "for each micro-batch and clip by norm, or use an estimator that requires no micro-batches "
-            "(lca.estimators.NextBatch)."
+            "for each micro-batch and clip by norm, or use an estimator that requires no gradient of "
+            "training (lca.estimators.SampledPathIntegral)."
         )
     return factor
+
+
+def size_of(batch: Batch) -> str | None:
+    """What batches of equal weight have in common: the shapes and the ignored labels of their tensors.
+
+    ``None`` if the batch holds no tensor. Entries of -100 are labels that losses ignore by convention.
+
+    >>> size_of((np.zeros((2, 3)), np.array([1, -100]))), size_of("text")
+    ('(2, 3) 0, (2,) 1', None)
+    """
+    found = tensors_in(batch)
+    return ", ".join(f"{tuple(tensor.shape)} {_ignored(tensor)}" for tensor in found) or None
+
+
+def _ignored(tensor: Any) -> int:
+    numbers = array_ops(tensor).to_numpy(tensor) if "int" in str(tensor.dtype) else np.zeros(0)
+    return int(np.count_nonzero(numbers == IGNORED))
 
 
 def _check_logits(logits: tuple[int, ...], labels: tuple[int, ...]) -> None:

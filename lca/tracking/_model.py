@@ -1,7 +1,7 @@
 """`ModelTracker`: the tracker of a framework whose optimizer updates the parameters of a model in place."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from typing import Any, ClassVar, Generic, TypeVar
 
 from lca.allocation import Estimator
@@ -23,7 +23,8 @@ class ModelTracker(TrackerBase, ABC, Generic[Context]):
     Parameters
     ----------
     model, optimizer
-        The model that is trained, and the optimizer that updates it.
+        The model that is trained, and the optimizer that updates it; a list of those that take turns. Every
+        update of either is a step of one path.
     objective, estimator, every, views, on_error, record
         As in `TrackerBase`.
 
@@ -51,37 +52,62 @@ class ModelTracker(TrackerBase, ABC, Generic[Context]):
         record: RecordTo | None = None,
     ) -> None:
         (model_type, optimizer_type), names = self._types, self._type_names
+        optimizers = list(optimizer) if isinstance(optimizer, list | tuple) else [optimizer]
+        wrong = [one for one in optimizers if not isinstance(one, optimizer_type)]
         check_arguments(
-            f"Tracker(model, optimizer, objective), with a {names[0]}, one {names[1]} (each of several gets "
-            "a Tracker of its own)",
+            f"Tracker(model, optimizer, objective), with a {names[0]}, one {names[1]} or a list of those "
+            "that take turns",
             {
                 "model": (model, isinstance(model, model_type)),
-                "optimizer": (optimizer, isinstance(optimizer, optimizer_type)),
+                "optimizer": (wrong[0] if wrong else optimizer, bool(optimizers) and not wrong),
             },
             objective,
         )
         super().__init__(objective, estimator, every=every, views=views, on_error=on_error, record=record)
-        self._model, self._optimizer = model, self._unwrapped(optimizer)
+        self._model, self._optimizers = model, tuple(optimizers)
         parameters = self._matching_parameters()
         self._context = self._make_context(parameters)
         self._follow(self._live_theta(parameters), self._context.supply)
 
-    def batches(self, loader: Iterable[Batch]) -> Iterator[Batch]:
+    def batches(
+        self, loader: Iterable[Batch], weight: Callable[[Batch], float] | None = None
+    ) -> Iterator[Batch]:
         """Yield the batches of ``loader``, so that the tracker knows the batch of each step.
 
-        Several batches to one update (gradient accumulation) are its micro-batches, of equal weight. A batch
-        from which no gradient is taken is ignored.
+        Several batches to one update (gradient accumulation) are its micro-batches. A batch from which no
+        gradient is taken is ignored.
 
+        Parameters
+        ----------
+        loader
+            The batches.
+        weight
+            From a batch to its weight in the loss of the update, up to a common factor: the number of its
+            examples or tokens if the loop accumulates the *sum* over them, a constant if it accumulates the
+            mean of each batch. Batches of one size have equal weights unless it says otherwise; for those
+            that differ in size, an estimator that requires micro-batches requires it.
+
+        Examples
+        --------
         >>> # for x, y in tracker.batches(loader): ...
         """
-        return self._context.batches(loader)
+        return self._context.batches(loader, weight)
 
-    def begin_batch(self, *batch: Batch) -> None:
+    def begin_batch(self, *batch: Batch, weight: float | None = None) -> None:
         """Tell the tracker that the loop begins with this batch; without argument, with an unknown one.
 
-        For loops that do not iterate over `batches`.
+        For loops that do not iterate over `batches`, where ``weight`` is explained.
         """
-        self._context.begin_batch(*batch)
+        self._context.begin_batch(*batch, weight=weight)
+
+    def clips_norm(self, max_norm: float) -> None:
+        """Tell the tracker that the loop clips the norm of the gradient to ``max_norm`` before each update.
+
+        The gradients of training that an estimator uses are those before clipping. A maximum with one to
+        three significant digits is recognised from the first gradient that is clipped, so it need not be
+        passed on; a norm that also covers parameters outside the layout has to be.
+        """
+        self._context.clips_norm(max_norm)
 
     def micro_batches(self, batch: Batch, n: int) -> Iterator[tuple[Batch, float]]:
         """Split ``batch`` into ``n`` micro-batches; yield each with its weight in the loss.
@@ -133,17 +159,19 @@ class ModelTracker(TrackerBase, ABC, Generic[Context]):
         parameters = [named[name] for name in layout.names]
         owned = {id(parameter) for parameter in self._owned()}
         if owned and not any(id(parameter) in owned for parameter in parameters):
+            owns = "the optimizer owns" if len(self._optimizers) == 1 else "the optimizers own"
             raise LCAError(
-                f"the optimizer owns none of the parameters of this {type(self._model).__name__}; it was "
+                f"{owns} none of the parameters of this {type(self._model).__name__}; it was "
                 "made for another model, or before the model was replaced or wrapped; make it anew."
             )
         return parameters
 
     # --- what a framework supplies -----------------------------------------------------------------------
 
-    def _unwrapped(self, optimizer: Any) -> Any:
-        """The optimizer inside wrappers of other libraries."""
-        return optimizer
+    @property
+    def _optimizer(self) -> Any:
+        """The optimizer, where there is only one."""
+        return self._optimizers[0]
 
     @abstractmethod
     def _named_parameters(self, model: Any) -> Mapping[str, Any]:
@@ -155,7 +183,7 @@ class ModelTracker(TrackerBase, ABC, Generic[Context]):
 
     @abstractmethod
     def _owned(self) -> Iterable[Any]:
-        """The parameters that the optimizer updates; empty if it does not know yet."""
+        """The parameters that the optimizers update; empty if it does not know yet."""
 
     @abstractmethod
     def _make_context(self, parameters: Sequence[Any]) -> Context:

@@ -205,11 +205,20 @@ class TwoOptimizers(keras.Model):
         return {"loss": loss}
 
 
-def two_optimizers():
-    model = TwoOptimizers()
+def two_optimizers(kind=TwoOptimizers):
+    model = kind()
     model(X)
     model.compile("sgd", keras.losses.SparseCategoricalCrossentropy(from_logits=True))
     return model
+
+
+class NoUpdate(TwoOptimizers):
+    def train_step(self, data):
+        return {"loss": self.compute_loss(y=data[1], y_pred=self(data[0]))}
+
+
+def no_update():
+    return two_optimizers(NoUpdate)
 
 
 def other_model():
@@ -228,7 +237,7 @@ REFUSED = {
         other_model,
         lambda model: frozen(two_optimizers()),
     ),
-    "made no update in 3 batches; if train_step has": (two_optimizers, frozen),
+    "no update of the model was made in 3 batches; does train_step call an optimizer": (no_update, frozen),
     "a tuple .x, y. or .x, y, sample_weight.*got int": (other_model, lambda model: 3),
     "pass batch_size=.* or batch_norm='frozen'": (model_of, lambda model: (X, Y)),
 }
@@ -242,7 +251,8 @@ def test_what_cannot_be_measured_is_said_and_fit_goes_on_unless_asked_otherwise(
     before = model.get_weights()
     with pytest.warns(LCAWarning, match=f"training goes on: .*{message}"):
         fit(model, ours, epochs=1)
-    assert any(not np.array_equal(a, b) for a, b in zip(before, model.get_weights(), strict=True))
+    trained = any(not np.array_equal(a, b) for a, b in zip(before, model.get_weights(), strict=True))
+    assert trained != isinstance(model, NoUpdate)
     assert isinstance(ours.error, LCAError)
     with pytest.raises(LCAError, match="no step was measured: "):
         ours.summary()
@@ -279,6 +289,129 @@ def test_wrong_options_are_refused_at_once():
             LCACallback(*wrong)
     with pytest.raises(LCAError, match=r"the second argument is y; pass the estimator by name"):
         LCACallback((X, Y), SIMPSON)
+    with pytest.raises(
+        LCAError, match=r"the first argument is an objective or x; pass the estimator by name"
+    ):
+        LCACallback(lca.Adaptive())
+
+
+# --- what fit does besides -------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("every", [1, 2])
+def test_updates_by_optimizers_that_only_train_step_knows_are_steps(every):
+    model = two_optimizers()
+    ours, points = LCACallback(frozen(model), estimator=SIMPSON, every=every, on_error="raise"), None
+    points = Points(ours._measured)
+    fit(model, ours, points)
+    rows = ours.views["train"].trace.rows
+    assert ours.steps == 6
+    assert rows["step"].tolist() == list(range(0, 6, every))
+    assert rows["loss_end"].tolist() == points.losses[::every]
+
+
+class Puts(keras.callbacks.Callback):
+    """Puts other weights in when training begins or ends, as BackupAndRestore and EarlyStopping do."""
+
+    def __init__(self, when):
+        super().__init__()
+        self.when = when
+
+    def on_train_begin(self, logs=None):
+        if self.when == "begin":
+            self.model.set_weights([w + 0.25 for w in self.model.get_weights()])
+
+    def on_train_end(self, logs=None):
+        if self.when == "end":
+            self.model.set_weights([w + 0.25 for w in self.model.get_weights()])
+
+
+def test_weights_put_in_when_training_begins_come_before_the_first_step():
+    found = []
+    for order in (1, -1):
+        model = model_of()
+        objective = frozen(model)
+        ours, points = LCACallback(objective, estimator=SIMPSON, on_error="raise"), Points(objective)
+        fit(model, *(Puts("begin"), ours, points)[::order], epochs=1)
+        rows = ours.views["train"].trace.rows
+        assert rows["loss_end"].tolist() == points.losses
+        found.append(rows[["loss_start", "state_change", "residual"]].tolist())
+        assert np.abs(rows["residual"]).max() < 1e-3 * rows["mass"].max()
+    assert found[0] == found[1]
+
+
+def test_the_run_ends_behind_all_other_callbacks():
+    closed = []
+
+    class Closing(_FitTracker):
+        def close(self, *, complete=True):
+            closed.append(self._live.copy().numpy())
+            super().close(complete=complete)
+
+    model = model_of(norm=False)
+    ours = LCACallback(frozen(model), on_error="warn")
+    ours._make_tracker = lambda: Closing(model, model.optimizer, ours._measured, SIMPSON)
+    fit(model, ours, Puts("end"), epochs=1)
+    np.testing.assert_array_equal(closed[-1], frozen(model).theta())
+
+
+WEIGHTS = np.linspace(0.5, 2.0, len(X))
+CLASSES = {0: 1.0, 1: 2.0, 2: 0.5}
+
+
+@pytest.mark.parametrize(
+    ("arguments", "name"),
+    [({"class_weight": CLASSES}, "class_weight"), ({"sample_weight": WEIGHTS}, "sample_weight")],
+    ids=["class", "sample"],
+)
+def test_weights_of_fit_that_the_measured_loss_lacks_are_told(arguments, name):
+    model = model_of(norm=False)
+    with pytest.warns(
+        LCAWarning, match=rf"fit weighs the examples \({name}\), and the measured loss does not"
+    ):
+        model.fit(X, Y, verbose=0, callbacks=[LCACallback(X, Y, on_error="raise")], **arguments)
+    weighted = {
+        "class_weight": lambda: Objective(model, None, (X, Y), class_weight=CLASSES),
+        "sample_weight": lambda: (X, Y, WEIGHTS),
+    }[name]()
+    model.fit(X, Y, verbose=0, callbacks=[LCACallback(weighted, on_error="raise")], **arguments)
+
+
+def test_weights_in_the_data_set_of_fit_that_the_measured_loss_lacks_are_told():
+    model, data = model_of(norm=False), tf.data.Dataset.from_tensor_slices((X, Y, WEIGHTS)).batch(8)
+    with pytest.warns(LCAWarning, match="the sample_weight of its Dataset"):
+        model.fit(data, verbose=0, shuffle=False, callbacks=[LCACallback(X, Y, on_error="raise")])
+    model.fit(data, verbose=0, shuffle=False, callbacks=[LCACallback(data, on_error="raise")])
+
+
+class OtherLoss(TwoOptimizers):
+    def train_step(self, data):
+        with tf.GradientTape() as tape:
+            loss = tf.reduce_mean(tf.square(self(data[0])))
+        self.optimizer.apply(tape.gradient(loss, self.trainable_weights), self.trainable_weights)
+        return {"loss": loss}
+
+
+def test_a_train_step_that_does_not_use_the_compiled_loss_is_told():
+    model = two_optimizers(OtherLoss)
+    with pytest.warns(
+        LCAWarning, match=r"train_step of its own that does not call compute_loss.*batch_loss="
+    ):
+        fit(model, LCACallback(X, Y, on_error="raise"), epochs=1)
+    own = Objective(model, None, (X, Y), batch_loss=lambda m, batch: tf.reduce_mean(tf.square(m(batch[0]))))
+    fit(model, LCACallback(own, on_error="raise"), epochs=1)
+    fit(two_optimizers(), LCACallback(X, Y, on_error="raise"), epochs=1)  # calls compute_loss
+
+
+def test_a_list_of_callbacks_is_left_as_it_was():
+    model = model_of(norm=False)
+    ours = LCACallback(X, Y, on_error="raise")
+    made = keras.callbacks.CallbackList([ours], add_history=True, model=model)
+    before = list(made.callbacks)
+    for _ in range(2):
+        model.fit(X, Y, batch_size=8, verbose=0, callbacks=made)
+        assert made.callbacks == before
+        assert ours.steps == 3
 
 
 def test_losses_add_up_in_float32_as_well():
@@ -302,10 +435,10 @@ def test_losses_add_up_in_float32_as_well():
 )
 def test_updates_are_counted_only_where_a_batch_may_make_none(monkeypatch, optimizer, counted):
     reads = []
-    count = _FitTracker._count
-    monkeypatch.setattr(_FitTracker, "_count", lambda self: reads.append(0) or count(self))
+    unseen = _FitTracker._unseen
+    monkeypatch.setattr(_FitTracker, "_unseen", lambda self: reads.append(0) or unseen(self))
     model = model_of(optimizer())
     callback = LCACallback(frozen(model), every=2, on_error="raise")
     fit(model, callback)  # 6 batches
-    assert len(reads) == (1 + 6 if counted else 1)
+    assert len(reads) == (6 if counted else 0)
     assert callback.steps == int(model.optimizer.iterations)

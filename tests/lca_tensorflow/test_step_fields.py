@@ -5,8 +5,10 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
+from lca import tolerances
 from lca.errors import LCAError
 from lca.estimators import CrossFit, SameBatch
+from lca.tolerances import EPS64
 from lca_tensorflow import Objective, Tracker
 from tests.laws.runs import BATCHES, Kept, Shown
 from tests.lca_tensorflow.tracked_run import LOSS, TensorFlowFramework
@@ -76,3 +78,99 @@ def test_a_compiled_step_supplies_no_gradient():
 
     with pytest.raises(LCAError, match=r"Step\.gradient.*call optimizer\.apply eagerly"):
         compiled()
+
+
+# --- micro-batches and clipping in loops by hand ---------------------------------------------------------
+
+LR = 0.125  # exact in float32, in which Keras keeps it
+HALVES = list(range(0, 8)), list(range(8, 12))  # of unequal size
+
+
+class ByHand:
+    """A loop that accumulates batches, clips the total by norm, and updates with plain SGD."""
+
+    def __init__(self, estimator, batches=HALVES, **options):
+        self.run = TensorFlowFramework().run()
+        self.optimizer = keras.optimizers.SGD(LR)
+        self.tracker = Tracker(
+            self.run.model, self.optimizer, self.run.objective, estimator, on_error="raise", **options
+        )
+        self.batches = batches
+
+    def update(self, *, add=True, largest=0.05, told=True, skipped=None, weight=None):
+        """One update; returns the gradient of each batch as (K,)."""
+        data = [self.run.data(batch) for batch in self.batches]
+        total, own = None, []
+        seen = self.tracker.batches(data, weight) if told else data
+        for n, batch in enumerate(seen):
+            if n == skipped:
+                continue
+            gradients = self.run.gradient(batch)
+            own.append(gradients)
+            if add:
+                total = self.tracker.add(total, gradients)
+            else:
+                total = gradients if total is None else [a + b for a, b in zip(total, gradients, strict=True)]
+        if largest is not None:
+            total, _ = tf.clip_by_global_norm(total, largest)
+        self.optimizer.apply(total, self.run.model.trainable_weights)
+        return [tf.concat([tf.reshape(g, [-1]) for g in gradients], 0).numpy() for gradients in own]
+
+    def measure(self, updates=3, **options):
+        with self.tracker:
+            return [self.update(**options) for _ in range(updates)]
+
+
+def test_gradients_are_those_of_the_loss_and_updates_those_of_the_clipped_gradient():
+    estimator = Shown(("gradient", "micro_batches"))
+    loop = ByHand(estimator, batches=(list(range(6)), list(range(6, 12))))
+    found = loop.measure()
+    for step, own in zip(estimator.steps, found, strict=True):
+        total = own[0] + own[1]
+        factor = min(1.0, 0.05 / np.linalg.norm(total))
+        assert factor < 1
+        limit = tolerances.gradient(4.0, EPS64)
+        assert np.abs(step.gradient.numpy() - total).max() <= limit
+        for m, micro_batch in enumerate(step.micro_batches):
+            assert np.abs(micro_batch.gradient.numpy() - 2 * own[m]).max() <= limit
+            assert np.abs(micro_batch.update.numpy() + LR * factor * 2 * own[1 - m]).max() <= limit
+
+
+@pytest.mark.parametrize("estimator", [SameBatch(), CrossFit()], ids=["same batch", "cross-fit"])
+def test_gradients_clipped_by_hand_are_refused_unless_passed_on_before(estimator):
+    loop = ByHand(estimator)
+    with pytest.raises(LCAError, match=r"have the norm 0\.05, so the loop clips them.*tracker\.add\(None"):
+        loop.measure(add=False)
+    assert len(ByHand(SameBatch()).measure(add=False, largest=None)) == 3
+    assert len(ByHand(SameBatch()).measure()) == 3
+
+
+def test_weights_of_batches_of_unequal_size_are_asked_for():
+    for told in (True, False):
+        with pytest.raises(LCAError, match=r"differ in size, or their size is unknown.*pass weight= to trac"):
+            ByHand(CrossFit()).measure(told=told)
+    estimator = Shown(("micro_batches",))
+    for own in ByHand(estimator).measure(updates=1, weight=lambda batch: len(batch[0])):
+        for m, share in enumerate((2 / 3, 1 / 3)):
+            gap = estimator.steps[0].micro_batches[m].gradient.numpy() - own[m] / share
+            assert np.abs(gap).max() <= tolerances.gradient(4.0, EPS64)
+
+
+def test_a_batch_without_gradient_is_no_part_of_the_update():
+    estimator = Shown(("batch", "micro_batches"))
+    batches = [[0, 1], [2, 3], [4, 5]]
+    for skipped in (1, 2):
+        loop = ByHand(estimator, batches=batches)
+        loop.measure(updates=1, skipped=skipped)
+        used = [n for batch in batches if batch != batches[skipped] for n in batch]
+        step = estimator.steps.pop()
+        np.testing.assert_array_equal(step.batch[0].numpy(), loop.run.data(used)[0].numpy())
+        assert len(step.micro_batches) == 2
+
+
+def test_scaled_gradients_are_refused_before_the_first_step():
+    run = TensorFlowFramework().run()
+    scaled = keras.optimizers.LossScaleOptimizer(keras.optimizers.SGD(LR))
+    for optimizers in (scaled, [run.optimizer, scaled]):
+        with pytest.raises(LCAError, match="a LossScaleOptimizer is given scaled gradients"):
+            Tracker(run.model, optimizers, run.objective, CrossFit())

@@ -79,7 +79,8 @@ def test_a_batch_that_the_loop_passes_over_is_no_micro_batch(set_to_none):
         with run.tracker as tracker:
             waiting = 0
             for batch in BATCHES:
-                for data in tracker.batches([run.data(batch), *([()] if passing_over else [])]):
+                loader = [run.data(batch), *([()] if passing_over else [])]
+                for data in tracker.batches(loader, weight=lambda data: 1.0):
                     if not data:
                         continue
                     if not waiting:

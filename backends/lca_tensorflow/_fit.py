@@ -1,0 +1,97 @@
+"""`Fit`: the call of `keras.Model.fit` that callbacks run in, and what of it the measured loss lacks."""
+
+import sys
+import warnings
+from collections.abc import Mapping
+from types import FrameType
+from typing import Any
+
+import keras
+import tensorflow as tf
+
+from lca.errors import LCAWarning
+from lca.frameworks import Rows
+from lca.objective import Objective as AnyObjective
+from lca.objective import leaves
+from lca_tensorflow._objective import Objective
+
+
+class Fit:
+    """A call of fit: its arguments, which Keras does not tell callbacks, and the list of all callbacks.
+
+    Parameters
+    ----------
+    arguments
+        The local variables of the call; empty if there is none.
+    """
+
+    def __init__(self, arguments: Mapping[str, Any]) -> None:
+        found = arguments.get("callbacks")
+        self.callbacks: list[keras.callbacks.Callback] = getattr(found, "callbacks", [])
+        self._weights = _weights_in(arguments)
+
+    @classmethod
+    def of(cls, model: keras.Model) -> "Fit":
+        """The call of ``model.fit`` on the call stack."""
+        frame: FrameType | None = sys._getframe(1)
+        while frame is not None:
+            if frame.f_code.co_name == "fit" and frame.f_locals.get("self") is model:
+                return cls(frame.f_locals)
+            frame = frame.f_back
+        return cls({})
+
+    def append(self, callback: keras.callbacks.Callback) -> bool:
+        """Add a callback behind all others, which are being called; false if there is no list of them."""
+        if self.callbacks:
+            self.callbacks.append(callback)
+        return bool(self.callbacks)
+
+    def remove(self, callback: keras.callbacks.Callback) -> None:
+        """Take it away again, for the list may be used in another fit."""
+        self.callbacks.remove(callback)
+
+    def check_weights(self, measured: AnyObjective | Mapping[str, AnyObjective]) -> None:
+        """Warn if fit weighs the examples and no measured loss does."""
+        own = [leaf for leaf in leaves(measured) if isinstance(leaf, Objective)]
+        if self._weights and own and not any(map(_is_weighted, own)):
+            warnings.warn(
+                f"fit weighs the examples ({self._weights}), and the measured loss does not, so it is not "
+                "the loss of training. Measure with weights, as data (x, y, sample_weight) or as "
+                "Objective(model, None, data, class_weight=...).",
+                LCAWarning,
+                stacklevel=2,
+            )
+
+    def check_train_step(self, model: keras.Model) -> None:
+        """Warn if the compiled loss is measured, and the model's own `train_step` does not use it."""
+        step = getattr(model.train_step, "__func__", model.train_step)
+        code = getattr(step, "__code__", None)
+        if step is keras.Model.train_step or code is None:
+            return
+        if not {"compute_loss", "_compute_loss", "_compile_loss", "train_step"} & set(code.co_names):
+            warnings.warn(
+                "the compiled loss is measured, but the model has a train_step of its own that does not call "
+                "compute_loss, and may train on another loss; pass Objective(model, None, data, "
+                "batch_loss=...) with that loss.",
+                LCAWarning,
+                stacklevel=2,
+            )
+
+
+def _weights_in(arguments: Mapping[str, Any]) -> str:
+    """How fit weighs the examples; empty if it does not."""
+    if arguments.get("class_weight") is not None:
+        return "class_weight"
+    if arguments.get("sample_weight") is not None:
+        return "sample_weight"
+    x = arguments.get("x")
+    spec = x.element_spec if isinstance(x, tf.data.Dataset) else None
+    return "the sample_weight of its Dataset" if isinstance(spec, tuple) and len(spec) == 3 else ""
+
+
+def _is_weighted(objective: Objective) -> bool:
+    """Whether the data of an objective hold weights, or its loss is its own business."""
+    loss, data = objective._loss, objective._data
+    if loss._own_loss or loss._class_weight is not None or not isinstance(data, Rows):
+        return True
+    return isinstance(data.tree, tuple) and len(data.tree) > 2

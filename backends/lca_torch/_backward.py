@@ -1,0 +1,79 @@
+"""`BackwardPasses`: when backward passes begin and end to add to the gradients of parameters."""
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+from torch import nn
+from torch.autograd import Variable
+from torch.autograd.graph import get_gradient_edge
+
+
+class BackwardPasses:
+    """Calls ``begins`` before a backward pass first adds to a gradient, and ``ended`` when it is over.
+
+    It listens to the nodes of the graph that accumulate gradients, and not to the parameters: their hooks
+    and gradients stay as they are. A pass that computes gradients without accumulating them
+    (`torch.autograd.grad`) is none. A pass inside another (re-entrant checkpointing) ends by itself, and the
+    outer one once more. An error of a listener does not reach the backward pass of training; `check` raises
+    it.
+
+    Parameters
+    ----------
+    parameters
+        Those whose gradients count.
+    begins, ended
+        The listeners.
+    """
+
+    def __init__(
+        self, parameters: Sequence[nn.Parameter], begins: Callable[[], None], ended: Callable[[], None]
+    ) -> None:
+        self._parameters = parameters
+        self._begins, self._ended = begins, ended
+        self._hooks: list[Any] = []
+        self._nodes: list[Any] = []  # parameters do not keep them alive
+        self._trained: list[bool] = []
+        self._pass = -1
+        self._error: Exception | None = None
+
+    def listen(self) -> None:
+        """Begin to listen."""
+        self._trained = [parameter.requires_grad for parameter in self._parameters]
+        trained = [parameter for parameter in self._parameters if parameter.requires_grad]
+        self._nodes = [get_gradient_edge(parameter).node for parameter in trained]
+        self._hooks = [node.register_prehook(self._accumulates) for node in self._nodes]
+
+    def stop(self) -> None:
+        """Listen no longer."""
+        for hook in self._hooks:
+            hook.remove()
+        self._hooks, self._nodes, self._trained = [], [], []
+
+    def refresh(self) -> None:
+        """Listen to the parameters that are trained now, if that has changed."""
+        if self._trained and self._trained != [parameter.requires_grad for parameter in self._parameters]:
+            self.stop()
+            self.listen()
+
+    def check(self) -> None:
+        """Raise the error of a listener since the last call."""
+        error, self._error = self._error, None
+        if error is not None:
+            raise error
+
+    def _accumulates(self, grads: Any) -> None:
+        current = torch._C._current_graph_task_id()
+        if current == self._pass:
+            return
+        self._pass = current
+        self._guard(self._begins)
+        queue = Variable._execution_engine.queue_callback
+        # Queued anew at the end, so that it follows the callbacks of DistributedDataParallel.
+        queue(lambda: queue(lambda: self._guard(self._ended)))
+
+    def _guard(self, listener: Callable[[], None]) -> None:
+        try:
+            listener()
+        except Exception as error:
+            self._error = error

@@ -1,0 +1,190 @@
+"""`Updates`: reports the updates of parameters, whichever optimizers make them."""
+
+import sys
+from collections.abc import Iterable, Iterator, Sequence
+from functools import wraps
+from types import FrameType, MethodType
+from typing import Any, Protocol
+
+from torch import nn
+from torch.optim import Optimizer
+from torch.optim.optimizer import register_optimizer_step_post_hook, register_optimizer_step_pre_hook
+
+Arguments = tuple[tuple[Any, ...], dict[str, Any]]
+
+
+class Listener(Protocol):
+    """Is told of updates."""
+
+    def before(self, optimizer: Optimizer) -> bool:
+        """``optimizer`` begins what may be an update. Returns whether `collect` is to be called."""
+
+    def collect(self, optimizer: Optimizer, args: Any, kwargs: Any) -> Arguments | None:
+        """The gradients are as ``optimizer`` sees them; returns its arguments if they are to be others."""
+
+    def after(self, *, made: bool) -> None:
+        """An update was made, or none was (a `torch.amp.GradScaler` skipped it)."""
+
+
+class Updates:
+    """Follows the steps of all optimizers that own one of some parameters.
+
+    torch calls its global hooks for every optimizer, so one that is made in mid-run is seen too. A step
+    inside another (``super().step()``, the optimizer inside a wrapper) is part of it: an update is the
+    outermost step on the call stack. The step of a wrapper that torch does not hook (those of accelerate and
+    Fabric) is intercepted on the object.
+
+    Parameters
+    ----------
+    parameters
+        Whose updates are followed.
+    optimizers
+        Those that are expected, whose wrappers are known.
+    listener
+        Is told.
+    """
+
+    def __init__(
+        self, parameters: Iterable[nn.Parameter], optimizers: Sequence[Optimizer], listener: Listener
+    ) -> None:
+        self._owned = {id(parameter) for parameter in parameters}
+        self._optimizers, self._listener = optimizers, listener
+        self._handles: list[Any] = []
+        self._intercepted: list[_Intercepted] = []
+        self._running: list[FrameType] = []
+        self._made = self._collects = False
+        self._collector: Any = None
+
+    def follow(self) -> None:
+        """Begin to follow."""
+        self._handles = [
+            register_optimizer_step_pre_hook(self._begins),
+            register_optimizer_step_post_hook(self._ends),
+        ]
+        wrappers = [one for one in within(self._optimizers) if not _hooked(one)]
+        self._intercepted = [_Intercepted(one, self) for one in wrappers]
+
+    def leave(self) -> None:
+        """Follow no longer; every optimizer is as it was."""
+        for handle in [*self._handles, *self._intercepted]:
+            handle.remove()
+        self._forget_collector()
+        self._handles, self._intercepted, self._running = [], [], []
+
+    def enter(self, optimizer: Optimizer, frame: FrameType) -> None:
+        """The step of an optimizer begins, in this frame of the call stack."""
+        if self._running:  # steps that ended with an error call no hook
+            stack = set(_stack())
+            self._running = [running for running in self._running if running in stack]
+        if not self._running:
+            self._forget_collector()
+            self._made = False
+            self._collects = self._listener.before(optimizer)
+        self._running.append(frame)
+
+    def exit(self, frame: FrameType, *, made: bool) -> None:
+        """The step in this frame has ended, with an update or without."""
+        if frame not in self._running:
+            return
+        del self._running[self._running.index(frame) :]
+        self._made |= made
+        if not self._running:
+            self._forget_collector()
+            self._listener.after(made=self._made)
+
+    def _begins(self, optimizer: Optimizer, args: Any, kwargs: Any) -> None:
+        if not self._owns(optimizer):
+            return
+        self.enter(optimizer, sys._getframe(1))
+        if self._collects:  # by a hook that runs after those of the user, which may change the gradient
+            self._collects = False
+            self._collector = optimizer.register_step_pre_hook(self._listener.collect)
+
+    def _ends(self, optimizer: Optimizer, args: Any, kwargs: Any) -> None:
+        if self._owns(optimizer):
+            # A GradScaler sets this attribute of fused optimizers, which then call hooks without an update.
+            found_inf = getattr(optimizer, "found_inf", None)
+            self.exit(sys._getframe(1), made=found_inf is None or not bool(found_inf))
+
+    def _owns(self, optimizer: Optimizer) -> bool:
+        owned = self._owned
+        return any(
+            id(parameter) in owned for group in optimizer.param_groups for parameter in group["params"]
+        )
+
+    def _forget_collector(self) -> None:
+        if self._collector is not None:
+            self._collector.remove()
+            self._collector = None
+
+
+class _Intercepted:
+    """The step of a wrapper, replaced on the object until `remove`."""
+
+    def __init__(self, optimizer: Optimizer, updates: Updates) -> None:
+        self._optimizer, self._before = optimizer, vars(optimizer).get("step")
+        self._active = True
+        step, makes_updates = optimizer.step, not any(map(_hooked, within([optimizer])))
+
+        @wraps(step)
+        def followed(this: Optimizer, *args: Any, **kwargs: Any) -> Any:
+            if not self._active:
+                return step(*args, **kwargs)
+            frame = sys._getframe()
+            updates.enter(optimizer, frame)
+            result = step(*args, **kwargs)
+            updates.exit(frame, made=makes_updates)
+            return result
+
+        self._step = MethodType(followed, optimizer)  # schedulers ask for the function of a method
+        vars(optimizer)["step"] = self._step
+
+    def remove(self) -> None:
+        """Put back what was there, unless somebody else has wrapped the step since."""
+        self._active = False
+        if vars(self._optimizer).get("step") is self._step:
+            del vars(self._optimizer)["step"]
+            if self._before is not None:
+                vars(self._optimizer)["step"] = self._before
+
+
+def within(optimizers: Iterable[Optimizer]) -> Iterator[Optimizer]:
+    """Optimizers and those that they hold as attributes, as wrappers do, at any depth; each once."""
+    waiting, seen = list(optimizers), set()
+    while waiting:
+        one = waiting.pop(0)
+        if id(one) not in seen:
+            seen.add(id(one))
+            yield one
+            waiting += [value for value in vars(one).values() if isinstance(value, Optimizer)]
+
+
+def stepping(optimizers: Iterable[Optimizer]) -> Iterator[Optimizer]:
+    """Those whose step is the first that torch hooks: an optimizer itself, or those inside a wrapper."""
+    for one in optimizers:
+        if _hooked(one):
+            yield one
+        else:
+            yield from stepping(value for value in vars(one).values() if isinstance(value, Optimizer))
+
+
+def calling(kind: type) -> Any:
+    """The object of this class whose method has called, at any distance; ``None`` if there is none."""
+    for frame in _stack():
+        this = frame.f_locals.get("self")
+        if isinstance(this, kind):
+            return this
+    return None
+
+
+def _hooked(optimizer: Optimizer) -> bool:
+    """Whether torch calls hooks around the optimizer's step, as `Optimizer.__init__` arranges."""
+    return bool(getattr(type(optimizer).step, "hooked", False))
+
+
+def _stack() -> Iterator[FrameType]:
+    """The frames of the call stack, from the innermost."""
+    frame: FrameType | None = sys._getframe(1)
+    while frame is not None:
+        yield frame
+        frame = frame.f_back

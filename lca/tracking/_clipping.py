@@ -1,0 +1,71 @@
+"""`Clipping`: whether a factor between two gradients is that of clipping by norm."""
+
+from math import floor, log10
+
+from lca.errors import LCAError
+from lca.tolerances import summed
+
+_DIGITS = 3
+_EPSILON = 1e-6  # what frameworks add to the norm before they divide by it
+
+
+class Clipping:
+    """The largest norm that a training loop allows its gradient, told or recognised.
+
+    A gradient that was multiplied by a factor ≠ 1 after its backward passes was either clipped, which is no
+    part of the training loss, or divided by a number of batches, tokens or ranks, which is. The two are told
+    apart by the norm after it: clipping leaves the same round number at every update.
+    """
+
+    def __init__(self) -> None:
+        self.max_norm: float | None = None
+        self._told = False
+
+    def tell(self, max_norm: float) -> None:
+        """As `lca.tracking.ModelTracker.clips_norm`."""
+        if not max_norm > 0:
+            raise LCAError(f"the largest norm of a gradient is a number > 0, got {max_norm!r}.")
+        self.max_norm, self._told = float(max_norm), True
+
+    def check(self, norm: float, factor: float, eps: float) -> None:
+        """Raise `LCAError` unless clipping multiplies a gradient of this norm by ``factor``.
+
+        ``eps`` is that of the gradient's dtype.
+        """
+        after = factor * norm
+        slack = summed(8 * after, eps) + _EPSILON * factor
+        if factor == 1.0:
+            if self.max_norm is not None and norm > self.max_norm + slack:
+                raise LCAError(
+                    f"a gradient of norm {norm:.6g} was not clipped, although those of other updates are, to "
+                    f"norm {self.max_norm:.6g}; {_FIX}"
+                )
+            return
+        if self.max_norm is None and factor < 1.0:
+            self.max_norm = _round_number(after, slack)
+        if factor > 1.0 or self.max_norm is None or not self._leaves(after, slack):
+            raise LCAError(
+                f"the gradient was multiplied by {factor:.6g} between its backward pass and the update, to "
+                f"norm {after:.6g}, which is not clipping to one norm; {_FIX}"
+            )
+
+    def _leaves(self, norm: float, slack: float) -> bool:
+        """Whether clipping leaves a gradient of this norm; of a part of the parameters, if it was told."""
+        assert self.max_norm is not None
+        return norm <= self.max_norm + slack and (self._told or norm >= self.max_norm - slack)
+
+
+def _round_number(value: float, slack: float) -> float | None:
+    """The number of few digits that ``value`` is, if it is one.
+
+    >>> _round_number(0.2500001, 1e-6), _round_number(0.2512, 1e-6)
+    (0.25, None)
+    """
+    found = round(value, _DIGITS - 1 - floor(log10(value))) if value else 0.0
+    return found if abs(found - value) <= slack and found else None
+
+
+_FIX = (
+    "divide the loss, and not its gradient, by the number of batches or tokens; if the loop does clip, call "
+    "tracker.clips_norm(max_norm), with a constant max_norm."
+)
