@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from lca.frameworks import BatchNorm, Frozen, ModelObjective, PyTree
 from lca_torch._data import measured
-from lca_torch._examples import BatchLoss, check_loss_arguments, default_loss
+from lca_torch._examples import BatchLoss, check_loss_arguments
 from lca_torch._model_loss import TorchLoss
 from lca_torch._policies import random_state_kept
 
@@ -112,7 +112,7 @@ class Objective(ModelObjective):
         check_loss_arguments(loss_fn, batch_loss)
         loss = TorchLoss(
             model,
-            batch_loss or default_loss(loss_fn),
+            batch_loss,
             loss_fn,
             batch_weight=batch_weight,
             batch_norm=batch_norm,

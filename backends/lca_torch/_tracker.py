@@ -177,7 +177,7 @@ class _LiveTheta:
         return holds(theta, self._parameters)
 
     def equal(self, a: Tensor, b: Tensor) -> bool:
-        return torch.equal(a, b)
+        return a is b or (torch.equal(a, b) if isinstance(a, Tensor) else bool((a == b).all()))
 
     def _check(self) -> None:
         for objective in self._measured:

@@ -78,7 +78,7 @@ def test_running_statistics_are_the_state_under_their_names():
     model = normalised(3).double()
     model(X.double())  # running statistics that are not 0 and 1
     frozen = Objective(model, cross_entropy, (X, Y), batch_norm="frozen")
-    assert set(frozen.state()) == {"1.running_mean", "1.running_var"}
+    assert set(frozen.state()) == {"1.running_mean", "1.running_var", "configuration"}
     theta, before = frozen.theta(), frozen.loss(frozen.theta())
     model(2 * X.double())
     assert frozen.loss(theta) != before
