@@ -3,15 +3,17 @@
 `ModelObjective` describes what a framework must supply. Nothing here imports one.
 """
 
+from lca.frameworks._arguments import check_order, refuse_class
 from lca.frameworks._data import Batches, Measured, Rows, all_rows, joined, labels_of, read_batches
 from lca.frameworks._loss import (
     BatchwiseLoss,
     ModelLoss,
     check_loss,
+    check_weight,
     loss_errors,
     no_gradient,
-    refuse_class,
     require_weight,
+    weight_of,
 )
 from lca.frameworks._objective import ModelObjective, Sample, Variant
 from lca.frameworks._parameters import check_theta, require_one, require_precision
@@ -41,7 +43,9 @@ __all__ = [
     "batch_norm_policies",
     "check_frozen",
     "check_loss",
+    "check_order",
     "check_theta",
+    "check_weight",
     "checkpoints_in_order",
     "describe",
     "examples_in",
@@ -60,4 +64,5 @@ __all__ = [
     "tensors_in",
     "tree_leaves",
     "tree_map",
+    "weight_of",
 ]

@@ -1,5 +1,6 @@
 """The measured data: rows that are cut into batches of any size, or batches measured as they come."""
 
+import math
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from typing import TypeAlias
@@ -20,6 +21,8 @@ from lca.frameworks._trees import (
     tensors_in,
 )
 
+MOST_BATCHES = 10_000
+"""Batches that are read from a source without a length, such as a generator, which may be endless."""
 Prepare: TypeAlias = Callable[[PyTree], PyTree]
 """From a batch as the user has it to the tensors that the model takes."""
 
@@ -87,13 +90,19 @@ class Batches:
         Raises
         ------
         DataError
-            If there is no batch.
+            If there is no batch, or a source without a length has more than `MOST_BATCHES`.
         """
-        empty = True
+        most = math.inf if _has_length(self.source) else MOST_BATCHES
+        read = 0
         for batch in self.source:
-            empty = False
+            if read == most:
+                raise DataError(
+                    f"the measured data have no length and did not end after {MOST_BATCHES:,} batches; pass "
+                    "those to be measured: list(itertools.islice(stream, n))."
+                )
+            read += 1
             yield self.prepare(batch)
-        if empty:
+        if not read:
             raise DataError("the measured data are empty; an iterator can be read once, pass a list instead.")
 
 
@@ -115,7 +124,8 @@ def all_rows(tree: PyTree, came_in: int | None = None) -> Rows:
     """
     if not is_rows(tree):
         raise DataError(
-            f"all tensors of the data need one row per example and one length, got a {describe(tree)}."
+            f"all tensors of the data need one row per example and one length, got a {describe(tree)}; pass "
+            "data of another form as a list of batches, with batch_weight=function of a batch."
         )
     if not examples_in(tree):
         raise DataError("the measured data are empty.")
@@ -130,7 +140,8 @@ def read_batches(
     Parameters
     ----------
     source
-        Any iterable of batches; read once if ``keep``, otherwise at every pass.
+        Any iterable of batches; read once if ``keep``, otherwise at every pass. One without a length is read
+        up to `MOST_BATCHES`.
     prepare
         Called with every batch.
     keep
@@ -139,7 +150,7 @@ def read_batches(
     Raises
     ------
     DataError
-        If there is no batch, or an iterator is to be read more than once.
+        If there is no batch, there are too many, or an iterator is to be read more than once.
 
     Examples
     --------
@@ -194,3 +205,11 @@ def copies(batch: PyTree, n: int) -> PyTree:
     array([0, 1, 0, 1])
     """
     return concatenate([batch] * n) if tensors_in(batch) else batch
+
+
+def _has_length(source: object) -> bool:
+    try:
+        len(source)  # type: ignore[arg-type]
+    except (TypeError, NotImplementedError):
+        return False
+    return True

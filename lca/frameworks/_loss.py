@@ -1,6 +1,7 @@
 """`ModelLoss`: what a framework supplies so that the loss of its models can be measured."""
 
 import math
+import re
 from abc import ABC, abstractmethod
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -13,6 +14,10 @@ from lca.frameworks._tensors import is_floating, is_tensor
 from lca.frameworks._trees import PyTree, describe, examples_in
 from lca.layout import Layout
 from lca.objective import State
+
+_COLOUR = re.compile(r"\x1b\[[0-9;]*m")
+MESSAGE_LENGTH = 300
+"""Characters of a framework's own error that are repeated in ours."""
 
 
 class ModelLoss(ABC):
@@ -28,13 +33,21 @@ class ModelLoss(ABC):
     layout
         Names and shapes of the parameters in θ; tied parameters appear once. Required.
     mixes_examples
-        Whether the loss of an example depends on the others in its batch (BatchNorm with batch statistics).
-        The batch size must then be stated, and ``by_class`` and weighted samples are refused. Default: False.
+        Whether the model is known to use batch statistics (BatchNorm). Whether the loss is a mean over
+        examples is found by a test; this only lets messages name the reason. Default: False.
+    differentiates_inside
+        Whether gradients must be enabled in `evaluate` also where none is asked for, because the loss takes
+        derivatives itself. Set by the try-out where both calls would differ. Default: False.
+    precision_eps
+        Machine epsilon of the precision that computes, if it is coarser than that of θ (autocast, TF32).
     counts_examples
         Whether a batch counts by its number of examples or by their weights, so that single examples can be
         drawn; False if the user supplied another weight. Default: True.
     mean_hint
-        How to get a mean, in the words of the framework; part of error messages, as the next two.
+        How to get a mean, in the words of the framework; part of error messages, as the next three.
+    weight_hint
+        What the loss divides by instead of the number of examples, if that can be seen, and the
+        ``batch_weight`` to pass: class weights, ignored labels, masks. Default: "".
     gradient_hint
         What may have cut the gradient.
     sample_hint
@@ -43,8 +56,11 @@ class ModelLoss(ABC):
 
     layout: Layout
     mixes_examples: bool = False
+    differentiates_inside: bool = False
+    precision_eps: float | None = None
     counts_examples: bool = True
     mean_hint: str = "return the mean over the examples"
+    weight_hint: str = ""
     gradient_hint: str = "is it detached from them, or converted to a number on the way?"
     sample_hint: str = "pass a loss that can be weighted"
 
@@ -66,7 +82,8 @@ class ModelLoss(ABC):
 
         ``state`` replaces the model's own; ``None``: as it is now. ``names`` are the tensors whose gradient
         is needed, whether they train or not; ``None``: those of `trainable`. The gradient of the others may
-        be left 0. Costs one forward pass over the batches, and one backward pass with ``gradient``.
+        be left 0. A batch of weight 0 is left out, also if its loss is NaN. Costs one forward pass over the
+        batches, and one backward pass with ``gradient``.
 
         Raises
         ------
@@ -99,6 +116,13 @@ class ModelLoss(ABC):
             If a parameter has been replaced, converted or moved to another device.
         """
 
+    def what_changed(self) -> str:
+        """What the loss reads that has moved since the last evaluation and is neither θ nor in `state`.
+
+        Part of the error where the same point gives another loss. Default: "", not known.
+        """
+        return ""
+
     def prepare(self, batch: PyTree) -> PyTree:
         """A batch as the user has it, converted to the tensors that `evaluate` takes. Default: as it is.
 
@@ -110,7 +134,7 @@ class ModelLoss(ABC):
         return batch
 
     def batch_weight(self, batch: PyTree) -> float:
-        """``w_b``: how much a batch counts. Default: its number of examples."""
+        """``w_b`` ≥ 0: how much a batch counts. Default: its number of examples."""
         return float(examples_in(batch))
 
     def state(self) -> State | None:
@@ -149,7 +173,7 @@ class ModelLoss(ABC):
 class BatchwiseLoss(ModelLoss):
     """A `ModelLoss` that evaluates one batch at a time; the simplest way to support a framework.
 
-    The losses are summed in float64, the gradients in the dtype of θ.
+    The losses are summed in float64, the gradients in the dtype of θ. A batch of weight 0 is not evaluated.
 
     Examples
     --------
@@ -182,9 +206,12 @@ class BatchwiseLoss(ModelLoss):
         ops, total = array_ops(theta), None
         losses, weights = [], []
         for batch in batches:
+            weight = weight_of(self, batch)
+            if not weight:
+                continue
             with loss_errors(batch):
                 loss, grad = self.evaluate_batch(theta, batch, state, gradient=gradient)
-            weights.append(self.batch_weight(batch))
+            weights.append(weight)
             losses.append(float(loss) * weights[-1])
             if gradient:
                 total = (
@@ -194,6 +221,33 @@ class BatchwiseLoss(ModelLoss):
                 )
         weight = require_weight(math.fsum(weights))
         return math.fsum(losses) / weight, None if total is None else ops.scaled(total, 1 / weight)
+
+
+def weight_of(loss: ModelLoss, batch: PyTree) -> float:
+    """``loss.batch_weight(batch)``, or a `DataError` if it is no finite number ≥ 0."""
+    try:
+        weight = float(loss.batch_weight(batch))
+    except LCAError:
+        raise
+    except Exception as error:
+        raise DataError(
+            f"the batch_weight of a measuring batch ({describe(batch)}) raised {shortened(error)}"
+        ) from error
+    return check_weight(weight)
+
+
+def check_weight(weight: float) -> float:
+    """``weight``, or a `DataError` if it is no finite number ≥ 0.
+
+    >>> check_weight(0.0)
+    0.0
+    """
+    if not 0 <= weight < math.inf:
+        raise DataError(
+            f"a measuring batch has the weight {weight:g}; batch_weight must give a finite number that is "
+            "not negative, such as the number of tokens."
+        )
+    return weight
 
 
 def require_weight(weight: float) -> float:
@@ -236,21 +290,19 @@ def loss_errors(batch: PyTree, passed_on: tuple[type[Exception], ...] = ()) -> I
         if isinstance(error, (LCAError, *passed_on)):
             raise
         raise DataError(
-            f"the loss of a measuring batch ({describe(batch)}) raised {type(error).__name__}: {error}"
+            f"the loss of a measuring batch ({describe(batch)}) raised {shortened(error)}"
         ) from error
 
 
-def refuse_class(loss_fn: object) -> None:
-    """Raise `LCAError` if ``loss_fn`` is a class: calling it would make a loss, not evaluate one.
+def shortened(error: Exception) -> str:
+    r"""Type and message of an error of a framework, on one line, without colours and dumps of arguments.
 
-    >>> refuse_class(max)
-    >>> refuse_class(dict)
-    Traceback (most recent call last):
-    lca.errors.LCAError: loss_fn is the class dict; pass an instance of it: dict().
+    >>> shortened(TypeError("\x1b[1mno match\x1b[0m\n\nArguments received by Dense.call():\n x=..."))
+    'TypeError: no match'
     """
-    if isinstance(loss_fn, type):
-        name = loss_fn.__name__
-        raise LCAError(f"loss_fn is the class {name}; pass an instance of it: {name}().")
+    text = " ".join(_COLOUR.sub("", str(error)).partition("Arguments received by")[0].split())
+    text = text if len(text) <= MESSAGE_LENGTH else text[:MESSAGE_LENGTH].rstrip() + " ..."
+    return f"{type(error).__name__}: {text}"
 
 
 def check_loss(loss: object, mean_hint: str) -> None:

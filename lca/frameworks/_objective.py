@@ -12,7 +12,7 @@ from lca.arrays import Vector, array_ops
 from lca.errors import DataError, LCAError, LCAWarning
 from lca.frameworks._data import Batches, Measured, Rows, labels_of
 from lca.frameworks._loss import ModelLoss, unweighted
-from lca.frameworks._trees import PyTree, is_rows
+from lca.frameworks._trees import PyTree, examples_in, is_rows
 from lca.frameworks._tryout import choose_batch_size, try_out
 from lca.layout import Layout
 from lca.objective import Scaled, State, Sum
@@ -66,7 +66,8 @@ class ModelObjective:
     batch_size
         Examples in a measuring batch, independent of training. ``None``: the size of the batches that the
         data came in, if they came in batches of one size, else ``min(N, 1000)``. Never found by timing: it
-        is part of what is measured.
+        is part of what is measured. It must be stated, here or by a loader, if the loss is not a mean over
+        examples; a loss that divides by other weights (of classes, tokens) needs them as ``batch_weight``.
 
     Attributes
     ----------
@@ -84,6 +85,11 @@ class ModelObjective:
     DataError
         If the model cannot take a batch, NaN in the data reaches the loss, or the loss depends on the batch
         size and none is stated.
+
+    Notes
+    -----
+    To make an objective takes about one forward pass over the data (none with ``keep=False``, where only the
+    first batch is tried), three gradients of one measuring batch, and some hundred small forward passes.
 
     Warns
     -----
@@ -113,12 +119,13 @@ class ModelObjective:
         self.layout: Layout = loss.layout
         self._loss, self._data = loss, data
         self._supports_weights: bool | None = None
-        self.batch_size = choose_batch_size(data, batch_size, mixes_examples=loss.mixes_examples)
-        unused = try_out(loss, self.theta(), data, self.batch_size)
-        if unused:
+        self.batch_size = choose_batch_size(data, batch_size)
+        found = try_out(loss, self.theta(), data, batch_size)
+        self._split = found.split
+        if found.unused:
             warnings.warn(
-                f"no gradient reaches {', '.join(unused)}: the loss does not depend on it, so its allocation "
-                "will be 0. Is a part of the model detached, or unused on the first batch?",
+                f"no gradient reaches {', '.join(found.unused)}: the loss does not depend on it, so its "
+                "allocation will be 0. Is a part of the model detached, or unused on the first batch?",
                 LCAWarning,
                 stacklevel=3,
             )
@@ -156,6 +163,18 @@ class ModelObjective:
         """Raise `LCAError` if the model has changed so that it is no longer what is measured."""
         self._loss.check()
 
+    def what_changed(self) -> str:
+        """What the loss reads that has moved and is neither θ nor `state`, in words; "" if not known."""
+        return self._loss.what_changed()
+
+    @property
+    def is_mean(self) -> bool:
+        """Whether L is the weighted mean over the examples, however the data are cut into batches.
+
+        Found by a test when the objective is made. If not, `batch_size` is part of what is measured.
+        """
+        return not self._split.reason
+
     @property
     def n_examples(self) -> int:
         """N, the number of examples.
@@ -163,7 +182,8 @@ class ModelObjective:
         Raises
         ------
         LCAError
-            If the data are not tensors with one row per example, or ``batch_weight`` was given.
+            If the data are not tensors with one row per example, ``batch_weight`` was given, or the loss is
+            not a mean over examples.
         """
         return len(self._examples())
 
@@ -183,7 +203,7 @@ class ModelObjective:
         Raises
         ------
         LCAError
-            As `n_examples`; for a ``weight``, if the loss is not the mean of the losses of the examples.
+            As `n_examples`; for a ``weight``, if the loss of each example is not known.
         """
         if weight is not None and not self._weighted_means():
             raise unweighted(self._loss.sample_hint)
@@ -197,9 +217,10 @@ class ModelObjective:
         Raises
         ------
         LCAError
-            As `n_examples`; and if the loss is not a function of outputs and targets.
+            If the data are not tensors with one row per example, ``batch_weight`` was given, or the loss is
+            not a function of outputs and targets.
         """
-        rows = Rows(self._rows(batch)) if batch is not None else self._examples()
+        rows = Rows(self._rows(batch)) if batch is not None else self._all_rows()
         return self._loss.scores(theta, rows.batches(self.batch_size))
 
     def by_class(self) -> Sum:
@@ -211,17 +232,18 @@ class ModelObjective:
         Raises
         ------
         LCAError
-            If the data are not ``(inputs, integer labels)``, or the model has batch statistics.
+            If the data are not ``(inputs, integer labels)``, or the loss is not a mean over examples.
         """
-        if self._loss.mixes_examples:
-            raise LCAError("with batch statistics a class cannot be measured alone; use batch_norm='frozen'.")
+        if not self.is_mean:
+            raise LCAError(f"a class cannot be measured alone: {self._why_no_mean()}.")
         labels = self.labels
         if labels is None:
             raise LCAError(
                 "by_class() requires data of the form (inputs, integer labels), and the measured data have "
                 "another; pass a tuple of both."
             )
-        return Sum({f"class {c}": self._share(np.flatnonzero(labels == c)) for c in np.unique(labels)})
+        shares = {f"class {c}": self._share(np.flatnonzero(labels == c)) for c in np.unique(labels)}
+        return Sum({name: share for name, share in shares.items() if share.factor})  # not ignored labels
 
     def by_term(self) -> Sum:
         """L(θ) as a `lca.Sum` of the terms ``data`` and ``penalty``, which add up to L(θ).
@@ -261,9 +283,24 @@ class ModelObjective:
         return self._loss.evaluate(theta, batches, state, gradient=gradient, names=names)
 
     def _rows(self, batch: PyTree) -> PyTree:
-        return batch.rows if isinstance(batch, Sample) else self._loss.prepare(batch)
+        if isinstance(batch, Sample):
+            return batch.rows
+        rows = self._loss.prepare(batch)
+        if self._loss.counts_examples:
+            examples_in(rows)
+        return rows
 
     def _examples(self) -> Rows:
+        """The rows of examples of which the loss is the mean."""
+        rows = self._all_rows()
+        if not self.is_mean:
+            raise LCAError(
+                f"single examples cannot be drawn from these data: {self._why_no_mean()}, or use an "
+                "estimator of the full loss (lca.Adaptive) or on training batches (lca.estimators.CrossFit)."
+            )
+        return rows
+
+    def _all_rows(self) -> Rows:
         if not isinstance(self._data, Rows) or not self._loss.counts_examples:
             raise LCAError(
                 "single examples can be drawn from data that are tensors with one row per example, where a "
@@ -272,11 +309,18 @@ class ModelObjective:
             )
         return self._data
 
+    def _why_no_mean(self) -> str:
+        """Why the loss is no mean over examples, and what to do."""
+        if self._loss.mixes_examples:
+            return f"{self._split.reason} (batch statistics); use batch_norm='frozen'"
+        hint = self._loss.weight_hint if self._loss.counts_examples else ""
+        return f"{self._split.reason}; {hint or 'pass a loss that is a mean over examples'}"
+
     def _weighted_means(self) -> bool:
         """Whether weighted samples are weighted means; tried once, on four small batches."""
         rows = self._examples()
         if self._supports_weights is None:
-            self._supports_weights = not self._loss.mixes_examples and self._try_weights(rows)
+            self._supports_weights = self._try_weights(rows)
         return self._supports_weights
 
     def _try_weights(self, rows: Rows) -> bool:

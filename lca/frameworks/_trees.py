@@ -10,6 +10,21 @@ from lca.frameworks._tensors import Tensor, dtype_of, is_tensor, tensor_ops
 
 PyTree: TypeAlias = Any
 """Tensors in nested tuples, lists and mappings: the form of a batch. Other leaves are carried along."""
+_SHOWN = 8
+"""How many leaves of a batch a message shows."""
+
+
+def is_sequence(tree: object) -> bool:
+    """Whether this is a container: a tuple, a list, or a named tuple that is made from its fields.
+
+    A subclass of a named tuple with a constructor of its own, as a packed sequence, is an object.
+
+    >>> is_sequence((1, 2)), is_sequence("text")
+    (True, False)
+    """
+    kind = type(tree)
+    made_otherwise = hasattr(kind, "_fields") and kind.__bases__ != (tuple,) and "__new__" in vars(kind)
+    return isinstance(tree, tuple | list) and not made_otherwise
 
 
 def tree_map(function: Callable[[Tensor], Any], tree: PyTree) -> PyTree:
@@ -20,7 +35,7 @@ def tree_map(function: Callable[[Tensor], Any], tree: PyTree) -> PyTree:
     """
     if isinstance(tree, Mapping):
         return {name: tree_map(function, value) for name, value in tree.items()}
-    if isinstance(tree, tuple | list):
+    if is_sequence(tree):
         values = [tree_map(function, value) for value in tree]
         return type(tree)(*values) if hasattr(tree, "_fields") else type(tree)(values)
     return function(tree) if is_tensor(tree) else tree
@@ -34,7 +49,7 @@ def tree_leaves(tree: PyTree, path: str = "") -> Iterator[tuple[str, Any]]:
     """
     if isinstance(tree, Mapping):
         inside: Iterable[tuple[Any, PyTree]] = tree.items()
-    elif isinstance(tree, tuple | list):
+    elif is_sequence(tree):
         inside = enumerate(tree)
     else:
         yield path, tree
@@ -53,35 +68,42 @@ def tensors_in(tree: PyTree) -> list[Tensor]:
 
 
 def examples_in(batch: PyTree) -> int:
-    """Number of examples: the length of the first tensor that is not a scalar.
+    """Number of examples of a batch: the length that all its tensors have in common (`is_rows`).
 
     Raises
     ------
     DataError
-        If there is no such tensor.
+        If it is not a batch of rows: which axis runs over examples is then not known.
 
     Examples
     --------
     >>> examples_in((np.zeros((7, 3)), np.zeros(7)))
     7
     """
-    for tensor in tensors_in(batch):
-        if tuple(tensor.shape):
-            return int(tensor.shape[0])
-    raise DataError(
-        f"the number of examples of a batch of type {type(batch).__name__} is unknown, as it holds no tensor "
-        "with one row per example; pass batch_weight=function of a batch."
-    )
+    if not is_rows(batch):
+        raise DataError(
+            f"the number of examples of a batch ({describe(batch)}) is unknown, as it does not consist of "
+            "tensors of one length with a row for each example; pass batch_weight=function of a batch that "
+            "gives this number, or the number of tokens if the loss is a mean over tokens."
+        )
+    return int(tensors_in(batch)[0].shape[0])
 
 
 def is_rows(batch: PyTree) -> bool:
-    """Whether a batch can be cut: all its tensors have one row per example.
+    """Whether a batch consists of tensors of one length, with one row per example, and so can be cut.
 
-    >>> is_rows((np.zeros((7, 3)), np.zeros(7))), is_rows((np.zeros((7, 3)), np.zeros((2, 7))))
+    ``None`` stands for an absent tensor; numbers, strings and other objects have no rows.
+
+    >>> is_rows((np.zeros((7, 3)), np.zeros(7), None)), is_rows((np.zeros((7, 3)), np.zeros((2, 7))))
     (True, False)
+    >>> is_rows({"x": np.zeros((7, 3)), "label": 1})
+    False
     """
-    shapes = [tuple(tensor.shape) for tensor in tensors_in(batch)]
-    return bool(shapes) and all(shapes) and len({shape[0] for shape in shapes}) == 1
+    leaves = [leaf for _, leaf in tree_leaves(batch) if leaf is not None]
+    if not leaves or not all(map(is_tensor, leaves)):
+        return False
+    shapes = [tuple(tensor.shape) for tensor in leaves]
+    return all(shapes) and len({shape[0] for shape in shapes}) == 1
 
 
 def take(batch: PyTree, index: slice | np.ndarray) -> PyTree:
@@ -115,14 +137,21 @@ def signature(batch: PyTree) -> str:
 
 
 def describe(batch: PyTree) -> str:
-    """Container, dtypes and shapes of a batch, for messages.
+    """Container, dtypes and shapes of a batch, and types of other leaves, for messages.
 
     >>> describe((np.zeros((2, 3)), np.zeros(2, np.int64)))
     'tuple of float64 (2, 3), int64 (2,)'
     """
     kind = "mapping" if isinstance(batch, Mapping) else type(batch).__name__
-    shapes = [f"{dtype_of(tensor)} {tuple(tensor.shape)}" for tensor in tensors_in(batch)]
-    return f"{kind} of {', '.join(shapes) or 'no tensors'}"
+    leaves = [leaf for _, leaf in tree_leaves(batch)]
+    if not any(map(is_tensor, leaves)):
+        return f"{kind} of no tensors"
+    shown = [_describe(leaf) for leaf in leaves[:_SHOWN]]
+    return f"{kind} of {', '.join(shown)}{', ...' if len(leaves) > _SHOWN else ''}"
+
+
+def _describe(leaf: object) -> str:
+    return f"{dtype_of(leaf)} {tuple(leaf.shape)}" if is_tensor(leaf) else type(leaf).__name__  # type: ignore[attr-defined]
 
 
 def _ops(tensor: Tensor) -> Any:

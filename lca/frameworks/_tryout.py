@@ -1,15 +1,19 @@
 """Tests of a loss when an objective is made, so that errors are raised then and not during training."""
 
 import math
+from collections.abc import Sequence
+from dataclasses import dataclass
 
 import numpy as np
 
 from lca.arrays import Vector, array_ops
 from lca.errors import DataError, LCAError
 from lca.frameworks._data import Batches, Measured, Rows, copies
-from lca.frameworks._loss import ModelLoss
+from lca.frameworks._loss import ModelLoss, require_weight, weight_of
+from lca.frameworks._split import SplitTest, split_test
 from lca.frameworks._tensors import Tensor, is_tensor, tensor_ops
-from lca.frameworks._trees import PyTree, is_rows, tree_leaves
+from lca.frameworks._trees import PyTree, examples_in, is_rows, tensors_in, tree_leaves
+from lca.tolerances import rebatched
 
 DEFAULT_BATCH_SIZE = 1000
 """Examples in a measuring batch if neither the user nor the data say; all examples if there are fewer."""
@@ -17,7 +21,7 @@ SAME = 1e-3
 """Relative; far above the rounding of any dtype, far below what one more copy of a batch does to a sum."""
 
 
-def choose_batch_size(data: Measured, wanted: int | None, *, mixes_examples: bool) -> int | None:
+def choose_batch_size(data: Measured, wanted: int | None) -> int | None:
     """``wanted``, else the size of the batches that the data came in, else ``min(N, DEFAULT_BATCH_SIZE)``.
 
     ``None`` if the batches are measured as they come.
@@ -25,12 +29,11 @@ def choose_batch_size(data: Measured, wanted: int | None, *, mixes_examples: boo
     Raises
     ------
     DataError
-        If ``wanted`` is not a size, the batches cannot be cut, or the loss depends on the size and there is
-        none.
+        If ``wanted`` is not a size, or the batches cannot be cut.
 
     Examples
     --------
-    >>> choose_batch_size(Rows(np.zeros(7)), None, mixes_examples=False)
+    >>> choose_batch_size(Rows(np.zeros(7)), None)
     7
     """
     if wanted is not None and (not isinstance(wanted, int) or isinstance(wanted, bool) or wanted < 1):
@@ -42,42 +45,133 @@ def choose_batch_size(data: Measured, wanted: int | None, *, mixes_examples: boo
                 "(keep=False); leave batch_size out, and they are measured as they come."
             )
         return None
-    if wanted is None and data.came_in is None and mixes_examples:
-        raise DataError(
-            "the loss depends on the measuring batches (batch statistics), so their size has to be stated: "
-            "pass batch_size=..., e.g. that of training, or batch_norm='frozen'."
-        )
     return wanted or data.came_in or min(len(data), DEFAULT_BATCH_SIZE)
 
 
-def try_out(loss: ModelLoss, theta: Vector, data: Measured, batch_size: int | None) -> list[str]:
-    """Check everything on the first measuring batch, and the data for NaN.
+@dataclass(frozen=True)
+class Found:
+    """What the try-out has found: whether the loss is a mean, and parameters that get no gradient."""
 
-    Returns the names of trainable parameters that get no gradient from that batch. Costs a few gradients of
-    one batch.
+    split: SplitTest
+    unused: Sequence[str]
+
+
+def try_out(loss: ModelLoss, theta: Vector, data: Measured, wanted: int | None) -> Found:
+    """Check all that can be, before training: on the first measuring batch, on all of them, and in parts.
+
+    Costs one forward pass over the data, unless they are read at every pass, a few gradients of one batch,
+    and the forward passes of `split_test`.
 
     Raises
     ------
     LCAError
         If the loss is not a differentiable scalar, or is the sum over a batch instead of its mean.
     DataError
-        If the model cannot take a batch, or NaN or Inf in the data reach the loss.
+        If the model cannot take a batch, a loss is NaN or Inf, or the loss is not a mean over the examples
+        and it is not stated which batches to measure.
     """
-    batch = next(iter(data.batches(batch_size)))
+    batch_size = choose_batch_size(data, wanted)
+    _refuse_ambiguous_axes(loss, data)
+    batch = _first_that_counts(loss, data, batch_size)
     try:
         unused = list(loss.try_out(theta, batch))
     except DataError as error:
         if _fits_swapped(loss, theta, batch):
             raise DataError(
-                f"{error} With its two entries swapped the batch would fit; pass data as (inputs, targets)."
+                "the two entries of the data look swapped, as the batch would fit the other way round; pass "
+                f"data as (inputs, targets). As it is, {error}"
             ) from error.__cause__
         raise
-    if loss.mixes_examples and isinstance(data, Rows):
-        loss.try_out(theta, data.last(batch_size))  # one example may be left over: too few for statistics
-    loss.evaluate(theta, [batch], gradient=False)
+    _enable_gradients_if_needed(loss, theta, batch)
     _refuse_sums(loss, theta, batch)
+    split = _split_test(loss, theta, data, batch)
+    _refuse_unstated(loss, data, wanted, split)
     _refuse_non_finite(loss, theta, data, batch_size)
-    return unused
+    _evaluate_all(loss, theta, data, batch_size)
+    return Found(split, unused)
+
+
+def _first_that_counts(loss: ModelLoss, data: Measured, batch_size: int | None) -> PyTree:
+    """The first measuring batch whose weight is not 0."""
+    for batch in data.batches(batch_size):
+        if loss.counts_examples:
+            examples_in(batch)
+        if weight_of(loss, batch):
+            return batch
+    return require_weight(0.0)
+
+
+def _refuse_ambiguous_axes(loss: ModelLoss, data: Measured) -> None:
+    """Batches whose second axes differ and whose first axes do not: which one runs over examples?"""
+    if not (loss.counts_examples and isinstance(data, Batches) and data.kept):
+        return
+    shapes = [[tuple(tensor.shape) for tensor in tensors_in(batch)] for batch in data.batches()]
+    if not all(len(shape) > 1 for batch in shapes for shape in batch):
+        return
+    *first, last = ({shape[0] for shape in batch} for batch in shapes)
+    same = all(lengths == first[0] for lengths in first) and (not first or max(last) <= max(first[0]))
+    if same and len({tuple(shape[1] for shape in batch) for batch in shapes}) > 1:
+        raise DataError(
+            "the batches differ along axis 1 and not along axis 0, so it is not known whether axis 0 runs "
+            "over examples or over time, nor whether long rows count more than short ones; pass "
+            "batch_weight=function of a batch: its number of examples, or of tokens if the loss is a mean "
+            "over tokens."
+        )
+
+
+def _enable_gradients_if_needed(loss: ModelLoss, theta: Vector, batch: PyTree) -> None:
+    """Find out whether the loss is the same with and without gradients; a loss may take derivatives."""
+    eps = array_ops(theta).eps(theta)
+    with_gradient, _ = loss.evaluate(theta, [batch], gradient=True)
+
+    def same(found: float) -> bool:
+        rounding = rebatched(abs(with_gradient), max(eps, loss.precision_eps or 0))
+        return not abs(found - with_gradient) > rounding  # also if the losses are NaN
+
+    try:
+        without, _ = loss.evaluate(theta, [batch], gradient=False)
+        if same(without):
+            return
+    except DataError:
+        without = None
+    loss.differentiates_inside, before = True, loss.differentiates_inside
+    if same(loss.evaluate(theta, [batch], gradient=False)[0]):
+        return
+    loss.differentiates_inside = before
+    if without is not None and same(loss.evaluate(theta, [batch], gradient=True)[0]):
+        raise LCAError(
+            f"the loss of a measuring batch is {with_gradient:.6g} where its gradient is computed, and "
+            f"{without:.6g} where it is not; it must not depend on whether gradients are enabled."
+        )  # otherwise it is random, which is refused when allocating
+
+
+def _split_test(loss: ModelLoss, theta: Vector, data: Measured, batch: PyTree) -> SplitTest:
+    """`split_test` of the data, or of the batch that they begin with."""
+    rows = data if isinstance(data, Rows) else Rows(batch)
+    if not is_rows(rows.tree):
+        return SplitTest("its batches cannot be cut, so it cannot be told whether it is a mean")
+    return split_test(loss, theta, rows, batch)
+
+
+def _refuse_unstated(loss: ModelLoss, data: Measured, wanted: int | None, split: SplitTest) -> None:
+    """Refuse a loss that depends on how the data are cut into batches, unless that is stated.
+
+    Batches of a loader state it as well; not so where only the weights are missing.
+    """
+    came = isinstance(data, Batches) or data.came_in is not None
+    if not split.reason or wanted is not None or (came and not (split.reweighed and loss.counts_examples)):
+        return
+    hint = loss.weight_hint or "pass batch_weight=function of a batch: what its loss is divided by"
+    weight = f"{hint}; or, to measure this mean over batches, " if split.reweighed else ""
+    size = "its batch size has to be stated: pass batch_size=..., e.g. that of training"
+    if isinstance(data, Batches):
+        size = "pass as batch_weight the number of examples"
+    statistics, frozen = (
+        (" (batch statistics)", ", or batch_norm='frozen'") if loss.mixes_examples else ("", "")
+    )
+    raise DataError(
+        f"the loss depends on the measuring batches{statistics}: {split.reason}; {weight}{size}{frozen}."
+    )
 
 
 def _fits_swapped(loss: ModelLoss, theta: Vector, batch: PyTree) -> bool:
@@ -149,5 +243,63 @@ def _kind(tensor: Tensor) -> str:
 
 
 def _is_finite(loss: ModelLoss, theta: Vector, batch: PyTree) -> bool:
+    if not weight_of(loss, batch):
+        return True
     found, grad = loss.evaluate(theta, [batch], gradient=True)
     return math.isfinite(found) and array_ops(theta).all_finite(grad)
+
+
+def _evaluate_all(loss: ModelLoss, theta: Vector, data: Measured, batch_size: int | None) -> None:
+    """Evaluate every measuring batch, and name the rows of one that has no loss.
+
+    Not for batches that are read at every pass, which may take long.
+    """
+    if (isinstance(data, Batches) and not data.kept) or not array_ops(theta).all_finite(theta):
+        return
+    before = 0
+    for index, batch in enumerate(data.batches(batch_size)):
+        error = _failure(loss, theta, batch)
+        if error is not None:
+            rows, found = _located(loss, theta, batch, error)
+            if isinstance(data, Rows):
+                place = _numbers(before + rows.start, before + rows.stop)
+            else:
+                place = f"{_numbers(rows.start, rows.stop)} of batch {index}" if rows else f"batch {index}"
+            raise DataError(
+                f"{place} of the measured data cannot be measured: {found}; correct or leave out these data."
+            ) from error.__cause__
+        before += batch_size or 0
+
+
+def _failure(loss: ModelLoss, theta: Vector, batch: PyTree) -> LCAError | None:
+    """Why this batch has no loss; ``None`` if it has one, or counts for nothing."""
+    try:
+        if loss.counts_examples:
+            examples_in(batch)
+        if not weight_of(loss, batch):
+            return None
+        found, _ = loss.evaluate(theta, [batch], gradient=False)
+    except LCAError as error:
+        return error
+    return None if math.isfinite(found) else DataError(f"their loss is {found:g}")
+
+
+def _located(loss: ModelLoss, theta: Vector, batch: PyTree, error: LCAError) -> tuple[range, LCAError]:
+    """The fewest rows of a batch that fail in the same way, found by bisection, and their error."""
+    if not is_rows(batch):
+        return range(0), error
+    cut = Rows(batch)
+    rows = range(len(cut))
+    while len(rows) > 1:
+        for half in (rows[: len(rows) // 2], rows[len(rows) // 2 :]):
+            found = _failure(loss, theta, cut.take(slice(half.start, half.stop)))
+            if found is not None and type(found.__cause__) is type(error.__cause__):
+                rows, error = half, found
+                break
+        else:
+            break
+    return rows, error
+
+
+def _numbers(start: int, stop: int) -> str:
+    return f"row {start}" if stop == start + 1 else f"rows {start} to {stop - 1}"

@@ -23,6 +23,8 @@ MEAN, VARIANCE = tuple(RNG.normal(size=5)), tuple(RNG.uniform(0.5, 2, size=5))
 LAYERS = (Dense(4, 5), Tanh(), Dropout(0.5), Dense(5, 3))
 MLP = Network(LAYERS, CrossEntropy(), (4,))
 
+CLASS_WEIGHTS = (0.5, 3.0, 1.25)
+
 LAWS = {}
 
 
@@ -184,7 +186,7 @@ def data_that_cannot_be_measured_are_refused(subject):
             (X[:, :2], Y),
             r"the loss of a measuring batch \(tuple of float64 \(17, 2\), int64 \(17,\)\) raised",
         ),
-        ((Y, X), r"raised .* With its two entries swapped the batch would fit; pass data as \(inputs, tar"),
+        ((Y, X), r"look swapped.*pass data as \(inputs, targets\). As it is, the loss .* raised"),
     ]:
         with pytest.raises(DataError, match="(?s)" + message):
             made(subject, data=data)
@@ -218,6 +220,104 @@ def the_user_may_weigh_batches(subject):
         SampledPathIntegral(size=4).start(objective)
     with pytest.raises(DataError, match="weigh 0 together; pass a batch_weight that is positive"):
         made(subject, batch_weight=lambda batch: 0.0)
+
+
+# --- what is a mean over examples ----------------------------------------------------------------------
+
+
+@law
+def a_loss_divided_by_other_weights_asks_for_them(subject):
+    """The weighted mean over all examples, or what the user states; never what a default happens to give."""
+    for data in ((X, Y), cut(6)):
+        with pytest.raises(
+            DataError, match=r"by number of examples, is .*batch_weight=.*batch_size="
+        ) as caught:
+            made(subject, loss="class weights", data=data)
+    assert "depends on the measuring batches" in str(caught.value)
+    weight = np.array(CLASS_WEIGHTS)[Y]
+    theta = MLP.init(1)
+    single = np.array([DatasetLoss(MLP, X[[n]], Y[[n]]).loss(theta) for n in range(N)])
+    for size in (1, 5, None):
+        options = {"loss": "class weights", "batch_size": size, "batch_weight": subject.class_weight}
+        objective = made(subject, **options)
+        assert objective.is_mean
+        for whole in (objective, objective.by_class(), made(subject, data=cut(6), **options)):
+            require_close(whole.loss(subject.vector(MLP, theta)), (weight * single).sum() / weight.sum())
+
+
+@law
+def a_loss_that_is_no_mean_is_measured_in_the_batches_that_are_stated(subject):
+    theta = MLP.init(1)
+    weight = np.array(CLASS_WEIGHTS)[Y]
+    single = np.array([DatasetLoss(MLP, X[[n]], Y[[n]]).loss(theta) for n in range(N)])
+    pieces = [slice(i, min(i + 5, N)) for i in range(0, N, 5)]
+    means = [(weight[p] * single[p]).sum() / weight[p].sum() for p in pieces]
+    objective = made(subject, loss="class weights", batch_size=5)
+    expected = sum(m * (p.stop - p.start) for m, p in zip(means, pieces, strict=True)) / N
+    require_close(objective.loss(subject.vector(MLP, theta)), expected)
+    assert not objective.is_mean
+    for refused in (objective.by_class, lambda: objective.n_examples, lambda: objective.batch(np.arange(3))):
+        with pytest.raises(LCAError, match="the loss of .* examples is .* by number of examples"):
+            refused()
+
+
+@law
+def a_contrastive_loss_is_measured_in_the_batches_it_came_in(subject):
+    if "contrastive" not in subject.LOSSES:
+        pytest.skip("gradients are derived by hand")
+    with pytest.raises(DataError, match="its batch size has to be stated: pass batch_size="):
+        made(subject, loss="contrastive")
+    objective = made(subject, loss="contrastive", data=cut(6))
+    assert (objective.batch_size, objective.is_mean) == (6, False)
+    theta = objective.theta()
+    parts = [objective.loss(theta, subject.tensors(batch)) for batch in cut(6)]
+    require_close(objective.loss(theta), (6 * parts[0] + 6 * parts[1] + 5 * parts[2]) / N)
+    with pytest.raises(LCAError, match="a class cannot be measured alone"):
+        objective.by_class()
+
+
+@law
+def a_weight_that_does_not_fit_the_loss_is_no_mean_either(subject):
+    with pytest.raises(DataError, match="by batch_weight, is"):
+        made(subject, batch_weight=lambda batch: 3.0)
+
+
+@law
+def a_batch_of_weight_zero_is_left_out_whatever_its_loss(subject):
+    broken = X.copy()
+    broken[5:10] = np.nan
+    rest = np.r_[0:5, 10:N]
+    objective = made(subject, data=(broken, Y), batch_size=5, batch_weight=subject.finite_rows)
+    require_equal(subject, objective, DatasetLoss(MLP, X[rest], Y[rest]))
+    broken[:5] = np.nan  # also the first one
+    objective = made(subject, data=(broken, Y), batch_size=5, batch_weight=subject.finite_rows)
+    require_equal(subject, objective, DatasetLoss(MLP, X[10:], Y[10:]))
+
+
+@law
+def weights_that_are_no_numbers_are_refused(subject):
+    for weight in (-1.0, np.nan, np.inf):
+        with pytest.raises(DataError, match="must give a finite number that is not negative"):
+            made(subject, batch_size=5, batch_weight=lambda batch, weight=weight: weight)
+
+
+@law
+def batches_of_unknown_length_ask_for_a_weight(subject):
+    for batch in ((X, Y[:5]), (X[None], Y), (X, Y, np.zeros(()))):
+        with pytest.raises(
+            DataError, match=r"number of examples of a batch \(tuple of .* pass batch_weight="
+        ):
+            made(subject, data=[batch])
+
+
+@law
+def data_that_fail_beyond_the_first_batch_are_named(subject):
+    labels = Y.copy()
+    labels[13] = 7
+    with pytest.raises(
+        DataError, match=r"row 13 of the measured data cannot be measured: .*correct or leave"
+    ):
+        made(subject, data=(X, labels), batch_size=5)
 
 
 # --- policies ------------------------------------------------------------------------------------------
@@ -326,7 +426,7 @@ def classes_are_terms_that_add_up(subject):
         require_close(term.loss(subject.vector(MLP, theta)), mine.mean() * own)
     only = made(subject, data=(X[Y != 1], Y[Y != 1])).by_class()
     assert list(only.terms) == ["class 0", "class 2"]
-    with pytest.raises(LCAError, match="a class cannot be measured alone; use batch_norm='frozen'"):
+    with pytest.raises(LCAError, match="a class cannot be measured alone: .*use batch_norm='frozen'"):
         made(subject, normalised("batch"), batch_size=N).by_class()
     with pytest.raises(LCAError, match="inputs, integer labels"):
         made(subject, data=cut(6), keep=False).by_class()
@@ -407,12 +507,27 @@ def scores_are_the_errors_of_the_classifier(subject):
 @law
 def losses_that_are_no_mean_of_examples_cannot_be_weighted(subject):
     losses = [loss for loss in ("mean only", "ignores weights") if loss in subject.LOSSES]
-    mixed = made(subject, normalised("batch"), batch_size=N)
-    for objective in (mixed, *(made(subject, loss=loss) for loss in losses)):
+    for objective in (made(subject, loss=loss) for loss in losses):
+        assert objective.is_mean
         assert objective.loss(objective.theta(), objective.batch(np.arange(3))) > 0
         for _ in range(2):  # the answer is remembered
             with pytest.raises(LCAError, match="are weighted.*or use sampling='uniform'"):
                 objective.batch(np.arange(3), np.ones(3))
+
+
+@law
+def no_example_is_drawn_from_a_loss_that_mixes_them(subject):
+    objective = made(subject, normalised("batch"), batch_size=N)
+    assert not objective.is_mean
+    for draw in (
+        lambda: objective.n_examples,
+        lambda: objective.batch(np.arange(3)),
+        lambda: SampledPathIntegral(size=4).start(objective),
+    ):
+        with pytest.raises(
+            LCAError, match=r"cannot be drawn.*batch statistics.*batch_norm='frozen'.*CrossFit"
+        ):
+            draw()
 
 
 # --- refusals ------------------------------------------------------------------------------------------
@@ -452,6 +567,22 @@ def losses_that_are_no_scalars_are_refused(subject):
 def arguments_in_another_order_are_told(subject):
     with pytest.raises(LCAError, match=r"the order is Objective\(model, loss_fn, data\)"):
         subject.objective(subject.model(MLP), subject.tensors((X, Y)), subject.LOSSES["mean"])
+
+
+@law
+def data_in_another_form_are_told(subject):
+    if subject.name == "plain":
+        pytest.skip("this framework does not check its arguments")
+    x, y = subject.tensors((X, Y))
+    model, loss = subject.model(MLP), subject.LOSSES["mean"]
+    for data, message in [
+        ([x, y], r"^the data are a list of two tensors.*pass \(inputs, targets\)"),
+        (x, r"^the data are one tensor.*pass data as \(inputs, targets\)"),
+    ]:
+        with pytest.raises(DataError, match=message):
+            subject.objective(model, loss, data)
+    with pytest.raises(LCAError, match=r"^expected .*the order is Objective\(model, loss_fn, data\)"):
+        subject.objective(loss, model, (x, y))
 
 
 @law

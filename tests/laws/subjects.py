@@ -12,7 +12,8 @@ import lca_tensorflow
 import lca_torch
 from lca_tensorflow._network import model_of, positions
 from lca_torch._network import module_of
-from tests.laws.plain import PlainModel, PlainObjective
+from tests.laws.objectives import CLASS_WEIGHTS
+from tests.laws.plain import ClassWeights, PlainModel, PlainObjective
 from tests.lca_tensorflow.networks import floats
 
 
@@ -27,6 +28,7 @@ class Plain:
         "each": lambda losses: losses,
         "number": lambda losses: 1.0,
         "mean only": lambda losses: 1.0 * np.mean(losses),
+        "class weights": ClassWeights(CLASS_WEIGHTS),
     }
     penalty = None
     context = staticmethod(nullcontext)
@@ -51,6 +53,15 @@ class Plain:
     def visible(model):
         return {"theta": model.theta}
 
+    @staticmethod
+    def class_weight(batch):
+        """The sum of the weights of the classes of a batch (x, y)."""
+        return np.asarray(CLASS_WEIGHTS)[np.asarray(batch[1])].sum()
+
+    @staticmethod
+    def finite_rows(batch):
+        return float(np.isfinite(np.asarray(batch[0])).all(1).sum())
+
 
 class Torch(Plain):
     """`lca_torch`."""
@@ -67,6 +78,8 @@ class Torch(Plain):
             cross_entropy(out, y) * (1.0 if reduction == "mean" else torch.ones(len(y)))
         ),
         "detached": lambda out, y: cross_entropy(out, y).detach(),
+        "class weights": torch.nn.CrossEntropyLoss(weight=torch.tensor(CLASS_WEIGHTS).double()),
+        "contrastive": lambda out, y: cross_entropy(out @ out.T, torch.arange(len(y))),
     }
 
     @staticmethod
@@ -109,6 +122,7 @@ class TensorFlow(Plain):
     @property
     def LOSSES(self):  # noqa: N802 - losses take the dtype of the context
         mean = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
+        by_class = lambda y, out, w: mean(y, out, sample_weight=w) / tf.reduce_mean(w)  # noqa: E731
         return {
             "mean": mean,
             "sum": keras.losses.SparseCategoricalCrossentropy(from_logits=True, reduction="sum"),
@@ -117,6 +131,8 @@ class TensorFlow(Plain):
             "mean only": lambda y, out: 1.0 * mean(y, out),
             "ignores weights": lambda y, out, sample_weight=None: mean(y, out),
             "detached": lambda y, out: tf.stop_gradient(mean(y, out)),
+            "class weights": lambda y, out: by_class(y, out, tf.gather(tf.constant(CLASS_WEIGHTS), y)),
+            "contrastive": lambda y, out: mean(tf.range(len(y)), out @ tf.transpose(out)),
         }
 
     @staticmethod
@@ -142,6 +158,14 @@ class TensorFlow(Plain):
     def penalty(model, c):
         ridge = lambda tensors: 0.5 * c * tf.add_n([tf.reduce_sum(t * t) for t in tensors.values()])  # noqa: E731
         return lca_tensorflow.Penalty(model, ridge)
+
+    @staticmethod
+    def class_weight(batch):
+        return tf.reduce_sum(tf.gather(tf.constant(CLASS_WEIGHTS), batch[1]))
+
+    @staticmethod
+    def finite_rows(batch):
+        return tf.reduce_sum(tf.cast(tf.reduce_all(tf.math.is_finite(batch[0]), 1), tf.float64))
 
     @staticmethod
     def visible(model):

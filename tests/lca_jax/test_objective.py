@@ -137,7 +137,7 @@ def test_penalties_leave_frozen_parameters_alone():
 @pytest.mark.parametrize(
     ("make", "error", "message"),
     [
-        (lambda: Objective(TREE, cross_entropy, (X, Y)), LCAError, r"expected an lca_jax\.Model, got a dict"),
+        (lambda: Objective(TREE, cross_entropy, (X, Y)), LCAError, r"expected an lca_jax\.Model, got dict"),
         (lambda: of(frozen=["hidden"]), UnknownNameError, "unknown parameter 'hidden'; known: hidden.kernel"),
         (
             lambda: of(params=TREE | {"scale": jnp.ones((), int)}),

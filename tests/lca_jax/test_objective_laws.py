@@ -10,7 +10,15 @@ import pytest
 import lca_jax
 from lca_jax.model import tensors_of
 from lca_jax.network import cross_entropy, model_of
-from tests.laws.objectives import LAWS
+from tests.laws.objectives import CLASS_WEIGHTS, LAWS
+
+
+def _each(out, y):
+    return jax.vmap(cross_entropy)(out[:, None], y[:, None])
+
+
+def _class_weights():
+    return jnp.array(CLASS_WEIGHTS)
 
 
 class Jax:
@@ -22,9 +30,12 @@ class Jax:
     LOSSES = {  # noqa: RUF012
         "mean": cross_entropy,
         "sum": lambda out, y: cross_entropy(out, y) * len(y),
-        "each": lambda out, y: jax.vmap(cross_entropy)(out[:, None], y[:, None]),
+        "each": _each,
         "number": lambda out, y: 1.0,
-        "mean only": lambda out, y: cross_entropy(out, y) + 0.25 * (out.mean() - out[0].mean()),
+        "class weights": lambda out, y: (
+            (_class_weights()[y] * _each(out, y)).sum() / _class_weights()[y].sum()
+        ),
+        "contrastive": lambda out, y: cross_entropy(out @ out.T, jnp.arange(len(y))),
         "detached": lambda out, y: jax.lax.stop_gradient(cross_entropy(out, y)),
     }
 
@@ -52,6 +63,14 @@ class Jax:
     @staticmethod
     def visible(model):
         return tensors_of({"params": model.params, "statistics": model.statistics})
+
+    @staticmethod
+    def class_weight(batch):
+        return np.asarray(CLASS_WEIGHTS)[np.asarray(batch[1])].sum()
+
+    @staticmethod
+    def finite_rows(batch):
+        return float(np.isfinite(np.asarray(batch[0])).all(1).sum())
 
 
 @pytest.mark.parametrize("law", LAWS.values(), ids=list(LAWS))

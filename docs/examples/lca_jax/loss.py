@@ -8,7 +8,6 @@ import jax.numpy as jnp
 import numpy as np
 
 from lca import frameworks
-from lca.errors import LCAError
 from lca.frameworks import PyTree
 from lca.objective import State
 from lca_jax import formula
@@ -33,11 +32,6 @@ class JaxLoss(frameworks.BatchwiseLoss):
         frozen: frameworks.Frozen = "zero",
     ) -> None:
         self.packing = Packing.of(model, frozen)
-        if not callable(loss_fn):
-            raise LCAError(
-                f"loss_fn must be a function of outputs and targets, got a {type(loss_fn).__name__}; the "
-                "order is Objective(model, loss_fn, data)."
-            )
         self.layout = self.packing.layout
         self._model, self._formula = model, Formula(model.apply, loss_fn, self.packing)
         policies = frameworks.batch_norm_policies(batch_norm, list(model.statistics))

@@ -8,7 +8,7 @@ from typing import Any, TypeAlias
 import jax
 import jax.numpy as jnp
 
-from lca.errors import LayoutError, LCAError, UnknownNameError
+from lca.errors import LayoutError, UnknownNameError
 from lca.frameworks import Frozen, check_frozen, require_one, require_precision
 from lca.layout import Layout
 
@@ -84,11 +84,6 @@ class Packing:
     def of(cls, model: Model, frozen: Frozen) -> "Packing":
         """The parameters of a model; raises `LCAError` if they cannot be measured."""
         check_frozen(frozen)
-        if not isinstance(model, Model):
-            raise LCAError(
-                f"expected an lca_jax.Model, got a {type(model).__name__}; the order is "
-                "Objective(model, loss_fn, data), with Model(apply, params)."
-            )
         every = tensors_of(model.params)
         for name in model.frozen:
             if name not in every:

@@ -54,6 +54,7 @@ class Objective(frameworks.ModelObjective):
         frozen: frameworks.Frozen = "zero",
         keep: bool = True,
     ) -> None:
+        frameworks.check_order(model, loss_fn, data, Model, "an lca_jax.Model")
         loss = JaxLoss(model, loss_fn, batch_weight=batch_weight, batch_norm=batch_norm, frozen=frozen)
         prepare, rows = loss.prepare, isinstance(data, tuple)
         read = (

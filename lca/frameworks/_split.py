@@ -1,0 +1,176 @@
+"""The split test: whether the loss of a batch is the weighted mean of the losses of its parts.
+
+Class weights, ignored labels, masks, batch statistics, contrastive losses and time-major data all show in
+it, without a list of their names.
+"""
+
+import math
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from itertools import chain, islice, product
+
+import numpy as np
+
+from lca.arrays import Vector, array_ops
+from lca.errors import LCAError
+from lca.frameworks._data import Rows
+from lca.frameworks._loss import ModelLoss
+from lca.frameworks._tensors import Tensor, dtype_of, is_floating, is_integer, tensor_ops
+from lca.frameworks._trees import PyTree, tensors_in
+from lca.tolerances import rebatched
+
+MOST_ROWS = 24
+"""Rows that are evaluated one by one."""
+MOST_PAIRS = 6
+MOST_IN_BATCH = 1000
+"""Rows of a measuring batch that are evaluated in two parts."""
+CHUNK = 2**20
+"""Numbers that are read at once."""
+
+
+@dataclass(frozen=True)
+class SplitTest:
+    """What the split test has found.
+
+    Attributes
+    ----------
+    reason
+        Why the loss is not, or not known to be, a mean over examples; "" if it is one.
+    reweighed
+        Whether it may be one under other weights: every loss lies between those of its parts.
+    """
+
+    reason: str = ""
+    reweighed: bool = False
+
+
+@dataclass(frozen=True)
+class _Split:
+    whole: PyTree
+    parts: Sequence[PyTree]
+    theta: Vector
+    loss: float
+    mean: float
+
+    @property
+    def gap(self) -> float:
+        return abs(self.loss - self.mean) if math.isfinite(self.mean) else math.inf
+
+
+def split_test(loss: ModelLoss, theta: Vector, rows: Rows, batch: PyTree) -> SplitTest:
+    """Compare losses of a few batches with the weighted means of their parts; weights of `batch_weight`.
+
+    The batches are rows that differ most from each other, all of them and in pairs, each cut into single
+    rows, and the measuring ``batch``, cut at a third. Losses that agree at θ by accident, as at the start
+    of a network whose last layer is 0, are told apart at a second, random point. Costs about four forward
+    passes of a batch of 1,000, and those of some hundred single rows.
+    """
+    if len(rows) < 2:  # noqa: PLR2004
+        return SplitTest()
+    cuts = list(_cuts(rows, batch))
+    found = [
+        split
+        for point, (whole, parts) in product((theta, _elsewhere(loss, theta, batch)), cuts)
+        if (split := _evaluated(loss, point, whole, parts))
+    ]
+    if not found:
+        return SplitTest(
+            "the model takes no parts of a batch, so it cannot be told whether its loss is a mean"
+        )
+    scale = max(abs(value) for s in found for value in (s.loss, s.mean) if math.isfinite(value))
+    tolerance = rebatched(scale, max(array_ops(theta).eps(theta), loss.precision_eps or 0))
+    broken = [split for split in found if split.gap > tolerance]
+    if not broken or _is_random(loss, broken[0], tolerance):  # allocating refuses what is random
+        return SplitTest()
+    weighed = "number of examples" if loss.counts_examples else "batch_weight"
+    return SplitTest(
+        f"the loss of {len(Rows(broken[0].whole))} examples is {broken[0].loss:.6g}, but the mean of the "
+        f"losses of their parts, by {weighed}, is {broken[0].mean:.6g}",
+        not loss.mixes_examples and all(_is_between(loss, split, tolerance) for split in broken),
+    )
+
+
+def _cuts(rows: Rows, batch: PyTree) -> Iterator[tuple[PyTree, Sequence[PyTree]]]:
+    """Batches and their parts."""
+    differing, pairs = _differing(rows)
+    for index in (differing, *pairs):
+        chosen = Rows(rows.take(index))
+        yield chosen.tree, list(chosen.batches(1))
+    some = Rows(Rows(batch).take(slice(MOST_IN_BATCH)))
+    third = max(len(some) // 3, min(len(some) - 1, 2))
+    if third:
+        yield some.tree, [some.take(slice(third)), some.take(slice(third, None))]
+
+
+def _differing(rows: Rows) -> tuple[np.ndarray, list[np.ndarray]]:
+    """Numbers of rows that differ most from each other, by what is seen in them, and pairs of these."""
+    statistics = list(chain.from_iterable(map(_statistics, tensors_in(rows.tree))))
+    pairs = {(int(np.argmin(s)), int(np.argmax(s))): None for s in statistics}
+    rare = chain.from_iterable(map(_rare, statistics))
+    spread = np.linspace(0, len(rows) - 1, min(len(rows), MOST_ROWS // 2)).astype(int)
+    extreme = list(islice(dict.fromkeys(chain(chain(*pairs), map(int, rare))), MOST_ROWS // 2))
+    chosen = np.array(list(dict.fromkeys([*extreme, *spread.tolist()])))
+    return chosen, [np.array(pair) for pair in islice((p for p in pairs if p[0] != p[1]), MOST_PAIRS)]
+
+
+def _statistics(tensor: Tensor) -> Iterator[np.ndarray]:
+    """Sum, smallest entry and number of zeros of each row (n,): what tells masks, labels and padding."""
+    if not (is_floating(tensor) or is_integer(tensor) or dtype_of(tensor) == "bool"):
+        return iter(())
+    length = int(tensor.shape[0])
+    size = max(1, math.prod(tuple(tensor.shape)[1:]))
+    some = max(1, CHUNK // size)
+    pieces = (tensor[start : start + some] for start in range(0, length, some))
+    read = (array_ops(piece).to_numpy(piece).reshape(-1, size) for piece in pieces)
+    found = [np.stack([x.sum(1, dtype=float), x.min(1), (x == 0).sum(1)]) for x in read]
+    return iter(np.nan_to_num(np.concatenate(found, 1)))
+
+
+def _rare(statistic: np.ndarray) -> np.ndarray:
+    """Where each value occurs first, the rarest values first; nothing if almost every value is another."""
+    values, first, counts = np.unique(statistic, return_index=True, return_counts=True)
+    return first[np.argsort(counts, kind="stable")] if 2 * len(values) <= len(statistic) else first[:0]
+
+
+def _elsewhere(loss: ModelLoss, theta: Vector, batch: PyTree) -> Vector:
+    """Another point of about the same size, where nothing is 0, equal or fitted.
+
+    The entries of each tensor take each other's places; the gradient moves those that all were 0.
+    """
+    vector, tensor = array_ops(theta), tensor_ops(theta)
+    assert tensor is not None
+    pieces = []
+    for start, size in zip(loss.layout.offsets, loss.layout.sizes, strict=True):
+        cut = start + size // 3
+        pieces += [theta[cut : start + size], theta[start:cut]]
+    _, grad = loss.evaluate(theta, [batch], gradient=True)
+    own, other = vector.abs_total(theta), vector.abs_total(grad)
+    length = (own or vector.size(theta)) / other if 0 < other < math.inf else 0.0
+    return vector.add_scaled(tensor.concatenate(pieces), -length, grad)
+
+
+def _evaluated(loss: ModelLoss, theta: Vector, whole: PyTree, parts: Sequence[PyTree]) -> _Split | None:
+    """Both losses; ``None`` if there is no loss of the whole, or the model does not take the parts."""
+    once, mean = _loss(loss, theta, [whole]), _loss(loss, theta, parts)
+    if once is None or mean is None or not math.isfinite(once):
+        return None
+    return _Split(whole, parts, theta, once, mean)
+
+
+def _loss(loss: ModelLoss, theta: Vector, batches: Sequence[PyTree]) -> float | None:
+    try:
+        return loss.evaluate(theta, batches, gradient=False)[0]
+    except LCAError:
+        return None
+
+
+def _is_random(loss: ModelLoss, split: _Split, tolerance: float) -> bool:
+    again = _loss(loss, split.theta, [split.whole])
+    return again is None or not abs(again - split.loss) <= tolerance
+
+
+def _is_between(loss: ModelLoss, split: _Split, tolerance: float) -> bool:
+    """Whether the loss lies between the losses of the parts; those that have none weigh nothing."""
+    parts = [_loss(loss, split.theta, [part]) for part in split.parts]
+    finite = [value for value in parts if value is not None and math.isfinite(value)]
+    return bool(finite) and min(finite) - tolerance <= split.loss <= max(finite) + tolerance
