@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _NormBase
 
 from lca_torch._copying import Pair
+from lca_torch._policies import kept_in_evaluation
 
 _STRUCTURE = ("_modules", "_forward_hooks", "_forward_pre_hooks")
 _IGNORED = frozenset(nn.Module().__dict__) - {"training", *_STRUCTURE}
@@ -36,9 +37,17 @@ class Configuration:
         self._watched = [_Watched(pair, frozenset({"training"}) if id(pair.original) in own else frozenset())
                          for pair in pairs]  # fmt: skip
 
+        self._norms = any(isinstance(module, _NormBase) for module in model.modules())
+        self._model, self._kept = model, kept_in_evaluation(model)
+
     def changes(self) -> dict[str, str]:
-        """What has changed since the last call, by the path of the variable, in words; nearly free if nothing."""
-        return {path: words for watched in self._watched for path, words in watched.changes()}
+        """What has changed since the last call, by the path of the variable, in words."""
+        found = {path: words for watched in self._watched for path, words in watched.changes()}
+        kept = kept_in_evaluation(self._model) if self._norms else None
+        if kept not in (None, self._kept):
+            self._kept = kept
+            found["training"] = "which normalisation layers are kept in evaluation mode"
+        return found
 
 
 class _Watched:
@@ -94,11 +103,3 @@ def _words(old: Any, new: Any) -> str:
     if all(isinstance(token, tuple) and token[0] in simple for token in (old, new)):
         return f" from {old[1]} to {new[1]}"
     return ""
-
-
-def kept_in_evaluation(model: nn.Module) -> frozenset[str] | None:
-    """Normalisation layers in evaluation mode within a model that trains; ``None`` if the model does not."""
-    if not model.training:
-        return None
-    norms = ((name, module) for name, module in model.named_modules() if isinstance(module, _NormBase))
-    return frozenset(name for name, module in norms if not module.training)

@@ -4,7 +4,7 @@ Measuring runs such copies, so that nothing it does is seen by the user's model:
 `forward`, buffers, training flags, hooks, lists and modules captured by a loss function.
 """
 
-from collections.abc import Callable, Iterable, Iterator, MutableMapping
+from collections.abc import Iterable, Iterator, MutableMapping
 from copy import deepcopy
 from dataclasses import dataclass, field
 from functools import partial
@@ -154,7 +154,27 @@ class Copier:
             object.__getattribute__(shell, "__dict__").update(inner)
         keys = frozenset(k for k, v in inner.items() if v is not None or original.__dict__.get(k) is None)
         self.pairs.append(Pair(path, original.__dict__, shell.__dict__, keys))
+        for own in type(original).__mro__:
+            if not _in_library(own.__module__):
+                self._class(own, path, shell)
         return shell
+
+    def _class(self, kind: type, path: str, shell: Any) -> None:
+        """Give a copy, as its own, the numbers and tensors of its class, and methods that read global ones."""
+        values, methods = vars(kind), dict[str, Any]()
+        fixed = {
+            k for k, v in values.items() if isinstance(v, (*_NUMBERS, Tensor)) and not k.startswith("__")
+        }
+        inner = shell.__dict__
+        fixed -= inner.keys()
+        inner.update({key: values[key] for key in fixed})
+        self.pairs.append(Pair(path, values, inner, frozenset(fixed)))  # type: ignore[arg-type]
+        for name, method in values.items():
+            if isinstance(method, FunctionType) and name not in inner and not name.startswith("__"):
+                names = set(_names(method.__code__)) & method.__globals__.keys()
+                if any(isinstance(method.__globals__[n], _FOLLOWED) for n in names):
+                    methods[name] = MethodType(self.copy(method, path), shell)
+        inner.update(methods)
 
     def _container(self, value: Any, path: str) -> Any:
         if isinstance(value, tuple):
@@ -237,13 +257,21 @@ def _overrides(kind: type, name: str) -> bool:
     return own is not None and own is not getattr(object, name, None) and own is not _BUILT_IN[0]
 
 
-def _is_library(function: Callable[..., Any]) -> bool:
+def _is_library(function: FunctionType) -> bool:
     """Whether a function belongs to a library, and holds no state of the user."""
-    return not function.__closure__ and (function.__module__ or "").partition(".")[0] in _LIBRARIES  # type: ignore[attr-defined]
+    return not function.__closure__ and _in_library(function.__module__ or "")
 
 
+def _in_library(module: str) -> bool:
+    return module.partition(".")[0] in _LIBRARIES
+
+
+_NUMBERS = bool, int, float, complex
+_FOLLOWED = *_NUMBERS, Tensor, nn.Module
 _LIBRARIES = frozenset(
-    {"torch", "numpy", "torchvision", "transformers", "lca", "lca_torch", "math", "functools"}
+    "abc accelerate builtins collections functools huggingface_hub lca lca_torch lightning lightning_fabric "
+    "lightning_utilities math numpy operator peft pytorch_lightning timm torch torchmetrics torchvision "
+    "transformers typing".split()
 )
 
 

@@ -27,26 +27,29 @@ from lca.frameworks import (
     no_gradient,
     require_weight,
     tree_map,
+    weight_of,
 )
 from lca.frameworks._loss import unweighted
 from lca.layout import Layout
 from lca.objective import State
-from lca.tolerances import summed
 from lca_torch._data import refuse_arrays
 from lca_torch._examples import BatchLoss, LossFn, Weighted, error_scores, example_losses
 from lca_torch._identity import Identity
 from lca_torch._live import flat
 from lca_torch._parameters import Leaves, check_theta, layout_of, normal, parameters_of
-from lca_torch._policies import forward_mode, mixes_examples, normalisation_policies, random_state_kept
+from lca_torch._policies import (
+    forward_mode,
+    kept_in_evaluation,
+    mixes_examples,
+    normalisation_policies,
+    random_state_kept,
+)
 from lca_torch._reading import Reading, read
 from lca_torch._replica import Replica, in_precision
-from lca_torch._state import UNCOPIED, Followed
 from lca_torch._versions import Versions
 
 MEAN_HINT = "use reduction='mean'"
 GRADIENT_HINT = "is it computed under torch.no_grad, detached, or converted to a number on the way?"
-SAME = 1e-3
-"""Relative rounding of half precision, where autocast is on."""
 _serial = count(1)
 
 
@@ -75,8 +78,8 @@ class TorchLoss(ModelLoss):
         theta = flat(self._own.values())
         self.dtype, self.device = theta.dtype, theta.device
         self._identity = Identity(model, self._own)
-        norms = normalisation_policies(model, batch_norm)
-        self.mixes_examples = mixes_examples(model, norms)
+        self._kept = frozenset[str]()
+        self.precision_eps = None if autocast is None else float(torch.finfo(autocast).eps)
         self.counts_examples = batch_weight is None
         self._batch_weight = batch_weight or examples_in
         self._loss_fn = loss_fn
@@ -84,7 +87,10 @@ class TorchLoss(ModelLoss):
         self._prefix = f"loss[{next(_serial)}]"
 
         def replicate() -> Replica:
-            policies = normalisation_policies(model, batch_norm)
+            kept = kept_in_evaluation(model)
+            self._kept = self._kept if kept is None else kept
+            policies = normalisation_policies(model, batch_norm, self._kept)
+            self.mixes_examples = mixes_examples(model, policies)
             made = Replica(model, batch_loss, loss_fn, self._own, policies, self._prefix)
             made.function = torch.compile(made.batch_loss) if compile else made.batch_loss
             return made
@@ -135,7 +141,7 @@ class TorchLoss(ModelLoss):
         weights: list[float] = []
         with self._measuring(theta, state, wanted, gradient=gradient) as (run, leaves):
             for batch in batches:
-                weight = self.batch_weight(batch)
+                weight = weight_of(self, batch)
                 if weight == 0:
                     continue  # its loss may be NaN: a mean over no tokens
                 loss = run(batch)
@@ -161,7 +167,6 @@ class TorchLoss(ModelLoss):
             wanted = [leaves.tensors[name] for name in trainable]
             grads = torch.autograd.grad(loss, wanted, allow_unused=True)
             unused.extend(name for name, grad in zip(trainable, grads, strict=True) if grad is None)
-        self._reading.needs_graph = not self._same_without_graph()
         return unused
 
     def prepare(self, batch: PyTree) -> PyTree:
@@ -202,9 +207,9 @@ class TorchLoss(ModelLoss):
         replica = self._versions.of(state)
         function = error_scores(replica.loss_fn) if scores and replica.loss_fn else replica.function
         reading = self._reading
-        with self._modes(next(self._seeds), gradients=gradient or reading.needs_graph):
+        with self._modes(next(self._seeds), gradients=gradient or self.differentiates_inside):
             leaves = Leaves(theta, self.layout, wanted, reading.written_parameters)
-            if reading.needs_graph:
+            if self.differentiates_inside:
                 leaves.require_grad(self.trainable())
             with replica.holding(leaves.tensors, state) as held, reading.captured_at(state):
 
@@ -242,23 +247,10 @@ class TorchLoss(ModelLoss):
         with self._modes(0, gradients=True), interpreted(), loss_errors(batch, (torch.OutOfMemoryError,)):
             leaves = Leaves(theta, self.layout, self.trainable(), self.layout.names)
             with replica.holding(leaves.tensors, {}) as held:
-                try:
-                    self._reading = read(held, ready(), self._own, self._prefix, self._reading)
-                except LCAError:
-                    raise
-                except Exception:  # of the user's code, or because an operation cannot be observed
-                    held.begin()
-                    replica.losses(ready())
-                    self._reading = self._everything(replica)
+                self._reading = read(held, ready(), self._own, self._prefix, self._reading)
         if replica.hooks:
             expected = self._two_losses(replica)
             replica.hooks.drop_unless(lambda: self._two_losses(replica) != expected)
-
-    def _everything(self, replica: Replica) -> Reading:
-        """As if the loss read all that it could."""
-        followed, slots = Followed(), replica.slots
-        followed.follow({name: partial(slots.now, name) for name in slots.others}, UNCOPIED)
-        return Reading(followed, needs_graph=self._reading.needs_graph)
 
     def _same(self, old: Replica, new: Replica) -> bool:
         """Whether two replicas have the same loss on the batch that was tried out."""
@@ -271,27 +263,13 @@ class TorchLoss(ModelLoss):
         """The loss of a replica on the batch tried out, at θ and near it, digit by digit, or its errors."""
         return [str(self._one_loss(replica, factor)) for factor in (1.0, 1.01)]
 
-    def _same_without_graph(self) -> bool:
-        replica = self._versions.current
-        plain, observed = (self._one_loss(replica, gradients=gradients) for gradients in (False, True))
-        if isinstance(plain, Exception) or isinstance(observed, Exception):
-            return isinstance(observed, Exception)
-        eps = float(torch.finfo(self.dtype).eps)
-        return not abs(plain - observed) > summed(abs(observed), eps if self._autocast is None else SAME)
-
-    def _one_loss(
-        self, replica: Replica, factor: float = 1.0, *, gradients: bool = True
-    ) -> float | Exception:
+    def _one_loss(self, replica: Replica, factor: float) -> float | Exception:
         theta = factor * flat(self.parameters())
         ready = self._ready(self._batch, self.dtype, copy=True)
         try:
-            with self._modes(0, gradients=gradients):
-                leaves = Leaves(theta, self.layout, self.trainable() if gradients else ())
-                with (
-                    replica.holding(leaves.tensors, {}) as held,
-                    self._reading.captured_at({}),
-                    interpreted(),
-                ):
+            with self._modes(0, gradients=True):
+                leaves = Leaves(theta, self.layout, self.trainable())
+                with replica.holding(leaves.tensors, {}) as held, interpreted():
                     held.begin()
                     return float(replica.losses(ready).detach())
         except Exception as error:  # whatever the user's code raises

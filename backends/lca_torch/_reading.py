@@ -1,5 +1,6 @@
 """`Reading`: what a loss reads and writes, found by running it once on a private replica."""
 
+import gc
 from collections.abc import Mapping
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
@@ -28,24 +29,49 @@ class Reading:
         Whether the batch has to be copied, because the loss writes into it.
     written_parameters
         Parameters that a forward pass writes into, such as an embedding with ``max_norm``.
-    needs_graph
-        Whether the loss differentiates inside, so that it needs gradients to be evaluated at all.
+    names
+        Names of the slots of the replica that it reads.
     """
 
     followed: Followed = field(default_factory=Followed)
-    captured: dict[str, Tensor] = field(default_factory=dict)
+    captured: dict[str, "Captured"] = field(default_factory=dict)
     writes_captured: bool = False
     writes_batch: bool = False
     written_parameters: frozenset[str] = frozenset()
-    needs_graph: bool = False
     names: frozenset[str] = frozenset()
 
     def captured_at(self, state: State) -> AbstractContextManager[object]:
         """Inside, operations take captured tensors as they are in ``state``."""
-        pairs = [(t, state[name]) for name, t in self.captured.items() if state.get(name, t) is not t]
+        now = {name: found.now() for name, found in self.captured.items()}
+        pairs = [(tensor, state[name]) for name, tensor in now.items() if name in state]
         if self.writes_captured:
             pairs = [(tensor, other.clone()) for tensor, other in pairs]
         return InPlaceOf(pairs) if pairs else nullcontext()
+
+
+class Captured:
+    """A tensor that a loss reads from the outside, and the variables that hold it, which may be assigned to."""
+
+    def __init__(self, tensor: Tensor) -> None:
+        self._tensor = tensor
+        self._places = [
+            (holder, key)
+            for holder in gc.get_referrers(tensor)
+            if isinstance(holder, dict) and id(tensor) in map(id, holder.values())
+            for key, value in holder.items()
+            if value is tensor and isinstance(key, str)
+        ]
+
+    def now(self) -> Tensor:
+        """The tensor that is there now."""
+        if not any(holder.get(key) is self._tensor for holder, key in self._places):
+            held = (holder.get(key) for holder, key in self._places)
+            self._tensor = next((value for value in held if isinstance(value, Tensor)), self._tensor)
+        return self._tensor
+
+    def name(self) -> str:
+        """The name of the variable that holds it, if it is known."""
+        return self._places[0][1] if self._places else "captured"
 
 
 def read(held: Held, batch: PyTree, own: Mapping[str, Tensor], prefix: str, known: Reading) -> Reading:
@@ -61,33 +87,44 @@ def read(held: Held, batch: PyTree, own: Mapping[str, Tensor], prefix: str, know
     replica = held.replica
     data = {f"batch[{i}]": tensor for i, tensor in enumerate(tensors_in(batch))}
     before = {name: tensor._version for name, tensor in (held.tensors | data).items()}
-    held.begin()
-    with Reads(held.tensors | data) as reads:
-        replica.losses(batch)
+    reads = _observed(held, batch, held.tensors | data)
     written = {name for name, tensor in (held.tensors | data).items() if tensor._version != before[name]}
     foreign = reads.foreign()
-    foreign = [
-        *known.captured.values(),
-        *(t for t in foreign if all(t is not k for k in known.captured.values())),
-    ]
-    captured = {f"{prefix}.captured[{i}]": tensor for i, tensor in enumerate(foreign)}
+    captured = dict(known.captured)
+    for tensor in foreign:
+        if all(tensor is not other.now() for other in captured.values()):
+            found = Captured(tensor)
+            captured[f"{prefix}.{found.name()}[{len(captured)}]"] = found
     slots, names = replica.slots, reads.names | known.names
     replica.written |= written & slots.others.keys()
     sources = {name: (lambda name=name: slots.now(name)) for name in slots.others if name in names}
-    _refuse_aliases({name: get() for name, get in sources.items()} | captured, own)
+    sources |= {name: (lambda found=found: found.now().detach()) for name, found in captured.items()}
+    _refuse_aliases({name: get() for name, get in sources.items()}, own)
     followed = Followed()
     size = sum(tensor.numel() * tensor.element_size() for tensor in own.values())
-    inside = {name: (lambda tensor=tensor: tensor.detach()) for name, tensor in captured.items()}
-    followed.follow(sources | inside, max(UNCOPIED, 4 * size))
+    followed.follow(sources, max(UNCOPIED, 4 * size))
     return Reading(
         followed,
         captured,
         writes_captured=bool(reads.written()) or known.writes_captured,
         writes_batch=bool(written & data.keys()) or known.writes_batch,
         written_parameters=frozenset(written & own.keys()) | known.written_parameters,
-        needs_graph=known.needs_graph,
         names=frozenset(names),
     )
+
+
+def _observed(held: Held, batch: PyTree, given: Mapping[str, Tensor]) -> Reads:
+    """What the loss reads of these tensors and of others; all of these, if its operations cannot be observed."""
+    reads = Reads(given)
+    held.begin()
+    try:
+        with reads:
+            held.replica.losses(batch)
+    except Exception:  # of the user's code, or because a compiled part cannot run like this
+        held.begin()
+        held.replica.losses(batch)
+        reads.names.update(given)
+    return reads
 
 
 def _refuse_aliases(tensors: Mapping[str, Tensor], own: Mapping[str, Tensor]) -> None:
