@@ -1,4 +1,4 @@
-"""`Configuration`: the Python side of a model and its loss, and what has changed in it since it was copied."""
+"""`Configuration`: the Python side of a model and its loss, and what has changed since it was copied."""
 
 from collections.abc import Iterable, Iterator
 from operator import is_

@@ -19,12 +19,12 @@ from lca.errors import LCAError
 
 Namespace = MutableMapping[str, Any]
 WRAPPERS = (nn.DataParallel, nn.parallel.DistributedDataParallel)
-_BUILT_IN = (nn.Module.__setstate__, getattr(object, "__getstate__", None))  # type: ignore[attr-defined]
+_SET_STATE: Any = nn.Module.__setstate__
 
 
 @dataclass(frozen=True, eq=False)
 class Pair:
-    """The variables of an original, and those of its private copy: attributes of an object, or captured ones."""
+    """The variables of an original, attributes or captured ones, and those of its private copy."""
 
     name: str
     original: Namespace
@@ -48,8 +48,8 @@ class Uncopied:
 
     def _refuse(self, *args: Any, **kwargs: Any) -> Any:
         raise LCAError(
-            f"the loss uses {self.__dict__['_what']}, which cannot be copied, and measuring must not touch the "
-            "original; leave it out of the forward pass and of the loss that are measured."
+            f"the loss uses {self.__dict__['_what']}, which cannot be copied, and measuring must not touch "
+            "the original; leave it out of the forward pass and of the loss that are measured."
         )
 
     __getattr__ = __setattr__ = __call__ = __enter__ = __exit__ = __iter__ = __len__ = _refuse
@@ -58,6 +58,8 @@ class Uncopied:
 
 class Unwrapped(nn.Module):
     """In place of `DataParallel` and `DistributedDataParallel`, which would involve other devices."""
+
+    module: nn.Module
 
     def forward(self, *args: Any, **kwargs: Any) -> Any:
         return self.module(*args, **kwargs)
@@ -96,16 +98,16 @@ class Copier:
     _memo: dict[int, Any] = field(default_factory=dict)
     _originals: list[Any] = field(default_factory=list)  # alive as long as their ids are in use
 
-    def copy(self, value: Any, path: str) -> Any:
+    def copy(self, value: Any, path: str) -> Any:  # noqa: PLR0911 - one line for each kind of value
         """A private copy of ``value``, which the user knows as ``path``; tensors are shared."""
         if id(value) in self._memo:
             return self._memo[id(value)]
-        if isinstance(value, _SHARED) or isinstance(value, type):
+        if isinstance(value, (*_SHARED, type)):
             return value
         if isinstance(value, torch.jit.ScriptModule):
             raise LCAError(
-                f"{path or 'the model'} is a ScriptModule, whose tensors cannot be replaced by others; pass the "
-                "torch.nn.Module that it was made from."
+                f"{path or 'the model'} is a ScriptModule, whose tensors cannot be replaced by others; pass "
+                "the torch.nn.Module that it was made from."
             )
         if isinstance(value, nn.Module):
             return self._object(value, path, self._shell(value))
@@ -154,13 +156,13 @@ class Copier:
             object.__getattribute__(shell, "__dict__").update(inner)
         keys = frozenset(k for k, v in inner.items() if v is not None or original.__dict__.get(k) is None)
         self.pairs.append(Pair(path, original.__dict__, shell.__dict__, keys))
-        for own in type(original).__mro__:
-            if not _in_library(own.__module__):
-                self._class(own, path, shell)
+        for base in type(original).__mro__:
+            if not _in_library(base.__module__):
+                self._class(base, path, shell)
         return shell
 
     def _class(self, kind: type, path: str, shell: Any) -> None:
-        """Give a copy, as its own, the numbers and tensors of its class, and methods that read global ones."""
+        """Give a copy, as its own, the numbers and tensors of its class, and methods that read such."""
         values, methods = vars(kind), dict[str, Any]()
         fixed = {
             k for k, v in values.items() if isinstance(v, (*_NUMBERS, Tensor)) and not k.startswith("__")
@@ -244,7 +246,7 @@ def _is_plain(value: Any) -> bool:
         and not isinstance(value, BaseException)
         and not any(_overrides(kind, name) for name in custom)
         and kind.__flags__ & 512 != 0  # made by a class statement, not in C
-        and kind.__new__ is object.__new__
+        and getattr(kind, "__new__") is object.__new__  # noqa: B009 - mypy
     )
 
 
@@ -254,7 +256,7 @@ def _is_finalised(value: Any) -> bool:
 
 def _overrides(kind: type, name: str) -> bool:
     own = getattr(kind, name, None)
-    return own is not None and own is not getattr(object, name, None) and own is not _BUILT_IN[0]
+    return own is not None and own is not getattr(object, name, None) and own is not _SET_STATE
 
 
 def _is_library(function: FunctionType) -> bool:
@@ -269,9 +271,12 @@ def _in_library(module: str) -> bool:
 _NUMBERS = bool, int, float, complex
 _FOLLOWED = *_NUMBERS, Tensor, nn.Module
 _LIBRARIES = frozenset(
-    "abc accelerate builtins collections functools huggingface_hub lca lca_torch lightning lightning_fabric "
-    "lightning_utilities math numpy operator peft pytorch_lightning timm torch torchmetrics torchvision "
-    "transformers typing".split()
+    {
+        *("abc", "builtins", "collections", "functools", "math", "operator", "typing"),
+        *("accelerate", "huggingface_hub", "lightning", "lightning_fabric", "lightning_utilities", "numpy"),
+        *("peft", "pytorch_lightning", "timm", "torch", "torchmetrics", "torchvision", "transformers"),
+        *("lca", "lca_torch"),
+    }
 )
 
 

@@ -42,7 +42,7 @@ class Identity:
         self._containers = list({id(holder): holder for holder in self._holders}.values())
 
     def check(self) -> None:
-        """Raise `LayoutError` unless the model has the same parameters, of the same shape, dtype and device."""
+        """Raise `LayoutError` unless the model has the same parameters, of one shape, dtype and device."""
         found = map(dict.get, self._holders, self._keys)  # type: ignore[arg-type]
         if not all(map(is_, found, self._held)) or sum(map(len, self._containers)) != len(self._held):
             self._check_names()
@@ -62,8 +62,8 @@ class Identity:
         for name, parameter in self._measured.items():
             if named[name] is not parameter:
                 raise LayoutError(
-                    f"parameter {name!r} is another object now than when the objective was made (a module was "
-                    f"replaced, or load_state_dict(assign=True) was called); {AGAIN}."
+                    f"parameter {name!r} is another object now than when the objective was made (a module "
+                    f"was replaced, or load_state_dict(assign=True) was called); {AGAIN}."
                 )
         added = named.keys() - self._measured.keys() - self._others
         if added:
@@ -77,8 +77,8 @@ class Identity:
             now = parameters[name]
             if (now.dtype, now.device) != (dtype, device):
                 raise LayoutError(
-                    f"parameter {name!r} is {now.dtype} on {now.device} now, but was {dtype} on {device} when the "
-                    "objective was made; convert and move the model first, then make the optimizer, the "
+                    f"parameter {name!r} is {now.dtype} on {now.device} now, but was {dtype} on {device} "
+                    "when the objective was made; convert and move the model first, then make the optimizer, the "
                     "objective and the tracker."
                 )
             if now.shape != shape:

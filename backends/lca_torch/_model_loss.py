@@ -34,6 +34,7 @@ from lca.layout import Layout
 from lca.objective import State
 from lca_torch._data import refuse_arrays
 from lca_torch._examples import BatchLoss, LossFn, Weighted, error_scores, example_losses
+from lca_torch._hints import weight_hint
 from lca_torch._identity import Identity
 from lca_torch._live import flat
 from lca_torch._parameters import Leaves, check_theta, layout_of, normal, parameters_of
@@ -118,7 +119,7 @@ class TorchLoss(ModelLoss):
     def state(self) -> State:
         """A copy of all that the loss reads besides θ and the batch, and a number for its Python side."""
         self._versions.follow(self._same)
-        now = self._reading.followed.read() | self._versions.state()
+        now: dict[str, Any] = {**self._reading.followed.read(), **self._versions.state()}
         if now.keys() != self._state.keys() or any(now[name] is not self._state[name] for name in now):
             self._state = now
         return self._state
@@ -156,6 +157,7 @@ class TorchLoss(ModelLoss):
     def try_out(self, theta: Tensor, batch: PyTree) -> list[str]:
         if self._batch is None:
             self._batch = batch
+        self.weight_hint = weight_hint(self._loss_fn, batch)
         self._learn(self._versions.current, batch)
         unused: list[str] = []
         trainable = self.trainable()
@@ -163,7 +165,7 @@ class TorchLoss(ModelLoss):
         with self._measuring(theta, None, trainable, gradient=True) as (run, leaves):
             loss = run(batch)
             check_differentiable(loss)
-            _require_theta_alone(loss, own)
+            require_theta_alone(loss, own)
             wanted = [leaves.tensors[name] for name in trainable]
             grads = torch.autograd.grad(loss, wanted, allow_unused=True)
             unused.extend(name for name, grad in zip(trainable, grads, strict=True) if grad is None)
@@ -288,10 +290,13 @@ def check_differentiable(loss: Tensor) -> None:
         raise no_gradient(GRADIENT_HINT)
 
 
-def _require_theta_alone(loss: Tensor, own: Mapping[str, Tensor]) -> None:
+def require_theta_alone(loss: Tensor, own: Mapping[str, Tensor]) -> None:
     """Refuse a loss that holds on to the model's ``own`` tensors and would not notice that θ moves."""
-    grads = torch.autograd.grad(loss, list(own.values()), allow_unused=True, retain_graph=True)
-    held = [name for name, grad in zip(own, grads, strict=True) if grad is not None]
+    trained = {name: tensor for name, tensor in own.items() if tensor.requires_grad}
+    if not trained:
+        return
+    grads = torch.autograd.grad(loss, list(trained.values()), allow_unused=True, retain_graph=True)
+    held = [name for name, grad in zip(trained, grads, strict=True) if grad is not None]
     if held:
         raise LCAError(
             f"the loss uses the model's own {', '.join(held)}, so it is not a function of theta; inside the "

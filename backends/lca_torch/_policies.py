@@ -36,7 +36,7 @@ def normalisation_policies(
 
 
 def kept_in_evaluation(model: nn.Module) -> frozenset[str] | None:
-    """Normalisation layers in evaluation mode within a model that trains; ``None`` if it does not train now."""
+    """Normalisation layers in evaluation mode within a model that trains; ``None`` if it does not."""
     if not model.training:
         return None
     norms = ((name, module) for name, module in model.named_modules() if isinstance(module, _NormBase))

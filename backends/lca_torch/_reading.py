@@ -1,9 +1,10 @@
 """`Reading`: what a loss reads and writes, found by running it once on a private replica."""
 
 import gc
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
+from functools import partial
 
 from torch import Tensor
 
@@ -50,7 +51,7 @@ class Reading:
 
 
 class Captured:
-    """A tensor that a loss reads from the outside, and the variables that hold it, which may be assigned to."""
+    """A tensor that a loss reads from outside, and the variables that hold it, which may be assigned to."""
 
     def __init__(self, tensor: Tensor) -> None:
         self._tensor = tensor
@@ -68,6 +69,10 @@ class Captured:
             held = (holder.get(key) for holder, key in self._places)
             self._tensor = next((value for value in held if isinstance(value, Tensor)), self._tensor)
         return self._tensor
+
+    def value(self) -> Tensor:
+        """The same, detached."""
+        return self.now().detach()
 
     def name(self) -> str:
         """The name of the variable that holds it, if it is known."""
@@ -97,8 +102,10 @@ def read(held: Held, batch: PyTree, own: Mapping[str, Tensor], prefix: str, know
             captured[f"{prefix}.{found.name()}[{len(captured)}]"] = found
     slots, names = replica.slots, reads.names | known.names
     replica.written |= written & slots.others.keys()
-    sources = {name: (lambda name=name: slots.now(name)) for name in slots.others if name in names}
-    sources |= {name: (lambda found=found: found.now().detach()) for name, found in captured.items()}
+    sources: dict[str, Callable[[], Tensor]] = {
+        name: partial(slots.now, name) for name in slots.others if name in names
+    }
+    sources |= {name: partial(Captured.value, found) for name, found in captured.items()}
     _refuse_aliases({name: get() for name, get in sources.items()}, own)
     followed = Followed()
     size = sum(tensor.numel() * tensor.element_size() for tensor in own.values())
@@ -114,7 +121,7 @@ def read(held: Held, batch: PyTree, own: Mapping[str, Tensor], prefix: str, know
 
 
 def _observed(held: Held, batch: PyTree, given: Mapping[str, Tensor]) -> Reads:
-    """What the loss reads of these tensors and of others; all of these, if its operations cannot be observed."""
+    """What the loss reads of these tensors and of others; all of these, if that cannot be observed."""
     reads = Reads(given)
     held.begin()
     try:
@@ -133,8 +140,8 @@ def _refuse_aliases(tensors: Mapping[str, Tensor], own: Mapping[str, Tensor]) ->
         shared = [parameter for parameter, owner in own.items() if _overlap(tensor, owner)]
         if shared:
             raise LCAError(
-                f"the loss uses the model's own {', '.join(shared)} through {name}, which shares its memory, so it "
-                "is not a function of theta; inside the loss, take parameters from the model "
+                f"the loss uses the model's own {', '.join(shared)} through {name}, which shares its "
+                "memory, so it is not a function of theta; inside the loss, take parameters from the model "
                 "(model.named_parameters()), not from a list or a view made before."
             )
 

@@ -1,4 +1,4 @@
-"""What a loss reads: tensors that it takes from outside, found while it runs, and other ones in their place."""
+"""What a loss reads: tensors that it takes from outside, found while it runs, and others in their place."""
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any

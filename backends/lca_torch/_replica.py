@@ -40,7 +40,7 @@ class Replica:
         Begins the names of tensors that the loss holds.
     """
 
-    def __init__(
+    def __init__(  # noqa: PLR0917
         self,
         model: nn.Module,
         batch_loss: BatchLoss | None,

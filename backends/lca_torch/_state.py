@@ -72,8 +72,8 @@ class Followed:
         for name, before in self._sums.items():
             if name in now and checksum(now[name]) != before:
                 raise LCAError(
-                    f"{name}, which the loss reads but which is not in theta, has moved; it was taken for frozen "
-                    "and is too large to be copied at every step. Make a new objective and tracker from here "
+                    f"{name}, which the loss reads but which is not in theta, has moved; it was taken for "
+                    "frozen and is too large to be copied at every step. Make a new objective and tracker from here "
                     "on, with frozen='zero' if it trains."
                 )
 
@@ -103,8 +103,8 @@ def _same(a: Tensor, b: Tensor) -> bool:
 def checksum(tensor: Tensor) -> int:
     """A number that changes when the tensor does; reads it once, without a copy.
 
-    >>> checksum(torch.zeros(3)) == checksum(torch.zeros(3)), checksum(torch.zeros(3)) == checksum(torch.ones(3))
-    (True, False)
+    >>> checksum(torch.zeros(3)) == checksum(torch.ones(3))
+    False
     """
     bits = {1: torch.int8, 2: torch.int16, 4: torch.int32, 8: torch.int64}[tensor.element_size()]
     return int(tensor.detach().contiguous().view(bits).sum(dtype=torch.int64))

@@ -16,7 +16,7 @@ CONFIGURATION = "configuration"
 
 
 class _Clock:
-    """Counts the changes of all models, so that several losses in one run can share the entry of the state."""
+    """Counts the changes of all models, so that the losses of one run share one entry of the state."""
 
     now = 0
     entry = np.zeros(1, dtype=np.int64)
@@ -30,8 +30,8 @@ class _Clock:
 class Versions:
     """A replica of the model as it is now, and the one before, for the state in which a step began.
 
-    When a Python variable of the model or the loss has changed, a new replica is made, and the loss of both is
-    compared: if it is the same, the variable does not matter, and the version stays.
+    When a Python variable of the model or the loss has changed, a new replica is made, and the loss of both
+    is compared: if it is the same, the variable does not matter, and the version stays.
 
     Parameters
     ----------
@@ -64,8 +64,8 @@ class Versions:
             if since <= number:
                 return replica
         raise LCAError(
-            f"the model or the loss has changed twice since this state was read ({self.last_change}); a step "
-            "can be measured if it changes once in it."
+            f"the model or the loss has changed twice since this state was read ({self.last_change}); a "
+            "step can be measured if it changes once in it."
         )
 
     def state(self) -> Mapping[str, np.ndarray]:
