@@ -78,8 +78,8 @@ class Identity:
             if (now.dtype, now.device) != (dtype, device):
                 raise LayoutError(
                     f"parameter {name!r} is {now.dtype} on {now.device} now, but was {dtype} on {device} "
-                    "when the objective was made; convert and move the model first, then make the optimizer, the "
-                    "objective and the tracker."
+                    "when the objective was made; convert and move the model first, then make the "
+                    "optimizer, the objective and the tracker."
                 )
             if now.shape != shape:
                 raise LayoutError(

@@ -160,6 +160,6 @@ class Leaves:
             if not torch.equal(given, self.tensors[name]):
                 raise LCAError(
                     f"the forward pass changes parameter {name!r} in place (an embedding with max_norm "
-                    "does), so the loss is not a differentiable function of theta; take max_norm out, or compute "
-                    "the changed tensor without writing into the parameter."
+                    "does), so the loss is not a differentiable function of theta; take max_norm out, or "
+                    "compute the changed tensor without writing into the parameter."
                 )

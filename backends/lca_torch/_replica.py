@@ -61,7 +61,7 @@ class Replica:
         self.slots = Slots(copier.pairs, parameters)
         self._memories = [_Memory(pair, self.slots.places) for pair in copier.pairs]
         self.written: set[str] = set()
-        """Names of tensors outside θ that a forward pass writes into, which therefore get copies each time."""
+        """Names of tensors outside θ that a forward pass writes into; it gets copies of them each time."""
 
     @contextmanager
     def holding(self, leaves: Mapping[str, Tensor], state: Mapping[str, Tensor]) -> Iterator["Held"]:

@@ -11,7 +11,7 @@ from lca.errors import LCAError
 from lca_torch._live import differ
 
 UNCOPIED = 256 << 20
-"""Bytes of frozen tensors that are copied, whatever the size of θ; a base larger than that is fingerprinted."""
+"""Bytes of tensors that are copied, whatever the size of θ; of a base larger than that, checksums are."""
 
 
 @dataclass

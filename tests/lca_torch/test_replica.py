@@ -140,7 +140,8 @@ def test_the_users_model_is_the_same_object_with_the_same_values(kind):
     expected = cross_entropy(model(X), Y)
     gradient = torch.cat([g.reshape(-1) for g in torch.autograd.grad(expected, parameters)])
     assert abs(loss - float(expected)) <= tolerances.summed(1.0, tolerances.EPS64)
-    assert (grad - gradient).abs().max() <= tolerances.gradient(1.0, tolerances.EPS64)
+    scale = 1 + gradient.abs().max().item()
+    assert (grad - gradient).abs().max() <= tolerances.gradient(scale, tolerances.EPS64)
 
 
 def test_hooks_that_store_are_dropped_and_hooks_that_change_the_loss_are_kept():
@@ -150,7 +151,7 @@ def test_hooks_that_store_are_dropped_and_hooks_that_change_the_loss_are_kept():
     objective = Objective(model, cross_entropy, (X, Y))
     loss = objective.loss(objective.theta())
     assert stored == []
-    assert abs(loss - float(cross_entropy(model(X), Y))) <= tolerances.summed(1.0, tolerances.EPS64)
+    assert abs(loss - cross_entropy(model(X), Y).item()) <= tolerances.summed(1.0, tolerances.EPS64)
 
 
 def test_an_embedding_that_renormalises_its_weight_is_refused_and_not_written():
@@ -162,6 +163,7 @@ def test_an_embedding_that_renormalises_its_weight_is_refused_and_not_written():
     assert torch.equal(model[0].weight, before)
 
 
+@pytest.mark.filterwarnings("ignore:.*torch.jit.trace")
 def test_what_cannot_be_copied_is_named_when_it_is_used():
     class Locked(Holding):
         def forward(self, x):
@@ -178,7 +180,7 @@ def test_a_loss_that_differentiates_inside_is_measured():
     class Force(nn.Module):
         def __init__(self):
             super().__init__()
-            self.potential = nn.Sequential(nn.Linear(4, 5), nn.Tanh(), nn.Linear(5, 1))
+            self.potential = nn.Sequential(nn.Linear(4, 5), nn.Tanh(), nn.Linear(5, 1, bias=False))
 
         def forward(self, x):
             x = x.requires_grad_()
@@ -192,12 +194,7 @@ def test_a_loss_that_differentiates_inside_is_measured():
     assert not x.requires_grad
     expected = mse_loss(model(X.clone()), X.cos())
     expected.backward()
-    flat = torch.cat(
-        [
-            torch.zeros_like(p).reshape(-1) if p.grad is None else p.grad.reshape(-1)
-            for p in model.parameters()
-        ]
-    )
+    flat = torch.cat([p.grad.reshape(-1) for p in model.parameters()])
     assert (grad - flat).abs().max() <= tolerances.gradient(1.0, tolerances.EPS64)
 
 
