@@ -10,6 +10,7 @@ from lca.errors import LayoutError, LCAError
 from lca.frameworks import Frozen, check_frozen, require_one, require_precision
 from lca.frameworks._tensors import dtype_of
 from lca.layout import Layout
+from lca_torch._kinds import refuse_kinds
 from lca_torch._live import ParameterVector
 
 
@@ -35,6 +36,7 @@ def parameters_of(model: nn.Module, frozen: Frozen = "zero") -> dict[str, nn.Par
             f"{type(model).__name__} has no parameter that requires a gradient, so there is nothing to "
             "allocate to; call model.requires_grad_(True)."
         )
+    refuse_kinds(named)
     fix = (
         "convert the model, or leave parameters that do not train out of θ with requires_grad_(False) and "
         "frozen='omit'"
@@ -42,6 +44,12 @@ def parameters_of(model: nn.Module, frozen: Frozen = "zero") -> dict[str, nn.Par
     dtypes = {name: dtype_of(parameter) for name, parameter in named.items()}
     require_one("dtype", dtypes, fix)
     require_one("device", {name: parameter.device for name, parameter in named.items()}, fix)
+    first = next(iter(named))
+    if named[first].is_meta:
+        raise LayoutError(
+            f"parameter {first!r} has no numbers, as it is on the meta device; call "
+            "model.to_empty(device=...) and load or draw the weights first."
+        )
     require_precision(dtypes, "keep the parameters in float32 and use autocast for the forward pass")
     return named
 

@@ -6,6 +6,7 @@ from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 from functools import partial
 
+import torch
 from torch import Tensor
 
 from lca.errors import LCAError
@@ -147,7 +148,9 @@ def _refuse_aliases(tensors: Mapping[str, Tensor], own: Mapping[str, Tensor]) ->
 
 
 def _overlap(a: Tensor, b: Tensor) -> bool:
-    return a.device == b.device and _begin(a) < _end(b) and _begin(b) < _end(a) and a.device.type != "meta"
+    if a.device != b.device or a.is_meta or a.layout is not torch.strided or b.layout is not torch.strided:
+        return False
+    return _begin(a) < _end(b) and _begin(b) < _end(a)
 
 
 def _begin(tensor: Tensor) -> int:

@@ -83,10 +83,9 @@ class Replica:
         found = dict(leaves)
         for name in self.slots.others:
             tensor = state[name] if name in state else self.slots.now(name)
-            ready = in_precision(tensor.detach(), dtype, tensor.device)
-            found[name] = (
-                ready.clone() if is_small(ready) and ready.data_ptr() == tensor.data_ptr() else ready
-            )
+            shared = tensor.detach()
+            ready = in_precision(shared, dtype, tensor.device)
+            found[name] = ready.clone() if ready is shared and is_small(ready) else ready
         return found
 
     def losses(self, batch: PyTree) -> Tensor:

@@ -1,4 +1,4 @@
-"""What the loss reads besides θ is followed through a run, and booked apart; or the run is refused by name."""
+"""What the loss reads besides θ is followed through a run, and booked apart; or it is refused by name."""
 
 import numpy as np
 import pytest

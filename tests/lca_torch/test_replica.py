@@ -1,4 +1,4 @@
-"""Making and using an objective leaves everything the user has alone, whatever the model does in `forward`."""
+"""Making and using an objective leaves everything the user has alone, whatever `forward` does."""
 
 import random
 import threading
