@@ -24,7 +24,7 @@ def check_order(model: object, loss_fn: object, data: object, model_type: type, 
 
     Examples
     --------
-    >>> check_order(3, max, np.zeros(3), str, "a string")
+    >>> check_order(3, max, ([1.0], [2.0]), str, "a string")
     Traceback (most recent call last):
     lca.errors.LayoutError: expected a string, got int; the order is Objective(model, loss_fn, data).
     """

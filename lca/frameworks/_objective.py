@@ -89,7 +89,8 @@ class ModelObjective:
     Notes
     -----
     To make an objective takes about one forward pass over the data (none with ``keep=False``, where only the
-    first batch is tried), three gradients of one measuring batch, and some hundred small forward passes.
+    first batch is tried), one gradient and six forward passes of a measuring batch, and a hundred forward
+    passes of single examples.
 
     Warns
     -----

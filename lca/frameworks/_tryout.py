@@ -10,7 +10,7 @@ from lca.arrays import Vector, array_ops
 from lca.errors import DataError, LCAError
 from lca.frameworks._data import Batches, Measured, Rows, copies
 from lca.frameworks._loss import ModelLoss, require_weight, weight_of
-from lca.frameworks._split import SplitTest, split_test
+from lca.frameworks._split import MOST_ROWS, SplitTest, split_test
 from lca.frameworks._tensors import Tensor, is_tensor, tensor_ops
 from lca.frameworks._trees import PyTree, examples_in, is_rows, tensors_in, tree_leaves
 from lca.tolerances import rebatched
@@ -59,8 +59,8 @@ class Found:
 def try_out(loss: ModelLoss, theta: Vector, data: Measured, wanted: int | None) -> Found:
     """Check all that can be, before training: on the first measuring batch, on all of them, and in parts.
 
-    Costs one forward pass over the data, unless they are read at every pass, a few gradients of one batch,
-    and the forward passes of `split_test`.
+    Costs one forward pass over the data, unless they are read at every pass, one gradient of a measuring
+    batch, two forward passes of it, and those of `split_test`.
 
     Raises
     ------
@@ -82,9 +82,9 @@ def try_out(loss: ModelLoss, theta: Vector, data: Measured, wanted: int | None) 
                 f"data as (inputs, targets). As it is, {error}"
             ) from error.__cause__
         raise
-    _enable_gradients_if_needed(loss, theta, batch)
+    grad = _gradient(loss, theta, batch)
     _refuse_sums(loss, theta, batch)
-    split = _split_test(loss, theta, data, batch)
+    split = _split_test(loss, theta, grad, data, batch)
     _refuse_unstated(loss, data, wanted, split)
     _refuse_non_finite(loss, theta, data, batch_size)
     _evaluate_all(loss, theta, data, batch_size)
@@ -119,38 +119,45 @@ def _refuse_ambiguous_axes(loss: ModelLoss, data: Measured) -> None:
         )
 
 
-def _enable_gradients_if_needed(loss: ModelLoss, theta: Vector, batch: PyTree) -> None:
-    """Find out whether the loss is the same with and without gradients; a loss may take derivatives."""
-    eps = array_ops(theta).eps(theta)
-    with_gradient, _ = loss.evaluate(theta, [batch], gradient=True)
-
-    def same(found: float) -> bool:
-        rounding = rebatched(abs(with_gradient), max(eps, loss.precision_eps or 0))
-        return not abs(found - with_gradient) > rounding  # also if the losses are NaN
-
+def _gradient(loss: ModelLoss, theta: Vector, batch: PyTree) -> Vector:
+    """The gradient of a few rows; enables gradients inside the loss if their loss is another without."""
+    few = Rows(batch).take(slice(MOST_ROWS)) if is_rows(batch) else batch
     try:
-        without, _ = loss.evaluate(theta, [batch], gradient=False)
-        if same(without):
-            return
+        value, grad = loss.evaluate(theta, [few], gradient=True)
+    except DataError:  # a model for batches of one size only
+        few = batch
+        value, grad = loss.evaluate(theta, [few], gradient=True)
+    rounding = rebatched(value, max(array_ops(theta).eps(theta), loss.precision_eps or 0))
+
+    def differs(found: float | None) -> bool:
+        return found is None or abs(found - value) > rounding  # not if the losses are NaN
+
+    without = _without_gradient(loss, theta, few)
+    if differs(without):
+        before, loss.differentiates_inside = loss.differentiates_inside, True
+        if differs(loss.evaluate(theta, [few], gradient=False)[0]):
+            loss.differentiates_inside = before
+            if without is not None and not differs(loss.evaluate(theta, [few], gradient=True)[0]):
+                raise LCAError(
+                    f"the loss of a batch is {value:.6g} where its gradient is computed, and {without:.6g} "
+                    "where it is not; it must not depend on whether gradients are enabled."
+                )  # otherwise it is random, which is refused when allocating
+    return grad
+
+
+def _without_gradient(loss: ModelLoss, theta: Vector, batch: PyTree) -> float | None:
+    try:
+        return loss.evaluate(theta, [batch], gradient=False)[0]
     except DataError:
-        without = None
-    loss.differentiates_inside, before = True, loss.differentiates_inside
-    if same(loss.evaluate(theta, [batch], gradient=False)[0]):
-        return
-    loss.differentiates_inside = before
-    if without is not None and same(loss.evaluate(theta, [batch], gradient=True)[0]):
-        raise LCAError(
-            f"the loss of a measuring batch is {with_gradient:.6g} where its gradient is computed, and "
-            f"{without:.6g} where it is not; it must not depend on whether gradients are enabled."
-        )  # otherwise it is random, which is refused when allocating
+        return None
 
 
-def _split_test(loss: ModelLoss, theta: Vector, data: Measured, batch: PyTree) -> SplitTest:
+def _split_test(loss: ModelLoss, theta: Vector, grad: Vector, data: Measured, batch: PyTree) -> SplitTest:
     """`split_test` of the data, or of the batch that they begin with."""
     rows = data if isinstance(data, Rows) else Rows(batch)
     if not is_rows(rows.tree):
         return SplitTest("its batches cannot be cut, so it cannot be told whether it is a mean")
-    return split_test(loss, theta, rows, batch)
+    return split_test(loss, theta, grad, rows, batch)
 
 
 def _refuse_unstated(loss: ModelLoss, data: Measured, wanted: int | None, split: SplitTest) -> None:
@@ -162,6 +169,8 @@ def _refuse_unstated(loss: ModelLoss, data: Measured, wanted: int | None, split:
     if not split.reason or wanted is not None or (came and not (split.reweighed and loss.counts_examples)):
         return
     hint = loss.weight_hint or "pass batch_weight=function of a batch: what its loss is divided by"
+    if not loss.counts_examples:
+        hint = "batch_weight must give what the loss of a batch is divided by"
     weight = f"{hint}; or, to measure this mean over batches, " if split.reweighed else ""
     size = "its batch size has to be stated: pass batch_size=..., e.g. that of training"
     if isinstance(data, Batches):

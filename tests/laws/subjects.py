@@ -122,6 +122,7 @@ class TensorFlow(Plain):
     @property
     def LOSSES(self):  # noqa: N802 - losses take the dtype of the context
         mean = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
+        weights = tf.constant(CLASS_WEIGHTS, tf.float64)
         by_class = lambda y, out, w: mean(y, out, sample_weight=w) / tf.reduce_mean(w)  # noqa: E731
         return {
             "mean": mean,
@@ -131,8 +132,8 @@ class TensorFlow(Plain):
             "mean only": lambda y, out: 1.0 * mean(y, out),
             "ignores weights": lambda y, out, sample_weight=None: mean(y, out),
             "detached": lambda y, out: tf.stop_gradient(mean(y, out)),
-            "class weights": lambda y, out: by_class(y, out, tf.gather(tf.constant(CLASS_WEIGHTS), y)),
-            "contrastive": lambda y, out: mean(tf.range(len(y)), out @ tf.transpose(out)),
+            "class weights": lambda y, out: by_class(y, out, tf.gather(weights, y)),
+            "contrastive": lambda y, out: mean(tf.range(tf.shape(y)[0]), out @ tf.transpose(out)),
         }
 
     @staticmethod
@@ -161,7 +162,7 @@ class TensorFlow(Plain):
 
     @staticmethod
     def class_weight(batch):
-        return tf.reduce_sum(tf.gather(tf.constant(CLASS_WEIGHTS), batch[1]))
+        return tf.reduce_sum(tf.gather(tf.constant(CLASS_WEIGHTS, tf.float64), batch[1]))
 
     @staticmethod
     def finite_rows(batch):

@@ -49,9 +49,10 @@ def test_targets_that_are_numbers_have_no_classes():
 
 def test_losses_with_class_weights_are_no_mean_of_examples():
     loss = objective(nn.CrossEntropyLoss(weight=torch.tensor([1.0, 2.0, 3.0], dtype=torch.float64)))
-    assert loss.loss(loss.theta(), loss.batch(np.arange(3))) > 0
-    with pytest.raises(LCAError, match="reduction='none'.*sampling='uniform'"):
-        loss.batch(np.arange(3), np.ones(3))
+    assert not loss.is_mean
+    for weight in (None, np.ones(3)):
+        with pytest.raises(LCAError, match="by number of examples.*CrossFit"):
+            loss.batch(np.arange(3), weight)
 
 
 MIXED = {
