@@ -162,6 +162,15 @@ def test_a_penalty_leaves_frozen_parameters_alone_and_is_a_scalar():
         Penalty(model, lambda tensors: tensors["0.bias"]).loss(theta)
 
 
+def test_a_frozen_tensor_of_a_penalty_is_differentiated_if_asked_for():
+    model = mlp().double()
+    model[2].bias.requires_grad_(False)
+    ridge = Penalty(model, lambda tensors: 0.5 * sum(t.square().sum() for t in tensors.values()))
+    theta = Objective(model, cross_entropy, (X, Y)).theta()
+    assert "2.bias" not in ridge.differentiated
+    assert torch.equal(ridge.differentiating(ridge.layout.names).loss_and_grad(theta)[1], theta)
+
+
 def test_measuring_leaves_a_given_state_alone():
     model = normalised(3).double()
     batch, frozen = (
