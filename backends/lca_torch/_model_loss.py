@@ -1,21 +1,21 @@
 """`TorchLoss`: the loss and gradient of batches of a torch model at any θ.
 
-The model's own parameters and buffers are never written: `torch.func.functional_call` replaces them by θ and
-by copies of the buffers for the time of a forward pass.
+The model's own parameters and buffers are never written, and the model is never called: a `Replica` is.
 """
 
 import math
+import sys
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from functools import partial
 from itertools import count
-from typing import TypeAlias
+from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor, nn
-from torch.func import functional_call
 
-from lca.errors import LayoutError, LCAError
+from lca.errors import LCAError
 from lca.frameworks import (
     BatchNorm,
     Frozen,
@@ -27,25 +27,31 @@ from lca.frameworks import (
     no_gradient,
     require_weight,
     tree_map,
+    weight_of,
 )
 from lca.frameworks._loss import unweighted
 from lca.layout import Layout
 from lca.objective import State
 from lca_torch._data import refuse_arrays
-from lca_torch._examples import BatchLoss, LossFn, Weighted, error_scores, example_losses, with_samples
+from lca_torch._examples import BatchLoss, LossFn, Weighted, error_scores, example_losses
+from lca_torch._hints import weight_hint
+from lca_torch._identity import Identity
 from lca_torch._live import flat
-from lca_torch._parameters import Leaves, check_theta, layout_of, normal
+from lca_torch._parameters import Leaves, check_theta, layout_of, normal, parameters_of
 from lca_torch._policies import (
     forward_mode,
-    measuring_mode,
+    kept_in_evaluation,
     mixes_examples,
     normalisation_policies,
     random_state_kept,
 )
+from lca_torch._reading import Reading, read
+from lca_torch._replica import Replica, in_precision
+from lca_torch._versions import Versions
 
-Then: TypeAlias = Callable[[Tensor, PyTree], None]
 MEAN_HINT = "use reduction='mean'"
 GRADIENT_HINT = "is it computed under torch.no_grad, detached, or converted to a number on the way?"
+_serial = count(1)
 
 
 class TorchLoss(ModelLoss):
@@ -59,7 +65,7 @@ class TorchLoss(ModelLoss):
     def __init__(
         self,
         model: nn.Module,
-        batch_loss: BatchLoss,
+        batch_loss: BatchLoss | None,
         loss_fn: LossFn | None,
         *,
         batch_weight: Callable[[PyTree], float] | None,
@@ -69,40 +75,58 @@ class TorchLoss(ModelLoss):
         compile: bool,
     ) -> None:
         self.layout: Layout = layout_of(model, frozen)
-        self._model, self._loss_fn = model, loss_fn
-        theta = flat(self.parameters())
+        self._own = parameters_of(model, frozen)
+        theta = flat(self._own.values())
         self.dtype, self.device = theta.dtype, theta.device
-        self._norms = normalisation_policies(model, batch_norm)
-        self.mixes_examples = mixes_examples(model, self._norms)
+        self._identity = Identity(model, self._own)
+        self._kept = frozenset[str]()
+        self.precision_eps = None if autocast is None else float(torch.finfo(autocast).eps)
         self.counts_examples = batch_weight is None
         self._batch_weight = batch_weight or examples_in
+        self._loss_fn = loss_fn
         self._seeds, self._autocast = count(1), autocast
-        loss = with_samples(batch_loss, loss_fn)
-        self._losses = _Losses(model, torch.compile(loss) if compile else loss)
+        self._prefix = f"loss[{next(_serial)}]"
+
+        def replicate() -> Replica:
+            kept = kept_in_evaluation(model)
+            self._kept = self._kept if kept is None else kept
+            policies = normalisation_policies(model, batch_norm, self._kept)
+            self.mixes_examples = mixes_examples(model, policies)
+            made = Replica(model, batch_loss, loss_fn, self._own, policies, self._prefix)
+            made.function = torch.compile(made.batch_loss) if compile else made.batch_loss
+            return made
+
+        self._versions = Versions(replicate)
+        self._batch: PyTree = None
+        self._reading, self._state = Reading(), dict[str, Any]()
 
     def parameters(self) -> list[nn.Parameter]:
         """The model's own parameters, in the order of the layout."""
-        named = dict(self._model.named_parameters())
-        return [named[name] for name in self.layout.names]
+        return list(self._own.values())
 
     def trainable(self) -> list[str]:
         """The names of the parameters that require a gradient now."""
-        return [n for n, p in zip(self.layout.names, self.parameters(), strict=True) if p.requires_grad]
+        return [name for name, parameter in self._own.items() if parameter.requires_grad]
 
     def theta(self) -> Tensor:
         self.check()
         return flat(self.parameters())
 
-    def state(self) -> State | None:
-        """All floating-point buffers but unused batch statistics."""
-        norms = [self._model.get_submodule(name) for name, policy in self._norms.items() if policy == "batch"]
-        ignored = {id(buffer) for norm in norms for buffer in norm.buffers()}
-        found = {
-            name: buffer.detach().clone()
-            for name, buffer in self._model.named_buffers()
-            if buffer.is_floating_point() and id(buffer) not in ignored
-        }
-        return found or None
+    def check(self) -> None:
+        """Raise `LayoutError` unless the model has the parameters it had, of the same dtype and device."""
+        self._identity.check()
+
+    def state(self) -> State:
+        """A copy of all that the loss reads besides θ and the batch, and a number for its Python side."""
+        self._versions.follow(self._same)
+        now: dict[str, Any] = {**self._reading.followed.read(), **self._versions.state()}
+        if now.keys() != self._state.keys() or any(now[name] is not self._state[name] for name in now):
+            self._state = now
+        return self._state
+
+    def what_changed(self) -> str:
+        """The last change of the Python side of the model or the loss, in words."""
+        return self._versions.last_change
 
     def evaluate(
         self,
@@ -114,37 +138,37 @@ class TorchLoss(ModelLoss):
         names: Collection[str] | None = None,
     ) -> tuple[float, Tensor | None]:
         wanted = (self.trainable() if names is None else names) if gradient else ()
-        with self._measuring(theta, gradient=gradient):
-            leaves = Leaves(theta, self.layout, wanted)
-            losses: list[Tensor] = []
-            weights: list[float] = []
-
-            def add(loss: Tensor, batch: PyTree) -> None:
-                weight = self.batch_weight(batch)
+        losses: list[Tensor] = []
+        weights: list[float] = []
+        with self._measuring(theta, state, wanted, gradient=gradient) as (run, leaves):
+            for batch in batches:
+                weight = weight_of(self, batch)
+                if weight == 0:
+                    continue  # its loss may be NaN: a mean over no tokens
+                loss = run(batch)
                 if gradient:
                     leaves.add_gradient(loss, weight)
                 losses.append(loss.detach())
                 weights.append(weight)
-
-            self._each(leaves.tensors, state, batches, add)
         weight = require_weight(math.fsum(weights))
         found = torch.stack(losses).double().cpu().numpy()
         return math.fsum(found * weights) / weight, leaves.grad.div_(weight) if gradient else None
 
     def try_out(self, theta: Tensor, batch: PyTree) -> list[str]:
+        if self._batch is None:
+            self._batch = batch
+        self.weight_hint = weight_hint(self._loss_fn, batch)
+        self._learn(self._versions.current, batch)
         unused: list[str] = []
-        own = {name: p for name, p in self._model.named_parameters() if p.requires_grad}
-
-        def check(loss: Tensor, batch: PyTree) -> None:
+        trainable = self.trainable()
+        own = {name: self._own[name] for name in trainable}
+        with self._measuring(theta, None, trainable, gradient=True) as (run, leaves):
+            loss = run(batch)
             check_differentiable(loss)
-            _require_theta_alone(loss, own)
-            wanted = {name: leaves.tensors[name] for name in self.trainable()}
-            grads = torch.autograd.grad(loss, list(wanted.values()), allow_unused=True)
-            unused.extend(name for name, grad in zip(wanted, grads, strict=True) if grad is None)
-
-        with self._measuring(theta, gradient=True):
-            leaves = Leaves(theta, self.layout, self.trainable())
-            self._each(leaves.tensors, None, [batch], check)
+            require_theta_alone(loss, own)
+            wanted = [leaves.tensors[name] for name in trainable]
+            grads = torch.autograd.grad(loss, wanted, allow_unused=True)
+            unused.extend(name for name, grad in zip(trainable, grads, strict=True) if grad is None)
         return unused
 
     def prepare(self, batch: PyTree) -> PyTree:
@@ -163,82 +187,100 @@ class TorchLoss(ModelLoss):
     def scores(self, theta: Tensor, batches: Iterable[PyTree]) -> np.ndarray:
         if self._loss_fn is None:
             return super().scores(theta, batches)
-        found: list[Tensor] = []
-        losses = _Losses(self._model, error_scores(self._loss_fn))
-        with self._measuring(theta, gradient=False):
-            tensors = Leaves(theta, self.layout, ()).tensors
-            self._each(tensors, None, batches, lambda scores, _: found.append(scores.detach()), losses)
+        with self._measuring(theta, None, (), gradient=False, scores=True) as (run, _):
+            found = [run(batch).detach() for batch in batches]
         scores: np.ndarray = torch.cat(found).double().cpu().numpy()
         return scores
 
-    def _each(
-        self,
-        tensors: dict[str, Tensor],
-        state: State | None,
-        batches: Iterable[PyTree],
-        then: Then,
-        losses: "_Losses | None" = None,
-    ) -> None:
-        """Call ``then`` with the loss of each batch, as soon as it is computed."""
-        dtype = next(iter(tensors.values())).dtype
-        ready = (tree_map(lambda t: _in_precision(normal(t), dtype, self.device), batch) for batch in batches)
-        functional_call(losses or self._losses, self._values(tensors, state), (ready, then))
-
-    def _values(self, tensors: dict[str, Tensor], state: State | None) -> dict[str, Tensor]:
-        """What replaces the model's parameters and buffers; forward passes may write into these buffers."""
-        dtype = next(iter(tensors.values())).dtype
-        buffers = dict(self._model.named_buffers()) | dict(state or {})
-        buffers = {name: buffer.detach().clone() for name, buffer in buffers.items()}
-        omitted = {n: p.detach() for n, p in self._model.named_parameters() if n not in tensors}
-        others = {n: _in_precision(t, dtype, t.device) for n, t in {**omitted, **buffers}.items()}
-        return {f"model.{name}": tensor for name, tensor in {**tensors, **others}.items()}
-
     @contextmanager
-    def _measuring(self, theta: Tensor, *, gradient: bool) -> Iterator[None]:
+    def _measuring(
+        self,
+        theta: Tensor,
+        state: State | None,
+        wanted: Collection[str],
+        *,
+        gradient: bool,
+        scores: bool = False,
+    ) -> Iterator[tuple[Callable[[PyTree], Tensor], Leaves]]:
+        """How to compute the loss of a batch at θ in ``state``, and the leaves of its graph."""
         self.check()
         check_theta(self.layout, theta, self.device)
+        state = self.state() if state is None else state
+        replica = self._versions.of(state)
+        function = error_scores(replica.loss_fn) if scores and replica.loss_fn else replica.function
+        reading = self._reading
+        with self._modes(next(self._seeds), gradients=gradient or self.differentiates_inside):
+            leaves = Leaves(theta, self.layout, wanted, reading.written_parameters)
+            if self.differentiates_inside:
+                leaves.require_grad(self.trainable())
+            with replica.holding(leaves.tensors, state) as held, reading.captured_at(state):
+
+                def run(batch: PyTree) -> Tensor:
+                    ready = self._ready(batch, theta.dtype, copy=reading.writes_batch)
+                    held.begin()
+                    with loss_errors(batch, (torch.OutOfMemoryError,)):
+                        loss = function(replica.model, ready)
+                    leaves.require_unwritten()
+                    return loss
+
+                yield run, leaves
+
+    @contextmanager
+    def _modes(self, seed: int, *, gradients: bool) -> Iterator[None]:
         with (
-            random_state_kept(self.device, next(self._seeds)),
-            measuring_mode(self._model, self._norms),
-            forward_mode(self.device, self._autocast, gradients=gradient),
+            random_state_kept(self.device, seed),
+            forward_mode(self.device, self._autocast, gradients=gradients),
         ):
             yield
 
-    def check(self) -> None:
-        """Raise `LayoutError` unless the parameters have the dtype and device they had at the start."""
-        named, was = dict(self._model.named_parameters()), (self.dtype, self.device)
-        for name in self.layout.names:
-            if name not in named:
-                raise LayoutError(
-                    f"the model has no parameter {name!r} any more, but had one when the objective was made; "
-                    "change the model first, then make the objective."
-                )
-            now = named[name].dtype, named[name].device
-            if now != was:
-                raise LayoutError(
-                    f"parameter {name!r} is {now[0]} on {now[1]} now, but was {was[0]} on {was[1]} when the "
-                    "objective was made; convert and move the model first, then make the optimizer, the "
-                    "objective and the tracker."
-                )
+    def _ready(self, batch: PyTree, dtype: torch.dtype, *, copy: bool) -> PyTree:
+        """The batch in the precision of θ, in tensors of its own."""
+
+        def ready(tensor: Tensor) -> Tensor:
+            found = in_precision(normal(tensor), dtype, self.device).detach()
+            return found.clone() if copy else found
+
+        return tree_map(ready, batch)
+
+    def _learn(self, replica: Replica, batch: PyTree) -> None:
+        """Find out what the loss of a batch reads, and which of the user's hooks it needs."""
+        theta = flat(self.parameters())
+        ready = partial(self._ready, batch, self.dtype, copy=True)
+        with self._modes(0, gradients=True), interpreted(), loss_errors(batch, (torch.OutOfMemoryError,)):
+            leaves = Leaves(theta, self.layout, self.trainable(), self.layout.names)
+            with replica.holding(leaves.tensors, {}) as held:
+                self._reading = read(held, ready(), self._own, self._prefix, self._reading)
+        if replica.hooks:
+            expected = self._two_losses(replica)
+            replica.hooks.drop_unless(lambda: self._two_losses(replica) != expected)
+
+    def _same(self, old: Replica, new: Replica) -> bool:
+        """Whether two replicas have the same loss on the batch that was tried out."""
+        if self._batch is None:
+            return True
+        self._learn(new, self._batch)
+        return self._two_losses(old) == self._two_losses(new)
+
+    def _two_losses(self, replica: Replica) -> list[str]:
+        """The loss of a replica on the batch tried out, at θ and near it, digit by digit, or its errors."""
+        return [str(self._one_loss(replica, factor)) for factor in (1.0, 1.01)]
+
+    def _one_loss(self, replica: Replica, factor: float) -> float | Exception:
+        theta = factor * flat(self.parameters())
+        ready = self._ready(self._batch, self.dtype, copy=True)
+        try:
+            with self._modes(0, gradients=True):
+                leaves = Leaves(theta, self.layout, self.trainable())
+                with replica.holding(leaves.tensors, {}) as held, interpreted():
+                    held.begin()
+                    return float(replica.losses(ready).detach())
+        except Exception as error:  # whatever the user's code raises
+            return error
 
 
-class _Losses(nn.Module):
-    """The losses of batches as a module of its own, because `functional_call` takes modules.
-
-    All batches go through one call: to replace the tensors of a large model takes longer than a small batch.
-    """
-
-    def __init__(self, model: nn.Module, batch_loss: BatchLoss) -> None:
-        super().__init__()
-        self.model = model
-        self.batch_loss = batch_loss
-
-    def forward(self, batches: Iterable[PyTree], then: Then) -> None:
-        """``then`` runs with θ still in place: checkpointed blocks are computed again during backward."""
-        for batch in batches:
-            with loss_errors(batch, (torch.OutOfMemoryError,)):
-                loss = self.batch_loss(self.model, batch)
-            then(loss, batch)
+def interpreted() -> AbstractContextManager[object]:
+    """Inside, compiled parts of a model run as they are written."""
+    return torch.compiler.set_stance("force_eager") if "torch._dynamo" in sys.modules else nullcontext()
 
 
 def check_differentiable(loss: Tensor) -> None:
@@ -248,17 +290,15 @@ def check_differentiable(loss: Tensor) -> None:
         raise no_gradient(GRADIENT_HINT)
 
 
-def _require_theta_alone(loss: Tensor, own: Mapping[str, Tensor]) -> None:
+def require_theta_alone(loss: Tensor, own: Mapping[str, Tensor]) -> None:
     """Refuse a loss that holds on to the model's ``own`` tensors and would not notice that θ moves."""
-    grads = torch.autograd.grad(loss, list(own.values()), allow_unused=True, retain_graph=True)
-    held = [name for name, grad in zip(own, grads, strict=True) if grad is not None]
+    trained = {name: tensor for name, tensor in own.items() if tensor.requires_grad}
+    if not trained:
+        return
+    grads = torch.autograd.grad(loss, list(trained.values()), allow_unused=True, retain_graph=True)
+    held = [name for name, grad in zip(trained, grads, strict=True) if grad is not None]
     if held:
         raise LCAError(
             f"the loss uses the model's own {', '.join(held)}, so it is not a function of theta; inside the "
             "loss, take parameters from the model (model.named_parameters()), not from a list made before."
         )
-
-
-def _in_precision(tensor: Tensor, dtype: torch.dtype, device: torch.device) -> Tensor:
-    """Numbers in single or double precision follow θ; integers and half-precision numbers stay."""
-    return tensor.to(device, dtype if tensor.dtype in (torch.float32, torch.float64) else tensor.dtype)

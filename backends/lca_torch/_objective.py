@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from lca.frameworks import BatchNorm, Frozen, ModelObjective, PyTree
 from lca_torch._data import measured
-from lca_torch._examples import BatchLoss, check_loss_arguments, default_loss
+from lca_torch._examples import BatchLoss, check_loss_arguments
 from lca_torch._model_loss import TorchLoss
 from lca_torch._policies import random_state_kept
 
@@ -17,8 +17,13 @@ class Objective(ModelObjective):
     """``L(θ) = Σ_b w_b ℓ_b(θ) / Σ_b w_b`` over the measuring batches b of a data set; an `lca.Objective`.
 
     ``ℓ_b`` is the mean loss of a batch and ``w_b`` its number of examples, so a ragged last batch counts by
-    its size. The model is evaluated through `torch.func.functional_call`: its parameters, buffers, training
-    flags and ``.grad``, and all random generators, are the same after a call as before, also after an error.
+    its size. What is evaluated is a private copy of the model and of the loss, made with the objective; it
+    shares the memory of the parameters until θ takes their place. The model itself is neither called nor
+    written, and all random generators are the same after a call as before, also after an error.
+
+    Everything else that the loss reads is followed and is part of the state: buffers of any dtype,
+    parameters left out, modules and tensors that the loss captures, and numbers and flags in Python (entry
+    ``"configuration"``). What these did in a step is reported as ``state_change``.
 
     Parameters
     ----------
@@ -40,7 +45,8 @@ class Objective(ModelObjective):
     batch_norm
         ``"batch"`` (statistics of the measuring batch, gradient through them: the paper's choice) or
         ``"frozen"`` (running statistics; where they move during a run, the tracker reports what that did as
-        ``state_change``); or a mapping from module names to these.
+        ``state_change``); or a mapping from module names to these. A layer that is in evaluation mode while
+        the model trains is frozen, unless the mapping names it.
     frozen
         What happens to parameters with ``requires_grad=False``: ``"zero"`` keeps them in θ with gradient 0,
         ``"omit"`` leaves them out (adapters on a large frozen model).
@@ -112,7 +118,7 @@ class Objective(ModelObjective):
         check_loss_arguments(loss_fn, batch_loss)
         loss = TorchLoss(
             model,
-            batch_loss or default_loss(loss_fn),
+            batch_loss,
             loss_fn,
             batch_weight=batch_weight,
             batch_norm=batch_norm,

@@ -1,15 +1,16 @@
 """θ and the model: which parameters are in θ, θ as tensors of their shapes, and gradients as one vector."""
 
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 
 import torch
 from torch import Tensor, nn
 
 from lca import frameworks
-from lca.errors import LayoutError
+from lca.errors import LayoutError, LCAError
 from lca.frameworks import Frozen, check_frozen, require_one, require_precision
 from lca.frameworks._tensors import dtype_of
 from lca.layout import Layout
+from lca_torch._kinds import refuse_kinds
 from lca_torch._live import ParameterVector
 
 
@@ -35,6 +36,7 @@ def parameters_of(model: nn.Module, frozen: Frozen = "zero") -> dict[str, nn.Par
             f"{type(model).__name__} has no parameter that requires a gradient, so there is nothing to "
             "allocate to; call model.requires_grad_(True)."
         )
+    refuse_kinds(named)
     fix = (
         "convert the model, or leave parameters that do not train out of θ with requires_grad_(False) and "
         "frozen='omit'"
@@ -42,6 +44,12 @@ def parameters_of(model: nn.Module, frozen: Frozen = "zero") -> dict[str, nn.Par
     dtypes = {name: dtype_of(parameter) for name, parameter in named.items()}
     require_one("dtype", dtypes, fix)
     require_one("device", {name: parameter.device for name, parameter in named.items()}, fix)
+    first = next(iter(named))
+    if named[first].is_meta:
+        raise LayoutError(
+            f"parameter {first!r} has no numbers, as it is on the meta device; call "
+            "model.to_empty(device=...) and load or draw the weights first."
+        )
     require_precision(dtypes, "keep the parameters in float32 and use autocast for the forward pass")
     return named
 
@@ -128,17 +136,38 @@ class Leaves:
         How it is divided into tensors.
     trainable
         The names of the tensors that are differentiated.
+    copied
+        The names of tensors that a forward pass writes into: they get memory of their own.
     """
 
-    def __init__(self, theta: Tensor, layout: Layout, trainable: Iterable[str]) -> None:
+    def __init__(
+        self, theta: Tensor, layout: Layout, trainable: Iterable[str], copied: Collection[str] = ()
+    ) -> None:
         self.grad = torch.zeros(layout.size, dtype=theta.dtype, device=theta.device)
-        self.tensors = {name: view.detach() for name, view in _views(theta, layout).items()}
+        views = {name: view.detach() for name, view in _views(theta, layout).items()}
+        self._given = {name: views[name] for name in copied}
+        self.tensors = views | {name: view.clone() for name, view in self._given.items()}
         self._wanted = [self.tensors[name] for name in trainable]
         grads = layout.unflatten(self.grad)
         for name, leaf in zip(trainable, self._wanted, strict=True):
             leaf.requires_grad_()
             leaf.grad = grads[name]
 
+    def require_grad(self, names: Iterable[str]) -> None:
+        """Let a loss that differentiates inside do so for these tensors, too."""
+        for name in names:
+            self.tensors[name].requires_grad_()
+
     def add_gradient(self, loss: Tensor, weight: float = 1.0) -> None:
         """Add ``weight · ∂loss/∂θ`` to ``grad``; no other ``.grad`` is touched; frees the graph."""
         torch.autograd.backward(loss, torch.full_like(loss, weight), inputs=self._wanted)
+
+    def require_unwritten(self) -> None:
+        """Raise `LCAError` if a forward pass has changed a tensor of which it got a copy."""
+        for name, given in self._given.items():
+            if not torch.equal(given, self.tensors[name]):
+                raise LCAError(
+                    f"the forward pass changes parameter {name!r} in place (an embedding with max_norm "
+                    "does), so the loss is not a differentiable function of theta; take max_norm out, or "
+                    "compute the changed tensor without writing into the parameter."
+                )

@@ -1,13 +1,14 @@
 """`Penalty`: a term of the loss that depends on the parameters alone."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
+from copy import copy
 
 import torch
 from torch import Tensor, nn
 
 from lca.frameworks import Frozen, PyTree
 from lca.layout import Layout
-from lca_torch._model_loss import check_differentiable
+from lca_torch._model_loss import check_differentiable, require_theta_alone
 from lca_torch._parameters import Leaves, check_theta, layout_of, parameters_of
 
 
@@ -42,7 +43,21 @@ class Penalty:
         self.layout: Layout = layout_of(model, frozen)
         self._function = function
         self._parameters = parameters_of(model, frozen)
+        self._names: frozenset[str] | None = None
         self._device = next(iter(self._parameters.values())).device
+
+    @property
+    def differentiated(self) -> frozenset[str]:
+        """Names of the tensors whose gradient is computed: those that train now, or those asked for."""
+        if self._names is not None:
+            return self._names
+        return frozenset(name for name, parameter in self._parameters.items() if parameter.requires_grad)
+
+    def differentiating(self, names: Collection[str]) -> "Penalty":
+        """The same term with the gradient of these tensors, whether they train or not."""
+        other = copy(self)
+        other._names = frozenset(names)
+        return other
 
     def loss(self, theta: Tensor, batch: PyTree | None = None) -> float:
         """R(θ), the same for every batch."""
@@ -52,9 +67,10 @@ class Penalty:
         """R(θ) and ∂R/∂θ (K,), which is 0 for frozen parameters."""
         check_theta(self.layout, theta, self._device)
         with torch.inference_mode(False), torch.enable_grad():
-            free = [name for name, parameter in self._parameters.items() if parameter.requires_grad]
-            leaves = Leaves(theta, self.layout, free)
+            chosen = [name for name in self.layout.names if name in self.differentiated]
+            leaves = Leaves(theta, self.layout, chosen)
             value = self._function(leaves.tensors)
             check_differentiable(value)
+            require_theta_alone(value, self._parameters)
             leaves.add_gradient(value)
         return float(value.detach()), leaves.grad

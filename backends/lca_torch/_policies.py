@@ -5,7 +5,7 @@ here switches one of these for the time of a measurement and restores it afterwa
 """
 
 import random
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 
 import numpy as np
@@ -16,14 +16,31 @@ from torch.nn.modules.batchnorm import _BatchNorm, _NormBase
 from lca.frameworks import BatchNorm, BatchNormPolicy, batch_norm_policies
 
 
-def normalisation_policies(model: nn.Module, policy: BatchNorm) -> dict[str, BatchNormPolicy]:
+def normalisation_policies(
+    model: nn.Module, policy: BatchNorm, kept: Collection[str] = ()
+) -> dict[str, BatchNormPolicy]:
     """The policy of every BatchNorm and InstanceNorm module, by module name.
 
-    Modules without running statistics always use those of the batch.
+    Modules without running statistics always use those of the batch. Those that are ``kept`` in evaluation
+    mode while the model trains are frozen, unless the policy names them.
     """
     norms = {name: module for name, module in model.named_modules() if isinstance(module, _NormBase)}
     chosen = batch_norm_policies(policy, norms)
-    return {name: chosen[name] if module.track_running_stats else "batch" for name, module in norms.items()}
+    named = policy if isinstance(policy, Mapping) else {}
+    for name, module in norms.items():
+        if not module.track_running_stats:
+            chosen[name] = "batch"
+        elif name in kept and name not in named:
+            chosen[name] = "frozen"
+    return chosen
+
+
+def kept_in_evaluation(model: nn.Module) -> frozenset[str] | None:
+    """Normalisation layers in evaluation mode within a model that trains; ``None`` if it does not."""
+    if not model.training:
+        return None
+    norms = ((name, module) for name, module in model.named_modules() if isinstance(module, _NormBase))
+    return frozenset(name for name, module in norms if not module.training)
 
 
 def mixes_examples(model: nn.Module, norms: Mapping[str, BatchNormPolicy]) -> bool:
@@ -33,23 +50,6 @@ def mixes_examples(model: nn.Module, norms: Mapping[str, BatchNormPolicy]) -> bo
     (True, False)
     """
     return any(p == "batch" and isinstance(model.get_submodule(n), _BatchNorm) for n, p in norms.items())
-
-
-@contextmanager
-def measuring_mode(model: nn.Module, norms: Mapping[str, BatchNormPolicy]) -> Iterator[None]:
-    """Evaluation mode (dropout off), with BatchNorm as its policy says; every flag is restored."""
-    switched = [
-        (module, module.training)
-        for name, module in model.named_modules()
-        if module.training != (norms.get(name) == "batch")
-    ]
-    try:
-        for module, training in switched:
-            module.training = not training
-        yield
-    finally:
-        for module, training in switched:
-            module.training = training
 
 
 @contextmanager

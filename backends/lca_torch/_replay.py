@@ -120,7 +120,7 @@ class _Reader:
             for name, view in self.layout.unflatten(theta).items():
                 view.copy_(self._checked(tensors[found[name]], tuple(view.shape), name, path))
             state = {
-                name: self._checked(tensors[found[name]], tuple(now.shape), name, path).to(
+                name: self._checked(tensors[found[name]], tuple(now.shape), name, path, like=now).to(
                     now.device, now.dtype, copy=True
                 )
                 for name, now in self.state.items()
@@ -187,10 +187,13 @@ class _Reader:
         return f"it holds {_listed(tensors)}; is it a checkpoint of another model?"
 
     @staticmethod
-    def _checked(tensor: Any, shape: tuple[int, ...], name: str, path: Path) -> Tensor:
-        if not isinstance(tensor, Tensor) or not tensor.is_floating_point():
-            kind = tensor.dtype if isinstance(tensor, Tensor) else type(tensor).__name__
-            raise TrajectoryError(f"{name} in {path} is {kind}, not a floating-point tensor.")
+    def _checked(
+        tensor: Any, shape: tuple[int, ...], name: str, path: Path, like: Tensor | None = None
+    ) -> Tensor:
+        if not isinstance(tensor, Tensor):
+            raise TrajectoryError(f"{name} in {path} is {type(tensor).__name__}, not a tensor.")
+        if (like is None or like.is_floating_point()) and not tensor.is_floating_point():
+            raise TrajectoryError(f"{name} in {path} is {tensor.dtype}, not a floating-point tensor.")
         if tuple(tensor.shape) != shape:
             raise TrajectoryError(
                 f"{name} in {path} has shape {tuple(tensor.shape)}, the model's has {shape}; is it a "

@@ -67,7 +67,7 @@ def test_models_that_keep_their_weights_elsewhere_pass_the_kit(normalised):
     check_objective(make, vector=torch.tensor, samples=2)
 
 
-def test_a_loss_that_holds_the_models_own_tensors_is_refused():
+def test_a_loss_that_holds_the_models_own_tensors_is_a_function_of_theta_or_refused():
     model = nn.Linear(3, 2).double()
     own = list(model.parameters())
 
@@ -77,9 +77,22 @@ def test_a_loss_that_holds_the_models_own_tensors_is_refused():
     def of_model(model, batch):
         return cross_entropy(model(batch[0]), batch[1]) + sum(p.square().sum() for p in model.parameters())
 
-    with pytest.raises(LCAError, match="the model's own weight, bias"):
-        Objective(model, None, (X, Y), batch_loss=of_list)
-    Objective(model, None, (X, Y), batch_loss=of_model)
+    first, second = (Objective(model, None, (X, Y), batch_loss=loss) for loss in (of_list, of_model))
+    theta = numbers(first.layout.size)
+    (loss, grad), (expected, gradient) = first.loss_and_grad(theta), second.loss_and_grad(theta)
+    assert loss == expected
+    assert torch.equal(grad, gradient)
+
+    class Hidden:
+        __slots__ = ("own",)
+
+    hidden = Hidden()
+    for tensor in (model.weight, model.weight.data.t()):
+        hidden.own = tensor
+        with pytest.raises(LCAError, match="the model's own weight"):
+            Objective(
+                model, None, (X, Y), batch_loss=lambda model, _: model(X).sum() * hidden.own.square().sum()
+            )
 
 
 @pytest.mark.parametrize("mode", [torch.no_grad, torch.inference_mode])

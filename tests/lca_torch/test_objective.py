@@ -78,7 +78,7 @@ def test_running_statistics_are_the_state_under_their_names():
     model = normalised(3).double()
     model(X.double())  # running statistics that are not 0 and 1
     frozen = Objective(model, cross_entropy, (X, Y), batch_norm="frozen")
-    assert set(frozen.state()) == {"1.running_mean", "1.running_var"}
+    assert set(frozen.state()) == {"1.running_mean", "1.running_var", "configuration"}
     theta, before = frozen.theta(), frozen.loss(frozen.theta())
     model(2 * X.double())
     assert frozen.loss(theta) != before
@@ -160,6 +160,15 @@ def test_a_penalty_leaves_frozen_parameters_alone_and_is_a_scalar():
     assert not grad[-3:].any()
     with pytest.raises(LCAError, match="must be a scalar"):
         Penalty(model, lambda tensors: tensors["0.bias"]).loss(theta)
+
+
+def test_a_frozen_tensor_of_a_penalty_is_differentiated_if_asked_for():
+    model = mlp().double()
+    model[2].bias.requires_grad_(False)
+    ridge = Penalty(model, lambda tensors: 0.5 * sum(t.square().sum() for t in tensors.values()))
+    theta = Objective(model, cross_entropy, (X, Y)).theta()
+    assert "2.bias" not in ridge.differentiated
+    assert torch.equal(ridge.differentiating(ridge.layout.names).loss_and_grad(theta)[1], theta)
 
 
 def test_measuring_leaves_a_given_state_alone():

@@ -77,6 +77,46 @@ def test_wrong_vectors_are_refused():
             objective.loss(wrong)
 
 
+class Kinds(nn.Module):
+    """A model with one parameter of a kind that cannot be measured."""
+
+    def __init__(self, parameter, to_weight):
+        super().__init__()
+        self.layer, self.own, self.to_weight = nn.Linear(6, 3), nn.Parameter(parameter), to_weight
+
+    def forward(self, x):
+        return self.layer(x) + self.to_weight(self.own)
+
+
+@pytest.mark.parametrize(
+    ("parameter", "to_weight", "message"),
+    [
+        (torch.ones(3, dtype=torch.complex64), torch.real, "'own' is complex64; make it a real parameter"),
+        (torch.zeros(0, 3), torch.sum, r"'own' has no entries \(shape \(0, 3\)\)"),
+        (torch.eye(3).to_sparse(), lambda own: own.to_dense().sum(0), "'own' is sparse"),
+    ],
+)
+def test_parameters_of_other_kinds_are_refused_with_advice_that_works(parameter, to_weight, message):
+    model = Kinds(parameter, to_weight)
+    with pytest.raises(LayoutError, match=message):
+        Objective(model, cross_entropy, (X, Y), batch_size=17)
+    model.own.requires_grad_(False)
+    left_out = Objective(model, cross_entropy, (X, Y), batch_size=17, frozen="omit")
+    assert left_out.layout.names == ("layer.weight", "layer.bias")
+    assert abs(left_out.loss(left_out.theta()) - cross_entropy(model(X), Y).item()) < 1e-6
+
+
+def test_two_real_parts_in_place_of_a_complex_parameter_work():
+    own = torch.view_as_real(torch.ones(3, dtype=torch.complex64))
+    model = Kinds(own, lambda own: torch.view_as_complex(own).abs())
+    Objective(model, cross_entropy, (X, Y), batch_size=17)
+
+
+def test_a_model_without_numbers_is_refused():
+    with pytest.raises(LayoutError, match="'0.weight' has no numbers.*to_empty"):
+        Objective(mlp().to("meta"), cross_entropy, (X, Y), batch_size=17)
+
+
 # --- sums ------------------------------------------------------------------------------------------------
 
 

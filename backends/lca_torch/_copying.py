@@ -1,0 +1,300 @@
+"""Private copies of models and functions: they share tensors with the originals, but no Python state.
+
+Measuring runs such copies, so that nothing it does is seen by the user's model: attributes written in
+`forward`, buffers, training flags, hooks, lists and modules captured by a loss function.
+"""
+
+from collections.abc import Iterable, Iterator, MutableMapping
+from copy import deepcopy
+from dataclasses import dataclass, field
+from functools import partial
+from types import CellType, CodeType, FunctionType, MethodType, ModuleType
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from lca.errors import LCAError
+
+Namespace = MutableMapping[str, Any]
+WRAPPERS = (nn.DataParallel, nn.parallel.DistributedDataParallel)
+_SET_STATE: Any = nn.Module.__setstate__
+
+
+@dataclass(frozen=True, eq=False)
+class Pair:
+    """The variables of an original, attributes or captured ones, and those of its private copy."""
+
+    name: str
+    original: Namespace
+    copy: Namespace
+    keys: frozenset[str] | None = None
+    """The variables that count; ``None``: all."""
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self.original if self.keys is None else self.keys & self.original.keys())
+
+    def path(self, key: str) -> str:
+        """The name of a variable, as `torch.nn.Module.named_parameters` builds it."""
+        return f"{self.name}.{key}" if self.name else key
+
+
+class Uncopied:
+    """Stands where a copy has something that cannot be copied; names it as soon as it is used."""
+
+    def __init__(self, path: str, value: object) -> None:
+        self.__dict__["_what"] = f"{path} ({type(value).__name__})"
+
+    def _refuse(self, *args: Any, **kwargs: Any) -> Any:
+        raise LCAError(
+            f"the loss uses {self.__dict__['_what']}, which cannot be copied, and measuring must not touch "
+            "the original; leave it out of the forward pass and of the loss that are measured."
+        )
+
+    __getattr__ = __setattr__ = __call__ = __enter__ = __exit__ = __iter__ = __len__ = _refuse
+    __getitem__ = __setitem__ = __bool__ = _refuse
+
+
+class Unwrapped(nn.Module):
+    """In place of `DataParallel` and `DistributedDataParallel`, which would involve other devices."""
+
+    module: nn.Module
+
+    def forward(self, *args: Any, **kwargs: Any) -> Any:
+        return self.module(*args, **kwargs)
+
+
+class Cells(MutableMapping[str, Any]):
+    """The variables that a function has captured from the function around it."""
+
+    def __init__(self, names: Iterable[str], cells: Iterable[CellType]) -> None:
+        self.cells = dict(zip(names, cells, strict=True))
+
+    def __getitem__(self, name: str) -> Any:
+        try:
+            return self.cells[name].cell_contents
+        except ValueError:  # not assigned yet
+            raise KeyError(name) from None
+
+    def __setitem__(self, name: str, value: Any) -> None:
+        self.cells[name].cell_contents = value
+
+    def __delitem__(self, name: str) -> None:
+        raise TypeError("a captured variable cannot be deleted")
+
+    def __iter__(self) -> Iterator[str]:
+        return (name for name in self.cells if _is_assigned(self.cells[name]))
+
+    def __len__(self) -> int:
+        return len(list(iter(self)))
+
+
+@dataclass
+class Copier:
+    """Copies objects once each; what refers to an original refers to its copy in the result."""
+
+    pairs: list[Pair] = field(default_factory=list)
+    _memo: dict[int, Any] = field(default_factory=dict)
+    _originals: list[Any] = field(default_factory=list)  # alive as long as their ids are in use
+
+    def copy(self, value: Any, path: str) -> Any:  # noqa: PLR0911 - one line for each kind of value
+        """A private copy of ``value``, which the user knows as ``path``; tensors are shared."""
+        if id(value) in self._memo:
+            return self._memo[id(value)]
+        if isinstance(value, (*_SHARED, type)):
+            return value
+        if isinstance(value, torch.jit.ScriptModule):
+            raise LCAError(
+                f"{path or 'the model'} is a ScriptModule, whose tensors cannot be replaced by others; pass "
+                "the torch.nn.Module that it was made from."
+            )
+        if isinstance(value, nn.Module):
+            return self._object(value, path, self._shell(value))
+        if isinstance(value, FunctionType):
+            return self._function(value, path)
+        if isinstance(value, MethodType):
+            return MethodType(self.copy(value.__func__, path), self.copy(value.__self__, path))
+        if type(value) is partial:
+            args = [self.copy(a, f"{path}[{i}]") for i, a in enumerate(value.args)]
+            named = {key: self.copy(a, f"{path}.{key}") for key, a in value.keywords.items()}
+            return partial(self.copy(value.func, path), *args, **named)
+        if isinstance(value, dict | list | tuple | set) and type(value).__module__ in _PLAIN:
+            return self._container(value, path)
+        if isinstance(value, tuple) and hasattr(value, "_fields"):
+            return type(value)(*(self.copy(v, f"{path}[{i}]") for i, v in enumerate(value)))
+        if _is_plain(value):
+            return self._object(value, path, object.__new__(type(value)))
+        return self._other(value, path)
+
+    def _remember(self, original: Any, copy: Any) -> Any:
+        self._memo[id(original)] = copy
+        self._originals.append(original)
+        return copy
+
+    def _shell(self, module: nn.Module) -> nn.Module:
+        kind = Unwrapped if isinstance(module, WRAPPERS) else type(module)
+        shell: nn.Module = kind.__new__(kind)
+        return shell
+
+    def _object(self, original: Any, path: str, shell: Any) -> Any:
+        self._remember(original, shell)
+        kind = type(shell)
+        state = original.__dict__
+        own = isinstance(shell, nn.Module) and kind is not Unwrapped and not _overrides(kind, "__deepcopy__")
+        if own and _overrides(kind, "__getstate__"):
+            state = original.__getstate__()
+        if isinstance(shell, Unwrapped):
+            state = nn.Module().__dict__ | {
+                "_modules": {"module": original.module},
+                "training": original.training,
+            }
+        inner = {key: self.copy(value, _join(path, key)) for key, value in state.items()}
+        if own and _overrides(kind, "__setstate__"):
+            shell.__setstate__(inner)
+        else:
+            object.__getattribute__(shell, "__dict__").update(inner)
+        keys = frozenset(k for k, v in inner.items() if v is not None or original.__dict__.get(k) is None)
+        self.pairs.append(Pair(path, original.__dict__, shell.__dict__, keys))
+        for base in type(original).__mro__:
+            if not _in_library(base.__module__):
+                self._class(base, path, shell)
+        return shell
+
+    def _class(self, kind: type, path: str, shell: Any) -> None:
+        """Give a copy, as its own, the numbers and tensors of its class, and methods that read such."""
+        values, methods = vars(kind), dict[str, Any]()
+        fixed = {
+            k for k, v in values.items() if isinstance(v, (*_NUMBERS, Tensor)) and not k.startswith("__")
+        }
+        inner = shell.__dict__
+        fixed -= inner.keys()
+        inner.update({key: values[key] for key in fixed})
+        self.pairs.append(Pair(path, values, inner, frozenset(fixed)))  # type: ignore[arg-type]
+        for name, method in values.items():
+            if isinstance(method, FunctionType) and name not in inner and not name.startswith("__"):
+                names = set(_names(method.__code__)) & method.__globals__.keys()
+                if any(isinstance(method.__globals__[n], _FOLLOWED) for n in names):
+                    methods[name] = MethodType(self.copy(method, path), shell)
+        inner.update(methods)
+
+    def _container(self, value: Any, path: str) -> Any:
+        if isinstance(value, tuple):
+            return tuple(self.copy(v, f"{path}[{i}]") for i, v in enumerate(value))
+        made = self._remember(value, type(value)())
+        if isinstance(value, dict):
+            inside = path.removesuffix("._modules").removesuffix("_modules")
+            made.update({key: self.copy(v, _join(inside, key)) for key, v in value.items()})
+        elif isinstance(value, set):
+            made.update(self.copy(v, path) for v in value)
+        else:
+            made.extend(self.copy(v, f"{path}[{i}]") for i, v in enumerate(value))
+        return made
+
+    def _function(self, function: FunctionType, path: str) -> FunctionType:
+        """The same code with private copies of all variables that it reads from outside."""
+        if _is_library(function):
+            return function
+        outer = Cells(function.__code__.co_freevars, function.__closure__ or ())
+        names = frozenset(set(_names(function.__code__)) & function.__globals__.keys())
+        inner = dict(function.__globals__)
+        cells = tuple(CellType() for _ in outer.cells)
+        made = FunctionType(function.__code__, inner, function.__name__, None, cells or None)
+        self._remember(function, made)
+        made.__kwdefaults__ = self.copy(function.__kwdefaults__, path)
+        made.__defaults__ = self.copy(function.__defaults__, path)
+        made.__dict__.update(function.__dict__)
+        captured = Cells(outer.cells, cells)
+        for name, value in outer.items():
+            captured[name] = self.copy(value, _join(path, name))
+        inner.update({name: self.copy(function.__globals__[name], _join(path, name)) for name in names})
+        self.pairs.append(Pair(path, outer, captured))
+        self.pairs.append(Pair(path, function.__globals__, inner, names))
+        return made
+
+    def _other(self, value: Any, path: str) -> Any:
+        """A copy made by the object's own rules; the tensors and modules in it are found by making one."""
+        try:
+            if _is_finalised(value):
+                raise TypeError("copying it could release what it holds")
+            memo = dict(self._memo)
+            made = deepcopy(value, memo)
+            inside = [v for v in memo.get(id(memo), ()) if isinstance(v, Tensor | nn.Module)]
+            if inside:
+                shared = {id(v): self.copy(v, path) for v in inside}
+                made = deepcopy(value, {**self._memo, **shared})
+        except Exception:  # whatever its own __deepcopy__ raises
+            made = Uncopied(path, value)
+        return self._remember(value, made)
+
+
+_SHARED = (
+    type(None), bool, int, float, complex, str, bytes, range, slice, type(Ellipsis), Tensor, ModuleType,
+    torch.dtype, torch.device, torch.Size, np.generic, np.dtype, CodeType,
+    type(len), type(torch.relu), type(torch.ops.aten), type(Tensor.add), property,
+)  # fmt: skip
+_PLAIN = ("builtins", "collections")
+
+
+def _is_plain(value: Any) -> bool:
+    """Whether an object is nothing but its attributes, so that these can be copied one by one."""
+    kind = type(value)
+    custom = ("__reduce__", "__reduce_ex__", "__deepcopy__")
+    return (
+        hasattr(value, "__dict__")
+        and not _is_finalised(value)
+        and not isinstance(value, BaseException)
+        and not any(_overrides(kind, name) for name in custom)
+        and kind.__flags__ & 512 != 0  # made by a class statement, not in C
+        and getattr(kind, "__new__") is object.__new__  # noqa: B009 - mypy
+    )
+
+
+def _is_finalised(value: Any) -> bool:
+    return hasattr(type(value), "__del__")
+
+
+def _overrides(kind: type, name: str) -> bool:
+    own = getattr(kind, name, None)
+    return own is not None and own is not getattr(object, name, None) and own is not _SET_STATE
+
+
+def _is_library(function: FunctionType) -> bool:
+    """Whether a function belongs to a library, and holds no state of the user."""
+    return not function.__closure__ and _in_library(function.__module__ or "")
+
+
+def _in_library(module: str) -> bool:
+    return module.partition(".")[0] in _LIBRARIES
+
+
+_NUMBERS = bool, int, float, complex
+_FOLLOWED = *_NUMBERS, Tensor, nn.Module
+_LIBRARIES = frozenset(
+    {
+        *("abc", "builtins", "collections", "functools", "math", "operator", "typing"),
+        *("accelerate", "huggingface_hub", "lightning", "lightning_fabric", "lightning_utilities", "numpy"),
+        *("peft", "pytorch_lightning", "timm", "torch", "torchmetrics", "torchvision", "transformers"),
+        *("lca", "lca_torch"),
+    }
+)
+
+
+def _names(code: CodeType) -> Iterator[str]:
+    """The global names that a function, or one defined inside it, reads."""
+    yield from code.co_names
+    for constant in code.co_consts:
+        if isinstance(constant, CodeType):
+            yield from _names(constant)
+
+
+def _is_assigned(cell: CellType) -> bool:
+    try:
+        cell.cell_contents  # noqa: B018
+    except ValueError:
+        return False
+    return True
+
+
+def _join(path: str, key: Any) -> str:
+    return f"{path}.{key}" if path else str(key)

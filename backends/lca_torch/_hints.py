@@ -1,0 +1,43 @@
+"""What a loss divides by instead of the number of examples, where its options or the data show it."""
+
+from collections.abc import Iterator
+from functools import partial
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from lca.frameworks import PyTree, tensors_in
+
+IGNORED = -100
+"""The label that torch and Hugging Face leave out of a mean by default."""
+
+
+def weight_hint(loss: object, batch: PyTree) -> str:
+    """The ``batch_weight`` that a loss needs: for class weights, or for labels that are left out.
+
+    >>> print(weight_hint(nn.CrossEntropyLoss(weight=torch.ones(3)), ()))
+    the loss weighs classes (weight=): pass batch_weight=lambda batch: float(weight[batch[1]].sum())
+    """
+    options = list(_options(loss))
+    if any(isinstance(found.get("weight"), Tensor) for found in options):
+        return (
+            "the loss weighs classes (weight=): pass batch_weight=lambda batch: float(weight[batch[1]].sum())"
+        )
+    ignored = next((found["ignore_index"] for found in options if "ignore_index" in found), IGNORED)
+    labels = [t for t in tensors_in(batch) if not t.is_floating_point() and t.dtype is not torch.bool]
+    if any(bool((tensor == ignored).any()) for tensor in labels):
+        return (
+            f"the loss leaves out labels {ignored} (ignore_index): pass batch_weight=function of a batch, "
+            "the number of labels that count"
+        )
+    return ""
+
+
+def _options(loss: object) -> Iterator[dict[str, Any]]:
+    """The options of a loss: of a module and those inside it, or of a partial function."""
+    if isinstance(loss, partial):
+        yield dict(loss.keywords)
+        yield from _options(loss.func)
+    elif isinstance(loss, nn.Module):
+        yield from (module.__dict__ | module._buffers for module in loss.modules())

@@ -1,0 +1,42 @@
+"""Kinds of parameters that cannot be measured, each with what to do instead."""
+
+from collections.abc import Mapping
+
+import torch
+from torch import Tensor, nn
+
+from lca.errors import LayoutError
+
+LEAVE_OUT = "or leave it out of θ with requires_grad_(False) and frozen='omit'"
+
+
+def refuse_kinds(parameters: Mapping[str, Tensor]) -> None:
+    """Raise `LayoutError` for a parameter that is no dense, real tensor with numbers of its own.
+
+    >>> refuse_kinds({"w": torch.zeros(2)})
+    """
+    for name, parameter in parameters.items():
+        reason = _reason(parameter)
+        if reason:
+            raise LayoutError(f"parameter {name!r} {reason}.")
+
+
+def _reason(parameter: Tensor) -> str:
+    if isinstance(parameter, nn.UninitializedParameter):
+        return ""  # refused by name when its shape is needed
+    if type(parameter.data) is not Tensor:
+        kind = type(parameter.data).__name__
+        return (
+            f"is a {kind}, of which this process may hold a part only; measure a model of plain tensors: "
+            "train with DistributedDataParallel, or copy the full tensors into an unsharded model"
+        )
+    if parameter.is_complex():
+        return (
+            f"is {str(parameter.dtype).removeprefix('torch.')}; make it a real parameter of both parts, "
+            "nn.Parameter(torch.view_as_real(w)), and use torch.view_as_complex of it in forward"
+        )
+    if parameter.layout is not torch.strided:
+        return f"is sparse ({parameter.layout}); make it dense with to_dense(), {LEAVE_OUT}"
+    if not parameter.numel():
+        return f"has no entries (shape {tuple(parameter.shape)}); take it out of the model, {LEAVE_OUT}"
+    return ""

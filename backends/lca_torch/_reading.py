@@ -1,0 +1,165 @@
+"""`Reading`: what a loss reads and writes, found by running it once on a private replica."""
+
+import gc
+from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass, field
+from functools import partial
+
+import torch
+from torch import Tensor
+
+from lca.errors import LCAError
+from lca.frameworks import PyTree, tensors_in
+from lca.objective import State
+from lca_torch._reads import InPlaceOf, Reads
+from lca_torch._replica import Held
+from lca_torch._state import UNCOPIED, Followed
+
+
+@dataclass
+class Reading:
+    """What a loss reads besides θ and the batch, and what it writes into.
+
+    Attributes
+    ----------
+    followed
+        The tensors that it reads, under the names that they have in the state.
+    captured
+        Those of them that no slot of the replica holds: constants of a class, tensors inside other objects.
+    writes_batch
+        Whether the batch has to be copied, because the loss writes into it.
+    written_parameters
+        Parameters that a forward pass writes into, such as an embedding with ``max_norm``.
+    names
+        Names of the slots of the replica that it reads.
+    """
+
+    followed: Followed = field(default_factory=Followed)
+    captured: dict[str, "Captured"] = field(default_factory=dict)
+    writes_captured: bool = False
+    writes_batch: bool = False
+    written_parameters: frozenset[str] = frozenset()
+    names: frozenset[str] = frozenset()
+
+    def captured_at(self, state: State) -> AbstractContextManager[object]:
+        """Inside, operations take captured tensors as they are in ``state``."""
+        now = {name: found.now() for name, found in self.captured.items()}
+        pairs = [(tensor, state[name]) for name, tensor in now.items() if name in state]
+        if self.writes_captured:
+            pairs = [(tensor, other.clone()) for tensor, other in pairs]
+        return InPlaceOf(pairs) if pairs else nullcontext()
+
+
+class Captured:
+    """A tensor that a loss reads from outside, and the variables that hold it, which may be assigned to."""
+
+    def __init__(self, tensor: Tensor) -> None:
+        self._tensor = tensor
+        self._places = [
+            (holder, key)
+            for holder in gc.get_referrers(tensor)
+            if isinstance(holder, dict) and id(tensor) in map(id, holder.values())
+            for key, value in holder.items()
+            if value is tensor and isinstance(key, str)
+        ]
+
+    def now(self) -> Tensor:
+        """The tensor that is there now."""
+        if not any(holder.get(key) is self._tensor for holder, key in self._places):
+            held = (holder.get(key) for holder, key in self._places)
+            self._tensor = next((value for value in held if isinstance(value, Tensor)), self._tensor)
+        return self._tensor
+
+    def value(self) -> Tensor:
+        """The same, detached."""
+        return self.now().detach()
+
+    def name(self) -> str:
+        """The name of the variable that holds it, if it is known."""
+        return self._places[0][1] if self._places else "captured"
+
+
+def read(held: Held, batch: PyTree, own: Mapping[str, Tensor], prefix: str, known: Reading) -> Reading:
+    """Run the loss of a replica that holds private copies of θ, and tell what it reads and writes.
+
+    ``known`` is what other batches were found to read; it is part of the result.
+
+    Raises
+    ------
+    LCAError
+        If the loss reads memory of a parameter otherwise than through the model.
+    """
+    replica = held.replica
+    data = {f"batch[{i}]": tensor for i, tensor in enumerate(tensors_in(batch))}
+    before = {name: tensor._version for name, tensor in (held.tensors | data).items()}
+    reads = _observed(held, batch, held.tensors | data)
+    written = {name for name, tensor in (held.tensors | data).items() if tensor._version != before[name]}
+    foreign = reads.foreign()
+    captured = dict(known.captured)
+    for tensor in foreign:
+        if all(tensor is not other.now() for other in captured.values()):
+            found = Captured(tensor)
+            captured[f"{prefix}.{found.name()}[{len(captured)}]"] = found
+    slots, names = replica.slots, reads.names | known.names
+    replica.written |= written & slots.others.keys()
+    sources: dict[str, Callable[[], Tensor]] = {
+        name: partial(slots.now, name) for name in slots.others if name in names
+    }
+    sources |= {name: partial(Captured.value, found) for name, found in captured.items()}
+    _refuse_aliases({name: get() for name, get in sources.items()}, own)
+    followed = Followed()
+    size = sum(tensor.numel() * tensor.element_size() for tensor in own.values())
+    followed.follow(sources, max(UNCOPIED, 4 * size))
+    return Reading(
+        followed,
+        captured,
+        writes_captured=bool(reads.written()) or known.writes_captured,
+        writes_batch=bool(written & data.keys()) or known.writes_batch,
+        written_parameters=frozenset(written & own.keys()) | known.written_parameters,
+        names=frozenset(names),
+    )
+
+
+def _observed(held: Held, batch: PyTree, given: Mapping[str, Tensor]) -> Reads:
+    """What the loss reads of these tensors and of others; all of these, if that cannot be observed."""
+    reads = Reads(given)
+    held.begin()
+    try:
+        with reads:
+            held.replica.losses(batch)
+    except Exception:  # of the user's code, or because a compiled part cannot run like this
+        held.begin()
+        held.replica.losses(batch)
+        reads.names.update(given)
+    return reads
+
+
+def _refuse_aliases(tensors: Mapping[str, Tensor], own: Mapping[str, Tensor]) -> None:
+    """Refuse tensors in the memory of a parameter: they move with θ, but not when θ is replaced."""
+    for name, tensor in tensors.items():
+        shared = [parameter for parameter, owner in own.items() if _overlap(tensor, owner)]
+        if shared:
+            raise LCAError(
+                f"the loss uses the model's own {', '.join(shared)} through {name}, which shares its "
+                "memory, so it is not a function of theta; inside the loss, take parameters from the model "
+                "(model.named_parameters()), not from a list or a view made before."
+            )
+
+
+def _overlap(a: Tensor, b: Tensor) -> bool:
+    if a.device != b.device or a.is_meta or a.layout is not torch.strided or b.layout is not torch.strided:
+        return False
+    return _begin(a) < _end(b) and _begin(b) < _end(a)
+
+
+def _begin(tensor: Tensor) -> int:
+    return tensor.data_ptr()
+
+
+def _end(tensor: Tensor) -> int:
+    """One past the last byte; negative strides do not exist in torch."""
+    if not tensor.numel():
+        return tensor.data_ptr()
+    last = sum((n - 1) * s for n, s in zip(tensor.shape, tensor.stride(), strict=True))
+    return tensor.data_ptr() + (last + 1) * tensor.element_size()

@@ -1,0 +1,176 @@
+"""`Replica`: a private copy of a model and its loss, evaluated at any θ and in any state."""
+
+from collections.abc import Callable, Collection, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from operator import is_
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn.utils.prune import BasePruningMethod
+from torch.nn.utils.spectral_norm import SpectralNorm
+from torch.nn.utils.weight_norm import WeightNorm
+
+from lca.frameworks import BatchNormPolicy, PyTree
+from lca_torch._configuration import Configuration
+from lca_torch._copying import Copier, Pair
+from lca_torch._examples import BatchLoss, LossFn, default_loss, with_samples
+from lca_torch._slots import INTERNAL, Slots, is_small
+
+PARAMETRISATIONS = WeightNorm, SpectralNorm, BasePruningMethod
+"""Forward hooks that compute a weight from parameters; they belong to the model, whatever else is dropped."""
+
+
+class Replica:
+    """A model and its loss that share tensors with the user's objects, and nothing else.
+
+    Flags are set once: evaluation mode, and normalisation layers as their policy says; those that use the
+    statistics of the batch track none, so they read and write no buffers.
+
+    Parameters
+    ----------
+    model, batch_loss, loss_fn
+        The user's.
+    parameters
+        The tensors in θ, by name.
+    norms
+        The policies of normalisation layers, by name.
+    prefix
+        Begins the names of tensors that the loss holds.
+    """
+
+    def __init__(  # noqa: PLR0917
+        self,
+        model: nn.Module,
+        batch_loss: BatchLoss | None,
+        loss_fn: LossFn | None,
+        parameters: Mapping[str, Tensor],
+        norms: Mapping[str, BatchNormPolicy],
+        prefix: str,
+    ) -> None:
+        copier = Copier()
+        self.model: nn.Module = copier.copy(model, "")
+        self.loss_fn: LossFn | None = copier.copy(loss_fn, prefix)
+        own: BatchLoss | None = copier.copy(batch_loss, prefix)
+        self.batch_loss = with_samples(own or default_loss(self.loss_fn), self.loss_fn)
+        self.function = self.batch_loss
+        self.configuration = Configuration(copier.pairs, model)
+        _set_modes(self.model, norms)
+        self.hooks = _hooks(self.model)
+        self.slots = Slots(copier.pairs, parameters)
+        self._memories = [_Memory(pair, self.slots.places) for pair in copier.pairs]
+        self.written: set[str] = set()
+        """Names of tensors outside θ that a forward pass writes into; it gets copies of them each time."""
+
+    @contextmanager
+    def holding(self, leaves: Mapping[str, Tensor], state: Mapping[str, Tensor]) -> Iterator["Held"]:
+        """Hold θ and these tensors inside."""
+        try:
+            yield Held(self, self._tensors(leaves, state))
+        finally:
+            self.restore()
+            self.slots.release()
+
+    def restore(self) -> None:
+        """Undo what forward passes have written into Python variables."""
+        for memory in self._memories:
+            memory.restore()
+
+    def _tensors(self, leaves: Mapping[str, Tensor], state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """All tensors that go into slots; those that the loss is not known to read are as they are now."""
+        dtype = next(iter(leaves.values())).dtype
+        found = dict(leaves)
+        for name in self.slots.others:
+            tensor = state[name] if name in state else self.slots.now(name)
+            shared = tensor.detach()
+            ready = in_precision(shared, dtype, tensor.device)
+            found[name] = ready.clone() if ready is shared and is_small(ready) else ready
+        return found
+
+    def losses(self, batch: PyTree) -> Tensor:
+        """The loss of one batch."""
+        return self.batch_loss(self.model, batch)
+
+
+@dataclass(frozen=True)
+class Held:
+    """The tensors that a replica holds for the time of an evaluation."""
+
+    replica: Replica
+    tensors: dict[str, Tensor]
+
+    def begin(self) -> None:
+        """Begin a batch: every batch finds the same tensors and Python variables."""
+        self.replica.restore()
+        copies = {name: self.tensors[name].clone() for name in self.replica.written}
+        self.replica.slots.write(self.tensors | copies if copies else self.tensors)
+
+
+class _Memory:
+    """The variables of one private object, to undo what a forward pass has written into them."""
+
+    def __init__(self, pair: Pair, slots: Collection[tuple[int, str]]) -> None:
+        self._variables = pair.copy
+        keys = pair.copy if pair.keys is None or "_modules" in pair.copy else pair
+        self._keys = [k for k in keys if k in pair.copy and (id(pair.copy), k) not in slots]
+        self._values = [pair.copy[key] for key in self._keys]
+        self._contents = [
+            (value, list(value.items()) if isinstance(value, dict) else list(value))
+            for key, value in zip(self._keys, self._values, strict=True)
+            if isinstance(value, list | dict) and key not in INTERNAL
+        ]
+
+    def restore(self) -> None:
+        if not all(map(is_, map(self._variables.get, self._keys), self._values)):
+            self._variables.update(zip(self._keys, self._values, strict=True))
+        for container, content in self._contents:
+            if len(container) != len(content):
+                container.clear()
+                container.update(content) if isinstance(container, dict) else container.extend(content)
+
+
+class Hooks:
+    """Users' forward hooks in a replica: which of them the loss depends on."""
+
+    def __init__(self, places: list[tuple[dict[int, Any], int]]) -> None:
+        self._places = places
+
+    def __bool__(self) -> bool:
+        return bool(self._places)
+
+    def drop_unless(self, needed: Callable[[], bool]) -> None:
+        """Drop all hooks; where ``needed`` then says so, drop one by one, and keep those that are needed."""
+        dropped = [(hooks, key, hooks.pop(key)) for hooks, key in self._places]
+        self._places = []
+        if dropped and needed():
+            for hooks, key, hook in dropped:
+                hooks[key] = hook
+            for hooks, key, hook in dropped:
+                del hooks[key]
+                if needed():
+                    hooks[key] = hook
+                    self._places.append((hooks, key))
+
+
+def _hooks(model: nn.Module) -> Hooks:
+    """The forward hooks that may be dropped; backward hooks are, because gradients must be true."""
+    places = []
+    for module in model.modules():
+        module._backward_hooks.clear()
+        module._backward_pre_hooks.clear()
+        for hooks in (module._forward_hooks, module._forward_pre_hooks):
+            places += [(hooks, key) for key, hook in hooks.items() if not isinstance(hook, PARAMETRISATIONS)]
+    return Hooks(places)
+
+
+def _set_modes(model: nn.Module, norms: Mapping[str, BatchNormPolicy]) -> None:
+    for name, module in model.named_modules():
+        module.training = norms.get(name) == "batch"
+        if module.training:
+            module.track_running_stats = False
+
+
+def in_precision(tensor: Tensor, dtype: torch.dtype, device: torch.device) -> Tensor:
+    """Numbers in single or double precision follow θ; integers and half-precision numbers stay."""
+    return tensor.to(device, dtype if tensor.dtype in (torch.float32, torch.float64) else tensor.dtype)

@@ -1,0 +1,123 @@
+"""`Slots`: every place where a private copy holds a tensor, so that other tensors can be put there."""
+
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
+
+from torch import Tensor, nn
+from torch.utils._pytree import tree_leaves, tree_map
+
+from lca_torch._copying import Namespace, Pair
+
+INTERNAL = frozenset(nn.Module().__dict__) - {"training"}
+"""Attributes of every module, which its own code does not read as such."""
+SMALL = 1 << 20
+"""Bytes; copies up to this size are made without thought."""
+
+
+@dataclass(eq=False)
+class Slot:
+    """One variable that holds a tensor, or a list, tuple or dictionary of tensors."""
+
+    name: str
+    original: Namespace
+    copy: Namespace
+    key: str
+
+    def __post_init__(self) -> None:
+        self._form = self.copy[self.key]
+        self.single = isinstance(self._form, Tensor)
+        self.names = [self.name]
+        if not self.single:
+            self.names = [f"{self.name}[{i}]" for i, _ in enumerate(_tensors(self._form))]
+
+    def read(self) -> list[Tensor]:
+        """The tensors that the user's object holds now; fewer or more if it holds another structure now."""
+        return _tensors(self.original.get(self.key))
+
+    def write(self, tensors: Iterable[Tensor]) -> None:
+        """Put tensors into the copy."""
+        if self.single:
+            (self.copy[self.key],) = tensors
+            return
+        given = iter(tensors)
+        self.copy[self.key] = tree_map(lambda v: next(given) if isinstance(v, Tensor) else v, self._form)
+
+
+class Slots:
+    """All slots of the private copies; each tensor is θ, under a name of the layout, or may be state.
+
+    Parameters
+    ----------
+    pairs
+        What was copied.
+    parameters
+        The tensors in θ by name.
+    """
+
+    def __init__(self, pairs: Iterable[Pair], parameters: Mapping[str, Tensor]) -> None:
+        known = {id(tensor): name for name, tensor in parameters.items()}
+        self._slots: list[tuple[Slot, list[str]]] = []
+        self.others: dict[str, tuple[Slot, int]] = {}
+        """Where the tensors that are not in θ are found."""
+        self._initial: dict[str, Tensor] = {}
+        for slot in _all_slots(pairs):
+            held = []
+            for index, (name, tensor) in enumerate(zip(slot.names, slot.read(), strict=True)):
+                held.append(known.setdefault(id(tensor), name))
+                if held[-1] == name and name not in parameters:
+                    self.others.setdefault(name, (slot, index))
+                    self._initial[name] = tensor.detach()
+            self._slots.append((slot, held))
+        self.places = {(id(slot.copy), slot.key) for slot, _ in self._slots}
+
+    def now(self, name: str) -> Tensor:
+        """The user's tensor of this name as it is now, or as it was when it was copied if it is gone."""
+        slot, index = self.others[name]
+        held = slot.read()
+        return held[index].detach() if len(held) == len(slot.names) else self._initial[name]
+
+    def write(self, tensors: Mapping[str, Tensor]) -> None:
+        """Put these tensors, by name, wherever the user's objects have the ones of that name."""
+        for slot, held in self._slots:
+            slot.write([tensors[name] for name in held])
+
+    def release(self) -> None:
+        """Hold the user's tensors again instead of those of the last evaluation."""
+        for slot, _ in self._slots:
+            held = slot.read()
+            if len(held) == len(slot.names):
+                slot.write(held)
+
+
+def _all_slots(pairs: Iterable[Pair]) -> Iterator[Slot]:
+    seen = set[tuple[int, str]]()
+    for pair in pairs:
+        inner = [pair]
+        for kind in ("_parameters", "_buffers"):
+            if kind in pair.original and kind in pair.copy:
+                inner.append(Pair(pair.name, pair.original[kind], pair.copy[kind]))
+        for each in inner:
+            for key in each:
+                if (key in INTERNAL and each is pair) or (id(each.copy), key) in seen:
+                    continue
+                if len(_tensors(each.original[key])) == len(_tensors(each.copy.get(key))) > 0:
+                    seen.add((id(each.copy), key))
+                    yield Slot(each.path(key), each.original, each.copy, key)
+
+
+def _tensors(value: object) -> list[Tensor]:
+    if isinstance(value, Tensor):
+        return [value]
+    if not isinstance(value, dict | list | tuple):
+        return []
+    return [leaf for leaf in tree_leaves(value) if isinstance(leaf, Tensor)]
+
+
+def private(tensor: Tensor) -> Tensor:
+    """A copy that a forward pass may write into."""
+    return tensor.detach().clone()
+
+
+def is_small(tensor: Tensor) -> bool:
+    """Whether copying a tensor at every evaluation costs next to nothing."""
+    return tensor.numel() * tensor.element_size() <= SMALL
