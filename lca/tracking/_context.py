@@ -11,6 +11,7 @@ from lca.arrays import Vector, array_ops
 from lca.errors import LCAError
 from lca.frameworks import tensors_in
 from lca.objective import Batch
+from lca.reference._optimizers import mean_without
 from lca.step import ExampleScores, MicroBatch
 from lca.tolerances import summed
 from lca.tracking._clipping import Clipping
@@ -132,13 +133,14 @@ class LoopContext(ABC):
         ops = array_ops(total)
         relative = factor / scale
         if abs(relative - 1) <= summed(1.0, ops.eps(total)):
-            factor, relative = scale, 1.0
+            relative = 1.0
+        max_norm = None
         if relative != 1.0 or self._clipping.max_norm is not None:
             norm = scale * ops.total(total * total) ** 0.5
-            self._clipping.check(norm, relative, ops.eps(total))
+            max_norm = self._clipping.norm_after(norm, relative, ops.eps(total))
         found = {"gradient": total if scale == 1.0 else total * scale}
         if "micro_batches" in fields and len(self._marks) > 1 and self._weights_known():
-            found["micro_batches"] = self._micro_batches(scale, factor)
+            found["micro_batches"] = self._micro_batches(scale, max_norm)
         return found
 
     def _as_many_batches(self) -> bool:
@@ -161,13 +163,13 @@ class LoopContext(ABC):
         self._weighed |= known
         return known
 
-    def _micro_batches(self, scale: float, factor: float) -> tuple[MicroBatch, ...]:
-        """The micro-batches; the loss is ``scale``, and what the optimizer gets ``factor`` times the sum."""
+    def _micro_batches(self, scale: float, max_norm: float | None) -> tuple[MicroBatch, ...]:
+        """The micro-batches; the loss is ``scale`` times that whose gradient the loop takes."""
         total_weight = sum(weight for weight, _ in self._marks)
         weights = [weight / total_weight for weight, _ in self._marks]
-        own = list(self._gradient_sums()[1])
+        own = self._gradient_sums()[1]
         gradients = [g * (scale / weight) for g, weight in zip(own, weights, strict=True)]
-        applied = gradients if factor == scale else [g * (factor / scale) for g in gradients]
+        applied = gradients if max_norm is None else clipped_without(gradients, weights, max_norm)
         return tuple(map(MicroBatch, gradients, self._updates_without(applied, weights)))
 
     def _gradient_sum(self) -> Vector | None:
@@ -239,6 +241,32 @@ def multiple_of(total: Vector, gradient: Vector) -> float:
             "training (lca.estimators.SampledPathIntegral)."
         )
     return factor
+
+
+def clipped_without(
+    gradients: Sequence[Vector], weights: Sequence[float], max_norm: float
+) -> Sequence[Vector]:
+    """Gradients of micro-batches whose mean without each of them is clipped to a norm, as the loop would.
+
+    The factor of clipping then depends on no example that judges the update: with that of the whole gradient
+    the total was wrong by its own size where noise dominates.
+
+    >>> clipped_without([np.array([3.0, 4.0]), np.array([0.0, 0.5])], [0.5, 0.5], 1.0)
+    [array([0.6, 0.8]), array([0. , 0.5])]
+    """
+    means = [mean_without(m, gradients, weights) for m in range(len(gradients))]
+    norms = [array_ops(mean).total(mean * mean) ** 0.5 for mean in means]
+    if max(norms) <= max_norm:
+        return gradients
+    # With μ_m the mean without m, w_m g_m = Σ_k w_k g_k - (1 - w_m) μ_m, summed over m and solved for g_m.
+    rest = [
+        mean * ((1 - weight) * min(1.0, max_norm / norm) if norm else 0.0)
+        for mean, weight, norm in zip(means, weights, norms, strict=True)
+    ]
+    if len(rest) == 2:
+        return [rest[1] * (1 / weights[0]), rest[0] * (1 / weights[1])]
+    total = sum(rest[1:], start=rest[0]) * (1 / (len(rest) - 1))
+    return [(total - part) * (1 / weight) for part, weight in zip(rest, weights, strict=True)]
 
 
 def size_of(batch: Batch) -> str | None:

@@ -196,3 +196,81 @@ def test_accumulated_batches_are_micro_batches(tmp_path):
         gap = (first.gradient + second.gradient) / 2 - row.source.next_gradient
         scale = float(row.source.next_gradient.abs().max())
         assert float(gap.abs().max()) <= tolerances.gradient(scale, 2.0**-23)
+
+
+WORDS, LENGTH = 12, 10
+
+
+def sentences(count, seed):
+    """Rows in which a token mostly follows from the one before; the labels of some end early."""
+    generator = torch.Generator().manual_seed(seed)
+    rows = torch.randint(WORDS, (count, LENGTH), generator=generator)
+    for t in range(1, LENGTH):
+        follows = torch.rand(count, generator=generator) < 0.7
+        rows[:, t] = torch.where(follows, (3 * rows[:, t - 1] + 1) % WORDS, rows[:, t])
+    ends = torch.randint(2, LENGTH + 1, (count, 1), generator=generator)
+    return {"input_ids": rows, "labels": torch.where(torch.arange(LENGTH) < ends, rows, -100)}
+
+
+def token_loss(model, data):
+    """The mean over all labels that count, in one pass."""
+    with torch.no_grad():
+        logits, labels = model.eval()(input_ids=data["input_ids"]).logits[:, :-1], data["labels"][:, 1:]
+    return float(torch.nn.functional.cross_entropy(logits.reshape(-1, WORDS), labels.reshape(-1)))
+
+
+@pytest.mark.parametrize("clip", [0.3, 0.0])
+def test_batches_of_unequal_numbers_of_tokens_and_a_clipped_gradient(tmp_path, clip):
+    trained, heldout = sentences(1920, 1), sentences(1500, 2)
+
+    def count(batch):
+        return float((batch["labels"][:, 1:] != -100).sum())
+
+    def language_model():
+        torch.manual_seed(0)
+        config = {"n_embd": 8, "n_layer": 1, "n_head": 1, "bos_token_id": 0, "eos_token_id": 0}
+        dropout = {"resid_pdrop": 0.0, "embd_pdrop": 0.0, "attn_pdrop": 0.0}
+        return GPT2LMHeadModel(GPT2Config(vocab_size=WORDS, n_positions=LENGTH, **config, **dropout))
+
+    def fit(*callbacks):
+        model = language_model()
+        arguments = TrainingArguments(
+            output_dir=str(tmp_path),
+            per_device_train_batch_size=8,
+            gradient_accumulation_steps=2,
+            num_train_epochs=1,
+            max_grad_norm=clip,
+            learning_rate=0.5,
+            optim="sgd",
+            use_cpu=True,
+            report_to=[],
+            disable_tqdm=True,
+            save_strategy="no",
+            seed=3,
+        )
+        rows = [{name: column[i] for name, column in trained.items()} for i in range(1920)]
+        Trainer(model, arguments, train_dataset=rows, callbacks=list(callbacks)).train()
+        return model
+
+    callback = TrainerCallback(
+        lambda model: Objective(model, None, heldout, batch_size=1500, batch_weight=count),
+        CrossFit(2),
+        on_error="raise",
+    )
+    model = fit(callback)
+    assert same(model, fit())
+    assert not model._forward_pre_hooks
+    assert not model._forward_pre_hooks_with_kwargs
+    change = token_loss(model, heldout) - token_loss(language_model(), heldout)
+    assert change < -0.1
+    assert abs(callback.summary()["train"]["lca_total"] - change) < 0.05 * abs(change)
+
+
+def test_a_loss_outside_the_model_weighs_its_batches_in_a_way_that_is_not_known(tmp_path):
+    callback = TrainerCallback(measure, CrossFit(2))
+    with pytest.warns(
+        lca.errors.LCAWarning, match="stopped at step 0.*the weights of the accumulated batches"
+    ):
+        train(
+            gpt2(), tmp_path, callback, gradient_accumulation_steps=2, label_smoothing_factor=0.1, max_steps=2
+        )

@@ -234,7 +234,10 @@ def test_the_updates_of_several_optimizers_are_steps_of_one_path():
 @pytest.mark.parametrize(
     ("make_objective", "match"),
     [
-        (lca.Adaptive(), "make_objective is of type Adaptive; the order is LightningCallback.make_objective, est"),
+        (
+            lca.Adaptive(),
+            "make_objective is of type Adaptive; the order is LightningCallback.make_objective, est",
+        ),
         (lca.Adaptive, "make_objective is a class"),
         (measure(module()), "make_objective is of type Objective.*lambda model: Objective"),
     ],
