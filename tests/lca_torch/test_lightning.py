@@ -10,7 +10,7 @@ from torch.utils.data import DataLoader, TensorDataset
 
 import lca
 from lca import tolerances
-from lca.errors import LCAError, LCAWarning
+from lca.errors import LCAError
 from lca.estimators import CrossFit, NextBatch
 from lca_torch import Objective
 from tests.laws.callbacks import LAWS
