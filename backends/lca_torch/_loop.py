@@ -72,7 +72,7 @@ class Loop(LoopContext):
         self._start = self._at() if self._requested() else None
 
     def updated_by(self, optimizer: torch.optim.Optimizer) -> None:
-        """This optimizer makes the update."""
+        """The update is made by this optimizer."""
         self._optimizer = optimizer
 
     def _at(self) -> list[tuple[int, int]]:

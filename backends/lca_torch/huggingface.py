@@ -74,7 +74,9 @@ def _counts(inputs: Mapping[str, Any]) -> _Counts:
     labels, total = inputs.get("shift_labels", inputs.get("labels")), inputs.get("num_items_in_batch")
     numbers: tuple[float, ...] = ()
     if isinstance(labels, Tensor) and labels.ndim:
-        numbers = tuple(float((part != IGNORED).sum()) for part in (labels, labels[..., 1:]))
+        # Where the trainer counts labels that a model with shifted labels passes over, the scale is unknown.
+        shifted = labels if "shift_labels" in inputs or labels.ndim == 1 else labels[..., 1:]
+        numbers = (float((shifted != IGNORED).sum()),)
     return _Counts(numbers, None if total is None else float(total))
 
 

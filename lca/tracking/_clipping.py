@@ -27,10 +27,11 @@ class Clipping:
             raise LCAError(f"the largest norm of a gradient is a number > 0, got {max_norm!r}.")
         self.max_norm, self._told = float(max_norm), True
 
-    def check(self, norm: float, factor: float, eps: float) -> None:
-        """Raise `LCAError` unless clipping multiplies a gradient of this norm by ``factor``.
+    def norm_after(self, norm: float, factor: float, eps: float) -> float | None:
+        """The norm to which one of this norm, multiplied by ``factor``, was clipped; ``None`` if unknown.
 
-        ``eps`` is that of the gradient's dtype.
+        It is that of the measured parameters, if the norm that was told covers more. ``eps`` is that of the
+        gradient's dtype. Raises `LCAError` unless clipping explains the factor.
         """
         after = factor * norm
         slack = summed(8 * after, eps) + _EPSILON * factor
@@ -40,7 +41,7 @@ class Clipping:
                     f"a gradient of norm {norm:.6g} was not clipped, although those of other updates are, to "
                     f"norm {self.max_norm:.6g}; {_FIX}"
                 )
-            return
+            return self.max_norm
         if self.max_norm is None and factor < 1.0:
             self.max_norm = _round_number(after, slack)
         if factor > 1.0 or self.max_norm is None or not self._leaves(after, slack):
@@ -48,6 +49,7 @@ class Clipping:
                 f"the gradient was multiplied by {factor:.6g} between its backward pass and the update, to "
                 f"norm {after:.6g}, which is not clipping to one norm; {_FIX}"
             )
+        return after
 
     def _leaves(self, norm: float, slack: float) -> bool:
         """Whether clipping leaves a gradient of this norm; of a part of the parameters, if it was told."""

@@ -11,6 +11,7 @@ from lca.arrays import Vector, array_ops
 from lca.errors import LCAError
 from lca.frameworks import tensors_in
 from lca.objective import Batch
+from lca.reference._optimizers import mean_without
 from lca.step import ExampleScores, MicroBatch
 from lca.tolerances import summed
 from lca.tracking._clipping import Clipping
@@ -40,6 +41,7 @@ class LoopContext(ABC):
         self._accumulated: int | None = None  # batches of the first update
         self._weighed = False  # whether the weights of micro-batches were known at any update
         self._clipping = Clipping()
+        self._shrink = 1.0  # the norm of the last gradient, divided by that without a micro-batch
 
     def batches(
         self, loader: Iterable[Batch], weight: Callable[[Batch], float] | None = None
@@ -132,13 +134,14 @@ class LoopContext(ABC):
         ops = array_ops(total)
         relative = factor / scale
         if abs(relative - 1) <= summed(1.0, ops.eps(total)):
-            factor, relative = scale, 1.0
+            relative = 1.0
+        norm, max_norm = 0.0, None
         if relative != 1.0 or self._clipping.max_norm is not None:
             norm = scale * ops.total(total * total) ** 0.5
-            self._clipping.check(norm, relative, ops.eps(total))
+            max_norm = self._clipping.norm_after(norm, relative, ops.eps(total))
         found = {"gradient": total if scale == 1.0 else total * scale}
         if "micro_batches" in fields and len(self._marks) > 1 and self._weights_known():
-            found["micro_batches"] = self._micro_batches(scale, factor)
+            found["micro_batches"] = self._micro_batches(scale, norm, max_norm)
         return found
 
     def _as_many_batches(self) -> bool:
@@ -161,13 +164,19 @@ class LoopContext(ABC):
         self._weighed |= known
         return known
 
-    def _micro_batches(self, scale: float, factor: float) -> tuple[MicroBatch, ...]:
-        """The micro-batches; the loss is ``scale``, and what the optimizer gets ``factor`` times the sum."""
+    def _micro_batches(self, scale: float, norm: float, max_norm: float | None) -> tuple[MicroBatch, ...]:
+        """The micro-batches of a gradient of this norm, clipped to ``max_norm``.
+
+        The training loss is ``scale`` times that whose gradient the loop takes.
+        """
         total_weight = sum(weight for weight, _ in self._marks)
         weights = [weight / total_weight for weight, _ in self._marks]
-        own = list(self._gradient_sums()[1])
+        own = self._gradient_sums()[1]
         gradients = [g * (scale / weight) for g, weight in zip(own, weights, strict=True)]
-        applied = gradients if factor == scale else [g * (factor / scale) for g in gradients]
+        applied: Sequence[Vector] = gradients
+        if max_norm is not None:
+            applied, average = clipped_without(gradients, weights, max_norm, self._shrink)
+            self._shrink = norm / average if average else 1.0
         return tuple(map(MicroBatch, gradients, self._updates_without(applied, weights)))
 
     def _gradient_sum(self) -> Vector | None:
@@ -239,6 +248,34 @@ def multiple_of(total: Vector, gradient: Vector) -> float:
             "training (lca.estimators.SampledPathIntegral)."
         )
     return factor
+
+
+def clipped_without(
+    gradients: Sequence[Vector], weights: Sequence[float], max_norm: float, shrink: float = 1.0
+) -> tuple[Sequence[Vector], float]:
+    """Gradients of micro-batches whose mean without each of them is clipped to a norm, and its mean norm.
+
+    The factor of clipping then depends on no example that judges the update. A mean over fewer examples has
+    more noise, and so a larger norm, which ``shrink`` takes off: the norm of the whole gradient divided by
+    the mean norm returned, both of an earlier update.
+
+    >>> clipped_without([np.array([3.0, 4.0]), np.array([0.0, 0.5])], [0.5, 0.5], 1.0)
+    ([array([0.6, 0.8]), array([0. , 0.5])], 2.75)
+    """
+    means = [mean_without(m, gradients, weights) for m in range(len(gradients))]
+    norms = [array_ops(mean).total(mean * mean) ** 0.5 for mean in means]
+    average = sum(norms) / len(norms)
+    if shrink * max(norms) <= max_norm:
+        return gradients, average
+    # With μ_m the mean without m, w_m g_m = Σ_k w_k g_k - (1 - w_m) μ_m, summed over m and solved for g_m.
+    rest = [
+        mean * ((1 - weight) * min(1.0, max_norm / (shrink * norm)) if norm else 0.0)
+        for mean, weight, norm in zip(means, weights, norms, strict=True)
+    ]
+    if len(rest) == 2:
+        return [rest[1] * (1 / weights[0]), rest[0] * (1 / weights[1])], average
+    total = sum(rest[1:], start=rest[0]) * (1 / (len(rest) - 1))
+    return [(total - part) * (1 / weight) for part, weight in zip(rest, weights, strict=True)], average
 
 
 def size_of(batch: Batch) -> str | None:

@@ -498,10 +498,10 @@ def clipping_by_norm_is_part_of_the_update_and_not_of_the_gradient(framework, fo
     np.testing.assert_array_equal(
         run.numpy(found.steps[0].gradient), run.numpy(plain.steps[0].gradient)
     )  # before it was clipped
-    factor = 0.01 / np.linalg.norm(run.numpy(found.steps[0].gradient))
     for ours, theirs in zip(found.steps[0].micro_batches, plain.steps[0].micro_batches, strict=True):
         np.testing.assert_array_equal(run.numpy(ours.gradient), run.numpy(theirs.gradient))
-        wanted = factor * run.numpy(theirs.update)
+        update = run.numpy(theirs.update)
+        wanted = lr * 0.01 * update / np.linalg.norm(update)  # clipped without the micro-batch
         assert np.abs(run.numpy(ours.update) - wanted).max() <= 1e-4 * lr * 0.01
     for step, batch in zip(found.steps, BATCHES, strict=True):
         middle = (len(batch) + 1) // 2

@@ -10,7 +10,7 @@ from lca import tolerances
 from lca.estimators import CrossFit
 from lca_torch import Objective, replay
 from tests.laws.callbacks import LAWS
-from tests.laws.runs import Kept
+from tests.laws.runs import Kept, Shown
 
 with warnings.catch_warnings():
     warnings.simplefilter("ignore")  # of transformers and its dependencies about each other, at import
@@ -32,13 +32,22 @@ TOKENS = torch.randint(20, (32, 8), generator=torch.Generator().manual_seed(1))
 DATA = [{"input_ids": row, "labels": row} for row in TOKENS]
 
 
-def gpt2():
+def gpt2(n_positions=8):
     torch.manual_seed(0)
-    return GPT2LMHeadModel(
+    model = GPT2LMHeadModel(
         GPT2Config(
-            vocab_size=20, n_positions=8, n_embd=8, n_layer=2, n_head=2, bos_token_id=0, eos_token_id=0
+            vocab_size=20,
+            n_positions=n_positions,
+            n_embd=8,
+            n_layer=2,
+            n_head=2,
+            bos_token_id=0,
+            eos_token_id=0,
+            **({"resid_pdrop": 0.0, "embd_pdrop": 0.0, "attn_pdrop": 0.0} if n_positions > 8 else {}),
         )
     )
+    model.loss_type = "ForCausalLM"  # else the trainer counts labels that the loss passes over
+    return model
 
 
 def measure(model):
@@ -196,3 +205,80 @@ def test_accumulated_batches_are_micro_batches(tmp_path):
         gap = (first.gradient + second.gradient) / 2 - row.source.next_gradient
         scale = float(row.source.next_gradient.abs().max())
         assert float(gap.abs().max()) <= tolerances.gradient(scale, 2.0**-23)
+
+
+WORDS, LENGTH = 12, 10
+
+
+def sentences(count, seed):
+    """Rows in which a token mostly follows from the one before; the labels of some end early."""
+    generator = torch.Generator().manual_seed(seed)
+    rows = torch.randint(WORDS, (count, LENGTH), generator=generator)
+    for t in range(1, LENGTH):
+        follows = torch.rand(count, generator=generator) < 0.7
+        rows[:, t] = torch.where(follows, (3 * rows[:, t - 1] + 1) % WORDS, rows[:, t])
+    ends = torch.randint(2, LENGTH + 1, (count, 1), generator=generator)
+    return {"input_ids": rows, "labels": torch.where(torch.arange(LENGTH) < ends, rows, -100)}
+
+
+@pytest.mark.parametrize("clip", [0.1, 0.0])
+def test_micro_batches_are_weighed_by_their_tokens_and_their_gradients_are_not_clipped(tmp_path, clip):
+    rows, received = sentences(64, 1), []
+
+    def collate(features):
+        received.append({name: torch.stack([row[name] for row in features]) for name in features[0]})
+        return dict(received[-1])
+
+    def fit(*callbacks):
+        model = gpt2(n_positions=LENGTH)
+        arguments = TrainingArguments(
+            output_dir=str(tmp_path),
+            per_device_train_batch_size=8,
+            gradient_accumulation_steps=2,
+            max_steps=2,
+            max_grad_norm=clip,
+            use_cpu=True,
+            report_to=[],
+            disable_tqdm=True,
+            save_strategy="no",
+        )
+        data = [{name: column[i] for name, column in rows.items()} for i in range(64)]
+        Trainer(
+            model, arguments, train_dataset=data, data_collator=collate, callbacks=list(callbacks)
+        ).train()
+        return model
+
+    plain, shown = fit(), Shown(("gradient", "micro_batches"))
+    received.clear()
+    model = fit(TrainerCallback(measure_sentences, shown, on_error="raise"))
+    assert same(model, plain)
+    assert not model._forward_pre_hooks
+    start = gpt2(n_positions=LENGTH).eval()
+    parameters, weights, expected = list(start.parameters()), [], []
+    for batch in received[:2]:
+        loss = start(**batch).loss  # the mean over the tokens that count
+        expected.append(torch.cat([g.reshape(-1) for g in torch.autograd.grad(loss, parameters)]))
+        weights.append(float((batch["labels"][:, 1:] != -100).sum()))
+    assert weights[0] != weights[1]
+    step = shown.steps[0]
+    for part, wanted in zip(step.micro_batches, expected, strict=True):
+        torch.testing.assert_close(part.gradient, wanted, rtol=1e-3, atol=1e-5)
+    mean = sum(w * g for w, g in zip(weights, expected, strict=True)) / sum(weights)
+    torch.testing.assert_close(step.gradient, mean, rtol=1e-3, atol=1e-5)
+
+
+def measure_sentences(model):
+    def count(batch):
+        return float((batch["labels"][:, 1:] != -100).sum())
+
+    return Objective(model, None, sentences(64, 2), batch_size=64, batch_weight=count)
+
+
+def test_a_loss_outside_the_model_weighs_its_batches_in_a_way_that_is_not_known(tmp_path):
+    callback = TrainerCallback(measure, CrossFit(2))
+    with pytest.warns(
+        lca.errors.LCAWarning, match="stopped at step 0.*the weights of the accumulated batches"
+    ):
+        train(
+            gpt2(), tmp_path, callback, gradient_accumulation_steps=2, label_smoothing_factor=0.1, max_steps=2
+        )

@@ -10,7 +10,7 @@ from torch.utils.data import DataLoader, TensorDataset
 
 import lca
 from lca import tolerances
-from lca.errors import LCAError, LCAWarning
+from lca.errors import LCAError
 from lca.estimators import CrossFit, NextBatch
 from lca_torch import Objective
 from tests.laws.callbacks import LAWS
@@ -234,7 +234,10 @@ def test_the_updates_of_several_optimizers_are_steps_of_one_path():
 @pytest.mark.parametrize(
     ("make_objective", "match"),
     [
-        (lca.Adaptive(), "make_objective is of type Adaptive; the order is LightningCallback.make_objective, est"),
+        (
+            lca.Adaptive(),
+            "make_objective is of type Adaptive; the order is LightningCallback.make_objective, est",
+        ),
         (lca.Adaptive, "make_objective is a class"),
         (measure(module()), "make_objective is of type Objective.*lambda model: Objective"),
     ],

@@ -64,7 +64,9 @@ def left(model, *optimizers):
     parameters = list(model.parameters())
     hooks += [(len(p._backward_hooks or ()), len(p._post_accumulate_grad_hooks or ())) for p in parameters]
     hooks += [len(_global_optimizer_pre_hooks), len(_global_optimizer_post_hooks)]
-    states = [v for o in optimizers for s in o.state.values() for v in s.values() if isinstance(v, torch.Tensor)]
+    states = [
+        v for o in optimizers for s in o.state.values() for v in s.values() if isinstance(v, torch.Tensor)
+    ]
     tensors = [*parameters, *(p.grad for p in parameters if p.grad is not None), *states]
     return hooks, [tensor.detach().clone() for tensor in (*tensors, torch.get_rng_state())]
 
@@ -117,7 +119,9 @@ def test_an_optimizer_that_was_not_given_is_followed_and_named_once():
         optimizer.step()
         second = torch.optim.Adam(model.parameters(), lr=0.01)
         backward(model)
-        with pytest.warns(LCAWarning, match=r"step 1 is made by an optimizer that .* not given, Adam; .*\[first"):
+        with pytest.warns(
+            LCAWarning, match=r"step 1 is made by an optimizer that .* not given, Adam; .*\[first"
+        ):
             second.step()
         backward(model)
         second.step()
@@ -213,7 +217,9 @@ class Lookahead(torch.optim.Optimizer):
         self.count += 1
         if self.count % 2 == 0:
             with torch.no_grad():
-                for slow, p in zip(self.slow, (p for g in self.param_groups for p in g["params"]), strict=True):
+                for slow, p in zip(
+                    self.slow, (p for g in self.param_groups for p in g["params"]), strict=True
+                ):
                     slow += 0.5 * (p - slow)
                     p.copy_(slow)
         return result

@@ -1,0 +1,227 @@
+"""`CrossFit` in loops that accumulate and clip: within 5 % of the exact path, and training is the same."""
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+from torch.nn.functional import cross_entropy
+
+from lca.errors import LCAError
+from lca.estimators import CrossFit, SameBatch
+from lca_torch import Objective, Tracker
+from tests.laws.runs import Shown
+from tests.lca_torch.loops import X, Y, network
+from tests.lca_torch.real_loops import accelerated, plain, run, scaled, split, uneven
+from tests.lca_torch.test_runs_with_several_optimizers import objective_of
+
+pytestmark = pytest.mark.filterwarnings(r"ignore:::accelerate\.")
+X = X.double()
+
+
+@pytest.mark.parametrize(
+    ("loop", "kind", "clip", "m"),
+    [
+        (plain, "sgd", 0.1, 2),
+        (plain, "adamw", 0.3, 4),
+        (split, "sgd", 0.3, 4),
+        (split, "adamw", None, 2),
+        (uneven, "sgd", 1.0, 2),
+        (uneven, "adamw", 0.1, 2),
+        (scaled, "sgd", 0.3, 2),
+        (scaled, "adamw", None, 2),
+        (accelerated, "sgd", 0.1, 2),
+    ],
+)
+def test_the_total_is_right_and_so_is_the_sign_of_each_tensor(loop, kind, clip, m):
+    found, exact, left = run(loop, kind, clip, m)
+    assert abs(found.sum() - exact.sum()) < 0.05 * abs(exact.sum())
+    np.testing.assert_array_equal(np.sign(found), np.sign(exact))
+    _, _, plain_left = run(loop, kind, clip, m, tracked=False)
+    assert all(torch.equal(a, b) for a, b in zip(left, plain_left, strict=True))
+
+
+def measured(estimator, *, optimizer=torch.optim.SGD, **options):
+    torch.manual_seed(0)
+    model = network(norm=False).double()
+    made = optimizer(model.parameters(), lr=0.1)
+    return model, made, Tracker(model, made, objective_of(model), estimator, on_error="raise", **options)
+
+
+def gradient(model, rows=slice(0, 20), factor=1.0):
+    loss = factor * cross_entropy(model.eval()(X[rows]), Y[rows])
+    return torch.cat([g.reshape(-1) for g in torch.autograd.grad(loss, list(model.parameters()))])
+
+
+def backward(model, rows=slice(0, 20), factor=1.0):
+    (factor * cross_entropy(model.eval()(X[rows]), Y[rows])).backward()
+
+
+@pytest.mark.parametrize("clip", [None, 0.01])
+@pytest.mark.parametrize("scaled", [True, False])
+def test_the_gradient_is_that_of_the_loss_whatever_happens_to_it_before_the_update(scaled, clip):
+    shown = Shown(("gradient",))
+    model, optimizer, tracker = measured(shown)
+    scaler = torch.amp.GradScaler("cpu", init_scale=512.0, enabled=scaled)
+    expected = gradient(model)
+    with tracker:
+        scaler.scale(cross_entropy(model(X[:20]), Y[:20])).backward()
+        scaler.unscale_(optimizer)
+        if clip:
+            nn.utils.clip_grad_norm_(model.parameters(), clip)
+        scaler.step(optimizer)
+    torch.testing.assert_close(shown.steps[0].gradient, expected)
+
+
+@pytest.mark.parametrize("fused", [False, True])
+def test_a_gradient_that_an_optimizer_unscales_itself(fused):
+    shown = Shown(("gradient", "micro_batches"))
+    model, optimizer, tracker = measured(shown, optimizer=lambda p, lr: torch.optim.AdamW(p, lr, fused=fused))
+    scaler = torch.amp.GradScaler("cpu", init_scale=512.0)
+    with tracker:
+        for _ in tracker.micro_batches((X[:20], Y[:20]), 2):
+            scaler.scale(0.5 * cross_entropy(model.eval()(X[:20]), Y[:20])).backward()
+        expected = gradient(model)
+        scaler.step(optimizer)
+    torch.testing.assert_close(shown.steps[0].gradient, expected)
+    torch.testing.assert_close(shown.steps[0].micro_batches[0].gradient, expected)
+
+
+def divided(model):
+    for p in model.parameters():
+        p.grad /= 3
+
+
+def noisy(model):
+    for p in model.parameters():
+        p.grad += 0.01
+
+
+@pytest.mark.parametrize("estimator", [SameBatch(), CrossFit(2)], ids=["same batch", "crossfit"])
+@pytest.mark.parametrize(
+    ("change", "match"),
+    [
+        (divided, r"multiplied by 0.333333 between its backward pass and the update.*divide the loss"),
+        (noisy, "not a multiple of the sum over its micro-batches"),
+        (lambda model: nn.utils.clip_grad_value_(model.parameters(), 1e-3), "clipped entry by entry"),
+    ],
+    ids=["divided", "noisy", "clipped by value"],
+)
+def test_a_gradient_that_was_changed_otherwise_is_refused(estimator, change, match):
+    model, optimizer, tracker = measured(estimator)
+    with pytest.raises(LCAError, match=match), tracker:
+        for _ in tracker.micro_batches((X[:20], Y[:20]), 2):
+            backward(model, factor=0.5)
+        change(model)
+        optimizer.step()
+
+
+def test_a_norm_that_is_no_round_number_has_to_be_told():
+    for told in (False, True):
+        model, optimizer, tracker = measured(SameBatch())
+        with tracker:
+            if told:
+                tracker.clips_norm(0.0123456)
+            backward(model)
+            nn.utils.clip_grad_norm_(model.parameters(), 0.0123456)
+            if told:
+                optimizer.step()
+            else:
+                with pytest.raises(LCAError, match=r"call tracker.clips_norm\(max_norm\)"):
+                    optimizer.step()
+
+
+def test_a_norm_that_changes_is_refused():
+    model, optimizer, tracker = measured(SameBatch())
+    with tracker:
+        for norm, refused in ((0.01, False), (0.02, True)):
+            model.zero_grad()
+            backward(model)
+            nn.utils.clip_grad_norm_(model.parameters(), norm)
+            if refused:
+                with pytest.raises(LCAError, match="not clipping to one norm"):
+                    optimizer.step()
+            else:
+                optimizer.step()
+
+
+def test_gradients_that_were_not_zeroed_are_refused():
+    model, optimizer, tracker = measured(SameBatch())
+    with tracker:
+        backward(model)
+        optimizer.step()
+        backward(model)
+        with pytest.raises(LCAError, match="not zero before the first backward pass.*zero_grad"):
+            optimizer.step()
+
+
+@pytest.mark.parametrize("reentrant", [True, False])
+def test_several_backward_passes_for_one_micro_batch_add_up(reentrant):
+    """Two losses, one of them with checkpoints, whose backward passes may run inside another."""
+    shown = Shown(("gradient", "micro_batches"))
+    model, optimizer, tracker = measured(shown)
+    rows = [slice(0, 10), slice(10, 20)]
+    expected = [gradient(model, piece) for piece in rows]
+    with tracker:
+        for (x, y), _ in tracker.micro_batches((X[:20], Y[:20]), 2):
+            (0.25 * cross_entropy(model.eval()(x), y)).backward(retain_graph=True)
+            inside = torch.utils.checkpoint.checkpoint(
+                model, x.clone().requires_grad_(), use_reentrant=reentrant, preserve_rng_state=False
+            )
+            (0.25 * cross_entropy(inside, y)).backward()
+        optimizer.step()
+    for part, wanted in zip(shown.steps[0].micro_batches, expected, strict=True):
+        torch.testing.assert_close(part.gradient, wanted)
+
+
+def test_gradients_of_gradients_are_no_backward_pass():
+    """A gradient penalty calls `torch.autograd.grad` first; only its backward pass accumulates."""
+    shown = Shown(("gradient", "micro_batches"))
+    model, optimizer, tracker = measured(shown)
+    parameters = list(model.parameters())
+
+    def loss(x, y):
+        first = cross_entropy(model.eval()(x), y)
+        inner = torch.autograd.grad(first, parameters, create_graph=True)
+        return first + sum(g.square().sum() for g in inner)
+
+    expected = [torch.autograd.grad(loss(X[a:b], Y[a:b]), parameters) for a, b in ((0, 10), (10, 20))]
+    with tracker:
+        for (x, y), weight in tracker.micro_batches((X[:20], Y[:20]), 2):
+            (weight * loss(x, y)).backward()
+        optimizer.step()
+    for part, wanted in zip(shown.steps[0].micro_batches, expected, strict=True):
+        torch.testing.assert_close(part.gradient, torch.cat([g.reshape(-1) for g in wanted]))
+
+
+def test_sparse_gradients_are_those_of_their_micro_batch():
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.EmbeddingBag(7, 3, sparse=True), nn.Linear(3, 3)).double()
+    tokens, labels = torch.arange(20).reshape(10, 2) % 7, torch.arange(10) % 3
+    optimizer, shown = torch.optim.SGD(model.parameters(), lr=0.1), Shown(("gradient", "micro_batches"))
+    objective = Objective(model, cross_entropy, (tokens, labels), batch_size=10)
+
+    def dense(rows):
+        loss = cross_entropy(model(tokens[rows]), labels[rows])
+        return torch.cat(
+            [g.to_dense().reshape(-1) for g in torch.autograd.grad(loss, list(model.parameters()))]
+        )
+
+    expected = [dense(slice(0, 5)), dense(slice(5, 10))]
+    with Tracker(model, optimizer, objective, shown, on_error="raise") as tracker:
+        for (x, y), weight in tracker.micro_batches((tokens, labels), 2):
+            (weight * cross_entropy(model(x), y)).backward()
+        optimizer.step()
+    for part, wanted in zip(shown.steps[0].micro_batches, expected, strict=True):
+        torch.testing.assert_close(part.gradient, wanted)
+
+
+def test_labels_that_are_ignored_make_batches_differ():
+    model, optimizer, tracker = measured(CrossFit(2))
+    y = Y[:20].clone()
+    y[:3] = -100
+    with pytest.raises(LCAError, match="pass weight= to tracker.batches"), tracker:
+        for x, labels in tracker.batches([(X[:10], y[:10]), (X[10:20], y[10:])]):
+            cross_entropy(model(x), labels).backward()
+        optimizer.step()
+    with pytest.raises(LCAError, match="the weight of a batch is a number > 0, got -1"):
+        tracker.begin_batch(weight=-1)
