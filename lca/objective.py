@@ -5,7 +5,7 @@ else in this library is built on these two. `Stateful`, `Selective`, `Sampled`, 
 optional.
 """
 
-from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import reduce
 from operator import add
@@ -13,7 +13,8 @@ from typing import Any, Protocol, TypeAlias, runtime_checkable
 
 import numpy as np
 
-from lca.arrays import Vector, array_ops
+from lca._state import JointState, same
+from lca.arrays import Vector
 from lca.errors import LCAError
 from lca.layout import Layout, check_same_layout
 
@@ -338,15 +339,23 @@ def leaves(measured: Objective | Mapping[str, Objective]) -> Iterator[Objective]
         yield measured
 
 
-def state_of(objective: Objective) -> State | None:
-    """A copy of what the objective, or any term of it, depends on besides θ; ``None`` if nothing.
+def state_of(measured: Objective | Mapping[str, Objective]) -> State | None:
+    """A copy of what the objectives, or any term of them, depend on besides θ; ``None`` if nothing.
+
+    Entries that are equal under one name are one entry; `at_state` tells apart those that differ.
 
     >>> import numpy as np
     >>> from lca.reference import Quadratic
     >>> state_of(Quadratic(np.eye(2))) is None
     True
     """
-    return joint_state(leaves(objective))
+    stateful = [objective for objective in leaves(measured) if isinstance(objective, Stateful)]
+    states = [(objective, state) for objective in stateful if (state := objective.state())]
+    merged: dict[str, Vector] = {}
+    for _, state in states:
+        if not all(same(value, merged.setdefault(name, value)) for name, value in state.items()):
+            return JointState(states)
+    return merged or None
 
 
 def at_state(objective: Objective, state: State | None) -> Objective:
@@ -367,57 +376,6 @@ def at_state(objective: Objective, state: State | None) -> Objective:
     if not isinstance(objective, Stateful):
         return objective
     return objective.at_state(state.of(objective) if isinstance(state, JointState) else state)
-
-
-class JointState(dict[str, Vector]):
-    """The states of several objectives, some of which mean different things by one name.
-
-    As a mapping it holds the entries of all, the later one of each name.
-    """
-
-    def __init__(self, states: Sequence[tuple[Objective, State]]) -> None:
-        super().__init__(entry for _, state in states for entry in state.items())
-        self.parts = states
-
-    def of(self, objective: Objective) -> State:
-        """The state of one of the objectives; all entries for any other."""
-        return next((state for own, state in self.parts if own is objective), self)
-
-
-def joint_state(objectives: Iterable[Objective]) -> State | None:
-    """A copy of what the objectives depend on besides θ; ``None`` if nothing.
-
-    The objectives are innermost ones (`leaves`). Entries that are equal under one name are one entry.
-
-    >>> from lca.reference import Quadratic
-    >>> joint_state([Quadratic(np.eye(2))]) is None
-    True
-    """
-    states = [(own, state) for own in objectives if isinstance(own, Stateful) and (state := own.state())]
-    merged: dict[str, Vector] = {}
-    for _, state in states:
-        if not all(_same(value, merged.setdefault(name, value)) for name, value in state.items()):
-            return JointState(states)
-    return merged or None
-
-
-def same_state(a: State | None, b: State | None) -> bool:
-    """Whether two states hold the same entries: names, types, shapes, dtypes and numbers.
-
-    >>> same_state({"n": np.array(1)}, {"n": np.array(1)}), same_state({"n": np.array(1)}, {})
-    (True, False)
-    """
-    if a is None or b is None:
-        return a is b
-    first, second = (state.parts if isinstance(state, JointState) else [(None, state)] for state in (a, b))
-    return len(first) == len(second) and all(
-        own is other and one.keys() == two.keys() and all(_same(one[name], two[name]) for name in one)
-        for (own, one), (other, two) in zip(first, second, strict=True)
-    )
-
-
-def _same(a: Vector, b: Vector) -> bool:
-    return a is b or array_ops(a).equal(a, b)
 
 
 def what_changed(objective: Objective) -> str:

@@ -19,8 +19,9 @@ from lca import (
     allocate,
     tolerances,
 )
+from lca._state import same_state
 from lca.layout import Layout
-from lca.objective import at_state, leaves, same_state, state_of
+from lca.objective import at_state, leaves, state_of
 from lca.reference import L2Penalty
 from lca.testing._instruments import CountingObjective
 from lca.testing.strategies import seeds

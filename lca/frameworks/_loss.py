@@ -224,7 +224,14 @@ class BatchwiseLoss(ModelLoss):
 
 
 def weight_of(loss: ModelLoss, batch: PyTree) -> float:
-    """``loss.batch_weight(batch)``, or a `DataError` if it is no finite number ≥ 0."""
+    """``loss.batch_weight(batch)``, or a `DataError` if that is not a finite number ≥ 0.
+
+    >>> class Counted:
+    ...     def batch_weight(self, batch):
+    ...         return len(batch)
+    >>> weight_of(Counted(), np.zeros(3))
+    3.0
+    """
     try:
         weight = float(loss.batch_weight(batch))
     except LCAError:

@@ -5,10 +5,11 @@ from os import PathLike
 from pathlib import Path
 from typing import TypeAlias
 
+from lca._state import same_state
 from lca.arrays import Vector
 from lca.errors import TrajectoryError
 from lca.importers import sorted_by_number
-from lca.objective import State, same_state
+from lca.objective import State
 from lca.step import Step
 
 AnyPath: TypeAlias = str | PathLike[str]

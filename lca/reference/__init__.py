@@ -17,6 +17,7 @@ Train a small network on the embedded digits and allocate its loss change:
 -0.14
 """
 
+from lca._micro_batches import mean_gradient
 from lca.reference._backend import Backend, Dtype, NumpyBackend, load_backend, offered_backends
 from lca.reference._data import Batch, Dataset, Split, load_digits, load_split
 from lca.reference._models import (
@@ -54,7 +55,6 @@ from lca.reference._optimizers import (
     RMSProp,
     leave_one_out,
     make_optimizer,
-    mean_gradient,
 )
 from lca.reference._training import minibatches, train, with_next
 

@@ -9,13 +9,14 @@ from typing import Any
 
 import numpy as np
 
+from lca._micro_batches import mean_gradient
 from lca.arrays import Vector
 from lca.errors import DataError, LCAError, NonFiniteError
 from lca.layout import Layout
 from lca.objective import Objective, Scored
 from lca.reference._data import Batch
 from lca.reference._data.batches import check_batch_size
-from lca.reference._optimizers import Optimizer, leave_one_out, mean_gradient
+from lca.reference._optimizers import Optimizer, leave_one_out
 from lca.step import ExampleScores, MicroBatch, Step
 
 Array = np.ndarray

@@ -7,11 +7,11 @@ from typing import Any
 
 import numpy as np
 
+from lca._micro_batches import mean_without
 from lca.arrays import Vector, array_ops
 from lca.errors import LCAError
 from lca.frameworks import tensors_in
 from lca.objective import Batch
-from lca.reference._optimizers import mean_without
 from lca.step import ExampleScores, MicroBatch
 from lca.tolerances import summed
 from lca.tracking._clipping import Clipping

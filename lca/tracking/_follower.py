@@ -5,9 +5,10 @@ from typing import Protocol
 
 import numpy as np
 
+from lca._state import same_state
 from lca.arrays import Vector, array_ops
 from lca.errors import LCAError, LCAWarning
-from lca.objective import State, same_state
+from lca.objective import State
 from lca.step import Step
 from lca.tracking._pending import PendingStep, StepFields
 from lca.tracking._session import Session

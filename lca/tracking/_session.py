@@ -12,7 +12,7 @@ from lca.errors import IncompleteStepError, LCAError, LCAWarning, NonFiniteError
 from lca.estimators import Adaptive
 from lca.estimators._stochastic import required_fields_of
 from lca.layout import check_same_layout
-from lca.objective import Checked, Objective, State, Sum, evaluate, joint_state, leaves
+from lca.objective import Checked, Objective, State, Sum, evaluate, leaves, state_of
 from lca.record import Record
 from lca.row import Row, rows_of
 from lca.step import Step
@@ -107,7 +107,7 @@ class Session:
 
     def state(self) -> State | None:
         """A copy of what the measured losses depend on besides θ (`lca.objective.Stateful`)."""
-        return joint_state(leaves(self.objectives))
+        return state_of(self.objectives)
 
     def check(self) -> None:
         """Raise `LCAError` if an objective no longer measures what it was made for (`Checked`)."""

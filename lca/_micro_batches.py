@@ -1,0 +1,30 @@
+"""Mean gradients over some of the micro-batches of an update."""
+
+from collections.abc import Sequence
+
+from lca.arrays import Vector
+
+
+def mean_gradient(gradients: Sequence[Vector], sizes: Sequence[float], which: Sequence[int]) -> Vector:
+    """The mean gradient over the micro-batches ``which``: ``Σ n_m g_m / Σ n_m`` (K,), a new vector.
+
+    >>> import numpy as np
+    >>> mean_gradient([np.array([1.0]), np.array([4.0])], sizes=[1, 2], which=[0, 1])
+    array([3.])
+    """
+    total = sum(sizes[m] for m in which)
+    first, *rest = which
+    mean = sizes[first] / total * gradients[first]
+    for m in rest:
+        mean = mean + sizes[m] / total * gradients[m]
+    return mean
+
+
+def mean_without(left_out: int, gradients: Sequence[Vector], sizes: Sequence[float]) -> Vector:
+    """The mean gradient over all micro-batches except ``left_out``; with two, the other gradient itself.
+
+    >>> mean_without(0, [1.0, 2.0, 4.0], [1, 3, 1])
+    2.5
+    """
+    others = [m for m in range(len(gradients)) if m != left_out]
+    return gradients[others[0]] if len(others) == 1 else mean_gradient(gradients, sizes, others)
