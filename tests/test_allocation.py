@@ -169,15 +169,15 @@ def test_without_check_two_values_at_one_point_pass():
 def test_rounding_between_two_calls_is_no_randomness():
     problem = problems.network(1)
     loss = problem.objective.loss(problem.points[0])
-    shaking = Drifting(problem.objective, tolerances.repeat(loss, tolerances.EPS64) / 2)
+    shaking = Drifting(problem.objective, tolerances.repeat(loss, tolerances.EPS64) / 8)
     assert len(list(allocate(shaking, problem.trajectory, PathIntegral()))) == 3
 
 
-def test_the_check_costs_two_gradients_a_run():
+def test_the_checks_of_three_steps_cost_two_gradients_and_a_loss():
     problem = problems.network(1)
     counting = CountingObjective(problem.objective)
     list(allocate(counting, problem.trajectory, PathIntegral(SIMPSON)))
-    assert counting.cost == Cost(full_gradients=2 + 1 + 2 * 3)
+    assert counting.cost == Cost(full_gradients=2 + 1 + 2 * 3, full_losses=1)
 
 
 def test_an_objective_whose_gradient_alone_is_random_is_refused():

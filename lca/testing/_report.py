@@ -4,6 +4,7 @@ A law is a function of the subject under test and a random case that raises `Che
 broken. Hypothesis draws the cases and reduces a failure to the smallest case that shows it.
 """
 
+import warnings
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -12,7 +13,7 @@ from hypothesis import HealthCheck, Phase, given, seed, settings
 from hypothesis.errors import Flaky
 from hypothesis.strategies import SearchStrategy
 
-from lca.errors import LCAError
+from lca.errors import LCAError, LCAWarning
 
 Status = Literal["passed", "FAILED", "declared", "UNDECLARED PASS", "not applicable"]
 
@@ -70,10 +71,12 @@ class Check:
         CheckFailure
             If the law is broken, for the smallest failing case that was found.
         """
-        if self.cases is None:
-            self.law(subject, samples, seed)
-        else:
-            self._run_drawn(self.cases(subject), subject, samples, seed, shrink)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", LCAWarning)  # the losses of the cases have any scale
+            if self.cases is None:
+                self.law(subject, samples, seed)
+            else:
+                self._run_drawn(self.cases(subject), subject, samples, seed, shrink)
 
     def _run_drawn(
         self, cases: SearchStrategy[Any], subject: Any, samples: int, case_seed: int, shrink: bool
