@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 # Of trainers and their surroundings: clocks, folders, and references back to the trainer.
-SKIPPED = {"trainer", "_trainer", "_fabric", "_jit_internal", "__annotations__", "_compiled_call_impl"}
+SKIPPED = {"trainer", "_trainer", "_fabric", "_jit_internal", "_compiled_call_impl", "_torchdynamo_wrapper_id", "_state_dict_hooks"}
 DEEPEST = 12
 
 
@@ -100,7 +100,8 @@ def _entries(path: str, thing: Any, found: dict[str, str]) -> list[tuple[Any, An
         found[path] = f"{digest(thing.numpy())} trainable={getattr(thing, 'trainable', '')}"
         return []
     if isinstance(thing, Mapping):
-        return [(str(key) if not hasattr(key, "shape") else i, v) for i, (key, v) in enumerate(thing.items())]
+        # Handles of hooks and tensors as keys are numbered: they differ from run to run.
+        return [(key if isinstance(key, str) else i, v) for i, (key, v) in enumerate(thing.items())]
     if isinstance(thing, list | tuple | deque):
         return list(enumerate(thing))
     if isinstance(thing, set | frozenset):

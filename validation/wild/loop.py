@@ -11,7 +11,7 @@ import lca
 from validation.wild.case import Mode, Outcome
 from validation.wild.fingerprint import digest
 
-SHARP = lca.Adaptive(tol=1e-6, nested_tol=1e-3)
+SHARP = lca.Adaptive(tol=1e-5, nested_tol=3e-3, max_gradients=17)
 """As the default, with tolerances below those of the table, so that an error cannot pass as quadrature."""
 
 

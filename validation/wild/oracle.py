@@ -14,7 +14,7 @@ Evaluate = Callable[[float], tuple[float, Tensors]]
 """From s in [0, 1] to the loss and the gradients of the tensors that moved."""
 
 NODES, WEIGHTS = (0.5 + np.polynomial.legendre.leggauss(5)[0] / 2, np.polynomial.legendre.leggauss(5)[1] / 2)
-LARGEST_PANELS = 32
+LARGEST_PANELS = 8
 
 
 @dataclass(frozen=True)
@@ -70,8 +70,8 @@ def allocate(start: Tensors, end: Tensors, evaluate: Evaluate, loss_before: floa
 
 
 def between(start: np.ndarray, end: np.ndarray, s: float) -> np.ndarray:
-    """``θ + sΔ`` in float64, rounded once to the dtype of θ."""
-    return (_wide(start) + s * (_wide(end) - _wide(start))).astype(end.dtype)
+    """``θ + sΔ`` in float64; to be rounded once, to the dtype of θ."""
+    return np.asarray(_wide(start) + s * (_wide(end) - _wide(start)))
 
 
 def _integrate(evaluate: Evaluate, moved: list[str], panels: int) -> dict[str, np.ndarray]:

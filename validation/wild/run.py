@@ -31,7 +31,7 @@ def main() -> None:
     parser.add_argument("--only", default="", help="cases whose name matches this regular expression")
     parser.add_argument("--framework", choices=("torch", "keras"), help="default: both")
     parser.add_argument("--default", action="store_true", help="lca.Adaptive() instead of a sharp one")
-    parser.add_argument("--trace", action="store_true", help="print the traceback of every error")
+    parser.add_argument("--trace", action="store_true", help="print the traceback of every error, every warning and all that changed")
     parser.add_argument("-o", type=Path, help="write the table to this file")
     options = parser.parse_args()
     began = time.perf_counter()
@@ -62,7 +62,7 @@ def _tried(case: Case, estimator: Any, *, trace: bool) -> tuple[Verdict, float]:
         outcomes[mode] = _played(case, mode, estimator)
         if trace and outcomes[mode].raised is not None:
             traceback.print_exception(outcomes[mode].raised)
-        if mode == "oracle" and outcomes[mode].raised is not None:
+        if mode in ("plain", "oracle") and outcomes[mode].raised is not None:
             break
     verdict = judge(case, outcomes)
     seconds = time.perf_counter() - began

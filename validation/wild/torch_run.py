@@ -239,6 +239,8 @@ def _answer(question: Any, model: torch.nn.Module, loss: Callable[[], torch.Tens
     for name, parameter in named.items():
         parameter.requires_grad_(name in moved)
         parameter.grad = None
+        if parameter._backward_hooks:
+            parameter._backward_hooks.clear()  # such hooks change gradients, not the loss
 
     def evaluate(s: float) -> tuple[float, Tensors]:
         with torch.no_grad():
@@ -247,7 +249,7 @@ def _answer(question: Any, model: torch.nn.Module, loss: Callable[[], torch.Tens
         value = loss()
         grads = torch.autograd.grad(value, [named[name] for name in moved], allow_unused=True)
         return float(value.detach()), {
-            name: np.zeros_like(end[name]) if grad is None else grad.detach().to_dense().resolve_conj().numpy()
+            name: np.zeros_like(end[name]) if grad is None else _wide(grad)
             for name, grad in zip(moved, grads, strict=True)
         }
 
@@ -255,14 +257,17 @@ def _answer(question: Any, model: torch.nn.Module, loss: Callable[[], torch.Tens
 
 
 def _theta(model: torch.nn.Module) -> dict[str, np.ndarray]:
-    return {
-        name: parameter.detach().to_dense().clone().resolve_conj().numpy()
-        for name, parameter in model.named_parameters()
-    }
+    return {name: _wide(parameter) for name, parameter in model.named_parameters()}
+
+
+def _wide(tensor: torch.Tensor) -> np.ndarray:
+    """A copy in double precision."""
+    dtype = torch.complex128 if tensor.is_complex() else torch.float64
+    return tensor.detach().to_dense().to(dtype, copy=True).resolve_conj().numpy()
 
 
 def _shapes(theta: Tensors) -> dict[str, Any]:
-    return {name: (array.shape, array.dtype) for name, array in theta.items()}
+    return {name: array.shape for name, array in theta.items()}
 
 
 def _several(optimizer: Any) -> list[Any]:

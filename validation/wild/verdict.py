@@ -33,7 +33,7 @@ class Verdict:
 
 def judge(case: Case, outcomes: dict[str, Outcome]) -> Verdict:
     """The first that applies: broken, changed, refused, wrong, silent, right."""
-    plain, oracle, measured = outcomes["plain"], outcomes["oracle"], outcomes["measured"]
+    plain, oracle, measured = (outcomes.get(mode, Outcome()) for mode in ("plain", "oracle", "measured"))
     for name, own in (("plain", plain), ("oracle", oracle)):
         if own.raised is not None:
             return Verdict("broken", f"the {name} run raised {_line(own.raised)}")
