@@ -31,6 +31,11 @@ def fingerprint(things: Any, log: list[str]) -> dict[str, str]:
         import tensorflow as tf  # noqa: PLC0415 - only where the case uses it
 
         found["tf.random"] = digest(tf.random.get_global_generator().state.numpy())
+        found["tf.random.next"] = digest(tf.random.uniform([2]))
+    if "keras" in sys.modules:
+        import keras  # noqa: PLC0415 - only where the case uses it
+
+        found["keras.random.next"] = digest(keras.random.uniform((2,)))
     _walk("", things, found, {}, 0)
     return found
 
