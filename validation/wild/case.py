@@ -31,8 +31,6 @@ class Case:
         The largest error of a tensor's total, in units of the mass of the run.
     eps
         Relative rounding of the loss; that of the books.
-    expected
-        ``"right"`` or ``"refused"``: what the package should do, where only one is honest. Empty: either.
     """
 
     name: str
@@ -40,7 +38,6 @@ class Case:
     train: Callable[[Any], Sequence[Any]]
     tolerance: float
     eps: float
-    expected: str = ""
 
 
 @dataclass
@@ -55,12 +52,12 @@ class Outcome:
 
 
 def case(
-    name: str, framework: str, *, tolerance: float = 1e-3, eps: float = 1e-6, expected: str = ""
+    name: str, framework: str, *, tolerance: float = 1e-3, eps: float = 1e-6
 ) -> Callable[[Callable[[Any], Any]], Callable[[Any], Any]]:
     """Register the decorated function as the case ``name``."""
 
     def register(train: Callable[[Any], Any]) -> Callable[[Any], Any]:
-        CASES.append(Case(name, framework, train, tolerance, eps, expected))
+        CASES.append(Case(name, framework, train, tolerance, eps))
         return train
 
     return register

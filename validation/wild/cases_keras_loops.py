@@ -1,5 +1,7 @@
 """Custom loops in Keras, eager and compiled."""
 
+# ruff: noqa: E731 - a named lambda keeps a case short
+
 import keras
 import numpy as np
 import tensorflow as tf
@@ -25,7 +27,7 @@ def _(run):
 @keras_case("eager loop, dropout and BatchNorm while training")
 def _(run):
     model, entropy = nets.resnet(), cross_entropy()
-    training = lambda model, batch: entropy(batch[1], model(batch[0], training=True))  # noqa: E731
+    training = lambda model, batch: entropy(batch[1], model(batch[0], training=True))
     return looped(run, model, data=images(), training=training, batch_norm="frozen")
 
 
@@ -50,7 +52,7 @@ def _compiled(run, *, wrapped, jit=False):
             value = loss(y, model(x, training=True))
         optimizer.apply(tape.gradient(value, model.trainable_variables), model.trainable_variables)
 
-    objective = lambda: Objective(model, loss, (x, y))  # noqa: E731
+    objective = lambda: Objective(model, loss, (x, y))
     with run.measuring(model, optimizer, objective, lambda: loss(y, model(x, training=False))) as tracker:
         for step in range(4):
             inputs = tf.constant(x[step::3]), tf.constant(y[step::3])
@@ -71,8 +73,10 @@ def _(run):
 def _(run):
     model, (x, y), loss = mlp(), vectors(), cross_entropy()
     model.compile(keras.optimizers.SGD(0.1, 0.9), loss)
-    objective = lambda: Objective(model, None, (x, y))  # noqa: E731
-    with run.measuring(model, model.optimizer, objective, lambda: loss(y, model(x, training=False))) as tracker:
+    objective = lambda: Objective(model, None, (x, y))
+    with run.measuring(
+        model, model.optimizer, objective, lambda: loss(y, model(x, training=False))
+    ) as tracker:
         for step in range(4):
             with tracker.step():
                 model.train_on_batch(x[step::3], y[step::3])
@@ -83,7 +87,7 @@ def _(run):
 def _(run):
     model, (x, y), loss = mlp(), vectors(), cross_entropy()
     optimizer = keras.optimizers.RMSprop(0.01)
-    objective = lambda: Objective(model, loss, (x, y))  # noqa: E731
+    objective = lambda: Objective(model, loss, (x, y))
     with run.measuring(model, optimizer, objective, lambda: loss(y, model(x, training=False))):
         for step in range(4):
             with tf.GradientTape() as tape:
@@ -106,8 +110,8 @@ def _(run):
 def _accumulated(run, **tracker):
     model, (x, y), loss = mlp(), vectors(48), cross_entropy()
     optimizer = keras.optimizers.SGD(0.2)
-    objective = lambda: Objective(model, loss, (x, y))  # noqa: E731
-    truth = lambda: loss(y, model(x, training=False))  # noqa: E731
+    objective = lambda: Objective(model, loss, (x, y))
+    truth = lambda: loss(y, model(x, training=False))
     with run.measuring(model, optimizer, objective, truth, **tracker) as tracked:
         for batch in tracked.batches([(x, y)] * 5):
             total = None
@@ -123,7 +127,7 @@ def _accumulated(run, **tracker):
 def _(run):
     entropy = cross_entropy()
     model = mlp()
-    measured = lambda: Objective(model, entropy, vectors())  # noqa: E731
+    measured = lambda: Objective(model, entropy, vectors())
     return looped(run, model, measured=measured, tracker={"estimator": SampledPathIntegral(size=24)})
 
 
@@ -132,7 +136,7 @@ def _(run):
     model, (x, y), loss = mlp(), vectors(), cross_entropy()
     optimizers = [keras.optimizers.SGD(0.1), keras.optimizers.Adam(0.02)]
     parts = [model.get_layer("body").trainable_variables, model.get_layer("head").trainable_variables]
-    objective = lambda: Objective(model, loss, (x, y))  # noqa: E731
+    objective = lambda: Objective(model, loss, (x, y))
     with run.measuring(model, optimizers, objective, lambda: loss(y, model(x, training=False))):
         for step in range(4):
             with tf.GradientTape() as tape:
@@ -148,7 +152,7 @@ def _(run):
     model, (x, y), loss = mlp(), vectors(), cross_entropy()
     first, second = keras.optimizers.SGD(0.1), keras.optimizers.Adam(0.02)
     tracked = [first, second] if run.mode == "oracle" else first
-    objective = lambda: Objective(model, loss, (x, y))  # noqa: E731
+    objective = lambda: Objective(model, loss, (x, y))
     with run.measuring(model, tracked, objective, lambda: loss(y, model(x, training=False))):
         for step in range(6):
             with tf.GradientTape() as tape:
@@ -165,8 +169,8 @@ def _(run):
     g, d = keras.optimizers.Adam(0.02), keras.optimizers.Adam(0.02)
     rng = np.random.default_rng(1)
     noise, real = rng.normal(size=(24, 3)).astype(np.float32), rng.normal(1, 1, (24, 4)).astype(np.float32)
-    loss = lambda model, batch: tf.reduce_mean(tf.nn.softplus(-critic(model(batch[0]))))  # noqa: E731
-    objective = lambda: Objective(generator, None, (noise,), batch_loss=loss)  # noqa: E731
+    loss = lambda model, batch: tf.reduce_mean(tf.nn.softplus(-critic(model(batch[0]))))
+    objective = lambda: Objective(generator, None, (noise,), batch_loss=loss)
     with run.measuring(generator, g, objective, lambda: loss(generator, (noise,)), [critic]):
         for step in range(4):
             part = noise[step::4]
@@ -184,8 +188,8 @@ def _(run):
 def _(run):
     encoder, model, entropy = mlp(6, 8, 5), mlp(5, 8, 3), cross_entropy()
     (x, y), optimizer = vectors(), keras.optimizers.Adam(0.02)
-    loss = lambda model, batch: entropy(batch[1], model(encoder(batch[0])))  # noqa: E731
-    objective = lambda: Objective(model, None, (x, y), batch_loss=loss)  # noqa: E731
+    loss = lambda model, batch: entropy(batch[1], model(encoder(batch[0])))
+    objective = lambda: Objective(model, None, (x, y), batch_loss=loss)
     variables = model.trainable_weights + encoder.trainable_weights
     with run.measuring(model, optimizer, objective, lambda: loss(model, (x, y)), [encoder]):
         for step in range(4):
@@ -199,8 +203,8 @@ def _(run):
 def _(run):
     model, entropy, t = mlp(), cross_entropy(), keras.Variable(0.3)
     (x, y), optimizer = vectors(), keras.optimizers.Adam(0.02)
-    loss = lambda model, batch: entropy(batch[1], model(batch[0]) / tf.exp(t.value))  # noqa: E731
-    objective = lambda: Objective(model, None, (x, y), batch_loss=loss)  # noqa: E731
+    loss = lambda model, batch: entropy(batch[1], model(batch[0]) / tf.exp(t.value))
+    objective = lambda: Objective(model, None, (x, y), batch_loss=loss)
     variables = [*model.trainable_weights, t]
     with run.measuring(model, optimizer, objective, lambda: loss(model, (x, y)), [t]):
         for step in range(4):
@@ -220,7 +224,9 @@ def _(run):
         with tf.GradientTape() as tape:
             tape.watch(x)
             u = model(x)
-        return tf.reduce_mean((tape.gradient(u, x) + u) ** 2) + tf.reduce_mean((model(tf.zeros((1, 1))) - 1) ** 2)
+        return tf.reduce_mean((tape.gradient(u, x) + u) ** 2) + tf.reduce_mean(
+            (model(tf.zeros((1, 1))) - 1) ** 2
+        )
 
     return looped(run, mlp(1, 8, 1), loss, (x,))
 
@@ -362,14 +368,18 @@ def _(run):
     rng, model, entropy = np.random.default_rng(1), mlp(4, 6, 3), cross_entropy()
     sizes = (5, 3, 8, 4)
     graphs = [
-        (rng.normal(size=(n, 4)).astype(np.float32), rng.random((n, n)).astype(np.float32), rng.integers(3, size=n))
+        (
+            rng.normal(size=(n, 4)).astype(np.float32),
+            rng.random((n, n)).astype(np.float32),
+            rng.integers(3, size=n),
+        )
         for n in sizes
     ]
-    loss = lambda model, graph: entropy(graph[2], model(tf.matmul(graph[1], graph[0])))  # noqa: E731
-    weight = lambda graph: tf.cast(tf.shape(graph[0])[0], tf.float32)  # noqa: E731
-    truth = lambda: sum(n * loss(model, g) for n, g in zip(sizes, graphs, strict=True)) / sum(sizes)  # noqa: E731
+    loss = lambda model, graph: entropy(graph[2], model(tf.matmul(graph[1], graph[0])))
+    weight = lambda graph: tf.cast(tf.shape(graph[0])[0], tf.float32)
+    truth = lambda: sum(n * loss(model, g) for n, g in zip(sizes, graphs, strict=True)) / sum(sizes)
     optimizer = keras.optimizers.Adam(0.02)
-    objective = lambda: Objective(model, None, graphs, batch_loss=loss, batch_weight=weight)  # noqa: E731
+    objective = lambda: Objective(model, None, graphs, batch_loss=loss, batch_weight=weight)
     with run.measuring(model, optimizer, objective, truth):
         for graph in graphs:
             with tf.GradientTape() as tape:

@@ -1,5 +1,7 @@
 """The trainers of other libraries: Lightning, Fabric, transformers, accelerate; models of transformers."""
 
+# ruff: noqa: E731 - a named lambda keeps a case short
+
 import logging
 import tempfile
 import warnings
@@ -33,7 +35,7 @@ transformers.utils.logging.set_verbosity_error()
 def language_model(run, model, batch, *, steps=3, lr=0.01, **options):
     """The model's own loss on rows of tokens."""
     optimizer = torch.optim.AdamW(model.parameters(), lr)
-    truth = lambda: model(**batch).loss  # noqa: E731
+    truth = lambda: model(**batch).loss
     with run.measuring(model, optimizer, lambda: Objective(model, None, batch, **options), truth):
         for step in range(steps):
             model.train()
@@ -60,7 +62,7 @@ def _(run):
     x = tokens(12)
     labels = x.masked_fill(torch.arange(7) >= torch.randint(2, 8, (12, 1)), -100)
     batch = {"input_ids": x, "labels": labels}
-    weight = lambda batch: float((batch["labels"][:, 1:] != -100).sum())  # noqa: E731
+    weight = lambda batch: float((batch["labels"][:, 1:] != -100).sum())
     return language_model(run, transformers.GPT2LMHeadModel(config), batch, batch_weight=weight, batch_size=5)
 
 
@@ -149,7 +151,12 @@ def lightning_fit(run, module=None, *, callbacks=(), options=None, data=None, me
     own = run.lightning(objective, lambda module: F.cross_entropy(module(x), y), **(options or {}))
     quiet = {"logger": False, "enable_checkpointing": False, "enable_progress_bar": False}
     fit = pl.Trainer(
-        max_epochs=1, accelerator="cpu", enable_model_summary=False, callbacks=[*callbacks, *own], **quiet, **trainer
+        max_epochs=1,
+        accelerator="cpu",
+        enable_model_summary=False,
+        callbacks=[*callbacks, *own],
+        **quiet,
+        **trainer,
     )
     fit.fit(module, loader)
     return module.net, fit.optimizers
@@ -270,7 +277,7 @@ def _(run):
     fabric = lightning.Fabric(accelerator="cpu", devices=1)
     model, (x, y) = mlp(6, 8, 3), vectors(30)
     wrapped, stepped = fabric.setup(model, torch.optim.SGD(model.parameters(), 0.1))
-    objective = lambda: Objective(wrapped, F.cross_entropy, (x, y))  # noqa: E731
+    objective = lambda: Objective(wrapped, F.cross_entropy, (x, y))
     with run.measuring(wrapped, stepped, objective, lambda: F.cross_entropy(wrapped(x), y)):
         for i in range(0, 30, 6):
             stepped.zero_grad()
@@ -308,15 +315,16 @@ def hugging_face(run, *, options=None, labels=None, **arguments):
     model, x = transformers.GPT2LMHeadModel(config), tokens(24)
     labels = x if labels is None else labels(x)
     batch = {"input_ids": x, "labels": labels}
-    count = lambda batch: float((batch["labels"][:, 1:] != -100).sum())  # noqa: E731
-    measured = lambda model: Objective(model, None, batch, batch_weight=count)  # noqa: E731
+    count = lambda batch: float((batch["labels"][:, 1:] != -100).sum())
+    measured = lambda model: Objective(model, None, batch, batch_weight=count)
     callbacks = run.huggingface(measured, lambda model: model(**batch).loss, **(options or {}))
     with tempfile.TemporaryDirectory() as folder:
         trainer = transformers.Trainer(
             model,
             transformers.TrainingArguments(
                 folder, per_device_train_batch_size=6, num_train_epochs=1, learning_rate=0.01, use_cpu=True,
-                report_to=[], disable_tqdm=True, seed=3, save_strategy="no", logging_strategy="no", **arguments,
+                report_to=[], disable_tqdm=True, seed=3, save_strategy="no", logging_strategy="no",
+                **arguments,
             ),
             train_dataset=[{"input_ids": a, "labels": b} for a, b in zip(x, labels, strict=True)],
             callbacks=callbacks,

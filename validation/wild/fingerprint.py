@@ -12,12 +12,20 @@ from typing import Any
 import numpy as np
 
 # Of trainers and their surroundings: clocks, folders, and references back to the trainer.
-SKIPPED = {"trainer", "_trainer", "_fabric", "_jit_internal", "_compiled_call_impl", "_torchdynamo_wrapper_id", "_state_dict_hooks"}
+SKIPPED = {
+    "trainer",
+    "_trainer",
+    "_fabric",
+    "_jit_internal",
+    "_compiled_call_impl",
+    "_torchdynamo_wrapper_id",
+    "_state_dict_hooks",
+}
 DEEPEST = 12
 
 
 def fingerprint(things: Any, log: list[str]) -> dict[str, str]:
-    """Text by path for parameters, buffers, optimizer state, flags, hooks, attributes, generators, data order."""
+    """Text by path: parameters, buffers, optimizer state, flags, hooks, generators, order of data."""
     found: dict[str, str] = {f"log[{i}]": entry for i, entry in enumerate(log)}
     found["random"] = digest(repr(random.getstate()))
     found["numpy.random"] = digest(repr(np.random.get_state(legacy=False)))  # noqa: NPY002
@@ -118,7 +126,9 @@ def _entries(path: str, thing: Any, found: dict[str, str]) -> list[tuple[Any, An
         found[path] = digest(repr(thing.getstate()))
         return []
     attributes = vars(thing) if hasattr(thing, "__dict__") else {}
-    return [(key, value) for key, value in sorted(attributes.items(), key=lambda a: a[0]) if key not in SKIPPED]
+    return [
+        (key, value) for key, value in sorted(attributes.items(), key=lambda a: a[0]) if key not in SKIPPED
+    ]
 
 
 def _keras(thing: Any) -> list[tuple[Any, Any]]:

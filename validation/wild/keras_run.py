@@ -1,4 +1,4 @@
-"""`KerasRun`: a case in Keras. The truth is found in the world that the step began in, put back for the moment.
+"""`KerasRun`: a case in Keras. The truth is found in the world that the step began in, put back for a moment.
 
 TensorFlow cannot be forked, so at every boundary between two steps all variables, and the Python attributes
 that the case names, are copied; after the step they are put back, the loss is evaluated along the step, and
@@ -137,7 +137,6 @@ class _Oracle:
         end, now = _theta(self._model), self._snapshot()
         if all(np.array_equal(end[name], self._start[name]) for name in end):
             return
-        own = self._at(self._world)
         with self._in(self._world):
             moved = [n for n in end if not np.array_equal(end[n], self._start[n])]
 
@@ -153,7 +152,7 @@ class _Oracle:
                     if grad is not None
                 }
 
-            self.truth.steps.append(allocate(self._start, end, evaluate, own))
+            self.truth.steps.append(allocate(self._start, end, evaluate))
         self._world = now
 
     @contextmanager

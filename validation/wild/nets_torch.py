@@ -72,7 +72,9 @@ class ConvNeXtBlock(nn.Module):
         super().__init__()
         self.dw = nn.Conv2d(channels, channels, 3, padding=1, groups=channels)
         self.norm = nn.LayerNorm(channels)
-        self.mlp = nn.Sequential(nn.Linear(channels, 2 * channels), nn.GELU(), nn.Linear(2 * channels, channels))
+        self.mlp = nn.Sequential(
+            nn.Linear(channels, 2 * channels), nn.GELU(), nn.Linear(2 * channels, channels)
+        )
         self.gamma = nn.Parameter(torch.full((channels,), 0.5))
         self.drop_path = DropPath()
 

@@ -19,22 +19,22 @@ LARGEST_PANELS = 8
 
 @dataclass(frozen=True)
 class StepTruth:
-    """One update: the allocation of every tensor, and the losses between which the books must close.
+    """One update: the allocation of every tensor.
 
     Attributes
     ----------
     totals, masses
         ``Σ A`` and ``Σ |∫ g| |Δ|`` by tensor.
-    loss_before
-        The loss when the step before this one had ended (or measuring began).
     error
         What the last doubling of the nodes changed, summed over the tensors.
+    tracked
+        Whether the tracker was given the optimizer.
     """
 
     totals: dict[str, float]
     masses: dict[str, float]
-    loss_before: float
     error: float
+    tracked: bool = True
 
     @property
     def mass(self) -> float:
@@ -51,8 +51,8 @@ class Truth:
     loss_end: float = float("nan")
 
 
-def allocate(start: Tensors, end: Tensors, evaluate: Evaluate, loss_before: float) -> StepTruth:
-    """Composite Gauss-Legendre; the panels are doubled until nothing changes by more than 1e-6 of the mass."""
+def allocate(start: Tensors, end: Tensors, evaluate: Evaluate) -> StepTruth:
+    """Composite Gauss-Legendre; the panels are doubled until nothing changes by 1e-6 of the mass."""
     moved = [name for name in start if not np.array_equal(start[name], end[name], equal_nan=True)]
     delta = {name: _wide(end[name]) - _wide(start[name]) for name in moved}
     before = _sums(_integrate(evaluate, moved, 1), delta)
@@ -66,7 +66,7 @@ def allocate(start: Tensors, end: Tensors, evaluate: Evaluate, loss_before: floa
         before, panels = found, 2 * panels
     totals, masses = before
     zeros = dict.fromkeys(start, 0.0)
-    return StepTruth(zeros | totals, zeros | masses, loss_before, error)
+    return StepTruth(zeros | totals, zeros | masses, error)
 
 
 def between(start: np.ndarray, end: np.ndarray, s: float) -> np.ndarray:

@@ -31,7 +31,11 @@ def main() -> None:
     parser.add_argument("--only", default="", help="cases whose name matches this regular expression")
     parser.add_argument("--framework", choices=("torch", "keras"), help="default: both")
     parser.add_argument("--default", action="store_true", help="lca.Adaptive() instead of a sharp one")
-    parser.add_argument("--trace", action="store_true", help="print the traceback of every error, every warning and all that changed")
+    parser.add_argument(
+        "--trace",
+        action="store_true",
+        help="print the traceback of every error, every warning and all that changed",
+    )
     parser.add_argument("-o", type=Path, help="write the table to this file")
     options = parser.parse_args()
     began = time.perf_counter()
@@ -66,7 +70,10 @@ def _tried(case: Case, estimator: Any, *, trace: bool) -> tuple[Verdict, float]:
             break
     verdict = judge(case, outcomes)
     seconds = time.perf_counter() - began
-    print(f"{verdict.kind:8} {seconds:5.1f} s  {case.framework}: {case.name}: {verdict.detail}"[:300], flush=True)
+    print(
+        f"{verdict.kind:8} {seconds:5.1f} s  {case.framework}: {case.name}: {verdict.detail}"[:300],
+        flush=True,
+    )
     return verdict, seconds
 
 

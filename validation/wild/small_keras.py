@@ -29,7 +29,9 @@ def images(n: int = 16, size: int = 8, channels: int = 3, classes: int = 3) -> t
     return rng.normal(size=(n, size, size, channels)).astype(np.float32), rng.integers(classes, size=n)
 
 
-def tokens(n: int = 24, length: int = 7, vocabulary: int = 11, classes: int = 3) -> tuple[np.ndarray, np.ndarray]:
+def tokens(
+    n: int = 24, length: int = 7, vocabulary: int = 11, classes: int = 3
+) -> tuple[np.ndarray, np.ndarray]:
     """Token numbers (n, length), none of them 0, and labels."""
     rng = np.random.default_rng(3)
     return rng.integers(1, vocabulary, size=(n, length)), rng.integers(classes, size=n)
@@ -85,10 +87,9 @@ def fitted(
     given = given if isinstance(given, tuple) else (given,)
     own = run.callbacks(*given, loss=truth, world=world, **(options or {}))
     arguments = {"epochs": 2, "verbose": 0} | (fit or {})
+    arguments |= {"x": source} if source is not None else {"x": x, "y": y}
     if source is None:
-        arguments = {"x": x, "y": y, "batch_size": 8} | arguments
-    else:
-        arguments = {"x": source} | arguments
+        arguments.setdefault("batch_size", 8)
     history = model.fit(**arguments, callbacks=[*callbacks, *own])
     return model, model.optimizer, history.history, *also
 

@@ -10,6 +10,7 @@ import os
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -132,16 +133,18 @@ class TorchRun(Run):
 
 
 class _Oracle:
-    """Follows the updates of all optimizers that move the model's parameters."""
+    """Follows the updates of the model's parameters by all optimizers."""
 
     def __init__(
         self, model: torch.nn.Module, optimizers: Sequence[Any], loss: Callable[[], torch.Tensor]
     ) -> None:
-        self._model, self._optimizers, self._loss = model, optimizers, loss
+        self._model, self._loss = model, loss
+        self._tracked = {id(_inner(optimizer)) for optimizer in optimizers}
+        self._inside: list[Any] = []
         self.truth = Truth()
-        self._depth = 0
 
     def __enter__(self) -> "_Oracle":
+        self.truth.loss_start = self._loss_now()
         self._world = _World(self._model, self._loss)
         self._hooks = [
             register_optimizer_step_pre_hook(self._before),
@@ -153,31 +156,33 @@ class _Oracle:
         for hook in self._hooks:
             hook.remove()
         self._world.close()
-        last = _World(self._model, self._loss)
-        self.truth.loss_end = last.loss()
-        if not self.truth.steps:
-            self.truth.loss_start = self.truth.loss_end
-        last.close()
+        self.truth.loss_end = self._loss_now()
+
+    def _loss_now(self) -> float:
+        world = _World(self._model, self._loss)
+        loss = world.loss()
+        world.close()
+        return loss
 
     def _before(self, optimizer: Any, *_: Any) -> None:
-        self._depth += 1
-        if self._depth == 1:
-            self._start = _theta(self._model)
-            if _shapes(self._start) != self._world.shapes:  # the model has been rebuilt
-                self._world.close()
-                self._world = _World(self._model, self._loss)
+        if any(id(outer) in self._tracked for outer in self._inside):
+            return self._inside.append(optimizer)  # an update inside one that is followed already
+        self._inside.append(optimizer)
+        self._start = _theta(self._model)
+        if _shapes(self._start) != self._world.shapes:  # the model has been rebuilt
+            self._world.close()
+            self._world = _World(self._model, self._loss)
+        return None
 
     def _after(self, optimizer: Any, *_: Any) -> None:
-        self._depth -= 1
-        if self._depth:
+        self._inside.pop()
+        if any(id(outer) in self._tracked for outer in self._inside):
             return
         end = _theta(self._model)
         if all(np.array_equal(end[n], self._start[n], equal_nan=True) for n in end):
             return  # of another model, or skipped by a GradScaler
         step = self._world.allocate(self._start, end)
-        if not self.truth.steps:
-            self.truth.loss_start = step.loss_before
-        self.truth.steps.append(step)
+        self.truth.steps.append(replace(step, tracked=id(optimizer) in self._tracked))
         self._world.close()
         self._world = _World(self._model, self._loss)
 
@@ -230,9 +235,8 @@ def _answer(question: Any, model: torch.nn.Module, loss: Callable[[], torch.Tens
     warnings.simplefilter("ignore")
     torch.set_grad_enabled(True)
     model.eval()
-    own = float(loss().detach())
     if question is None:
-        return own
+        return float(loss().detach())
     start, end = question
     named = dict(model.named_parameters())
     moved = [name for name in start if not np.array_equal(start[name], end[name], equal_nan=True)]
@@ -253,7 +257,7 @@ def _answer(question: Any, model: torch.nn.Module, loss: Callable[[], torch.Tens
             for name, grad in zip(moved, grads, strict=True)
         }
 
-    return allocate(start, end, evaluate, own)
+    return allocate(start, end, evaluate)
 
 
 def _theta(model: torch.nn.Module) -> dict[str, np.ndarray]:
@@ -268,6 +272,13 @@ def _wide(tensor: torch.Tensor) -> np.ndarray:
 
 def _shapes(theta: Tensors) -> dict[str, Any]:
     return {name: array.shape for name, array in theta.items()}
+
+
+def _inner(optimizer: Any) -> Any:
+    """The optimizer inside the wrappers of accelerate and Fabric, which call its `step`."""
+    while isinstance(inner := getattr(optimizer, "optimizer", None), torch.optim.Optimizer):
+        optimizer = inner
+    return optimizer
 
 
 def _several(optimizer: Any) -> list[Any]:
