@@ -142,7 +142,7 @@ def _(run):
 @torch_case("DistributedSampler: the shard of one rank")
 def _(run):
     def make(data):
-        return DataLoader(data, 8, sampler=DistributedSampler(data, num_replicas=2, rank=0))
+        return DataLoader(data, 4, sampler=DistributedSampler(data, num_replicas=2, rank=0))
 
     return from_loader(run, make)
 
@@ -246,7 +246,7 @@ def _regression(run, x, y, loss=F.mse_loss):
     with run.measuring(model, optimizer, lambda: Objective(model, loss, (x, y)), truth):
         for i in range(4):
             optimizer.zero_grad()
-            loss(model(x[i::100]), y[i::100]).backward()
+            loss(model(x[i + 1 :: 100]), y[i + 1 :: 100]).backward()
             optimizer.step()
     return model, optimizer
 

@@ -3,6 +3,7 @@
 import math
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from itertools import chain
 from typing import Any
 
 import numpy as np
@@ -36,7 +37,7 @@ class Verdict:
 
 def judge(case: Case, outcomes: Mapping[str, Outcome]) -> Verdict:
     """The first that applies: broken, changed, refused, wrong, silent, right."""
-    for found in (*_broken(outcomes), *_changed(outcomes)):
+    for found in chain(_broken(outcomes), _changed(outcomes)):
         return found
     truth, measured = outcomes["oracle"].truth, outcomes["measured"]
     refusal = measured.raised or measured.tracker.error
@@ -52,7 +53,7 @@ def judge(case: Case, outcomes: Mapping[str, Outcome]) -> Verdict:
 def _broken(outcomes: Mapping[str, Outcome]) -> Iterator[Verdict]:
     """Does the case train at all, and the same way each time?"""
     for name in ("plain", "oracle"):
-        if name in outcomes and outcomes[name].raised is not None:
+        if outcomes[name].raised is not None:
             yield Verdict("broken", f"the {name} run raised {_line(outcomes[name].raised)}")
     moved = difference(outcomes["plain"].fingerprint, outcomes["oracle"].fingerprint)
     if moved:
