@@ -10,8 +10,7 @@ from keras import layers
 import lca
 from lca_tensorflow import Objective
 from validation.wild import nets_keras as nets
-from validation.wild.cases_keras_models import built
-from validation.wild.small_keras import cross_entropy, fitted, images, keras_case, mlp, vectors
+from validation.wild.small_keras import built, cross_entropy, fitted, images, keras_case, mlp, vectors
 
 OPTIMIZERS = {
     "SGD, momentum": lambda: keras.optimizers.SGD(0.1, 0.9, nesterov=True),

@@ -9,7 +9,7 @@ from keras import layers, ops
 
 from lca_tensorflow import Objective
 from validation.wild import nets_keras as nets
-from validation.wild.small_keras import cross_entropy, fitted, images, keras_case, mlp, tokens, vectors
+from validation.wild.small_keras import built, cross_entropy, fitted, images, keras_case, mlp, tokens, vectors
 
 
 @keras_case("Sequential MLP, SGD")
@@ -33,12 +33,6 @@ class Subclassed(keras.Model):
 
     def call(self, x):
         return self.head(self.body(x))
-
-
-def built(model, shape=(1, 6)):
-    """The model after one call."""
-    model(np.zeros(shape, np.float32))
-    return model
 
 
 @keras_case("subclassed MLP")

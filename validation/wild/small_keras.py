@@ -49,6 +49,12 @@ def mlp(features: int = 6, hidden: int = 8, out: int = 3) -> keras.Model:
     )
 
 
+def built(model: keras.Model, shape: tuple[int, ...] = (1, 6)) -> keras.Model:
+    """The model after one call."""
+    model(np.zeros(shape, np.float32))
+    return model
+
+
 def fitted(
     run: KerasRun,
     model: keras.Model,
