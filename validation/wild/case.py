@@ -50,6 +50,11 @@ class Outcome:
     warnings: list[str] = field(default_factory=list)
     raised: Exception | None = None
 
+    @property
+    def stopped(self) -> bool:
+        """Whether an error has ended the measuring."""
+        return self.raised is not None or getattr(self.tracker, "error", None) is not None
+
 
 def case(
     name: str, framework: str, *, tolerance: float = 1e-3, eps: float = 1e-6
