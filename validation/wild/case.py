@@ -39,6 +39,11 @@ class Case:
     tolerance: float
     eps: float
 
+    @property
+    def file(self) -> str:
+        """Where it is written, e.g. ``cases_torch_loops``."""
+        return self.train.__module__.rpartition(".")[2]
+
 
 @dataclass
 class Outcome:

@@ -12,6 +12,7 @@ from typing import Any
 import keras
 import numpy as np
 import tensorflow as tf
+from keras.src.random.seed_generator import global_seed_generator
 from tensorflow.python.eager import context
 
 from lca_tensorflow import LCACallback, Tracker
@@ -208,7 +209,7 @@ class _Oracle:
         return self._compiled[key]
 
     def _variables(self) -> list[Any]:
-        found = list(self._model.variables)
+        found = [*self._model.variables, global_seed_generator().state]
         for other in self._others:
             found += other.variables if hasattr(other, "variables") else [other]
         return found

@@ -52,7 +52,7 @@ def main() -> None:
 
 def _options() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
-    parser.add_argument("--only", default="", help="cases whose name matches this regular expression")
+    parser.add_argument("--only", default="", help="cases whose `file: name` matches this regular expression")
     parser.add_argument("--framework", choices=FRAMEWORKS, help="default: both, side by side")
     parser.add_argument("--default", action="store_true", help="lca.Adaptive() instead of a sharper one")
     parser.add_argument(
@@ -70,7 +70,9 @@ def _options() -> argparse.Namespace:
 def _rows(options: argparse.Namespace) -> dict[str, Any]:
     signal.signal(signal.SIGALRM, _too_long)
     estimator = lca.Adaptive() if options.default else SHARP
-    cases = [case for case in _cases(options.framework) if re.search(options.only, case.name)]
+    cases = [
+        case for case in _cases(options.framework) if re.search(options.only, f"{case.file}: {case.name}")
+    ]
     rows = [_tried(case, estimator, trace=options.trace) for case in cases]
     return {"environment": environment(), "rows": rows}
 
