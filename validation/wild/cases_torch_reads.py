@@ -230,7 +230,7 @@ def _(run):
 
         def forward(self, x):
             z = F.normalize(self.net(x), dim=1)
-            scores = torch.cat([(z * z.detach()).sum(1, keepdim=True), z @ self.queue.T], 1) / 0.3
+            scores = torch.cat([(z * z.detach()).sum(1, keepdim=True), z @ self.queue.clone().T], 1) / 0.3
             if self.training:
                 with torch.no_grad():
                     rows = (self.pointer + torch.arange(len(z))) % 12

@@ -335,6 +335,7 @@ def hugging_face(run, *, options=None, labels=None, **arguments):
             train_dataset=[{"input_ids": a, "labels": b} for a, b in zip(x, labels, strict=True)],
             callbacks=callbacks,
         )  # fmt: skip
+        trainer.remove_callback(transformers.PrinterCallback)
         trainer.train()
     return model, trainer.optimizer.optimizer
 
@@ -350,12 +351,12 @@ def _(run):
 
 @torch_case("transformers Trainer, accumulation")
 def _(run):
-    return hugging_face(run, gradient_accumulation_steps=2)
+    return hugging_face(run, gradient_accumulation_steps=2, num_train_epochs=2)
 
 
 @torch_case("transformers Trainer, padded tokens, normalised over the accumulated batches")
 def _(run):
-    return hugging_face(run, labels=_padded, gradient_accumulation_steps=2)
+    return hugging_face(run, labels=_padded, gradient_accumulation_steps=2, num_train_epochs=2)
 
 
 @torch_case("transformers Trainer, CrossFit, micro-batches of unequal numbers of tokens", tolerance=0.1)

@@ -246,8 +246,12 @@ def _answer(question: Any, model: torch.nn.Module, loss: Callable[[], torch.Tens
         if parameter._backward_hooks:
             parameter._backward_hooks.clear()  # such hooks change gradients, not the loss
 
+    buffers = [(buffer, buffer.detach().clone()) for buffer in model.buffers()]
+
     def evaluate(s: float) -> tuple[float, Tensors]:
         with torch.no_grad():
+            for buffer, value in buffers:  # some move in evaluation too
+                buffer.copy_(value)
             for name, parameter in named.items():
                 parameter.copy_(torch.from_numpy(between(start[name], end[name], s)))
         value = loss()
