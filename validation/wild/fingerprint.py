@@ -120,7 +120,7 @@ def _entries(path: str, thing: Any, found: dict[str, str]) -> list[tuple[Any, An
     if isinstance(thing, set | frozenset):
         found[path] = f"{name} of {len(thing)}"
         return []
-    if module == "keras" and hasattr(thing, "variables"):
+    if hasattr(thing, "variables") and hasattr(thing, "save_own_variables"):
         return _keras(thing)
     if isinstance(thing, random.Random):
         found[path] = digest(repr(thing.getstate()))

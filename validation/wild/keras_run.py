@@ -197,7 +197,7 @@ class _Oracle:
         key = flags, tuple(repr(getattr(owner, name)) for owner, name in self._pairs)
         if key not in self._compiled:
 
-            @tf.function(reduce_retracing=True)
+            @tf.function(reduce_retracing=True, autograph=False)
             def function(watched: list[tf.Variable]) -> Any:
                 with tf.GradientTape(watch_accessed_variables=False) as tape:
                     for variable in watched:

@@ -52,7 +52,7 @@ class Truth:
 
 
 def allocate(start: Tensors, end: Tensors, evaluate: Evaluate) -> StepTruth:
-    """Composite Gauss-Legendre; the panels are doubled until nothing changes by 1e-6 of the mass."""
+    """Composite Gauss-Legendre; the panels are doubled until nothing changes by 1e-4 of the mass."""
     moved = [name for name in start if not np.array_equal(start[name], end[name], equal_nan=True)]
     delta = {name: _wide(end[name]) - _wide(start[name]) for name in moved}
     before = _sums(_integrate(evaluate, moved, 1), delta)
@@ -60,7 +60,7 @@ def allocate(start: Tensors, end: Tensors, evaluate: Evaluate) -> StepTruth:
     while moved:
         found = _sums(_integrate(evaluate, moved, panels), delta)
         error = sum(abs(found[0][name] - before[0][name]) for name in moved)
-        if error <= 1e-6 * sum(found[1].values()) or panels >= LARGEST_PANELS:
+        if error <= 1e-4 * sum(found[1].values()) or panels >= LARGEST_PANELS:
             before = found
             break
         before, panels = found, 2 * panels
