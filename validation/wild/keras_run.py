@@ -5,6 +5,7 @@ that the case names, are copied; after the step they are put back, the loss is e
 everything is restored. That this run trains as the plain one does is checked like everything else.
 """
 
+import random
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
@@ -12,7 +13,8 @@ from typing import Any
 import keras
 import numpy as np
 import tensorflow as tf
-from keras.src.random.seed_generator import global_seed_generator
+from keras.src.backend.common import global_state
+from keras.src.random.seed_generator import GLOBAL_SEED_GENERATOR
 from tensorflow.python.eager import context
 
 from lca_tensorflow import LCACallback, Tracker
@@ -209,7 +211,9 @@ class _Oracle:
         return self._compiled[key]
 
     def _variables(self) -> list[Any]:
-        found = [*self._model.variables, global_seed_generator().state]
+        found = list(self._model.variables)
+        if (generator := _seeds()) is not None:
+            found.append(generator.state)
         for other in self._others:
             found += other.variables if hasattr(other, "variables") else [other]
         return found
@@ -228,16 +232,22 @@ class _Oracle:
 
     @contextmanager
     def _in(self, world: Any) -> Iterator[None]:
-        """Within, everything is as it was then; the generator of seeds is not moved either."""
-        now, generator = self._snapshot(), context.context()._rng
-        state = None if generator is None else generator.getstate()
+        """Within, everything is as it was then; generators of seeds are not moved either."""
+        now, generator, seeds = self._snapshot(), context.context()._rng, _seeds()
+        states = random.getstate(), generator.getstate()
         self._put(world)
         try:
             yield
         finally:
             self._put(now)
-            if state is not None:
-                generator.setstate(state)
+            random.setstate(states[0])
+            generator.setstate(states[1])
+            global_state.set_global_attribute(GLOBAL_SEED_GENERATOR, seeds)
+
+
+def _seeds() -> Any:
+    """The generator of Keras' unseeded operations, which exists once one was used."""
+    return global_state.get_global_attribute(GLOBAL_SEED_GENERATOR)
 
 
 def parameters(model: keras.Model) -> dict[str, Any]:
