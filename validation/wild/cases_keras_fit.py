@@ -249,6 +249,8 @@ def _(run):
     targets = keras.utils.to_categorical(y, 3)
     model.compile("sgd", keras.losses.CategoricalCrossentropy(from_logits=True))
     objective = Objective(model, None, (x, targets)) if run.measures else None
+    if objective is not None:
+        objective.loss_and_grad(objective.theta())
     mse = keras.losses.MeanSquaredError()
     return fitted(
         run, model, (x, targets), mse, truth=lambda: mse(targets, model(x, training=False)),
@@ -267,7 +269,7 @@ def _(run):
     class Project(keras.callbacks.Callback):
         def on_train_batch_end(self, batch, logs=None):
             kernel = self.model.layers[0].kernel
-            kernel.assign(tf.clip_by_norm(kernel.value, 1.0, axes=[0]))
+            kernel.assign(tf.clip_by_norm(kernel.value, 0.4, axes=[0]))
 
     return fitted(run, mlp(), callbacks=[Project()])
 

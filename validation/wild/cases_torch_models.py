@@ -1,4 +1,4 @@
-"""Models in torch, in the plain loop of `supervised`."""
+"""Models in torch, in one plain loop."""
 
 # ruff: noqa: E731 - a named lambda keeps a case short
 
