@@ -329,40 +329,16 @@ def _(run):
     return looped(run, model, after=average)
 
 
-@keras_case("a layer replaced half-way")
+@keras_case("the best weights put back half-way")
 def _(run):
-    class Model(keras.Model):
-        def __init__(self):
-            super().__init__()
-            self.body, self.head = layers.Dense(8, "tanh"), layers.Dense(3)
+    model = mlp()
+    best = model.get_weights()
 
-        def call(self, x):
-            return self.head(self.body(x))
-
-    model = Model()
-    model(np.zeros((1, 6), np.float32))
-
-    def replace(step):
+    def put_back(step):
         if step == 1:
-            model.head = layers.Dense(3)
-            model(np.zeros((1, 6), np.float32))
+            model.set_weights(best)
 
-    return looped(run, model, optimizer=_Fresh(), after=replace)
-
-
-class _Fresh(keras.optimizers.SGD):
-    """SGD without slots, which takes any variables."""
-
-    def __init__(self):
-        super().__init__(0.1)
-
-    def apply(self, grads, trainable_variables=None):
-        if not self.built:
-            return super().apply(grads, trainable_variables)
-        for grad, variable in zip(grads, trainable_variables, strict=True):
-            variable.assign_sub(0.1 * grad)
-        self.iterations.assign_add(1)
-        return self.iterations
+    return looped(run, model, after=put_back)
 
 
 @keras_case("graph batches with a weight")
