@@ -5,7 +5,6 @@
 import keras
 import numpy as np
 import tensorflow as tf
-from keras import layers
 
 import lca
 from lca.estimators import CrossFit, SampledPathIntegral
