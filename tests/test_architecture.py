@@ -9,6 +9,7 @@ import pytest
 ROOT = Path(__file__).parents[1]
 FLOORS = [
     ["lca.errors"],
+    ["lca._paths"],
     ["lca.tolerances", "lca._extras", "lca._output"],
     ["lca.arrays", "lca.quadrature"],
     ["lca.groups"],

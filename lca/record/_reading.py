@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from lca._extras import extra
+from lca._paths import local_path
 from lca.record._about import plan_of
 from lca.record._damage import Guarded, check_files, damage_explained
 from lca.record._schema import (
@@ -71,7 +72,7 @@ def open_record(path: str | PathLike[str]) -> "xarray.Dataset":
     >>> run.tensor_total.sel(measured="train", tensor="fc.bias").values
     array([0.5])
     """
-    path = Path(path)
+    path = local_path(path, RecordError)
     with extra("report"):
         import xarray as xr  # noqa: PLC0415 - half a second, and only for records
     from lca.record._files import RecordFiles  # noqa: PLC0415 - needs zarr
@@ -172,7 +173,7 @@ def open_group(path: Path) -> "zarr.Group":
     """
     with extra("report"):
         import zarr  # noqa: PLC0415
-    if not path.exists():
+    if not local_path(path, RecordError).exists():
         raise RecordError(f"there is no record {str(path)!r}.")
     from lca.record._files import RecordFiles  # noqa: PLC0415 - needs zarr
     from lca.record._manifest import Manifest  # noqa: PLC0415 - the same
@@ -180,7 +181,9 @@ def open_group(path: Path) -> "zarr.Group":
     try:
         group = zarr.open_group(path, mode="r", zarr_format=3)
         attributes = dict(group.attrs)
-    except (FileNotFoundError, ValueError, TypeError, KeyError) as error:
+    except PermissionError as error:
+        raise RecordError(f"the record {str(path)!r} cannot be read ({error.strerror}).") from error
+    except (OSError, ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
         raise RecordError(
             f"{str(path)!r} is not a record, or its zarr.json is damaged ({type(error).__name__}: {error}); "
             "a record is the folder that was passed to lca.Record."
