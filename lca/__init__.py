@@ -6,12 +6,16 @@ change. Negative values helped, positive values hurt, and they add up to the tru
 
 from importlib.metadata import version
 
-from lca.allocation import Cost, StepAllocation, allocate, allocate_each
-from lca.errors import LCAError
-from lca.estimators import Adaptive, PathIntegral
-from lca.layout import Layout
-from lca.objective import Objective, Scaled, Sum
-from lca.quadrature import (
+from lca import _signals
+
+_signals.end_at_once()  # the imports below take a while, and Ctrl-C may come during them
+
+from lca.allocation import Cost, StepAllocation, allocate, allocate_each  # noqa: E402
+from lca.errors import LCAError  # noqa: E402
+from lca.estimators import Adaptive, PathIntegral  # noqa: E402
+from lca.layout import Layout  # noqa: E402
+from lca.objective import Objective, Scaled, Sum  # noqa: E402
+from lca.quadrature import (  # noqa: E402
     BOOLE,
     LEFT,
     MIDPOINT,
@@ -24,8 +28,8 @@ from lca.quadrature import (
     gauss_legendre,
     gauss_lobatto,
 )
-from lca.record import Record, open_record
-from lca.step import MicroBatch, Step, Trajectory
+from lca.record import Record, open_record  # noqa: E402
+from lca.step import MicroBatch, Step, Trajectory  # noqa: E402
 
 __version__ = version("loss-change-allocation")
 

@@ -113,14 +113,25 @@ def write_files(
     1
     """
     with scratch_folder(folder) as scratch:
-        try:
-            for name, content in files.items():
-                (scratch / name).write_bytes(content)
-        except OSError as error:
-            raise _cannot_write(folder, error) from error
+        stage(scratch, files)
         for name in files:
             check_free(folder / name, overwrite=overwrite, option=option)
         move_into(folder, scratch)
+
+
+def stage(scratch: Path, files: Mapping[str, bytes]) -> None:
+    """Write files to a `scratch_folder`, from which `move_into` takes them.
+
+    Raises
+    ------
+    OutputError
+        If one cannot be written.
+    """
+    try:
+        for name, content in files.items():
+            (scratch / name).write_bytes(content)
+    except OSError as error:
+        raise _cannot_write(scratch.parent, error) from error
 
 
 @contextmanager

@@ -37,10 +37,13 @@ def attributes(plan: Plan, estimator: Estimator | None, settings: Mapping[str, A
     tensors = {"names": layout.names, "shapes": layout.shapes, "neuron_axes": layout.neuron_axes}
     try:
         json.dumps(settings, allow_nan=False)
-    except (TypeError, ValueError) as error:
+    except (TypeError, ValueError, RecursionError) as error:
         raise RecordError(
             f"the settings do not fit in JSON ({error}); pass numbers, strings, lists and dictionaries."
         ) from error
+    for name in (*layout.names, *plan.measured):
+        if not name.isascii():
+            _check_text(name)
     return {
         "format": FORMAT,
         "schema_version": SCHEMA_VERSION,
@@ -58,9 +61,17 @@ def attributes(plan: Plan, estimator: Estimator | None, settings: Mapping[str, A
     }
 
 
+def _check_text(name: str) -> None:
+    try:
+        name.encode()
+    except UnicodeEncodeError as error:
+        raise RecordError(f"the name {name!r} has characters that are no text; rename it.") from error
+
+
 def plan_of(path: Path, about: Mapping[str, Any]) -> Plan:
     """The plan of the record at ``path``, from its attributes ``about``."""
     with damage_explained(path, "the description in its zarr.json"):
+        check_types(about)
         layout, content = json.loads(about["layout"]), json.loads(about["content"])
         content["traced"] = tuple(content["traced"])
         return Plan(
@@ -69,3 +80,29 @@ def plan_of(path: Path, about: Mapping[str, Any]) -> Plan:
             Content(**content),
             about["block"],
         )
+
+
+def check_types(about: Mapping[str, Any]) -> None:
+    """Raise `RecordError` unless the attributes that are used have the types with which they are written.
+
+    >>> check_types({"settings": None})
+    Traceback (most recent call last):
+    lca.record._schema.RecordError: the attribute 'settings' of the record must be a dictionary, got None.
+    """
+    texts = "a list of strings"
+    for name, (what, fits) in {
+        "settings": ("a dictionary", lambda value: isinstance(value, Mapping)),
+        "citations": (texts, _are_texts),
+        "measured": (texts, lambda value: _are_texts(value) and len(set(value)) == len(value) > 0),
+        "block": ("a whole number from 1 to 65536", lambda value: type(value) is int and 1 <= value <= 65536),
+        "layout": ("JSON text", lambda value: isinstance(value, str)),
+        "content": ("JSON text", lambda value: isinstance(value, str)),
+    }.items():
+        if name in about and not fits(about[name]):
+            found = repr(about[name])
+            found = found if len(found) <= 60 else f"{found[:57]}..."
+            raise RecordError(f"the attribute {name!r} of the record must be {what}, got {found}.")
+
+
+def _are_texts(value: Any) -> bool:
+    return isinstance(value, list | tuple) and all(isinstance(entry, str) for entry in value)

@@ -9,9 +9,11 @@ from lca.layout import Layout
 from lca.record._schema import COMMITTED, FORMAT, RENAMED_SINCE, Content, Plan
 
 _ALL = Plan(Layout(("w",), ((1,),)), ("train",), Content(values="float32", theta="float32", traced=(0,)), 1)
+LABELS = frozenset(_ALL.coordinates)
+"""The names of the arrays that do not grow with the run."""
 _ARRAYS = {
     COMMITTED,
-    *_ALL.coordinates,
+    *LABELS,
     *(column.name for column in _ALL.columns),
     *(name for renamed in RENAMED_SINCE.values() for name in renamed.values()),
 }

@@ -19,6 +19,7 @@ from lca.record._schema import (
     MISSING_IN,
     RENAMED_SINCE,
     SCHEMA_VERSION,
+    Plan,
     RecordError,
 )
 
@@ -84,6 +85,7 @@ def open_record(path: str | PathLike[str]) -> "xarray.Dataset":
         committed = int(group[COMMITTED][()])
         if isinstance(group.store, RecordFiles):
             committed = _checked(group.store, committed, attributes)
+        _check_labels(path, group, plan)
         labels = {name: (dim, _labels(path, group[name])) for name, (dim, _) in plan.coordinates.items()}
         version = attributes["schema_version"]
         renamed, missing = RENAMED_SINCE.get(version, {}), MISSING_IN.get(version, ())
@@ -163,6 +165,19 @@ def _check_comparable(first: "xarray.Dataset", other: "xarray.Dataset", what: st
             )
 
 
+def attributes_of(path: Path) -> dict[str, Any]:
+    """The attributes of a record, once they have the right types.
+
+    Raises
+    ------
+    RecordError
+        If there is no record, or its attributes were edited or damaged.
+    """
+    attributes = dict(open_group(path).attrs)
+    plan_of(path, attributes)
+    return attributes
+
+
 def open_group(path: Path) -> "zarr.Group":
     """The Zarr group of a record, read-only.
 
@@ -219,6 +234,16 @@ def _checked(files: "RecordFiles", counted: int, attributes: dict[str, Any]) -> 
         )
     attributes["complete"] = manifest.complete
     return manifest.rows
+
+
+def _check_labels(path: Path, group: Any, plan: Plan) -> None:
+    """Raise `RecordError` unless the description fits the labels: it may claim a layout of any size."""
+    sizes = _labels(path, group["tensor_size"]).tolist()
+    if sizes != list(plan.layout.sizes) or group["measured"].shape != (len(plan.measured),):
+        raise RecordError(
+            f"the record {str(path)!r} is damaged: the layout or the measured losses in its zarr.json are not "
+            "those of its labels."
+        )
 
 
 def _labels(path: Path, array: Any) -> Any:

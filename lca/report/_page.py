@@ -13,7 +13,8 @@ import numpy as np
 
 import lca
 from lca._extras import extra
-from lca._output import check_writable, write_files
+from lca._output import GENERATOR, check_free, check_writable, write_files
+from lca._paths import local_path
 from lca.plots._canvas import HELPING, HURTING, SIGN_COLORMAP
 from lca.record._reading import open_record
 from lca.report._charts import detail_map, layer_map
@@ -36,7 +37,11 @@ DARK_COLORMAP = LinearSegmentedColormap.from_list("dark", ["#8fd0ff", HELPING, "
 
 
 def write_report(
-    record: "str | PathLike[str] | Dataset", path: str | PathLike[str], *, title: str = ""
+    record: "str | PathLike[str] | Dataset",
+    path: str | PathLike[str],
+    *,
+    title: str = "",
+    overwrite: bool = False,
 ) -> Path:
     """Write the report of a run to one HTML file, which needs no network.
 
@@ -46,9 +51,11 @@ def write_report(
         A folder written by `lca.Record`, or the dataset that `lca.open_record` returns. The run may still be
         in progress.
     path
-        The HTML file. An existing file is replaced.
+        The HTML file.
     title
         The title of the page; by default the name of the record's folder.
+    overwrite
+        Whether to replace an existing page. A file that is not a page of this library is never replaced.
 
     Returns
     -------
@@ -62,7 +69,7 @@ def write_report(
     LCAError
         If the record has no complete step yet.
     OutputError
-        If the file cannot be written. An existing file is then left unchanged.
+        If the file cannot be written, or exists and may not be replaced. It is then left unchanged.
 
     Notes
     -----
@@ -79,11 +86,13 @@ def write_report(
     ...     write_report(f"{folder}/run.zarr", f"{folder}/report.html").name
     'report.html'
     """
-    path = Path(path)
+    path = local_path(path)
     check_writable(path.parent)
+    check_free(path, overwrite=overwrite, option="overwrite=True")
     opened = open_record(record) if isinstance(record, str | PathLike) else record
     named = title or (Path(record).name if isinstance(record, str | PathLike) else "a run")
-    write_files(path.parent, {path.name: render_report(opened, title=named).encode()})
+    page = render_report(opened, title=named).encode(errors="replace")
+    write_files(path.parent, {path.name: page}, overwrite=overwrite, option="overwrite=True")
     return path
 
 
@@ -129,6 +138,7 @@ def render_report(record: "Dataset", *, title: str = "a run") -> str:
         bokeh=Resources(mode="inline", components=["bokeh"]).js_raw,
         style=_read("page.css"),
         program=_read("page.js"),
+        generator=GENERATOR,
         version=lca.__version__,
         made=datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC"),
     )
