@@ -4,18 +4,19 @@ A training run is a path; an estimator turns each step of the path into an alloc
 change. Negative values helped, positive values hurt, and they add up to the true change.
 """
 
-from importlib.metadata import version
-
+# ruff: noqa: E402
 from lca import _signals
 
 _signals.end_at_once()  # the imports below take a while, and Ctrl-C may come during them
 
-from lca.allocation import Cost, StepAllocation, allocate, allocate_each  # noqa: E402
-from lca.errors import LCAError  # noqa: E402
-from lca.estimators import Adaptive, PathIntegral  # noqa: E402
-from lca.layout import Layout  # noqa: E402
-from lca.objective import Objective, Scaled, Sum  # noqa: E402
-from lca.quadrature import (  # noqa: E402
+from importlib.metadata import version
+
+from lca.allocation import Cost, StepAllocation, allocate, allocate_each
+from lca.errors import LCAError
+from lca.estimators import Adaptive, PathIntegral
+from lca.layout import Layout
+from lca.objective import Objective, Scaled, Sum
+from lca.quadrature import (
     BOOLE,
     LEFT,
     MIDPOINT,
@@ -28,8 +29,8 @@ from lca.quadrature import (  # noqa: E402
     gauss_legendre,
     gauss_lobatto,
 )
-from lca.record import Record, open_record  # noqa: E402
-from lca.step import MicroBatch, Step, Trajectory  # noqa: E402
+from lca.record import Record, open_record
+from lca.step import MicroBatch, Step, Trajectory
 
 __version__ = version("loss-change-allocation")
 

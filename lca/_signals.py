@@ -4,15 +4,14 @@ While the program is still importing, there is nothing to clean up, so Ctrl-C en
 runs, the signal raises `Stopped`, so that temporary folders are removed on the way out.
 """
 
-import contextlib
+import contextlib  # this module is imported first, and so imports only what is quick to import
 import os
 import signal
 import sys
-import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from types import FrameType
-from typing import Any
 
+_Handler = Callable[[int, FrameType | None], object] | int | None
 _WORDS = {"SIGINT": "interrupted", "SIGTERM": "terminated", "SIGHUP": "terminated"}
 
 
@@ -68,11 +67,12 @@ def _end(number: int, _: FrameType | None) -> None:
     os._exit(128 + number)
 
 
-def _set(number: int, handler: Any) -> Any:
+def _set(number: int, handler: _Handler) -> _Handler:
     """Set a handler and return the previous one; only the main thread can."""
-    if threading.current_thread() is threading.main_thread():
-        return signal.signal(number, handler)
-    return signal.getsignal(number)
+    before = signal.getsignal(number)
+    with contextlib.suppress(ValueError):
+        signal.signal(number, handler)
+    return before
 
 
 def _is_program() -> bool:

@@ -64,7 +64,9 @@ def _bash(commands: Sequence[Command], *, zsh: bool) -> str:
 def _fish(commands: Sequence[Command]) -> str:
     lines = []
     for command in commands:
-        lines.append(f"complete -c lca -n __fish_use_subcommand -f -a {command.name} -d {_quoted(command.help)}")
+        lines.append(
+            f"complete -c lca -n __fish_use_subcommand -f -a {command.name} -d {_quoted(command.help)}"
+        )
         values = dict(_values(command))
         inside = f"-n '__fish_seen_subcommand_from {command.name}'"
         for action in _actions(command):

@@ -17,7 +17,11 @@ def add_arguments(parser: ArgumentParser) -> None:
     add = parser.add_argument
     add("action", choices=["check"], help="check: compare every file with the digest of what was written")
     add("record", metavar="RECORD", help="a folder written by lca.Record, or one that holds a record")
-    add("--save", metavar="NEW", help="write the first rows, which are whole in all variables, to a new record")
+    add(
+        "--save",
+        metavar="NEW",
+        help="write the first rows, which are whole in all variables, to a new record",
+    )
     add("-q", "--quiet", action="store_true", help=QUIET)
     add("--json", action="store_true", help=JSON)
 
@@ -50,7 +54,11 @@ def as_json(found: "RecordCheck") -> dict[str, object]:
         "rows": found.rows,
         "whole_rows": found.whole_rows,
         "variables": {
-            each.name or "zarr.json": {"whole": not each.damage, "damage": each.damage, "lost_rows": each.lost}
+            each.name or "zarr.json": {
+                "whole": not each.damage,
+                "damage": each.damage,
+                "lost_rows": each.lost,
+            }
             for each in found.variables
         },
     }
@@ -63,7 +71,9 @@ def as_text(found: "RecordCheck") -> str:
     damaged = [each for each in found.variables if each.damage]
     width = max((len(each.name) for each in damaged), default=0)
     for each in damaged:
-        lost = f" (rows {', '.join(f'{first} to {end - 1}' for first, end in each.lost)})" if each.lost else ""
+        lost = (
+            f" (rows {', '.join(f'{first} to {end - 1}' for first, end in each.lost)})" if each.lost else ""
+        )
         more = f" and {len(each.damage) - 1} more" if len(each.damage) > 1 else ""
         lines.append(f"  {each.name or 'the record':<{width}}  DAMAGED: {each.damage[0]}{more}{lost}")
     whole = sum(1 for each in found.variables if each.name and not each.damage)

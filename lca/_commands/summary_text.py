@@ -100,8 +100,8 @@ def _warning(s: Mapping[str, Any]) -> Iterator[str]:
         )
     elif not sampled and _missed_part(s) > LARGE_MISS:
         yield (
-            f"WARNING: the sum of the allocation misses {100 * _missed_part(s):.2g} % of the loss change. Use "
-            "--estimator adaptive, a smaller --tol, or a smaller --lr."
+            f"WARNING: the sum of the allocation misses {100 * _missed_part(s):.2g} % of the loss change. "
+            "Use --estimator adaptive, a smaller --tol, or a smaller --lr."
         )
 
 

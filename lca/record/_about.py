@@ -1,7 +1,7 @@
 """The attributes of a record, and the plan that is read back from them."""
 
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
 from datetime import UTC, datetime
 from importlib.metadata import version
@@ -12,7 +12,15 @@ from lca.allocation import Estimator
 from lca.layout import Layout
 from lca.record._citation import citations_of
 from lca.record._damage import damage_explained
-from lca.record._schema import CONVENTIONS, FORMAT, SCHEMA_VERSION, Content, Plan, RecordError
+from lca.record._schema import (
+    CONVENTIONS,
+    FORMAT,
+    LARGEST_BLOCK,
+    SCHEMA_VERSION,
+    Content,
+    Plan,
+    RecordError,
+)
 
 Mode = Literal["x", "w", "a"]
 Dtype = Literal["float32", "float64"]
@@ -89,15 +97,7 @@ def check_types(about: Mapping[str, Any]) -> None:
     Traceback (most recent call last):
     lca.record._schema.RecordError: the attribute 'settings' of the record must be a dictionary, got None.
     """
-    texts = "a list of strings"
-    for name, (what, fits) in {
-        "settings": ("a dictionary", lambda value: isinstance(value, Mapping)),
-        "citations": (texts, _are_texts),
-        "measured": (texts, lambda value: _are_texts(value) and len(set(value)) == len(value) > 0),
-        "block": ("a whole number from 1 to 65536", lambda value: type(value) is int and 1 <= value <= 65536),
-        "layout": ("JSON text", lambda value: isinstance(value, str)),
-        "content": ("JSON text", lambda value: isinstance(value, str)),
-    }.items():
+    for name, (what, fits) in _TYPES.items():
         if name in about and not fits(about[name]):
             found = repr(about[name])
             found = found if len(found) <= 60 else f"{found[:57]}..."
@@ -106,3 +106,25 @@ def check_types(about: Mapping[str, Any]) -> None:
 
 def _are_texts(value: Any) -> bool:
     return isinstance(value, list | tuple) and all(isinstance(entry, str) for entry in value)
+
+
+def _differ(value: Sequence[str]) -> bool:
+    return len(set(value)) == len(value) > 0
+
+
+def _is_block(value: object) -> bool:
+    return type(value) is int and 1 <= value <= LARGEST_BLOCK
+
+
+def _is_text(value: object) -> bool:
+    return isinstance(value, str)
+
+
+_TYPES: Mapping[str, tuple[str, Callable[[Any], bool]]] = {
+    "settings": ("a dictionary", lambda value: isinstance(value, Mapping)),
+    "citations": ("a list of strings", _are_texts),
+    "measured": ("a list of different strings", lambda value: _are_texts(value) and _differ(value)),
+    "block": (f"a whole number from 1 to {LARGEST_BLOCK}", _is_block),
+    "layout": ("JSON text", _is_text),
+    "content": ("JSON text", _is_text),
+}

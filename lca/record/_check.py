@@ -150,7 +150,7 @@ def _manifest(path: Path) -> Manifest:
         attributes = json.loads((path / "zarr.json").read_bytes())["attributes"]
         if attributes.get("schema_version") == 1:
             raise RecordError(
-                f"the record {str(path)!r} was written by lca 0.1.0, which kept no digests, so that it cannot "
+                f"the record {str(path)!r} was written by lca 0.1.0, which kept no digests, so it cannot "
                 "be checked; lca.open_record finds missing files and damaged values."
             ) from None
         raise

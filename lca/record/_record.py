@@ -21,13 +21,12 @@ from lca.record._lock import WriterLock, rank
 from lca.record._ownership import foreign_entry
 from lca.record._reading import open_group
 from lca.record._rows import loss_cells, step_cells
-from lca.record._schema import SCHEMA_VERSION, Content, Plan, RecordError
+from lca.record._schema import LARGEST_BLOCK, SCHEMA_VERSION, Content, Plan, RecordError
 from lca.row import Row, rows_of
 from lca.tolerances import EPS32, summed
 
 BLOCK = 64
 """Rows that are written at once: the most that a killed run can lose."""
-LARGEST_BLOCK = 65_536
 
 
 class Record:

@@ -80,6 +80,9 @@ class Conservation:
 
     def verdict(self) -> tuple[Tone, str]:
         """The result of the check in one sentence, computed from the figures of the record."""
+        return self._not_checked() or self._checked()
+
+    def _not_checked(self) -> tuple[Tone, str] | None:
         if self.inconsistent_steps:
             return "bad", (
                 f"The record is inconsistent in {self.inconsistent_steps} of {self.steps} steps: the layers "
@@ -96,11 +99,15 @@ class Conservation:
                 f"Not checked: the loss, the allocation or the residual of {self.unmeasured_steps} of "
                 f"{self.steps} steps is not a finite number."
             )
-        if self.missed_part > LARGE_MISS and not self._is_rounding():
+        return None
+
+    def _checked(self) -> tuple[Tone, str]:
+        missed = 0.0 if self._is_rounding() else self.missed_part
+        if missed > LARGE_MISS:
             return "bad", f"The allocations do not add up: {self._met_text()}{self._residual_text()}."
         if self.unconverged_steps:
             return "warn", f"{self._met_text()}{self._residual_text()}."
-        if self.missed_part > SMALL_MISS and not self._is_rounding():
+        if missed > SMALL_MISS:
             return "warn", f"The allocations add up only roughly: {self._residual_text()}."
         if self.has_tolerance:
             return "good", f"Every step met its tolerance; {self._residual_text()}."

@@ -217,7 +217,9 @@ def test_a_link_to_a_record_is_not_replaced(tmp_path):
     assert open_record(tmp_path / "link").sizes["step"] == 5
 
 
-@pytest.mark.parametrize("name", ["s3://b/r.zarr", "memory://r", "simplecache::s3://b", "a\0b", "\ud800", "x" * 300])
+@pytest.mark.parametrize(
+    "name", ["s3://b/r.zarr", "memory://r", "simplecache::s3://b", "a\0b", "\ud800", "x" * 300]
+)
 def test_what_is_no_local_path_is_refused(tmp_path, monkeypatch, name):
     monkeypatch.chdir(tmp_path)
     for use in (open_record, lambda path: Record(path, LAYOUT), lambda path: Record(path, LAYOUT, mode="a")):
