@@ -8,11 +8,6 @@ from lca._commands.command import Command
 SHELLS = ("bash", "zsh", "fish")
 
 
-def add_arguments(parser: ArgumentParser) -> None:
-    """The options of `lca completion`."""
-    parser.add_argument("shell", choices=SHELLS, help="; ".join(_HOW.values()))
-
-
 _HOW = {
     "bash": 'bash: put eval "$(lca completion bash)" in ~/.bashrc',
     "zsh": 'zsh: put eval "$(lca completion zsh)" in ~/.zshrc, after compinit',
@@ -20,11 +15,20 @@ _HOW = {
 }
 
 
-def run(args: Namespace) -> None:
-    """Print the script."""
-    from lca._commands import COMMANDS  # noqa: PLC0415 - this command is one of them
+def completion_of(others: Sequence[Command]) -> Command:
+    """The command that prints the script for itself and all others."""
 
-    print(_fish(COMMANDS) if args.shell == "fish" else _bash(COMMANDS, zsh=args.shell == "zsh"))
+    def run(args: Namespace) -> None:
+        commands = (*others, command)
+        print(_fish(commands) if args.shell == "fish" else _bash(commands, zsh=args.shell == "zsh"))
+
+    about = "Print a script for completion in bash, zsh or fish."
+    command = Command("completion", about, _add_arguments, run)
+    return command
+
+
+def _add_arguments(parser: ArgumentParser) -> None:
+    parser.add_argument("shell", choices=SHELLS, help="; ".join(_HOW.values()))
 
 
 def _bash(commands: Sequence[Command], *, zsh: bool) -> str:
@@ -101,6 +105,3 @@ def _actions(command: Command) -> list[Action]:
 
 def _quoted(text: str) -> str:
     return "'" + text.replace("\\", "\\\\").replace("'", "\\'") + "'"
-
-
-COMPLETION = Command("completion", "Print a script for completion in bash, zsh or fish.", add_arguments, run)

@@ -91,7 +91,8 @@ def _warning(s: Mapping[str, Any]) -> Iterator[str]:
     if s["diverged"]:
         yield (
             f"WARNING: the run diverged: the loss went from {_number(s['loss_start'])} to "
-            f"{_number(s['loss_end'])}, so the totals\nare about a run that did not learn. Use a smaller --lr."
+            f"{_number(s['loss_end'])}, so the totals\n"
+            "are about a run that did not learn. Use a smaller --lr."
         )
     if missed:
         yield (

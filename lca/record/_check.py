@@ -139,6 +139,9 @@ def save_rows(found: RecordCheck, target: Path) -> None:
         copy = scratch / target.name
         shutil.copytree(found.path, copy)
         Manifest.read(copy).shortened(found.whole_rows).write(copy)
+        description = json.loads((copy / "zarr.json").read_bytes())
+        description["attributes"]["complete"] = False
+        (copy / "zarr.json").write_text(json.dumps(description, indent=2))
         move_into(target.parent, scratch)
 
 

@@ -58,6 +58,6 @@ def _cast(array: np.ndarray, dtype: str, name: str) -> np.ndarray:
             return array.astype(dtype, copy=False)
     except FloatingPointError as error:
         raise RecordError(
-            f"{name} up to {np.abs(array).max():.2g} do not fit in {dtype}; lower the learning rate if the run "
-            f"diverges, or record {name}='float64'."
+            f"{name} up to {np.abs(array).max():.2g} do not fit in {dtype}; lower the learning rate if the "
+            f"run diverges, or record {name}='float64'."
         ) from error

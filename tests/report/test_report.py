@@ -95,7 +95,9 @@ def test_the_verdict_states_the_result_of_the_check(tmp_path, options, tone, sai
 
 def test_residuals_that_cancel_get_no_tick(tmp_path):
     extra = {"tolerance": 1e9}
-    run = Run(write(tmp_path / "r", run_values(4), extra=lambda t, _: {**extra, "residual": 64.0 * (-1) ** t}))
+    run = Run(
+        write(tmp_path / "r", run_values(4), extra=lambda t, _: {**extra, "residual": 64.0 * (-1) ** t})
+    )
     check = check_conservation(run, "train")
     assert check.residual == 0
     tone, said = check.verdict()
@@ -509,7 +511,9 @@ ATTRIBUTES = {
 }
 
 
-@pytest.mark.parametrize(("name", "value"), [(name, v) for name, values in ATTRIBUTES.items() for v in values])
+@pytest.mark.parametrize(
+    ("name", "value"), [(name, v) for name, values in ATTRIBUTES.items() for v in values]
+)
 def test_edited_attributes_are_an_error_in_one_line(full, name, value):
     edited = full.record.assign_attrs({name: value})
     with pytest.raises(LCAError, match=f"^the attribute '{name}' of the record must be .*, got [^\\n]*$"):
@@ -554,7 +558,9 @@ def test_only_a_page_is_replaced_and_only_on_request(tmp_path, capsys):
     page = write_report(record, tmp_path / "p.html")
     with pytest.raises(OutputError, match="exists already; pass overwrite=True to replace it"):
         write_report(record, page)
-    assert write_report(record, page, title="new", overwrite=True).read_text(encoding="utf-8").count("<h1>new")
+    assert (
+        write_report(record, page, title="new", overwrite=True).read_text(encoding="utf-8").count("<h1>new")
+    )
     (tmp_path / "mine.html").write_text("<h1>loss-change-allocation</h1>")
     with pytest.raises(OutputError, match="was not made by lca"):
         write_report(record, tmp_path / "mine.html", overwrite=True)
