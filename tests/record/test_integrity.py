@@ -238,3 +238,25 @@ def test_settings_are_a_dictionary(tmp_path, settings):
     with pytest.raises(RecordError, match="settings must be a dictionary"):
         Record(tmp_path / "r", LAYOUT, settings=settings)
     assert list(tmp_path.iterdir()) == []
+
+
+def test_settings_of_great_depth_and_names_that_are_no_text_are_refused(tmp_path):
+    deep = []
+    for _ in range(100_000):
+        deep = [deep]
+    with pytest.raises(RecordError, match="the settings do not fit in JSON"):
+        recorded(tmp_path / "r", settings={"deep": deep})
+    odd = Layout(("w\ud800",), ((3,),))
+    with pytest.raises(RecordError, match=r"the name 'w.ud800' has characters that are no text"):
+        Record(tmp_path / "r", odd).update(allocation(0))
+    assert not (tmp_path / "r").exists()
+
+
+def test_values_that_do_not_fit_the_dtype_are_refused(tmp_path):
+    record = Record(tmp_path / "r", LAYOUT, values="float32")
+    record.update(allocation(0))
+    with pytest.raises(RecordError, match=r"values up to 1e\+39 do not fit in float32; .*values='float64'"):
+        record.update(allocation(1, 1e39))
+    record.update(allocation(1))
+    record.close()
+    assert open_record(tmp_path / "r").sizes["step"] == 2
