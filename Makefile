@@ -24,7 +24,7 @@ help:  ## list the targets
 	@sed -n 's/^\([a-z]*\):.*## /\1\t/p' Makefile | expand -t 8
 
 demo: $(LIGHT)  ## train a small network and allocate its loss change (options: make demo ARGS='--steps 50')
-	$(BIN)/lca demo $(ARGS)
+	$(BIN)/lca demo --overwrite $(ARGS)
 
 # A failed step does not stop the others; the failed ones are named at the end.
 test: $(FULL)  ## lint, types, docs and pytest; never fails by chance, since random tests repeat the same cases

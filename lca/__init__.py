@@ -4,6 +4,11 @@ A training run is a path; an estimator turns each step of the path into an alloc
 change. Negative values helped, positive values hurt, and they add up to the true change.
 """
 
+# ruff: noqa: E402
+from lca import _signals
+
+_signals.end_at_once()  # the imports below take a while, and Ctrl-C may come during them
+
 from importlib.metadata import version
 
 from lca.allocation import Cost, StepAllocation, allocate, allocate_each

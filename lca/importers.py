@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 
 from lca._extras import extra
+from lca._paths import local_path
 from lca.errors import DataError, TrajectoryError
 from lca.layout import Layout
 from lca.step import Trajectory
@@ -36,7 +37,8 @@ def read_hdf5(path: str | PathLike[str], *, neuron_axis: int = -1) -> tuple[Layo
     Parameters
     ----------
     path
-        The HDF5 file. It is untrusted input: pickled objects are never loaded.
+        The HDF5 file. It is untrusted input: pickled objects are never loaded, and data outside of the file
+        (external links, external storage, virtual data sets) are refused.
     neuron_axis
         The axis of each tensor that indexes output neurons: -1 for weights in the order of TensorFlow, 0 for
         the order of PyTorch. If the length of a layer's bias matches only another axis of its weight, as for
@@ -72,9 +74,10 @@ def read_hdf5(path: str | PathLike[str], *, neuron_axis: int = -1) -> tuple[Layo
     with extra("report"):
         import h5py  # noqa: PLC0415 - an optional dependency
     try:
-        file = h5py.File(path, "r")
+        file = h5py.File(local_path(path, DataError), "r")
     except OSError as error:
         raise DataError(f"{path} cannot be read as HDF5 ({error}).") from error
+    _check_link(path, file.get("all_weights", getlink=True))
     weights = file.get("all_weights")
     if not isinstance(weights, h5py.Dataset) or weights.ndim != 2 or weights.dtype.kind != "f":
         found = f"{weights.shape} of {weights.dtype}" if isinstance(weights, h5py.Dataset) else weights
@@ -82,6 +85,8 @@ def read_hdf5(path: str | PathLike[str], *, neuron_axis: int = -1) -> tuple[Layo
             f"{path}: expected a data set all_weights of shape (T + 1, K) with floating-point numbers, found "
             f"{found}; store one flattened parameter vector per row."
         )
+    if weights.external or weights.is_virtual or weights.file.filename != file.filename:
+        raise _outside(path)
     names = [_dotted(name) for name in _items(_attribute(path, weights, "var_names"))]
     shapes = [_shape(path, shape) for shape in _items(_attribute(path, weights, "var_shapes"))]
     described = sum(math.prod(shape) for shape in shapes)
@@ -93,6 +98,18 @@ def read_hdf5(path: str | PathLike[str], *, neuron_axis: int = -1) -> tuple[Layo
     axes = tuple(range(len(shape))[neuron_axis] if shape else None for shape in shapes)
     axes = _corrected_by_biases(path, Layout(tuple(names), tuple(shapes), axes))
     return Layout(tuple(names), tuple(shapes), axes), Trajectory(weights)
+
+
+def _check_link(path: str | PathLike[str], link: Any) -> None:
+    """Raise `DataError` if a link leads to another file, which opening it would read."""
+    if type(link).__name__ == "ExternalLink":
+        raise _outside(path)
+
+
+def _outside(path: str | PathLike[str]) -> DataError:
+    return DataError(
+        f"{path}: the data of all_weights are outside of this file, and were not read; write them into it."
+    )
 
 
 def sorted_by_number(paths: Iterable[Path]) -> list[Path]:

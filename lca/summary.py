@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from lca.errors import NonFiniteError
 from lca.layout import Layout
 from lca.row import Row
 from lca.views import GroupTotals, HelpingCounts, LogHistogram, RowView, Trace
@@ -161,7 +162,7 @@ def to_json(summary: Mapping[str, Any]) -> str:
 
     Raises
     ------
-    ValueError
+    NonFiniteError
         If a number is NaN or infinite.
 
     Examples
@@ -169,7 +170,13 @@ def to_json(summary: Mapping[str, Any]) -> str:
     >>> to_json({"seed": 0})
     '{\n  "seed": 0\n}\n'
     """
-    return json.dumps(summary, indent=2, allow_nan=False) + "\n"
+    try:
+        return json.dumps(summary, indent=2, allow_nan=False) + "\n"
+    except ValueError as error:
+        raise NonFiniteError(
+            f"the summary holds a number that JSON cannot hold ({error}); if the run diverged, lower the "
+            "learning rate."
+        ) from error
 
 
 def _helping_by_name(run: RunViews, *, sampled: bool) -> dict[str, float | None]:

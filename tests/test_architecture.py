@@ -9,7 +9,8 @@ import pytest
 ROOT = Path(__file__).parents[1]
 FLOORS = [
     ["lca.errors"],
-    ["lca.tolerances", "lca._extras", "lca._output"],
+    ["lca._paths", "lca._signals"],
+    ["lca.tolerances", "lca._extras", "lca._output", "lca._verdict"],
     ["lca.arrays", "lca.quadrature"],
     ["lca.groups"],
     ["lca.layout"],

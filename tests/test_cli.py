@@ -42,7 +42,7 @@ def skip_figures(request, monkeypatch):
 
 def demo(out, *options):
     """Run `lca demo` in this process; its exit status, and the summary it wrote."""
-    status = main(["demo", *SMALL, "--out", str(out), *options])
+    status = main(["demo", *SMALL, "--overwrite", "--out", str(out), *options])
     written = out / "summary.json"
     return status, json.loads(written.read_text()) if written.is_file() else None
 

@@ -121,3 +121,32 @@ def test_pickled_objects_are_refused(tmp_path):
         file["all_weights"] = np.full((2, 8), np.void(b"\x80\x04K\x01."))
     with pytest.raises(DataError, match="floating-point numbers, found"):
         read_hdf5(tmp_path / "run.h5")
+
+
+def outside(path, kind):
+    """A file whose all_weights are in another file."""
+    other = saved(path.with_name("other.h5"))
+    (path.with_name("raw")).write_bytes(POINTS.tobytes())
+    with h5py.File(path, "w") as file:
+        if kind == "external link":
+            file["all_weights"] = h5py.ExternalLink(str(other), "/all_weights")
+        elif kind == "soft link through an external one":
+            file["elsewhere"] = h5py.ExternalLink(str(other), "/")
+            file["all_weights"] = h5py.SoftLink("/elsewhere/all_weights")
+        elif kind == "external storage":
+            storage = [(str(path.with_name("raw")), 0, h5py.h5f.UNLIMITED)]
+            file.create_dataset("all_weights", POINTS.shape, POINTS.dtype, external=storage)
+        else:
+            layout = h5py.VirtualLayout(POINTS.shape, POINTS.dtype)
+            layout[:] = h5py.VirtualSource(str(other), "all_weights", POINTS.shape)
+            file.create_virtual_dataset("all_weights", layout)
+        file.attrs["var_names"], file.attrs["var_shapes"] = NAMES, str(SHAPES)
+    return path
+
+
+@pytest.mark.parametrize(
+    "kind", ["external link", "soft link through an external one", "external storage", "virtual data set"]
+)
+def test_data_outside_of_the_file_are_refused(tmp_path, kind):
+    with pytest.raises(DataError, match="are outside of this file, and were not read"):
+        read_hdf5(outside(tmp_path / "run.h5", kind))

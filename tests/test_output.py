@@ -7,6 +7,8 @@ import pytest
 from lca._output import check_writable, replace_folder, scratch_folder, write_files
 from lca.errors import OutputError
 
+OURS = b'"generator": "loss-change-allocation 0.1.0"'
+
 
 def tree(folder):
     return sorted(str(path.relative_to(folder)) for path in folder.rglob("*"))
@@ -55,17 +57,22 @@ def test_a_dangling_link_is_refused(tmp_path):
 
 def test_files_are_written_and_replaced(tmp_path):
     write_files(tmp_path / "a" / "b", {"x": b"1", "y": b"2"})
-    write_files(tmp_path / "a" / "b", {"x": b"3"})
+    with pytest.raises(OutputError, match="'.*x' exists already and was not made by lca"):
+        write_files(tmp_path / "a" / "b", {"x": b"3"}, overwrite=True)
+    (tmp_path / "a" / "b" / "x").write_bytes(OURS)
+    with pytest.raises(OutputError, match="'.*x' exists already; pass --overwrite to replace it"):
+        write_files(tmp_path / "a" / "b", {"x": b"3"})
+    write_files(tmp_path / "a" / "b", {"x": b"3"}, overwrite=True)
     assert tree(tmp_path) == ["a", "a/b", "a/b/x", "a/b/y"]
     assert (tmp_path / "a" / "b" / "x").read_bytes() == b"3"
 
 
 def test_a_failure_leaves_the_earlier_files_unchanged(tmp_path):
-    write_files(tmp_path, {"x": b"old"})
+    write_files(tmp_path, {"x": b"old" + OURS})
     with pytest.raises(OutputError, match="No such file or directory"):
-        write_files(tmp_path, {"x": b"new", "no/such/folder": b"2"})
+        write_files(tmp_path, {"x": b"new", "no/such/folder": b"2"}, overwrite=True)
     assert tree(tmp_path) == ["x"]
-    assert (tmp_path / "x").read_bytes() == b"old"
+    assert (tmp_path / "x").read_bytes() == b"old" + OURS
 
 
 def test_an_interrupted_write_leaves_no_temporary_file(tmp_path, monkeypatch):

@@ -110,6 +110,12 @@ class _Shards(Mapping[str, Any]):
             files = {place: index.parent / place for place in sorted(set(places.values()))}
         except (ValueError, KeyError, TypeError, AttributeError) as error:
             raise _unreadable(index, error) from error
+        outside = [place for place in files if Path(place).is_absolute() or ".." in Path(place).parts]
+        if outside:
+            raise TrajectoryError(
+                f"{index} names {outside[0]!r}, which is outside of its folder, and was not read; copy the "
+                "file into the folder."
+            )
         self._places = places
         missing = [place for place, file in files.items() if not file.is_file()]
         if missing:

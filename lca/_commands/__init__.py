@@ -3,8 +3,11 @@
 from lca._commands.check import CHECK
 from lca._commands.cite import CITE
 from lca._commands.command import Command
+from lca._commands.completion import completion_of
 from lca._commands.demo import DEMO
 from lca._commands.estimators import ESTIMATORS_COMMAND
+from lca._commands.record import RECORD_COMMAND
 from lca._commands.report import REPORT
 
-COMMANDS: tuple[Command, ...] = (DEMO, REPORT, CHECK, ESTIMATORS_COMMAND, CITE)
+_OTHERS = (DEMO, REPORT, RECORD_COMMAND, CHECK, ESTIMATORS_COMMAND, CITE)
+COMMANDS: tuple[Command, ...] = (*_OTHERS, completion_of(_OTHERS))

@@ -1,19 +1,18 @@
 """`lca cite`: BibTeX for what a run used."""
 
 from argparse import ArgumentParser, Namespace
-from pathlib import Path
 
-from lca._commands.command import Command
+from lca._commands.command import Command, find_record
 from lca.errors import LCAError
-from lca.estimators._registry import make_estimator
+from lca.estimators._registry import REGISTRY, make_estimator
 from lca.record._citation import citation, citations_of
-from lca.record._reading import open_group
+from lca.record._reading import attributes_of
 
 
 def add_arguments(parser: ArgumentParser) -> None:
     """The options of `lca cite`."""
     add = parser.add_argument
-    add("record", nargs="?", type=Path, help="the record of a run; without it: what every run uses")
+    add("record", nargs="?", metavar="RECORD", help="the record of a run; without it: what every run uses")
     add("--estimator", metavar="NAME", help="without a record: what a run with this estimator uses")
 
 
@@ -22,7 +21,7 @@ def run(args: Namespace) -> None:
     if args.record is not None and args.estimator is not None:
         raise LCAError("a record names its own estimator; pass either the record or --estimator, not both.")
     if args.record is not None:
-        entries = citation(dict(open_group(args.record).attrs))
+        entries = citation(attributes_of(find_record(args.record)))
     elif args.estimator is not None:
         entries = citation({"citations": citations_of(make_estimator(args.estimator))})
     else:
@@ -30,4 +29,10 @@ def run(args: Namespace) -> None:
     print(entries, end="")
 
 
-CITE = Command("cite", "Print BibTeX entries for what a run used.", add_arguments, run)
+CITE = Command(
+    "cite",
+    "Print BibTeX entries for what a run used.",
+    add_arguments,
+    run,
+    words={"--estimator": tuple(REGISTRY)},
+)

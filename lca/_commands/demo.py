@@ -1,15 +1,27 @@
 """`lca demo`: train a small network, allocate every step, print and write the results."""
 
 from argparse import ArgumentParser, Namespace
+from contextlib import closing
 from pathlib import Path
 from typing import get_args
 
-from lca._commands.command import Command
+from lca._commands.command import JSON, OVERWRITE, QUIET, Command
 from lca._commands.demo_run import DemoSettings, run_demo
 from lca._commands.summary_text import summary_text
-from lca._output import check_writable, replace_folder, scratch_folder, write_files
+from lca._output import (
+    GENERATOR,
+    check_free,
+    check_writable,
+    is_our_file,
+    move_into,
+    scratch_folder,
+    stage,
+)
+from lca._paths import local_path
 from lca.estimators._registry import REGISTRY
 from lca.record import Record
+from lca.record._lock import WriterLock
+from lca.record._ownership import is_our_record
 from lca.reference._backend import Dtype, offered_backends
 from lca.reference._models.named import MODELS
 from lca.summary import to_json
@@ -32,8 +44,10 @@ def add_arguments(parser: ArgumentParser) -> None:
     add(
         "--backend", default=default.backend, help=f"installed: {', '.join(offered_backends())} (%(default)s)"
     )
-    add("--out", type=Path, default=Path("lca-demo"), metavar="FOLDER", help=_OUT_HELP)
-    add("--quiet", action="store_true", help="print nothing but errors")
+    add("-o", "--out", default="lca-demo", metavar="FOLDER", help=_OUT_HELP)
+    add("--overwrite", action="store_true", help=OVERWRITE)
+    add("-q", "--quiet", action="store_true", help=QUIET)
+    add("--json", action="store_true", help=JSON)
 
 
 OPTIMIZERS = "sgd, momentum, nesterov, rmsprop, adam, adamw"
@@ -46,36 +60,68 @@ _TOL_HELP = (
     "sampled estimators measure none (%(default)s)"
 )
 RECORD = "run.zarr"
+FIGURES = tuple(f"{name}.png" for name in ("loss", "cumulative", "totals", "helping", "histogram"))
+RESULTS = ("summary.json", RECORD, "report.html", *FIGURES)
+"""All that any demo writes: what is there from an earlier one is replaced or removed."""
 _OUT_HELP = "folder of summary.json, the record (run.zarr), the report and the figures (./%(default)s)"
 
 
-def run(args: Namespace) -> None:
-    """Check the folder, run, write and print."""
+def run(args: Namespace) -> int:
+    """Check the folder, run, write and print; status 1 if the run diverged."""
     # Imported here because `lca --help` and the other commands need neither matplotlib nor tqdm.
     from lca._commands.demo_figures import draw_figures  # noqa: PLC0415
     from lca._commands.report import report_file  # noqa: PLC0415
     from lca.live import progress_bar  # noqa: PLC0415
 
     settings = DemoSettings(**{name: getattr(args, name) for name in DemoSettings.__dataclass_fields__})
-    check_writable(args.out)
-    with scratch_folder(args.out) as scratch:
+    out, quiet = local_path(args.out), args.quiet or args.json
+    check_writable(out)
+    with closing(_Claim(out, overwrite=args.overwrite)) as claim, scratch_folder(out) as scratch:
         with Record(scratch / RECORD) as record:
-            result = run_demo(
-                settings, lambda rows: progress_bar(rows, settings.steps, quiet=args.quiet), record
-            )
+            result = run_demo(settings, lambda rows: progress_bar(rows, settings.steps, quiet=quiet), record)
         figures = draw_figures(result.train, result.heldout)
         report = report_file(scratch / RECORD, title=f"lca demo: {settings.model} on {settings.data}")
-        write_files(args.out, figures | report | {"summary.json": to_json(result.summary).encode()})
-        replace_folder(scratch / RECORD, args.out / RECORD)
-    if not args.quiet:
+        summary = to_json({"generator": GENERATOR, **result.summary})
+        stage(scratch, figures | report | {"summary.json": summary.encode()})
+        claim.check()  # again, as the run took a while
+        move_into(out, scratch, earlier=RESULTS)
+    if args.json:
+        print(summary, end="")
+    elif not args.quiet:
         print(summary_text(result.summary))
-        print(
-            f"\nWrote summary.json, {RECORD} and {len(figures)} figures to {args.out}/: {', '.join(figures)}"
-        )
+        print(f"\nWrote summary.json, {RECORD} and {len(figures)} figures to {out}/: {', '.join(figures)}")
         for name in report:
-            print(f"The report, for a browser: {args.out / name}")
+            print(f"The report, for a browser: {out / name}")
+    return int(result.summary["diverged"])
+
+
+class _Claim:
+    """The places of all results: free, or holding results that may be replaced and that nobody writes."""
+
+    def __init__(self, out: Path, *, overwrite: bool) -> None:
+        self._out, self._overwrite = out, overwrite
+        self.check()
+        self._lock = WriterLock(out / RECORD) if out.is_dir() else None
+
+    def check(self) -> None:
+        for name in RESULTS:
+            is_ours = is_our_record if name == RECORD else is_our_file
+            check_free(self._out / name, overwrite=self._overwrite, is_ours=is_ours)
+
+    def close(self) -> None:
+        if self._lock is not None:
+            self._lock.release()
 
 
 DEMO = Command(
-    "demo", "Train a small network and show which parameters made its loss fall.", add_arguments, run
+    "demo",
+    "Train a small network and show which parameters made its loss fall.",
+    add_arguments,
+    run,
+    words={
+        "--model": tuple(MODELS),
+        "--optimizer": tuple(OPTIMIZERS.split(", ")),
+        "--estimator": tuple(REGISTRY),
+        "--backend": tuple(offered_backends()),
+    },
 )

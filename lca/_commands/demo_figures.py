@@ -4,6 +4,7 @@ from io import BytesIO
 
 from lca import plots
 from lca._extras import extra
+from lca._output import GENERATOR
 from lca.summary import RunViews
 from lca.views import LogHistogram
 
@@ -40,5 +41,5 @@ def _not_shown(histogram: LogHistogram) -> str:
 def _png(ax: Axes) -> bytes:
     buffer, figure = BytesIO(), ax.get_figure(root=True)
     assert figure is not None
-    figure.savefig(buffer, format="png")
+    figure.savefig(buffer, format="png", metadata={"Software": GENERATOR})
     return buffer.getvalue()

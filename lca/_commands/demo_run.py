@@ -15,6 +15,7 @@ import numpy as np
 
 import lca
 from lca._commands.demo_fields import NEXT, SampledLoss, with_fields
+from lca._verdict import has_diverged
 from lca.allocation import Cost, Estimator, StepAllocation, allocate_each
 from lca.errors import LCAError
 from lca.estimators._registry import named_estimator
@@ -109,10 +110,15 @@ def run_demo(
     seconds = {"train": trained, "allocate": perf_counter() - began - trained}
     about["cost_per_step"] = {name: value / settings.steps for name, value in asdict(cost).items()}
     if "heldout" in views:
-        return DemoResult(summarize_run(about, **views, seconds=seconds), **views)
+        return DemoResult(_judged(summarize_run(about, **views, seconds=seconds)), **views)
     measured = {"heldout": None, "seconds": seconds, **ends.losses(run.objectives["train"])}
     summary = {**about, **summarize(views["train"]), **measured}
-    return DemoResult(_null_for_nan(summary), views["train"], None)
+    return DemoResult(_judged(_null_for_nan(summary)), views["train"], None)
+
+
+def _judged(summary: dict[str, Any]) -> dict[str, Any]:
+    """The same summary, with the word on whether the run diverged."""
+    return {**summary, "diverged": has_diverged(summary["loss_start"], summary["loss_end"])}
 
 
 class _Ends:

@@ -1,8 +1,11 @@
 """`lca estimators`: what each estimator allocates, its bias, its cost, and the step fields it requires."""
 
+import json
 from argparse import ArgumentParser, Namespace
+from dataclasses import asdict
+from typing import Any
 
-from lca._commands.command import Command
+from lca._commands.command import JSON, Command
 from lca.allocation import Cost, Estimator
 from lca.estimators._registry import REGISTRY, NamedEstimator, named_estimator
 from lca.estimators._stochastic import StochasticEstimator
@@ -14,11 +17,30 @@ HEADINGS = ("name", "target", "bias", "cost of a step", "required step fields")
 def add_arguments(parser: ArgumentParser) -> None:
     """The options of `lca estimators`."""
     parser.add_argument("name", nargs="?", help="describe this one in detail; without it: the table of all")
+    parser.add_argument("--json", action="store_true", help=JSON)
 
 
 def run(args: Namespace) -> None:
     """Print the table, or the details of one estimator."""
-    print(table() if args.name is None else details(named_estimator(args.name)))
+    rows = list(REGISTRY.values()) if args.name is None else [named_estimator(args.name)]
+    if args.json:
+        print(json.dumps([as_json(row) for row in rows], indent=2))
+    else:
+        print(table() if args.name is None else details(rows[0]))
+
+
+def as_json(row: NamedEstimator) -> dict[str, Any]:
+    """What one estimator declares, for a program."""
+    estimator = row.make(1e-3)
+    return {
+        "name": row.name,
+        "description": row.description,
+        "target": row.target,
+        "bias": _bias(estimator),
+        "cost_per_step": asdict(estimator.cost),
+        "required_fields": list(row.required_fields),
+        "in_python": repr(estimator),
+    }
 
 
 def table() -> str:
@@ -79,5 +101,9 @@ def _aligned(rows: list[tuple[str, ...]]) -> list[str]:
 
 
 ESTIMATORS_COMMAND = Command(
-    "estimators", "List the estimators: target, bias, cost, required step fields.", add_arguments, run
+    "estimators",
+    "List the estimators: target, bias, cost, required step fields.",
+    add_arguments,
+    run,
+    words={"name": tuple(REGISTRY)},
 )

@@ -4,6 +4,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from lca._commands.estimators import cost_in_words
+from lca._verdict import LARGE_MISS, missed_part
 from lca.allocation import Cost
 
 Row = Sequence[str]
@@ -86,12 +87,27 @@ def _times(s: Mapping[str, Any]) -> str:
 
 
 def _warning(s: Mapping[str, Any]) -> Iterator[str]:
-    missed = s["unconverged_steps"]
+    missed, sampled = s["unconverged_steps"], s["heldout"] is None
+    if s["diverged"]:
+        yield (
+            f"WARNING: the run diverged: the loss went from {_number(s['loss_start'])} to "
+            f"{_number(s['loss_end'])}, so the totals\n"
+            "are about a run that did not learn. Use a smaller --lr."
+        )
     if missed:
         yield (
             f"WARNING: {missed} of {s['steps']} steps missed the tolerance of {s['tol']:g}, so the totals "
             "miss part of the loss change. Use --estimator adaptive, a larger --tol, or a smaller --lr."
         )
+    elif not sampled and _missed_part(s) > LARGE_MISS:
+        yield (
+            f"WARNING: the sum of the allocation misses {100 * _missed_part(s):.2g} % of the loss change. "
+            "Use --estimator adaptive, a smaller --tol, or a smaller --lr."
+        )
+
+
+def _missed_part(s: Mapping[str, Any]) -> float:
+    return missed_part(s["loss_end"] - s["loss_start"], s["residual"], s["max_step_residual"])
 
 
 def _number(value: float, sign: str = "") -> str:

@@ -5,6 +5,7 @@ from os import PathLike
 from pathlib import Path
 from typing import TypeAlias
 
+from lca._paths import local_path
 from lca._state import same_state
 from lca.arrays import Vector
 from lca.errors import TrajectoryError
@@ -47,7 +48,7 @@ def checkpoints_in_order(
     """
     place = ""
     if isinstance(checkpoints, str | PathLike):
-        folder, place = Path(checkpoints), f" in {checkpoints}"
+        folder, place = local_path(checkpoints, TrajectoryError), f" in {checkpoints}"
         if not folder.exists():
             raise TrajectoryError(f"there is no folder {folder}; pass a folder of checkpoints, or paths.")
         if folder.is_file():
@@ -56,8 +57,13 @@ def checkpoints_in_order(
                 "paths in the order of training, or their folder."
             )
         found = sorted_by_number(path for path in folder.iterdir() if is_checkpoint(path))
+    elif isinstance(checkpoints, Iterable):
+        found = [local_path(path, TrajectoryError) for path in checkpoints]
     else:
-        found = [Path(path) for path in checkpoints]
+        raise TrajectoryError(
+            f"checkpoints must be a folder or a list of paths, got {type(checkpoints).__name__}; they come "
+            "first: replay(checkpoints, objective)."
+        )
     if len(found) < 2:
         raise TrajectoryError(
             f"a replay needs at least two checkpoints (one step), got {len(found)}{place} (files of kind "

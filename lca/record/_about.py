@@ -1,7 +1,7 @@
 """The attributes of a record, and the plan that is read back from them."""
 
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
 from datetime import UTC, datetime
 from importlib.metadata import version
@@ -12,7 +12,16 @@ from lca.allocation import Estimator
 from lca.layout import Layout
 from lca.record._citation import citations_of
 from lca.record._damage import damage_explained
-from lca.record._schema import CONVENTIONS, FORMAT, SCHEMA_VERSION, UNFINISHED, Content, Plan, RecordError
+from lca.record._schema import (
+    CONVENTIONS,
+    FORMAT,
+    LARGEST_BLOCK,
+    SCHEMA_VERSION,
+    UNFINISHED,
+    Content,
+    Plan,
+    RecordError,
+)
 
 Mode = Literal["x", "w", "a"]
 Dtype = Literal["float32", "float64"]
@@ -37,10 +46,13 @@ def attributes(plan: Plan, estimator: Estimator | None, settings: Mapping[str, A
     tensors = {"names": layout.names, "shapes": layout.shapes, "neuron_axes": layout.neuron_axes}
     try:
         json.dumps(settings, allow_nan=False)
-    except (TypeError, ValueError) as error:
+    except (TypeError, ValueError, RecursionError) as error:
         raise RecordError(
             f"the settings do not fit in JSON ({error}); pass numbers, strings, lists and dictionaries."
         ) from error
+    for name in (*layout.names, *plan.measured):
+        if not name.isascii():
+            _check_text(name)
     return {
         "format": FORMAT,
         "schema_version": SCHEMA_VERSION,
@@ -58,9 +70,17 @@ def attributes(plan: Plan, estimator: Estimator | None, settings: Mapping[str, A
     }
 
 
+def _check_text(name: str) -> None:
+    try:
+        name.encode()
+    except UnicodeEncodeError as error:
+        raise RecordError(f"the name {name!r} has characters that are no text; rename it.") from error
+
+
 def plan_of(path: Path, about: Mapping[str, Any]) -> Plan:
     """The plan of the record at ``path``, from its attributes ``about``."""
     with damage_explained(path, "the description in its zarr.json"):
+        check_types(about)
         layout, content = json.loads(about["layout"]), json.loads(about["content"])
         content["traced"] = tuple(content["traced"])
         return Plan(
@@ -69,3 +89,43 @@ def plan_of(path: Path, about: Mapping[str, Any]) -> Plan:
             Content(**content),
             about["block"],
         )
+
+
+def check_types(about: Mapping[str, Any]) -> None:
+    """Raise `RecordError` unless the attributes that are used have the types with which they are written.
+
+    >>> check_types({"settings": None})
+    Traceback (most recent call last):
+    lca.record._schema.RecordError: the attribute 'settings' of the record must be a dictionary, got None.
+    """
+    for name, (what, fits) in _TYPES.items():
+        if name in about and not fits(about[name]):
+            found = repr(about[name])
+            found = found if len(found) <= 60 else f"{found[:57]}..."
+            raise RecordError(f"the attribute {name!r} of the record must be {what}, got {found}.")
+
+
+def _are_texts(value: Any) -> bool:
+    return isinstance(value, list | tuple) and all(isinstance(entry, str) for entry in value)
+
+
+def _differ(value: Sequence[str]) -> bool:
+    return len(set(value)) == len(value) > 0
+
+
+def _is_block(value: object) -> bool:
+    return type(value) is int and 1 <= value <= LARGEST_BLOCK
+
+
+def _is_text(value: object) -> bool:
+    return isinstance(value, str)
+
+
+_TYPES: Mapping[str, tuple[str, Callable[[Any], bool]]] = {
+    "settings": ("a dictionary", lambda value: isinstance(value, Mapping)),
+    "citations": ("a list of strings", _are_texts),
+    "measured": ("a list of different strings", lambda value: _are_texts(value) and _differ(value)),
+    "block": (f"a whole number from 1 to {LARGEST_BLOCK}", _is_block),
+    "layout": ("JSON text", _is_text),
+    "content": ("JSON text", _is_text),
+}

@@ -30,7 +30,7 @@ def damage_explained(path: Path, what: str = "") -> Iterator[None]:
         yield
     except RecordError:
         raise
-    except (OSError, LookupError, RuntimeError, TypeError, ValueError) as error:
+    except (OSError, LookupError, RuntimeError, TypeError, ValueError, AttributeError, MemoryError) as error:
         found = str(error).strip(". ") or type(error).__name__
         raise RecordError(
             f"the record {str(path)!r} is damaged: {what or 'it'} cannot be read ({found}). If it was "

@@ -35,7 +35,12 @@ class WriterLock:
     def __init__(self, path: Path) -> None:
         folder = path.absolute().parent.resolve()
         file = folder / f".{path.name}.lock"
-        opened = None if file in _HELD else _locked(file)
+        try:
+            opened = None if file in _HELD else _locked(file)
+        except OSError as error:  # e.g. the name is too long for the file system
+            raise RecordError(
+                f"the record {str(path)!r} cannot be locked ({error.strerror}); choose another path."
+            ) from error
         if opened is None:
             raise RecordError(
                 f"the record {str(path)!r} is being written by another process, or by a Record in this "

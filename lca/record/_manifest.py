@@ -125,6 +125,13 @@ class Manifest:
             self.rows = entry["rows"]
             self.counts = (*self.counts[-1:], self.rows)
 
+    def shortened(self, length: int) -> "Manifest":
+        """The manifest of the record without the rows from ``length`` on."""
+        shorter = Manifest(files=self.files, descriptions=self.descriptions, rewriting=self.rewriting)
+        shorter.apply({"rows": self.rows})
+        shorter.apply({"rows": length})
+        return shorter
+
     def write(self, record: Path) -> None:
         """Write the whole manifest anew, either completely or not at all."""
         file = record / MANIFEST

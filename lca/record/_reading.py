@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from lca._extras import extra
+from lca._paths import local_path
 from lca.record._about import plan_of
 from lca.record._damage import Guarded, check_files, damage_explained
 from lca.record._schema import (
@@ -18,6 +19,7 @@ from lca.record._schema import (
     MISSING_IN,
     RENAMED_SINCE,
     SCHEMA_VERSION,
+    Plan,
     RecordError,
 )
 
@@ -71,7 +73,7 @@ def open_record(path: str | PathLike[str]) -> "xarray.Dataset":
     >>> run.tensor_total.sel(measured="train", tensor="fc.bias").values
     array([0.5])
     """
-    path = Path(path)
+    path = local_path(path, RecordError)
     with extra("report"):
         import xarray as xr  # noqa: PLC0415 - half a second, and only for records
     from lca.record._files import RecordFiles  # noqa: PLC0415 - needs zarr
@@ -83,6 +85,7 @@ def open_record(path: str | PathLike[str]) -> "xarray.Dataset":
         committed = int(group[COMMITTED][()])
         if isinstance(group.store, RecordFiles):
             committed = _checked(group.store, committed, attributes)
+        _check_labels(path, group, plan)
         labels = {name: (dim, _labels(path, group[name])) for name, (dim, _) in plan.coordinates.items()}
         version = attributes["schema_version"]
         renamed, missing = RENAMED_SINCE.get(version, {}), MISSING_IN.get(version, ())
@@ -162,6 +165,19 @@ def _check_comparable(first: "xarray.Dataset", other: "xarray.Dataset", what: st
             )
 
 
+def attributes_of(path: Path) -> dict[str, Any]:
+    """The attributes of a record, once they have the right types.
+
+    Raises
+    ------
+    RecordError
+        If there is no record, or its attributes were edited or damaged.
+    """
+    attributes = dict(open_group(path).attrs)
+    plan_of(path, attributes)
+    return attributes
+
+
 def open_group(path: Path) -> "zarr.Group":
     """The Zarr group of a record, read-only.
 
@@ -172,7 +188,7 @@ def open_group(path: Path) -> "zarr.Group":
     """
     with extra("report"):
         import zarr  # noqa: PLC0415
-    if not path.exists():
+    if not local_path(path, RecordError).exists():
         raise RecordError(f"there is no record {str(path)!r}.")
     from lca.record._files import RecordFiles  # noqa: PLC0415 - needs zarr
     from lca.record._manifest import Manifest  # noqa: PLC0415 - the same
@@ -180,7 +196,9 @@ def open_group(path: Path) -> "zarr.Group":
     try:
         group = zarr.open_group(path, mode="r", zarr_format=3)
         attributes = dict(group.attrs)
-    except (FileNotFoundError, ValueError, TypeError, KeyError) as error:
+    except PermissionError as error:
+        raise RecordError(f"the record {str(path)!r} cannot be read ({error.strerror}).") from error
+    except (OSError, ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
         raise RecordError(
             f"{str(path)!r} is not a record, or its zarr.json is damaged ({type(error).__name__}: {error}); "
             "a record is the folder that was passed to lca.Record."
@@ -217,6 +235,16 @@ def _checked(files: "RecordFiles", counted: int, attributes: dict[str, Any]) -> 
         )
     attributes |= manifest.outcome
     return manifest.rows
+
+
+def _check_labels(path: Path, group: Any, plan: Plan) -> None:
+    """Raise `RecordError` unless the description fits the labels: it may claim a layout of any size."""
+    sizes = _labels(path, group["tensor_size"]).tolist()
+    if sizes != list(plan.layout.sizes) or group["measured"].shape != (len(plan.measured),):
+        raise RecordError(
+            f"the record {str(path)!r} is damaged: the layout or the measured losses in its zarr.json are "
+            "not those of its labels."
+        )
 
 
 def _labels(path: Path, array: Any) -> Any:

@@ -10,6 +10,7 @@ from typing import Any, get_args
 
 from lca._extras import extra
 from lca._output import check_writable
+from lca._paths import local_path
 from lca.allocation import Estimator, StepAllocation
 from lca.errors import LCAWarning, UnknownNameError
 from lca.layout import Layout, check_same_layout
@@ -17,15 +18,15 @@ from lca.record._about import Dtype, Mode, attributes, plan_of
 from lca.record._blocks import Blocks
 from lca.record._citation import citation, citations_of
 from lca.record._lock import WriterLock, rank
+from lca.record._ownership import foreign_entry
 from lca.record._reading import open_group
 from lca.record._rows import loss_cells, step_cells
-from lca.record._schema import SCHEMA_VERSION, Content, Plan, RecordError
+from lca.record._schema import LARGEST_BLOCK, SCHEMA_VERSION, Content, Plan, RecordError
 from lca.row import Row, rows_of
 from lca.tolerances import EPS32, summed
 
 BLOCK = 64
 """Rows that are written at once: the most that a killed run can lose."""
-LARGEST_BLOCK = 65_536
 
 
 class Record:
@@ -38,7 +39,7 @@ class Record:
     Parameters
     ----------
     path
-        The folder to create. By convention its name ends in ``.zarr``.
+        The folder to create, on this machine. By convention its name ends in ``.zarr``.
     layout
         The layout of the parameters. A tracker that receives the record sets it.
     mode
@@ -62,8 +63,9 @@ class Record:
     Raises
     ------
     RecordError
-        If a record exists and ``mode`` is ``"x"``, if the record cannot be continued or written, if another
-        process is writing it, or if a step does not come after the previous one.
+        If a record exists and ``mode`` is ``"x"``, if the record cannot be continued or written, if there is
+        something at ``path`` that is not a record, if another process is writing it, or if a step does not
+        come after the previous one.
 
     Notes
     -----
@@ -106,7 +108,7 @@ class Record:
         with extra("report"):
             import zarr  # noqa: PLC0415, F401 - fail now rather than at the first step
         _check_options(mode, block=block, resume_at=resume_at)
-        self.path = Path(path)
+        self.path = local_path(path, RecordError)
         self.next_step = 0
         self._mode: Mode = mode
         self._wanted: dict[str, Any] = {
@@ -116,7 +118,7 @@ class Record:
             "theta": theta,
         }
         self._trace, self._block = tuple(trace), block
-        self._estimator, self._settings = estimator, dict(settings or {})
+        self._estimator, self._settings = estimator, _as_settings(settings)
         self._layout: Layout | None = None
         self._traced: tuple[int, ...] = ()
         self._blocks: Blocks | None = None
@@ -157,7 +159,7 @@ class Record:
         self._layout = layout
         self._traced = tuple(layout.position(entry) for entry in self._trace)
         self._estimator = self._estimator or estimator
-        self._settings = {**(settings or {}), **self._settings}
+        self._settings = {**_as_settings(settings), **self._settings}
         return self
 
     def update(self, allocations: StepAllocation | Mapping[str, StepAllocation]) -> None:
@@ -346,3 +348,15 @@ def _check_target(path: Path, mode: Mode) -> None:
             "replaces it: record=lca.Record(path, mode='w')."
         )
     open_group(path)  # only a record is ever continued or replaced
+    foreign = foreign_entry(path) if mode == "w" else None
+    if foreign is not None:
+        what = f"{foreign!r} in it is no part of a record" if foreign else "it is a link"
+        raise RecordError(
+            f"{str(path)!r} is not replaced: {what}; move that, or choose another path for the record."
+        )
+
+
+def _as_settings(settings: Mapping[str, Any] | None) -> dict[str, Any]:
+    if not isinstance(settings, Mapping | None):
+        raise RecordError(f"settings must be a dictionary, got {settings!r:.80}; pass {{'note': ...}}.")
+    return dict(settings or {})

@@ -4,7 +4,7 @@ import numpy as np
 
 from lca.allocation import StepAllocation
 from lca.arrays import array_ops
-from lca.record._schema import Content, group_names
+from lca.record._schema import Content, RecordError, group_names
 from lca.row import Row
 from lca.views._view import step_of
 
@@ -25,7 +25,7 @@ def step_cells(allocation: StepAllocation, content: Content) -> Cells:
         return cells
     step, ops = step_of(allocation, "theta and trace"), array_ops(allocation.values)
     if content.theta:
-        cells["theta"] = ops.to_numpy(step.start)
+        cells["theta"] = _cast(ops.to_numpy(step.start), content.theta, "theta")
     if content.traced:
         start, end = (ops.take(theta, np.array(content.traced)) for theta in (step.start, step.end))
         cells["trace_theta"], cells["trace_movement"] = start, end.astype(np.float64) - start
@@ -45,7 +45,19 @@ def loss_cells(row: Row, content: Content) -> Cells:
         cells["histogram_helping"], cells["histogram_hurting"] = counts[:, 1:-1]
         cells["histogram_below"], cells["histogram_above"] = counts[:, 0].sum(), counts[:, -1].sum()
     if content.values:
-        cells["values"] = ops.to_numpy(values)
+        cells["values"] = _cast(ops.to_numpy(values), content.values, "values")
     if content.traced:
         cells["trace_values"] = ops.take(values, np.array(content.traced))
     return cells
+
+
+def _cast(array: np.ndarray, dtype: str, name: str) -> np.ndarray:
+    """Raise `RecordError` if a finite value becomes infinite in this dtype."""
+    try:
+        with np.errstate(over="raise"):
+            return array.astype(dtype, copy=False)
+    except FloatingPointError as error:
+        raise RecordError(
+            f"{name} up to {np.abs(array).max():.2g} do not fit in {dtype}; lower the learning rate if the "
+            f"run diverges, or record {name}='float64'."
+        ) from error

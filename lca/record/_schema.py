@@ -33,6 +33,8 @@ RENAMED_SINCE = {
 MISSING_IN = {1: ("sampled",)}
 """For each older schema: the variables it lacks, which `lca.open_record` derives from others."""
 
+LARGEST_BLOCK = 65_536
+"""The most rows that are collected in memory."""
 FORMAT = "loss-change-allocation record"
 COMMITTED = "committed"
 """The array, without dimensions, that holds the number of complete rows for other tools; written last."""

@@ -122,10 +122,7 @@ class BlockStore:
         if length == self.committed:
             return
         with self._explained():
-            kept = self._manifest
-            shorter = Manifest(files=kept.files, descriptions=kept.descriptions, rewriting=kept.rewriting)
-            shorter.apply({"rows": kept.rows})
-            shorter.apply({"rows": length})
+            shorter = self._manifest.shortened(length)
             shorter.write(self._path)
             self._manifest = self._files.manifest = shorter
             self._count[()] = length

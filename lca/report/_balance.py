@@ -5,6 +5,7 @@ from typing import Literal
 
 import numpy as np
 
+from lca._verdict import LARGE_MISS, SMALL_MISS, has_diverged, missed_part
 from lca.report._run import Run, format_number
 from lca.tolerances import EPS32, summed
 
@@ -33,11 +34,13 @@ class Conservation:
         The sums of the allocations, of the changes by buffers, and of the residuals.
     max_step_residual
         The largest |residual| of one step.
-    steps, unconverged_steps, inconsistent_steps
-        The numbers of steps: measured; above their tolerance; and with numbers in the record that
-        contradict each other.
+    steps, unconverged_steps, inconsistent_steps, unmeasured_steps
+        The numbers of steps: all; above their tolerance, by the record or by their residual; with numbers in
+        the record that contradict each other; and with a loss or an allocation that is not a finite number.
     has_tolerance
         Whether the estimator set a tolerance for every step.
+    rounding
+        The largest residual that rounding explains.
     discontinuities, discontinuity_change
         The number of consecutive steps between which the loss changed, and the sum of these changes, which
         is part of ``unmeasured_change``.
@@ -56,16 +59,31 @@ class Conservation:
     unconverged_steps: int
     has_tolerance: bool
     inconsistent_steps: int
+    unmeasured_steps: int
+    rounding: float
     discontinuities: int
     discontinuity_change: float
 
     @property
     def has_losses(self) -> bool:
-        """Whether the estimator measured the losses, so that there is something to check against."""
-        return not np.isnan(self.change)
+        """Whether the estimator measured losses, so that there is something to check against."""
+        return self.unmeasured_steps < self.steps
+
+    @property
+    def missed_part(self) -> float:
+        """The part of the loss change that the allocations miss (`lca._verdict`)."""
+        return missed_part(self.change, self.residual, self.max_step_residual)
+
+    @property
+    def diverged(self) -> bool:
+        """Whether the loss diverged."""
+        return has_diverged(self.start, self.end)
 
     def verdict(self) -> tuple[Tone, str]:
-        """The result of the check in one sentence."""
+        """The result of the check in one sentence, computed from the figures of the record."""
+        return self._not_checked() or self._checked()
+
+    def _not_checked(self) -> tuple[Tone, str] | None:
         if self.inconsistent_steps:
             return "bad", (
                 f"The record is inconsistent in {self.inconsistent_steps} of {self.steps} steps: the layers "
@@ -77,17 +95,43 @@ class Conservation:
                 "Not checked: this estimator does not measure the loss, so the sum of the allocations is an "
                 "estimate."
             )
+        if self.unmeasured_steps:
+            return "bad", (
+                f"Not checked: the loss, the allocation or the residual of {self.unmeasured_steps} of "
+                f"{self.steps} steps is not a finite number."
+            )
+        return None
+
+    def _checked(self) -> tuple[Tone, str]:
+        missed = 0.0 if self._is_rounding() else self.missed_part
+        if missed > LARGE_MISS:
+            return "bad", f"The allocations do not add up: {self._met_text()}{self._residual_text()}."
         if self.unconverged_steps:
-            exceeded = f"{self.unconverged_steps} of {self.steps} steps exceeded their tolerance"
-            return "warn", f"{exceeded}; {self._residual_text()}."
+            return "warn", f"{self._met_text()}{self._residual_text()}."
+        if missed > SMALL_MISS:
+            return "warn", f"The allocations add up only roughly: {self._residual_text()}."
         if self.has_tolerance:
             return "good", f"Every step met its tolerance; {self._residual_text()}."
         return "warn", f"The estimator set no tolerance; {self._residual_text()}."
 
+    def _met_text(self) -> str:
+        if not self.unconverged_steps:
+            return ""
+        return f"{self.unconverged_steps} of {self.steps} steps exceeded their tolerance; "
+
+    def _is_rounding(self) -> bool:
+        return max(abs(self.residual), self.max_step_residual) <= self.rounding
+
     def _residual_text(self) -> str:
+        largest = ""
+        if self.max_step_residual > max(abs(self.residual), self.rounding):
+            largest = f", and that of one step up to {self._in_percent(self.max_step_residual)}"
+        return f"the residual is {self._in_percent(self.residual)}{largest}"
+
+    def _in_percent(self, residual: float) -> str:
         if self.change == 0:
-            return f"the residual is {format_number(self.residual)}, and the loss did not change"
-        return f"the residual is {100 * abs(self.residual / self.change):.2g} % of the loss change"
+            return f"{format_number(residual)}, and the loss did not change"
+        return f"{100 * abs(residual / self.change):.2g} % of the loss change"
 
 
 def check_conservation(run: Run, loss: str) -> Conservation:
@@ -95,6 +139,10 @@ def check_conservation(run: Run, loss: str) -> Conservation:
     start, end, total, state_change, residual = (
         run.per_step(name, loss) for name in ("loss_start", "loss_end", "total", "state_change", "residual")
     )
+    tolerance, mass = run.per_step("tolerance", loss), run.per_step("mass", loss)
+    finite = np.isfinite([start, end, total, state_change, residual]).all(axis=0)
+    exceeded = ~run.per_step("converged", loss) | (np.abs(residual) > tolerance)
+    scale = float((np.fmax(mass, 0) + np.abs(start) + np.abs(end)).sum())
     gaps, discontinuous = start[1:] - end[:-1], _discontinuous(run, loss)
     final = run.final_loss(loss)
     return Conservation(
@@ -108,8 +156,10 @@ def check_conservation(run: Run, loss: str) -> Conservation:
         residual=float(residual.sum()),
         max_step_residual=float(np.abs(residual).max()),
         steps=len(total),
-        unconverged_steps=int(np.count_nonzero(~run.per_step("converged", loss))),
-        has_tolerance=bool(np.isfinite(run.per_step("tolerance", loss)).all()),
+        unconverged_steps=int(np.count_nonzero(exceeded)),
+        unmeasured_steps=int(np.count_nonzero(~finite)),
+        has_tolerance=bool(np.isfinite(tolerance).all()),
+        rounding=summed(scale, EPS32),
         inconsistent_steps=int(np.count_nonzero(_inconsistent(run, loss))),
         discontinuities=int(np.count_nonzero(discontinuous)),
         discontinuity_change=float(gaps[discontinuous].sum()),

@@ -11,7 +11,7 @@ import numpy as np
 
 from lca._extras import extra
 from lca.plots._canvas import HELPING, HURTING
-from lca.report._run import block_starts, format_signed
+from lca.report._run import block_starts, format_signed, shorten_words
 
 with extra("report"):
     from bokeh.models import (
@@ -199,11 +199,12 @@ def detail_map() -> Figure:
 
 
 def _escape_tex(text: str) -> str:
-    """Keep Bokeh from reading a name as TeX, for which it would load MathJax from the network.
+    """Shorten a name, and keep Bokeh from reading it as TeX, for which it would load MathJax.
 
     >>> _escape_tex("fc.weight"), _escape_tex("$$x$$") == "$$x$$"
     ('fc.weight', False)
     """
+    text = shorten_words(text, 60)
     for mark in ("$$", r"\(", r"\["):
         text = text.replace(mark, mark[0] + "\u2060" + mark[1])  # the word joiner has no width
     return text

@@ -13,12 +13,14 @@ import numpy as np
 
 import lca
 from lca._extras import extra
-from lca._output import check_writable, write_files
+from lca._output import GENERATOR, check_free, check_writable, write_files
+from lca._paths import local_path
+from lca.errors import LCAError
 from lca.plots._canvas import HELPING, HURTING, SIGN_COLORMAP
 from lca.record._reading import open_record
 from lca.report._charts import detail_map, layer_map
 from lca.report._moments import LINEAR_FRACTION, MAX_INTERVALS, DetailMap, detail_maps, layer_intervals
-from lca.report._run import Run, block_starts
+from lca.report._run import Run, block_starts, shorten_words
 from lca.report._sections import SECTIONS, Section
 
 with extra("report"):
@@ -31,12 +33,17 @@ with extra("report"):
 if TYPE_CHECKING:
     from xarray import Dataset
 
+_LARGEST = float(np.finfo(np.float32).max)
 DARK_COLORMAP = LinearSegmentedColormap.from_list("dark", ["#8fd0ff", HELPING, "#20242b", HURTING, "#ffb78a"])
 """`lca.plots._canvas.SIGN_COLORMAP` for a dark page, where values near 0 are dark."""
 
 
 def write_report(
-    record: "str | PathLike[str] | Dataset", path: str | PathLike[str], *, title: str = ""
+    record: "str | PathLike[str] | Dataset",
+    path: str | PathLike[str],
+    *,
+    title: str = "",
+    overwrite: bool = False,
 ) -> Path:
     """Write the report of a run to one HTML file, which needs no network.
 
@@ -46,9 +53,11 @@ def write_report(
         A folder written by `lca.Record`, or the dataset that `lca.open_record` returns. The run may still be
         in progress.
     path
-        The HTML file. An existing file is replaced.
+        The HTML file.
     title
         The title of the page; by default the name of the record's folder.
+    overwrite
+        Whether to replace an existing page. A file that is not a page of this library is never replaced.
 
     Returns
     -------
@@ -62,7 +71,7 @@ def write_report(
     LCAError
         If the record has no complete step yet.
     OutputError
-        If the file cannot be written. An existing file is then left unchanged.
+        If the file cannot be written, or exists and may not be replaced. It is then left unchanged.
 
     Notes
     -----
@@ -79,11 +88,13 @@ def write_report(
     ...     write_report(f"{folder}/run.zarr", f"{folder}/report.html").name
     'report.html'
     """
-    path = Path(path)
+    path = local_path(path)
     check_writable(path.parent)
+    check_free(path, overwrite=overwrite, option="overwrite=True")
     opened = open_record(record) if isinstance(record, str | PathLike) else record
     named = title or (Path(record).name if isinstance(record, str | PathLike) else "a run")
-    write_files(path.parent, {path.name: render_report(opened, title=named).encode()})
+    page = render_report(opened, title=named).encode(errors="replace")
+    write_files(path.parent, {path.name: page}, overwrite=overwrite, option="overwrite=True")
     return path
 
 
@@ -113,12 +124,23 @@ def render_report(record: "Dataset", *, title: str = "a run") -> str:
     >>> page[:15], "<h1>My run</h1>" in page
     ('<!doctype html>', True)
     """
-    run = Run(record)
+    try:
+        with np.errstate(over="raise"):
+            return _rendered(Run(record), title)
+    except FloatingPointError as error:
+        raise LCAError(
+            "the numbers of the record are so large that their sums overflow, so there is no page of it: the "
+            "run diverged; lower the learning rate."
+        ) from error
+
+
+def _rendered(run: Run, title: str) -> str:
     sections = [section for make in SECTIONS if (section := make(run)) is not None]
     maps, skipped = detail_maps(run)
     charts = _charts(run, sections, with_details=bool(maps))
     # Bokeh's own code is trusted; everything from the record is escaped by the template.
     environment = Environment(autoescape=True, trim_blocks=True, lstrip_blocks=True)
+    environment.filters["short"] = shorten_words
     environment.policies["json.dumps_kwargs"] = {"allow_nan": False}
     return environment.from_string(_read("page.html")).render(
         title=title,
@@ -129,6 +151,7 @@ def render_report(record: "Dataset", *, title: str = "a run") -> str:
         bokeh=Resources(mode="inline", components=["bokeh"]).js_raw,
         style=_read("page.css"),
         program=_read("page.js"),
+        generator=GENERATOR,
         version=lca.__version__,
         made=datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC"),
     )
@@ -147,7 +170,10 @@ def _charts(run: Run, sections: list[Section], *, with_details: bool) -> list[di
 
 
 def _to_json(item: Any) -> dict[str, Any]:
-    found: dict[str, Any] = json.loads(json.dumps(item, allow_nan=False))
+    try:
+        found: dict[str, Any] = json.loads(json.dumps(item, allow_nan=False))
+    except ValueError as error:
+        raise LCAError(f"the record holds numbers that cannot be drawn ({error}).") from error
     return found
 
 
@@ -157,11 +183,11 @@ def _data(run: Run, maps: list[DetailMap]) -> dict[str, Any]:
     starts = block_starts(len(run.steps), MAX_INTERVALS)
     last = np.append(starts[1:], len(run.steps)) - 1
     return {
-        "losses": run.losses,
-        "layers": run.layers,
+        "losses": [*map(shorten_words, run.losses)],
+        "layers": [*map(shorten_words, run.layers)],
         "first": run.steps[starts].tolist(),
         "last": run.steps[last].tolist(),
-        "totals": _base64(layers.astype("<f4")),
+        "totals": _base64(np.clip(layers, -_LARGEST, _LARGEST).astype("<f4")),
         "linear": LINEAR_FRACTION,
         "details": [_detail_data(each) for each in maps],
         "palettes": {
@@ -174,8 +200,8 @@ def _data(run: Run, maps: list[DetailMap]) -> dict[str, Any]:
 def _detail_data(detail: DetailMap) -> dict[str, Any]:
     grid = detail.grid
     return {
-        "name": grid.name,
-        "layer": grid.layer,
+        "name": shorten_words(grid.name),
+        "layer": shorten_words(grid.layer),
         "axes": grid.axes,
         "edges": grid.edges(detail.max_side),
         "height": detail.codes.shape[2],
@@ -192,6 +218,8 @@ def _base64(array: np.ndarray) -> str:
 def _notes(run: Run, maps: list[DetailMap], skipped: int) -> list[str]:
     """The limits of the maps: sums, rounding and what is not shown."""
     notes = []
+    if np.abs(layer_intervals(run)).max(initial=0.0) > _LARGEST:
+        notes.append(f"Sums beyond {_LARGEST:.1e} are shown as that number.")
     steps = len(run.steps)
     intervals = len(block_starts(steps, MAX_INTERVALS))
     if intervals < steps:

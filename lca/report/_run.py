@@ -2,6 +2,8 @@
 
 import json
 import math
+import re
+import zlib
 from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
@@ -12,6 +14,7 @@ from lca.analysis import group_names, group_signs, group_totals
 from lca.analysis._reading import is_class
 from lca.errors import LCAError
 from lca.layout import Layout
+from lca.record._about import check_types
 from lca.views._signs import Signs
 
 if TYPE_CHECKING:
@@ -28,6 +31,7 @@ class Run:
     record: "Dataset"
 
     def __post_init__(self) -> None:
+        check_types(self.record.attrs)
         if not self.record.sizes.get("step"):
             raise LCAError(
                 "the record has no complete step yet, so there is nothing to report; a run in progress "
@@ -105,6 +109,21 @@ class Run:
     def attributes(self) -> dict[str, Any]:
         """The attributes of the record."""
         return dict(self.record.attrs)
+
+
+def shorten_words(text: str, longest: int = 200) -> str:
+    """Shorten every word of more than ``longest`` characters; a checksum keeps different ones apart.
+
+    >>> shorten_words("the layer " + 500 * "x")
+    'the layer xxxxxxxxxxxxxxxxxxxxxxxx…0ab2ce51…xxxxxxxxxxxxxxxx'
+    """
+    if len(text) <= longest:
+        return text
+    return re.sub(rf"\S{{{longest + 1},}}", lambda word: _shortened(word[0]), text)
+
+
+def _shortened(word: str) -> str:
+    return f"{word[:24]}…{zlib.crc32(word.encode(errors='replace')):08x}…{word[-16:]}"
 
 
 def block_starts(length: int, max_blocks: int) -> np.ndarray:

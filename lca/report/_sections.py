@@ -57,7 +57,10 @@ class Section:
 def summary(run: Run) -> Section:
     """The conservation check, and what happened in the run."""
     checks = [check_conservation(run, loss) for loss in run.losses]
-    verdicts = [(tone, f"{check.loss}: {text}") for check in checks for tone, text in [check.verdict()]]
+    verdicts: list[tuple[Tone, str]] = [
+        ("bad", f"{check.loss}: {_divergence(check)}") for check in checks if check.diverged
+    ]
+    verdicts += [(tone, f"{check.loss}: {text}") for check in checks for tone, text in [check.verdict()]]
     if not run.attributes.get("complete", True):
         verdicts.append(
             (
@@ -270,6 +273,14 @@ def _conservation_rows(checks: Sequence[Conservation]) -> list[tuple[str, ...]]:
         for c in checks
     )
     return [*rows, ("steps that exceeded their tolerance", *exceeded)]
+
+
+def _divergence(check: Conservation) -> str:
+    start, end = format_number(check.start), format_number(check.end)
+    return (
+        f"the run diverged: the loss went from {start} to {end}. The sums below are about a run that did not "
+        "learn; lower the learning rate."
+    )
 
 
 def _discontinuities(check: Conservation) -> str:

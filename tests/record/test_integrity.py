@@ -188,3 +188,75 @@ def test_complete_is_what_the_manifest_says(tmp_path):
     assert open_record(path).attrs["complete"] is False
     record.close(complete=False)
     assert open_record(path).attrs["complete"] is False
+
+
+# --- what is not a record stays as it is -------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("what", ["precious/data", "notes.txt", "total/c/0/0/x", "total/notes"])
+def test_a_record_with_something_else_in_it_is_not_replaced(tmp_path, what):
+    path = recorded(tmp_path / "r")
+    (path / what).parent.mkdir(parents=True, exist_ok=True) if what[:5] != "total" else None
+    if what == "total/c/0/0/x":
+        what = "total/c/x"
+    (path / what).write_text("mine")
+    with pytest.raises(RecordError, match="in it is no part of a record; move that"):
+        Record(path, LAYOUT, mode="w")
+    assert (path / what).read_text() == "mine"
+    (path / what).unlink()
+    if what == "precious/data":
+        (path / "precious").rmdir()
+    recorded(path, 3, mode="w")
+    assert open_record(path).sizes["step"] == 3
+
+
+def test_a_link_to_a_record_is_not_replaced(tmp_path):
+    (tmp_path / "link").symlink_to(recorded(tmp_path / "r"))
+    with pytest.raises(RecordError, match="it is a link"):
+        Record(tmp_path / "link", LAYOUT, mode="w")
+    assert open_record(tmp_path / "link").sizes["step"] == 5
+
+
+@pytest.mark.parametrize(
+    "name", ["s3://b/r.zarr", "memory://r", "simplecache::s3://b", "a\0b", "\ud800", "x" * 300]
+)
+def test_what_is_no_local_path_is_refused(tmp_path, monkeypatch, name):
+    monkeypatch.chdir(tmp_path)
+    for use in (open_record, lambda path: Record(path, LAYOUT), lambda path: Record(path, LAYOUT, mode="a")):
+        with pytest.raises(RecordError, match="is a URL|no path can have|File name too long"):
+            use(name)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_name_whose_lock_would_be_too_long_is_refused(tmp_path):
+    with pytest.raises(RecordError, match=r"cannot be locked \(File name too long\)"):
+        Record(tmp_path / ("x" * 255), LAYOUT)
+
+
+@pytest.mark.parametrize("settings", ["text", [1], 3])
+def test_settings_are_a_dictionary(tmp_path, settings):
+    with pytest.raises(RecordError, match="settings must be a dictionary"):
+        Record(tmp_path / "r", LAYOUT, settings=settings)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_settings_of_great_depth_and_names_that_are_no_text_are_refused(tmp_path):
+    deep = []
+    for _ in range(100_000):
+        deep = [deep]
+    with pytest.raises(RecordError, match="the settings do not fit in JSON"):
+        recorded(tmp_path / "r", settings={"deep": deep})
+    odd = Layout(("w\ud800",), ((3,),))
+    with pytest.raises(RecordError, match=r"the name 'w.ud800' has characters that are no text"):
+        Record(tmp_path / "r", odd).update(allocation(0))
+    assert not (tmp_path / "r").exists()
+
+
+def test_values_that_do_not_fit_the_dtype_are_refused(tmp_path):
+    record = Record(tmp_path / "r", LAYOUT, values="float32")
+    record.update(allocation(0))
+    with pytest.raises(RecordError, match=r"values up to 1e\+39 do not fit in float32; .*values='float64'"):
+        record.update(allocation(1, 1e39))
+    record.update(allocation(1))
+    record.close()
+    assert open_record(tmp_path / "r").sizes["step"] == 2

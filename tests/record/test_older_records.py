@@ -4,6 +4,7 @@
 the second of which was not measured, with ``values="float32"``, one traced parameter and blocks of two rows.
 """
 
+import json
 import tarfile
 from pathlib import Path
 
@@ -11,6 +12,7 @@ import numpy as np
 import pytest
 
 from lca import Layout, Record, StepAllocation, open_record
+from lca._cli import main
 from lca.record import SCHEMA_VERSION, RecordError, open_records
 
 LAYOUT = Layout(("fc.weight", "fc.bias"), ((2, 2), (2,)))
@@ -68,3 +70,56 @@ def test_an_old_record_is_not_continued_but_can_be_replaced(old):
 
 def test_old_records_are_compared_with_each_other(old):
     assert open_records([old, old]).sampled.dims[0] == "run"
+
+
+def edited(old, **attributes):
+    """An old record, which has no digests, with other attributes."""
+    file = old / "zarr.json"
+    description = json.loads(file.read_text())
+    description["attributes"] |= attributes
+    file.write_text(json.dumps(description))
+    return old
+
+
+def layout(**changes):
+    stored = {"names": ["fc.weight", "fc.bias"], "shapes": [[2, 2], [2]], "neuron_axes": [0, 0], **changes}
+    return json.dumps(stored)
+
+
+HOSTILE = {
+    "settings": {"settings": "text"},
+    "null": {"settings": None},
+    "block": {"block": 10**12},
+    "block as text": {"block": "8"},
+    "measured": {"measured": ["a"]},
+    "a huge layer": {"layout": layout(shapes=[[20_000, 10_000], [20_000]])},
+    "huge, and of one axis": {"layout": layout(shapes=[[200_000_000], [2]], neuron_axes=[0, 0])},
+    "deep": {"layout": "[" * 100_000},
+    "deep content": {"content": '{"a":' * 100_000},
+    "no layout": {"layout": "{}"},
+}
+
+
+@pytest.mark.parametrize("attributes", HOSTILE.values(), ids=HOSTILE)
+def test_edited_attributes_are_an_error_in_one_line(old, attributes):
+    with pytest.raises(RecordError) as caught:
+        open_record(edited(old, **attributes))
+    assert "\n" not in str(caught.value)
+    assert len(str(caught.value)) < 500
+
+
+def test_a_description_of_great_depth_is_an_error(old, capsys):
+    (old / "zarr.json").write_text('{"attributes": ' + "[" * 100_000 + "]" * 100_000 + "}")
+    for use in (open_record, lambda path: Record(path, LAYOUT, mode="w")):
+        with pytest.raises(
+            RecordError, match=r"is not a record, or its zarr.json is damaged \(RecursionError"
+        ):
+            use(old)
+    for command in (["report", str(old)], ["record", "check", str(old)], ["cite", str(old)]):
+        assert main(command) == 2
+        assert capsys.readouterr().err.count("\n") == 1
+
+
+def test_an_old_record_is_not_checked(old, capsys):
+    assert main(["record", "check", str(old)]) == 2
+    assert "was written by lca 0.1.0, which kept no digests" in capsys.readouterr().err

@@ -185,3 +185,18 @@ def test_the_page_of_a_record_without_optional_data_loads(browser, tmp_path, opt
     assert browser.log() == []
     press(browser, "interval", "\ue014")  # the right arrow key
     assert text(browser, "reading").startswith("Step")
+
+
+def test_no_name_makes_the_page_wider_or_longer(browser, tmp_path):
+    heights = []
+    for length in (10, 5000):
+        names = tuple(f"{c}{'x' * length}.{c}{'y' * length}" for c in "abc")
+        layout = Layout(names, ((2, 2), (2,), (2,)))
+        record = write(tmp_path / f"{length}.zarr", np.ones((STEPS, 8)), layout=layout, values="float32")
+        browser.open(write_report(record, tmp_path / f"{length}.html", title="t"), width=1000)
+        width, height = browser.run(
+            "const page = document.documentElement; return [page.scrollWidth, page.scrollHeight]"
+        )
+        assert width <= 1000
+        heights.append(height)
+    assert heights[1] < 1.5 * heights[0]

@@ -72,20 +72,54 @@ def test_the_conservation_check_sums_the_record(full):
     assert (check.unmeasured_change, check.discontinuities) == (0, 0)
 
 
-@pytest.mark.parametrize(
-    ("options", "tone", "said"),
-    [
-        ({"tolerance": 0.2}, "good", "Every step met its tolerance; the residual is "),
-        ({}, "warn", "The estimator set no tolerance; the residual is "),
-        ({"tolerance": 0.1, "converged": False}, "warn", "3 of 3 steps exceeded their tolerance"),
-        ({"residual": np.nan}, "warn", "Not checked: this estimator does not measure the loss"),
-    ],
-)
+SMALL = {"residual": 2.0**-12}
+VERDICTS = {
+    "small": ({**SMALL, "tolerance": 2.0**-12}, "good", "Every step met its tolerance; the residual is "),
+    "no tolerance": (SMALL, "warn", "The estimator set no tolerance; the residual is "),
+    "exceeded": ({**SMALL, "tolerance": 2.0**-13}, "warn", "3 of 3 steps exceeded their tolerance; "),
+    "flagged": ({**SMALL, "tolerance": 1.0, "converged": False}, "warn", "3 of 3 steps exceeded"),
+    "medium": ({"residual": 0.125, "tolerance": 1e9}, "warn", "The allocations add up only roughly: "),
+    "large": ({"residual": 5.0, "tolerance": 1e9}, "bad", "The allocations do not add up: the residual is "),
+    "large, exceeded": ({"residual": 5.0, "tolerance": 1.0}, "bad", "The allocations do not add up: 3 of 3"),
+    "sampled": ({"residual": np.nan}, "warn", "Not checked: this estimator does not measure the loss"),
+}
+
+
+@pytest.mark.parametrize(("options", "tone", "said"), VERDICTS.values(), ids=VERDICTS)
 def test_the_verdict_states_the_result_of_the_check(tmp_path, options, tone, said):
     run = Run(write(tmp_path / "run.zarr", run_values(3), extra=lambda *_: options))
     assert check_conservation(run, "train").verdict()[0] == tone
     assert check_conservation(run, "train").verdict()[1].startswith(said)
     assert sections.summary(run).verdicts[0][1].startswith("train: " + said)
+
+
+def test_residuals_that_cancel_get_no_tick(tmp_path):
+    extra = {"tolerance": 1e9}
+    run = Run(
+        write(tmp_path / "r", run_values(4), extra=lambda t, _: {**extra, "residual": 64.0 * (-1) ** t})
+    )
+    check = check_conservation(run, "train")
+    assert check.residual == 0
+    tone, said = check.verdict()
+    assert tone == "bad"
+    assert f"of one step up to {100 * 64 / abs(check.change):.2g} % of the loss change" in said
+
+
+def test_a_loss_that_is_missing_in_some_steps_is_not_called_an_estimate(tmp_path):
+    extra = {True: {"residual": np.nan}, False: SMALL}
+    run = Run(write(tmp_path / "r", run_values(4), extra=lambda t, _: extra[t == 1]))
+    tone, said = check_conservation(run, "train").verdict()
+    assert (tone, said[:12]) == ("bad", "Not checked:")
+    assert "of 1 of 4 steps is not a finite number" in said or "of 3 of 4 steps" in said
+
+
+def test_a_run_that_diverged_is_named_first(tmp_path):
+    run = Run(write(tmp_path / "r", -4 * run_values(12), extra=lambda *_: {**SMALL, "tolerance": 1.0}))
+    [first, *_] = sections.summary(run).verdicts
+    assert first[0] == "bad"
+    assert first[1].startswith("train: the run diverged: the loss went from 2 to ")
+    learned = Run(write(tmp_path / "s", run_values(3)))
+    assert not any(" diverged" in text for _, text in sections.summary(learned).verdicts)
 
 
 @pytest.mark.parametrize("name", ["total", "residual", "loss_end", "layer_total"])
@@ -464,8 +498,103 @@ def test_the_command_writes_the_page_and_prints_its_path(tmp_path, capsys):
 
 def test_a_missing_record_is_reported_in_one_line(tmp_path, capsys):
     assert main(["report", str(tmp_path / "none.zarr"), "-o", str(tmp_path / "report.html")]) == 2
-    assert "there is no record" in capsys.readouterr().err
+    assert "does not exist; pass the folder written by lca.Record" in capsys.readouterr().err
     assert not (tmp_path / "report.html").exists()
+
+
+ATTRIBUTES = {
+    "settings": ["text", None, 3],
+    "citations": ["text", [1]],
+    "measured": ["train", [["a"]], []],
+    "block": [0, -3, 10**12, "8", 1.5, True],
+    "layout": [None, {}],
+}
+
+
+@pytest.mark.parametrize(
+    ("name", "value"), [(name, v) for name, values in ATTRIBUTES.items() for v in values]
+)
+def test_edited_attributes_are_an_error_in_one_line(full, name, value):
+    edited = full.record.assign_attrs({name: value})
+    with pytest.raises(LCAError, match=f"^the attribute '{name}' of the record must be .*, got [^\\n]*$"):
+        render_report(edited)
+
+
+@pytest.mark.parametrize("power", [39, 200, 307])
+def test_values_beyond_float32_have_a_page(tmp_path, power):
+    run = np.zeros((4, LAYOUT.size))
+    run[::2, 0], run[1::2, 0] = 10.0**power, -(10.0**power)
+    page = render_report(write(tmp_path / "r", run, extra=lambda *_: {"residual": 0.0}, values="float64"))
+    assert "Sums beyond 3.4e+38 are shown as that number" in page
+
+
+def test_values_whose_sums_overflow_are_an_error(tmp_path):
+    run = np.zeros((4, LAYOUT.size))
+    run[::2, 0], run[1::2, 0] = 1.7e308, -1.7e308
+    with pytest.raises(LCAError, match="the run diverged; lower the learning rate"):
+        render_report(write(tmp_path / "r", run, extra=lambda *_: {"residual": 0.0}))
+
+
+def test_no_name_makes_the_page_wide(tmp_path):
+    names = tuple(f"{c}{'x' * 5000}.{c}{'y' * 5000}" for c in "abc")
+    layout = Layout(names, ((2, 2), (2,), (2,)))
+    values = np.ones((3, layout.size))
+    page = render_report(write(tmp_path / "r", values, layout=layout, values="float32"), title="t")
+    assert max(map(len, Page(page).text.split())) <= 200
+    found = json.loads(re.search(r'id="data">(.*?)</script>', page)[1])
+    assert len(set(found["layers"])) == 3
+    assert "y" * 300 not in page
+
+
+def test_a_surrogate_in_a_title_or_setting_is_replaced(tmp_path):
+    record = write(tmp_path / "r", run_values(3), settings={"note": "a\udcff"})
+    page = write_report(record, tmp_path / "p.html", title="b\udcff")
+    assert "<h1>b?</h1>" in page.read_text(encoding="utf-8")
+
+
+def test_only_a_page_is_replaced_and_only_on_request(tmp_path, capsys):
+    record = tmp_path / "run.zarr"
+    write(record, run_values(3))
+    page = write_report(record, tmp_path / "p.html")
+    with pytest.raises(OutputError, match="exists already; pass overwrite=True to replace it"):
+        write_report(record, page)
+    assert (
+        write_report(record, page, title="new", overwrite=True).read_text(encoding="utf-8").count("<h1>new")
+    )
+    (tmp_path / "mine.html").write_text("<h1>loss-change-allocation</h1>")
+    with pytest.raises(OutputError, match="was not made by lca"):
+        write_report(record, tmp_path / "mine.html", overwrite=True)
+    assert main(["report", str(record), "-o", str(tmp_path / "mine.html"), "--overwrite"]) == 2
+    assert "--overwrite does not replace either" in capsys.readouterr().err
+    assert (tmp_path / "mine.html").read_text() == "<h1>loss-change-allocation</h1>"
+
+
+def test_the_command_finds_the_record_and_the_place(tmp_path, capsys, monkeypatch):
+    folder = tmp_path / "demo"
+    write(folder / "run.zarr", run_values(3))
+    assert main(["report", str(folder), "-o", str(folder), "--quiet"]) == 0
+    assert (folder / "report.html").is_file()
+    assert capsys.readouterr().out == ""
+    assert main(["report", str(folder), "-o", "-"]) == 0
+    assert capsys.readouterr().out.startswith("<!doctype html>")
+    assert main(["report", str(folder), "-o", str(tmp_path / "p.html"), "--json"]) == 0
+    found = json.loads(capsys.readouterr().out)
+    assert found["bytes"] == (tmp_path / "p.html").stat().st_size
+    write(folder / "other.zarr", run_values(3))
+    for path, said in (
+        (folder, "holds 2 records; pass one of them: "),
+        (tmp_path, "is not a record and holds none"),
+        (tmp_path / "none", "does not exist"),
+        (tmp_path / "p.html", "is a file, not a record"),
+    ):
+        assert main(["report", str(path), "-o", str(tmp_path / "q.html")]) == 2
+        error = capsys.readouterr().err
+        assert said in error
+        assert error.count("\n") == 1
+    denied = PermissionError(13, "Permission denied")
+    monkeypatch.setattr(type(tmp_path), "is_dir", lambda _: (_ for _ in ()).throw(denied))
+    assert main(["report", str(folder)]) == 2
+    assert "cannot read the folder" in capsys.readouterr().err
 
 
 def test_an_unwritable_path_is_refused_and_an_existing_page_is_kept(tmp_path):

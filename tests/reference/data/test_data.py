@@ -161,6 +161,27 @@ def test_load_npz_and_idx(tmp_path: Path, dtype: type) -> None:
         assert_is_split(load_split(str(write_idx(folder, SPLIT, packed=packed)), dtype=dtype), dtype)
 
 
+@pytest.mark.parametrize("packed", [False, True])
+def test_idx_files_with_a_dot_are_found(tmp_path: Path, packed: bool) -> None:
+    for file in list(write_idx(tmp_path, SPLIT, packed=packed).iterdir()):
+        file.rename(file.with_name(file.name.replace("-idx", ".idx")))
+    assert_is_split(load_split(tmp_path, dtype=np.float64), np.float64)
+
+
+def test_files_that_inflate_too_much_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("lca.reference._data.files.LARGEST_UNPACKED", 2**16)
+    zeros = {**SPLIT, "x_train": np.zeros((2**16, 2, 4), np.uint8), "y_train": np.zeros(2**16, np.uint8)}
+    write_idx(tmp_path, zeros, packed=True)
+    np.savez_compressed(tmp_path / "packed.npz", **zeros)
+    np.savez(tmp_path / "plain.npz", **zeros)
+    for path, advice in ((tmp_path, "gunzip it first"), (tmp_path / "packed.npz", "numpy.savez")):
+        with pytest.raises(
+            DataError, match=f"inflates to more than .* GiB; if that is no mistake, .*{advice}"
+        ):
+            load_split(path)
+    assert len(load_split(tmp_path / "plain.npz").x_train) == 2**16
+
+
 def test_floating_point_features_are_not_scaled(tmp_path: Path) -> None:
     np.savez(
         tmp_path / "data.npz", **(SPLIT | {k: SPLIT[k] * np.float32(0.5) for k in ("x_train", "x_test")})

@@ -1,0 +1,33 @@
+"""Whether a run adds up, and whether it diverged: the rules of the report and of `lca demo`."""
+
+import math
+
+SMALL_MISS = 0.01
+"""The largest part of the loss change that allocations may miss and still add up; the paper reports < 1 %."""
+LARGE_MISS = 0.1
+"""From here on, the layers' shares of the loss change are unreliable."""
+DIVERGED = 10.0
+"""A run diverged if its loss ended more than this many times |start| above its start."""
+
+
+def missed_part(change: float, residual: float, max_step_residual: float) -> float:
+    """The part of the loss change that the allocations miss, in the sum or in one step, whichever is larger.
+
+    >>> missed_part(-2.0, 0.01, 0.5)
+    0.25
+    """
+    miss = max(abs(residual), abs(max_step_residual))
+    if math.isnan(miss) or math.isnan(change):
+        return math.nan
+    return miss / abs(change) if change else math.inf * miss if miss else 0.0
+
+
+def has_diverged(start: float, end: float) -> bool:
+    """Whether a loss that went from ``start`` to ``end`` diverged; a loss that is not measured did not.
+
+    >>> has_diverged(2.3, 1e5), has_diverged(2.3, 2.5), has_diverged(2.3, float("inf"))
+    (True, False, True)
+    """
+    if math.isnan(start) or math.isnan(end):
+        return False
+    return math.isinf(end) or end - start > DIVERGED * abs(start) > 0
