@@ -7,8 +7,8 @@ import keras
 import numpy as np
 import tensorflow as tf
 
+from lca._micro_batches import mean_without
 from lca.errors import LCAError
-from lca.reference._optimizers import mean_without
 from lca_tensorflow._parameters import flat
 
 

@@ -12,8 +12,8 @@ from typing import Any, TypeAlias
 import torch
 from torch import Tensor, nn
 
+from lca._micro_batches import mean_without
 from lca.errors import LCAError
-from lca.reference._optimizers import mean_without
 from lca_torch._live import flat
 
 Group: TypeAlias = Mapping[str, Any]

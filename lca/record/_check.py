@@ -113,7 +113,7 @@ def check_record(path: Path) -> RecordCheck:
             if check.has_rows:
                 check.lost.append((first, min(end, manifest.rows)))
     found = sorted(checks.values(), key=lambda check: check.name)
-    return RecordCheck(path, manifest.rows, manifest.complete, found)
+    return RecordCheck(path, manifest.rows, manifest.outcome["complete"], found)
 
 
 def save_rows(found: RecordCheck, target: Path) -> None:

@@ -38,7 +38,7 @@ LARGEST_BLOCK = 65_536
 FORMAT = "loss-change-allocation record"
 COMMITTED = "committed"
 """The array, without dimensions, that holds the number of complete rows for other tools; written last."""
-UNFINISHED = {"complete": False, "final_losses": {}}
+UNFINISHED: Mapping[str, Any] = {"complete": False, "final_losses": {}}
 """The attributes that say how a run ended, until it has: see `lca.Record.close`."""
 
 CONVENTIONS = (
