@@ -6,9 +6,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from lca.frameworks import BatchNorm, Frozen, ModelObjective, PyTree
+from lca.frameworks import BatchNorm, Frozen, ModelObjective, PyTree, check_order
 from lca_torch._data import measured
-from lca_torch._examples import BatchLoss, check_loss_arguments
+from lca_torch._examples import BatchLoss, require_one_loss
 from lca_torch._model_loss import TorchLoss
 from lca_torch._policies import random_state_kept
 
@@ -115,7 +115,8 @@ class Objective(ModelObjective):
         autocast: torch.dtype | None = None,
         compile: bool = False,
     ) -> None:
-        check_loss_arguments(loss_fn, batch_loss)
+        check_order(model, loss_fn, data, nn.Module, "a torch.nn.Module")
+        require_one_loss(loss_fn, batch_loss)
         loss = TorchLoss(
             model,
             batch_loss,
