@@ -9,7 +9,7 @@ import numpy as np
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _NormBase
 
-from lca_torch._copying import Pair
+from lca_torch._copies import Pair
 from lca_torch._policies import kept_in_evaluation
 
 _STRUCTURE = ("_modules", "_forward_hooks", "_forward_pre_hooks")

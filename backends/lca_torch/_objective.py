@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from lca.frameworks import BatchNorm, Frozen, ModelObjective, PyTree, check_order
-from lca_torch._data import measured
+from lca_torch._data import measured, refuse_arrays
 from lca_torch._examples import BatchLoss, require_one_loss
 from lca_torch._model_loss import TorchLoss
 from lca_torch._policies import random_state_kept
@@ -115,6 +115,7 @@ class Objective(ModelObjective):
         autocast: torch.dtype | None = None,
         compile: bool = False,
     ) -> None:
+        refuse_arrays(data)
         check_order(model, loss_fn, data, nn.Module, "a torch.nn.Module")
         require_one_loss(loss_fn, batch_loss)
         loss = TorchLoss(
@@ -128,4 +129,6 @@ class Objective(ModelObjective):
             compile=compile,
         )
         with torch.inference_mode(False), random_state_kept(loss.device):
-            super().__init__(model, loss, measured(data, loss.device, keep=keep), batch_size=batch_size)
+            rows = measured(data, loss.device, keep=keep)
+            super().__init__(model, loss, rows, batch_size=batch_size)
+            loss.watch(rows)
