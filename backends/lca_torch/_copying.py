@@ -4,7 +4,7 @@ Measuring runs such copies, so that nothing it does is seen by the user's model:
 `forward`, buffers, training flags, hooks, lists and modules captured by a loss function.
 """
 
-from collections.abc import Iterable, Iterator, MutableMapping
+from collections.abc import Iterator
 from copy import deepcopy
 from dataclasses import dataclass, field
 from functools import partial
@@ -16,78 +16,10 @@ import torch
 from torch import Tensor, nn
 
 from lca.errors import LCAError
+from lca_torch._copies import Cells, Pair, Uncopied, Unwrapped
 
-Namespace = MutableMapping[str, Any]
 WRAPPERS = (nn.DataParallel, nn.parallel.DistributedDataParallel)
 _SET_STATE: Any = nn.Module.__setstate__
-
-
-@dataclass(frozen=True, eq=False)
-class Pair:
-    """The variables of an original, attributes or captured ones, and those of its private copy."""
-
-    name: str
-    original: Namespace
-    copy: Namespace
-    keys: frozenset[str] | None = None
-    """The variables that count; ``None``: all."""
-
-    def __iter__(self) -> Iterator[str]:
-        return iter(self.original if self.keys is None else self.keys & self.original.keys())
-
-    def path(self, key: str) -> str:
-        """The name of a variable, as `torch.nn.Module.named_parameters` builds it."""
-        return f"{self.name}.{key}" if self.name else key
-
-
-class Uncopied:
-    """Stands where a copy has something that cannot be copied; names it as soon as it is used."""
-
-    def __init__(self, path: str, value: object) -> None:
-        self.__dict__["_what"] = f"{path} ({type(value).__name__})"
-
-    def _refuse(self, *args: Any, **kwargs: Any) -> Any:
-        raise LCAError(
-            f"the loss uses {self.__dict__['_what']}, which cannot be copied, and measuring must not touch "
-            "the original; leave it out of the forward pass and of the loss that are measured."
-        )
-
-    __getattr__ = __setattr__ = __call__ = __enter__ = __exit__ = __iter__ = __len__ = _refuse
-    __getitem__ = __setitem__ = __bool__ = _refuse
-
-
-class Unwrapped(nn.Module):
-    """In place of `DataParallel` and `DistributedDataParallel`, which would involve other devices."""
-
-    module: nn.Module
-
-    def forward(self, *args: Any, **kwargs: Any) -> Any:
-        return self.module(*args, **kwargs)
-
-
-class Cells(MutableMapping[str, Any]):
-    """The variables that a function has captured from the function around it."""
-
-    def __init__(self, names: Iterable[str], cells: Iterable[CellType]) -> None:
-        self.cells = dict(zip(names, cells, strict=True))
-
-    def __getitem__(self, name: str) -> Any:
-        try:
-            return self.cells[name].cell_contents
-        except ValueError:  # not assigned yet
-            raise KeyError(name) from None
-
-    def __setitem__(self, name: str, value: Any) -> None:
-        self.cells[name].cell_contents = value
-
-    def __delitem__(self, name: str) -> None:
-        raise TypeError("a captured variable cannot be deleted")
-
-    def __iter__(self) -> Iterator[str]:
-        return (name for name in self.cells if _is_assigned(self.cells[name]))
-
-    def __len__(self) -> int:
-        return len(list(iter(self)))
 
 
 @dataclass
@@ -286,14 +218,6 @@ def _names(code: CodeType) -> Iterator[str]:
     for constant in code.co_consts:
         if isinstance(constant, CodeType):
             yield from _names(constant)
-
-
-def _is_assigned(cell: CellType) -> bool:
-    try:
-        cell.cell_contents  # noqa: B018
-    except ValueError:
-        return False
-    return True
 
 
 def _join(path: str, key: Any) -> str:

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from lca.errors import DataError, LCAError
-from lca.frameworks import PyTree, describe, refuse_class
+from lca.frameworks import PyTree, describe
 
 BatchLoss: TypeAlias = Callable[[nn.Module, PyTree], Tensor]
 LossFn: TypeAlias = Callable[[Any, Any], Tensor]
@@ -79,14 +79,8 @@ def example_losses(loss_fn: LossFn | None) -> LossFn | None:
     return partial(single_losses, reduction="none") if takes else None
 
 
-def check_loss_arguments(loss_fn: object, batch_loss: object) -> None:
-    """Raise `LCAError` unless ``loss_fn`` can be called and is the only loss."""
-    refuse_class(loss_fn)
-    if loss_fn is not None and not callable(loss_fn):
-        raise LCAError(
-            f"loss_fn must be a function of output and target, got a {type(loss_fn).__name__}; the order is "
-            "Objective(model, loss_fn, data)."
-        )
+def require_one_loss(loss_fn: LossFn | None, batch_loss: BatchLoss | None) -> None:
+    """Raise `LCAError` if the loss is given twice."""
     if loss_fn is not None and batch_loss is not None:
         raise LCAError("pass loss_fn (of output and target) or batch_loss (of model and batch), not both.")
 

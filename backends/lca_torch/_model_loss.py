@@ -4,9 +4,8 @@ The model's own parameters and buffers are never written, and the model is never
 """
 
 import math
-import sys
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from collections.abc import Callable, Collection, Iterable, Iterator
+from contextlib import contextmanager
 from functools import partial
 from itertools import count
 from typing import Any
@@ -15,16 +14,14 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from lca.errors import LCAError
 from lca.frameworks import (
     BatchNorm,
     Frozen,
+    Measured,
     ModelLoss,
     PyTree,
-    check_loss,
     examples_in,
     loss_errors,
-    no_gradient,
     require_weight,
     tree_map,
     weight_of,
@@ -32,9 +29,16 @@ from lca.frameworks import (
 from lca.frameworks._loss import unweighted
 from lca.layout import Layout
 from lca.objective import State
-from lca_torch._data import refuse_arrays
+from lca_torch._checks import (
+    GRADIENT_HINT,
+    MEAN_HINT,
+    check_differentiable,
+    interpreted,
+    require_theta_alone,
+)
+from lca_torch._data import Unchanged, refuse_arrays
 from lca_torch._examples import BatchLoss, LossFn, Weighted, error_scores, example_losses
-from lca_torch._hints import weight_hint
+from lca_torch._hints import integers_named, weight_hint
 from lca_torch._identity import Identity
 from lca_torch._live import flat
 from lca_torch._parameters import Leaves, check_theta, layout_of, normal, parameters_of
@@ -49,8 +53,6 @@ from lca_torch._reading import Reading, read
 from lca_torch._replica import Replica, in_precision
 from lca_torch._versions import Versions
 
-MEAN_HINT = "use reduction='mean'"
-GRADIENT_HINT = "is it computed under torch.no_grad, detached, or converted to a number on the way?"
 _serial = count(1)
 
 
@@ -78,7 +80,7 @@ class TorchLoss(ModelLoss):
         self._own = parameters_of(model, frozen)
         theta = flat(self._own.values())
         self.dtype, self.device = theta.dtype, theta.device
-        self._identity = Identity(model, self._own)
+        self._identity, self._data = Identity(model, self._own), list[Unchanged]()
         self._kept = frozenset[str]()
         self.precision_eps = None if autocast is None else float(torch.finfo(autocast).eps)
         self.counts_examples = batch_weight is None
@@ -113,8 +115,14 @@ class TorchLoss(ModelLoss):
         return flat(self.parameters())
 
     def check(self) -> None:
-        """Raise `LayoutError` unless the model has the parameters it had, of the same dtype and device."""
+        """Raise `LCAError` unless the model has the parameters that it had, and the data are the same."""
         self._identity.check()
+        for data in self._data:
+            data.check()
+
+    def watch(self, data: Measured) -> None:
+        """Check from now on that these data stay as they are."""
+        self._data.append(Unchanged(data))
 
     def state(self) -> State:
         """A copy of all that the loss reads besides θ and the batch, and a number for its Python side."""
@@ -218,7 +226,7 @@ class TorchLoss(ModelLoss):
                 def run(batch: PyTree) -> Tensor:
                     ready = self._ready(batch, theta.dtype, copy=reading.writes_batch)
                     held.begin()
-                    with loss_errors(batch, (torch.OutOfMemoryError,)):
+                    with loss_errors(batch, (torch.OutOfMemoryError,)), integers_named(batch):
                         loss = function(replica.model, ready)
                     leaves.require_unwritten()
                     return loss
@@ -246,7 +254,8 @@ class TorchLoss(ModelLoss):
         """Find out what the loss of a batch reads, and which of the user's hooks it needs."""
         theta = flat(self.parameters())
         ready = partial(self._ready, batch, self.dtype, copy=True)
-        with self._modes(0, gradients=True), interpreted(), loss_errors(batch, (torch.OutOfMemoryError,)):
+        errors = loss_errors(batch, (torch.OutOfMemoryError,))
+        with self._modes(0, gradients=True), interpreted(), errors, integers_named(batch):
             leaves = Leaves(theta, self.layout, self.trainable(), self.layout.names)
             with replica.holding(leaves.tensors, {}) as held:
                 self._reading = read(held, ready(), self._own, self._prefix, self._reading)
@@ -276,29 +285,3 @@ class TorchLoss(ModelLoss):
                     return float(replica.losses(ready).detach())
         except Exception as error:  # whatever the user's code raises
             return error
-
-
-def interpreted() -> AbstractContextManager[object]:
-    """Inside, compiled parts of a model run as they are written."""
-    return torch.compiler.set_stance("force_eager") if "torch._dynamo" in sys.modules else nullcontext()
-
-
-def check_differentiable(loss: Tensor) -> None:
-    """Raise `LCAError` unless ``loss`` is a scalar that autograd can differentiate."""
-    check_loss(loss, MEAN_HINT)
-    if not loss.requires_grad:
-        raise no_gradient(GRADIENT_HINT)
-
-
-def require_theta_alone(loss: Tensor, own: Mapping[str, Tensor]) -> None:
-    """Refuse a loss that holds on to the model's ``own`` tensors and would not notice that θ moves."""
-    trained = {name: tensor for name, tensor in own.items() if tensor.requires_grad}
-    if not trained:
-        return
-    grads = torch.autograd.grad(loss, list(trained.values()), allow_unused=True, retain_graph=True)
-    held = [name for name, grad in zip(trained, grads, strict=True) if grad is not None]
-    if held:
-        raise LCAError(
-            f"the loss uses the model's own {', '.join(held)}, so it is not a function of theta; inside the "
-            "loss, take parameters from the model (model.named_parameters()), not from a list made before."
-        )

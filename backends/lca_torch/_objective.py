@@ -6,9 +6,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from lca.frameworks import BatchNorm, Frozen, ModelObjective, PyTree
-from lca_torch._data import measured
-from lca_torch._examples import BatchLoss, check_loss_arguments
+from lca.frameworks import BatchNorm, Frozen, ModelObjective, PyTree, check_order
+from lca_torch._data import measured, refuse_arrays
+from lca_torch._examples import BatchLoss, require_one_loss
 from lca_torch._model_loss import TorchLoss
 from lca_torch._policies import random_state_kept
 
@@ -115,7 +115,9 @@ class Objective(ModelObjective):
         autocast: torch.dtype | None = None,
         compile: bool = False,
     ) -> None:
-        check_loss_arguments(loss_fn, batch_loss)
+        refuse_arrays(data)
+        check_order(model, loss_fn, data, nn.Module, "a torch.nn.Module")
+        require_one_loss(loss_fn, batch_loss)
         loss = TorchLoss(
             model,
             batch_loss,
@@ -127,4 +129,6 @@ class Objective(ModelObjective):
             compile=compile,
         )
         with torch.inference_mode(False), random_state_kept(loss.device):
-            super().__init__(model, loss, measured(data, loss.device, keep=keep), batch_size=batch_size)
+            rows = measured(data, loss.device, keep=keep)
+            super().__init__(model, loss, rows, batch_size=batch_size)
+            loss.watch(rows)

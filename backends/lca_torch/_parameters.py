@@ -160,7 +160,8 @@ class Leaves:
 
     def add_gradient(self, loss: Tensor, weight: float = 1.0) -> None:
         """Add ``weight · ∂loss/∂θ`` to ``grad``; no other ``.grad`` is touched; frees the graph."""
-        torch.autograd.backward(loss, torch.full_like(loss, weight), inputs=self._wanted)
+        # A gradient of the loss passed to backward would mean the same, but imports SymPy the first time.
+        torch.autograd.backward(loss * weight, inputs=self._wanted)
 
     def require_unwritten(self) -> None:
         """Raise `LCAError` if a forward pass has changed a tensor of which it got a copy."""

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from lca.frameworks import Frozen, PyTree
 from lca.layout import Layout
-from lca_torch._model_loss import check_differentiable, require_theta_alone
+from lca_torch._checks import check_differentiable, require_theta_alone
 from lca_torch._parameters import Leaves, check_theta, layout_of, parameters_of
 
 

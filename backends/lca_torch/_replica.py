@@ -14,7 +14,8 @@ from torch.nn.utils.weight_norm import WeightNorm
 
 from lca.frameworks import BatchNormPolicy, PyTree
 from lca_torch._configuration import Configuration
-from lca_torch._copying import Copier, Pair
+from lca_torch._copies import Pair
+from lca_torch._copying import Copier
 from lca_torch._examples import BatchLoss, LossFn, default_loss, with_samples
 from lca_torch._slots import INTERNAL, Slots, is_small
 

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves, tree_map
 
-from lca_torch._copying import Namespace, Pair
+from lca_torch._copies import Namespace, Pair
 
 INTERNAL = frozenset(nn.Module().__dict__) - {"training"}
 """Attributes of every module, which its own code does not read as such."""

@@ -89,8 +89,8 @@ class ModelObjective:
     Notes
     -----
     To make an objective takes about one forward pass over the data (none with ``keep=False``, where only the
-    first batch is tried), one gradient and six forward passes of a measuring batch, and a hundred forward
-    passes of single examples.
+    first batch is tried), one gradient and one forward pass of a measuring batch, and forward passes of some
+    2,000 examples, a hundred of them one by one.
 
     Warns
     -----

@@ -23,7 +23,7 @@ from lca.tolerances import rebatched
 MOST_ROWS = 24
 """Rows that are evaluated one by one."""
 MOST_PAIRS = 6
-MOST_IN_BATCH = 1000
+MOST_IN_BATCH = 256
 """Rows of a measuring batch that are evaluated in two parts."""
 CHUNK = 2**20
 """Numbers that are read at once."""
@@ -64,7 +64,7 @@ def split_test(loss: ModelLoss, theta: Vector, grad: Vector, rows: Rows, batch: 
     The batches are rows that differ most from each other, all of them and in pairs, each cut into single
     rows, and the measuring ``batch``, cut at a third. Losses that agree at θ by accident, as at the start
     of a network whose last layer is 0, are told apart at a second point, away from θ along a gradient.
-    Costs about four forward passes of at most 1,000 rows, and those of a hundred single rows.
+    Costs four forward passes of at most 256 rows, and those of about a hundred single rows.
     """
     if len(rows) < 2:  # noqa: PLR2004
         return SplitTest()

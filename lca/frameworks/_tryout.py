@@ -19,6 +19,8 @@ DEFAULT_BATCH_SIZE = 1000
 """Examples in a measuring batch if neither the user nor the data say; all examples if there are fewer."""
 SAME = 1e-3
 """Relative; far above the rounding of any dtype, far below what one more copy of a batch does to a sum."""
+MOST_COPIED = 100
+"""Rows that are repeated to tell a sum from a mean."""
 
 
 def choose_batch_size(data: Measured, wanted: int | None) -> int | None:
@@ -60,7 +62,7 @@ def try_out(loss: ModelLoss, theta: Vector, data: Measured, wanted: int | None) 
     """Check all that can be, before training: on the first measuring batch, on all of them, and in parts.
 
     Costs one forward pass over the data, unless they are read at every pass, one gradient of a measuring
-    batch, two forward passes of it, and those of `split_test`.
+    batch, and those of `split_test`.
 
     Raises
     ------
@@ -203,7 +205,7 @@ def _refuse_sums(loss: ModelLoss, theta: Vector, batch: PyTree) -> None:
     if not is_rows(batch):
         return
     rows = Rows(batch)
-    few = Rows(rows.take(slice(max(len(rows) // 3, min(len(rows), 2)))))
+    few = Rows(rows.take(slice(min(MOST_COPIED, max(len(rows) // 3, min(len(rows), 2))))))
     found: list[float] = []
     for n in (1, 2, 3):
         try:
@@ -265,6 +267,8 @@ def _evaluate_all(loss: ModelLoss, theta: Vector, data: Measured, batch_size: in
     """
     if (isinstance(data, Batches) and not data.kept) or not array_ops(theta).all_finite(theta):
         return
+    if _are_finite(loss, theta, data, batch_size):
+        return
     before = 0
     for index, batch in enumerate(data.batches(batch_size)):
         error = _failure(loss, theta, batch)
@@ -278,6 +282,14 @@ def _evaluate_all(loss: ModelLoss, theta: Vector, data: Measured, batch_size: in
                 f"{place} of the measured data cannot be measured: {found}; correct or leave out these data."
             ) from error.__cause__
         before += batch_size or 0
+
+
+def _are_finite(loss: ModelLoss, theta: Vector, data: Measured, batch_size: int | None) -> bool:
+    """Whether all batches have a loss, in one call."""
+    try:
+        return math.isfinite(loss.evaluate(theta, data.batches(batch_size), gradient=False)[0])
+    except (LCAError, ArithmeticError, ValueError):  # or infinite losses that have no sum
+        return False
 
 
 def _failure(loss: ModelLoss, theta: Vector, batch: PyTree) -> LCAError | None:

@@ -9,18 +9,10 @@ from lca.reference import Batch, DatasetLoss
 from tests.laws.objectives import LAWS, MLP, X, Y, require_close, require_equal
 from tests.laws.subjects import SUBJECTS, Plain
 
-NOT_YET = {
-    "a_batch_of_weight_zero_is_left_out_whatever_its_loss": ("torch", "tensorflow"),
-    "data_in_another_form_are_told": ("torch", "tensorflow"),
-}
-"""Laws that these backends do not keep yet."""
-
 
 @pytest.mark.parametrize("law", LAWS.values(), ids=list(LAWS))
 @pytest.mark.parametrize("subject", SUBJECTS, ids=[subject.name for subject in SUBJECTS])
-def test_law(subject, law, request):
-    if subject.name in NOT_YET.get(law.__name__, ()):
-        request.applymarker(pytest.mark.xfail(reason="the backend does not do it yet", strict=False))
+def test_law(subject, law):
     with subject.context():
         law(subject)
 

@@ -240,3 +240,35 @@ def test_a_counter_that_the_loss_does_not_read_changes_nothing():
     model.beta = 0.5
     assert objective.state()["configuration"] is not before["configuration"]
     assert "beta changed from 0.1 to 0.5" in objective.what_changed()
+
+
+@pytest.mark.parametrize("change", ["list", "inner", "renamed", "array"])
+def test_what_containers_hold_is_followed(change):
+    """The same object with other contents: in a list, in a list in a tuple, another key, an array."""
+
+    class Weighted(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.layer = nn.Linear(4, 3)
+            self.weights, self.inner = [1.0, 2.0], ([1.0],)
+            self.named, self.array = {"a": 1.0}, np.ones(2)
+
+        def forward(self, x):
+            factor = sum(self.weights) + self.inner[0][0] + self.named.get("a", 3.0) + self.array[0]
+            return self.layer(x) * float(factor)
+
+    model = Weighted().double()
+    objective = Objective(model, cross_entropy, (X, Y))
+    before, loss = objective.state(), objective.loss(objective.theta())
+    if change == "list":
+        model.weights[0] = 5.0
+    elif change == "inner":
+        model.inner[0][0] = 5.0
+    elif change == "renamed":
+        model.named["b"] = model.named.pop("a")
+    else:
+        model.array[0] = 5.0
+    after = objective.state()
+    assert after["configuration"][0] > before["configuration"][0]
+    assert objective.loss(objective.theta()) != loss
+    assert objective.at_state(before).loss(objective.theta()) == loss

@@ -254,3 +254,33 @@ def test_a_loss_class_or_a_loss_in_place_of_the_model_is_named():
         Objective(nn.Linear(2, 3), nn.CrossEntropyLoss, (x, y))
     with pytest.raises(LCAError, match=r"CrossEntropyLoss has no parameters.*the order is Objective\(model"):
         Objective(nn.CrossEntropyLoss(), nn.Linear(2, 3), (x, y))
+
+
+# --- data that change, and integers where numbers are expected -------------------------------------------
+
+
+def test_data_that_are_changed_in_place_are_named():
+    x, y = torch.randn(6, 4), torch.arange(6) % 3
+    objective, copied = (
+        Objective(nn.Linear(4, 3), nn.functional.cross_entropy, data) for data in ((x, y), [(x, y)])
+    )
+    theta, loss = objective.theta(), copied.loss(copied.theta())
+    objective.loss(theta)
+    x[:2].add_(1.0)
+    for call in (objective.check, lambda: objective.loss(theta)):
+        with pytest.raises(DataError, match=r"data were changed in place.*x.clone\(\)"):
+            call()
+    assert copied.loss(copied.theta()) == loss  # batches that are put together are copies
+
+
+@pytest.mark.parametrize(
+    ("x", "y"),
+    [
+        (torch.ones(6, 4, dtype=torch.uint8), torch.zeros(6, dtype=torch.int64)),
+        (torch.ones(6, 4, dtype=torch.int64), torch.zeros(6, dtype=torch.int64)),
+        (torch.ones(6, 4), torch.zeros(6, dtype=torch.int32)),
+    ],
+)
+def test_integers_that_do_not_fit_are_to_be_converted(x, y):
+    with pytest.raises(DataError, match=r"raised RuntimeError.*inputs.float\(\), labels.long\(\)"):
+        Objective(nn.Linear(4, 3), nn.functional.cross_entropy, (x, y))

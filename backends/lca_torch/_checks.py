@@ -1,0 +1,40 @@
+"""Checks that a loss is a differentiable function of θ, and running it without its compiled parts."""
+
+import sys
+from collections.abc import Mapping
+from contextlib import AbstractContextManager, nullcontext
+
+import torch
+from torch import Tensor
+
+from lca.errors import LCAError
+from lca.frameworks import check_loss, no_gradient
+
+MEAN_HINT = "use reduction='mean'"
+GRADIENT_HINT = "is it computed under torch.no_grad, detached, or converted to a number on the way?"
+
+
+def interpreted() -> AbstractContextManager[object]:
+    """Inside, compiled parts of a model run as they are written."""
+    return torch.compiler.set_stance("force_eager") if "torch._dynamo" in sys.modules else nullcontext()
+
+
+def check_differentiable(loss: Tensor) -> None:
+    """Raise `LCAError` unless ``loss`` is a scalar that autograd can differentiate."""
+    check_loss(loss, MEAN_HINT)
+    if not loss.requires_grad:
+        raise no_gradient(GRADIENT_HINT)
+
+
+def require_theta_alone(loss: Tensor, own: Mapping[str, Tensor]) -> None:
+    """Refuse a loss that holds on to the model's ``own`` tensors and would not notice that θ moves."""
+    trained = {name: tensor for name, tensor in own.items() if tensor.requires_grad}
+    if not trained:
+        return
+    grads = torch.autograd.grad(loss, list(trained.values()), allow_unused=True, retain_graph=True)
+    held = [name for name, grad in zip(trained, grads, strict=True) if grad is not None]
+    if held:
+        raise LCAError(
+            f"the loss uses the model's own {', '.join(held)}, so it is not a function of theta; inside the "
+            "loss, take parameters from the model (model.named_parameters()), not from a list made before."
+        )

@@ -1,0 +1,88 @@
+"""What private copies are made of: variables of the original and of its copy, and stand-ins."""
+
+from collections.abc import Iterable, Iterator, MutableMapping
+from dataclasses import dataclass
+from types import CellType
+from typing import Any
+
+from torch import nn
+
+from lca.errors import LCAError
+
+Namespace = MutableMapping[str, Any]
+
+
+@dataclass(frozen=True, eq=False)
+class Pair:
+    """The variables of an original, attributes or captured ones, and those of its private copy."""
+
+    name: str
+    original: Namespace
+    copy: Namespace
+    keys: frozenset[str] | None = None
+    """The variables that count; ``None``: all."""
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self.original if self.keys is None else self.keys & self.original.keys())
+
+    def path(self, key: str) -> str:
+        """The name of a variable, as `torch.nn.Module.named_parameters` builds it."""
+        return f"{self.name}.{key}" if self.name else key
+
+
+class Uncopied:
+    """Stands where a copy has something that cannot be copied; names it as soon as it is used."""
+
+    def __init__(self, path: str, value: object) -> None:
+        self.__dict__["_what"] = f"{path} ({type(value).__name__})"
+
+    def _refuse(self, *args: Any, **kwargs: Any) -> Any:
+        raise LCAError(
+            f"the loss uses {self.__dict__['_what']}, which cannot be copied, and measuring must not touch "
+            "the original; leave it out of the forward pass and of the loss that are measured."
+        )
+
+    __getattr__ = __setattr__ = __call__ = __enter__ = __exit__ = __iter__ = __len__ = _refuse
+    __getitem__ = __setitem__ = __bool__ = _refuse
+
+
+class Unwrapped(nn.Module):
+    """In place of `DataParallel` and `DistributedDataParallel`, which would involve other devices."""
+
+    module: nn.Module
+
+    def forward(self, *args: Any, **kwargs: Any) -> Any:
+        return self.module(*args, **kwargs)
+
+
+class Cells(MutableMapping[str, Any]):
+    """The variables that a function has captured from the function around it."""
+
+    def __init__(self, names: Iterable[str], cells: Iterable[CellType]) -> None:
+        self.cells = dict(zip(names, cells, strict=True))
+
+    def __getitem__(self, name: str) -> Any:
+        try:
+            return self.cells[name].cell_contents
+        except ValueError:  # not assigned yet
+            raise KeyError(name) from None
+
+    def __setitem__(self, name: str, value: Any) -> None:
+        self.cells[name].cell_contents = value
+
+    def __delitem__(self, name: str) -> None:
+        raise TypeError("a captured variable cannot be deleted")
+
+    def __iter__(self) -> Iterator[str]:
+        return (name for name in self.cells if _is_assigned(self.cells[name]))
+
+    def __len__(self) -> int:
+        return len(list(iter(self)))
+
+
+def _is_assigned(cell: CellType) -> bool:
+    try:
+        cell.cell_contents  # noqa: B018
+    except ValueError:
+        return False
+    return True
