@@ -29,6 +29,8 @@ class Traced:
         Whether it calls Python code.
     definition
         The graph in bytes; the same for the same computation, unless it has loops.
+    captures
+        The tensors and handles of variables that the graph refers to.
     """
 
     function: Any
@@ -37,6 +39,13 @@ class Traced:
     random: list[str]
     python: bool
     definition: bytes
+    captures: list[Any]
+
+    def same_as(self, other: "Traced") -> bool:
+        """Whether both compute the same from the same variables; false if that is not certain."""
+        if self.definition != other.definition or len(self.captures) != len(other.captures):
+            return False
+        return all(a is b for a, b in zip(self.captures, other.captures, strict=True))
 
     def __call__(self, *arguments: Any) -> Any:
         return self.function(*arguments)
@@ -67,6 +76,7 @@ def trace(function: Callable[..., Any], signature: tuple[Any, ...], *, jit_compi
         random + sorted(filter(_is_random, inside)),
         any(op.type in PYTHON for op in graph.get_operations()) or bool(inside & PYTHON),
         definition.SerializeToString(deterministic=True),
+        [outer for outer, _ in graph.captures],
     )
 
 
