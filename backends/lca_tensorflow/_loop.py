@@ -15,7 +15,8 @@ from lca_tensorflow._optimizers import DryRun, check_unscaled, updates_without
 
 Gradients = Sequence[Any]
 _REMEMBERED = 20  # updates
-_REPEATED = 3  # two of many gradients may have one norm by chance
+_REPEATED = 3  # two of many gradients may have one norm by chance,
+_REPEATED_ROUND = 2  # but hardly one that is a round number
 
 
 class _Size(NamedTuple):
@@ -27,6 +28,10 @@ class _Size(NamedTuple):
 
     def is_like(self, other: "_Size") -> bool:
         return abs(self.value - other.value) <= other.rounding
+
+    def is_round(self) -> bool:
+        """Whether it has at most three digits, as limits that people choose."""
+        return abs(float(f"{self.value:.3g}") - self.value) <= self.rounding
 
 
 class Loop(LoopContext):
@@ -105,7 +110,7 @@ class Loop(LoopContext):
         return gradient
 
     def _refuse_clipped(self) -> None:
-        """Raise `LCAError` if gradients that differ have one size three times, as after clipping by the loop.
+        """Raise `LCAError` if gradients that differ have one size, as after clipping by the loop.
 
         Sizes are the norm, those of single tensors, and the largest entry.
         """
@@ -113,7 +118,7 @@ class Loop(LoopContext):
         sizes = dict(_sizes(*self._applied))
         for what, size in sizes.items():
             same = {seen[what] for seen in self._sizes if what in seen and seen[what].is_like(size)}
-            if size.value and len({size, *same}) >= _REPEATED:
+            if size.value and len({size, *same}) >= (_REPEATED_ROUND if size.is_round() else _REPEATED):
                 raise LCAError(
                     f"the gradients of several updates have the {what} {size.value:.6g}, so the loop clips "
                     "them, and the gradient of the loss is unknown; pass it on before it is clipped: total = "
@@ -157,11 +162,12 @@ def _sizes(gradients: Gradients, variables: Sequence[keras.Variable]) -> Iterato
     norms = [float(np.linalg.norm(part)) for _, part in parts]
     sums = [float(part.sum()) for _, part in parts]
     total, norm = sum(sums), float(np.linalg.norm(norms))
-    yield "norm", _Size(norm, total, summed(norm, eps))
+    largest = max(float(abs(part).max(initial=0.0)) for _, part in parts)
+    yield "largest entry", _Size(largest, total, eps * largest)
     for (v, _), own, own_sum in zip(parts, norms, sums, strict=True):
         if len(v.shape) > 1:  # those of biases may repeat, as counts do
             yield f"norm in {v.path!r} of", _Size(own, own_sum, summed(own, eps))
-    yield "largest entry", _Size(max(float(abs(part).max(initial=0.0)) for _, part in parts), total, 0.0)
+    yield "norm", _Size(norm, total, summed(norm, eps))
 
 
 def _sum(a: Any, b: Any) -> Any:

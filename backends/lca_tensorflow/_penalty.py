@@ -130,7 +130,7 @@ class Penalty:
                 name = names[id(variable)]
                 raise LCAError(
                     f"the penalty reads the parameter {name!r} of the model itself, so it cannot be "
-                    f"evaluated at other weights; use tensors[{name!r}] of the mapping that the function is given."
+                    f"evaluated at other weights; use tensors[{name!r}] of the mapping that it is given."
                 )
 
     def _loss_and_grad(self, theta: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
