@@ -56,13 +56,13 @@ def _refuse_unsuitable(named: Mapping[str, Variable]) -> None:
     for name, variable in named.items():
         if variable.dtype.startswith("complex"):
             raise LayoutError(
-                f"parameter {name!r} is {variable.dtype}; make it two real weights, the real and the imaginary "
-                "part, and put them together in call with tf.complex(real, imaginary)."
+                f"parameter {name!r} is {variable.dtype}; make it two real weights, the real and the "
+                "imaginary part, and put them together in call with tf.complex(real, imaginary)."
             )
         if 0 in variable.shape:
             raise LayoutError(
-                f"parameter {name!r} has no entries (shape {tuple(variable.shape)}); take the layer out of the "
-                "model, or create the weight with trainable=False."
+                f"parameter {name!r} has no entries (shape {tuple(variable.shape)}); take the layer out of "
+                "the model, or create the weight with trainable=False."
             )
 
 
