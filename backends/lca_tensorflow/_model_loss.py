@@ -399,6 +399,7 @@ class KerasLoss(ModelLoss):
 
             with untouched(self._roots):
                 traced = trace(add, (theta, values, specs(batch), sums), jit_compile=self._jit)
+            self.precision_eps = max(self.precision_eps or 0.0, traced.eps)
             if not program.others.admit(traced, self._seen):
                 return Compiled(traced, given, frozenset(unconnected))
 
