@@ -25,6 +25,11 @@ class _Size(NamedTuple):
     value: float
     total: float
     rounding: float
+    entries: int = 1  # that have this size
+
+    def is_limit(self) -> bool:
+        """Whether entries have a round number in common, as after clipping by value."""
+        return self.entries >= _REPEATED and self.is_round()
 
     def is_like(self, other: "_Size") -> bool:
         return abs(self.value - other.value) <= other.rounding
@@ -118,9 +123,10 @@ class Loop(LoopContext):
         sizes = dict(_sizes(*self._applied))
         for what, size in sizes.items():
             same = {seen[what] for seen in self._sizes if what in seen and seen[what].is_like(size)}
-            if size.value and len({size, *same}) >= (_REPEATED_ROUND if size.is_round() else _REPEATED):
+            enough = _REPEATED_ROUND if size.is_round() else _REPEATED
+            if size.value and (len({size, *same}) >= enough or size.is_limit()):
                 raise LCAError(
-                    f"the gradients of several updates have the {what} {size.value:.6g}, so the loop clips "
+                    f"the gradients of updates have the {what} {size.value:.6g}, so the loop clips "
                     "them, and the gradient of the loss is unknown; pass it on before it is clipped: total = "
                     "tracker.add(None, gradients), or let the optimizer clip (global_clipnorm=...)."
                 )
@@ -163,7 +169,8 @@ def _sizes(gradients: Gradients, variables: Sequence[keras.Variable]) -> Iterato
     sums = [float(part.sum()) for _, part in parts]
     total, norm = sum(sums), float(np.linalg.norm(norms))
     largest = max(float(abs(part).max(initial=0.0)) for _, part in parts)
-    yield "largest entry", _Size(largest, total, eps * largest)
+    entries = sum(int(np.count_nonzero(abs(part) == largest)) for _, part in parts)
+    yield "largest entry", _Size(largest, total, eps * largest, entries)
     for (v, _), own, own_sum in zip(parts, norms, sums, strict=True):
         if len(v.shape) > 1:  # those of biases may repeat, as counts do
             yield f"norm in {v.path!r} of", _Size(own, own_sum, summed(own, eps))
