@@ -15,7 +15,6 @@ from lca_tensorflow._fit import Fit
 from lca_tensorflow._loop import Loop
 from lca_tensorflow._objective import Objective
 from lca_tensorflow._tracker import Tracker
-from lca_tensorflow._updates import made_by
 
 
 class _FitTracker(Tracker):
@@ -23,12 +22,12 @@ class _FitTracker(Tracker):
 
     _batches = 0
     _stepped = False
-    _counts = True  # whether the optimizer of the model counts the updates
+    _counted = True  # whether the optimizer of the model counts the updates
 
     def before_batch(self) -> None:
         """An update may follow."""
         self._follower.before()
-        if not self._counts and not self._follower.reads_theta:
+        if not self._counted and not self._follower.reads_theta:
             self._live.copy()
 
     def after_batch(self) -> None:
@@ -37,17 +36,16 @@ class _FitTracker(Tracker):
         # Reading the count takes longer than all else on a step that is not measured.
         made = 1 if self._one_update_a_batch else self._unseen()
         if not made and self._moved():
-            self._counts = False
+            self._counted = False
         steps = self.steps
         self._after(made)
         self._stepped |= self.steps > steps
 
     def _moved(self) -> bool:
-        return (not self._counts or self._follower.reads_theta) and self._live.has_moved()
+        return (not self._counted or self._follower.reads_theta) and self._live.has_moved()
 
     def _attach(self) -> None:
-        self._known = list(self._optimizers)
-        self._made_before = made_by(self._known) - self._made
+        self._begin_counting()
         # Keras' own training step; others may update several times or not at all.
         step = getattr(self._model.train_step, "__func__", None)
         own = step is keras.Model.train_step and bool(self._model.trainable_weights)

@@ -5,7 +5,7 @@ A batch is ``(x, y)`` or ``(x, y, sample_weight)``, as `keras.Model.fit` takes i
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from numbers import Number
+from numbers import Integral, Number
 from typing import Any
 
 import keras
@@ -131,6 +131,11 @@ def weighted_by_class(batch: PyTree, class_weight: Mapping[int, float] | None) -
     """
     if class_weight is None:
         return batch
+    if other := [key for key in class_weight if not isinstance(key, Integral)]:
+        raise DataError(
+            f"class_weight names {_listed(map(repr, other))}, but classes are integers; pass the weight of "
+            "each class by its label, such as {0: 1.0, 1: 2.0}."
+        )
     labels = _labels(batch)
     missing = sorted(set(labels.ravel().tolist()) - set(class_weight))
     if missing:

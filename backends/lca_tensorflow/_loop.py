@@ -1,7 +1,7 @@
 """`Loop`: the step fields of an eager training loop in Keras, whose gradients are passed on as lists."""
 
-from collections.abc import Callable, Collection, Mapping, Sequence
-from typing import Any
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from typing import Any, NamedTuple
 
 import keras
 import numpy as np
@@ -15,6 +15,28 @@ from lca_tensorflow._optimizers import DryRun, check_unscaled, updates_without
 
 Gradients = Sequence[Any]
 _REMEMBERED = 20  # updates
+_REPEATED = 3  # two of many gradients may have one norm by chance,
+_REPEATED_ROUND = 2  # but hardly one that is a round number
+
+
+class _Size(NamedTuple):
+    """The size of a gradient, and the sum of its entries, by which others of this size are told from it."""
+
+    value: float
+    total: float
+    rounding: float
+    entries: int = 1  # that have this size
+
+    def is_limit(self) -> bool:
+        """Whether entries have a round number in common, as after clipping by value."""
+        return self.entries >= _REPEATED and self.is_round()
+
+    def is_like(self, other: "_Size") -> bool:
+        return abs(self.value - other.value) <= other.rounding
+
+    def is_round(self) -> bool:
+        """Whether it has at most three digits, as limits that people choose."""
+        return abs(float(f"{self.value:.3g}") - self.value) <= self.rounding
 
 
 class Loop(LoopContext):
@@ -30,7 +52,7 @@ class Loop(LoopContext):
         self._applied: tuple[Gradients, Sequence[keras.Variable]] | None = None
         self._adding = False  # gradients of an update
         self._taken = True  # of the batch under way
-        self._norms: list[tuple[float, float]] = []  # and sums of the gradients of the last updates
+        self._sizes: list[dict[str, _Size]] = []  # of the gradients of the last updates
 
     def begin_batch(self, *batch: PyTree, weight: float | None = None) -> None:
         if not self._adding:  # no gradient of the batches before was used
@@ -89,22 +111,26 @@ class Loop(LoopContext):
         check_unscaled(self._optimizer)
         gradient = self._flat(self._applied[0])
         if not self._marks:
-            self._refuse_clipped(gradient)
+            self._refuse_clipped()
         return gradient
 
-    def _refuse_clipped(self, gradient: tf.Tensor) -> None:
-        """Raise `LCAError` if gradients that differ have one norm, as after clipping by the loop."""
+    def _refuse_clipped(self) -> None:
+        """Raise `LCAError` if gradients that differ have one size, as after clipping by the loop.
+
+        Sizes are the norm, those of single tensors, and the largest entry.
+        """
         assert self._applied is not None
-        parts = [tf.convert_to_tensor(g) for g in self._applied[0] if g is not None]
-        norm, first = float(tf.linalg.global_norm(parts)), float(tf.reduce_sum(gradient))
-        eps = float(np.finfo(gradient.dtype.as_numpy_dtype).eps)
-        if any(abs(norm - seen) <= summed(norm, eps) and first != total for seen, total in self._norms):
-            raise LCAError(
-                f"the gradients of several updates have the norm {norm:.6g}, so the loop clips them, and the "
-                "gradient of the loss is unknown; pass it on before it is clipped: "
-                "total = tracker.add(None, gradients), or let the optimizer clip (global_clipnorm=...)."
-            )
-        self._norms = [*self._norms[-_REMEMBERED:], (norm, first)]
+        sizes = dict(_sizes(*self._applied))
+        for what, size in sizes.items():
+            same = {seen[what] for seen in self._sizes if what in seen and seen[what].is_like(size)}
+            enough = _REPEATED_ROUND if size.is_round() else _REPEATED
+            if size.value and (len({size, *same}) >= enough or size.is_limit()):
+                raise LCAError(
+                    f"the gradients of updates have the {what} {size.value:.6g}, so the loop clips "
+                    "them, and the gradient of the loss is unknown; pass it on before it is clipped: total = "
+                    "tracker.add(None, gradients), or let the optimizer clip (global_clipnorm=...)."
+                )
+        self._sizes = [*self._sizes[-_REMEMBERED:], sizes]
 
     def _gradient_sums(self) -> tuple[tf.Tensor, list[tf.Tensor]]:
         vectors = [self._flat(gradients) for _, gradients in self._marks]
@@ -126,6 +152,29 @@ class Loop(LoopContext):
             for grad, v in zip(found, self._variables, strict=True)
         ]
         return tf.concat([tf.reshape(piece, [-1]) for piece in pieces], 0)
+
+
+def _sizes(gradients: Gradients, variables: Sequence[keras.Variable]) -> Iterator[tuple[str, _Size]]:
+    """The sizes that clipping can set."""
+    found = [
+        (v, np.asarray(tf.convert_to_tensor(g)))
+        for g, v in zip(gradients, variables, strict=True)
+        if g is not None
+    ]
+    if not found:
+        return
+    eps = float(np.finfo(found[0][1].dtype).eps)
+    parts = [(v, part.ravel().astype(float)) for v, part in found]
+    norms = [float(np.linalg.norm(part)) for _, part in parts]
+    sums = [float(part.sum()) for _, part in parts]
+    total, norm = sum(sums), float(np.linalg.norm(norms))
+    largest = max(float(abs(part).max(initial=0.0)) for _, part in parts)
+    entries = sum(int(np.count_nonzero(abs(part) == largest)) for _, part in parts)
+    yield "largest entry", _Size(largest, total, eps * largest, entries)
+    for (v, _), own, own_sum in zip(parts, norms, sums, strict=True):
+        if len(v.shape) > 1:  # those of biases may repeat, as counts do
+            yield f"norm in {v.path!r} of", _Size(own, own_sum, summed(own, eps))
+    yield "norm", _Size(norm, total, summed(norm, eps))
 
 
 def _sum(a: Any, b: Any) -> Any:

@@ -99,7 +99,7 @@ class _Clock:
         return self.now
 
 
-_CLOCK = _Clock()
+CLOCK = _Clock()
 
 
 class KerasLoss(ModelLoss):
@@ -176,7 +176,7 @@ class KerasLoss(ModelLoss):
     def state(self) -> State | None:
         """Variables that the loss reads besides θ, and the version of its configuration."""
         values = self._now().others.state()
-        return {CONFIGURATION: np.array([_CLOCK.now]), **values}
+        return {CONFIGURATION: np.array([CLOCK.now]), **values}
 
     def evaluate(
         self,
@@ -222,6 +222,8 @@ class KerasLoss(ModelLoss):
         return as_tensors(weighted, self.dtype)
 
     def batch_weight(self, batch: PyTree) -> float:
+        if self._counts:
+            return float(tf.nest.flatten(batch)[0].shape[0])
         return float(self._weight(batch))
 
     def terms(self) -> Mapping[str, ModelLoss]:
@@ -293,11 +295,13 @@ class KerasLoss(ModelLoss):
             return new
         before = old.first()
         compiled = self._function(new, None, self._example)
-        if compiled.traced.definition == before.traced.definition and new.modes == old.modes:
+        given = [new.others.given[name] for name in compiled.given]
+        same = compiled.traced.same_as(before.traced) and _identical(given, before, old)
+        if same and new.modes == old.modes:
             old.configuration, old.trained = new.configuration, new.trained
             return old
         if self._first_loss(new) != self._first_loss(old):
-            new.since, self._former, self._changed = _CLOCK.tick(), old, changed
+            new.since, self._former, self._changed = CLOCK.tick(), old, changed
         return new
 
     def _made(self, since: int) -> Program:
@@ -395,6 +399,7 @@ class KerasLoss(ModelLoss):
 
             with untouched(self._roots):
                 traced = trace(add, (theta, values, specs(batch), sums), jit_compile=self._jit)
+            self.precision_eps = max(self.precision_eps or 0.0, traced.eps)
             if not program.others.admit(traced, self._seen):
                 return Compiled(traced, given, frozenset(unconnected))
 
@@ -414,7 +419,7 @@ class KerasLoss(ModelLoss):
             unconnected.update(name for name, gradient in found.items() if gradient is None)
             gradient = flat_gradient(tensors, [found.get(name) for name in self.layout.names])
             grad += self._weighted(tf.cast(weight, theta.dtype), gradient)
-        check_loss(loss, MEAN_HINT)
+        check_loss(_of_rows(loss, self._example), MEAN_HINT)
         return total + self._weighted(weight, tf.cast(loss, tf.float64)), weights + weight, grad
 
     def _weighted(self, weight: tf.Tensor, value: tf.Tensor) -> tf.Tensor:
@@ -427,14 +432,22 @@ class KerasLoss(ModelLoss):
     ) -> tf.Tensor:
         given = [*zip(self.variables, tensors, strict=True)]
         given += [(program.others.given[name], value) for name, value in values.items()]
-        with (
-            loss_errors(batch, PASSED_ON),
-            batch_statistics(program.modes),
-            Scope(given) as scope,
-        ):
+        with batch_statistics(program.modes), Scope(given) as scope:
             loss = self._batch_loss(self._model, batch)
         self._seen = scope.variables
         return loss
+
+
+def _of_rows(loss: Any, batch: PyTree) -> Any:
+    """A loss that is no scalar with the length it has for this batch, which a message may name."""
+    if isinstance(loss, tf.Tensor) and loss.shape.rank and loss.shape[0] is None:
+        loss.set_shape([tf.nest.flatten(batch)[0].shape[0], *loss.shape[1:]])
+    return loss
+
+
+def _identical(given: list[keras.Variable], before: Compiled, program: Program) -> bool:
+    """Whether a function of ``program`` was given these variables."""
+    return list(map(id, given)) == [id(program.others.given[name]) for name in before.given]
 
 
 def specs(batch: PyTree) -> PyTree:

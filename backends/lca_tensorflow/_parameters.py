@@ -25,7 +25,8 @@ def parameters_of(model: keras.Model, frozen: Frozen = "zero") -> dict[str, Vari
     Raises
     ------
     LayoutError
-        If the model has no parameters, they differ in dtype, or are neither float32 nor float64.
+        If the model has no parameters, they differ in dtype, are neither float32 nor float64, or have no
+        entries.
     """
     check_frozen(frozen)
     if not isinstance(model, keras.Model):
@@ -42,12 +43,27 @@ def parameters_of(model: keras.Model, frozen: Frozen = "zero") -> dict[str, Vari
             "model.trainable = True."
         )
     named = dict(zip(unique_names(model, found), found, strict=True))
+    _refuse_unsuitable(named)
     dtypes = {name: variable.dtype for name, variable in named.items()}
     require_precision(
         dtypes, "use the policy 'mixed_bfloat16' or 'mixed_float16', which keeps them in float32"
     )
     require_one("dtype", dtypes, "build the model under one dtype policy")
     return named
+
+
+def _refuse_unsuitable(named: Mapping[str, Variable]) -> None:
+    for name, variable in named.items():
+        if variable.dtype.startswith("complex"):
+            raise LayoutError(
+                f"parameter {name!r} is {variable.dtype}; make it two real weights, the real and the "
+                "imaginary part, and put them together in call with tf.complex(real, imaginary)."
+            )
+        if 0 in variable.shape:
+            raise LayoutError(
+                f"parameter {name!r} has no entries (shape {tuple(variable.shape)}); take the layer out of "
+                "the model, or create the weight with trainable=False."
+            )
 
 
 def all_parameters(model: keras.Model) -> list[Variable]:

@@ -8,6 +8,7 @@ import tensorflow as tf
 from tensorflow.python.framework import op_def_registry
 
 READERS = {"ReadVariableOp", "ResourceGather", "ResourceGatherNd", "VariableShape", "VarIsInitializedOp"}
+EPS = {tf.float64: 2.0**-52, tf.float32: 2.0**-23, tf.float16: 2.0**-10, tf.bfloat16: 2.0**-7}
 PYTHON = {"PyFunc", "EagerPyFunc", "PyFuncStateless"}
 
 
@@ -29,6 +30,10 @@ class Traced:
         Whether it calls Python code.
     definition
         The graph in bytes; the same for the same computation, unless it has loops.
+    captures
+        The tensors and handles of variables that the graph refers to.
+    eps
+        Machine epsilon of the coarsest precision in which its results depend on its first argument.
     """
 
     function: Any
@@ -37,6 +42,14 @@ class Traced:
     random: list[str]
     python: bool
     definition: bytes
+    captures: list[Any]
+    eps: float
+
+    def same_as(self, other: "Traced") -> bool:
+        """Whether both compute the same from the same variables; false if that is not certain."""
+        if self.definition != other.definition or len(self.captures) != len(other.captures):
+            return False
+        return all(a is b for a, b in zip(self.captures, other.captures, strict=True))
 
     def __call__(self, *arguments: Any) -> Any:
         return self.function(*arguments)
@@ -67,7 +80,19 @@ def trace(function: Callable[..., Any], signature: tuple[Any, ...], *, jit_compi
         random + sorted(filter(_is_random, inside)),
         any(op.type in PYTHON for op in graph.get_operations()) or bool(inside & PYTHON),
         definition.SerializeToString(deterministic=True),
+        [outer for outer, _ in graph.captures],
+        _coarsest(graph, reached),
     )
+
+
+def _coarsest(graph: Any, reached: set[Any]) -> float:
+    """The largest machine epsilon between the first input and the outputs."""
+    between, found = {graph.inputs[0].op}, 0.0
+    for op in graph.get_operations():  # in the order in which they were made
+        if op in reached and any(tensor.op in between for tensor in op.inputs):
+            between.add(op)
+            found = max(found, *(EPS.get(tensor.dtype, 0.0) for tensor in op.outputs), 0.0)
+    return found
 
 
 def _inlining(function: Callable[..., Any]) -> Callable[..., Any]:

@@ -15,7 +15,7 @@ from lca_tensorflow._loop import Loop
 from lca_tensorflow._objective import Objective
 from lca_tensorflow._optimizers import check_unscaled
 from lca_tensorflow._parameters import flat, parameters_of
-from lca_tensorflow._updates import Updates, is_followed, made_by, trained_by, within
+from lca_tensorflow._updates import Counts, Updates, is_followed, trained_by, within
 
 
 class Tracker(ModelTracker[Loop]):
@@ -142,10 +142,13 @@ class Tracker(ModelTracker[Loop]):
     def _attach(self) -> None:
         if is_followed(self._parameters):
             raise LCAError("another tracker is in use on this model; use one after the other.")
-        self._known = list(self._optimizers)
-        self._made_before = made_by(self._known) - self._made
+        self._begin_counting()
         self._updates = Updates(self._parameters, self._around, self._see)
         self._updates.follow()
+
+    def _begin_counting(self) -> None:
+        self._known, self._counts = list(self._optimizers), Counts()
+        self._made_before = self._counts.made_by(self._known) - self._made
 
     def _detach(self) -> None:
         self._updates.leave()
@@ -161,12 +164,12 @@ class Tracker(ModelTracker[Loop]):
         if self._in_step:
             yield
             return
-        before = made_by([optimizer])
+        before = self._counts.made_by([optimizer])
         with self._step():
             self._context.apply(optimizer, grads, variables)
             self._follower.collect_fields()
             yield
-        self._after(made_by([optimizer]) - before)
+        self._after(self._counts.made_by([optimizer]) - before)
 
     def _see(self, optimizer: Any) -> bool:
         """Whether this optimizer updates the model and was not known; from now on it is."""
@@ -177,7 +180,7 @@ class Tracker(ModelTracker[Loop]):
         inside = list(within([optimizer]))
         held = [one for one in self._known if any(one is part for part in inside)]
         self._known = [one for one in self._known if all(one is not part for part in held)] + [optimizer]
-        self._made_before += made_by([optimizer]) - made_by(held)
+        self._made_before += self._counts.made_by([optimizer]) - self._counts.made_by(held)
         return True
 
     def _warn(self, optimizer: Any) -> None:
@@ -191,7 +194,7 @@ class Tracker(ModelTracker[Loop]):
 
     def _unseen(self) -> int:
         """How many updates of the run, by the known optimizers, were not seen yet."""
-        return made_by(self._known) - self._made - self._made_before
+        return self._counts.made_by(self._known) - self._made - self._made_before
 
     def _check_run(self) -> None:
         if unseen := self._unseen():
@@ -237,7 +240,7 @@ class _LiveTheta:
 
     def has_moved(self) -> bool:
         """Whether θ differs from what was read last."""
-        return self._read is not None and not self.equal(flat(self._variables), self._read)
+        return self._read is not None and not _same(flat(self._variables), self._read)
 
     def copy(self) -> tf.Tensor:
         self._read = flat(self._variables)
@@ -250,9 +253,10 @@ class _LiveTheta:
 
     def is_at(self, theta: tf.Tensor) -> bool:
         now = flat(self._variables)
-        same = self.equal(now, theta)
+        same = _same(now, theta)
         self._read = theta if same else now
         return same
 
-    def equal(self, a: tf.Tensor, b: tf.Tensor) -> bool:
-        return bool(tf.reduce_all(a == b))
+
+def _same(a: tf.Tensor, b: tf.Tensor) -> bool:
+    return bool(tf.reduce_all(a == b))

@@ -80,9 +80,20 @@ def within(optimizers: Iterable[Any]) -> Iterator[Any]:
             waiting += [part for value in vars(one).values() for part in _optimizers_in(value)]
 
 
-def made_by(optimizers: Iterable[Any]) -> int:
-    """How many updates these optimizers have made so far; a wrapper as many as the optimizer inside it."""
-    return sum(max(int(one.iterations) for one in within([optimizer])) for optimizer in optimizers)
+class Counts:
+    """How many updates optimizers have made; those that one holds are looked for once."""
+
+    def __init__(self) -> None:
+        self._within: dict[int, tuple[Any, ...]] = {}  # the first is the optimizer itself, which so lives on
+
+    def made_by(self, optimizers: Iterable[Any]) -> int:
+        """Of these optimizers so far; a wrapper has made as many as the optimizer inside it."""
+        return sum(max(int(one.iterations) for one in self._inside(optimizer)) for optimizer in optimizers)
+
+    def _inside(self, optimizer: Any) -> tuple[Any, ...]:
+        if id(optimizer) not in self._within:
+            self._within[id(optimizer)] = tuple(within([optimizer]))
+        return self._within[id(optimizer)]
 
 
 def is_followed(variables: Iterable[keras.Variable]) -> bool:

@@ -110,6 +110,21 @@ def test_numbers_that_a_loss_function_refers_to(monkeypatch):
         monkeypatch.undo()
 
 
+@pytest.mark.parametrize("kind", [tf.Variable, keras.Variable])
+def test_another_variable_in_its_place(kind):
+    options = types.SimpleNamespace(factor=kind(1.0, dtype="float64"))
+    objective = Objective(
+        stack((6,), DENSE(3)), lambda y, outputs: options.factor * cross_entropy()(y, outputs), (X, Y)
+    )
+    theta, before = objective.theta(), objective.state()
+    first = objective.loss(theta)
+    options.factor = kind(2.0, dtype="float64")
+    assert objective.loss(theta) == 2 * first
+    options.factor.assign(3.0)
+    assert objective.loss(theta) == pytest.approx(3 * first, rel=1e-12)
+    assert at_state(objective, before).loss(theta) == first
+
+
 def test_a_model_that_is_compiled_again():
     model = stack((6,), DENSE(3))
     model.compile("sgd", cross_entropy())

@@ -85,6 +85,8 @@ def test_class_weights_and_classes_must_match():
         Objective(model, None, (X, Y), class_weight={0: 3.0, 2: 0.25})
     with pytest.raises(DataError, match="class_weight names class 7, which no example has"):
         Objective(model, None, (X, Y), class_weight={0: 3.0, 1: 1.0, 2: 0.25, 7: 2.0})
+    with pytest.raises(DataError, match="class_weight names 'a', but classes are integers"):
+        Objective(model, None, (X, Y), class_weight={"a": 1.0})
 
 
 # --- terms -----------------------------------------------------------------------------------------------

@@ -1,13 +1,15 @@
 """Models of every kind are held to the kit in float64, and to their float64 twins in float32."""
 
+import keras
 import numpy as np
 import pytest
 import tensorflow as tf
 
 import lca
+from lca.errors import LayoutError
 from lca.testing import check_objective, tolerances
 from lca_tensorflow import Objective, layout_of
-from tests.lca_tensorflow.networks import MODELS, X, Y, cross_entropy, floats, mlp, shared
+from tests.lca_tensorflow.networks import MODELS, X, Y, cross_entropy, floats, mlp, shared, stack
 
 EPS32 = float(np.finfo(np.float32).eps)
 
@@ -111,3 +113,24 @@ def test_nothing_is_traced_again_after_the_first_step():
         traces.append(objective.traces)
     assert traces == [traces[0]] * 3
     assert traces[0] == 2  # the loss and the gradient, for batches of all sizes
+
+
+@pytest.mark.parametrize(
+    ("dtype", "shape", "message"),
+    [
+        ("complex64", (3,), r"'odd\.w' is complex64; make it two real weights"),
+        ("float32", (0, 3), r"'odd\.w' has no entries \(shape \(0, 3\)\); take the layer out"),
+    ],
+)
+def test_weights_that_have_no_loss_change_are_refused_with_what_to_do(dtype, shape, message):
+    class Odd(keras.layers.Layer):
+        def build(self, _):
+            self.w = self.add_weight(shape=shape, dtype=dtype, initializer="zeros", name="w")
+
+        def call(self, inputs):
+            return inputs
+
+    with floats("float32"):
+        model = stack((6,), keras.layers.Dense(3), Odd(name="odd"))
+    with pytest.raises(LayoutError, match=message):
+        layout_of(model)

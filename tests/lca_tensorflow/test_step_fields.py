@@ -145,6 +145,21 @@ def test_gradients_clipped_by_hand_are_refused_unless_passed_on_before(estimator
     assert len(ByHand(SameBatch()).measure()) == 3
 
 
+BY_HAND = {
+    "largest entry 0.001": lambda gradients: [tf.clip_by_value(g, -1e-3, 1e-3) for g in gradients],
+    "norm in '.*' of 0.01": lambda gradients: [tf.clip_by_norm(g, 1e-2) for g in gradients],
+}
+
+
+@pytest.mark.parametrize(("message", "clip"), BY_HAND.items(), ids=["by value", "by tensor"])
+def test_gradients_clipped_in_parts_are_refused_whether_or_not_they_are_passed_on(message, clip, monkeypatch):
+    monkeypatch.setattr(tf, "clip_by_global_norm", lambda gradients, _: (clip(gradients), None))
+    with pytest.raises(LCAError, match=f"updates have the {message}, so the loop clips them"):
+        ByHand(SameBatch()).measure(add=False)
+    with pytest.raises(LCAError, match="clipped entry by entry"):
+        ByHand(SameBatch()).measure()
+
+
 def test_weights_of_batches_of_unequal_size_are_asked_for():
     for told in (True, False):
         with pytest.raises(LCAError, match=r"differ in size, or their size is unknown.*pass weight= to trac"):
