@@ -16,6 +16,7 @@ from torch.utils.data import DataLoader, TensorDataset
 with warnings.catch_warnings():
     warnings.simplefilter("ignore")  # of its dependencies about each other, at import
     from accelerate import Accelerator
+    from lightning.fabric import Fabric
 
 from lca.estimators import CrossFit
 from lca_torch import Objective, Tracker
@@ -128,7 +129,19 @@ def accelerated(model, optimizer, tracker, loader, *, clip, m):
             optimizer.zero_grad()
 
 
-LOOPS = [plain, split, uneven, scaled, accelerated]
+def fabric(model, optimizer, tracker, loader, *, clip, m):
+    runner = Fabric(accelerator="cpu", devices=1)
+    wrapped, optimizer = runner.setup(model, optimizer)
+    for group in _groups(tracker.batches(loader), m):
+        for x, y in group:
+            runner.backward(cross_entropy(wrapped(x), y) / m)
+        if clip:
+            runner.clip_gradients(wrapped, optimizer, max_norm=clip)
+        optimizer.step()
+        optimizer.zero_grad()
+
+
+LOOPS = [plain, split, uneven, scaled, accelerated, fabric]
 
 
 def _groups(batches, m):

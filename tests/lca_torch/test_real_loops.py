@@ -11,7 +11,7 @@ from lca.estimators import CrossFit, SameBatch
 from lca_torch import Objective, Tracker
 from tests.laws.runs import Shown
 from tests.lca_torch.loops import X, Y, network
-from tests.lca_torch.real_loops import accelerated, plain, run, scaled, split, uneven
+from tests.lca_torch.real_loops import accelerated, fabric, plain, run, scaled, split, uneven
 from tests.lca_torch.test_runs_with_several_optimizers import objective_of
 
 pytestmark = pytest.mark.filterwarnings(r"ignore:::accelerate\.")
@@ -30,6 +30,7 @@ X = X.double()
         (scaled, "sgd", 0.3, 2),
         (scaled, "adamw", None, 2),
         (accelerated, "sgd", 0.1, 2),
+        (fabric, "adamw", 0.3, 2),
     ],
 )
 def test_the_total_is_right_and_so_is_the_sign_of_each_tensor(loop, kind, clip, m):
