@@ -297,7 +297,9 @@ def bert(kind):
 def distilbert():
     torch.manual_seed(0)
     sizes = {"dim": 8, "n_layers": 1, "n_heads": 2, "hidden_dim": 16, "max_position_embeddings": LENGTH}
-    return DistilBertForMaskedLM(DistilBertConfig(WORDS, dropout=0.0, attention_dropout=0.0, **sizes))
+    return DistilBertForMaskedLM(
+        DistilBertConfig(vocab_size=WORDS, dropout=0.0, attention_dropout=0.0, **sizes)
+    )
 
 
 def modernbert():
