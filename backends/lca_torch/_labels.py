@@ -71,10 +71,8 @@ def rule_of(inputs: Mapping[str, Any], outputs: Any, total: float) -> Rule | Non
 
 def _shifted(inputs: Mapping[str, Any]) -> Tensor:
     """The labels without the first of each row, unless they are shifted already or one to a row."""
-    if "shift_labels" in inputs:
-        return inputs["shift_labels"]
-    labels = inputs["labels"]
-    return labels if labels.ndim == 1 else labels[..., 1:]
+    labels: Tensor = inputs.get("shift_labels", inputs.get("labels"))
+    return labels if "shift_labels" in inputs or labels.ndim == 1 else labels[..., 1:]
 
 
 def _sum(logits: Tensor, labels: Tensor) -> float:
