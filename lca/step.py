@@ -25,11 +25,11 @@ class MicroBatch:
     Parameters
     ----------
     gradient
-        g_m(θ_t), the gradient (K,) of its mean loss. The mean over the micro-batches, weighted by their
-        sizes, is the training gradient.
+        g_m(θ_t), the gradient (K,) of its mean loss, before any clipping. The mean over the micro-batches,
+        weighted by their sizes, is the training gradient.
     update
-        Δ^{(−m)} (K,), the update that the optimizer would have made without this micro-batch
-        (`lca.reference.leave_one_out`).
+        Δ^{(−m)} (K,), the update that the optimizer would have made, after any clipping, without this
+        micro-batch (`lca.reference.leave_one_out`).
 
     Examples
     --------
@@ -106,7 +106,7 @@ class Step:
         the path integral is taken in the first state, and the effect of the change is reported as
         ``state_change``, which costs one more evaluation.
     gradient
-        The training gradient (K,) of ``batch`` at θ_t, as the optimizer used it.
+        The gradient (K,) of the training loss of ``batch`` at θ_t, before any clipping.
     next_batch, next_gradient, next_micro_batches
         The training batch of the next step, its gradient (K,) at θ_{t+1}, and its micro-batches.
     micro_batches

@@ -80,7 +80,8 @@ def summarize(run: RunViews, loss_end: float | None = None) -> dict[str, Any]:
     ``loss_end - loss_start = lca_total + state_change + residual + unmeasured_change`` up to float64
     rounding. The first three terms are sums over the measured steps; ``unmeasured_change`` is the change of
     the loss between the end of one measured step and the start of the next (steps skipped by ``every=``, and
-    discontinuities), and from the end of the last one to the end of the run. Allocations, residuals and
+    discontinuities), and from the end of the last one to the end of the run. ``loss_start`` is that of the
+    first measured step, so that updates before it are in no term. Allocations, residuals and
     ``mass`` are in units of the loss; negative: helping.
 
     ``helping_percent`` is the mean over the steps that have one (`lca.views.Signs`), or ``None``. For

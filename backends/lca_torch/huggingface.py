@@ -1,14 +1,14 @@
 """`TrainerCallback`: a `Tracker` for the runs of `transformers.Trainer`."""
 
-from collections.abc import Collection, Mapping, Sequence
-from typing import Any, NamedTuple
+from collections.abc import Callable, Collection, Mapping, Sequence
+from typing import Any
 
-from torch import Tensor, nn
+from torch import nn
 
 from lca._extras import extra
 from lca.errors import LCAError
-from lca.tracking._context import IGNORED
 from lca_torch._fit import FitCallback
+from lca_torch._labels import Labels, Rule, labels_of, rule_of
 from lca_torch._loop import Loop
 from lca_torch._tracker import Tracker
 
@@ -18,66 +18,89 @@ with extra("transformers"):
 __all__ = ["TrainerCallback"]
 
 
-class _CountedLoop(Loop):
-    """Micro-batches are weighed by the labels that count in them, as the model's forward pass receives them.
+_GRADIENTS = frozenset({"gradient", "micro_batches", "next_gradient", "next_micro_batches"})
 
-    The trainer divides either the loss of a batch by the number of labels in all batches of the update, which
-    it passes on as ``num_items_in_batch``, or the mean loss by the number of batches.
+
+class _CountedLoop(Loop):
+    """Micro-batches are weighed by the labels that count in them, as the losses of the model show.
+
+    The trainer either passes the number of labels in all batches of the update to the model, as
+    ``num_items_in_batch``, for which some models divide the sum over a batch, or divides the mean loss by the
+    number of batches. The number may include labels that the model passes over (the first one of each row,
+    where a model shifts them itself), and some models ignore it; `_multiple` is what this makes of the loss.
     """
 
     def __init__(self, *args: Any) -> None:
         super().__init__(*args)
-        self._counts: list[_Counts] = []
+        self._labels: list[Labels] = []
+        self._rule: Rule | None = None
 
-    def count(self, module: nn.Module, args: Any, kwargs: dict[str, Any]) -> None:
-        """A hook that runs before the forward pass of the model."""
-        if module.training and "micro_batches" in self._requested():
-            self._counts.append(_counts(kwargs))
+    def count(self, module: nn.Module, inputs: Mapping[str, Any], outputs: Any) -> None:
+        """The model has made a forward pass."""
+        if not (module.training and self._requested()):
+            return
+        labels = labels_of(inputs)
+        if self._rule is None and labels.total is not None:
+            self._rule = rule_of(inputs, outputs, labels.total)
+        self._labels.append(labels)
 
     def supply(self, fields: Collection[str]) -> Mapping[str, Any]:
         if "micro_batches" in fields and len(self._marks) > 1:
-            weights = self._label_weights()
+            weights = self._weights()
+            if len(weights) != len(self._marks):
+                raise LCAError(_UNKNOWN)
             weighed = [(w, mark) for w, (_, mark) in zip(weights, self._marks, strict=True)]
-            self._marks = (
-                weighed if all(weights) else weighed[-1:]
-            )  # a batch without labels is no micro-batch
+            self._marks = weighed if all(weights) else weighed[-1:]  # one without labels is none
         return super().supply(fields)
 
     def clear(self) -> None:
         super().clear()
-        self._counts = []
+        self._labels = []
 
-    def _label_weights(self) -> Sequence[float]:
-        totals = {counts.total for counts in self._counts}
-        if len(self._counts) == len(self._marks):
-            if totals == {None} and all(counts.numbers for counts in self._counts):
-                return [1.0] * len(self._marks)
-            for numbers in zip(*(counts.numbers for counts in self._counts), strict=True):
-                if {sum(numbers)} == totals:
-                    return numbers
-        raise LCAError(
-            "the weights of the accumulated batches are unknown: the model does not receive the labels, or "
-            "their number is not num_items_in_batch (a loss outside the model, as compute_loss_func or label "
-            "smoothing, or several processes). Let the model compute its loss, or use an estimator that "
-            "requires no micro-batches (lca.estimators.SampledPathIntegral)."
-        )
+    def _weights(self) -> Sequence[float]:
+        """Of the batches of the update, up to a common factor; raises `LCAError` if they are unknown."""
+        total = self._total_labels()
+        if total is None and all(labels.received for labels in self._labels):
+            return [1.0] * len(self._labels)
+        sums = [sum(numbers) for numbers in zip(*(labels.numbers for labels in self._labels), strict=True)]
+        if self._rule is None or total not in sums:
+            raise LCAError(_UNKNOWN)
+        return [labels.weight(self._rule) for labels in self._labels]
+
+    def _total_labels(self) -> float | None:
+        """``num_items_in_batch`` of the update."""
+        return self._labels[0].total if self._labels else None
+
+    def _multiple(self) -> float:
+        total = self._total_labels()
+        if total is None:
+            return 1.0
+        weights = self._weights()
+        return sum(weights) / total if self._rule is not None and self._rule.divides else len(weights)
 
 
-class _Counts(NamedTuple):
-    """How many labels of a batch count, without and with a shift by one token; and ``num_items_in_batch``."""
+_UNKNOWN = (
+    "the weights of the accumulated batches and the scale of their gradients are unknown: the model does not "
+    "receive the labels, or its loss is neither the mean over them nor their sum divided by "
+    "num_items_in_batch (a loss outside the model, as compute_loss_func or label smoothing, several terms, "
+    "or several processes). If its loss is a mean, set model.accepts_loss_kwargs = False before the Trainer "
+    "is made, which then divides it by the number of batches, or use an estimator that requires no gradient "
+    "of training (lca.estimators.SampledPathIntegral)."
+)
 
-    numbers: tuple[float, ...]
-    total: float | None
 
+class _Counting:
+    """A forward hook that counts labels; one that does nothing in a copy of the model."""
 
-def _counts(inputs: Mapping[str, Any]) -> _Counts:
-    labels, total = inputs.get("shift_labels", inputs.get("labels")), inputs.get("num_items_in_batch")
-    numbers: tuple[float, ...] = ()
-    if isinstance(labels, Tensor) and labels.ndim:
-        # Where the trainer counts labels that a model with shifted labels passes over, the scale is unknown.
-        shifted = labels if "shift_labels" in inputs or labels.ndim == 1 else labels[..., 1:]
-        numbers = (float((shifted != IGNORED).sum()),)
-    return _Counts(numbers, None if total is None else float(total))
+    def __init__(self, count: Callable[[nn.Module, Mapping[str, Any], Any], None] | None = None) -> None:
+        self._count = count
+
+    def __call__(self, module: nn.Module, args: Any, kwargs: dict[str, Any], outputs: Any) -> None:
+        if self._count is not None:
+            self._count(module, kwargs, outputs)
+
+    def __reduce__(self) -> tuple[type["_Counting"], tuple[()]]:
+        return _Counting, ()
 
 
 class _TrainerTracker(Tracker):
@@ -95,8 +118,13 @@ class _TrainerTracker(Tracker):
 
     def count_labels(self, model: nn.Module) -> None:
         """Count the labels that the forward pass of this model receives, until the tracker is closed."""
-        if "micro_batches" in self._session.required_fields:
-            self._hook = model.register_forward_pre_hook(self._context.count, with_kwargs=True)
+
+        def count(*passed: Any) -> None:
+            with self._session.guarded(self.steps):
+                self._context.count(*passed)
+
+        if _GRADIENTS.intersection(self._session.required_fields):
+            self._hook = model.register_forward_hook(_Counting(count), with_kwargs=True)
 
     def _detach(self) -> None:
         super()._detach()
@@ -132,8 +160,9 @@ class TrainerCallback(FitCallback[_TrainerTracker], transformers.TrainerCallback
     Nor does it show them its batches. Estimators on training batches get the gradient of the loss, before
     clipping, and with ``gradient_accumulation_steps`` the micro-batches of an update
     (`lca.estimators.CrossFit`). Their weights are the numbers of labels that count where the model divides
-    by ``num_items_in_batch``, and equal where the trainer averages the losses of the model; where the loss
-    is computed outside the model (``compute_loss_func``, label smoothing) they are unknown, and such
+    by ``num_items_in_batch``, and equal where it takes the mean; the gradient is that of the mean over these
+    labels, also where the trainer counts others (GPT-2) or sums the means of the batches (BERT). Where the
+    loss of the model is neither, or is computed outside it (``compute_loss_func``, label smoothing), such
     estimators stop at the first update. Those that require the batch itself (`lca.estimators.NextBatch`
     except with ``RIGHT``) need a `Tracker` around a loop of your own.
 

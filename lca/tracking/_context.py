@@ -139,7 +139,8 @@ class LoopContext(ABC):
         if relative != 1.0 or self._clipping.max_norm is not None:
             norm = scale * ops.total(total * total) ** 0.5
             max_norm = self._clipping.norm_after(norm, relative, ops.eps(total))
-        found = {"gradient": total if scale == 1.0 else total * scale}
+        by = scale / self._multiple()
+        found = {"gradient": total if by == 1.0 else total * by}
         if "micro_batches" in fields and len(self._marks) > 1 and self._weights_known():
             found["micro_batches"] = self._micro_batches(scale, norm, max_norm)
         return found
@@ -177,7 +178,11 @@ class LoopContext(ABC):
         if max_norm is not None:
             applied, average = clipped_without(gradients, weights, max_norm, self._shrink)
             self._shrink = norm / average if average else 1.0
-        return tuple(map(MicroBatch, gradients, self._updates_without(applied, weights)))
+        updates = self._updates_without(applied, weights)
+        multiple = self._multiple()
+        if multiple != 1.0:
+            gradients = [gradient * (1 / multiple) for gradient in gradients]
+        return tuple(map(MicroBatch, gradients, updates))
 
     def _gradient_sum(self) -> Vector | None:
         """The sum (K,) of the gradients that the loop has taken for this update; ``None`` if unknown."""
@@ -185,6 +190,10 @@ class LoopContext(ABC):
 
     def _loss_scale(self) -> float:
         """By how much the loss is multiplied against underflow before its gradient is taken."""
+        return 1.0
+
+    def _multiple(self) -> float:
+        """The loss whose gradient the loop takes, divided by the mean over the examples that count in it."""
         return 1.0
 
     @abstractmethod

@@ -85,6 +85,7 @@ class RunFollower:
     def begin(self) -> None:
         """The run begins, or continues after `end`."""
         self._seen = False
+        self._session.failed = self._session.error is not None
         with self._session.guarded(self.steps):
             self._begun = self._sums()
         self._look_ahead()
@@ -111,7 +112,7 @@ class RunFollower:
     def after(self) -> None:
         """An update was made."""
         pending = self._pending.step
-        if pending is not None:
+        if pending is not None and self._session.error is None:
             with self._session.guarded(pending.index):
                 self._session.measure(self._pending.completed())
         if self._start is not None and self._session.error is None:

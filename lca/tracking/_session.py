@@ -45,7 +45,7 @@ class Session:
     error
         The error that ended the measuring, or ``None``.
     failed
-        Whether there was an error in measuring, which may have been raised.
+        Whether there was an error in measuring since the run began, which may have been raised.
     skipped_steps
         As in `lca.tracking.TrackerBase`.
 

@@ -108,7 +108,7 @@ class TrackerBase:
         self._active = False
         self._detach()
         try:
-            if complete and self.error is None:
+            if complete and not self._session.failed:
                 with self._session.guarded(self.steps):
                     self._check_run()
             if complete:

@@ -13,6 +13,11 @@ from torch import nn
 from torch.nn.functional import cross_entropy
 from torch.utils.data import DataLoader, TensorDataset
 
+with warnings.catch_warnings():
+    warnings.simplefilter("ignore")  # of its dependencies about each other, at import
+    from accelerate import Accelerator
+    from lightning.fabric import Fabric
+
 from lca.estimators import CrossFit
 from lca_torch import Objective, Tracker
 
@@ -69,7 +74,7 @@ def _clip(model, clip):
         nn.utils.clip_grad_norm_(model.parameters(), clip)
 
 
-def plain(model, optimizer, tracker, loader, clip, m):
+def plain(model, optimizer, tracker, loader, *, clip, m):
     for group in _groups(tracker.batches(loader), m):
         for x, y in group:
             (cross_entropy(model(x), y) / m).backward()
@@ -78,7 +83,7 @@ def plain(model, optimizer, tracker, loader, clip, m):
         optimizer.zero_grad()
 
 
-def split(model, optimizer, tracker, loader, clip, m):
+def split(model, optimizer, tracker, loader, *, clip, m):
     for batch in tracker.batches(loader):
         optimizer.zero_grad(set_to_none=False)
         for (x, y), weight in tracker.micro_batches(batch, m):
@@ -87,7 +92,7 @@ def split(model, optimizer, tracker, loader, clip, m):
         optimizer.step()
 
 
-def uneven(model, optimizer, tracker, loader, clip, m):
+def uneven(model, optimizer, tracker, loader, *, clip, m):
     """Every other batch is half as long, and weighs half as much."""
     pieces = ((x[: BATCH // (1 + i % 2)], y[: BATCH // (1 + i % 2)]) for i, (x, y) in enumerate(loader))
     for group in _groups(tracker.batches(pieces, weight=lambda batch: len(batch[0])), m):
@@ -98,7 +103,7 @@ def uneven(model, optimizer, tracker, loader, clip, m):
         optimizer.zero_grad()
 
 
-def scaled(model, optimizer, tracker, loader, clip, m):
+def scaled(model, optimizer, tracker, loader, *, clip, m):
     """A `torch.amp.GradScaler`, which unscales before the gradient is clipped."""
     scaler = torch.amp.GradScaler("cpu", init_scale=1024.0, growth_interval=50)
     for group in _groups(tracker.batches(loader), m):
@@ -112,12 +117,8 @@ def scaled(model, optimizer, tracker, loader, clip, m):
         optimizer.zero_grad()
 
 
-def accelerated(model, optimizer, tracker, loader, clip, m):
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        from accelerate import Accelerator
-
-        accelerator = Accelerator(cpu=True, gradient_accumulation_steps=m)
+def accelerated(model, optimizer, tracker, loader, *, clip, m):
+    accelerator = Accelerator(cpu=True, gradient_accumulation_steps=m)
     wrapped, optimizer, loader = accelerator.prepare(model, optimizer, loader)
     for x, y in tracker.batches(loader):
         with accelerator.accumulate(wrapped):
@@ -128,7 +129,19 @@ def accelerated(model, optimizer, tracker, loader, clip, m):
             optimizer.zero_grad()
 
 
-LOOPS = [plain, split, uneven, scaled, accelerated]
+def fabric(model, optimizer, tracker, loader, *, clip, m):
+    runner = Fabric(accelerator="cpu", devices=1)
+    wrapped, optimizer = runner.setup(model, optimizer)
+    for group in _groups(tracker.batches(loader), m):
+        for x, y in group:
+            runner.backward(cross_entropy(wrapped(x), y) / m)
+        if clip:
+            runner.clip_gradients(wrapped, optimizer, max_norm=clip)
+        optimizer.step()
+        optimizer.zero_grad()
+
+
+LOOPS = [plain, split, uneven, scaled, accelerated, fabric]
 
 
 def _groups(batches, m):
@@ -158,10 +171,10 @@ def run(loop, kind, clip, m, *, seed=0, tracked=True):
         allocations = exact(optimizer, model, *measured)
         objective = Objective(model, cross_entropy, measured, batch_size=2000)
         with Tracker(model, optimizer, objective, CrossFit(m), on_error="raise") as tracker:
-            loop(model, optimizer, tracker, loader, clip, m)
+            loop(model, optimizer, tracker, loader, clip=clip, m=m)
         found = np.array([*tracker.summary()["train"]["per_tensor"].values()])
     else:
         found, allocations = np.zeros(0), []
-        loop(model, optimizer, Silent(), loader, clip, m)
+        loop(model, optimizer, Silent(), loader, clip=clip, m=m)
     left = [*model.parameters(), *(v for s in optimizer.state.values() for v in s.values())]
     return found, sum(allocations[:-1]), [torch.as_tensor(v).detach().clone() for v in left]

@@ -1,5 +1,6 @@
 """`TrainerCallback` in real runs of `transformers.Trainer`, on a small GPT-2 with tied embeddings."""
 
+import copy
 import warnings
 
 import pytest
@@ -15,7 +16,19 @@ from tests.laws.runs import Kept, Shown
 with warnings.catch_warnings():
     warnings.simplefilter("ignore")  # of transformers and its dependencies about each other, at import
     import transformers
-    from transformers import GPT2Config, GPT2LMHeadModel, Trainer, TrainingArguments
+    from transformers import (
+        BertConfig,
+        BertForMaskedLM,
+        BertForTokenClassification,
+        DistilBertConfig,
+        DistilBertForMaskedLM,
+        GPT2Config,
+        GPT2LMHeadModel,
+        ModernBertConfig,
+        ModernBertForMaskedLM,
+        Trainer,
+        TrainingArguments,
+    )
 
     from lca_torch.huggingface import TrainerCallback
 
@@ -32,7 +45,7 @@ TOKENS = torch.randint(20, (32, 8), generator=torch.Generator().manual_seed(1))
 DATA = [{"input_ids": row, "labels": row} for row in TOKENS]
 
 
-def gpt2(n_positions=8):
+def gpt2(n_positions=8, loss_type="ForCausalLM"):
     torch.manual_seed(0)
     model = GPT2LMHeadModel(
         GPT2Config(
@@ -46,7 +59,7 @@ def gpt2(n_positions=8):
             **({"resid_pdrop": 0.0, "embd_pdrop": 0.0, "attn_pdrop": 0.0} if n_positions > 8 else {}),
         )
     )
-    model.loss_type = "ForCausalLM"  # else the trainer counts labels that the loss passes over
+    model.loss_type = loss_type  # by default the trainer counts labels that the loss passes over
     return model
 
 
@@ -272,6 +285,116 @@ def measure_sentences(model):
         return float((batch["labels"][:, 1:] != -100).sum())
 
     return Objective(model, None, sentences(64, 2), batch_size=64, batch_weight=count)
+
+
+def bert(kind):
+    torch.manual_seed(0)
+    sizes = {"hidden_size": 8, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 16}
+    drops = {"hidden_dropout_prob": 0.0, "attention_probs_dropout_prob": 0.0}
+    return kind(BertConfig(vocab_size=WORDS, max_position_embeddings=LENGTH, num_labels=4, **sizes, **drops))
+
+
+def distilbert():
+    torch.manual_seed(0)
+    sizes = {"dim": 8, "n_layers": 1, "n_heads": 2, "hidden_dim": 16, "max_position_embeddings": LENGTH}
+    return DistilBertForMaskedLM(
+        DistilBertConfig(vocab_size=WORDS, dropout=0.0, attention_dropout=0.0, **sizes)
+    )
+
+
+def modernbert():
+    """Which divides by ``num_items_in_batch``, of labels that are not shifted."""
+    torch.manual_seed(0)
+    sizes = {"hidden_size": 8, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 16}
+    ids = dict.fromkeys(["pad_token_id", "bos_token_id", "eos_token_id", "cls_token_id", "sep_token_id"], 0)
+    config = ModernBertConfig(vocab_size=WORDS, max_position_embeddings=LENGTH, **sizes, **ids)
+    return ModernBertForMaskedLM(config)
+
+
+def tokens_that_count(labels):
+    return float((labels != -100).sum())
+
+
+SHIFTED, ALL = slice(1, None), slice(None)
+MODELS = {
+    "gpt2 as made": (lambda: gpt2(LENGTH, loss_type=None), SHIFTED, True),
+    "gpt2": (lambda: gpt2(LENGTH), SHIFTED, True),
+    "masked language model": (lambda: bert(BertForMaskedLM), ALL, False),
+    "token classification": (lambda: bert(BertForTokenClassification), ALL, False),
+    "distilled masked language model": (distilbert, ALL, False),
+    "modern masked language model": (modernbert, ALL, True),
+}
+
+
+@pytest.mark.parametrize("name", MODELS)
+@pytest.mark.parametrize("accumulate", [1, 2])
+def test_gradients_are_those_of_the_mean_over_the_labels_that_count(name, accumulate, tmp_path):
+    """Whatever the trainer divides by. A model that takes the mean itself weighs its batches equally."""
+    make, counted, by_tokens = MODELS[name]
+    rows, received = sentences(64, 1), []
+    if "token" in name:
+        rows["labels"] = rows["labels"].clamp(max=3)
+
+    def collate(features):
+        received.append({name: torch.stack([row[name] for row in features]) for name in features[0]})
+        return dict(received[-1])
+
+    model, shown = make(), Shown(("gradient", "micro_batches") if accumulate > 1 else ("gradient",))
+
+    def objective(model):
+        return Objective(
+            model,
+            None,
+            rows,
+            batch_size=64,
+            batch_weight=lambda b: tokens_that_count(b["labels"][:, counted]),
+        )
+
+    arguments = TrainingArguments(
+        output_dir=str(tmp_path),
+        per_device_train_batch_size=8,
+        gradient_accumulation_steps=accumulate,
+        max_steps=1,
+        max_grad_norm=0.0,
+        use_cpu=True,
+        report_to=[],
+        disable_tqdm=True,
+        save_strategy="no",
+    )
+    data = [{name: column[i] for name, column in rows.items()} for i in range(64)]
+    callback = TrainerCallback(objective, shown, on_error="raise")
+    Trainer(model, arguments, train_dataset=data, data_collator=collate, callbacks=[callback]).train()
+    assert not model._forward_hooks
+
+    start = make()
+    parameters, weights, expected = list(start.parameters()), [], []
+    for batch in received[:accumulate]:
+        grads = torch.autograd.grad(start(**batch).loss, parameters, allow_unused=True)
+        pairs = zip(grads, parameters, strict=True)
+        expected.append(
+            torch.cat([(p.new_zeros(p.numel()) if g is None else g.reshape(-1)) for g, p in pairs])
+        )
+        weights.append(tokens_that_count(batch["labels"][:, counted]) if by_tokens else 1.0)
+    step = shown.steps[0]
+    for part, wanted in zip(step.micro_batches, expected, strict=accumulate > 1):
+        torch.testing.assert_close(part.gradient, wanted, rtol=1e-3, atol=1e-5)
+    mean = sum(w * g for w, g in zip(weights, expected, strict=True)) / sum(weights)
+    torch.testing.assert_close(step.gradient, mean, rtol=1e-3, atol=1e-5)
+
+
+def test_a_model_that_is_measured_already_can_be_copied_and_measured_again(tmp_path):
+    """The hook that counts labels does nothing in a copy, as in the replica of a second objective."""
+    copies = []
+
+    class Copy(transformers.TrainerCallback):
+        def on_step_end(self, args, state, control, model, **kwargs):
+            copies.append(copy.deepcopy(model)(input_ids=TOKENS, labels=TOKENS))
+
+    estimators = CrossFit(2), RULE, CrossFit(2, lca.LEFT)
+    callbacks = [TrainerCallback(measure, estimator, on_error="raise") for estimator in estimators]
+    train(gpt2(), tmp_path, *callbacks, Copy(), gradient_accumulation_steps=2, max_steps=3)
+    assert [callback.steps for callback in callbacks] == [len(copies)] * 3
+    assert callbacks[0].summary()["train"]["steps"] == 2
 
 
 def test_a_loss_outside_the_model_weighs_its_batches_in_a_way_that_is_not_known(tmp_path):

@@ -7,7 +7,7 @@ import pytest
 
 import lca
 from lca.errors import LayoutError, LCAError, LCAWarning, NonFiniteError
-from lca.estimators import SampledPathIntegral
+from lca.estimators import NextBatch, SampledPathIntegral
 from lca.reference import DatasetLoss, L2Penalty, Quadratic, logistic_regression
 from lca.report._balance import check_conservation
 from lca.report._run import Run
@@ -180,6 +180,33 @@ def test_parameters_that_move_without_an_update_are_an_error(estimator):
         tracker.close()
     with pytest.raises(LCAError, match="no step was measured: LCAError: the parameters changed during"):
         tracker.summary()
+
+
+def test_an_error_that_was_caught_is_not_followed_by_another_at_the_end():
+    objective = Careful(np.diag([1.0, 2.0, 3.0]))
+    with FunctionalTracker(START, objective, RULE, on_error="raise") as tracker:
+        objective.moved = True
+        with pytest.raises(LayoutError, match="the model was moved"):
+            tracker.update(AVERAGE)
+    assert (tracker.steps, tracker.error) == (0, None)
+    objective.moved = False
+    tracker.__enter__()
+    tracker.set_params(AVERAGE)
+    with pytest.raises(LCAError, match="but no update was seen"):  # of a new run
+        tracker.close()
+
+
+@pytest.mark.parametrize("t", [0, 2])
+def test_a_step_that_waits_for_the_next_is_not_measured_after_an_error(t):
+    """The error comes from the start of the next step; what is measured then would be anything."""
+    objective = Careful(np.diag([1.0, 2.0, 3.0]))
+    with FunctionalTracker(START, objective, NextBatch(lca.RIGHT)) as tracker:
+        for i in range(t + 1):
+            tracker.update(START / (i + 2), gradient=START)
+        objective.moved = True
+        with pytest.warns(LCAWarning, match=f"measuring stopped at step {t + 1}.*the model was moved"):
+            tracker.update(START / 9, gradient=START)
+    assert len(tracker.views["train"].trace.rows) == t
 
 
 def test_a_run_without_movement_is_no_error():

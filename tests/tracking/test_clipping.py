@@ -1,0 +1,45 @@
+"""`clipped_without`: micro-batches whose mean without each of them is clipped to a norm."""
+
+import numpy as np
+import pytest
+
+from lca.errors import LCAError
+from lca.reference._optimizers import mean_without
+from lca.tolerances import EPS64, summed
+from lca.tracking._clipping import Clipping
+from lca.tracking._context import clipped_without
+
+RNG = np.random.default_rng(0)
+
+
+@pytest.mark.parametrize("m", [2, 3, 5])
+@pytest.mark.parametrize("shrink", [1.0, 0.7])
+def test_the_mean_without_each_micro_batch_is_clipped(m, shrink):
+    gradients = list(RNG.normal(size=(m, 7)))
+    weights = RNG.dirichlet(np.ones(m))
+    means = [mean_without(i, gradients, weights) for i in range(m)]
+    norms = [np.linalg.norm(mean) for mean in means]
+    max_norm = shrink * float(np.mean(norms))  # some are clipped, some are not
+    assert shrink * min(norms) < max_norm < shrink * max(norms)
+    found, average = clipped_without(gradients, list(weights), max_norm, shrink)
+    assert abs(average - np.mean(norms)) <= summed(m * max(norms), EPS64)
+    for i, (mean, norm) in enumerate(zip(means, norms, strict=True)):
+        wanted = mean * min(1.0, max_norm / (shrink * norm))
+        gap = np.abs(mean_without(i, found, weights) - wanted).max()
+        assert gap <= summed(sum(abs(g).max() for g in found) / (1 - weights[i]), EPS64)
+
+
+def test_below_the_norm_nothing_is_changed():
+    gradients = [np.ones(2), np.ones(2), np.ones(2)]
+    assert clipped_without(gradients, [0.2, 0.3, 0.5], 2.0)[0] is gradients
+
+
+def test_a_factor_is_clipping_if_it_leaves_one_round_norm():
+    clipping = Clipping()
+    assert clipping.norm_after(0.5, 1.0, EPS64) is None  # nothing is known yet
+    assert clipping.norm_after(4.0, 0.25, EPS64) == 1.0
+    assert clipping.norm_after(0.5, 1.0, EPS64) == 1.0  # too small to be clipped
+    with pytest.raises(LCAError, match="norm 2 was not clipped"):
+        clipping.norm_after(2.0, 1.0, EPS64)
+    with pytest.raises(LCAError, match="not clipping to one norm"):
+        clipping.norm_after(4.0, 0.5, EPS64)
