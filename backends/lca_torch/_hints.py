@@ -30,8 +30,9 @@ def integers_named(batch: PyTree) -> Iterator[None]:
         if not _INTEGER.search(str(error)):
             raise
         raise DataError(
-            f"the loss of a measuring batch ({describe(batch)}) raised {type(error).__name__}: {error}; convert "
-            "the integers in the data to what the model and the loss take: inputs.float(), labels.long()."
+            f"the loss of a measuring batch ({describe(batch)}) raised {type(error).__name__}: {error}; "
+            "convert the integers in the data to what the model and the loss take: inputs.float(), "
+            "labels.long()."
         ) from error
 
 
