@@ -90,7 +90,7 @@ class Batches:
         Raises
         ------
         DataError
-            If there is no batch, or a source without a length has more than `MOST_BATCHES`.
+            If there is no batch, or a source without a length has more than 10,000.
         """
         most = math.inf if _has_length(self.source) else MOST_BATCHES
         read = 0
@@ -141,7 +141,7 @@ def read_batches(
     ----------
     source
         Any iterable of batches; read once if ``keep``, otherwise at every pass. One without a length is read
-        up to `MOST_BATCHES`.
+        up to 10,000.
     prepare
         Called with every batch.
     keep
