@@ -169,9 +169,15 @@ def test_a_name_that_the_terminal_cannot_show_is_escaped(tmp_path, monkeypatch):
 # --- ends --------------------------------------------------------------------------------------------------
 
 
+def hear_ctrl_c():
+    """Whoever runs the tests may ignore SIGINT (``nohup``, jobs in the background), and children inherit that."""
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
 def program(*args, **options):
     return subprocess.Popen(
         [sys.executable, "-m", "lca", *args],
+        preexec_fn=hear_ctrl_c,  # noqa: PLW1509 - no threads here
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
@@ -196,7 +202,12 @@ sys.exit(main(["demo", "--steps", "2", "--model", "mlp:2"]))
 def test_ctrl_c_during_an_import_is_one_line(tmp_path, where):
     code = SLOW.replace("WHERE", repr(where)).replace("NUMBER", str(int(signal.SIGINT)))
     done = subprocess.run(
-        [sys.executable, "-c", code], cwd=tmp_path, check=False, capture_output=True, text=True
+        [sys.executable, "-c", code],
+        cwd=tmp_path,
+        check=False,
+        capture_output=True,
+        text=True,
+        preexec_fn=hear_ctrl_c,  # noqa: PLW1509 - no threads here
     )
     assert (done.returncode, done.stderr.strip(), done.stdout) == (130, "lca: interrupted.", "")
     assert list(tmp_path.iterdir()) == []
@@ -204,7 +215,7 @@ def test_ctrl_c_during_an_import_is_one_line(tmp_path, where):
 
 def test_another_program_keeps_its_ctrl_c():
     code = "import signal, lca; assert signal.getsignal(signal.SIGINT) is signal.default_int_handler"
-    subprocess.run([sys.executable, "-c", code], check=True)
+    subprocess.run([sys.executable, "-c", code], check=True, preexec_fn=hear_ctrl_c)
 
 
 @pytest.mark.parametrize(
@@ -216,7 +227,7 @@ def test_a_signal_leaves_no_temporary_folder(tmp_path, name, status, said):
         assert process.poll() is None
         time.sleep(0.05)
     process.send_signal(getattr(signal, name))
-    out, err = process.communicate()
+    out, err = process.communicate(timeout=300)
     assert (process.returncode, err.strip(), out) == (status, f"lca: {said}.", "")
     assert list(tmp_path.iterdir()) == []
 
