@@ -170,7 +170,7 @@ def test_a_name_that_the_terminal_cannot_show_is_escaped(tmp_path, monkeypatch):
 
 
 def hear_ctrl_c():
-    """Whoever runs the tests may ignore SIGINT (``nohup``, jobs in the background), and children inherit that."""
+    """A child inherits that SIGINT is ignored, as it is under ``nohup`` and in jobs in the background."""
     signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
