@@ -8,6 +8,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import tensorflow as tf
+from tensorflow.python.eager import context
 
 from lca import tolerances
 from lca.errors import DataError
@@ -174,6 +175,14 @@ def test_passes_of_a_shuffled_data_set_are_the_same_every_time():
     first, second = ([batch[1].numpy() for batch in objective._data.batches()] for _ in range(2))
     for a, b in zip(first, second, strict=True):
         np.testing.assert_array_equal(a, b)
+
+
+def test_a_session_without_a_seed_has_none_afterwards(monkeypatch):
+    monkeypatch.setattr(context.context(), "_rng", None)  # put back at the end
+    del context.context()._rng  # as before the first call of tf.random.set_seed
+    with _undisturbed.undisturbed(ROWS):
+        pass
+    assert not hasattr(context.context(), "_rng")
 
 
 def test_data_are_put_back_also_after_an_error():
