@@ -178,8 +178,7 @@ def test_passes_of_a_shuffled_data_set_are_the_same_every_time():
 
 
 def test_a_session_without_a_seed_has_none_afterwards(monkeypatch):
-    monkeypatch.setattr(context.context(), "_rng", None)  # put back at the end
-    del context.context()._rng  # as before the first call of tf.random.set_seed
+    monkeypatch.delattr(context.context(), "_rng", raising=False)  # as before tf.random.set_seed
     with _undisturbed.undisturbed(ROWS):
         pass
     assert not hasattr(context.context(), "_rng")
