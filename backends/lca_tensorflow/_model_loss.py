@@ -435,6 +435,8 @@ class KerasLoss(ModelLoss):
         with batch_statistics(program.modes), Scope(given) as scope:
             loss = self._batch_loss(self._model, batch)
         self._seen = scope.variables
+        if isinstance(loss, tf.Tensor) and loss.shape.rank is None:  # of Python functions and tables
+            loss = tf.ensure_shape(loss, [])
         return loss
 
 
