@@ -6,6 +6,7 @@ from typing import Any
 import keras
 import tensorflow as tf
 
+from lca.errors import DataError
 from lca.frameworks import BatchNorm, Frozen, ModelObjective, PyTree, Rows
 from lca_tensorflow._data import measured, refuse_unused_weights
 from lca_tensorflow._losses import BatchLoss, check_loss_arguments
@@ -119,7 +120,13 @@ class Objective(ModelObjective):
         if class_weight is not None and isinstance(found, Rows):
             refuse_unused_weights(found.tree, class_weight)
         loss.begin(next(iter(found.batches(1 if isinstance(found, Rows) else None))))
-        super().__init__(model, loss, found, batch_size=batch_size)
+        try:
+            super().__init__(model, loss, found, batch_size=batch_size)
+        except DataError as error:
+            if "depends on the measuring batches" not in str(error):
+                raise
+            whole = found.tree if isinstance(found, Rows) else next(iter(found.batches(None)))
+            raise DataError(f"{error}{loss.why_batches_matter(whole)}") from error.__cause__
 
     @property
     def traces(self) -> int:
