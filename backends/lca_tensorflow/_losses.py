@@ -134,7 +134,7 @@ def check_loss_arguments(
 
 def _trains_compiled_loss(model: keras.Model) -> bool:
     """Whether a `train_step` of the user's refers to the compiled loss in one of the ways that Keras has."""
-    step = type(model).train_step
+    step = getattr(model.train_step, "__func__", model.train_step)
     if step is keras.Model.train_step or not isinstance(step, FunctionType):
         return True
     ways = {"compute_loss", "_compute_loss", "compiled_loss", "_compile_loss", "train_step"}
