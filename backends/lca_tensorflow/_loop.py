@@ -49,6 +49,7 @@ class Loop(LoopContext):
     def __init__(self, variables: Sequence[keras.Variable], requested: Callable[[], Collection[str]]) -> None:
         super().__init__(requested)
         self._variables = variables
+        self._owned = {id(variable) for variable in variables}
         self._optimizer: Any = None
         self._applied: tuple[Gradients, Sequence[keras.Variable]] | None = None
         self._adding = False  # gradients of an update
@@ -81,7 +82,8 @@ class Loop(LoopContext):
         """A tape has computed these gradients, each behind what it is by."""
         if {"gradient", "micro_batches"} & set(self._requested()):
             for source, gradient in parts:
-                self._computed.setdefault(id(source), []).append(gradient)
+                if id(source) in self._owned:
+                    self._computed.setdefault(id(source), []).append(gradient)
 
     def apply(self, optimizer: Any, gradients: Gradients, variables: Sequence[keras.Variable]) -> None:
         """The optimizer is about to apply these gradients to these variables."""
@@ -98,8 +100,12 @@ class Loop(LoopContext):
 
     def clear(self) -> None:
         super().clear()
+        if self._applied is None:
+            self._computed = {}
+        else:  # other optimizers may apply the rest
+            for variable in self._applied[1]:
+                self._computed.pop(id(variable), None)
         self._applied, self._adding, self._taken = None, False, True
-        self._computed = {}
 
     def _count_examples(self, batch: PyTree) -> int:
         return int(examples_in(batch))
@@ -128,8 +134,8 @@ class Loop(LoopContext):
     def _refuse_altered(self) -> None:
         """Raise `LCAError` if the gradients are not those that tapes have computed."""
         assert self._applied is not None
-        own = {id(variable) for variable in self._variables}
-        pairs = [(g, v) for g, v in zip(*self._applied, strict=True) if id(v) in own and g is not None]
+        applied = zip(*self._applied, strict=True)
+        pairs = [(g, v) for g, v in applied if id(v) in self._owned and g is not None]
         seen = [(self._computed[id(v)], g, v) for g, v in pairs if id(v) in self._computed]
         if altered := [v.path for found, gradient, v in seen if not _is_from(found, gradient)]:
             raise LCAError(

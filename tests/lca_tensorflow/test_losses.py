@@ -94,6 +94,11 @@ def test_class_weights_are_a_dictionary():
         Objective(compiled(no_dropout()), None, (X, Y), class_weight=[1.0, 2.0, 3.0])
 
 
+def test_the_data_are_one_argument():
+    with pytest.raises(LCAError, match=r"one argument: pass Objective\(model, loss_fn, \(x, y\)\)"):
+        Objective(no_dropout(), cross_entropy(), X, Y)
+
+
 # --- what the loss itself does ---------------------------------------------------------------------------
 
 

@@ -185,6 +185,19 @@ def test_of_gradients_that_cannot_be_compared_one_warning_says_so():
     compiled(ByHand(SameBatch())).measure(2)  # with add
 
 
+def test_two_optimizers_may_share_the_gradients_of_one_tape():
+    run = TensorFlowFramework().run()
+    weights, optimizers = (
+        run.model.trainable_weights,
+        [keras.optimizers.SGD(LR), keras.optimizers.SGD(LR / 2)],
+    )
+    with Tracker(run.model, optimizers, run.objective, SameBatch(), on_error="raise") as tracker:
+        gradients = run.gradient(run.data(range(12)))
+        optimizers[0].apply(gradients[:2], weights[:2])
+        optimizers[1].apply(gradients[2:], weights[2:])
+    assert tracker.steps == 2
+
+
 BY_HAND = {
     "norm 0.05": lambda gradients: tf.clip_by_global_norm(gradients, 0.05)[0],
     "largest entry 0.001": lambda gradients: [tf.clip_by_value(g, -1e-3, 1e-3) for g in gradients],
