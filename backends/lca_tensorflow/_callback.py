@@ -100,13 +100,13 @@ class LCACallback(CallbackBase[_FitTracker], keras.callbacks.Callback):
     ------
     LCAError
         If the arguments are invalid; and as ``on_error`` says, for the reasons of `Tracker` and for what
-        hides single updates from callbacks: ``steps_per_execution`` above 1, or a distribution strategy.
+        hides single updates from callbacks: ``steps_per_execution`` above 1, or a distribution strategy. If
+        the compiled loss is measured and a `train_step` of the model's own does not compute it.
 
     Warns
     -----
     LCAWarning
-        If fit weighs examples (``class_weight``, ``sample_weight``) and the measured loss does not; if the
-        compiled loss is measured and a `train_step` of the model's own does not call ``compute_loss``.
+        If fit weighs examples (``class_weight``, ``sample_weight``) and the measured loss does not.
 
     Notes
     -----
@@ -190,7 +190,6 @@ class LCACallback(CallbackBase[_FitTracker], keras.callbacks.Callback):
             )
         objective = self._measured
         if not _is_objective(objective):
-            self._fit.check_train_step(model)
             objective = Objective(model, None, objective, **self._made_with)
         self._fit.check_weights(objective)
         return _FitTracker(model, model.optimizer, objective, self._estimator, **self._options)

@@ -15,7 +15,7 @@ import tensorflow as tf
 from lca.errors import DataError
 from lca.frameworks import Measured, PyTree, TensorOps, all_rows, read_batches, tensor_ops
 from lca.frameworks._data import Prepare
-from lca_tensorflow._dataset import private_copy
+from lca_tensorflow._dataset import private_copy, refuse_partial
 from lca_tensorflow._undisturbed import undisturbed
 
 
@@ -56,6 +56,11 @@ def as_tensors(tree: PyTree, dtype: str) -> PyTree:
         If a leaf is ``None`` or nothing of which a dense tensor can be made.
     """
     if isinstance(tree, tuple | list) and any(isinstance(value, Number) for value in tree):
+        if not all(isinstance(value, Number) for value in tree):
+            raise DataError(
+                "the measured data hold a single number beside arrays, but every entry has a row for each "
+                "example; let a batch_loss use it as a variable of its own, or pass numpy.full(n, value)."
+            )
         raise DataError(f"got a nested {type(tree).__name__} of numbers; pass numpy.asarray(x).")
     if isinstance(tree, tuple | list):
         return tuple(as_tensors(value, dtype) for value in _without_absent(tree))
@@ -131,6 +136,11 @@ def weighted_by_class(batch: PyTree, class_weight: Mapping[int, float] | None) -
     """
     if class_weight is None:
         return batch
+    if not isinstance(class_weight, Mapping):
+        raise DataError(
+            f"class_weight must be a dictionary of the weights by label, got {type(class_weight).__name__}; "
+            "pass {0: 1.0, 1: 2.0}, or dict(enumerate(weights))."
+        )
     if other := [key for key in class_weight if not isinstance(key, Integral)]:
         raise DataError(
             f"class_weight names {_listed(map(repr, other))}, but classes are integers; pass the weight of "
@@ -210,6 +220,7 @@ def _batches(data: object) -> Iterable[PyTree]:
         if int(data.cardinality()) == tf.data.INFINITE_CARDINALITY:
             raise DataError("the Dataset repeats without end; measure on it before .repeat().")
         _refuse_unbatched(data)
+        refuse_partial(data)
         return _Undisturbed(*private_copy(data))
     if not isinstance(data, Iterable) or isinstance(data, Mapping) or _is_array(data):
         raise DataError(

@@ -4,6 +4,7 @@ A data set keeps state from one pass to the next: the seed generator of ``shuffl
 ``cache``, variables that its functions use. A copy has its own.
 """
 
+import warnings
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -12,7 +13,7 @@ from tensorflow.core.framework import graph_pb2
 from tensorflow.python.framework import op_def_registry
 from tensorflow.python.ops import gen_dataset_ops, script_ops
 
-from lca.errors import DataError
+from lca.errors import DataError, LCAWarning
 
 IGNORE = 1  # what a graph cannot hold, `undisturbed` looks after
 LARGEST = 2**30
@@ -53,6 +54,40 @@ def private_copy(dataset: tf.data.Dataset) -> tuple[tf.data.Dataset, list[Callab
     copy = tf.data.experimental.from_variant(_evaluated(graph), dataset.element_spec)
     copy._original = dataset  # keeps the Python functions alive
     return copy, list(_python_functions(graph))
+
+
+def refuse_partial(dataset: tf.data.Dataset) -> None:
+    """Raise `DataError` if a data set leaves out examples of its own; warn if that is not known.
+
+    >>> refuse_partial(tf.data.Dataset.range(6).batch(3, drop_remainder=True))
+    """
+    if int(getattr(dataset, "_num_shards", 1)) > 1:
+        raise DataError(
+            f"the Dataset is one of {int(dataset._num_shards)} shards, and the loss over the others would "
+            "not be measured; pass the Dataset without .shard(...)."
+        )
+    inputs = dataset._inputs()
+    if bool(getattr(dataset, "_drop_remainder", False)) and hasattr(dataset, "_batch_size"):
+        size, number = int(dataset._batch_size), int(inputs[0].cardinality())
+        _check_remainder(size, number)
+    for one in inputs:
+        refuse_partial(one)
+
+
+def _check_remainder(size: int, number: int) -> None:
+    """``number`` of elements in batches of ``size``; negative if it is not known."""
+    if number < 0:
+        warnings.warn(
+            f"the Dataset may drop examples: .batch({size}, drop_remainder=True) leaves out a last batch "
+            "that is not full; measure on .batch(n) without it.",
+            LCAWarning,
+            stacklevel=2,
+        )
+    elif number % size:
+        raise DataError(
+            f".batch({size}, drop_remainder=True) leaves out {number % size} of the {number} examples, which "
+            "would not be measured; pass the Dataset with .batch(n) without it."
+        )
 
 
 def _bytes_in(dataset: tf.data.Dataset) -> int:

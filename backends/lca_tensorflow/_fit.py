@@ -62,21 +62,6 @@ class Fit:
                 stacklevel=2,
             )
 
-    def check_train_step(self, model: keras.Model) -> None:
-        """Warn if the compiled loss is measured, and the model's own `train_step` does not use it."""
-        step = getattr(model.train_step, "__func__", model.train_step)
-        code = getattr(step, "__code__", None)
-        if step is keras.Model.train_step or code is None:
-            return
-        if not {"compute_loss", "_compute_loss", "_compile_loss", "train_step"} & set(code.co_names):
-            warnings.warn(
-                "the compiled loss is measured, but the model has a train_step of its own that does not call "
-                "compute_loss, and may train on another loss; pass Objective(model, None, data, "
-                "batch_loss=...) with that loss.",
-                LCAWarning,
-                stacklevel=2,
-            )
-
 
 def _weights_in(arguments: Mapping[str, Any]) -> str:
     """How fit weighs the examples; empty if it does not."""

@@ -1,13 +1,14 @@
 """`Loop`: the step fields of an eager training loop in Keras, whose gradients are passed on as lists."""
 
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+import warnings
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import keras
 import numpy as np
 import tensorflow as tf
 
-from lca.errors import LCAError
+from lca.errors import LCAError, LCAWarning
 from lca.frameworks import PyTree, Rows, examples_in
 from lca.tolerances import summed
 from lca.tracking._context import LoopContext
@@ -48,17 +49,21 @@ class Loop(LoopContext):
     def __init__(self, variables: Sequence[keras.Variable], requested: Callable[[], Collection[str]]) -> None:
         super().__init__(requested)
         self._variables = variables
+        self._owned = {id(variable) for variable in variables}
         self._optimizer: Any = None
         self._applied: tuple[Gradients, Sequence[keras.Variable]] | None = None
         self._adding = False  # gradients of an update
         self._taken = True  # of the batch under way
         self._sizes: list[dict[str, _Size]] = []  # of the gradients of the last updates
+        self._computed: dict[int, list[Any]] = {}  # gradients by the id of their variable
+        self._warned = False
 
     def begin_batch(self, *batch: PyTree, weight: float | None = None) -> None:
+        """As `lca.tracking.ModelTracker.begin_batch`; ``(x, y)`` and ``x, y`` are one batch."""
         if not self._adding:  # no gradient of the batches before was used
             self._batches = []
         self._drop_unused()
-        super().begin_batch(*batch, weight=weight)
+        super().begin_batch(*([batch] if len(batch) > 1 else batch), weight=weight)
         self._taken = False
 
     def add(self, total: Gradients | None, gradients: Gradients) -> list[Any]:
@@ -72,6 +77,13 @@ class Loop(LoopContext):
         if total is None:
             return list(gradients)
         return [_sum(a, b) for a, b in zip(total, gradients, strict=True)]
+
+    def computed(self, parts: Iterable[tuple[Any, Any]]) -> None:
+        """A tape has computed these gradients, each behind what it is by."""
+        if {"gradient", "micro_batches"} & set(self._requested()):
+            for source, gradient in parts:
+                if id(source) in self._owned:
+                    self._computed.setdefault(id(source), []).append(gradient)
 
     def apply(self, optimizer: Any, gradients: Gradients, variables: Sequence[keras.Variable]) -> None:
         """The optimizer is about to apply these gradients to these variables."""
@@ -88,6 +100,11 @@ class Loop(LoopContext):
 
     def clear(self) -> None:
         super().clear()
+        if self._applied is None:
+            self._computed = {}
+        else:  # other optimizers may apply the rest
+            for variable in self._applied[1]:
+                self._computed.pop(id(variable), None)
         self._applied, self._adding, self._taken = None, False, True
 
     def _count_examples(self, batch: PyTree) -> int:
@@ -111,8 +128,37 @@ class Loop(LoopContext):
         check_unscaled(self._optimizer)
         gradient = self._flat(self._applied[0])
         if not self._marks:
-            self._refuse_clipped()
+            self._refuse_altered()
         return gradient
+
+    def _refuse_altered(self) -> None:
+        """Raise `LCAError` if the gradients are not those that tapes have computed."""
+        assert self._applied is not None
+        applied = zip(*self._applied, strict=True)
+        pairs = [(g, v) for g, v in applied if id(v) in self._owned and g is not None]
+        seen = [(self._computed[id(v)], g, v) for g, v in pairs if id(v) in self._computed]
+        if altered := [v.path for found, gradient, v in seen if not _is_from(found, gradient)]:
+            raise LCAError(
+                f"the loop alters gradients between the tape and the optimizer, that of {altered[0]!r} among "
+                "them, so the gradient of the loss is unknown; pass gradients that are added up or clipped "
+                "by norm on as the tape computes them: total = tracker.add(None, gradients); for all else, "
+                "scale the loss instead, or use an estimator that requires no gradient of training "
+                "(lca.estimators.SampledPathIntegral)."
+            )
+        if len(seen) < len(pairs):
+            self._refuse_clipped()
+            self._warn_unseen()
+
+    def _warn_unseen(self) -> None:
+        if not self._warned:
+            warnings.warn(
+                "the estimator takes the gradients that the optimizer receives for those of the loss, and "
+                "cannot tell whether the loop alters them, as no eager tf.GradientTape has computed them; "
+                "pass them on as they are computed: total = tracker.add(None, gradients).",
+                LCAWarning,
+                stacklevel=2,
+            )
+        self._warned = True
 
     def _refuse_clipped(self) -> None:
         """Raise `LCAError` if gradients that differ have one size, as after clipping by the loop.
@@ -152,6 +198,18 @@ class Loop(LoopContext):
             for grad, v in zip(found, self._variables, strict=True)
         ]
         return tf.concat([tf.reshape(piece, [-1]) for piece in pieces], 0)
+
+
+def _is_from(computed: Sequence[Any], gradient: Any) -> bool:
+    """Whether a gradient is one of those that were computed for its variable, or the sum of all of them."""
+    if any(gradient is one for one in computed):
+        return True
+    parts = [np.asarray(tf.convert_to_tensor(part)) for part in computed if part is not None]
+    now = np.asarray(tf.convert_to_tensor(gradient))
+    if not parts:
+        return not now.any()
+    slack = summed(sum(float(np.linalg.norm(part)) for part in parts), float(np.finfo(now.dtype).eps))
+    return any(float(np.linalg.norm(now - one)) <= slack for one in (*parts, sum(parts)))
 
 
 def _sizes(gradients: Gradients, variables: Sequence[keras.Variable]) -> Iterator[tuple[str, _Size]]:

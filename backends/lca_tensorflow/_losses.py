@@ -7,7 +7,7 @@ from typing import Any, TypeAlias
 import keras
 import tensorflow as tf
 
-from lca.errors import LCAError
+from lca.errors import DataError, LCAError
 from lca.frameworks import PyTree, check_order
 from lca_tensorflow._reach import names_in
 
@@ -134,7 +134,7 @@ def check_loss_arguments(
 
 def _trains_compiled_loss(model: keras.Model) -> bool:
     """Whether a `train_step` of the user's refers to the compiled loss in one of the ways that Keras has."""
-    step = type(model).train_step
+    step = getattr(model.train_step, "__func__", model.train_step)
     if step is keras.Model.train_step or not isinstance(step, FunctionType):
         return True
     ways = {"compute_loss", "_compute_loss", "compiled_loss", "_compile_loss", "train_step"}
@@ -144,7 +144,19 @@ def _trains_compiled_loss(model: keras.Model) -> bool:
 def _of_outputs(loss_fn: Any, model: keras.Model, y: PyTree, outputs: PyTree, weight: PyTree) -> tf.Tensor:
     if loss_fn is None:
         return model._compile_loss(y, outputs, weight)
+    if y is None:
+        return _without_targets(loss_fn, outputs)
     return loss_fn(y, outputs) if weight is None else loss_fn(y, outputs, sample_weight=weight)
+
+
+def _without_targets(loss_fn: Any, outputs: PyTree) -> tf.Tensor:
+    try:
+        return loss_fn(None, outputs)
+    except (AttributeError, TypeError, ValueError) as error:
+        raise DataError(
+            "the measured data hold no targets, which the loss needs; pass (x, y), or a batch_loss of model "
+            "and batch that does without."
+        ) from error
 
 
 def _penalties(model: keras.Model, dtype: tf.DType) -> tf.Tensor:

@@ -22,7 +22,6 @@ from lca.frameworks import (
     PyTree,
     check_loss,
     check_theta,
-    loss_errors,
     no_gradient,
     require_weight,
 )
@@ -43,6 +42,7 @@ from lca_tensorflow._losses import (
     sum_of_weights,
     weight_hint,
 )
+from lca_tensorflow._messages import batch_errors, why_batches_matter
 from lca_tensorflow._parameters import (
     all_parameters,
     check_same_variables,
@@ -86,7 +86,6 @@ Wanted: TypeAlias = frozenset[str] | None
 MEAN_HINT = "use reduction='sum_over_batch_size'"
 CONFIGURATION = "configuration"
 """The entry of the state that says which Python values the loss has baked in."""
-PASSED_ON = (tf.errors.ResourceExhaustedError,)
 
 
 class _Clock:
@@ -173,6 +172,10 @@ class KerasLoss(ModelLoss):
         """The settings that changed the loss when it last changed, for messages."""
         return self._changed
 
+    def why_batches_matter(self, batch: PyTree) -> str:
+        """What may make the loss depend on its batches, for messages."""
+        return why_batches_matter(self._model, batch, self._program.others.written)
+
     def state(self) -> State | None:
         """Variables that the loss reads besides θ, and the version of its configuration."""
         values = self._now().others.state()
@@ -200,7 +203,7 @@ class KerasLoss(ModelLoss):
         sums = zero, zero, tf.zeros_like(wide) if gradient else tf.zeros([], self.dtype)
         add = self._add_eagerly if self._eagerly else self._add_compiled
         for batch in batches:
-            with loss_errors(batch, PASSED_ON), program.others.at(state):
+            with batch_errors(batch), program.others.at(state):
                 sums = add(program, wanted, Inputs(wide, state, batch, sums))
         total, weights, grad = sums
         require_weight(float(weights))
@@ -210,7 +213,7 @@ class KerasLoss(ModelLoss):
     def try_out(self, theta: tf.Tensor, batch: PyTree) -> list[str]:
         """One batch; what it reads and draws is known before it is evaluated."""
         self._example, program = batch, self._now()
-        with loss_errors(batch, PASSED_ON):
+        with batch_errors(batch):
             unconnected = self._learn(program)
         self.evaluate(theta, [batch], gradient=False)
         if unconnected == program.trained:
@@ -435,6 +438,8 @@ class KerasLoss(ModelLoss):
         with batch_statistics(program.modes), Scope(given) as scope:
             loss = self._batch_loss(self._model, batch)
         self._seen = scope.variables
+        if isinstance(loss, tf.Tensor) and loss.shape.rank is None:  # of Python functions and tables
+            loss = tf.ensure_shape(loss, [])
         return loss
 
 

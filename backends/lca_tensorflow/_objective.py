@@ -6,6 +6,7 @@ from typing import Any
 import keras
 import tensorflow as tf
 
+from lca.errors import DataError, LCAError
 from lca.frameworks import BatchNorm, Frozen, ModelObjective, PyTree, Rows
 from lca_tensorflow._data import measured, refuse_unused_weights
 from lca_tensorflow._losses import BatchLoss, check_loss_arguments
@@ -92,7 +93,7 @@ class Objective(ModelObjective):
         model: keras.Model,
         loss_fn: Callable[..., tf.Tensor] | None,
         data: object,
-        *,
+        *more: Any,
         batch_loss: BatchLoss | None = None,
         batch_weight: Callable[[PyTree], Any] | None = None,
         batch_size: int | None = None,
@@ -103,6 +104,11 @@ class Objective(ModelObjective):
         jit_compile: bool = False,
         run_eagerly: bool = False,
     ) -> None:
+        if more:
+            raise LCAError(
+                "the measured data are one argument: pass Objective(model, loss_fn, (x, y)), and options by "
+                "name."
+            )
         check_loss_arguments(model, loss_fn, data, batch_loss)
         loss = KerasLoss(
             model,
@@ -119,7 +125,13 @@ class Objective(ModelObjective):
         if class_weight is not None and isinstance(found, Rows):
             refuse_unused_weights(found.tree, class_weight)
         loss.begin(next(iter(found.batches(1 if isinstance(found, Rows) else None))))
-        super().__init__(model, loss, found, batch_size=batch_size)
+        try:
+            super().__init__(model, loss, found, batch_size=batch_size)
+        except DataError as error:
+            if "depends on the measuring batches" not in str(error):
+                raise
+            whole = found.tree if isinstance(found, Rows) else next(iter(found.batches(None)))
+            raise DataError(f"{error}{loss.why_batches_matter(whole)}") from error.__cause__
 
     @property
     def traces(self) -> int:

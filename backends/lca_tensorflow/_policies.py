@@ -11,6 +11,7 @@ from keras.src.backend.common import global_state
 
 from lca.errors import NonDeterministicError
 from lca.frameworks import BatchNorm, batch_norm_policies
+from lca_tensorflow._tapes import inner_tapes
 
 Norm: Any = keras.layers.BatchNormalization
 Modes: TypeAlias = list[tuple[Any, list[bool]]]
@@ -133,14 +134,29 @@ class Scope(keras.StatelessScope):
     """
 
     def __init__(self, values: Iterable[tuple[keras.Variable, tf.Tensor]], *, random: bool = False) -> None:
-        super().__init__(list(values), collect_losses=True)
+        given = list(values)
+        super().__init__(given, collect_losses=True)
         self._random = random
+        self._given = {id(variable): value for variable, value in given}
+        self._accessed: Callable[[tf.Tensor], None] = lambda value: None
+        self._tapes = ExitStack()
         self.variables: dict[int, keras.Variable] = {}
+
+    def __enter__(self) -> "Scope":
+        self._accessed = self._tapes.enter_context(inner_tapes(lambda v: self._given.get(id(v), v)))
+        super().__enter__()
+        return self
+
+    def __exit__(self, *error: Any) -> None:
+        self._tapes.close()
+        super().__exit__(*error)
 
     def get_current_value(self, variable: keras.Variable) -> tf.Tensor | None:
         value = super().get_current_value(variable)
         if value is None:
             self.variables[id(variable._value)] = variable
+        elif variable.trainable:
+            self._accessed(value)
         return value
 
     def add_update(self, update: tuple[keras.Variable, tf.Tensor]) -> None:

@@ -2,7 +2,7 @@
 
 import warnings
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from typing import Any
 
 import keras
@@ -15,6 +15,7 @@ from lca_tensorflow._loop import Loop
 from lca_tensorflow._objective import Objective
 from lca_tensorflow._optimizers import check_unscaled
 from lca_tensorflow._parameters import flat, parameters_of
+from lca_tensorflow._tapes import computed_gradients
 from lca_tensorflow._updates import Counts, Updates, is_followed, trained_by, within
 
 
@@ -49,8 +50,10 @@ class Tracker(ModelTracker[Loop]):
     -----
     Estimators on training batches (`lca.estimators.CrossFit` and others) require step fields: the gradient,
     from the eager call of ``optimizer.apply``, and the rest from a loop over `batches` or `micro_batches`,
-    and from calls of `add` and `scores`. A loop that clips the gradient itself passes it on with `add` before
-    that: the gradient of the loss is the one that is not clipped.
+    and from calls of `add` and `scores`. The gradient of the loss is the one that the tape computes: a loop
+    that clips or averages it before ``optimizer.apply`` passes it on with `add` before that. Gradients that
+    are altered without it are refused; of those that no eager tape has computed a warning says that they
+    could not be compared.
 
     Memory beyond the estimator's: copies of θ at both ends of a step, on its own device.
 
@@ -145,12 +148,16 @@ class Tracker(ModelTracker[Loop]):
         self._begin_counting()
         self._updates = Updates(self._parameters, self._around, self._see)
         self._updates.follow()
+        self._tapes = ExitStack()
+        if self._takes_gradients():
+            self._tapes.enter_context(computed_gradients(self._context.computed))
 
     def _begin_counting(self) -> None:
         self._known, self._counts = list(self._optimizers), Counts()
         self._made_before = self._counts.made_by(self._known) - self._made
 
     def _detach(self) -> None:
+        self._tapes.close()
         self._updates.leave()
         super()._detach()
 
@@ -220,11 +227,16 @@ class Tracker(ModelTracker[Loop]):
         return [variable for optimizer in self._optimizers for variable in trained_by(optimizer)]
 
     def _make_context(self, parameters: Sequence[keras.Variable]) -> Loop:
-        if {"gradient", "micro_batches"} & {f.removeprefix("next_") for f in self._session.required_fields}:
+        if self._takes_gradients():
             for optimizer in self._optimizers:
                 check_unscaled(optimizer)
         self._parameters = parameters
         return Loop(parameters, self._requested)
+
+    def _takes_gradients(self) -> bool:
+        """Whether the estimator requires gradients of training."""
+        required = {field.removeprefix("next_") for field in self._session.required_fields}
+        return bool({"gradient", "micro_batches"} & required)
 
     def _live_theta(self, parameters: Sequence[keras.Variable]) -> "_LiveTheta":
         self._live = _LiveTheta(parameters)

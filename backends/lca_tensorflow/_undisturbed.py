@@ -48,7 +48,7 @@ def undisturbed(*roots: object) -> Iterator[None]:
     >>> rng.random() == first
     True
     """
-    operations = context.context()._rng
+    operations = _operations()
     drawn = operations.getstate() if operations is not None else None
     restores = [*_globals(), *(restore for found in _reached(roots) for restore in _saved(found))]
     try:
@@ -57,11 +57,16 @@ def undisturbed(*roots: object) -> Iterator[None]:
         with ExitStack() as stack:
             for restore in restores:
                 stack.callback(restore)
-    if operations is context.context()._rng and operations is not None and operations.getstate() != drawn:
+    if operations is not None and operations is _operations() and operations.getstate() != drawn:
         raise DataError(
             "reading the measured data draws from TensorFlow's global generator, from which training draws "
             "as well; draw with NumPy or tf.random.Generator in the data set, or pass arrays."
         )
+
+
+def _operations() -> random.Random | None:
+    """The generator of `tf.random.set_seed`, for eager operations; there is none before its first call."""
+    return getattr(context.context(), "_rng", None)
 
 
 def _globals() -> list[Restore]:

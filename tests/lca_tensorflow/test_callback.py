@@ -351,7 +351,8 @@ def test_the_run_ends_behind_all_other_callbacks():
     model = model_of(norm=False)
     ours = LCACallback(frozen(model), on_error="warn")
     ours._make_tracker = lambda: Closing(model, model.optimizer, ours._measured, SIMPSON)
-    fit(model, ours, Puts("end"), epochs=1)
+    with pytest.warns(LCAWarning, match="the parameters changed after the last update that was seen"):
+        fit(model, ours, Puts("end"), epochs=1)
     np.testing.assert_array_equal(closed[-1], frozen(model).theta())
 
 
@@ -394,10 +395,12 @@ class OtherLoss(TwoOptimizers):
 
 def test_a_train_step_that_does_not_use_the_compiled_loss_is_told():
     model = two_optimizers(OtherLoss)
-    with pytest.warns(
-        LCAWarning, match=r"train_step of its own that does not call compute_loss.*batch_loss="
-    ):
+    message = r"OtherLoss\.train_step computes a loss of its own.*batch_loss="
+    with pytest.raises(LCAError, match=message):
         fit(model, LCACallback(X, Y, on_error="raise"), epochs=1)
+    with pytest.warns(LCAWarning, match=message) as said:
+        fit(model, LCACallback(X, Y), epochs=1)
+    assert len(said) == 1
     own = Objective(model, None, (X, Y), batch_loss=lambda m, batch: tf.reduce_mean(tf.square(m(batch[0]))))
     fit(model, LCACallback(own, on_error="raise"), epochs=1)
     fit(two_optimizers(), LCACallback(X, Y, on_error="raise"), epochs=1)  # calls compute_loss

@@ -8,9 +8,10 @@ import numpy as np
 import pandas as pd
 import pytest
 import tensorflow as tf
+from tensorflow.python.eager import context
 
 from lca import tolerances
-from lca.errors import DataError
+from lca.errors import DataError, LCAWarning
 from lca.frameworks import Batches
 from lca.tolerances import EPS32
 from lca_tensorflow import LCACallback, Objective, _dataset, _undisturbed
@@ -176,6 +177,13 @@ def test_passes_of_a_shuffled_data_set_are_the_same_every_time():
         np.testing.assert_array_equal(a, b)
 
 
+def test_a_session_without_a_seed_has_none_afterwards(monkeypatch):
+    monkeypatch.delattr(context.context(), "_rng", raising=False)  # as before tf.random.set_seed
+    with _undisturbed.undisturbed(ROWS):
+        pass
+    assert not hasattr(context.context(), "_rng")
+
+
 def test_data_are_put_back_also_after_an_error():
     rng = np.random.default_rng(0)
 
@@ -238,10 +246,16 @@ REFUSED = {
     "draws from TensorFlow's global generator.*draw with NumPy": lambda: batches(drawn_by_tensorflow),
     r"repeats without end; measure on it before \.repeat": lambda: ROWS.batch(5).repeat(),
     r"PyDataset has no length; define __len__": lambda: Endless(Source()),
-    r"a list is a list of batches \(x, y\), and this one holds arrays; pass the tuple": lambda: [X, Y],
+    r"a list is a list of batches \(x, y\), and this one holds arrays; pass the tuple": lambda: [X, Y, X],
+    r"a list of two tensors, which is read as two batches": lambda: [X, Y],
     r"must be a tuple \(x, y\).*may be dictionaries.*got dict": lambda: {"x": X, "y": Y},
     r"must be a tuple \(x, y\).*got DataFrame": lambda: FRAME,
-    r"must be a tuple \(x, y\).*got ndarray": lambda: X,
+    r"the data are one tensor, and loss_fn also takes targets": lambda: X,
+    r"hold no targets, which the loss needs; pass \(x, y\)": lambda: (X, None),
+    "hold a single number beside arrays.*batch_loss": lambda: (X, Y, np.float64(2.0)),
+    r"drop_remainder=True\) leaves out 2 of the 17 examples": lambda: ROWS.batch(5, drop_remainder=True),
+    "the Dataset is one of 2 shards": lambda: ROWS.shard(2, 0).batch(5).prefetch(1),
+    r"InvalidArgumentError: Received a label value of 3 which is outside .* \[0, 3\)": lambda: (X, Y + 1),
     "hold a RaggedTensor.*pass x.to_tensor": lambda: (tf.ragged.constant([[1.0], [2.0, 3.0]]), Y[:2]),
     r"hold a SparseTensor.*pass tf\.sparse\.to_dense": lambda: (tf.sparse.from_dense(X), Y),
     "hold a KerasTensor, which has no numbers": lambda: (keras.Input((6,)), Y),
@@ -260,6 +274,11 @@ REFUSED = {
 def test_data_of_the_wrong_form_are_refused_with_what_to_pass(message):
     with pytest.raises(DataError, match=message):
         Objective(mlp(), LOSS, REFUSED[message]())
+
+
+def test_a_remainder_that_may_be_dropped_is_warned_of():
+    with pytest.warns(LCAWarning, match=r"may drop examples: \.batch\(5, drop_remainder=True"):
+        Objective(mlp(), LOSS, ROWS.filter(lambda *_: True).batch(5, drop_remainder=True))
 
 
 ACCEPTED = {

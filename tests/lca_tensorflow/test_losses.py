@@ -89,6 +89,99 @@ def test_class_weights_and_classes_must_match():
         Objective(model, None, (X, Y), class_weight={"a": 1.0})
 
 
+def test_class_weights_are_a_dictionary():
+    with pytest.raises(DataError, match=r"must be a dictionary of the weights by label, got list.*enumerate"):
+        Objective(compiled(no_dropout()), None, (X, Y), class_weight=[1.0, 2.0, 3.0])
+
+
+def test_the_data_are_one_argument():
+    with pytest.raises(LCAError, match=r"one argument: pass Objective\(model, loss_fn, \(x, y\)\)"):
+        Objective(no_dropout(), cross_entropy(), X, Y)
+
+
+# --- what the loss itself does ---------------------------------------------------------------------------
+
+
+class Centred(keras.losses.Loss):
+    """Updates a variable at every call."""
+
+    def __init__(self):
+        super().__init__()
+        self.centre = tf.Variable(1.0, dtype=tf.float64, name="centre")
+
+    def call(self, y, outputs):
+        each = tf.reduce_mean(tf.square(outputs), -1)
+        self.centre.assign(0.9 * self.centre + 0.1 * tf.reduce_mean(each))
+        return each / self.centre
+
+
+class Adding(keras.layers.Layer):
+    """Adds a sum over the batch to the loss."""
+
+    def call(self, inputs):
+        self.add_loss(tf.reduce_sum(inputs**2))
+        return inputs
+
+
+SQUARED = keras.losses.MeanSquaredError()
+BATCHES_MATTER = {
+    "The loss writes the variable 'centre' itself": lambda: Objective(no_dropout(), Centred(), (X, Y)),
+    r"targets have shape \(17,\) and the outputs \(17, 1\).*pass y\[:, None\]": lambda: Objective(
+        stack((6,), keras.layers.Dense(1)), lambda y, p: tf.reduce_mean((y - p) ** 2), (X, X[:, 0])
+    ),
+    "The add_loss of 'adding.*' has to be a mean": lambda: Objective(
+        stack((6,), Adding(), keras.layers.Dense(1)), SQUARED, (X, X[:, :1])
+    ),
+}
+
+
+@pytest.mark.parametrize("message", BATCHES_MATTER)
+def test_what_makes_the_loss_depend_on_its_batches_is_named(message):
+    with pytest.raises(DataError, match=f"depends on the measuring batches.*{message}"):
+        BATCHES_MATTER[message]()
+
+
+def test_a_loss_that_assigns_to_weights_is_told_what_to_do():
+    def assigning(model, batch):
+        model.trainable_weights[0].value.assign_add(tf.ones([6, 5], tf.float64))
+        return cross_entropy()(batch[1], model(batch[0]))
+
+    with pytest.raises(LCAError, match="the loss assigns to a weight.*as tensors"):
+        Objective(no_dropout(), None, (X, Y), batch_loss=assigning)
+
+
+@pytest.mark.parametrize("run_eagerly", [False, True])
+def test_a_loss_may_differentiate_by_the_weights(run_eagerly):
+    def penalised(model, batch):
+        with tf.GradientTape() as tape:
+            loss = cross_entropy()(batch[1], model(batch[0]))
+        return loss + 0.1 * sum(map(tf.reduce_sum, map(tf.square, tape.gradient(loss, model.weights))))
+
+    model = no_dropout()
+    objective = Objective(model, None, (X, Y), batch_loss=penalised, batch_size=17, run_eagerly=run_eagerly)
+    found, grad = objective.loss_and_grad(objective.theta())
+    with tf.GradientTape() as tape:
+        expected = penalised(model, (X, Y))
+    gradients = [tf.reshape(g, [-1]) for g in tape.gradient(expected, model.trainable_weights)]
+    assert close(found, float(expected))
+    assert np.abs(grad - tf.concat(gradients, 0)).max() <= tolerances.gradient(4.0, EPS)
+
+
+def test_the_rank_of_a_loss_may_be_known_only_when_it_is_evaluated():
+    def through_python(shape):
+        def loss(model, batch):
+            factor = tf.numpy_function(lambda: np.ones(shape), [], tf.float64)
+            return factor * cross_entropy()(batch[1], model(batch[0]))
+
+        return loss
+
+    model = no_dropout()
+    objective = Objective(model, None, (X, Y), batch_loss=through_python(()))
+    assert close(objective.loss(objective.theta()), float(cross_entropy()(Y, model(X))))
+    with pytest.raises(DataError, match=r"Shape of tensor.*\[2\]"):
+        Objective(model, None, (X, Y), batch_loss=through_python(2))
+
+
 # --- terms -----------------------------------------------------------------------------------------------
 
 

@@ -141,7 +141,8 @@ def test_a_step_with_a_counter_is_allocated_with_its_state_change():
         for _ in range(3):
             with tf.GradientTape() as tape:
                 loss = cross_entropy()(Y, model(X))
-            optimizer.apply(tape.gradient(loss, model.trainable_weights), model.trainable_weights)
-            model.layers[1].scale.assign_add(1)
+            with tracker.step():
+                optimizer.apply(tape.gradient(loss, model.trainable_weights), model.trainable_weights)
+                model.layers[1].scale.assign_add(1)
     summary = tracker.summary()["train"]
     assert summary["steps"] == 3

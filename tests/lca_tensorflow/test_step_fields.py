@@ -6,7 +6,7 @@ import pytest
 import tensorflow as tf
 
 from lca import tolerances
-from lca.errors import LCAError
+from lca.errors import LCAError, LCAWarning
 from lca.estimators import CrossFit, SameBatch
 from lca.tolerances import EPS64
 from lca_tensorflow import Objective, Tracker
@@ -96,6 +96,7 @@ class ByHand:
             self.run.model, self.optimizer, self.run.objective, estimator, on_error="raise", **options
         )
         self.batches = batches
+        self.gradient = self.run.gradient
 
     def update(self, *, add=True, largest=0.05, told=True, skipped=None, weight=None):
         """One update; returns the gradient of each batch as (K,)."""
@@ -105,7 +106,7 @@ class ByHand:
         for n, batch in enumerate(seen):
             if n == skipped:
                 continue
-            gradients = self.run.gradient(batch)
+            gradients = self.gradient(batch)
             own.append(gradients)
             if add:
                 total = self.tracker.add(total, gradients)
@@ -124,40 +125,115 @@ class ByHand:
 def test_gradients_are_those_of_the_loss_and_updates_those_of_the_clipped_gradient():
     estimator = Shown(("gradient", "micro_batches"))
     loop = ByHand(estimator, batches=(list(range(6)), list(range(6, 12))))
-    found = loop.measure()
+    found, shrink = loop.measure(), 1.0
     for step, own in zip(estimator.steps, found, strict=True):
-        total = own[0] + own[1]
-        factor = min(1.0, 0.05 / np.linalg.norm(total))
-        assert factor < 1
+        total, halves = own[0] + own[1], [2 * own[0], 2 * own[1]]
+        norms = [float(np.linalg.norm(half)) for half in halves]
+        assert min(norms) > 0.05
         limit = tolerances.gradient(4.0, EPS64)
         assert np.abs(step.gradient.numpy() - total).max() <= limit
         for m, micro_batch in enumerate(step.micro_batches):
-            assert np.abs(micro_batch.gradient.numpy() - 2 * own[m]).max() <= limit
-            assert np.abs(micro_batch.update.numpy() + LR * factor * 2 * own[1 - m]).max() <= limit
+            assert np.abs(micro_batch.gradient.numpy() - halves[m]).max() <= limit
+            clipped = min(1.0, 0.05 / (shrink * norms[1 - m])) * halves[1 - m]  # the other half by itself
+            assert np.abs(micro_batch.update.numpy() + LR * clipped).max() <= limit
+        shrink = np.linalg.norm(total) / np.mean(norms)  # of half a batch, predicted from the step before
 
 
 @pytest.mark.parametrize("estimator", [SameBatch(), CrossFit()], ids=["same batch", "cross-fit"])
 def test_gradients_clipped_by_hand_are_refused_unless_passed_on_before(estimator):
-    loop = ByHand(estimator)
-    with pytest.raises(LCAError, match=r"have the norm 0\.05, so the loop clips them.*tracker\.add\(None"):
-        loop.measure(add=False)
+    with pytest.raises(LCAError, match=r"the loop alters gradients.*tracker\.add\(None"):
+        ByHand(estimator).measure(1, add=False)
     assert len(ByHand(SameBatch()).measure(add=False, largest=None)) == 3
     assert len(ByHand(SameBatch()).measure()) == 3
 
 
+def with_changed(change, monkeypatch):
+    """A loop that changes its gradients by ``change`` where it clips the total."""
+    monkeypatch.setattr(tf, "clip_by_global_norm", lambda gradients, _: (list(map(change, gradients)), None))
+    return ByHand(SameBatch(), batches=[range(12)])
+
+
+CHANGES = {
+    "clipped": lambda gradient: tf.clip_by_value(gradient, -1e-3, 1e-3),
+    "scaled": lambda gradient: 0.5 * gradient,
+    "noisy": lambda gradient: gradient + 1e-3,
+}
+
+
+@pytest.mark.parametrize("change", CHANGES.values(), ids=CHANGES)
+def test_gradients_altered_by_hand_are_refused(change, monkeypatch):
+    with pytest.raises(LCAError, match="the loop alters gradients between the tape and the optimizer"):
+        with_changed(change, monkeypatch).measure(1, add=False)
+    assert tf.GradientTape.gradient.__module__.startswith("tensorflow.")
+
+
+@pytest.mark.parametrize("change", [tf.identity, lambda gradient: tf.clip_by_value(gradient, -1e6, 1e6)])
+def test_gradients_that_keep_their_values_are_those_of_the_loss(change, monkeypatch):
+    assert len(with_changed(change, monkeypatch).measure(2, add=False)) == 2
+
+
+def compiled(loop):
+    """The loop with gradients that no eager tape computes."""
+    loop.gradient = tf.function(loop.gradient)
+    return loop
+
+
+def test_of_gradients_that_cannot_be_compared_one_warning_says_so():
+    with pytest.warns(LCAWarning, match=r"cannot tell whether.*tracker\.add\(None, gradients\)") as said:
+        compiled(ByHand(SameBatch())).measure(2, add=False, largest=None)
+    assert len(said) == 1
+    compiled(ByHand(SameBatch())).measure(2)  # with add
+
+
+def test_two_optimizers_may_share_the_gradients_of_one_tape():
+    run = TensorFlowFramework().run()
+    weights, optimizers = (
+        run.model.trainable_weights,
+        [keras.optimizers.SGD(LR), keras.optimizers.SGD(LR / 2)],
+    )
+    with Tracker(run.model, optimizers, run.objective, SameBatch(), on_error="raise") as tracker:
+        gradients = run.gradient(run.data(range(12)))
+        optimizers[0].apply(gradients[:2], weights[:2])
+        optimizers[1].apply(gradients[2:], weights[2:])
+    assert tracker.steps == 2
+
+
 BY_HAND = {
+    "norm 0.05": lambda gradients: tf.clip_by_global_norm(gradients, 0.05)[0],
     "largest entry 0.001": lambda gradients: [tf.clip_by_value(g, -1e-3, 1e-3) for g in gradients],
     "norm in '.*' of 0.01": lambda gradients: [tf.clip_by_norm(g, 1e-2) for g in gradients],
 }
 
 
-@pytest.mark.parametrize(("message", "clip"), BY_HAND.items(), ids=["by value", "by tensor"])
-def test_gradients_clipped_in_parts_are_refused_whether_or_not_they_are_passed_on(message, clip, monkeypatch):
+@pytest.mark.parametrize(("message", "clip"), BY_HAND.items(), ids=["by norm", "by value", "by tensor"])
+@pytest.mark.filterwarnings("ignore:the estimator takes")
+def test_compiled_gradients_that_are_clipped_are_told_by_their_size(message, clip, monkeypatch):
+    loop = compiled(ByHand(SameBatch()))
+    plain = loop.gradient
+    loop.gradient = tf.function(lambda batch: clip(plain(batch)))
+    loop.batches = [range(12)]
+    with pytest.raises(LCAError, match=f"have the {message}, so the loop clips them"):
+        loop.measure(add=False, largest=None)
+
+
+@pytest.mark.parametrize("clip", list(BY_HAND.values())[1:], ids=["by value", "by tensor"])
+def test_gradients_clipped_in_parts_are_refused_also_if_they_are_passed_on(clip, monkeypatch):
     monkeypatch.setattr(tf, "clip_by_global_norm", lambda gradients, _: (clip(gradients), None))
-    with pytest.raises(LCAError, match=f"updates have the {message}, so the loop clips them"):
-        ByHand(SameBatch()).measure(add=False)
     with pytest.raises(LCAError, match="clipped entry by entry"):
         ByHand(SameBatch()).measure()
+
+
+def test_the_tensors_of_a_batch_may_be_passed_on_apart():
+    estimator = Shown(("batch", "micro_batches"))
+    loop = ByHand(estimator, batches=([0, 1], [2, 3]))
+    with loop.tracker as tracker:
+        total = None
+        for x, y in map(loop.run.data, loop.batches):
+            tracker.begin_batch(x, y)
+            total = tracker.add(total, loop.gradient((x, y)))
+        loop.optimizer.apply(total, loop.run.model.trainable_weights)
+    [step] = estimator.steps
+    assert (len(step.batch), len(step.micro_batches), len(step.batch[0])) == (2, 2, 4)
 
 
 def test_weights_of_batches_of_unequal_size_are_asked_for():

@@ -1,0 +1,67 @@
+"""Gradient tapes of the user's: those inside a loss, and those of a training loop."""
+
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from typing import Any, TypeAlias
+
+import tensorflow as tf
+
+Told: TypeAlias = Callable[[Iterable[tuple[Any, Any]]], None]
+"""Receives the sources of a gradient, each with its part."""
+
+
+@contextmanager
+def inner_tapes(replaced: Callable[[Any], Any]) -> Iterator[Callable[[Any], None]]:
+    """Let tapes that a loss opens differentiate by the values that replace its variables.
+
+    ``replaced`` returns what stands for a variable, or the same object. Yields what has to be called with a
+    value that is read: tapes that watch the variables which are accessed then watch it too.
+    """
+    tape_class, opened = tf.GradientTape, list[Any]()
+    push, watch, gradient = tape_class._push_tape, tape_class.watch, tape_class.gradient
+
+    def opening(tape: Any) -> None:
+        push(tape)
+        opened.append(tape)
+
+    def watching(tape: Any, tensor: Any) -> None:
+        watch(tape, tf.nest.map_structure(replaced, tensor))
+
+    def differentiating(tape: Any, target: Any, sources: Any, *args: Any, **kwargs: Any) -> Any:
+        return gradient(tape, target, tf.nest.map_structure(replaced, sources), *args, **kwargs)
+
+    def accessed(value: Any) -> None:
+        for tape in opened:
+            if tape._recording and tape._watch_accessed_variables:
+                watch(tape, value)
+
+    with _methods(_push_tape=opening, watch=watching, gradient=differentiating):
+        yield accessed
+
+
+@contextmanager
+def computed_gradients(told: Told) -> Iterator[None]:
+    """Tell of every gradient that an eager tape computes."""
+    gradient = tf.GradientTape.gradient
+
+    def differentiating(tape: Any, target: Any, sources: Any, *args: Any, **kwargs: Any) -> Any:
+        found = gradient(tape, target, sources, *args, **kwargs)
+        if not tf.inside_function():
+            told(zip(tf.nest.flatten(sources), tf.nest.flatten(found), strict=True))
+        return found
+
+    with _methods(gradient=differentiating):
+        yield
+
+
+@contextmanager
+def _methods(**methods: Any) -> Iterator[None]:
+    """`tf.GradientTape` with other methods for a while."""
+    before = {name: getattr(tf.GradientTape, name) for name in methods}
+    for name, method in methods.items():
+        setattr(tf.GradientTape, name, method)
+    try:
+        yield
+    finally:
+        for name, method in before.items():
+            setattr(tf.GradientTape, name, method)
