@@ -4,11 +4,20 @@ Measuring runs such copies, so that nothing it does is seen by the user's model:
 `forward`, buffers, training flags, hooks, lists and modules captured by a loss function.
 """
 
+from collections import defaultdict, deque
 from collections.abc import Iterator
 from copy import deepcopy
 from dataclasses import dataclass, field
 from functools import partial
-from types import CellType, CodeType, FunctionType, MethodType, ModuleType
+from types import (
+    CellType,
+    CodeType,
+    FunctionType,
+    MemberDescriptorType,
+    MethodType,
+    ModuleType,
+    SimpleNamespace,
+)
 from typing import Any
 
 import numpy as np
@@ -16,7 +25,7 @@ import torch
 from torch import Tensor, nn
 
 from lca.errors import LCAError
-from lca_torch._copies import Cells, Pair, Uncopied, Unwrapped
+from lca_torch._copies import Attributes, Cells, Pair, Uncopied, Unwrapped
 
 WRAPPERS = (nn.DataParallel, nn.parallel.DistributedDataParallel)
 _SET_STATE: Any = nn.Module.__setstate__
@@ -27,6 +36,8 @@ class Copier:
     """Copies objects once each; what refers to an original refers to its copy in the result."""
 
     pairs: list[Pair] = field(default_factory=list)
+    opaque: dict[int, Any] = field(default_factory=dict)
+    """Objects copied by their own rules, by id: what is in them may change unseen."""
     _memo: dict[int, Any] = field(default_factory=dict)
     _originals: list[Any] = field(default_factory=list)  # alive as long as their ids are in use
 
@@ -50,13 +61,16 @@ class Copier:
         if type(value) is partial:
             args = [self.copy(a, f"{path}[{i}]") for i, a in enumerate(value.args)]
             named = {key: self.copy(a, f"{path}.{key}") for key, a in value.keywords.items()}
-            return partial(self.copy(value.func, path), *args, **named)
-        if isinstance(value, dict | list | tuple | set) and type(value).__module__ in _PLAIN:
+            made = self._remember(value, partial(self.copy(value.func, path), *args, **named))
+            self.pairs.append(Pair(path, value.keywords, made.keywords))
+            self.opaque[id(value)] = value
+            return made
+        if isinstance(value, dict | list | tuple | set | deque) and type(value).__module__ in _PLAIN:
             return self._container(value, path)
         if isinstance(value, tuple) and hasattr(value, "_fields"):
             return type(value)(*(self.copy(v, f"{path}[{i}]") for i, v in enumerate(value)))
-        if _is_plain(value):
-            return self._object(value, path, object.__new__(type(value)))
+        if type(value) is SimpleNamespace or _is_plain(value):
+            return self._object(value, path, type(value).__new__(type(value)))
         return self._other(value, path)
 
     def _remember(self, original: Any, copy: Any) -> Any:
@@ -72,7 +86,7 @@ class Copier:
     def _object(self, original: Any, path: str, shell: Any) -> Any:
         self._remember(original, shell)
         kind = type(shell)
-        state = original.__dict__
+        state = getattr(original, "__dict__", {})
         own = isinstance(shell, nn.Module) and kind is not Unwrapped and not _overrides(kind, "__deepcopy__")
         if own and _overrides(kind, "__getstate__"):
             state = original.__getstate__()
@@ -84,10 +98,19 @@ class Copier:
         inner = {key: self.copy(value, _join(path, key)) for key, value in state.items()}
         if own and _overrides(kind, "__setstate__"):
             shell.__setstate__(inner)
-        else:
+        elif inner:
             object.__getattribute__(shell, "__dict__").update(inner)
+        slots = tuple(_slots(type(original)))
+        if slots:
+            outer, own_slots = Attributes(original, slots), Attributes(shell, slots)
+            for key, value in list(outer.items()):
+                own_slots[key] = self.copy(value, _join(path, key))
+            self.pairs.append(Pair(path, outer, own_slots))
+        if not hasattr(original, "__dict__"):
+            return shell
         keys = frozenset(k for k, v in inner.items() if v is not None or original.__dict__.get(k) is None)
-        self.pairs.append(Pair(path, original.__dict__, shell.__dict__, keys))
+        complete = keys == original.__dict__.keys()
+        self.pairs.append(Pair(path, original.__dict__, shell.__dict__, None if complete else keys))
         for base in type(original).__mro__:
             if not _in_library(base.__module__):
                 self._class(base, path, shell)
@@ -113,7 +136,11 @@ class Copier:
     def _container(self, value: Any, path: str) -> Any:
         if isinstance(value, tuple):
             return tuple(self.copy(v, f"{path}[{i}]") for i, v in enumerate(value))
-        made = self._remember(value, type(value)())
+        if isinstance(value, deque):
+            empty: Any = deque(maxlen=value.maxlen)
+        else:
+            empty = defaultdict(value.default_factory) if isinstance(value, defaultdict) else type(value)()
+        made = self._remember(value, empty)
         if isinstance(value, dict):
             inside = path.removesuffix("._modules").removesuffix("_modules")
             made.update({key: self.copy(v, _join(inside, key)) for key, v in value.items()})
@@ -135,13 +162,15 @@ class Copier:
         self._remember(function, made)
         made.__kwdefaults__ = self.copy(function.__kwdefaults__, path)
         made.__defaults__ = self.copy(function.__defaults__, path)
-        made.__dict__.update(function.__dict__)
+        made.__dict__.update({k: self.copy(v, _join(path, k)) for k, v in function.__dict__.items()})
         captured = Cells(outer.cells, cells)
         for name, value in outer.items():
             captured[name] = self.copy(value, _join(path, name))
         inner.update({name: self.copy(function.__globals__[name], _join(path, name)) for name in names})
         self.pairs.append(Pair(path, outer, captured))
         self.pairs.append(Pair(path, function.__globals__, inner, names))
+        self.pairs.append(Pair(path, function.__dict__, made.__dict__))
+        self.pairs.append(Pair(path, Attributes(function, _DEFAULTS), Attributes(made, _DEFAULTS)))
         return made
 
     def _other(self, value: Any, path: str) -> Any:
@@ -157,6 +186,9 @@ class Copier:
                 made = deepcopy(value, {**self._memo, **shared})
         except Exception:  # whatever its own __deepcopy__ raises
             made = Uncopied(path, value)
+        else:
+            if made is not value:
+                self.opaque[id(value)] = value
         return self._remember(value, made)
 
 
@@ -166,6 +198,7 @@ _SHARED = (
     type(len), type(torch.relu), type(torch.ops.aten), type(Tensor.add), property,
 )  # fmt: skip
 _PLAIN = ("builtins", "collections")
+_DEFAULTS = ("__defaults__", "__kwdefaults__")
 
 
 def _is_plain(value: Any) -> bool:
@@ -173,13 +206,21 @@ def _is_plain(value: Any) -> bool:
     kind = type(value)
     custom = ("__reduce__", "__reduce_ex__", "__deepcopy__")
     return (
-        hasattr(value, "__dict__")
+        (hasattr(value, "__dict__") or any(_slots(kind)))
         and not _is_finalised(value)
         and not isinstance(value, BaseException)
         and not any(_overrides(kind, name) for name in custom)
         and kind.__flags__ & 512 != 0  # made by a class statement, not in C
         and getattr(kind, "__new__") is object.__new__  # noqa: B009 - mypy
     )
+
+
+def _slots(kind: type) -> Iterator[str]:
+    """The attributes that instances of a class have in slots."""
+    for base in kind.__mro__:
+        own = vars(base).get("__slots__", ())
+        names = (own,) if isinstance(own, str) else own
+        yield from (n for n in names if isinstance(vars(base).get(n), MemberDescriptorType))
 
 
 def _is_finalised(value: Any) -> bool:

@@ -1,5 +1,6 @@
 """`Replica`: a private copy of a model and its loss, evaluated at any θ and in any state."""
 
+from collections import deque
 from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -19,6 +20,8 @@ from lca_torch._copying import Copier
 from lca_torch._examples import BatchLoss, LossFn, default_loss, with_samples
 from lca_torch._slots import INTERNAL, Slots, is_small
 
+MANY = 1000
+"""Entries of a container that is data and no state: it is put back, but not looked into."""
 PARAMETRISATIONS = WeightNorm, SpectralNorm, BasePruningMethod
 """Forward hooks that compute a weight from parameters; they belong to the model, whatever else is dropped."""
 
@@ -56,7 +59,9 @@ class Replica:
         own: BatchLoss | None = copier.copy(batch_loss, prefix)
         self.batch_loss = with_samples(own or default_loss(self.loss_fn), self.loss_fn)
         self.function = self.batch_loss
-        self.configuration = Configuration(copier.pairs, model)
+        given: Any = {"batch_loss": batch_loss, "loss_fn": loss_fn}
+        copier.pairs.append(Pair(prefix, given, {"batch_loss": own, "loss_fn": self.loss_fn}))
+        self.configuration = Configuration(copier.pairs, model, copier.opaque)
         _set_modes(self.model, norms)
         self.hooks = _hooks(self.model)
         self.slots = Slots(copier.pairs, parameters)
@@ -114,21 +119,43 @@ class _Memory:
     def __init__(self, pair: Pair, slots: Collection[tuple[int, str]]) -> None:
         self._variables = pair.copy
         keys = pair.copy if pair.keys is None or "_modules" in pair.copy else pair
-        self._keys = [k for k in keys if k in pair.copy and (id(pair.copy), k) not in slots]
+        inner = [k for k in keys if k in pair.copy]
+        self._keys = [k for k in inner if (id(pair.copy), k) not in slots]
         self._values = [pair.copy[key] for key in self._keys]
-        self._contents = [
-            (value, list(value.items()) if isinstance(value, dict) else list(value))
-            for key, value in zip(self._keys, self._values, strict=True)
-            if isinstance(value, list | dict) and key not in INTERNAL
-        ]
+        self._all = frozenset(pair.copy)
+        self._contents: list[tuple[Any, list[Any]]] = []
+        for key in inner:
+            if key not in INTERNAL:
+                self._remember(pair.copy[key])
+
+    def _remember(self, value: Any) -> None:
+        """The content of a container, and of those in it."""
+        if not isinstance(value, list | dict | set | deque | tuple) or any(
+            value is c for c, _ in self._contents
+        ):
+            return
+        if not isinstance(value, tuple):
+            self._contents.append((value, list(value.items() if isinstance(value, dict) else value)))
+        if len(value) <= MANY:
+            for item in value.values() if isinstance(value, dict) else value:
+                self._remember(item)
 
     def restore(self) -> None:
         if not all(map(is_, map(self._variables.get, self._keys), self._values)):
             self._variables.update(zip(self._keys, self._values, strict=True))
+        if len(self._variables) > len(self._all):
+            for key in [key for key in self._variables if key not in self._all]:
+                del self._variables[key]
         for container, content in self._contents:
-            if len(container) != len(content):
+            now = container.items() if isinstance(container, dict) else container
+            if len(now) != len(content) or not all(map(_is_same, now, content)):
                 container.clear()
-                container.update(content) if isinstance(container, dict) else container.extend(content)
+                (container.extend if isinstance(container, list | deque) else container.update)(content)
+
+
+def _is_same(a: Any, b: Any) -> bool:
+    """Whether two items are one object, or two entries of dictionaries are."""
+    return a is b or (type(a) is type(b) is tuple and len(a) == len(b) and all(map(is_, a, b)))
 
 
 class Hooks:
