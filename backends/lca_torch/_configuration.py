@@ -50,6 +50,11 @@ class Configuration:
         self._norms = any(isinstance(module, _NormBase) for module in model.modules())
         self._model, self._kept = model, kept_in_evaluation(model)
 
+    @property
+    def moved(self) -> bool:
+        """Whether `changes` would find something that it has to look into."""
+        return not self._same
+
     def changes(self) -> dict[str, str]:
         """What has changed since the last call, by the path of the variable, in words."""
         found = dict[str, str]()

@@ -26,6 +26,7 @@ from torch import Tensor, nn
 
 from lca.errors import LCAError
 from lca_torch._copies import Attributes, Cells, Pair, Uncopied, Unwrapped
+from lca_torch._shared_state import is_users
 
 WRAPPERS = (nn.DataParallel, nn.parallel.DistributedDataParallel)
 _SET_STATE: Any = nn.Module.__setstate__
@@ -38,6 +39,8 @@ class Copier:
     pairs: list[Pair] = field(default_factory=list)
     opaque: dict[int, Any] = field(default_factory=dict)
     """Objects copied by their own rules, by id: what is in them may change unseen."""
+    shared: dict[int, type | ModuleType] = field(default_factory=dict)
+    """Classes and modules of the user that are reached, by id; they cannot be copied."""
     _memo: dict[int, Any] = field(default_factory=dict)
     _originals: list[Any] = field(default_factory=list)  # alive as long as their ids are in use
 
@@ -45,7 +48,10 @@ class Copier:
         """A private copy of ``value``, which the user knows as ``path``; tensors are shared."""
         if id(value) in self._memo:
             return self._memo[id(value)]
-        if isinstance(value, (*_SHARED, type)):
+        if isinstance(value, type | ModuleType):
+            self._share(value, path)
+            return value
+        if isinstance(value, _SHARED):
             return value
         if isinstance(value, torch.jit.ScriptModule):
             raise LCAError(
@@ -77,6 +83,14 @@ class Copier:
         self._memo[id(original)] = copy
         self._originals.append(original)
         return copy
+
+    def _share(self, value: type | ModuleType, path: str) -> None:
+        """Follow the simple variables of a class or module that stays the user's own."""
+        if id(value) in self.shared or not is_users(value):
+            return
+        self.shared[id(value)] = value
+        simple = {k: v for k, v in vars(value).items() if isinstance(v, _NUMBERS) and k[:2] != "__"}
+        self.pairs.append(Pair(path, vars(value), simple, frozenset(simple)))  # type: ignore[arg-type]
 
     def _shell(self, module: nn.Module) -> nn.Module:
         kind = Unwrapped if isinstance(module, WRAPPERS) else type(module)
@@ -113,6 +127,7 @@ class Copier:
         self.pairs.append(Pair(path, original.__dict__, shell.__dict__, None if complete else keys))
         for base in type(original).__mro__:
             if not _in_library(base.__module__):
+                self.shared.setdefault(id(base), base)
                 self._class(base, path, shell)
         return shell
 
@@ -129,7 +144,11 @@ class Copier:
         for name, method in values.items():
             if isinstance(method, FunctionType) and name not in inner and not name.startswith("__"):
                 names = set(_names(method.__code__)) & method.__globals__.keys()
-                if any(isinstance(method.__globals__[n], _FOLLOWED) for n in names):
+                read = [method.__globals__[n] for n in names]
+                for found in read:
+                    if isinstance(found, type | ModuleType):
+                        self._share(found, name)
+                if not all(isinstance(found, _FIXED) for found in read):
                     methods[name] = MethodType(self.copy(method, path), shell)
         inner.update(methods)
 
@@ -242,7 +261,7 @@ def _in_library(module: str) -> bool:
 
 
 _NUMBERS = bool, int, float, complex
-_FOLLOWED = *_NUMBERS, Tensor, nn.Module
+_FIXED = (type(None), str, bytes, type, ModuleType, FunctionType, type(len), type(torch.relu))
 _LIBRARIES = frozenset(
     {
         *("abc", "builtins", "collections", "functools", "math", "operator", "typing"),

@@ -95,7 +95,7 @@ def _all_slots(pairs: Iterable[Pair]) -> Iterator[Slot]:
     for pair in pairs:
         inner = [pair]
         for kind in ("_parameters", "_buffers"):
-            if kind in pair.original and kind in pair.copy:
+            if isinstance(pair.original.get(kind), dict) and isinstance(pair.copy.get(kind), dict):
                 inner.append(Pair(pair.name, pair.original[kind], pair.copy[kind]))
         for each in inner:
             for key in each:
