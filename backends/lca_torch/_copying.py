@@ -51,7 +51,7 @@ class Copier:
         if isinstance(value, type | ModuleType):
             self._share(value, path)
             return value
-        if isinstance(value, _SHARED):
+        if isinstance(value, _SHARED) or _is_ours(value):
             return value
         if isinstance(value, torch.jit.ScriptModule):
             raise LCAError(
@@ -94,7 +94,7 @@ class Copier:
 
     def _shell(self, module: nn.Module) -> nn.Module:
         kind = Unwrapped if isinstance(module, WRAPPERS) else type(module)
-        shell: nn.Module = kind.__new__(kind)
+        shell: nn.Module = object.__new__(kind)  # some make a class of their own in `__new__` (torch.fx)
         return shell
 
     def _object(self, original: Any, path: str, shell: Any) -> Any:
@@ -213,7 +213,7 @@ class Copier:
 
 _SHARED = (
     type(None), bool, int, float, complex, str, bytes, range, slice, type(Ellipsis), Tensor, ModuleType,
-    torch.dtype, torch.device, torch.Size, np.generic, np.dtype, CodeType,
+    torch.dtype, torch.device, torch.Size, np.generic, np.dtype, CodeType, torch.fx.Graph,
     type(len), type(torch.relu), type(torch.ops.aten), type(Tensor.add), property,
 )  # fmt: skip
 _PLAIN = ("builtins", "collections")
@@ -254,6 +254,12 @@ def _overrides(kind: type, name: str) -> bool:
 def _is_library(function: FunctionType) -> bool:
     """Whether a function belongs to a library, and holds no state of the user."""
     return not function.__closure__ and _in_library(function.__module__ or "")
+
+
+def _is_ours(value: Any) -> bool:
+    """Whether it belongs to this library: an optimizer that is tracked leads to the tracker."""
+    module = value.__module__ if isinstance(value, FunctionType) else type(value).__module__
+    return (module or "").partition(".")[0] in {"lca", "lca_torch"} and not isinstance(value, nn.Module)
 
 
 def _in_library(module: str) -> bool:

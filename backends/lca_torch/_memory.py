@@ -26,16 +26,16 @@ class Memory:
         self._values = [pair.copy[key] for key in self._keys]
         self._all = frozenset(pair.copy)
         self._contents: list[tuple[Any, list[Any]]] = []
+        self._seen = set[int]()
         for key in inner:
             if key not in INTERNAL:
                 self._remember(pair.copy[key])
 
     def _remember(self, value: Any) -> None:
         """The content of a container, and of those in it."""
-        if not isinstance(value, list | dict | set | deque | tuple) or any(
-            value is c for c, _ in self._contents
-        ):
+        if not isinstance(value, (*_CONTAINERS, tuple)) or id(value) in self._seen:
             return
+        self._seen.add(id(value))
         if not isinstance(value, tuple):
             self._contents.append((value, list(value.items() if isinstance(value, dict) else value)))
         if len(value) <= MANY:

@@ -23,6 +23,8 @@ from lca.frameworks._trees import (
 
 MOST_BATCHES = 10_000
 """Batches that are read from a source without a length, such as a generator, which may be endless."""
+MOST_BYTES = 1 << 30
+"""Bytes of such batches that are kept in memory."""
 Prepare: TypeAlias = Callable[[PyTree], PyTree]
 """From a batch as the user has it to the tensors that the model takes."""
 
@@ -92,15 +94,16 @@ class Batches:
         DataError
             If there is no batch, or a source without a length has more than `MOST_BATCHES`.
         """
-        most = math.inf if _has_length(self.source) else MOST_BATCHES
-        read = 0
+        endless = not _has_length(self.source)
+        read = size = 0
         for batch in self.source:
-            if read == most:
+            if endless and (read == MOST_BATCHES or size > MOST_BYTES):
                 raise DataError(
-                    f"the measured data have no length and did not end after {MOST_BATCHES:,} batches; pass "
+                    f"the measured data have no length and did not end after {read:,} batches; pass "
                     "those to be measured: list(itertools.islice(stream, n))."
                 )
             read += 1
+            size += sum(int(getattr(tensor, "nbytes", 0)) for tensor in tensors_in(batch))
             yield self.prepare(batch)
         if not read:
             raise DataError("the measured data are empty; an iterator can be read once, pass a list instead.")

@@ -83,12 +83,23 @@ def split_test(loss: ModelLoss, theta: Vector, grad: Vector, rows: Rows, batch: 
     broken = [split for split in found if split.gap > tolerance]
     if not broken or _is_random(loss, broken[0], tolerance):  # allocating refuses what is random
         return SplitTest()
+    loss_text, mean_text = _told_apart(broken[0].loss, broken[0].mean)
     weighed = "number of examples" if loss.counts_examples else "batch_weight"
     return SplitTest(
-        f"the loss of {len(Rows(broken[0].whole))} examples is {broken[0].loss:.6g}, but the mean of the "
-        f"losses of their parts, by {weighed}, is {broken[0].mean:.6g}",
+        f"the loss of {len(Rows(broken[0].whole))} examples is {loss_text}, but the mean of the "
+        f"losses of their parts, by {weighed}, is {mean_text}",
         not loss.mixes_examples and all(_is_between(loss, split, tolerance) for split in broken),
     )
+
+
+def _told_apart(a: float, b: float) -> tuple[str, str]:
+    """Two numbers with as many digits as it takes to see that they differ, and at least 6.
+
+    >>> _told_apart(1.0, 1.00000001)
+    ('1', '1.00000001')
+    """
+    pairs = ((f"{a:.{digits}g}", f"{b:.{digits}g}") for digits in range(6, 18))
+    return next((pair for pair in pairs if pair[0] != pair[1]), (str(a), str(b)))
 
 
 def _cuts(rows: Rows, batch: PyTree) -> Iterator[tuple[PyTree, Sequence[PyTree]]]:
