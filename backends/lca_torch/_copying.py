@@ -76,7 +76,8 @@ class Copier:
         if isinstance(value, tuple) and hasattr(value, "_fields"):
             return type(value)(*(self.copy(v, f"{path}[{i}]") for i, v in enumerate(value)))
         if type(value) is SimpleNamespace or _is_plain(value):
-            return self._object(value, path, type(value).__new__(type(value)))
+            kind: Any = type(value)
+            return self._object(value, path, kind.__new__(kind))
         return self._other(value, path)
 
     def _remember(self, original: Any, copy: Any) -> Any:
@@ -90,7 +91,7 @@ class Copier:
             return
         self.shared[id(value)] = value
         simple = {k: v for k, v in vars(value).items() if isinstance(v, _NUMBERS) and k[:2] != "__"}
-        self.pairs.append(Pair(path, vars(value), simple, frozenset(simple)))  # type: ignore[arg-type]
+        self.pairs.append(Pair(path, vars(value), simple, frozenset(simple)))
 
     def _shell(self, module: nn.Module) -> nn.Module:
         kind = Unwrapped if isinstance(module, WRAPPERS) else type(module)
