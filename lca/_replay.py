@@ -4,7 +4,7 @@ from typing import TYPE_CHECKING
 
 from lca.arrays import array_ops
 from lca.errors import NonDeterministicError
-from lca.objective import Objective, at_state, evaluate, what_changed
+from lca.objective import Objective, at_state, evaluate, leaves, what_changed
 from lca.step import Step
 from lca.tolerances import conservation, repeat
 
@@ -29,6 +29,9 @@ class Replay:
     - did not converge, or left a residual that is 4 times the largest recent one (relative to the mass); or
     - is the 2nd, 4th, 8th, ... of the run, and later every 64th.
 
+    An objective that measures a copy of what the user has may offer ``refresh()``, which makes the copy anew,
+    and returns in words what has changed unseen since the last one; that is an error, too.
+
     Cost: one forward pass a replay; the regular ones take 0.5 % of a gradient a step. Differences within
     rounding at the largest loss of the run so far are allowed.
 
@@ -41,7 +44,7 @@ class Replay:
     """
 
     def __init__(self, objective: Objective, name: str = "") -> None:
-        self._objective, self._name = objective, name
+        self._objective, self._which = objective, f" {name!r}" if name else ""
         self._left = self._interval = 2
         self._largest_loss = 0.0
         self._recent: float | None = None  # the largest |residual| / mass
@@ -76,6 +79,16 @@ class Replay:
         return residual > rounding and (jumped or not a.converged)
 
     def _replay(self, step: Step, before: float) -> None:
+        unseen = "; ".join(
+            text for own in leaves(self._objective) if (text := getattr(own, "refresh", str)())
+        )
+        if unseen:
+            raise NonDeterministicError(
+                f"step {step.index}: the loss{self._which} has changed by what is neither θ nor state: "
+                f"{unseen}. Steps since the last such test may have been measured with the loss as it was "
+                "before. Make that a buffer or parameter of the model, or a plain attribute of it; or make "
+                "objective and tracker anew when it changes."
+            )
         objective = at_state(self._objective, step.state[0] if step.state else None)
         allowed = repeat(self._largest_loss, array_ops(step.start).eps(step.start))
         if abs(objective.loss(step.start) - before) <= allowed:
@@ -85,11 +98,10 @@ class Replay:
             raise self._error(step, before, now)
 
     def _error(self, step: Step, before: float, now: float) -> NonDeterministicError:
-        which = f" {self._name!r}" if self._name else ""
         known = what_changed(self._objective)
         cause = f": {known}" if known else ""
         return NonDeterministicError(
-            f"step {step.index}: the loss{which} at the start of the step was {before:.9g} when it was "
+            f"step {step.index}: the loss{self._which} at the start of the step was {before:.9g} when it was "
             f"measured and is {now:.9g} now, at the same parameters and in the same state. Something else "
             f"that the loss reads has changed it by {now - before:+.3g}{cause}. Make that a buffer or "
             "parameter of the model, or a variable that the objective sees as state "

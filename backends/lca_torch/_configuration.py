@@ -1,8 +1,10 @@
 """`Configuration`: the Python side of a model and its loss, and what has changed since it was copied."""
 
-from collections.abc import Iterable, Iterator, Sequence
-from itertools import chain
+from collections import deque
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from itertools import chain, islice
 from operator import call, is_
+from types import BuiltinFunctionType, FunctionType, MethodType, ModuleType
 from typing import Any
 
 import numpy as np
@@ -16,7 +18,10 @@ _STRUCTURE = ("_modules", "_forward_hooks", "_forward_pre_hooks")
 _IGNORED = frozenset(nn.Module().__dict__) - {"training", *_STRUCTURE}
 _SIMPLE = (bool, int, float, complex, str, bytes, type(None))
 _MOST = 1000
-"""Entries of a list, or bytes of an array, that are compared one by one."""
+"""Entries of a list that are compared one by one, and objects that are looked at inside another."""
+_LARGE = 1 << 16
+"""Bytes of an array from which on only its identity counts; a fresh replica tells at audited steps."""
+_CONTAINERS = (list, tuple, dict, set, frozenset, deque)
 
 
 class Configuration:
@@ -31,15 +36,24 @@ class Configuration:
         What was copied.
     model
         The user's model.
+    opaque
+        Objects that were copied by rules of their own, by id; they count by their content.
     """
 
-    def __init__(self, pairs: Iterable[Pair], model: nn.Module) -> None:
+    def __init__(self, pairs: Iterable[Pair], model: nn.Module, opaque: Mapping[int, Any]) -> None:
         own = {id(module.__dict__) for module in model.modules()}
-        self._watched = [_Watched(pair, frozenset({"training"}) if id(pair.original) in own else frozenset())
-                         for pair in pairs]  # fmt: skip
+        self._watched = [
+            _Watched(pair, frozenset({"training"}) if id(pair.original) in own else frozenset(), opaque)
+            for pair in pairs
+        ]
         self._same = _Same(self._watched)
         self._norms = any(isinstance(module, _NormBase) for module in model.modules())
         self._model, self._kept = model, kept_in_evaluation(model)
+
+    @property
+    def moved(self) -> bool:
+        """Whether `changes` would find something that it has to look into."""
+        return not self._same
 
     def changes(self) -> dict[str, str]:
         """What has changed since the last call, by the path of the variable, in words."""
@@ -57,8 +71,8 @@ class Configuration:
 class _Watched:
     """The variables of one object."""
 
-    def __init__(self, pair: Pair, ignored: frozenset[str]) -> None:
-        self.pair, self._ignored = pair, ignored | _IGNORED
+    def __init__(self, pair: Pair, ignored: frozenset[str], opaque: Mapping[int, Any]) -> None:
+        self.pair, self._ignored, self.opaque = pair, ignored | _IGNORED, opaque
         self._remember()
 
     def changes(self) -> Iterator[tuple[str, str]]:
@@ -72,9 +86,13 @@ class _Watched:
                 path = self.pair.path(key)
                 yield path, f"{path} changed{_words(old, new)}"
 
+    def token(self, value: Any) -> Any:
+        """What is compared of a value."""
+        return _Content(self.opaque).token(value)
+
     def _remember(self) -> None:
         self.values = {key: self.pair.original[key] for key in self.pair if key not in self._ignored}
-        self._tokens = {key: _token(value) for key, value in self.values.items()}
+        self._tokens = {key: self.token(value) for key, value in self.values.items()}
         self._same = _Same([self])
 
 
@@ -89,12 +107,12 @@ class _Same:
         self._getters = [original.get for original, _, _ in places]
         self._keys = [key for _, key, _ in places]
         self._values = [value for _, _, value in places]
-        self._containers = [value for value in self._values if isinstance(value, list | dict | set)]
+        self._containers = [v for v in self._values if isinstance(v, list | dict | set | deque)]
         self._mappings = [value for value in self._containers if isinstance(value, dict)]
         self._items = list(self._inside())
         self._sized = [*(w.pair.original for w in watched), *self._containers]
         self._lengths = list(map(len, self._sized))
-        self._deep = [(v, _token(v)) for v in self._values if isinstance(v, np.ndarray) or _is_nested(v)]
+        self._deep = [(w, v, w.token(v)) for w in watched for v in w.values.values() if _is_deep(v, w.opaque)]
 
     def _inside(self) -> Iterator[Any]:
         return chain(chain.from_iterable(self._containers), *map(dict.values, self._mappings))
@@ -104,28 +122,73 @@ class _Same:
             list(map(len, self._sized)) == self._lengths
             and all(map(is_, map(call, self._getters, self._keys), self._values))
             and all(map(is_, self._inside(), self._items))
-            and all(_token(value) == token for value, token in self._deep)
+            and all(w.token(value) == token for w, value, token in self._deep)
         )
 
 
-def _is_nested(value: Any) -> bool:
-    """Whether it is a container of others, in which something may change unseen."""
-    items = value.values() if isinstance(value, dict) else value if isinstance(value, list | tuple) else ()
-    return any(isinstance(item, list | tuple | dict | set | np.ndarray) for item in items)
+def _is_deep(value: Any, opaque: Mapping[int, Any]) -> bool:
+    """Whether something may change in it that its own items do not show."""
+    if isinstance(value, np.ndarray | MethodType) or id(value) in opaque:
+        return True
+    items = value.values() if isinstance(value, dict) else value if isinstance(value, _CONTAINERS) else ()
+    return any(isinstance(i, (*_CONTAINERS, np.ndarray, MethodType)) or id(i) in opaque for i in items)
 
 
-def _token(value: Any) -> Any:
-    """Equal for values of the same meaning, as far as that can be told quickly."""
-    if isinstance(value, _SIMPLE):
-        return type(value).__name__, repr(value)
-    if isinstance(value, Tensor):
-        return "tensor"
-    if isinstance(value, list | tuple | dict):
-        items = value.items() if isinstance(value, dict) else value
-        return type(value).__name__, len(value), tuple(map(_token, items)) if len(value) <= _MOST else None
-    if isinstance(value, np.ndarray) and value.nbytes <= _MOST:
-        return "array", value.shape, value.tobytes()
-    return type(value).__name__, id(value)
+class _Content:
+    """Tokens that are equal for values of the same meaning, as far as that can be told quickly.
+
+    Objects that were copied by rules of their own are taken apart by these (`copyreg`), and so is what only
+    they hold; all others have variables that are followed, or are immutable, and count by identity.
+    """
+
+    def __init__(self, opaque: Mapping[int, Any]) -> None:
+        self._opaque, self._left = opaque, _MOST
+        self._seen = set[int]()
+
+    def token(self, value: Any, *, inside: bool = False) -> Any:  # noqa: PLR0911 - one for each kind
+        if isinstance(value, _SIMPLE):
+            return type(value).__name__, repr(value)
+        if isinstance(value, Tensor):
+            return "tensor", id(value) if inside else 0
+        if isinstance(value, np.ndarray) and value.nbytes <= _LARGE and not value.dtype.hasobject:
+            return "array", value.shape, value.tobytes()
+        if isinstance(value, _CONTAINERS):
+            return self._container(value, inside=inside)
+        if isinstance(value, MethodType):
+            return id(value.__func__), self.token(value.__self__, inside=inside)
+        if id(value) in self._opaque or (inside and not isinstance(value, _BY_IDENTITY)):
+            return self._state(value)
+        return type(value).__name__, id(value)
+
+    def _container(self, value: Any, *, inside: bool) -> Any:
+        if id(value) in self._seen:
+            return "seen"
+        self._seen.add(id(value))
+        items = list(value.items() if isinstance(value, dict) else value)
+        if isinstance(value, set | frozenset):
+            items.sort(key=hash)
+        if len(items) > _MOST:
+            parts = chain.from_iterable(items) if isinstance(value, dict) else items
+            return type(value).__name__, hash(tuple(map(id, parts)))
+        return type(value).__name__, len(items), tuple(self.token(item, inside=inside) for item in items)
+
+    def _state(self, value: Any) -> Any:
+        """What would be pickled."""
+        self._left -= 1
+        if id(value) in self._seen or self._left < 0:
+            return type(value).__name__, id(value)
+        self._seen.add(id(value))
+        try:
+            parts = value.__reduce_ex__(4)
+        except Exception:  # whatever a class that refuses raises
+            return type(value).__name__, id(value)
+        if isinstance(parts, str):
+            return type(value).__name__, id(value)
+        listed = [list(islice(p, _MOST)) if isinstance(p, Iterator) else p for p in parts]
+        return type(value).__name__, tuple(self.token(part, inside=True) for part in listed)
+
+
+_BY_IDENTITY = nn.Module, FunctionType, BuiltinFunctionType, ModuleType, type
 
 
 def _words(old: Any, new: Any) -> str:

@@ -55,6 +55,31 @@ class Unwrapped(nn.Module):
         return self.module(*args, **kwargs)
 
 
+class Attributes(MutableMapping[str, Any]):
+    """Attributes that are in no dictionary: those of ``__slots__``, the defaults of a function."""
+
+    def __init__(self, owner: object, names: Iterable[str]) -> None:
+        self._owner, self._names = owner, tuple(names)
+
+    def __getitem__(self, name: str) -> Any:
+        try:
+            return getattr(self._owner, name)
+        except AttributeError:  # not assigned
+            raise KeyError(name) from None
+
+    def __setitem__(self, name: str, value: Any) -> None:
+        object.__setattr__(self._owner, name, value)
+
+    def __delitem__(self, name: str) -> None:
+        object.__delattr__(self._owner, name)
+
+    def __iter__(self) -> Iterator[str]:
+        return (name for name in self._names if hasattr(self._owner, name))
+
+    def __len__(self) -> int:
+        return sum(1 for _ in self)
+
+
 class Cells(MutableMapping[str, Any]):
     """The variables that a function has captured from the function around it."""
 

@@ -4,11 +4,20 @@ Measuring runs such copies, so that nothing it does is seen by the user's model:
 `forward`, buffers, training flags, hooks, lists and modules captured by a loss function.
 """
 
+from collections import defaultdict, deque
 from collections.abc import Iterator
 from copy import deepcopy
 from dataclasses import dataclass, field
 from functools import partial
-from types import CellType, CodeType, FunctionType, MethodType, ModuleType
+from types import (
+    CellType,
+    CodeType,
+    FunctionType,
+    MemberDescriptorType,
+    MethodType,
+    ModuleType,
+    SimpleNamespace,
+)
 from typing import Any
 
 import numpy as np
@@ -16,7 +25,8 @@ import torch
 from torch import Tensor, nn
 
 from lca.errors import LCAError
-from lca_torch._copies import Cells, Pair, Uncopied, Unwrapped
+from lca_torch._copies import Attributes, Cells, Pair, Uncopied, Unwrapped
+from lca_torch._shared_state import is_users
 
 WRAPPERS = (nn.DataParallel, nn.parallel.DistributedDataParallel)
 _SET_STATE: Any = nn.Module.__setstate__
@@ -27,6 +37,10 @@ class Copier:
     """Copies objects once each; what refers to an original refers to its copy in the result."""
 
     pairs: list[Pair] = field(default_factory=list)
+    opaque: dict[int, Any] = field(default_factory=dict)
+    """Objects copied by their own rules, by id: what is in them may change unseen."""
+    shared: dict[int, type | ModuleType] = field(default_factory=dict)
+    """Classes and modules of the user that are reached, by id; they cannot be copied."""
     _memo: dict[int, Any] = field(default_factory=dict)
     _originals: list[Any] = field(default_factory=list)  # alive as long as their ids are in use
 
@@ -34,7 +48,10 @@ class Copier:
         """A private copy of ``value``, which the user knows as ``path``; tensors are shared."""
         if id(value) in self._memo:
             return self._memo[id(value)]
-        if isinstance(value, (*_SHARED, type)):
+        if isinstance(value, type | ModuleType):
+            self._share(value, path)
+            return value
+        if isinstance(value, _SHARED) or _is_ours(value):
             return value
         if isinstance(value, torch.jit.ScriptModule):
             raise LCAError(
@@ -50,13 +67,17 @@ class Copier:
         if type(value) is partial:
             args = [self.copy(a, f"{path}[{i}]") for i, a in enumerate(value.args)]
             named = {key: self.copy(a, f"{path}.{key}") for key, a in value.keywords.items()}
-            return partial(self.copy(value.func, path), *args, **named)
-        if isinstance(value, dict | list | tuple | set) and type(value).__module__ in _PLAIN:
+            made = self._remember(value, partial(self.copy(value.func, path), *args, **named))
+            self.pairs.append(Pair(path, value.keywords, made.keywords))
+            self.opaque[id(value)] = value
+            return made
+        if isinstance(value, dict | list | tuple | set | deque) and type(value).__module__ in _PLAIN:
             return self._container(value, path)
         if isinstance(value, tuple) and hasattr(value, "_fields"):
             return type(value)(*(self.copy(v, f"{path}[{i}]") for i, v in enumerate(value)))
-        if _is_plain(value):
-            return self._object(value, path, object.__new__(type(value)))
+        if type(value) is SimpleNamespace or _is_plain(value):
+            kind: Any = type(value)
+            return self._object(value, path, kind.__new__(kind))
         return self._other(value, path)
 
     def _remember(self, original: Any, copy: Any) -> Any:
@@ -64,15 +85,23 @@ class Copier:
         self._originals.append(original)
         return copy
 
+    def _share(self, value: type | ModuleType, path: str) -> None:
+        """Follow the simple variables of a class or module that stays the user's own."""
+        if id(value) in self.shared or not is_users(value):
+            return
+        self.shared[id(value)] = value
+        simple = {k: v for k, v in vars(value).items() if isinstance(v, _NUMBERS) and k[:2] != "__"}
+        self.pairs.append(Pair(path, vars(value), simple, frozenset(simple)))
+
     def _shell(self, module: nn.Module) -> nn.Module:
         kind = Unwrapped if isinstance(module, WRAPPERS) else type(module)
-        shell: nn.Module = kind.__new__(kind)
+        shell: nn.Module = object.__new__(kind)  # some make a class of their own in `__new__` (torch.fx)
         return shell
 
     def _object(self, original: Any, path: str, shell: Any) -> Any:
         self._remember(original, shell)
         kind = type(shell)
-        state = original.__dict__
+        state = getattr(original, "__dict__", {})
         own = isinstance(shell, nn.Module) and kind is not Unwrapped and not _overrides(kind, "__deepcopy__")
         if own and _overrides(kind, "__getstate__"):
             state = original.__getstate__()
@@ -84,12 +113,22 @@ class Copier:
         inner = {key: self.copy(value, _join(path, key)) for key, value in state.items()}
         if own and _overrides(kind, "__setstate__"):
             shell.__setstate__(inner)
-        else:
+        elif inner:
             object.__getattribute__(shell, "__dict__").update(inner)
+        slots = tuple(_slots(type(original)))
+        if slots:
+            outer, own_slots = Attributes(original, slots), Attributes(shell, slots)
+            for key, value in list(outer.items()):
+                own_slots[key] = self.copy(value, _join(path, key))
+            self.pairs.append(Pair(path, outer, own_slots))
+        if not hasattr(original, "__dict__"):
+            return shell
         keys = frozenset(k for k, v in inner.items() if v is not None or original.__dict__.get(k) is None)
-        self.pairs.append(Pair(path, original.__dict__, shell.__dict__, keys))
+        complete = keys == original.__dict__.keys()
+        self.pairs.append(Pair(path, original.__dict__, shell.__dict__, None if complete else keys))
         for base in type(original).__mro__:
             if not _in_library(base.__module__):
+                self.shared.setdefault(id(base), base)
                 self._class(base, path, shell)
         return shell
 
@@ -106,14 +145,22 @@ class Copier:
         for name, method in values.items():
             if isinstance(method, FunctionType) and name not in inner and not name.startswith("__"):
                 names = set(_names(method.__code__)) & method.__globals__.keys()
-                if any(isinstance(method.__globals__[n], _FOLLOWED) for n in names):
+                read = [method.__globals__[n] for n in names]
+                for found in read:
+                    if isinstance(found, type | ModuleType):
+                        self._share(found, name)
+                if not all(isinstance(found, _FIXED) for found in read):
                     methods[name] = MethodType(self.copy(method, path), shell)
         inner.update(methods)
 
     def _container(self, value: Any, path: str) -> Any:
         if isinstance(value, tuple):
             return tuple(self.copy(v, f"{path}[{i}]") for i, v in enumerate(value))
-        made = self._remember(value, type(value)())
+        if isinstance(value, deque):
+            empty: Any = deque(maxlen=value.maxlen)
+        else:
+            empty = defaultdict(value.default_factory) if isinstance(value, defaultdict) else type(value)()
+        made = self._remember(value, empty)
         if isinstance(value, dict):
             inside = path.removesuffix("._modules").removesuffix("_modules")
             made.update({key: self.copy(v, _join(inside, key)) for key, v in value.items()})
@@ -135,13 +182,15 @@ class Copier:
         self._remember(function, made)
         made.__kwdefaults__ = self.copy(function.__kwdefaults__, path)
         made.__defaults__ = self.copy(function.__defaults__, path)
-        made.__dict__.update(function.__dict__)
+        made.__dict__.update({k: self.copy(v, _join(path, k)) for k, v in function.__dict__.items()})
         captured = Cells(outer.cells, cells)
         for name, value in outer.items():
             captured[name] = self.copy(value, _join(path, name))
         inner.update({name: self.copy(function.__globals__[name], _join(path, name)) for name in names})
         self.pairs.append(Pair(path, outer, captured))
         self.pairs.append(Pair(path, function.__globals__, inner, names))
+        self.pairs.append(Pair(path, function.__dict__, made.__dict__))
+        self.pairs.append(Pair(path, Attributes(function, _DEFAULTS), Attributes(made, _DEFAULTS)))
         return made
 
     def _other(self, value: Any, path: str) -> Any:
@@ -157,15 +206,19 @@ class Copier:
                 made = deepcopy(value, {**self._memo, **shared})
         except Exception:  # whatever its own __deepcopy__ raises
             made = Uncopied(path, value)
+        else:
+            if made is not value:
+                self.opaque[id(value)] = value
         return self._remember(value, made)
 
 
 _SHARED = (
     type(None), bool, int, float, complex, str, bytes, range, slice, type(Ellipsis), Tensor, ModuleType,
-    torch.dtype, torch.device, torch.Size, np.generic, np.dtype, CodeType,
+    torch.dtype, torch.device, torch.Size, np.generic, np.dtype, CodeType, torch.fx.Graph,
     type(len), type(torch.relu), type(torch.ops.aten), type(Tensor.add), property,
 )  # fmt: skip
 _PLAIN = ("builtins", "collections")
+_DEFAULTS = ("__defaults__", "__kwdefaults__")
 
 
 def _is_plain(value: Any) -> bool:
@@ -173,13 +226,21 @@ def _is_plain(value: Any) -> bool:
     kind = type(value)
     custom = ("__reduce__", "__reduce_ex__", "__deepcopy__")
     return (
-        hasattr(value, "__dict__")
+        (hasattr(value, "__dict__") or any(_slots(kind)))
         and not _is_finalised(value)
         and not isinstance(value, BaseException)
         and not any(_overrides(kind, name) for name in custom)
         and kind.__flags__ & 512 != 0  # made by a class statement, not in C
         and getattr(kind, "__new__") is object.__new__  # noqa: B009 - mypy
     )
+
+
+def _slots(kind: type) -> Iterator[str]:
+    """The attributes that instances of a class have in slots."""
+    for base in kind.__mro__:
+        own = vars(base).get("__slots__", ())
+        names = (own,) if isinstance(own, str) else own
+        yield from (n for n in names if isinstance(vars(base).get(n), MemberDescriptorType))
 
 
 def _is_finalised(value: Any) -> bool:
@@ -196,12 +257,18 @@ def _is_library(function: FunctionType) -> bool:
     return not function.__closure__ and _in_library(function.__module__ or "")
 
 
+def _is_ours(value: Any) -> bool:
+    """Whether it belongs to this library: an optimizer that is tracked leads to the tracker."""
+    module = value.__module__ if isinstance(value, FunctionType) else type(value).__module__
+    return (module or "").partition(".")[0] in {"lca", "lca_torch"} and not isinstance(value, nn.Module)
+
+
 def _in_library(module: str) -> bool:
     return module.partition(".")[0] in _LIBRARIES
 
 
 _NUMBERS = bool, int, float, complex
-_FOLLOWED = *_NUMBERS, Tensor, nn.Module
+_FIXED = (type(None), str, bytes, type, ModuleType, FunctionType, type(len), type(torch.relu))
 _LIBRARIES = frozenset(
     {
         *("abc", "builtins", "collections", "functools", "math", "operator", "typing"),

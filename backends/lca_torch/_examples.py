@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from lca.errors import DataError, LCAError
 from lca.frameworks import PyTree, describe
+from lca.frameworks._trees import is_sequence
 
 BatchLoss: TypeAlias = Callable[[nn.Module, PyTree], Tensor]
 LossFn: TypeAlias = Callable[[Any, Any], Tensor]
@@ -117,6 +118,6 @@ def _own_loss(model: nn.Module, batch: PyTree) -> Tensor:
 def _apply(model: nn.Module, inputs: PyTree) -> Any:
     if isinstance(inputs, Mapping):
         return model(**inputs)
-    if isinstance(inputs, tuple | list):
+    if is_sequence(inputs):
         return model(*inputs)
     return model(inputs)

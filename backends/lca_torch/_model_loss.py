@@ -136,6 +136,10 @@ class TorchLoss(ModelLoss):
         """The last change of the Python side of the model or the loss, in words."""
         return self._versions.last_change
 
+    def refresh(self) -> str:
+        """Compare the replica with one made now, on the batch tried out: a few of its forward passes."""
+        return self._versions.refresh(self._same)
+
     def evaluate(
         self,
         theta: Tensor,

@@ -1,6 +1,8 @@
 """θ and the model: which parameters are in θ, θ as tensors of their shapes, and gradients as one vector."""
 
 from collections.abc import Collection, Iterable
+from itertools import count
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -122,6 +124,23 @@ def _views(theta: Tensor, layout: Layout) -> dict[str, Tensor]:
     return {name: normal(piece) for name, piece in zip(layout.names, theta.pieces, strict=True)}
 
 
+_versions = count(1 << 30)
+
+
+def _renumber(tensors: Iterable[Tensor]) -> None:
+    """Give tensors with a version counter of their own a version that no other has had.
+
+    Some models keep what they compute from a weight until the version of the weight changes.
+    """
+    held, version = tuple(tensors), next(_versions)
+    renumber: Any = torch._C._autograd._unsafe_set_version_counter
+    try:
+        renumber(held, (version,) * len(held))
+    except TypeError:  # torch 2.6 takes one at a time
+        for tensor in held:
+            renumber(tensor, version)
+
+
 class Leaves:
     """θ as named tensors whose gradients are summed in place, in one flat vector ``grad`` (K,).
 
@@ -144,7 +163,8 @@ class Leaves:
         self, theta: Tensor, layout: Layout, trainable: Iterable[str], copied: Collection[str] = ()
     ) -> None:
         self.grad = torch.zeros(layout.size, dtype=theta.dtype, device=theta.device)
-        views = {name: view.detach() for name, view in _views(theta, layout).items()}
+        views = {name: view.detach().data for name, view in _views(theta, layout).items()}
+        _renumber(views.values())
         self._given = {name: views[name] for name in copied}
         self.tensors = views | {name: view.clone() for name, view in self._given.items()}
         self._wanted = [self.tensors[name] for name in trainable]

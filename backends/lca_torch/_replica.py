@@ -1,9 +1,8 @@
 """`Replica`: a private copy of a model and its loss, evaluated at any θ and in any state."""
 
-from collections.abc import Callable, Collection, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from operator import is_
 from typing import Any
 
 import torch
@@ -17,7 +16,9 @@ from lca_torch._configuration import Configuration
 from lca_torch._copies import Pair
 from lca_torch._copying import Copier
 from lca_torch._examples import BatchLoss, LossFn, default_loss, with_samples
-from lca_torch._slots import INTERNAL, Slots, is_small
+from lca_torch._global_hooks import GlobalHooks
+from lca_torch._memory import Memory, Shared
+from lca_torch._slots import Slots, is_small
 
 PARAMETRISATIONS = WeightNorm, SpectralNorm, BasePruningMethod
 """Forward hooks that compute a weight from parameters; they belong to the model, whatever else is dropped."""
@@ -56,20 +57,28 @@ class Replica:
         own: BatchLoss | None = copier.copy(batch_loss, prefix)
         self.batch_loss = with_samples(own or default_loss(self.loss_fn), self.loss_fn)
         self.function = self.batch_loss
-        self.configuration = Configuration(copier.pairs, model)
+        self._global_hooks = GlobalHooks(copier)
+        self._shared = list(copier.shared.values())
+        given: Any = {"batch_loss": batch_loss, "loss_fn": loss_fn}
+        copier.pairs.append(Pair(prefix, given, {"batch_loss": own, "loss_fn": self.loss_fn}))
+        self.configuration = Configuration(copier.pairs, model, copier.opaque)
         _set_modes(self.model, norms)
-        self.hooks = _hooks(self.model)
+        self.hooks = _hooks(self.model, self._global_hooks.private)
         self.slots = Slots(copier.pairs, parameters)
-        self._memories = [_Memory(pair, self.slots.places) for pair in copier.pairs]
+        self._memories = [Memory(pair, self.slots.places) for pair in copier.pairs]
         self.written: set[str] = set()
         """Names of tensors outside θ that a forward pass writes into; it gets copies of them each time."""
 
     @contextmanager
     def holding(self, leaves: Mapping[str, Tensor], state: Mapping[str, Tensor]) -> Iterator["Held"]:
         """Hold θ and these tensors inside."""
+        held = Held(self, self._tensors(leaves, state), [Shared(owner) for owner in self._shared])
         try:
-            yield Held(self, self._tensors(leaves, state))
+            with self._global_hooks.installed():
+                yield held
         finally:
+            for shared in held.shared:
+                shared.restore()
             self.restore()
             self.slots.release()
 
@@ -100,35 +109,15 @@ class Held:
 
     replica: Replica
     tensors: dict[str, Tensor]
+    shared: Sequence[Shared]
 
     def begin(self) -> None:
         """Begin a batch: every batch finds the same tensors and Python variables."""
+        for shared in self.shared:
+            shared.restore()
         self.replica.restore()
         copies = {name: self.tensors[name].clone() for name in self.replica.written}
         self.replica.slots.write(self.tensors | copies if copies else self.tensors)
-
-
-class _Memory:
-    """The variables of one private object, to undo what a forward pass has written into them."""
-
-    def __init__(self, pair: Pair, slots: Collection[tuple[int, str]]) -> None:
-        self._variables = pair.copy
-        keys = pair.copy if pair.keys is None or "_modules" in pair.copy else pair
-        self._keys = [k for k in keys if k in pair.copy and (id(pair.copy), k) not in slots]
-        self._values = [pair.copy[key] for key in self._keys]
-        self._contents = [
-            (value, list(value.items()) if isinstance(value, dict) else list(value))
-            for key, value in zip(self._keys, self._values, strict=True)
-            if isinstance(value, list | dict) and key not in INTERNAL
-        ]
-
-    def restore(self) -> None:
-        if not all(map(is_, map(self._variables.get, self._keys), self._values)):
-            self._variables.update(zip(self._keys, self._values, strict=True))
-        for container, content in self._contents:
-            if len(container) != len(content):
-                container.clear()
-                container.update(content) if isinstance(container, dict) else container.extend(content)
 
 
 class Hooks:
@@ -154,9 +143,9 @@ class Hooks:
                     self._places.append((hooks, key))
 
 
-def _hooks(model: nn.Module) -> Hooks:
+def _hooks(model: nn.Module, others: Iterable[dict[int, Any]]) -> Hooks:
     """The forward hooks that may be dropped; backward hooks are, because gradients must be true."""
-    places = []
+    places = [(hooks, key) for hooks in others for key in hooks]
     for module in model.modules():
         module._backward_hooks.clear()
         module._backward_pre_hooks.clear()

@@ -88,12 +88,12 @@ class SharedState:
             self._add_container(found)
         elif isinstance(found, Iterator):
             raise DataError(refusal(found))
-        elif _is_users(type(found)) and hasattr(found, "__dict__"):
+        elif is_users(type(found)) and hasattr(found, "__dict__"):
             self._add_container(vars(found))
             self.add(type(found))
 
     def _add_function(self, function: FunctionType) -> None:
-        if not _is_users(function):
+        if not is_users(function):
             return
         for cell in function.__closure__ or ():
             self._add_slot(_cell_slot(cell))
@@ -103,12 +103,12 @@ class SharedState:
         for name in names & function.__globals__.keys():
             self._add_slot(_item_slot(function.__globals__, name))
         for module in map(function.__globals__.get, names):
-            if isinstance(module, ModuleType) and _is_users(module):
+            if isinstance(module, ModuleType) and is_users(module):
                 for name in names & vars(module).keys():
                     self._add_slot(_item_slot(vars(module), name))
 
     def _add_class(self, found: type) -> None:
-        for owner in filter(_is_users, found.__mro__):
+        for owner in filter(is_users, found.__mro__):
             for name, value in list(vars(owner).items()):
                 for function in _functions_of(value):
                     self.add(function)
@@ -209,7 +209,8 @@ def _functions_of(member: Any) -> list[FunctionType]:
     return [function] if isinstance(function, FunctionType) else []
 
 
-def _is_users(found: Any) -> bool:
+def is_users(found: Any) -> bool:
+    """Whether a class, function or module is neither installed nor part of Python or this package."""
     name = found.__name__ if isinstance(found, ModuleType) else getattr(found, "__module__", None)
     return isinstance(name, str) and _is_users_module(name)
 

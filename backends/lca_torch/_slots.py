@@ -2,9 +2,9 @@
 
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
+from typing import Any
 
 from torch import Tensor, nn
-from torch.utils._pytree import tree_leaves, tree_map
 
 from lca_torch._copies import Namespace, Pair
 
@@ -39,8 +39,9 @@ class Slot:
         if self.single:
             (self.copy[self.key],) = tensors
             return
-        given = iter(tensors)
-        self.copy[self.key] = tree_map(lambda v: next(given) if isinstance(v, Tensor) else v, self._form)
+        held = _filled(self._form, iter(tensors))
+        if self.copy.get(self.key) is not held:
+            self.copy[self.key] = held
 
 
 class Slots:
@@ -94,7 +95,7 @@ def _all_slots(pairs: Iterable[Pair]) -> Iterator[Slot]:
     for pair in pairs:
         inner = [pair]
         for kind in ("_parameters", "_buffers"):
-            if kind in pair.original and kind in pair.copy:
+            if isinstance(pair.original.get(kind), dict) and isinstance(pair.copy.get(kind), dict):
                 inner.append(Pair(pair.name, pair.original[kind], pair.copy[kind]))
         for each in inner:
             for key in each:
@@ -110,7 +111,21 @@ def _tensors(value: object) -> list[Tensor]:
         return [value]
     if not isinstance(value, dict | list | tuple):
         return []
-    return [leaf for leaf in tree_leaves(value) if isinstance(leaf, Tensor)]
+    inside = list(value.values() if isinstance(value, dict) else value)
+    return [tensor for item in inside for tensor in _tensors(item)]
+
+
+def _filled(form: Any, given: Iterator[Tensor]) -> Any:
+    """A container with other tensors: itself, as others may hold it too; a tuple cannot be changed."""
+    if isinstance(form, Tensor):
+        return next(given)
+    if isinstance(form, dict | list):
+        for key, value in list(form.items() if isinstance(form, dict) else enumerate(form)):
+            form[key] = _filled(value, given)
+    elif isinstance(form, tuple):
+        values = [_filled(value, given) for value in form]
+        return type(form)(*values) if hasattr(form, "_fields") else type(form)(values)
+    return form
 
 
 def private(tensor: Tensor) -> Tensor:

@@ -92,6 +92,17 @@ class Versions:
             return
         self._kept[-1] = self._kept[-1][0], made
 
+    def refresh(self, same: Callable[[Replica, Replica], bool]) -> str:
+        """Replace the current replica by one made now; what differs, in words, if their losses do."""
+        known = self.current.configuration.moved  # `follow` will see that
+        made = self._replicate()
+        if same(self.current, made):
+            self._kept[-1] = self._kept[-1][0], made
+            return ""
+        if known:
+            return ""
+        return f"last seen: {self.last_change}" if self.last_change else "an object that the loss reads"
+
     def _is_due(self, path: str) -> bool:
         seen = self._inert[path] + 1
         return seen <= PATIENCE or seen & (seen - 1) == 0

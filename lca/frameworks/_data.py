@@ -23,6 +23,8 @@ from lca.frameworks._trees import (
 
 MOST_BATCHES = 10_000
 """Batches that are read from a source without a length, such as a generator, which may be endless."""
+MOST_BYTES = 4 << 30
+"""Bytes of such batches that are kept in memory."""
 Prepare: TypeAlias = Callable[[PyTree], PyTree]
 """From a batch as the user has it to the tensors that the model takes."""
 
@@ -78,6 +80,7 @@ class Batches:
 
     source: Iterable[PyTree]
     prepare: Prepare = lambda batch: batch
+    most_bytes: float = math.inf
 
     @property
     def kept(self) -> bool:
@@ -90,17 +93,19 @@ class Batches:
         Raises
         ------
         DataError
-            If there is no batch, or a source without a length has more than 10,000.
+            If there is no batch, or a source without a length has more than 10,000 batches, or than
+            ``most_bytes``.
         """
-        most = math.inf if _has_length(self.source) else MOST_BATCHES
-        read = 0
+        endless = not _has_length(self.source)
+        read = size = 0
         for batch in self.source:
-            if read == most:
+            if endless and (read == MOST_BATCHES or size > self.most_bytes):
                 raise DataError(
-                    f"the measured data have no length and did not end after {MOST_BATCHES:,} batches; pass "
+                    f"the measured data have no length and did not end after {read:,} batches; pass "
                     "those to be measured: list(itertools.islice(stream, n))."
                 )
             read += 1
+            size += sum(int(getattr(tensor, "nbytes", 0)) for tensor in tensors_in(batch))
             yield self.prepare(batch)
         if not read:
             raise DataError("the measured data are empty; an iterator can be read once, pass a list instead.")
@@ -160,7 +165,7 @@ def read_batches(
     """
     if not keep and isinstance(source, Iterator):
         raise DataError("an iterator can be read only once; pass keep=True, or a list or a loader.")
-    batches = Batches(source, prepare)
+    batches = Batches(source, prepare, MOST_BYTES if keep else math.inf)
     return joined(list(batches.batches())) if keep else batches
 
 

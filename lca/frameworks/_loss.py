@@ -123,6 +123,13 @@ class ModelLoss(ABC):
         """
         return ""
 
+    def refresh(self) -> str:
+        """Copy again what is measured, and say in words what had changed in it unseen; "" if nothing had.
+
+        Called at audited steps (the 2nd, 4th, 8th, ..., every 64th). Default: nothing is copied.
+        """
+        return ""
+
     def prepare(self, batch: PyTree) -> PyTree:
         """A batch as the user has it, converted to the tensors that `evaluate` takes. Default: as it is.
 

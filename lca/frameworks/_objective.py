@@ -168,6 +168,10 @@ class ModelObjective:
         """What the loss reads that has moved and is neither θ nor `state`, in words; "" if not known."""
         return self._loss.what_changed()
 
+    def refresh(self) -> str:
+        """Copy again what is measured, and say in words what had changed unseen; see `ModelLoss.refresh`."""
+        return self._loss.refresh()
+
     @property
     def is_mean(self) -> bool:
         """Whether L is the weighted mean over the examples, however the data are cut into batches.

@@ -83,12 +83,25 @@ def split_test(loss: ModelLoss, theta: Vector, grad: Vector, rows: Rows, batch: 
     broken = [split for split in found if split.gap > tolerance]
     if not broken or _is_random(loss, broken[0], tolerance):  # allocating refuses what is random
         return SplitTest()
+    loss_text, mean_text = _told_apart(broken[0].loss, broken[0].mean)
     weighed = "number of examples" if loss.counts_examples else "batch_weight"
     return SplitTest(
-        f"the loss of {len(Rows(broken[0].whole))} examples is {broken[0].loss:.6g}, but the mean of the "
-        f"losses of their parts, by {weighed}, is {broken[0].mean:.6g}",
-        not loss.mixes_examples and all(_is_between(loss, split, tolerance) for split in broken),
+        f"the loss of {len(Rows(broken[0].whole))} examples is {loss_text}, but the mean of the "
+        f"losses of their parts, by {weighed}, is {mean_text}",
+        not loss.mixes_examples
+        and all(_is_between(loss, split, tolerance) for split in broken)
+        and _has_weights(loss, found, tolerance),
     )
+
+
+def _told_apart(a: float, b: float) -> tuple[str, str]:
+    """Two numbers with as many digits as it takes to see that they differ, and at least 6.
+
+    >>> _told_apart(1.0, 1.00000001)
+    ('1', '1.00000001')
+    """
+    pairs = ((f"{a:.{digits}g}", f"{b:.{digits}g}") for digits in range(6, 18))
+    return next((pair for pair in pairs if pair[0] != pair[1]), (str(a), str(b)))
 
 
 def _cuts(rows: Rows, batch: PyTree) -> Iterator[tuple[PyTree, Sequence[PyTree]]]:
@@ -176,3 +189,18 @@ def _is_between(loss: ModelLoss, split: _Split, tolerance: float) -> bool:
     parts = [_loss(loss, split.theta, [part]) for part in split.parts]
     finite = [value for value in parts if value is not None and math.isfinite(value)]
     return bool(finite) and min(finite) - tolerance <= split.loss <= max(finite) + tolerance
+
+
+def _has_weights(loss: ModelLoss, splits: Sequence[_Split], tolerance: float) -> bool:
+    """Whether the two parts of a batch have the same share in its loss at both points, as weights have."""
+    ranges: dict[int, tuple[float, float]] = {}
+    for split in splits:
+        if len(split.parts) != 2:  # noqa: PLR2004 - more parts leave their shares open
+            continue
+        first, second = (_loss(loss, split.theta, [part]) for part in split.parts)
+        if first is None or second is None or not abs(first - second) > 4 * tolerance:
+            continue
+        share, error = (split.loss - second) / (first - second), 4 * tolerance / abs(first - second)
+        low, high = ranges.get(id(split.parts), (-math.inf, math.inf))
+        ranges[id(split.parts)] = max(low, share - error), min(high, share + error)
+    return all(low <= high for low, high in ranges.values())

@@ -108,8 +108,8 @@ def _refuse_ambiguous_axes(loss: ModelLoss, data: Measured) -> None:
     if not (loss.counts_examples and isinstance(data, Batches) and data.kept):
         return
     shapes = [[tuple(tensor.shape) for tensor in tensors_in(batch)] for batch in data.batches()]
-    if not all(len(shape) > 1 for batch in shapes for shape in batch):
-        return
+    if not all(shapes) or not all(len(shape) > 1 for batch in shapes for shape in batch):
+        return  # objects whose tensors are not seen, or labels: axis 0 runs over examples
     *first, last = ({shape[0] for shape in batch} for batch in shapes)
     same = all(lengths == first[0] for lengths in first) and (not first or max(last) <= max(first[0]))
     if same and len({tuple(shape[1] for shape in batch) for batch in shapes}) > 1:
