@@ -27,7 +27,7 @@ class _CountedLoop(Loop):
     The trainer either passes the number of labels in all batches of the update to the model, as
     ``num_items_in_batch``, for which some models divide the sum over a batch, or divides the mean loss by the
     number of batches. The number may include labels that the model passes over (the first one of each row,
-    where a model shifts them itself), and some models ignore it; ``_multiple`` is what this makes of the loss.
+    where a model shifts them itself), and some models ignore it.
     """
 
     def __init__(self, *args: Any) -> None:
