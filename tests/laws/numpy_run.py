@@ -2,8 +2,7 @@
 
 import numpy as np
 
-from lca.reference import Batch, DatasetLoss
-from lca.reference._optimizers import leave_one_out, mean_gradient
+from lca.reference import Batch, DatasetLoss, leave_one_out, mean_gradient
 from lca.step import ExampleScores, MicroBatch
 from lca.tracking import FunctionalTracker
 from tests.laws.runs import NETWORK, OPTIMIZERS, THETA, Untracked, X, Y

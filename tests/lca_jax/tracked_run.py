@@ -4,7 +4,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from lca.reference._optimizers import leave_one_out, mean_gradient
+from lca.reference import leave_one_out, mean_gradient
 from lca.step import ExampleScores, MicroBatch
 from lca.tracking import FunctionalTracker
 from lca_jax import Objective

@@ -7,6 +7,7 @@ import torch
 from torch import nn
 
 from lca import tolerances
+from lca._micro_batches import mean_gradient
 from lca.errors import LCAError
 from lca.reference import _optimizers as optimizers
 from lca_torch._optimizers import check_known, updates_without
@@ -83,9 +84,7 @@ def test_updates_are_those_of_a_copy_that_steps(kind, options, steps):
     before = copy.deepcopy((run.parameters, run.optimizer.state_dict()))
     updates = updates_without(run.optimizer, run.parameters, gradients, WEIGHTS)
     for m, update in enumerate(updates):
-        theta, expected = run.stepped(
-            optimizers.mean_gradient(gradients, WEIGHTS, [k for k in range(3) if k != m])
-        )
+        theta, expected = run.stepped(mean_gradient(gradients, WEIGHTS, [k for k in range(3) if k != m]))
         limit = tolerances.summed(float((theta.abs() + expected.abs()).max()), EPS)
         assert float((update - expected).abs().max()) <= limit
         assert (float(expected.abs().max()) > 0) == (options.get("lr") != 0.0)
@@ -106,7 +105,7 @@ def test_the_fast_forms_are_those_of_the_numpy_optimizers(name):
     generator = torch.Generator().manual_seed(2)
     for _ in range(4):
         gradients, weights = [random(generator, 50), random(generator, 50)], (0.7, 0.3)
-        theta.grad = optimizers.mean_gradient(gradients, weights, [0, 1])
+        theta.grad = mean_gradient(gradients, weights, [0, 1])
         expected = optimizers.leave_one_out(ours, state, gradients, theta.detach(), sizes=weights)
         for update, wanted in zip(
             updates_without(torchs, [theta], gradients, weights), expected, strict=True

@@ -147,4 +147,4 @@ def test_a_record_and_the_command_say_the_same(tmp_path, capsys):
     assert main(["cite"]) == 0
     assert capsys.readouterr().out == citation()
     assert main(["cite", str(tmp_path / "none")]) == 2
-    assert "there is no record" in capsys.readouterr().err
+    assert "does not exist; pass the folder written by lca.Record" in capsys.readouterr().err

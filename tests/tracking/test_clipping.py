@@ -3,8 +3,8 @@
 import numpy as np
 import pytest
 
+from lca._micro_batches import mean_without
 from lca.errors import LCAError
-from lca.reference._optimizers import mean_without
 from lca.tolerances import EPS64, summed
 from lca.tracking._clipping import Clipping
 from lca.tracking._context import clipped_without
