@@ -5,7 +5,7 @@ formulas are those of `lca.reference`; what does not depend on the gradient is c
 all micro-batches.
 """
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeAlias
 
@@ -90,6 +90,16 @@ def check_known(optimizer: torch.optim.Optimizer) -> None:
                     f"parameter group {number} of this {kind.__name__} has {option}={group[option]!r}: "
                     f"{why}. Omit the option, {_ELSE}"
                 )
+
+
+def refuse_maximizing(optimizers: Iterable[torch.optim.Optimizer]) -> None:
+    """Raise `LCAError` for ``maximize=True``: the gradient of training is then not that of a loss."""
+    if any(group.get("maximize") for optimizer in optimizers for group in optimizer.param_groups):
+        raise LCAError(
+            "with maximize=True the gradients of training are those of what is maximised, so allocations "
+            "made from them would have the opposite sign of those of a loss; let the loop minimise the "
+            "negative, or use an estimator that takes gradients of its own (lca.Adaptive)."
+        )
 
 
 @dataclass(frozen=True, eq=False)

@@ -14,7 +14,7 @@ from lca.tracking._follower import RunFollower
 from lca_torch._live import ParameterVector, flat, holds
 from lca_torch._loop import Loop
 from lca_torch._objective import Objective
-from lca_torch._optimizers import check_known
+from lca_torch._optimizers import check_known, refuse_maximizing
 from lca_torch._updates import Updates, stepping, within
 
 
@@ -132,6 +132,8 @@ class Tracker(ModelTracker[Loop]):
         if "micro_batches" in self._session.required_fields:
             for optimizer in stepping(self._optimizers):
                 check_known(optimizer)
+        if any(field.endswith(("gradient", "micro_batches")) for field in self._session.required_fields):
+            refuse_maximizing(stepping(self._optimizers))
         self._measured = parameters
         return self._loop(parameters, self._requested)
 

@@ -7,7 +7,7 @@ from lca import RIGHT
 from lca.errors import LCAError
 from lca.estimators import CrossFit, NextBatch, SameBatch
 from lca.tracking import FunctionalTracker
-from lca_torch import Tracker
+from lca_torch import Objective, Tracker
 from tests.laws.runs import BATCHES, Kept, Shown
 from tests.lca_torch.tracked_run import TorchFramework
 
@@ -129,6 +129,16 @@ def test_batches_of_different_structure_cannot_be_joined():
 
     with pytest.raises(LCAError, match="differ in structure, dtypes or shapes.*CrossFit"):
         accumulating()
+
+
+@pytest.mark.parametrize("estimator", [SameBatch(), NextBatch(RIGHT), CrossFit(micro_batches=2)])
+def test_gradients_of_what_is_maximised_are_refused_beforehand(estimator):
+    model, data = torch.nn.Linear(2, 3), (torch.eye(2), torch.tensor([0, 2]))
+    objective = Objective(model, torch.nn.functional.cross_entropy, data)
+    uphill = torch.optim.SGD(model.parameters(), lr=0.1, maximize=True)
+    Tracker(model, uphill, objective)
+    with pytest.raises(LCAError, match="with maximize=True .* let the loop minimise the negative"):
+        Tracker(model, uphill, objective, estimator)
 
 
 def test_an_optimizer_without_known_updates_is_refused_beforehand():
