@@ -253,6 +253,8 @@ def two_epochs(loader, measure=lambda loader: None):
     return read, torch.get_rng_state().tolist(), numpy, random.getstate()
 
 
+# JAX, which other tests in this process may have imported, warns of every fork.
+@pytest.mark.filterwarnings(r"ignore:os\.fork\(\) was called:RuntimeWarning")
 @pytest.mark.parametrize("keep", [True, False])
 @pytest.mark.parametrize("kind", LOADERS)
 def test_training_reads_the_same_data_as_if_nothing_were_measured(kind, keep, lines):

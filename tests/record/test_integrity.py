@@ -152,6 +152,7 @@ def test_what_others_put_there_in_the_meantime_is_not_replaced(tmp_path):
 
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork on this system")
+@pytest.mark.filterwarnings(r"ignore:os\.fork\(\) was called:RuntimeWarning")  # by JAX, if it is imported
 def test_a_forked_child_neither_writes_nor_holds_the_lock(tmp_path):
     record = Record(tmp_path / "r", LAYOUT, block=1)
     record.update(allocation(0))
