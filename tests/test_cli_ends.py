@@ -169,15 +169,17 @@ def test_a_name_that_the_terminal_cannot_show_is_escaped(tmp_path, monkeypatch):
 # --- ends --------------------------------------------------------------------------------------------------
 
 
-def hear_ctrl_c():
-    """A child inherits that SIGINT is ignored, as it is under ``nohup`` and in jobs in the background."""
-    signal.signal(signal.SIGINT, signal.default_int_handler)
+@pytest.fixture(autouse=True)
+def ctrl_c_is_heard():
+    """Children inherit that SIGINT is ignored, as it is under ``nohup`` and in jobs in the background."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
 
 
 def program(*args, **options):
     return subprocess.Popen(
         [sys.executable, "-m", "lca", *args],
-        preexec_fn=hear_ctrl_c,  # noqa: PLW1509 - no threads here
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
@@ -207,7 +209,6 @@ def test_ctrl_c_during_an_import_is_one_line(tmp_path, where):
         check=False,
         capture_output=True,
         text=True,
-        preexec_fn=hear_ctrl_c,  # noqa: PLW1509 - no threads here
     )
     assert (done.returncode, done.stderr.strip(), done.stdout) == (130, "lca: interrupted.", "")
     assert list(tmp_path.iterdir()) == []
@@ -215,7 +216,7 @@ def test_ctrl_c_during_an_import_is_one_line(tmp_path, where):
 
 def test_another_program_keeps_its_ctrl_c():
     code = "import signal, lca; assert signal.getsignal(signal.SIGINT) is signal.default_int_handler"
-    subprocess.run([sys.executable, "-c", code], check=True, preexec_fn=hear_ctrl_c)
+    subprocess.run([sys.executable, "-c", code], check=True)
 
 
 @pytest.mark.parametrize(
