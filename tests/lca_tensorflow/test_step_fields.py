@@ -162,9 +162,10 @@ CHANGES = {
 
 @pytest.mark.parametrize("change", CHANGES.values(), ids=CHANGES)
 def test_gradients_altered_by_hand_are_refused(change, monkeypatch):
+    own = tf.GradientTape.gradient
     with pytest.raises(LCAError, match="the loop alters gradients between the tape and the optimizer"):
         with_changed(change, monkeypatch).measure(1, add=False)
-    assert tf.GradientTape.gradient.__module__.startswith("tensorflow.")
+    assert tf.GradientTape.gradient is own
 
 
 @pytest.mark.parametrize("change", [tf.identity, lambda gradient: tf.clip_by_value(gradient, -1e6, 1e6)])

@@ -145,6 +145,7 @@ def test_random_layers_that_stay_on_are_found():
 
 
 def test_the_optimizer_is_left_as_it_was_also_after_an_error():
+    own = keras.optimizers.Optimizer.apply
     model, optimizer = mlp(), keras.optimizers.SGD(0.1)
     tracker = Tracker(model, optimizer, Objective(model, LOSS, (X, Y)), SIMPSON)
 
@@ -155,7 +156,7 @@ def test_the_optimizer_is_left_as_it_was_also_after_an_error():
 
     with pytest.raises(KeyError):
         fail_after_a_step()
-    assert keras.optimizers.Optimizer.apply.__module__.startswith("keras.")
+    assert keras.optimizers.Optimizer.apply is own
     Eager(model, optimizer).train_step(X, Y)
     assert tracker.steps == 1
     other = Tracker(model, optimizer, Objective(model, LOSS, (X, Y)), SIMPSON)
@@ -324,6 +325,7 @@ def test_an_optimizer_of_another_model_is_none_of_ours():
 
 
 def test_trackers_of_two_models_may_overlap():
+    own = keras.optimizers.Optimizer.apply
     models, optimizers = [mlp(), mlp()], pair()
     first, second = (
         Tracker(model, optimizer, Objective(model, LOSS, (X, Y)), SIMPSON, on_error="raise")
@@ -337,4 +339,4 @@ def test_trackers_of_two_models_may_overlap():
     Eager(models[1], optimizers[1]).train_step(X, Y)
     second.__exit__(None, None, None)
     assert (first.steps, second.steps) == (2, 1)
-    assert keras.optimizers.Optimizer.apply.__module__.startswith("keras.")
+    assert keras.optimizers.Optimizer.apply is own
