@@ -35,7 +35,7 @@ class Place(NamedTuple):
         """The names of those that are not the same."""
         try:
             now = self.read()
-        except Exception:
+        except Exception:  # what can no longer be read has changed
             return list(self.names)
         return [name for name, a, b in zip(self.names, now, self.values, strict=True) if not _equal(a, b)]
 
@@ -176,5 +176,5 @@ def _content(cell: CellType) -> Any:
 def _equal(a: Any, b: Any) -> bool:
     try:
         return a is b or bool(a == b)
-    except Exception:
+    except Exception:  # values that cannot be compared count as different
         return False

@@ -79,7 +79,7 @@ class Loop(LoopContext):
         return [_sum(a, b) for a, b in zip(total, gradients, strict=True)]
 
     def computed(self, parts: Iterable[tuple[Any, Any]]) -> None:
-        """A tape has computed these gradients, each behind what it is by."""
+        """A tape has computed these gradients; each follows the variable that it belongs to."""
         if {"gradient", "micro_batches"} & set(self._requested()):
             for source, gradient in parts:
                 if id(source) in self._owned:

@@ -50,7 +50,7 @@ class _CountedLoop(Loop):
             if len(weights) != len(self._marks):
                 raise LCAError(_UNKNOWN)
             weighed = [(w, mark) for w, (_, mark) in zip(weights, self._marks, strict=True)]
-            self._marks = weighed if all(weights) else weighed[-1:]  # one without labels is none
+            self._marks = weighed if all(weights) else weighed[-1:]  # one without labels has no weight
         return super().supply(fields)
 
     def clear(self) -> None:

@@ -96,7 +96,7 @@ def run(args: Namespace) -> int:
 
 
 class _Claim:
-    """The places of all results: free, or holding results that may be replaced and that nobody writes."""
+    """The paths of all results; each is free, or holds a result that may be replaced and is not in use."""
 
     def __init__(self, out: Path, *, overwrite: bool) -> None:
         self._out, self._overwrite = out, overwrite

@@ -173,7 +173,7 @@ def _evaluated(loss: ModelLoss, theta: Vector, whole: PyTree, parts: Sequence[Py
 
 
 def _loss(loss: ModelLoss, theta: Vector, batches: Sequence[PyTree]) -> float | None:
-    try:  # a batch that counts for nothing need not have a loss
+    try:  # a batch of weight 0 need not have a loss
         return loss.evaluate(theta, [b for b in batches if weight_of(loss, b)], gradient=False)[0]
     except LCAError:
         return None

@@ -293,7 +293,7 @@ def _are_finite(loss: ModelLoss, theta: Vector, data: Measured, batch_size: int 
 
 
 def _failure(loss: ModelLoss, theta: Vector, batch: PyTree) -> LCAError | None:
-    """Why this batch has no loss; ``None`` if it has one, or counts for nothing."""
+    """Why this batch has no loss; ``None`` if it has one, or has weight 0."""
     try:
         if loss.counts_examples:
             examples_in(batch)
