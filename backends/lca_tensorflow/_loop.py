@@ -59,11 +59,11 @@ class Loop(LoopContext):
         self._warned = False
 
     def begin_batch(self, *batch: PyTree, weight: float | None = None) -> None:
-        """As `lca.tracking.ModelTracker.begin_batch`; ``(x, y)`` and ``x, y`` are one batch."""
+        """As `lca.tracking.ModelTracker.begin_batch`."""
         if not self._adding:  # no gradient of the batches before was used
             self._batches = []
         self._drop_unused()
-        super().begin_batch(*([batch] if len(batch) > 1 else batch), weight=weight)
+        super().begin_batch(*batch, weight=weight)
         self._taken = False
 
     def add(self, total: Gradients | None, gradients: Gradients) -> list[Any]:

@@ -7,6 +7,7 @@ from torch import Tensor, nn
 
 from lca.errors import LayoutError
 
+_SHARDED = ("DTensor", "ShardedTensor", "AsyncCollectiveTensor")
 LEAVE_OUT = "or leave it out of θ with requires_grad_(False) and frozen='omit'"
 
 
@@ -26,6 +27,11 @@ def _reason(parameter: Tensor) -> str:
         return ""  # refused by name when its shape is needed
     if type(parameter.data) is not Tensor:
         kind = type(parameter.data).__name__
+        if kind not in _SHARDED:
+            return (
+                f"is a {kind}, a subclass of Tensor with operations of its own, and θ consists of plain "
+                f"tensors; make it a plain parameter, nn.Parameter(w.as_subclass(torch.Tensor)), {LEAVE_OUT}"
+            )
         return (
             f"is a {kind}, of which this process may hold a part only; measure a model of plain tensors: "
             "train with DistributedDataParallel, or copy the full tensors into an unsharded model"

@@ -150,6 +150,9 @@ class _StepListener:
         self._follower, self._context = follower, context
         self._expected = list(within(expected))
 
+    def met(self, optimizer: torch.optim.Optimizer) -> None:
+        self._follower.check()  # the model may have other parameters now, which it trains
+
     def before(self, optimizer: torch.optim.Optimizer) -> bool:
         if not any(optimizer is known for known in self._expected):
             self._expected.append(optimizer)

@@ -16,6 +16,9 @@ Arguments = tuple[tuple[Any, ...], dict[str, Any]]
 class Listener(Protocol):
     """Is told of updates."""
 
+    def met(self, optimizer: Optimizer) -> None:
+        """An optimizer of other parameters makes its first step."""
+
     def before(self, optimizer: Optimizer) -> bool:
         """``optimizer`` begins what may be an update. Returns whether `collect` is to be called."""
 
@@ -49,6 +52,7 @@ class Updates:
     ) -> None:
         self._owned = {id(parameter) for parameter in parameters}
         self._optimizers, self._listener = optimizers, listener
+        self._others: set[int] = set()
         self._handles: list[Any] = []
         self._intercepted: list[_Intercepted] = []
         self._running: list[FrameType] = []
@@ -94,6 +98,9 @@ class Updates:
 
     def _begins(self, optimizer: Optimizer, args: Any, kwargs: Any) -> None:
         if not self._owns(optimizer):
+            if id(optimizer) not in self._others:
+                self._others.add(id(optimizer))
+                self._listener.met(optimizer)
             return
         self.enter(optimizer, sys._getframe(1))
         if self._collects:  # by a hook that runs after those of the user, which may change the gradient

@@ -59,7 +59,7 @@ class LoopContext(ABC):
                 f"the weight of a batch is a number > 0, got {weight!r}; skip a batch of weight 0."
             )
         self._end_micro_batch()
-        self._batches += batch
+        self._batches += [batch] if len(batch) > 1 else batch
         self._told &= weight is not None
         self._begin_micro_batch(1.0 if weight is None else float(weight))
 

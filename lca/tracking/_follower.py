@@ -128,6 +128,11 @@ class RunFollower:
         self.steps += 1
         self._look_ahead()
 
+    def check(self) -> None:
+        """Check that the model is still the one that is measured."""
+        with self._session.guarded(self.steps):
+            self._session.check()
+
     def moved_unseen(self) -> bool:
         """Whether θ has moved since the last update, or since the run began if no update was seen.
 

@@ -96,7 +96,7 @@ class ModelTracker(TrackerBase, ABC, Generic[Context]):
     def begin_batch(self, *batch: Batch, weight: float | None = None) -> None:
         """Tell the tracker that the loop begins with this batch; without argument, with an unknown one.
 
-        For loops that do not iterate over `batches`, where ``weight`` is explained.
+        ``begin_batch(x, y)`` and ``begin_batch((x, y))`` are the same. For loops that do not iterate over `batches`, where ``weight`` is explained.
         """
         self._context.begin_batch(*batch, weight=weight)
 

@@ -228,3 +228,19 @@ def test_labels_that_are_ignored_make_batches_differ():
             optimizer.step()
     with pytest.raises(LCAError, match="the weight of a batch is a number > 0, got -1"):
         tracker.begin_batch(weight=-1)
+
+
+def test_the_tensors_of_a_batch_may_be_passed_on_apart():
+    model, optimizer, tracker = measured(shown := Shown(("batch",)))
+    with tracker:
+        for told in (
+            lambda: tracker.begin_batch(X[:10], Y[:10]),
+            lambda: tracker.begin_batch((X[:10], Y[:10])),
+        ):
+            told()
+            optimizer.zero_grad()
+            cross_entropy(model(X[:10]), Y[:10]).backward()
+            optimizer.step()
+    for step in shown.steps:
+        (batch,) = step.batch if isinstance(step.batch, list) else [step.batch]
+        torch.testing.assert_close(batch, (X[:10], Y[:10]))

@@ -9,7 +9,7 @@ from torch.utils.data import DataLoader
 
 import lca
 from lca.errors import DataError, LayoutError, LCAError, LCAWarning, NonDeterministicError, NonFiniteError
-from lca_torch import Objective
+from lca_torch import Objective, Tracker
 from tests.lca_torch.networks import X, Y, mlp, normalised
 
 # --- models and losses ----------------------------------------------------------------------------------
@@ -156,7 +156,7 @@ def test_a_loss_that_doubles_by_accident_is_no_sum():
         ((X, Y.numpy()), r"data\[1\] is a NumPy array \(int64 \(17,\)\)"),
         ({"x": X.numpy(), "y": Y}, r"data\['x'\] is a NumPy array"),
         (X.numpy(), "data is a NumPy array"),
-        ((batch for batch in [(X, Y.numpy())]), r"data\[1\] is a NumPy array"),
+        ([(X, Y.numpy())], r"data.*\[1\] is a NumPy array"),
     ],
 )
 def test_numpy_arrays_are_named(data, where):
@@ -284,3 +284,28 @@ def test_data_that_are_changed_in_place_are_named():
 def test_integers_that_do_not_fit_are_to_be_converted(x, y):
     with pytest.raises(DataError, match=r"raised RuntimeError.*inputs.float\(\), labels.long\(\)"):
         Objective(nn.Linear(4, 3), nn.functional.cross_entropy, (x, y))
+
+
+def test_a_parameter_of_a_class_of_its_own_is_named():
+    class Own(torch.Tensor):
+        pass
+
+    model = mlp()
+    model[0].weight = nn.Parameter(model[0].weight.detach().as_subclass(Own))
+    with pytest.raises(LayoutError, match="is a Own, a subclass of Tensor.*as_subclass"):
+        Objective(model, cross_entropy, (X, Y))
+
+
+def test_a_model_that_grows_with_a_new_optimizer_is_noticed_at_its_first_step():
+    model = mlp()
+    optimizer = torch.optim.SGD(model.parameters(), 0.1)
+    objective = Objective(model, cross_entropy, (X, Y), batch_size=17)
+    with Tracker(model, optimizer, objective) as tracker:
+        cross_entropy(model(X), Y).backward()
+        optimizer.step()
+        model[0], model[2] = nn.Linear(6, 9), nn.Linear(9, 3)
+        grown = torch.optim.SGD(model.parameters(), 0.1)
+        cross_entropy(model(X), Y).backward()
+        with pytest.warns(LCAWarning, match="measuring stopped at step 1.*'0.weight' has shape"):
+            grown.step()
+    assert isinstance(tracker.error, LayoutError)
