@@ -2,15 +2,17 @@
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import zip_longest
 from typing import Protocol, runtime_checkable
 
 import numpy as np
 
 from lca._replay import Replay
 from lca.arrays import Vector, array_ops
-from lca.errors import LCAError, NonDeterministicError, TrajectoryError
+from lca.errors import LayoutError, LCAError, NonDeterministicError, TrajectoryError
+from lca.layout import Layout
 from lca.objective import Batch, Objective, Sampled, at_state
-from lca.step import Step
+from lca.step import Step, Trajectory
 from lca.tolerances import repeat
 
 __all__ = [
@@ -62,6 +64,14 @@ class Cost:
             self.examples + other.examples,
         )
 
+    def __sub__(self, other: "Cost") -> "Cost":
+        return Cost(
+            self.full_gradients - other.full_gradients,
+            self.full_losses - other.full_losses,
+            self.batch_gradients - other.batch_gradients,
+            self.examples - other.examples,
+        )
+
 
 @dataclass(frozen=True, eq=False)
 class StepAllocation:
@@ -89,6 +99,8 @@ class StepAllocation:
         The part of the loss change made by state that is not a parameter (BatchNorm statistics).
     cost
         What was newly evaluated for this step; reused gradients are not counted.
+    start_cost
+        The part of ``cost`` that was spent at θ_t, which costs nothing if the estimator was there before.
     tolerance
         The largest ``|residual|`` that the estimator allows for this step; ``None``: no limit.
     converged, reason
@@ -124,6 +136,7 @@ class StepAllocation:
     step: int = 0
     state_change: float = 0.0
     cost: Cost = field(default_factory=Cost)
+    start_cost: Cost = field(default_factory=Cost)
     tolerance: float | None = None
     converged: bool = True
     reason: str = ""
@@ -218,6 +231,8 @@ def allocate(
     ------
     TrajectoryError
         If there are fewer than two points, or no step at all.
+    LayoutError
+        If the trajectory has a layout, and it is not that of the objective.
     NonDeterministicError
         If the objective is not a function of θ (and its state) alone.
     NonFiniteError
@@ -280,6 +295,9 @@ def allocate_each(
     {'train': -0.5, 'heldout': -1.0}
     """
     allocate_step = start_each(objectives, estimator, check=check)
+    if isinstance(trajectory, Trajectory) and trajectory.layout is not None:
+        for objective in objectives.values():
+            _check_fits(trajectory.layout, objective.layout)
 
     def run() -> Iterator[dict[str, StepAllocation]]:
         none_yet = True
@@ -290,6 +308,25 @@ def allocate_each(
             raise TrajectoryError("there was no step to allocate; was the trajectory already consumed?")
 
     return run()
+
+
+def _check_fits(points: Layout, objective: Layout) -> None:
+    """Raise `LayoutError` if the points of a trajectory are the parameters of another objective."""
+    if (points.names, points.shapes) != (objective.names, objective.shapes):
+        differing = next(
+            (mine, theirs)
+            for mine, theirs in zip_longest(*(_tensors(layout) for layout in (points, objective)))
+            if mine != theirs
+        )
+        raise LayoutError(
+            f"the points of the trajectory have another layout than the objective: {differing[0]} where the "
+            f"objective has {differing[1]}. lca.importers.replay_hdf5(path, objective) matches and transposes "
+            "the tensors of a file; if the order of all entries is the same, pass Trajectory(run.points)."
+        )
+
+
+def _tensors(layout: Layout) -> list[str]:
+    return [f"{name} {shape}" for name, shape in zip(layout.names, layout.shapes, strict=True)]
 
 
 def start_each(
