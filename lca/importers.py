@@ -167,8 +167,8 @@ def replay_hdf5(
         )  # fmt: skip
     except LayoutError as error:
         raise LayoutError(f"{path}: {error}") from error
-    state = sorted({name for o in objectives.values() for name in state_of(o) or ()})
-    if state:
+    state = sorted({name for o in objectives.values() for name in state_of(o) or ()} - {"configuration"})
+    if state:  # the configuration is numbers and flags in Python, and no tensors
         warnings.warn(
             f"the loss also depends on {', '.join(state)}, and {path} holds no state: every step is measured "
             "with the present one.",
@@ -221,15 +221,14 @@ class _Converted:
 
     def __init__(self, rows: _Written, pieces: Sequence[Piece], like: Vector) -> None:
         self._rows, self._pieces, self._like = rows, pieces, like
-        self._dtype = array_ops(like).to_numpy(like).dtype
 
     def __len__(self) -> int:
         return len(self._rows)
 
     def __getitem__(self, at: int) -> Vector:
         row = self._rows[at]
-        theta = np.concatenate([piece.taken_from(row) for piece in self._pieces]).astype(self._dtype)
-        return array_ops(self._like).native(theta, self._like)
+        theta = np.concatenate([piece.taken_from(row) for piece in self._pieces])
+        return array_ops(self._like).vector(theta, self._like)
 
 
 def _theta_of(objectives: Mapping[str, Objective]) -> Vector:
