@@ -34,6 +34,7 @@ def lowest(project: dict) -> dict[str, str]:
 
 
 def main() -> None:
+    """Make the environment, and end with the status of the tests."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--folder", type=Path, help="where to make the environment (a temporary folder)")
     parser.add_argument(
@@ -49,7 +50,11 @@ def main() -> None:
         folder = options.folder or Path(scratch, "venv")
         bounds = Path(scratch, "lowest.txt")
         pinned = [f"{name}=={bound}" for name, bound in packages.items() if bound]
-        left = [line for line in (ROOT / "constraints.txt").read_text().splitlines() if line.partition("==")[0] in options.newest]
+        left = [
+            line
+            for line in (ROOT / "constraints.txt").read_text().splitlines()
+            if line.partition("==")[0] in options.newest
+        ]
         bounds.write_text("\n".join([*pinned, *left]) + "\n")
         print(bounds.read_text(), flush=True)
         subprocess.run([sys.executable, "-m", "venv", folder], check=True)

@@ -1,7 +1,8 @@
 """Which tensor of a file is which parameter of an objective, and how its axes have to be put.
 
-Keras and Flax store kernels with the output neurons on the last axis, PyTorch and `lca.reference` on the first.
-All tensors of a file follow one of these conventions, which the shapes tell unless every kernel is square.
+Keras and Flax store kernels with the output neurons on the last axis, PyTorch and `lca.reference` on the
+first. All tensors of a file follow one of these conventions, which the shapes tell unless every kernel is
+square.
 """
 
 from collections.abc import Mapping, Sequence
@@ -16,8 +17,8 @@ Convention: TypeAlias = Literal["first", "last"]
 """Where the output neurons of a kernel are: on its first axis, or on its last."""
 
 _SAME_ROLE = {
-    "kernel": "weight", "weights": "weight", "w": "weight", "W": "weight", "gamma": "weight", "scale": "weight",
-    "embedding": "weight", "embeddings": "weight", "depthwise_kernel": "weight",
+    "kernel": "weight", "weights": "weight", "w": "weight", "W": "weight", "depthwise_kernel": "weight",
+    "gamma": "weight", "scale": "weight", "embedding": "weight", "embeddings": "weight",
     "biases": "bias", "b": "bias", "beta": "bias",
 }  # fmt: skip
 """Names that other frameworks give to what PyTorch calls ``weight`` and ``bias``."""
@@ -71,11 +72,11 @@ def pieces_of(
     found, channels = [], 0
     for name, shape, neurons in zip(wanted.names, wanted.shapes, wanted.neuron_axes, strict=True):
         which = where[name]
-        arranged = _arranged(held, which, name, shape, mine, theirs)
+        arranged = _arranged(held, which, name, shape, (theirs, mine))
         if arranged is None:
             raise LayoutError(
-                f"{held.names[which]} in the file has shape {held.shapes[which]}, and {name} of the objective "
-                f"{shape}, which no order of its axes makes of it; is it a run of another model?"
+                f"{held.names[which]} in the file has shape {held.shapes[which]}, and {name} of the "
+                f"objective {shape}, which no order of its axes makes of it; is it a run of another model?"
             )
         view, axes = arranged
         if len(shape) > 2:
@@ -97,21 +98,20 @@ def _where(held: Layout, wanted: Layout, names: Mapping[str, str], *, strict: bo
     absent = [name for name in names.values() if name not in held.names]
     if unknown or absent:
         raise LayoutError(
-            f"names= maps the parameters of the objective ({_listed(wanted.names)}) to the tensors in the file "
-            f"({_listed(held.names)}); {_listed(unknown or absent)} is not among them."
+            f"names= maps the parameters of the objective ({_listed(wanted.names)}) to the tensors in the "
+            f"file ({_listed(held.names)}); {_listed(unknown or absent)} is not among them."
         )
     where = {}
     for name in wanted.names:
-        if name in names:
-            candidates = [held.names.index(names[name])]
-        else:
-            candidates = _called(name, held.names)
+        candidates = [held.names.index(names[name])] if name in names else _called(name, held.names)
         if len(candidates) == 1:
             where[name] = candidates[0]
     missing = [name for name in wanted.names if name not in where]
     twice = sorted({held.names[which] for which in where.values() if list(where.values()).count(which) > 1})
     if missing or twice:
-        problem = f"no tensor for {_listed(missing)}" if missing else f"{_listed(twice)} for several parameters"
+        problem = (
+            f"no tensor for {_listed(missing)}" if missing else f"{_listed(twice)} for several parameters"
+        )
         raise LayoutError(
             f"the file holds {_listed(held.names)}: {problem} of the objective; say which is which: "
             "names={parameter: tensor in the file}. If they are in the same order: "
@@ -168,15 +168,16 @@ def _convention_of_file(
         )
     if neuron_axis is not None:
         return "last" if neuron_axis else "first"
-    mine, both = _convention_of(wanted), ("first", "last")
+    mine = _convention_of(wanted)
+    both: tuple[Convention, Convention] = ("first", "last")
     arranged = {
         theirs: [
-            _arranged(held, where[name], name, shape, mine, theirs)
+            _arranged(held, where[name], name, shape, (theirs, mine))
             for name, shape in zip(wanted.names, wanted.shapes, strict=True)
         ]
         for theirs in both
     }
-    fitting: list[Convention] = [theirs for theirs in both if None not in arranged[theirs]]
+    fitting = [theirs for theirs in both if None not in arranged[theirs]]
     kernels = any(_leaf(held.names[which]) in _KERNELS for which in where.values())
     if not fitting:
         return mine  # the shapes differ, which is said for the first tensor
@@ -196,9 +197,13 @@ def _convention_of_file(
 
 
 def _arranged(
-    held: Layout, which: int, name: str, shape: tuple[int, ...], mine: Convention, theirs: Convention
+    held: Layout, which: int, name: str, shape: tuple[int, ...], conventions: tuple[Convention, Convention]
 ) -> tuple[tuple[int, ...], tuple[int, ...]] | None:
-    """The shape and the permutation of axes that make ``shape`` of a tensor; ``None`` if there is none."""
+    """The shape and the permutation of axes that make ``shape`` of a tensor; ``None`` if there is none.
+
+    ``conventions`` are that of the file and that of the objective.
+    """
+    theirs, mine = conventions
     has, axes = held.shapes[which], tuple(range(len(held.shapes[which])))
     is_table = _leaf(held.names[which]) in _TABLES or _leaf(name) in _TABLES
     if mine == theirs or len(axes) < 2 or is_table:
@@ -230,9 +235,9 @@ def _flattened(
     """A dense kernel behind a convolution, whose inputs are ordered by position, or by channel."""
     if reorder is None:
         raise LayoutError(
-            f"{name} follows a convolution with {channels} channels. Flattened images have their channels last "
-            "in TensorFlow and first in PyTorch and lca.reference; pass reorder_flattened=True to reorder the "
-            "inputs of this kernel accordingly, or False if the file has them in the objective's order."
+            f"{name} follows a convolution with {channels} channels. Flattened images have their channels "
+            "last in TensorFlow and first in PyTorch and lca.reference; pass reorder_flattened=True to put "
+            "the inputs of this kernel in order, or False if the file has them in that of the objective."
         )
     if not reorder:
         return has, (1, 0)

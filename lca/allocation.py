@@ -320,8 +320,9 @@ def _check_fits(points: Layout, objective: Layout) -> None:
         )
         raise LayoutError(
             f"the points of the trajectory have another layout than the objective: {differing[0]} where the "
-            f"objective has {differing[1]}. lca.importers.replay_hdf5(path, objective) matches and transposes "
-            "the tensors of a file; if the order of all entries is the same, pass Trajectory(run.points)."
+            f"objective has {differing[1]}. lca.importers.replay_hdf5(path, objective) matches the tensors "
+            "of a file and transposes them; if all entries are in the same order, Trajectory(run.points) has "
+            "no layout."
         )
 
 

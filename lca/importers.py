@@ -188,7 +188,7 @@ class _Written:
         return self._count
 
     def __getitem__(self, at: int) -> np.ndarray:
-        row = self._weights[at]
+        row = np.asarray(self._weights[at])
         if not self.is_written(at, row):
             raise DataError(
                 f"{self._path}: row {at} of all_weights was never written; was the run interrupted? "
@@ -197,12 +197,12 @@ class _Written:
         return row.astype(row.dtype.newbyteorder("="), copy=False)
 
     def is_written(self, at: int, row: np.ndarray) -> bool:
-        """Whether a row holds anything; a network may begin at 0 (the first row), but does not return there."""
+        """Whether a row holds anything; a network may begin at 0, the first row, but hardly returns there."""
         empty = np.asarray(self._weights.fillvalue)
-        blank = row == empty if empty == empty else np.isnan(row)
+        blank = np.isnan(row) if np.isnan(empty) else row == empty
         if not at and not empty:
             blank = np.zeros(1, bool)
-        return not blank.all() and self._has_chunks(at)
+        return not bool(blank.all()) and self._has_chunks(at)
 
     def _has_chunks(self, at: int) -> bool:
         """Whether every chunk with a piece of a row is in the file, so far as it is stored in chunks."""
@@ -287,8 +287,8 @@ def _check_last(path: str | PathLike[str], points: _Written, weights: Any) -> No
         count -= 1
     if count < len(points):
         raise DataError(
-            f"{path}: the last {len(points) - count} of {len(points)} rows of all_weights were never written; "
-            f"was the run interrupted? rows={count} reads the ones before them."
+            f"{path}: the last {len(points) - count} of {len(points)} rows of all_weights were never "
+            f"written; was the run interrupted? rows={count} reads the ones before them."
         )
 
 
@@ -312,13 +312,18 @@ def _kind(path: Path) -> str:
 def _contents(file: Any) -> str:
     """What an HDF5 file without a run holds, for a message."""
     found: list[str] = []
-    file.visititems(lambda name, held: found.append(f"{name} {held.shape}") if hasattr(held, "shape") else None)
-    if any(name in file for name in ("layers", "model_weights", "layer_names")) or "layer_names" in file.attrs:
+    file.visititems(
+        lambda name, held: found.append(f"{name} {held.shape}") if hasattr(held, "shape") else None
+    )
+    if (
+        any(name in file for name in ("layers", "model_weights", "layer_names"))
+        or "layer_names" in file.attrs
+    ):
         return "it is a checkpoint of Keras: lca_tensorflow.replay reads several of them as a run."
     listed = ", ".join(found[:5]) + (f" and {len(found) - 5} more" if len(found) > 5 else "")
     return (
-        f"it holds {listed or 'no data'}. Expected one flattened parameter vector per row, and the attributes "
-        "var_names and var_shapes."
+        f"it holds {listed or 'no data'}. Expected one flattened parameter vector per row, and the "
+        "attributes var_names and var_shapes."
     )
 
 
@@ -430,7 +435,9 @@ def _shapes(path: str | PathLike[str], value: Any, tensors: int) -> list[tuple[i
 
 def _shape(path: str | PathLike[str], shape: Any) -> tuple[int, ...]:
     numbers = re.findall(r"\d+", shape) if isinstance(shape, str) else np.atleast_1d(shape).tolist()
-    if not isinstance(shape, str | int | np.integer | np.ndarray | Sequence) or not all(str(n).isdigit() for n in numbers):
+    if not isinstance(shape, str | int | np.integer | np.ndarray | Sequence) or not all(
+        str(n).isdigit() for n in numbers
+    ):
         raise DataError(f"{path}: {shape!r} in var_shapes is not a shape; expected integers, e.g. (2, 3).")
     return tuple(int(n) for n in numbers)
 

@@ -173,7 +173,10 @@ KINDS = {
     "a pickle": (lambda path: path.write_bytes(b"\x80\x04K\x01."), "it is a pickle, which is not loaded"),
     "a folder": (lambda path: path.mkdir(), r"it is a folder; lca_torch\.replay"),
     "no HDF5": (lambda path: path.write_text("hello"), r"cannot be read as HDF5 \("),
-    "a Keras checkpoint": (keras_file, r"has no data set all_weights; it is a checkpoint of Keras: lca_tensor"),
+    "a Keras checkpoint": (
+        keras_file,
+        r"has no data set all_weights; it is a checkpoint of Keras: lca_tensor",
+    ),
     "other HDF5": (other_hdf5_file, r"has no data set all_weights; it holds weights/0 \(4, 8\)"),
 }
 

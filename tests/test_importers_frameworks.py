@@ -1,4 +1,4 @@
-"""A run of Keras in one HDF5 file, measured by NumPy, torch and Keras in one call each: the losses are the run's."""
+"""A run of Keras in one HDF5 file, measured by NumPy, torch and Keras in one call: with its own losses."""
 
 import h5py
 import keras

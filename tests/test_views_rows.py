@@ -107,7 +107,9 @@ def run_of(steps):
         values = rng.normal(size=LAYOUT.size)
         values[rng.random(LAYOUT.size) < 0.3] = 0
         run.update(
-            StepAllocation(values, 2.0 - step, 1.5 - step, residual=rng.normal(), mass=rng.random(), step=step)
+            StepAllocation(
+                values, 2.0 - step, 1.5 - step, residual=rng.normal(), mass=rng.random(), step=step
+            )
         )
     return run
 
@@ -122,7 +124,9 @@ def test_no_number_of_a_summary_depends_on_where_the_rows_are(monkeypatch):
     assert summarize(in_a_file) == summarize(in_memory)
     np.testing.assert_array_equal(in_a_file.tensors.rows, in_memory.tensors.rows)
     np.testing.assert_array_equal(in_a_file.trace.rows, in_memory.trace.rows)
-    for a, b in zip(vars(in_a_file.signs.per_group()).values(), vars(in_memory.signs.per_group()).values(), strict=True):
+    for a, b in zip(
+        vars(in_a_file.signs.per_group()).values(), vars(in_memory.signs.per_group()).values(), strict=True
+    ):
         np.testing.assert_array_equal(a, b)
 
 

@@ -78,7 +78,9 @@ def replay(
     ...     [step.index for step in replay(folder, objective)]
     [0, 1]
     """
-    return steps_between(checkpoint_files(checkpoints), _Reader.of(objective, key, prefix, strict=strict).read)
+    return steps_between(
+        checkpoint_files(checkpoints), _Reader.of(objective, key, prefix, strict=strict).read
+    )
 
 
 @dataclass(frozen=True)

@@ -77,7 +77,9 @@ class Rows:
 
     def _write(self, rows: np.ndarray) -> None:
         """Write rows to the file, behind those that are in it for good."""
-        if self._owner != os.getpid():  # also in a forked process, which must not write to the file of another
+        if (
+            self._owner != os.getpid()
+        ):  # also in a forked process, which must not write to the file of another
             earlier = self._mapped(self._written) if self._written else self._held[:0]
             file = tempfile.TemporaryFile(buffering=0)  # noqa: SIM115 - for as long as this object lives
             weakref.finalize(self, file.close)
@@ -97,7 +99,7 @@ class Rows:
 
 def _write_all(file: Any, first: int, rows: np.ndarray) -> None:
     """Write ``rows`` as the rows from ``first`` on; an unbuffered file may take a part at a time."""
-    left = memoryview(np.ascontiguousarray(rows).reshape(-1).view(np.uint8)) if rows.size else memoryview(b"")
+    left = memoryview(rows.tobytes())
     file.seek(first * (rows.nbytes // len(rows)) if len(rows) else 0)
-    while len(left):
+    while left:
         left = left[file.write(left) :]

@@ -112,13 +112,14 @@ class HelpingCounts:
     def mean_helping_percent_per_group(self) -> np.ndarray:
         """``per_group().mean_helping_percent()``, (groups,), in a fixed amount of memory."""
         rows = self._rows.array()
-        sums = np.zeros((2, rows.shape[2]))
+        total, count = np.zeros((2, rows.shape[2]))
         for first in range(0, len(rows), _PIECE):
             percent = Signs(*rows[first : first + _PIECE].swapaxes(0, 1)).helping_percent()
             has = ~np.isnan(percent)
-            sums += np.where(has, percent, 0.0).sum(axis=0), has.sum(axis=0)
-        mean = np.full(rows.shape[2], np.nan)
-        np.divide(*sums, out=mean, where=sums[1] > 0)
+            total += np.where(has, percent, 0.0).sum(axis=0)
+            count += has.sum(axis=0)
+        mean = np.full(len(total), np.nan)
+        np.divide(total, count, out=mean, where=count > 0)
         return mean
 
 

@@ -234,7 +234,9 @@ def test_buffers_of_an_older_version_are_ignored_on_request(tmp_path):
         torch.save(old | model.state_dict(), tmp_path / f"step{step}.pt")
         nn.init.constant_(model[0].bias, step)
     objective = objective_of(model)
-    with pytest.raises(TrajectoryError, match=r"also holds '0\.attention\.bias', .* strict=False ignores them"):
+    with pytest.raises(
+        TrajectoryError, match=r"also holds '0\.attention\.bias', .* strict=False ignores them"
+    ):
         list(replay(tmp_path, objective))
     steps = list(replay(tmp_path, objective, strict=False))
     assert [float((step.end - step.start)[-1]) != 0 for step in steps] == [True, True]

@@ -130,8 +130,8 @@ def test_a_file_that_is_replaced_while_it_is_read_is_read_again(tmp_path, monkey
         return found
 
     monkeypatch.setattr(LocalStore, "get", slow)
-    monkeypatch.setattr("lca.record._files.sync", lambda coroutine: asyncio.run(coroutine))
-    monkeypatch.setattr("zarr.core.array.sync", lambda coroutine: asyncio.run(coroutine))
+    monkeypatch.setattr("lca.record._files.sync", asyncio.run)
+    monkeypatch.setattr("zarr.core.array.sync", asyncio.run)
     assert reader.total.values.ravel().tolist() == [3.0, 3.0]
     assert open_record(tmp_path / "r").sizes["step"] == 4
     record.close()

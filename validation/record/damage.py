@@ -25,7 +25,7 @@ Damage = Callable[[Path, random.Random], None]
 
 
 def make(path: Path) -> None:
-    """A complete record with everything a record can hold; files of many blocks and of one, as of a long run."""
+    """A complete record with everything a record can hold; files of many blocks and of one."""
     rng = np.random.default_rng(0)
     options: dict[str, Any] = {"settings": {"seed": 0}, "values": "float64", "trace": ["a.weight[1, 0]"]}
     with (

@@ -51,7 +51,7 @@ def serve(number: float) -> None:
 
 @dataclass
 class Pairs:
-    """What pairs of writers did: how often both wrote, none did though one could, or a record was not right."""
+    """How often both of a pair wrote, or neither though one could, and the records that were not right."""
 
     pairs: int = 0
     both: int = 0
@@ -108,7 +108,9 @@ def run(folder: Path, pairs: int) -> Pairs:
                 expected = [0.0] * ROWS * (exists and mode == "a") + [own] * ROWS
                 rows = open_record(path).load()
                 if (rows.total[:, 0] / 3).values.tolist() != expected or not rows.attrs["complete"]:
-                    found.wrong.append(f"{first}, {second}, {'there' if exists else 'new'}: {rows.total.values}")
+                    found.wrong.append(
+                        f"{first}, {second}, {'there' if exists else 'new'}: {rows.total.values}"
+                    )
     return found
 
 
