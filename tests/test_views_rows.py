@@ -65,15 +65,20 @@ def test_a_copy_has_rows_of_its_own(few_held, copied):
 @pytest.mark.filterwarnings(r"ignore:This process .* is multi-threaded:DeprecationWarning")
 def test_a_forked_process_does_not_write_to_the_rows_of_the_first(few_held):
     rows = filled(200)
+    reading, writing = os.pipe()
     child = os.fork()
     if not child:
+        os.close(writing)
+        os.read(reading, 1)  # until the first process has written its rows
         for _ in range(200):
             rows.append((-1.0, False))
         right = np.array_equal(rows.array()[:200], expected(200)) and (rows.array()["a"][200:] == -1).all()
         os._exit(0 if right else 1)
-    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
+    os.close(reading)
     for i in range(200, 400):
         rows.append((i / 2, i % 3 == 0))
+    os.close(writing)
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
     np.testing.assert_array_equal(rows.array(), expected(400))
 
 
