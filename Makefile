@@ -17,7 +17,7 @@ PYTEST := $(BIN)/pytest -n $(WORKERS) --dist loadfile
 demo pytest nightly: export OPENBLAS_NUM_THREADS ?= 1
 pytest nightly: export OMP_NUM_THREADS ?= 1
 
-.PHONY: help demo test lint types docs pytest nightly clean
+.PHONY: help demo test lint types docs pytest nightly lowest clean
 .DEFAULT_GOAL := help
 
 help:  ## list the targets
@@ -50,6 +50,10 @@ pytest: $(FULL)  ## tests, doctests, and the examples in README.md and docs/ (WO
 # Takes hours. A failure prints the smallest case that shows it: add that case as a test of its own.
 nightly: $(FULL)  ## random search: the tests with 2,000 new random cases each
 	$(PYTEST) --hypothesis-profile=nightly tests
+
+# In an environment of its own. Where the index has no CPU build of the oldest torch: ARGS='--newest torch'.
+lowest:  ## the tests with the lowest versions that pyproject.toml admits (PYTHON=python3.11)
+	$(PYTHON) .ci/lowest.py $(ARGS)
 
 clean:  ## remove .venv and everything that was built
 	rm -rf $(VENV) build dist docs/_build .mypy_cache .pytest_cache .ruff_cache .hypothesis

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import zip_longest
 from typing import Protocol, runtime_checkable
 
 import numpy as np
@@ -9,9 +10,10 @@ import numpy as np
 from lca._opening import Openings
 from lca._replay import Replay
 from lca.arrays import Vector, array_ops
-from lca.errors import LCAError, NonDeterministicError, TrajectoryError
+from lca.errors import LayoutError, LCAError, NonDeterministicError, TrajectoryError
+from lca.layout import Layout
 from lca.objective import Batch, Objective, Sampled, at_state
-from lca.step import Step
+from lca.step import Step, Trajectory
 from lca.tolerances import repeat
 
 __all__ = [
@@ -63,6 +65,14 @@ class Cost:
             self.examples + other.examples,
         )
 
+    def __sub__(self, other: "Cost") -> "Cost":
+        return Cost(
+            self.full_gradients - other.full_gradients,
+            self.full_losses - other.full_losses,
+            self.batch_gradients - other.batch_gradients,
+            self.examples - other.examples,
+        )
+
 
 @dataclass(frozen=True, eq=False)
 class StepAllocation:
@@ -91,6 +101,8 @@ class StepAllocation:
         step before and the update (`Step.previous_state`), and from ``state[0]`` to ``state[1]``.
     cost
         What was newly evaluated for this step; reused gradients are not counted.
+    start_cost
+        The part of ``cost`` that was spent at θ_t, which costs nothing if the estimator was there before.
     tolerance
         The largest ``|residual|`` that the estimator allows for this step; ``None``: no limit.
     converged, reason
@@ -126,6 +138,7 @@ class StepAllocation:
     step: int = 0
     state_change: float = 0.0
     cost: Cost = field(default_factory=Cost)
+    start_cost: Cost = field(default_factory=Cost)
     tolerance: float | None = None
     converged: bool = True
     reason: str = ""
@@ -220,6 +233,8 @@ def allocate(
     ------
     TrajectoryError
         If there are fewer than two points, or no step at all.
+    LayoutError
+        If the trajectory has a layout, and it is not that of the objective.
     NonDeterministicError
         If the objective is not a function of θ (and its state) alone.
     NonFiniteError
@@ -282,6 +297,9 @@ def allocate_each(
     {'train': -0.5, 'heldout': -1.0}
     """
     allocate_step = start_each(objectives, estimator, check=check)
+    if isinstance(trajectory, Trajectory) and trajectory.layout is not None:
+        for objective in objectives.values():
+            _check_fits(trajectory.layout, objective.layout)
 
     def run() -> Iterator[dict[str, StepAllocation]]:
         none_yet = True
@@ -292,6 +310,26 @@ def allocate_each(
             raise TrajectoryError("there was no step to allocate; was the trajectory already consumed?")
 
     return run()
+
+
+def _check_fits(points: Layout, objective: Layout) -> None:
+    """Raise `LayoutError` if the points of a trajectory are the parameters of another objective."""
+    if (points.names, points.shapes) != (objective.names, objective.shapes):
+        differing = next(
+            (mine, theirs)
+            for mine, theirs in zip_longest(*(_tensors(layout) for layout in (points, objective)))
+            if mine != theirs
+        )
+        raise LayoutError(
+            f"the points of the trajectory have another layout than the objective: {differing[0]} where the "
+            f"objective has {differing[1]}. lca.importers.replay_hdf5(path, objective) matches the tensors "
+            "of a file and transposes them; if all entries are in the same order, Trajectory(run.points) has "
+            "no layout."
+        )
+
+
+def _tensors(layout: Layout) -> list[str]:
+    return [f"{name} {shape}" for name, shape in zip(layout.names, layout.shapes, strict=True)]
 
 
 def start_each(

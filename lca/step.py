@@ -8,6 +8,7 @@ import numpy as np
 
 from lca.arrays import Vector
 from lca.errors import LCAError, TrajectoryError
+from lca.layout import Layout
 from lca.objective import Batch, State
 
 __all__ = [
@@ -148,6 +149,9 @@ class Trajectory:
     points
         Anything with a length and integer indexing whose items are (K,) vectors: a list, a (T+1, K)
         array, a memory map, a Zarr or HDF5 data set. Each row is read once, when its step comes up.
+    layout
+        The layout of the points, if it is known. `lca.allocate` then refuses an objective with another one,
+        for which the points would be other parameters.
 
     Raises
     ------
@@ -163,7 +167,7 @@ class Trajectory:
     [(0, array([1., 0.])), (1, array([0., 2.]))]
     """
 
-    def __init__(self, points: Sequence[Vector] | Any) -> None:
+    def __init__(self, points: Sequence[Vector] | Any, layout: Layout | None = None) -> None:
         try:
             count = len(points)
         except TypeError:
@@ -176,7 +180,7 @@ class Trajectory:
                 f"a trajectory needs at least two points (one step), got {count}; keep the parameters "
                 "before the first update as well."
             )
-        self.points = points
+        self.points, self.layout = points, layout
 
     def __len__(self) -> int:
         """The number of steps, one less than the number of points."""

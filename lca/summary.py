@@ -26,7 +26,7 @@ __all__ = [
 class RunViews(RowView):
     """The views of one measured loss from which `summarize` makes its summary; the default of a tracker.
 
-    Memory: a few numbers a step and tensor.
+    Memory: fixed; the numbers of earlier steps are in a temporary file, and none is dropped.
 
     Attributes
     ----------
@@ -181,7 +181,7 @@ def to_json(summary: Mapping[str, Any]) -> str:
 
 
 def _helping_by_name(run: RunViews, *, sampled: bool) -> dict[str, float | None]:
-    percents = run.signs.per_group().mean_helping_percent()
+    percents = run.signs.mean_helping_percent_per_group()
     names = run.tensors.groups.names
     return {name: None if sampled else _number(p) for name, p in zip(names, percents, strict=True)}
 

@@ -15,7 +15,7 @@ FLOORS = [
     ["lca.groups"],
     ["lca.layout"],
     ["lca._state", "lca._micro_batches"],
-    ["lca.objective"],
+    ["lca.objective", "lca._matching"],
     ["lca.step"],
     ["lca._replay", "lca._opening"],
     ["lca.allocation"],

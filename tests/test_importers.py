@@ -4,9 +4,9 @@ import h5py
 import numpy as np
 import pytest
 
-from lca import SIMPSON, PathIntegral, allocate
-from lca.errors import DataError, TrajectoryError
-from lca.importers import read_hdf5
+from lca import SIMPSON, PathIntegral, Trajectory, allocate
+from lca.errors import DataError, LayoutError, TrajectoryError
+from lca.importers import read_hdf5, replay_hdf5
 from lca.reference import Quadratic
 from lca.tolerances import EPS64, summed
 
@@ -52,15 +52,142 @@ def test_one_matrix_of_shapes_is_read(tmp_path):
 
 def test_the_run_is_allocated_like_the_same_points_in_memory(tmp_path):
     bowl = Quadratic(np.diag(np.arange(1.0, 9.0)))
-    _, run = read_hdf5(saved(tmp_path / "run.h5"))
+    run = replay_hdf5(saved(tmp_path / "run.h5", names=["theta"], shapes="(8,)"), bowl)
     for t, found in enumerate(allocate(bowl, run, PathIntegral(SIMPSON))):
         change = bowl.loss(POINTS[t + 1]) - bowl.loss(POINTS[t])
         assert abs(found.values.sum() - change) <= summed(found.mass + bowl.loss(POINTS[t]), EPS64)
 
 
-def test_rows_are_read_lazily(tmp_path):
-    _, run = read_hdf5(saved(tmp_path / "run.h5"))
-    assert isinstance(run.points, h5py.Dataset)
+def test_points_of_another_layout_are_refused(tmp_path):
+    layout, run = read_hdf5(saved(tmp_path / "run.h5"))
+    bowl = Quadratic(np.eye(8))
+    with pytest.raises(
+        LayoutError, match=r"fc1\.kernel \(2, 3\) where the objective has theta \(8,\)\. .*replay_hdf5"
+    ):
+        allocate(bowl, run, PathIntegral(SIMPSON))
+    assert len(list(allocate(bowl, Trajectory(run.points), PathIntegral(SIMPSON)))) == 3
+    assert run.layout == layout
+
+
+def test_rows_are_read_when_their_step_comes_up(tmp_path):
+    points = POINTS.copy()
+    points[2] = 0
+    _, run = read_hdf5(saved(tmp_path / "run.h5", points))
+    steps = iter(run)
+    np.testing.assert_array_equal(next(steps).end, POINTS[1])
+    with pytest.raises(DataError, match=r"row 2 of all_weights was never written.* rows=2 reads those"):
+        next(steps)
+
+
+@pytest.mark.parametrize(
+    ("dtype", "kept"), [(">f4", "float32"), (">f8", "float64"), ("<f2", "float16"), ("<f8", "float64")]
+)
+def test_numbers_of_either_byte_order_are_read(tmp_path, dtype, kept):
+    _, run = read_hdf5(saved(tmp_path / "run.h5", POINTS.astype(dtype)))
+    [first, *_] = run
+    assert first.start.dtype == np.dtype(kept)
+    assert first.start.dtype.isnative
+    np.testing.assert_array_equal(first.start, POINTS[0].astype(kept))
+
+
+ONE = {
+    "a tuple": ("w", (2, 4)),
+    "an array of integers": (["w"], np.array([2, 4], ">i8")),
+    "its text": ("w", "(2, 4)"),
+    "a list of one": (["w"], ["(2, 4)"]),
+    "a list of one list": (b"w", np.array([[2, 4]])),
+}
+
+
+@pytest.mark.parametrize("how", ONE)
+def test_a_single_tensor_is_read(tmp_path, how):
+    names, shapes = ONE[how]
+    layout, _ = read_hdf5(saved(tmp_path / "run.h5", names=names, shapes=shapes))
+    assert (layout.names, layout.shapes) == (("w",), ((2, 4),))
+
+
+# --- runs that were interrupted --------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("chunks", [None, (1, 8), (2, 3), (6, 8)])
+@pytest.mark.parametrize("fill", [0.0, np.nan, 7.0])
+def test_rows_that_were_never_written_are_refused(tmp_path, chunks, fill):
+    path = tmp_path / "run.h5"
+    with h5py.File(path, "w") as file:
+        held = file.create_dataset("all_weights", (6, 8), "f8", chunks=chunks, fillvalue=fill)
+        held[:4] = POINTS
+        file.attrs["var_names"], file.attrs["var_shapes"] = NAMES, str(SHAPES)
+    with pytest.raises(DataError, match=r"the last 2 of 6 rows of all_weights were never written.* rows=4 "):
+        read_hdf5(path)
+    _, run = read_hdf5(path, rows=4)
+    np.testing.assert_array_equal([step.end for step in run], POINTS[1:])
+
+
+def test_a_row_of_which_only_a_part_was_written_is_refused(tmp_path):
+    path = tmp_path / "run.h5"
+    with h5py.File(path, "w") as file:
+        held = file.create_dataset("all_weights", (4, 8), "f8", chunks=(1, 4))
+        held[:3] = POINTS[:3]
+        held[3, :4] = POINTS[3, :4]
+        file.attrs["var_names"], file.attrs["var_shapes"] = NAMES, str(SHAPES)
+    with pytest.raises(DataError, match=r"the last 1 of 4 rows of all_weights were never written"):
+        read_hdf5(path)
+
+
+def test_a_network_may_begin_at_zero(tmp_path):
+    points = np.vstack([np.zeros(8), POINTS])
+    assert len(read_hdf5(saved(tmp_path / "run.h5", points))[1]) == 4
+
+
+@pytest.mark.parametrize("rows", [0, 5, -1])
+def test_rows_that_are_not_there_are_refused(tmp_path, rows):
+    with pytest.raises(DataError, match=f"has 4 rows, and rows={rows} asks for others"):
+        read_hdf5(saved(tmp_path / "run.h5"), rows=rows)
+
+
+# --- files of other kinds --------------------------------------------------------------------------------
+
+
+def numpy_file(path):
+    np.save(path, POINTS)
+
+
+def zip_file(path):
+    with path.open("wb") as file:
+        np.savez(file, all_weights=POINTS)
+
+
+def keras_file(path):
+    with h5py.File(path, "w") as file:
+        file["layers/dense/vars/0"] = POINTS
+
+
+def other_hdf5_file(path):
+    with h5py.File(path, "w") as file:
+        file["weights/0"] = POINTS
+
+
+KINDS = {
+    "a NumPy array": (numpy_file, r"it is a NumPy array; pass lca\.Trajectory"),
+    "a zip archive": (zip_file, "it is a zip archive"),
+    "a pickle": (lambda path: path.write_bytes(b"\x80\x04K\x01."), "it is a pickle, which is not loaded"),
+    "a folder": (lambda path: path.mkdir(), r"it is a folder; lca_torch\.replay"),
+    "no HDF5": (lambda path: path.write_text("hello"), r"cannot be read as HDF5 \("),
+    "a Keras checkpoint": (
+        keras_file,
+        r"has no data set all_weights; it is a checkpoint of Keras: lca_tensor",
+    ),
+    "other HDF5": (other_hdf5_file, r"has no data set all_weights; it holds weights/0 \(4, 8\)"),
+}
+
+
+@pytest.mark.parametrize("what", KINDS)
+def test_files_of_other_kinds_are_named(tmp_path, what):
+    write, message = KINDS[what]
+    path = tmp_path / "run.npy"
+    write(path)
+    with pytest.raises(DataError, match=message):
+        read_hdf5(path)
 
 
 REFUSED = {
@@ -92,7 +219,7 @@ def test_biases_that_contradict_the_neuron_axis_are_an_error(tmp_path):
 
 def test_a_bias_determines_the_neuron_axis_of_a_depthwise_kernel(tmp_path):
     names = ["dw.kernel", "dw.bias", "fc.kernel", "fc.bias"]
-    points = np.zeros((2, 12 + 3 + 6 + 2))
+    points = np.ones((2, 12 + 3 + 6 + 2))
     path = saved(tmp_path / "run.h5", points, names=names, shapes="[(2, 2, 3, 1), (3,), (3, 2), (2,)]")
     assert read_hdf5(path)[0].neuron_axes == (2, 0, 1, 0)
 

@@ -51,6 +51,10 @@ class TensorFlowOps(ArrayOps):
     def eps(self, vector: tf.Tensor) -> float:
         return float(np.finfo(vector.dtype.as_numpy_dtype).eps)
 
+    def vector(self, array: np.ndarray, like: tf.Tensor) -> tf.Tensor:
+        with tf.device(like.device):
+            return tf.constant(array, like.dtype)
+
     def to_numpy(self, array: tf.Tensor | np.ndarray) -> np.ndarray:
         if isinstance(array, np.ndarray):
             return array

@@ -65,6 +65,9 @@ class TorchOps(ArrayOps):
     def eps(self, vector: Tensor) -> float:
         return float(torch.finfo(vector.dtype).eps)
 
+    def vector(self, array: np.ndarray, like: Tensor) -> Tensor:
+        return torch.as_tensor(array, dtype=like.dtype, device=like.device)
+
     def to_numpy(self, array: Tensor | np.ndarray) -> np.ndarray:
         if isinstance(array, np.ndarray):
             return array

@@ -24,6 +24,7 @@ def replay(
     *,
     key: str | None = None,
     prefix: str = "",
+    strict: bool = True,
 ) -> Iterator[Step]:
     """The steps between consecutive checkpoints, for `lca.allocate`.
 
@@ -45,6 +46,10 @@ def replay(
         for checkpoints of Lightning.
     prefix
         Prefix of the names in the file: ``"net."``, ``"module."``, ... Names without it are ignored.
+    strict
+        Refuse a file with tensors that the model does not have; ``False`` ignores them, as for checkpoints of
+        an older version of the model with buffers that it has no more (the masks of GPT-NeoX, for example).
+        What the model needs must be there in both cases.
 
     Returns
     -------
@@ -73,7 +78,9 @@ def replay(
     ...     [step.index for step in replay(folder, objective)]
     [0, 1]
     """
-    return steps_between(checkpoint_files(checkpoints), _Reader.of(objective, key, prefix).read)
+    return steps_between(
+        checkpoint_files(checkpoints), _Reader.of(objective, key, prefix, strict=strict).read
+    )
 
 
 @dataclass(frozen=True)
@@ -86,14 +93,21 @@ class _Reader:
     state: Mapping[str, Tensor]
     """The buffers that the loss depends on and that checkpoints hold, with their values now."""
     known: frozenset[str] | None
-    """All names that a file may hold; ``None``: any."""
+    """All names that a file may hold; ``None``: any, as for other objectives and with ``strict=False``."""
     like: Tensor | None
     """A vector of the dtype and device of θ; ``None``: as in the file."""
     key: str | None
     prefix: str
 
     @classmethod
-    def of(cls, objective: Objective | Mapping[str, Objective], key: str | None, prefix: str) -> "_Reader":
+    def of(
+        cls,
+        objective: Objective | Mapping[str, Objective],
+        key: str | None,
+        prefix: str,
+        *,
+        strict: bool,
+    ) -> "_Reader":
         objectives = objective if isinstance(objective, Mapping) else {"train": objective}
         layout = check_same_layout((o.layout for o in objectives.values()), "the objectives of a replay")
         state = {name: b for o in objectives.values() for name, b in (state_of(o) or {}).items()}
@@ -108,7 +122,7 @@ class _Reader:
         # Buffers that are not persistent are in no file; they keep the values that they have.
         known = frozenset(model.state_dict())
         state = {name: buffer for name, buffer in state.items() if name in known}
-        return cls(layout, aliases, state, known, measured.theta()[:0], key, prefix)
+        return cls(layout, aliases, state, known if strict else None, measured.theta()[:0], key, prefix)
 
     def read(self, path: Path) -> tuple[Tensor, State | None]:
         """θ and the state in a checkpoint, as new tensors."""
@@ -152,7 +166,7 @@ class _Reader:
             if unexpected:
                 raise TrajectoryError(
                     f"{path} also holds {_listed(unexpected)}, which the model does not have; is it a "
-                    "checkpoint of another model?"
+                    "checkpoint of another model? strict=False ignores them."
                 )
         return found
 

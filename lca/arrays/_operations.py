@@ -139,6 +139,14 @@ class ArrayOps(ABC):
         array([1., 1.])
         """
 
+    def vector(self, array: np.ndarray, like: Vector) -> Vector:
+        """``array`` as a vector of the type, dtype and device of ``like``; it may share memory with it.
+
+        >>> array_ops(np.zeros(1)).vector(np.ones(2), np.zeros(1, np.float32))
+        array([1., 1.], dtype=float32)
+        """
+        return np.asarray(array, self.to_numpy(like).dtype)
+
     @abstractmethod
     def snapshot(self, vector: Vector) -> object:
         """What `unchanged` needs to recognise this vector later: a copy, or a version counter."""

@@ -1,6 +1,7 @@
 """`Integral`: the weighted sum of the gradients of a step, times its movement, as a `StepAllocation`."""
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from math import isfinite, nan
 
 import numpy as np
@@ -110,7 +111,8 @@ class Integral:
         segment = self._segment
         unmeasured = (_NOT_MEASURED,) * 3
         ends = unmeasured if segment.sampled else (segment.start, segment.end, segment.arrival)
-        return self._finish(*ends, segment.cost, replicates or self._replicates())
+        found = self._finish(*ends, segment.cost, replicates or self._replicates())
+        return replace(found, start_cost=segment.start_cost)
 
     def _finish(
         self,

@@ -179,6 +179,8 @@ class _End:
 class Segment:
     """One step under evaluation: ``at(s)`` evaluates, ``cost`` counts what was newly evaluated.
 
+    ``start_cost`` is the part of it that was spent at the start.
+
     ``objective`` is the measured loss in the state that the step began in, with the gradient of all tensors
     that the step moves. ``untrained`` are those among them that the objective says do not train.
 
@@ -210,7 +212,7 @@ class Segment:
         self.layout = path.objective.layout
         self.sampled = path.sampled
         self.ops: ArrayOps = array_ops(step.start)
-        self.cost = Cost()
+        self.cost = self.start_cost = Cost()
         self._path, self._names = path, names
         self.objective = self._in_state(step.state[0] if step.state else None)
         self._gradients = gradients
@@ -227,7 +229,12 @@ class Segment:
     def start(self) -> Evaluation:
         """At θ_t; costs nothing if the last step ended there."""
         known, self._known_start = self._known_start, None
-        return known or self._evaluate(0.0, gradient=self._gradients)
+        if known is not None:
+            return known
+        before = self.cost
+        node = self._evaluate(0.0, gradient=self._gradients)
+        self.start_cost = self.cost - before
+        return node
 
     @cached_property
     def end(self) -> Evaluation:

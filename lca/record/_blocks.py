@@ -16,15 +16,19 @@ if TYPE_CHECKING:
 
 
 class Blocks:
-    """The rows of the current block, and the store to which they are written."""
+    """The rows of the current block and of the files they go to, and the store that writes them."""
 
     def __init__(self, store: "BlockStore", plan: Plan) -> None:
         self._waiting: list[tuple[Cells, list[Cells]]] = []  # rows that came while the disk was full
-        self._store, self._block, self._size = store, plan.empty_block(), plan.block
-        self._held = store.committed % plan.block
-        self._at = store.committed - self._held
-        for name, rows in self._block.items():
-            rows[: self._held] = store.read(name, slice(self._at, store.committed))
+        self._store, self._size, self._count = store, plan.block, store.committed
+        self._files = {
+            column.name: column.rows(store.rows_per_file(column.name), plan.sizes) for column in plan.columns
+        }
+        self._empty = {column.name: column.empty for column in plan.columns}
+        self._first = {name: self._count - self._count % len(rows) for name, rows in self._files.items()}
+        for name, rows in self._files.items():
+            first = self._first[name]
+            rows[: self._count - first] = store.read(name, slice(first, self._count))
 
     @classmethod
     def create(cls, path: Path, plan: Plan, attributes: Mapping[str, Any]) -> "Blocks":
@@ -53,13 +57,14 @@ class Blocks:
     @property
     def rows(self) -> int:
         """Number of rows, in the store or in memory."""
-        return self._at + self._held + len(self._waiting)
+        return self._count + len(self._waiting)
 
     def last(self, name: str) -> np.ndarray:
         """The last row of a variable when the record was opened; there must be one."""
-        if self._held:
-            return np.array(self._block[name][self._held - 1])
-        return np.asarray(self._store.read(name, slice(self._at - 1, self._at))[0])
+        at = self._count - self._first[name]
+        if at:
+            return np.array(self._files[name][at - 1])
+        return np.asarray(self._store.read(name, slice(self._count - 1, self._count))[0])
 
     def put(self, step: Cells, losses: Iterable[Cells]) -> None:
         """Add a row: the cells that all measured losses share, and those of each loss, in order.
@@ -77,25 +82,32 @@ class Blocks:
 
     def _take_in(self) -> None:
         """Move the waiting rows into the block, and write it whenever it is full."""
-        while self._waiting or self._held == self._size:
-            if self._held == self._size:
+        while self._waiting or self._is_full:
+            if self._is_full:
                 self._write()
             if self._waiting:
                 self._fill(*self._waiting[0])
                 del self._waiting[0]
 
+    @property
+    def _is_full(self) -> bool:
+        return self._count != self._store.committed and self._count % self._size == 0
+
     def _fill(self, step: Cells, losses: Iterable[Cells]) -> None:
+        for name, rows in self._files.items():
+            if self._count - self._first[name] == len(rows):
+                self._first[name] = self._count
+                rows[:] = self._empty[name]
         for name, value in step.items():
-            self._block[name][self._held] = value
+            self._files[name][self._count - self._first[name]] = value
         for which, cells in enumerate(losses):
             for name, value in cells.items():
-                self._block[name][self._held, which] = value
-        self._held += 1
+                self._files[name][self._count - self._first[name], which] = value
+        self._count += 1
 
     def _write(self) -> None:
-        self._store.write(self._at, {name: rows[: self._held] for name, rows in self._block.items()})
-        if self._held == self._size:
-            self._at, self._held = self._at + self._size, 0
+        files = {name: (self._first[name], rows) for name, rows in self._files.items()}
+        self._store.write(files, self._count)
 
     def close(self, *, complete: bool, final_losses: Mapping[str, float]) -> None:
         """Write the current block and trim the arrays, so that any reader of Zarr sees exactly the rows."""

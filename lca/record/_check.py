@@ -2,12 +2,13 @@
 
 import json
 import shutil
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from lca._output import move_into, scratch_folder
-from lca.record._manifest import Digest, Manifest, describe
+from lca.record._manifest import Manifest, describe
 from lca.record._ownership import LABELS
 from lca.record._reading import open_group
 from lca.record._schema import COMMITTED, RecordError
@@ -106,9 +107,8 @@ def check_record(path: Path) -> RecordCheck:
     for name in sorted(manifest.files):
         check = checks[name.partition("/")[0]]
         first, end = _rows_of(path, name) if check.has_rows and not check.damage else (0, manifest.rows)
-        unsure = name in manifest.rewriting
-        fits = (path / name).is_file() if unsure else _read(path / name, Digest.of) == manifest.files[name]
-        if first < manifest.rows and not fits:
+        contents = _read(path / name, bytes)
+        if first < manifest.rows and (contents is None or not manifest.knows(path, name, contents)):
             check.damage.append(_what(path, name))
             if check.has_rows:
                 check.lost.append((first, min(end, manifest.rows)))
@@ -168,9 +168,10 @@ def _rows_of(path: Path, name: str) -> tuple[int, int]:
     return at * length, (at + 1) * length
 
 
-def _read(file: Path, digest: Any) -> Any:
+def _read(file: Path, what: Callable[[bytes], Any]) -> Any:
+    """Something about the contents of a file; ``None`` if it cannot be read."""
     try:
-        return digest(file.read_bytes())
+        return what(file.read_bytes())
     except OSError:
         return None
 

@@ -4,14 +4,18 @@ What is written gets a digest, which the manifest keeps; what is read must have 
 with.
 """
 
+import asyncio
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 from lca._extras import extra
-from lca.record._manifest import MANIFEST, Digest, Manifest
+from lca.record._manifest import MANIFEST, Digest, Manifest, changed
 from lca.record._schema import COMMITTED, RecordError
 
 with extra("report"):
+    from zarr.core.sync import sync
     from zarr.storage import LocalStore
 
 
@@ -37,46 +41,88 @@ class RecordFiles(LocalStore):
         super().__init__(record, read_only=not writing)
         self.record, self.manifest, self.writing = record, manifest, writing
         self.written: dict[str, Digest] = {}
+        self._replacing: dict[str, Any] | None = None  # what is to be written in place of committed files
         self._checked: set[str] = set()
         self._seen = None if manifest is None else _version(record)
 
+    @contextmanager
+    def replacing(self) -> Iterator[None]:
+        """Context manager: write files that hold committed rows at the end, once the manifest knows both.
+
+        Until then, and if the writer is killed, each of them is the old or the new one, and is known as such.
+        """
+        self._replacing = {}
+        try:
+            yield
+            if self._replacing:
+                assert self.manifest is not None
+                new = {name: [self.written[name]] for name in self._replacing}
+                self.manifest.append(self.record, rewriting=new)
+                sync(self._write_all(self._replacing))
+        finally:
+            self._replacing = None
+
+    async def _write_all(self, files: Mapping[str, Any]) -> None:
+        await asyncio.gather(*(super(RecordFiles, self).set(name, value) for name, value in files.items()))
+
     async def set(self, key: str, value: Any) -> None:
-        await super().set(key, value)
-        if _holds_rows_or_labels(key):
-            self.written[key] = Digest.of(value.to_bytes())
+        if not _holds_rows_or_labels(key):
+            await super().set(key, value)
+            return
+        self.written[key] = Digest.of(value.to_bytes())
+        if self._replacing is not None and self.manifest is not None and key in self.manifest.files:
+            self._replacing[key] = value
+        else:
+            await super().set(key, value)
 
     async def get(self, key: str, prototype: Any = None, byte_range: Any = None) -> Any:
-        found = await super().get(key, prototype, byte_range)
-        if found is None or self.manifest is None or not _holds_rows_or_labels(key):
-            return found
-        if not self.writing:
-            self._notice_changes(self.manifest)
-        self._check(key, None if byte_range is not None else found.to_bytes())
-        return found
+        while True:
+            seen = self._notice_changes()
+            found = await super().get(key, prototype, byte_range)
+            if self.manifest is None or not _holds_rows_or_labels(key):
+                return found
+            unchanged = self._notice_changes() == seen  # else a writer was at work while this was read
+            if found is None:
+                right = self.writing or key not in self.manifest.files
+            else:
+                right = self._is_right(key, None if byte_range is not None else found.to_bytes())
+            if right:
+                return found
+            if unchanged:
+                raise changed(self.record, key)
 
-    def _check(self, key: str, contents: bytes | None) -> None:
-        """Compare a file with its digest; a part of a file by its ends, once."""
+    def refresh(self) -> Manifest:
+        """The manifest as it is now."""
+        self._notice_changes()
+        assert self.manifest is not None
+        return self.manifest
+
+    def _is_right(self, key: str, contents: bytes | None) -> bool:
+        """Whether a file is as it was written; a file of which a part is read is looked at once."""
         assert self.manifest is not None
         if self.writing and key not in self.manifest.files:
-            return
-        if contents is not None:
-            self.manifest.check(self.record, key, contents)
-        elif key not in self._checked:
-            self.manifest.check_part(self.record, key)
+            return True
+        if contents is None and key in self._checked:
+            return True
+        right = self.manifest.knows(self.record, key, contents)
+        if right and contents is None:
             self._checked.add(key)
+        return right
 
-    def _notice_changes(self, known: Manifest) -> None:
+    def _notice_changes(self) -> tuple[int, int, int] | None:
         """Read the manifest again if a writer has written to it."""
+        if self.writing or self.manifest is None:
+            return None
         now = _version(self.record)
-        if now == self._seen:
-            return
-        manifest = Manifest.read(self.record)
-        if manifest.generation != known.generation:
-            raise RecordError(
-                f"the record {str(self.record)!r} was cut or replaced after it was opened; open it again."
-            )
-        self.manifest, self._seen = manifest, now
-        self._checked.clear()
+        if now != self._seen:
+            manifest = Manifest.read(self.record)
+            if manifest.generation != self.manifest.generation:
+                raise RecordError(
+                    f"the record {str(self.record)!r} was cut or replaced after it was opened; open it again."
+                )
+            self.manifest, self._seen = manifest, now
+            self._checked.clear()
+        return now
 
 
 def _holds_rows_or_labels(key: str) -> bool:

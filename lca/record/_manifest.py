@@ -8,7 +8,8 @@ they notice a file that was changed, lost, or put in another's place.
 import json
 import os
 import uuid
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Collection, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -22,6 +23,8 @@ with extra("report"):
 MANIFEST = f"{COMMITTED}/manifest"
 """Its place in a record: inside the folder of an array, where readers of Zarr do not look for arrays."""
 _ENDS = 4096
+_LONG = 2**18
+"""Bytes of a manifest from which it may be written anew."""
 
 
 class Digest(NamedTuple):
@@ -72,10 +75,12 @@ class Manifest:
     descriptions
         The digest of every `zarr.json`, without what changes while rows are added.
     rewriting
-        Files that were about to be replaced when the writer was killed, so that they may be newer than their
-        digest.
+        The digests that files may have besides their own: those with which they are being replaced, or were
+        when the writer was killed.
     counts
         The last two numbers of complete rows: the array `committed` is written after the manifest.
+    length
+        Bytes of the valid lines; what follows them was left by a writer that was killed, or by a full disk.
     """
 
     generation: str = field(default_factory=lambda: uuid.uuid4().hex)
@@ -83,8 +88,10 @@ class Manifest:
     outcome: Mapping[str, Any] = field(default_factory=lambda: UNFINISHED)
     files: dict[str, Digest] = field(default_factory=dict)
     descriptions: dict[str, int] = field(default_factory=dict)
-    rewriting: set[str] = field(default_factory=set)
+    rewriting: dict[str, list[Digest]] = field(default_factory=dict)
     counts: tuple[int, ...] = (0,)
+    length: int = 0
+    _shortest: int = 0  # the length when it was last written anew
 
     @classmethod
     def read(cls, record: Path) -> "Manifest":
@@ -109,6 +116,7 @@ class Manifest:
             if entry is None:
                 raise _damaged(record, f"line {number} does not match its checksum")
             found.apply(entry)
+            found.length += len(line) + 1
         if not lines or not found.descriptions:
             raise _damaged(record, f"it ends after {len(unfinished)} bytes")
         return found
@@ -118,9 +126,11 @@ class Manifest:
         self.generation = entry.get("generation", self.generation)
         self.descriptions |= entry.get("descriptions", {})
         self.outcome = entry.get("outcome", UNFINISHED)
-        files = {name: Digest(*digest) for name, digest in entry.get("files", {}).items()}
-        self.files |= files
-        self.rewriting = (self.rewriting - files.keys()).union(entry.get("rewriting", ()))
+        for name, digest in entry.get("files", {}).items():
+            self.files[name] = Digest(*digest)
+            self.rewriting.pop(name, None)
+        for name, digests in entry.get("rewriting", {}).items():
+            self.rewriting.setdefault(name, []).extend(Digest(*digest) for digest in digests)
         if "rows" in entry:
             self.rows = entry["rows"]
             self.counts = (*self.counts[-1:], self.rows)
@@ -140,27 +150,36 @@ class Manifest:
             "generation": self.generation,
             "descriptions": self.descriptions,
             "files": self.files,
-            "rewriting": list(self.rewriting),
+            "rewriting": self.rewriting,
             "rows": self.counts[0],
         }
-        staged.write_bytes(_line(first) + _line({"rows": self.rows, "outcome": self.outcome}))
+        text = _line(first) + _line({"rows": self.rows, "outcome": self.outcome})
+        staged.write_bytes(text)
         staged.replace(file)
+        self.length = self._shortest = len(text)
 
     def append(self, record: Path, **entry: Any) -> None:
-        """Append a line and take it in."""
-        with (record / MANIFEST).open("ab") as file:
-            file.write(_line(entry))
+        """Append a line and take it in; when the lines have become many, write the manifest anew.
+
+        So its length is that of the digests of all files, and not of all that was ever written.
+        """
+        line = _line(entry)
+        with (record / MANIFEST).open("r+b") as file:
+            file.seek(self.length)
+            file.truncate()
+            file.write(line)
+        self.length += len(line)
         self.apply(entry)
+        if self.length > _LONG + 2 * self._shortest:
+            with suppress(OSError):  # a full disk: the long one is as good
+                self.write(record)
 
-    def check(self, record: Path, name: str, contents: bytes) -> None:
-        """Raise `RecordError` unless a file has the contents that were written."""
-        if name not in self.rewriting and self.files.get(name) != Digest.of(contents):
-            raise _changed(record, name)
-
-    def check_part(self, record: Path, name: str) -> None:
-        """Like `check` for a file of which only a part is read: its size and its ends."""
-        if name not in self.rewriting and not (name in self.files and self.files[name].fits(record / name)):
-            raise _changed(record, name)
+    def knows(self, record: Path, name: str, contents: bytes | None) -> bool:
+        """Whether a file is as it was written; ``None``: only a part of it was read, so compare its ends."""
+        digests = [*([self.files[name]] if name in self.files else ()), *self.rewriting.get(name, ())]
+        if contents is None:
+            return any(digest.fits(record / name) for digest in digests)
+        return Digest.of(contents) in digests
 
     def check_descriptions(self, record: Path, names: Collection[str]) -> None:
         """Raise `RecordError` unless these `zarr.json` describe the arrays as they were made."""
@@ -170,7 +189,7 @@ class Manifest:
             except OSError as error:
                 raise _damaged(record, f"{name!r} cannot be read ({error.strerror})") from error
             if describe(contents) != self.descriptions.get(name):
-                raise _changed(record, name)
+                raise changed(record, name)
 
 
 def describe(contents: bytes) -> int:
@@ -189,17 +208,6 @@ def describe(contents: bytes) -> int:
     return int(google_crc32c.value(json.dumps(found, sort_keys=True).encode()))
 
 
-def files_of(array: Any, rows: slice) -> Iterable[str]:
-    """The places of the files of an array that hold some rows; ``rows.start`` begins a file."""
-    import numpy as np  # noqa: PLC0415
-
-    sizes = array.shards or array.chunks
-    lengths = (rows.stop - rows.start, *array.shape[1:])
-    first = rows.start // sizes[0]
-    for at in np.ndindex(*(-(-length // size) for length, size in zip(lengths, sizes, strict=True))):
-        yield "/".join([array.basename, "c", str(at[0] + first), *map(str, at[1:])])
-
-
 def _line(entry: Mapping[str, Any]) -> bytes:
     text = json.dumps(entry).encode()
     return b"%08x %s\n" % (google_crc32c.value(text), text)
@@ -213,7 +221,8 @@ def _entry(line: bytes) -> dict[str, Any] | None:
     return entry
 
 
-def _changed(record: Path, name: str) -> RecordError:
+def changed(record: Path, name: str) -> RecordError:
+    """The error that a file is not what was written."""
     return RecordError(
         f"the record {str(record)!r} is damaged: {name!r} is not as it was written. If it was copied in part "
         "or while it was written, copy it again; the other variables can still be read."

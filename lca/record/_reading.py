@@ -219,8 +219,7 @@ def open_group(path: Path) -> "zarr.Group":
 
 def _checked(files: "RecordFiles", counted: int, attributes: dict[str, Any]) -> int:
     """The number of complete rows, once everything that can be checked without reading them is right."""
-    manifest = files.manifest
-    assert manifest is not None
+    manifest = files.refresh()  # rows may have been added between both readings
     manifest.check_descriptions(files.record, manifest.descriptions)
     if counted not in manifest.counts:
         raise RecordError(

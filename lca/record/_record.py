@@ -2,7 +2,7 @@
 
 import warnings
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from os import PathLike
 from pathlib import Path
 from types import TracebackType
@@ -202,7 +202,8 @@ class Record:
                 f"step {step} measures {', '.join(rows)}, but the record {str(self.path)!r} holds "
                 f"{', '.join(plan.measured)}; measure the same losses, or write another record."
             )
-        self._check_continuity(step, rows)
+        if self._continues(step, rows):
+            rows = {name: _without_start(row) for name, row in rows.items()}
         shared = step_cells(first, plan.content)
         each = [loss_cells(self._fitting(row, plan.layout), plan.content) for row in rows.values()]
         if self._blocks is None:  # only now is it known that the first row fits
@@ -312,8 +313,11 @@ class Record:
                     f"cannot be continued with {name}={value!r}; omit the option, or write another record."
                 )
 
-    def _check_continuity(self, step: int, rows: Mapping[str, Row]) -> None:
-        """Warn if the first step of a continued record does not begin where the record ended."""
+    def _continues(self, step: int, rows: Mapping[str, Row]) -> bool:
+        """Whether this is the first step of a continued record, and begins where the record ended.
+
+        Warns if it begins elsewhere.
+        """
         (last, ends), self._before = self._before or (step, {}), None
         for name, end in ends.items():
             begin, mass = rows[name].allocation.loss_start, rows[name].allocation.mass
@@ -325,7 +329,14 @@ class Record:
                     LCAWarning,
                     stacklevel=3,
                 )
-                return
+                return False
+        return step == last + 1
+
+
+def _without_start(row: Row) -> Row:
+    """A row without the cost of θ_t, which the last row of a continued record has paid for as its end."""
+    found = row.allocation
+    return Row(replace(found, cost=found.cost - found.start_cost), row.layout)
 
 
 def _check_options(mode: Mode, *, block: int, resume_at: int | None) -> None:

@@ -33,6 +33,8 @@ RENAMED_SINCE = {
 MISSING_IN = {1: ("sampled",)}
 """For each older schema: the variables it lacks, which `lca.open_record` derives from others."""
 
+FILE_BYTES = 2**17
+"""Rows of a variable that share a file, in bytes; a block of a large variable is a file of its own."""
 LARGEST_BLOCK = 65_536
 """The most rows that are collected in memory."""
 FORMAT = "loss-change-allocation record"
@@ -62,10 +64,14 @@ class Column:
     long_name: str
     units: str = "loss"
 
+    @property
+    def empty(self) -> float:
+        """What is in cells that were not written: NaN, or 0 in a dtype without NaN."""
+        return np.nan if self.dtype.startswith("f") else 0
+
     def rows(self, count: int, sizes: Mapping[str, int]) -> np.ndarray:
-        """An empty block of ``count`` rows: NaN, or 0 in a dtype without NaN."""
-        shape = (count, *(sizes[dim] for dim in self.dims))
-        return np.full(shape, np.nan if self.dtype.startswith("f") else 0, self.dtype)
+        """Empty rows."""
+        return np.full((count, *(sizes[dim] for dim in self.dims)), self.empty, self.dtype)
 
 
 @dataclass(frozen=True)
@@ -196,6 +202,10 @@ class Plan:
         known = {dim: len(labels) for dim, labels in self.coordinates.values()}
         return {"parameter": self.layout.size, **known}
 
-    def empty_block(self) -> dict[str, np.ndarray]:
-        """Arrays for one block of rows, by variable."""
-        return {column.name: column.rows(self.block, self.sizes) for column in self.columns}
+    def rows_per_file(self, column: Column) -> int:
+        """How many rows of a variable share a file: the blocks that fit into `FILE_BYTES`, at least one.
+
+        The file of a small variable is written anew with every block, so that short runs need few files.
+        """
+        block_bytes = column.rows(self.block, self.sizes).nbytes
+        return self.block * max(1, FILE_BYTES // max(1, block_bytes))

@@ -2,14 +2,14 @@
 
 A block is written in three steps: the arrays are lengthened, the rows are written (Zarr writes each file
 under another name and then renames it), and finally a line of the manifest (`lca.record._manifest`) counts
-them. Readers go by that line, so they see only whole rows, whatever happened to the writer.
+them. Readers go by that line, so they see only whole rows, whatever happened to the writer. A file that holds
+committed rows already is replaced only after a line that says by what.
 """
 
 import os
 import shutil
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -19,13 +19,12 @@ from lca._extras import extra
 from lca._output import replace_folder
 from lca.record._damage import check_files, damage_explained
 from lca.record._files import RecordFiles
-from lca.record._manifest import Manifest, describe, files_of
+from lca.record._manifest import Manifest, describe
 from lca.record._schema import COMMITTED, UNFINISHED, Column, Plan, RecordError
 
 with extra("report"):
     import zarr
     from zarr.codecs import ZstdCodec
-    from zarr.core.array_spec import ArrayConfigParams
 
 _CHUNK, _SHARD = 8192, 8192 * 128
 """Parameters per chunk and per file: with 64 rows, 2 MiB and 256 MiB of float32 before compression."""
@@ -50,8 +49,9 @@ class BlockStore:
             self._group = zarr.open_group(self._files, mode="r+", zarr_format=3)
             group: Any = self._group
             self._manifest.check_descriptions(path, self._manifest.descriptions)
-            self._arrays = {column.name: group[column.name].with_config(_WRITE_ALL) for column in columns}
-            self._count = group[COMMITTED].with_config(_WRITE_ALL)
+            with zarr.config.set(_WRITE_ALL):
+                self._arrays = {column.name: group[column.name] for column in columns}
+                self._count = group[COMMITTED]
             for array in self._arrays.values():
                 check_files(path, array, self.committed)
 
@@ -59,6 +59,10 @@ class BlockStore:
     def committed(self) -> int:
         """Number of complete rows."""
         return self._manifest.rows
+
+    def rows_per_file(self, name: str) -> int:
+        """Rows of a variable in one file."""
+        return int((self._arrays[name].shards or self._arrays[name].chunks)[0])
 
     @classmethod
     def create(cls, path: Path, plan: Plan, attributes: Mapping[str, Any]) -> "BlockStore":
@@ -73,7 +77,8 @@ class BlockStore:
                     _coordinate(group, name, dim, labels)
                 for column in plan.columns:
                     _growing(group, column, plan)
-                group.create_array(COMMITTED, shape=(), dtype="int64", config=_WRITE_ALL)[()] = 0
+                with zarr.config.set(_WRITE_ALL):
+                    group.create_array(COMMITTED, shape=(), dtype="int64")[()] = 0
                 Manifest(files=files.written, descriptions=_descriptions(staged)).write(staged)
                 replace_folder(staged, path)
         finally:
@@ -101,19 +106,27 @@ class BlockStore:
         with damage_explained(self._path, f"the variable {name!r}"):
             return np.asarray(self._arrays[name][rows])
 
-    def write(self, at: int, block: Mapping[str, np.ndarray]) -> None:
-        """Write ``block`` as the rows from ``at`` (a multiple of the block size) on, and commit them."""
-        length = at + len(next(iter(block.values())))
+    def write(self, files: Mapping[str, tuple[int, np.ndarray]], length: int) -> None:
+        """Write the files with the last rows, and commit all rows before ``length``.
+
+        Parameters
+        ----------
+        files
+            For each variable, the first row of its last file and all rows of it, also those that are empty
+            yet: a file is written as a whole, so that what is in it is not read. The arrays end with a file
+            until they are closed, so that they are lengthened once for each.
+        length
+            The number of complete rows from now on.
+        """
         with self._explained():
             self._check_place()
-            if at < self.committed:  # the files exist, with fewer rows
-                rewriting = [files_of(array, slice(at, length)) for array in self._arrays.values()]
-                self._manifest.append(self._path, rewriting=list(chain.from_iterable(rewriting)))
             self._files.written = {}
-            for name, array in self._arrays.items():
-                if array.shape[0] < length:
-                    array.resize((length, *array.shape[1:]))
-                array[at:length] = block[name]
+            with self._files.replacing():
+                for name, (first, rows) in files.items():
+                    array, end = self._arrays[name], first + len(rows)
+                    if array.shape[0] < end:
+                        array.resize((end, *array.shape[1:]))
+                    array[first:end] = rows
             self._manifest.append(self._path, rows=length, files=self._files.written)
             self._count[()] = length
 
@@ -141,9 +154,8 @@ class BlockStore:
             yield
 
 
-_WRITE_ALL: ArrayConfigParams = {
-    "write_empty_chunks": True
-}  # otherwise a missing file could mean lost rows or rows of zeros
+_WRITE_ALL = {"array.write_empty_chunks": True}
+"""For arrays that are opened meanwhile: otherwise a missing file could mean lost rows or rows of zeros."""
 
 
 @contextmanager
@@ -173,19 +185,21 @@ def _descriptions(path: Path) -> dict[str, int]:
 
 
 def _growing(group: zarr.Group, column: Column, plan: Plan) -> None:
-    """Create the array of ``column`` without rows; a block is one file, or several if θ is very long."""
+    """Create the array of ``column`` without rows; θ and values have several files if θ is very long."""
     inner = tuple(plan.sizes[dim] for dim in column.dims)
-    full = column.dims[-1:] == ("parameter",)
-    # A file holds one measured loss in chunks of parameters, so that a chunk is read without the others.
-    chunks = (plan.block, *(1 for _ in inner[:-1]), _CHUNK) if full else (plan.block, *inner)
-    shards = (*chunks[:-1], min(_SHARD, -(-inner[-1] // _CHUNK) * _CHUNK)) if full else None
+    chunks, shards = (plan.rows_per_file(column), *inner), None
+    if column.dims[-1:] == ("parameter",):
+        # A file holds one measured loss in chunks of parameters, so that a chunk is read without the others.
+        chunks = (chunks[0], *(1 for _ in inner[:-1]), min(inner[-1], _CHUNK))
+        if inner[-1] > _CHUNK:
+            shards = (*chunks[:-1], min(_SHARD, -(-inner[-1] // _CHUNK) * _CHUNK))
     group.create_array(
         column.name,
         shape=(0, *inner),
         chunks=chunks,
         shards=shards,
         dtype=column.dtype,
-        fill_value=np.nan if column.dtype.startswith("f") else 0,
+        fill_value=column.empty,
         compressors=ZstdCodec(level=3, checksum=True),
         dimension_names=("step", *column.dims),
         attributes={"long_name": column.long_name, "units": column.units},

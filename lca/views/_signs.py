@@ -12,12 +12,16 @@ import numpy as np
 from lca.allocation import StepAllocation
 from lca.arrays import Slices, array_ops
 from lca.groups import Groups, SignCounts
+from lca.views._rows import Rows
 
 NOISY = (
     "no helping %: these allocations are estimates from samples, whose noise turns signs and draws the "
     "percentage towards 50; measure with a full-data estimator (lca.Adaptive, lca.PathIntegral)"
 )
 """Why there is no helping % where `lca.StepAllocation.sampled` is true."""
+
+_PIECE = 8192
+"""Steps that are reduced at once."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -65,7 +69,9 @@ class Signs:
 
 
 class HelpingCounts:
-    """Counts the `Signs` of every step. Memory: O(groups) a step.
+    """Counts the `Signs` of every step.
+
+    Memory: fixed; earlier counts are in a temporary file.
 
     Parameters
     ----------
@@ -83,7 +89,7 @@ class HelpingCounts:
 
     def __init__(self, groups: Groups | None = None) -> None:
         self.groups = groups
-        self._rows: list[SignCounts] = []
+        self._rows = Rows(np.int64, (3, 1 if groups is None else len(groups)))
 
     def update(self, allocation: StepAllocation) -> None:
         """Process one step (`View.update`)."""
@@ -97,16 +103,24 @@ class HelpingCounts:
 
     def per_step(self) -> Signs:
         """Counts over all parameters, arrays of shape (T,)."""
-        return Signs(*self._counts().sum(axis=2))
+        return Signs(*self._rows.array().sum(axis=2).T)
 
     def per_group(self) -> Signs:
         """Counts within each group, arrays of shape (T, groups); (T, 1) without groups."""
-        return Signs(*self._counts())
+        return Signs(*self._rows.array().swapaxes(0, 1))
 
-    def _counts(self) -> np.ndarray:
-        """Shape (3, T, groups)."""
-        width = 1 if self.groups is None else len(self.groups)
-        return np.reshape(np.array(self._rows, dtype=np.int64), (-1, 3, width)).swapaxes(0, 1)
+    def mean_helping_percent_per_group(self) -> np.ndarray:
+        """``per_group().mean_helping_percent()``, (groups,), in a fixed amount of memory."""
+        rows = self._rows.array()
+        total, count = np.zeros((2, rows.shape[2]))
+        for first in range(0, len(rows), _PIECE):
+            percent = Signs(*rows[first : first + _PIECE].swapaxes(0, 1)).helping_percent()
+            has = ~np.isnan(percent)
+            total += np.where(has, percent, 0.0).sum(axis=0)
+            count += has.sum(axis=0)
+        mean = np.full(len(total), np.nan)
+        np.divide(total, count, out=mean, where=count > 0)
+        return mean
 
 
 def _all_of(length: int) -> Groups:

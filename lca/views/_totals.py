@@ -4,13 +4,14 @@ import numpy as np
 
 from lca.allocation import StepAllocation
 from lca.groups import Groups
+from lca.views._rows import Rows
 
 
 class GroupTotals:
     """``Σ_{i in group} A_{t,i}`` for every step t and group; float64, units of the loss, negative: helping.
 
-    Memory: O(groups) a step. With very many groups (single neurons of a wide network) and a long run, pass
-    ``keep_rows=False`` to keep only `totals`.
+    Memory: fixed; earlier rows are in a temporary file. With very many groups (single neurons of a wide
+    network) and a long run, pass ``keep_rows=False`` to keep only `totals`.
 
     Parameters
     ----------
@@ -35,7 +36,7 @@ class GroupTotals:
     def __init__(self, groups: Groups, *, keep_rows: bool = True) -> None:
         self.groups = groups
         self._keep_rows = keep_rows
-        self._rows: list[np.ndarray] = []
+        self._rows = Rows(np.float64, (len(groups),))
         self._totals = np.zeros(len(groups))
 
     def update(self, allocation: StepAllocation) -> None:
@@ -51,7 +52,7 @@ class GroupTotals:
     @property
     def rows(self) -> np.ndarray:
         """One row a step, shape (T, groups); (0, groups) with ``keep_rows=False``."""
-        return np.reshape(self._rows, (len(self._rows), len(self.groups)))
+        return self._rows.array()
 
     @property
     def totals(self) -> np.ndarray:

@@ -7,6 +7,7 @@ import numpy as np
 from lca.allocation import StepAllocation
 from lca.arrays import array_ops
 from lca.row import scalars
+from lca.views._rows import Rows
 
 ROW = np.dtype(
     [
@@ -26,7 +27,9 @@ ROW = np.dtype(
 
 
 class Trace:
-    """One row of scalars a step, in units of the loss. Memory: O(1) a step.
+    """One row of scalars a step, in units of the loss.
+
+    Memory: fixed; earlier rows are in a temporary file.
 
     Examples
     --------
@@ -37,7 +40,7 @@ class Trace:
     """
 
     def __init__(self) -> None:
-        self._rows: list[tuple[float, ...]] = []
+        self._rows = Rows(ROW)
 
     def update(self, allocation: StepAllocation) -> None:
         """Process one step (`View.update`)."""
@@ -51,7 +54,7 @@ class Trace:
     @property
     def rows(self) -> np.ndarray:
         """Structured array (T,) with the columns of `ROW`."""
-        return np.array(self._rows, dtype=ROW)
+        return self._rows.array()
 
     def losses(self) -> np.ndarray:
         """L(θ_0), L(θ_1), ..., L(θ_T): shape (T + 1,), empty before the first step; NaN if not measured."""

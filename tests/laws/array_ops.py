@@ -132,6 +132,15 @@ def a_snapshot_recognises_its_vector(kind, values):
     assert not kind.ops.unchanged(snapshot, kind.vector(other))
 
 
+def vectors_are_made_like_others(kind, values):
+    like = kind.vector(values[:1])
+    found = kind.ops.vector(np.array(values[::-1], np.float64), like)
+    assert type(found) is type(like)
+    assert found.dtype == like.dtype
+    assert getattr(found, "device", None) == getattr(like, "device", None)
+    np.testing.assert_array_equal(kind.numpy(found), values[::-1])
+
+
 def numpy_sees_the_same_numbers(kind, values):
     np.testing.assert_array_equal(kind.numpy(kind.vector(values)), values)
     assert kind.numpy(values) is values
@@ -269,6 +278,7 @@ ARITHMETIC = [
     one_bad_entry_is_not_finite,
     eps_is_that_of_the_dtype,
     a_snapshot_recognises_its_vector,
+    vectors_are_made_like_others,
     numpy_sees_the_same_numbers,
 ]
 REDUCTIONS = [

@@ -222,6 +222,29 @@ def test_a_file_of_another_model_is_no_question_of_a_prefix(tmp_path):
         list(replay(tmp_path, objective_of(nn.Linear(6, 4))))
 
 
+def test_buffers_of_an_older_version_are_ignored_on_request(tmp_path):
+    """Checkpoints of GPT-NeoX hold masks and frequencies that the model of today computes."""
+    model = nn.Sequential(nn.Linear(6, 3))
+    for step in range(3):
+        old = {
+            "0.attention.bias": torch.ones(1, 1, 4, 4, dtype=torch.bool),
+            "0.attention.masked_bias": torch.tensor(-1e9),
+            "0.rotary_emb.inv_freq": torch.ones(2),
+        }
+        torch.save(old | model.state_dict(), tmp_path / f"step{step}.pt")
+        nn.init.constant_(model[0].bias, step)
+    objective = objective_of(model)
+    with pytest.raises(
+        TrajectoryError, match=r"also holds '0\.attention\.bias', .* strict=False ignores them"
+    ):
+        list(replay(tmp_path, objective))
+    steps = list(replay(tmp_path, objective, strict=False))
+    assert [float((step.end - step.start)[-1]) != 0 for step in steps] == [True, True]
+    torch.save({"0.weight": torch.zeros(3, 6)}, tmp_path / "step2.pt")
+    with pytest.raises(TrajectoryError, match=r"step2\.pt lacks '0\.bias'"):
+        list(replay(tmp_path, objective, strict=False))
+
+
 def test_an_empty_file_is_said_to_end_too_early(tmp_path):
     objective = saved(tmp_path)
     (tmp_path / "1.pt").write_bytes(b"")

@@ -13,7 +13,7 @@ from tests.record.test_integrity import LAYOUT, allocation, recorded
 
 
 @pytest.fixture
-def path(tmp_path):
+def path(tmp_path, one_block_a_file):
     return recorded(tmp_path / "run.zarr", 7)
 
 

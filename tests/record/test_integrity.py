@@ -1,16 +1,20 @@
 """A record is read as it was written, or not at all; its name has one writer."""
 
+import asyncio
 import json
 import os
 import random
 import subprocess
 import sys
+from threading import Thread
 
 import numpy as np
 import pytest
+from zarr.storage import LocalStore
 
 from lca import Layout, Record, StepAllocation, open_record
 from lca.record import RecordError
+from lca.record._check import check_record
 from validation.record import damage
 
 LAYOUT = Layout(("w",), ((3,),))
@@ -72,7 +76,9 @@ def test_an_open_reader_sees_its_rows_while_more_are_written(tmp_path):
     record.close()
 
 
-def test_a_writer_killed_while_it_rewrites_a_block_leaves_a_readable_record(tmp_path, monkeypatch):
+@pytest.fixture
+def killed_in_a_rewrite(tmp_path, monkeypatch):
+    """A record whose writer was killed when the files with three rows had replaced those with two."""
     record = Record(tmp_path / "r", LAYOUT, block=4)
     [record.update(allocation(step)) for step in range(2)]
     record.flush()
@@ -84,15 +90,97 @@ def test_a_writer_killed_while_it_rewrites_a_block_leaves_a_readable_record(tmp_
             raise KeyboardInterrupt
         append(manifest, path, **entry)
 
-    monkeypatch.setattr(type(record._blocks._store._manifest), "append", killed)
-    with pytest.raises(KeyboardInterrupt):
-        record.flush()
-    assert open_record(tmp_path / "r").total.values.ravel().tolist() == [3.0, 3.0]
-    monkeypatch.undo()
+    with monkeypatch.context() as patched:
+        patched.setattr(type(record._blocks._store._manifest), "append", killed)
+        with pytest.raises(KeyboardInterrupt):
+            record.flush()
     record._lock.release()
-    with Record(tmp_path / "r", mode="a") as again:
+    return tmp_path / "r"
+
+
+def test_a_writer_killed_while_it_rewrites_a_file_leaves_a_whole_record(killed_in_a_rewrite):
+    assert open_record(killed_in_a_rewrite).total.values.ravel().tolist() == [3.0, 3.0]
+    assert check_record(killed_in_a_rewrite).whole
+    with Record(killed_in_a_rewrite, mode="a") as again:
         again.update(allocation(2))
-    assert open_record(tmp_path / "r").total.values.ravel().tolist() == [3.0] * 3
+    assert open_record(killed_in_a_rewrite).total.values.ravel().tolist() == [3.0] * 3
+
+
+def test_damage_is_found_also_in_files_that_were_being_replaced(killed_in_a_rewrite):
+    total, mass = (killed_in_a_rewrite / name / "c" / "0" / "0" for name in ("total", "mass"))
+    total.write_bytes(mass.read_bytes())
+    with pytest.raises(RecordError, match="'total/c/0/0' is not as it was written"):
+        open_record(killed_in_a_rewrite).total.load()
+    found = check_record(killed_in_a_rewrite)
+    assert [each.name for each in found.variables if each.damage] == ["total"]
+
+
+def test_a_file_that_is_replaced_while_it_is_read_is_read_again(tmp_path, monkeypatch):
+    """Otherwise the old contents would be compared with the new digest."""
+    record = Record(tmp_path / "r", LAYOUT, block=2)
+    [record.update(allocation(step)) for step in range(2)]
+    reader, get = open_record(tmp_path / "r"), LocalStore.get
+
+    async def slow(self, key, *args, **kwargs):
+        found = await get(self, key, *args, **kwargs)
+        if key == "total/c/0/0" and record.steps == 2:
+            thread = Thread(target=lambda: [record.update(allocation(step)) for step in (2, 3)])
+            thread.start()
+            thread.join()
+        return found
+
+    monkeypatch.setattr(LocalStore, "get", slow)
+    monkeypatch.setattr("lca.record._files.sync", asyncio.run)
+    monkeypatch.setattr("zarr.core.array.sync", asyncio.run)
+    assert reader.total.values.ravel().tolist() == [3.0, 3.0]
+    assert open_record(tmp_path / "r").sizes["step"] == 4
+    record.close()
+
+
+def test_a_file_that_is_removed_after_the_record_was_opened_is_an_error(tmp_path):
+    path = recorded(tmp_path / "r")
+    reader = open_record(path)
+    (path / "total" / "c" / "0" / "0").unlink()
+    with pytest.raises(RecordError, match="'total/c/0/0' is not as it was written"):
+        reader.total.load()
+
+
+# --- few files -------------------------------------------------------------------------------------------
+
+
+def files_in(path):
+    return sum(file.is_file() for file in path.rglob("*"))
+
+
+def test_a_short_run_of_few_parameters_takes_few_files(tmp_path):
+    few, many = recorded(tmp_path / "few", 2), recorded(tmp_path / "many", 80)  # 1 and 40 blocks
+    assert files_in(many) <= files_in(few) + 4 < 100  # the two histograms have two files each
+    assert open_record(many).total.values.ravel().tolist() == [3.0] * 80
+
+
+def test_files_of_a_long_run_are_filled_one_after_the_other(tmp_path, monkeypatch):
+    monkeypatch.setattr("lca.record._schema.FILE_BYTES", 8 * 2 * 3)  # three blocks of two numbers
+    path = recorded(tmp_path / "r", 15)
+    assert sorted(file.name for file in (path / "total" / "c").iterdir()) == ["0", "1", "2"]
+    monkeypatch.undo()  # another version of lca may choose other files
+    with Record(path, mode="a") as record:
+        [record.update(allocation(step, value=2.0)) for step in range(15, 21)]
+    assert open_record(path).total.values.ravel().tolist() == [3.0] * 15 + [6.0] * 6
+    assert len(list((path / "total" / "c").iterdir())) == 4
+    assert check_record(path).whole
+
+
+def test_the_manifest_does_not_grow_with_every_block(tmp_path, monkeypatch):
+    monkeypatch.setattr("lca.record._manifest._LONG", 1000)
+    path, manifest = tmp_path / "r", tmp_path / "r" / "committed" / "manifest"
+    with Record(path, LAYOUT, block=1) as record:
+        record.update(allocation(0))
+        short = manifest.stat().st_size
+        for step in range(1, 40):
+            record.update(allocation(step))
+            assert open_record(path).sizes["step"] == step + 1
+            assert manifest.stat().st_size < 1000 + 6 * short
+    assert check_record(path).whole
 
 
 @pytest.mark.parametrize("what", ["deleted", "moved", "replaced"])

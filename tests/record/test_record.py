@@ -241,6 +241,27 @@ def test_a_record_goes_on_where_it_stopped(tmp_path, first):
     assert found.attrs["complete"]
 
 
+@pytest.mark.parametrize("rule", [SIMPSON, lca.MIDPOINT, lca.LEFT])
+def test_a_run_that_goes_on_is_recorded_as_if_it_had_not_stopped(tmp_path, rule):
+    """The point where it stopped is evaluated again; the row that ended there has paid for it."""
+    objective, points = Quadratic(np.diag([1.0, 2.0])), np.random.default_rng(0).normal(size=(8, 2))
+
+    def measured(path, first, last, **options):
+        with Record(path, objective.layout, **options) as record:
+            steps = (step for step in Trajectory(points) if first <= step.index < last)
+            for found in allocate_each({"train": objective}, steps, PathIntegral(rule)):
+                record.update(found)
+        return open_record(path).load()
+
+    whole = measured(tmp_path / "whole", 0, 7)
+    measured(tmp_path / "r", 0, 4)
+    assert measured(tmp_path / "r", 4, 7, mode="a").equals(whole)
+    assert whole.full_gradients.values[0] + whole.full_losses.values[0] > 1
+    apart = measured(tmp_path / "apart", 0, 4), measured(tmp_path / "apart", 5, 7, mode="a")
+    spent = apart[1].sel(step=5)
+    assert spent.full_gradients + spent.full_losses == whole.full_gradients[0] + whole.full_losses[0]
+
+
 def test_steps_can_be_measured_again(tmp_path):
     recorded(tmp_path / "r", range(10), block=4)
     with Record(tmp_path / "r", LAYOUT, mode="a", resume_at=6) as record:

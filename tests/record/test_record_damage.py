@@ -23,7 +23,7 @@ def allocation(step, **kwargs):
 
 
 @pytest.fixture
-def path(tmp_path):
+def path(tmp_path, one_block_a_file):
     """A complete record with five steps, in blocks of two."""
     with Record(tmp_path / "run.zarr", LAYOUT, block=2) as record:
         for step in range(5):
@@ -152,6 +152,17 @@ def test_a_second_writer_is_refused_while_the_first_is_alive(path):
     third.update(allocation(5))
     third.close()
     assert open_record(path).step.values.tolist() == [0, 1, 2, 3, 4, 5]
+
+
+def test_a_line_of_the_manifest_that_was_cut_off_does_not_spoil_the_next(path):
+    """A kill, or a full disk, in the middle of a line."""
+    manifest = path / "committed" / "manifest"
+    manifest.write_bytes(manifest.read_bytes() + b"0123abcd {")
+    with Record(path, mode="a") as record:
+        with manifest.open("ab") as file:
+            file.write(b"0123")
+        record.update(allocation(5))
+    assert open_record(path).load().step.values.tolist() == [0, 1, 2, 3, 4, 5]
 
 
 def test_leftovers_of_a_killed_writer_go(path):

@@ -11,6 +11,7 @@ from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
+from unittest.mock import patch
 
 import numpy as np
 
@@ -24,11 +25,13 @@ Damage = Callable[[Path, random.Random], None]
 
 
 def make(path: Path) -> None:
-    """A complete record with everything a record can hold."""
+    """A complete record with everything a record can hold; files of many blocks and of one."""
     rng = np.random.default_rng(0)
-    with Record(
-        path, LAYOUT, settings={"seed": 0}, values="float64", trace=["a.weight[1, 0]"], block=BLOCK
-    ) as record:
+    options: dict[str, Any] = {"settings": {"seed": 0}, "values": "float64", "trace": ["a.weight[1, 0]"]}
+    with (
+        patch("lca.record._schema.FILE_BYTES", 4 * BLOCK * 8),
+        Record(path, LAYOUT, block=BLOCK, **options) as record,
+    ):
         for step in range(STEPS):
             values, start = rng.normal(size=(2, LAYOUT.size))
             mass = float(np.abs(values).sum())

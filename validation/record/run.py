@@ -1,4 +1,4 @@
-"""Checks the claims about the record: its cost, its speed, its memory, and that it survives a killed writer.
+"""Checks the claims about the record: its cost, speed and memory, and that it survives writers and damage.
 
 ``python -m validation.record.run`` runs all parts, ``--part kill`` one of them.
 """
@@ -9,7 +9,9 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections import Counter
 from collections.abc import Callable
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +22,7 @@ from lca.row import Row
 from lca.summary import RunViews
 from lca.views import RowView
 from validation.evidence import keep, peak_memory_mib, verdict
+from validation.record import damage, writers
 from validation.record.kill import BLOCK, kill
 
 FOLDER = Path(__file__).parent
@@ -217,7 +220,46 @@ def killed(args: argparse.Namespace) -> dict[str, bool]:
     }
 
 
-PARTS = {"ingest": ingest, "overhead": overhead, "memory": memory, "kill": killed}
+# --- damage ----------------------------------------------------------------------------------------------
+
+
+def damaged(args: argparse.Namespace) -> dict[str, bool]:
+    """Damage a record at random and on purpose; what is read without an error must be what was written."""
+    results: dict[str, Any] = {"seed": args.seed}
+    claims = {}
+    for what, kinds, trials in (
+        ("random", damage.RANDOM, args.random), ("directed", damage.DIRECTED, args.directed),
+    ):  # fmt: skip
+        with tempfile.TemporaryDirectory() as place:
+            each = -(-trials // len(kinds))
+            found = damage.run(Path(place), kinds, each, args.seed)
+        results[what] = {kind: dict(outcomes) for kind, outcomes in found.items()}
+        total: Counter[str] = sum(found.values(), Counter())
+        said = ", ".join(f"{count} {outcome}" for outcome, count in sorted(total.items()))
+        claims[f"{total.total()} {what} corruptions: {said} (0 wrong)"] = not total["wrong"]
+    keep(FOLDER, "damage.json", results)
+    return claims
+
+
+# --- writers ---------------------------------------------------------------------------------------------
+
+
+def rivals(args: argparse.Namespace) -> dict[str, bool]:
+    """Pairs of processes that open one record at the same moment, in all modes."""
+    with tempfile.TemporaryDirectory() as place:
+        found = writers.run(Path(place), args.pairs)
+    keep(FOLDER, "writers.json", asdict(found))
+    return {
+        f"{found.pairs} pairs of writers: both wrote in {found.both} (0)": found.both == 0,
+        f"neither wrote in {found.none} (0)": found.none == 0,
+        f"{len(found.wrong)} records are not those of the one writer (0)": not found.wrong,
+    }
+
+
+PARTS = {
+    "ingest": ingest, "overhead": overhead, "memory": memory,
+    "kill": killed, "damage": damaged, "writers": rivals,
+}  # fmt: skip
 
 
 def main() -> None:
@@ -227,6 +269,9 @@ def main() -> None:
     parser.add_argument("--overhead-steps", type=int, default=256)
     parser.add_argument("--memory-steps", type=int, nargs=2, default=(1000, 10_000))
     parser.add_argument("--kills", type=int, default=50)
+    parser.add_argument("--random", type=int, default=600, help="random corruptions (600)")
+    parser.add_argument("--directed", type=int, default=300, help="corruptions on purpose (300)")
+    parser.add_argument("--pairs", type=int, default=40, help="pairs of writers (40)")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--memory-of", type=int, help=argparse.SUPPRESS)
     args = parser.parse_args()

@@ -21,6 +21,9 @@ class JaxOps(ArrayOps):
     3.0
     """
 
+    def vector(self, array: np.ndarray, like: Array) -> Array:
+        return jnp.asarray(np.asarray(array, like.dtype), device=like.device)  # NumPy keeps subnormals
+
     def to_numpy(self, array: Array | np.ndarray) -> np.ndarray:
         return np.asarray(array)
 
