@@ -1,4 +1,4 @@
-"""Reports as self-contained HTML pages made from records: of one run, or of several; needs the extra ``report``.
+"""Reports: self-contained HTML pages about one run, or several, from records; needs the extra ``report``.
 
 `write_report` writes the page of a run to a file, and `write_comparison` one that compares runs;
 `render_report` and `render_comparison` return them as text. Each section is a pure function of the records.

@@ -125,7 +125,7 @@ def totals_chart(
 
 
 def conditions_chart(names: Sequence[str], means: Mapping[str, Array], halves: Mapping[str, Array]) -> Figure:
-    """One bar per layer and condition, with intervals ``mean ± half``; arrays (layers,), NaN: no such layer."""
+    """One bar per layer and condition, with intervals ``mean ± half``; arrays (layers,), NaN: none."""
     count, shown = len(names), len(means)
     chart = _figure(LCA_LABEL, "", height=90 + max(26, 15 * shown + 6) * count)
     centre, height = np.arange(count) + 0.5, 0.84 / shown
@@ -150,7 +150,7 @@ def conditions_chart(names: Sequence[str], means: Mapping[str, Array], halves: M
 
 
 def bands_chart(curves: Mapping[str, tuple[Array, Array]]) -> Figure:
-    """The mean of each condition's curves, in a band from the lowest to the highest; steps (T,), (runs, T)."""
+    """The mean of each condition's curves, in a band from the lowest to the highest; (T,), (runs, T)."""
     chart = _figure("step", "loss", height=320)
     for (name, (steps, values)), style in zip(curves.items(), _styles(len(curves)), strict=True):
         label = _escape_tex(name)

@@ -42,8 +42,8 @@ def layers(data: Comparison) -> Section:
     loss = data.losses[0]
     pooled = {c.name: _pooled(data, c, loss) for c in data.conditions}
     caption = (
-        f"LCA of each layer for the {loss} loss, summed over the measured steps: bars to the left are helping, "
-        f"to the right hurting. {_interval_text(data)}"
+        f"LCA of each layer for the {loss} loss, summed over the measured steps: bars to the left are "
+        f"helping, to the right hurting. {_interval_text(data)}"
     )
     chart = charts.conditions_chart(
         data.layers,
@@ -79,9 +79,9 @@ def differences(data: Comparison) -> Section | None:
             rows.append((name, other.name, value, interval, p, test if known else ""))
     text = (
         f"The sum of a layer in another condition minus that in {first.name}, for the {loss} loss: negative "
-        f"means that the layer helped more there. The {100 * CONFIDENCE:.0f} % intervals hold for all layers of "
-        "a condition together (Bonferroni), and p-values are corrected for the number of layers (Holm). A run "
-        "is one observation; without two runs in both conditions there is no test."
+        f"means that the layer helped more there. The {100 * CONFIDENCE:.0f} % intervals hold for all layers "
+        "of a condition together (Bonferroni), and p-values are corrected for the number of layers (Holm). A "
+        "run is one observation; without two runs in both conditions there is no test."
     )
     head = ("", "condition", "difference", "interval", "p (Holm)", "test")
     return Section(
@@ -112,8 +112,8 @@ def maps(data: Comparison) -> Section:
         "Layers over time",
         paragraphs=[
             "All maps have one colour scale, so that equal colours are equal values: blue is helping, "
-            "orange-red is hurting. It is linear up to 1 % of the largest value and logarithmic beyond. A cell "
-            "is the sum over the measured steps of an interval, averaged over the runs of the condition."
+            "orange-red is hurting. It is linear up to 1 % of the largest value and logarithmic beyond. A "
+            "cell is the sum over the measured steps of an interval, averaged over the runs of the condition."
         ],
         side_by_side=True,
     )
@@ -236,8 +236,8 @@ def _condition_warnings(data: Comparison) -> Iterator[str]:
     for condition in data.conditions:
         if condition.has_copies:
             yield (
-                f"{condition.name}: two runs have exactly the same sums, as copies of one run would, so there "
-                "is no interval."
+                f"{condition.name}: two runs have exactly the same sums, as copies of one run would, so "
+                "there is no interval."
             )
         stated = [dict(setting_rows(m.run.attributes, len(m.run.steps))) for m in condition.members]
         keys = {key for found in stated for key in found} - {"seed"}
@@ -246,7 +246,7 @@ def _condition_warnings(data: Comparison) -> Iterator[str]:
             yield f"{condition.name}: its runs differ in {_list(differ)}, and not by chance only."
     single = [condition.name for condition in data.conditions if len(condition.members) == 1]
     if single:
-        yield f"Without a second run there is no interval, and chance cannot be told from effect: {_list(single)}."
+        yield f"One run only, so that chance cannot be told from effect: {_list(single)}."
     missing = sorted({name for m in data.members for name in data.layers if name not in m.layers})
     if missing:
         yield f"Only some of the runs have the layers {_list(missing)}."
@@ -308,8 +308,8 @@ def _most_different(data: Comparison) -> list[str]:
         )
     return [
         f"They differ most in the layer {data.layers[at]}: in {second.name} its sum is "
-        f"{format_number(abs(mean))} {'lower (more helping)' if mean < 0 else 'higher (less helping)'} than in "
-        f"{first.name}; {doubt}."
+        f"{format_number(abs(mean))} {'lower (more helping)' if mean < 0 else 'higher (less helping)'} than "
+        f"in {first.name}; {doubt}."
     ]
 
 

@@ -109,8 +109,8 @@ def render_comparison(
             maps, limit = _maps(data)
     except FloatingPointError as error:
         raise LCAError(
-            "the numbers of the records are so large that their sums overflow, so there is no page of them: a "
-            "run diverged; leave it out, or lower its learning rate."
+            "the numbers of the records are so large that their sums overflow, so there is no page of them: "
+            "a run diverged; leave it out, or lower its learning rate."
         ) from error
     sections = [_with_maps(section, data, limit) if section.id == "maps" else section for section in sections]
     named = title or " and ".join(condition.name for condition in data.conditions)

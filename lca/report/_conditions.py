@@ -1,9 +1,9 @@
 """Several runs, put together for a comparison: conditions, their runs, and the layers that they share."""
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import cached_property
+from functools import cache, cached_property
 from os import PathLike
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeAlias
@@ -50,7 +50,11 @@ class Member:
 
     def check(self, loss: str) -> Conservation:
         """The conservation check of one loss."""
-        return check_conservation(self.run, loss)
+        return self._check(loss)
+
+    @cached_property
+    def _check(self) -> Callable[[str], Conservation]:
+        return cache(lambda loss: check_conservation(self.run, loss))
 
 
 @dataclass(frozen=True, eq=False)
@@ -109,7 +113,7 @@ class Comparison:
         return self.place(member, member.run.layer_totals(loss).sum(axis=0))
 
     def place(self, member: Member, values: Array) -> Array:
-        """Values of the run's layers, along the last axis, in the order of `layers`; NaN where it has none."""
+        """Values of the run's layers, along the last axis, in the order of `layers`; NaN where none."""
         placed = np.full((*values.shape[:-1], len(self.layers)), np.nan)
         placed[..., [self._places[name] for name in member.layers]] = values
         return placed

@@ -1,6 +1,7 @@
 """Filling the template of a page: sections, charts and data in, self-contained HTML out."""
 
 import json
+import re
 from base64 import b64encode
 from collections.abc import Callable, Mapping, Sequence
 from datetime import UTC, datetime
@@ -99,7 +100,7 @@ def fill_template(
 
 def _typeset(text: str) -> str:
     """The text without endless words, and without a line break before a percent sign."""
-    return shorten_words(text).replace(" %", "\u00a0%")
+    return re.sub(r"(?<=\d) %", "\u00a0%", shorten_words(text))
 
 
 def to_base64(array: np.ndarray) -> str:

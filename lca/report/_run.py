@@ -4,9 +4,9 @@ import json
 import math
 import re
 import zlib
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cache, cached_property
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -106,7 +106,14 @@ class Run:
 
     def per_step(self, name: str, measured: str) -> np.ndarray:
         """A variable with one number per step, (T,)."""
-        return np.asarray(self.record[name].sel(measured=measured).values)
+        if name not in self._columns:
+            self._columns[name] = np.asarray(self.record[name].transpose("step", "measured").values)
+        return np.asarray(self._columns[name][:, self.measured.index(measured)])
+
+    @cached_property
+    def _columns(self) -> dict[str, np.ndarray]:
+        """The variables that have been read, (T, losses): each is read once."""
+        return {}
 
     def final_loss(self, measured: str) -> float:
         """The loss at the end of the run, which is not the last step's if something moved it afterwards."""
@@ -115,7 +122,11 @@ class Run:
 
     def layer_totals(self, measured: str) -> np.ndarray:
         """The allocation of each step to each layer, (T, layers)."""
-        return group_totals(self.record, "layer", measured)
+        return self._layer_totals(measured)
+
+    @cached_property
+    def _layer_totals(self) -> Callable[[str], np.ndarray]:
+        return cache(lambda measured: group_totals(self.record, "layer", measured))
 
     def layer_signs(self, measured: str) -> Signs:
         """The numbers of helping, hurting and zero parameters of each layer, (T, layers)."""

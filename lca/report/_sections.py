@@ -53,8 +53,8 @@ def losses(run: Run) -> Section | None:
             Chart(charts.loss_chart(steps, shown, rebuilt), caption),
             Chart(
                 charts.residual_chart(run.steps, residuals),
-                "The residual of each step: loss change minus allocations and state change. It is the error of "
-                "the sum.",
+                "The residual of each step: loss change minus allocations and state change. It is the error "
+                "of the sum.",
             ),
         ],
     )
@@ -82,8 +82,8 @@ def layers(run: Run) -> Section:
             Chart(charts.totals_chart(run.layers, totals, errors, run.scope), bars),
             Chart(
                 charts.cumulative_chart(_step_ends(run), run.layer_totals(first), run.layers),
-                f"Cumulative LCA of each layer for the {first} loss: a falling line is helping, a rising line "
-                "is hurting. Click a name in the legend to hide its line.",
+                f"Cumulative LCA of each layer for the {first} loss: a falling line is helping, a rising "
+                "line is hurting. Click a name in the legend to hide its line.",
             ),
         ],
         tables=[_layer_table(run, loss, errors.get(loss)) for loss in run.losses],
@@ -159,8 +159,8 @@ def noise(run: Run) -> Section:
         helping_percent = format_percent(float(overall.mean_helping_percent()))
         zero_percent = format_percent(float(overall.mean_zero_percent()))
         text = (
-            f"Averaged over {run.scope}, {helping_percent} of the parameters with A\u00a0≠\u00a00 are helping, "
-            f"and {zero_percent} of all parameters have A\u00a0=\u00a00."
+            f"Averaged over {run.scope}, {helping_percent} of the parameters with A\u00a0≠\u00a00 are "
+            f"helping, and {zero_percent} of all parameters have A\u00a0=\u00a00."
         )
     return Section("noise", "How noisy learning is", paragraphs=[text], charts=shown)
 
@@ -196,12 +196,12 @@ SECTIONS = (overview, balance, losses, layers, explorer, classes, noise, method,
 MAX_COLUMNS = 10
 """With more classes than this, and fewer layers, the classes are the rows."""
 _BALANCE = (
-    "The loss changed from its start to its end. Of this change, the allocations explain what the movement of "
-    "the parameters did, and the rest is listed by cause. The rows from the allocations to the residual add "
-    "up to the change over the measured steps."
+    "The loss changed from its start to its end. Of this change, the allocations explain what the movement "
+    "of the parameters did, and the rest is listed by cause. The rows from the allocations to the residual "
+    "add up to the change over the measured steps."
 )
 _NOTES = {
-    "state change (buffers)": "by what moved and is no parameter, such as the running statistics of BatchNorm",
+    "state change (buffers)": "by what moved and is no parameter, such as running statistics of BatchNorm",
     "residual": "what is left: the error of the numerical integration",
     "change between measured steps, not allocated": "before, between or after the steps that were measured",
     "largest residual of one step": "residuals of opposite sign cancel in the sum, and show here",

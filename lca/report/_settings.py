@@ -2,7 +2,7 @@
 
 import ast
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 LONGEST = 2000
@@ -43,22 +43,21 @@ def to_text(value: Any, depth: int = 0) -> str:
     >>> to_text("PathIntegral(rule=QuadratureRule(name='simpson', nodes=(0.0, 0.5)), tol=None)")
     'PathIntegral, rule = simpson'
     """
-    if value is None:
-        return ""
-    if isinstance(value, bool):
-        return "yes" if value else "no"
-    if isinstance(value, float):
-        return f"{value:.4g}".replace("-", "−")
+    if isinstance(value, Mapping | list | tuple):
+        return "…" if depth == DEEPEST else _collection_text(value, depth)
     if isinstance(value, str):
         return _call_text(value) if _CALL.fullmatch(value) else _NUMBER.sub(_rounded, value)
-    if depth == DEEPEST and isinstance(value, Mapping | list | tuple):
-        return "…"
+    if isinstance(value, float):
+        return f"{value:.4g}".replace("-", "−")
+    words = {None: "", True: "yes", False: "no"}
+    return words[value] if value is None or isinstance(value, bool) else str(value)
+
+
+def _collection_text(value: Mapping[Any, Any] | Sequence[Any], depth: int) -> str:
     if isinstance(value, Mapping):
         parts = ((str(key).replace("_", " "), to_text(entry, depth + 1)) for key, entry in value.items())
         return "; ".join(f"{key} {text}" for key, text in parts if text)
-    if isinstance(value, list | tuple):
-        return ", ".join(to_text(entry, depth + 1) or "none" for entry in value)
-    return str(value)
+    return ", ".join(to_text(entry, depth + 1) or "none" for entry in value)
 
 
 def _estimator_text(estimator: str, name: Any) -> str:
@@ -101,7 +100,7 @@ def _call_text(call: str) -> str:
 
 def _parts(call: ast.Call) -> Iterator[str]:
     yield ast.unparse(call.func)
-    yield from (_node_text(argument) for argument in call.args)
+    yield from (_node_text(argument) or "none" for argument in call.args)
     for keyword in call.keywords:
         text = _node_text(keyword.value)
         if text:

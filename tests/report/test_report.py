@@ -90,7 +90,7 @@ def test_the_verdict_states_the_result_of_the_check(tmp_path, options, tone, sai
     run = Run(write(tmp_path / "run.zarr", run_values(3), extra=lambda *_: options))
     assert check_conservation(run, "train").verdict()[0] == tone
     assert check_conservation(run, "train").verdict()[1].startswith(said)
-    assert sections.summary(run).verdicts[0][1].startswith("train: " + said)
+    assert sections.overview(run).verdicts[0][1].startswith("train: " + said)
 
 
 def test_residuals_that_cancel_get_no_tick(tmp_path):
@@ -115,11 +115,11 @@ def test_a_loss_that_is_missing_in_some_steps_is_not_called_an_estimate(tmp_path
 
 def test_a_run_that_diverged_is_named_first(tmp_path):
     run = Run(write(tmp_path / "r", -4 * run_values(12), extra=lambda *_: {**SMALL, "tolerance": 1.0}))
-    [first, *_] = sections.summary(run).verdicts
+    [first, *_] = sections.overview(run).verdicts
     assert first[0] == "bad"
     assert first[1].startswith("train: the run diverged: the loss went from 2 to ")
     learned = Run(write(tmp_path / "s", run_values(3)))
-    assert not any(" diverged" in text for _, text in sections.summary(learned).verdicts)
+    assert not any(" diverged" in text for _, text in sections.overview(learned).verdicts)
 
 
 @pytest.mark.parametrize("name", ["total", "residual", "loss_end", "layer_total"])
@@ -140,7 +140,7 @@ def test_the_residual_is_given_in_percent_of_the_loss_change(full):
 def test_unmeasured_steps_and_an_unfinished_run_are_mentioned(tmp_path):
     run = write(tmp_path / "run.zarr", run_values(3), every=10)
     run.attrs["complete"] = False
-    said = " ".join(text for _, text in sections.summary(Run(run)).verdicts)
+    said = " ".join(text for _, text in sections.overview(Run(run)).verdicts)
     assert "Not every step was measured" in said
     assert "in progress or interrupted" in said
     [loss_chart, _] = sections.losses(Run(run)).charts
@@ -152,7 +152,7 @@ def test_the_change_between_measured_steps_is_in_the_table(tmp_path):
     run = write(tmp_path / "run.zarr", run_values(4), every=10).load().copy(deep=True)
     run["loss_start"][1:] -= 0.5
     run["loss_end"][1:] -= 0.5
-    check, summary = check_conservation(Run(run), "train"), sections.summary(Run(run))
+    check, summary = check_conservation(Run(run), "train"), sections.balance(Run(run))
     assert (check.unmeasured_change, check.discontinuities) == (-0.5, 0)
     assert check.end - check.start == check.change + check.unmeasured_change
     assert ("change between measured steps, not allocated", "−0.5") in summary.tables[0].rows
@@ -162,12 +162,12 @@ def test_a_discontinuity_between_consecutive_steps_is_reported(full):
     discontinuous = full.record.load().copy(deep=True)
     for name in ("loss_start", "loss_end"):
         discontinuous[name][5:] += 2
-    said = [text for _, text in sections.summary(Run(discontinuous)).verdicts]
+    said = [text for _, text in sections.overview(Run(discontinuous)).verdicts]
     found = [text for text in said if "between consecutive steps" in text]
     assert [text.partition(". This")[0] for text in found] == [
         f"{loss}: the loss changed between consecutive steps (once, +2 in total)" for loss in full.losses
     ]
-    assert not any("consecutive" in text for _, text in sections.summary(full).verdicts)
+    assert not any("consecutive" in text for _, text in sections.overview(full).verdicts)
 
 
 def test_the_change_over_unmeasured_steps_is_no_discontinuity(tmp_path):
@@ -178,7 +178,7 @@ def test_the_change_over_unmeasured_steps_is_no_discontinuity(tmp_path):
             run[name][after:] += change
     check = check_conservation(Run(run), "train")
     assert (check.unmeasured_change, check.discontinuities, check.discontinuity_change) == (-1.625, 1, 0.125)
-    assert any("(once, +0.125 in total)" in text for _, text in sections.summary(Run(run)).verdicts)
+    assert any("(once, +0.125 in total)" in text for _, text in sections.overview(Run(run)).verdicts)
 
 
 def test_sampled_allocations_have_the_reason_instead_of_helping_percentages(tmp_path):
@@ -397,7 +397,13 @@ def test_terms_of_a_loss_can_be_classes(tmp_path, names, head):
 def test_method_and_citation_are_shown(tmp_path):
     record = write(tmp_path / "run.zarr", run_values(3), estimator=lca.PathIntegral(), settings={"lr": 0.5})
     text = Page(render_report(record)).text
-    for said in ("PathIntegral(", "0.5", "36 in 3 tensors", "@inproceedings{lan2019lca", "3, from 0 to 2"):
+    for said in (
+        "PathIntegral, rule = simpson",
+        "0.5",
+        "36 in 3 tensors",
+        "@inproceedings{lan2019lca",
+        "3, from 0 to 2",
+    ):
         assert said in text, said
 
 
@@ -541,7 +547,7 @@ def test_no_name_makes_the_page_wide(tmp_path):
     values = np.ones((3, layout.size))
     page = render_report(write(tmp_path / "r", values, layout=layout, values="float32"), title="t")
     assert max(map(len, Page(page).text.split())) <= 200
-    found = json.loads(re.search(r'id="data">(.*?)</script>', page)[1])
+    found = json.loads(re.search(r'id="data">(.*?)</script>', page)[1])["run"]
     assert len(set(found["layers"])) == 3
     assert "y" * 300 not in page
 
