@@ -4,6 +4,7 @@ The formulas are converted when the documentation is built, by latex2mathml. One
 warning, and so fails the build.
 """
 
+import re
 from html import escape
 
 from docutils import nodes
@@ -12,15 +13,16 @@ from sphinx.util import logging
 from sphinx.util.math import get_node_equation_number
 
 LOGGER = logging.getLogger(__name__)
+GREEK_CAPITAL = re.compile(r"<mi>(?=(?:&#x003(?:9[1-9A-F]|A[0-9]);|[\u0391-\u03a9])</mi>)")
 
 
 def to_mathml(node, *, display):
     try:
         formula = convert(node.astext(), display=display)
+        return GREEK_CAPITAL.sub('<mi mathvariant="normal">', formula)  # upright, as in TeX
     except Exception as error:  # the converter has an exception of its own for every mistake
         LOGGER.warning("the formula cannot be converted (%s): %s", error, node.astext(), location=node)
         return f"<code>{escape(node.astext())}</code>"
-    return formula
 
 
 def visit_inline(translator, node):

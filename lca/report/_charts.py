@@ -81,8 +81,10 @@ def cumulative_chart(steps: Array, allocations: Array, names: Sequence[str]) -> 
             hover=names[i],
             points=MAX_POINTS_GREY,
         )
+    labels = short_labels(names, 32)
     for i, style in zip(largest, _styles(len(largest)), strict=True):
-        _line(chart, steps, sums[:, i], label=_escape_tex(names[i]), width=2, **style)
+        label = _escape_tex(labels[i])
+        _line(chart, steps, sums[:, i], label=label, hover=names[i], width=2, **style)
     return _legend(_zero_line(chart, "width"))
 
 
@@ -94,7 +96,9 @@ def totals_chart(
     The colour of a bar is its sign, and its fill the loss.
     """
     count, shown = len(names), len(totals)
-    chart = _figure(f"{LCA_LABEL}, summed over {scope}", "", height=80 + max(24, 16 * shown) * count)
+    chart = _figure(
+        f"{LCA_LABEL}, summed over {scope}", "", height=80 + _rows_height(count, max(24, 16 * shown))
+    )
     centre, height = np.arange(count) + 0.5, 0.8 / shown
     for k, (loss, values) in enumerate(totals.items()):
         at = centre + (k - (shown - 1) / 2) * height
@@ -118,6 +122,8 @@ def totals_chart(
             chart.hbar(y=[np.nan], right=[np.nan], fill_color=GREY, line_color=GREY, hatch_color=GREY,
                        legend_label=_escape_tex(loss), **look)  # fmt: skip
     _name_rows(chart, names)
+    if errors:
+        chart.x_range = _range_of([totals[k] + s * errors.get(k, 0) for k in totals for s in (-1, 1)])
     _zero_line(chart, "height")
     if shown > 1:
         _legend(chart).legend.click_policy = "none"
@@ -127,7 +133,7 @@ def totals_chart(
 def conditions_chart(names: Sequence[str], means: Mapping[str, Array], halves: Mapping[str, Array]) -> Figure:
     """One bar per layer and condition, with intervals ``mean ± half``; arrays (layers,), NaN: none."""
     count, shown = len(names), len(means)
-    chart = _figure(LCA_LABEL, "", height=90 + max(26, 15 * shown + 6) * count)
+    chart = _figure(LCA_LABEL, "", height=90 + _rows_height(count, max(26, 15 * shown + 6)))
     centre, height = np.arange(count) + 0.5, 0.84 / shown
     for k, ((condition, values), style) in enumerate(zip(means.items(), _styles(shown), strict=True)):
         at = centre + (k - (shown - 1) / 2) * height
@@ -146,6 +152,7 @@ def conditions_chart(names: Sequence[str], means: Mapping[str, Array], halves: M
         if np.isfinite(halves[condition]).any():
             _whiskers(chart, at, values, halves[condition])
     _name_rows(chart, names)
+    chart.x_range = _range_of([m + s * np.nan_to_num(halves[k]) for k, m in means.items() for s in (-1, 1)])
     return _legend(_zero_line(chart, "height"))
 
 
@@ -160,6 +167,18 @@ def bands_chart(curves: Mapping[str, tuple[Array, Array]]) -> Figure:
                         color=style["color"], fill_alpha=0.2, legend_label=label)  # fmt: skip
         _line(chart, steps, values.mean(axis=0), label=label, width=2, **style)
     return _legend(chart)
+
+
+def _rows_height(count: int, height: int) -> int:
+    """The height of ``count`` rows, which become thinner where there are many."""
+    return min(count * height, max(1000, 6 * count))
+
+
+def _range_of(values: Sequence[Array]) -> Range1d:
+    """A range that shows all values and 0; by itself, Bokeh would cut error bars."""
+    low, high = min(0.0, float(np.nanmin(values))), max(0.0, float(np.nanmax(values)))
+    margin = 0.05 * (high - low) or 1.0
+    return Range1d(start=low - margin * (low < 0), end=high + margin)
 
 
 def _with_half(value: float, half: float) -> str:
@@ -191,7 +210,7 @@ def histogram_chart(edges: Array, helping: Array, hurting: Array) -> Figure:
     """Histograms of |A| of helping and of hurting entries, on logarithmic axes; edges (bins + 1,)."""
     chart = _figure(
         "|A| of one parameter in one step",
-        "parameters × steps",
+        "number of parameters × steps",
         280,
         x_axis_type="log",
         y_axis_type="log",

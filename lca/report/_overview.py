@@ -102,7 +102,7 @@ def _story(run: Run, check: Conservation) -> Iterator[str]:
         yield "No layer changed the loss."
         return
     share = _share(largest.value, check)
-    of_change = f" ({share} of the change)" if share else ""
+    of_change = f" ({share} of {_whole(check)})" if share else ""
     yield f"The largest part, {format_number(largest.value, '+')}{of_change}, {largest.sentence}."
     layers = [item for item in items if item.kind == "layer"]
     top = max(layers, key=lambda item: abs(item.value))
@@ -137,11 +137,11 @@ def _hurting(run: Run, layers: Sequence[Item]) -> str:
     where = "" if run.is_whole else f" over {run.scope}"
     hurting = sorted((item for item in layers if item.value > 0), key=lambda item: -item.value)
     if not hurting:
-        return f"No layer hurt in sum{where}."
+        return f"No layer hurt{where or ' overall'}."
     verb = "layer hurts" if len(layers) == 1 else "layers hurts" if len(hurting) == 1 else "layers hurt"
     named = ", ".join(f"{item.name} ({format_number(item.value, '+')})" for item in hurting[:MAX_NAMED])
     more = ", and others" if len(hurting) > MAX_NAMED else ""
-    return f"{len(hurting)} of {len(layers)} {verb} in sum{where}: {named}{more}."
+    return f"{len(hurting)} of {len(layers)} {verb}{where or ' overall'}: {named}{more}."
 
 
 def _other_losses(checks: Sequence[Conservation]) -> list[str]:
@@ -179,6 +179,11 @@ def _items(run: Run, check: Conservation) -> list[Item]:
 def _is_measured(check: Conservation) -> bool:
     """Whether every loss is a number, so that the parts add up to a change."""
     return not check.unmeasured_steps
+
+
+def _whole(check: Conservation) -> str:
+    """What the shares are shares of."""
+    return "the change" if _is_measured(check) else "this sum"
 
 
 def _share(value: float, check: Conservation) -> str:

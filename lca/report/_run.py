@@ -72,7 +72,9 @@ class Run:
         Where the loss changed after the last step, steps are missing there.
         """
         after = [self.final_loss(name) - self.per_step("loss_end", name)[-1] for name in self.losses]
-        return self.consecutive and self.complete and int(self.steps[0]) == 0 and not np.any(after)
+        return (
+            self.consecutive and self.complete and int(self.steps[0]) == 0 and not np.nan_to_num(after).any()
+        )
 
     @cached_property
     def scope(self) -> str:
@@ -224,7 +226,9 @@ def format_number(value: float, sign: str = "") -> str:
     >>> format_number(-0.25), format_number(0.5, "+"), format_number(float("nan"))
     ('−0.25', '+0.5', 'not measured')
     """
-    return "not measured" if math.isnan(value) else f"{value:{sign}.4g}".replace("-", "−")
+    if math.isnan(value):
+        return "not measured"
+    return f"{value:{sign}.4g}".replace("-", "−") if value else "0"
 
 
 def format_percent(value: float) -> str:

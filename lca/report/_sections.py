@@ -1,6 +1,8 @@
 """The sections of a report of one run: each a pure function of the run, as text, tables and charts."""
 
 from collections.abc import Sequence
+from datetime import UTC, datetime
+from typing import Any
 
 import numpy as np
 
@@ -94,7 +96,8 @@ def explorer(run: Run) -> Section:
     """Layers over time with a slider. Its data come from `lca.report`."""
     text = [
         "Blue is helping, orange-red is hurting. The colour scale is linear up to 1 % of the largest value "
-        "and logarithmic beyond. Move the slider, or click a cell of the map, to select an interval of steps."
+        "and logarithmic beyond, so that small values late in the run remain visible. Move the slider, or "
+        "click a cell of the map, to select an interval of steps."
     ]
     return Section("explorer", "Layers over time", paragraphs=text, explorer=True)
 
@@ -150,7 +153,7 @@ def noise(run: Run) -> Section:
     if run.has("histogram_helping"):
         edges, *counts = histogram_counts(run.record, first)
         chart = charts.histogram_chart(edges, *(count.sum(axis=0) for count in counts))
-        shown.append(Chart(chart, f"Distribution of |A| over all parameters and {run.scope}."))
+        shown.append(Chart(chart, f"How often each size |A| occurs, over all parameters and {run.scope}."))
     if overall.steps_without_percent() == len(run.steps):
         text = "Every allocation is exactly 0: no parameter moved, or every gradient was 0."
     elif sampled:
@@ -159,8 +162,9 @@ def noise(run: Run) -> Section:
         helping_percent = format_percent(float(overall.mean_helping_percent()))
         zero_percent = format_percent(float(overall.mean_zero_percent()))
         text = (
-            f"Averaged over {run.scope}, {helping_percent} of the parameters with A\u00a0≠\u00a00 are "
-            f"helping, and {zero_percent} of all parameters have A\u00a0=\u00a00."
+            "A is the LCA of one parameter in one step: it helped if A\u00a0<\u00a00 and hurt if "
+            f"A\u00a0>\u00a00. Averaged over {run.scope}, {helping_percent} of the parameters with "
+            f"A\u00a0≠\u00a00 are helping, and {zero_percent} of all parameters have A\u00a0=\u00a00."
         )
     return Section("noise", "How noisy learning is", paragraphs=[text], charts=shown)
 
@@ -177,7 +181,7 @@ def method(run: Run) -> Section:
         ("measured losses", ", ".join(run.measured)),
         *((f"{_COSTS[name]} per step", f"{value:.3g}") for name, value in spent if value),
         *settings,
-        ("recorded", f"{about.get('created', '?')} by lca {about.get('lca_version', '?')}"),
+        ("recorded", f"{_time(about.get('created'))} by lca {about.get('lca_version', '?')}"),
     ]
     return Section(
         "method",
@@ -237,6 +241,18 @@ def _conservation_rows(checks: Sequence[Conservation]) -> list[tuple[str, ...]]:
         for c in checks
     )
     return [*rows, ("steps that exceeded their tolerance", *exceeded)]
+
+
+def _time(created: Any) -> str:
+    """The time of a record without seconds.
+
+    >>> _time("2026-11-28T12:10:12+00:00"), _time("once")
+    ('2026-11-28 12:10 UTC', 'once')
+    """
+    try:
+        return datetime.fromisoformat(created).astimezone(UTC).strftime("%Y-%m-%d %H:%M UTC")
+    except (TypeError, ValueError, OverflowError):
+        return str(created or "at an unknown time")
 
 
 def _layer_table(run: Run, loss: str, errors: Array | None) -> Table:

@@ -68,7 +68,7 @@ def _estimator_text(estimator: str, name: Any) -> str:
 
 
 def _is_told(key: str, value: Any, calls: list[str]) -> bool:
-    """Whether one of ``calls`` is ``Value(...)`` or has the argument ``key=value``."""
+    """Whether one of ``calls`` is a call of ``value``, or has the argument ``key`` with this value."""
     if isinstance(value, str):
         return any(call.partition("(")[0].casefold() == value.casefold() for call in calls)
     if isinstance(value, bool | int | float):
@@ -88,7 +88,7 @@ def _rounded(number: re.Match[str]) -> str:
 
 
 def _call_text(call: str) -> str:
-    """``Name(a=1, b=Other(name='x'))`` as words; text that is no such call is only rounded."""
+    """A call as words, such as a repr; in other text, numbers are only rounded."""
     try:
         tree = ast.parse(call, mode="eval") if len(call) <= LONGEST else None
         if tree is not None and isinstance(tree.body, ast.Call):

@@ -58,7 +58,7 @@ const lcaReport = (() => {
     const order = run.layers.map((name, i) => [total(loss, frame, i), name]).sort((a, b) => a[0] - b[0]);
     const sum = order.reduce((all, [value]) => all + value, 0);
     const named = ([value, name]) => name + " " + number(value);
-    const ends = order.length > 1 ? "; lowest: " + named(order[0]) + ", highest: " + named(order.at(-1)) : "";
+    const ends = order.length > 1 ? "; lowest (most helping): " + named(order[0]) + ", highest: " + named(order.at(-1)) : "";
     at("reading").textContent = capital(when(frame)) + ": LCA of the " + run.losses[loss] + " loss " + number(sum) + ends + ".";
     at("interval").setAttribute("aria-valuetext", when(frame));
     drawDetail();
@@ -261,13 +261,23 @@ const lcaReport = (() => {
     for (const doc of Bokeh.documents) for (const root of doc.roots()) yield* root.references();
   }
 
-  // Put as many names of a legend into one row as fit.
+  // Fade the right edge of a table that continues there.
+  function markWide() {
+    for (const each of document.querySelectorAll(".scroll"))
+      each.classList.toggle("more", each.scrollLeft + each.clientWidth < each.scrollWidth - 2);
+  }
+
+  // Put as many names of a legend into one row as fit, and give its rows a height of their own.
+  const heights = new Map();
   function wrapLegends() {
-    for (const each of models()) {
+    const room = document.body.clientWidth - 80;
+    for (const plot of models()) for (const each of plot.above ?? []) {
       if (each.type !== "Legend") continue;
-      const widths = each.items.map((item) => 6.5 * item.label.value.length + 45), room = document.body.clientWidth - 80;
+      const widths = each.items.map((item) => 6.5 * item.label.value.length + 45);
       const all = widths.reduce((sum, width) => sum + width, 0) <= room;
       each.ncols = all ? widths.length : Math.max(1, Math.floor(room / Math.max(...widths)));
+      if (!heights.has(plot)) heights.set(plot, plot.height);
+      plot.height = heights.get(plot) + 23 * (Math.ceil(widths.length / each.ncols) - 1);
     }
   }
 
@@ -285,9 +295,12 @@ const lcaReport = (() => {
     }
     maps.forEach(drawCompared);
     wrapLegends();
+    markWide();
     paint();
     dark.addEventListener("change", paint);
-    window.addEventListener("resize", () => { wrapLegends(); if (codes) drawNumbers(); });
+    window.addEventListener("resize", () => { wrapLegends(); markWide(); if (codes) drawNumbers(); });
+    for (const each of document.querySelectorAll(".scroll")) each.addEventListener("scroll", markWide);
+    for (const each of document.querySelectorAll("details")) each.addEventListener("toggle", markWide);
     window.addEventListener("beforeprint", () => print(true));
     window.addEventListener("afterprint", () => print(false));
     document.documentElement.dataset.ready = "yes";

@@ -74,12 +74,24 @@ def test_the_conservation_check_sums_the_record(full):
 
 SMALL = {"residual": 2.0**-12}
 VERDICTS = {
-    "small": ({**SMALL, "tolerance": 2.0**-12}, "good", "Every step met its tolerance; the residual is "),
-    "no tolerance": (SMALL, "warn", "The estimator set no tolerance; the residual is "),
+    "small": (
+        {**SMALL, "tolerance": 2.0**-12},
+        "good",
+        "The allocations add up: every step met its tolerance, and the residual (",
+    ),
+    "no tolerance": (
+        SMALL,
+        "warn",
+        "The estimator set no tolerance; the residual (what the allocations miss) is ",
+    ),
     "exceeded": ({**SMALL, "tolerance": 2.0**-13}, "warn", "3 of 3 steps exceeded their tolerance; "),
     "flagged": ({**SMALL, "tolerance": 1.0, "converged": False}, "warn", "3 of 3 steps exceeded"),
     "medium": ({"residual": 0.125, "tolerance": 1e9}, "warn", "The allocations add up only roughly: "),
-    "large": ({"residual": 5.0, "tolerance": 1e9}, "bad", "The allocations do not add up: the residual is "),
+    "large": (
+        {"residual": 5.0, "tolerance": 1e9},
+        "bad",
+        "The allocations do not add up: the residual (what the",
+    ),
     "large, exceeded": ({"residual": 5.0, "tolerance": 1.0}, "bad", "The allocations do not add up: 3 of 3"),
     "sampled": ({"residual": np.nan}, "warn", "Not checked: this estimator does not measure the loss"),
 }
@@ -134,7 +146,7 @@ def test_an_inconsistent_record_is_reported(full, name):
 def test_the_residual_is_given_in_percent_of_the_loss_change(full):
     check = check_conservation(full, "train")
     percent = 100 * abs(check.residual / check.change)
-    assert f"residual is {percent:.2g} % of the loss change" in check.verdict()[1]
+    assert f"residual (what the allocations miss) is {percent:.2g} % of the loss change" in check.verdict()[1]
 
 
 def test_unmeasured_steps_and_an_unfinished_run_are_mentioned(tmp_path):
