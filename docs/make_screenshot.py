@@ -16,6 +16,7 @@ from selenium import webdriver
 from selenium.webdriver.chrome.service import Service
 from selenium.webdriver.support.ui import WebDriverWait
 
+READY = "return document.documentElement.dataset.ready"
 IMAGES = Path(__file__).parent / "images"
 SHOTS = {
     "report-first": ("report.html", 700, ""),
@@ -34,8 +35,7 @@ def main(folder: Path) -> None:
         size = {"width": 1000, "height": height, "deviceScaleFactor": 1, "mobile": False}
         driver.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", size)
         driver.get((folder / page).resolve().as_uri())
-        ready = "return document.documentElement.dataset.ready"
-        WebDriverWait(driver, 30).until(lambda driver: driver.execute_script(ready))
+        WebDriverWait(driver, 30).until(lambda driver: driver.execute_script(READY))
         if script:
             driver.execute_script(f"{script}.scrollIntoView({{behavior: 'instant'}})")
         driver.execute_async_script("setTimeout(arguments[0], 1000)")

@@ -46,7 +46,7 @@ Figure = Any
 def loss_chart(steps: Array, losses: Mapping[str, Array], rebuilt: Array | None) -> Figure:
     """The measured losses, and the first one rebuilt from its allocation; ``steps`` and losses (T + 1,)."""
     chart = _figure("step", "loss", height=300)
-    for (name, loss), style in zip(losses.items(), _styles(len(losses)), strict=True):
+    for (name, loss), style in zip(losses.items(), _loss_styles(len(losses)), strict=True):
         _line(chart, steps, loss, label=_escape_tex(name), width=3, **style)
     if rebuilt is not None:
         _line(chart, steps, rebuilt, "black", "rebuilt from LCA", dash="dotted", width=2).tags = ["ink"]
@@ -57,7 +57,7 @@ def residual_chart(steps: Array, residuals: Mapping[str, Array]) -> Figure:
     """The residual of each step, (T,) per loss."""
     chart = _figure("step", "residual", height=190)
     chart.yaxis.ticker = BasicTicker(desired_num_ticks=3)
-    for (name, residual), style in zip(residuals.items(), _styles(len(residuals)), strict=True):
+    for (name, residual), style in zip(residuals.items(), _loss_styles(len(residuals)), strict=True):
         _line(chart, steps, residual, label=_escape_tex(name), **style)
     return _legend(_zero_line(chart, "width"))
 
@@ -379,16 +379,18 @@ def _map(name: str, shape: tuple[int, int], height: int) -> Figure:
     return chart
 
 
-def _styles(count: int) -> list[dict[str, Any]]:
-    """The colour and dash of each line: solid lines first, then dashed ones in the same colours.
+def _loss_styles(count: int) -> list[dict[str, Any]]:
+    """As `_styles`, but only the first loss is solid, as in the figures of `lca.plots`."""
+    return [{**style, "dash": "dashed" if i else "solid"} for i, style in enumerate(_styles(count))]
 
-    The second one of two is dashed as well, as in the figures of `lca.plots`.
-    """
+
+def _styles(count: int) -> list[dict[str, Any]]:
+    """The colour and dash of each line: solid lines first, then dashed ones in the same colours."""
     colors = len(CATEGORY_COLORS)
     return [
         {
             "color": CATEGORY_COLORS[i % colors],
-            "dash": "dashed" if i // colors % 2 or (count, i) == (2, 1) else "solid",
+            "dash": "dashed" if i // colors % 2 else "solid",
         }
         for i in range(count)
     ]

@@ -96,7 +96,7 @@ def explorer(run: Run) -> Section:
     """Layers over time with a slider. Its data come from `lca.report`."""
     text = [
         "Blue is helping, orange-red is hurting. The colour scale is linear up to 1 % of the largest value "
-        "and logarithmic beyond, so that small values late in the run remain visible. Move the slider, or "
+        "and logarithmic beyond, so that small values late in training remain visible. Move the slider, or "
         "click a cell of the map, to select an interval of steps."
     ]
     return Section("explorer", "Layers over time", paragraphs=text, explorer=True)
