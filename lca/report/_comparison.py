@@ -4,7 +4,7 @@ from collections.abc import Iterator, Sequence
 
 import numpy as np
 
-from lca.analysis._reading import CLASS_PREFIX, is_class
+from lca.analysis._reading import is_class
 from lca.report import _charts as charts
 from lca.report._balance import Tone
 from lca.report._conditions import Comparison, Condition, Member
@@ -133,7 +133,7 @@ def classes(data: Comparison) -> Section | None:
         for condition in data.conditions
     ]
     largest = float(np.nanmax(np.abs(means), initial=0.0))
-    labels = [name.rpartition(CLASS_PREFIX)[2] for name in names]
+    labels = [data.members[0].run.class_label(name) for name in names]
     labels = labels if len(set(labels)) == len(labels) else names
     tables = [
         Table(
@@ -217,7 +217,9 @@ def _verdicts(data: Comparison) -> list[tuple[Tone, str]]:
             text = f"{text}. In {count} of {len(checks)} checks (one for each run and loss), "
             found.append(("warn", f"{text}there was no tolerance or a step exceeded it: see the runs."))
     elif others:
-        found.append(("warn", "Not all runs measured their loss, so not all sums are checked: see the runs."))
+        found.append(
+            ("warn", "Some allocations are estimates; the table of the runs says how they were checked.")
+        )
     parts = [m.label for m in data.members if not m.run.is_whole]
     if parts:
         text = "the sums of these runs are over their measured steps, and not over the whole run"

@@ -7,7 +7,7 @@ import numpy as np
 
 from lca.report._balance import Conservation, Tone, check_conservation
 from lca.report._parts import Bar, Bars, Section
-from lca.report._run import Run, count_of, format_number, format_percent, short_labels
+from lca.report._run import Run, format_number, format_percent, short_labels
 
 MAX_LAYERS = 8
 """The most layers that have a bar of their own on the first screen."""
@@ -29,7 +29,7 @@ class Item:
     sentence: str = ""
 
 
-def overview(run: Run) -> Section:
+def summary(run: Run) -> Section:
     """What happened in the run, with all warnings."""
     checks = [check_conservation(run, loss) for loss in run.losses]
     return Section(
@@ -56,6 +56,8 @@ def _verdicts(run: Run, checks: Sequence[Conservation]) -> list[tuple[Tone, str]
     elif run.steps[0]:
         text = f"The record begins at step {run.steps[0]:,}; the steps before it are not part of this page."
         found.append(("warn", text))
+    if run.span > 1:
+        found.append(("warn", _straight_lines(run.span)))
     found += [("warn", f"{c.loss}: {_discontinuities(c)}") for c in checks if c.discontinuities]
     return sorted(found, key=lambda verdict: ("bad", "warn", "good").index(verdict[0]))
 
@@ -70,6 +72,14 @@ def _missing_steps(run: Run, check: Conservation) -> str:
     return (
         f"{text}: the {check.loss} loss changed by {format_number(check.change, '+')} in the measured steps "
         f"and by {format_number(check.unmeasured_change, '+')} in the others."
+    )
+
+
+def _straight_lines(span: int) -> str:
+    return (
+        f"A step of this page is a straight line over {span:,} updates (span={span}). The sums over all "
+        "parameters are exact, but the line is not the path of the training, and the parts of layers and "
+        "parameters can differ from those along the path."
     )
 
 
@@ -95,8 +105,7 @@ def _story(run: Run, check: Conservation) -> Iterator[str]:
     items = _items(run, check)
     yield _change(run, check)
     if run.is_sampled(check.loss):
-        checked = "" if _is_measured(check) else ", and their sum was not checked against the loss"
-        yield f"The allocations are estimates from samples{checked}."
+        yield "The allocations are estimates from samples."
     largest = max(items, key=lambda item: abs(item.value))
     if not largest.value:
         yield "No layer changed the loss."
@@ -118,7 +127,7 @@ def _change(run: Run, check: Conservation) -> str:
         return f"Over {run.scope}, the allocations of the {check.loss} loss sum to {total}."
     first, last = run.steps[0], run.steps[-1]
     if run.is_whole:
-        when = f"In {count_of(len(run.steps), 'step')}"
+        when = f"In {run.length}"
     elif run.consecutive:
         when = f"In steps {first:,} to {last:,}"
     else:

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from lca.analysis import group_names, group_signs, group_totals
-from lca.analysis._reading import is_class
+from lca.analysis._reading import CLASS_PREFIX, is_class
 from lca.errors import LCAError
 from lca.layout import Layout
 from lca.record._about import check_types
@@ -75,6 +75,26 @@ class Run:
         return (
             self.consecutive and self.complete and int(self.steps[0]) == 0 and not np.nan_to_num(after).any()
         )
+
+    @cached_property
+    def span(self) -> int:
+        """The number of updates in a step: more than 1 if steps are straight lines over several updates."""
+        span = self.attributes.get("settings", {}).get("span", 1)
+        return span if isinstance(span, int) and span > 1 else 1
+
+    @property
+    def length(self) -> str:
+        """The number of measured steps in words."""
+        count = count_of(len(self.steps), "step")
+        return count if self.span == 1 else f"{count} of {self.span:,} updates each"
+
+    def class_label(self, name: str) -> str:
+        """The class of a per-class loss: its number, or its name if the settings have ``class_names``."""
+        label = name.rpartition(CLASS_PREFIX)[2]
+        known = self.attributes.get("settings", {}).get("class_names")
+        if isinstance(known, list) and label.isdecimal() and int(label) < len(known):
+            return str(known[int(label)])
+        return label
 
     @cached_property
     def scope(self) -> str:

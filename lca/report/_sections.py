@@ -7,11 +7,11 @@ from typing import Any
 import numpy as np
 
 from lca.analysis import class_totals, histogram_counts
-from lca.analysis._reading import CLASS_PREFIX, is_class
+from lca.analysis._reading import is_class
 from lca.record._citation import citation
 from lca.report import _charts as charts
 from lca.report._balance import Conservation, check_conservation
-from lca.report._overview import overview
+from lca.report._overview import summary
 from lca.report._parts import Chart, Section, Table, tints_of
 from lca.report._run import Run, format_number, format_percent, format_signed
 from lca.report._settings import setting_rows
@@ -108,7 +108,7 @@ def classes(run: Run) -> Section | None:
         return None
     names, allocations = class_totals(run.record)
     parents = {name.rpartition("/")[0] for name in names}
-    labels = [name.rpartition(CLASS_PREFIX)[2] if len(parents) == 1 else name for name in names]
+    labels = [run.class_label(name) if len(parents) == 1 else name for name in names]
     totals, layers = allocations.sum(axis=0), run.layers
     rows, columns = "layer", "class"
     if len(labels) > max(len(layers), MAX_COLUMNS):
@@ -196,7 +196,7 @@ def cite(run: Run) -> Section:
     return Section("cite", "How to cite", code=citation(run.attributes))
 
 
-SECTIONS = (overview, balance, losses, layers, explorer, classes, noise, method, cite)
+SECTIONS = (summary, balance, losses, layers, explorer, classes, noise, method, cite)
 MAX_COLUMNS = 10
 """With more classes than this, and fewer layers, the classes are the rows."""
 _BALANCE = (

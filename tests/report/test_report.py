@@ -103,7 +103,7 @@ def test_the_verdict_states_the_result_of_the_check(tmp_path, options, tone, sai
     run = Run(write(tmp_path / "run.zarr", run_values(3), extra=lambda *_: options))
     assert check_conservation(run, "train").verdict()[0] == tone
     assert check_conservation(run, "train").verdict()[1].startswith(said)
-    assert sections.overview(run).verdicts[0][1].startswith("train: " + said)
+    assert sections.summary(run).verdicts[0][1].startswith("train: " + said)
 
 
 def test_residuals_that_cancel_get_no_tick(tmp_path):
@@ -128,11 +128,11 @@ def test_a_loss_that_is_missing_in_some_steps_is_not_called_an_estimate(tmp_path
 
 def test_a_run_that_diverged_is_named_first(tmp_path):
     run = Run(write(tmp_path / "r", -4 * run_values(12), extra=lambda *_: {**SMALL, "tolerance": 1.0}))
-    [first, *_] = sections.overview(run).verdicts
+    [first, *_] = sections.summary(run).verdicts
     assert first[0] == "bad"
     assert first[1].startswith("train: the run diverged: the loss went from 2 to ")
     learned = Run(write(tmp_path / "s", run_values(3)))
-    assert not any(" diverged" in text for _, text in sections.overview(learned).verdicts)
+    assert not any(" diverged" in text for _, text in sections.summary(learned).verdicts)
 
 
 @pytest.mark.parametrize("name", ["total", "residual", "loss_end", "layer_total"])
@@ -153,7 +153,7 @@ def test_the_residual_is_given_in_percent_of_the_loss_change(full):
 def test_unmeasured_steps_and_an_unfinished_run_are_mentioned(tmp_path):
     run = write(tmp_path / "run.zarr", run_values(3), every=10)
     run.attrs["complete"] = False
-    said = " ".join(text for _, text in sections.overview(Run(run)).verdicts)
+    said = " ".join(text for _, text in sections.summary(Run(run)).verdicts)
     assert "Not every step was measured" in said
     assert "in progress or interrupted" in said
     [loss_chart, _] = sections.losses(Run(run)).charts
@@ -175,12 +175,12 @@ def test_a_discontinuity_between_consecutive_steps_is_reported(full):
     discontinuous = full.record.load().copy(deep=True)
     for name in ("loss_start", "loss_end"):
         discontinuous[name][5:] += 2
-    said = [text for _, text in sections.overview(Run(discontinuous)).verdicts]
+    said = [text for _, text in sections.summary(Run(discontinuous)).verdicts]
     found = [text for text in said if "between consecutive steps" in text]
     assert [text.partition(". This")[0] for text in found] == [
         f"{loss}: the loss changed between consecutive steps (once, +2 in total)" for loss in full.losses
     ]
-    assert not any("consecutive" in text for _, text in sections.overview(full).verdicts)
+    assert not any("consecutive" in text for _, text in sections.summary(full).verdicts)
 
 
 def test_the_change_over_unmeasured_steps_is_no_discontinuity(tmp_path):
@@ -191,7 +191,7 @@ def test_the_change_over_unmeasured_steps_is_no_discontinuity(tmp_path):
             run[name][after:] += change
     check = check_conservation(Run(run), "train")
     assert (check.unmeasured_change, check.discontinuities, check.discontinuity_change) == (-1.625, 1, 0.125)
-    assert any("(once, +0.125 in total)" in text for _, text in sections.overview(Run(run)).verdicts)
+    assert any("(once, +0.125 in total)" in text for _, text in sections.summary(Run(run)).verdicts)
 
 
 def test_sampled_allocations_have_the_reason_instead_of_helping_percentages(tmp_path):
@@ -211,7 +211,7 @@ def test_sampled_allocations_have_the_reason_instead_of_helping_percentages(tmp_
 
 def first_screen(run):
     """The text of the first screen: warnings and sentences."""
-    section = sections.overview(run)
+    section = sections.summary(run)
     return " ".join([*(text for _, text in section.verdicts), *section.paragraphs])
 
 
@@ -229,7 +229,7 @@ def test_the_first_screen_says_what_happened(full):
 
 
 def test_the_bars_add_up_to_the_change(full):
-    bars = sections.overview(full).bars
+    bars = sections.summary(full).bars
     check = check_conservation(full, "train")
     assert sum(bar.value for bar in bars.rows) == check.end - check.start
     assert [(bar.name, bar.kind) for bar in bars.rows] == [
@@ -245,7 +245,7 @@ def test_the_bars_add_up_to_the_change(full):
 def test_many_layers_have_one_bar_together(tmp_path):
     layout = Layout([f"layer{i}.w" for i in range(30)], [(2,)] * 30)
     run = Run(write(tmp_path / "r", run_values(3, layout.size), layout=layout))
-    names = [bar.name for bar in sections.overview(run).bars.rows]
+    names = [bar.name for bar in sections.summary(run).bars.rows]
     assert names[-2:] == ["22 other layers", "residual"]
     assert len(names) == 10
 
@@ -304,6 +304,15 @@ def test_a_record_that_begins_late_or_ends_early_is_a_part(tmp_path):
     assert not Run(ended).is_whole
 
 
+def test_a_step_of_several_updates_is_called_a_straight_line(tmp_path):
+    text = first_screen(Run(write(tmp_path / "r", run_values(3), settings={"span": 10})))
+    assert "A step of this page is a straight line over 10 updates" in text
+    assert "In 3 steps of 10 updates each, the train loss fell" in text
+    assert "straight line" not in first_screen(
+        Run(write(tmp_path / "s", run_values(3), settings={"span": "x"}))
+    )
+
+
 def test_estimates_are_called_estimates_on_the_first_screen(tmp_path):
     lost = {"residual": np.nan}
     run = Run(write(tmp_path / "r", run_values(3), extra=lambda *_: lost))
@@ -343,6 +352,8 @@ def test_classes_are_rows_where_there_are_many(tmp_path):
     assert section.tables[0].head == ("", "fc1", "fc2")
     assert [row[0] for row in section.tables[0].rows] == [str(i) for i in range(12)]
     assert "share of the train loss" in section.paragraphs[0]
+    named = write(tmp_path / "n", run_values(2), names=names[:3], settings={"class_names": ["cat"]})
+    assert sections.classes(Run(named)).tables[0].head == ("", "cat", "1")
     own = sections.classes(Run(write(tmp_path / "s", run_values(2), names=("train", "class cat"))))
     assert own.tables[0].head == ("", "cat")
     assert "a measured loss of its own" in own.paragraphs[0]
