@@ -9,7 +9,7 @@ from sphinx.util.nodes import make_refnode
 
 import lca
 
-sys.path.insert(0, str(Path(__file__).parent))  # for api_reference.py
+sys.path.insert(0, str(Path(__file__).parent))  # for api_reference.py and mathml.py
 
 from api_reference import write_pages  # noqa: E402
 
@@ -18,7 +18,8 @@ author = "The loss-change-allocation developers"
 copyright = "2026, The loss-change-allocation developers"  # noqa: A001
 version = release = lca.__version__
 
-extensions = ["myst_parser", "sphinx.ext.autodoc", "sphinx.ext.mathjax", "sphinx.ext.napoleon"]
+extensions = ["myst_parser", "sphinx.ext.autodoc", "sphinx.ext.napoleon", "mathml"]
+html_math_renderer = "mathml"  # no formula needs the network
 exclude_patterns = ["_build"]
 myst_enable_extensions = ["dollarmath", "colon_fence", "deflist"]
 myst_heading_anchors = 3

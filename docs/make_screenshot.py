@@ -1,8 +1,8 @@
-"""Takes the screenshot of a report for report.md: the maps of layers and weights.
+"""Takes the screenshots of report.md: the first screen and the maps of a run, and a comparison.
 
-    python docs/make_screenshot.py report.html
+    python docs/make_screenshot.py FOLDER
 
-The report must show weights, as the one made by the example in report.md does. Needs chromium and
+FOLDER must hold report.html and comparison.html, as made by the examples in report.md. Needs chromium and
 chromedriver on the PATH.
 """
 
@@ -14,37 +14,41 @@ from pathlib import Path
 from PIL import Image
 from selenium import webdriver
 from selenium.webdriver.chrome.service import Service
-from selenium.webdriver.common.by import By
 from selenium.webdriver.support.ui import WebDriverWait
 
-PICTURE = Path(__file__).parent / "images" / "report.png"
+READY = "return document.documentElement.dataset.ready"
+IMAGES = Path(__file__).parent / "images"
+SHOTS = {
+    "report-first": ("report.html", 700, ""),
+    "report": ("report.html", 980, "lcaReport.pick(8.5, 0.5); document.getElementById('explorer')"),
+    "comparison": ("comparison.html", 860, ""),
+}
+"""For each picture: the page, its height, and the script that finds the element to show."""
 
 
-def main(page: Path) -> None:
+def main(folder: Path) -> None:
     options = webdriver.ChromeOptions()
     for argument in ("--headless=new", "--no-sandbox", "--hide-scrollbars"):
         options.add_argument(argument)
     driver = webdriver.Chrome(options=options, service=Service(shutil.which("chromedriver")))
-    size = {"width": 1000, "height": 860, "deviceScaleFactor": 1, "mobile": False}
-    driver.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", size)
-    driver.get(page.resolve().as_uri())
-    ready = "return document.documentElement.dataset.ready"
-    WebDriverWait(driver, 30).until(lambda driver: driver.execute_script(ready))
-    driver.execute_script("lcaReport.pick(8.5, 0.5)")
-    driver.execute_script(
-        "arguments[0].scrollIntoView({behavior: 'instant'})", driver.find_element(By.ID, "explorer")
-    )
-    driver.execute_async_script("setTimeout(arguments[0], 1000)")
-    save(driver.get_screenshot_as_png())
+    for name, (page, height, script) in SHOTS.items():
+        size = {"width": 1000, "height": height, "deviceScaleFactor": 1, "mobile": False}
+        driver.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", size)
+        driver.get((folder / page).resolve().as_uri())
+        WebDriverWait(driver, 30).until(lambda driver: driver.execute_script(READY))
+        if script:
+            driver.execute_script(f"{script}.scrollIntoView({{behavior: 'instant'}})")
+        driver.execute_async_script("setTimeout(arguments[0], 1000)")
+        save(driver.get_screenshot_as_png(), IMAGES / f"{name}.png")
     driver.quit()
 
 
-def save(png: bytes) -> None:
+def save(png: bytes, path: Path) -> None:
     """With 256 colours, a third of the size."""
     picture = Image.open(BytesIO(png)).convert("RGB")
     few = picture.quantize(256, method=Image.Quantize.MAXCOVERAGE, dither=Image.Dither.NONE)
-    few.save(PICTURE, optimize=True)
-    print(f"{PICTURE}: {PICTURE.stat().st_size / 1000:.0f} kB")
+    few.save(path, optimize=True)
+    print(f"{path}: {path.stat().st_size / 1000:.0f} kB")
 
 
 if __name__ == "__main__":

@@ -132,9 +132,14 @@ def test_a_demo_that_diverges_ends_with_status_1_and_says_so(tmp_path, capsys):
 # --- options -----------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("command", ["demo", "report", "record", "check", "estimators", "cite", "completion"])
+COMMANDS = ["demo", "report", "compare", "record", "check", "estimators", "cite", "completion"]
+
+
+@pytest.mark.parametrize("command", COMMANDS)
 def test_an_unknown_option_shows_the_usage_of_the_subcommand(capsys, command):
-    needed = {"report": ["x"], "record": ["check", "x"], "completion": ["bash"]}.get(command, [])
+    needed = {"report": ["x"], "compare": ["x"], "record": ["check", "x"], "completion": ["bash"]}.get(
+        command, []
+    )
     with pytest.raises(SystemExit, match="2"):
         main([command, *needed, "--nonsense"])
     error = capsys.readouterr().err

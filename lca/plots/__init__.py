@@ -5,8 +5,9 @@ Every ``plot_*`` function draws into ``ax`` if given, or else into a new figure,
 built without pyplot, so they need no display and no global state.
 
 Losses and allocations are in units of the loss; negative = helping (blue), positive = hurting (orange-red).
-The axis "step" counts the rows of the arrays, which are the measured steps of the run. The colours are those
-of Okabe and Ito, which colour-blind readers can tell apart.
+These two colours, which colour-blind readers can tell apart, are used for the sign and for nothing else:
+losses and layers have other colours, and a held-out loss is dashed or hatched. The axis "step" counts the
+rows of the arrays, which are the measured steps of the run.
 
 Examples
 --------

@@ -11,11 +11,11 @@ from lca._extras import extra
 from lca.analysis._arrays import check_finite
 from lca.errors import LCAError, OutputError
 from lca.plots._canvas import (
+    GREEN,
     GREY,
     HELPING,
     HURTING,
     LCA_LABEL,
-    SKY,
     check_grouped,
     cumulative_sums,
     remove_frame,
@@ -135,7 +135,7 @@ def save_animation(animation: FuncAnimation, path: str | PathLike[str]) -> None:
 
 def _draw_loss(ax: Any, loss: np.ndarray) -> Any:
     remove_frame(ax).plot(loss, color=GREY, linewidth=0.8, alpha=0.5)
-    [line] = ax.plot([], [], color=SKY, linewidth=2.5)
+    [line] = ax.plot([], [], color=GREEN, linewidth=2.5)
     set_step_axis(ax)
     ax.set_ylabel("loss")
     return line

@@ -10,19 +10,24 @@ from lca.analysis._arrays import check_finite, check_names
 from lca.errors import LCAError
 
 with extra("report"):
-    from matplotlib import colormaps
+    from matplotlib import colors
     from matplotlib.axes import Axes
-    from matplotlib.colors import LinearSegmentedColormap, SymLogNorm
     from matplotlib.figure import Figure
     from matplotlib.ticker import MaxNLocator
 
-BLUE, ORANGE, GREEN, SKY, VERMILION, PURPLE = "#0072B2", "#E69F00", "#009E73", "#56B4E9", "#D55E00", "#CC79A7"
+BLUE, GREEN, VERMILION, PURPLE = "#0072B2", "#009E73", "#D55E00", "#9A5FBF"
 GREY = "0.55"
 HELPING, HURTING = BLUE, VERMILION
-SIGN_COLORMAP = LinearSegmentedColormap.from_list(
+"""The two colours of the sign, which no figure uses for anything else."""
+CATEGORY_COLORS = (GREEN, PURPLE, "#B8941F", "#C9579B", "#7F9A2D", "#8A6D4F")
+"""The colours of losses, layers and runs; legible on white and on black."""
+SIGN_COLORMAP = colors.LinearSegmentedColormap.from_list(
     "helping-hurting", [HELPING, "#9ecae1", "white", "#fdbe85", HURTING]
 )
 """From helping through white at 0 to hurting."""
+_MANY_COLORS = colors.LinearSegmentedColormap.from_list(
+    "many", ["#C9579B", PURPLE, "#6b6b75", GREEN, "#7F9A2D", "#B8941F", "#8A6D4F"]
+)
 LCA_LABEL = "LCA in units of the loss\n(negative = helping)"
 
 
@@ -76,18 +81,19 @@ def add_panels_below(ax: Axes, heights: Sequence[float]) -> list[Axes]:
 
 
 def line_colors(count: int) -> list[Any]:
-    """The colours of Okabe and Ito for up to six lines, and evenly spaced shades of viridis for more."""
-    few = [BLUE, VERMILION, GREEN, ORANGE, PURPLE, SKY]
-    return few[:count] if count <= len(few) else list(colormaps["viridis"](np.linspace(0, 0.92, count)))
+    """`CATEGORY_COLORS` for up to six lines, and evenly spaced shades between them for more."""
+    if count <= len(CATEGORY_COLORS):
+        return list(CATEGORY_COLORS[:count])
+    return list(_MANY_COLORS(np.linspace(0, 1, count)))
 
 
-def symmetric_norm(values: np.ndarray) -> SymLogNorm:
+def symmetric_norm(values: np.ndarray) -> colors.SymLogNorm:
     """A colour scale symmetric about 0, linear up to 1 % of the largest |value| and logarithmic beyond.
 
     The first steps of a run are so much larger than the others that a linear scale would show little else.
     """
     largest = float(np.abs(values).max(initial=0.0)) or 1.0
-    return SymLogNorm(linthresh=largest / 100, vmin=-largest, vmax=largest)
+    return colors.SymLogNorm(linthresh=largest / 100, vmin=-largest, vmax=largest)
 
 
 def add_color_bar(ax: Axes, mesh: Any) -> None:
@@ -95,7 +101,7 @@ def add_color_bar(ax: Axes, mesh: Any) -> None:
     figure = ax.get_figure(root=True)
     assert figure is not None
     bar = figure.colorbar(mesh, ax=ax, fraction=0.05, pad=0.02)
-    if isinstance(mesh.norm, SymLogNorm):
+    if isinstance(mesh.norm, colors.SymLogNorm):
         largest = float(mesh.norm.vmax or 1.0)
         decades = 10.0 ** np.arange(*np.floor(np.log10([largest / 60, largest])) + 1)
         bar.set_ticks([*-decades[::-1], 0, *decades])

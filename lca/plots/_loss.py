@@ -8,11 +8,11 @@ from lca._extras import extra
 from lca.analysis._arrays import check_names
 from lca.errors import LCAError
 from lca.plots._canvas import (
-    BLUE,
+    GREEN,
     GREY,
+    HELPING,
+    HURTING,
     LCA_LABEL,
-    ORANGE,
-    SKY,
     add_panels_below,
     check_equal_length,
     check_grouped,
@@ -26,6 +26,7 @@ from lca.plots._canvas import (
 with extra("report"):
     from matplotlib.axes import Axes
     from matplotlib.lines import Line2D
+    from matplotlib.patches import Patch
     from matplotlib.ticker import MaxNLocator
 
 
@@ -62,7 +63,7 @@ def plot_loss(loss: np.ndarray, rebuilt: np.ndarray, *, name: str = "loss", ax: 
     """
     loss, rebuilt = check_equal_length("the loss and the rebuilt loss", loss, rebuilt)
     ax = new_axes(ax, title=f"The {name}, measured and rebuilt from its allocation")
-    ax.plot(loss, color=SKY, linewidth=4, label="measured")
+    ax.plot(loss, color=GREEN, linewidth=4, alpha=0.6, label="measured")
     ax.plot(rebuilt, color="black", linewidth=1, label="rebuilt from LCA")
     ax.set_ylabel(name)
     ax.set_ylim(bottom=min(0.0, float(np.min(loss))))
@@ -181,6 +182,8 @@ def plot_totals(
 ) -> Axes:
     """Draw the total allocation of each group over the run as bars, for one or two losses.
 
+    The colour of a bar is its sign; bars of the held-out loss are hatched.
+
     Parameters
     ----------
     names
@@ -213,13 +216,21 @@ def plot_totals(
     ax = new_axes(ax, title="Total allocation over the run")
     position, height = np.arange(len(names)), 0.38 if both else 0.6
     ax.axvline(0, color=GREY, linewidth=0.8)
-    ax.barh(position - both * height / 2, train, height, color=BLUE, label="training loss")
+    ax.barh(position - both * height / 2, train, height, color=_sign_colors(train))
     if heldout is not None:
-        ax.barh(position + height / 2, heldout, height, color=ORANGE, label="held-out loss")
-        ax.legend(frameon=False)
+        bars = ax.barh(position + height / 2, heldout, height, facecolor="none", hatch="/////")
+        for bar, color in zip(bars, _sign_colors(heldout), strict=True):
+            bar.set_edgecolor(color)
+        keys = [Patch(color=GREY, label="training loss")]
+        keys += [Patch(facecolor="none", edgecolor=GREY, hatch="/////", label="held-out loss")]
+        ax.legend(handles=keys, frameon=False)
     ax.set_yticks(position, names)
     ax.invert_yaxis()  # the first layer on top
     ax.spines["left"].set_visible(False)
     ax.tick_params(axis="y", length=0)
     ax.set_xlabel("LCA summed over the run, in units of the loss (negative = helping)")
     return ax
+
+
+def _sign_colors(values: np.ndarray) -> list[str]:
+    return [HELPING if value < 0 else HURTING for value in values]

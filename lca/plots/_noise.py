@@ -8,13 +8,10 @@ from lca.analysis._oscillation import mean_gradient
 from lca.analysis._weibull import WeibullFit
 from lca.errors import LCAError
 from lca.plots._canvas import (
-    BLUE,
     GREY,
     HELPING,
     HURTING,
     LCA_LABEL,
-    ORANGE,
-    SKY,
     add_panels_below,
     check_equal_length,
     draw_zero_line,
@@ -64,11 +61,11 @@ def plot_helping(
     steps = np.arange(len(helping))
     window = window or max(1, len(helping) // 20)
     ax.axhline(50, color=GREY, linewidth=0.8, linestyle="--")
-    ax.plot(steps, helping, ".", color=SKY, markersize=3, label="helping, % of A ≠ 0")
+    ax.plot(steps, helping, ".", color=HELPING, alpha=0.4, markersize=3, label="helping, % of A ≠ 0")
     average = _moving_average(helping, window)
     unit = "step" if window == 1 else "steps"
-    ax.plot(steps, average, color=BLUE, linewidth=1.8, label=f"moving average of {window} {unit}")
-    ax.plot(steps, zero, color=ORANGE, linewidth=1.4, label="zero, % of all")
+    ax.plot(steps, average, color=HELPING, linewidth=1.8, label=f"moving average of {window} {unit}")
+    ax.plot(steps, zero, color=GREY, linewidth=1.4, label="zero, % of all")
     ax.set_ylim(0, 100)
     set_step_axis(ax)
     ax.set_ylabel("% of parameters")

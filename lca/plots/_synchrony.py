@@ -7,7 +7,7 @@ import numpy as np
 from lca._extras import extra
 from lca.analysis._arrays import check_names
 from lca.errors import LCAError
-from lca.plots._canvas import GREY, HURTING, new_axes, set_step_axis
+from lca.plots._canvas import GREY, PURPLE, new_axes, set_step_axis
 
 with extra("report"):
     from matplotlib.axes import Axes
@@ -54,7 +54,7 @@ def plot_peaks(peaks: np.ndarray, names: Sequence[str], *, ax: Axes | None = Non
     ax = new_axes(ax, title="Learning peaks", size=(6, max(2.2, 1.4 + 0.25 * len(names))))
     for marked, color, label in (
         (peaks & ~together, GREY, "one layer"),
-        (together, HURTING, "several layers"),
+        (together, PURPLE, "several layers"),
     ):
         steps, rows = np.nonzero(marked)
         ax.vlines(steps, rows - 0.4, rows + 0.4, color=color, linewidth=1.2, label=label)

@@ -111,7 +111,10 @@ class Conservation:
         if missed > SMALL_MISS:
             return "warn", f"The allocations add up only roughly: {self._residual_text()}."
         if self.has_tolerance:
-            return "good", f"Every step met its tolerance; {self._residual_text()}."
+            return (
+                "good",
+                f"The allocations add up: every step met its tolerance, and {self._residual_text()}.",
+            )
         return "warn", f"The estimator set no tolerance; {self._residual_text()}."
 
     def _met_text(self) -> str:
@@ -126,7 +129,7 @@ class Conservation:
         largest = ""
         if self.max_step_residual > max(abs(self.residual), self.rounding):
             largest = f", and that of one step up to {self._in_percent(self.max_step_residual)}"
-        return f"the residual is {self._in_percent(self.residual)}{largest}"
+        return f"the residual (what the allocations miss) is {self._in_percent(self.residual)}{largest}"
 
     def _in_percent(self, residual: float) -> str:
         if self.change == 0:

@@ -1,7 +1,8 @@
 """The interactive charts of a report, drawn with Bokeh; each is a function of plain arrays.
 
-page.js sets the colours of text, axes and grids, because they depend on whether the page is dark. A model
-with the tag ``ink`` gets the colour of the text.
+Blue and orange-red stand for helping and hurting, and for nothing else: losses, layers and runs have the
+colours of `lca.plots._canvas.CATEGORY_COLORS`. page.js sets the colours of text, axes and grids, because they
+depend on whether the page is dark. A model with the tag ``ink`` gets the colour of the text.
 """
 
 from collections.abc import Mapping, Sequence
@@ -10,8 +11,8 @@ from typing import Any, Literal
 import numpy as np
 
 from lca._extras import extra
-from lca.plots._canvas import HELPING, HURTING
-from lca.report._run import block_starts, format_signed, shorten_words
+from lca.plots._canvas import CATEGORY_COLORS, HELPING, HURTING
+from lca.report._run import block_starts, format_signed, short_labels, shorten_words
 
 with extra("report"):
     from bokeh.models import (
@@ -31,22 +32,12 @@ MAX_POINTS = 1500
 """The limit on the points of a line."""
 MAX_POINTS_GREY = 200
 """The same for the grey lines, of which there may be many."""
-COLORS = (
-    "#2f8fd6",
-    "#e0652b",
-    "#1fa37a",
-    "#d99a1c",
-    "#c06ab0",
-    "#7a86ff",
-    "#b5803f",
-    "#5aa9a0",
-    "#d64f6a",
-    "#8d9a2b",
-)
-"""Legible on white and on black."""
 LCA_LABEL = "LCA (negative = helping)"
-MAX_COLORED_LINES = 10
-"""The number of lines with different colours; further lines are grey."""
+MAX_COLORED_LINES = 2 * len(CATEGORY_COLORS)
+"""The number of lines with different colours or dashes; further lines are grey."""
+GREY = "#8a8a8a"
+_FILLS: Sequence[tuple[float, str | None]] = ((0.9, None), (0.2, "/"), (0.5, None), (0.2, "x"))
+"""The opacity and pattern by which the bars of several losses differ: their colours give the sign."""
 
 Array = np.ndarray
 Figure = Any
@@ -55,10 +46,10 @@ Figure = Any
 def loss_chart(steps: Array, losses: Mapping[str, Array], rebuilt: Array | None) -> Figure:
     """The measured losses, and the first one rebuilt from its allocation; ``steps`` and losses (T + 1,)."""
     chart = _figure("step", "loss", height=300)
-    for (name, loss), color in zip(losses.items(), _colors(len(losses)), strict=True):
-        _line(chart, steps, loss, color, _escape_tex(name), width=3)
+    for (name, loss), style in zip(losses.items(), _loss_styles(len(losses)), strict=True):
+        _line(chart, steps, loss, label=_escape_tex(name), width=3, **style)
     if rebuilt is not None:
-        _line(chart, steps, rebuilt, "black", "rebuilt from LCA", dash="dashed").tags = ["ink"]
+        _line(chart, steps, rebuilt, "black", "rebuilt from LCA", dash="dotted", width=2).tags = ["ink"]
     return _legend(chart)
 
 
@@ -66,8 +57,8 @@ def residual_chart(steps: Array, residuals: Mapping[str, Array]) -> Figure:
     """The residual of each step, (T,) per loss."""
     chart = _figure("step", "residual", height=190)
     chart.yaxis.ticker = BasicTicker(desired_num_ticks=3)
-    for (name, residual), color in zip(residuals.items(), _colors(len(residuals)), strict=True):
-        _line(chart, steps, residual, color, _escape_tex(name))
+    for (name, residual), style in zip(residuals.items(), _loss_styles(len(residuals)), strict=True):
+        _line(chart, steps, residual, label=_escape_tex(name), **style)
     return _legend(_zero_line(chart, "width"))
 
 
@@ -84,45 +75,114 @@ def cumulative_chart(steps: Array, allocations: Array, names: Sequence[str]) -> 
             chart,
             steps,
             sums[:, i],
-            "#8a8a8a",
+            GREY,
             "other layers",
             alpha=0.6,
             hover=names[i],
             points=MAX_POINTS_GREY,
         )
-    for i, color in zip(largest, _colors(len(largest)), strict=True):
-        _line(chart, steps, sums[:, i], color, _escape_tex(names[i]), width=2)
+    labels = short_labels(names, 32)
+    for i, style in zip(largest, _styles(len(largest)), strict=True):
+        label = _escape_tex(labels[i])
+        _line(chart, steps, sums[:, i], label=label, hover=names[i], width=2, **style)
     return _legend(_zero_line(chart, "width"))
 
 
-def totals_chart(names: Sequence[str], totals: Mapping[str, Array], errors: Mapping[str, Array]) -> Figure:
-    """One bar per layer and loss, with error bars for the losses in ``errors``; arrays (layers,)."""
+def totals_chart(
+    names: Sequence[str], totals: Mapping[str, Array], errors: Mapping[str, Array], scope: str = "the run"
+) -> Figure:
+    """One bar per layer and loss, with error bars for the losses in ``errors``; arrays (layers,).
+
+    The colour of a bar is its sign, and its fill the loss.
+    """
     count, shown = len(names), len(totals)
-    chart = _figure(f"{LCA_LABEL}, summed over the run", "", height=80 + max(24, 16 * shown) * count)
+    chart = _figure(
+        f"{LCA_LABEL}, summed over {scope}", "", height=80 + _rows_height(count, max(24, 16 * shown))
+    )
     centre, height = np.arange(count) + 0.5, 0.8 / shown
-    for k, ((loss, values), color) in enumerate(zip(totals.items(), _colors(shown), strict=True)):
+    for k, (loss, values) in enumerate(totals.items()):
         at = centre + (k - (shown - 1) / 2) * height
+        alpha, pattern = _FILLS[k % len(_FILLS)]
         source = ColumnDataSource(
             {
                 "y": at,
                 "value": values,
                 "name": [_escape_tex(n) for n in names],
                 "text": [format_signed(v) for v in values],
+                "color": [HELPING if v < 0 else HURTING for v in values],
             }
         )
-        bars = chart.hbar(
-            y="y",
-            right="value",
-            height=0.9 * height,
-            source=source,
-            color=color,
-            legend_label=_escape_tex(loss),
-        )
-        chart.add_tools(_hover(bars, "@name: @text"))
+        look: dict[str, Any] = {"fill_alpha": alpha, "hatch_pattern": pattern, "hatch_weight": 1.5}
+        bars = chart.hbar(y="y", right="value", height=0.9 * height, source=source, fill_color="color",
+                          line_color="color", hatch_color="color", **look)  # fmt: skip
+        chart.add_tools(_hover(bars, f"@name, {_escape_tex(loss)}: @text"))
         if loss in errors:
             _whiskers(chart, at, values, errors[loss])
+        if shown > 1:  # the legend shows the fill of each loss without a sign
+            chart.hbar(y=[np.nan], right=[np.nan], fill_color=GREY, line_color=GREY, hatch_color=GREY,
+                       legend_label=_escape_tex(loss), **look)  # fmt: skip
     _name_rows(chart, names)
+    if errors:
+        chart.x_range = _range_of([totals[k] + s * errors.get(k, 0) for k in totals for s in (-1, 1)])
+    _zero_line(chart, "height")
+    if shown > 1:
+        _legend(chart).legend.click_policy = "none"
+    return chart
+
+
+def conditions_chart(names: Sequence[str], means: Mapping[str, Array], halves: Mapping[str, Array]) -> Figure:
+    """One bar per layer and condition, with intervals ``mean ± half``; arrays (layers,), NaN: none."""
+    count, shown = len(names), len(means)
+    chart = _figure(LCA_LABEL, "", height=90 + _rows_height(count, max(26, 15 * shown + 6)))
+    centre, height = np.arange(count) + 0.5, 0.84 / shown
+    for k, ((condition, values), style) in enumerate(zip(means.items(), _styles(shown), strict=True)):
+        at = centre + (k - (shown - 1) / 2) * height
+        source = ColumnDataSource(
+            {
+                "y": at,
+                "value": values,
+                "name": [_escape_tex(n) for n in names],
+                "text": [_with_half(v, h) for v, h in zip(values, halves[condition], strict=True)],
+            }
+        )
+        label = _escape_tex(condition)
+        bars = chart.hbar(y="y", right="value", height=0.9 * height, source=source, color=style["color"],
+                          fill_alpha=0.75, legend_label=label)  # fmt: skip
+        chart.add_tools(_hover(bars, f"@name, {label}: @text"))
+        if np.isfinite(halves[condition]).any():
+            _whiskers(chart, at, values, halves[condition])
+    _name_rows(chart, names)
+    chart.x_range = _range_of([m + s * np.nan_to_num(halves[k]) for k, m in means.items() for s in (-1, 1)])
     return _legend(_zero_line(chart, "height"))
+
+
+def bands_chart(curves: Mapping[str, tuple[Array, Array]]) -> Figure:
+    """The mean of each condition's curves, in a band from the lowest to the highest; (T,), (runs, T)."""
+    chart = _figure("step", "loss", height=320)
+    for (name, (steps, values)), style in zip(curves.items(), _styles(len(curves)), strict=True):
+        label = _escape_tex(name)
+        if len(values) > 1:
+            shown = np.unique(np.append(block_starts(len(steps), MAX_POINTS), len(steps) - 1))
+            chart.varea(steps[shown], values.min(axis=0)[shown], values.max(axis=0)[shown],
+                        color=style["color"], fill_alpha=0.2, legend_label=label)  # fmt: skip
+        _line(chart, steps, values.mean(axis=0), label=label, width=2, **style)
+    return _legend(chart)
+
+
+def _rows_height(count: int, height: int) -> int:
+    """The height of ``count`` rows, which become thinner where there are many."""
+    return min(count * height, max(1000, 6 * count))
+
+
+def _range_of(values: Sequence[Array]) -> Range1d:
+    """A range that shows all values and 0; by itself, Bokeh would cut error bars."""
+    low, high = min(0.0, float(np.nanmin(values))), max(0.0, float(np.nanmax(values)))
+    margin = 0.05 * (high - low) or 1.0
+    return Range1d(start=low - margin * (low < 0), end=high + margin)
+
+
+def _with_half(value: float, half: float) -> str:
+    return format_signed(value) if np.isnan(half) else f"{format_signed(value)} ± {half:.2g}"
 
 
 def helping_chart(steps: Array, helping: Array, zero: Array) -> Figure:
@@ -130,7 +190,8 @@ def helping_chart(steps: Array, helping: Array, zero: Array) -> Figure:
     chart = _figure("step", "% of parameters", height=280)
     chart.y_range = Range1d(start=0, end=100)
     shown = block_starts(len(steps), MAX_POINTS)
-    dots = chart.scatter(steps[shown], helping[shown], size=4, color=COLORS[0], alpha=0.5,
+    chart.yaxis.ticker = FixedTicker(ticks=[0, 25, 50, 75, 100])
+    dots = chart.scatter(steps[shown], helping[shown], size=4, color=HELPING, alpha=0.5,
                          legend_label="helping, % of A ≠ 0")  # fmt: skip
     chart.add_tools(_hover(dots, "step @x: @y{0.0} %"))
     starts = block_starts(len(steps), 25)
@@ -140,7 +201,7 @@ def helping_chart(steps: Array, helping: Array, zero: Array) -> Figure:
         label = f"average of {-(-len(steps) // len(starts))} steps"
         chart.segment(steps[starts], averages, steps[ends] + 1, averages, color="black", line_width=3,
                       legend_label=label).tags = ["ink"]  # fmt: skip
-    _line(chart, steps, zero, COLORS[3], "zero, % of all", width=2)
+    _line(chart, steps, zero, GREY, "zero, % of all", width=2)
     chart.add_layout(Span(location=50, dimension="width", line_dash="dashed", tags=["ink"], line_alpha=0.4))
     return _legend(chart)
 
@@ -149,7 +210,7 @@ def histogram_chart(edges: Array, helping: Array, hurting: Array) -> Figure:
     """Histograms of |A| of helping and of hurting entries, on logarithmic axes; edges (bins + 1,)."""
     chart = _figure(
         "|A| of one parameter in one step",
-        "parameters × steps",
+        "number of parameters × steps",
         280,
         x_axis_type="log",
         y_axis_type="log",
@@ -190,9 +251,22 @@ def layer_map(layers: Sequence[str], intervals: int) -> Figure:
     return chart
 
 
+def compared_map(number: int, layers: Sequence[str]) -> Figure:
+    """Map of layers × intervals of one condition; page.js fills in the numbers."""
+    name = f"map-{number}"
+    chart = _map(name, (len(layers), 1), height=110 + min(520, 24 * len(layers)))
+    chart.xaxis.axis_label = "step"
+    chart.xaxis.name, chart.xaxis.ticker = f"{name}-steps", FixedTicker(ticks=[])
+    _name_rows(chart, layers)
+    return chart
+
+
 def detail_map() -> Figure:
-    """Map of the cells of a tensor. page.js fills in the numbers and the axes."""
+    """Map of the cells of a tensor. page.js fills in the colours, the numbers and the axes."""
     chart = _map("detail", (1, 1), height=330)
+    numbers = ColumnDataSource({"x": [], "y": [], "text": [], "color": []}, name="detail-numbers")
+    chart.text("x", "y", "text", source=numbers, text_color="color", text_font_size="10px",
+               text_align="center", text_baseline="middle", level="overlay")  # fmt: skip
     for axis, name in ((chart.xaxis, "detail-x"), (chart.yaxis, "detail-y")):
         axis.ticker, axis.axis_label, axis.name = FixedTicker(ticks=[]), " ", name
     return chart
@@ -210,15 +284,6 @@ def _escape_tex(text: str) -> str:
     return text
 
 
-def _shorten(text: str, length: int = 18) -> str:
-    """The last ``length`` characters of a long name; the ends of names differ more than their beginnings.
-
-    >>> _shorten("encoder.layers.11.attention.weight")
-    '…1.attention.weight'
-    """
-    return text if len(text) <= length else "…" + text[-length:]
-
-
 def _figure(x: str, y: str, height: int, **options: Any) -> Figure:
     """Axes without a frame that leave scrolling and swiping to the page."""
     chart = figure(
@@ -226,6 +291,8 @@ def _figure(x: str, y: str, height: int, **options: Any) -> Figure:
         toolbar_location="above", x_axis_label=x, y_axis_label=y, background_fill_alpha=0,
         border_fill_alpha=0, outline_line_color=None, **options,
     )  # fmt: skip
+    if x == "step":
+        chart.xaxis.ticker = BasicTicker(min_interval=1, mantissas=[1, 2, 5])
     chart.toolbar.logo, chart.toolbar.autohide, chart.toolbar_inner = None, True, True
     chart.min_border_right = 12
     return chart
@@ -286,7 +353,8 @@ def _name_rows(chart: Figure, names: Sequence[str]) -> None:
     chart.y_range = Range1d(start=len(names), end=0)
     shown = block_starts(len(names), 40)
     chart.yaxis.ticker = FixedTicker(ticks=(shown + 0.5).tolist())
-    chart.yaxis.major_label_overrides = {i + 0.5: _escape_tex(_shorten(names[i])) for i in shown.tolist()}
+    labels = short_labels(names)
+    chart.yaxis.major_label_overrides = {i + 0.5: _escape_tex(labels[i]) for i in shown.tolist()}
     chart.ygrid.visible = False
     chart.yaxis.major_tick_line_color = None
 
@@ -311,8 +379,21 @@ def _map(name: str, shape: tuple[int, int], height: int) -> Figure:
     return chart
 
 
-def _colors(count: int) -> tuple[str, ...]:
-    return tuple(COLORS[i % len(COLORS)] for i in range(count))
+def _loss_styles(count: int) -> list[dict[str, Any]]:
+    """As `_styles`, but only the first loss is solid, as in the figures of `lca.plots`."""
+    return [{**style, "dash": "dashed" if i else "solid"} for i, style in enumerate(_styles(count))]
+
+
+def _styles(count: int) -> list[dict[str, Any]]:
+    """The colour and dash of each line: solid lines first, then dashed ones in the same colours."""
+    colors = len(CATEGORY_COLORS)
+    return [
+        {
+            "color": CATEGORY_COLORS[i % colors],
+            "dash": "dashed" if i // colors % 2 else "solid",
+        }
+        for i in range(count)
+    ]
 
 
 def _interval_averages(values: Array, starts: Array) -> Array:

@@ -1,41 +1,24 @@
-"""The page: the template filled with sections and data, with all code and styles included."""
+"""The page of one run."""
 
-import json
 import math
-from base64 import b64encode
-from datetime import UTC, datetime
-from importlib.resources import files
 from os import PathLike
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-import lca
-from lca._extras import extra
-from lca._output import GENERATOR, check_free, check_writable, write_files
-from lca._paths import local_path
 from lca.errors import LCAError
-from lca.plots._canvas import HELPING, HURTING, SIGN_COLORMAP
 from lca.record._reading import open_record
 from lca.report._charts import detail_map, layer_map
-from lca.report._moments import LINEAR_FRACTION, MAX_INTERVALS, DetailMap, detail_maps, layer_intervals
+from lca.report._html import fill_template, to_base64, write_page
+from lca.report._moments import MAX_INTERVALS, DetailMap, detail_maps, layer_intervals
 from lca.report._run import Run, block_starts, shorten_words
-from lca.report._sections import SECTIONS, Section
-
-with extra("report"):
-    from bokeh.core.types import ID
-    from bokeh.embed import json_item
-    from bokeh.resources import Resources
-    from jinja2 import Environment
-    from matplotlib.colors import LinearSegmentedColormap, to_hex
+from lca.report._sections import SECTIONS
 
 if TYPE_CHECKING:
     from xarray import Dataset
 
 _LARGEST = float(np.finfo(np.float32).max)
-DARK_COLORMAP = LinearSegmentedColormap.from_list("dark", ["#8fd0ff", HELPING, "#20242b", HURTING, "#ffb78a"])
-"""`lca.plots._canvas.SIGN_COLORMAP` for a dark page, where values near 0 are dark."""
 
 
 def write_report(
@@ -88,14 +71,13 @@ def write_report(
     ...     write_report(f"{folder}/run.zarr", f"{folder}/report.html").name
     'report.html'
     """
-    path = local_path(path)
-    check_writable(path.parent)
-    check_free(path, overwrite=overwrite, option="overwrite=True")
-    opened = open_record(record) if isinstance(record, str | PathLike) else record
     named = title or (Path(record).name if isinstance(record, str | PathLike) else "a run")
-    page = render_report(opened, title=named).encode(errors="replace")
-    write_files(path.parent, {path.name: page}, overwrite=overwrite, option="overwrite=True")
-    return path
+
+    def render() -> str:
+        opened = open_record(record) if isinstance(record, str | PathLike) else record
+        return render_report(opened, title=named)
+
+    return write_page(path, render, overwrite=overwrite)
 
 
 def render_report(record: "Dataset", *, title: str = "a run") -> str:
@@ -137,44 +119,11 @@ def render_report(record: "Dataset", *, title: str = "a run") -> str:
 def _rendered(run: Run, title: str) -> str:
     sections = [section for make in SECTIONS if (section := make(run)) is not None]
     maps, skipped = detail_maps(run)
-    charts = _charts(run, sections, with_details=bool(maps))
-    # Bokeh's own code is trusted; everything from the record is escaped by the template.
-    environment = Environment(autoescape=True, trim_blocks=True, lstrip_blocks=True)
-    environment.filters["short"] = shorten_words
-    environment.policies["json.dumps_kwargs"] = {"allow_nan": False}
-    return environment.from_string(_read("page.html")).render(
-        title=title,
-        sections=sections,
-        charts=charts,
-        data=_data(run, maps),
-        notes=_notes(run, maps, skipped),
-        bokeh=Resources(mode="inline", components=["bokeh"]).js_raw,
-        style=_read("page.css"),
-        program=_read("page.js"),
-        generator=GENERATOR,
-        version=lca.__version__,
-        made=datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC"),
-    )
-
-
-def _charts(run: Run, sections: list[Section], *, with_details: bool) -> list[dict[str, Any]]:
-    """All figures as JSON items for Bokeh, each with the id of the element that will hold it."""
-    intervals = len(block_starts(len(run.steps), MAX_INTERVALS))
-    placed = {
-        f"{section.id}-{i}": chart.figure for section in sections for i, chart in enumerate(section.charts)
-    }
-    placed["map"] = layer_map(run.layers, intervals)
-    if with_details:
-        placed["detail"] = detail_map()
-    return [_to_json(json_item(figure, ID(target))) for target, figure in placed.items()]
-
-
-def _to_json(item: Any) -> dict[str, Any]:
-    try:
-        found: dict[str, Any] = json.loads(json.dumps(item, allow_nan=False))
-    except ValueError as error:
-        raise LCAError(f"the record holds numbers that cannot be drawn ({error}).") from error
-    return found
+    figures = {"map": layer_map(run.layers, len(block_starts(len(run.steps), MAX_INTERVALS)))}
+    if maps:
+        figures["detail"] = detail_map()
+    notes = _notes(run, maps, skipped)
+    return fill_template(title, sections, figures=figures, data={"run": _data(run, maps)}, notes=notes)
 
 
 def _data(run: Run, maps: list[DetailMap]) -> dict[str, Any]:
@@ -187,13 +136,9 @@ def _data(run: Run, maps: list[DetailMap]) -> dict[str, Any]:
         "layers": [*map(shorten_words, run.layers)],
         "first": run.steps[starts].tolist(),
         "last": run.steps[last].tolist(),
-        "totals": _base64(np.clip(layers, -_LARGEST, _LARGEST).astype("<f4")),
-        "linear": LINEAR_FRACTION,
+        "totals": to_base64(np.clip(layers, -_LARGEST, _LARGEST).astype("<f4")),
         "details": [_detail_data(each) for each in maps],
-        "palettes": {
-            "light": [to_hex(c) for c in SIGN_COLORMAP(np.linspace(0, 1, 255))],
-            "dark": [to_hex(c) for c in DARK_COLORMAP(np.linspace(0, 1, 255))],
-        },
+        "scope": "the whole run" if run.is_whole else run.scope,
     }
 
 
@@ -207,12 +152,8 @@ def _detail_data(detail: DetailMap) -> dict[str, Any]:
         "height": detail.codes.shape[2],
         "width": detail.codes.shape[3],
         "limits": detail.limits,
-        "codes": _base64(detail.codes),
+        "codes": to_base64(detail.codes),
     }
-
-
-def _base64(array: np.ndarray) -> str:
-    return b64encode(np.ascontiguousarray(array).tobytes()).decode()
 
 
 def _notes(run: Run, maps: list[DetailMap], skipped: int) -> list[str]:
@@ -245,7 +186,3 @@ def _notes(run: Run, maps: list[DetailMap], skipped: int) -> list[str]:
 def _has_pooled_cells(detail: DetailMap) -> bool:
     entries = math.prod(edge[-1] for edge in detail.grid.edges(detail.max_side))
     return detail.grid.count(detail.max_side) < entries
-
-
-def _read(name: str) -> str:
-    return (files("lca.report") / name).read_text(encoding="utf-8")

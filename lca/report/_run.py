@@ -4,14 +4,15 @@ import json
 import math
 import re
 import zlib
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cache, cached_property
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from lca.analysis import group_names, group_signs, group_totals
-from lca.analysis._reading import is_class
+from lca.analysis._reading import CLASS_PREFIX, is_class
 from lca.errors import LCAError
 from lca.layout import Layout
 from lca.record._about import check_types
@@ -59,6 +60,56 @@ class Run:
         """Whether every step from the first to the last was measured."""
         return bool(np.all(np.diff(self.steps) == 1))
 
+    @property
+    def complete(self) -> bool:
+        """Whether the run had ended when the record was read."""
+        return bool(self.record.attrs.get("complete", True))
+
+    @cached_property
+    def is_whole(self) -> bool:
+        """Whether the record has every step of the run, from step 0 to its end.
+
+        Where the loss changed after the last step, steps are missing there.
+        """
+        after = [self.final_loss(name) - self.per_step("loss_end", name)[-1] for name in self.losses]
+        return (
+            self.consecutive and self.complete and int(self.steps[0]) == 0 and not np.nan_to_num(after).any()
+        )
+
+    @cached_property
+    def span(self) -> int:
+        """The number of updates in a step: more than 1 if steps are straight lines over several updates."""
+        span = self.attributes.get("settings", {}).get("span", 1)
+        return span if isinstance(span, int) and span > 1 else 1
+
+    @property
+    def length(self) -> str:
+        """The number of measured steps in words."""
+        count = count_of(len(self.steps), "step")
+        return count if self.span == 1 else f"{count} of {self.span:,} updates each"
+
+    def class_label(self, name: str) -> str:
+        """The class of a per-class loss: its number, or its name if the settings have ``class_names``."""
+        label = name.rpartition(CLASS_PREFIX)[2]
+        known = self.attributes.get("settings", {}).get("class_names")
+        if isinstance(known, list) and label.isdecimal() and int(label) < len(known):
+            return str(known[int(label)])
+        return label
+
+    @cached_property
+    def scope(self) -> str:
+        """The steps that every sum of the report is about: "the run", or words for a part of it."""
+        count, first, last = len(self.steps), int(self.steps[0]), int(self.steps[-1])
+        if self.is_whole:
+            return "the run"
+        if count == 1:
+            return f"step {first:,}, the only measured step"
+        if self.consecutive:
+            return f"steps {first:,} to {last:,}"
+        gaps = set(np.diff(self.steps).tolist())
+        every = f", every {_ordinal(gaps.pop())}" if len(gaps) == 1 else ""
+        return f"the {count:,} measured steps{every} from {first:,} to {last:,}"
+
     @cached_property
     def layers(self) -> tuple[str, ...]:
         """The names of the layers."""
@@ -77,7 +128,14 @@ class Run:
 
     def per_step(self, name: str, measured: str) -> np.ndarray:
         """A variable with one number per step, (T,)."""
-        return np.asarray(self.record[name].sel(measured=measured).values)
+        if name not in self._columns:
+            self._columns[name] = np.asarray(self.record[name].transpose("step", "measured").values)
+        return np.asarray(self._columns[name][:, self.measured.index(measured)])
+
+    @cached_property
+    def _columns(self) -> dict[str, np.ndarray]:
+        """The variables that have been read, (T, losses): each is read once."""
+        return {}
 
     def final_loss(self, measured: str) -> float:
         """The loss at the end of the run, which is not the last step's if something moved it afterwards."""
@@ -86,7 +144,11 @@ class Run:
 
     def layer_totals(self, measured: str) -> np.ndarray:
         """The allocation of each step to each layer, (T, layers)."""
-        return group_totals(self.record, "layer", measured)
+        return self._layer_totals(measured)
+
+    @cached_property
+    def _layer_totals(self) -> Callable[[str], np.ndarray]:
+        return cache(lambda measured: group_totals(self.record, "layer", measured))
 
     def layer_signs(self, measured: str) -> Signs:
         """The numbers of helping, hurting and zero parameters of each layer, (T, layers)."""
@@ -94,6 +156,8 @@ class Run:
 
     def is_sampled(self, measured: str) -> bool:
         """Whether the steps were estimated from samples, whose noise makes single signs unreliable."""
+        if self.has("sampled") and bool(self.per_step("sampled", measured).any()):
+            return True
         return bool(np.isnan(self.per_step("loss_end", measured)).any())
 
     def layer_stderr(self, measured: str) -> np.ndarray | None:
@@ -111,6 +175,22 @@ class Run:
         return dict(self.record.attrs)
 
 
+def short_labels(names: Sequence[str], length: int = 22) -> list[str]:
+    """The ends of long names, as far as they tell the names apart.
+
+    The ends of names differ more than their beginnings. Where they do not, longer ends are shown, and last
+    of all a checksum.
+
+    >>> short_labels(["fc", "encoder.layers.1.attention.weight", "encoder.layers.11.attention.weight"])
+    ['fc', '…rs.1.attention.weight', '…s.11.attention.weight']
+    """
+    for kept in range(length, 2 * length):
+        labels = [name if len(name) <= kept else f"…{name[1 - kept :]}" for name in names]
+        if len(set(labels)) == len(set(names)):
+            return labels
+    return [name if len(name) <= length else f"…{name[-length // 2 :]} ({_checksum(name)})" for name in names]
+
+
 def shorten_words(text: str, longest: int = 200) -> str:
     """Shorten every word of more than ``longest`` characters; a checksum keeps different ones apart.
 
@@ -123,7 +203,30 @@ def shorten_words(text: str, longest: int = 200) -> str:
 
 
 def _shortened(word: str) -> str:
-    return f"{word[:24]}…{zlib.crc32(word.encode(errors='replace')):08x}…{word[-16:]}"
+    return f"{word[:24]}…{_checksum(word)}…{word[-16:]}"
+
+
+def _checksum(text: str) -> str:
+    return f"{zlib.crc32(text.encode(errors='replace')):08x}"
+
+
+def _ordinal(number: int) -> str:
+    """1st, 2nd, 3rd, 4th, 11th, ...
+
+    >>> [_ordinal(n) for n in (2, 3, 10, 11, 21, 112)]
+    ['2nd', '3rd', '10th', '11th', '21st', '112th']
+    """
+    ending = "th" if number // 10 % 10 == 1 else {1: "st", 2: "nd", 3: "rd"}.get(number % 10, "th")
+    return f"{number:,}{ending}"
+
+
+def count_of(number: int, noun: str) -> str:
+    """A number with its noun.
+
+    >>> count_of(1, "layer"), count_of(1200, "step")
+    ('1 layer', '1,200 steps')
+    """
+    return f"{number:,} {noun}{'' if number == 1 else 's'}"
 
 
 def block_starts(length: int, max_blocks: int) -> np.ndarray:
@@ -143,7 +246,9 @@ def format_number(value: float, sign: str = "") -> str:
     >>> format_number(-0.25), format_number(0.5, "+"), format_number(float("nan"))
     ('−0.25', '+0.5', 'not measured')
     """
-    return "not measured" if math.isnan(value) else f"{value:{sign}.4g}".replace("-", "−")
+    if math.isnan(value):
+        return "not measured"
+    return f"{value:{sign}.4g}".replace("-", "−") if value else "0"
 
 
 def format_percent(value: float) -> str:

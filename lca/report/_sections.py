@@ -1,85 +1,35 @@
-"""The sections of a report: each a pure function of the run, as text, tables and charts."""
+"""The sections of a report of one run: each a pure function of the run, as text, tables and charts."""
 
-import json
 from collections.abc import Sequence
-from dataclasses import dataclass
+from datetime import UTC, datetime
 from typing import Any
 
 import numpy as np
 
 from lca.analysis import class_totals, histogram_counts
-from lca.analysis._reading import CLASS_PREFIX, is_class
+from lca.analysis._reading import is_class
 from lca.record._citation import citation
 from lca.report import _charts as charts
-from lca.report._balance import Conservation, Tone, check_conservation
-from lca.report._charts import Figure
+from lca.report._balance import Conservation, check_conservation
+from lca.report._overview import summary
+from lca.report._parts import Chart, Section, Table, tints_of
 from lca.report._run import Run, format_number, format_percent, format_signed
+from lca.report._settings import setting_rows
 from lca.views._signs import NOISY, Signs
 
 Array = np.ndarray
 
 
-@dataclass(frozen=True)
-class Table:
-    """A table whose cells are all text. A ``folded`` table is shown on request.
-
-    Tables serve readers who cannot see a chart or want to copy the numbers.
-    """
-
-    caption: str
-    head: Sequence[str]
-    rows: Sequence[Sequence[str]]
-    folded: bool = True
-
-
-@dataclass(frozen=True)
-class Chart:
-    """A Bokeh figure with its caption."""
-
-    figure: Figure
-    caption: str
-
-
-@dataclass(frozen=True)
-class Section:
-    """A part of the page. All its strings are plain text, which the template escapes."""
-
-    id: str
-    title: str
-    paragraphs: Sequence[str] = ()
-    charts: Sequence[Chart] = ()
-    tables: Sequence[Table] = ()
-    verdicts: Sequence[tuple[Tone, str]] = ()
-    code: str = ""
-    explorer: bool = False
-
-
-def summary(run: Run) -> Section:
-    """The conservation check, and what happened in the run."""
+def balance(run: Run) -> Section:
+    """The table of the conservation check."""
     checks = [check_conservation(run, loss) for loss in run.losses]
-    verdicts: list[tuple[Tone, str]] = [
-        ("bad", f"{check.loss}: {_divergence(check)}") for check in checks if check.diverged
-    ]
-    verdicts += [(tone, f"{check.loss}: {text}") for check in checks for tone, text in [check.verdict()]]
-    if not run.attributes.get("complete", True):
-        verdicts.append(
-            (
-                "warn",
-                "The record is not complete: the run was in progress or interrupted when this page was made.",
-            )
-        )
-    if not run.consecutive:
-        verdicts.append(("warn", "Not every step was measured; all sums are over the measured steps."))
-    verdicts += [
-        ("warn", f"{check.loss}: {_discontinuities(check)}") for check in checks if check.discontinuities
-    ]
     caption = "Loss change and allocations, in units of the loss"
+    rows = _conservation_rows(checks)
     return Section(
-        "summary",
+        "balance",
         "Do the allocations add up?",
-        paragraphs=[_story(run, checks[0])],
-        verdicts=verdicts,
-        tables=[Table(caption, ("", *run.losses), _conservation_rows(checks), folded=False)],
+        paragraphs=[_BALANCE],
+        tables=[Table(caption, ("", *run.losses), rows, folded=False, notes=_NOTES)],
     )
 
 
@@ -105,7 +55,8 @@ def losses(run: Run) -> Section | None:
             Chart(charts.loss_chart(steps, shown, rebuilt), caption),
             Chart(
                 charts.residual_chart(run.steps, residuals),
-                "The residual of each step: loss change minus allocations and state change.",
+                "The residual of each step: loss change minus allocations and state change. It is the error "
+                "of the sum.",
             ),
         ],
     )
@@ -115,7 +66,12 @@ def layers(run: Run) -> Section:
     """The allocation of each layer."""
     first, totals = run.losses[0], {loss: run.layer_totals(loss).sum(axis=0) for loss in run.losses}
     errors = {loss: bound for loss in run.losses if (bound := _stderr_bound(run, loss)) is not None}
-    bars = "LCA of each layer, summed over the run. Negative values are helping, positive values are hurting."
+    bars = (
+        f"LCA of each layer, summed over {run.scope}: blue is helping (negative), orange-red is hurting "
+        "(positive)."
+    )
+    if len(run.losses) > 1:
+        bars += " Solid bars are the first loss; the pattern of a bar tells the loss."
     if errors:
         bars += (
             " The lines show an upper bound of one standard error from sampling; it is a bound because "
@@ -125,11 +81,11 @@ def layers(run: Run) -> Section:
         "layers",
         "Which layers changed the loss",
         charts=[
-            Chart(charts.totals_chart(run.layers, totals, errors), bars),
+            Chart(charts.totals_chart(run.layers, totals, errors, run.scope), bars),
             Chart(
                 charts.cumulative_chart(_step_ends(run), run.layer_totals(first), run.layers),
-                f"Cumulative LCA of each layer for the {first} loss. Click a name in the legend to hide "
-                "its line.",
+                f"Cumulative LCA of each layer for the {first} loss: a falling line is helping, a rising "
+                "line is hurting. Click a name in the legend to hide its line.",
             ),
         ],
         tables=[_layer_table(run, loss, errors.get(loss)) for loss in run.losses],
@@ -140,7 +96,8 @@ def explorer(run: Run) -> Section:
     """Layers over time with a slider. Its data come from `lca.report`."""
     text = [
         "Blue is helping, orange-red is hurting. The colour scale is linear up to 1 % of the largest value "
-        "and logarithmic beyond. Move the slider, or click a cell of the map, to select an interval of steps."
+        "and logarithmic beyond, so that small values late in training remain visible. Move the slider, or "
+        "click a cell of the map, to select an interval of steps."
     ]
     return Section("explorer", "Layers over time", paragraphs=text, explorer=True)
 
@@ -150,15 +107,32 @@ def classes(run: Run) -> Section | None:
     if not any(is_class(name) for name in run.measured):
         return None
     names, allocations = class_totals(run.record)
-    one_parent = len({name.rpartition("/")[0] for name in names}) == 1
-    totals = allocations.sum(axis=0)
+    parents = {name.rpartition("/")[0] for name in names}
+    labels = [run.class_label(name) if len(parents) == 1 else name for name in names]
+    totals, layers = allocations.sum(axis=0), run.layers
+    rows, columns = "layer", "class"
+    if len(labels) > max(len(layers), MAX_COLUMNS):
+        totals, labels, layers, rows, columns = totals.T, list(layers), tuple(labels), columns, rows
     table = Table(
-        "LCA of each layer (row) for the loss of each class (column), summed over the run",
-        ("", *(name.rpartition(CLASS_PREFIX)[2] if one_parent else name for name in names)),
-        [(layer, *map(format_signed, row)) for layer, row in zip(run.layers, totals, strict=True)],
+        f"LCA of each layer for the loss of each class, summed over {run.scope}; one {rows} per row, one "
+        f"{columns} per column",
+        ("", *labels),
+        [(name, *map(format_signed, row)) for name, row in zip(layers, totals, strict=True)],
         folded=False,
+        tints=tints_of(totals),
     )
-    return Section("classes", "Layers by class", tables=[table])
+    return Section("classes", "Layers by class", paragraphs=[_class_text(parents)], tables=[table])
+
+
+def _class_text(parents: set[str]) -> str:
+    """Which loss the classes are of."""
+    if parents == {""}:
+        return "Each class is a measured loss of its own, in its own units; the columns do not add up."
+    parent = f"the {min(parents)} loss" if len(parents) == 1 else "its loss"
+    return (
+        f"The loss of a class is its share of {parent}: the sum over its examples, divided by the weight of "
+        f"all. A layer's classes add up to its LCA for {parent}."
+    )
 
 
 def noise(run: Run) -> Section:
@@ -179,7 +153,7 @@ def noise(run: Run) -> Section:
     if run.has("histogram_helping"):
         edges, *counts = histogram_counts(run.record, first)
         chart = charts.histogram_chart(edges, *(count.sum(axis=0) for count in counts))
-        shown.append(Chart(chart, "Distribution of |A| over all parameters and steps."))
+        shown.append(Chart(chart, f"How often each size |A| occurs, over all parameters and {run.scope}."))
     if overall.steps_without_percent() == len(run.steps):
         text = "Every allocation is exactly 0: no parameter moved, or every gradient was 0."
     elif sampled:
@@ -188,8 +162,9 @@ def noise(run: Run) -> Section:
         helping_percent = format_percent(float(overall.mean_helping_percent()))
         zero_percent = format_percent(float(overall.mean_zero_percent()))
         text = (
-            f"Averaged over the steps, {helping_percent} of the parameters with A\u00a0≠\u00a00 are helping, "
-            f"and {zero_percent} of all parameters have A\u00a0=\u00a00."
+            "A is the LCA of one parameter in one step: it helped if A\u00a0<\u00a00 and hurt if "
+            f"A\u00a0>\u00a00. Averaged over {run.scope}, {helping_percent} of the parameters with "
+            f"A\u00a0≠\u00a00 are helping, and {zero_percent} of all parameters have A\u00a0=\u00a00."
         )
     return Section("noise", "How noisy learning is", paragraphs=[text], charts=shown)
 
@@ -198,14 +173,15 @@ def method(run: Run) -> Section:
     """How the run was measured, from the attributes of the record."""
     about = run.attributes
     spent = [(name, float(run.per_step(name, run.losses[0]).mean())) for name in _COSTS if run.has(name)]
+    estimator, *settings = setting_rows(about, len(run.steps))
     rows = [
-        ("estimator", str(about.get("estimator") or "not recorded")),
+        estimator,
         ("steps", f"{len(run.steps):,}, from {run.steps[0]:,} to {run.steps[-1]:,}"),
         ("parameters", f"{run.layout.size:,} in {len(run.layout.names):,} tensors"),
         ("measured losses", ", ".join(run.measured)),
         *((f"{_COSTS[name]} per step", f"{value:.3g}") for name, value in spent if value),
-        ("recorded", f"{about.get('created', '?')} by lca {about.get('lca_version', '?')}"),
-        *((str(key), _to_text(value)) for key, value in dict(about.get("settings", {})).items()),
+        *settings,
+        ("recorded", f"{_time(about.get('created'))} by lca {about.get('lca_version', '?')}"),
     ]
     return Section(
         "method",
@@ -220,7 +196,21 @@ def cite(run: Run) -> Section:
     return Section("cite", "How to cite", code=citation(run.attributes))
 
 
-SECTIONS = (summary, losses, layers, explorer, classes, noise, method, cite)
+SECTIONS = (summary, balance, losses, layers, explorer, classes, noise, method, cite)
+MAX_COLUMNS = 10
+"""With more classes than this, and fewer layers, the classes are the rows."""
+_BALANCE = (
+    "The loss changed from its start to its end. Of this change, the allocations explain what the movement "
+    "of the parameters did, and the rest is listed by cause. The rows from the allocations to the residual "
+    "add up to the change over the measured steps."
+)
+_NOTES = {
+    "state change (buffers)": "by what moved and is no parameter, such as running statistics of BatchNorm",
+    "residual": "what is left: the error of the numerical integration",
+    "change between measured steps, not allocated": "before, between or after the steps that were measured",
+    "largest residual of one step": "residuals of opposite sign cancel in the sum, and show here",
+    "steps that exceeded their tolerance": "the largest residual that the estimator allowed",
+}
 _COSTS = {
     "full_gradients": "full gradients",
     "full_losses": "full losses",
@@ -232,28 +222,6 @@ _DEFINITION = (
     "thereby splits the change of the loss over the parameters that moved: A = Δ ∘ ∫ ∇L(θ + s Δ) ds for s "
     "from 0 to 1. The allocations sum to the change of the loss, up to the residual of the quadrature."
 )
-
-
-def _story(run: Run, check: Conservation) -> str:
-    totals = run.layer_totals(check.loss).sum(axis=0)
-    lowest = int(np.argmin(totals))
-    change = (
-        f"the {check.loss} loss went from {format_number(check.start)} to {format_number(check.end)}"
-        if check.has_losses
-        else f"the allocations of the {check.loss} loss sum to {format_number(check.allocated, '+')}"
-    )
-    hurting = int(np.count_nonzero(totals > 0))
-    n, first, last = len(run.steps), run.steps[0], run.steps[-1]
-    when = (
-        f"In {n:,} {'step' if n == 1 else 'steps'}"
-        if run.consecutive
-        else f"From step {first:,} to {last:,}, of which {n:,} were measured,"
-    )
-    return (
-        f"{when} {change}. The layer with the lowest sum of LCA is {run.layers[lowest]} "
-        f"({format_number(float(totals[lowest]), '+')}); {hurting} of {len(totals)} layers "
-        f"{'has' if hurting == 1 else 'have'} a positive sum (hurting)."
-    )
 
 
 def _conservation_rows(checks: Sequence[Conservation]) -> list[tuple[str, ...]]:
@@ -275,22 +243,16 @@ def _conservation_rows(checks: Sequence[Conservation]) -> list[tuple[str, ...]]:
     return [*rows, ("steps that exceeded their tolerance", *exceeded)]
 
 
-def _divergence(check: Conservation) -> str:
-    start, end = format_number(check.start), format_number(check.end)
-    return (
-        f"the run diverged: the loss went from {start} to {end}. The sums below are about a run that did not "
-        "learn; lower the learning rate."
-    )
+def _time(created: Any) -> str:
+    """The time of a record without seconds.
 
-
-def _discontinuities(check: Conservation) -> str:
-    times = "once" if check.discontinuities == 1 else f"{check.discontinuities} times"
-    total = format_number(check.discontinuity_change, "+")
-    return (
-        f"the loss changed between consecutive steps ({times}, {total} in total). This change belongs to no "
-        "step: something other than the measured updates changed the parameters or the state, or training "
-        "resumed from a different checkpoint."
-    )
+    >>> _time("2026-11-28T12:10:12+00:00"), _time("once")
+    ('2026-11-28 12:10 UTC', 'once')
+    """
+    try:
+        return datetime.fromisoformat(created).astimezone(UTC).strftime("%Y-%m-%d %H:%M UTC")
+    except (TypeError, ValueError, OverflowError):
+        return str(created or "at an unknown time")
 
 
 def _layer_table(run: Run, loss: str, errors: Array | None) -> Table:
@@ -308,7 +270,7 @@ def _layer_table(run: Run, loss: str, errors: Array | None) -> Table:
         *helping,
         ("zero", [format_percent(p) for p in signs.mean_zero_percent()]),
     ]
-    caption = f"Table of all layers, for the {loss} loss"
+    caption = f"Table of all layers, for the {loss} loss, summed over {run.scope}"
     rows = list(zip(*(cells for _, cells in columns), strict=True))
     return Table(caption, [head for head, _ in columns], rows)
 
@@ -338,7 +300,3 @@ def _loss_path(run: Run, loss: str) -> Array:
 def _rebuilt(run: Run, loss: str) -> Array:
     change = run.per_step("total", loss) + run.per_step("state_change", loss)
     return np.asarray(run.per_step("loss_start", loss)[0] + np.append(0.0, np.cumsum(change)))
-
-
-def _to_text(value: Any) -> str:
-    return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)

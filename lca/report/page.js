@@ -4,9 +4,11 @@ const lcaReport = (() => {
   const read = (id) => JSON.parse(document.getElementById(id).textContent);
   const at = (id) => document.getElementById(id);
   const data = read("data");
-  const intervals = data.first.length;
+  const run = data.run; // of the page of one run: its layers over time, and the maps of single layers
+  const maps = data.maps ?? []; // of the page of several runs: one map of layers and steps for each condition
+  const intervals = run ? run.first.length : 0;
   const LEVELS = 127, EMPTY = -128;
-  const totals = new Float32Array(bytes(data.totals).buffer); // (losses, 1 + intervals, layers); index 0 is the whole run
+  const totals = run ? new Float32Array(bytes(run.totals).buffer) : null; // (losses, 1 + intervals, layers); index 0 is the sum over all steps
   const dark = window.matchMedia("(prefers-color-scheme: dark)");
   const model = {}; // Bokeh's models by name
   let codes = null; // of the selected detail map: (losses, 1 + intervals, height, width)
@@ -26,17 +28,16 @@ const lcaReport = (() => {
   }
 
   const chosen = (id) => (at(id) ? Number(at(id).value) : 0);
-  const total = (loss, frame, layer) => totals[(loss * (intervals + 1) + frame) * data.layers.length + layer];
-  const number = (v) => (v > 0 ? "+" : "") + Number(v.toPrecision(3)).toString().replaceAll("-", "−");
+  const total = (loss, frame, layer) => totals[(loss * (intervals + 1) + frame) * run.layers.length + layer];
+  const minus = (text) => text.replaceAll("-", "−");
+  const number = (v, digits = 3) => (v > 0 ? "+" : "") + minus(String(Number(v.toPrecision(digits))));
   const range = (name, from, past) => name + " " + from + (past - from > 1 ? "–" + (past - 1) : "");
-  function when(frame) {
-    if (!frame) return "The whole run";
-    const [from, to] = [data.first[frame - 1], data.last[frame - 1]];
-    return from === to ? "Step " + from : "Steps " + from + "–" + to;
-  }
+  const steps = (from, to) => (from === to ? "step " + from : "steps " + from + "–" + to);
+  const capital = (text) => text[0].toUpperCase() + text.slice(1);
+  const when = (frame) => (frame ? steps(run.first[frame - 1], run.last[frame - 1]) : run.scope);
 
   function drawMap() {
-    const [loss, layers] = [chosen("pick-loss"), data.layers.length];
+    const [loss, layers] = [chosen("pick-loss"), run.layers.length];
     let limit = 0;
     for (let f = 1; f <= intervals; f++) for (let i = 0; i < layers; i++) limit = Math.max(limit, Math.abs(total(loss, f, i)));
     fill("map", layers, intervals, (row, col) => encode(total(loss, col + 1, row), limit));
@@ -54,65 +55,134 @@ const lcaReport = (() => {
   function drawInterval() {
     const [loss, frame] = [chosen("pick-loss"), chosen("interval")];
     model.interval.setv({visible: frame > 0, left: frame - 1, right: frame});
-    const order = data.layers.map((name, i) => [total(loss, frame, i), name]).sort((a, b) => a[0] - b[0]);
+    const order = run.layers.map((name, i) => [total(loss, frame, i), name]).sort((a, b) => a[0] - b[0]);
     const sum = order.reduce((all, [value]) => all + value, 0);
     const named = ([value, name]) => name + " " + number(value);
-    const ends = order.length > 1 ? "; lowest: " + named(order[0]) + ", highest: " + named(order.at(-1)) : "";
-    at("reading").textContent = when(frame) + ": LCA of the " + data.losses[loss] + " loss " + number(sum) + ends + ".";
+    const ends = order.length > 1 ? "; lowest (most helping): " + named(order[0]) + ", highest: " + named(order.at(-1)) : "";
+    at("reading").textContent = capital(when(frame)) + ": LCA of the " + run.losses[loss] + " loss " + number(sum) + ends + ".";
     at("interval").setAttribute("aria-valuetext", when(frame));
     drawDetail();
   }
 
   function choose() {
-    if (!data.details.length) return;
-    codes = new Int8Array(bytes(data.details[chosen("pick-detail")].codes).buffer);
+    if (!run.details.length) return;
+    codes = new Int8Array(bytes(run.details[chosen("pick-detail")].codes).buffer);
   }
 
   function drawDetail() {
     if (!codes) return;
-    const shown = data.details[chosen("pick-detail")];
-    const frame = chosen("interval"), size = shown.height * shown.width;
-    const from = (chosen("pick-loss") * (intervals + 1) + frame) * size;
-    fill("detail", shown.height, shown.width, (row, col) => {
-      const code = codes[from + row * shown.width + col];
+    const shown = run.details[chosen("pick-detail")];
+    const {height, width} = shown;
+    fill("detail", height, width, (row, col) => {
+      const code = detailCode(row, col);
       return code === EMPTY ? NaN : code;
     });
-    model.detail.x_range.setv({start: 0, end: shown.width});
-    model.detail.y_range.setv({start: shown.height, end: 0});
+    model.detail.height = 90 + Math.min(240, 60 * height);
+    model.detail.x_range.setv({start: 0, end: width});
+    model.detail.y_range.setv({start: height, end: 0});
     const [rows, cols] = shown.axes;
-    model["detail-x"].axis_label = cols || rows + ", row by row";
-    model["detail-y"].axis_label = cols ? rows : " ";
-    ticks("detail-x", shown.width, cols ? shown.edges[1] : null);
-    ticks("detail-y", shown.height, cols ? shown.edges[0] : null);
-    at("detail-caption").textContent = shown.name + ", " + when(frame).toLowerCase();
-    key("detail", shown.limits[frame ? 1 : 0]);
+    const cell = (edges, i) => [edges[i], edges[i + 1] - 1];
+    if (cols) {
+      model["detail-x"].axis_label = cols;
+      model["detail-y"].axis_label = rows;
+      ticks("detail-x", width, (i) => cell(shown.edges[1], i));
+      ticks("detail-y", height, (i) => cell(shown.edges[0], i));
+    } else { // a list: a row begins with the entry at its left, and continues to the right
+      const edges = shown.edges[0], offset = (i) => cell(edges, i).map((entry) => entry - edges[0]);
+      model["detail-x"].axis_label = height > 1 ? rows + ": the number on the left + this one" : rows;
+      model["detail-y"].axis_label = height > 1 ? "first " + rows + " of the row" : " ";
+      ticks("detail-x", width, offset, height > 1 ? "+" : "");
+      const start = (row) => cell(edges, row * width);
+      if (height > 1) eachRow("detail-y", height, (row) => String(start(row)[0]));
+      else setTicks("detail-y", []);
+    }
+    at("detail-caption").textContent = shown.name + ", " + when(chosen("interval")) + ". Each cell is the sum over its steps" + (pooled(shown) ? " and entries." : ".");
+    drawNumbers();
+    key("detail", limit(shown));
   }
 
-  // Label the two ends of a map's colour scale.
+  const limit = (shown) => shown.limits[chosen("interval") ? 1 : 0];
+  const pooled = (shown) => shown.edges.reduce((all, edge) => all * edge.at(-1), 1) > shown.edges.reduce((all, edge) => all * (edge.length - 1), 1);
+  function detailCode(row, col) {
+    const {height, width} = run.details[chosen("pick-detail")];
+    const frame = chosen("interval"), size = height * width;
+    return codes[(chosen("pick-loss") * (intervals + 1) + frame) * size + row * width + col];
+  }
+
+  // Write the values into the cells where there is room for them.
+  function drawNumbers() {
+    const shown = run.details[chosen("pick-detail")];
+    const {height, width} = shown;
+    const room = at("detail").clientWidth - 80;
+    const text = {x: [], y: [], text: [], color: []};
+    if (room / width >= 42 && 250 / height >= 14) {
+      for (let row = 0; row < height; row++) for (let col = 0; col < width; col++) {
+        const code = detailCode(row, col);
+        if (code === EMPTY) continue;
+        text.x.push(col + 0.5);
+        text.y.push(row + 0.5);
+        text.text.push(code ? number(decode(code, limit(shown)), 2) : "0");
+        const strong = Math.abs(code) > (isDark() ? 0.75 : 0.88) * LEVELS;
+        text.color.push(isDark() ? (strong ? "#14171c" : "#e6e9ee") : (strong ? "#ffffff" : "#1c2026"));
+      }
+    }
+    model["detail-numbers"].data = text;
+  }
+
+  // Draw a map's colour scale with its numbers: the limit, a tenth of it, and 0.
   function key(name, limit) {
-    const [low, high] = at(name + "-key").querySelectorAll("span");
-    low.textContent = "helping −" + Number(limit.toPrecision(2));
-    high.textContent = "+" + Number(limit.toPrecision(2)) + " hurting";
+    const box = at(name + "-key"), short = (v) => minus(String(Number(v.toPrecision(2))));
+    const [low, bar, high, scale] = ["span", "i", "span", "div"].map((tag) => document.createElement(tag));
+    [low.textContent, high.textContent, scale.className] = ["helping", "hurting", "ticks"];
+    bar.style.background = "linear-gradient(to right, " + palette().join() + ")";
+    for (const part of limit ? [-1, -0.1, 0, 0.1, 1] : [0]) {
+      const tick = document.createElement("span");
+      tick.textContent = (part > 0 ? "+" : "") + short(part * limit);
+      tick.style.left = 50 + 50 * encode(part, 1) / LEVELS + "%";
+      scale.append(tick);
+    }
+    box.replaceChildren(low, bar, high, scale);
   }
 
-  // Put up to six labels at the centres of cells.
-  function ticks(name, cells, labels) {
-    const count = labels ? Math.min(6, cells) : 0;
-    const shown = Array.from({length: count}, (_, i) => Math.floor(i * cells / count));
-    model[name].ticker.setv({ticks: shown.map((t) => t + 0.5)});
-    model[name].major_label_overrides = new Map(shown.map((t) => [t + 0.5, String(labels[t])]));
+  // Put labels at round numbers. Cell i of the axis holds the numbers from bounds(i)[0] to bounds(i)[1].
+  function ticks(name, cells, bounds, sign = "") {
+    const first = bounds(0)[0], last = bounds(cells - 1)[1];
+    const space = roundSpace((last - first) / 5);
+    const shown = [];
+    for (let cell = 0, tick = Math.ceil(first / space) * space; tick <= last; tick += space) {
+      while (cell < cells && bounds(cell)[1] < tick) cell += 1;
+      const [from, to] = bounds(cell);
+      if (from <= tick) shown.push([cell + (tick - from + 0.5) / (to - from + 1), sign + tick]);
+    }
+    // Where steps are missing, few round numbers may be among the measured ones.
+    setTicks(name, shown.length > 1 ? shown : spread(cells, (cell) => sign + bounds(cell)[0]));
+  }
+  function roundSpace(least) {
+    const power = 10 ** Math.floor(Math.log10(Math.max(least, 1)));
+    return power * [1, 2, 5, 10].find((factor) => factor * power >= least);
+  }
+  function eachRow(name, cells, label) {
+    setTicks(name, cells <= 10 ? Array.from({length: cells}, (_, i) => [i + 0.5, label(i)]) : spread(cells, label));
+  }
+  function spread(cells, label) {
+    const count = Math.min(6, cells);
+    return Array.from({length: count}, (_, i) => Math.floor(i * cells / count)).map((i) => [i + 0.5, label(i)]);
+  }
+  function setTicks(name, shown) {
+    model[name].ticker.setv({ticks: shown.map(([place]) => place)});
+    model[name].major_label_overrides = new Map(shown);
   }
 
   // The tooltip of the cell at (x, y).
   function describe(name, x, y) {
     const [col, row] = [Math.floor(x), Math.floor(y)];
+    if (name.startsWith("map-")) return describeCompared(maps[Number(name.slice(4))], row, col);
     const loss = chosen("pick-loss");
-    if (name === "map") return data.layers[row] + ", " + when(col + 1).toLowerCase() + ": " + number(total(loss, col + 1, row));
-    const shown = data.details[chosen("pick-detail")], frame = chosen("interval");
-    const cell = row * shown.width + col;
-    const code = codes[(loss * (intervals + 1) + frame) * shown.height * shown.width + cell];
+    if (name === "map") return run.layers[row] + ", " + when(col + 1) + ": " + number(total(loss, col + 1, row));
+    const shown = run.details[chosen("pick-detail")];
+    const cell = row * shown.width + col, code = detailCode(row, col);
     if (code === EMPTY) return "";
-    const value = number(Number(decode(code, shown.limits[frame ? 1 : 0]).toPrecision(2)));
+    const value = number(Number(decode(code, limit(shown)).toPrecision(2)));
     const places = shown.axes.length > 1 ? [row, col] : [cell];
     return places.map((p, i) => range(shown.axes[i], shown.edges[i][p], shown.edges[i][p + 1])).join(", ") + ": " + value;
   }
@@ -120,10 +190,10 @@ const lcaReport = (() => {
   // After a click on the map, select the interval and the first detail map of the layer.
   function pick(x, y) {
     const [frame, row] = [Math.floor(x) + 1, Math.floor(y)];
-    if (frame < 1 || frame > intervals || row < 0 || row >= data.layers.length) return;
+    if (frame < 1 || frame > intervals || row < 0 || row >= run.layers.length) return;
     at("interval").value = frame;
-    const which = data.details.findIndex((each) => each.layer === data.layers[row]);
-    if (which >= 0 && data.details[chosen("pick-detail")].layer !== data.layers[row]) at("pick-detail").value = which;
+    const which = run.details.findIndex((each) => each.layer === run.layers[row]);
+    if (which >= 0 && run.details[chosen("pick-detail")].layer !== run.layers[row]) at("pick-detail").value = which;
     choose();
     drawInterval();
   }
@@ -140,35 +210,74 @@ const lcaReport = (() => {
     }, 120);
   }
 
+  function drawCompared(each, k) {
+    const cells = new Int8Array(bytes(each.codes).buffer), {height, width} = each;
+    each.cells = cells;
+    model["map-" + k].x_range.setv({start: 0, end: width});
+    fill("map-" + k, height, width, (row, col) => (cells[row * width + col] === EMPTY ? NaN : cells[row * width + col]));
+    ticks("map-" + k + "-steps", width, (i) => [each.first[i], each.last[i]]);
+  }
+  function describeCompared(each, row, col) {
+    const code = each.cells[row * each.width + col];
+    if (code === EMPTY) return each.layers[row] + ", " + steps(each.first[col], each.last[col]) + ": not measured";
+    return each.layers[row] + ", " + steps(each.first[col], each.last[col]) + ": " + number(decode(code, each.limit), 2);
+  }
+
+  let printing = false; // on paper, the page is light
+  const isDark = () => dark.matches && !printing;
+  const palette = () => data.palettes[isDark() ? "dark" : "light"];
+
   // Style sheets do not apply to Bokeh's canvases, so its colours are set here.
   function paint() {
     const style = getComputedStyle(document.documentElement);
-    const [ink, soft, line] = ["--ink", "--soft", "--line"].map((name) => style.getPropertyValue(name).trim());
-    const palette = data.palettes[dark.matches ? "dark" : "light"];
-    for (const bar of document.querySelectorAll(".key i")) bar.style.background = "linear-gradient(to right, " + palette.join() + ")";
+    const paper = {"--ink": "#1c2026", "--soft": "#5b6470", "--line": "#d9dde2"};
+    const [ink, soft, line] = Object.keys(paper).map((name) => (printing ? paper[name] : style.getPropertyValue(name).trim()));
     const colour = {
       Axis: {axis_line_color: soft, major_tick_line_color: soft, minor_tick_line_color: null, major_label_text_color: soft, axis_label_text_color: soft, axis_label_text_font_style: "normal"},
       Grid: {grid_line_color: line},
       Legend: {label_text_color: ink, inactive_fill_alpha: 0},
-      LinearColorMapper: {palette},
+      LinearColorMapper: {palette: palette()},
     };
     for (const each of models()) {
       for (const [kind, values] of Object.entries(colour)) if (each.type.endsWith(kind)) each.setv(values);
       if (each.tags?.includes("ink")) (each.glyph ?? each).line_color = ink;
     }
+    if (run) { drawMap(); drawInterval(); }
+    for (const box of document.querySelectorAll(".key[data-limit]")) key(box.id.slice(0, -4), Number(box.dataset.limit));
+  }
+
+  // Show everything on paper: folded tables, and the colours of the light scheme.
+  function print(begins) {
+    printing = begins;
+    for (const each of document.querySelectorAll("details")) {
+      if (begins && !each.open) each.dataset.folded = "yes";
+      if (each.dataset.folded) each.open = begins;
+      if (!begins) delete each.dataset.folded;
+    }
+    paint();
   }
 
   function* models() {
     for (const doc of Bokeh.documents) for (const root of doc.roots()) yield* root.references();
   }
 
-  // Put as many names of a legend into one row as fit.
+  // Fade the right edge of a table that continues there.
+  function markWide() {
+    for (const each of document.querySelectorAll(".scroll"))
+      each.classList.toggle("more", each.scrollLeft + each.clientWidth < each.scrollWidth - 2);
+  }
+
+  // Put as many names of a legend into one row as fit, and give its rows a height of their own.
+  const heights = new Map();
   function wrapLegends() {
-    for (const each of models()) {
+    const room = document.body.clientWidth - 80;
+    for (const plot of models()) for (const each of plot.above ?? []) {
       if (each.type !== "Legend") continue;
-      const widths = each.items.map((item) => 6.5 * item.label.value.length + 45), room = document.body.clientWidth - 80;
+      const widths = each.items.map((item) => 6.5 * item.label.value.length + 45);
       const all = widths.reduce((sum, width) => sum + width, 0) <= room;
       each.ncols = all ? widths.length : Math.max(1, Math.floor(room / Math.max(...widths)));
+      if (!heights.has(plot)) heights.set(plot, plot.height);
+      plot.height = heights.get(plot) + 23 * (Math.ceil(widths.length / each.ncols) - 1);
     }
   }
 
@@ -176,18 +285,24 @@ const lcaReport = (() => {
     for (const item of read("charts")) await Bokeh.embed.embed_item(item);
     // Skip lines: they have the names of layers, which could equal one of the names used here.
     for (const each of models()) if (each.name && each.type !== "GlyphRenderer") model[each.name] = each;
-    ticks("map-steps", intervals, data.first);
+    if (run) {
+      ticks("map-steps", intervals, (i) => [run.first[i], run.last[i]]);
+      at("interval").addEventListener("input", drawInterval);
+      at("play").addEventListener("click", play);
+      at("pick-loss")?.addEventListener("change", () => { drawMap(); drawInterval(); });
+      at("pick-detail")?.addEventListener("change", () => { choose(); drawInterval(); });
+      choose();
+    }
+    maps.forEach(drawCompared);
     wrapLegends();
+    markWide();
     paint();
     dark.addEventListener("change", paint);
-    window.addEventListener("resize", wrapLegends);
-    at("interval").addEventListener("input", drawInterval);
-    at("play").addEventListener("click", play);
-    at("pick-loss")?.addEventListener("change", () => { drawMap(); drawInterval(); });
-    at("pick-detail")?.addEventListener("change", () => { choose(); drawInterval(); });
-    choose();
-    drawMap();
-    drawInterval();
+    window.addEventListener("resize", () => { wrapLegends(); markWide(); if (codes) drawNumbers(); });
+    for (const each of document.querySelectorAll(".scroll")) each.addEventListener("scroll", markWide);
+    for (const each of document.querySelectorAll("details")) each.addEventListener("toggle", markWide);
+    window.addEventListener("beforeprint", () => print(true));
+    window.addEventListener("afterprint", () => print(false));
     document.documentElement.dataset.ready = "yes";
   }
 

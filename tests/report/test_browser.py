@@ -1,10 +1,12 @@
-"""The report in a browser: with mouse and keyboard, light and dark, on a wide and on a narrow screen."""
+"""The pages in a browser: with mouse and keyboard, light, dark and printed, on a wide and a narrow screen."""
+
+import re
 
 import numpy as np
 import pytest
 
 from lca import Layout
-from lca.report import write_report
+from lca.report import write_comparison, write_report
 from tests.report.records import EVIL, NAMES, replicates, run_values, write
 
 STEPS = 12
@@ -65,6 +67,113 @@ def test_the_page_loads_without_errors_or_requests_and_fits_the_window(browser, 
     )
     assert len(charts) == 8
     assert all(children and height > 100 for children, height in charts)
+
+
+@pytest.fixture(scope="module")
+def comparison(tmp_path_factory):
+    """A page of two conditions with two runs each, and classes."""
+    folder = tmp_path_factory.mktemp("comparison")
+    names, paths = ("train", "train/class a", "train/class b"), [folder / f"{i}.zarr" for i in range(4)]
+    for i, path in enumerate(paths):
+        write(path, run_values(STEPS, seed=i), names=names)
+    return write_comparison({"first": paths[:2], "second": paths[2:]}, folder / "comparison.html")
+
+
+@pytest.mark.parametrize("dark", [False, True])
+@pytest.mark.parametrize("width", [1000, 390])
+def test_the_comparison_loads_without_errors_or_requests_and_fits_the_window(
+    browser, comparison, dark, width
+):
+    browser.requests()
+    browser.open(comparison, dark=dark, width=width)
+    assert browser.log() == []
+    assert browser.requests() == [comparison.as_uri()]
+    assert browser.run("return document.documentElement.scrollWidth") <= width
+    charts = browser.run("return [...document.querySelectorAll('.chart')].map((e) => e.clientHeight)")
+    assert len(charts) == 4
+    assert min(charts) > 100
+    assert text(browser, "maps-key").startswith("helpinghurting−")
+
+
+def test_the_maps_of_a_comparison_show_the_means(browser, comparison):
+    browser.open(comparison)
+    said = hovered(browser, "maps-1", 0.6, 0.4)
+    layer, step, value = re.search(r"(fc\d), step (\d+): ([+−]\S+)", said).groups()
+    part = slice(28) if layer == "fc1" else slice(28, None)
+    mean = np.mean([run_values(STEPS, seed=i)[int(step), part].sum() for i in (2, 3)])
+    assert float(value.replace("−", "-")) == pytest.approx(mean, rel=0.08, abs=0.06)
+
+
+@pytest.mark.parametrize("dark", [False, True])
+def test_on_paper_the_page_is_light_and_shows_all_tables(browser, page, dark):
+    browser.open(page)
+    before = browser.picture("layers-0")
+    folded = "return [...document.querySelectorAll('details')].filter((e) => !e.open).length"
+    assert browser.run(folded) > 0
+    browser.open(page, dark=dark)
+    screen = browser.picture("layers-0")
+    browser.run("window.dispatchEvent(new Event('beforeprint'))")
+    assert browser.run(folded) == 0
+    assert browser.picture("layers-0") == before
+    browser.run("window.dispatchEvent(new Event('afterprint'))")
+    assert browser.run(folded) > 0
+    assert browser.picture("layers-0") == screen
+
+
+def axis_labels(browser, axis):
+    """The labels that page.js has put on an axis, from the left or the top."""
+    return browser.run(
+        """
+        for (const root of Bokeh.documents.flatMap((d) => d.roots())) for (const each of root.references())
+            if (each.name === arguments[0])
+                return each.ticker.ticks.map((tick) => [tick, each.major_label_overrides.get(tick)]);
+    """,
+        axis,
+    )
+
+
+def test_axes_have_round_numbers(browser, tmp_path):
+    layout = Layout(("fc.weight", "fc.bias"), ((100, 3), (100,)))
+    values = np.random.default_rng(0).normal(size=(230, 400))
+    path = write_report(write(tmp_path / "r", values, layout=layout), tmp_path / "r.html")
+    browser.open(path)
+    places = dict((label, tick) for tick, label in axis_labels(browser, "map-steps"))
+    assert list(places) == ["0", "50", "100", "150", "200"]
+    assert places["50"] == 16 + 2.5 / 3  # intervals of 3 steps: step 50 is the last one of 48 to 50
+    assert [label for _, label in axis_labels(browser, "detail-x")] == ["+0", "+5", "+10", "+15"]
+    assert [label for _, label in axis_labels(browser, "detail-y")] == [
+        "0",
+        "16",
+        "32",
+        "48",
+        "64",
+        "80",
+        "96",
+    ]
+
+
+def test_where_round_steps_are_missing_measured_ones_are_on_the_axis(browser, tmp_path):
+    path = write_report(write(tmp_path / "r", run_values(STEPS), every=7), tmp_path / "r.html")
+    browser.open(path)
+    labels = [int(label) for _, label in axis_labels(browser, "map-steps")]
+    assert len(labels) > 1
+    assert all(label % 7 == 0 for label in labels)
+    assert text(browser, "reading").startswith("The 12 measured steps, every 7th from 0 to 77: LCA of")
+
+
+def test_cells_with_room_show_their_numbers(browser, page):
+    browser.open(page)
+    browser.run("lcaReport.pick(0.5, 0.5)")
+    numbers = """
+        for (const root of Bokeh.documents.flatMap((d) => d.roots())) for (const each of root.references())
+            if (each.name === "detail-numbers") return Array.from(each.data.text);
+    """
+    shown = [float(number.replace("−", "-")) for number in browser.run(numbers)]
+    values = run_values(STEPS)[0, :24]
+    np.testing.assert_allclose(shown, values, rtol=0.08, atol=0.02)
+    browser.open(page, width=320)
+    browser.run("lcaReport.pick(0.5, 0.5)")
+    assert browser.run(numbers) == []
 
 
 def test_the_slider_changes_both_maps_by_keyboard(browser, page):
@@ -169,6 +278,43 @@ def test_names_in_a_record_cannot_run_code_or_make_requests(browser, tmp_path):
     said += hovered(browser, "layers-1", 0.5, 0.5)  # the tooltip of a line shows the name of the layer
     assert browser.driver.title.startswith(EVIL)
     assert "<script>" in said  # shown as text
+    assert browser.run("return document.querySelectorAll('img').length") == 0
+    assert browser.requests() == [path.as_uri()]
+    assert browser.log() == []
+
+
+def test_names_in_compared_records_cannot_run_code_or_make_requests(browser, tmp_path):
+    layout, paths = Layout(NAMES, ((4, 6), (4,), (2, 4))), [tmp_path / "0.zarr", tmp_path / "1.zarr"]
+    names = ("train", f"class {EVIL}")
+    for seed, path in enumerate(paths):
+        settings = {"seed": EVIL * (seed + 1), EVIL: EVIL}
+        write(path, run_values(seed=seed), layout=layout, names=names, settings=settings)
+    groups = {EVIL: paths[:1], "</script><script>document.title=3</script>": paths[1:]}
+    path = write_comparison(groups, tmp_path / "comparison.html", title=EVIL)
+    browser.requests()
+    browser.open(path)
+    said = hovered(browser, "maps-0", 0.5, 0.5) + hovered(browser, "layers-0", 0.5, 0.3)
+    assert "<script>" in said or "onerror" in said  # shown as text
+    assert browser.driver.title.startswith(EVIL)
+    assert browser.run("return document.querySelectorAll('img').length") == 0
+    assert browser.requests() == [path.as_uri()]
+    assert browser.log() == []
+
+
+def test_edited_attributes_cannot_run_code_or_make_requests(browser, tmp_path):
+    record = write(tmp_path / "run.zarr", run_values(STEPS))
+    script = "</script><script>document.title=4</script>"
+    texts = ("estimator", "created", "lca_version", "conventions", "format")
+    evil = dict.fromkeys(texts, EVIL + script)
+    evil |= {
+        "citations": [EVIL + script],
+        "settings": {"a": [{EVIL: script}], script: "Call(x='<img src=x>')"},
+    }
+    path = write_report(record.assign_attrs(evil), tmp_path / "report.html", title="t")
+    browser.requests()
+    browser.open(path)
+    assert browser.driver.title.startswith("t ")
+    assert EVIL in text(browser, "method")
     assert browser.run("return document.querySelectorAll('img').length") == 0
     assert browser.requests() == [path.as_uri()]
     assert browser.log() == []

@@ -13,13 +13,14 @@ import lca
 from lca import Layout, LCAError, Record
 from lca._cli import main
 from lca.errors import OutputError
+from lca.plots._canvas import CATEGORY_COLORS, HELPING, HURTING
 from lca.report import _charts as charts
 from lca.report import _sections as sections
 from lca.report import render_report, write_report
 from lca.report._balance import check_conservation
 from lca.report._cells import EMPTY, ListGrid, MatrixGrid
 from lca.report._moments import LINEAR_FRACTION, MAX_BYTES, detail_maps, encode, layer_intervals
-from lca.report._run import Run, block_starts, format_signed
+from lca.report._run import Run, block_starts, format_signed, short_labels
 from lca.views._signs import NOISY
 from tests.report.records import EVIL, LAYOUT, NAMES, allocation, replicates, run_values, write
 
@@ -74,12 +75,24 @@ def test_the_conservation_check_sums_the_record(full):
 
 SMALL = {"residual": 2.0**-12}
 VERDICTS = {
-    "small": ({**SMALL, "tolerance": 2.0**-12}, "good", "Every step met its tolerance; the residual is "),
-    "no tolerance": (SMALL, "warn", "The estimator set no tolerance; the residual is "),
+    "small": (
+        {**SMALL, "tolerance": 2.0**-12},
+        "good",
+        "The allocations add up: every step met its tolerance, and the residual (",
+    ),
+    "no tolerance": (
+        SMALL,
+        "warn",
+        "The estimator set no tolerance; the residual (what the allocations miss) is ",
+    ),
     "exceeded": ({**SMALL, "tolerance": 2.0**-13}, "warn", "3 of 3 steps exceeded their tolerance; "),
     "flagged": ({**SMALL, "tolerance": 1.0, "converged": False}, "warn", "3 of 3 steps exceeded"),
     "medium": ({"residual": 0.125, "tolerance": 1e9}, "warn", "The allocations add up only roughly: "),
-    "large": ({"residual": 5.0, "tolerance": 1e9}, "bad", "The allocations do not add up: the residual is "),
+    "large": (
+        {"residual": 5.0, "tolerance": 1e9},
+        "bad",
+        "The allocations do not add up: the residual (what the",
+    ),
     "large, exceeded": ({"residual": 5.0, "tolerance": 1.0}, "bad", "The allocations do not add up: 3 of 3"),
     "sampled": ({"residual": np.nan}, "warn", "Not checked: this estimator does not measure the loss"),
 }
@@ -134,7 +147,7 @@ def test_an_inconsistent_record_is_reported(full, name):
 def test_the_residual_is_given_in_percent_of_the_loss_change(full):
     check = check_conservation(full, "train")
     percent = 100 * abs(check.residual / check.change)
-    assert f"residual is {percent:.2g} % of the loss change" in check.verdict()[1]
+    assert f"residual (what the allocations miss) is {percent:.2g} % of the loss change" in check.verdict()[1]
 
 
 def test_unmeasured_steps_and_an_unfinished_run_are_mentioned(tmp_path):
@@ -152,7 +165,7 @@ def test_the_change_between_measured_steps_is_in_the_table(tmp_path):
     run = write(tmp_path / "run.zarr", run_values(4), every=10).load().copy(deep=True)
     run["loss_start"][1:] -= 0.5
     run["loss_end"][1:] -= 0.5
-    check, summary = check_conservation(Run(run), "train"), sections.summary(Run(run))
+    check, summary = check_conservation(Run(run), "train"), sections.balance(Run(run))
     assert (check.unmeasured_change, check.discontinuities) == (-0.5, 0)
     assert check.end - check.start == check.change + check.unmeasured_change
     assert ("change between measured steps, not allocated", "−0.5") in summary.tables[0].rows
@@ -191,6 +204,159 @@ def test_sampled_allocations_have_the_reason_instead_of_helping_percentages(tmp_
     assert NOISY[1:] in Page(page).text
     assert ">helping</th>" not in page
     assert "Averaged over the steps" not in page
+
+
+# The first screen
+
+
+def first_screen(run):
+    """The text of the first screen: warnings and sentences."""
+    section = sections.summary(run)
+    return " ".join([*(text for _, text in section.verdicts), *section.paragraphs])
+
+
+def test_the_first_screen_says_what_happened(full):
+    values = run_values()
+    said, change = first_screen(full), values.sum() + 12 * 0.125
+    assert (
+        f"In 12 steps, the train loss fell from 2 to {2 + change:.4g} ({change:+.4g})".replace("-", "−")
+        in said
+    )
+    part, share = values[:, :28].sum(), 100 * values[:, :28].sum() / change
+    largest = f"The largest part, {part:+.4g} ({share:.1f} % of the change), is due to the layer fc1."
+    assert largest.replace("-", "−") in said
+    assert "No layer hurt overall." in said
+
+
+def test_the_bars_add_up_to_the_change(full):
+    bars = sections.summary(full).bars
+    check = check_conservation(full, "train")
+    assert sum(bar.value for bar in bars.rows) == check.end - check.start
+    assert [(bar.name, bar.kind) for bar in bars.rows] == [
+        ("fc1", "helping"),
+        ("fc2", "helping"),
+        ("residual", "other"),
+    ]
+    for bar in bars.rows:
+        at_zero = bar.left + bar.width if bar.value < 0 else bar.left
+        assert abs(at_zero - bars.zero) <= 0.02  # percent, rounded to two digits
+
+
+def test_many_layers_have_one_bar_together(tmp_path):
+    layout = Layout([f"layer{i}.w" for i in range(30)], [(2,)] * 30)
+    run = Run(write(tmp_path / "r", run_values(3, layout.size), layout=layout))
+    names = [bar.name for bar in sections.summary(run).bars.rows]
+    assert names[-2:] == ["22 other layers", "residual"]
+    assert len(names) == 10
+
+
+@pytest.mark.parametrize(
+    ("state", "residual", "said"),
+    [
+        (-40.0, 0.0, "is due to no parameter but to the state"),
+        (0.0, -40.0, "is the residual: it was not allocated"),
+    ],
+)
+def test_the_largest_part_is_named_also_if_it_is_no_layer(tmp_path, state, residual, said):
+    start = 2.0
+    with Record(tmp_path / "r", LAYOUT) as record:
+        for step, row in enumerate(run_values(3)):
+            made = allocation(row, step, start, residual=residual, state_change=state)
+            made = replace(made, loss_end=made.loss_end + state)
+            record.update(made)
+            start = made.loss_end
+    text = first_screen(Run(lca.open_record(tmp_path / "r")))
+    assert "The largest part, −120 (" in text
+    assert said in text
+    assert "The layer with the largest part is fc1" in text
+
+
+def test_nothing_is_said_of_the_run_that_is_only_true_of_measured_steps(tmp_path):
+    """Every tenth step hurt, and the others helped: no sentence may say that the run, or a layer, hurt."""
+    run = write(tmp_path / "r", np.abs(run_values(4)) / 64, every=10).load().copy(deep=True)
+    run["loss_start"][1:] -= np.array([1.0, 2.0, 3.0])[:, None]
+    run["loss_end"][1:] -= np.array([1.0, 2.0, 3.0])[:, None]
+    run = Run(run)
+    scope = "the 4 measured steps, every 10th from 0 to 30"
+    text, check = first_screen(run), check_conservation(run, "train")
+    assert f"sums below are over {scope}, and say nothing about the steps in between" in text
+    assert f"changed by {check.change:+.4g} in the measured steps and by −3 in the others" in text
+    assert "happened between or after the measured steps and is not allocated" in text
+    assert f"2 of 2 layers hurt over {scope}: fc1" in text
+    assert "train, measured steps: " in text
+    page = Page(render_report(run.record))
+    assert "the run" not in page.text.replace("the end of the run", "").replace("Settings of the run", "")
+    assert "whole run" not in page.text
+    data = json.loads(re.search(r'id="data">(.*?)</script>', render_report(run.record))[1])
+    assert data["run"]["scope"] == scope
+
+
+def test_a_record_that_begins_late_or_ends_early_is_a_part(tmp_path):
+    late = Run(write(tmp_path / "r", run_values(3)).assign_coords(step=[5, 6, 7]))
+    assert (late.is_whole, late.scope) == (False, "steps 5 to 7")
+    assert "The record begins at step 5" in first_screen(late)
+    growing = write(tmp_path / "s", run_values(3))
+    growing.attrs["complete"] = False
+    assert not Run(growing).is_whole
+    ended = write(tmp_path / "t", run_values(3))
+    assert Run(ended).is_whole
+    ended.attrs["final_losses"] = {"train": -100.0}
+    assert not Run(ended).is_whole
+
+
+def test_a_step_of_several_updates_is_called_a_straight_line(tmp_path):
+    text = first_screen(Run(write(tmp_path / "r", run_values(3), settings={"span": 10})))
+    assert "A step of this page is a straight line over 10 updates" in text
+    assert "In 3 steps of 10 updates each, the train loss fell" in text
+    assert "straight line" not in first_screen(
+        Run(write(tmp_path / "s", run_values(3), settings={"span": "x"}))
+    )
+
+
+def test_estimates_are_called_estimates_on_the_first_screen(tmp_path):
+    lost = {"residual": np.nan}
+    run = Run(write(tmp_path / "r", run_values(3), extra=lambda *_: lost))
+    text = first_screen(run)
+    assert "Over the run, the allocations of the train loss sum to " in text
+    assert (
+        "The allocations are estimates from samples, and their sum was not checked against the loss." in text
+    )
+    assert "of this sum" in text
+    sampled = Run(write(tmp_path / "s", run_values(3), extra=lambda *_: {"sampled": True}))
+    assert "The allocations are estimates from samples." in first_screen(sampled)
+
+
+def test_blue_and_orange_red_are_for_the_sign_only(full):
+    """No line, bar or legend of a loss or layer has the colours of helping and hurting."""
+    reserved = {HELPING, HURTING}
+    assert not reserved & set(CATEGORY_COLORS)
+    loss, cumulative = sections.losses(full).charts[0], sections.layers(full).charts[1]
+    drawn = {each.glyph.line_color for chart in (loss, cumulative) for each in chart.figure.renderers}
+    assert len(drawn) > 2
+    assert not reserved & drawn
+    bars = sections.layers(full).charts[0].figure.renderers[0].data_source.data
+    assert [HELPING if v < 0 else HURTING for v in bars["value"]] == bars["color"]
+
+
+def test_labels_of_long_names_differ():
+    names = [f"encoder.layers.{i}.attention.weight" for i in range(20)]
+    assert len(set(short_labels(names, 10))) == 20
+    same_ends = [f"{c}{'x' * 100}" for c in "abc"]
+    assert len(set(short_labels(same_ends))) == 3
+    assert max(map(len, short_labels(same_ends))) < 30
+
+
+def test_classes_are_rows_where_there_are_many(tmp_path):
+    names = ("train", *(f"train/class {i}" for i in range(12)))
+    section = sections.classes(Run(write(tmp_path / "r", run_values(2), names=names)))
+    assert section.tables[0].head == ("", "fc1", "fc2")
+    assert [row[0] for row in section.tables[0].rows] == [str(i) for i in range(12)]
+    assert "share of the train loss" in section.paragraphs[0]
+    named = write(tmp_path / "n", run_values(2), names=names[:3], settings={"class_names": ["cat"]})
+    assert sections.classes(Run(named)).tables[0].head == ("", "cat", "1")
+    own = sections.classes(Run(write(tmp_path / "s", run_values(2), names=("train", "class cat"))))
+    assert own.tables[0].head == ("", "cat")
+    assert "a measured loss of its own" in own.paragraphs[0]
 
 
 # Maps
@@ -397,7 +563,13 @@ def test_terms_of_a_loss_can_be_classes(tmp_path, names, head):
 def test_method_and_citation_are_shown(tmp_path):
     record = write(tmp_path / "run.zarr", run_values(3), estimator=lca.PathIntegral(), settings={"lr": 0.5})
     text = Page(render_report(record)).text
-    for said in ("PathIntegral(", "0.5", "36 in 3 tensors", "@inproceedings{lan2019lca", "3, from 0 to 2"):
+    for said in (
+        "PathIntegral, rule = simpson",
+        "0.5",
+        "36 in 3 tensors",
+        "@inproceedings{lan2019lca",
+        "3, from 0 to 2",
+    ):
         assert said in text, said
 
 
@@ -541,7 +713,7 @@ def test_no_name_makes_the_page_wide(tmp_path):
     values = np.ones((3, layout.size))
     page = render_report(write(tmp_path / "r", values, layout=layout, values="float32"), title="t")
     assert max(map(len, Page(page).text.split())) <= 200
-    found = json.loads(re.search(r'id="data">(.*?)</script>', page)[1])
+    found = json.loads(re.search(r'id="data">(.*?)</script>', page)[1])["run"]
     assert len(set(found["layers"])) == 3
     assert "y" * 300 not in page
 

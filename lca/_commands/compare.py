@@ -1,0 +1,89 @@
+"""`lca compare`: one page of HTML that compares groups of runs."""
+
+import os
+from argparse import ArgumentParser, Namespace
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from lca._commands.command import Command, find_record
+from lca._commands.report import add_page_options, put_page
+from lca.errors import LCAError
+
+PAGE = "comparison.html"
+BETWEEN = "--"
+_BETWEEN = "\0between"
+"""Stands for ``--`` while the arguments are parsed: argparse would drop it."""
+
+
+def add_arguments(parser: ArgumentParser) -> None:
+    """The options of `lca compare`."""
+    parse = parser.parse_known_args
+
+    def keep_separators(args: Sequence[str] | None = None, namespace: Any = None) -> Any:
+        kept = None if args is None else [_BETWEEN if arg == BETWEEN else arg for arg in args]
+        return parse(kept, namespace)
+
+    parser.parse_known_args = keep_separators  # type: ignore[method-assign, assignment]
+    parser.usage = "%(prog)s [options] RECORD ... [-- RECORD ...] ..."
+    parser.add_argument("records", nargs="+", metavar="RECORD", help=_RECORDS_HELP)
+    parser.add_argument("--name", action="append", default=[], help=_NAME_HELP)
+    add_page_options(parser, PAGE)
+
+
+_RECORDS_HELP = (
+    "the runs of a condition, such as its seeds; -- begins the next condition "
+    "(lca compare adam/*.zarr -- sgd/*.zarr)"
+)
+_NAME_HELP = "name of a condition, once for each in their order (default: from the paths)"
+
+
+def run(args: Namespace) -> None:
+    """Read the records, write the page, print its path."""
+    from lca.report import render_comparison, write_comparison  # noqa: PLC0415 - `lca --help` needs no extra
+
+    groups: list[list[Path]] = [[]]
+    for text in args.records:
+        if text == _BETWEEN:
+            groups.append([])
+        else:
+            groups[-1].append(find_record(text))
+    if not all(groups):
+        raise LCAError("there is no record before or after a --; pass the runs of each condition.")
+    names = args.name or _names(groups)
+    if len(names) != len(groups) or len(set(names)) < len(names):
+        raise LCAError(
+            f"{len(groups)} conditions need as many different names, got {names}; pass --name once for each."
+        )
+    conditions = dict(zip(names, groups, strict=True))
+    put_page(
+        args,
+        PAGE,
+        [record for group in groups for record in group],
+        render=lambda: render_comparison(conditions, title=args.title).encode(errors="replace"),
+        write=lambda path: write_comparison(conditions, path, title=args.title, overwrite=args.overwrite),
+    )
+
+
+def _names(groups: Sequence[Sequence[Path]]) -> list[str]:
+    """The folder of each group, or else what the names of its records have in common.
+
+    >>> _names([[Path("adam/0.zarr"), Path("adam/1.zarr")], [Path("sgd/0.zarr")]])
+    ['adam', 'sgd']
+    >>> _names([[Path("adam-0.zarr"), Path("adam-1.zarr")], [Path("sgd-0.zarr"), Path("sgd-1.zarr")]])
+    ['adam', 'sgd']
+    """
+    folders = [{path.resolve().parent for path in group} for group in groups]
+    if all(len(found) == 1 for found in folders):
+        names = [found.pop().name for found in folders]
+        if len(set(names)) == len(names):
+            return names
+    stems = [os.path.commonprefix([path.stem for path in group]).rstrip("-_. ") for group in groups]
+    if all(stems) and len(set(stems)) == len(stems):
+        return stems
+    return [str(group[0]) for group in groups]
+
+
+COMPARE = Command(
+    "compare", "Make one self-contained HTML page that compares groups of runs.", add_arguments, run
+)

@@ -1,0 +1,235 @@
+"""The first screen: what happened in the run, in two sentences and one bar chart."""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from lca.report._balance import Conservation, Tone, check_conservation
+from lca.report._parts import Bar, Bars, Section
+from lca.report._run import Run, format_number, format_percent, short_labels
+
+MAX_LAYERS = 8
+"""The most layers that have a bar of their own on the first screen."""
+MAX_NAMED = 3
+"""The most hurting layers that are named in the text."""
+STATE = "state (buffers)"
+UNMEASURED = "steps that were not measured"
+BETWEEN = "between the steps"
+RESIDUAL = "residual"
+
+
+@dataclass(frozen=True)
+class Item:
+    """A part of the loss change; ``kind`` is "layer", or "other" for what is no allocation."""
+
+    name: str
+    value: float
+    kind: str
+    sentence: str = ""
+
+
+def summary(run: Run) -> Section:
+    """What happened in the run, with all warnings."""
+    checks = [check_conservation(run, loss) for loss in run.losses]
+    return Section(
+        "summary",
+        "This run in short",
+        verdicts=_verdicts(run, checks),
+        paragraphs=[" ".join(_story(run, checks[0])), *_other_losses(checks[1:])],
+        bars=_bars(run, checks[0]),
+    )
+
+
+def _verdicts(run: Run, checks: Sequence[Conservation]) -> list[tuple[Tone, str]]:
+    """The worst first: a run that diverged, then the conservation check, then what is missing."""
+    found: list[tuple[Tone, str]] = [
+        ("bad", f"{check.loss}: {_divergence(check)}") for check in checks if check.diverged
+    ]
+    part = "" if run.consecutive else ", measured steps"
+    found += [(tone, f"{c.loss}{part}: {text}") for c in checks for tone, text in [c.verdict()]]
+    if not run.complete:
+        text = "The record is not complete: the run was in progress or interrupted when this page was made."
+        found.append(("warn", text))
+    if not run.consecutive:
+        found.append(("warn", _missing_steps(run, checks[0])))
+    elif run.steps[0]:
+        text = f"The record begins at step {run.steps[0]:,}; the steps before it are not part of this page."
+        found.append(("warn", text))
+    if run.span > 1:
+        found.append(("warn", _straight_lines(run.span)))
+    found += [("warn", f"{c.loss}: {_discontinuities(c)}") for c in checks if c.discontinuities]
+    return sorted(found, key=lambda verdict: ("bad", "warn", "good").index(verdict[0]))
+
+
+def _missing_steps(run: Run, check: Conservation) -> str:
+    text = (
+        f"Not every step was measured. The layers' sums below are over {run.scope}, and say nothing about "
+        "the steps in between"
+    )
+    if not _is_measured(check):
+        return f"{text}."
+    return (
+        f"{text}: the {check.loss} loss changed by {format_number(check.change, '+')} in the measured steps "
+        f"and by {format_number(check.unmeasured_change, '+')} in the others."
+    )
+
+
+def _straight_lines(span: int) -> str:
+    return (
+        f"A step of this page is a straight line over {span:,} updates (span={span}). The sums over all "
+        "parameters are exact, but the line is not the path of the training, and the parts of layers and "
+        "parameters can differ from those along the path."
+    )
+
+
+def _divergence(check: Conservation) -> str:
+    start, end = format_number(check.start), format_number(check.end)
+    return (
+        f"the run diverged: the loss went from {start} to {end}. The sums below are about a run that did not "
+        "learn; lower the learning rate."
+    )
+
+
+def _discontinuities(check: Conservation) -> str:
+    times = "once" if check.discontinuities == 1 else f"{check.discontinuities} times"
+    total = format_number(check.discontinuity_change, "+")
+    return (
+        f"the loss changed between consecutive steps ({times}, {total} in total). This change belongs to no "
+        "step: something other than the measured updates changed the parameters or the state, or training "
+        "resumed from a different checkpoint."
+    )
+
+
+def _story(run: Run, check: Conservation) -> Iterator[str]:
+    items = _items(run, check)
+    yield _change(run, check)
+    if run.is_sampled(check.loss):
+        yield "The allocations are estimates from samples."
+    largest = max(items, key=lambda item: abs(item.value))
+    if not largest.value:
+        yield "No layer changed the loss."
+        return
+    share = _share(largest.value, check)
+    of_change = f" ({share} of {_whole(check)})" if share else ""
+    yield f"The largest part, {format_number(largest.value, '+')}{of_change}, {largest.sentence}."
+    layers = [item for item in items if item.kind == "layer"]
+    top = max(layers, key=lambda item: abs(item.value))
+    if top is not largest and top.value:
+        yield f"The layer with the largest part is {top.name} ({format_number(top.value, '+')})."
+    yield _hurting(run, layers)
+
+
+def _change(run: Run, check: Conservation) -> str:
+    """From which loss to which, and in which steps."""
+    if not _is_measured(check):
+        total = format_number(check.allocated, "+")
+        return f"Over {run.scope}, the allocations of the {check.loss} loss sum to {total}."
+    first, last = run.steps[0], run.steps[-1]
+    if run.is_whole:
+        when = f"In {run.length}"
+    elif run.consecutive:
+        when = f"In steps {first:,} to {last:,}"
+    else:
+        when = f"From step {first:,} to the end of the run" if run.complete else f"Since step {first:,}"
+    start, end = format_number(check.start), format_number(check.end)
+    moved = f"{_moved(check)} from {start} to {end}" if check.end != check.start else f"stayed at {start}"
+    return f"{when}, the {check.loss} loss {moved} ({format_number(check.end - check.start, '+')})."
+
+
+def _moved(check: Conservation) -> str:
+    return "fell" if check.end < check.start else "rose"
+
+
+def _hurting(run: Run, layers: Sequence[Item]) -> str:
+    """How many layers hurt: in the run, or only in the part of it that was measured."""
+    where = "" if run.is_whole else f" over {run.scope}"
+    hurting = sorted((item for item in layers if item.value > 0), key=lambda item: -item.value)
+    if not hurting:
+        return f"No layer hurt{where or ' overall'}."
+    verb = "layer hurts" if len(layers) == 1 else "layers hurts" if len(hurting) == 1 else "layers hurt"
+    named = ", ".join(f"{item.name} ({format_number(item.value, '+')})" for item in hurting[:MAX_NAMED])
+    more = ", and others" if len(hurting) > MAX_NAMED else ""
+    return f"{len(hurting)} of {len(layers)} {verb}{where or ' overall'}: {named}{more}."
+
+
+def _other_losses(checks: Sequence[Conservation]) -> list[str]:
+    texts = [
+        f"The {c.loss} loss {_moved(c)} from {format_number(c.start)} to {format_number(c.end)} "
+        f"({format_number(c.end - c.start, '+')})."
+        for c in checks
+        if _is_measured(c)
+    ]
+    return [" ".join(texts)] if texts else []
+
+
+def _items(run: Run, check: Conservation) -> list[Item]:
+    """The parts of the change from the start to the end of the run, which add up to it."""
+    totals = run.layer_totals(check.loss).sum(axis=0)
+    items = [
+        Item(name, float(value), "layer", f"is due to the layer {name}")
+        for name, value in zip(run.layers, totals, strict=True)
+    ]
+    if _is_measured(check):
+        gaps = BETWEEN if run.consecutive else UNMEASURED
+        others = (
+            (STATE, check.state_change, "is due to no parameter but to the state, such as the running "
+             "statistics of BatchNorm"),
+            (gaps, check.unmeasured_change, "happened between or after the measured steps and is not "
+             "allocated"),
+            (RESIDUAL, check.residual, "is the residual: it was not allocated"),
+        )  # fmt: skip
+        items += [
+            Item(name, value, "other", text) for name, value, text in others if abs(value) > check.rounding
+        ]
+    return items
+
+
+def _is_measured(check: Conservation) -> bool:
+    """Whether every loss is a number, so that the parts add up to a change."""
+    return not check.unmeasured_steps
+
+
+def _whole(check: Conservation) -> str:
+    """What the shares are shares of."""
+    return "the change" if _is_measured(check) else "this sum"
+
+
+def _share(value: float, check: Conservation) -> str:
+    change = check.end - check.start if _is_measured(check) else check.allocated
+    return format_percent(100 * value / change) if change else ""
+
+
+def _bars(run: Run, check: Conservation) -> Bars:
+    """The largest layers, the others in one bar, and what is no allocation."""
+    items = _items(run, check)
+    layers = sorted((item for item in items if item.kind == "layer"), key=lambda item: -abs(item.value))
+    shown, rest = layers[:MAX_LAYERS], layers[MAX_LAYERS:]
+    if len(rest) == 1:
+        shown, rest = layers, []
+    order = {item.name: place for place, item in enumerate(items)}
+    shown = sorted(shown, key=lambda item: order[item.name])
+    if rest:
+        shown.append(Item(f"{len(rest):,} other layers", sum(item.value for item in rest), "layer"))
+    shown += [item for item in items if item.kind != "layer"]
+    values = np.nan_to_num([item.value for item in shown])
+    low, high = min(0.0, float(values.min())), max(0.0, float(values.max()))
+    width, names = (high - low) or 1.0, [item.name for item in shown]
+    rows = [
+        Bar(
+            name=label,
+            value=item.value,
+            share=_share(item.value, check),
+            left=round(100 * (min(value, 0.0) - low) / width, 2),
+            width=round(100 * abs(value) / width, 2),
+            kind=("helping" if value < 0 else "hurting") if item.kind == "layer" else "other",
+        )
+        for item, label, value in zip(shown, short_labels(names, 36), values.tolist(), strict=True)
+    ]
+    if _is_measured(check):
+        total = ("change of the loss", format_number(check.end - check.start, "+"))
+    else:
+        total = ("sum of the allocations", format_number(check.allocated, "+"))
+    scope = "" if run.is_whole else f" Layers: sums over {run.scope}."
+    caption = f"Where the change of the {check.loss} loss came from: one bar per layer.{scope}"
+    return Bars(caption, rows, round(-100 * low / width, 2), total)

@@ -1,0 +1,104 @@
+"""What a section of a page is made of: text, tables, bars and charts. All strings are plain text."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from lca.report._balance import Tone
+from lca.report._charts import Figure
+from lca.report._run import format_number
+
+Tints = Sequence[Sequence[float]]
+
+
+@dataclass(frozen=True)
+class Table:
+    """A table whose cells are all text. A ``folded`` table is shown on request.
+
+    Tables serve readers who cannot see a chart or want to copy the numbers.
+
+    Attributes
+    ----------
+    caption, head, rows
+        Text. The first cell of a row is its label.
+    folded
+        Whether only the caption is visible at first.
+    notes
+        An explanation of a row, by its label.
+    tints
+        The sign and strength of the colour behind each cell after the label, in [-1, 1]; empty without
+        colours.
+    """
+
+    caption: str
+    head: Sequence[str]
+    rows: Sequence[Sequence[str]]
+    folded: bool = True
+    notes: Mapping[str, str] = field(default_factory=dict)
+    tints: Tints = ()
+
+
+@dataclass(frozen=True)
+class Bar:
+    """One row of `Bars`: a value with its text and its share; ``kind`` decides its colour."""
+
+    name: str
+    value: float
+    share: str
+    left: float
+    width: float
+    kind: str
+
+    @property
+    def text(self) -> str:
+        """The value as text."""
+        return format_number(self.value, "+")
+
+
+@dataclass(frozen=True)
+class Bars:
+    """A bar chart without JavaScript. ``zero`` is the place of 0, in percent of the width."""
+
+    caption: str
+    rows: Sequence[Bar]
+    zero: float
+    total: tuple[str, str] = ("", "")
+
+
+@dataclass(frozen=True)
+class Chart:
+    """A Bokeh figure with its caption."""
+
+    figure: Figure
+    caption: str
+
+
+@dataclass(frozen=True)
+class Section:
+    """A part of the page. All its strings are plain text, which the template escapes."""
+
+    id: str
+    title: str
+    paragraphs: Sequence[str] = ()
+    charts: Sequence[Chart] = ()
+    tables: Sequence[Table] = ()
+    verdicts: Sequence[tuple[Tone, str]] = ()
+    bars: Bars | None = None
+    code: str = ""
+    explorer: bool = False
+    side_by_side: bool = False
+    key: float = 0.0
+    """The limit of the colour scale that the maps of the section share; 0: no scale is shown."""
+
+
+def tints_of(values: np.ndarray, largest: float | None = None) -> list[list[float]]:
+    """Values over the largest magnitude, or over that of all tables with one colour scale; NaN is 0.
+
+    >>> tints_of(np.array([[-2.0, 1.0, np.nan]]))
+    [[-1.0, 0.5, 0.0]]
+    """
+    known = np.nan_to_num(values)
+    largest = (largest or float(np.abs(known).max(initial=0.0))) or 1.0
+    tints: list[list[float]] = np.round(known / largest, 3).tolist()
+    return tints

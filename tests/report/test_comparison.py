@@ -1,0 +1,360 @@
+"""The page of several runs pools what may be pooled, says what differs, and shows the records' numbers."""
+
+import json
+import re
+from base64 import b64decode
+
+import numpy as np
+import pytest
+from scipy import stats
+
+import lca
+from lca import Layout, LCAError
+from lca._cli import main
+from lca.errors import OutputError
+from lca.report import _comparison as sections
+from lca.report import render_comparison, write_comparison
+from lca.report._comparison_page import _maps
+from lca.report._conditions import compare
+from lca.report._moments import LINEAR_FRACTION
+from lca.report._pooling import difference, pool
+from lca.report._settings import setting_rows, to_text
+from lca.tolerances import EPS64, summed
+from tests.report.records import EVIL, LAYOUT, NAMES, replicates, run_values, write
+
+SMALL = {"residual": 2.0**-12, "tolerance": 2.0**-12}
+FC1 = slice(28)
+
+
+def runs(folder, seeds, scale=1.0, **options):
+    """One record for each seed; the allocations of a seed are random multiples of 1/8 times ``scale``."""
+    paths = []
+    for seed in seeds:
+        path = folder / f"{seed}.zarr"
+        values = scale * run_values(options.get("steps", 12), seed=seed)
+        settings = {"seed": seed, **options.get("settings", {})}
+        write(path, values, names=("train", "heldout"), extra=lambda *_: SMALL, settings=settings)
+        paths.append(path)
+    return paths
+
+
+@pytest.fixture(scope="module")
+def groups(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("groups")
+    return {"adam": runs(folder / "a", (0, 1, 2)), "sgd": runs(folder / "b", (0, 1, 2), scale=0.5)}
+
+
+def cells(table):
+    return {row[0]: row[1:] for row in table.rows}
+
+
+# Means and tests
+
+
+def test_intervals_are_those_of_scipy():
+    values = np.random.default_rng(0).normal(size=(5, 3))
+    pooled = pool(values)
+    low, high = stats.t.interval(0.95, 4, values.mean(axis=0), stats.sem(values))
+    scale = np.abs(values).sum()
+    assert np.abs(pooled.mean - pooled.half - low).max() <= summed(scale, EPS64)
+    assert np.abs(pooled.mean + pooled.half - high).max() <= summed(scale, EPS64)
+    assert np.isnan(pool(values[:1]).half).all()
+    assert np.isnan(pool(values, intervals=False).half).all()
+
+
+@pytest.mark.parametrize("paired", [True, False])
+def test_differences_are_tested_as_scipy_does(paired):
+    rng = np.random.default_rng(1)
+    first, second = rng.normal(size=(6, 4)), rng.normal(0.5, 3, size=(6 if paired else 9, 4))
+    found = difference(first, second, paired=paired)
+    test = stats.ttest_rel(second, first) if paired else stats.ttest_ind(second, first, equal_var=False)
+    raw = np.sort(test.pvalue)
+    holm = np.minimum(1, np.maximum.accumulate(raw * (4 - np.arange(4))))
+    np.testing.assert_array_max_ulp(np.sort(found.p_adjusted), holm, 2**12)
+    interval = test.confidence_interval(1 - 0.05 / 4)
+    error = np.abs(
+        np.array([found.mean - found.half - interval.low, found.mean + found.half - interval.high])
+    )
+    assert error.max() <= 2**8 * summed(np.abs(first).sum() + np.abs(second).sum(), EPS64)
+
+
+def test_without_variation_there_is_no_test():
+    same = np.ones((3, 2))
+    assert np.isnan(difference(same, 2 * same, paired=True).p_adjusted).all()
+    assert np.isnan(difference(same[:1], same, paired=False).half).all()
+    mixed = np.array([[1.0, 0], [2, 0], [4, 0]])
+    found = difference(np.zeros((3, 2)), mixed, paired=True)
+    assert np.isfinite(found.p_adjusted).tolist() == [True, False]
+    assert found.p_adjusted[0] == stats.ttest_1samp(mixed[:, 0], 0).pvalue  # one test: nothing to correct
+
+
+# What the page shows
+
+
+def test_layers_stand_side_by_side_with_one_colour_scale(groups):
+    table = sections.overview(compare(groups)).tables[0]
+    assert table.head == ("", "adam", "sgd")
+    totals = np.array([run_values(seed=s)[:, FC1].sum() for s in range(3)])
+    mean, half = totals.mean(), float(pool(totals[:, None]).half[0])
+    [shown, other] = cells(table)["fc1"]
+    digits = len(shown.partition(" ±")[0].partition(".")[2])
+    assert shown == f"{mean:+.{digits}f} ± {half:.{digits}f}".replace("-", "−")
+    assert float(other.partition(" ±")[0].replace("−", "-")) == pytest.approx(mean / 2, abs=10.0**-digits)
+    largest = max(abs(t) for row in table.tints for t in row)
+    assert largest == 1
+    assert table.tints[0][0] == pytest.approx(2 * table.tints[0][1], abs=2e-3)
+
+
+def test_the_change_and_the_residual_are_below_the_layers(groups):
+    rows = cells(sections.overview(compare(groups)).tables[0])
+    change = np.mean([run_values(seed=s).sum() + 12 * 2.0**-12 for s in range(3)])
+    assert rows["change of the loss"][0].startswith(f"{change:+.0f}"[:3].replace("-", "−"))
+    assert "residual" in rows
+    assert "state (buffers)" not in rows  # 0 in every run
+
+
+def test_runs_with_the_same_seeds_are_paired(groups):
+    data = compare(groups)
+    rows = cells(sections.differences(data).tables[0])
+    totals = np.array([run_values(seed=s)[:, FC1].sum() for s in range(3)])
+    assert rows["fc1"][-1] == "paired by seed"
+    assert rows["fc1"][1] == f"{-totals.mean() / 2:+.4g}"
+    unpaired = compare({"adam": groups["adam"], "sgd": groups["sgd"][:2]})
+    assert cells(sections.differences(unpaired).tables[0])["fc1"][-1] == "Welch's t-test"
+    single = compare({"adam": groups["adam"], "sgd": groups["sgd"][:1]})
+    assert cells(sections.differences(single).tables[0])["fc1"][2:4] == ("none", "no test")
+    assert any("One run only" in text for _, text in sections.overview(single).verdicts)
+
+
+def test_the_headline_doubts_a_difference_that_may_be_chance(groups):
+    said = sections.overview(compare(groups)).paragraphs[-1]
+    p = re.search(r"p = (\S+) after", said)[1]
+    assert ("may be chance" in said) == (float(p) > 0.05)
+    assert said.startswith("They differ most in the layer fc1: in sgd its sum is ")
+
+
+def test_the_maps_have_one_limit_and_show_the_means(groups):
+    maps, limit = _maps(compare(groups))
+    means = [
+        np.mean([scale * run_values(seed=s)[:, FC1].sum(axis=1) for s in range(3)], axis=0)
+        for scale in (1, 0.5)
+    ]
+    assert limit >= np.abs(means).max()
+    for shown, mean in zip(maps, means, strict=True):
+        codes = np.frombuffer(b64decode(shown["codes"]), np.int8).astype(float)
+        unscaled = np.expm1(np.abs(codes[:12]) / 127 * np.log1p(1 / LINEAR_FRACTION))
+        values = np.sign(codes[:12]) * LINEAR_FRACTION * limit * unscaled
+        assert np.all(np.abs(values - mean) <= 0.02 * (np.abs(mean) + LINEAR_FRACTION * limit))
+        assert (shown["first"], shown["last"]) == ([*range(12)], [*range(12)])
+
+
+def test_classes_share_one_colour_scale(tmp_path):
+    names = ("train", "train/class cat", "train/class dog")
+    paths = [tmp_path / "a.zarr", tmp_path / "b.zarr"]
+    for scale, path in zip((1, 0.25), paths, strict=True):
+        write(path, scale * run_values(3), names=names)
+    first, second = sections.classes(compare(paths)).tables
+    assert first.head == ("", "cat", "dog")
+    assert first.tints[0][0] == pytest.approx(4 * second.tints[0][0], abs=4e-3)
+
+
+# What may be pooled
+
+
+def test_seeds_are_pooled_if_all_other_settings_agree(tmp_path):
+    adam = runs(tmp_path / "adam", (0, 1), settings={"optimizer": "adam", "lr": 0.1})
+    sgd = runs(tmp_path / "sgd", (0, 1), settings={"optimizer": "sgd", "lr": 0.1})
+    data = compare([*adam, *sgd])
+    assert [(c.name, len(c.members)) for c in data.conditions] == [
+        ("optimizer adam", 2),
+        ("optimizer sgd", 2),
+    ]
+
+
+def test_runs_without_a_seed_are_not_pooled(tmp_path):
+    for name in "ab":
+        write(tmp_path / f"{name}.zarr", run_values(3, seed=ord(name)))
+    data = compare([tmp_path / "a.zarr", tmp_path / "b.zarr"])
+    assert [(c.name, len(c.members)) for c in data.conditions] == [("a", 1), ("b", 1)]
+
+
+def test_copies_of_a_run_have_no_interval(tmp_path):
+    for name in "abc":
+        write(tmp_path / f"{name}.zarr", run_values(3, seed=0 if name < "c" else 1))
+    data = compare({"both": [tmp_path / "a.zarr", tmp_path / "b.zarr", tmp_path / "c.zarr"]})
+    assert any("copies of one run" in text for _, text in sections.overview(data).verdicts)
+    assert "±" not in cells(sections.overview(data).tables[0])["fc1"][0]
+
+
+def test_settings_that_differ_within_a_condition_are_named(tmp_path):
+    first = runs(tmp_path / "a", (0,), settings={"lr": 0.1})
+    second = runs(tmp_path / "b", (1,), settings={"lr": 0.2})
+    said = " ".join(text for _, text in sections.overview(compare({"all": first + second})).verdicts)
+    assert "all: its runs differ in lr, and not by chance only" in said
+
+
+def test_parts_of_runs_and_different_steps_are_named(tmp_path):
+    write(tmp_path / "a.zarr", run_values(12))
+    write(tmp_path / "b.zarr", run_values(4), every=10)
+    said = " ".join(
+        t for _, t in sections.overview(compare([tmp_path / "a.zarr", tmp_path / "b.zarr"])).verdicts
+    )
+    assert "over their measured steps, and not over the whole run: b." in said
+    assert "different steps" in said
+
+
+def test_a_run_that_diverged_or_does_not_add_up_is_named_first(tmp_path):
+    write(tmp_path / "a.zarr", run_values(12), extra=lambda *_: SMALL)
+    write(tmp_path / "up.zarr", -4 * run_values(12), extra=lambda *_: SMALL)
+    write(tmp_path / "off.zarr", run_values(12), extra=lambda *_: {"residual": 5.0})
+    paths = [tmp_path / f"{name}.zarr" for name in ("a", "up", "off")]
+    first, second, *_ = sections.overview(compare(paths)).verdicts
+    assert first == ("bad", "up, train: the run diverged.")
+    assert second[0] == "bad"
+    assert second[1].startswith("off, train: The allocations do not add up")
+    marks = [row[-1][0] for row in sections.runs(compare(paths)).tables[0].rows]
+    assert marks == ["✓", "✗", "✗"]
+
+
+def test_layers_that_only_some_runs_have_are_shown_as_absent(tmp_path):
+    write(tmp_path / "a.zarr", run_values(3))
+    other = Layout(("fc1.weight", "fc1.bias", "fc9.weight"), LAYOUT.shapes)
+    write(tmp_path / "b.zarr", run_values(3), layout=other)
+    data = compare([tmp_path / "a.zarr", tmp_path / "b.zarr"])
+    rows = cells(sections.overview(data).tables[0])
+    assert [rows["fc2"][1], rows["fc9"][0]] == ["—", "—"]
+    assert rows["fc2"][0] == rows["fc9"][1] != "—"
+    assert "Only some of the runs have the layers fc2, fc9." in [
+        t for _, t in sections.overview(data).verdicts
+    ]
+    assert cells(sections.differences(data).tables[0])["fc2"][1] == "only in one"
+    render_comparison([tmp_path / "a.zarr", tmp_path / "b.zarr"])
+
+
+def test_names_that_keras_numbers_are_matched_by_position(tmp_path):
+    for name, shift in (("a", 0), ("b", 7)):
+        names = (f"dense_{1 + shift}.kernel", f"dense_{1 + shift}.bias", f"dense_{2 + shift}.kernel")
+        write(tmp_path / f"{name}.zarr", run_values(3), layout=Layout(names, LAYOUT.shapes))
+    data = compare([tmp_path / "a.zarr", tmp_path / "b.zarr"])
+    assert data.layers == ("dense_1", "dense_2")
+    assert any("matched by position" in text for _, text in sections.overview(data).verdicts)
+
+
+@pytest.mark.parametrize(
+    ("groups", "said"),
+    [
+        ([], "has no runs"),
+        ({"a": []}, "has no runs"),
+        ({"a": "x.zarr"}, "has no runs; pass a list"),
+        (["a.zarr"], "at least two runs"),
+        (["a.zarr", "./a.zarr"], "is given twice"),
+        (["a.zarr", "other.zarr"], r"no measured loss in common.*a: train; other: val"),
+        (["a.zarr", "none.zarr"], "there is no record"),
+    ],
+)
+def test_what_cannot_be_compared_is_an_error(tmp_path, monkeypatch, groups, said):
+    monkeypatch.chdir(tmp_path)
+    write(tmp_path / "a.zarr", run_values(3))
+    write(tmp_path / "other.zarr", run_values(3), names=("val",))
+    with pytest.raises(LCAError, match=said):
+        render_comparison(groups)
+
+
+def test_estimates_without_losses_have_a_page(tmp_path):
+    lost = {"residual": np.nan}
+    for seed in range(2):
+        extra = lambda t, r: {**lost, **replicates(t, r)}  # noqa: E731
+        write(tmp_path / f"{seed}.zarr", run_values(3, seed=seed), extra=extra, settings={"seed": seed})
+    paths = [tmp_path / "0.zarr", tmp_path / "1.zarr"]
+    verdicts = sections.overview(compare(paths)).verdicts
+    assert "good" not in dict(verdicts)
+    assert any("Some allocations are estimates" in text for _, text in verdicts)
+    render_comparison(paths)
+
+
+def test_hostile_names_are_escaped(tmp_path):
+    layout = Layout(NAMES, ((4, 6), (4,), (2, 4)))
+    for seed in range(2):
+        settings = {"seed": seed, EVIL: EVIL}
+        write(tmp_path / f"{seed}.zarr", run_values(seed=seed), layout=layout, settings=settings)
+    page = render_comparison({EVIL: [tmp_path / "0.zarr"], "</script>": [tmp_path / "1.zarr"]}, title=EVIL)
+    assert "<img" not in page
+    assert "</script><script>document" not in page
+
+
+# Writing and the command line
+
+
+def test_only_a_page_is_replaced_and_only_on_request(groups, tmp_path):
+    page = write_comparison(groups, tmp_path / "c.html", title="first")
+    assert page.stat().st_size < 2_000_000
+    with pytest.raises(OutputError, match="pass overwrite=True"):
+        write_comparison(groups, page)
+    assert "<h1>adam and sgd</h1>" in write_comparison(groups, page, overwrite=True).read_text(
+        encoding="utf-8"
+    )
+
+
+def test_the_commands_compare_runs(groups, tmp_path, capsys):
+    first, second = ([str(path) for path in paths] for paths in groups.values())
+    out = tmp_path / "c.html"
+    assert main(["compare", *first, "--", *second, "-o", str(out), "--json"]) == 0
+    found = json.loads(capsys.readouterr().out)
+    assert found["records"] == [*first, *second]
+    assert "<h1>a and b</h1>" in out.read_text(encoding="utf-8")
+    named = ["--name", "Adam", "--name", "SGD"]
+    assert main(["compare", "-o", "-", *named, *first, "--", *second]) == 0
+    assert "<h1>Adam and SGD</h1>" in capsys.readouterr().out
+    assert main(["report", first[0], second[1], "-o", str(tmp_path), "--quiet"]) == 0
+    assert "These runs in short" in (tmp_path / "report.html").read_text(encoding="utf-8")
+    for wrong, said in (
+        (["--", *first], "no record before or after"),
+        ([*first, "--name", "x", "--name", "y"], "need as many different names"),
+        (first[:1], "at least two runs"),
+    ):
+        assert main(["compare", *wrong, "-o", str(tmp_path / "d.html")]) == 2
+        assert said in capsys.readouterr().err
+
+
+# Settings
+
+
+def test_settings_are_written_as_a_person_writes_them():
+    settings = {
+        "lr": 0.002, "optimizer": "adam", "optimizer_settings": "Adam(lr=0.002, beta1=0.9)", "steps": 10,
+        "version": "1.0", "estimator": "rk4", "weights": [1 / 6, 2 / 3], "nothing": None, "empty": {},
+        "batch_size": 100, "shuffle": True, "model": {"widths": [8, 4], "norm": None},
+    }  # fmt: skip
+    about = {
+        "settings": settings,
+        "estimator": repr(lca.PathIntegral(lca.SIMPSON, tol=1e-3)),
+        "lca_version": "1.0",
+    }
+    assert setting_rows(about, steps=10) == [
+        ("estimator", "rk4: PathIntegral, rule = simpson, tol = 0.001"),
+        ("optimizer", "Adam, lr = 0.002, beta1 = 0.9"),
+        ("weights", "0.1667, 0.6667"),
+        ("batch size", "100"),
+        ("shuffle", "yes"),
+        ("model", "widths 8, 4"),
+    ]
+
+
+def test_a_setting_that_another_contradicts_is_kept():
+    settings = {"lr": 0.1, "optimizer_settings": "Adam(lr=0.01)", "steps": 20, "version": "2"}
+    rows = dict(setting_rows({"settings": settings, "lca_version": "1"}, steps=10))
+    assert rows == {
+        "estimator": "not recorded", "lr": "0.1", "optimizer settings": "Adam, lr = 0.01", "steps": "20",
+        "version": "2",
+    }  # fmt: skip
+
+
+def test_odd_settings_are_still_text():
+    deep = []
+    for _ in range(100_000):
+        deep = [deep]
+    assert to_text(deep).endswith("…")
+    assert to_text("f(" * 300 + ")" * 300) == "f(" * 300 + ")" * 300
+    assert to_text("lr=0.123456789 (hand-made)") == "lr=0.1235 (hand-made)"
+    assert to_text("f(x=0.3333333333, )(") == "f(x=0.3333, )("
+    assert to_text("f(1.5, [a, 0.123456789], None)") == "f, 1.5, [a, 0.1235], none"
