@@ -3,8 +3,8 @@
 A `Problem` is an objective and a path. Documentation, tests and validation use the same problems.
 """
 
-from collections.abc import Callable
-from dataclasses import dataclass, field
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 
 import numpy as np
 
@@ -23,7 +23,7 @@ from lca.reference._models import (
     mlp,
     saddle,
 )
-from lca.step import Trajectory
+from lca.step import Step
 
 __all__ = [
     "PROBLEMS",
@@ -55,6 +55,18 @@ class Problem:
         If the loss is a polynomial along every segment, its degree; otherwise ``None``.
     exact
         A function of ``start`` and ``end`` that returns the allocation (K,) in closed form, if it is known.
+    scale
+        A function of ``start`` and ``end`` that returns the sum of the absolute values of all terms of the
+        allocation, if it is known. Rounding is proportional to it; where terms of one gradient cancel, it
+        exceeds the mass.
+    loss_scale
+        A function of a point that returns the same for the loss there.
+    first
+        The index of the first step.
+    skipped
+        Numbers of the steps that are not measured, so that the next one does not start at the last end.
+    counted
+        Whether the measured steps have consecutive indices, even if steps between them are skipped.
 
     Examples
     --------
@@ -68,15 +80,26 @@ class Problem:
     points: _Array
     degree: int | None = None
     exact: Callable[[_Array, _Array], _Array] | None = None
+    scale: Callable[[_Array, _Array], float] | None = None
+    loss_scale: Callable[[_Array], float] | None = None
+    first: int = 0
+    skipped: frozenset[int] = frozenset()
+    counted: bool = False
 
     @property
-    def trajectory(self) -> Trajectory:
-        """The steps of the path."""
-        return Trajectory(self.points)
+    def trajectory(self) -> Sequence[Step]:
+        """The measured steps of the path, with vectors of their own."""
+        measured = [t for t in range(len(self.points) - 1) if t not in self.skipped]
+        return [
+            Step(self.points[t].copy(), self.points[t + 1].copy(), self.first + (n if self.counted else t))
+            for n, t in enumerate(measured)
+        ]
 
     def __repr__(self) -> str:
         steps, k = len(self.points) - 1, self.points.shape[1]
-        return f"Problem({self.name!r}, K={k}, steps={steps}, {self.points.dtype})"
+        skipped = f", skipped={sorted(self.skipped)}" if self.skipped else ""
+        first = f", first={self.first}" if self.first else ""
+        return f"Problem({self.name!r}, K={k}, steps={steps}{first}{skipped}, {self.points.dtype})"
 
 
 @dataclass(frozen=True, eq=False)
@@ -93,6 +116,8 @@ class RidgePolynomial:
         The vectors a_j as rows, (J, K).
     power
         p ≥ 1.
+    layout
+        The tensors of θ; by default two of about equal size.
 
     Examples
     --------
@@ -102,12 +127,13 @@ class RidgePolynomial:
 
     directions: _Array
     power: int
-    layout: Layout = field(init=False)
+    layout: Layout = None  # type: ignore[assignment]
 
     def __post_init__(self) -> None:
-        half = self.directions.shape[1] // 2
-        shapes = ((half,), (self.directions.shape[1] - half,))
-        object.__setattr__(self, "layout", Layout(("a.weight", "b.weight"), shapes))
+        if self.layout is None:
+            half = self.directions.shape[1] // 2
+            shapes = ((half,), (self.directions.shape[1] - half,))
+            object.__setattr__(self, "layout", Layout(("a.weight", "b.weight"), shapes))
 
     def loss(self, theta: _Array, batch: Batch | None = None) -> float:
         self.layout.check(theta, "theta")
@@ -123,6 +149,21 @@ class RidgePolynomial:
         mean_slope = sum(v**k * u ** (self.power - 1 - k) for k in range(self.power)) / self.power
         allocation: _Array = (end - start) * (mean_slope @ self.directions)
         return allocation
+
+    def scale(self, start: _Array, end: _Array) -> float:
+        """``Σ_{i,j} |Δ_i a_{j,i}| U_j^{p-1}``, where U_j is the largest of |u_j|, |v_j| and rounding's part.
+
+        u_j is a sum of K terms, so its rounding is proportional to their root mean square and not to u_j.
+        """
+        ends = np.abs(self.directions @ np.stack([start, end]).T).max(axis=1)
+        terms = np.sqrt(self.directions**2 @ np.maximum(start**2, end**2))
+        slopes = np.maximum(ends, terms) ** (self.power - 1)
+        return float(slopes @ np.abs(self.directions) @ np.abs(end - start))
+
+    def loss_scale(self, theta: _Array) -> float:
+        """``Σ_j U_j^p / p``."""
+        u, terms = np.abs(self.directions @ theta), np.sqrt(self.directions**2 @ theta**2)
+        return float(np.sum(np.maximum(u, terms) ** self.power) / self.power)
 
 
 def ridge(seed: int, power: int, *, size: int = 6, steps: int = 3) -> Problem:
@@ -194,7 +235,9 @@ def _single(numbers: _Array) -> _Array:
 
 def _problem(name: str, objective: Objective, rng: np.random.Generator, steps: int, degree: int) -> Problem:
     points = rng.normal(size=(steps + 1, objective.layout.size))
-    return Problem(name, objective, points, degree, objective.exact_allocation)  # type: ignore[attr-defined]
+    exact = objective.exact_allocation  # type: ignore[attr-defined]
+    scales = (getattr(objective, name, None) for name in ("scale", "loss_scale"))
+    return Problem(name, objective, points, degree, exact, *scales)
 
 
 def _bowl(seed: int) -> Problem:
