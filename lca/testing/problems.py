@@ -5,6 +5,7 @@ A `Problem` is an objective and a path. Documentation, tests and validation use 
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
@@ -102,6 +103,11 @@ class Problem:
         return f"Problem({self.name!r}, K={k}, steps={steps}{first}{skipped}, {self.points.dtype})"
 
 
+    def _repr_pretty_(self, printer: Any, cycle: bool) -> None:
+        """What Hypothesis prints; by default it lists all numbers."""
+        printer.text(repr(self))
+
+
 @dataclass(frozen=True, eq=False)
 class RidgePolynomial:
     """``L(θ) = Σ_j (a_j·θ)^p / p``: a polynomial of any degree p that couples all parameters.
@@ -184,8 +190,9 @@ def network(
     sizes: tuple[int, ...] = (3, 4, 2),
     steps: int = 3,
     scale: float = 0.3,
+    batch_size: int = 5,
 ) -> Problem:
-    """A random MLP classifier on random data, and a random walk of its parameters, without closed form.
+    """A random MLP classifier on 17 random examples, and a random walk of its parameters, without closed form.
 
     >>> network(0).degree is None
     True
@@ -193,7 +200,7 @@ def network(
     rng = np.random.default_rng(seed)
     x, y = rng.normal(size=(17, sizes[0])), rng.integers(sizes[-1], size=17)
     model = mlp(sizes, activation=activation)  # type: ignore[arg-type]
-    objective = DatasetLoss(model, x, y, batch_size=5)  # 17 = 3·5 + 2: the last chunk is smaller
+    objective = DatasetLoss(model, x, y, batch_size=batch_size)  # 17 = 3·5 + 2: the last chunk is smaller
     points = model.init(seed) + np.cumsum(scale * rng.normal(size=(steps + 1, model.layout.size)), axis=0)
     return Problem(f"{activation} network {sizes}", objective, points)
 

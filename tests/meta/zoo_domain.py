@@ -378,6 +378,28 @@ def _zeroes_the_start(a, step, objective):
 
 
 @dataclass(frozen=True)
+class TrainingGradient(Disguised):
+    """Simpson's rule that takes the gradient at the start from training, where there is one."""
+
+    inner: Any = PathIntegral(SIMPSON)
+
+    def start(self, objective):
+        path = Path(objective)
+
+        def allocate_step(step):
+            segment = path.segment(step)
+            integral = Integral(segment)
+            for s, weight in zip(SIMPSON.nodes, SIMPSON.weights, strict=True):
+                node = segment.at(s)
+                if s == 0 and step.gradient is not None:
+                    node = replace(node, grad=step.gradient)
+                integral.add(weight, node)
+            return integral.allocation()
+
+        return allocate_step
+
+
+@dataclass(frozen=True)
 class FewerTerms(Disguised):
     """A `Sum` is measured as one loss."""
 
@@ -483,7 +505,7 @@ WRONG_IN_A_CORNER: dict[str, Wrong] = {
     "loss made positive": Wrong("abs(loss)", SCALE, lambda: Through(PositiveLoss)),
     "float32 loss": Wrong("a loss in single precision", SCALE, lambda: Through(Float32Loss)),
     "zero means missing": Wrong(
-        "`loss or other` for a loss of exactly 0", "reports_the_true_losses", lambda: Altered(_zero_means_missing)
+        "`loss or other` for a loss of exactly 0", SCALE, lambda: Altered(_zero_means_missing)
     ),
     "dust swept": Wrong("values below 1e-10 set to 0", SCALE, lambda: Altered(_dust_swept)),
     "values clipped": Wrong("values limited to ±1e6", SCALE, lambda: Altered(_clipped)),
@@ -525,6 +547,16 @@ WRONG_IN_A_CORNER: dict[str, Wrong] = {
     ),
     "state not in the key": Wrong(
         "a gradient reused where θ is the same and the state is not", STATE, lambda: Reusing(np.array_equal)
+    ),
+    "frozen tensors left out": Wrong(
+        "the gradient of tensors that do not train taken for 0, although they move",
+        "frozen_tensors_that_move_are_measured",
+        lambda: Through(IgnoresState),
+    ),
+    "training gradient": Wrong(
+        "Step.gradient, of the batch and after clipping, taken for that of the data",
+        "other_fields_change_nothing",
+        TrainingGradient,
     ),
     # NaN and infinity
     "first tensor looked at": Wrong(

@@ -228,6 +228,10 @@ class AlsoGradient(Sampling):
         return self.objective.loss_and_grad(theta, batch)
 
 
+class StateIgnored(Sampling):
+    """Passes everything on but the state."""
+
+
 class SampledNanToZero(Sampling):
     """A gradient that is not finite counts as 0."""
 
@@ -519,6 +523,11 @@ WRONG_STOCHASTIC: dict[str, Wrong] = {
         "the gradient of the last node used for a point close to it",
         "exact_in_long_runs",
         _measuring(StaleNode),
+    ),
+    "state ignored": Wrong(
+        "samples evaluated in the model's present state",
+        "samples_are_in_the_state_of_the_step",
+        _measuring(StateIgnored),
     ),
     "NaN to zero": Wrong(
         "a gradient of NaN counted as 0", "non_finite_numbers_are_refused", _measuring(SampledNanToZero)

@@ -108,6 +108,8 @@ def _restored() -> Iterator[None]:
     numpy_random, python = np.random.get_state(), python_random.getstate()  # noqa: NPY002 - not to be touched
     with np.errstate():
         try:
+            # Hypothesis seeds both with 0, as an estimator might.
+            np.random.seed(python_random.randrange(2**31) + 1)  # noqa: NPY002
             yield
         finally:
             np.random.set_state(numpy_random)  # noqa: NPY002
