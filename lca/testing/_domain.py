@@ -31,7 +31,7 @@ def make_layout(size: Size, rng: np.random.Generator) -> Layout:
     """Tensors of 0 to 5 dimensions; the order of their names is neither sorted nor that of their numbers."""
     shapes = [
         tuple(map(int, rng.integers(1, 4, size=rng.integers(6))))
-        for _ in range({"one": 1, "many": rng.integers(20, 61)}.get(size, rng.integers(1, 7)))
+        for _ in range(int(rng.integers(20, 61) if size == "many" else rng.integers(1, 7)))
     ]
     if size == "one":
         shapes = [((), (1,), (1, 1, 1))[rng.integers(3)]]
@@ -138,7 +138,7 @@ def _degrees(most: int) -> st.SearchStrategy[int]:
 
 
 def large_models(degree: int) -> st.SearchStrategy[tuple[Problem, ...]]:
-    """Three models: one parameter, 20 to 60 tensors, and more than 1,000 or (one in eight) 100,000 parameters."""
+    """Models of one parameter, 20 to 60 tensors, and more than 1,000 parameters; one in eight has 100,000."""
 
     def models(seed: int, degree: int, steps: int, huge: bool, single: bool) -> tuple[Problem, ...]:
         if huge:

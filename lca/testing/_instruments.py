@@ -135,7 +135,7 @@ class Affine:
 
 @dataclass(frozen=True, eq=False)
 class Scheduled:
-    """``c · L(θ) + b``, where c and b are a state that moves during training; ``now`` is that of the model."""
+    """``c · L(θ) + b``, where c and b are a state that moves in training; ``now`` is that of the model."""
 
     objective: Objective
     now: State

@@ -23,7 +23,10 @@ def require_close(actual: Any, expected: Any, tolerance: float, what: str) -> No
 
     The message names the worst entry, and the compared quantity as ``what``. NaN is not close to anything.
     """
-    require(np.shape(actual) == np.shape(expected), f"{what}: shape {np.shape(actual)}, expected {np.shape(expected)}.")
+    require(
+        np.shape(actual) == np.shape(expected),
+        f"{what}: shape {np.shape(actual)}, expected {np.shape(expected)}.",
+    )
     a, b = (np.atleast_1d(np.asarray(values, np.float64)) for values in (actual, expected))
     difference = np.abs(a - b).ravel()
     difference[np.isnan(difference)] = np.inf

@@ -180,7 +180,8 @@ def spends_no_more_than_it_declares(estimator: StochasticEstimator, samples: int
 def _require_zero_mean(samples: Array, size: Array, names: Sequence[str]) -> str:
     """Student's t-test for each column, at the level `FALSE_ALARM` for all of them together.
 
-    Returns the power: the bias, as a fraction of ``size`` (columns,), that fails with 99 % (the median column).
+    Returns the power: the bias, as a fraction of ``size`` (columns,), that fails with 99 % in the median
+    column.
     """
     runs, columns = samples.shape
     spread = samples.std(axis=0, ddof=1) / np.sqrt(runs)
@@ -193,7 +194,10 @@ def _require_zero_mean(samples: Array, size: Array, names: Sequence[str]) -> str
     detectable = float(np.median((limit + stats.norm.isf(1 - POWER)) * spread / size))
     require(
         bool(abs(t[worst]) <= limit),
-        f"over {runs} runs the mean {names[worst]} is {samples[:, worst].mean():.3g}, {abs(t[worst]):.1f} standard "
-        f"errors from 0 (limit {limit:.1f}, false alarms {FALSE_ALARM:g}).",
+        f"over {runs} runs the mean {names[worst]} is {samples[:, worst].mean():.3g}, {abs(t[worst]):.1f} "
+        f"standard errors from 0 (limit {limit:.1f}, false alarms {FALSE_ALARM:g}).",
     )
-    return f"{runs} runs; finds {detectable:.2g} of the size with {POWER:.0%}, false alarms {FALSE_ALARM:g}"
+    return (
+        f"{runs} runs; finds a bias of {detectable:.2g} times the value with a probability of {POWER:.0%}; "
+        f"false alarms {FALSE_ALARM:g}"
+    )

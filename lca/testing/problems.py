@@ -102,7 +102,6 @@ class Problem:
         first = f", first={self.first}" if self.first else ""
         return f"Problem({self.name!r}, K={k}, steps={steps}{first}{skipped}, {self.points.dtype})"
 
-
     def _repr_pretty_(self, printer: Any, cycle: bool) -> None:
         """What Hypothesis prints; by default it lists all numbers."""
         printer.text(repr(self))
@@ -192,7 +191,7 @@ def network(
     scale: float = 0.3,
     batch_size: int = 5,
 ) -> Problem:
-    """A random MLP classifier on 17 random examples, and a random walk of its parameters, without closed form.
+    """A random MLP classifier on 17 random examples, and a random walk of its parameters; no closed form.
 
     >>> network(0).degree is None
     True
@@ -243,8 +242,8 @@ def _single(numbers: _Array) -> _Array:
 def _problem(name: str, objective: Objective, rng: np.random.Generator, steps: int, degree: int) -> Problem:
     points = rng.normal(size=(steps + 1, objective.layout.size))
     exact = objective.exact_allocation  # type: ignore[attr-defined]
-    scales = (getattr(objective, name, None) for name in ("scale", "loss_scale"))
-    return Problem(name, objective, points, degree, exact, *scales)
+    scale, loss_scale = (getattr(objective, name, None) for name in ("scale", "loss_scale"))
+    return Problem(name, objective, points, degree, exact, scale, loss_scale)
 
 
 def _bowl(seed: int) -> Problem:

@@ -1,4 +1,4 @@
-"""Correct estimators, which every check must accept: each kind of rule, settings of `Adaptive`, unusual ones."""
+"""Correct estimators, which every check must accept: rules, settings of `Adaptive`, unusual ones."""
 
 from dataclasses import dataclass, replace
 from typing import Any, ClassVar

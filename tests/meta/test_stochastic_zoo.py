@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 
 from lca.testing import CheckFailure
-from lca.testing._stochastic_checks import STOCHASTIC_CHECKS
 from lca.testing._sampled_runs import kit_rng
+from lca.testing._stochastic_checks import STOCHASTIC_CHECKS
 from tests.meta.zoo_stochastic import FOUR, RIGHT_STOCHASTIC, Leaking
 
 CHECKS = {check.name: check for check in STOCHASTIC_CHECKS}
@@ -33,11 +33,11 @@ def test_a_small_bias_is_found_with_more_samples():
 
 def test_a_check_of_a_mean_states_what_it_would_have_found():
     few, many = (CHECKS["mean_is_the_full_data_allocation"].law(FOUR, n, 0) for n in (4, 16))
-    assert "40 runs; finds" in few
-    assert "with 99%, false alarms 1e-06" in few
+    assert few.startswith("40 runs; finds a bias of")
+    assert few.endswith("with a probability of 99%; false alarms 1e-06")
 
     def found(text):
-        return float(text.split("finds ")[1].split()[0])
+        return float(text.split("bias of ")[1].split()[0])
 
     assert 1.5 < found(few) / found(many) < 3  # four times the runs, half the bias
 

@@ -375,8 +375,6 @@ def _zeroes_the_start(a, step, objective):
     return a
 
 
-
-
 @dataclass(frozen=True)
 class TrainingGradient(Disguised):
     """Simpson's rule that takes the gradient at the start from training, where there is one."""
@@ -469,7 +467,9 @@ WRONG_IN_A_CORNER: dict[str, Wrong] = {
     ),
     "weights only": Wrong("tensors found by the word weight", SIZE, lambda: Altered(_weights_only)),
     "names sorted": Wrong(
-        "tensors in the order of their sorted names: layer10 before layer2", SIZE, lambda: Altered(_sorted_names)
+        "tensors in the order of their sorted names: layer10 before layer2",
+        SIZE,
+        lambda: Altered(_sorted_names),
     ),
     "squeezed": Wrong("np.squeeze, which turns shape (1,) into ()", SIZE, lambda: Altered(_squeezed)),
     # long runs
@@ -487,9 +487,7 @@ WRONG_IN_A_CORNER: dict[str, Wrong] = {
     "rests every tenth": Wrong(
         "every tenth step of a run left out", LONG, lambda: Remembering(_rests_every_tenth)
     ),
-    "ring of eight": Wrong(
-        "values overwritten after eight steps", LONG, lambda: Remembering(_ring_of_eight)
-    ),
+    "ring of eight": Wrong("values overwritten after eight steps", LONG, lambda: Remembering(_ring_of_eight)),
     "one work vector": Wrong("the work vector returned as the values", LONG, MiddleOfOldBuffer),
     "last one if still": Wrong(
         "a step without movement gets the values of the step before",
@@ -520,9 +518,7 @@ WRONG_IN_A_CORNER: dict[str, Wrong] = {
     "ends of terms exchanged": Wrong(
         "start and end of a term exchanged", TERMS, lambda: Altered(_terms(_ends_exchanged))
     ),
-    "terms without residual": Wrong(
-        "terms reported as exact", TERMS, lambda: Altered(_terms(_no_residuals))
-    ),
+    "terms without residual": Wrong("terms reported as exact", TERMS, lambda: Altered(_terms(_no_residuals))),
     "terms numbered zero": Wrong(
         "the default index left in the terms", TERMS, lambda: Altered(_terms(_all_numbered_zero))
     ),
@@ -540,11 +536,11 @@ WRONG_IN_A_CORNER: dict[str, Wrong] = {
         "the end in the state before the step", STATE, lambda: Steps(_state_at_the_start)
     ),
     "state in the values": Wrong(
-        "the effect of running statistics given to the parameters", STATE, lambda: Altered(_state_in_the_values)
+        "the effect of running statistics given to the parameters",
+        STATE,
+        lambda: Altered(_state_in_the_values),
     ),
-    "state change reversed": Wrong(
-        "before minus after", STATE, lambda: Altered(_state_change_reversed)
-    ),
+    "state change reversed": Wrong("before minus after", STATE, lambda: Altered(_state_change_reversed)),
     "state not in the key": Wrong(
         "a gradient reused where θ is the same and the state is not", STATE, lambda: Reusing(np.array_equal)
     ),
@@ -562,7 +558,9 @@ WRONG_IN_A_CORNER: dict[str, Wrong] = {
     "first tensor looked at": Wrong(
         "NaN in a later tensor set to 0", FINITE, _cleaned(_after_the_first_tensor)
     ),
-    "first step looked at": Wrong("NaN after the first step set to 0", FINITE, _cleaned(_after_the_first_step)),
+    "first step looked at": Wrong(
+        "NaN after the first step set to 0", FINITE, _cleaned(_after_the_first_step)
+    ),
     "only NaN looked at": Wrong("infinity set to 0", FINITE, _cleaned(_infinity_only)),
     "only ends looked at": Wrong("NaN inside the step set to 0", FINITE, _cleaned(_inside_the_step)),
     "loss of last time": Wrong(

@@ -34,7 +34,7 @@ class Declared:
 
 @dataclass(frozen=True)
 class Changed(Declared):
-    """A correct stochastic estimator whose allocations are changed by ``change(allocation, step, memory)``."""
+    """A correct stochastic estimator with ``change(allocation, step, memory)``."""
 
     change: Callable[..., Any] = lambda a, step, memory: a
     inner: Any = PAIR
@@ -58,7 +58,7 @@ class Measuring(Declared):
 
 
 def standard_errors(factor: float = 1.0) -> Callable[..., Any]:
-    """Standard errors instead of replicates: both nodes of a step are independent. ``factor`` makes them wrong."""
+    """Standard errors instead of replicates, as both nodes are independent; ``factor`` makes them wrong."""
 
     def change(a, step, memory):
         parts = [np.array(list(replicates)) for replicates in a.replicates.values()]
@@ -426,12 +426,16 @@ DECLARED, EXACT, COST, LEFT_ALONE, LOSSES, REPLICATES, RANDOM_MEAN, SEEDS = (
 )
 WRONG_STOCHASTIC: dict[str, Wrong] = {
     # declarations
-    "misspelt field": Wrong("'next_grad' for 'next_gradient'", DECLARED, _declares(required_fields=("next_grad",))),
+    "misspelt field": Wrong(
+        "'next_grad' for 'next_gradient'", DECLARED, _declares(required_fields=("next_grad",))
+    ),
     "field as text": Wrong("a text for a tuple of names", DECLARED, _declares(required_fields="gradient")),
     "bias left empty": Wrong("an empty text for the remaining bias", DECLARED, _declares(bias=" ")),
     "unbiased in words": Wrong("'yes' for True", DECLARED, _declares(unbiased="yes")),
     "reseeded anew": Wrong("reseeded forgets the settings", DECLARED, lambda: ReseededAnew(size=60)),
-    "degree three": Wrong("a trapezoid declared with the degree of Simpson's rule", EXACT, _declares(degree=3)),
+    "degree three": Wrong(
+        "a trapezoid declared with the degree of Simpson's rule", EXACT, _declares(degree=3)
+    ),
     "degree 99": Wrong("a degree for 'any'", EXACT, _declares(degree=99)),
     "field not declared": Wrong(
         "uses Step.gradient without declaring it", EXACT, lambda: ZerosIfMissing(names=())
@@ -455,9 +459,7 @@ WRONG_STOCHASTIC: dict[str, Wrong] = {
         "examples drawn by weight, and weighed by it once more", MEAN, _measuring(WeighedTwice)
     ),
     "first twenty": Wrong("a subset for debugging left in", MEAN, _measuring(FirstTwenty)),
-    "two percent low": Wrong(
-        "every value two percent too small", EXACT, _changed(_two_percent_low, FOUR)
-    ),
+    "two percent low": Wrong("every value two percent too small", EXACT, _changed(_two_percent_low, FOUR)),
     "nodes of nine tenths": Wrong(
         "random points that never reach the last tenth of the step",
         RANDOM_MEAN,
@@ -492,7 +494,9 @@ WRONG_STOCHASTIC: dict[str, Wrong] = {
     ),
     "no evaluations reported": Wrong("a cost of 0 for each step", COST, _changed(_free)),
     "loss not counted": Wrong("a full pass over the loss beside each gradient", COST, _measuring(AlsoLoss)),
-    "scores not counted": Wrong("a full pass over the scores beside each gradient", COST, _measuring(AlsoScores)),
+    "scores not counted": Wrong(
+        "a full pass over the scores beside each gradient", COST, _measuring(AlsoScores)
+    ),
     "gradient not counted": Wrong("a full gradient beside each sample", COST, _measuring(AlsoGradient)),
     # seeds
     "unseeded": Wrong("one generator for all runs, so that no run can be repeated", SEEDS, OneGenerator),
@@ -500,14 +504,20 @@ WRONG_STOCHASTIC: dict[str, Wrong] = {
     "numpy seeded": Wrong("np.random.seed called while measuring", LEFT_ALONE, _changed(_numpy_seeded)),
     # fields and runs
     "numbered zero": Wrong("index 0 for every step", "keeps_the_index_of_the_step", _changed(_numbered_zero)),
-    "mass of NaN": Wrong("a mass of NaN, because no loss is measured", "mass_bounds_the_values", _changed(_mass_of_nan)),
+    "mass of NaN": Wrong(
+        "a mass of NaN, because no loss is measured", "mass_bounds_the_values", _changed(_mass_of_nan)
+    ),
     "mass of the total": Wrong(
         "the absolute total reported as the mass", "mass_bounds_the_values", _changed(_mass_of_the_total)
     ),
     "mass padded": Wrong(
-        "a mass so large that every tolerance is met", "mass_is_no_larger_than_the_step", _changed(_mass_padded)
+        "a mass so large that every tolerance is met",
+        "mass_is_no_larger_than_the_step",
+        _changed(_mass_padded),
     ),
-    "float16 values": Wrong("values in half precision", "returns_one_value_per_parameter", _changed(_float16)),
+    "float16 values": Wrong(
+        "values in half precision", "returns_one_value_per_parameter", _changed(_float16)
+    ),
     "start set to zero": Wrong("the start used as a work vector", LEFT_ALONE, _changed(_start_zeroed)),
     "noise everywhere": Wrong(
         "noise for privacy, also for parameters that did not move",

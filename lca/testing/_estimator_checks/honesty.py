@@ -1,8 +1,9 @@
-"""Laws about what an estimator reports: declarations, cost, convergence, errors on invalid input, precision."""
+"""Laws about what an estimator reports: declarations, cost, convergence, invalid input, precision."""
 
 from dataclasses import dataclass, field, fields, replace
 from math import isfinite
 from numbers import Integral
+from typing import Any
 
 import numpy as np
 from hypothesis import assume
@@ -11,7 +12,7 @@ from hypothesis import strategies as st
 from lca import tolerances
 from lca.allocation import Allocator, Cost, Estimator, StepAllocation
 from lca.errors import IncompleteStepError, NonFiniteError
-from lca.estimators._stochastic import StochasticEstimator
+from lca.estimators._stochastic import StochasticEstimator, required_fields_of
 from lca.layout import Layout
 from lca.objective import Batch, Objective
 from lca.step import Step
@@ -40,14 +41,17 @@ def declarations_are_complete(estimator: Estimator, case: None) -> None:
     require(whole, f"degree is {degree!r}; it must be a whole number ≥ 0.")
     require(isinstance(cost, Cost), f"cost is {cost!r}; it must be a lca.Cost.")
     spent = [getattr(cost, f.name) for f in fields(Cost)]
-    require(all(isfinite(n) and n >= 0 for n in spent), f"{cost!r} holds a number that is not finite and ≥ 0.")
+    require(
+        all(isfinite(n) and n >= 0 for n in spent), f"{cost!r} holds a number that is not finite and ≥ 0."
+    )
     require(callable(estimator.start), f"start is {estimator.start!r}; it must be a method.")
     stochastic = ("unbiased", "bias", "required_fields", "reseeded")
     missing = [name for name in stochastic if not hasattr(estimator, name)]
     if missing and target != "full":
         raise CheckFailure(
-            f"target {target!r} means an estimator on batches or samples (lca.estimators.StochasticEstimator), "
-            f"which also needs {', '.join(missing)}; declare them, or target = 'full'."
+            f"target {target!r} means an estimator on batches or samples "
+            "(lca.estimators.StochasticEstimator), which also needs "
+            f"{', '.join(missing)}; declare them, or target = 'full'."
         )
     if not missing:
         _require_stochastic_declarations(estimator)  # type: ignore[arg-type]
@@ -198,7 +202,9 @@ def non_finite_numbers_are_refused(estimator: Estimator, case: tuple[Problem, Fa
         faulty = NonFiniteAt(objective, point, "gradient", entry, fault.value)
     else:
         assume(not expected[0].sampled)
-        faulty = NonFiniteAt(objective, points[int(fault.when * len(points))].tobytes(), "loss", 0, fault.value)
+        faulty = NonFiniteAt(
+            objective, points[int(fault.when * len(points))].tobytes(), "loss", 0, fault.value
+        )
     named = "" if fault.what == "loss" else objective.layout.tensor_at(entry)
     _require_refusal(begin(estimator, faulty), points, expected, f"{fault.value} in the {fault.what}", named)
 
@@ -231,16 +237,18 @@ def float32_agrees_with_float64(estimator: Estimator, problem: Problem) -> None:
     require_close(a.values, b.values, rounding(a), "values in float32")
 
 
-@law(
-    lambda estimator: st.sampled_from(tuple(estimator.required_fields)),  # type: ignore[attr-defined]
-    lambda estimator: isinstance(estimator, StochasticEstimator) and bool(estimator.required_fields),
-)
-def incomplete_steps_are_refused(estimator: StochasticEstimator, name: str) -> None:
+def _requires_fields(estimator: Estimator) -> bool:
+    return bool(required_fields_of(estimator))
+
+
+@law(lambda estimator: st.sampled_from(required_fields_of(estimator)), _requires_fields)
+def incomplete_steps_are_refused(estimator: Estimator, name: str) -> None:
     """A step without a field of ``required_fields`` raises `IncompleteStepError`, which names the field."""
+    assert isinstance(estimator, StochasticEstimator)
     problem = network(0, steps=1)
     [step] = problem.trajectory
     complete = with_fields(step, problem.objective, estimator)
-    empty = () if name in ("micro_batches", "next_micro_batches") else None
+    empty: Any = () if name in ("micro_batches", "next_micro_batches") else None
     objective = Replicated(problem.objective)
     estimator.start(objective)(complete)
     try:

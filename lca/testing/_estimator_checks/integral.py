@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import replace
+
 import numpy as np
 from hypothesis import strategies as st
 
@@ -60,7 +61,7 @@ def exact_for_losses_of_any_scale(estimator: Estimator, problems: tuple[Problem,
 
 
 def _require_exact(estimator: Estimator, problem: Problem) -> None:
-    """Compare values and residuals with the closed form; all allocations are kept until the end of the run."""
+    """Compare values and residuals with the closed form, after the run, so that they must last."""
     assert problem.exact is not None
     allocations = run(estimator, problem.objective, problem.trajectory)
     for a, step in zip(allocations, problem.trajectory, strict=True):
@@ -232,11 +233,14 @@ def state_is_kept_apart(estimator: Estimator, case: tuple[ThreeLosses, bool, int
 
 def _require_state(row: StepAllocation, step: Step, problem: Problem, scheduled: Scheduled) -> float:
     """Compare every field with the truth; returns the true change of the loss by the state."""
-    assert step.state is not None and problem.exact is not None
+    assert step.state is not None
+    assert problem.exact is not None
     before, after = (scheduled.at_state(state) for state in step.state)
     rounding_of_values = 2 * _rounding(problem, row, step)  # 2 is the largest factor
     expected = before.factor * problem.exact(step.start, step.end)
-    require_close(row.values, expected, rounding_of_values, f"step {row.step}: values in the state at the start")
+    require_close(
+        row.values, expected, rounding_of_values, f"step {row.step}: values in the state at the start"
+    )
     size = 4 * _loss_scale(problem, row, step) + 4
     tolerance = tolerances.conservation(size, size, tolerances.EPS64)
     truth = {
@@ -287,7 +291,9 @@ def _require_terms(estimator: Estimator, a: StepAllocation, step: Step, losses: 
             require_close(row.values, expected, tolerance, f"{of}: values")
         for what, point in (("loss_start", step.start), ("loss_end", step.end)):
             loss = problem.objective.loss(point)
-            require_close(getattr(row, what), loss, tolerances.repeat(loss, tolerances.EPS64), f"{of}: {what}")
+            require_close(
+                getattr(row, what), loss, tolerances.repeat(loss, tolerances.EPS64), f"{of}: {what}"
+            )
         left = row.loss_end - row.loss_start - float(np.sum(row.values, dtype=np.float64))
         scale = max(abs(row.loss_start), abs(row.loss_end))
         limit = tolerances.conservation(row.mass, scale, tolerances.EPS64)
@@ -297,4 +303,6 @@ def _require_terms(estimator: Estimator, a: StepAllocation, step: Step, losses: 
         moved = float(np.abs(row.values).sum())
         scale = 16 * problem.scale(step.start, step.end)  # type: ignore[misc]
         require(row.values.dtype == a.values.dtype, f"{of}: values are {row.values.dtype}.")
-        require(moved - tolerance <= row.mass <= scale, f"{of}: mass {row.mass:.3g}, but Σ|values| {moved:.3g}.")
+        require(
+            moved - tolerance <= row.mass <= scale, f"{of}: mass {row.mass:.3g}, but Σ|values| {moved:.3g}."
+        )

@@ -1,6 +1,8 @@
 """Laws about the fields of an allocation: shapes, losses, residual, mass and exact zeros."""
 
 from dataclasses import replace
+from math import isnan
+
 import numpy as np
 from hypothesis import strategies as st
 
@@ -41,7 +43,7 @@ def returns_one_value_per_parameter(estimator: Estimator, case: tuple[Problem, t
 
 @law(any_problem)
 def reports_the_true_losses(estimator: Estimator, problem: Problem) -> None:
-    """``loss_start`` and ``loss_end`` are the losses at the ends; NaN from an estimator that measures none."""
+    """``loss_start`` and ``loss_end`` are the losses at the ends; NaN if no loss is measured."""
     steps = problem.trajectory
     for a, step in zip(run(estimator, problem.objective, steps), problem.trajectory, strict=True):
         if measures_full_loss(estimator):
@@ -51,7 +53,7 @@ def reports_the_true_losses(estimator: Estimator, problem: Problem) -> None:
         numbers = {"loss_start": (a.loss_start, step.start), "loss_end": (a.loss_end, step.end)}
         for name, (actual, point) in numbers.items():
             if a.sampled:
-                require(actual != actual, f"step {a.step}: {name} is {actual!r}, but no loss was measured.")
+                require(isnan(actual), f"step {a.step}: {name} is {actual!r}, but no loss was measured.")
                 continue
             expected = problem.objective.loss(point)
             tolerance = tolerances.repeat(expected, tolerances.EPS64)
@@ -60,7 +62,7 @@ def reports_the_true_losses(estimator: Estimator, problem: Problem) -> None:
 
 @law(any_problem)
 def keeps_the_index_of_the_step(estimator: Estimator, problem: Problem) -> None:
-    """``step`` is the index of the `lca.Step`, also where steps are skipped; ``source``, if any, is the step."""
+    """``step`` is the index of the `lca.Step`, also after skipped steps; ``source``, if any, is the step."""
     allocations = run(estimator, problem.objective, problem.trajectory)
     found = [a.step for a in allocations]
     expected = [step.index for step in problem.trajectory]
@@ -76,7 +78,7 @@ def residual_is_what_is_left(estimator: Estimator, problem: Problem) -> None:
     """``residual = loss_end - loss_start - state_change - Σ values``; NaN where no loss was measured."""
     for a in run(estimator, problem.objective, problem.trajectory):
         if a.sampled:
-            require(a.residual != a.residual, f"step {a.step}: the residual is {a.residual!r}, not NaN.")
+            require(isnan(a.residual), f"step {a.step}: the residual is {a.residual!r}, not NaN.")
             continue
         left = a.loss_end - a.loss_start - a.state_change - float(np.sum(a.values, dtype=np.float64))
         scale = max(abs(a.loss_start), abs(a.loss_end))
@@ -112,7 +114,8 @@ def mass_is_no_larger_than_the_step(estimator: Estimator, problem: Problem) -> N
         largest = max(float(np.abs(grad * delta).sum()) for grad in grads)
         # 16 allows for Σ|w_k| > 1 of rules with negative weights, and for a peak between the 17 points.
         require(
-            a.mass <= 16 * largest, f"step {a.step}: mass = {a.mass:.3g}, but Σ|g Δ| is at most {largest:.3g}."
+            a.mass <= 16 * largest,
+            f"step {a.step}: mass = {a.mass:.3g}, but Σ|g Δ| is at most {largest:.3g}.",
         )
 
 
