@@ -20,7 +20,7 @@ Size: TypeAlias = Literal["one", "few", "many", "large", "huge"]
 """One parameter; up to 6 tensors; 20 to 60 tensors; more than 1,000 parameters; more than 100,000."""
 SIZES: tuple[Size, ...] = get_args(Size)
 PREFIXES = ("layer", "blocks.", "encoder/h_", "θ", "Dense ", "")
-SUFFIXES = (".weight", ".bias", "/kernel:0", ".bn.γ", "")
+SUFFIXES = ((".weight", ".bias"), ("/kernel:0", "/bias:0"), (".bn.γ", ".bn.β"), ("", ".scale"))
 TOP_DEGREE = 16
 """At higher degrees, the error of a Gauss rule with one node too few is no longer far above rounding."""
 _one_in_four = st.integers(0, 3).map(lambda i: i == 3)
@@ -41,7 +41,8 @@ def make_layout(size: Size, rng: np.random.Generator) -> Layout:
         width = int(rng.integers(251, 600))
         shapes.insert(int(rng.integers(len(shapes) + 1)), (width, 400 if size == "huge" else 4))
     prefix, numbers = PREFIXES[rng.integers(len(PREFIXES))], rng.permutation(len(shapes))
-    names = [f"{prefix}{i}{SUFFIXES[rng.integers(len(SUFFIXES))]}" for i in numbers]
+    # Two tensors of a layer share its number; other layers have tensors of the same kinds.
+    names = [f"{prefix}{i // 2}{SUFFIXES[i // 2 % len(SUFFIXES)][i % 2]}" for i in numbers]
     return Layout(tuple(names), tuple(shapes))
 
 
@@ -192,17 +193,18 @@ def anything(degree: int) -> st.SearchStrategy[Problem]:
     )
 
 
-ThreeLosses: TypeAlias = Mapping[str, Problem]
-"""Unrelated losses over one layout and one path, by name; the names are not sorted."""
+Losses: TypeAlias = Mapping[str, Problem]
+"""Three or more unrelated losses over one layout and one path, by name; the names are not sorted."""
 
 
-def _three_losses(seed: int, degree: int) -> ThreeLosses:
+def _unrelated_losses(seed: int, degree: int) -> Losses:
     rng = np.random.default_rng([seed, 3])
     layout = make_layout("few", rng)
     points = eventful_path(rng.normal(size=layout.size), int(rng.integers(2, 6)), rng)
     numbering = random_numbering(points, rng)
     losses = {}
-    powers = degree, int(rng.integers(1, degree + 1)), degree + 2
+    more = [int(rng.integers(1, degree + 1)) for _ in range(rng.integers(1, 3))]
+    powers = [degree, degree + 2, *more]
     for name, power in zip(rng.permutation(["zeta", "data/α", "10", "9"]), powers, strict=False):
         directions = rng.normal(size=(4, layout.size)) / np.sqrt(layout.size)
         ridge = RidgePolynomial(directions, power, layout)
@@ -213,9 +215,9 @@ def _three_losses(seed: int, degree: int) -> ThreeLosses:
     return losses
 
 
-def three_losses(degree: int) -> st.SearchStrategy[ThreeLosses]:
-    """Three unrelated polynomials, two of at most this degree and one of degree + 2."""
-    return st.builds(_three_losses, seeds, _degrees(min(degree, 5)))
+def unrelated_losses(degree: int) -> st.SearchStrategy[Losses]:
+    """Three or four unrelated polynomials, one of degree + 2 and the others of at most this degree."""
+    return st.builds(_unrelated_losses, seeds, _degrees(min(degree, 5)))
 
 
 def eventful_networks() -> st.SearchStrategy[Problem]:

@@ -79,13 +79,8 @@ def _trial(estimator: StochasticEstimator) -> list[StepAllocation]:
 def mean_is_the_full_data_allocation(estimator: StochasticEstimator, samples: int, seed: int) -> str:
     """The mean error of each parameter's total over many runs is 0 (t-test, false alarms 1e-6)."""
     found = errors_of_runs(estimator, RUNS_PER_SAMPLE * samples, seed)
-    totals = found.errors.sum(axis=1)
-    # The sum over parameters shows a small bias that all of them share.
-    return _require_zero_mean(
-        np.column_stack([totals, totals.sum(axis=1)]),
-        np.append(found.size, found.size.sum()),
-        [*(f"error of parameter {i}" for i in range(totals.shape[1])), "error of the sum over parameters"],
-    )
+    totals = _with_sum(found.errors.sum(axis=1))
+    return _require_zero_mean(totals, np.append(found.size, found.size.sum()), _names("error", totals))
 
 
 @law(_has_random_nodes)
@@ -98,10 +93,9 @@ def mean_is_exact_up_to_declared_degree(estimator: StochasticEstimator, samples:
     for i in range(RUNS_PER_SAMPLE * samples):
         allocate_step = begin(estimator.reseeded(seed * 1_000_003 + i), problem.objective)
         total = sum(allocate_step(step).values for step in problem.trajectory)
-        errors.append([*(total - truth), (total - truth).sum()])
-    names = [*(f"error of parameter {i}" for i in range(len(truth))), "error of the sum over parameters"]
-    size = np.append(np.abs(truth), np.abs(truth).sum())
-    return _require_zero_mean(np.array(errors), size, names)
+        errors.append(total - truth)
+    totals, size = _with_sum(np.array(errors)), np.append(np.abs(truth), np.abs(truth).sum())
+    return _require_zero_mean(totals, size, _names("error", totals))
 
 
 @law(_has_error_bars)
@@ -110,9 +104,8 @@ def standard_errors_are_calibrated(estimator: StochasticEstimator, samples: int,
     found = errors_of_runs(estimator, RUNS_PER_SAMPLE * samples, seed)
     require(found.stderrs is not None, "standard errors are stated for some steps only.")
     assert found.stderrs is not None
-    squares = (found.errors**2).sum(axis=1)
-    names = [f"error² - stderr² of parameter {i}" for i in range(squares.shape[1])]
-    return _require_zero_mean(squares - (found.stderrs**2).sum(axis=1), squares.mean(axis=0), names)
+    squares, stated = (_with_sum((numbers**2).sum(axis=1)) for numbers in (found.errors, found.stderrs))
+    return _require_zero_mean(squares - stated, squares.mean(axis=0), _names("error² - stderr²", squares))
 
 
 @law(_has_replicates)
@@ -137,7 +130,9 @@ def same_seed_same_values(estimator: StochasticEstimator, samples: int, seed: in
         allocate_step = one.start(objective)
         return np.array([allocate_step(step).values for step in steps])
 
+    own = values(estimator)
     reseeded = [estimator.reseeded(s) for s in range(seed, seed + 5)]
+    require(np.array_equal(values(estimator), own), "reseeded(seed) changed the estimator itself.")
     first, again = values(reseeded[0]), values(reseeded[0])
     for step, (a, b) in enumerate(zip(first, again, strict=True)):
         require(np.array_equal(a, b), f"step {step}: the same seed gave different values.")
@@ -175,6 +170,16 @@ def spends_no_more_than_it_declares(estimator: StochasticEstimator, samples: int
             f"a step evaluated the {name} of {found:.3g} examples on average, but {limit:.3g} are declared "
             f"({cost}; {n} examples, training batches of {size}).",
         )
+
+
+def _with_sum(samples: Array) -> Array:
+    """A further column, the sum over parameters, which shows a small bias that all of them share."""
+    return np.column_stack([samples, samples.sum(axis=1)])
+
+
+def _names(what: str, columns: Array) -> list[str]:
+    parameters = [f"{what} of parameter {i}" for i in range(columns.shape[1] - 1)]
+    return [*parameters, f"{what} of the sum over parameters"]
 
 
 def _require_zero_mean(samples: Array, size: Array, names: Sequence[str]) -> str:

@@ -100,6 +100,14 @@ def _sorted_names(a, step, objective):
     return with_values(a, np.concatenate([tensors[name].ravel() for name in sorted(tensors)]))
 
 
+def _one_a_layer(a, step, objective):
+    """The values are kept by the name of the layer, so that its last tensor replaces the others."""
+    tensors = objective.layout.unflatten(a.values)
+    layers = {name.rpartition(".")[0]: name for name in tensors}
+    kept = {n: t if layers[n.rpartition(".")[0]] == n else 0 * t for n, t in tensors.items()}
+    return with_values(a, objective.layout.flatten(kept))
+
+
 def _squeezed(a, step, objective):
     return replace(a, values=np.squeeze(a.values))
 
@@ -471,6 +479,7 @@ WRONG_IN_A_CORNER: dict[str, Wrong] = {
         SIZE,
         lambda: Altered(_sorted_names),
     ),
+    "one a layer": Wrong("one tensor of each layer kept", SIZE, lambda: Altered(_one_a_layer)),
     "squeezed": Wrong("np.squeeze, which turns shape (1,) into ()", SIZE, lambda: Altered(_squeezed)),
     # long runs
     "reuse by closeness": Wrong("np.allclose for the same point", LONG, lambda: Reusing(_close)),

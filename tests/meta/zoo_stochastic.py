@@ -398,6 +398,14 @@ class ReseededAnew(RandomPoints):
         return RandomPoints(seed=seed)
 
 
+class ReseededInPlace(RandomPoints):
+    """``reseeded`` changes the estimator and returns it."""
+
+    def reseeded(self, seed):
+        object.__setattr__(self, "seed", seed)
+        return self
+
+
 def _nine_tenths(rng, n):
     return 0.9 * rng.random(n)
 
@@ -501,6 +509,7 @@ WRONG_STOCHASTIC: dict[str, Wrong] = {
     # seeds
     "unseeded": Wrong("one generator for all runs, so that no run can be repeated", SEEDS, OneGenerator),
     "seed ignored": Wrong("the same sample for every seed", SEEDS, SeedIgnored),
+    "reseeded in place": Wrong("reseeded changes the estimator itself", SEEDS, ReseededInPlace),
     "numpy seeded": Wrong("np.random.seed called while measuring", LEFT_ALONE, _changed(_numpy_seeded)),
     # fields and runs
     "numbered zero": Wrong("index 0 for every step", "keeps_the_index_of_the_step", _changed(_numbered_zero)),

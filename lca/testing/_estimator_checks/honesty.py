@@ -32,8 +32,8 @@ TARGETS = ("full", "batch", "probe")
 _STEP_FIELDS = tuple(f.name for f in fields(Step) if f.name not in ("start", "end", "index"))
 
 
-@law(lambda estimator: st.just(None), lambda estimator: True)
-def declarations_are_complete(estimator: Estimator, case: None) -> None:
+@law(lambda estimator: st.just("as declared"), lambda estimator: True)
+def declarations_are_complete(estimator: Estimator, case: str) -> None:
     """``target``, ``degree``, ``cost`` and, for a stochastic estimator, everything else are declared."""
     target, degree, cost = estimator.target, estimator.degree, estimator.cost
     require(target in TARGETS, f"target is {target!r}; it must be one of {', '.join(map(repr, TARGETS))}.")

@@ -12,7 +12,7 @@ from lca.arrays import array_ops
 from lca.estimators._stochastic import StochasticEstimator
 from lca.objective import Scaled, State, Sum
 from lca.step import Step
-from lca.testing._domain import ThreeLosses, any_scale, anything, large_models, long_runs, three_losses
+from lca.testing._domain import Losses, any_scale, anything, large_models, long_runs, unrelated_losses
 from lca.testing._estimator_checks.law import (
     any_problem,
     between,
@@ -197,8 +197,8 @@ def linear_in_the_loss(estimator: Estimator, problem: Problem) -> None:
         require_close(b.values, 2 * a.values, tolerance, f"step {a.step}: values of twice the loss")
 
 
-@law(lambda estimator: three_losses(estimator.degree + 1), measures_full_loss)
-def terms_add_up(estimator: Estimator, case: ThreeLosses) -> None:
+@law(lambda estimator: unrelated_losses(estimator.degree + 1), measures_full_loss)
+def terms_add_up(estimator: Estimator, case: Losses) -> None:
     """Each term of a `lca.Sum` has the allocation that it would have alone, and together they add up."""
     found = run(estimator, Sum({name: p.objective for name, p in case.items()}), _steps(case))
     for a, step in zip(found, _steps(case), strict=True):
@@ -210,9 +210,10 @@ def terms_add_up(estimator: Estimator, case: ThreeLosses) -> None:
 
 
 @law(
-    lambda estimator: st.tuples(three_losses(estimator.degree + 1), st.booleans(), seeds), measures_full_loss
+    lambda estimator: st.tuples(unrelated_losses(estimator.degree + 1), st.booleans(), seeds),
+    measures_full_loss,
 )
-def state_is_kept_apart(estimator: Estimator, case: tuple[ThreeLosses, bool, int]) -> None:
+def state_is_kept_apart(estimator: Estimator, case: tuple[Losses, bool, int]) -> None:
     """If a state besides θ moves (`Step.state`), its effect is ``state_change`` and in no value."""
     (losses, in_a_sum, _), rng = case, np.random.default_rng(case[2])
     moving, problem = next(iter(losses.items()))
@@ -276,12 +277,12 @@ def _random_state(rng: np.random.Generator) -> State:
     return {"factor": rng.uniform(0.5, 2, size=1), "shift": rng.uniform(-1, 1, size=1)}
 
 
-def _steps(losses: ThreeLosses) -> Sequence[Step]:
+def _steps(losses: Losses) -> Sequence[Step]:
     """The steps of the path that the losses share."""
     return next(iter(losses.values())).trajectory
 
 
-def _require_terms(estimator: Estimator, a: StepAllocation, step: Step, losses: ThreeLosses) -> None:
+def _require_terms(estimator: Estimator, a: StepAllocation, step: Step, losses: Losses) -> None:
     """Compare every field of every term with that of the term alone."""
     for name, problem in losses.items():
         row, of = a.terms[name], f"step {a.step}, term {name!r}"
