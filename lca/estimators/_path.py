@@ -295,5 +295,5 @@ class Segment:
     def _point(self, s: float) -> Point:
         start, end = self.step.start, self.step.end
         ends = {0.0: start, 1.0: end}  # the step's own vectors: start + 1.0 * delta may differ by rounding
-        theta = ends[s] if s in ends else self.ops.between(start, end, s)
+        theta = ends[s] if s in ends else self.ops.between(start, end, float(s))
         return Point(self.step, s, theta, self.step.index + s if s else self._start_time)

@@ -1,12 +1,13 @@
 """Wrappers around an objective that record or disturb what an estimator does with it."""
 
+from collections.abc import Collection
 from dataclasses import dataclass, field
 
 import numpy as np
 
 from lca.allocation import Cost
 from lca.layout import Layout
-from lca.objective import Batch, Objective
+from lca.objective import Batch, Objective, State
 
 Array = np.ndarray
 
@@ -112,36 +113,102 @@ class WithQuadraticTensor:
         return self.loss(theta, batch), np.append(grad, theta[-self.size :])
 
 
-@dataclass(eq=False)
-class NonFiniteObjective:
-    """Returns non-finite numbers after ``after`` evaluations.
+@dataclass(frozen=True, eq=False)
+class Affine:
+    """``factor · L(θ) + offset``."""
 
-    With ``what="gradient"``, entry ``entry`` of each later gradient is NaN; with ``what="loss"``, each later
-    loss is infinite.
+    objective: Objective
+    factor: float
+    offset: float
+    layout: Layout = field(init=False)
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "layout", self.objective.layout)
+
+    def loss(self, theta: Array, batch: Batch | None = None) -> float:
+        return self.factor * self.objective.loss(theta, batch) + self.offset
+
+    def loss_and_grad(self, theta: Array, batch: Batch | None = None) -> tuple[float, Array]:
+        loss, grad = self.objective.loss_and_grad(theta, batch)
+        return self.factor * loss + self.offset, self.factor * grad
+
+
+@dataclass(frozen=True, eq=False)
+class Scheduled:
+    """``c · L(θ) + b``, where c and b are a state that moves in training; ``now`` is that of the model."""
+
+    objective: Objective
+    now: State
+    layout: Layout = field(init=False)
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "layout", self.objective.layout)
+
+    def state(self) -> State:
+        return dict(self.now)
+
+    def at_state(self, state: State) -> Affine:
+        return Affine(self.objective, float(state["factor"][0]), float(state["shift"][0]))
+
+    def loss(self, theta: Array, batch: Batch | None = None) -> float:
+        return self.at_state(self.now).loss(theta, batch)
+
+    def loss_and_grad(self, theta: Array, batch: Batch | None = None) -> tuple[float, Array]:
+        return self.at_state(self.now).loss_and_grad(theta, batch)
+
+
+@dataclass(frozen=True, eq=False)
+class Partial:
+    """The same loss with the gradient of the tensors ``differentiated`` only (`lca.objective.Selective`)."""
+
+    objective: Objective
+    differentiated: frozenset[str]
+    layout: Layout = field(init=False)
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "layout", self.objective.layout)
+
+    def differentiating(self, names: Collection[str]) -> "Partial":
+        return Partial(self.objective, frozenset(names))
+
+    def loss(self, theta: Array, batch: Batch | None = None) -> float:
+        return self.objective.loss(theta, batch)
+
+    def loss_and_grad(self, theta: Array, batch: Batch | None = None) -> tuple[float, Array]:
+        loss, grad = self.objective.loss_and_grad(theta, batch)
+        for name, tensor in self.layout.unflatten(grad).items():
+            if name not in self.differentiated:
+                tensor[...] = 0
+        return loss, grad
+
+
+@dataclass(eq=False)
+class NonFiniteAt:
+    """The same loss, except that it is not finite at one point (θ as bytes).
+
+    With ``what="gradient"``, entry ``entry`` of the gradient there is ``value``; with ``what="loss"``, the
+    loss there is.
     """
 
     objective: Objective
+    point: bytes
     what: str
     entry: int
-    after: int
-    calls: int = 0
+    value: float
 
     @property
     def layout(self) -> Layout:
         return self.objective.layout
 
     def loss(self, theta: Array, batch: Batch | None = None) -> float:
-        return float("inf") if self._failing() and self.what == "loss" else self.objective.loss(theta, batch)
+        return self.value if self._is_at(theta, "loss") else self.objective.loss(theta, batch)
 
     def loss_and_grad(self, theta: Array, batch: Batch | None = None) -> tuple[float, Array]:
         loss, grad = self.objective.loss_and_grad(theta, batch)
-        if self._failing():
-            if self.what == "loss":
-                return float("inf"), grad
+        if self._is_at(theta, "gradient"):
             grad = grad.copy()
-            grad[self.entry] = np.nan
-        return loss, grad
+            grad[self.entry] = self.value
+        return self.value if self._is_at(theta, "loss") else loss, grad
 
-    def _failing(self) -> bool:
-        self.calls += 1
-        return self.calls > self.after
+    def _is_at(self, theta: Array, what: str) -> bool:
+        return self.what == what and theta.tobytes() == self.point

@@ -23,18 +23,27 @@ def require_close(actual: Any, expected: Any, tolerance: float, what: str) -> No
 
     The message names the worst entry, and the compared quantity as ``what``. NaN is not close to anything.
     """
+    require(
+        np.shape(actual) == np.shape(expected),
+        f"{what}: shape {np.shape(actual)}, expected {np.shape(expected)}.",
+    )
     a, b = (np.atleast_1d(np.asarray(values, np.float64)) for values in (actual, expected))
-    require(a.shape == b.shape, f"{what}: shape {a.shape}, expected {b.shape}.")
     difference = np.abs(a - b).ravel()
     difference[np.isnan(difference)] = np.inf
     at = int(np.argmax(difference))
+    where = f"{what}, parameter {at} of {a.size}" if a.size > 1 else what
     require(
         bool(difference[at] <= tolerance),
-        f"{what}: entry {at} is {float(a.flat[at])!r}, expected {float(b.flat[at])!r}; off by "
-        f"{difference[at]:.3g}, tolerance {tolerance:.3g}.",
+        f"{where}: found {float(a.flat[at])!r}, expected {float(b.flat[at])!r}; they differ by "
+        f"{difference[at]:.3g}, the tolerance is {tolerance:.3g}.",
     )
 
 
 def rounding(a: StepAllocation) -> float:
     """By how much two correct computations of this allocation may differ."""
-    return tolerances.allocation(a.mass, array_ops(a.values).eps(a.values))
+    return tolerances.allocation(a.mass, array_ops(a.values).eps(a.values), nodes_of(a))
+
+
+def nodes_of(a: StepAllocation) -> float:
+    """The number of gradients of a step, as it reports them; `reported_cost_is_true` checks the report."""
+    return a.cost.full_gradients + a.cost.batch_gradients + a.cost.examples

@@ -59,7 +59,8 @@ def distance_to_polynomials(objective: Objective, start: Array, end: Array, degr
     """``max_s |∂_i L(θ + s Δ) - p_i(s)|`` for every parameter (K,), with a polynomial fit p_i of ``degree``.
 
     p_i is fitted by least squares at 33 Chebyshev points, where the distance is evaluated as well. For a
-    smooth gradient it is close to the smallest distance that any polynomial of this degree can reach.
+    smooth gradient it is close to the smallest distance that any polynomial of this degree can reach. Degrees
+    above 32 count as 32.
 
     Examples
     --------
@@ -71,6 +72,6 @@ def distance_to_polynomials(objective: Objective, start: Array, end: Array, degr
     nodes = np.cos(np.linspace(0.0, np.pi, 33))
     delta = end - start
     grads = np.array([objective.loss_and_grad(start + (1 + x) / 2 * delta)[1] for x in nodes])
-    fitted = chebyshev.chebval(nodes, chebyshev.chebfit(nodes, grads, degree)).T
+    fitted = chebyshev.chebval(nodes, chebyshev.chebfit(nodes, grads, min(degree, 32))).T
     distance: Array = np.abs(grads - fitted).max(axis=0)
     return distance

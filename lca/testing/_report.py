@@ -43,7 +43,7 @@ class Check:
     """
 
     name: str
-    law: Callable[..., None]
+    law: Callable[..., str | None]
     cases: Callable[[Any], SearchStrategy[Any]] | None
     applies: Callable[[Any], bool]
 

@@ -1,122 +1,38 @@
-"""The laws of stochastic estimators: declared bias, standard errors, reproducibility and cost.
+"""The laws that hold for stochastic estimators only: bias, standard errors, seeds, and cost in the mean.
 
 A bias cannot be seen in one run. These checks therefore repeat a short training run many times with
 independent batches, and test the mean error against its standard error. A correct estimator fails a check
-with probability `FALSE_ALARM`; the power to detect an incorrect one grows with ``samples``.
+with probability `FALSE_ALARM`; the power to detect an incorrect one grows with ``samples``. Each check
+returns the bias that it would have found with a probability of 99 %.
+
+All laws of full-data estimators hold as well where examples agree (`lca.testing._replicated`).
 """
 
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
-from typing import Any, Self
+from collections.abc import Callable, Sequence
+from contextlib import suppress
+from typing import Any
 
 import numpy as np
 from scipy import stats
 
 from lca import tolerances
-from lca.allocation import allocate
-from lca.estimators import PathIntegral
+from lca.allocation import StepAllocation
 from lca.estimators._stochastic import StochasticEstimator
-from lca.layout import Layout
-from lca.quadrature import TRAPEZOID
-from lca.reference._optimizers import SGD, leave_one_out
-from lca.reference._training import with_next
-from lca.step import ExampleScores, MicroBatch, Step
+from lca.testing._domain import polynomial
 from lca.testing._laws import require
+from lca.testing._replicated import batch_size, begin, has_random_nodes, micro_batches_of
 from lca.testing._report import Check
-from lca.views._error_bars import ErrorBars
+from lca.testing._sampled_runs import STEPS, TOP_POWER, SampledRidges, errors_of_runs, kit_rng, training_run
 
 Array = np.ndarray
-Batch = tuple[Array, Array]
 FALSE_ALARM = 1e-6
 """The level of each t-test."""
+POWER = 0.99
 RUNS_PER_SAMPLE = 10
-STEPS = 5
-TRAINING_BATCH = 6
-"""Examples in each training batch; each step has two micro-batches of half that size."""
 COUNTED_STEPS = 60
 
-
-@dataclass(frozen=True, eq=False)
-class SampledPolynomial:
-    """``ℓ_n(θ) = c_n·θ + ½ κ_n ‖θ‖²``: a different quadratic for each example; the trapezoid is exact.
-
-    A batch is a pair (indices, weights).
-
-    Parameters
-    ----------
-    slopes
-        c (N, K).
-    curvatures
-        κ (N,). If all are 0, the loss is linear and a rule with one node is exact.
-    """
-
-    slopes: Array
-    curvatures: Array
-    layout: Layout = field(init=False)
-
-    def __post_init__(self) -> None:
-        object.__setattr__(self, "layout", Layout(("theta",), (self.slopes.shape[1:],)))
-
-    @classmethod
-    def random(cls, *, curved: bool, seed: int = 0) -> Self:
-        """N = 40 random examples and K = 3 parameters; κ_n = 0 unless ``curved``."""
-        rng = np.random.default_rng(seed)
-        curvatures = rng.gamma(2.0, size=40) if curved else np.zeros(40)
-        return cls(rng.normal(0.3, 1.0, size=(40, 3)), curvatures)
-
-    @property
-    def n_examples(self) -> int:
-        return len(self.slopes)
-
-    @property
-    def weight(self) -> None:
-        return None
-
-    @property
-    def labels(self) -> Array:
-        return np.arange(self.n_examples) % 2
-
-    def batch(self, index: Array, weight: Array | None = None) -> Batch:
-        return index, np.ones(len(index)) if weight is None else weight
-
-    def loss(self, theta: Array, batch: Batch | None = None) -> float:
-        return self.loss_and_grad(theta, batch)[0]
-
-    def loss_and_grad(self, theta: Array, batch: Batch | None = None) -> tuple[float, Array]:
-        self.layout.check(theta, "theta")
-        index, weight = self.batch(np.arange(self.n_examples)) if batch is None else batch
-        share = weight / weight.sum()
-        slope, curvature = share @ self.slopes[index], share @ self.curvatures[index]
-        return float(slope @ theta + curvature * (theta @ theta) / 2), slope + curvature * theta
-
-    def scores(self, theta: Array, batch: Batch | None = None) -> Array:
-        index = np.arange(self.n_examples) if batch is None else batch[0]
-        grads = self.slopes[index] + self.curvatures[index, None] * theta
-        scores: Array = np.abs(grads).sum(axis=1)
-        return scores
-
-
-@dataclass(frozen=True, eq=False)
-class Errors:
-    """The errors of many runs.
-
-    Attributes
-    ----------
-    errors
-        Estimate minus true allocation, (runs, STEPS, K).
-    stderrs
-        Stated standard errors of these values, (runs, STEPS, K), or ``None`` if the estimator states none.
-    run_stderrs
-        Stated standard errors of the sums over the steps of a run, (runs, K), or ``None``.
-    """
-
-    errors: Array
-    stderrs: Array | None
-    run_stderrs: Array | None
-
-
 STOCHASTIC_CHECKS: list[Check] = []
-Law = Callable[[StochasticEstimator, int, int], None]
+Law = Callable[[StochasticEstimator, int, int], str | None]
 
 
 def law(applies: Callable[[Any], bool]) -> Callable[[Law], Law]:
@@ -136,40 +52,94 @@ def law(applies: Callable[[Any], bool]) -> Callable[[Law], Law]:
     return register
 
 
-@law(lambda estimator: estimator.unbiased)
-def mean_is_the_full_data_allocation(estimator: StochasticEstimator, samples: int, seed: int) -> None:
-    """The mean error of each parameter's total over many runs is zero (t-test, level 1e-6)."""
-    totals = _errors(estimator, samples, seed).errors.sum(axis=1)
-    _require_zero_mean(totals, "the error of the total")
+def _has_error_bars(estimator: StochasticEstimator) -> bool:
+    return any(a.stderr is not None for a in _trial(estimator)) or _has_replicates(estimator)
 
 
-@law(lambda estimator: True)
-def standard_errors_are_calibrated(estimator: StochasticEstimator, samples: int, seed: int) -> None:
-    """Stated standard errors have the mean square of the actual errors (t-test, level 1e-6)."""
-    found = _errors(estimator, samples, seed)
-    if found.stderrs is None:
-        return
-    excess = found.errors**2 - found.stderrs**2
-    _require_zero_mean(excess.sum(axis=1), "error² - stderr²")
+def _has_replicates(estimator: StochasticEstimator) -> bool:
+    return any(a.replicates for a in _trial(estimator))
 
 
-@law(lambda estimator: True)
-def standard_errors_of_sums_are_calibrated(estimator: StochasticEstimator, samples: int, seed: int) -> None:
-    """The same for sums over steps, although neighbouring steps share samples (t-test, level 1e-6)."""
-    found = _errors(estimator, 2 * samples, seed)  # correlations are harder to detect: twice the runs
-    if found.run_stderrs is None:
-        return
-    excess = found.errors.sum(axis=1) ** 2 - found.run_stderrs**2
+def _has_random_nodes(estimator: StochasticEstimator) -> bool:
+    with suppress(Exception):
+        return has_random_nodes(estimator)
+    return False
+
+
+def _trial(estimator: StochasticEstimator) -> list[StepAllocation]:
+    """Two steps; none if the estimator cannot make them, which other laws will show."""
+    with suppress(Exception):
+        objective = SampledRidges.random(estimator.degree, kit_rng(0))
+        allocate_step = estimator.start(objective)
+        return [allocate_step(step) for step in training_run(objective, estimator, kit_rng(1), steps=2)]
+    return []
+
+
+@law(lambda estimator: estimator.unbiased is True)
+def mean_is_the_full_data_allocation(estimator: StochasticEstimator, samples: int, seed: int) -> str:
+    """The mean error of each parameter's total over many runs is 0 (t-test, false alarms 1e-6)."""
+    found = errors_of_runs(estimator, RUNS_PER_SAMPLE * samples, seed)
+    totals = _with_sum(found.errors.sum(axis=1))
+    return _require_zero_mean(totals, np.append(found.size, found.size.sum()), _names("error", totals))
+
+
+@law(_has_random_nodes)
+def mean_is_exact_up_to_declared_degree(estimator: StochasticEstimator, samples: int, seed: int) -> str:
+    """Where all examples agree, the mean over random nodes is the closed form (false alarms 1e-6)."""
+    problem = polynomial(seed, min(estimator.degree + 1, TOP_POWER), steps=STEPS)
+    assert problem.exact is not None
+    truth = np.sum([problem.exact(step.start, step.end) for step in problem.trajectory], axis=0)
+    errors = []
+    for i in range(RUNS_PER_SAMPLE * samples):
+        allocate_step = begin(estimator.reseeded(seed * 1_000_003 + i), problem.objective)
+        total = sum(allocate_step(step).values for step in problem.trajectory)
+        errors.append(total - truth)
+    totals, size = _with_sum(np.array(errors)), np.append(np.abs(truth), np.abs(truth).sum())
+    return _require_zero_mean(totals, size, _names("error", totals))
+
+
+@law(_has_error_bars)
+def standard_errors_are_calibrated(estimator: StochasticEstimator, samples: int, seed: int) -> str:
+    """Stated standard errors have the mean square of the actual errors (t-test, false alarms 1e-6)."""
+    found = errors_of_runs(estimator, RUNS_PER_SAMPLE * samples, seed)
+    require(found.stderrs is not None, "standard errors are stated for some steps only.")
+    assert found.stderrs is not None
+    squares, stated = (_with_sum((numbers**2).sum(axis=1)) for numbers in (found.errors, found.stderrs))
+    return _require_zero_mean(squares - stated, squares.mean(axis=0), _names("error² - stderr²", squares))
+
+
+@law(_has_replicates)
+def standard_errors_of_sums_are_calibrated(estimator: StochasticEstimator, samples: int, seed: int) -> str:
+    """The same for sums over steps, although neighbouring steps share samples (false alarms 1e-6)."""
+    # Correlations are harder to detect: twice the runs.
+    found = errors_of_runs(estimator, 2 * RUNS_PER_SAMPLE * samples, seed)
+    assert found.run_stderrs is not None
+    squares = (found.errors.sum(axis=1) ** 2).sum(axis=1, keepdims=True)
     # The sum over parameters has more power than the test of the worst parameter.
-    _require_zero_mean(excess.sum(axis=1, keepdims=True), "error² - stderr² of sums over a run")
+    excess = squares - (found.run_stderrs**2).sum(axis=1, keepdims=True)
+    return _require_zero_mean(excess, squares.mean(axis=0), ["error² - stderr² of sums over a run"])
 
 
 @law(lambda estimator: True)
 def same_seed_same_values(estimator: StochasticEstimator, samples: int, seed: int) -> None:
-    """Two runs with the same seed and the same batches are bitwise equal."""
-    one, other = (_one_run(estimator, run_seed=seed)[0] for _ in range(2))
-    for step, (a, b) in enumerate(zip(one, other, strict=True)):
+    """Two runs with one seed are bitwise equal; another seed gives another sample, if it is used."""
+    objective = SampledRidges.random(estimator.degree, kit_rng(seed, 0))
+    steps = list(training_run(objective, estimator, kit_rng(seed, 1)))
+
+    def values(one: StochasticEstimator) -> Array:
+        allocate_step = one.start(objective)
+        return np.array([allocate_step(step).values for step in steps])
+
+    own = values(estimator)
+    reseeded = [estimator.reseeded(s) for s in range(seed, seed + 5)]
+    require(np.array_equal(values(estimator), own), "reseeded(seed) changed the estimator itself.")
+    first, again = values(reseeded[0]), values(reseeded[0])
+    for step, (a, b) in enumerate(zip(first, again, strict=True)):
         require(np.array_equal(a, b), f"step {step}: the same seed gave different values.")
+    if all(one is estimator or one == estimator for one in reseeded[1:]):
+        return  # it draws no random numbers
+    alike = all(np.array_equal(first, values(one)) for one in reseeded[1:])
+    require(not alike, "five seeds gave the same values; reseeded(seed) must change the sample.")
 
 
 @law(lambda estimator: True)
@@ -178,126 +148,61 @@ def spends_no_more_than_it_declares(estimator: StochasticEstimator, samples: int
 
     A gradient on n examples counts as n divided by the size of the training batch.
     """
-    meter = ExampleCounter(SampledPolynomial.random(curved=estimator.degree >= 1))
-    allocate_step = estimator.reseeded(seed).start(meter)
-    spent = []
-    for step in _train(meter.objective, np.random.default_rng(seed), steps=COUNTED_STEPS + 1):
-        before = meter.examples
+    objective = SampledRidges.random(estimator.degree, kit_rng(seed, 0))
+    allocate_step = estimator.reseeded(seed).start(objective)
+    spent: dict[str, list[int]] = {name: [] for name in objective.counts}
+    for step in training_run(objective, estimator, kit_rng(seed, 1), steps=COUNTED_STEPS + 1):
+        objective.counts.update(dict.fromkeys(objective.counts, 0))
         allocate_step(step)
-        spent.append((meter.examples - before) / TRAINING_BATCH)
-    cost, found = estimator.cost, float(np.mean(spent[1:]))
-    examples = cost.full_gradients * meter.n_examples + cost.examples
-    declared = cost.batch_gradients + examples / TRAINING_BATCH
-    # Work that is done every n-th step may occur once more often than on average.
-    once_more = (max(spent) - min(spent[1:])) / COUNTED_STEPS
-    require(
-        found <= declared + once_more + tolerances.summed(declared, tolerances.EPS64),
-        f"a step took {found:.3g} training-batch gradients, but {declared:.3g} are declared ({cost}).",
-    )
+        for name, count in objective.counts.items():
+            spent[name].append(count)
+    n, cost, size = objective.n_examples, estimator.cost, batch_size(micro_batches_of(estimator))
+    declared = {
+        "gradients": cost.full_gradients * n + cost.examples + cost.batch_gradients * size,
+        "losses": cost.full_losses * n,
+    }
+    for name, limit in declared.items():
+        found = float(np.mean(spent[name][1:]))
+        # Work that is done every n-th step may occur once more often than on average.
+        once_more = (max(spent[name]) - min(spent[name][1:])) / COUNTED_STEPS
+        require(
+            found <= limit + once_more + tolerances.summed(limit, tolerances.EPS64),
+            f"a step evaluated the {name} of {found:.3g} examples on average, but {limit:.3g} are declared "
+            f"({cost}; {n} examples, training batches of {size}).",
+        )
 
 
-@dataclass(eq=False)
-class ExampleCounter:
-    """Counts the examples whose gradients are evaluated."""
-
-    objective: SampledPolynomial
-    examples: int = 0
-
-    @property
-    def layout(self) -> Layout:
-        return self.objective.layout
-
-    @property
-    def n_examples(self) -> int:
-        return self.objective.n_examples
-
-    @property
-    def weight(self) -> None:
-        return self.objective.weight
-
-    @property
-    def labels(self) -> Array:
-        return self.objective.labels
-
-    def batch(self, index: Array, weight: Array | None = None) -> Batch:
-        return self.objective.batch(index, weight)
-
-    def loss(self, theta: Array, batch: Batch | None = None) -> float:
-        return self.objective.loss(theta, batch)
-
-    def loss_and_grad(self, theta: Array, batch: Batch | None = None) -> tuple[float, Array]:
-        self.examples += self.n_examples if batch is None else len(batch[0])
-        return self.objective.loss_and_grad(theta, batch)
-
-    def scores(self, theta: Array, batch: Batch | None = None) -> Array:
-        return self.objective.scores(theta, batch)
+def _with_sum(samples: Array) -> Array:
+    """A further column, the sum over parameters, which shows a small bias that all of them share."""
+    return np.column_stack([samples, samples.sum(axis=1)])
 
 
-def _require_zero_mean(samples: Array, what: str) -> None:
-    """Student's t-test for each column, at the level `FALSE_ALARM` for all of them together."""
+def _names(what: str, columns: Array) -> list[str]:
+    parameters = [f"{what} of parameter {i}" for i in range(columns.shape[1] - 1)]
+    return [*parameters, f"{what} of the sum over parameters"]
+
+
+def _require_zero_mean(samples: Array, size: Array, names: Sequence[str]) -> str:
+    """Student's t-test for each column, at the level `FALSE_ALARM` for all of them together.
+
+    Returns the power: the bias, as a fraction of ``size`` (columns,), that fails with 99 % in the median
+    column.
+    """
     runs, columns = samples.shape
     spread = samples.std(axis=0, ddof=1) / np.sqrt(runs)
-    # Where nothing varies, a mean that is not 0 is rounding or bias: more than 1e-9 counts as bias.
-    t = samples.mean(axis=0) / np.maximum(spread, 1e-9)
+    # Where nothing varies, a mean that is not 0 is rounding or bias: more than 1e-9 of the size is bias.
+    spread = np.maximum(spread, 1e-10 * np.maximum(size, tolerances.EPS64))
+    t = samples.mean(axis=0) / spread
+    t[np.isnan(t)] = np.inf
     limit = float(stats.t.isf(FALSE_ALARM / (2 * columns), runs - 1))
     worst = int(np.argmax(np.abs(t)))
-    of = f" of parameter {worst}" if columns > 1 else ""
+    detectable = float(np.median((limit + stats.norm.isf(1 - POWER)) * spread / size))
     require(
         bool(abs(t[worst]) <= limit),
-        f"over {runs} runs the mean of {what}{of} is {samples[:, worst].mean():.3g}, "
-        f"{abs(t[worst]):.1f} standard errors from 0 (limit {limit:.1f}).",
+        f"over {runs} runs the mean {names[worst]} is {samples[:, worst].mean():.3g}, {abs(t[worst]):.1f} "
+        f"standard errors from 0 (limit {limit:.1f}, false alarms {FALSE_ALARM:g}).",
     )
-
-
-def _errors(estimator: StochasticEstimator, samples: int, seed: int) -> Errors:
-    """The errors of ``RUNS_PER_SAMPLE · samples`` independent runs."""
-    seeds = range(RUNS_PER_SAMPLE * samples)
-    runs = [_one_run(estimator, run_seed=seed * 10_000_019 + i) for i in seeds]
-    errors, stderrs, run_stderrs = zip(*runs, strict=True)
-    return Errors(
-        np.array(errors),
-        None if stderrs[0] is None else np.array(stderrs),
-        None if run_stderrs[0] is None else np.array(run_stderrs),
+    return (
+        f"{runs} runs; finds a bias of {detectable:.2g} times the value with a probability of {POWER:.0%}; "
+        f"false alarms {FALSE_ALARM:g}"
     )
-
-
-def _one_run(estimator: StochasticEstimator, *, run_seed: int) -> tuple[Array, Array | None, Array | None]:
-    """Errors of one run (STEPS, K), and the stated standard errors of its values and of their sum."""
-    objective = SampledPolynomial.random(curved=estimator.degree >= 1)
-    steps = list(_train(objective, np.random.default_rng(run_seed)))
-    truth = [a.values for a in allocate(objective, steps, PathIntegral(TRAPEZOID), check=False)]
-    values, stderrs, bars = [], [], ErrorBars(_ONE_GROUP_PER_PARAMETER)
-    for a in allocate(objective, steps, estimator.reseeded(run_seed), check=False):
-        values.append(a.values)
-        stderrs.append(a.stderr)
-        if a.replicates:
-            bars.update(a)
-    errors = np.array(values) - np.array(truth)
-    if len(bars):
-        return errors, bars.per_step(), bars.stderr()
-    return errors, None if stderrs[0] is None else np.array(stderrs), None
-
-
-_ONE_GROUP_PER_PARAMETER = Layout(("a", "b", "c"), ((), (), ())).groups("tensor")
-
-
-def _train(objective: SampledPolynomial, rng: np.random.Generator, *, steps: int = STEPS) -> Iterator[Step]:
-    """SGD with momentum on small batches, drawn independently with replacement; steps have every field."""
-    return with_next(_steps(objective, rng, steps + 1))
-
-
-def _steps(objective: SampledPolynomial, rng: np.random.Generator, steps: int) -> Iterator[Step]:
-    theta, sgd = np.ones(objective.layout.size), SGD(0.05, momentum=0.5)
-    state = sgd.init(theta)
-    for index in range(steps):
-        examples = rng.integers(objective.n_examples, size=TRAINING_BATCH)
-        batch = objective.batch(examples)
-        scores = ExampleScores(examples, objective.scores(theta, batch))
-        halves = [objective.batch(half) for half in np.split(examples, 2)]
-        grads = [objective.loss_and_grad(theta, half)[1] for half in halves]
-        grad = (grads[0] + grads[1]) / 2
-        micro_batches = tuple(map(MicroBatch, grads, leave_one_out(sgd, state, grads, theta)))
-        state, delta = sgd.update(state, grad, theta)
-        fields = {"gradient": grad, "micro_batches": micro_batches, "scores": scores}
-        yield Step(theta, theta + delta, index, batch, **fields)
-        theta = theta + delta

@@ -3,8 +3,9 @@
 A `Problem` is an objective and a path. Documentation, tests and validation use the same problems.
 """
 
-from collections.abc import Callable
-from dataclasses import dataclass, field
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
@@ -23,7 +24,7 @@ from lca.reference._models import (
     mlp,
     saddle,
 )
-from lca.step import Trajectory
+from lca.step import Step
 
 __all__ = [
     "PROBLEMS",
@@ -55,6 +56,18 @@ class Problem:
         If the loss is a polynomial along every segment, its degree; otherwise ``None``.
     exact
         A function of ``start`` and ``end`` that returns the allocation (K,) in closed form, if it is known.
+    scale
+        A function of ``start`` and ``end`` that returns the sum of the absolute values of all terms of the
+        allocation, if it is known. Rounding is proportional to it; where terms of one gradient cancel, it
+        exceeds the mass.
+    loss_scale
+        A function of a point that returns the same for the loss there.
+    first
+        The index of the first step.
+    skipped
+        Numbers of the steps that are not measured, so that the next one does not start at the last end.
+    counted
+        Whether the measured steps have consecutive indices, even if steps between them are skipped.
 
     Examples
     --------
@@ -68,15 +81,30 @@ class Problem:
     points: _Array
     degree: int | None = None
     exact: Callable[[_Array, _Array], _Array] | None = None
+    scale: Callable[[_Array, _Array], float] | None = None
+    loss_scale: Callable[[_Array], float] | None = None
+    first: int = 0
+    skipped: frozenset[int] = frozenset()
+    counted: bool = False
 
     @property
-    def trajectory(self) -> Trajectory:
-        """The steps of the path."""
-        return Trajectory(self.points)
+    def trajectory(self) -> Sequence[Step]:
+        """The measured steps of the path, with vectors of their own."""
+        measured = [t for t in range(len(self.points) - 1) if t not in self.skipped]
+        return [
+            Step(self.points[t].copy(), self.points[t + 1].copy(), self.first + (n if self.counted else t))
+            for n, t in enumerate(measured)
+        ]
 
     def __repr__(self) -> str:
         steps, k = len(self.points) - 1, self.points.shape[1]
-        return f"Problem({self.name!r}, K={k}, steps={steps}, {self.points.dtype})"
+        skipped = f", skipped={sorted(self.skipped)}" if self.skipped else ""
+        first = f", first={self.first}" if self.first else ""
+        return f"Problem({self.name!r}, K={k}, steps={steps}{first}{skipped}, {self.points.dtype})"
+
+    def _repr_pretty_(self, printer: Any, cycle: bool) -> None:
+        """What Hypothesis prints; by default it lists all numbers."""
+        printer.text(repr(self))
 
 
 @dataclass(frozen=True, eq=False)
@@ -93,6 +121,8 @@ class RidgePolynomial:
         The vectors a_j as rows, (J, K).
     power
         p ≥ 1.
+    layout
+        The tensors of θ; by default two of about equal size.
 
     Examples
     --------
@@ -102,12 +132,13 @@ class RidgePolynomial:
 
     directions: _Array
     power: int
-    layout: Layout = field(init=False)
+    layout: Layout = None  # type: ignore[assignment]
 
     def __post_init__(self) -> None:
-        half = self.directions.shape[1] // 2
-        shapes = ((half,), (self.directions.shape[1] - half,))
-        object.__setattr__(self, "layout", Layout(("a.weight", "b.weight"), shapes))
+        if self.layout is None:
+            half = self.directions.shape[1] // 2
+            shapes = ((half,), (self.directions.shape[1] - half,))
+            object.__setattr__(self, "layout", Layout(("a.weight", "b.weight"), shapes))
 
     def loss(self, theta: _Array, batch: Batch | None = None) -> float:
         self.layout.check(theta, "theta")
@@ -123,6 +154,21 @@ class RidgePolynomial:
         mean_slope = sum(v**k * u ** (self.power - 1 - k) for k in range(self.power)) / self.power
         allocation: _Array = (end - start) * (mean_slope @ self.directions)
         return allocation
+
+    def scale(self, start: _Array, end: _Array) -> float:
+        """``Σ_{i,j} |Δ_i a_{j,i}| U_j^{p-1}``, where U_j is the largest of |u_j|, |v_j| and rounding's part.
+
+        u_j is a sum of K terms, so its rounding is proportional to their root mean square and not to u_j.
+        """
+        ends = np.abs(self.directions @ np.stack([start, end]).T).max(axis=1)
+        terms = np.sqrt(self.directions**2 @ np.maximum(start**2, end**2))
+        slopes = np.maximum(ends, terms) ** (self.power - 1)
+        return float(slopes @ np.abs(self.directions) @ np.abs(end - start))
+
+    def loss_scale(self, theta: _Array) -> float:
+        """``Σ_j U_j^p / p``."""
+        u, terms = np.abs(self.directions @ theta), np.sqrt(self.directions**2 @ theta**2)
+        return float(np.sum(np.maximum(u, terms) ** self.power) / self.power)
 
 
 def ridge(seed: int, power: int, *, size: int = 6, steps: int = 3) -> Problem:
@@ -143,8 +189,9 @@ def network(
     sizes: tuple[int, ...] = (3, 4, 2),
     steps: int = 3,
     scale: float = 0.3,
+    batch_size: int = 5,
 ) -> Problem:
-    """A random MLP classifier on random data, and a random walk of its parameters, without closed form.
+    """A random MLP classifier on 17 random examples, and a random walk of its parameters; no closed form.
 
     >>> network(0).degree is None
     True
@@ -152,7 +199,7 @@ def network(
     rng = np.random.default_rng(seed)
     x, y = rng.normal(size=(17, sizes[0])), rng.integers(sizes[-1], size=17)
     model = mlp(sizes, activation=activation)  # type: ignore[arg-type]
-    objective = DatasetLoss(model, x, y, batch_size=5)  # 17 = 3·5 + 2: the last chunk is smaller
+    objective = DatasetLoss(model, x, y, batch_size=batch_size)  # 17 = 3·5 + 2: the last chunk is smaller
     points = model.init(seed) + np.cumsum(scale * rng.normal(size=(steps + 1, model.layout.size)), axis=0)
     return Problem(f"{activation} network {sizes}", objective, points)
 
@@ -194,7 +241,9 @@ def _single(numbers: _Array) -> _Array:
 
 def _problem(name: str, objective: Objective, rng: np.random.Generator, steps: int, degree: int) -> Problem:
     points = rng.normal(size=(steps + 1, objective.layout.size))
-    return Problem(name, objective, points, degree, objective.exact_allocation)  # type: ignore[attr-defined]
+    exact = objective.exact_allocation  # type: ignore[attr-defined]
+    scale, loss_scale = (getattr(objective, name, None) for name in ("scale", "loss_scale"))
+    return Problem(name, objective, points, degree, exact, scale, loss_scale)
 
 
 def _bowl(seed: int) -> Problem:

@@ -5,14 +5,13 @@ from dataclasses import dataclass
 from typing import Any
 
 from lca.testing._backend_checks import BACKEND_CHECKS
-from lca.testing._checks import objective_of
-from lca.testing._estimator_checks import ESTIMATOR_CHECKS
+from lca.testing._checks import ALL_ESTIMATOR_CHECKS, objective_of
 from lca.testing._objective_checks import OBJECTIVE_CHECKS
 from lca.testing._report import Check
-from lca.testing._stochastic_checks import STOCHASTIC_CHECKS
 from tests.meta.animals import Wrong
 from tests.meta.right_estimators import RIGHT_ESTIMATORS
 from tests.meta.zoo_backends import RIGHT_BACKENDS, WRONG_BACKENDS
+from tests.meta.zoo_domain import WRONG_IN_A_CORNER
 from tests.meta.zoo_estimators import WRONG_ESTIMATORS
 from tests.meta.zoo_objectives import RIGHT_OBJECTIVES, WRONG_OBJECTIVES
 from tests.meta.zoo_stochastic import RIGHT_STOCHASTIC, WRONG_STOCHASTIC
@@ -32,8 +31,8 @@ class Kind:
 
 
 ZOO = {
-    "estimators": Kind(ESTIMATOR_CHECKS, RIGHT_ESTIMATORS, WRONG_ESTIMATORS),
-    "stochastic estimators": Kind(STOCHASTIC_CHECKS, RIGHT_STOCHASTIC, WRONG_STOCHASTIC),
+    "estimators": Kind(ALL_ESTIMATOR_CHECKS, RIGHT_ESTIMATORS, WRONG_ESTIMATORS | WRONG_IN_A_CORNER),
+    "stochastic estimators": Kind(ALL_ESTIMATOR_CHECKS, RIGHT_STOCHASTIC, WRONG_STOCHASTIC),
     "objectives": Kind(
         OBJECTIVE_CHECKS,
         # The objective that a backend makes must obey all laws of objectives.

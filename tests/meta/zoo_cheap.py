@@ -51,7 +51,9 @@ class NeighboursApart(SampledPathIntegral):
 class Sampling(Passing):
     """Delegates the methods that a sampled objective has in addition to the loss."""
 
-    weight = None
+    @property
+    def weight(self):
+        return self.objective.weight
 
     @property
     def n_examples(self):

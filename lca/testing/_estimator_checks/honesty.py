@@ -1,53 +1,127 @@
-"""Laws about what an estimator reports: cost, convergence, errors on invalid input, and precision."""
+"""Laws about what an estimator reports: declarations, cost, convergence, invalid input, precision."""
 
-from dataclasses import replace
+from dataclasses import dataclass, field, fields, replace
+from math import isfinite
+from numbers import Integral
+from typing import Any
 
 import numpy as np
 from hypothesis import assume
 from hypothesis import strategies as st
 
-from lca.allocation import Cost, Estimator, allocate
-from lca.errors import NonFiniteError
-from lca.testing._estimator_checks.law import any_problem, exact_problem, law_into, run
-from lca.testing._instruments import CountingObjective, NonFiniteObjective
+from lca import tolerances
+from lca.allocation import Allocator, Cost, Estimator, StepAllocation
+from lca.errors import IncompleteStepError, NonFiniteError
+from lca.estimators._stochastic import StochasticEstimator, required_fields_of
+from lca.layout import Layout
+from lca.objective import Batch, Objective
+from lca.step import Step
+from lca.testing._domain import anything
+from lca.testing._estimator_checks.law import any_problem, between, law_into, measures_full_loss, run
+from lca.testing._instruments import CountingObjective, NonFiniteAt
 from lca.testing._laws import require, require_close, rounding
+from lca.testing._replicated import Replicated, batch_size, begin, micro_batches_of, with_fields
 from lca.testing._report import Check, CheckFailure
-from lca.testing.problems import Problem
-from lca.testing.strategies import kinked_problems, smooth_problems
+from lca.testing.problems import Problem, network
+from lca.testing.strategies import exact_problems, kinked_problems, smooth_problems
 
 Array = np.ndarray
 CHECKS: list[Check] = []
 law = law_into(CHECKS)
+TARGETS = ("full", "batch", "probe")
+_STEP_FIELDS = tuple(f.name for f in fields(Step) if f.name not in ("start", "end", "index"))
+
+
+@law(lambda estimator: st.just("as declared"), lambda estimator: True)
+def declarations_are_complete(estimator: Estimator, case: str) -> None:
+    """``target``, ``degree``, ``cost`` and, for a stochastic estimator, everything else are declared."""
+    target, degree, cost = estimator.target, estimator.degree, estimator.cost
+    require(target in TARGETS, f"target is {target!r}; it must be one of {', '.join(map(repr, TARGETS))}.")
+    whole = isinstance(degree, Integral) and not isinstance(degree, bool) and degree >= 0
+    require(whole, f"degree is {degree!r}; it must be a whole number ≥ 0.")
+    require(isinstance(cost, Cost), f"cost is {cost!r}; it must be a lca.Cost.")
+    spent = [getattr(cost, f.name) for f in fields(Cost)]
+    require(
+        all(isfinite(n) and n >= 0 for n in spent), f"{cost!r} holds a number that is not finite and ≥ 0."
+    )
+    require(callable(estimator.start), f"start is {estimator.start!r}; it must be a method.")
+    stochastic = ("unbiased", "bias", "required_fields", "reseeded")
+    missing = [name for name in stochastic if not hasattr(estimator, name)]
+    if missing and target != "full":
+        raise CheckFailure(
+            f"target {target!r} means an estimator on batches or samples "
+            "(lca.estimators.StochasticEstimator), which also needs "
+            f"{', '.join(missing)}; declare them, or target = 'full'."
+        )
+    if not missing:
+        _require_stochastic_declarations(estimator)  # type: ignore[arg-type]
+
+
+def _require_stochastic_declarations(estimator: StochasticEstimator) -> None:
+    unbiased, bias, wanted = estimator.unbiased, estimator.bias, estimator.required_fields
+    require(isinstance(unbiased, bool), f"unbiased is {unbiased!r}; it must be True or False.")
+    require(isinstance(bias, str) and bias.strip() != "", f"bias is {bias!r}; say in words what remains.")
+    require(isinstance(wanted, tuple), f"required_fields is {wanted!r}; it must be a tuple of names.")
+    unknown = [name for name in wanted if name not in _STEP_FIELDS]
+    require(
+        not unknown,
+        f"required_fields names {', '.join(map(repr, unknown))}, which lca.Step has not; its fields are "
+        f"{', '.join(_STEP_FIELDS)}.",
+    )
+    other = estimator.reseeded(1)
+    for name in ("target", "degree", "cost", "unbiased", "bias", "required_fields"):
+        now, was = getattr(other, name, None), getattr(estimator, name)
+        require(now == was, f"reseeded(1) has {name} = {now!r}, but the estimator itself {was!r}.")
 
 
 @law(any_problem)
 def reported_cost_is_true(estimator: Estimator, problem: Problem) -> None:
     """The ``cost`` of each step equals the evaluations counted in the objective."""
+    if isinstance(estimator, StochasticEstimator):
+        _require_true_examples(estimator, problem)
+        return
     counting = CountingObjective(problem.objective)
-    allocator = estimator.start(counting)
+    allocate_step = estimator.start(counting)
     for step in problem.trajectory:
         before = counting.cost
-        reported = allocator(step).cost
+        reported = allocate_step(step).cost
         require(
             before + reported == counting.cost,
             f"step {step.index}: reported {reported}, but counted {_minus(counting.cost, before)}.",
         )
 
 
-@law(lambda estimator: st.builds(_long, exact_problem(estimator)))
+def _require_true_examples(estimator: StochasticEstimator, problem: Problem) -> None:
+    """The same in examples, of which a gradient on a training batch has as many as the batch."""
+    counting = Replicated(problem.objective)
+    allocate_step, n = estimator.start(counting), counting.n_examples
+    size = batch_size(micro_batches_of(estimator))
+    for step in problem.trajectory:
+        complete = with_fields(step, problem.objective, estimator)
+        counting.gradients = counting.losses = 0
+        cost = allocate_step(complete).cost
+        gradients = n * cost.full_gradients + size * cost.batch_gradients + cost.examples
+        for what, reported, counted in (
+            ("gradients", gradients, counting.gradients),
+            ("losses or scores", n * cost.full_losses, counting.losses),
+        ):
+            limit = tolerances.summed(counted, tolerances.EPS64)
+            require_close(reported, counted, limit, f"step {step.index}: examples whose {what} it reports")
+
+
+@law(lambda estimator: exact_problems(estimator.degree + 1), measures_full_loss)
 def declared_cost_is_met(estimator: Estimator, problem: Problem) -> None:
     """After the first step, the cheapest step of a run has the cost that the estimator declares."""
     counting = CountingObjective(problem.objective)
-    costs = []
-    for _ in allocate(counting, problem.trajectory, estimator, check=False):
+    allocate_step, costs = estimator.start(counting), []
+    for step in between(np.concatenate([problem.points, problem.points[::-1][1:]] * 2)):
+        if np.array_equal(step.start, step.end):
+            continue  # may cost less
+        allocate_step(step)
         costs.append(counting.cost)
     steps = [_minus(b, a) for a, b in zip(costs, costs[1:], strict=False)]
     cheapest = min(steps, key=lambda cost: (cost.full_gradients, cost.full_losses))
     require(cheapest == estimator.cost, f"declares {estimator.cost}, but the cheapest step took {cheapest}.")
-
-
-def _long(problem: Problem) -> Problem:
-    return replace(problem, points=np.concatenate([problem.points, problem.points[::-1][1:]] * 2))
 
 
 def _minus(a: Cost, b: Cost) -> Cost:
@@ -59,11 +133,11 @@ def _minus(a: Cost, b: Cost) -> Cost:
     )
 
 
-@law(lambda estimator: kinked_problems() | smooth_problems())
+@law(lambda estimator: kinked_problems() | smooth_problems() | anything(4))
 def converged_steps_are_within_tolerance(estimator: Estimator, problem: Problem) -> None:
     """The residual of a step with ``converged=True`` is within the tolerance that the step reports."""
     wide = problem.points[0] + 4 * (problem.points - problem.points[0])  # long steps across kinks
-    for a in run(estimator, problem.objective, wide):
+    for a in run(estimator, problem.objective, between(wide)):
         left = a.loss_end - a.loss_start - a.state_change - float(np.sum(a.values, dtype=np.float64))
         within = a.tolerance is None or abs(left) <= a.tolerance
         require(
@@ -73,38 +147,113 @@ def converged_steps_are_within_tolerance(estimator: Estimator, problem: Problem)
         require(a.converged or bool(a.reason), f"step {a.step} is not converged and gives no reason.")
 
 
-@law(
-    lambda estimator: st.tuples(
-        smooth_problems(), st.sampled_from(["gradient", "loss", "parameters"]), st.integers(0, 3)
-    )
+@dataclass(eq=False)
+class _Listening:
+    """Lists the points (θ as bytes) at which a gradient was evaluated."""
+
+    objective: Objective
+    points: list[bytes] = field(default_factory=list)
+
+    @property
+    def layout(self) -> Layout:
+        return self.objective.layout
+
+    def loss(self, theta: Array, batch: Batch | None = None) -> float:
+        return self.objective.loss(theta, batch)
+
+    def loss_and_grad(self, theta: Array, batch: Batch | None = None) -> tuple[float, Array]:
+        self.points.append(theta.tobytes())
+        return self.objective.loss_and_grad(theta, batch)
+
+
+@dataclass(frozen=True)
+class Fault:
+    """One number that is not finite: where (a fraction of the evaluations and of θ), and its value."""
+
+    what: str
+    when: float
+    entry: float
+    value: float
+
+
+_faults = st.builds(
+    Fault,
+    st.sampled_from(["gradient", "gradient", "loss", "parameters"]),
+    st.floats(0, 1, exclude_max=True),
+    st.floats(0, 1, exclude_max=True),
+    st.sampled_from([np.nan, np.inf, -np.inf]),
 )
-def non_finite_numbers_are_refused(estimator: Estimator, case: tuple[Problem, str, int]) -> None:
-    """NaN or infinity in parameters, loss or gradient raises `NonFiniteError`, which names the step."""
-    problem, what, after = case
-    points, objective = problem.points, problem.objective
-    tensor = objective.layout.tensor_at(1)
-    if what == "parameters":
-        points = points.copy()
-        points[after, 1] = np.nan
+
+
+@law(lambda estimator: st.tuples(smooth_problems(), _faults))
+def non_finite_numbers_are_refused(estimator: Estimator, case: tuple[Problem, Fault]) -> None:
+    """NaN or infinity anywhere, for one step only, raises `NonFiniteError`, which names step and tensor."""
+    problem, fault = case
+    points, objective = problem.points.copy(), problem.objective
+    clean = _Listening(objective)
+    expected = run(estimator, clean, between(points))
+    entry = int(fault.entry * points.shape[1])
+    faulty: Objective = objective
+    if fault.what == "parameters":
+        points[int(fault.when * len(points)), entry] = fault.value
+    elif fault.what == "gradient":
+        assume(clean.points)
+        point = clean.points[int(fault.when * len(clean.points))]
+        faulty = NonFiniteAt(objective, point, "gradient", entry, fault.value)
     else:
-        objective = NonFiniteObjective(objective, what, entry=1, after=after)
-    try:
-        run(estimator, objective, points)
-    except NonFiniteError as error:
-        require("step " in str(error), f"the error does not name the step: {error}")
-        if what != "loss":
+        assume(not expected[0].sampled)
+        faulty = NonFiniteAt(
+            objective, points[int(fault.when * len(points))].tobytes(), "loss", 0, fault.value
+        )
+    named = "" if fault.what == "loss" else objective.layout.tensor_at(entry)
+    _require_refusal(begin(estimator, faulty), points, expected, f"{fault.value} in the {fault.what}", named)
+
+
+def _require_refusal(
+    allocate_step: Allocator, points: Array, expected: list[StepAllocation], what: str, tensor: str
+) -> None:
+    for step, clean in zip(between(points), expected, strict=True):
+        try:
+            with np.errstate(all="ignore"):
+                a = allocate_step(step)
+        except NonFiniteError as error:
+            require(f"step {step.index}" in str(error), f"the error does not name step {step.index}: {error}")
             require(tensor in str(error), f"the error does not name the tensor {tensor!r}: {error}")
-        return
-    # A rule with few nodes may evaluate fewer gradients on the whole path than `after`.
-    assume(what != "gradient" or estimator.cost.full_gradients * 3 > after)
-    raise CheckFailure(f"NaN or infinity in the {what} was accepted without an error.")
+            return
+        # Not every gradient is used: the one at the end of a run may be meant for the next step.
+        same = np.array_equal(a.values, clean.values) and (a.sampled or a.loss_end == clean.loss_end)
+        require(same, f"step {step.index}: {what} gave other numbers, and no error.")
+    if "gradient" not in what:
+        raise CheckFailure(f"{what} was accepted without an error.")
 
 
 @law(lambda estimator: smooth_problems(steps=1))
 def float32_agrees_with_float64(estimator: Estimator, problem: Problem) -> None:
     """Values in float32 equal those in float64, to a few float32 eps·mass."""
     single = problem.points.astype(np.float32)
-    [a] = run(estimator, problem.objective, single)
-    [b] = run(estimator, problem.objective, single.astype(np.float64))
+    [a] = run(estimator, problem.objective, between(single))
+    [b] = run(estimator, problem.objective, between(single.astype(np.float64)))
     assume(a.cost == b.cost)  # an adaptive estimator may refine only one of them, near its threshold
     require_close(a.values, b.values, rounding(a), "values in float32")
+
+
+def _requires_fields(estimator: Estimator) -> bool:
+    return bool(required_fields_of(estimator))
+
+
+@law(lambda estimator: st.sampled_from(required_fields_of(estimator)), _requires_fields)
+def incomplete_steps_are_refused(estimator: Estimator, name: str) -> None:
+    """A step without a field of ``required_fields`` raises `IncompleteStepError`, which names the field."""
+    assert isinstance(estimator, StochasticEstimator)
+    problem = network(0, steps=1)
+    [step] = problem.trajectory
+    complete = with_fields(step, problem.objective, estimator)
+    empty: Any = () if name in ("micro_batches", "next_micro_batches") else None
+    objective = Replicated(problem.objective)
+    estimator.start(objective)(complete)
+    try:
+        estimator.start(objective)(replace(complete, **{name: empty}))
+    except IncompleteStepError as error:
+        require(name in str(error), f"the error does not name Step.{name}: {error}")
+        return
+    raise CheckFailure(f"a step without {name}, one of required_fields, was accepted.")

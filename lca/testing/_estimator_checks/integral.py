@@ -1,6 +1,7 @@
 """Laws about the values: each is the path integral of its parameter, with the properties that follow."""
 
-from typing import Any
+from collections.abc import Sequence
+from dataclasses import replace
 
 import numpy as np
 from hypothesis import strategies as st
@@ -8,40 +9,79 @@ from hypothesis import strategies as st
 from lca import tolerances
 from lca.allocation import Estimator, StepAllocation
 from lca.arrays import array_ops
-from lca.objective import Scaled, Sum
-from lca.testing._estimator_checks.law import any_problem, exact_problem, law_into, run
-from lca.testing._instruments import Reparametrized, WithQuadraticTensor
-from lca.testing._laws import require, require_close, rounding
+from lca.estimators._stochastic import StochasticEstimator
+from lca.objective import Scaled, State, Sum
+from lca.step import Step
+from lca.testing._domain import Losses, any_scale, anything, large_models, long_runs, unrelated_losses
+from lca.testing._estimator_checks.law import (
+    any_problem,
+    between,
+    exact_problem,
+    has_fixed_nodes,
+    law_into,
+    measures_full_loss,
+    run,
+)
+from lca.testing._instruments import Partial, Reparametrized, Scheduled, WithQuadraticTensor
+from lca.testing._laws import nodes_of, require, require_close, rounding
 from lca.testing._reference import distance_to_polynomials, path_integral
 from lca.testing._report import Check
 from lca.testing.problems import Problem
-from lca.testing.strategies import smooth_problems
+from lca.testing.strategies import seeds, smooth_problems
 
 Array = np.ndarray
 CHECKS: list[Check] = []
 law = law_into(CHECKS)
 
 
-@law(exact_problem)
+@law(lambda estimator: exact_problem(estimator) | anything(estimator.degree + 1), has_fixed_nodes)
 def exact_up_to_declared_degree(estimator: Estimator, problem: Problem) -> None:
     """For polynomials up to degree + 1, each value equals the closed form."""
+    _require_exact(estimator, problem)
+
+
+@law(lambda estimator: large_models(estimator.degree + 1), has_fixed_nodes)
+def exact_for_models_of_any_size(estimator: Estimator, problems: tuple[Problem, ...]) -> None:
+    """The same for 1 to 200,000 parameters in 1 to 60 tensors of 0 to 5 dimensions with any names."""
+    for problem in problems:
+        _require_exact(estimator, problem)
+
+
+@law(lambda estimator: long_runs(estimator.degree + 1), has_fixed_nodes)
+def exact_in_long_runs(estimator: Estimator, problem: Problem) -> None:
+    """The same in runs of up to 60 steps, some unmeasured, whose points repeat or nearly repeat."""
+    _require_exact(estimator, problem)
+
+
+@law(lambda estimator: any_scale(estimator.degree + 1), has_fixed_nodes)
+def exact_for_losses_of_any_scale(estimator: Estimator, problems: tuple[Problem, ...]) -> None:
+    """The same for losses of 1e-12 to 1e12, negative, exactly 0, or with an offset of 1e6."""
+    for problem in problems:
+        _require_exact(estimator, problem)
+
+
+def _require_exact(estimator: Estimator, problem: Problem) -> None:
+    """Compare values and residuals with the closed form, after the run, so that they must last."""
     assert problem.exact is not None
-    for a, step in zip(run(estimator, problem.objective, problem.points), problem.trajectory, strict=True):
+    allocations = run(estimator, problem.objective, problem.trajectory)
+    for a, step in zip(allocations, problem.trajectory, strict=True):
         expected = problem.exact(step.start, step.end)
-        require_close(a.values, expected, _rounding(problem, a), f"step {a.step}: values")
-        scale = a.mass + max(abs(a.loss_start), abs(a.loss_end))
-        tolerance = tolerances.polynomial(scale, _degree(problem), tolerances.EPS64)
-        require(abs(a.residual) <= tolerance, f"the residual {a.residual:.3g} exceeds {tolerance:.3g}.")
+        require_close(a.values, expected, _rounding(problem, a, step), f"step {a.step}: values")
+        if not a.sampled:
+            tolerance = _rounding(problem, a, step) + tolerances.polynomial(
+                _loss_scale(problem, a, step), _degree(problem), tolerances.EPS64
+            )
+            require_close(a.residual, 0.0, tolerance, f"step {a.step}: residual")
 
 
-@law(lambda estimator: smooth_problems(steps=1))
+@law(lambda estimator: smooth_problems(steps=1), has_fixed_nodes)
 def error_falls_at_declared_order(estimator: Estimator, problem: Problem) -> None:
     """On a smooth loss, the errors of the values are O(h^(degree + 2)) in the length h of the step."""
     start, delta = problem.points[0], problem.points[1] - problem.points[0]
     errors, floors = [], []
     for h in 0.5 ** np.arange(7):
         points = np.array([start, start + h * delta])
-        [a] = run(estimator, problem.objective, points)
+        [a] = run(estimator, problem.objective, between(points))
         errors.append(float(np.abs(a.values - path_integral(problem.objective, *points)).sum()))
         floors.append(len(a.values) * rounding(a))
     pairs = zip(errors[:-1], errors[1:], floors[1:], strict=True)
@@ -57,7 +97,7 @@ def error_falls_at_declared_order(estimator: Estimator, problem: Problem) -> Non
     )
 
 
-@law(lambda estimator: smooth_problems(steps=1))
+@law(lambda estimator: smooth_problems(steps=1), has_fixed_nodes)
 def agrees_with_an_adaptive_reference(estimator: Estimator, problem: Problem) -> None:
     """Each value is as close to the integral (adaptive Gauss-Kronrod) as its declared degree implies.
 
@@ -69,7 +109,7 @@ def agrees_with_an_adaptive_reference(estimator: Estimator, problem: Problem) ->
     objective = WithQuadraticTensor(problem.objective, 3)
     extra = np.array([[1.0, -0.5, 0.25], [0.5, 0.5, -0.75]])
     start, end = points = np.concatenate([problem.points, extra], axis=1)
-    [a] = run(estimator, objective, points)
+    [a] = run(estimator, objective, between(points))
     reference = path_integral(objective, start, end)
     # 4 = 1 + 3: Σ|w| is 1 without negative weights, and rules with negative weights must keep it below 3.
     allowed = 4 * np.abs(end - start) * distance_to_polynomials(objective, start, end, estimator.degree)
@@ -83,29 +123,34 @@ def agrees_with_an_adaptive_reference(estimator: Estimator, problem: Problem) ->
     )
 
 
-@law(exact_problem)
+@law(exact_problem, has_fixed_nodes)
 def additive_along_the_path(estimator: Estimator, problem: Problem) -> None:
     """The allocations of the two parts of a split step add up to that of the step (exact problems)."""
     start, end = problem.points[:2]
-    [whole] = run(estimator, problem.objective, np.array([start, end]))
-    first, second = run(estimator, problem.objective, np.array([start, start + 0.375 * (end - start), end]))
-    tolerance = sum(_rounding(problem, a) for a in (whole, first, second))
-    require_close(first.values + second.values, whole.values, tolerance, "the two parts")
+    [step] = between(np.array([start, end]))
+    [whole] = run(estimator, problem.objective, [step])
+    parts = between(np.array([start, start + 0.375 * (end - start), end]))
+    first, second = run(estimator, problem.objective, parts)
+    tolerance = sum(_rounding(problem, a, step) for a in (whole, first, second))
+    require_close(first.values + second.values, whole.values, tolerance, "the sum of the two parts")
 
 
-@law(exact_problem)
+@law(exact_problem, has_fixed_nodes)
 def reversal_changes_the_sign(estimator: Estimator, problem: Problem) -> None:
     """The reversed path has the opposite allocations: ``A(b→a) = -A(a→b)`` (exact problems)."""
-    forward = run(estimator, problem.objective, problem.points)
-    backward = run(estimator, problem.objective, problem.points[::-1].copy())
-    for a, b in zip(forward, reversed(backward), strict=True):
-        tolerance = _rounding(problem, a) + _rounding(problem, b)
+    steps = between(problem.points)
+    forward = run(estimator, problem.objective, steps)
+    backward = run(estimator, problem.objective, between(problem.points[::-1].copy()))
+    for a, b, step in zip(forward, reversed(backward), steps, strict=True):
+        tolerance = _rounding(problem, a, step) + _rounding(problem, b, step)
         require_close(b.values, -a.values, tolerance, "values of the reversed step")
 
 
-def _rounding(problem: Problem, a: StepAllocation) -> float:
-    """By how much two correct computations on an exact problem may differ."""
-    return tolerances.polynomial(a.mass, _degree(problem), array_ops(a.values).eps(a.values))
+def _rounding(problem: Problem, a: StepAllocation, step: Step) -> float:
+    """By how much two correct computations of a step may differ."""
+    eps, degree = array_ops(step.start).eps(step.start), problem.degree or 1
+    scale = a.mass if problem.scale is None else problem.scale(step.start, step.end)
+    return tolerances.polynomial(scale, degree, eps, nodes_of(a))
 
 
 def _degree(problem: Problem) -> int:
@@ -113,41 +158,152 @@ def _degree(problem: Problem) -> int:
     return problem.degree
 
 
-@law(lambda estimator: st.tuples(any_problem(estimator), st.randoms(use_true_random=False)))
-def follows_a_change_of_order_and_units(estimator: Estimator, case: tuple[Problem, Any]) -> None:
+def _loss_scale(problem: Problem, a: StepAllocation, step: Step) -> float:
+    """The size of the numbers that cancel in the difference of the losses."""
+    if problem.loss_scale is None:
+        return max(abs(a.loss_start), abs(a.loss_end))
+    return max(problem.loss_scale(step.start), problem.loss_scale(step.end))
+
+
+@law(lambda estimator: st.tuples(anything(estimator.degree + 1), seeds), measures_full_loss)
+def frozen_tensors_that_move_are_measured(estimator: Estimator, case: tuple[Problem, int]) -> None:
+    """A tensor that the objective does not differentiate unless asked to, but that moves, has its values."""
+    problem, rng = case[0], np.random.default_rng(case[1])
+    names = [name for name in problem.objective.layout.names if rng.random() < 0.5]
+    _require_exact(estimator, replace(problem, objective=Partial(problem.objective, frozenset(names))))
+
+
+@law(lambda estimator: st.tuples(any_problem(estimator), seeds))
+def follows_a_change_of_order_and_units(estimator: Estimator, case: tuple[Problem, int]) -> None:
     """Permuting the parameters permutes the values; rescaling them (θ_i → c_i θ_i) changes no value."""
-    problem, random = case
-    k = problem.points.shape[1]
-    order = np.array(random.sample(range(k), k))
-    units = 2.0 ** np.array([random.randint(-3, 3) for _ in range(k)])  # powers of 2: exact in floats
+    problem, rng = case[0], np.random.default_rng(case[1])
+    order = rng.permutation(problem.points.shape[1])
+    units = 2.0 ** rng.integers(-3, 4, size=len(order))  # powers of 2: exact in floats
     changed = Reparametrized(problem.objective, order, units)
-    plain = run(estimator, problem.objective, problem.points)
-    other = run(estimator, changed, changed.forward(problem.points))
-    for a, b in zip(plain, other, strict=True):
-        require_close(b.values, a.values[order], rounding(a), f"step {a.step}: values in other coordinates")
+    other = replace(problem, points=changed.forward(problem.points)).trajectory
+    for step, changed_step in zip(problem.trajectory, other, strict=True):  # each begins a run of its own
+        [a], [b] = run(estimator, problem.objective, [step]), run(estimator, changed, [changed_step])
+        tolerance = rounding(a) if problem.degree is None else _rounding(problem, a, step)
+        require_close(b.values, a.values[order], tolerance, f"step {a.step}: values in other coordinates")
 
 
-@law(exact_problem)
+@law(lambda estimator: exact_problem(estimator) | anything(estimator.degree + 1))
 def linear_in_the_loss(estimator: Estimator, problem: Problem) -> None:
     """Doubling the loss doubles the values (exact problems)."""
-    plain = run(estimator, problem.objective, problem.points)
-    twice = run(estimator, Scaled(problem.objective, 2.0), problem.points)
-    for a, b in zip(plain, twice, strict=True):
-        require_close(b.values, 2 * a.values, rounding(b), f"step {a.step}: values of twice the loss")
+    plain = run(estimator, problem.objective, problem.trajectory)
+    twice = run(estimator, Scaled(problem.objective, 2.0), problem.trajectory)
+    for a, b, step in zip(plain, twice, problem.trajectory, strict=True):
+        tolerance = 2 * _rounding(problem, a, step)
+        require_close(b.values, 2 * a.values, tolerance, f"step {a.step}: values of twice the loss")
 
 
-@law(any_problem)
-def terms_add_up(estimator: Estimator, problem: Problem) -> None:
-    """The values, losses and residuals of the terms of a `lca.Sum` add up to those of the sum."""
-    both = Sum({"most": Scaled(problem.objective, 0.75), "rest": Scaled(problem.objective, 0.25)})
-    for a in run(estimator, both, problem.points):
-        require(set(a.terms) == {"most", "rest"}, f"terms are {sorted(a.terms)}, expected most and rest.")
-        rows = list(a.terms.values())
-        require_close(sum(row.values for row in rows), a.values, rounding(a), "the sum of the terms")
-        most = a.terms["most"]
-        require_close(most.values, 0.75 * a.values, rounding(a), "the term that is 3/4 of the loss")
-        tolerance = tolerances.repeat(a.loss_end, tolerances.EPS64)
-        require_close(most.loss_end, 0.75 * a.loss_end, tolerance, "its loss at the end")
-        tolerance = tolerances.conservation(a.mass, a.loss_end, tolerances.EPS64)
-        left = sum(row.residual for row in rows)
-        require_close(left, a.residual, tolerance, "the residuals of the terms")
+@law(lambda estimator: unrelated_losses(estimator.degree + 1), measures_full_loss)
+def terms_add_up(estimator: Estimator, case: Losses) -> None:
+    """Each term of a `lca.Sum` has the allocation that it would have alone, and together they add up."""
+    found = run(estimator, Sum({name: p.objective for name, p in case.items()}), _steps(case))
+    for a, step in zip(found, _steps(case), strict=True):
+        require(set(a.terms) == set(case), f"terms are {sorted(a.terms)}, expected {sorted(case)}.")
+        _require_terms(estimator, a, step, case)
+        tolerance = sum(_rounding(problem, a, step) for problem in case.values())
+        rows = a.terms.values()
+        require_close(sum(row.values for row in rows), a.values, tolerance, f"step {a.step}: sum of terms")
+
+
+@law(
+    lambda estimator: st.tuples(unrelated_losses(estimator.degree + 1), st.booleans(), seeds),
+    measures_full_loss,
+)
+def state_is_kept_apart(estimator: Estimator, case: tuple[Losses, bool, int]) -> None:
+    """If a state besides θ moves (`Step.state`), its effect is ``state_change`` and in no value."""
+    (losses, in_a_sum, _), rng = case, np.random.default_rng(case[2])
+    moving, problem = next(iter(losses.items()))
+    steps, states = _steps(losses), [_random_state(rng)]
+    for _ in steps:  # in about half of the steps the state stays, and is the same object
+        states.append(_random_state(rng) if rng.random() < 0.5 else states[-1])
+    steps = [replace(step, state=(states[t], states[t + 1])) for t, step in enumerate(steps)]
+    scheduled = Scheduled(problem.objective, _random_state(rng))
+    others = {name: other.objective for name, other in losses.items() if name != moving}
+    measured = Sum({**others, moving: scheduled}) if in_a_sum else scheduled
+    for a, step in zip(run(estimator, measured, steps), steps, strict=True):
+        row = a.terms[moving] if in_a_sum else a
+        change = _require_state(row, step, problem, scheduled)
+        size = _loss_scale(problem, row, step) * 8 + 8
+        tolerance = tolerances.conservation(size, size, tolerances.EPS64)
+        require_close(a.state_change, change, tolerance, f"step {a.step}: state_change of the sum")
+
+
+def _require_state(row: StepAllocation, step: Step, problem: Problem, scheduled: Scheduled) -> float:
+    """Compare every field with the truth; returns the true change of the loss by the state."""
+    assert step.state is not None
+    assert problem.exact is not None
+    before, after = (scheduled.at_state(state) for state in step.state)
+    rounding_of_values = 2 * _rounding(problem, row, step)  # 2 is the largest factor
+    expected = before.factor * problem.exact(step.start, step.end)
+    require_close(
+        row.values, expected, rounding_of_values, f"step {row.step}: values in the state at the start"
+    )
+    size = 4 * _loss_scale(problem, row, step) + 4
+    tolerance = tolerances.conservation(size, size, tolerances.EPS64)
+    truth = {
+        "loss_start": before.loss(step.start),
+        "loss_end": after.loss(step.end),
+        "state_change": after.loss(step.end) - before.loss(step.end),
+    }
+    for what, value in truth.items():
+        require_close(getattr(row, what), value, tolerance, f"step {row.step}: {what}")
+    require_close(row.residual, 0.0, tolerance + rounding_of_values, f"step {row.step}: residual")
+    return truth["state_change"]
+
+
+@law(
+    lambda estimator: st.tuples(anything(estimator.degree + 1), seeds),
+    lambda estimator: isinstance(estimator, StochasticEstimator) and has_fixed_nodes(estimator),
+)
+def samples_are_in_the_state_of_the_step(estimator: Estimator, case: tuple[Problem, int]) -> None:
+    """Samples are evaluated in ``Step.state``, not in the state that the model has at the moment."""
+    problem, rng = case[0], np.random.default_rng(case[1])
+    state = _random_state(rng)
+    scheduled = Scheduled(problem.objective, _random_state(rng))
+    steps = [replace(step, state=(state, state)) for step in problem.trajectory]
+    for a, step in zip(run(estimator, scheduled, steps), steps, strict=True):
+        assert problem.exact is not None
+        expected = scheduled.at_state(state).factor * problem.exact(step.start, step.end)
+        tolerance = 2 * _rounding(problem, a, step)
+        require_close(a.values, expected, tolerance, f"step {a.step}: values in the state of the step")
+
+
+def _random_state(rng: np.random.Generator) -> State:
+    """A factor of 0.5 to 2 and a shift of -1 to 1 (`Scheduled`)."""
+    return {"factor": rng.uniform(0.5, 2, size=1), "shift": rng.uniform(-1, 1, size=1)}
+
+
+def _steps(losses: Losses) -> Sequence[Step]:
+    """The steps of the path that the losses share."""
+    return next(iter(losses.values())).trajectory
+
+
+def _require_terms(estimator: Estimator, a: StepAllocation, step: Step, losses: Losses) -> None:
+    """Compare every field of every term with that of the term alone."""
+    for name, problem in losses.items():
+        row, of = a.terms[name], f"step {a.step}, term {name!r}"
+        tolerance = _rounding(problem, a, step)
+        if _degree(problem) <= estimator.degree + 1:
+            expected = problem.exact(step.start, step.end)  # type: ignore[misc]
+            require_close(row.values, expected, tolerance, f"{of}: values")
+        for what, point in (("loss_start", step.start), ("loss_end", step.end)):
+            loss = problem.objective.loss(point)
+            require_close(
+                getattr(row, what), loss, tolerances.repeat(loss, tolerances.EPS64), f"{of}: {what}"
+            )
+        left = row.loss_end - row.loss_start - float(np.sum(row.values, dtype=np.float64))
+        scale = max(abs(row.loss_start), abs(row.loss_end))
+        limit = tolerances.conservation(row.mass, scale, tolerances.EPS64)
+        require_close(row.residual, left, limit, f"{of}: residual")
+        require(row.state_change == 0, f"{of}: state_change is {row.state_change!r} without any state.")
+        require(row.step == step.index, f"{of} is numbered {row.step}.")
+        moved = float(np.abs(row.values).sum())
+        scale = 16 * problem.scale(step.start, step.end)  # type: ignore[misc]
+        require(row.values.dtype == a.values.dtype, f"{of}: values are {row.values.dtype}.")
+        require(
+            moved - tolerance <= row.mass <= scale, f"{of}: mass {row.mass:.3g}, but Σ|values| {moved:.3g}."
+        )

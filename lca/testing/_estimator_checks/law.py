@@ -1,14 +1,19 @@
-"""How laws of full-data estimators are registered, and the problems on which they are checked."""
+"""How laws of estimators are registered, and the problems on which they are checked."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
+from contextlib import suppress
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 from hypothesis import strategies as st
 
-from lca.allocation import Estimator, StepAllocation, allocate
+from lca.allocation import Estimator, StepAllocation
+from lca.estimators._stochastic import StochasticEstimator
 from lca.objective import Objective
-from lca.step import Trajectory
+from lca.step import Step, Trajectory
+from lca.testing._domain import anything
+from lca.testing._replicated import begin, has_random_nodes
 from lca.testing._report import Check
 from lca.testing.problems import Problem
 from lca.testing.strategies import exact_problems, kinked_problems, smooth_problems
@@ -16,26 +21,41 @@ from lca.testing.strategies import exact_problems, kinked_problems, smooth_probl
 Array = np.ndarray
 Law = Callable[[Estimator, Any], None]
 Cases = Callable[[Estimator], st.SearchStrategy[Any]]
+Applies = Callable[[Estimator], bool]
 
 
-def law_into(checks: list[Check]) -> Callable[[Cases], Callable[[Law], Law]]:
-    """Return a decorator that adds a law of full-data estimators to ``checks``, named after its function.
+def measures_full_loss(estimator: Estimator) -> bool:
+    """Whether the values have no random part, and the losses are measured."""
+    return estimator.target == "full" and not isinstance(estimator, StochasticEstimator)
 
-    The decorator is called with a function from the estimator to the hypothesis strategy of the law's cases.
+
+def is_any(estimator: Estimator) -> bool:
+    """Whether the estimator declares what the laws of all estimators need."""
+    return measures_full_loss(estimator) or isinstance(estimator, StochasticEstimator)
+
+
+def has_fixed_nodes(estimator: Estimator) -> bool:
+    """Whether each value, and not only its mean, is exact where all examples agree."""
+    with suppress(Exception):  # whatever is wrong with it, the laws will show it
+        return is_any(estimator) and not has_random_nodes(estimator)
+    return is_any(estimator)
+
+
+def law_into(checks: list[Check]) -> Callable[..., Callable[[Law], Law]]:
+    """Return a decorator that adds a law to ``checks``, named after its function.
+
+    The decorator is called with a function from the estimator to the hypothesis strategy of the law's cases,
+    and with the condition under which the law applies.
     """
 
-    def law(cases: Cases) -> Callable[[Law], Law]:
+    def law(cases: Cases, applies: Applies = is_any) -> Callable[[Law], Law]:
         def register(function: Law) -> Law:
-            checks.append(Check(function.__name__, function, cases, _measures_full_loss))
+            checks.append(Check(function.__name__, function, cases, applies))
             return function
 
         return register
 
     return law
-
-
-def _measures_full_loss(estimator: Estimator) -> bool:
-    return estimator.target == "full"
 
 
 def exact_problem(estimator: Estimator) -> st.SearchStrategy[Problem]:
@@ -44,10 +64,21 @@ def exact_problem(estimator: Estimator) -> st.SearchStrategy[Problem]:
 
 
 def any_problem(estimator: Estimator) -> st.SearchStrategy[Problem]:
-    """Exact, smooth and kinked problems."""
-    return exact_problem(estimator) | smooth_problems() | kinked_problems()
+    """Exact, smooth and kinked problems, on any layout and path."""
+    return exact_problem(estimator) | anything(estimator.degree + 1) | smooth_problems() | kinked_problems()
 
 
-def run(estimator: Estimator, objective: Objective, points: Array) -> list[StepAllocation]:
-    """The allocations of the steps between these points (T + 1, K)."""
-    return list(allocate(objective, Trajectory(points), estimator, check=False))
+def run(estimator: Estimator, objective: Objective, steps: Iterable[Step]) -> list[StepAllocation]:
+    """The allocations of these steps."""
+    allocate_step = begin(estimator, objective)
+    return [allocate_step(step) for step in steps]
+
+
+def between(points: Array) -> list[Step]:
+    """The steps between these points (T + 1, K)."""
+    return list(Trajectory(points))
+
+
+def in_dtype(problem: Problem, dtype: Any) -> Problem:
+    """The same problem with the points in another dtype."""
+    return replace(problem, points=problem.points.astype(dtype))

@@ -1,16 +1,20 @@
 """Laws about runs: no value depends on what an estimator kept from earlier steps or from other runs."""
 
-from collections.abc import Sequence
+import random as python_random
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import replace
 
 import numpy as np
 from hypothesis import assume
 
-from lca.allocation import Estimator, StepAllocation
-from lca.objective import Objective
-from lca.step import Step, Trajectory
-from lca.testing._estimator_checks.law import any_problem, law_into, run
+from lca.allocation import Allocator, Estimator, StepAllocation
+from lca.step import ExampleScores, MicroBatch, Step
+from lca.testing._domain import anything, eventful_networks
+from lca.testing._estimator_checks.law import any_problem, between, has_fixed_nodes, law_into, run
 from lca.testing._instruments import CountingObjective
 from lca.testing._laws import require, require_close, rounding
+from lca.testing._replicated import begin
 from lca.testing._report import Check
 from lca.testing.problems import Problem
 from lca.testing.strategies import smooth_problems
@@ -20,73 +24,125 @@ CHECKS: list[Check] = []
 law = law_into(CHECKS)
 
 
-@law(lambda estimator: smooth_problems(steps=3))
+@law(lambda estimator: eventful_networks() | anything(3), has_fixed_nodes)
 def reused_end_points_change_nothing(estimator: Estimator, problem: Problem) -> None:
-    """The values of a step are the same whether or not the previous step ended where it starts."""
-    a, b, c, elsewhere = problem.points
-    joined, nodes_joined = _second(estimator, problem.objective, [Step(a, b, 0), Step(b, c, 1)])
-    apart, nodes_apart = _second(estimator, problem.objective, [Step(a, elsewhere, 0), Step(b, c, 1)])
-    # An adaptive estimator may refine the step in only one of the runs, which this law does not test.
-    assume(nodes_joined == nodes_apart)
-    require_close(joined.values, apart.values, rounding(joined), "values after a step that ended elsewhere")
+    """A step has the same values in a run as alone, also if it starts near the last end, but not there."""
+    counting = CountingObjective(problem.objective)
+    in_run, compared = begin(estimator, counting), 0
+    for step in problem.trajectory:
+        a, nodes_in_run = _evaluated(in_run, counting, step)
+        alone = CountingObjective(problem.objective)
+        b, nodes_alone = _evaluated(begin(estimator, alone), alone, step)
+        # An adaptive estimator may refine the step in only one of the runs, which this law does not test.
+        if nodes_in_run == nodes_alone:
+            compared += 1
+            require_close(a.values, b.values, rounding(b), f"step {step.index}: values in a run")
+    assume(compared > 0)
 
 
-def _second(
-    estimator: Estimator, objective: Objective, steps: Sequence[Step]
+def _evaluated(
+    allocate_step: Allocator, counting: CountingObjective, step: Step
 ) -> tuple[StepAllocation, set[bytes]]:
-    """The second allocation, and the points inside the second step at which it was evaluated."""
-    counting = CountingObjective(objective)
-    allocator = estimator.start(counting)
-    allocator(steps[0])
+    """The allocation, and the points inside the step at which it was evaluated."""
     counting.points.clear()
-    result = allocator(steps[1])
-    return result, set(counting.points) - {steps[1].start.tobytes(), steps[1].end.tobytes()}
+    result = allocate_step(step)
+    return result, set(counting.points) - {step.start.tobytes(), step.end.tobytes()}
 
 
-@law(lambda estimator: smooth_problems(steps=3))
+@law(lambda estimator: eventful_networks())
 def in_place_updates_are_seen(estimator: Estimator, problem: Problem) -> None:
     """A training loop that updates its buffers in place gets the same values as one with new vectors."""
-    fresh = run(estimator, problem.objective, problem.points)
+    fresh = run(estimator, problem.objective, problem.trajectory)
     start, end = np.empty_like(problem.points[0]), np.empty_like(problem.points[0])
-    allocator = estimator.start(problem.objective)
-    for t, a in enumerate(fresh):
-        start[:], end[:] = problem.points[t], problem.points[t + 1]  # overwritten at every step
-        b = allocator(Step(start, end, t))
-        require_close(b.values, a.values, rounding(a), f"step {t}: values from reused buffers")
+    allocate_step = begin(estimator, problem.objective)
+    for a, step in zip(fresh, problem.trajectory, strict=True):
+        start[:], end[:] = step.start, step.end  # overwritten at every step
+        b = allocate_step(Step(start, end, step.index))
+        require_close(b.values, a.values, rounding(a), f"step {step.index}: values from reused buffers")
 
 
-@law(lambda estimator: smooth_problems(steps=3))
+@law(lambda estimator: smooth_problems(steps=3), has_fixed_nodes)
 def end_points_written_over_are_seen(estimator: Estimator, problem: Problem) -> None:
     """If the array at which the last step ended is overwritten, its old gradient is not reused."""
     a, b, c, elsewhere = problem.points
-    apart = _run_steps(estimator, problem.objective, [Step(a, elsewhere, 0), Step(b, c, 1)])[1]
-    allocator, buffer = estimator.start(problem.objective), elsewhere.copy()
-    allocator(Step(a, buffer, 0))
+    apart = run(estimator, problem.objective, [Step(a, elsewhere, 0), Step(b, c, 1)])[1]
+    allocate_step, buffer = begin(estimator, problem.objective), elsewhere.copy()
+    allocate_step(Step(a, buffer, 0))
     buffer[:] = b  # as in a training loop in which not every step is measured
-    again = allocator(Step(buffer, c, 1))
+    again = allocate_step(Step(buffer, c, 1))
     require_close(again.values, apart.values, rounding(apart), "values after the last end was overwritten")
-
-
-def _run_steps(estimator: Estimator, objective: Objective, steps: Sequence[Step]) -> list[StepAllocation]:
-    allocator = estimator.start(objective)
-    return [allocator(step) for step in steps]
 
 
 @law(lambda estimator: smooth_problems(steps=3))
 def runs_are_independent(estimator: Estimator, problem: Problem) -> None:
     """Two interleaved runs do not affect each other; a repeated run is bitwise equal."""
-    alone = run(estimator, problem.objective, problem.points)
-    one, other = estimator.start(problem.objective), estimator.start(problem.objective)
-    shifted = Trajectory(problem.points + 0.1)
-    for a, step, disturbance in zip(alone, problem.trajectory, shifted, strict=True):
+    steps = problem.trajectory
+    alone = run(estimator, problem.objective, steps)
+    one, other = begin(estimator, problem.objective), begin(estimator, problem.objective)
+    for a, step, disturbance in zip(alone, steps, between(problem.points + 0.1), strict=True):
         b = one(step)
         other(disturbance)
         require(np.array_equal(a.values, b.values), f"step {a.step}: another run changed the values.")
+        require(a.cost == b.cost, f"step {a.step}: another run changed the cost, {a.cost} to {b.cost}.")
 
 
 @law(any_problem)
 def inputs_are_left_alone(estimator: Estimator, problem: Problem) -> None:
-    """The vectors of a step are not modified."""
-    points = problem.points.copy()
-    run(estimator, problem.objective, points)
-    require(np.array_equal(points, problem.points), "the points of the path were modified.")
+    """The vectors of a step, the random generators and NumPy's handling of errors are not modified."""
+    with _restored():
+        outside = _global_state()
+        allocate_step = begin(estimator, problem.objective)
+        steps, unchanged = problem.trajectory, problem.trajectory
+        for step, before in zip(steps, unchanged, strict=True):
+            allocate_step(step)
+            for end in ("start", "end"):
+                same = np.array_equal(getattr(step, end), getattr(before, end))
+                require(same, f"step {step.index}: Step.{end} was modified; copy it first.")
+        require(
+            _global_state() == outside, "NumPy's or Python's random generator, or np.seterr, was modified."
+        )
+
+
+@contextmanager
+def _restored() -> Iterator[None]:
+    numpy_random, python = np.random.get_state(), python_random.getstate()  # noqa: NPY002 - not to be touched
+    with np.errstate():
+        try:
+            # Hypothesis seeds both with 0, as an estimator might.
+            np.random.seed(python_random.randrange(2**31) + 1)  # noqa: NPY002
+            yield
+        finally:
+            np.random.set_state(numpy_random)  # noqa: NPY002
+            python_random.setstate(python)
+
+
+@law(lambda estimator: smooth_problems() | anything(3))
+def other_fields_change_nothing(estimator: Estimator, problem: Problem) -> None:
+    """Fields of a step that the estimator does not require, such as the training gradient, are not used."""
+    plain, more = begin(estimator, problem.objective), begin(estimator, problem.objective, more=_misleading)
+    for step in problem.trajectory:
+        a, b = plain(step), more(step)
+        same = np.array_equal(a.values, b.values) and a.cost == b.cost
+        require(same, f"step {step.index}: fields that are not in required_fields changed the values.")
+
+
+def _misleading(step: Step) -> Step:
+    """The step with fields that fit no loss."""
+    wrong = np.full_like(step.start, 3.0)
+    parts = (MicroBatch(wrong, wrong), MicroBatch(wrong, -wrong))
+    index = np.arange(3)
+    return replace(
+        step,
+        batch=(index, np.ones(3)),
+        gradient=wrong,
+        micro_batches=parts,
+        next_batch=(index, np.ones(3)),
+        next_gradient=wrong,
+        next_micro_batches=parts,
+        scores=ExampleScores(index, np.array([1.0, 2.0, 3.0])),
+    )
+
+
+def _global_state() -> tuple[object, ...]:
+    name, keys, *rest = np.random.get_state()  # noqa: NPY002 - the generator that must not be touched
+    return name, np.asarray(keys).tobytes(), *rest, python_random.getstate(), tuple(np.geterr().items())

@@ -1,0 +1,213 @@
+"""Short training runs on small batches of examples that differ, with known full-data allocations."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from typing import Any, Self
+
+import numpy as np
+
+from lca.estimators._stochastic import StochasticEstimator
+from lca.layout import Layout
+from lca.reference._optimizers import SGD, leave_one_out
+from lca.reference._training import with_next
+from lca.step import ExampleScores, MicroBatch, Step
+from lca.testing._replicated import batch_size, micro_batches_of
+from lca.views._error_bars import ErrorBars
+
+Array = np.ndarray
+Batch = tuple[Array, Array]
+STEPS = 5
+TOP_POWER = 4
+"""The highest power of θ in the loss of an example; full-data laws cover higher ones."""
+_KIT = 0x717  # so that no generator of an estimator repeats a stream of the kit
+
+
+def kit_rng(*seed: int) -> np.random.Generator:
+    """A generator whose stream differs from ``default_rng(seed)``, of which estimators make use."""
+    return np.random.default_rng([_KIT, *seed])
+
+
+@dataclass(frozen=True, eq=False)
+class SampledRidges:
+    """``ℓ_n(θ) = b_n·θ + Σ_j γ_{n,j} (a_j·θ)^p / p``, and L, their mean with weights w.
+
+    A batch is a pair (indices, weights). The closed form is that of `lca.testing.problems.RidgePolynomial`.
+
+    Parameters
+    ----------
+    slopes
+        b (N, K).
+    heights
+        γ (N, J).
+    directions
+        a (J, K).
+    power
+        p ≥ 1.
+    weight
+        w (N,), or ``None`` if all are 1.
+    """
+
+    slopes: Array
+    heights: Array
+    directions: Array
+    power: int
+    weight: Array | None
+    layout: Layout
+    counts: dict[str, int] = field(default_factory=lambda: {"gradients": 0, "losses": 0})
+
+    @classmethod
+    def random(cls, degree: int, rng: np.random.Generator, *, weighted: bool = True) -> Self:
+        """30 to 50 examples and 3 to 8 parameters in three tensors; a polynomial of at most degree + 1.
+
+        Examples with a large slope weigh more, so that a mean without weights is another one.
+        """
+        n, shapes = int(rng.integers(30, 51)), ((), (1, int(rng.integers(1, 4))), (int(rng.integers(1, 5)),))
+        layout = Layout(("b.scale", "a.weight", "10"), shapes)
+        slopes = rng.normal(0.3, 1.0, size=(n, layout.size))
+        heights = rng.gamma(2.0, size=(n, 3)) / 3
+        directions = rng.normal(size=(3, layout.size)) / np.sqrt(layout.size)
+        weight = np.exp(0.7 * slopes[:, 0]) if weighted else None
+        return cls(slopes, heights, directions, min(degree + 1, TOP_POWER), weight, layout)
+
+    @property
+    def n_examples(self) -> int:
+        return len(self.slopes)
+
+    @property
+    def labels(self) -> Array:
+        return np.arange(self.n_examples) % 2
+
+    @property
+    def share(self) -> Array:
+        """The part of each example in the mean (N,)."""
+        weight = np.ones(self.n_examples) if self.weight is None else self.weight
+        share: Array = weight / weight.sum()
+        return share
+
+    def batch(self, index: Array, weight: Array | None = None) -> Batch:
+        return index, np.ones(len(index)) if weight is None else weight
+
+    def loss(self, theta: Array, batch: Batch | None = None) -> float:
+        self.counts["losses"] += self.n_examples if batch is None else len(batch[0])
+        return self._loss_and_grad(theta, batch)[0]
+
+    def loss_and_grad(self, theta: Array, batch: Batch | None = None) -> tuple[float, Array]:
+        self.counts["gradients"] += self.n_examples if batch is None else len(batch[0])
+        return self._loss_and_grad(theta, batch)
+
+    def scores(self, theta: Array, batch: Batch | None = None) -> Array:
+        index = np.arange(self.n_examples) if batch is None else batch[0]
+        self.counts["losses"] += len(index)
+        curved = (self.heights[index] * (self.directions @ theta) ** (self.power - 1)) @ self.directions
+        scores: Array = np.abs(self.slopes[index] + curved).sum(axis=1)
+        return scores
+
+    def exact_allocation(self, start: Array, end: Array) -> Array:
+        """The full-data allocation (K,) of a step."""
+        u, v, p = self.directions @ start, self.directions @ end, self.power
+        mean_slope = sum(v**k * u ** (p - 1 - k) for k in range(p)) / p
+        share = self.share
+        gradient = share @ self.slopes + (share @ self.heights * mean_slope) @ self.directions
+        allocation: Array = (end - start) * gradient
+        return allocation
+
+    def _loss_and_grad(self, theta: Array, batch: Batch | None) -> tuple[float, Array]:
+        self.layout.check(theta, "theta")
+        if batch is None:
+            slope, height = self.share @ self.slopes, self.share @ self.heights
+        else:
+            index, weight = batch
+            share = weight / weight.sum()
+            slope, height = share @ self.slopes[index], share @ self.heights[index]
+        u = self.directions @ theta
+        loss = float(slope @ theta + height @ u**self.power / self.power)
+        return loss, slope + (height * u ** (self.power - 1)) @ self.directions
+
+
+def training_run(
+    objective: SampledRidges, estimator: StochasticEstimator, rng: np.random.Generator, *, steps: int = STEPS
+) -> Iterator[Step]:
+    """SGD with momentum on small batches, drawn independently; steps have the fields that are required."""
+    wanted = set(estimator.required_fields)
+    for step in with_next(_every_field(objective, micro_batches_of(estimator), rng, steps + 1)):
+        names = ("batch", "gradient", "micro_batches", "scores")
+        fields = {name: getattr(step, name) for name in names if name in wanted}
+        fields |= {f"next_{n}": getattr(step, f"next_{n}") for n in names[:3] if f"next_{n}" in wanted}
+        yield Step(step.start, step.end, step.index, **fields)
+
+
+def _every_field(
+    objective: SampledRidges, parts: int, rng: np.random.Generator, steps: int
+) -> Iterator[Step]:
+    theta, sgd = rng.normal(1.0, 0.3, size=objective.layout.size), SGD(0.05, momentum=0.5)
+    state = sgd.init(theta)
+    for index in range(steps):
+        # Drawn by weight, as the loss of a batch is the plain mean of its examples.
+        examples = rng.choice(objective.n_examples, size=batch_size(parts), p=objective.share)
+        batch, counts = objective.batch(examples), dict(objective.counts)
+        fields: dict[str, Any] = {"scores": ExampleScores(examples, objective.scores(theta, batch))}
+        halves = [objective.batch(half) for half in np.split(examples, parts)]
+        grads = [objective.loss_and_grad(theta, half)[1] for half in halves]
+        objective.counts.update(counts)  # training costs nothing
+        grad = np.mean(grads, axis=0)
+        updates = leave_one_out(sgd, state, grads, theta)
+        fields["micro_batches"] = tuple(map(MicroBatch, grads, updates))
+        state, delta = sgd.update(state, grad, theta)
+        yield Step(theta, theta + delta, index, batch, gradient=grad, **fields)
+        theta = theta + delta
+
+
+@dataclass(frozen=True, eq=False)
+class Errors:
+    """The errors of many runs.
+
+    Attributes
+    ----------
+    errors
+        Estimate minus true allocation, (runs, STEPS, K).
+    size
+        The mean over the runs of the true ``|total|`` of a parameter, (K,), in units of the loss.
+    stderrs
+        Stated standard errors of these values, (runs, STEPS, K), or ``None`` if the estimator states none.
+    run_stderrs
+        Stated standard errors of the sums over the steps of a run, (runs, K), or ``None``.
+    """
+
+    errors: Array
+    size: Array
+    stderrs: Array | None
+    run_stderrs: Array | None
+
+
+def errors_of_runs(estimator: StochasticEstimator, runs: int, seed: int) -> Errors:
+    """The errors of ``runs`` independent runs, all on one problem."""
+    objective = SampledRidges.random(estimator.degree, kit_rng(seed, 0))
+    found = [_one_run(estimator, objective, seed, i) for i in range(runs)]
+    errors, totals, stderrs, run_stderrs = zip(*found, strict=True)
+    return Errors(
+        np.array(errors),
+        np.abs(totals).mean(axis=0),
+        None if stderrs[0] is None else np.array(stderrs),
+        None if run_stderrs[0] is None else np.array(run_stderrs),
+    )
+
+
+def _one_run(
+    estimator: StochasticEstimator, objective: SampledRidges, seed: int, run: int
+) -> tuple[Array, Array, Array | None, Array | None]:
+    """The errors of a run (STEPS, K), its true totals (K,), and the standard errors of values and sums."""
+    values, truth, stderrs = [], [], []
+    k = objective.layout.size
+    bars = ErrorBars(Layout(tuple(map(str, range(k))), ((),) * k).groups("tensor"))
+    allocate_step = estimator.reseeded(seed * 1_000_003 + run).start(objective)
+    for step in training_run(objective, estimator, kit_rng(seed, 1, run)):
+        a = allocate_step(step)
+        truth.append(objective.exact_allocation(step.start, step.end))
+        values.append(a.values)
+        stderrs.append(a.stderr)
+        if a.replicates:
+            bars.update(a)
+    errors, total = np.array(values) - np.array(truth), np.sum(truth, axis=0)
+    if len(bars):
+        return errors, total, bars.per_step(), bars.stderr()
+    return errors, total, None if stderrs[0] is None else np.array(stderrs), None
