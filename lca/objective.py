@@ -246,11 +246,11 @@ class Scaled:
         object.__setattr__(self, "layout", self.objective.layout)
 
     def loss(self, theta: Vector, batch: Batch | None = None) -> float:
-        return self.factor * self.objective.loss(theta, batch)
+        return self.factor * evaluate(self.objective, theta, batch, gradient=False).loss
 
     def loss_and_grad(self, theta: Vector, batch: Batch | None = None) -> tuple[float, Vector]:
-        loss, grad = self.objective.loss_and_grad(theta, batch)
-        return self.factor * loss, self.factor * grad
+        found = evaluate(self.objective, theta, batch)
+        return self.factor * found.loss, self.factor * found.grad
 
 
 @dataclass(frozen=True)
@@ -442,6 +442,7 @@ def evaluate(
         losses = [term.loss for term in terms.values()]
         grads = [term.grad for term in terms.values()]
         return Evaluation(sum(losses), reduce(add, grads) if gradient else None, terms)
+    given = () if batch is None else (batch,)  # an objective without batches need not have the parameter
     if gradient:
-        return Evaluation(*objective.loss_and_grad(theta, batch))
-    return Evaluation(objective.loss(theta, batch), None)
+        return Evaluation(*objective.loss_and_grad(theta, *given))
+    return Evaluation(objective.loss(theta, *given), None)
