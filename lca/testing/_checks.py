@@ -30,7 +30,7 @@ ALL_OBJECTIVE_CHECKS: list[Check] = [*OBJECTIVE_CHECKS, *MEMBER_CHECKS]
 def check_estimator(
     estimator: Estimator,
     *,
-    samples: int = 20,
+    samples: int | None = None,
     seed: int = 0,
     expected_failures: Expected | None = None,
     only: Names | None = None,
@@ -48,7 +48,8 @@ def check_estimator(
     estimator
         The estimator; it needs no registration.
     samples
-        Random cases per check; more cases find rarer errors.
+        Random cases per check; more cases find rarer errors. The default is 20, and fewer for an objective of
+        more than 100,000 parameters.
     seed
         The same seed gives the same cases.
     expected_failures
@@ -97,7 +98,7 @@ def check_objective(
     points: Callable[[np.random.Generator], np.ndarray] | None = None,
     scale: float = 0.5,
     dtypes: Sequence[str] = ("float32", "float64"),
-    samples: int = 20,
+    samples: int | None = None,
     seed: int = 0,
     expected_failures: Expected | None = None,
     only: Names | None = None,
@@ -158,7 +159,7 @@ def check_objective(
 def check_backend(
     backend: str | Backend,
     *,
-    samples: int = 20,
+    samples: int | None = None,
     seed: int = 0,
     expected_failures: Expected | None = None,
     only: Names | None = None,
@@ -209,7 +210,7 @@ def check_array_ops(
     ops: ArrayOps | None = None,
     *,
     keeps_subnormals: bool = True,
-    samples: int = 20,
+    samples: int | None = None,
     seed: int = 0,
     expected_failures: Expected | None = None,
     only: Names | None = None,
@@ -256,10 +257,30 @@ def check_array_ops(
 Subject: TypeAlias = Estimator | ObjectiveSubject | Backend | ArraySubject
 
 
+SAMPLES, FEWEST = 20, 3
+ENTRIES = 2_000_000
+"""Entries of θ that a check of an objective draws at most by default."""
+
+
+def samples_for(subject: Subject, samples: int | None) -> int:
+    """The number of cases, by default as many as take a minute or two.
+
+    >>> from lca.reference import bowl
+    >>> samples_for(ObjectiveSubject(lambda: bowl(3)), None), samples_for(ObjectiveSubject(lambda: bowl(3)), 7)
+    (20, 7)
+    """
+    if samples is not None:
+        return samples
+    if not isinstance(subject, ObjectiveSubject):
+        return SAMPLES
+    return max(FEWEST, min(SAMPLES, ENTRIES // subject.make().layout.size))
+
+
 def _report(
-    subject: Subject, samples: int, seed: int, progress: Progress | None, options: dict[str, Any]
+    subject: Subject, given: int | None, seed: int, progress: Progress | None, options: dict[str, Any]
 ) -> Report:
     __tracebackhide__ = True
+    samples = samples_for(subject, given)
     checks, repeat = checks_of(subject), _repeat(subject, samples, seed)
     return run_checks(
         checks, subject, samples=samples, seed=seed, progress=progress, repeat=repeat, **options
@@ -349,7 +370,7 @@ def _repeat(subject: Subject, samples: int, seed: int) -> Callable[[str], list[s
 def generate_checks(
     subject: Subject,
     *,
-    samples: int = 20,
+    samples: int | None = None,
     seed: int = 0,
     expected_failures: Expected | None = None,
     only: Names | None = None,
@@ -381,9 +402,10 @@ def generate_checks(
     ...     print(check.name, check.result().status)
     terms_add_up passed
     """
-    repeat = _repeat(subject, samples, seed)
+    cases = samples_for(subject, samples)
+    repeat = _repeat(subject, cases, seed)
     options = {"expected_failures": expected_failures, "only": only, "skip": skip, "repeat": repeat}
-    bound = list(bind(checks_of(subject), subject, samples=samples, seed=seed, **options))
+    bound = list(bind(checks_of(subject), subject, samples=cases, seed=seed, **options))
     applied = [check for check in bound if check.applies or check.expected_failure]
     if not applied:
         raise LCAError(
@@ -396,7 +418,7 @@ def generate_checks(
 def parametrize_with_checks(
     subjects: Iterable[Subject],
     *,
-    samples: int = 20,
+    samples: int | None = None,
     seed: int = 0,
     expected_failures: Expected | Callable[[Any], Expected] | None = None,
     only: Names | None = None,

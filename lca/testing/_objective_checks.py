@@ -35,7 +35,7 @@ EXACT = 1000
 """A stream of points that are exact in float32."""
 SHRINKS = (1.0, 16.0, 256.0)
 """Finite differences are taken with several steps, since a kink, or a steep loss, may lie within the first."""
-LENGTHS = (1.0, 1 / 8, 1 / 64, 1 / 512)
+LENGTHS = (1.0, 1 / 8, 1 / 64, 1 / 512, 1 / 8192)
 """Lengths of the segments on which an allocation is tried to add up, for losses that are stiff or have kinks."""
 
 OBJECTIVE_CHECKS: list[Check] = []
@@ -115,8 +115,8 @@ def _require_nothing_changed(subject: ObjectiveSubject, objective: Objective, th
         for call in (objective.loss, objective.loss_and_grad):
             call(theta, *on(batch))
             when = f"after {call.__name__} on {place}"
-            if len(sys.modules) > modules:  # a library that is imported in the first call sets its own modes
-                before |= {name: value for name, value in process_state().items() if "random" not in name}
+            if len(sys.modules) > modules:  # a library that is imported in the first call sets modes of its own
+                before |= process_state()
                 modules = len(sys.modules)
             _require_same_state(subject, before, when)
             moved = not np.array_equal(as_numpy(theta), numbers)
@@ -376,6 +376,8 @@ def gradients_may_be_overwritten(subject: ObjectiveSubject, draw: Draw) -> None:
     theta = subject.theta(objective.layout, draw)
     grad = objective.loss_and_grad(theta)[1]
     before = as_numpy(grad)
+    if isinstance(grad, np.ndarray) and not grad.flags.writeable:
+        raise CheckFailure("the gradient is a read-only array; return a copy, which the caller may overwrite.")
     array_ops(grad).scaled(grad, 2.0)
     after = as_numpy(objective.loss_and_grad(theta)[1])
     tolerance = tolerances.repeat(float(np.abs(before).max()), eps_of(subject.widest))

@@ -1,6 +1,5 @@
 """`ObjectiveSubject`: an objective under test with what its author declares, and `Draw`, a random case."""
 
-import inspect
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
@@ -170,6 +169,7 @@ class ObjectiveSubject:
             f"theta = {point}",
             *(large if self.points is None else []),
             "objective.loss(theta), objective.loss_and_grad(theta)",
+            *([f"# The check also evaluates {self.pick(draw)[0]} of the batches declared."] if self.batches else []),
         ]
 
 
@@ -206,12 +206,3 @@ def written(vector: Vector, numbers: Vector) -> bool:
         vector[...] = numbers
         return True
     return False
-
-
-def takes_batch(objective: Objective) -> bool:
-    """Whether ``loss`` has a parameter for a batch."""
-    try:
-        inspect.signature(objective.loss).bind(None, None)
-    except TypeError:
-        return False
-    return True

@@ -1,6 +1,7 @@
 """Correct but unusual objectives, which every check must accept with what their author declares."""
 
 import importlib.util
+from functools import cache
 
 import numpy as np
 from scipy import optimize, special
@@ -185,28 +186,35 @@ class ThroughJax:
 
     layout = Layout(("w", "b"), ((4,), ()))
 
-    def _jax(self):
-        import jax  # noqa: PLC0415 - optional, and slow to import
-        import jax.numpy as jnp  # noqa: PLC0415
-
-        def mean_loss(theta):
-            return jnp.logaddexp(0.0, -SIGNS.astype(theta.dtype) * (X.astype(theta.dtype) @ theta[:4] + theta[4])).mean()
-
-        return jax, mean_loss
-
     def loss(self, theta, batch=None):
         return self.loss_and_grad(theta, batch)[0]
 
     def loss_and_grad(self, theta, batch=None):
         self.layout.check(theta, "theta")
-        jax, mean_loss = self._jax()
+        loss, grad = _jax_function()(theta)
+        return float(loss), np.array(grad)
+
+
+@cache
+def _jax_function():
+    import jax  # noqa: PLC0415 - optional, and slow to import
+    import jax.numpy as jnp  # noqa: PLC0415
+
+    def mean_loss(theta):
+        margin = SIGNS.astype(theta.dtype) * (X.astype(theta.dtype) @ theta[:4] + theta[4])
+        return jnp.logaddexp(0.0, -margin).mean()
+
+    compiled = jax.jit(jax.value_and_grad(mean_loss))
+
+    def in_double(theta):
         before = jax.config.jax_enable_x64
         jax.config.update("jax_enable_x64", True)
         try:
-            loss, grad = jax.value_and_grad(mean_loss)(jax.numpy.asarray(theta))
-            return float(loss), np.array(grad)
+            return compiled(theta)
         finally:
             jax.config.update("jax_enable_x64", before)
+
+    return in_double
 
 
 def in_one_chunk(n):
@@ -236,7 +244,7 @@ UNUSUAL_OBJECTIVES: dict[str, ObjectiveSubject] = {
     "Rosenbrock": ObjectiveSubject(Rosenbrock),
     "stiff wave": ObjectiveSubject(Wave),
     "barrier": ObjectiveSubject(Barrier, points=lambda rng: rng.uniform(0.5, 3.0, size=7)),
-    "K = 1e5": ObjectiveSubject(lambda: Large(10**5)),
+    "30,000 parameters": ObjectiveSubject(lambda: Large(30_000)),
     "own array class": ObjectiveSubject(OwnArrays, Reals),
     "offset by -1e6": ObjectiveSubject(lambda: Offset(_tanh())),
     "scaled by 1e12": ObjectiveSubject(lambda: Scaled(_tanh(), 1e12)),
