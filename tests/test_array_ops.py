@@ -8,8 +8,8 @@ from hypothesis import given
 
 from lca.arrays import NumpyOps, array_ops
 from lca.errors import LayoutError
-from lca.testing.strategies import dtypes, seeds
 from lca.testing._array_checks import ARRAY_CHECKS, SUBNORMAL, ArraySubject, vectors
+from lca.testing.strategies import dtypes, seeds
 
 NUMPY = ArraySubject(np.array, NumpyOps())
 

@@ -38,8 +38,8 @@ _TARGET_HELP = (
     "with batches, state or a restricted domain an lca.testing.ObjectiveSubject; also path/to/file.py:OBJECT"
 )
 _BACKEND_HELP = (
-    "with an objective: the installed backend whose vectors it takes, e.g. torch (default: numpy); alone: check "
-    "this backend"
+    "with an objective: the installed backend whose vectors it takes, e.g. torch (default: numpy); alone: "
+    "check this backend"
 )
 _EXPECT_HELP = (
     "a check that is known to fail, and the reason; it counts as a failure if it passes (repeatable)"
@@ -90,7 +90,11 @@ def _subject(target: str, backend: Backend | None) -> Any:
     if backend is None:
         return subject
     if not isinstance(subject, ObjectiveSubject):
-        kind = "an estimator, which is checked on NumPy objectives" if isinstance(subject, Estimator) else "no objective"
+        kind = (
+            "an estimator, which is checked on NumPy objectives"
+            if isinstance(subject, Estimator)
+            else "no objective"
+        )
         raise LCAError(f"{target} is {kind}; omit --backend.")
     return replace(subject, vector=backend.vector)
 

@@ -1,8 +1,8 @@
 """The conformance kit: checks that an estimator, an objective, a backend or its array operations are correct.
 
 `check_estimator`, `check_objective`, `check_backend` and `check_array_ops` run every applicable law on random
-cases and raise `ConformanceError` with a report if one is broken. This package needs the extra ``testing`` (hypothesis,
-pytest), and ``import lca`` does not import it.
+cases and raise `ConformanceError` with a report if one is broken. This package needs the extra ``testing``
+(hypothesis, pytest), and ``import lca`` does not import it.
 
 Examples
 --------

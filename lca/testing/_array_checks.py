@@ -109,7 +109,7 @@ def _same(found: Any, expected: Any, what: str) -> None:
     """Require equal arrays, NaN included; the message names the first entry that differs."""
     a, b = np.asarray(found), np.asarray(expected)
     require(a.shape == b.shape, f"{what}: shape {a.shape}, expected {b.shape}.")
-    differs = np.flatnonzero(~((a == b) | ((a != a) & (b != b))))
+    differs = np.flatnonzero(~((a == b) | (np.isnan(a) & np.isnan(b))))
     if differs.size:
         at = int(differs[0])
         require(False, f"{what}: number {at} is {a.flat[at]!r}, expected {b.flat[at]!r}.")
@@ -141,7 +141,9 @@ def arrays_are_equal_in_every_number(subject: ArraySubject, values: Array) -> No
     values[3], other[3] = 1.0, np.nextafter(values.dtype.type(1), values.dtype.type(2))
     first, again = subject.vector(values), subject.vector(values.copy())
     require(equal(first, again), "a vector does not equal another one with the same numbers.")
-    require(not equal(first, subject.vector(other)), "vectors that differ in one entry by rounding are equal.")
+    require(
+        not equal(first, subject.vector(other)), "vectors that differ in one entry by rounding are equal."
+    )
     require(not equal(first, subject.vector(values[:-1])), "a vector equals a shorter one.")
     require(not equal(first, values.tolist()), "a vector equals a list.")
     other[3] = np.nan
@@ -195,7 +197,10 @@ def vectors_are_those_of_numpy(subject: ArraySubject, values: Array) -> None:
     ops, a, b = subject.ops, subject.vector(start), subject.vector(end)
     made = {
         "between()": lambda: (ops.between(a, b, 0.25), start + 0.25 * (end - start)),
-        "times_movement()": lambda: (ops.times_movement(subject.vector(vector), a, b), vector * (end - start)),
+        "times_movement()": lambda: (
+            ops.times_movement(subject.vector(vector), a, b),
+            vector * (end - start),
+        ),
         "scaled()": lambda: (ops.scaled(subject.vector(vector), 0.3), 0.3 * vector),
         "add_scaled()": lambda: (ops.add_scaled(subject.vector(vector), 0.3, a), vector + 0.3 * start),
     }
@@ -226,7 +231,9 @@ def one_bad_entry_is_not_finite(subject: ArraySubject, values: Array) -> None:
     require(subject.ops.all_finite(subject.vector(values)), "finite numbers are reported as not finite.")
     largest = np.full_like(values, np.finfo(values.dtype).max)
     with np.errstate(over="ignore"):
-        require(subject.ops.all_finite(subject.vector(largest)), "numbers whose sum overflows are not finite.")
+        require(
+            subject.ops.all_finite(subject.vector(largest)), "numbers whose sum overflows are not finite."
+        )
     for at in (0, 3, len(values) - 1):
         for bad in (math.nan, math.inf, -math.inf):
             spoilt = values.copy()
@@ -257,8 +264,12 @@ def a_snapshot_recognises_its_vector(subject: ArraySubject, values: Array) -> No
     turned = swapped.copy()
     turned[0], turned[1] = swapped[1], swapped[0]
     for name, other in others.items():
-        require(not ops.unchanged(snapshot, subject.vector(other)), f"unchanged() is True for a vector {name}.")
-    require(not ops.unchanged(again, subject.vector(turned)), "unchanged() is True after a swap of two entries.")
+        require(
+            not ops.unchanged(snapshot, subject.vector(other)), f"unchanged() is True for a vector {name}."
+        )
+    require(
+        not ops.unchanged(again, subject.vector(turned)), "unchanged() is True after a swap of two entries."
+    )
     if _written(vector, 2, subject.vector(values[2:3] + 1)):
         seen = not ops.unchanged(snapshot, vector)
         require(seen, "unchanged() is True after the vector was changed in place; keep a copy, or a version.")
@@ -280,7 +291,9 @@ def numpy_sees_the_same_numbers(subject: ArraySubject, values: Array) -> None:
     _same(subject.numpy(vector), values, "to_numpy()")
     require(subject.numpy(vector).dtype == values.dtype, "to_numpy() changes the dtype.")
     require(subject.numpy(values) is values, "to_numpy() does not return a NumPy array as it is.")
-    require(subject.ops.size(vector) == len(values), f"size() is {subject.ops.size(vector)}, not {len(values)}.")
+    require(
+        subject.ops.size(vector) == len(values), f"size() is {subject.ops.size(vector)}, not {len(values)}."
+    )
 
 
 # --- reductions ------------------------------------------------------------------------------------------

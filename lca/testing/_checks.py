@@ -199,7 +199,8 @@ def check_backend(
     found = load_backend(backend) if isinstance(backend, str) else backend
     if not is_backend(found):
         raise LCAError(
-            f"expected the name of a backend, or an object with name, vector, objective and train, got {found!r}."
+            f"expected the name of a backend, or an object with name, vector, objective and train, got "
+            f"{found!r}."
         )
     options = {"expected_failures": expected_failures, "only": only, "skip": skip}
     return _report(found, samples, seed, progress, options).finish(on_fail)
@@ -266,7 +267,8 @@ def samples_for(subject: Subject, samples: int | None) -> int:
     """The number of cases, by default as many as take a minute or two.
 
     >>> from lca.reference import bowl
-    >>> samples_for(ObjectiveSubject(lambda: bowl(3)), None), samples_for(ObjectiveSubject(lambda: bowl(3)), 7)
+    >>> subject = ObjectiveSubject(lambda: bowl(3))
+    >>> samples_for(subject, None), samples_for(subject, 7)
     (20, 7)
     """
     if samples is not None:
@@ -305,7 +307,9 @@ def checks_of(subject: Subject) -> list[Check]:
     if isinstance(subject, ArraySubject):
         return ARRAY_CHECKS
     if isinstance(subject, type):
-        raise LCAError(f"expected an object to check, got the class {subject.__name__}; make one: {subject.__name__}().")
+        raise LCAError(
+            f"expected an object to check, got the class {subject.__name__}; make one: {subject.__name__}()."
+        )
     if isinstance(subject, Estimator):
         return ALL_ESTIMATOR_CHECKS
     if is_backend(subject):
@@ -455,7 +459,13 @@ def parametrize_with_checks(
     cases = []
     for i, subject in enumerate(subjects):
         expected = expected_failures(subject) if callable(expected_failures) else expected_failures
-        options = {"samples": samples, "seed": seed, "expected_failures": expected, "only": only, "skip": skip}
+        options = {
+            "samples": samples,
+            "seed": seed,
+            "expected_failures": expected,
+            "only": only,
+            "skip": skip,
+        }
         for check in generate_checks(subject, **options):
             reason = check.expected_failure
             marks = [pytest.mark.xfail(reason=reason, strict=True)] if reason else []

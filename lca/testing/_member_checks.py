@@ -102,7 +102,8 @@ def _require_mean(
     weights = np.ones(len(index)) if weight is None else weight
     loss, grad = evaluated(objective, theta, objective.batch(*given))  # type: ignore[attr-defined]
     what = f"the {'' if weight is None else 'weighted '}sample of the examples {index.tolist()}"
-    _compare(subject, objective, draw, (loss, grad), list(zip(weights, parts, strict=True)), what)
+    weighted = list(zip(weights, parts, strict=True))
+    _compare(subject, objective, draw, what, found=(loss, grad), parts=weighted)
 
 
 def _example(objective: Objective, theta: Vector, i: int) -> tuple[float, Array]:
@@ -113,9 +114,10 @@ def _compare(
     subject: ObjectiveSubject,
     objective: Objective,
     draw: Draw,
+    what: str,
+    *,
     found: tuple[float, Array],
     parts: list[tuple[float, tuple[float, Array]]],
-    what: str,
 ) -> None:
     """Require that loss and gradient are the weighted means of the parts."""
     eps, total = eps_of(subject.widest), sum(weight for weight, _ in parts)
@@ -142,7 +144,8 @@ def whole_is_the_mean_of_its_examples(subject: ObjectiveSubject, draw: Draw) -> 
     theta = subject.theta(objective.layout, draw)
     parts = list(_blocks(objective, theta, draw.rng(72).permutation(count), weight))
     whole = evaluated(objective, theta, None)
-    _compare(subject, objective, draw, whole, parts, f"the whole data of {count} examples")
+    what = f"the whole data of {count} examples"
+    _compare(subject, objective, draw, what, found=whole, parts=parts)
 
 
 def _blocks(
@@ -219,10 +222,11 @@ def state_is_copied_and_used(subject: ObjectiveSubject, draw: Draw) -> None:
         used = max(abs(a - b) for a, b in zip(found, losses, strict=True)) > tolerance
         require(used, f"the loss is the same in another state of {', '.join(moved)}; is it used?")
     loss, _ = evaluated(other, points[0], None)
-    require_close(loss, found[0], tolerances.repeat(loss, eps), "loss_and_grad in another state, against loss")
-    require_slope(
-        subject, other, as_numpy(points[0]), _random_direction(draw, layout.size), None, "in another state"
+    require_close(
+        loss, found[0], tolerances.repeat(loss, eps), "loss_and_grad in another state, against loss"
     )
+    direction = _random_direction(draw, layout.size)
+    require_slope(subject, other, as_numpy(points[0]), direction, "in another state")
     for name, value in state.items():
         _overwrite(value)
         after = [objective.loss(theta) for theta in points]
@@ -266,7 +270,7 @@ def asked_tensors_are_differentiated(subject: ObjectiveSubject, draw: Draw) -> N
     direction = _random_direction(draw, layout.size)
     for name, part in layout.unflatten(direction).items():
         part[...] *= name in names
-    require_slope(subject, other, numbers, direction, None, f"along {', '.join(names)}, which were asked for")
+    require_slope(subject, other, numbers, direction, f"along {', '.join(names)}, which were asked for")
 
 
 MEMBER_CHECKS = [

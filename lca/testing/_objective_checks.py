@@ -34,9 +34,9 @@ Array = np.ndarray
 EXACT = 1000
 """A stream of points that are exact in float32."""
 SHRINKS = (1.0, 16.0, 256.0)
-"""Finite differences are taken with several steps, since a kink, or a steep loss, may lie within the first."""
+"""Finite differences are taken with several steps, since a kink may lie within the first."""
 LENGTHS = (1.0, 1 / 8, 1 / 64, 1 / 512, 1 / 8192)
-"""Lengths of the segments on which an allocation is tried to add up, for losses that are stiff or have kinks."""
+"""Lengths of the segments on which an allocation may add up, for losses that are stiff or have kinks."""
 
 OBJECTIVE_CHECKS: list[Check] = []
 Law = Callable[[ObjectiveSubject, Draw], None]
@@ -115,7 +115,9 @@ def _require_nothing_changed(subject: ObjectiveSubject, objective: Objective, th
         for call in (objective.loss, objective.loss_and_grad):
             call(theta, *on(batch))
             when = f"after {call.__name__} on {place}"
-            if len(sys.modules) > modules:  # a library that is imported in the first call sets modes of its own
+            if (
+                len(sys.modules) > modules
+            ):  # a library that is imported in the first call sets modes of its own
                 before |= process_state()
                 modules = len(sys.modules)
             _require_same_state(subject, before, when)
@@ -126,7 +128,9 @@ def _require_nothing_changed(subject: ObjectiveSubject, objective: Objective, th
     for _ in range(2):
         objective.loss(theta)
     more = threads() - alive  # a library may start its threads in the first call
-    require(more < 2, f"{more} more threads are alive than after the first call; end those that a call starts.")
+    require(
+        more < 2, f"{more} more threads are alive than after the first call; end those that a call starts."
+    )
     with suppress(Exception):  # the error itself is checked by another law
         objective.loss_and_grad(_too_long(subject, objective))
     _require_same_state(subject, before, "after a refused vector")
@@ -135,7 +139,9 @@ def _require_nothing_changed(subject: ObjectiveSubject, objective: Objective, th
 def _visible(subject: ObjectiveSubject) -> dict[str, Any]:
     """A copy of everything that a call must not change."""
     declared = {name: np.array(array) for name, array in subject.state().items()}
-    given = {f"batch {i}{at}": a for i, (_, b) in enumerate(subject.batches) for at, a in arrays_in(b).items()}
+    given = {
+        f"batch {i}{at}": a for i, (_, b) in enumerate(subject.batches) for at, a in arrays_in(b).items()
+    }
     return process_state() | given | declared
 
 
@@ -377,7 +383,9 @@ def gradients_may_be_overwritten(subject: ObjectiveSubject, draw: Draw) -> None:
     grad = objective.loss_and_grad(theta)[1]
     before = as_numpy(grad)
     if isinstance(grad, np.ndarray) and not grad.flags.writeable:
-        raise CheckFailure("the gradient is a read-only array; return a copy, which the caller may overwrite.")
+        raise CheckFailure(
+            "the gradient is a read-only array; return a copy, which the caller may overwrite."
+        )
     array_ops(grad).scaled(grad, 2.0)
     after = as_numpy(objective.loss_and_grad(theta)[1])
     tolerance = tolerances.repeat(float(np.abs(before).max()), eps_of(subject.widest))
@@ -433,7 +441,7 @@ def gradient_matches_finite_differences(subject: ObjectiveSubject, draw: Draw) -
     place, batch = [("the whole data", None), subject.pick(draw)][int(draw.rng(95).integers(2))]
     numbers = subject.numbers(objective.layout, draw).astype(subject.widest)
     names, direction = _direction(objective, draw)
-    require_slope(subject, objective, numbers, direction, batch, f"on {place}, along {names}")
+    require_slope(subject, objective, numbers, direction, f"on {place}, along {names}", batch=batch)
 
 
 def _direction(objective: Objective, draw: Draw) -> tuple[str, Array]:
@@ -459,8 +467,9 @@ def require_slope(
     objective: Objective,
     numbers: Array,
     direction: Array,
-    batch: Batch | None,
     where: str,
+    *,
+    batch: Batch | None = None,
 ) -> None:
     """Require that gradient times direction is the slope of the loss at a point (K,).
 
@@ -478,7 +487,9 @@ def require_slope(
         points = [(numbers + s * h * direction).astype(numbers.dtype) for s in (1, -1)]
         ahead, behind = (objective.loss(subject.vector(point), *on(batch)) for point in points)
         slope = (ahead - behind) / (2 * h)
-        tolerance = tolerances.central_difference(scale, max(usual_loss, *map(abs, (loss, ahead, behind))), eps, shrink)
+        tolerance = tolerances.central_difference(
+            scale, max(usual_loss, *map(abs, (loss, ahead, behind))), eps, shrink
+        )
         if abs(terms.sum() - slope) <= tolerance:
             return
         found.append((slope, tolerance))
@@ -542,12 +553,16 @@ def allocation_adds_up(subject: ObjectiveSubject, draw: Draw) -> None:
     left = tolerance = mass = 0.0
     for length in LENGTHS:
         points = [point.astype(subject.widest) for point in (start, start + length * (end - start))]
-        slope = np.abs(evaluated(objective, subject.vector(points[0]), None)[1] * (points[1] - points[0])).sum()
+        slope = np.abs(
+            evaluated(objective, subject.vector(points[0]), None)[1] * (points[1] - points[0])
+        ).sum()
         # The gradient of another loss leaves a residual that neither refinement nor a shorter step removes.
         refine = Adaptive(tol=max(tolerances.adaptive_residual(float(slope)) / 4, 1e-300), max_gradients=65)
         path = Trajectory([subject.vector(point) for point in points])
         [a] = allocate(objective, path, refine, check=False)
-        rounding = tolerances.conservation(a.mass, max(abs(a.loss_start), abs(a.loss_end)), eps_of(subject.widest))
+        rounding = tolerances.conservation(
+            a.mass, max(abs(a.loss_start), abs(a.loss_end)), eps_of(subject.widest)
+        )
         left, mass = abs(a.residual), a.mass
         tolerance = tolerances.adaptive_residual(a.mass) + rounding
         if left <= tolerance:
@@ -578,7 +593,9 @@ def whole_is_the_mean_of_its_batches(subject: ObjectiveSubject, draw: Draw) -> N
     size = sum(abs(w * part) for w, part, _ in parts) / total
     tolerance = tolerances.summed(max(size, usual_loss), eps)
     mean = sum(w * part for w, part, _ in parts) / total
-    require_close(mean, loss, tolerance, "the weighted mean of the losses of the batches, against the whole data")
+    require_close(
+        mean, loss, tolerance, "the weighted mean of the losses of the batches, against the whole data"
+    )
     mean_grad = sum(w * part for w, _, part in parts) / total
     scale = max(float(np.abs(w * part).max()) for w, _, part in parts) * len(parts) / total
     what = "the weighted mean of the gradients of the batches, against the whole data"

@@ -85,7 +85,7 @@ class ObjectiveSubject:
     ...     def loss_and_grad(self, theta):
     ...         return self.loss(theta), 1 / theta
     >>> subject = ObjectiveSubject(Logarithm, points=lambda rng: rng.uniform(0.5, 2.0, size=2))
-    >>> subject.numbers(Logarithm.layout, Draw(0)).min() > 0
+    >>> bool(subject.numbers(Logarithm.layout, Draw(0)).min() > 0)
     True
     """
 
@@ -169,7 +169,11 @@ class ObjectiveSubject:
             f"theta = {point}",
             *(large if self.points is None else []),
             "objective.loss(theta), objective.loss_and_grad(theta)",
-            *([f"# The check also evaluates {self.pick(draw)[0]} of the batches declared."] if self.batches else []),
+            *(
+                [f"# The check also evaluates {self.pick(draw)[0]} of the batches declared."]
+                if self.batches
+                else []
+            ),
         ]
 
 

@@ -76,7 +76,9 @@ def arrays_in(value: Any, place: str = "") -> dict[str, Array]:
         parts = {f"[{i}]": part for i, part in enumerate(value)}
     else:
         return _copied(value, place)
-    return {name: array for key, part in parts.items() for name, array in arrays_in(part, place + key).items()}
+    return {
+        name: array for key, part in parts.items() for name, array in arrays_in(part, place + key).items()
+    }
 
 
 def _copied(value: Any, place: str) -> dict[str, Array]:
@@ -87,11 +89,13 @@ def _copied(value: Any, place: str) -> dict[str, Array]:
 
 
 def same(a: Any, b: Any) -> bool:
-    """Whether two entries of a state are equal, arrays and tuples of arrays included.
+    """Whether two entries of a state are equal, also tuples and mappings of arrays.
 
     >>> same((np.ones(2), 1), (np.ones(2), 1)), same(np.ones(2), np.zeros(2))
     (True, False)
     """
+    if isinstance(a, Mapping) and isinstance(b, Mapping):
+        return a.keys() == b.keys() and all(same(a[name], b[name]) for name in a)
     if isinstance(a, tuple) and isinstance(b, tuple):
         return len(a) == len(b) and all(map(same, a, b))
     if isinstance(a, np.ndarray) or isinstance(b, np.ndarray):

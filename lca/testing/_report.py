@@ -243,7 +243,9 @@ class BoundCheck:
         reason = self.expected_failure
         if not self.applies:
             if reason:
-                return Result(self.check, "UNDECLARED PASS", f"declared to fail, but does not apply: {reason}")
+                return Result(
+                    self.check, "UNDECLARED PASS", f"declared to fail, but does not apply: {reason}"
+                )
             return Result(self.check, "not applicable")
         began, tally, message = time.perf_counter(), Tally(), ""
         try:
@@ -341,7 +343,9 @@ class Report:
         )
         lines = [f"{self.subject}:"]
         for r in self.results:
-            shown = f"  {r.check.name:<{names}}  {r.status:<15}  {_tried(r):<{tallies}}  {r.check.description}"
+            shown = (
+                f"  {r.check.name:<{names}}  {r.status:<15}  {_tried(r):<{tallies}}  {r.check.description}"
+            )
             lines.append(shown.rstrip())
         for r in self.results:
             if r.message:
@@ -382,9 +386,9 @@ def bind(
         raise LCAError(f"samples must be at least 1, got {samples}.")
     expected = dict(expected_failures or {})
     names = [check.name for check in checks]
-    only, skip = ([given] if isinstance(given, str) else given for given in (only, skip))
-    for what, given in (("expected_failures", expected), ("only", only or ()), ("skip", skip or ())):
-        for name in given:
+    only, skip = ([chosen] if isinstance(chosen, str) else chosen for chosen in (only, skip))
+    for what, listed in (("expected_failures", expected), ("only", only or ()), ("skip", skip or ())):
+        for name in listed:
             if name not in names:
                 raise UnknownNameError(f"check in {what}", name, names)
     for name, reason in expected.items():

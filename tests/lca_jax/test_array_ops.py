@@ -5,8 +5,8 @@ import pytest
 from hypothesis import given
 
 from lca.arrays import array_ops
-from lca_jax import JaxOps
 from lca.testing._array_checks import ARRAY_CHECKS, SUBNORMAL, ArraySubject, vectors
+from lca_jax import JaxOps
 
 KIND = ArraySubject(jnp.array, JaxOps())
 laws = pytest.mark.parametrize("check", ARRAY_CHECKS, ids=lambda check: check.name)

@@ -7,8 +7,8 @@ from hypothesis import given
 
 import lca_tensorflow  # noqa: F401 - registers the operations
 from lca.arrays import Slices, array_ops
-from lca_tensorflow._arrays import TensorFlowDeviceOps
 from lca.testing._array_checks import ARRAY_CHECKS, SUBNORMAL, ArraySubject, vectors
+from lca_tensorflow._arrays import TensorFlowDeviceOps
 
 KINDS = {
     "cpu": ArraySubject(tf.constant, array_ops(tf.ones(1))),

@@ -7,8 +7,8 @@ from hypothesis import given
 
 import lca_torch  # noqa: F401 - registers the operations
 from lca.arrays import Slices, array_ops
-from lca_torch._arrays import TorchDeviceOps
 from lca.testing._array_checks import ARRAY_CHECKS, SUBNORMAL, ArraySubject, vectors
+from lca_torch._arrays import TorchDeviceOps
 
 KINDS = {
     "cpu": ArraySubject(torch.tensor, array_ops(torch.ones(1))),

@@ -232,7 +232,9 @@ def test_checks_are_generated_one_by_one():
     assert all(next(generate_checks(subject, samples=1)).result().status == "passed" for subject in kinds)
 
 
-@pytest.mark.parametrize("subject", [bowl(2), 3, PathIntegral, None], ids=["objective", "number", "class", "None"])
+@pytest.mark.parametrize(
+    "subject", [bowl(2), 3, PathIntegral, None], ids=["objective", "number", "class", "None"]
+)
 def test_what_cannot_be_checked_is_refused(subject):
     with pytest.raises(LCAError, match="expected an"):
         list(generate_checks(subject))

@@ -144,7 +144,9 @@ class UnsortedExtremes(NumpyOps):
 class ZerosCounted(NumpyOps):
     def sums_and_signs(self, vector, slices):
         sums, signs = super().sums_and_signs(vector, slices)
-        signs[1] += np.array([part.outer * part.inner for part in slices for _ in range(part.width)]) - signs.sum(0)
+        signs[1] += np.array(
+            [part.outer * part.inner for part in slices for _ in range(part.width)]
+        ) - signs.sum(0)
         return sums, signs
 
 
@@ -265,7 +267,9 @@ WRONG_ARRAYS: dict[str, Wrong] = {
         "a projection in float32", "products_are_those_of_a_loop", subject_of(ProductsInOwnDtype)
     ),
     "0/0 is 1": Wrong(
-        "a ratio with 0 as divisor is 1", "ratios_are_those_of_numpy_and_0_over_0", subject_of(ZeroOverZeroIsOne)
+        "a ratio with 0 as divisor is 1",
+        "ratios_are_those_of_numpy_and_0_over_0",
+        subject_of(ZeroOverZeroIsOne),
     ),
     "rounded for NumPy": Wrong(
         "to_numpy() rounds", "numpy_sees_the_same_numbers", subject_of(RoundedForNumpy)

@@ -1,4 +1,4 @@
-"""Incorrect objectives that give themselves away only in a series of calls: caches, batches, ranges, global state."""
+"""Incorrect objectives whose defect shows in a series of calls: caches, batches, ranges, global state."""
 
 import os
 import random
@@ -499,7 +499,7 @@ class ScoresOfTheWhole(Sampling):
 
 
 class ConfidenceAsScore(Sampling):
-    """``p_model(label)`` instead of ``1 - p_model(label)``: the examples that are known best are drawn most."""
+    """``p_model(label)`` instead of ``1 - p_model(label)``: well-known examples are drawn most."""
 
     def scores(self, theta, batch=None):
         return 1 - super().scores(theta, batch)
@@ -692,7 +692,9 @@ WRONG_CALLS: dict[str, Wrong] = {
         "numpy.resize makes every vector fit", "wrong_vectors_are_refused", subject_of(Resized)
     ),
     "short vectors padded": Wrong(
-        "a vector that is too short padded with zeros", "wrong_vectors_are_refused", subject_of(ShortOnesPadded)
+        "a vector that is too short padded with zeros",
+        "wrong_vectors_are_refused",
+        subject_of(ShortOnesPadded),
     ),
     "one number broadcast": Wrong(
         "a vector of one entry broadcast to all parameters",
@@ -734,7 +736,9 @@ WRONG_CALLS: dict[str, Wrong] = {
         "importance weights of a sample ignored", WEIGHTED, lambda: ObjectiveSubject(SampleWeightsIgnored)
     ),
     "sample weights twice": Wrong(
-        "the weights of the data count again in a sample", WEIGHTED, lambda: ObjectiveSubject(SampleWeightsTwice)
+        "the weights of the data count again in a sample",
+        WEIGHTED,
+        lambda: ObjectiveSubject(SampleWeightsTwice),
     ),
     "repeats dropped": Wrong(
         "an example that is drawn twice counts once", SAMPLES, lambda: ObjectiveSubject(RepeatsDropped)

@@ -2,8 +2,6 @@
 
 from dataclasses import dataclass, replace
 
-import numpy as np
-
 from lca.objective import Scaled, Sum
 from lca.reference import SGD, Adam, AdamW, RMSProp
 from lca.reference._backend import NumpyBackend
@@ -189,7 +187,9 @@ class Shifted(NumpyBackend):
 
     def train(self, objective, theta, optimizer, batches):
         steps = list(super().train(objective, theta, optimizer, batches))
-        return iter([self.changed(step, after) for step, after in zip(steps, [*steps[1:], steps[0]], strict=True)])
+        return iter(
+            [self.changed(step, after) for step, after in zip(steps, [*steps[1:], steps[0]], strict=True)]
+        )
 
 
 class GradientAfter(Shifted):
