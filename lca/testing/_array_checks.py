@@ -195,7 +195,7 @@ def vectors_are_those_of_numpy(subject: ArraySubject, values: Array) -> None:
     """Arithmetic is right entry by entry, in the dtype of the vector, and leaves other arguments alone."""
     vector, start, end = _random(values, 3)
     ops, a, b = subject.ops, subject.vector(start), subject.vector(end)
-    made = {
+    made: dict[str, Callable[[], tuple[Any, Array]]] = {
         "between()": lambda: (ops.between(a, b, 0.25), start + 0.25 * (end - start)),
         "times_movement()": lambda: (
             ops.times_movement(subject.vector(vector), a, b),

@@ -177,7 +177,8 @@ class Run:
     @property
     def start(self) -> Array:
         """θ_0, a new array."""
-        return self.case.points[0].copy()
+        start: Array = self.case.points[0].copy()
+        return start
 
     def objective(self, backend: Backend) -> Objective:
         """The objective that is trained."""

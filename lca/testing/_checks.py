@@ -275,7 +275,7 @@ def samples_for(subject: Subject, samples: int | None) -> int:
         return samples
     if not isinstance(subject, ObjectiveSubject):
         return SAMPLES
-    return max(FEWEST, min(SAMPLES, ENTRIES // subject.make().layout.size))
+    return max(FEWEST, min(SAMPLES, ENTRIES // subject.example.layout.size))
 
 
 def _report(
@@ -407,8 +407,8 @@ def generate_checks(
     terms_add_up passed
     """
     cases = samples_for(subject, samples)
-    repeat = _repeat(subject, cases, seed)
-    options = {"expected_failures": expected_failures, "only": only, "skip": skip, "repeat": repeat}
+    options: dict[str, Any] = {"expected_failures": expected_failures, "only": only, "skip": skip}
+    options["repeat"] = _repeat(subject, cases, seed)
     bound = list(bind(checks_of(subject), subject, samples=cases, seed=seed, **options))
     applied = [check for check in bound if check.applies or check.expected_failure]
     if not applied:
@@ -459,13 +459,8 @@ def parametrize_with_checks(
     cases = []
     for i, subject in enumerate(subjects):
         expected = expected_failures(subject) if callable(expected_failures) else expected_failures
-        options = {
-            "samples": samples,
-            "seed": seed,
-            "expected_failures": expected,
-            "only": only,
-            "skip": skip,
-        }
+        options: dict[str, Any] = {"samples": samples, "seed": seed, "only": only, "skip": skip}
+        options["expected_failures"] = expected
         for check in generate_checks(subject, **options):
             reason = check.expected_failure
             marks = [pytest.mark.xfail(reason=reason, strict=True)] if reason else []

@@ -40,7 +40,7 @@ def _offers(use: Callable[[Objective], object]) -> Callable[[ObjectiveSubject], 
 
     def applies(subject: ObjectiveSubject) -> bool:
         try:
-            return bool(use(subject.make()))
+            return bool(use(subject.example))
         except REFUSALS:
             return False
 
@@ -126,7 +126,7 @@ def _compare(
     size = sum(weight * abs(loss) for weight, (loss, _) in parts) / total
     expected = f"{what}, against the mean of its parts"
     require_close(found[0], mean, tolerances.rebatched(max(size, usual_loss), eps), f"the loss of {expected}")
-    mean_grad = sum(weight * grad for weight, (_, grad) in parts) / total
+    mean_grad = np.sum([weight * grad for weight, (_, grad) in parts], axis=0) / total
     size = sum(weight * float(np.abs(grad).max()) for weight, (_, grad) in parts) / total
     tolerance = tolerances.rebatched(max(size, usual_grad), eps)
     require_gradient(objective.layout, found[1], mean_grad, tolerance, f"the gradient of {expected}")
@@ -136,7 +136,7 @@ def whole_is_the_mean_of_its_examples(subject: ObjectiveSubject, draw: Draw) -> 
     """The whole data is the mean over examples 0 ... N - 1 with their weights, however they are divided."""
     objective = subject.make()
     count, weight = objective.n_examples, objective.weight  # type: ignore[attr-defined]
-    require(isinstance(count, int | np.integer) and count > 0, f"n_examples is {count!r}.")
+    require(isinstance(count, int | np.integer) and bool(count > 0), f"n_examples is {count!r}.")
     if weight is not None:
         weight = np.asarray(weight)
         require(weight.shape == (count,), f"weight has shape {weight.shape}, expected ({count},).")
@@ -263,7 +263,7 @@ def asked_tensors_are_differentiated(subject: ObjectiveSubject, draw: Draw) -> N
     layout = objective.layout
     names = [name for name in layout.names if rng.integers(2)] or [layout.names[-1]]
     other = differentiating(objective, names)
-    numbers = subject.numbers(layout, draw).astype(subject.widest)
+    numbers: Array = subject.numbers(layout, draw).astype(subject.widest)
     loss = objective.loss(subject.vector(numbers))
     tolerance = tolerances.repeat(loss, eps_of(subject.widest))
     require_close(other.loss(subject.vector(numbers)), loss, tolerance, f"the loss, differentiating {names}")

@@ -18,6 +18,7 @@ from lca.objective import Batch, Objective, differentiated_by
 from lca.step import Trajectory
 from lca.testing._laws import require, require_close
 from lca.testing._objective_subject import (
+    EXACT,
     Draw,
     ObjectiveSubject,
     as_numpy,
@@ -31,8 +32,6 @@ from lca.testing._process_state import arrays_in, process_state, same, threads
 from lca.testing._report import Check, CheckFailure
 
 Array = np.ndarray
-EXACT = 1000
-"""A stream of points that are exact in float32."""
 SHRINKS = (1.0, 16.0, 256.0)
 """Finite differences are taken with several steps, since a kink may lie within the first."""
 LENGTHS = (1.0, 1 / 8, 1 / 64, 1 / 512, 1 / 8192)
@@ -170,7 +169,7 @@ def _writes(
 @law
 def layout_round_trip(subject: ObjectiveSubject, draw: Draw) -> None:
     """``flatten(unflatten(θ))`` equals θ, and the layout is always the same."""
-    layout, again = subject.make().layout, subject.make().layout
+    layout, again = subject.make().layout, subject.example.layout
     require((layout.names, layout.shapes) == (again.names, again.shapes), "two objectives have two layouts.")
     theta = draw.rng(0).normal(size=layout.size)
     tensors = layout.unflatten(theta)
@@ -206,7 +205,7 @@ _DOMAIN = "if the loss is defined for some θ only, declare it by points= or sca
 def non_finite_numbers_are_not_hidden(subject: ObjectiveSubject, draw: Draw) -> None:
     """If one parameter, or all, are NaN, loss and gradient are not both finite, or an error is raised."""
     objective = subject.make()
-    numbers = subject.numbers(objective.layout, draw).astype(subject.widest)
+    numbers: Array = subject.numbers(objective.layout, draw).astype(subject.widest)
     place, batch = [("the whole data", None), subject.pick(draw)][int(draw.rng(91).integers(2))]
     gradient = evaluated(objective, subject.vector(numbers), batch)[1]
     used = np.flatnonzero(gradient)  # one that the loss does not depend on may be NaN unseen
@@ -439,7 +438,7 @@ def gradient_matches_finite_differences(subject: ObjectiveSubject, draw: Draw) -
     """The gradient's derivative in a random direction equals the central difference of the loss."""
     objective = subject.make()
     place, batch = [("the whole data", None), subject.pick(draw)][int(draw.rng(95).integers(2))]
-    numbers = subject.numbers(objective.layout, draw).astype(subject.widest)
+    numbers: Array = subject.numbers(objective.layout, draw).astype(subject.widest)
     names, direction = _direction(objective, draw)
     require_slope(subject, objective, numbers, direction, f"on {place}, along {names}", batch=batch)
 
@@ -552,7 +551,9 @@ def allocation_adds_up(subject: ObjectiveSubject, draw: Draw) -> None:
     start, end = (subject.numbers(objective.layout, draw, stream) for stream in (0, 1))
     left = tolerance = mass = 0.0
     for length in LENGTHS:
-        points = [point.astype(subject.widest) for point in (start, start + length * (end - start))]
+        points: list[Array] = [
+            point.astype(subject.widest) for point in (start, start + length * (end - start))
+        ]
         slope = np.abs(
             evaluated(objective, subject.vector(points[0]), None)[1] * (points[1] - points[0])
         ).sum()

@@ -3,6 +3,8 @@
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
+from functools import cached_property
+from numbers import Real
 from typing import Any, Literal
 
 import numpy as np
@@ -113,6 +115,11 @@ class ObjectiveSubject:
         object.__setattr__(self, "dtypes", dtypes)
         object.__setattr__(self, "batches", _pairs(self.batches))
 
+    @cached_property
+    def example(self) -> Objective:
+        """An objective that is looked at, to see which checks apply to its kind."""
+        return self.make()
+
     def __repr__(self) -> str:
         return getattr(self.make, "__qualname__", repr(self.make))
 
@@ -127,7 +134,7 @@ class ObjectiveSubject:
         return [("the whole data", None), *((f"batch {i}", b) for i, (_, b) in enumerate(self.batches))]
 
     def numbers(self, layout: Layout, draw: Draw, stream: int = 0) -> Array:
-        """A random point (K,) of the domain, float64, exact in float32 as well."""
+        """A random point (K,) of the domain, float64; in streams from `EXACT` on it is exact in float32."""
         rng = draw.rng(stream)
         if self.points is not None:
             drawn = np.asarray(self.points(rng), np.float64)
@@ -137,9 +144,8 @@ class ObjectiveSubject:
             drawn = self.scale * _SIZES[draw.size] * rng.normal(size=layout.size)
             if draw.size == "one large entry":
                 drawn[rng.integers(layout.size)] *= OUTLIER
-        exact: Array = drawn.astype(np.float32).astype(np.float64)
-        # Numbers that are exact in float32 would hide what computes in float32.
-        return exact if stream >= _EXACT else drawn
+        # Elsewhere, numbers that are exact in float32 would hide what computes in float32.
+        return drawn.astype(np.float32).astype(np.float64) if stream >= EXACT else drawn
 
     def theta(self, layout: Layout, draw: Draw, stream: int = 0, dtype: Any = None) -> Vector:
         """A random parameter vector (K,) of the framework's type; each stream gives another one."""
@@ -177,14 +183,14 @@ class ObjectiveSubject:
         ]
 
 
-_EXACT = 1000
+EXACT = 1000
 """Streams from here on give points that are exact in float32."""
 
 
 def _pairs(batches: Any) -> tuple[tuple[float, Batch], ...]:
     found = tuple(batches)
     for i, pair in enumerate(found):
-        if not isinstance(pair, tuple | list) or len(pair) != 2 or not np.isscalar(pair[0]):
+        if not isinstance(pair, tuple | list) or len(pair) != 2 or not isinstance(pair[0], Real):
             raise LCAError(
                 f"batches must be (weight, batch) pairs, got a {type(pair).__name__} as number {i}; the "
                 "weight is that of the batch in the mean over the data, usually its number of examples."

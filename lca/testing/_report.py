@@ -21,6 +21,8 @@ from lca.testing._places import defined_at, raised_at
 Status = Literal["passed", "FAILED", "declared", "UNDECLARED PASS", "not applicable", "skipped"]
 OnFail: TypeAlias = Literal["raise", "warn"] | None
 Progress: TypeAlias = Callable[[str], None]
+Repeat: TypeAlias = Callable[[str], Sequence[str]]
+"""From the name of a check to lines of code, or a command, that run it again."""
 MOST_CHARACTERS = 200
 """Characters of the representation of a subject that a report repeats."""
 
@@ -216,7 +218,7 @@ class BoundCheck:
     samples: int = 20
     seed: int = 0
     expected_failure: str = ""
-    repeat: Callable[[str], Sequence[str]] | None = None
+    repeat: Repeat | None = None
     shrink: bool = True
 
     @property
@@ -372,7 +374,7 @@ def bind(
     expected_failures: Mapping[str, str] | None = None,
     only: Collection[str] | str | None = None,
     skip: Collection[str] | str = (),
-    repeat: Callable[[str], Sequence[str]] | None = None,
+    repeat: Repeat | None = None,
     shrink: bool = True,
 ) -> Iterator[BoundCheck]:
     """The selected checks of ``subject``, also those that do not apply to it.
@@ -386,7 +388,8 @@ def bind(
         raise LCAError(f"samples must be at least 1, got {samples}.")
     expected = dict(expected_failures or {})
     names = [check.name for check in checks]
-    only, skip = ([chosen] if isinstance(chosen, str) else chosen for chosen in (only, skip))
+    only = [only] if isinstance(only, str) else only
+    skip = [skip] if isinstance(skip, str) else skip
     for what, listed in (("expected_failures", expected), ("only", only or ()), ("skip", skip or ())):
         for name in listed:
             if name not in names:
