@@ -228,8 +228,11 @@ class BoundCheck:
 
     @property
     def applies(self) -> bool:
-        """Whether the law applies to the subject."""
-        return self.check.applies(self.subject)
+        """Whether the law applies to the subject; it does if that raises, which the check then shows."""
+        try:
+            return self.check.applies(self.subject)
+        except Exception:
+            return True
 
     def __call__(self) -> Tally:
         """Run the check."""
