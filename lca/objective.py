@@ -51,9 +51,10 @@ class Objective(Protocol):
     """The measured loss L(θ): a deterministic function of the flat parameter vector.
 
     Both methods take θ of shape (K,), in the parameters' own dtype and on their device, and an optional
-    batch; ``batch=None`` means the whole data set. The loss is a Python float accumulated in float64
-    (in the loss's own units); the gradient is a *new* vector of the same kind as θ that later calls do
-    not overwrite. A call changes nothing that can be seen from outside, also when it raises.
+    batch; ``batch=None`` means the whole data set. An objective without batches may leave out the parameter.
+    The loss is a Python float accumulated in float64 (in the loss's own units); the gradient is a *new* vector
+    of the same kind as θ that later calls do not overwrite. A call changes nothing that can be seen from
+    outside, also when it raises.
 
     Examples
     --------
@@ -247,11 +248,11 @@ class Scaled:
         object.__setattr__(self, "layout", self.objective.layout)
 
     def loss(self, theta: Vector, batch: Batch | None = None) -> float:
-        return self.factor * self.objective.loss(theta, batch)
+        return self.factor * evaluate(self.objective, theta, batch, gradient=False).loss
 
     def loss_and_grad(self, theta: Vector, batch: Batch | None = None) -> tuple[float, Vector]:
-        loss, grad = self.objective.loss_and_grad(theta, batch)
-        return self.factor * loss, self.factor * grad
+        found = evaluate(self.objective, theta, batch)
+        return self.factor * found.loss, self.factor * found.grad
 
 
 @dataclass(frozen=True)
@@ -489,6 +490,7 @@ def evaluate(
         losses = [term.loss for term in terms.values()]
         grads = [term.grad for term in terms.values()]
         return Evaluation(sum(losses), reduce(add, grads) if gradient else None, terms)
+    given = () if batch is None else (batch,)  # an objective without batches need not have the parameter
     if gradient:
-        return Evaluation(*objective.loss_and_grad(theta, batch))
-    return Evaluation(objective.loss(theta, batch), None)
+        return Evaluation(*objective.loss_and_grad(theta, *given))
+    return Evaluation(objective.loss(theta, *given), None)

@@ -31,7 +31,9 @@ __all__ = [
     "rebatched",
     "repeat",
     "scipy_quadrature",
+    "single_precision",
     "summed",
+    "trained",
 ]
 
 EPS64 = float(np.finfo(np.float64).eps)
@@ -116,16 +118,44 @@ def gradient(scale: float, eps: float) -> float:
     return 16 * eps * scale
 
 
-def central_difference(scale: float, loss: float) -> float:
-    """A gradient against central differences in float64 with steps of eps^(1/3).
+def central_difference(scale: float, loss: float, eps: float = EPS64, shrink: float = 1.0) -> float:
+    """A gradient against central differences with steps of eps^(1/3) / shrink.
 
-    128 eps^(2/3)·(scale + |loss|): truncation and rounding errors are both of order eps^(2/3) at this step
-    size. On 150 random tanh networks, errors were at most 13 of these units (median 0.3).
+    128 eps^(2/3) shrink·(scale + |loss|): truncation and rounding errors are both of order eps^(2/3) at a
+    step of eps^(1/3), and rounding grows as the step gets smaller. On 150 random tanh networks, errors were
+    at most 13 units of eps^(2/3) (median 0.3).
 
-    >>> f"{central_difference(1.0, 1.0):.1e}"
-    '9.4e-09'
+    >>> f"{central_difference(1.0, 1.0):.1e}", f"{central_difference(1.0, 1.0, shrink=16):.1e}"
+    ('9.4e-09', '1.5e-07')
     """
-    return 128 * float(EPS64 ** (2 / 3)) * (scale + abs(loss))
+    return 128 * float(eps ** (2 / 3)) * shrink * (scale + abs(loss))
+
+
+def single_precision(scale: float, condition: float) -> float:
+    """A loss or gradient computed in float32 against the same in float64: 256 eps·scale + 64 condition.
+
+    ``scale`` is the size of the terms that are summed, as far as it is known: the largest of the norms of the
+    whole and of its batches or examples. ``condition`` is how far the value moves if every parameter moves by
+    eps. On 26 right objectives at up to 60 points, errors were at most 2.3 (eps·scale + condition / 4).
+    The largest error of losses and gradients rounded to float16 or bfloat16 was 1,900 to 38,000 times that.
+
+    >>> single_precision(1.0, 0.0) == 256 * EPS32
+    True
+    """
+    return 256 * EPS32 * scale + 64 * condition
+
+
+def trained(largest: float, condition: float, updates: int, eps: float) -> float:
+    """The parameters after some updates, in another framework or dtype: 8 eps (1 + |θ|) (updates + 1).
+
+    To this, 8 times ``condition`` is added: how far they move if every entry of θ_0 moves by eps. ``largest``
+    is |θ|. In 100 runs of six optimizers in NumPy and 60 in PyTorch, with 3 to 7 updates, errors were at most
+    0.34 of the unit that is multiplied by 8.
+
+    >>> trained(0.0, 0.0, 0, EPS64) == 8 * EPS64
+    True
+    """
+    return 8 * (eps * (1 + largest) * (updates + 1) + condition)
 
 
 def summed(mass: float, eps: float) -> float:
@@ -154,16 +184,16 @@ def rebatched(loss: float, eps: float) -> float:
 
 
 def adaptive_residual(mass: float) -> float:
-    """The residual of `lca.Adaptive` with 257 gradients on a long step across kinks: 1e-3 (1 + mass).
+    """The residual of `lca.Adaptive` with 65 gradients on a step across kinks, or a part of it: mass / 1000.
 
     This is a quadrature error and not rounding: every kink of a ReLU or a pooling layer lowers the order.
     Between random points of small ReLU networks, the largest residual in 50 cases was 5e-3 at a mass of 19. A
     wrong gradient leaves a fixed fraction of the mass.
 
-    >>> adaptive_residual(1.0)
+    >>> adaptive_residual(2.0)
     0.002
     """
-    return 1e-3 * (1 + mass)
+    return 1e-3 * mass
 
 
 def scipy_quadrature(mass: float) -> float:

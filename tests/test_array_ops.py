@@ -8,22 +8,22 @@ from hypothesis import given
 
 from lca.arrays import NumpyOps, array_ops
 from lca.errors import LayoutError
+from lca.testing._array_checks import ARRAY_CHECKS, SUBNORMAL, ArraySubject, vectors
 from lca.testing.strategies import dtypes, seeds
-from tests.laws.array_ops import LAWS, SUBNORMAL, Kind, vectors
 
-NUMPY = Kind(NumpyOps(), np.array)
+NUMPY = ArraySubject(np.array, NumpyOps())
 
 
-@pytest.mark.parametrize("law", LAWS, ids=lambda law: law.__name__)
+@pytest.mark.parametrize("check", ARRAY_CHECKS, ids=lambda check: check.name)
 @given(vectors)
-def test_laws(law, values):
-    law(NUMPY, values)
+def test_laws(check, values):
+    check.law(NUMPY, values)
 
 
 @pytest.mark.parametrize("values", SUBNORMAL.values(), ids=SUBNORMAL)
-@pytest.mark.parametrize("law", LAWS, ids=lambda law: law.__name__)
-def test_laws_of_the_smallest_numbers(law, values):
-    law(NUMPY, values)
+@pytest.mark.parametrize("check", ARRAY_CHECKS, ids=lambda check: check.name)
+def test_laws_of_the_smallest_numbers(check, values):
+    check.law(NUMPY, values)
 
 
 @given(seeds, dtypes())

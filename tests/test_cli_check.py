@@ -1,5 +1,6 @@
 """`lca check` as a user meets it: what it finds, what it prints, and how it refuses."""
 
+import json
 import sys
 
 import pytest
@@ -133,11 +134,88 @@ def test_an_objective_that_takes_numpy_vectors_gets_no_hint(tmp_path, monkeypatc
     assert "NumPy vector" not in capsys.readouterr().out
 
 
-def test_the_seed_is_passed_on(monkeypatch):
-    seen = []
-    monkeypatch.setattr("lca.testing.check_estimator", lambda estimator, **options: seen.append(options))
-    main(["check", "lca:PathIntegral", "--seed", "5", "--samples", "7"])
-    assert seen == [{"samples": 7, "seed": 5, "expected_failures": {}}]
+def test_seed_samples_and_selection_are_passed_on(capsys):
+    options = ["--seed", "5", "--samples", "7", "--only", "terms_add_up", "--only", "mass_bounds_the_values"]
+    assert main(["check", "lca:PathIntegral", *options, "--skip", "terms_add_up"]) == 0
+    out = capsys.readouterr().out
+    assert " 1 passed (7 samples, seed 5, " in out
+    assert "7 cases" in out
+
+
+def test_the_report_as_json(capsys):
+    assert check("lca:PathIntegral", "--only", "terms_add_up", "--json") == 0
+    checks = json.loads(capsys.readouterr().out)["checks"]
+    assert {c["status"] for c in checks} == {"passed", "skipped"}
+    assert {c["cases"] for c in checks if c["status"] == "passed"} == {2}
+
+
+POISSON = """
+import numpy as np
+from lca import Layout
+from lca.testing import ObjectiveSubject
+
+x, y = np.random.default_rng(0).normal(size=(17, 3)), np.arange(17) % 3
+
+class Poisson:
+    layout = Layout(("weight",), ((3,),))
+
+    def loss(self, theta, batch=None):
+        return self.loss_and_grad(theta, batch)[0]
+
+    def loss_and_grad(self, theta, batch=None):
+        self.layout.check(theta, "theta")
+        x_, y_ = (x, y) if batch is None else batch
+        z = x_ @ theta.astype(np.float64)
+        return float((np.exp(z) - y_ * z).mean()), (x_.T @ (np.exp(z) - y_) / len(y_)).astype(theta.dtype)
+
+class NoSuchBatch(Poisson):
+    def loss_and_grad(self, theta, batch=None):
+        if batch is not None:
+            raise KeyError("no such batch")
+        return super().loss_and_grad(theta)
+
+BATCHES = [(10, (x[:10], y[:10])), (7, (x[10:], y[10:]))]
+right = ObjectiveSubject(Poisson, batches=BATCHES)
+wrong = ObjectiveSubject(NoSuchBatch, batches=BATCHES)
+"""
+
+
+def test_an_objective_with_batches_is_checked_on_them(tmp_path, monkeypatch, capsys):
+    (tmp_path / "poisson_for_check.py").write_text(POISSON)
+    monkeypatch.chdir(tmp_path)
+    assert check("poisson_for_check.py:right") == 0
+    assert "whole_is_the_mean_of_its_batches     passed" in capsys.readouterr().out
+    assert check("poisson_for_check.py:wrong", "--only", "deterministic") == 0
+    only = "whole_is_the_mean_of_its_batches"
+    assert check("poisson_for_check.py:wrong", "--only", only) == 1
+    text = capsys.readouterr().out
+    lines = [line.strip() for line in text.partition(f"{only}: FAILED")[2].splitlines()[1:]]
+    assert lines[0] == "KeyError: 'no such batch'"
+    assert lines[1].startswith("raised in poisson_for_check.py:")
+    assert lines[2] == 'raise KeyError("no such batch")'
+    code = lines[lines.index("The smallest case found:") + 1 : lines.index("To repeat this check alone:")]
+    exec("\n".join(code), {})  # imports the user's class, and evaluates it at the point
+    assert f"lca check poisson_for_check.py:wrong --only {only} --samples 2 --seed 0" in lines
+
+
+HALF = """
+from lca.reference import NumpyBackend
+
+class Half(NumpyBackend):
+    def vector(self, theta):
+        return theta.astype("float32")
+"""
+
+
+def test_a_backend_is_checked_by_name_or_as_an_object(tmp_path, monkeypatch, capsys):
+    (tmp_path / "backend_for_check.py").write_text(HALF)
+    monkeypatch.chdir(tmp_path)
+    only = ["--only", "vectors_keep_their_numbers"]
+    assert check("--backend", "numpy", *only) == 0
+    assert check("--backend-object", "lca.reference:NumpyBackend", *only) == 0
+    assert check("lca.reference:NumpyBackend", *only) == 0
+    assert check("--backend-object", "backend_for_check.py:Half", "--samples", "9", *only) == 1
+    assert "--backend-object backend_for_check.py:Half --only vectors" in capsys.readouterr().out
 
 
 def test_the_list_names_every_check_with_its_line(capsys):
@@ -165,9 +243,16 @@ def test_the_list_names_every_check_with_its_line(capsys):
             ["lca:PathIntegral", "--backend", "numpy"],
             "is an estimator, which is checked on NumPy objectives; omit",
         ),
+        (
+            ["lca:PathIntegral", "--backend", "numpy", "--backend-object", "lca.reference:NumpyBackend"],
+            "not both",
+        ),
+        (["--backend-object", "lca:PathIntegral"], "lca:PathIntegral is no backend"),
+        (["lca:PathIntegral", "--only", "term_adds_up"], "unknown check in only 'term_adds_up'"),
+        (["lca:PathIntegral", "--skip", "x"], "unknown check in skip 'x'"),
         (["lca:PathIntegral", "--expect", "terms_add_up"], "CHECK=REASON"),
         (["lca:PathIntegral", "--expect", "=why"], "CHECK=REASON"),
-        (["lca:PathIntegral", "--expect", "terms=why"], "names no check: terms"),
+        (["lca:PathIntegral", "--expect", "terms=why"], "unknown check in expected_failures 'terms'"),
     ],
 )
 def test_bad_input_is_one_line_and_status_2(module, capsys, options, message):

@@ -13,7 +13,7 @@ from lca.errors import LCAError, UnknownNameError
 from lca.objective import Objective
 
 
-def find_maker(target: str) -> Callable[[], Any]:
+def find_maker(target: str, also: Callable[[Any], bool] = lambda made: False) -> Callable[[], Any]:
     """A function that makes the estimator or objective that ``target`` names; it has been called once.
 
     Parameters
@@ -21,6 +21,8 @@ def find_maker(target: str) -> Callable[[], Any]:
     target
         ``module:object`` or ``path/to/file.py:object``; the object is an estimator, an objective, or a class
         or function that makes one without arguments.
+    also
+        Which objects are accepted beside estimators and objectives.
 
     Raises
     ------
@@ -41,12 +43,12 @@ def find_maker(target: str) -> Callable[[], Any]:
             raise UnknownNameError(f"object in {place}", part, (n for n in vars(found) if n[0] != "_"))
         found = getattr(found, part)
     # A class has the attributes of its instances and would pass isinstance for a protocol.
-    if isinstance(found, (Estimator, Objective)) and not isinstance(found, type):
+    if not isinstance(found, type) and (isinstance(found, (Estimator, Objective)) or also(found)):
         return lambda: found
-    return _tried(target, found)
+    return _tried(target, found, also)
 
 
-def _tried(target: str, make: Any) -> Callable[[], Any]:
+def _tried(target: str, make: Any, also: Callable[[Any], bool]) -> Callable[[], Any]:
     if not callable(make):
         raise LCAError(f"{target} is an object of type {type(make).__name__}; {_WANTED}")
     try:
@@ -62,7 +64,7 @@ def _tried(target: str, make: Any) -> Callable[[], Any]:
         raise LCAError(
             f"{target} raised {type(error).__name__}: {error}; --traceback shows where."
         ) from error
-    if not isinstance(made, (Estimator, Objective)):
+    if not isinstance(made, (Estimator, Objective)) and not also(made):
         raise LCAError(f"{target} makes an object of type {type(made).__name__}; {_missing(made)}{_WANTED}")
     maker: Callable[[], Any] = make
     return maker

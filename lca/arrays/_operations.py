@@ -23,7 +23,7 @@ class ArrayOps(ABC):
     All sums are accumulated in float64. A subclass must define `to_numpy`, `snapshot` and `unchanged`. The
     other methods have defaults: arithmetic uses operators, and reductions work on ``to_numpy(vector)``
     (`lca.arrays._host`). A subclass overrides them for arithmetic in place, or for vectors that live on a
-    device. ``tests/laws/array_ops.py`` holds the laws that every subclass must satisfy.
+    device. `lca.testing.check_array_ops` checks the laws that every subclass must satisfy.
 
     Notes
     -----

@@ -2,7 +2,7 @@
 
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from importlib.metadata import entry_points
 from typing import ClassVar
@@ -13,14 +13,16 @@ from hypothesis import strategies as st
 from lca import tolerances
 from lca.allocation import allocate
 from lca.arrays import Vector, array_ops
+from lca.errors import LCAError
 from lca.estimators import PathIntegral
-from lca.objective import Evaluation, Objective, Sum, evaluate
+from lca.objective import Evaluation, Objective, Sampled, Sum, evaluate
 from lca.reference._backend import ENTRY_POINT_GROUP, Backend, Dtype, NumpyBackend
 from lca.reference._data import Batch, Dataset
-from lca.reference._models import Dropout, Network
-from lca.reference._optimizers import SGD, Optimizer
+from lca.reference._models import Dropout, Network, mlp
+from lca.reference._optimizers import SGD, Adam, AdamW, Optimizer, RMSProp
 from lca.step import Trajectory
 from lca.testing._laws import require, require_close
+from lca.testing._process_state import arrays_in, process_state, same
 from lca.testing._report import Check
 from lca.testing.problems import random_batch, random_path
 from lca.testing.strategies import Feature, networks, seeds
@@ -153,27 +155,208 @@ def allocations_equal_the_reference(backend: Backend, case: Case) -> None:
         require_close(a.mass, b.mass, tolerance, f"step {a.step}: mass")
 
 
-@law
-def training_equals_the_reference(backend: Backend, case: Case) -> None:
-    """Three momentum updates give the reference's path; each step starts where the previous one ended."""
-    optimizer = SGD(0.05, momentum=0.9)
-    batches = [case.data.take(np.arange(i, i + 5)) for i in (0, 5, 10)]
-    double = replace(case, points=case.points.astype(np.float64), dtype="float64")
-    expected = _path(NumpyBackend(), double, optimizer, batches)
-    actual = _path(backend, case, optimizer, batches)
-    require(len(actual) == len(expected), f"{len(actual)} points, expected {len(expected)}.")
-    for t, (ours, theirs) in enumerate(zip(actual, expected, strict=True)):
-        tolerance = tolerances.gradient(1 + float(np.abs(theirs).max()), case.eps)
-        require_close(ours, theirs, tolerance, f"the parameters after {t} updates")
+# --- training --------------------------------------------------------------------------------------------
 
 
-def _path(backend: Backend, case: Case, optimizer: Optimizer, batches: list[Batch]) -> list[Array]:
-    steps = list(backend.train(case.objective(backend), case.points[0], optimizer, batches))
-    for t, (step, after) in enumerate(zip(steps[:-1], steps[1:], strict=True)):
-        require(step.index == t, f"step {t} is numbered {step.index}.")
-        joined = np.array_equal(_numpy(step.end), _numpy(after.start))
-        require(joined, f"step {t + 1} does not start where step {t} ended.")
-    return [_numpy(steps[0].start), *(_numpy(step.end) for step in steps)]
+@dataclass(frozen=True)
+class Run:
+    """Training runs of one objective: optimizers with constants of their own, and the batch sizes."""
+
+    case: Case
+    optimizers: tuple[Optimizer, ...]
+    sizes: tuple[int, ...]
+    penalty: float = 0.0
+
+    @property
+    def batches(self) -> list[Batch]:
+        """Batches of examples in no order, the same at each call."""
+        rng = np.random.default_rng(len(self.sizes))
+        data = self.case.data
+        return [data.take(rng.permutation(len(data))[:size]) for size in self.sizes]
+
+    @property
+    def start(self) -> Array:
+        """θ_0, a new array."""
+        start: Array = self.case.points[0].copy()
+        return start
+
+    def objective(self, backend: Backend) -> Objective:
+        """The objective that is trained."""
+        return self.case.objective(backend, penalty=self.penalty)
+
+    def path(
+        self,
+        backend: Backend,
+        objective: Objective,
+        optimizer: Optimizer,
+        disturb: Callable[[], object] = lambda: None,
+    ) -> list[Array]:
+        """The points (K,) of a run, copied before the next update; ``disturb`` is called after each."""
+        points: list[Array] = []
+        for t, step in enumerate(backend.train(objective, self.start, optimizer, self.batches)):
+            require(step.index == t, f"step {t} is numbered {step.index}.")
+            start, end = _numpy(step.start).copy(), _numpy(step.end).copy()
+            points = points or [start]
+            require(
+                np.array_equal(points[-1], start), f"step {t} does not start where the previous one ended."
+            )
+            points.append(end)
+            disturb()
+        require(
+            len(points) == len(self.sizes) + 1, f"{len(self.sizes)} batches gave {len(points) - 1} steps."
+        )
+        return points
+
+    def reference(self, optimizer: Optimizer, moved: float = 0.0) -> list[Array]:
+        """The path of the NumPy reference in float64, from θ_0 with every entry moved relatively."""
+        signs = np.random.default_rng(0).choice([-1.0, 1.0], size=self.case.points.shape)
+        points = self.case.points.astype(np.float64) * (1 + moved * signs)
+        run = replace(self, case=replace(self.case, points=points, dtype="float64"))
+        return run.path(NumpyBackend(), run.objective(NumpyBackend()), optimizer)
+
+
+def _optimizers(dtype: Dtype) -> st.SearchStrategy[tuple[Optimizer, ...]]:
+    """Every family with constants that are not the defaults.
+
+    Adam and RMSProp divide by the size of the gradient: in float32, a small ε would turn rounding errors of
+    gradients that are 0 into updates of full size.
+    """
+    rates = st.sampled_from([0.01, 0.05])
+    eps = st.sampled_from([1e-3, 1e-2] if dtype == "float32" else [1e-3, 1e-2, 1e-8])
+    beta1, beta2 = st.sampled_from([0.5, 0.8]), st.sampled_from([0.95, 0.99])
+    momentum = st.sampled_from([0.5, 0.9])
+    return st.tuples(
+        st.builds(SGD, rates, momentum=momentum),
+        st.builds(SGD, rates, momentum=momentum, nesterov=st.just(True)),
+        st.builds(RMSProp, rates, alpha=st.sampled_from([0.7, 0.97]), eps=eps),
+        st.builds(Adam, rates, beta1, beta2, eps),
+        st.builds(AdamW, rates, beta1, beta2, eps, weight_decay=st.sampled_from([0.05, 0.3])),
+        st.builds(SGD, rates),
+    )
+
+
+_sizes = st.lists(st.integers(3, 9), min_size=4, max_size=7).map(tuple)
+_penalties = st.sampled_from([0.0, 0.25])
+_plain = cases_of(networks(features=()))
+_with_features = st.builds(Run, cases, st.just((SGD(0.05, momentum=0.9),)), st.just((5, 5, 5)))
+_without = _plain.flatmap(
+    lambda case: st.builds(Run, st.just(case), _optimizers(case.dtype), _sizes, _penalties)
+)
+TrainingLaw = Callable[[Backend, Run], None]
+
+
+def training(function: TrainingLaw) -> TrainingLaw:
+    """Register a law that is checked on training runs."""
+    runs = _with_features | _without
+    BACKEND_CHECKS.append(Check(function.__name__, function, lambda backend: runs, lambda backend: True))
+    return function
+
+
+def _require_path(found: list[Array], run: Run, optimizer: Optimizer, what: str) -> None:
+    expected, moved = run.reference(optimizer), run.reference(optimizer, run.case.eps)
+    for t, (ours, theirs, near) in enumerate(zip(found, expected, moved, strict=True)):
+        condition = float(np.abs(near - theirs).max())
+        tolerance = tolerances.trained(float(np.abs(theirs).max()), condition, t, run.case.eps)
+        require_close(ours, theirs, tolerance, f"the parameters after {t} updates of {optimizer}{what}")
+
+
+@training
+def training_equals_the_reference(backend: Backend, run: Run) -> None:
+    """Every optimizer, with its constants and its state over many updates, gives the reference's path."""
+    objective = run.objective(backend)
+    for optimizer in run.optimizers:
+        _require_path(run.path(backend, objective, optimizer), run, optimizer, "")
+    again = run.optimizers[0]
+    _require_path(run.path(backend, objective, again), run, again, ", run a second time")
+
+
+@training
+def measuring_does_not_disturb_training(backend: Backend, run: Run) -> None:
+    """The path is the same if the objective is evaluated elsewhere between two updates."""
+    objective, optimizer = run.objective(backend), run.optimizers[0]
+    elsewhere = backend.vector(run.case.points[-1] + run.case.points.dtype.type(0.5))
+    found = run.path(
+        backend, objective, optimizer, lambda: (objective.loss(elsewhere), objective.loss_and_grad(elsewhere))
+    )
+    _require_path(found, run, optimizer, ", with a measurement after each")
+
+
+@training
+def steps_report_what_made_them(backend: Backend, run: Run) -> None:
+    """`Step.batch` and `Step.gradient`, where a backend sets them, are those of the update."""
+    objective = run.objective(backend)
+    batches = run.batches
+    for step, batch in zip(
+        backend.train(objective, run.start, run.optimizers[0], batches), batches, strict=True
+    ):
+        if step.batch is not None:
+            given = same(arrays_in(step.batch), arrays_in(batch))
+            require(given, f"step {step.index}: Step.batch is not the batch of the update.")
+        if step.gradient is not None:
+            expected = _numpy(objective.loss_and_grad(step.start, batch)[1])
+            tolerance = tolerances.gradient(1 + float(np.abs(expected).max()), run.case.eps)
+            require_close(_numpy(step.gradient), expected, tolerance, f"step {step.index}: Step.gradient")
+
+
+@training
+def training_changes_nothing_else(backend: Backend, run: Run) -> None:
+    """Training writes neither the start vector nor batches, data, or global state."""
+    objective = run.objective(backend)
+    theta, batches = run.start, run.batches
+    measured = backend.vector(run.case.points[-1].copy())
+    loss = objective.loss(measured)
+    np.random.seed(len(batches))  # noqa: NPY002 - a state that no backend sets by chance
+    before = process_state() | arrays_in(batches, "the batches")
+    for _ in backend.train(objective, theta, run.optimizers[0], batches):
+        pass
+    require(np.array_equal(theta, run.start), "training wrote into the vector θ_0 that was passed.")
+    after = process_state() | arrays_in(batches, "the batches")
+    for name, value in before.items():
+        require(same(value, after[name]), f"training has changed {name}.")
+    again = objective.loss(measured)
+    tolerance = tolerances.repeat(loss, run.case.eps)
+    require_close(again, loss, tolerance, "the loss of the whole data at the same θ, after training")
+
+
+@training
+def steps_come_one_at_a_time(backend: Backend, run: Run) -> None:
+    """A step is yielded after its update, before the next batch is drawn and one more is computed."""
+    drawn = 0
+
+    def batches() -> Iterator[Batch]:
+        nonlocal drawn
+        for batch in run.batches:
+            drawn += 1
+            yield batch
+
+    objective = run.objective(backend)
+    for t, _ in enumerate(backend.train(objective, run.start, run.optimizers[0], batches())):
+        require(drawn <= t + 2, f"{drawn} batches were drawn before step {t} was yielded.")
+        return
+
+
+def samples_equal_the_reference(backend: Backend, case: Case) -> None:
+    """`batch(index)` of the objective is the mean over exactly these examples, as in the reference."""
+    objective, reference = case.objective(backend), case.reference()
+    index = np.random.default_rng(len(case.network.layout.names)).integers(len(case.data), size=5)
+    ours, theirs = objective.batch(index), reference.batch(index)  # type: ignore[attr-defined]
+    found = evaluate(objective, backend.vector(case.points[0]), ours)
+    expected = evaluate(reference, case.points[0].astype(np.float64), theirs)
+    _require_same(found, expected, case, f"of the examples {index.tolist()}")
+
+
+def _makes_samples(backend: Backend) -> bool:
+    network = mlp((3, 4, 2), activation="tanh")
+    objective = make_case(network, 0, "float64", weighted=False).objective(backend)
+    try:
+        return isinstance(objective, Sampled) and objective.batch(np.zeros(1, int)) is not None
+    except (LCAError, NotImplementedError):
+        return False
+
+
+BACKEND_CHECKS.append(
+    Check("samples_equal_the_reference", samples_equal_the_reference, lambda backend: _plain, _makes_samples)
+)
 
 
 # --- policies: each gets a law of its own, so that a failure names it --------------------------------------
@@ -203,7 +386,9 @@ def frozen_parameters_get_zero(backend: Backend, case: Case) -> None:
     objective = case.objective(backend)
     theta = backend.vector(case.points[0])
     grads = case.network.layout.unflatten(_numpy(objective.loss_and_grad(theta)[1]))
-    path = _path(backend, case, SGD(0.05, momentum=0.9), case.measuring_batches)
+    sizes = tuple(len(batch) for batch in case.measuring_batches)
+    optimizer = SGD(0.05, momentum=0.9)
+    path = Run(case, (optimizer,), sizes).path(backend, objective, optimizer)
     moved = case.network.layout.unflatten(path[-1] - path[0])
     for name in case.network.frozen:
         require(not grads[name].any(), f"frozen tensor {name!r} has a gradient of {grads[name].ravel()}.")
@@ -222,14 +407,15 @@ def tied_parameters_count_once(backend: Backend, case: Case) -> None:
 @policy()
 def penalty_is_a_separate_term(backend: Backend, case: Case) -> None:
     """With a penalty, the objective is a Sum of the unchanged term ``data`` and the term ``penalty``."""
-    objective = case.objective(backend, penalty=0.25)
+    objective, reference = case.objective(backend, penalty=0.25), case.reference(penalty=0.25)
     names = sorted(objective.terms) if isinstance(objective, Sum) else type(objective).__name__
     require(names == ["data", "penalty"], f"expected a Sum of the terms data and penalty, got {names}.")
     for point in case.points:
-        found = evaluate(objective, backend.vector(point)).terms
-        expected = evaluate(case.reference(penalty=0.25), point.astype(np.float64)).terms
-        for name in names:
-            _require_same(found[name], expected[name], case, f"the term {name!r}")
+        for batch, where in ((None, "the data"), (case.measuring_batches[-1], "a batch of two")):
+            found = evaluate(objective, backend.vector(point), batch).terms
+            expected = evaluate(reference, point.astype(np.float64), batch).terms
+            for name in names:
+                _require_same(found[name], expected[name], case, f"the term {name!r} on {where}")
 
 
 @policy()

@@ -1,9 +1,9 @@
 """The laws of objectives: what estimators rely on when they evaluate a loss or a gradient."""
 
 import random
-from collections.abc import Callable, Mapping, Sequence
+import sys
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import suppress
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -12,287 +12,596 @@ from lca import tolerances
 from lca.allocation import allocate
 from lca.arrays import Vector, array_ops
 from lca.errors import LCAError
-from lca.estimators import Adaptive, PathIntegral
+from lca.estimators import Adaptive
 from lca.layout import Layout
-from lca.objective import Batch, Objective
-from lca.quadrature import TRAPEZOID
+from lca.objective import Batch, Objective, differentiated_by
 from lca.step import Trajectory
-from lca.testing._laws import require, require_close, rounding
+from lca.testing._laws import require, require_close
+from lca.testing._objective_subject import (
+    EXACT,
+    Draw,
+    ObjectiveSubject,
+    as_numpy,
+    draws,
+    on,
+    usual_draws,
+    written,
+)
+from lca.testing._places import raised_at
+from lca.testing._process_state import arrays_in, process_state, same, threads
 from lca.testing._report import Check, CheckFailure
-from lca.testing.strategies import seeds
 
 Array = np.ndarray
-
-
-@dataclass(frozen=True)
-class ObjectiveSubject:
-    """An objective under test, and what the checks need to know about it.
-
-    Parameters
-    ----------
-    make
-        A function without arguments that returns a new objective, always the same one.
-    vector
-        A function that converts a NumPy vector to the framework's vector type; default: NumPy.
-    scale
-        Standard deviation of the random parameters at which the objective is evaluated.
-    batches
-        ``(weight, batch)`` pairs that together are the whole data set, if the objective accepts batches.
-    state
-        A function that returns everything a call must not change (parameters of the model, optimizer state,
-        buffers) as arrays by name. The global generators of NumPy and Python are always compared as well.
-    """
-
-    make: Callable[[], Objective]
-    vector: Callable[[Array], Vector] = np.asarray
-    scale: float = 0.5
-    batches: Sequence[tuple[float, Batch]] = ()
-    state: Callable[[], Mapping[str, Array]] = dict
-
-    def __repr__(self) -> str:
-        return getattr(self.make, "__qualname__", repr(self.make))
-
-    def theta(self, layout: Layout, seed: int, dtype: type = np.float64) -> Vector:
-        """A random parameter vector (K,) of the framework's type."""
-        numbers = self.scale * np.random.default_rng(seed).normal(size=layout.size)
-        return self.vector(numbers.astype(dtype))
-
-    def visible_state(self) -> dict[str, Any]:
-        """A copy of everything a call must not change."""
-        copies = {name: np.array(array) for name, array in self.state().items()}
-        _, keys, position, *_ = np.random.get_state()  # noqa: NPY002 - this is the global state to watch
-        return copies | {"numpy.random": np.append(keys, position), "random": np.array(random.getstate()[1])}
-
+SHRINKS = (1.0, 16.0, 256.0)
+"""Finite differences are taken with several steps, since a kink may lie within the first."""
+LENGTHS = (1.0, 1 / 8, 1 / 64, 1 / 512, 1 / 8192)
+"""Lengths of the segments on which an allocation may add up, for losses that are stiff or have kinks."""
 
 OBJECTIVE_CHECKS: list[Check] = []
-Law = Callable[[ObjectiveSubject, int], None]
+Law = Callable[[ObjectiveSubject, Draw], None]
+Applies = Callable[[ObjectiveSubject], bool]
 
 
 def law(function: Law) -> Law:
-    """Register a law of objectives that is checked at random points."""
-    OBJECTIVE_CHECKS.append(Check(function.__name__, function, lambda subject: seeds, lambda subject: True))
+    """Register a law of objectives that is checked at random points of all sizes."""
+    return register(function, lambda subject: True)
+
+
+def usual(function: Law) -> Law:
+    """Register a law that is checked at points of the usual size."""
+    OBJECTIVE_CHECKS.append(
+        Check(function.__name__, function, lambda subject: usual_draws, lambda subject: True)
+    )
     return function
 
 
-def _numpy(vector: Vector) -> Array:
-    return np.array(array_ops(vector).to_numpy(vector), copy=True)
+def register(function: Law, applies: Applies) -> Law:
+    """Register a law for the objectives for which ``applies`` is true."""
+    OBJECTIVE_CHECKS.append(Check(function.__name__, function, lambda subject: draws, applies))
+    return function
 
 
-@law
-def layout_round_trip(subject: ObjectiveSubject, seed: int) -> None:
-    """``flatten(unflatten(θ))`` equals θ."""
-    layout = subject.make().layout
-    theta = np.random.default_rng(seed).normal(size=layout.size)
-    tensors = layout.unflatten(theta)
-    require(tuple(tensors) == layout.names, f"unflatten gave {tuple(tensors)}, expected {layout.names}.")
-    require(np.array_equal(layout.flatten(tensors), theta), "flatten(unflatten(θ)) differs from θ.")
-
-
-@law
-def gradient_is_like_theta(subject: ObjectiveSubject, seed: int) -> None:
-    """The loss is a float; the gradient is finite and has the type, shape and dtype of θ."""
-    objective = subject.make()
-    for dtype in (np.float32, np.float64):
-        theta = subject.theta(objective.layout, seed, dtype)
-        loss, grad = objective.loss_and_grad(theta)
-        require(isinstance(loss, float), f"the loss is a {type(loss).__name__}; return float(loss).")
-        types = type(grad).__name__, type(theta).__name__
-        require(type(grad) is type(theta), f"the gradient is a {types[0]}, θ a {types[1]}.")
-        objective.layout.check(grad, "the gradient")
-        require(grad.dtype == theta.dtype, f"the gradient is {grad.dtype}, θ is {theta.dtype}.")
-        require(array_ops(grad).all_finite(grad), "the gradient is not finite at a random point.")
-
-
-@law
-def non_finite_numbers_are_not_hidden(subject: ObjectiveSubject, seed: int) -> None:
-    """At parameters that are all NaN, the loss or the gradient is not finite, or an error is raised."""
-    objective = subject.make()
-    theta = subject.vector(np.full(objective.layout.size, np.nan))
-    try:
-        with np.errstate(all="ignore"):
-            loss, grad = objective.loss_and_grad(theta)
-    except (LCAError, ArithmeticError):
-        return
-    visible = not np.isfinite(loss) or not array_ops(grad).all_finite(grad)
-    require(visible, f"at NaN the loss is {loss!r} and the gradient is finite; is NaN replaced by 0?")
-
-
-@law
-def deterministic(subject: ObjectiveSubject, seed: int) -> None:
-    """The same θ gives the same loss and gradient, also after an evaluation at another point."""
-    objective = subject.make()
-    theta, other = subject.theta(objective.layout, seed), subject.theta(objective.layout, seed + 1)
-    loss, grad = objective.loss_and_grad(theta)
-    objective.loss_and_grad(other)
-    again, grad_again = objective.loss_and_grad(theta)
-    require_close(again, loss, tolerances.repeat(loss, tolerances.EPS64), "the loss, evaluated again")
-    scale = float(np.abs(_numpy(grad)).max())
-    require_close(
-        _numpy(grad_again), _numpy(grad), tolerances.repeat(scale, tolerances.EPS64), "the gradient again"
+def require_gradient(layout: Layout, found: Array, expected: Array, tolerance: float, what: str) -> None:
+    """Raise `CheckFailure`, naming the parameter, unless two gradients agree to ``tolerance`` everywhere."""
+    require(found.shape == expected.shape, f"{what} has shape {found.shape}, expected {expected.shape}.")
+    difference = np.abs(found.astype(np.float64) - expected.astype(np.float64))
+    difference[np.isnan(difference)] = np.inf
+    at = int(np.argmax(difference))
+    require(
+        bool(difference[at] <= tolerance),
+        f"{what}: the entry of {layout.label(at)} is {float(found[at])!r}, expected {float(expected[at])!r}; "
+        f"they differ by {difference[at]:.3g}, the tolerance is {tolerance:.3g}.",
     )
 
 
+def evaluated(objective: Objective, theta: Vector, batch: Batch | None) -> tuple[float, Array]:
+    loss, grad = objective.loss_and_grad(theta, *on(batch))
+    return loss, as_numpy(grad)
+
+
+def eps_of(dtype: Any) -> float:
+    """Machine epsilon."""
+    return float(np.finfo(dtype).eps)
+
+
+def typical(
+    subject: ObjectiveSubject, objective: Objective, draw: Draw, batch: Batch | None = None
+) -> tuple[float, float]:
+    """|loss| and the norm of the gradient at a point of the usual size.
+
+    Where a loss is close to 0, such as that of a confident classifier, its terms are not: rounding errors are
+    in units of this scale.
+    """
+    loss, grad = evaluated(objective, subject.theta(objective.layout, Draw(draw.seed), 8), batch)
+    return abs(loss), float(np.linalg.norm(grad.astype(np.float64)))
+
+
+# First, so that the first call of all is seen: a global mode may be set once and for all.
 @law
-def works_in_the_precision_of_theta(subject: ObjectiveSubject, seed: int) -> None:
-    """At float64 parameters the gradient has float64 precision; nothing is computed in float32."""
+def calls_change_nothing(subject: ObjectiveSubject, draw: Draw) -> None:
+    """A call, or one that raises, changes neither θ, batches, the model nor any global state."""
     objective = subject.make()
-    points = (subject.theta(objective.layout, seed + i) for i in range(4))
-    grads = np.array([_numpy(objective.loss_and_grad(theta)[1]) for theta in points])
-    # Constants such as 0 or 0.5 are exact in float32; entries that vary from point to point are not.
-    varying = grads[:, [len(np.unique(column)) > 2 for column in grads.T]]
-    single = varying.astype(np.float32)
-    narrow = grads.dtype == np.float64 and varying.size and np.array_equal(varying, single)
-    require(not narrow, "every entry of the gradient at float64 parameters is exact in float32.")
+    theta = subject.theta(objective.layout, draw)
+    np.random.seed(draw.seed % 2**32)  # noqa: NPY002 - a state that no objective sets by chance
+    random.seed(draw.seed)
+    with np.errstate(all="warn", under="ignore"):
+        _require_nothing_changed(subject, objective, theta)
 
 
-@law
-def loss_agrees_with_loss_and_grad(subject: ObjectiveSubject, seed: int) -> None:
-    """``loss`` and ``loss_and_grad`` return the same loss."""
-    objective = subject.make()
-    theta = subject.theta(objective.layout, seed)
-    loss = objective.loss(theta)
-    tolerance = tolerances.repeat(loss, tolerances.EPS64)
-    require_close(objective.loss_and_grad(theta)[0], loss, tolerance, "the loss of loss_and_grad")
-
-
-@law
-def gradients_are_not_overwritten(subject: ObjectiveSubject, seed: int) -> None:
-    """A returned gradient is unchanged after the objective is called again."""
-    objective = subject.make()
-    grad = objective.loss_and_grad(subject.theta(objective.layout, seed))[1]
-    before = _numpy(grad)
-    objective.loss_and_grad(subject.theta(objective.layout, seed + 1))
-    require(np.array_equal(_numpy(grad), before), "a later call modified a gradient already returned.")
-
-
-@law
-def gradients_may_be_overwritten(subject: ObjectiveSubject, seed: int) -> None:
-    """The caller owns the gradient: modifying it in place does not affect later results."""
-    objective = subject.make()
-    theta = subject.theta(objective.layout, seed)
-    grad = objective.loss_and_grad(theta)[1]
-    before = _numpy(grad)
-    array_ops(grad).scaled(grad, 2.0)
-    after = _numpy(objective.loss_and_grad(theta)[1])
-    tolerance = tolerances.repeat(float(np.abs(before).max()), tolerances.EPS64)
-    require_close(after, before, tolerance, "the gradient, after the first one was doubled in place")
-
-
-@law
-def calls_change_nothing(subject: ObjectiveSubject, seed: int) -> None:
-    """A call, or a call that raises, leaves θ, the model, its buffers and all random generators unchanged."""
-    objective = subject.make()
-    theta = subject.theta(objective.layout, seed)
-    numbers, before = _numpy(theta), subject.visible_state()
-    for call in (objective.loss, objective.loss_and_grad):
-        call(theta)
-        _require_same_state(subject, before, f"after {call.__name__}")
-    require(np.array_equal(_numpy(theta), numbers), "a call modified θ.")
+def _require_nothing_changed(subject: ObjectiveSubject, objective: Objective, theta: Vector) -> None:
+    numbers, before, modules, alive = as_numpy(theta), _visible(subject), len(sys.modules), 0
+    for i, (place, batch) in enumerate(subject.places):
+        for call in (objective.loss, objective.loss_and_grad):
+            call(theta, *on(batch))
+            when = f"after {call.__name__} on {place}"
+            if (
+                len(sys.modules) > modules
+            ):  # a library that is imported in the first call sets modes of its own
+                before |= process_state()
+                modules = len(sys.modules)
+            _require_same_state(subject, before, when)
+            moved = not np.array_equal(as_numpy(theta), numbers)
+            if moved:
+                raise CheckFailure(_writes(subject, objective, numbers, batch, f"θ has changed {when}"))
+        alive = threads() if i == 0 else alive
+    for _ in range(2):
+        objective.loss(theta)
+    more = threads() - alive  # a library may start its threads in the first call
+    require(
+        more < 2, f"{more} more threads are alive than after the first call; end those that a call starts."
+    )
     with suppress(Exception):  # the error itself is checked by another law
         objective.loss_and_grad(_too_long(subject, objective))
     _require_same_state(subject, before, "after a refused vector")
 
 
+def _visible(subject: ObjectiveSubject) -> dict[str, Any]:
+    """A copy of everything that a call must not change."""
+    declared = {name: np.array(array) for name, array in subject.state().items()}
+    given = {
+        f"batch {i}{at}": a for i, (_, b) in enumerate(subject.batches) for at, a in arrays_in(b).items()
+    }
+    return process_state() | given | declared
+
+
+def _require_same_state(subject: ObjectiveSubject, before: Mapping[str, Any], when: str) -> None:
+    for name, value in _visible(subject).items():
+        require(name not in before or same(value, before[name]), f"{name} has changed {when}.")
+
+
+def _writes(
+    subject: ObjectiveSubject, objective: Objective, numbers: Array, batch: Batch | None, what: str
+) -> str:
+    """The message for an objective that writes into θ, with its line if a read-only array finds it."""
+    theta = subject.vector(numbers.copy())
+    message = f"{what}; copy it before changing it: theta = theta.copy()."
+    if not isinstance(theta, np.ndarray):
+        return message
+    theta.flags.writeable = False
+    for call in (objective.loss, objective.loss_and_grad):
+        try:
+            call(theta, *on(batch))
+        except Exception as error:
+            return "\n".join([message, *raised_at(error)])
+    return message
+
+
 @law
-def wrong_vectors_are_refused(subject: ObjectiveSubject, seed: int) -> None:
-    """A vector of the wrong length raises an `LCAError`, and the next valid call is correct."""
+def layout_round_trip(subject: ObjectiveSubject, draw: Draw) -> None:
+    """``flatten(unflatten(θ))`` equals θ, and the layout is always the same."""
+    layout, again = subject.make().layout, subject.example.layout
+    require((layout.names, layout.shapes) == (again.names, again.shapes), "two objectives have two layouts.")
+    theta = draw.rng(0).normal(size=layout.size)
+    tensors = layout.unflatten(theta)
+    require(tuple(tensors) == layout.names, f"unflatten gave {tuple(tensors)}, expected {layout.names}.")
+    require(np.array_equal(layout.flatten(tensors), theta), "flatten(unflatten(θ)) differs from θ.")
+
+
+@usual
+def gradient_is_like_theta(subject: ObjectiveSubject, draw: Draw) -> None:
+    """The loss is a float; the gradient is finite and has the type, shape and dtype of θ."""
     objective = subject.make()
-    theta = subject.theta(objective.layout, seed)
+    for dtype in subject.dtypes:
+        theta = subject.theta(objective.layout, draw, dtype=dtype)
+        for place, batch in [("the whole data", None), subject.pick(draw)]:
+            loss, grad = objective.loss_and_grad(theta, *on(batch))
+            for name, value in (("loss_and_grad", loss), ("loss", objective.loss(theta, *on(batch)))):
+                what = f"the loss of {name} on {place}"
+                require(isinstance(value, float), f"{what} is a {type(value).__name__}; return float(loss).")
+                require(bool(np.isfinite(value)), f"{what} is {value!r} at a random point; {_DOMAIN}")
+            types = type(grad).__name__, type(theta).__name__
+            require(type(grad) is type(theta), f"the gradient on {place} is a {types[0]}, θ a {types[1]}.")
+            objective.layout.check(grad, f"the gradient on {place}")
+            same_dtype = grad.dtype == theta.dtype
+            require(same_dtype, f"the gradient on {place} is {grad.dtype}, θ is {theta.dtype}.")
+            finite = array_ops(grad).all_finite(grad)
+            require(finite, f"the gradient on {place} is not finite at a random point; {_DOMAIN}")
+
+
+_DOMAIN = "if the loss is defined for some θ only, declare it by points= or scale=."
+
+
+@law
+def non_finite_numbers_are_not_hidden(subject: ObjectiveSubject, draw: Draw) -> None:
+    """If one parameter, or all, are NaN, loss and gradient are not both finite, or an error is raised."""
+    objective = subject.make()
+    numbers: Array = subject.numbers(objective.layout, draw).astype(subject.widest)
+    place, batch = [("the whole data", None), subject.pick(draw)][int(draw.rng(91).integers(2))]
+    gradient = evaluated(objective, subject.vector(numbers), batch)[1]
+    used = np.flatnonzero(gradient)  # one that the loss does not depend on may be NaN unseen
+    one = used[draw.rng(92).integers(len(used), size=min(1, len(used)))]
+    for where in (np.arange(len(numbers)), one):
+        if not len(where):
+            continue
+        spoilt = numbers.copy()
+        spoilt[where] = np.nan
+        name = "θ" if len(where) > 1 else objective.layout.label(int(where[0]))
+        for call in (objective.loss_and_grad, objective.loss):
+            seen = _is_visible(lambda call=call, spoilt=spoilt: call(subject.vector(spoilt), *on(batch)))  # type: ignore[misc]
+            hidden = f"{call.__name__} is finite on {place} although {name} is NaN; is NaN replaced by 0?"
+            require(seen, hidden)
+
+
+def _is_visible(call: Callable[[], Any]) -> bool:
+    try:
+        with np.errstate(all="ignore"):
+            found = call()
+    except (LCAError, ArithmeticError, ValueError):
+        return True
+    loss, *grads = found if isinstance(found, tuple) else (found,)
+    return not np.isfinite(loss) or not all(array_ops(grad).all_finite(grad) for grad in grads)
+
+
+@law
+def deterministic(subject: ObjectiveSubject, draw: Draw) -> None:
+    """The same θ gives the same loss and gradient, also after an evaluation at another point."""
+    objective = subject.make()
+    theta, other = (subject.theta(objective.layout, draw, stream) for stream in (0, 1))
+    loss, grad = evaluated(objective, theta, None)
+    objective.loss_and_grad(other)
+    again, grad_again = evaluated(objective, theta, None)
+    eps = eps_of(subject.widest)
+    require_close(again, loss, tolerances.repeat(loss, eps), "the loss at the same θ, evaluated again")
+    tolerance = tolerances.repeat(float(np.abs(grad).max()), eps)
+    require_gradient(objective.layout, grad_again, grad, tolerance, "the gradient at the same θ, again")
+
+
+@law
+def works_in_the_precision_of_theta(subject: ObjectiveSubject, draw: Draw) -> None:
+    """At float64 parameters, loss and gradient have float64 precision; nothing is computed in float32."""
+    objective = subject.make()
+    for place, batch in [("the whole data", None), subject.pick(draw)]:
+        points = [subject.theta(objective.layout, draw, stream) for stream in range(4)]
+        found = [evaluated(objective, theta, batch) for theta in points]
+        columns = {
+            f"the loss of loss_and_grad on {place}": np.array([[loss] for loss, _ in found]),
+            f"the loss on {place}": np.array([[objective.loss(theta, *on(batch))] for theta in points]),
+            f"every entry of the gradient on {place}": np.array([grad for _, grad in found]),
+        }
+        for what, rows in columns.items():
+            # Constants such as 0 or 0.5 are exact in float32; entries that vary from point to point are not.
+            varying = rows[:, (np.diff(np.sort(rows, axis=0), axis=0) > 0).sum(axis=0) > 1]
+            narrow = rows.dtype == np.float64 and varying.size and _is_single(varying)
+            require(not narrow, f"{what} at float64 parameters is exact in float32.")
+
+
+def _is_single(numbers: Array) -> bool:
+    """Whether all numbers are exact in float32, and not because they are small integers or fractions."""
+    with np.errstate(over="ignore"):
+        single = np.array_equal(numbers, numbers.astype(np.float32))
+    return single and not np.array_equal(numbers, np.round(numbers * 64) / 64)
+
+
+@law
+def loss_agrees_with_loss_and_grad(subject: ObjectiveSubject, draw: Draw) -> None:
+    """``loss`` and ``loss_and_grad`` return the same loss, on the data and on batches, in every dtype."""
+    objective = subject.make()
+    for dtype in subject.dtypes:
+        theta = subject.theta(objective.layout, draw, dtype=dtype)
+        for place, batch in [("the whole data", None), subject.pick(draw)]:
+            loss = objective.loss(theta, *on(batch))
+            tolerance = tolerances.repeat(loss, eps_of(dtype))
+            found = objective.loss_and_grad(theta, *on(batch))[0]
+            require_close(found, loss, tolerance, f"the loss of loss_and_grad on {place}, in {dtype}")
+
+
+@law
+def earlier_calls_change_no_result(subject: ObjectiveSubject, draw: Draw) -> None:
+    """Losses and gradients depend on θ and the batch alone, not on which calls were made before.
+
+    One objective gets a series of calls in one buffer that is written in place, another one the same calls
+    backwards with new vectors. The points are close to each other, permuted, or differ in one entry.
+    """
+    one, other = subject.make(), subject.make()
+    plan = list(_plan(subject, one.layout, draw))
+    buffers: dict[str, Vector] = {}
+    forwards = [_outcome(one, call, _filled(buffers, subject, call)) for call in plan]
+    backwards = [_outcome(other, call, subject.vector(call[0])) for call in reversed(plan)]
+    for i, (found, expected) in enumerate(zip(forwards, reversed(backwards), strict=True)):
+        numbers, place, _, method = plan[i]
+        eps, what = eps_of(numbers.dtype), f"{method} on {place} in {numbers.dtype}, after {i} other calls"
+        tolerance = tolerances.repeat(expected[0], eps)
+        require_close(found[0], expected[0], tolerance, f"the loss of {what}")
+        tolerance = tolerances.repeat(float(np.abs(expected[1]).max(initial=0)), eps)
+        if len(found[1]):
+            require_gradient(one.layout, found[1], expected[1], tolerance, f"the gradient of {what}")
+
+
+Call = tuple[Array, str, Batch | None, str]
+
+
+def _plan(subject: ObjectiveSubject, layout: Layout, draw: Draw) -> Iterator[Call]:
+    """Calls at related points, on two places, then several times on every batch."""
+    rng, base = draw.rng(93), subject.numbers(layout, draw)
+    points = [base, *_related(subject, layout, draw, base)]
+    two = [("the whole data", None), subject.pick(draw)]
+    same_call = bool(rng.integers(2))
+    for i in rng.permutation(2 * len(points)):
+        place, batch = two[0 if same_call else rng.integers(len(two))]
+        method = ("loss", "loss_and_grad")[0 if same_call and draw.seed % 2 else int(rng.integers(2))]
+        dtype = subject.widest if rng.integers(4) else subject.dtypes[0]
+        yield points[i % len(points)].astype(dtype), place, batch, method
+    if subject.batches:
+        for i in rng.permutation(3 * len(subject.batches))[:24]:
+            place, batch = subject.places[1 + i % len(subject.batches)]
+            yield points[0].astype(subject.widest), place, batch, "loss_and_grad"
+
+
+def _related(subject: ObjectiveSubject, layout: Layout, draw: Draw, base: Array) -> Iterator[Array]:
+    """Points that an impatient cache takes for ``base``; those between two points stay in any domain."""
+    rng, other = draw.rng(94), subject.numbers(layout, draw, 1)
+    yield other
+    yield base + 1e-9 * (other - base)
+    yield base + tolerances.EPS32 / 8 * (other - base)
+    if subject.points is None:
+        yield np.append(base[:-1], other[-1])
+        changed, at = base.copy(), int(rng.integers(len(base)))
+        changed[at] = other[at]
+        yield changed
+        order = rng.permutation(len(base))
+        yield base[order]
+        yield base * rng.choice([-1.0, 1.0], len(base))
+        i, j = order[0], order[-1]
+        swapped = base.copy()
+        swapped[i], swapped[j] = base[j], base[i]
+        yield swapped
+
+
+def _filled(buffers: dict[str, Vector], subject: ObjectiveSubject, call: Call) -> Vector:
+    """The point of a call in the buffer of its dtype, or in a new vector where none can be written."""
+    numbers, name = call[0], call[0].dtype.name
+    if name not in buffers or not written(buffers[name], subject.vector(numbers)):
+        buffers[name] = subject.vector(numbers.copy())
+    return buffers[name]
+
+
+def _outcome(objective: Objective, call: Call, theta: Vector) -> tuple[float, Array]:
+    _, _, batch, method = call
+    if method == "loss":
+        return objective.loss(theta, *on(batch)), np.zeros(0)
+    return evaluated(objective, theta, batch)
+
+
+@law
+def gradients_are_not_overwritten(subject: ObjectiveSubject, draw: Draw) -> None:
+    """A returned gradient is unchanged after the objective is called again."""
+    objective = subject.make()
+    grad = objective.loss_and_grad(subject.theta(objective.layout, draw))[1]
+    before = as_numpy(grad)
+    for place, batch in [("the whole data", None), subject.pick(draw)]:
+        objective.loss_and_grad(subject.theta(objective.layout, draw, 1), *on(batch))
+        kept = np.array_equal(as_numpy(grad), before)
+        require(kept, f"a later call on {place} modified a gradient already returned; return a copy.")
+
+
+@law
+def gradients_may_be_overwritten(subject: ObjectiveSubject, draw: Draw) -> None:
+    """The caller owns the gradient: modifying it in place does not affect later results."""
+    objective = subject.make()
+    theta = subject.theta(objective.layout, draw)
+    grad = objective.loss_and_grad(theta)[1]
+    before = as_numpy(grad)
+    if isinstance(grad, np.ndarray) and not grad.flags.writeable:
+        raise CheckFailure(
+            "the gradient is a read-only array; return a copy, which the caller may overwrite."
+        )
+    array_ops(grad).scaled(grad, 2.0)
+    after = as_numpy(objective.loss_and_grad(theta)[1])
+    tolerance = tolerances.repeat(float(np.abs(before).max()), eps_of(subject.widest))
+    what = "the gradient, after the first one was doubled in place"
+    require_gradient(objective.layout, after, before, tolerance, what)
+
+
+@usual
+def wrong_vectors_are_refused(subject: ObjectiveSubject, draw: Draw) -> None:
+    """A vector of the wrong length or shape raises an `LCAError`, and the next valid call is correct."""
+    objective = subject.make()
+    theta, size = subject.theta(objective.layout, draw), objective.layout.size
     loss = objective.loss(theta)
-    _expect_refusal(subject, objective)
-    tolerance = tolerances.repeat(loss, tolerances.EPS64)
+    numbers = as_numpy(theta)
+    wrong = {
+        "with one entry too many": np.append(numbers, numbers[:1]),
+        "without its last entry": numbers[:-1],
+        "of one entry": numbers[:1],
+        "of twice the length": np.tile(numbers, 2),
+        f"of shape (1, {size})": numbers[None],
+        f"of shape ({size}, 1)": numbers[:, None],
+    }
+    for call in (objective.loss_and_grad, objective.loss):
+        for name, vector in wrong.items():
+            if vector.shape != numbers.shape:
+                _expect_refusal(call, subject.vector(vector), f"{call.__name__}: a vector {name}")
+    tolerance = tolerances.repeat(loss, eps_of(subject.widest))
     require_close(objective.loss(theta), loss, tolerance, "the loss after a refused vector")
 
 
-def _expect_refusal(subject: ObjectiveSubject, objective: Objective) -> None:
+def _expect_refusal(call: Callable[..., Any], vector: Vector, what: str) -> None:
     try:
-        objective.loss_and_grad(_too_long(subject, objective))
+        with np.errstate(all="ignore"):
+            call(vector)
     except LCAError:
         return
     except Exception as error:
         raise CheckFailure(
-            f"a vector with one entry too many raised {type(error).__name__}, which is not an LCAError; call "
-            "layout.check(theta) first."
+            f"{what} raised {type(error).__name__}, which is not an LCAError; call "
+            'self.layout.check(theta, "theta") first.'
         ) from error
-    raise CheckFailure("a vector with one entry too many was accepted; call layout.check(theta) first.")
+    raise CheckFailure(f'{what} was accepted; call self.layout.check(theta, "theta") first.')
 
 
 def _too_long(subject: ObjectiveSubject, objective: Objective) -> Vector:
     return subject.vector(np.zeros(objective.layout.size + 1))
 
 
-def _require_same_state(subject: ObjectiveSubject, before: Mapping[str, Array], when: str) -> None:
-    for name, array in subject.visible_state().items():
-        require(np.array_equal(array, before[name]), f"{name} has changed {when}.")
-
-
 @law
-def gradient_matches_finite_differences(subject: ObjectiveSubject, seed: int) -> None:
-    """The gradient's derivative in a random direction equals the central difference of the loss (float64)."""
+def gradient_matches_finite_differences(subject: ObjectiveSubject, draw: Draw) -> None:
+    """The gradient's derivative in a random direction equals the central difference of the loss."""
     objective = subject.make()
-    rng = np.random.default_rng(seed)
-    theta = _numpy(subject.theta(objective.layout, seed)).astype(np.float64)
-    direction = rng.normal(size=theta.shape) / np.sqrt(theta.size)
-    loss, grad = objective.loss_and_grad(subject.vector(theta))
-    h = float(tolerances.EPS64 ** (1 / 3))
-    ahead, behind = (objective.loss(subject.vector(theta + s * h * direction)) for s in (1, -1))
-    terms = _numpy(grad) * direction
-    tolerance = tolerances.central_difference(float(np.abs(terms).sum()), loss)
-    require_close(terms.sum(), (ahead - behind) / (2 * h), tolerance, "the directional derivative")
+    place, batch = [("the whole data", None), subject.pick(draw)][int(draw.rng(95).integers(2))]
+    numbers: Array = subject.numbers(objective.layout, draw).astype(subject.widest)
+    names, direction = _direction(objective, draw)
+    require_slope(subject, objective, numbers, direction, f"on {place}, along {names}", batch=batch)
 
 
-@law
-def float32_agrees_with_float64(subject: ObjectiveSubject, seed: int) -> None:
-    """The allocation of a step in float32 equals that in float64, to a few float32 eps·mass."""
+def _direction(objective: Objective, draw: Draw) -> tuple[str, Array]:
+    """All differentiated parameters, a tensor of them, or one: which, and a random direction (K,)."""
+    layout, rng = objective.layout, draw.rng(96)
+    names = sorted(differentiated_by(objective), key=layout.names.index)
+    some = {0: names, 1: [names[rng.integers(len(names))]]}.get(int(rng.integers(3)))
+    mask = layout.unflatten(np.zeros(layout.size))
+    for name in some or names:
+        mask[name][...] = 1.0
+    direction = np.concatenate([part.ravel() for part in mask.values()])
+    if some is None:
+        at = int(rng.choice(np.flatnonzero(direction)))
+        direction[:] = 0
+        direction[at] = 1.0
+        return layout.label(at), direction
+    direction *= rng.normal(size=layout.size) / np.sqrt(direction.sum())
+    return (some[0] if len(some) < len(names) else "a random direction"), direction
+
+
+def require_slope(
+    subject: ObjectiveSubject,
+    objective: Objective,
+    numbers: Array,
+    direction: Array,
+    where: str,
+    *,
+    batch: Batch | None = None,
+) -> None:
+    """Require that gradient times direction is the slope of the loss at a point (K,).
+
+    It is enough to agree at one of several steps h: a kink of the loss, or another period of a steep one, may
+    lie within the largest. A wrong gradient agrees at no step.
+    """
+    loss, grad = evaluated(objective, subject.vector(numbers), batch)
+    eps = eps_of(numbers.dtype)
+    terms = grad.astype(np.float64) * direction
+    scale = float(np.abs(terms).sum())
+    usual_loss, _ = typical(subject, objective, Draw(0), batch)
+    found: list[tuple[float, float]] = []
+    for shrink in SHRINKS if numbers.dtype == np.float64 else SHRINKS[:1]:
+        h = float(eps ** (1 / 3)) / shrink
+        points = [(numbers + s * h * direction).astype(numbers.dtype) for s in (1, -1)]
+        ahead, behind = (objective.loss(subject.vector(point), *on(batch)) for point in points)
+        slope = (ahead - behind) / (2 * h)
+        tolerance = tolerances.central_difference(
+            scale, max(usual_loss, *map(abs, (loss, ahead, behind))), eps, shrink
+        )
+        if abs(terms.sum() - slope) <= tolerance:
+            return
+        found.append((slope, tolerance))
+    slope, tolerance = found[0]
+    require_close(terms.sum(), slope, tolerance, f"the derivative {where}, against finite differences")
+
+
+def _has_both(subject: ObjectiveSubject) -> bool:
+    return set(subject.dtypes) == {"float32", "float64"}
+
+
+def float32_agrees_with_float64(subject: ObjectiveSubject, draw: Draw) -> None:
+    """Loss and gradient at a float32 θ equal those at the same numbers in float64, to float32 rounding."""
     objective = subject.make()
-    layout = objective.layout
-    points = [_numpy(subject.theta(layout, seed + i, np.float32)) for i in range(2)]
-    runs = []
-    for dtype in (np.float32, np.float64):
-        path = Trajectory([subject.vector(point.astype(dtype)) for point in points])
-        runs += list(allocate(objective, path, PathIntegral(TRAPEZOID), check=False))
-    single, double = runs
-    require_close(_numpy(single.values), _numpy(double.values), rounding(single), "values in float32")
+    numbers = subject.numbers(objective.layout, draw, EXACT)
+    rng = draw.rng(97)
+    for place, batch in [("the whole data", None), subject.pick(draw)]:
+        theta, moved = numbers, numbers * (1 + tolerances.EPS32 * rng.choice([-1.0, 1.0], len(numbers)))
+        loss, grad = evaluated(objective, subject.vector(theta), batch)
+        near, near_grad = evaluated(objective, subject.vector(moved), batch)
+        sizes = [(abs(loss), float(np.linalg.norm(grad))), typical(subject, objective, draw, batch)]
+        if batch is None:
+            sizes += _sizes_of_terms(subject, objective, subject.vector(theta), draw)
+        single = subject.vector(theta.astype(np.float32))
+        found, found_grad = evaluated(objective, single, batch)
+        tolerance = tolerances.single_precision(max(size for size, _ in sizes), abs(near - loss))
+        require_close(found, loss, tolerance, f"the loss on {place} in float32")
+        found = objective.loss(single, *on(batch))
+        require_close(found, loss, tolerance, f"loss() on {place} in float32")
+        condition = float(np.linalg.norm(near_grad - grad))
+        tolerance = tolerances.single_precision(max(size for _, size in sizes), condition)
+        error = float(np.linalg.norm(found_grad.astype(np.float64) - grad))
+        what = f"the norm of the error of the float32 gradient on {place}"
+        require_close(error, 0.0, tolerance, what)
+
+
+def _sizes_of_terms(
+    subject: ObjectiveSubject, objective: Objective, theta: Vector, draw: Draw
+) -> Iterator[tuple[float, float]]:
+    """|loss| and |gradient| of batches, or of a few single examples: what cancels in the whole."""
+    batches = [batch for _, batch in subject.batches][:8]
+    with suppress(LCAError, NotImplementedError, AttributeError):
+        index = draw.rng(98).integers(objective.n_examples, size=8)  # type: ignore[attr-defined]
+        batches += [objective.batch(np.array([i])) for i in index]  # type: ignore[attr-defined]
+    found = [evaluated(objective, theta, batch) for batch in batches]
+    if found:
+        yield (
+            float(np.mean([abs(loss) for loss, _ in found])),
+            float(np.mean([np.linalg.norm(grad) for _, grad in found])),
+        )
+
+
+register(float32_agrees_with_float64, _has_both)
 
 
 @law
-def allocation_adds_up(subject: ObjectiveSubject, seed: int) -> None:
+def allocation_adds_up(subject: ObjectiveSubject, draw: Draw) -> None:
     """With enough gradients, the allocation of a step adds up to its loss change."""
     objective = subject.make()
-    points = [subject.theta(objective.layout, seed + i) for i in range(2)]
-    # The gradient of another loss leaves a residual that no refinement removes.
-    refine = Adaptive(tol=tolerances.adaptive_residual(0.0), max_gradients=257)
-    for a in allocate(objective, Trajectory(points), refine, check=False):
-        left, tolerance = abs(a.residual), tolerances.adaptive_residual(a.mass)
-        require(left <= tolerance, f"the residual is {left:.3g} of a mass of {a.mass:.3g}: {a.reason}.")
+    start, end = (subject.numbers(objective.layout, draw, stream) for stream in (0, 1))
+    left = tolerance = mass = 0.0
+    for length in LENGTHS:
+        points: list[Array] = [
+            point.astype(subject.widest) for point in (start, start + length * (end - start))
+        ]
+        slope = np.abs(
+            evaluated(objective, subject.vector(points[0]), None)[1] * (points[1] - points[0])
+        ).sum()
+        # The gradient of another loss leaves a residual that neither refinement nor a shorter step removes.
+        refine = Adaptive(tol=max(tolerances.adaptive_residual(float(slope)) / 4, 1e-300), max_gradients=65)
+        path = Trajectory([subject.vector(point) for point in points])
+        [a] = allocate(objective, path, refine, check=False)
+        rounding = tolerances.conservation(
+            a.mass, max(abs(a.loss_start), abs(a.loss_end)), eps_of(subject.widest)
+        )
+        left, mass = abs(a.residual), a.mass
+        tolerance = tolerances.adaptive_residual(a.mass) + rounding
+        if left <= tolerance:
+            return
+    require(
+        False,
+        f"the values of a step do not add up to its loss change: {left:.3g} is left of a mass of {mass:.3g}, "
+        f"the tolerance is {tolerance:.3g}.",
+    )
 
 
 def _takes_batches(subject: ObjectiveSubject) -> bool:
     return bool(subject.batches)
 
 
-def whole_is_the_mean_of_its_batches(subject: ObjectiveSubject, seed: int) -> None:
-    """Loss and gradient of the whole data set are the weighted means over its batches of unequal size."""
-    objective = subject.make()
-    theta = subject.theta(objective.layout, seed)
-    loss, grad = objective.loss_and_grad(theta)
-    parts = [(weight, *objective.loss_and_grad(theta, batch)) for weight, batch in subject.batches]
+def whole_is_the_mean_of_its_batches(subject: ObjectiveSubject, draw: Draw) -> None:
+    """Loss and gradient of the whole data are the weighted means over its batches, in any order."""
+    objective, eps = subject.make(), eps_of(subject.widest)
+    theta = subject.theta(objective.layout, draw)
+    loss, grad = evaluated(objective, theta, None)
+    order = draw.rng(99).permutation(len(subject.batches))
+    pairs = [subject.batches[i] for i in order]
+    parts = [(weight, *evaluated(objective, theta, batch)) for weight, batch in pairs]
     ignored = len(parts) > 1 and all(part == loss for _, part, _ in parts)
-    require(not ignored, "every batch has exactly the loss of the whole data set; is `batch` ignored?")
+    require(not ignored, "every batch has exactly the loss of the whole data; is `batch` ignored?")
     total = sum(weight for weight, _, _ in parts)
-    tolerance = tolerances.summed(sum(abs(w * part) for w, part, _ in parts) / total, tolerances.EPS64)
-    require_close(sum(w * part for w, part, _ in parts) / total, loss, tolerance, "the mean of the losses")
-    mean = sum(w * _numpy(part) for w, _, part in parts) / total
-    scale = max(float(np.abs(w * _numpy(part)).max()) for w, _, part in parts) * len(parts) / total
-    tolerance = tolerances.gradient(scale, tolerances.EPS64)
-    require_close(mean, _numpy(grad), tolerance, "the mean of the gradients")
-
-
-OBJECTIVE_CHECKS.append(
-    Check(
-        "whole_is_the_mean_of_its_batches",
-        whole_is_the_mean_of_its_batches,
-        lambda subject: seeds,
-        _takes_batches,
+    usual_loss, usual_grad = typical(subject, objective, draw)
+    size = sum(abs(w * part) for w, part, _ in parts) / total
+    tolerance = tolerances.summed(max(size, usual_loss), eps)
+    mean = sum(w * part for w, part, _ in parts) / total
+    require_close(
+        mean, loss, tolerance, "the weighted mean of the losses of the batches, against the whole data"
     )
-)
+    mean_grad = sum(w * part for w, _, part in parts) / total
+    scale = max(float(np.abs(w * part).max()) for w, _, part in parts) * len(parts) / total
+    what = "the weighted mean of the gradients of the batches, against the whole data"
+    tolerance = tolerances.gradient(max(scale, usual_grad), eps)
+    require_gradient(objective.layout, mean_grad, grad, tolerance, what)
+
+
+register(whole_is_the_mean_of_its_batches, _takes_batches)

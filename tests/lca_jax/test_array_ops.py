@@ -5,23 +5,23 @@ import pytest
 from hypothesis import given
 
 from lca.arrays import array_ops
+from lca.testing._array_checks import ARRAY_CHECKS, SUBNORMAL, ArraySubject, vectors
 from lca_jax import JaxOps
-from tests.laws.array_ops import LAWS, SUBNORMAL, Kind, vectors
 
-KIND = Kind(JaxOps(), jnp.array)
-laws = pytest.mark.parametrize("law", LAWS, ids=lambda law: law.__name__)
+KIND = ArraySubject(jnp.array, JaxOps())
+laws = pytest.mark.parametrize("check", ARRAY_CHECKS, ids=lambda check: check.name)
 
 
 @laws
 @given(vectors)
-def test_laws(law, values):
-    law(KIND, values)
+def test_laws(check, values):
+    check.law(KIND, values)
 
 
 @laws
 @pytest.mark.parametrize("values", SUBNORMAL.values(), ids=SUBNORMAL)
-def test_laws_of_the_smallest_numbers(law, values):
-    law(KIND, values)
+def test_laws_of_the_smallest_numbers(check, values):
+    check.law(KIND, values)
 
 
 def test_an_array_is_read_where_it_is():

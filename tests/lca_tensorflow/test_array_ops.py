@@ -7,29 +7,29 @@ from hypothesis import given
 
 import lca_tensorflow  # noqa: F401 - registers the operations
 from lca.arrays import Slices, array_ops
+from lca.testing._array_checks import ARRAY_CHECKS, SUBNORMAL, ArraySubject, vectors
 from lca_tensorflow._arrays import TensorFlowDeviceOps
-from tests.laws.array_ops import LAWS, SUBNORMAL, Kind, vectors
 
 KINDS = {
-    "cpu": Kind(array_ops(tf.ones(1)), tf.constant),
-    "device": Kind(TensorFlowDeviceOps(), tf.constant, keeps_subnormals=False),
+    "cpu": ArraySubject(tf.constant, array_ops(tf.ones(1))),
+    "device": ArraySubject(tf.constant, TensorFlowDeviceOps(), keeps_subnormals=False),
 }
 kinds = pytest.mark.parametrize("kind", KINDS.values(), ids=KINDS)
-laws = pytest.mark.parametrize("law", LAWS, ids=lambda law: law.__name__)
+laws = pytest.mark.parametrize("check", ARRAY_CHECKS, ids=lambda check: check.name)
 
 
 @laws
 @kinds
 @given(vectors)
-def test_laws(kind, law, values):
-    law(kind, values)
+def test_laws(kind, check, values):
+    check.law(kind, values)
 
 
 @laws
 @kinds
 @pytest.mark.parametrize("values", SUBNORMAL.values(), ids=SUBNORMAL)
-def test_laws_of_the_smallest_numbers(kind, law, values):
-    law(kind, values)
+def test_laws_of_the_smallest_numbers(kind, check, values):
+    check.law(kind, values)
 
 
 def test_a_tensor_of_the_cpu_is_read_where_it_is():

@@ -7,29 +7,29 @@ from hypothesis import given
 
 import lca_torch  # noqa: F401 - registers the operations
 from lca.arrays import Slices, array_ops
+from lca.testing._array_checks import ARRAY_CHECKS, SUBNORMAL, ArraySubject, vectors
 from lca_torch._arrays import TorchDeviceOps
-from tests.laws.array_ops import LAWS, SUBNORMAL, Kind, vectors
 
 KINDS = {
-    "cpu": Kind(array_ops(torch.ones(1)), torch.tensor),
-    "device": Kind(TorchDeviceOps(), torch.tensor),
+    "cpu": ArraySubject(torch.tensor, array_ops(torch.ones(1))),
+    "device": ArraySubject(torch.tensor, TorchDeviceOps()),
 }
 kinds = pytest.mark.parametrize("kind", KINDS.values(), ids=KINDS)
-laws = pytest.mark.parametrize("law", LAWS, ids=lambda law: law.__name__)
+laws = pytest.mark.parametrize("check", ARRAY_CHECKS, ids=lambda check: check.name)
 
 
 @laws
 @kinds
 @given(vectors)
-def test_laws(kind, law, values):
-    law(kind, values)
+def test_laws(kind, check, values):
+    check.law(kind, values)
 
 
 @laws
 @kinds
 @pytest.mark.parametrize("values", SUBNORMAL.values(), ids=SUBNORMAL)
-def test_laws_of_the_smallest_numbers(kind, law, values):
-    law(kind, values)
+def test_laws_of_the_smallest_numbers(kind, check, values):
+    check.law(kind, values)
 
 
 def test_a_segment_ends_exactly_at_its_end():

@@ -1,13 +1,21 @@
 """The runner of checks: what counts as a failure, and what a report contains."""
 
+import numpy as np
 import pytest
-from hypothesis import assume
+from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
 from lca import PathIntegral
-from lca.errors import LCAError
-from lca.reference import bowl
-from lca.testing import check_estimator, check_objective
+from lca.errors import LCAError, LCAWarning
+from lca.reference import NumpyBackend, Quadratic, bowl
+from lca.testing import (
+    ArraySubject,
+    ObjectiveSubject,
+    check_estimator,
+    check_objective,
+    generate_checks,
+    parametrize_with_checks,
+)
 from lca.testing._report import Check, CheckFailure, ConformanceError, run_checks
 
 
@@ -56,14 +64,91 @@ def test_a_declared_failure_that_passes_is_a_failure():
 
 
 def test_an_unknown_declared_failure_is_refused():
-    with pytest.raises(LCAError, match=r"names no check: hold; known: holds"):
+    with pytest.raises(LCAError, match=r"check in expected_failures 'hold'; known: holds"):
         run_checks([check(holds)], None, expected_failures={"hold": "typing error"})
 
 
+@pytest.mark.parametrize("option", ["only", "skip"])
+def test_a_name_of_no_check_is_refused(option):
+    with pytest.raises(LCAError, match=rf"unknown check in {option} 'hold'; known: holds"):
+        run_checks([check(holds)], None, **{option: "hold"})
+
+
+def test_an_expected_failure_needs_a_reason():
+    with pytest.raises(LCAError, match="must say why"):
+        run_checks([check(crashes)], None, expected_failures={"crashes": " "})
+
+
+def inapplicable(subject):
+    return False
+
+
 def test_a_check_that_does_not_apply_is_reported():
-    report = run_checks([check(crashes, applies=lambda subject: False)], None)
-    assert statuses(report) == {"crashes": "not applicable"}
+    report = run_checks([check(holds), check(crashes, applies=inapplicable)], None)
+    assert statuses(report) == {"holds": "passed", "crashes": "not applicable"}
     assert "1 not applicable" in str(report)
+
+
+def test_nothing_applied_is_refused():
+    with pytest.raises(LCAError, match="none of 2 checks applies to None, so nothing was tested"):
+        run_checks([check(holds, applies=inapplicable), check(crashes, applies=inapplicable)], None)
+
+
+def test_an_expected_failure_that_does_not_apply_is_a_failure():
+    checks = [check(holds), check(crashes, applies=inapplicable)]
+    report = run_checks(checks, None, expected_failures={"crashes": "always did"})
+    assert [result.check.name for result in report.failed] == ["crashes"]
+    assert "does not apply: always did" in str(report)
+
+
+def test_checks_are_selected_and_skipped_by_name():
+    checks = [check(holds), check(crashes)]
+    expected = {"holds": "passed", "crashes": "skipped"}
+    assert statuses(run_checks(checks, None, only="holds")) == expected
+    assert statuses(run_checks(checks, None, skip=["crashes"])) == expected
+    with pytest.raises(LCAError, match="no check is left to run"):
+        run_checks(checks, None, skip=["holds", "crashes"])
+
+
+def test_progress_is_reported_before_each_check():
+    lines = []
+    run_checks([check(holds), check(crashes)], None, progress=lines.append)
+    assert [line.split(" (")[0] for line in lines] == ["1/2 holds", "2/2 crashes"]
+    assert "left" in lines[1]
+
+
+def test_cases_and_discarded_ones_are_counted():
+    def discards_even_numbers(subject, case):
+        assume(case % 2)
+
+    report = run_checks([check(discards_even_numbers), check(holds)], None, samples=10, seed=3)
+    discarding, plain = (result.tally for result in report.results)
+    assert (plain.cases, plain.discarded) == (10, 0)
+    assert discarding.cases - discarding.discarded == 10
+    assert discarding.discarded > 0
+    assert f"{discarding.cases} cases, {discarding.discarded} discarded" in str(report)
+    assert "10 samples, seed 3" in str(report)
+    assert report.rows()[0]["discarded"] == discarding.discarded
+
+
+def test_what_a_statistical_check_says_is_in_the_report():
+    def says(subject, samples, seed):
+        return f"{samples} runs"
+
+    report = run_checks([Check("says", says, None, lambda subject: True)], None, samples=7)
+    assert "says: 7 runs" in str(report)
+
+
+def test_the_outcome_of_a_failure_is_chosen():
+    report = run_checks([check(crashes)], None)
+    assert report.finish(None) is report
+    with pytest.warns(LCAWarning, match="1 of 1 checks failed: crashes"):
+        assert report.finish("warn") is report
+    with pytest.raises(ConformanceError) as raised:
+        report.finish("raise")
+    assert str(raised.value).splitlines()[0] == "1 of 1 checks failed: crashes."
+    with pytest.raises(LCAError, match="on_fail must be"):
+        report.finish("ignore")
 
 
 def test_a_crash_is_reported_with_its_kind():
@@ -71,9 +156,31 @@ def test_a_crash_is_reported_with_its_kind():
 
 
 def test_the_smallest_failing_case_is_named():
-    text = str(run_checks([check(fails_from_seven_on)], None, samples=50))
-    assert "CheckFailure: 7 is too large" in text
-    assert "case=7" in text
+    repeat = "lca check x --only {}".format
+    report = run_checks([check(fails_from_seven_on)], None, samples=50, repeat=lambda name: [repeat(name)])
+    lines = report.results[0].message.splitlines()
+    assert lines[0] == "CheckFailure: 7 is too large"
+    assert lines[-4:] == [
+        "The smallest case found:",
+        "    7",
+        "To repeat this check alone:",
+        "    lca check x --only fails_from_seven_on",
+    ]
+
+
+def test_the_line_of_the_users_code_that_raised_is_shown():
+    text = str(run_checks([check(crashes)], None))
+    assert "test_report.py" in text
+    assert 'raise KeyError("no such thing")' in text
+
+
+@settings(max_examples=2)
+@given(st.integers(0, 3))
+def test_a_check_may_be_called_inside_a_test_that_draws(number):
+    tally = check(holds).run(None, samples=5)
+    assert tally.cases == 5
+    with pytest.raises(CheckFailure, match="7 is too large"):
+        check(fails_from_seven_on).run(number, samples=50)
 
 
 def test_the_same_seed_draws_the_same_cases():
@@ -114,6 +221,47 @@ def test_a_failure_that_does_not_repeat_is_the_failure_of_its_law():
 
     with pytest.raises(CheckFailure, match=r"another number this time \(The same case also passed"):
         check(fails_once).run(None, shrink=False)
+
+
+def test_checks_are_generated_one_by_one():
+    checks = list(generate_checks(PathIntegral(), samples=2, skip="terms_add_up"))
+    assert "terms_add_up" not in [check.name for check in checks]
+    assert checks[0]() is not None
+    assert checks[0].result().status == "passed"
+    kinds = (ObjectiveSubject(lambda: bowl(2)), NumpyBackend(), ArraySubject(np.array))
+    assert all(next(generate_checks(subject, samples=1)).result().status == "passed" for subject in kinds)
+
+
+@pytest.mark.parametrize(
+    "subject", [bowl(2), 3, PathIntegral, None], ids=["objective", "number", "class", "None"]
+)
+def test_what_cannot_be_checked_is_refused(subject):
+    with pytest.raises(LCAError, match="expected an"):
+        list(generate_checks(subject))
+
+
+def test_expected_failures_are_marked_for_pytest():
+    @parametrize_with_checks([PathIntegral()], expected_failures={"terms_add_up": "known"}, samples=2)
+    def test(check):
+        check()
+
+    marked = {param.id: param.marks for param in test.pytestmark[0].args[1]}
+    assert [marks[0].kwargs["reason"] for marks in marked.values() if marks] == ["known"]
+    assert marked["terms_add_up-PathIntegral0"][0].kwargs["strict"]
+
+
+def test_a_generated_check_fails_with_its_text_and_without_our_frames():
+    wrong = ObjectiveSubject(lambda: Doubled(np.eye(2)))
+    [found] = generate_checks(wrong, only="loss_agrees_with_loss_and_grad", samples=3)
+    with pytest.raises(CheckFailure, match="To repeat this check alone") as raised:
+        found()
+    assert raised.value.__cause__ is None
+    assert raised.value.__suppress_context__ or raised.value.__context__ is None
+
+
+class Doubled(Quadratic):
+    def loss(self, theta, batch=None):
+        return 2 * super().loss(theta, batch)
 
 
 def test_every_check_has_a_description_of_one_line():

@@ -4,17 +4,21 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from lca.testing._array_checks import ARRAY_CHECKS
 from lca.testing._backend_checks import BACKEND_CHECKS
-from lca.testing._checks import ALL_ESTIMATOR_CHECKS, objective_of
-from lca.testing._objective_checks import OBJECTIVE_CHECKS
+from lca.testing._checks import ALL_ESTIMATOR_CHECKS, ALL_OBJECTIVE_CHECKS, objective_of
 from lca.testing._report import Check
 from tests.meta.animals import Wrong
 from tests.meta.right_estimators import RIGHT_ESTIMATORS
+from tests.meta.right_objectives import UNUSUAL_OBJECTIVES
+from tests.meta.zoo_arrays import RIGHT_ARRAYS, WRONG_ARRAYS
 from tests.meta.zoo_backends import RIGHT_BACKENDS, WRONG_BACKENDS
+from tests.meta.zoo_calls import RIGHT_CALLS, WRONG_CALLS
 from tests.meta.zoo_domain import WRONG_IN_A_CORNER
 from tests.meta.zoo_estimators import WRONG_ESTIMATORS
 from tests.meta.zoo_objectives import RIGHT_OBJECTIVES, WRONG_OBJECTIVES
 from tests.meta.zoo_stochastic import RIGHT_STOCHASTIC, WRONG_STOCHASTIC
+from tests.meta.zoo_training import RIGHT_TRAINING, WRONG_TRAINING
 
 
 @dataclass(frozen=True)
@@ -34,10 +38,14 @@ ZOO = {
     "estimators": Kind(ALL_ESTIMATOR_CHECKS, RIGHT_ESTIMATORS, WRONG_ESTIMATORS | WRONG_IN_A_CORNER),
     "stochastic estimators": Kind(ALL_ESTIMATOR_CHECKS, RIGHT_STOCHASTIC, WRONG_STOCHASTIC),
     "objectives": Kind(
-        OBJECTIVE_CHECKS,
+        ALL_OBJECTIVE_CHECKS,
+        RIGHT_OBJECTIVES
+        | RIGHT_CALLS
+        | UNUSUAL_OBJECTIVES
         # The objective that a backend makes must obey all laws of objectives.
-        RIGHT_OBJECTIVES | {f"{name} backend": objective_of(b) for name, b in RIGHT_BACKENDS.items()},
-        WRONG_OBJECTIVES,
+        | {f"{name} backend": objective_of(b) for name, b in RIGHT_BACKENDS.items()},
+        WRONG_OBJECTIVES | WRONG_CALLS,
     ),
-    "backends": Kind(BACKEND_CHECKS, RIGHT_BACKENDS, WRONG_BACKENDS),
+    "backends": Kind(BACKEND_CHECKS, RIGHT_BACKENDS | RIGHT_TRAINING, WRONG_BACKENDS | WRONG_TRAINING),
+    "array operations": Kind(ARRAY_CHECKS, RIGHT_ARRAYS, WRONG_ARRAYS),
 }

@@ -1,0 +1,437 @@
+"""The laws of `lca.arrays.ArrayOps`, arithmetic and reductions, against loops in plain Python and NumPy."""
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+from hypothesis import strategies as st
+
+from lca.arrays import ArrayOps, array_ops
+from lca.layout import Layout
+from lca.testing._laws import require
+from lca.testing._report import Check
+from lca.tolerances import EPS64, summed
+
+Array = np.ndarray
+
+LAYOUT = Layout(("a.kernel", "a.bias", "b.filter", "c"), ((3, 2), (2,), (2, 2, 3), ()), (1, 0, 1, None))
+EDGES = np.logspace(-3, 2, 11)
+AT_EDGES = [*EDGES, *np.nextafter(EDGES, 0), *EDGES.astype(np.float32), 0.0, -0.0, 1e-30, 1e30]
+SMALLEST = [1.2e-38, float(np.float32(1e-45)), 2.3e-308, 5e-324]
+"""Subnormal, or subnormal when divided: numbers that some frameworks replace by 0."""
+LONG = 2**16 + 7
+"""More entries than any implementation processes at a time on a CPU."""
+
+
+@dataclass(frozen=True)
+class ArraySubject:
+    """The operations of an array type under test, and how its vectors are made.
+
+    Parameters
+    ----------
+    vector
+        A function that converts a NumPy vector (K,) to the array type, with its dtype.
+    ops
+        The operations; by default those that are registered for the type (`lca.arrays.array_ops`).
+    keeps_subnormals
+        False if an operation may replace subnormal numbers by 0; each entry may then be off by the smallest
+        normal number.
+
+    Examples
+    --------
+    >>> ArraySubject(np.array).numpy(np.ones(2))
+    array([1., 1.])
+    """
+
+    vector: Callable[[Array], Any]
+    ops: ArrayOps = None  # type: ignore[assignment]
+    keeps_subnormals: bool = field(default=True, kw_only=True)
+
+    def __post_init__(self) -> None:
+        if self.ops is None:
+            object.__setattr__(self, "ops", array_ops(self.vector(np.ones(1))))
+
+    def __repr__(self) -> str:
+        return f"ArraySubject({getattr(self.vector, '__qualname__', self.vector)}, {type(self.ops).__name__})"
+
+    def lost(self, dtype: Any) -> float:
+        """The error that replacing subnormal numbers by 0 may cause in one entry."""
+        return 0.0 if self.keeps_subnormals else float(np.finfo(dtype).tiny)
+
+    def numpy(self, array: Any) -> Array:
+        """The same numbers as a NumPy array."""
+        return self.ops.to_numpy(array)
+
+
+@dataclass(frozen=True)
+class Values:
+    """A drawn vector (21,): its layout has a matrix, a vector, a filter and a scalar."""
+
+    numbers: Array
+
+    def lines(self, subject: ArraySubject) -> list[str]:
+        """Code that makes the vector."""
+        return ["import numpy as np", f"vector = np.array({self.numbers.tolist()}, np.{self.numbers.dtype})"]
+
+
+_special = st.sampled_from([sign * float(size) for size in [*AT_EDGES, *SMALLEST] for sign in (-1, 1)])
+_number = st.floats(-1e3, 1e3, width=32) | _special
+vectors = st.builds(
+    lambda numbers, dtype: Values(np.array(numbers).astype(dtype)),
+    st.lists(_number, min_size=LAYOUT.size, max_size=LAYOUT.size),
+    st.sampled_from([np.float32, np.float64]),
+)
+
+ARRAY_CHECKS: list[Check] = []
+Law = Callable[[ArraySubject, Values], None]
+
+
+def law(function: Callable[[ArraySubject, Array], None]) -> Law:
+    """Register a law of array operations; it gets the drawn numbers as a NumPy vector of either dtype."""
+
+    def of_values(subject: ArraySubject, case: Values) -> None:
+        function(subject, case.numbers)
+
+    of_values.__name__, of_values.__doc__ = function.__name__, function.__doc__
+    ARRAY_CHECKS.append(Check(function.__name__, of_values, lambda subject: vectors, lambda subject: True))
+    return of_values
+
+
+def _random(values: Array, count: int, length: int = LONG) -> Array:
+    """Random vectors (count, length) in the dtype of ``values``, the same for the same values."""
+    seed = np.frombuffer(values.tobytes(), np.uint8).tolist()
+    return np.random.default_rng(seed).normal(size=(count, length)).astype(values.dtype)
+
+
+def _same(found: Any, expected: Any, what: str) -> None:
+    """Require equal arrays, NaN included; the message names the first entry that differs."""
+    a, b = np.asarray(found), np.asarray(expected)
+    require(a.shape == b.shape, f"{what}: shape {a.shape}, expected {b.shape}.")
+    differs = np.flatnonzero(~((a == b) | (np.isnan(a) & np.isnan(b))))
+    if differs.size:
+        at = int(differs[0])
+        require(False, f"{what}: number {at} is {a.flat[at]!r}, expected {b.flat[at]!r}.")
+
+
+def _near(found: Any, expected: Any, error: Any, what: str) -> None:
+    """Require ``abs(found - expected) <= error`` everywhere."""
+    a, b = np.atleast_1d(np.asarray(found, np.float64)), np.atleast_1d(np.asarray(expected, np.float64))
+    require(a.shape == b.shape, f"{what}: shape {a.shape}, expected {b.shape}.")
+    bad = np.flatnonzero(~(np.abs(a - b) <= error))
+    if bad.size:
+        at = int(bad[0])
+        allowed = float(np.broadcast_to(error, a.shape).flat[at])
+        where = f" number {at}" if a.size > 1 else ""
+        require(
+            False,
+            f"{what}:{where} is {float(a.flat[at])!r}, expected {float(b.flat[at])!r}; the tolerance is "
+            f"{allowed:.3g}.",
+        )
+
+
+# --- arithmetic ------------------------------------------------------------------------------------------
+
+
+@law
+def arrays_are_equal_in_every_number(subject: ArraySubject, values: Array) -> None:
+    """``equal`` compares type, shape and every number; NaN equals NaN."""
+    values, other, equal = values.copy(), values.copy(), subject.ops.equal
+    values[3], other[3] = 1.0, np.nextafter(values.dtype.type(1), values.dtype.type(2))
+    first, again = subject.vector(values), subject.vector(values.copy())
+    require(equal(first, again), "a vector does not equal another one with the same numbers.")
+    require(
+        not equal(first, subject.vector(other)), "vectors that differ in one entry by rounding are equal."
+    )
+    require(not equal(first, subject.vector(values[:-1])), "a vector equals a shorter one.")
+    require(not equal(first, values.tolist()), "a vector equals a list.")
+    other[3] = np.nan
+    nan = subject.vector(other)
+    require(equal(nan, subject.vector(other.copy())), "a vector with NaN does not equal its copy.")
+    require(not equal(first, nan), "a vector equals one with NaN.")
+
+
+@law
+def movement_is_reported_for_each_part(subject: ArraySubject, values: Array) -> None:
+    """``moved`` says for each part whether it differs."""
+    end = values.copy()
+    end[3] = 7.0 if values[3] != 7 else 8.0
+    start, parts = subject.vector(values), [slice(0, 3), slice(3, 4), slice(4, len(values)), slice(2, 5)]
+    for other, expected in ((end, [False, True, False, True]), (values.copy(), [False] * 4)):
+        found = subject.ops.moved(start, subject.vector(other), parts)
+        require(found == expected, f"moved() is {found}, expected {expected}.")
+    require(subject.ops.moved(start, subject.vector(end), []) == [], "moved() of no parts is not empty.")
+
+
+@law
+def totals_are_summed_in_float64(subject: ArraySubject, values: Array) -> None:
+    """``total`` and ``abs_total`` are Python floats, accumulated in float64."""
+    for row in (values, *_random(values, 1)):
+        vector, mass = subject.vector(row), math.fsum(np.abs(row).tolist())
+        error = summed(mass, EPS64) + len(row) * subject.lost(row.dtype)
+        for name, expected in (("total", math.fsum(row.tolist())), ("abs_total", mass)):
+            found = getattr(subject.ops, name)(vector)
+            _near(found, expected, error, f"{name}() of {len(row)} {row.dtype} numbers")
+            require(type(found) is float, f"{name}() returns a {type(found).__name__}, not a float.")
+
+
+@law
+def movement_sums_are_those_of_the_product(subject: ArraySubject, values: Array) -> None:
+    """``movement_sums`` is the sum, and the sum of absolute values, of the weighted product."""
+    first, second, start, end = _random(values, 4)
+    weighted = [(0.5, subject.vector(first)), (-2.0, subject.vector(second))]
+    found = subject.ops.movement_sums(weighted, subject.vector(start), subject.vector(end))
+    product = (0.5 * first.astype(float) - 2 * second) * (end.astype(float) - start)
+    mass = math.fsum((0.5 * abs(first) + 2 * abs(second)) * (abs(start) + abs(end)))
+    error = summed(mass, float(np.finfo(values.dtype).eps))
+    _near(found[0], math.fsum(product), error, "movement_sums(): the sum")
+    _near(found[1], math.fsum(abs(product)), error, "movement_sums(): the sum of absolute values")
+    require([type(part) for part in found] == [float, float], "movement_sums() does not return two floats.")
+
+
+@law
+def vectors_are_those_of_numpy(subject: ArraySubject, values: Array) -> None:
+    """Arithmetic is right entry by entry, in the dtype of the vector, and leaves other arguments alone."""
+    vector, start, end = _random(values, 3)
+    ops, a, b = subject.ops, subject.vector(start), subject.vector(end)
+    made: dict[str, Callable[[], tuple[Any, Array]]] = {
+        "between()": lambda: (ops.between(a, b, 0.25), start + 0.25 * (end - start)),
+        "times_movement()": lambda: (
+            ops.times_movement(subject.vector(vector), a, b),
+            vector * (end - start),
+        ),
+        "scaled()": lambda: (ops.scaled(subject.vector(vector), 0.3), 0.3 * vector),
+        "add_scaled()": lambda: (ops.add_scaled(subject.vector(vector), 0.3, a), vector + 0.3 * start),
+    }
+    size = np.abs(vector) * (1 + np.abs(end) + np.abs(start)) + np.abs(start) + np.abs(end)
+    for name, make in made.items():
+        found, expected = make()
+        dtype = subject.numpy(found).dtype
+        require(dtype == values.dtype, f"{name} of {values.dtype} vectors is {dtype}.")
+        _near(subject.numpy(found), expected, summed(size, float(np.finfo(values.dtype).eps)), name)
+        _same(subject.numpy(a), start, f"the start of the segment, after {name}")
+        _same(subject.numpy(b), end, f"the end of the segment, after {name}")
+
+
+@law
+def a_segment_begins_and_ends_at_its_ends(subject: ArraySubject, values: Array) -> None:
+    """``between`` at 0 is the start exactly, at 1 the end to rounding."""
+    start, end = _random(values, 2, length=100)
+    a, b = subject.vector(start), subject.vector(end)
+    _same(subject.numpy(subject.ops.between(a, b, 0.0)), start, "between() at s = 0")
+    _same(subject.numpy(subject.ops.between(a, a, 0.3)), start, "between() from a point to itself")
+    size, eps = np.abs(start) + np.abs(end), float(np.finfo(values.dtype).eps)
+    _near(subject.numpy(subject.ops.between(a, b, 1.0)), end, summed(size, eps), "between() at s = 1")
+
+
+@law
+def one_bad_entry_is_not_finite(subject: ArraySubject, values: Array) -> None:
+    """``all_finite`` sees one NaN or infinity among finite numbers of any size."""
+    require(subject.ops.all_finite(subject.vector(values)), "finite numbers are reported as not finite.")
+    largest = np.full_like(values, np.finfo(values.dtype).max)
+    with np.errstate(over="ignore"):
+        require(
+            subject.ops.all_finite(subject.vector(largest)), "numbers whose sum overflows are not finite."
+        )
+    for at in (0, 3, len(values) - 1):
+        for bad in (math.nan, math.inf, -math.inf):
+            spoilt = values.copy()
+            spoilt[at] = bad
+            seen = not subject.ops.all_finite(subject.vector(spoilt))
+            require(seen, f"all_finite() is True with {bad} at position {at}.")
+
+
+@law
+def eps_is_that_of_the_dtype(subject: ArraySubject, values: Array) -> None:
+    """``eps`` is the machine epsilon of the vector's dtype."""
+    found, expected = subject.ops.eps(subject.vector(values)), float(np.finfo(values.dtype).eps)
+    require(found == expected, f"eps() of a {values.dtype} vector is {found!r}, expected {expected!r}.")
+
+
+@law
+def a_snapshot_recognises_its_vector(subject: ArraySubject, values: Array) -> None:
+    """``unchanged`` is True for the same vector, and False for any other numbers, also after a write."""
+    ops, vector = subject.ops, subject.vector(values.copy())
+    snapshot = ops.snapshot(vector)
+    require(ops.unchanged(snapshot, vector), "unchanged() is False right after snapshot().")
+    others = {f"with another number at {at}": values.copy() for at in (1, len(values) - 1)}
+    for at, other in zip((1, len(values) - 1), others.values(), strict=True):
+        other[at] = np.nextafter(other[at], values.dtype.type(np.inf))
+    swapped = values.copy()
+    swapped[0], swapped[1] = np.float32(1.25), np.float32(-2.5)
+    again = ops.snapshot(subject.vector(swapped))
+    turned = swapped.copy()
+    turned[0], turned[1] = swapped[1], swapped[0]
+    for name, other in others.items():
+        require(
+            not ops.unchanged(snapshot, subject.vector(other)), f"unchanged() is True for a vector {name}."
+        )
+    require(
+        not ops.unchanged(again, subject.vector(turned)), "unchanged() is True after a swap of two entries."
+    )
+    if _written(vector, 2, subject.vector(values[2:3] + 1)):
+        seen = not ops.unchanged(snapshot, vector)
+        require(seen, "unchanged() is True after the vector was changed in place; keep a copy, or a version.")
+
+
+def _written(vector: Any, at: int, number: Any) -> bool:
+    """Change one entry in place; False where the array type does not allow it."""
+    try:
+        vector[at : at + 1] = number
+    except (TypeError, AttributeError, NotImplementedError):
+        return False
+    return True
+
+
+@law
+def vectors_are_made_like_others(subject: ArraySubject, values: Array) -> None:
+    """``vector`` makes a vector of NumPy numbers: the type, dtype and device of another one, and the numbers."""
+    like = subject.vector(values[:1])
+    found = subject.ops.vector(np.array(values[::-1], np.float64), like)
+    require(type(found) is type(like), f"vector() makes a {type(found).__name__}.")
+    require(found.dtype == like.dtype, f"vector() has dtype {found.dtype}, not {like.dtype}.")
+    require(getattr(found, "device", None) == getattr(like, "device", None), "vector() changes the device.")
+    _same(subject.numpy(found), values[::-1], "vector()")
+
+
+@law
+def numpy_sees_the_same_numbers(subject: ArraySubject, values: Array) -> None:
+    """``to_numpy`` and ``size`` are those of the vector; a NumPy array is returned as it is."""
+    vector = subject.vector(values)
+    _same(subject.numpy(vector), values, "to_numpy()")
+    require(subject.numpy(vector).dtype == values.dtype, "to_numpy() changes the dtype.")
+    require(subject.numpy(values) is values, "to_numpy() does not return a NumPy array as it is.")
+    require(
+        subject.ops.size(vector) == len(values), f"size() is {subject.ops.size(vector)}, not {len(values)}."
+    )
+
+
+# --- reductions ------------------------------------------------------------------------------------------
+
+
+@law
+def sums_and_signs_are_those_of_a_loop(subject: ArraySubject, values: Array) -> None:
+    """Sums, and counts of negative and positive entries, by tensor, layer and neuron."""
+    for by in ("tensor", "layer", "neuron"):
+        groups, vector = LAYOUT.groups(by), subject.vector(values)
+        sums, counts = subject.ops.sums_and_signs(vector, groups.slices)
+        kinds = f"sums() are {sums.dtype}, counts {counts.dtype}"
+        require((sums.dtype, counts.dtype.kind) == (np.dtype(np.float64), "i"), kinds)
+        shapes = (sums.shape, counts.shape) == ((len(groups.ids),), (2, len(groups.ids)))
+        require(shapes, f"by {by}: shapes {sums.shape} and {counts.shape}.")
+        _same(subject.ops.sums(vector, groups.slices), sums, f"sums() by {by}, against sums_and_signs()")
+        for group in range(len(groups)):
+            mine = [float(v) for v, g in zip(values, groups.index, strict=True) if g == group]
+            error = summed(math.fsum(map(abs, mine)), EPS64) + len(mine) * subject.lost(values.dtype)
+            _near(sums[groups.ids == group].sum(), math.fsum(mine), error, f"a sum by {by}")
+            found = counts[:, groups.ids == group].sum(axis=1)
+            _same(found, [sum(v < 0 for v in mine), sum(v > 0 for v in mine)], f"counts by {by}")
+
+
+@law
+def long_sums_and_signs_are_those_of_numpy(subject: ArraySubject, values: Array) -> None:
+    """The same for long vectors, for a single sum and for several."""
+    layout = Layout(("w", "v"), ((LONG // 2, 2), (1,)), (1, 0))
+    row = _random(values, 1, layout.size)[0]
+    row[::3] = 0
+    for by in ("tensor", "neuron"):
+        groups, vector = layout.groups(by), subject.vector(row)
+        sums, counts = subject.ops.sums_and_signs(vector, groups.slices)
+        _same(subject.ops.sums(vector, groups.slices), sums, f"sums() by {by}, against sums_and_signs()")
+        for group in range(len(groups)):
+            mine = row[groups.index == group].astype(np.float64)
+            error = summed(math.fsum(abs(mine)), EPS64)
+            _near(groups.merged(sums)[group], math.fsum(mine), error, f"a long sum by {by}")
+            found = [groups.merged(count)[group] for count in counts]
+            _same(found, [(mine < 0).sum(), (mine > 0).sum()], f"counts of a long vector by {by}")
+
+
+@law
+def magnitudes_are_counted_between_their_edges(subject: ArraySubject, values: Array) -> None:
+    """Histograms of |v| count a number at an edge above it, for edges of any size."""
+    for edges in (EDGES, np.logspace(-320, 4, 7), np.logspace(-46, -36, 11), np.logspace(30, 40, 3)):
+        counts = subject.ops.magnitudes(subject.vector(values), edges)
+        limits = [0.0, *edges, math.inf]
+        for sign, row in zip((-1, 1), counts, strict=True):
+            sizes = [float(sign * v) for v in values if sign * v > 0]
+            expected = [sum(a <= s < b for s in sizes) for a, b in zip(limits, limits[1:], strict=False)]
+            _same(row, expected, f"magnitudes() of sign {sign} from {edges[0]:.3g} to {edges[-1]:.3g}")
+
+
+@law
+def extremes_come_in_order(subject: ArraySubject, values: Array) -> None:
+    """The positions of the smallest entries ascend, those of the largest descend."""
+    for k in (1, 3, len(values)):
+        smallest, largest = subject.ops.extremes(subject.vector(values), k)
+        _same(values[smallest], sorted(values.tolist())[:k], f"the {k} smallest entries")
+        _same(values[largest], sorted(values.tolist(), reverse=True)[:k], f"the {k} largest entries")
+        require(len(set(smallest)) == len(set(largest)) == k, "a position occurs twice.")
+
+
+@law
+def accumulated_totals_are_float64(subject: ArraySubject, values: Array) -> None:
+    """A running total is float64 and leaves the vector alone."""
+    vector = subject.vector(values)
+    total = subject.ops.accumulated(None, vector)
+    total = subject.ops.accumulated(total, subject.vector(np.full_like(values, 1e-10)))
+    expected = values.astype(np.float64) + float(values.dtype.type(1e-10))
+    require(subject.numpy(total).dtype == np.float64, f"the total is {subject.numpy(total).dtype}.")
+    _near(subject.numpy(total), expected, subject.lost(values.dtype), "accumulated()")
+    _same(subject.numpy(vector), values, "the vector, after accumulated()")
+
+
+@law
+def changes_of_sign_skip_the_zeros(subject: ArraySubject, values: Array) -> None:
+    """``changes`` counts changes of sign; a zero keeps the last sign, and a subnormal number has a sign."""
+    rows = np.stack([values, values[::-1], -values, np.zeros_like(values), values])
+    like, ops = subject.vector(values), subject.ops
+    counts = ops.native(np.zeros(len(values), np.int32), like)
+    last = ops.native(np.zeros(len(values), np.int8), like)
+    for row in rows:
+        counts, last = ops.changes(counts, last, ops.signs(subject.vector(row)))
+    signs = [[np.sign(v) for v in column if v != 0] for column in rows.T]
+    changed = [sum(a != b for a, b in zip(s, s[1:], strict=False)) for s in signs]
+    _same(subject.numpy(counts), changed, "the number of changes of sign")
+    _same(subject.numpy(last), [s[-1] if s else 0 for s in signs], "the last sign")
+
+
+@law
+def products_are_those_of_a_loop(subject: ArraySubject, values: Array) -> None:
+    """``products`` is the basis times the vector, in float64."""
+    like = subject.vector(values)
+    basis = np.random.default_rng(0).normal(size=(3, len(values))).astype(values.dtype)
+    mass = np.abs(basis).astype(np.float64) @ np.abs(values).astype(np.float64)
+    exact = [math.fsum(b * v for b, v in zip(row.tolist(), values.tolist(), strict=True)) for row in basis]
+    lost = np.abs(basis).sum(axis=1) * subject.lost(values.dtype) + len(values) * subject.lost(np.float64)
+    found = subject.ops.products(subject.ops.native(basis, like), like)
+    _near(found, exact, summed(mass, EPS64) + lost, "products()")
+
+
+@law
+def ratios_are_those_of_numpy_and_0_over_0(subject: ArraySubject, values: Array) -> None:
+    """``ratio`` is the quotient, and 0 where the divisor is 0."""
+    dividend, divisor = values[::-1].copy(), np.where(values > 0.1, values, 0).astype(values.dtype)
+    ratio = subject.numpy(subject.ops.ratio(subject.vector(dividend), subject.vector(divisor)))
+    expected = np.divide(dividend, divisor, out=np.zeros_like(values), where=divisor != 0)
+    _same(ratio[divisor == 0], expected[divisor == 0], "ratio() with a divisor of 0")
+    # A subnormal dividend is divided by 0.1 at least.
+    _near(ratio, expected, 16 * subject.lost(values.dtype), "ratio()")
+
+
+@law
+def entries_are_taken_by_position(subject: ArraySubject, values: Array) -> None:
+    """``take`` returns the entries at positions in any order."""
+    positions = np.array([4, 0, len(values) - 1])
+    _same(subject.ops.take(subject.vector(values), positions), values[positions], "take()")
+
+
+SUBNORMAL = {
+    f"{np.dtype(dtype).name}, {name}": Values(np.resize(np.array(entries, dtype), LAYOUT.size))
+    for dtype in (np.float32, np.float64)
+    for name, entries in {
+        "among others": [*SMALLEST, 0.0, -1.0, *(-v for v in SMALLEST), 2.0],
+        "alone": [*SMALLEST, 0.0, SMALLEST[0], -3 * SMALLEST[1]],
+    }.items()
+}
+"""Fixed examples, found by random search: TensorFlow replaced 1.2e-38, divided by 2, by 0."""

@@ -1,0 +1,286 @@
+"""The laws of the optional members of an objective: samples, scores, state, and selected gradients."""
+
+from collections.abc import Callable, Iterator
+
+import numpy as np
+from numpy.typing import NDArray
+
+from lca import tolerances
+from lca.arrays import Vector
+from lca.errors import LCAError
+from lca.objective import (
+    Batch,
+    Objective,
+    Sampled,
+    Scored,
+    Selective,
+    Stateful,
+    at_state,
+    differentiating,
+    leaves,
+    state_of,
+)
+from lca.testing._laws import require, require_close
+from lca.testing._objective_checks import eps_of, evaluated, require_gradient, require_slope, typical
+from lca.testing._objective_subject import Draw, ObjectiveSubject, as_numpy, draws
+from lca.testing._report import Check
+
+Array = np.ndarray
+Index = NDArray[np.intp]
+REFUSALS = (LCAError, NotImplementedError)
+"""How an objective says that it does not offer what its class has."""
+FEW = 6
+"""Examples in a sample."""
+MANY, ENOUGH = 24, 12
+"""Examples whose scores are compared with their gradients: how many, and how many are too few to tell."""
+
+
+def _offers(use: Callable[[Objective], object]) -> Callable[[ObjectiveSubject], bool]:
+    """Whether ``use(objective)`` returns something true and is not refused by the objective."""
+
+    def applies(subject: ObjectiveSubject) -> bool:
+        try:
+            return bool(use(subject.example))
+        except REFUSALS:
+            return False
+
+    return applies
+
+
+def _samples(objective: Objective) -> bool:
+    return isinstance(objective, Sampled) and objective.batch(np.zeros(1, int)) is not None
+
+
+def _weighs(objective: Objective) -> bool:
+    if not isinstance(objective, Sampled):
+        return False
+    return objective.batch(np.zeros(2, int), np.ones(2)) is not None and objective.n_examples > 0
+
+
+def _scores(objective: Objective) -> bool:
+    return isinstance(objective, Scored) and len(np.shape(objective.n_examples)) == 0
+
+
+def _moves(objective: Objective) -> bool:
+    return any(isinstance(leaf, Stateful) for leaf in leaves(objective)) and state_of(objective) is not None
+
+
+def _selects(objective: Objective) -> bool:
+    return any(isinstance(leaf, Selective) for leaf in leaves(objective))
+
+
+# --- samples ---------------------------------------------------------------------------------------------
+
+
+def samples_are_means_of_their_examples(subject: ObjectiveSubject, draw: Draw) -> None:
+    """The loss of `batch(index)` is the plain mean over these examples, repeats included."""
+    objective, rng = subject.make(), draw.rng(70)
+    index = _drawn(objective, rng)
+    _require_mean(subject, objective, draw, index, None)
+
+
+def weighted_samples_are_weighted_means(subject: ObjectiveSubject, draw: Draw) -> None:
+    """The loss of `batch(index, weight)` is ``Σ v ℓ / Σ v``; the weights of the data do not count in it."""
+    objective, rng = subject.make(), draw.rng(71)
+    index = _drawn(objective, rng)
+    _require_mean(subject, objective, draw, index, rng.uniform(0.25, 2.0, len(index)))
+
+
+def _drawn(objective: Objective, rng: np.random.Generator) -> Index:
+    """Random examples in no order, one of them twice."""
+    index = rng.integers(objective.n_examples, size=FEW)  # type: ignore[attr-defined]
+    index[-1] = index[0]
+    return index
+
+
+def _require_mean(
+    subject: ObjectiveSubject, objective: Objective, draw: Draw, index: Index, weight: Array | None
+) -> None:
+    theta = subject.theta(objective.layout, draw)
+    given = (index,) if weight is None else (index, weight)
+    parts = [_example(objective, theta, int(i)) for i in index]
+    weights = np.ones(len(index)) if weight is None else weight
+    loss, grad = evaluated(objective, theta, objective.batch(*given))  # type: ignore[attr-defined]
+    what = f"the {'' if weight is None else 'weighted '}sample of the examples {index.tolist()}"
+    weighted = list(zip(weights, parts, strict=True))
+    _compare(subject, objective, draw, what, found=(loss, grad), parts=weighted)
+
+
+def _example(objective: Objective, theta: Vector, i: int) -> tuple[float, Array]:
+    return evaluated(objective, theta, objective.batch(np.array([i])))  # type: ignore[attr-defined]
+
+
+def _compare(
+    subject: ObjectiveSubject,
+    objective: Objective,
+    draw: Draw,
+    what: str,
+    *,
+    found: tuple[float, Array],
+    parts: list[tuple[float, tuple[float, Array]]],
+) -> None:
+    """Require that loss and gradient are the weighted means of the parts."""
+    eps, total = eps_of(subject.widest), sum(weight for weight, _ in parts)
+    usual_loss, usual_grad = typical(subject, objective, draw)
+    mean = sum(weight * loss for weight, (loss, _) in parts) / total
+    size = sum(weight * abs(loss) for weight, (loss, _) in parts) / total
+    expected = f"{what}, against the mean of its parts"
+    require_close(found[0], mean, tolerances.rebatched(max(size, usual_loss), eps), f"the loss of {expected}")
+    mean_grad = np.sum([weight * grad for weight, (_, grad) in parts], axis=0) / total
+    size = sum(weight * float(np.abs(grad).max()) for weight, (_, grad) in parts) / total
+    tolerance = tolerances.rebatched(max(size, usual_grad), eps)
+    require_gradient(objective.layout, found[1], mean_grad, tolerance, f"the gradient of {expected}")
+
+
+def whole_is_the_mean_of_its_examples(subject: ObjectiveSubject, draw: Draw) -> None:
+    """The whole data is the mean over examples 0 ... N - 1 with their weights, however they are divided."""
+    objective = subject.make()
+    count, weight = objective.n_examples, objective.weight  # type: ignore[attr-defined]
+    require(isinstance(count, int | np.integer) and bool(count > 0), f"n_examples is {count!r}.")
+    if weight is not None:
+        weight = np.asarray(weight)
+        require(weight.shape == (count,), f"weight has shape {weight.shape}, expected ({count},).")
+        require(bool((weight >= 0).all() and weight.sum() > 0), "the weights are negative, or all 0.")
+    theta = subject.theta(objective.layout, draw)
+    parts = list(_blocks(objective, theta, draw.rng(72).permutation(count), weight))
+    whole = evaluated(objective, theta, None)
+    what = f"the whole data of {count} examples"
+    _compare(subject, objective, draw, what, found=whole, parts=parts)
+
+
+def _blocks(
+    objective: Objective, theta: Vector, order: Index, weight: Array | None
+) -> Iterator[tuple[float, tuple[float, Array]]]:
+    """Up to four samples that together hold every example once, with the weight of each."""
+    for block in np.array_split(order, min(4, len(order))):
+        if weight is None:
+            yield float(len(block)), evaluated(objective, theta, objective.batch(block))  # type: ignore[attr-defined]
+        elif weight[block].sum() > 0:
+            sample = objective.batch(block, weight[block])  # type: ignore[attr-defined]
+            yield float(weight[block].sum()), evaluated(objective, theta, sample)
+
+
+def _whole_can_be_sampled(objective: Objective) -> bool:
+    return _samples(objective) and (objective.weight is None or _weighs(objective))  # type: ignore[attr-defined]
+
+
+# --- scores ----------------------------------------------------------------------------------------------
+
+
+def scores_belong_to_their_examples(subject: ObjectiveSubject, draw: Draw) -> None:
+    """Scores are numbers ≥ 0, one for each example and in their order, larger where gradients are larger."""
+    objective, rng = subject.make(), draw.rng(73)
+    theta = subject.theta(objective.layout, draw)
+    count: int = objective.n_examples  # type: ignore[attr-defined]
+    labels = objective.labels  # type: ignore[attr-defined]
+    if labels is not None:
+        labels = np.asarray(labels)
+        integers = labels.dtype.kind in "iu" and labels.shape == (count,)
+        require(integers, f"labels are {labels.dtype} {labels.shape}, expected integers ({count},) or None.")
+    scores = _checked_scores(objective, theta, None, count)
+    index = _drawn(objective, rng)
+    of_batch = _checked_scores(objective, theta, objective.batch(index), len(index))  # type: ignore[attr-defined]
+    tolerance = tolerances.rebatched(max(1.0, float(scores.max())), eps_of(subject.widest))
+    what = f"the scores of the examples {index.tolist()}, against those of all"
+    require_close(of_batch, scores[index], tolerance, what)
+    some = rng.choice(count, size=min(MANY, count), replace=False)
+    norms = np.array([np.linalg.norm(_example(objective, theta, int(i))[1]) for i in some])
+    if len(some) >= ENOUGH and norms.std() > 0 and scores[some].std() > 0:
+        relation = float(np.corrcoef(norms, scores[some])[0, 1])
+        opposite = f"scores and norms of gradients are opposite (correlation {relation:.2f}); is it 1 - p?"
+        require(relation > -0.5, opposite)
+
+
+def _checked_scores(objective: Objective, theta: Vector, batch: Batch | None, count: int) -> Array:
+    given = () if batch is None else (batch,)
+    scores = np.asarray(objective.scores(theta, *given))  # type: ignore[attr-defined]
+    what = "scores of the whole data" if batch is None else "scores of a batch"
+    require(scores.shape == (count,), f"{what} have shape {scores.shape}, expected ({count},).")
+    require(scores.dtype.kind == "f", f"{what} are {scores.dtype}, not floating-point numbers.")
+    require(bool(np.isfinite(scores).all() and (scores >= 0).all()), f"{what} are negative or not finite.")
+    return scores
+
+
+# --- state and selection ---------------------------------------------------------------------------------
+
+
+def state_is_copied_and_used(subject: ObjectiveSubject, draw: Draw) -> None:
+    """`state` is a copy; `at_state` gives the loss in another state and leaves the objective as it is."""
+    objective = subject.make()
+    layout, eps = objective.layout, eps_of(subject.widest)
+    points = [subject.theta(layout, draw, stream) for stream in range(3)]
+    losses = [objective.loss(theta) for theta in points]
+    tolerance = tolerances.repeat(max(map(abs, losses)), eps)
+    state = state_of(objective)
+    assert state is not None
+    same = [at_state(objective, state).loss(theta) for theta in points]
+    require_close(same, losses, tolerance, "the losses in the objective's own state, against its losses")
+    moved = {name: _moved(value) for name, value in state.items()}
+    other = at_state(objective, moved)
+    found = [other.loss(theta) for theta in points]
+    if any(moved[name] is not state[name] for name in moved):
+        used = max(abs(a - b) for a, b in zip(found, losses, strict=True)) > tolerance
+        require(used, f"the loss is the same in another state of {', '.join(moved)}; is it used?")
+    loss, _ = evaluated(other, points[0], None)
+    require_close(
+        loss, found[0], tolerances.repeat(loss, eps), "loss_and_grad in another state, against loss"
+    )
+    direction = _random_direction(draw, layout.size)
+    require_slope(subject, other, as_numpy(points[0]), direction, "in another state")
+    for name, value in state.items():
+        _overwrite(value)
+        after = [objective.loss(theta) for theta in points]
+        what = f"the losses, after at_state() and after {name} of the returned state was overwritten"
+        require_close(after, losses, tolerance, f"{what}; return a copy")
+
+
+def _random_direction(draw: Draw, size: int) -> Array:
+    direction: Array = draw.rng(74).normal(size=size) / np.sqrt(size)
+    return direction
+
+
+def _is_floating(value: object) -> bool:
+    return "float" in str(getattr(value, "dtype", ""))
+
+
+def _moved(value: Vector) -> Vector:
+    """The same array with every number a little larger; other entries of a state are kept."""
+    return value * 1.0625 + 0.0625 if _is_floating(value) else value
+
+
+def _overwrite(value: Vector) -> None:
+    """Change an array in place where its type allows that."""
+    if _is_floating(value):
+        try:
+            value[...] = value + 1.0
+        except (TypeError, ValueError, AttributeError, NotImplementedError):
+            return
+
+
+def asked_tensors_are_differentiated(subject: ObjectiveSubject, draw: Draw) -> None:
+    """`differentiating(names)` is the same loss with the gradient of these tensors, frozen ones included."""
+    objective, rng = subject.make(), draw.rng(75)
+    layout = objective.layout
+    names = [name for name in layout.names if rng.integers(2)] or [layout.names[-1]]
+    other = differentiating(objective, names)
+    numbers: Array = subject.numbers(layout, draw).astype(subject.widest)
+    loss = objective.loss(subject.vector(numbers))
+    tolerance = tolerances.repeat(loss, eps_of(subject.widest))
+    require_close(other.loss(subject.vector(numbers)), loss, tolerance, f"the loss, differentiating {names}")
+    direction = _random_direction(draw, layout.size)
+    for name, part in layout.unflatten(direction).items():
+        part[...] *= name in names
+    require_slope(subject, other, numbers, direction, f"along {', '.join(names)}, which were asked for")
+
+
+MEMBER_CHECKS = [
+    Check(law.__name__, law, lambda subject: draws, _offers(use))
+    for law, use in (
+        (samples_are_means_of_their_examples, _samples),
+        (weighted_samples_are_weighted_means, _weighs),
+        (whole_is_the_mean_of_its_examples, _whole_can_be_sampled),
+        (scores_belong_to_their_examples, _scores),
+        (state_is_copied_and_used, _moves),
+        (asked_tensors_are_differentiated, _selects),
+    )
+]

@@ -1,0 +1,104 @@
+"""What a call must leave as it was beyond its arguments: random generators, modes, threads, environment."""
+
+import os
+import random
+import sys
+import threading
+from collections.abc import Mapping
+from dataclasses import fields, is_dataclass
+from typing import Any
+
+import numpy as np
+
+from lca.arrays import array_ops
+
+Array = np.ndarray
+
+
+def process_state() -> dict[str, Any]:
+    """A copy of the global state of Python, NumPy and the imported frameworks, by name.
+
+    >>> sorted(name for name in process_state() if name.startswith("numpy"))
+    ['numpy.geterr()', 'numpy.random']
+    """
+    _, keys, position, *rest = np.random.get_state()  # noqa: NPY002 - this is the global state to watch
+    found: dict[str, Any] = {
+        "random": random.getstate(),
+        "numpy.random": (np.append(keys, position), *rest),
+        "numpy.geterr()": np.geterr(),
+        "os.environ": dict(os.environ),
+        "the working directory": os.getcwd(),
+    }
+    return found | _torch_state() | _keras_state() | _jax_state()
+
+
+def threads() -> int:
+    """The number of Python threads that are alive."""
+    return threading.active_count()
+
+
+def _torch_state() -> dict[str, Any]:
+    torch = sys.modules.get("torch")
+    if torch is None or not hasattr(torch, "get_rng_state"):
+        return {}
+    return {
+        "torch.get_rng_state()": torch.get_rng_state().numpy().copy(),
+        "torch.get_default_dtype()": str(torch.get_default_dtype()),
+        "torch.is_grad_enabled()": torch.is_grad_enabled(),
+        "torch.get_num_threads()": torch.get_num_threads(),
+        "torch.are_deterministic_algorithms_enabled()": torch.are_deterministic_algorithms_enabled(),
+    }
+
+
+def _keras_state() -> dict[str, Any]:
+    keras = sys.modules.get("keras")
+    if keras is None or not hasattr(keras, "config"):
+        return {}
+    return {"keras.config.floatx()": keras.config.floatx()}
+
+
+def _jax_state() -> dict[str, Any]:
+    jax = sys.modules.get("jax")
+    if jax is None or not hasattr(jax, "config"):
+        return {}
+    return {"jax_enable_x64": bool(jax.config.jax_enable_x64)}
+
+
+def arrays_in(value: Any, place: str = "") -> dict[str, Array]:
+    """Copies of all arrays in a batch of any form, by their place in it."""
+    if isinstance(value, str | bytes | int | float | type(None)):
+        return {}
+    if isinstance(value, Mapping):
+        parts = {f"[{key!r}]": part for key, part in value.items()}
+    elif is_dataclass(value) and not isinstance(value, type):
+        parts = {f".{f.name}": getattr(value, f.name) for f in fields(value)}
+    elif isinstance(value, list | tuple):
+        parts = {f"[{i}]": part for i, part in enumerate(value)}
+    else:
+        return _copied(value, place)
+    return {
+        name: array for key, part in parts.items() for name, array in arrays_in(part, place + key).items()
+    }
+
+
+def _copied(value: Any, place: str) -> dict[str, Array]:
+    try:
+        return {place: np.array(array_ops(value).to_numpy(value), copy=True)}
+    except Exception:  # an object without numbers, or of a type that only the objective knows
+        return {}
+
+
+def same(a: Any, b: Any) -> bool:
+    """Whether two entries of a state are equal, also tuples and mappings of arrays.
+
+    >>> same((np.ones(2), 1), (np.ones(2), 1)), same(np.ones(2), np.zeros(2))
+    (True, False)
+    """
+    if isinstance(a, Mapping) and isinstance(b, Mapping):
+        return a.keys() == b.keys() and all(same(a[name], b[name]) for name in a)
+    if isinstance(a, tuple) and isinstance(b, tuple):
+        return len(a) == len(b) and all(map(same, a, b))
+    if isinstance(a, np.ndarray) or isinstance(b, np.ndarray):
+        a, b = np.asarray(a), np.asarray(b)
+        return np.array_equal(a, b) or (a.dtype.kind in "fc" and np.array_equal(a, b, equal_nan=True))
+    return bool(a == b)
