@@ -111,6 +111,10 @@ class Step:
         The training batch of the next step, its gradient (K,) at θ_{t+1}, and its micro-batches.
     micro_batches
         The micro-batches of ``batch``.
+    update_slope
+        C in ``Δ_t = b + C ∘ g`` with g = ``gradient``, a number or a vector (K,): ``-lr`` for SGD,
+        ``-lr (1 - β₁) / ((1 - β₁^t) (√v̂ + ε))`` for Adam, whose v̂ is that of the update itself. If the
+        gradient was clipped to c g, C contains c.
     scores
         How wrong the model at θ_t was on single examples, usually those of ``batch``.
 
@@ -131,6 +135,7 @@ class Step:
     next_gradient: Vector | None = None
     next_micro_batches: tuple[MicroBatch, ...] = ()
     micro_batches: tuple[MicroBatch, ...] = ()
+    update_slope: Vector | float | None = None
     scores: ExampleScores | None = None
 
 

@@ -129,7 +129,7 @@ class Tracker(ModelTracker[Loop]):
         return (parameter for group in groups for parameter in group["params"])
 
     def _make_context(self, parameters: Sequence[nn.Parameter]) -> Loop:
-        if "micro_batches" in self._session.required_fields:
+        if {"micro_batches", "update_slope"}.intersection(self._session.required_fields):
             for optimizer in stepping(self._optimizers):
                 check_known(optimizer)
         if any(field.endswith(("gradient", "micro_batches")) for field in self._session.required_fields):

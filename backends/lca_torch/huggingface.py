@@ -7,6 +7,7 @@ from torch import nn
 
 from lca._extras import extra
 from lca.errors import LCAError
+from lca.tracking._context import GRADIENT_FIELDS
 from lca_torch._fit import FitCallback
 from lca_torch._labels import Labels, Rule, labels_of, rule_of
 from lca_torch._loop import Loop
@@ -18,7 +19,7 @@ with extra("transformers"):
 __all__ = ["TrainerCallback"]
 
 
-_GRADIENTS = frozenset({"gradient", "micro_batches", "next_gradient", "next_micro_batches"})
+_GRADIENTS = frozenset(name for field in GRADIENT_FIELDS for name in (field, f"next_{field}"))
 
 
 class _CountedLoop(Loop):

@@ -18,7 +18,7 @@ from lca.estimators import PathIntegral
 from lca.estimators._stochastic import StochasticEstimator
 from lca.layout import Layout
 from lca.quadrature import TRAPEZOID
-from lca.reference._optimizers import SGD, leave_one_out
+from lca.reference._optimizers import SGD, leave_one_out, update_slope
 from lca.reference._training import with_next
 from lca.step import ExampleScores, MicroBatch, Step
 from lca.testing._laws import require
@@ -34,6 +34,8 @@ STEPS = 5
 TRAINING_BATCH = 6
 """Examples in each training batch; each step has two micro-batches of half that size."""
 COUNTED_STEPS = 60
+BEGINNING = 3
+"""Steps at the beginning of a run, which may cost more."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -174,22 +176,22 @@ def same_seed_same_values(estimator: StochasticEstimator, samples: int, seed: in
 
 @law(lambda estimator: True)
 def spends_no_more_than_it_declares(estimator: StochasticEstimator, samples: int, seed: int) -> None:
-    """The mean cost per step, after the first one, is at most the declared cost.
+    """The mean cost per step, after the first three, is at most the declared cost.
 
     A gradient on n examples counts as n divided by the size of the training batch.
     """
     meter = ExampleCounter(SampledPolynomial.random(curved=estimator.degree >= 1))
     allocate_step = estimator.reseeded(seed).start(meter)
     spent = []
-    for step in _train(meter.objective, np.random.default_rng(seed), steps=COUNTED_STEPS + 1):
+    for step in _train(meter.objective, np.random.default_rng(seed), steps=COUNTED_STEPS + BEGINNING):
         before = meter.examples
         allocate_step(step)
         spent.append((meter.examples - before) / TRAINING_BATCH)
-    cost, found = estimator.cost, float(np.mean(spent[1:]))
+    cost, found = estimator.cost, float(np.mean(spent[BEGINNING:]))
     examples = cost.full_gradients * meter.n_examples + cost.examples
     declared = cost.batch_gradients + examples / TRAINING_BATCH
     # Work that is done every n-th step may occur once more often than on average.
-    once_more = (max(spent) - min(spent[1:])) / COUNTED_STEPS
+    once_more = (max(spent) - min(spent[BEGINNING:])) / COUNTED_STEPS
     require(
         found <= declared + once_more + tolerances.summed(declared, tolerances.EPS64),
         f"a step took {found:.3g} training-batch gradients, but {declared:.3g} are declared ({cost}).",
@@ -297,7 +299,8 @@ def _steps(objective: SampledPolynomial, rng: np.random.Generator, steps: int) -
         grads = [objective.loss_and_grad(theta, half)[1] for half in halves]
         grad = (grads[0] + grads[1]) / 2
         micro_batches = tuple(map(MicroBatch, grads, leave_one_out(sgd, state, grads, theta)))
+        slope = update_slope(sgd, state, grad, theta)
         state, delta = sgd.update(state, grad, theta)
-        fields = {"gradient": grad, "micro_batches": micro_batches, "scores": scores}
+        fields = {"gradient": grad, "micro_batches": micro_batches, "scores": scores, "update_slope": slope}
         yield Step(theta, theta + delta, index, batch, **fields)
         theta = theta + delta

@@ -17,6 +17,8 @@ from lca.tolerances import summed
 from lca.tracking._clipping import Clipping
 
 IGNORED = -100  # the default ignore_index of cross-entropy
+GRADIENT_FIELDS = frozenset({"gradient", "micro_batches", "update_slope"})
+"""The fields of `lca.Step` that are made from the gradient of training."""
 
 
 class LoopContext(ABC):
@@ -98,7 +100,7 @@ class LoopContext(ABC):
         found: dict[str, Any] = {}
         if "batch" in fields and self._batches:
             found["batch"] = self._batches[0] if len(self._batches) == 1 else self._joined(self._batches)
-        if "gradient" in fields or "micro_batches" in fields:
+        if not GRADIENT_FIELDS.isdisjoint(fields):
             found |= self._gradients(fields)
         if "scores" in fields and self._scores:
             found["scores"] = ExampleScores(
@@ -143,6 +145,8 @@ class LoopContext(ABC):
         found = {"gradient": total if by == 1.0 else total * by}
         if "micro_batches" in fields and len(self._marks) > 1 and self._weights_known():
             found["micro_batches"] = self._micro_batches(scale, norm, max_norm)
+        if "update_slope" in fields:
+            found["update_slope"] = self._update_slope(applied, factor / by)
         return found
 
     def _as_many_batches(self) -> bool:
@@ -223,6 +227,10 @@ class LoopContext(ABC):
     @abstractmethod
     def _gradient_sums(self) -> tuple[Vector, Iterable[Vector]]:
         """The sum (K,) of the gradients of all micro-batches, weighted as in the loss, and each of them."""
+
+    @abstractmethod
+    def _update_slope(self, gradient: Vector, factor: float) -> Vector | float:
+        """`lca.Step.update_slope` of a gradient, of which ``factor`` times is applied, ``gradient`` (K,)."""
 
     @abstractmethod
     def _updates_without(self, gradients: Sequence[Vector], weights: Sequence[float]) -> Sequence[Vector]:

@@ -302,33 +302,69 @@ def alike_examples(sizes, seed=3):
     return loss, [Step(a, b, t) for t, (a, b) in enumerate(zip(path, path[1:], strict=False))]
 
 
-@pytest.mark.parametrize("wrap", [lambda probe: probe, lambda probe: ControlVariate(probe, every=1000)])
-def test_refine_takes_simpson_while_steps_are_large(wrap):
-    loss, run = alike_examples([2.0] * 6 + [0.01] * 90)
-    found = list(allocate(loss, run, wrap(SampledPathIntegral(size=4, refine=0.1))))
-    coarse, fine = (list(allocate(loss, run, PathIntegral(rule))) for rule in (TRAPEZOID, SIMPSON))
+def rules_taken(loss, run, found):
+    """``S`` or ``T`` for each step, as its values are those of Simpson's rule or the trapezoid."""
     rules = []
+    coarse, fine = (list(allocate(loss, run, PathIntegral(rule))) for rule in (TRAPEZOID, SIMPSON))
     for a, trapezoid, simpson in zip(found, coarse, fine, strict=True):
         apart = [np.abs(a.values - b.values).max() for b in (trapezoid, simpson)]
         close = [off <= tolerances.allocation(8 * a.mass, tolerances.EPS64) for off in apart]
         assert sum(close) == 1
         rules.append("S" if close[1] else "T")
-    # The audits after steps 0 and 2 change nothing; those after 6 to 11 find small steps.
-    assert "".join(rules) == "S" * 12 + "T" * 84
+    return "".join(rules)
 
 
-def test_refine_stays_with_simpson_where_large_and_small_steps_alternate():
-    loss, run = alike_examples([0.01, 2.0] * 30)
-    found = list(allocate(loss, run, SampledPathIntegral(size=4, refine=0.001)))
-    for a, wanted in zip(found, allocate(loss, run, PathIntegral(SIMPSON)), strict=True):
-        assert np.abs(a.values - wanted.values).max() <= tolerances.allocation(8 * a.mass, tolerances.EPS64)
+@pytest.mark.parametrize("wrap", [lambda probe: probe, lambda probe: ControlVariate(probe, every=1000)])
+def test_refine_takes_simpson_on_large_steps(wrap):
+    loss, run = alike_examples([2.0] * 6 + [0.1] * 60 + [2.0] * 3)
+    found = list(allocate(loss, run, wrap(SampledPathIntegral(size=4, refine=0.1))))
+    assert rules_taken(loss, run, found) == "S" * 6 + "T" * 60 + "S" * 3
 
 
-def test_audits_cost_two_samples_and_become_rare():
+def test_refine_foresees_larger_steps_than_it_has_seen():
+    loss, run = alike_examples([0.1] * 40 + [3.0])
+    found = list(allocate(loss, run, SampledPathIntegral(size=4, refine=0.1)))
+    assert rules_taken(loss, run, found)[4:] == "T" * 36 + "S"
+
+
+def test_a_step_that_does_not_move_needs_neither_audit_nor_midpoint():
+    loss, run = alike_examples([0.1, 0.0, 0.1])
+    costs = [a.cost.examples / 4 for a in allocate(loss, run, SampledPathIntegral(size=4, refine=0.1))]
+    assert costs == [3.5, 1.0, 2.5]
+
+
+def mixed(seed):
+    """Thirteen large steps among 120, at random."""
+    sizes = np.full(120, 0.05)
+    sizes[np.random.default_rng(seed).choice(np.arange(120), 13, replace=False)] = 2.0
+    return sizes
+
+
+@pytest.mark.parametrize(
+    ("sizes", "most"),
+    [
+        (np.full(120, 0.05), 1.1),
+        (mixed(0), 1.4),
+        (mixed(1), 1.4),
+        (np.tile([0.05, 2.0], 60), 1.75),  # Simpson's rule on each large step alone is 1.5
+        (np.full(120, 2.0), 2.1),
+    ],
+    ids=["calm", "mixed", "mixed otherwise", "alternating", "large"],
+)
+def test_refine_pays_for_large_steps_and_little_else(sizes, most):
+    loss, run = alike_examples(sizes)
+    found = list(allocate(loss, run, SampledPathIntegral(size=4, refine=0.05)))
+    assert sum(a.cost.examples / 4 for a in found) <= most * 120
+    rules = rules_taken(loss, run, found)
+    assert sum(rule == "T" for rule, size in zip(rules, sizes, strict=True) if size == 2.0) <= 3
+    assert sum(rule == "S" for rule, size in zip(rules, sizes, strict=True) if size < 2.0) <= 4
+
+
+def test_audits_cost_half_a_sample_and_become_rare():
     loss, run = alike_examples([0.01] * 100)
     costs = [a.cost.examples / 4 for a in allocate(loss, run, SampledPathIntegral(size=4, refine=0.1))]
-    assert costs[:9] == [3 + 2, *[2 + 2] * 5, 1 + 2, 1, 1 + 2]
-    assert [t for t, cost in enumerate(costs) if cost > 1] == [0, 1, 2, 3, 4, 5, 6, 8, 12, 20, 36, 68]
+    assert costs[:5] == [3 + 0.5, 2, 2 + 0.5, 1, 1]
+    assert [t for t, cost in enumerate(costs) if cost % 1] == [0, 2, 6, 14, 30, 62, 94]
 
 
 @pytest.mark.parametrize(

@@ -10,7 +10,14 @@ import pytest
 import lca
 from lca import LEFT, RIGHT, SIMPSON, TRAPEZOID, tolerances
 from lca.errors import LayoutError, LCAError, LCAWarning, NonFiniteError
-from lca.estimators import ControlVariate, CrossFit, NextBatch, SameBatch, SampledPathIntegral
+from lca.estimators import (
+    ControlVariate,
+    CrossFit,
+    LaggedCrossFit,
+    NextBatch,
+    SameBatch,
+    SampledPathIntegral,
+)
 from lca.tolerances import EPS64
 from lca.views import Trace
 from tests.laws.runs import BATCHES, OPTIMIZERS, Kept, Shown, X, Y, reference_allocations, reference_steps
@@ -135,6 +142,8 @@ ESTIMATORS = [
     (CrossFit(2), 2),
     (CrossFit(2, LEFT), 2),
     (CrossFit(2, TRAPEZOID, independent=True), 2),
+    (LaggedCrossFit(), 1),
+    (LaggedCrossFit(epoch=5), 2),
     (SampledPathIntegral(size=30), 1),
     (ControlVariate(SampledPathIntegral(size=30), every=3), 1),
     (SampledPathIntegral(size=20, sampling="stratified"), 1),
@@ -167,7 +176,7 @@ def allocations_are_those_of_the_reference_loop(framework, folder):
 
 
 def step_fields_are_those_of_the_reference_loop(framework, folder):
-    fields = ("batch", "gradient", "micro_batches", "scores")
+    fields = ("batch", "gradient", "micro_batches", "update_slope", "scores")
     estimator = Shown((*fields, "next_batch", "next_gradient", "next_micro_batches"))
     for optimizer in framework.optimizers:
         estimator.steps.clear()
@@ -177,6 +186,7 @@ def step_fields_are_those_of_the_reference_loop(framework, folder):
         for step, wanted in zip(estimator.steps, expected, strict=True):
             for name in ("start", "end", "gradient", "next_gradient"):
                 assert_close(run, getattr(step, name), getattr(wanted, name))
+            assert_close(run, step.update_slope * step.gradient, wanted.update_slope * wanted.gradient)
             for name in ("batch", "next_batch"):
                 (x, y), known = run.examples(getattr(step, name)), getattr(wanted, name)
                 order, same = np.argsort(x[:, 0]), np.argsort(known.x[:, 0])
