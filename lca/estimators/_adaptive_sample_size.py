@@ -26,6 +26,10 @@ GROWTH = 0.5
 """The part of the growth of the allowed variance that the next node may use."""
 FEWEST_LEFT = 30
 """The least number of nodes that the rest of the allowed variance has to last for."""
+PRIOR = 2
+"""Nodes that count as much as the variance known from all the data, when the first samples are drawn."""
+LEARN = 3
+"""Of so many nodes that want all the data one gets half of them, to learn the variance of samples."""
 WHOLE = 0.6
 """The part of the data above which a sample is replaced by all of them, which have no sampling error."""
 
@@ -47,9 +51,9 @@ class AdaptiveSampleSize:
     relative_error
         The error: the largest standard error of the sum of a group over the run so far, relative to the
         largest loss change so far. The variance that it allows grows as the loss changes. Each node may use
-        half of the growth, or its part of what is left if that has to last for half as many nodes again as
-        there were. Its size follows from the recent variance of an example; at 60 % of the data and more all
-        of them are taken, which have no sampling error, as they are at the first two steps. Exactly one of
+        half of the growth and its part of what is left, which has to last for half as many nodes again as
+        there were. Its size follows from the recent variance of an example; where it is 60 % of the data or
+        more all of them are taken, which have no sampling error, as at the first step. Exactly one of
         ``examples`` and ``relative_error`` must be given.
     groups
         For ``relative_error``: the groups whose sums are meant, e.g. ``layout.groups("layer")``.
@@ -210,7 +214,8 @@ class _Controlled:
         self._samples: dict[float, tuple[Array, int]] = {}  # of samples at these nodes, and their size
         self._closed = np.zeros(groups)  # variance of the nodes that no later step shares
         self._example = np.zeros(groups)  # recent variance of a sum from one example
-        self._nodes = 0
+        self._nodes = self._drawn = 0  # whose variance is known, and those of them that were no exact ones
+        self._whole = 0  # nodes at which all the data were wanted
         self._change, self._largest = 0.0, 0.0
         self._allowed = 0.0  # variance that the last step was allowed to leave
 
@@ -240,16 +245,23 @@ class _Controlled:
             if key in self._open:  # both steps of the node are known, and so is its variance
                 self._open[key] = self._open[key] + row
                 first, size = self._samples.pop(key)
-                self._learn(_variance_of_mean(first + seen) * size)
+                self._learn(_variance_of_mean(first + seen) * size, drawn=seen is row)
             else:
-                self._open[key], self._samples[key] = row, (seen, min(self._run.size, self._all))
+                size = min(self._run.size, self._all)
+                self._open[key], self._samples[key] = row, (seen, size)
+                if not self._nodes:  # two steps share a node, so it has up to four times the variance
+                    self._example = np.maximum(self._example, 4 * _variance_of_mean(seen) * size)
 
     def _sums(self, replicates: Sequence[Vector]) -> Array:
         return np.array([self._groups.total(replicate) for replicate in replicates])
 
-    def _learn(self, example: Array) -> None:
+    def _learn(self, example: Array, *, drawn: bool) -> None:
+        """Take in the variance of an example at a node; parts of all the data are spread less evenly."""
         self._nodes += 1
-        self._example += (example - self._example) / min(self._nodes, MEMORY)
+        self._drawn += drawn
+        if drawn or not self._drawn:
+            known = PRIOR + self._drawn if drawn else self._nodes
+            self._example += (example - self._example) / min(known, MEMORY)
 
     def _variance(self) -> Array:
         return self._closed + sum(map(_variance_of_mean, self._open.values()))
@@ -258,14 +270,17 @@ class _Controlled:
         """The smallest sample whose variance is not above its part of the allowed one, for every group."""
         before, self._allowed = self._allowed, (MARGIN * self._limit * self._largest) ** 2
         left = self._allowed - self._variance()
-        if not self._nodes or not (left > 0).all():
+        if not self._largest or not (left > 0).all():
             return min(self._all, self._most)
-        part = np.maximum(GROWTH * (self._allowed - before), left / max(self._nodes / 2, FEWEST_LEFT))
-        m = self._micro_batches
-        wanted = ceil(min(float((self._example / part).max()), self._all) / m) * m
+        part = GROWTH * (self._allowed - before) + left / max(self._nodes / 2, FEWEST_LEFT)
+        wanted = max(float((self._example / part).max()), self._least, self._run.size / 2)
         if wanted >= WHOLE * self._all:
-            return min(self._all, self._most)
-        return min(max(wanted, self._least), self._most)
+            self._whole += 1
+            if self._whole % LEARN:
+                return min(self._all, self._most)
+            wanted = self._all / 2
+        m = self._micro_batches
+        return min(ceil(wanted / m) * m, self._all, self._most)
 
 
 def _variance_of_mean(replicates: Array) -> Array:
