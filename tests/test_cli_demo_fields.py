@@ -13,7 +13,15 @@ NETWORK = mlp((3, 5, 3), activation="tanh")
 RNG = np.random.default_rng(0)
 X, Y = RNG.normal(size=(21, 3)), RNG.integers(0, 3, 21)
 LOSS = DatasetLoss(NETWORK, X, Y)
-ALL = ("scores", "update_slope", "gradient", "next_batch", "next_gradient", "micro_batches", "next_micro_batches")
+ALL = (
+    "scores",
+    "update_slope",
+    "gradient",
+    "next_batch",
+    "next_gradient",
+    "micro_batches",
+    "next_micro_batches",
+)
 
 
 def batches(steps=6):

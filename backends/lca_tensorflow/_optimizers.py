@@ -85,7 +85,10 @@ def updates_without(
 
 
 def update_slope(
-    optimizer: Any, trained: Sequence[keras.Variable], theta: Sequence[keras.Variable], gradients: Sequence[Any]
+    optimizer: Any,
+    trained: Sequence[keras.Variable],
+    theta: Sequence[keras.Variable],
+    gradients: Sequence[Any],
 ) -> tf.Tensor:
     """How the coming update depends on its gradient (K,), as `lca.reference.update_slope`.
 

@@ -81,7 +81,8 @@ class Tracker(ModelTracker[Loop]):
         "gradient": "call optimizer.apply eagerly and not inside tracker.step(), so that the tracker sees it",
         "micro_batches": "loop over tracker.micro_batches(batch, M), or over several batches of "
         "tracker.batches(dataset), and add up their gradients with tracker.add",
-        "update_slope": "call optimizer.apply eagerly and not inside tracker.step(), so that the tracker sees it",
+        "update_slope": "call optimizer.apply eagerly and not inside tracker.step(), so that the tracker "
+        "sees it",
         "halves": "loop over tracker.batches(dataset), one batch with at least two examples to an update",
         "scores": "call tracker.scores(index, outputs, labels) at every step, or give the estimator "
         "refresh=n",

@@ -1,8 +1,8 @@
 """`updates_without`: the updates that a `torch.optim` optimizer would make without each micro-batch.
 
-`update_slope`: how the update depends on its gradient. Both are computed from the optimizer's state and parameter groups before its step, which are only read. The
-formulas are those of `lca.reference`; what does not depend on the gradient is computed once for
-all micro-batches.
+`update_slope`: how the update depends on its gradient. Both are computed from the optimizer's state
+and parameter groups before its step, which are only read. The formulas are those of `lca.reference`; what
+does not depend on the gradient is computed once for all micro-batches.
 """
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -81,7 +81,9 @@ def updates_without(
 def update_slope(
     optimizer: torch.optim.Optimizer, parameters: Sequence[nn.Parameter], gradient: Tensor
 ) -> Tensor | float:
-    """How the coming update depends on its gradient, a new vector (K,) or one number, as `lca.reference.update_slope`.
+    """How the coming update depends on its gradient: a new vector (K,), or one number for all.
+
+    As `lca.reference.update_slope`.
 
     Parameters
     ----------
@@ -109,13 +111,13 @@ def update_slope(
         for group, members in _alike(optimizer, parameters):
             alike = _Alike(group, [parameters[i] for i in members], optimizer)
             whole = len(members) == len(sizes)
-            mine = gradient if whole else torch.cat([gradient.split(sizes)[i] for i in members])
+            mine = gradient if whole else torch.cat([gradient.split(sizes)[i] for i in members])  # type: ignore[no-untyped-call]
             slope = known.slope(alike, mine)
             slope *= alike.sign
             if whole:
                 return slope
-            alone = not isinstance(slope, Tensor)
-            pieces = [slope] * len(members) if alone else slope.split([sizes[i] for i in members])
+            parts = [sizes[i] for i in members]
+            pieces = slope.split(parts) if isinstance(slope, Tensor) else [slope] * len(parts)  # type: ignore[no-untyped-call]
             for i, piece in zip(members, pieces, strict=True):
                 found[i] = piece
         if all(not isinstance(piece, Tensor) and piece == found[0] for piece in found):
@@ -134,7 +136,8 @@ def check_known(optimizer: torch.optim.Optimizer) -> None:
     if kind not in _KNOWN:
         raise LCAError(
             f"the update that {kind.__name__} would make with another gradient, such as one without a "
-            f"micro-batch, cannot be computed; train with {' or '.join(known.__name__ for known in _KNOWN)}, {_ELSE}"
+            "micro-batch, cannot be computed; train with "
+            f"{' or '.join(known.__name__ for known in _KNOWN)}, {_ELSE}"
         )
     for number, group in enumerate(optimizer.param_groups):
         for option, why in _KNOWN[kind].refused.items():

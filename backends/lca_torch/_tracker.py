@@ -133,7 +133,9 @@ class Tracker(ModelTracker[Loop]):
         if {"micro_batches", "halves", "update_slope"}.intersection(self._session.required_fields):
             for optimizer in stepping(self._optimizers):
                 check_known(optimizer)
-        if any(field.endswith(("gradient", "micro_batches", "halves")) for field in self._session.required_fields):
+        if any(
+            field.endswith(("gradient", "micro_batches", "halves")) for field in self._session.required_fields
+        ):
             refuse_maximizing(stepping(self._optimizers))
         self._measured = parameters
         return self._loop(parameters, self._requested)

@@ -122,7 +122,7 @@ class AdaptiveSampleSize:
 
     @property
     def cost(self) -> Cost:
-        """The cost asked for; for ``relative_error`` at most that of the largest samples, or of all the data."""
+        """The cost asked for; for ``relative_error`` the most: that of the largest samples."""
         if self.examples is not None:
             return Cost(examples=self.examples)
         if self.largest is None:

@@ -110,7 +110,9 @@ class RuleBySize:
         if others:
             nearest = min(others, key=lambda other: (abs(other - size), -other))
             ratio = 2.0 ** (size - nearest)
-            expected = max(expected, self._audited[nearest].error * max(ratio, ratio**2 if ratio > 1 else 0.0))
+            expected = max(
+                expected, self._audited[nearest].error * max(ratio, ratio**2 if ratio > 1 else 0.0)
+            )
         return expected
 
 

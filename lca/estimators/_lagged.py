@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import ClassVar, Self
+from typing import Any, ClassVar, Self
 
 from lca.allocation import Allocator, Cost, StepAllocation
 from lca.arrays import Vector, array_ops
@@ -154,15 +154,16 @@ class _LaggedRun:
 
     def _lagged(self, segment: Segment, earlier: Sequence[Vector]) -> StepAllocation:
         step, (left, right) = segment.step, TRAPEZOID.weights
+        slope: Any = step.update_slope
         own = 1 / self._estimator.epoch if self._estimator.epoch else 0.0
         lagged = extrapolated(earlier)
         integral = Integral(segment)
-        update = (step.end - step.start) + step.update_slope * (lagged - step.gradient)
+        update = (step.end - step.start) + slope * (lagged - step.gradient)
         integral.add_product(left - own, step.gradient, update)
         if own:
             integral.add(own, segment.start)
         integral.add(right, segment.end)
-        weighted = (left - own) * step.update_slope * step.gradient
+        weighted = (left - own) * slope * step.gradient
         self._last_part += segment.ops.total(weighted * earlier[0])
         self._lagged_part += segment.ops.total(weighted * lagged)
         return self._judged(integral.allocation())
@@ -175,8 +176,8 @@ class _LaggedRun:
             return a
         reason = (
             "the gradients of the last steps differ too much from each other to be extrapolated: "
-            f"{doubt:.2g} of a sum of {self._sum:.2g} so far is in doubt; use CrossFit with micro-batches, or "
-            "a SampledPathIntegral"
+            f"{doubt:.2g} of a sum of {self._sum:.2g} so far is in doubt; use CrossFit with micro-batches or "
+            "own_pass=True, or a SampledPathIntegral"
         )
         return replace(a, converged=False, reason=reason)
 

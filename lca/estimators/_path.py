@@ -184,7 +184,8 @@ class Segment:
     """One step under evaluation: ``at(s)`` evaluates, ``cost`` counts what was newly evaluated.
 
     ``objective`` is the measured loss in the state that the step began in, with the gradient of all tensors
-    that the step moves; ``names`` are these tensors and all that train. ``untrained`` are those among them that the objective says do not train.
+    that the step moves; ``names`` are these tensors and all that train. ``untrained`` are those among them
+    that the objective says do not train.
 
     Points are evaluated in the state that the step began in, ``start`` and ``end`` when they are first asked
     for. ``arrival`` is the end in the state that the step ended in: the same as ``end`` if nothing but the

@@ -197,8 +197,8 @@ class SampleMean:
 class SampledRun:
     """One run of a `SampledPathIntegral`, with any way to evaluate gradients on its samples.
 
-    ``size`` may be changed between steps. With ``exact_at_most`` a sample as large as the data is all of them,
-    each once.
+    ``size`` may be changed between steps. With ``exact_at_most`` a sample as large as the data is all of
+    them, each once.
     """
 
     exact_at_most = False

@@ -108,7 +108,7 @@ class ErrorBars:
     ) -> tuple[Array, Array]:
         """Confidence limits, (groups,) each: the estimate minus and plus t · stderr, with Student's t.
 
-        The degrees of freedom are those of Welch and Satterthwaite, ``ν = (Σ_i σ_i²)² / Σ_i (σ_i⁴ / (m - 1))``
+        The degrees of freedom are those of Welch and Satterthwaite, ``ν = (Σ_i σ_i²)² / Σ_i σ_i⁴/(m - 1)``
         over the nodes i of the window: m - 1 for a single node; for Simpson's rule, whose midpoint has most
         of the weight, hardly more than m - 1 in a single step. With small m the variances σ_i² of one short
         window are known too badly to tell ν, so both sums are estimated without bias from up to 65 windows

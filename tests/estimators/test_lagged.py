@@ -16,8 +16,6 @@ from lca.reference import (
     DatasetLoss,
     Quadratic,
     RMSProp,
-    bowl,
-    logistic_regression,
     minibatches,
     mlp,
     train,
@@ -65,8 +63,8 @@ def test_the_update_of_earlier_gradients_is_judged_by_this_one(optimizer, epoch)
     for t, step in enumerate(path):
         a = allocate_step(step)
         if t > 2:
-            one, two, three = (path[t - k].gradient for k in (1, 2, 3))
-            lagged = np.array([np.polyval(np.polyfit([1, 2, 3], g, 1), 0) for g in zip(one, two, three)])
+            earlier = np.array([path[t - k].gradient for k in (1, 2, 3)])
+            lagged = np.polyfit([1, 2, 3], earlier, 1)[1]  # of each parameter, at lag 0
             update = update_with(optimizer, state, step.start, step.gradient, lagged)
             left = step.gradient * update
             if epoch:

@@ -190,30 +190,70 @@ def test_a_budget_spends_what_it_is_given():
     assert last.reason == f"{16 * 61 / 60:.1f} examples a step so far, 16 asked for"
 
 
-def test_a_budget_meets_the_error_it_is_given_or_says_that_it_does_not():
-    path = steps(40)
-    probe = SampledPathIntegral(TRAPEZOID, 4, micro_batches=4)
-    spent = {}
-    for error in (1.0, 0.05):
-        bars, total, cost = ErrorBars(GROUPS), [], 0.0
-        for a in allocate(
-            LOSS, path, AdaptiveSampleSize(probe, relative_error=error, groups=GROUPS, largest=4096)
-        ):
-            bars.update(a)
-            total.append(a.values.sum())
-            cost += a.cost.examples if a.step > 5 else 0.0  # the first nodes get all there is
-        reached = bars.stderr().max() / np.abs(np.cumsum(total)).max()
+def budget_of(path, loss=LOSS, **options):
+    """Examples of each step, whether the error was met after it, and the last allocation."""
+    probe = SampledPathIntegral(TRAPEZOID, 4, micro_batches=2, sampling="stratified")
+    groups = loss.layout.groups("layer")
+    bars, total, largest, spent, met = ErrorBars(groups), 0.0, 0.0, [], []
+    for a in allocate(loss, path, AdaptiveSampleSize(probe, groups=groups, **options)):
+        bars.update(a)
+        total += a.values.sum()
+        largest = max(largest, abs(total))
+        reached = bars.stderr().max() / largest
         assert f"largest standard error {100 * reached:.2g} %" in a.reason
-        assert f"{100 * error:g} % asked for" in a.reason
-        assert a.converged == (reached <= error)
-        assert reached <= 1.1 * error
-        spent[error] = cost
-    assert spent[0.05] > 2 * spent[1.0]
-    tight = list(
-        allocate(LOSS, path, AdaptiveSampleSize(probe, relative_error=1e-4, groups=GROUPS, largest=2))
-    )[-1]
-    assert not tight.converged
-    assert "samples of 8;" in tight.reason
+        assert f"{100 * options['relative_error']:g} % asked for" in a.reason
+        assert a.converged == (reached <= options["relative_error"])
+        spent.append(a.cost.examples)
+        met.append(a.converged)
+    return spent, met, a
+
+
+@pytest.mark.parametrize("error", [0.3, 0.1])
+def test_a_budget_keeps_its_error_and_never_draws_more_than_there_is(error):
+    rng = np.random.default_rng(5)
+    x = rng.normal(size=(400, 3))
+    loss = DatasetLoss(NETWORK, x, (x[:, 0] > 0).astype(int) + (x[:, 1] > 1))
+    batches = minibatches(x, loss.y, 20, 61, 0)
+    path = list(with_next(train(loss, NETWORK.init(0), Adam(0.01), batches, scores=True)))
+    spent, met, last = budget_of(path, loss, relative_error=error)
+    assert np.mean(met) >= 0.95
+    assert met[-1]
+    assert max(spent[1:]) <= 400  # the first step has two nodes
+    assert spent[0] == 800
+    assert np.mean(spent[20:]) < 0.5 * 400
+    assert "samples of" in last.reason
+
+
+def test_a_budget_takes_the_exact_gradient_where_samples_are_as_large_as_the_data():
+    path = steps(6)
+    for probe in (SampledPathIntegral(micro_batches=2), SampledPathIntegral()):
+        exact = AdaptiveSampleSize(probe, examples=200)
+        for a, wanted in zip(
+            allocate(LOSS, path, exact), allocate(LOSS, path, PathIntegral(TRAPEZOID)), strict=True
+        ):
+            limit = tolerances.allocation(8 * wanted.mass, tolerances.EPS64)
+            assert np.abs(a.values - wanted.values).max() <= limit
+            assert a.cost.examples == (80 if a.step == 0 else 40)
+            for copies in a.replicates.values():
+                assert len(copies) == 2
+                assert np.abs(copies[0] - copies[1]).max() == 0
+
+
+def test_all_the_data_in_parts_have_the_mean_of_the_data():
+    weight = RNG.uniform(0, 2, 40)
+    for objective in (LOSS, weighted(weight)):
+        parts = Sampler(objective, "uniform", floor=1.0, seed=0).split(3)
+        assert sorted(part.size for part in parts) == [13, 13, 14]
+        mean = sum(gradient_on(objective, THETA, part) for part in parts) / 3
+        wanted = objective.loss_and_grad(THETA)[1]
+        assert np.abs(mean - wanted).max() <= tolerances.gradient(4.0, tolerances.EPS64)
+
+
+def test_a_budget_says_that_it_misses_its_error():
+    spent, met, last = budget_of(steps(40), relative_error=1e-4, largest=2)
+    assert not met[-1]
+    assert max(spent[1:]) == 8
+    assert "samples of 8;" in last.reason
 
 
 @pytest.mark.parametrize(
