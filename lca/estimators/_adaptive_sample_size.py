@@ -26,10 +26,13 @@ GROWTH = 0.5
 """The part of the growth of the allowed variance that the next node may use."""
 FEWEST_LEFT = 30
 """The least number of nodes that the rest of the allowed variance has to last for."""
-PRIOR = 2
+SHRINK = 0.7
+"""The least ratio of a sample to the one before, as few samples say little about their variance."""
+PRIOR = 4
 """Nodes that count as much as the variance known from all the data, when the first samples are drawn."""
 LEARN = 3
-"""Of so many nodes that want all the data one gets half of them, to learn the variance of samples."""
+"""Of so many nodes that want all the data one gets half of them, if that is affordable: only samples show
+their variance."""
 WHOLE = 0.6
 """The part of the data above which a sample is replaced by all of them, which have no sampling error."""
 
@@ -270,15 +273,17 @@ class _Controlled:
         """The smallest sample whose variance is not above its part of the allowed one, for every group."""
         before, self._allowed = self._allowed, (MARGIN * self._limit * self._largest) ** 2
         left = self._allowed - self._variance()
+        if not (left > 0).all():  # what the margin keeps back
+            left = (self._limit * self._largest) ** 2 - self._variance()
         if not self._largest or not (left > 0).all():
             return min(self._all, self._most)
         part = GROWTH * (self._allowed - before) + left / max(self._nodes / 2, FEWEST_LEFT)
-        wanted = max(float((self._example / part).max()), self._least, self._run.size / 2)
+        wanted = max(float((self._example / part).max()), self._least, SHRINK * self._run.size)
         if wanted >= WHOLE * self._all:
             self._whole += 1
-            if self._whole % LEARN:
-                return min(self._all, self._most)
             wanted = self._all / 2
+            if self._whole % LEARN or not (self._example / wanted <= left / 2).all():
+                return min(self._all, self._most)
         m = self._micro_batches
         return min(ceil(wanted / m) * m, self._all, self._most)
 
