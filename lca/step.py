@@ -117,6 +117,13 @@ class Step:
         The training batch of the next step, its gradient (K,) at θ_{t+1}, and its micro-batches.
     micro_batches
         The micro-batches of ``batch``.
+    halves, next_halves
+        The two halves of ``batch`` and of the next one as micro-batches, where the loop took a single
+        gradient: that of the first half comes from a pass of the tracker's own.
+    update_slope
+        C in ``Δ_t = b + C ∘ g`` with g = ``gradient``, a number or a vector (K,): ``-lr`` for SGD,
+        ``-lr (1 - β₁) / ((1 - β₁^t) (√v̂ + ε))`` for Adam, whose v̂ is that of the update itself. If the
+        gradient was clipped to c g, C contains c.
     scores
         How wrong the model at θ_t was on single examples, usually those of ``batch``.
 
@@ -138,6 +145,9 @@ class Step:
     next_gradient: Vector | None = None
     next_micro_batches: tuple[MicroBatch, ...] = ()
     micro_batches: tuple[MicroBatch, ...] = ()
+    halves: tuple[MicroBatch, ...] = ()
+    next_halves: tuple[MicroBatch, ...] = ()
+    update_slope: Vector | float | None = None
     scores: ExampleScores | None = None
 
 

@@ -39,7 +39,7 @@ class RunViews(RowView):
     signs
         Counts of helping, hurting and zero parameters, by tensor.
     histogram
-        The distribution of |A|.
+        The distribution of |A|; empty for sampled allocations, of which it would show the noise.
 
     Examples
     --------
@@ -71,7 +71,8 @@ class RunViews(RowView):
         self.tensors.add(row.totals("tensor"))
         self.layers.add(row.totals("layer"))
         self.signs.add(row.signs("tensor"))
-        self.histogram.add(row.magnitudes, self.layout.size)
+        if not row.allocation.sampled:  # it would show the noise
+            self.histogram.add(row.magnitudes, self.layout.size)
 
 
 def summarize(run: RunViews, loss_end: float | None = None) -> dict[str, Any]:

@@ -13,7 +13,15 @@ NETWORK = mlp((3, 5, 3), activation="tanh")
 RNG = np.random.default_rng(0)
 X, Y = RNG.normal(size=(21, 3)), RNG.integers(0, 3, 21)
 LOSS = DatasetLoss(NETWORK, X, Y)
-ALL = ("scores", "gradient", "next_batch", "next_gradient", "micro_batches", "next_micro_batches")
+ALL = (
+    "scores",
+    "update_slope",
+    "gradient",
+    "next_batch",
+    "next_gradient",
+    "micro_batches",
+    "next_micro_batches",
+)
 
 
 def batches(steps=6):
@@ -36,7 +44,7 @@ def close(found, wanted):
 @pytest.mark.parametrize("backend", ["numpy", "torch", "tensorflow"])
 @pytest.mark.parametrize("optimizer", [SGD(0.1, momentum=0.9), Adam(0.05)], ids=["momentum", "adam"])
 def test_fields_are_those_of_the_reference_loop(backend, optimizer):
-    loop = train(LOSS, NETWORK.init(0), optimizer, batches(), micro_batches=2, scores=True)
+    loop = train(LOSS, NETWORK.init(0), optimizer, batches(), micro_batches=2, scores=True, slopes=True)
     wanted = list(with_next(loop))
     found = completed(load_backend(backend), optimizer, ALL)
     assert [step.index for step in found] == [step.index for step in wanted] == list(range(5))
@@ -47,6 +55,8 @@ def test_fields_are_those_of_the_reference_loop(backend, optimizer):
             for a, b in zip(getattr(ours, name), getattr(theirs, name), strict=True):
                 assert close(a.gradient, b.gradient)
                 assert close(a.update, b.update)
+        slopes = [np.broadcast_to(step.update_slope, NETWORK.layout.size) for step in (ours, theirs)]
+        assert close(slopes[0] / slopes[1], np.ones(NETWORK.layout.size))
         assert np.array_equal(ours.scores.index, theirs.scores.index)
         assert close(ours.scores.values, theirs.scores.values)
         assert np.array_equal(ours.next_batch.index, theirs.next_batch.index)

@@ -11,8 +11,8 @@ import tensorflow as tf
 from lca.errors import LCAError, LCAWarning
 from lca.frameworks import PyTree, Rows, examples_in
 from lca.tolerances import summed
-from lca.tracking._context import LoopContext
-from lca_tensorflow._optimizers import DryRun, check_unscaled, updates_without
+from lca.tracking._context import GRADIENT_FIELDS, LoopContext
+from lca_tensorflow._optimizers import DryRun, check_unscaled, update_slope, updates_without
 
 Gradients = Sequence[Any]
 _REMEMBERED = 20  # updates
@@ -72,7 +72,7 @@ class Loop(LoopContext):
             self._marks, self._batches = [], self._batches[-1:]
         self._adding = self._taken = True
         self._told &= self._weight is not None
-        if {"gradient", "micro_batches"} & set(self._requested()):
+        if not GRADIENT_FIELDS.isdisjoint(self._requested()):
             self._marks.append((1.0 if self._weight is None else self._weight, gradients))
         if total is None:
             return list(gradients)
@@ -80,7 +80,7 @@ class Loop(LoopContext):
 
     def computed(self, parts: Iterable[tuple[Any, Any]]) -> None:
         """A tape has computed these gradients; each follows the variable that it belongs to."""
-        if {"gradient", "micro_batches"} & set(self._requested()):
+        if not GRADIENT_FIELDS.isdisjoint(self._requested()):
             for source, gradient in parts:
                 if id(source) in self._owned:
                     self._computed.setdefault(id(source), []).append(gradient)
@@ -181,6 +181,11 @@ class Loop(LoopContext):
     def _gradient_sums(self) -> tuple[tf.Tensor, list[tf.Tensor]]:
         vectors = [self._flat(gradients) for _, gradients in self._marks]
         return tf.add_n(vectors), vectors
+
+    def _update_slope(self, gradient: tf.Tensor, factor: float) -> tf.Tensor:
+        assert self._applied is not None
+        applied, trained = self._applied
+        return update_slope(self._optimizer, trained, self._variables, applied) * factor
 
     def _updates_without(self, gradients: Sequence[tf.Tensor], weights: Sequence[float]) -> list[tf.Tensor]:
         assert self._applied is not None

@@ -1,6 +1,9 @@
-"""`updates_without`: the updates that a Keras optimizer would make without each micro-batch."""
+"""`updates_without`: the updates that a Keras optimizer would make without each micro-batch.
 
-from collections.abc import Sequence
+`update_slope`: how the update depends on its gradient.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import keras
@@ -79,6 +82,91 @@ def updates_without(
         As in `DryRun.update`.
     """
     return [dry_run.update(mean_without(m, gradients, weights), moving) for m in range(len(gradients))]
+
+
+def update_slope(
+    optimizer: Any,
+    trained: Sequence[keras.Variable],
+    theta: Sequence[keras.Variable],
+    gradients: Sequence[Any],
+) -> tf.Tensor:
+    """How the coming update depends on its gradient (K,), as `lca.reference.update_slope`.
+
+    Parameters
+    ----------
+    optimizer, trained, theta
+        As in `DryRun`; SGD, RMSprop, Adam or AdamW.
+    gradients
+        Of the trained variables; ``None`` for one that does not move.
+
+    Raises
+    ------
+    LCAError
+        If it is another optimizer, or has an option with which it follows another formula; see `check_known`.
+    """
+    check_known(optimizer)
+    if not optimizer.built:
+        optimizer.build(trained)
+    moved = [(v, tf.convert_to_tensor(g)) for v, g in zip(trained, gradients, strict=True) if g is not None]
+    slope_of = _KNOWN[type(optimizer)]
+    clipped = optimizer._clip_gradients([g for _, g in moved])
+    found = {}
+    for (variable, gradient), seen in zip(moved, clipped, strict=True):
+        norm = tf.norm(gradient)
+        shrink = tf.where(norm > 0, tf.norm(seen) / norm, 1.0) if seen is not gradient else 1.0
+        found[id(variable)] = tf.broadcast_to(slope_of(optimizer, variable, seen) * shrink, variable.shape)
+    pieces = [found.get(id(v), tf.zeros(v.shape, v.dtype)) for v in theta]
+    return tf.concat([tf.reshape(piece, [-1]) for piece in pieces], 0)
+
+
+def check_known(optimizer: Any) -> None:
+    """Raise `LCAError`, with the reason, if it is unknown how updates depend on their gradient."""
+    kind = type(optimizer)
+    options = [name for name in ("centered", "clipvalue", "use_ema") if getattr(optimizer, name, None)]
+    if kind not in _KNOWN or options:
+        what = f"{kind.__name__} with {options[0]}" if options else kind.__name__
+        raise LCAError(
+            f"how the updates of {what} depend on their gradient is unknown; train with "
+            f"{' or '.join(known.__name__ for known in _KNOWN)}, without centered, clipvalue and use_ema, or "
+            "use an estimator that does not require update_slope (lca.estimators.CrossFit)."
+        )
+
+
+def _rate(optimizer: Any, variable: keras.Variable) -> tf.Tensor:
+    return tf.cast(optimizer.learning_rate, variable.dtype)
+
+
+def _sgd_slope(optimizer: Any, variable: keras.Variable, gradient: tf.Tensor) -> tf.Tensor:
+    """``-lr``, with Nesterov momentum ``-lr (1 + μ)``."""
+    ahead = optimizer.momentum if optimizer.nesterov else 0.0
+    return -_rate(optimizer, variable) * (1 + ahead)
+
+
+def _rmsprop_slope(optimizer: Any, variable: keras.Variable, gradient: tf.Tensor) -> tf.Tensor:
+    """``-lr / √(v + ε)``."""
+    square = optimizer._velocities[optimizer._get_variable_index(variable)]
+    square = optimizer.rho * square + (1 - optimizer.rho) * gradient**2
+    return -_rate(optimizer, variable) / tf.sqrt(square + optimizer.epsilon)
+
+
+def _adam_slope(optimizer: Any, variable: keras.Variable, gradient: tf.Tensor) -> tf.Tensor:
+    """``-lr (1 - β₁) √(1 - β₂^t) / ((1 - β₁^t) (√v + ε))``."""
+    index, beta1, beta2 = optimizer._get_variable_index(variable), optimizer.beta_1, optimizer.beta_2
+    count = tf.cast(optimizer.iterations + 1, variable.dtype)
+    square = optimizer._velocities[index]
+    square = beta2 * square + (1 - beta2) * gradient**2
+    if optimizer.amsgrad:
+        square = tf.maximum(square, optimizer._velocity_hats[index])
+    rate = -_rate(optimizer, variable) * tf.sqrt(1 - beta2**count) / (1 - beta1**count)
+    return (1 - beta1) * rate / (tf.sqrt(square) + optimizer.epsilon)
+
+
+_KNOWN: Mapping[type, Callable[[Any, keras.Variable, tf.Tensor], tf.Tensor]] = {
+    keras.optimizers.SGD: _sgd_slope,
+    keras.optimizers.RMSprop: _rmsprop_slope,
+    keras.optimizers.Adam: _adam_slope,
+    keras.optimizers.AdamW: _adam_slope,
+}
 
 
 def check_unscaled(optimizer: Any) -> None:

@@ -11,9 +11,10 @@ import tensorflow as tf
 from lca.errors import LCAError, LCAWarning
 from lca.objective import Objective as AnyObjective
 from lca.tracking import ModelTracker
+from lca.tracking._context import GRADIENT_FIELDS
 from lca_tensorflow._loop import Loop
 from lca_tensorflow._objective import Objective
-from lca_tensorflow._optimizers import check_unscaled
+from lca_tensorflow._optimizers import check_known, check_unscaled
 from lca_tensorflow._parameters import flat, parameters_of
 from lca_tensorflow._tapes import computed_gradients
 from lca_tensorflow._updates import Counts, Updates, is_followed, trained_by, within
@@ -80,6 +81,9 @@ class Tracker(ModelTracker[Loop]):
         "gradient": "call optimizer.apply eagerly and not inside tracker.step(), so that the tracker sees it",
         "micro_batches": "loop over tracker.micro_batches(batch, M), or over several batches of "
         "tracker.batches(dataset), and add up their gradients with tracker.add",
+        "update_slope": "call optimizer.apply eagerly and not inside tracker.step(), so that the tracker "
+        "sees it",
+        "halves": "loop over tracker.batches(dataset), one batch with at least two examples to an update",
         "scores": "call tracker.scores(index, outputs, labels) at every step, or give the estimator "
         "refresh=n",
     }
@@ -230,13 +234,16 @@ class Tracker(ModelTracker[Loop]):
         if self._takes_gradients():
             for optimizer in self._optimizers:
                 check_unscaled(optimizer)
+        if "update_slope" in self._session.required_fields:
+            for optimizer in self._optimizers:
+                check_known(optimizer)
         self._parameters = parameters
         return Loop(parameters, self._requested)
 
     def _takes_gradients(self) -> bool:
         """Whether the estimator requires gradients of training."""
         required = {field.removeprefix("next_") for field in self._session.required_fields}
-        return bool({"gradient", "micro_batches"} & required)
+        return not GRADIENT_FIELDS.isdisjoint(required)
 
     def _live_theta(self, parameters: Sequence[keras.Variable]) -> "_LiveTheta":
         self._live = _LiveTheta(parameters)

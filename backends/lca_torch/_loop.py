@@ -12,10 +12,10 @@ from torch import Tensor, nn
 from lca.arrays import array_ops
 from lca.errors import LCAError
 from lca.frameworks import PyTree, Rows, examples_in, is_rows, joined
-from lca.tracking._context import LoopContext
+from lca.tracking._context import GRADIENT_FIELDS, LoopContext
 from lca_torch._backward import BackwardPasses
 from lca_torch._live import holds
-from lca_torch._optimizers import updates_without
+from lca_torch._optimizers import update_slope, updates_without
 from lca_torch._ranks import Ranks
 from lca_torch._updates import calling
 
@@ -110,7 +110,7 @@ class Loop(LoopContext):
             return
         self._seen = _versions(self._parameters)
         self._taken = self._at()
-        if "gradient" in fields or "micro_batches" in fields:
+        if not GRADIENT_FIELDS.isdisjoint(fields):
             self._total = flat_gradient(self._parameters)
         if "micro_batches" in fields and self._ranks is None and self._weight is not None:
             assert self._total is not None
@@ -203,6 +203,10 @@ class Loop(LoopContext):
     def _loss_scale(self) -> float:
         scaler = calling(torch.amp.GradScaler)
         return 1.0 if scaler is None else float(scaler.get_scale())
+
+    def _update_slope(self, gradient: Tensor, factor: float) -> Tensor | float:
+        slope = update_slope(self._optimizer, self._parameters, gradient)
+        return slope if factor == 1.0 else slope * factor
 
     def _updates_without(self, gradients: Sequence[Tensor], weights: Sequence[float]) -> list[Tensor]:
         return updates_without(self._optimizer, self._parameters, gradients, weights)

@@ -1,8 +1,8 @@
 """`updates_without`: the updates that a `torch.optim` optimizer would make without each micro-batch.
 
-They are computed from the optimizer's state and parameter groups before its step, which are only read. The
-formulas are those of `lca.reference`; what does not depend on the gradient is computed once for
-all micro-batches.
+`update_slope`: how the update depends on its gradient. Both are computed from the optimizer's state
+and parameter groups before its step, which are only read. The formulas are those of `lca.reference`; what
+does not depend on the gradient is computed once for all micro-batches.
 """
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -19,7 +19,10 @@ from lca_torch._live import flat
 Group: TypeAlias = Mapping[str, Any]
 Update: TypeAlias = Callable[[Tensor], Tensor]
 """From a gradient to the movement that it would cause, a new vector."""
-_ELSE = "or use an estimator that requires no micro-batches (lca.estimators.NextBatch, for one)."
+_ELSE = (
+    "or use an estimator that requires neither micro-batches nor update_slope (lca.estimators.NextBatch, for "
+    "one)."
+)
 
 
 def updates_without(
@@ -75,13 +78,66 @@ def updates_without(
         return [_joined(row, parameters) for row in found]
 
 
+def update_slope(
+    optimizer: torch.optim.Optimizer, parameters: Sequence[nn.Parameter], gradient: Tensor
+) -> Tensor | float:
+    """How the coming update depends on its gradient: a new vector (K,), or one number for all.
+
+    As `lca.reference.update_slope`.
+
+    Parameters
+    ----------
+    optimizer
+        As in `updates_without`.
+    gradient
+        g (K,), as the optimizer sees it.
+
+    Raises
+    ------
+    LCAError
+        If it is another optimizer or has an unsupported option; see `check_known`.
+
+    Examples
+    --------
+    >>> weight = nn.Parameter(torch.zeros(1))
+    >>> weight.grad = torch.tensor([4.0])
+    >>> update_slope(torch.optim.SGD([weight], lr=0.5, momentum=0.9), [weight], weight.grad)
+    -0.5
+    """
+    check_known(optimizer)
+    known, sizes = _KNOWN[type(optimizer)], [parameter.numel() for parameter in parameters]
+    found: list[Tensor | float] = [0.0] * len(sizes)
+    with torch.inference_mode(False), torch.no_grad():
+        for group, members in _alike(optimizer, parameters):
+            alike = _Alike(group, [parameters[i] for i in members], optimizer)
+            whole = len(members) == len(sizes)
+            mine = gradient if whole else torch.cat([gradient.split(sizes)[i] for i in members])  # type: ignore[no-untyped-call]
+            slope = known.slope(alike, mine)
+            slope *= alike.sign
+            if whole:
+                return slope
+            parts = [sizes[i] for i in members]
+            pieces = slope.split(parts) if isinstance(slope, Tensor) else [slope] * len(parts)  # type: ignore[no-untyped-call]
+            for i, piece in zip(members, pieces, strict=True):
+                found[i] = piece
+        if all(not isinstance(piece, Tensor) and piece == found[0] for piece in found):
+            return found[0]
+        return torch.cat(
+            [
+                piece if isinstance(piece, Tensor) else parameter.new_full((parameter.numel(),), piece)
+                for piece, parameter in zip(found, parameters, strict=True)
+            ]
+        )
+
+
 def check_known(optimizer: torch.optim.Optimizer) -> None:
     """Raise `LCAError`, with the reason, if the updates of this optimizer cannot be computed."""
     kind = type(optimizer)
     if kind not in _KNOWN:
         raise LCAError(
-            f"the update that {kind.__name__} would make without a micro-batch cannot be computed; train "
-            f"with {' or '.join(known.__name__ for known in _KNOWN)}, {_ELSE}"
+            f"the update that {kind.__name__} would make with another gradient, such as one without a "
+            "micro-batch, cannot be computed; train with "
+            f"{' or '.join(known.__name__ for known in _KNOWN)}, {_ELSE}"
         )
     for number, group in enumerate(optimizer.param_groups):
         for option, why in _KNOWN[kind].refused.items():
@@ -128,9 +184,23 @@ class _Alike:
         decay = 0.0 if self.decoupled else self.number("weight_decay")
         if not decay and not self.group["maximize"]:
             return lambda gradient: gradient
-        sign = -1.0 if self.group["maximize"] else 1.0
+        sign = self.sign
         pull = flat(self.parameters).mul_(decay) if decay else 0.0
         return lambda gradient: pull + sign * gradient
+
+    def has_state(self, name: str) -> bool:
+        """Whether the parameters have this state, as they do after their first update."""
+        return self.optimizer.state.get(self.parameters[0], {}).get(name) is not None
+
+    @property
+    def count(self) -> int:
+        """Number of updates that the parameters have had."""
+        return _count(self.optimizer, self.parameters[0])
+
+    @property
+    def sign(self) -> float:
+        """1, or -1 if the optimizer maximises."""
+        return -1.0 if self.group["maximize"] else 1.0
 
     @property
     def decoupled(self) -> bool:
@@ -142,48 +212,85 @@ def _sgd(alike: _Alike) -> Update:
     """``v ← μ v + (1 - dampening) g``, the first v being g; ``Δ = -lr v``, Nesterov ``-lr (g + μ v)``."""
     lr, momentum = alike.number("lr"), alike.number("momentum")
     velocity = alike.state("momentum_buffer") if momentum else None
-    fresh = 1.0 if velocity is None else 1 - alike.number("dampening")
-    seen, ahead = (1.0, momentum) if alike.group["nesterov"] else (0.0, 1.0)
-    slope = -lr * (seen + ahead * fresh)
+    ahead = momentum if alike.group["nesterov"] else 1.0
     base = 0.0 if velocity is None else velocity.mul_(-lr * ahead * momentum)
-    gradient_of = alike.loss_gradient()
+    slope, gradient_of = _sgd_slope(alike), alike.loss_gradient()
     return lambda gradient: _plus(base, gradient_of(gradient), slope)
+
+
+def _sgd_slope(alike: _Alike) -> float:
+    lr, momentum = alike.number("lr"), alike.number("momentum")
+    fresh = 1 - alike.number("dampening") if momentum and alike.has_state("momentum_buffer") else 1.0
+    return -lr * (1 + momentum * fresh if alike.group["nesterov"] else fresh)
 
 
 def _rmsprop(alike: _Alike) -> Update:
     """``v ← α v + (1 - α) g²``; ``Δ = -lr g / (√v + ε)``."""
-    lr, alpha, eps = map(alike.number, ("lr", "alpha", "eps"))
-    square = alike.scaled_state("square_avg", alpha)
-    gradient_of = alike.loss_gradient()
+    lr, root, gradient_of = alike.number("lr"), _rmsprop_root(alike), alike.loss_gradient()
 
     def update(gradient: Tensor) -> Tensor:
         gradient = gradient_of(gradient)
-        return (-lr * gradient).div_(_plus_square(square, gradient, 1 - alpha).sqrt_().add_(eps))
+        return (-lr * gradient).div_(root(gradient))
 
     return update
+
+
+def _rmsprop_root(alike: _Alike) -> Update:
+    """``√v + ε``, from ``±g + decay · θ``."""
+    alpha, eps = map(alike.number, ("alpha", "eps"))
+    square = alike.scaled_state("square_avg", alpha)
+    return lambda gradient: _plus_square(square, gradient, 1 - alpha).sqrt_().add_(eps)
+
+
+def _rmsprop_slope(alike: _Alike, gradient: Tensor) -> Tensor:
+    root = _rmsprop_root(alike)(alike.loss_gradient()(gradient))
+    return root.reciprocal_().mul_(-alike.number("lr"))
 
 
 def _adam(alike: _Alike) -> Update:
-    """``Δ = -lr m̂ / (√v̂ + ε)``; AMSGrad takes the largest v so far; AdamW adds ``-lr λ θ``."""
-    lr, eps, (beta1, beta2) = alike.number("lr"), alike.number("eps"), map(float, alike.group["betas"])
-    count = 1 + _count(alike.optimizer, alike.parameters[0])
-    rate, unbias = -lr / (1 - beta1**count), 1 / (1 - beta2**count)
-    mean = alike.scaled_state("exp_avg", beta1 * rate)
-    square = alike.scaled_state("exp_avg_sq", beta2 * unbias)
-    largest = alike.scaled_state("max_exp_avg_sq", unbias) if alike.group["amsgrad"] else 0.0
+    """``Δ = -lr m̂ / (√v̂ + ε)``; AdamW adds ``-lr λ θ``."""
+    lr, beta1, rate = alike.number("lr"), float(alike.group["betas"][0]), _adam_rate(alike)
+    mean, root, gradient_of = (
+        alike.scaled_state("exp_avg", beta1 * rate),
+        _adam_root(alike),
+        alike.loss_gradient(),
+    )
     decay = lr * alike.number("weight_decay") if alike.decoupled else 0.0
     drift = flat(alike.parameters).mul_(-decay) if decay else None
-    gradient_of = alike.loss_gradient()
 
     def update(gradient: Tensor) -> Tensor:
         gradient = gradient_of(gradient)
-        below = _plus_square(square, gradient, (1 - beta2) * unbias)
-        if isinstance(largest, Tensor):
-            torch.maximum(below, largest, out=below)
-        moved = _plus(mean, gradient, (1 - beta1) * rate).div_(below.sqrt_().add_(eps))
+        moved = _plus(mean, gradient, (1 - beta1) * rate).div_(root(gradient))
         return moved if drift is None else moved.add_(drift)
 
     return update
+
+
+def _adam_rate(alike: _Alike) -> float:
+    """``-lr / (1 - β₁^t)``."""
+    beta1 = float(alike.group["betas"][0])
+    return -alike.number("lr") / (1 - beta1 ** (1 + alike.count))
+
+
+def _adam_root(alike: _Alike) -> Update:
+    """``√v̂ + ε``, from ``±g + decay · θ``; AMSGrad takes the largest v so far."""
+    eps, beta2 = alike.number("eps"), float(alike.group["betas"][1])
+    unbias = 1 / (1 - beta2 ** (1 + alike.count))
+    square = alike.scaled_state("exp_avg_sq", beta2 * unbias)
+    largest = alike.scaled_state("max_exp_avg_sq", unbias) if alike.group["amsgrad"] else 0.0
+
+    def root(gradient: Tensor) -> Tensor:
+        below = _plus_square(square, gradient, (1 - beta2) * unbias)
+        if isinstance(largest, Tensor):
+            torch.maximum(below, largest, out=below)
+        return below.sqrt_().add_(eps)
+
+    return root
+
+
+def _adam_slope(alike: _Alike, gradient: Tensor) -> Tensor:
+    root = _adam_root(alike)(alike.loss_gradient()(gradient))
+    return root.reciprocal_().mul_((1 - float(alike.group["betas"][0])) * _adam_rate(alike))
 
 
 def _plus(base: Tensor | float, gradient: Tensor, weight: float) -> Tensor:
@@ -200,18 +307,21 @@ def _plus_square(base: Tensor | float, gradient: Tensor, weight: float) -> Tenso
 
 @dataclass(frozen=True)
 class _Known:
-    """The update of one optimizer class, and the options with which it follows another formula."""
+    """The update of one optimizer class, how it depends on the gradient, and what has another formula."""
 
     update: Callable[[_Alike], Update]
+    slope: Callable[[_Alike, Tensor], Tensor | float]  # a new vector
     refused: Mapping[str, str]
 
 
+_ADAM = _Known(_adam, _adam_slope, {})
 _KNOWN: dict[type, _Known] = {
-    torch.optim.SGD: _Known(_sgd, {}),
-    torch.optim.Adam: _Known(_adam, {}),
-    torch.optim.AdamW: _Known(_adam, {}),
+    torch.optim.SGD: _Known(_sgd, lambda alike, gradient: _sgd_slope(alike), {}),
+    torch.optim.Adam: _ADAM,
+    torch.optim.AdamW: _ADAM,
     torch.optim.RMSprop: _Known(
         _rmsprop,
+        _rmsprop_slope,
         {"momentum": "RMSprop is supported without momentum only", "centered": "centering is not supported"},
     ),
 }

@@ -78,6 +78,7 @@ class Tracker(ModelTracker[Loop]):
         "batch": "loop over tracker.batches(loader)",
         "micro_batches": "loop over tracker.micro_batches(batch, M) before each update, or accumulate the "
         "gradients of several batches of tracker.batches(loader)",
+        "halves": "loop over tracker.batches(loader), one batch with at least two examples to an update",
         "scores": "call tracker.scores(index, outputs, labels) at every step, or give the estimator "
         "refresh=n",
     }
@@ -129,10 +130,12 @@ class Tracker(ModelTracker[Loop]):
         return (parameter for group in groups for parameter in group["params"])
 
     def _make_context(self, parameters: Sequence[nn.Parameter]) -> Loop:
-        if "micro_batches" in self._session.required_fields:
+        if {"micro_batches", "halves", "update_slope"}.intersection(self._session.required_fields):
             for optimizer in stepping(self._optimizers):
                 check_known(optimizer)
-        if any(field.endswith(("gradient", "micro_batches")) for field in self._session.required_fields):
+        if any(
+            field.endswith(("gradient", "micro_batches", "halves")) for field in self._session.required_fields
+        ):
             refuse_maximizing(stepping(self._optimizers))
         self._measured = parameters
         return self._loop(parameters, self._requested)

@@ -7,6 +7,7 @@ from torch import nn
 
 from lca._extras import extra
 from lca.errors import LCAError
+from lca.tracking._context import GRADIENT_FIELDS
 from lca_torch._fit import FitCallback
 from lca_torch._labels import Labels, Rule, labels_of, rule_of
 from lca_torch._loop import Loop
@@ -18,7 +19,7 @@ with extra("transformers"):
 __all__ = ["TrainerCallback"]
 
 
-_GRADIENTS = frozenset({"gradient", "micro_batches", "next_gradient", "next_micro_batches"})
+_GRADIENTS = frozenset(name for field in GRADIENT_FIELDS for name in (field, f"next_{field}"))
 
 
 class _CountedLoop(Loop):
@@ -33,6 +34,7 @@ class _CountedLoop(Loop):
     def __init__(self, *args: Any) -> None:
         super().__init__(*args)
         self._labels: list[Labels] = []
+        self._inputs: list[Mapping[str, Any]] = []  # of each batch, where its halves are required
         self._rule: Rule | None = None
 
     def count(self, module: nn.Module, inputs: Mapping[str, Any], outputs: Any) -> None:
@@ -43,6 +45,10 @@ class _CountedLoop(Loop):
         if self._rule is None and labels.total is not None:
             self._rule = rule_of(inputs, outputs, labels.total)
         self._labels.append(labels)
+        if "halves" in self._requested():
+            self._inputs.append(
+                {name: value for name, value in inputs.items() if name != "num_items_in_batch"}
+            )
 
     def supply(self, fields: Collection[str]) -> Mapping[str, Any]:
         if "micro_batches" in fields and len(self._marks) > 1:
@@ -51,11 +57,13 @@ class _CountedLoop(Loop):
                 raise LCAError(_UNKNOWN)
             weighed = [(w, mark) for w, (_, mark) in zip(weights, self._marks, strict=True)]
             self._marks = weighed if all(weights) else weighed[-1:]  # one without labels has no weight
+        if "halves" in fields and len(self._inputs) == 1:
+            self._batches = self._inputs
         return super().supply(fields)
 
     def clear(self) -> None:
         super().clear()
-        self._labels = []
+        self._labels, self._inputs = [], []
 
     def _weights(self) -> Sequence[float]:
         """Of the batches of the update, up to a common factor; raises `LCAError` if they are unknown."""
@@ -109,6 +117,8 @@ class _TrainerTracker(Tracker):
         "loop of your own, or an estimator that requires no batch (lca.estimators.CrossFit)",
         "micro_batches": "accumulate the gradients of several batches with "
         "TrainingArguments(gradient_accumulation_steps=2)",
+        "halves": "train without gradient accumulation, on batches of at least two examples",
+        "update_slope": "train with SGD, Adam, AdamW or RMSprop",
         "scores": "call callback.tracker.scores(index, outputs, labels) in compute_loss at every step, or "
         "give the estimator refresh=n",
     }

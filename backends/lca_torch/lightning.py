@@ -20,6 +20,7 @@ class _LightningTracker(Tracker):
     _advice = {
         "micro_batches": "accumulate the gradients of several batches with "
         "Trainer(accumulate_grad_batches=2)",
+        "halves": "train without accumulate_grad_batches, on batches of at least two examples",
         "scores": "call callback.tracker.scores(index, outputs, labels) in every training_step, or give the "
         "estimator refresh=n",
     }

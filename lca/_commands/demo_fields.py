@@ -16,7 +16,7 @@ from lca.layout import Layout
 from lca.objective import Objective
 from lca.reference._data import Batch
 from lca.reference._models import DatasetLoss
-from lca.reference._optimizers import Optimizer, leave_one_out
+from lca.reference._optimizers import Optimizer, leave_one_out, update_slope
 from lca.reference._training import with_next
 from lca.step import ExampleScores, MicroBatch, Step
 
@@ -109,18 +109,22 @@ def _completed(
     for step in steps:
         assert step.batch is not None
         found: dict[str, Any] = {}
-        if fields & {"gradient", "micro_batches"}:
+        if fields & {"gradient", "micro_batches", "update_slope"}:
             known = step.gradient
             found["gradient"] = loss.loss_and_grad(step.start, step.batch)[1] if known is None else known
         if "scores" in fields:
             assert step.batch.index is not None
             found["scores"] = ExampleScores(step.batch.index, loss.scores(step.start, step.batch))
-        if "micro_batches" in fields:
+        if fields & {"micro_batches", "update_slope"}:
             to_numpy = array_ops(step.start).to_numpy
-            theta = to_numpy(step.start)
+            theta, gradient = to_numpy(step.start), to_numpy(found["gradient"])
             state = optimizer.init(theta) if state is None else state
-            found["micro_batches"] = _halves(step, loss, optimizer, state, vector)
-            state = optimizer.update(state, to_numpy(found["gradient"]), theta)[0]
+            if "micro_batches" in fields:
+                found["micro_batches"] = _halves(step, loss, optimizer, state, vector)
+            if "update_slope" in fields:
+                slope = update_slope(optimizer, state, gradient, theta)
+                found["update_slope"] = slope if isinstance(slope, float) else vector(slope)
+            state = optimizer.update(state, gradient, theta)[0]
         yield replace(step, **found)
 
 

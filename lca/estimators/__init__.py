@@ -5,6 +5,7 @@ from lca.estimators._adaptive_sample_size import AdaptiveSampleSize
 from lca.estimators._control_variate import ControlVariate
 from lca.estimators._crossfit import CrossFit
 from lca.estimators._integral import Integral, integrate
+from lca.estimators._lagged import LaggedCrossFit
 from lca.estimators._minibatch import NextBatch, SameBatch
 from lca.estimators._path import GradientAt, Path, Segment
 from lca.estimators._path_integral import PathIntegral
@@ -22,6 +23,7 @@ __all__ = [
     "CrossFit",
     "GradientAt",
     "Integral",
+    "LaggedCrossFit",
     "NamedEstimator",
     "NextBatch",
     "NodeReplicates",

@@ -1,5 +1,6 @@
 """`AdaptiveSampleSize`: chooses the size of samples during the run, to meet a cost or a standard error."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from math import ceil, inf, sqrt
 from typing import ClassVar, Self
@@ -7,7 +8,7 @@ from typing import ClassVar, Self
 import numpy as np
 
 from lca.allocation import Allocator, Cost, StepAllocation
-from lca.arrays import array_ops
+from lca.arrays import Vector, array_ops
 from lca.errors import LCAError
 from lca.estimators._control_variate import ControlVariate
 from lca.estimators._sampled_path_integral import SampledPathIntegral, SampledRun
@@ -17,10 +18,23 @@ from lca.objective import Objective
 from lca.step import Step
 
 Array = np.ndarray
-FIRST = 4
-"""Nodes that get the largest sample, before the variance of an example is known."""
 MEMORY = 10
 """Nodes over which the variance of an example is averaged."""
+MARGIN = 0.9
+"""The part of the error asked for that is aimed at, as variances are known with an error themselves."""
+GROWTH = 0.5
+"""The part of the growth of the allowed variance that the next node may use."""
+FEWEST_LEFT = 30
+"""The least number of nodes that the rest of the allowed variance has to last for."""
+SHRINK = 0.7
+"""The least ratio of a sample to the one before, as few samples say little about their variance."""
+PRIOR = 4
+"""Nodes that count as much as the variance known from all the data, when the first samples are drawn."""
+LEARN = 3
+"""Of so many nodes that want all the data one gets half of them, if that is affordable: only samples show
+their variance."""
+WHOLE = 0.6
+"""The part of the data above which a sample is replaced by all of them, which have no sampling error."""
 
 
 @dataclass(frozen=True)
@@ -39,13 +53,16 @@ class AdaptiveSampleSize:
         proportion to the distance from the anchor.
     relative_error
         The error: the largest standard error of the sum of a group over the run so far, relative to the
-        largest loss change so far. Each node may use half of the remaining variance; its size follows from
-        the recent variance of an example, and the first few nodes get the largest size. Exactly one of
+        largest loss change so far. The variance that it allows grows as the loss changes. Each node may use
+        half of the growth and its part of what is left, which has to last for half as many nodes again as
+        there were. Its size follows from the recent variance of an example; where it is 60 % of the data or
+        more all of them are taken, which have no sampling error, as at the first step. Exactly one of
         ``examples`` and ``relative_error`` must be given.
     groups
         For ``relative_error``: the groups whose sums are meant, e.g. ``layout.groups("layer")``.
     largest
-        For ``relative_error``: the largest sample, in multiples of the smallest.
+        For ``relative_error``: the largest sample, in multiples of the smallest; ``None``: all the data. With
+        it, the error may be missed.
 
     Notes
     -----
@@ -74,7 +91,7 @@ class AdaptiveSampleSize:
     examples: float | None = None
     relative_error: float | None = None
     groups: Groups | None = None
-    largest: int = 64
+    largest: int | None = None
     target: ClassVar[str] = "probe"
     unbiased: ClassVar[bool] = True
     bias: ClassVar[str] = SampledPathIntegral.bias
@@ -98,8 +115,8 @@ class AdaptiveSampleSize:
                 "relative_error needs groups=..., the groups of parameters whose sums are meant, and a probe "
                 "with micro_batches=2 or more, as one sample has no spread."
             )
-        if not isinstance(self.largest, int) or self.largest < 1:
-            raise LCAError(f"largest must be a whole number ≥ 1, got {self.largest!r}.")
+        if self.largest is not None and (not isinstance(self.largest, int) or self.largest < 1):
+            raise LCAError(f"largest must be a whole number ≥ 1 or None, got {self.largest!r}.")
 
     @property
     def degree(self) -> int:
@@ -108,9 +125,12 @@ class AdaptiveSampleSize:
 
     @property
     def cost(self) -> Cost:
-        """The cost asked for; for ``relative_error`` that of the largest samples."""
+        """The cost asked for; for ``relative_error`` the most: that of the largest samples."""
         if self.examples is not None:
             return Cost(examples=self.examples)
+        if self.largest is None:
+            nodes = self.probe.rule.new_gradients
+            return Cost(full_gradients=nodes * (2 if isinstance(self.probe, ControlVariate) else 1))
         return _sized(self.probe, _inner(self.probe).size * self.largest).cost
 
     @property
@@ -125,9 +145,11 @@ class AdaptiveSampleSize:
     def start(self, objective: Objective) -> Allocator:
         """Begin a run along one path."""
         n = check_sampled(objective).n_examples
-        if self.examples is not None:
-            return _Spending(self.examples, affordable(self.probe, self.examples, n), objective)
-        return _Controlled(self, objective)
+        probe = self.probe if self.examples is None else affordable(self.probe, self.examples, n)
+        run = probe.start(objective)
+        assert isinstance(run, SampledRun)
+        run.exact_at_most = True
+        return _Controlled(self, run, n) if self.examples is None else _Spending(self.examples, run, n)
 
 
 def affordable(
@@ -167,11 +189,8 @@ def _in_examples(cost: Cost, n: int) -> float:
 class _Spending:
     """One run at a given cost."""
 
-    def __init__(
-        self, target: float, probe: SampledPathIntegral | ControlVariate, objective: Objective
-    ) -> None:
-        self._target, self._allocate = target, probe.start(objective)
-        self._n = check_sampled(objective).n_examples
+    def __init__(self, target: float, run: SampledRun, n: int) -> None:
+        self._target, self._allocate, self._n = target, run, n
         self._spent, self._steps = 0.0, 0
 
     def __call__(self, step: Step) -> StepAllocation:
@@ -186,67 +205,87 @@ class _Spending:
 class _Controlled:
     """One run at a given error: keeps the variance of the sum of every group below its limit."""
 
-    def __init__(self, budget: AdaptiveSampleSize, objective: Objective) -> None:
+    def __init__(self, budget: AdaptiveSampleSize, run: SampledRun, n: int) -> None:
         assert budget.groups is not None
-        self._budget, self._groups = budget, budget.groups
-        run = budget.probe.start(objective)
-        assert isinstance(run, SampledRun)
-        self._run = run
+        assert budget.relative_error is not None
+        self._groups, self._limit = budget.groups, budget.relative_error
+        self._run, probe = run, _inner(budget.probe)
+        self._least, self._micro_batches, self._all = probe.size, probe.micro_batches, n
+        self._most = n if budget.largest is None else probe.size * budget.largest
         groups = len(budget.groups)
-        self._open: dict[float, Array] = {}
-        self._sizes: dict[float, int] = {}
+        self._open: dict[float, Array] = {}  # replicates of nodes that a later step may share
+        self._samples: dict[float, tuple[Array, int]] = {}  # of samples at these nodes, and their size
         self._closed = np.zeros(groups)  # variance of the nodes that no later step shares
         self._example = np.zeros(groups)  # recent variance of a sum from one example
-        self._nodes = 0
+        self._nodes = self._drawn = 0  # whose variance is known, and those of them that were no exact ones
+        self._whole = 0  # nodes at which all the data were wanted
         self._change, self._largest = 0.0, 0.0
+        self._allowed = 0.0  # variance that the last step was allowed to leave
 
     def __call__(self, step: Step) -> StepAllocation:
         self._run.size = self._next_size()
         a = self._run(step)
         self._take_in(a)
-        limit, error = self._budget.relative_error, sqrt(self._variance().max())
+        error = sqrt(self._variance().max())
         relative = error / self._largest if self._largest else inf if error else 0.0
-        assert limit is not None
+        what = "all examples" if self._run.size >= self._all else f"samples of {self._run.size}"
         reason = (
-            f"samples of {self._run.size}; largest standard error {100 * relative:.2g} % of the loss change "
-            f"so far, {100 * limit:g} % asked for"
+            f"{what}; largest standard error {100 * relative:.2g} % of the loss change so far, "
+            f"{100 * self._limit:g} % asked for"
         )
-        return replace(a, reason=reason, converged=relative <= limit, tolerance=None)
+        return replace(a, reason=reason, converged=relative <= self._limit, tolerance=None)
 
     def _take_in(self, a: StepAllocation) -> None:
         self._change += array_ops(a.values).total(a.values)
         self._largest = max(self._largest, abs(self._change))
-        rows = {
-            key: np.array([self._groups.total(r) for r in replicates])
-            for key, replicates in a.replicates.items()
-        }
+        rows = {key: self._sums(replicates) for key, replicates in a.replicates.items()}
         for key in [key for key in self._open if key not in rows]:
             self._closed += _variance_of_mean(self._open.pop(key))
-            self._sizes.pop(key, None)
+            self._samples.pop(key, None)
         for key, row in rows.items():
+            samples = getattr(a.replicates[key], "samples", None)
+            seen = row if samples is None or samples is a.replicates[key] else self._sums(samples)
             if key in self._open:  # both steps of the node are known, and so is its variance
                 self._open[key] = self._open[key] + row
-                seen = _variance_of_mean(self._open[key]) * self._sizes.pop(key)
-                self._nodes += 1
-                self._example += (seen - self._example) / min(self._nodes, MEMORY)
+                first, size = self._samples.pop(key)
+                self._learn(_variance_of_mean(first + seen) * size, drawn=seen is row)
             else:
-                self._open[key], self._sizes[key] = row, self._run.size
+                size = min(self._run.size, self._all)
+                self._open[key], self._samples[key] = row, (seen, size)
+                if not self._nodes:  # two steps share a node, so it has up to four times the variance
+                    self._example = np.maximum(self._example, 4 * _variance_of_mean(seen) * size)
+
+    def _sums(self, replicates: Sequence[Vector]) -> Array:
+        return np.array([self._groups.total(replicate) for replicate in replicates])
+
+    def _learn(self, example: Array, *, drawn: bool) -> None:
+        """Take in the variance of an example at a node; parts of all the data are spread less evenly."""
+        self._nodes += 1
+        self._drawn += drawn
+        if drawn or not self._drawn:
+            known = PRIOR + self._drawn if drawn else self._nodes
+            self._example += (example - self._example) / min(known, MEMORY)
 
     def _variance(self) -> Array:
         return self._closed + sum(map(_variance_of_mean, self._open.values()))
 
     def _next_size(self) -> int:
-        """The smallest sample whose variance is at most half of the remaining one, for every group."""
-        probe, limit = _inner(self._budget.probe), self._budget.relative_error
-        assert limit is not None
-        left = ((limit * self._largest) ** 2 - self._variance()) / 2
-        most = probe.size * self._budget.largest
-        if self._nodes < FIRST:
-            return most  # the variance is not known yet, and the first steps are large
-        needed = np.divide(self._example, left, out=np.full(len(left), float(most)), where=left > 0)
-        wanted = float(np.where(self._example > 0, needed, 0.0).max())
-        m = probe.micro_batches
-        return min(max(ceil(wanted / m) * m, probe.size), most)
+        """The smallest sample whose variance is not above its part of the allowed one, for every group."""
+        before, self._allowed = self._allowed, (MARGIN * self._limit * self._largest) ** 2
+        left = self._allowed - self._variance()
+        if not (left > 0).all():  # what the margin keeps back
+            left = (self._limit * self._largest) ** 2 - self._variance()
+        if not self._largest or not (left > 0).all():
+            return min(self._all, self._most)
+        part = GROWTH * (self._allowed - before) + left / max(self._nodes / 2, FEWEST_LEFT)
+        wanted = max(float((self._example / part).max()), self._least, SHRINK * self._run.size)
+        if wanted >= WHOLE * self._all:
+            self._whole += 1
+            wanted = self._all / 2
+            if self._whole % LEARN or not (self._example / wanted <= left / 2).all():
+                return min(self._all, self._most)
+        m = self._micro_batches
+        return min(ceil(wanted / m) * m, self._all, self._most)
 
 
 def _variance_of_mean(replicates: Array) -> Array:

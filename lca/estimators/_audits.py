@@ -1,4 +1,7 @@
-"""`Audits`: the schedule of checks of a rule, and `RuleByAudit`: a rule chosen by such checks."""
+"""`Audits`: the schedule of checks of a rule, and `RuleBySize`: a rule chosen by such checks."""
+
+from dataclasses import dataclass
+from math import frexp, inf, isfinite
 
 from lca.allocation import Cost
 from lca.arrays import array_ops
@@ -8,10 +11,16 @@ from lca.quadrature import SIMPSON, QuadratureRule
 from lca.step import Step
 
 LONGEST = 32
-"""Largest number of steps between two audits of a sampled rule."""
-CALM = 6
-"""Neighbouring steps that must pass before the trapezoid is used again: sizes of steps may alternate."""
-MOST = SIMPSON.new_gradients + 2
+"""Largest number of steps between two audits of steps of one size."""
+FEWEST = 2
+"""Audits before the trapezoid is used."""
+ENOUGH = 4
+"""Audits of one size after which those of others no longer count for it."""
+FORGET = 0.7
+"""The weight of earlier audits: the error varies much between steps of one size."""
+PART = 4
+"""The sample of an audit is this part of that of a node."""
+MOST = SIMPSON.new_gradients + 2 / PART
 """Samples in a step with Simpson's rule and an audit."""
 
 
@@ -36,8 +45,13 @@ class Audits:
         self._left = self._interval
 
 
-class RuleByAudit:
-    """Simpson's rule while steps are too large for the trapezoid, the trapezoid while they are not.
+class RuleBySize:
+    """Simpson's rule on steps that are too large for the trapezoid, the trapezoid on the others.
+
+    The relative error of the trapezoid grows with the length of the step, about as its square, and at the
+    kinks of a ReLU network in proportion to it. Audits measure it on some steps of each size (the power of
+    two below the length of Δ). A size with few audits may not expect less than the error of the nearest other
+    one, times the square of the ratio for larger steps and the ratio for smaller ones.
 
     An audit evaluates one sample at both ends of a step. On the same sample the loss change and its trapezoid
     differ by the error of the rule alone, however noisy each of them is.
@@ -47,40 +61,90 @@ class RuleByAudit:
     coarse
         The trapezoid.
     limit
-        The largest error allowed, relative to ``(|g_S(θ_t)·Δ| + |g_S(θ_{t+1})·Δ|) / 2``; ``None``: no audits.
-
-    Attributes
-    ----------
-    rule
-        The rule for the next step. It depends on the samples of earlier steps only, so values stay unbiased.
+        The largest error allowed, relative to ``(|g_S(θ_t)·Δ| + |g_S(θ_{t+1})·Δ|) / 2``; ``None``: the
+        trapezoid on all steps.
     """
 
     def __init__(self, coarse: QuadratureRule, limit: float | None) -> None:
         self._coarse, self._limit = coarse, limit
-        self._audits = Audits(None if limit is None else LONGEST)
-        self._passed = 0
-        self.rule = coarse if limit is None else SIMPSON  # the first steps are large
+        self._audited: dict[int, _Size] = {}
+        self._steps = 0
+        self._size: int | None = None  # of this step
+
+    def rule_for(self, step: Step) -> QuadratureRule:
+        """The rule for a step; it depends on its length and earlier audits, so values stay unbiased."""
+        self._steps += 1
+        self._size = None if self._limit is None else _size(step)
+        if self._limit is None or self._size is None:
+            return self._coarse
+        return self._coarse if self._expected(self._size) <= self._limit else SIMPSON
 
     def due(self) -> bool:
-        """Count one step; whether it is to be audited."""
-        return self._audits.due()
+        """Whether this step is to be audited: one of a new size, or of one audited long ago."""
+        if self._size is None:
+            return False
+        known = self._audited.get(self._size)
+        return known is None or self._steps - known.last >= known.interval
 
     def audit(self, objective: Objective, step: Step, sample: Sample) -> Cost:
-        """Choose the rule for the following steps; returns the cost of that."""
+        """Learn from this step for the following ones; returns the cost of that."""
         assert self._limit is not None
-        ops = array_ops(step.start)
-        before, first = objective.loss_and_grad(step.start, sample.batch)
-        slope = ops.movement_sums([(1.0, first)], step.start, step.end)[0]
-        del first
-        after, last = objective.loss_and_grad(step.end, sample.batch)
-        slopes = slope, ops.movement_sums([(1.0, last)], step.start, step.end)[0]
-        missed = abs(after - before - sum(slopes) / 2) > self._limit * sum(map(abs, slopes)) / 2
-        known = self.rule, self._passed
-        if missed:
-            self.rule, self._passed = SIMPSON, 0
-        elif self.rule is SIMPSON:
-            self._passed += 1
-            if self._passed == CALM:
-                self.rule, self._passed = self._coarse, 0
-        self._audits.record(passed=(self.rule, self._passed) == known)
+        assert self._size is not None
+        known = self._audited.setdefault(self._size, _Size())
+        passed = known.error <= self._limit
+        error, slope = _error_of_trapezoid(objective, step, sample)
+        known.missed, known.slope = FORGET * known.missed + error, FORGET * known.slope + slope
+        same = not known.audits or passed == (known.error <= self._limit)
+        known.interval = min(2 * known.interval, LONGEST) if same else max(known.interval // 2, 1)
+        known.last, known.audits = self._steps, known.audits + 1
         return Cost(examples=2.0 * sample.size)
+
+    def _expected(self, size: int) -> float:
+        if sum(known.audits for known in self._audited.values()) < FEWEST:
+            return inf  # the first steps are large
+        own = self._audited.get(size)
+        if own is not None and own.audits >= ENOUGH:
+            return own.error
+        others = [other for other in self._audited if other != size]
+        expected = own.error if own is not None else 0.0
+        if others:
+            nearest = min(others, key=lambda other: (abs(other - size), -other))
+            ratio = 2.0 ** (size - nearest)
+            expected = max(
+                expected, self._audited[nearest].error * max(ratio, ratio**2 if ratio > 1 else 0.0)
+            )
+        return expected
+
+
+@dataclass
+class _Size:
+    """What audits have shown of steps of one size; the last ones count most."""
+
+    missed: float = 0.0
+    slope: float = 0.0
+    audits: int = 0
+    interval: int = 1
+    last: int = 0
+
+    @property
+    def error(self) -> float:
+        """The error of the trapezoid relative to the slopes."""
+        return self.missed / self.slope if self.slope else inf if self.missed else 0.0
+
+
+def _size(step: Step) -> int | None:
+    """The power of two below the length of the step; ``None`` if it does not move."""
+    moved = step.end - step.start
+    square = array_ops(moved).total(moved * moved)
+    return frexp(square)[1] // 2 if square and isfinite(square) else None
+
+
+def _error_of_trapezoid(objective: Objective, step: Step, sample: Sample) -> tuple[float, float]:
+    """The error on a sample, and the mean of the slopes ``|g·Δ|`` at both ends."""
+    ops = array_ops(step.start)
+    before, first = objective.loss_and_grad(step.start, sample.batch)
+    slope = ops.movement_sums([(1.0, first)], step.start, step.end)[0]
+    del first
+    after, last = objective.loss_and_grad(step.end, sample.batch)
+    slopes = slope, ops.movement_sums([(1.0, last)], step.start, step.end)[0]
+    return abs(after - before - sum(slopes) / 2), sum(map(abs, slopes)) / 2

@@ -137,7 +137,7 @@ class AnchoredMean:
             change = ops.add_scaled(gradient_on(objective, point.theta, sample), -1.0, there)
             gradients.append(ops.add_scaled(change, 1.0, self._gradient))
         cost = Cost(examples=2.0 * sum(sample.size for sample in samples))
-        return sampled_node(gradients, point), cost
+        return sampled_node(gradients, point, exact=samples[0].part), cost
 
     def _serves(self, objective: Objective, point: Point) -> bool:
         """Whether the anchor is recent, of the same configuration, and has the gradient of all that moves."""

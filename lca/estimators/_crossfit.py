@@ -16,7 +16,7 @@ from lca.estimators._replicates import NodeReplicates
 from lca.estimators._stochastic import check_required_fields
 from lca.objective import Objective
 from lca.quadrature import LEFT, TRAPEZOID, QuadratureRule
-from lca.step import Step
+from lca.step import MicroBatch, Step
 
 
 @dataclass(frozen=True)
@@ -46,11 +46,17 @@ class CrossFit:
         ``(1/epoch) (g_{B_t}(θ_t) ∘ Δ_t - L)``, where L is the value of ``LEFT``. It removes the bias that
         arises because a batch is never followed by itself: exactly for plain SGD where all examples have
         the same curvature. The bias from the earlier batches of the epoch remains.
+    own_pass
+        The loop takes one gradient g for each batch and does not split it. The tracker, which must know the
+        batch, takes the gradient g_a of its first half, and the second half's follows as
+        ``(g - w_a g_a) / w_b`` with their weights w. So the loss of training must be the measured one on the
+        batch, without dropout or batch statistics; the tracker compares them now and then.
 
     Notes
     -----
-    Cost a step: M updates and M products, all element-wise; no gradient. Memory: O(K). The loss allocated is
-    that of training: dropout, batch statistics and penalties included.
+    Cost a step: M updates and M products, all element-wise; no gradient, with ``own_pass`` half of one on a
+    training batch. Memory: O(K). The loss allocated is that of training: dropout, batch statistics and
+    penalties included.
 
     *Error bars.* For plain SGD ``g_1 ∘ Δ^{(−1)}`` and ``g_2 ∘ Δ^{(−2)}`` are the same number, so
     their spread says nothing. Write ``g_m = G + ε_m``, J for the derivative of the update in the gradient, D
@@ -89,8 +95,8 @@ class CrossFit:
     rule: QuadratureRule = TRAPEZOID
     independent: bool = False
     epoch: int | None = None
+    own_pass: bool = False
     target: ClassVar[str] = "batch"
-    cost: ClassVar[Cost] = Cost()
     citation: ClassVar[str] = """@article{chernozhukov2018double,
   title   = {Double/debiased machine learning for treatment and structural parameters},
   author  = {Chernozhukov, Victor and Chetverikov, Denis and Demirer, Mert and Duflo, Esther and
@@ -116,6 +122,11 @@ class CrossFit:
             )
         if not isinstance(self.micro_batches, int) or self.micro_batches < 2:
             raise LCAError(f"micro_batches must be a whole number ≥ 2, got {self.micro_batches!r}.")
+        if self.own_pass and self.micro_batches != 2:
+            raise LCAError(
+                f"own_pass=True splits a batch into two halves, so micro_batches must be 2, got "
+                f"{self.micro_batches}."
+            )
         if self.epoch is not None and (not isinstance(self.epoch, int) or self.epoch < 2):
             raise LCAError(f"epoch must be a whole number of batches ≥ 2, got {self.epoch!r}.")
         if self.epoch is not None and self.independent:
@@ -135,6 +146,11 @@ class CrossFit:
         return self.rule.degree
 
     @property
+    def cost(self) -> Cost:
+        """None, or half a gradient on a training batch."""
+        return Cost(batch_gradients=0.5 if self.own_pass else 0.0)
+
+    @property
     def bias(self) -> str:
         """The remaining bias in words."""
         left = "error of the rule, O(1/M) with Adam"
@@ -146,9 +162,14 @@ class CrossFit:
     @property
     def required_fields(self) -> tuple[str, ...]:
         """The micro-batches; for the trapezoid also the next gradient and its micro-batches."""
-        ends = () if self.rule == LEFT else ("next_gradient", "next_micro_batches")
+        ends = () if self.rule == LEFT else ("next_gradient", f"next_{self._parts}")
         own = () if self.epoch is None else ("gradient",)
-        return ("micro_batches", *ends, *own)
+        return (self._parts, *ends, *own)
+
+    @property
+    def _parts(self) -> str:
+        """The field of `lca.Step` that holds the micro-batches."""
+        return "halves" if self.own_pass else "micro_batches"
 
     def reseeded(self, seed: int) -> Self:
         """Itself: it draws no random numbers."""
@@ -164,8 +185,9 @@ class CrossFit:
             self._check(step)
             segment = path.segment(step)
             check_trained(step, segment.untrained)
+            segment.cost += self.cost
             integral = Integral(segment)
-            for micro in step.micro_batches:
+            for micro in getattr(step, self._parts):
                 weight = (left - own) / self.micro_batches
                 integral.add_product(weight, micro.gradient, micro.update)
             if own:
@@ -179,10 +201,8 @@ class CrossFit:
     def _check(self, step: Step) -> None:
         m = self.micro_batches
         check_required_fields(step, self.required_fields, f"CrossFit({m}, {self.rule.name})")
-        supplied = [("micro_batches", step.micro_batches)]
-        if self.rule != LEFT:
-            supplied.append(("next_micro_batches", step.next_micro_batches))
-        for field, found in supplied:
+        for field in (self._parts,) if self.rule == LEFT else (self._parts, f"next_{self._parts}"):
+            found = getattr(step, field)
             if len(found) != m:
                 raise IncompleteStepError(
                     f"step {step.index}: CrossFit({m}) requires {m} micro-batches in Step.{field}, but the "
@@ -192,12 +212,13 @@ class CrossFit:
 
     def _replicates(self, step: Step, left: float, right: float) -> Mapping[float, Sequence[Vector]]:
         """Vectors that spread as the values do, by node; see the notes of the class."""
+        now, after = getattr(step, self._parts), getattr(step, f"next_{self._parts}")
         replicates: dict[float, Sequence[Vector]] = {
-            step.index: NodeReplicates(step, [(left, [micro.gradient for micro in step.micro_batches])]),
-            step.index + 0.5: _Crossed(step, left),
+            step.index: NodeReplicates(step, [(left, [micro.gradient for micro in now])]),
+            step.index + 0.5: _Crossed(step, now, after, left),
         }
         if right:
-            gradients = [micro.gradient for micro in step.next_micro_batches]
+            gradients = [micro.gradient for micro in after]
             replicates[step.index + 1] = NodeReplicates(step, [(right, gradients)])
         return replicates
 
@@ -205,10 +226,12 @@ class CrossFit:
 class _Crossed(Sequence[Vector]):
     """±a in two places and 0 in the others, so that the squared error of their mean is the rest of T."""
 
-    def __init__(self, step: Step, weight: float) -> None:
-        m = len(step.micro_batches)
+    def __init__(
+        self, step: Step, now: Sequence[MicroBatch], after: Sequence[MicroBatch], weight: float
+    ) -> None:
+        m = len(now)
         rest = 2 * m / (m - 1) - 1
-        self._step, self._m = step, m
+        self._step, self._m, self._batches = step, m, (now, after)
         # The contrasts below, with their common factors: h = (g_1 - g_2) / √(2M), and J h from updates that
         # differ by J (g_1 - g_2) / (M - 1).
         self._factor = weight * sqrt(rest * m * (m - 1) / 2) * (m - 1) / (2 * m)
@@ -223,6 +246,6 @@ class _Crossed(Sequence[Vector]):
             raise IndexError(j)  # ends an iteration
         if j > 1:
             return 0.0 * self._step.start
-        (a, b, *_), (c, d, *_) = self._step.micro_batches, self._step.next_micro_batches
+        (a, b, *_), (c, d, *_) = self._batches
         product = array_ops(a.update).scaled(b.update - a.update, self._factor * (1 - 2 * j))
         return product * (c.gradient - d.gradient)

@@ -154,11 +154,17 @@ class Integral:
 
     def _replicates(self) -> dict[float, NodeReplicates]:
         """Those of the nodes, by time; nodes of one time are one sample, and are added up."""
-        by_time: dict[float, list[tuple[float, Sequence[Vector]]]] = {}
+        by_time: dict[float, list[tuple[float, SampledNode]]] = {}
         for weight, node in self._samples:
-            by_time.setdefault(node.time, []).append((weight, node.gradients))
-        step = self._segment.step
-        return {time: NodeReplicates(step, weighted) for time, weighted in by_time.items()}
+            by_time.setdefault(node.time, []).append((weight, node))
+        return {time: self._replicates_of(weighted) for time, weighted in by_time.items()}
+
+    def _replicates_of(self, weighted: Sequence[tuple[float, SampledNode]]) -> NodeReplicates:
+        gradients = [(weight, node.gradients) for weight, node in weighted]
+        if not any(node.parts for _, node in weighted):
+            return NodeReplicates(self._segment.step, gradients)
+        samples = [(weight, node.parts or node.gradients) for weight, node in weighted]
+        return NodeReplicates(self._segment.step, gradients, samples)
 
 
 def integrate(segment: Segment, rule: QuadratureRule) -> Integral:

@@ -149,6 +149,10 @@ class Path:
             snapshot = array_ops(step.end).snapshot(step.end)
             self._end = _End(snapshot, state, step.index + 1, evaluation, names)
 
+    def forget(self) -> None:
+        """Release the evaluation at the end of the last step."""
+        self._end = None
+
     def _moved(self, step: Step, names: frozenset[str]) -> frozenset[str]:
         """Those of the tensors that move in a step; costs nothing if there are no names."""
         if not names:
@@ -182,7 +186,8 @@ class Segment:
     ``start_cost`` is the part of it that was spent at the start.
 
     ``objective`` is the measured loss in the state that the step began in, with the gradient of all tensors
-    that the step moves. ``untrained`` are those among them that the objective says do not train.
+    that the step moves; ``names`` are these tensors and all that train. ``untrained`` are those among them
+    that the objective says do not train.
 
     Points are evaluated in the state that the step began in, ``start`` and ``end`` when they are first asked
     for. ``arrival`` is the end in the state that the step ended in: the same as ``end`` if nothing but the
@@ -213,7 +218,7 @@ class Segment:
         self.sampled = path.sampled
         self.ops: ArrayOps = array_ops(step.start)
         self.cost = self.start_cost = Cost()
-        self._path, self._names = path, names
+        self._path, self.names = path, names
         self.objective = self._in_state(step.state[0] if step.state else None)
         self._gradients = gradients
         self._known_start, self._start_time = start, start_time
@@ -245,7 +250,7 @@ class Segment:
             self.arrival = self._evaluate(1.0, gradient=self._gradients, objective=after)
         else:
             self.arrival = end
-        self._path.arrived(self.step, self.arrival, self._names)
+        self._path.arrived(self.step, self.arrival, self.names)
         return end
 
     def at(self, s: float) -> Evaluation:
@@ -276,7 +281,7 @@ class Segment:
         return self._masses[node]
 
     def _in_state(self, state: State | None) -> Objective:
-        return differentiating(at_state(self._path.objective, state), self._names)
+        return differentiating(at_state(self._path.objective, state), self.names)
 
     def _evaluate(self, s: float, *, gradient: bool = True, objective: Objective | None = None) -> Evaluation:
         if objective is None:

@@ -13,6 +13,7 @@ from lca.estimators._adaptive import Adaptive
 from lca.estimators._adaptive_sample_size import AdaptiveSampleSize
 from lca.estimators._control_variate import ControlVariate
 from lca.estimators._crossfit import CrossFit
+from lca.estimators._lagged import LaggedCrossFit
 from lca.estimators._minibatch import NextBatch, SameBatch
 from lca.estimators._path_integral import PathIntegral
 from lca.estimators._sampled_path_integral import SampledPathIntegral
@@ -88,6 +89,7 @@ _ESTIMATORS = (
     _fixed("next-simpson", "next batch, Simpson's rule, for large steps", NextBatch(SIMPSON)),
     _fixed("cross-fit-left", "micro-batches of training, start of the step", CrossFit(rule=LEFT)),
     _fixed("cross-fit", "micro-batches of training, mean of both ends", CrossFit()),
+    _fixed("lagged", "earlier gradients of training in place of micro-batches", LaggedCrossFit()),
     _fixed("probe", "uniform samples of the data", SampledPathIntegral()),
     _fixed("probe-importance", "samples drawn by error", SampledPathIntegral(sampling="importance")),
     _fixed("probe-stratified", "samples drawn by error, spread evenly over classes", _STRATIFIED),

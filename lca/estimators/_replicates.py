@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import TypeAlias
 
 from lca.arrays import Vector, array_ops
 from lca.objective import Evaluation
@@ -18,10 +19,18 @@ class SampledNode(Evaluation):
         The gradient (K,) of each micro-batch; ``grad`` is their mean.
     time
         ``t + s``. Nodes of the same time share their samples.
+    parts
+        If the samples are all of the data, in parts, so that ``grad`` is exact and ``gradients`` have no
+        spread: the gradient of each part.
     """
 
     gradients: Sequence[Vector] = ()
     time: float = 0.0
+    parts: Sequence[Vector] = ()
+
+
+Weighted: TypeAlias = tuple[float, Sequence[Vector]]
+"""A weight and gradients at a node."""
 
 
 class NodeReplicates(Sequence[Vector]):
@@ -33,6 +42,14 @@ class NodeReplicates(Sequence[Vector]):
         The step whose movement Δ is multiplied.
     weighted
         ``(w_k, [g_{k,1}, ..., g_{k,m}])`` of each gradient at the node.
+    samples
+        The same of samples, where the node itself is exact.
+
+    Attributes
+    ----------
+    samples
+        What m samples contribute, whose spread tells the variance of an example: these replicates themselves,
+        unless the node is exact.
 
     Examples
     --------
@@ -42,8 +59,11 @@ class NodeReplicates(Sequence[Vector]):
     [array([4.]), array([5.])]
     """
 
-    def __init__(self, step: Step, weighted: Sequence[tuple[float, Sequence[Vector]]]) -> None:
+    def __init__(
+        self, step: Step, weighted: Sequence[Weighted], samples: Sequence[Weighted] | None = None
+    ) -> None:
         self._step, self._weighted = step, weighted
+        self.samples = self if samples is None else NodeReplicates(step, samples)
 
     def __len__(self) -> int:
         return len(self._weighted[0][1])

@@ -21,6 +21,8 @@ class Sample:
     batch: Batch
     factor: float
     size: int
+    part: bool = False
+    """Whether it is a part of all the data, whose mean over the parts is exact."""
 
 
 class Sampler:
@@ -69,6 +71,14 @@ class Sampler:
         if self.sampling != "uniform" and self._changed >= len(self._scores) / 8:
             self._update()  # not at every draw: old tables only raise the variance, sorting takes time
         return [self._draw(size) for size in sizes]
+
+    def split(self, parts: int) -> list[Sample]:
+        """All examples, in parts of equal size that are drawn at random; the mean over them is exact."""
+        weight, found = self.objective.weight, []
+        for index in np.array_split(self.rng.permutation(self.everything), parts):
+            batch = self.objective.batch(index, None if weight is None else weight[index])
+            found.append(Sample(batch, parts * float(self._share[index].sum()), len(index), part=True))
+        return found
 
     def _draw(self, size: int) -> Sample:
         if self.sampling == "stratified":

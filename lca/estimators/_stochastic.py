@@ -64,7 +64,7 @@ def check_required_fields(step: Step, required_fields: Sequence[str], name: str)
     assert set(required_fields) <= {field.name for field in fields(Step)}
     for field in required_fields:
         value = getattr(step, field)
-        if value is None or (field in ("micro_batches", "next_micro_batches") and not value):
+        if value is None or (isinstance(value, tuple) and not value):
             raise IncompleteStepError(
                 f"step {step.index}: {name} requires Step.{field}, which the training loop did not supply.",
                 field,

@@ -55,6 +55,7 @@ from lca.reference._optimizers import (
     RMSProp,
     leave_one_out,
     make_optimizer,
+    update_slope,
 )
 from lca.reference._training import minibatches, train, with_next
 
@@ -104,5 +105,6 @@ __all__ = [
     "saddle",
     "small_cnn",
     "train",
+    "update_slope",
     "with_next",
 ]

@@ -97,6 +97,48 @@ def leave_one_out(
     return tuple(updates)
 
 
+def update_slope(optimizer: Optimizer, state: Any, gradient: Vector, theta: Vector) -> Vector | float:
+    """How the update that ``optimizer`` is about to make depends on its gradient (`lca.Step.update_slope`).
+
+    Parameters
+    ----------
+    optimizer
+        The optimizer of the training run, with a method ``slope`` like those of this module.
+    state
+        Its state *before* the update; it is not modified.
+    gradient
+        g (K,), with which the update is made.
+    theta
+        θ_t (K,), the parameters before the update.
+
+    Returns
+    -------
+    Vector or float
+        C in ``Δ = b + C ∘ g``, the same for all parameters if it is a number.
+
+    Raises
+    ------
+    LCAError
+        If the optimizer has no method ``slope``.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> sgd, theta = SGD(lr=0.5, momentum=0.9), np.zeros(1)
+    >>> update_slope(sgd, sgd.init(theta), np.ones(1), theta)
+    -0.5
+    """
+    slope = getattr(optimizer, "slope", None)
+    if slope is None:
+        raise LCAError(
+            f"how the updates of {type(optimizer).__name__} depend on their gradient is unknown; give it a "
+            "method slope(state, grad, theta) that returns C in Δ = b + C ∘ grad, or use another estimator "
+            "(lca.estimators.CrossFit)."
+        )
+    found: Vector | float = slope(state, gradient, theta)
+    return found
+
+
 @dataclass(frozen=True)
 class SGD:
     """Gradient descent with momentum μ, without dampening, as ``torch.optim.SGD``.
@@ -146,6 +188,10 @@ class SGD:
         velocity = self.momentum * state + grad
         return velocity, -self.lr * (grad + self.momentum * velocity if self.nesterov else velocity)
 
+    def slope(self, state: Vector, grad: Vector, theta: Vector) -> Vector | float:
+        """``-lr``, or with Nesterov momentum ``-lr (1 + μ)``; as in `update_slope`."""
+        return -self.lr * (1 + self.momentum if self.nesterov else 1)
+
 
 @dataclass(frozen=True)
 class RMSProp:
@@ -191,6 +237,11 @@ class RMSProp:
     def update(self, state: Vector, grad: Vector, theta: Vector) -> tuple[Vector, Vector]:
         square = self.alpha * state + (1 - self.alpha) * grad * grad
         return square, -self.lr * grad / (square**0.5 + self.eps)
+
+    def slope(self, state: Vector, grad: Vector, theta: Vector) -> Vector | float:
+        """``-lr / (√v + ε)`` with the v of the update; as in `update_slope`."""
+        square = self.update(state, grad, theta)[0]
+        return -self.lr / (square**0.5 + self.eps)
 
 
 @dataclass(frozen=True, eq=False)
@@ -261,6 +312,13 @@ class Adam:
         delta = -self.lr / (1 - self.beta1**count) * mean / (rms + self.eps)
         return AdamState(count, mean, square), delta
 
+    def slope(self, state: AdamState, grad: Vector, theta: Vector) -> Vector | float:
+        """``-lr (1 - β₁) / ((1 - β₁^t) (√v̂ + ε))`` with the v̂ of the update; as in `update_slope`."""
+        after = self.update(state, grad, theta)[0]
+        rms = after.square**0.5 / (1 - self.beta2**after.count) ** 0.5
+        rate = -self.lr * (1 - self.beta1) / (1 - self.beta1**after.count)
+        return rate / (rms + self.eps)
+
 
 @dataclass(frozen=True)
 class AdamW:
@@ -310,6 +368,10 @@ class AdamW:
     def update(self, state: AdamState, grad: Vector, theta: Vector) -> tuple[AdamState, Vector]:
         state, delta = self._adam().update(state, grad, theta)
         return state, delta - self.lr * self.weight_decay * theta
+
+    def slope(self, state: AdamState, grad: Vector, theta: Vector) -> Vector | float:
+        """That of Adam, as the decay does not depend on the gradient; as in `update_slope`."""
+        return self._adam().slope(state, grad, theta)
 
 
 def make_optimizer(name: str, lr: float | None = None) -> Optimizer:

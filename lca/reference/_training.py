@@ -16,7 +16,7 @@ from lca.layout import Layout
 from lca.objective import Objective, Scored
 from lca.reference._data import Batch
 from lca.reference._data.batches import check_batch_size
-from lca.reference._optimizers import Optimizer, leave_one_out
+from lca.reference._optimizers import Optimizer, leave_one_out, update_slope
 from lca.step import ExampleScores, MicroBatch, Step
 
 Array = np.ndarray
@@ -82,6 +82,7 @@ def train(
     *,
     micro_batches: int = 1,
     scores: bool = False,
+    slopes: bool = False,
 ) -> Iterator[Step]:
     """Train from ``theta`` on ``batches`` and yield each update as a `Step`.
 
@@ -105,11 +106,13 @@ def train(
     scores
         Add the importance score of each example of the batch (`Step.scores`). Cost: one forward pass over
         the batch.
+    slopes
+        Add how the update depends on its gradient (`Step.update_slope`). Cost: one more update.
 
     Yields
     ------
     Step
-        With its ``batch`` and ``gradient``, and what ``micro_batches`` and ``scores`` ask for.
+        With its ``batch`` and ``gradient``, and what ``micro_batches``, ``scores`` and ``slopes`` ask for.
 
     Raises
     ------
@@ -117,7 +120,7 @@ def train(
         If a loss, gradient or update is NaN or infinite; the message names the step and the tensor.
     LCAError
         If a batch has fewer examples than ``micro_batches``, or ``scores`` is set and the objective or the
-        batches do not provide what they are computed from.
+        batches do not provide what they are computed from, or ``slopes`` is set and the optimizer has none.
 
     Examples
     --------
@@ -134,8 +137,13 @@ def train(
         raise LCAError(f"micro_batches must be an integer ≥ 1, got {micro_batches!r}.")
     state = optimizer.init(theta)
     for index, batch in enumerate(batches):
+        before = state
         state, step = _update(objective, optimizer, state, Step(theta, theta, index, batch), micro_batches)
-        yield replace(step, scores=_scores(objective, theta, batch)) if scores else step
+        if scores:
+            step = replace(step, scores=_scores(objective, theta, batch))
+        if slopes:
+            step = replace(step, update_slope=update_slope(optimizer, before, step.gradient, theta))
+        yield step
         theta = step.end
 
 

@@ -8,7 +8,7 @@ import numpy as np
 
 from lca.estimators._stochastic import StochasticEstimator
 from lca.layout import Layout
-from lca.reference._optimizers import SGD, leave_one_out
+from lca.reference._optimizers import SGD, leave_one_out, update_slope
 from lca.reference._training import with_next
 from lca.step import ExampleScores, MicroBatch, Step
 from lca.testing._replicated import batch_size, micro_batches_of
@@ -130,7 +130,7 @@ def training_run(
     """SGD with momentum on small batches, drawn independently; steps have the fields that are required."""
     wanted = set(estimator.required_fields)
     for step in with_next(_every_field(objective, micro_batches_of(estimator), rng, steps + 1)):
-        names = ("batch", "gradient", "micro_batches", "scores")
+        names = ("batch", "gradient", "micro_batches", "scores", "update_slope")
         fields = {name: getattr(step, name) for name in names if name in wanted}
         fields |= {f"next_{n}": getattr(step, f"next_{n}") for n in names[:3] if f"next_{n}" in wanted}
         yield Step(step.start, step.end, step.index, **fields)
@@ -152,6 +152,7 @@ def _every_field(
         grad = np.mean(grads, axis=0)
         updates = leave_one_out(sgd, state, grads, theta)
         fields["micro_batches"] = tuple(map(MicroBatch, grads, updates))
+        fields["update_slope"] = update_slope(sgd, state, grad, theta)
         state, delta = sgd.update(state, grad, theta)
         yield Step(theta, theta + delta, index, batch, gradient=grad, **fields)
         theta = theta + delta

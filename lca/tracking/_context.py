@@ -13,10 +13,12 @@ from lca.errors import LCAError
 from lca.frameworks import tensors_in
 from lca.objective import Batch
 from lca.step import ExampleScores, MicroBatch
-from lca.tolerances import summed
+from lca.tolerances import rebatched, summed
 from lca.tracking._clipping import Clipping
 
 IGNORED = -100  # the default ignore_index of cross-entropy
+GRADIENT_FIELDS = frozenset({"gradient", "micro_batches", "halves", "update_slope"})
+"""The fields of `lca.Step` that are made from the gradient of training."""
 
 
 class LoopContext(ABC):
@@ -41,6 +43,9 @@ class LoopContext(ABC):
         self._accumulated: int | None = None  # batches of the first update
         self._weighed = False  # whether the weights of micro-batches were known at any update
         self._clipping = Clipping()
+        self.gradient_on: Callable[[Batch], Vector] | None = None
+        """Takes the gradient of the measured loss on a batch, at the parameters as they are."""
+        self._halved = 0  # batches
         self._shrink = 1.0  # the norm of the last gradient, divided by that without a micro-batch
 
     def batches(
@@ -98,7 +103,7 @@ class LoopContext(ABC):
         found: dict[str, Any] = {}
         if "batch" in fields and self._batches:
             found["batch"] = self._batches[0] if len(self._batches) == 1 else self._joined(self._batches)
-        if "gradient" in fields or "micro_batches" in fields:
+        if not GRADIENT_FIELDS.isdisjoint(fields):
             found |= self._gradients(fields)
         if "scores" in fields and self._scores:
             found["scores"] = ExampleScores(
@@ -143,6 +148,10 @@ class LoopContext(ABC):
         found = {"gradient": total if by == 1.0 else total * by}
         if "micro_batches" in fields and len(self._marks) > 1 and self._weights_known():
             found["micro_batches"] = self._micro_batches(scale, norm, max_norm)
+        if "halves" in fields and len(self._batches) == 1 and self.gradient_on is not None:
+            found["halves"] = self._halves(found["gradient"], scale, norm, max_norm)
+        if "update_slope" in fields:
+            found["update_slope"] = self._update_slope(applied, factor / by)
         return found
 
     def _as_many_batches(self) -> bool:
@@ -174,6 +183,30 @@ class LoopContext(ABC):
         weights = [weight / total_weight for weight, _ in self._marks]
         own = self._gradient_sums()[1]
         gradients = [g * (scale / weight) for g, weight in zip(own, weights, strict=True)]
+        return self._with_updates(gradients, weights, norm, max_norm)
+
+    def _halves(
+        self, gradient: Vector, scale: float, norm: float, max_norm: float | None
+    ) -> tuple[MicroBatch, ...]:
+        """Both halves of the batch, whose mean gradient this is; those of a batch of one example are none."""
+        [batch], take = self._batches, self.gradient_on
+        total = self._count_examples(batch)
+        if total < 2 or take is None:
+            return ()
+        cut = total - total // 2
+        weights = [cut / total, 1 - cut / total]
+        first = take(self._rows(batch, 0, cut))
+        second = (gradient - weights[0] * first) * (1 / weights[1])
+        self._halved += 1
+        if self._halved & (self._halved - 1) == 0:  # the 1st, 2nd, 4th, 8th, ...
+            _check_half(second, take(self._rows(batch, cut, total)))
+        multiple = self._multiple()
+        return self._with_updates([first * multiple, second * multiple], weights, norm, max_norm)
+
+    def _with_updates(
+        self, gradients: Sequence[Vector], weights: Sequence[float], norm: float, max_norm: float | None
+    ) -> tuple[MicroBatch, ...]:
+        """Micro-batches of these gradients, as the loop takes them, with the updates without each."""
         applied: Sequence[Vector] = gradients
         if max_norm is not None:
             applied, average = clipped_without(gradients, weights, max_norm, self._shrink)
@@ -223,6 +256,10 @@ class LoopContext(ABC):
     @abstractmethod
     def _gradient_sums(self) -> tuple[Vector, Iterable[Vector]]:
         """The sum (K,) of the gradients of all micro-batches, weighted as in the loss, and each of them."""
+
+    @abstractmethod
+    def _update_slope(self, gradient: Vector, factor: float) -> Vector | float:
+        """`lca.Step.update_slope` of a gradient, of which ``factor`` times is applied, ``gradient`` (K,)."""
 
     @abstractmethod
     def _updates_without(self, gradients: Sequence[Vector], weights: Sequence[float]) -> Sequence[Vector]:
@@ -302,6 +339,19 @@ def size_of(batch: Batch) -> str | None:
 def _ignored(tensor: Any) -> int:
     numbers = array_ops(tensor).to_numpy(tensor) if "int" in str(tensor.dtype) else np.zeros(0)
     return int(np.count_nonzero(numbers == IGNORED))
+
+
+def _check_half(derived: Vector, taken: Vector) -> None:
+    """Raise `LCAError` unless the gradient derived for half of a batch is the one of the measured loss."""
+    ops, off = array_ops(taken), derived - taken
+    norms = [ops.total(v * v) ** 0.5 for v in (off, derived, taken)]
+    if not norms[0] <= rebatched(max(norms[1:]), ops.eps(taken)):
+        raise LCAError(
+            f"the gradient of half of the batch, derived from that of training, is off by {norms[0]:.2g} of "
+            f"{norms[2]:.2g}: the loss of training is not the measured one on its batch (dropout, batch "
+            "statistics, weights of examples, another loss or precision). Split the batch in the loop, for "
+            "tracker.micro_batches(batch, 2), and use CrossFit() or LaggedCrossFit()."
+        )
 
 
 def _check_logits(logits: tuple[int, ...], labels: tuple[int, ...]) -> None:

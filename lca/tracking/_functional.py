@@ -66,6 +66,7 @@ class FunctionalTracker(TrackerBase):
         "gradient": "pass gradient= to tracker.update",
         "micro_batches": "pass micro_batches= to tracker.update, at least two lca.step.MicroBatch objects",
         "scores": "pass scores= to tracker.update at every step, or give the estimator refresh=n",
+        "update_slope": "pass update_slope= to tracker.update (see lca.Step)",
     }
 
     def __init__(
@@ -95,6 +96,7 @@ class FunctionalTracker(TrackerBase):
         batch: Batch | None = None,
         gradient: Params | None = None,
         micro_batches: Sequence[MicroBatch] = (),
+        update_slope: Params | float | None = None,
         scores: ExampleScores | None = None,
     ) -> None:
         """Record that the loop has made an update, whose step ends at ``params``.
@@ -103,13 +105,19 @@ class FunctionalTracker(TrackerBase):
         ----------
         params
             The parameters after the update.
-        batch, gradient, micro_batches, scores
+        batch, gradient, micro_batches, update_slope, scores
             Fields of `lca.Step` for estimators that require them: what the update was computed from, at the
             parameters before it. Gradients and updates have the form of ``params``. What the estimator does
             not require is ignored.
         """
         self._check_active("update")
-        given = {"batch": batch, "gradient": gradient, "micro_batches": micro_batches, "scores": scores}
+        given = {
+            "batch": batch,
+            "gradient": gradient,
+            "micro_batches": micro_batches,
+            "update_slope": update_slope,
+            "scores": scores,
+        }
         self._fields = {name: value for name, value in given.items() if value is not None}
         self._follower.before()
         self._follower.collect_fields()
@@ -142,6 +150,9 @@ class FunctionalTracker(TrackerBase):
                 MicroBatch(self._pack.copied(part.gradient), self._pack.copied(part.update))
                 for part in found["micro_batches"]
             )
+        slope = found.get("update_slope")
+        if slope is not None and not isinstance(slope, float | int):
+            found["update_slope"] = self._pack.copied(slope)
         return found
 
     def _check_active(self, method: str) -> None:

@@ -5,6 +5,7 @@ from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, S
 from typing import Any, ClassVar, Generic, TypeVar
 
 from lca.allocation import Estimator
+from lca.arrays import Vector
 from lca.errors import LayoutError, LCAError
 from lca.layout import check_same_layout
 from lca.objective import Batch, Objective, leaves
@@ -67,7 +68,10 @@ class ModelTracker(TrackerBase, ABC, Generic[Context]):
         self._model, self._optimizers = model, tuple(optimizers)
         parameters = self._matching_parameters()
         self._context = self._make_context(parameters)
-        self._follow(self._live_theta(parameters), self._context.supply)
+        live = self._live_theta(parameters)
+        if "halves" in self._session.required_fields:
+            self._context.gradient_on = self._gradient_on(live)
+        self._follow(live, self._context.supply)
 
     def batches(
         self, loader: Iterable[Batch], weight: Callable[[Batch], float] | None = None
@@ -138,6 +142,11 @@ class ModelTracker(TrackerBase, ABC, Generic[Context]):
         """
         with self._session.guarded(self.steps):
             self._context.add_scores(index, outputs, labels)
+
+    def _gradient_on(self, live: LiveTheta) -> Callable[[Batch], Vector]:
+        """Takes the gradient of the first measured loss on a batch, at the parameters as they are."""
+        first = next(leaves(self._session.objectives))
+        return lambda batch: first.loss_and_grad(live.borrow(), batch)[1]
 
     def _requested(self) -> Collection[str]:
         """The fields of `lca.Step` to supply for the coming update."""

@@ -9,6 +9,8 @@ from lca.errors import LCAError
 from lca.groups import Groups
 
 Array = np.ndarray
+_WINDOWS = 64
+"""Steps around a window from which its degrees of freedom are estimated."""
 
 
 class ErrorBars:
@@ -106,8 +108,11 @@ class ErrorBars:
     ) -> tuple[Array, Array]:
         """Confidence limits, (groups,) each: the estimate minus and plus t · stderr, with Student's t.
 
-        The degrees of freedom are those of Welch and Satterthwaite, corrected for the spread of the estimated
-        variances: m - 1 for a single node, more for several nodes.
+        The degrees of freedom are those of Welch and Satterthwaite, ``ν = (Σ_i σ_i²)² / Σ_i σ_i⁴/(m - 1)``
+        over the nodes i of the window: m - 1 for a single node; for Simpson's rule, whose midpoint has most
+        of the weight, hardly more than m - 1 in a single step. With small m the variances σ_i² of one short
+        window are known too badly to tell ν, so both sums are estimated without bias from up to 65 windows
+        of this length around it and from all groups, each in units of its own mean.
 
         Parameters
         ----------
@@ -125,13 +130,33 @@ class ErrorBars:
 
         if not 0 < level < 1:
             raise LCAError(f"level must lie between 0 and 1, got {level!r}; e.g. 0.95.")
-        variances, freedom = self._variances(start, stop)
-        total, squares = variances.sum(axis=0), (variances**2 / (freedom + 2)[:, None]).sum(axis=0)
-        # Without any variation (a frozen group, say) the interval has width 0 for every t.
-        nu = np.divide(total**2, squares, out=np.full(len(total), 3.0), where=squares > 0) - 2
-        half = stats.t.isf((1 - level) / 2, np.maximum(nu, freedom.min(initial=1))) * np.sqrt(total)
+        window = self._window(start, stop)
+        half = stats.t.isf((1 - level) / 2, self._freedom(window)) * self.stderr(start, stop)
         middle = self.totals(start, stop)
         return middle - half, middle + half
+
+    def _freedom(self, window: slice) -> float:
+        """Satterthwaite's degrees of freedom of windows like this one."""
+        length, own = window.stop - window.start, self._variances(window.start, window.stop)
+        around = max(_WINDOWS // length, 0)
+        first = min(max(window.start - around // 2, 0), max(len(self) - length - around, 0))
+        squares, fourths, scales = [], [], []
+        for at in range(first, min(first + around, len(self) - length) + 1):
+            variances, freedom = self._variances(at, at + length)
+            if len(freedom) == len(own[1]):  # other windows follow another rule
+                total = variances.sum(axis=0)
+                scales.append(total)
+                squares.append(total**2)
+                fourths.append((variances**2 / (freedom + 2)[:, None]).sum(axis=0))
+        # Without any variation (a frozen group, say) the interval has width 0 for every t.
+        mean = np.mean(scales, axis=0)
+        varies = mean > 0
+        if not varies.any():
+            return 1.0
+        ratio = (np.sum(squares, axis=0)[varies] / mean[varies] ** 2).sum() / (
+            (np.sum(fourths, axis=0)[varies] / mean[varies] ** 2).sum()
+        )
+        return float(np.clip(ratio - 2, own[1].min(), own[1].sum()))
 
     def _window(self, start: int | None, stop: int | None) -> slice:
         first, last = 0 if start is None else start, len(self) if stop is None else stop

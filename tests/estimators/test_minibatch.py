@@ -219,6 +219,26 @@ def test_a_missing_field_is_named_and_no_framework_is(estimator, name, field):
     assert (str(caught.value), caught.value.field) == (wanted, field)
 
 
+def test_halves_are_fitted_as_micro_batches_are_at_half_a_pass():
+    path = steps()
+    for step in path:
+        bare = replace(step, micro_batches=(), next_micro_batches=())
+        given = replace(bare, halves=step.micro_batches, next_halves=step.next_micro_batches)
+        ours, theirs = (
+            CrossFit(independent=True, own_pass=own).start(LOSS)(which)
+            for own, which in ((True, given), (False, step))
+        )
+        np.testing.assert_array_equal(ours.values, theirs.values)
+        assert (ours.cost.batch_gradients, theirs.cost.batch_gradients) == (0.5, 0.0)
+        for key, copies in theirs.replicates.items():
+            for a, b in zip(ours.replicates[key], copies, strict=True):
+                np.testing.assert_array_equal(a, b)
+    with pytest.raises(IncompleteStepError, match=r"requires Step\.halves, which"):
+        CrossFit(own_pass=True).start(LOSS)(path[0])
+    with pytest.raises(LCAError, match="into two halves, so micro_batches must be 2, got 3"):
+        CrossFit(3, own_pass=True)
+
+
 def test_wrong_settings_say_what_is_right():
     with pytest.raises(LCAError, match="NextBatch needs a QuadratureRule, got 'left'"):
         NextBatch("left")

@@ -77,7 +77,7 @@ def digits():
     network = logistic_regression(64, 10)
     loss = DatasetLoss(network, data.x_train, data.y_train)
     batches = minibatches(data.x_train, data.y_train, 50, 2, seed=0)
-    steps = train(loss, network.init(0), SGD(0.1), batches, micro_batches=2, scores=True)
+    steps = train(loss, network.init(0), SGD(0.1), batches, micro_batches=2, scores=True, slopes=True)
     [step] = with_next(steps)
     return loss, step
 

@@ -190,30 +190,70 @@ def test_a_budget_spends_what_it_is_given():
     assert last.reason == f"{16 * 61 / 60:.1f} examples a step so far, 16 asked for"
 
 
-def test_a_budget_meets_the_error_it_is_given_or_says_that_it_does_not():
-    path = steps(40)
-    probe = SampledPathIntegral(TRAPEZOID, 4, micro_batches=4)
-    spent = {}
-    for error in (1.0, 0.05):
-        bars, total, cost = ErrorBars(GROUPS), [], 0.0
-        for a in allocate(
-            LOSS, path, AdaptiveSampleSize(probe, relative_error=error, groups=GROUPS, largest=4096)
-        ):
-            bars.update(a)
-            total.append(a.values.sum())
-            cost += a.cost.examples if a.step > 5 else 0.0  # the first nodes get all there is
-        reached = bars.stderr().max() / np.abs(np.cumsum(total)).max()
+def budget_of(path, loss=LOSS, **options):
+    """Examples of each step, whether the error was met after it, and the last allocation."""
+    probe = SampledPathIntegral(TRAPEZOID, 4, micro_batches=2, sampling="stratified")
+    groups = loss.layout.groups("layer")
+    bars, total, largest, spent, met = ErrorBars(groups), 0.0, 0.0, [], []
+    for a in allocate(loss, path, AdaptiveSampleSize(probe, groups=groups, **options)):
+        bars.update(a)
+        total += a.values.sum()
+        largest = max(largest, abs(total))
+        reached = bars.stderr().max() / largest
         assert f"largest standard error {100 * reached:.2g} %" in a.reason
-        assert f"{100 * error:g} % asked for" in a.reason
-        assert a.converged == (reached <= error)
-        assert reached <= 1.1 * error
-        spent[error] = cost
-    assert spent[0.05] > 2 * spent[1.0]
-    tight = list(
-        allocate(LOSS, path, AdaptiveSampleSize(probe, relative_error=1e-4, groups=GROUPS, largest=2))
-    )[-1]
-    assert not tight.converged
-    assert "samples of 8;" in tight.reason
+        assert f"{100 * options['relative_error']:g} % asked for" in a.reason
+        assert a.converged == (reached <= options["relative_error"])
+        spent.append(a.cost.examples)
+        met.append(a.converged)
+    return spent, met, a
+
+
+@pytest.mark.parametrize("error", [0.3, 0.1])
+def test_a_budget_keeps_its_error_and_never_draws_more_than_there_is(error):
+    rng = np.random.default_rng(5)
+    x = rng.normal(size=(400, 3))
+    loss = DatasetLoss(NETWORK, x, (x[:, 0] > 0).astype(int) + (x[:, 1] > 1))
+    batches = minibatches(x, loss.y, 20, 61, 0)
+    path = list(with_next(train(loss, NETWORK.init(0), Adam(0.01), batches, scores=True)))
+    spent, met, last = budget_of(path, loss, relative_error=error)
+    assert np.mean(met) >= 0.95
+    assert met[-1]
+    assert max(spent[1:]) <= 400  # the first step has two nodes
+    assert spent[0] == 800
+    assert np.mean(spent[20:]) < 0.5 * 400
+    assert "samples of" in last.reason
+
+
+def test_a_budget_takes_the_exact_gradient_where_samples_are_as_large_as_the_data():
+    path = steps(6)
+    for probe in (SampledPathIntegral(micro_batches=2), SampledPathIntegral()):
+        exact = AdaptiveSampleSize(probe, examples=200)
+        for a, wanted in zip(
+            allocate(LOSS, path, exact), allocate(LOSS, path, PathIntegral(TRAPEZOID)), strict=True
+        ):
+            limit = tolerances.allocation(8 * wanted.mass, tolerances.EPS64)
+            assert np.abs(a.values - wanted.values).max() <= limit
+            assert a.cost.examples == (80 if a.step == 0 else 40)
+            for copies in a.replicates.values():
+                assert len(copies) == 2
+                assert np.abs(copies[0] - copies[1]).max() == 0
+
+
+def test_all_the_data_in_parts_have_the_mean_of_the_data():
+    weight = RNG.uniform(0, 2, 40)
+    for objective in (LOSS, weighted(weight)):
+        parts = Sampler(objective, "uniform", floor=1.0, seed=0).split(3)
+        assert sorted(part.size for part in parts) == [13, 13, 14]
+        mean = sum(gradient_on(objective, THETA, part) for part in parts) / 3
+        wanted = objective.loss_and_grad(THETA)[1]
+        assert np.abs(mean - wanted).max() <= tolerances.gradient(4.0, tolerances.EPS64)
+
+
+def test_a_budget_says_that_it_misses_its_error():
+    spent, met, last = budget_of(steps(40), relative_error=1e-4, largest=2)
+    assert not met[-1]
+    assert max(spent[1:]) == 8
+    assert "samples of 8;" in last.reason
 
 
 @pytest.mark.parametrize(
@@ -302,33 +342,69 @@ def alike_examples(sizes, seed=3):
     return loss, [Step(a, b, t) for t, (a, b) in enumerate(zip(path, path[1:], strict=False))]
 
 
-@pytest.mark.parametrize("wrap", [lambda probe: probe, lambda probe: ControlVariate(probe, every=1000)])
-def test_refine_takes_simpson_while_steps_are_large(wrap):
-    loss, run = alike_examples([2.0] * 6 + [0.01] * 90)
-    found = list(allocate(loss, run, wrap(SampledPathIntegral(size=4, refine=0.1))))
-    coarse, fine = (list(allocate(loss, run, PathIntegral(rule))) for rule in (TRAPEZOID, SIMPSON))
+def rules_taken(loss, run, found):
+    """``S`` or ``T`` for each step, as its values are those of Simpson's rule or the trapezoid."""
     rules = []
+    coarse, fine = (list(allocate(loss, run, PathIntegral(rule))) for rule in (TRAPEZOID, SIMPSON))
     for a, trapezoid, simpson in zip(found, coarse, fine, strict=True):
         apart = [np.abs(a.values - b.values).max() for b in (trapezoid, simpson)]
         close = [off <= tolerances.allocation(8 * a.mass, tolerances.EPS64) for off in apart]
         assert sum(close) == 1
         rules.append("S" if close[1] else "T")
-    # The audits after steps 0 and 2 change nothing; those after 6 to 11 find small steps.
-    assert "".join(rules) == "S" * 12 + "T" * 84
+    return "".join(rules)
 
 
-def test_refine_stays_with_simpson_where_large_and_small_steps_alternate():
-    loss, run = alike_examples([0.01, 2.0] * 30)
-    found = list(allocate(loss, run, SampledPathIntegral(size=4, refine=0.001)))
-    for a, wanted in zip(found, allocate(loss, run, PathIntegral(SIMPSON)), strict=True):
-        assert np.abs(a.values - wanted.values).max() <= tolerances.allocation(8 * a.mass, tolerances.EPS64)
+@pytest.mark.parametrize("wrap", [lambda probe: probe, lambda probe: ControlVariate(probe, every=1000)])
+def test_refine_takes_simpson_on_large_steps(wrap):
+    loss, run = alike_examples([2.0] * 6 + [0.1] * 60 + [2.0] * 3)
+    found = list(allocate(loss, run, wrap(SampledPathIntegral(size=4, refine=0.1))))
+    assert rules_taken(loss, run, found) == "S" * 6 + "T" * 60 + "S" * 3
 
 
-def test_audits_cost_two_samples_and_become_rare():
+def test_refine_foresees_larger_steps_than_it_has_seen():
+    loss, run = alike_examples([0.1] * 40 + [3.0])
+    found = list(allocate(loss, run, SampledPathIntegral(size=4, refine=0.1)))
+    assert rules_taken(loss, run, found)[4:] == "T" * 36 + "S"
+
+
+def test_a_step_that_does_not_move_needs_neither_audit_nor_midpoint():
+    loss, run = alike_examples([0.1, 0.0, 0.1])
+    costs = [a.cost.examples / 4 for a in allocate(loss, run, SampledPathIntegral(size=4, refine=0.1))]
+    assert costs == [3.5, 1.0, 2.5]
+
+
+def mixed(seed):
+    """Thirteen large steps among 120, at random."""
+    sizes = np.full(120, 0.05)
+    sizes[np.random.default_rng(seed).choice(np.arange(120), 13, replace=False)] = 2.0
+    return sizes
+
+
+@pytest.mark.parametrize(
+    ("sizes", "most"),
+    [
+        (np.full(120, 0.05), 1.1),
+        (mixed(0), 1.4),
+        (mixed(1), 1.4),
+        (np.tile([0.05, 2.0], 60), 1.75),  # Simpson's rule on each large step alone is 1.5
+        (np.full(120, 2.0), 2.1),
+    ],
+    ids=["calm", "mixed", "mixed otherwise", "alternating", "large"],
+)
+def test_refine_pays_for_large_steps_and_little_else(sizes, most):
+    loss, run = alike_examples(sizes)
+    found = list(allocate(loss, run, SampledPathIntegral(size=4, refine=0.05)))
+    assert sum(a.cost.examples / 4 for a in found) <= most * 120
+    rules = rules_taken(loss, run, found)
+    assert sum(rule == "T" for rule, size in zip(rules, sizes, strict=True) if size == 2.0) <= 3
+    assert sum(rule == "S" for rule, size in zip(rules, sizes, strict=True) if size < 2.0) <= 4
+
+
+def test_audits_cost_half_a_sample_and_become_rare():
     loss, run = alike_examples([0.01] * 100)
     costs = [a.cost.examples / 4 for a in allocate(loss, run, SampledPathIntegral(size=4, refine=0.1))]
-    assert costs[:9] == [3 + 2, *[2 + 2] * 5, 1 + 2, 1, 1 + 2]
-    assert [t for t, cost in enumerate(costs) if cost > 1] == [0, 1, 2, 3, 4, 5, 6, 8, 12, 20, 36, 68]
+    assert costs[:5] == [3 + 0.5, 2, 2 + 0.5, 1, 1]
+    assert [t for t, cost in enumerate(costs) if cost % 1] == [0, 2, 6, 14, 30, 62, 94]
 
 
 @pytest.mark.parametrize(

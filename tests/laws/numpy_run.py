@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from lca.reference import Batch, DatasetLoss, leave_one_out, mean_gradient
+from lca.reference import Batch, DatasetLoss, leave_one_out, mean_gradient, update_slope
 from lca.step import ExampleScores, MicroBatch
 from lca.tracking import FunctionalTracker
 from tests.laws.runs import NETWORK, OPTIMIZERS, THETA, Untracked, X, Y
@@ -33,6 +33,7 @@ class NumpyRun:
         if known and len(parts) > 1:
             updates = leave_one_out(self._optimizer, self._state, gradients, self._theta, sizes=sizes)
             fields["micro_batches"] = tuple(map(MicroBatch, gradients, updates))
+        fields["update_slope"] = update_slope(self._optimizer, self._state, gradient, self._theta)
         if scores:
             fields["scores"] = ExampleScores(batch, self.objective.scores(self._theta, DATA.take(batch)))
         self._step(gradient, fields)

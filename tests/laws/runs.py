@@ -155,6 +155,7 @@ def reference_steps(estimator, optimizer, pieces=1, *, scores=False):
         batches_in_order(pieces),
         micro_batches=pieces,
         scores=scores,
+        slopes=True,
     )
     delayed = any(name.startswith("next_") for name in getattr(estimator, "required_fields", ()))
     return list(with_next(steps) if delayed else steps)

@@ -10,7 +10,14 @@ import pytest
 import lca
 from lca import LEFT, RIGHT, SIMPSON, TRAPEZOID, tolerances
 from lca.errors import LayoutError, LCAError, LCAWarning, NonFiniteError
-from lca.estimators import ControlVariate, CrossFit, NextBatch, SameBatch, SampledPathIntegral
+from lca.estimators import (
+    ControlVariate,
+    CrossFit,
+    LaggedCrossFit,
+    NextBatch,
+    SameBatch,
+    SampledPathIntegral,
+)
 from lca.tolerances import EPS64
 from lca.views import Trace
 from tests.laws.runs import BATCHES, OPTIMIZERS, Kept, Shown, X, Y, reference_allocations, reference_steps
@@ -135,6 +142,8 @@ ESTIMATORS = [
     (CrossFit(2), 2),
     (CrossFit(2, LEFT), 2),
     (CrossFit(2, TRAPEZOID, independent=True), 2),
+    (LaggedCrossFit(), 1),
+    (LaggedCrossFit(epoch=5), 2),
     (SampledPathIntegral(size=30), 1),
     (ControlVariate(SampledPathIntegral(size=30), every=3), 1),
     (SampledPathIntegral(size=20, sampling="stratified"), 1),
@@ -167,7 +176,7 @@ def allocations_are_those_of_the_reference_loop(framework, folder):
 
 
 def step_fields_are_those_of_the_reference_loop(framework, folder):
-    fields = ("batch", "gradient", "micro_batches", "scores")
+    fields = ("batch", "gradient", "micro_batches", "update_slope", "scores")
     estimator = Shown((*fields, "next_batch", "next_gradient", "next_micro_batches"))
     for optimizer in framework.optimizers:
         estimator.steps.clear()
@@ -177,6 +186,7 @@ def step_fields_are_those_of_the_reference_loop(framework, folder):
         for step, wanted in zip(estimator.steps, expected, strict=True):
             for name in ("start", "end", "gradient", "next_gradient"):
                 assert_close(run, getattr(step, name), getattr(wanted, name))
+            assert_close(run, step.update_slope * step.gradient, wanted.update_slope * wanted.gradient)
             for name in ("batch", "next_batch"):
                 (x, y), known = run.examples(getattr(step, name)), getattr(wanted, name)
                 order, same = np.argsort(x[:, 0]), np.argsort(known.x[:, 0])
@@ -547,6 +557,37 @@ def a_batch_without_an_update_is_forgotten(framework, folder):
             assert len(step.micro_batches) == 2
 
 
+def halves_by_a_pass_of_its_own_are_those_of_a_loop_that_splits(framework, folder):
+    """Batches of 12 and of 9, whose halves have unequal weights; clipped or not."""
+    for optimizer in framework.optimizers:
+        for clip in ("", "norm"):
+            split = tracked(framework, CrossFit(2), update={"pieces": 2, "clip": clip}, optimizer=optimizer)
+            whole = tracked(framework, CrossFit(2, own_pass=True), update={"clip": clip}, optimizer=optimizer)
+            assert measured_steps(whole) == measured_steps(split) == list(range(4))
+            for ours, theirs in zip(rows_of(whole), rows_of(split), strict=True):
+                # A half is a difference of gradients, and the update of Adam amplifies its error.
+                limit = 4096 * tolerances.allocation(theirs.mass, EPS64)
+                assert np.abs(run_numpy(whole, ours) - run_numpy(split, theirs)).max() <= limit
+                assert ours.cost.batch_gradients == 0.5
+
+
+def run_numpy(run, row):
+    return run.numpy(row.values)
+
+
+def halves_are_refused_where_the_loss_of_training_is_another(framework, folder):
+    run = framework.run(CrossFit(2, own_pass=True), on_error="raise")
+    measured = run.tracker._context.gradient_on
+    run.tracker._context.gradient_on = lambda batch: 1.01 * measured(batch)
+
+    def one_update():
+        with run.tracker:
+            run.update(BATCHES[0])
+
+    with pytest.raises(LCAError, match="loss of training is not the measured one on its batch"):
+        one_update()
+
+
 def batches_are_split_into_a_whole_number_of_micro_batches(framework, folder):
     run = framework.run(RULE)
     for n in (0, 1.5):
@@ -601,6 +642,8 @@ MODEL_LAWS = [
     batches_of_different_sizes_need_their_weights,
     a_gradient_that_is_no_multiple_of_the_sum_is_refused,
     a_batch_without_an_update_is_forgotten,
+    halves_by_a_pass_of_its_own_are_those_of_a_loop_that_splits,
+    halves_are_refused_where_the_loss_of_training_is_another,
     batches_are_split_into_a_whole_number_of_micro_batches,
     scores_of_another_form_end_the_measuring,
     scores_are_accepted_in_every_form,

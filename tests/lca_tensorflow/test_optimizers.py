@@ -7,10 +7,10 @@ import tensorflow as tf
 
 from lca import tolerances
 from lca.errors import LCAError
-from lca.estimators import SameBatch
+from lca.estimators import LaggedCrossFit, SameBatch
 from lca.tolerances import EPS32
 from lca_tensorflow import Objective, Tracker
-from lca_tensorflow._optimizers import DryRun
+from lca_tensorflow._optimizers import DryRun, update_slope
 from tests.laws.runs import Shown
 
 RNG = np.random.default_rng(0)
@@ -85,6 +85,38 @@ def dry_and_real(optimizer, trained, wanted, grads):
     start = flat(wanted)
     optimizer.apply([by_variable[id(v)] for v in trained], trained)
     return found, flat(wanted) - start
+
+
+@pytest.mark.parametrize("name", OPTIMIZERS)
+def test_the_slope_times_the_gradient_is_what_it_adds_to_the_update(name):
+    """Which is all of the update where momentum is 0 and nothing decays."""
+    model, optimizer = model_of(), OPTIMIZERS[name]()
+    trained = model.trainable_weights
+    for index in BATCHES[:3]:
+        optimizer.apply(gradients(model, index), trained)
+    for moment in getattr(optimizer, "momentums", None) or getattr(optimizer, "_momentums", []):
+        moment.assign(tf.zeros_like(moment))
+    optimizer.weight_decay = None
+    grads = gradients(model, BATCHES[3])
+    vector = tf.concat([tf.reshape(g, [-1]) for g in grads], 0)
+    found = update_slope(optimizer, trained, trained, grads) * vector
+    wanted = DryRun(optimizer, trained, trained).update(vector, [True] * len(trained))
+    assert np.abs(found - wanted).max() <= tolerances.summed(4.0, EPS32)
+    assert np.abs(found - wanted).max() <= 0.01 * np.abs(wanted).max()
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (keras.optimizers.Lion, "updates of Lion depend .* is unknown; train with SGD or RMSprop"),
+        (lambda: keras.optimizers.SGD(clipvalue=0.1), "updates of SGD with clipvalue depend"),
+        (lambda: keras.optimizers.RMSprop(centered=True), "updates of RMSprop with centered depend"),
+    ],
+)
+def test_an_unknown_slope_is_refused_beforehand(make, message):
+    model = model_of()
+    with pytest.raises(LCAError, match=message):
+        Tracker(model, make(), Objective(model, LOSS, (X, Y)), LaggedCrossFit())
 
 
 def variables(*values):

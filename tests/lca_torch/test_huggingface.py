@@ -8,7 +8,8 @@ import torch
 
 import lca
 from lca import tolerances
-from lca.estimators import CrossFit
+from lca.errors import LCAError
+from lca.estimators import CrossFit, LaggedCrossFit
 from lca_torch import Objective, replay
 from tests.laws.callbacks import LAWS
 from tests.laws.runs import Kept, Shown
@@ -73,12 +74,11 @@ def train(model, folder, *callbacks, **options):
         output_dir=str(folder),
         per_device_train_batch_size=4,
         num_train_epochs=2,
-        learning_rate=0.01,
         use_cpu=True,
         report_to=[],
         disable_tqdm=True,
         seed=3,
-        **({"save_strategy": "no"} | options),
+        **({"save_strategy": "no", "learning_rate": 0.01} | options),
     )
     Trainer(model, arguments, train_dataset=DATA, callbacks=list(callbacks)).train()
     return model
@@ -380,6 +380,41 @@ def test_gradients_are_those_of_the_mean_over_the_labels_that_count(name, accumu
         torch.testing.assert_close(part.gradient, wanted, rtol=1e-3, atol=1e-5)
     mean = sum(w * g for w, g in zip(weights, expected, strict=True)) / sum(weights)
     torch.testing.assert_close(step.gradient, mean, rtol=1e-3, atol=1e-5)
+
+
+@pytest.mark.parametrize("max_grad_norm", [0.0, 0.1])
+def test_the_halves_of_a_batch_need_no_change_to_the_run(max_grad_norm, tmp_path):
+    """The trainer clips by default; 0.1 is a tenth of the gradients here."""
+    callback = TrainerCallback(measure, CrossFit(own_pass=True), views=Kept, on_error="raise")
+    train(gpt2(n_positions=9), tmp_path, callback, max_grad_norm=max_grad_norm, max_steps=6)
+    rows = callback.views["train"].rows
+    assert [row.step for row in rows] == list(range(5))
+    for row, following in zip(rows[:-1], rows[1:], strict=True):
+        first, second = following.source.halves
+        assert float((first.gradient - second.gradient).norm()) > 0.1
+        ours = (first.gradient + second.gradient) / 2
+        assert float((row.source.next_gradient - ours).abs().max()) <= tolerances.gradient(1.0, 2.0**-23)
+
+
+@pytest.mark.parametrize("max_grad_norm", [0.0, 0.1])
+def test_lagged_gradients_need_no_change_to_the_run(max_grad_norm, tmp_path):
+    callback = TrainerCallback(measure, LaggedCrossFit(), views=Kept, on_error="raise")
+    options = {"max_grad_norm": max_grad_norm, "max_steps": 6, "optim": "sgd", "learning_rate": 0.1}
+    train(gpt2(), tmp_path, callback, **options)
+    rows = callback.views["train"].rows
+    assert [row.step for row in rows] == list(range(5))
+    for row in rows:
+        step = row.source
+        limit = tolerances.gradient(1.0, 2.0**-23)
+        assert float((step.update_slope * step.gradient - (step.end - step.start)).abs().max()) <= limit
+        shrunk = max_grad_norm / float(step.gradient.norm()) if max_grad_norm else 1.0
+        assert shrunk == 1.0 or shrunk < 0.9
+
+
+def test_halves_under_dropout_are_refused(tmp_path):
+    callback = TrainerCallback(measure, CrossFit(own_pass=True), on_error="raise")
+    with pytest.raises(LCAError, match="loss of training is not the measured one on its batch"):
+        train(gpt2(), tmp_path, callback)
 
 
 def test_a_model_that_is_measured_already_can_be_copied_and_measured_again(tmp_path):

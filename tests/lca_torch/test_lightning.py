@@ -279,6 +279,24 @@ def test_batches_of_an_update_are_its_micro_batches():
         assert float((row.source.next_gradient - ours).abs().max()) <= limit
 
 
+def test_the_halves_of_a_batch_are_taken_from_it_without_a_change_to_the_module():
+    def without_dropout():
+        made = module()
+        made.net[2].p = 0.0
+        return made
+
+    options = {"gradient_clip_val": 0.1}
+    callback = LightningCallback(measure, CrossFit(own_pass=True), views=Kept, on_error="raise")
+    assert same(fit(without_dropout(), callback, **options), fit(without_dropout(), **options))
+    rows = callback.views["train"].rows
+    assert [row.step for row in rows] == list(range(9))
+    for row, following in zip(rows[:-1], rows[1:], strict=True):
+        first, second = following.source.halves
+        assert not torch.equal(first.gradient, second.gradient)
+        ours = (first.gradient + second.gradient) / 2
+        assert float((row.source.next_gradient - ours).abs().max()) <= tolerances.gradient(1.0, 2.0**-23)
+
+
 def test_the_next_batch_is_the_one_of_the_next_step(tmp_path):
     record = tmp_path / "run.zarr"
     callback = LightningCallback(measure, NextBatch(), views=Kept, on_error="raise", record=record)

@@ -10,7 +10,7 @@ from lca import tolerances
 from lca._micro_batches import mean_gradient
 from lca.errors import LCAError
 from lca.reference import _optimizers as optimizers
-from lca_torch._optimizers import check_known, updates_without
+from lca_torch._optimizers import check_known, update_slope, updates_without
 
 EPS = torch.finfo(torch.float64).eps
 WEIGHTS = (0.5, 0.3, 0.2)
@@ -114,6 +114,40 @@ def test_the_fast_forms_are_those_of_the_numpy_optimizers(name):
             assert float((update - wanted).abs().max()) <= limit
         state, _ = ours.update(state, theta.grad, theta.detach())
         torchs.step()
+
+
+FORMULAS = [case for case in CASES if not case[1].get("weight_decay") or case[0] is ADAMW]
+
+
+@pytest.mark.parametrize("steps", [0, 3])
+@pytest.mark.parametrize(("kind", "options"), FORMULAS)
+def test_the_slope_times_the_gradient_is_what_it_adds_to_the_update(kind, options, steps):
+    """Which is all of the update where momentum is 0 and nothing decays."""
+    run = Run(kind, options)
+    gradient = run.train(steps)[0]
+    run.set(gradient)
+    for state in run.optimizer.state.values():
+        for name in {"momentum_buffer", "exp_avg"} & state.keys():
+            if state[name] is not None:
+                state[name].zero_()
+    for group in run.optimizer.param_groups:
+        group["weight_decay"] = 0.0
+    _, expected = run.stepped(gradient)
+    found = update_slope(run.optimizer, run.parameters, gradient) * gradient
+    assert float((found - expected).abs().max()) <= tolerances.summed(8.0, EPS)
+    assert (float(expected.abs().max()) > 0) == (options.get("lr") != 0.0)
+
+
+def test_one_number_is_the_slope_of_all_parameters_that_move_alike():
+    parameters = [nn.Parameter(torch.zeros(2)), nn.Parameter(torch.zeros(1))]
+    for parameter in parameters:
+        parameter.grad = torch.ones_like(parameter)
+    one = SGD(parameters, lr=0.5)
+    two = SGD([{"params": parameters[1:]}, {"params": parameters[:1], "lr": 0.25}], lr=0.5)
+    assert update_slope(one, parameters, torch.ones(3)) == -0.5
+    assert update_slope(two, parameters, torch.ones(3)).tolist() == [-0.25, -0.25, -0.5]
+    parameters[0].grad = None
+    assert update_slope(one, parameters, torch.ones(3)).tolist() == [0.0, 0.0, -0.5]
 
 
 @pytest.mark.parametrize(

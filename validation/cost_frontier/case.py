@@ -34,6 +34,10 @@ class SuppliedFields:
     def scores(self) -> bool:
         return "scores" in self.required_fields
 
+    @property
+    def slopes(self) -> bool:
+        return "update_slope" in self.required_fields
+
     @classmethod
     def required_by(cls, estimators: Iterable[Any]) -> "SuppliedFields":
         """The fields that all of these estimators require together."""

@@ -29,6 +29,7 @@ def digits(batch_size: int = 50) -> Case:
                 batches,
                 micro_batches=supplied.micro_batches,
                 scores=supplied.scores,
+                slopes=supplied.slopes,
             )
         ):
             if allocate:
