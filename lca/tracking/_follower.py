@@ -100,6 +100,7 @@ class RunFollower:
                 start = self._read_start()
                 pending = self._pending.step
                 if pending is not None and start is not pending.end:
+                    self._end_check()
                     self._skip_pending()
                 self._start = start if self._wanted else None
 
@@ -152,6 +153,7 @@ class RunFollower:
             )
             return
         with self._session.guarded(self.steps):
+            self._end_check()
             if not self._seen:
                 self._check_unmoved()
             elif not self._ended_measured:
@@ -199,6 +201,13 @@ class RunFollower:
         with self._session.guarded(self.steps):
             self._session.close(complete=complete)
 
+    def _end_check(self) -> None:
+        """The steps end where the last measured one did: let the session measure the loss there."""
+        if self._pending.step is not None:
+            self._session.end_check(self._pending.step.start)
+        elif self._last is not None:
+            self._session.end_check(self._last[1])
+
     def _skip_pending(self) -> None:
         self._pending.step = None
         self._session.skipped_steps += 1
@@ -244,6 +253,7 @@ class RunFollower:
         if self._theta.is_at(end):
             return end
         if index == self.steps - 1:
+            self._end_check()
             if not self.discontinuities:
                 warnings.warn(
                     f"parameters changed between steps {index} and {self.steps}, outside the updates that "
