@@ -31,6 +31,7 @@ class SpanFollower:
     def __init__(self, session: Session, theta: LiveTheta) -> None:
         self._session, self._theta = session, _EndOfLine(theta)
         self._lines = RunFollower(session, self._theta)
+        self._first = self._lines.steps
         self._audit = session.audit(PathSums)
         self._single: RunFollower | None = None  # measures the updates of an audited line
         self._held = 0  # updates of the line under way
@@ -120,7 +121,7 @@ class SpanFollower:
         self._held = 0
 
     def _begin_audit(self) -> None:
-        line = self._lines.steps - self._session.first_step + 1
+        line = self._lines.steps - self._first + 1
         if self._lines.reads_theta and (not line & (line - 1) or line % LONGEST == 0):
             for sums in self._audit.views.values():
                 sums.reset()
