@@ -168,7 +168,7 @@ CHECKED = [
 
 def sampled_sums_are_compared_with_the_change_of_the_loss(framework, folder):
     for number, (estimator, pieces, steps) in enumerate(CHECKED):
-        path = folder / str(number)
+        path = folder / str(number) if number in (0, 3) else None
         run, points = points_of(framework, estimator, update={"pieces": pieces}, check_every=2, record=path)
         losses, summary = losses_at(points), run.tracker.summary()["train"]
         ends = sorted({0, 2, 4, steps})
@@ -182,9 +182,10 @@ def sampled_sums_are_compared_with_the_change_of_the_loss(framework, folder):
         assert summary["checked_steps"] == steps
         assert abs(summary["checked_change"] - (losses[steps] - losses[0])) <= limit
         assert abs(summary["checked_total"] - summary["lca_total"]) <= limit
-        recorded, margin = checked_windows(lca.open_record(path))
-        assert [vars(w) | {"margin": none_for_nan(w.margin)} for w in recorded] == windows
-        assert none_for_nan(margin) == summary["checked_margin"]
+        if path is not None:
+            recorded, margin = checked_windows(lca.open_record(path))
+            assert [vars(w) | {"margin": none_for_nan(w.margin)} for w in recorded] == windows
+            assert none_for_nan(margin) == summary["checked_margin"]
         bars = getattr(estimator, "micro_batches", 1) > 1 and isinstance(estimator, SampledPathIntegral)
         assert (summary["checked_margin"] is not None) == bars
 
