@@ -2,8 +2,8 @@
 
 Every function takes plain arrays with the steps along the first axis. Allocations are in units of the loss;
 negative = helping. The same arrays and seed give the same results. The functions ``group_totals``,
-``class_totals``, ``group_signs``, ``histogram_counts``, ``traced_parameters`` and ``checked_windows`` read from
-a record. docs/analysis.md has the definitions with formulas and limits.
+``class_totals``, ``group_signs``, ``histogram_counts``, ``traced_parameters`` and ``checked_windows`` read
+from a record. docs/analysis.md has the definitions with formulas and limits.
 
 Examples
 --------

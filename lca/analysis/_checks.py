@@ -45,8 +45,9 @@ def checked_windows(record: "Dataset", measured: str = "train") -> tuple[list[Ch
     >>> from lca.reference import DatasetLoss, logistic_regression
     >>> from lca.tracking import FunctionalTracker
     >>> loss, theta = DatasetLoss(logistic_regression(2, 2), np.eye(2), np.array([0, 1])), np.zeros(6)
+    >>> probe = SampledPathIntegral(size=4)
     >>> with tempfile.TemporaryDirectory() as folder:
-    ...     with FunctionalTracker(theta, loss, SampledPathIntegral(size=4), record=f"{folder}/run") as tracker:
+    ...     with FunctionalTracker(theta, loss, probe, record=f"{folder}/run") as tracker:
     ...         for _ in range(3):
     ...             theta = theta - 0.1 * loss.loss_and_grad(theta)[1]
     ...             tracker.update(theta)

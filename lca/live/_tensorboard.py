@@ -27,9 +27,10 @@ class TensorBoard:
 
     Every measured loss is written to its own folder, named as in the tracker, so that TensorBoard shows the
     losses in the same charts. Scalars: ``loss``, ``residual_so_far``, ``helping_percent``, and for each layer
-    ``LCA`` (of the step) and ``LCA_so_far``. Of a sampled estimator, at each self-check: ``checked_change``, the
-    change of the measured loss since the first one, and ``checked_sum``, that of the allocations. Every ``picture_every`` steps: a picture of layers × time, blue
-    where a layer is helping. The default views of a tracker are kept as well, so its ``summary()`` works.
+    ``LCA`` (of the step) and ``LCA_so_far``. Of a sampled estimator, at each self-check: ``checked_change``,
+    the change of the measured loss since the first one, and ``checked_sum``, that of the allocations. Every
+    ``picture_every`` steps: a picture of layers × time, blue where a layer is helping. The default views of a
+    tracker are kept as well, so its ``summary()`` works.
 
     Parameters
     ----------

@@ -40,7 +40,7 @@ _CHECKS = (
 )
 SINCE_3 = tuple(name for name, *_ in _CHECKS)
 MISSING_IN: Mapping[int, tuple[str, ...]] = {1: ("sampled", *SINCE_3), 2: SINCE_3}
-"""For each older schema: the variables it lacks, which `lca.open_record` derives from others or leaves NaN."""
+"""For each older schema: the variables it lacks; `lca.open_record` derives them from others, or sets NaN."""
 
 LARGEST_BLOCK = 65_536
 """The most rows that are collected in memory."""

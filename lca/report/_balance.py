@@ -128,8 +128,8 @@ class Conservation:
             f"{'keeps' if inside else 'does not keep'}"
         )
         return tone, (
-            f"An estimate from samples: over {self.checked_steps} of {self.steps} steps the allocations sum to "
-            f"{format_number(self.checked_allocated, '+')}, and the measured loss changed by "
+            f"An estimate from samples: over {self.checked_steps} of {self.steps} steps the allocations sum "
+            f"to {format_number(self.checked_allocated, '+')}, and the measured loss changed by "
             f"{format_number(self.checked_change, '+')}, a difference of {100 * part:.2g} % ({interval})."
         )
 

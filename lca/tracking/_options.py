@@ -76,7 +76,8 @@ def check_options(
         )
     if check_examples is not None and (not isinstance(check_examples, int) or check_examples < _FEWEST):
         raise LCAError(
-            f"check_examples must be a whole number ≥ {_FEWEST}, or None for all data, got {check_examples!r}."
+            f"check_examples must be a whole number ≥ {_FEWEST}, or None for all data, got "
+            f"{check_examples!r}."
         )
 
 

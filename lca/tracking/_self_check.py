@@ -25,7 +25,7 @@ FIRST, SETTLED = 16, 128
 """Steps before the first check of ``"doubling"``, and before a sum without error bars is judged; and from
 which on a miss of `lca._verdict.LARGE_MISS` is too much."""
 SHOWN, WARNED = 0.95, 0.999
-"""Levels of the interval that is shown, and of the one outside which a run is warned of, as it is checked often."""
+"""Levels of the interval that is shown, and of that outside which there is a warning: checks are many."""
 GROUPS = 32
 """Groups of a part of the data, whose spread gives the standard error of its loss."""
 
@@ -116,6 +116,11 @@ class SelfCheck:
         self._drop()
         self._last = None
 
+    @property
+    def windows(self) -> dict[str, list[CheckedWindow]]:
+        """All checks that have ended, by measured loss."""
+        return {name: account.windows for name, account in self._accounts.items()}
+
     def summary(self, name: str) -> dict[str, Any]:
         """The keys of a summary that tell of the check of one loss."""
         account = self._accounts.get(name, _Account(name))
@@ -162,8 +167,8 @@ class SelfCheck:
         found, last = self._measured(theta, self._last.state), self._last.index
         eps = array_ops(theta).eps(theta)
         for name, account in self._accounts.items():
-            data, first = self._data[name.partition("/")[0]], last - self._held + 1
-            message = account.end(first, last, self._start[name], found[name], data, eps)
+            data, losses = self._data[name.partition("/")[0]], (self._start[name], found[name])
+            message = account.end((last - self._held + 1, last), losses, data, eps)
             if message:
                 warnings.warn(message, LCAWarning, stacklevel=5)
         self._start = None
@@ -219,8 +224,8 @@ class _Data:
         if not isinstance(objective, Sampled):
             raise LCAError(
                 f"check_examples={examples} needs an objective that is a mean over examples "
-                f"(lca.objective.Sampled), which {type(objective).__name__} is not; omit it, and all data are "
-                "used."
+                f"(lca.objective.Sampled), which {type(objective).__name__} is not; omit it, and all data "
+                "are used."
             )
         n = objective.n_examples
         if examples >= n:
@@ -277,12 +282,13 @@ class _Account:
         self._window, self._run = _Estimate(), deepcopy(self._before)
 
     def end(
-        self, first: int, last: int, start: np.ndarray, end: np.ndarray, data: _Data, eps: float
+        self, steps: tuple[int, int], losses: tuple[np.ndarray, np.ndarray], data: _Data, eps: float
     ) -> str | None:
         """End a window; returns a warning if the allocations do not fit the change of the loss."""
+        start, end = losses
         changes = end - start
         margin = self._window.margin(SHOWN, data.variance(changes))
-        found = CheckedWindow(first, last, data.mean(changes), self._window.total, margin)
+        found = CheckedWindow(*steps, data.mean(changes), self._window.total, margin)
         self.windows.append(found)
         self.unwritten.append(found)
         self._changes = self._changes + changes

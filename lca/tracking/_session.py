@@ -15,7 +15,7 @@ from lca.estimators._stochastic import required_fields_of
 from lca.layout import check_same_layout
 from lca.objective import Checked, Objective, State, Sum, evaluate, leaves, state_of
 from lca.record import Record
-from lca.row import Row, rows_of
+from lca.row import CheckedWindow, Row, rows_of
 from lca.step import Step
 from lca.summary import RunViews, summarize
 from lca.tracking._options import (
@@ -121,6 +121,11 @@ class Session:
     def first_step(self) -> int:
         """The index of the first update: 0, or the number of steps in the record that is continued."""
         return 0 if self._record is None else self._record.next_step
+
+    @property
+    def checked_windows(self) -> Mapping[str, list[CheckedWindow]]:
+        """As `lca.tracking.TrackerBase.checked_windows`."""
+        return self._check.windows
 
     @property
     def raises(self) -> bool:

@@ -7,6 +7,7 @@ from typing import Any, ClassVar, Self, Unpack
 from lca.allocation import Estimator
 from lca.errors import LCAError
 from lca.objective import Objective
+from lca.row import CheckedWindow
 from lca.tracking._follower import LiveTheta, RunFollower
 from lca.tracking._options import Options
 from lca.tracking._pending import StepFields
@@ -48,8 +49,8 @@ class TrackerBase:
     check_every
         How often a sampled estimator is checked: the measured loss at the start of the first and at the end
         of the last step, and after every n-th one, or after 16, 32, 64, ... (``"doubling"``, the default),
-        for one forward pass over the data each. A summary holds its change, ``checked_change``, beside the sum
-        of the allocations, and a sum outside its interval is a warning. ``None``: no check.
+        for one forward pass over the data each. A summary holds its change, ``checked_change``, beside the
+        sum of the allocations, and a sum outside its interval is a warning. ``None``: no check.
     check_examples
         Make the check on so many of the examples, the same ones each time, instead of all; their sampling
         error is part of the interval.
@@ -96,6 +97,11 @@ class TrackerBase:
     def views(self) -> Mapping[str, View]:
         """The view of each measured loss, by name."""
         return self._session.views
+
+    @property
+    def checked_windows(self) -> Mapping[str, list[CheckedWindow]]:
+        """The self-checks of a sampled estimator that have ended, by measured loss."""
+        return self._session.checked_windows
 
     @property
     def error(self) -> Exception | None:

@@ -137,10 +137,13 @@ def several_losses_and_terms_are_measured_along_one_run(framework, folder):
     assert summary["both"]["loss_end"] == 1.5 * summary["alone"]["loss_end"]
     assert summary["both/one"]["per_tensor"] == summary["alone"]["per_tensor"]
 
+
 # --- the self-check of sampled estimators ----------------------------------------------------------------
 
 
-def points_of(framework, estimator=RULE, *, update=None, batches=BATCHES, after=lambda run, t: None, **options):
+def points_of(
+    framework, estimator=RULE, *, update=None, batches=BATCHES, after=lambda run, t: None, **options
+):
     """A run under a tracker with its default views, and the parameters before and after every update."""
     run = framework.run(estimator, **{"on_error": "raise", **options})
     points = [np.array(run.numpy(run.theta()))]
@@ -175,7 +178,9 @@ def sampled_sums_are_compared_with_the_change_of_the_loss(framework, folder):
         totals = run.tracker.views["train"].trace.rows["total"]
         windows = summary["checked_windows"]
         limit = tolerances.summed(summary["mass"] + max(losses), EPS64)
-        assert [(w["first_step"], w["last_step"] + 1) for w in windows] == list(zip(ends, ends[1:], strict=False))
+        assert [(w["first_step"], w["last_step"] + 1) for w in windows] == list(
+            zip(ends, ends[1:], strict=False)
+        )
         for window, first, end in zip(windows, ends, ends[1:], strict=False):
             assert abs(window["change"] - (losses[end] - losses[first])) <= limit
             assert abs(window["total"] - totals[first:end].sum()) <= limit
@@ -286,7 +291,10 @@ def lines_are_compared_with_their_updates(framework, folder):
 
     single, lines = layers(lca.Trajectory(points)), layers(lca.Trajectory([points[t] for t in (0, 2, 4, 5)]))
     path = np.add.reduceat(single, [0, 2, 4])
-    audited, limit = slice(0, 2), tolerances.allocation(8 * summary["mass"] / np.abs(path[:2]).sum(1).min(), EPS64)
+    audited, limit = (
+        slice(0, 2),
+        tolerances.allocation(8 * summary["mass"] / np.abs(path[:2]).sum(1).min(), EPS64),
+    )
     wanted = np.abs((lines - path)[audited].sum(0)).sum() / np.abs(path[audited].sum(0)).sum()
     assert abs(summary["path_difference"] - wanted) <= limit
     assert summary["path_difference_steps"] == 2  # the first and the second of three lines
@@ -294,7 +302,10 @@ def lines_are_compared_with_their_updates(framework, folder):
     assert np.abs(each[:2] - (np.abs(lines - path).sum(1) / np.abs(path).sum(1))[:2]).max() <= limit
     assert np.isnan(each[2])
     gradients = run.tracker.views["train"].trace.rows["full_gradients"]
-    assert gradients.tolist() in ([3 + 5, 2 + 4, 2], [3 + 5, 2 + 5, 2])  # with those of the updates under a line
+    assert gradients.tolist() in (
+        [3 + 5, 2 + 4, 2],
+        [3 + 5, 2 + 5, 2],
+    )  # with those of the updates under a line
 
 
 def a_span_leaves_training_as_it_is(framework, folder):
@@ -610,7 +621,10 @@ def wrong_options_are_refused(framework, folder):
         ({"every": 0}, "every must be a positive integer or a function of the step's index, got 0"),
         ({"every": 1.5}, "every must be a positive integer"),
         ({"span": 0}, "span must be a whole number of updates ≥ 1, got 0"),
-        ({"span": 2, "estimator": CrossFit(2)}, "span=2 measures straight lines.*requires Step.micro_batches"),
+        (
+            {"span": 2, "estimator": CrossFit(2)},
+            "span=2 measures straight lines.*requires Step.micro_batches",
+        ),
         ({"check_every": 0}, "check_every must be a whole number of steps ≥ 1, 'doubling', or None.*got 0"),
         ({"check_examples": 1}, "check_examples must be a whole number ≥ 2, or None for all data, got 1"),
         ({"estimator": lca.Adaptive}, "expected an Estimator"),

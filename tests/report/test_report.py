@@ -88,9 +88,24 @@ VERDICTS = {
 
 
 CHECKED = {
-    "inside a narrow interval": (-1.02, 0.05, "good", "−1.02, and the measured loss changed by −1, a difference of 2 %"),
-    "inside a wide interval": (-1.02, 0.5, "warn", "a difference of 2 % (95 % interval ± 0.5, which it keeps)"),
-    "outside, and near": (-1.05, 0.01, "warn", "a difference of 5 % (95 % interval ± 0.01, which it does not keep)"),
+    "inside a narrow interval": (
+        -1.02,
+        0.05,
+        "good",
+        "−1.02, and the measured loss changed by −1, a difference of 2 %",
+    ),
+    "inside a wide interval": (
+        -1.02,
+        0.5,
+        "warn",
+        "a difference of 2 % (95 % interval ± 0.5, which it keeps)",
+    ),
+    "outside, and near": (
+        -1.05,
+        0.01,
+        "warn",
+        "a difference of 5 % (95 % interval ± 0.01, which it does not keep)",
+    ),
     "outside, and far": (-0.5, 0.01, "bad", "a difference of 50 %"),
     "near, without error bars": (-0.995, None, "good", "a difference of 0.5 % (no error bars)"),
     "roughly, without error bars": (-0.95, None, "warn", "a difference of 5 % (no error bars)"),
@@ -112,7 +127,9 @@ def test_the_verdict_of_an_estimate_is_its_self_check(tmp_path, total, margin, t
     run = Run(open_record(tmp_path / "run"))
     check = check_conservation(run, "train")
     assert check.verdict()[0] == tone
-    assert check.verdict()[1].startswith("An estimate from samples: over 3 of 3 steps the allocations sum to ")
+    assert check.verdict()[1].startswith(
+        "An estimate from samples: over 3 of 3 steps the allocations sum to "
+    )
     assert said in check.verdict()[1]
     assert (tone, "train: " + check.verdict()[1]) in sections.summary(run).verdicts
 

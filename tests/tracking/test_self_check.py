@@ -39,7 +39,11 @@ class Factor:
         def allocate(step):
             found = exact(step)
             values, nan = self.factor * found.values, np.nan
-            nodes = {} if self.spread is None else {float(step.index): [values + self.spread, values - self.spread]}
+            nodes = (
+                {}
+                if self.spread is None
+                else {float(step.index): [values + self.spread, values - self.spread]}
+            )
             changes = {"loss_start": nan, "loss_end": nan, "residual": nan, "sampled": True}
             terms = {name: replace(term, **changes) for name, term in found.terms.items()}
             return replace(found, values=values, replicates=nodes, terms=terms, **changes)
@@ -90,7 +94,9 @@ def test_the_margin_is_that_of_the_nodes_of_the_window(kind):
     m = {"sample": 1, "two samples": 2, "four samples": 4}[kind]
     points = path(LOSS, 12)
     estimator = SampledPathIntegral(size=40, micro_batches=m)
-    [first, second] = tracked(estimator, LOSS, points=points, check_every=7).summary()["train"]["checked_windows"]
+    [first, second] = tracked(estimator, LOSS, points=points, check_every=7).summary()["train"][
+        "checked_windows"
+    ]
     rows = tracked(estimator, LOSS, points=points, check_every=None, views=Kept).views["train"].rows
     for window, of in ((first, rows[:7]), (second, rows[7:])):
         nodes = defaultdict(lambda: np.zeros(m))
@@ -156,11 +162,14 @@ def test_a_sum_that_is_far_off_is_a_warning_once(estimator, step):
     assert bars in str(warning.message)
     total = tracker.views["train"].trace.rows["total"].sum()
     assert summary["lca_total"] == total  # not corrected
+    windows = tracker.checked_windows["train"]
+    assert [window.total for window in windows] == [w["total"] for w in summary["checked_windows"]]
     assert abs(summary["checked_total"] / summary["checked_change"] - estimator.factor) <= summed(64.0, EPS64)
 
 
 @pytest.mark.parametrize(
-    "estimator", [Factor(), Factor(0.95), Factor(0.95, spread=0.05), Factor(0.995, spread=1e-6), Factor(spread=0.0)]
+    "estimator",
+    [Factor(), Factor(0.95), Factor(0.95, spread=0.05), Factor(0.995, spread=1e-6), Factor(spread=0.0)],
 )
 def test_a_sum_that_is_near_or_inside_its_interval_is_no_warning(estimator):
     with warnings.catch_warnings():
@@ -181,8 +190,12 @@ def test_terms_are_checked_beside_their_sum():
     found = tracked(Factor(), lca.Sum(terms), points=points).summary()
     for name, loss in terms.items():
         change = loss.loss(points[-1]) - loss.loss(points[0])
-        assert abs(found[f"train/{name}"]["checked_change"] - change) <= summed(2 * loss.loss(points[0]), EPS64)
-        assert abs(found[f"train/{name}"]["checked_total"] - change) <= summed(8 * loss.loss(points[0]), EPS64)
+        assert abs(found[f"train/{name}"]["checked_change"] - change) <= summed(
+            2 * loss.loss(points[0]), EPS64
+        )
+        assert abs(found[f"train/{name}"]["checked_total"] - change) <= summed(
+            8 * loss.loss(points[0]), EPS64
+        )
 
 
 class Stated(Quadratic):

@@ -61,7 +61,11 @@ def test_a_line_that_is_not_measured_is_in_no_sum_and_costs_nothing():
     tracker = tracked(SIMPSON, loss, points=points, span=2, every=lambda line: line == 3)
     assert tracker.steps == 11
     [row] = tracker.views["train"].trace.rows
-    assert (row["step"], row["loss_start"], row["loss_end"]) == (3, BOWL.loss(points[6]), BOWL.loss(points[8]))
+    assert (row["step"], row["loss_start"], row["loss_end"]) == (
+        3,
+        BOWL.loss(points[6]),
+        BOWL.loss(points[8]),
+    )
     tests = 2 + 2 + 1  # of both sessions at their first step, and of the second at its second step
     assert loss.calls == 3 + 5 + tests + 1  # the line, its updates, and the loss at the end of the run
     summary = tracker.summary()["train"]
