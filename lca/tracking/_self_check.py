@@ -294,7 +294,6 @@ class _Account:
         self._changes = self._changes + changes
         spread = data.variance(np.asarray(self._changes))
         self.margin = self._run.margin(SHOWN, spread)
-        self._before = deepcopy(self._run)
         change = data.mean(np.asarray(self._changes))
         self._largest = max(self._largest, abs(change))
         miss = abs(self._run.total - change)

@@ -3,6 +3,7 @@
 from typing import TypeAlias
 
 from lca.arrays import Vector
+from lca.layout import Layout
 from lca.tracking._follower import LiveTheta, RunFollower
 from lca.tracking._path_sums import PathSums
 from lca.tracking._session import Session
@@ -32,7 +33,8 @@ class SpanFollower:
         self._session, self._theta = session, _EndOfLine(theta)
         self._lines = RunFollower(session, self._theta)
         self._first = self._lines.steps
-        self._audit = session.audit(PathSums)
+        self._paths = _PathsByName()
+        self._audit = session.audit(self._paths)
         self._single: RunFollower | None = None  # measures the updates of an audited line
         self._held = 0  # updates of the line under way
         self._reached: Vector | None = None  # where its last update ended
@@ -112,7 +114,7 @@ class SpanFollower:
         """Measure the line to where its last update ended."""
         single, self._single = self._single, None
         if single is not None and self._audit.error is None:
-            self._session.path = self._audit.views
+            self._session.path = self._paths.by_name
         self._theta.end, self._reached = self._reached, None
         try:
             self._lines.after()
@@ -123,10 +125,20 @@ class SpanFollower:
     def _begin_audit(self) -> None:
         line = self._lines.steps - self._first + 1
         if self._lines.reads_theta and (not line & (line - 1) or line % LONGEST == 0):
-            for sums in self._audit.views.values():
+            for sums in self._paths.by_name.values():
                 sums.reset()
             self._single = RunFollower(self._audit, self._theta)
             self._single.begin()
+
+
+class _PathsByName:
+    """`lca.tracking.ViewsByName`: the sums over the updates, of each measured loss."""
+
+    def __init__(self) -> None:
+        self.by_name: dict[str, PathSums] = {}
+
+    def view_of(self, name: str, layout: Layout) -> PathSums:
+        return self.by_name.setdefault(name, PathSums(layout))
 
 
 class _EndOfLine:

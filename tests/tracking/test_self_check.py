@@ -4,6 +4,7 @@ import json
 import warnings
 from collections import defaultdict
 from dataclasses import dataclass, replace
+from itertools import combinations
 
 import numpy as np
 import pytest
@@ -11,11 +12,12 @@ from scipy import stats
 
 import lca
 from lca.allocation import Cost
+from lca.analysis import checked_windows
 from lca.errors import LCAError, LCAWarning, NonFiniteError
 from lca.estimators import SampledPathIntegral
 from lca.reference import DatasetLoss, L2Penalty, Quadratic, logistic_regression
 from lca.tolerances import EPS64, summed
-from lca.tracking import FunctionalTracker
+from lca.tracking import FunctionalTracker, Session
 from tests.laws.runs import Kept
 
 RNG = np.random.default_rng(0)
@@ -127,6 +129,37 @@ def test_a_part_of_the_data_gives_a_change_whose_interval_covers_that_of_all_dat
     assert 0.92 <= inside / 300 <= 0.975
 
 
+def test_a_part_is_weighed_as_all_data_are():
+    x, y, weight = X[:8], Y[:8], 2.0 ** np.arange(8)
+    loss = DatasetLoss(logistic_regression(3, 3), x, y, weight=weight)
+    points = [np.zeros(loss.layout.size), RNG.normal(size=loss.layout.size)]
+    found = tracked(Factor(), loss, points=points, check_examples=3).checked_windows["train"][0].change
+    single = [DatasetLoss(logistic_regression(3, 3), x[[n]], y[[n]]) for n in range(8)]
+    changes = np.array([own.loss(points[1]) - own.loss(points[0]) for own in single])
+    of_parts = [
+        weight[list(rows)] @ changes[list(rows)] / weight[list(rows)].sum()
+        for rows in combinations(range(8), 3)
+    ]
+    assert np.abs(np.array(of_parts) - found).min() <= summed(np.abs(changes).max() + 2.0, EPS64)
+
+
+def test_a_window_whose_end_is_lost_counts_for_nothing():
+    """Without a tracker, nothing says where the steps before a gap ended."""
+    points, spread = path(BOWL, 9), 1e-3
+    session = Session(BOWL, Factor(spread=spread), check_every=2)
+    for t in (0, 1, 2, 5, 6, 7, 8):
+        session.measure(lca.Step(points[t], points[t + 1], index=t))
+    summary = session.summary()["train"]
+    steps = [(window["first_step"], window["last_step"]) for window in summary["checked_windows"]]
+    assert steps == [(0, 1), (6, 7)]
+    variance, nu = (
+        9 * spread**2,
+        3 * 4 - 2,
+    )  # of a step, from two sums that differ by 6 · spread; of four steps
+    margin = stats.t.ppf(0.975, nu) * np.sqrt(4 * variance)
+    assert abs(summary["checked_margin"] / margin - 1) <= summed(1e4, EPS64)
+
+
 def test_a_part_as_large_as_the_data_is_all_data():
     points = path(LOSS, 3)
     [window] = tracked(Factor(spread=0.0), LOSS, points=points, check_examples=300).summary()["train"][
@@ -233,7 +266,9 @@ def test_a_loss_that_is_not_finite_ends_the_measuring():
 
 
 def test_a_summary_with_a_check_fits_in_json_and_the_record_ends_with_it(tmp_path):
-    tracker = tracked(Factor(), record=tmp_path / "run")
+    tracker = tracked(Factor(), record=lca.Record(tmp_path / "run", block=4))
+    found, _ = checked_windows(lca.open_record(tmp_path / "run"))
+    assert found == tracker.checked_windows["train"]
     keys = {key: value for key, value in tracker.summary()["train"].items() if key.startswith("checked")}
     assert json.loads(json.dumps(keys, allow_nan=False)) == keys
     final = lca.open_record(tmp_path / "run").attrs["final_checks"]
