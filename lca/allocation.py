@@ -6,6 +6,7 @@ from typing import Protocol, runtime_checkable
 
 import numpy as np
 
+from lca._opening import Openings
 from lca._replay import Replay
 from lca.arrays import Vector, array_ops
 from lca.errors import LCAError, NonDeterministicError, TrajectoryError
@@ -86,7 +87,8 @@ class StepAllocation:
     step
         The index t of the step.
     state_change
-        The part of the loss change made by state that is not a parameter (BatchNorm statistics).
+        The part of the loss change made by state that is not a parameter (BatchNorm statistics): between the
+        step before and the update (`Step.previous_state`), and from ``state[0]`` to ``state[1]``.
     cost
         What was newly evaluated for this step; reused gradients are not counted.
     tolerance
@@ -326,6 +328,7 @@ def start_each(
             "lca.estimators.make_estimator makes one from a name."
         )
     allocators = {name: estimator.start(objective) for name, objective in objectives.items()}
+    openings = {name: Openings(objective) for name, objective in objectives.items()}
     unchecked = dict(objectives) if check else {}
     replays = {
         name: Replay(objective, name)
@@ -351,7 +354,7 @@ def start_each(
         found = {name: allocator(step) for name, allocator in allocators.items()}
         for name, replay in replays.items():
             replay.check(step, found[name])
-        return found
+        return {name: openings[name](step, a) for name, a in found.items()}
 
     return allocate_step
 

@@ -13,7 +13,7 @@ from typing import Any, Protocol, TypeAlias, runtime_checkable
 
 import numpy as np
 
-from lca._state import JointState, same
+from lca._state import JointState, same, same_state
 from lca.arrays import Vector
 from lca.errors import LCAError
 from lca.layout import Layout, check_same_layout
@@ -35,6 +35,7 @@ __all__ = [
     "differentiating",
     "evaluate",
     "leaves",
+    "state_at_update",
     "state_of",
     "what_changed",
 ]
@@ -376,6 +377,52 @@ def at_state(objective: Objective, state: State | None) -> Objective:
     if not isinstance(objective, Stateful):
         return objective
     return objective.at_state(state.of(objective) if isinstance(state, JointState) else state)
+
+
+def state_at_update(
+    measured: Objective | Mapping[str, Objective], previous: State | None, now: State | None
+) -> State | None:
+    """The state in which the gradient of an update was computed, which the update has not changed yet.
+
+    What was changed since the step before (by a schedule, or by training another model) is what the gradient
+    saw. Running statistics were moved by the forward pass of this very update: the gradient saw them as the
+    step before had left them. An objective names these in an attribute ``moved_by_forward``.
+
+    Parameters
+    ----------
+    measured
+        The measured losses.
+    previous, now
+        Their states after the step before, and before the update; ``previous`` is returned if they are the
+        same.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from lca.reference import Quadratic
+    >>> class Normalised(Quadratic):
+    ...     moved_by_forward = {"mean"}
+    >>> previous = {"mean": np.array(1), "weight": np.array(1)}
+    >>> now = {"mean": np.array(2), "weight": np.array(2)}
+    >>> state_at_update(Normalised(np.eye(2)), previous, now)
+    {'mean': array(1), 'weight': array(2)}
+    """
+    if previous is None or now is None:
+        return now
+    if isinstance(now, JointState):
+        found: State = JointState([(own, _as_forward_saw(own, previous, part)) for own, part in now.parts])
+    else:
+        found = now
+        for own in leaves(measured):
+            found = _as_forward_saw(own, previous, found)
+    return previous if same_state(found, previous) else found
+
+
+def _as_forward_saw(objective: object, previous: State, now: State) -> State:
+    if isinstance(previous, JointState):
+        previous = previous.of(objective)
+    moved = getattr(objective, "moved_by_forward", ())
+    return {name: previous[name] if name in moved and name in previous else now[name] for name in now}
 
 
 def what_changed(objective: Objective) -> str:

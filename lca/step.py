@@ -105,6 +105,11 @@ class Step:
         statistics), before and after the update; the same object twice if it did not change. If it changed,
         the path integral is taken in the first state, and the effect of the change is reported as
         ``state_change``, which costs one more evaluation.
+    previous_state
+        The state in which the step before ended, if it was changed before this update, as by a schedule or
+        by the update of another model. ``loss_start`` is then measured in it, and ``state_change`` includes
+        ``L(θ_t)`` in ``state[0]`` minus ``L(θ_t)`` in ``previous_state``; costs a forward pass, unless the
+        step before was measured.
     gradient
         The gradient (K,) of the training loss of ``batch`` at θ_t, before any clipping.
     next_batch, next_gradient, next_micro_batches
@@ -126,6 +131,7 @@ class Step:
     index: int = 0
     batch: Batch | None = None
     state: tuple[State, State] | None = None
+    previous_state: State | None = None
     gradient: Vector | None = None
     next_batch: Batch | None = None
     next_gradient: Vector | None = None

@@ -17,7 +17,7 @@ FLOORS = [
     ["lca._state", "lca._micro_batches"],
     ["lca.objective"],
     ["lca.step"],
-    ["lca._replay"],
+    ["lca._replay", "lca._opening"],
     ["lca.allocation"],
     ["lca.estimators", "lca.importers"],
     ["lca.row"],

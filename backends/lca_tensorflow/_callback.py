@@ -26,7 +26,7 @@ class _FitTracker(Tracker):
 
     def before_batch(self) -> None:
         """An update may follow."""
-        self._follower.before()
+        self._follower.before(after_forward=False)
         if not self._counted and not self._follower.reads_theta:
             self._live.copy()
 
@@ -182,8 +182,8 @@ class LCACallback(CallbackBase[_FitTracker], keras.callbacks.Callback):
             self._last.on_train_begin()
 
     def on_train_batch_begin(self, batch: int, logs: Any = None) -> None:
-        if self.tracker is not None:
-            self.tracker.before_batch()
+        if not self._fit.callbacks:
+            self._before_batch()
 
     def on_train_batch_end(self, batch: int, logs: Any = None) -> None:
         if self.tracker is not None:
@@ -192,6 +192,10 @@ class LCACallback(CallbackBase[_FitTracker], keras.callbacks.Callback):
     def on_train_end(self, logs: Any = None) -> None:
         if not self._fit.callbacks:
             self._end()
+
+    def _before_batch(self) -> None:
+        if self.tracker is not None:
+            self.tracker.before_batch()
 
     def _make_tracker(self) -> _FitTracker:
         model = self.model
@@ -208,7 +212,7 @@ class LCACallback(CallbackBase[_FitTracker], keras.callbacks.Callback):
 
 
 class _Last(keras.callbacks.Callback):
-    """Begins and ends the run of an `LCACallback` after all other callbacks have."""
+    """Begins the run of an `LCACallback`, and each batch, and ends the run after all other callbacks have."""
 
     def __init__(self, callback: LCACallback) -> None:
         super().__init__()
@@ -216,6 +220,9 @@ class _Last(keras.callbacks.Callback):
 
     def on_train_begin(self, logs: Any = None) -> None:
         self._callback._begin(self._callback._make_tracker)
+
+    def on_train_batch_begin(self, batch: int, logs: Any = None) -> None:
+        self._callback._before_batch()
 
     def on_train_end(self, logs: Any = None) -> None:
         self._callback._fit.remove(self)

@@ -168,6 +168,11 @@ class KerasLoss(ModelLoss):
     def check(self) -> None:
         self._now()
 
+    def moved_by_forward(self) -> Collection[str]:
+        """The variables of the model that never train."""
+        own = {id(v) for layer in self._model._flatten_layers() for v in layer._non_trainable_variables}
+        return [name for name, variable in self._program.others.given.items() if id(variable) in own]
+
     def what_changed(self) -> str:
         """The settings that changed the loss when it last changed, for messages."""
         return self._changed

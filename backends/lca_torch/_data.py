@@ -61,8 +61,8 @@ def measured(data: object, device: torch.device, *, keep: bool = True) -> Measur
     Tensors in tuples or mappings, and data sets, are rows, moved to ``device`` once. Of a loader or another
     iterable of batches, the batches are measured that its next pass would give. They are read once and kept,
     as rows if they fit together; with ``keep=False`` they are read anew at every pass. What is read is a
-    `PrivateCopy`, so nothing of the user's moves: no sampler, generator, counter or worker. Only generators
-    are used up, as they can be neither copied nor read twice.
+    `PrivateCopy`, so nothing of the user's moves: no sampler, generator, counter or worker. A generator of
+    batches is refused, as it can be neither copied nor read twice.
 
     Raises
     ------
@@ -142,7 +142,7 @@ def _read(data: object, *, keep: bool) -> Measured:
             "the measured data must be tensors, a data set, a DataLoader or an iterable of batches, got "
             f"{type(data).__name__}."
         )
-    if isinstance(data, list | tuple) or _is_handed_over(data):
+    if isinstance(data, list | tuple) or _is_read_once(data):
         return read_batches(data, refuse_arrays, keep=keep)
     return read_batches(PrivateCopy(data), refuse_arrays, keep=keep)
 
@@ -157,8 +157,8 @@ def _refuse_examples(data: object) -> None:
         )
 
 
-def _is_handed_over(data: Iterable[Any]) -> bool:
-    """Whether it is a generator or one of Python's own iterators, which exist to be used up."""
+def _is_read_once(data: Iterable[Any]) -> bool:
+    """Whether it is a generator or one of Python's own iterators, which cannot be copied."""
     return isinstance(data, Iterator) and type(data).__module__ in ("builtins", "itertools")
 
 

@@ -80,6 +80,7 @@ class TorchLoss(ModelLoss):
         self._own = parameters_of(model, frozen)
         theta = flat(self._own.values())
         self.dtype, self.device = theta.dtype, theta.device
+        self._buffers = frozenset(name for name, _ in model.named_buffers())
         self._identity, self._data = Identity(model, self._own), list[Unchanged]()
         self._kept = frozenset[str]()
         self.precision_eps = None if autocast is None else float(torch.finfo(autocast).eps)
@@ -131,6 +132,10 @@ class TorchLoss(ModelLoss):
         if now.keys() != self._state.keys() or any(now[name] is not self._state[name] for name in now):
             self._state = now
         return self._state
+
+    def moved_by_forward(self) -> Collection[str]:
+        """The model's own buffers."""
+        return self._buffers
 
     def what_changed(self) -> str:
         """The last change of the Python side of the model or the loss, in words."""

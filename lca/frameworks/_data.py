@@ -108,7 +108,9 @@ class Batches:
             size += sum(int(getattr(tensor, "nbytes", 0)) for tensor in tensors_in(batch))
             yield self.prepare(batch)
         if not read:
-            raise DataError("the measured data are empty; an iterator can be read once, pass a list instead.")
+            raise DataError(
+                "the measured data are empty: there is no batch; has something else read them to their end?"
+            )
 
 
 Measured: TypeAlias = Rows | Batches
@@ -155,7 +157,7 @@ def read_batches(
     Raises
     ------
     DataError
-        If there is no batch, there are too many, or an iterator is to be read more than once.
+        If there is no batch, there are too many, or the source is an iterator, which would be used up.
 
     Examples
     --------
@@ -163,8 +165,12 @@ def read_batches(
     >>> len(rows), rows.came_in
     (3, 2)
     """
-    if not keep and isinstance(source, Iterator):
-        raise DataError("an iterator can be read only once; pass keep=True, or a list or a loader.")
+    if isinstance(source, Iterator):
+        raise DataError(
+            f"the measured data are an iterator ({type(source).__name__}), which can be read only once: "
+            "measuring would use it up, and training would find it empty. Pass a list of its batches, "
+            "list(batches), and let training use that list too; or what makes the iterator (a loader)."
+        )
     batches = Batches(source, prepare, MOST_BYTES if keep else math.inf)
     return joined(list(batches.batches())) if keep else batches
 

@@ -116,6 +116,13 @@ class ModelLoss(ABC):
             If a parameter has been replaced, converted or moved to another device.
         """
 
+    def moved_by_forward(self) -> Collection[str]:
+        """Names of the entries of `state` that belong to the model itself, whose forward pass moves them.
+
+        See `lca.objective.state_at_update`. Default: none.
+        """
+        return ()
+
     def what_changed(self) -> str:
         """What the loss reads that has moved since the last evaluation and is neither θ nor in `state`.
 

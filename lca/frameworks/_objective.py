@@ -152,6 +152,11 @@ class ModelObjective:
         return Variant(self, state)
 
     @property
+    def moved_by_forward(self) -> frozenset[str]:
+        """Names of the entries of `state` that the forward pass of training moves: the model's own."""
+        return frozenset(self._loss.moved_by_forward())
+
+    @property
     def differentiated(self) -> frozenset[str]:
         """Names of the tensors whose gradient is computed: those that train now."""
         return frozenset(self._loss.trainable())

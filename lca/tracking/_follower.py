@@ -69,7 +69,8 @@ class RunFollower:
         self._wanted = False
         self._start: Vector | None = None
         self._last: tuple[int, Vector] | None = None
-        self._state: State | None = None
+        self._state: State | None = None  # as the last update left it
+        self._at_update: State | None = None
         self._begun: tuple[float, float] | None = None
 
     @property
@@ -90,8 +91,11 @@ class RunFollower:
             self._begun = self._sums()
         self._look_ahead()
 
-    def before(self) -> None:
-        """An update may follow; may be called again if no update was made."""
+    def before(self, *, after_forward: bool = True) -> None:
+        """An update may follow; may be called again if no update was made.
+
+        ``after_forward`` says whether the forward pass of the training batch is over.
+        """
         self._seen = True
         self._start = None
         self._pending.clear()
@@ -102,7 +106,9 @@ class RunFollower:
                 if pending is not None and start is not pending.end:
                     self._end_check()
                     self._skip_pending()
-                self._start = start if self._wanted else None
+                if self._wanted:
+                    self._at_update = self._session.state_at_update(self._state, after_forward=after_forward)
+                    self._start = start
 
     def collect_fields(self) -> None:
         """The gradient of the update is available, and the update has not been made."""
@@ -152,6 +158,7 @@ class RunFollower:
                 stacklevel=2,
             )
             return
+        self._session.warn_of_misses()
         with self._session.guarded(self.steps):
             self._end_check()
             if not self._seen:
@@ -197,7 +204,7 @@ class RunFollower:
         """The run is over: release all vectors and close the record, marked ``complete`` or not."""
         if self._pending.step is not None:
             self._skip_pending()
-        self._start = self._last = self._state = None
+        self._start = self._last = self._state = self._at_update = None
         with self._session.guarded(self.steps):
             self._session.close(complete=complete)
 
@@ -219,17 +226,22 @@ class RunFollower:
             self._pending.step = None
         with self._session.guarded(self.steps):
             if self._session.wants(self.steps):
-                self._remember_state()
+                if not self._ended_measured:  # else it was read just now
+                    self._remember_state()
                 self._wanted = True
 
     def _finish_step(self, start: Vector) -> None:
         """Measure the step from ``start`` to θ, or keep it pending until the next update."""
-        before, after = self._state, self._remember_state()
+        previous, before = self._state, self._at_update
+        self._state = before
+        after = self._remember_state()
         state = None if before is None or after is None else (before, after)
         delayed = self._pending.delayed
         end = self._theta.copy() if delayed else self._theta.borrow()
         self._start = self._last = None
-        step = self._pending.with_fields(Step(start, end, self.steps, state=state))
+        step = self._pending.with_fields(
+            Step(start, end, self.steps, state=state, previous_state=None if previous is before else previous)
+        )
         if delayed:
             self._pending.step = step
             self._last = (self.steps, end)

@@ -79,8 +79,7 @@ class SelfCheck:
         if not self._continues(step):
             self._drop()
         if self._start is None and self._due:
-            state = step.state[0] if step.state else None
-            self._begin(self._measured(step.start, state))
+            self._begin(self._measured(step.start, _state_before(step)))
         after = step.state[1] if step.state else None
         self._last = _Reached(step.index, step.end, array_ops(step.end).snapshot(step.end), after)
         self._steps += 1
@@ -145,7 +144,7 @@ class SelfCheck:
         """Whether a step begins where the last one ended."""
         if self._last is None:
             return False
-        same_state = self._last.state is (step.state[0] if step.state else None)
+        same_state = self._last.state is _state_before(step)
         return self._last.index + 1 == step.index and same_state and self._last.is_at(step.start)
 
     def _is_due(self) -> bool:
@@ -193,6 +192,11 @@ class SelfCheck:
                     "the allocations; if the run diverged, lower the learning rate."
                 )
         return found
+
+
+def _state_before(step: Step) -> State | None:
+    """The state in which the step before ended."""
+    return step.previous_state or (step.state[0] if step.state else None)
 
 
 @dataclass(frozen=True, eq=False)

@@ -7,17 +7,19 @@ from dataclasses import replace
 from math import isfinite
 from typing import Any
 
+from lca._state import same_state
 from lca.allocation import Estimator, start_each
 from lca.arrays import Vector
 from lca.errors import IncompleteStepError, LCAError, LCAWarning, NonFiniteError
 from lca.estimators import Adaptive
 from lca.estimators._stochastic import required_fields_of
 from lca.layout import check_same_layout
-from lca.objective import Checked, Objective, State, Sum, evaluate, leaves, state_of
+from lca.objective import Checked, Objective, State, Sum, evaluate, leaves, state_at_update, state_of
 from lca.record import Record
 from lca.row import CheckedWindow, Row, rows_of
 from lca.step import Step
 from lca.summary import RunViews, summarize
+from lca.tracking._misses import Misses
 from lca.tracking._options import (
     CheckEvery,
     MakeViews,
@@ -103,6 +105,7 @@ class Session:
         self._advice = advice or {}
         self.skipped_steps = 0
         self._measured, self._warned = False, False
+        self._misses = Misses()
         self._checked = [own for own in leaves(self.objectives) if isinstance(own, Checked)]
         self._measures_losses = estimator.target == "full"
         checked = None if self._measures_losses else check_every
@@ -151,6 +154,16 @@ class Session:
         """A copy of what the measured losses depend on besides θ (`lca.objective.Stateful`)."""
         return state_of(self.objectives)
 
+    def state_at_update(self, previous: State | None, *, after_forward: bool) -> State | None:
+        """The state in which the coming update is taken; ``previous`` if it is the same.
+
+        Before the forward pass that is the state as it is; after it, `lca.objective.state_at_update`.
+        """
+        now = self.state()
+        if after_forward:
+            return state_at_update(self.objectives, previous, now)
+        return previous if same_state(now, previous) else now
+
     def check(self) -> None:
         """Raise `LCAError` if an objective no longer measures what it was made for (`Checked`)."""
         for objective in self._checked:
@@ -179,6 +192,7 @@ class Session:
             self.skipped_steps += 1
             return
         self._measured = True
+        self._misses.update(found)
         rows: dict[str, Row] = {}
         for name, allocation in found.items():
             path = self.path.get(name)
@@ -221,6 +235,10 @@ class Session:
             )
         changes = {name: self._final[name] - self._ends[name] for name in self.objectives}
         return ", ".join(f"{name} {change:+.6g}" for name, change in changes.items() if change)
+
+    def warn_of_misses(self) -> None:
+        """Warn if the allocations miss much of the loss change of the run (`Misses`)."""
+        self._misses.warn()
 
     def close(self, *, complete: bool = True) -> None:
         """Close the record if there is one; ``complete`` says whether training reached its end."""

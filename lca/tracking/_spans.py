@@ -64,16 +64,16 @@ class SpanFollower:
         """The run begins, or continues after `end`."""
         self._lines.begin()
 
-    def before(self) -> None:
-        """An update may follow; may be called again if no update was made."""
+    def before(self, *, after_forward: bool = True) -> None:
+        """As `RunFollower.before`."""
         if self._held and self.moved_unseen():
             self._single = None  # the comparison is given up
             self._end_line()
         if not self._held:
-            self._lines.before()
+            self._lines.before(after_forward=after_forward)
             self._begin_audit()
         if self._single is not None:
-            self._single.before()
+            self._single.before(after_forward=after_forward)
 
     def collect_fields(self) -> None:
         """A line has no step fields."""

@@ -163,12 +163,16 @@ def cut(size):
 def batches_are_the_same_loss_as_rows(subject):
     for options in ({}, {"batch_size": 4}, {"keep": False}):
         require_equal(subject, made(subject, data=cut(6), **options), DatasetLoss(MLP, X, Y))
-    once, model, loss = iter([subject.tensors(b) for b in cut(6)]), subject.model(MLP), subject.LOSSES["mean"]
-    with pytest.raises(DataError, match="an iterator can be read only once; pass keep=True"):
-        subject.objective(model, loss, once, keep=False)
-    assert len(list(once)) == 3  # nothing was read
-    with pytest.raises(DataError, match="are empty; an iterator can be read once"):
-        subject.objective(model, loss, iter(()))
+
+
+@law
+def an_iterator_of_batches_is_refused_and_not_used_up(subject):
+    batches, model, loss = [subject.tensors(b) for b in cut(6)], subject.model(MLP), subject.LOSSES["mean"]
+    for once in (iter(batches), (batch for batch in batches), map(tuple, batches)):
+        for keep in (True, False):
+            with pytest.raises(DataError, match=r"iterator.*read only once.*list\(batches\)"):
+                subject.objective(model, loss, once, keep=keep)
+        assert len(list(once)) == 3  # nothing was read
 
 
 @law

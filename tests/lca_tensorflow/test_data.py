@@ -285,7 +285,6 @@ ACCEPTED = {
     "no weights": lambda: (X, Y, None),
     "frame": lambda: (FRAME, pd.Series(Y)),
     "list": lambda: [(X[:9], Y[:9]), [X[9:], Y[9:]]],
-    "generator": lambda: ((X[s], Y[s]) for s in (slice(9), slice(9, None))),
     "drop_remainder": lambda: ROWS.batch(17, drop_remainder=True),
 }
 

@@ -7,7 +7,7 @@ import tensorflow as tf
 
 import lca
 from lca.objective import at_state
-from lca_tensorflow import Objective, Tracker
+from lca_tensorflow import LCACallback, Objective, Tracker
 from tests.lca_tensorflow.networks import X, Y, cross_entropy, floats, stack
 
 DENSE = keras.layers.Dense
@@ -146,3 +146,83 @@ def test_a_step_with_a_counter_is_allocated_with_its_state_change():
                 model.layers[1].scale.assign_add(1)
     summary = tracker.summary()["train"]
     assert summary["steps"] == 3
+
+
+# --- when it moves ---------------------------------------------------------------------------------------
+
+
+class Clipped(keras.layers.Layer):
+    """Adds a mean that its forward pass moves in training, and multiplies by a factor of someone else's."""
+
+    def __init__(self, factor):
+        super().__init__()
+        self.mean = self.add_weight(name="mean", shape=(), initializer="zeros", trainable=False)
+        self.factor = factor
+
+    def call(self, inputs, training=False):
+        found = (inputs + self.mean) * self.factor
+        if training:
+            self.mean.assign(0.9 * self.mean + 0.1 * keras.ops.mean(inputs))
+        return found
+
+
+def integral(model, start, end, mean, factor):
+    """``Σ Δ · ∇L`` along a step at many nodes, in this state, by plain tapes; everything is put back."""
+    layer, weights = model.layers[1], model.trainable_weights
+    kept = layer.mean.numpy(), layer.factor.numpy(), [w.numpy() for w in weights]
+    layer.mean.assign(mean)
+    layer.factor.assign(factor)
+    total = 0.0
+    nodes, parts = np.polynomial.legendre.leggauss(20)
+    for node, part in zip((nodes + 1) / 2, parts / 2, strict=True):
+        for w, a, b in zip(weights, start, end, strict=True):
+            w.assign(a + node * (b - a))
+        with tf.GradientTape() as tape:
+            loss = cross_entropy()(Y, model(X))
+        grads = tape.gradient(loss, weights)
+        total += part * sum(float(np.sum(g * (b - a))) for g, a, b in zip(grads, start, end, strict=True))
+    layer.mean.assign(kept[0])
+    layer.factor.assign(kept[1])
+    for w, value in zip(weights, kept[2], strict=True):
+        w.assign(value)
+    return total
+
+
+@pytest.mark.parametrize("how", ["loop", "fit", "fit, callback behind"])
+def test_a_step_is_taken_in_the_state_that_its_gradient_saw(how):
+    """A callback raises the factor before each batch; the forward pass moves the mean."""
+    factor = tf.Variable(1.0, dtype=tf.float64)
+    model = stack((6,), DENSE(4, activation="tanh"), Clipped(factor), DENSE(3))
+    model.compile(keras.optimizers.SGD(0.5), cross_entropy())
+    layer, truth = model.layers[1], []
+
+    class Raise(keras.callbacks.Callback):
+        def on_train_batch_begin(self, batch, logs=None):
+            factor.assign_add(0.2)
+            self.start = layer.mean.numpy(), factor.numpy(), [w.numpy() for w in model.trainable_weights]
+
+        def on_train_batch_end(self, batch, logs=None):
+            mean, value, start = self.start
+            truth.append(integral(model, start, [w.numpy() for w in model.trainable_weights], mean, value))
+
+    estimator, raised = lca.Adaptive(tol=1e-10, nested_tol=1e-6, max_gradients=65), Raise()
+    if how == "loop":
+        objective = Objective(model, cross_entropy(), (X, Y))
+        with Tracker(model, model.optimizer, objective, estimator, on_error="raise") as tracker:
+            for batch in range(3):
+                raised.on_train_batch_begin(batch)
+                with tf.GradientTape() as tape:
+                    loss = cross_entropy()(Y, model(X, training=True))
+                grads = tape.gradient(loss, model.trainable_weights)
+                model.optimizer.apply(grads, model.trainable_weights)
+                raised.on_train_batch_end(batch)
+    else:
+        tracker = LCACallback(X, Y, estimator=estimator, on_error="raise")
+        own = [tracker, raised] if how == "fit, callback behind" else [raised, tracker]
+        model.fit(X, Y, batch_size=len(Y), epochs=3, shuffle=False, verbose=0, callbacks=own)
+    rows = tracker.views["train"].trace.rows
+    assert len(truth) == 3
+    assert np.abs(rows["total"] - truth).max() <= 10 * estimator.tol
+    assert (rows["loss_start"][1:] == rows["loss_end"][:-1]).all()
+    assert np.abs(rows["residual"]).max() <= estimator.tol
+    assert (np.abs(rows["state_change"]) > 1e5 * estimator.tol).all()

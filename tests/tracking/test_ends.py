@@ -252,3 +252,24 @@ def test_objectives_check_themselves_before_each_measured_step(wrap):
             tracker.update(START / 9)
     assert isinstance(tracker.error, LayoutError)
     assert tracker.steps == 7
+
+
+class StraightThrough(Quadratic):
+    """Its gradient is that of another loss, as a straight-through estimator's is."""
+
+    def loss_and_grad(self, theta, batch=None):
+        loss, grad = super().loss_and_grad(theta)
+        return loss, 0.5 * grad
+
+
+def test_a_run_whose_allocations_miss_much_of_its_change_says_so():
+    objective = StraightThrough(np.diag([1.0, 2.0, 3.0]))
+    with pytest.warns(LCAWarning, match=r"'train' miss 50% of its change.*5 of 5 steps.*straight-through"):
+        tracker, _ = trained(objective, estimator=lca.Adaptive(tol=1e-6, max_gradients=3))
+    assert tracker.error is None
+
+
+def test_an_estimator_without_a_tolerance_is_known_by_its_residual():
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        trained(StraightThrough(np.diag([1.0, 2.0, 3.0])))

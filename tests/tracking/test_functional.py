@@ -91,8 +91,8 @@ def test_a_state_that_moves_is_told_apart():
         tracker.update(theta)
         tracker.update(theta / 2)
     trace = tracker.views["train"].trace.rows
-    assert trace["state_change"].tolist() == [1.0, 0.0]
-    assert trace["total"].tolist() == [-1.5, -1.125]
+    assert trace["state_change"].tolist() == [4.0, 0.0]  # at the start of the step: ½ (3 - 1) 2²
+    assert trace["total"].tolist() == [-4.5, -1.125]
 
 
 def test_it_says_what_it_cannot_use():

@@ -14,22 +14,22 @@ from tests.tracking.test_self_check import BOWL, Stated, path, tracked
 SIMPSON = lca.PathIntegral(lca.SIMPSON)
 
 
-def test_a_line_begins_and_ends_in_the_states_of_its_ends():
+def test_a_line_is_taken_in_the_state_of_its_first_update():
     loss, points = Stated(np.diag([1.0, 2.0, 3.0])), path(BOWL, 5)
     with FunctionalTracker(points[0], loss, SIMPSON, span=2, on_error="raise") as tracker:
         for t, point in enumerate(points[1:]):
             loss.scale = 1.0 + t
             tracker.update(point)
     rows = tracker.views["train"].trace.rows
-    scales, ends = [1.0, 2.0, 4.0, 5.0], [0, 2, 4, 5]
-    losses = [BOWL.loss(points[t]) for t in ends]
-    for row, (before, after) in zip(rows, zip(scales, scales[1:], strict=False), strict=True):
-        k = int(row["step"])
-        assert row["loss_start"] == before * losses[k]
-        assert row["loss_end"] == after * losses[k + 1]
-        limit = summed(8 * after * losses[0], EPS64)
-        assert abs(row["total"] - before * (losses[k + 1] - losses[k])) <= limit
-        assert abs(row["state_change"] - (after - before) * losses[k + 1]) <= limit
+    ends, first, losses = [1.0, 2.0, 4.0, 5.0], [1.0, 3.0, 5.0], [BOWL.loss(points[t]) for t in (0, 2, 4, 5)]
+    for k, row in enumerate(rows):
+        assert row["loss_start"] == ends[k] * losses[k]
+        assert row["loss_end"] == ends[k + 1] * losses[k + 1]
+        limit = summed(8 * ends[k + 1] * losses[0], EPS64)
+        assert abs(row["total"] - first[k] * (losses[k + 1] - losses[k])) <= limit
+        moved = (first[k] - ends[k]) * losses[k] + (ends[k + 1] - first[k]) * losses[k + 1]
+        assert abs(row["state_change"] - moved) <= limit
+    assert len(rows) == 3
 
 
 def test_a_line_of_samples_is_checked_like_a_step():

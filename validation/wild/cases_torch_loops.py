@@ -526,7 +526,8 @@ def _(run):
     model[0].requires_grad_(False)
     optimizer = torch.optim.SGD(model.parameters(), 0.3)
     unfreeze = lambda step: model[0].requires_grad_(True) if step == 2 else None
-    return loop(run, model, optimizer, before=unfreeze, frozen="omit")
+    left_out = {"left_out": ("0.weight", "0.bias")}
+    return loop(run, model, optimizer, before=unfreeze, tracker=left_out, frozen="omit")
 
 
 @torch_case("a module replaced half-way, its parameters given to the optimizer")

@@ -1,8 +1,10 @@
-"""`KerasRun`: a case in Keras. The truth is found in the world that the step began in, put back for a moment.
+"""`KerasRun`: a case in Keras. The truth is found in the world of the gradient, put back for a moment.
 
-TensorFlow cannot be forked, so at every boundary between two steps all variables, and the Python attributes
-that the case names, are copied; after the step they are put back, the loss is evaluated along the step, and
-everything is restored. That this run trains as the plain one does is checked like everything else.
+TensorFlow cannot be forked, so all variables, and the Python attributes that the case names, are copied: in
+`fit` before each batch; in other loops before each update, but variables of the model that never train are
+those that the update before left, since the forward pass of the batch read those. After the step they are put
+back, the loss is evaluated along the step, and everything is restored. That this run trains as the plain one
+does is checked like everything else.
 """
 
 import random
@@ -106,7 +108,7 @@ class _OracleCallback(keras.callbacks.Callback):
         self._oracle.begin()
 
     def on_train_batch_begin(self, batch: int, logs: Any = None) -> None:
-        self._oracle.before()
+        self._oracle.before(forward_is_over=False)
 
     def on_train_batch_end(self, batch: int, logs: Any = None) -> None:
         self._oracle.after()
@@ -133,8 +135,18 @@ class _Oracle:
     def end(self) -> None:
         self.truth.loss_end = self._at(self._snapshot())
 
-    def before(self) -> None:
+    def before(self, *, forward_is_over: bool = True) -> None:
         self._start = _theta(self._model)
+        left, self._world = self._world, self._snapshot()
+        if forward_is_over:
+            variables, values, attributes = self._world
+            own = {id(v) for layer in self._model._flatten_layers() for v in layer._non_trainable_variables}
+            before = {id(v): value for v, value in zip(left[0], left[1], strict=True)}
+            values = [
+                before.get(id(v), value) if id(v) in own else value
+                for v, value in zip(variables, values, strict=True)
+            ]
+            self._world = variables, values, attributes
 
     def after(self) -> None:
         end, now = _theta(self._model), self._snapshot()

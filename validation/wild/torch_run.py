@@ -1,16 +1,18 @@
 """`TorchRun`: a case in torch. The truth is found in forked copies of the process.
 
-At every boundary between two steps the process is forked. The copy holds the world as the step found it:
-buffers, flags, counters, loss modules, other models. After the step it gets θ before and after, and answers
-with the true allocation. It may write whatever it likes: nothing of it reaches the training.
+Before every update the process is forked. The copy holds the world as the update found it: flags, counters,
+loss modules, other models; but the model's own buffers as the update before left them, since the forward pass
+of the batch read those. After the update it gets θ before and after, and answers with the true allocation. It
+may write whatever it likes: nothing of it reaches the training.
 """
 
 import multiprocessing as mp
 import os
 import warnings
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
@@ -42,6 +44,7 @@ class TorchRun(Run):
         optimizer: Any,
         objective: Callable[[], Any],
         loss: Callable[[], torch.Tensor],
+        left_out: Collection[str] = (),
         **options: Any,
     ) -> Iterator[Any]:
         """``with Tracker(model, optimizer, objective())``, or what the part of this run needs instead.
@@ -54,11 +57,13 @@ class TorchRun(Run):
             Makes the objective.
         loss
             The measured loss, by calling the user's own model in evaluation mode on all data.
+        left_out
+            Parameters that the case leaves out of θ: they are state, which a step is taken in as it begins.
         """
         if self.mode == "plain":
             yield NoTracker()
         elif self.mode == "oracle":
-            with _Oracle(model, _several(optimizer), loss) as oracle:
+            with _Oracle(model, _several(optimizer), loss, left_out) as oracle:
                 self.outcome.truth = oracle.truth
                 yield NoTracker()
         else:
@@ -136,16 +141,21 @@ class _Oracle:
     """Follows the updates of the model's parameters by all optimizers."""
 
     def __init__(
-        self, model: torch.nn.Module, optimizers: Sequence[Any], loss: Callable[[], torch.Tensor]
+        self,
+        model: torch.nn.Module,
+        optimizers: Sequence[Any],
+        loss: Callable[[], torch.Tensor],
+        left_out: Collection[str] = (),
     ) -> None:
-        self._model, self._loss = model, loss
+        self._model, self._loss, self._left_out = model, loss, left_out
         self._tracked = {id(_inner(optimizer)) for optimizer in optimizers}
         self._inside: list[Any] = []
         self.truth = Truth()
 
     def __enter__(self) -> "_Oracle":
         self.truth.loss_start = self._loss_now()
-        self._world = _World(self._model, self._loss)
+        self._world: _World | None = None
+        self._buffers = _copied(self._model.named_buffers())
         self._hooks = [
             register_optimizer_step_pre_hook(self._before),
             register_optimizer_step_post_hook(self._after),
@@ -155,7 +165,7 @@ class _Oracle:
     def __exit__(self, *error: object) -> None:
         for hook in self._hooks:
             hook.remove()
-        self._world.close()
+        self._close()
         self.truth.loss_end = self._loss_now()
 
     def _loss_now(self) -> float:
@@ -165,39 +175,53 @@ class _Oracle:
         return loss
 
     def _before(self, optimizer: Any, *_: Any) -> None:
-        if any(id(outer) in self._tracked for outer in self._inside):
-            return self._inside.append(optimizer)  # an update inside one that is followed already
         self._inside.append(optimizer)
+        if len(self._inside) > 1:
+            return  # a part of the update around it
+        self._close()
         self._start = _theta(self._model)
-        if _shapes(self._start) != self._world.shapes:  # the model has been rebuilt
-            self._world.close()
-            self._world = _World(self._model, self._loss)
-        return None
+        self._world = _World(self._model, self._loss, self._buffers)
+        return
 
     def _after(self, optimizer: Any, *_: Any) -> None:
         self._inside.pop()
-        if any(id(outer) in self._tracked for outer in self._inside):
+        if self._inside:
             return
         end = _theta(self._model)
         if all(np.array_equal(end[n], self._start[n], equal_nan=True) for n in end):
             return  # of another model, or skipped by a GradScaler
+        assert self._world is not None
+        end |= {name: self._start[name] for name in self._left_out}
         step = self._world.allocate(self._start, end)
         self.truth.steps.append(replace(step, tracked=id(optimizer) in self._tracked))
-        self._world.close()
-        self._world = _World(self._model, self._loss)
+        self._close()
+        self._buffers = _copied(self._model.named_buffers())
+
+    def _close(self) -> None:
+        if self._world is not None:
+            self._world.close()
+        self._world = None
 
 
 class _World:
     """A copy of the process as it was when this was made; answers one question."""
 
-    def __init__(self, model: torch.nn.Module, loss: Callable[[], torch.Tensor]) -> None:
-        self.shapes = _shapes(_theta(model))
+    def __init__(
+        self,
+        model: torch.nn.Module,
+        loss: Callable[[], torch.Tensor],
+        buffers: Mapping[str, torch.Tensor] = MappingProxyType({}),
+    ) -> None:
         self._pipe, theirs = mp.Pipe()
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # Python warns of threads; the copy starts and needs none
             self._child = os.fork()
         if not self._child:
             self._pipe.close()
+            with torch.no_grad():
+                for name, buffer in model.named_buffers():
+                    if name in buffers and buffers[name].shape == buffer.shape:
+                        buffer.copy_(buffers[name])
             _serve(theirs, model, loss)
         theirs.close()
 
@@ -247,11 +271,14 @@ def _answer(question: Any, model: torch.nn.Module, loss: Callable[[], torch.Tens
             parameter._backward_hooks.clear()  # such hooks change gradients, not the loss
 
     buffers = [(buffer, buffer.detach().clone()) for buffer in model.buffers()]
+    attributes = [(module, _attributes(module)) for module in model.modules()]
 
     def evaluate(s: float) -> tuple[float, Tensors]:
         with torch.no_grad():
             for buffer, value in buffers:  # some move in evaluation too
                 buffer.copy_(value)
+            for module, values in attributes:
+                module.__dict__.update(values)
             for name, parameter in named.items():
                 parameter.copy_(torch.from_numpy(between(start[name], end[name], s)))
         value = loss()
@@ -274,8 +301,13 @@ def _wide(tensor: torch.Tensor) -> np.ndarray:
     return tensor.detach().to_dense().to(dtype, copy=True).resolve_conj().numpy()
 
 
-def _shapes(theta: Tensors) -> dict[str, Any]:
-    return {name: array.shape for name, array in theta.items()}
+def _attributes(module: torch.nn.Module) -> dict[str, Any]:
+    """Its plain attributes, which a forward pass may set."""
+    return {name: value for name, value in vars(module).items() if not name.startswith("_")}
+
+
+def _copied(buffers: Iterable[tuple[str, torch.Tensor]]) -> dict[str, torch.Tensor]:
+    return {name: buffer.detach().clone() for name, buffer in buffers}
 
 
 def _inner(optimizer: Any) -> Any:

@@ -1,0 +1,71 @@
+"""`Openings`: begins the account of a step where that of the step before ended, if the state moved since."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from math import isfinite
+from typing import TYPE_CHECKING
+
+from lca.arrays import array_ops
+from lca.errors import NonFiniteError
+from lca.objective import Objective, State, at_state, evaluate
+from lca.step import Step
+
+if TYPE_CHECKING:
+    from lca.allocation import StepAllocation
+
+
+@dataclass(frozen=True, eq=False)
+class _Closed:
+    """Where the step before ended: a snapshot of θ, the state, the loss and its terms."""
+
+    theta: object
+    state: State
+    loss: float
+    terms: Mapping[str, float]
+
+
+class Openings:
+    """Adds to each allocation what moved the state between the step before and this update.
+
+    That is ``L(θ_t)`` in ``state[0]`` minus ``L(θ_t)`` in `Step.previous_state`, a part of ``state_change``.
+    The second loss is known if the step before was measured; otherwise it costs a forward pass.
+
+    Parameters
+    ----------
+    objective
+        The measured loss of one run.
+    """
+
+    def __init__(self, objective: Objective) -> None:
+        self._objective = objective
+        self._last: _Closed | None = None
+
+    def __call__(self, step: Step, a: "StepAllocation") -> "StepAllocation":
+        """``a``, which begins in ``state[0]``, with the change before it."""
+        last, self._last = self._last, None
+        if step.state is None or a.sampled or a.loss_start != a.loss_start:
+            return a  # no loss was measured, or there is no state
+        before = step.previous_state
+        if before is not None and before is not step.state[0]:
+            known = last is not None and last.state is before
+            if last is None or not (known and array_ops(step.start).unchanged(last.theta, step.start)):
+                a, last = replace(a, cost=replace(a.cost, full_losses=a.cost.full_losses + 1)), None
+            loss, terms = (last.loss, last.terms) if last else self._measured(step, before)
+            parts = {name: _opened(part, terms[name]) for name, part in a.terms.items()}
+            a = replace(_opened(a, loss), terms=parts)
+        ends = {name: part.loss_end for name, part in a.terms.items()}
+        self._last = _Closed(array_ops(step.end).snapshot(step.end), step.state[1], a.loss_end, ends)
+        return a
+
+    def _measured(self, step: Step, state: State) -> tuple[float, dict[str, float]]:
+        found = evaluate(at_state(self._objective, state), step.start, gradient=False)
+        if not isfinite(found.loss):
+            raise NonFiniteError(
+                f"step {step.index}: the loss at the start of the step is {found.loss} in the state in which "
+                "the step before ended; what was changed before the update?"
+            )
+        return found.loss, {name: term.loss for name, term in found.terms.items()}
+
+
+def _opened(a: "StepAllocation", loss: float) -> "StepAllocation":
+    return replace(a, loss_start=loss, state_change=a.state_change + (a.loss_start - loss))
