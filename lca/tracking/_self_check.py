@@ -58,7 +58,8 @@ class SelfCheck:
         self, objectives: Mapping[str, Objective], every: CheckEvery, examples: int | None = None
     ) -> None:
         self._every = every
-        self._data = {name: _Data(name, own, examples) for name, own in objectives.items()}
+        self._data = [_Data(name, own, examples) for name, own in objectives.items()]
+        self._data_of: dict[str, _Data] = {}
         self._accounts: dict[str, _Account] = {}
         self._steps = self._held = 0  # measured steps; those in the open window
         self._due = True
@@ -111,9 +112,9 @@ class SelfCheck:
         self._drop()
 
     def release(self) -> None:
-        """The run is over: release all vectors."""
+        """The run is over: release all vectors; another one may begin."""
         self._drop()
-        self._last = None
+        self._last, self._due = None, True
 
     @property
     def windows(self) -> dict[str, list[CheckedWindow]]:
@@ -166,8 +167,8 @@ class SelfCheck:
         found, last = self._measured(theta, self._last.state), self._last.index
         eps = array_ops(theta).eps(theta)
         for name, account in self._accounts.items():
-            data, losses = self._data[name.partition("/")[0]], (self._start[name], found[name])
-            message = account.end((last - self._held + 1, last), losses, data, eps)
+            losses = self._start[name], found[name]
+            message = account.end((last - self._held + 1, last), losses, self._data_of[name], eps)
             if message:
                 warnings.warn(message, LCAWarning, stacklevel=5)
         self._start = None
@@ -183,8 +184,10 @@ class SelfCheck:
 
     def _measured(self, theta: Vector, state: State | None) -> Losses:
         found: Losses = {}
-        for data in self._data.values():
-            found |= data.losses(theta, state)
+        for data in self._data:
+            losses = data.losses(theta, state)
+            self._data_of |= dict.fromkeys(losses, data)
+            found |= losses
         for name, losses in found.items():
             if not np.isfinite(losses).all():
                 raise NonFiniteError(

@@ -229,6 +229,25 @@ def test_terms_are_checked_beside_their_sum():
         )
 
 
+def test_losses_may_have_any_name():
+    points = path(BOWL, 5)
+    losses = {"a/b": BOWL, "a": lca.Scaled(BOWL, 2.0)}
+    found = tracked(Factor(), losses, points=points).summary()
+    change = BOWL.loss(points[-1]) - BOWL.loss(points[0])
+    assert (found["a/b"]["checked_change"], found["a"]["checked_change"]) == (change, 2 * change)
+
+
+def test_a_tracker_that_is_entered_again_is_checked_again():
+    points = path(BOWL, 8)
+    tracker = FunctionalTracker(points[0], BOWL, Factor(), on_error="raise")
+    for part in (points[1:4], points[4:]):
+        with tracker:
+            for point in part:
+                tracker.update(point)
+    windows = tracker.summary()["train"]["checked_windows"]
+    assert [(window["first_step"], window["last_step"]) for window in windows] == [(0, 2), (3, 7)]
+
+
 class Stated(Quadratic):
     """``scale · L``, where the scale is a state."""
 
