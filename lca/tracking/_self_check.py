@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from lca._verdict import LARGE_MISS, SMALL_MISS
+from lca._verdict import SMALL_MISS
 from lca.arrays import Vector, array_ops
 from lca.errors import LCAError, LCAWarning, NonFiniteError
 from lca.objective import Objective, Sampled, State, at_state, evaluate
@@ -21,9 +21,10 @@ from lca.tracking._options import CheckEvery
 Losses = dict[str, np.ndarray]
 """By measured loss: the loss of each group of examples, (G,); all data are one group."""
 
-FIRST, SETTLED = 16, 128
-"""Steps before the first check of ``"doubling"``, and before a sum without error bars is judged; and from
-which on a miss of `lca._verdict.LARGE_MISS` is too much."""
+FIRST = 16
+"""Steps before the first check of ``"doubling"``, and before a sum without error bars is judged."""
+FAR, SETTLED = 0.05, 128
+"""The part of the loss change that a sum without error bars may miss after so many steps; before, more."""
 SHOWN, WARNED = 0.95, 0.999
 """Levels of the interval that is shown, and of that outside which there is a warning: checks are many."""
 GROUPS = 32
@@ -313,7 +314,7 @@ class _Account:
     def _is_far(self, miss: float, margin: float) -> bool:
         if isnan(margin):  # the noise is not known; that of a sum falls with its length
             few = max(1.0, sqrt(SETTLED / self._steps))
-            return self._steps >= FIRST and miss > LARGE_MISS * few * self._largest
+            return self._steps >= FIRST and miss > FAR * few * self._largest
         return miss > max(margin, SMALL_MISS * self._largest)
 
     @property

@@ -237,7 +237,7 @@ class Session:
         return ", ".join(f"{name} {change:+.6g}" for name, change in changes.items() if change)
 
     def warn_of_misses(self) -> None:
-        """Warn if the allocations miss much of the loss change of the run (`Misses`)."""
+        """Warn if the allocations miss much of the loss change of the run."""
         self._misses.warn()
 
     def close(self, *, complete: bool = True) -> None:
