@@ -1,7 +1,9 @@
 """`Row`: all reductions over K of one step's allocation, shared by summary, record and live views."""
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 from functools import cached_property
+from math import nan
 from typing import Literal, TypeAlias
 
 import numpy as np
@@ -16,6 +18,7 @@ __all__ = [
     "BIN_EDGES",
     "HIGHEST_DECADE",
     "LOWEST_DECADE",
+    "CheckedWindow",
     "Row",
     "rows_of",
     "scalars",
@@ -26,6 +29,40 @@ _TensorGroups: TypeAlias = Literal["tensor", "layer"]
 LOWEST_DECADE, HIGHEST_DECADE, BINS_PER_DECADE = -24, 2, 8
 BIN_EDGES = np.logspace(LOWEST_DECADE, HIGHEST_DECADE, (HIGHEST_DECADE - LOWEST_DECADE) * BINS_PER_DECADE + 1)
 """Edges of the bins of |A| in `Row.magnitudes`, in units of the loss, shape (bins + 1,)."""
+
+
+@dataclass(frozen=True)
+class CheckedWindow:
+    """Consecutive steps of a sampled estimator over which the loss change was measured: a self-check.
+
+    Attributes
+    ----------
+    first_step, last_step
+        The indices of the first and the last step.
+    change
+        ``L(θ at the end) - L(θ at the start)``, measured on all data or a fixed part of them.
+    total
+        ``Σ_t Σ_i A_{t,i}`` over the steps: the estimate of ``change``.
+    margin
+        ``total - change`` lies within ± margin in 95 % of cases, as far as sampling errors go; NaN if the
+        estimator gives no error bars.
+
+    Examples
+    --------
+    >>> CheckedWindow(0, 15, change=-1.0, total=-0.75, margin=nan).miss
+    0.25
+    """
+
+    first_step: int
+    last_step: int
+    change: float
+    total: float
+    margin: float
+
+    @property
+    def miss(self) -> float:
+        """``total - change``: what the allocations miss, in units of the loss."""
+        return self.total - self.change
 
 
 class Row:
@@ -41,6 +78,14 @@ class Row:
         The step. The row holds its vectors, so keep numbers, not rows.
     layout
         The layout of the parameters.
+
+    Attributes
+    ----------
+    check
+        The self-check that ended with this step or before it, since the last row; ``None`` if none did.
+    path_difference
+        With ``span=`` of a tracker: how far the layers of the straight line are from those of the updates
+        themselves, ``Σ_layers |A_line - A_path| / Σ_layers |A_path|``; NaN where it was not measured.
 
     Raises
     ------
@@ -58,6 +103,8 @@ class Row:
     def __init__(self, allocation: StepAllocation, layout: Layout) -> None:
         layout.check(allocation.values, f"values of step {allocation.step}")
         self.allocation, self.layout = allocation, layout
+        self.check: CheckedWindow | None = None
+        self.path_difference = nan
 
     @property
     def scalars(self) -> dict[str, float]:
@@ -97,6 +144,15 @@ class Row:
         for replicates in sums:
             variance += np.var([groups.merged(row) for row in replicates], axis=0, ddof=1) / len(replicates)
         return np.sqrt(variance)
+
+    @cached_property
+    def replicate_totals(self) -> dict[float, np.ndarray]:
+        """The sum of each replicate of each node, (m,) by time; empty without replicates."""
+        times = self.allocation.replicates
+        sums = self._tensor_replicates if times else []
+        return {
+            time: np.array([copy.sum() for copy in copies]) for time, copies in zip(times, sums, strict=True)
+        }
 
     @cached_property
     def _tensors(self) -> tuple[np.ndarray, np.ndarray]:

@@ -31,6 +31,18 @@ def test_every_estimator_has_a_line_with_what_it_declares(capsys):
     assert rows["cross-fit"][3] == "0"
 
 
+def test_what_is_better_exists_and_costs_no_more(capsys):
+    text = printed(capsys)
+    dominated = {name: row.better for name, row in REGISTRY.items() if row.better}
+    assert {"left", "next-left", "probe-importance", "next-trapezoid"} <= dominated.keys()
+    for name, better in dominated.items():
+        assert re.search(rf"^  {name}: +{re.escape(better)}$", text, re.MULTILINE)
+        assert re.search(rf"^better at its cost: +{re.escape(better)}$", printed(capsys, name), re.MULTILINE)
+        own, other = (REGISTRY[which].make(1e-3).cost for which in (name, re.split("[;,]", better)[0]))
+        assert other.full_gradients <= own.full_gradients
+        assert other.batch_gradients + other.examples / 256 <= own.batch_gradients + own.examples / 256
+
+
 def test_the_lines_fit_a_wide_terminal(capsys):
     assert max(map(len, printed(capsys).splitlines())) <= 180
 

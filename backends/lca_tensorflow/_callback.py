@@ -10,7 +10,7 @@ from lca.errors import LCAError
 from lca.frameworks import BatchNormPolicy
 from lca.objective import Objective as AnyObjective
 from lca.summary import RunViews
-from lca.tracking import CallbackBase, MakeViews, OnError, RecordTo, Schedule
+from lca.tracking import CallbackBase, CheckEvery, MakeViews, OnError, RecordTo, Schedule
 from lca_tensorflow._fit import Fit
 from lca_tensorflow._loop import Loop
 from lca_tensorflow._objective import Objective
@@ -93,7 +93,7 @@ class LCACallback(CallbackBase[_FitTracker], keras.callbacks.Callback):
         The targets, if ``objective`` is the inputs.
     batch_size, batch_norm
         As in `Objective`, which is made from the data with them; not allowed with an existing objective.
-    estimator, every, views, on_error, record
+    estimator, every, views, on_error, record, span, check_every, check_examples
         As in `Tracker`. ``on_error`` also applies to errors when fit begins.
 
     Raises
@@ -140,11 +140,23 @@ class LCACallback(CallbackBase[_FitTracker], keras.callbacks.Callback):
         views: MakeViews = RunViews.of,
         on_error: OnError = "warn",
         record: RecordTo | None = None,
+        span: int = 1,
+        check_every: CheckEvery = "doubling",
+        check_examples: int | None = None,
     ) -> None:
         keras.callbacks.Callback.__init__(self)
         measured = objective if y is None else (objective, y)
         CallbackBase.__init__(
-            self, measured, estimator, every=every, views=views, on_error=on_error, record=record
+            self,
+            measured,
+            estimator,
+            every=every,
+            views=views,
+            on_error=on_error,
+            record=record,
+            span=span,
+            check_every=check_every,
+            check_examples=check_examples,
         )
         if isinstance(objective, Estimator) or isinstance(y, Estimator):
             first = isinstance(objective, Estimator)

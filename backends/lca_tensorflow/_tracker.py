@@ -37,7 +37,7 @@ class Tracker(ModelTracker[Loop]):
     objective
         The measured loss (`lca_tensorflow.Objective` of this model, or a `lca.Sum` with one), or several by
         name.
-    estimator, every, views, on_error, record
+    estimator, every, views, on_error, record, span, check_every, check_examples
         As in `lca.tracking.TrackerBase`: by default `lca.Adaptive`, every step, the views of `summary`, a
         warning, and no record.
 

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from lca.errors import LCAError, LCAWarning
 from lca.objective import Objective as AnyObjective
 from lca.tracking import ModelTracker
-from lca.tracking._follower import RunFollower
+from lca.tracking._spans import AnyFollower
 from lca_torch._live import ParameterVector, flat, holds
 from lca_torch._loop import Loop
 from lca_torch._objective import Objective
@@ -35,7 +35,7 @@ class Tracker(ModelTracker[Loop]):
         the first warns.
     objective
         The measured loss (`lca_torch.Objective` of this model, or a `lca.Sum` with one), or several by name.
-    estimator, every, views, on_error, record
+    estimator, every, views, on_error, record, span, check_every, check_examples
         As in `lca.tracking.TrackerBase`: by default `lca.Adaptive`, every step, the views of `summary`, a
         warning, and no record.
 
@@ -148,7 +148,7 @@ class _StepListener:
     """As `lca_torch._updates.Listener`: tells the follower of updates, and the context of their optimizer."""
 
     def __init__(
-        self, follower: RunFollower, context: Loop, expected: Sequence[torch.optim.Optimizer]
+        self, follower: AnyFollower, context: Loop, expected: Sequence[torch.optim.Optimizer]
     ) -> None:
         self._follower, self._context = follower, context
         self._expected = list(within(expected))

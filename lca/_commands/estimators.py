@@ -40,18 +40,24 @@ def as_json(row: NamedEstimator) -> dict[str, Any]:
         "cost_per_step": asdict(estimator.cost),
         "required_fields": list(row.required_fields),
         "in_python": repr(estimator),
+        "better_at_the_same_cost": row.better,
     }
 
 
 def table() -> str:
     """One line an estimator, columns aligned."""
-    return "\n".join([*_aligned([HEADINGS, *map(cells, REGISTRY.values())]), "", *NOTES])
+    rows = REGISTRY.values()
+    better = _aligned([(f"  {row.name}:", row.better) for row in rows if row.better])
+    return "\n".join([*_aligned([HEADINGS, *map(cells, rows)]), "", *NOTES, "", BETTER, *better])
+
+
+BETTER = "More accurate at the same cost or for nothing:"
 
 
 NOTES = (
     "target: the loss allocated; full: of all measured data; batch: of training batches; probe: of samples.",
-    "cost: beyond training. `full`: gradients over all measured data; `batch`: on a training batch;",
-    "`examples`: of single examples, in samples of any size.",
+    "cost: beyond training, in the long run. `full`: gradients over all measured data; `batch`: on a",
+    "training batch; `examples`: of single examples, in samples of any size.",
     "`lca estimators NAME` describes one of them; docs/choosing.md says which to choose.",
 )
 
@@ -68,6 +74,7 @@ def details(row: NamedEstimator) -> str:
     estimator = row.make(1e-3)
     lines = [f"{row.name}: {row.description}", ""]
     pairs = [*zip(HEADINGS[1:], cells(row)[1:], strict=True), ("in Python", repr(estimator))]
+    pairs += [("better at its cost", row.better)] if row.better else []
     lines += _aligned([(f"{what}:", value) for what, value in pairs])
     return "\n".join([*lines, *(f"\n{entry}" for entry in citations_of(estimator))])
 

@@ -2,8 +2,8 @@
 
 Every function takes plain arrays with the steps along the first axis. Allocations are in units of the loss;
 negative = helping. The same arrays and seed give the same results. The functions ``group_totals``,
-``class_totals``, ``group_signs``, ``histogram_counts`` and ``traced_parameters`` read such arrays from a
-record. docs/analysis.md has the definitions with formulas and limits.
+``class_totals``, ``group_signs``, ``histogram_counts``, ``traced_parameters`` and ``checked_windows`` read
+from a record. docs/analysis.md has the definitions with formulas and limits.
 
 Examples
 --------
@@ -15,6 +15,7 @@ Examples
 """
 
 from lca.analysis._causes import Causes, split_allocation, split_movements
+from lca.analysis._checks import checked_windows
 from lca.analysis._layers import (
     PhaseLag,
     TTestResult,
@@ -53,6 +54,7 @@ __all__ = [
     "Tails",
     "Transitions",
     "WeibullFit",
+    "checked_windows",
     "class_totals",
     "count_coincidences",
     "fit_weibull",

@@ -36,6 +36,9 @@ class NamedEstimator:
         What it does, in one line.
     make
         Makes it from the largest ``|residual|`` of a step, in units of the loss.
+    better
+        The name of one that is more accurate at the same cost, and why one might still take this one; empty
+        if there is none.
 
     Examples
     --------
@@ -47,6 +50,7 @@ class NamedEstimator:
     name: str
     description: str
     make: Make
+    better: str = ""
 
     @property
     def target(self) -> str:
@@ -72,26 +76,54 @@ _TOL = 1e-3
 
 
 def _rule(name: str, rule: QuadratureRule) -> NamedEstimator:
-    return NamedEstimator(name, rule.description, lambda tol: PathIntegral(rule, tol=tol))
+    better = "trapezoid; this one is for comparison with older results" if rule in (LEFT, RIGHT) else ""
+    return NamedEstimator(name, rule.description, lambda tol: PathIntegral(rule, tol=tol), better)
 
 
-def _fixed(name: str, description: str, estimator: StochasticEstimator) -> NamedEstimator:
-    return NamedEstimator(name, description, lambda tol: estimator)
+def _fixed(name: str, description: str, estimator: StochasticEstimator, better: str = "") -> NamedEstimator:
+    return NamedEstimator(name, description, lambda tol: estimator, better)
 
 
 _STRATIFIED = SampledPathIntegral(sampling="stratified")
 _ESTIMATORS = (
     NamedEstimator("adaptive", "trapezoid, refined on the steps that need it", lambda tol: Adaptive(tol=tol)),
-    _fixed("same-batch", "the training gradient times the update; strongly biased", SameBatch()),
-    _fixed("next-left", "next batch, start of the step", NextBatch(LEFT)),
-    _fixed("next-right", "next batch, end of the step", NextBatch(RIGHT)),
-    _fixed("next-trapezoid", "next batch, mean of both ends", NextBatch(TRAPEZOID)),
+    _fixed(
+        "same-batch",
+        "the training gradient times the update; strongly biased",
+        SameBatch(),
+        "cross-fit; this one is synaptic intelligence, for comparison",
+    ),
+    _fixed("next-left", "next batch, start of the step", NextBatch(LEFT), "next-trapezoid"),
+    _fixed(
+        "next-right",
+        "next batch, end of the step",
+        NextBatch(RIGHT),
+        "cross-fit; this one needs no micro-batches",
+    ),
+    _fixed(
+        "next-trapezoid",
+        "next batch, mean of both ends",
+        NextBatch(TRAPEZOID),
+        "probe-stratified, with a sample as large as a batch; this one needs no scores",
+    ),
     _fixed("next-simpson", "next batch, Simpson's rule, for large steps", NextBatch(SIMPSON)),
-    _fixed("cross-fit-left", "micro-batches of training, start of the step", CrossFit(rule=LEFT)),
+    _fixed(
+        "cross-fit-left", "micro-batches of training, start of the step", CrossFit(rule=LEFT), "cross-fit"
+    ),
     _fixed("cross-fit", "micro-batches of training, mean of both ends", CrossFit()),
     _fixed("lagged", "earlier gradients of training in place of micro-batches", LaggedCrossFit()),
-    _fixed("probe", "uniform samples of the data", SampledPathIntegral()),
-    _fixed("probe-importance", "samples drawn by error", SampledPathIntegral(sampling="importance")),
+    _fixed(
+        "probe",
+        "uniform samples of the data",
+        SampledPathIntegral(),
+        "probe-stratified; this one needs no scores",
+    ),
+    _fixed(
+        "probe-importance",
+        "samples drawn by error",
+        SampledPathIntegral(sampling="importance"),
+        "probe-stratified",
+    ),
     _fixed("probe-stratified", "samples drawn by error, spread evenly over classes", _STRATIFIED),
     _fixed("anchored", "stratified samples with a control variate", ControlVariate(_STRATIFIED)),
     _fixed(

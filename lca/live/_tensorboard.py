@@ -27,8 +27,10 @@ class TensorBoard:
 
     Every measured loss is written to its own folder, named as in the tracker, so that TensorBoard shows the
     losses in the same charts. Scalars: ``loss``, ``residual_so_far``, ``helping_percent``, and for each layer
-    ``LCA`` (of the step) and ``LCA_so_far``. Every ``picture_every`` steps: a picture of layers × time, blue
-    where a layer is helping. The default views of a tracker are kept as well, so its ``summary()`` works.
+    ``LCA`` (of the step) and ``LCA_so_far``. Of a sampled estimator, at each self-check: ``checked_change``,
+    the change of the measured loss since the first one, and ``checked_sum``, that of the allocations. Every
+    ``picture_every`` steps: a picture of layers × time, blue where a layer is helping. The default views of a
+    tracker are kept as well, so its ``summary()`` works.
 
     Parameters
     ----------
@@ -122,6 +124,7 @@ class TensorBoardView(RowView):
         self._layers = layout.groups("layer").names
         self._every, self._picture_every = every, picture_every
         self._totals, self._residual = np.zeros(len(self._layers)), 0.0
+        self._change = self._sum = 0.0  # over the windows of self-checks
         self._rows: list[np.ndarray] = []
         self._writer = _writer_class()(str(folder))
         self.close = weakref.finalize(self, self._writer.close)
@@ -132,6 +135,11 @@ class TensorBoardView(RowView):
         self._rows.append(totals)
         self._totals += totals
         self._residual += row.allocation.residual
+        if row.check is not None:
+            self._change += row.check.change
+            self._sum += row.check.total
+            self._writer.add_scalar("checked_change", self._change, row.check.last_step)
+            self._writer.add_scalar("checked_sum", self._sum, row.check.last_step)
         if len(self._rows) % self._every == 0:
             self._write_scalars(row)
         if len(self._rows) % self._picture_every == 0:

@@ -124,6 +124,7 @@ def _is_text(value: object) -> bool:
 _TYPES: Mapping[str, tuple[str, Callable[[Any], bool]]] = {
     "settings": ("a dictionary", lambda value: isinstance(value, Mapping)),
     "citations": ("a list of strings", _are_texts),
+    "final_checks": ("a dictionary", lambda value: isinstance(value, Mapping)),
     "measured": ("a list of different strings", lambda value: _are_texts(value) and _differ(value)),
     "block": (f"a whole number from 1 to {LARGEST_BLOCK}", _is_block),
     "layout": ("JSON text", _is_text),

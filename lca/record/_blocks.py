@@ -9,7 +9,7 @@ import numpy as np
 
 from lca.errors import LCAWarning
 from lca.record._rows import Cells
-from lca.record._schema import Plan
+from lca.record._schema import UNFINISHED, Plan
 
 if TYPE_CHECKING:
     from lca.record._store import BlockStore
@@ -109,10 +109,13 @@ class Blocks:
         files = {name: (self._first[name], rows) for name, rows in self._files.items()}
         self._store.write(files, self._count)
 
-    def close(self, *, complete: bool, final_losses: Mapping[str, float]) -> None:
-        """Write the current block and trim the arrays, so that any reader of Zarr sees exactly the rows."""
+    def close(self, outcome: Mapping[str, Any]) -> None:
+        """Write the current block and trim the arrays, so that any reader of Zarr sees exactly the rows.
+
+        ``outcome``: the attributes that say how the run ended (`lca.record._schema.UNFINISHED`).
+        """
         self.flush()
-        self._store.close({"complete": complete, "final_losses": dict(final_losses)})
+        self._store.close({**UNFINISHED, **outcome})
 
 
 def _warn_of_gap(path: Path, steps: np.ndarray, resume_at: int) -> None:

@@ -19,6 +19,7 @@ from lca.record._schema import (
     MISSING_IN,
     RENAMED_SINCE,
     SCHEMA_VERSION,
+    SINCE_3,
     Plan,
     RecordError,
 )
@@ -102,6 +103,8 @@ def open_record(path: str | PathLike[str]) -> "xarray.Dataset":
         run = xr.Dataset(variables, {"step": (step[0], step[1].compute()), **labels}, attributes)
     if "sampled" in missing:  # until then, an estimate was recognised by a loss that is not measured
         run["sampled"] = np.isnan(run.loss_end)
+    for name in set(missing) & set(SINCE_3):
+        run[name] = np.nan * run.loss_end
     return run
 
 

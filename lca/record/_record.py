@@ -218,7 +218,13 @@ class Record:
         if self._blocks is not None:
             self._blocks.flush()
 
-    def close(self, *, complete: bool = True, final_losses: Mapping[str, float] | None = None) -> None:
+    def close(
+        self,
+        *,
+        complete: bool = True,
+        final_losses: Mapping[str, float] | None = None,
+        final_checks: Mapping[str, Any] | None = None,
+    ) -> None:
         """Write all rows and release the record.
 
         Parameters
@@ -228,11 +234,15 @@ class Record:
         final_losses
             The losses at the end of the run, by name, where that is not the end of the last row (weights that
             were put in after training); stored in the attributes.
+        final_checks
+            What the rows do not hold of a self-check, by loss: its ``margin`` over the whole run, and the
+            ``windows`` that ended after the last row; stored in the attributes.
         """
         if self._closed:
             return
         if self._blocks is not None:
-            self._blocks.close(complete=complete, final_losses=dict(final_losses or {}))
+            ends = {"final_losses": dict(final_losses or {}), "final_checks": dict(final_checks or {})}
+            self._blocks.close({"complete": complete, **ends})
         self._closed = True
         if self._writes:
             self._lock.release()
@@ -280,7 +290,9 @@ class Record:
         if row.layout == layout:
             return row
         check_same_layout((layout, row.layout), f"the record {str(self.path)!r} and the row")
-        return Row(row.allocation, layout)
+        fitting = Row(row.allocation, layout)
+        fitting.check, fitting.path_difference = row.check, row.path_difference
+        return fitting
 
     def _continue(self, resume_at: int | None) -> None:
         self._about = dict(open_group(self.path).attrs)

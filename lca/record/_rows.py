@@ -1,11 +1,13 @@
 """The cells of a record that one step fills, made from its `Row` s."""
 
+from dataclasses import fields
+
 import numpy as np
 
 from lca.allocation import StepAllocation
 from lca.arrays import array_ops
 from lca.record._schema import Content, RecordError, group_names
-from lca.row import Row
+from lca.row import CheckedWindow, Row
 from lca.views._view import step_of
 
 Cells = dict[str, np.ndarray | float | int]
@@ -36,6 +38,9 @@ def loss_cells(row: Row, content: Content) -> Cells:
     """The cells of one measured loss."""
     values, ops = row.allocation.values, array_ops(row.allocation.values)
     cells: Cells = {name: value for name, value in row.scalars.items() if name != "step"}
+    cells["path_difference"] = row.path_difference
+    for field in fields(CheckedWindow):
+        cells[f"checked_{field.name}"] = np.nan if row.check is None else getattr(row.check, field.name)
     for by in group_names(content):
         cells[f"{by}_total"], cells[f"{by}_stderr"] = row.totals(by), row.stderr(by)
         if by != "neuron":

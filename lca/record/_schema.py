@@ -15,11 +15,11 @@ from lca.errors import LCAError
 from lca.layout import GroupBy, Layout
 from lca.row import BIN_EDGES
 
-SCHEMA_VERSION = 2
+SCHEMA_VERSION = 3
 """Increased when a reader of the previous version would misread a record.
 
 1: lca 0.1.0. 2: ``_helped`` and ``_hurt`` became ``_helping`` and ``_hurting``; ``sampled`` and the manifest
-were added.
+were added. 3: the variables of self-checks (``checked_``) and ``path_difference`` were added.
 """
 FIRST_WITH_MANIFEST = 2
 RENAMED_SINCE = {
@@ -30,8 +30,17 @@ RENAMED_SINCE = {
     }
 }
 """For each older schema: the present name of a variable, and its name there."""
-MISSING_IN = {1: ("sampled",)}
-"""For each older schema: the variables it lacks, which `lca.open_record` derives from others."""
+_CHECKS = (
+    ("checked_change", "loss change measured over a window that ended since the last row", "loss"),
+    ("checked_total", "Σ_t total over that window", "loss"),
+    ("checked_margin", "half the 95 % interval of checked_total - checked_change", "loss"),
+    ("checked_first_step", "index of the first step of that window", "1"),
+    ("checked_last_step", "index of its last step", "1"),
+    ("path_difference", "layers of a straight line against those of its updates, relative", "1"),
+)
+SINCE_3 = tuple(name for name, *_ in _CHECKS)
+MISSING_IN: Mapping[int, tuple[str, ...]] = {1: ("sampled", *SINCE_3), 2: SINCE_3}
+"""For each older schema: the variables it lacks; `lca.open_record` derives them from others, or sets NaN."""
 
 FILE_BYTES = 2**17
 """Rows of a variable that share a file, in bytes; a block of a large variable is a file of its own."""
@@ -40,7 +49,7 @@ LARGEST_BLOCK = 65_536
 FORMAT = "loss-change-allocation record"
 COMMITTED = "committed"
 """The array, without dimensions, that holds the number of complete rows for other tools; written last."""
-UNFINISHED: Mapping[str, Any] = {"complete": False, "final_losses": {}}
+UNFINISHED: Mapping[str, Any] = {"complete": False, "final_losses": {}, "final_checks": {}}
 """The attributes that say how a run ended, until it has: see `lca.Record.close`."""
 
 CONVENTIONS = (
@@ -122,6 +131,7 @@ def columns(content: Content) -> list[Column]:
     found += [Column(name, both, "float64", text) for name, text in _SCALARS]
     found += [Column(name, both, "float64", text, units) for name, text, units in _COSTS]
     found += [Column(name, both, "bool", text, "1") for name, text in _FLAGS]
+    found += [Column(name, both, "float64", text, units) for name, text, units in _CHECKS]
     for group in group_names(content):
         dims = (*both, group)
         found.append(Column(f"{group}_total", dims, "float64", f"Σ A_i over the {group}"))

@@ -1,11 +1,13 @@
 """The conservation check: do the allocations add up to the change of the loss?"""
 
+import math
 from dataclasses import dataclass
 from typing import Literal
 
 import numpy as np
 
 from lca._verdict import LARGE_MISS, SMALL_MISS, has_diverged, missed_part
+from lca.analysis import checked_windows
 from lca.report._run import Run, format_number
 from lca.tolerances import EPS32, summed
 
@@ -41,6 +43,9 @@ class Conservation:
         Whether the estimator set a tolerance for every step.
     rounding
         The largest residual that rounding explains.
+    checked_steps, checked_change, checked_allocated, checked_margin
+        Of a sampled estimator: the number of steps in the windows of its self-check, the loss change over
+        them, the sum of their allocations, and half its 95 % interval (NaN without error bars).
     discontinuities, discontinuity_change
         The number of consecutive steps between which the loss changed, and the sum of these changes, which
         is part of ``unmeasured_change``.
@@ -63,6 +68,10 @@ class Conservation:
     rounding: float
     discontinuities: int
     discontinuity_change: float
+    checked_steps: int
+    checked_change: float
+    checked_allocated: float
+    checked_margin: float
 
     @property
     def has_losses(self) -> bool:
@@ -90,6 +99,8 @@ class Conservation:
                 "do not sum to the total, or the total, the state change and the residual do not sum to the "
                 "change of the loss."
             )
+        if not self.has_losses and self.checked_steps:
+            return self._self_checked()
         if not self.has_losses:
             return "warn", (
                 "Not checked: this estimator does not measure the loss, so the sum of the allocations is an "
@@ -101,6 +112,26 @@ class Conservation:
                 f"{self.steps} steps is not a finite number."
             )
         return None
+
+    def _self_checked(self) -> tuple[Tone, str]:
+        """For a sampled estimator: its sum against the loss change that was measured beside it."""
+        miss, change = abs(self.checked_allocated - self.checked_change), abs(self.checked_change)
+        part = miss / change if change else math.inf * miss if miss else 0.0
+        barless = math.isnan(self.checked_margin)
+        inside = part <= SMALL_MISS if barless else miss <= self.checked_margin
+        wide = not barless and self.checked_margin > LARGE_MISS * change
+        tone: Tone = "good" if inside and not wide else "bad" if not inside and part > LARGE_MISS else "warn"
+        interval = (
+            "no error bars"
+            if barless
+            else f"95 % interval ± {format_number(self.checked_margin)}, which it "
+            f"{'keeps' if inside else 'does not keep'}"
+        )
+        return tone, (
+            f"An estimate from samples: over {self.checked_steps} of {self.steps} steps the allocations sum "
+            f"to {format_number(self.checked_allocated, '+')}, and the measured loss changed by "
+            f"{format_number(self.checked_change, '+')}, a difference of {100 * part:.2g} % ({interval})."
+        )
 
     def _checked(self) -> tuple[Tone, str]:
         missed = 0.0 if self._is_rounding() else self.missed_part
@@ -148,6 +179,7 @@ def check_conservation(run: Run, loss: str) -> Conservation:
     scale = float((np.fmax(mass, 0) + np.abs(start) + np.abs(end)).sum())
     gaps, discontinuous = start[1:] - end[:-1], _discontinuous(run, loss)
     final = run.final_loss(loss)
+    windows, margin = checked_windows(run.record, loss) if run.has("checked_change") else ([], math.nan)
     return Conservation(
         loss=loss,
         start=float(start[0]),
@@ -166,6 +198,10 @@ def check_conservation(run: Run, loss: str) -> Conservation:
         inconsistent_steps=int(np.count_nonzero(_inconsistent(run, loss))),
         discontinuities=int(np.count_nonzero(discontinuous)),
         discontinuity_change=float(gaps[discontinuous].sum()),
+        checked_steps=sum(window.last_step - window.first_step + 1 for window in windows),
+        checked_change=sum(window.change for window in windows),
+        checked_allocated=sum(window.total for window in windows),
+        checked_margin=margin,
     )
 
 

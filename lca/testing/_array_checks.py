@@ -286,7 +286,7 @@ def _written(vector: Any, at: int, number: Any) -> bool:
 
 @law
 def vectors_are_made_like_others(subject: ArraySubject, values: Array) -> None:
-    """``vector`` makes a vector of NumPy numbers: the type, dtype and device of another one, and the numbers."""
+    """``vector`` makes a vector of the type, dtype and device of another one out of NumPy numbers."""
     like = subject.vector(values[:1])
     found = subject.ops.vector(np.array(values[::-1], np.float64), like)
     require(type(found) is type(like), f"vector() makes a {type(found).__name__}.")

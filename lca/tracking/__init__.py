@@ -5,12 +5,21 @@ from lca.tracking._context import LoopContext
 from lca.tracking._follower import LiveTheta
 from lca.tracking._functional import FunctionalTracker
 from lca.tracking._model import ModelTracker
-from lca.tracking._options import MakeViews, OnError, Options, RecordTo, Schedule, ViewsByName
+from lca.tracking._options import (
+    CheckEvery,
+    MakeViews,
+    OnError,
+    Options,
+    RecordTo,
+    Schedule,
+    ViewsByName,
+)
 from lca.tracking._session import Session
 from lca.tracking._tracker import TrackerBase
 
 __all__ = [
     "CallbackBase",
+    "CheckEvery",
     "FunctionalTracker",
     "LiveTheta",
     "LoopContext",

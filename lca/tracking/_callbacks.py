@@ -7,7 +7,15 @@ from typing import Any, Generic, TypeVar
 from lca.allocation import Estimator
 from lca.errors import LCAError, LCAWarning
 from lca.summary import RunViews
-from lca.tracking._options import MakeViews, OnError, Options, RecordTo, Schedule, check_options
+from lca.tracking._options import (
+    CheckEvery,
+    MakeViews,
+    OnError,
+    Options,
+    RecordTo,
+    Schedule,
+    check_options,
+)
 from lca.tracking._tracker import TrackerBase
 from lca.views import View
 
@@ -21,7 +29,7 @@ class CallbackBase(Generic[AnyTracker]):
     ----------
     measured
         What is measured; the subclass makes the objective from it when the run begins.
-    estimator, every, views, on_error, record
+    estimator, every, views, on_error, record, span, check_every, check_examples
         As in `lca.tracking.TrackerBase`. ``on_error`` also applies to errors when the run begins.
 
     Attributes
@@ -40,10 +48,21 @@ class CallbackBase(Generic[AnyTracker]):
         views: MakeViews = RunViews.of,
         on_error: OnError = "warn",
         record: RecordTo | None = None,
+        span: int = 1,
+        check_every: CheckEvery = "doubling",
+        check_examples: int | None = None,
     ) -> None:
-        check_options(every, on_error)
+        check_options(every, on_error, span, check_every, check_examples)
         self._measured, self._estimator = measured, estimator
-        self._options: Options = {"every": every, "views": views, "on_error": on_error, "record": record}
+        self._options: Options = {
+            "every": every,
+            "views": views,
+            "on_error": on_error,
+            "record": record,
+            "span": span,
+            "check_every": check_every,
+            "check_examples": check_examples,
+        }
         self._failure: Exception | None = None
         self.tracker: AnyTracker | None = None
 

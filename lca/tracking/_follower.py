@@ -104,6 +104,7 @@ class RunFollower:
                 start = self._read_start()
                 pending = self._pending.step
                 if pending is not None and start is not pending.end:
+                    self._end_check()
                     self._skip_pending()
                 if self._wanted:
                     self._at_update = self._session.state_at_update(self._state, after_forward=after_forward)
@@ -164,6 +165,7 @@ class RunFollower:
             return
         self._session.warn_of_misses()
         with self._session.guarded(self.steps):
+            self._end_check()
             if not self._seen:
                 self._check_unmoved()
             elif not self._ended_measured:
@@ -210,6 +212,13 @@ class RunFollower:
         self._start = self._last = self._state = self._at_update = None
         with self._session.guarded(self.steps):
             self._session.close(complete=complete)
+
+    def _end_check(self) -> None:
+        """The steps end where the last measured one did: let the session measure the loss there."""
+        if self._pending.step is not None:
+            self._session.end_check(self._pending.step.start)
+        elif self._last is not None:
+            self._session.end_check(self._last[1])
 
     def _skip_pending(self) -> None:
         self._pending.step = None
@@ -261,6 +270,7 @@ class RunFollower:
         if self._theta.is_at(end):
             return end
         if index == self.steps - 1:
+            self._end_check()
             if not self.discontinuities:
                 warnings.warn(
                     f"parameters changed between steps {index} and {self.steps}, outside the updates that "

@@ -12,7 +12,7 @@ from lca.layout import Layout, check_same_layout
 from lca.objective import Batch, Objective
 from lca.step import ExampleScores, MicroBatch
 from lca.summary import RunViews
-from lca.tracking._options import MakeViews, OnError, RecordTo, Schedule
+from lca.tracking._options import CheckEvery, MakeViews, OnError, RecordTo, Schedule
 from lca.tracking._tracker import TrackerBase, check_arguments
 
 Params: TypeAlias = Any
@@ -30,7 +30,7 @@ class FunctionalTracker(TrackerBase):
     params
         The parameters before the first update: a vector (K,), or a mapping or sequence of NumPy arrays that
         the layout of the objective packs, or whatever ``pack`` accepts.
-    objective, estimator, every, views, on_error, record
+    objective, estimator, every, views, on_error, record, span, check_every, check_examples
         As in `TrackerBase`.
     pack
         From parameters in the form of the loop to a new vector (K,) in the order of the layout.
@@ -79,10 +79,23 @@ class FunctionalTracker(TrackerBase):
         views: MakeViews = RunViews.of,
         on_error: OnError = "warn",
         record: RecordTo | None = None,
+        span: int = 1,
+        check_every: CheckEvery = "doubling",
+        check_examples: int | None = None,
         pack: Callable[[Params], Vector] | None = None,
     ) -> None:
         check_arguments("FunctionalTracker(params, objective), with the parameters", {}, objective)
-        super().__init__(objective, estimator, every=every, views=views, on_error=on_error, record=record)
+        super().__init__(
+            objective,
+            estimator,
+            every=every,
+            views=views,
+            on_error=on_error,
+            record=record,
+            span=span,
+            check_every=check_every,
+            check_examples=check_examples,
+        )
         layouts = (o.layout for o in self._session.objectives.values())
         self._pack = _Packing(check_same_layout(layouts, "the measured losses"), pack)
         self._theta = _PassedTheta(self._pack, params)

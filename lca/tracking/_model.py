@@ -12,7 +12,7 @@ from lca.objective import Batch, Objective, leaves
 from lca.summary import RunViews
 from lca.tracking._context import LoopContext
 from lca.tracking._follower import LiveTheta
-from lca.tracking._options import MakeViews, OnError, RecordTo, Schedule
+from lca.tracking._options import CheckEvery, MakeViews, OnError, RecordTo, Schedule
 from lca.tracking._tracker import TrackerBase, check_arguments
 
 Context = TypeVar("Context", bound=LoopContext)
@@ -26,7 +26,7 @@ class ModelTracker(TrackerBase, ABC, Generic[Context]):
     model, optimizer
         The model that is trained, and the optimizer that updates it; a list of those that take turns. Every
         update of either is a step of one path.
-    objective, estimator, every, views, on_error, record
+    objective, estimator, every, views, on_error, record, span, check_every, check_examples
         As in `TrackerBase`.
 
     Raises
@@ -51,6 +51,9 @@ class ModelTracker(TrackerBase, ABC, Generic[Context]):
         views: MakeViews = RunViews.of,
         on_error: OnError = "warn",
         record: RecordTo | None = None,
+        span: int = 1,
+        check_every: CheckEvery = "doubling",
+        check_examples: int | None = None,
     ) -> None:
         (model_type, optimizer_type), names = self._types, self._type_names
         optimizers = list(optimizer) if isinstance(optimizer, list | tuple) else [optimizer]
@@ -64,7 +67,17 @@ class ModelTracker(TrackerBase, ABC, Generic[Context]):
             },
             objective,
         )
-        super().__init__(objective, estimator, every=every, views=views, on_error=on_error, record=record)
+        super().__init__(
+            objective,
+            estimator,
+            every=every,
+            views=views,
+            on_error=on_error,
+            record=record,
+            span=span,
+            check_every=check_every,
+            check_examples=check_examples,
+        )
         self._model, self._optimizers = model, tuple(optimizers)
         parameters = self._matching_parameters()
         self._context = self._make_context(parameters)
@@ -100,7 +113,8 @@ class ModelTracker(TrackerBase, ABC, Generic[Context]):
     def begin_batch(self, *batch: Batch, weight: float | None = None) -> None:
         """Tell the tracker that the loop begins with this batch; without argument, with an unknown one.
 
-        ``begin_batch(x, y)`` and ``begin_batch((x, y))`` are the same. For loops that do not iterate over `batches`, where ``weight`` is explained.
+        ``begin_batch(x, y)`` and ``begin_batch((x, y))`` are the same. For loops that do not iterate over
+        `batches`, where ``weight`` is explained.
         """
         self._context.begin_batch(*batch, weight=weight)
 

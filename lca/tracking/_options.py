@@ -15,6 +15,8 @@ Schedule: TypeAlias = int | Callable[[int], bool]
 """Measure every n-th step, or those for which the function of the step's index is true."""
 RecordTo: TypeAlias = Record | str | PathLike[str]
 """A `lca.Record`, or the path of a new one."""
+CheckEvery: TypeAlias = int | Literal["doubling"] | None
+"""How often a sampled estimator is checked: every n steps; after 16, 32, 64, ... steps; or never."""
 
 
 @runtime_checkable
@@ -48,11 +50,35 @@ class Options(TypedDict):
     views: MakeViews
     on_error: OnError
     record: RecordTo | None
+    span: int
+    check_every: CheckEvery
+    check_examples: int | None
 
 
-def check_options(every: Schedule, on_error: OnError) -> None:
-    """Raise `LCAError` unless both are valid options of a tracker."""
+def check_options(
+    every: Schedule,
+    on_error: OnError,
+    span: int = 1,
+    check_every: CheckEvery = None,
+    check_examples: int | None = None,
+) -> None:
+    """Raise `LCAError` unless these are valid options of a tracker."""
     if on_error not in get_args(OnError):
         raise UnknownNameError("on_error", on_error, get_args(OnError))
     if not callable(every) and (not isinstance(every, int) or every < 1):
         raise LCAError(f"every must be a positive integer or a function of the step's index, got {every!r}.")
+    if not isinstance(span, int) or span < 1:
+        raise LCAError(f"span must be a whole number of updates ≥ 1, got {span!r}.")
+    if check_every not in (None, "doubling") and (not isinstance(check_every, int) or check_every < 1):
+        raise LCAError(
+            f"check_every must be a whole number of steps ≥ 1, 'doubling', or None for no check, got "
+            f"{check_every!r}."
+        )
+    if check_examples is not None and (not isinstance(check_examples, int) or check_examples < _FEWEST):
+        raise LCAError(
+            f"check_examples must be a whole number ≥ {_FEWEST}, or None for all data, got "
+            f"{check_examples!r}."
+        )
+
+
+_FEWEST = 2

@@ -3,6 +3,7 @@
 import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import replace
 from math import isfinite
 from typing import Any
 
@@ -15,11 +16,21 @@ from lca.estimators._stochastic import required_fields_of
 from lca.layout import check_same_layout
 from lca.objective import Checked, Objective, State, Sum, evaluate, leaves, state_at_update, state_of
 from lca.record import Record
-from lca.row import Row, rows_of
+from lca.row import CheckedWindow, Row, rows_of
 from lca.step import Step
 from lca.summary import RunViews, summarize
 from lca.tracking._misses import Misses
-from lca.tracking._options import MakeViews, OnError, RecordTo, Schedule, ViewsByName, check_options
+from lca.tracking._options import (
+    CheckEvery,
+    MakeViews,
+    OnError,
+    RecordTo,
+    Schedule,
+    ViewsByName,
+    check_options,
+)
+from lca.tracking._path_sums import PathDifference, PathSums
+from lca.tracking._self_check import SelfCheck
 from lca.views import View
 from lca.views._view import show
 
@@ -31,8 +42,8 @@ class Session:
 
     Parameters
     ----------
-    objective, estimator, every, views, on_error, record
-        As in `lca.tracking.TrackerBase`.
+    objective, estimator, every, views, on_error, record, span, check_every, check_examples
+        As in `lca.tracking.TrackerBase`. With ``span``, `measure` gets the straight lines as its steps.
     advice
         How the training loop supplies a field of `lca.Step`, by field; appended to the error of a step that
         lacks the field.
@@ -46,6 +57,8 @@ class Session:
         Names of the fields of `lca.Step` that the estimator requires from the training loop.
     error
         The error that ended the measuring, or ``None``.
+    path
+        With ``span``: the sums over the updates under the next step, by loss, if they were measured.
     failed
         Whether there was an error in measuring since the run began, which may have been raised.
     skipped_steps
@@ -70,13 +83,24 @@ class Session:
         views: MakeViews = RunViews.of,
         on_error: OnError = "warn",
         record: RecordTo | None = None,
+        span: int = 1,
+        check_every: CheckEvery = "doubling",
+        check_examples: int | None = None,
         advice: Mapping[str, str] | None = None,
     ) -> None:
-        check_options(every, on_error)
+        check_options(every, on_error, span, check_every, check_examples)
         self.objectives = dict(objective) if isinstance(objective, Mapping) else {"train": objective}
         estimator = estimator or Adaptive()
         self._allocate = start_each(self.objectives, estimator)
         self.required_fields = required_fields_of(estimator)
+        if span > 1 and self.required_fields:
+            raise LCAError(
+                f"span={span} measures straight lines over several updates, but the estimator requires "
+                f"{', '.join(f'Step.{field}' for field in self.required_fields)}, which belong to single "
+                "updates; use lca.Adaptive, lca.PathIntegral or lca.estimators.SampledPathIntegral, with "
+                "refresh= for samplings other than 'uniform', or omit span."
+            )
+        self.estimator, self.span = estimator, span
         self._every, self._on_error = every, on_error
         self._advice = advice or {}
         self.skipped_steps = 0
@@ -84,6 +108,10 @@ class Session:
         self._misses = Misses()
         self._checked = [own for own in leaves(self.objectives) if isinstance(own, Checked)]
         self._measures_losses = estimator.target == "full"
+        checked = None if self._measures_losses else check_every
+        self._check = SelfCheck(self.objectives, checked, None if checked is None else check_examples)
+        self.path: Mapping[str, PathSums] = {}
+        self._differences: dict[str, PathDifference] = {}
         self._ends: dict[str, float] = {}
         self._final: dict[str, float] = {}
         self._layouts = {name: measured.layout for name, measured in self.objectives.items()}
@@ -98,6 +126,11 @@ class Session:
         return 0 if self._record is None else self._record.next_step
 
     @property
+    def checked_windows(self) -> Mapping[str, list[CheckedWindow]]:
+        """As `lca.tracking.TrackerBase.checked_windows`."""
+        return self._check.windows
+
+    @property
     def raises(self) -> bool:
         """Whether errors in measuring are raised (``on_error="raise"``)."""
         return self._on_error == "raise"
@@ -106,7 +139,16 @@ class Session:
         """Whether this step is to be measured."""
         if self.error is not None:
             return False
-        return self._every(index) if callable(self._every) else index % self._every == 0
+        wanted = self._every(index) if callable(self._every) else index % self._every == 0
+        if not wanted:
+            self._check.skip(index)
+        return wanted
+
+    def audit(self, views: MakeViews) -> "Session":
+        """A session of the same losses and estimator with other views, and without a record or self-check."""
+        return Session(
+            self.objectives, self.estimator, views=views, on_error=self._on_error, check_every=None
+        )
 
     def state(self) -> State | None:
         """A copy of what the measured losses depend on besides θ (`lca.objective.Stateful`)."""
@@ -136,6 +178,7 @@ class Session:
         try:
             found = self._allocate(step)
         except IncompleteStepError as error:
+            self._check.end(step.start)
             self._add_advice(error)
             if not self._measured:
                 raise
@@ -152,13 +195,23 @@ class Session:
         self._misses.update(found)
         rows: dict[str, Row] = {}
         for name, allocation in found.items():
-            rows |= rows_of({name: allocation}, self._layouts[name])
+            path = self.path.get(name)
+            whole = allocation if path is None else replace(allocation, cost=allocation.cost + path.cost)
+            rows |= rows_of({name: whole}, self._layouts[name])
+            if path is not None:
+                difference = self._differences.setdefault(name, PathDifference())
+                rows[name].path_difference = difference.add(rows[name], path)
+        self._check.add(step, rows)
         self._ends = {name: row.allocation.loss_end for name, row in rows.items()}
         for name, row in rows.items():
             if name in self.views:
                 show(self.views[name], row)
         if self._record is not None:
             self._record.write(rows)
+
+    def end_check(self, theta: Vector) -> None:
+        """The measured steps end at θ, or are interrupted: measure the loss there, to check a sampled sum."""
+        self._check.end(theta)
 
     def book_end(self, theta: Vector) -> str:
         """Measure the losses where the run has ended, which is not where the last measured step did.
@@ -184,13 +237,16 @@ class Session:
         return ", ".join(f"{name} {change:+.6g}" for name, change in changes.items() if change)
 
     def warn_of_misses(self) -> None:
-        """Warn if the allocations miss much of the loss change of the run (`Misses`)."""
+        """Warn if the allocations miss much of the loss change of the run."""
         self._misses.warn()
 
     def close(self, *, complete: bool = True) -> None:
         """Close the record if there is one; ``complete`` says whether training reached its end."""
+        self._check.release()
         if self._record is not None:
-            self._record.close(complete=complete and self.error is None, final_losses=self._final)
+            complete = complete and self.error is None
+            final_checks = self._check.unwritten()
+            self._record.close(complete=complete, final_losses=self._final, final_checks=final_checks)
 
     @contextmanager
     def guarded(self, index: int) -> Iterator[None]:
@@ -219,6 +275,15 @@ class Session:
                     continue  # a term, of an estimator that does not allocate terms
                 raise LCAError(f"no step was measured{self._reason()}.")
             summaries[name] = summarize(view, self._final.get(name))
+            if not self._measures_losses:
+                summaries[name] |= self._check.summary(name)
+            if self.span > 1:
+                difference = self._differences.get(name, PathDifference())
+                summaries[name] |= {
+                    "span": self.span,
+                    "path_difference": difference.whole if difference.lines else None,
+                    "path_difference_steps": difference.lines,
+                }
             if self.skipped_steps:
                 summaries[name]["skipped_steps"] = self.skipped_steps
         return summaries
@@ -232,8 +297,10 @@ class Session:
     def _begun(self, record: RecordTo, estimator: Estimator) -> Record:
         layout = check_same_layout((o.layout for o in self.objectives.values()), "the losses of one record")
         made = record if isinstance(record, Record) else Record(record)
-        every = {} if callable(self._every) else {"every": self._every}
-        return made.begin(layout, estimator=estimator, settings=every)
+        settings = {} if callable(self._every) else {"every": self._every}
+        if self.span > 1:
+            settings["span"] = self.span
+        return made.begin(layout, estimator=estimator, settings=settings)
 
     def _reason(self) -> str:
         return "" if self.error is None else f": {type(self.error).__name__}: {self.error}".rstrip(".")

@@ -7,10 +7,12 @@ from typing import Any, ClassVar, Self, Unpack
 from lca.allocation import Estimator
 from lca.errors import LCAError
 from lca.objective import Objective
+from lca.row import CheckedWindow
 from lca.tracking._follower import LiveTheta, RunFollower
 from lca.tracking._options import Options
 from lca.tracking._pending import StepFields
 from lca.tracking._session import Session
+from lca.tracking._spans import AnyFollower, SpanFollower
 from lca.views import View
 
 
@@ -27,7 +29,8 @@ class TrackerBase:
     estimator
         How a step is allocated; default `lca.Adaptive`.
     every
-        Measure every n-th step (default: every step), or those for which ``every(index)`` is true.
+        Measure every n-th step (default: every step), or those for which ``every(index)`` is true. The sums
+        are then over these steps only; for totals of a whole run at a lower cost use ``span``.
     views
         Makes the view of one measured loss from its layout (a function, or a `ViewsByName`). The default
         makes a `lca.summary.RunViews` of each loss and of each term of a `lca.Sum`, which `summary` requires.
@@ -37,6 +40,20 @@ class TrackerBase:
     record
         A `lca.Record`, or the path of a new one, to which every measured step is written. It is closed when
         the ``with`` block ends; its attribute ``complete`` is true if that was without an error.
+    span
+        Measure the straight line from θ_t to θ_{t+span} as one step, in place of the updates between. Its
+        allocation is that of the line, which is exact as that of any step, adds up to the loss change of all
+        updates, and does not see the path between; a summary tells how far its layers are from those of the
+        updates (``path_difference``), measured on the 1st, 2nd, 4th, 8th, ... and every 64th line. Steps are
+        then counted in lines.
+    check_every
+        How often a sampled estimator is checked: the measured loss at the start of the first and at the end
+        of the last step, and after every n-th one, or after 16, 32, 64, ... (``"doubling"``, the default),
+        for one forward pass over the data each. A summary holds its change, ``checked_change``, beside the
+        sum of the allocations, and a sum outside its interval is a warning. ``None``: no check.
+    check_examples
+        Make the check on so many of the examples, the same ones each time, instead of all; their sampling
+        error is part of the interval.
     """
 
     _advice: ClassVar[Mapping[str, str]] = {}
@@ -50,7 +67,7 @@ class TrackerBase:
     ) -> None:
         self._session = Session(objective, estimator, advice=self._advice, **options)
         self._entered = self._active = False
-        self._follower: RunFollower
+        self._follower: AnyFollower
 
     @property
     def steps(self) -> int:
@@ -80,6 +97,11 @@ class TrackerBase:
     def views(self) -> Mapping[str, View]:
         """The view of each measured loss, by name."""
         return self._session.views
+
+    @property
+    def checked_windows(self) -> Mapping[str, list[CheckedWindow]]:
+        """The self-checks of a sampled estimator that have ended, by measured loss."""
+        return self._session.checked_windows
 
     @property
     def error(self) -> Exception | None:
@@ -135,7 +157,10 @@ class TrackerBase:
 
     def _follow(self, theta: LiveTheta, step_fields: StepFields) -> None:
         """Begin with the parameters ``theta``; a subclass calls it once, in its constructor."""
-        self._follower = RunFollower(self._session, theta, step_fields)
+        one = self._session.span == 1
+        self._follower = (
+            RunFollower(self._session, theta, step_fields) if one else SpanFollower(self._session, theta)
+        )
 
     def _attach(self) -> None:
         """Begin to listen to updates."""

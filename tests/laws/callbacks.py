@@ -14,6 +14,7 @@ import pytest
 import lca
 from lca.errors import LCAError, LCAWarning
 from lca.estimators import CrossFit, NextBatch, SampledPathIntegral
+from lca.tolerances import EPS32, summed
 from lca.tracking import TrackerBase
 from tests.laws.runs import Kept, Shown
 
@@ -148,12 +149,39 @@ def wrong_options_are_refused_at_once(framework, folder):
         framework.callback(on_error="ignore")
 
 
+def a_fit_is_measured_in_straight_lines(framework, folder):
+    callback = framework.callback(span=2, on_error="raise")
+    assert_same(framework.fit(callback), framework.fit(None))
+    summary = callback.summary()["train"]
+    assert callback.steps == framework.updates
+    assert summary["steps"] == -(-framework.updates // 2)
+    assert summary["path_difference_steps"] > 0
+    assert summary["unmeasured_change"] == 0
+    change = summary["loss_end"] - summary["loss_start"]
+    booked = summary["lca_total"] + summary["state_change"] + summary["residual"]
+    assert abs(change - booked) <= summed(summary["mass"] + abs(summary["loss_start"]), EPS32)
+
+
+def a_sampled_sum_is_compared_with_the_change_of_the_loss(framework, folder):
+    full = framework.callback(on_error="raise")
+    framework.fit(full)
+    checked = framework.callback(estimator=Shown(), check_every=2, on_error="raise")
+    assert_same(framework.fit(checked), framework.fit(None))
+    wanted, found = full.summary()["train"], checked.summary()["train"]
+    assert found["checked_steps"] == framework.updates
+    assert len(found["checked_windows"]) == -(-framework.updates // 2)
+    change = wanted["loss_end"] - wanted["loss_start"]
+    assert abs(found["checked_change"] - change) <= summed(wanted["loss_start"] + wanted["loss_end"], EPS32)
+
+
 LAWS = [
     every_update_is_measured_and_training_is_the_same,
     every_fit_is_a_run_of_its_own,
     nothing_is_measured_before_a_fit,
     what_cannot_begin_is_a_warning_unless_asked_otherwise,
     an_error_in_measuring_ends_the_measuring_and_not_the_training,
+    a_fit_is_measured_in_straight_lines,
+    a_sampled_sum_is_compared_with_the_change_of_the_loss,
     a_fit_is_recorded,
     the_record_of_a_fit_that_failed_is_incomplete,
     a_missing_field_is_reported_with_its_source,

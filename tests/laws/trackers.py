@@ -9,6 +9,7 @@ import pytest
 
 import lca
 from lca import LEFT, RIGHT, SIMPSON, TRAPEZOID, tolerances
+from lca.analysis import checked_windows
 from lca.errors import LayoutError, LCAError, LCAWarning, NonFiniteError
 from lca.estimators import (
     ControlVariate,
@@ -18,11 +19,23 @@ from lca.estimators import (
     SameBatch,
     SampledPathIntegral,
 )
+from lca.reference import DatasetLoss
 from lca.tolerances import EPS64
 from lca.views import Trace
-from tests.laws.runs import BATCHES, OPTIMIZERS, Kept, Shown, X, Y, reference_allocations, reference_steps
+from tests.laws.runs import (
+    BATCHES,
+    NETWORK,
+    OPTIMIZERS,
+    Kept,
+    Shown,
+    X,
+    Y,
+    reference_allocations,
+    reference_steps,
+)
 
 RULE = lca.PathIntegral(SIMPSON)
+REFERENCE = DatasetLoss(NETWORK, X, Y)
 IMPORTANCE = SampledPathIntegral(size=4, sampling="importance")
 
 
@@ -130,6 +143,222 @@ def several_losses_and_terms_are_measured_along_one_run(framework, folder):
     assert set(summary) == {"both", "both/one", "both/half", "alone"}
     assert summary["both"]["loss_end"] == 1.5 * summary["alone"]["loss_end"]
     assert summary["both/one"]["per_tensor"] == summary["alone"]["per_tensor"]
+
+
+# --- the self-check of sampled estimators ----------------------------------------------------------------
+
+
+def points_of(
+    framework, estimator=RULE, *, update=None, batches=BATCHES, after=lambda run, t: None, **options
+):
+    """A run under a tracker with its default views, and the parameters before and after every update."""
+    run = framework.run(estimator, **{"on_error": "raise", **options})
+    points = [np.array(run.numpy(run.theta()))]
+    with run.tracker:
+        for t, batch in enumerate(batches):
+            run.update(batch, **(update or {}))
+            points.append(np.array(run.numpy(run.theta())))
+            after(run, t)
+    return run, points
+
+
+def losses_at(points):
+    return [REFERENCE.loss(point) for point in points]
+
+
+CHECKED = [
+    (SampledPathIntegral(size=30, micro_batches=2), 1, 5),
+    (SampledPathIntegral(size=30), 1, 5),
+    (SameBatch(), 1, 5),
+    (NextBatch(), 1, 4),
+    (CrossFit(2), 2, 4),
+]
+"""Estimators, pieces of a batch, and how many of five steps they measure."""
+
+
+def sampled_sums_are_compared_with_the_change_of_the_loss(framework, folder):
+    for number, (estimator, pieces, steps) in enumerate(CHECKED):
+        path = folder / str(number) if number in (0, 3) else None
+        run, points = points_of(framework, estimator, update={"pieces": pieces}, check_every=2, record=path)
+        losses, summary = losses_at(points), run.tracker.summary()["train"]
+        ends = sorted({0, 2, 4, steps})
+        totals = run.tracker.views["train"].trace.rows["total"]
+        windows = summary["checked_windows"]
+        limit = tolerances.summed(summary["mass"] + max(losses), EPS64)
+        assert [(w["first_step"], w["last_step"] + 1) for w in windows] == list(
+            zip(ends, ends[1:], strict=False)
+        )
+        for window, first, end in zip(windows, ends, ends[1:], strict=False):
+            assert abs(window["change"] - (losses[end] - losses[first])) <= limit
+            assert abs(window["total"] - totals[first:end].sum()) <= limit
+        assert summary["checked_steps"] == steps
+        assert abs(summary["checked_change"] - (losses[steps] - losses[0])) <= limit
+        assert abs(summary["checked_total"] - summary["lca_total"]) <= limit
+        if path is not None:
+            recorded, margin = checked_windows(lca.open_record(path))
+            assert [vars(w) | {"margin": none_for_nan(w.margin)} for w in recorded] == windows
+            assert none_for_nan(margin) == summary["checked_margin"]
+        bars = getattr(estimator, "micro_batches", 1) > 1 and isinstance(estimator, SampledPathIntegral)
+        assert (summary["checked_margin"] is not None) == bars
+
+
+def none_for_nan(number):
+    return None if np.isnan(number) else number
+
+
+def the_default_check_is_at_both_ends_of_a_short_run(framework, folder):
+    run, points = points_of(framework, SameBatch())
+    [window] = run.tracker.summary()["train"]["checked_windows"]
+    assert (window["first_step"], window["last_step"]) == (0, 4)
+    without = points_of(framework, SameBatch(), check_every=None)[0].tracker.summary()["train"]
+    assert (without["checked_windows"], without["checked_change"], without["checked_steps"]) == ([], None, 0)
+    full = points_of(framework, RULE)[0].tracker.summary()["train"]
+    assert not [key for key in full if key.startswith("checked")]
+
+
+def checks_leave_training_and_values_as_they_are(framework, folder):
+    for every in (None, 1, "doubling"):
+        run = tracked(framework, SampledPathIntegral(size=30), check_every=every)
+        plain = framework.untracked()
+        for batch in BATCHES:
+            plain.update(batch)
+        for ours, theirs in zip(run.left(), plain.left(), strict=True):
+            np.testing.assert_array_equal(ours, theirs)
+        found = [run.numpy(row.values) for row in rows_of(run)]
+        if every is None:
+            values = found
+        np.testing.assert_array_equal(found, values)
+
+
+def a_window_ends_where_a_step_is_missing(framework, folder):
+    def windows(**options):
+        run, points = points_of(framework, **options)
+        found = run.tracker.summary()["train"]["checked_windows"]
+        losses = losses_at(points)
+        for w in found:
+            change = losses[w["last_step"] + 1] - losses[w["first_step"]]
+            assert abs(w["change"] - change) <= tolerances.summed(max(losses), EPS64)
+        return [(w["first_step"], w["last_step"]) for w in found]
+
+    def chosen(step):
+        return step != 2
+
+    probe = SampledPathIntegral(size=30)
+    assert windows(estimator=probe, every=chosen, check_every=1) == [(0, 0), (1, 1), (3, 3), (4, 4)]
+    assert windows(estimator=probe, every=chosen, check_every=3) == [(0, 1), (4, 4)]
+    assert windows(estimator=probe, every=2, check_every=1) == [(0, 0), (2, 2), (4, 4)]
+    assert windows(estimator=NextBatch(), every=chosen, check_every=3) == [(0, 1)]
+    assert windows(estimator=NextBatch(), every=chosen) == [(0, 1)]
+
+
+def a_displacement_is_part_of_no_window(framework, folder):
+    def displace(run, t):
+        if t == 1:
+            run.displace(0.25)
+
+    for estimator, last in ((SampledPathIntegral(size=30), 1), (NextBatch(RIGHT), 0)):
+        with pytest.warns(LCAWarning, match="changed between steps 1 and 2"):
+            run, points = points_of(framework, estimator, after=displace)
+        losses = losses_at(points)
+        [window] = run.tracker.summary()["train"]["checked_windows"]
+        assert (window["first_step"], window["last_step"]) == (0, last)
+        change = losses[last + 1] - losses[0]
+        assert abs(window["change"] - change) <= tolerances.summed(max(losses), EPS64)
+
+
+# --- straight lines over several updates -----------------------------------------------------------------
+
+
+def a_span_is_the_straight_line_between_its_ends(framework, folder):
+    for span, ends in ((2, [0, 2, 4, 5]), (5, [0, 5]), (7, [0, 5])):
+        run, points = points_of(framework, RULE, span=span, record=folder / f"{span}")
+        summary, losses = run.tracker.summary()["train"], losses_at(points)
+        expected = list(lca.allocate(REFERENCE, lca.Trajectory([points[end] for end in ends]), RULE))
+        rows = run.tracker.views["train"].trace.rows
+        assert (run.tracker.steps, run.tracker.discontinuities) == (5, 0)
+        assert rows["step"].tolist() == list(range(len(ends) - 1))
+        limit = tolerances.allocation(summary["mass"] + max(losses), EPS64)
+        for row, wanted in zip(rows, expected, strict=True):
+            assert abs(row["total"] - wanted.values.sum()) <= limit
+            assert abs(row["residual"] - wanted.residual) <= limit
+        change = summary["lca_total"] + summary["residual"]
+        assert abs(change - (losses[-1] - losses[0])) <= limit
+        assert (summary["unmeasured_change"], summary["span"]) == (0, span)
+        found = lca.open_record(folder / f"{span}")
+        assert found.attrs["settings"]["span"] == span
+        assert found.attrs["complete"]
+
+
+def lines_are_compared_with_their_updates(framework, folder):
+    run, points = points_of(framework, RULE, span=2, record=folder / "run")
+    summary, layer = run.tracker.summary()["train"], REFERENCE.layout.groups("layer")
+
+    def layers(trajectory):
+        return np.array([layer.total(a.values) for a in lca.allocate(REFERENCE, trajectory, RULE)])
+
+    single, lines = layers(lca.Trajectory(points)), layers(lca.Trajectory([points[t] for t in (0, 2, 4, 5)]))
+    path = np.add.reduceat(single, [0, 2, 4])
+    audited, limit = (
+        slice(0, 2),
+        tolerances.allocation(8 * summary["mass"] / np.abs(path[:2]).sum(1).min(), EPS64),
+    )
+    wanted = np.abs((lines - path)[audited].sum(0)).sum() / np.abs(path[audited].sum(0)).sum()
+    assert abs(summary["path_difference"] - wanted) <= limit
+    assert summary["path_difference_steps"] == 2  # the first and the second of three lines
+    each = lca.open_record(folder / "run").path_difference.sel(measured="train").values
+    assert np.abs(each[:2] - (np.abs(lines - path).sum(1) / np.abs(path).sum(1))[:2]).max() <= limit
+    assert np.isnan(each[2])
+    gradients = run.tracker.views["train"].trace.rows["full_gradients"]
+    assert gradients.tolist() in (
+        [3 + 5, 2 + 4, 2],
+        [3 + 5, 2 + 5, 2],
+    )  # with those of the updates under a line
+
+
+def a_span_leaves_training_as_it_is(framework, folder):
+    for optimizer in OPTIMIZERS:
+        run = tracked(framework, RULE, span=2, optimizer=optimizer)
+        plain = framework.untracked(optimizer=optimizer)
+        for batch in BATCHES:
+            plain.update(batch)
+        for ours, theirs in zip(run.left(), plain.left(), strict=True):
+            np.testing.assert_array_equal(ours, theirs)
+
+
+def a_line_ends_where_something_else_moves_the_parameters(framework, folder):
+    def displace(run, t):
+        if t == 2:
+            run.displace(0.25)
+
+    with pytest.warns(LCAWarning, match="changed between steps 1 and 2"):
+        run, points = points_of(framework, RULE, span=2, after=displace)
+    losses, rows = losses_at(points), run.tracker.views["train"].trace.rows
+    limit = tolerances.summed(max(losses), EPS64)
+    for row, start, end in ((0, 0, 2), (1, 2, 3), (2, None, 5)):  # the lines 0-2, 2-3 and 3-5
+        assert abs(rows["loss_end"][row] - losses[end]) <= limit
+        assert start is None or abs(rows["loss_start"][row] - losses[start]) <= limit
+    assert (len(rows), run.tracker.steps, run.tracker.discontinuities) == (3, 5, 1)
+    summary = run.tracker.summary()["train"]
+    assert abs(summary["unmeasured_change"] - (rows["loss_start"][2] - losses[3])) <= limit
+
+
+def a_change_after_the_last_update_is_part_of_no_line(framework, folder):
+    def displace(run, t):
+        if t == 4:
+            run.displace(0.25)
+
+    with pytest.warns(LCAWarning, match="the parameters changed after the last update"):
+        run, points = points_of(framework, RULE, span=2, after=displace)
+    losses, rows = losses_at(points), run.tracker.views["train"].trace.rows
+    assert abs(rows["loss_end"][-1] - losses[5]) <= tolerances.summed(max(losses), EPS64)
+    summary = run.tracker.summary()["train"]
+    end = run.objective.loss(run.theta())
+    assert abs(summary["unmeasured_change"] - (end - losses[5])) <= tolerances.summed(max(losses), EPS64)
+
+
+def lines_are_chosen_by_every(framework, folder):
+    run = tracked(framework, RULE, span=2, every=2)
+    assert (measured_steps(run), run.tracker.steps) == ([0, 2], 5)
 
 
 # --- step fields -----------------------------------------------------------------------------------------
@@ -401,6 +630,13 @@ def wrong_options_are_refused(framework, folder):
         ({"on_error": "ignore"}, "unknown on_error 'ignore'; known: raise, warn"),
         ({"every": 0}, "every must be a positive integer or a function of the step's index, got 0"),
         ({"every": 1.5}, "every must be a positive integer"),
+        ({"span": 0}, "span must be a whole number of updates ≥ 1, got 0"),
+        (
+            {"span": 2, "estimator": CrossFit(2)},
+            "span=2 measures straight lines.*requires Step.micro_batches",
+        ),
+        ({"check_every": 0}, "check_every must be a whole number of steps ≥ 1, 'doubling', or None.*got 0"),
+        ({"check_examples": 1}, "check_examples must be a whole number ≥ 2, or None for all data, got 1"),
         ({"estimator": lca.Adaptive}, "expected an Estimator"),
     ):
         with pytest.raises(LCAError, match=message):
@@ -427,6 +663,17 @@ LAWS = [
     parameters_changed_between_updates_are_a_discontinuity,
     a_displacement_that_moves_nothing_is_no_discontinuity,
     several_losses_and_terms_are_measured_along_one_run,
+    sampled_sums_are_compared_with_the_change_of_the_loss,
+    the_default_check_is_at_both_ends_of_a_short_run,
+    checks_leave_training_and_values_as_they_are,
+    a_window_ends_where_a_step_is_missing,
+    a_displacement_is_part_of_no_window,
+    a_span_is_the_straight_line_between_its_ends,
+    lines_are_compared_with_their_updates,
+    a_span_leaves_training_as_it_is,
+    a_line_ends_where_something_else_moves_the_parameters,
+    a_change_after_the_last_update_is_part_of_no_line,
+    lines_are_chosen_by_every,
     allocations_are_those_of_the_reference_loop,
     step_fields_are_those_of_the_reference_loop,
     every_other_step_still_gets_its_next_one,

@@ -14,6 +14,7 @@ from lca.errors import OutputError
 from lca.live import TensorBoard, TensorBoardView
 from lca.live._tensorboard import layer_time_picture
 from lca.reference import Quadratic
+from lca.row import CheckedWindow, Row
 from lca.summary import RunViews
 from lca.tracking import Session
 from tests.sampled import sampled_allocation
@@ -49,6 +50,18 @@ def log(folder, rows=ROWS, residual=0.25, **options):
         view.update(StepAllocation(row, 2.0, 1.0 - step, residual=residual, mass=4.0, step=step))
     view.close()
     return events(folder)
+
+
+def test_self_checks_are_shown_as_sums_since_the_first(tmp_path):
+    view = TensorBoardView(LAYOUT, tmp_path)
+    for step, values in enumerate(ROWS):
+        row = Row(StepAllocation(values, np.nan, np.nan, residual=np.nan, mass=4.0, step=step), LAYOUT)
+        row.check = CheckedWindow(step, step, change=-1.0 - step, total=-0.5, margin=np.nan)
+        view.read(row)
+    view.close()
+    scalars, _ = events(tmp_path)
+    assert scalars["checked_change"] == [(0, -1.0), (1, -3.0)]
+    assert scalars["checked_sum"] == [(0, -0.5), (1, -1.0)]
 
 
 def test_scalars_are_those_of_every_step(tmp_path):

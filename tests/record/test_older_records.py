@@ -2,6 +2,7 @@
 
 ``run-0.1.0.zarr.tar.xz`` was written by lca 0.1.0: three steps of two losses,
 the second of which was not measured, with ``values="float32"``, one traced parameter and blocks of two rows.
+``run-schema-2.zarr.tar.xz`` has the same steps, without a traced parameter.
 """
 
 import json
@@ -13,15 +14,21 @@ import pytest
 
 from lca import Layout, Record, StepAllocation, open_record
 from lca._cli import main
+from lca.analysis import checked_windows
 from lca.record import SCHEMA_VERSION, RecordError, open_records
+from lca.report._balance import check_conservation
+from lca.report._run import Run
 
 LAYOUT = Layout(("fc.weight", "fc.bias"), ((2, 2), (2,)))
 
 
 @pytest.fixture
 def old(tmp_path):
-    path = tmp_path / "old.zarr"
-    with tarfile.open(Path(__file__).with_name("run-0.1.0.zarr.tar.xz")) as archive:
+    return extracted("run-0.1.0", tmp_path / "old.zarr")
+
+
+def extracted(name, path):
+    with tarfile.open(Path(__file__).with_name(f"{name}.zarr.tar.xz")) as archive:
         # Before 3.11.4, Python has no filters; this archive is our own.
         archive.extractall(path, **({"filter": "data"} if hasattr(tarfile, "data_filter") else {}))
     return path
@@ -55,6 +62,21 @@ def test_an_old_record_has_the_variables_of_a_new_one(old, tmp_path):
         record.update({"train": StepAllocation(values(0, 0), 2.0, 1.0, residual=0.0, mass=1.0)})
     traced = {"trace_theta", "trace_movement", "trace_values", "traced", "traced_name"}
     assert set(open_record(old).variables) - traced == set(open_record(path).variables)
+
+
+@pytest.mark.parametrize(("name", "version"), [("run-0.1.0", 1), ("run-schema-2", 2)])
+def test_a_record_from_before_the_self_check_has_none(name, version, tmp_path):
+    run = open_record(extracted(name, tmp_path / "old.zarr"))
+    assert run.attrs["schema_version"] == version
+    assert run.total.values[:, 0].tolist() == [values(step, 0).sum() for step in range(3)]
+    assert run.sampled.values.tolist() == [[False, True]] * 3
+    assert np.isnan(run.checked_change.values).all()
+    assert np.isnan(run.path_difference.values).all()
+    for measured in ("train", "sampled"):
+        windows, margin = checked_windows(run, measured)
+        assert (windows, np.isnan(margin)) == ([], True)
+    for_page = Run(run)
+    assert check_conservation(for_page, "sampled").verdict()[1].startswith("Not checked: this estimator")
 
 
 def test_an_old_record_is_not_continued_but_can_be_replaced(old):

@@ -10,8 +10,9 @@ import pytest
 from bokeh.embed import json_item
 
 import lca
-from lca import Layout, LCAError, Record
+from lca import Layout, LCAError, Record, open_record
 from lca._cli import main
+from lca.analysis import checked_windows
 from lca.errors import OutputError
 from lca.plots._canvas import CATEGORY_COLORS, HELPING, HURTING
 from lca.report import _charts as charts
@@ -21,6 +22,7 @@ from lca.report._balance import check_conservation
 from lca.report._cells import EMPTY, ListGrid, MatrixGrid
 from lca.report._moments import LINEAR_FRACTION, MAX_BYTES, detail_maps, encode, layer_intervals
 from lca.report._run import Run, block_starts, format_signed, short_labels
+from lca.row import CheckedWindow, rows_of
 from lca.views._signs import NOISY
 from tests.report.records import EVIL, LAYOUT, NAMES, allocation, replicates, run_values, write
 
@@ -96,6 +98,72 @@ VERDICTS = {
     "large, exceeded": ({"residual": 5.0, "tolerance": 1.0}, "bad", "The allocations do not add up: 3 of 3"),
     "sampled": ({"residual": np.nan}, "warn", "Not checked: this estimator does not measure the loss"),
 }
+
+
+CHECKED = {
+    "inside a narrow interval": (
+        -1.02,
+        0.05,
+        "good",
+        "−1.02, and the measured loss changed by −1, a difference of 2 %",
+    ),
+    "inside a wide interval": (
+        -1.02,
+        0.5,
+        "warn",
+        "a difference of 2 % (95 % interval ± 0.5, which it keeps)",
+    ),
+    "outside, and near": (
+        -1.05,
+        0.01,
+        "warn",
+        "a difference of 5 % (95 % interval ± 0.01, which it does not keep)",
+    ),
+    "outside, and far": (-0.5, 0.01, "bad", "a difference of 50 %"),
+    "near, without error bars": (-0.995, None, "good", "a difference of 0.5 % (no error bars)"),
+    "roughly, without error bars": (-0.95, None, "warn", "a difference of 5 % (no error bars)"),
+    "far, without error bars": (-0.2, None, "bad", "a difference of 80 % (no error bars)"),
+}
+
+
+@pytest.mark.parametrize(("total", "margin", "tone", "said"), CHECKED.values(), ids=CHECKED)
+def test_the_verdict_of_an_estimate_is_its_self_check(tmp_path, total, margin, tone, said):
+    nothing = {"residual": np.nan, "sampled": True}
+    with Record(tmp_path / "run", LAYOUT) as record:
+        for step, values in enumerate(run_values(3)):
+            [row] = rows_of({"train": allocation(values, step, np.nan, **nothing)}, LAYOUT).values()
+            if step == 1:
+                row.check = CheckedWindow(0, 1, change=-0.75, total=total + 0.5, margin=np.nan)
+            record.write({"train": row})
+        last = {"first_step": 2, "last_step": 2, "change": -0.25, "total": -0.5, "margin": None}
+        record.close(final_checks={"train": {"margin": margin, "windows": [last]}})
+    run = Run(open_record(tmp_path / "run"))
+    check = check_conservation(run, "train")
+    assert check.verdict()[0] == tone
+    assert check.verdict()[1].startswith(
+        "An estimate from samples: over 3 of 3 steps the allocations sum to "
+    )
+    assert said in check.verdict()[1]
+    assert (tone, "train: " + check.verdict()[1]) in sections.summary(run).verdicts
+
+
+def test_a_run_in_progress_is_judged_by_a_bound_of_its_interval(tmp_path):
+    with Record(tmp_path / "run", LAYOUT) as record:
+        for step, values in enumerate(run_values(2)):
+            [row] = rows_of({"train": allocation(values, step, np.nan, residual=np.nan)}, LAYOUT).values()
+            row.check = CheckedWindow(step, step, change=-1.0, total=-1.0, margin=3.0 + step)
+            record.write({"train": row})
+        record.flush()
+        windows, margin = checked_windows(open_record(tmp_path / "run"))
+    assert (len(windows), margin) == (2, np.sqrt(2) * 5.0)
+
+
+@pytest.mark.parametrize("damage", [{"windows": 3}, {"margin": "text", "windows": []}, [], {"windows": [{}]}])
+def test_a_damaged_final_check_is_an_error(tmp_path, damage):
+    run = write(tmp_path / "run.zarr", run_values(3))
+    run.attrs["final_checks"] = {"train": damage}
+    with pytest.raises(LCAError, match="the attribute 'final_checks' of the record is damaged"):
+        check_conservation(Run(run), "train")
 
 
 @pytest.mark.parametrize(("options", "tone", "said"), VERDICTS.values(), ids=VERDICTS)

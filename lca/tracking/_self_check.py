@@ -1,0 +1,397 @@
+"""`SelfCheck`: measures the loss now and then, and compares its change with the sum of the allocations."""
+
+import warnings
+from collections.abc import Mapping
+from copy import deepcopy
+from dataclasses import dataclass
+from math import inf, isfinite, isnan, nan, sqrt
+from typing import Any
+
+import numpy as np
+
+from lca._verdict import SMALL_MISS
+from lca.arrays import Vector, array_ops
+from lca.errors import LCAError, LCAWarning, NonFiniteError
+from lca.objective import Objective, Sampled, State, at_state, evaluate
+from lca.row import CheckedWindow, Row
+from lca.step import Step
+from lca.tolerances import conservation
+from lca.tracking._options import CheckEvery
+
+Losses = dict[str, np.ndarray]
+"""By measured loss: the loss of each group of examples, (G,); all data are one group."""
+
+FIRST = 16
+"""Steps before the first check of ``"doubling"``, and before a sum without error bars is judged."""
+FAR, SETTLED = 0.05, 128
+"""The part of the loss change that a sum without error bars may miss after so many steps; before, more."""
+SHOWN, WARNED = 0.95, 0.999
+"""Levels of the interval that is shown, and of that outside which there is a warning: checks are many."""
+GROUPS = 32
+"""Groups of a part of the data, whose spread gives the standard error of its loss."""
+
+
+class SelfCheck:
+    """Compares the allocations of a sampled estimator with the change of the measured loss.
+
+    The loss is measured at the start of the first step, at the end of the last one, and at the end of every
+    n-th step in between; between two measurements lies a window (`lca.row.CheckedWindow`) of consecutive
+    steps. Where a step is missing the window ends, and the next one begins when the next check is due. Totals
+    are never corrected.
+
+    Cost: one forward pass for each measurement; with ``"doubling"`` at most log₂(T / 16) + 3 in T
+    consecutive steps.
+
+    Parameters
+    ----------
+    objectives
+        The measured losses by name.
+    every, examples
+        ``check_every`` and ``check_examples`` of a tracker.
+
+    Raises
+    ------
+    LCAError
+        If ``examples`` are given and an objective is not `lca.objective.Sampled`.
+    """
+
+    def __init__(
+        self, objectives: Mapping[str, Objective], every: CheckEvery, examples: int | None = None
+    ) -> None:
+        self._every = every
+        self._data = [_Data(name, own, examples) for name, own in objectives.items()]
+        self._data_of: dict[str, _Data] = {}
+        self._accounts: dict[str, _Account] = {}
+        self._steps = self._held = 0  # measured steps; those in the open window
+        self._due = True
+        self._start: Losses | None = None  # where the open window begins
+        self._last: _Reached | None = None
+        self._missing = -1
+
+    def add(self, step: Step, rows: Mapping[str, Row]) -> None:
+        """Process a step that was allocated; a check that has ended becomes part of ``rows``.
+
+        Raises
+        ------
+        NonFiniteError
+            If a measured loss is not finite.
+        """
+        if self._every is None:
+            return
+        if not self._continues(step):
+            self._drop()
+        if self._start is None and self._due:
+            self._begin(self._measured(step.start, _state_before(step)))
+        after = step.state[1] if step.state else None
+        self._last = _Reached(step.index, step.end, array_ops(step.end).snapshot(step.end), after)
+        self._steps += 1
+        self._due |= self._is_due()
+        if self._start is not None:
+            self._held += 1
+            for name in rows.keys() & self._start.keys():
+                self._accounts.setdefault(name, _Account(name)).add(rows[name])
+            if self._due:
+                self._begin(self._close(step.end))
+            elif self._missing == step.index + 1:
+                self.end(step.end)
+        for name, account in self._accounts.items():
+            if account.unwritten and name in rows:
+                rows[name].check = account.unwritten.pop(0)
+
+    def skip(self, index: int) -> None:
+        """Step ``index`` will not be measured."""
+        self._missing = index
+        if self._last is not None and self._last.index == index - 1:
+            self.end(self._last.theta)
+
+    def end(self, theta: Vector) -> None:
+        """End the open window at ``theta``, unless that is not where the last measured step ended."""
+        if self._start is None or self._last is None or not self._held:
+            return
+        if self._last.is_at(theta):
+            self._close(theta)
+        self._drop()
+
+    def release(self) -> None:
+        """The run is over: release all vectors; another one may begin."""
+        self._drop()
+        self._last, self._due = None, True
+
+    @property
+    def windows(self) -> dict[str, list[CheckedWindow]]:
+        """All checks that have ended, by measured loss."""
+        return {name: account.windows for name, account in self._accounts.items()}
+
+    def summary(self, name: str) -> dict[str, Any]:
+        """The keys of a summary that tell of the check of one loss."""
+        account = self._accounts.get(name, _Account(name))
+        windows = account.windows
+        return {
+            "checked_steps": sum(window.last_step - window.first_step + 1 for window in windows),
+            "checked_change": sum(window.change for window in windows) if windows else None,
+            "checked_total": sum(window.total for window in windows) if windows else None,
+            "checked_margin": _or_none(account.margin),
+            "checked_windows": list(map(as_json, windows)),
+        }
+
+    def unwritten(self) -> dict[str, Any]:
+        """What the rows do not tell, by loss: the margin of the run, and the windows that ended last."""
+        return {
+            name: {"margin": _or_none(own.margin), "windows": list(map(as_json, own.unwritten))}
+            for name, own in self._accounts.items()
+            if own.windows
+        }
+
+    def _continues(self, step: Step) -> bool:
+        """Whether a step begins where the last one ended."""
+        if self._last is None:
+            return False
+        same_state = self._last.state is _state_before(step)
+        return self._last.index + 1 == step.index and same_state and self._last.is_at(step.start)
+
+    def _is_due(self) -> bool:
+        n = self._steps
+        if self._every == "doubling":
+            return n >= FIRST and not n & (n - 1)
+        assert isinstance(self._every, int)
+        return n % self._every == 0
+
+    def _begin(self, losses: Losses) -> None:
+        self._start, self._held, self._due = losses, 0, False
+        for account in self._accounts.values():
+            account.begin()
+
+    def _close(self, theta: Vector) -> Losses:
+        """Measure the loss at the end of the last step, and end the window there."""
+        assert self._start is not None
+        assert self._last is not None
+        found, last = self._measured(theta, self._last.state), self._last.index
+        eps = array_ops(theta).eps(theta)
+        for name, account in self._accounts.items():
+            losses = self._start[name], found[name]
+            message = account.end((last - self._held + 1, last), losses, self._data_of[name], eps)
+            if message:
+                warnings.warn(message, LCAWarning, stacklevel=5)
+        self._start = None
+        return found
+
+    def _drop(self) -> None:
+        """Give up the open window; one without steps begins again with the next step."""
+        self._due |= self._start is not None and not self._held
+        if self._start is not None:
+            for account in self._accounts.values():
+                account.drop()
+        self._start, self._held = None, 0
+
+    def _measured(self, theta: Vector, state: State | None) -> Losses:
+        found: Losses = {}
+        for data in self._data:
+            losses = data.losses(theta, state)
+            self._data_of |= dict.fromkeys(losses, data)
+            found |= losses
+        for name, values in found.items():
+            if not np.isfinite(values).all():
+                raise NonFiniteError(
+                    f"the loss {name!r} is {values[~np.isfinite(values)][0]} where it was measured to check "
+                    "the allocations; if the run diverged, lower the learning rate."
+                )
+        return found
+
+
+def _state_before(step: Step) -> State | None:
+    """The state in which the step before ended."""
+    return step.previous_state or (step.state[0] if step.state else None)
+
+
+@dataclass(frozen=True, eq=False)
+class _Reached:
+    """Where the last measured step ended: θ with a snapshot of it, and the state."""
+
+    index: int
+    theta: Vector
+    snapshot: object
+    state: State | None
+
+    def is_at(self, theta: Vector) -> bool:
+        """Whether θ is still what it was there."""
+        return theta is self.theta or array_ops(theta).unchanged(self.snapshot, theta)
+
+
+class _Data:
+    """All examples of a measured loss, or a fixed part of them in groups."""
+
+    def __init__(self, name: str, objective: Objective, examples: int | None) -> None:
+        self._name, self._objective = name, objective
+        self._batches: list[Any] = []
+        self._weights, self._missing = np.ones(1), 0.0
+        if examples is not None:
+            self._draw(examples)
+
+    def _draw(self, examples: int) -> None:
+        objective = self._objective
+        if not isinstance(objective, Sampled):
+            raise LCAError(
+                f"check_examples={examples} needs an objective that is a mean over examples "
+                f"(lca.objective.Sampled), which {type(objective).__name__} is not; omit it, and all data "
+                "are used."
+            )
+        n = objective.n_examples
+        if examples >= n:
+            return
+        rows = np.random.default_rng(0).permutation(n)[:examples]
+        weight = np.ones(n) if objective.weight is None else objective.weight
+        groups = np.array_split(rows, min(GROUPS, examples))
+        self._batches = [objective.batch(group, weight[group]) for group in groups]
+        self._weights = np.array([weight[group].sum() for group in groups])
+        self._missing = 1 - examples / n
+
+    def losses(self, theta: Vector, state: State | None) -> Losses:
+        """At θ: of each group, and of each term of a `lca.Sum`."""
+        objective = at_state(self._objective, state)
+        if self._batches:
+            return {self._name: np.array([objective.loss(theta, batch) for batch in self._batches])}
+        found = evaluate(objective, theta, gradient=False)
+        terms = {f"{self._name}/{term}": part.loss for term, part in found.terms.items()}
+        return {name: np.array([loss]) for name, loss in {self._name: found.loss, **terms}.items()}
+
+    def mean(self, changes: np.ndarray) -> float:
+        """The change of the loss from those of its groups."""
+        return float(self._weights @ changes / self._weights.sum())
+
+    def variance(self, changes: np.ndarray) -> float:
+        """Of the mean, as an estimate of the change over all data; 0 for all data."""
+        if not self._missing:
+            return 0.0
+        parts = self._weights * (changes - self.mean(changes)) / self._weights.sum()
+        return float(self._missing * (parts**2).sum() * len(parts) / (len(parts) - 1))
+
+
+class _Account:
+    """The checks of one measured loss."""
+
+    def __init__(self, name: str) -> None:
+        self._name = name
+        self.windows: list[CheckedWindow] = []
+        self.unwritten: list[CheckedWindow] = []
+        self.margin = nan  # of the sum over all windows
+        self._window, self._run = _Estimate(), _Estimate()
+        self._before = deepcopy(self._run)  # without the open window
+        self._changes: np.ndarray | float = 0.0  # of the groups of examples, over all windows
+        self._largest, self._warned = 0.0, False
+
+    def add(self, row: Row) -> None:
+        self._window.add(row)
+        self._run.add(row)
+
+    def begin(self) -> None:
+        self._window, self._before = _Estimate(), deepcopy(self._run)
+
+    def drop(self) -> None:
+        self._window, self._run = _Estimate(), deepcopy(self._before)
+
+    def end(
+        self, steps: tuple[int, int], losses: tuple[np.ndarray, np.ndarray], data: _Data, eps: float
+    ) -> str | None:
+        """End a window; returns a warning if the allocations do not fit the change of the loss."""
+        start, end = losses
+        changes = end - start
+        margin = self._window.margin(SHOWN, data.variance(changes))
+        found = CheckedWindow(*steps, data.mean(changes), self._window.total, margin)
+        self.windows.append(found)
+        self.unwritten.append(found)
+        self._changes = self._changes + changes
+        spread = data.variance(np.asarray(self._changes))
+        self.margin = self._run.margin(SHOWN, spread)
+        change = data.mean(np.asarray(self._changes))
+        self._largest = max(self._largest, abs(change))
+        miss = abs(self._run.total - change)
+        rounding = conservation(self._run.mass, float(np.abs(start).max() + np.abs(end).max()), eps)
+        if self._warned or miss <= rounding or not self._is_far(miss, self._run.margin(WARNED, spread)):
+            return None
+        self._warned = True
+        return self._message(change)
+
+    def _is_far(self, miss: float, margin: float) -> bool:
+        if isnan(margin):  # the noise is not known; that of a sum falls with its length
+            few = max(1.0, sqrt(SETTLED / self._steps))
+            return self._steps >= FIRST and miss > FAR * few * self._largest
+        return miss > max(margin, SMALL_MISS * self._largest)
+
+    @property
+    def _steps(self) -> int:
+        return sum(window.last_step - window.first_step + 1 for window in self.windows)
+
+    def _message(self, change: float) -> str:
+        known = (
+            "the estimator gives no error bars"
+            if isnan(self.margin)
+            else f"the 95 % interval of the sum is ± {self.margin:.3g}"
+        )
+        return (
+            f"the allocations of the loss {self._name!r} sum to {self._run.total:+.6g} over "
+            f"{self._steps} steps up to step {self.windows[-1].last_step}, but the measured loss changed by "
+            f"{change:+.6g} ({known}). They are not corrected. Are steps too large for the estimator's rule "
+            "(use SIMPSON or refine=), is another loss trained than measured (dropout, penalties, batch "
+            "statistics, moving state), or does the loop change gradients in a way the estimator does not "
+            "know?"
+        )
+
+
+class _Estimate:
+    """The sum of the allocations of consecutive steps, and its sampling variance.
+
+    A node that two steps share is one sample, so its contributions are added before they are squared
+    (`lca.views.ErrorBars`).
+    """
+
+    def __init__(self) -> None:
+        self.total = self.mass = 0.0
+        self._known = True
+        self._open: dict[float, np.ndarray] = {}
+        self._variances: tuple[float, float, float] = (0.0, 0.0, inf)
+
+    def add(self, row: Row) -> None:
+        self.total += row.total
+        self.mass += row.allocation.mass
+        nodes = row.replicate_totals
+        self._known &= bool(nodes) and min(map(len, nodes.values())) > 1
+        if not self._known:
+            return
+        for time in self._open.keys() - nodes.keys():
+            self._variances = _with(self._variances, self._open.pop(time))
+        for time, sums in nodes.items():
+            self._open[time] = self._open.get(time, 0.0) + sums
+
+    def margin(self, level: float, more: float = 0.0) -> float:
+        """Half the width of the interval of the total, with ``more`` variance from another source."""
+        from scipy.special import stdtrit  # noqa: PLC0415 - slow to import
+
+        if not self._known:
+            return nan
+        variances = self._variances
+        for sums in self._open.values():
+            variances = _with(variances, sums)
+        variance, squares, freedom = variances
+        if more:
+            variance, squares = variance + more, squares + more**2 / (GROUPS + 1)
+            freedom = min(freedom, GROUPS - 1)
+        if not squares:
+            return 0.0
+        nu = max(variance**2 / squares - 2, freedom)
+        return float(stdtrit(nu, (1 + level) / 2)) * sqrt(variance)
+
+
+def _with(found: tuple[float, float, float], sums: np.ndarray) -> tuple[float, float, float]:
+    """Σ variances, Σ variances² / (freedom + 2) and the least freedom, with one more node."""
+    variance, freedom = float(sums.var(ddof=1)) / len(sums), len(sums) - 1
+    total, squares, least = found
+    return total + variance, squares + variance**2 / (freedom + 2), min(least, freedom)
+
+
+def as_json(window: CheckedWindow) -> dict[str, Any]:
+    """A window as plain values; JSON has no NaN."""
+    return {**vars(window), "margin": _or_none(window.margin)}
+
+
+def _or_none(number: float) -> float | None:
+    return number if isfinite(number) else None

@@ -1,0 +1,299 @@
+"""The self-check of sampled estimators: what it measures, its interval, its cost, and when it warns."""
+
+import json
+import warnings
+from collections import defaultdict
+from dataclasses import dataclass, replace
+from itertools import combinations
+
+import numpy as np
+import pytest
+from scipy import stats
+
+import lca
+from lca.allocation import Cost
+from lca.analysis import checked_windows
+from lca.errors import LCAError, LCAWarning, NonFiniteError
+from lca.estimators import SampledPathIntegral
+from lca.reference import DatasetLoss, L2Penalty, Quadratic, logistic_regression
+from lca.tolerances import EPS64, summed
+from lca.tracking import FunctionalTracker, Session
+from lca.tracking._self_check import as_json
+from tests.laws.runs import Kept
+
+RNG = np.random.default_rng(0)
+X, Y = RNG.normal(size=(300, 3)), RNG.integers(3, size=300)
+LOSS = DatasetLoss(logistic_regression(3, 3), X, Y)
+BOWL = Quadratic(np.diag([1.0, 2.0, 3.0]))
+EXACT = lca.PathIntegral(lca.SIMPSON)
+
+
+@dataclass
+class Factor:
+    """Exact allocations times a factor, declared as sampled; ``spread``: of two replicates at each node."""
+
+    factor: float = 1.0
+    spread: float | None = None
+    target, degree, cost, unbiased, bias, required_fields = "probe", 1, Cost(), True, "", ()
+
+    def start(self, objective):
+        exact = EXACT.start(objective)
+
+        def allocate(step):
+            found = exact(step)
+            values, nan = self.factor * found.values, np.nan
+            nodes = (
+                {}
+                if self.spread is None
+                else {float(step.index): [values + self.spread, values - self.spread]}
+            )
+            changes = {"loss_start": nan, "loss_end": nan, "residual": nan, "sampled": True}
+            terms = {name: replace(term, **changes) for name, term in found.terms.items()}
+            return replace(found, values=values, replicates=nodes, terms=terms, **changes)
+
+        return allocate
+
+    def reseeded(self, seed):
+        return self
+
+
+def path(loss, steps, *, lr=0.1):
+    points = [np.full(loss.layout.size, 0.5)]
+    for _ in range(steps):
+        points.append(points[-1] - lr * loss.loss_and_grad(points[-1])[1])
+    return points
+
+
+def tracked(estimator, loss=BOWL, *, steps=40, points=None, **options):
+    points = path(loss, steps) if points is None else points
+    with FunctionalTracker(points[0], loss, estimator, **{"on_error": "raise", **options}) as tracker:
+        for point in points[1:]:
+            tracker.update(point)
+    return tracker
+
+
+class Counting(Quadratic):
+    losses = 0
+
+    def loss(self, theta, batch=None):
+        self.losses += 1
+        return super().loss(theta)
+
+
+@pytest.mark.parametrize(
+    ("check_every", "ends"),
+    [("doubling", [16, 32, 64, 100]), (25, [25, 50, 75, 100]), (60, [60, 100]), (1000, [100]), (None, [])],
+)
+def test_one_forward_pass_for_each_end_of_a_window(check_every, ends):
+    loss = Counting(np.diag([1.0, 2.0, 3.0]))
+    points = path(BOWL, 100)
+    found = tracked(Factor(), loss, points=points, check_every=check_every).summary()["train"]
+    assert [window["last_step"] + 1 for window in found["checked_windows"]] == ends
+    assert loss.losses == (len(ends) + 1 if ends else 0)
+
+
+@pytest.mark.parametrize("kind", ["sample", "two samples", "four samples"])
+def test_the_margin_is_that_of_the_nodes_of_the_window(kind):
+    m = {"sample": 1, "two samples": 2, "four samples": 4}[kind]
+    points = path(LOSS, 12)
+    estimator = SampledPathIntegral(size=40, micro_batches=m)
+    [first, second] = tracked(estimator, LOSS, points=points, check_every=7).summary()["train"][
+        "checked_windows"
+    ]
+    rows = tracked(estimator, LOSS, points=points, check_every=None, views=Kept).views["train"].rows
+    for window, of in ((first, rows[:7]), (second, rows[7:])):
+        nodes = defaultdict(lambda: np.zeros(m))
+        for row in of:
+            for time, copies in row.replicates.items():
+                nodes[time] = nodes[time] + [copy.sum() for copy in copies]
+        if m == 1:
+            assert window["margin"] is None
+            continue
+        variances = np.array([sums.var(ddof=1) / m for sums in nodes.values()])
+        freedom = variances.sum() ** 2 / (variances**2 / (m + 1)).sum() - 2
+        margin = stats.t.ppf(0.975, max(freedom, m - 1)) * np.sqrt(variances.sum())
+        assert len(variances) == len(of) + 1
+        assert abs(window["margin"] / margin - 1) <= summed(64.0, EPS64)
+
+
+def test_a_part_of_the_data_gives_a_change_whose_interval_covers_that_of_all_data():
+    """Coverage of 95 % intervals over 300 random parts: [0.92, 0.975] is three standard errors."""
+    weights = RNG.uniform(0.5, 1.5, 300)
+    points = [np.zeros(LOSS.layout.size), RNG.normal(size=LOSS.layout.size)]
+    inside = 0
+    for _ in range(300):
+        order = RNG.permutation(300)
+        loss = DatasetLoss(logistic_regression(3, 3), X[order], Y[order], weight=weights[order])
+        tracker = tracked(Factor(spread=0.0), loss, points=points, check_examples=120)
+        [window] = tracker.summary()["train"]["checked_windows"]
+        inside += abs(window["change"] - (loss.loss(points[1]) - loss.loss(points[0]))) <= window["margin"]
+    assert 0.92 <= inside / 300 <= 0.975
+
+
+def test_a_part_is_weighed_as_all_data_are():
+    x, y, weight = X[:8], Y[:8], 2.0 ** np.arange(8)
+    loss = DatasetLoss(logistic_regression(3, 3), x, y, weight=weight)
+    points = [np.zeros(loss.layout.size), RNG.normal(size=loss.layout.size)]
+    found = tracked(Factor(), loss, points=points, check_examples=3).checked_windows["train"][0].change
+    single = [DatasetLoss(logistic_regression(3, 3), x[[n]], y[[n]]) for n in range(8)]
+    changes = np.array([own.loss(points[1]) - own.loss(points[0]) for own in single])
+    of_parts = [
+        weight[list(rows)] @ changes[list(rows)] / weight[list(rows)].sum()
+        for rows in combinations(range(8), 3)
+    ]
+    assert np.abs(np.array(of_parts) - found).min() <= summed(np.abs(changes).max() + 2.0, EPS64)
+
+
+def test_a_window_whose_end_is_lost_counts_for_nothing():
+    """Without a tracker, nothing says where the steps before a gap ended."""
+    points, spread = path(BOWL, 9), 1e-3
+    session = Session(BOWL, Factor(spread=spread), check_every=2)
+    for t in (0, 1, 2, 5, 6, 7, 8):
+        session.measure(lca.Step(points[t], points[t + 1], index=t))
+    summary = session.summary()["train"]
+    steps = [(window["first_step"], window["last_step"]) for window in summary["checked_windows"]]
+    assert steps == [(0, 1), (6, 7)]
+    variance = 9 * spread**2  # of a step, from two sums that differ by 6 · spread
+    margin = stats.t.ppf(0.975, 3 * 4 - 2) * np.sqrt(4 * variance)
+    assert abs(summary["checked_margin"] / margin - 1) <= summed(1e4, EPS64)
+
+
+def test_a_part_as_large_as_the_data_is_all_data():
+    points = path(LOSS, 3)
+    [window] = tracked(Factor(spread=0.0), LOSS, points=points, check_examples=300).summary()["train"][
+        "checked_windows"
+    ]
+    assert window["change"] == LOSS.loss(points[-1]) - LOSS.loss(points[0])
+    assert window["margin"] == 0.0
+
+
+def test_a_part_needs_a_mean_over_examples():
+    with pytest.raises(LCAError, match="check_examples=5 needs an objective that is a mean over examples"):
+        FunctionalTracker(np.zeros(3), BOWL, Factor(), check_examples=5)
+    FunctionalTracker(np.zeros(3), BOWL, EXACT, check_examples=5)  # measures its losses anyway
+
+
+WRONG = {
+    "half": (Factor(0.5), 15),
+    "an eighth less": (Factor(0.88), 31),
+    "a little less, after the noise": (Factor(0.92), 63),
+    "outside its interval": (Factor(0.95, spread=1e-4), 15),
+}
+
+
+@pytest.mark.parametrize(("estimator", "step"), WRONG.values(), ids=WRONG)
+def test_a_sum_that_is_far_off_is_a_warning_once(estimator, step):
+    loss = {"train": BOWL}
+    with pytest.warns(LCAWarning, match="allocations of the loss 'train' sum to") as caught:
+        tracker = tracked(estimator, loss, points=path(BOWL, 70, lr=0.01))
+    [warning] = caught
+    summary = tracker.summary()["train"]
+    assert f"over {step + 1} steps up to step {step}, but" in str(warning.message)
+    bars = "interval of the sum is ±" if estimator.spread else "gives no error bars"
+    assert bars in str(warning.message)
+    total = tracker.views["train"].trace.rows["total"].sum()
+    assert summary["lca_total"] == total  # not corrected
+    windows = tracker.checked_windows["train"]
+    assert [window.total for window in windows] == [w["total"] for w in summary["checked_windows"]]
+    assert abs(summary["checked_total"] / summary["checked_change"] - estimator.factor) <= summed(64.0, EPS64)
+
+
+@pytest.mark.parametrize(
+    "estimator",
+    [Factor(), Factor(0.97), Factor(0.95, spread=0.05), Factor(0.995, spread=1e-6), Factor(spread=0.0)],
+)
+def test_a_sum_that_is_near_or_inside_its_interval_is_no_warning(estimator):
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        tracked(estimator, points=path(BOWL, 70, lr=0.01))
+
+
+def test_few_steps_without_error_bars_are_not_judged():
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        summary = tracked(Factor(0.5), steps=15).summary()["train"]
+    assert abs(summary["checked_total"] / summary["checked_change"] - 0.5) <= summed(64.0, EPS64)
+
+
+def test_terms_are_checked_beside_their_sum():
+    terms = {"data": BOWL, "penalty": L2Penalty(BOWL.layout, 0.5)}
+    points = path(BOWL, 5)
+    found = tracked(Factor(), lca.Sum(terms), points=points).summary()
+    for name, loss in terms.items():
+        change = loss.loss(points[-1]) - loss.loss(points[0])
+        assert abs(found[f"train/{name}"]["checked_change"] - change) <= summed(
+            2 * loss.loss(points[0]), EPS64
+        )
+        assert abs(found[f"train/{name}"]["checked_total"] - change) <= summed(
+            8 * loss.loss(points[0]), EPS64
+        )
+
+
+def test_losses_may_have_any_name():
+    points = path(BOWL, 5)
+    losses = {"a/b": BOWL, "a": lca.Scaled(BOWL, 2.0)}
+    found = tracked(Factor(), losses, points=points).summary()
+    change = BOWL.loss(points[-1]) - BOWL.loss(points[0])
+    assert (found["a/b"]["checked_change"], found["a"]["checked_change"]) == (change, 2 * change)
+
+
+def test_a_tracker_that_is_entered_again_is_checked_again():
+    points = path(BOWL, 8)
+    tracker = FunctionalTracker(points[0], BOWL, Factor(), on_error="raise")
+    for part in (points[1:4], points[4:]):
+        with tracker:
+            for point in part:
+                tracker.update(point)
+    windows = tracker.summary()["train"]["checked_windows"]
+    assert [(window["first_step"], window["last_step"]) for window in windows] == [(0, 2), (3, 7)]
+
+
+class Stated(Quadratic):
+    """``scale · L``, where the scale is a state."""
+
+    scale = 1.0
+
+    def state(self):
+        return {"scale": np.array([self.scale])}
+
+    def at_state(self, state):
+        return lca.Scaled(BOWL, float(state["scale"][0]))
+
+
+def test_a_change_is_between_the_states_at_its_ends():
+    loss, points = Stated(np.diag([1.0, 2.0, 3.0])), path(BOWL, 4)
+    with FunctionalTracker(points[0], loss, Factor(), on_error="raise", check_every=2) as tracker:
+        for t, point in enumerate(points[1:]):
+            loss.scale = 1.0 + t
+            tracker.update(point)
+    found = tracker.summary()["train"]["checked_windows"]
+    scales = [1.0, 1.0, 2.0, 3.0, 4.0]
+    losses = [scale * BOWL.loss(point) for scale, point in zip(scales, points, strict=True)]
+    assert [window["change"] for window in found] == [losses[2] - losses[0], losses[4] - losses[2]]
+
+
+def test_a_loss_that_is_not_finite_ends_the_measuring():
+    class Overflowing(Quadratic):
+        def loss(self, theta, batch=None):
+            return np.inf if theta[0] < 0.4 else super().loss(theta)
+
+    loss = Overflowing(np.diag([1.0, 2.0, 3.0]))
+    with pytest.raises(NonFiniteError, match="the loss 'train' is inf where it was measured to check"):
+        tracked(Factor(), loss, points=path(BOWL, 5), check_every=3)
+
+
+def test_a_summary_with_a_check_fits_in_json_and_the_record_ends_with_it(tmp_path):
+    tracker = tracked(Factor(), record=lca.Record(tmp_path / "run", block=4))
+    found, _ = checked_windows(lca.open_record(tmp_path / "run"))
+    assert list(map(as_json, found)) == list(map(as_json, tracker.checked_windows["train"]))
+    keys = {key: value for key, value in tracker.summary()["train"].items() if key.startswith("checked")}
+    assert json.loads(json.dumps(keys, allow_nan=False)) == keys
+    final = lca.open_record(tmp_path / "run").attrs["final_checks"]
+    assert final == {"train": {"margin": None, "windows": keys["checked_windows"][-1:]}}
+
+
+def test_a_run_that_failed_keeps_the_checks_it_had():
+    points = [*path(BOWL, 20), np.full(3, np.nan)]
+    with pytest.warns(LCAWarning, match="measuring stopped at step 20"):
+        tracker = tracked(Factor(), points=points, on_error="warn")
+    assert tracker.summary()["train"]["checked_steps"] == 16
