@@ -26,16 +26,7 @@ def _reason(parameter: Tensor) -> str:
     if isinstance(parameter, nn.UninitializedParameter):
         return ""  # refused by name when its shape is needed
     if type(parameter.data) is not Tensor:
-        kind = type(parameter.data).__name__
-        if kind not in _SHARDED:
-            return (
-                f"is a {kind}, a subclass of Tensor with operations of its own, and θ consists of plain "
-                f"tensors; make it a plain parameter, nn.Parameter(w.as_subclass(torch.Tensor)), {LEAVE_OUT}"
-            )
-        return (
-            f"is a {kind}, of which this process may hold a part only; measure a model of plain tensors: "
-            "train with DistributedDataParallel, or copy the full tensors into an unsharded model"
-        )
+        return _reason_of_class(type(parameter.data).__name__)
     if parameter.is_complex():
         return (
             f"is {str(parameter.dtype).removeprefix('torch.')}; make it a real parameter of both parts, "
@@ -46,3 +37,15 @@ def _reason(parameter: Tensor) -> str:
     if not parameter.numel():
         return f"has no entries (shape {tuple(parameter.shape)}); take it out of the model, {LEAVE_OUT}"
     return ""
+
+
+def _reason_of_class(kind: str) -> str:
+    if kind not in _SHARDED:
+        return (
+            f"is a {kind}, a subclass of Tensor with operations of its own, and θ consists of plain tensors; "
+            f"make it a plain parameter, nn.Parameter(w.as_subclass(torch.Tensor)), {LEAVE_OUT}"
+        )
+    return (
+        f"is a {kind}, of which this process may hold a part only; measure a model of plain tensors: train "
+        "with DistributedDataParallel, or copy the full tensors into an unsharded model"
+    )
