@@ -100,7 +100,7 @@ def polynomial(
     With ``offset=None`` the loss is exactly 0 at the first point; ``single`` makes the points float32.
 
     >>> polynomial(0, 3, size="large", steps=2)
-    Problem('polynomial of degree 3 in 6 tensors, seed 0', K=1568, steps=2, float64)
+    Problem('polynomial of degree 3 in 5 tensors, seed 0', K=1354, steps=2, float64)
     """
     rng = np.random.default_rng([seed, degree])
     layout = make_layout(size, rng)

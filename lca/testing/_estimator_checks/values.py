@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 from lca import tolerances
 from lca.allocation import Estimator, StepAllocation
 from lca.estimators._stochastic import StochasticEstimator
+from lca.testing._domain import anything
 from lca.testing._estimator_checks.law import (
     any_problem,
     between,
@@ -60,7 +61,7 @@ def reports_the_true_losses(estimator: Estimator, problem: Problem) -> None:
             require_close(actual, expected, tolerance, f"step {a.step}: {name}")
 
 
-@law(any_problem)
+@law(lambda estimator: anything(estimator.degree + 1))
 def keeps_the_index_of_the_step(estimator: Estimator, problem: Problem) -> None:
     """``step`` is the index of the `lca.Step`, also after skipped steps; ``source``, if any, is the step."""
     allocations = run(estimator, problem.objective, problem.trajectory)
