@@ -52,9 +52,9 @@ class Objective(Protocol):
 
     Both methods take θ of shape (K,), in the parameters' own dtype and on their device, and an optional
     batch; ``batch=None`` means the whole data set. An objective without batches may leave out the parameter.
-    The loss is a Python float accumulated in float64 (in its own units); the gradient is a *new* vector
-    of the same kind as θ that later calls do not overwrite. A call changes nothing that can be seen from
-    outside, also when it raises.
+    The loss is a Python float accumulated in float64 (in the loss's own units); the gradient is a *new*
+    vector of the same kind as θ that later calls do not overwrite. A call changes nothing that can be seen
+    from outside, also when it raises.
 
     Examples
     --------
