@@ -117,7 +117,7 @@ class NextBatch:
     rule: QuadratureRule = TRAPEZOID
     target: ClassVar[str] = "batch"
     unbiased: ClassVar[bool] = True
-    bias: ClassVar[str] = "error of the rule; a few % too small in shuffled epochs"
+    bias: ClassVar[str] = "error of the rule; a few % small in shuffled epochs"
 
     def __post_init__(self) -> None:
         check_rule(self.rule, "NextBatch")
