@@ -89,7 +89,7 @@ class LaggedCrossFit:
     cost: ClassVar[Cost] = Cost()
     unbiased: ClassVar[bool] = False
     required_fields: ClassVar[tuple[str, ...]] = ("gradient", "update_slope", "next_gradient")
-    bias: ClassVar[str] = "uneven change of the gradient over four steps: small with Adam, large with SGD"
+    bias: ClassVar[str] = "uneven change of the gradient over four steps; large with SGD"
     citation: ClassVar[str] = CrossFit.citation
 
     def __post_init__(self) -> None:
