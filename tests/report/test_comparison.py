@@ -216,6 +216,15 @@ def test_a_run_that_diverged_or_does_not_add_up_is_named_first(tmp_path):
     assert marks == ["✓", "✗", "✗"]
 
 
+def test_runs_that_add_up_roughly_get_no_tick(tmp_path):
+    rough = {"residual": 0.125, "tolerance": 1.0}
+    for seed in range(2):
+        write(tmp_path / f"{seed}.zarr", run_values(3, seed=seed), extra=lambda *_: rough)
+    tone, said = sections.overview(compare([tmp_path / "0.zarr", tmp_path / "1.zarr"])).verdicts[0]
+    assert tone == "warn"
+    assert said.startswith("All 2 runs add up only roughly: the largest residual")
+
+
 def test_layers_that_only_some_runs_have_are_shown_as_absent(tmp_path):
     write(tmp_path / "a.zarr", run_values(3))
     other = Layout(("fc1.weight", "fc1.bias", "fc9.weight"), LAYOUT.shapes)

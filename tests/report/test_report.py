@@ -341,6 +341,7 @@ def test_blue_and_orange_red_are_for_the_sign_only(full):
 def test_labels_of_long_names_differ():
     names = [f"encoder.layers.{i}.attention.weight" for i in range(20)]
     assert len(set(short_labels(names, 10))) == 20
+    assert short_labels(names, 14)[11] == "…11.attention.weight"
     same_ends = [f"{c}{'x' * 100}" for c in "abc"]
     assert len(set(short_labels(same_ends))) == 3
     assert max(map(len, short_labels(same_ends))) < 30
