@@ -80,7 +80,9 @@ class Conservation:
 
     @property
     def missed_part(self) -> float:
-        """The part of the loss change that the allocations miss (`lca._verdict`)."""
+        """The part of the loss change that the allocations miss by more than rounding (`lca._verdict`)."""
+        if self._is_rounding():
+            return 0.0
         return missed_part(self.change, self.residual, self.max_step_residual)
 
     @property
@@ -134,7 +136,7 @@ class Conservation:
         )
 
     def _checked(self) -> tuple[Tone, str]:
-        missed = 0.0 if self._is_rounding() else self.missed_part
+        missed = self.missed_part
         if missed > LARGE_MISS:
             return "bad", f"The allocations do not add up: {self._met_text()}{self._residual_text()}."
         if self.unconverged_steps:

@@ -14,6 +14,7 @@ from lca._cli import main
 from lca.errors import OutputError
 from lca.report import _comparison as sections
 from lca.report import render_comparison, write_comparison
+from lca.report._cells import EMPTY
 from lca.report._comparison_page import _maps
 from lca.report._conditions import compare
 from lca.report._moments import LINEAR_FRACTION
@@ -201,6 +202,9 @@ def test_parts_of_runs_and_different_steps_are_named(tmp_path):
     )
     assert "over their measured steps, and not over the whole run: b." in said
     assert "different steps" in said
+    maps, _ = _maps(compare([tmp_path / "a.zarr", tmp_path / "b.zarr"]))
+    codes = np.frombuffer(b64decode(maps[1]["codes"]), np.int8).reshape(2, 31)
+    assert np.flatnonzero(codes[0] != EMPTY).tolist() == [0, 10, 20, 30]  # nothing where nothing was measured
 
 
 def test_a_run_that_diverged_or_does_not_add_up_is_named_first(tmp_path):
@@ -214,6 +218,15 @@ def test_a_run_that_diverged_or_does_not_add_up_is_named_first(tmp_path):
     assert second[1].startswith("off, train: The allocations do not add up")
     marks = [row[-1][0] for row in sections.runs(compare(paths)).tables[0].rows]
     assert marks == ["✓", "✗", "✗"]
+
+
+def test_runs_that_add_up_roughly_get_no_tick(tmp_path):
+    rough = {"residual": 0.125, "tolerance": 1.0}
+    for seed in range(2):
+        write(tmp_path / f"{seed}.zarr", run_values(3, seed=seed), extra=lambda *_: rough)
+    tone, said = sections.overview(compare([tmp_path / "0.zarr", tmp_path / "1.zarr"])).verdicts[0]
+    assert tone == "warn"
+    assert said.startswith("All 2 runs add up only roughly: the largest residual")
 
 
 def test_layers_that_only_some_runs_have_are_shown_as_absent(tmp_path):

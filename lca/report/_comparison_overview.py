@@ -1,0 +1,163 @@
+"""The first screen of a comparison: what differs, and whether the numbers can be trusted."""
+
+from collections.abc import Iterator, Sequence
+
+import numpy as np
+
+from lca._verdict import SMALL_MISS
+from lca.report._balance import Tone
+from lca.report._comparison_numbers import (
+    interval,
+    layer_difference,
+    pooled_others,
+    pooled_totals,
+    totals_table,
+)
+from lca.report._conditions import Comparison, Condition
+from lca.report._parts import Section
+from lca.report._pooling import CONFIDENCE, Pooled, pool
+from lca.report._run import count_of, format_number
+from lca.report._settings import setting_rows
+
+MAX_ROWS = 12
+"""The most layers in the table of the first screen: those with the largest sums."""
+MAX_NAMED = 6
+"""The most runs, conditions or layers that are named in a sentence."""
+
+
+def overview(data: Comparison) -> Section:
+    """What differs, and whether the numbers can be trusted."""
+    loss = data.losses[0]
+    return Section(
+        "summary",
+        "These runs in short",
+        verdicts=_verdicts(data),
+        paragraphs=[
+            *(_story(data, condition) for condition in data.conditions[:MAX_NAMED]),
+            *_most_different(data),
+        ],
+        tables=[totals_table(data, loss, MAX_ROWS)],
+    )
+
+
+def _verdicts(data: Comparison) -> list[tuple[Tone, str]]:
+    """What is wrong first, then the check of all runs in one line."""
+    found: list[tuple[Tone, str]] = []
+    checks = [(member, member.check(name)) for name in data.losses for member in data.members]
+    wrong = [(m, c) for m, c in checks if c.diverged or c.verdict()[0] == "bad"]
+    for member, check in wrong[:MAX_NAMED]:
+        said = "the run diverged." if check.diverged else check.verdict()[1]
+        found.append(("bad", f"{member.label}, {check.loss}: {said}"))
+    if len(wrong) > MAX_NAMED:
+        found.append(("bad", f"{len(wrong) - MAX_NAMED} more such checks: see the table of runs."))
+    others = [c for m, c in checks if (m, c) not in wrong]
+    good = [c for c in others if c.verdict()[0] == "good"]
+    if others and not np.isnan([c.missed_part for c in others]).any():
+        missed = max(c.missed_part for c in others)
+        which = f"All {len(data.members)} runs add up" if not wrong else "The others add up"
+        which += " only roughly" if missed > SMALL_MISS else ""
+        largest = f"{100 * missed:.2g} % of its loss change"
+        text = f"{which}: the largest residual of a run or of one of its steps is {largest}"
+        if len(good) == len(others):
+            found.append(("good", f"{text}, and every step met its tolerance."))
+        else:
+            count = len(others) - len(good)
+            text = f"{text}. In {count} of {len(checks)} checks (one for each run and loss), "
+            found.append(("warn", f"{text}there was no tolerance or a step exceeded it: see the runs."))
+    elif others:
+        found.append(
+            ("warn", "Some allocations are estimates; the table of the runs says how they were checked.")
+        )
+    parts = [m.label for m in data.members if not m.run.is_whole]
+    if parts:
+        text = "the sums of these runs are over their measured steps, and not over the whole run"
+        found.append(("warn", f"{text[0].upper()}{text[1:]}: {_list(parts)}."))
+    if len({tuple(m.run.steps.tolist()) for m in data.members}) > 1:
+        found.append(
+            ("warn", "The runs have different steps, so their sums are over different numbers of them.")
+        )
+    if len({m.run.attributes.get("estimator") for m in data.members}) > 1:
+        found.append(("warn", "The runs were measured with different estimators: see the settings."))
+    found += [("warn", text) for text in (*data.notes, *_condition_warnings(data))]
+    return found
+
+
+def _condition_warnings(data: Comparison) -> Iterator[str]:
+    for condition in data.conditions:
+        if condition.has_copies:
+            yield (
+                f"{condition.name}: two runs have exactly the same sums, as copies of one run would, so "
+                "there is no interval."
+            )
+        stated = [dict(setting_rows(m.run.attributes, len(m.run.steps))) for m in condition.members]
+        keys = {key for found in stated for key in found} - {"seed"}
+        differ = sorted(key for key in keys if len({found.get(key) for found in stated}) > 1)
+        if differ:
+            yield f"{condition.name}: its runs differ in {_list(differ)}, and not by chance only."
+    single = [condition.name for condition in data.conditions if len(condition.members) == 1]
+    if single:
+        yield f"One run only, so that chance cannot be told from effect: {_list(single)}."
+    missing = sorted({name for m in data.members for name in data.layers if name not in m.layers})
+    if missing:
+        yield f"Only some of the runs have the layers {_list(missing)}."
+
+
+def _list(names: Sequence[str]) -> str:
+    """Up to six names.
+
+    >>> _list(["a", "b"])
+    'a, b'
+    """
+    more = f" and {len(names) - MAX_NAMED} more" if len(names) > MAX_NAMED else ""
+    return ", ".join(names[:MAX_NAMED]) + more
+
+
+def _story(data: Comparison, condition: Condition) -> str:
+    loss = data.losses[0]
+    checks = [member.check(loss) for member in condition.members]
+    count = count_of(len(checks), "run")
+    ends = pool(
+        np.array([[c.start, c.end, c.end - c.start] for c in checks]), intervals=not condition.has_copies
+    )
+    start, end, change = (interval(ends, i, "") for i in range(3))
+    pooled = pooled_totals(data, condition, loss)
+    rows = pooled_others(data, condition, loss)
+    means = np.concatenate([pooled.mean, rows.mean[:-1]])
+    names = [
+        *(f"the layer {name}" for name in data.layers),
+        "the state (buffers)",
+        "the steps that were not measured",
+        "the residual",
+    ]
+    largest = int(np.argmax(np.abs(np.nan_to_num(means))))
+    halves = np.concatenate([pooled.half, rows.half[:-1]])
+    part = f"the largest part is {names[largest]} ({interval(Pooled(means, halves), largest, '+')})"
+    if np.isnan(ends.mean).any():
+        return f"{condition.name} ({count}): the {loss} loss was not measured in every run; {part}."
+    return f"{condition.name} ({count}): the {loss} loss went from {start} to {end}, by {change}; {part}."
+
+
+def _most_different(data: Comparison) -> list[str]:
+    """The layer in which two conditions differ most."""
+    if len(data.conditions) != 2:
+        return []
+    first, second = data.conditions
+    found = layer_difference(data, first, second, data.losses[0])
+    if not np.isfinite(found.mean).any():
+        return []
+    at = int(np.nanargmax(np.abs(found.mean)))
+    mean, half = found.mean[at], found.half[at]
+    if np.isnan(half):
+        doubt = "there is no test of it"
+    else:
+        low, high = format_number(mean - half, "+"), format_number(mean + half, "+")
+        p = found.p_adjusted[at]
+        chance = "may be chance" if p > 1 - CONFIDENCE else "is more than chance explains"
+        doubt = (
+            f"this {chance} ({100 * CONFIDENCE:.0f} % interval {low} to {high}, p = {p:.2g} after correction)"
+        )
+    return [
+        f"They differ most in the layer {data.layers[at]}: in {second.name} its sum is "
+        f"{format_number(abs(mean))} {'lower (more helping)' if mean < 0 else 'higher (less helping)'} than "
+        f"in {first.name}; {doubt}."
+    ]
