@@ -14,8 +14,8 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
 OWN = "loss-change-allocation"
-UNTESTED = ("build", "furo", "mypy", "myst-parser", "ruff", "scipy-stubs", "selenium", "sphinx", "types-tqdm")
-"""Of the extra ``dev``: linters, type stubs, documentation and browser, which no result depends on."""
+UNTESTED = ("build", "furo", "mypy", "myst-parser", "ruff", "scipy-stubs", "sphinx", "types-tqdm")
+"""Of the extra ``dev``: linters, type stubs and documentation, which no result depends on."""
 TWICE = "tensorflow"
 """The same package as tensorflow-cpu, which the extra ``dev`` installs."""
 BEAR = ["-W", "ignore::DeprecationWarning", "-W", "ignore::FutureWarning"]
