@@ -98,6 +98,7 @@ class BlockStore:
             for array in self._arrays.values():
                 if array.shape[0] != self.committed:
                     array.resize((self.committed, *array.shape[1:]))
+            self._count[()] = self.committed  # the disk may have been full when the last block was counted
             self._manifest.append(self._path, outcome=outcome)
             self._group.attrs.update(outcome)
 

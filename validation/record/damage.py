@@ -49,7 +49,7 @@ def everything(path: Path) -> dict[str, Any]:
 
 def _same(a: object, b: object) -> bool:
     """Whether two contents are the same; NaN is the same as NaN."""
-    return json.dumps(a) == json.dumps(b)
+    return json.dumps(a, sort_keys=True) == json.dumps(b, sort_keys=True)
 
 
 def _files(path: Path) -> list[Path]:

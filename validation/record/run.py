@@ -225,19 +225,19 @@ def killed(args: argparse.Namespace) -> dict[str, bool]:
 
 def damaged(args: argparse.Namespace) -> dict[str, bool]:
     """Damage a record at random and on purpose; what is read without an error must be what was written."""
-    results: dict[str, Any] = {"seed": args.seed}
     claims = {}
     for what, kinds, trials in (
         ("random", damage.RANDOM, args.random), ("directed", damage.DIRECTED, args.directed),
     ):  # fmt: skip
+        if not trials:
+            continue
         with tempfile.TemporaryDirectory() as place:
-            each = -(-trials // len(kinds))
-            found = damage.run(Path(place), kinds, each, args.seed)
-        results[what] = {kind: dict(outcomes) for kind, outcomes in found.items()}
+            found = damage.run(Path(place), kinds, -(-trials // len(kinds)), args.seed)
+        outcomes = {kind: dict(counts) for kind, counts in found.items()}
+        keep(FOLDER, f"damage-{what}.json", {"seed": args.seed, what: outcomes})
         total: Counter[str] = sum(found.values(), Counter())
         said = ", ".join(f"{count} {outcome}" for outcome, count in sorted(total.items()))
         claims[f"{total.total()} {what} corruptions: {said} (0 wrong)"] = not total["wrong"]
-    keep(FOLDER, "damage.json", results)
     return claims
 
 
