@@ -154,9 +154,7 @@ class CrossFit:
     def bias(self) -> str:
         """The remaining bias in words."""
         left = "error of the rule, O(1/M) with Adam"
-        dealt = (
-            "a few % small in shuffled epochs" if self.epoch is None else "the part of earlier batches"
-        )
+        dealt = "a few % small in shuffled epochs" if self.epoch is None else "the part of earlier batches"
         return left if self.rule == LEFT else f"{left}; {dealt}"
 
     @property
