@@ -25,7 +25,9 @@ POLICIES = [wrong for wrong in WRONG_BACKENDS.values() if wrong.check not in GEN
 
 def test_the_numpy_backend_conforms():
     report = check_backend("numpy", samples=5)
-    assert {result.status for result in report.results} == {"passed"}
+    absent = {"state_is_copied_and_used", "asked_tensors_are_differentiated"}  # of its objective
+    assert {result.check.name for result in report.results if result.status != "passed"} == absent
+    assert not report.failed
 
 
 def test_a_wrong_backend_is_refused_with_a_report():
@@ -40,10 +42,7 @@ def test_a_wrong_policy_is_refused_by_the_check_named_for_it(wrong):
     named = [check for check in BACKEND_CHECKS if check.name not in GENERAL]
     report = run_checks(named, wrong.make(), samples=5, shrink=False)
     found = {result.check.name for result in report.failed}
-    if wrong.check == "batches_are_weighted_by_size":  # every law that compares a loss sees this one
-        assert wrong.check in found
-    else:
-        assert found == {wrong.check}, str(report)
+    assert wrong.check in found, str(report)  # laws that compare losses may see it, too
 
 
 @dataclass(frozen=True)
