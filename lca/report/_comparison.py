@@ -24,7 +24,8 @@ def layers(data: Comparison) -> Section:
     pooled = {c.name: pooled_totals(data, c, loss) for c in data.conditions}
     caption = (
         f"LCA of each layer for the {loss} loss, summed over the measured steps: bars to the left are "
-        f"helping, to the right hurting. {interval_text(data)}"
+        f"helping, to the right hurting. "
+        f"{interval_text(data, 'Lines')}"
     )
     chart = charts.conditions_chart(
         data.layers,

@@ -42,13 +42,16 @@ def totals_table(data: Comparison, loss: str, limit: int, *, folded: bool = Fals
         tints.append([0.0] * len(others))
     rest = f"; the {limit} layers with the largest sums" if limit < len(data.layers) else ""
     caption = (
-        f"LCA of each layer for the {loss} loss, summed over the measured steps{rest}. {interval_text(data)}"
+        f"LCA of each layer for the {loss} loss, summed over the measured steps{rest}. "
+        f"{interval_text(data, '±')}"
     )
     if len(data.conditions) == 2:
         caption += (
             f" {head[-1]} is the difference from the first condition, {head[0]}: negative means that the "
             f"layer helped more, or hurt less, in {head[1]}."
         )
+        if np.isfinite(pooled[-1].half).any():
+            caption += " Its intervals hold for all layers together."
     return Table(caption, ("", *head), rows, folded=folded, tints=tints)
 
 
@@ -57,10 +60,11 @@ def difference_name(first: Condition, second: Condition) -> str:
     return f"{second.name} − {first.name}"
 
 
-def interval_text(data: Comparison) -> str:
+def interval_text(data: Comparison, shown_as: str) -> str:
+    """What the intervals are, which are shown as a sign or as lines."""
     if all(len(condition.members) == 1 for condition in data.conditions):
         return "Each is one run, so there are no intervals."
-    return f"± and lines: {100 * CONFIDENCE:.0f} % interval of the mean over the runs."
+    return f"{shown_as}: {100 * CONFIDENCE:.0f} % interval of the mean over the runs."
 
 
 def interval(pooled: Pooled, i: int, sign: str) -> str:

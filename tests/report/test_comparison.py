@@ -96,6 +96,7 @@ def test_layers_stand_side_by_side_with_one_colour_scale(groups):
     table = sections.overview(compare(groups)).tables[0]
     assert table.head == ("", "adam", "sgd", "sgd − adam")
     assert "difference from the first condition, adam" in table.caption
+    assert table.caption.endswith("Its intervals hold for all layers together.")
     totals = np.array([run_values(seed=s)[:, FC1].sum() for s in range(3)])
     mean, half = totals.mean(), float(pool(totals[:, None]).half[0])
     [shown, other, _] = cells(table)["fc1"]
@@ -174,6 +175,7 @@ def test_the_first_sentences_explain_the_interval_once_and_name_the_learning_rat
     assert "interval" not in second
     single = compare({"a": paths["a"][:1], "b": paths["b"]})
     first, second, _ = sections.overview(single).paragraphs
+    assert "together" not in sections.overview(single).tables[0].caption
     assert first.startswith("a (1 run, 12 steps, learning rate 0.1): ")
     assert "±" not in first
     assert "(± is a 95 % interval over the 2 runs)" in second
