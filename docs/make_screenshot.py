@@ -19,9 +19,9 @@ from selenium.webdriver.support.ui import WebDriverWait
 READY = "return document.documentElement.dataset.ready"
 IMAGES = Path(__file__).parent / "images"
 SHOTS = {
-    "report-first": ("report.html", 700, ""),
-    "report": ("report.html", 980, "lcaReport.pick(8.5, 0.5); document.getElementById('explorer')"),
-    "comparison": ("comparison.html", 860, ""),
+    "report-first": ("report.html", 860, ""),
+    "report": ("report.html", 1000, "lcaReport.pick(8.5, 0.5); document.getElementById('explorer')"),
+    "comparison": ("comparison.html", 920, ""),
 }
 """For each picture: the page, its height, and the script that finds the element to show."""
 

@@ -80,6 +80,7 @@ def test_the_record_is_that_of_the_run(tmp_path):
     run = lca.open_record(tmp_path / "run.zarr").load()
     assert run.measured.values.tolist() == ["train", "heldout"]
     assert (run.sizes["step"], run.attrs["complete"], run.attrs["settings"]["seed"]) == (6, True, 0)
+    assert run.attrs["settings"]["measured_on"]["heldout"] == "297 examples that training does not use"
     for name, found in (("train", s), ("heldout", s["heldout"])):
         totals = run.tensor_total.sel(measured=name).sum("step")
         assert dict(zip(run.tensor.values.tolist(), totals.values.tolist(), strict=True)) == pytest.approx(

@@ -95,7 +95,8 @@ def run_demo(
     views = {name: RunViews.of(objective.layout) for name, objective in run.objectives.items()}
     about = {"version": lca.__version__, **asdict(settings), "optimizer_settings": repr(optimizer)}
     if record is not None:
-        record.begin(run.objectives["train"].layout, estimator=estimator, settings=about)
+        told = {**about, "measured_on": run.measured_on}
+        record.begin(run.objectives["train"].layout, estimator=estimator, settings=told)
     ends, cost, began = _Ends(), Cost(), perf_counter()
     with np.errstate(over="ignore", invalid="ignore"):  # a run that diverges ends in an error of our own
         for found in progress(allocate_each(run.objectives, run.path, estimator)):
@@ -166,9 +167,13 @@ class Timed(Iterable[T]):
 
 @dataclass(frozen=True, eq=False)
 class _Run:
-    """The measured losses, the path to allocate, and the training behind it, which has not begun."""
+    """The measured losses, the path to allocate, and the training behind it, which has not begun.
+
+    ``measured_on`` says in words which examples each loss is over.
+    """
 
     objectives: dict[str, Objective]
+    measured_on: dict[str, str]
     path: Iterable[Step]
     training: Timed[Step]
 
@@ -183,12 +188,14 @@ def _prepare(settings: DemoSettings, optimizer: Optimizer, estimator: Estimator)
     batches = minibatches(data.x_train, data.y_train, settings.batch_size, steps, settings.seed)
     theta = network.init(settings.seed, settings.dtype)
     training = Timed(backend.train(train, theta, optimizer, batches))
+    on = {"train": f"the {len(data.x_train):,} training examples"}
     if not isinstance(estimator, StochasticEstimator):
+        on["heldout"] = f"{len(data.x_test):,} examples that training does not use"
         heldout = backend.objective(network, Batch(data.x_test, data.y_test), settings.dtype)
-        return _Run({"train": train, "heldout": heldout}, training, training)
+        return _Run({"train": train, "heldout": heldout}, on, training, training)
     loss = SampledLoss(train, DatasetLoss(network, data.x_train, data.y_train))
     path = with_fields(training, required, loss, optimizer, backend.vector)
-    return _Run({"train": loss}, path, training)
+    return _Run({"train": loss}, on, path, training)
 
 
 def _load(settings: DemoSettings) -> Split:

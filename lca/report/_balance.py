@@ -8,7 +8,7 @@ import numpy as np
 
 from lca._verdict import LARGE_MISS, SMALL_MISS, has_diverged, missed_part
 from lca.analysis import checked_windows
-from lca.report._run import Run, format_number
+from lca.report._run import Run, format_number, format_percent
 from lca.tolerances import EPS32, summed
 
 Tone = Literal["good", "warn", "bad"]
@@ -39,8 +39,9 @@ class Conservation:
     steps, unconverged_steps, inconsistent_steps, unmeasured_steps
         The numbers of steps: all; above their tolerance, by the record or by their residual; with numbers in
         the record that contradict each other; and with a loss or an allocation that is not a finite number.
-    has_tolerance
-        Whether the estimator set a tolerance for every step.
+    has_tolerance, largest_tolerance
+        Whether the estimator set a tolerance for every step, and the largest one (NaN: not every step has
+        one).
     rounding
         The largest residual that rounding explains.
     checked_steps, checked_change, checked_allocated, checked_margin
@@ -63,6 +64,7 @@ class Conservation:
     steps: int
     unconverged_steps: int
     has_tolerance: bool
+    largest_tolerance: float
     inconsistent_steps: int
     unmeasured_steps: int
     rounding: float
@@ -132,7 +134,8 @@ class Conservation:
         return tone, (
             f"An estimate from samples: over {self.checked_steps} of {self.steps} steps the allocations sum "
             f"to {format_number(self.checked_allocated, '+')}, and the measured loss changed by "
-            f"{format_number(self.checked_change, '+')}, a difference of {100 * part:.2g} % ({interval})."
+            f"{format_number(self.checked_change, '+')}, a difference of {format_percent(100 * part)} "
+            f"({interval})."
         )
 
     def _checked(self) -> tuple[Tone, str]:
@@ -146,7 +149,8 @@ class Conservation:
         if self.has_tolerance:
             return (
                 "good",
-                f"The allocations add up: every step met its tolerance, and {self._residual_text()}.",
+                f"Arithmetic check passed: every step met its tolerance (a residual of at most "
+                f"{format_number(self.largest_tolerance)}), and {self._residual_text()}.",
             )
         return "warn", f"The estimator set no tolerance; {self._residual_text()}."
 
@@ -167,7 +171,7 @@ class Conservation:
     def _in_percent(self, residual: float) -> str:
         if self.change == 0:
             return f"{format_number(residual)}, and the loss did not change"
-        return f"{100 * abs(residual / self.change):.2g} % of the loss change"
+        return f"{format_percent(100 * abs(residual / self.change))} of the loss change"
 
 
 def check_conservation(run: Run, loss: str) -> Conservation:
@@ -196,6 +200,7 @@ def check_conservation(run: Run, loss: str) -> Conservation:
         unconverged_steps=int(np.count_nonzero(exceeded)),
         unmeasured_steps=int(np.count_nonzero(~finite)),
         has_tolerance=bool(np.isfinite(tolerance).all()),
+        largest_tolerance=float(tolerance.max()),
         rounding=summed(scale, EPS32),
         inconsistent_steps=int(np.count_nonzero(_inconsistent(run, loss))),
         discontinuities=int(np.count_nonzero(discontinuous)),

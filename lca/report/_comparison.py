@@ -24,7 +24,8 @@ def layers(data: Comparison) -> Section:
     pooled = {c.name: pooled_totals(data, c, loss) for c in data.conditions}
     caption = (
         f"LCA of each layer for the {loss} loss, summed over the measured steps: bars to the left are "
-        f"helping, to the right hurting. {interval_text(data)}"
+        f"helping, to the right hurting. "
+        f"{interval_text(data, 'Lines')}"
     )
     chart = charts.conditions_chart(
         data.layers,
@@ -59,10 +60,11 @@ def differences(data: Comparison) -> Section | None:
             value = "only in one" if np.isnan(mean) else format_number(mean, "+")
             rows.append((name, other.name, value, interval, p, test if known else ""))
     text = (
-        f"The sum of a layer in another condition minus that in {first.name}, for the {loss} loss: negative "
-        f"means that the layer helped more there. The {100 * CONFIDENCE:.0f} % intervals hold for all layers "
-        "of a condition together (Bonferroni), and p-values are corrected for the number of layers (Holm). A "
-        "run is one observation; without two runs in both conditions there is no test."
+        f"The sum of a layer in another condition minus that in the first condition, {first.name}, for the "
+        f"{loss} loss: negative means that the layer helped more, or hurt less, there. The "
+        f"{100 * CONFIDENCE:.0f} % intervals hold for all layers of a condition together (Bonferroni), and "
+        "p-values are corrected for the number of layers (Holm). A run is one observation; without two runs "
+        "in both conditions there is no test."
     )
     head = ("", "condition", "difference", "interval", "p (Holm)", "test")
     return Section(

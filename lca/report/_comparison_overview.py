@@ -7,6 +7,7 @@ import numpy as np
 from lca._verdict import SMALL_MISS
 from lca.report._balance import Tone
 from lca.report._comparison_numbers import (
+    difference_name,
     interval,
     layer_difference,
     pooled_others,
@@ -14,10 +15,11 @@ from lca.report._comparison_numbers import (
     totals_table,
 )
 from lca.report._conditions import Comparison, Condition
+from lca.report._overview import NO_JUDGEMENT
 from lca.report._parts import Section
 from lca.report._pooling import CONFIDENCE, Pooled, pool
-from lca.report._run import count_of, format_number
-from lca.report._settings import setting_rows
+from lca.report._run import count_of, format_digits, format_percent
+from lca.report._settings import learning_rate, setting_rows
 
 MAX_ROWS = 12
 """The most layers in the table of the first screen: those with the largest sums."""
@@ -33,7 +35,7 @@ def overview(data: Comparison) -> Section:
         "These runs in short",
         verdicts=_verdicts(data),
         paragraphs=[
-            *(_story(data, condition) for condition in data.conditions[:MAX_NAMED]),
+            *_stories(data),
             *_most_different(data),
         ],
         tables=[totals_table(data, loss, MAX_ROWS)],
@@ -54,16 +56,20 @@ def _verdicts(data: Comparison) -> list[tuple[Tone, str]]:
     good = [c for c in others if c.verdict()[0] == "good"]
     if others and not np.isnan([c.missed_part for c in others]).any():
         missed = max(c.missed_part for c in others)
-        which = f"All {len(data.members)} runs add up" if not wrong else "The others add up"
+        which = f"all {len(data.members)} runs add up" if not wrong else "the others add up"
         which += " only roughly" if missed > SMALL_MISS else ""
-        largest = f"{100 * missed:.2g} % of its loss change"
+        largest = f"{format_percent(100 * missed)} of its loss change"
         text = f"{which}: the largest residual of a run or of one of its steps is {largest}"
         if len(good) == len(others):
-            found.append(("good", f"{text}, and every step met its tolerance."))
+            text = f"Arithmetic check passed: {text}, and every step met its tolerance. {NO_JUDGEMENT}"
+            found.append(("good", text))
         else:
             count = len(others) - len(good)
-            text = f"{text}. In {count} of {len(checks)} checks (one for each run and loss), "
-            found.append(("warn", f"{text}there was no tolerance or a step exceeded it: see the runs."))
+            text = (
+                f"{text[0].upper()}{text[1:]}. In {count} of {len(checks)} checks (one for each run and "
+                "loss), there was no tolerance or a step exceeded it: see the runs."
+            )
+            found.append(("warn", text))
     elif others:
         found.append(
             ("warn", "Some allocations are estimates; the table of the runs says how they were checked.")
@@ -112,29 +118,56 @@ def _list(names: Sequence[str]) -> str:
     return ", ".join(names[:MAX_NAMED]) + more
 
 
-def _story(data: Comparison, condition: Condition) -> str:
+def _stories(data: Comparison) -> Iterator[str]:
+    """What happened in each condition; the loss and ± are explained where they are first used."""
+    named = {member.run.loss_text(data.losses[0]) for member in data.members}
+    loss = named.pop() if len(named) == 1 else f"the loss '{data.losses[0]}'"
+    pooled = [c for c in data.conditions if len(c.members) > 1 and not c.has_copies]
+    for condition in data.conditions[:MAX_NAMED]:
+        yield _story(data, condition, loss, explain=condition in pooled[:1])
+        loss = f"the {data.losses[0]} loss"
+
+
+def _about(condition: Condition) -> str:
+    """The number of runs of a condition, and the steps and the learning rate where all runs agree in them."""
+    runs = [member.run for member in condition.members]
+    lengths, rates = {len(run.steps) for run in runs}, {learning_rate(run.attributes) for run in runs}
+    text = count_of(len(runs), "run")
+    if len(lengths) == 1:
+        text += f", {count_of(lengths.pop(), 'step')}{' each' if len(runs) > 1 else ''}"
+    if len(rates) == 1 and (rate := rates.pop()):
+        text += f", learning rate {rate}"
+    return text
+
+
+def _story(data: Comparison, condition: Condition, named: str, *, explain: bool) -> str:
     loss = data.losses[0]
     checks = [member.check(loss) for member in condition.members]
-    count = count_of(len(checks), "run")
+    about = _about(condition)
     ends = pool(
         np.array([[c.start, c.end, c.end - c.start] for c in checks]), intervals=not condition.has_copies
     )
-    start, end, change = (interval(ends, i, "") for i in range(3))
+    start, end = (interval(ends, i, "") for i in range(2))
+    verb = "rose" if ends.mean[2] > 0 else "fell"
+    change = interval(Pooled(np.abs(ends.mean), ends.half), 2, "")
+    if explain:
+        change += f" (± is a {100 * CONFIDENCE:.0f} % interval over the {len(checks)} runs)"
     pooled = pooled_totals(data, condition, loss)
     rows = pooled_others(data, condition, loss)
     means = np.concatenate([pooled.mean, rows.mean[:-1]])
     names = [
-        *(f"the layer {name}" for name in data.layers),
+        *(f"the movement of {name}" for name in data.layers),
         "the state (buffers)",
         "the steps that were not measured",
         "the residual",
     ]
     largest = int(np.argmax(np.abs(np.nan_to_num(means))))
     halves = np.concatenate([pooled.half, rows.half[:-1]])
-    part = f"the largest part is {names[largest]} ({interval(Pooled(means, halves), largest, '+')})"
+    amount = interval(Pooled(means, halves), largest, "+")
+    part = f"{names[largest]} accounts for the largest part ({amount})"
     if np.isnan(ends.mean).any():
-        return f"{condition.name} ({count}): the {loss} loss was not measured in every run; {part}."
-    return f"{condition.name} ({count}): the {loss} loss went from {start} to {end}, by {change}; {part}."
+        return f"{condition.name} ({about}): {named} was not measured in every run; {part}."
+    return f"{condition.name} ({about}): {named} {verb} by {change}, from {start} to {end}; {part}."
 
 
 def _most_different(data: Comparison) -> list[str]:
@@ -147,17 +180,18 @@ def _most_different(data: Comparison) -> list[str]:
         return []
     at = int(np.nanargmax(np.abs(found.mean)))
     mean, half = found.mean[at], found.half[at]
+    value, more = format_digits(mean, "+", 3), second if mean < 0 else first
+    helps = pooled_totals(data, more, data.losses[0]).mean[at] < 0
+    effect = f"it {'helped more' if helps else 'hurt less'} in {more.name}"
+    said = f"They differ most in {data.layers[at]}: {difference_name(first, second)} = {value}"
     if np.isnan(half):
-        doubt = "there is no test of it"
-    else:
-        low, high = format_number(mean - half, "+"), format_number(mean + half, "+")
-        p = found.p_adjusted[at]
-        chance = "may be chance" if p > 1 - CONFIDENCE else "is more than chance explains"
-        doubt = (
-            f"this {chance} ({100 * CONFIDENCE:.0f} % interval {low} to {high}, p = {p:.2g} after correction)"
-        )
+        return [f"{said}; {effect}, but there is no test of the difference."]
+    low, high = format_digits(mean - half, "+", 3), format_digits(mean + half, "+", 3)
+    p, tested = found.p_adjusted[at], int(np.isfinite(found.p_adjusted).sum())
+    test = "paired t-test" if found.paired else "Welch's t-test"
+    corrected = f", both corrected for {tested} layers" if tested > 1 else ""
+    chance = "may be chance" if p > 1 - CONFIDENCE else "is more than chance explains"
     return [
-        f"They differ most in the layer {data.layers[at]}: in {second.name} its sum is "
-        f"{format_number(abs(mean))} {'lower (more helping)' if mean < 0 else 'higher (less helping)'} than "
-        f"in {first.name}; {doubt}."
+        f"{said} ({100 * CONFIDENCE:.0f} % interval {low} to {high}; {test}, p = {p:.2g}{corrected}); "
+        f"{effect}, which {chance}."
     ]

@@ -99,8 +99,9 @@ def fill_template(
 
 
 def _typeset(text: str) -> str:
-    """The text without endless words, and without a line break before a percent sign."""
-    return re.sub(r"(?<=\d) %", "\u00a0%", shorten_words(text))
+    """The text without endless words, and without a line break before a percent sign or at a ±."""
+    text = re.sub(r"(?<=\d) %", "\u00a0%", shorten_words(text))
+    return re.sub(r"(?<=\d) ± (?=\d)", "\u00a0±\u00a0", text)
 
 
 def to_base64(array: np.ndarray) -> str:

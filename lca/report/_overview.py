@@ -7,7 +7,7 @@ import numpy as np
 
 from lca.report._balance import Conservation, Tone, check_conservation
 from lca.report._parts import Bar, Bars, Section
-from lca.report._run import Run, format_number, format_percent, short_labels
+from lca.report._run import Run, count_of, format_digits, format_number, format_percent, short_labels
 
 MAX_LAYERS = 8
 """The most layers that have a bar of their own on the first screen."""
@@ -16,17 +16,33 @@ MAX_NAMED = 3
 STATE = "state (buffers)"
 UNMEASURED = "steps that were not measured"
 BETWEEN = "between the steps"
-RESIDUAL = "residual"
+RESIDUAL = "not allocated (residual)"
+NO_JUDGEMENT = "The check does not judge the training."
+ROOM = 0.2
+"""The least part of the bars' width on either side of 0, where the words helping and hurting are."""
 
 
 @dataclass(frozen=True)
 class Item:
-    """A part of the loss change; ``kind`` is "layer", or "other" for what is no allocation."""
+    """A part of the loss change.
+
+    Attributes
+    ----------
+    name, value
+        The label of its bar, and its length in units of the loss.
+    kind
+        "layer", or "other" for what is no allocation.
+    subject
+        Its name in a sentence.
+    size
+        The number of parameters.
+    """
 
     name: str
     value: float
     kind: str
-    sentence: str = ""
+    subject: str = ""
+    size: int = 0
 
 
 def summary(run: Run) -> Section:
@@ -36,7 +52,7 @@ def summary(run: Run) -> Section:
         "summary",
         "This run in short",
         verdicts=_verdicts(run, checks),
-        paragraphs=[" ".join(_story(run, checks[0])), *_other_losses(checks[1:])],
+        paragraphs=[" ".join(_story(run, checks[0])), *_other_losses(run, checks[1:])],
         bars=_bars(run, checks[0]),
     )
 
@@ -59,7 +75,11 @@ def _verdicts(run: Run, checks: Sequence[Conservation]) -> list[tuple[Tone, str]
     if run.span > 1:
         found.append(("warn", _straight_lines(run.span)))
     found += [("warn", f"{c.loss}: {_discontinuities(c)}") for c in checks if c.discontinuities]
-    return sorted(found, key=lambda verdict: ("bad", "warn", "good").index(verdict[0]))
+    found.sort(key=lambda verdict: ("bad", "warn", "good").index(verdict[0]))
+    good = next((i for i, (tone, _) in enumerate(found) if tone == "good"), None)
+    if good is not None:
+        found[good] = "good", f"{found[good][1]} {NO_JUDGEMENT}"
+    return found
 
 
 def _missing_steps(run: Run, check: Conservation) -> str:
@@ -112,19 +132,20 @@ def _story(run: Run, check: Conservation) -> Iterator[str]:
         return
     share = _share(largest.value, check)
     of_change = f" ({share} of {_whole(check)})" if share else ""
-    yield f"The largest part, {format_number(largest.value, '+')}{of_change}, {largest.sentence}."
+    amount = format_digits(largest.value, "+")
+    yield f"{_capital(largest.subject)} accounts for the largest part: {amount}{of_change}."
     layers = [item for item in items if item.kind == "layer"]
     top = max(layers, key=lambda item: abs(item.value))
     if top is not largest and top.value:
-        yield f"The layer with the largest part is {top.name} ({format_number(top.value, '+')})."
+        yield f"The layer with the largest part is {top.name} ({format_digits(top.value, '+')})."
     yield _hurting(run, layers)
 
 
 def _change(run: Run, check: Conservation) -> str:
     """From which loss to which, and in which steps."""
     if not _is_measured(check):
-        total = format_number(check.allocated, "+")
-        return f"Over {run.scope}, the allocations of the {check.loss} loss sum to {total}."
+        total = format_digits(check.allocated, "+")
+        return f"Over {run.scope}, the allocations of {run.loss_text(check.loss)} sum to {total}."
     first, last = run.steps[0], run.steps[-1]
     if run.is_whole:
         when = f"In {run.length}"
@@ -132,13 +153,19 @@ def _change(run: Run, check: Conservation) -> str:
         when = f"In steps {first:,} to {last:,}"
     else:
         when = f"From step {first:,} to the end of the run" if run.complete else f"Since step {first:,}"
-    start, end = format_number(check.start), format_number(check.end)
-    moved = f"{_moved(check)} from {start} to {end}" if check.end != check.start else f"stayed at {start}"
-    return f"{when}, the {check.loss} loss {moved} ({format_number(check.end - check.start, '+')})."
+    return f"{when}, {run.loss_text(check.loss)} {_moved(check)}."
 
 
 def _moved(check: Conservation) -> str:
-    return "fell" if check.end < check.start else "rose"
+    start, end = format_digits(check.start), format_digits(check.end)
+    if check.end == check.start:
+        return f"stayed at {start}"
+    verb = "fell" if check.end < check.start else "rose"
+    return f"{verb} from {start} to {end} ({format_digits(check.end - check.start, '+')})"
+
+
+def _capital(text: str) -> str:
+    return f"{text[:1].upper()}{text[1:]}"
 
 
 def _hurting(run: Run, layers: Sequence[Item]) -> str:
@@ -146,20 +173,16 @@ def _hurting(run: Run, layers: Sequence[Item]) -> str:
     where = "" if run.is_whole else f" over {run.scope}"
     hurting = sorted((item for item in layers if item.value > 0), key=lambda item: -item.value)
     if not hurting:
-        return f"No layer hurt{where or ' overall'}."
+        single = "; single steps may have" if len(run.steps) > 1 else ""
+        return f"Over {'the whole run' if run.is_whole else run.scope}, no layer hurt{single}."
     verb = "layer hurts" if len(layers) == 1 else "layers hurts" if len(hurting) == 1 else "layers hurt"
     named = ", ".join(f"{item.name} ({format_number(item.value, '+')})" for item in hurting[:MAX_NAMED])
     more = ", and others" if len(hurting) > MAX_NAMED else ""
     return f"{len(hurting)} of {len(layers)} {verb}{where or ' overall'}: {named}{more}."
 
 
-def _other_losses(checks: Sequence[Conservation]) -> list[str]:
-    texts = [
-        f"The {c.loss} loss {_moved(c)} from {format_number(c.start)} to {format_number(c.end)} "
-        f"({format_number(c.end - c.start, '+')})."
-        for c in checks
-        if _is_measured(c)
-    ]
+def _other_losses(run: Run, checks: Sequence[Conservation]) -> list[str]:
+    texts = [f"{_capital(run.loss_text(c.loss))} {_moved(c)}." for c in checks if _is_measured(c)]
     return [" ".join(texts)] if texts else []
 
 
@@ -167,17 +190,17 @@ def _items(run: Run, check: Conservation) -> list[Item]:
     """The parts of the change from the start to the end of the run, which add up to it."""
     totals = run.layer_totals(check.loss).sum(axis=0)
     items = [
-        Item(name, float(value), "layer", f"is due to the layer {name}")
+        Item(name, float(value), "layer", f"the movement of {name}", run.layer_sizes[name])
         for name, value in zip(run.layers, totals, strict=True)
     ]
     if _is_measured(check):
         gaps = BETWEEN if run.consecutive else UNMEASURED
         others = (
-            (STATE, check.state_change, "is due to no parameter but to the state, such as the running "
-             "statistics of BatchNorm"),
-            (gaps, check.unmeasured_change, "happened between or after the measured steps and is not "
-             "allocated"),
-            (RESIDUAL, check.residual, "is the residual: it was not allocated"),
+            (STATE, check.state_change, "no parameter but the state, such as the running statistics of "
+             "BatchNorm,"),
+            (gaps, check.unmeasured_change, "what happened between or after the measured steps, which is not "
+             "allocated,"),
+            (RESIDUAL, check.residual, "the residual, which is not allocated,"),
         )  # fmt: skip
         items += [
             Item(name, value, "other", text) for name, value, text in others if abs(value) > check.rounding
@@ -191,7 +214,7 @@ def _is_measured(check: Conservation) -> bool:
 
 
 def _whole(check: Conservation) -> str:
-    """What the shares are shares of."""
+    """What the percentages are parts of."""
     return "the change" if _is_measured(check) else "this sum"
 
 
@@ -210,14 +233,18 @@ def _bars(run: Run, check: Conservation) -> Bars:
     order = {item.name: place for place, item in enumerate(items)}
     shown = sorted(shown, key=lambda item: order[item.name])
     if rest:
-        shown.append(Item(f"{len(rest):,} other layers", sum(item.value for item in rest), "layer"))
+        value, size = sum(item.value for item in rest), sum(item.size for item in rest)
+        shown.append(Item(f"{len(rest):,} other layers", value, "layer", size=size))
     shown += [item for item in items if item.kind != "layer"]
     values = np.nan_to_num([item.value for item in shown])
-    low, high = min(0.0, float(values.min())), max(0.0, float(values.max()))
+    room = ROOM * float(np.abs(values).max())
+    low, high = min(-room, float(values.min())), max(room, float(values.max()))
     width, names = (high - low) or 1.0, [item.name for item in shown]
     rows = [
         Bar(
             name=label,
+            note=count_of(item.size, "parameter") if item.kind == "layer" else "",
+            text=format_digits(item.value, "+"),
             value=item.value,
             share=_share(item.value, check),
             left=round(100 * (min(value, 0.0) - low) / width, 2),
@@ -227,9 +254,10 @@ def _bars(run: Run, check: Conservation) -> Bars:
         for item, label, value in zip(shown, short_labels(names, 36), values.tolist(), strict=True)
     ]
     if _is_measured(check):
-        total = ("change of the loss", format_number(check.end - check.start, "+"))
+        total = ("change of the loss", format_digits(check.end - check.start, "+"))
     else:
-        total = ("sum of the allocations", format_number(check.allocated, "+"))
+        total = ("sum of the allocations", format_digits(check.allocated, "+"))
     scope = "" if run.is_whole else f" Layers: sums over {run.scope}."
     caption = f"Where the change of the {check.loss} loss came from: one bar per layer.{scope}"
-    return Bars(caption, rows, round(-100 * low / width, 2), total)
+    share = "share of change" if _is_measured(check) else "share of sum"
+    return Bars(caption, rows, round(-100 * low / width, 2), ("LCA", share), total)

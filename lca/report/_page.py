@@ -138,6 +138,7 @@ def _data(run: Run, maps: list[DetailMap]) -> dict[str, Any]:
         "last": run.steps[last].tolist(),
         "totals": to_base64(np.clip(layers, -_LARGEST, _LARGEST).astype("<f4")),
         "details": [_detail_data(each) for each in maps],
+        "steps": len(run.steps),
         "scope": "the whole run" if run.is_whole else run.scope,
     }
 

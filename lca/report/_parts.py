@@ -7,7 +7,6 @@ import numpy as np
 
 from lca.report._balance import Tone
 from lca.report._charts import Figure
-from lca.report._run import format_number
 
 Tints = Sequence[Sequence[float]]
 
@@ -41,28 +40,32 @@ class Table:
 
 @dataclass(frozen=True)
 class Bar:
-    """One row of `Bars`: a value with its text and its share; ``kind`` decides its colour."""
+    """One row of `Bars`: a value with its text and its share.
+
+    ``note`` explains the name, and ``kind`` decides the colour. ``left`` and ``width`` are percentages.
+    """
 
     name: str
+    note: str
     value: float
+    text: str
     share: str
     left: float
     width: float
     kind: str
 
-    @property
-    def text(self) -> str:
-        """The value as text."""
-        return format_number(self.value, "+")
-
 
 @dataclass(frozen=True)
 class Bars:
-    """A bar chart without JavaScript. ``zero`` is the place of 0, in percent of the width."""
+    """A bar chart without JavaScript.
+
+    ``zero`` is the place of 0, in percent of the width; ``head`` are the names of the columns of numbers.
+    """
 
     caption: str
     rows: Sequence[Bar]
     zero: float
+    head: tuple[str, str]
     total: tuple[str, str] = ("", "")
 
 

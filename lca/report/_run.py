@@ -4,7 +4,7 @@ import json
 import math
 import re
 import zlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache, cached_property
 from typing import TYPE_CHECKING, Any
@@ -85,8 +85,18 @@ class Run:
     @property
     def length(self) -> str:
         """The number of measured steps in words."""
-        count = count_of(len(self.steps), "step")
-        return count if self.span == 1 else f"{count} of {self.span:,} updates each"
+        count = len(self.steps)
+        if self.span > 1:
+            return f"{count_of(count, 'step')} of {self.span:,} updates each"
+        return f"{count_of(count, 'update')} (step{'' if count == 1 else 's'})"
+
+    def loss_text(self, measured: str) -> str:
+        """A loss with what it is measured on, if the settings have ``measured_on``: a text for each loss."""
+        known = self.attributes.get("settings", {}).get("measured_on")
+        text = known.get(measured) if isinstance(known, Mapping) else None
+        if isinstance(text, str) and text:
+            return f"the {measured} loss (measured on {text})"
+        return f"the loss '{measured}'"
 
     def class_label(self, name: str) -> str:
         """The class of a per-class loss: its number, or its name if the settings have ``class_names``."""
@@ -125,6 +135,14 @@ class Run:
     def tensor_layers(self) -> tuple[str, ...]:
         """The name of the layer of each tensor of `layout`."""
         return tuple(map(str, self.record["tensor_layer"].values))
+
+    @cached_property
+    def layer_sizes(self) -> dict[str, int]:
+        """The number of parameters of each layer."""
+        sizes = dict.fromkeys(self.layers, 0)
+        for layer, size in zip(self.tensor_layers, self.layout.sizes, strict=True):
+            sizes[layer] += size
+        return sizes
 
     def per_step(self, name: str, measured: str) -> np.ndarray:
         """A variable with one number per step, (T,)."""
@@ -251,13 +269,27 @@ def format_number(value: float, sign: str = "") -> str:
     return f"{value:{sign}.4g}".replace("-", "−") if value else "0"
 
 
-def format_percent(value: float) -> str:
-    """Format a percentage; NaN is "undefined".
+def format_digits(value: float, sign: str = "", digits: int = 4) -> str:
+    """Format like `format_number`, but with trailing zeros, so that all numbers have as many digits.
 
-    >>> format_percent(54.21), format_percent(float("nan"))
-    ('54.2 %', 'undefined')
+    >>> format_digits(-1.71), format_digits(0.25, "+"), format_digits(1234.0), format_digits(-0.0)
+    ('−1.710', '+0.2500', '1234', '0')
     """
-    return "undefined" if math.isnan(value) else f"{value:.1f} %".replace("-", "−")
+    if math.isnan(value):
+        return "not measured"
+    text = f"{value:{sign}#.{digits}g}".replace(".e", "e").removesuffix(".")
+    return text.replace("-", "−") if value else "0"
+
+
+def format_percent(value: float) -> str:
+    """Format a percentage: one decimal, or 2 significant digits below 1 %; NaN is "undefined".
+
+    >>> format_percent(54.21), format_percent(0.0102), format_percent(0.0), format_percent(float("nan"))
+    ('54.2 %', '0.01 %', '0.0 %', 'undefined')
+    """
+    if math.isnan(value):
+        return "undefined"
+    return f"{value:{'.2g' if 0 < abs(value) < 1 else '.1f'}} %".replace("-", "−")
 
 
 def format_signed(value: float) -> str:

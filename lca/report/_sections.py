@@ -95,9 +95,9 @@ def layers(run: Run) -> Section:
 def explorer(run: Run) -> Section:
     """Layers over time with a slider. Its data come from `lca.report`."""
     text = [
-        "Blue is helping, orange-red is hurting. The colour scale is linear up to 1 % of the largest value "
-        "and logarithmic beyond, so that small values late in training remain visible. Move the slider, or "
-        "click a cell of the map, to select an interval of steps."
+        "Blue is helping, orange-red is hurting. Logarithmic colours: each tick of a scale is 10×, so "
+        "similar shades can differ much (below 1 % of the largest value, the scale is linear). Each map has "
+        "a scale of its own. Move the slider, or click a cell of the map, to select steps."
     ]
     return Section("explorer", "Layers over time", paragraphs=text, explorer=True)
 

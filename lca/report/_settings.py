@@ -9,6 +9,7 @@ LONGEST = 2000
 """Longer text is shown as it is."""
 DEEPEST = 4
 _NUMBER = re.compile(r"(?<![\w.])-?\d+\.\d+(?:e[+-]?\d+)?(?![\w.])")
+_RATE = re.compile(r"\b(?:lr|learning_rate)=(\d+(?:\.\d+)?(?:e[+-]?\d+)?)(?![\w.])")
 _CALL = re.compile(r"[A-Za-z_]\w*\(.*\)", re.DOTALL)
 
 
@@ -33,6 +34,21 @@ def setting_rows(attributes: Mapping[str, Any], steps: int) -> list[tuple[str, s
         if text and not told:
             rows.append((_label(key, settings), text))
     return rows
+
+
+def learning_rate(attributes: Mapping[str, Any]) -> str:
+    """The learning rate of a run as text; empty if its settings do not state one, or different ones.
+
+    >>> learning_rate({"settings": {"lr": 0.1}}), learning_rate({"settings": {"optimizer": "SGD(lr=0.5)"}})
+    ('0.1', '0.5')
+    """
+    found: set[str] = set()
+    for key, value in dict(attributes.get("settings", {})).items():
+        if key in ("lr", "learning_rate") and isinstance(value, float | int) and not isinstance(value, bool):
+            found.add(to_text(value))
+        elif isinstance(value, str) and _CALL.fullmatch(value):
+            found |= {to_text(float(number)) for number in _RATE.findall(value)}
+    return found.pop() if len(found) == 1 else ""
 
 
 def to_text(value: Any, depth: int = 0) -> str:

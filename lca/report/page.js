@@ -58,7 +58,9 @@ const lcaReport = (() => {
     const order = run.layers.map((name, i) => [total(loss, frame, i), name]).sort((a, b) => a[0] - b[0]);
     const sum = order.reduce((all, [value]) => all + value, 0);
     const named = ([value, name]) => name + " " + number(value);
-    const ends = order.length > 1 ? "; lowest (most helping): " + named(order[0]) + ", highest: " + named(order.at(-1)) : "";
+    const [low, high] = [order[0], order.at(-1)];
+    const lowest = low[0] < 0 ? "most helping: " : "least hurting: ", highest = high[0] > 0 ? "most hurting: " : "least helping: ";
+    const ends = order.length > 1 ? "; " + lowest + named(low) + "; " + highest + named(high) : "";
     at("reading").textContent = capital(when(frame)) + ": LCA of the " + run.losses[loss] + " loss " + number(sum) + ends + ".";
     at("interval").setAttribute("aria-valuetext", when(frame));
     drawDetail();
@@ -96,9 +98,22 @@ const lcaReport = (() => {
       if (height > 1) eachRow("detail-y", height, (row) => String(start(row)[0]));
       else setTicks("detail-y", []);
     }
-    at("detail-caption").textContent = shown.name + ", " + when(chosen("interval")) + ". Each cell is the sum over its steps" + (pooled(shown) ? " and entries." : ".");
+    nameDetail(shown);
     drawNumbers();
     key("detail", limit(shown));
+  }
+
+  // The titles: what a column of the map of layers is, and what a cell of the map below it is.
+  function nameMap() {
+    const single = run.first.every((first, i) => first === run.last[i]);
+    const all = run.last.at(-1) - run.first[0] + 1 === intervals ? "every step" : "every measured step";
+    at("map-title").textContent = "All layers, " + (single ? all : "every interval of steps");
+  }
+  function nameDetail(shown) {
+    const frame = chosen("interval"), one = run.steps === 1 || (frame && run.first[frame - 1] === run.last[frame - 1]);
+    const entry = shown.axes.length > 1 ? "weight" : shown.axes[0];
+    const cell = pooled(shown) ? "each cell is the sum over a block of entries" : "one cell per " + entry;
+    at("detail-title").textContent = shown.name + (one ? " at " + when(frame || 1) : ", " + when(frame)) + ": " + cell + (one ? "" : ", summed over the steps") + "; " + (isDark() ? "dark" : "white") + " = no effect";
   }
 
   const limit = (shown) => shown.limits[chosen("interval") ? 1 : 0];
@@ -286,6 +301,7 @@ const lcaReport = (() => {
     // Skip lines: they have the names of layers, which could equal one of the names used here.
     for (const each of models()) if (each.name && each.type !== "GlyphRenderer") model[each.name] = each;
     if (run) {
+      nameMap();
       ticks("map-steps", intervals, (i) => [run.first[i], run.last[i]]);
       at("interval").addEventListener("input", drawInterval);
       at("play").addEventListener("click", play);

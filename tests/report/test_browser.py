@@ -138,6 +138,7 @@ def test_axes_have_round_numbers(browser, tmp_path):
     path = write_report(write(tmp_path / "r", values, layout=layout), tmp_path / "r.html")
     browser.open(path)
     places = dict((label, tick) for tick, label in axis_labels(browser, "map-steps"))
+    assert text(browser, "map-title") == "All layers, every interval of steps"
     assert list(places) == ["0", "50", "100", "150", "200"]
     assert places["50"] == 16 + 2.5 / 3  # intervals of 3 steps: step 50 is the last one of 48 to 50
     assert [label for _, label in axis_labels(browser, "detail-x")] == ["+0", "+5", "+10", "+15"]
@@ -155,6 +156,7 @@ def test_axes_have_round_numbers(browser, tmp_path):
 def test_where_round_steps_are_missing_measured_ones_are_on_the_axis(browser, tmp_path):
     path = write_report(write(tmp_path / "r", run_values(STEPS), every=7), tmp_path / "r.html")
     browser.open(path)
+    assert text(browser, "map-title") == "All layers, every measured step"
     labels = [int(label) for _, label in axis_labels(browser, "map-steps")]
     assert len(labels) > 1
     assert all(label % 7 == 0 for label in labels)
@@ -203,6 +205,11 @@ def test_the_text_below_the_slider_has_the_numbers_of_the_record(browser, page):
     sums = {"fc1": values[:28].sum(), "fc2": values[28:].sum()}
     for number in (values.sum(), *sums.values()):
         assert f"{number:+.3g}".replace("-", "−") in text(browser, "reading")
+    low, high = sorted(sums, key=sums.get)
+    lowest = f"{'most helping' if sums[low] < 0 else 'least hurting'}: {low} "
+    highest = f"{'most hurting' if sums[high] > 0 else 'least helping'}: {high} "
+    assert f"; {lowest}" in text(browser, "reading")
+    assert f"; {highest}" in text(browser, "reading")
 
 
 def test_another_loss_and_another_layer_can_be_selected(browser, page):
@@ -215,7 +222,7 @@ def test_another_loss_and_another_layer_can_be_selected(browser, page):
     """
     browser.run(choose, "pick-detail", 2)
     assert browser.picture("detail") != before[1]
-    assert text(browser, "detail-caption").startswith("fc2.weight")
+    assert text(browser, "detail-title").startswith("fc2.weight, the whole run: one cell per")
     scale = text(browser, "map-key")
     browser.run(choose, "pick-loss", 1)  # half of the first loss, so the colour scale differs
     assert text(browser, "map-key") != scale
@@ -227,7 +234,7 @@ def test_a_click_on_the_map_selects_its_step_and_layer(browser, page):
     browser.open(page)
     browser.run("lcaReport.pick(4.5, 1.5)")
     assert text(browser, "reading").startswith("Step 4:")
-    assert text(browser, "detail-caption").startswith("fc2.weight, step 4")
+    assert text(browser, "detail-title") == "fc2.weight at step 4: one cell per weight; white = no effect"
 
 
 def test_tooltips_show_the_values(browser, page):

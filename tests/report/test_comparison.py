@@ -19,7 +19,7 @@ from lca.report._comparison_page import _maps
 from lca.report._conditions import compare
 from lca.report._moments import LINEAR_FRACTION
 from lca.report._pooling import difference, pool
-from lca.report._settings import setting_rows, to_text
+from lca.report._settings import learning_rate, setting_rows, to_text
 from lca.tolerances import EPS64, summed
 from tests.report.records import EVIL, LAYOUT, NAMES, replicates, run_values, write
 
@@ -94,10 +94,12 @@ def test_without_variation_there_is_no_test():
 
 def test_layers_stand_side_by_side_with_one_colour_scale(groups):
     table = sections.overview(compare(groups)).tables[0]
-    assert table.head == ("", "adam", "sgd")
+    assert table.head == ("", "adam", "sgd", "sgd − adam")
+    assert "difference from the first condition, adam" in table.caption
+    assert table.caption.endswith("Its intervals hold for all layers together.")
     totals = np.array([run_values(seed=s)[:, FC1].sum() for s in range(3)])
     mean, half = totals.mean(), float(pool(totals[:, None]).half[0])
-    [shown, other] = cells(table)["fc1"]
+    [shown, other, _] = cells(table)["fc1"]
     digits = len(shown.partition(" ±")[0].partition(".")[2])
     assert shown == f"{mean:+.{digits}f} ± {half:.{digits}f}".replace("-", "−")
     assert float(other.partition(" ±")[0].replace("−", "-")) == pytest.approx(mean / 2, abs=10.0**-digits)
@@ -110,7 +112,7 @@ def test_the_change_and_the_residual_are_below_the_layers(groups):
     rows = cells(sections.overview(compare(groups)).tables[0])
     change = np.mean([run_values(seed=s).sum() + 12 * 2.0**-12 for s in range(3)])
     assert rows["change of the loss"][0].startswith(f"{change:+.0f}"[:3].replace("-", "−"))
-    assert "residual" in rows
+    assert "not allocated (residual)" in rows
     assert "state (buffers)" not in rows  # 0 in every run
 
 
@@ -119,6 +121,8 @@ def test_runs_with_the_same_seeds_are_paired(groups):
     rows = cells(sections.differences(data).tables[0])
     totals = np.array([run_values(seed=s)[:, FC1].sum() for s in range(3)])
     assert rows["fc1"][-1] == "paired by seed"
+    column = cells(sections.overview(data).tables[0])
+    assert column["fc1"][2].startswith(f"{-totals.mean() / 2:+.4g}"[:3])
     assert rows["fc1"][1] == f"{-totals.mean() / 2:+.4g}"
     unpaired = compare({"adam": groups["adam"], "sgd": groups["sgd"][:2]})
     assert cells(sections.differences(unpaired).tables[0])["fc1"][-1] == "Welch's t-test"
@@ -129,9 +133,70 @@ def test_runs_with_the_same_seeds_are_paired(groups):
 
 def test_the_headline_doubts_a_difference_that_may_be_chance(groups):
     said = sections.overview(compare(groups)).paragraphs[-1]
-    p = re.search(r"p = (\S+) after", said)[1]
+    p = re.search(r"p = (\S+), both corrected for 2 layers", said)[1]
     assert ("may be chance" in said) == (float(p) > 0.05)
-    assert said.startswith("They differ most in the layer fc1: in sgd its sum is ")
+    mean = np.mean([-run_values(seed=s)[:, FC1].sum() / 2 for s in range(3)])
+    assert said.startswith(f"They differ most in fc1: sgd − adam = {mean:+#.3g} (95 % interval +")
+    assert "paired t-test, p" in said
+    assert "it helped more in adam" in said
+    low, high = (float(n) for n in re.search(r"interval (\S+) to (\S+);", said).groups())
+    assert low < mean < high
+    unpaired = compare({"adam": groups["adam"], "sgd": groups["sgd"][:2]})
+    assert "Welch's t-test, p" in sections.overview(unpaired).paragraphs[-1]
+
+
+def test_a_layer_that_hurts_in_both_conditions_is_not_said_to_help(tmp_path):
+    for name, scale in (("a", -1), ("b", -0.5)):
+        write(tmp_path / f"{name}.zarr", scale * run_values(3))
+    said = sections.overview(compare([tmp_path / "a.zarr", tmp_path / "b.zarr"])).paragraphs[-1]
+    assert re.search(r"b − a = −\S+; it hurt less in b, but there is no test", said)
+
+
+def test_the_loss_itself_is_compared(tmp_path):
+    """The interval of one number is that of SciPy, without a correction for the number of numbers."""
+    found = {}
+    for name, scale in (("a", 1), ("b", 0.5)):
+        for seed in range(3):
+            residual = scale * (1 + seed) * 2.0**-6
+            path, values = tmp_path / f"{name}{seed}.zarr", scale * run_values(seed=seed)
+            write(path, values, extra=lambda *_, r=residual: {"residual": r}, settings={"seed": seed})
+            found.setdefault(name, {})[path] = values.sum() + 12 * residual
+    table = sections.overview(compare({name: list(paths) for name, paths in found.items()})).tables[0]
+    row = cells(table)["change of the loss"]
+    changes, others = (np.array(list(paths.values())) for paths in found.values())
+    interval = stats.ttest_rel(others, changes).confidence_interval(0.95)
+    half = (interval.high - interval.low) / 2
+    digits = max(0, 1 - int(np.floor(np.log10(half))))
+    shown = f"{(others - changes).mean():+.{digits}f} ± {half:.{digits}f}"
+    assert row[2] == shown.replace("-", "−")
+
+
+def test_the_first_sentences_explain_the_interval_once_and_name_the_learning_rate(tmp_path):
+    paths = {
+        name: runs(tmp_path / name, (0, 1), settings={"lr": lr}) for name, lr in (("a", 0.1), ("b", 0.2))
+    }
+    first, second, _ = sections.overview(compare(paths)).paragraphs
+    assert first.startswith("a (2 runs, 12 steps each, learning rate 0.1): the loss 'train' fell by ")
+    assert "(± is a 95 % interval over the 2 runs), from " in first
+    assert second.startswith("b (2 runs, 12 steps each, learning rate 0.2): the train loss fell by ")
+    assert "interval" not in second
+    single = compare({"a": paths["a"][:1], "b": paths["b"]})
+    first, second, _ = sections.overview(single).paragraphs
+    assert "together" not in sections.overview(single).tables[0].caption
+    assert first.startswith("a (1 run, 12 steps, learning rate 0.1): ")
+    assert "±" not in first
+    assert "(± is a 95 % interval over the 2 runs)" in second
+    mixed = sections.overview(compare({"both": paths["a"][:1] + paths["b"][1:]})).paragraphs
+    assert mixed[0].startswith("both (2 runs, 12 steps each): ")
+
+
+def test_a_loss_that_rose_is_said_to_rise(tmp_path):
+    write(tmp_path / "a.zarr", -run_values(3))
+    write(tmp_path / "b.zarr", run_values(3))
+    up, down, _ = sections.overview(compare([tmp_path / "a.zarr", tmp_path / "b.zarr"])).paragraphs
+    change = -run_values(3).sum() + 3 * 0.125
+    assert f" rose by {change:.4g}, from 2 to " in up
+    assert " fell by " in down
 
 
 def test_the_maps_have_one_limit_and_show_the_means(groups):
@@ -237,6 +302,7 @@ def test_layers_that_only_some_runs_have_are_shown_as_absent(tmp_path):
     rows = cells(sections.overview(data).tables[0])
     assert [rows["fc2"][1], rows["fc9"][0]] == ["—", "—"]
     assert rows["fc2"][0] == rows["fc9"][1] != "—"
+    assert rows["fc2"][2] == "—"
     assert "Only some of the runs have the layers fc2, fc9." in [
         t for _, t in sections.overview(data).verdicts
     ]
@@ -330,6 +396,23 @@ def test_the_commands_compare_runs(groups, tmp_path, capsys):
 
 
 # Settings
+
+
+@pytest.mark.parametrize(
+    ("settings", "rate"),
+    [
+        ({"lr": 0.1}, "0.1"),
+        ({"learning_rate": 1e-5}, "1e−05"),
+        ({"optimizer": "Adam(lr=0.002, beta1=0.9)", "lr": 0.002}, "0.002"),
+        ({"optimizer": "SGD(lr=1e-3)"}, "0.001"),
+        ({"optimizer": "SGD(lr=0.1)", "lr": 0.2}, ""),
+        ({"lr": "0.1"}, ""),
+        ({"lr": True, "a": "f(other_lr=3)"}, ""),
+        ({}, ""),
+    ],
+)
+def test_the_learning_rate_is_known_only_if_all_settings_agree(settings, rate):
+    assert learning_rate({"settings": settings}) == rate
 
 
 def test_settings_are_written_as_a_person_writes_them():

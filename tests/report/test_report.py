@@ -80,7 +80,8 @@ VERDICTS = {
     "small": (
         {**SMALL, "tolerance": 2.0**-12},
         "good",
-        "The allocations add up: every step met its tolerance, and the residual (",
+        "Arithmetic check passed: every step met its tolerance (a residual of at most 0.0002441), and the "
+        "residual (",
     ),
     "no tolerance": (
         SMALL,
@@ -105,24 +106,24 @@ CHECKED = {
         -1.02,
         0.05,
         "good",
-        "−1.02, and the measured loss changed by −1, a difference of 2 %",
+        "−1.02, and the measured loss changed by −1, a difference of 2.0 %",
     ),
     "inside a wide interval": (
         -1.02,
         0.5,
         "warn",
-        "a difference of 2 % (95 % interval ± 0.5, which it keeps)",
+        "a difference of 2.0 % (95 % interval ± 0.5, which it keeps)",
     ),
     "outside, and near": (
         -1.05,
         0.01,
         "warn",
-        "a difference of 5 % (95 % interval ± 0.01, which it does not keep)",
+        "a difference of 5.0 % (95 % interval ± 0.01, which it does not keep)",
     ),
-    "outside, and far": (-0.5, 0.01, "bad", "a difference of 50 %"),
+    "outside, and far": (-0.5, 0.01, "bad", "a difference of 50.0 %"),
     "near, without error bars": (-0.995, None, "good", "a difference of 0.5 % (no error bars)"),
-    "roughly, without error bars": (-0.95, None, "warn", "a difference of 5 % (no error bars)"),
-    "far, without error bars": (-0.2, None, "bad", "a difference of 80 % (no error bars)"),
+    "roughly, without error bars": (-0.95, None, "warn", "a difference of 5.0 % (no error bars)"),
+    "far, without error bars": (-0.2, None, "bad", "a difference of 80.0 % (no error bars)"),
 }
 
 
@@ -144,7 +145,8 @@ def test_the_verdict_of_an_estimate_is_its_self_check(tmp_path, total, margin, t
         "An estimate from samples: over 3 of 3 steps the allocations sum to "
     )
     assert said in check.verdict()[1]
-    assert (tone, "train: " + check.verdict()[1]) in sections.summary(run).verdicts
+    said = "train: " + check.verdict()[1]
+    assert any(shown == tone and text.startswith(said) for shown, text in sections.summary(run).verdicts)
 
 
 def test_a_run_in_progress_is_judged_by_a_bound_of_its_interval(tmp_path):
@@ -183,7 +185,7 @@ def test_residuals_that_cancel_get_no_tick(tmp_path):
     assert check.residual == 0
     tone, said = check.verdict()
     assert tone == "bad"
-    assert f"of one step up to {100 * 64 / abs(check.change):.2g} % of the loss change" in said
+    assert f"of one step up to {100 * 64 / abs(check.change):.1f} % of the loss change" in said
 
 
 def test_a_loss_that_is_missing_in_some_steps_is_not_called_an_estimate(tmp_path):
@@ -215,7 +217,7 @@ def test_an_inconsistent_record_is_reported(full, name):
 def test_the_residual_is_given_in_percent_of_the_loss_change(full):
     check = check_conservation(full, "train")
     percent = 100 * abs(check.residual / check.change)
-    assert f"residual (what the allocations miss) is {percent:.2g} % of the loss change" in check.verdict()[1]
+    assert f"residual (what the allocations miss) is {percent:.1f} % of the loss change" in check.verdict()[1]
 
 
 def test_unmeasured_steps_and_an_unfinished_run_are_mentioned(tmp_path):
@@ -286,14 +288,33 @@ def first_screen(run):
 def test_the_first_screen_says_what_happened(full):
     values = run_values()
     said, change = first_screen(full), values.sum() + 12 * 0.125
-    assert (
-        f"In 12 steps, the train loss fell from 2 to {2 + change:.4g} ({change:+.4g})".replace("-", "−")
-        in said
-    )
+    fell = f"In 12 updates (steps), the loss 'train' fell from 2.000 to {2 + change:#.4g} ({change:+#.4g})."
+    assert fell.replace("-", "−") in said
     part, share = values[:, :28].sum(), 100 * values[:, :28].sum() / change
-    largest = f"The largest part, {part:+.4g} ({share:.1f} % of the change), is due to the layer fc1."
+    largest = (
+        f"The movement of fc1 accounts for the largest part: {part:+#.4g} ({share:.1f} % of the change)."
+    )
     assert largest.replace("-", "−") in said
-    assert "No layer hurt overall." in said
+    assert "Over the whole run, no layer hurt; single steps may have." in said
+
+
+def test_a_loss_is_named_with_what_it_is_measured_on(tmp_path):
+    known = {"train": "100 examples", "heldout": 3}
+    names = ("train", "heldout")
+    run = write(tmp_path / "r", run_values(1), names=names, settings={"measured_on": known})
+    said = first_screen(Run(run))
+    assert "In 1 update (step), the train loss (measured on 100 examples) fell from " in said
+    assert "The loss 'heldout' fell from " in said  # 3 is no text
+    assert "the whole run, no layer hurt." in said  # the only step is the run
+
+
+def test_only_the_first_tick_says_what_it_does_not_judge(tmp_path):
+    tolerance = {**SMALL, "tolerance": 2.0**-12}
+    run = write(tmp_path / "r", run_values(3), names=("train", "heldout"), extra=lambda *_: tolerance)
+    ends = [text.endswith("does not judge the training.") for _, text in sections.summary(Run(run)).verdicts]
+    assert ends == [True, False]
+    warned = sections.summary(Run(write(tmp_path / "s", run_values(3), extra=lambda *_: SMALL))).verdicts
+    assert not any("judge" in text for _, text in warned)
 
 
 def test_the_bars_add_up_to_the_change(full):
@@ -303,8 +324,13 @@ def test_the_bars_add_up_to_the_change(full):
     assert [(bar.name, bar.kind) for bar in bars.rows] == [
         ("fc1", "helping"),
         ("fc2", "helping"),
-        ("residual", "other"),
+        ("not allocated (residual)", "other"),
     ]
+    assert [bar.note for bar in bars.rows] == ["28 parameters", "8 parameters", ""]
+    assert bars.head == ("LCA", "share of change")
+    assert 15 < bars.zero < 85  # percent: there is room for a word on either side
+    residual = 100 * check.residual / check.change
+    assert bars.rows[-1].share == f"{residual:.1f} %".replace("-", "−")
     for bar in bars.rows:
         at_zero = bar.left + bar.width if bar.value < 0 else bar.left
         assert abs(at_zero - bars.zero) <= 0.02  # percent, rounded to two digits
@@ -314,15 +340,16 @@ def test_many_layers_have_one_bar_together(tmp_path):
     layout = Layout([f"layer{i}.w" for i in range(30)], [(2,)] * 30)
     run = Run(write(tmp_path / "r", run_values(3, layout.size), layout=layout))
     names = [bar.name for bar in sections.summary(run).bars.rows]
-    assert names[-2:] == ["22 other layers", "residual"]
+    assert names[-2:] == ["22 other layers", "not allocated (residual)"]
     assert len(names) == 10
+    assert sections.summary(run).bars.rows[-2].note == "44 parameters"
 
 
 @pytest.mark.parametrize(
     ("state", "residual", "said"),
     [
-        (-40.0, 0.0, "is due to no parameter but to the state"),
-        (0.0, -40.0, "is the residual: it was not allocated"),
+        (-40.0, 0.0, "No parameter but the state, such as the running statistics of BatchNorm, accounts for"),
+        (0.0, -40.0, "The residual, which is not allocated, accounts for"),
     ],
 )
 def test_the_largest_part_is_named_also_if_it_is_no_layer(tmp_path, state, residual, said):
@@ -334,8 +361,7 @@ def test_the_largest_part_is_named_also_if_it_is_no_layer(tmp_path, state, resid
             record.update(made)
             start = made.loss_end
     text = first_screen(Run(lca.open_record(tmp_path / "r")))
-    assert "The largest part, −120 (" in text
-    assert said in text
+    assert f"{said} the largest part: −120.0 (" in text
     assert "The layer with the largest part is fc1" in text
 
 
@@ -349,7 +375,7 @@ def test_nothing_is_said_of_the_run_that_is_only_true_of_measured_steps(tmp_path
     text, check = first_screen(run), check_conservation(run, "train")
     assert f"sums below are over {scope}, and say nothing about the steps in between" in text
     assert f"changed by {check.change:+.4g} in the measured steps and by −3 in the others" in text
-    assert "happened between or after the measured steps and is not allocated" in text
+    assert "What happened between or after the measured steps, which is not allocated, accounts for" in text
     assert f"2 of 2 layers hurt over {scope}: fc1" in text
     assert "train, measured steps: " in text
     page = Page(render_report(run.record))
@@ -375,7 +401,7 @@ def test_a_record_that_begins_late_or_ends_early_is_a_part(tmp_path):
 def test_a_step_of_several_updates_is_called_a_straight_line(tmp_path):
     text = first_screen(Run(write(tmp_path / "r", run_values(3), settings={"span": 10})))
     assert "A step of this page is a straight line over 10 updates" in text
-    assert "In 3 steps of 10 updates each, the train loss fell" in text
+    assert "In 3 steps of 10 updates each, the loss 'train' fell" in text
     assert "straight line" not in first_screen(
         Run(write(tmp_path / "s", run_values(3), settings={"span": "x"}))
     )
@@ -385,7 +411,7 @@ def test_estimates_are_called_estimates_on_the_first_screen(tmp_path):
     lost = {"residual": np.nan}
     run = Run(write(tmp_path / "r", run_values(3), extra=lambda *_: lost))
     text = first_screen(run)
-    assert "Over the run, the allocations of the train loss sum to " in text
+    assert "Over the run, the allocations of the loss 'train' sum to " in text
     assert "The allocations are estimates from samples." in text
     assert "Not checked" in text
     assert "of this sum" in text
