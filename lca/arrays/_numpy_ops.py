@@ -30,6 +30,9 @@ class NumpyOps(ArrayOps):
     def to_numpy(self, array: np.ndarray) -> np.ndarray:
         return array
 
+    def vector(self, array: np.ndarray, like: np.ndarray) -> np.ndarray:
+        return np.asarray(array, like.dtype)
+
     def snapshot(self, vector: np.ndarray) -> np.ndarray:
         return vector.copy()  # an array can be changed in place, so the numbers are kept
 

@@ -20,10 +20,11 @@ class ArrayOps(ABC):
     """Arithmetic and reductions over (K,) vectors of one array type, on the device of the vector.
 
     Scalars are Python floats. Reduced results are small NumPy arrays: float64 for sums, integers for counts.
-    All sums are accumulated in float64. A subclass must define `to_numpy`, `snapshot` and `unchanged`. The
-    other methods have defaults: arithmetic uses operators, and reductions work on ``to_numpy(vector)``
-    (`lca.arrays._host`). A subclass overrides them for arithmetic in place, or for vectors that live on a
-    device. `lca.testing.check_array_ops` checks the laws that every subclass must satisfy.
+    All sums are accumulated in float64. A subclass must define `to_numpy`, `vector`, `snapshot` and
+    `unchanged`. The other methods have defaults: arithmetic uses operators, and reductions work on
+    ``to_numpy(vector)`` (`lca.arrays._host`). A subclass overrides them for arithmetic in place, or for
+    vectors that live on a device. `lca.testing.check_array_ops` checks the laws that every subclass must
+    satisfy.
 
     Notes
     -----
@@ -139,13 +140,13 @@ class ArrayOps(ABC):
         array([1., 1.])
         """
 
+    @abstractmethod
     def vector(self, array: np.ndarray, like: Vector) -> Vector:
         """``array`` as a vector of the type, dtype and device of ``like``; it may share memory with it.
 
         >>> array_ops(np.zeros(1)).vector(np.ones(2), np.zeros(1, np.float32))
         array([1., 1.], dtype=float32)
         """
-        return np.asarray(array, self.to_numpy(like).dtype)
 
     @abstractmethod
     def snapshot(self, vector: Vector) -> object:

@@ -82,7 +82,7 @@ class AdaptiveSampleSize:
     >>> objective = DatasetLoss(logistic_regression(2, 2), np.eye(2), np.array([0, 1]))
     >>> allocate_step = AdaptiveSampleSize(SampledPathIntegral(), examples=10).start(objective)
     >>> allocate_step(Step(np.zeros(6), np.full(6, 0.1), 0)).cost.examples  # both ends
-    20.0
+    4.0
     >>> allocate_step(Step(np.full(6, 0.1), np.full(6, 0.2), 1)).reason
     '15.0 examples a step so far, 10 asked for'
     """

@@ -110,15 +110,21 @@ def with_fields(step: Step, objective: Objective, estimator: StochasticEstimator
     for prefix, theta in ends.items():
         if f"{prefix}batch" in wanted:
             supplied[f"{prefix}batch"] = (batch, np.ones(len(batch)))
-        if wanted & {f"{prefix}gradient", f"{prefix}micro_batches"}:
+        if wanted & {f"{prefix}gradient", f"{prefix}micro_batches", f"{prefix}halves"}:
             gradient = objective.loss_and_grad(theta)[1]
             parts = tuple(
                 # Updates are those of plain SGD: without one of several equal micro-batches the same.
                 MicroBatch(gradient.copy(), step.end - step.start)
                 for _ in range(micro_batches_of(estimator))
             )
-            values = {f"{prefix}gradient": gradient, f"{prefix}micro_batches": parts}
+            values = {
+                f"{prefix}gradient": gradient,
+                f"{prefix}micro_batches": parts,
+                f"{prefix}halves": parts[:2],
+            }
             supplied |= {name: value for name, value in values.items() if name in wanted}
+    if "update_slope" in wanted:
+        supplied["update_slope"] = 0.0  # updates that do not depend on the gradient of their batch
     if "scores" in wanted:
         supplied["scores"] = ExampleScores(batch, np.ones(len(batch)))
     return replace(step, **supplied)

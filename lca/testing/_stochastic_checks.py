@@ -127,6 +127,14 @@ def same_seed_same_values(estimator: StochasticEstimator, samples: int, seed: in
     """Two runs with one seed are bitwise equal; another seed gives another sample, if it is used."""
     objective = SampledRidges.random(estimator.degree, kit_rng(seed, 0))
     steps = list(training_run(objective, estimator, kit_rng(seed, 1)))
+    drawn: list[Array] = []
+    own_batch = objective.batch
+
+    def batch(index: Array, weight: Array | None = None) -> Any:
+        drawn.append(index)
+        return own_batch(index, weight)
+
+    object.__setattr__(objective, "batch", batch)
 
     def values(one: StochasticEstimator) -> Array:
         allocate_step = one.start(objective)
@@ -138,8 +146,8 @@ def same_seed_same_values(estimator: StochasticEstimator, samples: int, seed: in
     first, again = values(reseeded[0]), values(reseeded[0])
     for step, (a, b) in enumerate(zip(first, again, strict=True)):
         require(np.array_equal(a, b), f"step {step}: the same seed gave different values.")
-    if all(one is estimator or one == estimator for one in reseeded[1:]):
-        return  # it draws no random numbers
+    if not drawn or all(one is estimator or one == estimator for one in reseeded[1:]):
+        return  # it draws no sample of these examples
     alike = all(np.array_equal(first, values(one)) for one in reseeded[1:])
     require(not alike, "five seeds gave the same values; reseeded(seed) must change the sample.")
 

@@ -4,7 +4,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from lca.reference import leave_one_out, mean_gradient
+from lca.reference import leave_one_out, mean_gradient, update_slope
 from lca.step import ExampleScores, MicroBatch
 from lca.tracking import FunctionalTracker
 from lca_jax import Objective
@@ -38,7 +38,8 @@ class JaxRun:
         trees = [gradient_of(self._params, X[part], Y[part]) for part in parts]
         gradients, sizes = list(map(self.objective.pack, trees)), list(map(len, parts))
         gradient = mean_gradient(gradients, sizes, range(len(parts)))
-        fields = {"gradient": self.objective.params(gradient)}
+        slope = update_slope(self._optimizer, self._state, gradient, self._vector)
+        fields = {"gradient": self.objective.params(gradient), "update_slope": slope}
         if known:
             fields["batch"] = (X[batch], Y[batch])
         if known and len(parts) > 1:

@@ -9,11 +9,11 @@ from lca_tensorflow import TensorFlowBackend
 
 
 def test_it_passes_the_kit():
-    check_backend("tensorflow", samples=3)
+    check_backend("tensorflow", samples=2)
 
 
 def test_it_passes_the_kit_without_compilation():
-    check_backend(TensorFlowBackend(run_eagerly=True), samples=6)
+    check_backend(TensorFlowBackend(run_eagerly=True), samples=1)
 
 
 @pytest.mark.parametrize("optimizer", ["sgd", "momentum", "nesterov", "rmsprop", "adam", "adamw"])

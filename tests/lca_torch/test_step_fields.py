@@ -145,5 +145,7 @@ def test_an_optimizer_without_known_updates_is_refused_beforehand():
     framework = TorchFramework()
     model = framework.model()
     optimizer = torch.optim.Adagrad(model.parameters())
-    with pytest.raises(LCAError, match="Adagrad would make without a micro-batch cannot be computed"):
+    with pytest.raises(
+        LCAError, match="Adagrad would make with another gradient, such as one without a micro-batch, cannot"
+    ):
         framework.Tracker(model, optimizer, framework.objective_of(model), CrossFit(2))

@@ -192,12 +192,20 @@ class RoundedForNumpy(NumpyOps):
             return np.round(array, 3) if array.dtype.kind == "f" else array
 
 
+class VectorsOfDouble(NumpyOps):
+    def vector(self, array, like):
+        return array.astype(np.float64)
+
+
 SNAPSHOT, MOVEMENT, VECTORS = (
     "a_snapshot_recognises_its_vector",
     "movement_sums_are_those_of_the_product",
     "vectors_are_those_of_numpy",
 )
 WRONG_ARRAYS: dict[str, Wrong] = {
+    "vectors of double precision": Wrong(
+        "vector() ignores the dtype", "vectors_are_made_like_others", subject_of(VectorsOfDouble)
+    ),
     "always unchanged": Wrong("unchanged() is always True", SNAPSHOT, subject_of(AlwaysUnchanged)),
     "snapshot by reference": Wrong(
         "the snapshot of a mutable vector is the vector", SNAPSHOT, subject_of(SnapshotByReference)
@@ -310,10 +318,13 @@ class Reals:
 
 
 class RealsOps(ArrayOps):
-    """What an immutable array class needs: three methods."""
+    """What an immutable array class needs: four methods."""
 
     def to_numpy(self, array):
         return getattr(array, "numbers", array)
+
+    def vector(self, array, like):
+        return Reals(array.astype(like.dtype))
 
     def snapshot(self, vector):
         return vector
