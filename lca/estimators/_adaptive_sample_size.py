@@ -84,7 +84,7 @@ class AdaptiveSampleSize:
     >>> allocate_step(Step(np.zeros(6), np.full(6, 0.1), 0)).cost.examples  # both ends
     4.0
     >>> allocate_step(Step(np.full(6, 0.1), np.full(6, 0.2), 1)).reason
-    '15.0 examples a step so far, 10 asked for'
+    '3.0 examples a step so far, 10 asked for'
     """
 
     probe: SampledPathIntegral | ControlVariate
