@@ -26,6 +26,8 @@ _KERNELS = ("kernel", "depthwise_kernel")
 """Only frameworks with the neurons on the last axis use these names."""
 _TABLES = ("embedding", "embeddings")
 """One row for each entry in every framework; never transposed."""
+_PLAIN = (*_TABLES, "gamma", "beta", "scale", "bias", "biases", "b", "running_mean", "running_var")
+"""Tables, and what is added or multiplied entry by entry."""
 
 
 class Piece(NamedTuple):
@@ -69,7 +71,7 @@ def pieces_of(
     where = _where(held, wanted, names or {}, strict=strict)
     mine, theirs = _convention_of(wanted), _convention_of_file(held, wanted, where, neuron_axis)
     assert wanted.neuron_axes is not None
-    found, channels = [], 0
+    found, images = [], _Images()
     for name, shape, neurons in zip(wanted.names, wanted.shapes, wanted.neuron_axes, strict=True):
         which = where[name]
         arranged = _arranged(held, which, name, shape, (theirs, mine))
@@ -79,14 +81,12 @@ def pieces_of(
                 f"objective {shape}, which no order of its axes makes of it; is it a run of another model?"
             )
         view, axes = arranged
-        if len(shape) > 2:
+        if len(shape) > 2 and not _is_plain(held.names[which], name):
             depthwise = mine == "last" and neurons == len(shape) - 2
-            channels = shape[0] if mine == "first" else shape[-1] * (shape[-2] if depthwise else 1)
-        elif len(shape) == 2 and channels:
-            inputs = shape[1 if mine == "first" else 0]
-            if mine != theirs and inputs > channels and inputs % channels == 0:
-                view, axes = _flattened(name, held.shapes[which], channels, theirs, reorder_flattened)
-            channels = 0
+            images = _Images(shape[0] if mine == "first" else shape[-1] * (shape[-2] if depthwise else 1))
+        elif len(shape) == 2 and images.are_read_by(name, shape if mine == "last" else shape[::-1]):
+            if mine != theirs:
+                view, axes = _flattened(name, held.shapes[which], images.channels, theirs, reorder_flattened)
         start = held.offsets[which]
         found.append(Piece(name, slice(start, start + held.sizes[which]), view, axes))
     return found
@@ -205,8 +205,7 @@ def _arranged(
     """
     theirs, mine = conventions
     has, axes = held.shapes[which], tuple(range(len(held.shapes[which])))
-    is_table = _leaf(held.names[which]) in _TABLES or _leaf(name) in _TABLES
-    if mine == theirs or len(axes) < 2 or is_table:
+    if mine == theirs or len(axes) < 2 or _is_plain(held.names[which], name):
         return (has, axes) if has == shape else None
     into_first = (*axes[:-3:-1], *axes[:-2])  # (..., in, out) -> (out, in, ...)
     into_last = (*axes[2:], 1, 0)
@@ -214,6 +213,43 @@ def _arranged(
     if tuple(has[axis] for axis in put) == shape:
         return has, put
     return _depthwise(has, shape, mine)
+
+
+def _is_plain(*names: str) -> bool:
+    """Whether a tensor of these names has its axes in one order in every framework."""
+    return any(_leaf(name) in _PLAIN for name in names)
+
+
+class _Images:
+    """The flattened output of the last convolution, if there is one, and which dense kernels read it."""
+
+    def __init__(self, channels: int = 0) -> None:
+        self.channels = channels
+        self._size = 0  # of the flattened output, once a dense kernel has read it
+        self._outputs = set[int]()  # of the dense kernels behind it
+
+    def are_read_by(self, name: str, kernel: tuple[int, ...]) -> bool:
+        """Whether a dense kernel (inputs, outputs) reads it: the first one, and others with as many inputs.
+
+        Raises
+        ------
+        LayoutError
+            If another dense layer gives as many outputs, so that this kernel may read those.
+        """
+        inputs, outputs = kernel
+        if not self.channels or inputs <= self.channels or inputs % self.channels:
+            reads = False
+        elif self._size and inputs == self._size and inputs in self._outputs:
+            raise LayoutError(
+                f"{name} has as many inputs as the flattened output of a convolution, and as another dense "
+                "layer has outputs, so the shapes do not say which of the two it reads; read the rows with "
+                "read_hdf5, and put the axes in order yourself."
+            )
+        else:
+            reads = self._size in (0, inputs)
+        self._size = self._size or inputs
+        self._outputs.add(outputs)
+        return reads
 
 
 def _depthwise(

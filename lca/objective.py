@@ -85,8 +85,9 @@ class Objective(Protocol):
 class Stateful(Protocol):
     """An objective whose loss also depends on a state besides θ, such as running statistics.
 
-    The state moves during a run, as θ does. `Step.state` holds it at both ends of a step, and
-    `StepAllocation.state_change` is the loss change that the state alone has caused.
+    ``loss(θ)`` equals ``at_state(state()).loss(θ)``. The state moves during a run, as θ does. `Step.state`
+    holds it at both ends of a step, and `StepAllocation.state_change` is the loss change that the state alone
+    has caused.
 
     Examples
     --------
@@ -95,6 +96,10 @@ class Stateful(Protocol):
     >>> from lca.reference import Quadratic
     >>> class Scheduled(Quadratic):
     ...     factor = np.array([3.0])
+    ...     def loss(self, theta, batch=None):
+    ...         return self.at_state(self.state()).loss(theta)
+    ...     def loss_and_grad(self, theta, batch=None):
+    ...         return self.at_state(self.state()).loss_and_grad(theta)
     ...     def state(self):
     ...         return {"factor": self.factor.copy()}
     ...     def at_state(self, state):
@@ -410,6 +415,8 @@ def state_at_update(
     """
     if previous is None or now is None:
         return now
+    if isinstance(previous, JointState) and not isinstance(now, JointState):
+        now = JointState([(own, {name: now[name] for name in past}) for own, past in previous.parts])
     if isinstance(now, JointState):
         found: State = JointState([(own, _as_forward_saw(own, previous, part)) for own, part in now.parts])
     else:

@@ -208,3 +208,34 @@ def test_shapes_that_fit_in_no_order_are_refused():
         LayoutError, match=r"a/kernel in the file has shape \(3, 3\), and a\.weight .* \(2, 3\)"
     ):
         pieces_of(held(a__kernel=(3, 3), a__bias=(2,)), torch_like((2, 3)))
+
+
+def test_every_head_behind_a_convolution_is_put_in_order():
+    keras, torch = keras_like((2, 2, 3, 5), (120, 7), (120, 2)), torch_like((5, 3, 2, 2), (7, 120), (2, 120))
+    tensors = tensors_of(keras)
+    found = taken(Layout(keras.names, keras.shapes, (None,) * 6), torch, tensors, reorder_flattened=True)
+    images = np.random.default_rng(0).normal(size=(6, 4, 5))
+    for head in "bc":
+        out = images.reshape(-1) @ tensors[f"{head}.kernel"]
+        mass = abs(images.reshape(-1)) @ abs(tensors[f"{head}.kernel"])
+        error = abs(found[f"{head}.weight"] @ images.transpose(2, 0, 1).reshape(-1) - out)
+        assert (error <= summed(mass, EPS64)).all()
+
+
+def test_a_layer_that_may_read_images_or_another_layer_is_refused():
+    keras = keras_like((2, 2, 3, 5), (120, 120), (120, 2))
+    torch, file = (
+        torch_like((5, 3, 2, 2), (120, 120), (2, 120)),
+        Layout(keras.names, keras.shapes, (None,) * 6),
+    )
+    with pytest.raises(LayoutError, match=r"c\.weight has as many inputs as the flattened output"):
+        pieces_of(file, torch, reorder_flattened=True)
+
+
+def test_scales_over_several_axes_are_not_transposed():
+    keras = Layout(("n.gamma", "n.beta", "a.kernel"), ((3, 3), (3, 3), (2, 4)), (None, None, 1))
+    torch = Layout(("n.weight", "n.bias", "a.weight"), ((3, 3), (3, 3), (4, 2)), (None, None, 0))
+    tensors = tensors_of(keras)
+    found = taken(Layout(keras.names, keras.shapes, (None,) * 3), torch, tensors)
+    np.testing.assert_array_equal(found["n.weight"], tensors["n.gamma"])
+    np.testing.assert_array_equal(found["n.bias"], tensors["n.beta"])

@@ -222,28 +222,26 @@ class CrossFit:
 
 
 class _Crossed(Sequence[Vector]):
-    """±a in two places and 0 in the others, so that the squared error of their mean is the rest of T."""
+    """±a, one number with one degree of freedom, so that the squared error of its mean is the rest of T."""
 
     def __init__(
         self, step: Step, now: Sequence[MicroBatch], after: Sequence[MicroBatch], weight: float
     ) -> None:
         m = len(now)
         rest = 2 * m / (m - 1) - 1
-        self._step, self._m, self._batches = step, m, (now, after)
+        self._step, self._batches = step, (now, after)
         # The contrasts below, with their common factors: h = (g_1 - g_2) / √(2M), and J h from updates that
         # differ by J (g_1 - g_2) / (M - 1).
-        self._factor = weight * sqrt(rest * m * (m - 1) / 2) * (m - 1) / (2 * m)
+        self._factor = weight * sqrt(rest) * (m - 1) / (2 * m)
 
     def __len__(self) -> int:
-        return self._m
+        return 2
 
     def __getitem__(self, j):  # type: ignore[no-untyped-def]
         if isinstance(j, slice):
-            return [self[i] for i in range(*j.indices(len(self)))]
-        if j >= self._m:
-            raise IndexError(j)  # ends an iteration
+            return [self[i] for i in range(*j.indices(2))]
         if j > 1:
-            return 0.0 * self._step.start
+            raise IndexError(j)  # ends an iteration
         (a, b, *_), (c, d, *_) = self._batches
         product = array_ops(a.update).scaled(b.update - a.update, self._factor * (1 - 2 * j))
         return product * (c.gradient - d.gradient)

@@ -43,7 +43,7 @@ class RecordFiles(LocalStore):
         self.written: dict[str, Digest] = {}
         self._replacing: dict[str, Any] | None = None  # what is to be written in place of committed files
         self._checked: set[str] = set()
-        self._seen = None if manifest is None else _version(record)
+        self._seen: Any = None  # so that a reader looks again at a manifest that grew while it was read
 
     @contextmanager
     def replacing(self) -> Iterator[None]:

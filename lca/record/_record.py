@@ -3,6 +3,7 @@
 import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, replace
+from math import hypot
 from os import PathLike
 from pathlib import Path
 from types import TracebackType
@@ -124,6 +125,7 @@ class Record:
         self._blocks: Blocks | None = None
         self._about: dict[str, Any] = {}
         self._plan: Plan | None = None
+        self._earlier_checks: Mapping[str, Any] = {}
         self._before: tuple[int, dict[str, float]] | None = None  # the last step of a continued record
         self._closed = False
         self._writes = rank() == 0
@@ -241,7 +243,8 @@ class Record:
         if self._closed:
             return
         if self._blocks is not None:
-            ends = {"final_losses": dict(final_losses or {}), "final_checks": dict(final_checks or {})}
+            checks = _joined(self._earlier_checks, final_checks or {})
+            ends = {"final_losses": dict(final_losses or {}), "final_checks": checks}
             self._blocks.close({"complete": complete, **ends})
         self._closed = True
         if self._writes:
@@ -314,6 +317,7 @@ class Record:
             self.next_step = last + 1
         if resume_at is not None:
             self.next_step = resume_at
+        self._earlier_checks = _before(self._about.get("final_checks", {}), self.next_step)
 
     def _check_same_content(self, has: Content) -> None:
         """Raise `RecordError` if an option differs from its default and from what the record holds."""
@@ -345,10 +349,31 @@ class Record:
         return step == last + 1
 
 
+def _before(checks: Mapping[str, Any], step: int) -> dict[str, Any]:
+    """The self-checks in the attributes of a record, without windows that end at ``step`` or later."""
+    return {
+        name: {**own, "windows": [window for window in own["windows"] if window["last_step"] < step]}
+        for name, own in checks.items()
+    }
+
+
+def _joined(earlier: Mapping[str, Any], later: Mapping[str, Any]) -> dict[str, Any]:
+    """The self-checks of the parts of a record that was continued; their errors are independent."""
+    joined = dict(earlier)
+    for name, own in later.items():
+        before = joined.get(name, {"margin": 0.0, "windows": []})
+        margins = before["margin"], own["margin"]
+        margin = None if None in margins else hypot(*margins)
+        joined[name] = {"margin": margin, "windows": [*before["windows"], *own["windows"]]}
+    return joined
+
+
 def _without_start(row: Row) -> Row:
     """A row without the cost of θ_t, which the last row of a continued record has paid for as its end."""
     found = row.allocation
-    return Row(replace(found, cost=found.cost - found.start_cost), row.layout)
+    paid = Row(replace(found, cost=found.cost - found.start_cost), row.layout)
+    paid.check, paid.path_difference = row.check, row.path_difference
+    return paid
 
 
 def _check_options(mode: Mode, *, block: int, resume_at: int | None) -> None:

@@ -81,10 +81,11 @@ class LoopContext(ABC):
             raise LCAError("a batch without examples cannot be split into micro-batches; skip it.")
         if self._weight is None or not self._batches:  # the loop does not use `batches`
             self.begin_batch(batch)
+        whole = 1.0 if self._weight is None else self._weight
         n = min(n, total)  # a last batch may be too small; the estimator then reports what it lacks
         for start, stop in pairwise(-(-m * total // n) for m in range(n + 1)):  # the larger ones first
             weight = (stop - start) / total
-            self._begin_micro_batch(weight)
+            self._begin_micro_batch(whole * weight)
             yield self._rows(batch, start, stop), weight
             self._end_micro_batch()
 

@@ -83,13 +83,18 @@ class RunFollower:
         """Whether `before` reads θ at the coming update."""
         return self._wanted or self._pending.step is not None
 
-    def begin(self) -> None:
-        """The run begins, or continues after `end`."""
+    @property
+    def last_state(self) -> State | None:
+        """The state as the last update left it, or as the run found it."""
+        return self._state
+
+    def begin(self, state: State | None = None) -> None:
+        """The run begins, or continues after `end`; in ``state``, if something may have changed it since."""
         self._seen = False
         self._session.failed = self._session.error is not None
         with self._session.guarded(self.steps):
             self._begun = self._sums()
-        self._look_ahead()
+        self._look_ahead(state)
 
     def before(self, *, after_forward: bool = True) -> None:
         """An update may follow; may be called again if no update was made.
@@ -116,18 +121,20 @@ class RunFollower:
             with self._session.guarded(self.steps):
                 self._pending.collect(measured=self._start is not None)
 
-    def after(self) -> None:
-        """An update was made."""
+    def after(self, state: State | None = None) -> None:
+        """An update was made; ``state`` is that in which it ended, if something may have changed it since."""
         pending = self._pending.step
-        if pending is not None and self._session.error is None:
-            with self._session.guarded(pending.index):
-                self._session.measure(self._pending.completed())
-        if self._start is not None and self._session.error is None:
-            with self._session.guarded(self.steps):
-                self._finish_step(self._start)
-        self._pending.clear()
-        self.steps += 1
-        self._look_ahead()
+        try:
+            if pending is not None and self._session.error is None:
+                with self._session.guarded(pending.index):
+                    self._session.measure(self._pending.completed())
+            if self._start is not None and self._session.error is None:
+                with self._session.guarded(self.steps):
+                    self._finish_step(self._start, state)
+        finally:
+            self._pending.clear()
+            self.steps += 1
+            self._look_ahead()
 
     def check(self) -> None:
         """Check that the model is still the one that is measured."""
@@ -156,7 +163,7 @@ class RunFollower:
             return
         try:
             self._session.check()
-        except LCAError as error:
+        except Exception as error:  # of an objective of any kind
             warnings.warn(
                 f"whether the parameters changed after the last update is not known: {error}",
                 LCAWarning,
@@ -224,7 +231,7 @@ class RunFollower:
         self._pending.step = None
         self._session.skipped_steps += 1
 
-    def _look_ahead(self) -> None:
+    def _look_ahead(self, state: State | None = None) -> None:
         """Decide, once, whether the next step is measured, and remember the state in which it begins."""
         self._wanted = False
         if self._session.error is not None:
@@ -232,14 +239,14 @@ class RunFollower:
         with self._session.guarded(self.steps):
             if self._session.wants(self.steps):
                 if not self._ended_measured:  # else it was read just now
-                    self._remember_state()
+                    self._remember_state(state)
                 self._wanted = True
 
-    def _finish_step(self, start: Vector) -> None:
+    def _finish_step(self, start: Vector, now: State | None) -> None:
         """Measure the step from ``start`` to θ, or keep it pending until the next update."""
         previous, before = self._state, self._at_update
         self._state = before
-        after = self._remember_state()
+        after = self._remember_state(now)
         state = None if before is None or after is None else (before, after)
         delayed = self._pending.delayed
         end = self._theta.copy() if delayed else self._theta.borrow()
@@ -254,9 +261,9 @@ class RunFollower:
             self._session.measure(step)
             self._last = (self.steps, self._theta.persist(end, start))
 
-    def _remember_state(self) -> State | None:
-        """The state as it is now; the object remembered before if nothing in it has changed since."""
-        now = self._session.state()
+    def _remember_state(self, now: State | None = None) -> State | None:
+        """The state as it is ``now``; the object remembered before if nothing in it has changed since."""
+        now = self._session.state() if now is None else now
         if not same_state(now, self._state):
             self._state = now
         return self._state

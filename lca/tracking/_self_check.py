@@ -227,6 +227,11 @@ class _Data:
         if examples is not None:
             self._draw(examples)
 
+    @property
+    def groups(self) -> int:
+        """The number of groups of examples; 1: all data."""
+        return max(1, len(self._batches))
+
     def _draw(self, examples: int) -> None:
         objective = self._objective
         if not isinstance(objective, Sampled):
@@ -295,18 +300,22 @@ class _Account:
         """End a window; returns a warning if the allocations do not fit the change of the loss."""
         start, end = losses
         changes = end - start
-        margin = self._window.margin(SHOWN, data.variance(changes))
+        margin = self._window.margin(SHOWN, data.variance(changes), data.groups)
         found = CheckedWindow(*steps, data.mean(changes), self._window.total, margin)
         self.windows.append(found)
         self.unwritten.append(found)
         self._changes = self._changes + changes
         spread = data.variance(np.asarray(self._changes))
-        self.margin = self._run.margin(SHOWN, spread)
+        self.margin = self._run.margin(SHOWN, spread, data.groups)
         change = data.mean(np.asarray(self._changes))
         self._largest = max(self._largest, abs(change))
         miss = abs(self._run.total - change)
         rounding = conservation(self._run.mass, float(np.abs(start).max() + np.abs(end).max()), eps)
-        if self._warned or miss <= rounding or not self._is_far(miss, self._run.margin(WARNED, spread)):
+        if (
+            self._warned
+            or miss <= rounding
+            or not self._is_far(miss, self._run.margin(WARNED, spread, data.groups))
+        ):
             return None
         self._warned = True
         return self._message(change)
@@ -362,8 +371,8 @@ class _Estimate:
         for time, sums in nodes.items():
             self._open[time] = self._open.get(time, 0.0) + sums
 
-    def margin(self, level: float, more: float = 0.0) -> float:
-        """Half the width of the interval of the total, with ``more`` variance from another source."""
+    def margin(self, level: float, more: float = 0.0, groups: int = GROUPS) -> float:
+        """Half the width of the interval of the total, with ``more`` variance, estimated from ``groups``."""
         from scipy.special import stdtrit  # noqa: PLC0415 - slow to import
 
         if not self._known:
@@ -373,8 +382,8 @@ class _Estimate:
             variances = _with(variances, sums)
         variance, squares, freedom = variances
         if more:
-            variance, squares = variance + more, squares + more**2 / (GROUPS + 1)
-            freedom = min(freedom, GROUPS - 1)
+            variance, squares = variance + more, squares + more**2 / (groups + 1)
+            freedom = min(freedom, groups - 1)
         if not squares:
             return 0.0
         nu = max(variance**2 / squares - 2, freedom)

@@ -202,6 +202,7 @@ class Session:
                 difference = self._differences.setdefault(name, PathDifference())
                 rows[name].path_difference = difference.add(rows[name], path)
         self._check.add(step, rows)
+        self._final = {}
         self._ends = {name: row.allocation.loss_end for name, row in rows.items()}
         for name, row in rows.items():
             if name in self.views:
@@ -229,8 +230,10 @@ class Session:
             self._final |= {f"{name}/{term}": part.loss for term, part in found.terms.items()}
         infinite = [name for name, loss in self._final.items() if not isfinite(loss)]
         if infinite:
+            value = self._final[infinite[0]]
+            self._final = {name: loss for name, loss in self._final.items() if isfinite(loss)}
             raise NonFiniteError(
-                f"the loss {infinite[0]!r} is {self._final.pop(infinite[0])} at the end of the run, which is "
+                f"the loss {infinite[0]!r} is {value} at the end of the run, which is "
                 "not where the last step ended; were other weights put in?"
             )
         changes = {name: self._final[name] - self._ends[name] for name in self.objectives}
@@ -244,7 +247,7 @@ class Session:
         """Close the record if there is one; ``complete`` says whether training reached its end."""
         self._check.release()
         if self._record is not None:
-            complete = complete and self.error is None
+            complete = complete and not self.failed
             final_checks = self._check.unwritten()
             self._record.close(complete=complete, final_losses=self._final, final_checks=final_checks)
 

@@ -4,6 +4,7 @@ from typing import TypeAlias
 
 from lca.arrays import Vector
 from lca.layout import Layout
+from lca.objective import State
 from lca.tracking._follower import LiveTheta, RunFollower
 from lca.tracking._path_sums import PathSums
 from lca.tracking._session import Session
@@ -32,12 +33,12 @@ class SpanFollower:
     def __init__(self, session: Session, theta: LiveTheta) -> None:
         self._session, self._theta = session, _EndOfLine(theta)
         self._lines = RunFollower(session, self._theta)
-        self._first = self._lines.steps
         self._paths = _PathsByName()
         self._audit = session.audit(self._paths)
         self._single: RunFollower | None = None  # measures the updates of an audited line
         self._held = 0  # updates of the line under way
-        self._reached: Vector | None = None  # where its last update ended
+        self._reached: tuple[Vector, State | None] | None = None  # where its last update ended
+        self._measured = 0  # lines that were measured
         self._updates = 0
 
     @property
@@ -66,9 +67,10 @@ class SpanFollower:
 
     def before(self, *, after_forward: bool = True) -> None:
         """As `RunFollower.before`."""
-        if self._held and self.moved_unseen():
-            self._single = None  # the comparison is given up
-            self._end_line()
+        with self._session.guarded(self._lines.steps):
+            if self._held and self.moved_unseen():
+                self._single = None  # the comparison is given up
+                self._end_line()
         if not self._held:
             self._lines.before(after_forward=after_forward)
             self._begin_audit()
@@ -84,11 +86,12 @@ class SpanFollower:
         self._held += 1
         if self._single is not None:
             self._single.after()
-        if self._held == self._session.span:
+        if self._held >= self._session.span:
             self._reached = None
             self._end_line()
         elif self._lines.reads_theta:
-            self._reached = self._theta.copy()
+            with self._session.guarded(self._lines.steps):
+                self._reached = self._theta.copy(), self._session.state()
 
     def check(self) -> None:
         """As `RunFollower.check`."""
@@ -98,7 +101,7 @@ class SpanFollower:
         """As `RunFollower.moved_unseen`."""
         if not self._held:
             return self._lines.moved_unseen()
-        return self._reached is not None and not self._theta.is_at(self._reached)
+        return self._reached is not None and not self._theta.is_at(self._reached[0])
 
     def settle(self) -> None:
         """The run has ended without an error: measure the last line, then as `RunFollower.settle`."""
@@ -119,20 +122,22 @@ class SpanFollower:
         single, self._single = self._single, None
         if single is not None and self._audit.error is None:
             self._session.path = self._paths.by_name
-        self._theta.end, self._reached = self._reached, None
+        self._theta.end, state = self._reached or (None, None)
+        self._reached = None
+        self._measured += self._lines.reads_theta
         try:
-            self._lines.after()
+            self._lines.after(state)
         finally:
             self._theta.end, self._session.path = None, {}
         self._held = 0
 
     def _begin_audit(self) -> None:
-        line = self._lines.steps - self._first + 1
+        line = self._measured + 1
         if self._lines.reads_theta and (not line & (line - 1) or line % LONGEST == 0):
             for sums in self._paths.by_name.values():
                 sums.reset()
             self._single = RunFollower(self._audit, self._theta)
-            self._single.begin()
+            self._single.begin(self._lines.last_state)
 
 
 class _PathsByName:

@@ -244,3 +244,18 @@ def test_the_tensors_of_a_batch_may_be_passed_on_apart():
     for step in shown.steps:
         (batch,) = step.batch if isinstance(step.batch, list) else [step.batch]
         torch.testing.assert_close(batch, (X[:10], Y[:10]))
+
+
+def test_batches_that_are_told_their_weight_keep_it_when_they_are_split():
+    shown = Shown(("micro_batches",))
+    model, optimizer, tracker = measured(shown)
+    pieces = [(slice(0, 5), 5 / 14), (slice(5, 10), 5 / 14), (slice(10, 12), 2 / 14), (slice(12, 14), 2 / 14)]
+    expected = [gradient(model, rows) for rows, _ in pieces]
+    with tracker:
+        loader = [(X[:10], Y[:10]), (X[10:14], Y[10:14])]
+        for batch in tracker.batches(loader, weight=lambda batch: len(batch[0])):
+            for (x, y), share in tracker.micro_batches(batch, 2):
+                (share * len(batch[0]) / 14 * cross_entropy(model.eval()(x), y)).backward()
+        optimizer.step()
+    for part, wanted in zip(shown.steps[0].micro_batches, expected, strict=True):
+        torch.testing.assert_close(part.gradient, wanted)

@@ -273,3 +273,27 @@ def test_an_estimator_without_a_tolerance_is_known_by_its_residual():
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         trained(StraightThrough(np.diag([1.0, 2.0, 3.0])))
+
+
+def test_the_end_of_an_earlier_run_of_the_tracker_is_not_that_of_a_later_one():
+    theta, tracker = START.copy(), FunctionalTracker(START, BOWL, RULE, every=2, on_error="raise")
+    for updates in (2, 1):  # the first run ends behind its last measured step, the second one with it
+        with tracker:
+            for _ in range(updates):
+                theta = theta / 2
+                tracker.update(theta)
+    assert tracker.summary()["train"]["loss_end"] == BOWL.loss(theta)
+
+
+def test_an_error_that_the_loop_catches_is_counted_and_ends_the_record_incomplete(tmp_path):
+    objective = Careful(np.diag([1.0, 2.0, 3.0]))
+    with FunctionalTracker(START, objective, RULE, on_error="raise", record=tmp_path / "run") as tracker:
+        tracker.update(START / 2)
+        with pytest.raises(NonFiniteError):
+            tracker.update(np.full(3, np.nan))
+        tracker.set_params(START / 2)
+        tracker.update(START / 3)
+    assert tracker.steps == 3
+    record = lca.open_record(tmp_path / "run")
+    assert record.step.values.tolist() == [0, 2]
+    assert not record.attrs["complete"]

@@ -297,3 +297,20 @@ def test_a_run_that_failed_keeps_the_checks_it_had():
     with pytest.warns(LCAWarning, match="measuring stopped at step 20"):
         tracker = tracked(Factor(), points=points, on_error="warn")
     assert tracker.summary()["train"]["checked_steps"] == 16
+
+
+def test_the_windows_of_both_parts_of_a_continued_record_are_kept(tmp_path):
+    rng = np.random.default_rng(0)
+    loss = DatasetLoss(logistic_regression(2, 2), rng.normal(size=(40, 2)), rng.integers(2, size=40))
+    points = path(loss, 8)
+    estimator = SampledPathIntegral(size=8, micro_batches=2)
+    for part in (points[:5], points[4:]):
+        mode = "a" if (tmp_path / "run").exists() else "x"
+        record = lca.Record(tmp_path / "run", mode=mode)
+        with FunctionalTracker(part[0], loss, estimator, record=record, on_error="raise") as tracker:
+            for point in part[1:]:
+                tracker.update(point)
+    windows, margin = checked_windows(lca.open_record(tmp_path / "run"))
+    assert [(window.first_step, window.last_step) for window in windows] == [(0, 3), (4, 7)]
+    later = tracker.summary()["train"]["checked_margin"]
+    assert margin > later > 0

@@ -9,6 +9,7 @@ from lca.estimators import SampledPathIntegral
 from lca.reference import DatasetLoss, Quadratic, logistic_regression
 from lca.tolerances import EPS64, summed
 from lca.tracking import FunctionalTracker
+from tests.tracking.test_moving_state import POINTS, Moving, value
 from tests.tracking.test_self_check import BOWL, Stated, path, tracked
 
 SIMPSON = lca.PathIntegral(lca.SIMPSON)
@@ -96,3 +97,41 @@ def test_a_run_that_ends_in_an_error_does_not_measure_its_last_line():
         tracker.update(point)
     tracker.close(complete=False)
     assert tracker.summary()["train"]["loss_end"] == BOWL.loss(points[2])
+
+
+def test_the_lines_that_are_measured_count_for_the_comparison():
+    """With every second line, those of even number are never measured."""
+    summary = tracked(SIMPSON, steps=2 * 16, span=2, every=2).summary()["train"]
+    assert (summary["steps"], summary["path_difference_steps"]) == (
+        8,
+        4,
+    )  # the 1st, 2nd, 4th and 8th measured
+
+
+def test_a_line_that_ends_late_ends_in_the_state_of_its_last_update():
+    loss = Moving()
+    with FunctionalTracker(POINTS[0], loss, SIMPSON, span=5, on_error="raise") as tracker:
+        for point in POINTS[1:]:
+            tracker.update(point)
+        loss.c[...] = 7.0  # after the last update: no part of the line
+        with pytest.warns(
+            LCAWarning, match="the state that the loss depends on changed after the last update"
+        ):
+            tracker.close()
+    [row] = tracker.views["train"].trace.rows
+    summary = tracker.summary()["train"]
+    assert row["loss_end"] == value(POINTS[-1], 1.0, 0.0)
+    assert summary["loss_end"] == value(POINTS[-1], 7.0, 0.0)
+    assert summary["state_change"] == 0
+
+
+def test_a_record_that_goes_on_where_it_ended_keeps_what_its_first_line_says(tmp_path):
+    points = path(BOWL, 8)
+    for part in (points[:5], points[4:]):
+        mode = "x" if part is not points[4:] and not (tmp_path / "run").exists() else "a"
+        record = lca.Record(tmp_path / "run", mode=mode)
+        with FunctionalTracker(part[0], BOWL, SIMPSON, span=2, record=record, on_error="raise") as tracker:
+            for point in part[1:]:
+                tracker.update(point)
+    difference = lca.open_record(tmp_path / "run").path_difference.values[:, 0]
+    assert np.isfinite(difference).tolist() == [True, True, True, True]
