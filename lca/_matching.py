@@ -84,9 +84,8 @@ def pieces_of(
         if len(shape) > 2 and not _is_plain(held.names[which], name):
             depthwise = mine == "last" and neurons == len(shape) - 2
             images = _Images(shape[0] if mine == "first" else shape[-1] * (shape[-2] if depthwise else 1))
-        elif len(shape) == 2 and images.are_read_by(name, shape if mine == "last" else shape[::-1]):
-            if mine != theirs:
-                view, axes = _flattened(name, held.shapes[which], images.channels, theirs, reorder_flattened)
+        elif mine != theirs and len(shape) == 2 and images.are_read_by(name, shape, mine):
+            view, axes = _flattened(name, held.shapes[which], images.channels, theirs, reorder_flattened)
         start = held.offsets[which]
         found.append(Piece(name, slice(start, start + held.sizes[which]), view, axes))
     return found
@@ -228,15 +227,15 @@ class _Images:
         self._size = 0  # of the flattened output, once a dense kernel has read it
         self._outputs = set[int]()  # of the dense kernels behind it
 
-    def are_read_by(self, name: str, kernel: tuple[int, ...]) -> bool:
-        """Whether a dense kernel (inputs, outputs) reads it: the first one, and others with as many inputs.
+    def are_read_by(self, name: str, kernel: tuple[int, ...], convention: Convention) -> bool:
+        """Whether a dense kernel reads it: the first one, and others with as many inputs.
 
         Raises
         ------
         LayoutError
             If another dense layer gives as many outputs, so that this kernel may read those.
         """
-        inputs, outputs = kernel
+        inputs, outputs = kernel if convention == "last" else kernel[::-1]
         if not self.channels or inputs <= self.channels or inputs % self.channels:
             reads = False
         elif self._size and inputs == self._size and inputs in self._outputs:

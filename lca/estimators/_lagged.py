@@ -65,7 +65,7 @@ class LaggedCrossFit:
     LCAError
         If a parameter is out of range.
     IncompleteStepError
-        If a step lacks one of `required_fields`.
+        If a step lacks one of ``required_fields``.
 
     Examples
     --------

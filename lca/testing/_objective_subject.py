@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from numbers import Real
 from typing import Any, Literal
@@ -92,7 +92,7 @@ class ObjectiveSubject:
     """
 
     make: Callable[[], Objective]
-    vector: Callable[[Array], Vector] = np.asarray
+    vector: Callable[[Array], Vector] = field(default_factory=lambda: np.asarray)
     scale: float = 0.5
     batches: Sequence[tuple[float, Batch]] = ()
     state: Callable[[], Mapping[str, Array]] = dict
@@ -134,7 +134,7 @@ class ObjectiveSubject:
         return [("the whole data", None), *((f"batch {i}", b) for i, (_, b) in enumerate(self.batches))]
 
     def numbers(self, layout: Layout, draw: Draw, stream: int = 0) -> Array:
-        """A random point (K,) of the domain, float64; in streams from `EXACT` on it is exact in float32."""
+        """A random point (K,) of the domain, float64; in streams from ``EXACT`` on it is exact in float32."""
         rng = draw.rng(stream)
         if self.points is not None:
             drawn = np.asarray(self.points(rng), np.float64)
