@@ -133,7 +133,7 @@ class _Size:
 
 
 def _size(step: Step) -> int | None:
-    """The power of two below the length of the step; ``None`` if it does not move."""
+    """The power of two nearest to the length of the step; ``None`` if it does not move."""
     moved = step.end - step.start
     square = array_ops(moved).total(moved * moved)
     return frexp(square)[1] // 2 if square and isfinite(square) else None

@@ -50,7 +50,7 @@ class LaggedCrossFit:
     -----
     Cost a step: element-wise operations; no gradient, but for the first three steps. So measure every step
     (``every=1``). Memory: three earlier gradients, and with Adam C (K,). The loss allocated is that of
-    training: dropout, batch statistics and penalties included.
+    training: dropout, batch statistics and penalties included; at the first three steps the measured one.
 
     *Bias.* The extrapolation takes the gradient of the loss to change evenly over four steps. With Adam and
     small learning rates it does, and this is nearly as good as two micro-batches; with momentum it is worse,
