@@ -24,7 +24,7 @@ BEAR = ["-W", "ignore::DeprecationWarning", "-W", "ignore::FutureWarning"]
 
 
 def lowest(project: dict) -> dict[str, str]:
-    """The lower bound of every package that the tests may need, by name; empty where there is none."""
+    """The lower bound of each package that the tests may need, by name; "" if it has none."""
     extras = project["optional-dependencies"].values()
     found = {}
     for text in [*project["dependencies"], *(each for extra in extras for each in extra)]:

@@ -198,7 +198,7 @@ def _convention_of_file(
 def _arranged(
     held: Layout, which: int, name: str, shape: tuple[int, ...], conventions: tuple[Convention, Convention]
 ) -> tuple[tuple[int, ...], tuple[int, ...]] | None:
-    """The shape and the permutation of axes that make ``shape`` of a tensor; ``None`` if there is none.
+    """How a tensor is reshaped and its axes permuted to get ``shape``; ``None`` if no order of axes fits.
 
     ``conventions`` are that of the file and that of the objective.
     """

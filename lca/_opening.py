@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from math import isfinite
+from math import isfinite, isnan
 from typing import TYPE_CHECKING
 
 from lca.arrays import array_ops
@@ -23,12 +23,17 @@ class _Closed:
     loss: float
     terms: Mapping[str, float]
 
+    def is_start_of(self, step: Step) -> bool:
+        """Whether the loss at θ_t in `Step.previous_state` is the one that is known here."""
+        return self.state is step.previous_state and array_ops(step.start).unchanged(self.theta, step.start)
+
 
 class Openings:
     """Adds to each allocation what moved the state between the step before and this update.
 
     That is ``L(θ_t)`` in ``state[0]`` minus ``L(θ_t)`` in `Step.previous_state`, a part of ``state_change``.
-    The second loss is known if the step before was measured; otherwise it costs a forward pass.
+    The second loss is known if the step before was measured and ended there; otherwise it costs a forward
+    pass.
 
     Parameters
     ----------
@@ -43,14 +48,15 @@ class Openings:
     def __call__(self, step: Step, a: "StepAllocation") -> "StepAllocation":
         """``a``, which begins in ``state[0]``, with the change before it."""
         last, self._last = self._last, None
-        if step.state is None or a.sampled or a.loss_start != a.loss_start:
-            return a  # no loss was measured, or there is no state
+        if step.state is None or a.sampled or isnan(a.loss_start):
+            return a  # there is no state, or no loss was measured
         before = step.previous_state
         if before is not None and before is not step.state[0]:
-            known = last is not None and last.state is before
-            if last is None or not (known and array_ops(step.start).unchanged(last.theta, step.start)):
-                a, last = replace(a, cost=replace(a.cost, full_losses=a.cost.full_losses + 1)), None
-            loss, terms = (last.loss, last.terms) if last else self._measured(step, before)
+            if last is not None and last.is_start_of(step):
+                loss, terms = last.loss, last.terms
+            else:
+                loss, terms = self._measured(step, before)
+                a = replace(a, cost=replace(a.cost, full_losses=a.cost.full_losses + 1))
             parts = {name: _opened(part, terms[name]) for name, part in a.terms.items()}
             a = replace(_opened(a, loss), terms=parts)
         ends = {name: part.loss_end for name, part in a.terms.items()}

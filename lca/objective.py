@@ -388,7 +388,7 @@ def at_state(objective: Objective, state: State | None) -> Objective:
 def state_at_update(
     measured: Objective | Mapping[str, Objective], previous: State | None, now: State | None
 ) -> State | None:
-    """The state in which the gradient of an update was computed, which the update has not changed yet.
+    """The state that the gradient of an update saw.
 
     What was changed since the step before (by a schedule, or by training another model) is what the gradient
     saw. Running statistics were moved by the forward pass of this very update: the gradient saw them as the
@@ -416,7 +416,9 @@ def state_at_update(
     if previous is None or now is None:
         return now
     if isinstance(previous, JointState) and not isinstance(now, JointState):
-        now = JointState([(own, {name: now[name] for name in past}) for own, past in previous.parts])
+        now = JointState(
+            [(own, {name: now[name] for name in past if name in now}) for own, past in previous.parts]
+        )
     if isinstance(now, JointState):
         found: State = JointState([(own, _as_forward_saw(own, previous, part)) for own, part in now.parts])
     else:

@@ -50,8 +50,9 @@ class RuleBySize:
 
     The relative error of the trapezoid grows with the length of the step, about as its square, and at the
     kinks of a ReLU network in proportion to it. Audits measure it on some steps of each size (the power of
-    two below the length of Δ). A size with few audits may not expect less than the error of the nearest other
-    one, times the square of the ratio for larger steps and the ratio for smaller ones.
+    two nearest to the length of Δ). The expected error of a size with few audits is at least that of the
+    nearest other size, scaled: by the square of the ratio of the two for larger steps, by the ratio for
+    smaller ones.
 
     An audit evaluates one sample at both ends of a step. On the same sample the loss change and its trapezoid
     differ by the error of the rule alone, however noisy each of them is.

@@ -233,8 +233,8 @@ class Session:
             value = self._final[infinite[0]]
             self._final = {name: loss for name, loss in self._final.items() if isfinite(loss)}
             raise NonFiniteError(
-                f"the loss {infinite[0]!r} is {value} at the end of the run, which is "
-                "not where the last step ended; were other weights put in?"
+                f"the loss {infinite[0]!r} is {value} at the end of the run, which is not where the last "
+                "step ended; were other weights put in?"
             )
         changes = {name: self._final[name] - self._ends[name] for name in self.objectives}
         return ", ".join(f"{name} {change:+.6g}" for name, change in changes.items() if change)

@@ -129,7 +129,7 @@ class SpanFollower:
             self._lines.after(state)
         finally:
             self._theta.end, self._session.path = None, {}
-        self._held = 0
+            self._held = 0
 
     def _begin_audit(self) -> None:
         line = self._measured + 1
