@@ -2,15 +2,13 @@
 
 import re
 from collections.abc import Iterator
-from contextlib import contextmanager
 from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from lca.errors import DataError
-from lca.frameworks import PyTree, describe, tensors_in
+from lca.frameworks import PyTree, tensors_in
 
 _INTEGER = re.compile(
     r"\b(Byte|Char|Short|Int|Long|(un)?signed char|short|int|long long)\b.*\b[Ff]loat"
@@ -21,19 +19,18 @@ IGNORED = -100
 """The label that torch and Hugging Face leave out of a mean by default."""
 
 
-@contextmanager
-def integers_named(batch: PyTree) -> Iterator[None]:
-    """Say what to do where a model or loss wants other numbers than the integers that it got."""
-    try:
-        yield
-    except (RuntimeError, NotImplementedError) as error:
-        if not _INTEGER.search(str(error)):
-            raise
-        raise DataError(
-            f"the loss of a measuring batch ({describe(batch)}) raised {type(error).__name__}: {error}; "
-            "convert the integers in the data to what the model and the loss take: inputs.float(), "
-            "labels.long()."
-        ) from error
+def integer_advice(error: Exception) -> str:
+    """What to do where a model or loss wants other numbers than the integers that it got.
+
+    >>> integer_advice(RuntimeError("expected m1 and m2 to have the same dtype, but got: long int != float"))
+    '; convert the integers in the data to what the model and the loss take: inputs.float(), labels.long()'
+    """
+    if isinstance(error, RuntimeError) and _INTEGER.search(str(error)):
+        return (
+            "; convert the integers in the data to what the model and the loss take: inputs.float(), "
+            "labels.long()"
+        )
+    return ""
 
 
 def weight_hint(loss: object, batch: PyTree) -> str:

@@ -1,12 +1,12 @@
 """What a forward pass writes into Python variables, to be undone."""
 
 from collections import deque
-from collections.abc import Collection
-from operator import is_
+from collections.abc import Collection, Iterable
+from operator import call, is_
 from types import ModuleType
 from typing import Any
 
-from lca_torch._copies import Pair
+from lca_torch._copies import Namespace, Pair
 from lca_torch._slots import INTERNAL
 
 MANY = 1000
@@ -16,20 +16,26 @@ _CONTAINERS = (list, dict, set, deque)
 
 
 class Memory:
-    """The variables of one private object, to undo what a forward pass has written into them."""
+    """The variables of private objects, to undo what a forward pass has written into them.
 
-    def __init__(self, pair: Pair, slots: Collection[tuple[int, str]]) -> None:
-        self._variables = pair.copy
-        keys = pair.copy if pair.keys is None or "_modules" in pair.copy else pair
-        inner = [k for k in keys if k in pair.copy]
-        self._keys = [k for k in inner if (id(pair.copy), k) not in slots]
-        self._values = [pair.copy[key] for key in self._keys]
-        self._all = frozenset(pair.copy)
+    The containers that every `torch.nn.Module` has for torch are left alone: `Slots` writes what they hold.
+    """
+
+    def __init__(self, pairs: Iterable[Pair], slots: Collection[tuple[int, str]]) -> None:
+        self._spaces: list[tuple[Namespace, dict[str, Any], frozenset[str]]] = []
         self._contents: list[tuple[Any, list[Any]]] = []
         self._seen = set[int]()
-        for key in inner:
-            if key not in INTERNAL:
-                self._remember(pair.copy[key])
+        for pair in pairs:
+            keys = pair.copy if pair.keys is None or "_modules" in pair.copy else pair
+            own = {key: pair.copy[key] for key in keys if key in pair.copy and key not in INTERNAL}
+            kept = {key: value for key, value in own.items() if (id(pair.copy), key) not in slots}
+            self._spaces.append((pair.copy, kept, frozenset(pair.copy)))
+            for value in own.values():
+                self._remember(value)
+        entries = [(space, key, value) for space, kept, _ in self._spaces for key, value in kept.items()]
+        self._places = [space.get for space, _, _ in entries], [key for _, key, _ in entries]
+        self._values = [value for _, _, value in entries]
+        self._size = self._length()
 
     def _remember(self, value: Any) -> None:
         """The content of a container, and of those in it."""
@@ -42,12 +48,16 @@ class Memory:
             for item in value.values() if isinstance(value, dict) else value:
                 self._remember(item)
 
+    def _length(self) -> int:
+        return sum([len(space) for space, _, _ in self._spaces])
+
     def restore(self) -> None:
-        if not all(map(is_, map(self._variables.get, self._keys), self._values)):
-            self._variables.update(zip(self._keys, self._values, strict=True))
-        if len(self._variables) > len(self._all):
-            for key in [key for key in self._variables if key not in self._all]:
-                del self._variables[key]
+        """Put the variables back that are others now, and delete new ones; nearly always there are none."""
+        if not all(map(is_, map(call, *self._places), self._values)) or self._length() != self._size:
+            for space, kept, known in self._spaces:
+                space.update(kept)
+                for key in [key for key in space if key not in known]:
+                    del space[key]
         for container, content in self._contents:
             _put_back(container, content)
 

@@ -38,7 +38,7 @@ from lca_torch._checks import (
 )
 from lca_torch._data import Unchanged, refuse_arrays
 from lca_torch._examples import BatchLoss, LossFn, Weighted, error_scores, example_losses
-from lca_torch._hints import integers_named, weight_hint
+from lca_torch._hints import integer_advice, weight_hint
 from lca_torch._identity import Identity
 from lca_torch._live import flat
 from lca_torch._parameters import Leaves, check_theta, layout_of, normal, parameters_of
@@ -54,6 +54,7 @@ from lca_torch._replica import Replica, in_precision
 from lca_torch._versions import Versions
 
 _serial = count(1)
+_errors = partial(loss_errors, passed_on=(torch.OutOfMemoryError,), advice=integer_advice)
 
 
 class TorchLoss(ModelLoss):
@@ -235,7 +236,7 @@ class TorchLoss(ModelLoss):
                 def run(batch: PyTree) -> Tensor:
                     ready = self._ready(batch, theta.dtype, copy=reading.writes_batch)
                     held.begin()
-                    with loss_errors(batch, (torch.OutOfMemoryError,)), integers_named(batch):
+                    with _errors(batch):
                         loss = function(replica.model, ready)
                     leaves.require_unwritten()
                     return loss
@@ -263,8 +264,7 @@ class TorchLoss(ModelLoss):
         """Find out what the loss of a batch reads, and which of the user's hooks it needs."""
         theta = flat(self.parameters())
         ready = partial(self._ready, batch, self.dtype, copy=True)
-        errors = loss_errors(batch, (torch.OutOfMemoryError,))
-        with self._modes(0, gradients=True), interpreted(), errors, integers_named(batch):
+        with self._modes(0, gradients=True), interpreted(), _errors(batch):
             leaves = Leaves(theta, self.layout, self.trainable(), self.layout.names)
             with replica.holding(leaves.tensors, {}) as held:
                 self._reading = read(held, ready(), self._own, self._prefix, self._reading)

@@ -65,7 +65,7 @@ class Replica:
         _set_modes(self.model, norms)
         self.hooks = _hooks(self.model, self._global_hooks.private)
         self.slots = Slots(copier.pairs, parameters)
-        self._memories = [Memory(pair, self.slots.places) for pair in copier.pairs]
+        self._memory = Memory(copier.pairs, self.slots.places)
         self.written: set[str] = set()
         """Names of tensors outside θ that a forward pass writes into; it gets copies of them each time."""
 
@@ -84,8 +84,7 @@ class Replica:
 
     def restore(self) -> None:
         """Undo what forward passes have written into Python variables."""
-        for memory in self._memories:
-            memory.restore()
+        self._memory.restore()
 
     def _tensors(self, leaves: Mapping[str, Tensor], state: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """All tensors that go into slots; those that the loss is not known to read are as they are now."""
@@ -163,4 +162,7 @@ def _set_modes(model: nn.Module, norms: Mapping[str, BatchNormPolicy]) -> None:
 
 def in_precision(tensor: Tensor, dtype: torch.dtype, device: torch.device) -> Tensor:
     """Numbers in single or double precision follow θ; integers and half-precision numbers stay."""
-    return tensor.to(device, dtype if tensor.dtype in (torch.float32, torch.float64) else tensor.dtype)
+    wanted = dtype if tensor.dtype in (torch.float32, torch.float64) else tensor.dtype
+    if tensor.dtype is wanted and tensor.device == device:  # for every tensor of every batch
+        return tensor
+    return tensor.to(device, wanted)

@@ -3,7 +3,7 @@
 import math
 import re
 from abc import ABC, abstractmethod
-from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 
 import numpy as np
@@ -293,10 +293,15 @@ def unweighted(fix: str) -> LCAError:
 
 
 @contextmanager
-def loss_errors(batch: PyTree, passed_on: tuple[type[Exception], ...] = ()) -> Iterator[None]:
+def loss_errors(
+    batch: PyTree,
+    passed_on: tuple[type[Exception], ...] = (),
+    advice: Callable[[Exception], str] = lambda error: "",
+) -> Iterator[None]:
     """Turn whatever the loss of a batch raises into a `DataError` that describes the batch.
 
-    Errors of this library, and those of the types ``passed_on`` (out of memory), stay as they are.
+    Errors of this library, and those of the types ``passed_on`` (out of memory), stay as they are. The
+    ``advice`` on an error, if there is any, ends the message.
 
     >>> try:
     ...     with loss_errors(np.zeros((2, 3))):
@@ -311,7 +316,7 @@ def loss_errors(batch: PyTree, passed_on: tuple[type[Exception], ...] = ()) -> I
         if isinstance(error, (LCAError, *passed_on)):
             raise
         raise DataError(
-            f"the loss of a measuring batch ({describe(batch)}) raised {shortened(error)}"
+            f"the loss of a measuring batch ({describe(batch)}) raised {shortened(error)}{advice(error)}"
         ) from error
 
 

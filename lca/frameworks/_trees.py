@@ -1,6 +1,7 @@
 """Batches as trees: tensors in nested tuples, lists and mappings, whatever the framework."""
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from operator import itemgetter
 from typing import Any, TypeAlias
 
 import numpy as np
@@ -33,10 +34,10 @@ def tree_map(function: Callable[[Tensor], Any], tree: PyTree) -> PyTree:
     >>> tree_map(lambda tensor: tensor + 1, {"x": (np.zeros(1), "name")})
     {'x': (array([1.]), 'name')}
     """
+    if type(tree) is tuple:  # nearly every batch is one, and this is called for every batch
+        return tuple([function(leaf) if is_tensor(leaf) else tree_map(function, leaf) for leaf in tree])
     if is_tensor(tree):
         return function(tree)
-    if type(tree) is tuple:  # nearly every batch is one, and this is called for every batch
-        return tuple([tree_map(function, value) for value in tree])
     if isinstance(tree, Mapping):
         return {name: tree_map(function, value) for name, value in tree.items()}
     if is_sequence(tree):
@@ -91,13 +92,14 @@ def examples_in(batch: PyTree) -> int:
     >>> examples_in((np.zeros((7, 3)), np.zeros(7)))
     7
     """
-    if not is_rows(batch):
+    length = _length(batch)
+    if length is None:
         raise DataError(
             f"the number of examples of a batch ({describe(batch)}) is unknown, as it does not consist of "
             "tensors of one length with a row for each example; pass batch_weight=function of a batch that "
             "gives this number, or the number of tokens if the loss is a mean over tokens."
         )
-    return int(tensors_in(batch)[0].shape[0])
+    return length
 
 
 def is_rows(batch: PyTree) -> bool:
@@ -110,11 +112,17 @@ def is_rows(batch: PyTree) -> bool:
     >>> is_rows({"x": np.zeros((7, 3)), "label": 1})
     False
     """
+    return _length(batch) is not None
+
+
+def _length(batch: PyTree) -> int | None:
+    """The length that all tensors of a batch of rows have; ``None`` if it is not one."""
     leaves = [leaf for leaf in _leaves(batch) if leaf is not None]
     if not leaves or not all(map(is_tensor, leaves)):
-        return False
-    shapes = [tuple(tensor.shape) for tensor in leaves]
-    return all(shapes) and len({shape[0] for shape in shapes}) == 1
+        return None
+    shapes = [leaf.shape for leaf in leaves]
+    lengths = {shape[0] for shape in shapes} if all(map(len, shapes)) else set()
+    return int(lengths.pop()) if len(lengths) == 1 else None
 
 
 def take(batch: PyTree, index: slice | np.ndarray) -> PyTree:
@@ -124,7 +132,7 @@ def take(batch: PyTree, index: slice | np.ndarray) -> PyTree:
     (array([2, 2]), 'name')
     """
     if isinstance(index, slice):
-        return tree_map(lambda tensor: tensor[index], batch)
+        return tree_map(itemgetter(index), batch)
     return tree_map(lambda tensor: _ops(tensor).take(tensor, index), batch)
 
 
