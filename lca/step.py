@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from math import inf
 from typing import Any
 
 import numpy as np
@@ -31,6 +32,13 @@ class MicroBatch:
     update
         Δ^{(−m)} (K,), the update that the optimizer would have made, after any clipping, without this
         micro-batch (`lca.reference.leave_one_out`).
+    weight
+        How much it counts in the mean over the micro-batches, such as its number of examples or tokens; > 0.
+
+    Raises
+    ------
+    LCAError
+        If the weight is not a positive finite number.
 
     Examples
     --------
@@ -40,6 +48,13 @@ class MicroBatch:
 
     gradient: Vector
     update: Vector
+    weight: float = 1.0
+
+    def __post_init__(self) -> None:
+        if not 0 < self.weight < inf:
+            raise LCAError(
+                f"the weight of a micro-batch must be a positive finite number, got {self.weight!r}."
+            )
 
 
 @dataclass(frozen=True, eq=False)

@@ -146,4 +146,4 @@ def _halves(
     updates = leave_one_out(
         optimizer, state, [ops.to_numpy(grad) for grad in grads], ops.to_numpy(step.start), sizes=sizes
     )
-    return tuple(MicroBatch(g, vector(u)) for g, u in zip(grads, updates, strict=True))
+    return tuple(MicroBatch(g, vector(u), n) for g, u, n in zip(grads, updates, sizes, strict=True))

@@ -23,11 +23,11 @@ from lca.step import MicroBatch, Step
 class CrossFit:
     """Allocation from the micro-batches of training itself, without a further backward pass.
 
-    ``LEFT``: ``A = (1/M) Σ_m g_m(θ_t) ∘ Δ_t^{(−m)}``, where g_m is the gradient on the m-th of the M
-    micro-batches of B_t, and Δ^{(−m)} is the update that the optimizer would have made without it
-    (`lca.reference.leave_one_out`). The two factors share no example, so no example judges an
-    update that it caused. ``TRAPEZOID``: the mean of that and of ``g_{B_{t+1}}(θ_{t+1}) ∘ Δ_t``, the training
-    gradient of the next step.
+    ``LEFT``: ``A = Σ_m w_m g_m(θ_t) ∘ Δ_t^{(−m)}``, where g_m is the gradient on the m-th of the M
+    micro-batches of B_t, w_m its part of the batch (1/M if all weigh the same), and Δ^{(−m)} the update that
+    the optimizer would have made without it (`lca.reference.leave_one_out`). The two factors share no
+    example, so no example judges an update that it caused. ``TRAPEZOID``: the mean of that and of
+    ``g_{B_{t+1}}(θ_{t+1}) ∘ Δ_t``, the training gradient of the next step.
 
     Parameters
     ----------
@@ -185,9 +185,10 @@ class CrossFit:
             check_trained(step, segment.untrained)
             segment.cost += self.cost
             integral = Integral(segment)
-            for micro in getattr(step, self._parts):
-                weight = (left - own) / self.micro_batches
-                integral.add_product(weight, micro.gradient, micro.update)
+            parts = getattr(step, self._parts)
+            total = sum(part.weight for part in parts)
+            for part in parts:
+                integral.add_product((left - own) * part.weight / total, part.gradient, part.update)
             if own:
                 integral.add(own, segment.start)
             if right:

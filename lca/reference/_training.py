@@ -229,7 +229,7 @@ def _gradient(
     updates = leave_one_out(optimizer, state, grads, at.start, sizes=sizes)
     grad = mean_gradient(grads, sizes, range(micro_batches))
     loss = float(np.average(losses, weights=sizes))
-    return loss, grad, tuple(map(MicroBatch, grads, updates))
+    return loss, grad, tuple(map(MicroBatch, grads, updates, sizes))
 
 
 def _scores(objective: Objective, theta: Array, batch: Batch) -> ExampleScores:

@@ -216,7 +216,7 @@ class LoopContext(ABC):
         multiple = self._multiple()
         if multiple != 1.0:
             gradients = [gradient * (1 / multiple) for gradient in gradients]
-        return tuple(map(MicroBatch, gradients, updates))
+        return tuple(map(MicroBatch, gradients, updates, weights))
 
     def _gradient_sum(self) -> Vector | None:
         """The sum (K,) of the gradients that the loop has taken for this update; ``None`` if unknown."""

@@ -160,7 +160,7 @@ class FunctionalTracker(TrackerBase):
             found["gradient"] = self._pack.copied(found["gradient"])
         if "micro_batches" in found:
             found["micro_batches"] = tuple(
-                MicroBatch(self._pack.copied(part.gradient), self._pack.copied(part.update))
+                MicroBatch(self._pack.copied(part.gradient), self._pack.copied(part.update), part.weight)
                 for part in found["micro_batches"]
             )
         slope = found.get("update_slope")

@@ -104,13 +104,28 @@ def test_cross_fit_pairs_each_part_with_the_update_without_it(micro_batches, opt
         for m in range(micro_batches):
             others = [k for k in range(micro_batches) if k != m]
             mean = np.average([grads[k] for k in others], axis=0, weights=[len(cuts[k]) for k in others])
-            left += grads[m] * optimizer.update(state, mean, step.start)[1] / micro_batches
+            weight = len(cuts[m]) / len(step.batch)
+            left += weight * grads[m] * optimizer.update(state, mean, step.start)[1]
         right = g(step.end, step.next_batch) * (step.end - step.start)
         scale = float(np.abs(left).sum() + np.abs(right).sum())
         limit = 8 * tolerances.allocation(scale, tolerances.EPS64)  # the updates are not mere products
         assert np.abs(CrossFit(micro_batches, LEFT).start(LOSS)(step).values - left).max() <= limit
         assert np.abs(CrossFit(micro_batches).start(LOSS)(step).values - (left + right) / 2).max() <= limit
         state = optimizer.update(state, step.gradient, step.start)[0]
+
+
+def test_micro_batches_count_by_their_weight():
+    """The gradient of the whole batch is the weighted mean, so a fixed update gets the same allocation."""
+    rng = np.random.default_rng(7)
+    grads, delta = rng.normal(size=(2, 3)), rng.normal(size=3)
+    parts = [MicroBatch(grad, delta, weight) for grad, weight in zip(grads, (6.0, 2.0), strict=True)]
+    step = Step(np.zeros(3), delta, micro_batches=tuple(parts))
+    expected = (0.75 * grads[0] + 0.25 * grads[1]) * delta
+    off = np.abs(CrossFit(2, LEFT).start(bowl(3))(step).values - expected)
+    assert off.max() <= tolerances.allocation(float(np.abs(expected).sum()), tolerances.EPS64)
+    for wrong in (0.0, -1.0, np.nan, np.inf):
+        with pytest.raises(LCAError, match="weight of a micro-batch must be a positive finite number"):
+            MicroBatch(grads[0], delta, wrong)
 
 
 @pytest.mark.parametrize("rule", [LEFT, TRAPEZOID], ids=lambda rule: rule.name)

@@ -32,7 +32,7 @@ class NumpyRun:
             fields["batch"] = DATA.take(batch)
         if known and len(parts) > 1:
             updates = leave_one_out(self._optimizer, self._state, gradients, self._theta, sizes=sizes)
-            fields["micro_batches"] = tuple(map(MicroBatch, gradients, updates))
+            fields["micro_batches"] = tuple(map(MicroBatch, gradients, updates, sizes))
         fields["update_slope"] = update_slope(self._optimizer, self._state, gradient, self._theta)
         if scores:
             fields["scores"] = ExampleScores(batch, self.objective.scores(self._theta, DATA.take(batch)))

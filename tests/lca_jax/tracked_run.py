@@ -44,7 +44,7 @@ class JaxRun:
             fields["batch"] = (X[batch], Y[batch])
         if known and len(parts) > 1:
             updates = leave_one_out(self._optimizer, self._state, gradients, self._vector, sizes=sizes)
-            fields["micro_batches"] = tuple(map(MicroBatch, trees, updates))
+            fields["micro_batches"] = tuple(map(MicroBatch, trees, updates, sizes))
         if scores:
             given = self.objective.scores(self._vector, (X[batch], Y[batch]))
             fields["scores"] = ExampleScores(batch, given)
