@@ -1,11 +1,11 @@
-"""Install the lowest or the newest versions that pyproject.toml admits in a fresh environment, and run the tests there.
+"""Run the tests in a fresh environment with the lowest or the newest versions that pyproject.toml admits.
 
     python3.12 .ci/versions.py lowest        (or: make lowest PYTHON=python3.12)
     python3.12 .ci/versions.py newest        (or: make newest PYTHON=python3.12)
 
 ``lowest`` is the lowest admitted version that has a wheel for this Python and system, for every package that
-pyproject.toml names; what these need in turn is the newest that fits. Tests that need TensorFlow are left out, with a
-line that says so, where it has no wheel. Unknown options go to pytest.
+pyproject.toml names; what these need in turn is the newest that fits. Tests that need TensorFlow are left out,
+with a line that says so, where it has no wheel. Unknown options go to pytest.
 """
 
 import argparse
@@ -19,12 +19,23 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parents[1]
 RESOLUTION = {"lowest": "lowest-direct", "newest": "highest"}
 BEAR = ["-W", "ignore::DeprecationWarning", "-W", "ignore::FutureWarning"]
-"""Old releases warn of what newer ones of the packages below them have changed, and new ones of what will change."""
+"""Old releases warn of what the packages below them have changed, and new ones of what they will change."""
 
 
 def resolve(python: str, versions: str, free: list[str]) -> list[str]:
     """One line ``name==version`` for each package of the extra ``tests``, without those that are ``free``."""
-    command = [python, "-m", "uv", "pip", "compile", "--quiet", "--no-header", "--no-annotate", "--python", python]
+    command = [
+        python,
+        "-m",
+        "uv",
+        "pip",
+        "compile",
+        "--quiet",
+        "--no-header",
+        "--no-annotate",
+        "--python",
+        python,
+    ]
     command += ["--only-binary", ":all:", "--resolution", RESOLUTION[versions], "--extra", "tests"]
     done = subprocess.run([*command, ROOT / "pyproject.toml"], check=True, capture_output=True, text=True)
     return [line for line in done.stdout.splitlines() if line.partition("==")[0] not in free]
@@ -32,7 +43,11 @@ def resolve(python: str, versions: str, free: list[str]) -> list[str]:
 
 def need_tensorflow() -> list[str]:
     """The tests that mention TensorFlow or Keras."""
-    folders = [ROOT / "tests" / "lca_tensorflow", ROOT / "tests" / "laws", ROOT / "backends" / "lca_tensorflow"]
+    folders = [
+        ROOT / "tests" / "lca_tensorflow",
+        ROOT / "tests" / "laws",
+        ROOT / "backends" / "lca_tensorflow",
+    ]
     files = [path for path in (ROOT / "tests").rglob("test_*.py") if mentions_tensorflow(path)]
     return [str(path.relative_to(ROOT)) for path in [*folders, *sorted(files)]]
 

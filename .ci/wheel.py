@@ -1,7 +1,7 @@
 """Build the sdist and the wheel, check both, and use the wheel as a stranger would, in fresh environments.
 
     make wheel                            (or: python .ci/wheel.py, with the extra ``dev`` installed)
-    python .ci/wheel.py --release v0.2.0  (also: the tag is the version, and the index page has links that work)
+    python .ci/wheel.py --release v0.2.0  (also: the tag is the version, the links of the index page work)
 
 The distributions are left in dist/. The environments have neither torch nor TensorFlow.
 """
@@ -59,7 +59,9 @@ def bare(wheel: Path, scratch: Path) -> None:
     run(python, "-c", code, cwd=scratch)
     advice = run(lca, "demo", "--steps", 3, cwd=scratch, status=2)
     require("pip install 'bokeh>=" in advice, "the demo does not say what to install")
-    require("No module named 'torch'" in run(python, "-c", "import lca_torch", cwd=scratch, status=1), "torch?")
+    require(
+        "No module named 'torch'" in run(python, "-c", "import lca_torch", cwd=scratch, status=1), "torch?"
+    )
 
 
 def with_report(wheel: Path, scratch: Path) -> None:
@@ -95,7 +97,9 @@ def check_release(tag: str) -> None:
 
 def main() -> None:
     """Run all checks; the first that fails ends the program with its message."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--release", metavar="TAG", help="check also what a release under this tag needs")
     options = parser.parse_args()
     if options.release:
