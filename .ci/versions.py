@@ -4,8 +4,8 @@
     python3.12 .ci/versions.py newest        (or: make newest PYTHON=python3.12)
 
 ``lowest`` is the lowest admitted version that has a wheel for this Python and system, for every package that
-pyproject.toml names; what these need in turn is the newest that fits. Tests that need TensorFlow are left out,
-with a line that says so, where it has no wheel. Unknown options go to pytest.
+pyproject.toml names; what these need in turn is the newest that fits. Where TensorFlow has no wheel, the
+tests that need it are left out, with a line that says so. Unknown options go to pytest.
 """
 
 import argparse

@@ -1,7 +1,7 @@
 """What keeps an old name or parameter working for a while, with a warning that names the new one.
 
-The policy is in ``.github/CONTRIBUTING.md``: what is deprecated works for two minor versions. A test fails when
-the version of removal has come.
+The policy is in ``.github/CONTRIBUTING.md``: what is deprecated works for two minor versions. A test fails
+when the version of removal has come.
 """
 
 import functools
@@ -19,8 +19,8 @@ R = TypeVar("R")
 def deprecated(instead: str, *, since: str, removal: str) -> Callable[[Callable[P, R]], Callable[P, R]]:
     """Decorator of a function or method that another one replaces: each call warns.
 
-    The warning is a ``FutureWarning``, which Python shows by default, at the line of the caller. The docstring
-    gets a note.
+    The warning is a ``FutureWarning``, which Python shows by default, at the line of the caller. The
+    docstring gets a note.
 
     Parameters
     ----------
@@ -123,6 +123,6 @@ def _check_policy(since: str, removal: str) -> None:
     )
     if next_major <= major and (next_major, next_minor) < (major, minor + 2):
         raise LCAError(
-            f"deprecated in {since} and removed in {removal}: what is deprecated works for two minor versions, "
-            f"so remove it in {major}.{minor + 2}.0 or later."
+            f"deprecated in {since} and removed in {removal}: what is deprecated works for two minor "
+            f"versions, so remove it in {major}.{minor + 2}.0 or later."
         )
