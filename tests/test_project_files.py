@@ -1,5 +1,7 @@
 """What the workflows, hooks and community files name exists: commands, options, tools, extras, files."""
 
+import ast
+import builtins
 import re
 import tomllib
 from pathlib import Path
@@ -138,3 +140,29 @@ def test_the_page_for_contributors_names_every_command_of_the_makefile_but_steps
     named = set(re.findall(r"^make ([a-z]+)", blocks, re.MULTILINE))
     assert named <= TARGETS
     assert TARGETS - named == {"help", "lint", "types", "docs", "clean"}
+
+
+def undefined(code: str) -> set[str]:
+    """The names that a block reads and neither assigns nor imports."""
+    nodes = list(ast.walk(ast.parse(code)))
+    names = [node for node in nodes if isinstance(node, ast.Name)]
+    given = {
+        alias.asname or alias.name.partition(".")[0] for node in nodes for alias in getattr(node, "names", ())
+    }
+    given |= {name.id for name in names if isinstance(name.ctx, ast.Store)} | set(dir(builtins))
+    return {name.id for name in names} - given
+
+
+def test_each_block_of_the_readme_can_be_pasted_alone() -> None:
+    readme = (ROOT / "README.md").read_text(encoding="utf-8")
+    blocks = re.findall(r"^```python\n(.*?)^```", readme, re.DOTALL | re.MULTILINE)
+    assert len(blocks) == 3
+    assert [undefined(block) for block in blocks] == [set(), set(), set()]
+    assert undefined("from a.b import c as d\nimport e.f\nprint(d, e, c, b)") == {"b", "c"}
+
+
+def test_links_and_pictures_of_the_readme_exist() -> None:
+    readme = (ROOT / "README.md").read_text(encoding="utf-8")
+    links = [link.partition("#")[0] for link in re.findall(r"\]\(([^)]+)\)", readme) if "://" not in link]
+    assert links
+    assert [link for link in links if not (ROOT / link).exists()] == []
