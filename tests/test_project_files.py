@@ -166,3 +166,12 @@ def test_links_and_pictures_of_the_readme_exist() -> None:
     links = [link.partition("#")[0] for link in re.findall(r"\]\(([^)]+)\)", readme) if "://" not in link]
     assert links
     assert [link for link in links if not (ROOT / link).exists()] == []
+
+
+def test_nothing_advises_a_release_that_does_not_exist() -> None:
+    """Until there is a release on the index, what is installed is a checkout, or the packages of an extra."""
+    places = [ROOT / "README.md", *PAGES, *ROOT.glob("docs/**/*.md")]
+    places += [path for folder in ("lca", "backends") for path in (ROOT / folder).rglob("*.py")]
+    advice = re.compile(r"pip3? install (?:-\S+ )*['\"]?(?:loss.change.allocation|lca)\b")
+    assert advice.search("pip install --upgrade 'loss-change-allocation[report]'")
+    assert [str(path) for path in places if advice.search(path.read_text(encoding="utf-8"))] == []
