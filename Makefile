@@ -51,7 +51,7 @@ pytest: $(FULL)  ## tests, doctests, and the examples in README.md and docs/ (WO
 nightly: $(FULL)  ## random search: the tests with 2,000 new random cases each
 	$(PYTEST) --hypothesis-profile=nightly tests
 
-coverage: $(FULL)  ## the tests, with the lines and branches that they reach, in coverage.xml
+coverage: $(FULL)  ## the tests, with the lines and branches that their processes reach, in coverage.xml
 	$(PYTEST) --cov --cov-report=term --cov-report=xml
 
 # In environments of their own. Where the index has no CPU build of the oldest torch: ARGS='--free torch'.
