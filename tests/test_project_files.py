@@ -10,6 +10,8 @@ from typing import Any
 import pytest
 import yaml
 
+from tests.test_architecture import FLOORS
+
 ROOT = Path(__file__).resolve().parents[1]
 CONFIG = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
 EXTRAS = CONFIG["project"]["optional-dependencies"]
@@ -175,3 +177,14 @@ def test_nothing_advises_a_release_that_does_not_exist() -> None:
     advice = re.compile(r"pip3? install (?:-\S+ )*['\"]?(?:loss.change.allocation|lca)\b")
     assert advice.search("pip install --upgrade 'loss-change-allocation[report]'")
     assert [str(path) for path in places if advice.search(path.read_text(encoding="utf-8"))] == []
+
+
+def test_the_picture_of_the_house_has_the_floors_in_their_order() -> None:
+    text = (ROOT / ".github" / "CONTRIBUTING.md").read_text(encoding="utf-8")
+    picture = text.partition("## The house")[2].split("```")[1]
+    floor = {name: height for height, names in enumerate(FLOORS) for name in names}
+    rows = [re.findall(r"\blca[._]\w+", line.partition("(")[0]) for line in picture.strip().splitlines()]
+    assert len(rows) > 10
+    assert {name for row in rows for name in row} <= set(floor)
+    heights = [(min(floor[name] for name in row), max(floor[name] for name in row)) for row in rows]
+    assert all(below[1] < above[0] for above, below in zip(heights, heights[1:], strict=False))
