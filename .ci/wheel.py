@@ -59,9 +59,8 @@ def bare(wheel: Path, scratch: Path) -> None:
     run(python, "-c", code, cwd=scratch)
     advice = run(lca, "demo", "--steps", 3, cwd=scratch, status=2)
     require("pip install 'bokeh>=" in advice, "the demo does not say what to install")
-    require(
-        "No module named 'torch'" in run(python, "-c", "import lca_torch", cwd=scratch, status=1), "torch?"
-    )
+    message = run(python, "-c", "import lca_torch", cwd=scratch, status=1)
+    require("No module named 'torch'" in message, "lca_torch does not say that torch is missing")
 
 
 def with_report(wheel: Path, scratch: Path) -> None:
