@@ -14,10 +14,10 @@ FULL := $(VENV)/.full.stamp
 WORKERS ?= 2
 PYTEST := $(BIN)/pytest -n $(WORKERS) --dist loadfile
 # The matrices here are too small to gain from threads, and the processes would compete for the cores.
-demo pytest nightly: export OPENBLAS_NUM_THREADS ?= 1
-pytest nightly: export OMP_NUM_THREADS ?= 1
+demo pytest coverage nightly: export OPENBLAS_NUM_THREADS ?= 1
+pytest coverage nightly: export OMP_NUM_THREADS ?= 1
 
-.PHONY: help demo test lint types docs pytest nightly lowest clean
+.PHONY: help demo test lint types docs pytest coverage nightly lowest newest wheel clean
 .DEFAULT_GOAL := help
 
 help:  ## list the targets
@@ -51,12 +51,21 @@ pytest: $(FULL)  ## tests, doctests, and the examples in README.md and docs/ (WO
 nightly: $(FULL)  ## random search: the tests with 2,000 new random cases each
 	$(PYTEST) --hypothesis-profile=nightly tests
 
-# In an environment of its own. Where the index has no CPU build of the oldest torch: ARGS='--newest torch'.
-lowest:  ## the tests with the lowest versions that pyproject.toml admits (PYTHON=python3.11)
-	$(PYTHON) .ci/lowest.py $(ARGS)
+coverage: $(FULL)  ## the tests, with the lines and branches that their processes reach, in coverage.xml
+	$(PYTEST) --cov --cov-report=term --cov-report=xml
+
+# In environments of their own. Where the index has no CPU build of the oldest torch: ARGS='--free torch'.
+lowest:  ## the tests with the lowest versions that pyproject.toml admits (PYTHON=python3.12)
+	$(PYTHON) .ci/versions.py lowest $(ARGS)
+
+newest:  ## the tests with the newest versions on the index (PYTHON=python3.12)
+	$(PYTHON) .ci/versions.py newest $(ARGS)
+
+wheel: $(FULL)  ## build the sdist and the wheel in dist/, check both, and use the wheel in fresh environments
+	$(BIN)/python .ci/wheel.py $(ARGS)
 
 clean:  ## remove .venv and everything that was built
-	rm -rf $(VENV) build dist docs/_build .mypy_cache .pytest_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) build dist docs/_build .coverage coverage.xml .mypy_cache .pytest_cache .ruff_cache .hypothesis
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
 $(BIN)/python:

@@ -20,7 +20,7 @@ version = release = lca.__version__
 
 extensions = ["myst_parser", "sphinx.ext.autodoc", "sphinx.ext.napoleon", "mathml"]
 html_math_renderer = "mathml"  # no formula needs the network
-exclude_patterns = ["_build"]
+exclude_patterns = ["_build", "paper"]  # the paper is set by its journal
 myst_enable_extensions = ["dollarmath", "colon_fence", "deflist"]
 myst_heading_anchors = 3
 

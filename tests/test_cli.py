@@ -305,7 +305,7 @@ def test_without_the_extra_the_demo_says_how_to_get_it():
     done = subprocess.run([sys.executable, "-c", code], check=False, capture_output=True, text=True)
     assert done.returncode == 2
     assert done.stderr.count("\n") == 1
-    assert "pip install 'loss-change-allocation[report]'" in done.stderr
+    assert "pip install 'bokeh>=" in done.stderr
 
 
 def test_a_reader_that_goes_away_is_no_error(tmp_path):

@@ -26,7 +26,8 @@ KNOWN = tomllib.loads((ROOT / "tests" / "docs_names.toml").read_text(encoding="u
 VOCABULARY = {name for words in KNOWN["vocabulary"].values() for name in words}
 UNRESOLVED = {(place, name) for place, names in KNOWN["unresolved"].items() for name in names}
 
-_PATTERNS = ("*.md", "docs/**/*.md", "backends/*.md", "lca/**/*.md", "validation/**/README.md")
+_PATTERNS = ("*.md", ".github/*.md", "docs/**/*.md", "backends/*.md", "lca/**/*.md")
+_PATTERNS += ("validation/**/README.md",)
 _GENERATED = (
     ROOT / "docs" / "api",
     ROOT / "docs" / "_build",

@@ -212,8 +212,8 @@ def open_group(path: Path) -> "zarr.Group":
     if not isinstance(version, int) or version > SCHEMA_VERSION:
         raise RecordError(
             f"the record {str(path)!r} has schema version {version}, written by lca "
-            f"{attributes.get('lca_version')}; this lca reads versions up to {SCHEMA_VERSION}; to upgrade: "
-            "pip install --upgrade loss-change-allocation"
+            f"{attributes.get('lca_version')}; this lca reads versions up to {SCHEMA_VERSION}; "
+            "install the version that wrote it, or a later one"
         )
     if version < FIRST_WITH_MANIFEST:
         return group
