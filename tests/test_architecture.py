@@ -30,6 +30,7 @@ FLOORS = [
     ["lca"],
     ["lca.reference"],
     ["lca.analysis", "lca.testing"],
+    ["lca.runs"],
     ["lca.plots"],
     ["lca.report"],
     ["lca_torch", "lca_tensorflow"],

@@ -4,15 +4,15 @@ from collections.abc import Iterator
 
 import numpy as np
 
+from lca.analysis._over_runs import CONFIDENCE
 from lca.analysis._reading import is_class
 from lca.report import _charts as charts
 from lca.report._comparison_numbers import interval_text, layer_difference, pooled_totals, totals_table
 from lca.report._comparison_overview import MAX_ROWS, overview
-from lca.report._conditions import Comparison, Condition, Member
 from lca.report._parts import Chart, Section, Table, tints_of
-from lca.report._pooling import CONFIDENCE
-from lca.report._run import format_number, format_percent
-from lca.report._settings import setting_rows
+from lca.runs._conditions import Comparison, Condition, Member
+from lca.runs._format import format_number, format_percent
+from lca.runs._settings import setting_rows
 
 Array = np.ndarray
 MARKS = {"good": "✓", "warn": "!", "bad": "✗"}

@@ -4,11 +4,11 @@ from collections.abc import Callable
 
 import numpy as np
 
-from lca.report._conditions import Comparison, Condition, Member
+from lca.analysis._over_runs import CONFIDENCE, Difference, Pooled, difference, pool
 from lca.report._overview import RESIDUAL, STATE, UNMEASURED
 from lca.report._parts import Table, tints_of
-from lca.report._pooling import CONFIDENCE, Difference, Pooled, difference, pool
-from lca.report._run import format_number
+from lca.runs._conditions import Comparison, Condition, Member
+from lca.runs._format import format_number
 
 Array = np.ndarray
 OTHERS = (STATE, UNMEASURED, RESIDUAL)

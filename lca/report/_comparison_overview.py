@@ -5,7 +5,7 @@ from collections.abc import Iterator, Sequence
 import numpy as np
 
 from lca._verdict import SMALL_MISS
-from lca.report._balance import Tone
+from lca.analysis._over_runs import CONFIDENCE, Pooled, pool
 from lca.report._comparison_numbers import (
     difference_name,
     interval,
@@ -14,12 +14,13 @@ from lca.report._comparison_numbers import (
     pooled_totals,
     totals_table,
 )
-from lca.report._conditions import Comparison, Condition
 from lca.report._overview import NO_JUDGEMENT
 from lca.report._parts import Section
-from lca.report._pooling import CONFIDENCE, Pooled, pool
-from lca.report._run import count_of, format_digits, format_percent
-from lca.report._settings import learning_rate, setting_rows
+from lca.runs._balance import Tone
+from lca.runs._conditions import Comparison, Condition
+from lca.runs._format import format_digits, format_percent
+from lca.runs._run import count_of
+from lca.runs._settings import learning_rate, setting_rows
 
 MAX_ROWS = 12
 """The most layers in the table of the first screen: those with the largest sums."""

@@ -11,11 +11,11 @@ import numpy as np
 from lca.errors import LCAError
 from lca.report import _charts as charts
 from lca.report._comparison import SECTIONS
-from lca.report._conditions import Comparison, Condition, RecordLike, compare
 from lca.report._html import fill_template, to_base64, write_page
 from lca.report._moments import MAX_INTERVALS, encode
 from lca.report._parts import Chart, Section
-from lca.report._run import shorten_words
+from lca.runs._conditions import Comparison, Condition, RecordLike, compare
+from lca.runs._format import shorten_words
 
 
 def write_comparison(

@@ -5,8 +5,8 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from lca.report._balance import Tone
 from lca.report._charts import Figure
+from lca.runs._balance import Tone
 
 Tints = Sequence[Sequence[float]]
 

@@ -10,11 +10,12 @@ from lca.analysis import class_totals, histogram_counts
 from lca.analysis._reading import is_class
 from lca.record._citation import citation
 from lca.report import _charts as charts
-from lca.report._balance import Conservation, check_conservation
 from lca.report._overview import summary
 from lca.report._parts import Chart, Section, Table, tints_of
-from lca.report._run import Run, format_number, format_percent, format_signed
-from lca.report._settings import setting_rows
+from lca.runs._balance import Conservation, check_conservation
+from lca.runs._format import format_number, format_percent, format_signed
+from lca.runs._run import Run
+from lca.runs._settings import setting_rows
 from lca.views._signs import NOISY, Signs
 
 Array = np.ndarray

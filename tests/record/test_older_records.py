@@ -15,8 +15,8 @@ from lca import Layout, Record, StepAllocation, open_record
 from lca._cli import main
 from lca.analysis import checked_windows
 from lca.record import SCHEMA_VERSION, RecordError, open_records
-from lca.report._balance import check_conservation
-from lca.report._run import Run
+from lca.runs._balance import check_conservation
+from lca.runs._run import Run
 
 LAYOUT = Layout(("fc.weight", "fc.bias"), ((2, 2), (2,)))
 

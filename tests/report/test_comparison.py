@@ -11,15 +11,15 @@ from scipy import stats
 import lca
 from lca import Layout, LCAError
 from lca._cli import main
+from lca.analysis._over_runs import difference, pool
 from lca.errors import OutputError
 from lca.report import _comparison as sections
 from lca.report import render_comparison, write_comparison
 from lca.report._cells import EMPTY
 from lca.report._comparison_page import _maps
-from lca.report._conditions import compare
 from lca.report._moments import LINEAR_FRACTION
-from lca.report._pooling import difference, pool
-from lca.report._settings import learning_rate, setting_rows, to_text
+from lca.runs._conditions import compare
+from lca.runs._settings import learning_rate, setting_rows, to_text
 from lca.tolerances import EPS64, summed
 from tests.report.records import EVIL, LAYOUT, NAMES, replicates, run_values, write
 

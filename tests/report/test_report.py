@@ -18,11 +18,12 @@ from lca.plots._canvas import CATEGORY_COLORS, HELPING, HURTING
 from lca.report import _charts as charts
 from lca.report import _sections as sections
 from lca.report import render_report, write_report
-from lca.report._balance import check_conservation
 from lca.report._cells import EMPTY, ListGrid, MatrixGrid
 from lca.report._moments import LINEAR_FRACTION, MAX_BYTES, detail_maps, encode, layer_intervals
-from lca.report._run import Run, block_starts, format_signed, short_labels
 from lca.row import CheckedWindow, rows_of
+from lca.runs._balance import check_conservation
+from lca.runs._format import block_starts, format_signed, short_labels
+from lca.runs._run import Run
 from lca.views._signs import NOISY
 from tests.report.records import EVIL, LAYOUT, NAMES, allocation, replicates, run_values, write
 

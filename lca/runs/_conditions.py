@@ -12,9 +12,9 @@ import numpy as np
 
 from lca.errors import LCAError
 from lca.record._reading import open_record
-from lca.report._balance import Conservation, check_conservation
-from lca.report._run import Run
-from lca.report._settings import to_text
+from lca.runs._balance import Conservation, check_conservation
+from lca.runs._run import Run
+from lca.runs._settings import to_text
 
 if TYPE_CHECKING:
     from xarray import Dataset
