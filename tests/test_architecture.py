@@ -22,6 +22,7 @@ FLOORS = [
     ["lca.estimators", "lca.importers"],
     ["lca.row"],
     ["lca.views"],
+    ["lca.tables"],
     ["lca.summary"],
     ["lca.record"],
     ["lca.live"],

@@ -10,7 +10,7 @@ from lca.report import _charts as charts
 from lca.report._comparison_numbers import interval_text, layer_difference, pooled_totals, totals_table
 from lca.report._comparison_overview import MAX_ROWS, overview
 from lca.report._parts import Chart, Section, Table, tints_of
-from lca.runs._conditions import Comparison, Condition, Member
+from lca.runs import Condition, Member, Runs
 from lca.runs._format import format_number, format_percent
 from lca.runs._settings import setting_rows
 
@@ -18,7 +18,7 @@ Array = np.ndarray
 MARKS = {"good": "✓", "warn": "!", "bad": "✗"}
 
 
-def layers(data: Comparison) -> Section:
+def layers(data: Runs) -> Section:
     """One bar per layer and condition, and the tables of all losses."""
     loss = data.losses[0]
     pooled = {c.name: pooled_totals(data, c, loss) for c in data.conditions}
@@ -40,7 +40,7 @@ def layers(data: Comparison) -> Section:
     )
 
 
-def differences(data: Comparison) -> Section | None:
+def differences(data: Runs) -> Section | None:
     """Each condition against the first; ``None`` with one condition."""
     first, *others = data.conditions
     if not others:
@@ -75,7 +75,7 @@ def differences(data: Comparison) -> Section | None:
     )
 
 
-def loss(data: Comparison) -> Section | None:
+def loss(data: Runs) -> Section | None:
     """The loss of every condition over time; ``None`` if no run measured it."""
     name, curves = data.losses[0], {}
     for condition in data.conditions:
@@ -88,7 +88,7 @@ def loss(data: Comparison) -> Section | None:
     return Section("loss", "The loss", charts=[Chart(charts.bands_chart(curves), caption)])
 
 
-def maps(data: Comparison) -> Section:
+def maps(data: Runs) -> Section:
     """Layers over time, one map per condition. The numbers come from `lca.report._comparison_page`."""
     return Section(
         "maps",
@@ -102,7 +102,7 @@ def maps(data: Comparison) -> Section:
     )
 
 
-def classes(data: Comparison) -> Section | None:
+def classes(data: Runs) -> Section | None:
     """Layers by class for each condition, with one colour scale; ``None`` without common classes."""
     names = [
         name
@@ -133,13 +133,13 @@ def classes(data: Comparison) -> Section | None:
     )
 
 
-def runs(data: Comparison) -> Section:
+def runs(data: Runs) -> Section:
     """Every run: what was measured, and whether it adds up."""
     tables = [_runs_table(data, loss, folded=i > 0) for i, loss in enumerate(data.losses)]
     return Section("runs", "The runs", tables=tables)
 
 
-def _runs_table(data: Comparison, loss: str, *, folded: bool) -> Table:
+def _runs_table(data: Runs, loss: str, *, folded: bool) -> Table:
     rows = []
     for member in data.members:
         check, run = member.check(loss), member.run
@@ -158,7 +158,7 @@ def _runs_table(data: Comparison, loss: str, *, folded: bool) -> Table:
     return Table(f"All runs, for the {loss} loss", tuple(cells), rows, folded=folded)
 
 
-def method(data: Comparison) -> Section:
+def method(data: Runs) -> Section:
     """The settings: those of all runs, and those in which they differ."""
     settings = [dict(setting_rows(m.run.attributes, len(m.run.steps))) for m in data.members]
     keys = list(dict.fromkeys(key for found in settings for key in found))

@@ -4,4 +4,8 @@
 page of the same numbers. Needs the extra ``report``.
 """
 
-__all__: list[str] = []
+from lca.runs._members import Condition, Member
+from lca.runs._open import open_runs
+from lca.runs._runs import Runs
+
+__all__ = ["Condition", "Member", "Runs", "open_runs"]
