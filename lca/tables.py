@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 __all__ = ["Column", "HasTable", "Table"]
 
-_LATEX = {"\\": r"\textbackslash{}", "~": r"\textasciitilde{}", "^": r"\textasciicircum{}"} | {
+_LATEX = {"−": "$-$", "±": r"$\pm$", "\\": r"\textbackslash{}", "~": r"\textasciitilde{}", "^": r"\textasciicircum{}"} | {
     sign: f"\\{sign}" for sign in "&%$#_{}"
 }
 
@@ -42,6 +42,8 @@ class Column:
         For numbers with an interval: half its width, NaN where there is none.
     sign
         Whether positive numbers have a sign, as allocations do.
+    digits
+        Significant digits of a number without an interval, in text; `Table.to_frame` has all of them.
 
     Examples
     --------
@@ -53,6 +55,7 @@ class Column:
     values: Sequence[Any]
     half: Sequence[float] | None = None
     sign: bool = True
+    digits: int = 4
 
     @property
     def is_text(self) -> bool:
@@ -60,7 +63,7 @@ class Column:
         return not any(_is_number(value) for value in self.values)
 
     def text(self, row: int) -> str:
-        """The cell as a person writes it: 4 digits, or those that the interval justifies."""
+        """The cell as a person writes it, with the digits that its interval justifies if there is one."""
         value, half = self.values[row], math.nan if self.half is None else self.half[row]
         if not _is_number(value):
             return "" if value is None else str(value)
@@ -68,7 +71,7 @@ class Column:
             return "—"
         sign = "+" if self.sign and not isinstance(value, int) and value else ""
         if not 0 < half < 1e6:
-            return f"{value:,}" if isinstance(value, int) else f"{value:{sign}.4g}".replace("-", "−")
+            return f"{value:,}" if isinstance(value, int) else f"{value:{sign}.{self.digits}g}".replace("-", "−")
         digits = max(0, 1 - math.floor(math.log10(half)))
         return f"{value:{sign}.{digits}f} ± {half:.{digits}f}".replace("-", "−")
 
@@ -264,9 +267,12 @@ class HasTable:
         """`Table.to_csv` of `table`."""
         return self.table().to_csv(path, overwrite=overwrite)
 
-    def _repr_html_(self) -> str:
-        """For notebooks."""
-        return self.table()._repr_html_()
+    def _repr_html_(self) -> str | None:
+        """For notebooks; ``None``, which shows the repr, as long as there is nothing to show."""
+        try:
+            return self.table()._repr_html_()
+        except LCAError:
+            return None
 
 
 def _is_number(value: object) -> bool:

@@ -20,7 +20,6 @@ from lca.report._parts import Section
 from lca.runs import Condition, Runs
 from lca.runs._balance import Tone
 from lca.runs._format import format_digits, format_percent
-from lca.runs._members import listed
 from lca.runs._run import count_of
 from lca.runs._settings import learning_rate
 
@@ -77,16 +76,6 @@ def _verdicts(data: Runs) -> list[tuple[Tone, str]]:
         found.append(
             ("warn", "Some allocations are estimates; the table of the runs says how they were checked.")
         )
-    parts = [m.label for m in data.members if not m.run.is_whole]
-    if parts:
-        text = "the sums of these runs are over their measured steps, and not over the whole run"
-        found.append(("warn", f"{text[0].upper()}{text[1:]}: {listed(parts)}."))
-    if len({tuple(m.run.steps.tolist()) for m in data.members}) > 1:
-        found.append(
-            ("warn", "The runs have different steps, so their sums are over different numbers of them.")
-        )
-    if len({m.run.attributes.get("estimator") for m in data.members}) > 1:
-        found.append(("warn", "The runs were measured with different estimators: see the settings."))
     found += [("warn", text) for text in data.cautions]
     return found
 

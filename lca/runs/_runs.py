@@ -1,6 +1,6 @@
 """`Runs`: several runs, put into conditions, with the numbers that compare them."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING
@@ -83,7 +83,8 @@ class Runs(HasTable):
     @property
     def cautions(self) -> tuple[str, ...]:
         """What a reader must know before believing a difference, in sentences."""
-        found = [*self.notes, *(text for condition in self.conditions for text in condition.warnings())]
+        found = [*self.notes, *self._differences()]
+        found += [text for condition in self.conditions for text in condition.warnings()]
         single = [condition.name for condition in self.conditions if len(condition.members) == 1]
         if single and len(self.members) > 1:
             found.append(f"One run only, so that chance cannot be told from effect: {listed(single)}.")
@@ -91,6 +92,19 @@ class Runs(HasTable):
         if missing:
             found.append(f"Only some of the runs have the layers {listed(missing)}.")
         return tuple(found)
+
+    def _differences(self) -> Iterator[str]:
+        """In what the sums of the runs are not alike."""
+        parts = [member.label for member in self.members if not member.run.is_whole]
+        if parts:
+            yield (
+                "The sums of these runs are over their measured steps, and not over the whole run: "
+                f"{listed(parts)}."
+            )
+        if len({tuple(member.run.steps.tolist()) for member in self.members}) > 1:
+            yield "The runs have different steps, so their sums are over different numbers of them."
+        if len({member.run.attributes.get("estimator") for member in self.members}) > 1:
+            yield "The runs were measured with different estimators: see the settings."
 
     def condition(self, name: str) -> Condition:
         """The condition of this name.
@@ -252,7 +266,7 @@ class Runs(HasTable):
         return tables.totals(self, self.conditions, by, self.loss(measured), ci)
 
     def class_table(
-        self, condition: str = "", *, by: str = "layer", measured: str = "", share: bool = False
+        self, condition: str = "", *, by: str = "layer", measured: str = "", percent: bool = False
     ) -> Table:
         """Groups in rows, classes in columns: means over the runs of a condition.
 
@@ -265,7 +279,7 @@ class Runs(HasTable):
         measured
             The loss whose classes are meant, as ``train`` for ``train/class 0``; default: the first one that
             has classes. Classes that are measured losses of their own are those of ``train``.
-        share
+        percent
             Show each number as a percentage of the sum of all magnitudes of its class.
 
         Raises
@@ -281,7 +295,7 @@ class Runs(HasTable):
                 f"{listed([c.name for c in self.conditions])}."
             )
         chosen = self.condition(condition) if condition else self.conditions[0]
-        return tables.classes(self, chosen, by, measured, share=share)
+        return tables.classes(self, chosen, by, measured, percent=percent)
 
     def settings(self) -> Table:
         """All settings of all runs, one run per row."""

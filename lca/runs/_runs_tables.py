@@ -45,7 +45,7 @@ def comparison(runs: "Runs", pair: tuple[Condition, Condition], by: str, measure
             [*found.mean.tolist(), *rest.tolist()],
             half=[*found.half.tolist(), *np.full(len(rest), np.nan)],
         ),
-        Column("p (Holm)", [*_known(found.p_adjusted), *none], sign=False),
+        Column("p (Holm)", [*_known(found.p_adjusted), *none], sign=False, digits=2),
     ]
     caption = (
         f"{both.caption} {second.name} − {first.name}: negative means that the {by} helped more, or hurt "
@@ -55,7 +55,7 @@ def comparison(runs: "Runs", pair: tuple[Condition, Condition], by: str, measure
     return Table(columns, caption)
 
 
-def classes(runs: "Runs", condition: Condition, by: str, measured: str, *, share: bool) -> Table:
+def classes(runs: "Runs", condition: Condition, by: str, measured: str, *, percent: bool) -> Table:
     """As `Runs.class_table`."""
     of = class_losses(runs)
     if not of:
@@ -68,15 +68,16 @@ def classes(runs: "Runs", condition: Condition, by: str, measured: str, *, share
         raise UnknownNameError("loss with classes", measured, of)
     run, losses = condition.members[0].run, of[measured]
     means = np.array([runs.values(condition, by, name).mean(axis=0) for name in losses])
-    if share:
+    if percent:
         scale = np.abs(np.nan_to_num(means)).sum(axis=1, keepdims=True)
         means = 100 * np.divide(means, scale, out=np.zeros_like(means), where=scale > 0)
     labels = [run.class_label(name) for name in losses]
     heads = labels if len(set(labels)) == len(labels) else list(losses)
     columns = [Column(by, list(runs.names(by)))]
-    columns += [Column(head, row.tolist()) for head, row in zip(heads, means, strict=True)]
+    digits = 3 if percent else 4
+    columns += [Column(head, row.tolist(), digits=digits) for head, row in zip(heads, means, strict=True)]
     what = f"LCA of each {by} (row) for the {measured} loss of each class (column)"
-    unit = ", in percent of all magnitudes of the class" if share else ", in units of the loss"
+    unit = ", in percent of all magnitudes of the class" if percent else ", in units of the loss"
     count = len(condition.members)
     pooled = f"mean over {count} runs" if count > 1 else "one run"
     return Table(
@@ -99,7 +100,7 @@ def class_text(loss: str, measured: str) -> str:
     if "/" in loss:
         return (
             f"The loss of a class is its share of the {measured} loss: the sum over its examples, divided by "
-            f"the weight of all. The classes of a row add up to its LCA for the {measured} loss."
+            f"the weight of all, so that the classes of a row, in units of the loss, add up to its LCA."
         )
     return "The loss of a class is a measured loss of its own, such as the mean over its examples."
 
