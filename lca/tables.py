@@ -23,8 +23,13 @@ if TYPE_CHECKING:
 
 __all__ = ["Column", "HasTable", "Table"]
 
-_LATEX = {"−": "$-$", "±": r"$\pm$", "\\": r"\textbackslash{}", "~": r"\textasciitilde{}", "^": r"\textasciicircum{}"} | {
-    sign: f"\\{sign}" for sign in "&%$#_{}"
+_LATEX = {
+    "−": "$-$",
+    "±": r"$\pm$",
+    "\\": r"\textbackslash{}",
+    "~": r"\textasciitilde{}",
+    "^": r"\textasciicircum{}",
+    **{sign: f"\\{sign}" for sign in "&%$#_{}"},
 }
 
 
@@ -70,8 +75,10 @@ class Column:
         if math.isnan(value):
             return "—"
         sign = "+" if self.sign and not isinstance(value, int) and value else ""
+        if isinstance(value, int):
+            return f"{value:,}".replace("-", "−")
         if not 0 < half < 1e6:
-            return f"{value:,}" if isinstance(value, int) else f"{value:{sign}.{self.digits}g}".replace("-", "−")
+            return f"{value:{sign}.{self.digits}g}".replace("-", "−")
         digits = max(0, 1 - math.floor(math.log10(half)))
         return f"{value:{sign}.{digits}f} ± {half:.{digits}f}".replace("-", "−")
 
