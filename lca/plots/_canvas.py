@@ -206,6 +206,15 @@ def draw_intervals(ax: Axes, places: np.ndarray, lower: np.ndarray, upper: np.nd
     ax.hlines(places[known], lower[known], upper[known], color="black", linewidth=1.2)
 
 
+def legend_above(ax: Axes, **options: Any) -> None:
+    """A legend in rows between the title and the data, where it covers nothing."""
+    count = len(options.get("handles") or ax.get_legend_handles_labels()[1])
+    columns = min(count, 4)
+    ax.set_title(ax.get_title(), fontsize="medium", pad=6 + 16 * -(-count // columns))
+    place = {"loc": "lower center", "bbox_to_anchor": (0.5, 1), "ncols": columns}
+    ax.legend(frameon=False, fontsize="small", **place, **options)
+
+
 def line_colors(names: Sequence[str], style: Style) -> list[Any]:
     """`CATEGORY_COLORS` for up to six lines, and evenly spaced shades between them for more."""
     count = len(names)

@@ -7,6 +7,7 @@ import numpy as np
 
 from lca._extras import extra
 from lca.analysis._arrays import check_finite, check_names
+from lca.analysis._reading import class_of
 from lca.errors import LCAError
 from lca.plots._canvas import (
     GREY,
@@ -204,7 +205,7 @@ def plot_classes(
         centre = (column + 0.5, row + 0.5)
         text = f"{value:.2g}".replace("-", "−")
         ax.annotate(text, centre, ha="center", va="center", color=color, fontsize="xx-small")
-    plain = [name.rpartition("class ")[2] for name in classes]
+    plain = [class_of(name) for name in classes]
     labels = labels_of(style, [*names, *classes], [*names, *plain])
     ax.set_yticks(np.arange(len(names)) + 0.5, labels[: len(names)])
     ax.set_xticks(np.arange(len(classes)) + 0.5, labels[len(names) :])

@@ -24,6 +24,7 @@ from lca.plots._canvas import (
     draw_intervals,
     draw_zero_line,
     labels_of,
+    legend_above,
     line_colors,
     new_axes,
     set_limits,
@@ -270,11 +271,12 @@ def plot_totals(
             bar.set_edgecolor(color)
         keys = [Patch(color=GREY, label=solid)]
         keys += [Patch(facecolor="none", edgecolor=GREY, hatch="/////", label=hatched)]
-        ax.legend(handles=keys, frameon=False)
+        legend_above(ax, handles=keys)
         places = np.array([position - height / 2, position + height / 2])
     if (ends := check_intervals(intervals, (2, len(names)) if both else (len(names),))) is not None:
         draw_intervals(ax, places.ravel(), *(end.ravel() for end in ends))
     ax.set_yticks(position, shown)
+    ax.margins(y=0.02)
     ax.invert_yaxis()  # the first layer on top
     ax.spines["left"].set_visible(False)
     ax.tick_params(axis="y", length=0)
@@ -346,12 +348,13 @@ def plot_conditions(
         if ends is not None:
             draw_intervals(ax, places, *(end[at] for end in ends))
     ax.set_yticks(position, labels[len(conditions) :])
+    ax.margins(y=0.02)
     ax.invert_yaxis()
     ax.spines["left"].set_visible(False)
     ax.tick_params(axis="y", length=0)
     ax.set_xlabel("LCA summed over the run, in units of the loss (negative = helping)")
     set_limits(ax, style, "x")
-    ax.legend(frameon=False)
+    legend_above(ax)
     return ax
 
 

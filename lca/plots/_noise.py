@@ -20,6 +20,7 @@ from lca.plots._canvas import (
     colors_of,
     draw_zero_line,
     labels_of,
+    legend_above,
     new_axes,
     set_limits,
     set_step_axis,
@@ -79,8 +80,7 @@ def plot_helping(
     set_limits(ax, style)
     set_step_axis(ax)
     ax.set_ylabel("% of parameters")
-    ax.set_title(ax.get_title(), fontsize="medium", pad=22)  # the legend stands between title and data
-    ax.legend(frameon=False, loc="lower center", bbox_to_anchor=(0.5, 1), ncols=3, fontsize="small")
+    legend_above(ax)
     return ax
 
 

@@ -14,6 +14,7 @@ from lca.plots._canvas import (
     Style,
     colors_of,
     labels_of,
+    legend_above,
     new_axes,
     set_limits,
     set_step_axis,
@@ -76,6 +77,5 @@ def plot_peaks(peaks: np.ndarray, names: Sequence[str], **style: Unpack[Style]) 
     ax.spines["left"].set_visible(False)
     ax.tick_params(axis="y", length=0)
     set_step_axis(ax)
-    ax.set_title(ax.get_title(), fontsize="medium", pad=22)  # the legend stands between title and data
-    ax.legend(frameon=False, loc="lower center", bbox_to_anchor=(0.5, 1), ncols=2, fontsize="small")
+    legend_above(ax)
     return ax

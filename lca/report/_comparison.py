@@ -5,12 +5,12 @@ from collections.abc import Iterator
 import numpy as np
 
 from lca.analysis._over_runs import CONFIDENCE
-from lca.analysis._reading import is_class
 from lca.report import _charts as charts
 from lca.report._comparison_numbers import interval_text, layer_difference, pooled_totals, totals_table
 from lca.report._comparison_overview import MAX_ROWS, overview
-from lca.report._parts import Chart, Section, Table, tints_of
+from lca.report._parts import Chart, Section, Table, class_table
 from lca.runs import Condition, Member, Runs
+from lca.runs._classes import class_losses, class_text
 from lca.runs._format import format_number, format_percent
 from lca.runs._settings import setting_rows
 
@@ -104,32 +104,28 @@ def maps(data: Runs) -> Section:
 
 def classes(data: Runs) -> Section | None:
     """Layers by class for each condition, with one colour scale; ``None`` without common classes."""
-    names = [
-        name
-        for name in data.members[0].run.measured
-        if is_class(name) and all(name in member.run.measured for member in data.members)
-    ]
-    if not names:
-        return None
-    means = [
-        np.stack([pooled_totals(data, condition, name).mean for name in names], axis=1)
+    found = class_losses([member.run for member in data.members])
+    means = {
+        (measured, condition): np.stack([pooled_totals(data, condition, n).mean for n in names], axis=1)
+        for measured, names in found.items()
         for condition in data.conditions
-    ]
-    largest = float(np.nanmax(np.abs(means), initial=0.0))
-    labels = [data.members[0].run.class_label(name) for name in names]
-    labels = labels if len(set(labels)) == len(labels) else names
-    tables = [
-        Table(
-            f"{condition.name}: LCA of each layer (row) for each class (column), mean over the runs",
-            ("", *labels),
-            [(layer, *map(_cell, row)) for layer, row in zip(data.layers, mean, strict=True)],
-            folded=False,
-            tints=tints_of(mean, largest),
-        )
-        for condition, mean in zip(data.conditions, means, strict=True)
-    ]
+    }
+    if not means:
+        return None
+    largest = max(float(np.nanmax(np.abs(mean), initial=0.0)) for mean in means.values())
+    tables = []
+    for (measured, condition), mean in means.items():
+        labels = [data.members[0].run.class_label(name) for name in found[measured]]
+        labels = labels if len(set(labels)) == len(labels) else found[measured]
+        caption = f"{condition.name}: LCA of each layer for the {measured} loss of each class"
+        caption += ", mean over the runs" if len(condition.members) > 1 else ""
+        tables.append(class_table(caption, data.layers, labels, mean, largest=largest))
+    texts = [class_text(measured, names) for measured, names in found.items()]
     return Section(
-        "classes", "Layers by class", paragraphs=["All tables have one colour scale."], tables=tables
+        "classes",
+        "Layers by class",
+        paragraphs=[*dict.fromkeys(texts), "All tables have one colour scale."],
+        tables=tables,
     )
 
 
@@ -200,7 +196,3 @@ def _helping_percent(member: Member, loss: str) -> str:
     if not moved.any():
         return "undefined"
     return format_percent(float(np.mean(100 * helping[moved] / (helping + hurting)[moved])))
-
-
-def _cell(value: float) -> str:
-    return "—" if np.isnan(value) else f"{value:+.3g}".replace("-", "−")

@@ -80,7 +80,7 @@ def open_runs(records: "AnyRecords | Mapping[str, AnyRecords]", *, by: Sequence[
     """
     opened = {name: _members(given) for name, given in _groups(records).items()}
     members = [member for group in opened.values() for member in group]
-    if not isinstance(records, Mapping):
+    if not _is_mapping(records):
         conditions = _same_settings(members) if by is None else _by_settings(members, by)
     else:
         if len({member.label for member in members}) < len(members):  # such as seed-0 of both
@@ -97,7 +97,7 @@ def open_runs(records: "AnyRecords | Mapping[str, AnyRecords]", *, by: Sequence[
 
 def _groups(records: "AnyRecords | Mapping[str, AnyRecords]") -> "dict[str, list[RecordLike]]":
     """The records of each condition, patterns replaced by what they match."""
-    given = records if isinstance(records, Mapping) else {"": records}
+    given: Any = records if _is_mapping(records) else {"": records}
     found = {str(name): _expanded(each) for name, each in given.items()}
     for name, each in found.items():
         if not each:
@@ -110,6 +110,11 @@ def _groups(records: "AnyRecords | Mapping[str, AnyRecords]") -> "dict[str, list
     if twice:
         raise LCAError(f"the record {twice[0]!r} is given twice; pass each run once.")
     return found
+
+
+def _is_mapping(records: object) -> bool:
+    """Whether these are records by condition; a dataset is a mapping, too."""
+    return isinstance(records, Mapping) and not hasattr(records, "data_vars")
 
 
 def _expanded(records: "AnyRecords") -> "list[RecordLike]":

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from lca.analysis import group_names, group_signs, group_totals
-from lca.analysis._reading import CLASS_PREFIX, is_class
+from lca.analysis._reading import class_of, is_class
 from lca.errors import LCAError
 from lca.layout import Layout
 from lca.record._about import check_types
@@ -97,7 +97,7 @@ class Run:
 
     def class_label(self, name: str) -> str:
         """The class of a per-class loss: its number, or its name if the settings have ``class_names``."""
-        label = name.rpartition(CLASS_PREFIX)[2]
+        label = class_of(name)
         known = self.attributes.get("settings", {}).get("class_names")
         if isinstance(known, list) and label.isdecimal() and int(label) < len(known):
             return str(known[int(label)])

@@ -6,8 +6,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from lca.analysis import RunMeans
-from lca.analysis._reading import is_class
 from lca.errors import LCAError, UnknownNameError
+from lca.runs._classes import class_losses, class_text
 from lca.runs._labelled import test_name
 from lca.runs._members import Condition
 from lca.runs._settings import to_text
@@ -57,7 +57,7 @@ def comparison(runs: "Runs", pair: tuple[Condition, Condition], by: str, measure
 
 def classes(runs: "Runs", condition: Condition, by: str, measured: str, *, percent: bool) -> Table:
     """As `Runs.class_table`."""
-    of = class_losses(runs)
+    of = class_losses([member.run for member in runs.members])
     if not of:
         raise LCAError(
             "the runs have no losses of classes; measure objective.by_class(), or losses named 'class 0', "
@@ -82,27 +82,8 @@ def classes(runs: "Runs", condition: Condition, by: str, measured: str, *, perce
     pooled = f"mean over {count} runs" if count > 1 else "one run"
     return Table(
         columns,
-        f"{condition.name}: {what}{unit}; {pooled}; negative: helping. {class_text(losses[0], measured)}",
+        f"{condition.name}: {what}{unit}; {pooled}; negative: helping. {class_text(measured, losses)}",
     )
-
-
-def class_losses(runs: "Runs") -> dict[str, list[str]]:
-    """The losses of classes that all runs have, by the loss of which they are."""
-    found: dict[str, list[str]] = {}
-    for name in runs.members[0].run.measured:
-        if is_class(name) and all(name in member.run.measured for member in runs.members):
-            found.setdefault(name.rpartition("/")[0] or "train", []).append(name)
-    return found
-
-
-def class_text(loss: str, measured: str) -> str:
-    """What the loss of a class is: a share of another loss, or a mean of its own."""
-    if "/" in loss:
-        return (
-            f"The loss of a class is its share of the {measured} loss: the sum over its examples, divided by "
-            f"the weight of all, so that the classes of a row, in units of the loss, add up to its LCA."
-        )
-    return "The loss of a class is a measured loss of its own, such as the mean over its examples."
 
 
 def settings(runs: "Runs") -> Table:
