@@ -68,7 +68,16 @@ def test_set_title_replaces_the_default_title():
     assert [ax.get_title(loc) for loc in ("left", "center", "right")] == ["", "Mine", ""]
 
 
-SIGNED = ["cumulative", "conditions", "totals", "train_heldout", "layer_time", "neurons", "classes", "parameter"]
+SIGNED = [
+    "cumulative",
+    "conditions",
+    "totals",
+    "train_heldout",
+    "layer_time",
+    "neurons",
+    "classes",
+    "parameter",
+]
 
 
 @pytest.mark.parametrize("name", SIGNED)

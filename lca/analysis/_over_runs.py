@@ -38,12 +38,12 @@ class RunMeans:
     @property
     def lower(self) -> np.ndarray:
         """Lower ends of the intervals."""
-        return self.mean - self.half
+        return np.asarray(self.mean - self.half)
 
     @property
     def upper(self) -> np.ndarray:
         """Upper ends of the intervals."""
-        return self.mean + self.half
+        return np.asarray(self.mean + self.half)
 
 
 @dataclass(frozen=True, eq=False)

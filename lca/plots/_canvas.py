@@ -211,8 +211,8 @@ def legend_above(ax: Axes, **options: Any) -> None:
     count = len(options.get("handles") or ax.get_legend_handles_labels()[1])
     columns = min(count, 4)
     ax.set_title(ax.get_title(), fontsize="medium", pad=6 + 16 * -(-count // columns))
-    place = {"loc": "lower center", "bbox_to_anchor": (0.5, 1), "ncols": columns}
-    ax.legend(frameon=False, fontsize="small", **place, **options)
+    options |= {"frameon": False, "fontsize": "small", "ncols": columns}
+    ax.legend(loc="lower center", bbox_to_anchor=(0.5, 1), **options)
 
 
 def line_colors(names: Sequence[str], style: Style) -> list[Any]:

@@ -146,8 +146,8 @@ def plot_cumulative(
     for at, (label, color) in enumerate(zip(labels_of(style, names), line_colors(names, style), strict=True)):
         ax.plot(sums[:, at], color=color, linewidth=1.6, label=label)
         if ends is not None:
-            band = (end[:, at] for end in ends)
-            ax.fill_between(np.arange(len(sums)), *band, color=color, alpha=0.2, linewidth=0)
+            lower, upper = (end[:, at] for end in ends)
+            ax.fill_between(np.arange(len(sums)), lower, upper, color=color, alpha=0.2, linewidth=0)
     set_step_axis(ax)
     ax.set_ylabel(f"cumulative {LCA_LABEL}")
     set_limits(ax, style)

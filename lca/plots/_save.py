@@ -1,6 +1,7 @@
 """`save_all`: every figure that a record has data for, as files."""
 
 from collections.abc import Callable, Iterator
+from functools import partial
 from io import BytesIO
 from os import PathLike
 from pathlib import Path
@@ -108,7 +109,8 @@ def _of_run(run: Run) -> Figures:
         yield "cumulative", lambda: plot_cumulative(rows[first], layers)
         if len(rows) == 2:
             named = {shown: f"{name} loss" for shown, name in losses.items()}
-            yield "train_heldout", lambda: plot_train_heldout(*rows.values(), layers, labels=named)
+            train, heldout = rows.values()
+            yield "train_heldout", lambda: plot_train_heldout(train, heldout, layers, labels=named)
     if not np.isnan(run.per_step("loss_end", first)).any() and run.consecutive:
         yield "loss", lambda: _loss(run, first)
     if not sampled:
@@ -131,7 +133,7 @@ def _of_runs(runs: Runs) -> Figures:
     title = (
         f"Total allocation by condition, {runs.losses[0]} loss, with {100 * found.confidence:g} % intervals"
     )
-    names, conditions = found["layer"].values, found["condition"].values
+    names, conditions = runs.layers, [condition.name for condition in runs.conditions]
     yield (
         "conditions",
         lambda: plot_conditions(names, conditions, found["mean"].values, intervals=ends, title=title),
@@ -175,7 +177,7 @@ def _classes(run: Run) -> Figures:
         labels = {name: run.class_label(name) for name in names}
         yield (
             _file_name(f"classes-{parent}" if parent else "classes"),
-            lambda n=names, t=totals, shown=labels: plot_classes(run.layers, n, t, labels=shown),
+            partial(plot_classes, run.layers, names, totals, labels=labels),
         )
 
 
@@ -185,7 +187,7 @@ def _traced(run: Run, measured: str) -> Figures:
     series = analysis.traced_parameters(run.record, measured)
     for at, label in enumerate(run.record["traced_name"].values.tolist()[:MAX_TRACED]):
         columns = [series[name][:, at] for name in ("theta", "movement", "values")]
-        yield _file_name(f"parameter-{label}"), lambda c=columns, n=label: plot_parameter(*c, name=n)
+        yield _file_name(f"parameter-{label}"), partial(plot_parameter, *columns, name=label)
 
 
 def _file_name(text: str) -> str:

@@ -20,7 +20,8 @@ def with_common_names(conditions: list[Condition]) -> tuple[list[Condition], lis
     LCAError
         If two runs of a condition have different tensors, or two runs no layer in common.
     """
-    first, notes, found = conditions[0].members[0], [], []
+    first, found = conditions[0].members[0], []
+    notes: list[str] = []
     for condition in conditions:
         members = [_with_names(member, first, notes) for member in condition.members]
         for member in members[1:]:

@@ -5,7 +5,7 @@ import re
 from collections.abc import Mapping, Sequence
 from os import PathLike, fspath
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeAlias
+from typing import TYPE_CHECKING, Any, TypeAlias, cast
 
 from lca.errors import LCAError, UnknownNameError
 from lca.record import RecordError, open_record
@@ -127,7 +127,7 @@ def _expanded(records: "AnyRecords") -> "list[RecordLike]":
             raise RecordError(f"no record matches {text!r} in {str(Path.cwd())!r}.")
         return list(matched)
     if hasattr(records, "data_vars"):
-        return [records]
+        return [cast("RecordLike", records)]
     return [each for record in records for each in _expanded(record)]
 
 

@@ -162,10 +162,9 @@ class Runs(HasTable):
         ci: float = CONFIDENCE,
     ) -> RunDifference:
         """The difference of values with one row per run: paired if both conditions have the same seeds."""
-        orders = [
-            sorted(range(len(c.members)), key=lambda i, c=c: c.members[i].seed) for c in (first, second)
-        ]  # type: ignore[misc]
-        seeds = [[c.members[i].seed for i in o] for c, o in zip((first, second), orders, strict=True)]
+        both = (first, second)
+        orders = [np.argsort([m.seed for m in c.members], kind="stable").tolist() for c in both]
+        seeds = [[c.members[at].seed for at in order] for c, order in zip(both, orders, strict=True)]
         paired = seeds[0] == seeds[1] and all(seeds[0]) and len(set(seeds[0])) == len(seeds[0])
         a, b = (each[order] for each, order in zip(values, orders, strict=True))
         if first.has_copies or second.has_copies:
