@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from lca.errors import NonFiniteError
+from lca.errors import LCAError, NonFiniteError
 from lca.layout import Layout
 from lca.row import Row
 from lca.tables import Column, HasTable, Table
@@ -155,7 +155,14 @@ class Summary(HasTable, dict[str, dict[str, Any]]):
 
         Losses of classes, and terms of a `lca.Sum`, follow the losses. The helping percentages are those of
         the first loss.
+
+        Raises
+        ------
+        LCAError
+            If the summary is empty.
         """
+        if not self:
+            raise LCAError("the summary is empty; no step was measured.")
         first = next(iter(self.values()))
         rest = {name: key for name, key in _NO_ALLOCATION.items() if any(s[key] for s in self.values())}
         tensors, changes = list(first["per_tensor"]), [*rest, "change of the loss"]

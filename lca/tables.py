@@ -221,7 +221,7 @@ class Table:
         return buffer.getvalue()
 
     def to_latex(self) -> str:
-        r"""The table as a LaTeX ``tabular``; needs ``\usepackage{booktabs}`` and has no caption."""
+        r"""The table in LaTeX, without its caption; needs ``\usepackage{booktabs}``."""
         align = "".join("l" if column.is_text else "r" for column in self.columns)
         rows = [[_latex(column.name) for column in self.columns]]
         rows += [

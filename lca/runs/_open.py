@@ -27,7 +27,7 @@ def open_runs(records: "AnyRecords | Mapping[str, AnyRecords]", *, by: Sequence[
     """Open the records of several runs, and put the runs that differ by chance only into one condition.
 
     The records are opened lazily, and all their settings are kept (`Runs.settings`). Layers are matched by
-    name, or by position where Keras numbered the layers of equal models (``dense_3``). Runs of different
+    name, or by position where Keras numbered the layers of equal models (dense_3). Runs of different
     length are not cut: a sum is over the measured steps of each run, and a series has NaN after its end.
 
     Parameters

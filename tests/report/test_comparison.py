@@ -395,6 +395,20 @@ def test_the_commands_compare_runs(groups, tmp_path, capsys):
         assert said in capsys.readouterr().err
 
 
+def test_the_command_makes_conditions_from_a_setting(tmp_path, capsys):
+    for name in ("adam", "sgd"):
+        runs(tmp_path / name, (0, 1), settings={"optimizer": name})
+    paths = [str(path) for path in tmp_path.glob("*/*.zarr")]
+    assert main(["compare", *sorted(paths), "--by", "optimizer", "-o", "-"]) == 0
+    assert "<h1>adam and sgd</h1>" in capsys.readouterr().out
+    for wrong, said in (
+        (["--by", "lr"], "unknown setting"),
+        (["--by", "optimizer", "--name", "x"], "omit -- and --name"),
+    ):
+        assert main(["compare", *paths, *wrong, "-o", str(tmp_path / "d.html")]) == 2
+        assert said in capsys.readouterr().err
+
+
 # Settings
 
 
