@@ -27,6 +27,17 @@ class Member:
         Its record.
     first
         The run whose names of tensors, layers and neurons it takes, by position; ``None``: its own names.
+
+    Examples
+    --------
+    >>> import tempfile
+    >>> import lca
+    >>> path = f"{tempfile.mkdtemp()}/first.zarr"
+    >>> with lca.Record(path, lca.Layout(("fc.weight",), ((1, 2),)), settings={"seed": 0}) as record:
+    ...     record.update(lca.StepAllocation(np.array([-1.0, 0.5]), 2.0, 1.5, residual=0.0, mass=1.5))
+    >>> [member] = lca.open_runs(path).members
+    >>> member.label, member.seed, member.totals("layer", "train")
+    ('first', '0', array([-0.5]))
     """
 
     label: str
@@ -83,6 +94,17 @@ class Condition:
         Its runs.
     values
         The settings that define it, by name.
+
+    Examples
+    --------
+    >>> import tempfile
+    >>> import lca
+    >>> path = f"{tempfile.mkdtemp()}/first.zarr"
+    >>> with lca.Record(path, lca.Layout(("fc.weight",), ((1, 2),)), settings={"seed": 0}) as record:
+    ...     record.update(lca.StepAllocation(np.array([-1.0, 0.5]), 2.0, 1.5, residual=0.0, mass=1.5))
+    >>> [condition] = lca.open_runs({"adam": path}).conditions
+    >>> condition.name, len(condition.members), condition.has_copies
+    ('adam', 1, False)
     """
 
     name: str
