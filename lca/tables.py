@@ -174,7 +174,7 @@ class Table:
         return f"<table>{caption}<thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>"
 
     def to_frame(self) -> "DataFrame":
-        """The numbers in full precision as a `pandas.DataFrame`, indexed by the labels.
+        """The numbers in full precision as a pandas ``DataFrame``, indexed by the labels.
 
         An interval is two more columns, ``... lower`` and ``... upper``. Needs the extra ``report``.
 

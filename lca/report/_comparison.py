@@ -1,6 +1,7 @@
 """The sections of a page that compares several runs."""
 
 from collections.abc import Iterator
+from functools import reduce
 
 import numpy as np
 
@@ -84,7 +85,7 @@ def loss(data: Runs) -> Section | None:
     if not curves:
         return None
     caption = f"The {name} loss over the steps. Lines are means over the runs of a condition"
-    caption += ", bands reach from the lowest to the highest run."
+    caption += ", bands reach from the lowest to the highest run; both end where the shortest run does."
     return Section("loss", "The loss", charts=[Chart(charts.bands_chart(curves), caption)])
 
 
@@ -174,16 +175,17 @@ SECTIONS = (overview, layers, differences, loss, maps, classes, runs, method)
 
 
 def _curves(condition: Condition, loss: str) -> Iterator[tuple[str, Array, Array]]:
-    """The losses of a condition: of its runs together if they have the same steps, (runs, T + 1)."""
+    """The losses of a condition over the steps that all its runs have, (runs, steps); else one by one."""
     curves = {}
     for member in condition.members:
         run = member.run
         path = np.append(run.per_step("loss_start", loss), run.per_step("loss_end", loss)[-1])
         if not np.isnan(path).all():
             curves[member.label] = np.append(run.steps, run.steps[-1] + 1), path
-    steps = [tuple(each[0].tolist()) for each in curves.values()]
-    if len(set(steps)) == 1:
-        yield condition.name, np.array(steps[0]), np.array([path for _, path in curves.values()])
+    common = reduce(np.intersect1d, [at for at, _ in curves.values()]) if curves else np.array([])
+    if len(common) > 1:
+        paths = [path[np.searchsorted(at, common)] for at, path in curves.values()]
+        yield condition.name, common, np.array(paths)
         return
     for label, (at, path) in curves.items():
         yield f"{condition.name}: {label}", at, path[None]

@@ -179,7 +179,7 @@ class Runs(HasTable):
         by
             ``"layer"``, ``"tensor"``, ``"neuron"``, or another grouping that all records hold.
         measured
-            The name of the measured loss; default: the first of `losses`.
+            The name of the measured loss; default: the first one that all runs have.
         ci
             Level of each interval.
 

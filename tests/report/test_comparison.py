@@ -199,6 +199,16 @@ def test_a_loss_that_rose_is_said_to_rise(tmp_path):
     assert " fell by " in down
 
 
+def test_the_loss_of_runs_of_different_length_is_drawn_over_their_common_steps(tmp_path):
+    for seed, steps in enumerate((12, 9)):
+        write(tmp_path / f"{seed}.zarr", run_values(steps, seed=seed), settings={"seed": seed})
+    [condition] = compare({"both": [tmp_path / "0.zarr", tmp_path / "1.zarr"]}).conditions
+    [(name, steps, paths)] = sections._curves(condition, "train")
+    assert (name, steps.tolist(), paths.shape) == ("both", [*range(10)], (2, 10))
+    for member, path in zip(condition.members, paths, strict=True):
+        assert path[9] == member.run.per_step("loss_end", "train")[8]
+
+
 def test_the_maps_have_one_limit_and_show_the_means(groups):
     maps, limit = _maps(compare(groups))
     means = [
