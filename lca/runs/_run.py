@@ -79,10 +79,23 @@ class Run:
         span = self.attributes.get("settings", {}).get("span", 1)
         return span if isinstance(span, int) and span > 1 else 1
 
+    @cached_property
+    def checkpoints(self) -> list[int]:
+        """The numbers of the checkpoints between which the steps are (`lca.importers.checkpoint_numbers`).
+
+        From the setting ``checkpoints``; empty if there is none, or it does not fit the steps.
+        """
+        found = self.attributes.get("settings", {}).get("checkpoints")
+        fits = isinstance(found, list) and len(found) == len(self.steps) + 1
+        return found if fits and all(type(number) is int for number in found) else []
+
     @property
     def length(self) -> str:
         """The number of measured steps in words."""
         count = len(self.steps)
+        if self.checkpoints:
+            first, last = self.checkpoints[0], self.checkpoints[-1]
+            return f"{count_of(count, 'step')} between the checkpoints {first:,} to {last:,}"
         if self.span > 1:
             return f"{count_of(count, 'step')} of {self.span:,} updates each"
         return f"{count_of(count, 'update')} (step{'' if count == 1 else 's'})"
