@@ -6,6 +6,7 @@ and a view in notebooks.
 
 import csv
 import math
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from html import escape
@@ -294,6 +295,7 @@ def _math(cell: str) -> str:
     """A number in LaTeX."""
     if cell in ("", "—"):
         return "--" if cell else ""
+    cell = re.sub(r"e([−+-]?)0*(\d+)", lambda m: rf" \times 10^{{{m[1].strip('+')}{m[2]}}}", cell)
     for sign, latex in (("−", "-"), ("±", r"\pm"), (",", "{,}")):
         cell = cell.replace(sign, latex)
     return f"${cell}$"

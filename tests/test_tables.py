@@ -38,6 +38,9 @@ def test_latex_escapes_names_and_sets_numbers():
     assert lines[0] == r"\begin{tabular}{lrr}"
     assert lines[4] == r"a\_1 & $-1.250 \pm 0.034$ & $3$ \\"
     assert lines[5] == r"b\&c & $+0.5$ & $-1{,}200$ \\"
+    small = Table([Column("p", [1.5e-5, -2e20])]).to_latex()
+    assert r"$+1.5 \times 10^{-5}$" in small
+    assert r"$-2 \times 10^{20}$" in small
     assert lines[6] == r"<i> & -- &  \\"
 
 
