@@ -60,7 +60,7 @@ PAGES = (
         "views",
         "Views and summaries",
         "What a run is reduced to, step by step.",
-        ("lca.views", "lca.row", "lca.summary"),
+        ("lca.views", "lca.row", "lca.summary", "lca.tables"),
     ),
     Page(
         "record",
@@ -68,7 +68,12 @@ PAGES = (
         "[The record](../record.md) describes the files.",
         ("lca.record", "lca.importers"),
     ),
-    Page("analysis", "Analysis", "[The definitions](../analysis.md), with their limits.", ("lca.analysis",)),
+    Page(
+        "analysis",
+        "Analysis",
+        "[The definitions](../analysis.md), with their limits.",
+        ("lca.analysis", "lca.runs"),
+    ),
     Page("plots", "Figures", "[The gallery](../figures.md) shows them all.", ("lca.plots",)),
     Page(
         "report",

@@ -9,7 +9,9 @@ from lca import _signals
 
 _signals.end_at_once()  # the imports below take a while, and Ctrl-C may come during them
 
+from importlib import import_module
 from importlib.metadata import version
+from typing import TYPE_CHECKING, Any
 
 from lca.allocation import Cost, StepAllocation, allocate, allocate_each
 from lca.errors import LCAError
@@ -32,6 +34,9 @@ from lca.quadrature import (
 from lca.record import Record, open_record
 from lca.step import MicroBatch, Step, Trajectory
 
+if TYPE_CHECKING:
+    from lca.runs import Runs, open_runs
+
 __version__ = version("loss-change-allocation")
 
 __all__ = [
@@ -51,6 +56,7 @@ __all__ = [
     "PathIntegral",
     "QuadratureRule",
     "Record",
+    "Runs",
     "Scaled",
     "Step",
     "StepAllocation",
@@ -62,4 +68,12 @@ __all__ = [
     "gauss_legendre",
     "gauss_lobatto",
     "open_record",
+    "open_runs",
 ]
+
+
+def __getattr__(name: str) -> Any:
+    """Import `lca.runs` on first use: it builds on `lca.analysis`, which builds on this module."""
+    if name in ("Runs", "open_runs"):
+        return getattr(import_module("lca.runs"), name)
+    raise AttributeError(f"module 'lca' has no attribute {name!r}")

@@ -1,7 +1,7 @@
 """Result files and folders: checked before a run, and written afterwards either completely or not at all.
 
 What exists already is replaced only on request, and only if this library made it. Its files say so in their
-first bytes (`GENERATOR`); records have a check of their own (`lca.record`).
+first or last bytes (`GENERATOR`); records have a check of their own (`lca.record`).
 """
 
 import os
@@ -18,8 +18,11 @@ from lca.errors import OutputError
 
 GENERATOR = f"loss-change-allocation {version('loss-change-allocation')}"
 """What every file says it was made by: the meta tag of a page, a key of JSON, the metadata of a figure."""
-_MADE_HERE = re.compile(rb'(name="generator" content="|"generator": ?"|Software\0)loss-change-allocation[ "]')
-_HEAD = 2048
+_MADE_HERE = re.compile(
+    rb'(name="generator" content="|"generator": ?"|Software\0|<dc:title>|% )loss-change-allocation[ "]'
+)
+_ENDS = 2048
+"""Bytes at both ends of a file in which it says so; a PDF ends with it."""
 
 IsOurs = Callable[[Path], bool]
 
@@ -38,7 +41,9 @@ def is_our_file(path: Path) -> bool:
     if path.is_symlink() or not path.is_file():
         return False
     with path.open("rb") as file:
-        return _MADE_HERE.search(file.read(_HEAD)) is not None
+        head = file.read(_ENDS)
+        file.seek(max(0, path.stat().st_size - _ENDS))
+        return any(_MADE_HERE.search(end) is not None for end in (head, file.read(_ENDS)))
 
 
 def check_free(

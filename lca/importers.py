@@ -9,6 +9,7 @@ import math
 import re
 import warnings
 from collections.abc import Iterable, Mapping, Sequence
+from itertools import pairwise
 from os import PathLike
 from pathlib import Path
 from typing import Any
@@ -25,6 +26,7 @@ from lca.objective import Objective, leaves, state_of
 from lca.step import Trajectory
 
 __all__ = [
+    "checkpoint_numbers",
     "read_hdf5",
     "replay_hdf5",
     "sorted_by_number",
@@ -336,6 +338,39 @@ def _check_link(path: str | PathLike[str], link: Any) -> None:
 def _outside(path: str | PathLike[str]) -> DataError:
     return DataError(
         f"{path}: the data of all_weights are outside of this file, and were not read; write them into it."
+    )
+
+
+def checkpoint_numbers(paths: Iterable[str | PathLike[str]]) -> list[int]:
+    """The numbers in the names of checkpoints that tell them apart, for ``settings={"checkpoints": ...}``.
+
+    A report of a record with this setting says between which checkpoints the steps are.
+
+    Parameters
+    ----------
+    paths
+        In the order of training, as they are passed to ``replay``.
+
+    Raises
+    ------
+    TrajectoryError
+        If the names have no number, different counts of numbers, or none that increases.
+
+    Examples
+    --------
+    >>> checkpoint_numbers(["run2/epoch-0-step-100.pt", "run2/epoch-0-step-250.pt"])
+    [100, 250]
+    """
+    names = [Path(path).name for path in paths]
+    numbers = [[int(digits) for digits in re.findall(r"\d+", name)] for name in names]
+    counts = {len(found) for found in numbers}
+    columns = list(zip(*numbers, strict=True)) if len(counts) == 1 else []
+    for column in columns:
+        if all(a < b for a, b in pairwise(column)):
+            return list(column)
+    raise TrajectoryError(
+        f"no number in the names of the checkpoints increases ({', '.join(names[:3])}, ...); pass "
+        "settings={'checkpoints': [...]} with numbers of your own."
     )
 
 

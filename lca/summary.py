@@ -8,14 +8,16 @@ from typing import Any
 
 import numpy as np
 
-from lca.errors import NonFiniteError
+from lca.errors import LCAError, NonFiniteError
 from lca.layout import Layout
 from lca.row import Row
+from lca.tables import Column, HasTable, Table
 from lca.views import GroupTotals, HelpingCounts, LogHistogram, RowView, Trace
 from lca.views._signs import NOISY
 
 __all__ = [
     "RunViews",
+    "Summary",
     "summarize",
     "summarize_run",
     "to_json",
@@ -129,6 +131,59 @@ def summarize(run: RunViews, loss_end: float | None = None) -> dict[str, Any]:
         "per_tensor": run.tensors.by_name(),
         "helping_percent_per_tensor": _helping_by_name(run, sampled=sampled),
     }
+
+
+class Summary(HasTable, dict[str, dict[str, Any]]):
+    """What ``tracker.summary()`` returns: `summarize` of each measured loss, by name, and a table of it.
+
+    Examples
+    --------
+    >>> from lca import StepAllocation
+    >>> run = RunViews.of(Layout(("fc.weight", "fc.bias"), ((1, 2), (1,))))
+    >>> run.update(StepAllocation(np.array([-1.0, 0.0, 0.5]), 2.0, 1.75, residual=0.25, mass=1.5))
+    >>> print(Summary(train=summarize(run)).table())
+    LCA of each tensor over 1 measured step, in units of the loss; negative: helping.
+    tensor              train  helping %
+    fc.weight              −1        100
+    fc.bias              +0.5          0
+    residual            +0.25
+    change of the loss  −0.25
+    """
+
+    def table(self) -> Table:
+        """The allocation of each tensor to each loss, and below it what is no allocation.
+
+        Losses of classes, and terms of a `lca.Sum`, follow the losses. The helping percentages are those of
+        the first loss.
+
+        Raises
+        ------
+        LCAError
+            If the summary is empty.
+        """
+        if not self:
+            raise LCAError("the summary is empty; no step was measured.")
+        first = next(iter(self.values()))
+        rest = {name: key for name, key in _NO_ALLOCATION.items() if any(s[key] for s in self.values())}
+        tensors, changes = list(first["per_tensor"]), [*rest, "change of the loss"]
+        columns = [Column("tensor", [*tensors, *changes])]
+        for name, of_loss in self.items():
+            change = of_loss["loss_end"] - of_loss["loss_start"]
+            values = [of_loss["per_tensor"][tensor] for tensor in tensors]
+            columns.append(Column(name, [*values, *(of_loss[key] for key in rest.values()), change]))
+        helping = [*first["helping_percent_per_tensor"].values(), *[None] * len(changes)]
+        if any(value is not None for value in helping):
+            columns.insert(2, Column("helping %", helping, sign=False, digits=3))
+        steps = f"{first['steps']:,} measured step{'s'[: first['steps'] != 1]}"
+        return Table(columns, f"LCA of each tensor over {steps}, in units of the loss; negative: helping.")
+
+
+_NO_ALLOCATION = {
+    "state change": "state_change",
+    "change between measured steps": "unmeasured_change",
+    "residual": "residual",
+}
+"""What of the change of a loss is no allocation: its row in a table, and its key in a summary."""
 
 
 def summarize_run(

@@ -6,7 +6,7 @@ import pytest
 
 from lca import SIMPSON, PathIntegral, Trajectory, allocate
 from lca.errors import DataError, LayoutError, TrajectoryError
-from lca.importers import read_hdf5, replay_hdf5
+from lca.importers import checkpoint_numbers, read_hdf5, replay_hdf5
 from lca.reference import Quadratic
 from lca.tolerances import EPS64, summed
 
@@ -277,3 +277,10 @@ def outside(path, kind):
 def test_data_outside_of_the_file_are_refused(tmp_path, kind):
     with pytest.raises(DataError, match="are outside of this file, and were not read"):
         read_hdf5(outside(tmp_path / "run.h5", kind))
+
+
+def test_the_numbers_of_checkpoints_are_those_that_increase():
+    assert checkpoint_numbers(["v2/m-0-10.h5", "v2/m-0-9000.h5"]) == [10, 9000]
+    for names in (["a.pt", "b.pt"], ["s-1.pt", "s.pt"], ["s-2.pt", "s-1.pt"]):
+        with pytest.raises(TrajectoryError, match="no number in the names"):
+            checkpoint_numbers(names)

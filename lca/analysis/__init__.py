@@ -19,7 +19,6 @@ from lca.analysis._checks import checked_windows
 from lca.analysis._layers import (
     PhaseLag,
     TTestResult,
-    holm_correction,
     paired_t_test,
     phase_lag,
     t_test_over_seeds,
@@ -33,6 +32,13 @@ from lca.analysis._noise import (
     tails_from_histogram,
 )
 from lca.analysis._oscillation import SignChanges, Transitions, mean_gradient, sign_changes, transitions
+from lca.analysis._over_runs import (
+    RunDifference,
+    RunMeans,
+    difference_over_runs,
+    holm_correction,
+    mean_over_runs,
+)
 from lca.analysis._reading import (
     class_totals,
     group_names,
@@ -48,6 +54,8 @@ __all__ = [
     "Causes",
     "HelpingRow",
     "PhaseLag",
+    "RunDifference",
+    "RunMeans",
     "SignChanges",
     "SynchronyResult",
     "TTestResult",
@@ -57,6 +65,7 @@ __all__ = [
     "checked_windows",
     "class_totals",
     "count_coincidences",
+    "difference_over_runs",
     "fit_weibull",
     "fit_weibull_histogram",
     "group_names",
@@ -67,6 +76,7 @@ __all__ = [
     "holm_correction",
     "learning_peaks",
     "mean_gradient",
+    "mean_over_runs",
     "paired_t_test",
     "phase_lag",
     "sign_changes",

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from lca.analysis._arrays import check_finite, check_names
+from lca.analysis._over_runs import holm_correction, mean_over_runs, t_p_value
 from lca.errors import LCAError
 from lca.groups import Groups
 
@@ -89,24 +90,19 @@ def t_test_over_seeds(
     >>> round(fc.t, 1), round(fc.p_value, 4), round(fc.p_adjusted, 4), round(out.p_value, 2)
     (-19.1, 0.0027, 0.0055, 0.81)
     """
-    from scipy.stats import t as student  # noqa: PLC0415  # 0.4 s to import
-
     totals = check_finite(totals, "the totals over seeds", ndim=2, min_rows=2)
     names = check_names(names, totals.shape[1], "the totals over seeds")
-    if not 0 < confidence < 1:
-        raise LCAError(f"confidence must lie between 0 and 1, got {confidence}.")
-    seeds = len(totals)
-    mean, stderr = totals.mean(axis=0), totals.std(axis=0, ddof=1) / np.sqrt(seeds)
+    found, seeds = mean_over_runs(totals, confidence=confidence), len(totals)
     identical = (np.ptp(totals, axis=0) == 0) & (totals[0] != 0)
     if identical.any():
         raise LCAError(
             f"all {seeds} seeds have the same total for {names[int(np.argmax(identical))]!r}; pass totals of "
             "runs with different seeds, one row per run."
         )
+    mean, stderr = found.mean, totals.std(axis=0, ddof=1) / np.sqrt(seeds)
     t = np.divide(mean, stderr, out=np.zeros(len(mean)), where=stderr > 0)
-    p = 2 * student.sf(np.abs(t), seeds - 1)
-    half = student.ppf((1 + confidence) / 2, seeds - 1) * stderr
-    columns = (mean, stderr, mean - half, mean + half, t, p, holm_correction(p))
+    p = t_p_value(mean, stderr**2, seeds - 1)
+    columns = (mean, stderr, found.lower, found.upper, t, p, holm_correction(p))
     return [TTestResult(name, *map(float, row)) for name, *row in zip(names, *columns, strict=True)]
 
 
@@ -154,39 +150,6 @@ def paired_t_test(
             f"{changed.shape} and {unchanged.shape}."
         )
     return t_test_over_seeds(names, changed - unchanged, confidence=confidence)
-
-
-def holm_correction(p_values: np.ndarray) -> np.ndarray:
-    """Adjust p-values for multiple tests with Holm's step-down method.
-
-    With the p-values sorted, ``p̃_(i) = max_{j ≤ i} min(1, (m - j + 1) p_(j))``. Rejecting where ``p̃ ≤ α``
-    keeps the family-wise error rate below α, however the tests depend on each other.
-
-    Parameters
-    ----------
-    p_values
-        Shape (m,).
-
-    Returns
-    -------
-    numpy.ndarray
-        The adjusted p-values in the same order, shape (m,).
-
-    References
-    ----------
-    S. Holm, "A simple sequentially rejective multiple test procedure", Scand. J. Statist. 6, 1979.
-
-    Examples
-    --------
-    >>> holm_correction(np.array([0.04, 0.01, 0.03]))
-    array([0.06, 0.03, 0.06])
-    """
-    p_values = np.asarray(p_values, dtype=np.float64)
-    order = np.argsort(p_values)
-    factor = len(p_values) - np.arange(len(p_values))
-    adjusted = np.empty(len(p_values))
-    adjusted[order] = np.minimum(np.maximum.accumulate(factor * p_values[order]), 1.0)
-    return adjusted
 
 
 @dataclass(frozen=True, eq=False)

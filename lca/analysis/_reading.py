@@ -91,6 +91,15 @@ def is_class(name: str) -> bool:
     return name.rpartition("/")[2].startswith(CLASS_PREFIX)
 
 
+def class_of(name: str) -> str:
+    """The class of a per-class loss, as its name has it.
+
+    >>> class_of("class 0"), class_of("train/class upper class")
+    ('0', 'upper class')
+    """
+    return name.rpartition("/")[2].removeprefix(CLASS_PREFIX)
+
+
 def class_totals(record: "Dataset", by: By = "layer") -> tuple[tuple[str, ...], np.ndarray]:
     """The names of the per-class losses, and their group totals of shape (T, groups, classes).
 

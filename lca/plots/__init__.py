@@ -1,7 +1,8 @@
 """Figures of a training run, one function each, from plain arrays; needs the extra ``report``.
 
 Every ``plot_*`` function draws into ``ax`` if given, or else into a new figure, and returns the Axes:
-``ax.figure.savefig(...)`` writes the figure, and ``ax.set_title(...)`` replaces the title. The figures are
+``ax.figure.savefig(...)`` writes the figure. All of them take the options of `Style`: ``labels``, ``colors``,
+``limits``, ``title`` and ``ax``. `save_all` writes every figure that a record has data for. The figures are
 built without pyplot, so they need no display and no global state.
 
 Losses and allocations are in units of the loss; negative = helping (blue), positive = hurting (orange-red).
@@ -19,14 +20,18 @@ Examples
 """
 
 from lca.plots._animation import animate_training, save_animation
+from lca.plots._canvas import Style
 from lca.plots._layers import plot_classes, plot_layer_time, plot_neurons
-from lca.plots._loss import plot_cumulative, plot_loss, plot_totals, plot_train_heldout
+from lca.plots._loss import plot_conditions, plot_cumulative, plot_loss, plot_totals, plot_train_heldout
 from lca.plots._noise import plot_helping, plot_histogram, plot_parameter
+from lca.plots._save import save_all
 from lca.plots._synchrony import plot_peaks
 
 __all__ = [
+    "Style",
     "animate_training",
     "plot_classes",
+    "plot_conditions",
     "plot_cumulative",
     "plot_helping",
     "plot_histogram",
@@ -37,5 +42,6 @@ __all__ = [
     "plot_peaks",
     "plot_totals",
     "plot_train_heldout",
+    "save_all",
     "save_animation",
 ]

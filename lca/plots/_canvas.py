@@ -1,13 +1,13 @@
 """What all figures share: new Axes, colours, the step axis, input checks."""
 
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Mapping, Sequence
+from typing import Any, Literal, TypedDict
 
 import numpy as np
 
 from lca._extras import extra
 from lca.analysis._arrays import check_finite, check_names
-from lca.errors import LCAError
+from lca.errors import LCAError, UnknownNameError
 
 with extra("report"):
     from matplotlib import colors
@@ -31,15 +31,135 @@ _MANY_COLORS = colors.LinearSegmentedColormap.from_list(
 LCA_LABEL = "LCA in units of the loss\n(negative = helping)"
 
 
-def new_axes(ax: Axes | None, *, title: str, size: tuple[float, float] = (6, 4)) -> Axes:
-    """Return ``ax``, or the Axes of a new figure, with a title and without the top and right spines.
+class Style(TypedDict, total=False):
+    """The options that every ``plot_*`` function takes.
 
-    The title is matplotlib's own, so the user can replace it with ``ax.set_title(...)``.
+    Attributes
+    ----------
+    labels
+        What the names of lines, rows and columns are shown as: a mapping from names, or a list in their
+        order.
+    colors
+        Colours of the lines, in the same forms. A figure that shows the sign by its colour takes those of
+        ``helping`` and ``hurting``.
+    limits
+        The lowest and the highest value of the axis of values; of a map, of its colour scale.
+    title
+        Replaces the title; ``""`` removes it.
+    ax
+        Draw into this Axes instead of a new figure. A figure with several panels needs one in a grid.
+
+    Raises
+    ------
+    UnknownNameError
+        If there is no such option, or a mapping has a name that the figure does not.
+    LCAError
+        If a list has more entries than the figure has names, or ``limits`` are not increasing.
+
+    Examples
+    --------
+    >>> from lca import plots
+    >>> style: plots.Style = {"labels": {"fc1": "hidden"}, "title": "", "limits": (-2, 1)}
+    >>> ax = plots.plot_totals(["fc1", "fc2"], np.array([-1.5, 0.25]), **style)
+    >>> [label.get_text() for label in ax.get_yticklabels()], ax.get_xlim()
+    (['hidden', 'fc2'], (np.float64(-2.0), np.float64(1.0)))
     """
+
+    labels: Mapping[str, str] | Sequence[str]
+    colors: Mapping[str, Any] | Sequence[Any]
+    limits: tuple[float, float]
+    title: str
+    ax: Axes | None
+
+
+Intervals = tuple[Any, Any]
+"""Lower and upper ends, each an array of the shape of the values."""
+SIGNS = {"helping": HELPING, "hurting": HURTING}
+
+
+def new_axes(style: Style, *, title: str, size: tuple[float, float] = (6, 4)) -> Axes:
+    """The Axes of ``style``, or those of a new figure, with a title and without the top and right spines.
+
+    The title is matplotlib's own, so the user can also replace it with ``ax.set_title(...)``.
+    """
+    for name in style:
+        if name not in Style.__annotations__:
+            raise UnknownNameError("option of a figure", name, Style.__annotations__)
+    ax = style.get("ax")
     if ax is None:
         ax = Figure(figsize=size, dpi=150, layout="constrained").subplots()
-    ax.set_title(title, fontsize="medium")
+    ax.set_title(style.get("title", title), fontsize="medium")
     return remove_frame(ax)
+
+
+def labels_of(style: Style, names: Sequence[str], shown: Sequence[str] = ()) -> list[str]:
+    """What the names of a figure are shown as; ``shown`` is the default, and the names are that of it."""
+    return _replaced(style.get("labels"), names, shown or names, "labels")
+
+
+def colors_of(style: Style, colors: Mapping[str, Any]) -> dict[str, Any]:
+    """The colours of a figure by name, of which ``style`` may replace some."""
+    return dict(
+        zip(colors, _replaced(style.get("colors"), [*colors], [*colors.values()], "colors"), strict=True)
+    )
+
+
+def color_map_of(style: Style) -> colors.Colormap:
+    """`SIGN_COLORMAP`, or that of the colours in ``style``."""
+    if "colors" not in style:
+        return SIGN_COLORMAP
+    found = colors_of(style, SIGNS)
+    return colors.LinearSegmentedColormap.from_list("signs", [found["helping"], "white", found["hurting"]])
+
+
+def set_limits(ax: Axes, style: Style, axis: Literal["x", "y"] = "y") -> None:
+    """Apply the limits of ``style`` to the axis of values."""
+    limits = limits_of(style)
+    if limits is not None:
+        (ax.set_xlim if axis == "x" else ax.set_ylim)(*limits)
+
+
+def limits_of(style: Style) -> tuple[float, float] | None:
+    """The limits in ``style``, after checking them."""
+    limits = style.get("limits")
+    if limits is None:
+        return None
+    low, high = limits
+    if not low < high:
+        raise LCAError(f"limits are the lowest and the highest value, got {limits}.")
+    return low, high
+
+
+def check_intervals(
+    intervals: Intervals | None, shape: tuple[int, ...]
+) -> tuple[np.ndarray, np.ndarray] | None:
+    """Lower and upper ends as arrays, after checking that both have the shape of the values."""
+    if intervals is None:
+        return None
+    lower, upper = (np.asarray(end, dtype=np.float64) for end in intervals)
+    if lower.shape != shape or upper.shape != shape:
+        raise LCAError(
+            f"intervals are (lower, upper), each of shape {shape} as the values, got {lower.shape} and "
+            f"{upper.shape}."
+        )
+    return lower, upper
+
+
+def _replaced(given: Any, names: Sequence[str], shown: Sequence[Any], what: str) -> list[Any]:
+    """``shown`` with the entries that ``given`` replaces, by name or from the first one on."""
+    if given is None:
+        return list(shown)
+    if isinstance(given, Mapping):
+        for name in given:
+            if name not in names:
+                raise UnknownNameError(f"name in {what}", name, names)
+        return [given.get(name, default) for name, default in zip(names, shown, strict=True)]
+    if isinstance(given, str) or len(given) > len(names):
+        raise LCAError(
+            f"{what} are a mapping or a list of at most {len(names)} entries for {', '.join(names[:6])}; got "
+            f"{given!r}."
+        )
+    return [*given, *shown[len(given) :]]
 
 
 def remove_frame(ax: Axes) -> Axes:
@@ -80,20 +200,43 @@ def add_panels_below(ax: Axes, heights: Sequence[float]) -> list[Axes]:
     return below
 
 
-def line_colors(count: int) -> list[Any]:
+def draw_intervals(ax: Axes, places: np.ndarray, lower: np.ndarray, upper: np.ndarray) -> None:
+    """A horizontal line from the lower to the upper end at each place; none where an end is NaN."""
+    known = np.isfinite(lower) & np.isfinite(upper)
+    ax.hlines(places[known], lower[known], upper[known], color="black", linewidth=1.2)
+
+
+def legend_above(ax: Axes, **options: Any) -> None:
+    """A legend in rows between the title and the data, where it covers nothing."""
+    count = len(options.get("handles") or ax.get_legend_handles_labels()[1])
+    columns = min(count, 4)
+    ax.set_title(ax.get_title(), fontsize="medium", pad=6 + 16 * -(-count // columns))
+    options |= {"frameon": False, "fontsize": "small", "ncols": columns}
+    ax.legend(loc="lower center", bbox_to_anchor=(0.5, 1), **options)
+
+
+def line_colors(names: Sequence[str], style: Style) -> list[Any]:
     """`CATEGORY_COLORS` for up to six lines, and evenly spaced shades between them for more."""
-    if count <= len(CATEGORY_COLORS):
-        return list(CATEGORY_COLORS[:count])
-    return list(_MANY_COLORS(np.linspace(0, 1, count)))
+    count = len(names)
+    many = count > len(CATEGORY_COLORS)
+    found = list(_MANY_COLORS(np.linspace(0, 1, count))) if many else list(CATEGORY_COLORS[:count])
+    return list(colors_of(style, dict(zip(names, found, strict=True))).values())
 
 
-def symmetric_norm(values: np.ndarray) -> colors.SymLogNorm:
+def symmetric_norm(values: np.ndarray, style: Style) -> colors.SymLogNorm:
     """A colour scale symmetric about 0, linear up to 1 % of the largest |value| and logarithmic beyond.
 
     The first steps of a run are so much larger than the others that a linear scale would show little else.
     """
-    largest = float(np.abs(values).max(initial=0.0)) or 1.0
+    largest = largest_of(values, style)
     return colors.SymLogNorm(linthresh=largest / 100, vmin=-largest, vmax=largest)
+
+
+def largest_of(values: np.ndarray, style: Style) -> float:
+    """The end of a colour scale symmetric about 0: that of the limits, or else the largest |value|."""
+    limits = limits_of(style)
+    largest = float(np.abs(values).max(initial=0.0)) if limits is None else max(map(abs, limits))
+    return largest or 1.0
 
 
 def add_color_bar(ax: Axes, mesh: Any) -> None:

@@ -1,23 +1,29 @@
 """Allocations of layers, neurons and classes: maps and cumulative curves."""
 
 from collections.abc import Sequence
+from typing import Any, Unpack
 
 import numpy as np
 
 from lca._extras import extra
 from lca.analysis._arrays import check_finite, check_names
+from lca.analysis._reading import class_of
 from lca.errors import LCAError
 from lca.plots._canvas import (
     GREY,
-    HELPING,
-    HURTING,
     LCA_LABEL,
-    SIGN_COLORMAP,
+    SIGNS,
+    Style,
     add_color_bar,
     check_grouped,
+    color_map_of,
+    colors_of,
     cumulative_sums,
     draw_zero_line,
+    labels_of,
+    largest_of,
     new_axes,
+    set_limits,
     set_step_axis,
     symmetric_norm,
 )
@@ -27,7 +33,7 @@ with extra("report"):
 
 
 def plot_layer_time(
-    allocations: np.ndarray, names: Sequence[str], *, columns: int = 200, ax: Axes | None = None
+    allocations: np.ndarray, names: Sequence[str], *, columns: int = 200, **style: Unpack[Style]
 ) -> Axes:
     """Map the allocation by layer and step: helping in blue, hurting in orange-red.
 
@@ -43,13 +49,13 @@ def plot_layer_time(
     columns
         The largest number of columns of the map. In a longer run each column is the *sum* over several
         steps, so that no step is skipped.
-    ax
-        Draw into this Axes instead of a new figure.
+    **style
+        Labels, colours, limits, title and Axes: see `Style`.
 
     Returns
     -------
     matplotlib.axes.Axes
-        ``ax``, or the Axes of the new figure.
+        That of ``style``, or of the new figure.
 
     Raises
     ------
@@ -70,15 +76,15 @@ def plot_layer_time(
     steps = len(allocations)
     starts = np.unique(np.linspace(0, steps, min(columns, steps), endpoint=False).astype(int))
     sums = np.add.reduceat(allocations, starts, axis=0)
-    ax = new_axes(ax, title="Allocation over time", size=(6, max(2.5, 1.6 + 0.22 * len(names))))
+    ax = new_axes(style, title="Allocation over time", size=(6, max(2.5, 1.6 + 0.22 * len(names))))
     mesh = ax.pcolormesh(
         np.append(starts, steps),
         np.arange(len(names) + 1),
         sums.T,
-        cmap=SIGN_COLORMAP,
-        norm=symmetric_norm(sums),
+        cmap=color_map_of(style),
+        norm=symmetric_norm(sums, style),
     )
-    ax.set_yticks(np.arange(len(names)) + 0.5, names)
+    ax.set_yticks(np.arange(len(names)) + 0.5, labels_of(style, names))
     ax.invert_yaxis()
     ax.tick_params(axis="y", length=0)
     ax.margins(x=0)
@@ -88,7 +94,7 @@ def plot_layer_time(
 
 
 def plot_neurons(
-    allocations: np.ndarray, names: Sequence[str], *, top: int = 5, ax: Axes | None = None
+    allocations: np.ndarray, names: Sequence[str], *, top: int = 5, **style: Unpack[Style]
 ) -> Axes:
     """Draw the cumulative allocation of every neuron, and label the most helping and most hurting ones.
 
@@ -100,13 +106,13 @@ def plot_neurons(
         The names of the neurons, one per column.
     top
         How many helping and how many hurting neurons to label at most.
-    ax
-        Draw into this Axes instead of a new figure.
+    **style
+        Labels, colours, limits, title and Axes: see `Style`.
 
     Returns
     -------
     matplotlib.axes.Axes
-        ``ax``, or the Axes of the new figure.
+        That of ``style``, or of the new figure.
 
     Raises
     ------
@@ -126,22 +132,28 @@ def plot_neurons(
     order = np.argsort(sums[-1])
     helping = [i for i in order[:top] if sums[-1, i] < 0]
     hurting = [i for i in order[::-1][:top] if sums[-1, i] > 0]
-    ax = new_axes(ax, title=f"Cumulative allocation of {len(names)} neurons")
+    ax = new_axes(style, title=f"Cumulative allocation of {len(names)} neurons")
     ax.plot(sums, color=GREY, linewidth=0.5, alpha=0.5)
-    for color, chosen in ((HELPING, helping), (HURTING, hurting)):
+    colors, labels, ends = colors_of(style, SIGNS), labels_of(style, names), []
+    for color, chosen in ((colors["helping"], helping), (colors["hurting"], hurting)):
         for i in chosen:
             ax.plot(sums[:, i], color=color, linewidth=1.3)
+            ends.append((float(sums[-1, i]), labels[i], color))
     draw_zero_line(ax)
-    _label_ends(
-        ax, [(sums[-1, i], names[i], HELPING if sums[-1, i] < 0 else HURTING) for i in helping + hurting]
-    )
     set_step_axis(ax)
     ax.set_ylabel(f"cumulative {LCA_LABEL}")
+    set_limits(ax, style)
+    _label_ends(ax, ends)
     return ax
 
 
 def plot_classes(
-    names: Sequence[str], classes: Sequence[str], totals: np.ndarray, *, ax: Axes | None = None
+    names: Sequence[str],
+    classes: Sequence[str],
+    totals: np.ndarray,
+    *,
+    measured: str = "",
+    **style: Unpack[Style],
 ) -> Axes:
     """Map the total allocation of each per-class loss to each layer, with the numbers in the cells.
 
@@ -150,17 +162,21 @@ def plot_classes(
     names
         The names of the layers, one per row of ``totals``.
     classes
-        The names of the classes, one per column. A leading "class " is dropped from the labels.
+        The names of the classes, one per column. A leading "class " is dropped from what is shown.
     totals
         Allocations summed over the run in units of the loss, shape (layers, classes): the array from
         `lca.analysis.class_totals`, summed over the steps.
-    ax
-        Draw into this Axes instead of a new figure.
+    measured
+        Which loss the classes are of, for the title; default: the part of their names before ``/class``.
+        Terms of another loss, named like ``train/class 0``, are shares that add up to it; a loss of its own
+        is the mean over the examples of the class.
+    **style
+        Labels (of layers and classes), colours, limits, title and Axes: see `Style`.
 
     Returns
     -------
     matplotlib.axes.Axes
-        ``ax``, or the Axes of the new figure.
+        That of ``style``, or of the new figure.
 
     Raises
     ------
@@ -171,24 +187,32 @@ def plot_classes(
 
     Examples
     --------
-    >>> ax = plot_classes(["fc1", "fc2"], ["class 0", "class 1"], np.array([[-1.0, -0.5], [0.25, -0.75]]))
-    >>> [label.get_text() for label in ax.get_xticklabels()]
-    ['0', '1']
+    >>> classes, totals = ["train/class 0", "train/class 1"], np.array([[-1.0, -0.5], [0.25, -0.75]])
+    >>> ax = plot_classes(["fc1", "fc2"], classes, totals, labels={"train/class 1": "cat"})
+    >>> [label.get_text() for label in ax.get_xticklabels()], ax.get_title()
+    (['0', 'cat'], 'Allocation by layer and class, train loss (shares that add up)')
     """
     totals = check_finite(totals, "the totals by class", ndim=2)
     names = check_names(names, len(totals), "the rows of totals")
     classes = check_names(classes, totals.shape[1], "the totals by class")
-    size = (max(4.0, 1.6 + 0.55 * len(classes)), max(2.5, 1.6 + 0.32 * len(names)))
-    ax = new_axes(ax, title="Allocation by layer and class", size=size)
-    largest = float(np.abs(totals).max()) or 1.0
-    mesh = ax.pcolormesh(totals, cmap=SIGN_COLORMAP, vmin=-largest, vmax=largest)
+    *rows, longest = sorted(map(len, names))
+    size = (max(4.0, 1.6 + 0.09 * longest + 0.6 * len(classes)), max(2.5, 1.8 + 0.32 * (len(rows) + 1)))
+    ax = new_axes(style, title=_classes_title(classes, measured), size=size)
+    largest = largest_of(totals, style)
+    mesh = ax.pcolormesh(totals, cmap=color_map_of(style), vmin=-largest, vmax=largest)
     for (row, column), value in np.ndenumerate(totals):
         color = "white" if abs(value) > 0.8 * largest else "black"
         centre = (column + 0.5, row + 0.5)
         text = f"{value:.2g}".replace("-", "−")
         ax.annotate(text, centre, ha="center", va="center", color=color, fontsize="xx-small")
-    ax.set_yticks(np.arange(len(names)) + 0.5, names)
-    ax.set_xticks(np.arange(len(classes)) + 0.5, [name.rpartition("class ")[2] for name in classes])
+    plain = [class_of(name) for name in classes]
+    labels = labels_of(style, [*names, *classes], [*names, *plain])
+    ax.set_yticks(np.arange(len(names)) + 0.5, labels[: len(names)])
+    ax.set_xticks(np.arange(len(classes)) + 0.5, labels[len(names) :])
+    if max(map(len, labels[len(names) :])) > 5:  # wider than a cell
+        ax.tick_params(axis="x", labelrotation=45)
+        for label in ax.get_xticklabels():
+            label.set(ha="right", rotation_mode="anchor")
     ax.set_xlabel("class")
     ax.invert_yaxis()
     ax.tick_params(length=0)
@@ -197,11 +221,20 @@ def plot_classes(
     return ax
 
 
-def _label_ends(ax: Axes, ends: list[tuple[float, str, str]]) -> None:
+def _classes_title(classes: Sequence[str], measured: str) -> str:
+    """Which loss the classes are of, and whether they are its shares."""
+    parents = {name.rpartition("/")[0] for name in classes}
+    parent = parents.pop() if len(parents) == 1 else ""
+    named = f", {measured or parent} loss" if measured or parent else ""
+    kind = "shares that add up" if parent else "each a loss of its own"
+    return f"Allocation by layer and class{named} ({kind})"
+
+
+def _label_ends(ax: Axes, ends: list[tuple[float, str, Any]]) -> None:
     """Write each name beside the end of its line, shifted where the names would overlap."""
     low, high = ax.get_ylim()
     spacing, heights = 0.04 * (high - low), [-np.inf]
-    ends = sorted(ends)
+    ends = sorted(ends, key=lambda end: end[0])
     for value, _, _ in ends:
         heights.append(max(value, heights[-1] + spacing))
     shift = np.mean([height - end[0] for height, end in zip(heights[1:], ends, strict=True)]) if ends else 0.0

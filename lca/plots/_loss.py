@@ -1,6 +1,7 @@
 """The loss and its allocation: conservation, cumulative curves and totals."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any, Unpack
 
 import numpy as np
 
@@ -10,16 +11,23 @@ from lca.errors import LCAError
 from lca.plots._canvas import (
     GREEN,
     GREY,
-    HELPING,
-    HURTING,
     LCA_LABEL,
+    SIGNS,
+    Intervals,
+    Style,
     add_panels_below,
     check_equal_length,
     check_grouped,
+    check_intervals,
+    colors_of,
     cumulative_sums,
+    draw_intervals,
     draw_zero_line,
+    labels_of,
+    legend_above,
     line_colors,
     new_axes,
+    set_limits,
     set_step_axis,
 )
 
@@ -30,7 +38,14 @@ with extra("report"):
     from matplotlib.ticker import MaxNLocator
 
 
-def plot_loss(loss: np.ndarray, rebuilt: np.ndarray, *, name: str = "loss", ax: Axes | None = None) -> Axes:
+def plot_loss(
+    loss: np.ndarray,
+    rebuilt: np.ndarray,
+    *,
+    name: str = "loss",
+    intervals: Intervals | None = None,
+    **style: Unpack[Style],
+) -> Axes:
     """Draw the measured loss and the loss rebuilt from its allocation, with their difference below.
 
     Parameters
@@ -41,8 +56,10 @@ def plot_loss(loss: np.ndarray, rebuilt: np.ndarray, *, name: str = "loss", ax: 
         ``L(θ_0) + Σ_{s<t} Σ_i A_{s,i}`` for the same t, shape (T + 1,).
     name
         The name of the loss in the title and on the axis.
-    ax
-        Draw into this Axes, which must lie in a grid, instead of a new figure.
+    intervals
+        Lower and upper ends of the measured loss over runs, each of shape (T + 1,), for a band.
+    **style
+        Labels, colours, limits, title and Axes: see `Style`.
 
     Returns
     -------
@@ -62,11 +79,16 @@ def plot_loss(loss: np.ndarray, rebuilt: np.ndarray, *, name: str = "loss", ax: 
     ['measured', 'rebuilt from LCA']
     """
     loss, rebuilt = check_equal_length("the loss and the rebuilt loss", loss, rebuilt)
-    ax = new_axes(ax, title=f"The {name}, measured and rebuilt from its allocation")
-    ax.plot(loss, color=GREEN, linewidth=4, alpha=0.6, label="measured")
-    ax.plot(rebuilt, color="black", linewidth=1, label="rebuilt from LCA")
+    ax = new_axes(style, title=f"The {name}, measured and rebuilt from its allocation")
+    colors = colors_of(style, {"measured": GREEN, "rebuilt from LCA": "black"})
+    measured, again = labels_of(style, [*colors])
+    ax.plot(loss, color=colors["measured"], linewidth=4, alpha=0.6, label=measured)
+    ax.plot(rebuilt, color=colors["rebuilt from LCA"], linewidth=1, label=again)
+    if (ends := check_intervals(intervals, loss.shape)) is not None:
+        ax.fill_between(np.arange(len(loss)), *ends, color=colors["measured"], alpha=0.2, linewidth=0)
     ax.set_ylabel(name)
     ax.set_ylim(bottom=min(0.0, float(np.min(loss))))
+    set_limits(ax, style)
     ax.legend(frameon=False)
     [below] = add_panels_below(ax, (3, 1))
     draw_zero_line(below)
@@ -77,7 +99,13 @@ def plot_loss(loss: np.ndarray, rebuilt: np.ndarray, *, name: str = "loss", ax: 
     return ax
 
 
-def plot_cumulative(allocations: np.ndarray, names: Sequence[str], *, ax: Axes | None = None) -> Axes:
+def plot_cumulative(
+    allocations: np.ndarray,
+    names: Sequence[str],
+    *,
+    intervals: Intervals | None = None,
+    **style: Unpack[Style],
+) -> Axes:
     """Draw the cumulative allocation of each group over time, ``Σ_{s<t} A_{s,g}``.
 
     Parameters
@@ -87,13 +115,15 @@ def plot_cumulative(allocations: np.ndarray, names: Sequence[str], *, ax: Axes |
         `lca.analysis.group_totals`, or `lca.views.GroupTotals.rows`.
     names
         The names of the groups, one per column.
-    ax
-        Draw into this Axes instead of a new figure.
+    intervals
+        Lower and upper ends of the cumulative sums over runs, each of shape (T + 1, groups), for bands.
+    **style
+        Labels, colours, limits, title and Axes: see `Style`.
 
     Returns
     -------
     matplotlib.axes.Axes
-        ``ax``, or the Axes of the new figure.
+        That of ``style``, or of the new figure.
 
     Raises
     ------
@@ -109,18 +139,24 @@ def plot_cumulative(allocations: np.ndarray, names: Sequence[str], *, ax: Axes |
     array([ 0. , -1. , -1.5])
     """
     allocations, names = check_grouped(allocations, names)
-    ax = new_axes(ax, title="Cumulative allocation of the loss change")
+    ax = new_axes(style, title="Cumulative allocation of the loss change")
     draw_zero_line(ax)
-    for name, color, line in zip(names, line_colors(len(names)), cumulative_sums(allocations).T, strict=True):
-        ax.plot(line, color=color, linewidth=1.6, label=name)
+    sums = cumulative_sums(allocations)
+    ends = check_intervals(intervals, sums.shape)
+    for at, (label, color) in enumerate(zip(labels_of(style, names), line_colors(names, style), strict=True)):
+        ax.plot(sums[:, at], color=color, linewidth=1.6, label=label)
+        if ends is not None:
+            lower, upper = (end[:, at] for end in ends)
+            ax.fill_between(np.arange(len(sums)), lower, upper, color=color, alpha=0.2, linewidth=0)
     set_step_axis(ax)
     ax.set_ylabel(f"cumulative {LCA_LABEL}")
+    set_limits(ax, style)
     ax.legend(frameon=False, ncols=1 + len(names) // 8)
     return ax
 
 
 def plot_train_heldout(
-    train: np.ndarray, heldout: np.ndarray, names: Sequence[str], *, ax: Axes | None = None
+    train: np.ndarray, heldout: np.ndarray, names: Sequence[str], **style: Unpack[Style]
 ) -> Axes:
     """Draw the cumulative allocations of the training loss (solid) and the held-out loss (dashed).
 
@@ -133,13 +169,13 @@ def plot_train_heldout(
         The allocations of both losses along the same steps in units of the loss, shape (T, groups).
     names
         The names of the groups, one per column.
-    ax
-        Draw into this Axes instead of a new figure.
+    **style
+        Labels, colours, limits, title and Axes: see `Style`.
 
     Returns
     -------
     matplotlib.axes.Axes
-        ``ax``, or the Axes of the new figure.
+        That of ``style``, or of the new figure.
 
     Raises
     ------
@@ -162,23 +198,31 @@ def plot_train_heldout(
             f"train and heldout must hold the same steps and groups, got shapes {train.shape} and "
             f"{heldout.shape}."
         )
-    ax = new_axes(ax, title="Cumulative allocation of the training and the held-out loss")
+    ax = new_axes(style, title="Cumulative allocation of the training and the held-out loss")
     draw_zero_line(ax)
-    colors = line_colors(len(names))
-    for allocations, style in ((train, "-"), (heldout, "--")):
+    colors = line_colors(names, style)
+    losses = ("training loss", "held-out loss")
+    *shown, solid, dashed = labels_of(style, [*names, *losses])
+    for allocations, dashes in ((train, "-"), (heldout, "--")):
         for color, sums in zip(colors, cumulative_sums(allocations).T, strict=True):
-            ax.plot(sums, style, color=color, linewidth=1.5)
-    keys = [Line2D([], [], color=color, label=name) for name, color in zip(names, colors, strict=True)]
-    keys += [Line2D([], [], color=GREY, linestyle="-", label="training loss")]
-    keys += [Line2D([], [], color=GREY, linestyle="--", label="held-out loss")]
+            ax.plot(sums, dashes, color=color, linewidth=1.5)
+    keys = [Line2D([], [], color=color, label=label) for label, color in zip(shown, colors, strict=True)]
+    keys += [Line2D([], [], color=GREY, linestyle="-", label=solid)]
+    keys += [Line2D([], [], color=GREY, linestyle="--", label=dashed)]
     ax.legend(handles=keys, frameon=False, ncols=1 + len(keys) // 8)
     set_step_axis(ax)
     ax.set_ylabel(f"cumulative {LCA_LABEL}")
+    set_limits(ax, style)
     return ax
 
 
 def plot_totals(
-    names: Sequence[str], train: np.ndarray, heldout: np.ndarray | None = None, *, ax: Axes | None = None
+    names: Sequence[str],
+    train: np.ndarray,
+    heldout: np.ndarray | None = None,
+    *,
+    intervals: Intervals | None = None,
+    **style: Unpack[Style],
 ) -> Axes:
     """Draw the total allocation of each group over the run as bars, for one or two losses.
 
@@ -191,13 +235,15 @@ def plot_totals(
     train, heldout
         Allocations of the training loss and, optionally, the held-out loss, summed over the run; in units of
         the loss, shape (groups,).
-    ax
-        Draw into this Axes instead of a new figure.
+    intervals
+        Lower and upper ends over runs, each of shape (groups,); with both losses, (2, groups).
+    **style
+        Labels, colours, limits, title and Axes: see `Style`.
 
     Returns
     -------
     matplotlib.axes.Axes
-        ``ax``, or the Axes of the new figure.
+        That of ``style``, or of the new figure.
 
     Raises
     ------
@@ -213,24 +259,104 @@ def plot_totals(
     both = heldout is not None
     train, *_ = check_equal_length("the totals", train, *([heldout] if both else []))
     names = check_names(names, len(train), "the totals")
-    ax = new_axes(ax, title="Total allocation over the run")
+    ax = new_axes(style, title="Total allocation over the run", size=(6, max(2.5, 1.4 + 0.32 * len(names))))
     position, height = np.arange(len(names)), 0.38 if both else 0.6
+    colors, places = colors_of(style, SIGNS), position[None]
+    *shown, solid, hatched = labels_of(style, [*names, "training loss", "held-out loss"])
     ax.axvline(0, color=GREY, linewidth=0.8)
-    ax.barh(position - both * height / 2, train, height, color=_sign_colors(train))
+    ax.barh(position - both * height / 2, train, height, color=_sign_colors(train, colors))
     if heldout is not None:
         bars = ax.barh(position + height / 2, heldout, height, facecolor="none", hatch="/////")
-        for bar, color in zip(bars, _sign_colors(heldout), strict=True):
+        for bar, color in zip(bars, _sign_colors(heldout, colors), strict=True):
             bar.set_edgecolor(color)
-        keys = [Patch(color=GREY, label="training loss")]
-        keys += [Patch(facecolor="none", edgecolor=GREY, hatch="/////", label="held-out loss")]
-        ax.legend(handles=keys, frameon=False)
-    ax.set_yticks(position, names)
+        keys = [Patch(color=GREY, label=solid)]
+        keys += [Patch(facecolor="none", edgecolor=GREY, hatch="/////", label=hatched)]
+        legend_above(ax, handles=keys)
+        places = np.array([position - height / 2, position + height / 2])
+    if (ends := check_intervals(intervals, (2, len(names)) if both else (len(names),))) is not None:
+        draw_intervals(ax, places.ravel(), *(end.ravel() for end in ends))
+    ax.set_yticks(position, shown)
+    ax.margins(y=0.02)
     ax.invert_yaxis()  # the first layer on top
     ax.spines["left"].set_visible(False)
     ax.tick_params(axis="y", length=0)
     ax.set_xlabel("LCA summed over the run, in units of the loss (negative = helping)")
+    set_limits(ax, style, "x")
     return ax
 
 
-def _sign_colors(values: np.ndarray) -> list[str]:
-    return [HELPING if value < 0 else HURTING for value in values]
+def plot_conditions(
+    names: Sequence[str],
+    conditions: Sequence[str],
+    totals: np.ndarray,
+    *,
+    intervals: Intervals | None = None,
+    **style: Unpack[Style],
+) -> Axes:
+    """Draw the total allocation of each group in several conditions as bars side by side.
+
+    The colour of a bar is its condition.
+
+    Parameters
+    ----------
+    names
+        The names of the groups.
+    conditions
+        The names of the conditions, such as optimizers; ``labels`` and ``colors`` are theirs and, of labels,
+        after them those of the groups.
+    totals
+        In units of the loss, shape (conditions, groups): ``mean`` of `lca.Runs.totals`.
+    intervals
+        Lower and upper ends over runs, each of that shape: ``lower`` and ``upper`` of `lca.Runs.totals`.
+    **style
+        Labels, colours, limits, title and Axes: see `Style`.
+
+    Returns
+    -------
+    matplotlib.axes.Axes
+        That of ``style``, or of the new figure.
+
+    Raises
+    ------
+    LCAError
+        If the shapes do not match.
+
+    Examples
+    --------
+    >>> totals = np.array([[-1.5, 0.25], [-1.0, -0.5]])
+    >>> ax = plot_conditions(["fc1", "fc2"], ["adam", "sgd"], totals, intervals=(totals - 0.1, totals + 0.1))
+    >>> [text.get_text() for text in ax.get_legend().get_texts()]
+    ['adam', 'sgd']
+    """
+    names, totals = tuple(map(str, names)), np.asarray(totals, dtype=np.float64)
+    conditions = check_names(map(str, conditions), len(np.atleast_1d(totals)), "the conditions")
+    if totals.shape != (len(conditions), len(names)):
+        raise LCAError(
+            f"the totals must have the shape (conditions, groups) = ({len(conditions)}, {len(names)}), got "
+            f"{totals.shape}."
+        )
+    height = 0.8 / len(conditions)
+    size = (6, max(2.5, 1.4 + 0.2 * len(names) * (1 + len(conditions))))
+    ax = new_axes(style, title="Total allocation by condition", size=size)
+    labels, position = labels_of(style, [*conditions, *names]), np.arange(len(names))
+    colors = colors_of(style, dict(zip(conditions, line_colors(conditions, {}), strict=True)))
+    ends = check_intervals(intervals, totals.shape)
+    ax.axvline(0, color=GREY, linewidth=0.8)
+    for at, condition in enumerate(conditions):
+        places = position + (at - (len(conditions) - 1) / 2) * height
+        ax.barh(places, totals[at], 0.9 * height, color=colors[condition], label=labels[at])
+        if ends is not None:
+            draw_intervals(ax, places, *(end[at] for end in ends))
+    ax.set_yticks(position, labels[len(conditions) :])
+    ax.margins(y=0.02)
+    ax.invert_yaxis()
+    ax.spines["left"].set_visible(False)
+    ax.tick_params(axis="y", length=0)
+    ax.set_xlabel("LCA summed over the run, in units of the loss (negative = helping)")
+    set_limits(ax, style, "x")
+    legend_above(ax)
+    return ax
+
+
+def _sign_colors(values: np.ndarray, colors: Mapping[str, Any]) -> list[Any]:
+    return [colors["helping"] if value < 0 else colors["hurting"] for value in values]

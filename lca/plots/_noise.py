@@ -1,5 +1,7 @@
 """Single parameters: how many are helping, how large their allocations are, and one of them over time."""
 
+from typing import Unpack
+
 import numpy as np
 
 from lca._extras import extra
@@ -10,12 +12,17 @@ from lca.errors import LCAError
 from lca.plots._canvas import (
     GREY,
     HELPING,
-    HURTING,
     LCA_LABEL,
+    SIGNS,
+    Style,
     add_panels_below,
     check_equal_length,
+    colors_of,
     draw_zero_line,
+    labels_of,
+    legend_above,
     new_axes,
+    set_limits,
     set_step_axis,
 )
 
@@ -24,7 +31,7 @@ with extra("report"):
 
 
 def plot_helping(
-    helping: np.ndarray, zero: np.ndarray, *, window: int | None = None, ax: Axes | None = None
+    helping: np.ndarray, zero: np.ndarray, *, window: int | None = None, **style: Unpack[Style]
 ) -> Axes:
     """Draw the percentage of helping parameters in each step with its moving average, and that of zeros.
 
@@ -37,13 +44,13 @@ def plot_helping(
         ``100 · #(A = 0) / #A`` of each step, shape (T,), from `lca.views.Signs.zero_percent`.
     window
         The number of steps in the moving average; T / 20 by default.
-    ax
-        Draw into this Axes instead of a new figure.
+    **style
+        Labels, colours, limits, title and Axes: see `Style`.
 
     Returns
     -------
     matplotlib.axes.Axes
-        ``ax``, or the Axes of the new figure.
+        That of ``style``, or of the new figure.
 
     Raises
     ------
@@ -57,20 +64,23 @@ def plot_helping(
     ['helping, % of A ≠ 0', 'moving average of 3 steps', 'zero, % of all']
     """
     helping, zero = check_equal_length("helping % and zero %", helping, zero)
-    ax = new_axes(ax, title="Helping parameters in each step")
+    ax = new_axes(style, title="Helping parameters in each step")
     steps = np.arange(len(helping))
     window = window or max(1, len(helping) // 20)
     ax.axhline(50, color=GREY, linewidth=0.8, linestyle="--")
-    ax.plot(steps, helping, ".", color=HELPING, alpha=0.4, markersize=3, label="helping, % of A ≠ 0")
-    average = _moving_average(helping, window)
     unit = "step" if window == 1 else "steps"
-    ax.plot(steps, average, color=HELPING, linewidth=1.8, label=f"moving average of {window} {unit}")
-    ax.plot(steps, zero, color=GREY, linewidth=1.4, label="zero, % of all")
+    shown = ["helping, % of A ≠ 0", f"moving average of {window} {unit}", "zero, % of all"]
+    colors = colors_of(style, {"helping": HELPING, "average": HELPING, "zero": GREY})
+    dots, line, zeros = labels_of(style, [*colors], shown)
+    ax.plot(steps, helping, ".", color=colors["helping"], alpha=0.4, markersize=3, label=dots)
+    average = _moving_average(helping, window)
+    ax.plot(steps, average, color=colors["average"], linewidth=1.8, label=line)
+    ax.plot(steps, zero, color=colors["zero"], linewidth=1.4, label=zeros)
     ax.set_ylim(0, 100)
+    set_limits(ax, style)
     set_step_axis(ax)
     ax.set_ylabel("% of parameters")
-    ax.set_title(ax.get_title(), fontsize="medium", pad=22)  # the legend stands between title and data
-    ax.legend(frameon=False, loc="lower center", bbox_to_anchor=(0.5, 1), ncols=3, fontsize="small")
+    legend_above(ax)
     return ax
 
 
@@ -81,7 +91,7 @@ def plot_histogram(
     *,
     fit: WeibullFit | None = None,
     note: str = "",
-    ax: Axes | None = None,
+    **style: Unpack[Style],
 ) -> Axes:
     """Draw the histograms of |A| of helping and of hurting entries, on logarithmic axes.
 
@@ -97,13 +107,13 @@ def plot_histogram(
         counts.
     note
         A title for the legend, e.g. the number of entries outside the bins.
-    ax
-        Draw into this Axes instead of a new figure.
+    **style
+        Labels, colours, limits, title and Axes: see `Style`.
 
     Returns
     -------
     matplotlib.axes.Axes
-        ``ax``, or the Axes of the new figure.
+        That of ``style``, or of the new figure.
 
     Raises
     ------
@@ -121,22 +131,22 @@ def plot_histogram(
     helping, hurting = check_equal_length(what, helping, hurting)
     if len(edges) != len(helping) + 1:
         raise LCAError(f"{len(helping)} bins need {len(helping) + 1} edges, got {len(edges)}.")
-    ax = new_axes(ax, title="Distribution of single allocations")
+    ax = new_axes(style, title="Distribution of single allocations")
     filled = np.flatnonzero(helping + hurting)
     shown = slice(filled[0], filled[-1] + 1) if len(filled) else slice(None)
     edges = edges[shown.start : None if shown.stop is None else shown.stop + 1]
-    for counts, color, label in (
-        (helping, HELPING, "helping (A < 0)"),
-        (hurting, HURTING, "hurting (A > 0)"),
-    ):
+    colors = colors_of(style, {**SIGNS, "fit": "black"})
+    fitted = "" if fit is None else f"Weibull fit to both, k = {fit.shape:.2f}"
+    *labels, fitted = labels_of(style, [*colors], ["helping (A < 0)", "hurting (A > 0)", fitted])
+    for counts, color, label in zip((helping, hurting), colors.values(), labels, strict=False):
         ax.stairs(counts[shown], edges, color=color, linewidth=1.4, label=label)
     if fit is not None:
         expected = fit.count * np.diff(-np.exp(-((edges / fit.scale) ** fit.shape)))
-        label = f"Weibull fit to both, k = {fit.shape:.2f}"
-        ax.stairs(expected, edges, color="black", linewidth=1, linestyle="--", label=label)
+        ax.stairs(expected, edges, color=colors["fit"], linewidth=1, linestyle="--", label=fitted)
     ax.set_ylim(0.7, 3 * max(1, *helping, *hurting))  # below 1, so that a single entry is visible
     ax.set_xscale("log")
     ax.set_yscale("log")
+    set_limits(ax, style)
     ax.set_xlabel("|A| of one parameter in one step, in units of the loss")
     ax.set_ylabel("count per bin (parameters × steps)")
     ax.legend(frameon=False, title=note, alignment="left", loc="upper left")
@@ -144,7 +154,12 @@ def plot_histogram(
 
 
 def plot_parameter(
-    theta: np.ndarray, movement: np.ndarray, values: np.ndarray, *, name: str = "", ax: Axes | None = None
+    theta: np.ndarray,
+    movement: np.ndarray,
+    values: np.ndarray,
+    *,
+    name: str = "",
+    **style: Unpack[Style],
 ) -> Axes:
     """Draw one parameter over time: its weight, its mean gradient along each step, and its allocation.
 
@@ -157,8 +172,8 @@ def plot_parameter(
         θ_t, Δ_t and A_t, shape (T,): one column each of the arrays from `lca.analysis.traced_parameters`.
     name
         The name of the parameter, for the title.
-    ax
-        Draw into this Axes, which must lie in a grid, instead of a new figure.
+    **style
+        Labels, colours, limits, title and Axes: see `Style`.
 
     Returns
     -------
@@ -182,19 +197,22 @@ def plot_parameter(
     what = "theta, movement and values"
     theta, movement, values = (check_finite(part, what, ndim=1) for part in (theta, movement, values))
     theta, movement, values = check_equal_length(what, theta, movement, values)
-    ax = new_axes(ax, title=f"One parameter during training{name and ': '}{name}", size=(6, 5))
+    ax = new_axes(style, title=f"One parameter during training{name and ': '}{name}", size=(6, 5))
     gradient, allocation = add_panels_below(ax, (1, 1, 1))
+    colors = colors_of(style, SIGNS)
+    weight, slope, *signs = labels_of(style, ["weight", "mean gradient", *colors])
     ax.plot(theta, color="black", linewidth=1.2)
-    ax.set_ylabel("weight")
+    ax.set_ylabel(weight)
     draw_zero_line(gradient)
     gradient.plot(mean_gradient(values, movement), color=GREY, linewidth=0.9)
-    gradient.set_ylabel("mean gradient")
+    gradient.set_ylabel(slope)
     draw_zero_line(allocation)
     steps = np.arange(len(values))
-    for sign, color, label in ((-1, HELPING, "helping"), (1, HURTING, "hurting")):
+    for sign, color, label in zip((-1, 1), colors.values(), signs, strict=True):
         chosen = np.sign(values) == sign
         allocation.vlines(steps[chosen], 0, values[chosen], color=color, linewidth=1, label=label)
     allocation.set_ylabel(LCA_LABEL, fontsize="small")
+    set_limits(allocation, style)
     allocation.legend(frameon=False, fontsize="small", ncols=2, loc="lower right", bbox_to_anchor=(1, 0.95))
     for panel in (gradient, allocation):
         panel.ticklabel_format(axis="y", style="sci", scilimits=(-2, 3), useMathText=True)

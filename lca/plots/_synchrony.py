@@ -1,19 +1,30 @@
 """Learning peaks, layer by layer."""
 
 from collections.abc import Sequence
+from typing import Unpack
 
 import numpy as np
 
 from lca._extras import extra
 from lca.analysis._arrays import check_names
 from lca.errors import LCAError
-from lca.plots._canvas import GREY, PURPLE, new_axes, set_step_axis
+from lca.plots._canvas import (
+    GREY,
+    PURPLE,
+    Style,
+    colors_of,
+    labels_of,
+    legend_above,
+    new_axes,
+    set_limits,
+    set_step_axis,
+)
 
 with extra("report"):
     from matplotlib.axes import Axes
 
 
-def plot_peaks(peaks: np.ndarray, names: Sequence[str], *, ax: Axes | None = None) -> Axes:
+def plot_peaks(peaks: np.ndarray, names: Sequence[str], **style: Unpack[Style]) -> Axes:
     """Draw a raster of learning peaks, coloured where several layers peak at the same step.
 
     Parameters
@@ -23,13 +34,13 @@ def plot_peaks(peaks: np.ndarray, names: Sequence[str], *, ax: Axes | None = Non
         ``top=20``), because all of them are too many to tell apart.
     names
         The names of the layers, one per column.
-    ax
-        Draw into this Axes instead of a new figure.
+    **style
+        Labels, colours, limits, title and Axes: see `Style`.
 
     Returns
     -------
     matplotlib.axes.Axes
-        ``ax``, or the Axes of the new figure.
+        That of ``style``, or of the new figure.
 
     Raises
     ------
@@ -51,19 +62,20 @@ def plot_peaks(peaks: np.ndarray, names: Sequence[str], *, ax: Axes | None = Non
         )
     names = check_names(names, peaks.shape[1], "the peaks")
     together = peaks & (peaks.sum(axis=1, keepdims=True) > 1)
-    ax = new_axes(ax, title="Learning peaks", size=(6, max(2.2, 1.4 + 0.25 * len(names))))
-    for marked, color, label in (
-        (peaks & ~together, GREY, "one layer"),
-        (together, PURPLE, "several layers"),
+    ax = new_axes(style, title="Learning peaks", size=(6, max(2.2, 1.4 + 0.25 * len(names))))
+    colors = colors_of(style, {"one layer": GREY, "several layers": PURPLE})
+    *rows_shown, one, several = labels_of(style, [*names, *colors])
+    for marked, color, label in zip(
+        (peaks & ~together, together), colors.values(), (one, several), strict=True
     ):
         steps, rows = np.nonzero(marked)
         ax.vlines(steps, rows - 0.4, rows + 0.4, color=color, linewidth=1.2, label=label)
     ax.set_xlim(0, len(peaks))
-    ax.set_yticks(range(len(names)), names)
+    set_limits(ax, style, "x")
+    ax.set_yticks(range(len(names)), rows_shown)
     ax.invert_yaxis()
     ax.spines["left"].set_visible(False)
     ax.tick_params(axis="y", length=0)
     set_step_axis(ax)
-    ax.set_title(ax.get_title(), fontsize="medium", pad=22)  # the legend stands between title and data
-    ax.legend(frameon=False, loc="lower center", bbox_to_anchor=(0.5, 1), ncols=2, fontsize="small")
+    legend_above(ax)
     return ax

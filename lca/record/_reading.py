@@ -1,7 +1,6 @@
 """`open_record`: a record as an `xarray.Dataset` that is read lazily, even while it is being written."""
 
 import math
-from collections.abc import Sequence
 from os import PathLike
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -106,66 +105,6 @@ def open_record(path: str | PathLike[str]) -> "xarray.Dataset":
     for name in set(missing) & set(SINCE_3):
         run[name] = np.nan * run.loss_end
     return run
-
-
-def open_records(paths: Sequence[str | PathLike[str]]) -> "xarray.Dataset":
-    """Open several runs for comparison, such as the seeds of one set-up, along the new dimension ``run``.
-
-    The label of a run is its path. Attributes on which all runs agree are kept.
-
-    Parameters
-    ----------
-    paths
-        The paths that were passed to `Record`; at least one.
-
-    Raises
-    ------
-    RecordError
-        If the runs differ in their tensors, measured losses, variables or steps; the message names the first
-        difference.
-
-    Examples
-    --------
-    >>> import tempfile
-    >>> from lca import Layout, Record, StepAllocation
-    >>> layout = Layout(("fc.weight", "fc.bias"), ((1, 2), (1,)))
-    >>> with tempfile.TemporaryDirectory() as folder:
-    ...     paths = [f"{folder}/{seed}.zarr" for seed in range(3)]
-    ...     for seed, path in enumerate(paths):
-    ...         with Record(path, layout) as record:
-    ...             record.update(StepAllocation(np.full(3, -float(seed)), 2.0, 1.0, residual=0.0, mass=1.0))
-    ...     runs = open_records(paths).load()
-    >>> runs.tensor_total.sel(measured="train", tensor="fc.bias").std("run").values.round(2)
-    array([0.82])
-    """
-    with extra("report"):
-        import xarray as xr  # noqa: PLC0415
-    if not paths:
-        raise RecordError("there is no record to open; pass at least one path.")
-    runs = [open_record(path) for path in paths]
-    for path, run in zip(paths[1:], runs[1:], strict=True):
-        _check_comparable(runs[0], run, f"{str(paths[0])!r} and {str(path)!r} cannot be compared")
-    labels = xr.DataArray([str(path) for path in paths], dims="run", name="run")
-    return xr.concat(runs, labels, data_vars="all", coords="minimal", combine_attrs="drop_conflicts")
-
-
-def _check_comparable(first: "xarray.Dataset", other: "xarray.Dataset", what: str) -> None:
-    for dim in ("tensor", "measured"):
-        for a, b, where in ((first, other, "first"), (other, first, "second")):
-            more = [name for name in a[dim].values.tolist() if name not in b[dim].values]
-            if more:
-                raise RecordError(f"{what}: only the {where} has the {dim} {', '.join(map(repr, more))}.")
-    if first.attrs["layout"] != other.attrs["layout"]:
-        raise RecordError(f"{what}: their tensors differ in order or shape.")
-    if set(first.variables) != set(other.variables):
-        found = sorted(map(str, set(first.variables) ^ set(other.variables)))
-        raise RecordError(f"{what}: only one of them has {', '.join(found)}.")
-    for name in ("step", "measured", *(("traced",) if "traced" in first else ())):
-        if first[name].values.tolist() != other[name].values.tolist():
-            raise RecordError(
-                f"{what}: they have different {name}s ({first.sizes[name]} and {other.sizes[name]}, or other "
-                f"labels); select the {name}s that both have with run.sel({name}=...)."
-            )
 
 
 def attributes_of(path: Path) -> dict[str, Any]:

@@ -12,7 +12,7 @@ import numpy as np
 
 from lca._extras import extra
 from lca.plots._canvas import CATEGORY_COLORS, HELPING, HURTING
-from lca.report._run import block_starts, format_signed, short_labels, shorten_words
+from lca.runs._format import block_starts, format_signed, short_labels, shorten_words
 
 with extra("report"):
     from bokeh.models import (

@@ -1,24 +1,25 @@
 """The sections of a page that compares several runs."""
 
 from collections.abc import Iterator
+from functools import reduce
 
 import numpy as np
 
-from lca.analysis._reading import is_class
+from lca.analysis._over_runs import CONFIDENCE
 from lca.report import _charts as charts
 from lca.report._comparison_numbers import interval_text, layer_difference, pooled_totals, totals_table
 from lca.report._comparison_overview import MAX_ROWS, overview
-from lca.report._conditions import Comparison, Condition, Member
-from lca.report._parts import Chart, Section, Table, tints_of
-from lca.report._pooling import CONFIDENCE
-from lca.report._run import format_number, format_percent
-from lca.report._settings import setting_rows
+from lca.report._parts import Chart, Section, Table, class_table
+from lca.runs import Condition, Member, Runs
+from lca.runs._classes import class_losses, class_text
+from lca.runs._format import format_number, format_percent
+from lca.runs._settings import setting_rows
 
 Array = np.ndarray
 MARKS = {"good": "✓", "warn": "!", "bad": "✗"}
 
 
-def layers(data: Comparison) -> Section:
+def layers(data: Runs) -> Section:
     """One bar per layer and condition, and the tables of all losses."""
     loss = data.losses[0]
     pooled = {c.name: pooled_totals(data, c, loss) for c in data.conditions}
@@ -40,7 +41,7 @@ def layers(data: Comparison) -> Section:
     )
 
 
-def differences(data: Comparison) -> Section | None:
+def differences(data: Runs) -> Section | None:
     """Each condition against the first; ``None`` with one condition."""
     first, *others = data.conditions
     if not others:
@@ -75,7 +76,7 @@ def differences(data: Comparison) -> Section | None:
     )
 
 
-def loss(data: Comparison) -> Section | None:
+def loss(data: Runs) -> Section | None:
     """The loss of every condition over time; ``None`` if no run measured it."""
     name, curves = data.losses[0], {}
     for condition in data.conditions:
@@ -84,11 +85,11 @@ def loss(data: Comparison) -> Section | None:
     if not curves:
         return None
     caption = f"The {name} loss over the steps. Lines are means over the runs of a condition"
-    caption += ", bands reach from the lowest to the highest run."
+    caption += ", bands reach from the lowest to the highest run; both end where the shortest run does."
     return Section("loss", "The loss", charts=[Chart(charts.bands_chart(curves), caption)])
 
 
-def maps(data: Comparison) -> Section:
+def maps(data: Runs) -> Section:
     """Layers over time, one map per condition. The numbers come from `lca.report._comparison_page`."""
     return Section(
         "maps",
@@ -102,44 +103,40 @@ def maps(data: Comparison) -> Section:
     )
 
 
-def classes(data: Comparison) -> Section | None:
+def classes(data: Runs) -> Section | None:
     """Layers by class for each condition, with one colour scale; ``None`` without common classes."""
-    names = [
-        name
-        for name in data.members[0].run.measured
-        if is_class(name) and all(name in member.run.measured for member in data.members)
-    ]
-    if not names:
-        return None
-    means = [
-        np.stack([pooled_totals(data, condition, name).mean for name in names], axis=1)
+    found = class_losses([member.run for member in data.members])
+    means = {
+        (measured, condition): np.stack([pooled_totals(data, condition, n).mean for n in names], axis=1)
+        for measured, names in found.items()
         for condition in data.conditions
-    ]
-    largest = float(np.nanmax(np.abs(means), initial=0.0))
-    labels = [data.members[0].run.class_label(name) for name in names]
-    labels = labels if len(set(labels)) == len(labels) else names
-    tables = [
-        Table(
-            f"{condition.name}: LCA of each layer (row) for each class (column), mean over the runs",
-            ("", *labels),
-            [(layer, *map(_cell, row)) for layer, row in zip(data.layers, mean, strict=True)],
-            folded=False,
-            tints=tints_of(mean, largest),
-        )
-        for condition, mean in zip(data.conditions, means, strict=True)
-    ]
+    }
+    if not means:
+        return None
+    largest = max(float(np.nanmax(np.abs(mean), initial=0.0)) for mean in means.values())
+    tables = []
+    for (measured, condition), mean in means.items():
+        labels = [data.members[0].run.class_label(name) for name in found[measured]]
+        labels = labels if len(set(labels)) == len(labels) else found[measured]
+        caption = f"{condition.name}: LCA of each layer for the {measured} loss of each class"
+        caption += ", mean over the runs" if len(condition.members) > 1 else ""
+        tables.append(class_table(caption, data.layers, labels, mean, largest=largest))
+    texts = [class_text(measured, names) for measured, names in found.items()]
     return Section(
-        "classes", "Layers by class", paragraphs=["All tables have one colour scale."], tables=tables
+        "classes",
+        "Layers by class",
+        paragraphs=[*dict.fromkeys(texts), "All tables have one colour scale."],
+        tables=tables,
     )
 
 
-def runs(data: Comparison) -> Section:
+def runs(data: Runs) -> Section:
     """Every run: what was measured, and whether it adds up."""
     tables = [_runs_table(data, loss, folded=i > 0) for i, loss in enumerate(data.losses)]
     return Section("runs", "The runs", tables=tables)
 
 
-def _runs_table(data: Comparison, loss: str, *, folded: bool) -> Table:
+def _runs_table(data: Runs, loss: str, *, folded: bool) -> Table:
     rows = []
     for member in data.members:
         check, run = member.check(loss), member.run
@@ -158,7 +155,7 @@ def _runs_table(data: Comparison, loss: str, *, folded: bool) -> Table:
     return Table(f"All runs, for the {loss} loss", tuple(cells), rows, folded=folded)
 
 
-def method(data: Comparison) -> Section:
+def method(data: Runs) -> Section:
     """The settings: those of all runs, and those in which they differ."""
     settings = [dict(setting_rows(m.run.attributes, len(m.run.steps))) for m in data.members]
     keys = list(dict.fromkeys(key for found in settings for key in found))
@@ -178,16 +175,17 @@ SECTIONS = (overview, layers, differences, loss, maps, classes, runs, method)
 
 
 def _curves(condition: Condition, loss: str) -> Iterator[tuple[str, Array, Array]]:
-    """The losses of a condition: of its runs together if they have the same steps, (runs, T + 1)."""
+    """The losses of a condition over the steps that all its runs have, (runs, steps); else one by one."""
     curves = {}
     for member in condition.members:
         run = member.run
         path = np.append(run.per_step("loss_start", loss), run.per_step("loss_end", loss)[-1])
         if not np.isnan(path).all():
             curves[member.label] = np.append(run.steps, run.steps[-1] + 1), path
-    steps = [tuple(each[0].tolist()) for each in curves.values()]
-    if len(set(steps)) == 1:
-        yield condition.name, np.array(steps[0]), np.array([path for _, path in curves.values()])
+    common = reduce(np.intersect1d, [at for at, _ in curves.values()]) if curves else np.array([])
+    if len(common) > 1:
+        paths = [path[np.searchsorted(at, common)] for at, path in curves.values()]
+        yield condition.name, common, np.array(paths)
         return
     for label, (at, path) in curves.items():
         yield f"{condition.name}: {label}", at, path[None]
@@ -200,7 +198,3 @@ def _helping_percent(member: Member, loss: str) -> str:
     if not moved.any():
         return "undefined"
     return format_percent(float(np.mean(100 * helping[moved] / (helping + hurting)[moved])))
-
-
-def _cell(value: float) -> str:
-    return "—" if np.isnan(value) else f"{value:+.3g}".replace("-", "−")

@@ -1,21 +1,20 @@
 """The pooled numbers of a comparison, and the table that shows them."""
 
-from collections.abc import Callable
-
 import numpy as np
 
-from lca.report._conditions import Comparison, Condition, Member
+from lca.analysis import RunDifference, RunMeans
+from lca.analysis._over_runs import CONFIDENCE
 from lca.report._overview import RESIDUAL, STATE, UNMEASURED
 from lca.report._parts import Table, tints_of
-from lca.report._pooling import CONFIDENCE, Difference, Pooled, difference, pool
-from lca.report._run import format_number
+from lca.runs import Condition, Member, Runs
+from lca.runs._format import format_number
 
 Array = np.ndarray
 OTHERS = (STATE, UNMEASURED, RESIDUAL)
 """What is no allocation, in the order of `pooled_others`; the change of the loss follows."""
 
 
-def totals_table(data: Comparison, loss: str, limit: int, *, folded: bool = False) -> Table:
+def totals_table(data: Runs, loss: str, limit: int, *, folded: bool = False) -> Table:
     """Layers in rows, conditions in columns; below them what is no allocation, and the change.
 
     Two conditions have a column with their difference.
@@ -30,8 +29,8 @@ def totals_table(data: Comparison, loss: str, limit: int, *, folded: bool = Fals
         first, second = data.conditions
         head.append(difference_name(first, second))
         found = layer_difference(data, first, second, loss)
-        pooled.append(Pooled(found.mean, found.half))
-        others.append(_others_difference(first, second, loss))
+        pooled.append(RunMeans(found.mean, found.half))
+        others.append(_others_difference(data, first, second, loss))
         tints = [[*row, 0.0] for row in tints]
     rows = [(data.layers[i], *(interval(each, i, "+") for each in pooled)) for i in shown]
     for k, name in enumerate((*OTHERS, "change of the loss")):
@@ -60,14 +59,14 @@ def difference_name(first: Condition, second: Condition) -> str:
     return f"{second.name} − {first.name}"
 
 
-def interval_text(data: Comparison, shown_as: str) -> str:
+def interval_text(data: Runs, shown_as: str) -> str:
     """What the intervals are, which are shown as a sign or as lines."""
     if all(len(condition.members) == 1 for condition in data.conditions):
         return "Each is one run, so there are no intervals."
     return f"{shown_as}: {100 * CONFIDENCE:.0f} % interval of the mean over the runs."
 
 
-def interval(pooled: Pooled, i: int, sign: str) -> str:
+def interval(pooled: RunMeans, i: int, sign: str) -> str:
     """A mean with half its interval, or without."""
     mean, half = float(pooled.mean[i]), float(pooled.half[i])
     if np.isnan(mean):
@@ -78,42 +77,33 @@ def interval(pooled: Pooled, i: int, sign: str) -> str:
     return f"{mean:{sign}.{digits}f} ± {half:.{digits}f}".replace("-", "−")
 
 
-def pooled_totals(data: Comparison, condition: Condition, loss: str) -> Pooled:
-    totals = np.array([data.layer_totals(member, loss) for member in condition.members])
-    return pool(totals, intervals=not condition.has_copies)
+def pooled_totals(data: Runs, condition: Condition, loss: str) -> RunMeans:
+    return data.pool(condition, data.values(condition, "layer", loss))
 
 
-def pooled_others(data: Comparison, condition: Condition, loss: str) -> Pooled:
+def pooled_others(data: Runs, condition: Condition, loss: str) -> RunMeans:
     """State change, change without allocation, residual, and the change from start to end."""
-    values = np.array([_others(member, loss) for member in condition.members])
-    return pool(values, intervals=not condition.has_copies)
+    return data.pool(condition, _others(condition, loss))
 
 
-def _others(member: Member, loss: str) -> Array:
-    check = member.check(loss)
-    return np.array([check.state_change, check.unmeasured_change, check.residual, check.end - check.start])
-
-
-def layer_difference(data: Comparison, first: Condition, second: Condition, loss: str) -> Difference:
+def layer_difference(data: Runs, first: Condition, second: Condition, loss: str) -> RunDifference:
     """The second condition minus the first in each layer, with intervals for all layers together."""
-    return _difference(first, second, lambda member: data.layer_totals(member, loss))
+    values = data.values(first, "layer", loss), data.values(second, "layer", loss)
+    return data.compare_values(first, second, values)
 
 
-def _others_difference(first: Condition, second: Condition, loss: str) -> Pooled:
+def _others(condition: Condition, loss: str) -> Array:
+    return np.array([_of_run(member, loss) for member in condition.members])
+
+
+def _of_run(member: Member, loss: str) -> list[float]:
+    check = member.check(loss)
+    return [check.state_change, check.unmeasured_change, check.residual, check.end - check.start]
+
+
+def _others_difference(data: Runs, first: Condition, second: Condition, loss: str) -> RunMeans:
     """The second condition minus the first in each number of `pooled_others`, each with its own interval."""
-
-    def of_number(k: int) -> Difference:
-        return _difference(first, second, lambda member: _others(member, loss)[k : k + 1])
-
-    found = [of_number(k) for k in range(len(OTHERS) + 1)]
-    return Pooled(np.concatenate([f.mean for f in found]), np.concatenate([f.half for f in found]))
-
-
-def _difference(first: Condition, second: Condition, values: Callable[[Member], Array]) -> Difference:
-    pairs = [sorted(condition.members, key=lambda member: member.seed) for condition in (first, second)]
-    seeds = [[member.seed for member in members] for members in pairs]
-    paired = seeds[0] == seeds[1] and all(seeds[0]) and len(set(seeds[0])) == len(seeds[0])
-    totals = [np.array([values(member) for member in members]) for members in pairs]
-    if first.has_copies or second.has_copies:
-        totals = [each.mean(axis=0, keepdims=True) for each in totals]
-    return difference(*totals, paired=paired)
+    a, b = _others(first, loss), _others(second, loss)
+    columns = [slice(k, k + 1) for k in range(len(OTHERS) + 1)]
+    found = [data.compare_values(first, second, (a[:, k], b[:, k])) for k in columns]
+    return RunMeans(np.concatenate([f.mean for f in found]), np.concatenate([f.half for f in found]))

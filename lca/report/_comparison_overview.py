@@ -1,11 +1,12 @@
 """The first screen of a comparison: what differs, and whether the numbers can be trusted."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 
 import numpy as np
 
 from lca._verdict import SMALL_MISS
-from lca.report._balance import Tone
+from lca.analysis import RunMeans
+from lca.analysis._over_runs import CONFIDENCE
 from lca.report._comparison_numbers import (
     difference_name,
     interval,
@@ -14,12 +15,13 @@ from lca.report._comparison_numbers import (
     pooled_totals,
     totals_table,
 )
-from lca.report._conditions import Comparison, Condition
 from lca.report._overview import NO_JUDGEMENT
 from lca.report._parts import Section
-from lca.report._pooling import CONFIDENCE, Pooled, pool
-from lca.report._run import count_of, format_digits, format_percent
-from lca.report._settings import learning_rate, setting_rows
+from lca.runs import Condition, Runs
+from lca.runs._balance import Tone
+from lca.runs._format import format_digits, format_percent
+from lca.runs._run import count_of
+from lca.runs._settings import learning_rate
 
 MAX_ROWS = 12
 """The most layers in the table of the first screen: those with the largest sums."""
@@ -27,7 +29,7 @@ MAX_NAMED = 6
 """The most runs, conditions or layers that are named in a sentence."""
 
 
-def overview(data: Comparison) -> Section:
+def overview(data: Runs) -> Section:
     """What differs, and whether the numbers can be trusted."""
     loss = data.losses[0]
     return Section(
@@ -42,7 +44,7 @@ def overview(data: Comparison) -> Section:
     )
 
 
-def _verdicts(data: Comparison) -> list[tuple[Tone, str]]:
+def _verdicts(data: Runs) -> list[tuple[Tone, str]]:
     """What is wrong first, then the check of all runs in one line."""
     found: list[tuple[Tone, str]] = []
     checks = [(member, member.check(name)) for name in data.losses for member in data.members]
@@ -74,51 +76,11 @@ def _verdicts(data: Comparison) -> list[tuple[Tone, str]]:
         found.append(
             ("warn", "Some allocations are estimates; the table of the runs says how they were checked.")
         )
-    parts = [m.label for m in data.members if not m.run.is_whole]
-    if parts:
-        text = "the sums of these runs are over their measured steps, and not over the whole run"
-        found.append(("warn", f"{text[0].upper()}{text[1:]}: {_list(parts)}."))
-    if len({tuple(m.run.steps.tolist()) for m in data.members}) > 1:
-        found.append(
-            ("warn", "The runs have different steps, so their sums are over different numbers of them.")
-        )
-    if len({m.run.attributes.get("estimator") for m in data.members}) > 1:
-        found.append(("warn", "The runs were measured with different estimators: see the settings."))
-    found += [("warn", text) for text in (*data.notes, *_condition_warnings(data))]
+    found += [("warn", text) for text in data.cautions]
     return found
 
 
-def _condition_warnings(data: Comparison) -> Iterator[str]:
-    for condition in data.conditions:
-        if condition.has_copies:
-            yield (
-                f"{condition.name}: two runs have exactly the same sums, as copies of one run would, so "
-                "there is no interval."
-            )
-        stated = [dict(setting_rows(m.run.attributes, len(m.run.steps))) for m in condition.members]
-        keys = {key for found in stated for key in found} - {"seed"}
-        differ = sorted(key for key in keys if len({found.get(key) for found in stated}) > 1)
-        if differ:
-            yield f"{condition.name}: its runs differ in {_list(differ)}, and not by chance only."
-    single = [condition.name for condition in data.conditions if len(condition.members) == 1]
-    if single:
-        yield f"One run only, so that chance cannot be told from effect: {_list(single)}."
-    missing = sorted({name for m in data.members for name in data.layers if name not in m.layers})
-    if missing:
-        yield f"Only some of the runs have the layers {_list(missing)}."
-
-
-def _list(names: Sequence[str]) -> str:
-    """Up to six names.
-
-    >>> _list(["a", "b"])
-    'a, b'
-    """
-    more = f" and {len(names) - MAX_NAMED} more" if len(names) > MAX_NAMED else ""
-    return ", ".join(names[:MAX_NAMED]) + more
-
-
-def _stories(data: Comparison) -> Iterator[str]:
+def _stories(data: Runs) -> Iterator[str]:
     """What happened in each condition; the loss and ± are explained where they are first used."""
     named = {member.run.loss_text(data.losses[0]) for member in data.members}
     loss = named.pop() if len(named) == 1 else f"the loss '{data.losses[0]}'"
@@ -140,16 +102,14 @@ def _about(condition: Condition) -> str:
     return text
 
 
-def _story(data: Comparison, condition: Condition, named: str, *, explain: bool) -> str:
+def _story(data: Runs, condition: Condition, named: str, *, explain: bool) -> str:
     loss = data.losses[0]
     checks = [member.check(loss) for member in condition.members]
     about = _about(condition)
-    ends = pool(
-        np.array([[c.start, c.end, c.end - c.start] for c in checks]), intervals=not condition.has_copies
-    )
+    ends = data.pool(condition, np.array([[c.start, c.end, c.end - c.start] for c in checks]))
     start, end = (interval(ends, i, "") for i in range(2))
     verb = "rose" if ends.mean[2] > 0 else "fell"
-    change = interval(Pooled(np.abs(ends.mean), ends.half), 2, "")
+    change = interval(RunMeans(np.abs(ends.mean), ends.half), 2, "")
     if explain:
         change += f" (± is a {100 * CONFIDENCE:.0f} % interval over the {len(checks)} runs)"
     pooled = pooled_totals(data, condition, loss)
@@ -163,14 +123,14 @@ def _story(data: Comparison, condition: Condition, named: str, *, explain: bool)
     ]
     largest = int(np.argmax(np.abs(np.nan_to_num(means))))
     halves = np.concatenate([pooled.half, rows.half[:-1]])
-    amount = interval(Pooled(means, halves), largest, "+")
+    amount = interval(RunMeans(means, halves), largest, "+")
     part = f"{names[largest]} accounts for the largest part ({amount})"
     if np.isnan(ends.mean).any():
         return f"{condition.name} ({about}): {named} was not measured in every run; {part}."
     return f"{condition.name} ({about}): {named} {verb} by {change}, from {start} to {end}; {part}."
 
 
-def _most_different(data: Comparison) -> list[str]:
+def _most_different(data: Runs) -> list[str]:
     """The layer in which two conditions differ most."""
     if len(data.conditions) != 2:
         return []

@@ -11,15 +11,16 @@ import numpy as np
 from lca.errors import LCAError
 from lca.report import _charts as charts
 from lca.report._comparison import SECTIONS
-from lca.report._conditions import Comparison, Condition, RecordLike, compare
 from lca.report._html import fill_template, to_base64, write_page
 from lca.report._moments import MAX_INTERVALS, encode
 from lca.report._parts import Chart, Section
-from lca.report._run import shorten_words
+from lca.runs import Condition, Runs, open_runs
+from lca.runs._format import shorten_words
+from lca.runs._open import RecordLike
 
 
 def write_comparison(
-    groups: Mapping[str, Sequence[RecordLike]] | Sequence[RecordLike],
+    groups: Runs | Mapping[str, Sequence[RecordLike]] | Sequence[RecordLike],
     path: str | PathLike[str],
     *,
     title: str = "",
@@ -30,10 +31,8 @@ def write_comparison(
     Parameters
     ----------
     groups
-        The records of each condition, by its name: folders written by `lca.Record`, or datasets from
-        `lca.open_record`. The runs of a condition must differ by chance only, such as the seed; they are
-        pooled. With a plain sequence of records, those with the same settings but different ``seed`` are
-        pooled, and every other run is a condition of its own.
+        The runs, from `lca.open_runs`; or what `lca.open_runs` takes, such as the records of each condition
+        by its name.
     path
         The HTML file.
     title
@@ -79,7 +78,7 @@ def write_comparison(
 
 
 def render_comparison(
-    groups: Mapping[str, Sequence[RecordLike]] | Sequence[RecordLike], *, title: str = ""
+    groups: Runs | Mapping[str, Sequence[RecordLike]] | Sequence[RecordLike], *, title: str = ""
 ) -> str:
     """Return the page of `write_comparison` as HTML text, which needs no network.
 
@@ -100,9 +99,9 @@ def render_comparison(
     ...     render_comparison([])
     ... except LCAError as error:
     ...     print(error)
-    the condition '' has no runs; pass a list of records for each condition.
+    this list has no runs; pass a list of records, or a pattern of their paths.
     """
-    data = compare(groups)
+    data = opened(groups)
     try:
         with np.errstate(over="raise"):
             sections = [section for make in SECTIONS if (section := make(data)) is not None]
@@ -117,7 +116,21 @@ def render_comparison(
     return fill_template(named, sections, figures={}, data={"maps": maps})
 
 
-def _with_maps(section: Section, data: Comparison, limit: float) -> Section:
+def opened(groups: Runs | Mapping[str, Sequence[RecordLike]] | Sequence[RecordLike]) -> Runs:
+    """The runs of a page.
+
+    Raises
+    ------
+    LCAError
+        If there are fewer than two, or they cannot be opened as runs.
+    """
+    runs = groups if isinstance(groups, Runs) else open_runs(groups)
+    if len(runs.members) < 2:
+        raise LCAError("a comparison needs at least two runs; for one run, use lca.report.write_report.")
+    return runs
+
+
+def _with_maps(section: Section, data: Runs, limit: float) -> Section:
     """The section with one empty map per condition, which page.js fills."""
     drawn = [
         Chart(charts.compared_map(k, data.layers), f"{condition.name}, mean over its runs")
@@ -126,7 +139,7 @@ def _with_maps(section: Section, data: Comparison, limit: float) -> Section:
     return replace(section, charts=drawn, key=limit)
 
 
-def _maps(data: Comparison) -> tuple[list[dict[str, Any]], float]:
+def _maps(data: Runs) -> tuple[list[dict[str, Any]], float]:
     """For page.js: the codes of each condition's map, with one limit for all."""
     first = min(int(member.run.steps[0]) for member in data.members)
     last = max(int(member.run.steps[-1]) for member in data.members)
@@ -145,7 +158,7 @@ def _maps(data: Comparison) -> tuple[list[dict[str, Any]], float]:
     return [{**shared, "codes": to_base64(encode(mean.T, limit))} for mean in means], limit
 
 
-def _interval_means(data: Comparison, condition: Condition, edges: np.ndarray) -> np.ndarray:
+def _interval_means(data: Runs, condition: Condition, edges: np.ndarray) -> np.ndarray:
     """Sums over the measured steps of each interval, averaged over the runs, (intervals, layers).
 
     NaN where no run has a measured step.

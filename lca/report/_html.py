@@ -21,7 +21,7 @@ from lca.plots._canvas import HELPING, HURTING, SIGN_COLORMAP
 from lca.report._charts import Figure
 from lca.report._moments import LINEAR_FRACTION
 from lca.report._parts import Section
-from lca.report._run import shorten_words
+from lca.runs._format import shorten_words
 
 with extra("report"):
     from bokeh.core.types import ID

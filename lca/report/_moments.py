@@ -12,7 +12,8 @@ from typing import Any
 import numpy as np
 
 from lca.report._cells import EMPTY, MAX_SIDES, Grid, ListGrid, MatrixGrid
-from lca.report._run import Run, block_starts
+from lca.runs._format import block_starts
+from lca.runs._run import Run
 
 MAX_INTERVALS = 100
 MAX_BYTES = 2_400_000

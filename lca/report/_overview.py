@@ -5,9 +5,10 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from lca.report._balance import Conservation, Tone, check_conservation
 from lca.report._parts import Bar, Bars, Section
-from lca.report._run import Run, count_of, format_digits, format_number, format_percent, short_labels
+from lca.runs._balance import Conservation, Tone, check_conservation
+from lca.runs._format import format_digits, format_number, format_percent, short_labels
+from lca.runs._run import Run, count_of
 
 MAX_LAYERS = 8
 """The most layers that have a bar of their own on the first screen."""

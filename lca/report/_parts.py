@@ -5,8 +5,9 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from lca.report._balance import Tone
 from lca.report._charts import Figure
+from lca.runs._balance import Tone
+from lca.runs._format import format_signed
 
 Tints = Sequence[Sequence[float]]
 
@@ -105,3 +106,31 @@ def tints_of(values: np.ndarray, largest: float | None = None) -> list[list[floa
     largest = (largest or float(np.abs(known).max(initial=0.0))) or 1.0
     tints: list[list[float]] = np.round(known / largest, 3).tolist()
     return tints
+
+
+MAX_COLUMNS = 10
+"""With more classes than this, and fewer layers, the classes are the rows."""
+
+
+def class_table(
+    caption: str,
+    layers: Sequence[str],
+    labels: Sequence[str],
+    totals: np.ndarray,
+    *,
+    largest: float | None = None,
+) -> Table:
+    """Layers by class, (layers, classes), with colours; classes in rows where they are many."""
+    rows, columns = "layer", "class"
+    if len(labels) > max(len(layers), MAX_COLUMNS):
+        totals, labels, layers, rows, columns = totals.T, layers, labels, columns, rows
+    return Table(
+        f"{caption}; one {rows} per row, one {columns} per column",
+        ("", *labels),
+        [
+            (name, *("—" if np.isnan(value) else format_signed(value) for value in row))
+            for name, row in zip(layers, totals, strict=True)
+        ],
+        folded=False,
+        tints=tints_of(totals, largest),
+    )

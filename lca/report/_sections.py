@@ -6,15 +6,17 @@ from typing import Any
 
 import numpy as np
 
-from lca.analysis import class_totals, histogram_counts
+from lca.analysis import histogram_counts
 from lca.analysis._reading import is_class
 from lca.record._citation import citation
 from lca.report import _charts as charts
-from lca.report._balance import Conservation, check_conservation
 from lca.report._overview import summary
-from lca.report._parts import Chart, Section, Table, tints_of
-from lca.report._run import Run, format_number, format_percent, format_signed
-from lca.report._settings import setting_rows
+from lca.report._parts import Chart, Section, Table, class_table
+from lca.runs._balance import Conservation, check_conservation
+from lca.runs._classes import class_losses, class_text
+from lca.runs._format import format_number, format_percent
+from lca.runs._run import Run
+from lca.runs._settings import setting_rows
 from lca.views._signs import NOISY, Signs
 
 Array = np.ndarray
@@ -106,33 +108,13 @@ def classes(run: Run) -> Section | None:
     """Layers by class; ``None`` if the record has no per-class losses."""
     if not any(is_class(name) for name in run.measured):
         return None
-    names, allocations = class_totals(run.record)
-    parents = {name.rpartition("/")[0] for name in names}
-    labels = [run.class_label(name) if len(parents) == 1 else name for name in names]
-    totals, layers = allocations.sum(axis=0), run.layers
-    rows, columns = "layer", "class"
-    if len(labels) > max(len(layers), MAX_COLUMNS):
-        totals, labels, layers, rows, columns = totals.T, list(layers), tuple(labels), columns, rows
-    table = Table(
-        f"LCA of each layer for the loss of each class, summed over {run.scope}; one {rows} per row, one "
-        f"{columns} per column",
-        ("", *labels),
-        [(name, *map(format_signed, row)) for name, row in zip(layers, totals, strict=True)],
-        folded=False,
-        tints=tints_of(totals),
-    )
-    return Section("classes", "Layers by class", paragraphs=[_class_text(parents)], tables=[table])
-
-
-def _class_text(parents: set[str]) -> str:
-    """Which loss the classes are of."""
-    if parents == {""}:
-        return "Each class is a measured loss of its own, in its own units; the columns do not add up."
-    parent = f"the {min(parents)} loss" if len(parents) == 1 else "its loss"
-    return (
-        f"The loss of a class is its share of {parent}: the sum over its examples, divided by the weight of "
-        f"all. A layer's classes add up to its LCA for {parent}."
-    )
+    tables, texts = [], []
+    for measured, names in class_losses([run]).items():
+        totals = np.stack([run.layer_totals(name).sum(axis=0) for name in names], axis=1)
+        caption = f"LCA of each layer for the {measured} loss of each class, summed over {run.scope}"
+        tables.append(class_table(caption, run.layers, [run.class_label(n) for n in names], totals))
+        texts.append(class_text(measured, names))
+    return Section("classes", "Layers by class", paragraphs=[*dict.fromkeys(texts)], tables=tables)
 
 
 def noise(run: Run) -> Section:
@@ -197,8 +179,6 @@ def cite(run: Run) -> Section:
 
 
 SECTIONS = (summary, balance, losses, layers, explorer, classes, noise, method, cite)
-MAX_COLUMNS = 10
-"""With more classes than this, and fewer layers, the classes are the rows."""
 _BALANCE = (
     "The loss changed from its start to its end. Of this change, the allocations explain what the movement "
     "of the parameters did, and the rest is listed by cause. The rows from the allocations to the residual "

@@ -6,7 +6,8 @@ from typing import Any, Generic, TypeVar
 
 from lca.allocation import Estimator
 from lca.errors import LCAError, LCAWarning
-from lca.summary import RunViews
+from lca.summary import RunViews, Summary
+from lca.tables import HasTable, Table
 from lca.tracking._options import (
     CheckEvery,
     MakeViews,
@@ -22,7 +23,7 @@ from lca.views import View
 AnyTracker = TypeVar("AnyTracker", bound=TrackerBase)
 
 
-class CallbackBase(Generic[AnyTracker]):
+class CallbackBase(HasTable, Generic[AnyTracker]):
     """Makes a tracker when a run of the framework begins, and keeps its results when the run has ended.
 
     Parameters
@@ -91,13 +92,17 @@ class CallbackBase(Generic[AnyTracker]):
         """The error that ended the measuring or kept it from beginning, or ``None``."""
         return self._failure if self.tracker is None else self.tracker.error
 
-    def summary(self) -> dict[str, dict[str, Any]]:
+    def summary(self) -> Summary:
         """As `lca.tracking.TrackerBase.summary`, of the last run."""
         if self.tracker is None:
             failure = self._failure
             reason = f"{type(failure).__name__}: {failure}" if failure else "no run has begun."
             raise LCAError(f"no step was measured: {reason}")
         return self.tracker.summary()
+
+    def table(self) -> Table:
+        """The table of `summary`."""
+        return self.summary().table()
 
     def _begin(self, make_tracker: Callable[[], AnyTracker]) -> None:
         """A run begins: make its tracker and enter it, or handle the error as ``on_error`` says."""

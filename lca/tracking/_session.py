@@ -5,7 +5,6 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import replace
 from math import isfinite
-from typing import Any
 
 from lca._state import same_state
 from lca.allocation import Estimator, start_each
@@ -18,7 +17,7 @@ from lca.objective import Checked, Objective, State, Sum, evaluate, leaves, stat
 from lca.record import Record
 from lca.row import CheckedWindow, Row, rows_of
 from lca.step import Step
-from lca.summary import RunViews, summarize
+from lca.summary import RunViews, Summary, summarize
 from lca.tracking._misses import Misses
 from lca.tracking._options import (
     CheckEvery,
@@ -267,9 +266,9 @@ class Session:
                 stacklevel=2,
             )
 
-    def summary(self) -> dict[str, dict[str, Any]]:
+    def summary(self) -> Summary:
         """As `lca.tracking.TrackerBase.summary`."""
-        summaries = {}
+        summaries = Summary()
         for name, view in self.views.items():
             if not isinstance(view, RunViews):
                 raise LCAError("summary() requires the default views; read your own from tracker.views.")

@@ -2,12 +2,14 @@
 
 from collections.abc import Mapping
 from types import TracebackType
-from typing import Any, ClassVar, Self, Unpack
+from typing import ClassVar, Self, Unpack
 
 from lca.allocation import Estimator
 from lca.errors import LCAError
 from lca.objective import Objective
 from lca.row import CheckedWindow
+from lca.summary import Summary
+from lca.tables import HasTable, Table
 from lca.tracking._follower import LiveTheta, RunFollower
 from lca.tracking._options import Options
 from lca.tracking._pending import StepFields
@@ -16,7 +18,7 @@ from lca.tracking._spans import AnyFollower, SpanFollower
 from lca.views import View
 
 
-class TrackerBase:
+class TrackerBase(HasTable):
     """Allocates the loss change of each update that a training loop makes inside a ``with`` block.
 
     A step is one update, from θ before it to θ after it. It is measured before the loop goes on, and the
@@ -108,7 +110,7 @@ class TrackerBase:
         """The error that ended the measuring, or ``None``."""
         return self._session.error
 
-    def summary(self) -> dict[str, dict[str, Any]]:
+    def summary(self) -> Summary:
         """`lca.summary.summarize` of each measured loss and of each term of a `lca.Sum`, by name.
 
         A term is named after the loss and itself, as in ``train/penalty``. The key ``skipped_steps`` is there
@@ -122,6 +124,10 @@ class TrackerBase:
         if not self._entered:
             raise LCAError("this tracker was never entered; put the training loop inside `with tracker:`.")
         return self._session.summary()
+
+    def table(self) -> Table:
+        """The table of `summary`; ``to_frame()``, ``to_latex()`` and ``to_csv(path)`` write it."""
+        return self.summary().table()
 
     def close(self, *, complete: bool = True) -> None:
         """Stop tracking, as the end of the ``with`` block does; a record is marked ``complete`` or not."""

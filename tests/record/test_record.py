@@ -25,7 +25,7 @@ from lca import (
     open_record,
 )
 from lca.errors import LCAWarning
-from lca.record import SCHEMA_VERSION, RecordError, open_records
+from lca.record import SCHEMA_VERSION, RecordError
 from lca.reference import Quadratic
 from lca.row import BIN_EDGES, Row
 from lca.summary import RunViews
@@ -326,48 +326,6 @@ def test_only_a_record_is_replaced(tmp_path):
     with pytest.raises(RecordError, match="thesis' is not a record"):
         Record(other, LAYOUT, mode="w")
     assert (other / "chapter.tex").exists()
-
-
-def test_runs_are_put_side_by_side(tmp_path):
-    paths = [tmp_path / f"{seed}.zarr" for seed in range(2)]
-    alone = [recorded(path, range(3), settings={"seed": seed, "lr": 1}) for seed, path in enumerate(paths)]
-    runs = open_records(paths)
-    assert runs.run.values.tolist() == list(map(str, paths))
-    for found, expected in zip(runs.transpose("run", ...).total, alone, strict=True):
-        np.testing.assert_array_equal(found, expected.total)
-    assert "settings" not in runs.attrs
-    assert runs.attrs["layout"] == alone[0].attrs["layout"]
-
-
-DIFFERENT = {
-    "tensor": (
-        {"layout": Layout(("a.weight", "a.bias", "c"), ((2, 3), (2,), (8,)))},
-        "first has the tensor 'b.weight'",
-    ),
-    "shape": (
-        {"layout": Layout(LAYOUT.names, ((3, 2), (2,), (4, 2)))},
-        "their tensors differ in order or shape",
-    ),
-    "measured": ({"names": ("train", "test")}, "only the first has the measured 'heldout'"),
-    "more": ({"names": ("train", "heldout", "x")}, "only the second has the measured 'x'"),
-    "content": ({"neurons": False}, "only one of them has neuron, neuron_stderr, neuron_total"),
-    "steps": ({"steps": 4}, r"different steps \(3 and 4, or other labels\); select the steps that both have"),
-}
-
-
-@pytest.mark.parametrize("what", DIFFERENT)
-def test_runs_that_differ_are_not_compared(tmp_path, what):
-    options, message = DIFFERENT[what]
-    options = {"layout": LAYOUT, "names": ("train", "heldout"), "steps": 3} | options
-    recorded(tmp_path / "a", range(3))
-    layout, names, steps = (options.pop(name) for name in ("layout", "names", "steps"))
-    with Record(tmp_path / "b", layout, **options) as record:
-        for step in range(steps):
-            record.update({name: allocation(step, layout=layout) for name in names})
-    with pytest.raises(RecordError, match=f"a' and '.*b' cannot be compared: .*{message}"):
-        open_records([tmp_path / "a", tmp_path / "b"])
-    with pytest.raises(RecordError, match="no record to open"):
-        open_records([])
 
 
 def test_measured_every_tenth_step_the_labels_are_those_of_the_run(tmp_path):

@@ -11,15 +11,16 @@ from scipy import stats
 import lca
 from lca import Layout, LCAError
 from lca._cli import main
+from lca.analysis import difference_over_runs as difference
+from lca.analysis import mean_over_runs as pool
 from lca.errors import OutputError
 from lca.report import _comparison as sections
 from lca.report import render_comparison, write_comparison
 from lca.report._cells import EMPTY
 from lca.report._comparison_page import _maps
-from lca.report._conditions import compare
+from lca.report._comparison_page import opened as compare
 from lca.report._moments import LINEAR_FRACTION
-from lca.report._pooling import difference, pool
-from lca.report._settings import learning_rate, setting_rows, to_text
+from lca.runs._settings import learning_rate, setting_rows, to_text
 from lca.tolerances import EPS64, summed
 from tests.report.records import EVIL, LAYOUT, NAMES, replicates, run_values, write
 
@@ -60,7 +61,6 @@ def test_intervals_are_those_of_scipy():
     assert np.abs(pooled.mean - pooled.half - low).max() <= summed(scale, EPS64)
     assert np.abs(pooled.mean + pooled.half - high).max() <= summed(scale, EPS64)
     assert np.isnan(pool(values[:1]).half).all()
-    assert np.isnan(pool(values, intervals=False).half).all()
 
 
 @pytest.mark.parametrize("paired", [True, False])
@@ -199,6 +199,16 @@ def test_a_loss_that_rose_is_said_to_rise(tmp_path):
     assert " fell by " in down
 
 
+def test_the_loss_of_runs_of_different_length_is_drawn_over_their_common_steps(tmp_path):
+    for seed, steps in enumerate((12, 9)):
+        write(tmp_path / f"{seed}.zarr", run_values(steps, seed=seed), settings={"seed": seed})
+    [condition] = compare({"both": [tmp_path / "0.zarr", tmp_path / "1.zarr"]}).conditions
+    [(name, steps, paths)] = sections._curves(condition, "train")
+    assert (name, steps.tolist(), paths.shape) == ("both", [*range(10)], (2, 10))
+    for member, path in zip(condition.members, paths, strict=True):
+        assert path[9] == member.run.per_step("loss_end", "train")[8]
+
+
 def test_the_maps_have_one_limit_and_show_the_means(groups):
     maps, limit = _maps(compare(groups))
     means = [
@@ -324,7 +334,7 @@ def test_names_that_keras_numbers_are_matched_by_position(tmp_path):
     [
         ([], "has no runs"),
         ({"a": []}, "has no runs"),
-        ({"a": "x.zarr"}, "has no runs; pass a list"),
+        ({"a": "x.zarr"}, "there is no record"),
         (["a.zarr"], "at least two runs"),
         (["a.zarr", "./a.zarr"], "is given twice"),
         (["a.zarr", "other.zarr"], r"no measured loss in common.*a: train; other: val"),
@@ -392,6 +402,20 @@ def test_the_commands_compare_runs(groups, tmp_path, capsys):
         (first[:1], "at least two runs"),
     ):
         assert main(["compare", *wrong, "-o", str(tmp_path / "d.html")]) == 2
+        assert said in capsys.readouterr().err
+
+
+def test_the_command_makes_conditions_from_a_setting(tmp_path, capsys):
+    for name in ("adam", "sgd"):
+        runs(tmp_path / name, (0, 1), settings={"optimizer": name})
+    paths = [str(path) for path in tmp_path.glob("*/*.zarr")]
+    assert main(["compare", *sorted(paths), "--by", "optimizer", "-o", "-"]) == 0
+    assert "<h1>adam and sgd</h1>" in capsys.readouterr().out
+    for wrong, said in (
+        (["--by", "lr"], "unknown setting"),
+        (["--by", "optimizer", "--name", "x"], "omit -- and --name"),
+    ):
+        assert main(["compare", *paths, *wrong, "-o", str(tmp_path / "d.html")]) == 2
         assert said in capsys.readouterr().err
 
 

@@ -18,11 +18,12 @@ from lca.plots._canvas import CATEGORY_COLORS, HELPING, HURTING
 from lca.report import _charts as charts
 from lca.report import _sections as sections
 from lca.report import render_report, write_report
-from lca.report._balance import check_conservation
 from lca.report._cells import EMPTY, ListGrid, MatrixGrid
 from lca.report._moments import LINEAR_FRACTION, MAX_BYTES, detail_maps, encode, layer_intervals
-from lca.report._run import Run, block_starts, format_signed, short_labels
 from lca.row import CheckedWindow, rows_of
+from lca.runs._balance import check_conservation
+from lca.runs._format import block_starts, format_signed, short_labels
+from lca.runs._run import Run
 from lca.views._signs import NOISY
 from tests.report.records import EVIL, LAYOUT, NAMES, allocation, replicates, run_values, write
 
@@ -642,15 +643,18 @@ def test_classes_have_a_table_and_are_not_main_losses(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("names", "head"),
+    ("names", "heads"),
     [
-        (("train", "by class", "by class/class 0", "by class/class 1"), ("", "0", "1")),
-        (("train", "train/class 0", "held/class 0"), ("", "train/class 0", "held/class 0")),
+        (("train", "by class", "by class/class 0", "by class/class 1"), {"by class": ("", "0", "1")}),
+        (("train", "train/class 0", "held/class 0"), {"train": ("", "0"), "held": ("", "0")}),
     ],
 )
-def test_terms_of_a_loss_can_be_classes(tmp_path, names, head):
+def test_terms_of_a_loss_can_be_classes(tmp_path, names, heads):
     run = Run(write(tmp_path / "run.zarr", run_values(3), names=names))
-    assert sections.classes(run).tables[0].head == head
+    tables = sections.classes(run).tables
+    assert [table.head for table in tables] == [*heads.values()]
+    for name, table in zip(heads, tables, strict=True):
+        assert f"the {name} loss of each class" in table.caption
     assert run.losses == tuple(name for name in names if "/" not in name)
 
 

@@ -9,8 +9,8 @@ import lca
 from lca.errors import LayoutError, LCAError, LCAWarning, NonFiniteError
 from lca.estimators import NextBatch, SampledPathIntegral
 from lca.reference import DatasetLoss, L2Penalty, Quadratic, logistic_regression
-from lca.report._balance import check_conservation
-from lca.report._run import Run
+from lca.runs._balance import check_conservation
+from lca.runs._run import Run
 from lca.tolerances import EPS64, summed
 from lca.tracking import FunctionalTracker
 

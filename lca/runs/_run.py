@@ -1,10 +1,7 @@
-"""`Run`: the arrays of a record that the sections of a report use, and how numbers are formatted."""
+"""`Run`: the arrays of the record of one run, read lazily, and the words for what it covers."""
 
 import json
-import math
-import re
-import zlib
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import cache, cached_property
 from typing import TYPE_CHECKING, Any
@@ -12,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from lca.analysis import group_names, group_signs, group_totals
-from lca.analysis._reading import CLASS_PREFIX, is_class
+from lca.analysis._reading import class_of, is_class
 from lca.errors import LCAError
 from lca.layout import Layout
 from lca.record._about import check_types
@@ -82,10 +79,23 @@ class Run:
         span = self.attributes.get("settings", {}).get("span", 1)
         return span if isinstance(span, int) and span > 1 else 1
 
+    @cached_property
+    def checkpoints(self) -> list[int]:
+        """The numbers of the checkpoints between which the steps are (`lca.importers.checkpoint_numbers`).
+
+        From the setting ``checkpoints``; empty if there is none, or it does not fit the steps.
+        """
+        found = self.attributes.get("settings", {}).get("checkpoints")
+        fits = isinstance(found, list) and len(found) == len(self.steps) + 1
+        return found if fits and all(type(number) is int for number in found) else []
+
     @property
     def length(self) -> str:
         """The number of measured steps in words."""
         count = len(self.steps)
+        if self.checkpoints:
+            first, last = self.checkpoints[0], self.checkpoints[-1]
+            return f"{count_of(count, 'step')} between the checkpoints {first:,} to {last:,}"
         if self.span > 1:
             return f"{count_of(count, 'step')} of {self.span:,} updates each"
         return f"{count_of(count, 'update')} (step{'' if count == 1 else 's'})"
@@ -100,7 +110,7 @@ class Run:
 
     def class_label(self, name: str) -> str:
         """The class of a per-class loss: its number, or its name if the settings have ``class_names``."""
-        label = name.rpartition(CLASS_PREFIX)[2]
+        label = class_of(name)
         known = self.attributes.get("settings", {}).get("class_names")
         if isinstance(known, list) and label.isdecimal() and int(label) < len(known):
             return str(known[int(label)])
@@ -193,41 +203,6 @@ class Run:
         return dict(self.record.attrs)
 
 
-def short_labels(names: Sequence[str], length: int = 22) -> list[str]:
-    """The ends of long names, as far as they tell the names apart.
-
-    The ends of names differ more than their beginnings. Where they do not, longer ends are shown, and last
-    of all a checksum.
-
-    >>> short_labels(["fc", "encoder.layers.1.attention.weight", "encoder.layers.11.attention.weight"])
-    ['fc', '…rs.1.attention.weight', '…s.11.attention.weight']
-    """
-    for kept in range(length, 2 * length):
-        labels = [name if len(name) <= kept else f"…{name[1 - kept :]}" for name in names]
-        if len(set(labels)) == len(set(names)):
-            return labels
-    return [name if len(name) <= length else f"…{name[-length // 2 :]} ({_checksum(name)})" for name in names]
-
-
-def shorten_words(text: str, longest: int = 200) -> str:
-    """Shorten every word of more than ``longest`` characters; a checksum keeps different ones apart.
-
-    >>> shorten_words("the layer " + 500 * "x")
-    'the layer xxxxxxxxxxxxxxxxxxxxxxxx…0ab2ce51…xxxxxxxxxxxxxxxx'
-    """
-    if len(text) <= longest:
-        return text
-    return re.sub(rf"\S{{{longest + 1},}}", lambda word: _shortened(word[0]), text)
-
-
-def _shortened(word: str) -> str:
-    return f"{word[:24]}…{_checksum(word)}…{word[-16:]}"
-
-
-def _checksum(text: str) -> str:
-    return f"{zlib.crc32(text.encode(errors='replace')):08x}"
-
-
 def _ordinal(number: int) -> str:
     """1st, 2nd, 3rd, 4th, 11th, ...
 
@@ -245,57 +220,3 @@ def count_of(number: int, noun: str) -> str:
     ('1 layer', '1,200 steps')
     """
     return f"{number:,} {noun}{'' if number == 1 else 's'}"
-
-
-def block_starts(length: int, max_blocks: int) -> np.ndarray:
-    """The starts of at most ``max_blocks`` blocks of equal length; only the last one may be shorter.
-
-    Blocks of nearly equal length, alternating between 1 and 2 steps, would show as stripes in a map of sums.
-
-    >>> block_starts(5, 2), block_starts(3, 10)
-    (array([0, 3]), array([0, 1, 2]))
-    """
-    return np.arange(0, length, -(-length // max_blocks))
-
-
-def format_number(value: float, sign: str = "") -> str:
-    """Format with 4 significant digits and a true minus sign; NaN is "not measured".
-
-    >>> format_number(-0.25), format_number(0.5, "+"), format_number(float("nan"))
-    ('−0.25', '+0.5', 'not measured')
-    """
-    if math.isnan(value):
-        return "not measured"
-    return f"{value:{sign}.4g}".replace("-", "−") if value else "0"
-
-
-def format_digits(value: float, sign: str = "", digits: int = 4) -> str:
-    """Format like `format_number`, but with trailing zeros, so that all numbers have as many digits.
-
-    >>> format_digits(-1.71), format_digits(0.25, "+"), format_digits(1234.0), format_digits(-0.0)
-    ('−1.710', '+0.2500', '1234', '0')
-    """
-    if math.isnan(value):
-        return "not measured"
-    text = f"{value:{sign}#.{digits}g}".replace(".e", "e").removesuffix(".")
-    return text.replace("-", "−") if value else "0"
-
-
-def format_percent(value: float) -> str:
-    """Format a percentage: one decimal, or 2 significant digits below 1 %; NaN is "undefined".
-
-    >>> format_percent(54.21), format_percent(0.0102), format_percent(0.0), format_percent(float("nan"))
-    ('54.2 %', '0.01 %', '0.0 %', 'undefined')
-    """
-    if math.isnan(value):
-        return "undefined"
-    return f"{value:{'.2g' if 0 < abs(value) < 1 else '.1f'}} %".replace("-", "−")
-
-
-def format_signed(value: float) -> str:
-    """Format with 3 significant digits, a sign and a true minus.
-
-    >>> format_signed(-0.25), format_signed(1.0)
-    ('−0.25', '+1')
-    """
-    return f"{value:+.3g}".replace("-", "−")

@@ -8,7 +8,8 @@ import numpy as np
 
 from lca._verdict import LARGE_MISS, SMALL_MISS, has_diverged, missed_part
 from lca.analysis import checked_windows
-from lca.report._run import Run, format_number, format_percent
+from lca.runs._format import format_number, format_percent
+from lca.runs._run import Run
 from lca.tolerances import EPS32, summed
 
 Tone = Literal["good", "warn", "bad"]

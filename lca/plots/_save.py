@@ -1,0 +1,209 @@
+"""`save_all`: every figure that a record has data for, as files."""
+
+from collections.abc import Callable, Iterator
+from functools import partial
+from io import BytesIO
+from os import PathLike
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal, TypeAlias, get_args
+
+import numpy as np
+
+from lca import analysis
+from lca._extras import extra
+from lca._output import GENERATOR, check_writable, write_files
+from lca.analysis._reading import is_class
+from lca.errors import LCAError, UnknownNameError
+from lca.plots._layers import plot_classes, plot_layer_time, plot_neurons
+from lca.plots._loss import plot_conditions, plot_cumulative, plot_loss, plot_totals, plot_train_heldout
+from lca.plots._noise import plot_helping, plot_histogram, plot_parameter
+from lca.plots._synchrony import plot_peaks
+from lca.runs import Runs, open_runs
+from lca.runs._run import Run
+from lca.views._signs import Signs
+
+with extra("report"):
+    from matplotlib.axes import Axes
+
+if TYPE_CHECKING:
+    from xarray import Dataset
+
+Format = Literal["png", "pdf", "svg"]
+Figures: TypeAlias = Iterator[tuple[str, Callable[[], Axes]]]
+MAX_LINES = 20
+"""The most layers that a figure of lines draws; more are in the map only."""
+MAX_TRACED = 10
+"""The most traced parameters that are drawn."""
+_KEYS = {"png": "Software", "pdf": "Creator", "svg": "Creator"}
+
+
+def save_all(
+    record: "str | PathLike[str] | Dataset | Runs",
+    folder: str | PathLike[str],
+    *,
+    format: Format = "png",  # noqa: A002 - as matplotlib's savefig has it
+    overwrite: bool = False,
+) -> list[Path]:
+    """Write every figure that a record has data for: ``loss``, ``totals``, ``cumulative``, ``helping``, ...
+
+    The first measured loss is drawn, beside it the second one where a figure shows two. Nothing that this
+    library did not make is ever replaced, and either all figures are written or none.
+
+    Parameters
+    ----------
+    record
+        A path, a dataset from `lca.open_record`, or several runs from `lca.open_runs`. Of several runs, the
+        figures are ``conditions``, with intervals, and ``cumulative-...``, the mean of each condition.
+    folder
+        Where to write; created if needed.
+    format
+        ``"png"``, ``"pdf"`` or ``"svg"``.
+    overwrite
+        Whether to replace figures of an earlier call.
+
+    Returns
+    -------
+    list of pathlib.Path
+        The files.
+
+    Raises
+    ------
+    OutputError
+        If the folder cannot be written, or a file exists and may not be replaced.
+    UnknownNameError
+        If the format is another one.
+    LCAError
+        If the record has no complete step.
+
+    Examples
+    --------
+    >>> import tempfile
+    >>> from lca import Layout, Record, StepAllocation
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     with Record(f"{folder}/run.zarr", Layout(("fc.weight",), ((1, 2),)), neurons=False) as record:
+    ...         record.update(StepAllocation(np.array([-1.0, 0.5]), 2.0, 1.5, residual=0.0, mass=1.5))
+    ...     [path.name for path in save_all(f"{folder}/run.zarr", f"{folder}/figures", format="svg")]
+    ['cumulative.svg', 'helping.svg', 'histogram.svg', 'layer_time.svg', 'loss.svg', 'totals.svg']
+    """
+    if format not in get_args(Format):
+        raise UnknownNameError("format of a figure", format, get_args(Format))
+    target = Path(folder)
+    check_writable(target)
+    runs = record if isinstance(record, Runs) else open_runs(record)
+    several = len(runs.members) > 1
+    figures = _of_runs(runs) if several else _of_run(runs.members[0].run)
+    files = {f"{name}.{format}": _image(draw(), format) for name, draw in sorted(figures)}
+    write_files(target, files, overwrite=overwrite, option="overwrite=True")
+    return [target / name for name in files]
+
+
+def _of_run(run: Run) -> Figures:
+    first, layers, sampled = run.losses[0], run.layers, run.is_sampled(run.losses[0])
+    rows = {name: run.layer_totals(name) for name in run.losses[:2]}
+    totals = [each.sum(axis=0) for each in rows.values()]
+    losses = dict(zip(("training loss", "held-out loss"), rows, strict=False))
+    title = f"Total allocation over {run.scope}"
+    yield "totals", lambda: plot_totals(layers, *totals, labels=losses, title=title)
+    yield "layer_time", lambda: plot_layer_time(rows[first], layers)
+    if len(layers) <= MAX_LINES:
+        yield "cumulative", lambda: plot_cumulative(rows[first], layers)
+        if len(rows) == 2:
+            named = {shown: f"{name} loss" for shown, name in losses.items()}
+            train, heldout = rows.values()
+            yield "train_heldout", lambda: plot_train_heldout(train, heldout, layers, labels=named)
+    if not np.isnan(run.per_step("loss_end", first)).any() and run.consecutive:
+        yield "loss", lambda: _loss(run, first)
+    if not sampled:
+        yield "helping", lambda: _helping(run, first)
+        if run.has("histogram_helping"):
+            edges, *counts = analysis.histogram_counts(run.record, first)
+            yield "histogram", lambda: plot_histogram(edges, *(each.sum(axis=0) for each in counts))
+    if run.has("neuron_total"):
+        names = analysis.group_names(run.record, "neuron")
+        yield "neurons", lambda: plot_neurons(analysis.group_totals(run.record, "neuron", first), names)
+    if len(layers) > 1 and len(run.steps) > 2:
+        yield "peaks", lambda: plot_peaks(analysis.learning_peaks(rows[first], top=20), layers)
+    yield from _classes(run)
+    yield from _traced(run, first)
+
+
+def _of_runs(runs: Runs) -> Figures:
+    found = runs.totals()
+    ends = found["lower"].values, found["upper"].values
+    title = (
+        f"Total allocation by condition, {runs.losses[0]} loss, with {100 * found.confidence:g} % intervals"
+    )
+    names, conditions = runs.layers, [condition.name for condition in runs.conditions]
+    yield (
+        "conditions",
+        lambda: plot_conditions(names, conditions, found["mean"].values, intervals=ends, title=title),
+    )
+    if len(runs.layers) > MAX_LINES:
+        return
+    series = runs.series()["total"]
+    for condition in runs.conditions:
+        of = series.sel(run=[member.label for member in condition.members]).dropna("step")
+        if of.sizes["step"]:
+            yield _file_name(f"cumulative-{condition.name}"), _mean_curves(runs, condition.name, of.values)
+
+
+def _mean_curves(runs: Runs, name: str, rows: np.ndarray) -> Callable[[], Axes]:
+    """The curves of the mean over the steps that all runs of a condition have, (runs, steps, layers)."""
+    sums = np.concatenate([np.zeros_like(rows[:, :1]), np.cumsum(rows, axis=1)], axis=1)
+    pooled = runs.pool(runs.condition(name), sums)
+    title = f"{name}: cumulative allocation, mean over {len(rows)} runs"
+    ends = None if np.isnan(pooled.half).all() else (pooled.lower, pooled.upper)
+    return lambda: plot_cumulative(rows.mean(axis=0), runs.layers, intervals=ends, title=title)
+
+
+def _loss(run: Run, name: str) -> Axes:
+    start, end, total = (run.per_step(each, name) for each in ("loss_start", "loss_end", "total"))
+    rebuilt = start[0] + np.append(0.0, np.cumsum(total))
+    return plot_loss(np.append(start[0], end), rebuilt, name=f"{name} loss")
+
+
+def _helping(run: Run, name: str) -> Axes:
+    signs = run.layer_signs(name)
+    overall = Signs(*(counts.sum(axis=1) for counts in (signs.helping, signs.hurting, signs.zero)))
+    return plot_helping(overall.helping_percent(), overall.zero_percent())
+
+
+def _classes(run: Run) -> Figures:
+    """One figure for each loss that has classes."""
+    parents = dict.fromkeys(name.rpartition("/")[0] for name in run.measured if is_class(name))
+    for parent in parents:
+        names = [n for n in run.measured if is_class(n) and n.rpartition("/")[0] == parent]
+        totals = np.stack([run.layer_totals(name).sum(axis=0) for name in names], axis=1)
+        labels = {name: run.class_label(name) for name in names}
+        yield (
+            _file_name(f"classes-{parent}" if parent else "classes"),
+            partial(plot_classes, run.layers, names, totals, labels=labels),
+        )
+
+
+def _traced(run: Run, measured: str) -> Figures:
+    if not run.has("trace_theta"):
+        return
+    series = analysis.traced_parameters(run.record, measured)
+    for at, label in enumerate(run.record["traced_name"].values.tolist()[:MAX_TRACED]):
+        columns = [series[name][:, at] for name in ("theta", "movement", "values")]
+        yield _file_name(f"parameter-{label}"), partial(plot_parameter, *columns, name=label)
+
+
+def _file_name(text: str) -> str:
+    """Text with only letters, digits, dots and hyphens.
+
+    >>> _file_name("parameter-fc.weight[0, 3]")
+    'parameter-fc.weight-0-3'
+    """
+    kept = "".join(sign if sign.isalnum() or sign in "._-" else " " for sign in text)
+    return "-".join(kept.split())[:120]
+
+
+def _image(ax: Axes, format: Format) -> bytes:  # noqa: A002
+    buffer, figure = BytesIO(), ax.get_figure(root=True)
+    if figure is None:
+        raise LCAError("the Axes belong to no figure.")
+    figure.savefig(buffer, format=format, metadata={_KEYS[format]: GENERATOR})
+    image = buffer.getvalue()
+    return image + f"% {GENERATOR}\n".encode() if format == "pdf" else image

@@ -1,0 +1,97 @@
+"""How the pages write names and numbers."""
+
+import math
+import re
+import zlib
+from collections.abc import Sequence
+
+import numpy as np
+
+
+def short_labels(names: Sequence[str], length: int = 22) -> list[str]:
+    """The ends of long names, as far as they tell the names apart.
+
+    The ends of names differ more than their beginnings. Where they do not, longer ends are shown, and last
+    of all a checksum.
+
+    >>> short_labels(["fc", "encoder.layers.1.attention.weight", "encoder.layers.11.attention.weight"])
+    ['fc', '…rs.1.attention.weight', '…s.11.attention.weight']
+    """
+    for kept in range(length, 2 * length):
+        labels = [name if len(name) <= kept else f"…{name[1 - kept :]}" for name in names]
+        if len(set(labels)) == len(set(names)):
+            return labels
+    return [name if len(name) <= length else f"…{name[-length // 2 :]} ({_checksum(name)})" for name in names]
+
+
+def shorten_words(text: str, longest: int = 200) -> str:
+    """Shorten every word of more than ``longest`` characters; a checksum keeps different ones apart.
+
+    >>> shorten_words("the layer " + 500 * "x")
+    'the layer xxxxxxxxxxxxxxxxxxxxxxxx…0ab2ce51…xxxxxxxxxxxxxxxx'
+    """
+    if len(text) <= longest:
+        return text
+    return re.sub(rf"\S{{{longest + 1},}}", lambda word: _shortened(word[0]), text)
+
+
+def _shortened(word: str) -> str:
+    return f"{word[:24]}…{_checksum(word)}…{word[-16:]}"
+
+
+def _checksum(text: str) -> str:
+    return f"{zlib.crc32(text.encode(errors='replace')):08x}"
+
+
+def block_starts(length: int, max_blocks: int) -> np.ndarray:
+    """The starts of at most ``max_blocks`` blocks of equal length; only the last one may be shorter.
+
+    Blocks of nearly equal length, alternating between 1 and 2 steps, would show as stripes in a map of sums.
+
+    >>> block_starts(5, 2), block_starts(3, 10)
+    (array([0, 3]), array([0, 1, 2]))
+    """
+    return np.arange(0, length, -(-length // max_blocks))
+
+
+def format_number(value: float, sign: str = "") -> str:
+    """Format with 4 significant digits and a true minus sign; NaN is "not measured".
+
+    >>> format_number(-0.25), format_number(0.5, "+"), format_number(float("nan"))
+    ('−0.25', '+0.5', 'not measured')
+    """
+    if math.isnan(value):
+        return "not measured"
+    return f"{value:{sign}.4g}".replace("-", "−") if value else "0"
+
+
+def format_digits(value: float, sign: str = "", digits: int = 4) -> str:
+    """Format like `format_number`, but with trailing zeros, so that all numbers have as many digits.
+
+    >>> format_digits(-1.71), format_digits(0.25, "+"), format_digits(1234.0), format_digits(-0.0)
+    ('−1.710', '+0.2500', '1234', '0')
+    """
+    if math.isnan(value):
+        return "not measured"
+    text = f"{value:{sign}#.{digits}g}".replace(".e", "e").removesuffix(".")
+    return text.replace("-", "−") if value else "0"
+
+
+def format_percent(value: float) -> str:
+    """Format a percentage: one decimal, or 2 significant digits below 1 %; NaN is "undefined".
+
+    >>> format_percent(54.21), format_percent(0.0102), format_percent(0.0), format_percent(float("nan"))
+    ('54.2 %', '0.01 %', '0.0 %', 'undefined')
+    """
+    if math.isnan(value):
+        return "undefined"
+    return f"{value:{'.2g' if 0 < abs(value) < 1 else '.1f'}} %".replace("-", "−")
+
+
+def format_signed(value: float) -> str:
+    """Format with 3 significant digits, a sign and a true minus.
+
+    >>> format_signed(-0.25), format_signed(1.0)
+    ('−0.25', '+1')
+    """
+    return f"{value:+.3g}".replace("-", "−")

@@ -1,0 +1,153 @@
+"""One run of several, and the conditions that runs belong to."""
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from functools import cache, cached_property
+from typing import Any
+
+import numpy as np
+
+from lca.analysis import group_names, group_totals
+from lca.runs._balance import Conservation, check_conservation
+from lca.runs._run import Run
+from lca.runs._settings import setting_rows, to_text
+
+SEED = "seed"
+
+
+@dataclass(frozen=True, eq=False)
+class Member:
+    """One run of a condition.
+
+    Attributes
+    ----------
+    label
+        Its name: of its folder, or ``run 1``.
+    run
+        Its record.
+    first
+        The run whose names of tensors, layers and neurons it takes, by position; ``None``: its own names.
+
+    Examples
+    --------
+    >>> import tempfile
+    >>> import lca
+    >>> path = f"{tempfile.mkdtemp()}/first.zarr"
+    >>> with lca.Record(path, lca.Layout(("fc.weight",), ((1, 2),)), settings={"seed": 0}) as record:
+    ...     record.update(lca.StepAllocation(np.array([-1.0, 0.5]), 2.0, 1.5, residual=0.0, mass=1.5))
+    >>> [member] = lca.open_runs(path).members
+    >>> member.label, member.seed, member.totals("layer", "train")
+    ('first', '0', array([-0.5]))
+    """
+
+    label: str
+    run: Run
+    first: "Member | None" = None
+
+    @property
+    def settings(self) -> dict[str, Any]:
+        """The settings of the record."""
+        return {str(key): value for key, value in self.run.attributes.get("settings", {}).items()}
+
+    @property
+    def seed(self) -> str:
+        """The setting ``seed`` as text; empty if there is none."""
+        return to_text(self.settings.get(SEED))
+
+    @property
+    def layers(self) -> tuple[str, ...]:
+        """The names of the layers, as for all runs."""
+        return self.names("layer")
+
+    def names(self, by: str) -> tuple[str, ...]:
+        """The names of the groups, as for all runs."""
+        return group_names(self.run.record if self.first is None else self.first.run.record, by)  # type: ignore[arg-type]
+
+    def rows(self, by: str, measured: str) -> np.ndarray:
+        """The allocation of each step to each group, (T, groups)."""
+        if by == "layer":
+            return self.run.layer_totals(measured)
+        return group_totals(self.run.record, by, measured)  # type: ignore[arg-type]
+
+    def totals(self, by: str, measured: str) -> np.ndarray:
+        """The sums over the measured steps, (groups,)."""
+        return np.asarray(self.rows(by, measured).sum(axis=0))
+
+    def check(self, loss: str) -> Conservation:
+        """The conservation check of one loss."""
+        return self._check(loss)
+
+    @cached_property
+    def _check(self) -> Callable[[str], Conservation]:
+        return cache(lambda loss: check_conservation(self.run, loss))
+
+
+@dataclass(frozen=True, eq=False)
+class Condition:
+    """Runs that differ only by chance, such as the seeds of one set-up.
+
+    Attributes
+    ----------
+    name
+        Its name.
+    members
+        Its runs.
+    values
+        The settings that define it, by name.
+
+    Examples
+    --------
+    >>> import tempfile
+    >>> import lca
+    >>> path = f"{tempfile.mkdtemp()}/first.zarr"
+    >>> with lca.Record(path, lca.Layout(("fc.weight",), ((1, 2),)), settings={"seed": 0}) as record:
+    ...     record.update(lca.StepAllocation(np.array([-1.0, 0.5]), 2.0, 1.5, residual=0.0, mass=1.5))
+    >>> [condition] = lca.open_runs({"adam": path}).conditions
+    >>> condition.name, len(condition.members), condition.has_copies
+    ('adam', 1, False)
+    """
+
+    name: str
+    members: tuple[Member, ...]
+    values: tuple[tuple[str, Any], ...] = ()
+
+    @cached_property
+    def has_copies(self) -> bool:
+        """Whether two runs have the same numbers in every layer, so that one is no further observation."""
+        totals = [
+            np.concatenate([m.run.layer_totals(loss).sum(axis=0) for loss in m.run.losses])
+            for m in self.members
+        ]
+        return any(
+            len(a) == len(b) and a.any() and np.array_equal(a, b)
+            for i, a in enumerate(totals)
+            for b in totals[:i]
+        )
+
+    def warnings(self) -> Iterator[str]:
+        """What makes the runs something else than observations of one set-up."""
+        if self.has_copies:
+            yield (
+                f"{self.name}: two runs have exactly the same sums, as copies of one run would, so there is "
+                "no interval."
+            )
+        differ = sorted(differing(self.members))
+        if differ:
+            yield f"{self.name}: its runs differ in {listed(differ)}, and not by chance only."
+
+
+def differing(members: "tuple[Member, ...] | list[Member]") -> list[str]:
+    """The settings in which runs differ, other than the seed."""
+    stated = [dict(setting_rows(m.run.attributes, len(m.run.steps))) for m in members]
+    keys = dict.fromkeys(key for found in stated for key in found if key != SEED)
+    return [key for key in keys if len({found.get(key) for found in stated}) > 1]
+
+
+def listed(names: "list[str] | tuple[str, ...]", longest: int = 6) -> str:
+    """Up to six names.
+
+    >>> listed(["a", "b"])
+    'a, b'
+    """
+    more = f" and {len(names) - longest} more" if len(names) > longest else ""
+    return ", ".join(names[:longest]) + more

@@ -1,0 +1,129 @@
+"""The numbers and tables of `lca.Runs` are those of the records, with the intervals and tests of SciPy."""
+
+import numpy as np
+import pytest
+from scipy import stats
+
+import lca
+from lca import LCAError
+from lca.errors import UnknownNameError
+from lca.tolerances import EPS64, summed
+from tests.report.records import run_values, write
+
+SIZES = {"adam": 1.0, "sgd": 0.5}
+STEPS = {0: 12, 1: 9, 2: 12}
+LAYERS = {"fc1": slice(28), "fc2": slice(28, 36)}
+
+
+@pytest.fixture(scope="module")
+def runs(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("runs")
+    for name, size in SIZES.items():
+        for seed, steps in STEPS.items():
+            values = size * run_values(steps, seed=seed + (name == "sgd"))
+            losses = ("train", "train/class cat", "train/class lower class")
+            settings = {"optimizer": name, "seed": seed}
+            write(folder / f"{name}-{seed}.zarr", values, names=losses, settings=settings)
+    return lca.open_runs(f"{folder}/*.zarr", by=["optimizer", "seed"])
+
+
+def expected(name):
+    """Layer sums of each seed, (seeds, layers)."""
+    values = [SIZES[name] * run_values(steps, seed=seed + (name == "sgd")) for seed, steps in STEPS.items()]
+    return np.array([[v[:, part].sum() for part in LAYERS.values()] for v in values])
+
+
+def test_totals_have_the_intervals_of_scipy(runs):
+    found = runs.totals(ci=0.9)
+    for name in SIZES:
+        sums, of = expected(name), found.sel(condition=name)
+        low, high = stats.t.interval(0.9, 2, sums.mean(axis=0), stats.sem(sums))
+        error = np.abs([of["mean"] - sums.mean(axis=0), of["lower"] - low, of["upper"] - high])
+        assert error.max() <= summed(np.abs(sums).sum(), EPS64)
+    assert found["n"].values.tolist() == [[3, 3], [3, 3]]
+    assert found.attrs["confidence"] == 0.9
+    assert runs.totals(by="tensor")["tensor"].size == 3
+
+
+def test_the_difference_is_paired_by_seed_whatever_the_order(runs):
+    found = runs.difference("adam", "sgd")
+    test = stats.ttest_rel(expected("sgd"), expected("adam"))
+    np.testing.assert_array_max_ulp(found["p_value"].values, test.pvalue, 2**12)
+    assert found.attrs["test"] == "Student's t-test, paired by seed"
+    assert (found["p_adjusted"] >= found["p_value"]).all()
+    back = runs.difference("sgd", "adam")
+    np.testing.assert_array_equal(back["mean"], -found["mean"])
+    turned = lca.open_runs([m.run.record for m in reversed(runs.members)], by=["optimizer", "seed"])
+    np.testing.assert_array_max_ulp(turned.difference("adam", "sgd")["mean"].values, found["mean"].values, 4)
+
+
+def test_a_shorter_run_is_nan_after_its_end_and_said_to_differ(runs):
+    series = runs.series()
+    assert series.sizes == {"run": 6, "step": 12, "layer": 2}
+    short = series["total"].sel(run="adam-1")
+    assert np.isnan(short[9:]).all()
+    assert np.isfinite(short[:9]).all()
+    np.testing.assert_array_equal(short[:9].sum("step"), expected("adam")[1])
+    assert "different steps" in " ".join(runs.cautions)
+    assert "different steps" in runs.table().caption
+
+
+def test_the_table_adds_up_and_says_what_it_is(runs):
+    table = runs.table()
+    assert "for the train loss" in table.caption
+    frame = table.to_frame()
+    assert frame.columns.tolist()[::3] == ["adam", "sgd", "sgd − adam", "p (Holm)"]
+    for name in ("adam", "sgd", "sgd − adam"):
+        parts = frame[name].drop("change of the loss")
+        assert abs(parts.sum() - frame.loc["change of the loss", name]) <= summed(parts.abs().sum(), EPS64)
+    assert "fc1" in runs._repr_html_()
+    assert runs.to_latex().startswith(r"\begin{tabular}{lrrrr}")
+
+
+def test_the_class_table_says_which_loss_and_what_a_class_is(runs):
+    table = runs.class_table("adam")
+    assert [column.name for column in table.columns] == ["layer", "cat", "lower class"]
+    assert "for the train loss of each class" in table.caption
+    assert "share of the train loss" in table.caption
+    np.testing.assert_array_equal(table.columns[1].values, expected("adam").mean(axis=0) / 2)
+    percent = runs.class_table("adam", percent=True)
+    sums = np.abs(percent.to_frame()).sum()
+    np.testing.assert_array_max_ulp(sums.to_numpy(), np.full(2, 100.0), 4)
+    assert "percent" in percent.caption
+    with pytest.raises(LCAError, match="2 conditions; pass the name of one: adam, sgd"):
+        runs.class_table()
+
+
+def test_unknown_names_are_errors(runs):
+    with pytest.raises(UnknownNameError, match="condition 'adan'.*Did you mean 'adam'"):
+        runs.difference("adan", "sgd")
+    with pytest.raises(UnknownNameError, match="measured loss 'held out'"):
+        runs.totals(measured="held out")
+    with pytest.raises(UnknownNameError, match="grouping"):
+        runs.totals(by="head")
+    with pytest.raises(UnknownNameError, match="loss with classes"):
+        runs.class_table("adam", measured="held")
+
+
+def test_one_run_has_no_interval_and_copies_have_none(runs, tmp_path):
+    one = lca.open_runs(runs.members[0].run.record)
+    assert np.isnan(one.totals()["lower"]).all()
+    assert "±" not in str(one.table())
+    for name in "ab":
+        write(tmp_path / f"{name}.zarr", run_values(3))
+    copies = lca.open_runs({"x": f"{tmp_path}/*.zarr"})
+    assert np.isnan(copies.totals()["upper"]).all()
+    assert "copies of one run" in copies.cautions[0]
+
+
+@pytest.mark.parametrize(
+    ("checkpoints", "said"),
+    [
+        ([0, 1000, 2500, 4000], "3 steps between the checkpoints 0 to 4,000"),
+        ([0, 1], "3 updates (steps)"),
+        ("all", "3 updates (steps)"),
+    ],
+)
+def test_a_replayed_run_says_between_which_checkpoints_its_steps_are(tmp_path, checkpoints, said):
+    record = write(tmp_path / "run.zarr", run_values(3), settings={"checkpoints": checkpoints})
+    assert lca.open_runs(record).members[0].run.length == said
