@@ -171,7 +171,9 @@ class Estimator(Protocol):
 
     `lca.testing.check_estimator` tests that it keeps what it declares. An estimator on batches or samples
     declares more: `lca.estimators.StochasticEstimator`. A dataclass attribute ``citation``, a
-    BibTeX entry, is cited by `lca.Record.cite`.
+    BibTeX entry, is cited by `lca.Record.cite`. An attribute ``vectors``, the most vectors (K,) that one run
+    holds besides both ends of a step and its fields, the values included, is shown by a tracker's
+    ``estimate()``.
 
     Examples
     --------

@@ -37,7 +37,7 @@ class Tracker(ModelTracker[Loop]):
     objective
         The measured loss (`lca_tensorflow.Objective` of this model, or a `lca.Sum` with one), or several by
         name.
-    estimator, every, views, on_error, record, span, check_every, check_examples
+    estimator, every, views, on_error, record, progress, log_to, span, check_every, check_examples
         As in `lca.tracking.TrackerBase`: by default `lca.Adaptive`, every step, the views of `summary`, a
         warning, and no record.
 
@@ -248,6 +248,9 @@ class Tracker(ModelTracker[Loop]):
     def _live_theta(self, parameters: Sequence[keras.Variable]) -> "_LiveTheta":
         self._live = _LiveTheta(parameters)
         return self._live
+
+    def _theta_now(self) -> tf.Tensor:
+        return flat(self._parameters)  # `_LiveTheta.copy` would mark the beginning of a step
 
 
 class _LiveTheta:

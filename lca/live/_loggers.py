@@ -13,6 +13,7 @@ from lca.live._logging import tagged
 
 _LINES = 256
 """Lines that are collected before the file is flushed: the most that a killed process can lose."""
+_NOT_ALLOWED = re.compile(r"[^\w\-. /]", re.ASCII)
 
 
 class CSV:
@@ -146,7 +147,7 @@ class MLflow:
         """As `Logger.log`."""
         if self._run_id is None:
             self._run_id = self._given or self._active()
-        named = {re.sub(r"[^\w\-. /]", "_", name, flags=re.ASCII): v for name, v in tagged(loss, values).items()}
+        named = {_NOT_ALLOWED.sub("_", name): value for name, value in tagged(loss, values).items()}
         self._mlflow.log_metrics(named, step=step, run_id=self._run_id)
 
     def close(self) -> None:

@@ -6,9 +6,11 @@ measured on the objective itself.
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
+
 import numpy as np
 
-from lca.allocation import Cost, Estimator, shared_losses
+from lca._shares import shared_losses
+from lca.allocation import Cost, Estimator
 from lca.arrays import Vector, array_ops
 from lca.errors import LCAError
 from lca.estimators import REGISTRY
@@ -87,9 +89,7 @@ class Forecast:
     @property
     def line(self) -> str:
         """All rows in one line."""
-        parts = (
-            " ".join(filter(None, (row.name, self._factor(row), self._time(row)))) for row in self.rows
-        )
+        parts = (" ".join(filter(None, (row.name, self._factor(row), self._time(row)))) for row in self.rows)
         return "; ".join(parts)
 
     def __str__(self) -> str:
@@ -173,12 +173,17 @@ def forecast(objectives: Mapping[str, Objective], theta: Vector, run: Run) -> Fo
         seconds = None if seconds is None else seconds * (1.0 if seen is not None else fraction)
         known = seconds is not None and run.step_seconds
         factor = 1 + seconds / run.step_seconds if known else None  # type: ignore[operator]
-        vectors = getattr(estimator, "vectors", None)
-        memory = None if vectors is None else int(vectors * len(speed) * _bytes_of(theta))
-        cost = _scaled(estimator.cost, fraction)
-        rows.append(ForecastRow(name, cost, seconds, factor, memory, required_fields_of(estimator)))
+        vectors, fields = getattr(estimator, "vectors", None), required_fields_of(estimator)
+        held = None if vectors is None else vectors * len(speed) + sum(map(_vectors_in, fields))
+        memory = None if held is None else int(held * _bytes_of(theta))
+        rows.append(ForecastRow(name, _scaled(estimator.cost, fraction), seconds, factor, memory, fields))
     full = sum(speed.gradient for speed in speeds.values())
     return Forecast(tuple(rows), run.steps, run.step_seconds, full)
+
+
+def _vectors_in(field: str) -> int:
+    """Vectors (K,) in a field of a step; two micro-batches or halves are two gradients and two updates."""
+    return {"gradient": 1, "micro_batches": 4, "halves": 4}.get(field.removeprefix("next_"), 0)
 
 
 def _estimators(run: Run) -> Iterator[tuple[str, Estimator, float, float | None]]:

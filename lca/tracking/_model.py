@@ -8,6 +8,7 @@ from lca.allocation import Estimator
 from lca.arrays import Vector
 from lca.errors import LayoutError, LCAError
 from lca.layout import check_same_layout
+from lca.live import LogTo
 from lca.objective import Batch, Objective, leaves
 from lca.summary import RunViews
 from lca.tracking._context import LoopContext
@@ -26,7 +27,7 @@ class ModelTracker(TrackerBase, ABC, Generic[Context]):
     model, optimizer
         The model that is trained, and the optimizer that updates it; a list of those that take turns. Every
         update of either is a step of one path.
-    objective, estimator, every, views, on_error, record, span, check_every, check_examples
+    objective, estimator, every, views, on_error, record, progress, log_to, span, check_every, check_examples
         As in `TrackerBase`.
 
     Raises
@@ -51,6 +52,8 @@ class ModelTracker(TrackerBase, ABC, Generic[Context]):
         views: MakeViews = RunViews.of,
         on_error: OnError = "warn",
         record: RecordTo | None = None,
+        progress: bool | int = False,
+        log_to: LogTo = None,
         span: int = 1,
         check_every: CheckEvery = "doubling",
         check_examples: int | None = None,
@@ -74,6 +77,8 @@ class ModelTracker(TrackerBase, ABC, Generic[Context]):
             views=views,
             on_error=on_error,
             record=record,
+            progress=progress,
+            log_to=log_to,
             span=span,
             check_every=check_every,
             check_examples=check_examples,

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import partial
 from time import perf_counter
 
 import numpy as np
@@ -64,19 +65,19 @@ def _speed(objective: Objective, theta: Vector, budget: float) -> Speed:
     """Time gradients on growing samples up to all data, or to what the budget allows."""
     n = _examples_of(objective)
     if n is None:
-        objective_loss = _time_of(lambda: objective.loss(theta), budget / 4)
-        return Speed(_time_of(lambda: _finished(objective, theta), budget), objective_loss)
+        loss = _time_of(partial(objective.loss, theta), budget / 4)
+        return Speed(_time_of(partial(_finished, objective, theta), budget), loss)
     assert isinstance(objective, Sampled)
     sizes, seconds, size = [], [], min(n, _FIRST)
     while True:
         batch = objective.batch(np.arange(size))
         sizes.append(size)
-        seconds.append(_time_of(lambda batch=batch: _finished(objective, theta, batch), budget))
+        seconds.append(_time_of(partial(_finished, objective, theta, batch), budget))
         if size == n or seconds[-1] > budget / (2 * _GROWTH):
             break
         size = min(n, _GROWTH * size)
     share = n / size
-    loss = _time_of(lambda: objective.loss(theta, batch), budget / 4)
+    loss = _time_of(partial(objective.loss, theta, batch), budget / 4)
     return Speed(share * seconds[-1], share * loss, tuple(sizes), tuple(seconds))
 
 
