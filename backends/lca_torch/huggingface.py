@@ -227,6 +227,7 @@ class TrainerLog:
 
     Examples
     --------
+    >>> from lca_torch.huggingface import TrainerCallback, TrainerLog
     >>> # trainer = Trainer(model, TrainingArguments(report_to="wandb"), train_dataset=data)
     >>> # trainer.add_callback(TrainerCallback(make_objective, log_to=TrainerLog(trainer)))
     """

@@ -72,8 +72,8 @@ class CSV:
 class WandB:
     """Writes to a run of Weights & Biases, beside what else is logged there.
 
-    The numbers are named ``lca/<loss>/<name>``, over the axis ``lca/step``, so that they mix with no other
-    numbers of the run and change no step of it.
+    The numbers are named ``lca/<loss>/<name>``, over an axis of their own, ``lca/step``. Each step is one
+    call of ``run.log`` for each loss.
 
     Parameters
     ----------
@@ -87,8 +87,9 @@ class WandB:
 
     Examples
     --------
-    >>> # run = wandb.init(project="lca", mode="offline")
-    >>> # Tracker(model, optimizer, objective, log_to=WandB(run))
+    >>> from lca.live import WandB
+    >>> # with wandb.init(project="lca", mode="offline") as run:
+    >>> #     with Tracker(model, optimizer, objective, log_to=WandB(run)) as tracker: ...
     """
 
     def __init__(self, run: Any = None) -> None:
@@ -132,6 +133,7 @@ class MLflow:
 
     Examples
     --------
+    >>> from lca.live import MLflow
     >>> # with mlflow.start_run():
     >>> #     with Tracker(model, optimizer, objective, log_to=MLflow()) as tracker: ...
     """

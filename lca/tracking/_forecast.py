@@ -74,11 +74,14 @@ class Forecast:
 
     Examples
     --------
-    >>> rows = ForecastRow("this: Adaptive", Cost(full_gradients=1), 0.5, 3.0, 4_000_000),
-    >>> print(Forecast(rows, steps=120, step_seconds=0.25, gradient_seconds=0.5))
+    >>> adaptive = ForecastRow("this: Adaptive", Cost(full_gradients=1), 0.5, 3.0, 4_000_000)
+    >>> cross_fit = ForecastRow("cross-fit", Cost(), 0.0, 1.0, 8_000_000, ("micro_batches",))
+    >>> print(Forecast((adaptive, cross_fit), steps=120, step_seconds=0.25, gradient_seconds=0.5))
     a gradient of the measured losses takes 500 ms, a step of training 250 ms; 120 steps take 30 s
-                                        gradients   adds   training   memory
-    this: Adaptive                           1.00   1 min       x3.0     4 MB
+                           gradients       adds   training   memory
+    this: Adaptive              1.00      1 min       x3.0     4 MB
+    cross-fit                      0        0 s       x1.0     8 MB  needs micro_batches
+    at least: the gradients that each declares; work on vectors comes on top
     """
 
     rows: tuple[ForecastRow, ...]
@@ -98,16 +101,16 @@ class Forecast:
         if self.step_seconds is not None:
             head += f", a step of training {_time(self.step_seconds)}"
             head += "" if self.steps is None else f"; {self.steps:,} steps take {_time(self._training)}"
-        adds = "adds" if self.steps is not None else "a step"
-        lines = [head, f"{'':34} {'gradients':>10} {adds:>7} {'training':>10} {'memory':>8}"]
+        adds = "adds" if self.steps is not None else "adds/step"
+        lines = [head, f"{'':22} {'gradients':>9} {adds:>10} {'training':>10} {'memory':>8}"]
         for row in self.rows:
             memory = "" if row.memory is None else _bytes(row.memory)
-            name = row.name if len(row.name) <= 34 else f"{row.name[:31]}..."
+            needs = ", ".join(dict.fromkeys(field.removeprefix("next_") for field in row.required_fields))
             lines.append(
-                f"{name:34} {_gradients(row.cost):>10} {self._time(row):>7} {self._factor(row):>10} "
-                f"{memory:>8}".rstrip()
+                f"{row.name:22} {_gradients(row.cost):>9} {self._time(row):>10} {self._factor(row):>10} "
+                f"{memory:>8}  {f'needs {needs}' if needs else ''}".rstrip()
             )
-        return "\n".join(lines)
+        return "\n".join([*lines, "at least: the gradients that each declares; work on vectors comes on top"])
 
     @property
     def _training(self) -> float:
@@ -177,7 +180,7 @@ def forecast(objectives: Mapping[str, Objective], theta: Vector, run: Run) -> Fo
         held = None if vectors is None else vectors * len(speed) + sum(map(_vectors_in, fields))
         memory = None if held is None else int(held * _bytes_of(theta))
         rows.append(ForecastRow(name, _scaled(estimator.cost, fraction), seconds, factor, memory, fields))
-    full = sum(speed.gradient for speed in speeds.values())
+    full = sum(s.gradient for s in _without(speeds, shared_losses(objectives, run.estimator)).values())
     return Forecast(tuple(rows), run.steps, run.step_seconds, full)
 
 
@@ -228,7 +231,8 @@ def _bytes_of(theta: Vector) -> float:
 
 
 def _gradients(cost: Cost) -> str:
-    """
+    """The numbers of a cost in a few characters.
+
     >>> _gradients(Cost(full_gradients=1.0)), _gradients(Cost(examples=100)), _gradients(Cost())
     ('1.00', '100 ex.', '0')
     """
@@ -241,10 +245,13 @@ def _gradients(cost: Cost) -> str:
 
 
 def _time(seconds: float) -> str:
-    """
+    """Seconds as a person writes them.
+
     >>> _time(0.00123), _time(2.5), _time(150), _time(9000)
-    ('1.2 ms', '2.5 s', '2 min', '2.5 h')
+    ('1.2 ms', '2.5 s', '2.5 min', '2.5 h')
     """
+    if not seconds:
+        return "0 s"
     for unit, size in (("h", 3600.0), ("min", 60.0), ("s", 1.0), ("ms", 1e-3)):
         if seconds >= size or unit == "ms":
             number = seconds / size
@@ -254,7 +261,8 @@ def _time(seconds: float) -> str:
 
 
 def _bytes(number: int) -> str:
-    """
+    """A number of bytes as a person writes it.
+
     >>> _bytes(500), _bytes(4_000_000), _bytes(2_500_000_000)
     ('1 kB', '4 MB', '2.5 GB')
     """

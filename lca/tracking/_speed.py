@@ -29,8 +29,8 @@ class Speed:
 
     Examples
     --------
-    >>> Speed(0.5, 0.25, (16, 128), (0.1, 0.2)).of_examples(72)
-    0.15
+    >>> Speed(0.5, 0.25, (16, 128), (0.25, 0.75)).of_examples(72)
+    0.5
     """
 
     gradient: float
