@@ -7,11 +7,12 @@ import numpy as np
 import pytest
 
 import lca
-from lca.estimators import REGISTRY, Adaptive, NextBatch, SampledPathIntegral
+from lca.estimators import REGISTRY, NextBatch, SampledPathIntegral
 from lca.estimators._stochastic import required_fields_of
+from lca.quadrature import RULES
 from lca.step import ExampleScores, MicroBatch, Step
 
-K, STEPS = 200_000, 6
+K, STEPS = 100_000, 4
 
 
 class Bowl:
@@ -67,6 +68,7 @@ def traced(estimator):
         tracemalloc.stop()
 
 
+NAMES = [name for name in REGISTRY if name not in RULES or name in ("left", "right", "rk4", "gauss3")]
 SAMPLES = [
     SampledPathIntegral(size=48, micro_batches=m, **options)
     for m in (2, 4)
@@ -76,13 +78,9 @@ SAMPLES = [
 
 @pytest.mark.parametrize(
     "estimator",
-    [*(row.make(1e-3) for row in REGISTRY.values()), *SAMPLES],
-    ids=[*REGISTRY, *(f"samples-{s.micro_batches}-{s.rule.name}-{s.refine}" for s in SAMPLES)],
+    [*(REGISTRY[name].make(1e-3) for name in NAMES), *SAMPLES],
+    ids=[*NAMES, *(f"samples-{s.micro_batches}-{s.rule.name}-{s.refine}" for s in SAMPLES)],
 )
 def test_an_estimator_holds_no_more_vectors_than_it_declares_and_not_far_fewer(estimator):
     slack = 3.5 if isinstance(estimator, lca.PathIntegral | NextBatch) else 1.5  # declared for all rules
     assert estimator.vectors - slack <= traced(estimator) <= estimator.vectors + 0.5
-
-
-def test_refinement_adds_to_that():
-    assert traced(Adaptive(tol=1e-6, nested_tol=1e-9, max_gradients=9)) > Adaptive().vectors
