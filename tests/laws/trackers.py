@@ -27,6 +27,7 @@ from tests.laws.runs import (
     NETWORK,
     OPTIMIZERS,
     Kept,
+    KeptLog,
     Shown,
     X,
     Y,
@@ -654,7 +655,32 @@ def a_tracker_in_use_cannot_be_entered(framework, folder):
         run.tracker.__enter__()
 
 
+def an_estimate_and_what_is_shown_leave_training_as_it_is(framework, folder):
+    logger = KeptLog()
+    run = framework.run(RULE, on_error="raise", progress=len(BATCHES), log_to=logger)
+    plain = framework.untracked()
+    before = run.theta().copy()
+    assert run.tracker.estimate().step_seconds is None
+    np.testing.assert_array_equal(run.theta(), before)
+    with run.tracker as tracker:
+        for batch in BATCHES:
+            run.update(batch)
+            plain.update(batch)
+            found = tracker.estimate()
+    for ours, theirs in zip(run.left(), plain.left(), strict=True):
+        np.testing.assert_array_equal(ours, theirs)
+    assert (tracker.steps, tracker.discontinuities) == (len(BATCHES), 0)
+    assert found.steps == len(BATCHES)
+    assert found.step_seconds > 0
+    assert found.rows[0].name == "this: PathIntegral"
+    assert [(step, loss) for step, loss, _ in logger.calls] == [(t, "train") for t in range(len(BATCHES))]
+    losses = tracker.views["train"].trace.rows["loss_end"]
+    assert [values["loss"] for _, _, values in logger.calls] == losses.tolist()
+    assert logger.closed == 1
+
+
 LAWS = [
+    an_estimate_and_what_is_shown_leave_training_as_it_is,
     every_update_is_a_step_from_where_the_last_one_ended,
     training_is_the_same_bit_for_bit,
     only_the_steps_asked_for_are_measured,
