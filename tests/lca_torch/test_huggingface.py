@@ -88,6 +88,7 @@ class TrainerFramework:
     """See `tests.laws.callbacks.CallbackFramework`."""
 
     updates = 5
+    tells_updates = True
     advice = {
         "batch": "use a Tracker around a training loop of your own",
         "micro_batches": r"TrainingArguments\(gradient_accumulation_steps=2\)",

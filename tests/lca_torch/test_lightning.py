@@ -103,6 +103,7 @@ class LightningFramework:
     """See `tests.laws.callbacks.CallbackFramework`."""
 
     updates = 10
+    tells_updates = True
     advice = {
         "micro_batches": r"Trainer\(accumulate_grad_batches=2\)",
         "scores": r"call callback\.tracker\.scores\(index, outputs, labels\) in every training_step",
