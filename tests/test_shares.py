@@ -41,9 +41,8 @@ def test_half_of_the_gradients_are_saved():
     _, alone = allocated({"train": LOSS})
     _, apart = allocated({"train": LOSS, "by class": lca.Sum(LOSS.by_class().terms)})
     _, shared = allocated({"train": LOSS, "by class": LOSS.by_class()})
-    assert alone == pytest.approx(9)  # Simpson: two a step and one at the start
-    assert apart == pytest.approx(18)
-    assert shared == pytest.approx(9)
+    for spent, expected in ((alone, 9), (apart, 18), (shared, 9)):  # Simpson: two a step, one at the start
+        assert abs(spent - expected) <= summed(expected, EPS64)
 
 
 @pytest.mark.parametrize("order", [("train", "by class"), ("by class", "train")])

@@ -157,7 +157,7 @@ class TrainerCallback(FitCallback[_TrainerTracker], transformers.TrainerCallback
         From the model, on its device, to what is measured: an `Objective` of the model, or several by name.
     estimator, every, views, on_error, record, progress, log_to, span, check_every, check_examples
         As in `Tracker`. ``on_error`` also applies to errors in ``make_objective``. For what the trainer
-        reports to (``report_to``) there is `TrainerLog`.
+        reports to there is `TrainerLog`.
 
     Raises
     ------
@@ -211,10 +211,10 @@ class TrainerCallback(FitCallback[_TrainerTracker], transformers.TrainerCallback
 
 
 class TrainerLog:
-    """A `lca.live.Logger` that calls ``trainer.log``: the numbers go wherever ``report_to`` says.
+    """A `lca.live.Logger` that calls ``trainer.log``: the numbers go to all that the trainer reports to.
 
     The numbers are named ``lca/<loss>/<name>``; the trainer adds ``train/`` before that for some of them. It
-    also keeps them in ``trainer.state.log_history`` and prints them, so they are passed on as often as the
+    also keeps them in its history of logs and prints them, so they are passed on as often as the
     trainer logs its own: at every ``logging_steps``-th measured step.
 
     Parameters

@@ -129,7 +129,7 @@ class MLflow:
 
     Notes
     -----
-    Needs the extra ``mlflow``. Each step is one call of ``mlflow.log_metrics`` for each loss.
+    Needs the extra ``mlflow``. Each step is one call of MLflow for each loss.
 
     Examples
     --------

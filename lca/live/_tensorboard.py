@@ -32,7 +32,7 @@ class TensorBoard:
         The folder for ``tensorboard --logdir``; created if needed. Use one folder per run: a second run adds
         to the events that are there.
     writer
-        In place of ``folder``: a ``SummaryWriter`` of tensorboardX or `torch.utils.tensorboard`, to which the
+        In place of ``folder``: a ``SummaryWriter`` of tensorboardX or torch, to which the
         training loop writes too. It is flushed when the run ends, and not closed.
     picture_every
         Steps between pictures.

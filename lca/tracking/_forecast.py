@@ -1,6 +1,6 @@
 """`Forecast`: what measuring a run will cost, with the estimator of a tracker and with others.
 
-The gradients of a step are those that each estimator declares (`lca.Estimator.cost`); the time of one is
+The gradients of a step are those that each estimator declares (`lca.allocation.Estimator`); the time of one is
 measured on the objective itself.
 """
 
@@ -92,7 +92,12 @@ class Forecast:
     @property
     def line(self) -> str:
         """All rows in one line."""
-        parts = (" ".join(filter(None, (row.name, self._factor(row), self._time(row)))) for row in self.rows)
+        each = "" if self.steps is not None else " a step"
+        shown = (
+            (row.name, self._factor(row), self._time(row) + each * (row.seconds is not None))
+            for row in self.rows
+        )
+        parts = (" ".join(filter(None, row)) for row in shown)
         return "; ".join(parts)
 
     def __str__(self) -> str:

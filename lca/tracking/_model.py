@@ -194,6 +194,11 @@ class ModelTracker(TrackerBase, ABC, Generic[Context]):
             )
         return parameters
 
+    def _description(self) -> tuple[dict[str, Any], dict[str, Any]]:
+        texts = list(dict.fromkeys(text for one in self._optimizers for text in self._optimizer_texts(one)))
+        model = {"model": type(self._model).__name__, "modules": dict(self._module_types())}
+        return {"optimizer": texts[0] if len(texts) == 1 else texts}, model
+
     # --- what a framework supplies -----------------------------------------------------------------------
 
     @property
@@ -208,6 +213,14 @@ class ModelTracker(TrackerBase, ABC, Generic[Context]):
     @abstractmethod
     def _parameters_of(self, objective: Objective) -> Mapping[str, Any]:
         """The parameters from which the framework's own objective was made; empty for other objectives."""
+
+    @abstractmethod
+    def _optimizer_texts(self, optimizer: Any) -> Iterable[str]:
+        """Class and settings of an optimizer as it is written in Python, for each parameter group."""
+
+    @abstractmethod
+    def _module_types(self) -> Mapping[str, str]:
+        """The class of each module of the model that has parameters of its own, by name."""
 
     @abstractmethod
     def _owned(self) -> Iterable[Any]:
@@ -242,3 +255,19 @@ def _check_same_model(name: str, own: Objective, its: Mapping[str, Any], named: 
             f"the objective {name!r} was made from another model of the same form: its {other[0]!r} is not "
             "this model's; make it from the model that is trained."
         )
+
+
+def call_text(name: str, settings: Mapping[str, Any]) -> str:
+    """A call with the settings that are numbers, text or tuples of these, and neither 0 nor off.
+
+    >>> call_text("SGD", {"lr": 0.1, "momentum": 0, "foreach": None, "betas": (0.9, 0.99), "params": [1]})
+    'SGD(lr=0.1, betas=(0.9, 0.99))'
+    """
+    shown = {key: value for key, value in settings.items() if value and _is_plain(value)}
+    return f"{name}({', '.join(f'{key}={value!r}' for key, value in shown.items())})"
+
+
+def _is_plain(value: Any) -> bool:
+    if isinstance(value, tuple):
+        return all(map(_is_plain, value))
+    return isinstance(value, int | float | str)

@@ -158,6 +158,12 @@ class Session:
             return sum(map(self._every, steps)) / len(steps) / self.span if steps else 1 / self.span
         return 1 / (self._every * self.span)
 
+    def describe(self, settings: Mapping[str, Any], training: Mapping[str, Any]) -> None:
+        """Tell the record what the tracker knows of the run; what the user has passed takes precedence."""
+        if self._record is not None:
+            layout = next(iter(self.objectives.values())).layout
+            self._record.begin(layout, settings=settings, training=training)
+
     def audit(self, views: MakeViews) -> "Session":
         """A session of the same losses and estimator with other views, and without a record or self-check."""
         return Session(

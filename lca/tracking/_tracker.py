@@ -197,6 +197,8 @@ class TrackerBase:
         if self._active:
             raise LCAError("this tracker is already in use; make another one for another run.")
         self._entered = True
+        with self._session.guarded(self.steps):
+            self._session.describe(*self._description())
         self._follower.begin()
         self._attach()
         self._active = True
@@ -224,6 +226,10 @@ class TrackerBase:
     def _theta_now(self) -> Vector:
         """A new vector (K,) with θ as it is now."""
         return self._live_copy()
+
+    def _description(self) -> tuple[dict[str, Any], dict[str, Any]]:
+        """Settings of the run, and what is known of the model, for a record."""
+        return {}, {}
 
     def _attach(self) -> None:
         """Begin to listen to updates."""

@@ -11,6 +11,7 @@ from lca.allocation import Cost
 from lca.errors import LCAError
 from lca.estimators import REGISTRY
 from lca.reference import DatasetLoss, Quadratic, logistic_regression
+from lca.tolerances import EPS64, summed
 from lca.tracking import FunctionalTracker
 from lca.tracking._clock import StepClock
 from lca.tracking._forecast import ALTERNATIVES, Forecast, Run, forecast
@@ -38,6 +39,10 @@ def rows_of(found):
     return {row.name: row for row in found.rows}
 
 
+def equal(a, b):
+    return abs(a - b) <= summed(abs(b), EPS64)
+
+
 def about(seconds, least):
     """Timers are late, by more on a busy machine, and never early."""
     return least <= seconds <= 20 * least
@@ -52,10 +57,10 @@ def test_the_time_is_the_declared_cost_times_that_of_a_gradient():
     assert about(found.gradient_seconds, PAUSE)
     gradient = found.gradient_seconds
     assert rows["this: PathIntegral"].cost == Cost(full_gradients=lca.BOOLE.new_gradients)
-    assert rows["this: PathIntegral"].seconds == pytest.approx(lca.BOOLE.new_gradients * gradient)
-    assert rows["rk4"].seconds == pytest.approx(2 * gradient)
-    assert rows["rk4"].factor == pytest.approx(1 + 2 * gradient)
-    assert rows["adaptive, span=10"].seconds == pytest.approx(gradient / 10)
+    assert equal(rows["this: PathIntegral"].seconds, lca.BOOLE.new_gradients * gradient)
+    assert equal(rows["rk4"].seconds, 2 * gradient)
+    assert equal(rows["rk4"].factor, 1 + 2 * gradient)
+    assert equal(rows["adaptive, span=10"].seconds, gradient / 10)
     assert rows["probe"].seconds is None  # no examples can be drawn
     assert objective.calls <= 6  # of a loss, too, which takes a gradient here
 
@@ -83,7 +88,8 @@ def test_several_losses_add_up_and_parts_of_one_are_timed_once():
 
 def test_samples_are_extrapolated_to_all_data():
     found = Speed(1.0, 0.5, (10, 100), (0.1, 0.4))
-    assert [found.of_examples(n) for n in (10, 55, 100, 1000)] == [0.1, pytest.approx(0.25), 0.4, 4.0]
+    for n, expected in ((10, 0.1), (55, 0.25), (100, 0.4), (1000, 4.0)):
+        assert equal(found.of_examples(n), expected)
     assert Speed(1.0, 0.5).of_examples(10) is None
 
 
@@ -178,7 +184,7 @@ def test_the_first_step_and_what_is_stopped_belong_to_no_step():
 def test_steps_that_are_not_measured_cost_nothing(every, span, fraction):
     tracker, _ = tracked(every=every, span=span)
     found = tracker.estimate(100).rows[0]
-    assert found.cost.full_gradients == pytest.approx(fraction * lca.PathIntegral().cost.full_gradients)
+    assert equal(found.cost.full_gradients, fraction * lca.PathIntegral().cost.full_gradients)
 
 
 @pytest.mark.parametrize("given", [{"steps": 0}, {"step_seconds": -1.0}])
