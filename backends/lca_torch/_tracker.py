@@ -127,13 +127,14 @@ class Tracker(ModelTracker[Loop]):
         return dict(objective.model.named_parameters()) if isinstance(objective, Objective) else {}
 
     def _optimizer_texts(self, optimizer: torch.optim.Optimizer) -> Iterator[str]:
-        for group in optimizer.param_groups:
-            numbers = {
-                key: value.item() if isinstance(value, Tensor) and value.numel() == 1 else value
-                for key, value in group.items()
-                if key not in ("params", "param_names", "initial_lr")
-            }
-            yield call_text(type(optimizer).__name__, numbers)
+        for one in stepping([optimizer]):
+            for group in one.param_groups:
+                numbers = {
+                    key: value.item() if isinstance(value, Tensor) and value.numel() == 1 else value
+                    for key, value in group.items()
+                    if key not in ("params", "param_names", "initial_lr")
+                }
+                yield call_text(type(one).__name__, numbers)
 
     def _module_types(self) -> dict[str, str]:
         return {

@@ -1,7 +1,7 @@
 """`Forecast`: what measuring a run will cost, with the estimator of a tracker and with others.
 
-The gradients of a step are those that each estimator declares (`lca.allocation.Estimator`); the time of one is
-measured on the objective itself.
+The gradients of a step are those that each estimator declares (`lca.allocation.Estimator`). The time of one
+is measured on the objective itself.
 """
 
 from collections.abc import Iterator, Mapping

@@ -4,6 +4,8 @@
 framework (`tests.laws.runs`) and an empty folder.
 """
 
+import re
+
 import numpy as np
 import pytest
 
@@ -907,7 +909,21 @@ def scores_are_accepted_in_every_form(framework, folder):
         assert np.abs(step.scores.values - errors).max() <= tolerances.gradient(1.0, EPS64)
 
 
+def a_record_knows_the_optimizer_the_modules_and_the_versions(framework, folder):
+    tracked(framework, record=folder / "run")
+    about = lca.open_record(folder / "run").attrs
+    assert re.fullmatch(r"SGD\(.*(lr|learning_rate)=0\.\d+.*\)", about["settings"]["optimizer"])
+    assert "params" not in about["settings"]["optimizer"]
+    assert about["training"]["modules"]
+    assert {kind for kind in about["training"]["modules"].values()} <= {"Linear", "Dense"}
+    assert {"python", "numpy"} < set(about["training"]["versions"])
+    mine = lca.Record(folder / "mine", settings={"optimizer": "my own"})
+    tracked(framework, record=mine)
+    assert lca.open_record(folder / "mine").attrs["settings"]["optimizer"] == "my own"
+
+
 MODEL_LAWS = [
+    a_record_knows_the_optimizer_the_modules_and_the_versions,
     what_does_not_belong_together_is_refused,
     updates_outside_the_block_are_not_seen,
     accumulated_batches_are_micro_batches,
