@@ -1,7 +1,7 @@
 """`allocate`: the loop that turns the steps of a path into allocations of the loss change."""
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import zip_longest
 from typing import Protocol, runtime_checkable
 
@@ -9,6 +9,7 @@ import numpy as np
 
 from lca._opening import Openings
 from lca._replay import Replay
+from lca._shares import check_shares, shared_losses
 from lca.arrays import Vector, array_ops
 from lca.errors import LayoutError, LCAError, NonDeterministicError, TrajectoryError
 from lca.layout import Layout
@@ -170,7 +171,9 @@ class Estimator(Protocol):
 
     `lca.testing.check_estimator` tests that it keeps what it declares. An estimator on batches or samples
     declares more: `lca.estimators.StochasticEstimator`. A dataclass attribute ``citation``, a
-    BibTeX entry, is cited by `lca.Record.cite`.
+    BibTeX entry, is cited by `lca.Record.cite`. An attribute ``vectors``, the most vectors (K,) that one run
+    holds besides both ends of a step and its fields, the values included, is shown by a tracker's
+    ``estimate()``.
 
     Examples
     --------
@@ -266,7 +269,9 @@ def allocate_each(
     """Allocate several measured losses (train and held-out, say) in one pass along the path.
 
     Each objective is integrated on its own, exactly as by `allocate`: measuring one more loss changes no
-    number of the others. For losses that add up to a total use one `Sum` objective instead.
+    number of the others. One exception saves half of the gradients: a loss that is measured beside its own
+    parts (`Sum.whole`, as of ``by_class()``) is their sum, equal to rounding. For other losses that add up
+    to a total use one `Sum` objective instead.
 
     Parameters
     ----------
@@ -365,6 +370,8 @@ def start_each(
             "lca.Adaptive() or lca.estimators.CrossFit(); "
             "lca.estimators.make_estimator makes one from a name."
         )
+    shared = shared_losses(objectives, estimator)
+    every, objectives = objectives, {name: o for name, o in objectives.items() if name not in shared}
     allocators = {name: estimator.start(objective) for name, objective in objectives.items()}
     openings = {name: Openings(objective) for name, objective in objectives.items()}
     unchecked = dict(objectives) if check else {}
@@ -388,13 +395,23 @@ def start_each(
             elif estimator.target == "probe" and isinstance(objective, Sampled):
                 few = np.arange(min(_FEW, objective.n_examples))
                 check_deterministic(measured, step.start, objective.batch(few))
+        if unchecked:
+            check_shares(every, shared, step)
         unchecked.clear()
         found = {name: allocator(step) for name, allocator in allocators.items()}
         for name, replay in replays.items():
             replay.check(step, found[name])
-        return {name: openings[name](step, a) for name, a in found.items()}
+        found = {name: openings[name](step, a) for name, a in found.items()}
+        return {name: _taken(name, found, shared) for name in every}
 
     return allocate_step
+
+
+def _taken(name: str, found: Mapping[str, StepAllocation], shared: Mapping[str, str]) -> StepAllocation:
+    """The allocation of a loss: its own, or that of the sum of its parts."""
+    if name in shared:
+        return replace(found[shared[name]], terms={})
+    return replace(found[name], cost=Cost(), start_cost=Cost()) if name in shared.values() else found[name]
 
 
 def with_terms(rows: Mapping[str, StepAllocation]) -> dict[str, StepAllocation]:

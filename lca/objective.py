@@ -272,6 +272,9 @@ class Sum:
     ----------
     terms
         Objectives by name, of one layout; none of them a `Sum`.
+    whole
+        The objective to which the terms add up, if they are its parts (``by_class()``). Where both are
+        measured, their gradients are taken once.
 
     Raises
     ------
@@ -291,6 +294,7 @@ class Sum:
     """
 
     terms: Mapping[str, Objective]
+    whole: Objective | None = field(default=None, kw_only=True, repr=False, compare=False)
     layout: Layout = field(init=False)
 
     def __post_init__(self) -> None:

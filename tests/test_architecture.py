@@ -17,7 +17,7 @@ FLOORS = [
     ["lca._state", "lca._micro_batches"],
     ["lca.objective", "lca._matching"],
     ["lca.step"],
-    ["lca._replay", "lca._opening"],
+    ["lca._replay", "lca._opening", "lca._shares"],
     ["lca.allocation"],
     ["lca.estimators", "lca.importers"],
     ["lca.row"],

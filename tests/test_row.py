@@ -11,6 +11,7 @@ from lca import SIMPSON, Layout, PathIntegral, Record, StepAllocation, Trajector
 from lca.arrays import NumpyOps, array_ops
 from lca.errors import LayoutError
 from lca.live import TensorBoard
+from lca.live._outputs import LiveOutputs
 from lca.reference import Quadratic
 from lca.row import BIN_EDGES, Row, rows_of
 from lca.summary import RunViews
@@ -150,16 +151,17 @@ ONE_PASS_EACH = {"sums_and_signs": 1, "sums": 1, "magnitudes": 1}
 
 def test_all_readers_of_a_row_share_three_reductions(tmp_path):
     pytest.importorskip("tensorboardX", reason="the extra tensorboard is not installed")
-    views = TensorBoard(tmp_path / "logs").view_of("train", LAYOUT)
+    views, live = RunViews.of(LAYOUT), LiveOutputs(log_to=TensorBoard(tmp_path / "logs"))
     with Record(tmp_path / "run.zarr", LAYOUT) as record:
 
         def read(found):
             rows = rows_of({"train": found}, LAYOUT)
             show(views, rows["train"])
             record.write(rows)
+            live.read(rows)
 
         assert counted(read) == ONE_PASS_EACH
-    views.log.close()
+    live.close()
 
 
 def test_what_is_read_twice_is_reduced_once():

@@ -8,6 +8,7 @@ import keras
 from lca.allocation import Estimator
 from lca.errors import LCAError
 from lca.frameworks import BatchNormPolicy
+from lca.live import LogTo
 from lca.objective import Objective as AnyObjective
 from lca.summary import RunViews
 from lca.tracking import CallbackBase, CheckEvery, MakeViews, OnError, RecordTo, Schedule
@@ -93,7 +94,7 @@ class LCACallback(CallbackBase[_FitTracker], keras.callbacks.Callback):
         The targets, if ``objective`` is the inputs.
     batch_size, batch_norm
         As in `Objective`, which is made from the data with them; not allowed with an existing objective.
-    estimator, every, views, on_error, record, span, check_every, check_examples
+    estimator, every, views, on_error, record, progress, log_to, span, check_every, check_examples
         As in `Tracker`. ``on_error`` also applies to errors when fit begins.
 
     Raises
@@ -140,6 +141,8 @@ class LCACallback(CallbackBase[_FitTracker], keras.callbacks.Callback):
         views: MakeViews = RunViews.of,
         on_error: OnError = "warn",
         record: RecordTo | None = None,
+        progress: bool | int = False,
+        log_to: LogTo = None,
         span: int = 1,
         check_every: CheckEvery = "doubling",
         check_examples: int | None = None,
@@ -154,6 +157,8 @@ class LCACallback(CallbackBase[_FitTracker], keras.callbacks.Callback):
             views=views,
             on_error=on_error,
             record=record,
+            progress=progress,
+            log_to=log_to,
             span=span,
             check_every=check_every,
             check_examples=check_examples,
@@ -220,6 +225,8 @@ class _Last(keras.callbacks.Callback):
 
     def on_train_begin(self, logs: Any = None) -> None:
         self._callback._begin(self._callback._make_tracker)
+        steps, epochs = (self._callback.params.get(name) for name in ("steps", "epochs"))
+        self._callback._expect(steps and epochs and steps * epochs)
 
     def on_train_batch_begin(self, batch: int, logs: Any = None) -> None:
         self._callback._before_batch()

@@ -1,7 +1,7 @@
 """`Tracker`: measures a training loop in Keras, around the updates of its optimizer."""
 
 import warnings
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from typing import Any
 
@@ -12,6 +12,7 @@ from lca.errors import LCAError, LCAWarning
 from lca.objective import Objective as AnyObjective
 from lca.tracking import ModelTracker
 from lca.tracking._context import GRADIENT_FIELDS
+from lca.tracking._model import call_text
 from lca_tensorflow._loop import Loop
 from lca_tensorflow._objective import Objective
 from lca_tensorflow._optimizers import check_known, check_unscaled
@@ -37,7 +38,7 @@ class Tracker(ModelTracker[Loop]):
     objective
         The measured loss (`lca_tensorflow.Objective` of this model, or a `lca.Sum` with one), or several by
         name.
-    estimator, every, views, on_error, record, span, check_every, check_examples
+    estimator, every, views, on_error, record, progress, log_to, span, check_every, check_examples
         As in `lca.tracking.TrackerBase`: by default `lca.Adaptive`, every step, the views of `summary`, a
         warning, and no record.
 
@@ -227,6 +228,20 @@ class Tracker(ModelTracker[Loop]):
             return {}
         return dict(zip(objective.layout.names, objective.variables, strict=True))
 
+    def _optimizer_texts(self, optimizer: Any) -> Iterator[str]:
+        config = {key: value for key, value in optimizer.get_config().items() if key != "name"}
+        if not config.get("use_ema"):
+            config.pop("ema_momentum", None)
+        rate = config.get("learning_rate")
+        if isinstance(rate, Mapping):  # a schedule
+            config["learning_rate"] = str(rate.get("class_name"))
+        elif rate is not None:
+            config["learning_rate"] = float(f"{float(rate):.7g}")  # Keras holds it in float32
+        yield call_text(type(optimizer).__name__, config)
+
+    def _module_types(self) -> dict[str, str]:
+        return {layer.name: type(layer).__name__ for layer in self._model.layers if layer.weights}
+
     def _owned(self) -> Iterable[keras.Variable]:
         return [variable for optimizer in self._optimizers for variable in trained_by(optimizer)]
 
@@ -248,6 +263,9 @@ class Tracker(ModelTracker[Loop]):
     def _live_theta(self, parameters: Sequence[keras.Variable]) -> "_LiveTheta":
         self._live = _LiveTheta(parameters)
         return self._live
+
+    def _theta_now(self) -> tf.Tensor:
+        return flat(self._parameters)  # `_LiveTheta.copy` would mark the beginning of a step
 
 
 class _LiveTheta:

@@ -7,6 +7,8 @@ from torch import nn
 
 from lca.allocation import Estimator
 from lca.errors import LCAError
+from lca.live import Logger
+from lca.live._logging import loggers_of
 from lca.objective import Objective as AnyObjective
 from lca.objective import leaves
 from lca.tracking import CallbackBase
@@ -26,6 +28,7 @@ class FitCallback(CallbackBase[AnyTracker]):
     """Makes the objective and a `Tracker` on the optimizers when a run begins."""
 
     _tracker: type[AnyTracker]
+    _trainer_logger: Logger | None = None
 
     def __init__(
         self, make_objective: MakeObjective, estimator: Estimator | None = None, **options: Unpack[Options]
@@ -57,4 +60,6 @@ class FitCallback(CallbackBase[AnyTracker]):
             )
         own = [leaf for leaf in leaves(objective) if isinstance(leaf, Objective)]
         measured = own[0].model if own else model
-        return self._tracker(measured, list(optimizers), objective, self._estimator, **self._options)
+        options = self._options.copy()
+        options["log_to"] = loggers_of(options["log_to"], self._trainer_logger)
+        return self._tracker(measured, list(optimizers), objective, self._estimator, **options)

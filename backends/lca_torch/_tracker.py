@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from lca.errors import LCAError, LCAWarning
 from lca.objective import Objective as AnyObjective
 from lca.tracking import ModelTracker
+from lca.tracking._model import call_text
 from lca.tracking._spans import AnyFollower
 from lca_torch._live import ParameterVector, flat, holds
 from lca_torch._loop import Loop
@@ -35,7 +36,7 @@ class Tracker(ModelTracker[Loop]):
         the first warns.
     objective
         The measured loss (`lca_torch.Objective` of this model, or a `lca.Sum` with one), or several by name.
-    estimator, every, views, on_error, record, span, check_every, check_examples
+    estimator, every, views, on_error, record, progress, log_to, span, check_every, check_examples
         As in `lca.tracking.TrackerBase`: by default `lca.Adaptive`, every step, the views of `summary`, a
         warning, and no record.
 
@@ -124,6 +125,23 @@ class Tracker(ModelTracker[Loop]):
 
     def _parameters_of(self, objective: AnyObjective) -> dict[str, nn.Parameter]:
         return dict(objective.model.named_parameters()) if isinstance(objective, Objective) else {}
+
+    def _optimizer_texts(self, optimizer: torch.optim.Optimizer) -> Iterator[str]:
+        for one in stepping([optimizer]):
+            for group in one.param_groups:
+                numbers = {
+                    key: value.item() if isinstance(value, Tensor) and value.numel() == 1 else value
+                    for key, value in group.items()
+                    if key not in ("params", "param_names", "initial_lr")
+                }
+                yield call_text(type(one).__name__, numbers)
+
+    def _module_types(self) -> dict[str, str]:
+        return {
+            name: type(module).__name__
+            for name, module in self._model.named_modules()
+            if next(module.parameters(recurse=False), None) is not None
+        }
 
     def _owned(self) -> Iterator[nn.Parameter]:
         groups = (group for optimizer in stepping(self._optimizers) for group in optimizer.param_groups)

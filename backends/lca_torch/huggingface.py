@@ -7,6 +7,7 @@ from torch import nn
 
 from lca._extras import extra
 from lca.errors import LCAError
+from lca.live._logging import tagged
 from lca.tracking._context import GRADIENT_FIELDS
 from lca_torch._fit import FitCallback
 from lca_torch._labels import Labels, Rule, labels_of, rule_of
@@ -16,7 +17,7 @@ from lca_torch._tracker import Tracker
 with extra("transformers"):
     import transformers
 
-__all__ = ["TrainerCallback"]
+__all__ = ["TrainerCallback", "TrainerLog"]
 
 
 _GRADIENTS = frozenset(name for field in GRADIENT_FIELDS for name in (field, f"next_{field}"))
@@ -154,8 +155,9 @@ class TrainerCallback(FitCallback[_TrainerTracker], transformers.TrainerCallback
     ----------
     make_objective
         From the model, on its device, to what is measured: an `Objective` of the model, or several by name.
-    estimator, every, views, on_error, record, span, check_every, check_examples
-        As in `Tracker`. ``on_error`` also applies to errors in ``make_objective``.
+    estimator, every, views, on_error, record, progress, log_to, span, check_every, check_examples
+        As in `Tracker`. ``on_error`` also applies to errors in ``make_objective``. For what the trainer
+        reports to there is `TrainerLog`.
 
     Raises
     ------
@@ -191,6 +193,7 @@ class TrainerCallback(FitCallback[_TrainerTracker], transformers.TrainerCallback
     ) -> None:
         self._begin_fit(model, [optimizer])
         if self.tracker is not None:
+            self._expect(state.max_steps - state.global_step)
             self.tracker.count_labels(model)
             if args.max_grad_norm:
                 self.tracker.clips_norm(args.max_grad_norm)
@@ -205,3 +208,50 @@ class TrainerCallback(FitCallback[_TrainerTracker], transformers.TrainerCallback
 
     def on_train_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         self._end()
+
+
+class TrainerLog:
+    """A `lca.live.Logger` that calls ``trainer.log``: the numbers go to all that the trainer reports to.
+
+    The numbers are named ``lca/<loss>/<name>``; the trainer adds ``train/`` before that for some of them. It
+    also keeps them in its history of logs and prints them, so they are passed on as often as the
+    trainer logs its own: at every ``logging_steps``-th measured step.
+
+    Parameters
+    ----------
+    trainer
+        A `transformers.Trainer`. It does not tell its callbacks about itself, so that the callback is added
+        to it when it is there.
+    every
+        Pass on every n-th measured step instead.
+
+    Examples
+    --------
+    >>> from lca_torch.huggingface import TrainerCallback, TrainerLog
+    >>> # trainer = Trainer(model, TrainingArguments(report_to="wandb"), train_dataset=data)
+    >>> # trainer.add_callback(TrainerCallback(make_objective, log_to=TrainerLog(trainer)))
+    """
+
+    def __init__(self, trainer: Any, *, every: int | None = None) -> None:
+        steps = trainer.args.logging_steps
+        self._trainer = trainer
+        self._every = every or (int(steps) if steps >= 1 else 1)
+        self._pending: dict[str, float] = {}
+        self._step, self._seen = -1, 0
+
+    def log(self, step: int, loss: str, values: Mapping[str, float]) -> None:
+        """As `lca.live.Logger.log`; the losses of a step are one entry, sent when the next one begins."""
+        if step != self._step:
+            self._send()
+            self._step, self._seen = step, self._seen + 1
+        if self._seen % self._every == 0:
+            self._pending |= tagged(loss, values)
+
+    def close(self) -> None:
+        """Send the last entry."""
+        self._send()
+
+    def _send(self) -> None:
+        if self._pending:
+            self._trainer.log({**self._pending, "lca/step": self._step})
+        self._pending = {}

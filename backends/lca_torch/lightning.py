@@ -1,9 +1,12 @@
 """`LightningCallback`: a `Tracker` for the fits of Lightning (``lightning`` or ``pytorch_lightning``)."""
 
+from collections.abc import Mapping
 from importlib.util import find_spec
+from math import isfinite
 from typing import Any
 
 from lca._extras import extra
+from lca.live._logging import tagged
 from lca_torch._fit import FitCallback
 from lca_torch._tracker import Tracker
 
@@ -39,8 +42,9 @@ class LightningCallback(FitCallback[_LightningTracker], Callback):  # type: igno
     make_objective
         From the ``LightningModule``, on its device, to what is measured: an `Objective` of the module or of a
         part of it (``module.net``), or several by name.
-    estimator, every, views, on_error, record, span, check_every, check_examples
-        As in `Tracker`. ``on_error`` also applies to errors in ``make_objective``.
+    estimator, every, views, on_error, record, progress, log_to, span, check_every, check_examples
+        As in `Tracker`. ``on_error`` also applies to errors in ``make_objective``. In ``log_to``,
+        ``"trainer"`` stands for the loggers of the trainer.
 
     Notes
     -----
@@ -68,7 +72,9 @@ class LightningCallback(FitCallback[_LightningTracker], Callback):  # type: igno
     _tracker = _LightningTracker
 
     def on_train_start(self, trainer: Any, pl_module: Any) -> None:
+        self._trainer_logger = _TrainerLoggers(trainer)
         self._begin_fit(pl_module, trainer.optimizers)
+        self._expect(_updates_of(trainer))
         clips = trainer.gradient_clip_val and trainer.gradient_clip_algorithm in (None, "norm")
         if self.tracker is not None and clips:
             self.tracker.clips_norm(trainer.gradient_clip_val)
@@ -83,3 +89,24 @@ class LightningCallback(FitCallback[_LightningTracker], Callback):  # type: igno
 
     def on_exception(self, trainer: Any, pl_module: Any, exception: BaseException) -> None:
         self._end(complete=False)
+
+
+class _TrainerLoggers:
+    """`lca.live.Logger`: the loggers that the user gave to the trainer; they end with the trainer."""
+
+    def __init__(self, trainer: Any) -> None:
+        self._loggers = trainer.loggers
+
+    def log(self, step: int, loss: str, values: Mapping[str, float]) -> None:
+        for logger in self._loggers:
+            logger.log_metrics(tagged(loss, values), step=step)
+
+    def close(self) -> None:
+        for logger in self._loggers:
+            logger.save()
+
+
+def _updates_of(trainer: Any) -> int | None:
+    """The number of updates of the fit; ``None`` if it has no end."""
+    number = trainer.estimated_stepping_batches
+    return int(number) if isfinite(number) and number > 0 else None

@@ -96,6 +96,7 @@ class Adaptive:
     audit: int | None = 64
     max_gradients: int = 33
     target: ClassVar[str] = "full"
+    vectors: ClassVar[int] = 6  # and one a node while a step is refined
     degree: ClassVar[int] = TRAPEZOID.degree
 
     def __post_init__(self) -> None:

@@ -124,6 +124,11 @@ class AdaptiveSampleSize:
         return self.probe.degree
 
     @property
+    def vectors(self) -> int:
+        """Those of the samples."""
+        return self.probe.vectors
+
+    @property
     def cost(self) -> Cost:
         """The cost asked for; for ``relative_error`` the most: that of the largest samples."""
         if self.examples is not None:

@@ -92,6 +92,11 @@ class ControlVariate:
         return self.probe.degree
 
     @property
+    def vectors(self) -> int:
+        """Those of the samples, and the anchor with its gradient."""
+        return self.probe.vectors + 2
+
+    @property
     def cost(self) -> Cost:
         """Two samples for each new node, and one full gradient every ``every`` steps."""
         return Cost(full_gradients=1 / self.every) + self.probe.cost + Cost(examples=self.probe.cost.examples)

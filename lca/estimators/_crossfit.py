@@ -97,6 +97,7 @@ class CrossFit:
     epoch: int | None = None
     own_pass: bool = False
     target: ClassVar[str] = "batch"
+    vectors: ClassVar[int] = 4
     citation: ClassVar[str] = """@article{chernozhukov2018double,
   title   = {Double/debiased machine learning for treatment and structural parameters},
   author  = {Chernozhukov, Victor and Chetverikov, Denis and Demirer, Mert and Duflo, Esther and

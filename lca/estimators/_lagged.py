@@ -85,6 +85,7 @@ class LaggedCrossFit:
     first_examples: int = 1024
     seed: int = 0
     target: ClassVar[str] = "batch"
+    vectors: ClassVar[int] = 8
     degree: ClassVar[int] = TRAPEZOID.degree
     cost: ClassVar[Cost] = Cost()
     unbiased: ClassVar[bool] = False

@@ -47,6 +47,7 @@ class SameBatch:
     """
 
     target: ClassVar[str] = "batch"
+    vectors: ClassVar[int] = 3
     degree: ClassVar[int] = LEFT.degree
     unbiased: ClassVar[bool] = False
     bias: ClassVar[str] = "large: the batch caused the step; and no curvature"
@@ -116,6 +117,7 @@ class NextBatch:
 
     rule: QuadratureRule = TRAPEZOID
     target: ClassVar[str] = "batch"
+    vectors: ClassVar[int] = 6
     unbiased: ClassVar[bool] = True
     bias: ClassVar[str] = "error of the rule; a few % small in shuffled epochs"
 

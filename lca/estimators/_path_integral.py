@@ -58,6 +58,7 @@ class PathIntegral:
     rule: QuadratureRule = SIMPSON
     tol: float | None = None
     target: ClassVar[str] = "full"
+    vectors: ClassVar[int] = 5
 
     def __post_init__(self) -> None:
         if not isinstance(self.rule, QuadratureRule):

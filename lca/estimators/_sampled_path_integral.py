@@ -138,6 +138,12 @@ class SampledPathIntegral:
         )
 
     @property
+    def vectors(self) -> int:
+        """The gradients of the micro-batches at each node, with their replicates and means."""
+        nodes, m = len(self.rule.nodes) if self.refine is None else 3, self.micro_batches
+        return 7 if m == 1 else (2 * nodes - 1) * m + nodes + 5
+
+    @property
     def required_fields(self) -> tuple[str, ...]:
         """The errors of the training batch, if samples are drawn by them."""
         return () if self.sampling == "uniform" or self.refresh else ("scores",)

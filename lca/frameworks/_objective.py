@@ -253,7 +253,8 @@ class ModelObjective:
                 "another; pass a tuple of both."
             )
         shares = {f"class {c}": self._share(np.flatnonzero(labels == c)) for c in np.unique(labels)}
-        return Sum({name: share for name, share in shares.items() if share.factor})  # not ignored labels
+        counted = {name: share for name, share in shares.items() if share.factor}  # not ignored labels
+        return Sum(counted, whole=self)
 
     def by_term(self) -> Sum:
         """L(θ) as a `lca.Sum` of the terms ``data`` and ``penalty``, which add up to L(θ).

@@ -1,7 +1,6 @@
 """`TensorBoard`: the loss change of each layer, in TensorBoard during training."""
 
-import weakref
-from dataclasses import dataclass
+from collections.abc import Mapping
 from os import PathLike
 from pathlib import Path
 from typing import Any
@@ -12,163 +11,94 @@ import numpy as np
 from lca._extras import extra
 from lca._output import check_writable
 from lca.errors import LCAError
-from lca.layout import Layout
-from lca.row import Row
-from lca.summary import RunViews
-from lca.views import RowView
+from lca.live._logging import tagged
 
+PICTURE = "layers_over_time"
 WIDTH, ROW = 400, 16
 """Width of the picture and height of a layer in it, in pixels."""
 BLUE, WHITE, RED = np.array([0, 114, 178]), np.array([255, 255, 255]), np.array([213, 94, 0])
 
 
 class TensorBoard:
-    """Views that write to TensorBoard: pass an instance as ``views=`` to a tracker or callback.
+    """Writes to TensorBoard: the numbers of each step, and pictures of layers × time.
 
-    Every measured loss is written to its own folder, named as in the tracker, so that TensorBoard shows the
-    losses in the same charts. Scalars: ``loss``, ``residual_so_far``, ``helping_percent``, and for each layer
-    ``LCA`` (of the step) and ``LCA_so_far``. Of a sampled estimator, at each self-check: ``checked_change``,
-    the change of the measured loss since the first one, and ``checked_sum``, that of the allocations. Every
-    ``picture_every`` steps: a picture of layers × time, blue where a layer is helping. The default views of a
-    tracker are kept as well, so its ``summary()`` works.
+    Every measured loss has its own folder, named after it, so that TensorBoard shows the losses in the same
+    charts; with ``writer``, the names begin with that of the loss instead, as ``lca/train/loss``. Every
+    ``picture_every`` steps: a picture of layers × time, blue where a layer is helping.
 
     Parameters
     ----------
     folder
-        The folder for ``tensorboard --logdir``; created if needed. Use one folder per run: a second tracker
-        adds to the events that are there.
-    every, picture_every
-        Measured steps between scalars, and between pictures.
+        The folder for ``tensorboard --logdir``; created if needed. Use one folder per run: a second run adds
+        to the events that are there.
+    writer
+        In place of ``folder``: a ``SummaryWriter`` of tensorboardX or torch, to which the
+        training loop writes too. It is flushed when the run ends, and not closed.
+    picture_every
+        Steps between pictures.
 
     Raises
     ------
     LCAError
-        If ``every`` or ``picture_every`` is less than 1.
+        If not exactly one of ``folder`` and ``writer`` is given, or ``picture_every`` is less than 1.
     OutputError
         If the folder cannot be written.
 
     Notes
     -----
-    Needs the extra ``tensorboard`` (tensorboardX), but neither torch nor TensorFlow. Cost: no pass over the
-    allocation of its own, because it reads the row of the step. Memory: one number per step and layer.
+    A folder needs the extra ``tensorboard`` (tensorboardX), but neither torch nor TensorFlow. Memory: one
+    number per step and layer, for the picture.
 
     Examples
     --------
     >>> import tempfile
-    >>> from lca import SIMPSON, PathIntegral, Trajectory
-    >>> from lca.reference import Quadratic
-    >>> from lca.tracking import Session
-    >>> folder = tempfile.TemporaryDirectory()
-    >>> measurement = Session(Quadratic(np.eye(2)), PathIntegral(SIMPSON), views=TensorBoard(folder.name))
-    >>> for step in Trajectory(np.array([[1.0, 1.0], [0.5, 1.0], [0.0, 1.0]])):
-    ...     measurement.measure(step)
-    >>> measurement.views["train"].log.close()
-    >>> [path.name for path in Path(folder.name).iterdir()]
-    ['train']
-    >>> folder.cleanup()
-    """
-
-    def __init__(
-        self,
-        folder: str | PathLike[str],
-        *,
-        every: int = 1,
-        picture_every: int = 50,
-    ) -> None:
-        for name, value in (("every", every), ("picture_every", picture_every)):
-            if value < 1:
-                raise LCAError(f"{name} must be at least 1 step, got {value}.")
-        self._folder = Path(folder)
-        check_writable(self._folder)
-        self._every, self._picture_every = every, picture_every
-        _writer_class()  # fail now rather than when training begins
-
-    def view_of(self, name: str, layout: Layout) -> "LoggedViews":
-        """The views of the measured loss ``name``, as a session asks for them."""
-        folder = self._folder / _folder_name(name)
-        log = TensorBoardView(layout, folder, every=self._every, picture_every=self._picture_every)
-        return LoggedViews(**vars(RunViews.of(layout)), log=log)
-
-
-class TensorBoardView(RowView):
-    """Writes one measured loss to ``folder``: a `lca.views.View` for any training loop.
-
-    Parameters
-    ----------
-    layout
-        The layout of the parameters.
-    folder, every, picture_every
-        As for `TensorBoard`, which also lists what is written.
-
-    Attributes
-    ----------
-    close
-        Call it to write all buffered events; the end of the process does the same.
-
-    Examples
-    --------
-    >>> import tempfile
-    >>> from lca import StepAllocation
     >>> with tempfile.TemporaryDirectory() as folder:
-    ...     view = TensorBoardView(Layout(("fc.w",), ((2,),)), folder)
-    ...     view.update(StepAllocation(np.array([-1.0, 0.5]), 2.0, 1.5, residual=0.0, mass=1.5))
-    ...     _ = view.close()
-    ...     len(list(Path(folder).glob("events*")))
-    1
+    ...     logger = TensorBoard(folder)
+    ...     logger.log(0, "train", {"loss": 1.5, "LCA/fc1": -0.5})
+    ...     logger.close()
+    ...     [path.name for path in Path(folder).iterdir()]
+    ['train']
     """
 
     def __init__(
-        self, layout: Layout, folder: str | PathLike[str], *, every: int = 1, picture_every: int = 50
+        self, folder: str | PathLike[str] | None = None, *, writer: Any = None, picture_every: int = 50
     ) -> None:
-        super().__init__(layout)
-        self._layers = layout.groups("layer").names
-        self._every, self._picture_every = every, picture_every
-        self._totals, self._residual = np.zeros(len(self._layers)), 0.0
-        self._change = self._sum = 0.0  # over the windows of self-checks
-        self._rows: list[np.ndarray] = []
-        self._writer = _writer_class()(str(folder))
-        self.close = weakref.finalize(self, self._writer.close)
+        if (folder is None) == (writer is None):
+            raise LCAError("TensorBoard needs a folder or writer=, and not both.")
+        if picture_every < 1:
+            raise LCAError(f"picture_every must be at least 1 step, got {picture_every}.")
+        self._folder = None if folder is None else Path(folder)
+        if self._folder is not None:
+            check_writable(self._folder)
+            _writer_class()  # fail now rather than when training begins
+        self._shared, self._picture_every = writer, picture_every
+        self._writers: dict[str, Any] = {}
+        self._rows: dict[str, list[list[float]]] = {}
 
-    def read(self, row: Row) -> None:
-        """Process the row of one step."""
-        totals = row.totals("layer")
-        self._rows.append(totals)
-        self._totals += totals
-        self._residual += row.allocation.residual
-        if row.check is not None:
-            self._change += row.check.change
-            self._sum += row.check.total
-            self._writer.add_scalar("checked_change", self._change, row.check.last_step)
-            self._writer.add_scalar("checked_sum", self._sum, row.check.last_step)
-        if len(self._rows) % self._every == 0:
-            self._write_scalars(row)
-        if len(self._rows) % self._picture_every == 0:
-            picture = layer_time_picture(np.array(self._rows))
-            self._writer.add_image("layers_over_time", picture, row.allocation.step, dataformats="HWC")
+    def log(self, step: int, loss: str, values: Mapping[str, float]) -> None:
+        """As `Logger.log`."""
+        writer = self._shared or self._writer_of(loss)
+        for tag, number in (values if self._shared is None else tagged(loss, values)).items():
+            writer.add_scalar(tag, number, step)
+        rows = self._rows.setdefault(loss, [])
+        rows.append([value for name, value in values.items() if name.startswith("LCA/")])
+        if len(rows) % self._picture_every == 0:
+            [tag] = tagged(loss, {PICTURE: 0.0}) if self._shared else [PICTURE]
+            writer.add_image(tag, layer_time_picture(np.array(rows)), step, dataformats="HWC")
 
-    def _write_scalars(self, row: Row) -> None:
-        found = {"loss": row.allocation.loss_end, "residual_so_far": self._residual}
-        signs = row.signs("layer")
-        helping, hurting = int(signs.negative.sum()), int(signs.positive.sum())
-        if helping + hurting and not row.allocation.sampled:  # noise turns signs (lca.views._signs.NOISY)
-            found["helping_percent"] = 100 * helping / (helping + hurting)
-        for name, value, total in zip(self._layers, self._rows[-1], self._totals, strict=True):
-            found[f"LCA/{name}"], found[f"LCA_so_far/{name}"] = value, total
-        for tag, number in found.items():
-            if np.isfinite(number):  # NaN: the estimator does not measure the loss
-                self._writer.add_scalar(tag, number, row.allocation.step)
+    def close(self) -> None:
+        """As `Logger.close`."""
+        if self._shared is not None:
+            self._shared.flush()
+        for writer in self._writers.values():
+            writer.close()
+        self._writers, self._rows = {}, {}
 
-
-@dataclass(frozen=True, eq=False)
-class LoggedViews(RunViews):
-    """The default views of a tracker, and ``log``, which writes to TensorBoard."""
-
-    log: TensorBoardView
-
-    def read(self, row: Row) -> None:
-        """Process the row of one step."""
-        super().read(row)
-        self.log.read(row)
+    def _writer_of(self, loss: str) -> Any:
+        if loss not in self._writers:
+            assert self._folder is not None
+            self._writers[loss] = _writer_class()(str(self._folder / _folder_name(loss)))
+        return self._writers[loss]
 
 
 def layer_time_picture(rows: np.ndarray) -> np.ndarray:

@@ -1,6 +1,8 @@
 """The attributes of a record, and the plan that is read back from them."""
 
 import json
+import platform
+import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
 from datetime import UTC, datetime
@@ -27,15 +29,17 @@ Mode = Literal["x", "w", "a"]
 Dtype = Literal["float32", "float64"]
 
 
-def attributes(plan: Plan, estimator: Estimator | None, settings: Mapping[str, Any]) -> dict[str, Any]:
+def attributes(
+    plan: Plan, estimator: Estimator | None, settings: Mapping[str, Any], training: Mapping[str, Any]
+) -> dict[str, Any]:
     """The attributes of a new record.
 
     Parameters
     ----------
     plan
         The arrays of the record.
-    estimator, settings
-        As for `lca.Record`.
+    estimator, settings, training
+        As for `lca.Record.begin`.
 
     Raises
     ------
@@ -62,12 +66,39 @@ def attributes(plan: Plan, estimator: Estimator | None, settings: Mapping[str, A
         "estimator": "" if estimator is None else repr(estimator),
         "citations": list(citations_of(estimator)),
         "settings": dict(settings),
+        "training": {"versions": versions(), **training},
         "layout": json.dumps(tensors),
         "content": json.dumps(asdict(plan.content)),
         "measured": list(plan.measured),
         "block": plan.block,
         **UNFINISHED,
     }
+
+
+def versions() -> dict[str, str]:
+    """The versions of Python, and of the packages that compute and are imported.
+
+    >>> sorted(versions())[-2:]
+    ['numpy', 'python']
+    """
+    imported = (name for name in _PACKAGES if name in sys.modules)
+    found = {name: getattr(sys.modules[name], "__version__", None) for name in imported}
+    return {"python": platform.python_version()} | {
+        name: v for name, v in found.items() if isinstance(v, str)
+    }
+
+
+_PACKAGES = (
+    "numpy",
+    "torch",
+    "lightning",
+    "pytorch_lightning",
+    "transformers",
+    "accelerate",
+    "tensorflow",
+    "keras",
+    "jax",
+)
 
 
 def _check_text(name: str) -> None:
@@ -123,6 +154,7 @@ def _is_text(value: object) -> bool:
 
 _TYPES: Mapping[str, tuple[str, Callable[[Any], bool]]] = {
     "settings": ("a dictionary", lambda value: isinstance(value, Mapping)),
+    "training": ("a dictionary", lambda value: isinstance(value, Mapping)),
     "citations": ("a list of strings", _are_texts),
     "final_checks": ("a dictionary", lambda value: isinstance(value, Mapping)),
     "measured": ("a list of different strings", lambda value: _are_texts(value) and _differ(value)),

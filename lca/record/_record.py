@@ -120,6 +120,7 @@ class Record:
         }
         self._trace, self._block = tuple(trace), block
         self._estimator, self._settings = estimator, _as_settings(settings)
+        self._training: dict[str, Any] = {}
         self._layout: Layout | None = None
         self._traced: tuple[int, ...] = ()
         self._blocks: Blocks | None = None
@@ -140,7 +141,12 @@ class Record:
         return 0 if self._blocks is None else self._blocks.rows
 
     def begin(
-        self, layout: Layout, *, estimator: Estimator | None = None, settings: Mapping[str, Any] | None = None
+        self,
+        layout: Layout,
+        *,
+        estimator: Estimator | None = None,
+        settings: Mapping[str, Any] | None = None,
+        training: Mapping[str, Any] | None = None,
     ) -> "Record":
         """Set what was not known when the record was created; trackers call this.
 
@@ -150,6 +156,9 @@ class Record:
             The layout of the parameters.
         estimator, settings
             As for the class; what was passed there takes precedence.
+        training
+            What a tracker knows of the model; stored in the attribute ``training`` beside the versions of the
+            packages in use.
 
         Raises
         ------
@@ -162,6 +171,7 @@ class Record:
         self._traced = tuple(layout.position(entry) for entry in self._trace)
         self._estimator = self._estimator or estimator
         self._settings = {**_as_settings(settings), **self._settings}
+        self._training = {**self._training, **(training or {})}
         return self
 
     def update(self, allocations: StepAllocation | Mapping[str, StepAllocation]) -> None:
@@ -209,7 +219,7 @@ class Record:
         shared = step_cells(first, plan.content)
         each = [loss_cells(self._fitting(row, plan.layout), plan.content) for row in rows.values()]
         if self._blocks is None:  # only now is it known that the first row fits
-            self._about = attributes(plan, self._estimator, self._settings)
+            self._about = attributes(plan, self._estimator, self._settings, self._training)
             _check_target(self.path, self._mode)  # again: others need not know the lock
             self._blocks = Blocks.create(self.path, plan, self._about)
         self._plan, self.next_step = plan, step + 1

@@ -6,6 +6,7 @@ from typing import Any, Generic, TypeVar
 
 from lca.allocation import Estimator
 from lca.errors import LCAError, LCAWarning
+from lca.live import LogTo
 from lca.summary import RunViews, Summary
 from lca.tables import HasTable, Table
 from lca.tracking._options import (
@@ -30,7 +31,7 @@ class CallbackBase(HasTable, Generic[AnyTracker]):
     ----------
     measured
         What is measured; the subclass makes the objective from it when the run begins.
-    estimator, every, views, on_error, record, span, check_every, check_examples
+    estimator, every, views, on_error, record, progress, log_to, span, check_every, check_examples
         As in `lca.tracking.TrackerBase`. ``on_error`` also applies to errors when the run begins.
 
     Attributes
@@ -49,6 +50,8 @@ class CallbackBase(HasTable, Generic[AnyTracker]):
         views: MakeViews = RunViews.of,
         on_error: OnError = "warn",
         record: RecordTo | None = None,
+        progress: bool | int = False,
+        log_to: LogTo = None,
         span: int = 1,
         check_every: CheckEvery = "doubling",
         check_examples: int | None = None,
@@ -60,6 +63,8 @@ class CallbackBase(HasTable, Generic[AnyTracker]):
             "views": views,
             "on_error": on_error,
             "record": record,
+            "progress": progress,
+            "log_to": log_to,
             "span": span,
             "check_every": check_every,
             "check_examples": check_examples,
@@ -103,6 +108,11 @@ class CallbackBase(HasTable, Generic[AnyTracker]):
     def table(self) -> Table:
         """The table of `summary`."""
         return self.summary().table()
+
+    def _expect(self, updates: int | None) -> None:
+        """The run will make so many updates, as far as the framework knows."""
+        if self.tracker is not None and updates is not None and updates > 0:
+            self.tracker.expect(int(updates))
 
     def _begin(self, make_tracker: Callable[[], AnyTracker]) -> None:
         """A run begins: make its tracker and enter it, or handle the error as ``on_error`` says."""

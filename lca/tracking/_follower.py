@@ -10,6 +10,7 @@ from lca.arrays import Vector, array_ops
 from lca.errors import LCAError, LCAWarning
 from lca.objective import State
 from lca.step import Step
+from lca.tracking._clock import StepClock
 from lca.tracking._pending import PendingStep, StepFields
 from lca.tracking._session import Session
 
@@ -50,6 +51,8 @@ class RunFollower:
         Reads θ.
     step_fields
         Supplies the step fields; called by `collect_fields`.
+    clock
+        Is paused while something is measured.
 
     Attributes
     ----------
@@ -59,8 +62,15 @@ class RunFollower:
         As in `lca.tracking.TrackerBase`.
     """
 
-    def __init__(self, session: Session, theta: LiveTheta, step_fields: StepFields | None = None) -> None:
+    def __init__(
+        self,
+        session: Session,
+        theta: LiveTheta,
+        step_fields: StepFields | None = None,
+        clock: StepClock | None = None,
+    ) -> None:
         self._session = session
+        self._clock = clock or StepClock()
         self._theta = theta
         self._pending = PendingStep(session.required_fields, step_fields)
         self.steps = session.first_step
@@ -95,12 +105,14 @@ class RunFollower:
         with self._session.guarded(self.steps):
             self._begun = self._sums()
         self._look_ahead(state)
+        self._clock.resume()
 
     def before(self, *, after_forward: bool = True) -> None:
         """An update may follow; may be called again if no update was made.
 
         ``after_forward`` says whether the forward pass of the training batch is over.
         """
+        self._clock.pause()
         self._seen = True
         self._start = None
         self._pending.clear()
@@ -114,6 +126,7 @@ class RunFollower:
                 if self._wanted:
                     self._at_update = self._session.state_at_update(self._state, after_forward=after_forward)
                     self._start = start
+        self._clock.resume()
 
     def collect_fields(self) -> None:
         """The gradient of the update is available, and the update has not been made."""
@@ -123,6 +136,7 @@ class RunFollower:
 
     def after(self, state: State | None = None) -> None:
         """An update was made; ``state`` is that in which it ended, if something may have changed it since."""
+        self._clock.pause()
         pending = self._pending.step
         try:
             if pending is not None and self._session.error is None:
@@ -135,6 +149,8 @@ class RunFollower:
             self._pending.clear()
             self.steps += 1
             self._look_ahead()
+            self._clock.lap()
+            self._clock.resume()
 
     def check(self) -> None:
         """Check that the model is still the one that is measured."""

@@ -9,6 +9,7 @@ from lca.allocation import Estimator
 from lca.arrays import Vector, array_ops
 from lca.errors import LayoutError, LCAError
 from lca.layout import Layout, check_same_layout
+from lca.live import LogTo
 from lca.objective import Batch, Objective
 from lca.step import ExampleScores, MicroBatch
 from lca.summary import RunViews
@@ -30,7 +31,7 @@ class FunctionalTracker(TrackerBase):
     params
         The parameters before the first update: a vector (K,), or a mapping or sequence of NumPy arrays that
         the layout of the objective packs, or whatever ``pack`` accepts.
-    objective, estimator, every, views, on_error, record, span, check_every, check_examples
+    objective, estimator, every, views, on_error, record, progress, log_to, span, check_every, check_examples
         As in `TrackerBase`.
     pack
         From parameters in the form of the loop to a new vector (K,) in the order of the layout.
@@ -79,6 +80,8 @@ class FunctionalTracker(TrackerBase):
         views: MakeViews = RunViews.of,
         on_error: OnError = "warn",
         record: RecordTo | None = None,
+        progress: bool | int = False,
+        log_to: LogTo = None,
         span: int = 1,
         check_every: CheckEvery = "doubling",
         check_examples: int | None = None,
@@ -92,6 +95,8 @@ class FunctionalTracker(TrackerBase):
             views=views,
             on_error=on_error,
             record=record,
+            progress=progress,
+            log_to=log_to,
             span=span,
             check_every=check_every,
             check_examples=check_examples,

@@ -8,6 +8,7 @@ from lca.allocation import Estimator
 from lca.arrays import Vector
 from lca.errors import LayoutError, LCAError
 from lca.layout import check_same_layout
+from lca.live import LogTo
 from lca.objective import Batch, Objective, leaves
 from lca.summary import RunViews
 from lca.tracking._context import LoopContext
@@ -26,7 +27,7 @@ class ModelTracker(TrackerBase, ABC, Generic[Context]):
     model, optimizer
         The model that is trained, and the optimizer that updates it; a list of those that take turns. Every
         update of either is a step of one path.
-    objective, estimator, every, views, on_error, record, span, check_every, check_examples
+    objective, estimator, every, views, on_error, record, progress, log_to, span, check_every, check_examples
         As in `TrackerBase`.
 
     Raises
@@ -51,6 +52,8 @@ class ModelTracker(TrackerBase, ABC, Generic[Context]):
         views: MakeViews = RunViews.of,
         on_error: OnError = "warn",
         record: RecordTo | None = None,
+        progress: bool | int = False,
+        log_to: LogTo = None,
         span: int = 1,
         check_every: CheckEvery = "doubling",
         check_examples: int | None = None,
@@ -74,6 +77,8 @@ class ModelTracker(TrackerBase, ABC, Generic[Context]):
             views=views,
             on_error=on_error,
             record=record,
+            progress=progress,
+            log_to=log_to,
             span=span,
             check_every=check_every,
             check_examples=check_examples,
@@ -189,6 +194,11 @@ class ModelTracker(TrackerBase, ABC, Generic[Context]):
             )
         return parameters
 
+    def _description(self) -> tuple[dict[str, Any], dict[str, Any]]:
+        texts = list(dict.fromkeys(text for one in self._optimizers for text in self._optimizer_texts(one)))
+        model = {"model": type(self._model).__name__, "modules": dict(self._module_types())}
+        return {"optimizer": texts[0] if len(texts) == 1 else texts}, model
+
     # --- what a framework supplies -----------------------------------------------------------------------
 
     @property
@@ -203,6 +213,14 @@ class ModelTracker(TrackerBase, ABC, Generic[Context]):
     @abstractmethod
     def _parameters_of(self, objective: Objective) -> Mapping[str, Any]:
         """The parameters from which the framework's own objective was made; empty for other objectives."""
+
+    @abstractmethod
+    def _optimizer_texts(self, optimizer: Any) -> Iterable[str]:
+        """Class and settings of an optimizer as it is written in Python, for each parameter group."""
+
+    @abstractmethod
+    def _module_types(self) -> Mapping[str, str]:
+        """The class of each module of the model that has parameters of its own, by name."""
 
     @abstractmethod
     def _owned(self) -> Iterable[Any]:
@@ -237,3 +255,19 @@ def _check_same_model(name: str, own: Objective, its: Mapping[str, Any], named: 
             f"the objective {name!r} was made from another model of the same form: its {other[0]!r} is not "
             "this model's; make it from the model that is trained."
         )
+
+
+def call_text(name: str, settings: Mapping[str, Any]) -> str:
+    """A call with the settings that are numbers, text or tuples of these, and neither 0 nor off.
+
+    >>> call_text("SGD", {"lr": 0.1, "momentum": 0, "foreach": None, "betas": (0.9, 0.99), "params": [1]})
+    'SGD(lr=0.1, betas=(0.9, 0.99))'
+    """
+    shown = {key: value for key, value in settings.items() if value and _is_plain(value)}
+    return f"{name}({', '.join(f'{key}={value!r}' for key, value in shown.items())})"
+
+
+def _is_plain(value: Any) -> bool:
+    if isinstance(value, tuple):
+        return all(map(_is_plain, value))
+    return isinstance(value, int | float | str)

@@ -6,6 +6,7 @@ from typing import Literal, Protocol, TypeAlias, TypedDict, get_args, runtime_ch
 
 from lca.errors import LCAError, UnknownNameError
 from lca.layout import Layout
+from lca.live import LogTo
 from lca.record import Record
 from lca.views import View
 
@@ -50,6 +51,8 @@ class Options(TypedDict):
     views: MakeViews
     on_error: OnError
     record: RecordTo | None
+    progress: bool | int
+    log_to: LogTo
     span: int
     check_every: CheckEvery
     check_examples: int | None

@@ -13,6 +13,8 @@ from lca.errors import IncompleteStepError, LCAError, LCAWarning, NonFiniteError
 from lca.estimators import Adaptive
 from lca.estimators._stochastic import required_fields_of
 from lca.layout import check_same_layout
+from lca.live import LogTo
+from lca.live._outputs import LiveOutputs
 from lca.objective import Checked, Objective, State, Sum, evaluate, leaves, state_at_update, state_of
 from lca.record import Record
 from lca.row import CheckedWindow, Row, rows_of
@@ -41,7 +43,7 @@ class Session:
 
     Parameters
     ----------
-    objective, estimator, every, views, on_error, record, span, check_every, check_examples
+    objective, estimator, every, views, on_error, record, progress, log_to, span, check_every, check_examples
         As in `lca.tracking.TrackerBase`. With ``span``, `measure` gets the straight lines as its steps.
     advice
         How the training loop supplies a field of `lca.Step`, by field; appended to the error of a step that
@@ -62,6 +64,8 @@ class Session:
         Whether there was an error in measuring since the run began, which may have been raised.
     skipped_steps
         As in `lca.tracking.TrackerBase`.
+    live
+        What is shown and logged while the run goes on.
 
     Examples
     --------
@@ -82,6 +86,8 @@ class Session:
         views: MakeViews = RunViews.of,
         on_error: OnError = "warn",
         record: RecordTo | None = None,
+        progress: bool | int = False,
+        log_to: LogTo = None,
         span: int = 1,
         check_every: CheckEvery = "doubling",
         check_examples: int | None = None,
@@ -100,6 +106,7 @@ class Session:
                 "refresh= for samplings other than 'uniform', or omit span."
             )
         self.estimator, self.span = estimator, span
+        self.live = LiveOutputs(progress, log_to, span=span)
         self._every, self._on_error = every, on_error
         self._advice = advice or {}
         self.skipped_steps = 0
@@ -142,6 +149,19 @@ class Session:
         if not wanted:
             self._check.skip(index)
         return wanted
+
+    def measured_fraction(self, updates: int | None) -> float:
+        """The fraction of the updates of a run that begin a measured step."""
+        if callable(self._every):
+            steps = range(-(-(updates or 0) // self.span))
+            return sum(map(self._every, steps)) / len(steps) / self.span if steps else 1 / self.span
+        return 1 / (self._every * self.span)
+
+    def describe(self, settings: Mapping[str, Any], training: Mapping[str, Any]) -> None:
+        """Tell the record what the tracker knows of the run; what the user has passed takes precedence."""
+        if self._record is not None:
+            layout = next(iter(self.objectives.values())).layout
+            self._record.begin(layout, settings=settings, training=training)
 
     def audit(self, views: MakeViews) -> "Session":
         """A session of the same losses and estimator with other views, and without a record or self-check."""
@@ -208,6 +228,7 @@ class Session:
                 show(self.views[name], row)
         if self._record is not None:
             self._record.write(rows)
+        self.live.read(rows)
 
     def end_check(self, theta: Vector) -> None:
         """The measured steps end at θ, or are interrupted: measure the loss there, to check a sampled sum."""
@@ -243,12 +264,15 @@ class Session:
         self._misses.warn()
 
     def close(self, *, complete: bool = True) -> None:
-        """Close the record if there is one; ``complete`` says whether training reached its end."""
+        """Close record and loggers, if there are any; ``complete`` says whether training reached its end."""
         self._check.release()
-        if self._record is not None:
-            complete = complete and not self.failed
-            final_checks = self._check.unwritten()
-            self._record.close(complete=complete, final_losses=self._final, final_checks=final_checks)
+        try:
+            if self._record is not None:
+                complete = complete and not self.failed
+                final_checks = self._check.unwritten()
+                self._record.close(complete=complete, final_losses=self._final, final_checks=final_checks)
+        finally:
+            self.live.close()
 
     @contextmanager
     def guarded(self, index: int) -> Iterator[None]:

@@ -5,6 +5,7 @@ from typing import TypeAlias
 from lca.arrays import Vector
 from lca.layout import Layout
 from lca.objective import State
+from lca.tracking._clock import StepClock
 from lca.tracking._follower import LiveTheta, RunFollower
 from lca.tracking._path_sums import PathSums
 from lca.tracking._session import Session
@@ -28,10 +29,13 @@ class SpanFollower:
         Measures the lines.
     theta
         Reads θ.
+    clock
+        Is paused while something is measured.
     """
 
-    def __init__(self, session: Session, theta: LiveTheta) -> None:
+    def __init__(self, session: Session, theta: LiveTheta, clock: StepClock | None = None) -> None:
         self._session, self._theta = session, _EndOfLine(theta)
+        self._clock = clock or StepClock()
         self._lines = RunFollower(session, self._theta)
         self._paths = _PathsByName()
         self._audit = session.audit(self._paths)
@@ -64,9 +68,11 @@ class SpanFollower:
     def begin(self) -> None:
         """The run begins, or continues after `end`."""
         self._lines.begin()
+        self._clock.resume()
 
     def before(self, *, after_forward: bool = True) -> None:
         """As `RunFollower.before`."""
+        self._clock.pause()
         with self._session.guarded(self._lines.steps):
             if self._held and self.moved_unseen():
                 self._single = None  # the comparison is given up
@@ -76,12 +82,14 @@ class SpanFollower:
             self._begin_audit()
         if self._single is not None:
             self._single.before(after_forward=after_forward)
+        self._clock.resume()
 
     def collect_fields(self) -> None:
         """A line has no step fields."""
 
     def after(self) -> None:
         """An update was made."""
+        self._clock.pause()
         self._updates += 1
         self._held += 1
         if self._single is not None:
@@ -92,6 +100,8 @@ class SpanFollower:
         elif self._lines.reads_theta:
             with self._session.guarded(self._lines.steps):
                 self._reached = self._theta.copy(), self._session.state()
+        self._clock.lap()
+        self._clock.resume()
 
     def check(self) -> None:
         """As `RunFollower.check`."""

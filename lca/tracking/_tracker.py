@@ -5,12 +5,15 @@ from types import TracebackType
 from typing import ClassVar, Self, Unpack
 
 from lca.allocation import Estimator
+from lca.arrays import Vector
 from lca.errors import LCAError
 from lca.objective import Objective
 from lca.row import CheckedWindow
 from lca.summary import Summary
 from lca.tables import HasTable, Table
+from lca.tracking._clock import StepClock
 from lca.tracking._follower import LiveTheta, RunFollower
+from lca.tracking._forecast import Forecast, Run, forecast
 from lca.tracking._options import Options
 from lca.tracking._pending import StepFields
 from lca.tracking._session import Session
@@ -42,6 +45,14 @@ class TrackerBase(HasTable):
     record
         A `lca.Record`, or the path of a new one, to which every measured step is written. It is closed when
         the ``with`` block ends; its attribute ``complete`` is true if that was without an error.
+    progress
+        Show a bar with steps, rate and residual so far, and one line with a forecast of the cost when
+        training begins; the number of updates of the run, instead of ``True``, gives the time left as well.
+        Callbacks know that number themselves. Default: nothing is shown.
+    log_to
+        A `lca.live.Logger`, or a list of them, that gets the numbers of each measured step: `lca.live.CSV`,
+        `lca.live.TensorBoard`, `lca.live.WandB`, `lca.live.MLflow`. They are closed when the ``with`` block
+        ends, also by an error.
     span
         Measure the straight line from θ_t to θ_{t+span} as one step, in place of the updates between. Its
         allocation is that of the line, which is exact as that of any step, adds up to the loss change of all
@@ -110,6 +121,47 @@ class TrackerBase(HasTable):
         """The error that ended the measuring, or ``None``."""
         return self._session.error
 
+    def estimate(self, steps: int | None = None, *, step_seconds: float | None = None) -> Forecast:
+        """What measuring will cost, with this estimator and with others; takes about a second.
+
+        The time of a gradient is measured on the objective, at θ as it is, by a few gradients that move
+        nothing of the training. The number of gradients is the one that each estimator declares, so the cost
+        of `lca.Adaptive` is the least that it may be, and work on vectors, which matters for small models, is
+        not counted. For this estimator, the time of the steps that were measured so far takes the place of
+        that as soon as there are two.
+
+        Parameters
+        ----------
+        steps
+            The number of updates of the run; default: that of ``progress``.
+        step_seconds
+            The time of a step of training without measuring. Default: the median of the steps seen; before
+            the second one it is not known, and no factors are. On a device that computes while Python goes
+            on, the steps seen are too short if the loop does not wait for the device.
+
+        Returns
+        -------
+        Forecast
+            Prints as a table; `Forecast.rows` has the numbers.
+
+        Raises
+        ------
+        LCAError
+            If a number is not positive.
+        """
+        session, clock = self._session, self._clock
+        steps = session.live.updates if steps is None else steps
+        fraction = session.measured_fraction(steps)
+        seen = clock.measuring_seconds if clock.steps * fraction >= 1 else None
+        step_seconds = clock.training_seconds if step_seconds is None else step_seconds
+        run = Run(session.estimator, fraction, steps, step_seconds, seen)
+        with clock.stopped():
+            return forecast(session.objectives, self._theta_now(), run)
+
+    def expect(self, updates: int) -> None:
+        """The run will make so many updates: gives ``progress`` the time left, and `estimate` its default."""
+        self._session.live.expect(updates)
+
     def summary(self) -> Summary:
         """`lca.summary.summarize` of each measured loss and of each term of a `lca.Sum`, by name.
 
@@ -151,9 +203,15 @@ class TrackerBase(HasTable):
         if self._active:
             raise LCAError("this tracker is already in use; make another one for another run.")
         self._entered = True
+        with self._session.guarded(self.steps):
+            self._session.describe(*self._description())
         self._follower.begin()
         self._attach()
         self._active = True
+        self._session.live.begin(self._session.first_step)
+        if self._session.live.shows_progress:
+            with self._session.guarded(self.steps):
+                self._session.live.announce(self.estimate().line)
         return self
 
     def __exit__(
@@ -163,10 +221,21 @@ class TrackerBase(HasTable):
 
     def _follow(self, theta: LiveTheta, step_fields: StepFields) -> None:
         """Begin with the parameters ``theta``; a subclass calls it once, in its constructor."""
+        self._live_copy, self._clock = theta.copy, StepClock()
         one = self._session.span == 1
         self._follower = (
-            RunFollower(self._session, theta, step_fields) if one else SpanFollower(self._session, theta)
+            RunFollower(self._session, theta, step_fields, self._clock)
+            if one
+            else SpanFollower(self._session, theta, self._clock)
         )
+
+    def _theta_now(self) -> Vector:
+        """A new vector (K,) with θ as it is now."""
+        return self._live_copy()
+
+    def _description(self) -> tuple[dict[str, Any], dict[str, Any]]:
+        """Settings of the run, and what is known of the model, for a record."""
+        return {}, {}
 
     def _attach(self) -> None:
         """Begin to listen to updates."""

@@ -16,7 +16,7 @@ from lca.errors import LCAError, LCAWarning
 from lca.estimators import CrossFit, NextBatch, SampledPathIntegral
 from lca.tolerances import EPS32, summed
 from lca.tracking import TrackerBase
-from tests.laws.runs import Kept, Shown
+from tests.laws.runs import Kept, KeptLog, Shown
 
 
 class CallbackFramework(Protocol):
@@ -24,6 +24,8 @@ class CallbackFramework(Protocol):
 
     updates: int
     """How many updates a fit makes."""
+    tells_updates: bool
+    """Whether the framework tells its callbacks how many updates a fit makes."""
     advice: dict[str, str]
     """What the error says about a field of `lca.Step` that is missing, as a regular expression."""
 
@@ -174,7 +176,30 @@ def a_sampled_sum_is_compared_with_the_change_of_the_loss(framework, folder):
     assert abs(found["checked_change"] - change) <= summed(wanted["loss_start"] + wanted["loss_end"], EPS32)
 
 
+def loggers_and_progress_follow_a_fit(framework, folder):
+    logger = KeptLog()
+    callback = framework.callback(log_to=[logger], progress=True, on_error="raise")
+    assert_same(framework.fit(callback), framework.fit(None))
+    assert [step for step, _, _ in logger.calls] == list(range(framework.updates))
+    assert logger.closed == 1
+    if framework.tells_updates:
+        assert callback.tracker.estimate().steps == framework.updates
+
+
+def loggers_are_closed_after_a_fit_that_failed(framework, folder):
+    """At the latest when the next fit begins, as some frameworks do not tell callbacks of an error."""
+    logger = KeptLog()
+    callback = framework.callback(log_to=logger, on_error="raise")
+    with pytest.raises(KeyError, match="enough"):
+        framework.fit(callback, stop_after=2)
+    framework.fit(callback)
+    assert len(logger.calls) == 2 + framework.updates
+    assert logger.closed == 2
+
+
 LAWS = [
+    loggers_and_progress_follow_a_fit,
+    loggers_are_closed_after_a_fit_that_failed,
     every_update_is_measured_and_training_is_the_same,
     every_fit_is_a_run_of_its_own,
     nothing_is_measured_before_a_fit,

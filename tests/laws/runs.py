@@ -107,6 +107,19 @@ class ModelFramework(Framework, Protocol):
         """The framework's own array."""
 
 
+class KeptLog:
+    """A `lca.live.Logger` that keeps what it gets."""
+
+    def __init__(self):
+        self.calls, self.closed = [], 0
+
+    def log(self, step, loss, values):
+        self.calls.append((step, loss, dict(values)))
+
+    def close(self):
+        self.closed += 1
+
+
 class Kept:
     """A view that keeps the allocations."""
 

@@ -31,6 +31,7 @@ class LoopFramework:
     """Gradient descent on ``½ |θ|²``; an error ends it without a call to the callback."""
 
     updates = 5
+    tells_updates = False
     advice = {field: rf"pass {field}= to tracker\.update" for field in ("batch", "micro_batches")}
 
     def callback(self, *, impossible=False, **options):

@@ -4,6 +4,8 @@
 framework (`tests.laws.runs`) and an empty folder.
 """
 
+import re
+
 import numpy as np
 import pytest
 
@@ -27,6 +29,7 @@ from tests.laws.runs import (
     NETWORK,
     OPTIMIZERS,
     Kept,
+    KeptLog,
     Shown,
     X,
     Y,
@@ -654,7 +657,32 @@ def a_tracker_in_use_cannot_be_entered(framework, folder):
         run.tracker.__enter__()
 
 
+def an_estimate_and_what_is_shown_leave_training_as_it_is(framework, folder):
+    logger = KeptLog()
+    run = framework.run(RULE, on_error="raise", progress=len(BATCHES), log_to=logger)
+    plain = framework.untracked()
+    before = np.array(run.theta())
+    assert run.tracker.estimate().step_seconds is None
+    np.testing.assert_array_equal(np.array(run.theta()), before)
+    with run.tracker as tracker:
+        for batch in BATCHES:
+            run.update(batch)
+            plain.update(batch)
+            found = tracker.estimate()
+    for ours, theirs in zip(run.left(), plain.left(), strict=True):
+        np.testing.assert_array_equal(ours, theirs)
+    assert (tracker.steps, tracker.discontinuities) == (len(BATCHES), 0)
+    assert found.steps == len(BATCHES)
+    assert found.step_seconds > 0
+    assert found.rows[0].name == "this: PathIntegral"
+    assert [(step, loss) for step, loss, _ in logger.calls] == [(t, "train") for t in range(len(BATCHES))]
+    losses = tracker.views["train"].trace.rows["loss_end"]
+    assert [values["loss"] for _, _, values in logger.calls] == losses.tolist()
+    assert logger.closed == 1
+
+
 LAWS = [
+    an_estimate_and_what_is_shown_leave_training_as_it_is,
     every_update_is_a_step_from_where_the_last_one_ended,
     training_is_the_same_bit_for_bit,
     only_the_steps_asked_for_are_measured,
@@ -881,7 +909,21 @@ def scores_are_accepted_in_every_form(framework, folder):
         assert np.abs(step.scores.values - errors).max() <= tolerances.gradient(1.0, EPS64)
 
 
+def a_record_knows_the_optimizer_the_modules_and_the_versions(framework, folder):
+    tracked(framework, record=folder / "run")
+    about = lca.open_record(folder / "run").attrs
+    assert re.fullmatch(r"SGD\(.*(lr|learning_rate)=0\.\d+.*\)", about["settings"]["optimizer"])
+    assert "params" not in about["settings"]["optimizer"]
+    assert about["training"]["modules"]
+    assert {kind for kind in about["training"]["modules"].values()} <= {"Linear", "Dense"}
+    assert {"python", "numpy"} < set(about["training"]["versions"])
+    mine = lca.Record(folder / "mine", settings={"optimizer": "my own"})
+    tracked(framework, record=mine)
+    assert lca.open_record(folder / "mine").attrs["settings"]["optimizer"] == "my own"
+
+
 MODEL_LAWS = [
+    a_record_knows_the_optimizer_the_modules_and_the_versions,
     what_does_not_belong_together_is_refused,
     updates_outside_the_block_are_not_seen,
     accumulated_batches_are_micro_batches,

@@ -40,6 +40,7 @@ class KerasFramework:
     """See `tests.laws.callbacks.CallbackFramework`."""
 
     updates = 6
+    tells_updates = True
     advice = dict.fromkeys(
         ("batch", "micro_batches", "scores"), "which fit does not supply; use a Tracker around"
     )

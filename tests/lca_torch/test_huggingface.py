@@ -31,7 +31,7 @@ with warnings.catch_warnings():
         TrainingArguments,
     )
 
-    from lca_torch.huggingface import TrainerCallback
+    from lca_torch.huggingface import TrainerCallback, TrainerLog
 
 # transformers and accelerate about pinned memory without a GPU, and calls that torch deprecates; told apart
 # by the module they are attributed to, so those of lca stay errors.
@@ -88,6 +88,7 @@ class TrainerFramework:
     """See `tests.laws.callbacks.CallbackFramework`."""
 
     updates = 5
+    tells_updates = True
     advice = {
         "batch": "use a Tracker around a training loop of your own",
         "micro_batches": r"TrainingArguments\(gradient_accumulation_steps=2\)",
@@ -440,3 +441,37 @@ def test_a_loss_outside_the_model_weighs_its_batches_in_a_way_that_is_not_known(
         train(
             gpt2(), tmp_path, callback, gradient_accumulation_steps=2, label_smoothing_factor=0.1, max_steps=2
         )
+
+
+@pytest.mark.parametrize(("every", "steps"), [(None, [1, 3]), (1, [0, 1, 2, 3])])
+def test_the_log_of_the_trainer_reaches_what_it_reports_to(tmp_path, every, steps):
+    entries = []
+
+    class Reported(transformers.TrainerCallback):
+        def on_log(self, args, state, control, logs=None, **kwargs):
+            entries.append(dict(logs))
+
+    arguments = TrainingArguments(
+        output_dir=str(tmp_path),
+        per_device_train_batch_size=4,
+        max_steps=4,
+        logging_steps=2,
+        use_cpu=True,
+        report_to=[],
+        disable_tqdm=True,
+        save_strategy="no",
+    )
+    trainer = Trainer(gpt2(), arguments, train_dataset=DATA, callbacks=[Reported()])
+    callback = TrainerCallback(measure, RULE, log_to=TrainerLog(trainer, every=every), on_error="raise")
+    trainer.add_callback(callback)
+    trainer.train()
+    ours = [entry for entry in entries if "lca/step" in entry]
+    assert [entry["lca/step"] for entry in ours] == steps
+    losses = callback.views["train"].trace.rows["loss_end"]
+    assert [entry["lca/train/loss"] for entry in ours] == losses[steps].tolist()
+    assert sum("lca/step" in entry for entry in trainer.state.log_history) == len(steps)
+
+
+def test_the_word_trainer_says_what_to_write_instead(tmp_path):
+    with pytest.raises(LCAError, match=r"pass lca_torch\.huggingface\.TrainerLog\(trainer\)"):
+        train(gpt2(), tmp_path, TrainerCallback(measure, log_to="trainer", on_error="raise"))

@@ -85,11 +85,10 @@ def fit(model, *callbacks, flavour="lightning", epochs=2, **options):
         max_epochs=epochs,
         accelerator="cpu",
         callbacks=list(callbacks),
-        logger=False,
         enable_checkpointing=False,
         enable_progress_bar=False,
         enable_model_summary=False,
-        **options,
+        **{"logger": False, **options},
     )
     torch.manual_seed(3)
     trainer.fit(model, DataLoader(DATA, batch_size=12, shuffle=True), DataLoader(DATA, batch_size=60))
@@ -104,6 +103,7 @@ class LightningFramework:
     """See `tests.laws.callbacks.CallbackFramework`."""
 
     updates = 10
+    tells_updates = True
     advice = {
         "micro_batches": r"Trainer\(accumulate_grad_batches=2\)",
         "scores": r"call callback\.tracker\.scores\(index, outputs, labels\) in every training_step",
@@ -308,3 +308,30 @@ def test_the_next_batch_is_the_one_of_the_next_step(tmp_path):
     assert all(len(x) == len(y) == 12 for x, y in shuffled)
     seen = torch.cat([x for x, _ in shuffled[4:]])  # the second epoch: every example once
     assert torch.equal(seen.sort(0).values, DATA.tensors[0].sort(0).values)
+
+
+def test_the_loggers_of_the_trainer_get_the_numbers():
+    class Kept(lightning.pytorch.loggers.Logger):
+        name, version = "kept", 0
+
+        def __init__(self):
+            super().__init__()
+            self.metrics, self.saved = [], 0
+
+        def log_metrics(self, metrics, step=None):
+            self.metrics.append((step, metrics))
+
+        def log_hyperparams(self, *args, **kwargs):
+            pass
+
+        def save(self):
+            self.saved += 1
+
+    kept, callback = Kept(), LightningCallback(measure, RULE, log_to="trainer", on_error="raise")
+    fit(module(), callback, logger=kept)
+    ours = [
+        (step, metrics["lca/train/loss"]) for step, metrics in kept.metrics if "lca/train/loss" in metrics
+    ]
+    losses = callback.views["train"].trace.rows["loss_end"]
+    assert ours == list(enumerate(losses.tolist()))
+    assert kept.saved > 0

@@ -1,9 +1,8 @@
-"""TensorBoard gets the numbers of the run, from any loop, tracker or callback, and needs no framework."""
+"""TensorBoard gets the numbers of the run, from any tracker, and needs no framework."""
 
 import struct
 import subprocess
 import sys
-from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -11,13 +10,12 @@ import pytest
 import lca
 from lca import Layout, LCAError, StepAllocation
 from lca.errors import OutputError
-from lca.live import TensorBoard, TensorBoardView
+from lca.live import TensorBoard
+from lca.live._outputs import LiveOutputs
 from lca.live._tensorboard import layer_time_picture
 from lca.reference import Quadratic
-from lca.row import CheckedWindow, Row
-from lca.summary import RunViews
-from lca.tracking import Session
-from tests.sampled import sampled_allocation
+from lca.row import Row
+from lca.tracking import FunctionalTracker
 
 pytest.importorskip("tensorboardX", reason="the extra tensorboard is not installed")
 LAYOUT = Layout(("fc1.w", "fc1.b", "fc2.w"), ((2,), (1,), (2,)))
@@ -44,57 +42,41 @@ def events(folder):
     return scalars, pictures
 
 
-def log(folder, rows=ROWS, residual=0.25, **options):
-    view = TensorBoardView(LAYOUT, folder, **options)
+def log(logger, rows=ROWS, residual=0.25):
+    live = LiveOutputs(log_to=logger)
     for step, row in enumerate(rows):
-        view.update(StepAllocation(row, 2.0, 1.0 - step, residual=residual, mass=4.0, step=step))
-    view.close()
-    return events(folder)
-
-
-def test_self_checks_are_shown_as_sums_since_the_first(tmp_path):
-    view = TensorBoardView(LAYOUT, tmp_path)
-    for step, values in enumerate(ROWS):
-        row = Row(StepAllocation(values, np.nan, np.nan, residual=np.nan, mass=4.0, step=step), LAYOUT)
-        row.check = CheckedWindow(step, step, change=-1.0 - step, total=-0.5, margin=np.nan)
-        view.read(row)
-    view.close()
-    scalars, _ = events(tmp_path)
-    assert scalars["checked_change"] == [(0, -1.0), (1, -3.0)]
-    assert scalars["checked_sum"] == [(0, -0.5), (1, -1.0)]
+        allocation = StepAllocation(row, 2.0, 1.0 - step, residual=residual, mass=4.0, step=step)
+        live.read({"train": Row(allocation, LAYOUT)})
+    live.close()
 
 
 def test_scalars_are_those_of_every_step(tmp_path):
-    scalars, _ = log(tmp_path)
+    log(TensorBoard(tmp_path))
+    scalars, _ = events(tmp_path / "train")
     assert scalars["loss"] == [(0, 1.0), (1, 0.0)]
     assert scalars["residual_so_far"] == [(0, 0.25), (1, 0.5)]
     assert scalars["LCA/fc1"] == [(0, -1.5), (1, -1.5)]
     assert scalars["LCA/fc2"] == [(0, 0.25), (1, -0.125)]
     assert scalars["LCA_so_far/fc1"] == [(0, -1.5), (1, -3.0)]
-    assert [round(p, 3) for _, p in scalars["helping_percent"]] == [66.667, 66.667]
 
 
-def test_what_was_not_measured_is_left_out(tmp_path):
-    scalars, _ = log(tmp_path, rows=np.zeros((1, 5)), residual=np.nan)
-    assert set(scalars) == {
-        f"{kind}/{layer}" for kind in ("LCA", "LCA_so_far") for layer in ("fc1", "fc2")
-    } | {"loss"}
+def test_a_writer_of_the_loop_is_shared_and_left_open(tmp_path):
+    from tensorboardX import SummaryWriter  # noqa: PLC0415
+
+    writer = SummaryWriter(str(tmp_path))
+    log(TensorBoard(writer=writer, picture_every=2))
+    assert events(tmp_path)[0]["lca/train/loss"][0] == (0, 1.0)  # flushed
+    writer.add_scalar("mine", 1.0, 5)
+    writer.close()
+    scalars, pictures = events(tmp_path)
+    assert scalars["lca/train/loss"] == [(0, 1.0), (1, 0.0)]
+    assert scalars["mine"] == [(5, 1.0)]
+    assert pictures == {"lca/train/layers_over_time": [(1, 32, 400)]}
 
 
-def test_signs_of_samples_are_no_helping_percent(tmp_path):
-    view = TensorBoardView(LAYOUT, tmp_path)
-    view.update(replace(sampled_allocation(), values=ROWS[0]))
-    view.close()
-    assert set(events(tmp_path)[0]) == {
-        f"{kind}/{x}" for kind in ("LCA", "LCA_so_far") for x in ("fc1", "fc2")
-    }
-
-
-def test_every_so_many_steps(tmp_path):
-    scalars, pictures = log(tmp_path, rows=np.tile(ROWS, (5, 1)), every=2, picture_every=4)
-    assert [step for step, _ in scalars["LCA/fc1"]] == [1, 3, 5, 7, 9]
-    assert scalars["LCA_so_far/fc1"][-1] == (9, -15.0)  # steps that are not logged count all the same
-    assert pictures == {"layers_over_time": [(3, 32, 400), (7, 32, 400)]}
+def test_a_picture_every_so_many_steps(tmp_path):
+    log(TensorBoard(tmp_path, picture_every=4), rows=np.tile(ROWS, (5, 1)))
+    assert events(tmp_path / "train")[1] == {"layers_over_time": [(3, 32, 400), (7, 32, 400)]}
 
 
 def test_the_picture_is_blue_where_a_layer_helped():
@@ -115,25 +97,10 @@ def test_the_picture_of_a_long_run_sums_and_is_no_wider():
     assert (picture[0] == 255).all(axis=-1).mean() > 0.4
 
 
-def test_a_tracker_takes_it_and_keeps_its_summary(tmp_path):
-    losses = {"train": Quadratic(np.eye(2)), "heldout": Quadratic(2 * np.eye(2))}
-    measurement = Session(losses, lca.PathIntegral(), views=TensorBoard(tmp_path))
-    run = lca.Trajectory(np.array([[1.0, 1.0], [0.5, 1.0]]))
-    for step in run:
-        measurement.measure(step)
-    for view in measurement.views.values():
-        assert isinstance(view, RunViews)
-        view.log.close()
-    assert measurement.summary()["train"]["lca_total"] == -0.375
-    for name, loss in (("train", 0.625), ("heldout", 1.25)):
-        assert events(tmp_path / name)[0]["loss"] == [(0, loss)]
-
-
 @pytest.mark.parametrize(
     ("losses", "folders"),
     [
         (Quadratic(np.eye(2)), ["train"]),
-        ({"heldout": Quadratic(np.eye(2))}, ["heldout"]),
         (
             {name: Quadratic(np.eye(2)) for name in ("by class", "a/b", "../up", "..")},
             ["%2E%2E", "..%2Fup", "a%2Fb", "by class"],
@@ -141,15 +108,20 @@ def test_a_tracker_takes_it_and_keeps_its_summary(tmp_path):
     ],
 )
 def test_losses_are_called_what_the_tracker_calls_them_inside_the_folder(tmp_path, losses, folders):
-    Session(losses, lca.PathIntegral(), views=TensorBoard(tmp_path / "logs"))
+    logger = TensorBoard(tmp_path / "logs")
+    with FunctionalTracker(np.ones(2), losses, lca.PathIntegral(), log_to=logger) as tracker:
+        tracker.update(np.array([0.5, 1.0]))
     assert [path.name for path in tmp_path.iterdir()] == ["logs"]
     assert sorted(path.name for path in (tmp_path / "logs").iterdir()) == folders
+    assert events(tmp_path / "logs" / folders[-1])[0]["loss"] == [(0, 0.625)]
 
 
-@pytest.mark.parametrize("option", ["every", "picture_every"])
-def test_bad_options_are_named(tmp_path, option):
-    with pytest.raises(LCAError, match=f"^{option} must be at least 1 step, got 0"):
-        TensorBoard(tmp_path, **{option: 0})
+def test_bad_options_are_named(tmp_path):
+    with pytest.raises(LCAError, match="^picture_every must be at least 1 step, got 0"):
+        TensorBoard(tmp_path, picture_every=0)
+    for given in ({}, {"folder": tmp_path, "writer": object()}):
+        with pytest.raises(LCAError, match="a folder or writer="):
+            TensorBoard(**given)
 
 
 def test_an_unwritable_folder_is_refused_at_once(tmp_path):
@@ -164,7 +136,7 @@ import sys
 sys.modules.update(dict.fromkeys(["torch", "tensorflow", "tensorboard", "matplotlib"]))  # not to be found
 import lca
 from lca.live import TensorBoard
-TensorBoard({str(tmp_path)!r}).view_of("train", lca.Layout(("w",), ((1,),)))
+TensorBoard({str(tmp_path)!r}).log(0, "train", {{"loss": 1.0}})
 """
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
 
@@ -174,14 +146,3 @@ def test_without_the_extra_it_says_how_to_get_it(tmp_path):
     code += f"TensorBoard({str(tmp_path)!r})"
     done = subprocess.run([sys.executable, "-c", code], check=False, capture_output=True, text=True)
     assert "pip install 'pillow>=" in done.stderr
-
-
-def test_what_was_logged_is_there_when_the_process_ends(tmp_path):
-    code = f"""
-import numpy as np, lca
-from lca.live import TensorBoardView
-view = TensorBoardView(lca.Layout(("w",), ((1,),)), {str(tmp_path)!r})
-view.update(lca.StepAllocation(np.array([-1.0]), 2.0, 1.0, residual=0.0, mass=1.0))
-"""
-    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
-    assert events(tmp_path)[0]["loss"] == [(0, 1.0)]

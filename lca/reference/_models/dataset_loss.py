@@ -143,7 +143,8 @@ class DatasetLoss:
         all of them costs one pass over the data; they hold a second copy of the examples.
         """
         classes = range(self.network.n_outputs)
-        return Sum({f"class {label}": replace(self, only_label=label) for label in classes})
+        terms = {f"class {label}": replace(self, only_label=label) for label in classes}
+        return Sum(terms, whole=self)
 
     def _measured(self, theta: Array, batch: Batch | None) -> tuple[tuple[Batch, ...], float]:
         """The chunks to evaluate, in θ's precision, and the total weight to divide by."""

@@ -1,0 +1,278 @@
+"""`Forecast`: what measuring a run will cost, with the estimator of a tracker and with others.
+
+The gradients of a step are those that each estimator declares (`lca.allocation.Estimator`). The time of one
+is measured on the objective itself.
+"""
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, replace
+
+import numpy as np
+
+from lca._shares import shared_losses
+from lca.allocation import Cost, Estimator
+from lca.arrays import Vector, array_ops
+from lca.errors import LCAError
+from lca.estimators import REGISTRY
+from lca.estimators._stochastic import required_fields_of
+from lca.objective import Objective
+from lca.tracking._speed import Speed, speeds_of
+
+ALTERNATIVES = (("rk4", 1), ("adaptive", 1), ("adaptive", 10), ("probe", 1), ("cross-fit", 1))
+"""The named estimators that a forecast lists, with the number of updates under one straight line."""
+
+
+@dataclass(frozen=True)
+class ForecastRow:
+    """What one estimator costs.
+
+    Attributes
+    ----------
+    name
+        The estimator in words.
+    cost
+        The declared cost of a step of training and one measured loss, on average; the least, if it depends
+        on the step.
+    seconds
+        The time that measuring adds to a step of training; ``None`` if a part of it is not known.
+    factor
+        The time of a step with measuring over that without; ``None`` if one of the two is not known.
+    memory
+        Bytes beyond training that the vectors (K,) of the estimator take; ``None`` if it does not declare
+        them (``vectors``).
+    required_fields
+        What the training loop has to supply.
+
+    Examples
+    --------
+    >>> ForecastRow("adaptive", Cost(full_gradients=1), 0.5, 3.0).factor
+    3.0
+    """
+
+    name: str
+    cost: Cost
+    seconds: float | None
+    factor: float | None
+    memory: int | None = None
+    required_fields: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Forecast:
+    """What measuring a run costs; printed as a table, this tracker first.
+
+    Attributes
+    ----------
+    rows
+        This estimator and the alternatives.
+    steps
+        The number of updates of the run; ``None`` if it is not known.
+    step_seconds
+        The time of a step of training without measuring; ``None`` if it is not known.
+    gradient_seconds
+        The time of one gradient of all measured losses.
+
+    Examples
+    --------
+    >>> adaptive = ForecastRow("this: Adaptive", Cost(full_gradients=1), 0.5, 3.0, 4_000_000)
+    >>> cross_fit = ForecastRow("cross-fit", Cost(), 0.0, 1.0, 8_000_000, ("micro_batches",))
+    >>> print(Forecast((adaptive, cross_fit), steps=120, step_seconds=0.25, gradient_seconds=0.5))
+    a gradient of the measured losses takes 500 ms, a step of training 250 ms; 120 steps take 30 s
+                           gradients       adds   training   memory
+    this: Adaptive              1.00      1 min       x3.0     4 MB
+    cross-fit                      0        0 s       x1.0     8 MB  needs micro_batches
+    at least: the gradients that each declares; work on vectors comes on top
+    """
+
+    rows: tuple[ForecastRow, ...]
+    steps: int | None
+    step_seconds: float | None
+    gradient_seconds: float
+
+    @property
+    def line(self) -> str:
+        """All rows in one line."""
+        each = "" if self.steps is not None else " a step"
+        shown = (
+            (row.name, self._factor(row), self._time(row) + each * (row.seconds is not None))
+            for row in self.rows
+        )
+        parts = (" ".join(filter(None, row)) for row in shown)
+        return "; ".join(parts)
+
+    def __str__(self) -> str:
+        """The table."""
+        head = f"a gradient of the measured losses takes {_time(self.gradient_seconds)}"
+        if self.step_seconds is not None:
+            head += f", a step of training {_time(self.step_seconds)}"
+            head += "" if self.steps is None else f"; {self.steps:,} steps take {_time(self._training)}"
+        adds = "adds" if self.steps is not None else "adds/step"
+        lines = [head, f"{'':22} {'gradients':>9} {adds:>10} {'training':>10} {'memory':>8}"]
+        for row in self.rows:
+            memory = "" if row.memory is None else _bytes(row.memory)
+            needs = ", ".join(dict.fromkeys(field.removeprefix("next_") for field in row.required_fields))
+            lines.append(
+                f"{row.name:22} {_gradients(row.cost):>9} {self._time(row):>10} {self._factor(row):>10} "
+                f"{memory:>8}  {f'needs {needs}' if needs else ''}".rstrip()
+            )
+        return "\n".join([*lines, "at least: the gradients that each declares; work on vectors comes on top"])
+
+    @property
+    def _training(self) -> float:
+        assert self.step_seconds is not None
+        assert self.steps is not None
+        return self.step_seconds * self.steps
+
+    def _time(self, row: ForecastRow) -> str:
+        return "" if row.seconds is None else _time(row.seconds * (self.steps or 1))
+
+    def _factor(self, row: ForecastRow) -> str:
+        return "" if row.factor is None else f"x{row.factor:.1f}" if row.factor < 10 else f"x{row.factor:.0f}"
+
+
+@dataclass(frozen=True)
+class Run:
+    """The run that is forecast.
+
+    Parameters
+    ----------
+    estimator
+        That of the tracker.
+    measured
+        The fraction of the updates that begin a measured step.
+    steps
+        As in `Forecast`.
+    step_seconds, measuring_seconds
+        Time of a step of training, and of measuring it, as far as it was seen.
+    """
+
+    estimator: Estimator
+    measured: float = 1.0
+    steps: int | None = None
+    step_seconds: float | None = None
+    measuring_seconds: float | None = None
+
+
+def forecast(objectives: Mapping[str, Objective], theta: Vector, run: Run) -> Forecast:
+    """Time the objectives at θ, and apply the declared costs to that.
+
+    Parameters
+    ----------
+    objectives
+        The measured losses by name. Evaluating them changes nothing that can be seen from outside.
+    theta
+        θ (K,), a vector that nothing else writes.
+    run
+        The estimator and what is known of the run.
+
+    Raises
+    ------
+    LCAError
+        If ``steps`` or ``step_seconds`` is not positive.
+    """
+    for name, value in (("steps", run.steps), ("step_seconds", run.step_seconds)):
+        if value is not None and not value > 0:
+            raise LCAError(f"{name} must be positive, got {value!r}.")
+    speeds = speeds_of(objectives, theta)
+    rows = []
+    for name, estimator, fraction, seen in _estimators(run):
+        speed = _without(speeds, shared_losses(objectives, estimator))
+        seconds = seen if seen is not None else _seconds(estimator.cost, speed, run.step_seconds)
+        seconds = None if seconds is None else seconds * (1.0 if seen is not None else fraction)
+        known = seconds is not None and run.step_seconds
+        factor = 1 + seconds / run.step_seconds if known else None  # type: ignore[operator]
+        vectors, fields = getattr(estimator, "vectors", None), required_fields_of(estimator)
+        held = None if vectors is None else vectors * len(speed) + sum(map(_vectors_in, fields))
+        memory = None if held is None else int(held * _bytes_of(theta))
+        rows.append(ForecastRow(name, _scaled(estimator.cost, fraction), seconds, factor, memory, fields))
+    full = sum(s.gradient for s in _without(speeds, shared_losses(objectives, run.estimator)).values())
+    return Forecast(tuple(rows), run.steps, run.step_seconds, full)
+
+
+def _vectors_in(field: str) -> int:
+    """Vectors (K,) in a field of a step; two micro-batches or halves are two gradients and two updates."""
+    return {"gradient": 1, "micro_batches": 4, "halves": 4}.get(field.removeprefix("next_"), 0)
+
+
+def _estimators(run: Run) -> Iterator[tuple[str, Estimator, float, float | None]]:
+    """Names, estimators, the fraction of updates that begin a step, and the time seen: this one first."""
+    yield f"this: {type(run.estimator).__name__}", run.estimator, run.measured, run.measuring_seconds
+    for name, span in ALTERNATIVES:
+        label = name if span == 1 else f"{name}, span={span}"
+        yield label, REGISTRY[name].make(_TOL), 1 / span, None
+
+
+_TOL = 1e-3
+
+
+def _seconds(cost: Cost, speeds: Mapping[str, Speed], step_seconds: float | None) -> float | None:
+    """The time that a declared cost takes for all measured losses."""
+    total = 0.0
+    for speed in speeds.values():
+        total += cost.full_gradients * speed.gradient + cost.full_losses * speed.loss
+        parts = (
+            (cost.examples, speed.of_examples(cost.examples) if cost.examples else 0.0),
+            (cost.batch_gradients, step_seconds),  # a gradient on a batch is nearly all of a step
+        )
+        for number, seconds in parts:
+            if number and seconds is None:
+                return None
+        total += (parts[0][1] or 0.0) + cost.batch_gradients * (step_seconds or 0.0)
+    return total
+
+
+def _without(speeds: Mapping[str, Speed], shared: Mapping[str, str]) -> dict[str, Speed]:
+    return {name: speed for name, speed in speeds.items() if name not in shared}
+
+
+def _scaled(cost: Cost, factor: float) -> Cost:
+    return replace(cost, **{name: factor * number for name, number in vars(cost).items()})
+
+
+def _bytes_of(theta: Vector) -> float:
+    """Bytes of a vector (K,) of the kind of θ."""
+    ops = array_ops(theta)
+    return float(len(theta) * np.dtype(ops.to_numpy(theta[:1]).dtype).itemsize)
+
+
+def _gradients(cost: Cost) -> str:
+    """The numbers of a cost in a few characters.
+
+    >>> _gradients(Cost(full_gradients=1.0)), _gradients(Cost(examples=100)), _gradients(Cost())
+    ('1.00', '100 ex.', '0')
+    """
+    parts = (
+        (cost.full_gradients, "{:.2f}"),
+        (cost.examples, "{:.0f} ex."),
+        (cost.batch_gradients, "{:g} batch"),
+    )
+    return " + ".join(text.format(number) for number, text in parts if number) or "0"
+
+
+def _time(seconds: float) -> str:
+    """Seconds as a person writes them.
+
+    >>> _time(0.00123), _time(2.5), _time(150), _time(9000)
+    ('1.2 ms', '2.5 s', '2.5 min', '2.5 h')
+    """
+    if not seconds:
+        return "0 s"
+    for unit, size in (("h", 3600.0), ("min", 60.0), ("s", 1.0), ("ms", 1e-3)):
+        if seconds >= size or unit == "ms":
+            number = seconds / size
+            digits = 1 if number < 10 else 0
+            return f"{number:.{digits}f}".removesuffix(".0") + f" {unit}"
+    raise AssertionError
+
+
+def _bytes(number: int) -> str:
+    """A number of bytes as a person writes it.
+
+    >>> _bytes(500), _bytes(4_000_000), _bytes(2_500_000_000)
+    ('1 kB', '4 MB', '2.5 GB')
+    """
+    for unit, size in (("GB", 1e9), ("MB", 1e6)):
+        if number >= size:
+            digits = 1 if number < 10 * size else 0
+            return f"{number / size:.{digits}f}".removesuffix(".0") + f" {unit}"
+    return f"{max(1, round(number / 1e3))} kB"

@@ -1,0 +1,109 @@
+"""`Speed`: how long loss and gradient of an objective take, measured in about a second."""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from functools import partial
+from time import perf_counter
+
+import numpy as np
+
+from lca.arrays import Vector, array_ops
+from lca.errors import LCAError
+from lca.objective import Objective, Sampled, leaves
+
+SECONDS = 1.0
+"""About how long all measurements take, unless a single gradient takes longer."""
+_FIRST, _GROWTH = 16, 8  # examples of the first sample, and how much larger the next one is
+
+
+@dataclass(frozen=True)
+class Speed:
+    """How long evaluations of one objective take, in seconds.
+
+    Attributes
+    ----------
+    gradient, loss
+        Of all data.
+    sizes, seconds
+        Gradients on samples: numbers of examples, and how long each took; empty if none can be drawn.
+
+    Examples
+    --------
+    >>> Speed(0.5, 0.25, (16, 128), (0.25, 0.75)).of_examples(72)
+    0.5
+    """
+
+    gradient: float
+    loss: float
+    sizes: tuple[int, ...] = ()
+    seconds: tuple[float, ...] = ()
+
+    def of_examples(self, count: float) -> float | None:
+        """Of a gradient on ``count`` examples; ``None`` if it is not known."""
+        if not self.sizes:
+            return None
+        if count >= self.sizes[-1]:
+            return self.seconds[-1] * count / self.sizes[-1]
+        return float(np.interp(count, self.sizes, self.seconds))
+
+
+def speeds_of(objectives: Mapping[str, Objective], theta: Vector) -> dict[str, Speed]:
+    """How long each measured loss takes: the sum over its terms; each objective is timed once."""
+    parts = {id(own): own for own in leaves(objectives)}
+    budget = SECONDS / len(parts)
+    timed = {key: _speed(own, theta, budget) for key, own in parts.items()}
+    return {name: _sum([timed[id(own)] for own in leaves(o)]) for name, o in objectives.items()}
+
+
+def _sum(speeds: list[Speed]) -> Speed:
+    if len(speeds) == 1:
+        return speeds[0]
+    return Speed(sum(speed.gradient for speed in speeds), sum(speed.loss for speed in speeds))
+
+
+def _speed(objective: Objective, theta: Vector, budget: float) -> Speed:
+    """Time gradients on growing samples up to all data, or to what the budget allows."""
+    n = _examples_of(objective)
+    if n is None:
+        loss = _time_of(partial(objective.loss, theta), budget / 4)
+        return Speed(_time_of(partial(_finished, objective, theta), budget), loss)
+    assert isinstance(objective, Sampled)
+    sizes, seconds, size = [], [], min(n, _FIRST)
+    while True:
+        batch = objective.batch(np.arange(size))
+        sizes.append(size)
+        seconds.append(_time_of(partial(_finished, objective, theta, batch), budget))
+        if size == n or seconds[-1] > budget / (2 * _GROWTH):
+            break
+        size = min(n, _GROWTH * size)
+    share = n / size
+    loss = _time_of(partial(objective.loss, theta, batch), budget / 4)
+    return Speed(share * seconds[-1], share * loss, tuple(sizes), tuple(seconds))
+
+
+def _examples_of(objective: Objective) -> int | None:
+    """The number of examples that can be drawn; ``None`` if none can."""
+    if not isinstance(objective, Sampled):
+        return None
+    try:
+        objective.batch(np.zeros(1, int))
+        return int(objective.n_examples)
+    except LCAError:  # not a mean over examples
+        return None
+
+
+def _finished(objective: Objective, theta: Vector, *batch: object) -> float:
+    """A gradient whose computation has ended, also on a device that computes while Python goes on."""
+    return array_ops(theta).total(objective.loss_and_grad(theta, *batch)[1])
+
+
+def _time_of(call: Callable[[], object], budget: float) -> float:
+    """Seconds of a call: the second one, unless the first takes most of the budget."""
+    best = _once(call)
+    return best if best > budget / 2 else min(best, _once(call), _once(call))
+
+
+def _once(call: Callable[[], object]) -> float:
+    begin = perf_counter()
+    call()
+    return perf_counter() - begin

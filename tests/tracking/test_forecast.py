@@ -1,0 +1,240 @@
+"""`estimate`: the costs that estimators declare, times the time of a gradient; nothing of training moves."""
+
+import sys
+import time
+
+import numpy as np
+import pytest
+
+import lca
+from lca.allocation import Cost
+from lca.errors import LCAError
+from lca.estimators import REGISTRY
+from lca.reference import DatasetLoss, Quadratic, logistic_regression
+from lca.tolerances import EPS64, summed
+from lca.tracking import FunctionalTracker
+from lca.tracking._clock import StepClock
+from lca.tracking._forecast import ALTERNATIVES, Forecast, Run, forecast
+from lca.tracking._speed import Speed, speeds_of
+
+PAUSE = 0.002
+
+
+class Slow(Quadratic):
+    """A gradient takes `PAUSE` seconds, a loss a quarter of that."""
+
+    calls = 0
+
+    def loss(self, theta, batch=None):
+        time.sleep(PAUSE / 4)
+        return super().loss(theta)
+
+    def loss_and_grad(self, theta, batch=None):
+        object.__setattr__(self, "calls", self.calls + 1)
+        time.sleep(PAUSE)
+        return super().loss_and_grad(theta)
+
+
+def rows_of(found):
+    return {row.name: row for row in found.rows}
+
+
+def equal(a, b):
+    return abs(a - b) <= summed(abs(b), EPS64)
+
+
+def about(seconds, least):
+    """Timers are late, by more on a busy machine, and never early."""
+    return least <= seconds <= 20 * least
+
+
+def test_the_time_is_the_declared_cost_times_that_of_a_gradient():
+    objective = Slow(np.eye(2))
+    found = forecast(
+        {"train": objective}, np.ones(2), Run(lca.PathIntegral(lca.BOOLE), steps=100, step_seconds=1.0)
+    )
+    rows = rows_of(found)
+    assert about(found.gradient_seconds, PAUSE)
+    gradient = found.gradient_seconds
+    assert rows["this: PathIntegral"].cost == Cost(full_gradients=lca.BOOLE.new_gradients)
+    assert equal(rows["this: PathIntegral"].seconds, lca.BOOLE.new_gradients * gradient)
+    assert equal(rows["rk4"].seconds, 2 * gradient)
+    assert equal(rows["rk4"].factor, 1 + 2 * gradient)
+    assert equal(rows["adaptive, span=10"].seconds, gradient / 10)
+    assert rows["probe"].seconds is None  # no examples can be drawn
+    assert objective.calls <= 6  # of a loss, too, which takes a gradient here
+
+
+def test_the_alternatives_declare_their_costs_themselves():
+    rows = rows_of(forecast({"train": Quadratic(np.eye(2))}, np.ones(2), Run(lca.Adaptive())))
+    for name, span in ALTERNATIVES:
+        if span == 1:
+            assert rows[name].cost == REGISTRY[name].make(1e-3).cost
+            assert rows[name].required_fields == REGISTRY[name].required_fields
+
+
+def test_several_losses_add_up_and_parts_of_one_are_timed_once():
+    loss = DatasetLoss(logistic_regression(2, 3), np.eye(2), np.array([0, 2]))
+    one, two = Slow(np.eye(9)), Slow(np.eye(9))
+    speeds = speeds_of({"a": one, "b": lca.Sum({"x": one, "y": two})}, np.ones(9))
+    assert speeds["b"].gradient > speeds["a"].gradient
+    assert one.calls <= 6
+    both = {"train": loss, "by class": loss.by_class()}
+    run = Run(lca.PathIntegral(lca.SIMPSON))
+    shared = rows_of(forecast(both, np.zeros(9), run))["this: PathIntegral"]
+    alone = rows_of(forecast({"by class": loss.by_class()}, np.zeros(9), run))["this: PathIntegral"]
+    assert shared.memory == alone.memory
+
+
+def test_samples_are_extrapolated_to_all_data():
+    found = Speed(1.0, 0.5, (10, 100), (0.1, 0.4))
+    for n, expected in ((10, 0.1), (55, 0.25), (100, 0.4), (1000, 4.0)):
+        assert equal(found.of_examples(n), expected)
+    assert Speed(1.0, 0.5).of_examples(10) is None
+
+
+def test_a_large_data_set_is_not_evaluated_as_a_whole():
+    class Counted:
+        layout, n_examples, weight = lca.Layout(("w",), ((1,),)), 10**6, None
+        seen = 0
+
+        def batch(self, index, weight=None):
+            return len(index)
+
+        def loss(self, theta, batch=None):
+            return self.loss_and_grad(theta, batch)[0]
+
+        def loss_and_grad(self, theta, batch=None):
+            assert batch is not None
+            self.seen += batch
+            time.sleep(batch * 1e-4)
+            return 0.0, theta.copy()
+
+    objective = Counted()
+    found = speeds_of({"train": objective}, np.ones(1))["train"]
+    assert objective.seen < 20_000
+    assert about(found.gradient, 100.0)
+
+
+def tracked(**options):
+    theta = np.ones(2)
+    tracker = FunctionalTracker(theta, Quadratic(np.eye(2)), lca.PathIntegral(), **options)
+    return tracker, theta
+
+
+def test_nothing_of_the_training_is_moved():
+    def run(*, asks):
+        tracker, theta = tracked()
+        np.random.seed(1)  # noqa: NPY002 - the global one is what counts
+        with tracker:
+            for _ in range(5):
+                theta = theta - 0.1 * np.random.normal(size=2)  # noqa: NPY002
+                if asks:
+                    tracker.estimate(10)
+                tracker.update(theta)
+        return theta.tolist(), tracker.summary()
+
+    assert run(asks=True) == run(asks=False)
+
+
+def test_what_was_seen_takes_the_place_of_what_is_declared():
+    tracker, theta = tracked()
+    assert tracker.estimate(10).step_seconds is None
+    with tracker:
+        for _ in range(6):
+            time.sleep(PAUSE)
+            theta = theta * 0.9
+            tracker.update(theta)
+        found = tracker.estimate(10)
+    assert about(found.step_seconds, PAUSE)
+    assert found.rows[0].seconds > 0
+    assert found.rows[0].factor == 1 + found.rows[0].seconds / found.step_seconds
+    assert tracker.estimate(10, step_seconds=5.0).step_seconds == 5.0
+
+
+@pytest.mark.parametrize("span", [1, 3])
+def test_the_clock_of_training_stands_while_something_is_measured(span):
+    theta = np.ones(2)
+    with FunctionalTracker(theta, Slow(np.eye(2)), lca.PathIntegral(), span=span) as tracker:
+        for _ in range(7):
+            theta = theta * 0.9
+            tracker.update(theta)
+        found = tracker.estimate()
+    assert found.step_seconds < PAUSE / 4
+    assert found.rows[0].seconds > PAUSE / span / 2
+
+
+def test_the_first_step_and_what_is_stopped_belong_to_no_step():
+    clock = StepClock()
+    for pause in (0.05, 0.0, 0.0):
+        clock.resume()
+        time.sleep(pause)
+        with clock.stopped():
+            time.sleep(0.01)
+        clock.pause()
+        clock.lap()
+    assert clock.steps == 2
+    assert clock.training_seconds < 0.01
+    assert clock.measuring_seconds < 0.01
+
+
+@pytest.mark.parametrize(
+    ("every", "span", "fraction"), [(1, 1, 1.0), (4, 1, 0.25), (2, 5, 0.1), (lambda t: t < 5, 1, 0.05)]
+)
+def test_steps_that_are_not_measured_cost_nothing(every, span, fraction):
+    tracker, _ = tracked(every=every, span=span)
+    found = tracker.estimate(100).rows[0]
+    assert equal(found.cost.full_gradients, fraction * lca.PathIntegral().cost.full_gradients)
+
+
+@pytest.mark.parametrize("given", [{"steps": 0}, {"step_seconds": -1.0}])
+def test_numbers_that_are_not_positive_are_named(given):
+    tracker, _ = tracked()
+    with pytest.raises(LCAError, match=f"^{next(iter(given))} must be positive"):
+        tracker.estimate(**given)
+
+
+def test_one_line_says_the_same_as_the_table():
+    tracker, _ = tracked()
+    found = tracker.estimate(1000, step_seconds=1e-3)
+    assert isinstance(found, Forecast)
+    for row in found.rows:
+        assert row.name in str(found)
+        assert row.name in found.line
+    assert "needs micro_batches" in str(found)
+    assert "\n" not in found.line
+
+
+class Terminal:
+    def __init__(self):
+        self.text = ""
+
+    def write(self, text):
+        self.text += text
+
+    def flush(self):
+        pass
+
+    def isatty(self):
+        return True
+
+
+@pytest.mark.parametrize(("progress", "shown"), [(True, "7step"), (7, "7/7"), (False, "")])
+def test_progress_shows_the_forecast_and_the_steps_and_nothing_without_it(monkeypatch, progress, shown):
+    terminal = Terminal()
+    monkeypatch.setattr(sys, "stderr", terminal)
+    tracker, theta = tracked(progress=progress)
+    with tracker:
+        for _ in range(7):
+            time.sleep(0.11 if progress else 0.0)  # a bar is drawn ten times a second
+            theta = theta * 0.5
+            tracker.update(theta)
+    assert shown in terminal.text
+    assert ("residual=" in terminal.text) == ("this: PathIntegral" in terminal.text) == bool(progress)
+    if not progress:
+        assert terminal.text == ""
+
+
+def test_a_progress_that_is_no_number_is_refused():
+    with pytest.raises(LCAError, match="^progress must be True, False or the number of updates"):
+        tracked(progress="yes")
