@@ -37,7 +37,7 @@ class Tracker(ModelTracker[Loop]):
     objective
         The measured loss (`lca_tensorflow.Objective` of this model, or a `lca.Sum` with one), or several by
         name.
-    estimator, every, views, on_error, record, span, check_every, check_examples
+    estimator, every, views, on_error, record, span, check_every, check_examples, groups, heads
         As in `lca.tracking.TrackerBase`: by default `lca.Adaptive`, every step, the views of `summary`, a
         warning, and no record.
 
@@ -221,6 +221,15 @@ class Tracker(ModelTracker[Loop]):
                 "strategy.scope()."
             )
         return parameters_of(model)
+
+    def _names_of_type(self, model: keras.Model, kind: type) -> list[str]:
+        owned = {
+            id(variable)
+            for layer in model._flatten_layers()
+            if isinstance(layer, kind)
+            for variable in layer._trainable_variables
+        }
+        return [name for name, variable in parameters_of(model).items() if id(variable) in owned]
 
     def _parameters_of(self, objective: AnyObjective) -> dict[str, keras.Variable]:
         if not isinstance(objective, Objective):

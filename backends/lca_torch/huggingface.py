@@ -154,7 +154,7 @@ class TrainerCallback(FitCallback[_TrainerTracker], transformers.TrainerCallback
     ----------
     make_objective
         From the model, on its device, to what is measured: an `Objective` of the model, or several by name.
-    estimator, every, views, on_error, record, span, check_every, check_examples
+    estimator, every, views, on_error, record, span, check_every, check_examples, groups, heads
         As in `Tracker`. ``on_error`` also applies to errors in ``make_objective``.
 
     Raises

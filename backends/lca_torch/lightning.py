@@ -39,7 +39,7 @@ class LightningCallback(FitCallback[_LightningTracker], Callback):  # type: igno
     make_objective
         From the ``LightningModule``, on its device, to what is measured: an `Objective` of the module or of a
         part of it (``module.net``), or several by name.
-    estimator, every, views, on_error, record, span, check_every, check_examples
+    estimator, every, views, on_error, record, span, check_every, check_examples, groups, heads
         As in `Tracker`. ``on_error`` also applies to errors in ``make_objective``.
 
     Notes

@@ -609,8 +609,7 @@ def a_summary_says_why_there_is_none(framework, folder):
         pass
     with pytest.raises(LCAError, match="no step was measured"):
         run.tracker.summary()
-    with pytest.raises(LCAError, match="requires the default views"):
-        tracked(framework).tracker.summary()
+    assert tracked(framework).tracker.summary()  # whatever its views are
 
 
 def views_are_made_for_each_loss(framework, folder):
