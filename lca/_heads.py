@@ -63,7 +63,7 @@ def head_groups(layout: Layout, heads: int) -> Groups:
     found = {own.name: own for own in _projections(layout)}
     if not found:
         raise LCAError(
-            f"heads={heads} needs attention projections, such as q_proj.weight or in_proj_weight; the tensors "
+            f"heads={heads} needs attention projections such as q_proj.weight or in_proj_weight; the tensors "
             f"are {', '.join(layout.names[:6])}."
         )
     fused_axis = {own.module: own.axis for own in found.values() if own.role == "fused" and not own.bias}

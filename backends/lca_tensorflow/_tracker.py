@@ -227,7 +227,7 @@ class Tracker(ModelTracker[Loop]):
             id(variable)
             for layer in model._flatten_layers()
             if isinstance(layer, kind)
-            for variable in layer._trainable_variables
+            for variable in layer.weights
         }
         return [name for name, variable in parameters_of(model).items() if id(variable) in owned]
 

@@ -127,7 +127,7 @@ class Tracker(ModelTracker[Loop]):
             id(parameter)
             for module in model.modules()
             if isinstance(module, kind)
-            for parameter in module.parameters(recurse=False)
+            for parameter in module.parameters()
         }
         return [name for name, parameter in model.named_parameters() if id(parameter) in owned]
 

@@ -210,7 +210,7 @@ class ModelTracker(TrackerBase, ABC, Generic[Context]):
                 found[name] = [own for own in self._names_of_type(model, chosen) if own in names]
                 if not found[name]:
                     raise LCAError(
-                        f"the group {name!r} selects no tensor: no {chosen.__name__} of the model owns one "
+                        f"the group {name!r} selects no tensor: no {chosen.__name__} of the model holds one "
                         "that is measured."
                     )
             elif isinstance(chosen, str) and chosen == PARAM_GROUPS:
@@ -234,7 +234,7 @@ class ModelTracker(TrackerBase, ABC, Generic[Context]):
 
     @abstractmethod
     def _names_of_type(self, model: Any, kind: type) -> list[str]:
-        """The names of the parameters that the modules of this type own themselves."""
+        """The names of the parameters inside the modules of this type."""
 
     def _param_groups(self, model: Any, optimizers: Sequence[Any]) -> Mapping[str, list[str]]:
         """The names of the parameters of each group of the optimizer."""

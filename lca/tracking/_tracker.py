@@ -58,7 +58,7 @@ class TrackerBase:
         Named groups of tensors, whose sums a summary holds under ``per_group`` and a record under
         ``settings["groups"]`` (`lca.analysis.group_totals`): a regular expression on the names, a list of
         names, or a function of a name, as in `lca.divisions.divisions`; with a framework also a type of
-        module (its own tensors), and ``"param_groups"``, the groups of the optimizer (PyTorch), which are a
+        module (all tensors inside it), and ``"param_groups"``, the groups of the optimizer (PyTorch), which are a
         division of their own. Tensors in no group are in ``"other"``.
     heads
         The number of heads of the attention layers, whose sums a summary holds under ``per_head``: rows of
