@@ -119,6 +119,8 @@ class Conservation:
 
     def sampling_text(self) -> str:
         """What is known of the error of a sampled estimator, to follow the words that say so."""
+        if self.has_losses:
+            return ""
         if not self.checked_steps:
             return ", which were not checked against the measured loss"
         miss = abs(self.checked_allocated - self.checked_change)

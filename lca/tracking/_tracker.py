@@ -58,8 +58,8 @@ class TrackerBase:
         Named groups of tensors, whose sums a summary holds under ``per_group`` and a record under
         ``settings["groups"]`` (`lca.analysis.group_totals`): a regular expression on the names, a list of
         names, or a function of a name, as in `lca.divisions.divisions`; with a framework also a type of
-        module (all tensors inside it), and ``"param_groups"``, the groups of the optimizer (PyTorch), which are a
-        division of their own. Tensors in no group are in ``"other"``.
+        module (all tensors inside it), and ``"param_groups"``, the groups of the optimizer (PyTorch), which
+        are a division of their own. Tensors in no group are in ``"other"``.
     heads
         The number of heads of the attention layers, whose sums a summary holds under ``per_head``: rows of
         the query, key and value projections, columns of the output projection. All other entries are in

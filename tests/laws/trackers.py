@@ -635,8 +635,8 @@ def several_views_are_beside_the_summary(framework, folder):
         run.update(BATCHES[0])
     trace, layers = tracker.views["train"]
     summary = tracker.summary()["train"]
-    assert trace.rows["total"].sum() == summary["lca_total"]
     limit = tolerances.summed(summary["mass"], EPS64)
+    assert abs(trace.rows["total"].sum() - summary["lca_total"]) <= limit
     assert abs(layers.totals.sum() - summary["lca_total"]) <= limit
 
 
