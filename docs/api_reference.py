@@ -54,7 +54,7 @@ PAGES = (
         "objectives",
         "Objectives, steps and layouts",
         "[Writing an objective](../write_an_objective.md) shows how they are used.",
-        ("lca.objective", "lca.step", "lca.layout", "lca.groups"),
+        ("lca.objective", "lca.step", "lca.layout", "lca.groups", "lca.divisions"),
     ),
     Page(
         "views",

@@ -6,6 +6,7 @@ from typing import Any
 import keras
 
 from lca.allocation import Estimator
+from lca.divisions import Selectors
 from lca.errors import LCAError
 from lca.frameworks import BatchNormPolicy
 from lca.live import LogTo
@@ -94,7 +95,9 @@ class LCACallback(CallbackBase[_FitTracker], keras.callbacks.Callback):
         The targets, if ``objective`` is the inputs.
     batch_size, batch_norm
         As in `Objective`, which is made from the data with them; not allowed with an existing objective.
-    estimator, every, views, on_error, record, progress, log_to, span, check_every, check_examples
+    span, check_every, check_examples, groups, heads
+        As in `lca.tracking.TrackerBase`.
+    estimator, every, views, on_error, record, progress, log_to
         As in `Tracker`. ``on_error`` also applies to errors when fit begins.
 
     Raises
@@ -146,6 +149,8 @@ class LCACallback(CallbackBase[_FitTracker], keras.callbacks.Callback):
         span: int = 1,
         check_every: CheckEvery = "doubling",
         check_examples: int | None = None,
+        groups: Selectors | None = None,
+        heads: int | None = None,
     ) -> None:
         keras.callbacks.Callback.__init__(self)
         measured = objective if y is None else (objective, y)
@@ -162,6 +167,8 @@ class LCACallback(CallbackBase[_FitTracker], keras.callbacks.Callback):
             span=span,
             check_every=check_every,
             check_examples=check_examples,
+            groups=groups,
+            heads=heads,
         )
         if isinstance(objective, Estimator) or isinstance(y, Estimator):
             first = isinstance(objective, Estimator)

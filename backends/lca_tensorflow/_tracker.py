@@ -38,7 +38,9 @@ class Tracker(ModelTracker[Loop]):
     objective
         The measured loss (`lca_tensorflow.Objective` of this model, or a `lca.Sum` with one), or several by
         name.
-    estimator, every, views, on_error, record, progress, log_to, span, check_every, check_examples
+    span, check_every, check_examples, groups, heads
+        As in `lca.tracking.TrackerBase`.
+    estimator, every, views, on_error, record, progress, log_to
         As in `lca.tracking.TrackerBase`: by default `lca.Adaptive`, every step, the views of `summary`, a
         warning, and no record.
 
@@ -222,6 +224,15 @@ class Tracker(ModelTracker[Loop]):
                 "strategy.scope()."
             )
         return parameters_of(model)
+
+    def _names_of_type(self, model: keras.Model, kind: type[Any]) -> list[str]:
+        owned = {
+            id(variable)
+            for layer in model._flatten_layers()
+            if isinstance(layer, kind)
+            for variable in layer.weights
+        }
+        return [name for name, variable in parameters_of(model).items() if id(variable) in owned]
 
     def _parameters_of(self, objective: AnyObjective) -> dict[str, keras.Variable]:
         if not isinstance(objective, Objective):

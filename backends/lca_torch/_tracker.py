@@ -36,7 +36,9 @@ class Tracker(ModelTracker[Loop]):
         the first warns.
     objective
         The measured loss (`lca_torch.Objective` of this model, or a `lca.Sum` with one), or several by name.
-    estimator, every, views, on_error, record, progress, log_to, span, check_every, check_examples
+    span, check_every, check_examples, groups, heads
+        As in `lca.tracking.TrackerBase`.
+    estimator, every, views, on_error, record, progress, log_to
         As in `lca.tracking.TrackerBase`: by default `lca.Adaptive`, every step, the views of `summary`, a
         warning, and no record.
 
@@ -122,6 +124,23 @@ class Tracker(ModelTracker[Loop]):
 
     def _named_parameters(self, model: nn.Module) -> dict[str, nn.Parameter]:
         return dict(model.named_parameters())
+
+    def _names_of_type(self, model: nn.Module, kind: type) -> list[str]:
+        owned = {
+            id(parameter)
+            for module in model.modules()
+            if isinstance(module, kind)
+            for parameter in module.parameters()
+        }
+        return [name for name, parameter in model.named_parameters() if id(parameter) in owned]
+
+    def _param_groups(
+        self, model: nn.Module, optimizers: Sequence[torch.optim.Optimizer]
+    ) -> dict[str, list[str]]:
+        names = {id(parameter): name for name, parameter in model.named_parameters()}
+        groups = [group for optimizer in optimizers for group in optimizer.param_groups]
+        found = ([names[id(p)] for p in group["params"] if id(p) in names] for group in groups)
+        return {f"param_groups[{i}]": own for i, own in enumerate(found) if own}
 
     def _parameters_of(self, objective: AnyObjective) -> dict[str, nn.Parameter]:
         return dict(objective.model.named_parameters()) if isinstance(objective, Objective) else {}

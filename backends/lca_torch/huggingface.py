@@ -155,7 +155,9 @@ class TrainerCallback(FitCallback[_TrainerTracker], transformers.TrainerCallback
     ----------
     make_objective
         From the model, on its device, to what is measured: an `Objective` of the model, or several by name.
-    estimator, every, views, on_error, record, progress, log_to, span, check_every, check_examples
+    span, check_every, check_examples, groups, heads
+        As in `lca.tracking.TrackerBase`.
+    estimator, every, views, on_error, record, progress, log_to
         As in `Tracker`. ``on_error`` also applies to errors in ``make_objective``. For what the trainer
         reports to there is `TrainerLog`.
 

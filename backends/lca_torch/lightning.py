@@ -42,7 +42,9 @@ class LightningCallback(FitCallback[_LightningTracker], Callback):  # type: igno
     make_objective
         From the ``LightningModule``, on its device, to what is measured: an `Objective` of the module or of a
         part of it (``module.net``), or several by name.
-    estimator, every, views, on_error, record, progress, log_to, span, check_every, check_examples
+    span, check_every, check_examples, groups, heads
+        As in `lca.tracking.TrackerBase`.
+    estimator, every, views, on_error, record, progress, log_to
         As in `Tracker`. ``on_error`` also applies to errors in ``make_objective``. In ``log_to``,
         ``"trainer"`` stands for the loggers of the trainer.
 

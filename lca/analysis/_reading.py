@@ -4,6 +4,7 @@ A record is the `xarray.Dataset` that `lca.open_record` returns. Only the reques
 disk. Allocations are in units of the loss, negative = helping.
 """
 
+from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING, Literal, get_args
 
 import numpy as np
@@ -20,7 +21,7 @@ CLASS_PREFIX = "class "
 _SIGN_VARIABLES = ("helping", "hurting", "zero")
 
 
-def group_names(record: "Dataset", by: By = "layer") -> tuple[str, ...]:
+def group_names(record: "Dataset", by: By | str = "layer") -> tuple[str, ...]:
     """The names of the tensors, layers or neurons of a record, in the order of the columns of `group_totals`.
 
     Parameters
@@ -28,7 +29,8 @@ def group_names(record: "Dataset", by: By = "layer") -> tuple[str, ...]:
     record
         From `lca.open_record`.
     by
-        "tensor", "layer" or "neuron".
+        "tensor", "layer", "neuron", or a division of the record: ``"group"`` or the name that ``groups=`` of
+        the tracker gave it.
 
     Raises
     ------
@@ -44,13 +46,16 @@ def group_names(record: "Dataset", by: By = "layer") -> tuple[str, ...]:
     >>> group_names(record)
     ('fc1', 'fc2')
     """
-    _check_by(by)
+    parts = _divisions(record)
+    if by in parts:
+        return tuple(dict.fromkeys(parts[by][name] for name in group_names(record, "tensor")))
+    _check_by(by, parts)
     if by not in record.coords:
         raise LCAError(f"the record has no totals per {by}; record the run with {by}s=True.")
     return tuple(map(str, record[by].values))
 
 
-def group_totals(record: "Dataset", by: By = "layer", measured: str = "train") -> np.ndarray:
+def group_totals(record: "Dataset", by: By | str = "layer", measured: str = "train") -> np.ndarray:
     """The allocation of each step to each group, ``Σ_{i in group} A_{t,i}``; shape (T, groups).
 
     Parameters
@@ -58,7 +63,8 @@ def group_totals(record: "Dataset", by: By = "layer", measured: str = "train") -
     record
         From `lca.open_record`.
     by
-        "tensor", "layer" or "neuron".
+        "tensor", "layer", "neuron", or a division of the record: ``"group"`` or the name that ``groups=`` of
+        the tracker gave it.
     measured
         The name of the measured loss.
 
@@ -78,7 +84,12 @@ def group_totals(record: "Dataset", by: By = "layer", measured: str = "train") -
     array([[-1.  ,  0.5 ],
            [-0.5 ,  0.25]])
     """
-    _check_by(by)
+    parts = _divisions(record)
+    if by in parts:
+        tensors, groups = group_totals(record, "tensor", measured), group_names(record, by)
+        labels = np.array([groups.index(parts[by][name]) for name in group_names(record, "tensor")])
+        return np.stack([tensors[:, labels == i].sum(axis=1) for i in range(len(groups))], axis=1)
+    _check_by(by, parts)
     return np.asarray(_select(record, f"{by}_total", measured).transpose("step", by).values)
 
 
@@ -273,9 +284,16 @@ def _select(record: "Dataset", name: str, measured: str) -> "DataArray":
     return variable.sel(measured=measured)
 
 
-def _check_by(by: str) -> None:
+def _divisions(record: "Dataset") -> Mapping[str, Mapping[str, str]]:
+    """The group of every tensor by division, as ``groups=`` of a tracker wrote them; empty without."""
+    found = record.attrs.get("settings", {})
+    parts = found.get("groups", {}) if isinstance(found, Mapping) else {}
+    return parts if isinstance(parts, Mapping) else {}
+
+
+def _check_by(by: str, divisions: Iterable[str] = ()) -> None:
     if by not in get_args(By):
-        raise UnknownNameError("grouping", by, get_args(By))
+        raise UnknownNameError("grouping", by, (*get_args(By), *divisions))
 
 
 def _variable(record: "Dataset", name: str) -> "DataArray":

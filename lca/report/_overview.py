@@ -1,10 +1,12 @@
 """The first screen: what happened in the run, in two sentences and one bar chart."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
+from lca._verdict import LARGE_MISS
+from lca.analysis import group_names, group_totals
 from lca.report._parts import Bar, Bars, Section
 from lca.runs._balance import Conservation, Tone, check_conservation
 from lca.runs._format import format_digits, format_number, format_percent, short_labels
@@ -53,7 +55,11 @@ def summary(run: Run) -> Section:
         "summary",
         "This run in short",
         verdicts=_verdicts(run, checks),
-        paragraphs=[" ".join(_story(run, checks[0])), *_other_losses(run, checks[1:])],
+        paragraphs=[
+            " ".join(_story(run, checks[0])),
+            *_by_group(run, checks[0]),
+            *_other_losses(run, checks[1:]),
+        ],
         bars=_bars(run, checks[0]),
     )
 
@@ -125,8 +131,10 @@ def _discontinuities(check: Conservation) -> str:
 def _story(run: Run, check: Conservation) -> Iterator[str]:
     items = _items(run, check)
     yield _change(run, check)
+    if not run.consecutive:
+        yield _measured_share(run)
     if run.is_sampled(check.loss):
-        yield "The allocations are estimates from samples."
+        yield f"The allocations are estimates from samples{check.sampling_text()}."
     largest = max(items, key=lambda item: abs(item.value))
     if not largest.value:
         yield "No layer changed the loss."
@@ -139,7 +147,44 @@ def _story(run: Run, check: Conservation) -> Iterator[str]:
     top = max(layers, key=lambda item: abs(item.value))
     if top is not largest and top.value:
         yield f"The layer with the largest part is {top.name} ({format_digits(top.value, '+')})."
+    yield from _large_others(items, largest, check)
     yield _hurting(run, layers)
+
+
+def _measured_share(run: Run) -> str:
+    """How many of the updates so far were measured."""
+    count, updates = len(run.steps), int(run.steps[-1]) + 1
+    return (
+        f"Only {count:,} of {updates:,} steps were measured ({format_percent(100 * count / updates)}); all "
+        "that is said of layers is about these."
+    )
+
+
+def _large_others(items: Sequence[Item], largest: Item, check: Conservation) -> Iterator[str]:
+    """What is no allocation but a large part of the change, such as the state."""
+    whole = sum(abs(item.value) for item in items)
+    for item in items:
+        if item.kind == "other" and item is not largest and abs(item.value) > LARGE_MISS * whole:
+            share = _share(item.value, check)
+            of_change = f" ({share} of {_whole(check)})" if share else ""
+            subject = _capital(item.subject).rstrip(",")
+            yield f"{subject}, accounts for {format_digits(item.value, '+')}{of_change}."
+
+
+def _by_group(run: Run, check: Conservation) -> Iterator[str]:
+    """The sums over the groups of each division that the tracker was given."""
+    known = run.attributes.get("settings", {}).get("groups", {})
+    for division in known if isinstance(known, Mapping) else ():
+        totals = group_totals(run.record, division, check.loss).sum(axis=0)
+        named = zip(group_names(run.record, division), totals.tolist(), strict=True)
+        listed = (f"{name} {format_digits(value, '+')}{_in_brackets(value, check)}" for name, value in named)
+        scope = "" if run.is_whole else f", over {run.scope}"
+        yield f"By {division}{scope}: {', '.join(listed)}."
+
+
+def _in_brackets(value: float, check: Conservation) -> str:
+    share = _share(value, check)
+    return f" ({share})" if share else ""
 
 
 def _change(run: Run, check: Conservation) -> str:

@@ -118,6 +118,20 @@ class Conservation:
             )
         return None
 
+    def sampling_text(self) -> str:
+        """What is known of the error of a sampled estimator, to follow the words that say so."""
+        if self.has_losses:
+            return ""
+        if not self.checked_steps:
+            return ", which were not checked against the measured loss"
+        miss = abs(self.checked_allocated - self.checked_change)
+        part = format_percent(100 * miss / abs(self.checked_change)) if self.checked_change else ""
+        of_change = f" ({part} of it)" if part else ""
+        return (
+            f"; over the {self.checked_steps} checked steps they differ from the measured change by "
+            f"{format_number(miss)}{of_change}"
+        )
+
     def _self_checked(self) -> tuple[Tone, str]:
         """For a sampled estimator: its sum against the loss change that was measured beside it."""
         miss, change = abs(self.checked_allocated - self.checked_change), abs(self.checked_change)

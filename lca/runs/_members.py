@@ -61,13 +61,13 @@ class Member:
 
     def names(self, by: str) -> tuple[str, ...]:
         """The names of the groups, as for all runs."""
-        return group_names(self.run.record if self.first is None else self.first.run.record, by)  # type: ignore[arg-type]
+        return group_names(self.run.record if self.first is None else self.first.run.record, by)
 
     def rows(self, by: str, measured: str) -> np.ndarray:
         """The allocation of each step to each group, (T, groups)."""
         if by == "layer":
             return self.run.layer_totals(measured)
-        return group_totals(self.run.record, by, measured)  # type: ignore[arg-type]
+        return group_totals(self.run.record, by, measured)
 
     def totals(self, by: str, measured: str) -> np.ndarray:
         """The sums over the measured steps, (groups,)."""

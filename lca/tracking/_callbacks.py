@@ -5,6 +5,7 @@ from collections.abc import Callable, Mapping
 from typing import Any, Generic, TypeVar
 
 from lca.allocation import Estimator
+from lca.divisions import Selectors
 from lca.errors import LCAError, LCAWarning
 from lca.live import LogTo
 from lca.summary import RunViews, Summary
@@ -19,7 +20,6 @@ from lca.tracking._options import (
     check_options,
 )
 from lca.tracking._tracker import TrackerBase
-from lca.views import View
 
 AnyTracker = TypeVar("AnyTracker", bound=TrackerBase)
 
@@ -31,7 +31,9 @@ class CallbackBase(HasTable, Generic[AnyTracker]):
     ----------
     measured
         What is measured; the subclass makes the objective from it when the run begins.
-    estimator, every, views, on_error, record, progress, log_to, span, check_every, check_examples
+    span, check_every, check_examples, groups, heads
+        As in `lca.tracking.TrackerBase`.
+    estimator, every, views, on_error, record, progress, log_to
         As in `lca.tracking.TrackerBase`. ``on_error`` also applies to errors when the run begins.
 
     Attributes
@@ -55,6 +57,8 @@ class CallbackBase(HasTable, Generic[AnyTracker]):
         span: int = 1,
         check_every: CheckEvery = "doubling",
         check_examples: int | None = None,
+        groups: Selectors | None = None,
+        heads: int | None = None,
     ) -> None:
         check_options(every, on_error, span, check_every, check_examples)
         self._measured, self._estimator = measured, estimator
@@ -68,6 +72,8 @@ class CallbackBase(HasTable, Generic[AnyTracker]):
             "span": span,
             "check_every": check_every,
             "check_examples": check_examples,
+            "groups": groups,
+            "heads": heads,
         }
         self._failure: Exception | None = None
         self.tracker: AnyTracker | None = None
@@ -88,7 +94,7 @@ class CallbackBase(HasTable, Generic[AnyTracker]):
         return 0 if self.tracker is None else self.tracker.skipped_steps
 
     @property
-    def views(self) -> Mapping[str, View]:
+    def views(self) -> Mapping[str, Any]:
         """The view of each measured loss, by name; empty before the first run."""
         return {} if self.tracker is None else self.tracker.views
 

@@ -7,6 +7,7 @@ import numpy as np
 
 from lca.allocation import Estimator
 from lca.arrays import Vector, array_ops
+from lca.divisions import Selectors
 from lca.errors import LayoutError, LCAError
 from lca.layout import Layout, check_same_layout
 from lca.live import LogTo
@@ -31,7 +32,9 @@ class FunctionalTracker(TrackerBase):
     params
         The parameters before the first update: a vector (K,), or a mapping or sequence of NumPy arrays that
         the layout of the objective packs, or whatever ``pack`` accepts.
-    objective, estimator, every, views, on_error, record, progress, log_to, span, check_every, check_examples
+    span, check_every, check_examples, groups, heads
+        As in `lca.tracking.TrackerBase`.
+    objective, estimator, every, views, on_error, record, progress, log_to
         As in `TrackerBase`.
     pack
         From parameters in the form of the loop to a new vector (K,) in the order of the layout.
@@ -85,6 +88,8 @@ class FunctionalTracker(TrackerBase):
         span: int = 1,
         check_every: CheckEvery = "doubling",
         check_examples: int | None = None,
+        groups: Selectors | None = None,
+        heads: int | None = None,
         pack: Callable[[Params], Vector] | None = None,
     ) -> None:
         check_arguments("FunctionalTracker(params, objective), with the parameters", {}, objective)
@@ -100,6 +105,8 @@ class FunctionalTracker(TrackerBase):
             span=span,
             check_every=check_every,
             check_examples=check_examples,
+            groups=groups,
+            heads=heads,
         )
         layouts = (o.layout for o in self._session.objectives.values())
         self._pack = _Packing(check_same_layout(layouts, "the measured losses"), pack)

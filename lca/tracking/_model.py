@@ -6,6 +6,7 @@ from typing import Any, ClassVar, Generic, TypeVar
 
 from lca.allocation import Estimator
 from lca.arrays import Vector
+from lca.divisions import PARAM_GROUPS, Selectors
 from lca.errors import LayoutError, LCAError
 from lca.layout import check_same_layout
 from lca.live import LogTo
@@ -27,7 +28,9 @@ class ModelTracker(TrackerBase, ABC, Generic[Context]):
     model, optimizer
         The model that is trained, and the optimizer that updates it; a list of those that take turns. Every
         update of either is a step of one path.
-    objective, estimator, every, views, on_error, record, progress, log_to, span, check_every, check_examples
+    span, check_every, check_examples, groups, heads
+        As in `lca.tracking.TrackerBase`.
+    objective, estimator, every, views, on_error, record, progress, log_to
         As in `TrackerBase`.
 
     Raises
@@ -57,6 +60,8 @@ class ModelTracker(TrackerBase, ABC, Generic[Context]):
         span: int = 1,
         check_every: CheckEvery = "doubling",
         check_examples: int | None = None,
+        groups: Selectors | None = None,
+        heads: int | None = None,
     ) -> None:
         (model_type, optimizer_type), names = self._types, self._type_names
         optimizers = list(optimizer) if isinstance(optimizer, list | tuple) else [optimizer]
@@ -70,6 +75,8 @@ class ModelTracker(TrackerBase, ABC, Generic[Context]):
             },
             objective,
         )
+        if groups is not None:
+            groups = self._with_names(groups, model, optimizers, _names_of(objective))
         super().__init__(
             objective,
             estimator,
@@ -82,6 +89,8 @@ class ModelTracker(TrackerBase, ABC, Generic[Context]):
             span=span,
             check_every=check_every,
             check_examples=check_examples,
+            groups=groups,
+            heads=heads,
         )
         self._model, self._optimizers = model, tuple(optimizers)
         parameters = self._matching_parameters()
@@ -199,6 +208,31 @@ class ModelTracker(TrackerBase, ABC, Generic[Context]):
         model = {"model": type(self._model).__name__, "modules": dict(self._module_types())}
         return {"optimizer": texts[0] if len(texts) == 1 else texts}, model
 
+    def _with_names(
+        self, groups: Selectors, model: Any, optimizers: Sequence[Any], names: Collection[str]
+    ) -> Selectors:
+        """``groups`` with the names of tensors in place of module types and ``"param_groups"``."""
+        if not isinstance(groups, Mapping):
+            return groups  # `lca.divisions.divisions` refuses it
+        found: dict[str, Any] = {}
+        for name, chosen in groups.items():
+            if isinstance(chosen, Mapping):
+                found[name] = self._with_names(chosen, model, optimizers, names)
+            elif isinstance(chosen, type):
+                found[name] = [own for own in self._names_of_type(model, chosen) if own in names]
+                if not found[name]:
+                    raise LCAError(
+                        f"the group {name!r} selects no tensor: no {chosen.__name__} of the model holds one "
+                        "that is measured."
+                    )
+            elif isinstance(chosen, str) and chosen == PARAM_GROUPS:
+                parts = self._param_groups(model, optimizers)
+                kept = {group: [own for own in held if own in names] for group, held in parts.items()}
+                found[name] = {group: held for group, held in kept.items() if held}
+            else:
+                found[name] = chosen
+        return found
+
     # --- what a framework supplies -----------------------------------------------------------------------
 
     @property
@@ -209,6 +243,16 @@ class ModelTracker(TrackerBase, ABC, Generic[Context]):
     @abstractmethod
     def _named_parameters(self, model: Any) -> Mapping[str, Any]:
         """The parameters of a model, by their names in a layout."""
+
+    @abstractmethod
+    def _names_of_type(self, model: Any, kind: type) -> list[str]:
+        """The names of the parameters inside the modules of this type."""
+
+    def _param_groups(self, model: Any, optimizers: Sequence[Any]) -> Mapping[str, list[str]]:
+        """The names of the parameters of each group of the optimizer."""
+        raise LCAError(
+            f"{self._type_names[1]} has no groups of parameters; use regular expressions, names or types."
+        )
 
     @abstractmethod
     def _parameters_of(self, objective: Objective) -> Mapping[str, Any]:
@@ -233,6 +277,12 @@ class ModelTracker(TrackerBase, ABC, Generic[Context]):
     @abstractmethod
     def _live_theta(self, parameters: Sequence[Any]) -> LiveTheta:
         """Reads θ from these parameters."""
+
+
+def _names_of(objective: Objective | Mapping[str, Objective]) -> Collection[str]:
+    """The names of the measured tensors."""
+    objectives = objective.values() if isinstance(objective, Mapping) else [objective]
+    return {name for measured in objectives for name in measured.layout.names}
 
 
 def _check_known(name: str, objective: Objective, named: Mapping[str, Any]) -> None:

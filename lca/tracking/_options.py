@@ -1,9 +1,10 @@
 """The options that all trackers and callbacks take: types, defaults and checks."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from os import PathLike
 from typing import Literal, Protocol, TypeAlias, TypedDict, get_args, runtime_checkable
 
+from lca.divisions import Selectors
 from lca.errors import LCAError, UnknownNameError
 from lca.layout import Layout
 from lca.live import LogTo
@@ -40,8 +41,10 @@ class ViewsByName(Protocol):
         """The view of the measured loss ``name``."""
 
 
-MakeViews: TypeAlias = Callable[[Layout], View] | ViewsByName
-"""Makes the view of one measured loss from its layout, or from its name and layout."""
+MakeView: TypeAlias = Callable[[Layout], View] | ViewsByName
+"""Makes one view of one measured loss from its layout, or from its name and layout."""
+MakeViews: TypeAlias = MakeView | Sequence[MakeView]
+"""Makes the view of one measured loss, or several views in a list."""
 
 
 class Options(TypedDict):
@@ -56,6 +59,8 @@ class Options(TypedDict):
     span: int
     check_every: CheckEvery
     check_examples: int | None
+    groups: Selectors | None
+    heads: int | None
 
 
 def check_options(

@@ -1,18 +1,21 @@
 """`Session`: decides which steps of a run are measured, handles errors, and distributes the allocations."""
 
 import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from math import isfinite
+from typing import Any
 
+from lca._heads import head_groups
 from lca._state import same_state
 from lca.allocation import Estimator, start_each
 from lca.arrays import Vector
+from lca.divisions import Selectors, divisions
 from lca.errors import IncompleteStepError, LCAError, LCAWarning, NonFiniteError
 from lca.estimators import Adaptive
 from lca.estimators._stochastic import required_fields_of
-from lca.layout import check_same_layout
+from lca.layout import Layout, check_same_layout
 from lca.live import LogTo
 from lca.live._outputs import LiveOutputs
 from lca.objective import Checked, Objective, State, Sum, evaluate, leaves, state_at_update, state_of
@@ -23,6 +26,7 @@ from lca.summary import RunViews, Summary, summarize
 from lca.tracking._misses import Misses
 from lca.tracking._options import (
     CheckEvery,
+    MakeView,
     MakeViews,
     OnError,
     RecordTo,
@@ -32,7 +36,7 @@ from lca.tracking._options import (
 )
 from lca.tracking._path_sums import PathDifference, PathSums
 from lca.tracking._self_check import SelfCheck
-from lca.views import View
+from lca.views import GroupTotals, View
 from lca.views._view import show
 
 
@@ -43,7 +47,9 @@ class Session:
 
     Parameters
     ----------
-    objective, estimator, every, views, on_error, record, progress, log_to, span, check_every, check_examples
+    span, check_every, check_examples, groups, heads
+        As in `lca.tracking.TrackerBase`.
+    objective, estimator, every, views, on_error, record, progress, log_to
         As in `lca.tracking.TrackerBase`. With ``span``, `measure` gets the straight lines as its steps.
     advice
         How the training loop supplies a field of `lca.Step`, by field; appended to the error of a step that
@@ -52,8 +58,8 @@ class Session:
     Attributes
     ----------
     views
-        The view of each measured loss by name, and of each of its terms (``train/penalty``) if the view of
-        the loss is a `RunViews`.
+        The view of each measured loss by name, or the list of its views, and of each of its terms
+        (``train/penalty``) if the view of the loss is a `RunViews`.
     required_fields
         Names of the fields of `lca.Step` that the estimator requires from the training loop.
     error
@@ -91,6 +97,8 @@ class Session:
         span: int = 1,
         check_every: CheckEvery = "doubling",
         check_examples: int | None = None,
+        groups: Selectors | None = None,
+        heads: int | None = None,
         advice: Mapping[str, str] | None = None,
     ) -> None:
         check_options(every, on_error, span, check_every, check_examples)
@@ -122,6 +130,10 @@ class Session:
         self._final: dict[str, float] = {}
         self._layouts = {name: measured.layout for name, measured in self.objectives.items()}
         self.views = _views_of(self.objectives, views)
+        self._summarized = _summarized(self.objectives, self.views)
+        layout = next(iter(self._layouts.values()))
+        self._divisions = {} if groups is None else divisions(groups, layout.names)
+        self._heads = {} if heads is None else _head_totals(self._layouts, heads)
         self.error: Exception | None = None
         self.failed = False
         self._record = None if record is None else self._begun(record, estimator)
@@ -164,10 +176,12 @@ class Session:
             self._record.begin(layout, settings=settings, training=training)
 
     def audit(self, views: MakeViews) -> "Session":
-        """A session of the same losses and estimator with other views, and without a record or self-check."""
-        return Session(
+        """A session of the same losses and estimator with other views; no record, summary or self-check."""
+        made = Session(
             self.objectives, self.estimator, views=views, on_error=self._on_error, check_every=None
         )
+        made._summarized = {}
+        return made
 
     def state(self) -> State | None:
         """A copy of what the measured losses depend on besides θ (`lca.objective.Stateful`)."""
@@ -224,8 +238,13 @@ class Session:
         self._final = {}
         self._ends = {name: row.allocation.loss_end for name, row in rows.items()}
         for name, row in rows.items():
-            if name in self.views:
-                show(self.views[name], row)
+            for view in _each(self.views.get(name, ())):
+                show(view, row)
+            run = self._summarized.get(name)
+            if run is not None and run is not self.views.get(name):
+                show(run, row)
+            if name in self._heads:
+                self._heads[name].update(row.allocation)
         if self._record is not None:
             self._record.write(rows)
         self.live.read(rows)
@@ -293,14 +312,16 @@ class Session:
     def summary(self) -> Summary:
         """As `lca.tracking.TrackerBase.summary`."""
         summaries = Summary()
-        for name, view in self.views.items():
-            if not isinstance(view, RunViews):
-                raise LCAError("summary() requires the default views; read your own from tracker.views.")
+        for name, view in self._summarized.items():
             if not len(view.trace.rows):
                 if name not in self.objectives:
                     continue  # a term, of an estimator that does not allocate terms
                 raise LCAError(f"no step was measured{self._reason()}.")
             summaries[name] = summarize(view, self._final.get(name))
+            if self._divisions:
+                summaries[name]["per_group"] = _per_group(view, self._divisions)
+            if name in self._heads:
+                summaries[name]["per_head"] = self._heads[name].by_name()
             if not self._measures_losses:
                 summaries[name] |= self._check.summary(name)
             if self.span > 1:
@@ -323,21 +344,60 @@ class Session:
     def _begun(self, record: RecordTo, estimator: Estimator) -> Record:
         layout = check_same_layout((o.layout for o in self.objectives.values()), "the losses of one record")
         made = record if isinstance(record, Record) else Record(record)
-        settings = {} if callable(self._every) else {"every": self._every}
+        settings: dict[str, Any] = {} if callable(self._every) else {"every": self._every}
         if self.span > 1:
             settings["span"] = self.span
+        if self._divisions:
+            settings["groups"] = self._divisions
         return made.begin(layout, estimator=estimator, settings=settings)
 
     def _reason(self) -> str:
         return "" if self.error is None else f": {type(self.error).__name__}: {self.error}".rstrip(".")
 
 
-def _views_of(objectives: Mapping[str, Objective], make: MakeViews) -> dict[str, View]:
+def _views_of(objectives: Mapping[str, Objective], make: MakeViews) -> dict[str, Any]:
     """The view of each measured loss, and of each of its terms where the view of the loss is a `RunViews`."""
-    views: dict[str, View] = {}
+    views: dict[str, Any] = {}
     for name, measured in objectives.items():
-        layout = measured.layout
-        views[name] = make.view_of(name, layout) if isinstance(make, ViewsByName) else make(layout)
+        if isinstance(make, Sequence):
+            views[name] = [_view_of(one, name, measured.layout) for one in make]
+        else:
+            views[name] = _view_of(make, name, measured.layout)
         if isinstance(measured, Sum) and isinstance(views[name], RunViews):
             views |= {f"{name}/{term}": RunViews.of(measured.layout) for term in measured.terms}
     return views
+
+
+def _view_of(make: MakeView, name: str, layout: Layout) -> View:
+    return make.view_of(name, layout) if isinstance(make, ViewsByName) else make(layout)
+
+
+def _each(views: Any) -> Sequence[View]:
+    """The views of a loss as a sequence."""
+    return views if isinstance(views, Sequence) else [views]
+
+
+def _summarized(objectives: Mapping[str, Objective], views: Mapping[str, Any]) -> dict[str, RunViews]:
+    """The views of each loss and term that the summary is made of: those of the user where they fit."""
+    found: dict[str, RunViews] = {}
+    for name, measured in objectives.items():
+        terms = measured.terms if isinstance(measured, Sum) else ()
+        for full in (name, *(f"{name}/{term}" for term in terms)):
+            own = [view for view in _each(views.get(full, ())) if isinstance(view, RunViews)]
+            found[full] = own[0] if own else RunViews.of(measured.layout)
+    return found
+
+
+def _head_totals(layouts: Mapping[str, Layout], heads: int) -> dict[str, GroupTotals]:
+    return {
+        name: GroupTotals(head_groups(layout, heads), keep_rows=False) for name, layout in layouts.items()
+    }
+
+
+def _per_group(run: RunViews, parts: Mapping[str, Mapping[str, str]]) -> dict[str, dict[str, float]]:
+    """The sums of the run over the groups of each division."""
+    tensors = run.tensors.totals
+    return {
+        division: dict(zip(groups.names, groups.merged(tensors).tolist(), strict=True))
+        for division, groups in ((name, run.layout.groups(labels)) for name, labels in parts.items())
+    }

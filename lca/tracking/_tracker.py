@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping
 from types import TracebackType
-from typing import ClassVar, Self, Unpack
+from typing import Any, ClassVar, Self, Unpack
 
 from lca.allocation import Estimator
 from lca.arrays import Vector
@@ -18,7 +18,6 @@ from lca.tracking._options import Options
 from lca.tracking._pending import StepFields
 from lca.tracking._session import Session
 from lca.tracking._spans import AnyFollower, SpanFollower
-from lca.views import View
 
 
 class TrackerBase(HasTable):
@@ -37,8 +36,9 @@ class TrackerBase(HasTable):
         Measure every n-th step (default: every step), or those for which ``every(index)`` is true. The sums
         are then over these steps only; for totals of a whole run at a lower cost use ``span``.
     views
-        Makes the view of one measured loss from its layout (a function, or a `ViewsByName`). The default
-        makes a `lca.summary.RunViews` of each loss and of each term of a `lca.Sum`, which `summary` requires.
+        Makes the view of one measured loss from its layout (a function, or a `ViewsByName`), or a list of
+        these: `views` then has a list of views for each loss. They are beside the `summary`. The default is
+        the `lca.summary.RunViews` of each loss and of each term of a `lca.Sum` that the summary is made of.
     on_error
         ``"warn"`` (default): an error in measuring ends the measuring with a warning, and training goes on.
         ``"raise"``: it is raised.
@@ -67,6 +67,16 @@ class TrackerBase(HasTable):
     check_examples
         Make the check on so many of the examples, the same ones each time, instead of all; their sampling
         error is part of the interval.
+    groups
+        Named groups of tensors, whose sums a summary holds under ``per_group`` and a record under
+        ``settings["groups"]`` (`lca.analysis.group_totals`): a regular expression on the names, a list of
+        names, or a function of a name, as in `lca.divisions.divisions`; with a framework also a type of
+        module (all tensors inside it), and ``"param_groups"``, the groups of the optimizer (PyTorch), which
+        are a division of their own. Tensors in no group are in ``"other"``.
+    heads
+        The number of heads of the attention layers, whose sums a summary holds under ``per_head``: rows of
+        the query, key and value projections, columns of the output projection. All other entries are in
+        ``"other"``.
     """
 
     _advice: ClassVar[Mapping[str, str]] = {}
@@ -107,8 +117,8 @@ class TrackerBase(HasTable):
         return self._session.skipped_steps
 
     @property
-    def views(self) -> Mapping[str, View]:
-        """The view of each measured loss, by name."""
+    def views(self) -> Mapping[str, Any]:
+        """The view of each measured loss, by name; a list of views if ``views`` was a list."""
         return self._session.views
 
     @property
@@ -171,7 +181,7 @@ class TrackerBase(HasTable):
         Raises
         ------
         LCAError
-            If no step was measured, or ``views`` are not the default ones.
+            If no step was measured.
         """
         if not self._entered:
             raise LCAError("this tracker was never entered; put the training loop inside `with tracker:`.")

@@ -11,7 +11,7 @@ import pytest
 
 import lca
 from lca import LEFT, RIGHT, SIMPSON, TRAPEZOID, tolerances
-from lca.analysis import checked_windows
+from lca.analysis import checked_windows, group_names, group_totals
 from lca.errors import LayoutError, LCAError, LCAWarning, NonFiniteError
 from lca.estimators import (
     ControlVariate,
@@ -23,7 +23,7 @@ from lca.estimators import (
 )
 from lca.reference import DatasetLoss
 from lca.tolerances import EPS64
-from lca.views import Trace
+from lca.views import GroupTotals, Trace
 from tests.laws.runs import (
     BATCHES,
     NETWORK,
@@ -612,8 +612,35 @@ def a_summary_says_why_there_is_none(framework, folder):
         pass
     with pytest.raises(LCAError, match="no step was measured"):
         run.tracker.summary()
-    with pytest.raises(LCAError, match="requires the default views"):
-        tracked(framework).tracker.summary()
+    assert tracked(framework).tracker.summary()  # whatever its views are
+
+
+def sums_over_groups_add_up_in_summary_and_record(framework, folder):
+    groups = {"bias": "bias$", "kind": {"weights": lambda name: not name.endswith("bias")}}
+    run = tracked(framework, groups=groups, record=folder / "run")
+    summary, record = run.tracker.summary()["train"], lca.open_record(folder / "run")
+    tensors, limit = summary["per_tensor"], tolerances.summed(summary["mass"], EPS64)
+    biases = sum(total for name, total in tensors.items() if name.endswith("bias"))
+    assert list(summary["per_group"]) == ["group", "kind"]
+    for division, found in summary["per_group"].items():
+        assert abs(sum(found.values()) - summary["lca_total"]) <= limit
+        recorded = group_totals(record, division).sum(axis=0)
+        assert np.abs(recorded - [found[name] for name in group_names(record, division)]).max() <= limit
+    assert abs(summary["per_group"]["group"]["bias"] - biases) <= limit
+    assert abs(summary["per_group"]["kind"]["other"] - biases) <= limit
+
+
+def several_views_are_beside_the_summary(framework, folder):
+    run = framework.run(RULE)
+    makers = [lambda layout: Trace(), lambda layout: GroupTotals(layout.groups("layer"))]
+    run.tracker = run.tracker_of({"train": run.objective}, RULE, on_error="raise", views=makers)
+    with run.tracker as tracker:
+        run.update(BATCHES[0])
+    trace, layers = tracker.views["train"]
+    summary = tracker.summary()["train"]
+    limit = tolerances.summed(summary["mass"], EPS64)
+    assert abs(trace.rows["total"].sum() - summary["lca_total"]) <= limit
+    assert abs(layers.totals.sum() - summary["lca_total"]) <= limit
 
 
 def views_are_made_for_each_loss(framework, folder):
@@ -717,6 +744,8 @@ LAWS = [
     a_continued_record_goes_on_counting,
     a_summary_says_why_there_is_none,
     views_are_made_for_each_loss,
+    sums_over_groups_add_up_in_summary_and_record,
+    several_views_are_beside_the_summary,
     wrong_options_are_refused,
     a_tracker_in_use_cannot_be_entered,
 ]

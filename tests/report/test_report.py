@@ -378,6 +378,7 @@ def test_nothing_is_said_of_the_run_that_is_only_true_of_measured_steps(tmp_path
     assert f"changed by {check.change:+.4g} in the measured steps and by −3 in the others" in text
     assert "What happened between or after the measured steps, which is not allocated, accounts for" in text
     assert f"2 of 2 layers hurt over {scope}: fc1" in text
+    assert "Only 4 of 31 steps were measured (12.9 %)" in text
     assert "train, measured steps: " in text
     page = Page(render_report(run.record))
     assert "the run" not in page.text.replace("the end of the run", "").replace("Settings of the run", "")
@@ -413,11 +414,22 @@ def test_estimates_are_called_estimates_on_the_first_screen(tmp_path):
     run = Run(write(tmp_path / "r", run_values(3), extra=lambda *_: lost))
     text = first_screen(run)
     assert "Over the run, the allocations of the loss 'train' sum to " in text
-    assert "The allocations are estimates from samples." in text
+    unchecked = (
+        "The allocations are estimates from samples, which were not checked against the measured loss."
+    )
+    assert unchecked in text
     assert "Not checked" in text
     assert "of this sum" in text
     sampled = Run(write(tmp_path / "s", run_values(3), extra=lambda *_: {"sampled": True}))
     assert "The allocations are estimates from samples." in first_screen(sampled)
+
+
+def test_the_state_is_named_where_it_is_a_large_part(tmp_path):
+    def moved(step, measured):
+        return {"state_change": -2.0}
+
+    text = first_screen(Run(write(tmp_path / "r", run_values(3), extra=moved)))
+    assert "but the state, such as the running statistics of BatchNorm, accounts for" in text
 
 
 def test_blue_and_orange_red_are_for_the_sign_only(full):

@@ -1,0 +1,116 @@
+"""Divisions: named groups of whole tensors, such as attention, MLP and norms."""
+
+import re
+from collections import defaultdict
+from collections.abc import Callable, Collection, Mapping, Sequence
+from typing import Any, TypeAlias
+
+from lca.errors import LCAError
+
+__all__ = [
+    "GROUP",
+    "OTHER",
+    "Selectors",
+    "divisions",
+]
+
+Selectors: TypeAlias = Mapping[str, Any]
+"""Groups by name, as `divisions` reads them; a tracker of a framework takes more (``groups=``)."""
+GROUP = "group"
+"""The division of the groups that are not inside a named division."""
+OTHER = "other"
+"""The group of the tensors that no group of a division selects."""
+PARAM_GROUPS = "param_groups"
+"""Selects the groups of the optimizer, which are a division of their own."""
+RESERVED = ("tensor", "layer", "neuron", "head", "step", "measured", "bin", "parameter", "traced")
+
+
+def divisions(groups: Selectors, names: Sequence[str]) -> dict[str, dict[str, str]]:
+    """The group of every tensor, by division: ``{"group": {"fc1.weight": "mlp", ...}}``.
+
+    Each division is a partition of the tensors: the sums over its groups add up to the total. Tensors that no
+    group selects are in the group ``"other"``. `lca.Layout.groups` makes a `lca.groups.Groups` of a division.
+
+    Parameters
+    ----------
+    groups
+        Selectors by the name of the group: a regular expression that is searched in the names of the tensors,
+        a list of names, or a function from a name to whether the tensor is in the group. A mapping is a
+        division of its own under its name; all other groups form the division ``"group"``.
+    names
+        The names of all tensors, as in `lca.Layout.names`.
+
+    Raises
+    ------
+    LCAError
+        If a group selects no tensor, a tensor is in two groups of one division, a selector has another type,
+        or a name is taken.
+
+    Examples
+    --------
+    >>> names = ("fc1.weight", "fc1.bias", "norm.weight")
+    >>> divisions({"norm": "norm", "kind": {"weights": r"weight$"}}, names)["group"]
+    {'fc1.weight': 'other', 'fc1.bias': 'other', 'norm.weight': 'norm'}
+    """
+    if not isinstance(groups, Mapping) or not groups:
+        raise LCAError(f'groups must be a mapping such as {{"mlp": r"\\.mlp\\."}}, got {groups!r:.80}.')
+    flat = {name: chosen for name, chosen in groups.items() if not isinstance(chosen, Mapping)}
+    parts = {name: chosen for name, chosen in groups.items() if isinstance(chosen, Mapping)}
+    if taken := [name for name in parts if name in (*RESERVED, GROUP) or not name]:
+        raise LCAError(f"a division cannot be called {taken[0]!r}; choose another name.")
+    found = {GROUP: _division(flat, names)} if flat else {}
+    return found | {name: _division(part, names) for name, part in parts.items()}
+
+
+def _division(groups: Selectors, names: Sequence[str]) -> dict[str, str]:
+    owners: dict[str, list[str]] = defaultdict(list)
+    for group, selector in groups.items():
+        if group == OTHER:
+            raise LCAError(f"{OTHER!r} holds the tensors of no group; choose another name for the group.")
+        for name in _selected(group, selector, names):
+            owners[name].append(group)
+    for name, own in owners.items():
+        if len(own) > 1:
+            raise LCAError(
+                f"the tensor {name!r} is in the groups {own[0]!r} and {own[1]!r}; let one of them leave it "
+                'out, or put them into two divisions: groups={"first": {...}, "second": {...}}.'
+            )
+    return {name: owners[name][0] if name in owners else OTHER for name in names}
+
+
+def _selected(group: str, selector: Any, names: Sequence[str]) -> Collection[str]:
+    found = [name for name in names if _test(group, selector, names)(name)]
+    if not found:
+        listed = ", ".join(names[:6]) + (", ..." if len(names) > 6 else "")  # noqa: PLR2004
+        raise LCAError(f"the group {group!r} ({selector!r:.80}) selects no tensor; there are {listed}.")
+    return found
+
+
+def _test(group: str, selector: Any, names: Sequence[str]) -> Callable[[str], bool]:
+    """Whether a tensor of this name is in the group."""
+    if selector == PARAM_GROUPS or isinstance(selector, type):
+        raise LCAError(
+            f"the group {group!r} is selected by {selector!r}, which only a tracker of the framework knows; "
+            "use a regular expression, names, or a function of the name."
+        )
+    if isinstance(selector, str | re.Pattern):
+        try:
+            pattern = re.compile(selector)
+        except re.error as error:
+            raise LCAError(
+                f"the group {group!r}: {selector!r} is no regular expression ({error})."
+            ) from error
+        return lambda name: pattern.search(name) is not None
+    if isinstance(selector, Sequence | set | frozenset):
+        if unknown := [name for name in selector if name not in names]:
+            listed = ", ".join(names[:6])
+            raise LCAError(
+                f"the group {group!r} lists {unknown[0]!r}, which is no tensor; there are {listed}."
+            )
+        return set(selector).__contains__
+    if callable(selector):
+        return lambda name: bool(selector(name))
+    raise LCAError(
+        f"the group {group!r} is selected by a {type(selector).__name__}; use a regular expression, a list "
+        "of names, a function of the name, or a module type."
+    )

@@ -1,0 +1,114 @@
+"""`lca.divisions` and the heads of attention: what they select, and what they refuse."""
+
+import re
+
+import numpy as np
+import pytest
+
+from lca import Layout
+from lca._heads import head_groups
+from lca.divisions import divisions
+from lca.errors import LCAError
+
+NAMES = ("h.attn.q_proj.weight", "h.mlp.weight", "h.mlp.bias", "norm.weight")
+
+
+@pytest.mark.parametrize(
+    "selector",
+    [r"\.mlp\.", re.compile(r"mlp"), ["h.mlp.weight", "h.mlp.bias"], lambda name: "mlp" in name],
+    ids=["text", "pattern", "names", "function"],
+)
+def test_selectors_agree_and_the_rest_is_other(selector):
+    assert divisions({"mlp": selector}, NAMES) == {
+        "group": dict(zip(NAMES, ["other", "mlp", "mlp", "other"], strict=True))
+    }
+
+
+def test_a_mapping_is_a_division_of_its_own():
+    found = divisions({"mlp": "mlp", "kind": {"weights": "weight$", "biases": "bias$"}}, NAMES)
+    assert list(found) == ["group", "kind"]
+    assert found["kind"]["h.mlp.bias"] == "biases"
+
+
+@pytest.mark.parametrize(
+    ("groups", "message"),
+    [
+        ({"a": "mlp", "b": "bias$"}, "'h.mlp.bias' is in the groups 'a' and 'b'"),
+        ({"a": "conv"}, "'a' .* selects no tensor; there are h.attn.q_proj.weight"),
+        ({"a": ["h.mlp"]}, "lists 'h.mlp', which is no tensor"),
+        ({"a": "("}, "is no regular expression"),
+        ({"a": 3}, "selected by a int; use a regular expression"),
+        ({"a": int}, "only a tracker of the framework knows"),
+        ({"a": "param_groups"}, "only a tracker of the framework knows"),
+        ({"other": "mlp"}, "choose another name"),
+        ({"layer": {"a": "mlp"}}, "a division cannot be called 'layer'"),
+        ({}, "groups must be a mapping"),
+    ],
+)
+def test_what_cannot_be_a_division_is_refused(groups, message):
+    with pytest.raises(LCAError, match=message):
+        divisions(groups, NAMES)
+
+
+def _head_of(layout, heads):
+    """The head of every entry by tensor, from the index of the groups."""
+    groups = head_groups(layout, heads)
+    return {n: np.array(groups.names)[v.astype(int)] for n, v in layout.unflatten(groups.index * 1.0).items()}
+
+
+def test_rows_of_queries_and_columns_of_the_output_belong_to_a_head():
+    names = [f"a.{p}_proj.{k}" for p in "qkvo" for k in ("weight", "bias")] + ["fc.weight"]
+    layout = Layout(tuple(names), tuple([(4, 6), (4,)] * 3 + [(6, 4), (6,)] + [(2, 2)]))
+    found = _head_of(layout, 2)
+    rows = np.repeat(["a[head 0]", "a[head 1]"], 2)
+    for p in "qkv":
+        assert (found[f"a.{p}_proj.weight"] == rows[:, None]).all()
+        assert (found[f"a.{p}_proj.bias"] == rows).all()
+    assert (found["a.o_proj.weight"] == rows[None, :]).all()
+    assert set(found["a.o_proj.bias"]) == set(found["fc.weight"].ravel()) == {"other"}
+
+
+def test_fused_projections_hold_queries_keys_and_values_one_after_the_other():
+    heads = np.tile(np.repeat(["attn[head 0]", "attn[head 1]"], 2), 3)
+    torch_like = Layout(("attn.in_proj_weight", "attn.out_proj.weight"), ((12, 4), (4, 4)))
+    assert (_head_of(torch_like, 2)["attn.in_proj_weight"] == heads[:, None]).all()
+    gpt2 = Layout(("attn.c_attn.weight", "attn.c_attn.bias", "attn.c_proj.weight"), ((4, 12), (12,), (4, 4)))
+    found = _head_of(gpt2, 2)
+    assert (found["attn.c_attn.weight"] == heads[None, :]).all()
+    assert (found["attn.c_attn.bias"] == heads).all()
+    assert (found["attn.c_proj.weight"] == heads[:4, None]).all()  # its inputs are rows there
+
+
+def test_keras_has_an_axis_of_heads():
+    layout = Layout(
+        ("mha.query.kernel", "mha.query.bias", "mha.attention_output.kernel", "mha.attention_output.bias"),
+        ((5, 2, 3), (2, 3), (2, 3, 5), (5,)),
+        (2, 1, 2, 0),
+    )
+    found, heads = _head_of(layout, 2), np.array(["mha[head 0]", "mha[head 1]"])
+    assert (found["mha.query.kernel"] == heads[None, :, None]).all()
+    assert (found["mha.query.bias"] == heads[:, None]).all()
+    assert (found["mha.attention_output.kernel"] == heads[:, None, None]).all()
+    with pytest.raises(LCAError, match="has 2 heads, not heads=3"):
+        head_groups(layout, 3)
+
+
+def test_bert_keeps_its_projections_under_self_and_output():
+    names = ("l.attention.self.query.weight", "l.attention.output.dense.weight", "l.output.dense.weight")
+    found = _head_of(Layout(names, ((4, 4),) * 3), 2)
+    assert set(found[names[0]].ravel()) == set(found[names[1]].ravel())
+    assert set(found[names[2]].ravel()) == {"other"}  # that of the MLP
+
+
+@pytest.mark.parametrize(
+    ("names", "shapes", "heads", "message"),
+    [
+        (("fc.weight",), ((4, 4),), 2, "needs attention projections"),
+        (("a.q_proj.weight",), ((5, 4),), 2, r"not a multiple of 2; heads=2 must be"),
+        (("a.q_proj.weight", "a.k_proj.weight"), ((8, 4), (4, 4)), 2, "grouped queries"),
+        (("a.q_proj.weight",), ((4, 4),), 0, "heads must be a positive integer"),
+    ],
+)
+def test_heads_that_cannot_be_told_are_refused(names, shapes, heads, message):
+    with pytest.raises(LCAError, match=message):
+        head_groups(Layout(names, shapes), heads)
