@@ -41,9 +41,9 @@ class _Projection:
 def head_groups(layout: Layout, heads: int) -> Groups:
     """Groups of the ``heads`` heads of every attention module; all other entries are in ``"other"``.
 
-    Tensors are recognised by name: ``q_proj``, ``k_proj``, ``v_proj`` and ``query``, ``key``, ``value`` (and
-    other usual names), fused ``in_proj``, ``qkv`` and ``c_attn``, and output projections ``out_proj``,
-    ``o_proj``, ``c_proj``, ``attention_output``, ... beside them. The bias of an output projection belongs to
+    Tensors are recognised by name: q_proj, k_proj, v_proj, or query, key, value (and other usual names), the
+    fused in_proj, qkv and c_attn, and the output projections out_proj, o_proj, c_proj, attention_output and
+    others beside them. The bias of an output projection belongs to
     all heads, and so to ``"other"``.
 
     Raises

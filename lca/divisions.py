@@ -10,6 +10,7 @@ from lca.errors import LCAError
 __all__ = [
     "GROUP",
     "OTHER",
+    "PARAM_GROUPS",
     "Selectors",
     "divisions",
 ]
@@ -22,7 +23,7 @@ OTHER = "other"
 """The group of the tensors that no group of a division selects."""
 PARAM_GROUPS = "param_groups"
 """Selects the groups of the optimizer, which are a division of their own."""
-RESERVED = ("tensor", "layer", "neuron", "head", "step", "measured", "bin", "parameter", "traced")
+_RESERVED = ("tensor", "layer", "neuron", "head", "step", "measured", "bin", "parameter", "traced")
 
 
 def divisions(groups: Selectors, names: Sequence[str]) -> dict[str, dict[str, str]]:
@@ -56,7 +57,7 @@ def divisions(groups: Selectors, names: Sequence[str]) -> dict[str, dict[str, st
         raise LCAError(f'groups must be a mapping such as {{"mlp": r"\\.mlp\\."}}, got {groups!r:.80}.')
     flat = {name: chosen for name, chosen in groups.items() if not isinstance(chosen, Mapping)}
     parts = {name: chosen for name, chosen in groups.items() if isinstance(chosen, Mapping)}
-    if taken := [name for name in parts if name in (*RESERVED, GROUP) or not name]:
+    if taken := [name for name in parts if name in (*_RESERVED, GROUP) or not name]:
         raise LCAError(f"a division cannot be called {taken[0]!r}; choose another name.")
     found = {GROUP: _division(flat, names)} if flat else {}
     return found | {name: _division(part, names) for name, part in parts.items()}
