@@ -225,7 +225,7 @@ class Tracker(ModelTracker[Loop]):
             )
         return parameters_of(model)
 
-    def _names_of_type(self, model: keras.Model, kind: type) -> list[str]:
+    def _names_of_type(self, model: keras.Model, kind: type[Any]) -> list[str]:
         layers: list[Any] = list(model._flatten_layers())
         owned = {id(variable) for layer in layers if isinstance(layer, kind) for variable in layer.weights}
         return [name for name, variable in parameters_of(model).items() if id(variable) in owned]
