@@ -222,9 +222,9 @@ class Tracker(ModelTracker[Loop]):
             )
         return parameters_of(model)
 
-    def _names_of_type(self, model: keras.Model, kind: type) -> list[str]:
-        layers: list[Any] = list(model._flatten_layers())
-        owned = {id(variable) for layer in layers if isinstance(layer, kind) for variable in layer.weights}
+    def _names_of_type(self, model: keras.Model, kind: Any) -> list[str]:
+        chosen: list[Any] = [layer for layer in model._flatten_layers() if isinstance(layer, kind)]
+        owned = {id(variable) for layer in chosen for variable in layer.weights}
         return [name for name, variable in parameters_of(model).items() if id(variable) in owned]
 
     def _parameters_of(self, objective: AnyObjective) -> dict[str, keras.Variable]:
