@@ -232,7 +232,8 @@ class _Last(keras.callbacks.Callback):
 
     def on_train_begin(self, logs: Any = None) -> None:
         self._callback._begin(self._callback._make_tracker)
-        steps, epochs = (self._callback.params.get(name) for name in ("steps", "epochs"))
+        params = self._callback.params or {}  # a loop that calls the callbacks itself need not set them
+        steps, epochs = params.get("steps"), params.get("epochs")
         self._callback._expect(steps and epochs and steps * epochs)
 
     def on_train_batch_begin(self, batch: int, logs: Any = None) -> None:
