@@ -43,8 +43,7 @@ def head_groups(layout: Layout, heads: int) -> Groups:
 
     Tensors are recognised by name: q_proj, k_proj, v_proj, or query, key, value (and other usual names), the
     fused in_proj, qkv and c_attn, and the output projections out_proj, o_proj, c_proj, attention_output and
-    others beside them. The bias of an output projection belongs to
-    all heads, and so to ``"other"``.
+    others beside them. The bias of an output projection belongs to all heads, and so to ``"other"``.
 
     Raises
     ------

@@ -3,6 +3,7 @@
 from lca.tracking._callbacks import CallbackBase
 from lca.tracking._context import LoopContext
 from lca.tracking._follower import LiveTheta
+from lca.tracking._forecast import Forecast, ForecastRow
 from lca.tracking._functional import FunctionalTracker
 from lca.tracking._model import ModelTracker
 from lca.tracking._options import (
@@ -20,6 +21,8 @@ from lca.tracking._tracker import TrackerBase
 __all__ = [
     "CallbackBase",
     "CheckEvery",
+    "Forecast",
+    "ForecastRow",
     "FunctionalTracker",
     "LiveTheta",
     "LoopContext",
