@@ -194,7 +194,7 @@ class _StepListener:
         self._follower.check()  # the model may have other parameters now, which it trains
 
     def before(self, optimizer: torch.optim.Optimizer) -> bool:
-        if not any(optimizer is known for known in self._expected):
+        if optimizer not in self._expected:
             self._expected.append(optimizer)
             self._warn(optimizer)
         self._follower.before()

@@ -53,6 +53,7 @@ class Updates:
         self._owned = {id(parameter) for parameter in parameters}
         self._optimizers, self._listener = optimizers, listener
         self._others: set[int] = set()
+        self._owners: dict[int, Optimizer] = {}
         self._handles: list[Any] = []
         self._intercepted: list[_Intercepted] = []
         self._running: list[FrameType] = []
@@ -73,7 +74,7 @@ class Updates:
         for handle in [*self._handles, *self._intercepted]:
             handle.remove()
         self._forget_collector()
-        self._handles, self._intercepted, self._running = [], [], []
+        self._handles, self._intercepted, self._running, self._owners = [], [], [], {}
 
     def enter(self, optimizer: Optimizer, frame: FrameType) -> None:
         """The step of an optimizer begins, in this frame of the call stack."""
@@ -114,10 +115,15 @@ class Updates:
             self.exit(sys._getframe(1), made=found_inf is None or not bool(found_inf))
 
     def _owns(self, optimizer: Optimizer) -> bool:
+        if id(optimizer) in self._owners:
+            return True
         owned = self._owned
-        return any(
+        owns = any(
             id(parameter) in owned for group in optimizer.param_groups for parameter in group["params"]
         )
+        if owns:
+            self._owners[id(optimizer)] = optimizer  # kept, so that no other optimizer gets its id
+        return owns
 
     def _forget_collector(self) -> None:
         if self._collector is not None:

@@ -112,11 +112,11 @@ class RunFollower:
 
         ``after_forward`` says whether the forward pass of the training batch is over.
         """
-        self._clock.pause()
         self._seen = True
         self._start = None
         self._pending.clear()
         if self.reads_theta:
+            self._clock.pause()
             with self._session.guarded(self.steps):
                 start = self._read_start()
                 pending = self._pending.step
@@ -126,7 +126,7 @@ class RunFollower:
                 if self._wanted:
                     self._at_update = self._session.state_at_update(self._state, after_forward=after_forward)
                     self._start = start
-        self._clock.resume()
+            self._clock.resume()
 
     def collect_fields(self) -> None:
         """The gradient of the update is available, and the update has not been made."""
@@ -136,8 +136,10 @@ class RunFollower:
 
     def after(self, state: State | None = None) -> None:
         """An update was made; ``state`` is that in which it ended, if something may have changed it since."""
-        self._clock.pause()
         pending = self._pending.step
+        measures = pending is not None or self._start is not None
+        if measures:
+            self._clock.pause()
         try:
             if pending is not None and self._session.error is None:
                 with self._session.guarded(pending.index):
@@ -150,7 +152,8 @@ class RunFollower:
             self.steps += 1
             self._look_ahead()
             self._clock.lap()
-            self._clock.resume()
+            if measures:
+                self._clock.resume()
 
     def check(self) -> None:
         """Check that the model is still the one that is measured."""
