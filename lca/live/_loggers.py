@@ -8,11 +8,12 @@ from pathlib import Path
 from typing import IO, Any
 
 from lca._extras import extra
-from lca._output import check_writable
+from lca._output import check_free, check_writable
 from lca.live._logging import tagged
 
 _LINES = 256
 """Lines that are collected before the file is flushed: the most that a killed process can lose."""
+_HEADER = ("step", "loss", "name", "value")
 _NOT_ALLOWED = re.compile(r"[^\w\-. /]", re.ASCII)
 
 
@@ -22,12 +23,14 @@ class CSV:
     Parameters
     ----------
     path
-        The file. A file from before is replaced at the first step; further runs of one logger are appended.
+        The file. Further runs of one logger are appended.
+    overwrite
+        Whether a table of an earlier logger may be replaced, at the first step. Other files never are.
 
     Raises
     ------
     OutputError
-        If the folder of the file cannot be written.
+        If there is a file that may not be replaced, or the folder cannot be written.
 
     Examples
     --------
@@ -42,8 +45,9 @@ class CSV:
     0,train,LCA/fc1,-0.5
     """
 
-    def __init__(self, path: str | PathLike[str]) -> None:
+    def __init__(self, path: str | PathLike[str], *, overwrite: bool = False) -> None:
         self._path = Path(path)
+        check_free(self._path, overwrite=overwrite, option="overwrite=True", is_ours=_is_table)
         check_writable(self._path.parent)
         self._file: IO[str] | None = None
         self._begun, self._lines = False, 0
@@ -54,7 +58,7 @@ class CSV:
             self._file = self._path.open("a" if self._begun else "w", newline="", encoding="utf-8")
             self._writer = csv.writer(self._file, lineterminator="\n")
             if not self._begun:
-                self._writer.writerow(("step", "loss", "name", "value"))
+                self._writer.writerow(_HEADER)
             self._begun = True
         self._writer.writerows((step, loss, name, repr(float(value))) for name, value in values.items())
         self._lines += len(values)
@@ -67,6 +71,14 @@ class CSV:
         if self._file is not None:
             self._file.close()
             self._file = None
+
+
+def _is_table(path: Path) -> bool:
+    """Whether a file begins as those of `CSV` do."""
+    if path.is_symlink() or not path.is_file():
+        return False
+    with path.open("rb") as file:
+        return file.readline(64).rstrip() == ",".join(_HEADER).encode()
 
 
 class WandB:

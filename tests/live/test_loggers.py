@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 import lca
-from lca.errors import LCAError, LCAWarning
+from lca.errors import LCAError, LCAWarning, OutputError
 from lca.live import CSV, EveryNth, MLflow, WandB
 from lca.live._logging import LossLog, loggers_of
 from lca.reference import Quadratic
@@ -216,6 +216,22 @@ def test_mlflow_takes_the_active_run_or_makes_one_that_ends_with_the_tracker(mlf
     run(MLflow())
     assert mlflow.logged[-1][0] == "mine"
     assert mlflow.active is not None
+
+
+def test_a_table_replaces_only_tables_and_only_when_asked(tmp_path):
+    mine, table = tmp_path / "mine.csv", tmp_path / "run.csv"
+    mine.write_text("step,precious\n1,2\n")
+    for overwrite in (False, True):
+        with pytest.raises(OutputError, match=r"mine\.csv"):
+            CSV(mine, overwrite=overwrite)
+    assert mine.read_text() == "step,precious\n1,2\n"
+    for overwrite in (False, True):
+        logger = CSV(table, overwrite=overwrite)
+        logger.log(int(overwrite), "train", {"loss": 2.0})
+        logger.close()
+    assert table.read_text() == "step,loss,name,value\n1,train,loss,2.0\n"
+    with pytest.raises(OutputError, match="overwrite=True"):
+        CSV(table)
 
 
 @pytest.mark.parametrize(
