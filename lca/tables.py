@@ -45,7 +45,7 @@ class Column:
     values
         One per row: numbers, text, or ``None`` for an empty cell.
     half
-        For numbers with an interval: half its width, NaN where there is none.
+        For numbers with an interval: half its width; NaN for a number without an interval.
     sign
         Whether positive numbers have a sign, as allocations do.
     digits

@@ -52,7 +52,7 @@ class Memory:
         return sum([len(space) for space, _, _ in self._spaces])
 
     def restore(self) -> None:
-        """Put the variables back that are others now, and delete new ones; nearly always there are none."""
+        """Put back the variables that were assigned to, and delete new ones."""
         if not all(map(is_, map(call, *self._places), self._values)) or self._length() != self._size:
             for space, kept, known in self._spaces:
                 space.update(kept)

@@ -23,7 +23,7 @@ class RunMeans:
     mean
         The mean over runs of each quantity, in its units.
     half
-        Half the width of the interval; NaN where there is none.
+        Half the width of the interval; NaN for a mean without an interval.
 
     Examples
     --------

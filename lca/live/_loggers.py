@@ -90,8 +90,8 @@ class WandB:
     Parameters
     ----------
     run
-        What ``wandb.init`` returned. Default: the run that is active at the first step; if there is none, a
-        new one, which ends with the tracker.
+        What ``wandb.init`` returned. Default: the run that is active at the first step, or else a new
+        one, which ends with the tracker.
 
     Notes
     -----
@@ -136,8 +136,8 @@ class MLflow:
     Parameters
     ----------
     run_id
-        The run. Default: the one that is active at the first step; if there is none, a new one, which ends
-        with the tracker.
+        The run. Default: the one that is active at the first step, or else a new one, which ends with the
+        tracker.
 
     Notes
     -----

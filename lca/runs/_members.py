@@ -51,7 +51,7 @@ class Member:
 
     @property
     def seed(self) -> str:
-        """The setting ``seed`` as text; empty if there is none."""
+        """The setting ``seed`` as text; empty if the record does not state it."""
         return to_text(self.settings.get(SEED))
 
     @property

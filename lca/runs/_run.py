@@ -83,7 +83,7 @@ class Run:
     def checkpoints(self) -> list[int]:
         """The numbers of the checkpoints between which the steps are (`lca.importers.checkpoint_numbers`).
 
-        From the setting ``checkpoints``; empty if there is none, or it does not fit the steps.
+        From the setting ``checkpoints``; empty without it, or if it does not fit the steps.
         """
         found = self.attributes.get("settings", {}).get("checkpoints")
         fits = isinstance(found, list) and len(found) == len(self.steps) + 1

@@ -112,7 +112,7 @@ class Runs(HasTable):
         Raises
         ------
         UnknownNameError
-            If there is none.
+            If no condition has this name.
         """
         known = {condition.name: condition for condition in self.conditions}
         if name not in known:
