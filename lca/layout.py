@@ -94,7 +94,7 @@ class Layout:
         """The position in θ of the first entry of each tensor."""
         return tuple(sum(self.sizes[:i]) for i in range(len(self.sizes)))
 
-    @property
+    @cached_property
     def size(self) -> int:
         """K, the length of θ."""
         return sum(self.sizes)
@@ -149,14 +149,16 @@ class Layout:
 
         ``what`` names the vector in the message.
         """
-        array_ops(vector)  # raises if the type is not supported
+        is_numpy = isinstance(vector, np.ndarray)
+        if not is_numpy:
+            array_ops(vector)  # raises if the type is not supported
         shape = tuple(vector.shape)
         if shape != (self.size,):
             raise LayoutError(
                 f"{what}: expected shape ({self.size},) for the tensors {', '.join(self.names)}, got "
                 f"{shape}; build it with Layout.flatten."
             )
-        if isinstance(vector, np.ndarray) and vector.dtype.kind not in "fc":
+        if is_numpy and vector.dtype.kind not in "fc":
             raise LayoutError(
                 f"{what}: expected a floating-point dtype, got {vector.dtype}; use .astype(numpy.float64)."
             )

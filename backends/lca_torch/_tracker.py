@@ -198,6 +198,8 @@ class _StepListener:
             self._expected.append(optimizer)
             self._warn(optimizer)
         self._follower.before()
+        if not self._follower.reads_theta:
+            return False
         self._context.update_begins()
         return bool(self._follower.requested)
 

@@ -29,10 +29,10 @@ def movement_sums(weighted: WeightedVectors, start: np.ndarray, end: np.ndarray)
     signed = absolute = 0.0
     (first_weight, first), *rest = weighted
     for b in blocks(len(first)):
-        part = first_weight * first[b]
+        combined = first[b] if first_weight == 1 else first_weight * first[b]
         for weight, vector in rest:
-            part += weight * vector[b]
-        part *= end[b] - start[b]
+            combined = combined + weight * vector[b]
+        part = combined * (end[b] - start[b])
         signed += total(part)
         absolute += abs_total(part)
     return signed, absolute

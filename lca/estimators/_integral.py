@@ -1,7 +1,6 @@
 """`Integral`: the weighted sum of the gradients of a step, times its movement, as a `StepAllocation`."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
 from math import isfinite, nan
 
 import numpy as np
@@ -111,8 +110,7 @@ class Integral:
         segment = self._segment
         unmeasured = (_NOT_MEASURED,) * 3
         ends = unmeasured if segment.sampled else (segment.start, segment.end, segment.arrival)
-        found = self._finish(*ends, segment.cost, replicates or self._replicates())
-        return replace(found, start_cost=segment.start_cost)
+        return self._finish(*ends, segment.cost, segment.start_cost, replicates or self._replicates())
 
     def _finish(
         self,
@@ -120,6 +118,7 @@ class Integral:
         end: Evaluation,
         arrival: Evaluation,
         cost: Cost,
+        start_cost: Cost,
         replicates: Mapping[float, Sequence[Vector]],
     ) -> StepAllocation:
         segment, values = self._segment, self._values()
@@ -135,9 +134,12 @@ class Integral:
             step=segment.step.index,
             state_change=arrival.loss - end.loss if segment.state_moved else 0.0,
             cost=cost,
+            start_cost=start_cost,
             replicates=replicates,
             terms={
-                name: term._finish(start.terms[name], end.terms[name], arrival.terms[name], Cost(), {})
+                name: term._finish(
+                    start.terms[name], end.terms[name], arrival.terms[name], Cost(), Cost(), {}
+                )
                 for name, term in self._terms.items()
             },
             source=segment.step,
