@@ -110,17 +110,19 @@ class Integral:
         segment = self._segment
         unmeasured = (_NOT_MEASURED,) * 3
         ends = unmeasured if segment.sampled else (segment.start, segment.end, segment.arrival)
-        return self._finish(*ends, segment.cost, segment.start_cost, replicates or self._replicates())
+        return self._finish(
+            ends, segment.cost, start_cost=segment.start_cost, replicates=replicates or self._replicates()
+        )
 
     def _finish(
         self,
-        start: Evaluation,
-        end: Evaluation,
-        arrival: Evaluation,
+        ends: tuple[Evaluation, Evaluation, Evaluation],
         cost: Cost,
+        *,
         start_cost: Cost,
         replicates: Mapping[float, Sequence[Vector]],
     ) -> StepAllocation:
+        start, end, arrival = ends
         segment, values = self._segment, self._values()
         total = nan if segment.sampled else segment.ops.total(values)
         if not segment.sampled and not isfinite(total):
@@ -138,7 +140,10 @@ class Integral:
             replicates=replicates,
             terms={
                 name: term._finish(
-                    start.terms[name], end.terms[name], arrival.terms[name], Cost(), Cost(), {}
+                    (start.terms[name], end.terms[name], arrival.terms[name]),
+                    Cost(),
+                    start_cost=Cost(),
+                    replicates={},
                 )
                 for name, term in self._terms.items()
             },
