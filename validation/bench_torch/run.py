@@ -13,12 +13,14 @@ import argparse
 import subprocess
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
+from statistics import median
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.optim.optimizer import register_optimizer_step_post_hook, register_optimizer_step_pre_hook
 
 import lca
 from lca_torch import Objective, Tracker
@@ -114,7 +116,49 @@ def idle_tracker(rounds: int, steps: int = 220) -> dict[str, Any]:
         with Tracker(model, optimizer, objective, every=lambda step: False):
             train()
 
-    return {"steps": steps, **_named(interleaved(tracked, train, rounds), "tracked_s", "plain_s")}
+    found = _named(interleaved(tracked, train, rounds), "tracked_s", "plain_s")
+    with _Timed() as timed, Tracker(model, optimizer, objective, every=lambda step: False):
+        timed.until_here()
+        train()
+    return {"steps": steps, **found, "own_work": timed.median() * steps / found["plain_s"]}
+
+
+class _Timed:
+    """Times what torch calls between two of our hooks: those of a tracker that is entered in between.
+
+    A ratio of the times of two runs holds what else a process does to its memory and caches: with two hooks
+    that do nothing it differed by 4 % between processes. This sees the tracker's own work alone, within
+    real training.
+    """
+
+    def __init__(self) -> None:
+        self.seconds: list[float] = []
+        self._handles: list[Any] = []
+        self._began = 0.0
+
+    def __enter__(self) -> "_Timed":
+        self._register(self._begin)
+        return self
+
+    def until_here(self) -> None:
+        self._register(self._end)
+
+    def __exit__(self, *error: object) -> None:
+        for handle in self._handles:
+            handle.remove()
+
+    def median(self) -> float:
+        """Seconds of both hooks of an update."""
+        return median(self.seconds[::2]) + median(self.seconds[1::2])
+
+    def _register(self, hook: Callable[..., None]) -> None:
+        self._handles += [register_optimizer_step_pre_hook(hook), register_optimizer_step_post_hook(hook)]
+
+    def _begin(self, *args: Any) -> None:
+        self._began = time.perf_counter()
+
+    def _end(self, *args: Any) -> None:
+        self.seconds.append(time.perf_counter() - self._began)
 
 
 def _named(found: Pair, a: str, b: str) -> dict[str, float]:
@@ -256,10 +300,10 @@ def main() -> None:
     keep(FOLDER, "results.json", results)
     draw(results["curves"], FOLDER / "curves.png")
     ratios = {n: r["ratio"] for n, r in results.items() if isinstance(r, dict) and "gradients" in r}
-    idle = results["tracker without measurement"]["ratio"]
+    idle = results["tracker without measurement"]
     verdict(
         {f"{name}: {ratio:.3f} ≤ 1.03": ratio <= 1.03 for name, ratio in ratios.items()}
-        | {f"tracker without measurement: {idle:.3f} ≤ 1.02": idle <= 1.02}
+        | {f"tracker without measurement: own work {idle['own_work']:.4f} ≤ 0.02": idle["own_work"] <= 0.02}
         | {
             f"memory of {estimator} beyond {optimizer}: {vectors:.2f} ≤ 4 K floats": vectors <= 4
             for optimizer, rows in memories.items()
