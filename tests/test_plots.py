@@ -288,6 +288,14 @@ def test_an_mp4_without_ffmpeg_is_refused_with_the_fix(monkeypatch):
         plots.save_animation(short_animation(), "run.mp4")
 
 
+def test_the_fit_is_drawn_as_so_many_entries_as_the_bins_hold():
+    """The bins cut off a third of this distribution; it was fitted given that an entry lies within them."""
+    fit = WeibullFit(0.5, 1.0, 0.01, 0.01, 0.02, 1_000)
+    ax = plots.plot_histogram(np.logspace(-1, 1, 5), HELPING, HURTING, fit=fit)
+    *_, drawn = ax.patches
+    assert drawn.get_data().values.sum() == pytest.approx(1_000, rel=summed(4, EPS64))
+
+
 def test_an_empty_histogram_can_be_drawn():
     plots.plot_histogram(EDGES, np.zeros(4, int), np.zeros(4, int)).figure.draw_without_rendering()
 

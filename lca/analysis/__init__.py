@@ -39,6 +39,7 @@ from lca.analysis._over_runs import (
     holm_correction,
     mean_over_runs,
 )
+from lca.analysis._peaks import count_coincidences, learning_peaks
 from lca.analysis._reading import (
     class_totals,
     group_names,
@@ -47,7 +48,7 @@ from lca.analysis._reading import (
     histogram_counts,
     traced_parameters,
 )
-from lca.analysis._synchrony import SynchronyResult, count_coincidences, learning_peaks, synchrony_test
+from lca.analysis._synchrony import SynchronyResult, synchrony_test, synchrony_test_over_runs
 from lca.analysis._weibull import WeibullFit, fit_weibull, fit_weibull_histogram
 
 __all__ = [
@@ -84,6 +85,7 @@ __all__ = [
     "split_allocation",
     "split_movements",
     "synchrony_test",
+    "synchrony_test_over_runs",
     "t_test_over_seeds",
     "tails",
     "tails_from_histogram",

@@ -1,109 +1,49 @@
-"""Do layers learn at the same steps? Learning peaks, how often they coincide, and how often by chance.
+"""Do layers learn at the same steps more often than by chance?
 
-A *learning peak* of a series is a local minimum of its allocation: a step that lowered the loss more than
-the step before it and the step after it. Two layers *coincide* at a step that is a peak of both. A circular
-shift of a whole layer keeps the rhythm of the layer and destroys its relation to the other layers; random
-shifts therefore show how many coincidences arise by chance.
+Chance is simulated by moving whole layers against each other: by a few steps (`synchrony_test`), or to
+other runs (`synchrony_test_over_runs`). Both keep the rhythm of each layer and the course of training, and
+destroy the relation of the layer to the others.
 """
 
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from itertools import pairwise
+from math import ceil
 
 import numpy as np
+from numpy.lib.stride_tricks import sliding_window_view
 
-from lca.analysis._arrays import check_finite
+from lca.analysis._peaks import count_coincidences
 from lca.errors import LCAError
 
-CHUNK = 10_000
-"""The number of permutations drawn at a time, which bounds the memory."""
+CHUNK = 2**22
+"""The number of counts that are held at a time, which bounds the memory."""
+SHIFT = 4
+"""The default largest shift in steps. The layers of the calibration in validation/statistics need no longer
+one; a shorter one follows faster trends."""
+SURROGATES = 1_000
+"""So many different surrogates at least; few layers are shifted further for that."""
 
-
-def learning_peaks(allocations: np.ndarray, *, top: int | None = None) -> np.ndarray:
-    """The steps at which each series has a local minimum: ``A_t < A_{t-1}`` and ``A_t < A_{t+1}``.
-
-    Both inequalities are strict, so a flat stretch has no peak. The first and the last step have only one
-    neighbour and are never peaks. A peak need not be negative: a hurting layer has peaks where it hurts
-    least.
-
-    Parameters
-    ----------
-    allocations
-        Allocations in units of the loss, negative = helping; shape (T, ...) with T ≥ 3. The second axis is
-        the layer, and an optional third one the class.
-    top
-        Keep only the ``top`` lowest peaks of each series, the earlier one of equal peaks. The lowest peaks of
-        all layers concentrate where the loss falls fast, so test them with the ``block`` option of
-        `synchrony_test`. ``None`` keeps all peaks.
-
-    Returns
-    -------
-    numpy.ndarray
-        A boolean mask with the shape of ``allocations``.
-
-    Raises
-    ------
-    LCAError
-        If there are fewer than three steps, or ``top`` is less than 1.
-    NonFiniteError
-        If an entry is not finite.
-
-    References
-    ----------
-    The "moments of peak learning" of Lan, Liu, Zhou, Yosinski, NeurIPS 2019, https://arxiv.org/abs/1909.01440.
-
-    Examples
-    --------
-    >>> learning_peaks(np.array([0.0, -3.0, -1.0, -2.0, 0.0])).nonzero()[0]
-    array([1, 3])
-    >>> learning_peaks(np.array([0.0, -3.0, -1.0, -2.0, 0.0]), top=1).nonzero()[0]
-    array([1])
-    """
-    allocations = check_finite(allocations, "the allocations", min_rows=3)
-    peaks = np.zeros(allocations.shape, dtype=bool)
-    peaks[1:-1] = (allocations[1:-1] < allocations[:-2]) & (allocations[1:-1] < allocations[2:])
-    if top is None:
-        return peaks
-    if top < 1:
-        raise LCAError(f"top must be at least 1, or None, got {top}.")
-    depth_rank = np.argsort(np.argsort(np.where(peaks, allocations, np.inf), axis=0, kind="stable"), axis=0)
-    return peaks & (depth_rank < top)
-
-
-def count_coincidences(peaks: np.ndarray) -> int:
-    """The number of pairs of layers that peak at the same step: ``Σ_t Σ_c n_{t,c} (n_{t,c} - 1) / 2``.
-
-    Parameters
-    ----------
-    peaks
-        Booleans of shape (T, layers) or (T, layers, classes). n_{t,c} is the number of layers with a peak at
-        step t for class c; peaks of different classes are not paired.
-
-    Examples
-    --------
-    >>> count_coincidences(np.array([[True, True, True], [True, False, True], [False, True, False]]))
-    4
-    """
-    count = np.asarray(peaks).sum(axis=1, dtype=np.int64)
-    return int((count * (count - 1) // 2).sum())
+Draw = Callable[[int], np.ndarray]
+"""The numbers of coincidences of so many random surrogates."""
 
 
 @dataclass(frozen=True)
 class SynchronyResult:
-    """The result of `synchrony_test`.
+    """The result of `synchrony_test` or `synchrony_test_over_runs`.
 
     Attributes
     ----------
     coincidences
-        The observed number of coincidences, from `count_coincidences`.
+        The observed number of coincidences (`count_coincidences`) at the steps that the test compares.
     expected
-        The exact mean of that number over all circular shifts,
-        ``Σ_blocks Σ_{ℓ<m} Σ_c n_{ℓ,c} n_{m,c} / length``, where n_{ℓ,c} is the number of peaks of layer ℓ and
-        class c in the block.
+        The exact mean of that number over all surrogates: ``Σ_t Σ_c Σ_{ℓ<m} p_{ℓ,t,c} p_{m,t,c}``, where p is
+        the fraction of the surrogates of a layer with a peak at step t for class c.
     p_value
-        ``(1 + #{shifted ≥ observed}) / (1 + permutations)``. It is never 0, and valid for any number of
+        ``(1 + #{surrogates ≥ observed}) / (1 + permutations)``. It is never 0, and valid for any number of
         permutations.
     permutations
-        The number of random shifts.
+        The number of surrogates drawn.
 
     Examples
     --------
@@ -123,25 +63,36 @@ class SynchronyResult:
 
 
 def synchrony_test(
-    peaks: np.ndarray, *, permutations: int = 9_999, block: int | None = None, seed: int = 0
+    peaks: np.ndarray,
+    *,
+    max_shift: int | None = None,
+    block: int | None = None,
+    permutations: int = 9_999,
+    seed: int = 0,
 ) -> SynchronyResult:
-    """Test whether layers peak together more often than under random shifts in time.
+    """Test whether layers peak together more often than if each were moved by a few steps.
 
-    Null hypothesis: the layers are independent of each other and stationary (within each block). Each
-    layer, with all its classes together, is rotated by an independent, uniformly drawn number of steps, and
-    the coincidences are counted again. The test is one-sided: a small p-value means more coincidences than
-    expected by chance.
+    Null hypothesis: the layers are independent of each other, and the rate and rhythm of their peaks change
+    little within ``2 max_shift`` steps. A surrogate moves each layer, with all its classes together, by an
+    independent number of steps, uniform on -max_shift, ..., max_shift. Coincidences are counted at the steps
+    to which every shift brings a measured step, that is without the first and the last max_shift + 1. The
+    test is one-sided: a small p-value means more coincidences than expected by chance.
 
     Parameters
     ----------
     peaks
         Booleans of shape (T, layers) or (T, layers, classes), from `learning_peaks`.
-    permutations
-        The number of random shifts. The smallest possible p-value is ``1 / (1 + permutations)``.
+    max_shift
+        In steps. A small shift preserves trends, such as fewer peaks where the loss falls fast. By default 4,
+        or what 1,000 different surrogates take with fewer than five layers, and no more than a sixth of the
+        run.
     block
-        Rotate within blocks of this many steps, each block by its own shift; a shorter remainder is merged
-        with the last block. Blocks preserve slow trends, such as more deep peaks early in training, which
-        would otherwise be mistaken for synchrony. ``None`` treats the run as one block.
+        Rotate each layer within blocks of this many steps instead, each block by its own shift; a shorter
+        remainder is merged with the last block. The first and the last step, which are never peaks, stay
+        where they are. All other steps count, but the layers have to be stationary within a block, and a
+        rhythm that layers share is broken between blocks, which makes p-values too small.
+    permutations
+        The number of surrogates. The smallest possible p-value is ``1 / (1 + permutations)``.
     seed
         The seed of the random shifts.
 
@@ -152,82 +103,166 @@ def synchrony_test(
 
     Notes
     -----
-    Costs one FFT per layer, and one table look-up for each pair of layers and permutation. Anything that
-    acts on all layers at once, such as a long step, produces coincidences: a small p-value does not identify
-    the cause.
+    A surrogate in which all layers move alike is as synchronous as the run. With L layers these are one in
+    ``(2 max_shift + 1)^(L-1)``, below which the p-value does not fall.
+
+    Anything that acts on all layers at once, such as a long step, produces coincidences: a small p-value
+    does not identify the cause. Time: one addition for each layer, step, class and surrogate.
+    ``validation/statistics`` has the rate of false alarms for many kinds of series.
 
     References
     ----------
-    The p-value of a Monte Carlo test: B. Phipson and G. K. Smyth, Stat. Appl. Genet. Mol. Biol. 9, 2010.
+    Random shifts without wrapping around: T. Mrkvička et al., Methodology and Computing in Applied
+    Probability 23, 2021. The p-value of a Monte Carlo test: B. Phipson and G. K. Smyth, Stat. Appl. Genet.
+    Mol. Biol. 9, 2010.
 
     Examples
     --------
+    >>> from lca.analysis import learning_peaks
     >>> rng = np.random.default_rng(2)
     >>> independent = rng.normal(size=(200, 3))
     >>> common = independent + 2 * rng.normal(size=(200, 1))
     >>> synchrony_test(learning_peaks(independent)).p_value > 0.05
     True
-    >>> synchrony_test(learning_peaks(common)).p_value < 0.001
+    >>> synchrony_test(learning_peaks(common)).p_value < 0.01
     True
     """
-    peaks = _check_peaks(peaks)
+    peaks = _check_peaks(peaks, "(steps, layers) or (steps, layers, classes)", 2)
+    if not peaks[[0, -1]].any():
+        peaks = peaks[1:-1]
+    if block is None:
+        shift = _check_shift(max_shift, *peaks.shape[:2])
+        moved = [sliding_window_view(peaks, len(peaks) - 2 * shift, axis=0)]
+        observed = count_coincidences(peaks[shift : len(peaks) - shift])
+    else:
+        if max_shift is not None:
+            raise LCAError("max_shift and block are two kinds of surrogates; pass one of them.")
+        moved = [_rotations(peaks[a:b]) for a, b in pairwise(_block_edges(len(peaks), block))]
+        observed = count_coincidences(peaks)
+    rng = np.random.default_rng(seed)
+
+    def drawn(count: int) -> np.ndarray:
+        lengths = [[len(windows)] for windows in moved]
+        shifts = rng.integers(lengths, size=(count, len(moved), peaks.shape[1]))
+        total = np.zeros(count, dtype=np.int64)
+        for part, windows in enumerate(moved):  # (shifts, layers, classes, steps)
+            total += _coincidences(windows[shift, i] for i, shift in enumerate(shifts[:, part].T))
+        return total
+
+    expected = sum(_pairs(windows.mean(axis=0)) for windows in moved)
+    return _tested(observed, expected, drawn, permutations, entries=peaks[:, 0].size)
+
+
+def synchrony_test_over_runs(
+    peaks: np.ndarray, *, permutations: int = 9_999, seed: int = 0
+) -> SynchronyResult:
+    """Test whether layers of one run peak together more often than layers of different runs.
+
+    Null hypothesis: within a run the layers are independent of each other. A surrogate permutes the runs of
+    each layer. That is exact whatever the course of training and the rhythm of the layers, as all layers
+    keep their steps; it needs several runs that differ in their seed only. A batch that all runs see at the
+    same step acts on the layers of all of them and is not counted as synchrony: give the runs other batches.
+
+    Parameters
+    ----------
+    peaks
+        Booleans of shape (runs, T, layers) or (runs, T, layers, classes): `learning_peaks` of each run.
+    permutations, seed
+        As in `synchrony_test`. With R runs and L layers there are ``R!^(L-1)`` different surrogates.
+
+    Raises
+    ------
+    LCAError
+        If ``peaks`` is not a boolean mask of at least two runs, or fewer than two layers have a peak.
+
+    Examples
+    --------
+    >>> from lca.analysis import learning_peaks
+    >>> rng = np.random.default_rng(0)
+    >>> independent = rng.normal(size=(5, 60, 3))
+    >>> common = independent + 2 * rng.normal(size=(5, 60, 1))
+    >>> peaks = [np.stack([learning_peaks(run) for run in runs]) for runs in (independent, common)]
+    >>> synchrony_test_over_runs(peaks[0]).p_value > 0.05, synchrony_test_over_runs(peaks[1]).p_value < 0.01
+    (True, True)
+    """
+    peaks = _check_peaks(peaks, "(runs, steps, layers) or (runs, steps, layers, classes)", 3)
+    runs = len(peaks)
+    if runs < 2:
+        raise LCAError("a test over runs needs at least two runs; synchrony_test takes one.")
+    rng = np.random.default_rng(seed)
+    by_layer = np.moveaxis(peaks, 2, 0)  # (layers, runs, steps, classes)
+
+    def drawn(count: int) -> np.ndarray:
+        orders = rng.permuted(np.tile(np.arange(runs), (count, len(by_layer), 1)), axis=2)
+        return _coincidences(layer[orders[:, i]] for i, layer in enumerate(by_layer))
+
+    observed = sum(map(count_coincidences, peaks))
+    expected = runs * _pairs(by_layer.mean(axis=1))
+    return _tested(observed, expected, drawn, permutations, entries=by_layer[0].size)
+
+
+def _tested(
+    observed: int, expected: float, drawn: Draw, permutations: int, *, entries: int
+) -> SynchronyResult:
+    """Compare with surrogates, of which each takes ``entries`` counts of memory."""
     if permutations < 1:
         raise LCAError(f"permutations must be at least 1, got {permutations}.")
-    blocks = [peaks[start:end] for start, end in pairwise(_block_edges(len(peaks), block))]
-    tables = [_coincidences_by_shift(part) for part in blocks]
-    observed = count_coincidences(peaks)
-    rng = np.random.default_rng(seed)
-    reached, remaining = 0, permutations
-    while remaining:
-        drawn = sum(_draw(table, peaks.shape[1], min(CHUNK, remaining), rng) for table in tables)
-        reached += int(np.count_nonzero(drawn >= observed))
-        remaining -= min(CHUNK, remaining)
-    expected = float(sum(table.sum() / table.shape[1] for table in tables))
-    return SynchronyResult(observed, expected, (1 + reached) / (1 + permutations), permutations)
+    at_once, reached = max(1, CHUNK // entries), 0
+    for start in range(0, permutations, at_once):
+        reached += int(np.sum(drawn(min(at_once, permutations - start)) >= observed))
+    return SynchronyResult(observed, float(expected), (1 + reached) / (1 + permutations), permutations)
 
 
-def _check_peaks(peaks: np.ndarray) -> np.ndarray:
+def _coincidences(layers: Iterable[np.ndarray]) -> np.ndarray:
+    """The coincidences of surrogates, from the peaks (surrogates, ...) of one layer after the other."""
+    count: np.ndarray | None = None
+    for peaks in layers:
+        count = peaks.astype(np.int32) if count is None else np.add(count, peaks, out=count)
+    assert count is not None
+    return np.asarray((count * (count - 1) // 2).reshape(len(count), -1).sum(axis=1, dtype=np.int64))
+
+
+def _pairs(rates: np.ndarray) -> float:
+    """``Σ_{ℓ<m} p_ℓ p_m`` over the first axis, summed over the others."""
+    return float((rates.sum(axis=0) ** 2 - (rates**2).sum(axis=0)).sum() / 2)
+
+
+def _rotations(peaks: np.ndarray) -> np.ndarray:
+    """All circular shifts of a block: (shifts, layers, classes, steps), in no more memory than two blocks."""
+    return sliding_window_view(np.concatenate([peaks, peaks[:-1]]), len(peaks), axis=0)
+
+
+def _check_peaks(peaks: np.ndarray, shape: str, axes: int) -> np.ndarray:
+    """The mask with an axis of classes, of length 1 if there are none."""
     peaks = np.asarray(peaks)
-    if peaks.dtype != bool or peaks.ndim not in (2, 3):
+    if peaks.dtype != bool or peaks.ndim not in (axes, axes + 1):
         raise LCAError(
-            "expected booleans of shape (steps, layers) or (steps, layers, classes) from learning_peaks, got "
-            f"{peaks.dtype} of shape {peaks.shape}."
+            f"expected booleans of shape {shape} from learning_peaks, got {peaks.dtype} of shape "
+            f"{peaks.shape}."
         )
-    peaks = peaks.reshape(*peaks.shape[:2], -1)
-    with_peaks = int(peaks.any(axis=(0, 2)).sum())
+    peaks = peaks.reshape(*peaks.shape[:axes], -1)
+    layers = axes - 1
+    with_peaks = int(peaks.any(axis=tuple(i for i in range(peaks.ndim) if i != layers)).sum())
     if with_peaks < 2:
         raise LCAError(f"the synchrony test needs at least two layers with a peak, got {with_peaks}.")
     return peaks
 
 
-def _block_edges(steps: int, block: int | None) -> list[int]:
-    if block is None:
-        return [0, steps]
+def _check_shift(shift: int | None, steps: int, layers: int) -> int:
+    if shift is None:
+        enough = ceil((SURROGATES ** (1 / (layers - 1)) - 1) / 2)
+        shift = max(1, min(max(SHIFT, enough), steps // 6))
+    if not 1 <= shift <= (steps - 1) // 2:
+        raise LCAError(
+            f"max_shift must lie between 1 and {(steps - 1) // 2}, half of the {steps} steps that can be "
+            f"peaks, got {shift}."
+        )
+    return shift
+
+
+def _block_edges(steps: int, block: int) -> list[int]:
     if not 2 <= block <= steps:
-        raise LCAError(f"block must lie between 2 and {steps}, the number of steps, got {block}.")
+        raise LCAError(
+            f"block must lie between 2 and {steps}, the number of steps that can be peaks, got {block}."
+        )
     return [*range(0, steps - block + 1, block), steps]
-
-
-def _coincidences_by_shift(peaks: np.ndarray) -> np.ndarray:
-    """``Σ_t Σ_c p_ℓ[t, c] p_m[t + s, c]`` for each pair of layers ℓ < m and each shift s; shape (pairs, T).
-
-    Circular in t. The exact sums are integers, so rounding removes the error of the FFT.
-    """
-    steps, layers, _ = peaks.shape
-    spectra = np.fft.rfft(peaks.astype(np.float64), axis=0)
-    first, second = np.triu_indices(layers, 1)
-    table = np.empty((len(first), steps), dtype=np.int64)
-    for row, (one, other) in enumerate(zip(first, second, strict=True)):
-        product = (spectra[:, one].conj() * spectra[:, other]).sum(axis=1)
-        table[row] = np.rint(np.fft.irfft(product, n=steps))
-    return table
-
-
-def _draw(table: np.ndarray, layers: int, count: int, rng: np.random.Generator) -> np.ndarray:
-    """The coincidences after each of ``count`` random rotations of all layers; shape (count,)."""
-    first, second = np.triu_indices(layers, 1)
-    shifts = rng.integers(table.shape[1], size=(count, layers))
-    total = np.zeros(count, dtype=np.int64)
-    for row, one, other in zip(table, first, second, strict=True):
-        total += row[(shifts[:, one] - shifts[:, other]) % len(row)]
-    return total

@@ -141,7 +141,8 @@ def plot_histogram(
     for counts, color, label in zip((helping, hurting), colors.values(), labels, strict=False):
         ax.stairs(counts[shown], edges, color=color, linewidth=1.4, label=label)
     if fit is not None:
-        expected = fit.count * np.diff(-np.exp(-((edges / fit.scale) ** fit.shape)))
+        chance = np.diff(-np.exp(-((edges / fit.scale) ** fit.shape)))
+        expected = fit.count * chance / chance.sum()  # given that an entry lies within the bins, as fitted
         ax.stairs(expected, edges, color=colors["fit"], linewidth=1, linestyle="--", label=fitted)
     ax.set_ylim(0.7, 3 * max(1, *helping, *hurting))  # below 1, so that a single entry is visible
     ax.set_xscale("log")

@@ -31,7 +31,7 @@ def test_a_planted_weibull_is_recovered_within_its_errors(fit, shape, scale):
     seen = fit(draws(shape, scale, 20_000, seed=0))
     assert abs(seen.shape - shape) < 4 * seen.shape_stderr < 0.05 * shape
     assert abs(seen.scale - scale) < 4 * seen.scale_stderr < 0.15 * scale
-    assert seen.distance < 1.6 / math.sqrt(seen.count)
+    assert seen.distance < 1.2 * seen.distance_limit
 
 
 def test_the_fit_equals_that_of_scipy():
@@ -88,6 +88,41 @@ def test_errors_between_blocks_are_right_for_dependent_steps():
     spread = np.std([f.scale for f in seen], ddof=1)
     assert np.mean([f.scale_stderr for f in seen]) == pytest.approx(spread, rel=4 / math.sqrt(2 * 200))
     assert np.mean(naive) < 0.7 * spread  # assuming independence underestimates the errors
+
+
+def mixture_rows(seed, steps=100):
+    """Entries of two widely different scales in every step: independent, but no Weibull distribution."""
+    rng = np.random.default_rng([8, seed])
+    scales = np.where(rng.random((steps, 50)) < 0.5, 1.0, 1e-3)
+    return np.array([counts(row) for row in scales * rng.weibull(1.5, size=scales.shape)])
+
+
+def test_errors_between_blocks_are_right_for_another_distribution():
+    seen = [fit_weibull_histogram(EDGES, mixture_rows(seed), block=1) for seed in range(300)]
+    for value, error in (("shape", "shape_stderr"), ("scale", "scale_stderr")):
+        spread = np.std([getattr(f, value) for f in seen], ddof=1)
+        stated = np.mean([getattr(f, error) for f in seen])
+        assert stated == pytest.approx(spread, rel=4 / math.sqrt(2 * 300))
+
+
+def test_one_sample_in_twenty_is_farther_than_the_limit():
+    beyond = []
+    for seed in range(600):
+        found = fit_weibull(draws(0.6, 1e-3, 300, seed))
+        beyond.append(found.distance > found.distance_limit)
+    assert abs(np.mean(beyond) - 0.05) < 4 * math.sqrt(0.05 * 0.95 / 600)
+
+
+def test_the_limit_finds_that_a_gamma_distribution_is_no_weibull():
+    fits = [fit_weibull(np.random.default_rng(seed).gamma(3.0, size=5_000)) for seed in range(40)]
+    assert all(fit.distance > fit.distance_limit for fit in fits)
+
+
+@pytest.mark.parametrize("values", [[1e-300, 1e300], [1.0, 1.0 + 1e-15], [1.0] * 10_000 + [1e-12]])
+def test_extreme_spreads_are_fitted(values):
+    found = fit_weibull(np.array(values))
+    assert found.shape > 0
+    assert found.scale > 0
 
 
 def test_the_distance_reveals_data_that_are_not_weibull():
