@@ -143,8 +143,9 @@ def test_the_histogram_separates_the_signs_and_omits_empty_bins_at_the_ends():
 
 def test_the_histogram_shows_the_expected_counts_of_a_fit():
     fitted = DRAW["histogram"]().patches[2].get_data().values
-    survival = np.exp(-np.sqrt(EDGES[1:4] / 0.1))
-    np.testing.assert_allclose(fitted, 10 * -np.diff(survival), rtol=summed(1, EPS64))
+    survival = np.exp(-np.sqrt(EDGES / 0.1))
+    expected = 10 * -np.diff(survival[1:4]) / (survival[0] - survival[4])
+    np.testing.assert_allclose(fitted, expected, rtol=summed(2, EPS64))
 
 
 def test_train_and_heldout_are_solid_and_dashed_in_the_colour_of_their_layer():
@@ -291,7 +292,7 @@ def test_an_mp4_without_ffmpeg_is_refused_with_the_fix(monkeypatch):
 def test_the_fit_is_drawn_as_so_many_entries_as_the_bins_hold():
     """The bins cut off a third of this distribution; it was fitted given that an entry lies within them."""
     fit = WeibullFit(0.5, 1.0, 0.01, 0.01, 0.02, 1_000)
-    ax = plots.plot_histogram(np.logspace(-1, 1, 5), HELPING, HURTING, fit=fit)
+    ax = plots.plot_histogram(np.logspace(-1, 1, 5), HELPING + 1, HURTING, fit=fit)
     *_, drawn = ax.patches
     assert drawn.get_data().values.sum() == pytest.approx(1_000, rel=summed(4, EPS64))
 

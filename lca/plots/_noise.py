@@ -134,15 +134,15 @@ def plot_histogram(
     ax = new_axes(style, title="Distribution of single allocations")
     filled = np.flatnonzero(helping + hurting)
     shown = slice(filled[0], filled[-1] + 1) if len(filled) else slice(None)
-    edges = edges[shown.start : None if shown.stop is None else shown.stop + 1]
+    within, edges = edges[[0, -1]], edges[shown.start : None if shown.stop is None else shown.stop + 1]
     colors = colors_of(style, {**SIGNS, "fit": "black"})
     fitted = "" if fit is None else f"Weibull fit to both, k = {fit.shape:.2f}"
     *labels, fitted = labels_of(style, [*colors], ["helping (A < 0)", "hurting (A > 0)", fitted])
     for counts, color, label in zip((helping, hurting), colors.values(), labels, strict=False):
         ax.stairs(counts[shown], edges, color=color, linewidth=1.4, label=label)
     if fit is not None:
-        chance = np.diff(-np.exp(-((edges / fit.scale) ** fit.shape)))
-        expected = fit.count * chance / chance.sum()  # given that an entry lies within the bins, as fitted
+        drawn, all_bins = (np.diff(-np.exp(-((at / fit.scale) ** fit.shape))) for at in (edges, within))
+        expected = fit.count * drawn / all_bins  # given that an entry lies within the bins, as fitted
         ax.stairs(expected, edges, color=colors["fit"], linewidth=1, linestyle="--", label=fitted)
     ax.set_ylim(0.7, 3 * max(1, *helping, *hurting))  # below 1, so that a single entry is visible
     ax.set_xscale("log")
