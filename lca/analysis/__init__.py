@@ -31,7 +31,14 @@ from lca.analysis._noise import (
     tails,
     tails_from_histogram,
 )
-from lca.analysis._oscillation import SignChanges, Transitions, mean_gradient, sign_changes, transitions
+from lca.analysis._oscillation import (
+    SignChanges,
+    Transitions,
+    dominant_half_period,
+    mean_gradient,
+    sign_changes,
+    transitions,
+)
 from lca.analysis._over_runs import (
     RunDifference,
     RunMeans,
@@ -67,6 +74,7 @@ __all__ = [
     "class_totals",
     "count_coincidences",
     "difference_over_runs",
+    "dominant_half_period",
     "fit_weibull",
     "fit_weibull_histogram",
     "group_names",

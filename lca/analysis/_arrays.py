@@ -50,6 +50,41 @@ def check_finite(values: Any, name: str, *, ndim: int | None = None, min_rows: i
     return array
 
 
+def check_steps(steps: Any, series: Any, rows: int) -> np.ndarray:
+    """The step of each row: ``steps``, the coordinate "step" of a labelled array, or 0, 1, 2, ...
+
+    >>> check_steps(None, np.zeros(3), 3), check_steps([0, 10, 20], None, 3)
+    (array([0, 1, 2]), array([ 0, 10, 20]))
+    """
+    if steps is None:
+        steps = getattr(series, "coords", {}).get("step", np.arange(rows))
+    found = np.asarray(steps)
+    if found.shape != (rows,) or found.dtype.kind not in "iu" or (np.diff(found) < 1).any():
+        raise LCAError(
+            f"steps needs one increasing integer for each of the {rows} rows, got {found.dtype} of shape "
+            f"{found.shape}."
+        )
+    return found
+
+
+def check_spacing(steps: np.ndarray, what: str) -> int:
+    """The number of steps between two rows, which has to be the same everywhere.
+
+    >>> check_spacing(np.array([0, 10, 20]), "the phase lag")
+    10
+    """
+    if len(steps) < 2:
+        return 1
+    spacing = np.diff(steps)
+    if (spacing != spacing[0]).any():
+        hole = int(np.argmax(spacing != spacing.min()))
+        raise LCAError(
+            f"{what} needs rows at equal distances, and {spacing.max()} steps lie between two rows where "
+            f"elsewhere it is {spacing.min()} (after step {steps[hole]}); pass a stretch without a hole."
+        )
+    return int(spacing[0])
+
+
 def check_names(names: Iterable[str], count: int, what: str) -> tuple[str, ...]:
     """Return ``names`` as a tuple after checking that there is one for each of ``count`` columns.
 

@@ -3,15 +3,26 @@
 In the t-tests each run is one observation, because runs are independent and the steps of one run are not.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from itertools import combinations, product
+from typing import Any, TypeAlias
 
 import numpy as np
 
-from lca.analysis._arrays import check_finite, check_names
+from lca.analysis._arrays import check_finite, check_names, check_spacing, check_steps
 from lca.analysis._over_runs import holm_correction, mean_over_runs, t_p_value
 from lca.errors import LCAError
 from lca.groups import Groups
+from lca.tolerances import EPS64, summed
+
+COPY = 1e-6
+"""Two runs whose totals agree to this are copies: the same seed on another machine, or a resumed run."""
+MOST_FLIPPED = 13
+"""So many seeds at most have all choices of signs enumerated."""
+
+Rows: TypeAlias = np.ndarray | Mapping[Any, Any]
+"""One row for each seed, by position or by seed."""
 
 
 @dataclass(frozen=True)
@@ -27,11 +38,18 @@ class TTestResult:
         (n - 1 in the denominator). In units of the quantity; for LCA totals, those of the loss.
     low, high
         Ends of the confidence interval ``mean ± t_{n-1} · stderr``.
+    low_adjusted, high_adjusted
+        Ends of the wider interval that holds for all m tested quantities together: the level is
+        ``1 - (1 - confidence) / m`` (Bonferroni).
     t, p_value
         ``t = mean / stderr`` and its two-sided p-value under Student's t with n - 1 degrees of freedom. A
-        quantity that is exactly 0 for every seed has t = 0 and p = 1.
+        quantity that is exactly 0 for every seed is not tested; it has t = 0 and p = 1.
     p_adjusted
-        The p-value after Holm's correction for the number of quantities tested together.
+        The p-value after Holm's correction for the m quantities that are tested together.
+    p_sign_flip
+        The two-sided p-value of a sign-flip test, which assumes a symmetric distribution instead of a normal
+        one: the share of the ``2^n`` choices of signs for which |mean| is at least as large. With n seeds it
+        is at least ``2^(1-n)``. From 9,999 random choices if n > 13.
 
     Examples
     --------
@@ -45,9 +63,12 @@ class TTestResult:
     stderr: float
     low: float
     high: float
+    low_adjusted: float
+    high_adjusted: float
     t: float
     p_value: float
     p_adjusted: float
+    p_sign_flip: float
 
 
 def t_test_over_seeds(
@@ -75,8 +96,9 @@ def t_test_over_seeds(
     Raises
     ------
     LCAError
-        If there are fewer than two seeds, ``confidence`` is out of range, or a layer has the same non-zero
-        total for every seed, which suggests that the rows are copies of one run.
+        If there are fewer than two seeds, ``confidence`` is out of range, a layer has the same non-zero
+        total for every seed, or two seeds agree in all layers to a millionth: such rows are copies of one
+        run.
     NonFiniteError
         If a total is not finite.
 
@@ -91,7 +113,17 @@ def t_test_over_seeds(
     (-19.1, 0.0027, 0.0055, 0.81)
     """
     totals = check_finite(totals, "the totals over seeds", ndim=2, min_rows=2)
+    if len(names) == len(totals) != totals.shape[1]:
+        raise LCAError(
+            f"the totals over seeds have shape {totals.shape} and there are {len(names)} names: one row for "
+            "each seed and one column for each name is expected; pass totals.T."
+        )
     names = check_names(names, totals.shape[1], "the totals over seeds")
+    _refuse_copies(totals)
+    return _t_tests(names, totals, confidence)
+
+
+def _t_tests(names: Sequence[str], totals: np.ndarray, confidence: float) -> list[TTestResult]:
     found, seeds = mean_over_runs(totals, confidence=confidence), len(totals)
     identical = (np.ptp(totals, axis=0) == 0) & (totals[0] != 0)
     if identical.any():
@@ -100,14 +132,45 @@ def t_test_over_seeds(
             "runs with different seeds, one row per run."
         )
     mean, stderr = found.mean, totals.std(axis=0, ddof=1) / np.sqrt(seeds)
-    t = np.divide(mean, stderr, out=np.zeros(len(mean)), where=stderr > 0)
+    tested = stderr > 0
+    t = np.divide(mean, stderr, out=np.zeros(len(mean)), where=tested)
     p = t_p_value(mean, stderr**2, seeds - 1)
-    columns = (mean, stderr, found.lower, found.upper, t, p, holm_correction(p))
+    adjusted = np.ones(len(p))
+    adjusted[tested] = holm_correction(p[tested])
+    together = mean_over_runs(totals, confidence=1 - (1 - confidence) / max(1, int(tested.sum())))
+    columns = (
+        *(mean, stderr, found.lower, found.upper, together.lower, together.upper),
+        *(t, p, adjusted, _sign_flip_p_value(totals)),
+    )
     return [TTestResult(name, *map(float, row)) for name, *row in zip(names, *columns, strict=True)]
 
 
+def _refuse_copies(totals: np.ndarray) -> None:
+    """Raise if two seeds agree in two quantities or more, and in all, but for rounding."""
+    for one, other in combinations(range(len(totals)), 2):
+        pair = totals[[one, other]]
+        scale = np.abs(pair).max(axis=0)
+        if np.count_nonzero(scale) > 1 and (np.ptp(pair, axis=0) <= COPY * scale).all():
+            raise LCAError(
+                f"rows {one} and {other} of the totals over seeds agree to a millionth in all columns: they "
+                "are copies of one run. Pass runs with different seeds, one row per run."
+            )
+
+
+def _sign_flip_p_value(totals: np.ndarray) -> np.ndarray:
+    """Two-sided p-values of the means under all, or many random, choices of signs of the rows."""
+    seeds, observed = len(totals), np.abs(totals.sum(axis=0))
+    if seeds <= MOST_FLIPPED:
+        signs = np.array(list(product([1.0, -1.0], repeat=seeds)))
+    else:
+        signs = np.random.default_rng(0).choice([1.0, -1.0], size=(10_000, seeds))
+        signs[0] = 1.0  # the data themselves
+    reached = np.abs(signs @ totals) >= observed * (1 - summed(seeds, EPS64))
+    return np.asarray(reached.mean(axis=0))
+
+
 def paired_t_test(
-    names: Sequence[str], changed: np.ndarray, unchanged: np.ndarray, *, confidence: float = 0.95
+    names: Sequence[str], changed: Rows, unchanged: Rows, *, confidence: float = 0.95
 ) -> list[TTestResult]:
     """Test the effect of an intervention, such as a frozen layer, with a paired t-test over seeds.
 
@@ -121,7 +184,7 @@ def paired_t_test(
         The names of the quantities: layer totals, the final training or held-out loss, ...
     changed, unchanged
         The quantities with and without the intervention, shape (seeds, quantities). Row s of both must come
-        from the same seed.
+        from the same seed. Or mappings from the seed to its row, which are paired by seed.
     confidence
         Confidence level of the interval, between 0 and 1.
 
@@ -133,7 +196,7 @@ def paired_t_test(
     Raises
     ------
     LCAError
-        If the two shapes differ, or for the reasons given at `t_test_over_seeds`.
+        If the two shapes or the seeds differ, or for the reasons given at `t_test_over_seeds`.
     NonFiniteError
         If a difference is not finite.
 
@@ -143,13 +206,32 @@ def paired_t_test(
     >>> round(loss.mean, 3), round(loss.p_value, 2)
     (-0.133, 0.06)
     """
-    changed, unchanged = np.asarray(changed, dtype=np.float64), np.asarray(unchanged, dtype=np.float64)
-    if changed.shape != unchanged.shape:
+    rows = (changed, unchanged)
+    if any(isinstance(given, Mapping) for given in rows):
+        rows = _paired_by_seed(changed, unchanged)
+    after, before = (np.asarray(given, dtype=np.float64) for given in rows)
+    if after.shape != before.shape:
         raise LCAError(
             "a paired t-test needs the same seeds and quantities in changed and unchanged, got shapes "
-            f"{changed.shape} and {unchanged.shape}."
+            f"{after.shape} and {before.shape}."
         )
-    return t_test_over_seeds(names, changed - unchanged, confidence=confidence)
+    differences = check_finite(after - before, "the totals over seeds", ndim=2, min_rows=2)
+    names = check_names(names, differences.shape[1], "the totals over seeds")
+    _refuse_copies(after)
+    _refuse_copies(before)
+    return _t_tests(names, differences, confidence)
+
+
+def _paired_by_seed(changed: Rows, unchanged: Rows) -> tuple[Any, Any]:
+    if not (isinstance(changed, Mapping) and isinstance(unchanged, Mapping)):
+        raise LCAError("pass either mappings from seeds to rows for both conditions, or arrays for both.")
+    if changed.keys() != unchanged.keys():
+        alone = sorted(map(str, changed.keys() ^ unchanged.keys()))
+        raise LCAError(
+            f"a paired t-test needs both runs of every seed; only one is there of {', '.join(alone)}. Leave "
+            "these seeds out."
+        )
+    return list(changed.values()), [unchanged[seed] for seed in changed]
 
 
 @dataclass(frozen=True, eq=False)
@@ -161,20 +243,24 @@ class PhaseLag:
     names
         The names of the groups.
     lags
-        The delays d in steps, from -max_lag to max_lag; shape (2 max_lag + 1,).
+        The delays d in steps, from -max_lag to max_lag rows; shape (2 max_lag + 1,).
     correlation
         Shape (lags, groups), dimensionless. It lies between -1 and 1, except that the unequal number of terms
         at large delays can push it slightly outside.
+    rows
+        The number of rows T that were correlated.
 
     Examples
     --------
-    >>> PhaseLag(("fc",), np.array([-1, 0, 1]), np.array([[0.9], [0.1], [0.4]])).best_lag()
-    array([1])
+    >>> found = PhaseLag(("fc",), np.array([-1, 0, 1]), np.array([[0.9], [0.1], [0.4]]), rows=100)
+    >>> found.best_lag(), found.remarks()
+    (array([1]), ('at the edge',))
     """
 
     names: tuple[str, ...]
     lags: np.ndarray
     correlation: np.ndarray
+    rows: int
 
     def best_lag(self) -> np.ndarray:
         """The delay d ≥ 0 with the largest correlation, for each group; the smallest one if several tie."""
@@ -182,8 +268,28 @@ class PhaseLag:
         best = np.argmax(self.correlation[nonnegative], axis=0)
         return np.asarray(self.lags[nonnegative][best])
 
+    def remarks(self) -> tuple[str, ...]:
+        """What to know of the best lag of each group; empty text if it is a peak.
 
-def phase_lag(gradient: np.ndarray, movement: np.ndarray, groups: Groups, *, max_lag: int = 20) -> PhaseLag:
+        ``"at the edge"``: it is the largest delay looked at; raise max_lag. ``"no peak"``: no correlation at
+        a delay d ≥ 0 exceeds ``2 / √T``, about what independent series of T rows reach.
+        """
+        largest = self.correlation[self.lags >= 0].max(axis=0)
+        unclear = largest <= 2 / np.sqrt(self.rows)
+        edge = (self.best_lag() == self.lags[-1]) & (self.lags[-1] > 0)
+        return tuple(
+            "no peak" if no else "at the edge" if at else "" for no, at in zip(unclear, edge, strict=True)
+        )
+
+
+def phase_lag(
+    gradient: np.ndarray,
+    movement: np.ndarray,
+    groups: Groups,
+    *,
+    max_lag: int = 20,
+    steps: Sequence[int] | None = None,
+) -> PhaseLag:
     """Cross-correlation of the negative gradient and the movement of each group, by delay.
 
     ``c_g(d) = mean_t Σ_{i in g} -g_{t,i} Δ_{t+d,i} / √(mean_t Σ g_{t,i}² · mean_t Σ Δ_{t,i}²)``, where the
@@ -203,7 +309,10 @@ def phase_lag(gradient: np.ndarray, movement: np.ndarray, groups: Groups, *, max
     groups
         A grouping of the K entries, e.g. ``layout.groups("layer")``.
     max_lag
-        Largest delay, in steps.
+        Largest delay, in rows.
+    steps
+        The steps of the rows, at equal distances; by default the coordinate "step" of an
+        `xarray.DataArray`, else 0, 1, 2, ... Delays are in these units.
 
     Raises
     ------
@@ -225,14 +334,14 @@ def phase_lag(gradient: np.ndarray, movement: np.ndarray, groups: Groups, *, max
     >>> phase_lag(gradient, delayed, Layout(("fc.weight",), ((4,),)).groups("layer")).best_lag()
     array([3])
     """
-    gradient = check_finite(gradient, "the gradients", ndim=2, min_rows=max_lag + 1)
+    given, gradient = gradient, check_finite(gradient, "the gradients", ndim=2, min_rows=max_lag + 1)
     movement = check_finite(movement, "the movements", ndim=2)
     if gradient.shape != movement.shape or gradient.shape[1] != groups.parameters:
         raise LCAError(
             f"gradient and movement must both have shape (steps, {groups.parameters}) to match the groups, "
             f"got {gradient.shape} and {movement.shape}."
         )
-    steps = len(gradient)
+    count, spacing = len(gradient), check_spacing(check_steps(steps, given, len(gradient)), "the phase lag")
     scale = np.sqrt(groups.total((gradient**2).mean(axis=0)) * groups.total((movement**2).mean(axis=0)))
     if not scale.all():
         raise LCAError(
@@ -242,8 +351,8 @@ def phase_lag(gradient: np.ndarray, movement: np.ndarray, groups: Groups, *, max
     lags = range(-max_lag, max_lag + 1)
     rows = []
     for lag in lags:
-        early = slice(max(0, -lag), steps - max(0, lag))
-        late = slice(max(0, lag), steps - max(0, -lag))
+        early = slice(max(0, -lag), count - max(0, lag))
+        late = slice(max(0, lag), count - max(0, -lag))
         product = np.einsum("ti,ti->i", gradient[early], movement[late])
-        rows.append(-groups.total(product) / (steps - abs(lag)))
-    return PhaseLag(groups.names, np.array(lags), np.array(rows) / scale)
+        rows.append(-groups.total(product) / (count - abs(lag)))
+    return PhaseLag(groups.names, spacing * np.array(lags), np.array(rows) / scale, count)

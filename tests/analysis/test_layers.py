@@ -4,6 +4,7 @@ Statistical checks have fixed seeds and limits at four standard errors (false-al
 """
 
 import math
+from itertools import product
 
 import numpy as np
 import pytest
@@ -66,6 +67,57 @@ def test_a_frozen_layer_neither_helps_nor_hurts():
     assert other.p_value < 0.01
 
 
+def test_a_layer_that_cannot_move_does_not_count_as_tested():
+    rng = np.random.default_rng(10)
+    totals = rng.normal(loc=[-1, 0.5, 2], size=(5, 3))
+    frozen = np.concatenate([totals, np.zeros((5, 20))], axis=1)
+    alone, beside = t_test_over_seeds(NAMES, totals), t_test_over_seeds([*"abcdefghijklmnopqrstuvw"], frozen)
+    for one, other in zip(alone, beside[:3], strict=True):
+        assert (one.p_adjusted, one.low_adjusted) == (other.p_adjusted, other.low_adjusted)
+    assert {row.p_adjusted for row in beside[3:]} == {1.0}
+
+
+def test_adjusted_intervals_hold_together():
+    runs, rng = 1_000, np.random.default_rng(11)
+    rows = [t_test_over_seeds([*"abcde"], rng.normal(size=(4, 5))) for _ in range(runs)]
+    together = np.mean([all(r.low_adjusted <= 0 <= r.high_adjusted for r in row) for row in rows])
+    assert together > 0.95 - 4 * math.sqrt(0.95 * 0.05 / runs)
+    assert np.mean([all(r.low <= 0 <= r.high for r in row) for row in rows]) < 0.9
+
+
+def slow_sign_flip(values):
+    means = [
+        abs(np.mean([s * v for s, v in zip(signs, values, strict=True)]))
+        for signs in product([1, -1], repeat=len(values))
+    ]
+    return np.mean(np.array(means) >= abs(np.mean(values)) * (1 - summed(9, EPS64)))
+
+
+@pytest.mark.parametrize("seeds", [2, 5, 9])
+def test_the_sign_flip_test_equals_its_slow_twin(seeds):
+    totals = np.random.default_rng(12).normal(loc=0.5, size=(seeds, 3))
+    for row, column in zip(t_test_over_seeds(NAMES, totals), totals.T, strict=True):
+        assert row.p_sign_flip == pytest.approx(slow_sign_flip(column))
+
+
+def test_the_sign_flip_test_keeps_its_level_where_the_t_test_does_not():
+    """A symmetric distribution with heavy tails; many seeds are flipped at random."""
+    rng, runs = np.random.default_rng(13), 500
+    for seeds in (8, 20):
+        p = [
+            t_test_over_seeds(["a"], rng.standard_cauchy(size=(seeds, 1)))[0].p_sign_flip for _ in range(runs)
+        ]
+        assert abs(np.mean(np.array(p) <= 0.05) - 0.05) < 4 * math.sqrt(0.05 * 0.95 / runs)
+
+
+def test_runs_are_paired_by_seed():
+    changed, unchanged = {0: [0.9], 1: [2.1], 2: [2.8]}, {2: [2.9], 0: [1.0], 1: [2.3]}
+    by_seed = paired_t_test(["loss"], changed, unchanged)
+    assert by_seed == paired_t_test(["loss"], [[0.9], [2.1], [2.8]], [[1.0], [2.3], [2.9]])
+    with pytest.raises(LCAError, match="only one is there of 2, 3"):
+        paired_t_test(["loss"], {0: [1.0], 2: [2.0]}, {0: [1.0], 3: [2.0]})
+
+
 def test_pairing_removes_the_variation_between_seeds():
     rng = np.random.default_rng(4)
     seeds = rng.normal(size=(8, 1))
@@ -87,6 +139,22 @@ def test_holm_keeps_the_family_wise_error():
 def test_holm_adjusts_upwards_and_keeps_the_order():
     p = np.array([0.5, 0.01, 0.9, 0.02])
     np.testing.assert_allclose(holm_correction(p), [1.0, 0.04, 1.0, 0.06], rtol=summed(1, EPS64))
+
+
+def test_a_lag_at_the_edge_and_one_that_is_none_are_told():
+    rng = np.random.default_rng(14)
+    gradient, movement = rng.normal(size=(2, 300, 5))
+    movement[6:, :3] = -gradient[:-6, :3]
+    assert phase_lag(gradient, movement, LAYERS, max_lag=6).remarks() == ("at the edge", "no peak")
+    assert phase_lag(gradient, movement, LAYERS, max_lag=9).remarks() == ("", "no peak")
+
+
+def test_lags_are_in_steps_where_every_third_was_recorded():
+    gradient = np.random.default_rng(15).normal(size=(100, 5))
+    movement, steps = -np.roll(gradient, 2, axis=0), np.arange(0, 300, 3)
+    assert phase_lag(gradient, movement, LAYERS, max_lag=5, steps=steps).best_lag().tolist() == [6, 6]
+    with pytest.raises(LCAError, match="the phase lag needs rows at equal distances"):
+        phase_lag(gradient, movement, LAYERS, steps=[*range(50), *range(90, 140)])
 
 
 @pytest.mark.parametrize("lag", [0, 1, 4])
@@ -146,6 +214,12 @@ def test_phase_lag_equals_its_slow_twin():
     [
         (lambda: t_test_over_seeds(NAMES, np.ones((1, 3))), "at least 2 rows, got 1"),
         (lambda: t_test_over_seeds(NAMES, np.ones(3)), r"must have 2 axes, got an array of shape \(3,\)"),
+        (lambda: t_test_over_seeds(NAMES, np.ones((3, 2))), r"pass totals\.T"),
+        (
+            lambda: t_test_over_seeds(NAMES, [[1.0, 2, 0], [3, 4, 0], [1 + 1e-9, 2 - 1e-9, 0]]),
+            "rows 0 and 2 of the totals over seeds agree",
+        ),
+        (lambda: paired_t_test(["a"], {0: [1.0]}, [[1.0]]), "mappings from seeds to rows for both"),
         (lambda: t_test_over_seeds(NAMES, np.ones((2, 2))), r"got 3 name\(s\) for 2 column\(s\)"),
         (lambda: t_test_over_seeds(["a", "b"], np.array([[1.0, 2], [3, 2]])), "the same total for 'b'"),
         (lambda: t_test_over_seeds(["a"], np.zeros((2, 1)), confidence=95), "between 0 and 1, got 95"),

@@ -2,9 +2,10 @@
 
 import numpy as np
 import pytest
+import xarray as xr
 
 import lca
-from lca.analysis import mean_gradient, sign_changes, transitions
+from lca.analysis import dominant_half_period, mean_gradient, sign_changes, transitions
 from lca.errors import LCAError
 from lca.views import Oscillation
 
@@ -13,7 +14,7 @@ def test_a_square_wave_has_its_half_period():
     wave = np.sign(np.sin(np.pi * (np.arange(70) + 0.5) / 7))[:, None] * [1.0, -3.0]
     seen = sign_changes(wave)
     assert seen.changes.tolist() == [9, 9]
-    assert seen.pairs.tolist() == [69, 69]
+    assert seen.elapsed.tolist() == [69, 69]
     np.testing.assert_array_equal(seen.runs, [0] * 7 + [16])  # 8 complete runs a series
     np.testing.assert_array_equal(seen.half_periods(), [69 / 9, 69 / 9])
 
@@ -25,8 +26,47 @@ def test_complete_runs_are_counted_by_length():
 
 def test_zero_and_nan_have_no_sign_but_count_as_steps():
     seen = sign_changes(np.array([1.0, -1.0, 0.0, np.nan, -1.0, 1.0, 0.0])[:, None])
-    assert (seen.changes.tolist(), seen.pairs.tolist()) == ([2], [3])
+    assert (seen.changes.tolist(), seen.elapsed.tolist()) == ([2], [5])
     np.testing.assert_array_equal(seen.runs, [0, 0, 0, 0, 1])  # from step 1 to step 5
+
+
+WAVE = np.sign(np.sin(np.pi * (np.arange(600) + 0.5) / 30))[:, None]  # a half-period of 30 steps
+
+
+def test_a_parameter_that_moves_every_third_step_has_its_half_period_in_steps():
+    moves = WAVE * (np.arange(600) % 3 == 0)[:, None]
+    assert sign_changes(moves).half_period() == pytest.approx(600 / 19, rel=0.01)
+
+
+@pytest.mark.parametrize("labels", ["argument", "coordinate"])
+def test_the_half_period_of_every_tenth_step_is_in_steps(labels):
+    rows, steps = WAVE[::10], np.arange(0, 600, 10)
+    if labels == "coordinate":
+        seen = sign_changes(xr.DataArray(rows, dims=("step", "layer"), coords={"step": steps}))
+    else:
+        seen = sign_changes(rows, steps=steps)
+    assert seen.half_period() == pytest.approx(590 / 19)
+    assert np.flatnonzero(seen.runs).tolist() == [30]
+
+
+def test_nothing_is_counted_across_a_hole():
+    """600 to 699 were not measured: the parts before and after are two records."""
+    rows, steps = np.concatenate([WAVE, -WAVE]), [*range(600), *range(700, 1_300)]
+    seen, parts = sign_changes(rows, steps=steps), [sign_changes(WAVE), sign_changes(-WAVE)]
+    assert seen.changes == sum(part.changes for part in parts)
+    assert seen.elapsed == sum(part.elapsed for part in parts)
+    np.testing.assert_array_equal(seen.runs, sum(part.runs for part in parts))
+    both = transitions(rows, steps=steps).counts
+    np.testing.assert_array_equal(both, transitions(WAVE).counts + transitions(-WAVE).counts)
+
+
+@pytest.mark.parametrize(("half", "every"), [(4.0, 1), (12.0, 1), (17.0, 1), (30.0, 3)])
+def test_the_spectrum_finds_an_oscillation_that_noise_hides_from_the_sign_changes(half, every):
+    steps, rng = np.arange(0, 1_200, every), np.random.default_rng(7)
+    phases = rng.uniform(0, 2 * np.pi, size=50)
+    noisy = np.sin(np.pi * steps[:, None] / half + phases) + 1.5 * rng.normal(size=(len(steps), 50))
+    assert sign_changes(noisy, steps=steps).half_period() < 0.7 * half
+    assert dominant_half_period(noisy, steps=steps) == pytest.approx(half, rel=0.06)
 
 
 def test_random_signs_have_a_half_period_of_two():
@@ -118,6 +158,17 @@ def test_the_streaming_view_counts_the_same():
         (lambda: sign_changes([]), "at least one row"),
         (lambda: transitions([]), "at least one row"),
         (lambda: sign_changes(np.zeros(5)), r"vectors of shape \(K,\), got a row of shape \(\)"),
+        (
+            lambda: sign_changes(np.zeros((3, 1)), steps=[0, 1]),
+            "one increasing integer for each of the 3 rows",
+        ),
+        (lambda: sign_changes(np.zeros((3, 1)), steps=[0, 2, 1]), "one increasing integer"),
+        (lambda: dominant_half_period(np.zeros((20, 1))), "a series that varies"),
+        (lambda: dominant_half_period(np.zeros((9, 1))), "at least 16 rows, got 9"),
+        (
+            lambda: dominant_half_period(np.eye(20), steps=[*range(15), *range(50, 55)]),
+            r"36 steps lie between two rows where elsewhere it is 1 \(after step 14\)",
+        ),
         (lambda: mean_gradient(np.zeros(2), np.zeros(3)), r"the same shape, got \(2,\) and \(3,\)"),
     ],
 )
