@@ -1,7 +1,8 @@
-"""Finds the estimator or objective that ``module:object`` on the command line names."""
+"""Finds what a name on the command line stands for: a built-in estimator, or ``module:object``."""
 
 import sys
 from collections.abc import Callable
+from functools import partial
 from importlib import import_module
 from importlib.util import module_from_spec, spec_from_file_location
 from pathlib import Path
@@ -10,7 +11,35 @@ from typing import Any
 
 from lca.allocation import Estimator
 from lca.errors import LCAError, UnknownNameError
+from lca.estimators import PathIntegral
+from lca.estimators._registry import NamedEstimator, make_estimator, named_estimator
 from lca.objective import Objective
+from lca.quadrature import QuadratureRule
+
+
+def find_estimator(name: str) -> NamedEstimator:
+    """The row of a built-in estimator, or one for the estimator that ``module:object`` names.
+
+    Raises
+    ------
+    LCAError
+        If there is no such estimator.
+
+    Examples
+    --------
+    >>> find_estimator("rk4").target, find_estimator("lca:TRAPEZOID").make(1e-3).degree
+    ('full', 1)
+    """
+    if ":" not in name:
+        return named_estimator(name)
+    make = find_maker(name)
+    made = make()
+    if not isinstance(made, Estimator):
+        raise LCAError(
+            f"{name} is no estimator but an object of type {type(made).__name__}; {_missing(made)}{_WANTED}"
+        )
+    described = (type(made).__doc__ or "").strip().partition("\n")[0]
+    return NamedEstimator(name, described, lambda tol: make())
 
 
 def find_maker(target: str, also: Callable[[Any], bool] = lambda made: False) -> Callable[[], Any]:
@@ -19,8 +48,9 @@ def find_maker(target: str, also: Callable[[Any], bool] = lambda made: False) ->
     Parameters
     ----------
     target
-        ``module:object`` or ``path/to/file.py:object``; the object is an estimator, an objective, or a class
-        or function that makes one without arguments.
+        ``module:object`` or ``path/to/file.py:object``; the object is an estimator, a quadrature rule, an
+        objective, or a class or function that makes one without arguments. Or the name of a built-in
+        estimator (`lca estimators`).
     also
         Which objects are accepted beside estimators and objectives.
 
@@ -35,13 +65,17 @@ def find_maker(target: str, also: Callable[[Any], bool] = lambda made: False) ->
     3
     """
     place, _, name = target.rpartition(":")
-    if not place or not name:
+    if not place and name:
+        return partial(make_estimator, name)
+    if not name:
         raise LCAError(f"expected module:object or path/to/file.py:object, got {target!r}.")
     found: Any = _import(place)
     for part in name.split("."):
         if not hasattr(found, part):
             raise UnknownNameError(f"object in {place}", part, (n for n in vars(found) if n[0] != "_"))
         found = getattr(found, part)
+    if isinstance(found, QuadratureRule):
+        return partial(PathIntegral, found)
     # A class has the attributes of its instances and would pass isinstance for a protocol.
     if not isinstance(found, type) and (isinstance(found, (Estimator, Objective)) or also(found)):
         return lambda: found

@@ -2,9 +2,10 @@
 
 from argparse import ArgumentParser, Namespace
 
+from lca._commands.check_target import find_estimator
 from lca._commands.command import Command, find_record
 from lca.errors import LCAError
-from lca.estimators._registry import REGISTRY, make_estimator
+from lca.estimators._registry import REGISTRY
 from lca.record._citation import citation, citations_of
 from lca.record._reading import attributes_of
 
@@ -23,7 +24,7 @@ def run(args: Namespace) -> None:
     if args.record is not None:
         entries = citation(attributes_of(find_record(args.record)))
     elif args.estimator is not None:
-        entries = citation({"citations": citations_of(make_estimator(args.estimator))})
+        entries = citation({"citations": citations_of(find_estimator(args.estimator).make(1e-3))})
     else:
         entries = citation()
     print(entries, end="")

@@ -37,7 +37,7 @@ def add_arguments(parser: ArgumentParser) -> None:
     add("--lr", type=float, help="learning rate (default: the usual one of the optimizer)")
     add("--steps", type=int, default=default.steps, help="number of updates (%(default)s)")
     add("--batch-size", type=int, default=default.batch_size, help="examples an update (%(default)s)")
-    add("--estimator", default=default.estimator, help=f"{', '.join(REGISTRY)} (%(default)s)")
+    add("--estimator", default=default.estimator, help=_ESTIMATOR_HELP)
     add("--tol", type=float, default=default.tol, help=_TOL_HELP)
     add("--dtype", default=default.dtype, choices=get_args(Dtype), help="of the parameters (%(default)s)")
     add("--seed", type=int, default=default.seed, help="of initial weights and batches (%(default)s)")
@@ -55,6 +55,7 @@ _DATA_HELP = (
     "digits (embedded), an .npz with x_train, y_train, x_test, y_test (Keras' mnist.npz), or a folder of "
     "IDX files (%(default)s)"
 )
+_ESTIMATOR_HELP = f"{', '.join(REGISTRY)}, or module:object for one of your own (%(default)s)"
 _TOL_HELP = (
     "largest |residual| of a step, in units of the loss: rules flag a step above it, adaptive refines it; "
     "sampled estimators measure none (%(default)s)"

@@ -14,11 +14,11 @@ from typing import Any, TypeAlias, TypeVar
 import numpy as np
 
 import lca
+from lca._commands.check_target import find_estimator
 from lca._commands.demo_fields import NEXT, SampledLoss, with_fields
 from lca._verdict import has_diverged
 from lca.allocation import Cost, Estimator, StepAllocation, allocate_each
 from lca.errors import LCAError
-from lca.estimators._registry import named_estimator
 from lca.estimators._stochastic import StochasticEstimator
 from lca.objective import Objective
 from lca.record import Record
@@ -89,7 +89,7 @@ def run_demo(
     >>> result.summary["steps"], result.summary["heldout"]["lca_total"] < 0
     (3, True)
     """
-    estimator = named_estimator(settings.estimator).make(settings.tol)
+    estimator = find_estimator(settings.estimator).make(settings.tol)
     optimizer = make_optimizer(settings.optimizer, settings.lr)
     run = _prepare(settings, optimizer, estimator)
     views = {name: RunViews.of(objective.layout) for name, objective in run.objectives.items()}

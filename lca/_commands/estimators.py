@@ -5,9 +5,10 @@ from argparse import ArgumentParser, Namespace
 from dataclasses import asdict
 from typing import Any
 
+from lca._commands.check_target import find_estimator
 from lca._commands.command import JSON, Command
 from lca.allocation import Cost, Estimator
-from lca.estimators._registry import REGISTRY, NamedEstimator, named_estimator
+from lca.estimators._registry import REGISTRY, NamedEstimator
 from lca.estimators._stochastic import StochasticEstimator
 from lca.record._citation import citations_of
 
@@ -16,13 +17,17 @@ HEADINGS = ("name", "target", "bias", "cost of a step", "required step fields")
 
 def add_arguments(parser: ArgumentParser) -> None:
     """The options of `lca estimators`."""
-    parser.add_argument("name", nargs="?", help="describe this one in detail; without it: the table of all")
+    parser.add_argument(
+        "name",
+        nargs="?",
+        help="describe this one in detail (a name, or module:object); without it: the table of all",
+    )
     parser.add_argument("--json", action="store_true", help=JSON)
 
 
 def run(args: Namespace) -> None:
     """Print the table, or the details of one estimator."""
-    rows = list(REGISTRY.values()) if args.name is None else [named_estimator(args.name)]
+    rows = list(REGISTRY.values()) if args.name is None else [find_estimator(args.name)]
     if args.json:
         print(json.dumps([as_json(row) for row in rows], indent=2))
     else:
