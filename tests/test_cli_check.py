@@ -9,7 +9,7 @@ from lca._cli import main
 
 WRONG = """
 from dataclasses import dataclass, replace
-from lca import Cost, PathIntegral
+from lca import SIMPSON, Cost, PathIntegral
 
 @dataclass(frozen=True)
 class Forged:
@@ -29,6 +29,7 @@ def required_fields(argument):
 
 estimator = PathIntegral()
 number = 3
+rule = SIMPSON
 """
 
 
@@ -257,3 +258,26 @@ def test_bad_input_is_one_line_and_status_2(module, capsys, options, message):
     err = capsys.readouterr().err
     assert message in err
     assert len(err.splitlines()) == 1
+
+
+def test_a_rule_and_the_name_of_a_built_in_estimator_are_checked_as_estimators(module, capsys):
+    for target in (f"{module}:rule", "simpson"):
+        assert main(["check", target, "--only", "residual_is_what_is_left", "--samples", "2"]) == 0
+        assert "1 passed" in capsys.readouterr().out
+
+
+def test_a_name_that_no_estimator_has_is_named(capsys):
+    assert main(["check", "simson"]) == 2
+    assert "Did you mean 'simpson'?" in capsys.readouterr().err
+
+
+def test_the_demo_measures_with_an_estimator_of_the_users_own(module, capsys):
+    options = ["--steps", "3", "--batch-size", "20", "--json"]
+    assert main(["demo", "--estimator", f"{module}:rule", *options, "-o", "own"]) == 0
+    own = json.loads(capsys.readouterr().out)
+    assert main(["demo", "--estimator", "simpson", *options, "-o", "known"]) == 0
+    assert own["per_tensor"] == json.loads(capsys.readouterr().out)["per_tensor"]
+    assert main(["estimators", f"{module}:estimator"]) == 0
+    assert capsys.readouterr().out.startswith(f"{module}:estimator: ")
+    assert main(["demo", "--estimator", f"{module}:number"]) == 2
+    assert "is an object of type int" in capsys.readouterr().err
