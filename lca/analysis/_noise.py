@@ -1,13 +1,19 @@
 """How noisy learning is: percentages of helping parameters, and the tails of the allocations."""
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from math import nan
 
 import numpy as np
 
 from lca.analysis._arrays import check_finite, check_names
 from lca.errors import LCAError
 from lca.views._signs import Signs
+
+BLOCKS = 10
+"""Blocks of steps for the error of a mean over a run; more would be shorter than its correlation."""
+FEWEST_STEPS = 64
+"""With fewer steps a block is too short to be independent of the next one."""
 
 
 @dataclass(frozen=True)
@@ -27,6 +33,10 @@ class HelpingRow:
         ``100 · #(A = 0) / #A`` of a step, averaged over all steps.
     steps_without
         The number of steps in which every A of the group is exactly 0. Such a step has no helping percentage.
+    helping_stderr
+        The standard error of ``helping_percent`` from the means over ten blocks of successive steps, which
+        allows for correlation between neighbouring steps; NaN with fewer than 64 steps. A trend over the run
+        is a part of it.
 
     Examples
     --------
@@ -41,6 +51,7 @@ class HelpingRow:
     pooled_percent: float
     zero_percent: float
     steps_without: int
+    helping_stderr: float
 
 
 def helping_table(names: Sequence[str], signs: Signs) -> list[HelpingRow]:
@@ -69,7 +80,7 @@ def helping_table(names: Sequence[str], signs: Signs) -> list[HelpingRow]:
     >>> signs = Signs(np.array([[3], [1]]), np.array([[1], [1]]), np.array([[0], [2]]))
     >>> helping_table(["fc"], signs)
     [HelpingRow(name='fc', helping_percent=62.5, pooled_percent=66.66666666666667, zero_percent=25.0, \
-steps_without=0)]
+steps_without=0, helping_stderr=nan)]
     """
     if signs.helping.ndim != 2:
         raise LCAError(
@@ -83,6 +94,7 @@ steps_without=0)]
         pooled.helping_percent().tolist(),
         signs.mean_zero_percent().tolist(),
         signs.steps_without_percent().tolist(),
+        [_stderr_over_steps(column) for column in signs.helping_percent().T],
     )
     return [HelpingRow(*row) for row in zip(names, *columns, strict=True)]
 
@@ -102,6 +114,8 @@ def signs_by_parameter(allocations: Iterable[np.ndarray]) -> Signs:
     ------
     LCAError
         If there is no row.
+    NonFiniteError
+        If an entry is not finite.
 
     Notes
     -----
@@ -115,6 +129,7 @@ def signs_by_parameter(allocations: Iterable[np.ndarray]) -> Signs:
     """
     counts: np.ndarray | None = None
     for row in allocations:
+        row = check_finite(row, "the allocations", ndim=1)  # noqa: PLW2901
         signs = np.array([row < 0, row > 0, row == 0], dtype=np.int64)
         counts = signs if counts is None else counts + signs
     if counts is None:
@@ -140,6 +155,8 @@ class Tails:
         The share of ``Σ|A|`` held by the largest entries, a fraction ``top`` of all of them.
     top
         That fraction.
+    kurtosis_stderr, gini_stderr, top_share_stderr
+        Standard errors by leaving out one block of steps after the other (jackknife); NaN without ``block``.
 
     Examples
     --------
@@ -153,9 +170,12 @@ class Tails:
     gini: float
     top_share: float
     top: float
+    kurtosis_stderr: float = nan
+    gini_stderr: float = nan
+    top_share_stderr: float = nan
 
 
-def tails(values: np.ndarray, *, top: float = 0.01) -> Tails:
+def tails(values: np.ndarray, *, top: float = 0.01, block: int | None = None) -> Tails:
     """Kurtosis, Gini coefficient and top share of single allocations; exact zeros are skipped.
 
     Parameters
@@ -164,11 +184,14 @@ def tails(values: np.ndarray, *, top: float = 0.01) -> Tails:
         Allocations in units of the loss, of any shape.
     top
         The fraction of the entries in ``top_share``, between 0 and 1; the default is the largest 1 %.
+    block
+        Give standard errors from blocks of this many steps, the rows of ``values``; at least two blocks, 20
+        or more for a good error. Blocks longer than the correlation of the run make them right.
 
     Raises
     ------
     LCAError
-        If there are not two different non-zero entries, or ``top`` is out of range.
+        If there are not two different non-zero entries, also without a block, or an option is out of range.
     NonFiniteError
         If an entry is not finite.
 
@@ -179,13 +202,28 @@ def tails(values: np.ndarray, *, top: float = 0.01) -> Tails:
     >>> round(found.kurtosis, 1), round(found.gini, 2), round(found.top_share, 3)
     (3.1, 0.5, 0.056)
     """
-    values = check_finite(np.ravel(values), "the allocations")
-    values = values[values != 0]
-    return _tails(values, np.ones(len(values)), top)
+    rows = check_finite(values, "the allocations")
+
+    def of(part: np.ndarray) -> Tails:
+        entries = part[part != 0]
+        return _tails(entries, np.ones(len(entries)), top)
+
+    if block is None:
+        return of(rows)
+    starts = block_starts(len(rows), block)
+    ends = [*starts[1:], len(rows)]
+    return _with_errors(
+        of(rows), [of(np.delete(rows, slice(a, b), 0)) for a, b in zip(starts, ends, strict=True)]
+    )
 
 
 def tails_from_histogram(
-    edges: np.ndarray, helping: np.ndarray, hurting: np.ndarray, *, top: float = 0.01
+    edges: np.ndarray,
+    helping: np.ndarray,
+    hurting: np.ndarray,
+    *,
+    top: float = 0.01,
+    block: int | None = None,
 ) -> Tails:
     """`tails` from a histogram with logarithmic bins, when the single values are not available.
 
@@ -204,11 +242,13 @@ def tails_from_histogram(
         steps.
     top
         The fraction of the entries in ``top_share``, between 0 and 1.
+    block
+        As for `tails`; needs counts per step.
 
     Raises
     ------
     LCAError
-        If the edges or counts are invalid, fewer than two different bins are filled, or ``top`` is out of
+        If the edges or counts are invalid, fewer than two different bins are filled, or an option is out of
         range.
     NonFiniteError
         If an edge is not finite.
@@ -221,9 +261,17 @@ def tails_from_histogram(
     """
     edges = check_edges(edges)
     centre = np.sqrt(edges[:-1] * edges[1:])
-    counts = np.concatenate([pool_counts(edges, part) for part in (helping, hurting)])
-    filled = counts > 0
-    return _tails(np.concatenate([-centre, centre])[filled], counts[filled], top)
+    sizes = np.concatenate([-centre, centre])
+
+    def of(counts: np.ndarray) -> Tails:
+        filled = counts > 0
+        return _tails(sizes[filled], counts[filled], top)
+
+    whole = np.concatenate([pool_counts(edges, part) for part in (helping, hurting)])
+    if block is None:
+        return of(whole)
+    blocks = np.concatenate([sum_blocks(part, block) for part in (helping, hurting)], axis=1)
+    return _with_errors(of(whole), [of(whole - one) for one in blocks])
 
 
 def check_edges(edges: np.ndarray) -> np.ndarray:
@@ -243,6 +291,39 @@ def pool_counts(edges: np.ndarray, counts: np.ndarray) -> np.ndarray:
             f"(steps, {len(edges) - 1}), got shape {counts.shape} with minimum {counts.min(initial=0):g}."
         )
     return counts if counts.ndim == 1 else counts.sum(axis=0)
+
+
+def block_starts(steps: int, block: int) -> np.ndarray:
+    """The first step of each block of ``block`` steps; a shorter remainder belongs to the last block."""
+    if not 1 <= block <= steps // 2:
+        raise LCAError(f"block must lie between 1 and half of the {steps} steps, got {block}.")
+    return np.arange(0, steps - block + 1, block)
+
+
+def sum_blocks(counts: np.ndarray, block: int) -> np.ndarray:
+    """The counts of each block of ``block`` steps, from counts of shape (steps, bins)."""
+    counts = np.asarray(counts, dtype=np.float64)
+    if counts.ndim != 2:
+        raise LCAError(f"block needs counts of shape (steps, bins), got shape {counts.shape}.")
+    return np.add.reduceat(counts, block_starts(len(counts), block), axis=0)
+
+
+def _with_errors(whole: Tails, without: Sequence[Tails]) -> Tails:
+    """``whole`` with the errors ``√((n-1)/n Σ_b (x_b - mean)²)``, where x_b is found without block b of n."""
+    errors = {
+        f"{name}_stderr": float(np.sqrt((len(without) - 1) * np.var([getattr(one, name) for one in without])))
+        for name in ("kurtosis", "gini", "top_share")
+    }
+    return replace(whole, **errors)
+
+
+def _stderr_over_steps(series: np.ndarray) -> float:
+    """The standard error of the mean of a correlated series, from the means of `BLOCKS` blocks."""
+    series = series[np.isfinite(series)]
+    if len(series) < FEWEST_STEPS:
+        return nan
+    means = [part.mean() for part in np.array_split(series, BLOCKS)]
+    return float(np.std(means, ddof=1) / np.sqrt(BLOCKS))
 
 
 def _tails(values: np.ndarray, counts: np.ndarray, top: float) -> Tails:

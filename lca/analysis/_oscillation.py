@@ -207,6 +207,8 @@ def transitions(allocations: Iterable[np.ndarray], *, steps: Sequence[int] | Non
     ------
     LCAError
         If there is no row, a row does not have exactly one axis, or the steps do not fit.
+    NonFiniteError
+        If an entry is not finite.
 
     Examples
     --------
@@ -219,7 +221,7 @@ def transitions(allocations: Iterable[np.ndarray], *, steps: Sequence[int] | Non
     """
     last: np.ndarray | None = None
     for _, follows, row in _rows(allocations, steps):
-        signs = _signs(row)
+        signs = _signs(check_finite(row, "the allocations", ndim=1))
         if last is not None and not follows:
             last = np.zeros_like(signs)
         if last is None:

@@ -170,7 +170,8 @@ def group_signs(
     UnknownNameError
         If ``measured`` is unknown.
     LCAError
-        If the record does not have these counts, or holds several runs.
+        If the record does not have these counts or holds several runs, or the allocations are estimated from
+        samples, whose noise draws the signs to one half.
 
     Examples
     --------
@@ -184,6 +185,7 @@ def group_signs(
     >>> signs.helping, signs.hurting, signs.zero
     (array([[2]]), array([[0]]), array([[1]]))
     """
+    _refuse_sampled(record, measured, "signs")
     counts = [
         _select(record, f"{by}_{kind}", measured).transpose("step", by).values.astype(np.int64)
         for kind in _SIGN_VARIABLES
@@ -211,7 +213,8 @@ def histogram_counts(record: "Dataset", measured: str = "train") -> tuple[np.nda
     UnknownNameError
         If ``measured`` is unknown.
     LCAError
-        If the record has no histogram, or holds several runs.
+        If the record has no histogram or holds several runs, or the allocations are estimated from samples,
+        whose noise adds to their sizes.
 
     Examples
     --------
@@ -226,6 +229,7 @@ def histogram_counts(record: "Dataset", measured: str = "train") -> tuple[np.nda
     >>> edges, helping
     (array([ 0.1,  1. , 10. ]), array([[3, 1]]))
     """
+    _refuse_sampled(record, measured, "sizes")
     low, high = (np.asarray(_variable(record, f"bin_edge_{end}").values) for end in ("low", "high"))
     edges = np.append(low, high[-1])
     helping, hurting = (
@@ -282,6 +286,16 @@ def _select(record: "Dataset", name: str, measured: str) -> "DataArray":
     if measured not in known:
         raise UnknownNameError("measured loss", measured, known)
     return variable.sel(measured=measured)
+
+
+def _refuse_sampled(record: "Dataset", measured: str, what: str) -> None:
+    """Raise if a record says that its allocations are estimates."""
+    if "sampled" in record and bool(_select(record, "sampled", measured).any()):
+        raise LCAError(
+            f"the allocations of {measured!r} are estimated from batches or samples: the {what} of single "
+            "entries are those of their noise. Sums over groups are meaningful (group_totals); for single "
+            "entries record a run with an estimator on the full data, as lca.Adaptive()."
+        )
 
 
 def _divisions(record: "Dataset") -> Mapping[str, Mapping[str, str]]:

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from lca.analysis._arrays import check_finite
-from lca.analysis._noise import check_edges, pool_counts
+from lca.analysis._noise import check_edges, pool_counts, sum_blocks
 from lca.errors import LCAError
 
 KOLMOGOROV = 0.874
@@ -159,7 +159,7 @@ def fit_weibull_histogram(edges: np.ndarray, counts: np.ndarray, *, block: int |
     """
     edges = check_edges(edges)
     pooled = pool_counts(edges, counts)
-    block_counts = None if block is None else _sum_blocks(counts, block)
+    block_counts = None if block is None else sum_blocks(counts, block)
     if np.count_nonzero(pooled) < 3:
         raise LCAError("a Weibull fit to a histogram needs at least three filled bins; use finer bins.")
     total = pooled.sum()
@@ -243,14 +243,3 @@ def _bin_probabilities(edges: np.ndarray, log_params: np.ndarray) -> tuple[np.nd
     mass = np.exp(log_mass - log_mass.max())
     probability = mass / mass.sum()
     return probability, slopes - probability @ slopes
-
-
-def _sum_blocks(counts: np.ndarray, block: int) -> np.ndarray:
-    """The counts of each block of ``block`` steps; a shorter remainder is merged with the last block."""
-    counts = np.asarray(counts, dtype=np.float64)
-    if counts.ndim != 2 or not 1 <= block <= len(counts) // 2:
-        raise LCAError(
-            "block needs counts of shape (steps, bins) with at least two blocks of steps, got shape "
-            f"{counts.shape} and block={block}."
-        )
-    return np.add.reduceat(counts, np.arange(0, len(counts) - block + 1, block), axis=0)

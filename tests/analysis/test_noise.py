@@ -3,8 +3,8 @@
 import numpy as np
 import pytest
 
-from lca.analysis import helping_table, signs_by_parameter, tails, tails_from_histogram
-from lca.errors import LCAError
+from lca.analysis import helping_table, signs_by_parameter, tails, tails_from_histogram, transitions
+from lca.errors import LCAError, NonFiniteError
 from lca.tolerances import EPS64, summed
 from lca.views import HelpingCounts, Signs
 
@@ -121,3 +121,52 @@ def test_histograms_of_single_steps_are_added():
 def test_unusable_input_is_refused(call, message):
     with pytest.raises(LCAError, match=message):
         call()
+
+
+def correlated(seed, steps=400, share=0.9):
+    """Counts of helping of 200 parameters, whose rate is an autoregression over the steps."""
+    rng, rate = np.random.default_rng([9, seed]), np.zeros(steps)
+    for step in range(1, steps):
+        rate[step] = share * rate[step - 1] + 0.02 * rng.normal()
+    helping = rng.binomial(200, np.clip(0.5 + rate, 0, 1))[:, None]
+    return Signs(helping, 200 - helping, np.zeros_like(helping))
+
+
+def test_the_error_of_the_helping_percentage_allows_for_correlated_steps():
+    rows = [helping_table(["a"], correlated(seed))[0] for seed in range(200)]
+    spread = np.std([row.helping_percent for row in rows], ddof=1)
+    stated = np.mean([row.helping_stderr for row in rows])
+    assert 0.75 * spread < stated < 1.1 * spread  # blocks of 40 steps leave a little of the correlation out
+    assert np.isnan(helping_table(["a"], correlated(0, steps=63))[0].helping_stderr)
+
+
+def scaled_rows(seed):
+    """Every ten steps share a random scale."""
+    rng = np.random.default_rng([10, seed])
+    return np.repeat(np.exp(0.3 * rng.normal(size=(40, 1))), 10, axis=0) * rng.laplace(size=(400, 50))
+
+
+def test_the_errors_of_the_tails_are_their_spread_over_runs():
+    found = [tails(scaled_rows(seed), block=10) for seed in range(150)]
+    for name in ("gini", "top_share", "kurtosis"):
+        spread = np.std([getattr(one, name) for one in found], ddof=1)
+        stated = np.mean([getattr(one, f"{name}_stderr") for one in found])
+        assert 0.75 * spread < stated < 1.25 * spread, name
+    assert np.isnan(tails(scaled_rows(0)).gini_stderr)
+
+
+def test_errors_from_a_histogram_are_nearly_those_of_the_values():
+    rows, edges = scaled_rows(1), np.logspace(-8, 3, 11 * 64 + 1)
+    helping, hurting = (
+        np.array([np.histogram(sign * row[sign * row > 0], edges)[0] for row in rows]) for sign in (-1, 1)
+    )
+    plain, binned = tails(rows, block=10), tails_from_histogram(edges, helping, hurting, block=10)
+    assert binned.gini_stderr == pytest.approx(plain.gini_stderr, rel=0.02)
+    with pytest.raises(LCAError, match="between 1 and half of the 400 steps, got 201"):
+        tails(rows, block=201)
+
+
+@pytest.mark.parametrize("count", [signs_by_parameter, transitions])
+def test_a_row_that_was_not_measured_is_refused(count):
+    with pytest.raises(NonFiniteError, match="nan"):
+        count(np.array([[1.0, 2.0], [np.nan, 1.0]]))

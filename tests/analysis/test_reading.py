@@ -105,6 +105,15 @@ def test_the_histogram_adds_up_to_that_of_the_run(run, stored):
     assert fit_weibull_histogram(edges, helping + hurting, block=2).shape_stderr > 0
 
 
+@pytest.mark.parametrize("read", [group_signs, histogram_counts])
+def test_signs_and_sizes_of_estimates_are_refused(record, read):
+    estimated = record.assign(sampled=record["sampled"] | True)
+    message = "estimated from batches or samples: the .* of single entries are those of their noise"
+    with pytest.raises(LCAError, match=message):
+        read(estimated)
+    group_totals(estimated)
+
+
 def test_traced_parameters_are_those_of_the_view(run, stored):
     rows = traced_parameters(stored)
     for name in ("theta", "movement", "values"):

@@ -146,9 +146,12 @@ def test_units_change_only_the_scale():
         (lambda: fit_weibull_histogram([1, 2, 3], [5, 5]), "at least three filled bins"),
         (
             lambda: fit_weibull_histogram(EDGES, counts(draws(1, 1, 99, 0)), block=5),
-            "shape .208,. and block=5",
+            r"block needs counts of shape \(steps, bins\), got shape \(208,\)",
         ),
-        (lambda: fit_weibull_histogram(EDGES[:9], np.ones((3, 8)), block=2), "at least two blocks"),
+        (
+            lambda: fit_weibull_histogram(EDGES[:9], np.ones((3, 8)), block=2),
+            "block must lie between 1 and half of the 3 steps, got 2",
+        ),
         (lambda: fit_weibull_histogram(np.logspace(0, 4, 9), 2.0 ** np.arange(8, 0, -1)), "a power law"),
     ],
 )

@@ -125,19 +125,16 @@ def figures(train: Seen, heldout: Seen) -> dict[str, Any]:
 
 
 def synchrony(seen: Seen) -> dict[str, Any]:
-    """Layers and classes; all minima, and the `TOP` lowest with shifts inside a tenth of the run."""
+    """Layers and classes; all minima, and the `TOP` lowest."""
     series = {"layers": seen.layers.rows}
     if seen.classes:
         series["layers by class"] = np.stack([view.rows for view in seen.classes.values()], axis=2)
-    block = max(10, len(seen.layers.rows) // 10)
     found = {}
     for name, rows in series.items():
         every, lowest = analysis.learning_peaks(rows), analysis.learning_peaks(rows, top=TOP)
         tests = {
             f"{name}, all minima": analysis.synchrony_test(every, permutations=SHIFTS),
-            f"{name}, {TOP} lowest, in blocks": analysis.synchrony_test(
-                lowest, permutations=SHIFTS, block=block
-            ),
+            f"{name}, {TOP} lowest": analysis.synchrony_test(lowest, permutations=SHIFTS),
         }
         found |= {which: asdict(test) for which, test in tests.items()}
     return found
