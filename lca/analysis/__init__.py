@@ -19,6 +19,7 @@ from lca.analysis._checks import checked_windows
 from lca.analysis._layers import (
     PhaseLag,
     TTestResult,
+    TTests,
     paired_t_test,
     phase_lag,
     t_test_over_seeds,
@@ -67,6 +68,7 @@ __all__ = [
     "SignChanges",
     "SynchronyResult",
     "TTestResult",
+    "TTests",
     "Tails",
     "Transitions",
     "WeibullFit",

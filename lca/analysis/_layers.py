@@ -3,7 +3,7 @@
 In the t-tests each run is one observation, because runs are independent and the steps of one run are not.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import combinations, product
 from typing import Any, TypeAlias
@@ -14,6 +14,7 @@ from lca.analysis._arrays import check_finite, check_names, check_spacing, check
 from lca.analysis._over_runs import holm_correction, mean_over_runs, t_p_value
 from lca.errors import LCAError
 from lca.groups import Groups
+from lca.tables import Column, HasTable, Table
 from lca.tolerances import EPS64, summed
 
 COPY = 1e-6
@@ -71,9 +72,38 @@ class TTestResult:
     p_sign_flip: float
 
 
-def t_test_over_seeds(
-    names: Sequence[str], totals: np.ndarray, *, confidence: float = 0.95
-) -> list[TTestResult]:
+class TTests(list[TTestResult], HasTable):
+    """The results of `t_test_over_seeds` or `paired_t_test`, a list that is shown as a table.
+
+    Examples
+    --------
+    >>> print(t_test_over_seeds(["fc", "out"], [[-1.0, 0.1], [-1.2, -0.2], [-1.1, 0.2]]).table())
+    mean over seeds with its 95 % interval; negative: helped
+    name          mean       p  p (Holm)  p (sign flip)
+    fc    −1.10 ± 0.25  0.0027    0.0055           0.25
+    out   +0.03 ± 0.52    0.81      0.81              1
+    """
+
+    def __init__(self, results: Iterable[TTestResult], confidence: float) -> None:
+        super().__init__(results)
+        self.confidence = confidence
+
+    def table(self) -> Table:
+        """One row for each quantity."""
+        means = [result.mean for result in self]
+        columns = [
+            Column("name", [result.name for result in self]),
+            Column("mean", means, half=[result.high - result.mean for result in self]),
+            Column("p", [result.p_value for result in self], sign=False, digits=2),
+            Column("p (Holm)", [result.p_adjusted for result in self], sign=False, digits=2),
+            Column("p (sign flip)", [result.p_sign_flip for result in self], sign=False, digits=2),
+        ]
+        return Table(
+            columns, f"mean over seeds with its {100 * self.confidence:g} % interval; negative: helped"
+        )
+
+
+def t_test_over_seeds(names: Sequence[str], totals: np.ndarray, *, confidence: float = 0.95) -> TTests:
     """Test for each layer whether its mean total over seeds differs from 0 (one-sample t-test).
 
     A negative mean says that the layer helps, a positive one that it hurts. Null hypothesis: the totals of a
@@ -90,8 +120,8 @@ def t_test_over_seeds(
 
     Returns
     -------
-    list of TTestResult
-        One per layer, in the order of ``names``.
+    TTests
+        A list with one `TTestResult` per layer, in the order of ``names``; ``to_frame()``, ``to_latex()``.
 
     Raises
     ------
@@ -123,7 +153,7 @@ def t_test_over_seeds(
     return _t_tests(names, totals, confidence)
 
 
-def _t_tests(names: Sequence[str], totals: np.ndarray, confidence: float) -> list[TTestResult]:
+def _t_tests(names: Sequence[str], totals: np.ndarray, confidence: float) -> TTests:
     found, seeds = mean_over_runs(totals, confidence=confidence), len(totals)
     identical = (np.ptp(totals, axis=0) == 0) & (totals[0] != 0)
     if identical.any():
@@ -142,7 +172,8 @@ def _t_tests(names: Sequence[str], totals: np.ndarray, confidence: float) -> lis
         *(mean, stderr, found.lower, found.upper, together.lower, together.upper),
         *(t, p, adjusted, _sign_flip_p_value(totals)),
     )
-    return [TTestResult(name, *map(float, row)) for name, *row in zip(names, *columns, strict=True)]
+    rows = zip(names, *columns, strict=True)
+    return TTests((TTestResult(name, *map(float, row)) for name, *row in rows), confidence)
 
 
 def _refuse_copies(totals: np.ndarray) -> None:
@@ -171,7 +202,7 @@ def _sign_flip_p_value(totals: np.ndarray) -> np.ndarray:
 
 def paired_t_test(
     names: Sequence[str], changed: Rows, unchanged: Rows, *, confidence: float = 0.95
-) -> list[TTestResult]:
+) -> TTests:
     """Test the effect of an intervention, such as a frozen layer, with a paired t-test over seeds.
 
     This is `t_test_over_seeds` of ``changed - unchanged``. The difference within each seed removes the
@@ -190,8 +221,8 @@ def paired_t_test(
 
     Returns
     -------
-    list of TTestResult
-        One per quantity, in the order of ``names``.
+    TTests
+        A list with one `TTestResult` per quantity, in the order of ``names``.
 
     Raises
     ------

@@ -85,6 +85,17 @@ def test_adjusted_intervals_hold_together():
     assert np.mean([all(r.low <= 0 <= r.high for r in row) for row in rows]) < 0.9
 
 
+def test_the_tests_are_a_list_and_a_table():
+    totals = np.random.default_rng(16).normal(size=(4, 3))
+    found = t_test_over_seeds(NAMES, totals, confidence=0.9)
+    frame = found.to_frame()
+    assert frame.index.tolist() == NAMES
+    assert frame["mean upper"].tolist() == pytest.approx([row.high for row in found], rel=summed(2, EPS64))
+    assert frame["p (Holm)"].tolist() == [row.p_adjusted for row in found]
+    assert "90 % interval" in found.table().caption
+    assert found.to_latex().startswith(r"\begin{tabular}")
+
+
 def slow_sign_flip(values):
     means = [
         abs(np.mean([s * v for s, v in zip(signs, values, strict=True)]))
