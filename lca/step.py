@@ -141,6 +141,9 @@ class Step:
         gradient was clipped to c g, C contains c.
     scores
         How wrong the model at θ_t was on single examples, usually those of ``batch``.
+    checkpoints
+        In a replay of checkpoints: the numbers of those at ``start`` and ``end``, in which a record of the run
+        counts. Usually there are many updates between them.
 
     Examples
     --------
@@ -164,6 +167,7 @@ class Step:
     next_halves: tuple[MicroBatch, ...] = ()
     update_slope: Vector | float | None = None
     scores: ExampleScores | None = None
+    checkpoints: tuple[int, int] | None = None
 
 
 class Trajectory:

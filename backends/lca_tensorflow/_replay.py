@@ -9,13 +9,13 @@ import tensorflow as tf
 
 from lca.errors import TrajectoryError
 from lca.frameworks import checkpoints_in_order, steps_between
-from lca.frameworks._replay import AnyPath
+from lca.frameworks._checkpoints import AnyPath
 from lca.objective import Objective as AnyObjective
 from lca.objective import State, leaves, state_of
 from lca.step import Step
 from lca_tensorflow._objective import Objective
 
-SUFFIXES = (".weights.h5", ".keras")
+SUFFIXES = (".weights.h5", ".keras", ".h5", ".hdf5")
 
 
 def replay(

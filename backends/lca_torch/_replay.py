@@ -10,7 +10,7 @@ from torch import Tensor
 
 from lca.errors import TrajectoryError
 from lca.frameworks import steps_between
-from lca.frameworks._replay import AnyPath
+from lca.frameworks._checkpoints import AnyPath
 from lca.layout import Layout, check_same_layout
 from lca.objective import Objective, State, leaves, state_of
 from lca.step import Step
