@@ -30,7 +30,7 @@ def group_names(record: "Dataset", by: By | str = "layer") -> tuple[str, ...]:
         From `lca.open_record`.
     by
         "tensor", "layer", "neuron", or a division of the record: ``"group"`` or the name that ``groups=`` of
-        the tracker gave it.
+        the tracker gave it; ``"head"``, with ``heads=``.
 
     Raises
     ------
@@ -46,6 +46,8 @@ def group_names(record: "Dataset", by: By | str = "layer") -> tuple[str, ...]:
     >>> group_names(record)
     ('fc1', 'fc2')
     """
+    if (stored := _stored(record, by)) is not None:
+        return tuple(map(str, record["group"].values[stored]))
     parts = _divisions(record)
     if by in parts:
         return tuple(dict.fromkeys(parts[by][name] for name in group_names(record, "tensor")))
@@ -64,7 +66,7 @@ def group_totals(record: "Dataset", by: By | str = "layer", measured: str = "tra
         From `lca.open_record`.
     by
         "tensor", "layer", "neuron", or a division of the record: ``"group"`` or the name that ``groups=`` of
-        the tracker gave it.
+        the tracker gave it; ``"head"``, with ``heads=``.
     measured
         The name of the measured loss.
 
@@ -84,6 +86,9 @@ def group_totals(record: "Dataset", by: By | str = "layer", measured: str = "tra
     array([[-1.  ,  0.5 ],
            [-0.5 ,  0.25]])
     """
+    if (stored := _stored(record, by)) is not None:
+        found = _select(record, "group_total", measured).transpose("step", "group").values
+        return np.asarray(found[:, stored])
     parts = _divisions(record)
     if by in parts:
         tensors, groups = group_totals(record, "tensor", measured), group_names(record, by)
@@ -282,6 +287,14 @@ def _select(record: "Dataset", name: str, measured: str) -> "DataArray":
     if measured not in known:
         raise UnknownNameError("measured loss", measured, known)
     return variable.sel(measured=measured)
+
+
+def _stored(record: "Dataset", division: str) -> np.ndarray | None:
+    """Which groups of the record are those of a division (groups,); ``None`` if it has none of them."""
+    if "group_total" not in record.variables:
+        return None
+    chosen = record["division"].values.astype(str) == division
+    return chosen if chosen.any() else None
 
 
 def _divisions(record: "Dataset") -> Mapping[str, Mapping[str, str]]:

@@ -49,7 +49,7 @@ LARGEST_BLOCK = 65_536
 FORMAT = "loss-change-allocation record"
 COMMITTED = "committed"
 """The array, without dimensions, that holds the number of complete rows for other tools; written last."""
-UNFINISHED: Mapping[str, Any] = {"complete": False, "final_losses": {}, "final_checks": {}}
+UNFINISHED: Mapping[str, Any] = {"complete": False, "final_losses": {}, "final_checks": {}, "metrics": {}}
 """The attributes that say how a run ended, until it has: see `lca.Record.close`."""
 
 CONVENTIONS = (
@@ -87,7 +87,9 @@ class Column:
 class Content:
     """The optional contents of a record, beyond scalars, tensors and layers.
 
-    ``values`` and ``theta`` are the dtypes of the full arrays, or ``None``; ``traced`` holds positions in θ.
+    ``values`` and ``theta`` are the dtypes of the full arrays, or ``None``; ``traced`` holds positions in θ;
+    ``checkpoints`` says whether steps are between checkpoints of these numbers; ``learning_rates`` are the
+    names of the groups of the optimizer; ``groups`` are pairs of a division and one of its groups.
     """
 
     neurons: bool = True
@@ -95,6 +97,15 @@ class Content:
     values: str | None = None
     theta: str | None = None
     traced: tuple[int, ...] = ()
+    checkpoints: bool = False
+    learning_rates: tuple[str, ...] = ()
+    groups: tuple[tuple[str, str], ...] = ()
+
+    @classmethod
+    def from_json(cls, stored: Mapping[str, Any]) -> "Content":
+        """The content that a record has in its attributes, where tuples are lists."""
+        known = {name: tuple(value) if isinstance(value, list) else value for name, value in stored.items()}
+        return cls(**{**known, "groups": tuple((str(a), str(b)) for a, b in known.get("groups", ()))})
 
 
 _SCALARS = (
@@ -128,6 +139,10 @@ def columns(content: Content) -> list[Column]:
     """The variables of a record with this content, in the order in which they are written."""
     both = ("measured",)
     found = [Column("step", (), "int64", "index of the step", "1")]
+    if content.checkpoints:
+        found.append(Column("step_end", (), "int64", "number of the checkpoint at its end", "1"))
+    if content.learning_rates:
+        found.append(Column("learning_rate", ("param_group",), "float64", "learning rate of the update", "1"))
     found += [Column(name, both, "float64", text) for name, text in _SCALARS]
     found += [Column(name, both, "float64", text, units) for name, text, units in _COSTS]
     found += [Column(name, both, "bool", text, "1") for name, text in _FLAGS]
@@ -141,6 +156,10 @@ def columns(content: Content) -> list[Column]:
                 Column(f"{group}_{name}", dims, "int64", f"parameters with {text}", "1")
                 for name, text in _COUNTS
             ]
+    if content.groups:
+        dims = (*both, "group")
+        found.append(Column("group_total", dims, "float64", "Σ A_i over the group of a division"))
+        found.append(Column("group_stderr", dims, "float64", "standard error of group_total"))
     if content.histogram:
         found += _histogram()
     return [*found, *_per_parameter(content)]
@@ -201,6 +220,11 @@ class Plan:
         if self.content.histogram:
             found["bin_edge_low"] = ("bin", BIN_EDGES[:-1])
             found["bin_edge_high"] = ("bin", BIN_EDGES[1:])
+        if self.content.learning_rates:
+            found["param_group"] = ("param_group", list(self.content.learning_rates))
+        if self.content.groups:
+            found["division"] = ("group", [division for division, _ in self.content.groups])
+            found["group"] = ("group", [name for _, name in self.content.groups])
         if self.content.traced:
             found["traced"] = ("traced", np.array(self.content.traced))
             found["traced_name"] = ("traced", [layout.label(i) for i in self.content.traced])

@@ -43,6 +43,15 @@ Array = np.ndarray
 Figure = Any
 
 
+def count_checkpoints(chart: Figure) -> None:
+    """Change "step" to "checkpoint" on the axis of a chart and in what it shows under the pointer."""
+    for axis in chart.xaxis:
+        if axis.axis_label == "step":
+            axis.axis_label = "checkpoint"
+    for tool in chart.select({"type": HoverTool}):
+        tool.tooltips = tool.tooltips.replace("step @x", "checkpoint @x")
+
+
 def loss_chart(steps: Array, losses: Mapping[str, Array], rebuilt: Array | None) -> Figure:
     """The measured losses, and the first one rebuilt from its allocation; ``steps`` and losses (T + 1,)."""
     chart = _figure("step", "loss", height=300)

@@ -77,8 +77,13 @@ def _verdicts(run: Run, checks: Sequence[Conservation]) -> list[tuple[Tone, str]
     if not run.consecutive:
         found.append(("warn", _missing_steps(run, checks[0])))
     elif run.steps[0]:
-        text = f"The record begins at step {run.steps[0]:,}; the steps before it are not part of this page."
+        text = (
+            f"The record begins at {run.unit} {run.steps[0]:,}; the "
+            f"{'updates' if run.is_replay else 'steps'} before it are not part of this page."
+        )
         found.append(("warn", text))
+    if run.is_replay:
+        found.append(("warn", _BETWEEN_CHECKPOINTS))
     if run.span > 1:
         found.append(("warn", _straight_lines(run.span)))
     found += [("warn", f"{c.loss}: {_discontinuities(c)}") for c in checks if c.discontinuities]
@@ -100,6 +105,13 @@ def _missing_steps(run: Run, check: Conservation) -> str:
         f"{text}: the {check.loss} loss changed by {format_number(check.change, '+')} in the measured steps "
         f"and by {format_number(check.unmeasured_change, '+')} in the others."
     )
+
+
+_BETWEEN_CHECKPOINTS = (
+    "A step of this page is the straight line from a checkpoint to the next one. The sums over all parameters "
+    "are exact, but if there were several updates between the two, the line is not the path of the training, "
+    "and the parts of layers and parameters can differ from those along the path."
+)
 
 
 def _straight_lines(span: int) -> str:
@@ -157,6 +169,8 @@ def _measured_share(run: Run) -> str:
     return (
         f"Only {count:,} of {updates:,} steps were measured ({format_percent(100 * count / updates)}); all "
         "that is said of layers is about these."
+        if not run.is_replay
+        else f"Only {count:,} of the steps between checkpoints are here; all that is said of layers is about them."
     )
 
 
@@ -196,7 +210,7 @@ def _change(run: Run, check: Conservation) -> str:
     if run.is_whole:
         when = f"In {run.length}"
     elif run.consecutive:
-        when = f"In steps {first:,} to {last:,}"
+        when = f"In {run.scope}" if run.is_replay else f"In steps {first:,} to {last:,}"
     else:
         when = f"From step {first:,} to the end of the run" if run.complete else f"Since step {first:,}"
     return f"{when}, {run.loss_text(check.loss)} {_moved(check)}."
@@ -220,7 +234,8 @@ def _hurting(run: Run, layers: Sequence[Item]) -> str:
     hurting = sorted((item for item in layers if item.value > 0), key=lambda item: -item.value)
     if not hurting:
         single = "; single steps may have" if len(run.steps) > 1 else ""
-        return f"Over {'the whole run' if run.is_whole else run.scope}, no layer hurt{single}."
+        whole = "the whole run" if run.is_whole and not run.is_replay else run.scope
+        return f"Over {whole}, no layer hurt{single}."
     verb = "layer hurts" if len(layers) == 1 else "layers hurts" if len(hurting) == 1 else "layers hurt"
     named = ", ".join(f"{item.name} ({format_number(item.value, '+')})" for item in hurting[:MAX_NAMED])
     more = ", and others" if len(hurting) > MAX_NAMED else ""

@@ -158,7 +158,7 @@ def method(run: Run) -> Section:
     estimator, *settings = setting_rows(about, len(run.steps))
     rows = [
         estimator,
-        ("steps", f"{len(run.steps):,}, from {run.steps[0]:,} to {run.steps[-1]:,}"),
+        ("steps", run.length if run.is_replay else _from_to(run)),
         ("parameters", f"{run.layout.size:,} in {len(run.layout.names):,} tensors"),
         ("measured losses", ", ".join(run.measured)),
         *((f"{_COSTS[name]} per step", f"{value:.3g}") for name, value in spent if value),
@@ -223,6 +223,10 @@ def _conservation_rows(checks: Sequence[Conservation]) -> list[tuple[str, ...]]:
     return [*rows, ("steps that exceeded their tolerance", *exceeded)]
 
 
+def _from_to(run: Run) -> str:
+    return f"{len(run.steps):,}, from {run.steps[0]:,} to {run.steps[-1]:,}"
+
+
 def _time(created: Any) -> str:
     """The time of a record without seconds.
 
@@ -269,7 +273,7 @@ def _stderr_bound(run: Run, loss: str) -> Array | None:
 
 def _step_ends(run: Run) -> Array:
     """The number of updates before each loss of `_loss_path`, (T + 1,)."""
-    return np.append(run.steps, run.steps[-1] + 1)
+    return np.append(run.steps, run.ends[-1])
 
 
 def _loss_path(run: Run, loss: str) -> Array:

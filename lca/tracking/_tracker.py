@@ -168,6 +168,25 @@ class TrackerBase(HasTable):
         with clock.stopped():
             return forecast(session.objectives, self._theta_now(), run)
 
+    def add_metrics(self, values: Mapping[str, float]) -> None:
+        """Give numbers of the training, such as an accuracy, to the record of the run.
+
+        They are stored in its attribute ``metrics`` with the number of updates made so far, when the run ends,
+        and its page shows them. Callbacks pass on what the trainer logs. Of more than 10,000 values of a
+        metric, every second one is dropped.
+
+        Raises
+        ------
+        LCAError
+            If a value is no number, as ``on_error`` says.
+
+        Examples
+        --------
+        >>> # tracker.add_metrics({"validation accuracy": correct / count})
+        """
+        with self._session.guarded(self.steps):
+            self._session.metrics.add(self.steps, values)
+
     def expect(self, updates: int) -> None:
         """The run will make so many updates: gives ``progress`` the time left, and `estimate` its default."""
         self._session.live.expect(updates)
