@@ -13,10 +13,13 @@ from lca.errors import LCAWarning, TrajectoryError
 _NUMBER = re.compile(r"\d+\.\d+(?:e[+-]?\d+)?|\d+(?:e[+-]\d+)?")
 _SUFFIXES = re.compile(r"(\.[A-Za-z]\w*)+$")
 _STEPS = frozenset(
-    "batch batches checkpoint checkpoints ckpt it iter iters iteration iterations step steps update updates"
-    .split()
-)  # fmt: skip
-_MEASURES = frozenset("acc accuracy auc error f loss mae mse perplexity ppl score".split())
+    ("batch", "batches", "checkpoint", "checkpoints", "ckpt", "it", "iter", "iters", "iteration")
+    + ("iterations", "step", "steps", "update", "updates")
+)
+"""Words before a number that counts updates."""
+_MEASURES = frozenset(
+    ("acc", "accuracy", "auc", "error", "f", "loss", "mae", "mse", "perplexity", "ppl", "score")
+)
 """Words before a number that was measured: it says nothing about the order."""
 
 

@@ -27,7 +27,8 @@ OTHER = "other"
 PARAM_GROUPS = "param_groups"
 """Selects the groups of the optimizer, which are a division of their own."""
 _RESERVED = frozenset(
-    (HEAD, *"tensor layer neuron step measured bin parameter traced division param_group run condition".split())
+    ("tensor", "layer", "neuron", HEAD, "step", "measured", "bin", "parameter", "traced", "division")
+    + ("param_group", "run", "condition")
 )
 
 

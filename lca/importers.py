@@ -8,7 +8,7 @@ import ast
 import math
 import re
 import warnings
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from os import PathLike
 from pathlib import Path
 from typing import Any
@@ -20,7 +20,7 @@ from lca._extras import extra
 from lca._matching import Piece, pieces_of
 from lca._paths import local_path
 from lca.arrays import Vector, array_ops
-from lca.errors import DataError, LayoutError, LCAWarning, TrajectoryError
+from lca.errors import DataError, LayoutError, LCAWarning
 from lca.layout import Layout, check_same_layout
 from lca.objective import Objective, leaves, state_of
 from lca.step import Trajectory

@@ -127,8 +127,8 @@ class Row:
     def totals(self, by: GroupBy | Groups) -> np.ndarray:
         """``Σ_{i in group} A_i`` of each group; float64 (groups,), units of the loss.
 
-        ``by``: ``"tensor"``, ``"layer"``, ``"neuron"``, or groups of the layout. Those that divide tensors, as
-        heads do, cost a pass over the values.
+        ``by``: ``"tensor"``, ``"layer"``, ``"neuron"``, or groups of the layout. Groups that divide tensors,
+        as heads do, cost a pass over the values.
         """
         if by == "neuron":
             return self._neurons

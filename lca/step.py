@@ -142,8 +142,8 @@ class Step:
     scores
         How wrong the model at θ_t was on single examples, usually those of ``batch``.
     checkpoints
-        In a replay of checkpoints: the numbers of those at ``start`` and ``end``, in which a record of the run
-        counts. Usually there are many updates between them.
+        In a replay of checkpoints: the numbers of those at ``start`` and ``end``, in which a record of the
+        run counts. Usually there are many updates between them.
     learning_rates
         The learning rates of the update, by the group of the optimizer, for a record of the run.
 

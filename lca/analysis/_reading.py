@@ -98,6 +98,56 @@ def group_totals(record: "Dataset", by: By | str = "layer", measured: str = "tra
     return np.asarray(_select(record, f"{by}_total", measured).transpose("step", by).values)
 
 
+def group_stderr(record: "Dataset", by: By | str = "layer", measured: str = "train") -> np.ndarray:
+    """The standard error of `group_totals` in each step; shape (T, groups).
+
+    NaN where the estimator gives none. Neighbouring steps may share samples, so the errors of successive
+    steps are not independent.
+
+    Parameters
+    ----------
+    record, by, measured
+        As for `group_totals`.
+
+    Raises
+    ------
+    UnknownNameError
+        If ``by`` or ``measured`` is unknown.
+    LCAError
+        If the record does not have these errors, or holds several runs.
+
+    Examples
+    --------
+    >>> import xarray as xr
+    >>> errors = ("step", "measured", "layer"), [[[0.1, 0.2]]]
+    >>> group_stderr(xr.Dataset({"layer_stderr": errors}, {"measured": ["train"], "layer": ["fc1", "fc2"]}))
+    array([[0.1, 0.2]])
+    """
+    if (stored := _stored(record, by)) is not None:
+        found = _select(record, "group_stderr", measured).transpose("step", "group").values
+        return np.asarray(found[:, stored])
+    _check_by(by, divisions_of(record))
+    return np.asarray(_select(record, f"{by}_stderr", measured).transpose("step", by).values)
+
+
+def divisions_of(record: "Dataset") -> tuple[str, ...]:
+    """The divisions of a record, as ``by`` of `group_totals`: those of ``groups=``, and ``"head"``.
+
+    Parameters
+    ----------
+    record
+        From `lca.open_record`.
+
+    Examples
+    --------
+    >>> import xarray as xr
+    >>> divisions_of(xr.Dataset())
+    ()
+    """
+    stored = record["division"].values.astype(str).tolist() if "division" in record.variables else ()
+    return tuple(dict.fromkeys((*stored, *_divisions(record))))
+
+
 def is_class(name: str) -> bool:
     """Whether a measured loss is that of a class: ``class 0``, or the term ``class 0`` of another loss.
 

@@ -130,7 +130,9 @@ class _Finder:
             inside = list(self._runs_inside(folder, _DEPTH))
             if len(inside) > 1:
                 listed = ", ".join(str(each[0].named.parent) for each in inside[:5])
-                raise TrajectoryError(f"{folder} holds the checkpoints of several runs; pass one of {listed}.")
+                raise TrajectoryError(
+                    f"{folder} holds the checkpoints of several runs; pass one of {listed}."
+                )
             found = inside[0] if inside else found
         by_name = {each.named: each for each in found}
         return [by_name[path] for path in sorted_by_number(by_name)]

@@ -17,8 +17,8 @@ ReadCheckpoint: TypeAlias = Callable[[Path], tuple[Vector, State | None]]
 def steps_between(checkpoints: Sequence[Checkpoint], read: ReadCheckpoint) -> Iterator[Step]:
     """The steps between consecutive checkpoints; each file is read once, when its step comes up.
 
-    ``Step.index`` counts steps from 0, and ``Step.checkpoints`` has the numbers of both ends. A state that did
-    not change is the same object at both ends.
+    ``Step.index`` counts steps from 0, and ``Step.checkpoints`` has the numbers of both ends. A state that
+    did not change is the same object at both ends.
 
     Parameters
     ----------
@@ -32,7 +32,8 @@ def steps_between(checkpoints: Sequence[Checkpoint], read: ReadCheckpoint) -> It
     >>> import numpy as np
     >>> points = {Path("0"): np.zeros(2), Path("1"): np.ones(2)}
     >>> run = [Checkpoint(Path("0"), 100), Checkpoint(Path("1"), 250)]
-    >>> [(step.end - step.start, step.checkpoints) for step in steps_between(run, lambda p: (points[p], None))]
+    >>> steps = steps_between(run, lambda path: (points[path], None))
+    >>> [(step.end - step.start, step.checkpoints) for step in steps]
     [(array([1., 1.]), (100, 250))]
     """
     start, before = read(checkpoints[0].path)

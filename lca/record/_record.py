@@ -181,11 +181,15 @@ class Record:
         self._settings = {**_as_settings(settings), **self._settings}
         self._training = {**self._training, **(training or {})}
         self._groups |= groups or {}
-        if groups is not None and self._plan is not None and self._plan.content.groups != _pairs(self._groups):
+        if (
+            groups is not None
+            and self._plan is not None
+            and self._plan.content.groups != _pairs(self._groups)
+        ):
             raise RecordError(
                 f"the record {str(self.path)!r} has other groups ({_listed(self._plan.content.groups)}) than "
-                f"the run ({_listed(_pairs(self._groups))}); use the same groups= and heads=, or write another "
-                "record."
+                f"the run ({_listed(_pairs(self._groups))}); use the same groups= and heads=, or write "
+                "another record."
             )
         return self
 
@@ -434,9 +438,7 @@ def _with_earlier(earlier: Mapping[str, Any], later: Mapping[str, Any]) -> dict[
     """The metrics of the parts of a record that was continued."""
     none: dict[str, Any] = {"step": [], "value": []}
     return {
-        name: {
-            key: [*earlier.get(name, none)[key], *later.get(name, none)[key]] for key in ("step", "value")
-        }
+        name: {key: [*earlier.get(name, none)[key], *later.get(name, none)[key]] for key in ("step", "value")}
         for name in dict.fromkeys((*earlier, *later))
     }
 

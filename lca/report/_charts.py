@@ -62,6 +62,14 @@ def loss_chart(steps: Array, losses: Mapping[str, Array], rebuilt: Array | None)
     return _legend(chart)
 
 
+def rates_chart(steps: Array, rates: Mapping[str, Array]) -> Figure:
+    """The learning rates, (T,) by name."""
+    chart = _figure("step", "learning rate", height=190)
+    for (name, rate), style in zip(rates.items(), _styles(len(rates)), strict=True):
+        _line(chart, steps, rate, label=_escape_tex(name), **style)
+    return _legend(chart)
+
+
 def residual_chart(steps: Array, residuals: Mapping[str, Array]) -> Figure:
     """The residual of each step, (T,) per loss."""
     chart = _figure("step", "residual", height=190)

@@ -1,12 +1,12 @@
 """The first screen: what happened in the run, in two sentences and one bar chart."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
 from lca._verdict import LARGE_MISS
-from lca.analysis import group_names, group_totals
+from lca.analysis import divisions_of, group_names, group_totals
 from lca.report._parts import Bar, Bars, Section
 from lca.runs._balance import Conservation, Tone, check_conservation
 from lca.runs._format import format_digits, format_number, format_percent, short_labels
@@ -15,6 +15,7 @@ from lca.runs._run import Run, count_of
 MAX_LAYERS = 8
 """The most layers that have a bar of their own on the first screen."""
 MAX_NAMED = 3
+MAX_GROUPS = 8
 """The most hurting layers that are named in the text."""
 STATE = "state (buffers)"
 UNMEASURED = "steps that were not measured"
@@ -108,9 +109,9 @@ def _missing_steps(run: Run, check: Conservation) -> str:
 
 
 _BETWEEN_CHECKPOINTS = (
-    "A step of this page is the straight line from a checkpoint to the next one. The sums over all parameters "
-    "are exact, but if there were several updates between the two, the line is not the path of the training, "
-    "and the parts of layers and parameters can differ from those along the path."
+    "A step of this page is the straight line from a checkpoint to the next one. The sums over all "
+    "parameters are exact, but if there were several updates between the two, the line is not the path of "
+    "the training, and the parts of layers and parameters can differ from those along the path."
 )
 
 
@@ -170,7 +171,7 @@ def _measured_share(run: Run) -> str:
         f"Only {count:,} of {updates:,} steps were measured ({format_percent(100 * count / updates)}); all "
         "that is said of layers is about these."
         if not run.is_replay
-        else f"Only {count:,} of the steps between checkpoints are here; all that is said of layers is about them."
+        else f"Only {count:,} steps between checkpoints are here; all that is said of layers is about these."
     )
 
 
@@ -187,13 +188,14 @@ def _large_others(items: Sequence[Item], largest: Item, check: Conservation) -> 
 
 def _by_group(run: Run, check: Conservation) -> Iterator[str]:
     """The sums over the groups of each division that the tracker was given."""
-    known = run.attributes.get("settings", {}).get("groups", {})
-    for division in known if isinstance(known, Mapping) else ():
+    for division in divisions_of(run.record):
         totals = group_totals(run.record, division, check.loss).sum(axis=0)
-        named = zip(group_names(run.record, division), totals.tolist(), strict=True)
+        names = group_names(run.record, division)
+        named = [(names[i], float(totals[i])) for i in np.sort(np.argsort(-np.abs(totals))[:MAX_GROUPS])]
         listed = (f"{name} {format_digits(value, '+')}{_in_brackets(value, check)}" for name, value in named)
         scope = "" if run.is_whole else f", over {run.scope}"
-        yield f"By {division}{scope}: {', '.join(listed)}."
+        which = f", the largest {len(named)} of {len(names)}" if len(names) > len(named) else ""
+        yield f"By {division}{which}{scope}: {', '.join(listed)}."
 
 
 def _in_brackets(value: float, check: Conservation) -> str:

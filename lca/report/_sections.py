@@ -12,6 +12,7 @@ from lca.record._citation import citation
 from lca.report import _charts as charts
 from lca.report._overview import summary
 from lca.report._parts import Chart, Section, Table, class_table
+from lca.report._training import groups, training
 from lca.runs._balance import Conservation, check_conservation
 from lca.runs._classes import class_losses, class_text
 from lca.runs._format import format_number, format_percent
@@ -178,7 +179,7 @@ def cite(run: Run) -> Section:
     return Section("cite", "How to cite", code=citation(run.attributes))
 
 
-SECTIONS = (summary, balance, losses, layers, explorer, classes, noise, method, cite)
+SECTIONS = (summary, balance, losses, layers, groups, explorer, classes, noise, training, method, cite)
 _BALANCE = (
     "The loss changed from its start to its end. Of this change, the allocations explain what the movement "
     "of the parameters did, and the rest is listed by cause. The rows from the allocations to the residual "

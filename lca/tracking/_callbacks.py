@@ -123,7 +123,9 @@ class CallbackBase(HasTable, Generic[AnyTracker]):
     def _add_metrics(self, values: Mapping[str, Any]) -> None:
         """Pass on the numbers among what the framework has logged."""
         if self.tracker is not None:
-            numbers = {name: number for name, value in values.items() if (number := _number(value)) is not None}
+            numbers = {
+                name: number for name, value in values.items() if (number := _number(value)) is not None
+            }
             self.tracker.add_metrics(numbers)
 
     def _begin(self, make_tracker: Callable[[], AnyTracker]) -> None:

@@ -171,9 +171,9 @@ class TrackerBase(HasTable):
     def add_metrics(self, values: Mapping[str, float]) -> None:
         """Give numbers of the training, such as an accuracy, to the record of the run.
 
-        They are stored in its attribute ``metrics`` with the number of updates made so far, when the run ends,
-        and its page shows them. Callbacks pass on what the trainer logs. Of more than 10,000 values of a
-        metric, every second one is dropped.
+        They are stored in its attribute ``metrics`` with the number of updates made so far, when the run
+        ends, and its page shows them. Callbacks pass on what the trainer logs. Of more than 10,000 values of
+        a metric, every second one is dropped.
 
         Raises
         ------
