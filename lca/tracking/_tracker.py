@@ -136,8 +136,9 @@ class TrackerBase(HasTable):
 
         The time of a gradient is measured on the objective, at θ as it is, by a few gradients that move
         nothing of the training. The number of gradients is the one that each estimator declares, so the cost
-        of `lca.Adaptive` is the least that it may be, and work on vectors, which matters for small models, is
-        not counted. For this estimator, the time of the steps that were measured so far takes the place of
+        of `lca.Adaptive` is the least that it may be. The work of an estimator on vectors is timed on steps
+        whose gradients cost nothing; what the loop does to supply fields such as micro-batches is estimated
+        from that. For this estimator, the time of the steps that were measured so far takes the place of
         that as soon as there are two.
 
         Parameters

@@ -117,8 +117,8 @@ def test_metrics_are_kept_also_over_a_continued_run(tmp_path):
                 tracker.add_metrics({"accuracy": step.index / 10, "odd": float("nan")})
 
     steps = list(steps_of())
-    run(FunctionalTracker(LOSS, steps[0].start, record=path), steps[:2])
-    again = FunctionalTracker(LOSS, steps[2].start, record=lca.Record(path, mode="a"))
+    run(FunctionalTracker(steps[0].start, LOSS, record=path), steps[:2])
+    again = FunctionalTracker(steps[2].start, LOSS, record=lca.Record(path, mode="a"))
     run(again, steps[2:])
     metrics = lca.open_record(path).attrs["metrics"]
     assert metrics["accuracy"] == {"step": [1, 2, 3, 4], "value": [0.0, 0.1, 0.2, 0.3]}
