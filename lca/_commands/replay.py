@@ -1,0 +1,98 @@
+"""`lca replay`: the summary, and a record, of a run of which only checkpoints are left."""
+
+import json
+from argparse import ArgumentParser, Namespace
+from collections.abc import Iterable, Mapping
+from importlib import import_module
+from typing import Any
+
+from lca._commands.check_target import find_maker
+from lca._commands.command import JSON, OVERWRITE, QUIET, Command
+from lca._paths import local_path
+from lca.errors import LCAError, TrajectoryError
+from lca.estimators._registry import REGISTRY, named_estimator
+from lca.objective import Objective, leaves
+from lca.step import Step, Trajectory
+
+
+def add_arguments(parser: ArgumentParser) -> None:
+    """The options of `lca replay`."""
+    add = parser.add_argument
+    add("checkpoints", nargs="+", metavar="CHECKPOINTS", help=_CHECKPOINTS)
+    add("objective", metavar="MODULE:OBJECT", help=_OBJECTIVE)
+    add("-o", "--out", metavar="RECORD", help="write a record, of which `lca report` makes a page")
+    add("--estimator", default="adaptive", choices=[*REGISTRY], metavar="NAME", help="see `lca estimators`")
+    add("--tol", type=float, default=1e-3, help="the largest |residual| of a step (default %(default)s)")
+    add("--heads", type=int, metavar="N", help="the number of attention heads, whose sums are recorded")
+    add("--overwrite", action="store_true", help=OVERWRITE)
+    add("-q", "--quiet", action="store_true", help=QUIET)
+    add("--json", action="store_true", help=JSON)
+
+
+_CHECKPOINTS = (
+    "a folder of checkpoints, which are taken in the order of the numbers in their names; several files or "
+    "folders in the order of training; or an HDF5 file with one parameter vector per row"
+)
+_OBJECTIVE = (
+    "what is measured, as module:object or path/to/file.py:object: an objective of lca_torch or "
+    "lca_tensorflow, several by name, or a function that returns them"
+)
+
+
+def run(args: Namespace) -> None:
+    """Measure, print the summary, say what was written."""
+    from lca.record import Record  # noqa: PLC0415 - `lca --help`
+    from lca.tracking import measure  # noqa: PLC0415
+
+    made = find_maker(args.objective, lambda found: isinstance(found, Mapping))()
+    estimator = named_estimator(args.estimator).make(args.tol)
+    steps = steps_of(args.checkpoints, made)
+    record = None if args.out is None else Record(args.out, mode="w" if args.overwrite else "x")
+    summary = measure(made, steps, estimator, record=record, heads=args.heads)
+    if args.json:
+        print(json.dumps(summary))
+    elif not args.quiet:
+        print(summary.table())
+        if args.out is not None:
+            print(f"Wrote {args.out}; lca report {args.out} makes a page of it.")
+
+
+def steps_of(paths: list[str], objective: Objective | Mapping[str, Objective]) -> Iterable[Step] | Trajectory:
+    """The steps between checkpoints, read by the backend of the objective, or those in an HDF5 file.
+
+    Raises
+    ------
+    TrajectoryError
+        If there is no such run.
+    LCAError
+        If no objective belongs to a backend that reads checkpoints.
+    """
+    if len(paths) == 1 and local_path(paths[0], TrajectoryError).is_file():
+        from lca.importers import replay_hdf5  # noqa: PLC0415 - needs h5py
+
+        return replay_hdf5(paths[0], objective)
+    replay = _replay_of(objective)
+    steps: Iterable[Step] = replay(paths[0] if len(paths) == 1 else paths, objective)
+    return steps
+
+
+def _replay_of(objective: Objective | Mapping[str, Objective]) -> Any:
+    """The function ``replay`` of the package of the first objective that has one."""
+    packages = dict.fromkeys(type(own).__module__.partition(".")[0] for own in leaves(objective))
+    for package in packages:
+        replay = getattr(import_module(package), "replay", None)
+        if replay is not None:
+            return replay
+    raise LCAError(
+        f"checkpoints are read by the backend of the objective, and {', '.join(packages)} has no function "
+        "replay; pass an objective of lca_torch or lca_tensorflow."
+    )
+
+
+REPLAY = Command(
+    "replay",
+    "Measure a run of which only checkpoints are left.",
+    add_arguments,
+    run,
+    words={"--estimator": tuple(REGISTRY)},
+)
