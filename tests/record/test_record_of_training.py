@@ -10,6 +10,7 @@ import lca
 from lca.analysis import divisions_of, group_names, group_stderr, group_totals
 from lca.errors import LCAError
 from lca.estimators import SampledPathIntegral
+from lca.plots import plot_cumulative, save_all
 from lca.record import RecordError
 from lca.record._schema import Content
 from lca.reference import Adam, DatasetLoss, load_digits, minibatches, mlp, train
@@ -130,7 +131,7 @@ def test_metrics_are_kept_also_over_a_continued_run(tmp_path):
 
 
 def test_groups_and_their_errors_are_stored(tmp_path):
-    estimator = SampledPathIntegral(64, replicates=4, seed=0)
+    estimator = SampledPathIntegral(size=64, micro_batches=4)
     lca.measure(LOSS, steps_of(), estimator, record=tmp_path / "run.zarr", groups=GROUPS)
     record = lca.open_record(tmp_path / "run.zarr")
     assert divisions_of(record) == ("group", "kind")
@@ -148,6 +149,37 @@ def test_groups_and_their_errors_are_stored(tmp_path):
     assert "Groups of tensors" in render_report(record)
     with pytest.raises(RecordError, match=r"has other groups \(group, kind\) than the run \(none\)"):
         lca.measure(LOSS, steps_of(), record=lca.Record(tmp_path / "run.zarr", mode="a"))
+
+
+def test_groups_of_several_seeds_have_intervals_and_figures(tmp_path):
+    for seed in range(3):
+        batches = minibatches(DIGITS.x_train, DIGITS.y_train, batch_size=50, steps=3, seed=seed)
+        steps = train(LOSS, NETWORK.init(seed=seed), Adam(lr=0.01), batches)
+        record = lca.Record(tmp_path / f"{seed}.zarr", settings={"optimizer": "adam", "seed": seed})
+        lca.measure(LOSS, steps, record=record, groups=GROUPS)
+    runs = lca.open_runs(f"{tmp_path}/*.zarr", by=["optimizer", "seed"])
+    found = runs.totals(by="kind")
+    totals = np.array([group_totals(m.run.record, "kind").sum(axis=0) for m in runs.members])
+    scale = np.abs(totals).sum()
+    assert found["kind"].values.tolist() == ["weights", "biases"]
+    assert (np.abs(found["mean"].values[0] - totals.mean(axis=0)) <= conservation(scale, 0.0, EPS64)).all()
+    assert (found["lower"] < found["mean"]).all()
+    assert (found["mean"] < found["upper"]).all()
+    assert found["n"].values.tolist() == [[3, 3]]
+    assert [*runs.table(by="kind").columns[0].values][:2] == ["weights", "biases"]
+    names = [path.name for path in save_all(runs, tmp_path / "figures", format="svg")]
+    assert {"conditions.svg", "conditions-kind.svg", "cumulative-kind-adam.svg"} <= set(names)
+    names = [path.name for path in save_all(tmp_path / "0.zarr", tmp_path / "one", format="svg")]
+    assert {"totals-kind.svg", "cumulative-kind.svg", "totals-group.svg"} <= set(names)
+
+
+def test_figures_of_a_replay_are_drawn_at_the_numbers_of_its_checkpoints():
+    rows = np.array([[-1.0, 0.5], [-0.5, 0.25]])
+    ax = plot_cumulative(rows, ["a", "b"], steps=[0, 100, 250], unit="checkpoint")
+    assert ax.lines[1].get_xdata().tolist() == [0, 100, 250]
+    assert ax.get_xlabel() == "checkpoint"
+    with pytest.raises(LCAError, match="3 increasing numbers"):
+        plot_cumulative(rows, ["a", "b"], steps=[0, 100])
 
 
 def test_the_content_survives_json():
