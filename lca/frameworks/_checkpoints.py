@@ -69,7 +69,7 @@ def checkpoints_in_order(
     Warns
     -----
     LCAWarning
-        If files without a number in their names, such as ``last.ckpt``, were left out.
+        If files without a number in their names, such as "last.ckpt", were left out.
 
     Examples
     --------
