@@ -104,8 +104,11 @@ class Content:
     @classmethod
     def from_json(cls, stored: Mapping[str, Any]) -> "Content":
         """The content that a record has in its attributes, where tuples are lists."""
-        known = {name: tuple(value) if isinstance(value, list) else value for name, value in stored.items()}
-        return cls(**{**known, "groups": tuple((str(a), str(b)) for a, b in known.get("groups", ()))})
+        known: dict[str, Any] = {
+            name: tuple(value) if isinstance(value, list) else value for name, value in stored.items()
+        }
+        known["groups"] = tuple((str(a), str(b)) for a, b in known.get("groups", ()))
+        return cls(**known)
 
 
 _SCALARS = (
@@ -157,9 +160,10 @@ def columns(content: Content) -> list[Column]:
                 for name, text in _COUNTS
             ]
     if content.groups:
-        dims = (*both, "group")
-        found.append(Column("group_total", dims, "float64", "Σ A_i over the group of a division"))
-        found.append(Column("group_stderr", dims, "float64", "standard error of group_total"))
+        found += [
+            Column("group_total", (*both, "group"), "float64", "Σ A_i over the group of a division"),
+            Column("group_stderr", (*both, "group"), "float64", "standard error of group_total"),
+        ]
     if content.histogram:
         found += _histogram()
     return [*found, *_per_parameter(content)]

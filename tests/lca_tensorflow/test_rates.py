@@ -5,6 +5,7 @@ import numpy as np
 import pytest
 
 import lca
+from lca.tolerances import EPS32, summed
 from lca_tensorflow import LCACallback
 from lca_tensorflow._rates import LearningRates
 
@@ -23,6 +24,14 @@ class Counted(SCHEDULES.LearningRateSchedule):
 
     def get_config(self):
         return {}
+
+
+class Compiled(Counted):
+    """The number of the step."""
+
+    def __call__(self, step):
+        self.calls += 1
+        return keras.ops.cast(step, "float32")
 
 
 def fitted(optimizer, path, *callbacks):
@@ -60,8 +69,8 @@ def test_a_rate_that_a_callback_changes(tmp_path):
 )
 def test_the_rate_of_a_schedule_is_that_of_the_update(schedule, tmp_path):
     run = fitted(keras.optimizers.SGD(schedule), tmp_path / "run.zarr")
-    expected = [float(f"{float(schedule(step)):.7g}") for step in range(6)]
-    assert run.learning_rate.values[:, 0].tolist() == expected
+    expected = np.array([float(schedule(step)) for step in range(6)])
+    assert (abs(run.learning_rate.values[:, 0] - expected) <= summed(0.1, EPS32)).all()
 
 
 def test_a_schedule_is_run_for_many_steps_at_once_where_it_can_be():
@@ -70,10 +79,11 @@ def test_a_schedule_is_run_for_many_steps_at_once_where_it_can_be():
     for step in range(1, 4):
         optimizer.iterations.assign(step)
         found.append(rates()["0"])
-    assert found == [1.0, 0.5, 0.25]
-    assert schedule.calls >= 3  # one by one
-    optimizer = keras.optimizers.SGD(SCHEDULES.ExponentialDecay(0.1, 2, 0.5))
-    rates = LearningRates([optimizer])
-    optimizer.iterations.assign(1)
-    rates()
-    assert len(rates._known) == 64
+    assert found == [1.0, 0.5, 0.25]  # one by one: it takes numbers only
+    optimizer = keras.optimizers.SGD(schedule := Compiled())
+    rates, found = LearningRates([optimizer]), []
+    for step in range(1, 131):
+        optimizer.iterations.assign(step)
+        found.append(rates()["0"])
+    assert found == [float(step) for step in range(130)]
+    assert schedule.calls <= 3  # traced, not run
