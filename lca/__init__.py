@@ -39,6 +39,7 @@ if TYPE_CHECKING:
     from lca.tracking import measure
 
 _LATER = {"Runs": "lca.runs", "open_runs": "lca.runs", "measure": "lca.tracking"}
+_MODULES = frozenset(("analysis", "importers", "plots", "reference", "report", "runs", "testing", "tracking"))
 __version__ = version("loss-change-allocation")
 
 __all__ = [
@@ -77,6 +78,8 @@ __all__ = [
 
 def __getattr__(name: str) -> Any:
     """Import on first use what builds on this module, as `lca.runs` does by `lca.analysis`, or is large."""
+    if name in _MODULES:
+        return import_module(f"lca.{name}")
     if name in _LATER:
         return getattr(import_module(_LATER[name]), name)
     raise AttributeError(f"module 'lca' has no attribute {name!r}")

@@ -53,6 +53,14 @@ def test_a_folder_of_checkpoints_is_measured_and_recorded(folder, name, capsys):
     assert json.loads(capsys.readouterr().out)["train"]["steps"] == 2
 
 
+def test_groups_have_a_table_of_their_own(folder, capsys):
+    target = f"{folder}/mine.py:objective"
+    assert main(["replay", str(folder), target, "--group", "weights=weight$", "--group", "biases=bias$"]) == 0
+    assert "LCA of each group over 2 measured steps" in capsys.readouterr().out
+    assert main(["replay", str(folder), target, "--group", "weights"]) == 2
+    assert "must be NAME=PATTERN" in capsys.readouterr().err
+
+
 def test_an_objective_without_a_backend_is_refused(folder, capsys):
     (folder / "plain.py").write_text(
         "import numpy as np\nfrom lca.reference import Quadratic\nloss = Quadratic(np.eye(2))"

@@ -24,11 +24,13 @@ def add_arguments(parser: ArgumentParser) -> None:
     add("--estimator", default="adaptive", choices=[*REGISTRY], metavar="NAME", help="see `lca estimators`")
     add("--tol", type=float, default=1e-3, help="the largest |residual| of a step (default %(default)s)")
     add("--heads", type=int, metavar="N", help="the number of attention heads, whose sums are recorded")
+    add("--group", action="append", default=[], metavar="NAME=PATTERN", help=_GROUP)
     add("--overwrite", action="store_true", help=OVERWRITE)
     add("-q", "--quiet", action="store_true", help=QUIET)
     add("--json", action="store_true", help=JSON)
 
 
+_GROUP = "a group of tensors: those in whose names the regular expression is found; several times for several"
 _CHECKPOINTS = (
     "a folder of checkpoints, which are taken in the order of the numbers in their names; several files or "
     "folders in the order of training; or an HDF5 file with one parameter vector per row"
@@ -47,14 +49,24 @@ def run(args: Namespace) -> None:
     made = find_maker(args.objective, lambda found: isinstance(found, Mapping))()
     estimator = named_estimator(args.estimator).make(args.tol)
     steps = steps_of(args.checkpoints, made)
+    groups = _groups(args.group)
     record = None if args.out is None else Record(args.out, mode="w" if args.overwrite else "x")
-    summary = measure(made, steps, estimator, record=record, heads=args.heads)
+    summary = measure(made, steps, estimator, record=record, groups=groups, heads=args.heads)
     if args.json:
         print(json.dumps(summary))
     elif not args.quiet:
-        print(summary.table())
+        shown = {"tensor": True, "group": groups, "head": args.heads}
+        print("\n\n".join(str(summary.table(by=by)) for by, given in shown.items() if given))
         if args.out is not None:
             print(f"Wrote {args.out}; lca report {args.out} makes a page of it.")
+
+
+def _groups(given: list[str]) -> dict[str, str] | None:
+    pairs = [text.partition("=") for text in given]
+    for name, sign, pattern in pairs:
+        if not (name and sign and pattern):
+            raise LCAError(f"--group {name + sign + pattern!r} must be NAME=PATTERN, as in 'mlp=[.]mlp[.]'.")
+    return {name: pattern for name, _, pattern in pairs} or None
 
 
 def steps_of(paths: list[str], objective: Objective | Mapping[str, Objective]) -> Iterable[Step] | Trajectory:

@@ -5,7 +5,7 @@ from functools import partial
 from io import BytesIO
 from os import PathLike
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal, TypeAlias, get_args
+from typing import TYPE_CHECKING, Literal, TypeAlias, TypedDict, get_args
 
 import numpy as np
 
@@ -14,7 +14,6 @@ from lca._extras import extra
 from lca._output import GENERATOR, check_writable, write_files
 from lca.analysis._reading import is_class
 from lca.errors import LCAError, UnknownNameError
-from lca.plots._canvas import Style
 from lca.plots._layers import plot_classes, plot_layer_time, plot_neurons
 from lca.plots._loss import plot_conditions, plot_cumulative, plot_loss, plot_totals, plot_train_heldout
 from lca.plots._noise import plot_helping, plot_histogram, plot_parameter
@@ -135,8 +134,14 @@ def _of_run(run: Run) -> Figures:
     yield from _traced(run, first)
 
 
-def _along(run: Run) -> Style:
-    """The axis of the steps."""
+class _Along(TypedDict):
+    """The axis of the steps, of `Style`."""
+
+    steps: np.ndarray
+    unit: str
+
+
+def _along(run: Run) -> _Along:
     return {"steps": np.append(run.steps, run.ends[-1]), "unit": run.unit}
 
 

@@ -29,7 +29,7 @@ class Metrics:
         """Add one value each; raises `LCAError` if one is no number."""
         for name, value in values.items():
             try:
-                number = float(value)
+                number = float(value.detach() if hasattr(value, "detach") else value)  # of torch
             except (TypeError, ValueError) as error:
                 raise LCAError(
                     f"the metric {name!r} is {value!r:.60}, which is no number; pass numbers by name."

@@ -8,7 +8,7 @@ import pytest
 
 import lca
 from lca.analysis import divisions_of, group_names, group_stderr, group_totals
-from lca.errors import LCAError
+from lca.errors import LCAError, UnknownNameError
 from lca.estimators import SampledPathIntegral
 from lca.plots import plot_cumulative, save_all
 from lca.record import RecordError
@@ -74,7 +74,11 @@ def test_a_record_of_a_replay_is_continued_where_it_ended(tmp_path):
 
 
 def test_a_summary_of_steps_is_that_of_the_allocations(tmp_path):
-    summary = lca.measure({"train": LOSS}, steps_of(), groups=GROUPS)["train"]
+    whole = lca.measure({"train": LOSS}, steps_of(), groups=GROUPS)
+    assert [*whole.table(by="kind").columns[0].values][:2] == ["weights", "biases"]
+    with pytest.raises(UnknownNameError, match="grouping 'kinds'"):
+        whole.table(by="kinds")
+    summary = whole["train"]
     found = list(lca.allocate(LOSS, steps_of(), lca.Adaptive()))
     mass = sum(a.mass for a in found)
     total = sum(float(a.values.sum()) for a in found)
