@@ -54,11 +54,12 @@ def _reader_of(optimizer: Any) -> Callable[[], float]:
 def _ahead(schedule: Any) -> Callable[[int], list[float]]:
     """Evaluates a schedule from one step on: 64 times, or once."""
 
-    @tf.function(autograph=False)
-    def compiled(steps: tf.Tensor) -> tf.Tensor:
+    def at_each(steps: tf.Tensor) -> tf.Tensor:
         return tf.map_fn(
             lambda step: tf.cast(schedule(step), tf.float32), steps, fn_output_signature=tf.float32
         )
+
+    compiled: Any = tf.function(at_each, autograph=False)
 
     def at_once(step: int) -> list[float]:
         return [_shortest(rate) for rate in compiled(tf.range(step, step + _AHEAD, dtype=tf.int64)).numpy()]

@@ -177,6 +177,15 @@ def remove_frame(ax: Axes) -> Axes:
     return ax
 
 
+def width_of(names: Sequence[str]) -> float:
+    """The width of a figure with names at its left side, in inches: long names leave room for the title.
+
+    >>> width_of(["fc1"]), width_of(["encoder.layer.11.attn[head 11]"])
+    (6.0, 7.0)
+    """
+    return max(6.0, round(4.3 + 0.09 * max(map(len, names)), 2))
+
+
 def steps_of(style: Style, count: int) -> np.ndarray:
     """Where each of ``count`` steps begins and the last one ends, (count + 1,)."""
     if "steps" not in style:

@@ -30,6 +30,7 @@ from lca.plots._canvas import (
     set_limits,
     set_step_axis,
     steps_of,
+    width_of,
 )
 
 with extra("report"):
@@ -261,7 +262,8 @@ def plot_totals(
     both = heldout is not None
     train, *_ = check_equal_length("the totals", train, *([heldout] if both else []))
     names = check_names(names, len(train), "the totals")
-    ax = new_axes(style, title="Total allocation over the run", size=(6, max(2.5, 1.4 + 0.32 * len(names))))
+    size = (width_of(names), max(2.5, 1.4 + 0.32 * len(names)))
+    ax = new_axes(style, title="Total allocation over the run", size=size)
     position, height = np.arange(len(names)), 0.38 if both else 0.6
     colors, places = colors_of(style, SIGNS), position[None]
     *shown, solid, hatched = labels_of(style, [*names, "training loss", "held-out loss"])
@@ -338,7 +340,7 @@ def plot_conditions(
             f"{totals.shape}."
         )
     height = 0.8 / len(conditions)
-    size = (6, max(2.5, 1.4 + 0.2 * len(names) * (1 + len(conditions))))
+    size = (width_of(names), max(2.5, 1.4 + 0.2 * len(names) * (1 + len(conditions))))
     ax = new_axes(style, title="Total allocation by condition", size=size)
     labels, position = labels_of(style, [*conditions, *names]), np.arange(len(names))
     colors = colors_of(style, dict(zip(conditions, line_colors(conditions, {}), strict=True)))

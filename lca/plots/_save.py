@@ -149,7 +149,7 @@ def _groups(run: Run, division: str, measured: str) -> Figures:
     """Totals and cumulative allocations of the groups of a division."""
     names = analysis.group_names(run.record, division)
     rows = analysis.group_totals(run.record, division, measured)
-    title = f"Total allocation by {division} over {run.scope}, {measured} loss"
+    title = f"Total allocation by {division}, {measured} loss,\nover {run.scope}"
     yield _file_name(f"totals-{division}"), lambda: plot_totals(names, rows.sum(axis=0), title=title)
     if len(names) <= MAX_LINES:
         shown = f"Cumulative allocation by {division}, {measured} loss"
@@ -185,7 +185,7 @@ def _conditions(runs: Runs, by: str, conditions: Sequence[str]) -> Axes:
     found = runs.totals(by=by)
     ends = found["lower"].values, found["upper"].values
     level = f"{100 * found.confidence:g} % intervals"
-    title = f"Total allocation by condition and {by}, {runs.losses[0]} loss, with {level}"
+    title = f"Total allocation by condition and {by},\n{runs.losses[0]} loss, with {level}"
     return plot_conditions(runs.names(by), conditions, found["mean"].values, intervals=ends, title=title)
 
 
@@ -193,7 +193,7 @@ def _mean_curves(runs: Runs, name: str, by: str, rows: np.ndarray) -> Axes:
     """The curves of the mean over the steps that all runs of a condition have, (runs, steps, groups)."""
     sums = np.concatenate([np.zeros_like(rows[:, :1]), np.cumsum(rows, axis=1)], axis=1)
     pooled = runs.pool(runs.condition(name), sums)
-    title = f"{name}: cumulative allocation, mean over {len(rows)} runs"
+    title = f"{name}: cumulative allocation by {by}, mean over {len(rows)} runs"
     ends = None if np.isnan(pooled.half).all() else (pooled.lower, pooled.upper)
     return plot_cumulative(rows.mean(axis=0), runs.names(by), intervals=ends, title=title)
 
