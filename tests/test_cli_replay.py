@@ -61,6 +61,16 @@ def test_groups_have_a_table_of_their_own(folder, capsys):
     assert "must be NAME=PATTERN" in capsys.readouterr().err
 
 
+def test_files_of_lightning_are_read_by_key_and_prefix(folder, capsys):
+    for path in folder.glob("step-*.pt"):
+        tensors = {f"net.{name}": tensor for name, tensor in torch.load(path).items()}
+        torch.save({"state_dict": tensors, "epoch": 1}, path)
+    command = ["replay", str(folder), f"{folder}/mine.py:objective"]
+    assert main(command) == 2
+    assert "pass key='state_dict'" in capsys.readouterr().err
+    assert main([*command, "--key", "state_dict", "--prefix", "net."]) == 0
+
+
 def test_an_objective_without_a_backend_is_refused(folder, capsys):
     (folder / "plain.py").write_text(
         "import numpy as np\nfrom lca.reference import Quadratic\nloss = Quadratic(np.eye(2))"

@@ -4,6 +4,7 @@ import json
 from argparse import ArgumentParser, Namespace
 from collections.abc import Iterable, Mapping
 from importlib import import_module
+from inspect import signature
 from typing import Any
 
 from lca._commands.check_target import find_maker
@@ -25,6 +26,8 @@ def add_arguments(parser: ArgumentParser) -> None:
     add("--tol", type=float, default=1e-3, help="the largest |residual| of a step (default %(default)s)")
     add("--heads", type=int, metavar="N", help="the number of attention heads, whose sums are recorded")
     add("--group", action="append", default=[], metavar="NAME=PATTERN", help=_GROUP)
+    add("--key", help="key of the dictionary in a file of torch that holds the tensors, as state_dict")
+    add("--prefix", help="prefix of the names in a file of torch, as net.")
     add("--overwrite", action="store_true", help=OVERWRITE)
     add("-q", "--quiet", action="store_true", help=QUIET)
     add("--json", action="store_true", help=JSON)
@@ -48,7 +51,8 @@ def run(args: Namespace) -> None:
 
     made = find_maker(args.objective, lambda found: isinstance(found, Mapping))()
     estimator = named_estimator(args.estimator).make(args.tol)
-    steps = steps_of(args.checkpoints, made)
+    given = {"key": args.key, "prefix": args.prefix}
+    steps = steps_of(args.checkpoints, made, **{name: value for name, value in given.items() if value})
     groups = _groups(args.group)
     record = None if args.out is None else Record(args.out, mode="w" if args.overwrite else "x")
     summary = measure(made, steps, estimator, record=record, groups=groups, heads=args.heads)
@@ -69,22 +73,29 @@ def _groups(given: list[str]) -> dict[str, str] | None:
     return {name: pattern for name, _, pattern in pairs} or None
 
 
-def steps_of(paths: list[str], objective: Objective | Mapping[str, Objective]) -> Iterable[Step] | Trajectory:
+def steps_of(
+    paths: list[str], objective: Objective | Mapping[str, Objective], **options: str
+) -> Iterable[Step] | Trajectory:
     """The steps between checkpoints, read by the backend of the objective, or those in an HDF5 file.
+
+    ``options`` are those of the function ``replay`` of the backend.
 
     Raises
     ------
     TrajectoryError
         If there is no such run.
     LCAError
-        If no objective belongs to a backend that reads checkpoints.
+        If no objective belongs to a backend that reads checkpoints, or that has no such option.
     """
     if len(paths) == 1 and local_path(paths[0], TrajectoryError).is_file():
         from lca.importers import replay_hdf5  # noqa: PLC0415 - needs h5py
 
         return replay_hdf5(paths[0], objective)
     replay = _replay_of(objective)
-    steps: Iterable[Step] = replay(paths[0] if len(paths) == 1 else paths, objective)
+    unknown = [name for name in options if name not in signature(replay).parameters]
+    if unknown:
+        raise LCAError(f"{replay.__module__.partition('.')[0]}.replay has no option {unknown[0]}; omit it.")
+    steps: Iterable[Step] = replay(paths[0] if len(paths) == 1 else paths, objective, **options)
     return steps
 
 
