@@ -41,7 +41,7 @@ from lca.analysis._over_runs import (
 )
 from lca.analysis._reading import (
     class_totals,
-    divisions_of,
+    division_names,
     group_names,
     group_signs,
     group_stderr,
@@ -66,7 +66,7 @@ __all__ = [
     "WeibullFit",
     "checked_windows",
     "class_totals",
-    "divisions_of",
+    "division_names",
     "count_coincidences",
     "difference_over_runs",
     "fit_weibull",

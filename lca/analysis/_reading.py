@@ -48,7 +48,7 @@ def group_names(record: "Dataset", by: By | str = "layer") -> tuple[str, ...]:
     """
     if (stored := _stored(record, by)) is not None:
         return tuple(map(str, record["group"].values[stored]))
-    parts = _divisions(record)
+    parts = divisions_of(record)
     if by in parts:
         return tuple(dict.fromkeys(parts[by][name] for name in group_names(record, "tensor")))
     _check_by(by, parts)
@@ -89,7 +89,7 @@ def group_totals(record: "Dataset", by: By | str = "layer", measured: str = "tra
     if (stored := _stored(record, by)) is not None:
         found = _select(record, "group_total", measured).transpose("step", "group").values
         return np.asarray(found[:, stored])
-    parts = _divisions(record)
+    parts = divisions_of(record)
     if by in parts:
         tensors, groups = group_totals(record, "tensor", measured), group_names(record, by)
         labels = np.array([groups.index(parts[by][name]) for name in group_names(record, "tensor")])
@@ -126,11 +126,11 @@ def group_stderr(record: "Dataset", by: By | str = "layer", measured: str = "tra
     if (stored := _stored(record, by)) is not None:
         found = _select(record, "group_stderr", measured).transpose("step", "group").values
         return np.asarray(found[:, stored])
-    _check_by(by, divisions_of(record))
+    _check_by(by, division_names(record))
     return np.asarray(_select(record, f"{by}_stderr", measured).transpose("step", by).values)
 
 
-def divisions_of(record: "Dataset") -> tuple[str, ...]:
+def division_names(record: "Dataset") -> tuple[str, ...]:
     """The divisions of a record, as ``by`` of `group_totals`: those of ``groups=``, and ``"head"``.
 
     Parameters
@@ -141,11 +141,11 @@ def divisions_of(record: "Dataset") -> tuple[str, ...]:
     Examples
     --------
     >>> import xarray as xr
-    >>> divisions_of(xr.Dataset())
+    >>> division_names(xr.Dataset())
     ()
     """
     stored = record["division"].values.astype(str).tolist() if "division" in record.variables else ()
-    return tuple(dict.fromkeys((*stored, *_divisions(record))))
+    return tuple(dict.fromkeys((*stored, *divisions_of(record))))
 
 
 def is_class(name: str) -> bool:
@@ -347,11 +347,21 @@ def _stored(record: "Dataset", division: str) -> np.ndarray | None:
     return chosen if chosen.any() else None
 
 
-def _divisions(record: "Dataset") -> Mapping[str, Mapping[str, str]]:
-    """The group of every tensor by division, as ``groups=`` of a tracker wrote them; empty without."""
+def divisions_of(record: "Dataset") -> Mapping[str, Mapping[str, str]]:
+    """The group of every tensor by division, as ``groups=`` of a tracker wrote them; empty without.
+
+    What else a setting of this name holds is no division.
+    """
     found = record.attrs.get("settings", {})
     parts = found.get("groups", {}) if isinstance(found, Mapping) else {}
-    return parts if isinstance(parts, Mapping) else {}
+    if not isinstance(parts, Mapping) or "tensor" not in record.coords:
+        return {}
+    tensors = [str(name) for name in record["tensor"].values]
+    return {
+        str(division): groups
+        for division, groups in parts.items()
+        if isinstance(groups, Mapping) and all(isinstance(groups.get(name), str) for name in tensors)
+    }
 
 
 def _check_by(by: str, divisions: Iterable[str] = ()) -> None:

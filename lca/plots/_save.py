@@ -128,7 +128,7 @@ def _of_run(run: Run) -> Figures:
         )
     if len(layers) > 1 and len(run.steps) > 2:
         yield "peaks", lambda: plot_peaks(analysis.learning_peaks(rows[first], top=20), layers, **along)
-    for division in analysis.divisions_of(run.record):
+    for division in analysis.division_names(run.record):
         yield from _groups(run, division, first)
     yield from _classes(run)
     yield from _traced(run, first)
@@ -163,8 +163,8 @@ def _of_runs(runs: Runs) -> Figures:
     names = [condition.name for condition in runs.conditions]
     common = [
         division
-        for division in analysis.divisions_of(runs.members[0].run.record)
-        if all(division in analysis.divisions_of(member.run.record) for member in runs.members)
+        for division in analysis.division_names(runs.members[0].run.record)
+        if all(division in analysis.division_names(member.run.record) for member in runs.members)
     ]
     for by in ("layer", *common):
         ending = "" if by == "layer" else f"-{by}"

@@ -87,19 +87,20 @@ class Column:
 class Content:
     """The optional contents of a record, beyond scalars, tensors and layers.
 
-    ``values`` and ``theta`` are the dtypes of the full arrays, or ``None``; ``traced`` holds positions in θ;
     ``checkpoints`` says whether steps are between checkpoints of these numbers; ``learning_rates`` are the
     names of the groups of the optimizer; ``groups`` are pairs of a division and one of its groups.
+
+    ``values`` and ``theta`` are the dtypes of the full arrays, or ``None``; ``traced`` holds positions in θ.
     """
 
+    checkpoints: bool = False
+    learning_rates: tuple[str, ...] = ()
+    groups: tuple[tuple[str, str], ...] = ()
     neurons: bool = True
     histogram: bool = True
     values: str | None = None
     theta: str | None = None
     traced: tuple[int, ...] = ()
-    checkpoints: bool = False
-    learning_rates: tuple[str, ...] = ()
-    groups: tuple[tuple[str, str], ...] = ()
 
     @classmethod
     def from_json(cls, stored: Mapping[str, Any]) -> "Content":
@@ -142,10 +143,6 @@ def columns(content: Content) -> list[Column]:
     """The variables of a record with this content, in the order in which they are written."""
     both = ("measured",)
     found = [Column("step", (), "int64", "index of the step", "1")]
-    if content.checkpoints:
-        found.append(Column("step_end", (), "int64", "number of the checkpoint at its end", "1"))
-    if content.learning_rates:
-        found.append(Column("learning_rate", ("param_group",), "float64", "learning rate of the update", "1"))
     found += [Column(name, both, "float64", text) for name, text in _SCALARS]
     found += [Column(name, both, "float64", text, units) for name, text, units in _COSTS]
     found += [Column(name, both, "bool", text, "1") for name, text in _FLAGS]
@@ -159,14 +156,23 @@ def columns(content: Content) -> list[Column]:
                 Column(f"{group}_{name}", dims, "int64", f"parameters with {text}", "1")
                 for name, text in _COUNTS
             ]
-    if content.groups:
-        found += [
-            Column("group_total", (*both, "group"), "float64", "Σ A_i over the group of a division"),
-            Column("group_stderr", (*both, "group"), "float64", "standard error of group_total"),
-        ]
     if content.histogram:
         found += _histogram()
-    return [*found, *_per_parameter(content)]
+    return [*found, *_per_parameter(content), *_of_training(content)]
+
+
+def _of_training(content: Content) -> list[Column]:
+    """What a tracker or a replay adds."""
+    found = []
+    if content.checkpoints:
+        found.append(Column("step_end", (), "int64", "number of the checkpoint at its end", "1"))
+    if content.learning_rates:
+        found.append(Column("learning_rate", ("param_group",), "float64", "learning rate of the update", "1"))
+    if content.groups:
+        dims = ("measured", "group")
+        found.append(Column("group_total", dims, "float64", "Σ A_i over the group of a division"))
+        found.append(Column("group_stderr", dims, "float64", "standard error of group_total"))
+    return found
 
 
 def _histogram() -> list[Column]:
@@ -221,14 +227,14 @@ class Plan:
         }
         if self.content.neurons:
             found["neuron"] = ("neuron", list(layout.groups("neuron").names))
-        if self.content.histogram:
-            found["bin_edge_low"] = ("bin", BIN_EDGES[:-1])
-            found["bin_edge_high"] = ("bin", BIN_EDGES[1:])
         if self.content.learning_rates:
             found["param_group"] = ("param_group", list(self.content.learning_rates))
         if self.content.groups:
             found["division"] = ("group", [division for division, _ in self.content.groups])
             found["group"] = ("group", [name for _, name in self.content.groups])
+        if self.content.histogram:
+            found["bin_edge_low"] = ("bin", BIN_EDGES[:-1])
+            found["bin_edge_high"] = ("bin", BIN_EDGES[1:])
         if self.content.traced:
             found["traced"] = ("traced", np.array(self.content.traced))
             found["traced_name"] = ("traced", [layout.label(i) for i in self.content.traced])

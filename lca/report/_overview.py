@@ -6,7 +6,8 @@ from dataclasses import dataclass
 import numpy as np
 
 from lca._verdict import LARGE_MISS
-from lca.analysis import divisions_of, group_names, group_totals
+from lca.analysis import group_names, group_totals
+from lca.analysis._reading import divisions_of
 from lca.report._parts import Bar, Bars, Section
 from lca.runs._balance import Conservation, Tone, check_conservation
 from lca.runs._format import format_digits, format_number, format_percent, short_labels
@@ -83,10 +84,10 @@ def _verdicts(run: Run, checks: Sequence[Conservation]) -> list[tuple[Tone, str]
             f"{'updates' if run.is_replay else 'steps'} before it are not part of this page."
         )
         found.append(("warn", text))
-    if run.is_replay:
-        found.append(("warn", _BETWEEN_CHECKPOINTS))
     if run.span > 1:
         found.append(("warn", _straight_lines(run.span)))
+    if run.is_replay:
+        found.append(("warn", _BETWEEN_CHECKPOINTS))
     found += [("warn", f"{c.loss}: {_discontinuities(c)}") for c in checks if c.discontinuities]
     found.sort(key=lambda verdict: ("bad", "warn", "good").index(verdict[0]))
     good = next((i for i, (tone, _) in enumerate(found) if tone == "good"), None)

@@ -5,7 +5,7 @@ from typing import Any
 
 import numpy as np
 
-from lca.analysis import divisions_of, group_names, group_stderr, group_totals
+from lca.analysis import division_names, group_names, group_stderr, group_totals
 from lca.report import _charts as charts
 from lca.report._parts import Chart, Section, Table
 from lca.runs._format import format_number
@@ -18,7 +18,7 @@ MAX_GROUPS = 200
 def groups(run: Run) -> Section | None:
     """The allocation of each group of each division; ``None`` if the record has no groups."""
     first, shown = run.losses[0], []
-    for division in divisions_of(run.record):
+    for division in division_names(run.record):
         names = group_names(run.record, division)
         totals = group_totals(run.record, division, first).sum(axis=0)
         largest = np.sort(np.argsort(-np.abs(totals), kind="stable")[:MAX_GROUPS])

@@ -363,15 +363,14 @@ class Session:
     def _begun(self, record: RecordTo, estimator: Estimator) -> Record:
         layout = check_same_layout((o.layout for o in self.objectives.values()), "the losses of one record")
         made = record if isinstance(record, Record) else Record(record)
+        groups = {name: layout.groups(labels) for name, labels in self._divisions.items()}
+        made.begin(layout, groups=groups | ({} if self._head_groups is None else {HEAD: self._head_groups}))
         settings: dict[str, Any] = {} if callable(self._every) else {"every": self._every}
         if self.span > 1:
             settings["span"] = self.span
         if self._divisions:
             settings["groups"] = self._divisions
-        groups = {name: layout.groups(labels) for name, labels in self._divisions.items()}
-        if self._head_groups is not None:
-            groups[HEAD] = self._head_groups
-        return made.begin(layout, estimator=estimator, settings=settings, groups=groups)
+        return made.begin(layout, estimator=estimator, settings=settings)
 
     def _reason(self) -> str:
         return "" if self.error is None else f": {type(self.error).__name__}: {self.error}".rstrip(".")

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 import lca
-from lca.analysis import divisions_of, group_names, group_stderr, group_totals
+from lca.analysis import division_names, group_names, group_stderr, group_totals
 from lca.errors import LCAError, UnknownNameError
 from lca.estimators import SampledPathIntegral
 from lca.plots import plot_cumulative, save_all
@@ -138,7 +138,7 @@ def test_groups_and_their_errors_are_stored(tmp_path):
     estimator = SampledPathIntegral(size=64, micro_batches=4)
     lca.measure(LOSS, steps_of(), estimator, record=tmp_path / "run.zarr", groups=GROUPS)
     record = lca.open_record(tmp_path / "run.zarr")
-    assert divisions_of(record) == ("group", "kind")
+    assert division_names(record) == ("group", "kind")
     assert group_names(record, "kind") == ("weights", "biases")
     tensors, names = group_totals(record, "tensor"), group_names(record, "tensor")
     weights = [at for at, tensor in enumerate(names) if tensor.endswith("weight")]
