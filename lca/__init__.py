@@ -36,7 +36,10 @@ from lca.step import MicroBatch, Step, Trajectory
 
 if TYPE_CHECKING:
     from lca.runs import Runs, open_runs
+    from lca.tracking import measure
 
+_LATER = {"Runs": "lca.runs", "open_runs": "lca.runs", "measure": "lca.tracking"}
+_MODULES = frozenset(("analysis", "importers", "plots", "reference", "report", "runs", "testing", "tracking"))
 __version__ = version("loss-change-allocation")
 
 __all__ = [
@@ -67,13 +70,16 @@ __all__ = [
     "composite",
     "gauss_legendre",
     "gauss_lobatto",
+    "measure",
     "open_record",
     "open_runs",
 ]
 
 
 def __getattr__(name: str) -> Any:
-    """Import `lca.runs` on first use: it builds on `lca.analysis`, which builds on this module."""
-    if name in ("Runs", "open_runs"):
-        return getattr(import_module("lca.runs"), name)
+    """Import on first use what builds on this module, as `lca.runs` does by `lca.analysis`, or is large."""
+    if name in _MODULES:
+        return import_module(f"lca.{name}")
+    if name in _LATER:
+        return getattr(import_module(_LATER[name]), name)
     raise AttributeError(f"module 'lca' has no attribute {name!r}")

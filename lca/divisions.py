@@ -9,6 +9,7 @@ from lca.errors import LCAError
 
 __all__ = [
     "GROUP",
+    "HEAD",
     "OTHER",
     "PARAM_GROUPS",
     "Selectors",
@@ -19,11 +20,16 @@ Selectors: TypeAlias = Mapping[str, Any]
 """Groups by name, as `divisions` reads them; a tracker of a framework takes more (``groups=``)."""
 GROUP = "group"
 """The division of the groups that are not inside a named division."""
+HEAD = "head"
+"""The division of attention heads (``heads=``)."""
 OTHER = "other"
 """The group of the tensors that no group of a division selects."""
 PARAM_GROUPS = "param_groups"
 """Selects the groups of the optimizer, which are a division of their own."""
-_RESERVED = ("tensor", "layer", "neuron", "head", "step", "measured", "bin", "parameter", "traced")
+_RESERVED = frozenset(
+    ("tensor", "layer", "neuron", HEAD, "step", "measured", "bin", "parameter", "traced", "division")
+    + ("param_group", "run", "condition")
+)
 
 
 def divisions(groups: Selectors, names: Sequence[str]) -> dict[str, dict[str, str]]:

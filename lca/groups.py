@@ -105,6 +105,11 @@ class Groups:
             at += part.width
         return np.concatenate(parts)
 
+    @cached_property
+    def whole_tensors(self) -> int:
+        """The number of tensors, if each belongs to one group as a whole; else 0."""
+        return len(self.slices) if all(part.outer == part.width == 1 for part in self.slices) else 0
+
     @property
     def parameters(self) -> int:
         """K, the number of entries of θ."""

@@ -1,4 +1,4 @@
-"""Read runs saved by other programs: HDF5 files with the parameters of every step, and checkpoint paths.
+"""Read runs saved by other programs: HDF5 files with the parameters of every step, and names of checkpoints.
 
 The checkpoints themselves are read by the backends: `lca_torch` (torch, safetensors) and
 `lca_tensorflow` (Keras).
@@ -8,19 +8,19 @@ import ast
 import math
 import re
 import warnings
-from collections.abc import Iterable, Mapping, Sequence
-from itertools import pairwise
+from collections.abc import Mapping, Sequence
 from os import PathLike
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from lca._checkpoint_names import checkpoint_numbers, sorted_by_number
 from lca._extras import extra
 from lca._matching import Piece, pieces_of
 from lca._paths import local_path
 from lca.arrays import Vector, array_ops
-from lca.errors import DataError, LayoutError, LCAWarning, TrajectoryError
+from lca.errors import DataError, LayoutError, LCAWarning
 from lca.layout import Layout, check_same_layout
 from lca.objective import Objective, leaves, state_of
 from lca.step import Trajectory
@@ -339,72 +339,6 @@ def _outside(path: str | PathLike[str]) -> DataError:
     return DataError(
         f"{path}: the data of all_weights are outside of this file, and were not read; write them into it."
     )
-
-
-def checkpoint_numbers(paths: Iterable[str | PathLike[str]]) -> list[int]:
-    """The numbers in the names of checkpoints that tell them apart, for ``settings={"checkpoints": ...}``.
-
-    A report of a record with this setting says between which checkpoints the steps are.
-
-    Parameters
-    ----------
-    paths
-        In the order of training, as they are passed to ``replay``.
-
-    Raises
-    ------
-    TrajectoryError
-        If the names have no number, different counts of numbers, or none that increases.
-
-    Examples
-    --------
-    >>> checkpoint_numbers(["run2/epoch-0-step-100.pt", "run2/epoch-0-step-250.pt"])
-    [100, 250]
-    """
-    names = [Path(path).name for path in paths]
-    numbers = [[int(digits) for digits in re.findall(r"\d+", name)] for name in names]
-    counts = {len(found) for found in numbers}
-    columns = list(zip(*numbers, strict=True)) if len(counts) == 1 else []
-    for column in columns:
-        if all(a < b for a, b in pairwise(column)):
-            return list(column)
-    raise TrajectoryError(
-        f"no number in the names of the checkpoints increases ({', '.join(names[:3])}, ...); pass "
-        "settings={'checkpoints': [...]} with numbers of your own."
-    )
-
-
-def sorted_by_number(paths: Iterable[Path]) -> list[Path]:
-    """Sort paths by the numbers in their names.
-
-    Raises
-    ------
-    TrajectoryError
-        If the order is ambiguous: names of different forms, equal numbers, or two numbers of which one
-        increases where the other decreases.
-
-    Examples
-    --------
-    >>> [path.name for path in sorted_by_number([Path("step-10.pt"), Path("step-9.pt")])]
-    ['step-9.pt', 'step-10.pt']
-    """
-    numbers = {path: [int(digits) for digits in re.findall(r"\d+", path.name)] for path in paths}
-    ordered = sorted(numbers, key=lambda path: (numbers[path], path.name))
-    forms = sorted({re.sub(r"\d+", "#", path.name) for path in ordered})
-    why = ""
-    if len(forms) > 1:
-        why = f"they have names of different forms ({', '.join(forms)})"
-    for before, after in zip(ordered, ordered[1:], strict=False):
-        if not why and numbers[before] == numbers[after]:
-            why = f"{before.name} and {after.name} have the same numbers"
-        elif not why and any(a > b for a, b in zip(numbers[before], numbers[after], strict=True)):
-            why = f"one number increases and another decreases from {before.name} to {after.name}"
-    if why:
-        raise TrajectoryError(
-            f"the order of the files in {ordered[0].parent} is ambiguous: {why}; pass a list of paths in the "
-            "order of training."
-        )
-    return ordered
 
 
 def _corrected_by_biases(path: str | PathLike[str], layout: Layout) -> tuple[int | None, ...]:

@@ -10,7 +10,7 @@ import numpy as np
 
 from lca.allocation import StepAllocation, with_terms
 from lca.arrays import array_ops
-from lca.groups import SignCounts
+from lca.groups import Groups, SignCounts
 from lca.layout import GroupBy, Layout
 
 __all__ = [
@@ -116,9 +116,28 @@ class Row:
         """``Σ_i A_i`` in float64, units of the loss: the sum of the totals of the tensors."""
         return float(self._tensors[0].sum())
 
-    def totals(self, by: GroupBy) -> np.ndarray:
-        """``Σ_{i in group} A_i`` for each tensor, layer or neuron; float64 (groups,), units of the loss."""
-        return self._neurons if by == "neuron" else self.layout.groups(by).merged(self._tensors[0])
+    @property
+    def ends(self) -> tuple[int, int]:
+        """The indices of both ends: t and t + 1, or in a replay the numbers of the checkpoints."""
+        source = self.allocation.source
+        if source is not None and source.checkpoints is not None:
+            return source.checkpoints
+        return self.allocation.step, self.allocation.step + 1
+
+    def totals(self, by: GroupBy | Groups) -> np.ndarray:
+        """``Σ_{i in group} A_i`` of each group; float64 (groups,), units of the loss.
+
+        ``by``: ``"tensor"``, ``"layer"``, ``"neuron"``, or groups of the layout. Groups that divide tensors,
+        as heads do, cost a pass over the values.
+        """
+        if by == "neuron":
+            return self._neurons
+        groups = self._groups(by)
+        if self._are_tensors(groups):
+            return groups.merged(self._tensors[0])
+        if groups not in self._sums:
+            self._sums[groups] = groups.total(self.allocation.values)
+        return self._sums[groups]
 
     def signs(self, by: _TensorGroups) -> SignCounts:
         """Numbers of parameters with A < 0, A > 0 and A = 0 in each tensor or layer; integers (groups,)."""
@@ -129,17 +148,20 @@ class Row:
         """Counts of |A| between `BIN_EDGES`, as in `lca.arrays.ArrayOps.magnitudes`; (2, bins + 2)."""
         return array_ops(self.allocation.values).magnitudes(self.allocation.values, BIN_EDGES)
 
-    def stderr(self, by: GroupBy) -> np.ndarray:
+    def stderr(self, by: GroupBy | Groups) -> np.ndarray:
         """Standard error of `totals` from the replicates of the estimator; NaN (groups,) without replicates.
 
         ``sqrt(Σ_nodes Var_j(R_{node,j}) / m)``, where ``R_{node,j}`` is the group sum of replicate j of m and
         Var the sample variance: the nodes of one step are independent. Neighbouring steps share a node, so
         the errors of successive steps are *not* independent; see `lca.views.ErrorBars`.
         """
-        groups, nodes = self.layout.groups(by), self.allocation.replicates.values()
+        groups, nodes = self._groups(by), self.allocation.replicates.values()
         if not nodes or min(map(len, nodes)) < 2:
             return np.full(len(groups), np.nan)
-        sums = self._neuron_replicates if by == "neuron" else self._tensor_replicates
+        if by == "neuron":
+            sums = self._neuron_replicates
+        else:
+            sums = self._tensor_replicates if self._are_tensors(groups) else self._replicate_sums(groups)
         variance = np.zeros(len(groups))
         for replicates in sums:
             variance += np.var([groups.merged(row) for row in replicates], axis=0, ddof=1) / len(replicates)
@@ -166,15 +188,26 @@ class Row:
 
     @cached_property
     def _tensor_replicates(self) -> list[list[np.ndarray]]:
-        return self._replicate_sums("tensor")
+        return self._replicate_sums(self.layout.groups("tensor"))
 
     @cached_property
     def _neuron_replicates(self) -> list[list[np.ndarray]]:
-        return self._replicate_sums("neuron")
+        return self._replicate_sums(self.layout.groups("neuron"))
 
-    def _replicate_sums(self, by: GroupBy) -> list[list[np.ndarray]]:
+    @cached_property
+    def _sums(self) -> dict[Groups, np.ndarray]:
+        """Totals of groups that divide tensors, which summary and record share."""
+        return {}
+
+    def _groups(self, by: GroupBy | Groups) -> Groups:
+        return by if isinstance(by, Groups) else self.layout.groups(by)
+
+    def _are_tensors(self, groups: Groups) -> bool:
+        return groups.whole_tensors == len(self.layout.names)
+
+    def _replicate_sums(self, groups: Groups) -> list[list[np.ndarray]]:
         """For each node and each of its replicates, the sums of the slices of these groups."""
-        slices, nodes = self.layout.groups(by).slices, self.allocation.replicates.values()
+        slices, nodes = groups.slices, self.allocation.replicates.values()
         return [[array_ops(copy).sums(copy, slices) for copy in replicates] for replicates in nodes]
 
 

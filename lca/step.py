@@ -1,6 +1,6 @@
 """`Step`, one update of a training run with its fields, and `Trajectory`, a stored sequence of points."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from math import inf
 from typing import Any
@@ -141,6 +141,11 @@ class Step:
         gradient was clipped to c g, C contains c.
     scores
         How wrong the model at θ_t was on single examples, usually those of ``batch``.
+    checkpoints
+        In a replay of checkpoints: the numbers of those at ``start`` and ``end``, in which a record of the
+        run counts. Usually there are many updates between them.
+    learning_rates
+        The learning rates of the update, by the group of the optimizer, for a record of the run.
 
     Examples
     --------
@@ -164,6 +169,8 @@ class Step:
     next_halves: tuple[MicroBatch, ...] = ()
     update_slope: Vector | float | None = None
     scores: ExampleScores | None = None
+    checkpoints: tuple[int, int] | None = None
+    learning_rates: Mapping[str, float] | None = None
 
 
 class Trajectory:

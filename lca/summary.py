@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from lca.errors import LCAError, NonFiniteError
+from lca.errors import LCAError, NonFiniteError, UnknownNameError
 from lca.layout import Layout
 from lca.row import Row
 from lca.tables import Column, HasTable, Table
@@ -150,32 +150,51 @@ class Summary(HasTable, dict[str, dict[str, Any]]):
     change of the loss  −0.25
     """
 
-    def table(self) -> Table:
+    def table(self, *, by: str = "tensor") -> Table:
         """The allocation of each tensor to each loss, and below it what is no allocation.
 
         Losses of classes, and terms of a `lca.Sum`, follow the losses. The helping percentages are those of
         the first loss.
 
+        Parameters
+        ----------
+        by
+            ``"tensor"``, or a division of the tracker: ``"group"`` or the name that ``groups=`` gave it;
+            ``"head"``, with ``heads=``.
+
         Raises
         ------
         LCAError
             If the summary is empty.
+        UnknownNameError
+            If there is no such division.
         """
         if not self:
             raise LCAError("the summary is empty; no step was measured.")
-        first = next(iter(self.values()))
+        sums = {name: _sums_by(of_loss) for name, of_loss in self.items()}
+        first, known = next(iter(self.values())), next(iter(sums.values()))
+        if by not in known:
+            raise UnknownNameError("grouping", by, known)
         rest = {name: key for name, key in _NO_ALLOCATION.items() if any(s[key] for s in self.values())}
-        tensors, changes = list(first["per_tensor"]), [*rest, "change of the loss"]
-        columns = [Column("tensor", [*tensors, *changes])]
+        groups, changes = list(known[by]), [*rest, "change of the loss"]
+        columns = [Column(by, [*groups, *changes])]
         for name, of_loss in self.items():
             change = of_loss["loss_end"] - of_loss["loss_start"]
-            values = [of_loss["per_tensor"][tensor] for tensor in tensors]
+            own = sums[name].get(by, {})  # heads are those of whole losses, not of terms
+            values = [own.get(group) for group in groups]
             columns.append(Column(name, [*values, *(of_loss[key] for key in rest.values()), change]))
-        helping = [*first["helping_percent_per_tensor"].values(), *[None] * len(changes)]
+        percents = first["helping_percent_per_tensor"].values() if by == "tensor" else [None] * len(groups)
+        helping = [*percents, *[None] * len(changes)]
         if any(value is not None for value in helping):
             columns.insert(2, Column("helping %", helping, sign=False, digits=3))
         steps = f"{first['steps']:,} measured step{'s'[: first['steps'] != 1]}"
-        return Table(columns, f"LCA of each tensor over {steps}, in units of the loss; negative: helping.")
+        return Table(columns, f"LCA of each {by} over {steps}, in units of the loss; negative: helping.")
+
+
+def _sums_by(summary: Mapping[str, Any]) -> dict[str, Mapping[str, float]]:
+    """The sums over tensors, over the groups of each division, and over heads."""
+    heads = {"head": summary["per_head"]} if "per_head" in summary else {}
+    return {"tensor": summary["per_tensor"], **summary.get("per_group", {}), **heads}
 
 
 _NO_ALLOCATION = {

@@ -10,7 +10,14 @@ ROOT = Path(__file__).parents[1]
 FLOORS = [
     ["lca.errors"],
     ["lca._paths", "lca._signals"],
-    ["lca.tolerances", "lca._deprecation", "lca._extras", "lca._output", "lca._verdict"],
+    [
+        "lca.tolerances",
+        "lca._checkpoint_names",
+        "lca._deprecation",
+        "lca._extras",
+        "lca._output",
+        "lca._verdict",
+    ],
     ["lca.arrays", "lca.quadrature"],
     ["lca.groups", "lca.divisions"],
     ["lca.layout"],

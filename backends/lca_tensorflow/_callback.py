@@ -239,6 +239,9 @@ class _Last(keras.callbacks.Callback):
     def on_train_batch_begin(self, batch: int, logs: Any = None) -> None:
         self._callback._before_batch()
 
+    def on_epoch_end(self, epoch: int, logs: Any = None) -> None:
+        self._callback._add_metrics(logs or {})
+
     def on_train_end(self, logs: Any = None) -> None:
         self._callback._fit.remove(self)
         self._callback._end()

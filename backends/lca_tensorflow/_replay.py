@@ -9,13 +9,13 @@ import tensorflow as tf
 
 from lca.errors import TrajectoryError
 from lca.frameworks import checkpoints_in_order, steps_between
-from lca.frameworks._replay import AnyPath
+from lca.frameworks._checkpoints import AnyPath
 from lca.objective import Objective as AnyObjective
 from lca.objective import State, leaves, state_of
 from lca.step import Step
 from lca_tensorflow._objective import Objective
 
-SUFFIXES = (".weights.h5", ".keras")
+SUFFIXES = (".weights.h5", ".keras", ".h5", ".hdf5")
 
 
 def replay(
@@ -31,15 +31,17 @@ def replay(
     Parameters
     ----------
     checkpoints
-        Paths in the order of training, or a folder: its ``.weights.h5`` or ``.keras`` files, by the numbers
-        in their names. Of a ``.keras`` file only the weights are read, and no code in it is run.
+        Paths in the order of training, or a folder: its ``.weights.h5``, ``.keras`` or older ``.h5`` files,
+        by the numbers in their names (`lca.frameworks.checkpoints_in_order`). Only weights are read, and no
+        code is run. The older files are read in the order of the layers.
     objective
         What will be measured, one objective or several by name, of the same model.
 
     Returns
     -------
     Iterator of Step
-        ``Step.index`` counts checkpoints from 0; ``Step.state`` has the moving statistics in use.
+        ``Step.index`` counts steps from 0, and ``Step.checkpoints`` has the numbers in the names of both
+        ends, in which records and pages count. ``Step.state`` has the moving statistics in use.
 
     Raises
     ------

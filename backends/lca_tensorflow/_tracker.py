@@ -17,6 +17,7 @@ from lca_tensorflow._loop import Loop
 from lca_tensorflow._objective import Objective
 from lca_tensorflow._optimizers import check_known, check_unscaled
 from lca_tensorflow._parameters import flat, parameters_of
+from lca_tensorflow._rates import LearningRates
 from lca_tensorflow._tapes import computed_gradients
 from lca_tensorflow._updates import Counts, Updates, is_followed, trained_by, within
 
@@ -92,6 +93,7 @@ class Tracker(ModelTracker[Loop]):
     }
     _in_step = False
     _made = 0  # updates that were seen, of the known optimizers
+    _rates: LearningRates | None = None
     _made_before = 0  # and updates that they made before the run
 
     def add(self, total: Sequence[Any] | None, gradients: Sequence[Any]) -> list[Any]:
@@ -229,6 +231,11 @@ class Tracker(ModelTracker[Loop]):
         layers: list[Any] = list(model._flatten_layers())
         owned = {id(variable) for layer in layers if isinstance(layer, kind) for variable in layer.weights}
         return [name for name, variable in parameters_of(model).items() if id(variable) in owned]
+
+    def _learning_rates(self) -> Mapping[str, float]:
+        if self._rates is None:
+            self._rates = LearningRates(self._optimizers)
+        return self._rates()
 
     def _parameters_of(self, objective: AnyObjective) -> dict[str, keras.Variable]:
         if not isinstance(objective, Objective):

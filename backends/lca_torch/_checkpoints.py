@@ -14,8 +14,8 @@ from torch import Tensor
 
 from lca._extras import extra
 from lca.errors import TrajectoryError
-from lca.frameworks import checkpoints_in_order
-from lca.frameworks._replay import AnyPath
+from lca.frameworks import Checkpoint, checkpoints_in_order
+from lca.frameworks._checkpoints import AnyPath
 
 SUFFIXES = (".bin", ".ckpt", ".pt", ".pth", ".safetensors")
 INDEX = ".index.json"
@@ -24,7 +24,7 @@ INSIDE = tuple(name + index for name in ("model.safetensors", "pytorch_model.bin
 several (shards)."""
 
 
-def checkpoint_files(checkpoints: AnyPath | Iterable[AnyPath]) -> list[Path]:
+def checkpoint_files(checkpoints: AnyPath | Iterable[AnyPath]) -> list[Checkpoint]:
     """The files to read, in order (`lca.frameworks.checkpoints_in_order`).
 
     Raises
@@ -33,7 +33,8 @@ def checkpoint_files(checkpoints: AnyPath | Iterable[AnyPath]) -> list[Path]:
         If a file does not exist, there are fewer than two, or the names in a folder do not give one order.
     """
     kinds = f"{', '.join(SUFFIXES)}, or folders with weights"
-    return [_weights(path) for path in checkpoints_in_order(checkpoints, _is_checkpoint, kinds)]
+    found = checkpoints_in_order(checkpoints, _is_checkpoint, kinds)
+    return [Checkpoint(_weights(path), number) for path, number in found]
 
 
 def _is_checkpoint(path: Path) -> bool:

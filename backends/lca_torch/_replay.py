@@ -10,7 +10,7 @@ from torch import Tensor
 
 from lca.errors import TrajectoryError
 from lca.frameworks import steps_between
-from lca.frameworks._replay import AnyPath
+from lca.frameworks._checkpoints import AnyPath
 from lca.layout import Layout, check_same_layout
 from lca.objective import Objective, State, leaves, state_of
 from lca.step import Step
@@ -35,9 +35,10 @@ def replay(
     Parameters
     ----------
     checkpoints
-        Paths in the order of training, or a folder: its checkpoints, by the numbers in their names. Files
-        of `torch.save` (only tensors and plain containers are loaded, never code) or safetensors; a
-        checkpoint may be a folder, as `transformers` writes it, in one file or in shards with an index.
+        Paths in the order of training, or a folder as the trainer left it: its checkpoints, by the numbers
+        in their names (`lca.frameworks.checkpoints_in_order`). Files of `torch.save` (only tensors and plain
+        containers are loaded, never code) or safetensors; a checkpoint may be a folder, as `transformers`
+        writes it, in one file or in shards with an index.
     objective
         What will be measured, one objective or several by name. Their layout, dtype, device and buffers say
         what is read from the files.
@@ -54,7 +55,8 @@ def replay(
     Returns
     -------
     Iterator of Step
-        ``Step.index`` counts checkpoints from 0. ``Step.state`` holds the buffers that the loss depends on
+        ``Step.index`` counts steps from 0, and ``Step.checkpoints`` has the numbers in the names of both
+        ends, in which records and pages count. ``Step.state`` holds the buffers that the loss depends on
         (running statistics), so that ``state_change`` is reported.
 
     Raises
@@ -75,8 +77,8 @@ def replay(
     ...     for step in range(3):
     ...         torch.save(model.state_dict(), f"{folder}/step-{step}.pt")
     ...         _ = nn.init.constant_(model.bias, step)
-    ...     [step.index for step in replay(folder, objective)]
-    [0, 1]
+    ...     [step.checkpoints for step in replay(folder, objective)]
+    [(0, 1), (1, 2)]
     """
     return steps_between(
         checkpoint_files(checkpoints), _Reader.of(objective, key, prefix, strict=strict).read

@@ -142,6 +142,16 @@ class Tracker(ModelTracker[Loop]):
         found = ([names[id(p)] for p in group["params"] if id(p) in names] for group in groups)
         return {f"param_groups[{i}]": own for i, own in enumerate(found) if own}
 
+    def _learning_rates(self) -> dict[str, float]:
+        optimizers = list(stepping(self._optimizers))
+        rates = {}
+        for i, optimizer in enumerate(optimizers):
+            first = f"{i}/" if len(optimizers) > 1 else ""
+            for j, group in enumerate(optimizer.param_groups):
+                if "lr" in group:
+                    rates[f"{first}{j}"] = float(group["lr"])
+        return rates
+
     def _parameters_of(self, objective: AnyObjective) -> dict[str, nn.Parameter]:
         return dict(objective.model.named_parameters()) if isinstance(objective, Objective) else {}
 

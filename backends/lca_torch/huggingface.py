@@ -88,6 +88,8 @@ class _CountedLoop(Loop):
         return sum(weights) / total if self._rule is not None and self._rule.divides else len(weights)
 
 
+_NO_METRICS = frozenset({"epoch", "learning_rate", "total_flos", "step"})
+"""What the trainer logs beside metrics; the learning rates of all steps are recorded."""
 _UNKNOWN = (
     "the weights of the accumulated batches and the scale of their gradients are unknown: the model does not "
     "receive the labels, or its loss is neither the mean over them nor their sum divided by "
@@ -207,6 +209,10 @@ class TrainerCallback(FitCallback[_TrainerTracker], transformers.TrainerCallback
     def on_substep_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         if self.tracker is not None:
             self.tracker.begin_batch(weight=1.0)  # until its labels are counted
+
+    def on_log(self, args: Any, state: Any, control: Any, logs: Any = None, **kwargs: Any) -> None:
+        own = {name: v for name, v in (logs or {}).items() if "lca/" not in name and name not in _NO_METRICS}
+        self._add_metrics(own)
 
     def on_train_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         self._end()

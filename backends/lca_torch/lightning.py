@@ -84,6 +84,9 @@ class LightningCallback(FitCallback[_LightningTracker], Callback):  # type: igno
     def on_train_end(self, trainer: Any, pl_module: Any) -> None:
         self._end()
 
+    def on_train_epoch_end(self, trainer: Any, pl_module: Any) -> None:
+        self._add_metrics(trainer.callback_metrics)
+
     def on_train_batch_start(self, trainer: Any, pl_module: Any, batch: Any, batch_idx: int) -> None:
         if self.tracker is not None:
             equal = pl_module.automatic_optimization  # Lightning divides by the number of batches

@@ -50,8 +50,10 @@ from lca.analysis._over_runs import (
 from lca.analysis._peaks import count_coincidences, learning_peaks
 from lca.analysis._reading import (
     class_totals,
+    division_names,
     group_names,
     group_signs,
+    group_stderr,
     group_totals,
     histogram_counts,
     traced_parameters,
@@ -74,6 +76,7 @@ __all__ = [
     "WeibullFit",
     "checked_windows",
     "class_totals",
+    "division_names",
     "count_coincidences",
     "difference_over_runs",
     "dominant_half_period",
@@ -81,6 +84,7 @@ __all__ = [
     "fit_weibull_histogram",
     "group_names",
     "group_signs",
+    "group_stderr",
     "group_totals",
     "helping_table",
     "histogram_counts",

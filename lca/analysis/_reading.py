@@ -30,7 +30,7 @@ def group_names(record: "Dataset", by: By | str = "layer") -> tuple[str, ...]:
         From `lca.open_record`.
     by
         "tensor", "layer", "neuron", or a division of the record: ``"group"`` or the name that ``groups=`` of
-        the tracker gave it.
+        the tracker gave it; ``"head"``, with ``heads=``.
 
     Raises
     ------
@@ -46,7 +46,9 @@ def group_names(record: "Dataset", by: By | str = "layer") -> tuple[str, ...]:
     >>> group_names(record)
     ('fc1', 'fc2')
     """
-    parts = _divisions(record)
+    if (stored := _stored(record, by)) is not None:
+        return tuple(map(str, record["group"].values[stored]))
+    parts = divisions_of(record)
     if by in parts:
         return tuple(dict.fromkeys(parts[by][name] for name in group_names(record, "tensor")))
     _check_by(by, parts)
@@ -64,7 +66,7 @@ def group_totals(record: "Dataset", by: By | str = "layer", measured: str = "tra
         From `lca.open_record`.
     by
         "tensor", "layer", "neuron", or a division of the record: ``"group"`` or the name that ``groups=`` of
-        the tracker gave it.
+        the tracker gave it; ``"head"``, with ``heads=``.
     measured
         The name of the measured loss.
 
@@ -84,13 +86,66 @@ def group_totals(record: "Dataset", by: By | str = "layer", measured: str = "tra
     array([[-1.  ,  0.5 ],
            [-0.5 ,  0.25]])
     """
-    parts = _divisions(record)
+    if (stored := _stored(record, by)) is not None:
+        found = _select(record, "group_total", measured).transpose("step", "group").values
+        return np.asarray(found[:, stored])
+    parts = divisions_of(record)
     if by in parts:
         tensors, groups = group_totals(record, "tensor", measured), group_names(record, by)
         labels = np.array([groups.index(parts[by][name]) for name in group_names(record, "tensor")])
         return np.stack([tensors[:, labels == i].sum(axis=1) for i in range(len(groups))], axis=1)
     _check_by(by, parts)
     return np.asarray(_select(record, f"{by}_total", measured).transpose("step", by).values)
+
+
+def group_stderr(record: "Dataset", by: By | str = "layer", measured: str = "train") -> np.ndarray:
+    """The standard error of `group_totals` in each step; shape (T, groups).
+
+    NaN where the estimator gives none. Neighbouring steps may share samples, so the errors of successive
+    steps are not independent.
+
+    Parameters
+    ----------
+    record, by, measured
+        As for `group_totals`.
+
+    Raises
+    ------
+    UnknownNameError
+        If ``by`` or ``measured`` is unknown.
+    LCAError
+        If the record does not have these errors, or holds several runs.
+
+    Examples
+    --------
+    >>> import xarray as xr
+    >>> errors = ("step", "measured", "layer"), [[[0.1, 0.2]]]
+    >>> group_stderr(xr.Dataset({"layer_stderr": errors}, {"measured": ["train"], "layer": ["fc1", "fc2"]}))
+    array([[0.1, 0.2]])
+    """
+    if (stored := _stored(record, by)) is not None:
+        found = _select(record, "group_stderr", measured).transpose("step", "group").values
+        return np.asarray(found[:, stored])
+    _check_by(by, division_names(record))
+    return np.asarray(_select(record, f"{by}_stderr", measured).transpose("step", by).values)
+
+
+def division_names(record: "Dataset") -> tuple[str, ...]:
+    """The divisions of a record, as ``by`` of `group_totals`: those of ``groups=``, and ``"head"``.
+
+    Parameters
+    ----------
+    record
+        From `lca.open_record`.
+
+    Examples
+    --------
+    >>> import xarray as xr
+    >>> division_names(xr.Dataset())
+    ()
+    """
+    stored = record["division"].values.astype(str).tolist() if "division" in record.variables else ()
+    return tuple(dict.fromkeys((*stored, *divisions_of(record))))
 
 
 def is_class(name: str) -> bool:
@@ -298,11 +353,29 @@ def _refuse_sampled(record: "Dataset", measured: str, what: str) -> None:
         )
 
 
-def _divisions(record: "Dataset") -> Mapping[str, Mapping[str, str]]:
-    """The group of every tensor by division, as ``groups=`` of a tracker wrote them; empty without."""
+def _stored(record: "Dataset", division: str) -> np.ndarray | None:
+    """Which groups of the record are those of a division (groups,); ``None`` if it has none of them."""
+    if "group_total" not in record.variables:
+        return None
+    chosen = record["division"].values.astype(str) == division
+    return chosen if chosen.any() else None
+
+
+def divisions_of(record: "Dataset") -> Mapping[str, Mapping[str, str]]:
+    """The group of every tensor by division, as ``groups=`` of a tracker wrote them; empty without.
+
+    What else a setting of this name holds is no division.
+    """
     found = record.attrs.get("settings", {})
     parts = found.get("groups", {}) if isinstance(found, Mapping) else {}
-    return parts if isinstance(parts, Mapping) else {}
+    if not isinstance(parts, Mapping) or "tensor" not in record.coords:
+        return {}
+    tensors = [str(name) for name in record["tensor"].values]
+    return {
+        str(division): groups
+        for division, groups in parts.items()
+        if isinstance(groups, Mapping) and all(isinstance(groups.get(name), str) for name in tensors)
+    }
 
 
 def _check_by(by: str, divisions: Iterable[str] = ()) -> None:

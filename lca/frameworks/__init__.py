@@ -4,6 +4,7 @@
 """
 
 from lca.frameworks._arguments import check_order, refuse_class
+from lca.frameworks._checkpoints import Checkpoint, checkpoints_in_order
 from lca.frameworks._data import Batches, Measured, Rows, all_rows, joined, labels_of, read_batches
 from lca.frameworks._loss import (
     BatchwiseLoss,
@@ -18,7 +19,7 @@ from lca.frameworks._loss import (
 from lca.frameworks._objective import ModelObjective, Sample, Variant
 from lca.frameworks._parameters import check_theta, require_one, require_precision
 from lca.frameworks._policies import BatchNorm, BatchNormPolicy, Frozen, batch_norm_policies, check_frozen
-from lca.frameworks._replay import checkpoints_in_order, steps_between
+from lca.frameworks._replay import steps_between
 from lca.frameworks._tensors import Tensor, TensorOps, tensor_ops
 from lca.frameworks._trees import PyTree, describe, examples_in, is_rows, tensors_in, tree_leaves, tree_map
 from lca.frameworks._tryout import DEFAULT_BATCH_SIZE
@@ -29,6 +30,7 @@ __all__ = [
     "BatchNormPolicy",
     "Batches",
     "BatchwiseLoss",
+    "Checkpoint",
     "Frozen",
     "Measured",
     "ModelLoss",

@@ -136,7 +136,7 @@ def save_animation(animation: FuncAnimation, path: str | PathLike[str]) -> None:
 def _draw_loss(ax: Any, loss: np.ndarray) -> Any:
     remove_frame(ax).plot(loss, color=GREY, linewidth=0.8, alpha=0.5)
     [line] = ax.plot([], [], color=GREEN, linewidth=2.5)
-    set_step_axis(ax)
+    set_step_axis(ax, {})
     ax.set_ylabel("loss")
     return line
 

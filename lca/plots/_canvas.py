@@ -44,6 +44,11 @@ class Style(TypedDict, total=False):
         ``helping`` and ``hurting``.
     limits
         The lowest and the highest value of the axis of values; of a map, of its colour scale.
+    steps
+        Where on the axis each step begins and the last one ends, increasing, (T + 1,): the indices of
+        measured steps, or the numbers of checkpoints. Default: 0 to T.
+    unit
+        What the steps are counted in, the label of their axis: ``"step"`` or, for a replay, ``"checkpoint"``.
     title
         Replaces the title; ``""`` removes it.
     ax
@@ -54,7 +59,8 @@ class Style(TypedDict, total=False):
     UnknownNameError
         If there is no such option, or a mapping has a name that the figure does not.
     LCAError
-        If a list has more entries than the figure has names, or ``limits`` are not increasing.
+        If a list has more entries than the figure has names, or ``limits`` or ``steps`` are not increasing or
+        ``steps`` are not T + 1.
 
     Examples
     --------
@@ -68,6 +74,8 @@ class Style(TypedDict, total=False):
     labels: Mapping[str, str] | Sequence[str]
     colors: Mapping[str, Any] | Sequence[Any]
     limits: tuple[float, float]
+    steps: Sequence[float] | np.ndarray
+    unit: str
     title: str
     ax: Axes | None
 
@@ -169,9 +177,31 @@ def remove_frame(ax: Axes) -> Axes:
     return ax
 
 
-def set_step_axis(ax: Axes) -> None:
-    """Label the x axis "step", with integer ticks."""
-    ax.set_xlabel("step")
+def width_of(names: Sequence[str]) -> float:
+    """The width of a figure with names at its left side, in inches: long names leave room for the title.
+
+    >>> width_of(["fc1"]), width_of(["encoder.layer.11.attn[head 11]"])
+    (6.0, 7.0)
+    """
+    return max(6.0, round(4.3 + 0.09 * max(map(len, names)), 2))
+
+
+def steps_of(style: Style, count: int) -> np.ndarray:
+    """Where each of ``count`` steps begins and the last one ends, (count + 1,)."""
+    if "steps" not in style:
+        return np.arange(count + 1)
+    steps = np.asarray(style["steps"])
+    if steps.shape != (count + 1,) or not (np.diff(steps) > 0).all():
+        raise LCAError(
+            f"steps are where each of {count} steps begins and the last one ends: {count + 1} increasing "
+            f"numbers, got {steps.tolist()!s:.80}."
+        )
+    return steps
+
+
+def set_step_axis(ax: Axes, style: Style) -> None:
+    """Label the x axis "step", or as ``style`` says, with integer ticks."""
+    ax.set_xlabel(style.get("unit", "step"))
     ax.xaxis.set_major_locator(MaxNLocator(integer=True, steps=[1, 2, 5, 10]))
 
 
@@ -180,7 +210,7 @@ def draw_zero_line(ax: Axes) -> None:
     ax.axhline(0, color=GREY, linewidth=0.8)
 
 
-def add_panels_below(ax: Axes, heights: Sequence[float]) -> list[Axes]:
+def add_panels_below(ax: Axes, heights: Sequence[float], style: Style) -> list[Axes]:
     """Divide the area of ``ax`` into rows with these relative heights, and return the new Axes.
 
     ``ax`` keeps the first row. All rows share the step axis, which is labelled at the bottom only.
@@ -196,7 +226,7 @@ def add_panels_below(ax: Axes, heights: Sequence[float]) -> list[Axes]:
     below = [remove_frame(ax.figure.add_subplot(rows[i], sharex=ax)) for i in range(1, len(heights))]
     for upper in (ax, *below[:-1]):
         upper.tick_params(labelbottom=False)
-    set_step_axis(below[-1])
+    set_step_axis(below[-1], style)
     return below
 
 

@@ -25,6 +25,7 @@ from lca.plots._canvas import (
     new_axes,
     set_limits,
     set_step_axis,
+    steps_of,
     symmetric_norm,
 )
 
@@ -78,7 +79,7 @@ def plot_layer_time(
     sums = np.add.reduceat(allocations, starts, axis=0)
     ax = new_axes(style, title="Allocation over time", size=(6, max(2.5, 1.6 + 0.22 * len(names))))
     mesh = ax.pcolormesh(
-        np.append(starts, steps),
+        steps_of(style, steps)[np.append(starts, steps)],
         np.arange(len(names) + 1),
         sums.T,
         cmap=color_map_of(style),
@@ -88,7 +89,7 @@ def plot_layer_time(
     ax.invert_yaxis()
     ax.tick_params(axis="y", length=0)
     ax.margins(x=0)
-    set_step_axis(ax)
+    set_step_axis(ax, style)
     add_color_bar(ax, mesh)
     return ax
 
@@ -133,14 +134,15 @@ def plot_neurons(
     helping = [i for i in order[:top] if sums[-1, i] < 0]
     hurting = [i for i in order[::-1][:top] if sums[-1, i] > 0]
     ax = new_axes(style, title=f"Cumulative allocation of {len(names)} neurons")
-    ax.plot(sums, color=GREY, linewidth=0.5, alpha=0.5)
+    at = steps_of(style, len(allocations))
+    ax.plot(at, sums, color=GREY, linewidth=0.5, alpha=0.5)
     colors, labels, ends = colors_of(style, SIGNS), labels_of(style, names), []
     for color, chosen in ((colors["helping"], helping), (colors["hurting"], hurting)):
         for i in chosen:
-            ax.plot(sums[:, i], color=color, linewidth=1.3)
+            ax.plot(at, sums[:, i], color=color, linewidth=1.3)
             ends.append((float(sums[-1, i]), labels[i], color))
     draw_zero_line(ax)
-    set_step_axis(ax)
+    set_step_axis(ax, style)
     ax.set_ylabel(f"cumulative {LCA_LABEL}")
     set_limits(ax, style)
     _label_ends(ax, ends)

@@ -29,6 +29,8 @@ from lca.plots._canvas import (
     new_axes,
     set_limits,
     set_step_axis,
+    steps_of,
+    width_of,
 )
 
 with extra("report"):
@@ -82,17 +84,18 @@ def plot_loss(
     ax = new_axes(style, title=f"The {name}, measured and rebuilt from its allocation")
     colors = colors_of(style, {"measured": GREEN, "rebuilt from LCA": "black"})
     measured, again = labels_of(style, [*colors])
-    ax.plot(loss, color=colors["measured"], linewidth=4, alpha=0.6, label=measured)
-    ax.plot(rebuilt, color=colors["rebuilt from LCA"], linewidth=1, label=again)
+    at = steps_of(style, len(loss) - 1)
+    ax.plot(at, loss, color=colors["measured"], linewidth=4, alpha=0.6, label=measured)
+    ax.plot(at, rebuilt, color=colors["rebuilt from LCA"], linewidth=1, label=again)
     if (ends := check_intervals(intervals, loss.shape)) is not None:
-        ax.fill_between(np.arange(len(loss)), *ends, color=colors["measured"], alpha=0.2, linewidth=0)
+        ax.fill_between(at, *ends, color=colors["measured"], alpha=0.2, linewidth=0)
     ax.set_ylabel(name)
     ax.set_ylim(bottom=min(0.0, float(np.min(loss))))
     set_limits(ax, style)
     ax.legend(frameon=False)
-    [below] = add_panels_below(ax, (3, 1))
+    [below] = add_panels_below(ax, (3, 1), style)
     draw_zero_line(below)
-    below.plot(loss - rebuilt, color="black", linewidth=1)
+    below.plot(at, loss - rebuilt, color="black", linewidth=1)
     below.set_ylabel("cumulative\nresidual")
     below.yaxis.set_major_locator(MaxNLocator(3))
     below.ticklabel_format(axis="y", style="sci", scilimits=(0, 0), useMathText=True)
@@ -141,14 +144,14 @@ def plot_cumulative(
     allocations, names = check_grouped(allocations, names)
     ax = new_axes(style, title="Cumulative allocation of the loss change")
     draw_zero_line(ax)
-    sums = cumulative_sums(allocations)
+    sums, steps = cumulative_sums(allocations), steps_of(style, len(allocations))
     ends = check_intervals(intervals, sums.shape)
     for at, (label, color) in enumerate(zip(labels_of(style, names), line_colors(names, style), strict=True)):
-        ax.plot(sums[:, at], color=color, linewidth=1.6, label=label)
+        ax.plot(steps, sums[:, at], color=color, linewidth=1.6, label=label)
         if ends is not None:
             lower, upper = (end[:, at] for end in ends)
-            ax.fill_between(np.arange(len(sums)), lower, upper, color=color, alpha=0.2, linewidth=0)
-    set_step_axis(ax)
+            ax.fill_between(steps, lower, upper, color=color, alpha=0.2, linewidth=0)
+    set_step_axis(ax, style)
     ax.set_ylabel(f"cumulative {LCA_LABEL}")
     set_limits(ax, style)
     ax.legend(frameon=False, ncols=1 + len(names) // 8)
@@ -205,12 +208,12 @@ def plot_train_heldout(
     *shown, solid, dashed = labels_of(style, [*names, *losses])
     for allocations, dashes in ((train, "-"), (heldout, "--")):
         for color, sums in zip(colors, cumulative_sums(allocations).T, strict=True):
-            ax.plot(sums, dashes, color=color, linewidth=1.5)
+            ax.plot(steps_of(style, len(train)), sums, dashes, color=color, linewidth=1.5)
     keys = [Line2D([], [], color=color, label=label) for label, color in zip(shown, colors, strict=True)]
     keys += [Line2D([], [], color=GREY, linestyle="-", label=solid)]
     keys += [Line2D([], [], color=GREY, linestyle="--", label=dashed)]
     ax.legend(handles=keys, frameon=False, ncols=1 + len(keys) // 8)
-    set_step_axis(ax)
+    set_step_axis(ax, style)
     ax.set_ylabel(f"cumulative {LCA_LABEL}")
     set_limits(ax, style)
     return ax
@@ -259,7 +262,8 @@ def plot_totals(
     both = heldout is not None
     train, *_ = check_equal_length("the totals", train, *([heldout] if both else []))
     names = check_names(names, len(train), "the totals")
-    ax = new_axes(style, title="Total allocation over the run", size=(6, max(2.5, 1.4 + 0.32 * len(names))))
+    size = (width_of(names), max(2.5, 1.4 + 0.32 * len(names)))
+    ax = new_axes(style, title="Total allocation over the run", size=size)
     position, height = np.arange(len(names)), 0.38 if both else 0.6
     colors, places = colors_of(style, SIGNS), position[None]
     *shown, solid, hatched = labels_of(style, [*names, "training loss", "held-out loss"])
@@ -336,7 +340,7 @@ def plot_conditions(
             f"{totals.shape}."
         )
     height = 0.8 / len(conditions)
-    size = (6, max(2.5, 1.4 + 0.2 * len(names) * (1 + len(conditions))))
+    size = (width_of(names), max(2.5, 1.4 + 0.2 * len(names) * (1 + len(conditions))))
     ax = new_axes(style, title="Total allocation by condition", size=size)
     labels, position = labels_of(style, [*conditions, *names]), np.arange(len(names))
     colors = colors_of(style, dict(zip(conditions, line_colors(conditions, {}), strict=True)))

@@ -24,6 +24,7 @@ from lca.plots._canvas import (
     new_axes,
     set_limits,
     set_step_axis,
+    steps_of,
 )
 
 with extra("report"):
@@ -65,7 +66,7 @@ def plot_helping(
     """
     helping, zero = check_equal_length("helping % and zero %", helping, zero)
     ax = new_axes(style, title="Helping parameters in each step")
-    steps = np.arange(len(helping))
+    steps = steps_of(style, len(helping))[:-1]
     window = window or max(1, len(helping) // 20)
     ax.axhline(50, color=GREY, linewidth=0.8, linestyle="--")
     unit = "step" if window == 1 else "steps"
@@ -78,7 +79,7 @@ def plot_helping(
     ax.plot(steps, zero, color=colors["zero"], linewidth=1.4, label=zeros)
     ax.set_ylim(0, 100)
     set_limits(ax, style)
-    set_step_axis(ax)
+    set_step_axis(ax, style)
     ax.set_ylabel("% of parameters")
     legend_above(ax)
     return ax
@@ -199,16 +200,16 @@ def plot_parameter(
     theta, movement, values = (check_finite(part, what, ndim=1) for part in (theta, movement, values))
     theta, movement, values = check_equal_length(what, theta, movement, values)
     ax = new_axes(style, title=f"One parameter during training{name and ': '}{name}", size=(6, 5))
-    gradient, allocation = add_panels_below(ax, (1, 1, 1))
+    gradient, allocation = add_panels_below(ax, (1, 1, 1), style)
     colors = colors_of(style, SIGNS)
     weight, slope, *signs = labels_of(style, ["weight", "mean gradient", *colors])
-    ax.plot(theta, color="black", linewidth=1.2)
+    steps = steps_of(style, len(values))[:-1]
+    ax.plot(steps, theta, color="black", linewidth=1.2)
     ax.set_ylabel(weight)
     draw_zero_line(gradient)
-    gradient.plot(mean_gradient(values, movement), color=GREY, linewidth=0.9)
+    gradient.plot(steps, mean_gradient(values, movement), color=GREY, linewidth=0.9)
     gradient.set_ylabel(slope)
     draw_zero_line(allocation)
-    steps = np.arange(len(values))
     for sign, color, label in zip((-1, 1), colors.values(), signs, strict=True):
         chosen = np.sign(values) == sign
         allocation.vlines(steps[chosen], 0, values[chosen], color=color, linewidth=1, label=label)

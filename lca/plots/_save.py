@@ -1,11 +1,11 @@
 """`save_all`: every figure that a record has data for, as files."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from io import BytesIO
 from os import PathLike
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal, TypeAlias, get_args
+from typing import TYPE_CHECKING, Literal, TypeAlias, TypedDict, get_args
 
 import numpy as np
 
@@ -53,7 +53,8 @@ def save_all(
     ----------
     record
         A path, a dataset from `lca.open_record`, or several runs from `lca.open_runs`. Of several runs, the
-        figures are ``conditions``, with intervals, and ``cumulative-...``, the mean of each condition.
+        figures are ``conditions``, with intervals, and ``cumulative-...``, the mean of each condition; both
+        also of each division of groups that all runs have.
     folder
         Where to write; created if needed.
     format
@@ -103,14 +104,15 @@ def _of_run(run: Run) -> Figures:
     totals = [each.sum(axis=0) for each in rows.values()]
     losses = dict(zip(("training loss", "held-out loss"), rows, strict=False))
     title = f"Total allocation over {run.scope}"
+    along = _along(run)
     yield "totals", lambda: plot_totals(layers, *totals, labels=losses, title=title)
-    yield "layer_time", lambda: plot_layer_time(rows[first], layers)
+    yield "layer_time", lambda: plot_layer_time(rows[first], layers, **along)
     if len(layers) <= MAX_LINES:
-        yield "cumulative", lambda: plot_cumulative(rows[first], layers)
+        yield "cumulative", lambda: plot_cumulative(rows[first], layers, **along)
         if len(rows) == 2:
             named = {shown: f"{name} loss" for shown, name in losses.items()}
             train, heldout = rows.values()
-            yield "train_heldout", lambda: plot_train_heldout(train, heldout, layers, labels=named)
+            yield "train_heldout", lambda: plot_train_heldout(train, heldout, layers, labels=named, **along)
     if not np.isnan(run.per_step("loss_end", first)).any() and run.consecutive:
         yield "loss", lambda: _loss(run, first)
     if not sampled:
@@ -120,52 +122,92 @@ def _of_run(run: Run) -> Figures:
             yield "histogram", lambda: plot_histogram(edges, *(each.sum(axis=0) for each in counts))
     if run.has("neuron_total"):
         names = analysis.group_names(run.record, "neuron")
-        yield "neurons", lambda: plot_neurons(analysis.group_totals(run.record, "neuron", first), names)
+        yield (
+            "neurons",
+            lambda: plot_neurons(analysis.group_totals(run.record, "neuron", first), names, **along),
+        )
     if len(layers) > 1 and len(run.steps) > 2:
-        yield "peaks", lambda: plot_peaks(analysis.learning_peaks(rows[first], top=20), layers)
+        yield "peaks", lambda: plot_peaks(analysis.learning_peaks(rows[first], top=20), layers, **along)
+    for division in analysis.division_names(run.record):
+        yield from _groups(run, division, first)
     yield from _classes(run)
     yield from _traced(run, first)
 
 
+class _Along(TypedDict):
+    """The axis of the steps, of `Style`."""
+
+    steps: np.ndarray
+    unit: str
+
+
+def _along(run: Run) -> _Along:
+    return {"steps": np.append(run.steps, run.ends[-1]), "unit": run.unit}
+
+
+def _groups(run: Run, division: str, measured: str) -> Figures:
+    """Totals and cumulative allocations of the groups of a division."""
+    names = analysis.group_names(run.record, division)
+    rows = analysis.group_totals(run.record, division, measured)
+    title = f"Total allocation by {division}, {measured} loss,\nover {run.scope}"
+    yield _file_name(f"totals-{division}"), lambda: plot_totals(names, rows.sum(axis=0), title=title)
+    if len(names) <= MAX_LINES:
+        shown = f"Cumulative allocation by {division}, {measured} loss"
+        yield (
+            _file_name(f"cumulative-{division}"),
+            lambda: plot_cumulative(rows, names, title=shown, **_along(run)),
+        )
+
+
 def _of_runs(runs: Runs) -> Figures:
-    found = runs.totals()
+    names = [condition.name for condition in runs.conditions]
+    common = [
+        division
+        for division in analysis.division_names(runs.members[0].run.record)
+        if all(division in analysis.division_names(member.run.record) for member in runs.members)
+    ]
+    for by in ("layer", *common):
+        ending = "" if by == "layer" else f"-{by}"
+        yield _file_name(f"conditions{ending}"), partial(_conditions, runs, by, names)
+        if len(runs.names(by)) > MAX_LINES:
+            continue
+        series = runs.series(by=by)["total"]
+        for condition in runs.conditions:
+            of = series.sel(run=[member.label for member in condition.members]).dropna("step")
+            if of.sizes["step"]:
+                yield (
+                    _file_name(f"cumulative{ending}-{condition.name}"),
+                    partial(_mean_curves, runs, condition.name, by, of.values),
+                )
+
+
+def _conditions(runs: Runs, by: str, conditions: Sequence[str]) -> Axes:
+    found = runs.totals(by=by)
     ends = found["lower"].values, found["upper"].values
-    title = (
-        f"Total allocation by condition, {runs.losses[0]} loss, with {100 * found.confidence:g} % intervals"
-    )
-    names, conditions = runs.layers, [condition.name for condition in runs.conditions]
-    yield (
-        "conditions",
-        lambda: plot_conditions(names, conditions, found["mean"].values, intervals=ends, title=title),
-    )
-    if len(runs.layers) > MAX_LINES:
-        return
-    series = runs.series()["total"]
-    for condition in runs.conditions:
-        of = series.sel(run=[member.label for member in condition.members]).dropna("step")
-        if of.sizes["step"]:
-            yield _file_name(f"cumulative-{condition.name}"), _mean_curves(runs, condition.name, of.values)
+    level = f"{100 * found.confidence:g} % intervals"
+    title = f"Total allocation by condition and {by},\n{runs.losses[0]} loss, with {level}"
+    return plot_conditions(runs.names(by), conditions, found["mean"].values, intervals=ends, title=title)
 
 
-def _mean_curves(runs: Runs, name: str, rows: np.ndarray) -> Callable[[], Axes]:
-    """The curves of the mean over the steps that all runs of a condition have, (runs, steps, layers)."""
+def _mean_curves(runs: Runs, name: str, by: str, rows: np.ndarray) -> Axes:
+    """The curves of the mean over the steps that all runs of a condition have, (runs, steps, groups)."""
     sums = np.concatenate([np.zeros_like(rows[:, :1]), np.cumsum(rows, axis=1)], axis=1)
     pooled = runs.pool(runs.condition(name), sums)
-    title = f"{name}: cumulative allocation, mean over {len(rows)} runs"
+    title = f"{name}: cumulative allocation by {by}, mean over {len(rows)} runs"
     ends = None if np.isnan(pooled.half).all() else (pooled.lower, pooled.upper)
-    return lambda: plot_cumulative(rows.mean(axis=0), runs.layers, intervals=ends, title=title)
+    return plot_cumulative(rows.mean(axis=0), runs.names(by), intervals=ends, title=title)
 
 
 def _loss(run: Run, name: str) -> Axes:
     start, end, total = (run.per_step(each, name) for each in ("loss_start", "loss_end", "total"))
     rebuilt = start[0] + np.append(0.0, np.cumsum(total))
-    return plot_loss(np.append(start[0], end), rebuilt, name=f"{name} loss")
+    return plot_loss(np.append(start[0], end), rebuilt, name=f"{name} loss", **_along(run))
 
 
 def _helping(run: Run, name: str) -> Axes:
     signs = run.layer_signs(name)
     overall = Signs(*(counts.sum(axis=1) for counts in (signs.helping, signs.hurting, signs.zero)))
-    return plot_helping(overall.helping_percent(), overall.zero_percent())
+    return plot_helping(overall.helping_percent(), overall.zero_percent(), **_along(run))
 
 
 def _classes(run: Run) -> Figures:
@@ -187,7 +229,7 @@ def _traced(run: Run, measured: str) -> Figures:
     series = analysis.traced_parameters(run.record, measured)
     for at, label in enumerate(run.record["traced_name"].values.tolist()[:MAX_TRACED]):
         columns = [series[name][:, at] for name in ("theta", "movement", "values")]
-        yield _file_name(f"parameter-{label}"), partial(plot_parameter, *columns, name=label)
+        yield _file_name(f"parameter-{label}"), partial(plot_parameter, *columns, name=label, **_along(run))
 
 
 def _file_name(text: str) -> str:

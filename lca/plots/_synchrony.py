@@ -18,6 +18,7 @@ from lca.plots._canvas import (
     new_axes,
     set_limits,
     set_step_axis,
+    steps_of,
 )
 
 with extra("report"):
@@ -63,19 +64,20 @@ def plot_peaks(peaks: np.ndarray, names: Sequence[str], **style: Unpack[Style]) 
     names = check_names(names, peaks.shape[1], "the peaks")
     together = peaks & (peaks.sum(axis=1, keepdims=True) > 1)
     ax = new_axes(style, title="Learning peaks", size=(6, max(2.2, 1.4 + 0.25 * len(names))))
+    at = steps_of(style, len(peaks))
     colors = colors_of(style, {"one layer": GREY, "several layers": PURPLE})
     *rows_shown, one, several = labels_of(style, [*names, *colors])
     for marked, color, label in zip(
         (peaks & ~together, together), colors.values(), (one, several), strict=True
     ):
         steps, rows = np.nonzero(marked)
-        ax.vlines(steps, rows - 0.4, rows + 0.4, color=color, linewidth=1.2, label=label)
-    ax.set_xlim(0, len(peaks))
+        ax.vlines(at[steps], rows - 0.4, rows + 0.4, color=color, linewidth=1.2, label=label)
+    ax.set_xlim(at[0], at[-1])
     set_limits(ax, style, "x")
     ax.set_yticks(range(len(names)), rows_shown)
     ax.invert_yaxis()
     ax.spines["left"].set_visible(False)
     ax.tick_params(axis="y", length=0)
-    set_step_axis(ax)
+    set_step_axis(ax, style)
     legend_above(ax)
     return ax

@@ -113,11 +113,10 @@ def plan_of(path: Path, about: Mapping[str, Any]) -> Plan:
     with damage_explained(path, "the description in its zarr.json"):
         check_types(about)
         layout, content = json.loads(about["layout"]), json.loads(about["content"])
-        content["traced"] = tuple(content["traced"])
         return Plan(
             Layout(layout["names"], layout["shapes"], layout["neuron_axes"]),
             tuple(about["measured"]),
-            Content(**content),
+            Content.from_json(content),
             about["block"],
         )
 
@@ -157,6 +156,7 @@ _TYPES: Mapping[str, tuple[str, Callable[[Any], bool]]] = {
     "training": ("a dictionary", lambda value: isinstance(value, Mapping)),
     "citations": ("a list of strings", _are_texts),
     "final_checks": ("a dictionary", lambda value: isinstance(value, Mapping)),
+    "metrics": ("a dictionary", lambda value: isinstance(value, Mapping)),
     "measured": ("a list of different strings", lambda value: _are_texts(value) and _differ(value)),
     "block": (f"a whole number from 1 to {LARGEST_BLOCK}", _is_block),
     "layout": ("JSON text", _is_text),

@@ -14,6 +14,7 @@ from lca._output import check_writable
 from lca._paths import local_path
 from lca.allocation import Estimator, StepAllocation
 from lca.errors import LCAWarning, UnknownNameError
+from lca.groups import Groups
 from lca.layout import Layout, check_same_layout
 from lca.record._about import Dtype, Mode, attributes, plan_of
 from lca.record._blocks import Blocks
@@ -21,7 +22,7 @@ from lca.record._citation import citation, citations_of
 from lca.record._lock import WriterLock, rank
 from lca.record._ownership import foreign_entry
 from lca.record._reading import open_group
-from lca.record._rows import loss_cells, step_cells
+from lca.record._rows import learning_rates_of, loss_cells, step_cells
 from lca.record._schema import LARGEST_BLOCK, SCHEMA_VERSION, Content, Plan, RecordError
 from lca.row import Row, rows_of
 from lca.tolerances import EPS32, summed
@@ -123,10 +124,12 @@ class Record:
         self._training: dict[str, Any] = {}
         self._layout: Layout | None = None
         self._traced: tuple[int, ...] = ()
+        self._groups: dict[str, Groups] = {}
         self._blocks: Blocks | None = None
         self._about: dict[str, Any] = {}
         self._plan: Plan | None = None
         self._earlier_checks: Mapping[str, Any] = {}
+        self._earlier_metrics: Mapping[str, Any] = {}
         self._before: tuple[int, dict[str, float]] | None = None  # the last step of a continued record
         self._closed = False
         self._writes = rank() == 0
@@ -147,6 +150,7 @@ class Record:
         estimator: Estimator | None = None,
         settings: Mapping[str, Any] | None = None,
         training: Mapping[str, Any] | None = None,
+        groups: Mapping[str, Groups] | None = None,
     ) -> "Record":
         """Set what was not known when the record was created; trackers call this.
 
@@ -159,11 +163,15 @@ class Record:
         training
             What a tracker knows of the model; stored in the attribute ``training`` beside the versions of the
             packages in use.
+        groups
+            Divisions whose totals are stored in ``group_total``, by name.
 
         Raises
         ------
         LayoutError
             If the record has another layout.
+        RecordError
+            If the record is continued and has other groups.
         """
         if self._layout is not None:
             check_same_layout((self._layout, layout), f"the record {str(self.path)!r} and the run")
@@ -172,6 +180,17 @@ class Record:
         self._estimator = self._estimator or estimator
         self._settings = {**_as_settings(settings), **self._settings}
         self._training = {**self._training, **(training or {})}
+        self._groups |= groups or {}
+        if (
+            groups is not None
+            and self._plan is not None
+            and self._plan.content.groups != _pairs(self._groups)
+        ):
+            raise RecordError(
+                f"the record {str(self.path)!r} has other groups ({_listed(self._plan.content.groups)}) than "
+                f"the run ({_listed(_pairs(self._groups))}); use the same groups= and heads=, or write "
+                "another record."
+            )
         return self
 
     def update(self, allocations: StepAllocation | Mapping[str, StepAllocation]) -> None:
@@ -201,14 +220,14 @@ class Record:
         if not self._writes:
             return
         self._lock.check()
-        first = next(iter(rows.values())).allocation
-        step = first.step
+        first = next(iter(rows.values()))
+        step, end = first.ends
         if step < self.next_step:
             raise RecordError(
                 f"step {step} is not new to the record {str(self.path)!r}, which continues at step "
                 f"{self.next_step}; count from Record.next_step, or pass resume_at={step} to measure again."
             )
-        plan = self._plan or self._new_plan(tuple(rows))
+        plan = self._plan or self._new_plan(tuple(rows), first)
         if tuple(rows) != plan.measured:
             raise RecordError(
                 f"step {step} measures {', '.join(rows)}, but the record {str(self.path)!r} holds "
@@ -217,12 +236,13 @@ class Record:
         if self._continues(step, rows):
             rows = {name: _without_start(row) for name, row in rows.items()}
         shared = step_cells(first, plan.content)
-        each = [loss_cells(self._fitting(row, plan.layout), plan.content) for row in rows.values()]
+        groups = self._groups.values()
+        each = [loss_cells(self._fitting(row, plan.layout), plan.content, groups) for row in rows.values()]
         if self._blocks is None:  # only now is it known that the first row fits
             self._about = attributes(plan, self._estimator, self._settings, self._training)
             _check_target(self.path, self._mode)  # again: others need not know the lock
             self._blocks = Blocks.create(self.path, plan, self._about)
-        self._plan, self.next_step = plan, step + 1
+        self._plan, self.next_step = plan, end
         self._blocks.put(shared, each)
 
     def flush(self) -> None:
@@ -236,6 +256,7 @@ class Record:
         complete: bool = True,
         final_losses: Mapping[str, float] | None = None,
         final_checks: Mapping[str, Any] | None = None,
+        metrics: Mapping[str, Any] | None = None,
     ) -> None:
         """Write all rows and release the record.
 
@@ -249,12 +270,16 @@ class Record:
         final_checks
             What the rows do not hold of a self-check, by loss: its ``margin`` over the whole run, and the
             ``windows`` that ended after the last row; stored in the attributes.
+        metrics
+            Numbers that training gave: ``{"accuracy": {"step": [10], "value": [0.5]}}``; stored in the
+            attributes.
         """
         if self._closed:
             return
         if self._blocks is not None:
             checks = _joined(self._earlier_checks, final_checks or {})
-            ends = {"final_losses": dict(final_losses or {}), "final_checks": checks}
+            given = _with_earlier(self._earlier_metrics, metrics or {})
+            ends = {"final_losses": dict(final_losses or {}), "final_checks": checks, "metrics": given}
             self._blocks.close({"complete": complete, **ends})
         self._closed = True
         if self._writes:
@@ -294,8 +319,15 @@ class Record:
             )
         return self._layout
 
-    def _new_plan(self, measured: tuple[str, ...]) -> Plan:
-        content = Content(**self._wanted, traced=self._traced)
+    def _new_plan(self, measured: tuple[str, ...], first: Row) -> Plan:
+        source = first.allocation.source
+        content = Content(
+            **self._wanted,
+            traced=self._traced,
+            checkpoints=source is not None and source.checkpoints is not None,
+            learning_rates=tuple(learning_rates_of(first)),
+            groups=_pairs(self._groups),
+        )
         return Plan(self._known_layout(), measured, content, self._block)
 
     def _fitting(self, row: Row, layout: Layout) -> Row:
@@ -321,13 +353,15 @@ class Record:
         self._check_same_content(self._plan.content)
         self._blocks = Blocks.open(self.path, self._plan, resume_at)
         if self._blocks.rows:
-            last = int(self._blocks.last("step"))
+            of_replay = self._plan.content.checkpoints
+            end = int(self._blocks.last("step_end")) if of_replay else int(self._blocks.last("step")) + 1
             ends = self._blocks.last("loss_end").tolist()
-            self._before = last, dict(zip(self._plan.measured, ends, strict=True))
-            self.next_step = last + 1
+            self._before = end - 1, dict(zip(self._plan.measured, ends, strict=True))
+            self.next_step = end
         if resume_at is not None:
             self.next_step = resume_at
         self._earlier_checks = _before(self._about.get("final_checks", {}), self.next_step)
+        self._earlier_metrics = _metrics_before(self._about.get("metrics", {}), self.next_step)
 
     def _check_same_content(self, has: Content) -> None:
         """Raise `RecordError` if an option differs from its default and from what the record holds."""
@@ -359,6 +393,15 @@ class Record:
         return step == last + 1
 
 
+def _pairs(groups: Mapping[str, Groups]) -> tuple[tuple[str, str], ...]:
+    """Each group with its division."""
+    return tuple((division, name) for division, own in groups.items() for name in own.names)
+
+
+def _listed(pairs: tuple[tuple[str, str], ...]) -> str:
+    return ", ".join(dict.fromkeys(division for division, _ in pairs)) or "none"
+
+
 def _before(checks: Mapping[str, Any], step: int) -> dict[str, Any]:
     """The self-checks in the attributes of a record, without windows that end at ``step`` or later."""
     return {
@@ -376,6 +419,28 @@ def _joined(earlier: Mapping[str, Any], later: Mapping[str, Any]) -> dict[str, A
         margin = None if None in margins else hypot(*margins)
         joined[name] = {"margin": margin, "windows": [*before["windows"], *own["windows"]]}
     return joined
+
+
+def _metrics_before(metrics: Mapping[str, Any], step: int) -> dict[str, Any]:
+    """The metrics in the attributes of a record, up to the one that was given before ``step``."""
+    pairs = {
+        name: [(at, value) for at, value in zip(own["step"], own["value"], strict=True) if at <= step]
+        for name, own in metrics.items()
+    }
+    return {
+        name: {"step": [at for at, _ in own], "value": [value for _, value in own]}
+        for name, own in pairs.items()
+        if own
+    }
+
+
+def _with_earlier(earlier: Mapping[str, Any], later: Mapping[str, Any]) -> dict[str, Any]:
+    """The metrics of the parts of a record that was continued."""
+    none: dict[str, Any] = {"step": [], "value": []}
+    return {
+        name: {key: [*earlier.get(name, none)[key], *later.get(name, none)[key]] for key in ("step", "value")}
+        for name in dict.fromkeys((*earlier, *later))
+    }
 
 
 def _without_start(row: Row) -> Row:

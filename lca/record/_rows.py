@@ -1,11 +1,12 @@
 """The cells of a record that one step fills, made from its `Row` s."""
 
+from collections.abc import Collection, Mapping
 from dataclasses import fields
 
 import numpy as np
 
-from lca.allocation import StepAllocation
 from lca.arrays import array_ops
+from lca.groups import Groups
 from lca.record._schema import Content, RecordError, group_names
 from lca.row import CheckedWindow, Row
 from lca.views._view import step_of
@@ -14,15 +15,21 @@ Cells = dict[str, np.ndarray | float | int]
 """The values of one step, or of one measured loss in it, by variable."""
 
 
-def step_cells(allocation: StepAllocation, content: Content) -> Cells:
-    """The cells that all measured losses share: the index of the step, and θ if it is recorded.
+def step_cells(row: Row, content: Content) -> Cells:
+    """The cells that all measured losses share: the index of the step, learning rates, θ if it is recorded.
 
     Raises
     ------
     LCAError
         If θ is to be recorded and the allocation has no source.
     """
-    cells: Cells = {"step": allocation.step}
+    allocation = row.allocation
+    cells: Cells = {"step": row.ends[0]}
+    if content.checkpoints:
+        cells["step_end"] = row.ends[1]
+    if content.learning_rates:
+        known = learning_rates_of(row)
+        cells["learning_rate"] = np.array([known.get(name, np.nan) for name in content.learning_rates])
     if not (content.theta or content.traced):
         return cells
     step, ops = step_of(allocation, "theta and trace"), array_ops(allocation.values)
@@ -34,8 +41,14 @@ def step_cells(allocation: StepAllocation, content: Content) -> Cells:
     return cells
 
 
-def loss_cells(row: Row, content: Content) -> Cells:
-    """The cells of one measured loss."""
+def learning_rates_of(row: Row) -> Mapping[str, float]:
+    """The learning rates of the update, by the group of the optimizer; empty if they are not known."""
+    source = row.allocation.source
+    return {} if source is None or source.learning_rates is None else source.learning_rates
+
+
+def loss_cells(row: Row, content: Content, groups: Collection[Groups] = ()) -> Cells:
+    """The cells of one measured loss; ``groups`` are those of each division in ``content.groups``."""
     values, ops = row.allocation.values, array_ops(row.allocation.values)
     cells: Cells = {name: value for name, value in row.scalars.items() if name != "step"}
     cells["path_difference"] = row.path_difference
@@ -45,6 +58,9 @@ def loss_cells(row: Row, content: Content) -> Cells:
         cells[f"{by}_total"], cells[f"{by}_stderr"] = row.totals(by), row.stderr(by)
         if by != "neuron":
             cells[f"{by}_helping"], cells[f"{by}_hurting"], cells[f"{by}_zero"] = row.signs(by)
+    if groups:
+        cells["group_total"] = np.concatenate([row.totals(each) for each in groups])
+        cells["group_stderr"] = np.concatenate([row.stderr(each) for each in groups])
     if content.histogram:
         counts = row.magnitudes
         cells["histogram_helping"], cells["histogram_hurting"] = counts[:, 1:-1]

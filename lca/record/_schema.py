@@ -49,7 +49,7 @@ LARGEST_BLOCK = 65_536
 FORMAT = "loss-change-allocation record"
 COMMITTED = "committed"
 """The array, without dimensions, that holds the number of complete rows for other tools; written last."""
-UNFINISHED: Mapping[str, Any] = {"complete": False, "final_losses": {}, "final_checks": {}}
+UNFINISHED: Mapping[str, Any] = {"complete": False, "final_losses": {}, "final_checks": {}, "metrics": {}}
 """The attributes that say how a run ended, until it has: see `lca.Record.close`."""
 
 CONVENTIONS = (
@@ -87,14 +87,29 @@ class Column:
 class Content:
     """The optional contents of a record, beyond scalars, tensors and layers.
 
+    ``checkpoints`` says whether steps are between checkpoints of these numbers; ``learning_rates`` are the
+    names of the groups of the optimizer; ``groups`` are pairs of a division and one of its groups.
+
     ``values`` and ``theta`` are the dtypes of the full arrays, or ``None``; ``traced`` holds positions in θ.
     """
 
+    checkpoints: bool = False
+    learning_rates: tuple[str, ...] = ()
+    groups: tuple[tuple[str, str], ...] = ()
     neurons: bool = True
     histogram: bool = True
     values: str | None = None
     theta: str | None = None
     traced: tuple[int, ...] = ()
+
+    @classmethod
+    def from_json(cls, stored: Mapping[str, Any]) -> "Content":
+        """The content that a record has in its attributes, where tuples are lists."""
+        known: dict[str, Any] = {
+            name: tuple(value) if isinstance(value, list) else value for name, value in stored.items()
+        }
+        known["groups"] = tuple((str(a), str(b)) for a, b in known.get("groups", ()))
+        return cls(**known)
 
 
 _SCALARS = (
@@ -143,7 +158,21 @@ def columns(content: Content) -> list[Column]:
             ]
     if content.histogram:
         found += _histogram()
-    return [*found, *_per_parameter(content)]
+    return [*found, *_per_parameter(content), *_of_training(content)]
+
+
+def _of_training(content: Content) -> list[Column]:
+    """What a tracker or a replay adds."""
+    found = []
+    if content.checkpoints:
+        found.append(Column("step_end", (), "int64", "number of the checkpoint at its end", "1"))
+    if content.learning_rates:
+        found.append(Column("learning_rate", ("param_group",), "float64", "learning rate of the update", "1"))
+    if content.groups:
+        dims = ("measured", "group")
+        found.append(Column("group_total", dims, "float64", "Σ A_i over the group of a division"))
+        found.append(Column("group_stderr", dims, "float64", "standard error of group_total"))
+    return found
 
 
 def _histogram() -> list[Column]:
@@ -198,6 +227,11 @@ class Plan:
         }
         if self.content.neurons:
             found["neuron"] = ("neuron", list(layout.groups("neuron").names))
+        if self.content.learning_rates:
+            found["param_group"] = ("param_group", list(self.content.learning_rates))
+        if self.content.groups:
+            found["division"] = ("group", [division for division, _ in self.content.groups])
+            found["group"] = ("group", [name for _, name in self.content.groups])
         if self.content.histogram:
             found["bin_edge_low"] = ("bin", BIN_EDGES[:-1])
             found["bin_edge_high"] = ("bin", BIN_EDGES[1:])

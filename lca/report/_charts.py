@@ -43,6 +43,15 @@ Array = np.ndarray
 Figure = Any
 
 
+def count_checkpoints(chart: Figure) -> None:
+    """Change "step" to "checkpoint" on the axis of a chart and in what it shows under the pointer."""
+    for axis in chart.xaxis:
+        if axis.axis_label == "step":
+            axis.axis_label = "checkpoint"
+    for tool in chart.select({"type": HoverTool}):
+        tool.tooltips = tool.tooltips.replace("step @x", "checkpoint @x")
+
+
 def loss_chart(steps: Array, losses: Mapping[str, Array], rebuilt: Array | None) -> Figure:
     """The measured losses, and the first one rebuilt from its allocation; ``steps`` and losses (T + 1,)."""
     chart = _figure("step", "loss", height=300)
@@ -50,6 +59,14 @@ def loss_chart(steps: Array, losses: Mapping[str, Array], rebuilt: Array | None)
         _line(chart, steps, loss, label=_escape_tex(name), width=3, **style)
     if rebuilt is not None:
         _line(chart, steps, rebuilt, "black", "rebuilt from LCA", dash="dotted", width=2).tags = ["ink"]
+    return _legend(chart)
+
+
+def rates_chart(steps: Array, rates: Mapping[str, Array]) -> Figure:
+    """The learning rates, (T,) by name."""
+    chart = _figure("step", "learning rate", height=190)
+    for (name, rate), style in zip(rates.items(), _styles(len(rates)), strict=True):
+        _line(chart, steps, rate, label=_escape_tex(name), **style)
     return _legend(chart)
 
 

@@ -181,7 +181,7 @@ def _curves(condition: Condition, loss: str) -> Iterator[tuple[str, Array, Array
         run = member.run
         path = np.append(run.per_step("loss_start", loss), run.per_step("loss_end", loss)[-1])
         if not np.isnan(path).all():
-            curves[member.label] = np.append(run.steps, run.steps[-1] + 1), path
+            curves[member.label] = np.append(run.steps, run.ends[-1]), path
     common = reduce(np.intersect1d, [at for at, _ in curves.values()]) if curves else np.array([])
     if len(common) > 1:
         paths = [path[np.searchsorted(at, common)] for at, path in curves.values()]

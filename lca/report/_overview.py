@@ -1,12 +1,13 @@
 """The first screen: what happened in the run, in two sentences and one bar chart."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
 from lca._verdict import LARGE_MISS
 from lca.analysis import group_names, group_totals
+from lca.analysis._reading import divisions_of
 from lca.report._parts import Bar, Bars, Section
 from lca.runs._balance import Conservation, Tone, check_conservation
 from lca.runs._format import format_digits, format_number, format_percent, short_labels
@@ -15,6 +16,7 @@ from lca.runs._run import Run, count_of
 MAX_LAYERS = 8
 """The most layers that have a bar of their own on the first screen."""
 MAX_NAMED = 3
+MAX_GROUPS = 8
 """The most hurting layers that are named in the text."""
 STATE = "state (buffers)"
 UNMEASURED = "steps that were not measured"
@@ -77,10 +79,15 @@ def _verdicts(run: Run, checks: Sequence[Conservation]) -> list[tuple[Tone, str]
     if not run.consecutive:
         found.append(("warn", _missing_steps(run, checks[0])))
     elif run.steps[0]:
-        text = f"The record begins at step {run.steps[0]:,}; the steps before it are not part of this page."
+        text = (
+            f"The record begins at {run.unit} {run.steps[0]:,}; the "
+            f"{'updates' if run.is_replay else 'steps'} before it are not part of this page."
+        )
         found.append(("warn", text))
     if run.span > 1:
         found.append(("warn", _straight_lines(run.span)))
+    if run.is_replay:
+        found.append(("warn", _BETWEEN_CHECKPOINTS))
     found += [("warn", f"{c.loss}: {_discontinuities(c)}") for c in checks if c.discontinuities]
     found.sort(key=lambda verdict: ("bad", "warn", "good").index(verdict[0]))
     good = next((i for i, (tone, _) in enumerate(found) if tone == "good"), None)
@@ -100,6 +107,13 @@ def _missing_steps(run: Run, check: Conservation) -> str:
         f"{text}: the {check.loss} loss changed by {format_number(check.change, '+')} in the measured steps "
         f"and by {format_number(check.unmeasured_change, '+')} in the others."
     )
+
+
+_BETWEEN_CHECKPOINTS = (
+    "A step of this page is the straight line from a checkpoint to the next one. The sums over all "
+    "parameters are exact, but if there were several updates between the two, the line is not the path of "
+    "the training, and the parts of layers and parameters can differ from those along the path."
+)
 
 
 def _straight_lines(span: int) -> str:
@@ -157,6 +171,8 @@ def _measured_share(run: Run) -> str:
     return (
         f"Only {count:,} of {updates:,} steps were measured ({format_percent(100 * count / updates)}); all "
         "that is said of layers is about these."
+        if not run.is_replay
+        else f"Only {count:,} steps between checkpoints are here; all that is said of layers is about these."
     )
 
 
@@ -173,13 +189,14 @@ def _large_others(items: Sequence[Item], largest: Item, check: Conservation) -> 
 
 def _by_group(run: Run, check: Conservation) -> Iterator[str]:
     """The sums over the groups of each division that the tracker was given."""
-    known = run.attributes.get("settings", {}).get("groups", {})
-    for division in known if isinstance(known, Mapping) else ():
+    for division in divisions_of(run.record):
         totals = group_totals(run.record, division, check.loss).sum(axis=0)
-        named = zip(group_names(run.record, division), totals.tolist(), strict=True)
+        names = group_names(run.record, division)
+        named = [(names[i], float(totals[i])) for i in np.sort(np.argsort(-np.abs(totals))[:MAX_GROUPS])]
         listed = (f"{name} {format_digits(value, '+')}{_in_brackets(value, check)}" for name, value in named)
         scope = "" if run.is_whole else f", over {run.scope}"
-        yield f"By {division}{scope}: {', '.join(listed)}."
+        which = f", the largest {len(named)} of {len(names)}" if len(names) > len(named) else ""
+        yield f"By {division}{which}{scope}: {', '.join(listed)}."
 
 
 def _in_brackets(value: float, check: Conservation) -> str:
@@ -196,7 +213,7 @@ def _change(run: Run, check: Conservation) -> str:
     if run.is_whole:
         when = f"In {run.length}"
     elif run.consecutive:
-        when = f"In steps {first:,} to {last:,}"
+        when = f"In {run.scope}" if run.is_replay else f"In steps {first:,} to {last:,}"
     else:
         when = f"From step {first:,} to the end of the run" if run.complete else f"Since step {first:,}"
     return f"{when}, {run.loss_text(check.loss)} {_moved(check)}."
@@ -220,7 +237,8 @@ def _hurting(run: Run, layers: Sequence[Item]) -> str:
     hurting = sorted((item for item in layers if item.value > 0), key=lambda item: -item.value)
     if not hurting:
         single = "; single steps may have" if len(run.steps) > 1 else ""
-        return f"Over {'the whole run' if run.is_whole else run.scope}, no layer hurt{single}."
+        whole = "the whole run" if run.is_whole and not run.is_replay else run.scope
+        return f"Over {whole}, no layer hurt{single}."
     verb = "layer hurts" if len(layers) == 1 else "layers hurts" if len(hurting) == 1 else "layers hurt"
     named = ", ".join(f"{item.name} ({format_number(item.value, '+')})" for item in hurting[:MAX_NAMED])
     more = ", and others" if len(hurting) > MAX_NAMED else ""

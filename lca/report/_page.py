@@ -9,7 +9,7 @@ import numpy as np
 
 from lca.errors import LCAError
 from lca.record._reading import open_record
-from lca.report._charts import detail_map, layer_map
+from lca.report._charts import count_checkpoints, detail_map, layer_map
 from lca.report._html import fill_template, to_base64, write_page
 from lca.report._moments import MAX_INTERVALS, DetailMap, detail_maps, layer_intervals
 from lca.report._sections import SECTIONS
@@ -123,6 +123,9 @@ def _rendered(run: Run, title: str) -> str:
     figures = {"map": layer_map(run.layers, len(block_starts(len(run.steps), MAX_INTERVALS)))}
     if maps:
         figures["detail"] = detail_map()
+    if run.is_replay:
+        for chart in [*figures.values(), *(each.figure for section in sections for each in section.charts)]:
+            count_checkpoints(chart)
     notes = _notes(run, maps, skipped)
     return fill_template(title, sections, figures=figures, data={"run": _data(run, maps)}, notes=notes)
 
@@ -136,11 +139,12 @@ def _data(run: Run, maps: list[DetailMap]) -> dict[str, Any]:
         "losses": [*map(shorten_words, run.losses)],
         "layers": [*map(shorten_words, run.layers)],
         "first": run.steps[starts].tolist(),
-        "last": run.steps[last].tolist(),
+        "last": (run.ends if run.is_replay else run.steps)[last].tolist(),
         "totals": to_base64(np.clip(layers, -_LARGEST, _LARGEST).astype("<f4")),
         "details": [_detail_data(each) for each in maps],
         "steps": len(run.steps),
-        "scope": "the whole run" if run.is_whole else run.scope,
+        "unit": run.unit,
+        "scope": "the whole run" if run.is_whole and not run.is_replay else run.scope,
     }
 
 

@@ -12,6 +12,7 @@ from lca.record._citation import citation
 from lca.report import _charts as charts
 from lca.report._overview import summary
 from lca.report._parts import Chart, Section, Table, class_table
+from lca.report._training import groups, training
 from lca.runs._balance import Conservation, check_conservation
 from lca.runs._classes import class_losses, class_text
 from lca.runs._format import format_number, format_percent
@@ -158,7 +159,7 @@ def method(run: Run) -> Section:
     estimator, *settings = setting_rows(about, len(run.steps))
     rows = [
         estimator,
-        ("steps", f"{len(run.steps):,}, from {run.steps[0]:,} to {run.steps[-1]:,}"),
+        ("steps", run.length if run.is_replay else _from_to(run)),
         ("parameters", f"{run.layout.size:,} in {len(run.layout.names):,} tensors"),
         ("measured losses", ", ".join(run.measured)),
         *((f"{_COSTS[name]} per step", f"{value:.3g}") for name, value in spent if value),
@@ -178,7 +179,7 @@ def cite(run: Run) -> Section:
     return Section("cite", "How to cite", code=citation(run.attributes))
 
 
-SECTIONS = (summary, balance, losses, layers, explorer, classes, noise, method, cite)
+SECTIONS = (summary, balance, losses, layers, groups, explorer, classes, noise, training, method, cite)
 _BALANCE = (
     "The loss changed from its start to its end. Of this change, the allocations explain what the movement "
     "of the parameters did, and the rest is listed by cause. The rows from the allocations to the residual "
@@ -221,6 +222,10 @@ def _conservation_rows(checks: Sequence[Conservation]) -> list[tuple[str, ...]]:
         for c in checks
     )
     return [*rows, ("steps that exceeded their tolerance", *exceeded)]
+
+
+def _from_to(run: Run) -> str:
+    return f"{len(run.steps):,}, from {run.steps[0]:,} to {run.steps[-1]:,}"
 
 
 def _time(created: Any) -> str:
@@ -269,7 +274,7 @@ def _stderr_bound(run: Run, loss: str) -> Array | None:
 
 def _step_ends(run: Run) -> Array:
     """The number of updates before each loss of `_loss_path`, (T + 1,)."""
-    return np.append(run.steps, run.steps[-1] + 1)
+    return np.append(run.steps, run.ends[-1])
 
 
 def _loss_path(run: Run, loss: str) -> Array:

@@ -27,12 +27,13 @@ const lcaReport = (() => {
     return Math.sign(code) * data.linear * limit * Math.expm1(Math.abs(code) / LEVELS * Math.log1p(1 / data.linear));
   }
 
+  const unit = run?.unit ?? "step"; // what the steps are counted in
   const chosen = (id) => (at(id) ? Number(at(id).value) : 0);
   const total = (loss, frame, layer) => totals[(loss * (intervals + 1) + frame) * run.layers.length + layer];
   const minus = (text) => text.replaceAll("-", "−");
   const number = (v, digits = 3) => (v > 0 ? "+" : "") + minus(String(Number(v.toPrecision(digits))));
   const range = (name, from, past) => name + " " + from + (past - from > 1 ? "–" + (past - 1) : "");
-  const steps = (from, to) => (from === to ? "step " + from : "steps " + from + "–" + to);
+  const steps = (from, to) => (from === to ? unit + " " + from : unit + "s " + from + "–" + to);
   const capital = (text) => text[0].toUpperCase() + text.slice(1);
   const when = (frame) => (frame ? steps(run.first[frame - 1], run.last[frame - 1]) : run.scope);
 
@@ -105,8 +106,8 @@ const lcaReport = (() => {
 
   // The titles: what a column of the map of layers is, and what a cell of the map below it is.
   function nameMap() {
-    const single = run.first.every((first, i) => first === run.last[i]);
-    const all = run.last.at(-1) - run.first[0] + 1 === intervals ? "every step" : "every measured step";
+    const single = unit === "step" ? run.first.every((first, i) => first === run.last[i]) : run.steps === intervals;
+    const all = unit !== "step" ? "from each checkpoint to the next" : run.last.at(-1) - run.first[0] + 1 === intervals ? "every step" : "every measured step";
     at("map-title").textContent = "All layers, " + (single ? all : "every interval of steps");
   }
   function nameDetail(shown) {

@@ -249,4 +249,4 @@ def _discontinuous(run: Run, loss: str) -> np.ndarray:
     start, end, mass = (run.per_step(name, loss) for name in ("loss_start", "loss_end", "mass"))
     gap = np.abs(start[1:] - end[:-1])
     rounding = summed(np.fmax(mass[1:], 0) + np.abs(start[1:]) + np.abs(end[:-1]), EPS32)
-    return np.asarray((gap > rounding) & (np.diff(run.steps) == 1))
+    return np.asarray((gap > rounding) & (run.ends[:-1] == run.steps[1:]))

@@ -55,7 +55,22 @@ class Run:
     @property
     def consecutive(self) -> bool:
         """Whether every step from the first to the last was measured."""
-        return bool(np.all(np.diff(self.steps) == 1))
+        return bool(np.array_equal(self.ends[:-1], self.steps[1:]))
+
+    @cached_property
+    def ends(self) -> np.ndarray:
+        """The indices at the ends of the measured steps, (T,): of updates, or of checkpoints."""
+        return np.asarray(self.record["step_end"].values) if self.is_replay else self.steps + 1
+
+    @property
+    def is_replay(self) -> bool:
+        """Whether the steps are between checkpoints, and are counted in the numbers of these."""
+        return self.has("step_end")
+
+    @property
+    def unit(self) -> str:
+        """What the steps are counted in: "step" or "checkpoint"."""
+        return "checkpoint" if self.is_replay else "step"
 
     @property
     def complete(self) -> bool:
@@ -69,9 +84,8 @@ class Run:
         Where the loss changed after the last step, steps are missing there.
         """
         after = [self.final_loss(name) - self.per_step("loss_end", name)[-1] for name in self.losses]
-        return (
-            self.consecutive and self.complete and int(self.steps[0]) == 0 and not np.nan_to_num(after).any()
-        )
+        begins = self.is_replay or int(self.steps[0]) == 0  # a replay is of the checkpoints that there are
+        return self.consecutive and self.complete and begins and not np.nan_to_num(after).any()
 
     @cached_property
     def span(self) -> int:
@@ -79,22 +93,12 @@ class Run:
         span = self.attributes.get("settings", {}).get("span", 1)
         return span if isinstance(span, int) and span > 1 else 1
 
-    @cached_property
-    def checkpoints(self) -> list[int]:
-        """The numbers of the checkpoints between which the steps are (`lca.importers.checkpoint_numbers`).
-
-        From the setting ``checkpoints``; empty without it, or if it does not fit the steps.
-        """
-        found = self.attributes.get("settings", {}).get("checkpoints")
-        fits = isinstance(found, list) and len(found) == len(self.steps) + 1
-        return found if fits and all(type(number) is int for number in found) else []
-
     @property
     def length(self) -> str:
         """The number of measured steps in words."""
         count = len(self.steps)
-        if self.checkpoints:
-            first, last = self.checkpoints[0], self.checkpoints[-1]
+        if self.is_replay:
+            first, last = int(self.steps[0]), int(self.ends[-1])
             return f"{count_of(count, 'step')} between the checkpoints {first:,} to {last:,}"
         if self.span > 1:
             return f"{count_of(count, 'step')} of {self.span:,} updates each"
@@ -121,7 +125,9 @@ class Run:
         """The steps that every sum of the report is about: "the run", or words for a part of it."""
         count, first, last = len(self.steps), int(self.steps[0]), int(self.steps[-1])
         if self.is_whole:
-            return "the run"
+            return "the checkpoints of the run" if self.is_replay else "the run"
+        if self.is_replay and self.consecutive:
+            return f"checkpoints {first:,} to {int(self.ends[-1]):,}"
         if count == 1:
             return f"step {first:,}, the only measured step"
         if self.consecutive:

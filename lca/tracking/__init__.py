@@ -5,6 +5,7 @@ from lca.tracking._context import LoopContext
 from lca.tracking._follower import LiveTheta
 from lca.tracking._forecast import Forecast, ForecastRow
 from lca.tracking._functional import FunctionalTracker
+from lca.tracking._measure import measure
 from lca.tracking._model import ModelTracker
 from lca.tracking._options import (
     CheckEvery,
@@ -35,4 +36,5 @@ __all__ = [
     "Session",
     "TrackerBase",
     "ViewsByName",
+    "measure",
 ]

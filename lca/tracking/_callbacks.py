@@ -120,6 +120,14 @@ class CallbackBase(HasTable, Generic[AnyTracker]):
         if self.tracker is not None and updates is not None and updates > 0:
             self.tracker.expect(int(updates))
 
+    def _add_metrics(self, values: Mapping[str, Any]) -> None:
+        """Pass on the numbers among what the framework has logged."""
+        if self.tracker is not None:
+            numbers = {
+                name: number for name, value in values.items() if (number := _number(value)) is not None
+            }
+            self.tracker.add_metrics(numbers)
+
     def _begin(self, make_tracker: Callable[[], AnyTracker]) -> None:
         """A run begins: make its tracker and enter it, or handle the error as ``on_error`` says."""
         self._end(complete=False)  # a run that ended without the framework saying so
@@ -143,3 +151,17 @@ class CallbackBase(HasTable, Generic[AnyTracker]):
         """The run is over, with an error unless it is ``complete``."""
         if self.tracker is not None:
             self.tracker.close(complete=complete)
+
+
+def _number(value: Any) -> float | None:
+    """A single number as a float; ``None`` for anything else.
+
+    >>> _number(1), _number("a")
+    (1.0, None)
+    """
+    if isinstance(value, str | bytes | bool):
+        return None
+    try:
+        return float(value)
+    except (TypeError, ValueError, RuntimeError):
+        return None

@@ -1,7 +1,7 @@
 """`Forecast`: what measuring a run will cost, with the estimator of a tracker and with others.
 
 The gradients of a step are those that each estimator declares (`lca.allocation.Estimator`). The time of one
-is measured on the objective itself.
+is measured on the objective itself, and that of work on vectors on steps whose gradients cost nothing.
 """
 
 from collections.abc import Iterator, Mapping
@@ -15,9 +15,12 @@ from lca.arrays import Vector, array_ops
 from lca.errors import LCAError
 from lca.estimators import REGISTRY
 from lca.estimators._stochastic import required_fields_of
-from lca.objective import Objective
-from lca.tracking._speed import Speed, speeds_of
+from lca.objective import Objective, leaves
+from lca.tracking._own_work import own_seconds
+from lca.tracking._speed import Speed, examples_of, speeds_of
 
+_SMALL = 1.1
+"""Factors below this are shown with two digits, so that no estimator seems to cost nothing."""
 ALTERNATIVES = (("rk4", 1), ("adaptive", 1), ("adaptive", 10), ("probe", 1), ("cross-fit", 1))
 """The named estimators that a forecast lists, with the number of updates under one straight line."""
 
@@ -34,7 +37,8 @@ class ForecastRow:
         The declared cost of a step of training and one measured loss, on average; the least, if it depends
         on the step.
     seconds
-        The time that measuring adds to a step of training; ``None`` if a part of it is not known.
+        The time that measuring adds to a step of training, work on vectors included; ``None`` if a part of it
+        is not known.
     factor
         The time of a step with measuring over that without; ``None`` if one of the two is not known.
     memory
@@ -75,13 +79,13 @@ class Forecast:
     Examples
     --------
     >>> adaptive = ForecastRow("this: Adaptive", Cost(full_gradients=1), 0.5, 3.0, 4_000_000)
-    >>> cross_fit = ForecastRow("cross-fit", Cost(), 0.0, 1.0, 8_000_000, ("micro_batches",))
+    >>> cross_fit = ForecastRow("cross-fit", Cost(), 0.01, 1.04, 8_000_000, ("micro_batches",))
     >>> print(Forecast((adaptive, cross_fit), steps=120, step_seconds=0.25, gradient_seconds=0.5))
     a gradient of the measured losses takes 500 ms, a step of training 250 ms; 120 steps take 30 s
                            gradients       adds   training   memory
     this: Adaptive              1.00      1 min       x3.0     4 MB
-    cross-fit                      0        0 s       x1.0     8 MB  needs micro_batches
-    at least: the gradients that each declares; work on vectors comes on top
+    cross-fit                      0      1.2 s      x1.04     8 MB  needs micro_batches
+    at least: the gradients that each declares, and its work on vectors
     """
 
     rows: tuple[ForecastRow, ...]
@@ -115,7 +119,7 @@ class Forecast:
                 f"{row.name:22} {_gradients(row.cost):>9} {self._time(row):>10} {self._factor(row):>10} "
                 f"{memory:>8}  {f'needs {needs}' if needs else ''}".rstrip()
             )
-        return "\n".join([*lines, "at least: the gradients that each declares; work on vectors comes on top"])
+        return "\n".join([*lines, "at least: the gradients that each declares, and its work on vectors"])
 
     @property
     def _training(self) -> float:
@@ -127,7 +131,10 @@ class Forecast:
         return "" if row.seconds is None else _time(row.seconds * (self.steps or 1))
 
     def _factor(self, row: ForecastRow) -> str:
-        return "" if row.factor is None else f"x{row.factor:.1f}" if row.factor < 10 else f"x{row.factor:.0f}"
+        if row.factor is None:
+            return ""
+        digits = 2 if row.factor < _SMALL else 1 if row.factor < 10 else 0  # noqa: PLR2004
+        return f"x{row.factor:.{digits}f}"
 
 
 @dataclass(frozen=True)
@@ -177,7 +184,8 @@ def forecast(objectives: Mapping[str, Objective], theta: Vector, run: Run) -> Fo
     rows = []
     for name, estimator, fraction, seen in _estimators(run):
         speed = _without(speeds, shared_losses(objectives, estimator))
-        seconds = seen if seen is not None else _seconds(estimator.cost, speed, run.step_seconds)
+        own = _own_seconds(estimator, objectives, theta) * len(speed)
+        seconds = seen if seen is not None else _plus(_seconds(estimator.cost, speed, run.step_seconds), own)
         seconds = None if seconds is None else seconds * (1.0 if seen is not None else fraction)
         known = seconds is not None and run.step_seconds
         factor = 1 + seconds / run.step_seconds if known else None  # type: ignore[operator]
@@ -187,6 +195,17 @@ def forecast(objectives: Mapping[str, Objective], theta: Vector, run: Run) -> Fo
         rows.append(ForecastRow(name, _scaled(estimator.cost, fraction), seconds, factor, memory, fields))
     full = sum(s.gradient for s in _without(speeds, shared_losses(objectives, run.estimator)).values())
     return Forecast(tuple(rows), run.steps, run.step_seconds, full)
+
+
+def _own_seconds(estimator: Estimator, objectives: Mapping[str, Objective], theta: Vector) -> float:
+    """The time of work on vectors for one measured loss; 0 if it cannot be timed."""
+    first = next(iter(objectives.values()))
+    examples = [number for own in leaves(first) if (number := examples_of(own)) is not None]
+    return own_seconds(estimator, first.layout, theta, min(examples, default=None)) or 0.0
+
+
+def _plus(seconds: float | None, more: float) -> float | None:
+    return None if seconds is None else seconds + more
 
 
 def _vectors_in(field: str) -> int:

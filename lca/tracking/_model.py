@@ -99,6 +99,8 @@ class ModelTracker(TrackerBase, ABC, Generic[Context]):
         if "halves" in self._session.required_fields:
             self._context.gradient_on = self._gradient_on(live)
         self._follow(live, self._context.supply)
+        if self._session.records:
+            self._session.learning_rates = self._learning_rates
 
     def batches(
         self, loader: Iterable[Batch], weight: Callable[[Batch], float] | None = None
@@ -253,6 +255,10 @@ class ModelTracker(TrackerBase, ABC, Generic[Context]):
         raise LCAError(
             f"{self._type_names[1]} has no groups of parameters; use regular expressions, names or types."
         )
+
+    def _learning_rates(self) -> Mapping[str, float]:
+        """The learning rates of the update that was just made, by the group of the optimizer."""
+        return {}
 
     @abstractmethod
     def _parameters_of(self, objective: Objective) -> Mapping[str, Any]:

@@ -1,7 +1,7 @@
 """`Session`: decides which steps of a run are measured, handles errors, and distributes the allocations."""
 
 import warnings
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from math import isfinite
@@ -11,10 +11,11 @@ from lca._heads import head_groups
 from lca._state import same_state
 from lca.allocation import Estimator, start_each
 from lca.arrays import Vector
-from lca.divisions import Selectors, divisions
+from lca.divisions import HEAD, Selectors, divisions
 from lca.errors import IncompleteStepError, LCAError, LCAWarning, NonFiniteError
 from lca.estimators import Adaptive
 from lca.estimators._stochastic import required_fields_of
+from lca.groups import Groups
 from lca.layout import Layout, check_same_layout
 from lca.live import LogTo
 from lca.live._outputs import LiveOutputs
@@ -23,6 +24,7 @@ from lca.record import Record
 from lca.row import CheckedWindow, Row, rows_of
 from lca.step import Step
 from lca.summary import RunViews, Summary, summarize
+from lca.tracking._metrics import Metrics
 from lca.tracking._misses import Misses
 from lca.tracking._options import (
     CheckEvery,
@@ -72,6 +74,10 @@ class Session:
         As in `lca.tracking.TrackerBase`.
     live
         What is shown and logged while the run goes on.
+    learning_rates
+        Reads the learning rates of an update that was just made; empty without a record.
+    metrics
+        The numbers that training has given.
 
     Examples
     --------
@@ -133,9 +139,12 @@ class Session:
         self._summarized = _summarized(self.objectives, self.views)
         layout = next(iter(self._layouts.values()))
         self._divisions = {} if groups is None else divisions(groups, layout.names)
-        self._heads = {} if heads is None else _head_totals(self._layouts, heads)
+        self._head_groups = None if heads is None else head_groups(layout, heads)
+        self._heads = {} if self._head_groups is None else _head_totals(self._layouts, self._head_groups)
         self.error: Exception | None = None
         self.failed = False
+        self.learning_rates: Callable[[], Mapping[str, float]] = dict
+        self.metrics = Metrics()
         self._record = None if record is None else self._begun(record, estimator)
 
     @property
@@ -147,6 +156,11 @@ class Session:
     def checked_windows(self) -> Mapping[str, list[CheckedWindow]]:
         """As `lca.tracking.TrackerBase.checked_windows`."""
         return self._check.windows
+
+    @property
+    def records(self) -> bool:
+        """Whether the steps are written to a record."""
+        return self._record is not None
 
     @property
     def raises(self) -> bool:
@@ -244,7 +258,7 @@ class Session:
             if run is not None and run is not self.views.get(name):
                 show(run, row)
             if name in self._heads:
-                self._heads[name].update(row.allocation)
+                self._heads[name].add(row.totals(self._heads[name].groups))
         if self._record is not None:
             self._record.write(rows)
         self.live.read(rows)
@@ -289,7 +303,12 @@ class Session:
             if self._record is not None:
                 complete = complete and not self.failed
                 final_checks = self._check.unwritten()
-                self._record.close(complete=complete, final_losses=self._final, final_checks=final_checks)
+                self._record.close(
+                    complete=complete,
+                    final_losses=self._final,
+                    final_checks=final_checks,
+                    metrics=self.metrics.by_name(),
+                )
         finally:
             self.live.close()
 
@@ -344,6 +363,8 @@ class Session:
     def _begun(self, record: RecordTo, estimator: Estimator) -> Record:
         layout = check_same_layout((o.layout for o in self.objectives.values()), "the losses of one record")
         made = record if isinstance(record, Record) else Record(record)
+        groups = {name: layout.groups(labels) for name, labels in self._divisions.items()}
+        made.begin(layout, groups=groups | ({} if self._head_groups is None else {HEAD: self._head_groups}))
         settings: dict[str, Any] = {} if callable(self._every) else {"every": self._every}
         if self.span > 1:
             settings["span"] = self.span
@@ -388,10 +409,8 @@ def _summarized(objectives: Mapping[str, Objective], views: Mapping[str, Any]) -
     return found
 
 
-def _head_totals(layouts: Mapping[str, Layout], heads: int) -> dict[str, GroupTotals]:
-    return {
-        name: GroupTotals(head_groups(layout, heads), keep_rows=False) for name, layout in layouts.items()
-    }
+def _head_totals(names: Iterable[str], heads: Groups) -> dict[str, GroupTotals]:
+    return {name: GroupTotals(heads, keep_rows=False) for name in names}
 
 
 def _per_group(run: RunViews, parts: Mapping[str, Mapping[str, str]]) -> dict[str, dict[str, float]]:

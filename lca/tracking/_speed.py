@@ -63,7 +63,7 @@ def _sum(speeds: list[Speed]) -> Speed:
 
 def _speed(objective: Objective, theta: Vector, budget: float) -> Speed:
     """Time gradients on growing samples up to all data, or to what the budget allows."""
-    n = _examples_of(objective)
+    n = examples_of(objective)
     if n is None:
         loss = _time_of(partial(objective.loss, theta), budget / 4)
         return Speed(_time_of(partial(_finished, objective, theta), budget), loss)
@@ -81,7 +81,7 @@ def _speed(objective: Objective, theta: Vector, budget: float) -> Speed:
     return Speed(share * seconds[-1], share * loss, tuple(sizes), tuple(seconds))
 
 
-def _examples_of(objective: Objective) -> int | None:
+def examples_of(objective: Objective) -> int | None:
     """The number of examples that can be drawn; ``None`` if none can."""
     if not isinstance(objective, Sampled):
         return None

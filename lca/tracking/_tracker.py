@@ -136,8 +136,9 @@ class TrackerBase(HasTable):
 
         The time of a gradient is measured on the objective, at θ as it is, by a few gradients that move
         nothing of the training. The number of gradients is the one that each estimator declares, so the cost
-        of `lca.Adaptive` is the least that it may be, and work on vectors, which matters for small models, is
-        not counted. For this estimator, the time of the steps that were measured so far takes the place of
+        of `lca.Adaptive` is the least that it may be. The work of an estimator on vectors is timed on steps
+        whose gradients cost nothing; what the loop does to supply fields such as micro-batches is estimated
+        from that. For this estimator, the time of the steps that were measured so far takes the place of
         that as soon as there are two.
 
         Parameters
@@ -167,6 +168,25 @@ class TrackerBase(HasTable):
         run = Run(session.estimator, fraction, steps, step_seconds, seen)
         with clock.stopped():
             return forecast(session.objectives, self._theta_now(), run)
+
+    def add_metrics(self, values: Mapping[str, float]) -> None:
+        """Give numbers of the training, such as an accuracy, to the record of the run.
+
+        They are stored in its attribute ``metrics`` with the number of updates made so far, when the run
+        ends, and its page shows them. Callbacks pass on what the trainer logs. Of more than 10,000 values of
+        a metric, every second one is dropped.
+
+        Raises
+        ------
+        LCAError
+            If a value is no number, as ``on_error`` says.
+
+        Examples
+        --------
+        >>> # tracker.add_metrics({"validation accuracy": correct / count})
+        """
+        with self._session.guarded(self.steps):
+            self._session.metrics.add(self.steps, values)
 
     def expect(self, updates: int) -> None:
         """The run will make so many updates: gives ``progress`` the time left, and `estimate` its default."""

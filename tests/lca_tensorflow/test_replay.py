@@ -4,6 +4,7 @@ import keras
 import numpy as np
 import pytest
 import tensorflow as tf
+from keras.src.legacy.saving import legacy_h5_format
 
 import lca
 from lca.errors import TrajectoryError
@@ -108,3 +109,30 @@ def test_a_checkpoint_of_another_model_is_said_in_a_few_words(tmp_path):
     with pytest.raises(TrajectoryError, match=r"0\.weights\.h5 is .*another model") as caught:
         list(replay(tmp_path, objective))
     assert len(str(caught.value)) < 300 + 200 + len(str(tmp_path))
+
+
+def test_legacy_files_named_by_epoch_and_loss_are_a_run_in_epochs(tmp_path):
+    model = model_of()
+    objective = Objective(model, LOSS, (X, Y), batch_norm="frozen")
+    model.compile("sgd", LOSS)
+    points = []
+    for epoch, loss in ((1, 0.93), (2, 0.7), (10, 0.71)):
+        points.append((objective.theta(), tf.identity(model.get_layer("norm").moving_mean.value)))
+        legacy_h5_format.save_model_to_hdf5(model, tmp_path / f"m-{epoch}-{loss}.h5")
+        model.train_on_batch(X, Y)
+    steps = list(replay(tmp_path, objective))
+    assert [step.checkpoints for step in steps] == [(1, 2), (2, 10)]
+    for step, (theta, mean) in zip(steps, points, strict=False):
+        np.testing.assert_array_equal(step.start, theta)
+        np.testing.assert_array_equal(step.state[0]["norm.moving_mean"], mean)
+
+
+def test_what_model_checkpoint_writes_is_recorded_in_epochs(tmp_path):
+    model = model_of()
+    model.compile("sgd", LOSS)
+    objective = Objective(model, LOSS, (X, Y), batch_norm="frozen")
+    save = keras.callbacks.ModelCheckpoint(str(tmp_path / "m-{epoch:02d}-{val_loss:.2f}.keras"))
+    model.fit(X, Y, epochs=3, verbose=0, validation_data=(X, Y), callbacks=[save])
+    lca.measure(objective, replay(tmp_path, objective), record=tmp_path / "run.zarr")
+    record = lca.open_record(tmp_path / "run.zarr")
+    assert (record.step.values.tolist(), record.step_end.values.tolist()) == ([1, 2], [2, 3])

@@ -94,9 +94,9 @@ def test_pickled_code_is_refused_and_not_run(tmp_path):
 @pytest.mark.parametrize(
     ("names", "message"),
     [
-        (["model-1.pt", "model-2.pt", "optimizer-1.pt"], r"different forms \(model-#.pt, optimizer-#.pt\)"),
+        (["model-1.pt", "model-2.pt", "critic-1.pt"], r"different forms \(critic-#.pt, model-#.pt\)"),
         (["1.pt", "01.pt"], "01.pt and 1.pt have the same numbers"),
-        (["epoch=0-loss=0.9.pt", "epoch=1-loss=0.5.pt"], "increases and another decreases"),
+        (["epoch=0-seed=9.pt", "epoch=1-seed=5.pt"], "increases and another decreases"),
         (["1.pt"], r"got 1 in .* \(files of kind \.bin, .* with weights\); save one before"),
         ([], "at least two checkpoints"),
     ],

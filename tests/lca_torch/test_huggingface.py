@@ -8,6 +8,7 @@ import torch
 
 import lca
 from lca import tolerances
+from lca.analysis import group_totals
 from lca.errors import LCAError
 from lca.estimators import CrossFit, LaggedCrossFit
 from lca_torch import Objective, replay
@@ -475,3 +476,55 @@ def test_the_log_of_the_trainer_reaches_what_it_reports_to(tmp_path, every, step
 def test_the_word_trainer_says_what_to_write_instead(tmp_path):
     with pytest.raises(LCAError, match=r"pass lca_torch\.huggingface\.TrainerLog\(trainer\)"):
         train(gpt2(), tmp_path, TrainerCallback(measure, log_to="trainer", on_error="raise"))
+
+
+def test_groups_heads_rates_and_metrics_are_recorded_through_the_trainer(tmp_path):
+    groups = {"attention": r"\.attn\.", "mlp": r"\.mlp\.", "norm": torch.nn.LayerNorm, "lr": "param_groups"}
+    record = lca.Record(tmp_path / "run.zarr", values="float64", neurons=False)
+    callback = TrainerCallback(measure, RULE, record=record, groups=groups, heads=2, on_error="raise")
+    train(gpt2(), tmp_path, callback, logging_steps=4)
+    summary, run = callback.summary()["train"], lca.open_record(tmp_path / "run.zarr")
+    limit = tolerances.summed(summary["mass"], tolerances.EPS32)
+    for sums in (*summary["per_group"].values(), summary["per_head"]):
+        assert abs(sum(sums.values()) - summary["lca_total"]) <= limit
+    assert set(summary["per_group"]["group"]) == {"attention", "mlp", "norm", "other"}
+    assert list(summary["per_group"]["lr"]) == [
+        "param_groups[0]",
+        "param_groups[1]",
+    ]  # with and without decay
+
+    values = run["values"].values[:, 0].sum(axis=0)  # oracle: the entries of head 1 of the first block
+    tensors = measure(gpt2()).layout.unflatten(values)
+    columns = [8 * part + column for part in range(3) for column in range(4, 8)]
+    name = "transformer.h.0.attn"
+    own = tensors[f"{name}.c_attn.weight"][:, columns].sum() + tensors[f"{name}.c_attn.bias"][columns].sum()
+    own += tensors[f"{name}.c_proj.weight"][4:].sum()
+    assert abs(summary["per_head"][f"{name}[head 1]"] - own) <= limit
+    assert abs(group_totals(run, "head").sum() - summary["lca_total"]) <= limit
+
+    rates = run.learning_rate.values
+    assert rates.shape == (16, 2)
+    assert rates[0].tolist() == [0.01, 0.01]
+    assert (rates[1:, 0] < rates[:-1, 0]).all()  # the trainer's linear schedule
+    assert run.attrs["metrics"]["loss"]["step"] == [4, 8, 12, 16]
+    assert not {"epoch", "learning_rate"} & set(run.attrs["metrics"])
+
+
+@pytest.mark.parametrize("form", ["safetensors", "shards"])
+def test_checkpoints_of_the_trainer_are_a_run(form, tmp_path):
+    model = train(gpt2(), tmp_path, save_strategy="steps", save_steps=5, save_total_limit=None)
+    objective = measure(model)
+    if form == "shards":
+        for folder in tmp_path.glob("checkpoint-*"):
+            saved = GPT2LMHeadModel.from_pretrained(folder)
+            (folder / "model.safetensors").unlink()
+            saved.save_pretrained(folder, max_shard_size="4KB")
+            assert (folder / "model.safetensors.index.json").exists()
+    model.save_pretrained(tmp_path)  # the model of the end, as save_model writes it beside the checkpoints
+    with pytest.warns(lca.errors.LCAWarning, match=r"left out, .*: model\.safetensors"):
+        steps = list(replay(tmp_path, objective))
+    assert [step.checkpoints for step in steps] == [(5, 10), (10, 15), (15, 16)]
+    assert torch.equal(steps[-1].end, objective.theta())
+    summary = lca.measure(objective, steps, record=tmp_path / "run.zarr", heads=2)
+    assert lca.open_record(tmp_path / "run.zarr").step.values.tolist() == [5, 10, 15]
+    assert summary["train"]["steps"] == 3

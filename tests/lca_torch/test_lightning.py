@@ -335,3 +335,39 @@ def test_the_loggers_of_the_trainer_get_the_numbers():
     losses = callback.views["train"].trace.rows["loss_end"]
     assert ours == list(enumerate(losses.tolist()))
     assert kept.saved > 0
+
+
+def test_groups_rates_and_metrics_are_recorded_through_the_trainer(tmp_path):
+    pl = FLAVOURS["lightning"]
+
+    class Logging(type(module())):
+        def training_step(self, batch, index):
+            loss = super().training_step(batch, index)
+            self.log("fit_loss", loss, on_step=False, on_epoch=True)
+            return loss
+
+        def validation_step(self, batch, index):
+            self.log("val_loss", super().validation_step(batch, index))
+
+    torch.manual_seed(0)
+    own, loader = Logging(), DataLoader(DATA, batch_size=20)
+    callback = LightningCallback(
+        lambda module: Objective(module, cross_entropy, DATA.tensors),
+        RULE,
+        record=tmp_path / "run.zarr",
+        groups={"first": r"^net\.0", "linear": {"all": nn.Linear}, "lr": "param_groups"},
+        on_error="raise",
+    )
+    quiet = {"logger": False, "enable_checkpointing": False, "enable_progress_bar": False}
+    trainer = pl.Trainer(
+        max_epochs=2, callbacks=[callback], accelerator="cpu", enable_model_summary=False, **quiet
+    )
+    trainer.fit(own, loader, loader)
+    summary, run = callback.summary()["train"], lca.open_record(tmp_path / "run.zarr")
+    limit = tolerances.summed(summary["mass"], tolerances.EPS32)
+    first = sum(total for name, total in summary["per_tensor"].items() if name.startswith("net.0"))
+    assert abs(summary["per_group"]["group"]["first"] - first) <= limit
+    assert abs(summary["per_group"]["linear"]["all"] - summary["lca_total"]) <= limit
+    assert run.learning_rate.values[:, 0].tolist() == [0.01] * 3 + [0.005] * 3
+    assert run.attrs["metrics"]["val_loss"]["step"] == [3, 6]
+    assert run.attrs["metrics"]["fit_loss"]["step"] == [3, 6]

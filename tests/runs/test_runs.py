@@ -114,16 +114,3 @@ def test_one_run_has_no_interval_and_copies_have_none(runs, tmp_path):
     copies = lca.open_runs({"x": f"{tmp_path}/*.zarr"})
     assert np.isnan(copies.totals()["upper"]).all()
     assert "copies of one run" in copies.cautions[0]
-
-
-@pytest.mark.parametrize(
-    ("checkpoints", "said"),
-    [
-        ([0, 1000, 2500, 4000], "3 steps between the checkpoints 0 to 4,000"),
-        ([0, 1], "3 updates (steps)"),
-        ("all", "3 updates (steps)"),
-    ],
-)
-def test_a_replayed_run_says_between_which_checkpoints_its_steps_are(tmp_path, checkpoints, said):
-    record = write(tmp_path / "run.zarr", run_values(3), settings={"checkpoints": checkpoints})
-    assert lca.open_runs(record).members[0].run.length == said
