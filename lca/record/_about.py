@@ -113,7 +113,7 @@ def plan_of(path: Path, about: Mapping[str, Any]) -> Plan:
     with damage_explained(path, "the description in its zarr.json"):
         check_types(about)
         layout, content = json.loads(about["layout"]), json.loads(about["content"])
-        content["traced"] = tuple(content["traced"])
+        content |= {name: tuple(content.get(name, ())) for name in ("traced", "memory")}
         return Plan(
             Layout(layout["names"], layout["shapes"], layout["neuron_axes"]),
             tuple(about["measured"]),

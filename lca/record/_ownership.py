@@ -8,7 +8,8 @@ from pathlib import Path
 from lca.layout import Layout
 from lca.record._schema import COMMITTED, FORMAT, RENAMED_SINCE, Content, Plan
 
-_ALL = Plan(Layout(("w",), ((1,),)), ("train",), Content(values="float32", theta="float32", traced=(0,)), 1)
+_CONTENT = Content(values="float32", theta="float32", traced=(0,), memory=("steps",))
+_ALL = Plan(Layout(("w",), ((1,),)), ("train",), _CONTENT, 1)
 LABELS = frozenset(_ALL.coordinates)
 """The names of the arrays that do not grow with the run."""
 _ARRAYS = {

@@ -3,7 +3,7 @@
 import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, replace
-from math import hypot
+from math import hypot, isfinite
 from os import PathLike
 from pathlib import Path
 from types import TracebackType
@@ -28,6 +28,8 @@ from lca.tolerances import EPS32, summed
 
 BLOCK = 64
 """Rows that are written at once: the most that a killed run can lose."""
+_ADDRESS = " object at 0x"
+"""In the repr of an object that has none of its own, which differs in every process."""
 
 
 class Record:
@@ -128,6 +130,7 @@ class Record:
         self._plan: Plan | None = None
         self._earlier_checks: Mapping[str, Any] = {}
         self._before: tuple[int, dict[str, float]] | None = None  # the last step of a continued record
+        self._memory: dict[str, dict[str, float]] = {}  # of that step
         self._closed = False
         self._writes = rank() == 0
         if self._writes:
@@ -139,6 +142,15 @@ class Record:
     def steps(self) -> int:
         """Number of steps in the record, including those that are not yet written to disk."""
         return 0 if self._blocks is None else self._blocks.rows
+
+    @property
+    def memory(self) -> Mapping[str, Mapping[str, float]]:
+        """What the estimator needs to continue this record as without a stop, by loss.
+
+        For the option ``memory`` of `lca.allocate_each`; a tracker passes it on. Empty for a new record, and
+        if the estimator has no such memory, or is another one than before.
+        """
+        return {} if self._changed_estimator else self._memory
 
     def begin(
         self,
@@ -208,15 +220,16 @@ class Record:
                 f"step {step} is not new to the record {str(self.path)!r}, which continues at step "
                 f"{self.next_step}; count from Record.next_step, or pass resume_at={step} to measure again."
             )
-        plan = self._plan or self._new_plan(tuple(rows))
+        plan = self._plan or self._new_plan(rows)
         if tuple(rows) != plan.measured:
             raise RecordError(
                 f"step {step} measures {', '.join(rows)}, but the record {str(self.path)!r} holds "
                 f"{', '.join(plan.measured)}; measure the same losses, or write another record."
             )
+        restarted = self._restarts(rows)
         if self._continues(step, rows):
             rows = {name: _without_start(row) for name, row in rows.items()}
-        shared = step_cells(first, plan.content)
+        shared = {**step_cells(first, plan.content), "restarted": restarted}
         each = [loss_cells(self._fitting(row, plan.layout), plan.content) for row in rows.values()]
         if self._blocks is None:  # only now is it known that the first row fits
             self._about = attributes(plan, self._estimator, self._settings, self._training)
@@ -294,9 +307,10 @@ class Record:
             )
         return self._layout
 
-    def _new_plan(self, measured: tuple[str, ...]) -> Plan:
-        content = Content(**self._wanted, traced=self._traced)
-        return Plan(self._known_layout(), measured, content, self._block)
+    def _new_plan(self, rows: Mapping[str, Row]) -> Plan:
+        memory = dict.fromkeys(name for row in rows.values() for name in row.allocation.memory)
+        content = Content(**self._wanted, traced=self._traced, memory=tuple(memory))
+        return Plan(self._known_layout(), tuple(rows), content, self._block)
 
     def _fitting(self, row: Row, layout: Layout) -> Row:
         """``row``, or a new row if it was made for a layout that differs in its neurons."""
@@ -324,10 +338,53 @@ class Record:
             last = int(self._blocks.last("step"))
             ends = self._blocks.last("loss_end").tolist()
             self._before = last, dict(zip(self._plan.measured, ends, strict=True))
+            self._memory = self._remembered(self._blocks, self._plan)
             self.next_step = last + 1
         if resume_at is not None:
             self.next_step = resume_at
         self._earlier_checks = _before(self._about.get("final_checks", {}), self.next_step)
+
+    def _remembered(self, blocks: Blocks, plan: Plan) -> dict[str, dict[str, float]]:
+        """What the estimator remembers after the last row, by loss; terms have no memory of their own."""
+        if not plan.content.memory:
+            return {}
+        found = zip(plan.measured, blocks.last("memory").tolist(), strict=True)
+        by_loss = {name: dict(zip(plan.content.memory, values, strict=True)) for name, values in found}
+        return {
+            name: known
+            for name, values in by_loss.items()
+            if (known := {key: value for key, value in values.items() if isfinite(value)})
+        }
+
+    @property
+    def _changed_estimator(self) -> str:
+        """The estimator of a continued record, if it is known and not the one of this part."""
+        before, now = self._about.get("estimator"), repr(self._estimator)
+        known = before and self._estimator is not None and _ADDRESS not in now
+        return str(before) if known and before != now else ""
+
+    def _restarts(self, rows: Mapping[str, Row]) -> bool:
+        """Whether this is the first row of a continued record, and the estimator does not remember the last.
+
+        An estimator that measures the whole loss and has no memory has nothing to remember; one that samples
+        begins anew with its samples, and with the check of their sum.
+        """
+        if self._before is None:
+            return False
+        if self._changed_estimator:
+            warnings.warn(
+                f"the record {str(self.path)!r} was measured by {self._changed_estimator}, which its "
+                f"attributes name, and continues with {self._estimator!r}; pass the same estimator, or write "
+                "another record.",
+                LCAWarning,
+                stacklevel=3,
+            )
+            return True
+        steps = {name: memory["steps"] + 1 for name, memory in self._memory.items()}
+        return any(
+            row.allocation.sampled or row.allocation.memory.get("steps") != steps.get(name)
+            for name, row in rows.items()
+        )
 
     def _check_same_content(self, has: Content) -> None:
         """Raise `RecordError` if an option differs from its default and from what the record holds."""
