@@ -86,8 +86,9 @@ class BlockStore:
         return cls(path, plan.columns)
 
     def reopen(self) -> None:
-        """The run goes on: it is not complete any more."""
+        """The run goes on: it is not complete any more. Repairs the count of a writer that was killed."""
         with self._explained():
+            self._count[()] = self.committed
             self._group.attrs.update(UNFINISHED)
             self._manifest.append(self._path, outcome=UNFINISHED)
 

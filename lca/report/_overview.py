@@ -116,8 +116,8 @@ def _restarts(steps: Sequence[int]) -> str:
     shown = ", ".join(f"{step:,}" for step in steps[:MAX_NAMED])
     more = f" and {len(steps) - MAX_NAMED:,} others" if len(steps) > MAX_NAMED else ""
     return (
-        f"The record was continued at step{'' if len(steps) == 1 else 's'} {shown}{more}, and the estimator began "
-        "anew there: samples, checks and costs are not those of a run without a stop."
+        f"The record was continued at step{'' if len(steps) == 1 else 's'} {shown}{more}, and the estimator "
+        "began anew there: samples, checks and costs are not those of a run without a stop."
     )
 
 

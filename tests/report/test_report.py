@@ -309,6 +309,16 @@ def test_a_loss_is_named_with_what_it_is_measured_on(tmp_path):
     assert "the whole run, no layer hurt." in said  # the only step is the run
 
 
+def test_the_first_screen_says_where_the_estimator_began_anew(tmp_path):
+    start = write(tmp_path / "r", run_values(4), extra=lambda *_: {"sampled": True}).loss_end.values[-1, 0]
+    with Record(tmp_path / "r", mode="a") as record:
+        record.update(allocation(run_values(1)[0], 4, start, sampled=True))
+    said = first_screen(Run(open_record(tmp_path / "r")))
+    assert "continued at step 4, and the estimator began anew there" in said
+    unbroken = write(tmp_path / "s", run_values(4), extra=lambda *_: {"sampled": True})
+    assert "began anew" not in first_screen(Run(unbroken))
+
+
 def test_only_the_first_tick_says_what_it_does_not_judge(tmp_path):
     tolerance = {**SMALL, "tolerance": 2.0**-12}
     run = write(tmp_path / "r", run_values(3), names=("train", "heldout"), extra=lambda *_: tolerance)
