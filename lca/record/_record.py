@@ -5,24 +5,32 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, replace
 from math import hypot, isfinite
 from os import PathLike
-from pathlib import Path
 from types import TracebackType
-from typing import Any, get_args
+from typing import Any
 
 from lca._extras import extra
 from lca._output import check_writable
 from lca._paths import local_path
 from lca.allocation import Estimator, StepAllocation
-from lca.errors import LCAWarning, UnknownNameError
+from lca.errors import LCAWarning
 from lca.layout import Layout, check_same_layout
 from lca.record._about import Dtype, Mode, attributes, plan_of
+from lca.record._asked import (
+    as_allocations,
+    as_losses,
+    as_settings,
+    check_content,
+    check_layout,
+    check_options,
+    check_rows,
+    check_target,
+)
 from lca.record._blocks import Blocks
 from lca.record._citation import citation, citations_of
 from lca.record._lock import WriterLock, rank
-from lca.record._ownership import foreign_entry
 from lca.record._reading import open_group
 from lca.record._rows import loss_cells, step_cells
-from lca.record._schema import LARGEST_BLOCK, SCHEMA_VERSION, Content, Plan, RecordError
+from lca.record._schema import SCHEMA_VERSION, Content, Plan, RecordError
 from lca.row import Row, rows_of
 from lca.tolerances import EPS32, summed
 
@@ -110,8 +118,10 @@ class Record:
     ) -> None:
         with extra("report"):
             import zarr  # noqa: PLC0415, F401 - fail now rather than at the first step
-        _check_options(mode, block=block, resume_at=resume_at)
+        check_options(mode, block=block, resume_at=resume_at)
+        check_content(values, theta, trace, {"neurons": neurons, "histogram": histogram})
         self.path = local_path(path, RecordError)
+        self._place = self.path.absolute()  # the program may change its folder
         self.next_step = 0
         self._mode: Mode = mode
         self._wanted: dict[str, Any] = {
@@ -121,7 +131,7 @@ class Record:
             "theta": theta,
         }
         self._trace, self._block = tuple(trace), block
-        self._estimator, self._settings = estimator, _as_settings(settings)
+        self._estimator, self._settings = estimator, as_settings(settings)
         self._training: dict[str, Any] = {}
         self._layout: Layout | None = None
         self._traced: tuple[int, ...] = ()
@@ -177,12 +187,13 @@ class Record:
         LayoutError
             If the record has another layout.
         """
+        check_layout(layout)
         if self._layout is not None:
             check_same_layout((self._layout, layout), f"the record {str(self.path)!r} and the run")
         self._layout = layout
         self._traced = tuple(layout.position(entry) for entry in self._trace)
         self._estimator = self._estimator or estimator
-        self._settings = {**_as_settings(settings), **self._settings}
+        self._settings = {**as_settings(settings), **self._settings}
         self._training = {**self._training, **(training or {})}
         return self
 
@@ -201,8 +212,7 @@ class Record:
             If the record is closed, the step is not new, other losses are measured than before, or the disk
             cannot be written.
         """
-        found = {"train": allocations} if isinstance(allocations, StepAllocation) else allocations
-        self.write(rows_of(found, self._known_layout()))
+        self.write(rows_of(as_allocations(allocations), self._known_layout()))
 
     def write(self, rows: Mapping[str, Row]) -> None:
         """Add one step whose rows exist already, as from `lca.row.rows_of`; like `update` otherwise."""
@@ -213,6 +223,7 @@ class Record:
         if not self._writes:
             return
         self._lock.check()
+        check_rows(rows)
         first = next(iter(rows.values())).allocation
         step = first.step
         if step < self.next_step:
@@ -233,8 +244,8 @@ class Record:
         each = [loss_cells(self._fitting(row, plan.layout), plan.content) for row in rows.values()]
         if self._blocks is None:  # only now is it known that the first row fits
             self._about = attributes(plan, self._estimator, self._settings, self._training)
-            _check_target(self.path, self._mode)  # again: others need not know the lock
-            self._blocks = Blocks.create(self.path, plan, self._about)
+            check_target(self._place, self._mode)  # again: others need not know the lock
+            self._blocks = Blocks.create(self._place, plan, self._about)
         self._plan, self.next_step = plan, step + 1
         self._blocks.put(shared, each)
 
@@ -265,9 +276,10 @@ class Record:
         """
         if self._closed:
             return
+        losses = as_losses(final_losses)
         if self._blocks is not None:
             checks = _joined(self._earlier_checks, final_checks or {})
-            ends = {"final_losses": dict(final_losses or {}), "final_checks": checks}
+            ends = {"final_losses": losses, "final_checks": checks}
             self._blocks.close({"complete": complete, **ends})
         self._closed = True
         if self._writes:
@@ -289,11 +301,11 @@ class Record:
     def _claim(self, resume_at: int | None) -> None:
         """Lock the name, and continue the record if there is one to be continued."""
         check_writable(self.path.parent)
-        self.path.parent.mkdir(parents=True, exist_ok=True)
-        self._lock = WriterLock(self.path)
+        self._place.parent.mkdir(parents=True, exist_ok=True)
+        self._lock = WriterLock(self._place)
         try:
-            _check_target(self.path, self._mode)
-            if self._mode == "a" and self.path.exists():
+            check_target(self._place, self._mode)
+            if self._mode == "a" and self._place.exists():
                 self._continue(resume_at)
         except BaseException:
             self._lock.release()
@@ -322,7 +334,7 @@ class Record:
         return fitting
 
     def _continue(self, resume_at: int | None) -> None:
-        self._about = dict(open_group(self.path).attrs)
+        self._about = dict(open_group(self._place).attrs)
         version = self._about["schema_version"]
         if version < SCHEMA_VERSION:
             raise RecordError(
@@ -333,7 +345,7 @@ class Record:
         self._plan = plan_of(self.path, self._about)
         self.begin(self._plan.layout)
         self._check_same_content(self._plan.content)
-        self._blocks = Blocks.open(self.path, self._plan, resume_at)
+        self._blocks = Blocks.open(self._place, self._plan, resume_at)
         if self._blocks.rows:
             last = int(self._blocks.last("step"))
             ends = self._blocks.last("loss_end").tolist()
@@ -441,37 +453,3 @@ def _without_start(row: Row) -> Row:
     paid = Row(replace(found, cost=found.cost - found.start_cost), row.layout)
     paid.check, paid.path_difference = row.check, row.path_difference
     return paid
-
-
-def _check_options(mode: Mode, *, block: int, resume_at: int | None) -> None:
-    """Raise `RecordError` unless these options of a `Record` are valid and fit together."""
-    if mode not in get_args(Mode):
-        raise UnknownNameError("mode", mode, get_args(Mode))
-    if not isinstance(block, int) or not 1 <= block <= LARGEST_BLOCK:
-        raise RecordError(f"block must be a whole number of rows from 1 to {LARGEST_BLOCK}, got {block!r}.")
-    if resume_at is not None and mode != "a":
-        raise RecordError(f"resume_at={resume_at} needs mode='a', got mode={mode!r}.")
-
-
-def _check_target(path: Path, mode: Mode) -> None:
-    """Raise `RecordError` unless a record can be written to ``path`` in this mode."""
-    if not path.exists():
-        return
-    if mode == "x":
-        raise RecordError(
-            f"{str(path)!r} exists already; lca.Record(path, mode='a') continues a record, and mode='w' "
-            "replaces it: record=lca.Record(path, mode='w')."
-        )
-    open_group(path)  # only a record is ever continued or replaced
-    foreign = foreign_entry(path) if mode == "w" else None
-    if foreign is not None:
-        what = f"{foreign!r} in it is no part of a record" if foreign else "it is a link"
-        raise RecordError(
-            f"{str(path)!r} is not replaced: {what}; move that, or choose another path for the record."
-        )
-
-
-def _as_settings(settings: Mapping[str, Any] | None) -> dict[str, Any]:
-    if not isinstance(settings, Mapping | None):
-        raise RecordError(f"settings must be a dictionary, got {settings!r:.80}; pass {{'note': ...}}.")
-    return dict(settings or {})
