@@ -46,7 +46,7 @@ def group_names(record: "Dataset", by: By | str = "layer") -> tuple[str, ...]:
     >>> group_names(record)
     ('fc1', 'fc2')
     """
-    parts = _divisions(record)
+    parts = divisions_of(record)
     if by in parts:
         return tuple(dict.fromkeys(parts[by][name] for name in group_names(record, "tensor")))
     _check_by(by, parts)
@@ -84,7 +84,7 @@ def group_totals(record: "Dataset", by: By | str = "layer", measured: str = "tra
     array([[-1.  ,  0.5 ],
            [-0.5 ,  0.25]])
     """
-    parts = _divisions(record)
+    parts = divisions_of(record)
     if by in parts:
         tensors, groups = group_totals(record, "tensor", measured), group_names(record, by)
         labels = np.array([groups.index(parts[by][name]) for name in group_names(record, "tensor")])
@@ -284,11 +284,21 @@ def _select(record: "Dataset", name: str, measured: str) -> "DataArray":
     return variable.sel(measured=measured)
 
 
-def _divisions(record: "Dataset") -> Mapping[str, Mapping[str, str]]:
-    """The group of every tensor by division, as ``groups=`` of a tracker wrote them; empty without."""
+def divisions_of(record: "Dataset") -> Mapping[str, Mapping[str, str]]:
+    """The group of every tensor by division, as ``groups=`` of a tracker wrote them; empty without.
+
+    What else a setting of this name holds is no division.
+    """
     found = record.attrs.get("settings", {})
     parts = found.get("groups", {}) if isinstance(found, Mapping) else {}
-    return parts if isinstance(parts, Mapping) else {}
+    if not isinstance(parts, Mapping) or "tensor" not in record.coords:
+        return {}
+    tensors = [str(name) for name in record["tensor"].values]
+    return {
+        str(division): groups
+        for division, groups in parts.items()
+        if isinstance(groups, Mapping) and all(isinstance(groups.get(name), str) for name in tensors)
+    }
 
 
 def _check_by(by: str, divisions: Iterable[str] = ()) -> None:

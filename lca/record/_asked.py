@@ -7,6 +7,8 @@ from math import isfinite
 from pathlib import Path
 from typing import Any, get_args
 
+import numpy as np
+
 from lca.allocation import StepAllocation
 from lca.errors import UnknownNameError
 from lca.layout import Layout
@@ -126,7 +128,9 @@ def check_rows(rows: Mapping[str, Row]) -> None:
     if not _is_index(step, least=-1) or step > LARGEST_STEP:
         raise RecordError(f"the index of a step must be a whole number below 2^62, got {step!r:.80}.")
     for name, row in rows.items():
-        if not isfinite(row.total):
+        with np.errstate(invalid="ignore"):  # Inf of both signs, which is refused here
+            finite = isfinite(row.total)
+        if not finite:
             raise RecordError(
                 f"the allocations of {name} in step {step} hold NaN or Inf, which a record cannot "
                 "hold; if the run diverged, lower the learning rate."

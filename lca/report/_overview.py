@@ -1,12 +1,13 @@
 """The first screen: what happened in the run, in two sentences and one bar chart."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
 from lca._verdict import LARGE_MISS
 from lca.analysis import group_names, group_totals
+from lca.analysis._reading import divisions_of
 from lca.report._parts import Bar, Bars, Section
 from lca.runs._balance import Conservation, Tone, check_conservation
 from lca.runs._format import format_digits, format_number, format_percent, short_labels
@@ -184,8 +185,7 @@ def _large_others(items: Sequence[Item], largest: Item, check: Conservation) -> 
 
 def _by_group(run: Run, check: Conservation) -> Iterator[str]:
     """The sums over the groups of each division that the tracker was given."""
-    known = run.attributes.get("settings", {}).get("groups", {})
-    for division in known if isinstance(known, Mapping) else ():
+    for division in divisions_of(run.record):
         totals = group_totals(run.record, division, check.loss).sum(axis=0)
         named = zip(group_names(run.record, division), totals.tolist(), strict=True)
         listed = (f"{name} {format_digits(value, '+')}{_in_brackets(value, check)}" for name, value in named)

@@ -299,6 +299,12 @@ def test_the_first_screen_says_what_happened(full):
     assert "Over the whole run, no layer hurt; single steps may have." in said
 
 
+@pytest.mark.parametrize("groups", [{"note": 1}, {"d": {"fc1.weight": "a"}}, {"d": None}, [1], "text", None])
+def test_a_setting_called_groups_that_is_no_division_is_only_a_setting(tmp_path, groups):
+    run = write(tmp_path / "r", run_values(2), settings={"groups": groups})
+    assert "By " not in first_screen(Run(run))
+
+
 def test_a_loss_is_named_with_what_it_is_measured_on(tmp_path):
     known = {"train": "100 examples", "heldout": 3}
     names = ("train", "heldout")
