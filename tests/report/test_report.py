@@ -315,6 +315,17 @@ def test_a_loss_is_named_with_what_it_is_measured_on(tmp_path):
     assert "the whole run, no layer hurt." in said  # the only step is the run
 
 
+@pytest.mark.parametrize(
+    ("size", "label"), [(2e-4, "residual × 10⁻⁴"), (3e12, "residual × 10¹²"), (0.5, "residual")]
+)
+def test_small_residuals_have_ticks_without_exponents(size, label):
+    chart = charts.residual_chart(np.arange(3), {"train": np.array([size, -size, 0.0])})
+    [line] = [each for each in chart.renderers if each.name == "train"]
+    assert chart.yaxis[0].axis_label == label
+    unit = size if label == "residual" else float(f"{size:e}".split("e")[0])
+    np.testing.assert_allclose(line.data_source.data["y"], [unit, -unit, 0.0])
+
+
 def test_the_first_screen_says_where_the_estimator_began_anew(tmp_path):
     start = write(tmp_path / "r", run_values(4), extra=lambda *_: {"sampled": True}).loss_end.values[-1, 0]
     with Record(tmp_path / "r", mode="a") as record:
