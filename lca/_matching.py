@@ -83,7 +83,9 @@ def pieces_of(
         view, axes = arranged
         if len(shape) > 2 and not _is_plain(held.names[which], name):
             depthwise = mine == "last" and neurons == len(shape) - 2
-            images = _Images(shape[0] if mine == "first" else shape[-1] * (shape[-2] if depthwise else 1))
+            images = _Images(
+                shape[neurons or 0] if mine == "first" else shape[-1] * (shape[-2] if depthwise else 1)
+            )
         elif mine != theirs and len(shape) == 2 and images.are_read_by(name, shape, mine):
             view, axes = _flattened(name, held.shapes[which], images.channels, theirs, reorder_flattened)
         start = held.offsets[which]
@@ -153,9 +155,17 @@ def _dotted(name: str) -> str:
 
 
 def _convention_of(layout: Layout) -> Convention:
+    """Where a layout has its neurons; a transposed or depthwise kernel has them one axis further in.
+
+    What two axes or three leave open, a table or a transposed convolution alone, the name ``weight`` decides.
+    """
     assert layout.neuron_axes is not None
-    kernels = [axis for axis, shape in zip(layout.neuron_axes, layout.shapes, strict=True) if len(shape) > 1]
-    return "first" if 0 in kernels or not kernels else "last"
+    tensors = zip(layout.names, layout.neuron_axes, layout.shapes, strict=True)
+    kernels = [(_leaf(name), axis, len(shape)) for name, axis, shape in tensors if len(shape) > 1 and axis]
+    if len(kernels) < sum(len(shape) > 1 for shape in layout.shapes):  # some are on axis 0
+        return "first"
+    clear = [axis == 1 for _, axis, ndim in kernels if ndim > 3 or ndim - axis == 1 < axis]
+    return "first" if all(clear or [name == "weight" for name, *_ in kernels]) else "last"
 
 
 def _convention_of_file(

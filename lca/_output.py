@@ -199,11 +199,18 @@ def move_into(folder: Path, scratch: Path, *, earlier: Iterable[str] = ()) -> No
 
 
 def replace_folder(staged: Path, path: Path) -> None:
-    """Move the folder ``staged`` to ``path``; an existing folder is deleted after the move."""
+    """Move the folder ``staged`` to ``path``; an existing folder is deleted after the move, or stays."""
     old = path.with_name(f".{path.name}.{os.getpid()}.old")
-    if path.exists():
-        path.rename(old)
-    staged.rename(path)
+    with uninterrupted():
+        replaces = path.exists()
+        if replaces:
+            path.rename(old)
+        try:
+            staged.rename(path)
+        except OSError:
+            if replaces:
+                old.rename(path)
+            raise
     shutil.rmtree(old, ignore_errors=True)
 
 

@@ -24,8 +24,8 @@ def local_path(path: str | PathLike[str], error: type[ValueError] = OutputError)
     Raises
     ------
     ValueError
-        Of the class ``error``, if ``path`` is a URL, has characters that no path can have, is too long, or is
-        inside of a folder that cannot be read.
+        Of the class ``error``, if ``path`` is empty or a URL, has characters that no path can have, is too
+        long, or is inside of a folder that cannot be read.
 
     Examples
     --------
@@ -39,6 +39,8 @@ read and written; pass a local path, and copy it with the tools of that store.
     text = os.fspath(path) if isinstance(path, PathLike) else path
     if not isinstance(text, str):
         raise error(f"{text!r} is not a path; pass a string or a pathlib.Path.")
+    if not text:
+        raise error("the path is empty; pass the name of a file or folder, or '.' for the present folder.")
     if _URL.match(text):
         raise error(
             f"{text!r} is a URL, and only files and folders of this machine are read and written; pass a "

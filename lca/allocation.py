@@ -21,6 +21,7 @@ __all__ = [
     "Allocator",
     "Cost",
     "Estimator",
+    "Resumable",
     "StepAllocation",
     "allocate",
     "allocate_each",
@@ -123,6 +124,9 @@ class StepAllocation:
     sampled
         Whether the values are estimated from batches or samples, by an estimator that measures no loss. Noise
         then turns signs, so a helping percentage of them has no meaning.
+    memory
+        What a `Resumable` estimator needs to continue the run after this step, as numbers by name; among them
+        ``steps``, the number of steps so far.
 
     Examples
     --------
@@ -148,6 +152,7 @@ class StepAllocation:
     terms: Mapping[str, "StepAllocation"] = field(default_factory=dict)
     source: Step | None = None
     sampled: bool = False
+    memory: Mapping[str, float] = field(default_factory=dict)
 
     @property
     def loss_change(self) -> float:
@@ -203,6 +208,24 @@ class Estimator(Protocol):
 
     def start(self, objective: Objective) -> Allocator:
         """Begin a run along one path."""
+
+
+@runtime_checkable
+class Resumable(Estimator, Protocol):
+    """An estimator that continues a run as if there had been no stop.
+
+    A step may depend on earlier ones by more than the gradient at θ_t, as the audits of `Adaptive` do. What
+    it depends on is in `StepAllocation.memory`, which a `lca.Record` stores.
+
+    Examples
+    --------
+    >>> from lca import Adaptive, PathIntegral
+    >>> isinstance(Adaptive(), Resumable), isinstance(PathIntegral(), Resumable)
+    (True, False)
+    """
+
+    def resume(self, objective: Objective, memory: Mapping[str, float]) -> Allocator:
+        """Continue a run whose last allocation had this ``memory``."""
 
 
 def allocate(
@@ -265,6 +288,7 @@ def allocate_each(
     estimator: Estimator,
     *,
     check: bool = True,
+    memory: Mapping[str, Mapping[str, float]] | None = None,
 ) -> Iterator[dict[str, StepAllocation]]:
     """Allocate several measured losses (train and held-out, say) in one pass along the path.
 
@@ -279,6 +303,9 @@ def allocate_each(
         The measured losses by name, all over the same parameters.
     trajectory, estimator, check
         As in `allocate`; the estimator runs separately on each objective.
+    memory
+        To continue a run: the `StepAllocation.memory` of its last step, by loss (`lca.Record.memory`). An
+        estimator that is not `Resumable` begins anew.
 
     Returns
     -------
@@ -301,7 +328,7 @@ def allocate_each(
     >>> {name: a.loss_change for name, a in rows.items()}
     {'train': -0.5, 'heldout': -1.0}
     """
-    allocate_step = start_each(objectives, estimator, check=check)
+    allocate_step = start_each(objectives, estimator, check=check, memory=memory)
     if isinstance(trajectory, Trajectory) and trajectory.layout is not None:
         for objective in objectives.values():
             _check_fits(trajectory.layout, objective.layout)
@@ -338,13 +365,17 @@ def _tensors(layout: Layout) -> list[str]:
 
 
 def start_each(
-    objectives: Mapping[str, Objective], estimator: Estimator, *, check: bool = True
+    objectives: Mapping[str, Objective],
+    estimator: Estimator,
+    *,
+    check: bool = True,
+    memory: Mapping[str, Mapping[str, float]] | None = None,
 ) -> Callable[[Step], dict[str, StepAllocation]]:
     """`allocate_each` one step at a time: returns a function to be called with each step of a run.
 
     Parameters
     ----------
-    objectives, estimator, check
+    objectives, estimator, check, memory
         As in `allocate_each`.
 
     Raises
@@ -372,7 +403,9 @@ def start_each(
         )
     shared = shared_losses(objectives, estimator)
     every, objectives = objectives, {name: o for name, o in objectives.items() if name not in shared}
-    allocators = {name: estimator.start(objective) for name, objective in objectives.items()}
+    allocators = {
+        name: _begin(estimator, objective, (memory or {}).get(name)) for name, objective in objectives.items()
+    }
     openings = {name: Openings(objective) for name, objective in objectives.items()}
     unchecked = dict(objectives) if check else {}
     replays = {
@@ -405,6 +438,13 @@ def start_each(
         return {name: _taken(name, found, shared) for name in every}
 
     return allocate_step
+
+
+def _begin(estimator: Estimator, objective: Objective, memory: Mapping[str, float] | None) -> Allocator:
+    """Begin a run, or continue the one that has this memory."""
+    if memory and isinstance(estimator, Resumable):
+        return estimator.resume(objective, memory)
+    return estimator.start(objective)
 
 
 def _taken(name: str, found: Mapping[str, StepAllocation], shared: Mapping[str, str]) -> StepAllocation:

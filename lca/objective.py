@@ -21,6 +21,7 @@ from lca.layout import Layout, check_same_layout
 __all__ = [
     "Batch",
     "Checked",
+    "Described",
     "Evaluation",
     "Objective",
     "Sampled",
@@ -171,6 +172,24 @@ class Checked(Protocol):
 
     def check(self) -> None:
         """Raise `LCAError` if not. Trackers call it before each measured step, so it must cost little."""
+
+
+@runtime_checkable
+class Described(Protocol):
+    """An objective that says in words what it is measured on; a record and its report name it.
+
+    Examples
+    --------
+    >>> from lca.reference import Quadratic
+    >>> class Stream(Quadratic):
+    ...     measured_on = "the first 10,000 documents"
+    >>> isinstance(Stream(np.eye(2)), Described), isinstance(Quadratic(np.eye(2)), Described)
+    (True, False)
+    """
+
+    @property
+    def measured_on(self) -> str:
+        """What the loss is a mean over, such as ``"60,000 examples"``; empty if that is not known."""
 
 
 @runtime_checkable

@@ -113,6 +113,27 @@ def test_tables_of_embeddings_are_never_transposed():
     np.testing.assert_array_equal(taken(file, wanted, tensors)["e.weight"], tensors["e/embeddings"])
 
 
+@pytest.mark.parametrize("size", [(4,), (4, 5), (4, 5, 6)], ids=["1-D", "2-D", "3-D"])
+@pytest.mark.parametrize("table", [False, True], ids=["alone", "with a table"])
+def test_a_network_of_transposed_convolutions_is_put_in_order(size, table):
+    """PyTorch has the neurons of such a kernel on axis 1, Keras on the last but one."""
+    mine = Layout(("a.weight", "a.bias"), ((7, 3, *size), (3,)), (1, 0))
+    theirs = Layout(("a.kernel", "a.bias"), ((*size, 3, 7), (3,)), (len(size), 0))
+    if table:
+        mine = Layout(("e.weight", *mine.names), ((9, 7), *mine.shapes), (1, *mine.neuron_axes))
+        theirs = Layout(("e.embeddings", *theirs.names), ((9, 7), *theirs.shapes), (1, *theirs.neuron_axes))
+    for layout, wanted in ((theirs, mine), (mine, theirs), (mine, mine), (theirs, theirs)):
+        file = Layout(layout.names, layout.shapes, (None,) * len(layout.names))
+        tensors = tensors_of(file)
+        kernel = tensors["a.kernel" if layout is theirs else "a.weight"]
+        if layout is theirs and wanted is mine:
+            kernel = np.moveaxis(kernel, (-1, -2), (0, 1))
+        if layout is mine and wanted is theirs:
+            kernel = np.moveaxis(kernel, (0, 1), (-1, -2))
+        found = taken(file, wanted, tensors)
+        np.testing.assert_array_equal(found["a.kernel" if wanted is theirs else "a.weight"], kernel)
+
+
 def test_depthwise_kernels_are_put_in_order():
     keras = Layout(("d.depthwise_kernel", "p.kernel"), ((2, 3, 4, 2), (1, 1, 8, 5)), (2, 3))
     torch = Layout(("d.weight", "p.weight"), ((8, 1, 2, 3), (5, 8, 1, 1)))

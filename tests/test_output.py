@@ -84,3 +84,21 @@ def test_an_interrupted_write_leaves_no_temporary_file(tmp_path, monkeypatch):
     with pytest.raises(KeyboardInterrupt):
         write_files(tmp_path, {"x": b"new"})
     assert tree(tmp_path) == []
+
+
+def test_a_folder_that_cannot_be_replaced_stays(tmp_path, monkeypatch):
+    (tmp_path / "old").mkdir()
+    (tmp_path / "old" / "data").touch()
+    (tmp_path / "new").mkdir()
+    rename, calls = Path.rename, []
+
+    def fails_once(self, target):
+        calls.append(self.name)
+        if len(calls) == 2:
+            raise OSError("no space")
+        return rename(self, target)
+
+    monkeypatch.setattr(Path, "rename", fails_once)
+    with pytest.raises(OSError, match="no space"):
+        replace_folder(tmp_path / "new", tmp_path / "old")
+    assert tree(tmp_path) == ["new", "old", "old/data"]

@@ -18,6 +18,7 @@ from lca._output import (
     stage,
 )
 from lca._paths import local_path
+from lca.errors import LCAError
 from lca.estimators._registry import REGISTRY
 from lca.record import Record
 from lca.record._lock import WriterLock
@@ -76,6 +77,8 @@ def run(args: Namespace) -> int:
 
     settings = DemoSettings(**{name: getattr(args, name) for name in DemoSettings.__dataclass_fields__})
     out, quiet = local_path(args.out), args.quiet or args.json
+    if args.out == "-":
+        raise LCAError("-o - : the demo writes a folder; --json prints the summary. A folder '-' is ./-")
     check_writable(out)
     with closing(_Claim(out, overwrite=args.overwrite)) as claim, scratch_folder(out) as scratch:
         with Record(scratch / RECORD) as record:

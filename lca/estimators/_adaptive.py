@@ -3,6 +3,7 @@
 import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from math import nan
 from typing import ClassVar, Literal, TypeAlias, get_args
 
 from lca.allocation import Allocator, Cost, StepAllocation
@@ -119,6 +120,12 @@ class Adaptive:
         """Begin a run along one path."""
         return _AdaptiveRun(self, objective)
 
+    def resume(self, objective: Objective, memory: Mapping[str, float]) -> Allocator:
+        """Continue a run whose last allocation had this ``memory`` (`lca.allocation.Resumable`)."""
+        run = _AdaptiveRun(self, objective)
+        run.recall(memory)
+        return run
+
 
 class _AdaptiveRun:
     """One run: the remaining tolerance, the schedule of audits, and the refinement of a step."""
@@ -128,6 +135,16 @@ class _AdaptiveRun:
         self._path = Path(objective)
         self._allowance = _Allowance(config.tol, config.per)
         self._audits = Audits(config.audit)
+        self._steps = 0
+
+    @property
+    def memory(self) -> dict[str, float]:
+        return {"steps": self._steps, **self._audits.memory, **self._allowance.memory}
+
+    def recall(self, memory: Mapping[str, float]) -> None:
+        self._steps = int(memory["steps"])
+        self._audits.recall(memory)
+        self._allowance.recall(memory)
 
     def __call__(self, step: Step) -> StepAllocation:
         segment = self._path.segment(step)
@@ -148,7 +165,8 @@ class _AdaptiveRun:
         del middle
         result = replace(fit.allocation(), tolerance=tol, converged=converged, reason=reason)
         self._allowance.spend(result, tol)
-        return result
+        self._steps += 1
+        return replace(result, memory=self.memory)
 
     def _refine(self, segment: Segment, panels: list[Panel], tol: float) -> tuple["_Fit", bool, str]:
         """Bisect the panel that changed most until both controls are met; ``(fit, converged, reason)``."""
@@ -207,6 +225,23 @@ class _Allowance:
         self._first_loss: float | None = None
         self._largest_change = 0.0
         self._spent = 0.0
+
+    @property
+    def memory(self) -> dict[str, float]:
+        """What the tolerance of the next step depends on."""
+        if self._per != "run" or self._first_loss is None:
+            return {}
+        return {
+            "first_loss": self._first_loss,
+            "largest_change": self._largest_change,
+            "spent": self._spent,
+        }
+
+    def recall(self, memory: Mapping[str, float]) -> None:
+        """Continue with this memory; the scale of the tolerance was looked at when the run began."""
+        self._first_loss = memory.get("first_loss", None if self._per == "run" else nan)
+        self._largest_change = memory.get("largest_change", 0.0)
+        self._spent = memory.get("spent", 0.0)
 
     def of(self, segment: Segment) -> float:
         first = self._first_loss

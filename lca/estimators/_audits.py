@@ -1,5 +1,6 @@
 """`Audits`: the schedule of checks of a rule, and `RuleBySize`: a rule chosen by such checks."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from math import frexp, inf, isfinite
 
@@ -30,6 +31,19 @@ class Audits:
     def __init__(self, longest: int | None) -> None:
         self._longest = longest
         self._interval = self._left = 1
+
+    @property
+    def memory(self) -> dict[str, float]:
+        """The schedule, as numbers by name."""
+        if self._longest is None:
+            return {}
+        return {"audit_interval": self._interval, "steps_to_audit": self._left}
+
+    def recall(self, memory: Mapping[str, float]) -> None:
+        """Continue the schedule that had this memory."""
+        if self._longest is not None and "audit_interval" in memory:
+            self._interval = min(int(memory["audit_interval"]), self._longest)
+            self._left = min(int(memory["steps_to_audit"]), self._longest)
 
     def due(self) -> bool:
         """Count one step; whether it is to be audited."""

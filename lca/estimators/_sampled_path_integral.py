@@ -218,8 +218,12 @@ class SampledRun:
         self._sampler = Sampler(objective, probe.sampling, probe.floor, probe.seed)
         self._chosen = RuleBySize(probe.rule, probe.refine)
         self._steps = 0
+        self._begun = False
 
     def __call__(self, step: Step) -> StepAllocation:
+        if not self._begun:
+            self._sampler.begin(step.index)
+            self._begun = True
         segment = self._path.segment(step)
         segment.cost += self._learn(step)
         integral = integrate(segment, self._chosen.rule_for(step))

@@ -46,7 +46,8 @@ class Sampler:
     def __init__(self, objective: Objective, sampling: Sampling, floor: float, seed: int) -> None:
         self.objective = check_sampled(objective)
         self.sampling, self.floor = sampling, floor
-        self.rng = np.random.default_rng([seed, 0x1CA])  # never the numbers of a training loop with this seed
+        self._seed = [seed, 0x1CA]  # never the numbers of a training loop with this seed
+        self.rng = np.random.default_rng(self._seed)
         n = self.objective.n_examples
         weight = self.objective.weight
         self._share = np.full(n, 1 / n) if weight is None else weight / weight.sum()
@@ -56,6 +57,11 @@ class Sampler:
         self.everything = np.arange(n)
         self._order = self.everything
         self._p, self._upto = self._share, np.cumsum(self._share)
+
+    def begin(self, step: int) -> None:
+        """Begin a run at this step: one that is continued draws other samples than its beginning did."""
+        if step:
+            self.rng = np.random.default_rng([*self._seed, step])
 
     def learn(self, scores: ExampleScores) -> None:
         """Update the scores of some examples."""

@@ -53,6 +53,11 @@ class Rows:
     def __len__(self) -> int:
         return examples_in(self.tree)
 
+    @property
+    def size_text(self) -> str:
+        """The number of examples in words."""
+        return f"{len(self):,} example{'' if len(self) == 1 else 's'}"
+
     def batches(self, batch_size: int | None) -> Iterator[PyTree]:
         """All rows in order, ``batch_size`` at a time; ``None``: all at once."""
         size = batch_size or len(self)
@@ -86,6 +91,14 @@ class Batches:
     def kept(self) -> bool:
         """Whether the batches are in memory."""
         return isinstance(self.source, list)
+
+    @property
+    def size_text(self) -> str:
+        """The number of batches in words; empty if the source does not know it."""
+        if not _has_length(self.source):
+            return ""
+        count = len(self.source)  # type: ignore[arg-type]
+        return f"{count:,} batch{'' if count == 1 else 'es'}"
 
     def batches(self, batch_size: int | None = None) -> Iterator[PyTree]:
         """Every batch; ``batch_size`` is ``None``, as these batches cannot be cut.

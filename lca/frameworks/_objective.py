@@ -186,6 +186,11 @@ class ModelObjective:
         return not self._split.reason
 
     @property
+    def measured_on(self) -> str:
+        """The size of the data in words, such as ``"1,000 examples"``; empty if it is not known."""
+        return self._data.size_text
+
+    @property
     def n_examples(self) -> int:
         """N, the number of examples.
 

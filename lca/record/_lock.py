@@ -33,13 +33,17 @@ class WriterLock:
     """
 
     def __init__(self, path: Path) -> None:
-        folder = path.absolute().parent.resolve()
-        file = folder / f".{path.name}.lock"
         try:
+            real = path.resolve()  # a link to a record is the same record
+            file = real.parent / f".{real.name}.lock"
             opened = None if file in _HELD else _locked(file)
-        except OSError as error:  # e.g. the name is too long for the file system
+        except (
+            OSError,
+            RuntimeError,
+        ) as error:  # the name is too long for the file system, or links turn round
+            why = getattr(error, "strerror", None) or error
             raise RecordError(
-                f"the record {str(path)!r} cannot be locked ({error.strerror}); choose another path."
+                f"the record {str(path)!r} cannot be locked ({why}); choose another path."
             ) from error
         if opened is None:
             raise RecordError(

@@ -15,6 +15,7 @@ _EVERYTHING = Content(
     checkpoints=True,
     learning_rates=("0",),
     groups=(("group", "other"),),
+    memory=("steps",),
 )
 _ALL = Plan(Layout(("w",), ((1,),)), ("train",), _EVERYTHING, 1)
 LABELS = frozenset(_ALL.coordinates)

@@ -104,6 +104,8 @@ def open_record(path: str | PathLike[str]) -> "xarray.Dataset":
         run["sampled"] = np.isnan(run.loss_end)
     for name in set(missing) & set(SINCE_3):
         run[name] = np.nan * run.loss_end
+    if "restarted" in missing:
+        run["restarted"] = ("step", np.zeros(run.sizes["step"], bool))
     return run
 
 

@@ -3,32 +3,42 @@
 import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, replace
-from math import hypot
+from math import hypot, isfinite
 from os import PathLike
-from pathlib import Path
 from types import TracebackType
-from typing import Any, get_args
+from typing import Any
 
 from lca._extras import extra
 from lca._output import check_writable
 from lca._paths import local_path
 from lca.allocation import Estimator, StepAllocation
-from lca.errors import LCAWarning, UnknownNameError
+from lca.errors import LCAWarning
 from lca.groups import Groups
 from lca.layout import Layout, check_same_layout
 from lca.record._about import Dtype, Mode, attributes, plan_of
+from lca.record._asked import (
+    as_allocations,
+    as_losses,
+    as_settings,
+    check_content,
+    check_layout,
+    check_options,
+    check_rows,
+    check_target,
+)
 from lca.record._blocks import Blocks
 from lca.record._citation import citation, citations_of
 from lca.record._lock import WriterLock, rank
-from lca.record._ownership import foreign_entry
 from lca.record._reading import open_group
 from lca.record._rows import learning_rates_of, loss_cells, step_cells
-from lca.record._schema import LARGEST_BLOCK, SCHEMA_VERSION, Content, Plan, RecordError
+from lca.record._schema import SCHEMA_VERSION, Content, Plan, RecordError
 from lca.row import Row, rows_of
 from lca.tolerances import EPS32, summed
 
 BLOCK = 64
 """Rows that are written at once: the most that a killed run can lose."""
+_ADDRESS = " object at 0x"
+"""In the repr of an object that has none of its own, which differs in every process."""
 
 
 class Record:
@@ -109,8 +119,10 @@ class Record:
     ) -> None:
         with extra("report"):
             import zarr  # noqa: PLC0415, F401 - fail now rather than at the first step
-        _check_options(mode, block=block, resume_at=resume_at)
+        check_options(mode, block=block, resume_at=resume_at)
+        check_content(values, theta, trace, {"neurons": neurons, "histogram": histogram})
         self.path = local_path(path, RecordError)
+        self._place = self.path.absolute()  # the program may change its folder
         self.next_step = 0
         self._mode: Mode = mode
         self._wanted: dict[str, Any] = {
@@ -120,7 +132,7 @@ class Record:
             "theta": theta,
         }
         self._trace, self._block = tuple(trace), block
-        self._estimator, self._settings = estimator, _as_settings(settings)
+        self._estimator, self._settings = estimator, as_settings(settings)
         self._training: dict[str, Any] = {}
         self._layout: Layout | None = None
         self._traced: tuple[int, ...] = ()
@@ -131,6 +143,7 @@ class Record:
         self._earlier_checks: Mapping[str, Any] = {}
         self._earlier_metrics: Mapping[str, Any] = {}
         self._before: tuple[int, dict[str, float]] | None = None  # the last step of a continued record
+        self._memory: dict[str, dict[str, float]] = {}  # of that step
         self._closed = False
         self._writes = rank() == 0
         if self._writes:
@@ -142,6 +155,15 @@ class Record:
     def steps(self) -> int:
         """Number of steps in the record, including those that are not yet written to disk."""
         return 0 if self._blocks is None else self._blocks.rows
+
+    @property
+    def memory(self) -> Mapping[str, Mapping[str, float]]:
+        """What the estimator needs to continue this record as without a stop, by loss.
+
+        For the option ``memory`` of `lca.allocate_each`; a tracker passes it on. Empty for a new record, and
+        if the estimator has no such memory, or is another one than before.
+        """
+        return {} if self._changed_estimator else self._memory
 
     def begin(
         self,
@@ -173,12 +195,13 @@ class Record:
         RecordError
             If the record is continued and has other groups.
         """
+        check_layout(layout)
         if self._layout is not None:
             check_same_layout((self._layout, layout), f"the record {str(self.path)!r} and the run")
         self._layout = layout
         self._traced = tuple(layout.position(entry) for entry in self._trace)
         self._estimator = self._estimator or estimator
-        self._settings = {**_as_settings(settings), **self._settings}
+        self._settings = {**as_settings(settings), **self._settings}
         self._training = {**self._training, **(training or {})}
         self._groups |= groups or {}
         if (
@@ -208,8 +231,7 @@ class Record:
             If the record is closed, the step is not new, other losses are measured than before, or the disk
             cannot be written.
         """
-        found = {"train": allocations} if isinstance(allocations, StepAllocation) else allocations
-        self.write(rows_of(found, self._known_layout()))
+        self.write(rows_of(as_allocations(allocations), self._known_layout()))
 
     def write(self, rows: Mapping[str, Row]) -> None:
         """Add one step whose rows exist already, as from `lca.row.rows_of`; like `update` otherwise."""
@@ -220,6 +242,7 @@ class Record:
         if not self._writes:
             return
         self._lock.check()
+        check_rows(rows)
         first = next(iter(rows.values()))
         step, end = first.ends
         if step < self.next_step:
@@ -227,21 +250,22 @@ class Record:
                 f"step {step} is not new to the record {str(self.path)!r}, which continues at step "
                 f"{self.next_step}; count from Record.next_step, or pass resume_at={step} to measure again."
             )
-        plan = self._plan or self._new_plan(tuple(rows), first)
+        plan = self._plan or self._new_plan(rows)
         if tuple(rows) != plan.measured:
             raise RecordError(
                 f"step {step} measures {', '.join(rows)}, but the record {str(self.path)!r} holds "
                 f"{', '.join(plan.measured)}; measure the same losses, or write another record."
             )
+        restarted = self._restarts(rows)
         if self._continues(step, rows):
             rows = {name: _without_start(row) for name, row in rows.items()}
-        shared = step_cells(first, plan.content)
+        shared = {**step_cells(first, plan.content), "restarted": restarted}
         groups = self._groups.values()
         each = [loss_cells(self._fitting(row, plan.layout), plan.content, groups) for row in rows.values()]
         if self._blocks is None:  # only now is it known that the first row fits
             self._about = attributes(plan, self._estimator, self._settings, self._training)
-            _check_target(self.path, self._mode)  # again: others need not know the lock
-            self._blocks = Blocks.create(self.path, plan, self._about)
+            check_target(self._place, self._mode)  # again: others need not know the lock
+            self._blocks = Blocks.create(self._place, plan, self._about)
         self._plan, self.next_step = plan, end
         self._blocks.put(shared, each)
 
@@ -276,10 +300,11 @@ class Record:
         """
         if self._closed:
             return
+        losses = as_losses(final_losses)
         if self._blocks is not None:
             checks = _joined(self._earlier_checks, final_checks or {})
             given = _with_earlier(self._earlier_metrics, metrics or {})
-            ends = {"final_losses": dict(final_losses or {}), "final_checks": checks, "metrics": given}
+            ends = {"final_losses": losses, "final_checks": checks, "metrics": given}
             self._blocks.close({"complete": complete, **ends})
         self._closed = True
         if self._writes:
@@ -301,11 +326,11 @@ class Record:
     def _claim(self, resume_at: int | None) -> None:
         """Lock the name, and continue the record if there is one to be continued."""
         check_writable(self.path.parent)
-        self.path.parent.mkdir(parents=True, exist_ok=True)
-        self._lock = WriterLock(self.path)
+        self._place.parent.mkdir(parents=True, exist_ok=True)
+        self._lock = WriterLock(self._place)
         try:
-            _check_target(self.path, self._mode)
-            if self._mode == "a" and self.path.exists():
+            check_target(self._place, self._mode)
+            if self._mode == "a" and self._place.exists():
                 self._continue(resume_at)
         except BaseException:
             self._lock.release()
@@ -319,16 +344,19 @@ class Record:
             )
         return self._layout
 
-    def _new_plan(self, measured: tuple[str, ...], first: Row) -> Plan:
+    def _new_plan(self, rows: Mapping[str, Row]) -> Plan:
+        first = next(iter(rows.values()))
         source = first.allocation.source
+        memory = dict.fromkeys(name for row in rows.values() for name in row.allocation.memory)
         content = Content(
             **self._wanted,
             traced=self._traced,
             checkpoints=source is not None and source.checkpoints is not None,
             learning_rates=tuple(learning_rates_of(first)),
             groups=_pairs(self._groups),
+            memory=tuple(memory),
         )
-        return Plan(self._known_layout(), measured, content, self._block)
+        return Plan(self._known_layout(), tuple(rows), content, self._block)
 
     def _fitting(self, row: Row, layout: Layout) -> Row:
         """``row``, or a new row if it was made for a layout that differs in its neurons."""
@@ -340,7 +368,7 @@ class Record:
         return fitting
 
     def _continue(self, resume_at: int | None) -> None:
-        self._about = dict(open_group(self.path).attrs)
+        self._about = dict(open_group(self._place).attrs)
         version = self._about["schema_version"]
         if version < SCHEMA_VERSION:
             raise RecordError(
@@ -351,17 +379,60 @@ class Record:
         self._plan = plan_of(self.path, self._about)
         self.begin(self._plan.layout)
         self._check_same_content(self._plan.content)
-        self._blocks = Blocks.open(self.path, self._plan, resume_at)
+        self._blocks = Blocks.open(self._place, self._plan, resume_at)
         if self._blocks.rows:
             of_replay = self._plan.content.checkpoints
             end = int(self._blocks.last("step_end")) if of_replay else int(self._blocks.last("step")) + 1
             ends = self._blocks.last("loss_end").tolist()
             self._before = end - 1, dict(zip(self._plan.measured, ends, strict=True))
+            self._memory = self._remembered(self._blocks, self._plan)
             self.next_step = end
         if resume_at is not None:
             self.next_step = resume_at
         self._earlier_checks = _before(self._about.get("final_checks", {}), self.next_step)
         self._earlier_metrics = _metrics_before(self._about.get("metrics", {}), self.next_step)
+
+    def _remembered(self, blocks: Blocks, plan: Plan) -> dict[str, dict[str, float]]:
+        """What the estimator remembers after the last row, by loss; terms have no memory of their own."""
+        if not plan.content.memory:
+            return {}
+        found = zip(plan.measured, blocks.last("memory").tolist(), strict=True)
+        by_loss = {name: dict(zip(plan.content.memory, values, strict=True)) for name, values in found}
+        return {
+            name: known
+            for name, values in by_loss.items()
+            if (known := {key: value for key, value in values.items() if isfinite(value)})
+        }
+
+    @property
+    def _changed_estimator(self) -> str:
+        """The estimator of a continued record, if it is known and not the one of this part."""
+        before, now = self._about.get("estimator"), repr(self._estimator)
+        known = before and self._estimator is not None and _ADDRESS not in now
+        return str(before) if known and before != now else ""
+
+    def _restarts(self, rows: Mapping[str, Row]) -> bool:
+        """Whether this is the first row of a continued record, and the estimator does not remember the last.
+
+        An estimator that measures the whole loss and has no memory has nothing to remember; one that samples
+        begins anew with its samples, and with the check of their sum.
+        """
+        if self._before is None:
+            return False
+        if self._changed_estimator:
+            warnings.warn(
+                f"the record {str(self.path)!r} was measured by {self._changed_estimator}, which its "
+                f"attributes name, and continues with {self._estimator!r}; pass the same estimator, or write "
+                "another record.",
+                LCAWarning,
+                stacklevel=3,
+            )
+            return True
+        steps = {name: memory["steps"] + 1 for name, memory in self._memory.items()}
+        return any(
+            row.allocation.sampled or row.allocation.memory.get("steps") != steps.get(name)
+            for name, row in rows.items()
+        )
 
     def _check_same_content(self, has: Content) -> None:
         """Raise `RecordError` if an option differs from its default and from what the record holds."""
@@ -449,37 +520,3 @@ def _without_start(row: Row) -> Row:
     paid = Row(replace(found, cost=found.cost - found.start_cost), row.layout)
     paid.check, paid.path_difference = row.check, row.path_difference
     return paid
-
-
-def _check_options(mode: Mode, *, block: int, resume_at: int | None) -> None:
-    """Raise `RecordError` unless these options of a `Record` are valid and fit together."""
-    if mode not in get_args(Mode):
-        raise UnknownNameError("mode", mode, get_args(Mode))
-    if not isinstance(block, int) or not 1 <= block <= LARGEST_BLOCK:
-        raise RecordError(f"block must be a whole number of rows from 1 to {LARGEST_BLOCK}, got {block!r}.")
-    if resume_at is not None and mode != "a":
-        raise RecordError(f"resume_at={resume_at} needs mode='a', got mode={mode!r}.")
-
-
-def _check_target(path: Path, mode: Mode) -> None:
-    """Raise `RecordError` unless a record can be written to ``path`` in this mode."""
-    if not path.exists():
-        return
-    if mode == "x":
-        raise RecordError(
-            f"{str(path)!r} exists already; lca.Record(path, mode='a') continues a record, and mode='w' "
-            "replaces it: record=lca.Record(path, mode='w')."
-        )
-    open_group(path)  # only a record is ever continued or replaced
-    foreign = foreign_entry(path) if mode == "w" else None
-    if foreign is not None:
-        what = f"{foreign!r} in it is no part of a record" if foreign else "it is a link"
-        raise RecordError(
-            f"{str(path)!r} is not replaced: {what}; move that, or choose another path for the record."
-        )
-
-
-def _as_settings(settings: Mapping[str, Any] | None) -> dict[str, Any]:
-    if not isinstance(settings, Mapping | None):
-        raise RecordError(f"settings must be a dictionary, got {settings!r:.80}; pass {{'note': ...}}.")
-    return dict(settings or {})

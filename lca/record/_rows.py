@@ -65,6 +65,8 @@ def loss_cells(row: Row, content: Content, groups: Collection[Groups] = ()) -> C
         counts = row.magnitudes
         cells["histogram_helping"], cells["histogram_hurting"] = counts[:, 1:-1]
         cells["histogram_below"], cells["histogram_above"] = counts[:, 0].sum(), counts[:, -1].sum()
+    if content.memory:
+        cells["memory"] = np.array([row.allocation.memory.get(name, np.nan) for name in content.memory])
     if content.values:
         cells["values"] = _cast(ops.to_numpy(values), content.values, "values")
     if content.traced:

@@ -15,11 +15,12 @@ from lca.errors import LCAError
 from lca.layout import GroupBy, Layout
 from lca.row import BIN_EDGES
 
-SCHEMA_VERSION = 3
+SCHEMA_VERSION = 4
 """Increased when a reader of the previous version would misread a record.
 
 1: lca 0.1.0. 2: ``_helped`` and ``_hurt`` became ``_helping`` and ``_hurting``; ``sampled`` and the manifest
-were added. 3: the variables of self-checks (``checked_``) and ``path_difference`` were added.
+were added. 3: the variables of self-checks (``checked_``) and ``path_difference`` were added. 4: the
+``memory`` of estimators that have one, and ``restarted`` were added.
 """
 FIRST_WITH_MANIFEST = 2
 RENAMED_SINCE = {
@@ -39,7 +40,11 @@ _CHECKS = (
     ("path_difference", "layers of a straight line against those of its updates, relative", "1"),
 )
 SINCE_3 = tuple(name for name, *_ in _CHECKS)
-MISSING_IN: Mapping[int, tuple[str, ...]] = {1: ("sampled", *SINCE_3), 2: SINCE_3}
+MISSING_IN: Mapping[int, tuple[str, ...]] = {
+    1: ("sampled", *SINCE_3, "restarted"),
+    2: (*SINCE_3, "restarted"),
+    3: ("restarted",),
+}
 """For each older schema: the variables it lacks; `lca.open_record` derives them from others, or sets NaN."""
 
 FILE_BYTES = 2**17
@@ -89,8 +94,8 @@ class Content:
 
     ``checkpoints`` says whether steps are between checkpoints of these numbers; ``learning_rates`` are the
     names of the groups of the optimizer; ``groups`` are pairs of a division and one of its groups.
-
-    ``values`` and ``theta`` are the dtypes of the full arrays, or ``None``; ``traced`` holds positions in θ.
+    ``values`` and ``theta`` are the dtypes of the full arrays, or ``None``; ``traced`` holds positions in θ;
+    ``memory`` holds the names in `lca.StepAllocation.memory`.
     """
 
     checkpoints: bool = False
@@ -101,6 +106,7 @@ class Content:
     values: str | None = None
     theta: str | None = None
     traced: tuple[int, ...] = ()
+    memory: tuple[str, ...] = ()
 
     @classmethod
     def from_json(cls, stored: Mapping[str, Any]) -> "Content":
@@ -143,10 +149,15 @@ def columns(content: Content) -> list[Column]:
     """The variables of a record with this content, in the order in which they are written."""
     both = ("measured",)
     found = [Column("step", (), "int64", "index of the step", "1")]
+    found.append(
+        Column("restarted", (), "bool", "the record was continued, and the estimator began anew", "1")
+    )
     found += [Column(name, both, "float64", text) for name, text in _SCALARS]
     found += [Column(name, both, "float64", text, units) for name, text, units in _COSTS]
     found += [Column(name, both, "bool", text, "1") for name, text in _FLAGS]
     found += [Column(name, both, "float64", text, units) for name, text, units in _CHECKS]
+    if content.memory:
+        found.append(Column("memory", (*both, "remembered"), "float64", "what the next step depends on", "1"))
     for group in group_names(content):
         dims = (*both, group)
         found.append(Column(f"{group}_total", dims, "float64", f"Σ A_i over the {group}"))
@@ -235,6 +246,8 @@ class Plan:
         if self.content.histogram:
             found["bin_edge_low"] = ("bin", BIN_EDGES[:-1])
             found["bin_edge_high"] = ("bin", BIN_EDGES[1:])
+        if self.content.memory:
+            found["remembered"] = ("remembered", list(self.content.memory))
         if self.content.traced:
             found["traced"] = ("traced", np.array(self.content.traced))
             found["traced_name"] = ("traced", [layout.label(i) for i in self.content.traced])

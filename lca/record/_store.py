@@ -19,7 +19,7 @@ from lca._extras import extra
 from lca._output import replace_folder
 from lca.record._damage import check_files, damage_explained
 from lca.record._files import RecordFiles
-from lca.record._manifest import Manifest, describe
+from lca.record._manifest import MANIFEST, Manifest, describe
 from lca.record._schema import COMMITTED, UNFINISHED, Column, Plan, RecordError
 
 with extra("report"):
@@ -73,11 +73,11 @@ class BlockStore:
                 path.parent.mkdir(parents=True, exist_ok=True)
                 files = RecordFiles(staged, writing=True)
                 group = zarr.create_group(files, zarr_format=3, attributes=dict(attributes))
-                for name, (dim, labels) in plan.coordinates.items():
-                    _coordinate(group, name, dim, labels)
                 for column in plan.columns:
                     _growing(group, column, plan)
                 with zarr.config.set(_WRITE_ALL):
+                    for name, (dim, labels) in plan.coordinates.items():
+                        _coordinate(group, name, dim, labels)
                     group.create_array(COMMITTED, shape=(), dtype="int64")[()] = 0
                 Manifest(files=files.written, descriptions=_descriptions(staged)).write(staged)
                 replace_folder(staged, path)
@@ -86,8 +86,9 @@ class BlockStore:
         return cls(path, plan.columns)
 
     def reopen(self) -> None:
-        """The run goes on: it is not complete any more."""
+        """The run goes on: it is not complete any more. Repairs the count of a writer that was killed."""
         with self._explained():
+            self._count[()] = self.committed
             self._group.attrs.update(UNFINISHED)
             self._manifest.append(self._path, outcome=UNFINISHED)
 
@@ -164,6 +165,11 @@ def _explained(path: Path, committed: int) -> Iterator[None]:
     try:
         yield
     except OSError as error:
+        if committed and not (path / MANIFEST).exists():
+            raise RecordError(
+                f"the files of the record {str(path)!r} were deleted while it was written; the {committed} "
+                "rows that were complete went with them."
+            ) from error
         raise RecordError(
             f"cannot write the record {str(path)!r} ({error.strerror or error}); its first {committed} rows "
             "are complete and can be read. Free some space, or repair the folder: later rows are in memory, "

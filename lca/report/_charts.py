@@ -72,11 +72,26 @@ def rates_chart(steps: Array, rates: Mapping[str, Array]) -> Figure:
 
 def residual_chart(steps: Array, residuals: Mapping[str, Array]) -> Figure:
     """The residual of each step, (T,) per loss."""
-    chart = _figure("step", "residual", height=190)
+    power = _power_of(max(float(np.abs(residual).max(initial=0)) for residual in residuals.values()))
+    unit = f" × 10{str(power).translate(_RAISED)}" if power else ""
+    chart = _figure("step", f"residual{unit}", height=190)
     chart.yaxis.ticker = BasicTicker(desired_num_ticks=3)
     for (name, residual), style in zip(residuals.items(), _loss_styles(len(residuals)), strict=True):
-        _line(chart, steps, residual, label=_escape_tex(name), **style)
+        _line(chart, steps, residual / 10.0**power, label=_escape_tex(name), unit=unit, **style)
     return _legend(_zero_line(chart, "width"))
+
+
+_RAISED = str.maketrans("-0123456789", "⁻⁰¹²³⁴⁵⁶⁷⁸⁹")
+
+
+def _power_of(largest: float) -> int:
+    """The power of ten that an axis up to this number is labelled with; 0 for numbers that are read easily.
+
+    >>> _power_of(2.5e-4), _power_of(0.3), _power_of(4e29), _power_of(0.0)
+    (-4, 0, 29, 0)
+    """
+    power = int(np.floor(np.log10(largest))) if np.isfinite(largest) and largest > 1e-300 else 0
+    return power if abs(power) > 2 else 0
 
 
 def cumulative_chart(steps: Array, allocations: Array, names: Sequence[str]) -> Figure:
@@ -317,7 +332,7 @@ def _figure(x: str, y: str, height: int, **options: Any) -> Figure:
 
 def _line(
     chart: Figure, x: Array, y: Array, color: str, label: str, *, width: float = 1.5, dash: str = "solid",
-    alpha: float = 1.0, hover: str = "", points: int = MAX_POINTS,
+    alpha: float = 1.0, hover: str = "", points: int = MAX_POINTS, unit: str = "",
 ) -> Any:  # fmt: skip
     shown = np.unique(np.append(block_starts(len(x), points), len(x) - 1))
     source = ColumnDataSource({"x": x[shown], "y": y[shown]})
@@ -334,7 +349,8 @@ def _line(
     )
     if len(shown) == 1:  # a line through one point is invisible
         chart.scatter("x", "y", source=source, color=color, size=6, legend_label=label)
-    chart.add_tools(_hover(line, "$name, step @x: @y{0.0000e+0}"))
+    number = "@y{0.0000}" if unit else "@y{0.0000e+0}"
+    chart.add_tools(_hover(line, f"$name, step @x: {number}{unit}"))
     return line
 
 

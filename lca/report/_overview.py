@@ -84,6 +84,8 @@ def _verdicts(run: Run, checks: Sequence[Conservation]) -> list[tuple[Tone, str]
             f"{'updates' if run.is_replay else 'steps'} before it are not part of this page."
         )
         found.append(("warn", text))
+    if run.restarts:
+        found.append(("warn", _restarts(run.restarts)))
     if run.span > 1:
         found.append(("warn", _straight_lines(run.span)))
     if run.is_replay:
@@ -121,6 +123,15 @@ def _straight_lines(span: int) -> str:
         f"A step of this page is a straight line over {span:,} updates (span={span}). The sums over all "
         "parameters are exact, but the line is not the path of the training, and the parts of layers and "
         "parameters can differ from those along the path."
+    )
+
+
+def _restarts(steps: Sequence[int]) -> str:
+    shown = ", ".join(f"{step:,}" for step in steps[:MAX_NAMED])
+    more = f" and {len(steps) - MAX_NAMED:,} others" if len(steps) > MAX_NAMED else ""
+    return (
+        f"The record was continued at step{'' if len(steps) == 1 else 's'} {shown}{more}, and the estimator "
+        "began anew there: samples, checks and costs are not those of a run without a stop."
     )
 
 

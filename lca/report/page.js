@@ -256,7 +256,8 @@ const lcaReport = (() => {
     };
     for (const each of models()) {
       for (const [kind, values] of Object.entries(colour)) if (each.type.endsWith(kind)) each.setv(values);
-      if (each.tags?.includes("ink")) (each.glyph ?? each).line_color = ink;
+      const inked = each.glyph ?? each; // setting it anew, even to the same colour, draws the legend again
+      if (each.tags?.includes("ink") && inked.line_color?.value !== ink && inked.line_color !== ink) inked.line_color = ink;
     }
     if (run) { drawMap(); drawInterval(); }
     for (const box of document.querySelectorAll(".key[data-limit]")) key(box.id.slice(0, -4), Number(box.dataset.limit));
@@ -271,6 +272,17 @@ const lcaReport = (() => {
       if (!begins) delete each.dataset.folded;
     }
     paint();
+    if (begins && dark.matches) repaint();
+  }
+
+  // Bokeh paints at the next frame, and the browser prints this one.
+  function repaint() {
+    for (const root of Bokeh.index.roots) for (const view of [root, ...(root.child_views ?? [])]) {
+      if (!view.repaint) continue;
+      for (const each of view.computed_renderer_views) each.glyph?.set_visuals?.(each.model.data_source, each.all_indices);
+      view.invalidate_painters();
+      view.repaint();
+    }
   }
 
   function* models() {

@@ -88,6 +88,12 @@ class Run:
         return self.consecutive and self.complete and begins and not np.nan_to_num(after).any()
 
     @cached_property
+    def restarts(self) -> list[int]:
+        """The steps at which the record was continued and the estimator began anew."""
+        found = self.record.get("restarted")
+        return [] if found is None else self.steps[found.values.astype(bool)].tolist()
+
+    @cached_property
     def span(self) -> int:
         """The number of updates in a step: more than 1 if steps are straight lines over several updates."""
         span = self.attributes.get("settings", {}).get("span", 1)

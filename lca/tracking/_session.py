@@ -24,6 +24,7 @@ from lca.record import Record
 from lca.row import CheckedWindow, Row, rows_of
 from lca.step import Step
 from lca.summary import RunViews, Summary, summarize
+from lca.tracking._measured_on import measured_on
 from lca.tracking._metrics import Metrics
 from lca.tracking._misses import Misses
 from lca.tracking._options import (
@@ -146,6 +147,8 @@ class Session:
         self.learning_rates: Callable[[], Mapping[str, float]] = dict
         self.metrics = Metrics()
         self._record = None if record is None else self._begun(record, estimator)
+        if self._record is not None and self._record.memory:  # the run goes on, and so does the estimator
+            self._allocate = start_each(self.objectives, estimator, memory=self._record.memory)
 
     @property
     def first_step(self) -> int:
@@ -370,6 +373,9 @@ class Session:
             settings["span"] = self.span
         if self._divisions:
             settings["groups"] = self._divisions
+        known = measured_on(self.objectives)
+        if known:
+            settings["measured_on"] = known
         return made.begin(layout, estimator=estimator, settings=settings)
 
     def _reason(self) -> str:

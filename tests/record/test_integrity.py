@@ -15,6 +15,7 @@ from zarr.storage import LocalStore
 from lca import Layout, Record, StepAllocation, open_record
 from lca.record import RecordError
 from lca.record._check import check_record
+from lca.record._store import BlockStore
 from validation.record import damage
 
 LAYOUT = Layout(("w",), ((3,),))
@@ -349,3 +350,24 @@ def test_values_that_do_not_fit_the_dtype_are_refused(tmp_path):
     record.update(allocation(1))
     record.close()
     assert open_record(tmp_path / "r").sizes["step"] == 2
+
+
+def test_two_writers_killed_before_they_counted_leave_a_readable_record(tmp_path, monkeypatch):
+    """The array ``committed`` is written after the manifest, so a kill may leave it one block behind."""
+    write, path = BlockStore.write, tmp_path / "run"
+
+    def killed(self, files, length):
+        with monkeypatch.context() as patch:
+            patch.setattr(self, "_count", np.zeros(1))  # the count is lost
+            write(self, files, length)
+
+    for first in (0, 3):
+        record = Record(path, LAYOUT, mode="a")
+        for step in range(first, first + 3):
+            record.update(allocation(step))
+        with monkeypatch.context() as patch:
+            patch.setattr(BlockStore, "write", killed)
+            record.flush()
+        record._blocks = None
+        record.close()
+        assert open_record(path).sizes["step"] == first + 3

@@ -120,6 +120,22 @@ def test_on_paper_the_page_is_light_and_shows_all_tables(browser, page, dark):
     assert browser.picture("layers-0") == screen
 
 
+def test_the_charts_are_painted_light_before_the_page_is_printed(browser, page):
+    """A browser prints the frame in which it says so, and Bokeh paints at the next one."""
+    browser.open(page, dark=True)
+    browser.run("""
+        const all = (root) => [...root.querySelectorAll("*")].flatMap((e) =>
+            [e, ...(e.shadowRoot ? all(e.shadowRoot) : [])]);
+        window.charts = () => all(document).filter((e) => e.tagName === "CANVAS" && e.width > 300)
+            .map((e) => e.toDataURL());
+    """)
+    screen = browser.run("return charts()")
+    at_once = browser.run("window.dispatchEvent(new Event('beforeprint')); return charts()")
+    browser.driver.execute_async_script("setTimeout(arguments[0], 500)")
+    assert browser.run("return charts()") == at_once != screen
+    browser.run("window.dispatchEvent(new Event('afterprint'))")
+
+
 def axis_labels(browser, axis):
     """The labels that page.js has put on an axis, from the left or the top."""
     return browser.run(

@@ -299,6 +299,12 @@ def test_the_first_screen_says_what_happened(full):
     assert "Over the whole run, no layer hurt; single steps may have." in said
 
 
+@pytest.mark.parametrize("groups", [{"note": 1}, {"d": {"fc1.weight": "a"}}, {"d": None}, [1], "text", None])
+def test_a_setting_called_groups_that_is_no_division_is_only_a_setting(tmp_path, groups):
+    run = write(tmp_path / "r", run_values(2), settings={"groups": groups})
+    assert "By " not in first_screen(Run(run))
+
+
 def test_a_loss_is_named_with_what_it_is_measured_on(tmp_path):
     known = {"train": "100 examples", "heldout": 3}
     names = ("train", "heldout")
@@ -307,6 +313,28 @@ def test_a_loss_is_named_with_what_it_is_measured_on(tmp_path):
     assert "In 1 update (step), the train loss (measured on 100 examples) fell from " in said
     assert "The loss 'heldout' fell from " in said  # 3 is no text
     assert "the whole run, no layer hurt." in said  # the only step is the run
+
+
+@pytest.mark.parametrize(
+    ("size", "power", "label"),
+    [(2e-4, -4, "residual × 10⁻⁴"), (3e12, 12, "residual × 10¹²"), (0.5, 0, "residual")],
+)
+def test_small_residuals_have_ticks_without_exponents(size, power, label):
+    residuals = np.array([size, -size, 0.0])
+    chart = charts.residual_chart(np.arange(3), {"train": residuals})
+    [line] = [each for each in chart.renderers if each.name == "train"]
+    assert chart.yaxis[0].axis_label == label
+    np.testing.assert_array_equal(line.data_source.data["y"], residuals / 10.0**power)
+
+
+def test_the_first_screen_says_where_the_estimator_began_anew(tmp_path):
+    start = write(tmp_path / "r", run_values(4), extra=lambda *_: {"sampled": True}).loss_end.values[-1, 0]
+    with Record(tmp_path / "r", mode="a") as record:
+        record.update(allocation(run_values(1)[0], 4, start, sampled=True))
+    said = first_screen(Run(open_record(tmp_path / "r")))
+    assert "continued at step 4, and the estimator began anew there" in said
+    unbroken = write(tmp_path / "s", run_values(4), extra=lambda *_: {"sampled": True})
+    assert "began anew" not in first_screen(Run(unbroken))
 
 
 def test_only_the_first_tick_says_what_it_does_not_judge(tmp_path):

@@ -1,0 +1,129 @@
+"""A run that was stopped and continued gives the record of a run without a stop, or the record says so."""
+
+from functools import cache
+
+import numpy as np
+import pytest
+
+import lca
+from lca import Adaptive, PathIntegral, Record, Trajectory, allocate_each, open_record
+from lca.errors import LCAWarning
+from lca.estimators import AdaptiveSampleSize, ControlVariate, SampledPathIntegral
+from lca.reference import SGD, Batch, DatasetLoss, minibatches, mlp, train
+from lca.tracking import FunctionalTracker
+
+STEPS = 30
+RNG = np.random.default_rng(3)
+DATA = Batch(RNG.normal(size=(60, 4)), RNG.integers(0, 3, 60))
+NETWORK = mlp((4, 6, 3))
+LOSSES = {
+    "train": DatasetLoss(NETWORK, DATA.x[:40], DATA.y[:40]),
+    "heldout": DatasetLoss(NETWORK, DATA.x[40:], DATA.y[40:]),
+}
+
+
+@cache
+def points():
+    batches = minibatches(DATA.x[:40], DATA.y[:40], batch_size=10, steps=STEPS, seed=0)
+    steps = list(train(LOSSES["train"], NETWORK.init(seed=0), SGD(lr=0.8, momentum=0.5), batches))
+    return np.array([step.start for step in steps] + [steps[-1].end])
+
+
+def measured(path, estimator, first, last, **options):
+    """Allocate steps from ``first`` to ``last``, as a loop of the user's own does."""
+    with Record(path, LOSSES["train"].layout, estimator=estimator, block=4, **options) as record:
+        steps = (step for step in Trajectory(points()) if first <= step.index < last)
+        for rows in allocate_each(LOSSES, steps, estimator, memory=record.memory):
+            record.update(rows)
+    return open_record(path).load()
+
+
+def tracked(estimator, last, record):
+    """The same in a tracker."""
+    theta = points()[record.next_step]
+    with FunctionalTracker(theta, LOSSES, estimator, record=record, on_error="raise") as tracker:
+        for point in points()[record.next_step + 1 : last + 1]:
+            tracker.update(point)
+    return open_record(record.path).load()
+
+
+FULL = [
+    Adaptive(tol=1e-3),
+    Adaptive(tol=1e-3, nested_tol=1e-3, audit=8),
+    Adaptive(tol=1e-2, per="run"),
+    Adaptive(tol=1e-2, per="change"),
+    Adaptive(audit=None),
+    PathIntegral(),
+]
+
+
+@pytest.mark.parametrize("estimator", FULL, ids=map(str, range(len(FULL))))
+@pytest.mark.parametrize("first", [1, 13])
+def test_a_continued_record_is_identical(tmp_path, estimator, first):
+    whole = measured(tmp_path / "whole", estimator, 0, STEPS)
+    measured(tmp_path / "r", estimator, 0, first)
+    again = measured(tmp_path / "r", estimator, first, STEPS, mode="a")
+    assert again.identical(whole.assign_attrs(created=again.attrs["created"]))
+    assert not whole.restarted.any()
+
+
+@pytest.mark.parametrize("estimator", [Adaptive(tol=1e-3), Adaptive(tol=1e-2, per="run")])
+def test_so_is_one_that_went_back_to_an_older_checkpoint(tmp_path, estimator):
+    whole = measured(tmp_path / "r", estimator, 0, STEPS)
+    again = measured(tmp_path / "r", estimator, 10, STEPS, mode="a", resume_at=10)
+    assert again.identical(whole)
+
+
+def test_a_tracker_continues_the_schedule_of_audits(tmp_path):
+    estimator = Adaptive(tol=1e-3)
+    whole = tracked(estimator, STEPS, Record(tmp_path / "whole"))
+    tracked(estimator, 13, Record(tmp_path / "r"))
+    again = tracked(estimator, STEPS, Record(tmp_path / "r", mode="a"))
+    assert again.identical(whole.assign_attrs(created=again.attrs["created"]))
+
+
+def test_without_the_memory_the_record_says_where_the_estimator_began_anew(tmp_path):
+    estimator = Adaptive(tol=1e-3)
+    measured(tmp_path / "r", estimator, 0, 13)
+    with Record(tmp_path / "r", mode="a", estimator=estimator) as record:
+        steps = (step for step in Trajectory(points()) if step.index >= 13)
+        for rows in allocate_each(LOSSES, steps, estimator):  # no memory=
+            record.update(rows)
+    run = open_record(tmp_path / "r").load()
+    assert run.step[run.restarted].values.tolist() == [13]
+
+
+def test_another_estimator_is_warned_of_and_begins_anew(tmp_path):
+    measured(tmp_path / "r", Adaptive(tol=1e-3), 0, 13)
+    with pytest.warns(LCAWarning, match=r"by Adaptive\(tol=0\.001.* continues with Adaptive\(tol=1e-06"):
+        run = measured(tmp_path / "r", Adaptive(tol=1e-6), 13, 15, mode="a")
+    assert run.step[run.restarted].values.tolist() == [13]
+
+
+PROBE = SampledPathIntegral(size=8)
+SAMPLED = [PROBE, ControlVariate(PROBE, every=5), AdaptiveSampleSize(PROBE, examples=20)]
+
+
+@pytest.mark.parametrize("estimator", SAMPLED, ids=lambda estimator: type(estimator).__name__)
+def test_estimators_that_sample_begin_anew_and_the_record_says_so(tmp_path, estimator):
+    measured(tmp_path / "r", estimator, 0, 13)
+    run = measured(tmp_path / "r", estimator, 13, STEPS, mode="a")
+    assert run.step[run.restarted].values.tolist() == [13]
+
+
+def test_a_continued_run_draws_other_samples_than_its_beginning(tmp_path):
+    """Errors of both parts are independent, as their error bars take them to be."""
+    still = np.array([points()[0], points()[1]])
+    steps = [lca.Step(*still, index=index) for index in (0, 7)]
+    first, later = (
+        next(iter(allocate_each({"train": LOSSES["train"]}, [step], PROBE)))["train"] for step in steps
+    )
+    assert not np.array_equal(first.values, later.values)
+
+
+def test_a_tracker_says_what_a_loss_is_measured_on(tmp_path):
+    run = tracked(PathIntegral(), 2, Record(tmp_path / "r", settings={"note": "mine"}))
+    known = {"train": "40 examples", "heldout": "20 examples"}
+    assert run.attrs["settings"]["measured_on"] == known
+    mine = Record(tmp_path / "own", settings={"measured_on": {"train": "my own words"}})
+    assert tracked(PathIntegral(), 2, mine).attrs["settings"]["measured_on"] == {"train": "my own words"}
