@@ -45,6 +45,8 @@ def clean(notebook: nbformat.NotebookNode) -> None:
             if output.get("name") == "stderr":
                 raise SystemExit(f"a cell prints to stderr: {output.text}\n{cell.source}")
             data = output.get("data", {})
+            if len(data) > 1:
+                data.pop("text/plain")  # the repr of what is shown as a table or picture
             if "image/png" in data:
                 data["image/png"] = smaller(data["image/png"])
 

@@ -1,6 +1,6 @@
 """The notebooks of docs/tutorials run, and show what is stored in them.
 
-Printed text must be equal; of tables the words must be, because the last digits of a sum depend on the machine.
+Printed text must be equal; of tables the words, because the last digits of a sum depend on the machine.
 `docs/make_tutorials.py` stores the outputs.
 """
 
@@ -29,8 +29,8 @@ QUESTIONS = (
 )
 MOST_LINES = 15
 """Of code that answers a question, beside the model, the data and the loop that a reader has already."""
-LINE_LENGTH = 100
-"""As many characters as the column of the site shows without wrapping a line."""
+LINE_LENGTH = 88
+"""Characters of code that the column of the site shows without wrapping a line."""
 
 
 def code_cells(path: Path) -> list[dict[str, Any]]:

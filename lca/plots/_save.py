@@ -110,7 +110,7 @@ def figure_of(record: "str | PathLike[str] | Dataset | Runs", name: str) -> Figu
     Returns
     -------
     matplotlib.figure.Figure
-        A notebook shows it, and its ``savefig`` writes it.
+        A notebook shows it.
 
     Raises
     ------
