@@ -2,8 +2,8 @@
 
     python docs/make_screenshot.py FOLDER
 
-FOLDER must hold report.html and comparison.html, as made by the examples in report.md, and keras.html, the page
-that tutorials/keras_fit.ipynb makes. Needs chromium and chromedriver on the PATH.
+FOLDER must hold report.html and comparison.html, as made by the examples in report.md, and keras.html, which
+tutorials/keras_fit.ipynb makes as report.html. Needs chromium and chromedriver on the PATH.
 """
 
 import shutil

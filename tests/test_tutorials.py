@@ -59,7 +59,7 @@ def stored(cell: dict[str, Any]) -> tuple[str, dict[str, Any]]:
 def words(table: str) -> str:
     """The text of an HTML table without its numbers and signs."""
     text = html.unescape(re.sub(r"<[^>]*>", " ", table))
-    return " ".join(re.sub(r"[−+±]? ?\d[\d.,]*(e[−+]?\d+)?", " # ", text).split())
+    return " ".join(re.sub(r"(?<!\w)[−+±]? ?\d[\d.,]*(e[−+]?\d+)?", " # ", text).split())
 
 
 def differences(cell: dict[str, Any], printed: str, value: Any) -> list[str]:
