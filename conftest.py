@@ -34,7 +34,7 @@ for _name, _options in {
     )
 settings.load_profile(os.environ.get("LCA_HYPOTHESIS_PROFILE", "ci"))
 
-collect_ignore = ["docs/conf.py", "docs/mathml.py"]  # for Sphinx only
+collect_ignore = [f"docs/{name}.py" for name in ("conf", "make_tutorials", "mathml")]  # need the extra `docs`
 _execute = PythonEvaluator()
 
 

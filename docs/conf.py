@@ -18,11 +18,13 @@ author = "The loss-change-allocation developers"
 copyright = "2026, The loss-change-allocation developers"  # noqa: A001
 version = release = lca.__version__
 
-extensions = ["myst_parser", "sphinx.ext.autodoc", "sphinx.ext.napoleon", "mathml"]
+extensions = ["myst_nb", "sphinx.ext.autodoc", "sphinx.ext.napoleon", "mathml"]
 html_math_renderer = "mathml"  # no formula needs the network
 exclude_patterns = ["_build", "paper"]  # the paper is set by its journal
 myst_enable_extensions = ["dollarmath", "colon_fence", "deflist"]
 myst_heading_anchors = 3
+nb_execution_mode = "off"  # make_tutorials.py executes the notebooks and stores what they show
+nb_merge_streams = True
 
 default_role = "py:obj"  # `Sum` in a docstring is a link
 nitpicky = True  # a link that leads nowhere is a warning, and so an error

@@ -2,8 +2,8 @@
 
     python docs/make_screenshot.py FOLDER
 
-FOLDER must hold report.html and comparison.html, as made by the examples in report.md. Needs chromium and
-chromedriver on the PATH.
+FOLDER must hold report.html and comparison.html, as made by the examples in report.md, and keras.html, which
+tutorials/keras_fit.ipynb makes as report.html. Needs chromium and chromedriver on the PATH.
 """
 
 import shutil
@@ -22,6 +22,7 @@ SHOTS = {
     "report-first": ("report.html", 860, ""),
     "report": ("report.html", 1000, "lcaReport.pick(8.5, 0.5); document.getElementById('explorer')"),
     "comparison": ("comparison.html", 920, ""),
+    "report-keras": ("keras.html", 720, ""),
 }
 """For each picture: the page, its height, and the script that finds the element to show."""
 

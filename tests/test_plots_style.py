@@ -134,6 +134,21 @@ def test_all_figures_are_written_and_replaced_on_request_only(record, tmp_path, 
     assert paths[0].read_bytes() == b"mine"
 
 
+def test_one_figure_of_a_record_is_shown_in_notebooks(record):
+    figure = plots.figure_of(record, "loss")
+    assert figure.axes[0].get_title() == "The train loss, measured and rebuilt from its allocation"
+    assert figure._repr_png_().startswith(b"\x89PNG")
+    with pytest.raises(UnknownNameError, match="figure of this record 'los'.*'loss'"):
+        plots.figure_of(record, "los")
+
+
+def test_a_long_label_leaves_room_for_the_axis():
+    """With a long name of a layer, the text below the axis is still inside of the figure."""
+    figure = plots.plot_totals(["transformer.h.0.attn[head 0]", "b"], np.array([-0.5, -0.25])).figure
+    figure.draw_without_rendering()
+    assert figure.axes[0].xaxis.label.get_window_extent().x1 <= figure.bbox.width
+
+
 def test_figures_of_several_runs_have_intervals(tmp_path):
     for seed in range(3):
         for name, steps in (("adam", 12), ("sgd", 9 + seed)):

@@ -2,8 +2,8 @@
 
 Every ``plot_*`` function draws into ``ax`` if given, or else into a new figure, and returns the Axes:
 ``ax.figure.savefig(...)`` writes the figure. All of them take the options of `Style`: ``labels``, ``colors``,
-``limits``, ``title`` and ``ax``. `save_all` writes every figure that a record has data for. The figures are
-built without pyplot, so they need no display and no global state.
+``limits``, ``title`` and ``ax``. `save_all` writes every figure that a record has data for, and `figure_of`
+returns one of them. The figures are built without pyplot, so they need no display and no global state.
 
 Losses and allocations are in units of the loss; negative = helping (blue), positive = hurting (orange-red).
 These two colours, which colour-blind readers can tell apart, are used for the sign and for nothing else:
@@ -24,12 +24,13 @@ from lca.plots._canvas import Style
 from lca.plots._layers import plot_classes, plot_layer_time, plot_neurons
 from lca.plots._loss import plot_conditions, plot_cumulative, plot_loss, plot_totals, plot_train_heldout
 from lca.plots._noise import plot_helping, plot_histogram, plot_parameter
-from lca.plots._save import save_all
+from lca.plots._save import figure_of, save_all
 from lca.plots._synchrony import plot_peaks
 
 __all__ = [
     "Style",
     "animate_training",
+    "figure_of",
     "plot_classes",
     "plot_conditions",
     "plot_cumulative",

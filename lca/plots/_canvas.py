@@ -1,6 +1,7 @@
 """What all figures share: new Axes, colours, the step axis, input checks."""
 
 from collections.abc import Mapping, Sequence
+from io import BytesIO
 from typing import Any, Literal, TypedDict
 
 import numpy as np
@@ -80,6 +81,15 @@ class Style(TypedDict, total=False):
     ax: Axes | None
 
 
+class _Figure(Figure):
+    """A figure that a notebook shows without pyplot, which it does for those of pyplot only."""
+
+    def _repr_png_(self) -> bytes:
+        buffer = BytesIO()
+        self.savefig(buffer, format="png")
+        return buffer.getvalue()
+
+
 Intervals = tuple[Any, Any]
 """Lower and upper ends, each an array of the shape of the values."""
 SIGNS = {"helping": HELPING, "hurting": HURTING}
@@ -95,7 +105,7 @@ def new_axes(style: Style, *, title: str, size: tuple[float, float] = (6, 4)) ->
             raise UnknownNameError("option of a figure", name, Style.__annotations__)
     ax = style.get("ax")
     if ax is None:
-        ax = Figure(figsize=size, dpi=150, layout="constrained").subplots()
+        ax = _Figure(figsize=size, dpi=150, layout="constrained").subplots()
     ax.set_title(style.get("title", title), fontsize="medium")
     return remove_frame(ax)
 

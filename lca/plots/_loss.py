@@ -284,7 +284,7 @@ def plot_totals(
     ax.invert_yaxis()  # the first layer on top
     ax.spines["left"].set_visible(False)
     ax.tick_params(axis="y", length=0)
-    ax.set_xlabel("LCA summed over the run, in units of the loss (negative = helping)")
+    ax.set_xlabel("LCA summed over the run, in units of the loss\n(negative = helping)")
     set_limits(ax, style, "x")
     return ax
 
@@ -356,7 +356,7 @@ def plot_conditions(
     ax.invert_yaxis()
     ax.spines["left"].set_visible(False)
     ax.tick_params(axis="y", length=0)
-    ax.set_xlabel("LCA summed over the run, in units of the loss (negative = helping)")
+    ax.set_xlabel("LCA summed over the run, in units of the loss\n(negative = helping)")
     set_limits(ax, style, "x")
     legend_above(ax)
     return ax

@@ -1,4 +1,4 @@
-"""`save_all`: every figure that a record has data for, as files."""
+"""`save_all`: every figure that a record has data for, as files; `figure_of`: one of them."""
 
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial
@@ -24,6 +24,7 @@ from lca.views._signs import Signs
 
 with extra("report"):
     from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
 
 if TYPE_CHECKING:
     from xarray import Dataset
@@ -90,12 +91,56 @@ def save_all(
         raise UnknownNameError("format of a figure", format, get_args(Format))
     target = Path(folder)
     check_writable(target)
-    runs = record if isinstance(record, Runs) else open_runs(record)
-    several = len(runs.members) > 1
-    figures = _of_runs(runs) if several else _of_run(runs.members[0].run)
-    files = {f"{name}.{format}": _image(draw(), format) for name, draw in sorted(figures)}
+    files = {f"{name}.{format}": _image(draw(), format) for name, draw in sorted(_figures(record))}
     write_files(target, files, overwrite=overwrite, option="overwrite=True")
     return [target / name for name in files]
+
+
+def figure_of(record: "str | PathLike[str] | Dataset | Runs", name: str) -> Figure:
+    """One of the figures that `save_all` writes: ``figure_of("run.zarr", "cumulative")``.
+
+    For options, call the ``plot_*`` function itself.
+
+    Parameters
+    ----------
+    record
+        As for `save_all`.
+    name
+        The name of the file that `save_all` writes, without its ending.
+
+    Returns
+    -------
+    matplotlib.figure.Figure
+        A notebook shows it.
+
+    Raises
+    ------
+    UnknownNameError
+        If the record has no data for such a figure; the message lists those that it has.
+    LCAError
+        If the record has no complete step.
+
+    Examples
+    --------
+    >>> import tempfile
+    >>> from lca import Layout, Record, StepAllocation
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     with Record(f"{folder}/run.zarr", Layout(("fc.weight",), ((1, 2),)), neurons=False) as record:
+    ...         record.update(StepAllocation(np.array([-1.0, 0.5]), 2.0, 1.5, residual=0.0, mass=1.5))
+    ...     figure_of(f"{folder}/run.zarr", "totals").axes[0].get_title()
+    'Total allocation over the run'
+    """
+    figures = dict(_figures(record))
+    if name not in figures:
+        raise UnknownNameError("figure of this record", name, figures)
+    figure = figures[name]().get_figure(root=True)
+    assert figure is not None
+    return figure
+
+
+def _figures(record: "str | PathLike[str] | Dataset | Runs") -> Figures:
+    runs = record if isinstance(record, Runs) else open_runs(record)
+    return _of_runs(runs) if len(runs.members) > 1 else _of_run(runs.members[0].run)
 
 
 def _of_run(run: Run) -> Figures:
