@@ -12,7 +12,7 @@ from tensorflow.python.eager import context
 from tensorflow.python.ops import stateful_random_ops
 
 from lca.errors import NonDeterministicError
-from lca_tensorflow._reach import namespaces, reached
+from lca_tensorflow._reach import class_variables, namespaces, reached
 
 KERAS_GLOBALS = ("global_seed_generator", "current_call_ctx")
 
@@ -68,7 +68,9 @@ class Generators(NamedTuple):
     @classmethod
     def now(cls, parts: Sequence[Any]) -> "Generators":
         shared = stateful_random_ops.global_generator
-        values = [value for part in parts for mapping in namespaces(part) for value in mapping.values()]
+        spaces = [mapping for part in parts for mapping in namespaces(part)]
+        spaces += [class_variables(part) for part in parts if isinstance(part, type)]
+        values = [value for mapping in spaces for value in mapping.values()]
         generators = [v for v in [shared, *values] if isinstance(v, tf.random.Generator)]
         own = [(generator.state, generator.state.read_value()) for generator in generators]
         variables = [(v, v.read_value()) for v in values if isinstance(v, tf.Variable)]
@@ -115,6 +117,17 @@ def _restorers(part: Any) -> Iterator[Callable[[], None]]:
                 list.__setitem__(part, slice(None), entries)  # past the tracking of Keras
 
         yield put_back_list
+    if isinstance(part, type):
+        settings = class_variables(part)
+
+        def put_back_class() -> None:
+            now = class_variables(part)
+            for name in [n for n in {**settings, **now} if now.get(n, settings) is not settings.get(n, now)]:
+                type.__setattr__(part, name, settings[name]) if name in settings else type.__delattr__(
+                    part, name
+                )
+
+        yield put_back_class
     for mapping in namespaces(part):
         yield _restorer(mapping, dict(mapping))
 

@@ -17,7 +17,8 @@ from lca_torch._copies import Pair
 from lca_torch._copying import Copier
 from lca_torch._examples import BatchLoss, LossFn, default_loss, with_samples
 from lca_torch._global_hooks import GlobalHooks
-from lca_torch._memory import Memory, Shared
+from lca_torch._memory import Memory
+from lca_torch._shared_variables import SharedVariables, installed
 from lca_torch._slots import Slots, is_small
 
 PARAMETRISATIONS = WeightNorm, SpectralNorm, BasePruningMethod
@@ -58,7 +59,7 @@ class Replica:
         self.batch_loss = with_samples(own or default_loss(self.loss_fn), self.loss_fn)
         self.function = self.batch_loss
         self._global_hooks = GlobalHooks(copier)
-        self._shared = list(copier.shared.values())
+        self._shared = copier.finish()
         given: Any = {"batch_loss": batch_loss, "loss_fn": loss_fn}
         copier.pairs.append(Pair(prefix, given, {"batch_loss": own, "loss_fn": self.loss_fn}))
         self.configuration = Configuration(copier.pairs, model, copier.opaque)
@@ -72,13 +73,11 @@ class Replica:
     @contextmanager
     def holding(self, leaves: Mapping[str, Tensor], state: Mapping[str, Tensor]) -> Iterator["Held"]:
         """Hold θ and these tensors inside."""
-        held = Held(self, self._tensors(leaves, state), [Shared(owner) for owner in self._shared])
+        held = Held(self, self._tensors(leaves, state), self._shared)
         try:
-            with self._global_hooks.installed():
+            with self._global_hooks.installed(), installed(self._shared):
                 yield held
         finally:
-            for shared in held.shared:
-                shared.restore()
             self.restore()
             self.slots.release()
 
@@ -108,15 +107,15 @@ class Held:
 
     replica: Replica
     tensors: dict[str, Tensor]
-    shared: Sequence[Shared]
+    shared: Sequence[SharedVariables]
 
     def begin(self) -> None:
         """Begin a batch: every batch finds the same tensors and Python variables."""
-        for shared in self.shared:
-            shared.restore()
         self.replica.restore()
         copies = {name: self.tensors[name].clone() for name in self.replica.written}
         self.replica.slots.write(self.tensors | copies if copies else self.tensors)
+        for shared in self.shared:
+            shared.install()
 
 
 class Hooks:
