@@ -190,7 +190,7 @@ class KerasLoss(ModelLoss):
         if self._same_graph(new, program):
             return ""
         before, now = self._first_loss(program), self._first_loss(new)
-        if abs(now - before) <= repeat(max(abs(before), abs(now)), np.finfo(self.dtype).eps):
+        if abs(now - before) <= repeat(max(abs(before), abs(now)), float(np.finfo(self.dtype).eps)):
             return ""
         return "a value that the compiled loss has baked in, such as an entry of a large array"
 
