@@ -8,7 +8,7 @@ from collections import defaultdict, deque
 from collections.abc import Iterator
 from copy import deepcopy
 from dataclasses import dataclass, field
-from functools import partial
+from functools import cached_property, partial
 from types import (
     CellType,
     CodeType,
@@ -23,6 +23,7 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor, nn
+from torch.utils._pytree import tree_leaves
 
 from lca.errors import LCAError
 from lca_torch._copies import Attributes, Cells, Pair, Uncopied, Unwrapped
@@ -56,11 +57,8 @@ class Copier:
         """A private copy of ``value``, which the user knows as ``path``; tensors are shared."""
         if id(value) in self._memo:
             return self._memo[id(value)]
-        if isinstance(value, type):
-            self._variables.add_class(value)
-            return value
-        if isinstance(value, ModuleType):
-            self._variables.add_module(value)
+        if isinstance(value, type | ModuleType):
+            self._variables.add(value)
             return value
         if isinstance(value, _SHARED) or _is_ours(value):
             return value
@@ -82,7 +80,7 @@ class Copier:
             self.pairs.append(Pair(path, value.keywords, made.keywords))
             self.opaque[id(value)] = value
             return made
-        if isinstance(value, dict | list | tuple | set | deque) and type(value).__module__ in _PLAIN:
+        if isinstance(value, dict | list | tuple | set | deque) and _is_container(type(value)):
             return self._container(value, path)
         if isinstance(value, tuple) and hasattr(value, "_fields"):
             return type(value)(*(self.copy(v, f"{path}[{i}]") for i, v in enumerate(value)))
@@ -113,6 +111,7 @@ class Copier:
                 "_modules": {"module": original.module},
                 "training": original.training,
             }
+        state = {key: value for key, value in state.items() if not _is_cached(type(original), key, value)}
         inner = {key: self.copy(value, _join(path, key)) for key, value in state.items()}
         if own and _overrides(kind, "__setstate__"):
             shell.__setstate__(inner)
@@ -133,6 +132,8 @@ class Copier:
         return shell
 
     def _container(self, value: Any, path: str) -> Any:
+        if type(value).__module__ not in _PLAIN:
+            return self._subclassed(value, path)
         if isinstance(value, tuple):
             return tuple(self.copy(v, f"{path}[{i}]") for i, v in enumerate(value))
         if isinstance(value, deque):
@@ -149,8 +150,28 @@ class Copier:
             made.extend(self.copy(v, f"{path}[{i}]") for i, v in enumerate(value))
         return made
 
+    def _subclassed(self, value: Any, path: str) -> Any:
+        """A dictionary or list of a class of the user's; its own methods are not called."""
+        base = dict if isinstance(value, dict) else list
+        made = self._remember(value, base.__new__(type(value)))
+        if base is dict:
+            dict.update(made, {key: self.copy(v, _join(path, key)) for key, v in dict.items(value)})
+        else:
+            list.extend(made, [self.copy(v, f"{path}[{i}]") for i, v in enumerate(list.__iter__(value))])
+        own = object.__getattribute__(value, "__dict__") if type(value).__dictoffset__ else {}
+        if own:
+            inner = object.__getattribute__(made, "__dict__")
+            inner.update({key: self.copy(v, _join(path, key)) for key, v in own.items()})
+            self.pairs.append(Pair(path, own, inner))
+        self._variables.add_class(type(value), by_name=False)
+        return made
+
     def _function(self, function: FunctionType, path: str) -> FunctionType:
         """The same code with private copies of all variables that it reads from outside."""
+        uncompiled = getattr(function, "_torchdynamo_orig_callable", None)
+        if uncompiled is not None:
+            plain: FunctionType = self._remember(function, self.copy(uncompiled, path))
+            return plain
         if _is_library(function):
             return function
         outer = Cells(function.__code__.co_freevars, function.__closure__ or ())
@@ -222,6 +243,16 @@ def _is_plain(value: Any) -> bool:
     )
 
 
+def _is_container(kind: type) -> bool:
+    """Whether it is one of Python, or a subclass of `dict` or `list` that keeps their way to be copied."""
+    if kind.__module__ in _PLAIN or not issubclass(kind, dict | list):
+        return kind.__module__ in _PLAIN
+    base = dict if issubclass(kind, dict) else list
+    custom = ("__new__", "__reduce__", "__reduce_ex__", "__deepcopy__")
+    same = all(getattr(kind, name, None) == getattr(base, name, None) for name in custom)
+    return same and not any(_slots(kind)) and not hasattr(kind, "__del__")
+
+
 def _slots(kind: type) -> Iterator[str]:
     """The attributes that instances of a class have in slots."""
     for base in kind.__mro__:
@@ -237,6 +268,13 @@ def _is_finalised(value: Any) -> bool:
 def _overrides(kind: type, name: str) -> bool:
     own = getattr(kind, name, None)
     return own is not None and own is not getattr(object, name, None) and own is not _SET_STATE
+
+
+def _is_cached(kind: type, key: str, value: Any) -> bool:
+    """Whether a `cached_property` holds what was computed from parameters; a copy computes it anew."""
+    if not isinstance(getattr(kind, key, None), cached_property):
+        return False
+    return any(isinstance(leaf, Tensor) and leaf.grad_fn is not None for leaf in tree_leaves(value))
 
 
 def _is_library(function: FunctionType) -> bool:

@@ -63,6 +63,7 @@ class Replica:
         given: Any = {"batch_loss": batch_loss, "loss_fn": loss_fn}
         copier.pairs.append(Pair(prefix, given, {"batch_loss": own, "loss_fn": self.loss_fn}))
         self.configuration = Configuration(copier.pairs, model, copier.opaque)
+        self._norms = norms
         _set_modes(self.model, norms)
         self.hooks = _hooks(self.model, self._global_hooks.private)
         self.slots = Slots(copier.pairs, parameters)
@@ -80,6 +81,12 @@ class Replica:
         finally:
             self.restore()
             self.slots.release()
+
+    def switch(self) -> None:
+        """Call ``train()`` and ``eval()`` of the copy, which may compute things, and set the modes again."""
+        self.model.train()
+        self.model.eval()
+        _set_modes(self.model, self._norms)
 
     def restore(self) -> None:
         """Undo what forward passes have written into Python variables."""
@@ -157,6 +164,12 @@ def _set_modes(model: nn.Module, norms: Mapping[str, BatchNormPolicy]) -> None:
         module.training = norms.get(name) == "batch"
         if module.training:
             module.track_running_stats = False
+
+
+def switches_by_itself(model: nn.Module) -> bool:
+    """Whether a class in a model has a ``train()`` or ``eval()`` of its own."""
+    kinds = {type(module) for module in model.modules()}
+    return any((kind.train, kind.eval) != (nn.Module.train, nn.Module.eval) for kind in kinds)
 
 
 def in_precision(tensor: Tensor, dtype: torch.dtype, device: torch.device) -> Tensor:

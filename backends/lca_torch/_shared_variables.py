@@ -1,7 +1,7 @@
-"""Variables of classes, modules and functions, which cannot be copied with an object: private values for a while.
+"""Variables of classes, modules and functions: these cannot be copied, so private values take their places.
 
-A method reads `Schedule.beta`, a global number, `settings.OPTIONS` or a variable of the function around it from
-where the user has them. So these are found by following the names in the code, and private copies take their
+A method reads `Schedule.beta`, a global number, `settings.OPTIONS` or a variable of the function around it
+from where the user has them. They are found by following the names in the code, and private copies take their
 places while a private copy of the model is evaluated.
 """
 
@@ -63,7 +63,7 @@ class SharedVariables(MutableMapping[str, Any]):
         return len(self.raw)
 
     def install(self) -> None:
-        """Put the private values in the places of the user's, also after the latter's code has written there."""
+        """Put the private values in the places of the user's; again after code has written there."""
         self._put(self.private)
 
     @contextmanager
@@ -99,6 +99,13 @@ class Follower:
         self._seen: dict[Any, Any] = {}
         self._mentioned = {"forward"}
         self._methods: list[tuple[str, FunctionType]] = []
+
+    def add(self, found: type | ModuleType) -> None:
+        """Follow a class or module that a variable holds."""
+        if isinstance(found, type):
+            self.add_class(found)
+        else:
+            self.add_module(found)
 
     def add_class(self, kind: type, *, by_name: bool = True) -> None:
         """Follow the variables of a class and its bases, and the methods that are mentioned anywhere.
