@@ -310,5 +310,5 @@ def test_a_compiled_function_is_measured_as_it_is_written():
     model, (x, y) = nn.Linear(2, 3), (torch.eye(2), torch.tensor([0, 2]))
     objective = Objective(model, loss, (x, y))
     out = model(x)
-    expected = float(F.cross_entropy(out, y) + out.square().mean())
+    expected = (F.cross_entropy(out, y) + out.square().mean()).item()
     assert objective.loss(objective.theta()) == pytest.approx(expected)
