@@ -1,4 +1,4 @@
-"""Schedules in torch that live in classes, modules, properties and closures; weights computed before forward."""
+"""Schedules in torch that live in classes, modules, properties, closures; weights computed before forward."""
 
 # ruff: noqa: E731 - a named lambda keeps a case short
 
