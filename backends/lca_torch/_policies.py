@@ -80,7 +80,7 @@ def random_state_kept(device: torch.device, seed: int = 0) -> Iterator[None]:
 
 @contextmanager
 def forward_mode(device: torch.device, autocast: torch.dtype | None, *, gradients: bool) -> Iterator[None]:
-    """Gradients on or off, autocast in this dtype or off, and no weights of `parametrize.cached`.
+    """Gradients on or off, autocast in this dtype or off, and no weights of `torch.nn.utils.parametrize.cached`.
 
     All of it whatever the caller's own mode is.
     """
