@@ -80,9 +80,9 @@ def random_state_kept(device: torch.device, seed: int = 0) -> Iterator[None]:
 
 @contextmanager
 def forward_mode(device: torch.device, autocast: torch.dtype | None, *, gradients: bool) -> Iterator[None]:
-    """Gradients on or off, autocast in this dtype or off, and no weights of `torch.nn.utils.parametrize.cached`.
+    """Gradients on or off, and autocast in this dtype or off, whatever the caller's own mode is.
 
-    All of it whatever the caller's own mode is.
+    No weights are used that `torch.nn.utils.parametrize.cached` keeps.
     """
     fast_path = torch.backends.mha.get_fastpath_enabled()
     with ExitStack() as stack:
