@@ -30,7 +30,8 @@ class Replay:
     - is the 2nd, 4th, 8th, ... of the run, and later every 64th.
 
     An objective that measures a copy of what the user has may offer ``refresh()``, which makes the copy anew,
-    and returns in words what has changed unseen since the last one; that is an error, too.
+    and returns in words what has changed unseen since the last one; that is an error, too (`refuse_unseen`;
+    a tracker asks once more when its run ends).
 
     Cost: one forward pass a replay; the regular ones take 0.5 % of a gradient a step. Differences within
     rounding at the largest loss of the run so far are allowed.
@@ -79,16 +80,7 @@ class Replay:
         return residual > rounding and (jumped or not a.converged)
 
     def _replay(self, step: Step, before: float) -> None:
-        unseen = "; ".join(
-            text for own in leaves(self._objective) if (text := getattr(own, "refresh", str)())
-        )
-        if unseen:
-            raise NonDeterministicError(
-                f"step {step.index}: the loss{self._which} has changed by what is neither θ nor state: "
-                f"{unseen}. Steps since the last such test may have been measured with the loss as it was "
-                "before. Make that a buffer or parameter of the model, or a plain attribute of it; or make "
-                "objective and tracker anew when it changes."
-            )
+        refuse_unseen(self._objective, f"step {step.index}: the loss{self._which}")
         objective = at_state(self._objective, step.state[0] if step.state else None)
         allowed = repeat(self._largest_loss, array_ops(step.start).eps(step.start))
         if abs(objective.loss(step.start) - before) <= allowed:
@@ -106,4 +98,28 @@ class Replay:
             f"that the loss reads has changed it by {now - before:+.3g}{cause}. Make that a buffer or "
             "parameter of the model, or a variable that the objective sees as state "
             "(lca.objective.Stateful); or make objective and tracker anew when it changes."
+        )
+
+
+def refuse_unseen(objective: Objective, which: str) -> None:
+    """Let the parts of an objective be copied anew, and raise if that shows a change that nothing else shows.
+
+    Parameters
+    ----------
+    objective
+        The measured loss; parts without ``refresh()`` measure the user's own objects.
+    which
+        Begins the message.
+
+    Raises
+    ------
+    NonDeterministicError
+        If one has changed.
+    """
+    unseen = "; ".join(text for own in leaves(objective) if (text := getattr(own, "refresh", str)()))
+    if unseen:
+        raise NonDeterministicError(
+            f"{which} has changed by what is neither θ nor state: {unseen}. Steps since the last such test "
+            "may have been measured with the loss as it was before. Make that a buffer or parameter of the "
+            "model, or a plain attribute of it; or make objective and tracker anew when it changes."
         )

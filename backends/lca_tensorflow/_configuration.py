@@ -10,10 +10,10 @@ import numpy as np
 
 from lca_tensorflow._reach import (
     NOT_READ,
-    class_settings,
-    functions_of,
+    class_variables,
     globals_of,
     is_setting,
+    is_users,
     named,
     namespaces,
     reached,
@@ -92,12 +92,18 @@ def _places(name: str, part: Any) -> Iterator[Place]:
         if keys:
             yield _mapping(tuple(named(name, part, key) for key in keys), mapping, keys)
         yield from (_array(named(name, part, k), mapping[k]) for k in keys if _is_watched(mapping[k]))
-    for kind, names in class_settings(part):
-        labels = tuple(f"{kind.__name__}.{key}" for key in names)
-        values = _class_values(kind, names)
-        yield Place(labels, partial(_class_values, kind, names), values)
-    for function in functions_of(part):
-        yield from _function_places(function)
+    if isinstance(part, type):
+        yield from _class_places(part)
+    elif isinstance(part, FunctionType) and is_users(part):
+        yield from _function_places(part)
+
+
+def _class_places(kind: type) -> Iterator[Place]:
+    settings = class_variables(kind)
+    if settings:
+        labels = tuple(f"{kind.__name__}.{key}" for key in settings)
+        yield Place(labels, partial(_class_values, kind, tuple(settings)), tuple(settings.values()))
+    yield from (_array(f"{kind.__name__}.{k}", v) for k, v in settings.items() if _is_watched(v))
 
 
 def _function_places(function: FunctionType) -> Iterator[Place]:

@@ -28,6 +28,7 @@ from lca.frameworks import (
 from lca.frameworks._loss import unweighted
 from lca.layout import Layout
 from lca.objective import State
+from lca.tolerances import repeat
 from lca_tensorflow._configuration import Configuration
 from lca_tensorflow._data import as_tensors, weighted_by_class
 from lca_tensorflow._examples import weights_of, with_weights
@@ -177,6 +178,22 @@ class KerasLoss(ModelLoss):
         """The settings that changed the loss when it last changed, for messages."""
         return self._changed
 
+    def refresh(self) -> str:
+        """Trace the loss again, and compare it with the one in use.
+
+        Finds what `Configuration` does not see, such as an entry of a large array. Costs a trace.
+        """
+        program = self._now()
+        if self._eagerly or self._example is None or not program.functions:
+            return ""
+        new = self._made(since=program.since)
+        if self._same_graph(new, program):
+            return ""
+        before, now = self._first_loss(program), self._first_loss(new)
+        if abs(now - before) <= repeat(max(abs(before), abs(now)), float(np.finfo(self.dtype).eps)):
+            return ""
+        return "a value that the compiled loss has baked in, such as an entry of a large array"
+
     def why_batches_matter(self, batch: PyTree) -> str:
         """What may make the loss depend on its batches, for messages."""
         return why_batches_matter(self._model, batch, self._program.others.written)
@@ -301,16 +318,18 @@ class KerasLoss(ModelLoss):
         new = self._made(since=old.since)
         if self._example is None or not old.functions:
             return new
-        before = old.first()
-        compiled = self._function(new, None, self._example)
-        given = [new.others.given[name] for name in compiled.given]
-        same = compiled.traced.same_as(before.traced) and _identical(given, before, old)
-        if same and new.modes == old.modes:
+        if self._same_graph(new, old) and new.modes == old.modes:
             old.configuration, old.trained = new.configuration, new.trained
             return old
         if self._first_loss(new) != self._first_loss(old):
             new.since, self._former, self._changed = CLOCK.tick(), old, changed
         return new
+
+    def _same_graph(self, new: Program, old: Program) -> bool:
+        """Whether both compute the loss of the first batch in the same way from the same variables."""
+        before, compiled = old.first(), self._function(new, None, self._example)
+        given = [new.others.given[name] for name in compiled.given]
+        return compiled.traced.same_as(before.traced) and _identical(given, before, old)
 
     def _made(self, since: int) -> Program:
         configuration = Configuration(self._roots, [flags_of(self._known)])
@@ -440,7 +459,8 @@ class KerasLoss(ModelLoss):
     ) -> tf.Tensor:
         given = [*zip(self.variables, tensors, strict=True)]
         given += [(program.others.given[name], value) for name, value in values.items()]
-        with batch_statistics(program.modes), Scope(given) as scope:
+        unmoved = [norm for norm, _ in program.modes]
+        with batch_statistics(program.modes), Scope(given, unmoved=unmoved) as scope:
             loss = self._batch_loss(self._model, batch)
         self._seen = scope.variables
         if isinstance(loss, tf.Tensor) and loss.shape.rank is None:  # of Python functions and tables

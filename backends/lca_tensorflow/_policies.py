@@ -120,6 +120,8 @@ class Scope(keras.StatelessScope):
         Variables with their values.
     random
         Whether random numbers may be drawn.
+    unmoved
+        Layers whose own variables stay as they are within the pass, also for what reads them later in it.
 
     Attributes
     ----------
@@ -133,10 +135,17 @@ class Scope(keras.StatelessScope):
         every measurement, so two evaluations would agree.
     """
 
-    def __init__(self, values: Iterable[tuple[keras.Variable, tf.Tensor]], *, random: bool = False) -> None:
+    def __init__(
+        self,
+        values: Iterable[tuple[keras.Variable, tf.Tensor]],
+        *,
+        random: bool = False,
+        unmoved: Iterable[Any] = (),
+    ) -> None:
         given = list(values)
         super().__init__(given, collect_losses=True)
         self._random = random
+        self._unmoved = {id(variable) for layer in unmoved for variable in layer.non_trainable_variables}
         self._given = {id(variable): value for variable, value in given}
         self._accessed: Callable[[tf.Tensor], None] = lambda value: None
         self._tapes = ExitStack()
@@ -165,4 +174,5 @@ class Scope(keras.StatelessScope):
                 "random numbers are drawn while measuring, so the loss is not a function of the weights; is "
                 "dropout called with training=True, or noise added without asking `training`?"
             )
-        super().add_update(update)
+        if id(update[0]) not in self._unmoved:
+            super().add_update(update)

@@ -80,14 +80,14 @@ def reached(roots: Iterable[tuple[str, Any]]) -> dict[int, tuple[str, Any]]:
 
 
 def is_part(value: Any) -> bool:
-    """Whether a value has settings of its own: a user's object, a layer or loss, a function, a container."""
+    """Whether a value has settings of its own: a user's object or class, a layer, a function, a container."""
     if isinstance(value, (list, tuple, dict)):
         return len(value) <= MOST_ENTRIES
+    if isinstance(value, type):
+        return is_users(value)
     if isinstance(value, (FunctionType, MethodType, partial, SimpleNamespace, *_KERAS_PARTS)):
         return True
-    return (
-        hasattr(value, "__dict__") and not isinstance(value, (*_BY_IDENTITY, type)) and is_users(type(value))
-    )
+    return hasattr(value, "__dict__") and not isinstance(value, _BY_IDENTITY) and is_users(type(value))
 
 
 def is_setting(value: Any) -> bool:
@@ -103,31 +103,39 @@ def is_users(kind: Any) -> bool:
 
 
 def namespaces(part: Any) -> Iterator[dict[str, Any]]:
-    """The attributes of an object, or the dictionary that it is."""
+    """The attributes of an object or a function, or the dictionary that it is; those of a class are apart."""
     if isinstance(part, dict):
         yield part
-    elif not isinstance(part, _NO_OBJECTS):
+    elif isinstance(part, FunctionType):
+        if part.__dict__ and is_users(part):
+            yield part.__dict__
+    elif not isinstance(part, (*_NO_OBJECTS, type)):
         yield vars(part)
 
 
+def class_variables(kind: type) -> dict[str, Any]:
+    """The attributes of a user's class that are settings, not methods."""
+    own = ((name, value) for name, value in vars(kind).items() if not name.startswith("__"))
+    return {name: value for name, value in own if is_setting(value) and not list(_functions(value))}
+
+
 def functions_of(part: Any) -> Iterator[FunctionType]:
-    """The user's functions that run when a part is called: itself, or the methods of its class."""
+    """The user's functions that run when a part is called: itself, or the methods of a class."""
     if isinstance(part, FunctionType):
         if is_users(part):
             yield part
-    elif not isinstance(part, (dict, *_NO_OBJECTS)):
-        for kind in filter(is_users, type(part).__mro__):
-            yield from (value for value in vars(kind).values() if isinstance(value, FunctionType))
+    elif isinstance(part, type):
+        for value in list(vars(part).values()):
+            yield from _functions(value)
 
 
-def class_settings(part: Any) -> Iterator[tuple[type, tuple[str, ...]]]:
-    """The user's classes of an object, with the names of their attributes that are plain settings."""
-    if isinstance(part, (dict, *_NO_OBJECTS)):
-        return
-    for kind in filter(is_users, type(part).__mro__):
-        names = [k for k, v in vars(kind).items() if isinstance(v, _SIMPLE) and not k.startswith("__")]
-        if names:
-            yield kind, tuple(names)
+def _functions(member: Any) -> Iterator[FunctionType]:
+    """The functions behind a member of a class: a method, a property, a static or class method."""
+    if isinstance(member, property):
+        parts: Iterable[Any] = (member.fget, member.fset)
+    else:
+        parts = [getattr(member, name, None) for name in ("__func__", "func", "__wrapped__")]
+    yield from (part for part in (member, *parts) if isinstance(part, FunctionType) and is_users(part))
 
 
 def globals_of(function: FunctionType) -> Iterator[tuple[Mapping[str, Any], tuple[str, ...]]]:
@@ -164,9 +172,14 @@ def _inside(name: str, part: Any) -> Iterator[tuple[str, Any]]:
         yield from ((name, part.__func__), (name, part.__self__))
     elif isinstance(part, partial):
         yield from ((name, part.func), (f"{name}.args", part.args), (f"{name}.keywords", part.keywords))
+    elif isinstance(part, type):
+        yield from ((f"{part.__name__}.{k}", v) for k, v in class_variables(part).items())
+        yield from ((base.__name__, base) for base in part.__mro__)
     for mapping in namespaces(part):
         kept = ((k, v) for k, v in mapping.items() if k not in NOT_READ)
         yield from ((named(name, part, k), v) for k, v in kept)
+    if not isinstance(part, (dict, type, *_NO_OBJECTS)):
+        yield from ((base.__name__, base) for base in type(part).__mro__)
     for function in functions_of(part):
         if function is not part:
             yield f"{name}.{function.__name__}", function

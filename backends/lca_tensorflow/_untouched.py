@@ -8,12 +8,14 @@ from typing import Any, NamedTuple
 import numpy as np
 import tensorflow as tf
 from keras.src.backend.common import global_state
+from keras.src.utils.tracking import Tracker
 from tensorflow.python.eager import context
 from tensorflow.python.ops import stateful_random_ops
 
 from lca.errors import NonDeterministicError
-from lca_tensorflow._reach import namespaces, reached
+from lca_tensorflow._reach import NOT_READ, class_variables, namespaces, reached
 
+MISSING = object()
 KERAS_GLOBALS = ("global_seed_generator", "current_call_ctx")
 
 
@@ -68,7 +70,9 @@ class Generators(NamedTuple):
     @classmethod
     def now(cls, parts: Sequence[Any]) -> "Generators":
         shared = stateful_random_ops.global_generator
-        values = [value for part in parts for mapping in namespaces(part) for value in mapping.values()]
+        spaces = [mapping for part in parts for mapping in namespaces(part)]
+        spaces += [class_variables(part) for part in parts if isinstance(part, type)]
+        values = [value for mapping in spaces for value in mapping.values()]
         generators = [v for v in [shared, *values] if isinstance(v, tf.random.Generator)]
         own = [(generator.state, generator.state.read_value()) for generator in generators]
         variables = [(v, v.read_value()) for v in values if isinstance(v, tf.Variable)]
@@ -108,15 +112,45 @@ def _moved(variable: tf.Variable, value: tf.Tensor) -> bool:
 
 def _restorers(part: Any) -> Iterator[Callable[[], None]]:
     if isinstance(part, list):
-        entries = list(part)
-
-        def put_back_list() -> None:
-            if len(part) != len(entries) or any(a is not b for a, b in zip(part, entries, strict=True)):
-                list.__setitem__(part, slice(None), entries)  # past the tracking of Keras
-
-        yield put_back_list
+        yield _list_restorer(part)
+    if isinstance(part, type):
+        yield _class_restorer(part)
     for mapping in namespaces(part):
         yield _restorer(mapping, dict(mapping))
+        for key in mapping.keys() & NOT_READ:  # the other lists are parts themselves
+            if isinstance(mapping[key], list):
+                yield _list_restorer(mapping[key])
+            elif isinstance(mapping[key], Tracker):
+                yield from (_set_restorer(ids) for ids in mapping[key].stored_ids.values())
+
+
+def _list_restorer(part: list[Any]) -> Callable[[], None]:
+    entries = list(part)
+
+    def put_back() -> None:
+        if len(part) != len(entries) or any(a is not b for a, b in zip(part, entries, strict=True)):
+            list.__setitem__(part, slice(None), entries)  # past the tracking of Keras
+
+    return put_back
+
+
+def _set_restorer(part: set[Any]) -> Callable[[], None]:
+    entries = set(part)
+    return lambda: set.intersection_update(part, entries)
+
+
+def _class_restorer(kind: type) -> Callable[[], None]:
+    settings = class_variables(kind)
+
+    def put_back() -> None:
+        now = class_variables(kind)
+        for name in settings.keys() | now.keys():
+            if name not in settings:
+                type.__delattr__(kind, name)
+            elif now.get(name, MISSING) is not settings[name]:
+                type.__setattr__(kind, name, settings[name])
+
+    return put_back
 
 
 def _restorer(mapping: dict[Any, Any], entries: dict[Any, Any]) -> Callable[[], None]:

@@ -13,6 +13,7 @@ from torch.nn.modules.batchnorm import _NormBase
 
 from lca_torch._copies import Pair
 from lca_torch._policies import kept_in_evaluation
+from lca_torch._shared_variables import SharedVariables
 
 _STRUCTURE = ("_modules", "_forward_hooks", "_forward_pre_hooks")
 _IGNORED = frozenset(nn.Module().__dict__) - {"training", *_STRUCTURE}
@@ -103,14 +104,14 @@ class _Same:
     """
 
     def __init__(self, watched: Sequence[_Watched]) -> None:
-        places = [(w.pair.original, key, value) for w in watched for key, value in w.values.items()]
+        places = [(_quick(w.pair.original), key, v) for w in watched for key, v in w.values.items()]
         self._getters = [original.get for original, _, _ in places]
         self._keys = [key for _, key, _ in places]
         self._values = [value for _, _, value in places]
         self._containers = [v for v in self._values if isinstance(v, list | dict | set | deque)]
         self._mappings = [value for value in self._containers if isinstance(value, dict)]
         self._items = list(self._inside())
-        self._sized = [*(w.pair.original for w in watched), *self._containers]
+        self._sized = [*(_quick(w.pair.original) for w in watched), *self._containers]
         self._lengths = list(map(len, self._sized))
         self._deep = [(w, v, w.token(v)) for w in watched for v in w.values.values() if _is_deep(v, w.opaque)]
 
@@ -124,6 +125,11 @@ class _Same:
             and all(map(is_, self._inside(), self._items))
             and all(w.token(value) == token for w, value, token in self._deep)
         )
+
+
+def _quick(variables: Any) -> Any:
+    """The mapping itself where the pair has one that knows more."""
+    return variables.raw if isinstance(variables, SharedVariables) else variables
 
 
 def _is_deep(value: Any, opaque: Mapping[int, Any]) -> bool:

@@ -8,7 +8,7 @@ from collections import defaultdict, deque
 from collections.abc import Iterator
 from copy import deepcopy
 from dataclasses import dataclass, field
-from functools import partial
+from functools import cached_property, partial
 from types import (
     CellType,
     CodeType,
@@ -23,10 +23,12 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor, nn
+from torch.utils._pytree import tree_leaves
 
 from lca.errors import LCAError
 from lca_torch._copies import Attributes, Cells, Pair, Uncopied, Unwrapped
-from lca_torch._shared_state import is_users
+from lca_torch._libraries import in_library
+from lca_torch._shared_variables import DEFAULTS, Follower, SharedVariables
 
 WRAPPERS = (nn.DataParallel, nn.parallel.DistributedDataParallel)
 _SET_STATE: Any = nn.Module.__setstate__
@@ -39,17 +41,24 @@ class Copier:
     pairs: list[Pair] = field(default_factory=list)
     opaque: dict[int, Any] = field(default_factory=dict)
     """Objects copied by their own rules, by id: what is in them may change unseen."""
-    shared: dict[int, type | ModuleType] = field(default_factory=dict)
-    """Classes and modules of the user that are reached, by id; they cannot be copied."""
     _memo: dict[int, Any] = field(default_factory=dict)
     _originals: list[Any] = field(default_factory=list)  # alive as long as their ids are in use
+
+    def __post_init__(self) -> None:
+        self._variables = Follower(self.copy)
+
+    def finish(self) -> list[SharedVariables]:
+        """The variables of classes, modules and functions that the copies read where the user has them."""
+        found, pairs = self._variables.finish()
+        self.pairs += pairs
+        return found
 
     def copy(self, value: Any, path: str) -> Any:  # noqa: PLR0911 - one line for each kind of value
         """A private copy of ``value``, which the user knows as ``path``; tensors are shared."""
         if id(value) in self._memo:
             return self._memo[id(value)]
         if isinstance(value, type | ModuleType):
-            self._share(value, path)
+            self._variables.add(value)
             return value
         if isinstance(value, _SHARED) or _is_ours(value):
             return value
@@ -71,7 +80,7 @@ class Copier:
             self.pairs.append(Pair(path, value.keywords, made.keywords))
             self.opaque[id(value)] = value
             return made
-        if isinstance(value, dict | list | tuple | set | deque) and type(value).__module__ in _PLAIN:
+        if isinstance(value, dict | list | tuple | set | deque) and _is_container(type(value)):
             return self._container(value, path)
         if isinstance(value, tuple) and hasattr(value, "_fields"):
             return type(value)(*(self.copy(v, f"{path}[{i}]") for i, v in enumerate(value)))
@@ -84,14 +93,6 @@ class Copier:
         self._memo[id(original)] = copy
         self._originals.append(original)
         return copy
-
-    def _share(self, value: type | ModuleType, path: str) -> None:
-        """Follow the simple variables of a class or module that stays the user's own."""
-        if id(value) in self.shared or not is_users(value):
-            return
-        self.shared[id(value)] = value
-        simple = {k: v for k, v in vars(value).items() if isinstance(v, _NUMBERS) and k[:2] != "__"}
-        self.pairs.append(Pair(path, vars(value), simple, frozenset(simple)))
 
     def _shell(self, module: nn.Module) -> nn.Module:
         kind = Unwrapped if isinstance(module, WRAPPERS) else type(module)
@@ -110,6 +111,7 @@ class Copier:
                 "_modules": {"module": original.module},
                 "training": original.training,
             }
+        state = {key: value for key, value in state.items() if not _is_cached(type(original), key, value)}
         inner = {key: self.copy(value, _join(path, key)) for key, value in state.items()}
         if own and _overrides(kind, "__setstate__"):
             shell.__setstate__(inner)
@@ -121,39 +123,17 @@ class Copier:
             for key, value in list(outer.items()):
                 own_slots[key] = self.copy(value, _join(path, key))
             self.pairs.append(Pair(path, outer, own_slots))
+        self._variables.add_class(type(original), by_name=False)
         if not hasattr(original, "__dict__"):
             return shell
         keys = frozenset(k for k, v in inner.items() if v is not None or original.__dict__.get(k) is None)
         complete = keys == original.__dict__.keys()
         self.pairs.append(Pair(path, original.__dict__, shell.__dict__, None if complete else keys))
-        for base in type(original).__mro__:
-            if not _in_library(base.__module__):
-                self.shared.setdefault(id(base), base)
-                self._class(base, path, shell)
         return shell
 
-    def _class(self, kind: type, path: str, shell: Any) -> None:
-        """Give a copy, as its own, the numbers and tensors of its class, and methods that read such."""
-        values, methods = vars(kind), dict[str, Any]()
-        fixed = {
-            k for k, v in values.items() if isinstance(v, (*_NUMBERS, Tensor)) and not k.startswith("__")
-        }
-        inner = shell.__dict__
-        fixed -= inner.keys()
-        inner.update({key: values[key] for key in fixed})
-        self.pairs.append(Pair(path, values, inner, frozenset(fixed)))  # type: ignore[arg-type]
-        for name, method in values.items():
-            if isinstance(method, FunctionType) and name not in inner and not name.startswith("__"):
-                names = set(_names(method.__code__)) & method.__globals__.keys()
-                read = [method.__globals__[n] for n in names]
-                for found in read:
-                    if isinstance(found, type | ModuleType):
-                        self._share(found, name)
-                if not all(isinstance(found, _FIXED) for found in read):
-                    methods[name] = MethodType(self.copy(method, path), shell)
-        inner.update(methods)
-
     def _container(self, value: Any, path: str) -> Any:
+        if type(value).__module__ not in _PLAIN:
+            return self._subclassed(value, path)
         if isinstance(value, tuple):
             return tuple(self.copy(v, f"{path}[{i}]") for i, v in enumerate(value))
         if isinstance(value, deque):
@@ -170,12 +150,33 @@ class Copier:
             made.extend(self.copy(v, f"{path}[{i}]") for i, v in enumerate(value))
         return made
 
+    def _subclassed(self, value: Any, path: str) -> Any:
+        """A dictionary or list of a class of the user's; its own methods are not called."""
+        base = dict if isinstance(value, dict) else list
+        made = self._remember(value, base.__new__(type(value)))
+        if base is dict:
+            dict.update(made, {key: self.copy(v, _join(path, key)) for key, v in dict.items(value)})
+        else:
+            list.extend(made, [self.copy(v, f"{path}[{i}]") for i, v in enumerate(list.__iter__(value))])
+        own = object.__getattribute__(value, "__dict__") if type(value).__dictoffset__ else {}
+        if own:
+            inner = object.__getattribute__(made, "__dict__")
+            inner.update({key: self.copy(v, _join(path, key)) for key, v in own.items()})
+            self.pairs.append(Pair(path, own, inner))
+        self._variables.add_class(type(value), by_name=False)
+        return made
+
     def _function(self, function: FunctionType, path: str) -> FunctionType:
         """The same code with private copies of all variables that it reads from outside."""
+        uncompiled = getattr(function, "_torchdynamo_orig_callable", None)
+        if uncompiled is not None:
+            plain: FunctionType = self._remember(function, self.copy(uncompiled, path))
+            return plain
         if _is_library(function):
             return function
         outer = Cells(function.__code__.co_freevars, function.__closure__ or ())
-        names = frozenset(set(_names(function.__code__)) & function.__globals__.keys())
+        named = self._variables.mention(function)
+        names = named & function.__globals__.keys()
         inner = dict(function.__globals__)
         cells = tuple(CellType() for _ in outer.cells)
         made = FunctionType(function.__code__, inner, function.__name__, None, cells or None)
@@ -185,13 +186,21 @@ class Copier:
         made.__dict__.update({k: self.copy(v, _join(path, k)) for k, v in function.__dict__.items()})
         captured = Cells(outer.cells, cells)
         for name, value in outer.items():
-            captured[name] = self.copy(value, _join(path, name))
-        inner.update({name: self.copy(function.__globals__[name], _join(path, name)) for name in names})
+            captured[name] = self._read_by(value, named, _join(path, name))
+        known = function.__globals__
+        inner.update({name: self._read_by(known[name], named, _join(path, name)) for name in names})
         self.pairs.append(Pair(path, outer, captured))
         self.pairs.append(Pair(path, function.__globals__, inner, names))
         self.pairs.append(Pair(path, function.__dict__, made.__dict__))
-        self.pairs.append(Pair(path, Attributes(function, _DEFAULTS), Attributes(made, _DEFAULTS)))
+        self.pairs.append(Pair(path, Attributes(function, DEFAULTS), Attributes(made, DEFAULTS)))
         return made
+
+    def _read_by(self, value: Any, names: frozenset[str], path: str) -> Any:
+        """A private copy of what code with these names reads."""
+        if isinstance(value, ModuleType):
+            self._variables.add_module(value, names)
+            return value
+        return self.copy(value, path)
 
     def _other(self, value: Any, path: str) -> Any:
         """A copy made by the object's own rules; the tensors and modules in it are found by making one."""
@@ -218,7 +227,6 @@ _SHARED = (
     type(len), type(torch.relu), type(torch.ops.aten), type(Tensor.add), property,
 )  # fmt: skip
 _PLAIN = ("builtins", "collections")
-_DEFAULTS = ("__defaults__", "__kwdefaults__")
 
 
 def _is_plain(value: Any) -> bool:
@@ -233,6 +241,16 @@ def _is_plain(value: Any) -> bool:
         and kind.__flags__ & 512 != 0  # made by a class statement, not in C
         and getattr(kind, "__new__") is object.__new__  # noqa: B009 - mypy
     )
+
+
+def _is_container(kind: type) -> bool:
+    """Whether it is one of Python, or a subclass of `dict` or `list` that keeps their way to be copied."""
+    if kind.__module__ in _PLAIN or not issubclass(kind, dict | list):
+        return kind.__module__ in _PLAIN
+    base = dict if issubclass(kind, dict) else list
+    custom = ("__new__", "__reduce__", "__reduce_ex__", "__deepcopy__")
+    same = all(getattr(kind, name, None) == getattr(base, name, None) for name in custom)
+    return same and not any(_slots(kind)) and not hasattr(kind, "__del__")
 
 
 def _slots(kind: type) -> Iterator[str]:
@@ -252,39 +270,22 @@ def _overrides(kind: type, name: str) -> bool:
     return own is not None and own is not getattr(object, name, None) and own is not _SET_STATE
 
 
+def _is_cached(kind: type, key: str, value: Any) -> bool:
+    """Whether a `cached_property` holds what was computed from parameters; a copy computes it anew."""
+    if not isinstance(getattr(kind, key, None), cached_property):
+        return False
+    return any(isinstance(leaf, Tensor) and leaf.grad_fn is not None for leaf in tree_leaves(value))
+
+
 def _is_library(function: FunctionType) -> bool:
     """Whether a function belongs to a library, and holds no state of the user."""
-    return not function.__closure__ and _in_library(function.__module__ or "")
+    return not function.__closure__ and in_library(function.__module__ or "")
 
 
 def _is_ours(value: Any) -> bool:
     """Whether it belongs to this library: an optimizer that is tracked leads to the tracker."""
     module = value.__module__ if isinstance(value, FunctionType) else type(value).__module__
     return (module or "").partition(".")[0] in {"lca", "lca_torch"} and not isinstance(value, nn.Module)
-
-
-def _in_library(module: str) -> bool:
-    return module.partition(".")[0] in _LIBRARIES
-
-
-_NUMBERS = bool, int, float, complex
-_FIXED = (type(None), str, bytes, type, ModuleType, FunctionType, type(len), type(torch.relu))
-_LIBRARIES = frozenset(
-    {
-        *("abc", "builtins", "collections", "functools", "math", "operator", "typing"),
-        *("accelerate", "huggingface_hub", "lightning", "lightning_fabric", "lightning_utilities", "numpy"),
-        *("peft", "pytorch_lightning", "timm", "torch", "torchmetrics", "torchvision", "transformers"),
-        *("lca", "lca_torch"),
-    }
-)
-
-
-def _names(code: CodeType) -> Iterator[str]:
-    """The global names that a function, or one defined inside it, reads."""
-    yield from code.co_names
-    for constant in code.co_consts:
-        if isinstance(constant, CodeType):
-            yield from _names(constant)
 
 
 def _join(path: str, key: Any) -> str:

@@ -3,7 +3,6 @@
 from collections import deque
 from collections.abc import Collection, Iterable
 from operator import call, is_
-from types import ModuleType
 from typing import Any
 
 from lca_torch._copies import Namespace, Pair
@@ -11,7 +10,6 @@ from lca_torch._slots import INTERNAL
 
 MANY = 1000
 """Entries of a container that is data and no state: it is put back, but not looked into."""
-_SIMPLE = (bool, int, float, complex, str, type(None))
 _CONTAINERS = (list, dict, set, deque)
 
 
@@ -72,26 +70,3 @@ def _put_back(container: Any, content: list[Any]) -> None:
     if len(now) != len(content) or not all(map(_is_same, now, content)):
         container.clear()
         (container.extend if isinstance(container, list | deque) else container.update)(content)
-
-
-class Shared:
-    """Simple variables and containers of a class or module that cannot be copied, as they are now."""
-
-    def __init__(self, owner: type | ModuleType) -> None:
-        self._owner = owner
-        own = {key: value for key, value in vars(owner).items() if not key.startswith("__")}
-        self._simple = {key: value for key, value in own.items() if isinstance(value, _SIMPLE)}
-        self._contents = [
-            (value, list(value.items() if isinstance(value, dict) else value))
-            for value in own.values()
-            if isinstance(value, _CONTAINERS) and len(value) <= MANY
-        ]
-
-    def restore(self) -> None:
-        """Put them back."""
-        now = vars(self._owner)
-        for key, value in self._simple.items():
-            if now.get(key) is not value:
-                setattr(self._owner, key, value)
-        for container, content in self._contents:
-            _put_back(container, content)

@@ -14,6 +14,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from lca.errors import LCAError
 from lca.frameworks import (
     BatchNorm,
     Frozen,
@@ -29,6 +30,7 @@ from lca.frameworks import (
 from lca.frameworks._loss import unweighted
 from lca.layout import Layout
 from lca.objective import State
+from lca.tolerances import rebatched
 from lca_torch._checks import (
     GRADIENT_HINT,
     MEAN_HINT,
@@ -50,10 +52,12 @@ from lca_torch._policies import (
     random_state_kept,
 )
 from lca_torch._reading import Reading, read
-from lca_torch._replica import Replica, in_precision
+from lca_torch._replica import Replica, in_precision, switches_by_itself
 from lca_torch._versions import Versions
 
 _serial = count(1)
+_FAR = 1.1
+"""Factor of θ at a point where what was computed at θ no longer fits."""
 _errors = partial(loss_errors, passed_on=(torch.OutOfMemoryError,), advice=integer_advice)
 
 
@@ -100,7 +104,7 @@ class TorchLoss(ModelLoss):
             made.function = torch.compile(made.batch_loss) if compile else made.batch_loss
             return made
 
-        self._versions = Versions(replicate)
+        self._replicate, self._versions = replicate, Versions(replicate)
         self._batch: PyTree = None
         self._reading, self._state = Reading(), dict[str, Any]()
 
@@ -177,6 +181,8 @@ class TorchLoss(ModelLoss):
             self._batch = batch
         self.weight_hint = weight_hint(self._loss_fn, batch)
         self._learn(self._versions.current, batch)
+        if switches_by_itself(self._versions.current.model):
+            self._refuse_cached()
         unused: list[str] = []
         trainable = self.trainable()
         own = {name: self._own[name] for name in trainable}
@@ -272,6 +278,21 @@ class TorchLoss(ModelLoss):
             expected = self._two_losses(replica)
             replica.hooks.drop_unless(lambda: self._two_losses(replica) != expected)
 
+    def _refuse_cached(self) -> None:
+        """Refuse a model that computes in ``train()`` or ``eval()`` what its forward pass reads later."""
+        made = self._replicate()
+        found = self._one_loss(made, _FAR, made.switch)
+        expected = self._one_loss(self._versions.current, _FAR)
+        if isinstance(found, Exception):
+            return  # the loss itself is tried out next, and its error says more
+        if isinstance(expected, Exception) or abs(found - expected) > rebatched(found, _eps(self.dtype)):
+            raise LCAError(
+                "train() or eval() of the model computes from its parameters what the forward pass in "
+                "evaluation mode reads, so at other parameters its loss is not that of the model "
+                f"({found:.6g} with eval() called there, {_shown(expected)} without). Compute it in forward, "
+                "or measure in training mode: let forward read a flag of its own in place of self.training."
+            )
+
     def _same(self, old: Replica, new: Replica) -> bool:
         """Whether two replicas have the same loss on the batch that was tried out."""
         if self._batch is None:
@@ -283,7 +304,9 @@ class TorchLoss(ModelLoss):
         """The loss of a replica on the batch tried out, at θ and near it, digit by digit, or its errors."""
         return [str(self._one_loss(replica, factor)) for factor in (1.0, 1.01)]
 
-    def _one_loss(self, replica: Replica, factor: float) -> float | Exception:
+    def _one_loss(
+        self, replica: Replica, factor: float, before: Callable[[], object] = lambda: None
+    ) -> float | Exception:
         theta = factor * flat(self.parameters())
         ready = self._ready(self._batch, self.dtype, copy=True)
         try:
@@ -291,6 +314,15 @@ class TorchLoss(ModelLoss):
                 leaves = Leaves(theta, self.layout, self.trainable())
                 with replica.holding(leaves.tensors, {}) as held, interpreted():
                     held.begin()
+                    before()
                     return float(replica.losses(ready).detach())
         except Exception as error:  # whatever the user's code raises
             return error
+
+
+def _eps(dtype: torch.dtype) -> float:
+    return float(torch.finfo(dtype).eps)
+
+
+def _shown(found: float | Exception) -> str:
+    return f"{type(found).__name__}: {found}" if isinstance(found, Exception) else f"{found:.6g}"

@@ -7,13 +7,18 @@ here switches one of these for the time of a measurement and restores it afterwa
 import random
 from collections.abc import Collection, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
+from typing import Any
 
 import numpy as np
 import torch
 from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm, _NormBase
+from torch.nn.utils import parametrize
 
 from lca.frameworks import BatchNorm, BatchNormPolicy, batch_norm_policies
+
+_CACHE: dict[str, Any] = {"_cache_enabled": 0, "_cache": {}}
+"""Of `torch.nn.utils.parametrize`, as they are where no weight is kept from one use to the next."""
 
 
 def normalisation_policies(
@@ -75,7 +80,10 @@ def random_state_kept(device: torch.device, seed: int = 0) -> Iterator[None]:
 
 @contextmanager
 def forward_mode(device: torch.device, autocast: torch.dtype | None, *, gradients: bool) -> Iterator[None]:
-    """Gradients on or off, and autocast in this dtype or off, whatever the caller's own mode is."""
+    """Gradients on or off, and autocast in this dtype or off, whatever the caller's own mode is.
+
+    No weights are used that `torch.nn.utils.parametrize.cached` keeps.
+    """
     fast_path = torch.backends.mha.get_fastpath_enabled()
     with ExitStack() as stack:
         stack.enter_context(torch.inference_mode(False))
@@ -84,4 +92,6 @@ def forward_mode(device: torch.device, autocast: torch.dtype | None, *, gradient
         # Without gradients, attention would take another path with other rounding.
         torch.backends.mha.set_fastpath_enabled(False)
         stack.callback(torch.backends.mha.set_fastpath_enabled, fast_path)
+        stack.callback(vars(parametrize).update, {name: getattr(parametrize, name) for name in _CACHE})
+        vars(parametrize).update(_CACHE | {"_cache": {}})
         yield

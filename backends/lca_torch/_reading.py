@@ -1,10 +1,11 @@
 """`Reading`: what a loss reads and writes, found by running it once on a private replica."""
 
 import gc
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 from functools import partial
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -88,7 +89,8 @@ def read(held: Held, batch: PyTree, own: Mapping[str, Tensor], prefix: str, know
     Raises
     ------
     LCAError
-        If the loss reads memory of a parameter otherwise than through the model.
+        If the loss reads memory of a parameter otherwise than through the model, or what an earlier forward
+        pass has computed from one.
     """
     replica = held.replica
     data = {f"batch[{i}]": tensor for i, tensor in enumerate(tensors_in(batch))}
@@ -108,6 +110,7 @@ def read(held: Held, batch: PyTree, own: Mapping[str, Tensor], prefix: str, know
     }
     sources |= {name: partial(Captured.value, found) for name, found in captured.items()}
     _refuse_aliases({name: get() for name, get in sources.items()}, own)
+    _refuse_computed({name: slots.attached(name) for name in slots.others if name in names}, own)
     followed = Followed()
     size = sum(tensor.numel() * tensor.element_size() for tensor in own.values())
     followed.follow(sources, max(UNCOPIED, 4 * size))
@@ -145,6 +148,32 @@ def _refuse_aliases(tensors: Mapping[str, Tensor], own: Mapping[str, Tensor]) ->
                 "memory, so it is not a function of theta; inside the loss, take parameters from the model "
                 "(model.named_parameters()), not from a list or a view made before."
             )
+
+
+def _refuse_computed(tensors: Mapping[str, Tensor], own: Mapping[str, Tensor]) -> None:
+    """Refuse tensors that were computed from a parameter: they do not follow θ."""
+    names = {id(parameter): name for name, parameter in own.items()}
+    for name, tensor in tensors.items():
+        source = next((names[id(leaf)] for leaf in _leaves(tensor) if id(leaf) in names), None)
+        if source is not None:
+            raise LCAError(
+                f"the loss reads {name}, which an earlier forward pass has computed from the parameter "
+                f"{source}, so it is not a function of theta; compute it anew in every forward pass, delete "
+                "it before each update, or detach it if it is meant to be constant."
+            )
+
+
+def _leaves(tensor: Tensor) -> Iterator[Tensor]:
+    """The tensors that a tensor was computed from, as far as gradients go."""
+    waiting, seen = [tensor.grad_fn], set[Any]()
+    while waiting:
+        node = waiting.pop()
+        if node is None or node in seen:
+            continue
+        seen.add(node)
+        if (leaf := getattr(node, "variable", None)) is not None:
+            yield leaf
+        waiting += [following for following, _ in node.next_functions]
 
 
 def _overlap(a: Tensor, b: Tensor) -> bool:

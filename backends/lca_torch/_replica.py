@@ -17,7 +17,8 @@ from lca_torch._copies import Pair
 from lca_torch._copying import Copier
 from lca_torch._examples import BatchLoss, LossFn, default_loss, with_samples
 from lca_torch._global_hooks import GlobalHooks
-from lca_torch._memory import Memory, Shared
+from lca_torch._memory import Memory
+from lca_torch._shared_variables import SharedVariables, installed
 from lca_torch._slots import Slots, is_small
 
 PARAMETRISATIONS = WeightNorm, SpectralNorm, BasePruningMethod
@@ -58,10 +59,11 @@ class Replica:
         self.batch_loss = with_samples(own or default_loss(self.loss_fn), self.loss_fn)
         self.function = self.batch_loss
         self._global_hooks = GlobalHooks(copier)
-        self._shared = list(copier.shared.values())
+        self._shared = copier.finish()
         given: Any = {"batch_loss": batch_loss, "loss_fn": loss_fn}
         copier.pairs.append(Pair(prefix, given, {"batch_loss": own, "loss_fn": self.loss_fn}))
         self.configuration = Configuration(copier.pairs, model, copier.opaque)
+        self._norms = norms
         _set_modes(self.model, norms)
         self.hooks = _hooks(self.model, self._global_hooks.private)
         self.slots = Slots(copier.pairs, parameters)
@@ -72,15 +74,19 @@ class Replica:
     @contextmanager
     def holding(self, leaves: Mapping[str, Tensor], state: Mapping[str, Tensor]) -> Iterator["Held"]:
         """Hold θ and these tensors inside."""
-        held = Held(self, self._tensors(leaves, state), [Shared(owner) for owner in self._shared])
+        held = Held(self, self._tensors(leaves, state), self._shared)
         try:
-            with self._global_hooks.installed():
+            with self._global_hooks.installed(), installed(self._shared):
                 yield held
         finally:
-            for shared in held.shared:
-                shared.restore()
             self.restore()
             self.slots.release()
+
+    def switch(self) -> None:
+        """Call ``train()`` and ``eval()`` of the copy, which may compute things, and set the modes again."""
+        self.model.train()
+        self.model.eval()
+        _set_modes(self.model, self._norms)
 
     def restore(self) -> None:
         """Undo what forward passes have written into Python variables."""
@@ -108,15 +114,15 @@ class Held:
 
     replica: Replica
     tensors: dict[str, Tensor]
-    shared: Sequence[Shared]
+    shared: Sequence[SharedVariables]
 
     def begin(self) -> None:
         """Begin a batch: every batch finds the same tensors and Python variables."""
-        for shared in self.shared:
-            shared.restore()
         self.replica.restore()
         copies = {name: self.tensors[name].clone() for name in self.replica.written}
         self.replica.slots.write(self.tensors | copies if copies else self.tensors)
+        for shared in self.shared:
+            shared.install()
 
 
 class Hooks:
@@ -158,6 +164,12 @@ def _set_modes(model: nn.Module, norms: Mapping[str, BatchNormPolicy]) -> None:
         module.training = norms.get(name) == "batch"
         if module.training:
             module.track_running_stats = False
+
+
+def switches_by_itself(model: nn.Module) -> bool:
+    """Whether a class in a model has a ``train()`` or ``eval()`` of its own."""
+    kinds = {type(module) for module in model.modules()}
+    return any((kind.train, kind.eval) != (nn.Module.train, nn.Module.eval) for kind in kinds)
 
 
 def in_precision(tensor: Tensor, dtype: torch.dtype, device: torch.device) -> Tensor:

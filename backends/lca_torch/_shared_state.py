@@ -99,7 +99,7 @@ class SharedState:
             self._add_slot(_cell_slot(cell))
         for value in (*(function.__defaults__ or ()), *(function.__kwdefaults__ or {}).values()):
             self.add(value)
-        names = _names_in(function.__code__)
+        names = names_in(function.__code__)
         for name in names & function.__globals__.keys():
             self._add_slot(_item_slot(function.__globals__, name))
         for module in map(function.__globals__.get, names):
@@ -110,9 +110,9 @@ class SharedState:
     def _add_class(self, found: type) -> None:
         for owner in filter(is_users, found.__mro__):
             for name, value in list(vars(owner).items()):
-                for function in _functions_of(value):
+                for function in functions_of(value):
                     self.add(function)
-                if not name.startswith("__") and not _functions_of(value):
+                if not name.startswith("__") and not functions_of(value):
                     self._add_slot(_attribute_slot(owner, name))
 
     def _add_container(self, found: Any) -> None:
@@ -195,13 +195,13 @@ def _contents_slot(found: Any) -> _Slot:
     return _Slot(found.copy, write)
 
 
-def _names_in(code: CodeType) -> set[str]:
+def names_in(code: CodeType) -> set[str]:
     """Names that a function may look up in its module, those of functions inside it included."""
-    inner = (_names_in(constant) for constant in code.co_consts if isinstance(constant, CodeType))
+    inner = (names_in(constant) for constant in code.co_consts if isinstance(constant, CodeType))
     return set(code.co_names).union(*inner)
 
 
-def _functions_of(member: Any) -> list[FunctionType]:
+def functions_of(member: Any) -> list[FunctionType]:
     """The functions that a member of a class wraps: a method, a static or class method, a property."""
     if isinstance(member, property):
         return [part for part in (member.fget, member.fset) if isinstance(part, FunctionType)]

@@ -73,9 +73,13 @@ class Slots:
 
     def now(self, name: str) -> Tensor:
         """The user's tensor of this name as it is now, or as it was when it was copied if it is gone."""
+        return self.attached(name).detach()
+
+    def attached(self, name: str) -> Tensor:
+        """The same, with the graph that it was computed in."""
         slot, index = self.others[name]
         held = slot.read()
-        return held[index].detach() if len(held) == len(slot.names) else self._initial[name]
+        return held[index] if len(held) == len(slot.names) else self._initial[name]
 
     def write(self, tensors: Mapping[str, Tensor]) -> None:
         """Put these tensors, by name, wherever the user's objects have the ones of that name."""

@@ -133,7 +133,8 @@ class ModelLoss(ABC):
     def refresh(self) -> str:
         """Copy again what is measured, and say in words what had changed in it unseen; "" if nothing had.
 
-        Called at audited steps (the 2nd, 4th, 8th, ..., every 64th). Default: nothing is copied.
+        Called at audited steps (the 2nd, 4th, 8th, ..., every 64th) and at the end of a run. Default:
+        nothing is copied.
         """
         return ""
 

@@ -191,6 +191,7 @@ class RunFollower:
             return
         self._session.warn_of_misses()
         with self._session.guarded(self.steps):
+            self._session.end_audit()
             self._end_check()
             if not self._seen:
                 self._check_unmoved()

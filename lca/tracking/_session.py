@@ -8,6 +8,7 @@ from math import isfinite
 from typing import Any
 
 from lca._heads import head_groups
+from lca._replay import refuse_unseen
 from lca._state import same_state
 from lca.allocation import Estimator, start_each
 from lca.arrays import Vector
@@ -269,6 +270,11 @@ class Session:
     def end_check(self, theta: Vector) -> None:
         """The measured steps end at θ, or are interrupted: measure the loss there, to check a sampled sum."""
         self._check.end(theta)
+
+    def end_audit(self) -> None:
+        """Raise `NonDeterministicError` if a loss has changed unseen since it was last looked at."""
+        for name, objective in self.objectives.items() if self._ends and self._measures_losses else ():
+            refuse_unseen(objective, f"at the end of the run, the loss {name!r}")
 
     def book_end(self, theta: Vector) -> str:
         """Measure the losses where the run has ended, which is not where the last measured step did.

@@ -9,7 +9,7 @@ import tensorflow as tf
 
 from lca.errors import LayoutError, NonDeterministicError
 from lca.objective import at_state
-from lca_tensorflow import Objective
+from lca_tensorflow import Objective, Tracker
 from tests.lca_tensorflow.networks import X, Y, cross_entropy, floats, stack
 
 DENSE = keras.layers.Dense
@@ -22,10 +22,27 @@ def float64():
         yield
 
 
+@pytest.fixture(autouse=True)
+def as_before():
+    yield
+    Schedule.value = scaled.by = 1.0
+    Penalised.shared["epsilon"] = 1.0
+    Penalised.array.fill(1.0)
+    globals().update(PROPERTY=1.0, STATIC=1.0, CLASS=1.0)
+
+
+class Schedule:
+    """Read by its name."""
+
+    value = 1.0
+
+
 class Penalised(keras.Model):
     """A penalty with factors of every kind that Python code may hold."""
 
     beta = 1.0
+    shared = {"epsilon": 1.0}  # noqa: RUF012 - users write this
+    array = np.ones(2)
 
     def __init__(self):
         super().__init__()
@@ -38,8 +55,33 @@ class Penalised(keras.Model):
         factor = (
             self.beta * self.options.gamma * self.options.table[1] * self.factors[0] * self.named["delta"]
         )
+        factor *= self.shared["epsilon"] * self.array[1] * Schedule.value
+        factor *= self.by_property * self.by_static() * self.by_class() * scaled.by
         self.add_loss(factor * keras.ops.mean(keras.ops.square(hidden)))
         return self.out(hidden)
+
+    @property
+    def by_property(self):
+        return PROPERTY
+
+    @staticmethod
+    def by_static():
+        return STATIC
+
+    @classmethod
+    def by_class(cls):
+        return CLASS
+
+
+def scaled():
+    """Its attribute is read."""
+
+
+scaled.by = PROPERTY = STATIC = CLASS = 1.0
+
+
+def set_global(name, value):
+    globals()[name] = value
 
 
 def penalised():
@@ -55,6 +97,13 @@ def table_entry(model, value):
 CHANGES = {
     "attribute": lambda model: setattr(model, "beta", 0.25),
     "attribute of a class": lambda model: setattr(Penalised, "beta", 0.25),
+    "dictionary of a class": lambda model: Penalised.shared.update(epsilon=0.25),
+    "array of a class": lambda model: Penalised.array.fill(0.25),
+    "class by its name": lambda model: setattr(Schedule, "value", 0.25),
+    "global in a property": lambda model: set_global("PROPERTY", 0.25),
+    "global in a static method": lambda model: set_global("STATIC", 0.25),
+    "global in a class method": lambda model: set_global("CLASS", 0.25),
+    "attribute of a function": lambda model: setattr(scaled, "by", 0.25),
     "attribute of another object": lambda model: setattr(model.options, "gamma", 0.25),
     "entry of a list": lambda model: model.factors.__setitem__(0, 0.25),
     "entry of a dictionary": lambda model: model.named.__setitem__("delta", 0.25),
@@ -226,3 +275,22 @@ def test_weights_that_are_added_are_named_and_can_be_measured_by_a_new_objective
     }
     expected = float(cross_entropy()(Y, model(X)))
     assert adapted.loss(adapted.theta()) == pytest.approx(expected, rel=1e-6)
+
+
+def test_an_entry_of_a_large_array_is_found_at_the_latest_when_the_run_ends():
+    factors = np.ones(20_000)
+    model = stack((6,), DENSE(3))
+    loss = lambda y, outputs: factors[7] * cross_entropy()(y, outputs)  # noqa: E731
+    objective, optimizer = Objective(model, loss, (X, Y)), keras.optimizers.SGD(0.1)
+
+    def run():
+        with Tracker(model, optimizer, objective, on_error="raise"):
+            for step in range(3):
+                with tf.GradientTape() as tape:
+                    value = loss(Y, model(X))
+                optimizer.apply(tape.gradient(value, model.trainable_variables), model.trainable_variables)
+                if step == 1:
+                    factors[7] = 2.0
+
+    with pytest.raises(NonDeterministicError, match="at the end of the run, the loss 'train' has changed"):
+        run()

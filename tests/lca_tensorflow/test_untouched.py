@@ -187,3 +187,37 @@ def test_a_function_that_the_user_compiled_is_not_left_with_a_trace_of_ours():
     assert not np.array_equal(model.layers[0].scale.numpy(), before)
     assert objective.loss(theta) == pytest.approx(objective.loss(theta))
     assert objective.loss(objective.theta()) != objective.loss(theta)
+
+
+@pytest.mark.parametrize("run_eagerly", [False, True])
+def test_the_losses_of_single_outputs_are_in_the_history_as_without(run_eagerly):
+    """Keras builds a compiled loss, and its metrics, when it is first called: that may be while measuring."""
+    histories = []
+    for measured in (False, True):
+        keras.utils.set_random_seed(0)
+        inputs = keras.Input((6,))
+        model = keras.Model(inputs, {"a": DENSE(3, name="a")(inputs), "b": DENSE(3, name="b")(inputs)})
+        model.compile("sgd", {"a": cross_entropy(), "b": cross_entropy()}, run_eagerly=run_eagerly)
+        targets = {"a": Y, "b": Y}
+        callbacks = [LCACallback(X, targets)] if measured else []
+        histories.append(model.fit(X, targets, epochs=2, verbose=0, callbacks=callbacks).history)
+        assert len(model._compile_loss.metrics) == 2
+    assert histories[0] == histories[1]
+
+
+def test_what_a_pass_writes_into_a_class_is_as_before():
+    class Counted(LAYERS.Layer):
+        calls = 0
+        sizes: list[int] = []  # noqa: RUF012 - users write this
+
+        def call(self, inputs):
+            type(self).calls += 1
+            self.sizes.append(inputs.shape[-1])
+            return inputs
+
+    model = stack((6,), DENSE(4), Counted(), LAYERS.BatchNormalization(), DENSE(3))
+    model(X)
+    calls, sizes = Counted.calls, list(Counted.sizes)
+    objective = Objective(model, cross_entropy(), (X, Y), batch_size=17)
+    objective.loss_and_grad(objective.theta())
+    assert (Counted.calls, Counted.sizes) == (calls, sizes)

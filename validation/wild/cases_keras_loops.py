@@ -12,6 +12,8 @@ from lca_tensorflow import Objective
 from validation.wild import nets_keras as nets
 from validation.wild.small_keras import cross_entropy, images, keras_case, looped, mlp, vectors
 
+BETA = 0.0
+
 
 @keras_case("eager loop")
 def _(run):
@@ -375,3 +377,82 @@ def _(run):
         return 1 - (2 * tf.reduce_sum(p * batch[1]) + 1) / (tf.reduce_sum(p) + tf.reduce_sum(batch[1]) + 1)
 
     return looped(run, nets.unet(), dice, (x, y))
+
+
+class Entry:
+    """Lets the oracle set what a schedule sets, as an attribute."""
+
+    def __init__(self, read, write):
+        vars(self).update(read=read, write=write)
+
+    def __getattr__(self, name):
+        return self.read()
+
+    def __setattr__(self, name, value):
+        self.write(value)
+
+
+def _annealed(run, read, write):
+    """A penalty with a factor that is raised once, before the last two of six steps."""
+    entropy = cross_entropy()
+    write(0.0)
+
+    def loss(model, batch):
+        out = model(batch[0], training=False)
+        return entropy(batch[1], out) + read() * tf.reduce_mean(out**2)
+
+    def after(step):
+        if step == 3:
+            write(0.5)
+
+    return looped(run, mlp(), loss, after=after, steps=6, world=[(Entry(read, write), "value")])
+
+
+@keras_case("schedule in a class, read by its name")
+def _(run):
+    class Schedule:
+        beta = 0.0
+
+    return _annealed(run, lambda: Schedule.beta, lambda value: setattr(Schedule, "beta", value))
+
+
+@keras_case("schedule in a dictionary of a class")
+def _(run):
+    class Schedule:
+        options = {"beta": 0.0}  # noqa: RUF012 - as users write it
+
+        def value(self):
+            return self.options["beta"]
+
+    return _annealed(run, Schedule().value, lambda value: Schedule.options.update(beta=value))
+
+
+@keras_case("schedule in a global number, read by a property and a static method")
+def _(run):
+    class Schedule:
+        @property
+        def half(self):
+            return BETA / 2
+
+        @staticmethod
+        def other_half():
+            return BETA / 2
+
+        def value(self):
+            return self.half + self.other_half()
+
+    return _annealed(run, Schedule().value, lambda value: globals().update(BETA=value))
+
+
+@keras_case("schedule in an attribute of a function")
+def _(run):
+    def factor():
+        return factor.beta
+
+    return _annealed(run, factor, lambda value: setattr(factor, "beta", value))
+
+
+@keras_case("entry of a large array, changed after the last audit")
+def _(run):
+    table = np.zeros(20_000)
+    return _annealed(run, lambda: float(table[7]), lambda value: table.__setitem__(7, value))

@@ -99,6 +99,34 @@ def _(run):
     )
 
 
+@keras_case("one BatchNorm called in both modes within a pass")
+def _(run):
+    class Both(keras.Model):
+        def __init__(self):
+            super().__init__()
+            self.body, self.head = layers.Dense(8), layers.Dense(3)
+            self.norm = layers.BatchNormalization(momentum=0.5)
+
+        def call(self, x, training=None):
+            z = self.body(x)
+            return self.head(self.norm(z, training=training) + 0.5 * self.norm(z, training=False))
+
+    model, (x, y), loss = built(Both()), vectors(), cross_entropy()
+
+    def scaled(z, mean, variance):
+        gap = (z - mean) / ops.sqrt(variance + model.norm.epsilon)
+        return gap * model.norm.gamma + model.norm.beta
+
+    def truth():
+        z = model.body(x)
+        batch = scaled(z, *tf.nn.moments(z, [0]))
+        return loss(
+            y, model.head(batch + 0.5 * scaled(z, model.norm.moving_mean, model.norm.moving_variance))
+        )
+
+    return fitted(run, model, (x, y), loss, truth=truth, options={"batch_size": 24})
+
+
 @keras_case("U-Net, cross-entropy of pixels")
 def _(run):
     x, _ = images()

@@ -1,0 +1,21 @@
+"""A user's module of settings: schedules write here, losses read."""
+
+from dataclasses import dataclass
+
+OPTIONS = {"beta": 0.0}
+TABLE = [0.0]
+
+
+@dataclass
+class Config:
+    """A schedule sets its field."""
+
+    beta: float = 0.0
+
+
+CONFIG = Config()
+
+
+def reset() -> None:
+    """As imported."""
+    OPTIONS["beta"] = TABLE[0] = CONFIG.beta = 0.0
