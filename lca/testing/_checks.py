@@ -15,16 +15,18 @@ from lca.reference._models import mlp
 from lca.testing._array_checks import ARRAY_CHECKS, ArraySubject
 from lca.testing._backend_checks import BACKEND_CHECKS, make_case
 from lca.testing._estimator_checks import ESTIMATOR_CHECKS
+from lca.testing._member_calls import MEMBER_CALLS
 from lca.testing._member_checks import MEMBER_CHECKS
 from lca.testing._objective_checks import OBJECTIVE_CHECKS
 from lca.testing._objective_subject import ObjectiveSubject
 from lca.testing._report import BoundCheck, Check, OnFail, Progress, Report, bind, run_checks
+from lca.testing._sampling_checks import SAMPLING_CHECKS
 from lca.testing._stochastic_checks import STOCHASTIC_CHECKS
 
 Expected: TypeAlias = Mapping[str, str]
 Names: TypeAlias = Collection[str] | str
-ALL_ESTIMATOR_CHECKS: list[Check] = [*ESTIMATOR_CHECKS, *STOCHASTIC_CHECKS]
-ALL_OBJECTIVE_CHECKS: list[Check] = [*OBJECTIVE_CHECKS, *MEMBER_CHECKS]
+ALL_ESTIMATOR_CHECKS: list[Check] = [*ESTIMATOR_CHECKS, *STOCHASTIC_CHECKS, *SAMPLING_CHECKS]
+ALL_OBJECTIVE_CHECKS: list[Check] = [*OBJECTIVE_CHECKS, *MEMBER_CHECKS, *MEMBER_CALLS]
 
 
 def check_estimator(
