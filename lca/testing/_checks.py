@@ -12,7 +12,8 @@ from lca.errors import LCAError
 from lca.objective import Batch, Objective
 from lca.reference._backend import Backend, load_backend
 from lca.reference._models import mlp
-from lca.testing._array_checks import ARRAY_CHECKS, ArraySubject
+from lca.testing._array_checks import ArraySubject
+from lca.testing._array_edges import ALL_ARRAY_CHECKS
 from lca.testing._backend_checks import BACKEND_CHECKS, make_case
 from lca.testing._estimator_checks import ESTIMATOR_CHECKS
 from lca.testing._member_calls import MEMBER_CALLS
@@ -307,7 +308,7 @@ def checks_of(subject: Subject) -> list[Check]:
     if isinstance(subject, ObjectiveSubject):
         return ALL_OBJECTIVE_CHECKS
     if isinstance(subject, ArraySubject):
-        return ARRAY_CHECKS
+        return ALL_ARRAY_CHECKS
     if isinstance(subject, type):
         raise LCAError(
             f"expected an object to check, got the class {subject.__name__}; make one: {subject.__name__}()."
@@ -357,7 +358,7 @@ def _lifted_array_checks() -> list[Check]:
         law.__doc__ = check.law.__doc__
         return replace(check, law=law)
 
-    return [lift(check) for check in ARRAY_CHECKS]
+    return [lift(check) for check in ALL_ARRAY_CHECKS]
 
 
 ALL_BACKEND_CHECKS: list[Check] = [*BACKEND_CHECKS, *_lifted_objective_checks(), *_lifted_array_checks()]

@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from lca.testing._array_checks import ARRAY_CHECKS
+from lca.testing._array_edges import ALL_ARRAY_CHECKS
 from lca.testing._backend_checks import BACKEND_CHECKS
 from lca.testing._checks import ALL_ESTIMATOR_CHECKS, ALL_OBJECTIVE_CHECKS, objective_of
 from lca.testing._report import Check
@@ -47,5 +47,5 @@ ZOO = {
         WRONG_OBJECTIVES | WRONG_CALLS,
     ),
     "backends": Kind(BACKEND_CHECKS, RIGHT_BACKENDS | RIGHT_TRAINING, WRONG_BACKENDS | WRONG_TRAINING),
-    "array operations": Kind(ARRAY_CHECKS, RIGHT_ARRAYS, WRONG_ARRAYS),
+    "array operations": Kind(ALL_ARRAY_CHECKS, RIGHT_ARRAYS, WRONG_ARRAYS),
 }

@@ -6,10 +6,10 @@ degree covers. On them every estimator equals the closed form to rounding, so th
 hold for the estimator.
 """
 
-from lca.testing._estimator_checks import fields, honesty, integral, run, values
+from lca.testing._estimator_checks import fields, honesty, integral, process, run, values
 from lca.testing._report import Check
 
 __all__ = ["ESTIMATOR_CHECKS"]
 
-_MODULES = (values, integral, run, honesty, fields)
+_MODULES = (process, values, integral, run, honesty, fields)
 ESTIMATOR_CHECKS: list[Check] = [check for module in _MODULES for check in module.CHECKS]

@@ -24,7 +24,6 @@ from lca.testing._estimator_checks.law import (
 )
 from lca.testing._instruments import CountingObjective
 from lca.testing._laws import require, require_close, rounding
-from lca.testing._process_state import process_state, same, warning_filters
 from lca.testing._replicated import begin
 from lca.testing._report import Check
 from lca.testing.problems import Problem
@@ -148,10 +147,10 @@ def cost_of_a_sum_is_that_of_one_loss(estimator: Estimator, case: Losses) -> Non
 
 @law(lambda estimator: kinked_problems() | any_problem(estimator))
 def no_field_is_made_up(estimator: Estimator, problem: Problem) -> None:
-    """``start_cost``, ``tolerance``, ``stderr`` and ``source`` hold what they are defined to hold."""
+    """``start_cost``, ``tolerance`` and ``stderr`` hold what they are defined to hold."""
     steps = problem.trajectory
     allocations = run(estimator, problem.objective, steps)
-    for a, step in zip(allocations, steps, strict=True):
+    for a in allocations:
         of = f"step {a.step}: "
         part, whole = (vars(cost).values() for cost in (a.start_cost, a.cost))
         fits = all(0 <= some <= every for some, every in zip(part, whole, strict=True))
@@ -161,9 +160,6 @@ def no_field_is_made_up(estimator: Estimator, problem: Problem) -> None:
         if measures_full_loss(estimator):
             plain = a.stderr is None and not a.replicates
             require(plain, f"{of}standard errors, although nothing is sampled; leave stderr and replicates.")
-        for term in (a, *a.terms.values()):
-            own = term.source is None or term.source.index == step.index
-            require(own, f"{of}source is another step.")
     _require_own_tolerances(allocations)
     if not isinstance(estimator, StochasticEstimator):
         _require_true_start_cost(estimator, problem.objective, steps)
@@ -187,15 +183,3 @@ def _require_true_start_cost(estimator: Estimator, objective: Objective, steps: 
             spent <= there,
             f"step {a.step}: start_cost is {a.start_cost}, but θ_t was evaluated {there} times.",
         )
-
-
-@law(lambda estimator: smooth_problems(steps=2))
-def the_process_is_left_alone(estimator: Estimator, problem: Problem) -> None:
-    """Global state of Python, NumPy and imported frameworks, the environment and warnings are not changed."""
-    steps = problem.trajectory
-    begin(estimator, problem.objective)(steps[0])  # what is imported in the first call may set modes
-    before = process_state() | {"warnings.filters": warning_filters()}
-    run(estimator, problem.objective, steps)
-    after = process_state() | {"warnings.filters": warning_filters()}
-    for name, value in before.items():
-        require(same(value, after[name]), f"{name} has changed.")

@@ -353,6 +353,7 @@ def _require_terms(estimator: Estimator, a: StepAllocation, step: Step, losses: 
         require_close(row.residual, left, limit, f"{of}: residual")
         require(row.state_change == 0, f"{of}: state_change is {row.state_change!r} without any state.")
         require(row.step == step.index, f"{of} is numbered {row.step}.")
+        require(row.source is None or row.source.index == step.index, f"{of}: source is another step.")
         moved = float(np.abs(row.values).sum())
         scale = 16 * weight_mass(estimator) * problem.scale(step.start, step.end)  # type: ignore[misc]
         require(row.values.dtype == a.values.dtype, f"{of}: values are {row.values.dtype}.")
