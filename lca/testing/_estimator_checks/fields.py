@@ -25,7 +25,7 @@ from lca.testing._estimator_checks.law import (
 from lca.testing._instruments import CountingObjective
 from lca.testing._laws import require, require_close, rounding
 from lca.testing._replicated import begin
-from lca.testing._report import Check
+from lca.testing._report import Check, CheckFailure
 from lca.testing.problems import Problem
 from lca.testing.strategies import kinked_problems, seeds, smooth_problems
 
@@ -111,7 +111,13 @@ class _WithoutBatches:
 @law(any_problem, measures_full_loss)
 def objectives_without_batches_are_measured(estimator: Estimator, problem: Problem) -> None:
     """An objective whose methods take θ alone, without a batch, has the same values."""
-    alone = run(estimator, _WithoutBatches(problem.objective), problem.trajectory)
+    try:
+        alone = run(estimator, _WithoutBatches(problem.objective), problem.trajectory)
+    except TypeError as error:
+        message = (
+            f"an objective whose methods take θ alone raised TypeError: {error}; do not pass batch=None."
+        )
+        raise CheckFailure(message) from error
     _require_same(
         alone, run(estimator, problem.objective, problem.trajectory), "an objective without batches"
     )
@@ -123,7 +129,11 @@ def read_only_vectors_are_read(estimator: Estimator, problem: Problem) -> None:
     steps = problem.trajectory
     for step in steps:
         step.start.flags.writeable = step.end.flags.writeable = False
-    found = run(estimator, problem.objective, steps)
+    try:
+        found = run(estimator, problem.objective, steps)
+    except ValueError as error:
+        message = f"a step of read-only vectors raised ValueError: {error}; copy what is changed."
+        raise CheckFailure(message) from error
     _require_same(found, run(estimator, problem.objective, problem.trajectory), "steps of read-only vectors")
 
 
