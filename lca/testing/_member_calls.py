@@ -82,8 +82,9 @@ def members_change_nothing(subject: ObjectiveSubject, draw: Draw) -> None:
         calls["labels"] = lambda: objective.labels  # type: ignore[attr-defined]
     if _holds(moves, objective):
         calls["at_state()"] = lambda: at_state(objective, state_of(objective)).loss(theta)
-    for call in (objective.loss, objective.loss_and_grad, *calls.values()):
-        call(theta) if call in (objective.loss, objective.loss_and_grad) else call()  # type: ignore[call-arg]
+    objective.loss_and_grad(theta)
+    for call in calls.values():
+        call()
     numbers, loss, before = as_numpy(theta), objective.loss(theta), visible(subject)
     for name, make in calls.items():
         make()

@@ -34,7 +34,7 @@ CHECKS: list[Check] = []
 law = law_into(CHECKS)
 
 
-@law(lambda estimator: st.tuples(any_problem(estimator), seeds))
+@law(lambda estimator: st.tuples(any_problem(estimator), seeds), part=2)
 def fields_are_right_in_float32(estimator: Estimator, case: tuple[Problem, int]) -> None:
     """Losses, residual, state change, mass and zeros are right in a run of float32 parameters as well."""
     problem, seed = case
@@ -46,7 +46,7 @@ def fields_are_right_in_float32(estimator: Estimator, case: tuple[Problem, int])
     values.unmoved_parameters_get_exactly_zero(estimator, (single, seed))
 
 
-@law(lambda estimator: unrelated_losses(estimator.degree + 1), measures_full_loss)
+@law(lambda estimator: unrelated_losses(estimator.degree + 1), measures_full_loss, part=2)
 def terms_add_up_in_float32(estimator: Estimator, case: Losses) -> None:
     """The terms of a `lca.Sum` add up, and have all their fields, in a run of float32 parameters as well."""
     integral.terms_add_up(estimator, {name: in_dtype(p, np.float32) for name, p in case.items()})
@@ -108,11 +108,11 @@ class _WithoutBatches:
         return self.objective.loss_and_grad(theta)
 
 
-@law(any_problem, measures_full_loss)
+@law(any_problem, measures_full_loss, part=2)
 def objectives_without_batches_are_measured(estimator: Estimator, problem: Problem) -> None:
     """An objective whose methods take θ alone, without a batch, has the same values."""
     try:
-        alone = run(estimator, _WithoutBatches(problem.objective), problem.trajectory)
+        alone = run(estimator, _WithoutBatches(problem.objective), problem.trajectory)  # type: ignore[arg-type]
     except TypeError as error:
         message = (
             f"an objective whose methods take θ alone raised TypeError: {error}; do not pass batch=None."
@@ -123,7 +123,7 @@ def objectives_without_batches_are_measured(estimator: Estimator, problem: Probl
     )
 
 
-@law(lambda estimator: smooth_problems() | anything(estimator.degree + 1))
+@law(lambda estimator: smooth_problems() | anything(estimator.degree + 1), part=2)
 def read_only_vectors_are_read(estimator: Estimator, problem: Problem) -> None:
     """Steps with read-only vectors, such as those of a memory-mapped file, have the same values."""
     steps = problem.trajectory
@@ -143,7 +143,7 @@ def _require_same(found: list[StepAllocation], expected: list[StepAllocation], o
         require(a.cost == b.cost, f"step {a.step}: the cost for {of} is {a.cost}, not {b.cost}.")
 
 
-@law(lambda estimator: unrelated_losses(estimator.degree + 1), measures_full_loss)
+@law(lambda estimator: unrelated_losses(estimator.degree + 1), measures_full_loss, part=2)
 def cost_of_a_sum_is_that_of_one_loss(estimator: Estimator, case: Losses) -> None:
     """A `lca.Sum` costs a gradient where each of its terms is evaluated once; no term counts for itself."""
     terms = {name: CountingObjective(problem.objective) for name, problem in case.items()}

@@ -17,7 +17,7 @@ CHECKS: list[Check] = []
 law = law_into(CHECKS)
 
 
-@law(lambda estimator: smooth_problems(steps=2))
+@law(lambda estimator: smooth_problems(steps=2), part=4)
 def the_process_is_left_alone(estimator: Estimator, problem: Problem) -> None:
     """Global state of Python, NumPy and imported frameworks, the environment and warnings are not changed."""
     with _torch_restored():
