@@ -8,20 +8,21 @@ from hypothesis import given
 
 from lca.arrays import NumpyOps, array_ops
 from lca.errors import LayoutError
-from lca.testing._array_checks import ARRAY_CHECKS, SUBNORMAL, ArraySubject, vectors
+from lca.testing._array_checks import SUBNORMAL, ArraySubject, vectors
+from lca.testing._array_edges import ALL_ARRAY_CHECKS
 from lca.testing.strategies import dtypes, seeds
 
 NUMPY = ArraySubject(np.array, NumpyOps())
 
 
-@pytest.mark.parametrize("check", ARRAY_CHECKS, ids=lambda check: check.name)
+@pytest.mark.parametrize("check", ALL_ARRAY_CHECKS, ids=lambda check: check.name)
 @given(vectors)
 def test_laws(check, values):
     check.law(NUMPY, values)
 
 
 @pytest.mark.parametrize("values", SUBNORMAL.values(), ids=SUBNORMAL)
-@pytest.mark.parametrize("check", ARRAY_CHECKS, ids=lambda check: check.name)
+@pytest.mark.parametrize("check", ALL_ARRAY_CHECKS, ids=lambda check: check.name)
 def test_laws_of_the_smallest_numbers(check, values):
     check.law(NUMPY, values)
 

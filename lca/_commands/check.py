@@ -166,7 +166,7 @@ def _expected(declared: Sequence[str]) -> dict[str, str]:
 
 def _listing() -> str:
     with extra("testing"):
-        from lca.testing._array_checks import ARRAY_CHECKS  # noqa: PLC0415 - needs hypothesis
+        from lca.testing._array_edges import ALL_ARRAY_CHECKS  # noqa: PLC0415 - needs hypothesis
         from lca.testing._backend_checks import BACKEND_CHECKS  # noqa: PLC0415
         from lca.testing._checks import ALL_ESTIMATOR_CHECKS, ALL_OBJECTIVE_CHECKS  # noqa: PLC0415
 
@@ -175,7 +175,7 @@ def _listing() -> str:
         ("estimators", ALL_ESTIMATOR_CHECKS),
         ("objectives", ALL_OBJECTIVE_CHECKS),
         ("backends, beside those of objectives and array operations", BACKEND_CHECKS),
-        ("array operations", ARRAY_CHECKS),
+        ("array operations", ALL_ARRAY_CHECKS),
     ):
         width = max(len(check.name) for check in checks)
         lines += ["", f"{title}:", *(f"  {check.name:<{width}}  {check.description}" for check in checks)]

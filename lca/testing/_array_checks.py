@@ -88,24 +88,33 @@ ARRAY_CHECKS: list[Check] = []
 Law = Callable[[ArraySubject, Values], None]
 
 
-def law(function: Callable[[ArraySubject, Array], None]) -> Law:
-    """Register a law of array operations; it gets the drawn numbers as a NumPy vector of either dtype."""
+def law_into(checks: list[Check]) -> Callable[[Callable[[ArraySubject, Array], None]], Law]:
+    """Return a decorator that adds a law of array operations to ``checks``.
 
-    def of_values(subject: ArraySubject, case: Values) -> None:
-        function(subject, case.numbers)
+    The law gets the drawn numbers as a NumPy vector of either dtype.
+    """
 
-    of_values.__name__, of_values.__doc__ = function.__name__, function.__doc__
-    ARRAY_CHECKS.append(Check(function.__name__, of_values, lambda subject: vectors, lambda subject: True))
-    return of_values
+    def law(function: Callable[[ArraySubject, Array], None]) -> Law:
+        def of_values(subject: ArraySubject, case: Values) -> None:
+            function(subject, case.numbers)
+
+        of_values.__name__, of_values.__doc__ = function.__name__, function.__doc__
+        checks.append(Check(function.__name__, of_values, lambda subject: vectors, lambda subject: True))
+        return of_values
+
+    return law
 
 
-def _random(values: Array, count: int, length: int = LONG) -> Array:
+law = law_into(ARRAY_CHECKS)
+
+
+def random_vectors(values: Array, count: int, length: int = LONG) -> Array:
     """Random vectors (count, length) in the dtype of ``values``, the same for the same values."""
     seed = np.frombuffer(values.tobytes(), np.uint8).tolist()
     return np.random.default_rng(seed).normal(size=(count, length)).astype(values.dtype)
 
 
-def _same(found: Any, expected: Any, what: str) -> None:
+def same_numbers(found: Any, expected: Any, what: str) -> None:
     """Require equal arrays, NaN included; the message names the first entry that differs."""
     a, b = np.asarray(found), np.asarray(expected)
     require(a.shape == b.shape, f"{what}: shape {a.shape}, expected {b.shape}.")
@@ -115,7 +124,7 @@ def _same(found: Any, expected: Any, what: str) -> None:
         require(False, f"{what}: number {at} is {a.flat[at]!r}, expected {b.flat[at]!r}.")
 
 
-def _near(found: Any, expected: Any, error: Any, what: str) -> None:
+def near(found: Any, expected: Any, error: Any, what: str) -> None:
     """Require ``abs(found - expected) <= error`` everywhere."""
     a, b = np.atleast_1d(np.asarray(found, np.float64)), np.atleast_1d(np.asarray(expected, np.float64))
     require(a.shape == b.shape, f"{what}: shape {a.shape}, expected {b.shape}.")
@@ -167,33 +176,33 @@ def movement_is_reported_for_each_part(subject: ArraySubject, values: Array) -> 
 @law
 def totals_are_summed_in_float64(subject: ArraySubject, values: Array) -> None:
     """``total`` and ``abs_total`` are Python floats, accumulated in float64."""
-    for row in (values, *_random(values, 1)):
+    for row in (values, *random_vectors(values, 1)):
         vector, mass = subject.vector(row), math.fsum(np.abs(row).tolist())
         error = summed(mass, EPS64) + len(row) * subject.lost(row.dtype)
         for name, expected in (("total", math.fsum(row.tolist())), ("abs_total", mass)):
             found = getattr(subject.ops, name)(vector)
-            _near(found, expected, error, f"{name}() of {len(row)} {row.dtype} numbers")
+            near(found, expected, error, f"{name}() of {len(row)} {row.dtype} numbers")
             require(type(found) is float, f"{name}() returns a {type(found).__name__}, not a float.")
 
 
 @law
 def movement_sums_are_those_of_the_product(subject: ArraySubject, values: Array) -> None:
     """``movement_sums`` is the sum, and the sum of absolute values, of the weighted product."""
-    first, second, start, end = _random(values, 4)
+    first, second, start, end = random_vectors(values, 4)
     weighted = [(0.5, subject.vector(first)), (-2.0, subject.vector(second))]
     found = subject.ops.movement_sums(weighted, subject.vector(start), subject.vector(end))
     product = (0.5 * first.astype(float) - 2 * second) * (end.astype(float) - start)
     mass = math.fsum((0.5 * abs(first) + 2 * abs(second)) * (abs(start) + abs(end)))
     error = summed(mass, float(np.finfo(values.dtype).eps))
-    _near(found[0], math.fsum(product), error, "movement_sums(): the sum")
-    _near(found[1], math.fsum(abs(product)), error, "movement_sums(): the sum of absolute values")
+    near(found[0], math.fsum(product), error, "movement_sums(): the sum")
+    near(found[1], math.fsum(abs(product)), error, "movement_sums(): the sum of absolute values")
     require([type(part) for part in found] == [float, float], "movement_sums() does not return two floats.")
 
 
 @law
 def vectors_are_those_of_numpy(subject: ArraySubject, values: Array) -> None:
     """Arithmetic is right entry by entry, in the dtype of the vector, and leaves other arguments alone."""
-    vector, start, end = _random(values, 3)
+    vector, start, end = random_vectors(values, 3)
     ops, a, b = subject.ops, subject.vector(start), subject.vector(end)
     made: dict[str, Callable[[], tuple[Any, Array]]] = {
         "between()": lambda: (ops.between(a, b, 0.25), start + 0.25 * (end - start)),
@@ -209,20 +218,20 @@ def vectors_are_those_of_numpy(subject: ArraySubject, values: Array) -> None:
         found, expected = make()
         dtype = subject.numpy(found).dtype
         require(dtype == values.dtype, f"{name} of {values.dtype} vectors is {dtype}.")
-        _near(subject.numpy(found), expected, summed(size, float(np.finfo(values.dtype).eps)), name)
-        _same(subject.numpy(a), start, f"the start of the segment, after {name}")
-        _same(subject.numpy(b), end, f"the end of the segment, after {name}")
+        near(subject.numpy(found), expected, summed(size, float(np.finfo(values.dtype).eps)), name)
+        same_numbers(subject.numpy(a), start, f"the start of the segment, after {name}")
+        same_numbers(subject.numpy(b), end, f"the end of the segment, after {name}")
 
 
 @law
 def a_segment_begins_and_ends_at_its_ends(subject: ArraySubject, values: Array) -> None:
     """``between`` at 0 is the start exactly, at 1 the end to rounding."""
-    start, end = _random(values, 2, length=100)
+    start, end = random_vectors(values, 2, length=100)
     a, b = subject.vector(start), subject.vector(end)
-    _same(subject.numpy(subject.ops.between(a, b, 0.0)), start, "between() at s = 0")
-    _same(subject.numpy(subject.ops.between(a, a, 0.3)), start, "between() from a point to itself")
+    same_numbers(subject.numpy(subject.ops.between(a, b, 0.0)), start, "between() at s = 0")
+    same_numbers(subject.numpy(subject.ops.between(a, a, 0.3)), start, "between() from a point to itself")
     size, eps = np.abs(start) + np.abs(end), float(np.finfo(values.dtype).eps)
-    _near(subject.numpy(subject.ops.between(a, b, 1.0)), end, summed(size, eps), "between() at s = 1")
+    near(subject.numpy(subject.ops.between(a, b, 1.0)), end, summed(size, eps), "between() at s = 1")
 
 
 @law
@@ -292,14 +301,14 @@ def vectors_are_made_like_others(subject: ArraySubject, values: Array) -> None:
     require(type(found) is type(like), f"vector() makes a {type(found).__name__}.")
     require(found.dtype == like.dtype, f"vector() has dtype {found.dtype}, not {like.dtype}.")
     require(getattr(found, "device", None) == getattr(like, "device", None), "vector() changes the device.")
-    _same(subject.numpy(found), values[::-1], "vector()")
+    same_numbers(subject.numpy(found), values[::-1], "vector()")
 
 
 @law
 def numpy_sees_the_same_numbers(subject: ArraySubject, values: Array) -> None:
     """``to_numpy`` and ``size`` are those of the vector; a NumPy array is returned as it is."""
     vector = subject.vector(values)
-    _same(subject.numpy(vector), values, "to_numpy()")
+    same_numbers(subject.numpy(vector), values, "to_numpy()")
     require(subject.numpy(vector).dtype == values.dtype, "to_numpy() changes the dtype.")
     require(subject.numpy(values) is values, "to_numpy() does not return a NumPy array as it is.")
     require(
@@ -320,31 +329,35 @@ def sums_and_signs_are_those_of_a_loop(subject: ArraySubject, values: Array) -> 
         require((sums.dtype, counts.dtype.kind) == (np.dtype(np.float64), "i"), kinds)
         shapes = (sums.shape, counts.shape) == ((len(groups.ids),), (2, len(groups.ids)))
         require(shapes, f"by {by}: shapes {sums.shape} and {counts.shape}.")
-        _same(subject.ops.sums(vector, groups.slices), sums, f"sums() by {by}, against sums_and_signs()")
+        same_numbers(
+            subject.ops.sums(vector, groups.slices), sums, f"sums() by {by}, against sums_and_signs()"
+        )
         for group in range(len(groups)):
             mine = [float(v) for v, g in zip(values, groups.index, strict=True) if g == group]
             error = summed(math.fsum(map(abs, mine)), EPS64) + len(mine) * subject.lost(values.dtype)
-            _near(sums[groups.ids == group].sum(), math.fsum(mine), error, f"a sum by {by}")
+            near(sums[groups.ids == group].sum(), math.fsum(mine), error, f"a sum by {by}")
             found = counts[:, groups.ids == group].sum(axis=1)
-            _same(found, [sum(v < 0 for v in mine), sum(v > 0 for v in mine)], f"counts by {by}")
+            same_numbers(found, [sum(v < 0 for v in mine), sum(v > 0 for v in mine)], f"counts by {by}")
 
 
 @law
 def long_sums_and_signs_are_those_of_numpy(subject: ArraySubject, values: Array) -> None:
     """The same for long vectors, for a single sum and for several."""
     layout = Layout(("w", "v"), ((LONG // 2, 2), (1,)), (1, 0))
-    row = _random(values, 1, layout.size)[0]
+    row = random_vectors(values, 1, layout.size)[0]
     row[::3] = 0
     for by in ("tensor", "neuron"):
         groups, vector = layout.groups(by), subject.vector(row)
         sums, counts = subject.ops.sums_and_signs(vector, groups.slices)
-        _same(subject.ops.sums(vector, groups.slices), sums, f"sums() by {by}, against sums_and_signs()")
+        same_numbers(
+            subject.ops.sums(vector, groups.slices), sums, f"sums() by {by}, against sums_and_signs()"
+        )
         for group in range(len(groups)):
             mine = row[groups.index == group].astype(np.float64)
             error = summed(math.fsum(abs(mine)), EPS64)
-            _near(groups.merged(sums)[group], math.fsum(mine), error, f"a long sum by {by}")
+            near(groups.merged(sums)[group], math.fsum(mine), error, f"a long sum by {by}")
             found = [groups.merged(count)[group] for count in counts]
-            _same(found, [(mine < 0).sum(), (mine > 0).sum()], f"counts of a long vector by {by}")
+            same_numbers(found, [(mine < 0).sum(), (mine > 0).sum()], f"counts of a long vector by {by}")
 
 
 @law
@@ -356,7 +369,7 @@ def magnitudes_are_counted_between_their_edges(subject: ArraySubject, values: Ar
         for sign, row in zip((-1, 1), counts, strict=True):
             sizes = [float(sign * v) for v in values if sign * v > 0]
             expected = [sum(a <= s < b for s in sizes) for a, b in zip(limits, limits[1:], strict=False)]
-            _same(row, expected, f"magnitudes() of sign {sign} from {edges[0]:.3g} to {edges[-1]:.3g}")
+            same_numbers(row, expected, f"magnitudes() of sign {sign} from {edges[0]:.3g} to {edges[-1]:.3g}")
 
 
 @law
@@ -364,8 +377,8 @@ def extremes_come_in_order(subject: ArraySubject, values: Array) -> None:
     """The positions of the smallest entries ascend, those of the largest descend."""
     for k in (1, 3, len(values)):
         smallest, largest = subject.ops.extremes(subject.vector(values), k)
-        _same(values[smallest], sorted(values.tolist())[:k], f"the {k} smallest entries")
-        _same(values[largest], sorted(values.tolist(), reverse=True)[:k], f"the {k} largest entries")
+        same_numbers(values[smallest], sorted(values.tolist())[:k], f"the {k} smallest entries")
+        same_numbers(values[largest], sorted(values.tolist(), reverse=True)[:k], f"the {k} largest entries")
         require(len(set(smallest)) == len(set(largest)) == k, "a position occurs twice.")
 
 
@@ -377,8 +390,8 @@ def accumulated_totals_are_float64(subject: ArraySubject, values: Array) -> None
     total = subject.ops.accumulated(total, subject.vector(np.full_like(values, 1e-10)))
     expected = values.astype(np.float64) + float(values.dtype.type(1e-10))
     require(subject.numpy(total).dtype == np.float64, f"the total is {subject.numpy(total).dtype}.")
-    _near(subject.numpy(total), expected, subject.lost(values.dtype), "accumulated()")
-    _same(subject.numpy(vector), values, "the vector, after accumulated()")
+    near(subject.numpy(total), expected, subject.lost(values.dtype), "accumulated()")
+    same_numbers(subject.numpy(vector), values, "the vector, after accumulated()")
 
 
 @law
@@ -392,8 +405,8 @@ def changes_of_sign_skip_the_zeros(subject: ArraySubject, values: Array) -> None
         counts, last = ops.changes(counts, last, ops.signs(subject.vector(row)))
     signs = [[np.sign(v) for v in column if v != 0] for column in rows.T]
     changed = [sum(a != b for a, b in zip(s, s[1:], strict=False)) for s in signs]
-    _same(subject.numpy(counts), changed, "the number of changes of sign")
-    _same(subject.numpy(last), [s[-1] if s else 0 for s in signs], "the last sign")
+    same_numbers(subject.numpy(counts), changed, "the number of changes of sign")
+    same_numbers(subject.numpy(last), [s[-1] if s else 0 for s in signs], "the last sign")
 
 
 @law
@@ -405,7 +418,7 @@ def products_are_those_of_a_loop(subject: ArraySubject, values: Array) -> None:
     exact = [math.fsum(b * v for b, v in zip(row.tolist(), values.tolist(), strict=True)) for row in basis]
     lost = np.abs(basis).sum(axis=1) * subject.lost(values.dtype) + len(values) * subject.lost(np.float64)
     found = subject.ops.products(subject.ops.native(basis, like), like)
-    _near(found, exact, summed(mass, EPS64) + lost, "products()")
+    near(found, exact, summed(mass, EPS64) + lost, "products()")
 
 
 @law
@@ -414,16 +427,16 @@ def ratios_are_those_of_numpy_and_0_over_0(subject: ArraySubject, values: Array)
     dividend, divisor = values[::-1].copy(), np.where(values > 0.1, values, 0).astype(values.dtype)
     ratio = subject.numpy(subject.ops.ratio(subject.vector(dividend), subject.vector(divisor)))
     expected = np.divide(dividend, divisor, out=np.zeros_like(values), where=divisor != 0)
-    _same(ratio[divisor == 0], expected[divisor == 0], "ratio() with a divisor of 0")
+    same_numbers(ratio[divisor == 0], expected[divisor == 0], "ratio() with a divisor of 0")
     # A subnormal dividend is divided by 0.1 at least.
-    _near(ratio, expected, 16 * subject.lost(values.dtype), "ratio()")
+    near(ratio, expected, 16 * subject.lost(values.dtype), "ratio()")
 
 
 @law
 def entries_are_taken_by_position(subject: ArraySubject, values: Array) -> None:
     """``take`` returns the entries at positions in any order."""
     positions = np.array([4, 0, len(values) - 1])
-    _same(subject.ops.take(subject.vector(values), positions), values[positions], "take()")
+    same_numbers(subject.ops.take(subject.vector(values), positions), values[positions], "take()")
 
 
 SUBNORMAL = {

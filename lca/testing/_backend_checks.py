@@ -418,6 +418,44 @@ def penalty_is_a_separate_term(backend: Backend, case: Case) -> None:
                 _require_same(found[name], expected[name], case, f"the term {name!r} on {where}")
 
 
+@policy("frozen", "tied")
+def penalty_counts_what_trains_once(backend: Backend, case: Case) -> None:
+    """The penalty is ``½ c Σ θ_i²`` over the tensors that are not frozen, a tied one once, and so trained."""
+    objective, reference = case.objective(backend, penalty=0.25), case.reference(penalty=0.25)
+    point = case.points[-1]
+    found = evaluate(objective, backend.vector(point), None).terms["penalty"]
+    expected = evaluate(reference, point.astype(np.float64), None).terms["penalty"]
+    _require_same(found, expected, case, "the penalty of a network with frozen and tied tensors")
+    run = Run(case, (SGD(0.05, momentum=0.9),), (5, 5, 5), penalty=0.25)
+    [optimizer] = run.optimizers
+    _require_path(run.path(backend, objective, optimizer), run, optimizer, ", with a penalty")
+
+
+@policy()
+def objectives_are_independent(backend: Backend, case: Case) -> None:
+    """Objectives of one network with other data, penalty or precision do not affect each other."""
+    halves = [
+        replace(case, data=case.data.take(slice(0, 8))),
+        replace(case, data=case.data.take(slice(8, 17))),
+    ]
+    other: Dtype = "float32" if case.dtype == "float64" else "float64"
+    cases = [case, *halves, replace(case, points=case.points.astype(other), dtype=other)]
+    objectives = [each.objective(backend) for each in cases]
+    penalised = case.objective(backend, penalty=0.25)
+    for each, objective in zip(cases, objectives, strict=True):
+        expected = evaluate(each.reference(), each.points[0].astype(np.float64), None)
+        found = evaluate(objective, backend.vector(each.points[0]), None)
+        what = f"of {len(each.data)} examples in {each.dtype}, beside objectives of other data and dtypes"
+        _require_same(found, expected, each, what)
+    expected = evaluate(case.reference(penalty=0.25), case.points[0].astype(np.float64), None)
+    _require_same(
+        evaluate(penalised, backend.vector(case.points[0]), None),
+        expected,
+        case,
+        "with a penalty, beside others",
+    )
+
+
 @policy()
 def batches_are_weighted_by_size(backend: Backend, case: Case) -> None:
     """The loss of the data is the mean over all examples, although the last batch is smaller."""

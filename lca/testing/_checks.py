@@ -12,19 +12,22 @@ from lca.errors import LCAError
 from lca.objective import Batch, Objective
 from lca.reference._backend import Backend, load_backend
 from lca.reference._models import mlp
-from lca.testing._array_checks import ARRAY_CHECKS, ArraySubject
+from lca.testing._array_checks import ArraySubject
+from lca.testing._array_edges import ALL_ARRAY_CHECKS
 from lca.testing._backend_checks import BACKEND_CHECKS, make_case
 from lca.testing._estimator_checks import ESTIMATOR_CHECKS
+from lca.testing._member_calls import MEMBER_CALLS
 from lca.testing._member_checks import MEMBER_CHECKS
 from lca.testing._objective_checks import OBJECTIVE_CHECKS
 from lca.testing._objective_subject import ObjectiveSubject
 from lca.testing._report import BoundCheck, Check, OnFail, Progress, Report, bind, run_checks
+from lca.testing._sampling_checks import SAMPLING_CHECKS
 from lca.testing._stochastic_checks import STOCHASTIC_CHECKS
 
 Expected: TypeAlias = Mapping[str, str]
 Names: TypeAlias = Collection[str] | str
-ALL_ESTIMATOR_CHECKS: list[Check] = [*ESTIMATOR_CHECKS, *STOCHASTIC_CHECKS]
-ALL_OBJECTIVE_CHECKS: list[Check] = [*OBJECTIVE_CHECKS, *MEMBER_CHECKS]
+ALL_ESTIMATOR_CHECKS: list[Check] = [*ESTIMATOR_CHECKS, *STOCHASTIC_CHECKS, *SAMPLING_CHECKS]
+ALL_OBJECTIVE_CHECKS: list[Check] = [*OBJECTIVE_CHECKS, *MEMBER_CHECKS, *MEMBER_CALLS]
 
 
 def check_estimator(
@@ -305,7 +308,7 @@ def checks_of(subject: Subject) -> list[Check]:
     if isinstance(subject, ObjectiveSubject):
         return ALL_OBJECTIVE_CHECKS
     if isinstance(subject, ArraySubject):
-        return ARRAY_CHECKS
+        return ALL_ARRAY_CHECKS
     if isinstance(subject, type):
         raise LCAError(
             f"expected an object to check, got the class {subject.__name__}; make one: {subject.__name__}()."
@@ -355,7 +358,7 @@ def _lifted_array_checks() -> list[Check]:
         law.__doc__ = check.law.__doc__
         return replace(check, law=law)
 
-    return [lift(check) for check in ARRAY_CHECKS]
+    return [lift(check) for check in ALL_ARRAY_CHECKS]
 
 
 ALL_BACKEND_CHECKS: list[Check] = [*BACKEND_CHECKS, *_lifted_objective_checks(), *_lifted_array_checks()]

@@ -151,6 +151,12 @@ def large_models(degree: int) -> st.SearchStrategy[tuple[Problem, ...]]:
     return st.builds(models, seeds, _degrees(degree), st.integers(1, 3), huge, _one_in_four)
 
 
+def huge_models(degree: int) -> st.SearchStrategy[Problem]:
+    """Models of more than 100,000 parameters, one step."""
+    degrees = st.integers(1, min(degree, 4))
+    return st.builds(polynomial, seeds, degrees, size=st.just("huge"), steps=st.just(1), single=_one_in_four)
+
+
 def long_runs(degree: int) -> st.SearchStrategy[Problem]:
     """Runs of 10 to 60 steps whose points repeat or nearly repeat, of which some are not measured."""
     return st.builds(

@@ -14,6 +14,7 @@ from lca.objective import (
     Sampled,
     Scored,
     Selective,
+    State,
     Stateful,
     at_state,
     differentiating,
@@ -35,7 +36,7 @@ MANY, ENOUGH = 24, 12
 """Examples whose scores are compared with their gradients: how many, and how many are too few to tell."""
 
 
-def _offers(use: Callable[[Objective], object]) -> Callable[[ObjectiveSubject], bool]:
+def offers(use: Callable[[Objective], object]) -> Callable[[ObjectiveSubject], bool]:
     """Whether ``use(objective)`` returns something true and is not refused by the objective."""
 
     def applies(subject: ObjectiveSubject) -> bool:
@@ -47,21 +48,21 @@ def _offers(use: Callable[[Objective], object]) -> Callable[[ObjectiveSubject], 
     return applies
 
 
-def _samples(objective: Objective) -> bool:
+def samples(objective: Objective) -> bool:
     return isinstance(objective, Sampled) and objective.batch(np.zeros(1, int)) is not None
 
 
-def _weighs(objective: Objective) -> bool:
+def weighs(objective: Objective) -> bool:
     if not isinstance(objective, Sampled):
         return False
     return objective.batch(np.zeros(2, int), np.ones(2)) is not None and objective.n_examples > 0
 
 
-def _scores(objective: Objective) -> bool:
+def scores(objective: Objective) -> bool:
     return isinstance(objective, Scored) and len(np.shape(objective.n_examples)) == 0
 
 
-def _moves(objective: Objective) -> bool:
+def moves(objective: Objective) -> bool:
     return any(isinstance(leaf, Stateful) for leaf in leaves(objective)) and state_of(objective) is not None
 
 
@@ -75,19 +76,19 @@ def _selects(objective: Objective) -> bool:
 def samples_are_means_of_their_examples(subject: ObjectiveSubject, draw: Draw) -> None:
     """The loss of `batch(index)` is the plain mean over these examples, repeats included."""
     objective, rng = subject.make(), draw.rng(70)
-    index = _drawn(objective, rng)
+    index = drawn(objective, rng)
     _require_mean(subject, objective, draw, index, None)
 
 
 def weighted_samples_are_weighted_means(subject: ObjectiveSubject, draw: Draw) -> None:
     """The loss of `batch(index, weight)` is ``Σ v ℓ / Σ v``; the weights of the data do not count in it."""
     objective, rng = subject.make(), draw.rng(71)
-    index = _drawn(objective, rng)
+    index = drawn(objective, rng)
     # Exact in every dtype: a framework may convert weights to the dtype of its losses.
     _require_mean(subject, objective, draw, index, rng.integers(2, 17, len(index)) / 8)
 
 
-def _drawn(objective: Objective, rng: np.random.Generator) -> Index:
+def drawn(objective: Objective, rng: np.random.Generator) -> Index:
     """Random examples in no order, one of them twice."""
     index = rng.integers(objective.n_examples, size=FEW)  # type: ignore[attr-defined]
     index[-1] = index[0]
@@ -162,7 +163,7 @@ def _blocks(
 
 
 def _whole_can_be_sampled(objective: Objective) -> bool:
-    return _samples(objective) and (objective.weight is None or _weighs(objective))  # type: ignore[attr-defined]
+    return samples(objective) and (objective.weight is None or weighs(objective))  # type: ignore[attr-defined]
 
 
 # --- scores ----------------------------------------------------------------------------------------------
@@ -178,28 +179,28 @@ def scores_belong_to_their_examples(subject: ObjectiveSubject, draw: Draw) -> No
         labels = np.asarray(labels)
         integers = labels.dtype.kind in "iu" and labels.shape == (count,)
         require(integers, f"labels are {labels.dtype} {labels.shape}, expected integers ({count},) or None.")
-    scores = _checked_scores(objective, theta, None, count)
-    index = _drawn(objective, rng)
+    found = _checked_scores(objective, theta, None, count)
+    index = drawn(objective, rng)
     of_batch = _checked_scores(objective, theta, objective.batch(index), len(index))  # type: ignore[attr-defined]
-    tolerance = tolerances.rebatched(max(1.0, float(scores.max())), eps_of(subject.widest))
+    tolerance = tolerances.rebatched(max(1.0, float(found.max())), eps_of(subject.widest))
     what = f"the scores of the examples {index.tolist()}, against those of all"
-    require_close(of_batch, scores[index], tolerance, what)
+    require_close(of_batch, found[index], tolerance, what)
     some = rng.choice(count, size=min(MANY, count), replace=False)
     norms = np.array([np.linalg.norm(_example(objective, theta, int(i))[1]) for i in some])
-    if len(some) >= ENOUGH and norms.std() > 0 and scores[some].std() > 0:
-        relation = float(np.corrcoef(norms, scores[some])[0, 1])
+    if len(some) >= ENOUGH and norms.std() > 0 and found[some].std() > 0:
+        relation = float(np.corrcoef(norms, found[some])[0, 1])
         opposite = f"scores and norms of gradients are opposite (correlation {relation:.2f}); is it 1 - p?"
         require(relation > -0.5, opposite)
 
 
 def _checked_scores(objective: Objective, theta: Vector, batch: Batch | None, count: int) -> Array:
     given = () if batch is None else (batch,)
-    scores = np.asarray(objective.scores(theta, *given))  # type: ignore[attr-defined]
+    found = np.asarray(objective.scores(theta, *given))  # type: ignore[attr-defined]
     what = "scores of the whole data" if batch is None else "scores of a batch"
-    require(scores.shape == (count,), f"{what} have shape {scores.shape}, expected ({count},).")
-    require(scores.dtype.kind == "f", f"{what} are {scores.dtype}, not floating-point numbers.")
-    require(bool(np.isfinite(scores).all() and (scores >= 0).all()), f"{what} are negative or not finite.")
-    return scores
+    require(found.shape == (count,), f"{what} have shape {found.shape}, expected ({count},).")
+    require(found.dtype.kind == "f", f"{what} are {found.dtype}, not floating-point numbers.")
+    require(bool(np.isfinite(found).all() and (found >= 0).all()), f"{what} are negative or not finite.")
+    return found
 
 
 # --- state and selection ---------------------------------------------------------------------------------
@@ -216,7 +217,7 @@ def state_is_copied_and_used(subject: ObjectiveSubject, draw: Draw) -> None:
     assert state is not None
     same = [at_state(objective, state).loss(theta) for theta in points]
     require_close(same, losses, tolerance, "the losses in the objective's own state, against its losses")
-    moved = {name: _moved(value) for name, value in state.items()}
+    moved = moved_state(state)
     other = at_state(objective, moved)
     found = [other.loss(theta) for theta in points]
     if any(moved[name] is not state[name] for name in moved):
@@ -226,7 +227,7 @@ def state_is_copied_and_used(subject: ObjectiveSubject, draw: Draw) -> None:
     require_close(
         loss, found[0], tolerances.repeat(loss, eps), "loss_and_grad in another state, against loss"
     )
-    direction = _random_direction(draw, layout.size)
+    direction = random_direction(draw, layout.size)
     require_slope(subject, other, as_numpy(points[0]), direction, "in another state")
     for name, value in state.items():
         _overwrite(value)
@@ -235,13 +236,18 @@ def state_is_copied_and_used(subject: ObjectiveSubject, draw: Draw) -> None:
         require_close(after, losses, tolerance, f"{what}; return a copy")
 
 
-def _random_direction(draw: Draw, size: int) -> Array:
+def random_direction(draw: Draw, size: int) -> Array:
     direction: Array = draw.rng(74).normal(size=size) / np.sqrt(size)
     return direction
 
 
 def _is_floating(value: object) -> bool:
     return "float" in str(getattr(value, "dtype", ""))
+
+
+def moved_state(state: State) -> dict[str, Vector]:
+    """Another state, in which every floating-point number is a little larger."""
+    return {name: _moved(value) for name, value in state.items()}
 
 
 def _moved(value: Vector) -> Vector:
@@ -263,25 +269,29 @@ def asked_tensors_are_differentiated(subject: ObjectiveSubject, draw: Draw) -> N
     objective, rng = subject.make(), draw.rng(75)
     layout = objective.layout
     names = [name for name in layout.names if rng.integers(2)] or [layout.names[-1]]
-    other = differentiating(objective, names)
     numbers: Array = subject.numbers(layout, draw).astype(subject.widest)
-    loss = objective.loss(subject.vector(numbers))
+    loss, before = evaluated(objective, subject.vector(numbers), None)
+    other = differentiating(objective, names)
+    after = evaluated(objective, subject.vector(numbers), None)[1]
+    tolerance = tolerances.repeat(float(np.abs(before).max()), eps_of(subject.widest))
+    what = f"the gradient of the objective itself, after differentiating({names})"
+    require_gradient(layout, after, before, tolerance, what)
     tolerance = tolerances.repeat(loss, eps_of(subject.widest))
     require_close(other.loss(subject.vector(numbers)), loss, tolerance, f"the loss, differentiating {names}")
-    direction = _random_direction(draw, layout.size)
+    direction = random_direction(draw, layout.size)
     for name, part in layout.unflatten(direction).items():
         part[...] *= name in names
     require_slope(subject, other, numbers, direction, f"along {', '.join(names)}, which were asked for")
 
 
 MEMBER_CHECKS = [
-    Check(law.__name__, law, lambda subject: draws, _offers(use))
+    Check(law.__name__, law, lambda subject: draws, offers(use))
     for law, use in (
-        (samples_are_means_of_their_examples, _samples),
-        (weighted_samples_are_weighted_means, _weighs),
+        (samples_are_means_of_their_examples, samples),
+        (weighted_samples_are_weighted_means, weighs),
         (whole_is_the_mean_of_its_examples, _whole_can_be_sampled),
-        (scores_belong_to_their_examples, _scores),
-        (state_is_copied_and_used, _moves),
+        (scores_belong_to_their_examples, scores),
+        (state_is_copied_and_used, moves),
         (asked_tensors_are_differentiated, _selects),
     )
 ]

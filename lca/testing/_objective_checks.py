@@ -109,7 +109,7 @@ def calls_change_nothing(subject: ObjectiveSubject, draw: Draw) -> None:
 
 
 def _require_nothing_changed(subject: ObjectiveSubject, objective: Objective, theta: Vector) -> None:
-    numbers, before, modules, alive = as_numpy(theta), _visible(subject), len(sys.modules), 0
+    numbers, before, modules, alive = as_numpy(theta), visible(subject), len(sys.modules), 0
     for i, (place, batch) in enumerate(subject.places):
         for call in (objective.loss, objective.loss_and_grad):
             call(theta, *on(batch))
@@ -119,7 +119,7 @@ def _require_nothing_changed(subject: ObjectiveSubject, objective: Objective, th
             ):  # a library that is imported in the first call sets modes of its own
                 before |= process_state()
                 modules = len(sys.modules)
-            _require_same_state(subject, before, when)
+            require_nothing_else_changed(subject, before, when)
             moved = not np.array_equal(as_numpy(theta), numbers)
             if moved:
                 raise CheckFailure(_writes(subject, objective, numbers, batch, f"θ has changed {when}"))
@@ -132,10 +132,10 @@ def _require_nothing_changed(subject: ObjectiveSubject, objective: Objective, th
     )
     with suppress(Exception):  # the error itself is checked by another law
         objective.loss_and_grad(_too_long(subject, objective))
-    _require_same_state(subject, before, "after a refused vector")
+    require_nothing_else_changed(subject, before, "after a refused vector")
 
 
-def _visible(subject: ObjectiveSubject) -> dict[str, Any]:
+def visible(subject: ObjectiveSubject) -> dict[str, Any]:
     """A copy of everything that a call must not change."""
     declared = {name: np.array(array) for name, array in subject.state().items()}
     given = {
@@ -144,8 +144,9 @@ def _visible(subject: ObjectiveSubject) -> dict[str, Any]:
     return process_state() | given | declared
 
 
-def _require_same_state(subject: ObjectiveSubject, before: Mapping[str, Any], when: str) -> None:
-    for name, value in _visible(subject).items():
+def require_nothing_else_changed(subject: ObjectiveSubject, before: Mapping[str, Any], when: str) -> None:
+    """Raise `CheckFailure` unless what a call must not change is as ``before``."""
+    for name, value in visible(subject).items():
         require(name not in before or same(value, before[name]), f"{name} has changed {when}.")
 
 

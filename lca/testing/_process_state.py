@@ -4,6 +4,7 @@ import os
 import random
 import sys
 import threading
+import warnings
 from collections.abc import Mapping
 from dataclasses import fields, is_dataclass
 from typing import Any
@@ -30,6 +31,15 @@ def process_state() -> dict[str, Any]:
         "the working directory": os.getcwd(),
     }
     return found | _torch_state() | _keras_state() | _jax_state()
+
+
+def warning_filters() -> tuple[Any, ...]:
+    """The filters of Python's warnings, which hold for every caller.
+
+    >>> len(warning_filters()) > 0
+    True
+    """
+    return tuple(warnings.filters)
 
 
 def threads() -> int:

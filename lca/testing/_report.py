@@ -69,12 +69,15 @@ class Check:
         A function from the subject to the hypothesis strategy of its cases; ``None`` for a statistical check.
     applies
         A function that says whether the law applies to a subject.
+    part
+        A costly law is checked on one of so many samples, and on one at least.
     """
 
     name: str
     law: Callable[..., str | None]
     cases: Callable[[Any], SearchStrategy[Any]] | None
     applies: Callable[[Any], bool]
+    part: int = 1
 
     @property
     def description(self) -> str:
@@ -106,7 +109,9 @@ class Check:
                 return Tally(note=self.law(subject, samples, seed) or "")
             # The draws here are independent of those of a test of the user that calls this function.
             with _current_build_context.with_value(None):
-                return self._run_drawn(self.cases(subject), subject, samples, seed, shrink)
+                return self._run_drawn(
+                    self.cases(subject), subject, max(1, samples // self.part), seed, shrink
+                )
 
     def _run_drawn(
         self, cases: SearchStrategy[Any], subject: Any, samples: int, case_seed: int, shrink: bool

@@ -1,7 +1,7 @@
 """Short training runs on small batches of examples that differ, with known full-data allocations."""
 
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Self
 
 import numpy as np
@@ -68,6 +68,12 @@ class SampledRidges:
         directions = rng.normal(size=(3, layout.size)) / np.sqrt(layout.size)
         weight = np.exp(0.7 * slopes[:, 0]) if weighted else None
         return cls(slopes, heights, directions, min(degree + 1, TOP_POWER), weight, layout)
+
+    @classmethod
+    def skewed(cls, degree: int, rng: np.random.Generator) -> Self:
+        """The same without weights, where few examples have most of the gradient."""
+        plain = cls.random(degree, rng, weighted=False)
+        return replace(plain, slopes=rng.exponential(size=plain.slopes.shape))
 
     @property
     def n_examples(self) -> int:
@@ -180,9 +186,10 @@ class Errors:
     run_stderrs: Array | None
 
 
-def errors_of_runs(estimator: StochasticEstimator, runs: int, seed: int) -> Errors:
+def errors_of_runs(estimator: StochasticEstimator, runs: int, seed: int, *, skewed: bool = False) -> Errors:
     """The errors of ``runs`` independent runs, all on one problem."""
-    objective = SampledRidges.random(estimator.degree, kit_rng(seed, 0))
+    make = SampledRidges.skewed if skewed else SampledRidges.random
+    objective = make(estimator.degree, kit_rng(seed, 0))
     found = [_one_run(estimator, objective, seed, i) for i in range(runs)]
     errors, totals, stderrs, run_stderrs = zip(*found, strict=True)
     return Errors(

@@ -54,7 +54,7 @@ def law(applies: Callable[[Any], bool]) -> Callable[[Law], Law]:
     return register
 
 
-def _has_error_bars(estimator: StochasticEstimator) -> bool:
+def has_error_bars(estimator: StochasticEstimator) -> bool:
     return any(a.stderr is not None for a in _trial(estimator)) or _has_replicates(estimator)
 
 
@@ -81,8 +81,8 @@ def _trial(estimator: StochasticEstimator) -> list[StepAllocation]:
 def mean_is_the_full_data_allocation(estimator: StochasticEstimator, samples: int, seed: int) -> str:
     """The mean error of each parameter's total over many runs is 0 (t-test, false alarms 1e-6)."""
     found = errors_of_runs(estimator, RUNS_PER_SAMPLE * samples, seed)
-    totals = _with_sum(found.errors.sum(axis=1))
-    return _require_zero_mean(totals, np.append(found.size, found.size.sum()), _names("error", totals))
+    totals = with_sum(found.errors.sum(axis=1))
+    return require_zero_mean(totals, np.append(found.size, found.size.sum()), names_of("error", totals))
 
 
 @law(_has_random_nodes)
@@ -96,18 +96,18 @@ def mean_is_exact_up_to_declared_degree(estimator: StochasticEstimator, samples:
         allocate_step = begin(estimator.reseeded(seed * 1_000_003 + i), problem.objective)
         total = sum(allocate_step(step).values for step in problem.trajectory)
         errors.append(total - truth)
-    totals, size = _with_sum(np.array(errors)), np.append(np.abs(truth), np.abs(truth).sum())
-    return _require_zero_mean(totals, size, _names("error", totals))
+    totals, size = with_sum(np.array(errors)), np.append(np.abs(truth), np.abs(truth).sum())
+    return require_zero_mean(totals, size, names_of("error", totals))
 
 
-@law(_has_error_bars)
+@law(has_error_bars)
 def standard_errors_are_calibrated(estimator: StochasticEstimator, samples: int, seed: int) -> str:
     """Stated standard errors have the mean square of the actual errors (t-test, false alarms 1e-6)."""
     found = errors_of_runs(estimator, RUNS_PER_SAMPLE * samples, seed)
     require(found.stderrs is not None, "standard errors are stated for some steps only.")
     assert found.stderrs is not None
-    squares, stated = (_with_sum((numbers**2).sum(axis=1)) for numbers in (found.errors, found.stderrs))
-    return _require_zero_mean(squares - stated, squares.mean(axis=0), _names("error² - stderr²", squares))
+    squares, stated = (with_sum((numbers**2).sum(axis=1)) for numbers in (found.errors, found.stderrs))
+    return require_zero_mean(squares - stated, squares.mean(axis=0), names_of("error² - stderr²", squares))
 
 
 @law(_has_replicates)
@@ -119,7 +119,7 @@ def standard_errors_of_sums_are_calibrated(estimator: StochasticEstimator, sampl
     squares = (found.errors.sum(axis=1) ** 2).sum(axis=1, keepdims=True)
     # The sum over parameters has more power than the test of the worst parameter.
     excess = squares - (found.run_stderrs**2).sum(axis=1, keepdims=True)
-    return _require_zero_mean(excess, squares.mean(axis=0), ["error² - stderr² of sums over a run"])
+    return require_zero_mean(excess, squares.mean(axis=0), ["error² - stderr² of sums over a run"])
 
 
 @law(lambda estimator: True)
@@ -182,17 +182,17 @@ def spends_no_more_than_it_declares(estimator: StochasticEstimator, samples: int
         )
 
 
-def _with_sum(samples: Array) -> Array:
+def with_sum(samples: Array) -> Array:
     """A further column, the sum over parameters, which shows a small bias that all of them share."""
     return np.column_stack([samples, samples.sum(axis=1)])
 
 
-def _names(what: str, columns: Array) -> list[str]:
+def names_of(what: str, columns: Array) -> list[str]:
     parameters = [f"{what} of parameter {i}" for i in range(columns.shape[1] - 1)]
     return [*parameters, f"{what} of the sum over parameters"]
 
 
-def _require_zero_mean(samples: Array, size: Array, names: Sequence[str]) -> str:
+def require_zero_mean(samples: Array, size: Array, names: Sequence[str]) -> str:
     """Student's t-test for each column, at the level `FALSE_ALARM` for all of them together.
 
     Returns the power: the bias, as a fraction of ``size`` (columns,), that fails with 99 % in the median

@@ -221,6 +221,7 @@ UNUSUAL: dict[str, Estimator] = {
             clenshaw_curtis(20),
             gauss_kronrod(),
             newton_cotes(8),
+            newton_cotes(16),
             radau(),
         )
     },

@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from lca.testing._array_checks import ARRAY_CHECKS
+from lca.testing._array_edges import ALL_ARRAY_CHECKS
 from lca.testing._backend_checks import BACKEND_CHECKS
 from lca.testing._checks import ALL_ESTIMATOR_CHECKS, ALL_OBJECTIVE_CHECKS, objective_of
 from lca.testing._report import Check
@@ -15,7 +15,10 @@ from tests.meta.zoo_arrays import RIGHT_ARRAYS, WRONG_ARRAYS
 from tests.meta.zoo_backends import RIGHT_BACKENDS, WRONG_BACKENDS
 from tests.meta.zoo_calls import RIGHT_CALLS, WRONG_CALLS
 from tests.meta.zoo_domain import WRONG_IN_A_CORNER
+from tests.meta.zoo_edges import WRONG_EDGES, WRONG_SHARED
 from tests.meta.zoo_estimators import WRONG_ESTIMATORS
+from tests.meta.zoo_fields import RIGHT_SAMPLES, WRONG_FIELDS, WRONG_SAMPLES
+from tests.meta.zoo_members import WRONG_MEMBERS
 from tests.meta.zoo_objectives import RIGHT_OBJECTIVES, WRONG_OBJECTIVES
 from tests.meta.zoo_stochastic import RIGHT_STOCHASTIC, WRONG_STOCHASTIC
 from tests.meta.zoo_training import RIGHT_TRAINING, WRONG_TRAINING
@@ -35,8 +38,12 @@ class Kind:
 
 
 ZOO = {
-    "estimators": Kind(ALL_ESTIMATOR_CHECKS, RIGHT_ESTIMATORS, WRONG_ESTIMATORS | WRONG_IN_A_CORNER),
-    "stochastic estimators": Kind(ALL_ESTIMATOR_CHECKS, RIGHT_STOCHASTIC, WRONG_STOCHASTIC),
+    "estimators": Kind(
+        ALL_ESTIMATOR_CHECKS, RIGHT_ESTIMATORS, WRONG_ESTIMATORS | WRONG_IN_A_CORNER | WRONG_FIELDS
+    ),
+    "stochastic estimators": Kind(
+        ALL_ESTIMATOR_CHECKS, RIGHT_STOCHASTIC | RIGHT_SAMPLES, WRONG_STOCHASTIC | WRONG_SAMPLES
+    ),
     "objectives": Kind(
         ALL_OBJECTIVE_CHECKS,
         RIGHT_OBJECTIVES
@@ -44,8 +51,10 @@ ZOO = {
         | UNUSUAL_OBJECTIVES
         # The objective that a backend makes must obey all laws of objectives.
         | {f"{name} backend": objective_of(b) for name, b in RIGHT_BACKENDS.items()},
-        WRONG_OBJECTIVES | WRONG_CALLS,
+        WRONG_OBJECTIVES | WRONG_CALLS | WRONG_MEMBERS,
     ),
-    "backends": Kind(BACKEND_CHECKS, RIGHT_BACKENDS | RIGHT_TRAINING, WRONG_BACKENDS | WRONG_TRAINING),
-    "array operations": Kind(ARRAY_CHECKS, RIGHT_ARRAYS, WRONG_ARRAYS),
+    "backends": Kind(
+        BACKEND_CHECKS, RIGHT_BACKENDS | RIGHT_TRAINING, WRONG_BACKENDS | WRONG_TRAINING | WRONG_SHARED
+    ),
+    "array operations": Kind(ALL_ARRAY_CHECKS, RIGHT_ARRAYS, WRONG_ARRAYS | WRONG_EDGES),
 }

@@ -24,6 +24,7 @@ RIGHT_CHEAP = {
         TRAPEZOID, 8, sampling="stratified", micro_batches=2, refresh=2
     ),
     "anchored": ControlVariate(PAIR, every=2),
+    "anchored, simpson": ControlVariate(SampledPathIntegral(SIMPSON, 6, micro_batches=2), every=4),
     "anchored, stratified": ControlVariate(
         SampledPathIntegral(TRAPEZOID, 6, sampling="stratified", micro_batches=2), every=7
     ),

@@ -6,9 +6,10 @@ degree covers. On them every estimator equals the closed form to rounding, so th
 hold for the estimator.
 """
 
-from lca.testing._estimator_checks import honesty, integral, run, values
+from lca.testing._estimator_checks import fields, honesty, integral, process, run, values
 from lca.testing._report import Check
 
 __all__ = ["ESTIMATOR_CHECKS"]
 
-ESTIMATOR_CHECKS: list[Check] = [*values.CHECKS, *integral.CHECKS, *run.CHECKS, *honesty.CHECKS]
+_MODULES = (process, values, integral, run, honesty, fields)
+ESTIMATOR_CHECKS: list[Check] = [check for module in _MODULES for check in module.CHECKS]

@@ -76,19 +76,22 @@ def _require_stochastic_declarations(estimator: StochasticEstimator) -> None:
 
 @law(any_problem)
 def reported_cost_is_true(estimator: Estimator, problem: Problem) -> None:
-    """The ``cost`` of each step equals the evaluations counted in the objective."""
+    """The ``cost`` of each step equals the evaluations counted in the objective.
+
+    Those of ``start()`` are part of the first step.
+    """
     if isinstance(estimator, StochasticEstimator):
         _require_true_examples(estimator, problem)
         return
     counting = CountingObjective(problem.objective)
-    allocate_step = estimator.start(counting)
+    allocate_step, before = estimator.start(counting), Cost()
     for step in problem.trajectory:
-        before = counting.cost
         reported = allocate_step(step).cost
         require(
             before + reported == counting.cost,
             f"step {step.index}: reported {reported}, but counted {_minus(counting.cost, before)}.",
         )
+        before = counting.cost
 
 
 def _require_true_examples(estimator: StochasticEstimator, problem: Problem) -> None:
@@ -97,9 +100,7 @@ def _require_true_examples(estimator: StochasticEstimator, problem: Problem) -> 
     allocate_step, n = estimator.start(counting), counting.n_examples
     size = batch_size(micro_batches_of(estimator))
     for step in problem.trajectory:
-        complete = with_fields(step, problem.objective, estimator)
-        counting.gradients = counting.losses = 0
-        cost = allocate_step(complete).cost
+        cost = allocate_step(with_fields(step, problem.objective, estimator)).cost
         gradients = n * cost.full_gradients + size * cost.batch_gradients + cost.examples
         for what, reported, counted in (
             ("gradients", gradients, counting.gradients),
@@ -107,6 +108,7 @@ def _require_true_examples(estimator: StochasticEstimator, problem: Problem) -> 
         ):
             limit = tolerances.summed(counted, tolerances.EPS64)
             require_close(reported, counted, limit, f"step {step.index}: examples whose {what} it reports")
+        counting.gradients = counting.losses = 0
 
 
 @law(lambda estimator: exact_problems(estimator.degree + 1), measures_full_loss)

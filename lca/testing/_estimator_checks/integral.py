@@ -12,8 +12,17 @@ from lca.arrays import array_ops
 from lca.estimators._stochastic import StochasticEstimator
 from lca.objective import Scaled, State, Sum
 from lca.step import Step
-from lca.testing._domain import Losses, any_scale, anything, large_models, long_runs, unrelated_losses
+from lca.testing._domain import (
+    Losses,
+    any_scale,
+    anything,
+    huge_models,
+    large_models,
+    long_runs,
+    unrelated_losses,
+)
 from lca.testing._estimator_checks.law import (
+    MOST_WEIGHT,
     any_problem,
     between,
     exact_problem,
@@ -21,6 +30,7 @@ from lca.testing._estimator_checks.law import (
     law_into,
     measures_full_loss,
     run,
+    weight_mass,
 )
 from lca.testing._instruments import Partial, Reparametrized, Scheduled, WithQuadraticTensor
 from lca.testing._laws import nodes_of, require, require_close, rounding
@@ -47,6 +57,12 @@ def exact_for_models_of_any_size(estimator: Estimator, problems: tuple[Problem, 
         _require_exact(estimator, problem)
 
 
+@law(lambda estimator: huge_models(estimator.degree + 1), has_fixed_nodes, part=10)
+def exact_for_huge_models(estimator: Estimator, problem: Problem) -> None:
+    """The same for more than 100,000 parameters, in one of ten cases."""
+    _require_exact(estimator, problem)
+
+
 @law(lambda estimator: long_runs(estimator.degree + 1), has_fixed_nodes)
 def exact_in_long_runs(estimator: Estimator, problem: Problem) -> None:
     """The same in runs of up to 60 steps, some unmeasured, whose points repeat or nearly repeat."""
@@ -66,7 +82,11 @@ def _require_exact(estimator: Estimator, problem: Problem) -> None:
     allocations = run(estimator, problem.objective, problem.trajectory)
     for a, step in zip(allocations, problem.trajectory, strict=True):
         expected = problem.exact(step.start, step.end)
-        require_close(a.values, expected, _rounding(problem, a, step), f"step {a.step}: values")
+        tolerance = _rounding(problem, a, step)
+        sampled = isinstance(estimator, StochasticEstimator)
+        if sampled and not np.abs(a.values - expected).max() <= tolerance:
+            tolerance = _rounding_anywhere(problem, a, step)
+        require_close(a.values, expected, tolerance, f"step {a.step}: values")
         if not a.sampled:
             tolerance = _rounding(problem, a, step) + tolerances.polynomial(
                 _loss_scale(problem, a, step), _degree(problem), tolerances.EPS64
@@ -111,8 +131,12 @@ def agrees_with_an_adaptive_reference(estimator: Estimator, problem: Problem) ->
     start, end = points = np.concatenate([problem.points, extra], axis=1)
     [a] = run(estimator, objective, between(points))
     reference = path_integral(objective, start, end)
-    # 4 = 1 + 3: Σ|w| is 1 without negative weights, and rules with negative weights must keep it below 3.
-    allowed = 4 * np.abs(end - start) * distance_to_polynomials(objective, start, end, estimator.degree)
+    # Σ|w| is 1 without negative weights.
+    allowed = (
+        (1 + max(3.0, weight_mass(estimator)))
+        * np.abs(end - start)
+        * distance_to_polynomials(objective, start, end, estimator.degree)
+    )
     excess = np.abs(a.values - reference) - allowed - rounding(a)
     at = int(np.argmax(np.where(np.isnan(excess), np.inf, excess)))
     found, expected, limit = (float(numbers[at]) for numbers in (a.values, reference, allowed + rounding(a)))
@@ -149,8 +173,22 @@ def reversal_changes_the_sign(estimator: Estimator, problem: Problem) -> None:
 def _rounding(problem: Problem, a: StepAllocation, step: Step) -> float:
     """By how much two correct computations of a step may differ."""
     eps, degree = array_ops(step.start).eps(step.start), problem.degree or 1
-    scale = a.mass if problem.scale is None else problem.scale(step.start, step.end)
+    if problem.scale is None:
+        return tolerances.polynomial(a.mass, degree, eps, nodes_of(a))
+    scale = problem.scale(step.start, step.end)
+    # The mass is larger only for weights of either sign; `mass_is_no_larger_than_the_step` bounds it.
+    scale = max(scale, min(a.mass, MOST_WEIGHT * scale))
     return tolerances.polynomial(scale, degree, eps, nodes_of(a))
+
+
+def _rounding_anywhere(problem: Problem, a: StepAllocation, step: Step) -> float:
+    """The same where gradients at other points of the run cancel, as in control variates."""
+    if problem.scale is None:
+        return _rounding(problem, a, step)
+    delta = step.end - step.start
+    scale = max(problem.scale(point, point + delta) for point in problem.points)
+    eps = array_ops(step.start).eps(step.start)
+    return tolerances.polynomial(scale, problem.degree or 1, eps, nodes_of(a))
 
 
 def _degree(problem: Problem) -> int:
@@ -226,10 +264,24 @@ def state_is_kept_apart(estimator: Estimator, case: tuple[Losses, bool, int]) ->
     measured = Sum({**others, moving: scheduled}) if in_a_sum else scheduled
     for a, step in zip(run(estimator, measured, steps), steps, strict=True):
         row = a.terms[moving] if in_a_sum else a
+        for name in others if in_a_sum else ():
+            _require_unmoved(a.terms[name], step, losses[name], name)
         change = _require_state(row, step, problem, scheduled)
         size = _loss_scale(problem, row, step) * 8 + 8
         tolerance = tolerances.conservation(size, size, tolerances.EPS64)
         require_close(a.state_change, change, tolerance, f"step {a.step}: state_change of the sum")
+
+
+def _require_unmoved(row: StepAllocation, step: Step, problem: Problem, name: str) -> None:
+    """A term whose state does not move has no state change, and the losses and residual that it has alone."""
+    of = f"step {row.step}, term {name!r}, which has no state"
+    require(row.state_change == 0, f"{of}: state_change is {row.state_change!r}.")
+    size = _loss_scale(problem, row, step)
+    tolerance = tolerances.conservation(size, size, tolerances.EPS64)
+    for what, point in (("loss_start", step.start), ("loss_end", step.end)):
+        require_close(getattr(row, what), problem.objective.loss(point), tolerance, f"{of}: {what}")
+    left = row.loss_end - row.loss_start - float(np.sum(row.values, dtype=np.float64))
+    require_close(row.residual, left, 2 * tolerance + rounding(row), f"{of}: residual")
 
 
 def _require_state(row: StepAllocation, step: Step, problem: Problem, scheduled: Scheduled) -> float:
@@ -301,8 +353,9 @@ def _require_terms(estimator: Estimator, a: StepAllocation, step: Step, losses: 
         require_close(row.residual, left, limit, f"{of}: residual")
         require(row.state_change == 0, f"{of}: state_change is {row.state_change!r} without any state.")
         require(row.step == step.index, f"{of} is numbered {row.step}.")
+        require(row.source is None or row.source.index == step.index, f"{of}: source is another step.")
         moved = float(np.abs(row.values).sum())
-        scale = 16 * problem.scale(step.start, step.end)  # type: ignore[misc]
+        scale = 16 * weight_mass(estimator) * problem.scale(step.start, step.end)  # type: ignore[misc]
         require(row.values.dtype == a.values.dtype, f"{of}: values are {row.values.dtype}.")
         require(
             moved - tolerance <= row.mass <= scale, f"{of}: mass {row.mass:.3g}, but Σ|values| {moved:.3g}."

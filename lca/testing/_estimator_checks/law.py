@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from lca.allocation import Estimator, StepAllocation
 from lca.estimators._stochastic import StochasticEstimator
 from lca.objective import Objective
+from lca.reference._models import Quadratic
 from lca.step import Step, Trajectory
 from lca.testing._domain import anything
 from lca.testing._replicated import begin, has_random_nodes
@@ -41,16 +42,32 @@ def has_fixed_nodes(estimator: Estimator) -> bool:
     return is_any(estimator)
 
 
+MOST_WEIGHT = 64.0
+"""The largest ``Σ|w|`` that is believed; 58 for the closed Newton-Cotes rule of 17 nodes."""
+
+
+def weight_mass(estimator: Estimator) -> float:
+    """``Σ|w_k|`` of the nodes, 1 for positive weights: the mass of a step on ``L(θ) = θ``, divided by |Δ|."""
+    with suppress(Exception):  # whatever is wrong with it, the laws will show it
+        [a] = run(estimator, _LINE, [Step(np.zeros(1), np.ones(1))])
+        if 1 <= a.mass <= MOST_WEIGHT:
+            return a.mass
+    return 1.0
+
+
+_LINE = Quadratic(np.zeros((1, 1)), linear=np.ones(1))
+
+
 def law_into(checks: list[Check]) -> Callable[..., Callable[[Law], Law]]:
     """Return a decorator that adds a law to ``checks``, named after its function.
 
     The decorator is called with a function from the estimator to the hypothesis strategy of the law's cases,
-    and with the condition under which the law applies.
+    and with the condition under which the law applies. A costly law gets one of ``part`` samples.
     """
 
-    def law(cases: Cases, applies: Applies = is_any) -> Callable[[Law], Law]:
+    def law(cases: Cases, applies: Applies = is_any, *, part: int = 1) -> Callable[[Law], Law]:
         def register(function: Law) -> Law:
-            checks.append(Check(function.__name__, function, cases, applies))
+            checks.append(Check(function.__name__, function, cases, applies, part))
             return function
 
         return register

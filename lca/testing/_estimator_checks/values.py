@@ -17,6 +17,7 @@ from lca.testing._estimator_checks.law import (
     law_into,
     measures_full_loss,
     run,
+    weight_mass,
 )
 from lca.testing._instruments import WithUnusedTensor
 from lca.testing._laws import require, require_close, rounding
@@ -108,14 +109,14 @@ def mass_bounds_the_values(estimator: Estimator, problem: Problem) -> None:
 @law(any_problem)
 def mass_is_no_larger_than_the_step(estimator: Estimator, problem: Problem) -> None:
     """``mass`` is of the size of ``Σ_i |g_i Δ_i|``: a larger one would loosen every tolerance."""
-    steps = problem.trajectory
+    steps, weights = problem.trajectory, weight_mass(estimator)
     for a, step in zip(run(estimator, problem.objective, steps), problem.trajectory, strict=True):
         delta = step.end - step.start
         grads = [problem.objective.loss_and_grad(step.start + s * delta)[1] for s in np.linspace(0, 1, 17)]
         largest = max(float(np.abs(grad * delta).sum()) for grad in grads)
-        # 16 allows for Σ|w_k| > 1 of rules with negative weights, and for a peak between the 17 points.
+        # 16 allows for a peak between the 17 points.
         require(
-            a.mass <= 16 * largest,
+            a.mass <= 16 * weights * largest,
             f"step {a.step}: mass = {a.mass:.3g}, but Σ|g Δ| is at most {largest:.3g}.",
         )
 

@@ -1,0 +1,117 @@
+"""The laws of the samples that a stochastic estimator draws, and of mean and spread on harder examples."""
+
+from dataclasses import dataclass, field
+from math import log
+from typing import Any
+
+import numpy as np
+
+from lca.estimators._stochastic import StochasticEstimator
+from lca.testing._laws import require
+from lca.testing._replicated import EXAMPLES, Replicated, with_fields
+from lca.testing._report import Check
+from lca.testing._sampled_runs import errors_of_runs
+from lca.testing._stochastic_checks import (
+    FALSE_ALARM,
+    RUNS_PER_SAMPLE,
+    has_error_bars,
+    names_of,
+    require_zero_mean,
+    with_sum,
+)
+from lca.testing.problems import network
+
+Array = np.ndarray
+STEPS = 10
+MOST_RUNS = 100
+RARER = 4
+"""An example may be drawn so many times less often than others, where all of them are alike."""
+
+
+@dataclass(eq=False)
+class _Drawing(Replicated):
+    """Lists the examples of each batch that is made."""
+
+    drawn: list[list[int]] = field(default_factory=list)
+
+    def batch(self, index: Array, weight: Array | None = None) -> Any:
+        self.drawn.append(np.asarray(index).tolist())
+        return super().batch(index, weight)
+
+
+def _draws(estimator: StochasticEstimator, seed: int) -> tuple[list[list[int]], list[list[list[int]]]]:
+    """The examples of all batches of a run, and of those that are made in each of its steps."""
+    problem = network(0, steps=STEPS)
+    objective = _Drawing(problem.objective)
+    allocate_step, in_steps = estimator.reseeded(seed).start(objective), []
+    for step in problem.trajectory:
+        before = len(objective.drawn)
+        allocate_step(with_fields(step, problem.objective, estimator))
+        in_steps.append(objective.drawn[before:])
+    return objective.drawn, in_steps
+
+
+def every_example_is_drawn(estimator: StochasticEstimator, samples: int, seed: int) -> str | None:
+    """No example is left out of all samples of many runs (false alarms 1e-6)."""
+    counts, enough = np.zeros(EXAMPLES), RARER * EXAMPLES * log(EXAMPLES / FALSE_ALARM)
+    for run in range(MOST_RUNS):
+        for index in _draws(estimator, seed * 1_000_003 + run)[0]:
+            counts += np.bincount(index, minlength=EXAMPLES)
+        if not counts.any():
+            return "no batch of its own"
+        if counts.sum() > enough:
+            missing = np.flatnonzero(counts == 0).tolist()
+            require(not missing, f"the examples {missing} of {EXAMPLES} are not in {counts.sum():.0f} draws.")
+            return f"{counts.sum():.0f} draws; false alarms {FALSE_ALARM:g}"
+    return f"{counts.sum():.0f} draws, too few to tell"
+
+
+def steps_draw_samples_of_their_own(estimator: StochasticEstimator, samples: int, seed: int) -> None:
+    """Not every step draws the same examples, as if the generator were seeded anew in each of them.
+
+    A sample that is meant for the whole run is drawn once, in ``start``.
+    """
+    _, in_steps = _draws(estimator, seed)
+    first, *others = in_steps[1:]  # the first step may draw for its start as well
+    everything = len({i for index in first for i in index}) == EXAMPLES
+    alike = bool(first) and not everything and all(other == first for other in others)
+    require(
+        not alike,
+        f"every step draws the same examples, {first}; keep the generator from step to step, or make the "
+        "batch once, in start().",
+    )
+
+
+def mean_is_right_for_skewed_examples(estimator: StochasticEstimator, samples: int, seed: int) -> str:
+    """The same as `mean_is_the_full_data_allocation` where few examples have most of the gradient."""
+    found = errors_of_runs(estimator, RUNS_PER_SAMPLE * samples, seed, skewed=True)
+    totals = with_sum(found.errors.sum(axis=1))
+    return require_zero_mean(totals, np.append(found.size, found.size.sum()), names_of("error", totals))
+
+
+def spread_of_all_values_is_calibrated(estimator: StochasticEstimator, samples: int, seed: int) -> str:
+    """Stated standard errors are right on the whole: a smaller error is found than in single parameters."""
+    found = errors_of_runs(estimator, 2 * RUNS_PER_SAMPLE * samples, seed)
+    require(found.stderrs is not None, "standard errors are stated for some steps only.")
+    assert found.stderrs is not None
+    squares, stated = found.errors**2, found.stderrs**2
+    # Every value counts the same, whatever its size.
+    size = np.maximum(squares.mean(axis=0), np.finfo(np.float64).tiny)
+    excess = ((squares - stated) / size).mean(axis=(1, 2))[:, None]
+    return require_zero_mean(excess, np.ones(1), ["(error² - stderr²) / mean error² of all values"])
+
+
+SAMPLING_CHECKS = [
+    Check(
+        law.__name__,
+        law,
+        None,
+        lambda estimator, applies=applies: isinstance(estimator, StochasticEstimator) and applies(estimator),  # type: ignore[misc]
+    )
+    for law, applies in (
+        (every_example_is_drawn, lambda estimator: estimator.unbiased is True),
+        (steps_draw_samples_of_their_own, lambda estimator: True),
+        (mean_is_right_for_skewed_examples, lambda estimator: estimator.unbiased is True),
+        (spread_of_all_values_is_calibrated, has_error_bars),
+    )
+]
