@@ -360,7 +360,7 @@ def state_of(measured: Objective | Mapping[str, Objective]) -> State | None:
     >>> state_of(Quadratic(np.eye(2))) is None
     True
     """
-    stateful = [objective for objective in leaves(measured) if isinstance(objective, Stateful)]
+    stateful = [objective for objective in leaves(measured) if _is_stateful(objective)]
     states = [(objective, state) for objective in stateful if (state := objective.state())]
     merged: dict[str, Vector] = {}
     for _, state in states:
@@ -384,7 +384,7 @@ def at_state(objective: Objective, state: State | None) -> Objective:
         return Sum({name: at_state(term, state) for name, term in objective.terms.items()})
     if isinstance(objective, Scaled):
         return Scaled(at_state(objective.objective, state), objective.factor)
-    if not isinstance(objective, Stateful):
+    if not _is_stateful(objective):
         return objective
     return objective.at_state(state.of(objective) if isinstance(state, JointState) else state)
 
@@ -485,6 +485,11 @@ def differentiating(objective: Objective, names: Collection[str]) -> Objective:
 def _is_selective(objective: Objective) -> TypeGuard[Selective]:
     """As ``isinstance``, which takes 100 times as long for a protocol, and this is asked at every step."""
     return hasattr(objective, "differentiating")
+
+
+def _is_stateful(objective: Objective) -> TypeGuard[Stateful]:
+    """As ``isinstance``; see `_is_selective`."""
+    return hasattr(objective, "at_state") and hasattr(objective, "state")
 
 
 def evaluate(

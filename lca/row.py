@@ -70,7 +70,7 @@ class Row:
 
     However many readers a row has, the K values are reduced at most three times: sums and sign counts of
     tensors (from which those of layers and the total follow), sums of neurons, and the histogram of |A|.
-    On a device, each of the three is one copy to the host.
+    On a device, each of the three is one copy to the host. Signs of sampled values are counted apart.
 
     Parameters
     ----------
@@ -114,11 +114,11 @@ class Row:
     @property
     def total(self) -> float:
         """``Σ_i A_i`` in float64, units of the loss: the sum of the totals of the tensors."""
-        return float(self._tensors[0].sum())
+        return float(self._sums.sum())
 
     def totals(self, by: GroupBy) -> np.ndarray:
         """``Σ_{i in group} A_i`` for each tensor, layer or neuron; float64 (groups,), units of the loss."""
-        return self._neurons if by == "neuron" else self.layout.groups(by).merged(self._tensors[0])
+        return self._neurons if by == "neuron" else self.layout.groups(by).merged(self._sums)
 
     def signs(self, by: _TensorGroups) -> SignCounts:
         """Numbers of parameters with A < 0, A > 0 and A = 0 in each tensor or layer; integers (groups,)."""
@@ -159,6 +159,14 @@ class Row:
         """Sums and sign counts of the tensors: (tensors,) and (2, tensors)."""
         values = self.allocation.values
         return array_ops(values).sums_and_signs(values, self.layout.groups("tensor").slices)
+
+    @cached_property
+    def _sums(self) -> np.ndarray:
+        """Sums of the tensors; of sampled values alone, as few readers ask for their signs."""
+        values = self.allocation.values
+        if self.allocation.sampled and "_tensors" not in self.__dict__:
+            return array_ops(values).sums(values, self.layout.groups("tensor").slices)
+        return self._tensors[0]
 
     @cached_property
     def _neurons(self) -> np.ndarray:
