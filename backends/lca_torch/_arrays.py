@@ -193,6 +193,9 @@ def _blocks(*vectors: Tensor) -> Iterator[tuple[Tensor, ...]]:
     """
     most = _CPU_BLOCK if vectors[0].device.type == "cpu" else _DEVICE_BLOCK
     scattered = [vector for vector in vectors if isinstance(vector, ParameterVector)]
+    if not scattered and len(vectors[0]) <= 2 * most:  # as often for small models
+        yield vectors
+        return
     runs = _runs(scattered[0].sizes if scattered else [len(vectors[0])], most)
     for parts in zip(*(_parts(vector, runs) for vector in vectors), strict=True):
         yield from zip(*(torch.split(part, most) for part in parts), strict=True)

@@ -47,7 +47,7 @@ from lca_torch._policies import (
     kept_in_evaluation,
     mixes_examples,
     normalisation_policies,
-    random_state_kept,
+    RandomStates,
 )
 from lca_torch._reading import Reading, read
 from lca_torch._replica import Replica, in_precision
@@ -89,6 +89,7 @@ class TorchLoss(ModelLoss):
         self._batch_weight = batch_weight or examples_in
         self._loss_fn = loss_fn
         self._seeds, self._autocast = count(1), autocast
+        self._random = RandomStates(self.device)
         self._prefix = f"loss[{next(_serial)}]"
 
         def replicate() -> Replica:
@@ -170,7 +171,7 @@ class TorchLoss(ModelLoss):
                 weights.append(weight)
         weight = require_weight(math.fsum(weights))
         found = torch.stack(losses).double().cpu().numpy()
-        return math.fsum(found * weights) / weight, leaves.grad.div_(weight) if gradient else None
+        return math.fsum(found * weights) / weight, leaves.mean_gradient(weight) if gradient else None
 
     def try_out(self, theta: Tensor, batch: PyTree) -> list[str]:
         if self._batch is None:
@@ -246,7 +247,7 @@ class TorchLoss(ModelLoss):
     @contextmanager
     def _modes(self, seed: int, *, gradients: bool) -> Iterator[None]:
         with (
-            random_state_kept(self.device, seed),
+            self._random.kept(seed),
             forward_mode(self.device, self._autocast, gradients=gradients),
         ):
             yield

@@ -74,8 +74,11 @@ class Halves(Training):
         for a, t, v in zip(first, whole, moving, strict=True):
             a, t = a.view(-1), t.view(-1)
             both = torch.dot(a, t) - torch.dot(a, a)
-            rows.append(-lr * 2 * both if v is None else
-                        -lr * (2 * both + (0.5 * momentum + 0.5) * torch.dot(v.view(-1), t)))
+            rows.append(
+                -lr * 2 * both
+                if v is None
+                else -lr * (2 * both + (0.5 * momentum + 0.5) * torch.dot(v.view(-1), t))
+            )
         self.found += torch.stack(rows)
 
     def of_adam(self, first: list[Tensor], whole: list[Tensor]) -> None:

@@ -44,9 +44,18 @@ def lenet() -> nn.Module:
     """Two convolutions and three dense layers on 28x28 pixels, 61,706 parameters."""
     return nn.Sequential(
         nn.Unflatten(1, (1, 28, 28)),
-        nn.Conv2d(1, 6, 5, padding=2), nn.ReLU(), nn.MaxPool2d(2),
-        nn.Conv2d(6, 16, 5), nn.ReLU(), nn.MaxPool2d(2),
-        nn.Flatten(), nn.Linear(400, 120), nn.ReLU(), nn.Linear(120, 84), nn.ReLU(), nn.Linear(84, 10),
+        nn.Conv2d(1, 6, 5, padding=2),
+        nn.ReLU(),
+        nn.MaxPool2d(2),
+        nn.Conv2d(6, 16, 5),
+        nn.ReLU(),
+        nn.MaxPool2d(2),
+        nn.Flatten(),
+        nn.Linear(400, 120),
+        nn.ReLU(),
+        nn.Linear(120, 84),
+        nn.ReLU(),
+        nn.Linear(84, 10),
     )
 
 
@@ -90,15 +99,19 @@ def sides(case: str, optimizer: str, estimator: str) -> dict[str, Any]:
 
     if estimator == "cross-fit":
         return {
-            "plain": made(Training), "passes": made(Halves), "by hand": made(Halves, sums=True),
+            "plain": made(Training),
+            "passes": made(Halves),
+            "by hand": made(Halves, sums=True),
             "tracker": Tracked(made(Training), CrossFit(), 2),
         }
     pieces = 4 if estimator == "probe, 4 pieces" else 1
     probe = SampledPathIntegral(size=batch // 4 * 4, micro_batches=pieces)
     options = {"size": probe.size, "pieces": pieces}
     return {
-        "plain": made(Training), "passes": made(Probe, **options),
-        "by hand": made(Probe, sums=True, **options), "tracker": Tracked(made(Training), probe, 1),
+        "plain": made(Training),
+        "passes": made(Probe, **options),
+        "by hand": made(Probe, sums=True, **options),
+        "tracker": Tracked(made(Training), probe, 1),
     }
 
 
