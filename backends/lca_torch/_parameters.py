@@ -205,13 +205,17 @@ class Leaves:
         self._begin_sum()
         self._add(weight, found)
 
-    def mean_gradient(self, weight: float) -> Tensor:
-        """The sum of the gradients divided by ``weight``, a new vector (K,); 0 where there is none."""
+    def take_mean(self, weight: float) -> Tensor:
+        """The sum of the gradients divided by ``weight``, a new vector (K,); 0 where there is none.
+
+        Another sum may begin.
+        """
         if self._first is None:
             self._begin_sum()
-            assert self._total is not None
-            return self._total.div_(weight)
-        own, found = self._first
+            total, self._total = self._total, None
+            assert total is not None
+            return total.div_(weight)
+        (own, found), self._first = self._first, None
         pieces = dict(zip(self._trainable, found, strict=True))
         with torch.no_grad():
             mean = torch.cat(
