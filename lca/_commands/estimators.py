@@ -6,7 +6,7 @@ from dataclasses import asdict
 from typing import Any
 
 from lca._commands.command import JSON, Command
-from lca.allocation import Cost, Estimator
+from lca.allocation import Cost, Estimator, largest_cost_of
 from lca.estimators._registry import REGISTRY, NamedEstimator, named_estimator
 from lca.estimators._stochastic import StochasticEstimator
 from lca.record._citation import citations_of
@@ -38,6 +38,7 @@ def as_json(row: NamedEstimator) -> dict[str, Any]:
         "target": row.target,
         "bias": _bias(estimator),
         "cost_per_step": asdict(estimator.cost),
+        "largest_cost_of_a_step": asdict(largest_cost_of(estimator)),
         "required_fields": list(row.required_fields),
         "in_python": repr(estimator),
         "better_at_the_same_cost": row.better,
@@ -74,6 +75,8 @@ def details(row: NamedEstimator) -> str:
     estimator = row.make(1e-3)
     lines = [f"{row.name}: {row.description}", ""]
     pairs = [*zip(HEADINGS[1:], cells(row)[1:], strict=True), ("in Python", repr(estimator))]
+    if (largest := largest_cost_of(estimator)) != estimator.cost:
+        pairs.insert(3, ("at most", cost_in_words(largest)))
     pairs += [("better at its cost", row.better)] if row.better else []
     lines += _aligned([(f"{what}:", value) for what, value in pairs])
     return "\n".join([*lines, *(f"\n{entry}" for entry in citations_of(estimator))])
