@@ -458,9 +458,7 @@ class KerasLoss(ModelLoss):
         return loss
 
 
-def _added(
-    total: tf.Tensor, gradient: tf.Tensor, weighted: Callable[[tf.Tensor], tf.Tensor]
-) -> tf.Tensor:
+def _added(total: tf.Tensor, gradient: tf.Tensor, weighted: Callable[[tf.Tensor], tf.Tensor]) -> tf.Tensor:
     """``total + weighted(gradient)``; the gradient itself if the total is empty."""
     if total.shape[0] is None:
         return tf.cond(tf.size(total) > 0, lambda: total + weighted(gradient), lambda: gradient)

@@ -23,7 +23,8 @@ from validation.evidence import keep
 from validation.timing import keep_memory
 from pathlib import Path
 
-FOLDER = Path(__file__).parent
+from validation.bench_sampled.folder import FOLDER
+
 Segment = Callable[[int], None]
 OPTIMIZERS: dict[str, Callable[[Any], torch.optim.Optimizer]] = {
     "sgd": lambda parameters: torch.optim.SGD(parameters, lr=0.05, momentum=0.9),
