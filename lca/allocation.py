@@ -26,6 +26,7 @@ __all__ = [
     "allocate",
     "allocate_each",
     "check_deterministic",
+    "largest_cost_of",
     "start_each",
     "with_terms",
 ]
@@ -175,7 +176,8 @@ class Estimator(Protocol):
     """A description of how to allocate steps; it keeps no state, so one serves any number of runs.
 
     `lca.testing.check_estimator` tests that it keeps what it declares. An estimator on batches or samples
-    declares more: `lca.estimators.StochasticEstimator`. A dataclass attribute ``citation``, a
+    declares more: `lca.estimators.StochasticEstimator`. An attribute ``largest_cost``, a `Cost`, bounds what
+    a step after the first may cost, where steps differ. A dataclass attribute ``citation``, a
     BibTeX entry, is cited by `lca.Record.cite`. An attribute ``vectors``, the most vectors (K,) that one run
     holds besides both ends of a step and its fields, the values included, is shown by a tracker's
     ``estimate()``.
@@ -204,7 +206,10 @@ class Estimator(Protocol):
 
     @property
     def cost(self) -> Cost:
-        """Cost of a step after the first one; the least cost, if it depends on the step."""
+        """Mean cost of a step in a long run.
+
+        Where it depends on the steps, that of a run whose steps never need more than the least.
+        """
 
     def start(self, objective: Objective) -> Allocator:
         """Begin a run along one path."""
@@ -226,6 +231,17 @@ class Resumable(Estimator, Protocol):
 
     def resume(self, objective: Objective, memory: Mapping[str, float]) -> Allocator:
         """Continue a run whose last allocation had this ``memory``."""
+
+
+def largest_cost_of(estimator: Estimator) -> Cost:
+    """The most that a step after the first may cost: the declared ``largest_cost``, or the cost itself.
+
+    >>> from lca import Adaptive, PathIntegral
+    >>> largest_cost_of(PathIntegral()).full_gradients, largest_cost_of(Adaptive()).full_gradients
+    (2, 34)
+    """
+    found: Cost = getattr(estimator, "largest_cost", estimator.cost)
+    return found
 
 
 def allocate(

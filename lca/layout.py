@@ -152,8 +152,9 @@ class Layout:
         is_numpy = isinstance(vector, np.ndarray)
         if not is_numpy:
             array_ops(vector)  # raises if the type is not supported
-        shape = tuple(vector.shape)
-        if shape != (self.size,):
+        shape = vector.shape
+        if len(shape) != 1 or shape[0] != self.size:
+            shape = tuple(shape)
             raise LayoutError(
                 f"{what}: expected shape ({self.size},) for the tensors {', '.join(self.names)}, got "
                 f"{shape}; build it with Layout.flatten."

@@ -5,16 +5,14 @@ else in this library is built on these two. `Stateful`, `Selective`, `Sampled`, 
 optional.
 """
 
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import reduce
-from operator import add
 from typing import Any, Protocol, TypeAlias, TypeGuard, runtime_checkable
 
 import numpy as np
 
 from lca._state import JointState, same, same_state
-from lca.arrays import Vector
+from lca.arrays import Vector, array_ops
 from lca.errors import LCAError
 from lca.layout import Layout, check_same_layout
 
@@ -379,7 +377,7 @@ def state_of(measured: Objective | Mapping[str, Objective]) -> State | None:
     >>> state_of(Quadratic(np.eye(2))) is None
     True
     """
-    stateful = [objective for objective in leaves(measured) if isinstance(objective, Stateful)]
+    stateful = [objective for objective in leaves(measured) if _is_stateful(objective)]
     states = [(objective, state) for objective in stateful if (state := objective.state())]
     merged: dict[str, Vector] = {}
     for _, state in states:
@@ -403,7 +401,7 @@ def at_state(objective: Objective, state: State | None) -> Objective:
         return Sum({name: at_state(term, state) for name, term in objective.terms.items()})
     if isinstance(objective, Scaled):
         return Scaled(at_state(objective.objective, state), objective.factor)
-    if not isinstance(objective, Stateful):
+    if not _is_stateful(objective):
         return objective
     return objective.at_state(state.of(objective) if isinstance(state, JointState) else state)
 
@@ -506,6 +504,11 @@ def _is_selective(objective: Objective) -> TypeGuard[Selective]:
     return hasattr(objective, "differentiating")
 
 
+def _is_stateful(objective: Objective) -> TypeGuard[Stateful]:
+    """As ``isinstance``; see `_is_selective`."""
+    return hasattr(objective, "at_state") and hasattr(objective, "state")
+
+
 def evaluate(
     objective: Objective, theta: Vector, batch: Batch | None = None, *, gradient: bool = True
 ) -> Evaluation:
@@ -521,13 +524,38 @@ def evaluate(
     (3.0, array([2., 2.]))
     """
     if isinstance(objective, Sum):
-        terms = {
+        found = None if batch is not None else _evaluated_together(objective, theta, gradient=gradient)
+        terms = found or {
             name: evaluate(term, theta, batch, gradient=gradient) for name, term in objective.terms.items()
         }
-        losses = [term.loss for term in terms.values()]
-        grads = [term.grad for term in terms.values()]
-        return Evaluation(sum(losses), reduce(add, grads) if gradient else None, terms)
+        loss = sum(term.loss for term in terms.values())
+        return Evaluation(loss, _total([term.grad for term in terms.values()]) if gradient else None, terms)
     given = () if batch is None else (batch,)  # an objective without batches need not have the parameter
     if gradient:
         return Evaluation(*objective.loss_and_grad(theta, *given))
     return Evaluation(objective.loss(theta, *given), None)
+
+
+def _evaluated_together(total: Sum, theta: Vector, *, gradient: bool) -> dict[str, Evaluation] | None:
+    """The terms, where they are parts of one loss that evaluates them at once (``by_class()``)."""
+    parts = [(t.objective, t.factor) if isinstance(t, Scaled) else (t, 1.0) for t in total.terms.values()]
+    together = getattr(parts[0][0], "evaluate_together", None)
+    found = None if together is None else together([part for part, _ in parts], theta, gradient=gradient)
+    if found is None:
+        return None
+    scaled = array_ops(theta).scaled
+    return {
+        name: Evaluation(factor * loss, scaled(grad, factor) if gradient else None)
+        for name, (_, factor), (loss, grad) in zip(total.terms, parts, found, strict=True)
+    }
+
+
+def _total(gradients: Sequence[Vector]) -> Vector:
+    """Their sum; a new vector, unless there is only one."""
+    first, *rest = gradients
+    if not rest:
+        return first
+    ops, total = array_ops(first), first + rest[0]
+    for gradient in rest[1:]:
+        total = ops.add_scaled(total, 1.0, gradient)
+    return total

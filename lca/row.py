@@ -70,7 +70,7 @@ class Row:
 
     However many readers a row has, the K values are reduced at most three times: sums and sign counts of
     tensors (from which those of layers and the total follow), sums of neurons, and the histogram of |A|.
-    On a device, each of the three is one copy to the host.
+    On a device, each of the three is one copy to the host. Signs of sampled values are counted apart.
 
     Parameters
     ----------
@@ -114,7 +114,7 @@ class Row:
     @property
     def total(self) -> float:
         """``Σ_i A_i`` in float64, units of the loss: the sum of the totals of the tensors."""
-        return float(self._tensors[0].sum())
+        return float(self._sums.sum())
 
     @property
     def ends(self) -> tuple[int, int]:
@@ -134,10 +134,10 @@ class Row:
             return self._neurons
         groups = self._groups(by)
         if self._are_tensors(groups):
-            return groups.merged(self._tensors[0])
-        if groups not in self._sums:
-            self._sums[groups] = groups.total(self.allocation.values)
-        return self._sums[groups]
+            return groups.merged(self._sums)
+        if groups not in self._divided:
+            self._divided[groups] = groups.total(self.allocation.values)
+        return self._divided[groups]
 
     def signs(self, by: _TensorGroups) -> SignCounts:
         """Numbers of parameters with A < 0, A > 0 and A = 0 in each tensor or layer; integers (groups,)."""
@@ -183,6 +183,14 @@ class Row:
         return array_ops(values).sums_and_signs(values, self.layout.groups("tensor").slices)
 
     @cached_property
+    def _sums(self) -> np.ndarray:
+        """Sums of the tensors; of sampled values alone, as few readers ask for their signs."""
+        values = self.allocation.values
+        if self.allocation.sampled and "_tensors" not in self.__dict__:
+            return array_ops(values).sums(values, self.layout.groups("tensor").slices)
+        return self._tensors[0]
+
+    @cached_property
     def _neurons(self) -> np.ndarray:
         return self.layout.groups("neuron").total(self.allocation.values)
 
@@ -195,7 +203,7 @@ class Row:
         return self._replicate_sums(self.layout.groups("neuron"))
 
     @cached_property
-    def _sums(self) -> dict[Groups, np.ndarray]:
+    def _divided(self) -> dict[Groups, np.ndarray]:
         """Totals of groups that divide tensors, which summary and record share."""
         return {}
 

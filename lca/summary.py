@@ -38,10 +38,9 @@ class RunViews(RowView):
         The scalars of every step.
     tensors, layers
         The totals of every step and of the run.
-    signs
-        Counts of helping, hurting and zero parameters, by tensor.
-    histogram
-        The distribution of |A|; empty for sampled allocations, of which it would show the noise.
+    signs, histogram
+        Counts of helping, hurting and zero parameters, by tensor, and the distribution of |A|; empty for
+        sampled allocations, of which they would show the noise.
 
     Examples
     --------
@@ -72,8 +71,8 @@ class RunViews(RowView):
         self.trace.add(row.scalars)
         self.tensors.add(row.totals("tensor"))
         self.layers.add(row.totals("layer"))
-        self.signs.add(row.signs("tensor"))
-        if not row.allocation.sampled:  # it would show the noise
+        if not row.allocation.sampled:  # they would show the noise
+            self.signs.add(row.signs("tensor"))
             self.histogram.add(row.magnitudes, self.layout.size)
 
 
@@ -88,7 +87,7 @@ def summarize(run: RunViews, loss_end: float | None = None) -> dict[str, Any]:
     ``mass`` are in units of the loss; negative: helping.
 
     ``helping_percent`` is the mean over the steps that have one (`lca.views.Signs`), or ``None``. For
-    sampled allocations the losses are NaN, the helping percentages are ``None``, and
+    sampled allocations the losses are NaN, these percentages and that of exact zeros are ``None``, and
     ``helping_percent_note`` says why.
 
     Parameters
@@ -127,7 +126,7 @@ def summarize(run: RunViews, loss_end: float | None = None) -> dict[str, Any]:
         "helping_percent": None if sampled else _number(signs.mean_helping_percent()),
         **({"helping_percent_note": NOISY} if sampled else {}),
         "zero_percent": _number(signs.mean_zero_percent()),
-        "steps_without_helping_percent": int(signs.steps_without_percent()),
+        "steps_without_helping_percent": None if sampled else int(signs.steps_without_percent()),
         "per_tensor": run.tensors.by_name(),
         "helping_percent_per_tensor": _helping_by_name(run, sampled=sampled),
     }

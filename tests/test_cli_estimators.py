@@ -27,7 +27,7 @@ def test_every_estimator_has_a_line_with_what_it_declares(capsys):
             assert bias == row.make(1e-3).bias
     assert rows["rk4"][1:] == ["full", "none up to degree 3", "2 full", "-"]
     assert rows["next-simpson"][3:] == ["2 batch", "next_batch, next_gradient"]
-    assert rows["anchored"][3] == "0.025 full + 512 examples"
+    assert rows["anchored"][3] == "0.025 full + 499.2 examples"
     assert rows["cross-fit"][3] == "0"
 
 
@@ -53,6 +53,11 @@ def test_one_estimator_is_described_in_detail(capsys, name):
     row = REGISTRY[name]
     assert text.startswith(f"{name}: {row.description}\n")
     assert f" {row.make(1e-3)!r}\n" in text
+
+
+def test_details_tell_the_most_that_a_step_costs(capsys):
+    assert re.search(r"^at most: +1 full \+ 512 examples$", printed(capsys, "anchored"), re.MULTILINE)
+    assert "at most:" not in printed(capsys, "probe")
 
 
 def test_details_end_with_what_to_cite(capsys):

@@ -14,6 +14,7 @@ import keras
 import numpy as np
 import tensorflow as tf
 
+from lca.arrays import array_ops
 from lca.errors import DataError, LayoutError, NonDeterministicError
 from lca.frameworks import (
     BatchNorm,
@@ -222,15 +223,24 @@ class KerasLoss(ModelLoss):
         program, state = self._program_of(state), state or {}
         wanted = frozenset(program.trained if names is None else names) if gradient else None
         wide, zero = tf.cast(theta, self.dtype), tf.zeros([], tf.float64)
-        sums = zero, zero, tf.zeros_like(wide) if gradient else tf.zeros([], self.dtype)
         add = self._add_eagerly if self._eagerly else self._add_compiled
+        none = tf.zeros([0] if gradient else [], self.dtype)
+        sums, whole = (zero, zero, none), False  # whole: of a single batch, not multiplied by its weight
         for batch in batches:
+            if whole:
+                sums, whole = (*sums[:2], _times(sums[2], float(sums[1]))), False
+            first = gradient and not sums[2].shape[0]
             with batch_errors(batch), program.others.at(state):
                 sums = add(program, wanted, Inputs(wide, state, batch, sums))
+            if first:  # the gradient of a batch of weight 0 may be NaN
+                whole = float(sums[1]) > 0
+                sums = sums if whole else (*sums[:2], none)
         total, weights, grad = sums
-        require_weight(float(weights))
-        mean = tf.cast(grad / tf.cast(weights, grad.dtype), theta.dtype) if gradient else None
-        return float(total / weights), mean
+        weight = require_weight(float(weights))
+        if not gradient:
+            return float(total / weights), None
+        mean = grad if whole else _times(grad, 1 / weight)
+        return float(total / weights), mean if mean.dtype == theta.dtype else tf.cast(mean, theta.dtype)
 
     def try_out(self, theta: tf.Tensor, batch: PyTree) -> list[str]:
         """One batch; what it reads and draws is known before it is evaluated."""
@@ -371,7 +381,7 @@ class KerasLoss(ModelLoss):
     def _inputs(self, *, gradient: bool) -> Inputs:
         """The first batch, at the present weights."""
         theta, zero = flat(self.variables), tf.zeros([], tf.float64)
-        sums = zero, zero, tf.zeros_like(theta) if gradient else tf.zeros([], self.dtype)
+        sums = zero, zero, tf.zeros([0] if gradient else [], self.dtype)
         return Inputs(theta, {}, self._example, sums)
 
     # --- one batch ----------------------------------------------------------------------------------------
@@ -415,7 +425,7 @@ class KerasLoss(ModelLoss):
 
     def _compiled(self, program: Program, wanted: Wanted, batch: PyTree) -> Compiled:
         theta, number = tf.TensorSpec((self.layout.size,), self.dtype), tf.TensorSpec((), tf.float64)
-        sums = number, number, tf.TensorSpec((), self.dtype) if wanted is None else theta
+        sums = number, number, tf.TensorSpec(() if wanted is None else (None,), self.dtype)
         while True:
             unconnected: set[str] = set()
             given = tuple(program.others.given)
@@ -445,7 +455,7 @@ class KerasLoss(ModelLoss):
             found = tape.gradient(loss, chosen)
             unconnected.update(name for name, gradient in found.items() if gradient is None)
             gradient = flat_gradient(tensors, [found.get(name) for name in self.layout.names])
-            grad += self._weighted(tf.cast(weight, theta.dtype), gradient)
+            grad = _added(grad, gradient, lambda g: self._weighted(tf.cast(weight, theta.dtype), g))
         check_loss(_of_rows(loss, self._example), MEAN_HINT)
         return total + self._weighted(weight, tf.cast(loss, tf.float64)), weights + weight, grad
 
@@ -466,6 +476,17 @@ class KerasLoss(ModelLoss):
         if isinstance(loss, tf.Tensor) and loss.shape.rank is None:  # of Python functions and tables
             loss = tf.ensure_shape(loss, [])
         return loss
+
+
+def _added(total: tf.Tensor, gradient: tf.Tensor, weighted: Callable[[tf.Tensor], tf.Tensor]) -> tf.Tensor:
+    """``total + weighted(gradient)``; the gradient itself if the total is empty."""
+    if total.shape[0] is None:
+        return tf.cond(tf.size(total) > 0, lambda: total + weighted(gradient), lambda: gradient)
+    return total + weighted(gradient) if total.shape[0] else gradient
+
+
+def _times(vector: tf.Tensor, factor: float) -> tf.Tensor:
+    return array_ops(vector).scaled(vector, factor)
 
 
 def _of_rows(loss: Any, batch: PyTree) -> Any:

@@ -7,7 +7,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from lca.arrays import ArrayOps, Slices, WeightedVectors, array_ops
+from lca.arrays import ArrayOps, Slices, WeightedProducts, WeightedVectors, array_ops
 from lca_torch._live import ParameterVector, VersionedTensor, flat
 
 _CPU_BLOCK, _DEVICE_BLOCK = 2**16, 2**24
@@ -52,6 +52,26 @@ class TorchOps(ArrayOps):
         for v, a, b in _blocks(vector, start, end):
             v.mul_(b - a)
         return vector
+
+    def products_sum(self, weighted: WeightedProducts, start: Tensor, end: Tensor) -> tuple[Tensor, float]:
+        weights, vectors, factors = zip(*weighted, strict=True)
+        total = torch.empty_like(vectors[0])
+        dtype = None if total.dtype in (torch.float32, torch.float64) else torch.float64
+        of_step = (start, end) if any(factor is None for factor in factors) else ()
+        given = [factor for factor in factors if factor is not None]
+        sums: list[Tensor] = []
+        for into, *parts in _blocks(total, *vectors, *given, *of_step):
+            own = iter(parts[len(weights) :])
+            movement = parts[-1] - parts[-2] if of_step else None
+            for k, (weight, vector, factor) in enumerate(zip(weights, parts, factors, strict=False)):
+                product = vector * (movement if factor is None else next(own))
+                if k:
+                    into.add_(product, alpha=weight)
+                else:
+                    torch.mul(product, weight, out=into)
+                sums.append(product.abs_().sum(dtype=dtype))
+        found = torch.stack(sums).tolist()
+        return total, sum(abs(weight) * sum(found[k :: len(weights)]) for k, weight in enumerate(weights))
 
     def scaled(self, vector: Tensor, factor: float) -> Tensor:
         return vector.mul_(factor)
@@ -173,6 +193,9 @@ def _blocks(*vectors: Tensor) -> Iterator[tuple[Tensor, ...]]:
     """
     most = _CPU_BLOCK if vectors[0].device.type == "cpu" else _DEVICE_BLOCK
     scattered = [vector for vector in vectors if isinstance(vector, ParameterVector)]
+    if not scattered and len(vectors[0]) <= 2 * most:  # as often for small models
+        yield vectors
+        return
     runs = _runs(scattered[0].sizes if scattered else [len(vectors[0])], most)
     for parts in zip(*(_parts(vector, runs) for vector in vectors), strict=True):
         yield from zip(*(torch.split(part, most) for part in parts), strict=True)

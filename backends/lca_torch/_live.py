@@ -4,10 +4,11 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor
 from torch.utils._pytree import tree_map
+
+_FAST = torch.float32, torch.float64
 
 
 def flat(parameters: Iterable[Tensor]) -> Tensor:
@@ -23,13 +24,18 @@ def holds(vector: Tensor, tensors: Iterable[Tensor]) -> bool:
     True
     """
     tensors = [tensor.detach() for tensor in tensors]
-    if any((tensor.device, tensor.dtype) != (vector.device, vector.dtype) for tensor in tensors):
+    if any((tensor.dtype, tensor.device) != (vector.dtype, vector.device) for tensor in tensors):
         return False
+    if vector.device.type == "cpu" and vector.dtype in _FAST:
+        numbers, at = vector.detach().numpy(), 0
+        for tensor in tensors:
+            piece = tensor.numpy().reshape(-1)
+            if not (piece == numbers[at : at + piece.size]).all():  # 5 times as fast as torch.equal
+                return False
+            at += piece.size
+        return True
     pieces = vector.detach().split([tensor.numel() for tensor in tensors])  # type: ignore[no-untyped-call]
-    pairs = zip(pieces, (tensor.reshape(-1) for tensor in tensors), strict=True)
-    if vector.device.type == "cpu" and vector.dtype in (torch.float32, torch.float64):
-        return all(np.array_equal(a.numpy(), b.numpy()) for a, b in pairs)  # 5 times as fast as torch.equal
-    return not differ(pairs)
+    return not differ(zip(pieces, (tensor.reshape(-1) for tensor in tensors), strict=True))
 
 
 def differ(pairs: Iterable[tuple[Tensor, Tensor]]) -> bool:

@@ -226,8 +226,8 @@ def _dense(parameter: nn.Parameter) -> Tensor:
     grad = parameter.grad
     if grad is None:
         return torch.zeros_like(parameter)
-    dense = grad.detach().to_dense() if grad.is_sparse else grad.detach()
-    return dense.to(parameter.dtype)
+    dense = grad.to_dense() if grad.is_sparse else grad
+    return dense if dense.dtype is parameter.dtype else dense.to(parameter.dtype)
 
 
 def _versions(parameters: Iterable[nn.Parameter]) -> list[tuple[Any, int]]:

@@ -4,7 +4,7 @@ The model's own parameters and buffers are never written, and the model is never
 """
 
 import math
-from collections.abc import Callable, Collection, Iterable, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
 from itertools import count
@@ -45,11 +45,11 @@ from lca_torch._identity import Identity
 from lca_torch._live import flat
 from lca_torch._parameters import Leaves, check_theta, layout_of, normal, parameters_of
 from lca_torch._policies import (
+    RandomStates,
     forward_mode,
     kept_in_evaluation,
     mixes_examples,
     normalisation_policies,
-    random_state_kept,
 )
 from lca_torch._reading import Reading, read
 from lca_torch._replica import Replica, in_precision, switches_by_itself
@@ -93,6 +93,7 @@ class TorchLoss(ModelLoss):
         self._batch_weight = batch_weight or examples_in
         self._loss_fn = loss_fn
         self._seeds, self._autocast = count(1), autocast
+        self._random = RandomStates(self.device)
         self._prefix = f"loss[{next(_serial)}]"
 
         def replicate() -> Replica:
@@ -159,22 +160,42 @@ class TorchLoss(ModelLoss):
         gradient: bool,
         names: Collection[str] | None = None,
     ) -> tuple[float, Tensor | None]:
+        [found] = self.evaluate_each(theta, [batches], state, gradient=gradient, names=names)
+        return found
+
+    def evaluate_each(
+        self,
+        theta: Tensor,
+        groups: Sequence[Iterable[PyTree]],
+        state: State | None = None,
+        *,
+        gradient: bool,
+        names: Collection[str] | None = None,
+    ) -> list[tuple[float, Tensor | None]]:
         wanted = (self.trainable() if names is None else names) if gradient else ()
-        losses: list[Tensor] = []
-        weights: list[float] = []
+        found: list[tuple[Tensor, list[float], Tensor | None]] = []
         with self._measuring(theta, state, wanted, gradient=gradient) as (run, leaves):
-            for batch in batches:
-                weight = weight_of(self, batch)
-                if weight == 0:
-                    continue  # its loss may be NaN: a mean over no tokens
-                loss = run(batch)
-                if gradient:
-                    leaves.add_gradient(loss, weight)
-                losses.append(loss.detach())
-                weights.append(weight)
-        weight = require_weight(math.fsum(weights))
-        found = torch.stack(losses).double().cpu().numpy()
-        return math.fsum(found * weights) / weight, leaves.grad.div_(weight) if gradient else None
+            for batches in groups:
+                losses: list[Tensor] = []
+                weights: list[float] = []
+                for batch in batches:
+                    weight = weight_of(self, batch)
+                    if weight == 0:
+                        continue  # its loss may be NaN: a mean over no tokens
+                    loss = run(batch)
+                    if gradient:
+                        leaves.add_gradient(loss, weight)
+                    losses.append(loss.detach())
+                    weights.append(weight)
+                total = require_weight(math.fsum(weights))
+                grad = leaves.take_mean(total) if gradient else None
+                found.append((torch.stack(losses), weights, grad))
+        lengths = [len(weights) for _, weights, _ in found]
+        numbers = torch.cat([losses for losses, _, _ in found]).double().cpu().split(lengths)  # type: ignore[no-untyped-call]
+        return [
+            (math.fsum(own.numpy() * weights) / math.fsum(weights), grad)
+            for own, (_, weights, grad) in zip(numbers, found, strict=True)
+        ]
 
     def try_out(self, theta: Tensor, batch: PyTree) -> list[str]:
         if self._batch is None:
@@ -252,7 +273,7 @@ class TorchLoss(ModelLoss):
     @contextmanager
     def _modes(self, seed: int, *, gradients: bool) -> Iterator[None]:
         with (
-            random_state_kept(self.device, seed),
+            self._random.kept(seed),
             forward_mode(self.device, self._autocast, gradients=gradients),
         ):
             yield

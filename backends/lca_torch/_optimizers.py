@@ -67,12 +67,10 @@ def updates_without(
             alike = _Alike(group, [parameters[i] for i in members], optimizer)
             update = _KNOWN[type(optimizer)].update(alike)
             whole = len(members) == len(sizes)
+            if whole:
+                return [update(mean) for mean in means]
             for into, mean in zip(found, means, strict=True):
-                mine = mean if whole else torch.cat([mean.split(sizes)[i] for i in members])
-                moved = update(mine)
-                if whole:
-                    into[:] = [moved]
-                    continue
+                moved = update(torch.cat([mean.split(sizes)[i] for i in members]))
                 for i, piece in zip(members, moved.split([sizes[i] for i in members]), strict=True):  # type: ignore[no-untyped-call]
                     into[i] = piece
         return [_joined(row, parameters) for row in found]
@@ -348,8 +346,6 @@ def _count(optimizer: torch.optim.Optimizer, parameter: nn.Parameter) -> int:
 
 
 def _joined(pieces: Sequence[Tensor | None], parameters: Sequence[nn.Parameter]) -> Tensor:
-    if len(pieces) == 1 and isinstance(pieces[0], Tensor):
-        return pieces[0]
     return torch.cat(
         [
             parameter.new_zeros(parameter.numel()) if piece is None else piece

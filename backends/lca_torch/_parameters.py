@@ -1,6 +1,6 @@
 """θ and the model: which parameters are in θ, θ as tensors of their shapes, and gradients as one vector."""
 
-from collections.abc import Collection, Iterable
+from collections.abc import Collection, Iterable, Sequence
 from itertools import count
 from typing import Any
 
@@ -146,11 +146,15 @@ def _in_float16(device: str) -> bool:
     return torch.is_autocast_enabled(device) and torch.get_autocast_dtype(device) is torch.float16
 
 
-class Leaves:
-    """θ as named tensors whose gradients are summed in place, in one flat vector ``grad`` (K,).
+def _dense(gradient: Tensor) -> Tensor:
+    return gradient.to_dense() if gradient.is_sparse else gradient
 
-    The tensors are views of θ and their ``.grad`` views of ``grad``: nothing of size K is copied, however
-    many batches are added.
+
+class Leaves:
+    """θ as named tensors whose gradients are summed.
+
+    The tensors are views of θ. The gradients of several batches are added in place, in one flat vector (K,);
+    that of a single batch is only put together.
 
     Parameters
     ----------
@@ -167,19 +171,21 @@ class Leaves:
     def __init__(
         self, theta: Tensor, layout: Layout, trainable: Iterable[str], copied: Collection[str] = ()
     ) -> None:
-        self.grad = torch.zeros(layout.size, dtype=theta.dtype, device=theta.device)
+        self._layout = layout
+        self._form: Any = {"dtype": theta.dtype, "device": theta.device}
         views = {name: view.detach().data for name, view in _views(theta, layout).items()}
         _renumber(views.values())
         self._given = {name: views[name] for name in copied}
         self.tensors = views | {name: view.clone() for name, view in self._given.items()}
         self._wanted = [self.tensors[name] for name in trainable]
-        grads = layout.unflatten(self.grad)
-        for name, leaf in zip(trainable, self._wanted, strict=True):
+        self._trainable = list(trainable)
+        for leaf in self._wanted:
             leaf.requires_grad_()
-            leaf.grad = grads[name]
-        self._grads = [grads[name] for name in trainable]
         # Faster, but holds all pieces of a gradient at a time, and loses small numbers in float16.
-        self._at_once = is_small(self.grad) and not _in_float16(theta.device.type)
+        self._at_once = is_small(theta) and not _in_float16(theta.device.type)
+        self._first: tuple[float, Sequence[Tensor | None]] | None = None  # weight and gradient of one batch
+        self._total: Tensor | None = None  # the sum of several
+        self._grads: list[Tensor] = []  # its pieces
 
     def require_grad(self, names: Iterable[str]) -> None:
         """Let a loss that differentiates inside do so for these tensors, too."""
@@ -187,13 +193,58 @@ class Leaves:
             self.tensors[name].requires_grad_()
 
     def add_gradient(self, loss: Tensor, weight: float = 1.0) -> None:
-        """Add ``weight · ∂loss/∂θ`` to ``grad``; no other ``.grad`` is touched; frees the graph."""
-        if self._at_once:
-            found = torch.autograd.grad(loss, self._wanted, allow_unused=True)
-            used = [i for i, piece in enumerate(found) if piece is not None]
-            torch._foreach_add_([self._grads[i] for i in used], [found[i] for i in used], alpha=weight)
-        else:
+        """Add ``weight · ∂loss/∂θ``; no other ``.grad`` is touched; frees the graph."""
+        if not self._at_once:
+            self._begin_sum()
             torch.autograd.backward(loss * weight, inputs=self._wanted)
+            return
+        found = torch.autograd.grad(loss, self._wanted, allow_unused=True)
+        if self._first is None and self._total is None:
+            self._first = weight, found
+            return
+        self._begin_sum()
+        self._add(weight, found)
+
+    def take_mean(self, weight: float) -> Tensor:
+        """The sum of the gradients divided by ``weight``, a new vector (K,); 0 where there is none.
+
+        Another sum may begin.
+        """
+        if self._first is None:
+            self._begin_sum()
+            total, self._total = self._total, None
+            assert total is not None
+            return total.div_(weight)
+        (own, found), self._first = self._first, None
+        pieces = dict(zip(self._trainable, found, strict=True))
+        with torch.no_grad():
+            mean = torch.cat(
+                [
+                    torch.zeros(size, **self._form) if piece is None else _dense(piece).reshape(-1)
+                    for piece, size in zip(
+                        map(pieces.get, self._layout.names), self._layout.sizes, strict=True
+                    )
+                ]
+            )
+            return mean if own == weight else mean.mul_(own / weight)
+
+    def _begin_sum(self) -> None:
+        """Begin to sum in place, with the gradient of the first batch."""
+        if self._total is None:
+            self._total = torch.zeros(self._layout.size, **self._form)
+            pieces = self._layout.unflatten(self._total)
+            self._grads = [pieces[name] for name in self._trainable]
+            for leaf, grad in zip(self._wanted, self._grads, strict=True):
+                leaf.grad = None if self._at_once else grad
+        first, self._first = self._first, None
+        if first is not None:
+            self._add(*first)
+
+    def _add(self, weight: float, found: Sequence[Tensor | None]) -> None:
+        used = [(grad, piece) for grad, piece in zip(self._grads, found, strict=True) if piece is not None]
+        if used:
+            grads, pieces = zip(*used, strict=True)
+            torch._foreach_add_(grads, pieces, alpha=weight)
 
     def require_unwritten(self) -> None:
         """Raise `LCAError` if a forward pass has changed a tensor of which it got a copy."""

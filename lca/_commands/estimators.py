@@ -7,7 +7,7 @@ from typing import Any
 
 from lca._commands.check_target import find_estimator
 from lca._commands.command import JSON, Command
-from lca.allocation import Cost, Estimator
+from lca.allocation import Cost, Estimator, largest_cost_of
 from lca.estimators._registry import REGISTRY, NamedEstimator
 from lca.estimators._stochastic import StochasticEstimator
 from lca.record._citation import citations_of
@@ -43,6 +43,7 @@ def as_json(row: NamedEstimator) -> dict[str, Any]:
         "target": row.target,
         "bias": _bias(estimator),
         "cost_per_step": asdict(estimator.cost),
+        "largest_cost_of_a_step": asdict(largest_cost_of(estimator)),
         "required_fields": list(row.required_fields),
         "in_python": repr(estimator),
         "better_at_the_same_cost": row.better,
@@ -79,6 +80,8 @@ def details(row: NamedEstimator) -> str:
     estimator = row.make(1e-3)
     lines = [f"{row.name}: {row.description}", ""]
     pairs = [*zip(HEADINGS[1:], cells(row)[1:], strict=True), ("in Python", repr(estimator))]
+    if (largest := largest_cost_of(estimator)) != estimator.cost:
+        pairs.insert(3, ("at most", cost_in_words(largest)))
     pairs += [("better at its cost", row.better)] if row.better else []
     lines += _aligned([(f"{what}:", value) for what, value in pairs])
     return "\n".join([*lines, *(f"\n{entry}" for entry in citations_of(estimator))])

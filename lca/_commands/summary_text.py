@@ -55,7 +55,6 @@ def _sampled_balance(s: Mapping[str, Any]) -> str:
         ("sum of the allocation", _number(total, "+")),
         ("difference", _number(total - change, "+")),
         ("cost of a step", cost_in_words(Cost(**s["cost_per_step"]))),
-        ("exactly zero, % of all", _percent(s["zero_percent"])),
     ]
     return (
         f"{_table(rows)}\n\n"

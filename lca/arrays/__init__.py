@@ -2,6 +2,15 @@
 
 from lca.arrays._numpy_ops import NumpyOps
 from lca.arrays._operations import ArrayOps, array_ops
-from lca.arrays._types import Native, Slices, Vector, WeightedVectors
+from lca.arrays._types import Native, Slices, Vector, WeightedProducts, WeightedVectors
 
-__all__ = ["ArrayOps", "Native", "NumpyOps", "Slices", "Vector", "WeightedVectors", "array_ops"]
+__all__ = [
+    "ArrayOps",
+    "Native",
+    "NumpyOps",
+    "Slices",
+    "Vector",
+    "WeightedProducts",
+    "WeightedVectors",
+    "array_ops",
+]

@@ -4,6 +4,7 @@ import numpy as np
 
 from lca.arrays._host import blocks
 from lca.arrays._operations import ArrayOps, array_ops
+from lca.arrays._types import WeightedProducts
 
 
 class NumpyOps(ArrayOps):
@@ -17,6 +18,30 @@ class NumpyOps(ArrayOps):
         for b in blocks(len(vector)):
             vector[b] *= end[b] - start[b]
         return vector
+
+    def products_sum(
+        self, weighted: WeightedProducts, start: np.ndarray, end: np.ndarray
+    ) -> tuple[np.ndarray, float]:
+        total = np.empty_like(start)
+        return total, self.write_products(total, weighted, start, end)
+
+    def write_products(
+        self, out: np.ndarray, weighted: WeightedProducts, start: np.ndarray, end: np.ndarray
+    ) -> float:
+        """Write the sum of `products_sum` into ``out`` (K,); returns the mass."""
+        mass = 0.0
+        for b in blocks(len(out)):
+            movement = end[b] - start[b]
+            for k, (weight, vector, factor) in enumerate(weighted):
+                product = vector[b] * (movement if factor is None else factor[b])
+                if weight != 1:
+                    product *= weight
+                if k:
+                    out[b] += product
+                else:
+                    out[b] = product
+                mass += float(np.abs(product, out=product).sum(dtype=np.float64))
+        return mass
 
     def scaled(self, vector: np.ndarray, factor: float) -> np.ndarray:
         vector *= factor

@@ -12,7 +12,7 @@ from functools import singledispatch
 import numpy as np
 
 from lca.arrays import _host as host
-from lca.arrays._types import Native, Slices, Vector, WeightedVectors
+from lca.arrays._types import Native, Slices, Vector, WeightedProducts, WeightedVectors
 from lca.errors import LayoutError
 
 
@@ -79,6 +79,23 @@ class ArrayOps(ABC):
         array([-1.])
         """
         return vector * (end - start)
+
+    def products_sum(self, weighted: WeightedProducts, start: Vector, end: Vector) -> tuple[Vector, float]:
+        """``Σ_k w_k v_k ∘ f_k`` as a new vector, and ``Σ_k |w_k| Σ_i |v_{k,i} f_{k,i}|``, in one pass.
+
+        A factor f_k that is ``None`` is ``end - start``. The second number is a scale: it may be summed in
+        the dtype of the vectors. It is finite only if every product is.
+
+        >>> v, f, end = np.array([2.0, 4.0]), np.array([1.0, -1.0]), np.array([3.0, 1.0])
+        >>> array_ops(v).products_sum([(0.5, v, f), (-1.0, v, None)], np.zeros(2), end)
+        (array([-5., -6.]), 13.0)
+        """
+        total, mass, movement = None, 0.0, end - start
+        for weight, vector, factor in weighted:
+            product = weight * (vector * (movement if factor is None else factor))
+            mass += self.abs_total(product)
+            total = product if total is None else self.add_scaled(total, 1.0, product)
+        return total, mass
 
     def scaled(self, vector: Vector, factor: float) -> Vector:
         """``factor · v``; may overwrite ``vector``, which belongs to the caller.

@@ -9,6 +9,10 @@ Native: TypeAlias = Any
 WeightedVectors: TypeAlias = list[tuple[float, Vector]]
 """The terms of a weighted sum of vectors, ``[(w_0, v_0), (w_1, v_1), ...]``; at least one."""
 
+WeightedProducts: TypeAlias = list[tuple[float, Vector, Vector | None]]
+"""The terms of a sum of products, ``[(w_0, v_0, f_0), (w_1, v_1, f_1), ...]``; at least one. A factor
+``None`` is the movement of the step."""
+
 
 class Slices(NamedTuple):
     """``width`` sums over a slice of θ: the entries from ``start`` on, reshaped to (outer, width, inner).

@@ -113,8 +113,13 @@ class Adaptive:
 
     @property
     def cost(self) -> Cost:
-        """The least cost of a step; refinements and audits cost more."""
+        """That of a step which needs no refinement."""
         return Cost(full_gradients=2 if self.audit == 1 else 1)
+
+    @property
+    def largest_cost(self) -> Cost:
+        """The gradients allowed inside a step, and the one at its end."""
+        return Cost(full_gradients=1 + self.max_gradients)
 
     def start(self, objective: Objective) -> Allocator:
         """Begin a run along one path."""

@@ -15,6 +15,7 @@ from lca.estimators._sampled_path_integral import SampledPathIntegral, SampledRu
 from lca.estimators._sampling import check_sampled
 from lca.groups import Groups
 from lca.objective import Objective
+from lca.quadrature import SIMPSON
 from lca.step import Step
 
 Array = np.ndarray
@@ -130,13 +131,18 @@ class AdaptiveSampleSize:
 
     @property
     def cost(self) -> Cost:
-        """The cost asked for; for ``relative_error`` the most: that of the largest samples."""
-        if self.examples is not None:
-            return Cost(examples=self.examples)
-        if self.largest is None:
-            nodes = self.probe.rule.new_gradients
-            return Cost(full_gradients=nodes * (2 if isinstance(self.probe, ControlVariate) else 1))
-        return _sized(self.probe, _inner(self.probe).size * self.largest).cost
+        """The cost asked for; for ``relative_error`` that of the smallest samples."""
+        return self.probe.cost if self.examples is None else Cost(examples=self.examples)
+
+    @property
+    def largest_cost(self) -> Cost:
+        """That of the largest samples; all the data at every node, unless ``largest`` is given."""
+        if self.examples is None and self.largest is not None:
+            return _sized(self.probe, _inner(self.probe).size * self.largest).largest_cost
+        inner = _inner(self.probe)
+        nodes = self.probe.rule.new_gradients if inner.refine is None else SIMPSON.new_gradients + 1
+        both = 2 if isinstance(self.probe, ControlVariate) else 1
+        return Cost(full_gradients=both * nodes + (both > 1), full_losses=1.0 if inner.refresh else 0.0)
 
     @property
     def required_fields(self) -> tuple[str, ...]:
@@ -167,7 +173,7 @@ def affordable(
     m = inner.micro_batches
     least = _sized(probe, m)
     fixed = _in_examples(least.cost, n) - least.cost.examples
-    size = int((examples - fixed) / least.cost.examples) * m
+    size = int((examples - fixed) / least.cost.examples) * m if least.cost.examples else m
     if size < m:
         raise LCAError(
             f"examples={examples:g} a step does not pay for one example in each sample of {probe!r} on {n} "
@@ -192,14 +198,22 @@ def _in_examples(cost: Cost, n: int) -> float:
 
 
 class _Spending:
-    """One run at a given cost."""
+    """One run at a given cost.
+
+    With ``refine`` the samples in a step depend on the steps: their size then follows what a step has cost.
+    """
 
     def __init__(self, target: float, run: SampledRun, n: int) -> None:
-        self._target, self._allocate, self._n = target, run, n
+        self._target, self._run, self._n = target, run, n
         self._spent, self._steps = 0.0, 0
+        self._sizes = 0  # sum of the sizes of all steps
 
     def __call__(self, step: Step) -> StepAllocation:
-        a = self._allocate(step)
+        if self._steps and self._run.probe.refine is not None:
+            m = self._run.probe.micro_batches
+            self._run.size = max(int(self._target * self._sizes / self._spent / m), 1) * m
+        self._sizes += self._run.size
+        a = self._run(step)
         self._spent += _in_examples(a.cost, self._n)
         self._steps += 1
         spent = self._spent / self._steps

@@ -21,8 +21,6 @@ FORGET = 0.7
 """The weight of earlier audits: the error varies much between steps of one size."""
 PART = 4
 """The sample of an audit is this part of that of a node."""
-MOST = SIMPSON.new_gradients + 2 / PART
-"""Samples in a step with Simpson's rule and an audit."""
 
 
 class Audits:

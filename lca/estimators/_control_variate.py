@@ -56,7 +56,7 @@ class ControlVariate:
     Examples
     --------
     >>> ControlVariate(SampledPathIntegral(size=100), every=50).cost
-    Cost(full_gradients=0.02, full_losses=0.0, batch_gradients=0.0, examples=200.0)
+    Cost(full_gradients=0.02, full_losses=0.0, batch_gradients=0.0, examples=196.0)
     """
 
     probe: SampledPathIntegral = field(default_factory=SampledPathIntegral)
@@ -98,8 +98,19 @@ class ControlVariate:
 
     @property
     def cost(self) -> Cost:
-        """Two samples for each new node, and one full gradient every ``every`` steps."""
-        return Cost(full_gradients=1 / self.every) + self.probe.cost + Cost(examples=self.probe.cost.examples)
+        """One full gradient every ``every`` steps, and two samples for each new node elsewhere."""
+        own = self.probe.cost
+        nodes = self.rule.new_gradients - 1 / self.every
+        return own + Cost(
+            full_gradients=1 / self.every,
+            examples=self.probe.size * (2 * nodes - self.rule.new_gradients),
+        )
+
+    @property
+    def largest_cost(self) -> Cost:
+        """A full gradient, and two samples for each new node, as if there were one more."""
+        own = self.probe.largest_cost
+        return own + Cost(full_gradients=1, examples=own.examples)
 
     @property
     def required_fields(self) -> tuple[str, ...]:

@@ -6,7 +6,7 @@ from math import isfinite, nan
 import numpy as np
 
 from lca.allocation import Cost, StepAllocation
-from lca.arrays import Vector
+from lca.arrays import Vector, WeightedProducts
 from lca.estimators._checks import OVERFLOW, check_gradient, non_finite
 from lca.estimators._path import Segment
 from lca.estimators._replicates import NodeReplicates, SampledNode
@@ -19,9 +19,9 @@ _NOT_MEASURED = Evaluation(nan, None)
 class Integral:
     """``Δ ∘ Σ_k w_k g_k`` over the nodes of a segment, for the loss and for each of its terms.
 
-    Gradients are added as they come and then dropped, so a rule of any length needs O(K) memory. Those of the
-    whole objective are summed before they are multiplied by Δ, as `Segment.mass` knows their mass already;
-    sampled ones are multiplied one by one, which gives the mass in the same pass.
+    Gradients of the whole objective are added as they come and then dropped, so a rule of any length needs
+    O(K) memory; they are summed before they are multiplied by Δ, as `Segment.mass` knows their mass already.
+    Sampled ones are kept to the end, where one pass gives the values and their mass.
 
     Examples
     --------
@@ -40,7 +40,7 @@ class Integral:
         self._segment = segment
         self._mass = 0.0
         self._gradients: Vector | None = None  # Σ_k w_k g_k, not yet multiplied by the movement
-        self._products: Vector | None = None  # Σ_k w_k g_k ∘ Δ of sampled gradients
+        self._products: WeightedProducts = []  # of sampled gradients
         self._samples: list[tuple[float, SampledNode]] = []
         self._terms: dict[str, Integral] = {}
 
@@ -56,18 +56,12 @@ class Integral:
         last_use
             Whether the gradient is not used afterwards, so that it may be overwritten.
         """
-        if self._segment.sampled:
-            self._add_sampled(weight, node)
-        else:
+        if not self._segment.sampled:
             self._add_full(weight, node, last_use=last_use)
-
-    def _add_sampled(self, weight: float, node: Evaluation) -> None:
+            return
         if isinstance(node, SampledNode):
             self._samples.append((weight, node))
-        step, ops = self._segment.step, self._segment.ops
-        with np.errstate(over="ignore", invalid="ignore"):  # reported by _take
-            product = ops.times_movement(weight * node.grad, step.start, step.end)
-        self._take(product, node.grad)
+        self._products.append((weight, node.grad, None))
 
     def _add_full(self, weight: float, node: Evaluation, *, last_use: bool) -> None:
         segment = self._segment
@@ -82,24 +76,11 @@ class Integral:
             self._terms.setdefault(name, Integral(segment)).add(weight, term, last_use=last_use)
 
     def add_product(self, weight: float, gradient: Vector, update: Vector) -> None:
-        """Add ``weight · g ∘ Δ'`` for an update Δ' (K,) that is not the step's own."""
+        """Add ``weight · g ∘ Δ'`` of a sampled gradient, for an update Δ' (K,) not the step's own."""
         segment = self._segment
         check_gradient(segment.layout, segment.step, gradient)
         segment.layout.check(update, f"an update of a micro-batch of step {segment.step.index}")
-        with np.errstate(over="ignore", invalid="ignore"):  # reported by _take
-            product = segment.ops.scaled(gradient * update, weight)
-        self._take(product, gradient)
-
-    def _take(self, product: Vector, gradient: Vector) -> None:
-        """Add a product made of ``gradient``, a new vector."""
-        segment, ops = self._segment, self._segment.ops
-        with np.errstate(over="ignore", invalid="ignore"):
-            mass = ops.abs_total(product)
-        if not isfinite(mass):
-            raise non_finite(segment.layout, segment.step, OVERFLOW, gradient)
-        self._mass += mass
-        found = self._products
-        self._products = product if found is None else ops.add_scaled(found, 1.0, product)
+        self._products.append((weight, gradient, update))
 
     def allocation(self, replicates: Mapping[float, Sequence[Vector]] | None = None) -> StepAllocation:
         """The finished `StepAllocation`; uses this up.
@@ -152,12 +133,17 @@ class Integral:
         )
 
     def _values(self) -> Vector:
-        step, ops = self._segment.step, self._segment.ops
-        if self._gradients is None:
-            return self._products
-        with np.errstate(over="ignore", invalid="ignore"):  # reported by the total
-            values = ops.times_movement(self._gradients, step.start, step.end)
-        return values if self._products is None else ops.add_scaled(self._products, 1.0, values)
+        segment = self._segment
+        start, end = segment.step.start, segment.step.end
+        with np.errstate(over="ignore", invalid="ignore"):  # reported here, or by the total
+            if not self._products:
+                return segment.ops.times_movement(self._gradients, start, end)
+            values, self._mass = segment.ops.products_sum(self._products, start, end)
+        if not isfinite(self._mass):
+            gradients = [gradient for _, gradient, _ in self._products]
+            wrong = next((g for g in gradients if not segment.ops.all_finite(g)), gradients[0])
+            raise non_finite(segment.layout, segment.step, OVERFLOW, wrong)
+        return values
 
     def _replicates(self) -> dict[float, NodeReplicates]:
         """Those of the nodes, by time; nodes of one time are one sample, and are added up."""

@@ -219,7 +219,6 @@ class Segment:
         self.ops: ArrayOps = array_ops(step.start)
         self.cost = self.start_cost = Cost()
         self._path, self.names = path, names
-        self.objective = self._in_state(step.state[0] if step.state else None)
         self._gradients = gradients
         self._known_start, self._start_time = start, start_time
         self._masses: WeakKeyDictionary[Evaluation, float] = WeakKeyDictionary()  # keeps no gradient alive
@@ -229,6 +228,11 @@ class Segment:
         """Whether something that the loss depends on moved besides θ."""
         before, after = self.step.state or (None, None)
         return after is not before
+
+    @cached_property
+    def objective(self) -> Objective:
+        """The measured loss of this step; made when first read, as training gradients need none."""
+        return self._in_state(self.step.state[0] if self.step.state else None)
 
     @cached_property
     def start(self) -> Evaluation:

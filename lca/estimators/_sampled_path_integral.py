@@ -8,7 +8,7 @@ from typing import ClassVar, Self, TypeAlias
 from lca.allocation import Allocator, Cost, StepAllocation
 from lca.arrays import Vector, array_ops
 from lca.errors import LCAError
-from lca.estimators._audits import MOST, PART, RuleBySize
+from lca.estimators._audits import LONGEST, PART, RuleBySize
 from lca.estimators._integral import integrate
 from lca.estimators._minibatch import check_rule
 from lca.estimators._path import GradientAt, Path, Point
@@ -16,7 +16,7 @@ from lca.estimators._replicates import SampledNode
 from lca.estimators._sampling import Sample, Sampler, Sampling, check_sampled, check_sampling
 from lca.estimators._stochastic import check_required_fields
 from lca.objective import Evaluation, Objective, Scored
-from lca.quadrature import TRAPEZOID, QuadratureRule
+from lca.quadrature import SIMPSON, TRAPEZOID, QuadratureRule
 from lca.step import ExampleScores, Step
 
 Draw: TypeAlias = Callable[[], list[Sample]]
@@ -130,12 +130,27 @@ class SampledPathIntegral:
 
     @property
     def cost(self) -> Cost:
-        """A sample for each new node of a step; with ``refine`` at most 2.5 samples."""
-        samples = self.rule.new_gradients if self.refine is None else MOST
+        """A sample for each new node of a step; with ``refine``, small steps and the audits of these."""
+        audits = 0.0 if self.refine is None else self.audit_examples / LONGEST
         return Cost(
-            examples=self.size * samples,
-            full_losses=1 / self.refresh if self.refresh and self.sampling != "uniform" else 0.0,
+            examples=self.size * self.rule.new_gradients + audits,
+            full_losses=1 / self.refresh if self.refresh else 0.0,
         )
+
+    @property
+    def largest_cost(self) -> Cost:
+        """With ``refine``, Simpson's rule and an audit; with ``refresh``, a forward pass over all data."""
+        refined = self.refine is not None
+        nodes = SIMPSON.new_gradients if refined else self.rule.new_gradients
+        return Cost(
+            examples=self.size * nodes + (self.audit_examples if refined else 0),
+            full_losses=1.0 if self.refresh else 0.0,
+        )
+
+    @property
+    def audit_examples(self) -> int:
+        """Gradients of single examples in an audit, at both ends of a step."""
+        return 2 * max(self.size // PART, 1)
 
     @property
     def vectors(self) -> int:

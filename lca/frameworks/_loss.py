@@ -123,6 +123,18 @@ class ModelLoss(ABC):
         """
         return ()
 
+    def evaluate_each(
+        self,
+        theta: Vector,
+        groups: Sequence[Iterable[PyTree]],
+        state: State | None = None,
+        *,
+        gradient: bool,
+        names: Collection[str] | None = None,
+    ) -> list[tuple[float, Vector | None]]:
+        """As `evaluate`, of several groups of batches. Default: one after another."""
+        return [self.evaluate(theta, batches, state, gradient=gradient, names=names) for batches in groups]
+
     def what_changed(self) -> str:
         """What the loss reads that has moved since the last evaluation and is neither θ nor in `state`.
 

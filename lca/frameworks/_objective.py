@@ -2,7 +2,7 @@
 
 import copy
 import warnings
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
 
@@ -242,7 +242,8 @@ class ModelObjective:
         """L(θ) as a `lca.Sum` of one term per label, ``class 0``, ``class 1``, ..., that add up to L(θ).
 
         A term is ``W_c/W · L_c(θ)``: the mean loss of the class times its share of the weight. All terms
-        together cost one pass over the data, and hold a second copy of them.
+        together cost one pass over the data, cut at the classes, and a vector (K,) for each class: with few
+        examples in a class that is more than the pass. They hold a second copy of the data.
 
         Raises
         ------
@@ -270,6 +271,29 @@ class ModelObjective:
             If the framework cannot tell the penalties from the loss; the message shows how to make the terms.
         """
         return Sum({name: self._with(term, self._data) for name, term in self._loss.terms().items()})
+
+    def evaluate_together(
+        self, objectives: Sequence[Any], theta: Vector, *, gradient: bool
+    ) -> list[tuple[float, Vector]] | None:
+        """Loss and gradient of several parts of one loss, as those of `by_class`; ``None`` if they are not.
+
+        One forward and one backward pass of each, and a single preparation.
+        """
+        if not all(isinstance(o, ModelObjective) and o._loss is self._loss for o in objectives):
+            return None
+        return self._evaluate_parts(objectives, theta, None, gradient=gradient)
+
+    def _evaluate_parts(
+        self,
+        parts: Sequence["ModelObjective"],
+        theta: Vector,
+        state: State | None,
+        *,
+        gradient: bool,
+        names: Collection[str] | None = None,
+    ) -> list[tuple[float, Vector]]:
+        groups = [part._data.batches(part.batch_size) for part in parts]
+        return self._loss.evaluate_each(theta, groups, state, gradient=gradient, names=names)
 
     def _share(self, index: np.ndarray) -> Scaled:
         """What the examples ``index`` contribute to the mean over all."""
@@ -417,3 +441,18 @@ class Variant:
     def loss_and_grad(self, theta: Vector, batch: PyTree | None = None) -> tuple[float, Vector]:
         """As `ModelObjective.loss_and_grad`."""
         return self.objective._evaluate(theta, batch, self.state, gradient=True, names=self.names)
+
+    def evaluate_together(
+        self, objectives: Sequence[Any], theta: Vector, *, gradient: bool
+    ) -> list[tuple[float, Vector]] | None:
+        """As `ModelObjective.evaluate_together`."""
+        whole = self.objective
+        same = all(
+            isinstance(o, Variant)
+            and (o.state is self.state and o.names == self.names and o.objective._loss is whole._loss)
+            for o in objectives
+        )
+        if not same:
+            return None
+        parts = [o.objective for o in objectives]
+        return whole._evaluate_parts(parts, theta, self.state, gradient=gradient, names=self.names)

@@ -163,8 +163,7 @@ class LoopContext(ABC):
 
     def _weights_known(self) -> bool:
         """Whether the batches of this update have known weights; raises `LCAError` if none ever had."""
-        sizes = set(map(size_of, self._batches))
-        known = self._told or (len(sizes) == 1 and None not in sizes) or len(self._batches) == 1
+        known = self._told or len(self._batches) == 1 or _of_one_size(self._batches)
         if not known and not self._weighed:
             raise LCAError(
                 "the batches that this update accumulates differ in size, or their size is unknown, and so "
@@ -182,8 +181,9 @@ class LoopContext(ABC):
         """
         total_weight = sum(weight for weight, _ in self._marks)
         weights = [weight / total_weight for weight, _ in self._marks]
-        own = self._gradient_sums()[1]
-        gradients = [g * (scale / weight) for g, weight in zip(own, weights, strict=True)]
+        total, own = self._gradient_sums()
+        ops = array_ops(total)
+        gradients = [ops.scaled(g, scale / weight) for g, weight in zip(list(own), weights, strict=True)]
         return self._with_updates(gradients, weights, norm, max_norm)
 
     def _halves(
@@ -323,6 +323,11 @@ def clipped_without(
         return [rest[1] * (1 / weights[0]), rest[0] * (1 / weights[1])], average
     total = sum(rest[1:], start=rest[0]) * (1 / (len(rest) - 1))
     return [(total - part) * (1 / weight) for part, weight in zip(rest, weights, strict=True)], average
+
+
+def _of_one_size(batches: Sequence[Batch]) -> bool:
+    sizes = set(map(size_of, batches))
+    return len(sizes) == 1 and None not in sizes
 
 
 def size_of(batch: Batch) -> str | None:

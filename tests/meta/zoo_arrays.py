@@ -79,6 +79,17 @@ class FirstTermOnly(NumpyOps):
         return super().movement_sums(weighted[:1], start, end)
 
 
+class MassOfTheSum(NumpyOps):
+    def products_sum(self, weighted, start, end):
+        found, _ = super().products_sum(weighted, start, end)
+        return found, float(np.abs(found).sum())
+
+
+class ProductsOfTheStep(NumpyOps):
+    def products_sum(self, weighted, start, end):
+        return super().products_sum([(weight, vector, None) for weight, vector, _ in weighted], start, end)
+
+
 class WritesTheEnd(NumpyOps):
     def times_movement(self, vector, start, end):
         end -= start
@@ -223,6 +234,12 @@ WRONG_ARRAYS: dict[str, Wrong] = {
     "no movement": Wrong("movement_sums() returns 0, 0", MOVEMENT, subject_of(NoMovement)),
     "absolute of the sum": Wrong("|Σ a| instead of Σ |a|", MOVEMENT, subject_of(AbsoluteOfTheSum)),
     "first term only": Wrong("one of several weighted vectors", MOVEMENT, subject_of(FirstTermOnly)),
+    "mass of the sum": Wrong(
+        "|Σ_k a_k| instead of Σ_k |a_k|", "products_are_summed", subject_of(MassOfTheSum)
+    ),
+    "products of the step": Wrong(
+        "a factor is taken for the movement", "products_are_summed", subject_of(ProductsOfTheStep)
+    ),
     "writes the end": Wrong("a difference computed in the end-point", VECTORS, subject_of(WritesTheEnd)),
     "writes the start": Wrong("a point computed in the start", VECTORS, subject_of(BetweenWritesTheStart)),
     "wide product": Wrong("float32 times a float64 scalar", VECTORS, subject_of(WideProduct)),

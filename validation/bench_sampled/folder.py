@@ -1,0 +1,5 @@
+"""Where the results are kept."""
+
+from pathlib import Path
+
+FOLDER = Path(__file__).parent
