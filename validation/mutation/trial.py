@@ -15,6 +15,7 @@ from typing import Any
 import pytest
 
 OPTIONS = ("-q", "-p", "no:cacheprovider", "-p", "validation.mutation.quick_hypothesis")
+OPTIONS += ("-W", "ignore::pytest.PytestAssertRewriteWarning")  # plugins were imported before the fork
 MEMORY = 6 * 2**30  # bytes that a mutant may write to; one that collects without end is stopped there
 
 
