@@ -44,7 +44,7 @@ GROUPS = {
         )
         | _files("backends/lca_torch", {"_arrays": "tests/lca_torch/test_array_ops.py"})
         | _files("backends/lca_tensorflow", {"_arrays": "tests/lca_tensorflow/test_array_ops.py"}),
-        ("tests/test_matching.py", "tests/test_row.py", "tests/estimators/test_vectors.py", PATH),
+        ("tests/test_row.py",),
     ),
     "numerics": Group(
         8,
@@ -61,7 +61,7 @@ GROUPS = {
                 "objective": "tests/test_objective.py tests/test_state.py",
             },
         ),
-        ("tests/estimators", "tests/test_allocation.py", "tests/test_drift.py", "tests/tracking/test_session.py"),
+        (PATH, ENGINE, "tests/test_allocation.py", "tests/estimators/test_vectors.py", MINIBATCH),
     ),
     "estimators": Group(
         6,

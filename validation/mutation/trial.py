@@ -5,7 +5,7 @@ import resource
 import signal
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Generator, Sequence
 from dataclasses import dataclass, field
 from multiprocessing import get_context
 from multiprocessing.connection import Connection
@@ -16,6 +16,7 @@ import pytest
 
 OPTIONS = ("-q", "-p", "no:cacheprovider", "-p", "validation.mutation.quick_hypothesis")
 OPTIONS += ("-W", "ignore::pytest.PytestAssertRewriteWarning")  # plugins were imported before the fork
+OPTIONS += ("-p", "_hypothesis_pytestplugin")  # others are not looked for, see PYTEST_DISABLE_PLUGIN_AUTOLOAD
 MEMORY = 6 * 2**30  # bytes that a mutant may write to; one that collects without end is stopped there
 
 
@@ -23,7 +24,8 @@ MEMORY = 6 * 2**30  # bytes that a mutant may write to; one that collects withou
 class Outcome:
     """What pytest said.
 
-    ``how`` is ``"survived"``, ``"killed"``, ``"timeout"`` or ``"crash"`` (the process died).
+    ``how`` is ``"survived"``, ``"killed"``, ``"timeout"`` or ``"crash"`` (the process died); ``seconds`` are the
+    seconds of processor time of each test.
     """
 
     how: str
@@ -45,9 +47,14 @@ class _Plugin:
     def pytest_collectreport(self, report: pytest.CollectReport) -> None:
         self._note(report)
 
+    @pytest.hookimpl(wrapper=True)
+    def pytest_runtest_protocol(self, item: pytest.Item) -> Generator[None, object, object]:
+        began = time.process_time()
+        result = yield
+        self.outcome.seconds[item.nodeid] = time.process_time() - began
+        return result
+
     def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
-        seconds = self.outcome.seconds
-        seconds[report.nodeid] = seconds.get(report.nodeid, 0.0) + report.duration
         self._note(report)
 
     def _note(self, report: Any) -> None:
