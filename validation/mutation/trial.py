@@ -1,5 +1,6 @@
 """pytest in a fork of this process, which has imported what takes long and nothing that is mutated."""
 
+import gc
 import os
 import resource
 import signal
@@ -17,6 +18,7 @@ import pytest
 OPTIONS = ("-q", "-p", "no:cacheprovider", "-p", "validation.mutation.quick_hypothesis")
 OPTIONS += ("-W", "ignore::pytest.PytestAssertRewriteWarning")  # plugins were imported before the fork
 OPTIONS += ("-p", "_hypothesis_pytestplugin")  # others are not looked for, see PYTEST_DISABLE_PLUGIN_AUTOLOAD
+OPTIONS += ("-o", "addopts=--import-mode=importlib --strict-config --strict-markers")  # no doctests of tests
 MEMORY = 6 * 2**30  # bytes that a mutant may write to; one that collects without end is stopped there
 
 
@@ -78,6 +80,7 @@ def run(
     output
         Where the output of pytest goes.
     """
+    gc.freeze()  # what is imported here is not searched again in each fork
     ours, theirs = get_context("fork").Pipe(duplex=False)
     child = get_context("fork").Process(target=_child, args=(theirs, options, tests, chosen, output))
     child.start()
