@@ -121,6 +121,6 @@ GROUPS = {
             }
             | {"_report": "tests/meta/test_report.py"},
         ),
-        ("tests/meta", "tests/test_backend_conformance.py"),
+        ("tests/meta/test_subjects.py", "tests/meta/test_report.py"),
     ),
 }
