@@ -74,7 +74,7 @@ GROUPS = {
                 "_panel": ADAPTIVE,
                 "_adaptive": f"{ADAPTIVE} {ENGINE}",
                 "_audits": ADAPTIVE,
-                "_checks": "tests/estimators/test_registry.py tests/estimators/test_vectors.py",
+                "_checks": "tests/estimators/test_vectors.py tests/estimators/test_selective.py",
                 "_crossfit": MINIBATCH,
                 "_minibatch": MINIBATCH,
                 "_lagged": "tests/estimators/test_lagged.py",
@@ -87,7 +87,7 @@ GROUPS = {
             },
         )
         | _files("lca/views", {"_error_bars": "tests/test_error_bars.py"}),
-        ("tests/estimators", "tests/test_allocation.py", "tests/test_state.py"),
+        ("tests/test_allocation.py", "tests/test_state.py"),
     ),
     "tracking": Group(
         8,

@@ -7,6 +7,7 @@ import signal
 import sys
 import time
 from collections.abc import Generator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from multiprocessing import get_context
 from multiprocessing.connection import Connection
@@ -26,8 +27,8 @@ MEMORY = 6 * 2**30  # bytes that a mutant may write to; one that collects withou
 class Outcome:
     """What pytest said.
 
-    ``how`` is ``"survived"``, ``"killed"``, ``"timeout"`` or ``"crash"`` (the process died); ``seconds`` are the
-    seconds of processor time of each test.
+    ``how`` is ``"survived"``, ``"killed"``, ``"timeout"`` or ``"crash"`` (the process died); ``seconds`` is
+    the processor time of each test.
     """
 
     how: str
@@ -118,7 +119,5 @@ def _child(
 
 def _end(pid: int | None) -> None:
     """End a fork and all that it started."""
-    try:
+    with suppress(ProcessLookupError):
         os.killpg(pid, signal.SIGKILL)
-    except ProcessLookupError:
-        pass
