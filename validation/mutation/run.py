@@ -37,7 +37,7 @@ FOLDER = Path(__file__).parent
 ASKED = 0.92  # of the drawn mutants must be killed by the tests of the commit they are drawn from
 # What takes long to import, and imports nothing that is mutated; begins no threads, which a fork would lose.
 PRELOADED = ("numpy", "scipy.special", "scipy.stats", "scipy.optimize", "pytest_cov", "hypothesis", "sybil")
-FRAMEWORKS = {"arrays": ("torch", "tensorflow")}
+FRAMEWORKS = {"arrays": ("torch", "tensorflow"), "loops": ("torch",)}
 LIMIT = 20 * CAP  # seconds a round, on a machine that others use, too
 Row = dict[str, Any]
 
@@ -138,7 +138,9 @@ def conclude() -> None:
             f"{len(rows) - len(survived)} of {len(rows)} killed, asked {ASKED:.0%}": len(survived)
             <= (1 - ASKED) * len(rows),
             "every survivor has a reason": all(row.get("reason", UNJUDGED) != UNJUDGED for row in survived),
-            "every test that was added sees its mutant": all(row.get("killed_since", True) for row in survived),
+            "every test that was added sees its mutant": all(
+                row.get("killed_since", True) for row in survived
+            ),
         }
     )
 
@@ -148,7 +150,9 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("groups", nargs="*", help="of files (all)")
     parser.add_argument("--seed", type=int, default=0, help="of the draw (%(default)s)")
-    parser.add_argument("--judge", action="store_true", help="only put reasons.json in the results that are kept")
+    parser.add_argument(
+        "--judge", action="store_true", help="only put reasons.json in the results that are kept"
+    )
     options = parser.parse_args()
     head = subprocess.check_output(["git", "-C", str(ROOT), "rev-parse", "HEAD"], text=True).strip()[:7]
     for name in options.groups or GROUPS:

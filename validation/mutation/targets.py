@@ -99,12 +99,19 @@ GROUPS = {
                 "_self_check": "tests/tracking/test_self_check.py",
                 "_pending": "tests/tracking/test_functional.py",
                 "_spans": "tests/tracking/test_spans.py",
-                "_context": "tests/tracking/test_functional.py",
                 "_path_sums": "tests/tracking/test_self_check.py",
                 "_clipping": "tests/tracking/test_clipping.py",
             },
         ),
         ("tests/tracking", "tests/laws/test_trackers.py", "tests/laws/test_callbacks.py"),
+    ),
+    "loops": Group(
+        8,
+        _files(
+            "lca/tracking",
+            {"_context": "tests/lca_torch/test_tracker_laws.py tests/lca_torch/test_step_fields.py"},
+        ),
+        ("tests/lca_torch/test_examples.py",),
     ),
     "kit": Group(
         5,
