@@ -107,7 +107,8 @@ def test_steps_carry_their_own_index():
 
 
 def test_costs_add_up_by_kind():
-    assert Cost(1, 2, 3) + Cost(10, 20, 30) == Cost(11, 22, 33)
+    assert Cost(1, 2, 3, 4) + Cost(10, 20, 30, 40) == Cost(11, 22, 33, 44)
+    assert Cost(11, 22, 33, 44) - Cost(10, 20, 30, 40) == Cost(1, 2, 3, 4)
 
 
 def test_the_loss_change_is_end_less_start():

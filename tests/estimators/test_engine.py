@@ -5,7 +5,7 @@ from dataclasses import FrozenInstanceError, dataclass, field
 import numpy as np
 import pytest
 
-from lca import TRAPEZOID, Adaptive, PathIntegral, Step, StepAllocation, allocate
+from lca import TRAPEZOID, Adaptive, Cost, PathIntegral, Step, StepAllocation, allocate
 from lca.errors import NonDeterministicError
 from lca.estimators import SameBatch, SampledPathIntegral
 from lca.layout import Layout
@@ -97,8 +97,8 @@ def test_an_allocation_says_nothing_that_its_estimator_did_not():
     a = StepAllocation(np.zeros(2), 1.0, 1.0, 0.0, 0.0)
     assert (a.step, a.state_change, a.tolerance, a.reason, a.stderr, a.terms) == (0, 0.0, None, "", None, {})
     assert a.converged
-    spent = a.cost
-    assert (spent.full_gradients, spent.full_losses, spent.batch_gradients) == (0, 0, 0)
+    assert (a.replicates, a.source, a.sampled) == ({}, None, False)
+    assert a.cost == a.start_cost == Cost(0, 0, 0, 0)
 
 
 @pytest.mark.parametrize("estimator", [PathIntegral(tol=1.0), Adaptive(tol=1.0)], ids=repr)
