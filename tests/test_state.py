@@ -145,6 +145,8 @@ def test_one_name_may_mean_two_things():
             np.testing.assert_array_equal(own.b, there.b)
         assert same_state(state, state_of(objective))
     before = state_of(Sum({"one": one, "two": two}))
+    assert not same_state(before, state_of(Sum({"one": one, "two": two, "three": Shifted(np.zeros(3))})))
+    assert not same_state(state_of(Sum({"one": one, "two": two, "three": Shifted(np.zeros(3))})), before)
     one.b[0] = 5.0
     assert not same_state(before, state_of(Sum({"one": one, "two": two})))
 
