@@ -31,12 +31,11 @@ class Covering:
     def rounds(self, mutant: Mutant, home: tuple[str, ...]) -> list[list[str]]:
         """The tests that a mutant meets: those of its own test files, then others; each quickest first.
 
-        A statement that is executed only when the module is imported counts as executed by every test that
-        executes a line of the file.
+        A statement that is executed only when the module is imported counts as executed by every test.
         """
         by_line = self.lines[mutant.file]
         found = set().union(*(by_line.get(line, set()) for line in statement(mutant)))
-        found = found or set().union(*by_line.values())
+        found = found or set(self.seconds)
         own = {test for test in found if test.startswith(home)}
         return [chosen for tests in (own, found - own) if (chosen := self._quickest(tests))]
 
@@ -55,7 +54,13 @@ def measure(group: Group, work: Path) -> Covering:
     homes = [test for home in group.files.values() for test in home]
     data = work / "coverage"
     folders = sorted({str(Path(file).parent) for file in group.files})
-    options = ["-p", "pytest_cov", "--cov-context=test", "--cov-report=", *(f"--cov={folder}" for folder in folders)]
+    options = [
+        "-p",
+        "pytest_cov",
+        "--cov-context=test",
+        "--cov-report=",
+        *(f"--cov={folder}" for folder in folders),
+    ]
     (work / "coveragerc").write_text(f"[run]\ndata_file = {data}\n")
     options.append(f"--cov-config={work / 'coveragerc'}")
     tests = list(dict.fromkeys([*homes, *group.tests]))

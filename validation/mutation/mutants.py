@@ -34,8 +34,10 @@ class Mutant:
     line: int
 
     def source(self, original: str) -> str | None:
-        """The source with the change, or ``None`` if it is not Python (a bare ``*`` among parameters)."""
+        """The source with the change; ``None`` for the bare ``*`` among parameters, which is no product."""
         changed = mutate_code(original, get_operator(f"core/{self.operator}")(), self.occurrence)
+        if changed.count("*,") != original.count("*,"):
+            return None
         try:
             compile(changed, self.file, "exec")
         except SyntaxError:
@@ -52,7 +54,7 @@ def sensible(file: str) -> list[Mutant]:
 
 
 def sample(mutants: list[Mutant], n: int, seed: str) -> list[Mutant]:
-    """n mutants of a file, or all if there are fewer; those that are not Python are drawn again."""
+    """As many mutants of a file, or all if there are fewer; those without a source are drawn again."""
     shuffled = random.Random(seed).sample(mutants, len(mutants))
     return list(islice((m for m in shuffled if m.source(Path(m.file).read_text()) is not None), n))
 

@@ -1,44 +1,48 @@
 """The table of the results."""
 
-from typing import Any
+from validation.mutation.groups import Row
+from validation.mutation.reasons import ADDED, BEFORE, seen
 
-UNJUDGED = "not judged yet"
-OUTCOMES = ("killed", "timeout", "crash", "survived")
-Row = dict[str, Any]
-
-
-def counts(rows: list[Row]) -> dict[str, int]:
-    """How many mutants had each outcome."""
-    return {outcome: sum(row["outcome"] == outcome for row in rows) for outcome in OUTCOMES}
+COLUMNS = ("mutants that make sense", "tried", "killed", "by a test of no list", "by a test added", "unseen")
 
 
 def table(results: dict[str, Row]) -> str:
     """Counts by group, then by file, then every survivor with its reason."""
-    lines = ["| group | mutants that make sense | tried | killed | by timeout | by crash | survived | score |"]
-    lines.append("|---" * 8 + "|")
-    lines += [_line(name, sum(r["populations"].values()), r["rows"]) for name, r in results.items()]
     rows = [row for found in results.values() for row in found["rows"]]
-    lines.append(_line("all", sum(sum(r["populations"].values()) for r in results.values()), rows))
-    lines += ["", "| file | mutants that make sense | tried | killed | by timeout | by crash | survived | score |"]
-    lines.append("|---" * 8 + "|")
+    sizes = {name: sum(found["populations"].values()) for name, found in results.items()}
+    lines = _head("group")
+    lines += [_line(name, sizes[name], found["rows"]) for name, found in results.items()]
+    lines += [_line("**all**", sum(sizes.values()), rows), "", *_head("file")]
     lines += [
-        _line(f"`{file}`", population, [row for row in found["rows"] if row["file"] == file])
+        _line(f"`{file}`", population, [row for row in rows if row["file"] == file])
         for found in results.values()
         for file, population in found["populations"].items()
     ]
-    lines += ["", "| survivor | change | why no test is missing, or which was added |", "|---|---|---|"]
-    lines += [_survivor(row) for row in rows if row["outcome"] == "survived"]
+    for title, chosen in (("seen by no test", False), ("seen by a test of no list, or one added", True)):
+        lines += ["", f"| {title} | change | reason |", "|---|---|---|"]
+        lines += [_survivor(r) for r in rows if r["outcome"] == "survived" and seen(r) == chosen]
     return "\n".join([*lines, ""])
 
 
+def _head(first: str) -> list[str]:
+    return ["| " + " | ".join((first, *COLUMNS, "score")) + " |", "|---" * (len(COLUMNS) + 2) + "|"]
+
+
 def _line(name: str, population: int, rows: list[Row]) -> str:
-    n = counts(rows)
-    score = f"{1 - n['survived'] / len(rows):.1%}" if rows else "none"
-    return f"| {name} | {population} | {len(rows)} | " + " | ".join(str(n[o]) for o in OUTCOMES) + f" | {score} |"
+    counts = [
+        population,
+        len(rows),
+        sum(row["outcome"] != "survived" for row in rows),
+        *(
+            sum(seen(row) and row.get("reason", "").startswith(kind) for row in rows)
+            for kind in (BEFORE, ADDED)
+        ),
+        sum(not seen(row) for row in rows),
+    ]
+    score = f"{sum(map(seen, rows)) / len(rows):.1%}"
+    return f"| {name} | " + " | ".join(map(str, counts)) + f" | {score} |"
 
 
 def _survivor(row: Row) -> str:
-    change, reason = row["change"].replace("|", "\\|"), row.get("reason", UNJUDGED)
-    if "killed_since" in row:
-        reason = f"`{reason}` was added" + ("" if row["killed_since"] else ", but does not see it")
-    return f"| `{row['file']}:{row['line']}` | `{change}` | {reason} |"
+    change = row["change"].replace("|", "\\|")
+    return f"| `{row['file']}:{row['line']}` | `{change}` | {row['reason'].replace('|', chr(92) + '|')} |"
