@@ -41,6 +41,7 @@ def tried_group(name: str, seed: int, commit: str, work: Path) -> Row:
     for mutant in tqdm(new, miniters=1):
         row = tried(mutant, covering.rounds(mutant, group.files[mutant.file]), work) | {"commit": commit}
         known[_key(row)] = row
+        (FOLDER / f"{name}.json").write_text(json.dumps(before | {"rows": list(known.values())}))
         if row["outcome"] != "killed":
             tqdm.write(json.dumps(row))
     return {
@@ -54,7 +55,7 @@ def tried_group(name: str, seed: int, commit: str, work: Path) -> Row:
 
 def drawn(group: Group, seed: int) -> tuple[dict[str, int], list[Mutant]]:
     """How many mutants each file of a group has, and the sample."""
-    mutants = {file: sensible(file) for file in group.files}
+    mutants = {file: sensible(file, numbers=group.numbers) for file in group.files}
     chosen = [m for file, found in mutants.items() for m in sample(found, group.per_file, f"{seed} {file}")]
     return {file: len(found) for file, found in mutants.items()}, chosen
 

@@ -45,12 +45,13 @@ class Mutant:
         return changed
 
 
-def sensible(file: str) -> list[Mutant]:
-    """Every mutant of a file that makes sense, in a fixed order."""
+def sensible(file: str, *, numbers: bool = True) -> list[Mutant]:
+    """Every mutant of a file that makes sense, in a fixed order; with or without those of numbers."""
     with tempfile.TemporaryDirectory() as folder, use_db(f"{folder}/db", WorkDB.Mode.create) as db:
         init([Path(file)], db, {})
         found = [spec for item in db.work_items for spec in item.mutations]
-    return sorted(_mutant(spec) for spec in found if not SENSELESS.match(spec.operator_name))
+    mutants = sorted(_mutant(spec) for spec in found if not SENSELESS.match(spec.operator_name))
+    return [mutant for mutant in mutants if numbers or mutant.operator != "NumberReplacer"]
 
 
 def sample(mutants: list[Mutant], n: int, seed: str) -> list[Mutant]:
