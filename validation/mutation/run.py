@@ -81,7 +81,7 @@ def main() -> None:
                 continue
             found = tried_group(name, options.seed, head, work)
         keep(FOLDER, f"{name}.json", {"cosmic-ray": version("cosmic-ray"), "seed": options.seed, **found})
-    if options.judge:
+    if options.judge and options.groups == list(GROUPS):
         conclude({name: kept(name) for name in GROUPS})
 
 

@@ -75,7 +75,7 @@ def run(
     options
         Of pytest.
     tests
-        Names of tests if ``chosen``, otherwise files and folders.
+        Names of tests; files and folders as well, if not ``chosen``. In the order given, if ``chosen``.
     limit
         Seconds after which the fork is ended.
     output
@@ -106,7 +106,7 @@ def _child(
     sys.dont_write_bytecode = "--cov-context=test" not in options  # of a mutant nothing may stay
     sys.path[:0] = [os.getcwd(), f"{os.getcwd()}/backends"]
     plugin = _Plugin(tests if chosen else None)
-    paths = dict.fromkeys(test.partition("::")[0] for test in tests)
+    paths = dict.fromkeys(test.partition("::")[0] for test in tests) if chosen else tests
     code = pytest.main(["-x", *OPTIONS, *options, *paths], plugins=[plugin])
     if code != pytest.ExitCode.OK:
         plugin.outcome.how = "killed"
