@@ -18,7 +18,7 @@ from validation.mutation.targets import GROUPS, Group
 FOLDER = Path(__file__).parent
 # What takes long to import, and imports nothing that is mutated; begins no threads, which a fork would lose.
 PRELOADED = ("numpy", "scipy.special", "scipy.stats", "scipy.optimize", "pytest_cov", "hypothesis", "sybil")
-FRAMEWORKS = {"arrays": ("torch", "tensorflow"), "loops": ("torch",)}
+FRAMEWORKS = {"arrays": ("torch", "tensorflow"), "loops": ("torch",), "kit": ("torch", "tensorflow")}
 LIMIT = 20 * CAP  # seconds a round, on a machine that others use, too
 Row = dict[str, Any]
 
