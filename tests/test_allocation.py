@@ -227,6 +227,13 @@ def test_a_point_of_another_kind_is_refused_and_its_step_named(estimator, others
         next(allocations)
 
 
+@each_estimator
+def test_a_step_to_a_wider_dtype_is_refused(estimator):
+    step = Step(POINTS[0].astype(np.float32), POINTS[1])
+    with pytest.raises(TrajectoryError, match="step 0 goes from float32 to float64"):
+        next(allocate(problems.network(1).objective, [step], estimator))
+
+
 @pytest.mark.parametrize("others", [POINTS[:, :-1], POINTS.astype(int)], ids=["length", "ints"])
 def test_a_first_point_of_another_kind_names_its_step_too(others):
     problem = problems.network(1)
