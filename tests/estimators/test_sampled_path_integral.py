@@ -300,6 +300,10 @@ def test_wrong_settings_say_what_is_right(make, message):
         make()
 
 
+def test_a_floor_of_one_draws_all_examples_alike():
+    assert SampledPathIntegral(floor=1.0).floor == 1.0
+
+
 def test_unknown_samplings_and_objectives_without_examples_are_refused():
     with pytest.raises(
         UnknownNameError, match="unknown sampling 'systematic'; known: importance, stratified"
