@@ -29,11 +29,16 @@ def kept(name: str) -> Row:
     return json.loads(path.read_text()) if path.exists() else {"rows": [], "seconds": 0}
 
 
+def preload(name: str) -> None:
+    """Import what the tests of a group import, but for the project."""
+    for module in PRELOADED + FRAMEWORKS.get(name, ()):
+        importlib.import_module(module)
+
+
 def tried_group(name: str, seed: int, commit: str, work: Path) -> Row:
     """Draw the mutants of a group, and try those of which nothing is known."""
     group, began, before = GROUPS[name], time.perf_counter(), kept(name)
-    for module in PRELOADED + FRAMEWORKS.get(name, ()):
-        importlib.import_module(module)
+    preload(name)
     populations, chosen = drawn(group, seed)
     known = {_key(row): {"commit": before.get("commit")} | row for row in before["rows"]}
     new = [mutant for mutant in chosen if _key(asdict(mutant)) not in known]

@@ -5,6 +5,7 @@ the lists of the group, or was not reached there), or the text that says why no 
 """
 
 import json
+from functools import cache
 from pathlib import Path
 
 from validation.mutation import trial
@@ -37,7 +38,14 @@ def seen(row: Row) -> bool:
 
 def _sees(test: str, row: Row, output: Path) -> bool:
     """Whether a test passes without the mutant and fails with it."""
-    without = trial.run((), [test], limit=600, output=output, chosen=False)
+    if not _passes(test, output):
+        return False
     with applied(Mutant(row["file"], row["operator"], row["occurrence"], row["line"])):
         found = trial.run((), [test], limit=600, output=output, chosen=False)
-    return without.how == "survived" and found.how != "survived"
+    return found.how != "survived"
+
+
+@cache
+def _passes(test: str, output: Path) -> bool:
+    """Whether a test passes without a mutant."""
+    return trial.run((), [test], limit=600, output=output, chosen=False).how == "survived"

@@ -21,7 +21,7 @@ from importlib.metadata import version
 from pathlib import Path
 
 from validation.evidence import ROOT, keep, verdict
-from validation.mutation.groups import FOLDER, Row, kept, tried_group
+from validation.mutation.groups import FOLDER, Row, kept, preload, tried_group
 from validation.mutation.reasons import UNJUDGED, judged, seen
 from validation.mutation.table import table
 from validation.mutation.targets import GROUPS
@@ -76,6 +76,7 @@ def main() -> None:
     for name in options.groups:
         with clone(head) as work:
             if options.judge:
+                preload(name)
                 found = judged(kept(name), work)
                 (FOLDER / f"{name}.json").write_text(json.dumps(found, indent=2) + "\n")
                 continue
