@@ -107,7 +107,8 @@ def test_steps_carry_their_own_index():
 
 
 def test_costs_add_up_by_kind():
-    assert Cost(1, 2, 3) + Cost(10, 20, 30) == Cost(11, 22, 33)
+    assert Cost(1, 2, 3, 4) + Cost(10, 20, 30, 40) == Cost(11, 22, 33, 44)
+    assert Cost(11, 22, 33, 44) - Cost(10, 20, 30, 40) == Cost(1, 2, 3, 4)
 
 
 def test_the_loss_change_is_end_less_start():
@@ -224,6 +225,13 @@ def test_a_point_of_another_kind_is_refused_and_its_step_named(estimator, others
     next(allocations)
     with pytest.raises(error, match=message):
         next(allocations)
+
+
+@each_estimator
+def test_a_step_to_a_wider_dtype_is_refused(estimator):
+    step = Step(POINTS[0].astype(np.float32), POINTS[1])
+    with pytest.raises(TrajectoryError, match="step 0 goes from float32 to float64"):
+        next(allocate(problems.network(1).objective, [step], estimator))
 
 
 @pytest.mark.parametrize("others", [POINTS[:, :-1], POINTS.astype(int)], ids=["length", "ints"])

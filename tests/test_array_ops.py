@@ -58,6 +58,15 @@ def test_blocks_give_what_the_whole_gives_bit_by_bit(seed, dtype):
         assert np.array_equal(found, expected), name
 
 
+@pytest.mark.parametrize("weights", [(1.0,), (2.0,), (0.0,), (1.0, 1.0), (2.0, -0.5)])
+def test_movement_sums_of_any_weights_are_those_of_the_product(weights):
+    vectors, start, end = np.array([[1.0, -3.0], [2.0, 5.0]]), np.array([4.0, 1.0]), np.array([2.0, 8.0])
+    weighted = list(zip(weights, vectors, strict=False))
+    product = sum(weight * vector for weight, vector in weighted) * (end - start)
+    found = NumpyOps().movement_sums(weighted, start, end)
+    assert found == (product.sum(), np.abs(product).sum())
+
+
 def test_a_snapshot_sees_a_change_in_place_and_knows_the_same_numbers_elsewhere():
     vector = np.array([1.0, 2.0, 3.0])
     ops = array_ops(vector)

@@ -138,3 +138,8 @@ def test_terms_of_different_layouts_are_refused():
 def test_a_sum_of_nothing_is_refused():
     with pytest.raises(LCAError, match="a Sum needs at least one term; pass"):
         Sum({})
+
+
+def test_what_a_sum_is_a_part_of_does_not_distinguish_it():
+    terms = {"all": bowl(2)}
+    assert Sum(terms) == Sum(terms, whole=terms["all"])

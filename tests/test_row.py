@@ -32,6 +32,12 @@ def allocation(seed, dtype=np.float64, **kwargs):
     return StepAllocation(values, 2.0, 1.5, residual=0.25, mass=3.0, **kwargs)
 
 
+@pytest.mark.parametrize(("tolerance", "column"), [(None, math.nan), (0.5, 0.5)])
+def test_an_estimator_without_a_tolerance_has_nan_in_its_column(tolerance, column):
+    row = Row(allocation(0, tolerance=tolerance), LAYOUT)
+    np.testing.assert_equal(row.scalars["tolerance"], column)
+
+
 @given(seeds, dtypes())
 def test_a_row_is_what_loops_give(seed, dtype):
     found = allocation(seed, dtype)

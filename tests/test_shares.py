@@ -1,9 +1,12 @@
 """A loss and its parts that are measured side by side take their gradients once, and add up exactly."""
 
+from dataclasses import dataclass
+
 import numpy as np
 import pytest
 
 import lca
+from lca._shares import shared_losses
 from lca.errors import LCAError
 from lca.reference import DatasetLoss, mlp
 from lca.tolerances import EPS64, summed
@@ -76,6 +79,24 @@ def test_parts_that_do_not_add_up_are_refused():
     losses = {"train": LOSS, "some": lca.Sum(terms, whole=LOSS)}
     with pytest.raises(LCAError, match=r"the terms of 'some' add up to .* without whole="):
         list(lca.allocate_each(losses, lca.Trajectory(np.array(PATH)), lca.PathIntegral()))
+
+
+@dataclass(frozen=True)
+class Compared(lca.reference.Quadratic):
+    """Compared entry by entry, so that ``==`` raises."""
+
+
+def test_a_loss_shares_with_the_sum_of_itself_alone():
+    loss, equal = Compared(np.eye(2)), Compared(np.eye(2))
+    losses = {"other": equal, "train": loss, "parts": lca.Sum({"all": loss}, whole=loss)}
+    assert shared_losses(losses, lca.PathIntegral()) == {"train": "parts"}
+
+
+def test_parts_of_a_loss_of_zero_add_up():
+    loss = lca.reference.Quadratic(np.eye(2))
+    losses = {"train": loss, "parts": lca.Sum({"all": loss}, whole=loss)}
+    [rows] = lca.allocate_each(losses, lca.Trajectory(np.array([[0.0, 0.0], [1.0, 2.0]])), lca.PathIntegral())
+    assert rows["train"].values.tolist() == [0.5, 2.0]
 
 
 def test_a_tracker_summarizes_both():

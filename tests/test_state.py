@@ -108,6 +108,17 @@ def test_an_end_in_another_state_is_not_reused():
     assert b.loss_start != a.loss_end
 
 
+def test_a_state_that_another_object_holds_is_measured_again():
+    points, zeros, ones = np.arange(9.0).reshape(3, 3), {"b": np.zeros(3)}, {"b": np.ones(3)}
+    for before, losses in ((zeros, 0), ({"b": np.zeros(3)}, 1)):
+        steps = [
+            Step(points[0], points[1], 0, state=(zeros, zeros)),
+            Step(points[1], points[2], 1, state=(ones, ones), previous_state=before),
+        ]
+        _, a = allocate(Shifted(np.zeros(3)), steps, PathIntegral())
+        assert (a.loss_start, a.cost.full_losses) == (Shifted(zeros["b"]).loss(points[1]), losses)
+
+
 def test_an_objective_without_a_state_ignores_it():
     counting = CountingObjective(L2Penalty(LAYOUT, 1.0))
     step = Step(np.ones(3), np.zeros(3), state=({}, {"b": np.ones(3)}))
@@ -134,6 +145,8 @@ def test_one_name_may_mean_two_things():
             np.testing.assert_array_equal(own.b, there.b)
         assert same_state(state, state_of(objective))
     before = state_of(Sum({"one": one, "two": two}))
+    assert not same_state(before, state_of(Sum({"one": one, "two": two, "three": Shifted(np.zeros(3))})))
+    assert not same_state(state_of(Sum({"one": one, "two": two, "three": Shifted(np.zeros(3))})), before)
     one.b[0] = 5.0
     assert not same_state(before, state_of(Sum({"one": one, "two": two})))
 

@@ -5,6 +5,7 @@ import pytest
 
 from lca import SIMPSON, PathIntegral, Step, Trajectory, allocate
 from lca.errors import TrajectoryError
+from lca.step import ExampleScores
 from lca.testing import problems
 
 Array = np.ndarray
@@ -46,6 +47,16 @@ def test_steps_join_consecutive_points(points, kind, tmp_path):
         assert step.index == t
         np.testing.assert_array_equal(step.start, points[t])
         np.testing.assert_array_equal(step.end, points[t + 1])
+
+
+def test_a_step_alone_is_the_first():
+    assert Step(np.zeros(2), np.ones(2)).index == 0
+
+
+def test_scores_are_compared_by_identity():
+    scores, same = (ExampleScores(np.array([0, 1]), np.array([0.5, 0.25])) for _ in range(2))
+    assert scores != same
+    assert len({scores, same}) == 2
 
 
 def test_each_row_is_read_once_when_its_step_comes_up(points):

@@ -175,9 +175,12 @@ def affordable(
     fixed = _in_examples(least.cost, n) - least.cost.examples
     size = int((examples - fixed) / least.cost.examples) * m if least.cost.examples else m
     if size < m:
+        enough = fixed + least.cost.examples
+        if isinstance(probe, ControlVariate):  # more examples pay for more anchors, the same part of them
+            enough = least.cost.examples / (1 - fixed * probe.every / (2 * n))
         raise LCAError(
             f"examples={examples:g} a step does not pay for one example in each sample of {probe!r} on {n} "
-            f"examples; ask for {fixed + least.cost.examples:g} or more."
+            f"examples; ask for {enough:g} or more."
         )
     return _sized(probe, size)
 

@@ -202,7 +202,7 @@ def movement_sums_are_those_of_the_product(subject: ArraySubject, values: Array)
 @law
 def products_are_summed(subject: ArraySubject, values: Array) -> None:
     """``products_sum`` is the weighted sum of the products, and their weighted absolute sum."""
-    rows = _random(values, 5)
+    rows = random_vectors(values, 5)
     v, w, f, start, end = map(subject.vector, rows)
     found, mass = subject.ops.products_sum([(0.5, v, f), (-2.0, w, None)], start, end)
     first, second, factor, a, b = (row.astype(float) for row in rows)
@@ -214,10 +214,10 @@ def products_are_summed(subject: ArraySubject, values: Array) -> None:
     off = np.abs(subject.numpy(found).astype(float) - sum(terms))
     require(bool((off <= slack).all()), f"products_sum() is off by {off.max():.3g} in an entry.")
     expected = math.fsum(abs(terms[0])) + math.fsum(abs(terms[1]))
-    _near(mass, expected, summed(math.fsum(sizes), 4 * eps), "products_sum(): the absolute sum")
+    near(mass, expected, summed(math.fsum(sizes), 4 * eps), "products_sum(): the absolute sum")
     require(type(mass) is float, f"products_sum() returns a {type(mass).__name__} as its second value.")
     for name, vector, row in zip("vwfab", (v, w, f, start, end), rows, strict=True):
-        _same(subject.numpy(vector), row, f"the argument {name} of products_sum()")
+        same_numbers(subject.numpy(vector), row, f"the argument {name} of products_sum()")
 
 
 @law

@@ -27,12 +27,11 @@ class PathSums(RowView):
 
     def reset(self) -> None:
         """Another straight line begins."""
-        self.steps, self.cost = 0, Cost()
+        self.cost = Cost()
         self.layers = np.zeros(len(self.layout.groups("layer")))
 
     def read(self, row: Row) -> None:
         """Process the row of one update."""
-        self.steps += 1
         self.cost += row.allocation.cost
         self.layers = self.layers + row.totals("layer")
 

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from lca import SIMPSON, Adaptive, PathIntegral, Scaled, Step, Trajectory, allocate, composite
 from lca.errors import LCAError, LCAWarning, UnknownNameError
 from lca.layout import Layout
-from lca.reference import Quartic, ReluKink, bowl
+from lca.reference import Quadratic, Quartic, ReluKink, bowl
 from lca.testing import problems
 from lca.testing._instruments import CountingObjective
 from lca.testing.strategies import kinked_problems, seeds, smooth_problems
@@ -190,6 +190,14 @@ def test_a_tolerance_that_means_nothing_says_so_once(scale, problem):
     with pytest.warns(LCAWarning, match=rf"of Adaptive, 0\.001 .*{problem}.*Adaptive\(per=\"change\"\)"):
         next(allocations)
     assert len(list(allocations)) == len(CURVE) - 2  # a second warning would be an error
+
+
+def test_a_tolerance_as_large_as_the_loss_means_nothing():
+    """``½ θ²`` from 2 to 0: the larger loss and the mass of the trapezoid are 2."""
+    steps, loss = Trajectory(np.array([[2.0], [0.0]])), Quadratic(np.eye(1))
+    with pytest.warns(LCAWarning, match="so every step passes"):
+        next(allocate(loss, steps, Adaptive(tol=2.0)))
+    next(allocate(loss, steps, Adaptive(tol=1.75)))  # a warning would be an error
 
 
 @pytest.mark.parametrize("scale", [1e-30, 1.0, 1e30])

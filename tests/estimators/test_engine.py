@@ -1,13 +1,15 @@
 """What every estimator has from the engine below it: details that mutation testing found untested."""
 
-from dataclasses import FrozenInstanceError, dataclass, field
+from dataclasses import FrozenInstanceError, dataclass, field, fields
 
 import numpy as np
 import pytest
 
-from lca import TRAPEZOID, Adaptive, PathIntegral, Step, StepAllocation, allocate
+from lca import TRAPEZOID, Adaptive, Cost, PathIntegral, Step, StepAllocation, allocate
 from lca.errors import NonDeterministicError
-from lca.estimators import SameBatch, SampledPathIntegral
+from lca.estimators import REGISTRY, SameBatch, SampledPathIntegral, make_estimator
+from lca.estimators._audits import ENOUGH, RuleBySize, _Size
+from lca.estimators._path import Point
 from lca.layout import Layout
 from lca.reference import DatasetLoss, logistic_regression
 from tests.meta.animals import Passing
@@ -97,8 +99,8 @@ def test_an_allocation_says_nothing_that_its_estimator_did_not():
     a = StepAllocation(np.zeros(2), 1.0, 1.0, 0.0, 0.0)
     assert (a.step, a.state_change, a.tolerance, a.reason, a.stderr, a.terms) == (0, 0.0, None, "", None, {})
     assert a.converged
-    spent = a.cost
-    assert (spent.full_gradients, spent.full_losses, spent.batch_gradients) == (0, 0, 0)
+    assert (a.replicates, a.source, a.sampled) == ({}, None, False)
+    assert a.cost == a.start_cost == Cost(0, 0, 0, 0)
 
 
 @pytest.mark.parametrize("estimator", [PathIntegral(tol=1.0), Adaptive(tol=1.0)], ids=repr)
@@ -106,6 +108,27 @@ def test_a_description_cannot_be_changed_under_a_run(estimator):
     with pytest.raises(FrozenInstanceError):
         estimator.tol = 2.0
     assert hash(estimator) == hash(type(estimator)(tol=1.0))
+
+
+@pytest.mark.parametrize("name", REGISTRY)
+def test_no_description_can_be_changed_under_a_run(name):
+    estimator = make_estimator(name)
+    for option in fields(estimator):
+        with pytest.raises(FrozenInstanceError):
+            setattr(estimator, option.name, None)
+
+
+def test_a_point_of_a_step_stays_where_it_is():
+    point = Point(Step(np.zeros(1), np.ones(1)), s=0.5, theta=np.full(1, 0.5), time=0.5)
+    with pytest.raises(FrozenInstanceError):
+        point.s = 1.0
+
+
+def test_steps_of_another_size_are_foreseen_from_the_nearest():
+    """The error of the trapezoid grows with the square of the length, and falls with it at least."""
+    rule = RuleBySize(TRAPEZOID, limit=0.1)
+    rule._audited = {3: _Size(missed=0.5, slope=8.0, audits=ENOUGH)}
+    assert [rule._expected(size) * 16 for size in (1, 2, 3, 4, 5)] == [0.25, 0.5, 1, 4, 16]
 
 
 def test_the_defaults_of_adaptive_are_the_documented_ones():

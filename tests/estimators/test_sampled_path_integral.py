@@ -18,6 +18,7 @@ from lca import (
 )
 from lca.errors import UnknownNameError
 from lca.estimators import AdaptiveSampleSize, ControlVariate, SampledPathIntegral, Sampler, gradient_on
+from lca.estimators._adaptive_sample_size import affordable
 from lca.reference import Adam, DatasetLoss, minibatches, mlp, train, with_next
 from lca.step import ExampleScores
 from lca.testing import parametrize_with_checks
@@ -298,6 +299,27 @@ def test_a_budget_says_that_it_misses_its_error():
 def test_wrong_settings_say_what_is_right(make, message):
     with pytest.raises(LCAError, match=message):
         make()
+
+
+@pytest.mark.parametrize(
+    "probe",
+    [
+        SampledPathIntegral(size=4, micro_batches=2),
+        SampledPathIntegral(size=4, sampling="importance", refresh=200),
+        ControlVariate(),
+        ControlVariate(SampledPathIntegral(SIMPSON, size=8, micro_batches=4)),
+    ],
+    ids=["two micro-batches", "importance", "anchored", "anchored Simpson"],
+)
+def test_the_number_of_examples_to_ask_for_is_enough(probe):
+    with pytest.raises(LCAError, match="ask for .* or more") as refused:
+        affordable(probe, 1.0, 100)
+    enough = float(str(refused.value).split("ask for ")[1].split()[0])
+    assert affordable(probe, enough, 100).cost.examples > 0
+
+
+def test_a_floor_of_one_draws_all_examples_alike():
+    assert SampledPathIntegral(floor=1.0).floor == 1.0
 
 
 def test_unknown_samplings_and_objectives_without_examples_are_refused():

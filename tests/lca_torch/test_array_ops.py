@@ -7,7 +7,7 @@ from hypothesis import given
 
 import lca_torch  # noqa: F401 - registers the operations
 from lca.arrays import Slices, array_ops
-from lca.testing._array_checks import SUBNORMAL, ArraySubject, vectors
+from lca.testing._array_checks import LAYOUT, SUBNORMAL, ArraySubject, Values, vectors
 from lca.testing._array_edges import ALL_ARRAY_CHECKS
 from lca_torch._arrays import TorchDeviceOps
 
@@ -31,6 +31,14 @@ def test_laws(kind, check, values):
 @pytest.mark.parametrize("values", SUBNORMAL.values(), ids=SUBNORMAL)
 def test_laws_of_the_smallest_numbers(kind, check, values):
     check.law(kind, values)
+
+
+@laws
+@kinds
+def test_laws_in_several_blocks(kind, check, monkeypatch):
+    for name in ("_CPU_BLOCK", "_DEVICE_BLOCK"):
+        monkeypatch.setattr(f"lca_torch._arrays.{name}", 4)
+    check.law(kind, Values(np.random.default_rng(0).normal(size=LAYOUT.size).astype(np.float32)))
 
 
 def test_a_segment_ends_exactly_at_its_end():

@@ -1,12 +1,15 @@
 """What an author declares about an objective: refused if it is of another form, and used."""
 
+from contextlib import nullcontext
+
 import numpy as np
 import pytest
 
 import lca
 from lca.errors import LCAError
 from lca.reference import bowl
-from lca.testing import ConformanceError, ObjectiveSubject, check_array_ops, check_objective
+from lca.testing import CheckFailure, ConformanceError, ObjectiveSubject, check_array_ops, check_objective
+from lca.testing._member_checks import _checked_scores
 from lca.testing._objective_subject import Draw
 from tests.meta.animals import Passing
 from tests.meta.right_objectives import Barrier, GaussianLikelihood, Large, Rosenbrock
@@ -83,3 +86,15 @@ def test_array_operations_are_checked_alone():
     assert check_array_ops(np.array, samples=1).results[0].tally.cases == 1
     with pytest.raises(LCAError, match="a vector must be a NumPy array"):
         check_array_ops(list)
+
+
+@pytest.mark.parametrize(
+    ("scores", "right"), [([0.0, 0.5], True), ([0.5, -0.5], False), ([0.5, np.nan], False)]
+)
+def test_scores_may_be_zero_and_not_negative(scores, right):
+    class Fixed:
+        def scores(self, theta):
+            return np.array(scores)
+
+    with nullcontext() if right else pytest.raises(CheckFailure, match="negative or not finite"):
+        _checked_scores(Fixed(), np.zeros(2), None, 2)

@@ -39,6 +39,8 @@ def test_a_factor_is_clipping_if_it_leaves_one_round_norm():
     assert clipping.norm_after(0.5, 1.0, EPS64) is None  # nothing is known yet
     assert clipping.norm_after(4.0, 0.25, EPS64) == 1.0
     assert clipping.norm_after(0.5, 1.0, EPS64) == 1.0  # too small to be clipped
+    with pytest.raises(LCAError, match="multiplied by 2 between"):
+        clipping.norm_after(0.5, 2.0, EPS64)  # clipping makes no gradient larger
     with pytest.raises(LCAError, match="norm 2 was not clipped"):
         clipping.norm_after(2.0, 1.0, EPS64)
     with pytest.raises(LCAError, match="not clipping to one norm"):

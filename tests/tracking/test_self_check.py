@@ -18,7 +18,7 @@ from lca.estimators import SampledPathIntegral
 from lca.reference import DatasetLoss, L2Penalty, Quadratic, logistic_regression
 from lca.tolerances import EPS64, summed
 from lca.tracking import FunctionalTracker, Session
-from lca.tracking._self_check import as_json
+from lca.tracking._self_check import _Estimate, as_json
 from tests.laws.runs import Kept
 
 RNG = np.random.default_rng(0)
@@ -128,6 +128,11 @@ def test_a_part_of_the_data_gives_a_change_whose_interval_covers_that_of_all_dat
         [window] = tracker.summary()["train"]["checked_windows"]
         inside += abs(window["change"] - (loss.loss(points[1]) - loss.loss(points[0]))) <= window["margin"]
     assert 0.92 <= inside / 300 <= 0.975
+
+
+def test_the_margin_of_a_part_has_the_freedom_of_its_groups():
+    expected = 2.0 * stats.t.ppf(0.975, 8 - 1)
+    assert abs(_Estimate().margin(0.95, more=4.0, groups=8) / expected - 1) <= summed(64.0, EPS64)
 
 
 def test_a_part_is_weighed_as_all_data_are():

@@ -50,6 +50,13 @@ def test_updates_are_measured_on_lines_one_two_four_and_so_on(tmp_path):
     assert tracked(SIMPSON, steps=2, span=5).summary()["train"]["path_difference_steps"] == 1
 
 
+def test_updates_are_measured_again_after_the_longest_gap(tmp_path, monkeypatch):
+    monkeypatch.setattr("lca.tracking._spans.LONGEST", 3)
+    tracked(SIMPSON, steps=2 * 13, span=2, record=tmp_path / "run")
+    difference = lca.open_record(tmp_path / "run").path_difference.values[:, 0]
+    assert (np.flatnonzero(np.isfinite(difference)) + 1).tolist() == [1, 2, 3, 4, 6, 8, 9, 12]
+
+
 def test_a_line_that_is_not_measured_is_in_no_sum_and_costs_nothing():
     class Counting(Quadratic):
         calls = 0
