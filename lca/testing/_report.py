@@ -23,6 +23,8 @@ OnFail: TypeAlias = Literal["raise", "warn"] | None
 Progress: TypeAlias = Callable[[str], None]
 Repeat: TypeAlias = Callable[[str], Sequence[str]]
 """From the name of a check to lines of code, or a command, that run it again."""
+COMPARED = ("same_seed_same_values",)
+"""Checks whose failure makes others fail that compare two runs."""
 MOST_CHARACTERS = 200
 """Characters of the representation of a subject that a report repeats."""
 
@@ -340,8 +342,12 @@ class Report:
         return self
 
     def _headline(self) -> str:
-        names = ", ".join(r.check.name for r in self.failed)
-        return f"{len(self.failed)} of {len(self.results)} checks failed: {names}."
+        first = [r.check.name for r in self.failed if r.check.name in COMPARED]
+        names = [*first, *(r.check.name for r in self.failed if r.check.name not in COMPARED)]
+        text = f"{len(self.failed)} of {len(self.results)} checks failed: {', '.join(names)}."
+        if first and len(names) > 1:
+            text += f" Mend {first[0]} first: others compare runs, and may fail because of it alone."
+        return text
 
     def __str__(self) -> str:
         names, tallies = (
@@ -357,7 +363,7 @@ class Report:
                 f"  {r.check.name:<{names}}  {r.status:<15}  {_tried(r):<{tallies}}  {r.check.description}"
             )
             lines.append(shown.rstrip())
-        for r in self.results:
+        for r in sorted(self.results, key=lambda r: r.check.name not in COMPARED):
             if r.message:
                 lines += ["", f"{r.check.name}: {r.status}", *(f"    {m}" for m in r.message.splitlines())]
         noted = [f"  {r.check.name}: {r.tally.note}" for r in self.results if r.tally.note]

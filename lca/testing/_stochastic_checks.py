@@ -141,6 +141,12 @@ def same_seed_same_values(estimator: StochasticEstimator, samples: int, seed: in
         return np.array([allocate_step(step).values for step in steps])
 
     own = values(estimator)
+    require(
+        np.array_equal(values(estimator), own),
+        "two runs on the same steps gave different values: the estimator draws numbers that do not follow "
+        "from its seed, or keeps a state from one run to the next. Make the generator in start(), from "
+        "self.seed.",
+    )
     reseeded = [estimator.reseeded(s) for s in range(seed, seed + 5)]
     require(np.array_equal(values(estimator), own), "reseeded(seed) changed the estimator itself.")
     first, again = values(reseeded[0]), values(reseeded[0])
@@ -199,7 +205,7 @@ def require_zero_mean(samples: Array, size: Array, names: Sequence[str]) -> str:
     column.
     """
     runs, columns = samples.shape
-    spread = samples.std(axis=0, ddof=1) / np.sqrt(runs)
+    own = spread = samples.std(axis=0, ddof=1) / np.sqrt(runs)
     # Where nothing varies, a mean that is not 0 is rounding or bias: more than 1e-9 of the size is bias.
     spread = np.maximum(spread, 1e-10 * np.maximum(size, tolerances.EPS64))
     t = samples.mean(axis=0) / spread
@@ -207,10 +213,13 @@ def require_zero_mean(samples: Array, size: Array, names: Sequence[str]) -> str:
     limit = float(stats.t.isf(FALSE_ALARM / (2 * columns), runs - 1))
     worst = int(np.argmax(np.abs(t)))
     detectable = float(np.median((limit + stats.norm.isf(1 - POWER)) * spread / size))
+    mean, usual = samples[:, worst].mean(), float(size[worst])
+    share = f", {mean / usual:+.0%} of {usual:.3g}, which it is compared with" if usual > 0 else ""
+    far = f"{abs(t[worst]):.1f} standard errors from 0" if own[worst] else "the same in every run"
     require(
         bool(abs(t[worst]) <= limit),
-        f"over {runs} runs the mean {names[worst]} is {samples[:, worst].mean():.3g}, {abs(t[worst]):.1f} "
-        f"standard errors from 0 (limit {limit:.1f}, false alarms {FALSE_ALARM:g}).",
+        f"over {runs} runs the mean {names[worst]} is {mean:.3g}{share}: {far} (limit {limit:.1f} standard "
+        f"errors, false alarms {FALSE_ALARM:g}).",
     )
     return (
         f"{runs} runs; finds a bias of {detectable:.2g} times the value with a probability of {POWER:.0%}; "

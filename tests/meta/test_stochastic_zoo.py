@@ -1,12 +1,16 @@
 """The statistical checks accept correct estimators, and detect smaller errors with more samples."""
 
+from dataclasses import dataclass
+from itertools import count
+from typing import ClassVar
+
 import numpy as np
 import pytest
 
-from lca.testing import CheckFailure
+from lca.testing import CheckFailure, ConformanceError, check_estimator
 from lca.testing._sampled_runs import kit_rng
 from lca.testing._stochastic_checks import STOCHASTIC_CHECKS
-from tests.meta.zoo_stochastic import FOUR, RIGHT_STOCHASTIC, Leaking
+from tests.meta.zoo_stochastic import FOUR, RIGHT_STOCHASTIC, Changed, Leaking
 
 CHECKS = {check.name: check for check in STOCHASTIC_CHECKS}
 
@@ -29,6 +33,32 @@ def test_a_small_bias_is_found_with_more_samples():
     check.run(small, samples=5)
     with pytest.raises(CheckFailure, match="standard errors from 0"):
         check.run(small, samples=40)
+
+
+@dataclass(frozen=True)
+class Unseeded(Changed):
+    """Draws other numbers in every run, whatever its seed."""
+
+    runs: ClassVar = count()
+
+    def start(self, objective):
+        return self.inner.reseeded(1_000 + next(self.runs)).start(objective)
+
+
+def test_numbers_without_a_seed_are_named_before_what_follows_from_them():
+    checks = ("other_fields_change_nothing", "same_seed_same_values")
+    report = check_estimator(Unseeded(inner=FOUR), samples=2, only=checks, on_fail=None)
+    assert [r.check.name for r in report.failed] == list(checks)
+    with pytest.raises(
+        ConformanceError, match="failed: same_seed_same_values, other_fields_change_nothing. Mend"
+    ):
+        report.raise_if_failed()
+    assert "draws numbers that do not follow from its seed" in str(report)
+
+
+def test_a_biased_mean_is_told_in_parts_of_the_value():
+    with pytest.raises(CheckFailure, match=r"[+-]\d+% of .* standard errors from 0"):
+        CHECKS["mean_is_the_full_data_allocation"].run(Leaking(inner=FOUR, part=2.0), samples=10)
 
 
 def test_a_check_of_a_mean_states_what_it_would_have_found():
