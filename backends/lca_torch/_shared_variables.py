@@ -1,8 +1,8 @@
 """Variables of classes, modules and functions: these cannot be copied, so private values take their places.
 
-A method reads ``Schedule.beta``, a global number, ``settings.OPTIONS`` or a variable of the function around
-it from where the user has them. They are found by following the names in the code, and private copies take
-their places while a private copy of the model is evaluated.
+A method reads an attribute of a class by the name of the class, a global number, a variable of a
+module of settings or one of the function around it from where the user has them. They are found by following
+the names in the code, and private copies take their places while a private copy of the model is evaluated.
 """
 
 from collections.abc import Callable, Iterator, Mapping, MutableMapping
