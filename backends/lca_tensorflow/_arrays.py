@@ -15,7 +15,7 @@ _DEVICE_BLOCK = 2**24
 
 
 class TensorFlowOps(ArrayOps):
-    """`lca.arrays.ArrayOps` for eager tensors in the memory of the CPU: arithmetic and reductions are NumPy's.
+    """`lca.arrays.ArrayOps` for eager tensors in the memory of the CPU: arithmetic and sums are NumPy's.
 
     NumPy reads the memory of the tensor without a copy, writes its results where a tensor takes them over,
     and keeps subnormal numbers, which TensorFlow's own arithmetic treats as 0. It goes through a vector once,

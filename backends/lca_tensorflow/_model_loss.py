@@ -224,7 +224,7 @@ class KerasLoss(ModelLoss):
         wanted = frozenset(program.trained if names is None else names) if gradient else None
         wide, zero = tf.cast(theta, self.dtype), tf.zeros([], tf.float64)
         add = self._add_eagerly if self._eagerly else self._add_compiled
-        none = tf.zeros([0] if gradient else [], self.dtype)
+        none = self._no_sum(gradient=gradient)
         sums, whole = (zero, zero, none), False  # whole: of a single batch, not multiplied by its weight
         for batch in batches:
             if whole:
@@ -241,6 +241,11 @@ class KerasLoss(ModelLoss):
             return float(total / weights), None
         mean = grad if whole else _times(grad, 1 / weight)
         return float(total / weights), mean if mean.dtype == theta.dtype else tf.cast(mean, theta.dtype)
+
+    def _no_sum(self, *, gradient: bool) -> tf.Tensor:
+        """The sum of no gradients: empty, or zeros (K,) where XLA compiles for one length."""
+        length = [self.layout.size if self._jit else 0]
+        return tf.zeros(length if gradient else [], self.dtype)
 
     def try_out(self, theta: tf.Tensor, batch: PyTree) -> list[str]:
         """One batch; what it reads and draws is known before it is evaluated."""
@@ -381,7 +386,7 @@ class KerasLoss(ModelLoss):
     def _inputs(self, *, gradient: bool) -> Inputs:
         """The first batch, at the present weights."""
         theta, zero = flat(self.variables), tf.zeros([], tf.float64)
-        sums = zero, zero, tf.zeros([0] if gradient else [], self.dtype)
+        sums = zero, zero, self._no_sum(gradient=gradient)
         return Inputs(theta, {}, self._example, sums)
 
     # --- one batch ----------------------------------------------------------------------------------------

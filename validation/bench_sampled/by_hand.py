@@ -1,4 +1,4 @@
-"""Training loops in torch with the passes of a cheap estimator, and the leanest sums of it that one writes by hand.
+"""Training loops in torch with the passes of a cheap estimator, and its leanest sums by hand.
 
 Each class trains one model. ``step(i)`` takes the same gradients as the estimator of that name, and nothing
 else; with ``sums=True`` it adds the allocations of the tensors, from inner products alone.
@@ -71,14 +71,12 @@ class Halves(Training):
         lr, momentum = group["lr"], group["momentum"]
         moving = [self.optimizer.state[p].get("momentum_buffer") for p in self.parameters]
         rows = []
-        for a, t, v in zip(first, whole, moving, strict=True):
-            a, t = a.view(-1), t.view(-1)
-            both = torch.dot(a, t) - torch.dot(a, a)
-            rows.append(
-                -lr * 2 * both
-                if v is None
-                else -lr * (2 * both + (0.5 * momentum + 0.5) * torch.dot(v.view(-1), t))
-            )
+        for half, total, velocity in zip(first, whole, moving, strict=True):
+            a, t = half.view(-1), total.view(-1)
+            row = 2 * (torch.dot(a, t) - torch.dot(a, a))
+            if velocity is not None:
+                row = row + (momentum + 1) / 2 * torch.dot(velocity.view(-1), t)
+            rows.append(-lr * row)
         self.found += torch.stack(rows)
 
     def of_adam(self, first: list[Tensor], whole: list[Tensor]) -> None:

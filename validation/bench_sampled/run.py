@@ -14,16 +14,14 @@ from statistics import median
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from lca.estimators import CrossFit, SampledPathIntegral
 from lca_torch import Objective, Tracker
 from validation.bench_sampled.by_hand import LOSS, Data, Halves, Probe, Training
+from validation.bench_sampled.folder import FOLDER
 from validation.evidence import keep
 from validation.timing import keep_memory
-from pathlib import Path
-
-from validation.bench_sampled.folder import FOLDER
 
 Segment = Callable[[int], None]
 OPTIMIZERS: dict[str, Callable[[Any], torch.optim.Optimizer]] = {
@@ -36,7 +34,7 @@ def mnist_fc() -> nn.Module:
     """784-100-50-10, 84,060 parameters."""
     widths = (784, 100, 50, 10)
     layers: list[nn.Module] = []
-    for n_in, n_out in zip(widths, widths[1:]):
+    for n_in, n_out in zip(widths[:-1], widths[1:], strict=True):
         layers += [nn.Linear(n_in, n_out), nn.ReLU()]
     return nn.Sequential(*layers[:-1])
 
