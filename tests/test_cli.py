@@ -322,3 +322,11 @@ def test_a_reader_that_goes_away_is_no_error(tmp_path):
         process.stdout.close()
         assert process.stderr.read() == ""
     assert process.returncode == 141
+
+
+@pytest.mark.parametrize(("out", "message"), [("-", "--json prints the summary"), ("", "the path is empty")])
+def test_the_demo_writes_to_a_folder_with_a_name(tmp_path, monkeypatch, capsys, out, message):
+    monkeypatch.chdir(tmp_path)
+    assert main(["demo", "--steps", "1", "-o", out]) == 2
+    assert message in capsys.readouterr().err
+    assert not list(tmp_path.iterdir())
