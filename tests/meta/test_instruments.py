@@ -5,11 +5,16 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
+from lca import StepAllocation
 from lca.reference import bowl
+from lca.testing._estimator_checks.values import _vectors
 from lca.testing._instruments import NonFiniteAt
 from lca.testing._process_state import _jax_state, _keras_state, same
 from lca.testing._replicated import _CURVED
+from lca.testing.strategies import exact_problems
 
 POINTS = np.array([[-1.0, 2.0], [0.0, 0.0], [1.0, 2.0]])
 
@@ -48,3 +53,15 @@ def test_the_loss_with_curvature_has_the_gradient_it_says():
         moved = step * np.eye(2)[i]
         quotient = (_CURVED.loss(theta + moved) - _CURVED.loss(theta - moved)) / (2 * step)
         assert abs(quotient - slope) < step
+
+
+@pytest.mark.parametrize("degree", [1, 2, 3, 4])
+@given(data=st.data())
+def test_exact_problems_have_at_most_the_degree_asked_for(degree, data):
+    assert data.draw(exact_problems(degree)).degree <= degree
+
+
+def test_all_vectors_of_an_allocation_are_looked_at():
+    one = np.ones(1)
+    a = StepAllocation(one, 0.0, 0.0, 0.0, 0.0, stderr=one, replicates={0.5: [one, one]})
+    assert list(_vectors(a)) == ["standard error", "replicate 0 at 0.5", "replicate 1 at 0.5"]
