@@ -9,6 +9,7 @@ import lca
 from lca import LCAError, PathIntegral, Step, tolerances
 from lca.errors import IncompleteStepError
 from lca.estimators import LaggedCrossFit, SameBatch
+from lca.estimators._lagged import _LaggedRun
 from lca.reference import (
     SGD,
     Adam,
@@ -16,6 +17,7 @@ from lca.reference import (
     DatasetLoss,
     Quadratic,
     RMSProp,
+    bowl,
     minibatches,
     mlp,
     train,
@@ -213,3 +215,8 @@ def test_wrong_settings_say_what_is_right():
 @parametrize_with_checks([LaggedCrossFit(), LaggedCrossFit(epoch=10)])
 def test_they_keep_the_laws(check):
     check()
+
+
+def test_a_run_begins_without_a_doubt():
+    run = _LaggedRun(LaggedCrossFit(), bowl(2))
+    assert (run._sum, run._last_part, run._lagged_part) == (0.0, 0.0, 0.0)

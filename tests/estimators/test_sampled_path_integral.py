@@ -431,7 +431,14 @@ def test_audits_cost_half_a_sample_and_become_rare():
 
 @pytest.mark.parametrize(
     "options",
-    [{"refine": 0.0}, {"refine": 1}, {"refine": True}, {"refine": "0.1"}, {"refine": 0.1, "rule": SIMPSON}],
+    [
+        {"refine": 0.0},
+        {"refine": -0.1},
+        {"refine": 1},
+        {"refine": True},
+        {"refine": "0.1"},
+        {"refine": 0.1, "rule": SIMPSON},
+    ],
 )
 def test_what_cannot_be_refined_is_refused(options):
     with pytest.raises(LCAError, match=r"refine=.*relative error of the trapezoid above which"):

@@ -55,3 +55,12 @@ def test_devices_that_are_waited_for_tell_the_same():
     assert differ([(a, a), (a, b)])
     assert differ([(a, b), (a, a)])
     assert differ([(a / 0 - a / 0, a / 0 - a / 0)])
+
+
+def test_long_parameters_are_pieces_of_their_own(monkeypatch):
+    monkeypatch.setattr("lca_torch._arrays._CPU_BLOCK", 4)
+    pieces = [torch.randn(3, 2).t(), torch.randn(2), torch.randn(1), torch.randn(5)]
+    whole = torch.cat([piece.reshape(-1) for piece in pieces])
+    start, grad, ops = torch.randn(14), torch.randn(14), array_ops(whole)
+    found = ops.times_movement(grad.clone(), start, ParameterVector(pieces))
+    assert torch.equal(found, grad * (whole - start))
