@@ -10,7 +10,7 @@ import pytest
 from lca.testing import CheckFailure, ConformanceError, check_estimator
 from lca.testing._sampled_runs import kit_rng
 from lca.testing._stochastic_checks import STOCHASTIC_CHECKS
-from tests.meta.zoo_stochastic import FOUR, RIGHT_STOCHASTIC, Changed, Leaking
+from tests.meta.zoo_stochastic import FOUR, RIGHT_STOCHASTIC, Changed, Leaking, RandomPoints
 
 CHECKS = {check.name: check for check in STOCHASTIC_CHECKS}
 
@@ -47,7 +47,7 @@ class Unseeded(Changed):
 
 def test_numbers_without_a_seed_are_named_before_what_follows_from_them():
     checks = ("other_fields_change_nothing", "same_seed_same_values")
-    report = check_estimator(Unseeded(inner=FOUR), samples=2, only=checks, on_fail=None)
+    report = check_estimator(Unseeded(inner=RandomPoints()), samples=2, only=checks, on_fail=None)
     assert [r.check.name for r in report.failed] == list(checks)
     with pytest.raises(
         ConformanceError, match="failed: same_seed_same_values, other_fields_change_nothing. Mend"
