@@ -3,7 +3,6 @@
 from dataclasses import dataclass
 
 OPTIONS = {"beta": 0.0}
-TABLE = [0.0]
 
 
 @dataclass
@@ -14,8 +13,3 @@ class Config:
 
 
 CONFIG = Config()
-
-
-def reset() -> None:
-    """As imported."""
-    OPTIONS["beta"] = TABLE[0] = CONFIG.beta = 0.0
