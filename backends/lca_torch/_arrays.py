@@ -64,7 +64,9 @@ class TorchOps(ArrayOps):
             own = iter(parts[len(weights) :])
             movement = parts[-1] - parts[-2] if of_step else None
             for k, (weight, vector, factor) in enumerate(zip(weights, parts, factors, strict=False)):
-                product = vector * (movement if factor is None else next(own))
+                other = movement if factor is None else next(own)
+                assert other is not None
+                product = vector * other
                 if k:
                     into.add_(product, alpha=weight)
                 else:

@@ -127,7 +127,7 @@ def _torch_state_kept(device: torch.device, seed: int) -> Iterator[None]:
 
 def _bits_of_numpy() -> bytes | None:
     """The memory of NumPy's global generator; ``None`` if it is not the usual one."""
-    generator = np.random.get_bit_generator()
+    generator = np.random.get_bit_generator()  # type: ignore[attr-defined]
     if type(generator) is not np.random.MT19937:
         return None
     return ctypes.string_at(generator.ctypes.state_address, _MT19937)
