@@ -59,21 +59,20 @@ def test_windows_add_up_by_node(window):
     np.testing.assert_array_equal(bars.per_step()[3], bars.stderr(3, 4))
 
 
-def test_intervals_scale_with_the_loss():
+@pytest.mark.parametrize("factor", [2.0**-20, 2.0**20])
+def test_intervals_scale_with_the_loss(factor):
     rows = list(allocations(np.random.default_rng(0)))
-    larger = [
+    others = [
         replace(
             a,
-            values=2.0**20 * a.values,
-            replicates={k: 2.0**20 * np.array(r) for k, r in a.replicates.items()},
+            values=factor * a.values,
+            replicates={time: factor * np.array(found) for time, found in a.replicates.items()},
         )
         for a in rows
     ]
     for window in ((0, 12), (0, 1), (3, 7)):
-        for end, scaled in zip(
-            fed(rows).interval(0.95, *window), fed(larger).interval(0.95, *window), strict=True
-        ):
-            np.testing.assert_array_equal(scaled, 2.0**20 * end)
+        ends, scaled = (fed(found).interval(0.95, *window) for found in (rows, others))
+        np.testing.assert_array_equal(scaled, factor * np.array(ends))
 
 
 @pytest.mark.parametrize(("m", "window"), [(2, (0, 12)), (2, (4, 5)), (5, (0, 12)), (5, (4, 5)), (2, (0, 3))])

@@ -14,6 +14,9 @@ from validation.mutation.mutants import Mutant, applied
 
 UNJUDGED = "not judged yet"
 ADDED, BEFORE = "added: ", "there before: "
+INVISIBLE = ("equivalent", "equal ", "no arithmetic", "no effect", "other ")
+"""How a reason begins if no test could see the change: nothing that is computed differs, or only which of
+many cases of one kind is drawn. Any other survivor counts against the score."""
 
 
 def judged(results: Row, work: Path) -> Row:
@@ -34,6 +37,11 @@ def judged(results: Row, work: Path) -> Row:
 def seen(row: Row) -> bool:
     """Whether a test sees the mutant."""
     return row["outcome"] != "survived" or bool(row["seen"])
+
+
+def visible(row: Row) -> bool:
+    """Whether a test could see the mutant."""
+    return row["outcome"] != "survived" or not row["reason"].startswith(INVISIBLE)
 
 
 def _sees(test: str, row: Row, output: Path) -> bool:

@@ -1,9 +1,17 @@
 """The table of the results."""
 
 from validation.mutation.groups import Row
-from validation.mutation.reasons import ADDED, BEFORE, seen
+from validation.mutation.reasons import ADDED, BEFORE, seen, visible
 
-COLUMNS = ("mutants that make sense", "tried", "killed", "by a test of no list", "by a test added", "unseen")
+COLUMNS = (
+    "mutants that make sense",
+    "tried",
+    "killed",
+    "by a test of no list",
+    "by a test added",
+    "unseen",
+    "cannot be seen",
+)
 
 
 def table(results: dict[str, Row]) -> str:
@@ -25,7 +33,7 @@ def table(results: dict[str, Row]) -> str:
 
 
 def _head(first: str) -> list[str]:
-    return ["| " + " | ".join((first, *COLUMNS, "score")) + " |", "|---" * (len(COLUMNS) + 2) + "|"]
+    return ["| " + " | ".join((first, *COLUMNS, "score (of all)")) + " |", "|---" * (len(COLUMNS) + 2) + "|"]
 
 
 def _line(name: str, population: int, rows: list[Row]) -> str:
@@ -37,9 +45,11 @@ def _line(name: str, population: int, rows: list[Row]) -> str:
             sum(seen(row) and row.get("reason", "").startswith(kind) for row in rows)
             for kind in (BEFORE, ADDED)
         ),
-        sum(not seen(row) for row in rows),
+        sum(visible(row) and not seen(row) for row in rows),
+        sum(not visible(row) for row in rows),
     ]
-    score = f"{sum(map(seen, rows)) / len(rows):.1%}"
+    count = sum(map(seen, rows))
+    score = f"{count / sum(map(visible, rows)):.1%} ({count / len(rows):.1%})"
     return f"| {name} | " + " | ".join(map(str, counts)) + f" | {score} |"
 
 
