@@ -62,7 +62,9 @@ class RandomStates:
     """Keeps the random generators of torch, NumPy and Python for evaluations of one loss.
 
     To read and write NumPy's takes half of the time of an evaluation of a small model. A loss that has never
-    drawn from it finds it as it is; whether it draws is seen from the bits of the generator.
+    drawn from it finds it as it is. Whether it draws, or somebody else has, is seen from the bits of the
+    generator, without a copy: every draw changes them but that of the second of two normal numbers, and there
+    is no second one in the states that are known here.
 
     >>> states = RandomStates(torch.device("cpu"))
     >>> with states.kept(seed=1):
@@ -74,17 +76,20 @@ class RandomStates:
 
     def __init__(self, device: torch.device) -> None:
         self._device = device
-        self._drawn: bool | None = None  # from NumPy's generator; None: not known yet
+        self._draws = False
+        self._known: tuple[bytes, Any] | None = None  # the bits and the whole state of NumPy's generator
 
     @contextmanager
     def kept(self, seed: int) -> Iterator[None]:
         """As `random_state_kept`."""
-        before = _bits_of_numpy() if self._drawn is False else None
-        if before is None:
+        bits = _bits_of_numpy()
+        if self._draws or self._known is None or self._known[0] != bits:
+            state = np.random.get_state(legacy=False)  # noqa: NPY002 - the global one is what counts
             with random_state_kept(self._device, seed):
                 begun = _bits_of_numpy()
                 yield
-                self._drawn = bool(self._drawn) or begun is None or begun != _bits_of_numpy()
+                self._draws |= begun is None or begun != _bits_of_numpy()
+            self._known = None if bits is None or state["has_gauss"] else (bits, state)
             return
         python = random.getstate()
         try:
@@ -93,9 +98,9 @@ class RandomStates:
                 yield
         finally:
             random.setstate(python)
-            if _bits_of_numpy() != before:
-                self._drawn = True
-                _write_bits(before)
+            if _bits_of_numpy() != bits:
+                self._draws = True
+                np.random.set_state(self._known[1])  # noqa: NPY002
 
 
 @contextmanager
@@ -131,11 +136,6 @@ def _bits_of_numpy() -> bytes | None:
     if type(generator) is not np.random.MT19937:
         return None
     return ctypes.string_at(generator.ctypes.state_address, _MT19937)
-
-
-def _write_bits(bits: bytes) -> None:
-    address = np.random.get_bit_generator().ctypes.state_address  # type: ignore[attr-defined]
-    ctypes.memmove(address, bits, len(bits))
 
 
 _MT19937 = 4 * 624 + 4

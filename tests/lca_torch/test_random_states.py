@@ -1,0 +1,69 @@
+"""Measuring leaves the generators of torch, NumPy and Python as it found them, whatever the loss draws."""
+
+import random
+
+import numpy as np
+import pytest
+import torch
+
+from lca_torch._policies import RandomStates
+
+
+def states():
+    numbers = np.random.get_state(legacy=False)  # noqa: NPY002 - the global generator
+    return (
+        torch.get_rng_state().tolist(),
+        random.getstate(),
+        numbers["state"]["key"].tolist(),
+        numbers["state"]["pos"],
+        numbers["has_gauss"],
+        numbers["gauss"],
+    )
+
+
+def draw_everywhere():
+    torch.rand(1)
+    random.random()
+    np.random.normal()  # noqa: NPY002 - of two normal numbers the second is kept for the next call
+
+
+USERS = {
+    "draws nothing": lambda: None,
+    "draws": lambda: np.random.rand(3),  # noqa: NPY002
+    "leaves a normal number behind": np.random.normal,  # noqa: NPY002
+    "seeds": lambda: np.random.seed(3),  # noqa: NPY002
+}
+
+
+@pytest.mark.parametrize("user", USERS.values(), ids=USERS)
+@pytest.mark.parametrize("first", [0, 1, 2, 3])
+def test_all_states_are_as_before_from_whichever_evaluation_on_the_loss_draws(user, first):
+    kept = RandomStates(torch.device("cpu"))
+    for evaluation in range(6):
+        user()
+        before = states()
+        with kept.kept(seed=evaluation):
+            if evaluation >= first:
+                draw_everywhere()
+        assert states() == before, evaluation
+
+
+def test_a_loss_that_draws_gets_other_numbers_for_another_seed_and_the_same_for_the_same():
+    kept = RandomStates(torch.device("cpu"))
+    seen = []
+    for seed in (1, 1, 2):
+        with kept.kept(seed=seed):
+            seen.append(np.random.normal())  # noqa: NPY002
+    assert seen[0] == seen[1] != seen[2]
+
+
+def test_an_error_inside_leaves_the_states_as_they_were():
+    kept = RandomStates(torch.device("cpu"))
+    for _ in range(3):
+        before = states()
+        with pytest.raises(ValueError, match="loss"), kept.kept(seed=0):
+            draw_everywhere()
+            raise ValueError("loss")
+        assert states() == before
+        with kept.kept(seed=0):
+            pass
