@@ -155,8 +155,10 @@ class Tails:
         The share of ``Σ|A|`` held by the largest entries, a fraction ``top`` of all of them.
     top
         That fraction.
-    kurtosis_stderr, gini_stderr, top_share_stderr
+    kurtosis_stderr, gini_stderr
         Standard errors by leaving out one block of steps after the other (jackknife); NaN without ``block``.
+    top_share_stderr
+        That of ``top_share``.
 
     Examples
     --------

@@ -61,7 +61,7 @@ def test_an_error_inside_leaves_the_states_as_they_were():
     kept = RandomStates(torch.device("cpu"))
     for _ in range(3):
         before = states()
-        with pytest.raises(ValueError, match="loss"), kept.kept(seed=0):
+        with pytest.raises(ValueError, match="loss"), kept.kept(seed=0):  # noqa: PT012
             draw_everywhere()
             raise ValueError("loss")
         assert states() == before
