@@ -121,26 +121,19 @@ def classes(run: Run) -> Section | None:
 def noise(run: Run) -> Section:
     """Percentages of helping parameters, and the distribution of single allocations."""
     first = run.losses[0]
-    signs, shown = run.layer_signs(first), []
-    sampled = run.is_sampled(first)
+    if run.is_sampled(first):
+        return Section("noise", "How noisy learning is", paragraphs=[f"{NOISY[0].upper()}{NOISY[1:]}."])
+    signs = run.layer_signs(first)
     overall = Signs(*(counts.sum(axis=1) for counts in (signs.helping, signs.hurting, signs.zero)))
-    if not sampled:
-        helping = charts.helping_chart(run.steps, overall.helping_percent(), overall.zero_percent())
-        shown.append(
-            Chart(
-                helping,
-                f"Helping parameters (A < 0) in each step for the {first} loss, in percent of those with "
-                "A ≠ 0.",
-            )
-        )
+    chart = charts.helping_chart(run.steps, overall.helping_percent(), overall.zero_percent())
+    caption = f"Helping parameters (A < 0) in each step for the {first} loss, in percent of those with A ≠ 0."
+    shown = [Chart(chart, caption)]
     if run.has("histogram_helping"):
         edges, *counts = histogram_counts(run.record, first)
         chart = charts.histogram_chart(edges, *(count.sum(axis=0) for count in counts))
         shown.append(Chart(chart, f"How often each size |A| occurs, over all parameters and {run.scope}."))
     if overall.steps_without_percent() == len(run.steps):
         text = "Every allocation is exactly 0: no parameter moved, or every gradient was 0."
-    elif sampled:
-        text = f"{NOISY[0].upper()}{NOISY[1:]}."
     else:
         helping_percent = format_percent(float(overall.mean_helping_percent()))
         zero_percent = format_percent(float(overall.mean_zero_percent()))
@@ -241,19 +234,21 @@ def _time(created: Any) -> str:
 
 
 def _layer_table(run: Run, loss: str, errors: Array | None) -> Table:
-    totals, signs = run.layer_totals(loss).sum(axis=0), run.layer_signs(loss)
+    totals = run.layer_totals(loss).sum(axis=0)
     whole = totals.sum()
     share = 100 * totals / whole if whole else np.full(len(totals), np.nan)
     bound = [] if errors is None else [("± at most", [format_number(e) for e in errors])]
-    percents = [format_percent(p) for p in signs.mean_helping_percent()]
-    helping = [] if run.is_sampled(loss) else [("helping", percents)]
+    counts: list[tuple[str, Sequence[str]]] = []
+    if not run.is_sampled(loss):
+        signs = run.layer_signs(loss)
+        percents = {"helping": signs.mean_helping_percent(), "zero": signs.mean_zero_percent()}
+        counts = [(name, [format_percent(p) for p in found]) for name, found in percents.items()]
     columns: list[tuple[str, Sequence[str]]] = [
         ("", run.layers),
         ("LCA", [format_number(t, "+") for t in totals]),
         *bound,
         ("share", [format_percent(s) for s in share]),
-        *helping,
-        ("zero", [format_percent(p) for p in signs.mean_zero_percent()]),
+        *counts,
     ]
     caption = f"Table of all layers, for the {loss} loss, summed over {run.scope}"
     rows = list(zip(*(cells for _, cells in columns), strict=True))

@@ -498,7 +498,7 @@ WRONG_STOCHASTIC: dict[str, Wrong] = {
     "free of charge": Wrong(
         "the declared cost counts one of four micro-batches",
         "spends_no_more_than_it_declares",
-        lambda: Changed(inner=FOUR, declared={"cost": Cost(examples=6)}),
+        lambda: Changed(inner=FOUR, declared=dict.fromkeys(("cost", "largest_cost"), Cost(examples=6))),
     ),
     "no evaluations reported": Wrong("a cost of 0 for each step", COST, _changed(_free)),
     "loss not counted": Wrong("a full pass over the loss beside each gradient", COST, _measuring(AlsoLoss)),
