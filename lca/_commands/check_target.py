@@ -66,7 +66,7 @@ def find_maker(target: str, also: Callable[[Any], bool] = lambda made: False) ->
     """
     place, _, name = target.rpartition(":")
     if not place and name:
-        return partial(make_estimator, name)
+        return _built_in(name)
     if not name:
         raise LCAError(f"expected module:object or path/to/file.py:object, got {target!r}.")
     found: Any = _import(place)
@@ -80,6 +80,16 @@ def find_maker(target: str, also: Callable[[Any], bool] = lambda made: False) ->
     if not isinstance(found, type) and (isinstance(found, (Estimator, Objective)) or also(found)):
         return lambda: found
     return _tried(target, found, also)
+
+
+def _built_in(name: str) -> Callable[[], Any]:
+    try:
+        make_estimator(name)
+    except UnknownNameError as error:
+        raise LCAError(
+            f"expected module:object or path/to/file.py:object, or a built-in estimator: {error}"
+        ) from None
+    return partial(make_estimator, name)
 
 
 def _tried(target: str, make: Any, also: Callable[[Any], bool]) -> Callable[[], Any]:
