@@ -39,7 +39,7 @@ def batches_belong_to_their_examples(subject: ObjectiveSubject, draw: Draw) -> N
     objective, rng = subject.make(), draw.rng(76)
     theta = subject.theta(objective.layout, draw)
     given: list[Array] = [drawn(objective, rng)]
-    given += [rng.integers(2, 17, len(given[0])) / 8] if weighs(objective) else []
+    given += [rng.integers(2, 17, len(given[0])) / 8] if _holds(weighs, objective) else []
     before = [array.copy() for array in given]
     batch = objective.batch(*given)  # type: ignore[attr-defined]
     for name, array, copy in zip(("index", "weight"), given, before, strict=False):
@@ -55,7 +55,7 @@ def samples_are_like_theta(subject: ObjectiveSubject, draw: Draw) -> None:
     """On a sample, the loss is a float and the gradient has the type, shape and dtype of θ."""
     objective, rng = subject.make(), draw.rng(77)
     index = drawn(objective, rng)
-    given = [(index,)] + ([(index, rng.uniform(0.5, 2.0, len(index)))] if weighs(objective) else [])
+    given = [(index,)] + ([(index, rng.uniform(0.5, 2.0, len(index)))] if _holds(weighs, objective) else [])
     for dtype in subject.dtypes:
         theta = subject.theta(objective.layout, draw, dtype=dtype)
         for arguments in given:
