@@ -25,7 +25,7 @@ def computed(what: str, files: str) -> float:
     if of:
         return STATISTICS[statistic]([json.loads(text)[key] for text in texts])
     [text] = texts
-    return (wild_counts if files.endswith(".md") else mutation_counts)(text)[what]
+    return (wild_counts if "wild" in files else mutation_counts)(text)[what]
 
 
 def wild_counts(table: str) -> dict[str, int]:
@@ -34,11 +34,14 @@ def wild_counts(table: str) -> dict[str, int]:
     return {"cases": int(cases)} | {name: int(count) for name, count in re.findall(r"(\w+) (\d+)", verdicts)}
 
 
-def mutation_counts(results: str) -> dict[str, int]:
-    """How many mutants were tried and killed, over all files."""
-    files = json.loads(results)["by_file"].values()
-    tried = sum(file["killed"] + file["timeout"] + file["survived"] for file in files)
-    return {"tried": tried, "killed": sum(file["killed"] + file["timeout"] for file in files)}
+def mutation_counts(table: str) -> dict[str, int]:
+    """How many mutants were tried, and are seen by a test or cannot be seen: the sums of the groups."""
+    groups = table.partition("| **all**")[0].splitlines()[2:]
+    columns = zip(*([int(cell) for cell in group.split("|")[3:9]] for group in groups), strict=True)
+    tried, killed, by_others, by_added, unseen, invisible = map(sum, columns)
+    seen = killed + by_others + by_added
+    assert tried == seen + unseen + invisible
+    return {"tried": tried, "seen": seen, "not seen": unseen + invisible, "invisible": invisible}
 
 
 @pytest.mark.parametrize(("shown", "what", "files"), SOURCES, ids=[source[0] for source in SOURCES])
