@@ -47,7 +47,7 @@ def test_a_replay_is_recorded_in_the_numbers_of_its_checkpoints(tmp_path):
     assert (member.run.unit, member.run.consecutive, member.run.is_whole) == ("checkpoint", True, True)
     assert member.run.length == "4 steps between the checkpoints 0 to 1,001"
     page = render_report(record)
-    assert "In 4 steps between the checkpoints 0 to 1,001, the loss" in page
+    assert "In 4 steps between the checkpoints 0 to 1,001, the train loss (measured on 200 examples)" in page
     assert "straight line from a checkpoint to the next one" in page
     assert '"checkpoint"' in page  # the label of the axes
 
