@@ -118,11 +118,15 @@ def classes(run: Run) -> Section | None:
     return Section("classes", "Layers by class", paragraphs=[*dict.fromkeys(texts)], tables=tables)
 
 
+_NOTHING = "Every allocation is exactly 0: no parameter moved, or every gradient was 0."
+
+
 def noise(run: Run) -> Section:
     """Percentages of helping parameters, and the distribution of single allocations."""
     first = run.losses[0]
     if run.is_sampled(first):
-        return Section("noise", "How noisy learning is", paragraphs=[f"{NOISY[0].upper()}{NOISY[1:]}."])
+        text = f"{NOISY[0].upper()}{NOISY[1:]}." if run.layer_totals(first).any() else _NOTHING
+        return Section("noise", "How noisy learning is", paragraphs=[text])
     signs = run.layer_signs(first)
     overall = Signs(*(counts.sum(axis=1) for counts in (signs.helping, signs.hurting, signs.zero)))
     chart = charts.helping_chart(run.steps, overall.helping_percent(), overall.zero_percent())
@@ -133,7 +137,7 @@ def noise(run: Run) -> Section:
         chart = charts.histogram_chart(edges, *(count.sum(axis=0) for count in counts))
         shown.append(Chart(chart, f"How often each size |A| occurs, over all parameters and {run.scope}."))
     if overall.steps_without_percent() == len(run.steps):
-        text = "Every allocation is exactly 0: no parameter moved, or every gradient was 0."
+        text = _NOTHING
     else:
         helping_percent = format_percent(float(overall.mean_helping_percent()))
         zero_percent = format_percent(float(overall.mean_zero_percent()))
