@@ -53,15 +53,19 @@ class Run:
         for leaf in lca.objective.leaves(measured):
             loss = getattr(leaf, "_loss", None)
             if loss is not None:
-                loss.evaluate = _failing(loss.evaluate, steps)
+                loss.evaluate = _failing(loss.evaluate, steps, _fuse)
+                loss.evaluate_each = _failing(loss.evaluate_each, steps, lambda groups: [*map(_fuse, groups)])
 
 
-def _failing(evaluate: Callable[..., Any], steps: Callable[[], int]) -> Callable[..., Any]:
-    def fuse(batches: Iterable[Any]) -> Iterator[Any]:
-        for batch in batches:
-            yield batch
-            raise HalfWay("the measured loss raised half-way")
+def _fuse(batches: Iterable[Any]) -> Iterator[Any]:
+    for batch in batches:
+        yield batch
+        raise HalfWay("the measured loss raised half-way")
 
+
+def _failing(
+    evaluate: Callable[..., Any], steps: Callable[[], int], fuse: Callable[[Any], Any]
+) -> Callable[..., Any]:
     def failing(theta: Any, batches: Any, *args: Any, **options: Any) -> Any:
         return evaluate(theta, fuse(batches) if steps() >= 2 else batches, *args, **options)
 
