@@ -32,7 +32,7 @@ class _Name:
     form
         The name with ``#`` in place of each number, without the suffixes.
     words
-        The word before each number, in lower case; empty if there is none.
+        The word before each number, in lower case; empty text for a number without one.
     texts
         Each number as it is written.
     """
@@ -164,7 +164,7 @@ def _columns(names: Sequence[_Name]) -> list[_Column]:
 
 
 def _different_forms(names: dict[Path, _Name]) -> str:
-    forms = sorted({_NUMBER.sub("#", _SUFFIXES.sub("", path.name)) + path.suffix for path in names})
+    forms = sorted({name.form + path.suffix for path, name in names.items()})
     return f"they have names of different forms ({', '.join(forms)})" if len(forms) > 1 else ""
 
 

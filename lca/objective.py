@@ -174,7 +174,7 @@ class Checked(Protocol):
 
 @runtime_checkable
 class Described(Protocol):
-    """An objective that says in words what it is measured on; a record and its report name it.
+    """An objective with a description of its data, which a record stores and its report shows.
 
     Examples
     --------

@@ -206,7 +206,7 @@ class Leaves:
         self._add(weight, found)
 
     def take_mean(self, weight: float) -> Tensor:
-        """The sum of the gradients divided by ``weight``, a new vector (K,); 0 where there is none.
+        """The sum of the gradients divided by ``weight``, a new vector (K,); 0 for tensors without one.
 
         Another sum may begin.
         """

@@ -9,8 +9,8 @@ from typing import Any
 
 import numpy as np
 
-from lca._commands.check_target import find_maker
 from lca._commands.command import JSON, Command
+from lca._commands.targets import find_maker
 from lca._extras import extra
 from lca.allocation import Estimator
 from lca.errors import LCAError

@@ -2,8 +2,8 @@
 
 from argparse import ArgumentParser, Namespace
 
-from lca._commands.check_target import find_estimator
 from lca._commands.command import Command, find_record
+from lca._commands.targets import find_estimator
 from lca.errors import LCAError
 from lca.estimators._registry import REGISTRY
 from lca.record._citation import citation, citations_of

@@ -14,8 +14,8 @@ from typing import Any, TypeAlias, TypeVar
 import numpy as np
 
 import lca
-from lca._commands.check_target import find_estimator
 from lca._commands.demo_fields import NEXT, SampledLoss, with_fields
+from lca._commands.targets import find_estimator
 from lca._verdict import has_diverged
 from lca.allocation import Cost, Estimator, StepAllocation, allocate_each
 from lca.errors import LCAError

@@ -5,8 +5,8 @@ from argparse import ArgumentParser, Namespace
 from dataclasses import asdict
 from typing import Any
 
-from lca._commands.check_target import find_estimator
 from lca._commands.command import JSON, Command
+from lca._commands.targets import find_estimator
 from lca.allocation import Cost, Estimator, largest_cost_of
 from lca.estimators._registry import REGISTRY, NamedEstimator
 from lca.estimators._stochastic import StochasticEstimator

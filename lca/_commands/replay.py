@@ -7,8 +7,8 @@ from importlib import import_module
 from inspect import signature
 from typing import Any
 
-from lca._commands.check_target import find_maker
 from lca._commands.command import JSON, OVERWRITE, QUIET, Command
+from lca._commands.targets import find_maker
 from lca._paths import local_path
 from lca.errors import LCAError, TrajectoryError
 from lca.estimators._registry import REGISTRY, named_estimator

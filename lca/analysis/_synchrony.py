@@ -233,7 +233,7 @@ def _rotations(peaks: np.ndarray) -> np.ndarray:
 
 
 def _check_peaks(peaks: np.ndarray, shape: str, axes: int) -> np.ndarray:
-    """The mask with an axis of classes, of length 1 if there are none."""
+    """The mask with an axis for classes; its length is 1 without classes."""
     peaks = np.asarray(peaks)
     if peaks.dtype != bool or peaks.ndim not in (axes, axes + 1):
         raise LCAError(

@@ -96,7 +96,7 @@ def repeated_positions_are_taken_again(subject: ArraySubject, values: Array) -> 
 
 @law
 def snapshots_do_not_collide(subject: ArraySubject, values: Array) -> None:
-    """A snapshot is told from hundreds of other vectors."""
+    """`unchanged` is False for hundreds of other vectors."""
     rows = random_vectors(values, OTHERS, 8)
     snapshot = subject.ops.snapshot(subject.vector(rows[0]))
     for i, row in enumerate(rows[1:], 1):

@@ -255,7 +255,7 @@ def test_a_train_of_the_users_that_computes_nothing_is_no_reason_to_refuse():
 
 
 class Rotation(nn.Module):
-    """Keeps what it has computed from a weight until it is told to forget it."""
+    """Caches what it computes from a weight until the cache is cleared."""
 
     def __init__(self):
         super().__init__()
