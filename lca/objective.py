@@ -215,7 +215,8 @@ class Sampled(Objective, Protocol):
     def batch(self, index: np.ndarray, weight: np.ndarray | None = None) -> Batch:
         """The batch of these examples (n,), repeats included, whose loss is their plain mean.
 
-        With ``weight`` v (n,) its loss is ``Σ_j v_j ℓ_j / Σ_j v_j``. The weights w do not count in it.
+        With ``weight`` v (n,) its loss is ``Σ_j v_j ℓ_j / Σ_j v_j``. The weights w do not count in it. The
+        batch may keep both arrays as they are: no caller changes them later.
         """
 
 

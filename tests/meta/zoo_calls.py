@@ -3,6 +3,7 @@
 import os
 import random
 import threading
+import warnings
 from dataclasses import replace
 
 import numpy as np
@@ -360,6 +361,12 @@ class ErrorsIgnored(Passing):
     def loss_and_grad(self, theta, batch=None):
         np.seterr(over="ignore", invalid="ignore")
         return super().loss_and_grad(theta, batch)
+
+
+class WarningsIgnored(Passing):
+    def loss(self, theta, batch=None):
+        warnings.simplefilter("ignore")
+        return super().loss(theta, batch)
 
 
 class GeneratorSeeded(Passing):
@@ -720,6 +727,9 @@ WRONG_CALLS: dict[str, Wrong] = {
     # global state
     "errors ignored": Wrong(
         "numpy.seterr called and not undone", "calls_change_nothing", subject_of(ErrorsIgnored)
+    ),
+    "warnings ignored": Wrong(
+        "warnings.simplefilter called and not undone", "calls_change_nothing", subject_of(WarningsIgnored)
     ),
     "generators seeded": Wrong(
         "random generators seeded while measuring", "calls_change_nothing", subject_of(GeneratorSeeded)

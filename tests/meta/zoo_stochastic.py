@@ -15,6 +15,7 @@ from tests.meta.animals import Wrong
 from tests.meta.zoo_cheap import MEAN, OF_STEPS, PAIR, RIGHT_CHEAP, WRONG_CHEAP, Sampling
 
 FOUR = SampledPathIntegral(TRAPEZOID, 24, micro_batches=4)
+REFINED = SampledPathIntegral(TRAPEZOID, 6, micro_batches=2, refine=0.1)
 
 
 class Declared:
@@ -499,6 +500,11 @@ WRONG_STOCHASTIC: dict[str, Wrong] = {
         "the declared cost counts one of four micro-batches",
         "spends_no_more_than_it_declares",
         lambda: Changed(inner=FOUR, declared=dict.fromkeys(("cost", "largest_cost"), Cost(examples=6))),
+    ),
+    "largest below some steps": Wrong(
+        "a declared largest cost that refined steps exceed",
+        "spends_no_more_than_it_declares",
+        lambda: Changed(inner=REFINED, declared={"largest_cost": Cost(examples=7)}),
     ),
     "no evaluations reported": Wrong("a cost of 0 for each step", COST, _changed(_free)),
     "loss not counted": Wrong("a full pass over the loss beside each gradient", COST, _measuring(AlsoLoss)),

@@ -4,14 +4,18 @@ Every wrong subject is given to the check named for it with each of ``--seeds`` 
 which the table shows. Every right subject is given to all checks with each of ``--right-seeds`` seeds. A run
 can be repeated, as the cases follow from the seed; ``--nightly`` tries one other seed with many more cases.
 The results of each kind of subject are kept in files of their own, so that ``--kind`` can repeat one alone.
+With ``--pieces FOLDER`` each finished piece of work is kept there as well, so that a run that was cut short
+goes on where it stopped; use it for one state of the code only.
 """
 
 import argparse
+import pickle
 import time
 from collections import defaultdict
 from collections.abc import Iterable, Iterator
 from concurrent.futures import Executor, ProcessPoolExecutor
 from dataclasses import dataclass
+from hashlib import sha256
 from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
@@ -95,10 +99,26 @@ def tasks(title: str, options: argparse.Namespace) -> Iterator[Task]:
         yield Task(title, name, False, seeds[:1], options.table_samples, True)
 
 
-def all_found(pool: Executor, work: Iterable[Task]) -> list[Found]:
+def all_found(pool: Executor, work: Iterable[Task], pieces: Path | None = None) -> list[Found]:
     """The tasks done by the processes of a pool, in the order of the tasks."""
-    futures = [pool.submit(try_out, task) for task in work]
+    futures = [pool.submit(_try_once, task, pieces) for task in work]
     return [one.result() for one in tqdm(futures)]
+
+
+def _try_once(task: Task, pieces: Path | None) -> Found:
+    """What was found in an earlier run that kept its pieces, or now."""
+    if pieces is None:
+        return try_out(task)
+    path = pieces / f"{sha256(repr(task).encode()).hexdigest()[:24]}.pickle"
+    if path.exists():
+        kept: Found = pickle.loads(path.read_bytes())  # noqa: S301 - a file of our own
+        return kept
+    found = try_out(task)
+    pieces.mkdir(parents=True, exist_ok=True)
+    unfinished = path.with_suffix(".part")
+    unfinished.write_bytes(pickle.dumps(found))
+    unfinished.replace(path)
+    return found
 
 
 def summary(found: list[Found]) -> dict[str, Any]:
@@ -179,6 +199,7 @@ def _options() -> argparse.Namespace:
         "--right-samples", type=int, default=1, help="cases a check, right ones (%(default)s)"
     )
     parser.add_argument("--table-samples", type=int, default=2, help="cases a check, table (%(default)s)")
+    parser.add_argument("--pieces", type=Path, help="where finished pieces are kept, to go on later")
     parser.add_argument("--jobs", type=int, default=2, help="processes (%(default)s)")
     if parser.parse_known_args()[0].nightly:
         parser.set_defaults(**NIGHTLY)
@@ -193,8 +214,9 @@ def main() -> None:
         for title in [options.kind] if options.kind else ZOO:
             print(f"{title}:")
             began = time.perf_counter()
-            found = all_found(pool, tasks(title, options))
-            results = vars(options) | {"backends_not_installed": MISSING_BACKENDS} | summary(found)
+            found = all_found(pool, tasks(title, options), options.pieces)
+            sizes = {name: value for name, value in vars(options).items() if name != "pieces"}
+            results = sizes | {"backends_not_installed": MISSING_BACKENDS} | summary(found)
             results["seconds"] = round(time.perf_counter() - began)
             name = title.replace(" ", "_")
             if not options.nightly:
