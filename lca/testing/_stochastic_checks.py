@@ -184,8 +184,8 @@ def spends_no_more_than_it_declares(estimator: StochasticEstimator, samples: int
         bound = mean[name] + once_more if known else largest[name]
         require(
             found <= bound + tolerances.summed(bound, tolerances.EPS64),
-            f"a step evaluated the {name} of {found:.3g} examples "
-            f"{'on average' if known else 'at most'}, but {bound:.3g} are declared ({estimator.cost}; {n} examples, training batches of {size}).",
+            f"a step evaluated the {name} of {found:.3g} examples {'on average' if known else 'at most'}, "
+            f"but {bound:.3g} are declared ({estimator.cost}; {n} examples, training batches of {size}).",
         )
 
 
