@@ -1,7 +1,7 @@
 """Ctrl-C and SIGTERM in the program `lca`: one line and the usual exit status, without a traceback.
 
-While the program is still importing, there is nothing to clean up, so Ctrl-C ends it at once. While a command
-runs, the signal raises `Stopped`, so that temporary folders are removed on the way out.
+While the program is still importing, there is nothing to clean up, so a signal ends it at once. While a
+command runs, the signal raises `Stopped`, so that temporary folders are removed on the way out.
 """
 
 import contextlib  # this module is imported first, and so imports only what is quick to import
@@ -33,9 +33,13 @@ def message(number: int) -> str:
 
 
 def end_at_once() -> None:
-    """Let Ctrl-C end the program `lca` at once; does nothing in any other program."""
-    if _is_program() and signal.getsignal(signal.SIGINT) is signal.default_int_handler:
-        _set(signal.SIGINT, _end)
+    """Let the signals end the program `lca` at once, with a line; does nothing in any other program."""
+    if not _is_program():
+        return
+    for name in _WORDS:
+        number = getattr(signal, name, None)  # Windows has no SIGHUP
+        if number is not None and signal.getsignal(number) in (signal.default_int_handler, signal.SIG_DFL):
+            _set(number, _end)
 
 
 @contextlib.contextmanager

@@ -205,9 +205,20 @@ sys.exit(main(["demo", "--steps", "2", "--model", "mlp:2"]))
 """
 
 
-@pytest.mark.parametrize("where", ["lca.errors", "numpy", "lca._commands.check", "matplotlib", "tqdm"])
-def test_ctrl_c_during_an_import_is_one_line(tmp_path, where):
-    code = SLOW.replace("WHERE", repr(where)).replace("NUMBER", str(int(signal.SIGINT)))
+@pytest.mark.parametrize(
+    ("where", "name"),
+    [
+        *(
+            (where, "SIGINT")
+            for where in ("lca.errors", "numpy", "lca._commands.check", "matplotlib", "tqdm")
+        ),
+        *((where, "SIGTERM") for where in ("numpy", "matplotlib")),
+    ],
+)
+def test_a_signal_during_an_import_is_one_line(tmp_path, where, name):
+    number = getattr(signal, name)
+    status, said = {"SIGINT": (130, "interrupted"), "SIGTERM": (143, "terminated")}[name]
+    code = SLOW.replace("WHERE", repr(where)).replace("NUMBER", str(int(number)))
     done = subprocess.run(
         [sys.executable, "-c", code],
         cwd=tmp_path,
@@ -215,12 +226,15 @@ def test_ctrl_c_during_an_import_is_one_line(tmp_path, where):
         capture_output=True,
         text=True,
     )
-    assert (done.returncode, done.stderr.strip(), done.stdout) == (130, "lca: interrupted.", "")
+    assert (done.returncode, done.stderr.strip(), done.stdout) == (status, f"lca: {said}.", "")
     assert list(tmp_path.iterdir()) == []
 
 
-def test_another_program_keeps_its_ctrl_c():
-    code = "import signal, lca; assert signal.getsignal(signal.SIGINT) is signal.default_int_handler"
+def test_another_program_keeps_its_signals():
+    code = (
+        "import signal, lca; assert signal.getsignal(signal.SIGINT) is signal.default_int_handler; "
+        "assert signal.getsignal(signal.SIGTERM) is signal.SIG_DFL"
+    )
     subprocess.run([sys.executable, "-c", code], check=True)
 
 

@@ -1,18 +1,16 @@
 """`LCACallback`: allocates the loss change of every update that `model.fit` makes."""
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, Unpack
 
 import keras
 
 from lca.allocation import Estimator
-from lca.divisions import Selectors
 from lca.errors import LCAError
 from lca.frameworks import BatchNormPolicy
-from lca.live import LogTo
 from lca.objective import Objective as AnyObjective
-from lca.summary import RunViews
-from lca.tracking import CallbackBase, CheckEvery, MakeViews, OnError, RecordTo, Schedule
+from lca.tracking import CallbackBase, Options
+from lca.tracking._options import names_options
 from lca_tensorflow._fit import Fit
 from lca_tensorflow._loop import Loop
 from lca_tensorflow._objective import Objective
@@ -132,6 +130,7 @@ class LCACallback(CallbackBase[_FitTracker], keras.callbacks.Callback):
     3
     """
 
+    @names_options
     def __init__(
         self,
         objective: AnyObjective | Mapping[str, AnyObjective] | Any,
@@ -140,36 +139,11 @@ class LCACallback(CallbackBase[_FitTracker], keras.callbacks.Callback):
         batch_size: int | None = None,
         batch_norm: BatchNormPolicy | Mapping[str, BatchNormPolicy] | None = None,
         estimator: Estimator | None = None,
-        every: Schedule = 1,
-        views: MakeViews = RunViews.of,
-        on_error: OnError = "warn",
-        record: RecordTo | None = None,
-        progress: bool | int = False,
-        log_to: LogTo = None,
-        span: int = 1,
-        check_every: CheckEvery = "doubling",
-        check_examples: int | None = None,
-        groups: Selectors | None = None,
-        heads: int | None = None,
+        **options: Unpack[Options],
     ) -> None:
         keras.callbacks.Callback.__init__(self)
         measured = objective if y is None else (objective, y)
-        CallbackBase.__init__(
-            self,
-            measured,
-            estimator,
-            every=every,
-            views=views,
-            on_error=on_error,
-            record=record,
-            progress=progress,
-            log_to=log_to,
-            span=span,
-            check_every=check_every,
-            check_examples=check_examples,
-            groups=groups,
-            heads=heads,
-        )
+        CallbackBase.__init__(self, measured, estimator, **options)
         if isinstance(objective, Estimator) or isinstance(y, Estimator):
             first = isinstance(objective, Estimator)
             which = "first argument is an objective or x" if first else "second argument is y"

@@ -12,7 +12,7 @@ from lca.live._logging import loggers_of
 from lca.objective import Objective as AnyObjective
 from lca.objective import leaves
 from lca.tracking import CallbackBase
-from lca.tracking._options import Options
+from lca.tracking._options import Options, names_options
 from lca_torch._objective import Objective
 from lca_torch._policies import random_state_kept
 from lca_torch._tracker import Tracker
@@ -30,6 +30,7 @@ class FitCallback(CallbackBase[AnyTracker]):
     _tracker: type[AnyTracker]
     _trainer_logger: Logger | None = None
 
+    @names_options
     def __init__(
         self, make_objective: MakeObjective, estimator: Estimator | None = None, **options: Unpack[Options]
     ) -> None:
@@ -61,5 +62,5 @@ class FitCallback(CallbackBase[AnyTracker]):
         own = [leaf for leaf in leaves(objective) if isinstance(leaf, Objective)]
         measured = own[0].model if own else model
         options = self._options.copy()
-        options["log_to"] = loggers_of(options["log_to"], self._trainer_logger)
+        options["log_to"] = loggers_of(options.get("log_to"), self._trainer_logger)
         return self._tracker(measured, list(optimizers), objective, self._estimator, **options)

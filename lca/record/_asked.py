@@ -128,6 +128,12 @@ def check_rows(rows: Mapping[str, Row]) -> None:
     if not _is_index(step, least=-1) or step > LARGEST_STEP:
         raise RecordError(f"the index of a step must be a whole number below 2^62, got {step!r:.80}.")
     for name, row in rows.items():
+        kind = str(getattr(row.allocation.values, "dtype", ""))
+        if "complex" in kind:
+            raise RecordError(
+                f"the allocations of {name} in step {step} are {kind}, which a record cannot hold; pass "
+                "their real part, or allocate a loss of real parameters."
+            )
         with np.errstate(invalid="ignore"):  # Inf of both signs, which is refused here
             finite = isfinite(row.total)
         if not finite:

@@ -2,23 +2,13 @@
 
 import warnings
 from collections.abc import Callable, Mapping
-from typing import Any, Generic, TypeVar
+from typing import Any, Generic, TypeVar, Unpack
 
 from lca.allocation import Estimator
-from lca.divisions import Selectors
 from lca.errors import LCAError, LCAWarning
-from lca.live import LogTo
-from lca.summary import RunViews, Summary
+from lca.summary import Summary
 from lca.tables import HasTable, Table
-from lca.tracking._options import (
-    CheckEvery,
-    MakeViews,
-    OnError,
-    Options,
-    RecordTo,
-    Schedule,
-    check_options,
-)
+from lca.tracking._options import Options, Settings, names_options
 from lca.tracking._tracker import TrackerBase
 
 AnyTracker = TypeVar("AnyTracker", bound=TrackerBase)
@@ -43,38 +33,15 @@ class CallbackBase(HasTable, Generic[AnyTracker]):
         then says why).
     """
 
+    @names_options
     def __init__(
         self,
         measured: Any,
         estimator: Estimator | None = None,
-        *,
-        every: Schedule = 1,
-        views: MakeViews = RunViews.of,
-        on_error: OnError = "warn",
-        record: RecordTo | None = None,
-        progress: bool | int = False,
-        log_to: LogTo = None,
-        span: int = 1,
-        check_every: CheckEvery = "doubling",
-        check_examples: int | None = None,
-        groups: Selectors | None = None,
-        heads: int | None = None,
+        **options: Unpack[Options],
     ) -> None:
-        check_options(every, on_error, span, check_every, check_examples)
-        self._measured, self._estimator = measured, estimator
-        self._options: Options = {
-            "every": every,
-            "views": views,
-            "on_error": on_error,
-            "record": record,
-            "progress": progress,
-            "log_to": log_to,
-            "span": span,
-            "check_every": check_every,
-            "check_examples": check_examples,
-            "groups": groups,
-            "heads": heads,
-        }
+        self._settings = Settings.of(options)
+        self._measured, self._estimator, self._options = measured, estimator, options
         self._failure: Exception | None = None
         self.tracker: AnyTracker | None = None
 
@@ -136,7 +103,7 @@ class CallbackBase(HasTable, Generic[AnyTracker]):
             tracker = make_tracker()
             tracker.__enter__()
         except Exception as error:
-            if self._options["on_error"] == "raise":
+            if self._settings.on_error == "raise":
                 raise
             self._failure = error
             warnings.warn(

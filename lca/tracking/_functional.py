@@ -1,20 +1,17 @@
 """`FunctionalTracker`: the tracker of a loop that passes its parameters after each update."""
 
 from collections.abc import Callable, Collection, Mapping, Sequence
-from typing import Any, TypeAlias
+from typing import Any, TypeAlias, Unpack
 
 import numpy as np
 
 from lca.allocation import Estimator
 from lca.arrays import Vector, array_ops
-from lca.divisions import Selectors
 from lca.errors import LayoutError, LCAError
 from lca.layout import Layout, check_same_layout
-from lca.live import LogTo
 from lca.objective import Batch, Objective
 from lca.step import ExampleScores, MicroBatch
-from lca.summary import RunViews
-from lca.tracking._options import CheckEvery, MakeViews, OnError, RecordTo, Schedule
+from lca.tracking._options import Options, names_options
 from lca.tracking._tracker import TrackerBase, check_arguments
 
 Params: TypeAlias = Any
@@ -73,41 +70,18 @@ class FunctionalTracker(TrackerBase):
         "update_slope": "pass update_slope= to tracker.update (see lca.Step)",
     }
 
+    @names_options
     def __init__(
         self,
         params: Params,
         objective: Objective | Mapping[str, Objective],
         estimator: Estimator | None = None,
         *,
-        every: Schedule = 1,
-        views: MakeViews = RunViews.of,
-        on_error: OnError = "warn",
-        record: RecordTo | None = None,
-        progress: bool | int = False,
-        log_to: LogTo = None,
-        span: int = 1,
-        check_every: CheckEvery = "doubling",
-        check_examples: int | None = None,
-        groups: Selectors | None = None,
-        heads: int | None = None,
         pack: Callable[[Params], Vector] | None = None,
+        **options: Unpack[Options],
     ) -> None:
         check_arguments("FunctionalTracker(params, objective), with the parameters", {}, objective)
-        super().__init__(
-            objective,
-            estimator,
-            every=every,
-            views=views,
-            on_error=on_error,
-            record=record,
-            progress=progress,
-            log_to=log_to,
-            span=span,
-            check_every=check_every,
-            check_examples=check_examples,
-            groups=groups,
-            heads=heads,
-        )
+        super().__init__(objective, estimator, **options)
         layouts = (o.layout for o in self._session.objectives.values())
         self._pack = _Packing(check_same_layout(layouts, "the measured losses"), pack)
         self._theta = _PassedTheta(self._pack, params)

@@ -2,19 +2,17 @@
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
-from typing import Any, ClassVar, Generic, TypeVar
+from typing import Any, ClassVar, Generic, TypeVar, Unpack
 
 from lca.allocation import Estimator
 from lca.arrays import Vector
 from lca.divisions import PARAM_GROUPS, Selectors
 from lca.errors import LayoutError, LCAError
 from lca.layout import check_same_layout
-from lca.live import LogTo
 from lca.objective import Batch, Objective, leaves
-from lca.summary import RunViews
 from lca.tracking._context import LoopContext
 from lca.tracking._follower import LiveTheta
-from lca.tracking._options import CheckEvery, MakeViews, OnError, RecordTo, Schedule
+from lca.tracking._options import Options, names_options
 from lca.tracking._tracker import TrackerBase, check_arguments
 
 Context = TypeVar("Context", bound=LoopContext)
@@ -44,24 +42,14 @@ class ModelTracker(TrackerBase, ABC, Generic[Context]):
     _type_names: ClassVar[tuple[str, str]]
     """Their names, for messages."""
 
+    @names_options
     def __init__(
         self,
         model: Any,
         optimizer: Any,
         objective: Objective | Mapping[str, Objective],
         estimator: Estimator | None = None,
-        *,
-        every: Schedule = 1,
-        views: MakeViews = RunViews.of,
-        on_error: OnError = "warn",
-        record: RecordTo | None = None,
-        progress: bool | int = False,
-        log_to: LogTo = None,
-        span: int = 1,
-        check_every: CheckEvery = "doubling",
-        check_examples: int | None = None,
-        groups: Selectors | None = None,
-        heads: int | None = None,
+        **options: Unpack[Options],
     ) -> None:
         (model_type, optimizer_type), names = self._types, self._type_names
         optimizers = list(optimizer) if isinstance(optimizer, list | tuple) else [optimizer]
@@ -75,23 +63,10 @@ class ModelTracker(TrackerBase, ABC, Generic[Context]):
             },
             objective,
         )
+        groups = options.get("groups")
         if groups is not None:
-            groups = self._with_names(groups, model, optimizers, _names_of(objective))
-        super().__init__(
-            objective,
-            estimator,
-            every=every,
-            views=views,
-            on_error=on_error,
-            record=record,
-            progress=progress,
-            log_to=log_to,
-            span=span,
-            check_every=check_every,
-            check_examples=check_examples,
-            groups=groups,
-            heads=heads,
-        )
+            options["groups"] = self._with_names(groups, model, optimizers, _names_of(objective))
+        super().__init__(objective, estimator, **options)
         self._model, self._optimizers = model, tuple(optimizers)
         parameters = self._matching_parameters()
         self._context = self._make_context(parameters)

@@ -5,20 +5,19 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from math import isfinite
-from typing import Any
+from typing import Any, Unpack
 
 from lca._heads import head_groups
 from lca._replay import refuse_unseen
 from lca._state import same_state
 from lca.allocation import Estimator, start_each
 from lca.arrays import Vector
-from lca.divisions import HEAD, Selectors, divisions
+from lca.divisions import HEAD, divisions
 from lca.errors import IncompleteStepError, LCAError, LCAWarning, NonFiniteError
 from lca.estimators import Adaptive
 from lca.estimators._stochastic import required_fields_of
 from lca.groups import Groups
 from lca.layout import Layout, check_same_layout
-from lca.live import LogTo
 from lca.live._outputs import LiveOutputs
 from lca.objective import Checked, Objective, State, Sum, evaluate, leaves, state_at_update, state_of
 from lca.record import Record
@@ -29,14 +28,13 @@ from lca.tracking._measured_on import measured_on
 from lca.tracking._metrics import Metrics
 from lca.tracking._misses import Misses
 from lca.tracking._options import (
-    CheckEvery,
     MakeView,
     MakeViews,
-    OnError,
+    Options,
     RecordTo,
-    Schedule,
+    Settings,
     ViewsByName,
-    check_options,
+    names_options,
 )
 from lca.tracking._path_sums import PathDifference, PathSums
 from lca.tracking._self_check import SelfCheck
@@ -91,25 +89,17 @@ class Session:
     -1.0
     """
 
+    @names_options
     def __init__(
         self,
         objective: Objective | Mapping[str, Objective],
         estimator: Estimator | None = None,
         *,
-        every: Schedule = 1,
-        views: MakeViews = RunViews.of,
-        on_error: OnError = "warn",
-        record: RecordTo | None = None,
-        progress: bool | int = False,
-        log_to: LogTo = None,
-        span: int = 1,
-        check_every: CheckEvery = "doubling",
-        check_examples: int | None = None,
-        groups: Selectors | None = None,
-        heads: int | None = None,
         advice: Mapping[str, str] | None = None,
+        **options: Unpack[Options],
     ) -> None:
-        check_options(every, on_error, span, check_every, check_examples)
+        settings = Settings.of(options)
+        span = settings.span
         self.objectives = dict(objective) if isinstance(objective, Mapping) else {"train": objective}
         estimator = estimator or Adaptive()
         self._allocate = start_each(self.objectives, estimator)
@@ -122,24 +112,26 @@ class Session:
                 "refresh= for samplings other than 'uniform', or omit span."
             )
         self.estimator, self.span = estimator, span
-        self.live = LiveOutputs(progress, log_to, span=span)
-        self._every, self._on_error = every, on_error
+        self.live = LiveOutputs(settings.progress, settings.log_to, span=span)
+        self._every, self._on_error = settings.every, settings.on_error
         self._advice = advice or {}
         self.skipped_steps = 0
         self._measured, self._warned = False, False
         self._misses = Misses()
         self._checked = [own for own in leaves(self.objectives) if isinstance(own, Checked)]
         self._measures_losses = estimator.target == "full"
-        checked = None if self._measures_losses else check_every
-        self._check = SelfCheck(self.objectives, checked, None if checked is None else check_examples)
+        checked = None if self._measures_losses else settings.check_every
+        examples = None if checked is None else settings.check_examples
+        self._check = SelfCheck(self.objectives, checked, examples)
         self.path: Mapping[str, PathSums] = {}
         self._differences: dict[str, PathDifference] = {}
         self._ends: dict[str, float] = {}
         self._final: dict[str, float] = {}
         self._layouts = {name: measured.layout for name, measured in self.objectives.items()}
-        self.views = _views_of(self.objectives, views)
+        self.views = _views_of(self.objectives, settings.views)
         self._summarized = _summarized(self.objectives, self.views)
         layout = next(iter(self._layouts.values()))
+        groups, heads = settings.groups, settings.heads
         self._divisions = {} if groups is None else divisions(groups, layout.names)
         self._head_groups = None if heads is None else head_groups(layout, heads)
         self._heads = {} if self._head_groups is None else _head_totals(self._layouts, self._head_groups)
@@ -147,6 +139,7 @@ class Session:
         self.failed = False
         self.learning_rates: Callable[[], Mapping[str, float]] = dict
         self.metrics = Metrics()
+        record = settings.record
         self._record = None if record is None else self._begun(record, estimator)
         if self._record is not None and self._record.memory:  # the run goes on, and so does the estimator
             self._allocate = start_each(self.objectives, estimator, memory=self._record.memory)

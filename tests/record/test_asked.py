@@ -64,6 +64,7 @@ def test_an_option_that_makes_no_sense_is_named(tmp_path, options, message):
         ),
         (allocation(2**70), "the index of a step"),
         (allocation(values=np.full(8, np.nan)), "allocations of train in step 0 hold NaN or Inf"),
+        (allocation(values=np.full(8, 1j)), "in step 0 are complex128, which a record cannot hold"),
         (allocation(values=np.array([np.inf, -np.inf, 0, 0, 0, 0, 0, 0])), "hold NaN or Inf"),
     ],
 )
