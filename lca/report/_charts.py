@@ -35,6 +35,8 @@ MAX_POINTS_GREY = 200
 LCA_LABEL = "LCA (negative = helping)"
 MAX_COLORED_LINES = 2 * len(CATEGORY_COLORS)
 """The number of lines with different colours or dashes; further lines are grey."""
+MAX_CIRCLES = 25
+"""The most circles by which a second curve is shown on top of a first."""
 GREY = "#8a8a8a"
 _FILLS: Sequence[tuple[float, str | None]] = ((0.9, None), (0.2, "/"), (0.5, None), (0.2, "x"))
 """The opacity and pattern by which the bars of several losses differ: their colours give the sign."""
@@ -58,7 +60,9 @@ def loss_chart(steps: Array, losses: Mapping[str, Array], rebuilt: Array | None)
     for (name, loss), style in zip(losses.items(), _loss_styles(len(losses)), strict=True):
         _line(chart, steps, loss, label=_escape_tex(name), width=3, **style)
     if rebuilt is not None:
-        _line(chart, steps, rebuilt, "black", "rebuilt from LCA", dash="dotted", width=2).tags = ["ink"]
+        shown = np.unique(np.linspace(0, len(steps) - 1, MAX_CIRCLES).astype(int))
+        chart.scatter(steps[shown], rebuilt[shown], size=7, line_color="black", line_width=1.5, fill_alpha=0,
+                      legend_label="rebuilt from LCA").tags = ["ink"]  # fmt: skip
     return _legend(chart)
 
 

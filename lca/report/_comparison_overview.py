@@ -63,7 +63,7 @@ def _verdicts(data: Runs) -> list[tuple[Tone, str]]:
         largest = f"{format_percent(100 * missed)} of its loss change"
         text = f"{which}: the largest residual of a run or of one of its steps is {largest}"
         if len(good) == len(others):
-            text = f"Arithmetic check passed: {text}, and every step met its tolerance. {NO_JUDGEMENT}"
+            text = f"{text[0].upper()}{text[1:]}, and every step met its tolerance. {NO_JUDGEMENT}"
             found.append(("good", text))
         else:
             count = len(others) - len(good)

@@ -22,7 +22,7 @@ STATE = "state (buffers)"
 UNMEASURED = "steps that were not measured"
 BETWEEN = "between the steps"
 RESIDUAL = "not allocated (residual)"
-NO_JUDGEMENT = "The check does not judge the training."
+NO_JUDGEMENT = "This says nothing about how good the training is."
 ROOM = 0.2
 """The least part of the bars' width on either side of 0, where the words helping and hurting are."""
 
@@ -247,9 +247,9 @@ def _hurting(run: Run, layers: Sequence[Item]) -> str:
     where = "" if run.is_whole else f" over {run.scope}"
     hurting = sorted((item for item in layers if item.value > 0), key=lambda item: -item.value)
     if not hurting:
-        single = "; single steps may have" if len(run.steps) > 1 else ""
+        single = ", though single steps of a layer may have" if len(run.steps) > 1 else ""
         whole = "the whole run" if run.is_whole and not run.is_replay else run.scope
-        return f"Over {whole}, no layer hurt{single}."
+        return f"No layer hurt over {whole}{single}."
     verb = "layer hurts" if len(layers) == 1 else "layers hurts" if len(hurting) == 1 else "layers hurt"
     named = ", ".join(f"{item.name} ({format_number(item.value, '+')})" for item in hurting[:MAX_NAMED])
     more = ", and others" if len(hurting) > MAX_NAMED else ""

@@ -48,8 +48,8 @@ def losses(run: Run) -> Section | None:
     caption = "The measured loss over the steps."
     if rebuilt is not None:
         caption = (
-            "The measured loss over the steps, and the loss rebuilt from its allocations. The two curves "
-            "coincide if the allocations add up."
+            f"The measured loss over the steps. The circles are the {run.losses[0]} loss rebuilt from its "
+            "allocations; they lie on its line if the allocations add up."
         )
     return Section(
         "loss",
@@ -130,7 +130,10 @@ def noise(run: Run) -> Section:
     signs = run.layer_signs(first)
     overall = Signs(*(counts.sum(axis=1) for counts in (signs.helping, signs.hurting, signs.zero)))
     chart = charts.helping_chart(run.steps, overall.helping_percent(), overall.zero_percent())
-    caption = f"Helping parameters (A < 0) in each step for the {first} loss, in percent of those with A ≠ 0."
+    caption = (
+        f"Helping parameters (A < 0) in each step for the {first} loss, in percent of those with A ≠ 0. "
+        "At the dashed line as many help as hurt."
+    )
     shown = [Chart(chart, caption)]
     if run.has("histogram_helping"):
         edges, *counts = histogram_counts(run.record, first)

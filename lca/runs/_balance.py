@@ -164,8 +164,7 @@ class Conservation:
         if self.has_tolerance:
             return (
                 "good",
-                f"Arithmetic check passed: every step met its tolerance (a residual of at most "
-                f"{format_number(self.largest_tolerance)}), and {self._residual_text()}.",
+                f"The parts add up: {self._residual_text()}, and every step met its tolerance.",
             )
         return "warn", f"The estimator set no tolerance; {self._residual_text()}."
 
