@@ -11,6 +11,7 @@ In a page, Python blocks are executed, and a ``text`` block must hold exactly wh
 printed. All blocks of a page share one namespace.
 """
 
+import gc
 import os
 from contextlib import redirect_stdout
 from io import StringIO
@@ -33,6 +34,13 @@ for _name, _options in {
         _name, deadline=None, suppress_health_check=[HealthCheck.too_slow], print_blob=True, **_options
     )
 settings.load_profile(os.environ.get("LCA_HYPOTHESIS_PROFILE", "ci"))
+
+
+def pytest_collection_finish() -> None:
+    """Leave what the imports made out of all later collections, which search it in vain."""
+    gc.collect()
+    gc.freeze()
+
 
 collect_ignore = [f"docs/{name}.py" for name in ("conf", "make_tutorials", "mathml")]  # need the extra `docs`
 _execute = PythonEvaluator()

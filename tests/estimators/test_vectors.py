@@ -67,7 +67,6 @@ def traced(estimator):
         return tracemalloc.get_traced_memory()[1] / (8 * K)
     finally:
         tracemalloc.stop()
-        gc.unfreeze()
 
 
 NAMES = [name for name in REGISTRY if name not in RULES or name in ("left", "right", "rk4", "gauss3")]

@@ -9,7 +9,7 @@ from lca_tensorflow import TensorFlowBackend
 
 
 def test_it_passes_the_kit():
-    check_backend("tensorflow", samples=2)
+    check_backend("tensorflow", samples=1)
 
 
 def test_it_passes_the_kit_without_compilation():
