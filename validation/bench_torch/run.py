@@ -7,7 +7,8 @@
 
 Times are ratios inside one run: both sides alternate, the order swaps every round, and the median of the
 pairwise ratios is quoted. Processes differ by a few per cent, with the places of their objects in memory: the
-ratios of MNIST-FC are medians over ``--processes`` short ones. Freed memory is kept (`validation.timing.keep_memory`).
+ratios of MNIST-FC are medians over ``--processes`` short ones. Freed memory is kept
+(`validation.timing.keep_memory`).
 """
 
 import argparse
