@@ -311,7 +311,7 @@ def test_a_loss_is_named_with_what_it_is_measured_on(tmp_path):
     said = first_screen(Run(run))
     assert "In 1 update (step), the train loss (measured on 100 examples) fell from " in said
     assert "The loss 'heldout' fell from " in said  # 3 is no text
-    assert "the whole run, no layer hurt." in said  # the only step is the run
+    assert "No layer hurt over the whole run." in said  # the only step is the run
 
 
 @pytest.mark.parametrize(
