@@ -16,8 +16,8 @@ from torch import Tensor, nn
 
 from lca.by_example import ExampleSlopes, GroupMovement
 from lca.errors import DataError, LCAWarning
-from lca.frameworks import PyTree
-from lca.frameworks._by_example import joined_slopes, single_examples
+from lca.frameworks import PyTree, examples_in, tensors_in, tree_map
+from lca.frameworks._by_example import joined_slopes
 from lca.frameworks._loss import shortened
 from lca.layout import Layout
 from lca_torch._examples import BatchLoss, default_loss, example_losses
@@ -116,7 +116,15 @@ def _of_batch(run: Any, batch: PyTree, instead: Tangents) -> Tensor:
 
 
 def _of_rows(run: Any, batch: PyTree, instead: Tangents) -> Tensor:
-    return torch.stack([run(row, instead) for row in single_examples([batch])])
+    """From the loss of a batch of one example, of all examples in one pass."""
+
+    def of_row(number: Tensor) -> Tensor:
+        losses: Tensor = run(tree_map(lambda rows: rows.index_select(0, number[None]), batch), instead)
+        return losses
+
+    device = tensors_in(batch)[0].device
+    losses: Tensor = torch.func.vmap(of_row)(torch.arange(examples_in(batch), device=device))
+    return losses
 
 
 def _together(losses: Losses, given: Tangents, tangents: Tangents) -> tuple[Tensor, Tensor]:
