@@ -1,4 +1,4 @@
-"""The losses of single examples of a Keras model, and their derivatives along a direction, in forward mode."""
+"""The losses of single examples of a Keras model, and their derivatives along a direction."""
 
 import copy
 import warnings
@@ -13,6 +13,7 @@ from lca.frameworks import PyTree
 from lca.frameworks._loss import shortened
 from lca_tensorflow._losses import BatchLoss, default_loss
 from lca_tensorflow._program import Compiled, Program
+
 
 class ForwardMode:
     """The losses of single examples as a loss of its own, and the functions compiled from it.
@@ -94,7 +95,9 @@ MEANS = ("sum_over_batch_size", "mean", "mean_with_sample_weight")
 """The reductions that are a mean over the batch."""
 
 
-def along(losses: Losses, tensors: list[tf.Tensor], direction: list[tf.Tensor]) -> tuple[tf.Tensor, tf.Tensor]:
+def along(
+    losses: Losses, tensors: list[tf.Tensor], direction: list[tf.Tensor]
+) -> tuple[tf.Tensor, tf.Tensor]:
     """The losses (n,) at these tensors, and their derivatives (n,) along a direction.
 
     >>> one, two = tf.constant([1.0]), tf.constant([2.0])

@@ -4,10 +4,12 @@ One pass with the movement of a group as tangent gives the derivatives of the lo
 gradient of a single example is formed. The groups of a chunk share the pass (`torch.func.vmap`).
 """
 
+import sys
 import warnings
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, suppress
 from functools import partial
+from importlib import import_module
 from typing import Any
 
 import numpy as np
@@ -26,6 +28,7 @@ from lca_torch._replica import Replica
 
 Tangents = Mapping[str, Tensor]
 """The movement of each group of a chunk (groups, *shape), by tensor; of the tensors that move in any."""
+_SCRIPTS = "torch._decomp.decompositions_for_jvp"
 Losses = Callable[[Tangents], Tensor]
 """The losses of the examples of a batch (n,), with other tensors in the places of some."""
 
@@ -44,8 +47,8 @@ def losses_of_examples(replica: Replica) -> BatchLoss:
 class ForwardMode:
     """Forward-mode derivatives of one loss, in the fastest form that its operations have.
 
-    Chunks of groups in one pass; if an operation cannot be batched over groups, one group at a time; if it has
-    no forward-mode derivative, none. What was found holds for all later calls.
+    Chunks of groups in one pass; if an operation cannot be batched over groups, one group at a time; if it
+    has no forward-mode derivative, none. What was found holds for all later calls.
     """
 
     def __init__(self) -> None:
@@ -80,12 +83,14 @@ class ForwardMode:
         LCAWarning
             If there is no forward mode, which makes this much slower.
         """
+        _import_quietly()
         while self._forms:
             try:
                 with measuring() as (run, leaves):
                     of = partial(_of_batch if at_once else _of_rows, run)
                     parts = [
-                        self._of_chunks(partial(of, batch), leaves.tensors, movement, layout) for batch in batches
+                        self._of_chunks(partial(of, batch), leaves.tensors, movement, layout)
+                        for batch in batches
                     ]
                 return joined_slopes(movement, parts)
             except DataError as error:
@@ -129,7 +134,8 @@ def _of_rows(run: Any, batch: PyTree, instead: Tangents) -> Tensor:
 
 def _together(losses: Losses, given: Tangents, tangents: Tangents) -> tuple[Tensor, Tensor]:
     """All groups in one pass."""
-    along: Any = torch.func.vmap(partial(_derivative, losses, given), out_dims=(None, 0))
+    in_one: Any = torch.func.vmap
+    along = in_one(partial(_derivative, losses, given), out_dims=(None, 0))
     found: tuple[Tensor, Tensor] = along(dict(tangents))
     return found
 
@@ -145,7 +151,8 @@ def _one_by_one(losses: Losses, given: Tangents, tangents: Tangents) -> tuple[Te
 
 
 def _derivative(losses: Losses, given: Tangents, tangents: Tangents) -> tuple[Tensor, Tensor]:
-    found: tuple[Tensor, Tensor] = torch.func.jvp(losses, (dict(given),), (dict(tangents),))
+    derivative: Any = torch.func.jvp
+    found: tuple[Tensor, Tensor] = derivative(losses, (dict(given),), (dict(tangents),))
     return found
 
 
@@ -167,12 +174,20 @@ def _tangents(movement: GroupMovement, chunk: Sequence[int], layout: Layout) -> 
     return found
 
 
+def _import_quietly() -> None:
+    """Import what torch imports at the first forward-mode derivative: scripts, which it warns of."""
+    if _SCRIPTS not in sys.modules:
+        with warnings.catch_warnings(), suppress(ImportError):
+            warnings.simplefilter("ignore", DeprecationWarning)
+            import_module(_SCRIPTS)
+
+
 def _numbers(tensor: Tensor) -> np.ndarray:
     numbers: np.ndarray = tensor.detach().double().cpu().numpy()
     return numbers
 
 
-def _warn(cause: BaseException) -> None:
+def _warn(cause: Exception) -> None:
     warnings.warn(
         "an operation of the model has no forward-mode derivative, so examples are allocated by one gradient "
         f"each, which is much slower ({shortened(cause)}); choose few examples, or another form of the "

@@ -71,9 +71,9 @@ class ExampleAllocation(HasTable):
     (array([0., 0.]), array([0., 0.]))
     >>> print(a)
     LCA of step 0 by group and example, in units of the loss; negative: helping
-    group     3     7
-    fc1      −2  +0.5
-    fc2       0  −0.5
+    group   3     7
+    fc1    −2  +0.5
+    fc2     0  −0.5
     """
 
     values: Array
@@ -95,7 +95,8 @@ class ExampleAllocation(HasTable):
     @property
     def loss_change(self) -> Array:
         """``ω_n (ℓ_n(θ_{t+1}) - ℓ_n(θ_t))``, (n,)."""
-        return self.loss_end - self.loss_start
+        change: Array = self.loss_end - self.loss_start
+        return change
 
     @property
     def residual(self) -> Array:
@@ -150,8 +151,11 @@ class ExampleAllocation(HasTable):
             self,
             values=np.stack([summed(row) for row in self.values]),
             examples=names,
+            loss_start=summed(self.loss_start),
+            loss_end=summed(self.loss_end),
+            weight=summed(self.weight),
+            state_change=summed(self.state_change),
             labels={},
-            **{name: summed(getattr(self, name)) for name in _OF_EXAMPLES},
         )
 
     def table(self) -> Table:

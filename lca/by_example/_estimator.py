@@ -11,7 +11,7 @@ from lca.arrays import array_ops
 from lca.by_example._allocation import ExampleAllocation
 from lca.by_example._chosen import choose
 from lca.by_example._nodes import Nodes
-from lca.by_example._protocol import Separable, separable
+from lca.by_example._protocol import separable
 from lca.errors import LCAError, TrajectoryError
 from lca.estimators import Adaptive, Path
 from lca.estimators._checks import check_step
@@ -28,8 +28,8 @@ By = GroupBy | Mapping[str, str] | Callable[[str], str]
 class ByExample:
     """Split the loss change of a step over groups of parameters and over examples.
 
-    ``A_{g,n} = ω_n Σ_{i ∈ g} Δ_i ∫₀¹ ∂_i ℓ_n(θ_t + s Δ_t) ds`` for a loss ``L = Σ_n ω_n ℓ_n``. The sum over all
-    examples is the allocation of the group, the sum over groups is the change of ``ω_n ℓ_n``. Both are
+    ``A_{g,n} = ω_n Σ_{i ∈ g} Δ_i ∫₀¹ ∂_i ℓ_n(θ_t + s Δ_t) ds`` for a loss ``L = Σ_n ω_n ℓ_n``. The sum over
+    all examples is the allocation of the group, the sum over groups is the change of ``ω_n ℓ_n``. Both are
     controlled: the estimator refines until ``Σ_n |residual_n|`` is within its tolerance, and the sums over
     examples are compared with those of gradients at the same nodes.
 
@@ -51,9 +51,9 @@ class ByExample:
     -----
     Cost a step and node: one gradient over the chosen examples for the margin, and with forward-mode
     derivatives about 2 gradients over these for each group that moves; less where several groups are
-    differentiated in one pass. No gradient of a single example is formed: memory is O(chunk · K) and O(groups ·
-    examples). Slopes belong to a movement, so no node is shared by two steps: a Gauss rule with two nodes is
-    as exact as Simpson's with three.
+    differentiated in one pass. No gradient of a single example is formed: memory is O(chunk · K) and
+    O(groups · examples). Slopes belong to a movement, so no node is shared by two steps: a Gauss rule with
+    two nodes is as exact as Simpson's with three.
 
     Raises
     ------
@@ -210,7 +210,8 @@ def _judged(allocation: ExampleAllocation, converged: bool, reason: str, eps: fl
         reason = f"Σ|residual| of the examples > {allocation.tolerance:.3g}" if converged else reason
         converged = False
     apart = float(np.abs(allocation.group_residual).sum())
-    allowed = conservation(allocation.mass, float(np.abs(allocation.loss_end).sum()), eps)
+    rounding = conservation(allocation.mass, float(np.abs(allocation.loss_end).sum()), eps)
+    allowed = max(rounding, allocation.tolerance or 0.0)
     if apart > allowed:
         converged = False
         reason = f"the sums over examples and the gradient differ by {apart:.3g} > {allowed:.3g}; {reason}"

@@ -1,9 +1,9 @@
 """`Nodes`: the slopes of the examples along one step, as a loss that the estimators integrate.
 
 Let ``φ(u) = Σ_n ω_n ℓ_n(θ_t + Σ_g u_{g,n} Δ_g)`` with one number u for each group and example. Along the
-diagonal ``u = s (1, ..., 1)`` all examples are at ``θ_t + s Δ_t``, and ``∂φ/∂u_{g,n}`` is ω_n times the slope of
-example n along the movement of group g. The allocation of φ along the diagonal is therefore the allocation by
-group and example, and the rules and controls of `lca.estimators` apply to it as they are.
+diagonal ``u = s (1, ..., 1)`` all examples are at ``θ_t + s Δ_t``, and ``∂φ/∂u_{g,n}`` is ω_n times the slope
+of example n along the movement of group g. The allocation of φ along the diagonal is therefore the allocation
+by group and example, and the rules and controls of `lca.estimators` apply to it as they are.
 """
 
 from collections.abc import Mapping
@@ -147,7 +147,7 @@ class Nodes:
 
 
 def _position(theta: Array) -> float:
-    """s of a point on the diagonal."""
+    """Where on the step a point of the diagonal is."""
     if theta.min() != theta.max():
         raise LCAError(
             "an estimator by example must evaluate points of the step only; use lca.PathIntegral or "

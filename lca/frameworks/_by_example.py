@@ -19,6 +19,7 @@ def one_by_one(
     theta: Vector,
     batches: Iterable[PyTree],
     movement: GroupMovement,
+    *,
     state: State | None,
     names: Collection[str] | None,
 ) -> ExampleSlopes:

@@ -214,7 +214,7 @@ class ModelLoss(ABC):
         these. ``at_once``: weights were tried and found right (`sample`), so the losses of all examples of a
         batch can be computed together. Default: one gradient for each example.
         """
-        return one_by_one(self, theta, batches, movement, state, names)
+        return one_by_one(self, theta, batches, movement, state=state, names=names)
 
 
 class BatchwiseLoss(ModelLoss):

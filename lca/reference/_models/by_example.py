@@ -2,8 +2,8 @@
 
 With ``G = ∂ℓ_n/∂out`` of a layer and a movement of its parameters, the derivative of ``ℓ_n`` along it is
 ``Σ G_n · out'_n``, where out' is the derivative of the layer's output along the movement, for a given input.
-Dense, convolutional and normalisation layers are linear in their parameters, so out' is their forward pass with
-the movement in the place of the parameters. One forward and one backward pass therefore serve all groups.
+Dense, convolutional and normalisation layers are linear in their parameters, so out' is their forward pass
+with the movement in the place of the parameters. One forward and one backward pass serve all groups.
 """
 
 from collections.abc import Mapping
@@ -59,9 +59,7 @@ def one_by_one(
     return ExampleSlopes(losses, slopes)
 
 
-def _by_layer(
-    network: Network, theta: Array, batch: Batch, movement: Array, groups: Groups
-) -> ExampleSlopes:
+def _by_layer(network: Network, theta: Array, batch: Batch, movement: Array, groups: Groups) -> ExampleSlopes:
     params, inputs, caches = network._params(theta), [batch.x], []
     for layer, own in zip(network.layers, params, strict=True):
         out, cache = layer.forward(own, inputs[-1])
