@@ -16,12 +16,14 @@ Which class of digits each layer learned in the first step:
 
 from lca.by_example._allocation import ExampleAllocation
 from lca.by_example._estimator import ByExample, allocate_by_example
+from lca.by_example._history import ExampleHistory
 from lca.by_example._movement import GroupMovement
 from lca.by_example._protocol import ExampleSlopes, Separable
 
 __all__ = [
     "ByExample",
     "ExampleAllocation",
+    "ExampleHistory",
     "ExampleSlopes",
     "GroupMovement",
     "Separable",
