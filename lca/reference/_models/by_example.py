@@ -41,7 +41,7 @@ def example_slopes(
             "the loss of an example depends on the others of its batch (BatchNorm with batch statistics), so "
             "it cannot be allocated by example; use BatchNorm(statistics='frozen')."
         )
-    if all(isinstance(layer, _LINEAR) for layer in network.layers if layer.shapes):
+    if all(type(layer) in _LINEAR for layer in network.layers if layer.shapes):
         return _by_layer(network, theta, batch, movement, groups)
     return one_by_one(network, theta, batch, movement, groups)
 
