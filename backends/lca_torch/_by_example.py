@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor, nn
+from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from lca.by_example import ExampleSlopes, GroupMovement
 from lca.errors import DataError, LCAWarning
@@ -86,7 +87,7 @@ class ForwardMode:
         _import_quietly()
         while self._forms:
             try:
-                with measuring() as (run, leaves):
+                with measuring() as (run, leaves), sdpa_kernel(SDPBackend.MATH):
                     of = partial(_of_batch if at_once else _of_rows, run)
                     parts = [
                         self._of_chunks(partial(of, batch), leaves.tensors, movement, layout)

@@ -33,7 +33,8 @@ from lca.frameworks._loss import unweighted
 from lca.layout import Layout
 from lca.objective import State
 from lca.tolerances import rebatched
-from lca_torch._by_example import ForwardMode, losses_of_examples
+from lca_torch._by_example import losses_of_examples
+from lca_torch._by_example_choice import ExampleDerivatives
 from lca_torch._checks import (
     GRADIENT_HINT,
     MEAN_HINT,
@@ -119,7 +120,7 @@ class TorchLoss(ModelLoss):
         self._replicate, self._versions = replicate, Versions(replicate)
         self._batch: PyTree = None
         self._reading, self._state = Reading(), dict[str, Any]()
-        self._forward = ForwardMode()
+        self._derivatives = ExampleDerivatives(self.layout)
 
     def parameters(self) -> list[nn.Parameter]:
         """The model's own parameters, in the order of the layout."""
@@ -259,17 +260,19 @@ class TorchLoss(ModelLoss):
         names: Collection[str] | None = None,
         at_once: bool = False,
     ) -> ExampleSlopes:
-        """By forward-mode differentiation; where an operation has none, one gradient for each example."""
-        kept, forward = list(batches), self._forward
+        """By one backward pass, forward mode, or a gradient for each example: see `ExampleDerivatives`."""
+        kept, singly = list(batches), super().by_example
 
-        def measuring() -> AbstractContextManager[tuple[Run, Leaves]]:
+        def measuring(*, gradient: bool) -> AbstractContextManager[tuple[Run, Leaves]]:
             function_of = losses_of_examples if at_once else attrgetter("function")
-            return self._measuring(theta, state, (), gradient=False, function_of=function_of)
+            return self._measuring(theta, state, (), gradient=gradient, function_of=function_of)
 
-        found = forward.slopes(measuring, kept, movement, self.layout, at_once=at_once)
-        if found is None:
-            return super().by_example(theta, kept, movement, state, names=names)
-        return found
+        def one_by_one(batch: PyTree) -> ExampleSlopes:
+            moving = frozenset(self.layout.names) if names is None else names
+            return singly(theta, [batch], movement, state, names=moving)
+
+        found = self._derivatives.slopes(measuring, kept, movement, at_once=at_once, one_by_one=one_by_one)
+        return singly(theta, kept, movement, state, names=names) if found is None else found
 
     @contextmanager
     def _measuring(
