@@ -50,7 +50,9 @@ class ExampleAllocation(HasTable):
     mass
         ``Σ_k |w_k| Σ_i |g_{k,i} Δ_i|`` of those gradients.
     step
-        The index t of the step.
+        The index t of the step, the last one if several were added up.
+    steps
+        The number of steps.
     labels
         What each example is, (n,), by labelling, such as ``"class"``.
     nodes
@@ -86,6 +88,7 @@ class ExampleAllocation(HasTable):
     state_change: Array
     mass: float
     step: int = 0
+    steps: int = 1
     labels: Mapping[str, Array] = field(default_factory=dict)
     nodes: int = 0
     tolerance: float | None = None
@@ -165,7 +168,8 @@ class ExampleAllocation(HasTable):
             shown = np.sort(np.argsort(-np.abs(self.loss_change), kind="stable")[:MOST_COLUMNS])
         columns = [Column("group", self.groups)]
         columns += [Column(str(self.examples[n]), self.values[:, n].tolist()) for n in shown]
-        title = f"LCA of step {self.step} by group and example, in units of the loss; negative: helping"
+        which = f"step {self.step}" if self.steps == 1 else f"{self.steps:,} steps"
+        title = f"LCA of {which} by group and example, in units of the loss; negative: helping"
         if len(shown) < len(self.examples):
             title += f" ({len(shown)} of {len(self.examples):,} examples, those whose loss changed most)"
         return Table(columns, title)

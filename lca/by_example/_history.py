@@ -233,6 +233,7 @@ def _sum(first: ExampleAllocation, second: ExampleAllocation) -> ExampleAllocati
         state_change=first.state_change + second.state_change,
         mass=first.mass + second.mass,
         step=second.step,
+        steps=first.steps + second.steps,
         labels=first.labels,
         nodes=first.nodes + second.nodes,
         converged=not missed,
