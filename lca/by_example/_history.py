@@ -1,6 +1,7 @@
 """`ExampleHistory`: the allocation by group and example of every step of a run."""
 
-from typing import TYPE_CHECKING
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -11,6 +12,7 @@ from lca.by_example._estimator import ByExample
 from lca.errors import LCAError, UnknownNameError
 from lca.layout import Layout
 from lca.objective import Objective
+from lca.step import Step
 from lca.tables import Column, Table
 from lca.views import View
 from lca.views._rows import Rows
@@ -20,7 +22,16 @@ if TYPE_CHECKING:
     from xarray import Dataset
 
 Array = np.ndarray
-_PER_EXAMPLE = ("loss_start", "loss_end", "state_change")
+_PER_STEP = {
+    "loss_start": ("example",),
+    "loss_end": ("example",),
+    "state_change": ("example",),
+    "by_gradient": ("group",),
+    "mass": (),
+    "nodes": (),
+    "converged": (),
+}
+"""What is kept of each step besides the values: attributes of `ExampleAllocation`, and their dimensions."""
 
 
 class ExampleHistory:
@@ -63,13 +74,50 @@ class ExampleHistory:
     """
 
     def __init__(self, objective: Objective, by_example: ByExample | None = None) -> None:
-        self._allocate = (by_example or ByExample()).start(objective)
+        self._begin((by_example or ByExample()).start(objective))
+
+    @classmethod
+    def from_xarray(cls, dataset: "Dataset") -> "ExampleHistory":
+        """A history that `to_xarray` has written; no further step can be measured, but added.
+
+        Parameters
+        ----------
+        dataset
+            Such as ``xarray.open_zarr(path)``.
+        """
+        history = cls.__new__(cls)
+        history._begin(None)
+        labels = {
+            name: found.values
+            for name, found in dataset.coords.items()
+            if found.dims == ("example",) and name != "example"
+        }
+        for t, step in enumerate(dataset["step"].values):
+            row = dataset.isel(step=t)
+            history.add(
+                ExampleAllocation(
+                    values=row["value"].values,
+                    groups=tuple(map(str, dataset["group"].values)),
+                    examples=dataset["example"].values,
+                    weight=dataset["weight"].values,
+                    labels=labels,
+                    step=int(step),
+                    **{
+                        name: row[name].values if dims else row[name].item()
+                        for name, dims in _PER_STEP.items()
+                    },
+                )
+            )
+        return history
+
+    def _begin(self, allocate: Callable[[Step], ExampleAllocation] | None) -> None:
+        self._allocate = allocate
         self._last: ExampleAllocation | None = None
         self._followed: str | None = None
         self._steps = Rows(np.int64)
         self._values: Rows | None = None
         self._sums: ExampleAllocation | None = None
-        self._losses: dict[str, Rows] = {}
+        self._kept: dict[str, Rows] = {}
 
     def view_of(self, name: str, layout: Layout) -> View:
         """Itself for the first measured loss, and a view of nothing for the others."""
@@ -78,6 +126,10 @@ class ExampleHistory:
 
     def update(self, allocation: StepAllocation) -> None:
         """Allocate the step of an allocation by example (`lca.views.View`)."""
+        if self._allocate is None:
+            raise LCAError(
+                "this history was read from a file and has no objective; make ExampleHistory(objective) anew."
+            )
         self.add(self._allocate(step_of(allocation, "examples")))
 
     def add(self, found: ExampleAllocation) -> None:
@@ -90,7 +142,7 @@ class ExampleHistory:
         """
         if self._values is None or self._last is None:
             self._values = Rows(np.float64, found.values.shape)
-            self._losses = {name: Rows(np.float64, found.loss_start.shape) for name in _PER_EXAMPLE}
+            self._kept = {name: Rows(*_form(getattr(found, name))) for name in _PER_STEP}
         elif found.groups != self._last.groups or not np.array_equal(found.examples, self._last.examples):
             raise LCAError(
                 f"step {found.step} has other groups or examples than the steps before; a history is of one "
@@ -98,7 +150,7 @@ class ExampleHistory:
             )
         self._steps.append(found.step)
         self._values.append(found.values)
-        for name, rows in self._losses.items():
+        for name, rows in self._kept.items():
             rows.append(getattr(found, name))
         self._sums = found if self._sums is None else _sum(self._sums, found)
         self._last = found
@@ -184,14 +236,14 @@ class ExampleHistory:
     def to_xarray(self) -> "Dataset":
         """A ``Dataset`` with ``value`` (step, group, example), losses, residuals and labels.
 
-        Its ``to_zarr`` and ``to_netcdf`` save it. Needs the extra ``report``.
+        `xarray.Dataset.to_zarr` saves it. Needs the extra ``report``.
         """
         with extra("report"):
             import xarray as xr  # noqa: PLC0415 - half a second
         total, values = self._require_steps(), self.values
-        losses = {name: rows.array() for name, rows in self._losses.items()}
-        change = losses["loss_end"] - losses["loss_start"] - losses["state_change"]
-        data = {name: (("step", "example"), rows) for name, rows in losses.items()}
+        kept = {name: rows.array() for name, rows in self._kept.items()}
+        change = kept["loss_end"] - kept["loss_start"] - kept["state_change"]
+        data = {name: (("step", *_PER_STEP[name]), rows) for name, rows in kept.items()}
         data["residual"] = (("step", "example"), change - values.sum(axis=1))
         labels = {name: ("example", found) for name, found in total.labels.items()}
         return xr.Dataset(
@@ -210,6 +262,12 @@ class ExampleHistory:
         labels = [Column(name, [str(v) for v in found[chosen]]) for name, found in total.labels.items()]
         examples = Column("example", [str(name) for name in total.examples[chosen]])
         return Table([examples, *labels, *columns], f"{title}, in units of the loss; negative: helping")
+
+
+def _form(value: Any) -> tuple[Any, tuple[int, ...]]:
+    """Dtype and shape of what is kept of a step."""
+    found = np.asarray(value)
+    return found.dtype, found.shape
 
 
 class _Nothing:

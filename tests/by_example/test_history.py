@@ -83,6 +83,16 @@ def test_it_is_saved_with_its_labels(history):
     assert dict(dataset.sizes) == {"step": 6, "group": 2, "example": 12}
     assert dataset["domain"].values.tolist() == ["a", "b"] * 6
     assert dataset["class"].values.tolist() == Y.tolist()
+    read = ExampleHistory.from_xarray(dataset)
+    assert np.array_equal(read.values, history.values)
+    assert np.array_equal(read.learned("fc2"), history.learned("fc2"), equal_nan=True)
+    for name, value in vars(history.total()).items():
+        if name not in ("tolerance", "reason"):
+            other = getattr(read.total(), name)
+            same = value == other if not isinstance(value, dict) else value.keys() == other.keys()
+            assert np.all(same), name
+    with pytest.raises(LCAError, match="read from a file and has no objective"):
+        read.update(None)
     assert np.abs(dataset["residual"].sum("step") - history.total().residual).max() <= tolerances.summed(
         10, EPS
     )
