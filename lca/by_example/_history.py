@@ -85,7 +85,7 @@ class ExampleHistory:
         dataset
             Such as ``xarray.open_zarr(path)``.
         """
-        history = cls.__new__(cls)
+        history, dataset = cls.__new__(cls), dataset.compute()
         history._begin(None)
         labels = {
             name: found.values

@@ -152,6 +152,22 @@ def test_both_margins_are_exact_on_polynomials(seed):
         assert np.allclose(a.weight, weight / weight.sum(), rtol=EPS, atol=0)
 
 
+@given(SEEDS)
+def test_some_examples_keep_their_weights(seed):
+    case = Case(seed)
+    n = len(case.data[1])
+    weight = np.random.default_rng(seed).uniform(0.5, 2, size=n)
+    loss, some = DatasetLoss(case.network, *case.data, weight=weight), [n - 1, 0]
+    how = ByExample("layer", some, estimator=lca.PathIntegral(case.rule))
+    [found] = allocate_by_example(loss, [lca.Step(*case.ends)], how)
+    whole = case.allocation(NUMPY, groups="layer")  # of equal weights
+    relative = weight[some] * n / weight.sum()
+    scale = sum(case.alone(i, case.rule)[1] for i in range(n))
+    rounding = tolerances.allocation(scale, EPS, found.nodes)
+    assert np.abs(found.values - relative * whole.values[:, some]).max() <= rounding
+    assert np.abs(found.group_residual).max() <= rounding
+
+
 @given(SEEDS, st.booleans())
 def test_a_rescaled_loss_rescales_every_value(seed, subset):
     case, some = Case(seed), [1, 0] if seed % 2 else None
