@@ -11,7 +11,7 @@ from torch import Tensor
 from lca.by_example import ExampleSlopes, GroupMovement
 from lca.errors import DataError
 from lca.frameworks import PyTree, examples_in
-from lca.frameworks._by_example import joined_slopes
+from lca.frameworks._by_example import joined_slopes, single_examples
 from lca.frameworks._trees import take
 from lca.layout import Layout
 from lca.tolerances import rebatched
@@ -75,8 +75,8 @@ class ExampleDerivatives:
             The same from gradients, to compare with.
         """
         found: ExampleSlopes | None = None
-        if at_once and self.local and movement.groups.whole_tensors and movement.moving:
-            found, movement = self._locally(measuring, batches, movement, one_by_one)
+        if self.local and movement.groups.whole_tensors and movement.moving:
+            found, movement = self._locally(measuring, batches, movement, at_once, one_by_one)
             if found is not None and not movement.moving:
                 return found
 
@@ -93,6 +93,7 @@ class ExampleDerivatives:
         measuring: Measuring,
         batches: Sequence[PyTree],
         movement: GroupMovement,
+        at_once: bool,  # noqa: FBT001
         one_by_one: Callable[[PyTree], ExampleSlopes],
     ) -> tuple[ExampleSlopes | None, GroupMovement]:
         """The slopes of the groups that are covered, and the movement of the others."""
@@ -100,20 +101,19 @@ class ExampleDerivatives:
         try:
             with measuring(gradient=True) as (run, leaves):
                 tensors = {name: leaves.tensors[name] for name in moved}
-                parts, uncovered = [], set[str]()
+                parts = []
                 for batch in batches:
                     mode = LocalSlopes(tensors, moved, examples_in(batch))
                     with mode:
-                        losses = run(batch)
-                    slopes = mode.slopes(losses)
-                    uncovered |= mode.uncovered
-                    parts.append((losses.detach(), slopes))
+                        loss = run(batch)
+                    slopes = mode.slopes(loss.sum() if at_once else examples_in(batch) * loss)
+                    self.wrong |= mode.uncovered
+                    parts.append((loss.detach() if at_once else _single_losses(run, batch), slopes))
         except DataError as error:
             if not isinstance(error.__cause__, RuntimeError | NotImplementedError):
                 raise
             self.local = False
             return None, movement
-        self.wrong |= uncovered
         ids = {name: int(owner) for name, owner in zip(self._layout.names, movement.groups.ids, strict=True)}
         found = joined_slopes(movement, [_by_group(movement, ids, *part) for part in parts])
         self._compare(found, batches[0], {name: ids[name] for name in moved}, one_by_one)
@@ -156,6 +156,12 @@ class ExampleDerivatives:
                 part = slice(self._layout.offsets[at], self._layout.offsets[at] + self._layout.sizes[at])
                 vector[part] = movement.vector[part]
         return vector
+
+
+def _single_losses(run: Any, batch: PyTree) -> Tensor:
+    """The losses of the examples of a batch (n,), each as a batch of its own."""
+    with torch.no_grad():
+        return torch.stack([run(row) for row in single_examples([batch])])
 
 
 def _by_group(

@@ -59,12 +59,12 @@ class LocalSlopes(TorchFunctionMode):
         self._factors: list[tuple[str, Tensor]] = []
         self.uncovered: set[str] = set()
 
-    def slopes(self, losses: Tensor) -> dict[str, Tensor]:
-        """The slopes (n,) of each tensor; ``losses`` (n,) were computed within this mode."""
-        found = {name: losses.new_zeros(self._count) for name in self._names.values()}
+    def slopes(self, total: Tensor) -> dict[str, Tensor]:
+        """The slopes (n,) of each tensor; ``total``, the sum of the losses, was computed within this mode."""
+        found = {name: total.new_zeros(self._count) for name in self._names.values()}
         if self._factors:
             factors = [factor for _, factor in self._factors]
-            grads = torch.autograd.grad(losses.sum(), factors, allow_unused=True)
+            grads = torch.autograd.grad(total, factors, allow_unused=True)
             for (name, _), grad in zip(self._factors, grads, strict=True):
                 if grad is not None:
                     found[name] = found[name] + grad

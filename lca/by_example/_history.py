@@ -88,26 +88,20 @@ class ExampleHistory:
         history, dataset = cls.__new__(cls), dataset.compute()
         history._begin(None)
         labels = {
-            name: found.values
+            str(name): found.values
             for name, found in dataset.coords.items()
             if found.dims == ("example",) and name != "example"
         }
+        fixed: dict[str, Any] = {
+            "groups": tuple(map(str, dataset["group"].values)),
+            "examples": dataset["example"].values,
+            "weight": dataset["weight"].values,
+            "labels": labels,
+        }
         for t, step in enumerate(dataset["step"].values):
             row = dataset.isel(step=t)
-            history.add(
-                ExampleAllocation(
-                    values=row["value"].values,
-                    groups=tuple(map(str, dataset["group"].values)),
-                    examples=dataset["example"].values,
-                    weight=dataset["weight"].values,
-                    labels=labels,
-                    step=int(step),
-                    **{
-                        name: row[name].values if dims else row[name].item()
-                        for name, dims in _PER_STEP.items()
-                    },
-                )
-            )
+            kept = {n: row[n].values if dims else row[n].item() for n, dims in _PER_STEP.items()}
+            history.add(ExampleAllocation(row["value"].values, step=int(step), **fixed, **kept))
         return history
 
     def _begin(self, allocate: Callable[[Step], ExampleAllocation] | None) -> None:

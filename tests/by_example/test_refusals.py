@@ -205,7 +205,7 @@ class Squared(torch.autograd.Function):
         return 2 * ctx.saved_tensors[0] * grad
 
 
-def compared(loss_fn):
+def compared(loss_fn, by="tensor"):
     """The allocation by a loss, and by the same loss in the usual form."""
     torch.manual_seed(0)
     model = nn.Sequential(nn.Linear(4, 5), nn.Tanh(), nn.Linear(5, 3)).double()
@@ -214,7 +214,7 @@ def compared(loss_fn):
     plain, other = Objective(model, squared, data), Objective(model, loss_fn, data)
     theta = plain.theta()
     step = lca.Step(theta, theta + 0.1 * torch.randn_like(theta))
-    how = ByExample("tensor", estimator=lca.PathIntegral(lca.SIMPSON))
+    how = ByExample(by, estimator=lca.PathIntegral(lca.SIMPSON))
     expected, found = allocated(plain, how, step), allocated(other, how, step)
     gap = np.abs(found.values - expected.values).max()
     assert gap <= tolerances.allocation(expected.mass + 1, EPS, expected.nodes)
@@ -222,13 +222,14 @@ def compared(loss_fn):
 
 def test_an_operation_without_forward_mode_is_named_and_measured_by_gradients():
     with pytest.warns(LCAWarning, match="no forward-mode derivative, so .* one gradient each"):
-        compared(lambda out, y: nn.functional.cross_entropy(Squared.apply(out), y))
+        compared(lambda out, y: nn.functional.cross_entropy(Squared.apply(out), y), by="neuron")
 
 
 def test_a_loss_without_reduction_is_measured_example_by_example():
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        compared(lambda out, y: nn.functional.cross_entropy(out * out, y))
+        for by in ("tensor", "neuron"):
+            compared(lambda out, y: nn.functional.cross_entropy(out * out, y), by)
 
 
 def test_a_loss_that_pretends_to_give_single_losses_does_not_pass():
@@ -236,7 +237,8 @@ def test_a_loss_that_pretends_to_give_single_losses_does_not_pass():
         mean = nn.functional.cross_entropy(out * out, y)
         return mean if reduction == "mean" else mean * torch.ones(len(y), dtype=out.dtype)
 
-    compared(pretends)
+    for by in ("tensor", "neuron"):
+        compared(pretends, by)
 
 
 def test_a_layer_of_another_class_takes_one_gradient_each():

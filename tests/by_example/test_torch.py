@@ -81,10 +81,15 @@ MODELS = {
 }
 
 
-def measured(make, x, way, by="tensor"):
+def mean_only(outputs, labels):
+    """A loss that does not give those of single examples."""
+    return 1.0 * cross_entropy(outputs, labels)
+
+
+def measured(make, x, way, by="tensor", loss_fn=cross_entropy):
     """The allocation by one way; whether the backward pass was taken."""
     torch.manual_seed(0)
-    objective = Objective(make().double(), cross_entropy, (x, LABELS), batch_norm="frozen", batch_size=4)
+    objective = Objective(make().double(), loss_fn, (x, LABELS), batch_norm="frozen", batch_size=4)
     objective._loss._derivatives.local = way == "backward"
     theta = objective.theta()
     moved = 0.05 * drawn(len(theta))
@@ -100,10 +105,11 @@ def measured(make, x, way, by="tensor"):
 
 @pytest.mark.parametrize("name", MODELS)
 @pytest.mark.parametrize("by", ["tensor", "layer"])
-def test_all_ways_agree(name, by):
+@pytest.mark.parametrize("loss_fn", [cross_entropy, mean_only])
+def test_all_ways_agree(name, by, loss_fn):
     make, x, used_otherwise = MODELS[name]
     forward, sums, _ = measured(make, x, "forward", by)
-    backward, _, used = measured(make, x, "backward", by)
+    backward, _, used = measured(make, x, "backward", by, loss_fn)
     assert used.wrong == used_otherwise
     assert used.right
     rounding = tolerances.allocation(backward.mass + 1, EPS, backward.nodes)
@@ -111,6 +117,35 @@ def test_all_ways_agree(name, by):
     for found in (forward, backward):
         assert np.abs(found.values.sum(axis=1) - sums).max() <= rounding
         assert found.converged, found.reason
+
+
+class Language(nn.Module):
+    """A model that returns its loss, the mean over all words."""
+
+    def __init__(self):
+        super().__init__()
+        self.embed, self.head = nn.Embedding(7, WIDTH), nn.Linear(WIDTH, 7)
+        self.layer = nn.TransformerEncoderLayer(WIDTH, 2, 6, dropout=0.0, batch_first=True)
+
+    def forward(self, words):
+        logits = self.head(self.layer(self.embed(words[:, :-1])))
+        return {"loss": cross_entropy(logits.flatten(0, 1), words[:, 1:].flatten())}
+
+
+def test_a_model_with_a_loss_of_its_own():
+    torch.manual_seed(0)
+    objective = Objective(Language().double(), None, {"words": WORD_DATA})
+    theta = objective.theta()
+    step = lca.Step(theta, theta + 0.05 * drawn(len(theta)))
+    how = ByExample("layer", labels={"task": list("aabbcc")}, estimator=lca.PathIntegral(lca.SIMPSON))
+    [found] = allocate_by_example(objective, [step], how)
+    [whole] = lca.allocate(objective, [step], lca.PathIntegral(lca.SIMPSON), check=False)
+    rounding = tolerances.allocation(found.mass + 1, EPS, found.nodes)
+    sums = objective.layout.groups("layer").total(whole.values)
+    assert np.abs(found.values.sum(axis=1) - sums).max() <= rounding
+    assert abs(found.residual.sum() - whole.residual) <= rounding
+    assert found.converged, found.reason
+    assert found.over("task").values.shape == (len(sums), 3)
 
 
 def test_a_model_whose_rows_are_no_examples_takes_forward_mode():
