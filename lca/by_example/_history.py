@@ -100,7 +100,9 @@ class ExampleHistory:
         }
         for t, step in enumerate(dataset["step"].values):
             row = dataset.isel(step=t)
-            kept = {n: row[n].values if dims else row[n].item() for n, dims in _PER_STEP.items()}
+            kept: dict[str, Any] = {
+                n: row[n].values if dims else row[n].item() for n, dims in _PER_STEP.items()
+            }
             history.add(ExampleAllocation(row["value"].values, step=int(step), **fixed, **kept))
         return history
 
