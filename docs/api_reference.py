@@ -37,6 +37,12 @@ PAGES = (
         ("lca.allocation",),
     ),
     Page(
+        "by_example",
+        "Allocation by example",
+        "[The guide](../by_example.md) shows what it answers and what it costs.",
+        ("lca.by_example",),
+    ),
+    Page(
         "estimators",
         "Estimators",
         "[Choosing an estimator](../choosing.md) compares them; "

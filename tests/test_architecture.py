@@ -30,6 +30,7 @@ FLOORS = [
     ["lca.row"],
     ["lca.views"],
     ["lca.tables"],
+    ["lca.by_example"],
     ["lca.summary"],
     ["lca.record"],
     ["lca.live"],

@@ -21,6 +21,7 @@ EDGES, HELPING, HURTING = np.logspace(-3, 1, 5), np.array([0, 3, 2, 0]), np.arra
 FIT = WeibullFit(0.5, 0.1, 0.01, 0.01, 0.02, 10)
 TRACE = np.array([1.0, 1.5, 1.5, 1.0]), np.array([0.5, 0.0, -0.5, 0.25]), np.array([-1.0, 0.0, 0.5, 0.25])
 PEAKS = np.array([[0, 0, 0], [1, 1, 0], [0, 0, 1], [0, 0, 0], [1, 1, 1]], dtype=bool)
+LEARNED = np.array([[0.0, 3.0, 1.0], [np.nan, 2.0, np.nan]])
 DRAW = {
     "loss": lambda ax=None: plots.plot_loss(LOSS, REBUILT, ax=ax),
     "cumulative": lambda ax=None: plots.plot_cumulative(ROWS, ["fc1", "fc2"], ax=ax),
@@ -34,6 +35,7 @@ DRAW = {
     "layer_time": lambda ax=None: plots.plot_layer_time(ROWS, ["fc1", "fc2"], ax=ax),
     "neurons": lambda ax=None: plots.plot_neurons(ROWS, ["fc1[0]", "fc1[1]"], ax=ax),
     "classes": lambda ax=None: plots.plot_classes(["a", "b", "c"], ["class 0", "class 1"], ROWS, ax=ax),
+    "learned": lambda ax=None: plots.plot_learned(LEARNED, ["fc1", "fc2"], ax=ax),
     "parameter": lambda ax=None: plots.plot_parameter(*TRACE, name="fc1.weight[0, 0]", ax=ax),
     "peaks": lambda ax=None: plots.plot_peaks(PEAKS, ["fc1", "fc2", "fc3"], ax=ax),
 }

@@ -24,13 +24,14 @@ FIGURES = {
     "classes": lambda **o: plots.plot_classes(TWO, ["class 0", "class 1"], ROWS[:2], **o),
     "helping": lambda **o: plots.plot_helping(np.array([60.0]), np.array([5.0]), **o),
     "histogram": lambda **o: plots.plot_histogram(EDGES, COUNTS, COUNTS, **o),
+    "learned": lambda **o: plots.plot_learned(ROWS[:2] + 3, TWO, **o),
     "parameter": lambda **o: plots.plot_parameter(*ROWS.T, ROWS[:, 0], **o),
     "peaks": lambda **o: plots.plot_peaks(PEAKS, TWO, **o),
 }
 NAMES = {"loss": "measured", "helping": "zero", "histogram": "hurting", "parameter": "weight"}
 COLORED = {
     "loss": "measured", "cumulative": "fc1", "train_heldout": "fc1", "conditions": "adam",
-    "peaks": "one layer",
+    "peaks": "one layer", "learned": "fc1",
 }  # fmt: skip
 
 

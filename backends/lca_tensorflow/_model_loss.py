@@ -15,6 +15,7 @@ import numpy as np
 import tensorflow as tf
 
 from lca.arrays import array_ops
+from lca.by_example import ExampleSlopes, GroupMovement
 from lca.errors import DataError, LayoutError, NonDeterministicError
 from lca.frameworks import (
     BatchNorm,
@@ -26,10 +27,12 @@ from lca.frameworks import (
     no_gradient,
     require_weight,
 )
+from lca.frameworks._by_example import joined_slopes
 from lca.frameworks._loss import unweighted
 from lca.layout import Layout
 from lca.objective import State
 from lca.tolerances import repeat
+from lca_tensorflow._by_example import ForwardMode, along, losses_of_examples
 from lca_tensorflow._configuration import Configuration
 from lca_tensorflow._data import as_tensors, weighted_by_class
 from lca_tensorflow._examples import weights_of, with_weights
@@ -147,6 +150,7 @@ class KerasLoss(ModelLoss):
         ]
         self._example: PyTree | None = None  # a batch, to trace with
         self._former: Program | None = None
+        self._forward: ForwardMode | None = None
         self._changed = ""
         self._program = self._made(since=0)
 
@@ -293,10 +297,77 @@ class KerasLoss(ModelLoss):
             found = [loss._loss(program, tensors, values, self.sample(batch, None)) for batch in batches]
         return np.asarray(tf.concat(found, 0), np.float64)
 
+    def by_example(
+        self,
+        theta: tf.Tensor,
+        batches: Iterable[PyTree],
+        movement: GroupMovement,
+        state: State | None = None,
+        *,
+        names: Collection[str] | None = None,
+        at_once: bool = False,
+    ) -> ExampleSlopes:
+        """By forward-mode differentiation, compiled, for a `keras.losses.Loss`; else one gradient each."""
+        kept, forward = list(batches), self._forward_of(at_once=at_once)
+        check_theta(self.layout, theta, tf.Tensor)
+        if forward is not None and forward.works(lambda: self._slopes_of(forward, kept[0])):
+            return joined_slopes(movement, [self._slopes(forward, theta, b, movement, state) for b in kept])
+        return super().by_example(theta, kept, movement, state, names=names)
+
+    def _forward_of(self, *, at_once: bool) -> ForwardMode | None:
+        """The losses of single examples, if the loss of a batch is known to be their mean."""
+        if self._forward is None and at_once and not (self._own_loss or self._eagerly):
+            each = losses_of_examples(self._model, self._loss_fn)
+            self._forward = None if each is None else ForwardMode(self._of(each))
+        return self._forward
+
+    def _slopes(
+        self,
+        forward: ForwardMode,
+        theta: tf.Tensor,
+        batch: PyTree,
+        movement: GroupMovement,
+        state: State | None,
+    ) -> ExampleSlopes:
+        """The losses of the examples of a batch, and their slopes along the groups that move."""
+        state, each = state or {}, forward.loss
+        others, wide = each._program_of(state or None).others, tf.cast(theta, self.dtype)
+        directions = [tf.cast(movement.part(g), self.dtype) for g in movement.moving]
+        with batch_errors(batch), others.at(state):
+            compiled = self._slopes_of(forward, batch)
+            values = others.values(compiled.given, state)
+            with untouched(self._roots) if others.calls_python else nullcontext():
+                found = [
+                    compiled.traced(wide, direction, values, batch)
+                    for direction in directions or [tf.zeros_like(wide)]
+                ]
+        losses = np.asarray(found[0][0], np.float64)
+        slopes = [np.asarray(each, np.float64) for _, each in found[: len(directions)]]
+        return ExampleSlopes(losses, np.stack(slopes) if slopes else np.zeros((0, len(losses))))
+
+    def _slopes_of(self, forward: ForwardMode, batch: PyTree) -> Compiled:
+        """The losses of the examples of a batch, and their derivatives along a direction (K,), compiled."""
+        each = forward.loss
+        program, key = each._program_of(None), _form(batch)
+
+        def slopes(theta: Any, direction: Any, values: Any, batch: Any) -> tuple[tf.Tensor, tf.Tensor]:
+            pieces = tensors_of(self.layout, theta), tensors_of(self.layout, direction)
+            return along(lambda tensors: each._loss(program, tensors, values, batch), *pieces)
+
+        while key not in (functions := forward.functions_of(program)):
+            given = program.others.given
+            values = {name: tf.TensorSpec(v.shape, v.dtype) for name, v in given.items()}
+            vector = tf.TensorSpec((self.layout.size,), self.dtype)
+            with untouched(self._roots):
+                traced = trace(slopes, (vector, vector, values, specs(batch)), jit_compile=self._jit)
+            if not program.others.admit(traced, each._seen):
+                functions[key] = Compiled(traced, tuple(values), frozenset())
+        return functions[key]
+
     def _of(self, batch_loss: BatchLoss) -> "KerasLoss":
         """Another loss of a batch, all else the same."""
         other = copy.copy(self)
-        other._batch_loss, other._former = batch_loss, None
+        other._batch_loss, other._former, other._forward = batch_loss, None, None
         other._program = self._program.emptied(self._others())
         return other
 
@@ -420,8 +491,7 @@ class KerasLoss(ModelLoss):
 
     def _function(self, program: Program, wanted: Wanted, batch: PyTree) -> Compiled:
         """The function that adds one batch, traced once for batches of all sizes."""
-        structure = str(tf.nest.map_structure(lambda _: 0, batch))
-        key = (wanted, structure, *((x.dtype, tuple(x.shape[1:])) for x in tf.nest.flatten(batch)))
+        key = (wanted, *_form(batch))
         if key not in program.functions:
             if program is self._former:
                 raise self._not_again()
@@ -504,6 +574,12 @@ def _of_rows(loss: Any, batch: PyTree) -> Any:
 def _identical(given: list[keras.Variable], before: Compiled, program: Program) -> bool:
     """Whether a function of ``program`` was given these variables."""
     return list(map(id, given)) == [id(program.others.given[name]) for name in before.given]
+
+
+def _form(batch: PyTree) -> tuple[Any, ...]:
+    """What functions of a batch are compiled for: all but its number of rows."""
+    structure = str(tf.nest.map_structure(lambda _: 0, batch))
+    return structure, *((x.dtype, tuple(x.shape[1:])) for x in tf.nest.flatten(batch))
 
 
 def specs(batch: PyTree) -> PyTree:

@@ -4,16 +4,18 @@ The model's own parameters and buffers are never written, and the model is never
 """
 
 import math
-from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, contextmanager
 from functools import partial
 from itertools import count
-from typing import Any
+from operator import attrgetter
+from typing import Any, Protocol
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
+from lca.by_example import ExampleSlopes, GroupMovement
 from lca.errors import LCAError
 from lca.frameworks import (
     BatchNorm,
@@ -31,6 +33,8 @@ from lca.frameworks._loss import unweighted
 from lca.layout import Layout
 from lca.objective import State
 from lca.tolerances import rebatched
+from lca_torch._by_example import losses_of_examples
+from lca_torch._by_example_choice import ExampleDerivatives
 from lca_torch._checks import (
     GRADIENT_HINT,
     MEAN_HINT,
@@ -58,6 +62,14 @@ from lca_torch._versions import Versions
 _serial = count(1)
 _FAR = 1.1
 """Factor of θ at a point where what was computed at θ no longer fits."""
+
+
+class Run(Protocol):
+    """Computes the loss of a batch at θ, or with other tensors of the layout ``instead`` of some."""
+
+    def __call__(self, batch: PyTree, instead: Mapping[str, Tensor] | None = None) -> Tensor: ...
+
+
 _errors = partial(loss_errors, passed_on=(torch.OutOfMemoryError,), advice=integer_advice)
 
 
@@ -108,6 +120,7 @@ class TorchLoss(ModelLoss):
         self._replicate, self._versions = replicate, Versions(replicate)
         self._batch: PyTree = None
         self._reading, self._state = Reading(), dict[str, Any]()
+        self._derivatives = ExampleDerivatives(self.layout)
 
     def parameters(self) -> list[nn.Parameter]:
         """The model's own parameters, in the order of the layout."""
@@ -232,10 +245,34 @@ class TorchLoss(ModelLoss):
     def scores(self, theta: Tensor, batches: Iterable[PyTree]) -> np.ndarray:
         if self._loss_fn is None:
             return super().scores(theta, batches)
-        with self._measuring(theta, None, (), gradient=False, scores=True) as (run, _):
+        with self._measuring(theta, None, (), gradient=False, function_of=_scores_of) as (run, _):
             found = [run(batch).detach() for batch in batches]
         scores: np.ndarray = torch.cat(found).double().cpu().numpy()
         return scores
+
+    def by_example(
+        self,
+        theta: Tensor,
+        batches: Iterable[PyTree],
+        movement: GroupMovement,
+        state: State | None = None,
+        *,
+        names: Collection[str] | None = None,
+        at_once: bool = False,
+    ) -> ExampleSlopes:
+        """By one backward pass, forward mode, or a gradient for each example: see `ExampleDerivatives`."""
+        kept, singly = list(batches), super().by_example
+
+        def measuring(*, gradient: bool) -> AbstractContextManager[tuple[Run, Leaves]]:
+            function_of = losses_of_examples if at_once else attrgetter("function")
+            return self._measuring(theta, state, (), gradient=gradient, function_of=function_of)
+
+        def one_by_one(batch: PyTree) -> ExampleSlopes:
+            moving = frozenset(self.layout.names) if names is None else names
+            return singly(theta, [batch], movement, state, names=moving)
+
+        found = self._derivatives.slopes(measuring, kept, movement, at_once=at_once, one_by_one=one_by_one)
+        return singly(theta, kept, movement, state, names=names) if found is None else found
 
     @contextmanager
     def _measuring(
@@ -245,14 +282,14 @@ class TorchLoss(ModelLoss):
         wanted: Collection[str],
         *,
         gradient: bool,
-        scores: bool = False,
-    ) -> Iterator[tuple[Callable[[PyTree], Tensor], Leaves]]:
+        function_of: Callable[[Replica], BatchLoss] = attrgetter("function"),
+    ) -> Iterator[tuple[Run, Leaves]]:
         """How to compute the loss of a batch at θ in ``state``, and the leaves of its graph."""
         self.check()
         check_theta(self.layout, theta, self.device)
         state = self.state() if state is None else state
         replica = self._versions.of(state)
-        function = error_scores(replica.loss_fn) if scores and replica.loss_fn else replica.function
+        function = function_of(replica)
         reading = self._reading
         with self._modes(next(self._seeds), gradients=gradient or self.differentiates_inside):
             leaves = Leaves(theta, self.layout, wanted, reading.written_parameters)
@@ -260,9 +297,9 @@ class TorchLoss(ModelLoss):
                 leaves.require_grad(self.trainable())
             with replica.holding(leaves.tensors, state) as held, reading.captured_at(state):
 
-                def run(batch: PyTree) -> Tensor:
+                def run(batch: PyTree, instead: Mapping[str, Tensor] | None = None) -> Tensor:
                     ready = self._ready(batch, theta.dtype, copy=reading.writes_batch)
-                    held.begin()
+                    held.begin(instead)
                     with _errors(batch):
                         loss = function(replica.model, ready)
                     leaves.require_unwritten()
@@ -339,6 +376,11 @@ class TorchLoss(ModelLoss):
                     return float(replica.losses(ready).detach())
         except Exception as error:  # whatever the user's code raises
             return error
+
+
+def _scores_of(replica: Replica) -> BatchLoss:
+    assert replica.loss_fn is not None
+    return error_scores(replica.loss_fn)
 
 
 def _eps(dtype: torch.dtype) -> float:

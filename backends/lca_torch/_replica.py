@@ -116,10 +116,12 @@ class Held:
     tensors: dict[str, Tensor]
     shared: Sequence[SharedVariables]
 
-    def begin(self) -> None:
-        """Begin a batch: every batch finds the same tensors and Python variables."""
+    def begin(self, instead: Mapping[str, Tensor] | None = None) -> None:
+        """Begin a batch: every batch finds the same tensors, but those given, and Python variables."""
         self.replica.restore()
         copies = {name: self.tensors[name].clone() for name in self.replica.written}
+        if instead:
+            copies |= instead
         self.replica.slots.write(self.tensors | copies if copies else self.tensors)
         for shared in self.shared:
             shared.install()

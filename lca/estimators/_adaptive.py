@@ -123,11 +123,15 @@ class Adaptive:
 
     def start(self, objective: Objective) -> Allocator:
         """Begin a run along one path."""
-        return _AdaptiveRun(self, objective)
+        return self.along(Path(objective))
+
+    def along(self, path: Path) -> Allocator:
+        """Begin a run whose gradients and residuals come from ``path``."""
+        return _AdaptiveRun(self, path)
 
     def resume(self, objective: Objective, memory: Mapping[str, float]) -> Allocator:
         """Continue a run whose last allocation had this ``memory`` (`lca.allocation.Resumable`)."""
-        run = _AdaptiveRun(self, objective)
+        run = _AdaptiveRun(self, Path(objective))
         run.recall(memory)
         return run
 
@@ -135,9 +139,9 @@ class Adaptive:
 class _AdaptiveRun:
     """One run: the remaining tolerance, the schedule of audits, and the refinement of a step."""
 
-    def __init__(self, config: Adaptive, objective: Objective) -> None:
+    def __init__(self, config: Adaptive, path: Path) -> None:
         self._config = config
-        self._path = Path(objective)
+        self._path = path
         self._allowance = _Allowance(config.tol, config.per)
         self._audits = Audits(config.audit)
         self._steps = 0
@@ -169,7 +173,7 @@ class _AdaptiveRun:
             del panels
         del middle
         result = replace(fit.allocation(), tolerance=tol, converged=converged, reason=reason)
-        self._allowance.spend(result, tol)
+        self._allowance.spend(fit.residual, tol)
         self._steps += 1
         return replace(result, memory=self.memory)
 
@@ -211,7 +215,7 @@ class _Fit:
         self._weights = weights
         self.mass = sum(abs(weight) * segment.mass(node) for node, weight in weights.items())
         total, self.abs_total = segment.sums(weights)
-        self.residual = segment.end.loss - segment.start.loss - total
+        self.residual = segment.residual(weights, total)
 
     def allocation(self) -> StepAllocation:
         """The allocation; uses up all nodes but the end, where the next step begins."""
@@ -261,9 +265,9 @@ class _Allowance:
         self._largest_change = max(self._largest_change, change)
         return max(0.0, self._tol * self._largest_change - self._spent) / 2
 
-    def spend(self, result: StepAllocation, tol: float) -> None:
+    def spend(self, residual: float, tol: float) -> None:
         # A residual beyond the tolerance is reported with its step, not charged to later ones.
-        self._spent += min(abs(result.residual), tol)
+        self._spent += min(abs(residual), tol)
 
 
 def _scales(segment: Segment) -> tuple[float, float]:

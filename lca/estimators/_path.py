@@ -67,6 +67,17 @@ def full_gradient(objective: Objective, point: Point) -> tuple[Evaluation, Cost]
     return evaluate(objective, point.theta), Cost(full_gradients=1)
 
 
+class Residual(Protocol):
+    """What is missing in the sum of a rule with these weights of the nodes, given that sum."""
+
+    def __call__(self, segment: "Segment", weights: Mapping[Evaluation, float], total: float) -> float: ...
+
+
+def residual_of_sum(segment: "Segment", weights: Mapping[Evaluation, float], total: float) -> float:
+    """The loss change minus the sum."""
+    return segment.end.loss - segment.start.loss - total
+
+
 class Path:
     """Splits a run into segments, and carries the evaluation at a shared end-point over to the next one.
 
@@ -80,6 +91,8 @@ class Path:
         Declares that gradients are estimated from batches or samples: no loss is measured.
     reuse_ends
         Whether the gradient at the end of a step is also the one at the start of the next.
+    residual
+        What is missing in the sum of a rule; by default the loss change minus that sum.
 
     Examples
     --------
@@ -96,10 +109,12 @@ class Path:
         *,
         sampled: bool = False,
         reuse_ends: bool = True,
+        residual: "Residual | None" = None,
     ) -> None:
         self.objective = objective
         self.gradient_at = gradient_at
         self.sampled = sampled
+        self.residual = residual or residual_of_sum
         self._reuse_ends = reuse_ends
         self._end: _End | None = None
         layout = objective.layout
@@ -267,6 +282,10 @@ class Segment:
         """``Σ_i a_i`` and ``Σ_i |a_i|`` of ``a = Δ ∘ Σ_k w_k g_k``, without forming a."""
         weighted = [(weight, node.grad) for node, weight in weights.items()]
         return self.ops.movement_sums(weighted, self.step.start, self.step.end)
+
+    def residual(self, weights: Mapping[Evaluation, float], total: float) -> float:
+        """What is missing in the sum ``total`` of a rule with these weights of the nodes."""
+        return self._path.residual(self, weights, total)
 
     def mass(self, node: Evaluation) -> float:
         """``Σ_i |g_i Δ_i|``, once a node.

@@ -80,7 +80,10 @@ class PathIntegral:
 
     def start(self, objective: Objective) -> Allocator:
         """Begin a run along one path."""
-        path = Path(objective)
+        return self.along(Path(objective))
+
+    def along(self, path: Path) -> Allocator:
+        """Begin a run whose gradients come from ``path``."""
 
         def allocate_step(step: Step) -> StepAllocation:
             segment = path.segment(step, gradients=self.rule.closed)

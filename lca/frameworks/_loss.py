@@ -9,7 +9,9 @@ from contextlib import contextmanager
 import numpy as np
 
 from lca.arrays import Vector, array_ops
+from lca.by_example import ExampleSlopes, GroupMovement
 from lca.errors import DataError, LCAError
+from lca.frameworks._by_example import one_by_one
 from lca.frameworks._tensors import is_floating, is_tensor
 from lca.frameworks._trees import PyTree, describe, examples_in
 from lca.layout import Layout
@@ -195,6 +197,24 @@ class ModelLoss(ABC):
             "the errors of single examples need a loss_fn of outputs and targets; pass one instead of "
             "batch_loss, let training supply them (tracker.scores(index, errors)), or use sampling='uniform'."
         )
+
+    def by_example(
+        self,
+        theta: Vector,
+        batches: Iterable[PyTree],
+        movement: GroupMovement,
+        state: State | None = None,
+        *,
+        names: Collection[str] | None = None,
+        at_once: bool = False,
+    ) -> ExampleSlopes:
+        """The losses of all examples of these batches, and their slopes (`lca.by_example.Separable`).
+
+        The loss of an example is that of a batch of it alone; the loss of a batch is known to be the mean of
+        these. ``at_once``: weights were tried and found right (`sample`), so the losses of all examples of a
+        batch can be computed together. Default: one gradient for each example.
+        """
+        return one_by_one(self, theta, batches, movement, state=state, names=names)
 
 
 class BatchwiseLoss(ModelLoss):

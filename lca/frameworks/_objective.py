@@ -9,11 +9,13 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from lca.arrays import Vector, array_ops
+from lca.by_example import ExampleSlopes, GroupMovement
 from lca.errors import DataError, LCAError, LCAWarning
 from lca.frameworks._data import Batches, Measured, Rows, labels_of
 from lca.frameworks._loss import ModelLoss, unweighted
 from lca.frameworks._trees import PyTree, examples_in, is_rows
 from lca.frameworks._tryout import choose_batch_size, try_out
+from lca.groups import Groups
 from lca.layout import Layout
 from lca.objective import Scaled, State, Sum
 from lca.tolerances import summed
@@ -238,6 +240,40 @@ class ModelObjective:
         rows = Rows(self._rows(batch)) if batch is not None else self._all_rows()
         return self._loss.scores(theta, rows.batches(self.batch_size))
 
+    def by_example(
+        self, theta: Vector, movement: Vector, groups: Groups, index: np.ndarray, *, chunk: int = 8
+    ) -> ExampleSlopes:
+        """The losses of examples (n,), and their derivatives along the movement of each group (groups, n).
+
+        See `lca.by_example.Separable`, and `ModelLoss.by_example` for what it costs.
+
+        Raises
+        ------
+        LCAError
+            As `n_examples`: there are no losses of single examples if the loss is not a mean over them, as
+            with batch statistics.
+        """
+        return self._by_example(theta, GroupMovement(movement, groups, chunk), index, None)
+
+    def _by_example(
+        self,
+        theta: Vector,
+        movement: GroupMovement,
+        index: np.ndarray,
+        state: State | None,
+        names: Collection[str] | None = None,
+    ) -> ExampleSlopes:
+        rows = Rows(self._loss.sample(self._examples().take(np.asarray(index)), None))
+        batches = rows.batches(self.batch_size)
+        at_once = self._gives_each_loss()
+        return self._loss.by_example(theta, batches, movement, state, names=names, at_once=at_once)
+
+    def _gives_each_loss(self) -> bool:
+        try:
+            return self._weighted_means()
+        except LCAError:  # there is no weighted form
+            return False
+
     def by_class(self) -> Sum:
         """L(θ) as a `lca.Sum` of one term per label, ``class 0``, ``class 1``, ..., that add up to L(θ).
 
@@ -441,6 +477,13 @@ class Variant:
     def loss_and_grad(self, theta: Vector, batch: PyTree | None = None) -> tuple[float, Vector]:
         """As `ModelObjective.loss_and_grad`."""
         return self.objective._evaluate(theta, batch, self.state, gradient=True, names=self.names)
+
+    def by_example(
+        self, theta: Vector, movement: Vector, groups: Groups, index: np.ndarray, *, chunk: int = 8
+    ) -> ExampleSlopes:
+        """As `ModelObjective.by_example`."""
+        along = GroupMovement(movement, groups, chunk)
+        return self.objective._by_example(theta, along, index, self.state, self.names)
 
     def evaluate_together(
         self, objectives: Sequence[Any], theta: Vector, *, gradient: bool

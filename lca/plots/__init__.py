@@ -21,6 +21,7 @@ Examples
 
 from lca.plots._animation import animate_training, save_animation
 from lca.plots._canvas import Style
+from lca.plots._examples import plot_learned
 from lca.plots._layers import plot_classes, plot_layer_time, plot_neurons
 from lca.plots._loss import plot_conditions, plot_cumulative, plot_loss, plot_totals, plot_train_heldout
 from lca.plots._noise import plot_helping, plot_histogram, plot_parameter
@@ -37,6 +38,7 @@ __all__ = [
     "plot_helping",
     "plot_histogram",
     "plot_layer_time",
+    "plot_learned",
     "plot_loss",
     "plot_neurons",
     "plot_parameter",

@@ -15,6 +15,7 @@ from lca.reference._models import mlp
 from lca.testing._array_checks import ArraySubject
 from lca.testing._array_edges import ALL_ARRAY_CHECKS
 from lca.testing._backend_checks import BACKEND_CHECKS, make_case
+from lca.testing._by_example_checks import BY_EXAMPLE_CHECKS
 from lca.testing._estimator_checks import ESTIMATOR_CHECKS
 from lca.testing._member_calls import MEMBER_CALLS
 from lca.testing._member_checks import MEMBER_CHECKS
@@ -27,7 +28,12 @@ from lca.testing._stochastic_checks import STOCHASTIC_CHECKS
 Expected: TypeAlias = Mapping[str, str]
 Names: TypeAlias = Collection[str] | str
 ALL_ESTIMATOR_CHECKS: list[Check] = [*ESTIMATOR_CHECKS, *STOCHASTIC_CHECKS, *SAMPLING_CHECKS]
-ALL_OBJECTIVE_CHECKS: list[Check] = [*OBJECTIVE_CHECKS, *MEMBER_CHECKS, *MEMBER_CALLS]
+ALL_OBJECTIVE_CHECKS: list[Check] = [
+    *OBJECTIVE_CHECKS,
+    *MEMBER_CHECKS,
+    *MEMBER_CALLS,
+    *BY_EXAMPLE_CHECKS,
+]
 
 
 def check_estimator(

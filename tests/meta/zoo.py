@@ -13,6 +13,7 @@ from tests.meta.right_estimators import RIGHT_ESTIMATORS
 from tests.meta.right_objectives import UNUSUAL_OBJECTIVES
 from tests.meta.zoo_arrays import RIGHT_ARRAYS, WRONG_ARRAYS
 from tests.meta.zoo_backends import RIGHT_BACKENDS, WRONG_BACKENDS
+from tests.meta.zoo_by_example import RIGHT_BY_EXAMPLE, WRONG_BY_EXAMPLE
 from tests.meta.zoo_calls import RIGHT_CALLS, WRONG_CALLS
 from tests.meta.zoo_domain import WRONG_IN_A_CORNER
 from tests.meta.zoo_edges import WRONG_EDGES, WRONG_SHARED
@@ -48,10 +49,11 @@ ZOO = {
         ALL_OBJECTIVE_CHECKS,
         RIGHT_OBJECTIVES
         | RIGHT_CALLS
+        | RIGHT_BY_EXAMPLE
         | UNUSUAL_OBJECTIVES
         # The objective that a backend makes must obey all laws of objectives.
         | {f"{name} backend": objective_of(b) for name, b in RIGHT_BACKENDS.items()},
-        WRONG_OBJECTIVES | WRONG_CALLS | WRONG_MEMBERS,
+        WRONG_OBJECTIVES | WRONG_CALLS | WRONG_MEMBERS | WRONG_BY_EXAMPLE,
     ),
     "backends": Kind(
         BACKEND_CHECKS, RIGHT_BACKENDS | RIGHT_TRAINING, WRONG_BACKENDS | WRONG_TRAINING | WRONG_SHARED

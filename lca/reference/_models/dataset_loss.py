@@ -9,11 +9,14 @@ from dataclasses import KW_ONLY, dataclass, field, replace
 
 import numpy as np
 
+from lca.by_example import ExampleSlopes
 from lca.errors import DataError
+from lca.groups import Groups
 from lca.layout import Layout
 from lca.objective import Sum
 from lca.reference._data import Batch, Dataset
 from lca.reference._data.batches import check_batch_size
+from lca.reference._models.by_example import example_slopes
 from lca.reference._models.network import Network
 
 Array = np.ndarray
@@ -134,6 +137,28 @@ class DatasetLoss:
         grads = [self.network.loss.value_and_grad(f, c.y)[1] for f, c in zip(outputs, chunks, strict=True)]
         scores: Array = np.abs(np.concatenate(grads)).sum(axis=1, dtype=np.float64) / 2
         return scores
+
+    def by_example(
+        self, theta: Array, movement: Array, groups: Groups, index: Array, *, chunk: int = 8
+    ) -> ExampleSlopes:
+        """The losses of examples (n,), and their derivatives along the movement of each group (groups, n).
+
+        As `lca.by_example.Separable`; ``chunk`` has no effect. Cost: one gradient over these examples, and a
+        forward pass of its layers for each group.
+
+        Raises
+        ------
+        LCAError
+            If the network has a `BatchNorm` with the statistics of the batch.
+        """
+        self.layout.check(theta, "theta")
+        parts = [
+            example_slopes(self.network, theta, part.astype(theta.dtype), movement, groups)
+            for part in Dataset(self.x[index], self.y[index], None, self.batch_size)
+        ]
+        counted = np.ones(len(index)) if self.only_label is None else self.y[index] == self.only_label
+        losses = counted * np.concatenate([part.losses for part in parts])
+        return ExampleSlopes(losses, counted * np.concatenate([part.slopes for part in parts], axis=1))
 
     def by_class(self) -> Sum:
         """L(θ) as a `Sum` with one term per class: ``class 0``, ``class 1``, ....

@@ -1,0 +1,198 @@
+"""`ForwardMode`: the losses of examples and their derivatives along the movement of groups, in forward mode.
+
+One pass with the movement of a group as tangent gives the derivatives of the losses of all examples, and no
+gradient of a single example is formed. The groups of a chunk share the pass (`torch.func.vmap`).
+"""
+
+import sys
+import warnings
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager, suppress
+from functools import partial
+from importlib import import_module
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.nn.attention import SDPBackend, sdpa_kernel
+
+from lca.by_example import ExampleSlopes, GroupMovement
+from lca.errors import DataError, LCAWarning
+from lca.frameworks import PyTree, examples_in, tensors_in, tree_map
+from lca.frameworks._by_example import joined_slopes
+from lca.frameworks._loss import shortened
+from lca.layout import Layout
+from lca_torch._examples import BatchLoss, default_loss, example_losses
+from lca_torch._parameters import Leaves
+from lca_torch._replica import Replica
+
+Tangents = Mapping[str, Tensor]
+"""The movement of each group of a chunk (groups, *shape), by tensor; of the tensors that move in any."""
+_SCRIPTS = "torch._decomp.decompositions_for_jvp"
+Losses = Callable[[Tangents], Tensor]
+"""The losses of the examples of a batch (n,), with other tensors in the places of some."""
+
+
+def losses_of_examples(replica: Replica) -> BatchLoss:
+    """The losses of the examples of a batch (n,), from a ``loss_fn`` that gives them without their mean."""
+    each = default_loss(example_losses(replica.loss_fn))
+
+    def of_batch(model: nn.Module, batch: PyTree) -> Tensor:
+        losses = each(model, batch)
+        return losses.reshape(len(losses), -1).mean(1)
+
+    return of_batch
+
+
+class ForwardMode:
+    """Forward-mode derivatives of one loss, in the fastest form that its operations have.
+
+    Chunks of groups in one pass; if an operation cannot be batched over groups, one group at a time; if it
+    has no forward-mode derivative, none. What was found holds for all later calls.
+    """
+
+    def __init__(self) -> None:
+        self._forms = [_together, _one_by_one]
+
+    def slopes(
+        self,
+        measuring: Callable[[], AbstractContextManager[tuple[Any, Leaves]]],
+        batches: Sequence[PyTree],
+        movement: GroupMovement,
+        layout: Layout,
+        *,
+        at_once: bool,
+    ) -> ExampleSlopes | None:
+        """The slopes of all examples of the batches; ``None`` if there is no forward mode.
+
+        Parameters
+        ----------
+        measuring
+            Gives the function that computes the loss of a batch, and θ.
+        batches
+            Rows.
+        movement
+            The movement of the groups.
+        layout
+            The tensors in θ.
+        at_once
+            Whether the function gives the losses of the examples of a batch, not their mean.
+
+        Warns
+        -----
+        LCAWarning
+            If there is no forward mode, which makes this much slower.
+        """
+        _import_quietly()
+        while self._forms:
+            try:
+                with measuring() as (run, leaves), sdpa_kernel(SDPBackend.MATH):
+                    of = partial(_of_batch if at_once else _of_rows, run)
+                    parts = [
+                        self._of_chunks(partial(of, batch), leaves.tensors, movement, layout)
+                        for batch in batches
+                    ]
+                return joined_slopes(movement, parts)
+            except DataError as error:
+                if not movement.moving or not isinstance(error.__cause__, RuntimeError | NotImplementedError):
+                    raise
+                self._forms.pop(0)
+                if not self._forms:
+                    _warn(error.__cause__)
+        return None
+
+    def _of_chunks(
+        self, losses: Losses, tensors: Mapping[str, Tensor], movement: GroupMovement, layout: Layout
+    ) -> ExampleSlopes:
+        """The losses of one batch, and the slopes along the groups that move."""
+        found, slopes = None, []
+        for chunk in movement.chunks():
+            tangents = _tangents(movement, chunk, layout)
+            found, part = self._forms[0](losses, {name: tensors[name] for name in tangents}, tangents)
+            slopes.append(_numbers(part))
+        found = losses({}) if found is None else found
+        own = _numbers(found)
+        return ExampleSlopes(own, np.concatenate(slopes) if slopes else np.zeros((0, len(own))))
+
+
+def _of_batch(run: Any, batch: PyTree, instead: Tangents) -> Tensor:
+    losses: Tensor = run(batch, instead)
+    return losses
+
+
+def _of_rows(run: Any, batch: PyTree, instead: Tangents) -> Tensor:
+    """From the loss of a batch of one example, of all examples in one pass."""
+
+    def of_row(number: Tensor) -> Tensor:
+        losses: Tensor = run(tree_map(lambda rows: rows.index_select(0, number[None]), batch), instead)
+        return losses
+
+    device = tensors_in(batch)[0].device
+    losses: Tensor = torch.func.vmap(of_row)(torch.arange(examples_in(batch), device=device))
+    return losses
+
+
+def _together(losses: Losses, given: Tangents, tangents: Tangents) -> tuple[Tensor, Tensor]:
+    """All groups in one pass."""
+    in_one: Any = torch.func.vmap
+    along = in_one(partial(_derivative, losses, given), out_dims=(None, 0))
+    found: tuple[Tensor, Tensor] = along(dict(tangents))
+    return found
+
+
+def _one_by_one(losses: Losses, given: Tangents, tangents: Tangents) -> tuple[Tensor, Tensor]:
+    """A pass for each group."""
+    number = len(next(iter(tangents.values())))
+    each = [
+        _derivative(losses, given, {name: tangent[i] for name, tangent in tangents.items()})
+        for i in range(number)
+    ]
+    return each[0][0], torch.stack([slopes for _, slopes in each])
+
+
+def _derivative(losses: Losses, given: Tangents, tangents: Tangents) -> tuple[Tensor, Tensor]:
+    derivative: Any = torch.func.jvp
+    found: tuple[Tensor, Tensor] = derivative(losses, (dict(given),), (dict(tangents),))
+    return found
+
+
+def _tangents(movement: GroupMovement, chunk: Sequence[int], layout: Layout) -> dict[str, Tensor]:
+    """The movement of the groups of a chunk, by tensor; tensors without entries in any are left out."""
+    found, groups = {}, movement.groups
+    for at, (name, moved) in enumerate(layout.unflatten(movement.vector.detach()).items()):
+        if groups.whole_tensors:
+            owner = int(groups.ids[at])
+            if owner in chunk:
+                found[name] = moved.new_zeros((len(chunk), *moved.shape))
+                found[name][chunk.index(owner)] = moved
+            continue
+        start = layout.offsets[at]
+        owners = groups.index[start : start + layout.sizes[at]].reshape(moved.shape)
+        if np.isin(owners, chunk).any():
+            masks = np.stack([owners == number for number in chunk])
+            found[name] = torch.from_numpy(masks).to(moved.device) * moved
+    return found
+
+
+def _import_quietly() -> None:
+    """Import what torch imports at the first forward-mode derivative: scripts, which it warns of."""
+    if _SCRIPTS not in sys.modules:
+        with warnings.catch_warnings(), suppress(ImportError):
+            warnings.simplefilter("ignore", DeprecationWarning)
+            import_module(_SCRIPTS)
+
+
+def _numbers(tensor: Tensor) -> np.ndarray:
+    numbers: np.ndarray = tensor.detach().double().cpu().numpy()
+    return numbers
+
+
+def _warn(cause: Exception) -> None:
+    warnings.warn(
+        "an operation of the model has no forward-mode derivative, so examples are allocated by one gradient "
+        f"each, which is much slower ({shortened(cause)}); choose few examples, or another form of the "
+        "operation.",
+        LCAWarning,
+        stacklevel=3,
+    )

@@ -1,0 +1,68 @@
+"""How fast groups of parameters learn the examples."""
+
+from collections.abc import Sequence
+from typing import Unpack
+
+import numpy as np
+
+from lca._extras import extra
+from lca.errors import LCAError
+from lca.plots._canvas import Style, labels_of, line_colors, new_axes, set_limits, set_step_axis
+
+with extra("report"):
+    from matplotlib.axes import Axes
+
+
+def plot_learned(learned: np.ndarray, names: Sequence[str], **style: Unpack[Style]) -> Axes:
+    """Draw what share of the examples each group has learned by each step, in percent.
+
+    A curve that rises late is a group that learned its examples late; one that ends below 100 % is a group
+    that did not lower the loss of the others over the run.
+
+    Parameters
+    ----------
+    learned
+        The step at which each group learned each example, NaN where it did not, shape (groups, examples): the
+        rows are `lca.by_example.ExampleHistory.learned`.
+    names
+        The names of the groups, one per row.
+    **style
+        Labels, colours, limits, title and Axes: see `Style`. ``steps`` has no effect, as ``learned`` holds
+        the steps.
+
+    Returns
+    -------
+    matplotlib.axes.Axes
+        That of ``style``, or of the new figure.
+
+    Raises
+    ------
+    LCAError
+        If the shapes do not match.
+
+    Examples
+    --------
+    >>> ax = plot_learned(np.array([[0.0, 3.0], [2.0, np.nan]]), ["fc1", "fc2"])
+    >>> [line.get_ydata().tolist() for line in ax.lines]
+    [[0.0, 50.0, 100.0, 100.0], [0.0, 50.0, 50.0]]
+    """
+    rows = np.atleast_2d(np.asarray(learned, np.float64))
+    if rows.ndim != 2 or len(rows) != len(names) or not rows.shape[1]:
+        raise LCAError(
+            f"learned needs one row for each of {len(names)} groups and a column for each example, got shape "
+            f"{np.shape(learned)}."
+        )
+    ax = new_axes(style, title="Examples learned by each group")
+    last = np.nanmax(rows, initial=0.0) + 1
+    for row, label, color in zip(rows, labels_of(style, names), line_colors(names, style), strict=True):
+        steps, counts = np.unique(row[~np.isnan(row)], return_counts=True)
+        share = 100 * np.cumsum(counts) / len(row)
+        x = np.concatenate([[0.0], steps + 1, [last]])  # learned at the end of the step
+        y = np.concatenate([[0.0], share, [share[-1] if len(share) else 0.0]])
+        ax.step(x, y, where="post", color=color, linewidth=1.6, label=label)
+    set_step_axis(ax, style)
+    ax.set_ylabel("examples learned (%)")
+    ax.set_ylim(0, 105)
+    set_limits(ax, style)
+    ax.legend(frameon=False, ncols=1 + len(names) // 8)
+    return ax

@@ -1,0 +1,173 @@
+"""The laws of an objective that knows its examples (`lca.by_example.Separable`)."""
+
+from typing import Any, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from lca import tolerances
+from lca.arrays import Vector
+from lca.by_example import ExampleSlopes, Separable
+from lca.groups import Groups
+from lca.objective import Objective
+from lca.testing._laws import require, require_close
+from lca.testing._member_checks import offers, weighs
+from lca.testing._objective_checks import eps_of, evaluated, require_nothing_else_changed, typical, visible
+from lca.testing._objective_subject import Draw, ObjectiveSubject, as_numpy, usual_draws
+from lca.testing._report import Check
+
+Array = np.ndarray
+FEW = 5
+"""Examples that are looked at one by one."""
+MANY = 256
+"""Examples up to which all are summed up; of more, a sample."""
+
+
+class _Case(NamedTuple):
+    """A point, a movement from it, and a partition of the parameters."""
+
+    objective: Any
+    theta: Vector
+    movement: Vector
+    groups: Groups
+
+    def slopes(self, index: Array, **options: Any) -> ExampleSlopes:
+        found: ExampleSlopes = self.objective.by_example(
+            self.theta, self.movement, self.groups, index, **options
+        )
+        shape = len(self.groups), len(index)
+        losses, slopes = (np.asarray(each) for each in found)
+        require(losses.shape == shape[1:], f"losses have shape {losses.shape}, expected {shape[1:]}.")
+        require(slopes.shape == shape, f"slopes have shape {slopes.shape}, expected {shape}.")
+        return ExampleSlopes(losses, slopes)
+
+    def along(self, gradient: Array) -> Array:
+        """The slope of each group by a gradient."""
+        wide: Array = self.groups.total(gradient.astype(np.float64) * as_numpy(self.movement))
+        return wide
+
+
+def _case(subject: ObjectiveSubject, draw: Draw) -> _Case:
+    objective = subject.make()
+    layout, rng = objective.layout, draw.rng(80)
+    start, end = (subject.numbers(layout, draw, stream) for stream in (0, 1))
+    movement = ((end - start) / 8).astype(subject.widest)
+    still = layout.names[rng.integers(len(layout.names))]
+    if len(layout.names) > 1 and rng.integers(2):
+        layout.unflatten(movement)[still][...] = 0
+    groups = layout.groups("tensor" if rng.integers(2) else "layer")
+    theta = subject.vector(start.astype(subject.widest))
+    return _Case(objective, theta, subject.vector(movement), groups)
+
+
+def _some(objective: Any, draw: Draw, most: int = FEW) -> NDArray[np.intp]:
+    """Different examples in no order."""
+    count = int(objective.n_examples)
+    return draw.rng(81).permutation(count)[: min(most, count)]
+
+
+def _tolerance(subject: ObjectiveSubject, case: _Case, draw: Draw, gradients: list[Array]) -> float:
+    """Rounding of a slope: in units of gradient times movement, as large as they usually are."""
+    _, usual = typical(subject, case.objective, draw)
+    moved = float(np.linalg.norm(as_numpy(case.movement).astype(np.float64)))
+    largest = max(float(np.linalg.norm(gradient.astype(np.float64))) for gradient in gradients)
+    return tolerances.rebatched(moved * (usual + largest), eps_of(subject.widest))
+
+
+def examples_have_their_own_slopes(subject: ObjectiveSubject, draw: Draw) -> None:
+    """The loss and the slopes of an example are those of a batch of it alone, by its gradient."""
+    case = _case(subject, draw)
+    index = _some(case.objective, draw)
+    found = case.slopes(index)
+    usual, _ = typical(subject, case.objective, draw)
+    alone = [
+        evaluated(case.objective, case.theta, case.objective.batch(index[n : n + 1]))
+        for n in range(len(index))
+    ]
+    tolerance = _tolerance(subject, case, draw, [gradient for _, gradient in alone])
+    for n, (loss, gradient) in enumerate(alone):
+        what = f"of example {index[n]}, among {index.tolist()}, against a batch of it alone"
+        rounding = tolerances.rebatched(max(abs(loss), usual), eps_of(subject.widest))
+        require_close(found.losses[n], loss, rounding, f"the loss {what}")
+        require_close(found.slopes[:, n], case.along(gradient), tolerance, f"the slopes by group {what}")
+
+
+def examples_add_up_to_the_loss(subject: ObjectiveSubject, draw: Draw) -> None:
+    """The weighted mean of the losses and slopes of all examples is that of the loss and its gradient."""
+    case = _case(subject, draw)
+    count, weight = int(case.objective.n_examples), case.objective.weight
+    index = _some(case.objective, draw, MANY)
+    weights = np.ones(count) if weight is None else np.asarray(weight, np.float64)
+    own = weights[index] / weights[index].sum()
+    batch = None
+    if len(index) < count:
+        batch = case.objective.batch(index, None if weight is None else weights[index])
+    loss, gradient = evaluated(case.objective, case.theta, batch)
+    found = case.slopes(index)
+    usual, _ = typical(subject, case.objective, draw)
+    what = f"the weighted mean over {len(index)} examples, against"
+    rounding = tolerances.rebatched(max(abs(loss), usual), eps_of(subject.widest))
+    require_close(float(found.losses @ own), loss, rounding, f"{what} the loss")
+    tolerance = _tolerance(subject, case, draw, [gradient])
+    require_close(found.slopes @ own, case.along(gradient), tolerance, f"{what} the gradient, by group")
+
+
+def groups_do_not_depend_on_each_other(subject: ObjectiveSubject, draw: Draw) -> None:
+    """Slopes are the same in chunks of any size; those of groups that do not move are exactly 0."""
+    case = _case(subject, draw)
+    index = _some(case.objective, draw)
+    found = case.slopes(index)
+    _, gradient = evaluated(case.objective, case.theta, case.objective.batch(index))
+    tolerance = _tolerance(subject, case, draw, [gradient])
+    require_close(case.slopes(index, chunk=1).slopes, found.slopes, tolerance, "slopes with chunk=1")
+    still = np.flatnonzero(case.groups.signs(case.movement).zero == case.groups.sizes)
+    what = f"the group {case.groups.names[still[0]]} does not move and has slopes" if len(still) else ""
+    require(not found.slopes[still].any(), f"{what}; they must be exactly 0.")
+    nowhere = case._replace(movement=subject.vector(np.zeros(case.objective.layout.size, subject.widest)))
+    at_rest = nowhere.slopes(index)
+    require(not at_rest.slopes.any(), "slopes along no movement are not exactly 0.")
+    usual, _ = typical(subject, case.objective, draw)
+    rounding = tolerances.rebatched(max(float(np.abs(found.losses).max()), usual), eps_of(subject.widest))
+    require_close(at_rest.losses, found.losses, rounding, "the losses, where no group moves")
+
+
+def by_example_changes_nothing(subject: ObjectiveSubject, draw: Draw) -> None:
+    """A call changes neither θ, the movement, the index nor any global state; the next one gives the same."""
+    case = _case(subject, draw)
+    index = _some(case.objective, draw)
+    given = {"θ": as_numpy(case.theta), "the movement": as_numpy(case.movement), "the index": index.copy()}
+    first = case.slopes(index)
+    before = visible(subject)
+    elsewhere = case._replace(theta=subject.theta(case.objective.layout, draw, 2))
+    elsewhere.slopes(index)
+    again = case.slopes(index)
+    require_nothing_else_changed(subject, before, "after by_example")
+    now = {"θ": as_numpy(case.theta), "the movement": as_numpy(case.movement), "the index": index}
+    for name, value in given.items():
+        require(np.array_equal(value, now[name]), f"{name} has changed after by_example.")
+    eps = eps_of(subject.widest)
+    for name, one, two in zip(ExampleSlopes._fields, first, again, strict=True):
+        rounding = tolerances.repeat(float(np.abs(one).max()), eps)
+        require_close(two, one, rounding, f"the {name} at the same θ, after a call at another")
+
+
+def separates(objective: Objective) -> bool:
+    return isinstance(objective, Separable) and objective.batch(np.zeros(1, int)) is not None
+
+
+def _adds_up(objective: Objective) -> bool:
+    if not separates(objective):
+        return False
+    count, weight = objective.n_examples, objective.weight  # type: ignore[attr-defined]
+    return weight is None or count <= MANY or weighs(objective)
+
+
+BY_EXAMPLE_CHECKS = [
+    Check(law.__name__, law, lambda subject: usual_draws, offers(use))
+    for law, use in (
+        (examples_have_their_own_slopes, separates),
+        (examples_add_up_to_the_loss, _adds_up),
+        (groups_do_not_depend_on_each_other, separates),
+        (by_example_changes_nothing, separates),
+    )
+]
