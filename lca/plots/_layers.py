@@ -164,9 +164,10 @@ def plot_classes(
     names
         The names of the layers, one per row of ``totals``.
     classes
-        The names of the classes, one per column. A leading "class " is dropped from what is shown.
+        The names of the classes, one per column: "class_loss" of `lca.analysis.class_totals`. A
+        leading "class " is dropped from what is shown.
     totals
-        Allocations summed over the run in units of the loss, shape (layers, classes): the array from
+        Allocations summed over the run in units of the loss, shape (layers, classes):
         `lca.analysis.class_totals`, summed over the steps.
     measured
         Which loss the classes are of, for the title; default: the part of their names before ``/class``.

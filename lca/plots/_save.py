@@ -169,7 +169,7 @@ def _of_run(run: Run) -> Figures:
         names = analysis.group_names(run.record, "neuron")
         yield (
             "neurons",
-            lambda: plot_neurons(analysis.group_totals(run.record, "neuron", first), names, **along),
+            lambda: plot_neurons(analysis.group_totals(run.record, "neuron", first).values, names, **along),
         )
     if len(layers) > 1 and len(run.steps) > 2:
         yield "peaks", lambda: plot_peaks(analysis.learning_peaks(rows[first], top=20), layers, **along)
@@ -193,7 +193,7 @@ def _along(run: Run) -> _Along:
 def _groups(run: Run, division: str, measured: str) -> Figures:
     """Totals and cumulative allocations of the groups of a division."""
     names = analysis.group_names(run.record, division)
-    rows = analysis.group_totals(run.record, division, measured)
+    rows = analysis.group_totals(run.record, division, measured).values
     title = f"Total allocation by {division}, {measured} loss,\nover {run.scope}"
     yield _file_name(f"totals-{division}"), lambda: plot_totals(names, rows.sum(axis=0), title=title)
     if len(names) <= MAX_LINES:
@@ -272,8 +272,8 @@ def _traced(run: Run, measured: str) -> Figures:
     if not run.has("trace_theta"):
         return
     series = analysis.traced_parameters(run.record, measured)
-    for at, label in enumerate(run.record["traced_name"].values.tolist()[:MAX_TRACED]):
-        columns = [series[name][:, at] for name in ("theta", "movement", "values")]
+    for at, label in enumerate(series["parameter"].values.tolist()[:MAX_TRACED]):
+        columns = [series[name].values[:, at] for name in ("theta", "movement", "allocation")]
         yield _file_name(f"parameter-{label}"), partial(plot_parameter, *columns, name=label, **_along(run))
 
 
