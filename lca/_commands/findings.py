@@ -149,8 +149,8 @@ def _synchrony(found: dict[str, Any], seeds: int) -> Iterator[str]:
     yield _wrapped(
         f"Moments of peak learning of two layers coincide {ratio:.1f} times as often as by chance: p ≤ 0.05 "
         f"in {small} of {seeds} runs (layers shifted against each other), p = {found['p_over_runs']:.2g} "
-        "over all runs (layers of different runs). The paper: p < 1e-6. The test does not say why: a batch that "
-        "suits all layers is enough."
+        "over all runs (layers of different runs). The paper: p < 1e-6. The test does not say why: a batch "
+        "that suits all layers is enough."
     )
 
 

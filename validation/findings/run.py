@@ -100,6 +100,11 @@ def layers(runs: list[Run]) -> Iterator[str]:
 
 def synchrony(runs: list[Run]) -> Iterator[str]:
     """Each test over the seeds: coincidences against chance, and the largest p-value; then over the runs."""
+    runs, older = [r for r in runs if "peaks" in r], sum("peaks" not in r for r in runs)
+    if older:
+        yield f"{older} runs were made before their peaks were kept, and are not tested for synchrony.\n"
+    if not runs:
+        return
     yield "| peak moments | coincide / expected, by seed | largest p: shifts | rotations | p over seeds |"
     yield "|---|---|---|---|---|"
     for name in runs[0]["synchrony"]:
@@ -111,10 +116,10 @@ def synchrony(runs: list[Run]) -> Iterator[str]:
     layers = len(runs[0]["layers"])
     least = 1 / math.factorial(len(runs)) ** (layers - 1)
     yield (
-        f"\nWith {layers} layers, shifts give no p below about 0.001, the share of surrogates in which all "
-        f"layers move alike; rotations within blocks of {STRETCH} steps none below "
-        f"{1 / (1 + SURROGATES):.2g}, the number of surrogates; layers from other seeds none below "
-        f"{least:.2g}.\n"
+        f"\nWith {layers} layers, one shift in about 1,000 moves all layers alike, so smaller p-values of shifts say "
+        f"no more. Rotations within blocks of {STRETCH} steps give none below {1 / (1 + SURROGATES):.2g}, the "
+        f"number of surrogates"
+        + (f"; layers from other seeds none below {least:.2g}.\n" if len(runs) > 1 else ".\n")
     )
 
 

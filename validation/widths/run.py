@@ -86,12 +86,11 @@ def draw(shares: np.ndarray, chosen: dict[str, list[int]], runs: dict[str, list[
     middle.legend(frameon=False, fontsize="small")
     for ax in (left, middle):
         ax.set_xticks(places, names)
-    for at, (key, marker) in enumerate((("train", "s"), ("heldout", "o"))):
-        for place, (kind, color) in enumerate(zip(runs, COLORS, strict=False)):
-            values = np.array([[run[key]] for run in runs[kind]])
-            draw_means(right, [place + 0.15 * (at - 0.5)], values, color=color, marker=marker)
+    for place, (kind, color) in enumerate(zip(runs, COLORS, strict=False)):
+        values = np.array([[run["heldout"]] for run in runs[kind]])
+        draw_means(right, [place], values, color=color)
     right.set_xticks(range(len(runs)), runs)
-    right.set(ylabel="loss at the end (squares: training,\ncircles: held-out)", yscale="log")
+    right.set(ylabel=f"held-out loss at the end, {len(values)} seeds", xlim=(-0.5, len(runs) - 0.5))
     save(made, "widths.png")
 
 
