@@ -3,6 +3,7 @@
 import json
 from argparse import ArgumentParser, Namespace
 from collections.abc import Iterator, Sequence
+from dataclasses import asdict
 from textwrap import fill
 from typing import Any
 
@@ -57,11 +58,11 @@ def run(args: Namespace) -> None:
 def findings(results: Sequence[DemoResult]) -> dict[str, Any]:
     """The figures of the three findings, over runs that differ in their seed."""
     names = results[0].train.layers.groups.names
-    losses = {"training": [r.train for r in results], "held-out": [r.heldout for r in results]}
-    layers = {
-        loss: analysis.t_test_over_seeds(names, np.array([v.layers.totals for v in views if v is not None]))
-        for loss, views in losses.items()
+    losses = {
+        "training": [r.train.layers.totals for r in results],
+        "held-out": [r.heldout.layers.totals for r in results if r.heldout is not None],
     }
+    layers = {loss: analysis.t_test_over_seeds(names, np.array(totals)) for loss, totals in losses.items()}
     tails = [
         analysis.tails_from_histogram(h.edges, h.helping[None], h.hurting[None])
         for h in (r.train.histogram for r in results)
@@ -76,7 +77,7 @@ def findings(results: Sequence[DemoResult]) -> dict[str, Any]:
             "top_percent_share": [100 * t.top_share for t in tails],
             "kurtosis": [t.kurtosis for t in tails],
         },
-        "layers": {loss: [vars(row) for row in tests] for loss, tests in layers.items()},
+        "layers": {loss: [asdict(row) for row in tests] for loss, tests in layers.items()},
         "synchrony": {
             "coincidences": [t.coincidences for t in each],
             "expected": [t.expected for t in each],

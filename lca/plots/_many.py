@@ -39,7 +39,7 @@ def name_rows(ax: Axes, places: np.ndarray, names: Sequence[str], sizes: np.ndar
     pitch = _inches_of(ax) / max(1, len(names))
     gap = int(np.ceil(_SMALL / pitch))
     kept = np.arange(len(names)) if gap <= 1 else _apart(len(names), gap, sizes)
-    ax.set_yticks(np.asarray(places)[kept], [names[i] for i in kept])
+    ax.set_yticks(np.asarray(places)[kept], [names[i] for i in kept.tolist()])
     if pitch < _FULL:
         ax.tick_params(axis="y", labelsize=6.5)
     if len(kept) < len(names):

@@ -96,7 +96,7 @@ def draw(runs: list[Run]) -> None:
     for split, color in zip((0, 2, 50), COLORS, strict=False):
         values, label = by_split(runs, "train")[split][:, ::2], f"parted at step {split}"
         draw_means(line, GRID[::2], values, color=color, label=label, markersize=0)
-    line.set(xlabel="position on the line between the ends", ylabel="training loss")
+    line.set(xlabel="position on the line between the ends", ylabel="training loss", ylim=(0, 2.1))
     for key, color, label in (("barrier", COLORS[0], "training"), ("heldout_barrier", COLORS[1], "held-out")):
         values = np.array(list(by_split(runs, key).values())).T
         draw_means(barrier, range(len(SPLITS)), values, color=color, label=f"{label} loss")

@@ -114,13 +114,15 @@ def synchrony(runs: list[Run]) -> Iterator[str]:
         largest = (f"{max(t['p_value'] for t in kind):.2g}" for kind in (shifts, rotations))
         yield f"| {name} | {ratios} | {' | '.join(largest)} | {over_seeds(runs, name)} |"
     layers = len(runs[0]["layers"])
-    least = 1 / math.factorial(len(runs)) ** (layers - 1)
     yield (
-        f"\nWith {layers} layers, one shift in about 1,000 moves all layers alike, so smaller p-values of shifts say "
-        f"no more. Rotations within blocks of {STRETCH} steps give none below {1 / (1 + SURROGATES):.2g}, the "
-        f"number of surrogates"
-        + (f"; layers from other seeds none below {least:.2g}.\n" if len(runs) > 1 else ".\n")
+        f"\nWith {layers} layers, one shift in about 1,000 moves all layers alike, so smaller p-values of "
+        f"shifts say no more. Rotations within blocks of {STRETCH} steps give none below "
+        f"{1 / (1 + SURROGATES):.2g}, the number of surrogates."
     )
+    if len(runs) > 1:
+        least = 1 / math.factorial(len(runs)) ** (layers - 1)
+        yield f"Layers from other seeds give none below {least:.2g}."
+    yield ""
 
 
 def over_seeds(runs: list[Run], name: str) -> str:
