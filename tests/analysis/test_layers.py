@@ -129,11 +129,12 @@ def test_the_interval_for_skewed_totals_ends_where_its_test_says(seeds):
         [column] = [c for c in totals.T if c.mean() == row.mean]
         ends = t_test_over_seeds(["a"], column[:, None], confidence=1 - row.p_skewed)[0]
         end = ends.low_skewed if row.mean > 0 else ends.high_skewed
-        assert row.mean + end == pytest.approx(row.mean)
+        assert abs(end) <= summed(1_000, EPS64) * np.abs(column).max()
     symmetric = np.array([[-1.0], [0.5], [2.0]])
     [row] = t_test_over_seeds(["a"], symmetric)
-    assert (row.low_skewed, row.high_skewed) == pytest.approx((row.low, row.high))
-    assert row.p_skewed == pytest.approx(row.p_value)
+    limit = summed(30, EPS64)
+    assert (row.low_skewed, row.high_skewed) == pytest.approx((row.low, row.high), rel=limit)
+    assert row.p_skewed == pytest.approx(row.p_value, rel=limit)
 
 
 def test_the_correction_for_skewness_errs_less_for_skewed_totals():
