@@ -152,7 +152,7 @@ def draw(runs: list[Run]) -> None:
     middle.set(ylabel="LCA in units of the loss\n(negative = helping)")
     right.set(ylabel="% of the loss change")
     for ax in (middle, right):
-        ax.set_xticks(range(len(PARTS)), PARTS)
+        ax.set_xticks(range(len(PARTS)), PARTS, fontsize="x-small")
         ax.axhline(0, color="0.7", linewidth=0.8)
     left.legend(frameon=False, fontsize="small")
     save(made, "muon.png")
