@@ -52,10 +52,12 @@ class TTestResult:
         The two-sided p-value of a sign-flip test, which assumes a symmetric distribution instead of a normal
         one: the share of the ``2^n`` choices of signs for which |mean| is at least as large. With n seeds it
         is at least ``2^(1-n)``. From 9,999 random choices if n > 13.
-    low_skewed, high_skewed, p_skewed
-        The interval and the p-value after Hall's correction for the skewness of the totals, which assumes
-        neither a normal nor a symmetric distribution, but estimates the third moment from n seeds: see Notes
-        of `t_test_over_seeds`.
+    low_skewed, high_skewed
+        Ends of the interval after Hall's correction for the skewness of the totals, which assumes neither a
+        normal nor a symmetric distribution, but estimates the third moment from n seeds: see Notes of
+        `t_test_over_seeds`.
+    p_skewed
+        The two-sided p-value of the same correction.
 
     Examples
     --------
