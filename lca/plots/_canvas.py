@@ -243,7 +243,8 @@ def add_panels_below(ax: Axes, heights: Sequence[float], style: Style) -> list[A
 def draw_intervals(ax: Axes, places: np.ndarray, lower: np.ndarray, upper: np.ndarray) -> None:
     """A horizontal line from the lower to the upper end at each place; none where an end is NaN."""
     known = np.isfinite(lower) & np.isfinite(upper)
-    ax.hlines(places[known], lower[known], upper[known], color="black", linewidth=1.2)
+    width = min(1.2, 100 / max(1, len(places)))  # thinner than the bars
+    ax.hlines(places[known], lower[known], upper[known], color="black", linewidth=width)
 
 
 def legend_above(ax: Axes, **options: Any) -> None:

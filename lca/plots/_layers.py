@@ -27,10 +27,15 @@ from lca.plots._canvas import (
     set_step_axis,
     steps_of,
     symmetric_norm,
+    width_of,
 )
+from lca.plots._many import height_of, name_rows
 
 with extra("report"):
     from matplotlib.axes import Axes
+
+WIDEST = 16.0
+"""The width in inches at which a map of classes stops growing."""
 
 
 def plot_layer_time(
@@ -77,7 +82,8 @@ def plot_layer_time(
     steps = len(allocations)
     starts = np.unique(np.linspace(0, steps, min(columns, steps), endpoint=False).astype(int))
     sums = np.add.reduceat(allocations, starts, axis=0)
-    ax = new_axes(style, title="Allocation over time", size=(6, max(2.5, 1.6 + 0.22 * len(names))))
+    size = (width_of(names), height_of(len(names), base=1.6, per_row=0.22))
+    ax = new_axes(style, title="Allocation over time", size=size)
     mesh = ax.pcolormesh(
         steps_of(style, steps)[np.append(starts, steps)],
         np.arange(len(names) + 1),
@@ -85,7 +91,7 @@ def plot_layer_time(
         cmap=color_map_of(style),
         norm=symmetric_norm(sums, style),
     )
-    ax.set_yticks(np.arange(len(names)) + 0.5, labels_of(style, names))
+    name_rows(ax, np.arange(len(names)) + 0.5, labels_of(style, names), np.abs(sums).sum(axis=0))
     ax.invert_yaxis()
     ax.tick_params(axis="y", length=0)
     ax.margins(x=0)
@@ -157,16 +163,17 @@ def plot_classes(
     measured: str = "",
     **style: Unpack[Style],
 ) -> Axes:
-    """Map the total allocation of each per-class loss to each layer, with the numbers in the cells.
+    """Map the total allocation of each per-class loss to each layer, with numbers in cells that have room.
 
     Parameters
     ----------
     names
         The names of the layers, one per row of ``totals``.
     classes
-        The names of the classes, one per column. A leading "class " is dropped from what is shown.
+        The names of the classes, one per column: "class_loss" of `lca.analysis.class_totals`. A
+        leading "class " is dropped from what is shown.
     totals
-        Allocations summed over the run in units of the loss, shape (layers, classes): the array from
+        Allocations summed over the run in units of the loss, shape (layers, classes):
         `lca.analysis.class_totals`, summed over the steps.
     measured
         Which loss the classes are of, for the title; default: the part of their names before ``/class``.
@@ -197,25 +204,28 @@ def plot_classes(
     totals = check_finite(totals, "the totals by class", ndim=2)
     names = check_names(names, len(totals), "the rows of totals")
     classes = check_names(classes, totals.shape[1], "the totals by class")
-    *rows, longest = sorted(map(len, names))
-    size = (max(4.0, 1.6 + 0.09 * longest + 0.6 * len(classes)), max(2.5, 1.8 + 0.32 * (len(rows) + 1)))
+    left = 1.6 + 0.09 * max(map(len, names))
+    width = min(WIDEST, max(4.0, left + 0.6 * len(classes)))
+    size = (width, height_of(len(names), base=1.8, per_row=0.32))
     ax = new_axes(style, title=_classes_title(classes, measured), size=size)
     largest = largest_of(totals, style)
     mesh = ax.pcolormesh(totals, cmap=color_map_of(style), vmin=-largest, vmax=largest)
-    for (row, column), value in np.ndenumerate(totals):
+    cell = ((width - left) / len(classes), (size[1] - 1.8) / len(names))
+    for (row, column), value in np.ndenumerate(totals) if cell[0] >= 0.4 and cell[1] >= 0.15 else ():
         color = "white" if abs(value) > 0.8 * largest else "black"
         centre = (column + 0.5, row + 0.5)
         text = f"{value:.2g}".replace("-", "−")
         ax.annotate(text, centre, ha="center", va="center", color=color, fontsize="xx-small")
     plain = [class_of(name) for name in classes]
     labels = labels_of(style, [*names, *classes], [*names, *plain])
-    ax.set_yticks(np.arange(len(names)) + 0.5, labels[: len(names)])
-    ax.set_xticks(np.arange(len(classes)) + 0.5, labels[len(names) :])
+    name_rows(ax, np.arange(len(names)) + 0.5, labels[: len(names)], np.abs(totals).sum(axis=1))
+    every = int(np.ceil(0.16 / cell[0]))
+    ax.set_xticks(np.arange(len(classes))[::every] + 0.5, labels[len(names) :: every])
     if max(map(len, labels[len(names) :])) > 5:  # wider than a cell
         ax.tick_params(axis="x", labelrotation=45)
         for label in ax.get_xticklabels():
             label.set(ha="right", rotation_mode="anchor")
-    ax.set_xlabel("class")
+    ax.set_xlabel("class" if every == 1 else f"class (one of {every} named)")
     ax.invert_yaxis()
     ax.tick_params(length=0)
     ax.margins(0)

@@ -32,6 +32,13 @@ from lca.plots._canvas import (
     steps_of,
     width_of,
 )
+from lca.plots._many import (
+    colors_of_lines,
+    height_of,
+    legend_of_lines,
+    name_rows,
+    width_with_legend,
+)
 
 with extra("report"):
     from matplotlib.axes import Axes
@@ -142,19 +149,23 @@ def plot_cumulative(
     array([ 0. , -1. , -1.5])
     """
     allocations, names = check_grouped(allocations, names)
-    ax = new_axes(style, title="Cumulative allocation of the loss change")
+    size = (width_with_legend(names), 4.0)
+    ax = new_axes(style, title="Cumulative allocation of the loss change", size=size)
     draw_zero_line(ax)
     sums, steps = cumulative_sums(allocations), steps_of(style, len(allocations))
     ends = check_intervals(intervals, sums.shape)
-    for at, (label, color) in enumerate(zip(labels_of(style, names), line_colors(names, style), strict=True)):
-        ax.plot(steps, sums[:, at], color=color, linewidth=1.6, label=label)
-        if ends is not None:
+    colors, named = colors_of_lines(names, sums[-1], style)
+    lines = []
+    for at, (label, color) in enumerate(zip(labels_of(style, names), colors, strict=True)):
+        thick, order = (1.6, 2.0) if at in named else (0.5, 1.5)
+        lines += ax.plot(steps, sums[:, at], color=color, linewidth=thick, zorder=order, label=label)
+        if ends is not None and at in named:
             lower, upper = (end[:, at] for end in ends)
             ax.fill_between(steps, lower, upper, color=color, alpha=0.2, linewidth=0)
     set_step_axis(ax, style)
     ax.set_ylabel(f"cumulative {LCA_LABEL}")
     set_limits(ax, style)
-    ax.legend(frameon=False, ncols=1 + len(names) // 8)
+    legend_of_lines(ax, [lines[i] for i in named], len(names) - len(named))
     return ax
 
 
@@ -201,18 +212,20 @@ def plot_train_heldout(
             f"train and heldout must hold the same steps and groups, got shapes {train.shape} and "
             f"{heldout.shape}."
         )
-    ax = new_axes(style, title="Cumulative allocation of the training and the held-out loss")
+    size = (width_with_legend([*names, "training loss", "held-out loss"]), 4.0)
+    ax = new_axes(style, title="Cumulative allocation of the training and the held-out loss", size=size)
     draw_zero_line(ax)
-    colors = line_colors(names, style)
+    colors, named = colors_of_lines(names, train.sum(axis=0), style)
     losses = ("training loss", "held-out loss")
     *shown, solid, dashed = labels_of(style, [*names, *losses])
     for allocations, dashes in ((train, "-"), (heldout, "--")):
-        for color, sums in zip(colors, cumulative_sums(allocations).T, strict=True):
-            ax.plot(steps_of(style, len(train)), sums, dashes, color=color, linewidth=1.5)
-    keys = [Line2D([], [], color=color, label=label) for label, color in zip(shown, colors, strict=True)]
+        for at, (color, sums) in enumerate(zip(colors, cumulative_sums(allocations).T, strict=True)):
+            thick, order = (1.5, 2.0) if at in named else (0.5, 1.5)
+            ax.plot(steps_of(style, len(train)), sums, dashes, color=color, linewidth=thick, zorder=order)
+    keys = [Line2D([], [], color=colors[i], label=shown[i]) for i in named]
     keys += [Line2D([], [], color=GREY, linestyle="-", label=solid)]
     keys += [Line2D([], [], color=GREY, linestyle="--", label=dashed)]
-    ax.legend(handles=keys, frameon=False, ncols=1 + len(keys) // 8)
+    legend_of_lines(ax, keys, len(names) - len(named))
     set_step_axis(ax, style)
     ax.set_ylabel(f"cumulative {LCA_LABEL}")
     set_limits(ax, style)
@@ -262,7 +275,7 @@ def plot_totals(
     both = heldout is not None
     train, *_ = check_equal_length("the totals", train, *([heldout] if both else []))
     names = check_names(names, len(train), "the totals")
-    size = (width_of(names), max(2.5, 1.4 + 0.32 * len(names)))
+    size = (width_of(names), height_of(len(names), base=1.4, per_row=0.32))
     ax = new_axes(style, title="Total allocation over the run", size=size)
     position, height = np.arange(len(names)), 0.38 if both else 0.6
     colors, places = colors_of(style, SIGNS), position[None]
@@ -279,7 +292,7 @@ def plot_totals(
         places = np.array([position - height / 2, position + height / 2])
     if (ends := check_intervals(intervals, (2, len(names)) if both else (len(names),))) is not None:
         draw_intervals(ax, places.ravel(), *(end.ravel() for end in ends))
-    ax.set_yticks(position, shown)
+    name_rows(ax, position, shown, train)
     ax.margins(y=0.02)
     ax.invert_yaxis()  # the first layer on top
     ax.spines["left"].set_visible(False)
@@ -340,18 +353,20 @@ def plot_conditions(
             f"{totals.shape}."
         )
     height = 0.8 / len(conditions)
-    size = (width_of(names), max(2.5, 1.4 + 0.2 * len(names) * (1 + len(conditions))))
+    size = (width_of(names), height_of(len(names) * (1 + len(conditions)), base=1.4, per_row=0.2))
     ax = new_axes(style, title="Total allocation by condition", size=size)
     labels, position = labels_of(style, [*conditions, *names]), np.arange(len(names))
     colors = colors_of(style, dict(zip(conditions, line_colors(conditions, {}), strict=True)))
     ends = check_intervals(intervals, totals.shape)
     ax.axvline(0, color=GREY, linewidth=0.8)
+    all_places = []
     for at, condition in enumerate(conditions):
         places = position + (at - (len(conditions) - 1) / 2) * height
         ax.barh(places, totals[at], 0.9 * height, color=colors[condition], label=labels[at])
-        if ends is not None:
-            draw_intervals(ax, places, *(end[at] for end in ends))
-    ax.set_yticks(position, labels[len(conditions) :])
+        all_places.append(places)
+    if ends is not None:
+        draw_intervals(ax, np.concatenate(all_places), *(end.ravel() for end in ends))
+    name_rows(ax, position, labels[len(conditions) :], np.abs(np.nan_to_num(totals)).max(axis=0))
     ax.margins(y=0.02)
     ax.invert_yaxis()
     ax.spines["left"].set_visible(False)

@@ -171,7 +171,7 @@ def plot_parameter(
     Parameters
     ----------
     theta, movement, values
-        θ_t, Δ_t and A_t, shape (T,): one column each of the arrays from `lca.analysis.traced_parameters`.
+        θ_t, Δ_t and A_t, shape (T,): one column of each variable of `lca.analysis.traced_parameters`.
     name
         The name of the parameter, for the title.
     **style

@@ -31,8 +31,6 @@ if TYPE_CHECKING:
 
 Format = Literal["png", "pdf", "svg"]
 Figures: TypeAlias = Iterator[tuple[str, Callable[[], Axes]]]
-MAX_LINES = 20
-"""The most layers that a figure of lines draws; more are in the map only."""
 MAX_TRACED = 10
 """The most traced parameters that are drawn."""
 _KEYS = {"png": "Software", "pdf": "Creator", "svg": "Creator"}
@@ -152,12 +150,11 @@ def _of_run(run: Run) -> Figures:
     along = _along(run)
     yield "totals", lambda: plot_totals(layers, *totals, labels=losses, title=title)
     yield "layer_time", lambda: plot_layer_time(rows[first], layers, **along)
-    if len(layers) <= MAX_LINES:
-        yield "cumulative", lambda: plot_cumulative(rows[first], layers, **along)
-        if len(rows) == 2:
-            named = {shown: f"{name} loss" for shown, name in losses.items()}
-            train, heldout = rows.values()
-            yield "train_heldout", lambda: plot_train_heldout(train, heldout, layers, labels=named, **along)
+    yield "cumulative", lambda: plot_cumulative(rows[first], layers, **along)
+    if len(rows) == 2:
+        named = {shown: f"{name} loss" for shown, name in losses.items()}
+        train, heldout = rows.values()
+        yield "train_heldout", lambda: plot_train_heldout(train, heldout, layers, labels=named, **along)
     if not np.isnan(run.per_step("loss_end", first)).any() and run.consecutive:
         yield "loss", lambda: _loss(run, first)
     if not sampled:
@@ -169,7 +166,7 @@ def _of_run(run: Run) -> Figures:
         names = analysis.group_names(run.record, "neuron")
         yield (
             "neurons",
-            lambda: plot_neurons(analysis.group_totals(run.record, "neuron", first), names, **along),
+            lambda: plot_neurons(analysis.group_totals(run.record, "neuron", first).values, names, **along),
         )
     if len(layers) > 1 and len(run.steps) > 2:
         yield "peaks", lambda: plot_peaks(analysis.learning_peaks(rows[first], top=20), layers, **along)
@@ -193,15 +190,14 @@ def _along(run: Run) -> _Along:
 def _groups(run: Run, division: str, measured: str) -> Figures:
     """Totals and cumulative allocations of the groups of a division."""
     names = analysis.group_names(run.record, division)
-    rows = analysis.group_totals(run.record, division, measured)
+    rows = analysis.group_totals(run.record, division, measured).values
     title = f"Total allocation by {division}, {measured} loss,\nover {run.scope}"
     yield _file_name(f"totals-{division}"), lambda: plot_totals(names, rows.sum(axis=0), title=title)
-    if len(names) <= MAX_LINES:
-        shown = f"Cumulative allocation by {division}, {measured} loss"
-        yield (
-            _file_name(f"cumulative-{division}"),
-            lambda: plot_cumulative(rows, names, title=shown, **_along(run)),
-        )
+    shown = f"Cumulative allocation by {division}, {measured} loss"
+    yield (
+        _file_name(f"cumulative-{division}"),
+        lambda: plot_cumulative(rows, names, title=shown, **_along(run)),
+    )
 
 
 def _of_runs(runs: Runs) -> Figures:
@@ -214,8 +210,6 @@ def _of_runs(runs: Runs) -> Figures:
     for by in ("layer", *common):
         ending = "" if by == "layer" else f"-{by}"
         yield _file_name(f"conditions{ending}"), partial(_conditions, runs, by, names)
-        if len(runs.names(by)) > MAX_LINES:
-            continue
         series = runs.series(by=by)["total"]
         for condition in runs.conditions:
             of = series.sel(run=[member.label for member in condition.members]).dropna("step")
@@ -272,8 +266,8 @@ def _traced(run: Run, measured: str) -> Figures:
     if not run.has("trace_theta"):
         return
     series = analysis.traced_parameters(run.record, measured)
-    for at, label in enumerate(run.record["traced_name"].values.tolist()[:MAX_TRACED]):
-        columns = [series[name][:, at] for name in ("theta", "movement", "values")]
+    for at, label in enumerate(series["parameter"].values.tolist()[:MAX_TRACED]):
+        columns = [series[name].values[:, at] for name in ("theta", "movement", "allocation")]
         yield _file_name(f"parameter-{label}"), partial(plot_parameter, *columns, name=label, **_along(run))
 
 

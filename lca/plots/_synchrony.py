@@ -19,7 +19,9 @@ from lca.plots._canvas import (
     set_limits,
     set_step_axis,
     steps_of,
+    width_of,
 )
+from lca.plots._many import height_of, name_rows
 
 with extra("report"):
     from matplotlib.axes import Axes
@@ -63,7 +65,8 @@ def plot_peaks(peaks: np.ndarray, names: Sequence[str], **style: Unpack[Style]) 
         )
     names = check_names(names, peaks.shape[1], "the peaks")
     together = peaks & (peaks.sum(axis=1, keepdims=True) > 1)
-    ax = new_axes(style, title="Learning peaks", size=(6, max(2.2, 1.4 + 0.25 * len(names))))
+    size = (width_of(names), height_of(len(names), base=1.4, per_row=0.25, least=2.2))
+    ax = new_axes(style, title="Learning peaks", size=size)
     at = steps_of(style, len(peaks))
     colors = colors_of(style, {"one layer": GREY, "several layers": PURPLE})
     *rows_shown, one, several = labels_of(style, [*names, *colors])
@@ -73,8 +76,9 @@ def plot_peaks(peaks: np.ndarray, names: Sequence[str], **style: Unpack[Style]) 
         steps, rows = np.nonzero(marked)
         ax.vlines(at[steps], rows - 0.4, rows + 0.4, color=color, linewidth=1.2, label=label)
     ax.set_xlim(at[0], at[-1])
+    ax.set_ylim(-1, len(names))
     set_limits(ax, style, "x")
-    ax.set_yticks(range(len(names)), rows_shown)
+    name_rows(ax, np.arange(len(names)), rows_shown)
     ax.invert_yaxis()
     ax.spines["left"].set_visible(False)
     ax.tick_params(axis="y", length=0)

@@ -7,7 +7,7 @@ import numpy as np
 
 from lca._verdict import LARGE_MISS
 from lca.analysis import group_names, group_totals
-from lca.analysis._reading import divisions_of
+from lca.analysis._variables import divisions_of
 from lca.report._parts import Bar, Bars, Section
 from lca.runs._balance import Conservation, Tone, check_conservation
 from lca.runs._format import format_digits, format_number, format_percent, short_labels
@@ -201,7 +201,7 @@ def _large_others(items: Sequence[Item], largest: Item, check: Conservation) -> 
 def _by_group(run: Run, check: Conservation) -> Iterator[str]:
     """The sums over the groups of each division that the tracker was given."""
     for division in divisions_of(run.record):
-        totals = group_totals(run.record, division, check.loss).sum(axis=0)
+        totals = group_totals(run.record, division, check.loss).values.sum(axis=0)
         names = group_names(run.record, division)
         named = [(names[i], float(totals[i])) for i in np.sort(np.argsort(-np.abs(totals))[:MAX_GROUPS])]
         listed = (f"{name} {format_digits(value, '+')}{_in_brackets(value, check)}" for name, value in named)

@@ -20,7 +20,7 @@ def groups(run: Run) -> Section | None:
     first, shown = run.losses[0], []
     for division in division_names(run.record):
         names = group_names(run.record, division)
-        totals = group_totals(run.record, division, first).sum(axis=0)
+        totals = group_totals(run.record, division, first).values.sum(axis=0)
         largest = np.sort(np.argsort(-np.abs(totals), kind="stable")[:MAX_GROUPS])
         bounds = _bound(run, division, first)
         errors = {} if bounds is None else {first: bounds[largest]}
@@ -75,5 +75,5 @@ def _bound(run: Run, division: str, measured: str) -> np.ndarray | None:
     """An upper bound of the standard errors of the totals, as of layers (`lca.report._sections`)."""
     if not run.has("group_stderr"):
         return None
-    errors = group_stderr(run.record, division, measured)
+    errors = group_stderr(run.record, division, measured).values
     return None if np.isnan(errors).any() else np.sqrt(2 * (errors**2).sum(axis=0))

@@ -67,7 +67,7 @@ class Member:
         """The allocation of each step to each group, (T, groups)."""
         if by == "layer":
             return self.run.layer_totals(measured)
-        return group_totals(self.run.record, by, measured)
+        return np.asarray(group_totals(self.run.record, by, measured).values)
 
     def totals(self, by: str, measured: str) -> np.ndarray:
         """The sums over the measured steps, (groups,)."""

@@ -188,7 +188,7 @@ class Run:
 
     @cached_property
     def _layer_totals(self) -> Callable[[str], np.ndarray]:
-        return cache(lambda measured: group_totals(self.record, "layer", measured))
+        return cache(lambda measured: group_totals(self.record, "layer", measured).values)
 
     def layer_signs(self, measured: str) -> Signs:
         """The numbers of helping, hurting and zero parameters of each layer, (T, layers)."""

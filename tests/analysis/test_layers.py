@@ -121,6 +121,29 @@ def test_the_sign_flip_test_keeps_its_level_where_the_t_test_does_not():
         assert abs(np.mean(np.array(p) <= 0.05) - 0.05) < 4 * math.sqrt(0.05 * 0.95 / runs)
 
 
+@pytest.mark.parametrize("seeds", [2, 3, 5, 10])
+def test_the_interval_for_skewed_totals_ends_where_its_test_says(seeds):
+    """0 is at an end of the interval of level 1 - p; symmetric totals give the t-test."""
+    totals = np.random.default_rng(3).exponential(size=(seeds, 4)) - 0.4
+    for row in t_test_over_seeds([*"abcd"], totals):
+        [column] = [c for c in totals.T if c.mean() == row.mean]
+        ends = t_test_over_seeds(["a"], column[:, None], confidence=1 - row.p_skewed)[0]
+        end = ends.low_skewed if row.mean > 0 else ends.high_skewed
+        assert abs(end) <= summed(1_000, EPS64) * np.abs(column).max()
+    symmetric = np.array([[-1.0], [0.5], [2.0]])
+    [row] = t_test_over_seeds(["a"], symmetric)
+    limit = summed(30, EPS64)
+    assert (row.low_skewed, row.high_skewed) == pytest.approx((row.low, row.high), rel=limit)
+    assert row.p_skewed == pytest.approx(row.p_value, rel=limit)
+
+
+def test_the_correction_for_skewness_errs_less_for_skewed_totals():
+    rng, runs = np.random.default_rng(14), 1_000
+    rows = t_test_over_seeds([str(i) for i in range(runs)], rng.exponential(size=(10, runs)) - 1)
+    usual, corrected = (np.mean([getattr(r, what) <= 0.05 for r in rows]) for what in ("p_value", "p_skewed"))
+    assert corrected < 0.05 + 4 * math.sqrt(0.05 * 0.95 / runs) < usual
+
+
 def test_runs_are_paired_by_seed():
     changed, unchanged = {0: [0.9], 1: [2.1], 2: [2.8]}, {2: [2.9], 0: [1.0], 1: [2.3]}
     by_seed = paired_t_test(["loss"], changed, unchanged)

@@ -8,6 +8,7 @@ import pytest
 
 import lca
 from lca.analysis import (
+    allocations,
     class_totals,
     fit_weibull_histogram,
     group_names,
@@ -16,12 +17,16 @@ from lca.analysis import (
     helping_table,
     histogram_counts,
     learning_peaks,
+    mean_gradients,
+    movements,
+    sign_changes,
     synchrony_test,
     traced_parameters,
 )
 from lca.errors import LCAError, UnknownNameError
 from lca.reference import Adam, DatasetLoss, load_digits, minibatches, mlp, train
 from lca.summary import RunViews
+from lca.tolerances import EPS64, summed
 from lca.views import HelpingCounts, ParameterTrace
 
 TRACED = [3, 700, 5]
@@ -71,19 +76,42 @@ def test_group_totals_are_those_of_the_view(run, stored):
         np.testing.assert_array_equal(group_totals(stored, measured=name), views[name].layers.rows)
 
 
+def test_sums_have_the_names_of_their_steps_and_groups(stored):
+    found = group_totals(stored.isel(step=slice(10, None, 3)), "tensor")
+    assert found.dims == ("step", "tensor")
+    assert found["step"].values.tolist() == list(range(10, 40, 3))
+    assert tuple(found["tensor"].values) == group_names(stored, "tensor")
+    frame = found.to_dataframe()
+    assert frame.loc[(13, "fc1.bias"), "tensor_total"] == found.sel(step=13, tensor="fc1.bias")
+    assert found.attrs == {"units": "loss", "measured": "train"}
+
+
+def test_steps_of_a_record_reach_the_statistics(record):
+    every_third = group_totals(record.isel(step=slice(None, None, 3)))
+    counted = sign_changes(every_third), sign_changes(every_third.values)
+    assert (counted[0].elapsed == 3 * counted[1].elapsed).all()
+
+
 def test_class_totals_keep_the_order_of_the_record(run, stored):
-    names, rows = class_totals(stored)
-    assert names == ("class 1", "class 0")
-    assert rows.shape == (40, 2, 2)
-    for column, name in enumerate(names):
-        np.testing.assert_array_equal(rows[..., column], run[0][name].layers.rows)
+    found = class_totals(stored)
+    assert found["class_loss"].values.tolist() == ["class 1", "class 0"]
+    assert found["class"].values.tolist() == ["1", "0"]
+    assert found.shape == (40, 2, 2)
+    for column, name in enumerate(["class 1", "class 0"]):
+        np.testing.assert_array_equal(found.values[..., column], run[0][name].layers.rows)
+    assert len(found.to_dataframe()) == found.size
 
 
-def test_terms_of_a_sum_can_be_classes(record):
-    renamed = record.assign_coords(measured=["train", "train/class 1", "train/class 0"])
-    names, rows = class_totals(renamed)
-    assert names == ("train/class 1", "train/class 0")
-    np.testing.assert_array_equal(rows, class_totals(record)[1])
+def test_classes_of_several_losses_are_apart(record):
+    renamed = record.assign_coords(measured=["heldout/class 1", "train/class 1", "train/class 0"])
+    found = class_totals(renamed, measured="train")
+    assert found["class_loss"].values.tolist() == ["train/class 1", "train/class 0"]
+    np.testing.assert_array_equal(found.values, class_totals(record).values)
+    assert class_totals(renamed, measured="heldout").shape == (40, 2, 1)
+    with pytest.raises(LCAError, match=r"classes of 2 losses \('heldout', 'train'\); choose one"):
+        class_totals(renamed)
+    with pytest.raises(UnknownNameError, match="loss with classes 'test'; known: heldout, train"):
+        class_totals(renamed, measured="test")
 
 
 def test_signs_give_the_helping_percent_of_the_summary(run, stored):
@@ -116,8 +144,52 @@ def test_signs_and_sizes_of_estimates_are_refused(record, read):
 
 def test_traced_parameters_are_those_of_the_view(run, stored):
     rows = traced_parameters(stored)
-    for name in ("theta", "movement", "values"):
-        np.testing.assert_array_equal(rows[name], getattr(run[2], name))
+    for name, of_view in {"theta": "theta", "movement": "movement", "allocation": "values"}.items():
+        np.testing.assert_array_equal(rows[name].values, getattr(run[2], of_view))
+    moved = rows["movement"].values != 0
+    assert moved.any()
+    assert (np.isnan(rows["gradient"].values) == ~moved).all()
+    assert rows["parameter"].values[0] == "fc1.weight[0, 3]"
+    assert set(rows.to_dataframe().columns) >= {"theta", "movement", "allocation", "gradient"}
+
+
+@pytest.fixture(scope="module")
+def full(tmp_path_factory):
+    """Eight steps with every θ and A, and what was passed in."""
+    network, digits = mlp((64, 4, 10)), load_digits().reshaped((64,))
+    loss = DatasetLoss(network, digits.x_train[:100], digits.y_train[:100])
+    batches = minibatches(digits.x_train[:100], digits.y_train[:100], 50, 8, seed=0)
+    path = list(train(loss, network.init(0), Adam(0.01), batches))
+    rows = list(lca.allocate(loss, path, lca.PathIntegral(lca.TRAPEZOID)))
+    folder = tmp_path_factory.mktemp("full") / "run.zarr"
+    with lca.Record(folder, network.layout, values="float64", theta="float64") as record:
+        for row in rows:
+            record.update(row)
+    return path, rows, network.layout, lca.open_record(folder)
+
+
+def test_every_parameter_can_be_read_by_name(full):
+    path, rows, layout, record = full
+    values, moved, gradients = allocations(record), movements(record), mean_gradients(record)
+    np.testing.assert_array_equal(values.values, [row.values for row in rows])
+    np.testing.assert_array_equal(moved.values, [step.end - step.start for step in path[:-1]])
+    assert moved["step"].values.tolist() == gradients["step"].values.tolist() == list(range(7))
+    rebuilt = np.nan_to_num(gradients.values) * moved.values
+    np.testing.assert_array_max_ulp(rebuilt, np.where(moved.values == 0, 0.0, values.values[:7]), maxulp=2)
+    by_layer = values.groupby("layer").sum().transpose("step", "layer")
+    limit = summed(layout.size, EPS64) * np.abs(values.values).sum(axis=1, keepdims=True)
+    assert (np.abs(by_layer.values - group_totals(record).values) <= limit).all()
+    assert by_layer["layer"].values.tolist() == ["fc1", "fc2"]
+    assert dict(zip(*np.unique(values["tensor"], return_counts=True), strict=True)) == dict(
+        zip(layout.names, layout.sizes, strict=True)
+    )
+
+
+def test_no_movement_is_made_up_across_a_hole(full):
+    record = full[-1]
+    assert movements(record.isel(step=[0, 1, 4, 5, 7]))["step"].values.tolist() == [0, 4]
+    with pytest.raises(LCAError, match="no two successive steps"):
+        movements(record.isel(step=slice(None, None, 2)))
 
 
 def test_an_analysis_gives_the_same_for_the_record_and_the_views(run, stored):

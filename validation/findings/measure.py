@@ -18,7 +18,9 @@ from validation.evidence import peak_memory_mib
 from validation.findings.networks import Task
 
 BATCH, BLOCK, TOP = 250, 20, 20
-SHIFTS = 999_999
+SURROGATES = 9_999
+STRETCH = 20
+"""Steps of a block within which rotations keep the course of training."""
 OPTIMIZERS = {
     "adam": lambda parameters, lr: torch.optim.Adam(parameters, lr=lr),
     "momentum": lambda parameters, lr: torch.optim.SGD(parameters, lr=lr, momentum=0.9),
@@ -99,6 +101,7 @@ def figures(train: Seen, heldout: Seen) -> dict[str, Any]:
     edges = train.sizes[0].edges
     helping, hurting = (np.array([getattr(h, kind) for h in train.sizes]) for kind in ("helping", "hurting"))
     moves, turns = train.turns, (len(rows) - 1) * train.groups.parameters
+    peaks = peaks_of(train)
     return {
         "parameters": train.groups.parameters,
         "steps": len(rows),
@@ -120,24 +123,39 @@ def figures(train: Seen, heldout: Seen) -> dict[str, Any]:
         "layers": list(train.groups.names),
         "totals": train.layers.totals.tolist(),
         "heldout_totals": heldout.layers.totals.tolist(),
-        "synchrony": synchrony(train),
+        "synchrony": {name: synchrony(mask) for name, mask in peaks.items()},
+        "peaks": {name: packed(mask) for name, mask in peaks.items()},
     }
 
 
-def synchrony(seen: Seen) -> dict[str, Any]:
-    """Layers and classes; all minima, and the `TOP` lowest."""
+def peaks_of(seen: Seen) -> dict[str, np.ndarray]:
+    """The learning peaks of layers and of layers by class: all minima, and the `TOP` lowest."""
     series = {"layers": seen.layers.rows}
     if seen.classes:
         series["layers by class"] = np.stack([view.rows for view in seen.classes.values()], axis=2)
     found = {}
     for name, rows in series.items():
-        every, lowest = analysis.learning_peaks(rows), analysis.learning_peaks(rows, top=TOP)
-        tests = {
-            f"{name}, all minima": analysis.synchrony_test(every, permutations=SHIFTS),
-            f"{name}, {TOP} lowest": analysis.synchrony_test(lowest, permutations=SHIFTS),
-        }
-        found |= {which: asdict(test) for which, test in tests.items()}
+        found[f"{name}, all minima"] = analysis.learning_peaks(rows)
+        found[f"{name}, {TOP} lowest"] = analysis.learning_peaks(rows, top=TOP)
     return found
+
+
+def synchrony(peaks: np.ndarray) -> dict[str, Any]:
+    """Shifts of whole layers by a few steps, and rotations within blocks, which assume more."""
+    shifted = analysis.synchrony_test(peaks, permutations=SURROGATES)
+    rotated = analysis.synchrony_test(peaks, block=STRETCH, permutations=SURROGATES)
+    return {"shifts": asdict(shifted), "rotations": asdict(rotated)}
+
+
+def packed(peaks: np.ndarray) -> dict[str, Any]:
+    """A mask as text, so that a test can be repeated without the run."""
+    return {"shape": list(peaks.shape), "bits": np.packbits(peaks).tobytes().hex()}
+
+
+def unpacked(stored: dict[str, Any]) -> np.ndarray:
+    """The mask that `packed` wrote."""
+    bits, size = np.frombuffer(bytes.fromhex(stored["bits"]), np.uint8), int(np.prod(stored["shape"]))
+    return np.unpackbits(bits, count=size).astype(bool).reshape(stored["shape"])
 
 
 def _layers(model: nn.Module) -> list[str]:

@@ -13,6 +13,7 @@ and the one figure that the paper gives with an error bar.
 
 import argparse
 import json
+import math
 from collections.abc import Iterator
 from itertools import groupby
 from pathlib import Path
@@ -22,7 +23,7 @@ import numpy as np
 
 from lca import analysis
 from validation.evidence import keep, verdict
-from validation.findings.measure import OPTIMIZERS, measure
+from validation.findings.measure import OPTIMIZERS, STRETCH, SURROGATES, measure, unpacked
 from validation.findings.networks import TASKS
 
 FOLDER = Path(__file__).parent
@@ -98,15 +99,38 @@ def layers(runs: list[Run]) -> Iterator[str]:
 
 
 def synchrony(runs: list[Run]) -> Iterator[str]:
-    """Each test over the seeds: coincidences against chance, and the largest p-value."""
-    yield "| peak moments | coincide / expected, by seed | largest p of the seeds |"
-    yield "|---|---|---|"
+    """Each test over the seeds: coincidences against chance, and the largest p-value; then over the runs."""
+    runs, older = [r for r in runs if "peaks" in r], sum("peaks" not in r for r in runs)
+    if older:
+        yield f"{older} runs were made before their peaks were kept, and are not tested for synchrony.\n"
+    if not runs:
+        return
+    yield "| peak moments | coincide / expected, by seed | largest p: shifts | rotations | p over seeds |"
+    yield "|---|---|---|---|---|"
     for name in runs[0]["synchrony"]:
         tests = [r["synchrony"][name] for r in runs]
-        ratios = ", ".join(f"{t['coincidences']} / {t['expected']:.1f}" for t in tests)
-        yield f"| {name} | {ratios} | {max(t['p_value'] for t in tests):.2g} |"
-    least = 1 / (1 + runs[0]["synchrony"][name]["permutations"])
-    yield f"\nNo p can be below {least:.2g}, nor below about 0.001 with so few layers.\n"
+        shifts, rotations = ([t[kind] for t in tests] for kind in ("shifts", "rotations"))
+        ratios = ", ".join(f"{t['coincidences']} / {t['expected']:.1f}" for t in shifts)
+        largest = (f"{max(t['p_value'] for t in kind):.2g}" for kind in (shifts, rotations))
+        yield f"| {name} | {ratios} | {' | '.join(largest)} | {over_seeds(runs, name)} |"
+    layers = len(runs[0]["layers"])
+    yield (
+        f"\nWith {layers} layers, one shift in about 1,000 moves all layers alike, so smaller p-values of "
+        f"shifts say no more. Rotations within blocks of {STRETCH} steps give none below "
+        f"{1 / (1 + SURROGATES):.2g}, the number of surrogates."
+    )
+    if len(runs) > 1:
+        least = 1 / math.factorial(len(runs)) ** (layers - 1)
+        yield f"Layers from other seeds give none below {least:.2g}."
+    yield ""
+
+
+def over_seeds(runs: list[Run], name: str) -> str:
+    """The p-value of the test whose surrogates take each layer from another seed."""
+    if len(runs) < 2:
+        return ""
+    peaks = np.stack([unpacked(r["peaks"][name]) for r in runs])
+    return f"{analysis.synchrony_test_over_runs(peaks, permutations=SURROGATES).p_value:.2g}"
 
 
 def intervention(trained: list[Run], frozen_runs: list[Run], frozen: str) -> Iterator[str]:
