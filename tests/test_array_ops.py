@@ -81,3 +81,13 @@ def test_a_foreign_vector_is_refused_by_its_type():
         LayoutError, match=r"got fractions\.Fraction; convert it with numpy\.asarray, or import"
     ):
         array_ops(Fraction(1, 2))
+
+
+def test_several_movement_sums_are_those_of_each():
+    vectors, start, end = np.array([[1.0, -3.0], [2.0, 5.0]]), np.array([4.0, 1.0]), np.array([2.0, 8.0])
+    ops, combined = NumpyOps(), [(2.0, vectors[0]), (-0.5, vectors[1])]
+    found = ops.movement_sums_each([combined, [(1.0, vectors[1])]], start, end)
+    assert found == [
+        ops.movement_sums(combined, start, end),
+        ops.movement_sums([(1.0, vectors[1])], start, end),
+    ]

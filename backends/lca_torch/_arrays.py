@@ -37,16 +37,14 @@ class TorchOps(ArrayOps):
         return point
 
     def movement_sums(self, weighted: WeightedVectors, start: Tensor, end: Tensor) -> tuple[float, float]:
-        weights, vectors = zip(*weighted, strict=True)
-        sums: list[Tensor] = []
-        for a, b, first, *rest in _blocks(start, end, *vectors):
-            part = weights[0] * first
-            for weight, other in zip(weights[1:], rest, strict=True):
-                part.add_(other, alpha=weight)
-            part.mul_(b - a)
-            sums += [part.sum(dtype=torch.float64), part.abs_().sum(dtype=torch.float64)]
-        signed, absolute = torch.stack(sums).view(-1, 2).sum(0).tolist()
+        signed, absolute = _movement_sums(weighted, start, end).tolist()
         return signed, absolute
+
+    def movement_sums_each(
+        self, combinations: Sequence[WeightedVectors], start: Tensor, end: Tensor
+    ) -> list[tuple[float, float]]:
+        found = torch.stack([_movement_sums(weighted, start, end) for weighted in combinations]).tolist()
+        return [(signed, absolute) for signed, absolute in found]
 
     def times_movement(self, vector: Tensor, start: Tensor, end: Tensor) -> Tensor:
         for v, a, b in _blocks(vector, start, end):
@@ -248,6 +246,19 @@ def _numbers(tensor: Tensor) -> Tensor:
 
 def _joined(pieces: list[Tensor]) -> Tensor:
     return pieces[0].reshape(-1) if len(pieces) == 1 else flat(pieces)
+
+
+def _movement_sums(weighted: WeightedVectors, start: Tensor, end: Tensor) -> Tensor:
+    """`ArrayOps.movement_sums` as a tensor (2,), which nobody has waited for."""
+    weights, vectors = zip(*weighted, strict=True)
+    sums: list[Tensor] = []
+    for a, b, first, *rest in _blocks(start, end, *vectors):
+        part = weights[0] * first
+        for weight, other in zip(weights[1:], rest, strict=True):
+            part.add_(other, alpha=weight)
+        part.mul_(b - a)
+        sums += [part.sum(dtype=torch.float64), part.abs_().sum(dtype=torch.float64)]
+    return torch.stack(sums).view(-1, 2).sum(0)
 
 
 def _abs_sum(vector: Tensor) -> Tensor:

@@ -70,3 +70,12 @@ def test_a_tensor_elsewhere_stays_there():
 def test_small_dtypes_are_summed_in_float64(dtype):
     vector = torch.full((4096,), 1.0, dtype=dtype)  # its own dtype cannot count so far
     assert array_ops(vector).sums(vector, [Slices(0, 1, 1, 4096)]).tolist() == [4096.0]
+
+
+@kinds
+def test_several_movement_sums_are_those_of_each(kind, monkeypatch):
+    monkeypatch.setattr("lca_torch._arrays._CPU_BLOCK", 4)
+    first, second, start, end = torch.randn(4, 9, generator=torch.Generator().manual_seed(0))
+    combined = [(2.0, first), (-0.5, second)]
+    found = kind.ops.movement_sums_each([combined, [(1.0, second)]], start, end)
+    assert found == [kind.ops.movement_sums(each, start, end) for each in (combined, [(1.0, second)])]
