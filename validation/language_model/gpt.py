@@ -75,7 +75,7 @@ class GPT(nn.Module):
     """Logits (n, length, vocabulary) of the next token, from tokens (n, length).
 
     >>> sum(p.numel() for p in GPT(SIZES["10M"]).parameters())
-    10042240
+    10048640
     """
 
     def __init__(self, size: Size) -> None:

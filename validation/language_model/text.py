@@ -19,6 +19,14 @@ def library_bytes(limit: int = 8_000_000) -> np.ndarray:
     return np.concatenate(parts)[:limit]
 
 
+def prose_bytes() -> np.ndarray:
+    """The help texts of Python on its own syntax: English prose."""
+    import pydoc_data.topics  # noqa: PLC0415 - large, and read here alone
+
+    texts = "\n".join(text for _, text in sorted(pydoc_data.topics.topics.items()))
+    return np.frombuffer(texts.encode(), np.uint8)
+
+
 class Windows:
     """Independent windows of ``length + 1`` tokens, each from a random place of the text."""
 
