@@ -20,8 +20,8 @@ from lca_torch import Objective, Tracker
 from validation.language_model.gpt import GPT, KINDS, SIZES, next_token_loss
 from validation.language_model.text import Windows, library_bytes
 
-FIXED, EVERY, WARM_UP = 64, 20, 20
-"""Sequences of the measured loss, steps between two exact ones, and steps until the full learning rate."""
+FIXED, EVERY = 64, 20
+"""Sequences of the measured loss, and steps between two exact ones."""
 CHEAP = CrossFit(micro_batches=2, independent=False)
 EXACT = lca.Adaptive(tol=0.02, per="change")
 
@@ -34,7 +34,8 @@ class Options:
     steps: int = 200
     batch: int = 16
     seed: int = 0
-    rate: float = 1e-3
+    rate: float = 3e-4
+    warm_up: int = 100
     device: str = "cpu"
 
 
@@ -54,9 +55,12 @@ class Run:
         self.optimizer = torch.optim.AdamW(
             self.model.parameters(), lr=self.options.rate, betas=(0.9, 0.95), weight_decay=0.1
         )
-        self._rate = torch.optim.lr_scheduler.LambdaLR(self.optimizer, lambda t: min(1, (t + 1) / WARM_UP))
+        self._rate = torch.optim.lr_scheduler.LambdaLR(self.optimizer, self._factor)
         self._windows = Windows(text, size.length, seed=1000 + seed, device=device)
         self.fixed = Windows(text, size.length, seed=500 + seed, device=device).draw(FIXED)
+
+    def _factor(self, step: int) -> float:
+        return min(1, (step + 1) / self.options.warm_up)
 
     def objective(self, measured: int = 16) -> Objective:
         """The mean loss of the fixed sequences, ``measured`` of them at once."""
@@ -138,18 +142,25 @@ def compared(cheap: PartTotals, exact: PartTotals) -> dict[str, Any]:
     (of_cheap, all_steps), (of_exact, steps) = by_kind(cheap), by_kind(exact)
     both = np.intersect1d(all_steps, steps)
     a, b = of_cheap[np.isin(all_steps, both)], of_exact[np.isin(steps, both)]
+    rest = np.arange(len(b)) != np.abs(b.sum(axis=1)).argmax()
     return {
         "steps": both.tolist(),
         "cheap": a.tolist(),
         "exact": b.tolist(),
         "correlation": _correlation(a.ravel(), b.ravel()),
+        "correlation_without_largest_step": _correlation(a[rest].ravel(), b[rest].ravel()),
         "correlation_of_kind": {
             kind: _correlation(*pair) for kind, *pair in zip(KINDS, a.T, b.T, strict=True)
         },
         "total_cheap": float(a.sum()),
         "total_exact": float(b.sum()),
-        "error_of_total": float(a.sum() / b.sum() - 1) if b.sum() else math.nan,
+        "error_of_total": _error(a.sum(), b.sum()),
+        "error_without_largest_step": _error(a[rest].sum(), b[rest].sum()),
     }
+
+
+def _error(found: float, expected: float) -> float:
+    return float(found / expected - 1) if expected else math.nan
 
 
 def _correlation(a: np.ndarray, b: np.ndarray) -> float:
