@@ -30,7 +30,7 @@ __all__ = [
 _Array = np.ndarray
 GroupBy = Literal["tensor", "layer", "neuron"]
 Grouping: TypeAlias = str | re.Pattern[str] | Mapping[str, str] | Callable[[str], str]
-"""What `Layout.groups` groups by: a `GroupBy`, ``"head"``, ``"expert"``, an expression, a mapping, a function."""
+"""What `Layout.groups` groups by: `GroupBy`, ``"head"``, ``"expert"``, an expression, mapping or function."""
 
 
 @dataclass(frozen=True)

@@ -239,6 +239,18 @@ class ArrayOps(ABC):
         """
         return host.magnitudes(self.to_numpy(vector), edges)
 
+    def sums_signs_and_magnitudes(
+        self, vector: Vector, slices: Sequence[Slices], edges: np.ndarray
+    ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """`sums_and_signs` and `magnitudes`; a device is waited for once, not once for each.
+
+        >>> v = np.array([1.0, -3.0])
+        >>> array_ops(v).sums_signs_and_magnitudes(v, [Slices(0, 1, 1, 2)], np.array([0.1, 2.0]))[2]
+        array([[0, 0, 1],
+               [0, 1, 0]])
+        """
+        return *self.sums_and_signs(vector, slices), self.magnitudes(vector, edges)
+
     def take(self, vector: Vector, positions: np.ndarray) -> np.ndarray:
         """A NumPy array with the entries at these positions.
 

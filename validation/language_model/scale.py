@@ -70,15 +70,17 @@ def parameters(size: Size) -> int:
 
 
 def operations(size: Size, sequences: int = 1) -> float:
-    """Floating-point operations of a gradient: a token takes ``6 K + 12 · blocks · length · width``.
+    """Floating-point operations of a gradient.
 
-    The parameters of the positions do not multiply anything; those of a tied embedding do, in the head.
+    A token takes ``6 M + 12 · blocks · length · width``, with ``M = 12 · blocks · width² + vocabulary · width``
+    entries of matrices: 2 forward and 4 backward for each, and the products of attention without the half
+    that causality makes superfluous.
 
-    >>> operations(Size(2, 1, 1, 4, 8)) > 6 * 4 * 12 * 2**2
-    True
+    >>> operations(Size(width=2, blocks=1, heads=1, length=4, vocabulary=8))
+    1920.0
     """
-    k = parameters(size) - size.length * size.width - (0 if size.tied else size.vocabulary * size.width)
-    per_token = 6 * k + 12 * size.blocks * size.length * size.width
+    matrices = 12 * size.blocks * size.width**2 + size.vocabulary * size.width
+    per_token = 6 * matrices + 12 * size.blocks * size.length * size.width
     return float(sequences * size.length * per_token)
 
 
