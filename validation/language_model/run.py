@@ -89,13 +89,20 @@ def figures(options: Options, path: Path) -> dict[str, Any]:
 def claims(found: dict[str, Any]) -> dict[str, bool]:
     """What the run must show."""
     near = found["compared"]
-    apart = near["correlation_without_largest_step"]
+    apart, whole = near["correlation_without_largest_step"], error_of_all(found)
     return {
         f"correlation over kinds and steps {near['correlation']:.3f} ≥ 0.95": near["correlation"] >= 0.95,
         f"the same without the largest step {apart:.3f} ≥ 0.95": apart >= 0.95,
         f"total off by {100 * near['error_of_total']:+.1f} %, at most 5": abs(near["error_of_total"]) <= 0.05,
+        f"all steps together off by {100 * whole:+.1f} %, at most 5": abs(whole) <= 0.05,
         "every exact step has converged": all(found["exact"]["converged"]),
     }
+
+
+def error_of_all(found: dict[str, Any]) -> float:
+    """The sum over all steps up to the last exact one against the change of the measured loss."""
+    last, losses = found["exact"]["step"][-1], found["exact"]["loss_start"]
+    return float(np.sum(found["rows"][:last]) / (losses[-1] - losses[0]) - 1)
 
 
 def table(found: dict[str, Any]) -> str:

@@ -72,9 +72,9 @@ def parameters(size: Size) -> int:
 def operations(size: Size, sequences: int = 1) -> float:
     """Floating-point operations of a gradient.
 
-    A token takes ``6 M + 12 · blocks · length · width``, with ``M = 12 · blocks · width² + vocabulary · width``
-    entries of matrices: 2 forward and 4 backward for each, and the products of attention without the half
-    that causality makes superfluous.
+    A token takes ``6 M + 12 · blocks · length · width``: for each of the M entries of matrices,
+    ``M = 12 · blocks · width² + vocabulary · width``, 2 forward and 4 backward, and the products of attention,
+    of which causality makes half superfluous.
 
     >>> operations(Size(width=2, blocks=1, heads=1, length=4, vocabulary=8))
     1920.0
