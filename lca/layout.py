@@ -242,7 +242,7 @@ class Layout:
             (q_proj, in_proj, c_attn, out_proj, ...); what belongs to no head is in the group ``"other"``.
         experts
             For ``"expert"``: the number of experts in a mixture. They are numbered modules,
-            ``experts.3.up_proj.weight``, or share tensors, ``experts.up_proj`` of shape (experts, ...).
+            experts.3.up_proj.weight, or share tensors, experts.up_proj of shape (experts, ...).
 
         Raises
         ------
