@@ -9,6 +9,7 @@ import math
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import Protocol
 
 import numpy as np
 
@@ -16,7 +17,6 @@ from lca.arrays import Slices
 from lca.divisions import OTHER
 from lca.errors import LCAError
 from lca.groups import Groups
-from lca.layout import Layout
 
 _SINGLE = r"(?P<single>q|k|v|[qkv]_proj|[qkv]_lin|to_[qkv]|query|key|value)"
 _FUSED = r"(?P<fused>qkv|in_proj|c_attn|Wqkv)"
@@ -24,6 +24,19 @@ _OUTPUT = r"(?P<output>out_proj|o_proj|c_proj|out_lin|to_out\.0|attention_output
 _TENSOR = re.compile(
     rf"^(?:(?P<module>.*?)\.)?(?:self\.)?(?:{_SINGLE}|{_FUSED}|{_OUTPUT})[._](?P<kind>weight|bias|kernel)$"
 )
+
+
+class Tensors(Protocol):
+    """What is read of an `lca.Layout`, which offers these groups and so is built on this module."""
+
+    @property
+    def names(self) -> tuple[str, ...]: ...
+    @property
+    def shapes(self) -> tuple[tuple[int, ...], ...]: ...
+    @property
+    def offsets(self) -> tuple[int, ...]: ...
+    @property
+    def neuron_axes(self) -> tuple[int | None, ...] | None: ...
 
 
 @dataclass(frozen=True)
@@ -38,7 +51,7 @@ class _Projection:
     axis: int
 
 
-def head_groups(layout: Layout, heads: int) -> Groups:
+def head_groups(layout: Tensors, heads: int) -> Groups:
     """Groups of the ``heads`` heads of every attention module; all other entries are in ``"other"``.
 
     Tensors are recognised by name: q_proj, k_proj, v_proj, or query, key, value (and other usual names), the
@@ -53,6 +66,7 @@ def head_groups(layout: Layout, heads: int) -> Groups:
 
     Examples
     --------
+    >>> from lca import Layout
     >>> names = ("attn.q_proj.weight", "attn.k_proj.weight", "attn.v_proj.weight", "attn.out_proj.weight")
     >>> head_groups(Layout(names, ((4, 4),) * 4), 2).names
     ('attn[head 0]', 'attn[head 1]')
@@ -81,7 +95,7 @@ def head_groups(layout: Layout, heads: int) -> Groups:
     return Groups(tuple(numbers), slices, np.array([numbers[label] for label in labels]))
 
 
-def _projections(layout: Layout) -> Iterator[_Projection]:
+def _projections(layout: Tensors) -> Iterator[_Projection]:
     assert layout.neuron_axes is not None
     found = []
     for name, shape, axis in zip(layout.names, layout.shapes, layout.neuron_axes, strict=True):

@@ -14,6 +14,7 @@ __all__ = [
     "PARAM_GROUPS",
     "Selectors",
     "divisions",
+    "labels_by_pattern",
 ]
 
 Selectors: TypeAlias = Mapping[str, Any]
@@ -26,6 +27,7 @@ OTHER = "other"
 """The group of the tensors that no group of a division selects."""
 PARAM_GROUPS = "param_groups"
 """Selects the groups of the optimizer, which are a division of their own."""
+_EXAMPLE = r"r'blocks\.(?P<block>\d+)\.'"
 _RESERVED = frozenset(
     ("tensor", "layer", "neuron", HEAD, "step", "measured", "bin", "parameter", "traced", "division")
     + ("param_group", "run", "condition")
@@ -43,7 +45,8 @@ def divisions(groups: Selectors, names: Sequence[str]) -> dict[str, dict[str, st
     groups
         Selectors by the name of the group: a regular expression that is searched in the names of the tensors,
         a list of names, or a function from a name to whether the tensor is in the group. A mapping is a
-        division of its own under its name; all other groups form the division ``"group"``.
+        division of its own under its name, and so is an expression with a named group, which makes a group of
+        each text that it matches (`labels_by_pattern`); all others form the division ``"group"``.
     names
         The names of all tensors, as in `lca.Layout.names`.
 
@@ -61,12 +64,53 @@ def divisions(groups: Selectors, names: Sequence[str]) -> dict[str, dict[str, st
     """
     if not isinstance(groups, Mapping) or not groups:
         raise LCAError(f'groups must be a mapping such as {{"mlp": r"\\.mlp\\."}}, got {groups!r:.80}.')
-    flat = {name: chosen for name, chosen in groups.items() if not isinstance(chosen, Mapping)}
-    parts = {name: chosen for name, chosen in groups.items() if isinstance(chosen, Mapping)}
+    parts = {name: chosen for name, chosen in groups.items() if _divides(chosen)}
+    flat = {name: chosen for name, chosen in groups.items() if name not in parts}
     if taken := [name for name in parts if name in (*_RESERVED, GROUP) or not name]:
         raise LCAError(f"a division cannot be called {taken[0]!r}; choose another name.")
     found = {GROUP: _division(flat, names)} if flat else {}
-    return found | {name: _division(part, names) for name, part in parts.items()}
+    for name, part in parts.items():
+        found[name] = _division(part, names) if isinstance(part, Mapping) else labels_by_pattern(part, names)
+    return found
+
+
+def labels_by_pattern(pattern: str | re.Pattern[str], names: Sequence[str]) -> dict[str, str]:
+    r"""The group of every tensor by what a regular expression finds in its name, for blocks or experts.
+
+    A name in which ``(?P<block>...)`` matches ``3`` is in the group ``"block 3"``, all others in ``"other"``.
+
+    Raises
+    ------
+    LCAError
+        If the expression has not one named group, or matches no name.
+
+    Examples
+    --------
+    >>> labels_by_pattern(r"h\.(?P<block>\d+)\.", ("wte.weight", "h.0.attn.weight", "h.1.attn.weight"))
+    {'wte.weight': 'other', 'h.0.attn.weight': 'block 0', 'h.1.attn.weight': 'block 1'}
+    """
+    try:
+        compiled = re.compile(pattern)
+    except re.error as error:
+        raise LCAError(f"{pattern!r} is no regular expression ({error}).") from error
+    if len(compiled.groupindex) != 1:
+        raise LCAError(
+            f"{compiled.pattern!r} has {len(compiled.groupindex)} named groups and must have one, by whose "
+            f"text the tensors are grouped; write it as {_EXAMPLE}."
+        )
+    [kind] = compiled.groupindex
+    matches = {name: compiled.search(name) for name in names}
+    if not any(matches.values()):
+        listed = ", ".join(names[:6]) + (", ..." if len(names) > 6 else "")  # noqa: PLR2004
+        raise LCAError(f"{compiled.pattern!r} matches no tensor; there are {listed}.")
+    return {name: f"{kind} {match[kind]}" if match else OTHER for name, match in matches.items()}
+
+
+def _divides(selector: Any) -> bool:
+    """Whether a selector makes a division of its own."""
+    if isinstance(selector, str | re.Pattern):
+        return "(?P<" in (selector if isinstance(selector, str) else selector.pattern)
+    return isinstance(selector, Mapping)
 
 
 def _division(groups: Selectors, names: Sequence[str]) -> dict[str, str]:

@@ -5,25 +5,32 @@ converts between the two: it flattens tensors into θ, returns views of them, an
 """
 
 import math
+import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Literal
+from typing import Literal, TypeAlias
 
 import numpy as np
 
+from lca._experts import expert_groups
+from lca._heads import head_groups
 from lca.arrays import Vector, array_ops
-from lca.errors import LayoutError, UnknownNameError
+from lca.divisions import labels_by_pattern
+from lca.errors import LayoutError, LCAError, UnknownNameError
 from lca.groups import Groups
 
 __all__ = [
     "GroupBy",
+    "Grouping",
     "Layout",
     "check_same_layout",
 ]
 
 _Array = np.ndarray
 GroupBy = Literal["tensor", "layer", "neuron"]
+Grouping: TypeAlias = str | re.Pattern[str] | Mapping[str, str] | Callable[[str], str]
+"""What `Layout.groups` groups by: `GroupBy`, ``"head"``, ``"expert"``, an expression, mapping or function."""
 
 
 @dataclass(frozen=True)
@@ -214,23 +221,55 @@ class Layout:
                 f"entry is {self.label(self.offsets[which])!r}."
             ) from error
 
-    def groups(self, by: GroupBy | Mapping[str, str] | Callable[[str], str] = "tensor") -> Groups:
-        """Group the entries of θ, so that a view can sum over them.
+    def groups(
+        self,
+        by: Grouping = "tensor",
+        *,
+        heads: int | None = None,
+        experts: int | None = None,
+    ) -> Groups:
+        r"""Group the entries of θ, so that a view can sum over them.
 
         Parameters
         ----------
         by
             ``"tensor"``, ``"layer"`` (the part of the name before the last dot), ``"neuron"`` (one group per
-            output neuron or channel, with its weights and bias), or a mapping or function from tensor name to
-            group name.
+            output neuron or channel, with its weights and bias), ``"head"`` and ``"expert"`` (below), a
+            regular expression with a named group (one group for each text that it matches in the names,
+            `lca.divisions.labels_by_pattern`), or a mapping or function from tensor name to group name.
+        heads
+            For ``"head"``: the number of heads in an attention layer. Projections are recognised by name
+            (q_proj, in_proj, c_attn, out_proj, ...); what belongs to no head is in the group ``"other"``.
+        experts
+            For ``"expert"``: the number of experts in a mixture. They are numbered modules,
+            experts.3.up_proj.weight, or share tensors, experts.up_proj of shape (experts, ...).
 
         Raises
         ------
+        LCAError
+            If there are no heads, experts or names as described, or a number of them is missing.
         LayoutError
             If a mapping lacks a tensor.
         UnknownNameError
             If ``by`` is another string.
+
+        Examples
+        --------
+        >>> names = "wte.weight", "h.0.c_attn.weight", "h.1.c_attn.weight"
+        >>> layout = Layout(names, ((5, 4), (12, 4), (12, 4)))
+        >>> layout.groups(r"h\.(?P<block>\d+)").names
+        ('other', 'block 0', 'block 1')
+        >>> layout.groups("head", heads=2).names[:3]
+        ('other', 'h.0[head 0]', 'h.0[head 1]')
         """
+        for name, number, make in (("head", heads, head_groups), ("expert", experts, expert_groups)):
+            if (by == name) != (number is not None):
+                raise LCAError(
+                    f'the number of {name}s belongs to groups("{name}"): layout.groups("{name}", {name}s=8); '
+                    f"got {by!r} and {name}s={number!r}."
+                )
+            if number is not None:
+                return make(self, number)
         if isinstance(by, str) and by in self._named_groups:
             return self._named_groups[by]
         found = self._groups(by)
@@ -243,7 +282,7 @@ class Layout:
         """The groups asked for by name so far; every reader of a run shares them."""
         return {}
 
-    def _groups(self, by: GroupBy | Mapping[str, str] | Callable[[str], str]) -> Groups:
+    def _groups(self, by: Grouping) -> Groups:
         if by == "neuron":
             assert self.neuron_axes is not None
             return Groups.by_neuron([_layer(name) for name in self.names], self.shapes, self.neuron_axes)
@@ -258,10 +297,12 @@ class Layout:
                     f"the grouping has no group for the tensors {', '.join(missing)}; add them to it."
                 )
             labels = [by[name] for name in self.names]
+        elif isinstance(by, re.Pattern) or (isinstance(by, str) and "(?P<" in by):
+            labels = list(labels_by_pattern(by, self.names).values())
         elif callable(by):
             labels = [by(name) for name in self.names]
         else:
-            raise UnknownNameError("grouping", by, ("tensor", "layer", "neuron"))
+            raise UnknownNameError("grouping", by, ("tensor", "layer", "neuron", "head", "expert"))
         return Groups.by_label(labels, self.sizes)
 
 

@@ -70,7 +70,8 @@ class Row:
 
     However many readers a row has, the K values are reduced at most three times: sums and sign counts of
     tensors (from which those of layers and the total follow), sums of neurons, and the histogram of |A|.
-    On a device, each of the three is one copy to the host. Signs of sampled values are counted apart.
+    On a device, each of the three is one copy to the host, or the first and the last together
+    (`reduce_at_once`). Signs of sampled values are counted apart.
 
     Parameters
     ----------
@@ -147,6 +148,14 @@ class Row:
     def magnitudes(self) -> np.ndarray:
         """Counts of |A| between `BIN_EDGES`, as in `lca.arrays.ArrayOps.magnitudes`; (2, bins + 2)."""
         return array_ops(self.allocation.values).magnitudes(self.allocation.values, BIN_EDGES)
+
+    def reduce_at_once(self) -> None:
+        """Compute totals, signs and `magnitudes`, for a reader of all three: one copy from a device."""
+        if "_tensors" not in self.__dict__ and "magnitudes" not in self.__dict__:
+            values, slices = self.allocation.values, self.layout.groups("tensor").slices
+            found = array_ops(values).sums_signs_and_magnitudes(values, slices, BIN_EDGES)
+            sums, signs, self.magnitudes = found
+            self._tensors = sums, signs
 
     def stderr(self, by: GroupBy | Groups) -> np.ndarray:
         """Standard error of `totals` from the replicates of the estimator; NaN (groups,) without replicates.

@@ -68,6 +68,8 @@ class RunViews(RowView):
 
     def read(self, row: Row) -> None:
         """Process the row of one step."""
+        if not row.allocation.sampled:
+            row.reduce_at_once()
         self.trace.add(row.scalars)
         self.tensors.add(row.totals("tensor"))
         self.layers.add(row.totals("layer"))

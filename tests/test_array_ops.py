@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from hypothesis import given
 
-from lca.arrays import NumpyOps, array_ops
+from lca.arrays import NumpyOps, Slices, array_ops
 from lca.errors import LayoutError
 from lca.testing._array_checks import SUBNORMAL, ArraySubject, vectors
 from lca.testing._array_edges import ALL_ARRAY_CHECKS
@@ -81,3 +81,22 @@ def test_a_foreign_vector_is_refused_by_its_type():
         LayoutError, match=r"got fractions\.Fraction; convert it with numpy\.asarray, or import"
     ):
         array_ops(Fraction(1, 2))
+
+
+def test_several_movement_sums_are_those_of_each():
+    vectors, start, end = np.array([[1.0, -3.0], [2.0, 5.0]]), np.array([4.0, 1.0]), np.array([2.0, 8.0])
+    ops, combined = NumpyOps(), [(2.0, vectors[0]), (-0.5, vectors[1])]
+    found = ops.movement_sums_each([combined, [(1.0, vectors[1])]], start, end)
+    assert found == [
+        ops.movement_sums(combined, start, end),
+        ops.movement_sums([(1.0, vectors[1])], start, end),
+    ]
+
+
+def test_all_reductions_of_a_step_are_those_of_each():
+    vector, edges = np.array([-3.0, 0.0, 0.5, 7.0]), np.array([0.1, 1.0, 10.0])
+    slices, ops = [Slices(0, 1, 1, 3), Slices(3, 1, 1, 1)], NumpyOps()
+    sums, signs, magnitudes = ops.sums_signs_and_magnitudes(vector, slices, edges)
+    assert sums.tolist() == [-2.5, 7.0]
+    assert signs.tolist() == [[1, 0], [1, 1]]
+    np.testing.assert_array_equal(magnitudes, ops.magnitudes(vector, edges))

@@ -43,6 +43,10 @@ def test_a_mapping_is_a_division_of_its_own():
         ({"other": "mlp"}, "choose another name"),
         ({"layer": {"a": "mlp"}}, "a division cannot be called 'layer'"),
         ({}, "groups must be a mapping"),
+        ({"layer": r"h\.(?P<layer>\d)"}, "a division cannot be called 'layer'"),
+        ({"block": r"(?P<a>mlp)|(?P<b>norm)"}, "has 2 named groups and must have one"),
+        ({"block": r"conv(?P<block>\d)"}, "matches no tensor; there are h.attn"),
+        ({"block": r"(?P<block>"}, "is no regular expression"),
     ],
 )
 def test_what_cannot_be_a_division_is_refused(groups, message):
@@ -112,3 +116,55 @@ def test_bert_keeps_its_projections_under_self_and_output():
 def test_heads_that_cannot_be_told_are_refused(names, shapes, heads, message):
     with pytest.raises(LCAError, match=message):
         head_groups(Layout(names, shapes), heads)
+
+
+def test_a_named_group_makes_a_division_of_what_it_matches():
+    names = ("wte", "h.0.mlp", "h.0.norm", "h.11.mlp")
+    found = divisions({"mlp": "mlp", "block": re.compile(r"^h\.(?P<block>\d+)\.")}, names)
+    assert list(found) == ["group", "block"]
+    assert list(found["block"].values()) == ["other", "block 0", "block 0", "block 11"]
+
+
+def _by_name(layout, groups):
+    """The names of the groups of every entry, by tensor."""
+    return {n: np.array(groups.names)[v.astype(int)] for n, v in layout.unflatten(groups.index * 1.0).items()}
+
+
+def test_experts_are_numbered_modules_or_the_first_axis():
+    names = ("0.experts.1.up.weight", "0.experts.0.up.weight", "1.experts.up_proj", "1.router.weight")
+    layout = Layout(names, ((2,), (2,), (2, 3, 4), (2, 4)))
+    found = _by_name(layout, layout.groups("expert", experts=2))
+    assert set(found["0.experts.1.up.weight"].ravel()) == {"0.experts[1]"}
+    assert set(found["0.experts.0.up.weight"].ravel()) == {"0.experts[0]"}
+    assert set(found["1.router.weight"].ravel()) == {"other"}
+    assert [set(part.ravel()) for part in found["1.experts.up_proj"]] == [{"1.experts[0]"}, {"1.experts[1]"}]
+
+
+def test_a_layout_groups_by_head_and_by_pattern_as_a_tracker_does():
+    names = ("h.0.attn.c_attn.weight", "h.0.attn.c_proj.weight", "h.1.mlp.weight")
+    layout = Layout(names, ((12, 4), (4, 4), (2, 2)))
+    heads, direct = layout.groups("head", heads=2), head_groups(layout, 2)
+    assert (heads.names, heads.index.tolist()) == (direct.names, direct.index.tolist())
+    blocks = layout.groups(r"h\.(?P<block>\d+)")
+    assert blocks.total(np.ones(layout.size)).tolist() == [64, 4]
+
+
+@pytest.mark.parametrize(
+    ("by", "options", "message"),
+    [
+        ("head", {}, r'belongs to groups\("head"\): layout.groups\("head", heads=8\)'),
+        ("layer", {"heads": 2}, "got 'layer' and heads=2"),
+        ("expert", {"experts": 2}, "experts=2 needs tensors such as experts.0.up_proj.weight"),
+        ("expert", {"experts": 0}, "experts must be a positive integer"),
+        ("layers", {}, "grouping"),
+    ],
+)
+def test_what_a_layout_cannot_group_by_is_refused(by, options, message):
+    with pytest.raises(LCAError, match=message):
+        Layout(NAMES, ((2,),) * 4).groups(by, **options)
+
+
+def test_more_experts_than_stated_are_refused():
+    layout = Layout(("experts.2.weight",), ((2,),))
+    with pytest.raises(LCAError, match="belongs to expert 2, counted from 0"):
+        layout.groups("expert", experts=2)

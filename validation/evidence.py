@@ -12,9 +12,14 @@ FRAMEWORKS = ("torch", "tensorflow", "keras")
 ROOT = Path(__file__).resolve().parent.parent
 
 
+def data_folder() -> Path:
+    """The folder named by LCA_DATA, else ../shared/data; it need not exist."""
+    return Path(os.environ.get("LCA_DATA", ROOT.parent / "shared" / "data"))
+
+
 def mnist_path() -> Path:
     """``mnist.npz`` in the folder named by LCA_DATA, else in ../shared/data; exits with the fix if absent."""
-    path = Path(os.environ.get("LCA_DATA", ROOT.parent / "shared" / "data")) / "mnist.npz"
+    path = data_folder() / "mnist.npz"
     if not path.exists():
         sys.exit(f"{path} is missing: set LCA_DATA to the folder that holds Keras' mnist.npz")
     return path

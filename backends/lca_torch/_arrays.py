@@ -37,16 +37,14 @@ class TorchOps(ArrayOps):
         return point
 
     def movement_sums(self, weighted: WeightedVectors, start: Tensor, end: Tensor) -> tuple[float, float]:
-        weights, vectors = zip(*weighted, strict=True)
-        sums: list[Tensor] = []
-        for a, b, first, *rest in _blocks(start, end, *vectors):
-            part = weights[0] * first
-            for weight, other in zip(weights[1:], rest, strict=True):
-                part.add_(other, alpha=weight)
-            part.mul_(b - a)
-            sums += [part.sum(dtype=torch.float64), part.abs_().sum(dtype=torch.float64)]
-        signed, absolute = torch.stack(sums).view(-1, 2).sum(0).tolist()
+        signed, absolute = _movement_sums(weighted, start, end).tolist()
         return signed, absolute
+
+    def movement_sums_each(
+        self, combinations: Sequence[WeightedVectors], start: Tensor, end: Tensor
+    ) -> list[tuple[float, float]]:
+        found = torch.stack([_movement_sums(weighted, start, end) for weighted in combinations]).tolist()
+        return [(signed, absolute) for signed, absolute in found]
 
     def times_movement(self, vector: Tensor, start: Tensor, end: Tensor) -> Tensor:
         for v, a, b in _blocks(vector, start, end):
@@ -135,24 +133,20 @@ class TorchDeviceOps(TorchOps):
         return self.to_numpy(torch.cat([piece.sum((0, 2), dtype=torch.float64) for piece in parts]))
 
     def sums_and_signs(self, vector: Tensor, slices: Sequence[Slices]) -> tuple[np.ndarray, np.ndarray]:
-        pieces = [vector.detach()[part.start : part.stop].view(part.shape) for part in slices]
-        sums = torch.cat([piece.sum((0, 2), dtype=torch.float64) for piece in pieces])
-        below = torch.cat([(piece < 0).sum((0, 2)) for piece in pieces])
-        above = torch.cat([(piece > 0).sum((0, 2)) for piece in pieces])
-        # Counts are exact in float64, so everything crosses to the host in one copy.
-        found = self.to_numpy(torch.stack([sums, below, above]))
+        found = self.to_numpy(_sums_and_signs(vector, slices))
         return found[0], found[1:].astype(np.int64)
 
     def magnitudes(self, vector: Tensor, edges: np.ndarray) -> np.ndarray:
-        columns = len(edges) + 1
-        limits = torch.as_tensor(edges, device=vector.device)
-        counts = torch.zeros(2 * columns + 1, dtype=torch.int64, device=vector.device)
-        for part in torch.split(vector.detach(), _DEVICE_BLOCK):
-            bins = torch.bucketize(part.abs().to(torch.float64), limits, right=True)
-            bins += columns * (part > 0)
-            bins.masked_fill_(part == 0, 2 * columns)
-            counts += torch.bincount(bins, minlength=len(counts))
-        return self.to_numpy(counts[:-1]).reshape(2, -1)
+        return self.to_numpy(_magnitudes(vector, edges)).reshape(2, -1)
+
+    def sums_signs_and_magnitudes(
+        self, vector: Tensor, slices: Sequence[Slices], edges: np.ndarray
+    ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        of_slices, bins = _sums_and_signs(vector, slices), _magnitudes(vector, edges)
+        found = self.to_numpy(torch.cat([of_slices.reshape(-1), bins]))  # counts are exact in float64
+        sums, *signs = found[: of_slices.numel()].reshape(3, -1)
+        counts = found[of_slices.numel() :].reshape(2, -1)
+        return sums, np.array(signs).astype(np.int64), counts.astype(np.int64)
 
     def take(self, vector: Tensor, positions: np.ndarray) -> np.ndarray:
         return self.to_numpy(vector.detach()[torch.as_tensor(positions, device=vector.device)])
@@ -248,6 +242,41 @@ def _numbers(tensor: Tensor) -> Tensor:
 
 def _joined(pieces: list[Tensor]) -> Tensor:
     return pieces[0].reshape(-1) if len(pieces) == 1 else flat(pieces)
+
+
+def _movement_sums(weighted: WeightedVectors, start: Tensor, end: Tensor) -> Tensor:
+    """`ArrayOps.movement_sums` as a tensor (2,), which nobody has waited for."""
+    weights, vectors = zip(*weighted, strict=True)
+    sums: list[Tensor] = []
+    for a, b, first, *rest in _blocks(start, end, *vectors):
+        part = weights[0] * first
+        for weight, other in zip(weights[1:], rest, strict=True):
+            part.add_(other, alpha=weight)
+        part.mul_(b - a)
+        sums += [part.sum(dtype=torch.float64), part.abs_().sum(dtype=torch.float64)]
+    return torch.stack(sums).view(-1, 2).sum(0)
+
+
+def _sums_and_signs(vector: Tensor, slices: Sequence[Slices]) -> Tensor:
+    """The sums of the slices and the counts of both signs, (3, sums) in float64, where counts are exact."""
+    pieces = [vector.detach()[part.start : part.stop].view(part.shape) for part in slices]
+    sums = torch.cat([piece.sum((0, 2), dtype=torch.float64) for piece in pieces])
+    below = torch.cat([(piece < 0).sum((0, 2)) for piece in pieces])
+    above = torch.cat([(piece > 0).sum((0, 2)) for piece in pieces])
+    return torch.stack([sums, below, above])
+
+
+def _magnitudes(vector: Tensor, edges: np.ndarray) -> Tensor:
+    """`ArrayOps.magnitudes` as integers in one row, which nobody has waited for."""
+    columns = len(edges) + 1
+    limits = torch.as_tensor(edges, device=vector.device)
+    counts = torch.zeros(2 * columns + 1, dtype=torch.int64, device=vector.device)
+    for part in torch.split(vector.detach(), _DEVICE_BLOCK):
+        bins = torch.bucketize(part.abs().to(torch.float64), limits, right=True)
+        bins += columns * (part > 0)
+        bins.masked_fill_(part == 0, 2 * columns)
+        counts += torch.bincount(bins, minlength=len(counts))
+    return counts[:-1]
 
 
 def _abs_sum(vector: Tensor) -> Tensor:

@@ -72,6 +72,17 @@ class ArrayOps(ABC):
         terms = [(weight, self.to_numpy(vector)) for weight, vector in weighted]
         return host.movement_sums(terms, self.to_numpy(start), self.to_numpy(end))
 
+    def movement_sums_each(
+        self, combinations: Sequence[WeightedVectors], start: Vector, end: Vector
+    ) -> list[tuple[float, float]]:
+        """`movement_sums` of several combinations; a device is waited for once, not once for each.
+
+        >>> gradient, start, end = np.array([2.0, 4.0]), np.zeros(2), np.array([1.0, -1.0])
+        >>> array_ops(start).movement_sums_each([[(0.5, gradient)], [(-1.0, gradient)]], start, end)
+        [(-1.0, 3.0), (2.0, 6.0)]
+        """
+        return [self.movement_sums(weighted, start, end) for weighted in combinations]
+
     def times_movement(self, vector: Vector, start: Vector, end: Vector) -> Vector:
         """``v ∘ (end - start)``; may overwrite ``vector``, which belongs to the caller.
 
@@ -227,6 +238,18 @@ class ArrayOps(ABC):
                [0, 1, 0, 1]])
         """
         return host.magnitudes(self.to_numpy(vector), edges)
+
+    def sums_signs_and_magnitudes(
+        self, vector: Vector, slices: Sequence[Slices], edges: np.ndarray
+    ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """`sums_and_signs` and `magnitudes`; a device is waited for once, not once for each.
+
+        >>> v = np.array([1.0, -3.0])
+        >>> array_ops(v).sums_signs_and_magnitudes(v, [Slices(0, 1, 1, 2)], np.array([0.1, 2.0]))[2]
+        array([[0, 0, 1],
+               [0, 1, 0]])
+        """
+        return *self.sums_and_signs(vector, slices), self.magnitudes(vector, edges)
 
     def take(self, vector: Vector, positions: np.ndarray) -> np.ndarray:
         """A NumPy array with the entries at these positions.

@@ -213,16 +213,16 @@ class _Fit:
     def __init__(self, segment: Segment, weights: Mapping[Evaluation, float]) -> None:
         self.segment = segment
         self._weights = weights
+        self._total, self.abs_total = segment.sums(weights)
         self.mass = sum(abs(weight) * segment.mass(node) for node, weight in weights.items())
-        total, self.abs_total = segment.sums(weights)
-        self.residual = segment.residual(weights, total)
+        self.residual = segment.residual(weights, self._total)
 
     def allocation(self) -> StepAllocation:
         """The allocation; uses up all nodes but the end, where the next step begins."""
         integral = Integral(self.segment)
         for node, weight in self._weights.items():
             integral.add(weight, node, last_use=node is not self.segment.end)
-        return integral.allocation()
+        return integral.allocation(total=self._total)
 
 
 class _Allowance:

@@ -82,17 +82,23 @@ class Integral:
         segment.layout.check(update, f"an update of a micro-batch of step {segment.step.index}")
         self._products.append((weight, gradient, update))
 
-    def allocation(self, replicates: Mapping[float, Sequence[Vector]] | None = None) -> StepAllocation:
+    def allocation(
+        self, replicates: Mapping[float, Sequence[Vector]] | None = None, *, total: float | None = None
+    ) -> StepAllocation:
         """The finished `StepAllocation`; uses this up.
 
         The residual is taken against the losses at both ends; sampled gradients leave it NaN. ``replicates``
-        replace those of the nodes.
+        replace those of the nodes. ``total`` is the sum of the values, if it is known (`Segment.sums`).
         """
         segment = self._segment
         unmeasured = (_NOT_MEASURED,) * 3
         ends = unmeasured if segment.sampled else (segment.start, segment.end, segment.arrival)
         return self._finish(
-            ends, segment.cost, start_cost=segment.start_cost, replicates=replicates or self._replicates()
+            ends,
+            segment.cost,
+            start_cost=segment.start_cost,
+            replicates=replicates or self._replicates(),
+            total=total,
         )
 
     def _finish(
@@ -102,10 +108,12 @@ class Integral:
         *,
         start_cost: Cost,
         replicates: Mapping[float, Sequence[Vector]],
+        total: float | None = None,
     ) -> StepAllocation:
         start, end, arrival = ends
         segment, values = self._segment, self._values()
-        total = nan if segment.sampled else segment.ops.total(values)
+        if total is None:
+            total = nan if segment.sampled else segment.ops.total(values)
         if not segment.sampled and not isfinite(total):
             raise non_finite(segment.layout, segment.step, OVERFLOW, None)
         return StepAllocation(

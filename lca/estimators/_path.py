@@ -279,9 +279,19 @@ class Segment:
         return self._evaluate(s)
 
     def sums(self, weights: Mapping[Evaluation, float]) -> tuple[float, float]:
-        """``Σ_i a_i`` and ``Σ_i |a_i|`` of ``a = Δ ∘ Σ_k w_k g_k``, without forming a."""
-        weighted = [(weight, node.grad) for node, weight in weights.items()]
-        return self.ops.movement_sums(weighted, self.step.start, self.step.end)
+        """``Σ_i a_i`` and ``Σ_i |a_i|`` of ``a = Δ ∘ Σ_k w_k g_k``, without forming a.
+
+        With them comes the `mass` of each node that has none yet, so that a device is waited for once.
+        """
+        new = [node for node in weights if node not in self._masses]
+        combined = [(weight, node.grad) for node, weight in weights.items()]
+        with np.errstate(over="ignore", invalid="ignore"):  # reported below
+            *alone, found = self.ops.movement_sums_each(
+                [*([(1.0, node.grad)] for node in new), combined], self.step.start, self.step.end
+            )
+        for node, (_, mass) in zip(new, alone, strict=True):
+            self._masses[node] = self._finite(mass, node)
+        return found
 
     def residual(self, weights: Mapping[Evaluation, float], total: float) -> float:
         """What is missing in the sum ``total`` of a rule with these weights of the nodes."""
@@ -296,12 +306,16 @@ class Segment:
             If the gradient or the movement holds NaN or Inf; names the step and the tensor.
         """
         if node not in self._masses:
-            with np.errstate(over="ignore", invalid="ignore"):  # reported here
-                self._masses[node] = self.sums({node: 1.0})[1]
-            # This one scalar is finite only if everything that went in is; vectors are searched only if not.
-            if not isfinite(self._masses[node]):
-                raise non_finite(self.layout, self.step, OVERFLOW, node.grad)
+            with np.errstate(over="ignore", invalid="ignore"):  # reported below
+                mass = self.ops.movement_sums([(1.0, node.grad)], self.step.start, self.step.end)[1]
+            self._masses[node] = self._finite(mass, node)
         return self._masses[node]
+
+    def _finite(self, mass: float, node: Evaluation) -> float:
+        # This one scalar is finite only if everything that went in is; vectors are searched only if not.
+        if not isfinite(mass):
+            raise non_finite(self.layout, self.step, OVERFLOW, node.grad)
+        return mass
 
     def _in_state(self, state: State | None) -> Objective:
         return differentiating(at_state(self._path.objective, state), self.names)

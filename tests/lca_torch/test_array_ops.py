@@ -70,3 +70,23 @@ def test_a_tensor_elsewhere_stays_there():
 def test_small_dtypes_are_summed_in_float64(dtype):
     vector = torch.full((4096,), 1.0, dtype=dtype)  # its own dtype cannot count so far
     assert array_ops(vector).sums(vector, [Slices(0, 1, 1, 4096)]).tolist() == [4096.0]
+
+
+@kinds
+def test_several_movement_sums_are_those_of_each(kind, monkeypatch):
+    monkeypatch.setattr("lca_torch._arrays._CPU_BLOCK", 4)
+    first, second, start, end = torch.randn(4, 9, generator=torch.Generator().manual_seed(0))
+    combined = [(2.0, first), (-0.5, second)]
+    found = kind.ops.movement_sums_each([combined, [(1.0, second)]], start, end)
+    assert found == [kind.ops.movement_sums(each, start, end) for each in (combined, [(1.0, second)])]
+
+
+@kinds
+def test_all_reductions_of_a_step_are_those_of_each(kind):
+    vector, edges = torch.tensor([-3.0, 0.0, 0.5, 7.0]), np.array([0.1, 1.0, 10.0])
+    slices = [Slices(0, 1, 1, 3), Slices(3, 1, 1, 1)]
+    sums, signs, magnitudes = kind.ops.sums_signs_and_magnitudes(vector, slices, edges)
+    for found, expected in zip((sums, signs), kind.ops.sums_and_signs(vector, slices), strict=True):
+        np.testing.assert_array_equal(found, expected, strict=True)
+    np.testing.assert_array_equal(magnitudes, kind.ops.magnitudes(vector, edges), strict=True)
+    assert signs.tolist() == [[1, 0], [1, 1]]

@@ -53,6 +53,14 @@ def test_the_sums_over_heads_add_up():
     assert abs(heads["attn[head 0]"] + heads["attn[head 1]"] - (attention - bias)) <= limit
 
 
+def test_a_named_group_divides_by_what_it_matches():
+    summary = _tracked(groups={"place": r"^(?P<place>attn|mlp)\."})
+    places, tensors = summary["per_group"]["place"], summary["per_tensor"]
+    limit = tolerances.summed(summary["mass"], tolerances.EPS64)
+    assert list(places) == ["place attn", "other", "place mlp"]
+    assert abs(places["place mlp"] - tensors["mlp.weight"] - tensors["mlp.bias"]) <= limit
+
+
 def test_a_type_that_the_model_lacks_is_refused():
     with pytest.raises(LCAError, match="'conv' selects no tensor: no Conv2d of the model"):
         _tracked(groups={"conv": nn.Conv2d})

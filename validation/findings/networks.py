@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from lca.reference import load_split
 from validation.bench_torch.resnet20 import resnet20
-from validation.evidence import mnist_path
+from validation.evidence import data_folder, mnist_path
 
 
 @dataclass(frozen=True)
@@ -36,9 +36,9 @@ def mnist() -> tuple[Tensor, Tensor]:
 
 def cifar_10() -> tuple[Tensor, Tensor]:
     """The 50,000 training images, (n, 3, 32, 32), normalised; re-encoded as JPEG."""
-    from validation.gpu.run import cifar  # noqa: PLC0415  # needs Pillow
+    from validation.gpu.cifar import decoded  # noqa: PLC0415  # needs Pillow
 
-    return cifar(50_000, "cpu")
+    return decoded(data_folder() / "cifar10_jpeg.npz", 50_000)
 
 
 def mnist_fc() -> nn.Sequential:

@@ -1,128 +1,150 @@
-"""What is to be seen on a GPU: the kit, the overhead, ResNet-20 on CIFAR, and how often the host waits.
+"""What is to be seen on a GPU, for the few minutes in which one can be had: five parts, each with its limit.
 
-`python -m validation.gpu.run` on a machine with CUDA. With ``--device cpu --steps 2 --examples 300`` it runs
-anywhere, which says nothing about GPUs but keeps the command working.
+`python -m validation.gpu.run --out FOLDER --minutes 8`. Each part writes its results to a file of its own as
+they come, so what ends the run, or a part, loses only what was being measured. ``--device cpu`` rehearses all
+of it in less than a minute; that says nothing about GPUs.
 """
 
 import argparse
+import importlib.metadata
+import json
+import os
+import subprocess
+import sys
 import time
-from io import BytesIO
+import tomllib
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-import torch
-from PIL import Image
-from torch import Tensor
-from tqdm import tqdm
+from validation.gpu.shares import SHARES
 
-import lca
-from lca.testing import ConformanceError, check_backend
-from lca_torch import Objective, TorchBackend, Tracker
-from validation.bench_torch.resnet20 import resnet20
-from validation.bench_torch.run import LOSS, RULES, cifar_like, overhead
-from validation.evidence import keep, mnist_path, verdict
-from validation.mnist_fc_torch.run import he_normal_mlp, mnist
-
-TRAINING, BATCH = 45_000, 250
+ROOT = Path(__file__).resolve().parents[2]
+PACKAGE = "loss-change-allocation"
+START = 45.0
+"""Seconds that a child may take to import everything and reach the device."""
 
 
-def kit(device: str, *, tf32: bool) -> dict[str, Any]:
-    """The checks of the torch backend that fail on this device."""
-    torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = tf32
-    began = time.perf_counter()
-    failed: list[str] = []
+def environment_of_child(out: Path) -> dict[str, str]:
+    """The environment in which the package is found, also where it is not installed."""
+    paths = [str(ROOT), str(ROOT / "backends")]
     try:
-        check_backend(TorchBackend(device))
-    except ConformanceError as error:
-        failed = [line.split()[0] for line in str(error).splitlines() if "FAILED" in line]
+        importlib.metadata.version(PACKAGE)
+    except importlib.metadata.PackageNotFoundError:
+        paths.append(str(metadata(out / "metadata")))
+    before = os.environ.get("PYTHONPATH")
+    return os.environ | {"PYTHONPATH": os.pathsep.join(paths + ([before] if before else []))}
+
+
+def metadata(folder: Path) -> Path:
+    """A folder for the path with the name and the version of the package: all that its import asks for."""
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    info = folder / f"{PACKAGE.replace('-', '_')}-{project['version']}.dist-info"
+    info.mkdir(parents=True, exist_ok=True)
+    (info / "METADATA").write_text(f"Metadata-Version: 2.1\nName: {PACKAGE}\nVersion: {project['version']}\n")
+    groups = project["entry-points"].items()
+    lines = [f"[{group}]\n" + "".join(f"{k} = {v}\n" for k, v in own.items()) for group, own in groups]
+    (info / "entry_points.txt").write_text("\n".join(lines))
+    return folder
+
+
+def follow(names: list[str], options: argparse.Namespace) -> list[str]:
+    """Run the parts in one child until they are done or one exceeds its limit; returns those still to run."""
+    command = [sys.executable, "-W", "ignore", "-m", "validation.gpu.parts", *names]
+    command += ["--device", options.device, "--minutes", str(options.minutes), "--out", str(options.out)]
+    child = subprocess.Popen(command, cwd=ROOT, env=environment_of_child(options.out))
+    began, late = time.monotonic(), START
+    try:
+        for at, name in enumerate(names):
+            limit = 60 * options.minutes * SHARES[name] + late
+            while status(options.out, name) in ("", "running"):
+                if time.monotonic() - began > limit or child.poll() is not None:
+                    how = "stopped at its limit" if child.poll() is None else f"ended with {child.returncode}"
+                    mark(options.out, name, how)
+                    return names[at + 1 :]
+                time.sleep(0.2)
+            print(f"{name}: {status(options.out, name)}, {time.monotonic() - began:.0f} s", flush=True)
+            began, late = time.monotonic(), 0.0
+        child.wait(30)
     finally:
-        torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = False
-    return {"tf32": tf32, "failed": failed, "seconds": time.perf_counter() - began}
+        child.kill()
+        child.wait()
+    return []
 
 
-def cifar(examples: int, device: str) -> tuple[Tensor, Tensor]:
-    """The first images of CIFAR-10's training set (re-encoded as JPEG), (n, 3, 32, 32), normalised."""
-    stored = np.load_split(mnist_path().with_name("cifar10_jpeg.npz"))
-    content, offsets = stored["jpeg_train"].tobytes(), stored["offset_train"]
-    images = [np.asarray(Image.open(BytesIO(content[offsets[i] : offsets[i + 1]]))) for i in range(examples)]
-    x = torch.from_numpy(np.stack(images)).permute(0, 3, 1, 2).float() / 255
-    x = (x - x.mean((0, 2, 3), keepdim=True)) / x.std((0, 2, 3), keepdim=True)
-    return x.to(device), torch.from_numpy(stored["y_train"][:examples].astype(np.int64)).to(device)
+def read(out: Path, name: str) -> dict[str, Any]:
+    """What a part has written so far; empty if it has not begun."""
+    path = out / f"{name}.json"
+    return json.loads(path.read_text()) if path.exists() else {}
 
 
-def resnet_on_cifar(device: str, examples: int, steps: int) -> dict[str, Any]:
-    """SGD with momentum, every step allocated over all examples; the last one under the profiler."""
-    torch.manual_seed(0)
-    x, y = cifar(examples, device)
-    model = resnet20().to(device)
-    optimizer = torch.optim.SGD(model.parameters(), lr=0.1, momentum=0.9)
-    objective = Objective(model, LOSS, (x, y), batch_size=BATCH)
-    tracker = Tracker(model, optimizer, objective, lca.Adaptive(tol=1e-3), on_error="raise")
+def status(out: Path, name: str) -> str:
+    """``running``, ``done``, ``failed``, or how it was ended; empty before it begins."""
+    return str(read(out, name).get("status", ""))
 
-    def train_step() -> None:
-        part = torch.randint(len(x), (BATCH,), device=device)
-        optimizer.zero_grad()
-        LOSS(model(x[part]), y[part]).backward()
-        optimizer.step()
 
-    began = time.perf_counter()
-    with tracker:
-        for _ in tqdm(range(steps - 1), unit="step"):
-            train_step()
-        seconds = time.perf_counter() - began
-        activities = [torch.profiler.ProfilerActivity.CPU]
-        if device != "cpu":
-            activities.append(torch.profiler.ProfilerActivity.CUDA)
-        with torch.profiler.profile(activities=activities) as profile:
-            train_step()
-    waiting = ("Synchronize", "Memcpy DtoH", "aten::_local_scalar_dense")
-    waits = {e.key: e.count for e in profile.key_averages() if any(name in e.key for name in waiting)}
-    return {
-        "examples": len(x),
-        **tracker.summary()["train"],
-        "seconds": seconds,
-        "waits for the device in one step": waits,
-    }
+def mark(out: Path, name: str, how: str) -> None:
+    """Write how a part was ended, beside what it had found."""
+    (out / f"{name}.json").write_text(json.dumps(read(out, name) | {"status": how}, indent=1) + "\n")
+    print(f"{name}: {how}", flush=True)
+
+
+def device_of(name: str) -> dict[str, Any]:
+    """The device and the versions, asked of a process of its own, as the parent stays free of torch."""
+    code = (
+        "import json, sys, torch, numpy; cuda = torch.cuda.is_available(); print(json.dumps({"
+        "'torch': torch.__version__, 'cuda': torch.version.cuda, 'numpy': numpy.__version__,"
+        "'python': sys.version.split()[0], 'gpu': torch.cuda.get_device_name() if cuda else None}))"
+    )
+    found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    return {"device": name, **json.loads(found.stdout)}
+
+
+def claims(out: Path) -> dict[str, bool]:
+    """What the parts must show, of those figures that are there."""
+    kit, overhead, language = (read(out, name) for name in ("kit", "overhead", "language"))
+    precisions = [name for name in ("float32", "float64") if name in kit]
+    found = {f"the kit passes in {name}": not kit[name]["failed"] for name in precisions}
+    for name, figures in overhead.items():
+        if isinstance(figures, dict) and "ratio" in figures:
+            ratio = figures["ratio"]
+            found[f"{name}: allocation over gradients {ratio:.3f} ≤ 1.03"] = ratio <= 1.03
+    for name, places in overhead.get("waits", {}).items():
+        count = sum(places.values())
+        found[f"{name}: the host waits {count:g} times a step, at most once"] = count <= 1
+    if "cross-fit" in language:
+        ratio = language["cross-fit"]["ratio"]
+        found[f"GPT-2: cross-fit over plain training {ratio:.2f} ≤ 1.2"] = ratio <= 1.2
+    return found
 
 
 def main() -> None:
-    """Everything, in order; results.json keeps device, versions and figures."""
+    """Run all parts, and write ``summary.json``: the device, the state of each part, and the claims."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--device", default="cuda")
-    parser.add_argument("--steps", type=int, default=400)
-    parser.add_argument("--examples", type=int, default=TRAINING)
-    parser.add_argument("--rounds", type=int, default=9)
+    parser.add_argument("--out", type=Path, required=True, help="folder for the results")
+    parser.add_argument("--minutes", type=float, default=8.0)
+    parser.add_argument("--device", default="cuda", help="cuda, or cpu for a rehearsal")
+    parser.add_argument("--only", nargs="+", default=list(SHARES), choices=SHARES)
     options = parser.parse_args()
-    device, small = options.device, options.examples < TRAINING
-    if device == "cuda" and not torch.cuda.is_available():
-        parser.exit(
-            2, "no CUDA device here; nothing was measured. Try --device cpu --steps 2 --examples 300.\n"
-        )
-    results: dict[str, Any] = {
-        "device": torch.cuda.get_device_name() if device == "cuda" else device,
-        "cuda": torch.version.cuda,
-        "kit": [kit(device, tf32=tf32) for tf32 in (False, True)],
+    options.out = options.out.resolve()
+    options.out.mkdir(parents=True, exist_ok=True)
+    began, names = time.monotonic(), [name for name in SHARES if name in options.only]
+    about = device_of(options.device)
+    if options.device != "cpu" and not about["gpu"]:
+        sys.exit("no CUDA device here; nothing was measured. Rehearse with --device cpu.")
+    for name in names:
+        (options.out / f"{name}.json").unlink(missing_ok=True)
+    left = list(names)
+    while left:
+        left = follow(left, options)
+    summary = {
+        **about,
+        "seconds": round(time.monotonic() - began, 1),
+        "parts": {name: status(options.out, name) for name in names},
+        "claims": {} if options.device == "cpu" else claims(options.out),
     }
-    x, y = (tensor[: options.examples].to(device) for tensor in mnist().tensors)
-    images = cifar_like(min(options.examples, 5_000), device)
-    for name, rule in RULES.items():
-        results[f"MNIST-FC, {name}"] = overhead(
-            he_normal_mlp().to(device), (x, y), 5_000, rule, steps=3, rounds=options.rounds
-        )
-        results[f"ResNet-20, {name}"] = overhead(
-            resnet20().to(device), images, BATCH, rule, steps=1, rounds=options.rounds
-        )
-    results["ResNet-20 on CIFAR-10"] = resnet_on_cifar(device, options.examples, options.steps)
-    for name, figures in results.items():
-        print(f"{name}: {figures}")
-    if not small:
-        keep(Path(__file__).parent, "results.json", results)
-    ratios = {n: r["ratio"] for n, r in results.items() if isinstance(r, dict) and "ratio" in r}
-    verdict(
-        {"the kit passes with TF32 off": not results["kit"][0]["failed"]}
-        | {f"{name}: {ratio:.3f} ≤ 1.03": ratio <= 1.03 for name, ratio in ratios.items()}
-    )
+    (options.out / "summary.json").write_text(json.dumps(summary, indent=1) + "\n")
+    print(json.dumps(summary, indent=1))
+    sys.exit(any(state != "done" for state in summary["parts"].values()))
 
 
 if __name__ == "__main__":
