@@ -16,6 +16,7 @@ from lca_torch._live import ParameterVector, flat, holds
 from lca_torch._loop import Loop
 from lca_torch._objective import Objective
 from lca_torch._optimizers import check_known, refuse_maximizing
+from lca_torch._shared_loss import leave, require_same_tracker
 from lca_torch._updates import Updates, stepping, within
 
 
@@ -111,12 +112,40 @@ class Tracker(ModelTracker[Loop]):
             )
         self._context.ranks(group)
 
+    def close(self, *, complete: bool = True) -> None:
+        """As `lca.tracking.TrackerBase.close`; tells the other ranks that share the measuring, if any do."""
+        active = self._active
+        try:
+            super().close(complete=complete)
+        finally:
+            if active:
+                leave(self._session.objectives.values(), "its tracker is closed")
+
     def _attach(self) -> None:
+        self._meet_ranks()
         listener = _StepListener(self._follower, self._context, self._optimizers)
         self._updates = Updates(self._measured, self._optimizers, listener)
         self._updates.follow()
         if self._session.required_fields:
             self._context.open()
+
+    def _meet_ranks(self) -> None:
+        """Where several ranks share the measuring: they do the same, and learn of an error of this one."""
+        session = self._session
+        session.on_failure = self._tell_ranks
+        settings = [
+            f"the estimator {session.estimator!r}".partition(" at 0x")[0],
+            f"span={session.span}",
+            f"{session.measured_fraction(None):.3%} of the steps",
+            f"the first step {session.first_step}",
+            f"the losses {', '.join(session.objectives)}",
+        ]
+        with session.guarded(self.steps):
+            require_same_tracker(session.objectives.values(), settings)
+
+    def _tell_ranks(self, error: Exception) -> None:
+        name = type(error).__name__
+        leave(self._session.objectives.values(), f"{name}: {error}", name)
 
     def _detach(self) -> None:
         self._updates.leave()
