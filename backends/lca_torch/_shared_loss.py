@@ -1,32 +1,29 @@
 """`SharedLoss`: a `TorchLoss` whose evaluations several ranks share."""
 
 import math
-import warnings
 from collections.abc import Collection, Iterable, Iterator, Sequence
-from itertools import count
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from lca.errors import DataError, LayoutError, LCAError, LCAWarning
-from lca.frameworks import Measured, PyTree, Rows, examples_in, require_weight, tensors_in
-from lca.frameworks._trees import signature
-from lca.objective import State, leaves
-from lca_torch._exchange import Exchange
+from lca.errors import DataError, LayoutError
+from lca.frameworks import Measured, PyTree, examples_in, is_rows, require_weight, tensors_in
+from lca.objective import State
 from lca_torch._live import ParameterVector
 from lca_torch._model_loss import GroupSum, TorchLoss
-from lca_torch._process_group import TIMEOUT, MeasuringRanks
+from lca_torch._process_group import MeasuringRanks
+from lca_torch._shared_data import require_same_data
 from lca_torch._state import checksum
 
 
 class SharedLoss(TorchLoss):
     """The same loss and gradient, each measuring batch evaluated by one rank only.
 
-    Of the batches of an evaluation, numbered from 0, rank r of W evaluates r, r + W, r + 2W, ... The sums of
-    the losses are added in float64, those of the gradients in the dtype of θ, so the result is that of one
-    process up to rounding, and the same on all ranks bit by bit.
+    Each batch of an evaluation goes to the rank that has the fewest examples so far; of equal batches, rank r
+    of W gets r, r + W, r + 2W, ... The sums of the losses are added in float64, those of the gradients in the
+    dtype of θ, so the result is that of one process up to rounding, and the same on all ranks bit by bit.
 
     Until `share` is called, each rank evaluates everything by itself, as in the try-out.
 
@@ -53,19 +50,9 @@ class SharedLoss(TorchLoss):
     def share(self, data: Measured, batch_size: int | None) -> None:
         """Divide the batches from now on.
 
-        Raises
-        ------
-        DataError
-            If the ranks have different data.
-        LayoutError
-            If their models differ in form.
-
-        Warns
-        -----
-        LCAWarning
-            If there are fewer measuring batches than ranks.
+        Raises and warns as `require_same_data`.
         """
-        self._require_same(data, batch_size)
+        require_same_data(self.ranks, self.layout, data, batch_size)
         self.shares = self.ranks.count
 
     def own(self, batches: Iterable[PyTree]) -> Iterable[PyTree]:
@@ -104,14 +91,14 @@ class SharedLoss(TorchLoss):
     ) -> list[tuple[float, Tensor | None]]:
         if self.shares == 1:
             return super().evaluate_each(theta, groups, state, gradient=gradient, names=names)
-        ranks, number = self.ranks, count()
+        ranks, work = self.ranks, _Work(self.ranks)
         what = "loss and gradient" if gradient else "the loss"
         call = what if len(groups) == 1 else f"{what} of {len(groups)} parts of the data"
         with ranks.exchange.telling():
-            mine = [self._mine(batches, number) for batches in groups]
+            mine = [work.mine(batches) for batches in groups]
             sums = self._sums(theta, mine, state, lambda weight: 1.0, gradient=gradient, names=names)
             own = [[one.loss, one.weight] for one in sums]
-            told = ranks.gather(call, [_checksum(theta), next(number), self._drawn_since(), own])
+            told = ranks.gather(call, [_checksum(theta), work.batches, self._drawn_since(), own])
             self._require_same_point(told)
             return [self._mean(one, [parts[i] for *_, parts in told]) for i, one in enumerate(sums)]
 
@@ -128,7 +115,8 @@ class SharedLoss(TorchLoss):
         with self.ranks.exchange.telling():
             every = list(batches)
             ends = np.cumsum([0, *map(examples_in, every)])
-            mine = range(self.ranks.rank, len(every), self.ranks.count)
+            work = _Work(self.ranks)
+            mine = [i for i, batch in enumerate(every) if work.rank_of(batch) == self.ranks.rank]
             own = super().scores(theta, [every[i] for i in mine])
             places = [np.arange(ends[i], ends[i + 1]) for i in mine]
             found = torch.zeros(int(ends[-1]), dtype=torch.float64)
@@ -144,13 +132,6 @@ class SharedLoss(TorchLoss):
         """A number for the samples drawn since the last evaluation."""
         drawn, self._drawn = self._drawn, 0
         return drawn
-
-    def _mine(self, batches: Iterable[PyTree], number: Iterator[int]) -> Iterator[PyTree]:
-        """Those of the batches that this rank evaluates; ``number`` counts the batches of a call."""
-        if isinstance(batches, _Own):
-            return iter(batches.batches)
-        rank, ranks = self.ranks.rank, self.ranks.count
-        return (batch for batch in batches if next(number) % ranks == rank)
 
     def _mean(self, one: GroupSum, parts: list[list[float]]) -> tuple[float, Tensor | None]:
         """The mean over the batches of all ranks, from the sums of each."""
@@ -182,25 +163,25 @@ class SharedLoss(TorchLoss):
                 "keep them with keep=True."
             )
 
-    def _require_same(self, data: Measured, batch_size: int | None) -> None:
-        """Compare model and data of the ranks, and warn if there is not enough work for all."""
-        kept = isinstance(data, Rows) or data.kept
-        form = f"{self.layout.names} {self.layout.shapes}"
-        told = self.ranks.gather("making the objective", [form, data.size_text, batch_size, *_contents(data)])
-        first = told[0]
-        for rank, other in enumerate(told):
-            if other[0] != first[0]:
-                raise LayoutError(f"the model of rank {rank} has other parameters than that of rank 0.")
-            if other != first:
-                raise DataError(_difference(rank, first, other))
-        if kept and (number := sum(1 for _ in data.batches(batch_size))) < self.ranks.count:
-            warnings.warn(
-                f"the measured data are {number} batch{'' if number == 1 else 'es'}, so that of "
-                f"{self.ranks.count} ranks {self.ranks.count - number} evaluate nothing; a smaller "
-                "batch_size gives every rank a part.",
-                LCAWarning,
-                stacklevel=4,
-            )
+
+class _Work:
+    """Divides the batches of an evaluation between the ranks, in the same way on each of them."""
+
+    def __init__(self, ranks: MeasuringRanks) -> None:
+        self._rank, self._examples, self.batches = ranks.rank, [0] * ranks.count, 0
+
+    def mine(self, batches: Iterable[PyTree]) -> Iterator[PyTree]:
+        """Those that this rank evaluates."""
+        if isinstance(batches, _Own):
+            return iter(batches)
+        return (batch for batch in batches if self.rank_of(batch) == self._rank)
+
+    def rank_of(self, batch: PyTree) -> int:
+        """The rank that evaluates the next batch."""
+        self.batches += 1
+        rank = self._examples.index(min(self._examples))
+        self._examples[rank] += examples_in(batch) if is_rows(batch) else 1
+        return rank
 
 
 class _Own:
@@ -216,58 +197,3 @@ class _Own:
 def _checksum(theta: Tensor) -> int:
     pieces = theta.pieces if isinstance(theta, ParameterVector) else [theta]
     return sum(map(checksum, pieces))
-
-
-def _contents(data: Measured) -> tuple[str, list[int]]:
-    """Form and checksums of the data, or of the first batch of data that are read at every pass."""
-    first = next(iter(data.batches())) if not isinstance(data, Rows) else data.tree
-    kept = list(data.batches()) if not isinstance(data, Rows) and data.kept else [first]
-    return signature(first), [checksum(tensor) for batch in kept for tensor in tensors_in(batch)]
-
-
-def _difference(rank: int, first: list[Any], other: list[Any]) -> str:
-    """In which way the data of two ranks differ, and what to do."""
-    what = (
-        f"{other[1] or other[3]}, in batches of {other[2]}",
-        f"{first[1] or first[3]}, in batches of {first[2]}",
-    )
-    differ = (
-        f"{what[0]} in place of {what[1]}" if what[0] != what[1] else "of the same form with other values"
-    )
-    return (
-        f"the measured data of rank {rank} are not those of rank 0: {differ}. Give every rank the same data "
-        "set, of which each evaluates another part; do not give each a part of its own (Subset, "
-        "DistributedSampler, a seed that depends on the rank). To measure the data of one rank alone, pass "
-        "process_group=None."
-    )
-
-
-def leave(objectives: Iterable[Any], reason: str, kind: str = "") -> None:
-    """Tell the ranks that share evaluations of these objectives that this one measures no more, and why."""
-    for exchange in _exchanges(objectives):
-        exchange.tell(reason, kind)
-
-
-def require_same_tracker(
-    objectives: Iterable[Any], settings: Sequence[Any], timeout: float = TIMEOUT
-) -> None:
-    """Raise `LCAError` unless the ranks that share evaluations begin to track with the same settings.
-
-    Settings are numbers and strings.
-    """
-    for exchange in _exchanges(objectives):
-        first, *others = exchange.gather("entering the tracker", list(settings), timeout)
-        for rank, other in enumerate(others, 1):
-            if other != first:
-                mine, theirs = next(pair for pair in zip(first, other, strict=True) if pair[0] != pair[1])
-                raise LCAError(
-                    f"the trackers of the ranks differ: {mine} on rank 0, {theirs} on rank {rank}; pass the "
-                    "same options on every rank, and a new record (one that is continued is known to rank 0 "
-                    "only)."
-                )
-
-
-def _exchanges(objectives: Iterable[Any]) -> list[Exchange]:
-    losses = (getattr(own, "_loss", None) for objective in objectives for own in leaves(objective))
-    found = (loss.ranks.exchange for loss in losses if isinstance(loss, SharedLoss))
-    return list(dict.fromkeys(found))

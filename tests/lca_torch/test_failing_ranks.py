@@ -12,8 +12,8 @@ pytestmark = pytest.mark.skipif(
     not torch.distributed.is_available(), reason="this torch has no torch.distributed"
 )
 SAID = {
-    "other_values": [("DataError", "rank 1 are not those of rank 0: equal in form, not in value")] * 3,
-    "shard": [("DataError", "rank 2 are not those of rank 0: 5 examples, in batches of 4 in place of 6")] * 3,
+    "other_values": [("DataError", "rank 1 are not those of rank 0: as many, with other values")] * 3,
+    "part_of_the_data": [("DataError", "rank 0: 16 examples, 4 at a time, in place of 17 examples")] * 3,
     "error_when_made": [("DataError", "rank 2 measures no more: DataError: the measured data[0] is a NumPy")]
     * 2
     + [("DataError", "the measured data[0] is a NumPy array")],
