@@ -20,11 +20,11 @@ from tests.lca_torch.shared_measuring import DATA, STEPS, Values, world
 
 
 def network():
-    """Layers of 5, 2 and 3 neurons: uneven shards on 2 and on 3 ranks, and an empty one on 3."""
+    """Layers of 4, 6 and 3 neurons: uneven shards on 2 ranks, an empty one on 3."""
     torch.manual_seed(0)
-    norm = nn.BatchNorm1d(5, eps=0.125)
+    norm = nn.BatchNorm1d(4, eps=0.125)
     return nn.Sequential(
-        nn.Linear(6, 5), norm, nn.Tanh(), nn.Linear(5, 2), nn.Tanh(), nn.Linear(2, 3)
+        nn.Linear(6, 4), norm, nn.Tanh(), nn.Linear(4, 6), nn.Tanh(), nn.Linear(6, 3)
     ).double()
 
 
@@ -57,7 +57,8 @@ def by_columns_and_rows(model):
 
 def trained(spread, parts=1, *, accumulate=False):
     """Allocations of a training; each of ``parts`` ranks has a part of the batch."""
-    copied, model = network(), spread(network())
+    model = spread(network())
+    copied = model if spread is whole else network()
     objective = Objective(copied, cross_entropy, DATA, batch_size=4, batch_norm="frozen")
     optimizer = torch.optim.SGD(model.parameters(), lr=0.2, momentum=0.5)
     rank = world()[1] if parts > 1 else 0

@@ -1,4 +1,4 @@
-"""Models spread over the ranks (FSDP2, tensor parallelism) are allocated as one process would allocate them."""
+"""Models spread over the ranks (FSDP2, tensor parallelism) are allocated as in one process."""
 
 import numpy as np
 import pytest
