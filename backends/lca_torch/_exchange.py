@@ -5,6 +5,7 @@ than it is told, and knows who has not answered, which no collective operation d
 """
 
 import json
+from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -22,6 +23,7 @@ SHORTEST, LONGEST, GROWTH = 1e-4, 0.02, 1.2
 """Seconds between two looks for an answer, and by which factor they grow."""
 GRACE = 5.0
 """Seconds that rank 0, which names those who are missing, is waited for beyond the limit."""
+_made: Counter[str] = Counter()
 _exchanges: "WeakKeyDictionary[Any, Exchange]" = WeakKeyDictionary()
 
 
@@ -64,7 +66,9 @@ class Exchange:
         store = distributed.distributed_c10d._get_default_store()
         if hasattr(store, "clone"):
             store = store.clone()  # a connection of its own: a rank that waits keeps nobody else waiting
-        self._store = distributed.PrefixStore(f"lca/{_short(members)}", store)
+        name = _short(members)
+        _made[name] += 1  # the store may hold what was said before torch.distributed was started anew
+        self._store = distributed.PrefixStore(f"lca/{name}/{_made[name]}", store)
         self._rounds = count()
         self._told = False  # whether all ranks know that the last round has failed
 
