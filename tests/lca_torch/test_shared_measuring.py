@@ -9,6 +9,7 @@ import pytest
 import torch
 
 from lca import tolerances
+from lca.errors import LCAError, LCAWarning
 from lca.tolerances import EPS64
 from tests.lca_torch import shared_measuring
 from tests.lca_torch.shared_measuring import CASES, DATA
@@ -70,3 +71,22 @@ def test_every_example_is_evaluated_once(found):
 
 def test_one_process_shares_with_nobody():
     assert float(shared_measuring.weight_of_one_gradient()["weight"]) == len(DATA[0])
+
+
+def test_processes_that_are_not_connected_yet_are_told(monkeypatch):
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    with pytest.warns(LCAWarning, match="call torch.distributed.init_process_group"):
+        shared_measuring.made()
+    shared_measuring.made(process_group=None)  # no warning
+
+
+@pytest.mark.parametrize(
+    ("options", "text"),
+    [
+        ({"process_group": object()}, "init_process_group"),
+        ({"rank_timeout": 0.0}, "rank_timeout must be a positive number of seconds, got 0.0"),
+    ],
+)
+def test_refuses_other_groups_and_limits(options, text):
+    with pytest.raises(LCAError, match=text):
+        shared_measuring.made(**options)

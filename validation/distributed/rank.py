@@ -18,9 +18,8 @@ from torch import nn
 import lca
 from lca.estimators import SampledPathIntegral
 from lca.reference import load_digits
-from lca_torch import Objective, Tracker
+from lca_torch import Objective, Tracker, _model_loss
 from lca_torch._exchange import Exchange
-from lca_torch._model_loss import TorchLoss
 
 STEPS, BATCH, MEASURED = 10, 50, 100
 """Updates, examples in a training batch, examples in a measuring batch."""
@@ -50,14 +49,17 @@ class Values:
 
 
 def counted(counts: Counter[str]) -> None:
-    """Count from now on what measuring evaluates and sends."""
-    ready, say = TorchLoss._ready, Exchange._say
+    """Count from now on what measuring evaluates and sends.
+
+    Not the audits of the copy that is measured, a few batches, which every rank makes by itself.
+    """
+    weigh, say = _model_loss.weight_of, Exchange._say
     distributed: Any = torch.distributed
     add: Callable[..., Any] = distributed.all_reduce
 
-    def counting_ready(self: TorchLoss, batch: Any, *args: Any, **options: Any) -> Any:
+    def counting_weigh(loss: Any, batch: Any) -> float:
         counts["examples"] += len(batch[1])
-        return ready(self, batch, *args, **options)
+        return weigh(loss, batch)
 
     def counting_say(self: Exchange, key: str, message: Any) -> None:
         counts["messages"] += 1
@@ -69,7 +71,8 @@ def counted(counts: Counter[str]) -> None:
         counts["bytes"] += tensor.numel() * tensor.element_size()
         return add(tensor, *args, **options)
 
-    TorchLoss._ready, Exchange._say = counting_ready, counting_say  # type: ignore[method-assign]
+    _model_loss.weight_of = counting_weigh
+    Exchange._say = counting_say  # type: ignore[method-assign]
     distributed.all_reduce = counting_add
 
 

@@ -19,8 +19,8 @@ from validation.evidence import ROOT, keep, verdict
 
 FOLDER = Path(__file__).parent
 RANKS = (1, 2, 4)
-TERMS = {"by class": 10, "probe": 2}
-"""Vectors of a gradient, where there are several: of the classes, of the micro-batches."""
+TERMS = {"by class": 10}
+"""Vectors of a gradient, where there are several."""
 
 
 def launched(case: str, ranks: int) -> list[dict[str, Any]]:
