@@ -46,6 +46,7 @@ def _reason_of_class(kind: str) -> str:
             f"make it a plain parameter, nn.Parameter(w.as_subclass(torch.Tensor)), {LEAVE_OUT}"
         )
     return (
-        f"is a {kind}, of which this process may hold a part only; measure a model of plain tensors: train "
-        "with DistributedDataParallel, or copy the full tensors into an unsharded model"
+        f"is a {kind}, of which this process may hold a part only. Make the objective from a whole copy of "
+        "the model, copy.deepcopy(model) before fully_shard(model) or before it is distributed otherwise, "
+        "and the tracker from the sharded model and this objective"
     )

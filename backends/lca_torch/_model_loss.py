@@ -9,7 +9,7 @@ from contextlib import AbstractContextManager, contextmanager
 from functools import partial
 from itertools import count
 from operator import attrgetter
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 import torch
@@ -71,6 +71,14 @@ class Run(Protocol):
 
 
 _errors = partial(loss_errors, passed_on=(torch.OutOfMemoryError,), advice=integer_advice)
+
+
+class GroupSum(NamedTuple):
+    """Over a group of batches: ``Σ w_b ℓ_b`` and ``Σ w_b`` in float64, a multiple of ``Σ w_b ∂ℓ_b/∂θ``."""
+
+    loss: float
+    weight: float
+    gradient: Tensor | None
 
 
 class TorchLoss(ModelLoss):
@@ -185,8 +193,22 @@ class TorchLoss(ModelLoss):
         gradient: bool,
         names: Collection[str] | None = None,
     ) -> list[tuple[float, Tensor | None]]:
+        sums = self._sums(theta, groups, state, require_weight, gradient=gradient, names=names)
+        return [(one.loss / one.weight, one.gradient) for one in sums]
+
+    def _sums(
+        self,
+        theta: Tensor,
+        groups: Sequence[Iterable[PyTree]],
+        state: State | None,
+        divisor: Callable[[float], float],
+        *,
+        gradient: bool,
+        names: Collection[str] | None,
+    ) -> list["GroupSum"]:
+        """For each group of batches the sums over them; the gradient divided by ``divisor`` of the weight."""
         wanted = (self.trainable() if names is None else names) if gradient else ()
-        found: list[tuple[Tensor, list[float], Tensor | None]] = []
+        found: list[tuple[list[Tensor], list[float], Tensor | None]] = []
         with self._measuring(theta, state, wanted, gradient=gradient) as (run, leaves):
             for batches in groups:
                 losses: list[Tensor] = []
@@ -200,14 +222,15 @@ class TorchLoss(ModelLoss):
                         leaves.add_gradient(loss, weight)
                     losses.append(loss.detach())
                     weights.append(weight)
-                total = require_weight(math.fsum(weights))
+                total = divisor(math.fsum(weights))
                 grad = leaves.take_mean(total) if gradient else None
-                found.append((torch.stack(losses), weights, grad))
-        lengths = [len(weights) for _, weights, _ in found]
-        numbers = torch.cat([losses for losses, _, _ in found]).double().cpu().split(lengths)  # type: ignore[no-untyped-call]
+                found.append((losses, weights, grad))
+        read = [loss for losses, _, _ in found for loss in losses]
+        numbers = torch.stack(read).double().cpu() if read else torch.zeros(0)
+        each = numbers.split([len(weights) for _, weights, _ in found])  # type: ignore[no-untyped-call]
         return [
-            (math.fsum(own.numpy() * weights) / math.fsum(weights), grad)
-            for own, (_, weights, grad) in zip(numbers, found, strict=True)
+            GroupSum(math.fsum(own.numpy() * weights), math.fsum(weights), grad)
+            for own, (_, weights, grad) in zip(each, found, strict=True)
         ]
 
     def try_out(self, theta: Tensor, batch: PyTree) -> list[str]:
@@ -247,7 +270,7 @@ class TorchLoss(ModelLoss):
             return super().scores(theta, batches)
         with self._measuring(theta, None, (), gradient=False, function_of=_scores_of) as (run, _):
             found = [run(batch).detach() for batch in batches]
-        scores: np.ndarray = torch.cat(found).double().cpu().numpy()
+        scores: np.ndarray = torch.cat(found).double().cpu().numpy() if found else np.zeros(0)
         return scores
 
     def by_example(

@@ -1,6 +1,8 @@
 """`Objective`: the mean loss of a torch model over a data set, at any θ, with the model left as it is."""
 
 from collections.abc import Callable
+from contextlib import nullcontext
+from functools import partial
 from typing import Any
 
 import torch
@@ -11,6 +13,8 @@ from lca_torch._data import measured, refuse_arrays
 from lca_torch._examples import BatchLoss, require_one_loss
 from lca_torch._model_loss import TorchLoss
 from lca_torch._policies import random_state_kept
+from lca_torch._process_group import TIMEOUT, measuring_ranks
+from lca_torch._shared_loss import SharedLoss
 
 
 class Objective(ModelObjective):
@@ -58,6 +62,12 @@ class Objective(ModelObjective):
     compile
         Only in torch: compile the loss of a batch with `torch.compile`; worthwhile on a GPU and for many
         steps.
+    process_group
+        Only in torch: the ranks that share the evaluations, each of which makes the same objective of the
+        same data and makes the same calls. ``"auto"``: all ranks, where `torch.distributed` is initialised;
+        ``None``: this process measures alone; or a process group.
+    rank_timeout
+        Only in torch: seconds to wait for another rank before measuring ends with an error that names it.
 
     Attributes
     ----------
@@ -79,6 +89,9 @@ class Objective(ModelObjective):
     (``torch.nn.CrossEntropyLoss(weight=...)``), which divides by their sum; pass ``batch_weight``, the sum of
     the weights in a batch, with it. A torch model has no penalties of its own: `by_term` says how to make
     them a term (`lca_torch.Penalty`).
+
+    Of several ranks, each evaluates every W-th measuring batch, and sums of losses (float64) and gradients
+    are added: all ranks have the result of one process up to rounding. An error on one rank is raised on all.
 
     Raises
     ------
@@ -114,21 +127,28 @@ class Objective(ModelObjective):
         keep: bool = True,
         autocast: torch.dtype | None = None,
         compile: bool = False,
+        process_group: Any = "auto",
+        rank_timeout: float = TIMEOUT,
     ) -> None:
-        refuse_arrays(data)
-        check_order(model, loss_fn, data, nn.Module, "a torch.nn.Module")
-        require_one_loss(loss_fn, batch_loss)
-        loss = TorchLoss(
-            model,
-            batch_loss,
-            loss_fn,
-            batch_weight=batch_weight,
-            batch_norm=batch_norm,
-            frozen=frozen,
-            autocast=autocast,
-            compile=compile,
-        )
-        with torch.inference_mode(False), random_state_kept(loss.device):
-            rows = measured(data, loss.device, keep=keep)
-            super().__init__(model, loss, rows, batch_size=batch_size)
-            loss.watch(rows)
+        ranks = measuring_ranks(process_group, rank_timeout)
+        with nullcontext() if ranks is None else ranks.exchange.telling():
+            refuse_arrays(data)
+            check_order(model, loss_fn, data, nn.Module, "a torch.nn.Module")
+            require_one_loss(loss_fn, batch_loss)
+            make = TorchLoss if ranks is None else partial(SharedLoss, ranks=ranks)
+            loss = make(
+                model,
+                batch_loss,
+                loss_fn,
+                batch_weight=batch_weight,
+                batch_norm=batch_norm,
+                frozen=frozen,
+                autocast=autocast,
+                compile=compile,
+            )
+            with torch.inference_mode(False), random_state_kept(loss.device):
+                rows = measured(data, loss.device, keep=keep)
+                super().__init__(model, loss, rows, batch_size=batch_size)
+                loss.watch(rows)
+                if isinstance(loss, SharedLoss):
+                    loss.share(rows, self.batch_size)

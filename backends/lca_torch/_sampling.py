@@ -74,8 +74,9 @@ def _refuse(loader: DataLoader[Any], sampler: Any, what: str) -> NoReturn:
     if named is not None:
         raise DataError(
             f"the {type(named).__name__} of the DataLoader {what}: it is one process's share, padded or "
-            "cut. To measure the loss over all data, pass the whole data set (loader.dataset); to measure "
-            "this share, pass torch.utils.data.Subset(loader.dataset, indices)."
+            "cut. To measure the loss over all data, pass the whole data set (loader.dataset), of which each "
+            "rank evaluates a part; to measure this share, pass torch.utils.data.Subset(loader.dataset, "
+            "indices) and process_group=None."
         )
     if getattr(loader.batch_sampler, "drop_last", False):
         n = len(_sized(loader.dataset))

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from lca.errors import LCAError, LCAWarning
 from lca.objective import Objective as AnyObjective
+from lca.objective import leaves
 from lca.tracking import ModelTracker
 from lca.tracking._model import call_text
 from lca.tracking._spans import AnyFollower
@@ -16,6 +17,8 @@ from lca_torch._live import ParameterVector, flat, holds
 from lca_torch._loop import Loop
 from lca_torch._objective import Objective
 from lca_torch._optimizers import check_known, refuse_maximizing
+from lca_torch._sharded import ShardedTheta, WholeCopy, is_sharded, require_training_alone
+from lca_torch._shared_run import leave, require_same_tracker
 from lca_torch._updates import Updates, stepping, within
 
 
@@ -31,7 +34,8 @@ class Tracker(ModelTracker[Loop]):
     Parameters
     ----------
     model, optimizer
-        The model that is trained, and the optimizer that updates it, or a list of those that take turns. The
+        The model that is trained, and the optimizer that updates it, or a list of those that take turns. A
+        model whose parameters are spread over the ranks (FSDP2, `DTensor`) is measured on a whole copy. The
         updates of another one that owns parameters of the model, as of one made in mid-run, are steps too;
         the first warns.
     objective
@@ -111,12 +115,40 @@ class Tracker(ModelTracker[Loop]):
             )
         self._context.ranks(group)
 
+    def close(self, *, complete: bool = True) -> None:
+        """As `lca.tracking.TrackerBase.close`; tells the other ranks that share the measuring, if any do."""
+        active = self._active
+        try:
+            super().close(complete=complete)
+        finally:
+            if active:
+                leave(self._session.objectives.values(), "its tracker is closed")
+
     def _attach(self) -> None:
-        listener = _StepListener(self._follower, self._context, self._optimizers)
+        self._meet_ranks()
+        listener = _StepListener(self._follower, self._context, self._optimizers, self._follow_buffers)
         self._updates = Updates(self._measured, self._optimizers, listener)
         self._updates.follow()
         if self._session.required_fields:
             self._context.open()
+
+    def _meet_ranks(self) -> None:
+        """Where several ranks share the measuring: they do the same, and learn of an error of this one."""
+        session = self._session
+        session.on_failure = self._tell_ranks
+        settings = [
+            f"the estimator {session.estimator!r}".partition(" at 0x")[0],
+            f"span={session.span}",
+            f"{session.measured_fraction(None):.3%} of the steps",
+            f"the first step {session.first_step}",
+            f"the losses {', '.join(session.objectives)}",
+        ]
+        with session.guarded(self.steps):
+            require_same_tracker(session.objectives.values(), settings)
+
+    def _tell_ranks(self, error: Exception) -> None:
+        name = type(error).__name__
+        leave(self._session.objectives.values(), f"{name}: {error}", name)
 
     def _detach(self) -> None:
         self._updates.leave()
@@ -153,7 +185,11 @@ class Tracker(ModelTracker[Loop]):
         return rates
 
     def _parameters_of(self, objective: AnyObjective) -> dict[str, nn.Parameter]:
-        return dict(objective.model.named_parameters()) if isinstance(objective, Objective) else {}
+        if not isinstance(objective, Objective):
+            return {}
+        if any(map(is_sharded, self._model.parameters())):
+            return {}  # `WholeCopy` compares the two models
+        return dict(objective.model.named_parameters())
 
     def _optimizer_texts(self, optimizer: torch.optim.Optimizer) -> Iterator[str]:
         for one in stepping([optimizer]):
@@ -187,17 +223,32 @@ class Tracker(ModelTracker[Loop]):
         self._measured = parameters
         return self._loop(parameters, self._requested)
 
-    def _live_theta(self, parameters: Sequence[nn.Parameter]) -> "_LiveTheta":
-        return _LiveTheta(parameters)
+    def _live_theta(self, parameters: Sequence[nn.Parameter]) -> "_LiveTheta | ShardedTheta":
+        self._wholes: list[WholeCopy] = []
+        if not any(map(is_sharded, parameters)):
+            return _LiveTheta(parameters)
+        require_training_alone(self._session.required_fields)
+        measured = [own for own in leaves(self._session.objectives) if isinstance(own, Objective)]
+        self._wholes = [WholeCopy(self._model, own.model) for own in measured]
+        return ShardedTheta(parameters)
+
+    def _follow_buffers(self) -> None:
+        """Where a whole copy is measured in place of a sharded model: it gets the buffers of training."""
+        for whole in self._wholes:
+            whole.follow()
 
 
 class _StepListener:
     """As `lca_torch._updates.Listener`: tells the follower of updates, and the context of their optimizer."""
 
     def __init__(
-        self, follower: AnyFollower, context: Loop, expected: Sequence[torch.optim.Optimizer]
+        self,
+        follower: AnyFollower,
+        context: Loop,
+        expected: Sequence[torch.optim.Optimizer],
+        follow_buffers: Callable[[], None],
     ) -> None:
-        self._follower, self._context = follower, context
+        self._follower, self._context, self._follow_buffers = follower, context, follow_buffers
         self._expected = list(within(expected))
 
     def met(self, optimizer: torch.optim.Optimizer) -> None:
@@ -207,6 +258,7 @@ class _StepListener:
         if optimizer not in self._expected:
             self._expected.append(optimizer)
             self._warn(optimizer)
+        self._follow_buffers()
         self._follower.before()
         if not self._follower.reads_theta:
             return False
@@ -226,6 +278,7 @@ class _StepListener:
 
     def after(self, *, made: bool) -> None:
         if made:
+            self._follow_buffers()
             self._follower.after()
         self._context.clear()
 

@@ -45,6 +45,8 @@ class ModelLoss(ABC):
     counts_examples
         Whether a batch counts by its number of examples or by their weights, so that single examples can be
         drawn; False if the user supplied another weight. Default: True.
+    shares
+        The number of processes among which the batches of an evaluation are divided. Default: 1.
     mean_hint
         How to get a mean, in the words of the framework; part of error messages, as the next three.
     weight_hint
@@ -61,6 +63,7 @@ class ModelLoss(ABC):
     differentiates_inside: bool = False
     precision_eps: float | None = None
     counts_examples: bool = True
+    shares: int = 1
     mean_hint: str = "return the mean over the examples"
     weight_hint: str = ""
     gradient_hint: str = "is it detached from them, or converted to a number on the way?"
@@ -117,6 +120,17 @@ class ModelLoss(ABC):
         LayoutError
             If a parameter has been replaced, converted or moved to another device.
         """
+
+    def own(self, batches: Iterable[PyTree]) -> Iterable[PyTree]:
+        """Batches that only this process has, to be evaluated by it alone and put together with the others'.
+
+        Default: as they are.
+        """
+        return batches
+
+    def agreed(self, value: float) -> float:
+        """``value`` of the first process, where several share the evaluations. Default: as it is."""
+        return value
 
     def moved_by_forward(self) -> Collection[str]:
         """Names of the entries of `state` that belong to the model itself, whose forward pass moves them.

@@ -2,7 +2,7 @@
 
 import copy
 import warnings
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
 
@@ -11,7 +11,7 @@ import numpy as np
 from lca.arrays import Vector, array_ops
 from lca.by_example import ExampleSlopes, GroupMovement
 from lca.errors import DataError, LCAError, LCAWarning
-from lca.frameworks._data import Batches, Measured, Rows, labels_of
+from lca.frameworks._data import Measured, Rows, labels_of
 from lca.frameworks._loss import ModelLoss, unweighted
 from lca.frameworks._trees import PyTree, examples_in, is_rows
 from lca.frameworks._tryout import choose_batch_size, try_out
@@ -178,6 +178,10 @@ class ModelObjective:
     def refresh(self) -> str:
         """Copy again what is measured, and say in words what had changed unseen; see `ModelLoss.refresh`."""
         return self._loss.refresh()
+
+    def agreed(self, value: float) -> float:
+        """``value`` of the first process, where several share the evaluations; decide by it, not by yours."""
+        return self._loss.agreed(value)
 
     @property
     def is_mean(self) -> bool:
@@ -351,12 +355,16 @@ class ModelObjective:
         gradient: bool,
         names: Collection[str] | None = None,
     ) -> tuple[float, Vector]:
-        data = self._data
-        if batch is not None:
-            rows = self._rows(batch)
-            data = Rows(rows) if is_rows(rows) and self.batch_size else Batches([rows])
-        batches = data.batches(self.batch_size)
+        batches = self._data.batches(self.batch_size) if batch is None else self._pieces(batch)
         return self._loss.evaluate(theta, batches, state, gradient=gradient, names=names)
+
+    def _pieces(self, batch: PyTree) -> Iterable[PyTree]:
+        """A sample, which all processes have, in a piece for each of them; or a batch of this process."""
+        rows = self._rows(batch)
+        cut = is_rows(rows) and self.batch_size
+        if isinstance(batch, Sample) and cut:
+            return Rows(rows).batches(min(self.batch_size or 1, -(-len(Rows(rows)) // self._loss.shares)))
+        return self._loss.own(Rows(rows).batches(self.batch_size) if cut else [rows])
 
     def _rows(self, batch: PyTree) -> PyTree:
         if isinstance(batch, Sample):

@@ -5,6 +5,7 @@ from collections.abc import Callable, Mapping
 from lca.errors import LCAError
 from lca.live._logging import LogTo, LossLog, loggers_of
 from lca.live._progress import Progress
+from lca.record._lock import rank
 from lca.row import Row
 
 
@@ -20,6 +21,8 @@ class LiveOutputs:
     span
         Updates in a step.
 
+    Under `torch.distributed` only rank 0 shows and logs.
+
     Raises
     ------
     LCAError
@@ -31,14 +34,15 @@ class LiveOutputs:
             raise LCAError(f"progress must be True, False or the number of updates, got {progress!r}.")
         self.shows_progress = bool(progress)
         self.updates = None if isinstance(progress, bool) else progress
-        self._span = span
+        self._span, self._speaks = span, rank() == 0
         self._bar: Progress | None = None
-        self._loggers = loggers_of(log_to)
+        loggers = loggers_of(log_to)
+        self._loggers = loggers if self._speaks else []
         self._logs: dict[str, LossLog] = {}
 
     def begin(self, done: int = 0) -> None:
         """The run begins, or goes on after ``done`` steps."""
-        if self.shows_progress and self._bar is None:
+        if self.shows_progress and self._speaks and self._bar is None:
             self._bar = Progress(self._steps(), done=done)
 
     def expect(self, updates: int) -> None:

@@ -76,6 +76,8 @@ class Session:
         What is shown and logged while the run goes on.
     learning_rates
         Reads the learning rates of an update that was just made; empty without a record.
+    on_failure
+        Called with an error in measuring before it is raised or ends the measuring; ``None``: nothing is.
     metrics
         The numbers that training has given.
 
@@ -138,6 +140,7 @@ class Session:
         self.error: Exception | None = None
         self.failed = False
         self.learning_rates: Callable[[], Mapping[str, float]] = dict
+        self.on_failure: Callable[[Exception], None] | None = None
         self.metrics = Metrics()
         record = settings.record
         self._record = None if record is None else self._begun(record, estimator)
@@ -321,6 +324,8 @@ class Session:
             yield
         except Exception as error:
             self.failed = True
+            if self.on_failure is not None:
+                self.on_failure(error)
             if self.raises:
                 raise
             self.error = error

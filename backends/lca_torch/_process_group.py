@@ -1,0 +1,122 @@
+"""`MeasuringRanks`: the ranks that share the evaluations of an objective."""
+
+import os
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from math import inf
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from lca.errors import LCAError, LCAWarning
+from lca_torch._exchange import Exchange
+
+TIMEOUT = 600.0
+"""Seconds to wait for another rank, by default."""
+
+
+class MeasuringRanks:
+    """The ranks that share the evaluations of an objective.
+
+    Parameters
+    ----------
+    group
+        Their process group.
+    timeout
+        Seconds to wait for one of them.
+
+    Attributes
+    ----------
+    rank, count
+        The number of this rank in the group, and how many there are.
+    exchange
+        For messages between them.
+    """
+
+    def __init__(self, group: Any, timeout: float) -> None:
+        self._group, self._timeout = group, timeout
+        self.exchange = Exchange.of(group)
+        self.rank, self.count = self.exchange.rank, self.exchange.count
+
+    def gather(self, call: str, value: Any) -> list[Any]:
+        """`Exchange.gather` with the time limit of these ranks."""
+        return self.exchange.gather(call, value, self._timeout)
+
+    def add(self, tensor: Tensor) -> Tensor:
+        """Sum over the ranks, in place; call it only after a `gather`, so that all take part."""
+        with _transferring():
+            torch.distributed.all_reduce(tensor, group=self._group)
+        return tensor
+
+    def from_first(self, tensor: Tensor) -> Tensor:
+        """The tensor of rank 0 of the group, a new one; as `add`."""
+        with _transferring():
+            copy = tensor.detach().clone().contiguous()
+            first = torch.distributed.get_process_group_ranks(self._group)[0]
+            torch.distributed.broadcast(copy, first, group=self._group)
+        return copy
+
+
+def measuring_ranks(process_group: Any, timeout: float) -> MeasuringRanks | None:
+    """The ranks that measure together; ``None`` if this process measures alone.
+
+    Parameters
+    ----------
+    process_group
+        ``"auto"``: all ranks, where `torch.distributed` is initialised. ``None``: this process alone. Or a
+        process group that this process belongs to.
+    timeout
+        Seconds to wait for another rank.
+
+    Raises
+    ------
+    LCAError
+        If it is none of these, or the time is not positive.
+    """
+    if not 0 < timeout < inf:
+        raise LCAError(f"rank_timeout must be a positive number of seconds, got {timeout!r}.")
+    if process_group is None:
+        return None
+    distributed = torch.distributed
+    if not distributed.is_available() or not distributed.is_initialized():
+        if not isinstance(process_group, str):
+            raise LCAError("process_group needs torch.distributed.init_process_group(...) first.")
+        _warn_of_start()
+        return None
+    group: Any = distributed.group.WORLD if process_group == "auto" else process_group
+    if isinstance(group, str):
+        raise LCAError(f"process_group must be 'auto', None or a process group, got {group!r}.")
+    if distributed.get_rank(group) < 0:
+        raise LCAError(
+            f"rank {distributed.get_rank()} is not in this process_group; pass a group that it is in, or "
+            "process_group=None to measure on this rank alone."
+        )
+    return MeasuringRanks(group, timeout) if distributed.get_world_size(group) > 1 else None
+
+
+def _warn_of_start() -> None:
+    """A launcher has started several processes, and they are not yet connected."""
+    count = os.environ.get("WORLD_SIZE", "1")
+    if count.isdigit() and int(count) > 1:
+        warnings.warn(
+            f"this is one of {count} processes, and torch.distributed is not initialised, so that each of "
+            "them measures all data. To share the work, call torch.distributed.init_process_group() before "
+            "the objective is made; process_group=None says that this is meant.",
+            LCAWarning,
+            stacklevel=4,
+        )
+
+
+@contextmanager
+def _transferring() -> Iterator[None]:
+    try:
+        with torch.inference_mode(False), torch.no_grad():
+            yield
+    except RuntimeError as error:
+        raise LCAError(
+            "the tensors of the ranks could not be put together "
+            f"({' '.join(str(error).split())[:200]}); has a process ended, or does the process group have no "
+            'backend for this device (init_process_group("cpu:gloo,cuda:nccl"))?'
+        ) from error

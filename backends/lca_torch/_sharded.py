@@ -1,0 +1,106 @@
+"""A model whose parameters are spread over the ranks (FSDP2, `DTensor`), measured on a whole copy of it."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from lca.errors import LayoutError, LCAError
+from lca_torch._live import flat
+
+
+def is_sharded(parameter: Tensor) -> bool:
+    """Whether this is a `DTensor`, of which each rank may hold a part.
+
+    >>> is_sharded(torch.zeros(2))
+    False
+    """
+    return hasattr(parameter, "full_tensor")
+
+
+class ShardedTheta:
+    """`lca.tracking.LiveTheta` of sharded parameters: each reading gathers all of them on every rank.
+
+    A collective operation, which sends K numbers to every rank.
+
+    Parameters
+    ----------
+    parameters
+        The parameters in the order of θ, sharded or not.
+    """
+
+    def __init__(self, parameters: Sequence[nn.Parameter]) -> None:
+        self._parameters = parameters
+
+    def copy(self) -> Tensor:
+        with torch.no_grad():
+            return flat(_whole(parameter) for parameter in self._parameters)
+
+    def borrow(self) -> Tensor:
+        return self.copy()
+
+    def persist(self, borrowed: Tensor, memory: Tensor) -> Tensor:
+        with torch.inference_mode(False), torch.no_grad():
+            return memory.copy_(borrowed)
+
+    def is_at(self, theta: Tensor) -> bool:
+        return torch.equal(self.copy(), theta)
+
+
+class WholeCopy:
+    """The unsharded model that is measured in place of a sharded one; its buffers follow those of training.
+
+    Parameters
+    ----------
+    trained, whole
+        The sharded model, and its copy.
+
+    Raises
+    ------
+    LayoutError
+        If names, shapes or dtypes of parameters or buffers differ.
+    """
+
+    def __init__(self, trained: nn.Module, whole: nn.Module) -> None:
+        for kind in ("parameters", "buffers"):
+            ours, theirs = (dict(getattr(m, f"named_{kind}")()) for m in (trained, whole))
+            _require_same_form(kind, ours, theirs)
+        self._pairs = list(zip(whole.buffers(), trained.buffers(), strict=True))
+        self.follow()
+
+    def follow(self) -> None:
+        """Give the copy the buffers of training."""
+        with torch.no_grad():
+            for copy, buffer in self._pairs:
+                if not torch.equal(copy, buffer):
+                    copy.copy_(buffer)
+
+
+def require_training_alone(required: Sequence[str]) -> None:
+    """Raise `LCAError` if an estimator requires gradients or batches of the training of a sharded model."""
+    if required:
+        raise LCAError(
+            f"the estimator requires {', '.join(required)} of training, and the gradients of a sharded model "
+            "are spread over the ranks; use lca.Adaptive, lca.PathIntegral or "
+            "lca.estimators.SampledPathIntegral (with refresh= for samplings other than 'uniform')."
+        )
+
+
+def _whole(parameter: Tensor) -> Tensor:
+    if not is_sharded(parameter):
+        return parameter
+    whole: Tensor = parameter.full_tensor()  # type: ignore[attr-defined]
+    return whole
+
+
+def _require_same_form(kind: str, ours: Mapping[str, Any], theirs: Mapping[str, Any]) -> None:
+    forms = [{name: (tuple(t.shape), t.dtype) for name, t in tensors.items()} for tensors in (ours, theirs)]
+    if forms[0] == forms[1]:
+        return
+    odd = next(name for name in [*forms[0], *forms[1]] if forms[0].get(name) != forms[1].get(name))
+    raise LayoutError(
+        f"the objective was made from a model with other {kind} than the sharded one that is trained: "
+        f"{odd!r} is {forms[1].get(odd, 'missing')} in place of {forms[0].get(odd, 'missing')}; make it from "
+        "copy.deepcopy(model) before fully_shard(model)."
+    )

@@ -1,0 +1,73 @@
+"""Whether the ranks that share evaluations have the same model and the same measured data."""
+
+import warnings
+from typing import Any
+
+from lca.errors import DataError, LayoutError, LCAWarning
+from lca.frameworks import Measured, Rows, tensors_in
+from lca.frameworks._trees import signature
+from lca.layout import Layout
+from lca_torch._process_group import MeasuringRanks
+from lca_torch._state import checksum
+
+
+def require_same_data(ranks: MeasuringRanks, layout: Layout, data: Measured, batch_size: int | None) -> None:
+    """Compare the form of the models, and the data number by number, by checksums.
+
+    Of data that are read at every pass, the first batch is compared; their batches are counted at each pass.
+
+    Raises
+    ------
+    DataError
+        If a rank has other data than rank 0.
+    LayoutError
+        If its model has other parameters.
+
+    Warns
+    -----
+    LCAWarning
+        If there are fewer measuring batches than ranks.
+    """
+    form = f"{layout.names} {layout.shapes}"
+    told = ranks.gather("making the objective", [form, data.size_text, batch_size, *_contents(data)])
+    first = told[0]
+    for rank, other in enumerate(told):
+        if other[0] != first[0]:
+            raise LayoutError(f"the model of rank {rank} has other parameters than that of rank 0.")
+        if other != first:
+            raise DataError(_difference(rank, first[1:], other[1:]))
+    if not isinstance(data, Rows) and not data.kept:
+        return
+    number = sum(1 for _ in data.batches(batch_size))
+    if number < ranks.count:
+        warnings.warn(
+            f"the measured data are {number} batch{'' if number == 1 else 'es'}, so that of {ranks.count} "
+            f"ranks {ranks.count - number} evaluate nothing; a smaller batch_size gives every rank a part.",
+            LCAWarning,
+            stacklevel=5,
+        )
+
+
+def _contents(data: Measured) -> tuple[str, list[int]]:
+    """Form and checksums of the data, or of the first batch of data that are read at every pass."""
+    if isinstance(data, Rows):
+        held = [data.tree]
+    elif data.kept:
+        held = list(data.batches())
+    else:
+        held = [next(iter(data.batches()))]
+    return signature(held[0]), [checksum(tensor) for batch in held for tensor in tensors_in(batch)]
+
+
+def _difference(rank: int, first: list[Any], other: list[Any]) -> str:
+    """In which way the data of two ranks differ, and what to do."""
+    ours, theirs = (
+        f"{size or form}{f', {cut} at a time' if cut else ''}" for size, cut, form, _ in (first, other)
+    )
+    differ = f"{theirs}, in place of {ours}" if theirs != ours else "as many, with other values"
+    return (
+        f"the measured data of rank {rank} are not those of rank 0: {differ}. Give every rank the same data "
+        "set, of which each evaluates another part; do not give each a part of its own (Subset, "
+        "DistributedSampler, a seed that depends on the rank). To measure the data of one rank alone, pass "
+        "process_group=None."
+    )

@@ -1,0 +1,199 @@
+"""`SharedLoss`: a `TorchLoss` whose evaluations several ranks share."""
+
+import math
+from collections.abc import Collection, Iterable, Iterator, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from lca.errors import DataError, LayoutError
+from lca.frameworks import Measured, PyTree, examples_in, is_rows, require_weight, tensors_in
+from lca.objective import State
+from lca_torch._live import ParameterVector
+from lca_torch._model_loss import GroupSum, TorchLoss
+from lca_torch._process_group import MeasuringRanks
+from lca_torch._shared_data import require_same_data
+from lca_torch._state import checksum
+
+
+class SharedLoss(TorchLoss):
+    """The same loss and gradient, each measuring batch evaluated by one rank only.
+
+    Each batch of an evaluation goes to the rank that has the fewest examples so far; of equal batches, rank r
+    of W gets r, r + W, r + 2W, ... The sums of the losses are added in float64, those of the gradients in the
+    dtype of θ, so the result is that of one process up to rounding, and the same on all ranks bit by bit.
+
+    Until `share` is called, each rank evaluates everything by itself, as in the try-out.
+
+    An evaluation takes one round of messages, of some hundred bytes, and with a gradient one sum over the
+    ranks of a vector (K,) for each group of batches. In a state that moves (running statistics), rank 0's
+    values count, as they do in `torch.nn.parallel.DistributedDataParallel`: one more round, and the tensors
+    that differ are sent.
+
+    Parameters
+    ----------
+    *args, **options
+        As of `TorchLoss`.
+    ranks
+        The ranks that share the evaluations.
+    """
+
+    def __init__(self, *args: Any, ranks: MeasuringRanks, **options: Any) -> None:
+        super().__init__(*args, **options)
+        self.ranks = ranks
+        self._drawn = 0
+        self._own_state: State | None = None
+        self._common: tuple[list[int], State] | None = None
+
+    def share(self, data: Measured, batch_size: int | None) -> None:
+        """Divide the batches from now on.
+
+        Raises and warns as `require_same_data`.
+        """
+        require_same_data(self.ranks, self.layout, data, batch_size)
+        self.shares = self.ranks.count
+
+    def own(self, batches: Iterable[PyTree]) -> Iterable[PyTree]:
+        """Batches that only this rank has, of which it evaluates every one."""
+        return _Own(batches)
+
+    def agreed(self, value: float) -> float:
+        return value if self.shares == 1 else float(self.ranks.gather("a time", value)[0])
+
+    def state(self) -> State:
+        own = super().state()
+        tensors = {name: value for name, value in own.items() if isinstance(value, Tensor)}
+        if self.shares == 1 or not tensors:
+            return own
+        with self.ranks.exchange.telling():
+            sums = [checksum(tensor) for tensor in tensors.values()]
+            first, *others = self.ranks.gather("the state of a loss", sums)
+            differing = [any(other[i] != first[i] for other in others) for i in range(len(first))]
+            if not any(differing):
+                self._common = None
+                return own
+            if self._common is None or own is not self._own_state or self._common[0] != first:
+                pairs = zip(tensors.items(), differing, strict=True)
+                sent = {name: self.ranks.from_first(tensor) for (name, tensor), other in pairs if other}
+                self._own_state, self._common = own, (first, {**own, **sent})
+            return self._common[1]
+
+    def evaluate_each(
+        self,
+        theta: Tensor,
+        groups: Sequence[Iterable[PyTree]],
+        state: State | None = None,
+        *,
+        gradient: bool,
+        names: Collection[str] | None = None,
+    ) -> list[tuple[float, Tensor | None]]:
+        if self.shares == 1:
+            return super().evaluate_each(theta, groups, state, gradient=gradient, names=names)
+        ranks, work = self.ranks, _Work(self.ranks)
+        what = "loss and gradient" if gradient else "the loss"
+        call = what if len(groups) == 1 else f"{what} of {len(groups)} parts of the data"
+        with ranks.exchange.telling():
+            mine = [work.mine(batches) for batches in groups]
+            sums = self._sums(theta, mine, state, lambda weight: 1.0, gradient=gradient, names=names)
+            own = [[one.loss, one.weight] for one in sums]
+            told = ranks.gather(call, [_checksum(theta), work.batches, self._drawn_since(), own])
+            self._require_same_point(told)
+            return [self._mean(one, [parts[i] for *_, parts in told]) for i, one in enumerate(sums)]
+
+    def sample(self, rows: PyTree, weight: np.ndarray | None) -> PyTree:
+        made = super().sample(rows, weight)
+        if self.shares > 1:
+            weights = [] if weight is None else [torch.as_tensor(weight)]
+            self._drawn += sum(map(checksum, [*tensors_in(rows), *weights]))
+        return made
+
+    def scores(self, theta: Tensor, batches: Iterable[PyTree]) -> np.ndarray:
+        if self.shares == 1:
+            return super().scores(theta, batches)
+        with self.ranks.exchange.telling():
+            every = list(batches)
+            ends = np.cumsum([0, *map(examples_in, every)])
+            work = _Work(self.ranks)
+            mine = [i for i, batch in enumerate(every) if work.rank_of(batch) == self.ranks.rank]
+            own = super().scores(theta, [every[i] for i in mine])
+            places = [np.arange(ends[i], ends[i + 1]) for i in mine]
+            found = torch.zeros(int(ends[-1]), dtype=torch.float64)
+            if places:
+                found[np.concatenate(places)] = torch.as_tensor(own)
+            place = [_checksum(theta), len(every), self._drawn_since(), []]
+            told = self.ranks.gather("the errors of the examples", place)
+            self._require_same_point(told)
+            scores: np.ndarray = self.ranks.add(found.to(self.device)).cpu().numpy()
+        return scores
+
+    def _drawn_since(self) -> int:
+        """A number for the samples drawn since the last evaluation."""
+        drawn, self._drawn = self._drawn, 0
+        return drawn
+
+    def _mean(self, one: GroupSum, parts: list[list[float]]) -> tuple[float, Tensor | None]:
+        """The mean over the batches of all ranks, from the sums of each."""
+        losses, weights = zip(*parts, strict=True)
+        total = require_weight(math.fsum(weights))
+        grad = None if one.gradient is None else self.ranks.add(one.gradient).div_(total)
+        return math.fsum(losses) / total, grad
+
+    def _require_same_point(self, told: list[Any]) -> None:
+        """Every rank has the same θ, has drawn the same samples and has seen as many batches."""
+        thetas, numbers, samples, _ = zip(*told, strict=True)
+        other = next((rank for rank, theta in enumerate(thetas) if theta != thetas[0]), None)
+        if other is not None:
+            raise LayoutError(
+                f"the parameters of rank {other} differ from those of rank 0, so there is no point at which "
+                "to measure; train with torch.nn.parallel.DistributedDataParallel, or measure each model by "
+                "itself with process_group=None."
+            )
+        if len(set(samples)) > 1:
+            raise DataError(
+                "the ranks have drawn different samples, as after tracker.scores(...) with the errors of the "
+                "batch of each rank; let the estimator evaluate the errors with refresh=n, or use "
+                "sampling='uniform'."
+            )
+        if len(set(numbers)) > 1:
+            raise DataError(
+                f"the measured data do not give every rank the same batches: rank 0 has read {numbers[0]}, "
+                f"others {', '.join(str(n) for n in numbers[1:] if n != numbers[0])}; pass data that do, or "
+                "keep them with keep=True."
+            )
+
+
+class _Work:
+    """Divides the batches of an evaluation between the ranks, in the same way on each of them."""
+
+    def __init__(self, ranks: MeasuringRanks) -> None:
+        self._rank, self._examples, self.batches = ranks.rank, [0] * ranks.count, 0
+
+    def mine(self, batches: Iterable[PyTree]) -> Iterator[PyTree]:
+        """Those that this rank evaluates."""
+        if isinstance(batches, _Own):
+            return iter(batches)
+        return (batch for batch in batches if self.rank_of(batch) == self._rank)
+
+    def rank_of(self, batch: PyTree) -> int:
+        """The rank that evaluates the next batch."""
+        self.batches += 1
+        rank = self._examples.index(min(self._examples))
+        self._examples[rank] += examples_in(batch) if is_rows(batch) else 1
+        return rank
+
+
+class _Own:
+    """Batches that this rank alone has."""
+
+    def __init__(self, batches: Iterable[PyTree]) -> None:
+        self.batches = batches
+
+    def __iter__(self) -> Iterator[PyTree]:
+        return iter(self.batches)
+
+
+def _checksum(theta: Tensor) -> int:
+    pieces = theta.pieces if isinstance(theta, ParameterVector) else [theta]
+    return sum(map(checksum, pieces))
