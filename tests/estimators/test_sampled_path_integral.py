@@ -241,7 +241,8 @@ def test_a_budget_learns_the_variance_of_the_nodes_inside_a_step(inner):
         run._run.size = 4
         run._take_in(StepAllocation(-up, 0.0, 0.0, 0.0, 1.0, step=t, replicates=replicates))
     sums = GROUPS.total(up)
-    assert np.abs(run._example / (len(inner) * 4 * sums**2) - 1).max() < 0.02  # variance of a mean of two: sums²
+    variance = len(inner) * sums**2  # of the mean of two samples
+    assert np.abs(run._example / (4 * variance) - 1).max() < 0.02
 
 
 def test_a_budget_takes_the_exact_gradient_where_samples_are_as_large_as_the_data():
