@@ -1,4 +1,4 @@
-"""The frontier of cheap estimators on a short run: all rows work, and the good ones are close to the truth."""
+"""The frontier of cheap estimators on a short run: all rows work, and the good ones are near the truth."""
 
 import pytest
 

@@ -1,5 +1,8 @@
 """Probes, anchors, budgets: what is drawn, what it costs, what is shared, and their messages."""
 
+import gc
+from weakref import ref
+
 import numpy as np
 import pytest
 
@@ -166,6 +169,18 @@ def test_an_anchor_is_exact_and_what_follows_is_the_change_since():
     a = ControlVariate(SampledPathIntegral(TRAPEZOID, 2), every=9).start(squares)(Step(start, end))
     b = PathIntegral(TRAPEZOID).start(squares)(Step(start, end))
     assert np.abs(a.values - b.values).max() <= tolerances.allocation(4 * b.mass, tolerances.EPS64)
+
+
+def test_the_samples_of_a_step_are_released_with_its_allocation():
+    """Without the collector of cycles, which may come gigabytes later."""
+    [a] = allocate(LOSS, steps(1), SampledPathIntegral(size=8, micro_batches=4))
+    kept = [ref(copies) for copies in a.replicates.values()]
+    gc.disable()
+    try:
+        del a
+        assert [copies() for copies in kept] == [None, None]
+    finally:
+        gc.enable()
 
 
 def test_theta_may_be_overwritten_after_a_step():
