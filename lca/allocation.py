@@ -180,7 +180,8 @@ class Estimator(Protocol):
     a step after the first may cost, where steps differ. A dataclass attribute ``citation``, a
     BibTeX entry, is cited by `lca.Record.cite`. An attribute ``vectors``, the most vectors (K,) that one run
     holds besides both ends of a step and its fields, the values included, is shown by a tracker's
-    ``estimate()``.
+    ``estimate()``. A method ``reduced``, from the fields of an update by name to what the estimator uses of
+    them, is called by a tracker before the update is made, so that it need not keep more.
 
     Examples
     --------

@@ -64,12 +64,14 @@ class TorchOps(ArrayOps):
             for k, (weight, vector, factor) in enumerate(zip(weights, parts, factors, strict=False)):
                 other = movement if factor is None else next(own)
                 assert other is not None
-                product = vector * other
                 if k:
+                    product = vector * other
                     into.add_(product, alpha=weight)
+                    sums.append(product.abs_().sum(dtype=dtype))
                 else:
-                    torch.mul(product, weight, out=into)
-                sums.append(product.abs_().sum(dtype=dtype))
+                    torch.mul(vector, other, out=into)
+                    sums.append(into.abs().sum(dtype=dtype))
+                    into.mul_(weight)
         found = torch.stack(sums).tolist()
         return total, sum(abs(weight) * sum(found[k :: len(weights)]) for k, weight in enumerate(weights))
 

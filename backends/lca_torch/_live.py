@@ -1,5 +1,6 @@
 """`ParameterVector`: θ read in place from the parameters of a model, without a copy."""
 
+import ctypes
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -8,13 +9,42 @@ import torch
 from torch import Tensor
 from torch.utils._pytree import tree_map
 
-_FAST = torch.float32, torch.float64
+_FLATTENED = torch._C._nn.flatten_dense_tensors  # in one call, where each reshape would be another
+try:
+    _MEMCMP: Any = ctypes.CDLL(None).memcmp
+    _MEMCMP.argtypes = ctypes.c_void_p, ctypes.c_void_p, ctypes.c_size_t
+except (AttributeError, TypeError, OSError):  # no C library in this process, as on Windows
+    _MEMCMP = None
 
 
 def flat(parameters: Iterable[Tensor]) -> Tensor:
     """The numbers of ``parameters`` as a new vector (K,), detached."""
-    with torch.inference_mode(False), torch.no_grad():
-        return torch.cat([parameter.detach().reshape(-1) for parameter in parameters])
+    tensors = list(parameters)
+    with detached():
+        return _FLATTENED(tensors) if len(tensors) > 1 else tensors[0].detach().reshape(-1).clone()
+
+
+class detached:  # noqa: N801 - a context, as `torch.no_grad`
+    """Neither gradients nor inference mode inside; in a fifth of the time of the two contexts of torch.
+
+    >>> with detached():
+    ...     torch.is_grad_enabled()
+    False
+    """
+
+    __slots__ = "_enabled", "_inference"
+
+    def __enter__(self) -> None:
+        self._inference = torch.inference_mode(False) if torch.is_inference_mode_enabled() else None
+        if self._inference is not None:
+            self._inference.__enter__()
+        self._enabled = torch.is_grad_enabled()
+        torch._C._set_grad_enabled(False)
+
+    def __exit__(self, *error: object) -> None:
+        torch._C._set_grad_enabled(self._enabled)
+        if self._inference is not None:
+            self._inference.__exit__(*error)
 
 
 def holds(vector: Tensor, tensors: Iterable[Tensor]) -> bool:
@@ -23,19 +53,28 @@ def holds(vector: Tensor, tensors: Iterable[Tensor]) -> bool:
     >>> holds(torch.arange(3.0), [torch.zeros(1), torch.tensor([[1.0], [2.0]])])
     True
     """
-    tensors = [tensor.detach() for tensor in tensors]
-    if any((tensor.dtype, tensor.device) != (vector.dtype, vector.device) for tensor in tensors):
+    tensors, dtype, device = list(tensors), vector.dtype, vector.device
+    if any(tensor.dtype is not dtype or tensor.device != device for tensor in tensors):
         return False
-    if vector.device.type == "cpu" and vector.dtype in _FAST:
-        numbers, at = vector.detach().numpy(), 0
-        for tensor in tensors:
-            piece = tensor.numpy().reshape(-1)
-            if not (piece == numbers[at : at + piece.size]).all():  # 5 times as fast as torch.equal
-                return False
-            at += piece.size
-        return True
+    if device.type == "cpu" and _same_bytes(vector, tensors):
+        return True  # most often, and in a fifth of the time
     pieces = vector.detach().split([tensor.numel() for tensor in tensors])  # type: ignore[no-untyped-call]
-    return not differ(zip(pieces, (tensor.reshape(-1) for tensor in tensors), strict=True))
+    return not differ(
+        (piece, tensor.detach().reshape(-1)) for piece, tensor in zip(pieces, tensors, strict=True)
+    )
+
+
+def _same_bytes(vector: Tensor, tensors: Sequence[Tensor]) -> bool:
+    """Whether the bytes are the same; false also where that is not known."""
+    lengths = [tensor.nbytes for tensor in tensors]
+    if _MEMCMP is None or not vector.is_contiguous() or sum(lengths) != vector.nbytes:
+        return False
+    at = vector.data_ptr()
+    for tensor, length in zip(tensors, lengths, strict=True):
+        if not tensor.is_contiguous() or _MEMCMP(tensor.data_ptr(), at, length):
+            return False
+        at += length
+    return True
 
 
 def differ(pairs: Iterable[tuple[Tensor, Tensor]]) -> bool:
@@ -94,7 +133,7 @@ class ParameterVector(Tensor):
 
     def persist(self, memory: Tensor) -> Tensor:
         """Write the numbers into ``memory`` (K,), from which this vector is read from then on."""
-        with torch.inference_mode(False), torch.no_grad():
+        with detached():
             torch.cat([piece.reshape(-1) for piece in self.pieces], out=memory)
         self.persisted = VersionedTensor.of(memory)
         self.pieces = [memory]

@@ -14,7 +14,7 @@ from lca.errors import LCAError
 from lca.frameworks import PyTree, Rows, examples_in, is_rows, joined
 from lca.tracking._context import GRADIENT_FIELDS, LoopContext
 from lca_torch._backward import BackwardPasses
-from lca_torch._live import holds
+from lca_torch._live import flat, holds
 from lca_torch._optimizers import update_slope, updates_without
 from lca_torch._ranks import Ranks
 from lca_torch._updates import calling
@@ -217,8 +217,7 @@ _ELSE = "or use an estimator that requires no gradient of training (lca.estimato
 
 def flat_gradient(parameters: Iterable[nn.Parameter]) -> Tensor:
     """The gradients that the parameters have now, a new vector (K,); 0 for a parameter without gradient."""
-    with torch.inference_mode(False), torch.no_grad():
-        return torch.cat([_dense(parameter).reshape(-1) for parameter in parameters])
+    return flat(map(_dense, parameters))
 
 
 def _dense(parameter: nn.Parameter) -> Tensor:

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from lca._micro_batches import mean_without
 from lca.errors import LCAError
-from lca_torch._live import flat
+from lca_torch._live import detached, flat
 
 Group: TypeAlias = Mapping[str, Any]
 Update: TypeAlias = Callable[[Tensor], Tensor]
@@ -61,7 +61,7 @@ def updates_without(
     check_known(optimizer)
     sizes = [parameter.numel() for parameter in parameters]
     found: list[list[Tensor | None]] = [[None] * len(sizes) for _ in gradients]
-    with torch.inference_mode(False), torch.no_grad():
+    with detached():
         means = [mean_without(m, gradients, weights) for m in range(len(gradients))]
         for group, members in _alike(optimizer, parameters):
             alike = _Alike(group, [parameters[i] for i in members], optimizer)
@@ -105,7 +105,7 @@ def update_slope(
     check_known(optimizer)
     known, sizes = _KNOWN[type(optimizer)], [parameter.numel() for parameter in parameters]
     found: list[Tensor | float] = [0.0] * len(sizes)
-    with torch.inference_mode(False), torch.no_grad():
+    with detached():
         for group, members in _alike(optimizer, parameters):
             alike = _Alike(group, [parameters[i] for i in members], optimizer)
             whole = len(members) == len(sizes)

@@ -13,7 +13,7 @@ from lca.frameworks import Frozen, check_frozen, require_one, require_precision
 from lca.frameworks._tensors import dtype_of
 from lca.layout import Layout
 from lca_torch._kinds import refuse_kinds
-from lca_torch._live import ParameterVector
+from lca_torch._live import ParameterVector, flat
 from lca_torch._slots import is_small
 
 
@@ -121,7 +121,9 @@ def check_theta(layout: Layout, theta: Tensor, device: torch.device) -> None:
 def _views(theta: Tensor, layout: Layout) -> dict[str, Tensor]:
     """θ as tensors by name; views, not copies."""
     if not isinstance(theta, ParameterVector) or theta.persisted is not None:
-        return layout.unflatten(normal(theta).detach())
+        parts = normal(theta).detach().split(layout.sizes)  # type: ignore[no-untyped-call]
+        shaped = zip(layout.names, parts, layout.shapes, strict=True)
+        return {name: part if len(shape) == 1 else part.view(shape) for name, part, shape in shaped}
     return {name: normal(piece) for name, piece in zip(layout.names, theta.pieces, strict=True)}
 
 
@@ -173,7 +175,7 @@ class Leaves:
     ) -> None:
         self._layout = layout
         self._form: Any = {"dtype": theta.dtype, "device": theta.device}
-        views = {name: view.detach().data for name, view in _views(theta, layout).items()}
+        views = {name: view.data for name, view in _views(theta, layout).items()}
         _renumber(views.values())
         self._given = {name: views[name] for name in copied}
         self.tensors = views | {name: view.clone() for name, view in self._given.items()}
@@ -217,16 +219,9 @@ class Leaves:
             return total.div_(weight)
         (own, found), self._first = self._first, None
         pieces = dict(zip(self._trainable, found, strict=True))
-        with torch.no_grad():
-            mean = torch.cat(
-                [
-                    torch.zeros(size, **self._form) if piece is None else _dense(piece).reshape(-1)
-                    for piece, size in zip(
-                        map(pieces.get, self._layout.names), self._layout.sizes, strict=True
-                    )
-                ]
-            )
-            return mean if own == weight else mean.mul_(own / weight)
+        named = zip(map(pieces.get, self._layout.names), self._layout.sizes, strict=True)
+        mean = flat([torch.zeros(size, **self._form) if p is None else _dense(p) for p, size in named])
+        return mean if own == weight else mean.mul_(own / weight)
 
     def _begin_sum(self) -> None:
         """Begin to sum in place, with the gradient of the first batch."""

@@ -150,12 +150,17 @@ def forward_mode(device: torch.device, autocast: torch.dtype | None, *, gradient
     """
     fast_path = torch.backends.mha.get_fastpath_enabled()
     with ExitStack() as stack:
-        stack.enter_context(torch.inference_mode(False))
-        stack.enter_context(torch.set_grad_enabled(gradients))
-        stack.enter_context(torch.autocast(device.type, dtype=autocast, enabled=autocast is not None))
+        # Contexts cost more than all the rest of a small model's evaluation; most are entered seldom.
+        if torch.is_inference_mode_enabled():
+            stack.enter_context(torch.inference_mode(False))
+        if torch.is_grad_enabled() is not gradients:
+            stack.enter_context(torch.set_grad_enabled(gradients))
+        if autocast is not None or torch.is_autocast_enabled(device.type):
+            stack.enter_context(torch.autocast(device.type, dtype=autocast, enabled=autocast is not None))
         # Without gradients, attention would take another path with other rounding.
         torch.backends.mha.set_fastpath_enabled(False)
         stack.callback(torch.backends.mha.set_fastpath_enabled, fast_path)
-        stack.callback(vars(parametrize).update, {name: getattr(parametrize, name) for name in _CACHE})
-        vars(parametrize).update(_CACHE | {"_cache": {}})
+        if parametrize._cache_enabled:
+            stack.callback(vars(parametrize).update, {name: getattr(parametrize, name) for name in _CACHE})
+            vars(parametrize).update(_CACHE | {"_cache": {}})
         yield

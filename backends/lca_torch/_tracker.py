@@ -19,6 +19,7 @@ from lca_torch._objective import Objective
 from lca_torch._optimizers import check_known, refuse_maximizing
 from lca_torch._sharded import ShardedTheta, WholeCopy, is_sharded, require_training_alone
 from lca_torch._shared_run import leave, require_same_tracker
+from lca_torch._slots import SMALL
 from lca_torch._updates import Updates, stepping, within
 
 
@@ -301,11 +302,13 @@ class _LiveTheta:
     def copy(self) -> Tensor:
         return flat(self._parameters)
 
-    def borrow(self) -> ParameterVector:
-        return ParameterVector(self._parameters)
+    def borrow(self) -> Tensor:
+        # Of a small model, a copy is made in less time than one is read piece by piece.
+        small = sum(parameter.nbytes for parameter in self._parameters) <= SMALL
+        return self.copy() if small else ParameterVector(self._parameters)
 
-    def persist(self, borrowed: ParameterVector, memory: Tensor) -> Tensor:
-        return borrowed.persist(memory)
+    def persist(self, borrowed: Tensor, memory: Tensor) -> Tensor:
+        return borrowed.persist(memory) if isinstance(borrowed, ParameterVector) else borrowed
 
     def is_at(self, theta: Tensor) -> bool:
         return holds(theta, self._parameters)

@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from math import ceil, inf, sqrt
+from math import ceil, inf, nextafter, sqrt
 from typing import ClassVar, Self
 
 import numpy as np
@@ -20,19 +20,19 @@ from lca.step import Step
 
 Array = np.ndarray
 MEMORY = 10
-"""Nodes over which the variance of an example is averaged."""
+"""Steps over which the variance of an example is averaged."""
 MARGIN = 0.9
 """The part of the error asked for that is aimed at, as variances are known with an error themselves."""
 GROWTH = 0.5
-"""The part of the growth of the allowed variance that the next node may use."""
+"""The part of the growth of the allowed variance that the next step may use."""
 FEWEST_LEFT = 30
-"""The least number of nodes that the rest of the allowed variance has to last for."""
+"""The least number of steps that the rest of the allowed variance has to last for."""
 SHRINK = 0.7
 """The least ratio of a sample to the one before, as few samples say little about their variance."""
 PRIOR = 4
-"""Nodes that count as much as the variance known from all the data, when the first samples are drawn."""
+"""Steps that count as much as the variance known from all the data, when the first samples are drawn."""
 LEARN = 3
-"""Of so many nodes that want all the data one gets half of them, if that is affordable: only samples show
+"""Of so many steps that want all the data one gets half of them, if that is affordable: only samples show
 their variance."""
 WHOLE = 0.6
 """The part of the data above which a sample is replaced by all of them, which have no sampling error."""
@@ -54,8 +54,8 @@ class AdaptiveSampleSize:
         proportion to the distance from the anchor.
     relative_error
         The error: the largest standard error of the sum of a group over the run so far, relative to the
-        largest loss change so far. The variance that it allows grows as the loss changes. Each node may use
-        half of the growth and its part of what is left, which has to last for half as many nodes again as
+        largest loss change so far. The variance that it allows grows as the loss changes. Each step may use
+        half of the growth and its part of what is left, which has to last for half as many steps again as
         there were. Its size follows from the recent variance of an example; where it is 60 % of the data or
         more all of them are taken, which have no sampling error, as at the first step. Exactly one of
         ``examples`` and ``relative_error`` must be given.
@@ -238,9 +238,9 @@ class _Controlled:
         self._open: dict[float, Array] = {}  # replicates of nodes that a later step may share
         self._samples: dict[float, tuple[Array, int]] = {}  # of samples at these nodes, and their size
         self._closed = np.zeros(groups)  # variance of the nodes that no later step shares
-        self._example = np.zeros(groups)  # recent variance of a sum from one example
-        self._nodes = self._drawn = 0  # whose variance is known, and those of them that were no exact ones
-        self._whole = 0  # nodes at which all the data were wanted
+        self._example = np.zeros(groups)  # recent variance of a sum, if each node of a step has one example
+        self._nodes = self._drawn = 0  # steps whose variance is known; those of them with no exact node
+        self._whole = 0  # steps at which all the data were wanted
         self._change, self._largest = 0.0, 0.0
         self._allowed = 0.0  # variance that the last step was allowed to leave
 
@@ -264,24 +264,35 @@ class _Controlled:
         for key in [key for key in self._open if key not in rows]:
             self._closed += _variance_of_mean(self._open.pop(key))
             self._samples.pop(key, None)
+        size = min(self._run.size, self._all)
+        ends, known, inside = np.zeros(len(self._groups)), 0, np.zeros(len(self._groups))
+        drawn = True
         for key, row in rows.items():
             samples = getattr(a.replicates[key], "samples", None)
             seen = row if samples is None or samples is a.replicates[key] else self._sums(samples)
             if key in self._open:  # both steps of the node are known, and so is its variance
                 self._open[key] = self._open[key] + row
-                first, size = self._samples.pop(key)
-                self._learn(_variance_of_mean(first + seen) * size, drawn=seen is row)
-            else:
-                size = min(self._run.size, self._all)
-                self._open[key], self._samples[key] = row, (seen, size)
-                if not self._nodes:  # two steps share a node, so it has up to four times the variance
-                    self._example = np.maximum(self._example, 4 * _variance_of_mean(seen) * size)
+                first, own = self._samples.pop(key)
+                inside += _variance_of_mean(first + seen) * own
+                known, drawn = known + 1, drawn and seen is row
+                continue
+            self._open[key] = row
+            if a.step < key < nextafter(a.step + 1, -inf) and key != nextafter(a.step, inf):
+                inside += _variance_of_mean(seen) * size  # no other step shares the node
+                drawn &= seen is row
+            else:  # two steps share a node, so it has up to four times the variance
+                self._samples[key] = seen, size
+                ends = np.maximum(ends, 4 * _variance_of_mean(seen) * size)
+        if known or not self._samples:
+            self._learn(inside, drawn=drawn)
+        elif not self._nodes:
+            self._example = np.maximum(self._example, ends + inside)
 
     def _sums(self, replicates: Sequence[Vector]) -> Array:
         return np.array([self._groups.total(replicate) for replicate in replicates])
 
     def _learn(self, example: Array, *, drawn: bool) -> None:
-        """Take in the variance of an example at a node; parts of all the data are spread less evenly."""
+        """Take in the variance of an example at the nodes of a step; parts of all data spread less evenly."""
         self._nodes += 1
         self._drawn += drawn
         if drawn or not self._drawn:

@@ -3,13 +3,13 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from math import sqrt
-from typing import ClassVar, Self
+from typing import Any, ClassVar, Self
 
 from lca.allocation import Allocator, Cost, StepAllocation
 from lca.arrays import Vector, array_ops
 from lca.errors import IncompleteStepError, LCAError
 from lca.estimators._checks import check_trained
-from lca.estimators._integral import Integral
+from lca.estimators._integral import Integral, ProductSum
 from lca.estimators._minibatch import check_rule, training_gradient
 from lca.estimators._path import Path
 from lca.estimators._replicates import NodeReplicates
@@ -187,9 +187,12 @@ class CrossFit:
             segment.cost += self.cost
             integral = Integral(segment)
             parts = getattr(step, self._parts)
-            total = sum(part.weight for part in parts)
-            for part in parts:
-                integral.add_product((left - own) * part.weight / total, part.gradient, part.update)
+            if isinstance(parts, ProductSum):
+                integral.add_sum(left - own, parts)
+            else:
+                total = sum(part.weight for part in parts)
+                for part in parts:
+                    integral.add_product((left - own) * part.weight / total, part.gradient, part.update)
             if own:
                 integral.add(own, segment.start)
             if right:
@@ -197,6 +200,16 @@ class CrossFit:
             return integral.allocation(self._replicates(step, left, right) if self.independent else None)
 
         return allocate_step
+
+    def reduced(self, fields: Mapping[str, Any]) -> Mapping[str, Any]:
+        """The fields of an update as far as this estimator uses them, when they have just been made.
+
+        Without error bars one vector (K,), the left end, takes the place of the micro-batches.
+        """
+        parts = fields.get(self._parts, ())
+        if self.independent or len(parts) != self.micro_batches:
+            return fields
+        return {**fields, self._parts: ProductSum.of(parts)}
 
     def _check(self, step: Step) -> None:
         m = self.micro_batches

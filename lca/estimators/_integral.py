@@ -1,19 +1,46 @@
 """`Integral`: the weighted sum of the gradients of a step, times its movement, as a `StepAllocation`."""
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from math import isfinite, nan
 
 import numpy as np
 
 from lca.allocation import Cost, StepAllocation
-from lca.arrays import Vector, WeightedProducts
+from lca.arrays import Vector, WeightedProducts, array_ops
 from lca.estimators._checks import OVERFLOW, check_gradient, non_finite
 from lca.estimators._path import Segment
 from lca.estimators._replicates import NodeReplicates, SampledNode
 from lca.objective import Evaluation
 from lca.quadrature import QuadratureRule
+from lca.step import MicroBatch
 
 _NOT_MEASURED = Evaluation(nan, None)
+
+
+@dataclass(frozen=True, eq=False)
+class ProductSum:
+    """``Σ_m w_m g_m ∘ Δ^{(−m)}`` (K,) of ``count`` micro-batches and its mass, in place of these.
+
+    >>> ProductSum.of([MicroBatch(gradient=np.array([2.0, 4.0]), update=np.array([1.0, -1.0]))]).values
+    array([ 2., -4.])
+    """
+
+    values: Vector
+    mass: float
+    count: int
+
+    @classmethod
+    def of(cls, parts: Sequence[MicroBatch]) -> "ProductSum":
+        """The sum over these micro-batches."""
+        total, first = sum(part.weight for part in parts), parts[0].update
+        weighted = [(part.weight / total, part.gradient, part.update) for part in parts]
+        with np.errstate(over="ignore", invalid="ignore"):  # reported where it is used
+            values, mass = array_ops(first).products_sum(weighted, first, first)
+        return cls(values, mass, len(parts))
+
+    def __len__(self) -> int:
+        return self.count
 
 
 class Integral:
@@ -41,6 +68,7 @@ class Integral:
         self._mass = 0.0
         self._gradients: Vector | None = None  # Σ_k w_k g_k, not yet multiplied by the movement
         self._products: WeightedProducts = []  # of sampled gradients
+        self._sums: list[tuple[float, ProductSum]] = []
         self._samples: list[tuple[float, SampledNode]] = []
         self._terms: dict[str, Integral] = {}
 
@@ -81,6 +109,12 @@ class Integral:
         check_gradient(segment.layout, segment.step, gradient)
         segment.layout.check(update, f"an update of a micro-batch of step {segment.step.index}")
         self._products.append((weight, gradient, update))
+
+    def add_sum(self, weight: float, found: ProductSum) -> None:
+        """Add ``weight`` times the products of gradients and updates that were summed before."""
+        segment = self._segment
+        segment.layout.check(found.values, f"the products of the micro-batches of step {segment.step.index}")
+        self._sums.append((weight, found))
 
     def allocation(
         self, replicates: Mapping[float, Sequence[Vector]] | None = None, *, total: float | None = None
@@ -144,12 +178,19 @@ class Integral:
         segment = self._segment
         start, end = segment.step.start, segment.step.end
         with np.errstate(over="ignore", invalid="ignore"):  # reported here, or by the total
-            if not self._products:
+            if not segment.sampled:
                 return segment.ops.times_movement(self._gradients, start, end)
-            values, self._mass = segment.ops.products_sum(self._products, start, end)
+            values = None
+            if self._products:
+                values, self._mass = segment.ops.products_sum(self._products, start, end)
+            for weight, found in self._sums:
+                self._mass += abs(weight) * found.mass
+                added = weight * found.values if values is None else None
+                values = segment.ops.add_scaled(values, weight, found.values) if added is None else added
         if not isfinite(self._mass):
-            gradients = [gradient for _, gradient, _ in self._products]
-            wrong = next((g for g in gradients if not segment.ops.all_finite(g)), gradients[0])
+            vectors = [gradient for _, gradient, _ in self._products]
+            vectors += [found.values for _, found in self._sums]
+            wrong = next((v for v in vectors if not segment.ops.all_finite(v)), vectors[0])
             raise non_finite(segment.layout, segment.step, OVERFLOW, wrong)
         return values
 

@@ -45,12 +45,6 @@ class NodeReplicates(Sequence[Vector]):
     samples
         The same of samples, where the node itself is exact.
 
-    Attributes
-    ----------
-    samples
-        What m samples contribute, whose spread tells the variance of an example: these replicates themselves,
-        unless the node is exact.
-
     Examples
     --------
     >>> import numpy as np
@@ -63,7 +57,15 @@ class NodeReplicates(Sequence[Vector]):
         self, step: Step, weighted: Sequence[Weighted], samples: Sequence[Weighted] | None = None
     ) -> None:
         self._step, self._weighted = step, weighted
-        self.samples = self if samples is None else NodeReplicates(step, samples)
+        self._samples = None if samples is None else NodeReplicates(step, samples)
+
+    @property
+    def samples(self) -> "NodeReplicates":
+        """What m samples contribute, whose spread tells the variance of an example.
+
+        These replicates themselves, unless the node is exact.
+        """
+        return self._samples or self  # no attribute: a cycle would keep the gradients until it is collected
 
     def __len__(self) -> int:
         return len(self._weighted[0][1])

@@ -54,6 +54,9 @@ def required_fields_of(estimator: Estimator) -> tuple[str, ...]:
     return tuple(estimator.required_fields) if isinstance(estimator, StochasticEstimator) else ()
 
 
+_FIELDS = frozenset(field.name for field in fields(Step))
+
+
 def check_required_fields(step: Step, required_fields: Sequence[str], name: str) -> None:
     """Raise `IncompleteStepError` if ``step`` lacks a field that the estimator ``name`` requires.
 
@@ -61,7 +64,7 @@ def check_required_fields(step: Step, required_fields: Sequence[str], name: str)
     >>> step = Step(np.zeros(1), np.ones(1), gradient=np.ones(1))
     >>> check_required_fields(step, ["gradient"], "SameBatch")
     """
-    assert set(required_fields) <= {field.name for field in fields(Step)}
+    assert _FIELDS.issuperset(required_fields)
     for field in required_fields:
         value = getattr(step, field)
         if value is None or (isinstance(value, tuple) and not value):

@@ -72,7 +72,7 @@ class RunFollower:
         self._session = session
         self._clock = clock or StepClock()
         self._theta = theta
-        self._pending = PendingStep(session.required_fields, step_fields)
+        self._pending = PendingStep(session.required_fields, step_fields, session.reduced)
         self.steps = session.first_step
         self._seen = False  # whether an update has begun
         self.discontinuities = 0

@@ -25,6 +25,8 @@ class PendingStep:
         Names of fields of `lca.Step`.
     step_fields
         Supplies those of one update; ``None`` if the training loop supplies nothing.
+    reduced
+        Returns the fields as far as they are used, before the update is made; see `lca.allocation.Estimator`.
 
     Attributes
     ----------
@@ -35,12 +37,17 @@ class PendingStep:
         (2 K numbers) and its fields.
     """
 
-    def __init__(self, required_fields: Collection[str], step_fields: StepFields | None) -> None:
+    def __init__(
+        self,
+        required_fields: Collection[str],
+        step_fields: StepFields | None,
+        reduced: Callable[[Mapping[str, Any]], Mapping[str, Any]] = dict,
+    ) -> None:
         self._own = frozenset(field for field in required_fields if not field.startswith(_NEXT))
         self._next = frozenset(
             field.removeprefix(_NEXT) for field in required_fields if field.startswith(_NEXT)
         )
-        self._step_fields = step_fields
+        self._step_fields, self._reduced = step_fields, reduced
         self._collected: Mapping[str, Any] = {}
         self.delayed = bool(self._next)
         self.step: Step | None = None
@@ -58,7 +65,7 @@ class PendingStep:
         self._collected = {}
         fields = self.requested(measured=measured)
         if fields and self._step_fields is not None:
-            self._collected = dict(self._step_fields(fields))
+            self._collected = self._reduced(self._step_fields(fields))
 
     def with_fields(self, step: Step) -> Step:
         """``step``, made by the update, with the collected fields."""

@@ -17,6 +17,7 @@ from lca.row import CheckedWindow, Row
 from lca.step import Step
 from lca.tolerances import conservation
 from lca.tracking._options import CheckEvery
+from lca.views._rows import Rows
 
 Losses = dict[str, np.ndarray]
 """By measured loss: the loss of each group of examples, (G,); all data are one group."""
@@ -27,6 +28,10 @@ FAR, SETTLED = 0.05, 128
 """The part of the loss change that a sum without error bars may miss after so many steps; before, more."""
 SHOWN, WARNED = 0.95, 0.999
 """Levels of the interval that is shown, and of that outside which there is a warning: checks are many."""
+WINDOW = np.dtype(
+    [("first_step", "i8"), ("last_step", "i8"), ("change", "f8"), ("total", "f8"), ("margin", "f8")]
+)
+"""The columns in which windows are kept, those of `lca.row.CheckedWindow`."""
 GROUPS = 32
 """Groups of a part of the data, whose spread gives the standard error of its loss."""
 
@@ -125,11 +130,11 @@ class SelfCheck:
     def summary(self, name: str) -> dict[str, Any]:
         """The keys of a summary that tell of the check of one loss."""
         account = self._accounts.get(name, _Account(name))
-        windows = account.windows
+        rows, windows = account.rows.array(), account.windows
         return {
-            "checked_steps": sum(window.last_step - window.first_step + 1 for window in windows),
-            "checked_change": sum(window.change for window in windows) if windows else None,
-            "checked_total": sum(window.total for window in windows) if windows else None,
+            "checked_steps": account.steps,
+            "checked_change": float(rows["change"].sum()) if windows else None,
+            "checked_total": float(rows["total"].sum()) if windows else None,
             "checked_margin": _or_none(account.margin),
             "checked_windows": list(map(as_json, windows)),
         }
@@ -139,7 +144,7 @@ class SelfCheck:
         return {
             name: {"margin": _or_none(own.margin), "windows": list(map(as_json, own.unwritten))}
             for name, own in self._accounts.items()
-            if own.windows
+            if own.steps
         }
 
     def _continues(self, step: Step) -> bool:
@@ -272,17 +277,23 @@ class _Data:
 
 
 class _Account:
-    """The checks of one measured loss."""
+    """The checks of one measured loss; earlier ones are in a temporary file, as there may be one a step."""
 
     def __init__(self, name: str) -> None:
         self._name = name
-        self.windows: list[CheckedWindow] = []
+        self.rows = Rows(WINDOW)
+        self.steps = 0  # in all windows
         self.unwritten: list[CheckedWindow] = []
         self.margin = nan  # of the sum over all windows
         self._window, self._run = _Estimate(), _Estimate()
         self._before = deepcopy(self._run)  # without the open window
         self._changes: np.ndarray | float = 0.0  # of the groups of examples, over all windows
         self._largest, self._warned = 0.0, False
+
+    @property
+    def windows(self) -> list[CheckedWindow]:
+        """All checks that have ended."""
+        return [CheckedWindow(*row) for row in self.rows.array().tolist()]
 
     def add(self, row: Row) -> None:
         self._window.add(row)
@@ -302,7 +313,8 @@ class _Account:
         changes = end - start
         margin = self._window.margin(SHOWN, data.variance(changes), data.groups)
         found = CheckedWindow(*steps, data.mean(changes), self._window.total, margin)
-        self.windows.append(found)
+        self.rows.append(tuple(vars(found).values()))
+        self.steps += found.last_step - found.first_step + 1
         self.unwritten.append(found)
         self._changes = self._changes + changes
         spread = data.variance(np.asarray(self._changes))
@@ -318,19 +330,15 @@ class _Account:
         ):
             return None
         self._warned = True
-        return self._message(change)
+        return self._message(change, found.last_step)
 
     def _is_far(self, miss: float, margin: float) -> bool:
         if isnan(margin):  # the noise is not known; that of a sum falls with its length
-            few = max(1.0, sqrt(SETTLED / self._steps))
-            return self._steps >= FIRST and miss > FAR * few * self._largest
+            few = max(1.0, sqrt(SETTLED / self.steps))
+            return self.steps >= FIRST and miss > FAR * few * self._largest
         return miss > max(margin, SMALL_MISS * self._largest)
 
-    @property
-    def _steps(self) -> int:
-        return sum(window.last_step - window.first_step + 1 for window in self.windows)
-
-    def _message(self, change: float) -> str:
+    def _message(self, change: float, last: int) -> str:
         known = (
             "the estimator gives no error bars"
             if isnan(self.margin)
@@ -338,7 +346,7 @@ class _Account:
         )
         return (
             f"the allocations of the loss {self._name!r} sum to {self._run.total:+.6g} over "
-            f"{self._steps} steps up to step {self.windows[-1].last_step}, but the measured loss changed by "
+            f"{self.steps} steps up to step {last}, but the measured loss changed by "
             f"{change:+.6g} ({known}). They are not corrected. Are steps too large for the estimator's rule "
             "(use SIMPSON or refine=), is another loss trained than measured (dropout, penalties, batch "
             "statistics, moving state), or does the loop change gradients in a way the estimator does not "

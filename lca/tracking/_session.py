@@ -64,6 +64,8 @@ class Session:
         (``train/penalty``) if the view of the loss is a `RunViews`.
     required_fields
         Names of the fields of `lca.Step` that the estimator requires from the training loop.
+    reduced
+        Returns the fields of an update as far as the estimator uses them.
     error
         The error that ended the measuring, or ``None``.
     path
@@ -114,6 +116,7 @@ class Session:
                 "refresh= for samplings other than 'uniform', or omit span."
             )
         self.estimator, self.span = estimator, span
+        self.reduced = getattr(estimator, "reduced", dict)
         self.live = LiveOutputs(settings.progress, settings.log_to, span=span)
         self._every, self._on_error = settings.every, settings.on_error
         self._advice = advice or {}

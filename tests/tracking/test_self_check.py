@@ -92,6 +92,18 @@ def test_one_forward_pass_for_each_end_of_a_window(check_every, ends):
     assert loss.losses == (len(ends) + 1 if ends else 0)
 
 
+def test_a_check_at_every_step_is_kept_in_a_fixed_amount_of_memory(monkeypatch):
+    points = path(BOWL, 100)
+    expected = tracked(Factor(), points=points, check_every=1).checked_windows["train"]
+    monkeypatch.setattr("lca.views._rows.HELD_BYTES", 640)
+    tracker = tracked(Factor(), points=points, check_every=1)
+    assert [(w.first_step, w.last_step, w.change, w.total) for w in tracker.checked_windows["train"]] == [
+        (t, t, w.change, w.total) for t, w in enumerate(expected)
+    ]
+    assert tracker.summary()["train"]["checked_steps"] == 100
+    assert tracker._session._check._accounts["train"].rows._held.nbytes <= 2 * 640
+
+
 @pytest.mark.parametrize("kind", ["sample", "two samples", "four samples"])
 def test_the_margin_is_that_of_the_nodes_of_the_window(kind):
     m = {"sample": 1, "two samples": 2, "four samples": 4}[kind]
