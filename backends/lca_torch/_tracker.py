@@ -36,7 +36,7 @@ class Tracker(ModelTracker[Loop]):
     ----------
     model, optimizer
         The model that is trained, and the optimizer that updates it, or a list of those that take turns. A
-        model whose parameters are spread over the ranks (FSDP2, `DTensor`) is measured on a whole copy. The
+        model whose parameters are spread over the ranks (FSDP2, ``DTensor``) is measured on a whole copy. The
         updates of another one that owns parameters of the model, as of one made in mid-run, are steps too;
         the first warns.
     objective
