@@ -16,7 +16,6 @@ _ABSTRACT = "abstract; its subclasses have examples"
 WITHOUT_EXAMPLE = {
     "lca.tracking.CallbackBase": _ABSTRACT,
     "lca.tracking.TrackerBase": _ABSTRACT,
-    "lca.tracking.Options": "types of keyword arguments, for annotations",
 }
 """Public classes and functions without an example, each with the reason."""
 RANDOM = "lca.testing.strategies."
