@@ -48,7 +48,7 @@ def by_example(objective: Objective, step: lca.Step, chunk: int) -> Callable[[],
 def one_objective_each(
     model: nn.Module, rows: tuple[torch.Tensor, torch.Tensor], step: lca.Step
 ) -> Callable[[], None]:
-    """An objective for each example; each is allocated by itself."""
+    """One objective per example, each allocated separately."""
     x, y = rows
     single = [Objective(model, cross_entropy, (x[n : n + 1], y[n : n + 1])) for n in range(len(x))]
     allocators = [SIMPSON.start(objective) for objective in single]

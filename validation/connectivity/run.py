@@ -120,7 +120,7 @@ def draw(runs: list[Run]) -> None:
 
 
 def table(runs: list[Run]) -> str:
-    """Means over seeds ± half of the 95 % interval; Markdown."""
+    """A Markdown table of means over seeds ± the half-width of the 95 % confidence interval."""
     names = " | ".join(LAYERS.names)
     lines = [f"| parted at step | barrier | held-out | {names} |", "|---" * (3 + len(LAYERS.names)) + "|"]
     for split in SPLITS:

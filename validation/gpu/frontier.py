@@ -24,7 +24,7 @@ ESTIMATORS: dict[str, Any] = {
 
 
 def points(setting: Setting) -> None:
-    """Training of a GPT once for each estimator, from the same start on the same batches."""
+    """Train a GPT once with each estimator, from the same initial weights and on the same batches."""
     options = Options(
         size="tiny" if setting.small else "10M",
         steps=2 if setting.small else 60,

@@ -56,7 +56,7 @@ class Setting:
         return 0.85 * self.seconds - (time.monotonic() - self.began)
 
     def wait(self) -> None:
-        """Wait for all that the device has been given to do."""
+        """Wait for all work queued on the device."""
         if self.device != "cpu":
             torch.cuda.synchronize()
 

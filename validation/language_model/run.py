@@ -100,7 +100,10 @@ def claims(found: dict[str, Any]) -> dict[str, bool]:
 
 
 def error_of_all(found: dict[str, Any]) -> float:
-    """The sum over all steps up to the last exact one against the change of the measured loss."""
+    """The relative error of the summed cross-fit allocations with respect to the measured loss change.
+
+    Both run up to the last exactly allocated step.
+    """
     last, losses = found["exact"]["step"][-1], found["exact"]["loss_start"]
     return float(np.sum(found["rows"][:last]) / (losses[-1] - losses[0]) - 1)
 

@@ -96,7 +96,7 @@ def draw_clock(ax: Any) -> None:
 
 
 def table(found: dict[str, Figures]) -> str:
-    """Means over seeds, with half of the 95 % interval; Markdown."""
+    """A Markdown table of means over seeds, with the half-width of the 95 % confidence interval."""
     names = [shown.replace("\n", " ") for shown in ESTIMATORS.values()]
     lines = []
     for question, (title, _) in QUESTIONS.items():
