@@ -83,11 +83,11 @@ WAYS = {
     "forward mode, 6 groups in a pass": 6,
     "one backward pass": 0,
 }
-"""Ways to the slopes, and the groups in a pass of forward mode."""
+"""Methods to compute the slopes, and for forward mode the number of groups per pass."""
 
 
 def gradient_passes(count: int, rounds: int) -> dict[str, float]:
-    """The cost of the 6 groups at a node in gradients over the same examples, by way."""
+    """The cost of all 6 groups at a node by method, in gradients over the same examples."""
     objective = Objective(network(), cross_entropy, data(count), batch_size=count)
     step, theta = step_of(objective), objective.theta()
     gradient = lambda: objective.loss_and_grad(theta)  # noqa: E731

@@ -1,4 +1,4 @@
-"""Part (d): GPT-2 with 124M parameters in bfloat16 autocast: what a cheap estimator costs while it trains."""
+"""Part (d): the cost of a cheap estimator in training GPT-2 with 124M parameters in bfloat16 autocast."""
 
 from contextlib import nullcontext
 from typing import Any

@@ -26,7 +26,7 @@ class Results:
         self._write()
 
     def add(self, **found: Any) -> None:
-        """Write these results beside those that are there."""
+        """Add these results to those already written."""
         self.found |= found
         self._write()
 
@@ -61,7 +61,7 @@ class Setting:
             torch.cuda.synchronize()
 
     def waiting(self, action: Callable[[], object]) -> Callable[[], None]:
-        """``action``, which ends when the device has done it."""
+        """Run ``action``, and return when the device has finished it."""
 
         def act() -> None:
             action()
