@@ -1,4 +1,4 @@
-"""`expert_groups`: the entries of a mixture of experts by expert."""
+"""`expert_groups`: group the parameters of a mixture of experts by expert."""
 
 import math
 import re
@@ -16,10 +16,10 @@ _TOGETHER = re.compile(r"^(?P<module>.*?experts)\.[^.]+(\.[^.]+)?$")
 
 
 def expert_groups(layout: Tensors, experts: int) -> Groups:
-    """Groups of the ``experts`` experts of every mixture; all other entries are in ``"other"``.
+    """One group per expert of every mixture of experts; all other entries are in ``"other"``.
 
-    Tensors are recognised by name: those of numbered modules, experts.3.up_proj.weight, and those that
-    hold all experts along their first axis, experts.up_proj of shape (experts, ...).
+    Tensors are recognised by name: those of numbered modules (experts.3.up_proj.weight), and those that
+    contain all experts along their first axis (experts.up_proj of shape (experts, ...)).
 
     Raises
     ------

@@ -75,14 +75,15 @@ def divisions(groups: Selectors, names: Sequence[str]) -> dict[str, dict[str, st
 
 
 def labels_by_pattern(pattern: str | re.Pattern[str], names: Sequence[str]) -> dict[str, str]:
-    r"""The group of every tensor by what a regular expression finds in its name, for blocks or experts.
+    r"""Group tensors by the text that a regular expression matches in their names, such as a block number.
 
-    A name in which ``(?P<block>...)`` matches ``3`` is in the group ``"block 3"``, all others in ``"other"``.
+    A tensor in whose name ``(?P<block>...)`` matches ``3`` is in the group ``"block 3"``; tensors whose names
+    do not match are in ``"other"``.
 
     Raises
     ------
     LCAError
-        If the expression has not one named group, or matches no name.
+        If the expression does not have exactly one named group, or matches no name.
 
     Examples
     --------
@@ -107,7 +108,7 @@ def labels_by_pattern(pattern: str | re.Pattern[str], names: Sequence[str]) -> d
 
 
 def _divides(selector: Any) -> bool:
-    """Whether a selector makes a division of its own."""
+    """Whether a selector defines a division of its own."""
     if isinstance(selector, str | re.Pattern):
         return "(?P<" in (selector if isinstance(selector, str) else selector.pattern)
     return isinstance(selector, Mapping)

@@ -30,7 +30,7 @@ __all__ = [
 _Array = np.ndarray
 GroupBy = Literal["tensor", "layer", "neuron"]
 Grouping: TypeAlias = str | re.Pattern[str] | Mapping[str, str] | Callable[[str], str]
-"""What `Layout.groups` groups by: `GroupBy`, ``"head"``, ``"expert"``, an expression, mapping or function."""
+"""What `Layout.groups` accepts: `GroupBy`, ``"head"``, ``"expert"``, an expression, mapping or function."""
 
 
 @dataclass(frozen=True)
@@ -235,19 +235,19 @@ class Layout:
         by
             ``"tensor"``, ``"layer"`` (the part of the name before the last dot), ``"neuron"`` (one group per
             output neuron or channel, with its weights and bias), ``"head"`` and ``"expert"`` (below), a
-            regular expression with a named group (one group for each text that it matches in the names,
-            `lca.divisions.labels_by_pattern`), or a mapping or function from tensor name to group name.
+            regular expression with a named group (one group for each text that it matches in tensor names,
+            see `lca.divisions.labels_by_pattern`), or a mapping or function from tensor name to group name.
         heads
             For ``"head"``: the number of heads in an attention layer. Projections are recognised by name
-            (q_proj, in_proj, c_attn, out_proj, ...); what belongs to no head is in the group ``"other"``.
+            (q_proj, in_proj, c_attn, out_proj, ...); all other entries are in the group ``"other"``.
         experts
-            For ``"expert"``: the number of experts in a mixture. They are numbered modules,
-            experts.3.up_proj.weight, or share tensors, experts.up_proj of shape (experts, ...).
+            For ``"expert"``: the number of experts in a mixture of experts. Experts are either numbered
+            modules (experts.3.up_proj.weight) or share tensors (experts.up_proj of shape (experts, ...)).
 
         Raises
         ------
         LCAError
-            If there are no heads, experts or names as described, or a number of them is missing.
+            If no heads, experts or names as described are found, or ``heads`` or ``experts`` is missing.
         LayoutError
             If a mapping lacks a tensor.
         UnknownNameError

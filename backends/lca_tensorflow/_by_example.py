@@ -92,7 +92,7 @@ def losses_of_examples(model: keras.Model, loss_fn: Any) -> BatchLoss | None:
 
 
 MEANS = ("sum_over_batch_size", "mean", "mean_with_sample_weight")
-"""The reductions that are a mean over the batch."""
+"""The Keras reductions that average over the batch."""
 
 
 def along(

@@ -329,7 +329,10 @@ class KerasLoss(ModelLoss):
         movement: GroupMovement,
         state: State | None,
     ) -> ExampleSlopes:
-        """The losses of the examples of a batch, and their slopes along the groups that move."""
+        """The losses of the examples of a batch, and their slopes.
+
+        A slope is a directional derivative along the update of one of the groups that changed.
+        """
         state, each = state or {}, forward.loss
         others, wide = each._program_of(state or None).others, tf.cast(theta, self.dtype)
         directions = [tf.cast(movement.part(g), self.dtype) for g in movement.moving]

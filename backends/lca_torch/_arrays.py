@@ -247,7 +247,7 @@ def _joined(pieces: list[Tensor]) -> Tensor:
 
 
 def _movement_sums(weighted: WeightedVectors, start: Tensor, end: Tensor) -> Tensor:
-    """`ArrayOps.movement_sums` as a tensor (2,), which nobody has waited for."""
+    """`ArrayOps.movement_sums` as a tensor (2,), without synchronising host and device."""
     weights, vectors = zip(*weighted, strict=True)
     sums: list[Tensor] = []
     for a, b, first, *rest in _blocks(start, end, *vectors):
@@ -260,7 +260,10 @@ def _movement_sums(weighted: WeightedVectors, start: Tensor, end: Tensor) -> Ten
 
 
 def _sums_and_signs(vector: Tensor, slices: Sequence[Slices]) -> Tensor:
-    """The sums of the slices and the counts of both signs, (3, sums) in float64, where counts are exact."""
+    """The sum of each slice and its numbers of negative and positive entries, shape (3, sums).
+
+    In float64, which represents the counts exactly.
+    """
     pieces = [vector.detach()[part.start : part.stop].view(part.shape) for part in slices]
     sums = torch.cat([piece.sum((0, 2), dtype=torch.float64) for piece in pieces])
     below = torch.cat([(piece < 0).sum((0, 2)) for piece in pieces])
@@ -269,7 +272,7 @@ def _sums_and_signs(vector: Tensor, slices: Sequence[Slices]) -> Tensor:
 
 
 def _magnitudes(vector: Tensor, edges: np.ndarray) -> Tensor:
-    """`ArrayOps.magnitudes` as integers in one row, which nobody has waited for."""
+    """`ArrayOps.magnitudes` as integers in one row, without synchronising host and device."""
     columns = len(edges) + 1
     limits = torch.as_tensor(edges, device=vector.device)
     counts = torch.zeros(2 * columns + 1, dtype=torch.int64, device=vector.device)

@@ -1,7 +1,8 @@
 """`ForwardMode`: the losses of examples and their derivatives along the movement of groups, in forward mode.
 
-One pass with the movement of a group as tangent gives the derivatives of the losses of all examples, and no
-gradient of a single example is formed. The groups of a chunk share the pass (`torch.func.vmap`).
+One pass with the movement of a group as tangent gives the slopes of all examples, the directional derivatives
+of their losses along this movement. Per-example gradients are never formed. The groups of a chunk share one
+pass (`torch.func.vmap`).
 """
 
 import sys
@@ -28,14 +29,14 @@ from lca_torch._parameters import Leaves
 from lca_torch._replica import Replica
 
 Tangents = Mapping[str, Tensor]
-"""The movement of each group of a chunk (groups, *shape), by tensor; of the tensors that move in any."""
+"""By name of a tensor that changed: its movement in each group of a chunk, (groups, *shape)."""
 _SCRIPTS = "torch._decomp.decompositions_for_jvp"
 Losses = Callable[[Tangents], Tensor]
-"""The losses of the examples of a batch (n,), with other tensors in the places of some."""
+"""Computes the losses of the examples of a batch (n,), with some tensors replaced by those given."""
 
 
 def losses_of_examples(replica: Replica) -> BatchLoss:
-    """The losses of the examples of a batch (n,), from a ``loss_fn`` that gives them without their mean."""
+    """A function of a model and a batch that returns the losses of its examples (n,), without reduction."""
     each = default_loss(example_losses(replica.loss_fn))
 
     def of_batch(model: nn.Module, batch: PyTree) -> Tensor:
@@ -46,10 +47,11 @@ def losses_of_examples(replica: Replica) -> BatchLoss:
 
 
 class ForwardMode:
-    """Forward-mode derivatives of one loss, in the fastest form that its operations have.
+    """Forward-mode derivatives of one loss, in the fastest form that its operations support.
 
-    Chunks of groups in one pass; if an operation cannot be batched over groups, one group at a time; if it
-    has no forward-mode derivative, none. What was found holds for all later calls.
+    Differentiates a chunk of groups per pass. Falls back to one group at a time if an operation cannot be
+    batched over groups, and is unavailable if an operation has no forward-mode derivative. The form found
+    is used in all later calls.
     """
 
     def __init__(self) -> None:
@@ -64,25 +66,25 @@ class ForwardMode:
         *,
         at_once: bool,
     ) -> ExampleSlopes | None:
-        """The slopes of all examples of the batches; ``None`` if there is no forward mode.
+        """The slopes of all examples of the batches; ``None`` if forward mode is not available.
 
         Parameters
         ----------
         measuring
-            Gives the function that computes the loss of a batch, and θ.
+            Returns a context that yields the function that computes the loss of a batch, and θ.
         batches
-            Rows.
+            Batches of examples.
         movement
             The movement of the groups.
         layout
             The tensors in θ.
         at_once
-            Whether the function gives the losses of the examples of a batch, not their mean.
+            Whether the function returns the losses of all examples of a batch instead of their mean.
 
         Warns
         -----
         LCAWarning
-            If there is no forward mode, which makes this much slower.
+            If forward mode is not available, so that one gradient per example is needed, which is slow.
         """
         _import_quietly()
         while self._forms:
@@ -105,7 +107,7 @@ class ForwardMode:
     def _of_chunks(
         self, losses: Losses, tensors: Mapping[str, Tensor], movement: GroupMovement, layout: Layout
     ) -> ExampleSlopes:
-        """The losses of one batch, and the slopes along the groups that move."""
+        """The losses of one batch, and the slopes along the groups that changed."""
         found, slopes = None, []
         for chunk in movement.chunks():
             tangents = _tangents(movement, chunk, layout)
@@ -122,7 +124,7 @@ def _of_batch(run: Any, batch: PyTree, instead: Tangents) -> Tensor:
 
 
 def _of_rows(run: Any, batch: PyTree, instead: Tangents) -> Tensor:
-    """From the loss of a batch of one example, of all examples in one pass."""
+    """The losses of all examples in one pass, by `torch.func.vmap` of the loss of a batch of one example."""
 
     def of_row(number: Tensor) -> Tensor:
         losses: Tensor = run(tree_map(lambda rows: rows.index_select(0, number[None]), batch), instead)
@@ -134,7 +136,7 @@ def _of_rows(run: Any, batch: PyTree, instead: Tangents) -> Tensor:
 
 
 def _together(losses: Losses, given: Tangents, tangents: Tangents) -> tuple[Tensor, Tensor]:
-    """All groups in one pass."""
+    """The losses, and the slopes along all groups of a chunk in one pass."""
     in_one: Any = torch.func.vmap
     along = in_one(partial(_derivative, losses, given), out_dims=(None, 0))
     found: tuple[Tensor, Tensor] = along(dict(tangents))
@@ -142,7 +144,7 @@ def _together(losses: Losses, given: Tangents, tangents: Tangents) -> tuple[Tens
 
 
 def _one_by_one(losses: Losses, given: Tangents, tangents: Tangents) -> tuple[Tensor, Tensor]:
-    """A pass for each group."""
+    """The losses, and the slopes along the groups of a chunk in one pass per group."""
     number = len(next(iter(tangents.values())))
     each = [
         _derivative(losses, given, {name: tangent[i] for name, tangent in tangents.items()})
@@ -158,7 +160,7 @@ def _derivative(losses: Losses, given: Tangents, tangents: Tangents) -> tuple[Te
 
 
 def _tangents(movement: GroupMovement, chunk: Sequence[int], layout: Layout) -> dict[str, Tensor]:
-    """The movement of the groups of a chunk, by tensor; tensors without entries in any are left out."""
+    """The movement of the groups of a chunk, by tensor; tensors without entries in them are omitted."""
     found, groups = {}, movement.groups
     for at, (name, moved) in enumerate(layout.unflatten(movement.vector.detach()).items()):
         if groups.whole_tensors:
@@ -176,7 +178,7 @@ def _tangents(movement: GroupMovement, chunk: Sequence[int], layout: Layout) -> 
 
 
 def _import_quietly() -> None:
-    """Import what torch imports at the first forward-mode derivative: scripts, which it warns of."""
+    """Import what torch imports at the first forward-mode derivative, without its deprecation warning."""
     if _SCRIPTS not in sys.modules:
         with warnings.catch_warnings(), suppress(ImportError):
             warnings.simplefilter("ignore", DeprecationWarning)

@@ -1,4 +1,4 @@
-"""`ExampleDerivatives`: the slopes of examples, by the cheapest way that is right for a model."""
+"""`ExampleDerivatives`: the slopes of examples, by the cheapest method that is correct for a model."""
 
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
@@ -20,22 +20,22 @@ from lca_torch._by_example_local import LocalSlopes
 from lca_torch._parameters import Leaves
 
 _FEW = 4
-"""Examples whose slopes are compared with their gradients."""
+"""The number of examples whose slopes are checked against per-example gradients."""
 
 
 class Measuring(Protocol):
-    """Gives the function that computes the loss, or losses, of a batch, and θ."""
+    """Returns a context that yields the function that computes the loss or losses of a batch, and θ."""
 
     def __call__(self, *, gradient: bool) -> AbstractContextManager[tuple[Any, Leaves]]: ...
 
 
 class ExampleDerivatives:
-    """The slopes of the examples of one loss.
+    """The slopes of the examples of one loss: directional derivatives along the movement of each group.
 
-    1. One backward pass for all groups (`LocalSlopes`), for groups whose tensors are the weights and biases
-       of linear layers. For each tensor, a few examples are once compared with their own gradients.
+    1. One backward pass for all groups whose tensors are weights and biases of layers that are linear in them
+       (`LocalSlopes`). For each tensor, the slopes of a few examples are compared once with their gradients.
     2. Forward mode for the other groups (`ForwardMode`).
-    3. One gradient for each example, where an operation has no forward-mode derivative; by the caller.
+    3. One gradient per example, computed by the caller, if an operation has no forward-mode derivative.
 
     Parameters
     ----------
@@ -46,9 +46,9 @@ class ExampleDerivatives:
     def __init__(self, layout: Layout) -> None:
         self._layout = layout
         self._forward = ForwardMode()
-        self.local = True  # whether the first way can be taken
-        self.right: set[str] = set()  # the tensors for which it was found right
-        self.wrong: set[str] = set()  # those that are used otherwise, or for which it was found wrong
+        self.local = True  # whether the first method can be used
+        self.right: set[str] = set()  # the tensors for which it was found correct
+        self.wrong: set[str] = set()  # those used by other operations, or for which it was found incorrect
 
     def slopes(
         self,
@@ -59,20 +59,20 @@ class ExampleDerivatives:
         at_once: bool,
         one_by_one: Callable[[PyTree], ExampleSlopes],
     ) -> ExampleSlopes | None:
-        """The slopes of all examples; ``None`` if that takes a gradient for each.
+        """The slopes of all examples; ``None`` if this requires one gradient per example.
 
         Parameters
         ----------
         measuring
-            How to evaluate the loss.
+            Returns a context in which the loss can be evaluated.
         batches
-            Rows.
+            Batches of examples.
         movement
             The movement of the groups.
         at_once
             Whether the losses of all examples of a batch can be computed together.
         one_by_one
-            The same from gradients, to compare with.
+            Computes the slopes of a batch from one gradient per example, for comparison.
         """
         found: ExampleSlopes | None = None
         if self.local and movement.groups.whole_tensors and movement.moving:
@@ -96,7 +96,7 @@ class ExampleDerivatives:
         at_once: bool,  # noqa: FBT001
         one_by_one: Callable[[PyTree], ExampleSlopes],
     ) -> tuple[ExampleSlopes | None, GroupMovement]:
-        """The slopes of the groups that are covered, and the movement of the others."""
+        """The slopes of the groups that `LocalSlopes` covers, and the movement of all other groups."""
         moved = self._moving_tensors(movement)
         try:
             with measuring(gradient=True) as (run, leaves):
@@ -128,9 +128,10 @@ class ExampleDerivatives:
         ids: Mapping[str, int],
         one_by_one: Callable[[PyTree], ExampleSlopes],
     ) -> None:
-        """Compare the slopes of tensors that are new with those of gradients, on the first examples.
+        """Compare the slopes of tensors not yet checked with those from gradients, on the first examples.
 
-        Where a batch is a single example, all rows are its own, and nothing is learned of other batches.
+        A batch of a single example is not used: all rows belong to it, so the check says nothing about other
+        batches.
         """
         new = {name: owner for name, owner in ids.items() if name not in self.right | self.wrong}
         if not new or examples_in(batch) == 1:
@@ -148,7 +149,7 @@ class ExampleDerivatives:
         return {name: tensors[name] for name, owner in names if int(owner) in movement.moving}
 
     def _only(self, movement: GroupMovement, numbers: Sequence[int]) -> Tensor:
-        """The movement of these groups, and 0 elsewhere."""
+        """The movement of the groups with these indices, and 0 elsewhere."""
         vector: Tensor = torch.zeros_like(movement.vector)
         for name, owner in zip(self._layout.names, movement.groups.ids, strict=True):
             if int(owner) in numbers:
@@ -159,7 +160,7 @@ class ExampleDerivatives:
 
 
 def _single_losses(run: Any, batch: PyTree) -> Tensor:
-    """The losses of the examples of a batch (n,), each as a batch of its own."""
+    """The losses of the examples of a batch (n,), each evaluated as a batch of one example."""
     with torch.no_grad():
         return torch.stack([run(row) for row in single_examples([batch])])
 
@@ -167,7 +168,7 @@ def _single_losses(run: Any, batch: PyTree) -> Tensor:
 def _by_group(
     movement: GroupMovement, ids: Mapping[str, int], losses: Tensor, slopes: Mapping[str, Tensor]
 ) -> ExampleSlopes:
-    """The slopes of one batch, in the order of the groups that move."""
+    """The slopes of one batch, with one row for each group that changed."""
     sums = np.zeros((len(movement.groups), len(losses)))
     for name, slope in slopes.items():
         sums[ids[name]] += slope.double().cpu().numpy()

@@ -1,9 +1,10 @@
-"""`LocalSlopes`: slopes of all groups from one forward and one backward pass, where layers are linear in θ.
+"""`LocalSlopes`: the slopes of all groups from one forward and one backward pass, for layers linear in θ.
 
-Let every example n have parameters of its own, ``W + u_n ΔW`` with a number ``u_n`` for each tensor. Then
-``∂ Σ_n ℓ_n / ∂u_n`` at u = 0 is the slope of example n along the movement of the tensor. A layer that is
-linear in its tensors adds ``u_n · layer(x_n; ΔW)`` to its output, and one backward pass gives the slopes of
-all u. No gradient of a tensor is formed, and the cost does not depend on the number of groups.
+Give each example n its own copy of every tensor, ``W + u_n ΔW``, with one scalar ``u_n`` per example and
+tensor. Then ``∂ Σ_n ℓ_n / ∂u_n`` at u = 0 is the slope of example n along the movement of the tensor. A layer
+that is linear in its tensors then adds ``u_n · layer(x_n; ΔW)`` to its output, and one backward pass gives
+the derivatives with respect to all u. No gradient of a tensor is formed, and the cost does not depend on the
+number of groups.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -28,33 +29,36 @@ _ARGUMENTS: Mapping[Any, tuple[str, ...]] = {
     functional.group_norm: ("input", "num_groups", "weight", "bias", "eps"),
     functional.batch_norm: _NORM,
 }
-"""The arguments of the functions that are linear in their weight and bias, of any input."""
+"""The arguments of functions that are linear in their weight and bias, for any input."""
 _ENTRYWISE = (functional.linear, functional.layer_norm)
-"""Those whose bias has the last axis of the output; that of the others has the second."""
+"""Functions whose bias is along the last axis of the output; for all others, it is along the second."""
 
 
 class LocalSlopes(TorchFunctionMode):
-    """Within it, layers add what moves to their outputs, with a factor of 0 for each example.
+    """A mode in which one backward pass gives the slopes of all examples.
+
+    Inside this mode, each layer also adds to its output the term from the update of its weights, times a
+    factor per example that is 0; the gradient of that factor is the slope of the example.
 
     Parameters
     ----------
     tensors
-        The tensors of θ that move, by name, as the model holds them.
+        The tensors of θ that changed, by name, as the model holds them.
     movement
-        Their movement.
+        The movement of each.
     count
-        Examples in the batch.
+        The number of examples in the batch.
 
     Attributes
     ----------
     uncovered
-        Names of tensors that are used otherwise, so that their slopes are not known.
+        Names of tensors used by an operation that this mode does not cover, so that their slopes are unknown.
     """
 
     def __init__(self, tensors: Mapping[str, Tensor], movement: Mapping[str, Tensor], count: int) -> None:
         super().__init__()
         self._names = {id(tensor): name for name, tensor in tensors.items()}
-        self._held = list(tensors.values())  # so that no other tensor gets an id of theirs
+        self._held = list(tensors.values())  # keeps them alive, so that no other tensor gets one of these ids
         self._movement, self._count = movement, count
         self._factors: list[tuple[str, Tensor]] = []
         self.uncovered: set[str] = set()
@@ -95,13 +99,13 @@ class LocalSlopes(TorchFunctionMode):
         return self._names.get(id(value))
 
     def _covers(self, func: Any, call: Mapping[str, Any], out: Any) -> bool:
-        """Whether rows of the output belong to single examples, one or several rows each."""
+        """Whether this mode covers a call: each row of the output belongs to a single example."""
         by_row = isinstance(out, Tensor) and out.dim() > 0 and len(out) % self._count == 0 and len(out) > 0
         plain = not call.get("training") and call.get("max_norm") is None
         return func in _ARGUMENTS and by_row and plain
 
     def _factor(self, name: str, out: Tensor) -> Tensor:
-        """Zeros, one for each example, in the shape of the rows of an output."""
+        """One factor of 0 per example, repeated and reshaped so that it broadcasts to an output."""
         factor = out.new_zeros(self._count, requires_grad=True)
         self._factors.append((name, factor))
         rows = factor.repeat_interleave(len(out) // self._count)
@@ -111,14 +115,14 @@ class LocalSlopes(TorchFunctionMode):
 def _term(
     func: Callable[..., Tensor], call: Mapping[str, Any], place: str, moved: Tensor, out: Tensor
 ) -> Tensor:
-    """The output of a function with the movement of one tensor in its place, and without the other."""
+    """The term that the movement of a weight or bias adds to the output of a linear function."""
     moved = moved.to(out.dtype)
     if place == "bias":
         return moved if func in _ENTRYWISE else moved.reshape(-1, *(1 for _ in out.shape[2:]))
     if func is functional.embedding and call.get("padding_idx") is not None:
         moved = moved.clone()
         moved[call["padding_idx"]] = 0
-    # At u = 0 nothing flows to the input by this way.
+    # At u = 0 the gradient of the input through this term is 0.
     instead = {"input": call["input"].detach(), "weight": moved}
     if "bias" in _ARGUMENTS[func]:
         instead["bias"] = None
@@ -126,7 +130,7 @@ def _term(
 
 
 def _flat(values: Sequence[Any]) -> list[Any]:
-    """The values, and those inside of lists and tuples."""
+    """The values, with nested lists and tuples flattened."""
     found: list[Any] = []
     for value in values:
         found.extend(_flat(value) if isinstance(value, list | tuple) else [value])

@@ -1,7 +1,7 @@
-"""`Exchange`: short messages between the ranks of a process group; an error of one rank reaches all.
+"""`Exchange`: short messages between the ranks of a process group; an error on one rank reaches all ranks.
 
-Messages go through the key-value store of `torch.distributed`. It works with every backend, waits no longer
-than it is told, and knows who has not answered, which no collective operation does.
+Messages go through the key-value store of `torch.distributed`. Unlike collective operations, the store works
+with every backend, allows any timeout, and shows which ranks have not answered.
 """
 
 import json
@@ -20,16 +20,19 @@ from lca import errors
 from lca.errors import LCAError
 
 SHORTEST, LONGEST, GROWTH = 1e-4, 0.02, 1.2
-"""Seconds between two looks for an answer, and by which factor they grow."""
+"""The shortest and longest pause in seconds between two polls, and the factor by which pauses grow."""
 GRACE = 5.0
-"""Seconds that rank 0, which names those who are missing, is waited for beyond the limit."""
+"""Extra seconds that the other ranks wait for rank 0 after the timeout.
+
+Rank 0 reports which ranks are missing.
+"""
 _made: Counter[str] = Counter()
 _exchanges: "WeakKeyDictionary[Any, Exchange]" = WeakKeyDictionary()
 
 
 @dataclass(frozen=True)
 class _Message:
-    """What a rank says in one round: what it calls, with which value, or why it does not."""
+    """The message of a rank in one round: its call and value, or the error that prevents the call."""
 
     call: str
     value: Any = None
@@ -42,11 +45,11 @@ class _Message:
 
 
 class Exchange:
-    """Rounds in which every rank of a group says something, and all learn what all have said.
+    """Rounds of messages, in which every rank of a group sends a value and receives those of all ranks.
 
-    Rank 0 of the group collects the messages and answers. The first answer to a round is final, whoever
-    gives it: a rank that waits too long answers in place of rank 0, so no two ranks can disagree about it.
-    A round costs two requests to the store for each rank, and holds no memory afterwards.
+    Rank 0 of the group collects the messages and answers. The first answer to a round is final, whichever
+    rank gives it: a rank that has waited too long answers in place of rank 0, so no two ranks see different
+    answers. A round takes two requests to the store per rank, and its messages are deleted afterwards.
 
     Parameters
     ----------
@@ -56,7 +59,7 @@ class Exchange:
     Attributes
     ----------
     rank, count
-        The number of this rank in the group, and how many there are.
+        The rank of this process in the group, and the size of the group.
     """
 
     def __init__(self, group: Any) -> None:
@@ -65,37 +68,37 @@ class Exchange:
         members = distributed.get_process_group_ranks(group)
         store = distributed.distributed_c10d._get_default_store()
         if hasattr(store, "clone"):
-            store = store.clone()  # a connection of its own: a rank that waits keeps nobody else waiting
+            store = store.clone()  # a separate connection: a rank that waits does not block others
         name = _short(members)
-        _made[name] += 1  # the store may hold what was said before torch.distributed was started anew
+        _made[name] += 1  # the store may hold messages from before torch.distributed was restarted
         self._store = distributed.PrefixStore(f"lca/{name}/{_made[name]}", store)
         self._rounds = count()
         self._told = False  # whether all ranks know that the last round has failed
 
     @classmethod
     def of(cls, group: Any) -> "Exchange":
-        """The exchange of a group; there is one, which counts its rounds."""
+        """The exchange of a group; there is exactly one per group, which numbers its rounds."""
         if group not in _exchanges:
             _exchanges[group] = cls(group)
         return _exchanges[group]
 
     def gather(self, call: str, value: Any, timeout: float) -> list[Any]:
-        """The values of all ranks in order, numbers, strings, lists and mappings of them.
+        """Return the values of all ranks in order.
 
         Parameters
         ----------
         call
-            What this rank does, in words; all must do the same.
+            A description of the operation; it must be the same on all ranks.
         value
-            What it says.
+            What this rank sends: a number or string, or a list or mapping of these.
         timeout
             Seconds to wait for the others.
 
         Raises
         ------
         LCAError
-            If a rank has reported an error (of the class of that error, if it is one of this library), does
-            something else, or has not answered in time.
+            If a rank reported an error, made a different call, or did not answer in time. A reported error of
+            this library is raised as its own class.
         """
         self._told = False
         key = str(next(self._rounds))
@@ -108,9 +111,9 @@ class Exchange:
         raise _error(answer)
 
     def tell(self, error: str, kind: str = "") -> None:
-        """Tell the others in place of the next round why this rank takes part no more; waits for nobody.
+        """Tell the other ranks, in the next round, why this rank no longer takes part; does not block.
 
-        Nothing is said if all know already that the last round has failed.
+        Sends nothing if all ranks already know that the last round has failed.
         """
         if self._told:
             return
@@ -120,12 +123,12 @@ class Exchange:
             self._say(key, message)
             if self.rank == 0:
                 self._decide(key, _failure(0, message))
-        except RuntimeError:  # nobody is left to be told
+        except RuntimeError:  # no other rank is left
             pass
 
     @contextmanager
     def telling(self) -> Iterator[None]:
-        """Tell the others of an error inside, unless it came from them."""
+        """Inside this context, an error is sent to the other ranks, unless it came from them."""
         self._told = False
         try:
             yield
@@ -137,11 +140,11 @@ class Exchange:
         self._store.set(f"{key}/{self.rank}", message.text)
 
     def _decide(self, key: str, answer: str) -> None:
-        """Answer a round, unless it has an answer."""
+        """Answer a round, unless it already has an answer."""
         self._store.compare_set(f"{key}/answer", "", answer)
 
     def _answer(self, key: str, call: str, timeout: float) -> str:
-        """The answer to a round: by rank 0 from all messages, by the others read."""
+        """The answer to a round: rank 0 makes it from all messages, the other ranks read it."""
         answer, end = f"{key}/answer", monotonic() + timeout
         try:
             if self.rank == 0:
@@ -160,7 +163,7 @@ class Exchange:
             _lost(call, error)
 
     def _wait(self, there: Callable[[], bool], end: float) -> bool:
-        """Ask again and again until it is there or the time is over; whether it is there."""
+        """Poll until ``there()`` is true or the deadline has passed; return whether it is true."""
         pause = SHORTEST
         while not there():
             if monotonic() > end:
@@ -170,14 +173,14 @@ class Exchange:
         return True
 
     def _forget(self, key: str) -> None:
-        """Delete what everybody has read: the messages of this round, and the answer of the one before."""
+        """Delete what all ranks have read: the messages of this round, and the answer of the previous one."""
         self._store.delete_key(f"{key}/{self.rank}")
         if self.rank == 0:
             self._store.delete_key(f"{int(key) - 1}/answer")
 
 
 def _short(members: Sequence[int]) -> str:
-    """A name of a group of ranks.
+    """A short name for a group of ranks.
 
     >>> _short([0, 1]), _short(range(1000))
     ('0,1', '0-999 (1000)')
@@ -187,7 +190,7 @@ def _short(members: Sequence[int]) -> str:
 
 
 def _joined(messages: Sequence[_Message]) -> str:
-    """The answer to a round that all have taken part in."""
+    """The answer to a round in which all ranks took part."""
     for rank, message in enumerate(messages):
         if message.error:
             return _failure(rank, message)
@@ -225,7 +228,7 @@ def _lost(call: str, error: Exception) -> NoReturn:
 
 
 def _error(answer: dict[str, str]) -> LCAError:
-    """The error of this library that another rank has reported, or an `LCAError`."""
+    """The error that another rank reported, in its own class if it is one of this library."""
     kind = getattr(errors, answer.get("kind", ""), LCAError)
     plain = isinstance(kind, type) and issubclass(kind, LCAError) and kind.__init__ is LCAError.__init__
     return (kind if plain else LCAError)(answer["text"].rstrip(".") + ".")

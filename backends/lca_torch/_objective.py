@@ -63,9 +63,9 @@ class Objective(ModelObjective):
         Only in torch: compile the loss of a batch with `torch.compile`; worthwhile on a GPU and for many
         steps.
     process_group
-        Only in torch: the ranks that share the evaluations, each of which makes the same objective of the
-        same data and makes the same calls. ``"auto"``: all ranks, where `torch.distributed` is initialised;
-        ``None``: this process measures alone; or a process group.
+        Only in torch: the ranks that share the evaluations; each must make the same objective from the same
+        data, and make the same calls. ``"auto"``: all ranks, if `torch.distributed` is initialised;
+        ``None``: only this process; or a process group.
     rank_timeout
         Only in torch: seconds to wait for another rank before measuring ends with an error that names it.
 

@@ -23,16 +23,16 @@ class MeasuringRanks:
     Parameters
     ----------
     group
-        Their process group.
+        The process group of these ranks.
     timeout
-        Seconds to wait for one of them.
+        Seconds to wait for another rank.
 
     Attributes
     ----------
     rank, count
-        The number of this rank in the group, and how many there are.
+        The rank of this process in the group, and the size of the group.
     exchange
-        For messages between them.
+        For messages between these ranks.
     """
 
     def __init__(self, group: Any, timeout: float) -> None:
@@ -41,17 +41,17 @@ class MeasuringRanks:
         self.rank, self.count = self.exchange.rank, self.exchange.count
 
     def gather(self, call: str, value: Any) -> list[Any]:
-        """`Exchange.gather` with the time limit of these ranks."""
+        """`Exchange.gather` with the timeout of these ranks."""
         return self.exchange.gather(call, value, self._timeout)
 
     def add(self, tensor: Tensor) -> Tensor:
-        """Sum over the ranks, in place; call it only after a `gather`, so that all take part."""
+        """Sum over the ranks, in place; call it only after a `gather`, so that all ranks take part."""
         with _transferring():
             torch.distributed.all_reduce(tensor, group=self._group)
         return tensor
 
     def from_first(self, tensor: Tensor) -> Tensor:
-        """The tensor of rank 0 of the group, a new one; as `add`."""
+        """A new tensor with the values of rank 0 of the group; call it only after a `gather`."""
         with _transferring():
             copy = tensor.detach().clone().contiguous()
             first = torch.distributed.get_process_group_ranks(self._group)[0]
@@ -65,15 +65,15 @@ def measuring_ranks(process_group: Any, timeout: float) -> MeasuringRanks | None
     Parameters
     ----------
     process_group
-        ``"auto"``: all ranks, where `torch.distributed` is initialised. ``None``: this process alone. Or a
-        process group that this process belongs to.
+        ``"auto"``: all ranks, if `torch.distributed` is initialised, else only this process. ``None``: only
+        this process. Or a process group that this process belongs to.
     timeout
         Seconds to wait for another rank.
 
     Raises
     ------
     LCAError
-        If it is none of these, or the time is not positive.
+        If ``process_group`` is none of the above, or ``timeout`` is not positive and finite.
     """
     if not 0 < timeout < inf:
         raise LCAError(f"rank_timeout must be a positive number of seconds, got {timeout!r}.")
@@ -97,7 +97,7 @@ def measuring_ranks(process_group: Any, timeout: float) -> MeasuringRanks | None
 
 
 def _warn_of_start() -> None:
-    """A launcher has started several processes, and they are not yet connected."""
+    """Warn if a launcher has started several processes that are not yet connected."""
     count = os.environ.get("WORLD_SIZE", "1")
     if count.isdigit() and int(count) > 1:
         warnings.warn(

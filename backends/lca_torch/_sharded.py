@@ -1,4 +1,4 @@
-"""A model whose parameters are spread over the ranks (FSDP2, `DTensor`), measured on a whole copy of it."""
+"""Models whose parameters are sharded over the ranks (FSDP2, `DTensor`), measured on an unsharded copy."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -11,7 +11,7 @@ from lca_torch._live import flat
 
 
 def is_sharded(parameter: Tensor) -> bool:
-    """Whether this is a `DTensor`, of which each rank may hold a part.
+    """Whether a parameter is a `DTensor`, of which each rank may hold only a part.
 
     >>> is_sharded(torch.zeros(2))
     False
@@ -20,9 +20,9 @@ def is_sharded(parameter: Tensor) -> bool:
 
 
 class ShardedTheta:
-    """`lca.tracking.LiveTheta` of sharded parameters: each reading gathers all of them on every rank.
+    """`lca.tracking.LiveTheta` of sharded parameters: each read gathers all parameters on every rank.
 
-    A collective operation, which sends K numbers to every rank.
+    This is a collective operation, in which every rank receives K numbers.
 
     Parameters
     ----------
@@ -49,17 +49,17 @@ class ShardedTheta:
 
 
 class WholeCopy:
-    """The unsharded model that is measured in place of a sharded one; its buffers follow those of training.
+    """The unsharded model that is measured in place of a sharded one; buffers are copied from training.
 
     Parameters
     ----------
     trained, whole
-        The sharded model, and its copy.
+        The sharded model, and its unsharded copy.
 
     Raises
     ------
     LayoutError
-        If names, shapes or dtypes of parameters or buffers differ.
+        If the two models differ in names, shapes or dtypes of parameters or buffers.
     """
 
     def __init__(self, trained: nn.Module, whole: nn.Module) -> None:
@@ -70,7 +70,7 @@ class WholeCopy:
         self.follow()
 
     def follow(self) -> None:
-        """Give the copy the buffers of training."""
+        """Copy the buffers of the trained model into the copy."""
         with torch.no_grad():
             for copy, buffer in self._pairs:
                 if not torch.equal(copy, buffer):

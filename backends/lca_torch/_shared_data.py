@@ -1,4 +1,4 @@
-"""Whether the ranks that share evaluations have the same model and the same measured data."""
+"""Check that the ranks that share evaluations have the same model and the same measured data."""
 
 import warnings
 from typing import Any
@@ -12,16 +12,17 @@ from lca_torch._state import checksum
 
 
 def require_same_data(ranks: MeasuringRanks, layout: Layout, data: Measured, batch_size: int | None) -> None:
-    """Compare the form of the models, and the data number by number, by checksums.
+    """Compare the names and shapes of parameters, and checksums of all data.
 
-    Of data that are read at every pass, the first batch is compared; their batches are counted at each pass.
+    For data that are read again at every pass, only the first batch is compared here, and the number of
+    batches at every pass.
 
     Raises
     ------
     DataError
-        If a rank has other data than rank 0.
+        If the data of a rank differ from those of rank 0.
     LayoutError
-        If its model has other parameters.
+        If the parameters of a rank differ in names or shapes from those of rank 0.
 
     Warns
     -----
@@ -49,7 +50,7 @@ def require_same_data(ranks: MeasuringRanks, layout: Layout, data: Measured, bat
 
 
 def _contents(data: Measured) -> tuple[str, list[int]]:
-    """Form and checksums of the data, or of the first batch of data that are read at every pass."""
+    """Structure and checksums of the data, or of the first batch of data that are read at every pass."""
     if isinstance(data, Rows):
         held = [data.tree]
     elif data.kept:
@@ -60,7 +61,7 @@ def _contents(data: Measured) -> tuple[str, list[int]]:
 
 
 def _difference(rank: int, first: list[Any], other: list[Any]) -> str:
-    """In which way the data of two ranks differ, and what to do."""
+    """A message that says how the data of two ranks differ, and what to do."""
     ours, theirs = (
         f"{size or form}{f', {cut} at a time' if cut else ''}" for size, cut, form, _ in (first, other)
     )

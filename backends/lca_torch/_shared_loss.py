@@ -1,4 +1,4 @@
-"""`SharedLoss`: a `TorchLoss` whose evaluations several ranks share."""
+"""`SharedLoss`: a `TorchLoss` whose evaluations are shared by several ranks."""
 
 import math
 from collections.abc import Collection, Iterable, Iterator, Sequence
@@ -19,18 +19,19 @@ from lca_torch._state import checksum
 
 
 class SharedLoss(TorchLoss):
-    """The same loss and gradient, each measuring batch evaluated by one rank only.
+    """The same loss and gradient as `TorchLoss`, with each measuring batch evaluated by one rank only.
 
-    Each batch of an evaluation goes to the rank that has the fewest examples so far; of equal batches, rank r
-    of W gets r, r + W, r + 2W, ... The sums of the losses are added in float64, those of the gradients in the
-    dtype of θ, so the result is that of one process up to rounding, and the same on all ranks bit by bit.
+    Each batch of an evaluation is assigned to the rank that has the fewest examples so far; if all batches
+    have the same size, rank r of W gets the batches r, r + W, r + 2W, ... The sums of the losses are added in
+    float64, those of the gradients in the dtype of θ, so the result is that of one process up to rounding,
+    and bitwise equal on all ranks.
 
-    Until `share` is called, each rank evaluates everything by itself, as in the try-out.
+    Until `share` is called, each rank evaluates all batches itself, as when the objective is tested.
 
-    An evaluation takes one round of messages, of some hundred bytes, and with a gradient one sum over the
-    ranks of a vector (K,) for each group of batches. In a state that moves (running statistics), rank 0's
-    values count, as they do in `torch.nn.parallel.DistributedDataParallel`: one more round, and the tensors
-    that differ are sent.
+    An evaluation takes one round of messages of a few hundred bytes and, with a gradient, one all-reduce of a
+    vector (K,) for each group of batches. For state that changes in training (running statistics), the values
+    of rank 0 are used, as in `torch.nn.parallel.DistributedDataParallel`: this takes one more round, in which
+    the tensors that differ are sent.
 
     Parameters
     ----------
@@ -48,15 +49,15 @@ class SharedLoss(TorchLoss):
         self._common: tuple[list[int], State] | None = None
 
     def share(self, data: Measured, batch_size: int | None) -> None:
-        """Divide the batches from now on.
+        """Divide the batches among the ranks from now on.
 
-        Raises and warns as `require_same_data`.
+        Raises and warns like `require_same_data`.
         """
         require_same_data(self.ranks, self.layout, data, batch_size)
         self.shares = self.ranks.count
 
     def own(self, batches: Iterable[PyTree]) -> Iterable[PyTree]:
-        """Batches that only this rank has, of which it evaluates every one."""
+        """Mark batches that only this rank has, so that it evaluates all of them."""
         return _Own(batches)
 
     def agreed(self, value: float) -> float:
@@ -129,19 +130,19 @@ class SharedLoss(TorchLoss):
         return scores
 
     def _drawn_since(self) -> int:
-        """A number for the samples drawn since the last evaluation."""
+        """A checksum of the samples drawn since the last evaluation."""
         drawn, self._drawn = self._drawn, 0
         return drawn
 
     def _mean(self, one: GroupSum, parts: list[list[float]]) -> tuple[float, Tensor | None]:
-        """The mean over the batches of all ranks, from the sums of each."""
+        """The mean over the batches of all ranks, computed from the sums of each rank."""
         losses, weights = zip(*parts, strict=True)
         total = require_weight(math.fsum(weights))
         grad = None if one.gradient is None else self.ranks.add(one.gradient).div_(total)
         return math.fsum(losses) / total, grad
 
     def _require_same_point(self, told: list[Any]) -> None:
-        """Every rank has the same θ, has drawn the same samples and has seen as many batches."""
+        """Raise unless all ranks have the same θ, the same samples and the same number of batches."""
         thetas, numbers, samples, _ = zip(*told, strict=True)
         other = next((rank for rank, theta in enumerate(thetas) if theta != thetas[0]), None)
         if other is not None:
@@ -165,13 +166,13 @@ class SharedLoss(TorchLoss):
 
 
 class _Work:
-    """Divides the batches of an evaluation between the ranks, in the same way on each of them."""
+    """Assigns the batches of an evaluation to ranks; every rank computes the same assignment."""
 
     def __init__(self, ranks: MeasuringRanks) -> None:
         self._rank, self._examples, self.batches = ranks.rank, [0] * ranks.count, 0
 
     def mine(self, batches: Iterable[PyTree]) -> Iterator[PyTree]:
-        """Those that this rank evaluates."""
+        """The batches that this rank evaluates."""
         if isinstance(batches, _Own):
             return iter(batches)
         return (batch for batch in batches if self.rank_of(batch) == self._rank)
@@ -185,7 +186,7 @@ class _Work:
 
 
 class _Own:
-    """Batches that this rank alone has."""
+    """Batches that only this rank has."""
 
     def __init__(self, batches: Iterable[PyTree]) -> None:
         self.batches = batches

@@ -1,4 +1,4 @@
-"""The trackers of ranks that share evaluations begin alike, and none ends without telling the others."""
+"""Trackers on several ranks: they must begin with the same settings, and tell other ranks when they end."""
 
 from collections.abc import Iterable, Sequence
 from typing import Any
@@ -10,7 +10,7 @@ from lca_torch._shared_loss import SharedLoss
 
 
 def leave(objectives: Iterable[Any], reason: str, kind: str = "") -> None:
-    """Tell the ranks that share evaluations of these objectives that this one measures no more, and why."""
+    """Tell the ranks that share evaluations of these objectives that, and why, this rank has stopped."""
     for ranks in _ranks_of(objectives):
         ranks.exchange.tell(reason, kind)
 
@@ -21,7 +21,7 @@ def require_same_tracker(objectives: Iterable[Any], settings: Sequence[str]) -> 
     Raises
     ------
     LCAError
-        If they differ.
+        If the settings differ.
     """
     for ranks in _ranks_of(objectives):
         first, *others = ranks.gather("entering the tracker", list(settings))
@@ -36,7 +36,7 @@ def require_same_tracker(objectives: Iterable[Any], settings: Sequence[str]) -> 
 
 
 def _ranks_of(objectives: Iterable[Any]) -> list[MeasuringRanks]:
-    """The ranks that share evaluations of these objectives, each group once."""
+    """The groups of ranks that share evaluations of these objectives, without duplicates."""
     losses = (getattr(own, "_loss", None) for objective in objectives for own in leaves(objective))
     found = (loss.ranks for loss in losses if isinstance(loss, SharedLoss))
     return list({id(ranks.exchange): ranks for ranks in found}.values())

@@ -36,9 +36,9 @@ class Tracker(ModelTracker[Loop]):
     ----------
     model, optimizer
         The model that is trained, and the optimizer that updates it, or a list of those that take turns. A
-        model whose parameters are spread over the ranks (FSDP2, ``DTensor``) is measured on a whole copy. The
-        updates of another one that owns parameters of the model, as of one made in mid-run, are steps too;
-        the first warns.
+        model whose parameters are sharded over the ranks (FSDP2, ``DTensor``) is measured on an unsharded
+        copy. If another optimizer owns parameters of the model, such as one made during the run, its updates
+        are steps, too; the first of them warns.
     objective
         The measured loss (`lca_torch.Objective` of this model, or a `lca.Sum` with one), or several by name.
     span, check_every, check_examples, groups, heads
@@ -117,7 +117,7 @@ class Tracker(ModelTracker[Loop]):
         self._context.ranks(group)
 
     def close(self, *, complete: bool = True) -> None:
-        """As `lca.tracking.TrackerBase.close`; tells the other ranks that share the measuring, if any do."""
+        """Like `lca.tracking.TrackerBase.close`; also tells the other ranks that share the measurement."""
         active = self._active
         try:
             super().close(complete=complete)
@@ -134,7 +134,7 @@ class Tracker(ModelTracker[Loop]):
             self._context.open()
 
     def _meet_ranks(self) -> None:
-        """Where several ranks share the measuring: they do the same, and learn of an error of this one."""
+        """Compare the settings of all ranks that share the measurement, and report errors to them."""
         session = self._session
         session.on_failure = self._tell_ranks
         settings = [
@@ -234,7 +234,7 @@ class Tracker(ModelTracker[Loop]):
         return ShardedTheta(parameters)
 
     def _follow_buffers(self) -> None:
-        """Where a whole copy is measured in place of a sharded model: it gets the buffers of training."""
+        """If a sharded model is measured on an unsharded copy, copy its buffers into the copy."""
         for whole in self._wholes:
             whole.follow()
 

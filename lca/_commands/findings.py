@@ -34,7 +34,7 @@ def add_arguments(parser: ArgumentParser) -> None:
 
 
 def run(args: Namespace) -> None:
-    """Train, allocate every step over all examples, and print the findings."""
+    """Train, allocate every step of the loss on the full data set, and print the findings."""
     from lca.live import progress_bar  # noqa: PLC0415 - tqdm
 
     if args.seeds < 2:

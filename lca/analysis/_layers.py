@@ -53,11 +53,11 @@ class TTestResult:
         one: the share of the ``2^n`` choices of signs for which |mean| is at least as large. With n seeds it
         is at least ``2^(1-n)``. From 9,999 random choices if n > 13.
     low_skewed, high_skewed
-        Ends of the interval after Hall's correction for the skewness of the totals, which assumes neither a
-        normal nor a symmetric distribution, but estimates the third moment from n seeds: see Notes of
-        `t_test_over_seeds`.
+        Ends of the interval after Hall's correction for the skewness of the totals. The correction assumes
+        neither a normal nor a symmetric distribution, but estimates the third moment from only n seeds: see
+        the Notes of `t_test_over_seeds`.
     p_skewed
-        The two-sided p-value of the same correction.
+        The two-sided p-value with the same correction.
 
     Examples
     --------
@@ -149,7 +149,7 @@ def t_test_over_seeds(names: Sequence[str], totals: np.ndarray, *, confidence: f
 
     Notes
     -----
-    How often p ≤ 0.05 where the mean is 0 (20,000 simulated runs each):
+    Rate of p ≤ 0.05 if the true mean is 0 (20,000 simulated runs each):
 
     ==================  =======  =======  ========  =======  =======  ========
     totals              t, n=3   t, n=5   t, n=10   Hall, 3  Hall, 5  Hall, 10
@@ -160,8 +160,8 @@ def t_test_over_seeds(names: Sequence[str], totals: np.ndarray, *, confidence: f
     Student's t, 2      0.03     0.03     0.03      0.03     0.05     0.07
     ==================  =======  =======  ========  =======  =======  ========
 
-    So the correction halves the error for skewed totals and costs nothing for normal ones, but no test of so
-    few seeds is right for every distribution.
+    The correction thus halves the excess of false alarms for skewed totals and leaves the rate for normal
+    totals unchanged, but no test with so few seeds has the right rate for every distribution.
 
     Examples
     --------

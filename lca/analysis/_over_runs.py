@@ -200,7 +200,7 @@ def t_p_value(mean: np.ndarray, variance: np.ndarray, degrees: np.ndarray | int)
 
 
 def two_sided_p(t: np.ndarray, degrees: np.ndarray | int) -> np.ndarray:
-    """The probability of a larger |t|."""
+    """The probability that |t| is larger than observed, under Student's t distribution."""
     from scipy.stats import t as student  # noqa: PLC0415 - 0.4 s to import
 
     return np.asarray(2 * student.sf(np.abs(t), degrees))
@@ -216,7 +216,7 @@ def _checked(values: np.ndarray, confidence: float) -> np.ndarray:
 
 
 def quantile_of_t(confidence: float, degrees: np.ndarray | int) -> np.ndarray:
-    """The t that |t| exceeds with the probability ``1 - confidence``."""
+    """The value that |t| exceeds with probability ``1 - confidence``."""
     from scipy.stats import t as student  # noqa: PLC0415 - 0.4 s to import
 
     return np.asarray(student.ppf((1 + confidence) / 2, degrees))

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 
 def traced_parameters(record: "Dataset", measured: str = "train") -> "Dataset":
-    """The series of the parameters that `lca.Record` was told to trace.
+    """The series of the parameters that were recorded with ``trace=`` of `lca.Record`.
 
     Parameters
     ----------
@@ -29,8 +29,8 @@ def traced_parameters(record: "Dataset", measured: str = "train") -> "Dataset":
     xarray.Dataset
         float64, with the dimensions (step, traced): ``theta`` (θ_t) and ``movement`` (Δ_t) in units of the
         parameters, ``allocation`` (A_t) in units of the loss, and ``gradient`` (A_t / Δ_t, the gradient
-        averaged along the step; NaN without movement). ``traced`` holds the positions in θ, and
-        ``parameter`` the names.
+        averaged along the step; NaN if Δ_t is 0). The coordinate ``traced`` contains the positions in θ,
+        and ``parameter`` the names.
 
     Raises
     ------
@@ -84,8 +84,8 @@ def allocations(record: "Dataset", measured: str = "train") -> "DataArray":
     Returns
     -------
     xarray.DataArray
-        In the dtype of the record and not yet read (a `dask <https://docs.dask.org>`_ array), with the
-        coordinates ``step`` and, along ``parameter``, ``tensor`` and ``layer``:
+        In the dtype of the record, loaded lazily (a `dask <https://docs.dask.org>`_ array), with the
+        coordinate ``step``, and the coordinates ``tensor`` and ``layer`` along ``parameter``, as in
         ``allocations(run).groupby("layer").sum()``.
 
     Raises
@@ -115,8 +115,8 @@ def allocations(record: "Dataset", measured: str = "train") -> "DataArray":
 def movements(record: "Dataset") -> "DataArray":
     """The movement ``Δ_t = θ_{t+1} - θ_t`` of every parameter; dimensions (step, parameter).
 
-    A record holds θ at the beginning of each step, so the movement of a step is known if the next step was
-    recorded, too: the last step is left out, and so is every step before a hole.
+    A record contains θ at the start of each step, so the movement of a step is known only if the next step
+    was recorded, too: the last step is omitted, and so is every step before a gap.
 
     Parameters
     ----------
@@ -126,9 +126,9 @@ def movements(record: "Dataset") -> "DataArray":
     Returns
     -------
     xarray.DataArray
-        In units of the parameters, in the dtype of the record, with the coordinates of `allocations`, not yet
-        read. The differences of rounded θ have an error of about ``eps |θ|``: record
-        ``theta="float64"`` where small movements matter. Those of traced parameters are exact
+        In units of the parameters, in the dtype of the record, loaded lazily, with the coordinates of
+        `allocations`. Differences of rounded θ have an error of about ``eps |θ|``: record
+        ``theta="float64"`` if small movements matter. The movements of traced parameters are exact
         (`traced_parameters`).
 
     Raises
@@ -175,7 +175,7 @@ def mean_gradients(record: "Dataset", measured: str = "train") -> "DataArray":
     -------
     xarray.DataArray
         float64, in memory, in units of the loss per unit of the parameter; NaN where the parameter did not
-        move. See `mean_gradient` and `movements` for rounding.
+        change. For rounding errors, see `mean_gradient` and `movements`.
 
     Raises
     ------
@@ -205,7 +205,7 @@ def _gradient(allocated: "DataArray", moved: "DataArray") -> "DataArray":
 
 
 def _named(record: "Dataset", array: "DataArray", name: str, **attributes: Any) -> "DataArray":
-    """The array with the tensor and the layer of each parameter."""
+    """Add the tensor and the layer of each parameter as coordinates."""
     stored = json.loads(record.attrs["layout"])
     layout = Layout(stored["names"], stored["shapes"], stored["neuron_axes"])
     layers = layout.groups("layer")

@@ -83,8 +83,8 @@ def group_totals(record: "Dataset", by: By | str = "layer", measured: str = "tra
     -------
     xarray.DataArray
         float64, in memory, with the coordinates ``step`` (the steps that were measured) and ``by`` (the names
-        of the groups). ``.to_dataframe()`` and ``.to_pandas()`` make tables of it; the functions of
-        `lca.analysis` take it as an array, and its steps with it.
+        of the groups). ``.to_dataframe()`` and ``.to_pandas()`` convert it to tables; the functions of
+        `lca.analysis` accept it as an array, and use its steps.
 
     Raises
     ------
@@ -201,10 +201,10 @@ def class_of(name: str) -> str:
 def class_totals(record: "Dataset", by: By = "layer", *, measured: str | None = None) -> "DataArray":
     """The group totals of the losses of single classes; dimensions (step, group, class).
 
-    Losses of classes are the terms ``class 0``, ``class 1``, ... of another loss, which a record lists as
-    ``train/class 0`` and so on (they are its shares, and add up to it), or measured losses with these names
-    (each the mean over the examples of its class). The classes of one loss are read, never those of
-    training and held-out data together.
+    The losses of classes are either the terms ``class 0``, ``class 1``, ... of another loss, recorded as
+    ``train/class 0`` and so on (they add up to that loss), or measured losses with these names (each is the
+    mean over the examples of its class). Only the classes of one loss are read: those of training and
+    held-out data are never mixed.
 
     Parameters
     ----------
@@ -213,22 +213,22 @@ def class_totals(record: "Dataset", by: By = "layer", *, measured: str | None = 
     by
         "tensor", "layer" or "neuron".
     measured
-        The loss whose terms the classes are, such as ``"heldout"``; ``""`` for measured losses that are named
-        ``class 0``. Not needed if the record has the classes of one loss only.
+        The loss of which the classes are terms, such as ``"heldout"``; ``""`` for measured losses that are
+        named ``class 0`` and so on. Not needed if the record has the classes of only one loss.
 
     Returns
     -------
     xarray.DataArray
-        float64, with the coordinates ``step``, ``by``, ``class`` (such as ``"0"``) and along it
-        ``class_loss``, the name of its loss in the record.
+        float64, with the coordinates ``step``, ``by``, ``class`` (such as ``"0"``), and ``class_loss`` along
+        ``class``: the name of the loss of each class in the record.
 
     Raises
     ------
     UnknownNameError
         If ``by`` is unknown, or ``measured`` has no classes.
     LCAError
-        If the record has no losses of classes, those of several losses and ``measured`` is not given, or not
-        these totals, or holds several runs.
+        If the record has no losses of classes; if it has those of several losses and ``measured`` is not
+        given; if it lacks these totals; or if it contains several runs.
 
     Examples
     --------

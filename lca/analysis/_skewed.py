@@ -1,7 +1,7 @@
 """Tests and intervals of a mean over runs whose distribution is skewed.
 
-Student's t is skewed where the data are: a long tail of negative totals makes ``t`` too large on one side.
-Hall's transformation takes this skewness out, with the one that the data show.
+Student's t statistic is skewed if the data are: a long tail of negative totals makes ``|t|`` too large on one
+side. Hall's transformation removes this skewness, which it estimates from the data.
 """
 
 import numpy as np
@@ -12,9 +12,9 @@ from lca.analysis._over_runs import quantile_of_t, two_sided_p
 def skewed_test(values: np.ndarray, confidence: float) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Lower and upper ends and two-sided p-values of means over rows, corrected for their skewness.
 
-    With ``u = mean / s`` and the skewness γ of the n rows, ``√n h(u)`` with
-    ``h(u) = u + γ u²/3 + γ² u³/27 + γ/(6n)`` is compared with Student's t of n - 1 degrees of freedom. Where
-    the rows do not vary, the interval is their value, and p is 1.
+    With ``u = mean / s`` and the skewness γ of the n rows, ``√n h(u)``, where
+    ``h(u) = u + γ u²/3 + γ² u³/27 + γ/(6n)``, is compared with Student's t distribution with n - 1 degrees of
+    freedom. For a quantity that does not vary between rows, the interval is its value, and p is 1.
 
     Parameters
     ----------

@@ -1,4 +1,4 @@
-"""How the readers find a variable of a record, and give it its labels. Only these modules know its layout."""
+"""Find variables of a record and label them; only the modules that read records depend on their layout."""
 
 from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING, Literal, get_args
@@ -15,7 +15,7 @@ By = Literal["tensor", "layer", "neuron"]
 
 
 def select(record: "Dataset", name: str, measured: str) -> "DataArray":
-    """One variable of one measured loss."""
+    """Select a variable of a record for one measured loss."""
     variable = variable_of(record, name)
     known = [str(each) for each in record["measured"].values]
     if measured not in known:
@@ -24,7 +24,7 @@ def select(record: "Dataset", name: str, measured: str) -> "DataArray":
 
 
 def refuse_sampled(record: "Dataset", measured: str, what: str) -> None:
-    """Raise if a record says that its allocations are estimates."""
+    """Raise `LCAError` if the allocations of a record are estimates."""
     if "sampled" in record and bool(select(record, "sampled", measured).any()):
         raise LCAError(
             f"the allocations of {measured!r} are estimated from batches or samples: the {what} of single "
@@ -34,7 +34,7 @@ def refuse_sampled(record: "Dataset", measured: str, what: str) -> None:
 
 
 def stored_groups(record: "Dataset", division: str) -> np.ndarray | None:
-    """Which groups of the record are those of a division (groups,); ``None`` if it has none of them."""
+    """A mask of the groups that belong to a division, (groups,); ``None`` if there are no such groups."""
     if "group_total" not in record.variables:
         return None
     chosen = record["division"].values.astype(str) == division
@@ -42,9 +42,9 @@ def stored_groups(record: "Dataset", division: str) -> np.ndarray | None:
 
 
 def divisions_of(record: "Dataset") -> Mapping[str, Mapping[str, str]]:
-    """The group of every tensor by division, as ``groups=`` of a tracker wrote them; empty without.
+    """The group of every tensor for each division that a tracker recorded with ``groups=``; may be empty.
 
-    What else a setting of this name holds is no division.
+    Other contents of a setting of this name are ignored.
     """
     found = record.attrs.get("settings", {})
     parts = found.get("groups", {}) if isinstance(found, Mapping) else {}
@@ -80,7 +80,7 @@ def variable_of(record: "Dataset", name: str) -> "DataArray":
 def labelled(
     values: np.ndarray, labels: Mapping[str, object], *, name: str, units: str, measured: str = ""
 ) -> "DataArray":
-    """An array with the coordinates ``labels``, in the order of its axes, in memory."""
+    """An array in memory whose axes have the dimensions and coordinates in ``labels``, in this order."""
     with extra("report"):
         import xarray as xr  # noqa: PLC0415 - half a second
     attributes = {"units": units, **({"measured": measured} if measured else {})}

@@ -75,7 +75,7 @@ class ArrayOps(ABC):
     def movement_sums_each(
         self, combinations: Sequence[WeightedVectors], start: Vector, end: Vector
     ) -> list[tuple[float, float]]:
-        """`movement_sums` of several combinations; a device is waited for once, not once for each.
+        """`movement_sums` of several combinations, with a single synchronisation of host and device.
 
         >>> gradient, start, end = np.array([2.0, 4.0]), np.zeros(2), np.array([1.0, -1.0])
         >>> array_ops(start).movement_sums_each([[(0.5, gradient)], [(-1.0, gradient)]], start, end)
@@ -242,7 +242,7 @@ class ArrayOps(ABC):
     def sums_signs_and_magnitudes(
         self, vector: Vector, slices: Sequence[Slices], edges: np.ndarray
     ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """`sums_and_signs` and `magnitudes`; a device is waited for once, not once for each.
+        """`sums_and_signs` and `magnitudes`, with a single synchronisation of host and device.
 
         >>> v = np.array([1.0, -3.0])
         >>> array_ops(v).sums_signs_and_magnitudes(v, [Slices(0, 1, 1, 2)], np.array([0.1, 2.0]))[2]

@@ -1,4 +1,4 @@
-"""Allocation by example: the loss change of a step, split over groups of parameters and examples at once.
+"""Allocation by example: the loss change of a step, split over groups of parameters and over examples.
 
 Examples
 --------

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 Array = np.ndarray
 MOST_COLUMNS = 12
-"""Examples that a table shows."""
+"""The most examples that a table shows."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -26,9 +26,9 @@ class ExampleAllocation(HasTable):
     """The loss change of one step, split over groups of parameters and over examples.
 
     ``values[g, n] = ω_n Σ_{i ∈ g} Δ_i ∫₀¹ ∂_i ℓ_n(θ_t + s Δ_t) ds``, in units of the measured loss
-    ``L = Σ_n ω_n ℓ_n``; negative: the movement of the group lowered the loss of the example. Both margins are
-    known by themselves: the sum over examples is the allocation of the group, the sum over groups is the
-    change of ``ω_n ℓ_n``. What is missing in either is a residual.
+    ``L = Σ_n ω_n ℓ_n``; negative: the movement of the group lowered the loss of the example. Both marginal
+    sums are also computed separately: the sum over examples is the allocation of the group, and the sum over
+    groups is the change of ``ω_n ℓ_n``. The differences are the residuals.
 
     Attributes
     ----------
@@ -37,31 +37,31 @@ class ExampleAllocation(HasTable):
     groups
         The names of the groups.
     examples
-        The numbers of the examples in the measured data, integers (n,); after `over`, the labels.
+        The indices of the examples in the measured data, integers (n,); after `over`, the labels.
     loss_start, loss_end
         ``ω_n ℓ_n`` at θ_t and at θ_{t+1}, float64 (n,).
     weight
         ω (n,); 1 divided by the number of examples, unless they have weights.
     by_gradient
-        The allocation of each group, (groups,), from gradients of ``Σ_n ω_n ℓ_n`` over these examples at the
-        same nodes.
+        The allocation of each group, (groups,), computed from the gradients of ``Σ_n ω_n ℓ_n`` over these
+        examples at the same nodes.
     state_change
-        The part of each loss change made by state that is no parameter, (n,).
+        The part of each loss change that is due to state other than parameters, (n,).
     mass
-        ``Σ_k |w_k| Σ_i |g_{k,i} Δ_i|`` of those gradients.
+        ``Σ_k |w_k| Σ_i |g_{k,i} Δ_i|`` of those gradients g_k at the nodes k with weights w_k.
     step
-        The index t of the step, the last one if several were added up.
+        The index t of the step, or of the last step if several were added up.
     steps
         The number of steps.
     labels
-        What each example is, (n,), by labelling, such as ``"class"``.
+        The label of each example, (n,), for each labelling, such as ``"class"``.
     nodes
-        Points at which the slopes were evaluated. Of two neighbouring steps, the end of the first and the
-        start of the second are two, as slopes belong to a movement.
+        The number of points at which slopes (derivatives along the movement of each group) were evaluated.
+        The end of a step and the start of the next one count as two, because the movements differ.
     tolerance
         The largest ``Σ_n |residual_n|`` allowed; ``None``: no limit.
     converged, reason
-        Whether both margins are met, and why the estimator stopped.
+        Whether both marginal sums are within their tolerances, and why the estimator stopped.
 
     Examples
     --------
@@ -103,13 +103,13 @@ class ExampleAllocation(HasTable):
 
     @property
     def residual(self) -> Array:
-        """What is missing in the sum over groups, (n,): the quadrature error of each example."""
+        """The loss change minus the sum over groups and the state change, (n,): the quadrature error."""
         missing: Array = self.loss_change - self.state_change - self.values.sum(axis=0)
         return missing
 
     @property
     def group_residual(self) -> Array:
-        """What is missing in the sum over examples, (groups,): rounding only."""
+        """The allocation of each group minus the sum over examples, (groups,): a rounding error."""
         missing: Array = self.by_gradient - self.values.sum(axis=1)
         return missing
 
@@ -127,9 +127,10 @@ class ExampleAllocation(HasTable):
         return row
 
     def over(self, labelling: str) -> "ExampleAllocation":
-        """Sums over the examples of one label, such as ``"class"``: an allocation by group and label.
+        """Sum over the examples of each label of a labelling, such as ``"class"``.
 
-        Both margins are sums, too. The class-wise allocation of ``by_class()`` has the same values.
+        Returns an allocation by group and label, whose losses and residuals are summed, too. The values are
+        the same as those of the class-wise allocation of ``by_class()``.
 
         Raises
         ------
@@ -162,7 +163,7 @@ class ExampleAllocation(HasTable):
         )
 
     def table(self) -> Table:
-        """A row for each group, a column for each example; of many, those whose loss changed most."""
+        """One row per group, one column per example; at most the 12 whose loss changed most."""
         shown = np.arange(len(self.examples))
         if len(shown) > MOST_COLUMNS:
             shown = np.sort(np.argsort(-np.abs(self.loss_change), kind="stable")[:MOST_COLUMNS])
@@ -175,7 +176,7 @@ class ExampleAllocation(HasTable):
         return Table(columns, title)
 
     def to_frame(self) -> "DataFrame":
-        """A pandas ``DataFrame`` with a row for each group and example: ``value``, and the labels.
+        """A pandas ``DataFrame`` with one row per group and example: ``value``, and the labels.
 
         Its index is (step, group, example). Needs the extra ``report``.
         """
@@ -187,7 +188,7 @@ class ExampleAllocation(HasTable):
         return pd.DataFrame({"value": self.values.ravel(), **labels}, index=index)
 
     def to_xarray(self) -> "Dataset":
-        """A ``Dataset`` with ``value`` (group, example), both margins and the labels; needs `report`."""
+        """A ``Dataset`` with ``value`` (group, example), losses, residuals and labels; needs `report`."""
         with extra("report"):
             import xarray as xr  # noqa: PLC0415 - half a second
         by_example = {name: ("example", getattr(self, name)) for name in (*_OF_EXAMPLES, "residual")}
@@ -204,4 +205,4 @@ class ExampleAllocation(HasTable):
 
 
 _OF_EXAMPLES = ("loss_start", "loss_end", "weight", "state_change")
-"""What there is one of for each example, and adds up."""
+"""Attributes with one value per example, which are summed over labels."""

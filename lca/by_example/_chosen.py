@@ -1,4 +1,4 @@
-"""`Chosen`: the examples that are allocated, with their share of the loss and their labels."""
+"""`Chosen`: the examples that are allocated, with their weights in the loss and their labels."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -22,13 +22,13 @@ class Chosen:
     Parameters
     ----------
     index
-        Their numbers, integers (n,).
+        Their indices, integers (n,).
     weight
         ω (n,), float64: ``L = Σ_n ω_n ℓ_n`` over all examples of the objective.
     labels
-        What each is, by labelling: (n,) each.
+        The label of each example, (n,), for each labelling.
     batch
-        The batch of these examples, whose loss is ``Σ_n ω_n ℓ_n / Σ_n ω_n``; ``None`` if they are all.
+        The batch of these examples, whose loss is ``Σ_n ω_n ℓ_n / Σ_n ω_n``; ``None`` if all are chosen.
     """
 
     index: Array
@@ -40,12 +40,13 @@ class Chosen:
 def choose(
     objective: Separable, index: Sequence[int] | Array | None, labels: Mapping[str, Sequence[Any]]
 ) -> Chosen:
-    """The examples ``index`` of an objective, all of them by default, and their labels.
+    """Select the examples of an objective given by ``index`` (default: all), with their labels.
 
     Raises
     ------
     LCAError
-        If there is no such example, one is chosen twice, or a labelling has another length than the data.
+        If an example does not exist or is chosen twice, or the length of a labelling differs from that of the
+        data.
     """
     number = objective.n_examples
     found = np.arange(number) if index is None else _checked(index, number)
@@ -66,7 +67,7 @@ def choose(
 
 
 def require_label(labels: Mapping[str, Array], name: str) -> Array:
-    """The labelling of this name, or an `UnknownNameError`."""
+    """Return the labelling of this name, or raise `UnknownNameError`."""
     if name not in labels:
         raise UnknownNameError("labelling", name, labels)
     return labels[name]

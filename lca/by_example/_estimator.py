@@ -1,4 +1,4 @@
-"""`ByExample`: the allocation of steps to groups of parameters and examples at once."""
+"""`ByExample`: the allocation of steps to groups of parameters and to examples."""
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -29,37 +29,39 @@ class ByExample:
     """Split the loss change of a step over groups of parameters and over examples.
 
     ``A_{g,n} = ω_n Σ_{i ∈ g} Δ_i ∫₀¹ ∂_i ℓ_n(θ_t + s Δ_t) ds`` for a loss ``L = Σ_n ω_n ℓ_n``. The sum over
-    all examples is the allocation of the group, the sum over groups is the change of ``ω_n ℓ_n``. Both are
-    controlled: the estimator refines until ``Σ_n |residual_n|`` is within its tolerance, and the sums over
-    examples are compared with those of gradients at the same nodes.
+    all examples is the allocation of the group, the sum over groups is the change of ``ω_n ℓ_n``. Both sums
+    are checked: the estimator refines its rule until ``Σ_n |residual_n|`` is within its tolerance, and the
+    sums over examples are compared with the allocation computed from gradients at the same nodes.
 
     Parameters
     ----------
     groups
         As in `lca.Layout.groups`: ``"tensor"``, ``"layer"``, ``"neuron"``, or the group of each tensor.
     examples
-        The numbers of the examples; ``None``: all.
+        The indices of the examples; ``None``: all.
     labels
-        What each example of the data is, (N,), by labelling: ``{"domain": [...]}``. The classes of the
-        objective are the labelling ``"class"``.
+        The label of each example of the data, (N,), for each labelling: ``{"domain": [...]}``. The classes of
+        the objective are available as the labelling ``"class"``.
     estimator
         `lca.Adaptive`, or `lca.PathIntegral` with any rule.
     chunk
-        Groups that are differentiated at a time: more are faster and take more memory.
+        The number of groups that are differentiated in one pass: a larger number is faster and takes more
+        memory.
 
     Notes
     -----
-    Cost a step and node: one gradient over the chosen examples for the margin, and with forward-mode
-    derivatives about 2 gradients over these for each group that moves; less where several groups are
-    differentiated in one pass. No gradient of a single example is formed: memory is O(chunk · K) and
-    O(groups · examples). Slopes belong to a movement, so no node is shared by two steps: a Gauss rule with
-    two nodes is as exact as Simpson's with three.
+    A slope is the derivative of the loss of one example along the movement of one group. Cost per node of a
+    step: one gradient over the chosen examples, to check the sums over examples, and, in forward mode, about
+    2 such gradients for each group that changed; less where several groups are differentiated in one pass.
+    Per-example gradients are never formed: memory is O(chunk · K + groups · examples), with K the number of
+    parameters. Slopes are derivatives along the update of one step, so an end point cannot be reused by the
+    next step. Prefer a two-node Gauss rule: it has the same order as Simpson's rule with three nodes.
 
     Raises
     ------
     LCAError
-        If the estimator is on samples, or ``chunk`` is not positive. When a run begins: if the objective does
-        not know its examples.
+        If the estimator uses batches or samples, or ``chunk`` is not positive. When a run begins: if the
+        objective has no losses of single examples.
 
     Examples
     --------
@@ -100,7 +102,7 @@ class ByExample:
 def allocate_by_example(
     objective: Objective, trajectory: Iterable[Step], by_example: ByExample | None = None
 ) -> Iterator[ExampleAllocation]:
-    """Allocate every step of a path by group and example, one `ExampleAllocation` at a time.
+    """Allocate every step of a path by group and example; yields one `ExampleAllocation` per step.
 
     Parameters
     ----------
@@ -109,12 +111,12 @@ def allocate_by_example(
     trajectory
         The steps, in order, as in `lca.allocate`.
     by_example
-        Which groups and examples, and how; default: layers, all examples, `lca.Adaptive`.
+        The groups, the examples and the estimator; default: layers, all examples, `lca.Adaptive`.
 
     Raises
     ------
     LCAError
-        If the objective does not know its examples.
+        If the objective has no losses of single examples.
     TrajectoryError
         If there is no step.
 
@@ -185,7 +187,7 @@ class _Run:
         return differentiating(at_state(self._objective, state), moved)
 
     def _moved(self, step: Step) -> frozenset[str]:
-        """Tensors that train, and those that move though they do not."""
+        """Trainable tensors, and others that nevertheless changed in this step."""
         layout, trained = self._layout, differentiated_by(self._objective)
         others = [name for name in layout.names if name not in trained]
         parts = dict(zip(layout.names, zip(layout.offsets, layout.sizes, strict=True), strict=True))
@@ -195,7 +197,10 @@ class _Run:
 
 
 def _started(estimator: Estimator, nodes: Nodes) -> Allocator:
-    """A run of the estimator along φ; one that can be given a path controls single examples."""
+    """Start the estimator on φ.
+
+    An estimator with an ``along`` method checks the residual of each example, not only their sum.
+    """
     along = getattr(estimator, "along", None)
     if along is None:
         return estimator.start(nodes)
@@ -204,7 +209,7 @@ def _started(estimator: Estimator, nodes: Nodes) -> Allocator:
 
 
 def _judged(allocation: ExampleAllocation, converged: bool, reason: str, eps: float) -> ExampleAllocation:  # noqa: FBT001
-    """The allocation with the verdict on both margins."""
+    """Set ``converged`` and ``reason`` according to both marginal sums."""
     missed = float(np.abs(allocation.residual).sum())
     if allocation.tolerance is not None and missed > allocation.tolerance:
         reason = f"Σ|residual| of the examples > {allocation.tolerance:.3g}" if converged else reason

@@ -31,31 +31,32 @@ _PER_STEP = {
     "nodes": (),
     "converged": (),
 }
-"""What is kept of each step besides the values: attributes of `ExampleAllocation`, and their dimensions."""
+"""Attributes of `ExampleAllocation` that are stored for each step besides the values; their dimensions."""
 
 
 class ExampleHistory:
-    """The allocation by group and example of every measured step; a view for trackers.
+    """Store the allocation by group and example of every measured step; a view for trackers.
 
-    Pass it to a tracker as ``views=history``, or call `add` with the results of `allocate_by_example`. It
-    belongs to one measured loss; where a tracker measures several, it follows the first.
+    Pass it to a tracker as ``views=history``, or call `add` with the results of `allocate_by_example`. If
+    a tracker measures several losses, the history is that of the first.
 
     Parameters
     ----------
     objective
-        The measured loss, which knows its examples (`Separable`).
+        The measured loss, with losses of single examples (`Separable`).
     by_example
-        Which groups and examples, and how; default: layers, all examples, `lca.Adaptive`.
+        The groups, the examples and the estimator; default: layers, all examples, `lca.Adaptive`.
 
     Notes
     -----
-    It evaluates the steps itself, beside the estimator of the tracker, at the cost of `ByExample`. Memory is
-    fixed; a temporary file holds 8 bytes for each step, group and example.
+    It evaluates the steps itself, in addition to the estimator of the tracker, and costs as much as
+    `ByExample`. Memory does not grow with the run; a temporary file holds 8 bytes for each step, group and
+    example.
 
     Raises
     ------
     LCAError
-        If the objective does not know its examples.
+        If the objective has no losses of single examples.
 
     Examples
     --------
@@ -78,7 +79,7 @@ class ExampleHistory:
 
     @classmethod
     def from_xarray(cls, dataset: "Dataset") -> "ExampleHistory":
-        """A history that `to_xarray` has written; no further step can be measured, but added.
+        """Read a history written by `to_xarray`; steps can be added, but no further steps measured.
 
         Parameters
         ----------
@@ -116,12 +117,12 @@ class ExampleHistory:
         self._kept: dict[str, Rows] = {}
 
     def view_of(self, name: str, layout: Layout) -> View:
-        """Itself for the first measured loss, and a view of nothing for the others."""
+        """Return this view for the first measured loss, and an empty view for the others."""
         self._followed = self._followed or name
         return self if name == self._followed else _Nothing()
 
     def update(self, allocation: StepAllocation) -> None:
-        """Allocate the step of an allocation by example (`lca.views.View`)."""
+        """Allocate by example the step that ``allocation`` belongs to (`lca.views.View`)."""
         if self._allocate is None:
             raise LCAError(
                 "this history was read from a file and has no objective; make ExampleHistory(objective) anew."
@@ -129,12 +130,12 @@ class ExampleHistory:
         self.add(self._allocate(step_of(allocation, "examples")))
 
     def add(self, found: ExampleAllocation) -> None:
-        """Keep the allocation of one step.
+        """Store the allocation of one step.
 
         Raises
         ------
         LCAError
-            If its groups or examples are not those of the steps before.
+            If its groups or examples differ from those of the previous steps.
         """
         if self._values is None or self._last is None:
             self._values = Rows(np.float64, found.values.shape)
@@ -164,14 +165,14 @@ class ExampleHistory:
         return self._values.array()
 
     def total(self) -> ExampleAllocation:
-        """The sums over all steps; its margins are the sums of those of the steps.
+        """The sum over all steps; its residuals are the sums of the residuals of the steps.
 
         ``loss_end`` is ``loss_start`` plus the changes in the measured steps.
         """
         return self._require_steps()
 
     def of(self, group: str | None = None) -> Array:
-        """The values of one group, or of all together, (T, examples).
+        """The values of one group, or the sums over all groups, (T, examples).
 
         Raises
         ------
@@ -191,13 +192,13 @@ class ExampleHistory:
     def learned(self, group: str | None = None, *, fraction: float = 0.5) -> Array:
         """The step at which each example was learned by a group, float64 (examples,).
 
-        That is the first step at whose end the sum of the values so far has reached ``fraction`` of the sum
-        over the run. NaN for examples whose loss the group did not lower.
+        This is the first step at the end of which the cumulative sum of the values has reached ``fraction``
+        of the sum over the run. NaN for examples whose loss the group did not lower over the run.
 
         Parameters
         ----------
         group
-            The name of a group; ``None``: all together.
+            The name of a group; ``None``: the sum over all groups.
         fraction
             In (0, 1].
         """
@@ -209,7 +210,7 @@ class ExampleHistory:
         return np.where(reached.any(axis=0), first, np.nan)
 
     def last_learned(self, k: int = 10, group: str | None = None) -> Table:
-        """The k examples that a group learned last, and their labels; the last one first."""
+        """The k examples that a group learned last, most recent first, with their labels."""
         learned, total = self.learned(group), self.of(group).sum(axis=0)
         order = np.argsort(-np.nan_to_num(learned, nan=-1.0), kind="stable")
         chosen = [n for n in order if not np.isnan(learned[n])][:k]
@@ -219,7 +220,7 @@ class ExampleHistory:
         return self._table(chosen, columns, f"The examples that {where} learned last")
 
     def hurt(self, k: int = 10, group: str | None = None) -> Table:
-        """The k examples whose loss a group raised most over the run, and their labels; empty if none."""
+        """The k examples whose loss a group raised most over the run, with their labels; may be empty."""
         total = self.of(group).sum(axis=0)
         chosen = [int(n) for n in np.argsort(-total, kind="stable")[:k] if total[n] > 0]
         where = "all groups" if group is None else group
@@ -261,20 +262,20 @@ class ExampleHistory:
 
 
 def _form(value: Any) -> tuple[Any, tuple[int, ...]]:
-    """Dtype and shape of what is kept of a step."""
+    """The dtype and shape of a value that is stored for each step."""
     found = np.asarray(value)
     return found.dtype, found.shape
 
 
 class _Nothing:
-    """A view that keeps nothing."""
+    """A view that ignores all steps."""
 
     def update(self, allocation: StepAllocation) -> None:
         """Do nothing."""
 
 
 def _sum(first: ExampleAllocation, second: ExampleAllocation) -> ExampleAllocation:
-    """Both steps as one, from the start of the first."""
+    """The sum of two allocations, with the losses at the start of the first."""
     missed = [each.reason for each in (first, second) if not each.converged]
     return ExampleAllocation(
         values=first.values + second.values,

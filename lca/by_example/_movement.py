@@ -1,4 +1,4 @@
-"""`GroupMovement`: the movement of θ in a step, cut into that of each group of parameters."""
+"""`GroupMovement`: the movement of θ in a step, split over groups of parameters."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -12,16 +12,16 @@ from lca.groups import Groups
 
 @dataclass(frozen=True, eq=False)
 class GroupMovement:
-    """The movement Δ (K,) of a step by group, for objectives that differentiate along it.
+    """The movement Δ (K,) of a step by group, for objectives that compute derivatives along it.
 
     Parameters
     ----------
     vector
-        Δ, a vector of the framework's own type.
+        Δ, a vector of the type that the framework uses.
     groups
         A partition of its entries.
     chunk
-        Groups that are differentiated at a time.
+        The number of groups that are differentiated in one pass.
 
     Examples
     --------
@@ -38,19 +38,19 @@ class GroupMovement:
 
     @cached_property
     def moving(self) -> list[int]:
-        """The numbers of the groups that move; the slopes of the others are 0."""
+        """The indices of the groups in which any parameter changed; the slopes of all others are 0."""
         found: list[int] = np.flatnonzero(self.groups.signs(self.vector).zero < self.groups.sizes).tolist()
         return found
 
     def chunks(self) -> Iterator[list[int]]:
-        """The groups that move, some at a time."""
+        """The indices in `moving`, at most `chunk` at a time."""
         return (self.moving[i : i + self.chunk] for i in range(0, len(self.moving), self.chunk))
 
     def part(self, number: int) -> Vector:
-        """Δ in one group, and 0 elsewhere, (K,)."""
+        """Δ in the group with this index, and 0 elsewhere, (K,)."""
         mask = (self.groups.index == number).astype(np.float64)
         return array_ops(self.vector).vector(mask, self.vector) * self.vector
 
     def along(self, gradient: Vector) -> np.ndarray:
-        """``Σ_{i ∈ g} Δ_i g_i`` of a gradient (K,), float64 (groups,)."""
+        """The derivative along the movement of each group, from a gradient (K,); float64 (groups,)."""
         return self.groups.total(gradient * self.vector)

@@ -1,9 +1,10 @@
 """`Nodes`: the slopes of the examples along one step, as a loss that the estimators integrate.
 
-Let ``φ(u) = Σ_n ω_n ℓ_n(θ_t + Σ_g u_{g,n} Δ_g)`` with one number u for each group and example. Along the
-diagonal ``u = s (1, ..., 1)`` all examples are at ``θ_t + s Δ_t``, and ``∂φ/∂u_{g,n}`` is ω_n times the slope
-of example n along the movement of group g. The allocation of φ along the diagonal is therefore the allocation
-by group and example, and the rules and controls of `lca.estimators` apply to it as they are.
+Let ``φ(u) = Σ_n ω_n ℓ_n(θ_t + Σ_g u_{g,n} Δ_g)`` with one scalar u per group and example. On the diagonal
+``u = s (1, ..., 1)`` all examples are at ``θ_t + s Δ_t``, and ``∂φ/∂u_{g,n}`` is ω_n times the slope of
+example n: the derivative of ℓ_n along the movement of group g. The allocation of φ along the diagonal is
+therefore the allocation by group and example, and the rules and error controls of `lca.estimators` apply
+unchanged.
 """
 
 from collections.abc import Mapping
@@ -23,23 +24,26 @@ from lca.tolerances import rebatched
 
 Array = np.ndarray
 ASIDE = 2.0**-40
-"""Factor of the sums that are integrated beside φ. It is exact, and so small that no control notices them."""
+"""Factor of the sums that are integrated together with φ.
+
+A power of 2, so that scaling is exact, and so small that they do not affect the error control.
+"""
 
 
 class Nodes:
     """``φ`` of one step after another; an `lca.Objective` that is evaluated on the diagonal only.
 
-    Its gradient holds the slopes by group and example, and beside them, times `ASIDE`, the sums over examples
-    as the gradient of the loss has them, and their mass.
+    Its gradient contains the slopes by group and example, followed by the sums over examples, computed from
+    the gradient of the loss, and their mass, both times `ASIDE`.
 
     Parameters
     ----------
     chosen
-        The examples.
+        The examples to allocate.
     groups
-        The groups of the parameters.
+        The groups of parameters.
     chunk
-        Groups that are differentiated at a time.
+        The number of groups that are differentiated in one pass.
     """
 
     def __init__(self, chosen: Chosen, groups: Groups, chunk: int) -> None:
@@ -49,9 +53,10 @@ class Nodes:
         self.evaluated = 0
 
     def begin(self, objective: Separable, factor: float, step: Step) -> Step:
-        """Measure ``step`` from now on, by ``factor`` times ``objective``; returns the diagonal.
+        """Measure ``step`` from now on, by ``factor`` times ``objective``; returns the diagonal as a step.
 
-        It has the precision of the step, by which the estimators know the size of rounding errors.
+        The returned step is float64 if ``step`` is, else float32: estimators infer the size of rounding
+        errors from its dtype.
         """
         self._objective, self._factor, self._step = objective, factor, step
         self._ops, self._movement = array_ops(step.start), step.end - step.start
@@ -102,7 +107,7 @@ class Nodes:
         return wide[: groups * examples].reshape(self.shape), beside[:-1], float(beside[-1])
 
     def residual(self, segment: Segment, weights: Mapping[Evaluation, float], total: float) -> float:
-        """``Σ_n |ω_n Δℓ_n - Σ_g A_{g,n}|``: the residuals of single examples do not cancel in it."""
+        """``Σ_n |ω_n Δℓ_n - Σ_g A_{g,n}|``, in which the residuals of examples cannot cancel."""
         values = sum(weight * node.grad.astype(np.float64) for node, weight in weights.items())
         change = self.losses(1.0) - self.losses(0.0)
         return float(np.abs(change - self.split(values)[0].sum(axis=0)).sum())
@@ -147,7 +152,7 @@ class Nodes:
 
 
 def _position(theta: Array) -> float:
-    """Where on the step a point of the diagonal is."""
+    """The position s on the step of a point of the diagonal."""
     if theta.min() != theta.max():
         raise LCAError(
             "an estimator by example must evaluate points of the step only; use lca.PathIntegral or "

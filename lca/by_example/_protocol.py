@@ -1,4 +1,4 @@
-"""`Separable`: an objective whose examples can be differentiated one by one, along the movement of groups."""
+"""`Separable`: an objective with the loss of each example and its derivatives along a movement by group."""
 
 from typing import NamedTuple, Protocol, TypeGuard, runtime_checkable
 
@@ -34,11 +34,11 @@ class ExampleSlopes(NamedTuple):
 
 @runtime_checkable
 class Separable(Sampled, Protocol):
-    """A `lca.objective.Sampled` objective that knows the loss ``ℓ_n`` of every example, and its slopes.
+    """A `lca.objective.Sampled` objective that computes the loss ``ℓ_n`` of every example, and its slopes.
 
     Examples
     --------
-    The mean of ``½ (x_n·θ - y_n)²``, by hand:
+    The mean of ``½ (x_n·θ - y_n)²``, written by hand:
 
     >>> from lca import Layout
     >>> class LeastSquares:
@@ -68,15 +68,15 @@ class Separable(Sampled, Protocol):
     ) -> ExampleSlopes:
         """The losses at θ (K,) of the examples ``index`` (n,), and their slopes along ``movement`` Δ (K,).
 
-        A slope is the derivative along the part of Δ in one group; those of all groups add up to
-        ``Δ · ∇ℓ_n(θ)``. A group that does not move has slopes of exactly 0. ``chunk`` is the number of groups
-        that are differentiated at a time, a matter of memory only. As loss and gradient, a call changes
-        nothing that can be seen from outside.
+        A slope is the directional derivative of ``ℓ_n`` along the part of Δ in one group; the slopes of all
+        groups add up to ``Δ · ∇ℓ_n(θ)``. The slopes of a group whose part of Δ is 0 are exactly 0. ``chunk``
+        is the number of groups that are differentiated in one pass; it affects memory and speed only. Like
+        ``loss_and_grad``, a call has no visible side effects.
         """
 
 
 def separable(objective: Objective) -> tuple[Separable, float]:
-    """The objective that knows its examples, and the factor that stands before it (`lca.Scaled`).
+    """The objective without `lca.Scaled` around it, and the factor; raises if it is not `Separable`.
 
     >>> from lca.reference import DatasetLoss, logistic_regression
     >>> loss = DatasetLoss(logistic_regression(2, 3), np.eye(2), np.array([0, 2]))

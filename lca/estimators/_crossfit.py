@@ -203,9 +203,9 @@ class CrossFit:
         return allocate_step
 
     def reduced(self, fields: Mapping[str, Any]) -> Mapping[str, Any]:
-        """The fields of an update as far as this estimator uses them, when they have just been made.
+        """The fields of an update that this estimator uses, reduced as soon as they are available.
 
-        Without error bars one vector (K,), the left end, takes the place of the micro-batches.
+        Without error bars, a single vector (K,), the sum at the left end, replaces the micro-batches.
         """
         parts = fields.get(self._parts, ())
         if self.independent or len(parts) != self.micro_batches:

@@ -20,7 +20,7 @@ _NOT_MEASURED = Evaluation(nan, None)
 
 @dataclass(frozen=True, eq=False)
 class ProductSum:
-    """``Σ_m w_m g_m ∘ Δ^{(−m)}`` (K,) of ``count`` micro-batches and its mass, in place of these.
+    """``Σ_m w_m g_m ∘ Δ^{(−m)}`` (K,) over ``count`` micro-batches, and its mass; replaces the micro-batches.
 
     >>> ProductSum.of([MicroBatch(gradient=np.array([2.0, 4.0]), update=np.array([1.0, -1.0]))]).values
     array([ 2., -4.])
@@ -111,7 +111,7 @@ class Integral:
         self._products.append((weight, gradient, update))
 
     def add_sum(self, weight: float, found: ProductSum) -> None:
-        """Add ``weight`` times the products of gradients and updates that were summed before."""
+        """Add ``weight`` times a sum of products of gradients and updates."""
         segment = self._segment
         segment.layout.check(found.values, f"the products of the micro-batches of step {segment.step.index}")
         self._sums.append((weight, found))

@@ -68,7 +68,7 @@ def full_gradient(objective: Objective, point: Point) -> tuple[Evaluation, Cost]
 
 
 class Residual(Protocol):
-    """What is missing in the sum of a rule with these weights of the nodes, given that sum."""
+    """The residual of a rule with these weights of the nodes, given its sum ``total``."""
 
     def __call__(self, segment: "Segment", weights: Mapping[Evaluation, float], total: float) -> float: ...
 
@@ -92,7 +92,7 @@ class Path:
     reuse_ends
         Whether the gradient at the end of a step is also the one at the start of the next.
     residual
-        What is missing in the sum of a rule; by default the loss change minus that sum.
+        Computes the residual of a rule; default: the loss change minus the sum of the rule.
 
     Examples
     --------
@@ -281,7 +281,7 @@ class Segment:
     def sums(self, weights: Mapping[Evaluation, float]) -> tuple[float, float]:
         """``Σ_i a_i`` and ``Σ_i |a_i|`` of ``a = Δ ∘ Σ_k w_k g_k``, without forming a.
 
-        With them comes the `mass` of each node that has none yet, so that a device is waited for once.
+        Also computes the `mass` of each node that has none yet, so that a device is synchronised only once.
         """
         new = [node for node in weights if node not in self._masses]
         combined = [(weight, node.grad) for node, weight in weights.items()]
@@ -294,7 +294,7 @@ class Segment:
         return found
 
     def residual(self, weights: Mapping[Evaluation, float], total: float) -> float:
-        """What is missing in the sum ``total`` of a rule with these weights of the nodes."""
+        """The residual of a rule with these weights of the nodes and the sum ``total``."""
         return self._path.residual(self, weights, total)
 
     def mass(self, node: Evaluation) -> float:

@@ -61,7 +61,7 @@ class NodeReplicates(Sequence[Vector]):
 
     @property
     def samples(self) -> "NodeReplicates":
-        """What m samples contribute, whose spread tells the variance of an example.
+        """The contributions of m samples; their spread gives the variance of an example.
 
         These replicates themselves, unless the node is exact.
         """

@@ -23,7 +23,7 @@ def one_by_one(
     state: State | None,
     names: Collection[str] | None,
 ) -> ExampleSlopes:
-    """From one gradient for each example: slow, and right for every loss that is a mean over examples."""
+    """The slopes from one gradient per example: slow, but correct for every mean over examples."""
     losses, slopes = [], []
     moves = bool(movement.moving)
     for row in single_examples(batches):
@@ -45,7 +45,7 @@ def single_examples(batches: Iterable[PyTree]) -> Iterator[PyTree]:
 
 
 def joined_slopes(movement: GroupMovement, parts: Iterable[ExampleSlopes]) -> ExampleSlopes:
-    """The slopes of several batches, one after another, where rows are the groups that move.
+    """Concatenate the slopes of several batches, whose rows are the groups that changed.
 
     >>> from lca import Layout
     >>> groups = Layout(("a", "b"), ((1,), (1,))).groups("tensor")

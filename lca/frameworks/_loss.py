@@ -122,14 +122,14 @@ class ModelLoss(ABC):
         """
 
     def own(self, batches: Iterable[PyTree]) -> Iterable[PyTree]:
-        """Batches that only this process has, to be evaluated by it alone and put together with the others'.
+        """Mark batches that only this process has; it evaluates all of them, and results are then combined.
 
-        Default: as they are.
+        Default: return them unchanged.
         """
         return batches
 
     def agreed(self, value: float) -> float:
-        """``value`` of the first process, where several share the evaluations. Default: as it is."""
+        """The ``value`` of the first process, if several share the evaluations. Default: ``value``."""
         return value
 
     def moved_by_forward(self) -> Collection[str]:
@@ -224,9 +224,9 @@ class ModelLoss(ABC):
     ) -> ExampleSlopes:
         """The losses of all examples of these batches, and their slopes (`lca.by_example.Separable`).
 
-        The loss of an example is that of a batch of it alone; the loss of a batch is known to be the mean of
-        these. ``at_once``: weights were tried and found right (`sample`), so the losses of all examples of a
-        batch can be computed together. Default: one gradient for each example.
+        The loss of an example is that of a batch of one example; this is called only if the loss of a batch
+        is the mean of these. If ``at_once``, the weighted form of the loss was tested (`sample`), so the
+        losses of all examples of a batch can be computed together. Default: one gradient per example.
         """
         return one_by_one(self, theta, batches, movement, state=state, names=names)
 

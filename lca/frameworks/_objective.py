@@ -180,7 +180,7 @@ class ModelObjective:
         return self._loss.refresh()
 
     def agreed(self, value: float) -> float:
-        """``value`` of the first process, where several share the evaluations; decide by it, not by yours."""
+        """The ``value`` of the first process, so that processes that share evaluations decide alike."""
         return self._loss.agreed(value)
 
     @property
@@ -249,13 +249,13 @@ class ModelObjective:
     ) -> ExampleSlopes:
         """The losses of examples (n,), and their derivatives along the movement of each group (groups, n).
 
-        See `lca.by_example.Separable`, and `ModelLoss.by_example` for what it costs.
+        See `lca.by_example.Separable`, and `ModelLoss.by_example` for the cost.
 
         Raises
         ------
         LCAError
-            As `n_examples`: there are no losses of single examples if the loss is not a mean over them, as
-            with batch statistics.
+            As `n_examples`: if the loss is not a mean over examples, for example because of batch statistics,
+            there are no losses of single examples.
         """
         return self._by_example(theta, GroupMovement(movement, groups, chunk), index, None)
 
@@ -359,7 +359,7 @@ class ModelObjective:
         return self._loss.evaluate(theta, batches, state, gradient=gradient, names=names)
 
     def _pieces(self, batch: PyTree) -> Iterable[PyTree]:
-        """A sample, which all processes have, in a piece for each of them; or a batch of this process."""
+        """Split a sample into one piece per process; keep a batch that only this process has."""
         rows = self._rows(batch)
         cut = is_rows(rows) and self.batch_size
         if isinstance(batch, Sample) and cut:

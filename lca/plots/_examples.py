@@ -14,21 +14,21 @@ with extra("report"):
 
 
 def plot_learned(learned: np.ndarray, names: Sequence[str], **style: Unpack[Style]) -> Axes:
-    """Draw what share of the examples each group has learned by each step, in percent.
+    """Draw the percentage of examples that each group has learned by each step.
 
-    A curve that rises late is a group that learned its examples late; one that ends below 100 % is a group
-    that did not lower the loss of the others over the run.
+    If a curve rises late, the group learned its examples late; if it ends below 100 %, the group did not
+    lower the loss of the remaining examples over the run.
 
     Parameters
     ----------
     learned
-        The step at which each group learned each example, NaN where it did not, shape (groups, examples): the
-        rows are `lca.by_example.ExampleHistory.learned`.
+        The step at which each group learned each example, NaN if it did not, shape (groups, examples); each
+        row is a result of `lca.by_example.ExampleHistory.learned`.
     names
         The names of the groups, one per row.
     **style
-        Labels, colours, limits, title and Axes: see `Style`. ``steps`` has no effect, as ``learned`` holds
-        the steps.
+        Labels, colours, limits, title and Axes: see `Style`. ``steps`` has no effect, because ``learned``
+        contains the steps.
 
     Returns
     -------

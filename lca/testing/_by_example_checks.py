@@ -1,4 +1,4 @@
-"""The laws of an objective that knows its examples (`lca.by_example.Separable`)."""
+"""The laws of an objective with losses of single examples (`lca.by_example.Separable`)."""
 
 from typing import Any, NamedTuple
 
@@ -18,9 +18,9 @@ from lca.testing._report import Check
 
 Array = np.ndarray
 FEW = 5
-"""Examples that are looked at one by one."""
+"""The number of examples that are checked one by one."""
 MANY = 256
-"""Examples up to which all are summed up; of more, a sample."""
+"""The largest number of examples of which all are summed; of more, a sample is."""
 
 
 class _Case(NamedTuple):
@@ -42,7 +42,7 @@ class _Case(NamedTuple):
         return ExampleSlopes(losses, slopes)
 
     def along(self, gradient: Array) -> Array:
-        """The slope of each group by a gradient."""
+        """The slope of each group, computed from a gradient."""
         wide: Array = self.groups.total(gradient.astype(np.float64) * as_numpy(self.movement))
         return wide
 
@@ -61,13 +61,13 @@ def _case(subject: ObjectiveSubject, draw: Draw) -> _Case:
 
 
 def _some(objective: Any, draw: Draw, most: int = FEW) -> NDArray[np.intp]:
-    """Different examples in no order."""
+    """Distinct examples in random order."""
     count = int(objective.n_examples)
     return draw.rng(81).permutation(count)[: min(most, count)]
 
 
 def _tolerance(subject: ObjectiveSubject, case: _Case, draw: Draw, gradients: list[Array]) -> float:
-    """Rounding of a slope: in units of gradient times movement, as large as they usually are."""
+    """Tolerance for the rounding error of a slope, from the typical size of gradient times movement."""
     _, usual = typical(subject, case.objective, draw)
     moved = float(np.linalg.norm(as_numpy(case.movement).astype(np.float64)))
     largest = max(float(np.linalg.norm(gradient.astype(np.float64))) for gradient in gradients)

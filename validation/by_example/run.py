@@ -48,7 +48,7 @@ def by_example(objective: Objective, step: lca.Step, chunk: int) -> Callable[[],
 def one_objective_each(
     model: nn.Module, rows: tuple[torch.Tensor, torch.Tensor], step: lca.Step
 ) -> Callable[[], None]:
-    """An objective for each example; each is allocated by itself."""
+    """One objective per example, each allocated separately."""
     x, y = rows
     single = [Objective(model, cross_entropy, (x[n : n + 1], y[n : n + 1])) for n in range(len(x))]
     allocators = [SIMPSON.start(objective) for objective in single]
@@ -83,11 +83,11 @@ WAYS = {
     "forward mode, 6 groups in a pass": 6,
     "one backward pass": 0,
 }
-"""Ways to the slopes, and the groups in a pass of forward mode."""
+"""Methods to compute the slopes, and for forward mode the number of groups per pass."""
 
 
 def gradient_passes(count: int, rounds: int) -> dict[str, float]:
-    """The cost of the 6 groups at a node in gradients over the same examples, by way."""
+    """The cost of all 6 groups at a node by method, in gradients over the same examples."""
     objective = Objective(network(), cross_entropy, data(count), batch_size=count)
     step, theta = step_of(objective), objective.theta()
     gradient = lambda: objective.loss_and_grad(theta)  # noqa: E731

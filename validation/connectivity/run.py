@@ -1,8 +1,8 @@
-"""Which layers make the barrier between two runs that part, and when does it disappear?
+"""Which layers cause the barrier between two runs, and after how many shared steps does it disappear?
 
-Linear mode connectivity (Frankle et al. 2020): two runs share their first steps, then see their batches in
-different orders. Along the straight line between their ends the loss may rise: the barrier. The path integral
-from either end to the highest point gives each layer its part of it, and the parts add up to the barrier.
+Linear mode connectivity (Frankle et al. 2020): two runs share their first steps, then use different batch
+orders. On the straight line between the two solutions the loss may rise: the barrier. The path integrals from
+both ends to the highest point split the barrier over layers, and the contributions add up to it.
 
     python -m validation.connectivity.run
 """
@@ -52,7 +52,7 @@ def ends(split: int, seed: int) -> list[np.ndarray]:
 
 
 def measure(split: int, seed: int) -> Run:
-    """The loss along the line, the barrier, and each layer's part of it."""
+    """The loss along the line, the barrier, and the contribution of each layer to it."""
     one, other = ends(split, seed)
     along, heldout = (
         np.array([loss.loss((1 - a) * one + a * other) for a in GRID]) for loss in (TRAIN, HELDOUT)
@@ -86,7 +86,7 @@ def height(along: np.ndarray) -> float:
 
 
 def by_split(runs: list[Run], key: str) -> dict[int, np.ndarray]:
-    """A figure of all seeds, for each split."""
+    """One quantity of the results for all seeds, by the number of shared steps."""
     return {split: np.array([r[key] for r in runs if r["split"] == split]) for split in SPLITS}
 
 
@@ -120,7 +120,7 @@ def draw(runs: list[Run]) -> None:
 
 
 def table(runs: list[Run]) -> str:
-    """Means over seeds ± half of the 95 % interval; Markdown."""
+    """A Markdown table of means over seeds ± the half-width of the 95 % confidence interval."""
     names = " | ".join(LAYERS.names)
     lines = [f"| parted at step | barrier | held-out | {names} |", "|---" * (3 + len(LAYERS.names)) + "|"]
     for split in SPLITS:

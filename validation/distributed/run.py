@@ -1,4 +1,4 @@
-"""What measuring on several ranks costs each of them, and that it finds what one process finds.
+"""What measuring on several ranks costs each rank, and whether the results are those of one process.
 
 Command: python -m validation.distributed.run
 """

@@ -129,7 +129,10 @@ def figures(train: Seen, heldout: Seen) -> dict[str, Any]:
 
 
 def peaks_of(seen: Seen) -> dict[str, np.ndarray]:
-    """The learning peaks of layers and of layers by class: all minima, and the `TOP` lowest."""
+    """The learning peaks (local minima of the allocation) of layers and of layers by class.
+
+    All of them, and only the `TOP` deepest.
+    """
     series = {"layers": seen.layers.rows}
     if seen.classes:
         series["layers by class"] = np.stack([view.rows for view in seen.classes.values()], axis=2)

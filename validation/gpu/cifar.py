@@ -56,7 +56,7 @@ class Layers:
         self.trace.update(allocation)
 
     def results(self) -> dict[str, Any]:
-        """Totals, and how well they add up."""
+        """The totals of the layers, and the residual."""
         rows = self.trace.rows
         return {
             "steps": len(rows),

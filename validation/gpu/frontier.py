@@ -1,4 +1,4 @@
-"""Part (e): points of the cost frontier at real speed: how near and how slow each estimator is."""
+"""Part (e): points of the cost frontier on the device: the error and the time of each estimator."""
 
 import time
 from typing import Any
@@ -24,7 +24,7 @@ ESTIMATORS: dict[str, Any] = {
 
 
 def points(setting: Setting) -> None:
-    """Training of a GPT once for each estimator, from the same start on the same batches."""
+    """Train a GPT once with each estimator, from the same initial weights and on the same batches."""
     options = Options(
         size="tiny" if setting.small else "10M",
         steps=2 if setting.small else 60,
@@ -50,7 +50,7 @@ def points(setting: Setting) -> None:
 
 
 def _seconds(setting: Setting, options: Options, estimator: Any) -> tuple[float, np.ndarray]:
-    """Seconds of a step, the first ones left out, and the sums over kinds at every measured step."""
+    """Seconds per step without the first steps, and the sums over kinds at every measured step."""
     run, warm = Run(options), 1 if setting.small else 5
     if estimator is None:
         return _timed(setting, run, None, options.steps, warm), np.zeros((0, 5))

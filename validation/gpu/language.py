@@ -1,4 +1,4 @@
-"""Part (d): GPT-2 with 124M parameters in bfloat16 autocast: what a cheap estimator costs while it trains."""
+"""Part (d): the cost of a cheap estimator in training GPT-2 with 124M parameters in bfloat16 autocast."""
 
 from contextlib import nullcontext
 from typing import Any
@@ -21,7 +21,10 @@ MEASURED = 16
 
 
 def cost(setting: Setting) -> None:
-    """Time of a step with an estimator over plain steps, in turns, and memory beyond training."""
+    """The ratio of the time of a step with an estimator to that of a step without, and the memory.
+
+    Both kinds of steps take turns. The memory is that needed beyond training.
+    """
     size = SIZES["tiny" if setting.small else "124M"]
     windows = Windows(library_bytes(100_000), size.length, seed=0, device=setting.device)
     for name, estimator in ESTIMATORS.items():

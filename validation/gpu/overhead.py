@@ -1,4 +1,4 @@
-"""Part (b): allocating over the same gradients by hand, and how often the host waits for the device."""
+"""Part (b): time relative to the same gradients by hand, and synchronisations of host and device."""
 
 from typing import Any
 
@@ -16,7 +16,7 @@ LOSS = nn.CrossEntropyLoss()
 
 
 def ratios(setting: Setting) -> None:
-    """Both networks and both rules, interleaved; then the waits of a step."""
+    """Time both networks with both rules, interleaved; then count the synchronisations of a step."""
     device, small = setting.device, setting.small
     cases: dict[str, Any] = {
         "MNIST-FC": (fully_connected, mnist_like(300 if small else 55_000, device), 5_000),

@@ -1,4 +1,4 @@
-"""What is to be seen on a GPU, for the few minutes in which one can be had: five parts, each with its limit.
+"""What to measure in the first few minutes on a GPU: five parts, each with its time limit.
 
 `python -m validation.gpu.run --out FOLDER --minutes 8`. Each part writes its results to a file of its own as
 they come, so what ends the run, or a part, loses only what was being measured. ``--device cpu`` rehearses all

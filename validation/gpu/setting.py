@@ -26,7 +26,7 @@ class Results:
         self._write()
 
     def add(self, **found: Any) -> None:
-        """Write these results beside those that are there."""
+        """Add these results to those already written."""
         self.found |= found
         self._write()
 
@@ -56,12 +56,12 @@ class Setting:
         return 0.85 * self.seconds - (time.monotonic() - self.began)
 
     def wait(self) -> None:
-        """Wait for all that the device has been given to do."""
+        """Wait for all work queued on the device."""
         if self.device != "cpu":
             torch.cuda.synchronize()
 
     def waiting(self, action: Callable[[], object]) -> Callable[[], None]:
-        """``action``, which ends when the device has done it."""
+        """Run ``action``, and return when the device has finished it."""
 
         def act() -> None:
             action()

@@ -1,4 +1,4 @@
-"""How often the host waits for the device in a step of training that is measured, and where.
+"""How often host and device are synchronised in a measured training step, and at which places.
 
 On a GPU, torch reports every call that synchronises. On a CPU nothing waits, so the operations for devices
 are run there in place of those for the CPU, and the calls of the library that would wait are counted.
@@ -24,7 +24,7 @@ from lca_torch import Objective, Tracker
 
 ROOT = Path(__file__).resolve().parents[2]
 WAITING = ("item", "tolist", "cpu", "__bool__", "__float__", "__int__")
-"""Methods of a tensor that hand its numbers to the host."""
+"""Methods of a tensor that copy its values to the host."""
 ESTIMATORS = {
     "Adaptive": lca.Adaptive(audit=None),
     "PathIntegral(TRAPEZOID)": lca.PathIntegral(lca.TRAPEZOID),
@@ -51,7 +51,7 @@ def operations_of_a_device() -> Iterator[None]:
 
 @contextmanager
 def counted_calls() -> Iterator[Counter[str]]:
-    """The places in the library from which numbers of tensors are handed to the host, with how often."""
+    """The places in the library at which values of tensors are copied to the host, with counts."""
     found: Counter[str] = Counter()
 
     def counting(name: str) -> Callable[..., object]:
@@ -90,7 +90,7 @@ def _place(frame: object) -> str:
 
 @contextmanager
 def reported_synchronisations() -> Iterator[Counter[str]]:
-    """On a GPU: what torch reports as synchronising, by place, with how often."""
+    """On a GPU: the synchronisations that torch reports, by place, with counts."""
     found: Counter[str] = Counter()
     torch.cuda.set_sync_debug_mode("warn")
     with warnings.catch_warnings(record=True) as caught:
@@ -106,7 +106,7 @@ def reported_synchronisations() -> Iterator[Counter[str]]:
 
 @contextmanager
 def profiled() -> Iterator[Counter[str]]:
-    """How often the profiler saw the host wait, by the name of the event."""
+    """The number of synchronisations in the profile, by the name of the event."""
     found: Counter[str] = Counter()
     activities = [torch.profiler.ProfilerActivity.CPU]
     if torch.cuda.is_available():

@@ -1,4 +1,4 @@
-"""Claim: a cheap estimator shows live which kinds of layers of a language model learn.
+"""Claim: a cheap estimator shows during training which kinds of layers of a language model learn.
 
 A GPT-2-like transformer is trained with AdamW on the text of Python's own standard library, byte by byte.
 Cross-fit allocates every step by layer and by kind. Every 20th step is allocated exactly, too, for the mean
@@ -25,7 +25,7 @@ FOLDER = Path(__file__).parent
 
 
 def wall_ratio(options: Options, steps: int, rounds: int) -> dict[str, float]:
-    """Training with the cheap estimator over plain training, which takes each batch whole."""
+    """The ratio of the time of training with the cheap estimator to that of plain training."""
     from lca_torch import Tracker  # noqa: PLC0415
 
     watched, plain = Run(options), Run(options)
@@ -100,7 +100,10 @@ def claims(found: dict[str, Any]) -> dict[str, bool]:
 
 
 def error_of_all(found: dict[str, Any]) -> float:
-    """The sum over all steps up to the last exact one against the change of the measured loss."""
+    """The relative error of the summed cross-fit allocations with respect to the measured loss change.
+
+    Both run up to the last exactly allocated step.
+    """
     last, losses = found["exact"]["step"][-1], found["exact"]["loss_start"]
     return float(np.sum(found["rows"][:last]) / (losses[-1] - losses[0]) - 1)
 

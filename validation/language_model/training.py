@@ -138,7 +138,7 @@ def by_kind(parts: PartTotals) -> tuple[np.ndarray, np.ndarray]:
 
 
 def compared(cheap: PartTotals, exact: PartTotals) -> dict[str, Any]:
-    """How near the cheap estimator is to the exact value, over the steps that both have measured."""
+    """Compare the cheap estimator with the exact values at the steps that both have measured."""
     (of_cheap, all_steps), (of_exact, steps) = by_kind(cheap), by_kind(exact)
     both = np.intersect1d(all_steps, steps)
     a, b = of_cheap[np.isin(all_steps, both)], of_exact[np.isin(steps, both)]

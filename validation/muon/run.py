@@ -1,8 +1,8 @@
-"""Muon against AdamW on a small transformer: which layers move the loss?
+"""Muon against AdamW on a small transformer: which layers lower the loss?
 
-A transformer of two blocks learns the letters of the reference that comes with Python. Muon updates the
-matrices of the blocks and AdamW everything else, or AdamW updates all. The loss of a fixed sample of windows
-is allocated at every step; the seeds are paired.
+A transformer with two blocks is trained on the letters of the language reference that comes with Python.
+Either Muon updates the matrices of the blocks and AdamW everything else, or AdamW updates all parameters. The
+loss of a fixed sample of windows is allocated at every step; the seeds are paired.
 
     python -m validation.muon.run
 """
@@ -43,7 +43,7 @@ class Block(nn.Module):
         self.up, self.down = nn.Linear(WIDTH, 4 * WIDTH), nn.Linear(4 * WIDTH, WIDTH)
 
     def forward(self, x: Tensor) -> Tensor:
-        """(n, window, width) to the same."""
+        """Map activations (n, window, width) to activations of the same shape."""
         parts = self.qkv(self.norm1(x)).unflatten(-1, (3, HEADS, -1)).permute(2, 0, 3, 1, 4)
         found = nn.functional.scaled_dot_product_attention(*parts, is_causal=True)
         x = x + self.out(found.transpose(1, 2).flatten(2))
@@ -51,7 +51,7 @@ class Block(nn.Module):
 
 
 class Transformer(nn.Module):
-    """Letters to the scores of the next letter."""
+    """A language model: from letters to the logits of the next letter."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -60,7 +60,7 @@ class Transformer(nn.Module):
         self.norm, self.head = nn.LayerNorm(WIDTH), nn.Linear(WIDTH, len(LETTERS))
 
     def forward(self, letters: Tensor) -> Tensor:
-        """(n, window) to (n, letters, window), as the cross entropy takes them."""
+        """Map letters (n, window) to logits (n, letters, window), the order that cross entropy expects."""
         x = self.embedding(letters) + self.position(torch.arange(letters.shape[1]))
         return self.head(self.norm(self.blocks(x))).transpose(1, 2)
 
@@ -89,7 +89,7 @@ class Together(torch.optim.Optimizer):
             self.inner.append(torch.optim.Muon(matrices, lr=rates["muon"]))
 
     def step(self, closure: None = None) -> None:
-        """Both updates."""
+        """Apply the updates of both optimizers."""
         for optimizer in self.inner:
             optimizer.step()
 
@@ -102,7 +102,7 @@ def windows() -> Tensor:
 
 
 def measure(kind: str, seed: int) -> Run:
-    """One run: totals by part, by step."""
+    """Train once, with every step allocated to the parts of the network."""
     torch.manual_seed(seed)
     data, model, loss_fn = windows(), Transformer(), nn.CrossEntropyLoss()
     generator = torch.Generator().manual_seed(seed)
@@ -134,12 +134,12 @@ def measure(kind: str, seed: int) -> Run:
 
 
 def of(runs: list[Run], kind: str, key: str) -> np.ndarray:
-    """A figure of all seeds of one optimizer."""
+    """One quantity of the results for all seeds of one optimizer."""
     return np.array([run[key] for run in runs if run["kind"] == kind])
 
 
 def draw(runs: list[Run]) -> None:
-    """The loss, and who lowered it."""
+    """Draw the losses, and the totals and shares of the parts of the network."""
     made, [[left, middle, right]] = figure(1, 3, size=(11, 3.3))
     for at, (kind, color) in enumerate(zip(RATES, COLORS, strict=False)):
         loss, parts = of(runs, kind, "loss"), of(runs, kind, "parts")

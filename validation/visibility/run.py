@@ -46,7 +46,7 @@ QUESTIONS: dict[str, tuple[str, Callable[[Figures], float]]] = {
 
 
 def collect() -> dict[str, Figures]:
-    """Every figure by question, case and optimizer: (seeds, estimators)."""
+    """All results by question, case and optimizer, each of shape (seeds, estimators)."""
     found: dict[str, Figures] = {question: {} for question in QUESTIONS}
     for case in CASES:
         for optimizer in OPTIMIZERS:
@@ -83,7 +83,7 @@ def draw(found: dict[str, Figures]) -> None:
 
 
 def draw_clock(ax: Any) -> None:
-    """Wall time of a training step against plain training; the price of all data beside."""
+    """Draw the wall time of a step relative to plain training, next to that for measuring all data."""
     times = json.loads((FRONTIER / "wall_time.json").read_text())["times_plain_training"]
     for case, color in zip(CASES, COLORS, strict=False):
         for optimizer, style in zip(OPTIMIZERS, ("-", "--"), strict=True):
@@ -96,7 +96,7 @@ def draw_clock(ax: Any) -> None:
 
 
 def table(found: dict[str, Figures]) -> str:
-    """Means over seeds, with half of the 95 % interval; Markdown."""
+    """A Markdown table of means over seeds, with the half-width of the 95 % confidence interval."""
     names = [shown.replace("\n", " ") for shown in ESTIMATORS.values()]
     lines = []
     for question, (title, _) in QUESTIONS.items():

@@ -1,8 +1,9 @@
-"""Does the allocation of layers say where a small network needs width?
+"""Does the allocation of layers show where a small network needs width?
 
-Pilot runs of a network with equal widths give each hidden layer its part of the loss change. Networks with as
-many parameters then have their width where the allocation is large, everywhere, or where it is small (the
-control). The seeds of the pilot are not those of the comparison, and the held-out images choose nothing.
+Pilot runs of a network with equal widths give the share of each hidden layer in the loss change. Networks
+with as many parameters then have widths proportional to this share, equal widths, or widths inversely
+proportional to it (the control). The pilot and the comparison use different seeds, and no choice depends on
+the held-out images.
 
     python -m validation.widths.run
 """
@@ -43,7 +44,7 @@ def follow(hidden: Sequence[int], seed: int) -> Iterator[lca.Step]:
 
 
 def pilot(seed: int) -> np.ndarray:
-    """The part of the loss change of each hidden layer, in an equal network."""
+    """The share of each hidden layer in the loss change of a network with equal widths."""
     made = network([EQUAL] * HIDDEN)
     layers, totals = made.layout.groups("layer"), np.zeros(HIDDEN + 1)
     loss = DatasetLoss(made, X, Y)
@@ -75,7 +76,7 @@ def score(hidden: Sequence[int], seed: int) -> Run:
 
 
 def draw(shares: np.ndarray, chosen: dict[str, list[int]], runs: dict[str, list[Run]]) -> None:
-    """The allocation, the widths, and what they are worth."""
+    """Draw the shares of the layers, the chosen widths, and the held-out losses."""
     made, [[left, middle, right]] = figure(1, 3, size=(11, 3.2))
     places, names = np.arange(HIDDEN), [f"hidden {i + 1}" for i in range(HIDDEN)]
     draw_means(left, places, 100 * shares, color="black", linestyle="none")

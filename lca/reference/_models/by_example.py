@@ -26,10 +26,10 @@ _LINEAR = (Dense, Conv2d, BatchNorm)
 def example_slopes(
     network: Network, theta: Array, batch: Batch, movement: Array, groups: Groups
 ) -> ExampleSlopes:
-    """As `lca.by_example.Separable.by_example`, of all examples of a batch, whose weights do not count.
+    """Like `lca.by_example.Separable.by_example`, for all examples of a batch, whose weights are ignored.
 
-    Costs one gradient, and a forward pass of its layers for each group; one gradient for each example if a
-    layer of a class of its own has parameters.
+    Costs one gradient, and for each group a forward pass of its layers; one gradient per example if a layer
+    of a user-defined class has parameters.
 
     Raises
     ------
@@ -49,7 +49,7 @@ def example_slopes(
 def one_by_one(
     network: Network, theta: Array, batch: Batch, movement: Array, groups: Groups
 ) -> ExampleSlopes:
-    """The same from one gradient for each example: slow, and obviously right."""
+    """The same slopes from one gradient per example: slow, but obviously correct."""
     losses, slopes = np.empty(len(batch)), np.empty((len(groups), len(batch)))
     grad = np.empty_like(theta)
     for n in range(len(batch)):
