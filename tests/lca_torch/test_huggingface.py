@@ -207,6 +207,7 @@ def test_no_hook_is_left_behind_and_a_run_begins_anew(tmp_path):
         assert callback.steps == 3
 
 
+@pytest.mark.usefixtures("whole_micro_batches")
 def test_accumulated_batches_are_micro_batches(tmp_path):
     callback = TrainerCallback(measure, CrossFit(2), views=Kept, on_error="raise")
     model = train(gpt2(), tmp_path, callback, gradient_accumulation_steps=2)
@@ -384,6 +385,7 @@ def test_gradients_are_those_of_the_mean_over_the_labels_that_count(name, accumu
     torch.testing.assert_close(step.gradient, mean, rtol=1e-3, atol=1e-5)
 
 
+@pytest.mark.usefixtures("whole_micro_batches")
 @pytest.mark.parametrize("max_grad_norm", [0.0, 0.1])
 def test_the_halves_of_a_batch_need_no_change_to_the_run(max_grad_norm, tmp_path):
     """The trainer clips by default; 0.1 is a tenth of the gradients here."""

@@ -261,6 +261,7 @@ def test_random_numbers_drawn_to_make_the_objective_do_not_count():
     assert same(fit(module(), LightningCallback(shuffled)), fit(module()))
 
 
+@pytest.mark.usefixtures("whole_micro_batches")
 def test_batches_of_an_update_are_its_micro_batches():
     options = {"accumulate_grad_batches": 2, "limit_train_batches": 4, "gradient_clip_val": 0.1}
     callback = LightningCallback(measure, CrossFit(2), views=Kept, on_error="raise")
@@ -279,6 +280,7 @@ def test_batches_of_an_update_are_its_micro_batches():
         assert float((row.source.next_gradient - ours).abs().max()) <= limit
 
 
+@pytest.mark.usefixtures("whole_micro_batches")
 def test_the_halves_of_a_batch_are_taken_from_it_without_a_change_to_the_module():
     def without_dropout():
         made = module()

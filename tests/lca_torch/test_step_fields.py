@@ -98,6 +98,7 @@ def test_a_batch_that_the_loop_passes_over_is_no_micro_batch(set_to_none):
     assert torch.equal(rows[0].values, expected[0].values)
 
 
+@pytest.mark.usefixtures("whole_micro_batches")
 def test_gradients_that_were_zeroed_instead_of_used_are_forgotten():
     run = started(CrossFit(2))
     with run.tracker:
