@@ -121,7 +121,8 @@ class StepAllocation:
         One allocation for each term, by name, when the objective is a `Sum`.
     source
         The step that was allocated. In a training run its vectors may be the model's own memory, valid until
-        the next update; copy what is to be kept.
+        the next update; copy what is to be kept. `lca.estimators.CrossFit` replaces its
+        micro-batches by their sum.
     sampled
         Whether the values are estimated from batches or samples, by an estimator that measures no loss. Noise
         then turns signs, so a helping percentage of them has no meaning.

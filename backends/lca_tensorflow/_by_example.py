@@ -1,6 +1,5 @@
 """The losses of single examples of a Keras model, and their derivatives along a direction."""
 
-import copy
 import warnings
 from collections.abc import Callable
 from typing import Any
@@ -80,8 +79,8 @@ def losses_of_examples(model: keras.Model, loss_fn: Any) -> BatchLoss | None:
             used = used if isinstance(used, keras.losses.Loss) else None
     if not isinstance(used, keras.losses.Loss) or used.reduction not in MEANS:
         return None
-    single = copy.copy(used)
-    single.reduction = None
+    single = object.__new__(type(used))  # copy.copy would lose the dtype of a loss
+    vars(single).update(vars(used), reduction=None)
     each = default_loss(single)
 
     def of_batch(model: keras.Model, batch: PyTree) -> tf.Tensor:
