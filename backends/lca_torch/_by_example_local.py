@@ -4,7 +4,7 @@ Give each example n its own copy of every tensor, ``W + u_n ΔW``, with one scal
 tensor. Then ``∂ Σ_n ℓ_n / ∂u_n`` at u = 0 is the slope of example n along the movement of the tensor. A layer
 that is linear in its tensors then adds ``u_n · layer(x_n; ΔW)`` to its output, and one backward pass gives
 the derivatives with respect to all u. No gradient of a tensor is formed, and the cost does not depend on the
-number of groups.
+number of groups. Examples are kept apart by `torch.func.vmap`, whatever the model does with its rows.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -14,6 +14,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 from torch.overrides import TorchFunctionMode
+
+from lca.frameworks import PyTree, examples_in, tensors_in, tree_map
 
 _CONV = ("input", "weight", "bias", "stride", "padding", "dilation", "groups")
 _TRANSPOSED = ("input", "weight", "bias", "stride", "padding", "output_padding", "groups", "dilation")
@@ -46,8 +48,6 @@ class LocalSlopes(TorchFunctionMode):
         The tensors of θ that changed, by name, as the model holds them.
     movement
         The movement of each.
-    count
-        The number of examples in the batch.
 
     Attributes
     ----------
@@ -55,24 +55,29 @@ class LocalSlopes(TorchFunctionMode):
         Names of tensors used by an operation that this mode does not cover, so that their slopes are unknown.
     """
 
-    def __init__(self, tensors: Mapping[str, Tensor], movement: Mapping[str, Tensor], count: int) -> None:
+    def __init__(self, tensors: Mapping[str, Tensor], movement: Mapping[str, Tensor]) -> None:
         super().__init__()
         self._names = {id(tensor): name for name, tensor in tensors.items()}
         self._held = list(tensors.values())  # keeps them alive, so that no other tensor gets one of these ids
-        self._movement, self._count = movement, count
-        self._factors: list[tuple[str, Tensor]] = []
+        self._movement = movement
+        self._factors: dict[str, Tensor] = {}  # of the example that is traced
         self.uncovered: set[str] = set()
 
-    def slopes(self, total: Tensor) -> dict[str, Tensor]:
-        """The slopes (n,) of each tensor; ``total``, the sum of the losses, was computed within this mode."""
-        found = {name: total.new_zeros(self._count) for name in self._names.values()}
-        if self._factors:
-            factors = [factor for _, factor in self._factors]
-            grads = torch.autograd.grad(total, factors, allow_unused=True)
-            for (name, _), grad in zip(self._factors, grads, strict=True):
-                if grad is not None:
-                    found[name] = found[name] + grad
-        return found
+    def of_batch(self, run: Callable[[Any], Tensor], batch: PyTree) -> tuple[Tensor, dict[str, Tensor]]:
+        """The losses of the examples of a batch (n,), and their slopes (n,) along each tensor."""
+        device, number = tensors_in(batch)[0].device, examples_in(batch)
+        names = list(self._names.values())
+        factors = next(iter(self._movement.values())).new_zeros(number, len(names), requires_grad=True)
+
+        def of_row(at: Tensor, own: Tensor) -> Tensor:
+            self._factors = dict(zip(names, own.unbind(), strict=True))
+            with self:
+                return run(tree_map(lambda rows: rows.index_select(0, at[None]), batch)).sum()
+
+        losses: Tensor = torch.func.vmap(of_row)(torch.arange(number, device=device), factors)
+        [slopes] = torch.autograd.grad(losses.sum(), [factors], allow_unused=True)
+        slopes = torch.zeros_like(factors) if slopes is None else slopes
+        return losses.detach(), dict(zip(names, slopes.unbind(1), strict=True))
 
     def __torch_function__(
         self, func: Any, types: Any, args: Sequence[Any] = (), kwargs: Mapping[str, Any] | None = None
@@ -92,24 +97,17 @@ class LocalSlopes(TorchFunctionMode):
         for place in places:
             name = self._name(call[place])
             assert name is not None
-            out = out + self._factor(name, out) * _term(func, call, place, self._movement[name], out)
+            term = _term(func, call, place, self._movement[name], out)
+            out = out + self._factors[name].to(out.dtype) * term
         return out
 
     def _name(self, value: object) -> str | None:
         return self._names.get(id(value))
 
     def _covers(self, func: Any, call: Mapping[str, Any], out: Any) -> bool:
-        """Whether this mode covers a call: each row of the output belongs to a single example."""
-        by_row = isinstance(out, Tensor) and out.dim() > 0 and len(out) % self._count == 0 and len(out) > 0
+        """Whether this mode covers a call."""
         plain = not call.get("training") and call.get("max_norm") is None
-        return func in _ARGUMENTS and by_row and plain
-
-    def _factor(self, name: str, out: Tensor) -> Tensor:
-        """One factor of 0 per example, repeated and reshaped so that it broadcasts to an output."""
-        factor = out.new_zeros(self._count, requires_grad=True)
-        self._factors.append((name, factor))
-        rows = factor.repeat_interleave(len(out) // self._count)
-        return rows.reshape(-1, *(1 for _ in out.shape[1:]))
+        return func in _ARGUMENTS and isinstance(out, Tensor) and plain
 
 
 def _term(

@@ -290,11 +290,7 @@ class TorchLoss(ModelLoss):
             function_of = losses_of_examples if at_once else attrgetter("function")
             return self._measuring(theta, state, (), gradient=gradient, function_of=function_of)
 
-        def one_by_one(batch: PyTree) -> ExampleSlopes:
-            moving = frozenset(self.layout.names) if names is None else names
-            return singly(theta, [batch], movement, state, names=moving)
-
-        found = self._derivatives.slopes(measuring, kept, movement, at_once=at_once, one_by_one=one_by_one)
+        found = self._derivatives.slopes(measuring, kept, movement, at_once=at_once)
         return singly(theta, kept, movement, state, names=names) if found is None else found
 
     @contextmanager
