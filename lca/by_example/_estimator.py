@@ -162,19 +162,20 @@ class _Run:
         found = self._allocate(nodes.begin(self._in_state(before, moved), self._factor, step))
         values, by_gradient, mass = nodes.split(found.values)
         start, end = nodes.losses(0.0), nodes.losses(1.0)
-        state_change = np.zeros_like(end)
+        weight, departure, arrival = self._factor * self._chosen.weight, start, end
+        if step.previous_state is not None:  # what moved the state before the update
+            departure = weight * nodes.losses_by(self._in_state(step.previous_state, moved), 0.0)
         if after is not before:
-            arrival = nodes.losses_by(self._in_state(after, moved), 1.0)
-            state_change = self._factor * self._chosen.weight * arrival - end
+            arrival = weight * nodes.losses_by(self._in_state(after, moved), 1.0)
         allocation = ExampleAllocation(
             values=values,
             groups=self._groups.names,
             examples=self._chosen.index,
-            loss_start=start,
-            loss_end=end + state_change,
-            weight=self._factor * self._chosen.weight,
+            loss_start=departure,
+            loss_end=arrival,
+            weight=weight,
             by_gradient=by_gradient,
-            state_change=state_change,
+            state_change=(start - departure) + (arrival - end),
             mass=mass,
             step=step.index,
             labels=self._chosen.labels,
