@@ -66,13 +66,14 @@ class WholeCopy:
         for kind in ("parameters", "buffers"):
             ours, theirs = (dict(getattr(m, f"named_{kind}")()) for m in (trained, whole))
             _require_same_form(kind, ours, theirs)
-        self._pairs = list(zip(whole.buffers(), trained.buffers(), strict=True))
+        self._trained, self._whole = trained, whole
         self.follow()
 
     def follow(self) -> None:
         """Copy the buffers of the trained model into the copy."""
         with torch.no_grad():
-            for copy, buffer in self._pairs:
+            # Read anew each time, as training may have put other tensors in their places.
+            for copy, buffer in zip(self._whole.buffers(), self._trained.buffers(), strict=True):
                 if not torch.equal(copy, buffer):
                     copy.copy_(buffer)
 

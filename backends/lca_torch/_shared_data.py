@@ -1,12 +1,15 @@
 """Check that the ranks that share evaluations have the same model and the same measured data."""
 
 import warnings
+from collections.abc import Sequence
+from math import isnan
 from typing import Any
 
-from lca.errors import DataError, LayoutError, LCAWarning
+from lca.errors import DataError, LayoutError, LCAError, LCAWarning
 from lca.frameworks import Measured, Rows, tensors_in
 from lca.frameworks._trees import signature
 from lca.layout import Layout
+from lca.tolerances import EPS32, rebatched
 from lca_torch._process_group import MeasuringRanks
 from lca_torch._state import checksum
 
@@ -47,6 +50,28 @@ def require_same_data(ranks: MeasuringRanks, layout: Layout, data: Measured, bat
             LCAWarning,
             stacklevel=5,
         )
+
+
+def require_same_loss(ranks: MeasuringRanks, loss: float, trainable: Sequence[str]) -> None:
+    """Compare the loss of one batch at one point, and the names of the trainable parameters.
+
+    Raises
+    ------
+    LCAError
+        If those of a rank differ from those of rank 0, by more than rounding.
+    """
+    (first, trained), *others = ranks.gather("comparing the losses", [loss, list(trainable)])
+    for rank, (other, names) in enumerate(others, 1):
+        near = abs(other - first) <= rebatched(first, EPS32) or (isnan(other) and isnan(first))
+        if not near:
+            raise LCAError(
+                f"rank {rank} measures another loss than rank 0: {other:.6g} in place of {first:.6g} for the "
+                "same batch at the same parameters; give the model the same attributes, and the loss "
+                "function the same options, on every rank."
+            )
+        if names != trained:
+            odd = sorted(set(names) ^ set(trained))[0]
+            raise LCAError(f"{odd!r} is trainable on one of the ranks 0 and {rank} and frozen on the other.")
 
 
 def _contents(data: Measured) -> tuple[str, list[int]]:

@@ -2,20 +2,24 @@
 
 import math
 from collections.abc import Collection, Iterable, Iterator, Sequence
+from contextlib import suppress
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from lca.errors import DataError, LayoutError
+from lca.errors import DataError, LayoutError, LCAError
 from lca.frameworks import Measured, PyTree, examples_in, is_rows, require_weight, tensors_in
 from lca.objective import State
-from lca_torch._live import ParameterVector
+from lca_torch._live import ParameterVector, flat
 from lca_torch._model_loss import GroupSum, TorchLoss
 from lca_torch._process_group import MeasuringRanks
-from lca_torch._shared_data import require_same_data
+from lca_torch._shared_data import require_same_data, require_same_loss
 from lca_torch._state import checksum
+
+SPREAD = 0.3
+"""The standard deviation of the parameters at which the losses of the ranks are compared."""
 
 
 class SharedLoss(TorchLoss):
@@ -51,10 +55,18 @@ class SharedLoss(TorchLoss):
     def share(self, data: Measured, batch_size: int | None) -> None:
         """Divide the batches among the ranks from now on.
 
-        Raises and warns like `require_same_data`.
+        Raises and warns like `require_same_data`. Raises `LCAError` if the ranks have other losses: each
+        evaluates the first batch at the same point in the same state, so that an attribute of the model or an
+        option of the loss function that differs is noticed.
         """
         require_same_data(self.ranks, self.layout, data, batch_size)
         self.shares = self.ranks.count
+        drawn = torch.randn(self.layout.size, generator=torch.Generator().manual_seed(0))
+        theta = (SPREAD * drawn).to(flat(self.parameters()))
+        batch, state, loss = next(iter(data.batches(batch_size))), self.state(), math.nan
+        with suppress(LCAError):  # such as a weight of 0
+            [(loss, _)] = super().evaluate_each(theta, [[batch]], state, gradient=False)
+        require_same_loss(self.ranks, loss, self.trainable())
 
     def own(self, batches: Iterable[PyTree]) -> Iterable[PyTree]:
         """Mark batches that only this rank has, so that it evaluates all of them."""

@@ -143,6 +143,7 @@ class Tracker(ModelTracker[Loop]):
             f"{session.measured_fraction(None):.3%} of the steps",
             f"the first step {session.first_step}",
             f"the losses {', '.join(session.objectives)}",
+            f"progress={session.live.shows_progress}",
         ]
         with session.guarded(self.steps):
             require_same_tracker(session.objectives.values(), settings)

@@ -255,10 +255,11 @@ class Session:
         self._final = {}
         self._ends = {name: row.allocation.loss_end for name, row in rows.items()}
         for name, row in rows.items():
-            for view in _each(self.views.get(name, ())):
+            views = _each(self.views.get(name, ()))
+            for view in views:
                 show(view, row)
             run = self._summarized.get(name)
-            if run is not None and run is not self.views.get(name):
+            if run is not None and not any(view is run for view in views):
                 show(run, row)
             if name in self._heads:
                 self._heads[name].add(row.totals(self._heads[name].groups))

@@ -82,3 +82,9 @@ def test_an_error_is_told_with_one_full_stop():
         raise LCAError("this is wrong.")
     with pytest.raises(LCAError, match=r"no step was measured: LCAError: this is wrong\.$"):
         measurement.summary()
+
+
+def test_the_view_of_a_summary_sees_each_step_once_in_a_list_too():
+    run = measured(SUM, views=[RunViews.of, lambda layout: Trace()])
+    alone = measured(SUM, views=RunViews.of)
+    assert run.summary()["train"] == alone.summary()["train"]
