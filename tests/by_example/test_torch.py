@@ -110,8 +110,8 @@ def test_all_ways_agree(name, by, loss_fn):
     make, x, used_otherwise = MODELS[name]
     forward, sums, _ = measured(make, x, "forward", by)
     backward, _, used = measured(make, x, "backward", by, loss_fn)
-    assert used.wrong == used_otherwise
-    assert used.right
+    assert used.uncovered == used_otherwise
+    assert used.local
     rounding = tolerances.allocation(backward.mass + 1, EPS, backward.nodes)
     assert np.abs(backward.values - forward.values).max() <= rounding
     for found in (forward, backward):
@@ -148,13 +148,46 @@ def test_a_model_with_a_loss_of_its_own():
     assert found.over("task").values.shape == (len(sums), 3)
 
 
-def test_a_model_whose_rows_are_no_examples_takes_forward_mode():
-    backward, sums, used = measured(TimeFirst, SQUARE, "backward")
-    forward, _, _ = measured(TimeFirst, SQUARE, "forward")
-    assert used.wrong == {"embed.weight", "mix.weight", "mix.bias"}
-    rounding = tolerances.allocation(backward.mass + 1, EPS, backward.nodes)
-    assert np.abs(backward.values - forward.values).max() <= rounding
-    assert np.abs(backward.values.sum(axis=1) - sums).max() <= rounding
+class Sorted(nn.Module):
+    """Rows in an order of their own between the first layer and the last."""
+
+    def __init__(self):
+        super().__init__()
+        self.mix, self.head = nn.Linear(WORDS, WIDTH), nn.Linear(WIDTH, 3)
+
+    def forward(self, words):
+        x = words.double()
+        order = x.sum(1).argsort(stable=True)
+        return self.head(torch.tanh(self.mix(x[order]))[order.argsort()])
+
+
+class Views(Sorted):
+    """Two views of each example, one after the other, through one layer."""
+
+    def forward(self, words):
+        x = words.double()
+        first, second = torch.tanh(self.mix(torch.cat([x, x.flip(1)]))).chunk(2)
+        return self.head(first + second)
+
+
+@pytest.mark.parametrize(("make", "x"), [(TimeFirst, SQUARE), (Sorted, WORD_DATA), (Views, WORD_DATA)])
+@pytest.mark.parametrize("speed", [1.0, 1e-3])
+def test_examples_are_kept_apart_where_rows_are_not(make, x, speed):
+    """Also where a layer moves so little that it hardly counts in a sum."""
+    torch.manual_seed(0)
+    objective = Objective(make().double(), cross_entropy, (x, LABELS))
+    theta = objective.theta()
+    moved = 0.05 * drawn(len(theta))
+    moved[: -3 * WIDTH - 3] *= speed  # all but the last layer
+    how = ByExample("tensor", estimator=lca.PathIntegral(lca.SIMPSON))
+    found = []
+    for local in (True, False):
+        objective._loss._derivatives.local = local
+        found += allocate_by_example(objective, [lca.Step(theta, theta + moved)], how)
+    assert objective._loss._derivatives.uncovered == set()
+    size = np.abs(found[1].values).max(axis=1, keepdims=True)
+    bound = tolerances.allocation(1.0, EPS, found[0].nodes) * np.maximum(size, EPS)
+    assert (np.abs(found[0].values - found[1].values) <= 2**10 * bound).all()
 
 
 def test_what_one_example_shows_is_not_believed_of_two():
