@@ -65,16 +65,17 @@ class LocalSlopes(TorchFunctionMode):
 
     def of_batch(self, run: Callable[[Any], Tensor], batch: PyTree) -> tuple[Tensor, dict[str, Tensor]]:
         """The losses of the examples of a batch (n,), and their slopes (n,) along each tensor."""
-        device, number = tensors_in(batch)[0].device, examples_in(batch)
-        names = list(self._names.values())
-        factors = next(iter(self._movement.values())).new_zeros(number, len(names), requires_grad=True)
+        parts, names = list(tensors_in(batch)), list(self._names.values())
+        shape = examples_in(batch), len(names)
+        factors = next(iter(self._movement.values())).new_zeros(shape, requires_grad=True)
 
-        def of_row(at: Tensor, own: Tensor) -> Tensor:
+        def of_row(own: Tensor, *row: Tensor) -> Tensor:
             self._factors = dict(zip(names, own.unbind(), strict=True))
+            left = iter(row)
             with self:
-                return run(tree_map(lambda rows: rows.index_select(0, at[None]), batch)).sum()
+                return run(tree_map(lambda _: next(left)[None], batch)).sum()
 
-        losses: Tensor = torch.func.vmap(of_row)(torch.arange(number, device=device), factors)
+        losses: Tensor = torch.func.vmap(of_row)(factors, *parts)
         [slopes] = torch.autograd.grad(losses.sum(), [factors], allow_unused=True)
         slopes = torch.zeros_like(factors) if slopes is None else slopes
         return losses.detach(), dict(zip(names, slopes.unbind(1), strict=True))
