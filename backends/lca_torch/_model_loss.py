@@ -73,6 +73,9 @@ class Run(Protocol):
 _errors = partial(loss_errors, passed_on=(torch.OutOfMemoryError,), advice=integer_advice)
 
 
+HALF = (torch.float16, torch.bfloat16)
+
+
 class GroupSum(NamedTuple):
     """Over a group of batches: ``Σ w_b ℓ_b`` and ``Σ w_b`` in float64, a multiple of ``Σ w_b ∂ℓ_b/∂θ``."""
 
@@ -129,6 +132,9 @@ class TorchLoss(ModelLoss):
         self._batch: PyTree = None
         self._reading, self._state = Reading(), dict[str, Any]()
         self._derivatives = ExampleDerivatives(self.layout)
+        tensors = (*model.parameters(), *model.buffers())
+        if autocast is not None or any(tensor.dtype in HALF for tensor in tensors):
+            self._derivatives.local = False  # half precision rounds rows otherwise than whole batches
 
     def parameters(self) -> list[nn.Parameter]:
         """The model's own parameters, in the order of the layout."""
