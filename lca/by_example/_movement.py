@@ -43,7 +43,7 @@ class GroupMovement:
         return found
 
     def chunks(self) -> Iterator[list[int]]:
-        """The indices in `moving`, at most `chunk` at a time."""
+        """The indices in `moving`, at most ``chunk`` at a time."""
         return (self.moving[i : i + self.chunk] for i in range(0, len(self.moving), self.chunk))
 
     def part(self, number: int) -> Vector:
