@@ -3,7 +3,7 @@
 import re
 from collections import defaultdict
 from collections.abc import Callable, Collection, Mapping, Sequence
-from typing import Any, TypeAlias
+from typing import Any, TypeAlias, TypeGuard
 
 from lca.errors import LCAError
 
@@ -109,9 +109,13 @@ def labels_by_pattern(pattern: str | re.Pattern[str], names: Sequence[str]) -> d
 
 def _divides(selector: Any) -> bool:
     """Whether a selector defines a division of its own."""
-    if isinstance(selector, str | re.Pattern):
-        return "(?P<" in (selector if isinstance(selector, str) else selector.pattern)
-    return isinstance(selector, Mapping)
+    return isinstance(selector, Mapping) or names_a_group(selector)
+
+
+def names_a_group(selector: Any) -> TypeGuard[str | re.Pattern[str]]:
+    """Whether this is a regular expression with a named group, for `labels_by_pattern`."""
+    text = selector.pattern if isinstance(selector, re.Pattern) else selector
+    return isinstance(text, str) and "(?P<" in text
 
 
 def _division(groups: Selectors, names: Sequence[str]) -> dict[str, str]:

@@ -20,7 +20,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from lca.by_example import ExampleSlopes, GroupMovement
 from lca.errors import DataError, LCAWarning
-from lca.frameworks import PyTree, examples_in, tensors_in, tree_map
+from lca.frameworks import PyTree, tensors_in, tree_map
 from lca.frameworks._by_example import joined_slopes
 from lca.frameworks._loss import shortened
 from lca.layout import Layout
@@ -55,7 +55,7 @@ class ForwardMode:
     """
 
     def __init__(self) -> None:
-        self._forms = [_together, _one_by_one]
+        self._forms = [_together, _group_by_group]
 
     def slopes(
         self,
@@ -124,14 +124,21 @@ def _of_batch(run: Any, batch: PyTree, instead: Tangents) -> Tensor:
 
 
 def _of_rows(run: Any, batch: PyTree, instead: Tangents) -> Tensor:
-    """The losses of all examples in one pass, by `torch.func.vmap` of the loss of a batch of one example."""
+    return one_by_one(lambda row: run(row, instead), batch)
 
-    def of_row(number: Tensor) -> Tensor:
-        losses: Tensor = run(tree_map(lambda rows: rows.index_select(0, number[None]), batch), instead)
-        return losses
 
-    device = tensors_in(batch)[0].device
-    losses: Tensor = torch.func.vmap(of_row)(torch.arange(examples_in(batch), device=device))
+def one_by_one(loss: Callable[..., Tensor], batch: PyTree, *more: Tensor) -> Tensor:
+    """The losses of all examples (n,) in one pass, by `torch.func.vmap` of the loss of one.
+
+    ``loss`` gets a batch of one example, and the entry of the example of each tensor in ``more``.
+    """
+    rows = list(tensors_in(batch))
+
+    def of_row(*given: Tensor) -> Tensor:
+        left = iter(given[: len(rows)])
+        return loss(tree_map(lambda _: next(left)[None], batch), *given[len(rows) :])
+
+    losses: Tensor = torch.func.vmap(of_row)(*rows, *more)
     return losses
 
 
@@ -143,7 +150,7 @@ def _together(losses: Losses, given: Tangents, tangents: Tangents) -> tuple[Tens
     return found
 
 
-def _one_by_one(losses: Losses, given: Tangents, tangents: Tangents) -> tuple[Tensor, Tensor]:
+def _group_by_group(losses: Losses, given: Tangents, tangents: Tangents) -> tuple[Tensor, Tensor]:
     """The losses, and the slopes along the groups of a chunk in one pass per group."""
     number = len(next(iter(tangents.values())))
     each = [

@@ -37,12 +37,13 @@ class ExampleDerivatives:
     ----------
     layout
         The tensors in θ.
+    local
+        Whether the first method can be used.
     """
 
-    def __init__(self, layout: Layout) -> None:
-        self._layout = layout
+    def __init__(self, layout: Layout, *, local: bool) -> None:
+        self._layout, self.local = layout, local
         self._forward = ForwardMode()
-        self.local = True  # whether the first method can be used
         self.uncovered: set[str] = set()  # the tensors used by other operations
 
     def slopes(
@@ -103,22 +104,13 @@ class ExampleDerivatives:
         found = joined_slopes(movement, [_by_group(movement, ids, *part) for part in parts])
         left = sorted({ids[name] for name in moved if name in self.uncovered})
         found.slopes[left] = 0
-        return found, GroupMovement(self._only(movement, left), movement.groups, movement.chunk)
+        rest = sum(map(movement.part, left), torch.zeros_like(movement.vector))
+        return found, GroupMovement(rest, movement.groups, movement.chunk)
 
     def _moving_tensors(self, movement: GroupMovement) -> dict[str, Tensor]:
         names = zip(self._layout.names, movement.groups.ids, strict=True)
         tensors: Mapping[str, Tensor] = self._layout.unflatten(movement.vector.detach())
         return {name: tensors[name] for name, owner in names if int(owner) in movement.moving}
-
-    def _only(self, movement: GroupMovement, numbers: Sequence[int]) -> Tensor:
-        """The movement of the groups with these indices, and 0 elsewhere."""
-        vector: Tensor = torch.zeros_like(movement.vector)
-        for name, owner in zip(self._layout.names, movement.groups.ids, strict=True):
-            if int(owner) in numbers:
-                at = self._layout.names.index(name)
-                part = slice(self._layout.offsets[at], self._layout.offsets[at] + self._layout.sizes[at])
-                vector[part] = movement.vector[part]
-        return vector
 
 
 def _by_group(

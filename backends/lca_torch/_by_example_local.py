@@ -15,7 +15,8 @@ from torch import Tensor
 from torch.nn import functional
 from torch.overrides import TorchFunctionMode
 
-from lca.frameworks import PyTree, examples_in, tensors_in, tree_map
+from lca.frameworks import PyTree, examples_in
+from lca_torch._by_example import one_by_one
 
 _CONV = ("input", "weight", "bias", "stride", "padding", "dilation", "groups")
 _TRANSPOSED = ("input", "weight", "bias", "stride", "padding", "output_padding", "groups", "dilation")
@@ -65,17 +66,16 @@ class LocalSlopes(TorchFunctionMode):
 
     def of_batch(self, run: Callable[[Any], Tensor], batch: PyTree) -> tuple[Tensor, dict[str, Tensor]]:
         """The losses of the examples of a batch (n,), and their slopes (n,) along each tensor."""
-        parts, names = list(tensors_in(batch)), list(self._names.values())
+        names = list(self._names.values())
         shape = examples_in(batch), len(names)
         factors = next(iter(self._movement.values())).new_zeros(shape, requires_grad=True)
 
-        def of_row(own: Tensor, *row: Tensor) -> Tensor:
+        def of_row(row: PyTree, own: Tensor) -> Tensor:
             self._factors = dict(zip(names, own.unbind(), strict=True))
-            left = iter(row)
             with self:
-                return run(tree_map(lambda _: next(left)[None], batch)).sum()
+                return run(row).sum()
 
-        losses: Tensor = torch.func.vmap(of_row)(factors, *parts)
+        losses = one_by_one(of_row, batch, factors)
         [slopes] = torch.autograd.grad(losses.sum(), [factors], allow_unused=True)
         slopes = torch.zeros_like(factors) if slopes is None else slopes
         return losses.detach(), dict(zip(names, slopes.unbind(1), strict=True))

@@ -131,10 +131,10 @@ class TorchLoss(ModelLoss):
         self._replicate, self._versions = replicate, Versions(replicate)
         self._batch: PyTree = None
         self._reading, self._state = Reading(), dict[str, Any]()
-        self._derivatives = ExampleDerivatives(self.layout)
         tensors = (*model.parameters(), *model.buffers())
-        if autocast is not None or any(tensor.dtype in HALF for tensor in tensors):
-            self._derivatives.local = False  # half precision rounds rows otherwise than whole batches
+        # Half precision rounds single rows otherwise than whole batches.
+        half = autocast is not None or any(tensor.dtype in HALF for tensor in tensors)
+        self._derivatives = ExampleDerivatives(self.layout, local=not half)
 
     def parameters(self) -> list[nn.Parameter]:
         """The model's own parameters, in the order of the layout."""

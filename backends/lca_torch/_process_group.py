@@ -73,7 +73,8 @@ def measuring_ranks(process_group: Any, timeout: float) -> MeasuringRanks | None
     Raises
     ------
     LCAError
-        If ``process_group`` is none of the above, or ``timeout`` is not positive and finite.
+        If ``process_group`` is neither ``"auto"``, ``None`` nor a process group of this process, or
+        ``timeout`` is not positive and finite.
     """
     if not 0 < timeout < inf:
         raise LCAError(f"rank_timeout must be a positive number of seconds, got {timeout!r}.")

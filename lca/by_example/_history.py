@@ -212,8 +212,8 @@ class ExampleHistory:
     def last_learned(self, k: int = 10, group: str | None = None) -> Table:
         """The k examples that a group learned last, most recent first, with their labels."""
         learned, total = self.learned(group), self.of(group).sum(axis=0)
-        order = np.argsort(-np.nan_to_num(learned, nan=-1.0), kind="stable")
-        chosen = [n for n in order if not np.isnan(learned[n])][:k]
+        known = np.flatnonzero(~np.isnan(learned))
+        chosen = known[np.argsort(-learned[known], kind="stable")][:k].tolist()
         columns = [Column("step", [int(learned[n]) for n in chosen])]
         columns.append(Column("LCA", [float(total[n]) for n in chosen]))
         where = "all groups" if group is None else group

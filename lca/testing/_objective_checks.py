@@ -28,7 +28,7 @@ from lca.testing._objective_subject import (
     written,
 )
 from lca.testing._places import raised_at
-from lca.testing._process_state import arrays_in, process_state, same, threads, warning_filters
+from lca.testing._process_state import arrays_in, same, state_and_warnings, threads
 from lca.testing._report import Check, CheckFailure
 
 Array = np.ndarray
@@ -117,7 +117,7 @@ def _require_nothing_changed(subject: ObjectiveSubject, objective: Objective, th
             if (
                 len(sys.modules) > modules
             ):  # a library that is imported in the first call sets modes of its own
-                before |= _process()
+                before |= state_and_warnings()
                 modules = len(sys.modules)
             require_nothing_else_changed(subject, before, when)
             moved = not np.array_equal(as_numpy(theta), numbers)
@@ -141,11 +141,7 @@ def visible(subject: ObjectiveSubject) -> dict[str, Any]:
     given = {
         f"batch {i}{at}": a for i, (_, b) in enumerate(subject.batches) for at, a in arrays_in(b).items()
     }
-    return _process() | given | declared
-
-
-def _process() -> dict[str, Any]:
-    return process_state() | {"warnings.filters": warning_filters()}
+    return state_and_warnings() | given | declared
 
 
 def require_nothing_else_changed(subject: ObjectiveSubject, before: Mapping[str, Any], when: str) -> None:

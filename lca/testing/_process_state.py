@@ -33,13 +33,13 @@ def process_state() -> dict[str, Any]:
     return found | _torch_state() | _keras_state() | _jax_state()
 
 
-def warning_filters() -> tuple[Any, ...]:
-    """The filters of Python's warnings, which hold for every caller.
+def state_and_warnings() -> dict[str, Any]:
+    """`process_state`, and the filters of Python's warnings, which hold for every caller.
 
-    >>> len(warning_filters()) > 0
+    >>> "warnings.filters" in state_and_warnings()
     True
     """
-    return tuple(warnings.filters)
+    return process_state() | {"warnings.filters": tuple(warnings.filters)}
 
 
 def threads() -> int:

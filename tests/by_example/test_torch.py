@@ -190,8 +190,8 @@ def test_examples_are_kept_apart_where_rows_are_not(make, x, speed):
     assert (np.abs(found[0].values - found[1].values) <= 2**10 * bound).all()
 
 
-def test_what_one_example_shows_is_not_believed_of_two():
-    """In a batch of one example all rows are its own."""
+def test_any_number_of_examples_can_be_chosen():
+    """Of a model whose rows are no examples."""
     torch.manual_seed(0)
     objective = Objective(TimeFirst().double(), cross_entropy, (SQUARE, LABELS), batch_size=N)
     theta = objective.theta()

@@ -3,7 +3,6 @@
 torchrun --nproc-per-node 2 -m tests.lca_torch.lightning_ranks FOLDER
 """
 
-import os
 import sys
 import warnings
 from pathlib import Path
@@ -17,7 +16,8 @@ from torch.utils.data import DataLoader, TensorDataset
 from lca_torch import Objective
 from lca_torch.lightning import LightningCallback
 from tests.lca_torch.networks import Y, mlp
-from tests.lca_torch.shared_measuring import DATA, STEPS, Values, world
+from tests.lca_torch.shared_measuring import DATA, STEPS, Values
+from tests.lca_torch.torchrun import begin, end, world
 
 
 class Module(lightning.LightningModule):
@@ -61,13 +61,10 @@ def fitted(folder):
 
 
 def main(folder):
-    torch.set_num_threads(1)
     warnings.simplefilter("ignore")
-    torch.distributed.init_process_group("gloo")
-    values = fitted(folder)
-    np.save(Path(folder) / f"{world()[1]}.npy", values)
-    torch.distributed.barrier()
-    os._exit(0)  # gloo's threads are not always gone when the interpreter ends, which aborts it
+    begin()
+    np.save(Path(folder) / f"{world()[1]}.npy", fitted(folder))
+    end()
 
 
 if __name__ == "__main__":

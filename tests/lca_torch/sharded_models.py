@@ -3,9 +3,7 @@
 torchrun --nproc-per-node 2 -m tests.lca_torch.sharded_models FOLDER
 """
 
-import os
 import sys
-from pathlib import Path
 
 import numpy as np
 import torch
@@ -16,7 +14,8 @@ from lca.errors import LCAError
 from lca.estimators import CrossFit
 from lca_torch import Objective, Tracker
 from tests.lca_torch.networks import Y
-from tests.lca_torch.shared_measuring import DATA, STEPS, Values, world
+from tests.lca_torch.shared_measuring import DATA, STEPS, Values
+from tests.lca_torch.torchrun import run, world
 
 
 def network():
@@ -120,14 +119,5 @@ def refusals():
 CASES = [fsdp, fsdp_accumulating, tensor_parallel]
 
 
-def main(folder):
-    torch.set_num_threads(1)
-    torch.distributed.init_process_group("gloo")
-    for case in [*CASES, refusals]:
-        np.savez(Path(folder) / f"{case.__name__}.{world()[1]}.npz", **case())
-    torch.distributed.barrier()
-    os._exit(0)  # gloo's threads are not always gone when the interpreter ends, which aborts it
-
-
 if __name__ == "__main__":
-    main(*sys.argv[1:])
+    run([*CASES, refusals], sys.argv[1])

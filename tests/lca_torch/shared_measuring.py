@@ -3,10 +3,8 @@
 torchrun --nproc-per-node 2 -m tests.lca_torch.shared_measuring FOLDER
 """
 
-import os
 import sys
 import warnings
-from pathlib import Path
 
 import numpy as np
 import torch
@@ -20,18 +18,13 @@ from lca.estimators import NextBatch, SampledPathIntegral
 from lca_torch import Objective, Penalty, Tracker
 from lca_torch._parameters import Leaves
 from tests.lca_torch.networks import X, Y, mlp, normalised
+from tests.lca_torch.torchrun import run, world
 
 STEPS = 3
 DATA = X.double(), Y
 LENGTHS = 5, 3, 0, 4, 2
 """Numbers of tokens in batches that do not fit together; one has none, and no loss."""
 TOKENS = [(X[i : i + 3, : n or 1].double(), torch.full((3,), n)) for i, n in enumerate(LENGTHS)]
-
-
-def world():
-    """The number of ranks and that of this one; without a process group 1 and 0."""
-    ready = torch.distributed.is_initialized()
-    return (torch.distributed.get_world_size(), torch.distributed.get_rank()) if ready else (1, 0)
 
 
 def made(model=None, **options):
@@ -105,7 +98,7 @@ def samples():
 
 
 class Values:
-    """A view that keeps what it is shown."""
+    """A view that stores the allocation of each step."""
 
     def __init__(self, layout):
         self.rows = []
@@ -234,14 +227,5 @@ def weight_of_one_gradient():
     return {"weight": np.array(sum(weights))}
 
 
-def main(folder):
-    torch.set_num_threads(1)
-    torch.distributed.init_process_group("gloo")
-    for case in [*CASES, weight_of_one_gradient]:
-        np.savez(Path(folder) / f"{case.__name__}.{world()[1]}.npz", **case())
-    torch.distributed.barrier()
-    os._exit(0)  # gloo's threads are not always gone when the interpreter ends, which aborts it
-
-
 if __name__ == "__main__":
-    main(*sys.argv[1:])
+    run([*CASES, weight_of_one_gradient], sys.argv[1])

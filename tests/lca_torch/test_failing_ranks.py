@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from tests.lca_torch.failing_ranks import LIMIT
-from tests.lca_torch.test_shared_measuring import launch
+from tests.lca_torch.torchrun import launch
 
 pytestmark = pytest.mark.skipif(
     not torch.distributed.is_available(), reason="this torch has no torch.distributed"

@@ -6,7 +6,7 @@ import pytest
 import lca
 from lca import tolerances
 from lca.tolerances import EPS64
-from tests.lca_torch.test_shared_measuring import launch
+from tests.lca_torch.torchrun import launch
 
 pytest.importorskip("lightning", reason="Lightning is not installed")
 pytest.importorskip("zarr", reason="records need zarr")

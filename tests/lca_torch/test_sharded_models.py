@@ -6,7 +6,7 @@ import pytest
 from lca import tolerances
 from lca.tolerances import EPS64
 from tests.lca_torch.sharded_models import CASES, one_process
-from tests.lca_torch.test_shared_measuring import launch
+from tests.lca_torch.torchrun import launched
 
 fsdp = pytest.importorskip("torch.distributed.fsdp", reason="this torch has no torch.distributed")
 pytestmark = pytest.mark.skipif(not hasattr(fsdp, "fully_shard"), reason="this torch has no fully_shard")
@@ -20,14 +20,7 @@ def expected():
 @pytest.fixture(scope="module", params=[2, 3])
 def found(request, tmp_path_factory):
     """What each rank has found: a function of the name of a case."""
-    folder = tmp_path_factory.mktemp("ranks")
-    ended = launch("tests.lca_torch.sharded_models", folder, request.param)
-    assert ended.returncode == 0, ended.stderr[-3000:]
-
-    def read(name):
-        return [dict(np.load(folder / f"{name}.{rank}.npz")) for rank in range(request.param)]
-
-    return read
+    return launched("tests.lca_torch.sharded_models", tmp_path_factory.mktemp("ranks"), request.param)
 
 
 @pytest.mark.parametrize("name", [case.__name__ for case in CASES])

@@ -1,9 +1,5 @@
 """Several ranks share the evaluations: every result is that of one process, to rounding."""
 
-import subprocess
-import sys
-from pathlib import Path
-
 import numpy as np
 import pytest
 import torch
@@ -13,24 +9,11 @@ from lca.errors import LCAError, LCAWarning
 from lca.tolerances import EPS64
 from tests.lca_torch import shared_measuring
 from tests.lca_torch.shared_measuring import CASES, DATA
+from tests.lca_torch.torchrun import launched
 
-ROOT = Path(__file__).resolve().parents[2]
 pytestmark = pytest.mark.skipif(
     not torch.distributed.is_available(), reason="this torch has no torch.distributed"
 )
-
-
-def launch(module, folder, ranks, timeout=300):
-    """Run a module by torchrun; its exit status and what it printed."""
-    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={ranks}"]
-    return subprocess.run(
-        [*command, "-m", module, str(folder)],
-        check=False,
-        cwd=ROOT,
-        timeout=timeout,
-        capture_output=True,
-        text=True,
-    )
 
 
 @pytest.fixture(scope="module")
@@ -42,14 +25,7 @@ def expected():
 @pytest.fixture(scope="module", params=[2, 3])
 def found(request, tmp_path_factory):
     """What each rank has found: a function of the name of a case."""
-    folder = tmp_path_factory.mktemp("ranks")
-    ended = launch("tests.lca_torch.shared_measuring", folder, request.param)
-    assert ended.returncode == 0, ended.stderr[-3000:]
-
-    def read(name):
-        return [dict(np.load(folder / f"{name}.{rank}.npz")) for rank in range(request.param)]
-
-    return read
+    return launched("tests.lca_torch.shared_measuring", tmp_path_factory.mktemp("ranks"), request.param)
 
 
 @pytest.mark.parametrize("name", [case.__name__ for case in CASES])

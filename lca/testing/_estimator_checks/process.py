@@ -7,7 +7,7 @@ from contextlib import contextmanager
 from lca.allocation import Estimator
 from lca.testing._estimator_checks.law import law_into
 from lca.testing._laws import require
-from lca.testing._process_state import process_state, same, warning_filters
+from lca.testing._process_state import process_state, same, state_and_warnings
 from lca.testing._replicated import begin
 from lca.testing._report import Check
 from lca.testing.problems import Problem
@@ -21,18 +21,14 @@ law = law_into(CHECKS)
 def the_process_is_left_alone(estimator: Estimator, problem: Problem) -> None:
     """Global state of Python, NumPy and imported frameworks, the environment and warnings are not changed."""
     with _torch_restored():
-        before, modules = _everything(), len(sys.modules)
+        before, modules = state_and_warnings(), len(sys.modules)
         allocate_step = begin(estimator, problem.objective)
         for step in problem.trajectory:
             allocate_step(step)
             if len(sys.modules) > modules:  # a library that is imported sets modes of its own
                 before, modules = before | process_state(), len(sys.modules)
-            for name, value in _everything().items():
+            for name, value in state_and_warnings().items():
                 require(name not in before or same(value, before[name]), f"{name} has changed.")
-
-
-def _everything() -> dict[str, object]:
-    return process_state() | {"warnings.filters": warning_filters()}
 
 
 @contextmanager
