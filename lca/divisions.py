@@ -109,10 +109,10 @@ def labels_by_pattern(pattern: str | re.Pattern[str], names: Sequence[str]) -> d
 
 def _divides(selector: Any) -> bool:
     """Whether a selector defines a division of its own."""
-    return isinstance(selector, Mapping) or names_a_group(selector)
+    return isinstance(selector, Mapping) or _names_a_group(selector)
 
 
-def names_a_group(selector: Any) -> TypeGuard[str | re.Pattern[str]]:
+def _names_a_group(selector: Any) -> TypeGuard[str | re.Pattern[str]]:
     """Whether this is a regular expression with a named group, for `labels_by_pattern`."""
     text = selector.pattern if isinstance(selector, re.Pattern) else selector
     return isinstance(text, str) and "(?P<" in text

@@ -16,7 +16,7 @@ import numpy as np
 from lca._experts import expert_groups
 from lca._heads import head_groups
 from lca.arrays import Vector, array_ops
-from lca.divisions import labels_by_pattern, names_a_group
+from lca.divisions import _names_a_group, labels_by_pattern
 from lca.errors import LayoutError, LCAError, UnknownNameError
 from lca.groups import Groups
 
@@ -297,7 +297,7 @@ class Layout:
                     f"the grouping has no group for the tensors {', '.join(missing)}; add them to it."
                 )
             labels = [by[name] for name in self.names]
-        elif isinstance(by, re.Pattern) or names_a_group(by):
+        elif isinstance(by, re.Pattern) or _names_a_group(by):
             labels = list(labels_by_pattern(by, self.names).values())
         elif callable(by):
             labels = [by(name) for name in self.names]
