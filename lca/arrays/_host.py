@@ -16,12 +16,12 @@ BLOCK = 2**15
 
 def total(values: np.ndarray) -> float:
     """The sum, accumulated in float64."""
-    return float(values.sum(dtype=np.float64))
+    return float(np.add.reduce(values, dtype=np.float64))  # .sum() costs a microsecond more
 
 
 def abs_total(values: np.ndarray) -> float:
     """The sum of absolute values, accumulated in float64."""
-    return float(np.abs(values).sum(dtype=np.float64))
+    return total(np.abs(values))
 
 
 def movement_sums(weighted: WeightedVectors, start: np.ndarray, end: np.ndarray) -> tuple[float, float]:
@@ -34,7 +34,7 @@ def movement_sums(weighted: WeightedVectors, start: np.ndarray, end: np.ndarray)
             combined = combined + weight * vector[b]
         part = combined * (end[b] - start[b])
         signed += total(part)
-        absolute += abs_total(part)
+        absolute += total(np.abs(part, out=part))
     return signed, absolute
 
 
