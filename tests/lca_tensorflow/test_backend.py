@@ -7,13 +7,22 @@ from lca.testing import check_backend
 from lca.tolerances import EPS64
 from lca_tensorflow import TensorFlowBackend
 
+NUMBERS = (
+    "allocations_equal_the_reference", "batch_statistics_are_those_of_the_measuring_batch",
+    "calls_change_nothing", "dropout_is_off", "float32_agrees_with_float64", "frozen_parameters_get_zero",
+    "frozen_statistics_are_used", "losses_equal_the_reference", "objectives_are_independent",
+    "penalty_is_a_separate_term", "samples_equal_the_reference", "tied_parameters_count_once",
+    "training_equals_the_reference",
+)  # fmt: skip
+"""Checks of what compilation could change; the whole kit takes more than half a minute uncompiled."""
+
 
 def test_it_passes_the_kit():
     check_backend("tensorflow", samples=1)
 
 
-def test_it_passes_the_kit_without_compilation():
-    check_backend(TensorFlowBackend(run_eagerly=True), samples=1)
+def test_its_numbers_are_right_without_compilation():
+    check_backend(TensorFlowBackend(run_eagerly=True), samples=1, only=NUMBERS)
 
 
 @pytest.mark.parametrize("optimizer", ["sgd", "momentum", "nesterov", "rmsprop", "adam", "adamw"])
