@@ -5,6 +5,7 @@ converts between the two: it flattens tensors into θ, returns views of them, an
 """
 
 import math
+import operator
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -70,7 +71,7 @@ class Layout:
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "names", tuple(self.names))
-        object.__setattr__(self, "shapes", tuple(tuple(int(n) for n in s) for s in self.shapes))
+        object.__setattr__(self, "shapes", tuple(_whole(shape) for shape in self.shapes))
         if not self.names or len(self.names) != len(self.shapes):
             raise LayoutError(
                 f"a layout needs at least one tensor and one shape per name, got {len(self.names)} names "
@@ -208,7 +209,9 @@ class Layout:
         if not isinstance(entry, str):
             self.tensor_at(entry)
             return int(entry)
-        name, _, inside = entry.removesuffix("]").rpartition("[")
+        name, bracket, inside = entry.removesuffix("]").rpartition("[")
+        if not bracket:
+            name, inside = entry, ""
         if name not in self.names:
             raise UnknownNameError("tensor", name, self.names)
         which = self.names.index(name)
@@ -304,6 +307,16 @@ class Layout:
         else:
             raise UnknownNameError("grouping", by, ("tensor", "layer", "neuron", "head", "expert"))
         return Groups.by_label(labels, self.sizes)
+
+
+def _whole(shape: Iterable[int]) -> tuple[int, ...]:
+    """A shape as integers; raises `LayoutError` for anything else."""
+    try:
+        return tuple(operator.index(n) for n in shape)
+    except TypeError as error:
+        raise LayoutError(
+            f"a shape is a tuple of whole numbers, got {shape!r:.80}; e.g. (64, 32)."
+        ) from error
 
 
 def _layer(name: str) -> str:

@@ -200,6 +200,9 @@ def test_a_group_without_true_entries_counts_zero():
         (((), ()), "at least one tensor and one shape per name, got 0 names"),
         ((("a", "b", "a"), ((1,), (1,), (1,))), "tensor names must be unique; repeated: a"),
         ((("a", "b"), ((2,), (3, 0))), r"tensor 'b' has an empty shape \(3, 0\); omit it"),
+        ((("a",), ((2.0,),)), r"a shape is a tuple of whole numbers, got \(2.0,\)"),
+        ((("a",), (("2",),)), r"a shape is a tuple of whole numbers, got \('2',\)"),
+        ((("a",), (2,)), "a shape is a tuple of whole numbers, got 2"),
         ((("a", "b"), ((2,), (3,)), (0,)), r"neuron_axes needs one entry per tensor \(2\), got 1"),
         ((("a", "b"), ((2,), (3,)), (0, 1)), r"neuron axis 1 of 'b' is not an axis of its shape \(3,\)"),
         ((("a", "b"), ((2,), (3,)), (0, -1)), r"neuron axis -1 of 'b' is not an axis"),
@@ -253,6 +256,12 @@ def test_a_vector_that_is_not_an_array_is_refused():
 def test_a_position_outside_theta_is_refused(position):
     with pytest.raises(LayoutError, match=f"position {position} is outside θ, which has 8 entries"):
         TWO.tensor_at(position)
+
+
+@pytest.mark.parametrize("entry", ["fc9", "fc9[0]"])
+def test_an_entry_of_an_unknown_tensor_names_it(entry):
+    with pytest.raises(UnknownNameError, match="unknown tensor 'fc9'; known: .*fc.weight"):
+        TWO.position(entry)
 
 
 def test_a_mapping_without_a_tensor_is_refused():

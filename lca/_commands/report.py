@@ -1,6 +1,7 @@
 """`lca report`: one page of HTML about a run, made from its record, or about several."""
 
 import json
+import os
 import sys
 from argparse import ArgumentParser, Namespace
 from collections.abc import Callable, Mapping, Sequence
@@ -78,7 +79,8 @@ def put_page(
         sys.stdout.buffer.write(render())
         return
     out = local_path(args.out)
-    path = out / page if out.is_dir() else out
+    is_folder = out.is_dir() or args.out.endswith(("/", os.sep))
+    path = out / page if is_folder else out
     check_free(path, overwrite=args.overwrite)
     write(path)
     if args.json:

@@ -44,16 +44,10 @@ def attributes(
     Raises
     ------
     RecordError
-        If the settings do not fit in JSON.
+        If a name cannot be stored as text.
     """
     layout = plan.layout
     tensors = {"names": layout.names, "shapes": layout.shapes, "neuron_axes": layout.neuron_axes}
-    try:
-        json.dumps(settings, allow_nan=False)
-    except (TypeError, ValueError, RecursionError) as error:
-        raise RecordError(
-            f"the settings do not fit in JSON ({error}); pass numbers, strings, lists and dictionaries."
-        ) from error
     for name in (*layout.names, *plan.measured):
         if not name.isascii():
             _check_text(name)

@@ -1,5 +1,6 @@
 """What a user asks of a `lca.Record`, checked before anything is written."""
 
+import json
 import operator
 import os
 from collections.abc import Mapping, Sequence
@@ -9,7 +10,7 @@ from typing import Any, get_args
 
 import numpy as np
 
-from lca.allocation import StepAllocation
+from lca.allocation import Estimator, StepAllocation
 from lca.errors import UnknownNameError
 from lca.layout import Layout
 from lca.record._about import Dtype, Mode
@@ -88,13 +89,30 @@ def check_target(path: Path, mode: Mode) -> None:
 
 
 def as_settings(settings: Mapping[str, Any] | None) -> dict[str, Any]:
-    """A copy of the settings; raises `RecordError` unless they are a dictionary with texts as keys."""
+    """A copy of the settings; raises `RecordError` unless they are a dictionary that fits in JSON."""
     if not isinstance(settings, Mapping | None):
         raise RecordError(f"settings must be a dictionary, got {settings!r:.80}; pass {{'note': ...}}.")
     other = next((key for key in settings or () if not isinstance(key, str)), None)
     if other is not None:
         raise RecordError(f"settings has the key {other!r}, which is no text; pass {{{str(other)!r}: ...}}.")
+    for key, value in (settings or {}).items():
+        try:
+            json.dumps(value, allow_nan=False)
+        except (TypeError, ValueError, RecursionError) as error:
+            raise RecordError(
+                f"settings[{key!r}] does not fit in JSON ({error}); pass numbers, strings, lists and "
+                "dictionaries (float(x) of a NumPy number, str(x) of anything else)."
+            ) from error
     return dict(settings or {})
+
+
+def check_estimator(estimator: Estimator | None) -> None:
+    """Raise `RecordError` unless this is an estimator, or none is given."""
+    if estimator is not None and (isinstance(estimator, type) or not isinstance(estimator, Estimator)):
+        raise RecordError(
+            f"estimator must be an Estimator, got {estimator!r:.80}; pass the one that measures the "
+            "run, such as lca.Adaptive()."
+        )
 
 
 def as_losses(final_losses: Mapping[str, float] | None) -> dict[str, float]:

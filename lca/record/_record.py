@@ -21,6 +21,7 @@ from lca.record._asked import (
     as_losses,
     as_settings,
     check_content,
+    check_estimator,
     check_layout,
     check_options,
     check_rows,
@@ -121,6 +122,7 @@ class Record:
             import zarr  # noqa: PLC0415, F401 - fail now rather than at the first step
         check_options(mode, block=block, resume_at=resume_at)
         check_content(values, theta, trace, {"neurons": neurons, "histogram": histogram})
+        check_estimator(estimator)
         self.path = local_path(path, RecordError)
         self._place = self.path.absolute()  # the program may change its folder
         self.next_step = 0
@@ -196,6 +198,7 @@ class Record:
             If the record is continued and has other groups.
         """
         check_layout(layout)
+        check_estimator(estimator)
         if self._layout is not None:
             check_same_layout((self._layout, layout), f"the record {str(self.path)!r} and the run")
         self._layout = layout

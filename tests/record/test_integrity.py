@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 from zarr.storage import LocalStore
 
+import lca
 from lca import Layout, Record, StepAllocation, open_record
 from lca.record import RecordError
 from lca.record._check import check_record
@@ -330,11 +331,25 @@ def test_settings_are_a_dictionary(tmp_path, settings):
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.parametrize("value", [{1, 2}, np.float32(1), float("nan"), b"x"])
+def test_a_setting_that_is_no_json_is_named_before_training(tmp_path, value):
+    with pytest.raises(RecordError, match=r"settings\['lr'\] does not fit in JSON .*float\(x\)"):
+        Record(tmp_path / "r", settings={"seed": 1, "lr": value})
+
+
+@pytest.mark.parametrize("estimator", ["adaptive", 5, lca.Adaptive])
+def test_an_estimator_is_one(tmp_path, estimator):
+    with pytest.raises(RecordError, match="estimator must be an Estimator, got"):
+        Record(tmp_path / "r", estimator=estimator)
+    with pytest.raises(RecordError, match="estimator must be an Estimator, got"):
+        Record(tmp_path / "r").begin(LAYOUT, estimator=estimator)
+
+
 def test_settings_of_great_depth_and_names_that_are_no_text_are_refused(tmp_path):
     deep = []
     for _ in range(100_000):
         deep = [deep]
-    with pytest.raises(RecordError, match="the settings do not fit in JSON"):
+    with pytest.raises(RecordError, match=r"settings\['deep'\] does not fit in JSON"):
         recorded(tmp_path / "r", settings={"deep": deep})
     odd = Layout(("w\ud800",), ((3,),))
     with pytest.raises(RecordError, match=r"the name 'w.ud800' has characters that are no text"):

@@ -367,9 +367,9 @@ REFUSED = {
         r"was created with values=None and cannot be continued with values='float32'; omit the option",
     ),
     "settings": (
-        lambda p: Record(p / "x", LAYOUT, settings={"model": object()}).update(allocation(0)),
+        lambda p: Record(p / "x", LAYOUT, settings={"model": object()}),
         RecordError,
-        r"the settings do not fit in JSON",
+        r"settings\['model'\] does not fit in JSON",
     ),
 }
 

@@ -887,6 +887,8 @@ def test_the_command_finds_the_record_and_the_place(tmp_path, capsys, monkeypatc
     assert main(["report", str(folder), "-o", str(folder), "--quiet"]) == 0
     assert (folder / "report.html").is_file()
     assert capsys.readouterr().out == ""
+    assert main(["report", str(folder), "-o", f"{tmp_path}/new/", "--quiet"]) == 0
+    assert (tmp_path / "new" / "report.html").is_file()
     assert main(["report", str(folder), "-o", "-"]) == 0
     assert capsys.readouterr().out.startswith("<!doctype html>")
     assert main(["report", str(folder), "-o", str(tmp_path / "p.html"), "--json"]) == 0
