@@ -351,10 +351,10 @@ class TorchLoss(ModelLoss):
 
     def _learn(self, replica: Replica, batch: PyTree) -> None:
         """Find out what the loss of a batch reads, and which of the user's hooks it needs."""
-        theta = flat(self.parameters())
+        theta = flat(self.parameters())  # new memory, which the loss may write into
         ready = partial(self._ready, batch, self.dtype, copy=True)
         with self._modes(0, gradients=True), interpreted(), _errors(batch):
-            leaves = Leaves(theta, self.layout, self.trainable(), self.layout.names)
+            leaves = Leaves(theta, self.layout, self.trainable())
             with replica.holding(leaves.tensors, {}) as held:
                 self._reading = read(held, ready(), self._own, self._prefix, self._reading)
         if replica.hooks:
@@ -390,7 +390,7 @@ class TorchLoss(ModelLoss):
     def _one_loss(
         self, replica: Replica, factor: float, before: Callable[[], object] = lambda: None
     ) -> float | Exception:
-        theta = factor * flat(self.parameters())
+        theta = flat(self.parameters()).mul_(factor)
         ready = self._ready(self._batch, self.dtype, copy=True)
         try:
             with self._modes(0, gradients=True):
