@@ -384,7 +384,8 @@ def test_unknown_samplings_and_objectives_without_examples_are_refused():
             groups=Layout(("theta",), ((3,),)).groups(),
             largest=4,
         ),
-    ]
+    ],
+    samples=10,
 )
 def test_they_keep_the_laws(check):
     check()

@@ -7,6 +7,8 @@ from tests.meta.zoo import ZOO
 
 # Tested in tests/test_backend_conformance.py, because it needs an installed package.
 ELSEWHERE = {"loads_no_other_framework"}
+# Take half a minute, and are tested with more cases in tests/lca_torch and tests/lca_tensorflow.
+WHOLE_BACKENDS = {("backends", "torch"), ("backends", "tensorflow")}
 ESTIMATORS = ("estimators", "stochastic estimators")
 
 
@@ -15,6 +17,7 @@ def cases(which):
         pytest.param(kind, name, id=f"{title}-{name}")
         for title, kind in ZOO.items()
         for name in getattr(kind, which)
+        if (title, name) not in WHOLE_BACKENDS
     ]
 
 
