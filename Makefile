@@ -54,7 +54,7 @@ nightly: $(FULL)  ## random search: the tests with 2,000 new random cases each
 coverage: $(FULL)  ## the tests, with the lines and branches that their processes reach, in coverage.xml
 	$(PYTEST) --cov --cov-report=term --cov-report=xml
 
-# In environments of their own. Where the index has no CPU build of the oldest torch: ARGS='--free torch'.
+# In environments of their own. Where the index has no CPU build of the oldest torch: ARGS='--hold torch==2.13.0'.
 lowest:  ## the tests with the lowest versions that pyproject.toml admits (PYTHON=python3.12)
 	$(PYTHON) .ci/versions.py lowest $(ARGS)
 

@@ -22,8 +22,8 @@ BEAR = ["-W", "ignore::DeprecationWarning", "-W", "ignore::FutureWarning"]
 """Old releases warn of what the packages below them have changed, and new ones of what they will change."""
 
 
-def resolve(python: str, versions: str, free: list[str]) -> list[str]:
-    """One line ``name==version`` for each package of the extra ``tests``, without those that are ``free``."""
+def resolve(python: str, versions: str, held: Path) -> list[str]:
+    """One line ``name==version`` for each package of the extra ``tests``; ``held`` lists exceptions."""
     command = [
         python,
         "-m",
@@ -37,8 +37,9 @@ def resolve(python: str, versions: str, free: list[str]) -> list[str]:
         python,
     ]
     command += ["--only-binary", ":all:", "--resolution", RESOLUTION[versions], "--extra", "tests"]
-    done = subprocess.run([*command, ROOT / "pyproject.toml"], check=True, capture_output=True, text=True)
-    return [line for line in done.stdout.splitlines() if line.partition("==")[0] not in free]
+    command += ["--constraint", str(held), str(ROOT / "pyproject.toml")]
+    done = subprocess.run(command, check=True, capture_output=True, text=True)
+    return done.stdout.splitlines()
 
 
 def need_tensorflow() -> list[str]:
@@ -66,8 +67,8 @@ def main() -> None:
     parser.add_argument("--folder", type=Path, help="where to make the environment (a temporary folder)")
     parser.add_argument("--list", action="store_true", help="list the versions, and run nothing")
     parser.add_argument(
-        "--free", action="append", default=[], metavar="PACKAGE",
-        help="let pip choose this package (torch, where its index has no old CPU build)",
+        "--hold", action="append", default=[], metavar="NAME==VERSION",
+        help="take this version of a package (of torch, where the index has no old CPU build)",
     )  # fmt: skip
     options, for_pytest = parser.parse_known_args()
     with tempfile.TemporaryDirectory() as scratch:
@@ -76,7 +77,9 @@ def main() -> None:
         python = str(folder / ("Scripts/python.exe" if os.name == "nt" else "bin/python"))
         install = [python, "-m", "pip", "install", "--quiet", "--disable-pip-version-check"]
         subprocess.run([*install, "uv"], check=True)
-        packages = resolve(python, options.versions, options.free)
+        held = Path(scratch, "held.txt")
+        held.write_text("\n".join(options.hold), encoding="utf-8")
+        packages = resolve(python, options.versions, held)
         print(*packages, sep="\n", flush=True)
         if options.list:
             return
