@@ -172,21 +172,22 @@ class TrackerBase(HasTable):
     def add_metrics(self, values: Mapping[str, float]) -> None:
         """Give numbers of the training, such as an accuracy, to the record of the run.
 
-        They are stored in its attribute ``metrics`` with the number of updates made so far, when the run
-        ends, and its page shows them. Callbacks pass on what the trainer logs. Of more than 10,000 values of
-        a metric, every second one is dropped.
+        They are written with the steps, into its attribute ``metrics``, with the number of updates made so
+        far, and its page shows them (`lca.Record.add_metrics`). Callbacks pass on what the trainer logs.
 
         Raises
         ------
         LCAError
-            If a value is no number, as ``on_error`` says.
+            If the run has ended; if a value is no number, as ``on_error`` says.
 
         Examples
         --------
         >>> # tracker.add_metrics({"validation accuracy": correct / count})
         """
+        if self._entered and not self._active:
+            raise LCAError("the run has ended; call add_metrics inside the `with` block of the tracker.")
         with self._session.guarded(self.steps):
-            self._session.metrics.add(self.steps, values)
+            self._session.add_metrics(self.steps, values)
 
     def expect(self, updates: int) -> None:
         """The run will make so many updates: gives ``progress`` the time left, and `estimate` its default."""
