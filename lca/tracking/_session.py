@@ -76,6 +76,8 @@ class Session:
         As in `lca.tracking.TrackerBase`.
     live
         What is shown and logged while the run goes on.
+    check_every
+        As in `lca.tracking.TrackerBase`.
     learning_rates
         Reads the learning rates of an update that was just made; empty without a record.
     on_failure
@@ -123,6 +125,7 @@ class Session:
         self._misses = Misses()
         self._checked = [own for own in leaves(self.objectives) if isinstance(own, Checked)]
         self._measures_losses = estimator.target == "full"
+        self.check_every = settings.check_every
         checked = None if self._measures_losses else settings.check_every
         examples = None if checked is None else settings.check_examples
         self._check = SelfCheck(self.objectives, checked, examples)
