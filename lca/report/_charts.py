@@ -25,7 +25,7 @@ with extra("report"):
         LinearColorMapper,
         Range1d,
     )
-    from bokeh.models.annotations import BoxAnnotation, Span, Whisker
+    from bokeh.models.annotations import BoxAnnotation, Span, TeeHead, Whisker
     from bokeh.plotting import figure
 
 MAX_POINTS = 1500
@@ -400,9 +400,10 @@ def _zero_line(chart: Figure, dimension: Literal["width", "height"]) -> Figure:
 
 def _whiskers(chart: Figure, at: Array, values: Array, errors: Array) -> None:
     source = ColumnDataSource({"base": at, "lower": values - errors, "upper": values + errors})
-    chart.add_layout(
-        Whisker(base="base", lower="lower", upper="upper", dimension="width", source=source, tags=["ink"])
-    )
+    lines = Whisker(base="base", lower="lower", upper="upper", dimension="width", source=source, tags=["ink"])
+    # Their ends keep the colour with which they are made: one that is seen on a dark page, too.
+    lines.lower_head, lines.upper_head = (TeeHead(size=10, line_color=GREY) for _ in range(2))
+    chart.add_layout(lines)
 
 
 def _name_rows(chart: Figure, names: Sequence[str]) -> None:

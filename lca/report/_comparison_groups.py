@@ -5,8 +5,9 @@ from functools import reduce
 
 import numpy as np
 
+from lca.divisions import HEAD, OTHER
 from lca.report import _charts as charts
-from lca.report._comparison_numbers import interval_text, plural, pooled_totals, totals_table
+from lca.report._comparison_numbers import interval_text, pooled_totals, totals_table
 from lca.report._parts import Chart, Section, Table
 from lca.runs import Condition, Member, Runs
 
@@ -46,10 +47,12 @@ def groups_over_time(data: Runs) -> Section | None:
 
 def bars(data: Runs, by: str) -> Chart:
     """One bar per layer or group and condition, with intervals."""
-    loss, names = data.losses[0], data.names(by)
+    loss, names, shown = data.losses[0], data.names(by), _drawn(data, by)
     pooled = {c.name: pooled_totals(data, c, loss, by) for c in data.conditions}
-    at = largest(np.array([each.mean for each in pooled.values()]), MAX_BARS if by != "layer" else len(names))
-    rest = f" The {len(at)} largest of {len(names)} {plural(by)} are shown." if len(at) < len(names) else ""
+    means = np.array([each.mean[shown] for each in pooled.values()])
+    at = shown[largest(means, MAX_BARS if by != "layer" else len(names))]
+    rest = f" The {len(at)} largest of {len(shown)} are shown." if len(at) < len(shown) else ""
+    rest += "" if len(shown) == len(names) else f" What is in no {by}, {OTHER!r}, is in the table only."
     caption = (
         f"LCA of each {by} for the {loss} loss, summed over the measured steps: bars to the left are "
         f"helping, to the right hurting.{rest} {interval_text(data, 'Lines')}"
@@ -60,6 +63,11 @@ def bars(data: Runs, by: str) -> Chart:
         {name: each.half[at] for name, each in pooled.items()},
     )
     return Chart(chart, caption)
+
+
+def _drawn(data: Runs, by: str) -> Array:
+    """The places of the groups that are drawn: beside all other tensors, heads could not be seen."""
+    return np.flatnonzero([by != HEAD or name != OTHER for name in data.names(by)])
 
 
 def largest(means: Array, count: int) -> Array:
@@ -93,7 +101,8 @@ def _over_time(data: Runs, by: str) -> Iterator[Chart]:
     """One chart for each of the largest groups, with a line and a band for each condition."""
     names, rows = data.names(by), {m.label: _cumulative(data, m, by) for m in data.members}
     means = np.array([pooled_totals(data, c, data.losses[0], by).mean for c in data.conditions])
-    shown = largest(means, MAX_CURVES)
+    drawn = _drawn(data, by)
+    shown = drawn[largest(means[:, drawn], MAX_CURVES)]
     limits = charts.limits_of([path[:, shown] for path in rows.values()])
     for i in shown:
         paths = {label: path[:, i] for label, path in rows.items()}
@@ -102,8 +111,8 @@ def _over_time(data: Runs, by: str) -> Iterator[Chart]:
             for condition in data.conditions
             for label, steps, values in curves(condition, paths)
         }
-        chart = charts.bands_chart(found, y=f"cumulative {charts.LCA_LABEL}", height=230, limits=limits)
-        more = f", the {len(shown)} largest of {len(names)}" if len(shown) < len(names) else ""
+        chart = charts.bands_chart(found, y="cumulative LCA", height=230, limits=limits)
+        more = f", the {len(shown)} largest of {len(drawn)}" if len(shown) < len(drawn) else ""
         yield Chart(chart, f"{names[i]} ({by}{more})")
 
 

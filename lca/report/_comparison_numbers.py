@@ -58,12 +58,12 @@ def totals_table(data: Runs, loss: str, limit: int, *, by: str = "layer", folded
 
 
 def plural(by: str) -> str:
-    """What the rows of a table by layer, head or another division are.
+    """What the rows of a table by layer or by another division are.
 
     >>> plural("layer"), plural("kind")
     ('layers', 'groups')
     """
-    return {"layer": "layers", "head": "heads"}.get(by, "groups")
+    return "layers" if by == "layer" else "groups"
 
 
 def difference_name(first: Condition, second: Condition) -> str:

@@ -7,6 +7,7 @@ import numpy as np
 from lca._verdict import SMALL_MISS
 from lca.analysis import RunMeans
 from lca.analysis._over_runs import CONFIDENCE
+from lca.divisions import OTHER
 from lca.report._comparison_numbers import (
     difference_name,
     interval,
@@ -137,9 +138,11 @@ def _most_different(data: Runs, by: str) -> list[str]:
         return []
     first, second = data.conditions
     found = total_difference(data, (first, second), data.losses[0], by)
-    if not np.isfinite(found.mean).any():
+    named = np.array([name != OTHER or by == "layer" for name in data.names(by)])
+    known = named & np.isfinite(found.mean)
+    if not known.any():
         return []
-    at = int(np.nanargmax(np.abs(found.mean)))
+    at = int(np.argmax(np.where(known, np.abs(found.mean), -1.0)))
     mean, half = found.mean[at], found.half[at]
     value, more = format_digits(mean, "+", 3), second if mean < 0 else first
     helps = pooled_totals(data, more, data.losses[0], by).mean[at] < 0

@@ -88,6 +88,21 @@ def test_groups_are_drawn_over_time_with_one_scale_for_a_division(data):
     assert abs(high[-1] - sums("weights").max()) <= scale
 
 
+def test_what_is_in_no_head_is_in_the_table_and_not_drawn(tmp_path):
+    heads = {"fc1.weight": "attn[head 0]", "fc1.bias": "attn[head 1]", "fc2.weight": "other"}
+    for name, scale in (("a", 1.0), ("b", 0.5)):
+        record(tmp_path / f"{name}.zarr", scale * run_values(3), {"head": heads})
+    data = opened([tmp_path / "a.zarr", tmp_path / "b.zarr"])
+    section = sections.groups(data)
+    assert [len(values) for values in drawn(section.charts[0], "value")] == [2, 2]
+    assert "What is in no head, 'other', is in the table only." in section.charts[0].caption
+    assert [row[0] for row in section.tables[0].rows[:3]] == ["attn[head 0]", "attn[head 1]", "other"]
+    captions = [chart.caption for chart in sections.groups_over_time(data).charts]
+    assert captions == ["attn[head 0] (head)", "attn[head 1] (head)"]
+    [_, text] = [text for text in sections.overview(data).paragraphs if "differ most in" in text]
+    assert text.startswith("By head, they differ most in attn[head")
+
+
 def test_a_page_without_groups_has_no_section_of_them(tmp_path, data):
     write(tmp_path / "a.zarr", run_values(3))
     write(tmp_path / "b.zarr", run_values(3))
