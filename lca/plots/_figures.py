@@ -1,6 +1,6 @@
 """The figures that a record has data for, by name: what `figure_of` and `save_all` draw."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from typing import TypeAlias, TypedDict
 
@@ -9,6 +9,7 @@ import numpy as np
 from lca import analysis
 from lca._extras import extra
 from lca.analysis._reading import is_class
+from lca.divisions import HEAD, OTHER
 from lca.plots._layers import plot_classes, plot_layer_time, plot_neurons
 from lca.plots._loss import plot_conditions, plot_cumulative, plot_loss, plot_totals, plot_train_heldout
 from lca.plots._noise import plot_helping, plot_histogram, plot_parameter
@@ -40,9 +41,21 @@ def _of_run(member: Member, by: str) -> Figures:
         yield from _of_whole(member.run)
 
 
+def _drawn(names: Sequence[str], by: str) -> tuple[np.ndarray, list[str], str]:
+    """The places and names of the groups that are drawn, and words for them: heads without all the rest.
+
+    >>> _drawn(["other", "attn[head 0]"], "head")
+    (array([1]), ['attn[head 0]'], "head (without 'other')")
+    """
+    shown = np.flatnonzero([by != HEAD or name != OTHER for name in names])
+    less = "" if len(shown) == len(names) else f" (without {OTHER!r})"
+    return shown, [names[int(i)] for i in shown], f"{by}{less}"
+
+
 def _of_groups(member: Member, by: str) -> Figures:
-    run, names, over = member.run, member.names(by), "" if by == "layer" else f" by {by}"
-    rows = {name: member.rows(by, name) for name in run.losses[:2]}
+    run, (shown, names, words) = member.run, _drawn(member.names(by), by)
+    over = "" if by == "layer" else f" by {words}"
+    rows = {name: member.rows(by, name)[:, shown] for name in run.losses[:2]}
     losses = dict(zip(("training loss", "held-out loss"), rows, strict=False))
     first, totals = rows[run.losses[0]], [each.sum(axis=0) for each in rows.values()]
     loss, along = f", {run.losses[0]} loss" if over else "", _along(run)
@@ -52,8 +65,8 @@ def _of_groups(member: Member, by: str) -> Figures:
         "layer_time",
         lambda: plot_layer_time(first, names, title=f"Allocation over time{over}{loss}", **along),
     )
-    shown = f"Cumulative allocation{over}{loss}" if over else "Cumulative allocation of the loss change"
-    yield "cumulative", lambda: plot_cumulative(first, names, title=shown, **along)
+    summed = f"Cumulative allocation{over}{loss}" if over else "Cumulative allocation of the loss change"
+    yield "cumulative", lambda: plot_cumulative(first, names, title=summed, **along)
     if len(rows) == 2:
         named, (train, heldout) = {shown: f"{name} loss" for shown, name in losses.items()}, rows.values()
         both = f"Cumulative allocation{over} of the training and the held-out loss"
@@ -114,21 +127,24 @@ def _of_runs(runs: Runs, by: str) -> Figures:
 
 
 def _conditions(runs: Runs, by: str) -> Axes:
-    found = runs.totals(by=by)
-    ends = found["lower"].values, found["upper"].values
+    found, (shown, names, words) = runs.totals(by=by), _drawn(runs.names(by), by)
+    mean, *ends = (found[name].values[:, shown] for name in ("mean", "lower", "upper"))
     level = f"{100 * found.confidence:g} % intervals"
-    title = f"Total allocation by condition and {by},\n{runs.losses[0]} loss, with {level}"
+    title = f"Total allocation by condition and {words},\n{runs.losses[0]} loss, with {level}"
     conditions = [condition.name for condition in runs.conditions]
-    return plot_conditions(runs.names(by), conditions, found["mean"].values, intervals=ends, title=title)
+    return plot_conditions(names, conditions, mean, intervals=(ends[0], ends[1]), title=title)
 
 
 def _mean_curves(runs: Runs, name: str, by: str, rows: np.ndarray) -> Axes:
     """The curves of the mean over the steps that all runs of a condition have, (runs, steps, groups)."""
+    shown, names, words = _drawn(runs.names(by), by)
+    rows = rows[..., shown]
     sums = np.concatenate([np.zeros_like(rows[:, :1]), np.cumsum(rows, axis=1)], axis=1)
     pooled = runs.pool(runs.condition(name), sums)
-    title = f"{name}: cumulative allocation by {by}, mean over {len(rows)} runs"
+    line = " " if by == "layer" else "\n"
+    title = f"{name}: cumulative allocation by {words},{line}mean over {len(rows)} runs"
     ends = None if np.isnan(pooled.half).all() else (pooled.lower, pooled.upper)
-    return plot_cumulative(rows.mean(axis=0), runs.names(by), intervals=ends, title=title)
+    return plot_cumulative(rows.mean(axis=0), names, intervals=ends, title=title)
 
 
 def _loss(run: Run, name: str) -> Axes:
@@ -153,10 +169,11 @@ def _classes(member: Member, by: str) -> Figures:
 
 
 def _class_map(member: Member, by: str, classes: list[str]) -> Axes:
-    totals = np.stack([member.totals(by, name) for name in classes], axis=1)
+    shown, names, words = _drawn(member.names(by), by)
+    totals = np.stack([member.totals(by, name)[shown] for name in classes], axis=1)
     labels = {name: member.run.class_label(name) for name in classes}
-    ax = plot_classes(member.names(by), classes, totals, labels=labels)
-    ax.set_title(ax.get_title().replace("by layer", f"by {by}", 1), fontsize="medium")
+    ax = plot_classes(names, classes, totals, labels=labels)
+    ax.set_title(ax.get_title().replace("by layer", f"by {words}", 1), fontsize="medium")
     return ax
 
 

@@ -102,7 +102,8 @@ def figure_of(record: "str | PathLike[str] | Dataset | Runs", name: str, *, by: 
     name
         The name of the file that `save_all` writes, without its ending and the division.
     by
-        ``"layer"``, ``"tensor"``, or groups that the record holds, such as ``"head"``.
+        ``"layer"``, ``"tensor"``, or groups that the record holds, such as ``"head"``. Heads are drawn
+        without what is in none of them, beside which they could not be seen.
 
     Returns
     -------
