@@ -1,4 +1,4 @@
-"""Documentation cannot lie about names: every name in backticks, in pages and docstrings, resolves.
+"""Documentation cannot lie about names: every name in backticks of a page, notebook or docstring resolves.
 
 A name resolves if it is an importable object, an attribute of one that the text is about, a parameter of the
 enclosing function or class, a file of the repository, a command or option of ``lca``, or a field of a record.
@@ -10,6 +10,7 @@ import ast
 import builtins
 import importlib.util
 import inspect
+import json
 import keyword
 import re
 import subprocess
@@ -27,7 +28,7 @@ VOCABULARY = {name for words in KNOWN["vocabulary"].values() for name in words}
 UNRESOLVED = {(place, name) for place, names in KNOWN["unresolved"].items() for name in names}
 
 _PATTERNS = ("*.md", ".github/*.md", "docs/**/*.md", "backends/*.md", "lca/**/*.md")
-_PATTERNS += ("validation/**/README.md",)
+_PATTERNS += ("validation/**/README.md", "docs/**/*.ipynb")
 _GENERATED = (
     ROOT / "docs" / "api",
     ROOT / "docs" / "_build",
@@ -58,6 +59,19 @@ def spans_of_page(text: str) -> Iterator[str]:
     yield from (
         found[1].strip() for found in re.findall(r"(?<!`)(`+)(?!`)(.+?)(?<!`)\1(?!`)", text, re.DOTALL)
     )
+
+
+def text_and_code(path: Path) -> tuple[str, str]:
+    """The prose and the code of a Markdown page or a notebook; the prose of a page holds its code blocks."""
+    text = path.read_text(encoding="utf-8")
+    if path.suffix != ".ipynb":
+        return text, "\n".join(re.findall(r"^```.*?\n(.*?)^```", text, re.DOTALL | re.MULTILINE))
+    cells = json.loads(text)["cells"]
+    prose, code = (
+        "\n\n".join("".join(cell["source"]) for cell in cells if cell["cell_type"] == kind)
+        for kind in ("markdown", "code")
+    )
+    return prose, code
 
 
 def spans_of_docstring(text: str) -> Iterator[str]:
@@ -184,8 +198,7 @@ def resolves(name: str, local: frozenset[str] = frozenset()) -> bool:
 def claims() -> Iterator[tuple[str, str, frozenset[str]]]:
     """Every name in backticks: where it stands, the name, and the names known there."""
     for path in PAGES:
-        text = path.read_text(encoding="utf-8")
-        code = "\n".join(re.findall(r"^```.*?\n(.*?)^```", text, re.DOTALL | re.MULTILINE))
+        text, code = text_and_code(path)
         local = frozenset(re.findall(IDENTIFIER, code))
         for span in spans_of_page(text):
             if is_name(span) and not SYMBOL.fullmatch(bare(span)):
@@ -237,6 +250,18 @@ def test_no_exception_is_kept_that_is_not_needed() -> None:
 def test_the_search_covers_the_project() -> None:
     places = {place for place, _, _ in claims()}
     assert {"README.md", "docs/method.md", "lca/layout.py", "lca/testing/_checks.py"} <= places
+    assert "docs/tutorials/first_run.ipynb" in places
+
+
+def test_the_text_of_a_notebook_is_read_and_its_code_gives_names(tmp_path: Path) -> None:
+    cells = [
+        {"cell_type": "markdown", "source": ["Text of `a_name`,\n", "and `another`."]},
+        {"cell_type": "code", "source": ["a_name = 1"], "outputs": [{"text": "`no_name`"}]},
+    ]
+    (tmp_path / "page.ipynb").write_text(json.dumps({"cells": cells}), encoding="utf-8")
+    text, code = text_and_code(tmp_path / "page.ipynb")
+    assert [*spans_of_page(text)] == ["a_name", "another"]
+    assert code == "a_name = 1"
 
 
 @pytest.mark.parametrize(

@@ -60,7 +60,7 @@ def group_names(record: "Dataset", by: By | str = "layer") -> tuple[str, ...]:
     parts = divisions_of(record)
     if by in parts:
         return tuple(dict.fromkeys(parts[by][name] for name in group_names(record, "tensor")))
-    check_by(by, parts)
+    check_by(by, division_names(record))
     if by not in record.coords:
         raise LCAError(f"the record has no totals per {by}; record the run with {by}s=True.")
     return tuple(map(str, record[by].values))
@@ -114,7 +114,7 @@ def _total_values(record: "Dataset", by: str, measured: str) -> np.ndarray:
         tensors, groups = _total_values(record, "tensor", measured), group_names(record, by)
         labels = np.array([groups.index(parts[by][name]) for name in group_names(record, "tensor")])
         return np.stack([tensors[:, labels == i].sum(axis=1) for i in range(len(groups))], axis=1)
-    check_by(by, parts)
+    check_by(by, division_names(record))
     return np.asarray(select(record, f"{by}_total", measured).transpose("step", by).values)
 
 

@@ -3,7 +3,8 @@
 Every ``plot_*`` function draws into ``ax`` if given, or else into a new figure, and returns the Axes:
 ``ax.figure.savefig(...)`` writes the figure. All of them take the options of `Style`: ``labels``, ``colors``,
 ``limits``, ``title`` and ``ax``. `save_all` writes every figure that a record has data for, and `figure_of`
-returns one of them. The figures are built without pyplot, so they need no display and no global state.
+returns one of them, both by layer or, with ``by=``, by groups that the record holds. The figures are built
+without pyplot, so they need no display and no global state.
 
 Losses and allocations are in units of the loss; negative = helping (blue), positive = hurting (orange-red).
 These two colours, which colour-blind readers can tell apart, are used for the sign and for nothing else:

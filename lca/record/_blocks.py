@@ -1,13 +1,14 @@
 """`Blocks`: collects rows in memory and writes them block by block."""
 
 import warnings
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from lca.errors import LCAWarning
+from lca.record._metrics import Given
 from lca.record._rows import Cells
 from lca.record._schema import UNFINISHED, Plan
 
@@ -20,6 +21,7 @@ class Blocks:
 
     def __init__(self, store: "BlockStore", plan: Plan) -> None:
         self._waiting: list[tuple[Cells, list[Cells]]] = []  # rows that came while the disk was full
+        self._metrics: list[Given] = []  # that are not written yet
         self._store, self._size, self._count = store, plan.block, store.committed
         self._files = {
             column.name: column.rows(store.rows_per_file(column.name), plan.sizes) for column in plan.columns
@@ -74,11 +76,23 @@ class Blocks:
         self._waiting.append((step, list(losses)))
         self._take_in()
 
+    def give(self, metrics: Sequence[Given]) -> None:
+        """Add metrics: they are written with the rows that wait for it, or at once if no row does."""
+        self._metrics += metrics
+        if self._count and self.rows == self._store.committed:
+            self._write_metrics()
+
+    def drop_metrics(self, step: int) -> None:
+        """Drop the metrics that were given after more than so many updates."""
+        self._store.drop_metrics(step)
+
     def flush(self) -> None:
         """Write the current block; if it is not full yet, it will be written again."""
         self._take_in()
         if self.rows != self._store.committed:
             self._write()
+        elif self._metrics:
+            self._write_metrics()
 
     def _take_in(self) -> None:
         """Move the waiting rows into the block, and write it whenever it is full."""
@@ -107,7 +121,12 @@ class Blocks:
 
     def _write(self) -> None:
         files = {name: (self._first[name], rows) for name, rows in self._files.items()}
-        self._store.write(files, self._count)
+        self._store.write(files, self._count, self._metrics)
+        self._metrics = []
+
+    def _write_metrics(self) -> None:
+        self._store.add_metrics(self._metrics)
+        self._metrics = []
 
     def close(self, outcome: Mapping[str, Any]) -> None:
         """Write the current block and trim the arrays, so that any reader of Zarr sees exactly the rows.

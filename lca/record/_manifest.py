@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from lca._extras import extra
+from lca.record._metrics import Metrics
 from lca.record._schema import COMMITTED, UNFINISHED, RecordError
 
 with extra("report"):
@@ -70,6 +71,8 @@ class Manifest:
         Number of complete rows.
     outcome
         The attributes that say how the run ended (`UNFINISHED`).
+    metrics
+        What training gave: a line holds what is new, and the outcome all of it.
     files
         The digest of every file with labels or complete rows, by its place in the record.
     descriptions
@@ -86,6 +89,7 @@ class Manifest:
     generation: str = field(default_factory=lambda: uuid.uuid4().hex)
     rows: int = 0
     outcome: Mapping[str, Any] = field(default_factory=lambda: UNFINISHED)
+    metrics: Metrics = field(default_factory=Metrics)
     files: dict[str, Digest] = field(default_factory=dict)
     descriptions: dict[str, int] = field(default_factory=dict)
     rewriting: dict[str, list[Digest]] = field(default_factory=dict)
@@ -126,6 +130,10 @@ class Manifest:
         self.generation = entry.get("generation", self.generation)
         self.descriptions |= entry.get("descriptions", {})
         self.outcome = entry.get("outcome", UNFINISHED)
+        for given in entry.get("metrics", ()):
+            self.metrics.add(*given)
+        if self.outcome.get("metrics"):
+            self.metrics = Metrics.of(self.outcome["metrics"])
         for name, digest in entry.get("files", {}).items():
             self.files[name] = Digest(*digest)
             self.rewriting.pop(name, None)
@@ -137,7 +145,12 @@ class Manifest:
 
     def shortened(self, length: int) -> "Manifest":
         """The manifest of the record without the rows from ``length`` on."""
-        shorter = Manifest(files=self.files, descriptions=self.descriptions, rewriting=self.rewriting)
+        shorter = Manifest(
+            metrics=self.metrics,
+            files=self.files,
+            descriptions=self.descriptions,
+            rewriting=self.rewriting,
+        )
         shorter.apply({"rows": self.rows})
         shorter.apply({"rows": length})
         return shorter
@@ -152,6 +165,7 @@ class Manifest:
             "files": self.files,
             "rewriting": self.rewriting,
             "rows": self.counts[0],
+            "metrics": self.metrics.given(),
         }
         text = _line(first) + _line({"rows": self.rows, "outcome": self.outcome})
         staged.write_bytes(text)

@@ -176,7 +176,7 @@ def _checked(files: "RecordFiles", counted: int, attributes: dict[str, Any]) -> 
             f"the record {str(files.record)!r} is damaged: 'zarr.json' says that the run ended with {said}, "
             f"but its manifest {manifest.outcome}. Was it copied while it was written, or only in part?"
         )
-    attributes |= manifest.outcome
+    attributes |= {**manifest.outcome, "metrics": manifest.metrics.by_name()}
     return manifest.rows
 
 

@@ -30,6 +30,7 @@ from lca.record._asked import (
 from lca.record._blocks import Blocks
 from lca.record._citation import citation, citations_of
 from lca.record._lock import WriterLock, rank
+from lca.record._metrics import Given, as_given
 from lca.record._reading import open_group
 from lca.record._rows import learning_rates_of, loss_cells, step_cells
 from lca.record._schema import SCHEMA_VERSION, Content, Plan, RecordError
@@ -47,7 +48,7 @@ class Record:
 
     For every step and measured loss it stores the scalars of the allocation, totals and sign counts of each
     tensor and layer, totals of each neuron, and a histogram of |A|. If the process is killed, at most one
-    block of rows is lost.
+    block of rows is lost, and the metrics that were given meanwhile.
 
     Parameters
     ----------
@@ -143,7 +144,7 @@ class Record:
         self._about: dict[str, Any] = {}
         self._plan: Plan | None = None
         self._earlier_checks: Mapping[str, Any] = {}
-        self._earlier_metrics: Mapping[str, Any] = {}
+        self._given: list[Given] = []  # before the first row
         self._before: tuple[int, dict[str, float]] | None = None  # the last step of a continued record
         self._memory: dict[str, dict[str, float]] = {}  # of that step
         self._closed = False
@@ -238,10 +239,7 @@ class Record:
 
     def write(self, rows: Mapping[str, Row]) -> None:
         """Add one step whose rows exist already, as from `lca.row.rows_of`; like `update` otherwise."""
-        if self._closed:
-            raise RecordError(
-                f"the record {str(self.path)!r} is closed; continue it with Record(path, mode='a')."
-            )
+        self._refuse_closed()
         if not self._writes:
             return
         self._lock.check()
@@ -269,11 +267,41 @@ class Record:
             self._about = attributes(plan, self._estimator, self._settings, self._training)
             check_target(self._place, self._mode)  # again: others need not know the lock
             self._blocks = Blocks.create(self._place, plan, self._about)
+            self._blocks.give(self._given)
         self._plan, self.next_step = plan, end
         self._blocks.put(shared, each)
 
+    def add_metrics(self, values: Mapping[str, Any], *, step: int) -> None:
+        """Add numbers of the training, such as an accuracy; trackers call this.
+
+        They are written with the block of rows that they fall into. The attribute ``metrics`` holds them as
+        ``{"accuracy": {"step": [10], "value": [0.5]}}``, with ``None`` for a value that is not finite. A
+        value that is given again after the same number of updates replaces the earlier one. Of more than
+        10,000 values of a metric, every second one is dropped. A record without a row has no metrics either.
+
+        Parameters
+        ----------
+        values
+            Numbers by name.
+        step
+            The number of updates that were made before.
+
+        Raises
+        ------
+        LCAError
+            If a value is no number.
+        RecordError
+            If the record is closed, or the disk cannot be written.
+        """
+        self._refuse_closed()
+        given = as_given(step, values)
+        if self._blocks is not None:
+            self._blocks.give(given)
+        elif self._writes:
+            self._given += given
+
     def flush(self) -> None:
-        """Write all rows to disk, so that they can be read and survive the process."""
+        """Write all rows and metrics to disk, so that they can be read and survive the process."""
         if self._blocks is not None:
             self._blocks.flush()
 
@@ -283,7 +311,6 @@ class Record:
         complete: bool = True,
         final_losses: Mapping[str, float] | None = None,
         final_checks: Mapping[str, Any] | None = None,
-        metrics: Mapping[str, Any] | None = None,
     ) -> None:
         """Write all rows and release the record.
 
@@ -297,18 +324,13 @@ class Record:
         final_checks
             What the rows do not hold of a self-check, by loss: its ``margin`` over the whole run, and the
             ``windows`` that ended after the last row; stored in the attributes.
-        metrics
-            Numbers that training gave: ``{"accuracy": {"step": [10], "value": [0.5]}}``; stored in the
-            attributes.
         """
         if self._closed:
             return
         losses = as_losses(final_losses)
         if self._blocks is not None:
             checks = _joined(self._earlier_checks, final_checks or {})
-            given = _with_earlier(self._earlier_metrics, metrics or {})
-            ends = {"final_losses": losses, "final_checks": checks, "metrics": given}
-            self._blocks.close({"complete": complete, **ends})
+            self._blocks.close({"complete": complete, "final_losses": losses, "final_checks": checks})
         self._closed = True
         if self._writes:
             self._lock.release()
@@ -338,6 +360,12 @@ class Record:
         except BaseException:
             self._lock.release()
             raise
+
+    def _refuse_closed(self) -> None:
+        if self._closed:
+            raise RecordError(
+                f"the record {str(self.path)!r} is closed; continue it with Record(path, mode='a')."
+            )
 
     def _known_layout(self) -> Layout:
         if self._layout is None:
@@ -393,7 +421,7 @@ class Record:
         if resume_at is not None:
             self.next_step = resume_at
         self._earlier_checks = _before(self._about.get("final_checks", {}), self.next_step)
-        self._earlier_metrics = _metrics_before(self._about.get("metrics", {}), self.next_step)
+        self._blocks.drop_metrics(self.next_step)
 
     def _remembered(self, blocks: Blocks, plan: Plan) -> dict[str, dict[str, float]]:
         """What the estimator remembers after the last row, by loss; terms have no memory of their own."""
@@ -493,28 +521,6 @@ def _joined(earlier: Mapping[str, Any], later: Mapping[str, Any]) -> dict[str, A
         margin = None if None in margins else hypot(*margins)
         joined[name] = {"margin": margin, "windows": [*before["windows"], *own["windows"]]}
     return joined
-
-
-def _metrics_before(metrics: Mapping[str, Any], step: int) -> dict[str, Any]:
-    """The metrics in the attributes of a record, up to the one that was given before ``step``."""
-    pairs = {
-        name: [(at, value) for at, value in zip(own["step"], own["value"], strict=True) if at <= step]
-        for name, own in metrics.items()
-    }
-    return {
-        name: {"step": [at for at, _ in own], "value": [value for _, value in own]}
-        for name, own in pairs.items()
-        if own
-    }
-
-
-def _with_earlier(earlier: Mapping[str, Any], later: Mapping[str, Any]) -> dict[str, Any]:
-    """The metrics of the parts of a record that was continued."""
-    none: dict[str, Any] = {"step": [], "value": []}
-    return {
-        name: {key: [*earlier.get(name, none)[key], *later.get(name, none)[key]] for key in ("step", "value")}
-        for name in dict.fromkeys((*earlier, *later))
-    }
 
 
 def _without_start(row: Row) -> Row:

@@ -20,6 +20,7 @@ from lca._output import replace_folder
 from lca.record._damage import check_files, damage_explained
 from lca.record._files import RecordFiles
 from lca.record._manifest import MANIFEST, Manifest, describe
+from lca.record._metrics import Given
 from lca.record._schema import COMMITTED, UNFINISHED, Column, Plan, RecordError
 
 with extra("report"):
@@ -94,6 +95,7 @@ class BlockStore:
 
     def close(self, outcome: Mapping[str, Any]) -> None:
         """Trim the arrays, so that any reader of Zarr sees exactly the rows, and say how the run ended."""
+        outcome = {**outcome, "metrics": self._manifest.metrics.by_name()}
         with self._explained():
             self._check_place()
             for array in self._arrays.values():
@@ -108,7 +110,9 @@ class BlockStore:
         with damage_explained(self._path, f"the variable {name!r}"):
             return np.asarray(self._arrays[name][rows])
 
-    def write(self, files: Mapping[str, tuple[int, np.ndarray]], length: int) -> None:
+    def write(
+        self, files: Mapping[str, tuple[int, np.ndarray]], length: int, metrics: Sequence[Given]
+    ) -> None:
         """Write the files with the last rows, and commit all rows before ``length``.
 
         Parameters
@@ -119,6 +123,8 @@ class BlockStore:
             until they are closed, so that they are lengthened once for each.
         length
             The number of complete rows from now on.
+        metrics
+            What training gave since the last time.
         """
         with self._explained():
             self._check_place()
@@ -129,8 +135,23 @@ class BlockStore:
                     if array.shape[0] < end:
                         array.resize((end, *array.shape[1:]))
                     array[first:end] = rows
-            self._manifest.append(self._path, rows=length, files=self._files.written)
+            given = {"metrics": metrics} if metrics else {}
+            self._manifest.append(self._path, rows=length, files=self._files.written, **given)
             self._count[()] = length
+
+    def add_metrics(self, metrics: Sequence[Given]) -> None:
+        """Write what training gave after the last row."""
+        with self._explained():
+            self._check_place()
+            self._manifest.append(self._path, metrics=metrics)
+
+    def drop_metrics(self, step: int) -> None:
+        """Drop the metrics that were given after more than so many updates."""
+        kept = self._manifest.metrics.until(step)
+        if kept.by_name() != self._manifest.metrics.by_name():
+            self._manifest.metrics = kept
+            with self._explained():
+                self._manifest.write(self._path)
 
     def cut(self, length: int) -> None:
         """Drop the rows from ``length`` on."""

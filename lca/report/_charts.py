@@ -25,7 +25,7 @@ with extra("report"):
         LinearColorMapper,
         Range1d,
     )
-    from bokeh.models.annotations import BoxAnnotation, Span, Whisker
+    from bokeh.models.annotations import BoxAnnotation, Span, TeeHead, Whisker
     from bokeh.plotting import figure
 
 MAX_POINTS = 1500
@@ -167,7 +167,7 @@ def totals_chart(
 
 
 def conditions_chart(names: Sequence[str], means: Mapping[str, Array], halves: Mapping[str, Array]) -> Figure:
-    """One bar per layer and condition, with intervals ``mean ± half``; arrays (layers,), NaN: none."""
+    """One bar per group and condition, with intervals ``mean ± half``; arrays (groups,), NaN: none."""
     count, shown = len(names), len(means)
     chart = _figure(LCA_LABEL, "", height=90 + _rows_height(count, max(26, 15 * shown + 6)))
     centre, height = np.arange(count) + 0.5, 0.84 / shown
@@ -192,9 +192,18 @@ def conditions_chart(names: Sequence[str], means: Mapping[str, Array], halves: M
     return _legend(_zero_line(chart, "height"))
 
 
-def bands_chart(curves: Mapping[str, tuple[Array, Array]]) -> Figure:
+def bands_chart(
+    curves: Mapping[str, tuple[Array, Array]],
+    *,
+    y: str = "loss",
+    height: int = 320,
+    limits: tuple[float, float] | None = None,
+) -> Figure:
     """The mean of each condition's curves, in a band from the lowest to the highest; (T,), (runs, T)."""
-    chart = _figure("step", "loss", height=320)
+    chart = _figure("step", y, height=height)
+    if limits is not None:
+        chart.y_range = Range1d(start=limits[0], end=limits[1])
+        _zero_line(chart, "width")
     for (name, (steps, values)), style in zip(curves.items(), _styles(len(curves)), strict=True):
         label = _escape_tex(name)
         if len(values) > 1:
@@ -212,9 +221,20 @@ def _rows_height(count: int, height: int) -> int:
 
 def _range_of(values: Sequence[Array]) -> Range1d:
     """A range that shows all values and 0; by itself, Bokeh would cut error bars."""
-    low, high = min(0.0, float(np.nanmin(values))), max(0.0, float(np.nanmax(values)))
+    low, high = limits_of(values)
+    return Range1d(start=low, end=high)
+
+
+def limits_of(values: Sequence[Array]) -> tuple[float, float]:
+    """The ends of an axis on which all values and 0 are seen.
+
+    >>> limits_of([np.array([-1.0, np.nan]), np.array([-2.0])])
+    (-2.1, 0.1)
+    """
+    known = np.concatenate([np.ravel(each)[~np.isnan(np.ravel(each))] for each in values])
+    low, high = float(known.min(initial=0.0)), float(known.max(initial=0.0))
     margin = 0.05 * (high - low) or 1.0
-    return Range1d(start=low - margin * (low < 0), end=high + margin)
+    return low - margin * (low < 0), high + margin
 
 
 def _with_half(value: float, half: float) -> str:
@@ -380,9 +400,10 @@ def _zero_line(chart: Figure, dimension: Literal["width", "height"]) -> Figure:
 
 def _whiskers(chart: Figure, at: Array, values: Array, errors: Array) -> None:
     source = ColumnDataSource({"base": at, "lower": values - errors, "upper": values + errors})
-    chart.add_layout(
-        Whisker(base="base", lower="lower", upper="upper", dimension="width", source=source, tags=["ink"])
-    )
+    lines = Whisker(base="base", lower="lower", upper="upper", dimension="width", source=source, tags=["ink"])
+    # Their ends keep the colour with which they are made: one that is seen on a dark page, too.
+    lines.lower_head, lines.upper_head = (TeeHead(size=10, line_color=GREY) for _ in range(2))
+    chart.add_layout(lines)
 
 
 def _name_rows(chart: Figure, names: Sequence[str]) -> None:

@@ -1,16 +1,14 @@
 """The sections of a page that compares several runs."""
 
-from collections.abc import Iterator
-from functools import reduce
-
 import numpy as np
 
 from lca.analysis._over_runs import CONFIDENCE
 from lca.report import _charts as charts
-from lca.report._comparison_numbers import interval_text, layer_difference, pooled_totals, totals_table
+from lca.report._comparison_groups import bars, curves, groups, groups_over_time
+from lca.report._comparison_numbers import plural, pooled_totals, total_difference, totals_table
 from lca.report._comparison_overview import MAX_ROWS, overview
 from lca.report._parts import Chart, Section, Table, class_table
-from lca.runs import Condition, Member, Runs
+from lca.runs import Member, Runs
 from lca.runs._classes import class_losses, class_text
 from lca.runs._format import format_number, format_percent
 from lca.runs._settings import setting_rows
@@ -21,36 +19,41 @@ MARKS = {"good": "✓", "warn": "!", "bad": "✗"}
 
 def layers(data: Runs) -> Section:
     """One bar per layer and condition, and the tables of all losses."""
-    loss = data.losses[0]
-    pooled = {c.name: pooled_totals(data, c, loss) for c in data.conditions}
-    caption = (
-        f"LCA of each layer for the {loss} loss, summed over the measured steps: bars to the left are "
-        f"helping, to the right hurting. "
-        f"{interval_text(data, 'Lines')}"
-    )
-    chart = charts.conditions_chart(
-        data.layers,
-        {name: each.mean for name, each in pooled.items()},
-        {name: each.half for name, each in pooled.items()},
-    )
     return Section(
         "layers",
         "Layers side by side",
-        charts=[Chart(chart, caption)],
+        charts=[bars(data, "layer")],
         tables=[totals_table(data, name, len(data.layers), folded=True) for name in data.losses],
     )
 
 
 def differences(data: Runs) -> Section | None:
-    """Each condition against the first; ``None`` with one condition."""
+    """Each condition against the first, by layer and by group; ``None`` with one condition."""
     first, *others = data.conditions
     if not others:
         return None
-    loss, rows = data.losses[0], []
+    groups = " or group" if data.divisions else ""
+    text = (
+        f"The sum of a layer{groups} in another condition minus that in the first condition, {first.name}, "
+        f"for the {data.losses[0]} loss: negative means that it helped more, or hurt less, there. The "
+        f"{100 * CONFIDENCE:.0f} % intervals hold for all rows of a condition in a table together "
+        "(Bonferroni), and p-values are corrected for their number (Holm). A run is one observation; without "
+        "two runs in both conditions there is no test."
+    )
+    return Section(
+        "differences",
+        f"Differences from {first.name}",
+        paragraphs=[text],
+        tables=[_difference_table(data, by) for by in ("layer", *data.divisions)],
+    )
+
+
+def _difference_table(data: Runs, by: str) -> Table:
+    (first, *others), rows = data.conditions, []
     for other in others:
-        found = layer_difference(data, first, other, loss)
+        found = total_difference(data, (first, other), data.losses[0], by)
         test = "paired by seed" if found.paired else "Welch's t-test"
-        for i, name in enumerate(data.layers):
+        for i, name in enumerate(data.names(by)):
             mean, half = found.mean[i], found.half[i]
             known = not np.isnan(half)
             low, high = (
@@ -60,33 +63,24 @@ def differences(data: Runs) -> Section | None:
             p = f"{found.p_adjusted[i]:.2g}" if known else "no test"
             value = "only in one" if np.isnan(mean) else format_number(mean, "+")
             rows.append((name, other.name, value, interval, p, test if known else ""))
-    text = (
-        f"The sum of a layer in another condition minus that in the first condition, {first.name}, for the "
-        f"{loss} loss: negative means that the layer helped more, or hurt less, there. The "
-        f"{100 * CONFIDENCE:.0f} % intervals hold for all layers of a condition together (Bonferroni), and "
-        "p-values are corrected for the number of layers (Holm). A run is one observation; without two runs "
-        "in both conditions there is no test."
-    )
     head = ("", "condition", "difference", "interval", "p (Holm)", "test")
-    return Section(
-        "differences",
-        f"Differences from {first.name}",
-        paragraphs=[text],
-        tables=[Table("Differences of the layers' sums", head, rows, folded=len(rows) > 2 * MAX_ROWS)],
-    )
+    which = "" if by == "layer" else f" ({by})"
+    caption = f"Differences of the {plural(by)}' sums{which}"
+    return Table(caption, head, rows, folded=len(rows) > 2 * MAX_ROWS)
 
 
 def loss(data: Runs) -> Section | None:
     """The loss of every condition over time; ``None`` if no run measured it."""
-    name, curves = data.losses[0], {}
+    name, found = data.losses[0], {}
+    paths = {member.label: _loss_path(member, name) for member in data.members}
     for condition in data.conditions:
-        for label, steps, values in _curves(condition, name):
-            curves[label] = (steps, values)
-    if not curves:
+        for label, steps, values in curves(condition, paths):
+            found[label] = (steps, values)
+    if not found:
         return None
     caption = f"The {name} loss over the steps. Lines are means over the runs of a condition"
     caption += ", bands reach from the lowest to the highest run; both end where the shortest run does."
-    return Section("loss", "The loss", charts=[Chart(charts.bands_chart(curves), caption)])
+    return Section("loss", "The loss", charts=[Chart(charts.bands_chart(found), caption)])
 
 
 def maps(data: Runs) -> Section:
@@ -171,24 +165,15 @@ def method(data: Runs) -> Section:
     return Section("method", "How they were measured", tables=tables)
 
 
-SECTIONS = (overview, layers, differences, loss, maps, classes, runs, method)
+SECTIONS = (
+    overview, layers, groups, differences, loss, maps, groups_over_time, classes, runs, method,
+)  # fmt: skip
 
 
-def _curves(condition: Condition, loss: str) -> Iterator[tuple[str, Array, Array]]:
-    """The losses of a condition over the steps that all its runs have, (runs, steps); else one by one."""
-    curves = {}
-    for member in condition.members:
-        run = member.run
-        path = np.append(run.per_step("loss_start", loss), run.per_step("loss_end", loss)[-1])
-        if not np.isnan(path).all():
-            curves[member.label] = np.append(run.steps, run.ends[-1]), path
-    common = reduce(np.intersect1d, [at for at, _ in curves.values()]) if curves else np.array([])
-    if len(common) > 1:
-        paths = [path[np.searchsorted(at, common)] for at, path in curves.values()]
-        yield condition.name, common, np.array(paths)
-        return
-    for label, (at, path) in curves.items():
-        yield f"{condition.name}: {label}", at, path[None]
+def _loss_path(member: Member, loss: str) -> Array:
+    """The loss at the start of every measured step and at the end of the last one, (T + 1,)."""
+    run = member.run
+    return np.append(run.per_step("loss_start", loss), run.per_step("loss_end", loss)[-1])
 
 
 def _helping_percent(member: Member, loss: str) -> str:

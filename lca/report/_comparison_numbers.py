@@ -14,12 +14,15 @@ OTHERS = (STATE, UNMEASURED, RESIDUAL)
 """What is no allocation, in the order of `pooled_others`; the change of the loss follows."""
 
 
-def totals_table(data: Runs, loss: str, limit: int, *, folded: bool = False) -> Table:
-    """Layers in rows, conditions in columns; below them what is no allocation, and the change.
+def totals_table(data: Runs, loss: str, limit: int, *, by: str = "layer", folded: bool = False) -> Table:
+    """Layers or groups in rows, conditions in columns; below them what is no allocation, and the change.
 
     Two conditions have a column with their difference.
     """
-    pooled = [pooled_totals(data, condition, loss) for condition in data.conditions]
+    names, pooled = (
+        data.names(by),
+        [pooled_totals(data, condition, loss, by) for condition in data.conditions],
+    )
     means = np.array([each.mean for each in pooled]).T
     size = np.abs(np.nan_to_num(means)).max(axis=1)
     shown = np.sort(np.argsort(-size, kind="stable")[:limit])
@@ -28,30 +31,39 @@ def totals_table(data: Runs, loss: str, limit: int, *, folded: bool = False) -> 
     if len(data.conditions) == 2:
         first, second = data.conditions
         head.append(difference_name(first, second))
-        found = layer_difference(data, first, second, loss)
+        found = total_difference(data, (first, second), loss, by)
         pooled.append(RunMeans(found.mean, found.half))
         others.append(_others_difference(data, first, second, loss))
         tints = [[*row, 0.0] for row in tints]
-    rows = [(data.layers[i], *(interval(each, i, "+") for each in pooled)) for i in shown]
+    rows = [(names[i], *(interval(each, i, "+") for each in pooled)) for i in shown]
     for k, name in enumerate((*OTHERS, "change of the loss")):
         values = [each.mean[k] for each in others]
         if np.isnan(values).all() or (name != "change of the loss" and not np.any(values)):
             continue
         rows.append((name, *(interval(each, k, "+") for each in others)))
         tints.append([0.0] * len(others))
-    rest = f"; the {limit} layers with the largest sums" if limit < len(data.layers) else ""
+    rest = f"; the {limit} {plural(by)} with the largest sums" if limit < len(names) else ""
     caption = (
-        f"LCA of each layer for the {loss} loss, summed over the measured steps{rest}. "
+        f"LCA of each {by} for the {loss} loss, summed over the measured steps{rest}. "
         f"{interval_text(data, '±')}"
     )
     if len(data.conditions) == 2:
         caption += (
             f" {head[-1]} is the difference from the first condition, {head[0]}: negative means that the "
-            f"layer helped more, or hurt less, in {head[1]}."
+            f"{plural(by).removesuffix('s')} helped more, or hurt less, in {head[1]}."
         )
         if np.isfinite(pooled[-1].half).any():
-            caption += " Its intervals hold for all layers together."
+            caption += f" Its intervals hold for all {plural(by)} together."
     return Table(caption, ("", *head), rows, folded=folded, tints=tints)
+
+
+def plural(by: str) -> str:
+    """What the rows of a table by layer or by another division are.
+
+    >>> plural("layer"), plural("kind")
+    ('layers', 'groups')
+    """
+    return "layers" if by == "layer" else "groups"
 
 
 def difference_name(first: Condition, second: Condition) -> str:
@@ -77,8 +89,8 @@ def interval(pooled: RunMeans, i: int, sign: str) -> str:
     return f"{mean:{sign}.{digits}f} ± {half:.{digits}f}".replace("-", "−")
 
 
-def pooled_totals(data: Runs, condition: Condition, loss: str) -> RunMeans:
-    return data.pool(condition, data.values(condition, "layer", loss))
+def pooled_totals(data: Runs, condition: Condition, loss: str, by: str = "layer") -> RunMeans:
+    return data.pool(condition, data.values(condition, by, loss))
 
 
 def pooled_others(data: Runs, condition: Condition, loss: str) -> RunMeans:
@@ -86,9 +98,12 @@ def pooled_others(data: Runs, condition: Condition, loss: str) -> RunMeans:
     return data.pool(condition, _others(condition, loss))
 
 
-def layer_difference(data: Runs, first: Condition, second: Condition, loss: str) -> RunDifference:
-    """The second condition minus the first in each layer, with intervals for all layers together."""
-    values = data.values(first, "layer", loss), data.values(second, "layer", loss)
+def total_difference(
+    data: Runs, pair: tuple[Condition, Condition], loss: str, by: str = "layer"
+) -> RunDifference:
+    """The second condition minus the first in each layer or group, with intervals that hold together."""
+    first, second = pair
+    values = data.values(first, by, loss), data.values(second, by, loss)
     return data.compare_values(first, second, values)
 
 

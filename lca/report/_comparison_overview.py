@@ -7,12 +7,14 @@ import numpy as np
 from lca._verdict import SMALL_MISS
 from lca.analysis import RunMeans
 from lca.analysis._over_runs import CONFIDENCE
+from lca.divisions import OTHER
 from lca.report._comparison_numbers import (
     difference_name,
     interval,
-    layer_difference,
+    plural,
     pooled_others,
     pooled_totals,
+    total_difference,
     totals_table,
 )
 from lca.report._overview import NO_JUDGEMENT
@@ -38,7 +40,7 @@ def overview(data: Runs) -> Section:
         verdicts=_verdicts(data),
         paragraphs=[
             *_stories(data),
-            *_most_different(data),
+            *(text for by in ("layer", *data.divisions) for text in _most_different(data, by)),
         ],
         tables=[totals_table(data, loss, MAX_ROWS)],
     )
@@ -130,26 +132,29 @@ def _story(data: Runs, condition: Condition, named: str, *, explain: bool) -> st
     return f"{condition.name} ({about}): {named} {verb} by {change}, from {start} to {end}; {part}."
 
 
-def _most_different(data: Runs) -> list[str]:
-    """The layer in which two conditions differ most."""
+def _most_different(data: Runs, by: str) -> list[str]:
+    """The layer or group in which two conditions differ most."""
     if len(data.conditions) != 2:
         return []
     first, second = data.conditions
-    found = layer_difference(data, first, second, data.losses[0])
-    if not np.isfinite(found.mean).any():
+    found = total_difference(data, (first, second), data.losses[0], by)
+    named = np.array([name != OTHER or by == "layer" for name in data.names(by)])
+    known = named & np.isfinite(found.mean)
+    if not known.any():
         return []
-    at = int(np.nanargmax(np.abs(found.mean)))
+    at = int(np.argmax(np.where(known, np.abs(found.mean), -1.0)))
     mean, half = found.mean[at], found.half[at]
     value, more = format_digits(mean, "+", 3), second if mean < 0 else first
-    helps = pooled_totals(data, more, data.losses[0]).mean[at] < 0
+    helps = pooled_totals(data, more, data.losses[0], by).mean[at] < 0
     effect = f"it {'helped more' if helps else 'hurt less'} in {more.name}"
-    said = f"They differ most in {data.layers[at]}: {difference_name(first, second)} = {value}"
+    said = "They differ" if by == "layer" else f"By {by}, they differ"
+    said += f" most in {data.names(by)[at]}: {difference_name(first, second)} = {value}"
     if np.isnan(half):
         return [f"{said}; {effect}, but there is no test of the difference."]
     low, high = format_digits(mean - half, "+", 3), format_digits(mean + half, "+", 3)
     p, tested = found.p_adjusted[at], int(np.isfinite(found.p_adjusted).sum())
     test = "paired t-test" if found.paired else "Welch's t-test"
-    corrected = f", both corrected for {tested} layers" if tested > 1 else ""
+    corrected = f", both corrected for {tested} {plural(by)}" if tested > 1 else ""
     chance = "may be chance" if p > 1 - CONFIDENCE else "is more than chance explains"
     return [
         f"{said} ({100 * CONFIDENCE:.0f} % interval {low} to {high}; {test}, p = {p:.2g}{corrected}); "

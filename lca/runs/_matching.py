@@ -1,12 +1,8 @@
 """Which runs can be put side by side: layers by name, or by position where Keras numbered them."""
 
-import re
-
 from lca.errors import LCAError
 from lca.layout import Layout
-from lca.runs._members import Condition, Member, listed
-
-_NUMBERED = re.compile(r"_\d+(?=$|[./])")
+from lca.runs._members import Condition, Member, listed, without_numbers
 
 
 def with_common_names(conditions: list[Condition]) -> tuple[list[Condition], list[str]]:
@@ -41,7 +37,7 @@ def with_common_names(conditions: list[Condition]) -> tuple[list[Condition], lis
 
 def form_of(layout: Layout) -> tuple[object, ...]:
     """What two layouts share whose names differ only in the numbers of Keras."""
-    return tuple(_NUMBERED.sub("", name) for name in layout.names), layout.shapes
+    return without_numbers(layout.names), layout.shapes
 
 
 def _with_names(member: Member, first: Member, notes: list[str]) -> Member:

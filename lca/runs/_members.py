@@ -1,18 +1,21 @@
 """One run of several, and the conditions that runs belong to."""
 
+import re
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import cache, cached_property
-from typing import Any
+from typing import Any, get_args
 
 import numpy as np
 
 from lca.analysis import group_names, group_totals
+from lca.analysis._variables import By
 from lca.runs._balance import Conservation, check_conservation
 from lca.runs._run import Run
 from lca.runs._settings import setting_rows, to_text
 
 SEED = "seed"
+_NUMBERED = re.compile(r"_\d+(?=$|[./])")
 
 
 @dataclass(frozen=True, eq=False)
@@ -61,7 +64,12 @@ class Member:
 
     def names(self, by: str) -> tuple[str, ...]:
         """The names of the groups, as for all runs."""
-        return group_names(self.run.record if self.first is None else self.first.run.record, by)
+        own = group_names(self.run.record, by)
+        if self.first is None:
+            return own
+        others = group_names(self.first.run.record, by)
+        numbered = set(own) != set(others) and without_numbers(own) == without_numbers(others)
+        return others if by in get_args(By) or numbered else own
 
     def rows(self, by: str, measured: str) -> np.ndarray:
         """The allocation of each step to each group, (T, groups)."""
@@ -134,6 +142,15 @@ class Condition:
         differ = sorted(differing(self.members))
         if differ:
             yield f"{self.name}: its runs differ in {listed(differ)}, and not by chance only."
+
+
+def without_numbers(names: tuple[str, ...]) -> tuple[str, ...]:
+    """Names without the numbers that Keras gives to the layers of every further model.
+
+    >>> without_numbers(("dense_2.kernel", "fc1"))
+    ('dense.kernel', 'fc1')
+    """
+    return tuple(_NUMBERED.sub("", name) for name in names)
 
 
 def differing(members: "tuple[Member, ...] | list[Member]") -> list[str]:

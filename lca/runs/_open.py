@@ -233,7 +233,8 @@ def _same_settings(members: list[Member]) -> list[Condition]:
 
 def _distinguished(groups: list[list[Member]]) -> list[tuple[str, dict[str, Any]]]:
     """Each condition is named by a setting in which all differ, or by several; without such, by its runs."""
-    settings = [{k: v for k, v in group[0].settings.items() if k != SEED} for group in groups]
+    unnamed = (SEED, "groups")  # the latter are of the measuring
+    settings = [{k: v for k, v in group[0].settings.items() if k not in unnamed} for group in groups]
     texts = [{key: to_text(value) for key, value in found.items()} for found in settings]
     keys = [key for key in texts[0] if len({found.get(key, "") for found in texts}) > 1]
     keys = next(([k] for k in keys if len({found.get(k, "") for found in texts}) == len(groups)), keys)

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from lca.analysis import RunDifference, RunMeans, difference_over_runs, mean_over_runs
+from lca.analysis import RunDifference, RunMeans, difference_over_runs, division_names, mean_over_runs
 from lca.analysis._over_runs import CONFIDENCE
 from lca.errors import LCAError, UnknownNameError
 from lca.runs import _labelled as labelled
@@ -76,6 +76,12 @@ class Runs(HasTable):
         """The names of all layers, in the order in which they first appear."""
         return self.names("layer")
 
+    @cached_property
+    def divisions(self) -> tuple[str, ...]:
+        """The divisions of groups (``groups=`` and ``heads=`` of a tracker) that all runs have."""
+        first, *others = [division_names(member.run.record) for member in self.members]
+        return tuple(name for name in first if all(name in other for other in others))
+
     def names(self, by: str) -> tuple[str, ...]:
         """The names of all groups of a kind, in the order in which they first appear."""
         return tuple(dict.fromkeys(name for member in self.members for name in member.names(by)))
@@ -91,7 +97,18 @@ class Runs(HasTable):
         missing = sorted({name for m in self.members for name in self.layers if name not in m.layers})
         if missing:
             found.append(f"Only some of the runs have the layers {listed(missing)}.")
-        return tuple(found)
+        return (*found, *self._other_groups())
+
+    def _other_groups(self) -> Iterator[str]:
+        """Which groups not all runs have."""
+        all_names = (name for member in self.members for name in division_names(member.run.record))
+        partial = [name for name in dict.fromkeys(all_names) if name not in self.divisions]
+        if partial:
+            yield f"Only some of the runs have the groups {listed(partial)}, so these are not compared."
+        for by in self.divisions:
+            names = [name for name in self.names(by) if any(name not in m.names(by) for m in self.members)]
+            if names:
+                yield f"Only some of the runs have these groups ({by}): {listed(names)}."
 
     def _differences(self) -> Iterator[str]:
         """In what the sums of the runs are not alike."""

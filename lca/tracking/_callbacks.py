@@ -88,8 +88,8 @@ class CallbackBase(HasTable, Generic[AnyTracker]):
             self.tracker.expect(int(updates))
 
     def _add_metrics(self, values: Mapping[str, Any]) -> None:
-        """Pass on the numbers among what the framework has logged."""
-        if self.tracker is not None:
+        """Pass on the numbers among what the framework has logged while the run lasts."""
+        if self.tracker is not None and self.tracker._active:
             numbers = {
                 name: number for name, value in values.items() if (number := _number(value)) is not None
             }

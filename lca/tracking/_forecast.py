@@ -6,6 +6,7 @@ is measured on the objective itself, and that of work on vectors on steps whose 
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
+from math import log2
 
 import numpy as np
 
@@ -16,7 +17,9 @@ from lca.errors import LCAError
 from lca.estimators import REGISTRY
 from lca.estimators._stochastic import required_fields_of
 from lca.objective import Objective, leaves
-from lca.tracking._own_work import own_seconds
+from lca.tracking._options import CheckEvery
+from lca.tracking._own_work import OwnWork, own_work
+from lca.tracking._self_check import FIRST
 from lca.tracking._speed import Speed, examples_of, speeds_of
 
 _SMALL = 1.1
@@ -37,13 +40,13 @@ class ForecastRow:
         The declared cost of a step of training and one measured loss, on average; the least, if it depends
         on the step.
     seconds
-        The time that measuring adds to a step of training, work on vectors included; ``None`` if a part of it
-        is not known.
+        The time that measuring adds to a step of training, with work on vectors and, if the number of steps
+        is known, the self-check; ``None`` if a part of it is not known.
     factor
         The time of a step with measuring over that without; ``None`` if one of the two is not known.
     memory
-        Bytes beyond training that the vectors (K,) of the estimator take; ``None`` if it does not declare
-        them (``vectors``).
+        Bytes beyond training of the vectors (K,) that the estimator and the tracker hold; ``None`` if the
+        estimator does not declare them (``vectors``).
     required_fields
         What the training loop has to supply.
 
@@ -85,7 +88,7 @@ class Forecast:
                            gradients       adds   training   memory
     this: Adaptive              1.00      1 min       x3.0     4 MB
     cross-fit                      0      1.2 s      x1.04     8 MB  needs micro_batches
-    at least: the gradients that each declares, and its work on vectors
+    at least: the gradients that each declares, its work on vectors, self-checks
     """
 
     rows: tuple[ForecastRow, ...]
@@ -119,7 +122,9 @@ class Forecast:
                 f"{row.name:22} {_gradients(row.cost):>9} {self._time(row):>10} {self._factor(row):>10} "
                 f"{memory:>8}  {f'needs {needs}' if needs else ''}".rstrip()
             )
-        return "\n".join([*lines, "at least: the gradients that each declares, and its work on vectors"])
+        return "\n".join(
+            [*lines, "at least: the gradients that each declares, its work on vectors, self-checks"]
+        )
 
     @property
     def _training(self) -> float:
@@ -151,6 +156,10 @@ class Run:
         As in `Forecast`.
     step_seconds, measuring_seconds
         Time of a step of training, and of measuring it, as far as it was seen.
+    reading_seconds
+        Time in which a tracker reads the model at a measured step.
+    check_every
+        The self-check of sampled estimators.
     """
 
     estimator: Estimator
@@ -158,6 +167,8 @@ class Run:
     steps: int | None = None
     step_seconds: float | None = None
     measuring_seconds: float | None = None
+    reading_seconds: float = 0.0
+    check_every: CheckEvery = None
 
 
 def forecast(objectives: Mapping[str, Objective], theta: Vector, run: Run) -> Forecast:
@@ -184,28 +195,53 @@ def forecast(objectives: Mapping[str, Objective], theta: Vector, run: Run) -> Fo
     rows = []
     for name, estimator, fraction, seen in _estimators(run):
         speed = _without(speeds, shared_losses(objectives, estimator))
-        own = _own_seconds(estimator, objectives, theta) * len(speed)
-        seconds = seen if seen is not None else _plus(_seconds(estimator.cost, speed, run.step_seconds), own)
+        work, fields = _own_work(estimator, objectives, theta), required_fields_of(estimator)
+        own = work.seconds * len(speed) + run.reading_seconds
+        own += _check_seconds(estimator, speed, run) + _split_seconds(fields, speed)
+        asked = _seconds(estimator.cost, speed, run.step_seconds, work.sizes)
+        seconds = seen if seen is not None else _plus(asked, own)
         seconds = None if seconds is None else seconds * (1.0 if seen is not None else fraction)
         known = seconds is not None and run.step_seconds
         factor = 1 + seconds / run.step_seconds if known else None  # type: ignore[operator]
-        vectors, fields = getattr(estimator, "vectors", None), required_fields_of(estimator)
-        held = None if vectors is None else vectors * len(speed) + sum(map(_vectors_in, fields))
+        vectors = getattr(estimator, "vectors", None)
+        held = None if vectors is None else vectors * len(speed) + _held_by_tracker(fields)
         memory = None if held is None else int(held * _bytes_of(theta))
         rows.append(ForecastRow(name, _scaled(estimator.cost, fraction), seconds, factor, memory, fields))
     full = sum(s.gradient for s in _without(speeds, shared_losses(objectives, run.estimator)).values())
     return Forecast(tuple(rows), run.steps, run.step_seconds, full)
 
 
-def _own_seconds(estimator: Estimator, objectives: Mapping[str, Objective], theta: Vector) -> float:
-    """The time of work on vectors for one measured loss; 0 if it cannot be timed."""
+def _own_work(estimator: Estimator, objectives: Mapping[str, Objective], theta: Vector) -> OwnWork:
+    """The work on vectors for one measured loss; none if it cannot be timed."""
     first = next(iter(objectives.values()))
     examples = [number for own in leaves(first) if (number := examples_of(own)) is not None]
-    return own_seconds(estimator, first.layout, theta, min(examples, default=None)) or 0.0
+    return own_work(estimator, first.layout, theta, min(examples, default=None)) or OwnWork(0.0)
+
+
+def _split_seconds(fields: tuple[str, ...], speeds: Mapping[str, Speed]) -> float:
+    """The time of one more gradient call where the loop splits a batch in two; 0 if it is not known."""
+    known = [speed.seconds[0] for speed in speeds.values() if speed.seconds]
+    return min(known, default=0.0) if "micro_batches" in fields else 0.0
+
+
+def _check_seconds(estimator: Estimator, speeds: Mapping[str, Speed], run: Run) -> float:
+    """The time of the self-check of a sampled estimator, a step; 0 if the number of steps is not known."""
+    if run.check_every is None or estimator.target == "full" or run.steps is None:
+        return 0.0
+    steps = max(1.0, run.steps * run.measured)
+    doubled = max(0.0, log2(steps / FIRST) + 1)
+    checks = 2 + (doubled if run.check_every == "doubling" else steps // run.check_every)
+    return checks * sum(speed.loss for speed in speeds.values()) / steps
 
 
 def _plus(seconds: float | None, more: float) -> float | None:
     return None if seconds is None else seconds + more
+
+
+def _held_by_tracker(fields: tuple[str, ...]) -> int:
+    """Vectors (K,) of the step itself: θ, also at its end if the step waits for the next one, and fields."""
+    waits = any(field.startswith("next_") for field in fields)
+    return 1 + waits + sum(map(_vectors_in, fields))
 
 
 def _vectors_in(field: str) -> int:
@@ -224,13 +260,15 @@ def _estimators(run: Run) -> Iterator[tuple[str, Estimator, float, float | None]
 _TOL = 1e-3
 
 
-def _seconds(cost: Cost, speeds: Mapping[str, Speed], step_seconds: float | None) -> float | None:
-    """The time that a declared cost takes for all measured losses."""
+def _seconds(
+    cost: Cost, speeds: Mapping[str, Speed], step_seconds: float | None, sizes: tuple[int, ...]
+) -> float | None:
+    """The time that a declared cost takes for all measured losses; ``sizes`` are those of the samples."""
     total = 0.0
     for speed in speeds.values():
         total += cost.full_gradients * speed.gradient + cost.full_losses * speed.loss
         parts = (
-            (cost.examples, speed.of_examples(cost.examples) if cost.examples else 0.0),
+            (cost.examples, _seconds_of_examples(cost.examples, sizes, speed) if cost.examples else 0.0),
             (cost.batch_gradients, step_seconds),  # a gradient on a batch is nearly all of a step
         )
         for number, seconds in parts:
@@ -238,6 +276,13 @@ def _seconds(cost: Cost, speeds: Mapping[str, Speed], step_seconds: float | None
                 return None
         total += (parts[0][1] or 0.0) + cost.batch_gradients * (step_seconds or 0.0)
     return total
+
+
+def _seconds_of_examples(count: float, sizes: tuple[int, ...], speed: Speed) -> float | None:
+    """The time of gradients on so many examples, in samples of these sizes; ``None`` if it is not known."""
+    each = [speed.of_examples(size) for size in sizes or (count,)]
+    known = [seconds for seconds in each if seconds is not None]
+    return sum(known) * count / sum(sizes or (count,)) if len(known) == len(each) else None
 
 
 def _without(speeds: Mapping[str, Speed], shared: Mapping[str, str]) -> dict[str, Speed]:

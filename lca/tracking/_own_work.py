@@ -1,6 +1,7 @@
-"""`own_seconds`: how long an estimator works on vectors, beside the gradients and losses that it asks for."""
+"""`own_work`: how long a measured step works on vectors, beside the gradients and losses that it asks for."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from statistics import median
 from time import perf_counter
 from typing import Any
 
@@ -11,21 +12,41 @@ from lca.arrays import Vector, array_ops
 from lca.errors import LCAError
 from lca.layout import Layout
 from lca.objective import Batch
-from lca.row import Row
 from lca.step import MicroBatch, Step
-from lca.summary import RunViews
+from lca.tracking._session import Session
 
 MOST = 2**20
 """The most parameters of the vectors that are timed; more take proportionally longer."""
-_STEPS = 4
+_STEPS = 5
 _ENOUGH = 0.1  # seconds after which no further step is timed
 _SUPPLY = {"gradient": 1, "micro_batches": 14, "halves": 14, "update_slope": 6}
 """About how many passes over vectors (K,) it takes to supply a field of a step: a copy of each gradient, and
 for each of two micro-batches the update of an optimizer with two moments."""
 
 
-def own_seconds(estimator: Estimator, layout: Layout, theta: Vector, examples: int | None) -> float | None:
-    """Time the steps of a run whose gradients cost nothing, and the reading of its allocations.
+@dataclass(frozen=True)
+class OwnWork:
+    """What an estimator and the tracker do in a step beside gradients and losses.
+
+    Attributes
+    ----------
+    seconds
+        The time of a step whose gradients cost nothing.
+    sizes
+        The number of examples in each gradient on a sample that it asked for.
+
+    Examples
+    --------
+    >>> OwnWork(0.001, (64, 64, 64, 64)).seconds
+    0.001
+    """
+
+    seconds: float
+    sizes: tuple[int, ...] = ()
+
+
+def own_work(estimator: Estimator, layout: Layout, theta: Vector, examples: int | None) -> OwnWork | None:
+    """Time the steps of a run whose gradients cost nothing, as a tracker measures them.
 
     What supplying the fields of a step costs the loop is estimated by passes over a vector.
 
@@ -42,29 +63,30 @@ def own_seconds(estimator: Estimator, layout: Layout, theta: Vector, examples: i
 
     Returns
     -------
-    float or None
-        Seconds a step; ``None`` if the estimator refuses such steps.
+    OwnWork or None
+        The work of a step; ``None`` if the estimator refuses such steps.
     """
     whole = len(theta)
     if whole > MOST:
         theta, layout = theta[:MOST], Layout(("w",), ((MOST,),))
     start, end, zero = theta + 0, theta + 1, theta * 0
+    free, times = _Free(layout, zero, examples or 1), []
     try:
-        run = estimator.start(_Free(layout, zero, examples or 1))
-        views, best = RunViews.of(layout), float("inf")
+        session = Session(free, estimator, on_error="raise", check_every=None)
         for index in range(_STEPS):
             step = _step(start, end, zero, index)
+            free.asked.clear()
             begin = perf_counter()
-            views.read(Row(run(step), layout))
+            session.measure(step)
             array_ops(zero).total(zero)  # on a device: the work has ended
-            seconds = perf_counter() - begin
-            best = min(best, seconds)
-            if seconds > _ENOUGH:
+            times.append(perf_counter() - begin)
+            if times[-1] > _ENOUGH:
                 break
             start, end = end, start
     except LCAError:
         return None
-    return (best + _supply(estimator, theta)) * max(1.0, whole / MOST)
+    seconds = median(times[1:] or times)  # the first one sets up
+    return OwnWork((seconds + _supply(estimator, theta)) * max(1.0, whole / MOST), tuple(free.asked))
 
 
 @dataclass(frozen=True)
@@ -75,6 +97,8 @@ class _Free:
     zero: Any
     n_examples: int
     weight: None = None
+    asked: list[int] = field(default_factory=list)
+    """The sizes of the samples on which gradients were asked for."""
 
     def batch(self, index: np.ndarray, weight: np.ndarray | None = None) -> Batch:
         return index
@@ -83,6 +107,8 @@ class _Free:
         return 0.0
 
     def loss_and_grad(self, theta: Vector, batch: Batch | None = None) -> tuple[float, Vector]:
+        if batch is not None:
+            self.asked.append(len(batch))
         return 0.0, self.zero
 
 

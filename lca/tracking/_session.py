@@ -21,11 +21,11 @@ from lca.layout import Layout, check_same_layout
 from lca.live._outputs import LiveOutputs
 from lca.objective import Checked, Objective, State, Sum, evaluate, leaves, state_at_update, state_of
 from lca.record import Record
+from lca.record._metrics import as_numbers
 from lca.row import CheckedWindow, Row, rows_of
 from lca.step import Step
 from lca.summary import RunViews, Summary, summarize
 from lca.tracking._measured_on import measured_on
-from lca.tracking._metrics import Metrics
 from lca.tracking._misses import Misses
 from lca.tracking._options import (
     MakeView,
@@ -76,12 +76,12 @@ class Session:
         As in `lca.tracking.TrackerBase`.
     live
         What is shown and logged while the run goes on.
+    check_every
+        As in `lca.tracking.TrackerBase`.
     learning_rates
         Reads the learning rates of an update that was just made; empty without a record.
     on_failure
         Called with an error in measuring before it is raised or ends the measuring; ``None``: nothing is.
-    metrics
-        The numbers that training has given.
 
     Examples
     --------
@@ -125,6 +125,7 @@ class Session:
         self._misses = Misses()
         self._checked = [own for own in leaves(self.objectives) if isinstance(own, Checked)]
         self._measures_losses = estimator.target == "full"
+        self.check_every = settings.check_every
         checked = None if self._measures_losses else settings.check_every
         examples = None if checked is None else settings.check_examples
         self._check = SelfCheck(self.objectives, checked, examples)
@@ -144,7 +145,6 @@ class Session:
         self.failed = False
         self.learning_rates: Callable[[], Mapping[str, float]] = dict
         self.on_failure: Callable[[Exception], None] | None = None
-        self.metrics = Metrics()
         record = settings.record
         self._record = None if record is None else self._begun(record, estimator)
         if self._record is not None and self._record.memory:  # the run goes on, and so does the estimator
@@ -191,6 +191,12 @@ class Session:
         if self._record is not None:
             layout = next(iter(self.objectives.values())).layout
             self._record.begin(layout, settings=settings, training=training)
+
+    def add_metrics(self, step: int, values: Mapping[str, Any]) -> None:
+        """Give numbers of the training to the record, if there is one; raises `LCAError` if one is none."""
+        numbers = as_numbers(values)
+        if self._record is not None:
+            self._record.add_metrics(numbers, step=step)
 
     def audit(self, views: MakeViews) -> "Session":
         """A session of the same losses and estimator with other views; no record, summary or self-check."""
@@ -312,12 +318,7 @@ class Session:
             if self._record is not None:
                 complete = complete and not self.failed
                 final_checks = self._check.unwritten()
-                self._record.close(
-                    complete=complete,
-                    final_losses=self._final,
-                    final_checks=final_checks,
-                    metrics=self.metrics.by_name(),
-                )
+                self._record.close(complete=complete, final_losses=self._final, final_checks=final_checks)
         finally:
             self.live.close()
 

@@ -3,6 +3,8 @@
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import partial
+from itertools import cycle
+from statistics import median
 from time import perf_counter
 
 import numpy as np
@@ -62,24 +64,42 @@ def _sum(speeds: list[Speed]) -> Speed:
 
 
 def _speed(objective: Objective, theta: Vector, budget: float) -> Speed:
-    """Time gradients on growing samples up to all data, or to what the budget allows."""
+    """Time gradients on growing samples up to all data, or to what the budget allows.
+
+    Each sample is drawn anew, and θ is another vector each time, as in the steps of a run.
+    """
     n = examples_of(objective)
     agreed = getattr(objective, "agreed", float)  # processes that share the evaluations must do the same
     if n is None:
         loss = _time_of(partial(objective.loss, theta), budget / 4, agreed)
         return Speed(_time_of(partial(_finished, objective, theta), budget, agreed), loss)
     assert isinstance(objective, Sampled)
-    sizes, seconds, size = [], [], min(n, _FIRST)
+    sizes, seconds, size, drawn = [], [], min(n, _FIRST), _Drawn(objective, theta, n)
     while True:
-        batch = objective.batch(np.arange(size))
         sizes.append(size)
-        seconds.append(_time_of(partial(_finished, objective, theta, batch), budget, agreed))
+        seconds.append(_time_of(partial(drawn.gradient, size), budget, agreed))
         if size == n or seconds[-1] > budget / (2 * _GROWTH):
             break
         size = min(n, _GROWTH * size)
     share = n / size
-    loss = _time_of(partial(objective.loss, theta, batch), budget / 4, agreed)
+    batch = () if size == n else (objective.batch(np.arange(size)),)
+    loss = _time_of(partial(objective.loss, theta, *batch), budget / 4, agreed)
     return Speed(share * seconds[-1], share * loss, tuple(sizes), tuple(seconds))
+
+
+class _Drawn:
+    """Gradients on samples of an objective, each at a vector that differs from the last one."""
+
+    def __init__(self, objective: Sampled, theta: Vector, examples: int) -> None:
+        self._objective, self._examples = objective, examples
+        self._points = cycle((theta, theta + 0))
+        self._random = np.random.default_rng(0)
+
+    def gradient(self, size: int) -> None:
+        draws = size < self._examples  # a gradient of all data needs no sample
+        index = self._random.integers(0, self._examples, size)
+        batch = (self._objective.batch(index),) if draws else ()
+        _finished(self._objective, next(self._points), *batch)
 
 
 def examples_of(objective: Objective) -> int | None:
@@ -99,9 +119,9 @@ def _finished(objective: Objective, theta: Vector, *batch: object) -> float:
 
 
 def _time_of(call: Callable[[], object], budget: float, agreed: Callable[[float], float]) -> float:
-    """Seconds of a call: the second one, unless the first takes most of the budget."""
-    best = agreed(_once(call))
-    return best if best > budget / 2 else min(best, agreed(_once(call)), agreed(_once(call)))
+    """Seconds of a call: the median of three, unless the first one takes most of the budget."""
+    first = agreed(_once(call))
+    return first if first > budget / 2 else median((first, agreed(_once(call)), agreed(_once(call))))
 
 
 def _once(call: Callable[[], object]) -> float:

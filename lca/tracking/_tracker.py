@@ -1,11 +1,13 @@
 """`TrackerBase`: what every tracker of a training run offers, and the options that it takes."""
 
 from collections.abc import Mapping
+from dataclasses import replace
+from time import perf_counter
 from types import TracebackType
 from typing import Any, ClassVar, Self, Unpack
 
 from lca.allocation import Estimator
-from lca.arrays import Vector
+from lca.arrays import Vector, array_ops
 from lca.errors import LCAError
 from lca.objective import Objective
 from lca.row import CheckedWindow
@@ -136,10 +138,10 @@ class TrackerBase(HasTable):
 
         The time of a gradient is measured on the objective, at θ as it is, by a few gradients that move
         nothing of the training. The number of gradients is the one that each estimator declares, so the cost
-        of `lca.Adaptive` is the least that it may be. The work of an estimator on vectors is timed on steps
-        whose gradients cost nothing; what the loop does to supply fields such as micro-batches is estimated
-        from that. For this estimator, the time of the steps that were measured so far takes the place of
-        that as soon as there are two.
+        of `lca.Adaptive` is the least that it may be. The work of an estimator and of the tracker on vectors
+        is timed on steps whose gradients cost nothing; what the loop does to supply fields such as
+        micro-batches is estimated from that. For this estimator, the time of the steps that were measured so
+        far takes the place of that as soon as there are two; splitting a batch is then part of training.
 
         Parameters
         ----------
@@ -165,28 +167,30 @@ class TrackerBase(HasTable):
         fraction = session.measured_fraction(steps)
         seen = clock.measuring_seconds if clock.steps * fraction >= 1 else None
         step_seconds = clock.training_seconds if step_seconds is None else step_seconds
-        run = Run(session.estimator, fraction, steps, step_seconds, seen)
+        run = Run(session.estimator, fraction, steps, step_seconds, seen, check_every=session.check_every)
         with clock.stopped():
+            run = replace(run, reading_seconds=self._reading_seconds())
             return forecast(session.objectives, self._theta_now(), run)
 
     def add_metrics(self, values: Mapping[str, float]) -> None:
         """Give numbers of the training, such as an accuracy, to the record of the run.
 
-        They are stored in its attribute ``metrics`` with the number of updates made so far, when the run
-        ends, and its page shows them. Callbacks pass on what the trainer logs. Of more than 10,000 values of
-        a metric, every second one is dropped.
+        They are written with the steps, into its attribute ``metrics``, with the number of updates made so
+        far, and its page shows them (`lca.Record.add_metrics`). Callbacks pass on what the trainer logs.
 
         Raises
         ------
         LCAError
-            If a value is no number, as ``on_error`` says.
+            If the run has ended; if a value is no number, as ``on_error`` says.
 
         Examples
         --------
         >>> # tracker.add_metrics({"validation accuracy": correct / count})
         """
+        if self._entered and not self._active:
+            raise LCAError("the run has ended; call add_metrics inside the `with` block of the tracker.")
         with self._session.guarded(self.steps):
-            self._session.metrics.add(self.steps, values)
+            self._session.add_metrics(self.steps, values)
 
     def expect(self, updates: int) -> None:
         """The run will make so many updates: gives ``progress`` the time left, and `estimate` its default."""
@@ -262,6 +266,17 @@ class TrackerBase(HasTable):
     def _theta_now(self) -> Vector:
         """A new vector (K,) with θ as it is now."""
         return self._live_copy()
+
+    def _reading_seconds(self) -> float:
+        """About the time in which a measured step reads the model: θ three times, its state twice."""
+        for _ in range(2):  # the first one sets up
+            begin = perf_counter()
+            for _ in range(3):
+                theta = self._theta_now()
+            array_ops(theta).total(theta)  # on a device: the work has ended
+            self._session.state()
+            self._session.state()
+        return perf_counter() - begin
 
     def _description(self) -> tuple[dict[str, Any], dict[str, Any]]:
         """Settings of the run, and what is known of the model, for a record."""

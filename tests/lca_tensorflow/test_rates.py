@@ -3,6 +3,7 @@
 import keras
 import numpy as np
 import pytest
+import tensorflow as tf
 
 import lca
 from lca.tolerances import EPS32, summed
@@ -87,3 +88,42 @@ def test_a_schedule_is_run_for_many_steps_at_once_where_it_can_be():
         found.append(rates()["0"])
     assert found == [float(step) for step in range(130)]
     assert schedule.calls <= 3  # traced, not run
+
+
+def test_how_a_rate_is_read_follows_its_optimizer():
+    optimizer = keras.optimizers.SGD(0.1)
+    rates = LearningRates([optimizer])
+    assert rates() == {"0": 0.1}
+    optimizer.learning_rate = 0.05  # the same variable
+    assert rates() == {"0": 0.05}
+    optimizer.learning_rate = SCHEDULES.PiecewiseConstantDecay([0], [0.5, 0.25])
+    optimizer.iterations.assign(1)
+    assert rates() == {"0": 0.5}
+    optimizer.learning_rate = SCHEDULES.PiecewiseConstantDecay([0], [2.0, 1.0])
+    optimizer.iterations.assign(2)
+    assert rates() == {"0": 1.0}
+
+
+def test_a_rate_that_is_a_function_is_called():
+    assert LearningRates([keras.optimizers.SGD(lambda: 0.25)])() == {"0": 0.25}
+
+
+def test_a_variable_without_one_handle_is_read_as_keras_does(monkeypatch):
+    def refused(**own):
+        raise ValueError("`handle` is not available outside the replica context.")
+
+    monkeypatch.setattr(tf.raw_ops, "ReadVariableOp", refused)  # as with the variables of a strategy
+    optimizer = keras.optimizers.SGD(0.1)
+    rates = LearningRates([optimizer])
+    assert rates() == {"0": 0.1}
+    optimizer.learning_rate = 0.5
+    assert rates() == {"0": 0.5}
+
+
+def test_a_rate_is_one_operation(monkeypatch):
+    optimizer, calls = keras.optimizers.SGD(0.1), []
+    rates, real = LearningRates([optimizer]), tf.raw_ops.ReadVariableOp
+    monkeypatch.setattr(tf.raw_ops, "ReadVariableOp", lambda **own: calls.append(own) or real(**own))
+    for _ in range(3):
+        rates()
+    assert len(calls) == 4  # one more to see that it can be read

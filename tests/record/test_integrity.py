@@ -371,10 +371,10 @@ def test_two_writers_killed_before_they_counted_leave_a_readable_record(tmp_path
     """The array ``committed`` is written after the manifest, so a kill may leave it one block behind."""
     write, path = BlockStore.write, tmp_path / "run"
 
-    def killed(self, files, length):
+    def killed(self, *written):
         with monkeypatch.context() as patch:
             patch.setattr(self, "_count", np.zeros(1))  # the count is lost
-            write(self, files, length)
+            write(self, *written)
 
     for first in (0, 3):
         record = Record(path, LAYOUT, mode="a")

@@ -203,7 +203,8 @@ def test_the_loss_of_runs_of_different_length_is_drawn_over_their_common_steps(t
     for seed, steps in enumerate((12, 9)):
         write(tmp_path / f"{seed}.zarr", run_values(steps, seed=seed), settings={"seed": seed})
     [condition] = compare({"both": [tmp_path / "0.zarr", tmp_path / "1.zarr"]}).conditions
-    [(name, steps, paths)] = sections._curves(condition, "train")
+    losses = {member.label: sections._loss_path(member, "train") for member in condition.members}
+    [(name, steps, paths)] = sections.curves(condition, losses)
     assert (name, steps.tolist(), paths.shape) == ("both", [*range(10)], (2, 10))
     for member, path in zip(condition.members, paths, strict=True):
         assert path[9] == member.run.per_step("loss_end", "train")[8]

@@ -9,13 +9,13 @@ import pytest
 import lca
 from lca.allocation import Cost
 from lca.errors import LCAError
-from lca.estimators import REGISTRY
+from lca.estimators import REGISTRY, SampledPathIntegral
 from lca.reference import DatasetLoss, Quadratic, logistic_regression
 from lca.tolerances import EPS64, summed
 from lca.tracking import FunctionalTracker
 from lca.tracking._clock import StepClock
-from lca.tracking._forecast import ALTERNATIVES, Forecast, Run, forecast
-from lca.tracking._own_work import MOST, own_seconds
+from lca.tracking._forecast import ALTERNATIVES, Forecast, Run, _check_seconds, forecast
+from lca.tracking._own_work import MOST, own_work
 from lca.tracking._speed import Speed, speeds_of
 
 PAUSE = 0.002
@@ -106,11 +106,11 @@ class Counting:
 
 def test_work_on_vectors_is_counted_and_grows_with_them():
     layout, theta = lca.Layout(("w",), ((8,),)), np.ones(8)
-    found = own_seconds(Counting(), layout, theta, None)
+    found = own_work(Counting(), layout, theta, None).seconds
     assert about(found, PAUSE)
-    assert 0 < Counting.seen <= 4
-    large = own_seconds(Counting(), lca.Layout(("w",), ((4 * MOST,),)), np.ones(4 * MOST), None)
-    assert large >= 4 * PAUSE
+    assert 0 < Counting.seen <= 5
+    large = own_work(Counting(), lca.Layout(("w",), ((4 * MOST,),)), np.ones(4 * MOST), None)
+    assert large.seconds >= 4 * PAUSE
     rows = rows_of(
         forecast({"train": Quadratic(np.eye(2))}, np.ones(2), Run(lca.Adaptive(), step_seconds=1e-4))
     )
@@ -123,7 +123,7 @@ def test_an_estimator_that_refuses_such_steps_counts_as_what_it_declares():
         def start(self, objective):
             raise LCAError("not this objective.")
 
-    assert own_seconds(Refusing(), lca.Layout(("w",), ((8,),)), np.ones(8), None) is None
+    assert own_work(Refusing(), lca.Layout(("w",), ((8,),)), np.ones(8), None) is None
     run = Run(Refusing(), step_seconds=1.0)
     assert rows_of(forecast({"train": Quadratic(np.eye(2))}, np.ones(2), run))["this: Refusing"].seconds == 0
 
@@ -156,6 +156,53 @@ def test_a_large_data_set_is_not_evaluated_as_a_whole():
     found = speeds_of({"train": objective}, np.ones(1))["train"]
     assert objective.seen < 20_000
     assert about(found.gradient, 100.0)
+
+
+class Drawn(Quadratic):
+    """A gradient on a sample of any size takes `PAUSE` seconds, and drawing one half of that."""
+
+    n_examples, weight = 64, None
+
+    def batch(self, index, weight=None):
+        time.sleep(PAUSE / 2)
+        return len(index)
+
+    def loss(self, theta, batch=None):
+        return super().loss(theta)
+
+    def loss_and_grad(self, theta, batch=None):
+        time.sleep(PAUSE)
+        return super().loss_and_grad(theta)
+
+
+def seconds_of(estimator):
+    return forecast({"train": Drawn(np.eye(2))}, np.ones(2), Run(estimator)).rows[0].seconds
+
+
+def test_each_sample_of_a_step_is_drawn_and_has_a_gradient_of_its_own():
+    one, four = (SampledPathIntegral(size=16, micro_batches=m) for m in (1, 4))
+    assert own_work(four, lca.Layout(("w",), ((2,),)), np.ones(2), 64).sizes == (4, 4, 4, 4)
+    assert about(seconds_of(one), 1.5 * PAUSE)
+    assert about(seconds_of(four), 6 * PAUSE)
+
+
+@pytest.mark.parametrize(
+    ("steps", "every", "checks"),
+    [(1, "doubling", 2), (64, "doubling", 2 + 3), (64, 8, 2 + 8), (64, None, 0), (None, "doubling", 0)],
+)
+def test_the_self_check_is_counted_where_the_length_of_the_run_is_known(steps, every, checks):
+    speeds = {"train": Speed(1.0, 0.5), "heldout": Speed(1.0, 0.25)}
+    run = Run(SampledPathIntegral(), steps=steps, check_every=every)
+    assert equal(_check_seconds(run.estimator, speeds, run), 0.75 * checks / (steps or 1))
+    assert _check_seconds(lca.PathIntegral(), speeds, run) == 0
+
+
+def test_the_memory_is_that_of_the_estimator_and_of_the_step_in_the_tracker():
+    theta = np.ones(2)
+    for name, step in (("rk4", 1), ("cross-fit", 2 + 1 + 2 * 4 + 1 - 1)):
+        estimator = REGISTRY[name].make(1e-3)
+        found = forecast({"train": Quadratic(np.eye(2))}, theta, Run(estimator)).rows[0]
+        assert found.memory == (estimator.vectors + step) * theta.nbytes
 
 
 def tracked(**options):

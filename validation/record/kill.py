@@ -27,10 +27,11 @@ def allocation(step: int) -> StepAllocation:
 
 
 def write(path: str) -> None:
-    """Add rows without end, and print their number after each."""
+    """Add a metric and a row without end, and print the number of rows after each."""
     with Record(path, LAYOUT, mode="a", values="float32", block=BLOCK) as record:
         print(record.next_step, flush=True)
         while True:
+            record.add_metrics({"rows": record.next_step}, step=record.next_step)
             record.update(allocation(record.next_step))
             print(record.next_step, flush=True)
 
@@ -54,7 +55,7 @@ def kill(path: Path, rows: int, seconds: float) -> Killed:
     Raises
     ------
     AssertionError
-        If a row differs from what was written.
+        If a row differs from what was written, or a metric of a row is missing.
     RecordError
         If the record cannot be read.
     """
@@ -81,6 +82,9 @@ def check(path: Path) -> int:
         assert run.loss_start[step, 0] == expected.loss_start, step
         assert np.array_equal(run.tensor_total[step, 0], LAYOUT.groups("tensor").total(expected.values)), step
         assert int(run.histogram_helping[step].sum()) == np.count_nonzero(expected.values < 0), step
+    given = run.attrs["metrics"].get("rows", {"step": [], "value": []})
+    assert len(given["step"]) - run.sizes["step"] in (0, 1), len(given["step"])  # that of the next row, too
+    assert given["step"] == given["value"] == list(range(len(given["step"])))
     return run.sizes["step"]
 
 

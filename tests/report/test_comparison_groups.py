@@ -1,0 +1,153 @@
+"""The page of several runs shows the groups that the trackers recorded as it shows the layers."""
+
+import numpy as np
+import pytest
+
+import lca
+from lca.analysis import mean_over_runs
+from lca.report import _comparison as sections
+from lca.report import render_comparison
+from lca.report._comparison_groups import MAX_CURVES
+from lca.report._comparison_page import opened
+from lca.tolerances import EPS64, summed
+from tests.report.records import LAYOUT, run_values, write
+
+KIND = {"fc1.weight": "weights", "fc1.bias": "biases", "fc2.weight": "weights"}
+PART = {"fc1.weight": "first", "fc1.bias": "first", "fc2.weight": "last"}
+SMALL = {"residual": 2.0**-12, "tolerance": 2.0**-12}
+
+
+def record(path, values, groups, **settings):
+    return write(path, values, extra=lambda *_: SMALL, settings={"groups": groups, **settings})
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("groups")
+    paths = {"adam": [], "sgd": []}
+    for name, scale in (("adam", 1.0), ("sgd", 0.5)):
+        for seed in range(3):
+            path, groups = folder / f"{name}-{seed}.zarr", {"kind": KIND, "part": PART}
+            record(path, scale * run_values(6, seed=seed), groups, optimizer=name, seed=seed)
+            paths[name].append(path)
+    return opened(paths)
+
+
+def sums(kind, scale=1.0):
+    """The sums of a group over the run, one for each seed."""
+    chosen = np.repeat([KIND[name] == kind for name in LAYOUT.names], LAYOUT.sizes)
+    return np.array([scale * run_values(6, seed=seed)[:, chosen].sum() for seed in range(3)])
+
+
+def drawn(chart, name):
+    """The data of the renderers that have a column of this name."""
+    sources = (renderer.data_source.data for renderer in chart.figure.renderers)
+    return [np.asarray(data[name]) for data in sources if name in data]
+
+
+def test_groups_stand_side_by_side_with_intervals(data):
+    section = sections.groups(data)
+    assert [chart.caption.split(",")[0] for chart in section.charts] == [
+        "LCA of each kind for the train loss", "LCA of each part for the train loss",
+    ]  # fmt: skip
+    adam, sgd = drawn(section.charts[0], "value")
+    scale = summed(sum(abs(sums("weights"))), EPS64)
+    assert abs(adam[0] - sums("weights").mean()) <= scale
+    assert abs(sgd[0] - sums("weights", 0.5).mean()) <= scale
+    table = section.tables[0]
+    assert [row[0] for row in table.rows[:2]] == ["weights", "biases"]
+    half = float(mean_over_runs(sums("weights")[:, None]).half[0])
+    shown = table.rows[0][1].partition("± ")[2]
+    assert shown == f"{half:.{len(shown.partition('.')[2])}f}"
+    assert table.head == ("", "adam", "sgd", "sgd − adam")
+    assert "the group helped more, or hurt less, in sgd. Its intervals hold for all groups" in table.caption
+
+
+def test_differences_of_groups_are_tested(data):
+    table = sections.differences(data).tables[1]
+    assert table.caption == "Differences of the groups' sums (kind)"
+    found = data.difference("adam", "sgd", by="kind")
+    assert [row[4] for row in table.rows] == [f"{p:.2g}" for p in found["p_adjusted"].values]
+    text = next(text for text in sections.overview(data).paragraphs if text.startswith("By kind"))
+    assert text.startswith("By kind, they differ most in weights: sgd − adam = +")
+    assert "both corrected for 2 groups" in text
+
+
+def test_groups_are_drawn_over_time_with_one_scale_for_a_division(data):
+    charts = sections.groups_over_time(data).charts
+    assert [chart.caption for chart in charts] == [
+        "weights (kind)", "biases (kind)", "first (part)", "last (part)",
+    ]  # fmt: skip
+    weights, biases, first, _ = (chart.figure.y_range for chart in charts)
+    assert (weights.start, weights.end) == (biases.start, biases.end) != (first.start, first.end)
+    (low, _), (high, _) = drawn(charts[0], "y1"), drawn(charts[0], "y2")
+    ends = [line[-1] for line in drawn(charts[0], "y")]
+    scale = summed(sum(abs(sums("weights"))), EPS64)
+    assert abs(ends[0] - sums("weights").mean()) <= scale
+    assert abs(ends[1] - sums("weights", 0.5).mean()) <= scale
+    assert abs(low[-1] - sums("weights").min()) <= scale
+    assert abs(high[-1] - sums("weights").max()) <= scale
+
+
+def test_what_is_in_no_head_is_in_the_table_and_not_drawn(tmp_path):
+    heads = {"fc1.weight": "attn[head 0]", "fc1.bias": "attn[head 1]", "fc2.weight": "other"}
+    for name, scale in (("a", 1.0), ("b", 0.5)):
+        record(tmp_path / f"{name}.zarr", scale * run_values(3), {"head": heads})
+    data = opened([tmp_path / "a.zarr", tmp_path / "b.zarr"])
+    section = sections.groups(data)
+    assert [len(values) for values in drawn(section.charts[0], "value")] == [2, 2]
+    assert "What is in no head, 'other', is in the table only." in section.charts[0].caption
+    assert [row[0] for row in section.tables[0].rows[:3]] == ["attn[head 0]", "attn[head 1]", "other"]
+    captions = [chart.caption for chart in sections.groups_over_time(data).charts]
+    assert captions == ["attn[head 0] (head)", "attn[head 1] (head)"]
+    [_, text] = [text for text in sections.overview(data).paragraphs if "differ most in" in text]
+    assert text.startswith("By head, they differ most in attn[head")
+
+
+def test_a_page_without_groups_has_no_section_of_them(tmp_path, data):
+    write(tmp_path / "a.zarr", run_values(3))
+    write(tmp_path / "b.zarr", run_values(3))
+    without = [tmp_path / "a.zarr", tmp_path / "b.zarr"]
+    assert "Groups side by side" not in render_comparison(without)
+    page = render_comparison(data)
+    assert "Groups side by side" in page
+    assert "Groups over time" in page
+
+
+def test_groups_that_only_some_runs_have_are_named(tmp_path):
+    record(tmp_path / "a.zarr", run_values(3), {"kind": KIND, "part": PART})
+    record(tmp_path / "b.zarr", run_values(3), {"kind": {**KIND, "fc2.weight": "head"}})
+    data = opened([tmp_path / "a.zarr", tmp_path / "b.zarr"])
+    assert data.divisions == ("kind",)
+    said = [text for _, text in sections.overview(data).verdicts]
+    assert "Only some of the runs have the groups part, so these are not compared." in said
+    assert "Only some of the runs have these groups (kind): head." in said
+    rows = {row[0]: row[1:] for row in sections.groups(data).tables[0].rows}
+    assert rows["head"][0] == rows["head"][2] == "—"
+    assert [*sections.groups_over_time(data).charts[2].figure.legend[0].items][0].label.value == "b"
+    render_comparison(data)
+
+
+def test_groups_of_users_are_matched_by_name_where_keras_numbers_layers(tmp_path):
+    for name, shift in (("a", 0), ("b", 7)):
+        names = (f"dense_{1 + shift}.kernel", f"dense_{1 + shift}.bias", f"dense_{2 + shift}.kernel")
+        parts = dict(zip(names, (("x", "x", "y") if name == "a" else ("y", "y", "x")), strict=True))
+        layers = {each: each.rpartition(".")[0] for each in names}
+        write(tmp_path / f"{name}.zarr", run_values(3), layout=lca.Layout(names, LAYOUT.shapes),
+              settings={"groups": {"part": parts, "own": layers}})  # fmt: skip
+    data = opened([tmp_path / "a.zarr", tmp_path / "b.zarr"])
+    assert [member.names("part") for member in data.members] == [("x", "y"), ("y", "x")]
+    assert data.names("own") == ("dense_1", "dense_2")
+    first, second = (data.values(condition, "part")[0] for condition in data.conditions)
+    assert first.tolist() == second[::-1].tolist()
+
+
+def test_of_many_groups_the_largest_are_drawn_over_time(tmp_path):
+    size = MAX_CURVES + 2
+    layout = lca.Layout(tuple(f"w{i}" for i in range(size)), ((1,),) * size)
+    for name in "ab":
+        write(tmp_path / f"{name}.zarr", -np.arange(1.0, size + 1) * np.ones((3, 1)), layout=layout,
+              settings={"groups": {"own": {each: each for each in layout.names}}})  # fmt: skip
+    charts = sections.groups_over_time(opened([tmp_path / "a.zarr", tmp_path / "b.zarr"])).charts
+    assert charts[0].caption == "w2 (own, the 6 largest of 8)"
+    assert len(charts) == MAX_CURVES
