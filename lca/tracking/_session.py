@@ -24,6 +24,7 @@ from lca.record import Record
 from lca.row import CheckedWindow, Row, rows_of
 from lca.step import Step
 from lca.summary import RunViews, Summary, summarize
+from lca.tracking._checkpoint_lines import CheckpointLines
 from lca.tracking._measured_on import measured_on
 from lca.tracking._metrics import Metrics
 from lca.tracking._misses import Misses
@@ -123,6 +124,7 @@ class Session:
         self.skipped_steps = 0
         self._measured, self._warned = False, False
         self._misses = Misses()
+        self._lines = CheckpointLines()
         self._checked = [own for own in leaves(self.objectives) if isinstance(own, Checked)]
         self._measures_losses = estimator.target == "full"
         checked = None if self._measures_losses else settings.check_every
@@ -243,6 +245,7 @@ class Session:
             return
         self._measured = True
         self._misses.update(found)
+        self._lines.add(step)
         rows: dict[str, Row] = {}
         for name, allocation in found.items():
             path = self.path.get(name)
@@ -361,6 +364,7 @@ class Session:
                     "path_difference": difference.whole if difference.lines else None,
                     "path_difference_steps": difference.lines,
                 }
+            summaries[name] |= self._lines.summary()
             if self.skipped_steps:
                 summaries[name]["skipped_steps"] = self.skipped_steps
         return summaries
