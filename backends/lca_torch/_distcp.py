@@ -38,6 +38,8 @@ _CLASSES = {
 }
 """All that the metadata of a checkpoint consist of; none of these runs code when it is loaded."""
 
+_PATHS = "Path", "PosixPath", "PurePath", "PurePosixPath", "PureWindowsPath", "WindowsPath"
+
 
 class DistributedTensors(StoredTensors):
     """The tensors of a folder, whole, however many ranks wrote them; or those in one dictionary of it.
@@ -167,8 +169,8 @@ class _Unpickler(pickle.Unpickler):
     """Loads the metadata of a checkpoint, and nothing else."""
 
     def find_class(self, module: str, name: str) -> Any:
-        if module.partition(".")[0] == "pathlib":
-            return PurePosixPath  # where the checkpoint was written to
+        if module.partition(".")[0] == "pathlib" and name in _PATHS:
+            return PurePosixPath  # where the checkpoint was written to, perhaps on another system
         if module == "torch" and isinstance(getattr(torch, name, None), torch.dtype):
             return getattr(torch, name)
         if (module, name) in _CLASSES:

@@ -38,6 +38,7 @@ from lca.tracking._options import (
     names_options,
 )
 from lca.tracking._path_sums import PathDifference, PathSums
+from lca.tracking._precision import PrecisionDifference
 from lca.tracking._self_check import SelfCheck
 from lca.views import GroupTotals, View
 from lca.views._view import show
@@ -125,6 +126,7 @@ class Session:
         self._measured, self._warned = False, False
         self._misses = Misses()
         self._lines = CheckpointLines()
+        self._precision = PrecisionDifference(self.objectives)
         self._checked = [own for own in leaves(self.objectives) if isinstance(own, Checked)]
         self._measures_losses = estimator.target == "full"
         checked = None if self._measures_losses else settings.check_every
@@ -200,6 +202,7 @@ class Session:
             self.objectives, self.estimator, views=views, on_error=self._on_error, check_every=None
         )
         made._summarized = {}
+        made._precision = PrecisionDifference({})
         return made
 
     def state(self) -> State | None:
@@ -244,6 +247,7 @@ class Session:
             self.skipped_steps += 1
             return
         self._measured = True
+        self._precision.begin(step.start)
         self._misses.update(found)
         self._lines.add(step)
         rows: dict[str, Row] = {}
@@ -273,6 +277,7 @@ class Session:
     def end_check(self, theta: Vector) -> None:
         """The measured steps end at θ, or are interrupted: measure the loss there, to check a sampled sum."""
         self._check.end(theta)
+        self._precision.end(theta)
 
     def end_audit(self) -> None:
         """Raise `NonDeterministicError` if a loss has changed unseen since it was last looked at."""
@@ -364,7 +369,7 @@ class Session:
                     "path_difference": difference.whole if difference.lines else None,
                     "path_difference_steps": difference.lines,
                 }
-            summaries[name] |= self._lines.summary()
+            summaries[name] |= self._lines.summary() | self._precision.summary(name)
             if self.skipped_steps:
                 summaries[name]["skipped_steps"] = self.skipped_steps
         return summaries

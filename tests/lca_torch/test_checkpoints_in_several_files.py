@@ -48,7 +48,7 @@ def run(model, save, steps=3):
 def dcp_save(content, folder):
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # that there is a single process
-        dcp.save(content, checkpoint_id=folder, no_dist=True)
+        dcp.save(content, storage_writer=dcp.FileSystemWriter(folder, sync_files=False), no_dist=True)
 
 
 def read(checkpoints, objective, **options):
@@ -209,8 +209,9 @@ def missing(folder, index):
 
 
 def outside(folder, index):
-    (folder / "model-00002-of-00002.safetensors").rename(folder.parent / "model-2.safetensors")
-    index["weight_map"]["2.bias"] = "../model-2.safetensors"
+    (folder.parent / "other").mkdir()
+    (folder / "model-00002-of-00002.safetensors").rename(folder.parent / "other" / "shard")
+    index["weight_map"]["2.bias"] = "../other/shard"
 
 
 def absolute(folder, index):
@@ -244,7 +245,7 @@ def no_names(folder, index):
     ("damage", "message"),
     [
         (missing, r"names model-00002-of-00002\.safetensors \(with '2\.\w+' and 1 more tensors\), missing"),
-        (outside, r"names '\.\./model-2\.safetensors', which is outside of its folder, and was not read"),
+        (outside, r"names '\.\./other/shard', which is outside of its folder, and was not read"),
         (absolute, r"names '/.*model-00002-of-00002\.safetensors', which is outside of its folder"),
         (twice, r"'2\.bias' is in two shards, .*model-0000[12].* and .*model-0000[12]"),
         (elsewhere, r"says that '2\.bias' is in model-00001-of-00002\.safetensors, but it is not"),
@@ -387,7 +388,7 @@ def test_code_in_the_metadata_is_refused_and_not_run(where, folders, tmp_path):
     objective, folder = folders
     evil = Touch(tmp_path / "ran")
     changed(folder, lambda metadata: evil if where == "alone" else replace(metadata, planner_data=evil))
-    with pytest.raises(TrajectoryError, match=r"step-1/\.metadata holds a pickled .*getattr.*, and loading that"):
+    with pytest.raises(TrajectoryError, match=r"step-1/\.metadata holds a pickled pathlib\.Path\.touch, and loading"):
         list(replay(folder.parent, objective))
     assert not (tmp_path / "ran").exists()
 
@@ -433,20 +434,20 @@ def test_a_replay_says_that_its_steps_are_lines_and_which_are_not_resolved(tmp_p
     """Between two checkpoints far apart nothing is known of the path, however many nodes the line has."""
     model = network()
     optimizer = torch.optim.SGD(model.parameters(), lr=0.5)
-    for step in range(301):
-        if step in (0, 100, 300):
+    for step in range(61):
+        if step in (0, 20, 60):
             torch.save(model.state_dict(), tmp_path / f"step-{step}.pt")
         optimizer.zero_grad()
         cross_entropy(5 * model(X), Y).backward()
         optimizer.step()
-    objective = objective_of(model)
-    summary = lca.measure(objective, replay(tmp_path, objective), lca.Adaptive(tol=1e-6, max_gradients=3))
+    objective, estimator = objective_of(model), lca.Adaptive(tol=1e-4, max_gradients=3)
+    summary = lca.measure(objective, replay(tmp_path, objective), estimator)
     train = summary["train"]
-    assert train["checkpoints"] == {"first": 0, "last": 300, "largest_gap": 200}
-    assert train["unconverged_steps"] == 2
-    assert "2 straight lines between the checkpoints 0 and 300 (at most 200 apart), not the path" in str(
+    assert train["checkpoints"] == {"first": 0, "last": 60, "largest_gap": 40}
+    assert "2 straight lines between the checkpoints 0 and 60 (at most 40 apart), not the path" in str(
         summary.table()
     )
-    [first, _] = lca.allocate(objective, replay(tmp_path, objective), lca.Adaptive(tol=1e-6, max_gradients=3))
-    assert not first.converged
-    assert "too large at the limit of 3 gradients inside" in first.reason
+    steps = list(lca.allocate(objective, replay(tmp_path, objective), estimator))
+    reasons = [a.reason for a in steps if not a.converged]
+    assert train["unconverged_steps"] == len(reasons) > 0
+    assert "too large at the limit of 3 gradients inside" in reasons[0]

@@ -1,0 +1,112 @@
+"""Large models: memory of each option in units of K, memory of replays, and what rounding and lines lose.
+
+Writes ``results.json`` and the tables of docs/scale.md, ``tables.md``.
+"""
+
+import argparse
+import json
+from pathlib import Path
+from typing import Any
+
+from validation.evidence import keep, verdict
+from validation.large_models import accuracy, memory, replays
+
+FOLDER = Path(__file__).parent
+
+
+def tables(results: dict[str, Any]) -> str:
+    """All tables in Markdown."""
+    parts = (options(results["memory"]), replayed(results["replays"]), rounding(results["rounded"]))
+    return "\n".join((*parts, lines(results["lines"])))
+
+
+def options(found: dict[str, dict[str, dict[str, float]]]) -> str:
+    """Peaks beyond training by option and estimator."""
+    text = [
+        "| model, options | estimator | vectors (K,) | everything else, on the device | whole process |",
+        "|---|---|---:|---:|---:|",
+    ]
+    for option, rows in found.items():
+        for name, peak in rows.items():
+            shown = f"{peak['vectors']:.0f} K | {peak['others']:.2f} K | {peak['resident']:.2f} K"
+            text.append(f"| {option} | {name} | {shown} |")
+    return "\n".join(text) + "\n"
+
+
+def replayed(found: dict[str, dict[str, float]]) -> str:
+    """Peaks of a replay by form and number of checkpoints."""
+    counts = [str(count) for count in replays.COUNTS]
+    text = [
+        f"| checkpoints | {' | '.join(f'{count} of them' for count in counts)} |",
+        "|---|" + "---:|" * len(counts),
+    ]
+    for form, peaks in found.items():
+        text.append(f"| {form} | " + " | ".join(f"{peaks[count]:.2f} K" for count in counts) + " |")
+    return "\n".join(text) + "\n"
+
+
+def rounding(found: dict[str, dict[str, float]]) -> str:
+    """Errors of vectors in bfloat16."""
+    text = [
+        "| in bfloat16 | largest error of a step, in units of the tolerance of conservation | error of the layers |",
+        "|---|---:|---:|",
+    ]
+    for name, error in found.items():
+        text.append(f"| {name} | {error['tolerances']:,.0f} | {error['layers']:.1%} |")
+    return "\n".join(text) + "\n"
+
+
+def lines(found: dict[str, dict[str, Any]]) -> str:
+    """Straight lines between checkpoints against all updates."""
+    text = [
+        "| a checkpoint every | lines | gradients | lines not converged | residual / change | difference of the tensors |",
+        "|---|---:|---:|---:|---:|---:|",
+    ]
+    for gap, row in found.items():
+        every = "update" if gap == "1" else f"{gap} updates"
+        text.append(
+            f"| {every} | {row['lines']} | {row['gradients']:.0f} | {row['unconverged']} | "
+            f"{abs(row['residual'] / row['change']):.2%} | {row['difference']:.1%} |"
+        )
+    return "\n".join(text) + "\n"
+
+
+def main() -> None:
+    """Measure, write, compare with what is claimed."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--memory-of", nargs=2, metavar=("OPTION", "ESTIMATOR"), help=argparse.SUPPRESS)
+    parser.add_argument("--profiled", action="store_true", help=argparse.SUPPRESS)
+    parser.add_argument("--replay-of", nargs=2, metavar=("FOLDER", "COUNT"), help=argparse.SUPPRESS)
+    given = parser.parse_args()
+    if given.memory_of:
+        memory.train(*given.memory_of)
+        return
+    if given.replay_of:
+        folder, count = given.replay_of
+        replays.measure(folder, int(count), reads=count != "0")
+        return
+    run = accuracy.trained()
+    results = {
+        "memory": memory.measured(),
+        "replays": replays.measured(),
+        "rounded": accuracy.rounded(run),
+        "lines": accuracy.lines(run),
+    }
+    keep(FOLDER, "results.json", results)
+    (FOLDER / "tables.md").write_text(tables(results))
+    print(tables(results))
+    host = results["memory"]['float32, vectors="host"']["trapezoid"]
+    growth = {form: abs(peaks["12"] - peaks["3"]) for form, peaks in results["replays"].items()}
+    verdict(
+        {
+            f"host, trapezoid: {host['others']:.2f} ≤ 1.2 K stay on the device": host["others"] <= 1.2,
+            **{
+                f"replay, {form}: {change:.2f} ≤ 0.1 K more for 12 checkpoints than for 3": change <= 0.1
+                for form, change in growth.items()
+            },
+        }
+    )
+
+
+if __name__ == "__main__":
+    main()
