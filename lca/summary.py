@@ -188,7 +188,9 @@ class Summary(HasTable, dict[str, dict[str, Any]]):
         helping = [*percents, *[None] * len(changes)]
         if any(value is not None for value in helping):
             columns.insert(2, Column("helping %", helping, sign=False, digits=3))
-        return Table(columns, f"LCA of each {by} over {_steps(first)}, in units of the loss; negative: helping.")
+        return Table(
+            columns, f"LCA of each {by} over {_steps(first)}, in units of the loss; negative: helping."
+        )
 
 
 def _steps(summary: Mapping[str, Any]) -> str:

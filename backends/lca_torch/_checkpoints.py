@@ -1,4 +1,4 @@
-"""Checkpoints of torch: which files and folders are checkpoints, and their tensors, read without running code."""
+"""Checkpoints of torch: which files and folders are checkpoints; their tensors, read without running code."""
 
 from collections.abc import Iterable, Iterator
 from contextlib import ExitStack, contextmanager
@@ -63,7 +63,7 @@ def _weights(path: Path) -> Path:
     if part is not None:
         index = METADATA if part.suffix == ".distcp" else f"*{INDEX}"
         raise TrajectoryError(
-            f"the folder {path} holds {part.name}, but not its index ({index}); saving it was interrupted, or "
+            f"the folder {path} holds {part.name}, but not its index ({index}); saving was interrupted, or "
             "not all files were copied. Copy all files, or remove the folder."
         )
     raise TrajectoryError(f"the folder {path} holds none of {', '.join(INSIDE)}; pass files.")

@@ -54,7 +54,9 @@ class DistributedTensors(StoredTensors):
         The dictionaries inside.
     """
 
-    def __init__(self, folder: "_Folder", names: Mapping[str, str], groups: Mapping[str, StoredTensors]) -> None:
+    def __init__(
+        self, folder: "_Folder", names: Mapping[str, str], groups: Mapping[str, StoredTensors]
+    ) -> None:
         self._folder, self._names, self._groups = folder, dict(names), dict(groups)
 
     @classmethod
@@ -107,8 +109,8 @@ class _Folder:
         for index, info in self._metadata.storage_data.items():
             if not require_inside(info.relative_path, metadata).is_file():
                 raise TrajectoryError(
-                    f"{metadata} names {info.relative_path} (with {index.fqn!r}), missing in its folder; copy "
-                    "all files."
+                    f"{metadata} names {info.relative_path} (with {index.fqn!r}), missing in its folder; "
+                    "copy all files."
                 )
 
     def names(self) -> Iterator[tuple[str, str, str]]:
@@ -190,8 +192,8 @@ def _read_metadata(path: Path) -> Metadata:
             raise TypeError(f"it holds a {type(found).__name__}")
     except _OtherObject as error:
         raise TrajectoryError(
-            f"{path} holds a pickled {error}, and loading that could run code, so it was not loaded; save with "
-            "torch.distributed.checkpoint.save(model.state_dict(), checkpoint_id=folder)."
+            f"{path} holds a pickled {error}, and loading that could run code, so it was not loaded; save "
+            "with torch.distributed.checkpoint.save(model.state_dict(), checkpoint_id=folder)."
         ) from error
     except Exception as error:  # whatever damaged pickles raise
         raise unreadable(path, error) from error

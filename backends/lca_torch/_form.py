@@ -72,7 +72,7 @@ class VectorForm:
         return made
 
     def borrow(self, parameters: Sequence[Tensor]) -> ParameterVector:
-        """The parameters as a vector of this form in their own memory; pieces are converted as they are read."""
+        """The parameters as a vector of this form in their own memory, converted as they are read."""
         return ParameterVector(parameters, dtype=self.dtype, device=self.device)
 
     def holds(self, vector: Tensor, parameters: Sequence[Tensor]) -> bool:
@@ -98,8 +98,8 @@ def one_form(forms: Mapping[str, VectorForm]) -> VectorForm | None:
     for name, other in rest:
         if other != form:
             raise LCAError(
-                f"the losses {first!r} and {name!r} have vectors of different forms, {form} and {other}; make "
-                "all objectives of a run with the same precision= and vectors=."
+                f"the losses {first!r} and {name!r} have vectors of different forms, {form} and {other}; "
+                "make all objectives of a run with the same precision= and vectors=."
             )
     return form
 

@@ -429,7 +429,7 @@ class TorchLoss(ModelLoss):
     def _one_loss(
         self, replica: Replica, factor: float, before: Callable[[], object] = lambda: None
     ) -> float | Exception:
-        theta, cast = factor * self._theta(), self._cast(self.dtype)
+        theta, cast = self._theta().mul_(factor), self._cast(self.dtype)
         ready = self._ready(self._batch, cast, copy=True)
         try:
             with self._modes(0, gradients=True):

@@ -3,9 +3,7 @@
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
-import torch
 from torch import Tensor
 
 from lca.errors import TrajectoryError
@@ -15,6 +13,7 @@ from lca.layout import Layout, check_same_layout
 from lca.objective import Objective, State, leaves, state_of
 from lca.step import Step
 from lca_torch._checkpoints import checkpoint_files, open_checkpoint
+from lca_torch._form import VectorForm
 from lca_torch._objective import Objective as TorchObjective
 from lca_torch._stored import StoredTensors
 
@@ -105,8 +104,8 @@ class _Reader:
     """The buffers that the loss depends on and that checkpoints hold, with their values now."""
     known: frozenset[str] | None
     """All names that a file may hold; ``None``: any, as for other objectives and with ``strict=False``."""
-    like: Tensor | None
-    """A vector of the dtype and device of θ; ``None``: as in the file."""
+    form: VectorForm | None
+    """The dtype and device of θ; ``None``: as in the file."""
     key: str | None
     prefix: str
 
@@ -133,15 +132,15 @@ class _Reader:
         # Buffers that are not persistent are in no file; they keep the values that they have.
         known = frozenset(model.state_dict())
         state = {name: buffer for name, buffer in state.items() if name in known}
-        return cls(layout, aliases, state, known if strict else None, measured.theta()[:0], key, prefix)
+        return cls(layout, aliases, state, known if strict else None, measured.form, key, prefix)
 
     def read(self, path: Path) -> tuple[Tensor, State | None]:
         """θ and the state in a checkpoint, as new tensors."""
         with open_checkpoint(path) as content:
             tensors = self._tensors(content, path)
             found = self._where(tensors, path)
-            like = tensors[found[self.layout.names[0]]] if self.like is None else self.like
-            theta = torch.empty(self.layout.size, dtype=like.dtype, device=like.device)
+            form = self.form or VectorForm.of({"": tensors[found[self.layout.names[0]]]})
+            theta = form.zeros(self.layout.size)
             for name, view in self.layout.unflatten(theta).items():
                 view.copy_(self._checked(tensors, found[name], name, view))
             state = {
@@ -198,8 +197,8 @@ class _Reader:
             own = _unwrapped(name)
             if own.startswith(prefix) and plain.setdefault(own.removeprefix(prefix), name) != name:
                 raise TrajectoryError(
-                    f"{tensors.place(name)} holds {plain[own.removeprefix(prefix)]!r} and {name!r}, two names "
-                    "of one tensor; save the tensors of one model."
+                    f"{tensors.place(name)} holds {plain[own.removeprefix(prefix)]!r} and {name!r}, two "
+                    "names of one tensor; save the tensors of one model."
                 )
         return plain
 

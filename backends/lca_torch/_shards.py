@@ -51,8 +51,8 @@ class ShardedTensors(StoredTensors):
         file = shard.place(name)
         if name in self._names:
             raise TrajectoryError(
-                f"{name!r} is in two shards, {self._names[name]} and {file}; shards of two checkpoints may be "
-                f"mixed in one folder. The index says {expected}; remove the other."
+                f"{name!r} is in two shards, {self._names[name]} and {file}; shards of two checkpoints may "
+                f"be mixed in one folder. The index says {expected}; remove the other."
             )
         self._names[name], self._shapes[name] = file, shard.shape(name)
 

@@ -68,7 +68,9 @@ def assert_same(found, expected):
 def test_shards_of_transformers_are_read(tmp_path):
     torch.manual_seed(0)
     model = GPT2LMHeadModel(
-        GPT2Config(vocab_size=20, n_positions=8, n_embd=8, n_layer=2, n_head=2, bos_token_id=0, eos_token_id=0)
+        GPT2Config(
+            vocab_size=20, n_positions=8, n_embd=8, n_layer=2, n_head=2, bos_token_id=0, eos_token_id=0
+        )
     )
     tokens = torch.randint(20, (4, 8))
     thetas = run(model, lambda t: model.save_pretrained(tmp_path / f"checkpoint-{t}", max_shard_size="4KB"))
@@ -172,7 +174,9 @@ def test_names_of_wrappers_are_ignored(inside, options, tmp_path):
     thetas = run(model, save)
     assert_same(read(tmp_path, objective_of(model), **options), thetas)
     if options:
-        with pytest.raises(TrajectoryError, match=r"names in it begin with 'module\.': pass prefix='module\.'"):
+        with pytest.raises(
+            TrajectoryError, match=r"names in it begin with 'module\.': pass prefix='module\.'"
+        ):
             read(tmp_path, objective_of(model))
 
 
@@ -273,7 +277,9 @@ def test_an_index_that_names_a_tensor_twice_is_refused(shards):
 def test_shards_without_their_index_are_refused_at_once(shards):
     objective, folder, _ = shards
     (folder / "model.safetensors.index.json").unlink()
-    with pytest.raises(TrajectoryError, match=r"checkpoint-1 holds model-00001.*, but not its index \(\*\.ind"):
+    with pytest.raises(
+        TrajectoryError, match=r"checkpoint-1 holds model-00001.*, but not its index \(\*\.ind"
+    ):
         replay(folder.parent, objective)
 
 
@@ -388,7 +394,9 @@ def test_code_in_the_metadata_is_refused_and_not_run(where, folders, tmp_path):
     objective, folder = folders
     evil = Touch(tmp_path / "ran")
     changed(folder, lambda metadata: evil if where == "alone" else replace(metadata, planner_data=evil))
-    with pytest.raises(TrajectoryError, match=r"step-1/\.metadata holds a pickled pathlib\.Path\.touch, and loading"):
+    with pytest.raises(
+        TrajectoryError, match=r"step-1/\.metadata holds a pickled pathlib\.Path\.touch, and loading"
+    ):
         list(replay(folder.parent, objective))
     assert not (tmp_path / "ran").exists()
 

@@ -43,7 +43,9 @@ def objective_of(model, **options):
 
 
 @pytest.mark.parametrize(
-    "make", [half, lambda: half(torch.float16), Mixed, frozen_batch_norm], ids=["bf16", "fp16", "mixed", "norm"]
+    "make",
+    [half, lambda: half(torch.float16), Mixed, frozen_batch_norm],
+    ids=["bf16", "fp16", "mixed", "norm"],
 )
 def test_loss_and_gradient_are_those_of_a_float32_copy(make):
     model = make()
@@ -87,7 +89,9 @@ def trained(steps=4, *, tracked=True, **options):
     model = half()
     optimizer = torch.optim.SGD(model.parameters(), lr=0.5)
     objective = objective_of(model)
-    tracker = Tracker(model, optimizer, options.pop("losses", {"train": objective}), on_error="raise", **options)
+    tracker = Tracker(
+        model, optimizer, options.pop("losses", {"train": objective}), on_error="raise", **options
+    )
     thetas = [objective.theta()]
     if tracked:
         tracker.__enter__()
@@ -199,7 +203,9 @@ def test_a_copy_with_fewer_digits_is_refused():
 def test_what_is_computed_with_gradients_of_training_is_refused():
     model = half()
     optimizer = torch.optim.SGD(model.parameters(), lr=0.5)
-    with pytest.raises(LCAError, match=r"requires micro_batches.* θ is in torch\.float32 on cpu; use lca\.Ada"):
+    with pytest.raises(
+        LCAError, match=r"requires micro_batches.* θ is in torch\.float32 on cpu; use lca\.Ada"
+    ):
         Tracker(model, optimizer, objective_of(model), CrossFit(2))
 
 

@@ -1,48 +1,42 @@
-"""What the options for large models save: peaks of a tracked training, in units of K float32 numbers.
+"""What the options for large models take beyond training, in units of K float32 numbers.
 
-Each peak is that of a child process. What a profiler of torch sees of its allocations tells the vectors (K,),
-which ``vectors="host"`` moves to the host, from everything else, which stays on the device.
+A profiler of torch counts the allocations: vectors (K,), which ``vectors="host"`` moves to the host, and
+everything else, which stays on the device. The resident memory of a child process includes making the
+objective.
 """
 
 import subprocess
 import sys
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 from torch import nn
+from torch.profiler import ProfilerActivity, profile, record_function
 
 import lca
 from lca_torch import Objective, Tracker
-from validation.bench_torch.run import LARGE, mlp
+from validation.bench_torch.run import mlp
 from validation.evidence import peak_memory_mib
 from validation.timing import memory_given_back
 
 LOSS = nn.CrossEntropyLoss()
+LARGE = (768,) * 13 + (10,)
+"""Widths of the network: 7.1 million parameters, of which the largest tensor is a twelfth, and activations of
+next to no size."""
 ESTIMATORS: dict[str, Any] = {
     "trapezoid": lca.PathIntegral(lca.TRAPEZOID),
     "rk4": lca.PathIntegral(lca.RK4),
 }
 OPTIONS: dict[str, tuple[torch.dtype, dict[str, Any]]] = {
     "float32": (torch.float32, {}),
-    'float32, vectors="host"': (torch.float32, {"vectors": "host"}),
-    'bfloat16, precision="float32"': (torch.bfloat16, {"precision": "float32"}),
-    'bfloat16, precision="float32", vectors="host"': (
-        torch.bfloat16,
-        {"precision": "float32", "vectors": "host"},
-    ),
+    'float32, `vectors="host"`': (torch.float32, {"vectors": "host"}),
+    'bfloat16, `precision="float32"`': (torch.bfloat16, {"precision": "float32"}),
+    "bfloat16, both": (torch.bfloat16, {"precision": "float32", "vectors": "host"}),
 }
 """The dtype of the model, and the options of the objective."""
-
-
-class Peaks(NamedTuple):
-    """Of one child, in units of K float32 numbers."""
-
-    resident: float
-    """The largest resident memory of the process beyond that of plain training."""
-    vectors: float
-    """The largest number of vectors (K,) at a time."""
-    others: float
-    """The largest sum of all other tensors beyond that of plain training."""
+STEPS = 4
+"""The second and the fourth are checked: the loss is evaluated again, and the model copied anew."""
+CHECKED, ORDINARY = 3, 2
 
 
 def parameters() -> int:
@@ -51,7 +45,7 @@ def parameters() -> int:
 
 
 def train(option: str, estimator: str) -> None:
-    """Three steps of SGD, tracked unless ``estimator`` is ``plain``; prints the peaks (run as a child)."""
+    """Some steps of SGD, tracked unless ``estimator`` is ``plain``."""
     torch.manual_seed(0)
     dtype, options = OPTIONS[option]
     model = mlp(LARGE).to(dtype)
@@ -59,30 +53,19 @@ def train(option: str, estimator: str) -> None:
     optimizer = torch.optim.SGD(model.parameters(), lr=1e-3)
 
     def steps() -> None:
-        for _ in range(3):
-            optimizer.zero_grad()
-            LOSS(model(x).float(), y).backward()
-            optimizer.step()
+        for step in range(STEPS):
+            with record_function(f"step {step}"):
+                optimizer.zero_grad()
+                LOSS(model(x).float(), y).backward()
+                optimizer.step()
 
-    def run() -> None:
-        if estimator == "plain":
-            steps()
-            return
-        objective = Objective(model, LOSS, (x, y), batch_size=4, **options)
-        with Tracker(
-            model, optimizer, objective, ESTIMATORS[estimator], views=lambda layout: _NoView(), on_error="raise"
-        ):
-            steps()
-
-    if "--profiled" in sys.argv:
-        with torch.profiler.profile(
-            activities=[torch.profiler.ProfilerActivity.CPU], profile_memory=True
-        ) as profiler:
-            run()
-        print(*_of_events(profiler, 4 * parameters()))
-    else:
-        run()
-        print(peak_memory_mib())
+    if estimator == "plain":
+        steps()
+        return
+    objective = Objective(model, LOSS, (x, y), batch_size=4, **options)
+    chosen = ESTIMATORS[estimator]
+    with Tracker(model, optimizer, objective, chosen, views=lambda layout: _NoView(), on_error="raise"):
+        steps()
 
 
 class _NoView:
@@ -90,40 +73,53 @@ class _NoView:
         pass
 
 
-def _of_events(profiler: Any, vector: int) -> tuple[float, float]:
-    """The most vectors at a time, and the most bytes of other tensors in units of a vector."""
+def resident(option: str, estimator: str) -> None:
+    """Print the largest resident memory of this process in MiB (run as a child)."""
+    train(option, estimator)
+    print(peak_memory_mib())
+
+
+def counted(option: str, estimator: str) -> dict[int, tuple[float, float]]:
+    """For an ordinary and a checked step: the most vectors at a time, and all else in vectors."""
+    with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as profiler:
+        train(option, estimator)
     events = profiler.profiler.kineto_results.events()
-    sizes = [event.nbytes() for event in sorted(events, key=lambda e: e.start_ns()) if event.name() == "[memory]"]
-    vectors = others = most = largest = 0
-    for size in sizes:
-        if abs(size) == vector:
-            vectors += 1 if size > 0 else -1
-        else:
-            others += size
-        most, largest = max(most, vectors), max(largest, others)
-    return most, largest / vector
-
-
-def peaks(option: str, estimator: str, plain: Peaks | None = None) -> Peaks:
-    """The peaks of one child, beyond those of ``plain``."""
-    command = [sys.executable, "-m", "validation.large_models.run", "--memory-of", option, estimator]
-    resident = float(_printed(command)[0]) / (4 * parameters() / 2**20)
-    vectors, others = map(float, _printed([*command, "--profiled"]))
-    found = Peaks(resident, vectors, others)
-    if plain is None:
-        return found
-    return Peaks(found.resident - plain.resident, found.vectors, found.others - plain.others)
-
-
-def _printed(command: list[str]) -> list[str]:
-    done = subprocess.run(command, check=True, capture_output=True, text=True, env=memory_given_back())
-    return done.stdout.split()
+    vector, vectors, others, step = 4 * parameters(), 0, 0, -1
+    most: dict[int, tuple[float, float]] = {}
+    for event in sorted(events, key=lambda event: event.start_ns()):
+        if event.name().startswith("step "):
+            step = int(event.name().removeprefix("step "))
+        elif event.name() == "[memory]":
+            size = event.nbytes()
+            if abs(size) == vector:
+                vectors += 1 if size > 0 else -1
+            else:
+                others += size
+            before = most.get(step, (0.0, 0.0))
+            most[step] = max(before[0], vectors), max(before[1], others / vector)
+    return {step: most[step] for step in (ORDINARY, CHECKED)}
 
 
 def measured() -> dict[str, dict[str, dict[str, float]]]:
     """The peaks beyond plain training, by option and estimator."""
     found: dict[str, dict[str, dict[str, float]]] = {}
     for option in OPTIONS:
-        plain = peaks(option, "plain")
-        found[option] = {name: peaks(option, name, plain)._asdict() for name in ESTIMATORS}
+        plain, peak = counted(option, "plain"), _peak(option, "plain")
+        found[option] = {}
+        for name in ESTIMATORS:
+            own = counted(option, name)
+            found[option][name] = {
+                "vectors": own[ORDINARY][0],
+                "others": own[ORDINARY][1] - plain[ORDINARY][1],
+                "vectors, checked": own[CHECKED][0],
+                "others, checked": own[CHECKED][1] - plain[CHECKED][1],
+                "resident": _peak(option, name) - peak,
+            }
     return found
+
+
+def _peak(option: str, estimator: str) -> float:
+    """The largest resident memory of a child in vectors."""
+    command = [sys.executable, "-m", "validation.large_models.run", "--memory-of", option, estimator]
+    done = subprocess.run(command, check=True, capture_output=True, text=True, env=memory_given_back())
+    return float(done.stdout.split()[-1]) / (4 * parameters() / 2**20)

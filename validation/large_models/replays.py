@@ -40,7 +40,9 @@ def parameters() -> int:
 def in_shards(tensors: dict[str, torch.Tensor], folder: Path) -> None:
     """One safetensors file for each layer, and their index."""
     folder.mkdir()
-    places = {name: f"model-{int(name.partition('.')[0]) // 2 + 1:05}-of-00008.safetensors" for name in tensors}
+    places = {
+        name: f"model-{int(name.partition('.')[0]) // 2 + 1:05}-of-00008.safetensors" for name in tensors
+    }
     for place in set(places.values()):
         save_file({name: tensors[name] for name in tensors if places[name] == place}, folder / place)
     (folder / "model.safetensors.index.json").write_text(json.dumps({"weight_map": places}))
