@@ -4,6 +4,8 @@ from collections.abc import Iterable, Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
+import torch
+
 from lca.errors import TrajectoryError
 from lca.frameworks import Checkpoint, checkpoints_in_order
 from lca.frameworks._checkpoints import AnyPath
@@ -84,6 +86,8 @@ def open_checkpoint(path: Path) -> Iterator[StoredTensors]:
     """
     with ExitStack() as stack:
         if path.name == METADATA:
+            if not torch.distributed.is_available():
+                raise TrajectoryError(f"{path} is read by torch.distributed, which this torch does not have.")
             from lca_torch._distcp import DistributedTensors  # noqa: PLC0415 - only for such folders
 
             yield DistributedTensors.of(path)

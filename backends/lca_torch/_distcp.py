@@ -10,9 +10,10 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 import torch
-from torch.distributed import checkpoint
-from torch.distributed.checkpoint import FileSystemReader
+from torch.distributed.checkpoint.api import CheckpointException
+from torch.distributed.checkpoint.filesystem import FileSystemReader
 from torch.distributed.checkpoint.metadata import ChunkStorageMetadata, Metadata, TensorStorageMetadata
+from torch.distributed.checkpoint.state_dict_loader import load
 
 from lca.errors import TrajectoryError
 from lca_torch._stored import StoredTensors, require_inside, unreadable
@@ -137,8 +138,8 @@ class _Folder:
         try:
             with warnings.catch_warnings():
                 warnings.filterwarnings("ignore", "torch.distributed is disabled")
-                checkpoint.load({stored: whole}, storage_reader=reader, no_dist=True)
-        except checkpoint.CheckpointException as error:
+                load({stored: whole}, storage_reader=reader, no_dist=True)
+        except CheckpointException as error:
             cause = next((cause for cause, _ in error.failures.values()), error)
             raise unreadable(self.path.parent, cause, repr(stored)) from cause
         return whole

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from lca.errors import LCAError, UnknownNameError
-from lca_torch._live import ParameterVector, detached, fill, flat, holds
+from lca_torch._live import ParameterVector, detached, fill, flat
 
 Precision: TypeAlias = Literal["float32"]
 """In which dtype a loss is measured, if not in that of the model."""
@@ -76,9 +76,7 @@ class VectorForm:
         return ParameterVector(parameters, dtype=self.dtype, device=self.device)
 
     def holds(self, vector: Tensor, parameters: Sequence[Tensor]) -> bool:
-        """Whether a vector of this form equals the parameters, number by number."""
-        if self.is_of(parameters):
-            return holds(vector, parameters)
+        """Whether a vector of this form equals the parameters, number by number, once they are converted."""
         pieces = vector.split([parameter.numel() for parameter in parameters])  # type: ignore[no-untyped-call]
         return all(
             torch.equal(piece, parameter.detach().reshape(-1).to(piece.device, piece.dtype))

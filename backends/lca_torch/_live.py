@@ -179,8 +179,7 @@ class ParameterVector(Tensor):
     ) -> None:
         self.sources = [parameter.detach() for parameter in parameters]
         self.persisted = None
-        form = self.dtype, self.device
-        self._converted = any((source.dtype, source.device) != form for source in self.sources)
+        self._converted = dtype is not None or device is not None
 
     @property
     def pieces(self) -> Sequence[Tensor]:

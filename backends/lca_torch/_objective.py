@@ -63,8 +63,9 @@ class Objective(ModelObjective):
     autocast
         Only in torch: run the forward pass under `torch.autocast` in this dtype, e.g. ``torch.bfloat16``.
     precision
-        Only in torch: ``"float32"`` measures a model in float16 or bfloat16, or with some parameters in these,
-        on float32 copies of its parameters, buffers and data; `precision_difference` says what that changes.
+        Only in torch: ``"float32"`` measures a model in float16 or bfloat16, or with some parameters in
+        these, on float32 copies of its parameters, buffers and data; `precision_difference` says what that
+        changes.
     vectors
         Only in torch: where the vectors (K,) are, the copies of θ and the gradients. ``"host"`` keeps them in
         the memory of the host. Each gradient is moved there tensor by tensor in the backward pass. At θ as it

@@ -148,9 +148,8 @@ def _views(theta: Tensor, layout: Layout, device: torch.device) -> dict[str, Ten
     if not isinstance(theta, ParameterVector) or theta.persisted is not None:
         parts = normal(theta).detach().split(layout.sizes)  # type: ignore[no-untyped-call]
         shaped = zip(layout.names, parts, layout.shapes, strict=True)
-        return {
-            name: (part if len(shape) == 1 else part.view(shape)).to(device) for name, part, shape in shaped
-        }
+        views = {name: part if len(shape) == 1 else part.view(shape) for name, part, shape in shaped}
+        return views if theta.device == device else {name: view.to(device) for name, view in views.items()}
     sources = zip(layout.names, theta.sources, strict=True)
     return {name: normal(source).to(device, theta.dtype) for name, source in sources}
 

@@ -14,7 +14,7 @@ from lca.tracking import ModelTracker
 from lca.tracking._model import call_text
 from lca.tracking._spans import AnyFollower
 from lca_torch._form import VectorForm, one_form
-from lca_torch._live import ParameterVector
+from lca_torch._live import ParameterVector, holds
 from lca_torch._loop import Loop
 from lca_torch._objective import Objective
 from lca_torch._optimizers import check_known, refuse_maximizing
@@ -304,6 +304,7 @@ class _LiveTheta:
 
     def __init__(self, parameters: Sequence[nn.Parameter], form: VectorForm) -> None:
         self._parameters, self._form = parameters, form
+        self._same = form.is_of(parameters)  # and the objectives check that the parameters stay so
 
     def copy(self) -> Tensor:
         return self._form.copy(self._parameters)
@@ -311,13 +312,15 @@ class _LiveTheta:
     def borrow(self) -> Tensor:
         # Of a small model, a copy is made in less time than one is read piece by piece.
         small = sum(parameter.nbytes for parameter in self._parameters) <= SMALL
-        return self.copy() if small else self._form.borrow(self._parameters)
+        if small:
+            return self.copy()
+        return ParameterVector(self._parameters) if self._same else self._form.borrow(self._parameters)
 
     def persist(self, borrowed: Tensor, memory: Tensor) -> Tensor:
         return borrowed.persist(memory) if isinstance(borrowed, ParameterVector) else borrowed
 
     def is_at(self, theta: Tensor) -> bool:
-        return self._form.holds(theta, self._parameters)
+        return (holds if self._same else self._form.holds)(theta, self._parameters)
 
 
 _OF_TRAINING = "gradient", "micro_batches", "halves", "update_slope"

@@ -1,9 +1,11 @@
 """`PrecisionDifference`: how far a loss that is measured in another precision is from that of the model."""
 
+import warnings
 from collections.abc import Mapping
 from typing import Any, Protocol, runtime_checkable
 
 from lca.arrays import Vector
+from lca.errors import LCAError, LCAWarning
 from lca.objective import Objective, Scaled, Sum, leaves
 
 
@@ -35,8 +37,8 @@ class PrecisionDifference:
         dtypes = {name: _model_dtype(objective) for name, objective in objectives.items()}
         self._dtypes = {name: dtype for name, dtype in dtypes.items() if dtype is not None}
         self._objectives = objectives
-        self._start: dict[str, float] = {}
-        self._end: dict[str, float] = {}
+        self._start: dict[str, float | None] = {}
+        self._end: dict[str, float | None] = {}
 
     def begin(self, theta: Vector) -> None:
         """The first measured step begins at θ; later calls do nothing."""
@@ -58,8 +60,21 @@ class PrecisionDifference:
             "precision_difference_end": self._end.get(name),
         }
 
-    def _at(self, theta: Vector) -> dict[str, float]:
-        return {name: _difference(self._objectives[name], theta) for name in self._dtypes}
+    def _at(self, theta: Vector) -> dict[str, float | None]:
+        return {name: self._tried(name, theta) for name in self._dtypes}
+
+    def _tried(self, name: str, theta: Vector) -> float | None:
+        """The difference, or ``None`` and a warning if the model cannot be evaluated in its own precision."""
+        try:
+            return _difference(self._objectives[name], theta)
+        except LCAError as error:
+            warnings.warn(
+                f"how far the loss {name!r} is from that of the model in {self._dtypes[name]} is not known: "
+                f"{error}",
+                LCAWarning,
+                stacklevel=2,
+            )
+            return None
 
 
 def _model_dtype(objective: Objective) -> str | None:

@@ -169,6 +169,28 @@ def test_a_sum_differs_by_its_terms_and_a_float32_model_says_nothing():
     assert "model_dtype" not in lca.measure(Objective(plain, cross_entropy, (X, Y)), run)["train"]
 
 
+class OnlySingle(nn.Module):
+    """A layer that this machine cannot compute in half precision."""
+
+    def __init__(self):
+        super().__init__()
+        self.layer = nn.Linear(6, 3)
+
+    def forward(self, x):
+        if self.layer.weight.dtype is not torch.float32:
+            raise NotImplementedError("no kernel for BFloat16")
+        return self.layer(x)
+
+
+def test_a_model_that_cannot_be_evaluated_in_its_own_precision_is_measured_with_a_warning():
+    objective = objective_of(OnlySingle().bfloat16())
+    run = lca.Trajectory([objective.theta(), 1.1 * objective.theta()])
+    with pytest.warns(lca.errors.LCAWarning, match=r"'train' .* in bfloat16 is not known: .*no kernel for"):
+        summary = lca.measure(objective, run)["train"]
+    assert summary["precision_difference_start"] is None
+    assert summary["steps"] == 1
+
+
 def test_checkpoints_in_half_precision_are_replayed(tmp_path):
     model = half()
     objective = objective_of(model)

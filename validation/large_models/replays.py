@@ -18,12 +18,12 @@ from lca_torch import Objective, replay
 from validation.evidence import peak_memory_mib
 from validation.timing import memory_given_back
 
-WIDTHS = (1024,) * 8 + (10,)
+WIDTHS = (640,) * 8 + (10,)
 COUNTS = 3, 12
 
 
 def network() -> nn.Sequential:
-    """A network of 7.4 million parameters, whose largest tensor is a seventh."""
+    """A network of 2.9 million parameters, whose largest tensor is a seventh."""
     layers = [
         module
         for n_in, n_out in zip(WIDTHS[:-1], WIDTHS[1:], strict=True)
