@@ -237,7 +237,8 @@ class Leaves:
         self._grads: list[Tensor] = []  # its pieces
         for which, leaf in enumerate(self._wanted if self._streamed else ()):
             # The hooks refer to the list, not to this object, which would be a cycle that keeps θ alive.
-            leaf.register_post_accumulate_grad_hook(partial(_move, sums=self._grads, which=which))
+            move: Any = partial(_move, sums=self._grads, which=which)
+            leaf.register_post_accumulate_grad_hook(move)  # type: ignore[no-untyped-call]
 
     def require_grad(self, names: Iterable[str]) -> None:
         """Let a loss that differentiates inside do so for these tensors, too."""

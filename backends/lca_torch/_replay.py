@@ -192,7 +192,8 @@ class _Reader:
     @staticmethod
     def _plain(tensors: StoredTensors, prefix: str) -> dict[str, str]:
         """The names in the file that begin with this prefix, by the names without it and without wrappers."""
-        plain, prefix = {}, _unwrapped(prefix)
+        plain: dict[str, str] = {}
+        prefix = _unwrapped(prefix)
         for name in tensors:
             own = _unwrapped(name)
             if own.startswith(prefix) and plain.setdefault(own.removeprefix(prefix), name) != name:
