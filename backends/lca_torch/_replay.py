@@ -77,6 +77,7 @@ def replay(
     Examples
     --------
     >>> import tempfile
+    >>> import torch
     >>> from torch import nn
     >>> from lca_torch import Objective
     >>> model = nn.Linear(2, 3)
