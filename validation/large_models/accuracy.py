@@ -24,7 +24,7 @@ class Run(NamedTuple):
 
 
 def trained() -> Run:
-    """784 parameters times four: Adam 0.005, batch 100, on the digits; θ before and after every update."""
+    """A network of 2,410 parameters on the digits, Adam 0.005, batch 100; θ before and after every update."""
     torch.manual_seed(0)
     digits = load_digits().reshaped((64,))
     x, y = torch.tensor(digits.x_train).float(), torch.tensor(digits.y_train)
@@ -44,13 +44,13 @@ def trained() -> Run:
 def rounded(run: Run) -> dict[str, dict[str, float]]:
     """Trapezoid steps whose θ_t, or whose gradients, were kept in bfloat16.
 
-    Of each: the largest error of a step's sum in units of the tolerance of conservation, and the error of the
-    layers, ``Σ_l |A_l - A'_l| / Σ_l |A_l|`` over the run.
+    Of each: the largest error of a step's sum in units of the tolerance of conservation, the mean over the
+    steps of ``Σ_i |A_i - A'_i| / Σ_i |A_i|``, and ``Σ_l |A_l - A'_l| / Σ_l |A_l|`` of the layers of the run.
     """
     layers = run.objective.layout.groups("layer")
-    exact, sums, errors = np.zeros(len(layers)), {}, {}
-    for name in ("θ_t", "gradients"):
-        sums[name], errors[name] = np.zeros(len(layers)), 0.0
+    names = "θ_t", "gradients"
+    exact, sums = np.zeros(len(layers)), {name: np.zeros(len(layers)) for name in names}
+    errors, entries = dict.fromkeys(names, 0.0), dict.fromkeys(names, 0.0)
     (loss, grad), start = run.objective.loss_and_grad(run.points[0]), run.points[0]
     for end in run.points[1:]:
         next_loss, next_grad = run.objective.loss_and_grad(end)
@@ -64,12 +64,14 @@ def rounded(run: Run) -> dict[str, dict[str, float]]:
         allowed = conservation(float(values[""].abs().sum()), loss, EPS32)
         for name in sums:
             sums[name] += layers.total(values[name])
-            off = float((values[name] - values[""]).double().sum())
-            errors[name] = max(errors[name], abs(off) / allowed)
+            off = (values[name] - values[""]).double()
+            errors[name] = max(errors[name], abs(float(off.sum())) / allowed)
+            entries[name] += float(off.abs().sum() / values[""].abs().sum()) / UPDATES
         start, loss, grad = end, next_loss, next_grad
     return {
         name: {
             "tolerances": errors[name],
+            "parameters": entries[name],
             "layers": float(np.abs(sums[name] - exact).sum() / np.abs(exact).sum()),
         }
         for name in sums
@@ -80,18 +82,21 @@ def lines(run: Run) -> dict[str, dict[str, Any]]:
     """The whole run from every 1st, 10th, ... point, by `lca.Adaptive`, against all updates."""
     tensors = run.objective.layout.groups("tensor")
     found: dict[str, dict[str, Any]] = {}
-    exact: np.ndarray | None = None
+    exact: list[np.ndarray] = []
     for gap in GAPS:
         points = lca.Trajectory(run.points[::gap])
         steps = list(lca.allocate(run.objective, points, lca.Adaptive(tol=1e-4)))
-        total = sum(tensors.total(a.values) for a in steps)
-        exact = total if exact is None else exact
+        values = sum(a.values.double() for a in steps)
+        sums = [tensors.total(values), values.numpy()]
+        exact = exact or sums
+        off = [float(np.abs(a - b).sum() / np.abs(b).sum()) for a, b in zip(sums, exact, strict=True)]
         found[str(gap)] = {
             "lines": len(steps),
             "gradients": sum(a.cost.full_gradients for a in steps),
             "residual": sum(a.residual for a in steps),
             "unconverged": sum(not a.converged for a in steps),
             "change": steps[-1].loss_end - steps[0].loss_start,
-            "difference": float(np.abs(total - exact).sum() / np.abs(exact).sum()),
+            "tensors": off[0],
+            "parameters": off[1],
         }
     return found

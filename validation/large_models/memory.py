@@ -5,6 +5,7 @@ everything else, which stays on the device. The resident memory of a child proce
 objective.
 """
 
+import gc
 import subprocess
 import sys
 from typing import Any
@@ -36,7 +37,8 @@ OPTIONS: dict[str, tuple[torch.dtype, dict[str, Any]]] = {
 """The dtype of the model, and the options of the objective."""
 STEPS = 4
 """The second and the fourth are checked: the loss is evaluated again, and the model copied anew."""
-CHECKED, ORDINARY = 3, 2
+PHASES = {"ordinary": 2, "checked": 3, "making": -1}
+"""A step of each kind; before the first one, the objective and the tracker are made."""
 
 
 def parameters() -> int:
@@ -79,10 +81,12 @@ def resident(option: str, estimator: str) -> None:
     print(peak_memory_mib())
 
 
-def counted(option: str, estimator: str) -> dict[int, tuple[float, float]]:
-    """For an ordinary and a checked step: the most vectors at a time, and all else in vectors."""
+def counted(option: str, estimator: str) -> dict[str, tuple[float, float]]:
+    """For each phase: the most vectors at a time, and the most of all else, in vectors."""
+    gc.collect()  # what is freed later would count as negative
     with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as profiler:
         train(option, estimator)
+        gc.collect()
     events = profiler.profiler.kineto_results.events()
     vector, vectors, others, step = 4 * parameters(), 0, 0, -1
     most: dict[int, tuple[float, float]] = {}
@@ -97,7 +101,7 @@ def counted(option: str, estimator: str) -> dict[int, tuple[float, float]]:
                 others += size
             before = most.get(step, (0.0, 0.0))
             most[step] = max(before[0], vectors), max(before[1], others / vector)
-    return {step: most[step] for step in (ORDINARY, CHECKED)}
+    return {phase: most.get(step, (0.0, 0.0)) for phase, step in PHASES.items()}
 
 
 def measured() -> dict[str, dict[str, dict[str, float]]]:
@@ -108,13 +112,12 @@ def measured() -> dict[str, dict[str, dict[str, float]]]:
         found[option] = {}
         for name in ESTIMATORS:
             own = counted(option, name)
-            found[option][name] = {
-                "vectors": own[ORDINARY][0],
-                "others": own[ORDINARY][1] - plain[ORDINARY][1],
-                "vectors, checked": own[CHECKED][0],
-                "others, checked": own[CHECKED][1] - plain[CHECKED][1],
-                "resident": _peak(option, name) - peak,
-            }
+            found[option][name] = {"resident": _peak(option, name) - peak}
+            for phase, (vectors, others) in own.items():
+                found[option][name] |= {
+                    f"vectors, {phase}": vectors,
+                    f"others, {phase}": others - plain[phase][1],
+                }
     return found
 
 
