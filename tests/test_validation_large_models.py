@@ -34,4 +34,4 @@ def test_the_networks_are_of_the_size_that_the_page_states():
 def test_memory_on_the_host_is_the_same_vectors():
     for estimator in memory.ESTIMATORS:
         device, host = (RESULTS["memory"][name][estimator] for name in list(memory.OPTIONS)[:2])
-        assert device["vectors"] == host["vectors"]
+        assert device["vectors, ordinary"] == host["vectors, ordinary"]

@@ -2,17 +2,23 @@
 
 import pickle
 import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
-from itertools import chain, combinations
+from itertools import chain
 from math import prod
 from pathlib import Path, PurePosixPath
 from typing import Any
 
+import numpy as np
 import torch
 from torch.distributed.checkpoint.api import CheckpointException
 from torch.distributed.checkpoint.filesystem import FileSystemReader
-from torch.distributed.checkpoint.metadata import ChunkStorageMetadata, Metadata, TensorStorageMetadata
+from torch.distributed.checkpoint.metadata import (
+    ChunkStorageMetadata,
+    Metadata,
+    MetadataIndex,
+    TensorStorageMetadata,
+)
 from torch.distributed.checkpoint.state_dict_loader import load
 
 from lca.errors import TrajectoryError
@@ -107,7 +113,9 @@ class _Folder:
 
     def __init__(self, metadata: Path) -> None:
         self.path, self._metadata = metadata, _read_metadata(metadata)
-        for index, info in self._metadata.storage_data.items():
+        places = self._metadata.storage_data
+        self._stored = {(index.fqn, tuple(index.offset or ())) for index in places}
+        for index, info in places.items():
             if not require_inside(info.relative_path, metadata).is_file():
                 raise TrajectoryError(
                     f"{metadata} names {info.relative_path} (with {index.fqn!r}), missing in its folder; "
@@ -146,11 +154,11 @@ class _Folder:
 
     def _require_chunks(self, stored: str, entry: TensorStorageMetadata) -> None:
         """Raise unless the chunks of a tensor cover it once, and all of them are stored."""
-        offsets = {tuple(index.offset or ()) for index in self._metadata.storage_data if index.fqn == stored}
-        lost = [chunk for chunk in entry.chunks if tuple(chunk.offsets) not in offsets]
+        filled = [chunk for chunk in entry.chunks if prod(chunk.sizes)]
+        lost = [chunk for chunk in filled if (stored, tuple(chunk.offsets)) not in self._stored]
         if lost:
             problem = f"lacks the part of {stored!r} that begins at {tuple(lost[0].offsets)}"
-        elif any(_overlap(a, b) for a, b in combinations(entry.chunks, 2)):
+        elif _overlap(entry.chunks):
             problem = f"has a part of {stored!r} twice"
         elif sum(prod(chunk.sizes) for chunk in entry.chunks) != prod(entry.size):
             problem = f"has only a part of {stored!r}"
@@ -191,6 +199,11 @@ def _read_metadata(path: Path) -> Metadata:
             found = _Unpickler(file).load()
         if not (isinstance(found, Metadata) and isinstance(found.storage_data, dict)):
             raise TypeError(f"it holds a {type(found).__name__}")
+        places = found.storage_data.items()
+        if not all(
+            isinstance(index, MetadataIndex) and isinstance(i.relative_path, str) for index, i in places
+        ):
+            raise TypeError("it does not say in which file each tensor is")
     except _OtherObject as error:
         raise TrajectoryError(
             f"{path} holds a pickled {error}, and loading that could run code, so it was not loaded; save "
@@ -201,9 +214,10 @@ def _read_metadata(path: Path) -> Metadata:
     return found
 
 
-def _overlap(a: ChunkStorageMetadata, b: ChunkStorageMetadata) -> bool:
-    """Whether two chunks of a tensor have entries in common."""
-    return all(
-        max(first, second) < min(first + one, second + two)
-        for first, one, second, two in zip(a.offsets, a.sizes, b.offsets, b.sizes, strict=True)
-    )
+def _overlap(chunks: Sequence[ChunkStorageMetadata]) -> bool:
+    """Whether any two chunks of a tensor have entries in common."""
+    starts = np.array([tuple(chunk.offsets) for chunk in chunks]).reshape(len(chunks), -1)
+    stops = starts + np.array([tuple(chunk.sizes) for chunk in chunks]).reshape(len(chunks), -1)
+    common = np.minimum(stops[:, None], stops) > np.maximum(starts[:, None], starts)
+    filled = (stops > starts).all(1)
+    return int(common.all(2).sum()) > int(filled.sum())
