@@ -133,9 +133,11 @@ class TorchLoss(ModelLoss):
         self._batch: PyTree = None
         self._reading, self._state = Reading(), dict[str, Any]()
         tensors = (*model.parameters(), *model.buffers())
+        halves = [tensor.dtype for tensor in tensors if tensor.dtype in HALF]
+        self.model_dtype = max(set(halves), key=halves.count) if halves and self._converts else None
+        """The half precision of the model, if the loss is measured on float32 copies."""
         # Half precision rounds single rows otherwise than whole batches.
-        half = any(tensor.dtype in HALF for tensor in tensors) and not self._converts
-        half = half or autocast is not None
+        half = autocast is not None or (halves and not self._converts)
         self._derivatives = ExampleDerivatives(self.layout, local=not half)
 
     def parameters(self) -> list[nn.Parameter]:
@@ -152,12 +154,6 @@ class TorchLoss(ModelLoss):
 
     def _theta(self) -> Tensor:
         return self.form.copy(self.parameters())
-
-    @property
-    def model_dtype(self) -> torch.dtype | None:
-        """The dtype of the model, if the loss is measured in another: that of most of its parameters."""
-        halves = [own.dtype for own in self.parameters() if own.dtype is not self.dtype]
-        return max(set(halves), key=halves.count) if halves else None
 
     @contextmanager
     def as_model(self) -> Iterator[None]:

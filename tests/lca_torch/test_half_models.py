@@ -30,6 +30,17 @@ class Mixed(nn.Module):
         return self.out(torch.tanh(self.norm(hidden)).to(self.out.weight.dtype)).float()
 
 
+class Adapted(nn.Sequential):
+    """A base in half precision, and a layer in float32 on it."""
+
+    def __init__(self):
+        base = nn.Linear(6, 5).bfloat16().requires_grad_(False)
+        super().__init__(base, nn.Tanh(), nn.Linear(5, 3))
+
+    def forward(self, x):
+        return self[2](self[1](self[0](x.to(self[0].weight.dtype))).to(self[2].weight.dtype))
+
+
 def frozen_batch_norm():
     return normalised(5).bfloat16()
 
@@ -63,11 +74,16 @@ def test_loss_and_gradient_are_those_of_a_float32_copy(make):
 
 def test_half_precision_data_and_a_frozen_half_base_are_copied_too():
     torch.manual_seed(0)
-    model = nn.Sequential(nn.Linear(6, 5).bfloat16().requires_grad_(False), nn.Tanh(), nn.Linear(5, 3))
+    model = Adapted()
     found = Objective(model, cross_entropy, (X.bfloat16(), Y), frozen="omit", precision="float32")
     whole = copy.deepcopy(model).float()
     expected = Objective(whole, cross_entropy, (X.bfloat16().float(), Y), frozen="omit")
-    assert found.loss(found.theta()) == expected.loss(expected.theta())
+    theta = found.theta()
+    assert found.loss(theta) == expected.loss(theta)
+    with torch.no_grad():
+        own = float(cross_entropy(model[2](model[1](model[0](X.bfloat16())).float()), Y))
+    assert found.model_dtype == "bfloat16"
+    assert found.precision_difference(theta) == own - found.loss(theta) != 0
 
 
 @pytest.mark.parametrize("dtype", HALVES)
