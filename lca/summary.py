@@ -188,8 +188,21 @@ class Summary(HasTable, dict[str, dict[str, Any]]):
         helping = [*percents, *[None] * len(changes)]
         if any(value is not None for value in helping):
             columns.insert(2, Column("helping %", helping, sign=False, digits=3))
-        steps = f"{first['steps']:,} measured step{'s'[: first['steps'] != 1]}"
-        return Table(columns, f"LCA of each {by} over {steps}, in units of the loss; negative: helping.")
+        return Table(
+            columns, f"LCA of each {by} over {_steps(first)}, in units of the loss; negative: helping."
+        )
+
+
+def _steps(summary: Mapping[str, Any]) -> str:
+    """What the sums are over, in words."""
+    more = "s"[: summary["steps"] != 1]
+    if "checkpoints" not in summary:
+        return f"{summary['steps']:,} measured step{more}"
+    lines = summary["checkpoints"]
+    return (
+        f"{summary['steps']:,} straight line{more} between the checkpoints {lines['first']:,} and "
+        f"{lines['last']:,} (at most {lines['largest_gap']:,} apart), not the path between them"
+    )
 
 
 def _sums_by(summary: Mapping[str, Any]) -> dict[str, Mapping[str, float]]:

@@ -43,7 +43,7 @@ def test_a_folder_of_checkpoints_is_measured_and_recorded(folder, name, capsys):
     out = str(folder / "run.zarr")
     assert main(["replay", str(folder), f"{folder}/mine.py:{name}", "-o", out]) == 0
     shown = capsys.readouterr().out
-    assert "LCA of each tensor over 2 measured steps" in shown
+    assert "LCA of each tensor over 2 straight lines between the checkpoints" in shown
     assert "weight" in shown
     assert f"lca report {out}" in shown
     assert lca.open_record(out).step_end.values.tolist() == [50, 200]
@@ -56,7 +56,7 @@ def test_a_folder_of_checkpoints_is_measured_and_recorded(folder, name, capsys):
 def test_groups_have_a_table_of_their_own(folder, capsys):
     target = f"{folder}/mine.py:objective"
     assert main(["replay", str(folder), target, "--group", "weights=weight$", "--group", "biases=bias$"]) == 0
-    assert "LCA of each group over 2 measured steps" in capsys.readouterr().out
+    assert "LCA of each group over 2 straight lines between" in capsys.readouterr().out
     assert main(["replay", str(folder), target, "--group", "weights"]) == 2
     assert "must be NAME=PATTERN" in capsys.readouterr().err
 

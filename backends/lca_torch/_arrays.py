@@ -224,17 +224,15 @@ def _parts(vector: Tensor, runs: list[list[int]]) -> Iterable[Tensor]:
     return parts
 
 
-def _cut(vector: Tensor, parts: Sequence[slice]) -> list[Tensor]:
+def _cut(vector: Tensor, parts: Sequence[slice]) -> Iterable[Tensor]:
     """These parts of a vector; a part that is one piece of a `ParameterVector` is not copied."""
     if isinstance(vector, ParameterVector):
         ends = np.cumsum(vector.sizes).tolist()
-        pieces = {
-            (end - size, end): p for p, size, end in zip(vector.pieces, vector.sizes, ends, strict=True)
-        }
-        if all((part.start, part.stop) in pieces for part in parts):
-            return [pieces[part.start, part.stop].reshape(-1) for part in parts]
-        vector = flat(vector.pieces)
-    return [vector.detach()[part] for part in parts]
+        places = {(end - size, end): i for i, (size, end) in enumerate(zip(vector.sizes, ends, strict=True))}
+        if all((part.start, part.stop) in places for part in parts):
+            return (vector.pieces[places[part.start, part.stop]].reshape(-1) for part in parts)
+        vector = vector.flat()
+    return (vector.detach()[part] for part in parts)
 
 
 def _numbers(tensor: Tensor) -> Tensor:

@@ -1,27 +1,33 @@
-"""Checkpoint files of torch: which files are checkpoints, and their tensors, read without running code."""
+"""Checkpoints of torch: which files and folders are checkpoints; their tensors, read without running code."""
 
-import json
-import pickle
-import re
-import zipfile
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
-from typing import Any
 
 import torch
-from torch import Tensor
 
-from lca._extras import extra
 from lca.errors import TrajectoryError
 from lca.frameworks import Checkpoint, checkpoints_in_order
 from lca.frameworks._checkpoints import AnyPath
+from lca_torch._shards import INDEX, ShardedTensors
+from lca_torch._stored import StoredTensors, open_file
 
 SUFFIXES = (".bin", ".ckpt", ".pt", ".pth", ".safetensors")
-INDEX = ".index.json"
-INSIDE = tuple(name + index for name in ("model.safetensors", "pytorch_model.bin") for index in ("", INDEX))
-"""The weights inside a checkpoint that is a folder, as `transformers` writes it: one file, or the index of
-several (shards)."""
+METADATA = ".metadata"
+"""The file of a folder of `torch.distributed.checkpoint` that says what the others hold."""
+_NAMES = "model.safetensors", "pytorch_model.bin", "diffusion_pytorch_model.safetensors"
+INSIDE = (
+    *(name + index for name in _NAMES for index in ("", INDEX)),
+    METADATA,
+    f"pytorch_model_fsdp_0/{METADATA}",
+)
+"""The weights inside a checkpoint that is a folder, as `transformers`, diffusers, accelerate and
+`torch.distributed.checkpoint` write it: one file, or the index of several."""
+_PARTS = (
+    *(name.replace(".", "-*-of-*.") for name in _NAMES),
+    *("*.distcp", "pytorch_model_fsdp_0/*.distcp"),
+)
+"""Files that have an index beside them, unless saving or copying them was interrupted."""
 
 
 def checkpoint_files(checkpoints: AnyPath | Iterable[AnyPath]) -> list[Checkpoint]:
@@ -30,7 +36,8 @@ def checkpoint_files(checkpoints: AnyPath | Iterable[AnyPath]) -> list[Checkpoin
     Raises
     ------
     TrajectoryError
-        If a file does not exist, there are fewer than two, or the names in a folder do not give one order.
+        If a file does not exist, there are fewer than two, the names in a folder do not give one order, or
+        the index of a checkpoint in several files is missing.
     """
     kinds = f"{', '.join(SUFFIXES)}, or folders with weights"
     found = checkpoints_in_order(checkpoints, _is_checkpoint, kinds)
@@ -38,7 +45,14 @@ def checkpoint_files(checkpoints: AnyPath | Iterable[AnyPath]) -> list[Checkpoin
 
 
 def _is_checkpoint(path: Path) -> bool:
-    return any((path / name).exists() for name in INSIDE) if path.is_dir() else path.suffix in SUFFIXES
+    if not path.is_dir():
+        return path.suffix in SUFFIXES
+    return any((path / name).exists() for name in INSIDE) or _without_index(path) is not None
+
+
+def _without_index(folder: Path) -> Path | None:
+    """A file in a folder that belongs to an index."""
+    return next((file for pattern in _PARTS for file in sorted(folder.glob(pattern))), None)
 
 
 def _weights(path: Path) -> Path:
@@ -47,33 +61,22 @@ def _weights(path: Path) -> Path:
     for candidate in candidates:
         if candidate.is_file():
             return candidate
+    part = _without_index(path)
+    if part is not None:
+        index = METADATA if part.suffix == ".distcp" else f"*{INDEX}"
+        raise TrajectoryError(
+            f"the folder {path} holds {part.name}, but not its index ({index}); saving was interrupted, or "
+            "not all files were copied. Copy all files, or remove the folder."
+        )
     raise TrajectoryError(f"the folder {path} holds none of {', '.join(INSIDE)}; pass files.")
 
 
-class _SafeTensors(Mapping[str, Tensor]):
-    """The tensors of an open safetensors file, each read when it is asked for."""
-
-    def __init__(self, handle: Any) -> None:
-        self._handle = handle
-        self._names = list(handle.keys())
-
-    def __getitem__(self, name: str) -> Tensor:
-        tensor: Tensor = self._handle.get_tensor(name)
-        return tensor
-
-    def __contains__(self, name: object) -> bool:
-        return name in self._names
-
-    def __iter__(self) -> Iterator[str]:
-        return iter(self._names)
-
-    def __len__(self) -> int:
-        return len(self._names)
-
-
 @contextmanager
-def open_checkpoint(path: Path) -> Iterator[Mapping[str, Any]]:
-    """What a file holds, by name; tensors are mapped into memory and read when they are used.
+def open_checkpoint(path: Path) -> Iterator[StoredTensors]:
+    """What a checkpoint holds, by name; tensors are read when they are used, one at a time.
+
+    Memory: what of the file that is open is mapped, which the system may drop. A file of torch before 1.6
+    cannot be mapped and is read whole.
 
     Raises
     ------
@@ -82,86 +85,13 @@ def open_checkpoint(path: Path) -> Iterator[Mapping[str, Any]]:
         to load those would run code.
     """
     with ExitStack() as stack:
-        if path.name.endswith(INDEX):
-            yield _Shards(path, stack)
+        if path.name == METADATA:
+            if not torch.distributed.is_available():
+                raise TrajectoryError(f"{path} is read by torch.distributed, which this torch does not have.")
+            from lca_torch._distcp import DistributedTensors  # noqa: PLC0415 - only for such folders
+
+            yield DistributedTensors.of(path)
+        elif path.name.endswith(INDEX):
+            yield ShardedTensors(path, stack)
         else:
-            yield _open_file(path, stack)
-
-
-def _open_file(path: Path, stack: ExitStack) -> Mapping[str, Any]:
-    """The tensors of one file, which ``stack`` closes."""
-    if path.suffix != ".safetensors":
-        return _load(path)
-    with extra("torch"):
-        from safetensors import SafetensorError, safe_open  # noqa: PLC0415 - only for such files
-    try:
-        handle = safe_open(path, framework="pt")
-    except SafetensorError as error:
-        raise _unreadable(path, error) from error
-    return _SafeTensors(stack.enter_context(handle))
-
-
-class _Shards(Mapping[str, Any]):
-    """The tensors of a checkpoint in several files; its index says which file holds which."""
-
-    def __init__(self, index: Path, stack: ExitStack) -> None:
-        self._index = index
-        try:
-            places: dict[str, str] = json.loads(index.read_text(encoding="utf-8"))["weight_map"]
-            files = {place: index.parent / place for place in sorted(set(places.values()))}
-        except (ValueError, KeyError, TypeError, AttributeError) as error:
-            raise _unreadable(index, error) from error
-        outside = [place for place in files if Path(place).is_absolute() or ".." in Path(place).parts]
-        if outside:
-            raise TrajectoryError(
-                f"{index} names {outside[0]!r}, which is outside of its folder, and was not read; copy the "
-                "file into the folder."
-            )
-        self._places = places
-        missing = [place for place, file in files.items() if not file.is_file()]
-        if missing:
-            raise TrajectoryError(
-                f"{index} names {', '.join(missing)}, missing in its folder; copy all files."
-            )
-        self._shards = {place: _open_file(file, stack) for place, file in files.items()}
-        for name, place in places.items():
-            if name not in self._shards[place]:
-                raise TrajectoryError(f"{index} says that {name!r} is in {place}, but it is not.")
-
-    def __getitem__(self, name: str) -> Any:
-        return self._shards[self._places[name]][name]
-
-    def __contains__(self, name: object) -> bool:
-        return name in self._places
-
-    def __iter__(self) -> Iterator[str]:
-        return iter(self._places)
-
-    def __len__(self) -> int:
-        return len(self._places)
-
-
-def _load(path: Path) -> Mapping[str, Any]:
-    try:
-        # The form of torch before 1.6 cannot be mapped.
-        content = torch.load(path, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(path))
-    except pickle.UnpicklingError as error:
-        found = re.search(r"GLOBAL (\S+)", str(error))
-        if found is None:
-            raise _unreadable(path, error) from error
-        raise TrajectoryError(
-            f"{path} holds a pickled {found[1]}, and loading that could run code, so it was not loaded; save "
-            "model.state_dict() alone, or, if you trust the type, see torch.serialization.add_safe_globals."
-        ) from error
-    except Exception as error:
-        raise _unreadable(path, error) from error
-    if not isinstance(content, Mapping):
-        raise TrajectoryError(
-            f"{path} holds a {type(content).__name__}, not a dictionary of tensors; save model.state_dict()."
-        )
-    return content
-
-
-def _unreadable(path: Path, error: Exception) -> TrajectoryError:
-    said = f": {error}" if str(error) else " (the file may be truncated)"
-    return TrajectoryError(f"{path} is damaged or not a checkpoint: {type(error).__name__}{said}")
+            yield stack.enter_context(open_file(path))

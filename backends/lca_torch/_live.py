@@ -98,53 +98,125 @@ class VersionedTensor:
         return tensor is self.tensor and tensor._version == self.version
 
 
+def fill(vector: Tensor, pieces: Iterable[Tensor]) -> None:
+    """Copy tensors of any dtype and device into a vector (K,), one after another.
+
+    >>> made = torch.zeros(3)
+    >>> fill(made, [torch.ones(1, dtype=torch.bfloat16), torch.tensor([[2.0], [3.0]])])
+    >>> made
+    tensor([1., 2., 3.])
+    """
+    start = 0
+    for piece in pieces:
+        vector[start : start + piece.numel()].copy_(piece.detach().reshape(-1))
+        start += piece.numel()
+
+
+class _Converted(Sequence[Tensor]):
+    """Tensors in another dtype or on another device; each is converted when it is read, and not kept."""
+
+    def __init__(self, sources: Sequence[Tensor], dtype: torch.dtype, device: torch.device) -> None:
+        self._sources, self._dtype, self._device = sources, dtype, device
+
+    def __getitem__(self, which: Any) -> Any:
+        return self._sources[which].to(self._device, self._dtype)
+
+    def __len__(self) -> int:
+        return len(self._sources)
+
+
 class ParameterVector(Tensor):
     """A (K,) vector in the memory of a model's parameters, valid until these change.
 
     The engine reads it piece by piece. Any other operation works on a copy, so the vector behaves like an
     ordinary tensor, except that it cannot be changed in place.
 
+    Parameters
+    ----------
+    parameters
+        The tensors, one after another.
+    dtype, device
+        Those of the vector, if they differ from those of the parameters; a piece is then a copy, made when it
+        is read.
+
+    Attributes
+    ----------
+    sources
+        The tensors in the memory of the model.
+
+    Examples
+    --------
     >>> weight, bias = torch.ones(2, 2), torch.zeros(1)
     >>> vector = ParameterVector([weight, bias])
     >>> vector.shape, 2 * vector
     (torch.Size([5]), tensor([2., 2., 2., 2., 0.]))
     """
 
-    pieces: list[Tensor]
+    sources: list[Tensor]
     persisted: VersionedTensor | None
     __torch_function__ = torch._C._disabled_torch_function_impl  # type: ignore[assignment]
 
     @staticmethod
-    def __new__(cls, parameters: Sequence[Tensor]) -> "ParameterVector":
+    def __new__(
+        cls,
+        parameters: Sequence[Tensor],
+        *,
+        dtype: torch.dtype | None = None,
+        device: torch.device | None = None,
+    ) -> "ParameterVector":
         first, size = parameters[0], sum(parameter.numel() for parameter in parameters)
         made: ParameterVector = Tensor._make_wrapper_subclass(
-            cls, (size,), dtype=first.dtype, device=first.device
+            cls, (size,), dtype=dtype or first.dtype, device=device or first.device
         )
         return made
 
-    def __init__(self, parameters: Sequence[Tensor]) -> None:
-        self.pieces = [parameter.detach() for parameter in parameters]
+    def __init__(
+        self,
+        parameters: Sequence[Tensor],
+        *,
+        dtype: torch.dtype | None = None,
+        device: torch.device | None = None,
+    ) -> None:
+        self.sources = [parameter.detach() for parameter in parameters]
         self.persisted = None
+        self._converted = dtype is not None or device is not None
+
+    @property
+    def pieces(self) -> Sequence[Tensor]:
+        """The tensors in the dtype and on the device of the vector."""
+        return _Converted(self.sources, self.dtype, self.device) if self._converted else self.sources
 
     @property
     def sizes(self) -> list[int]:
         """Entries of each piece."""
-        return [piece.numel() for piece in self.pieces]
+        return [source.numel() for source in self.sources]
 
     def persist(self, memory: Tensor) -> Tensor:
         """Write the numbers into ``memory`` (K,), from which this vector is read from then on."""
         with detached():
-            torch.cat([piece.reshape(-1) for piece in self.pieces], out=memory)
+            if self._converted:
+                fill(memory, self.sources)
+            else:
+                torch.cat([source.reshape(-1) for source in self.sources], out=memory)
         self.persisted = VersionedTensor.of(memory)
-        self.pieces = [memory]
+        self.sources, self._converted = [memory], False
         return memory
 
+    def flat(self) -> Tensor:
+        """The numbers as a new vector (K,)."""
+        if not self._converted:
+            return flat(self.sources)
+        with detached():
+            made = torch.empty(len(self), dtype=self.dtype, device=self.device)
+            fill(made, self.sources)
+        return made
+
     def __repr__(self, *, tensor_contents: Any = None) -> str:  # type: ignore[override]
-        return f"ParameterVector({flat(self.pieces)!r})"
+        return f"ParameterVector({self.flat()!r})"
 
     @classmethod
     def __torch_dispatch__(cls, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:  # type: ignore[override]
         args, kwargs = tree_map(
-            lambda value: flat(value.pieces) if isinstance(value, cls) else value, (args, kwargs or {})
+            lambda value: value.flat() if isinstance(value, cls) else value, (args, kwargs or {})
         )
         return func(*args, **kwargs)

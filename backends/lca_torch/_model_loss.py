@@ -44,9 +44,9 @@ from lca_torch._checks import (
 )
 from lca_torch._data import Unchanged, refuse_arrays
 from lca_torch._examples import BatchLoss, LossFn, Weighted, error_scores, example_losses
+from lca_torch._form import HALF, Cast, Precision, VectorForm, Vectors
 from lca_torch._hints import integer_advice, weight_hint
 from lca_torch._identity import Identity
-from lca_torch._live import flat
 from lca_torch._parameters import Leaves, check_theta, layout_of, normal, parameters_of
 from lca_torch._policies import (
     RandomStates,
@@ -56,7 +56,7 @@ from lca_torch._policies import (
     normalisation_policies,
 )
 from lca_torch._reading import Reading, read
-from lca_torch._replica import Replica, in_precision, switches_by_itself
+from lca_torch._replica import Replica, switches_by_itself
 from lca_torch._versions import Versions
 
 _serial = count(1)
@@ -71,9 +71,6 @@ class Run(Protocol):
 
 
 _errors = partial(loss_errors, passed_on=(torch.OutOfMemoryError,), advice=integer_advice)
-
-
-HALF = (torch.float16, torch.bfloat16)
 
 
 class GroupSum(NamedTuple):
@@ -103,11 +100,15 @@ class TorchLoss(ModelLoss):
         frozen: Frozen,
         autocast: torch.dtype | None,
         compile: bool,
+        precision: Precision | None = None,
+        vectors: Vectors = "device",
     ) -> None:
-        self.layout: Layout = layout_of(model, frozen)
-        self._own = parameters_of(model, frozen)
-        theta = flat(self._own.values())
-        self.dtype, self.device = theta.dtype, theta.device
+        _require_one_precision(autocast, precision)
+        self.layout: Layout = layout_of(model, frozen, precision)
+        self._own = parameters_of(model, frozen, precision)
+        self.form = VectorForm.of(self._own, precision, vectors)
+        self.dtype, self.device = self.form.dtype, next(iter(self._own.values())).device
+        self._converts, self._streams, self._as_model = precision is not None, vectors == "host", False
         self._buffers = frozenset(name for name, _ in model.named_buffers())
         self._identity, self._data = Identity(model, self._own), list[Unchanged]()
         self._kept = frozenset[str]()
@@ -132,8 +133,11 @@ class TorchLoss(ModelLoss):
         self._batch: PyTree = None
         self._reading, self._state = Reading(), dict[str, Any]()
         tensors = (*model.parameters(), *model.buffers())
+        halves = [tensor.dtype for tensor in tensors if tensor.dtype in HALF]
+        self.model_dtype = max(set(halves), key=halves.count) if halves and self._converts else None
+        """The half precision of the model, if the loss is measured on float32 copies."""
         # Half precision rounds single rows otherwise than whole batches.
-        half = autocast is not None or any(tensor.dtype in HALF for tensor in tensors)
+        half = autocast is not None or (halves and not self._converts)
         self._derivatives = ExampleDerivatives(self.layout, local=not half)
 
     def parameters(self) -> list[nn.Parameter]:
@@ -146,7 +150,19 @@ class TorchLoss(ModelLoss):
 
     def theta(self) -> Tensor:
         self.check()
-        return flat(self.parameters())
+        return self._theta()
+
+    def _theta(self) -> Tensor:
+        return self.form.copy(self.parameters())
+
+    @contextmanager
+    def as_model(self) -> Iterator[None]:
+        """Inside, losses are those of the model in its own dtypes, at θ rounded to these."""
+        self._as_model = True
+        try:
+            yield
+        finally:
+            self._as_model = False
 
     def check(self) -> None:
         """Raise `LCAError` unless the model has the parameters that it had, and the data are the same."""
@@ -291,12 +307,15 @@ class TorchLoss(ModelLoss):
     ) -> ExampleSlopes:
         """By one backward pass, forward mode, or a gradient for each example: see `ExampleDerivatives`."""
         kept, singly = list(batches), super().by_example
+        along = movement
+        if self._streams:
+            along = GroupMovement(movement.vector.to(self.device), movement.groups, movement.chunk)
 
         def measuring(*, gradient: bool) -> AbstractContextManager[tuple[Run, Leaves]]:
             function_of = losses_of_examples if at_once else attrgetter("function")
             return self._measuring(theta, state, (), gradient=gradient, function_of=function_of)
 
-        found = self._derivatives.slopes(measuring, kept, movement, at_once=at_once)
+        found = self._derivatives.slopes(measuring, kept, along, at_once=at_once)
         return singly(theta, kept, movement, state, names=names) if found is None else found
 
     @contextmanager
@@ -311,19 +330,21 @@ class TorchLoss(ModelLoss):
     ) -> Iterator[tuple[Run, Leaves]]:
         """How to compute the loss of a batch at θ in ``state``, and the leaves of its graph."""
         self.check()
-        check_theta(self.layout, theta, self.device)
+        check_theta(self.layout, theta, self.form.device)
         state = self.state() if state is None else state
         replica = self._versions.of(state)
         function = function_of(replica)
         reading = self._reading
         with self._modes(next(self._seeds), gradients=gradient or self.differentiates_inside):
-            leaves = Leaves(theta, self.layout, wanted, reading.written_parameters)
+            leaves = self._leaves(theta, wanted, reading.written_parameters)
             if self.differentiates_inside:
                 leaves.require_grad(self.trainable())
-            with replica.holding(leaves.tensors, state) as held, reading.captured_at(state):
+            cast = self._cast(theta.dtype)
+            others = None if self._as_model else cast
+            with replica.holding(leaves.tensors, state, others) as held, reading.captured_at(state):
 
                 def run(batch: PyTree, instead: Mapping[str, Tensor] | None = None) -> Tensor:
-                    ready = self._ready(batch, theta.dtype, copy=reading.writes_batch)
+                    ready = self._ready(batch, cast, copy=reading.writes_batch)
                     held.begin(instead)
                     with _errors(batch):
                         loss = function(replica.model, ready)
@@ -340,22 +361,36 @@ class TorchLoss(ModelLoss):
         ):
             yield
 
-    def _ready(self, batch: PyTree, dtype: torch.dtype, *, copy: bool) -> PyTree:
-        """The batch in the precision of θ, in tensors of its own."""
+    def _leaves(self, theta: Tensor, wanted: Collection[str], copied: Collection[str] = ()) -> Leaves:
+        """θ as tensors on the device of the model; in its own dtypes inside `as_model`."""
+        leaves = Leaves(theta, self.layout, wanted, copied, self.device, streamed=self._streams)
+        if self._as_model:
+            leaves.round_to({name: own.dtype for name, own in self._own.items()})
+        return leaves
+
+    def _cast(self, dtype: torch.dtype) -> Cast:
+        """What becomes of the tensors of a batch for a θ of this dtype."""
+        if not self._as_model:
+            return Cast(dtype, half=self._converts)
+        dtypes = {own.dtype for own in self.parameters()}
+        return Cast(dtypes.pop() if len(dtypes) == 1 else dtype)
+
+    def _ready(self, batch: PyTree, cast: Cast, *, copy: bool) -> PyTree:
+        """The batch in the precision in which the loss is evaluated, in tensors of its own."""
 
         def ready(tensor: Tensor) -> Tensor:
-            found = in_precision(normal(tensor), dtype, self.device).detach()
+            found = cast(normal(tensor), self.device).detach()
             return found.clone() if copy else found
 
         return tree_map(ready, batch)
 
     def _learn(self, replica: Replica, batch: PyTree) -> None:
         """Find out what the loss of a batch reads, and which of the user's hooks it needs."""
-        theta = flat(self.parameters())  # new memory, which the loss may write into
-        ready = partial(self._ready, batch, self.dtype, copy=True)
+        theta, cast = self._theta(), self._cast(self.dtype)  # new memory, which the loss may write into
+        ready = partial(self._ready, batch, cast, copy=True)
         with self._modes(0, gradients=True), interpreted(), _errors(batch):
-            leaves = Leaves(theta, self.layout, self.trainable())
-            with replica.holding(leaves.tensors, {}) as held:
+            leaves = self._leaves(theta, self.trainable())
+            with replica.holding(leaves.tensors, {}, cast) as held:
                 self._reading = read(held, ready(), self._own, self._prefix, self._reading)
         if replica.hooks:
             expected = self._two_losses(replica)
@@ -390,12 +425,12 @@ class TorchLoss(ModelLoss):
     def _one_loss(
         self, replica: Replica, factor: float, before: Callable[[], object] = lambda: None
     ) -> float | Exception:
-        theta = flat(self.parameters()).mul_(factor)
-        ready = self._ready(self._batch, self.dtype, copy=True)
+        theta, cast = self._theta().mul_(factor), self._cast(self.dtype)
+        ready = self._ready(self._batch, cast, copy=True)
         try:
             with self._modes(0, gradients=True):
-                leaves = Leaves(theta, self.layout, self.trainable())
-                with replica.holding(leaves.tensors, {}) as held, interpreted():
+                leaves = self._leaves(theta, self.trainable())
+                with replica.holding(leaves.tensors, {}, cast) as held, interpreted():
                     held.begin()
                     before()
                     return float(replica.losses(ready).detach())
@@ -406,6 +441,14 @@ class TorchLoss(ModelLoss):
 def _scores_of(replica: Replica) -> BatchLoss:
     assert replica.loss_fn is not None
     return error_scores(replica.loss_fn)
+
+
+def _require_one_precision(autocast: torch.dtype | None, precision: Precision | None) -> None:
+    if autocast is not None and precision is not None:
+        raise LCAError(
+            f"autocast={autocast} evaluates the loss in that dtype, and precision={precision!r} in another; "
+            "pass one of the two."
+        )
 
 
 def _eps(dtype: torch.dtype) -> float:

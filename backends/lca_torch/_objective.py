@@ -8,9 +8,11 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from lca.errors import LCAError
 from lca.frameworks import BatchNorm, Frozen, ModelObjective, PyTree, check_order
 from lca_torch._data import measured, refuse_arrays
 from lca_torch._examples import BatchLoss, require_one_loss
+from lca_torch._form import Precision, VectorForm, Vectors
 from lca_torch._model_loss import TorchLoss
 from lca_torch._policies import random_state_kept
 from lca_torch._process_group import TIMEOUT, measuring_ranks
@@ -32,7 +34,8 @@ class Objective(ModelObjective):
     Parameters
     ----------
     model
-        Any `torch.nn.Module` with float32 or float64 parameters on one device.
+        Any `torch.nn.Module` on one device, with float32 or float64 parameters; in half precision, see
+        ``precision``.
     loss_fn
         ``loss_fn(model(inputs), target)`` for batches that are pairs; the *mean* over the batch. ``None``:
         the model's own loss, ``model(**batch).loss``, as the models of Hugging Face return it.
@@ -59,6 +62,15 @@ class Objective(ModelObjective):
         every pass; it must then give the same batches every time.
     autocast
         Only in torch: run the forward pass under `torch.autocast` in this dtype, e.g. ``torch.bfloat16``.
+    precision
+        Only in torch: ``"float32"`` measures a model in float16 or bfloat16, or with some parameters in
+        these, on float32 copies of its parameters, buffers and data; `precision_difference` says what that
+        changes.
+    vectors
+        Only in torch: where the vectors (K,) are, the copies of θ and the gradients. ``"host"`` keeps them in
+        the memory of the host. Each gradient is moved there tensor by tensor in the backward pass. At θ as it
+        is in the model, the device then holds one gradient tensor beyond the activations; at any other θ, a
+        copy of the parameters as well.
     compile
         Only in torch: compile the loss of a batch with `torch.compile`; worthwhile on a GPU and for many
         steps.
@@ -80,8 +92,8 @@ class Objective(ModelObjective):
 
     Notes
     -----
-    θ is a (K,) tensor on the model's device, float32 or float64 whatever the model's own dtype: inputs and
-    buffers follow θ. The loss is summed in float64, gradients of all batches in one vector of θ's dtype.
+    θ is a (K,) tensor on the model's device (``vectors``), float32 or float64: inputs and buffers follow θ.
+    The loss is summed in float64, gradients of all batches in one vector of θ's dtype.
     Dropout and everything else that depends on ``training`` is off. Memory of a gradient beyond the
     activations of one measuring batch: one vector for the result.
 
@@ -126,6 +138,8 @@ class Objective(ModelObjective):
         frozen: Frozen = "zero",
         keep: bool = True,
         autocast: torch.dtype | None = None,
+        precision: Precision | None = None,
+        vectors: Vectors = "device",
         compile: bool = False,
         process_group: Any = "auto",
         rank_timeout: float = TIMEOUT,
@@ -145,10 +159,53 @@ class Objective(ModelObjective):
                 frozen=frozen,
                 autocast=autocast,
                 compile=compile,
+                precision=precision,
+                vectors=vectors,
             )
+            if ranks is not None and loss.form.device != loss.device:
+                raise LCAError(
+                    "several ranks add their gradients on the device, and vectors='host' keeps them on the "
+                    "host; pass process_group=None to measure on each rank alone, or omit vectors."
+                )
             with torch.inference_mode(False), random_state_kept(loss.device):
                 rows = measured(data, loss.device, keep=keep)
                 super().__init__(model, loss, rows, batch_size=batch_size)
                 loss.watch(rows)
                 if isinstance(loss, SharedLoss):
                     loss.share(rows, self.batch_size)
+
+    @property
+    def form(self) -> VectorForm:
+        """The dtype and device of θ and of gradients."""
+        return self._loss.form
+
+    @property
+    def model_dtype(self) -> str | None:
+        """The dtype of the model, such as ``"bfloat16"``, if it is measured in another; else ``None``."""
+        dtype = self._loss.model_dtype
+        return None if dtype is None else str(dtype).removeprefix("torch.")
+
+    def precision_difference(self, theta: Tensor) -> float:
+        """The loss of the model in its own dtypes minus L(θ), the one that is measured; in its units.
+
+        The first is evaluated at θ rounded to the dtypes of the model: at parameters of the model itself that
+        is no change. 0 if the model is measured in its own precision. Costs two forward passes.
+
+        Raises
+        ------
+        LCAError
+            If the model cannot be evaluated in its own dtypes on this device.
+
+        Examples
+        --------
+        >>> model = nn.Linear(2, 3).bfloat16()
+        >>> x, y = torch.eye(2), torch.tensor([0, 2])
+        >>> objective = Objective(model, nn.functional.cross_entropy, (x, y), precision="float32")
+        >>> objective.theta().dtype, abs(objective.precision_difference(objective.theta())) < 0.02
+        (torch.float32, True)
+        """
+        if self._loss.model_dtype is None:
+            return 0.0
+        measured = self.loss(theta)
+        with self._loss.as_model():
+            return self.loss(theta) - measured

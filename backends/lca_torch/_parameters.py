@@ -1,6 +1,7 @@
 """θ and the model: which parameters are in θ, θ as tensors of their shapes, and gradients as one vector."""
 
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from functools import partial
 from itertools import count
 from typing import Any
 
@@ -8,22 +9,26 @@ import torch
 from torch import Tensor, nn
 
 from lca import frameworks
-from lca.errors import LayoutError, LCAError
+from lca.errors import LayoutError, LCAError, UnknownNameError
 from lca.frameworks import Frozen, check_frozen, require_one, require_precision
 from lca.frameworks._tensors import dtype_of
 from lca.layout import Layout
+from lca_torch._form import Precision
 from lca_torch._kinds import refuse_kinds
 from lca_torch._live import ParameterVector, flat
 from lca_torch._slots import is_small
 
 
-def parameters_of(model: nn.Module, frozen: Frozen = "zero") -> dict[str, nn.Parameter]:
+def parameters_of(
+    model: nn.Module, frozen: Frozen = "zero", precision: Precision | None = None
+) -> dict[str, nn.Parameter]:
     """The parameters in θ, by name, in the model's order; tied ones once, under their first name.
 
     Raises
     ------
     LayoutError
-        If the model has no parameters, they differ in dtype or device, or are neither float32 nor float64.
+        If the model has no parameters, they differ in dtype or device, or are neither float32 nor float64;
+        with ``precision="float32"`` they may also be in half precision, and differ.
     """
     check_frozen(frozen)
     if not isinstance(model, nn.Module):
@@ -45,7 +50,8 @@ def parameters_of(model: nn.Module, frozen: Frozen = "zero") -> dict[str, nn.Par
         "frozen='omit'"
     )
     dtypes = {name: dtype_of(parameter) for name, parameter in named.items()}
-    require_one("dtype", dtypes, fix)
+    if precision is None:
+        require_one("dtype", dtypes, fix)
     require_one("device", {name: parameter.device for name, parameter in named.items()}, fix)
     first = next(iter(named))
     if named[first].is_meta:
@@ -53,11 +59,30 @@ def parameters_of(model: nn.Module, frozen: Frozen = "zero") -> dict[str, nn.Par
             f"parameter {first!r} has no numbers, as it is on the meta device; call "
             "model.to_empty(device=...) and load or draw the weights first."
         )
-    require_precision(dtypes, "keep the parameters in float32 and use autocast for the forward pass")
+    if precision is None:
+        require_precision(
+            dtypes,
+            "keep the parameters in float32 and use autocast for the forward pass, or measure the model on "
+            "float32 copies of them, with precision='float32'",
+        )
+    else:
+        _require_no_more(dtypes, precision)
     return named
 
 
-def layout_of(model: nn.Module, frozen: Frozen = "zero") -> Layout:
+def _require_no_more(dtypes: Mapping[str, str], precision: Precision) -> None:
+    """Raise unless float32 holds all numbers of the parameters."""
+    if precision != "float32":
+        raise UnknownNameError("precision", str(precision), ("float32",))
+    wide = [name for name, dtype in dtypes.items() if dtype not in ("float32", "float16", "bfloat16")]
+    if wide:
+        raise LayoutError(
+            f"parameter {wide[0]!r} is {dtypes[wide[0]]}, of which a float32 copy does not hold all numbers; "
+            "omit precision."
+        )
+
+
+def layout_of(model: nn.Module, frozen: Frozen = "zero", precision: Precision | None = None) -> Layout:
     """The `lca.Layout` of a model: names, shapes and neuron axes of its parameters.
 
     A neuron is an output channel: axis 0 of a weight, but axis 1 of transposed convolutions and embeddings.
@@ -66,7 +91,7 @@ def layout_of(model: nn.Module, frozen: Frozen = "zero") -> Layout:
     ----------
     model
         Any `torch.nn.Module`.
-    frozen
+    frozen, precision
         As in `Objective`.
 
     Raises
@@ -79,7 +104,7 @@ def layout_of(model: nn.Module, frozen: Frozen = "zero") -> Layout:
     >>> layout_of(nn.Sequential(nn.Linear(3, 2), nn.Embedding(5, 4))).names
     ('0.weight', '0.bias', '1.weight')
     """
-    named = parameters_of(model, frozen)
+    named = parameters_of(model, frozen, precision)
     empty = [name for name, parameter in named.items() if isinstance(parameter, nn.UninitializedParameter)]
     if empty:
         raise LayoutError(f"{', '.join(empty)} has no shape yet; run the model on one batch first.")
@@ -113,18 +138,20 @@ def check_theta(layout: Layout, theta: Tensor, device: torch.device) -> None:
     frameworks.check_theta(layout, theta, Tensor)
     if theta.device != device:
         raise LayoutError(
-            f"theta is on {theta.device}, but the objective was made on {device}; move the model first, then "
-            "make the objective."
+            f"theta is on {theta.device}, but the vectors of the objective are on {device}; take it from "
+            "objective.theta(), or move the model first, then make the objective."
         )
 
 
-def _views(theta: Tensor, layout: Layout) -> dict[str, Tensor]:
-    """θ as tensors by name; views, not copies."""
+def _views(theta: Tensor, layout: Layout, device: torch.device) -> dict[str, Tensor]:
+    """θ as tensors by name on a device; views, not copies, if θ is there."""
     if not isinstance(theta, ParameterVector) or theta.persisted is not None:
         parts = normal(theta).detach().split(layout.sizes)  # type: ignore[no-untyped-call]
         shaped = zip(layout.names, parts, layout.shapes, strict=True)
-        return {name: part if len(shape) == 1 else part.view(shape) for name, part, shape in shaped}
-    return {name: normal(piece) for name, piece in zip(layout.names, theta.pieces, strict=True)}
+        views = {name: part if len(shape) == 1 else part.view(shape) for name, part, shape in shaped}
+        return views if theta.device == device else {name: view.to(device) for name, view in views.items()}
+    sources = zip(layout.names, theta.sources, strict=True)
+    return {name: normal(source).to(device, theta.dtype) for name, source in sources}
 
 
 _versions = count(1 << 30)
@@ -152,6 +179,13 @@ def _dense(gradient: Tensor) -> Tensor:
     return gradient.to_dense() if gradient.is_sparse else gradient
 
 
+def _move(leaf: Tensor, sums: Sequence[Tensor], which: int) -> None:
+    """Add the gradient of a leaf to one of the sums, which may be elsewhere, and release it."""
+    grad, leaf.grad = leaf.grad, None
+    assert grad is not None
+    sums[which].add_(_dense(grad).to(sums[which].device))
+
+
 class Leaves:
     """θ as named tensors whose gradients are summed.
 
@@ -168,14 +202,26 @@ class Leaves:
         The names of the tensors that are differentiated.
     copied
         The names of tensors that a forward pass writes into: they get memory of their own.
+    device
+        Where the tensors are, if not where θ is. The gradient is where θ is.
+    streamed
+        Move the gradient of each tensor to the sum as soon as a backward pass has it, so that on the device
+        there is one of them at a time.
     """
 
-    def __init__(
-        self, theta: Tensor, layout: Layout, trainable: Iterable[str], copied: Collection[str] = ()
+    def __init__(  # noqa: PLR0917
+        self,
+        theta: Tensor,
+        layout: Layout,
+        trainable: Iterable[str],
+        copied: Collection[str] = (),
+        device: torch.device | None = None,
+        *,
+        streamed: bool = False,
     ) -> None:
-        self._layout = layout
+        self._layout, self._streamed = layout, streamed or device not in (None, theta.device)
         self._form: Any = {"dtype": theta.dtype, "device": theta.device}
-        views = {name: view.data for name, view in _views(theta, layout).items()}
+        views = {name: view.data for name, view in _views(theta, layout, device or theta.device).items()}
         _renumber(views.values())
         self._given = {name: views[name] for name in copied}
         self.tensors = views | {name: view.clone() for name, view in self._given.items()}
@@ -184,15 +230,24 @@ class Leaves:
         for leaf in self._wanted:
             leaf.requires_grad_()
         # Faster, but holds all pieces of a gradient at a time, and loses small numbers in float16.
-        self._at_once = is_small(theta) and not _in_float16(theta.device.type)
+        small = is_small(theta) and not _in_float16(theta.device.type)
+        self._at_once = small and not self._streamed
         self._first: tuple[float, Sequence[Tensor | None]] | None = None  # weight and gradient of one batch
         self._total: Tensor | None = None  # the sum of several
         self._grads: list[Tensor] = []  # its pieces
+        for which, leaf in enumerate(self._wanted if self._streamed else ()):
+            # The hooks refer to the list, not to this object, which would be a cycle that keeps θ alive.
+            move: Any = partial(_move, sums=self._grads, which=which)
+            leaf.register_post_accumulate_grad_hook(move)  # type: ignore[no-untyped-call]
 
     def require_grad(self, names: Iterable[str]) -> None:
         """Let a loss that differentiates inside do so for these tensors, too."""
         for name in names:
             self.tensors[name].requires_grad_()
+
+    def round_to(self, dtypes: Mapping[str, torch.dtype]) -> None:
+        """Put the tensors into these dtypes; they have no gradient then."""
+        self.tensors = {name: tensor.detach().to(dtypes[name]) for name, tensor in self.tensors.items()}
 
     def add_gradient(self, loss: Tensor, weight: float = 1.0) -> None:
         """Add ``weight · ∂loss/∂θ``; no other ``.grad`` is touched; frees the graph."""
@@ -228,9 +283,9 @@ class Leaves:
         if self._total is None:
             self._total = torch.zeros(self._layout.size, **self._form)
             pieces = self._layout.unflatten(self._total)
-            self._grads = [pieces[name] for name in self._trainable]
+            self._grads[:] = [pieces[name] for name in self._trainable]
             for leaf, grad in zip(self._wanted, self._grads, strict=True):
-                leaf.grad = None if self._at_once else grad
+                leaf.grad = None if self._at_once or self._streamed else grad
         first, self._first = self._first, None
         if first is not None:
             self._add(*first)

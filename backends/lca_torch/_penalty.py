@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from lca.frameworks import Frozen, PyTree
 from lca.layout import Layout
 from lca_torch._checks import check_differentiable, require_theta_alone
+from lca_torch._form import Precision
 from lca_torch._parameters import Leaves, check_theta, layout_of, parameters_of
 
 
@@ -21,8 +22,8 @@ class Penalty:
         The model with these parameters.
     function
         From a mapping of parameter tensors by name to a scalar tensor, in the units of the loss.
-    frozen
-        As in `Objective`.
+    frozen, precision
+        As in `Objective`. The gradient is where θ is, on the device of the model or on the host.
 
     Raises
     ------
@@ -38,11 +39,16 @@ class Penalty:
     """
 
     def __init__(
-        self, model: nn.Module, function: Callable[[Mapping[str, Tensor]], Tensor], frozen: Frozen = "zero"
+        self,
+        model: nn.Module,
+        function: Callable[[Mapping[str, Tensor]], Tensor],
+        frozen: Frozen = "zero",
+        *,
+        precision: Precision | None = None,
     ) -> None:
-        self.layout: Layout = layout_of(model, frozen)
+        self.layout: Layout = layout_of(model, frozen, precision)
         self._function = function
-        self._parameters = parameters_of(model, frozen)
+        self._parameters = parameters_of(model, frozen, precision)
         self._names: frozenset[str] | None = None
         self._device = next(iter(self._parameters.values())).device
 
@@ -65,10 +71,10 @@ class Penalty:
 
     def loss_and_grad(self, theta: Tensor, batch: PyTree | None = None) -> tuple[float, Tensor]:
         """R(θ) and ∂R/∂θ (K,), which is 0 for frozen parameters."""
-        check_theta(self.layout, theta, self._device)
+        check_theta(self.layout, theta, theta.device if theta.device.type == "cpu" else self._device)
         with torch.inference_mode(False), torch.enable_grad():
             chosen = [name for name in self.layout.names if name in self.differentiated]
-            leaves = Leaves(theta, self.layout, chosen)
+            leaves = Leaves(theta, self.layout, chosen, device=self._device)
             value = self._function(leaves.tensors)
             check_differentiable(value)
             require_theta_alone(value, self._parameters)

@@ -3,9 +3,7 @@
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
-import torch
 from torch import Tensor
 
 from lca.errors import TrajectoryError
@@ -15,7 +13,12 @@ from lca.layout import Layout, check_same_layout
 from lca.objective import Objective, State, leaves, state_of
 from lca.step import Step
 from lca_torch._checkpoints import checkpoint_files, open_checkpoint
+from lca_torch._form import VectorForm
 from lca_torch._objective import Objective as TorchObjective
+from lca_torch._stored import StoredTensors
+
+WRAPPERS = "_checkpoint_wrapped_module", "_fsdp_wrapped_module", "_orig_mod"
+"""What wrappers of torch (activation checkpointing, FSDP, compilation) add to the names of parameters."""
 
 
 def replay(
@@ -28,9 +31,11 @@ def replay(
 ) -> Iterator[Step]:
     """The steps between consecutive checkpoints, for `lca.allocate`.
 
-    Each step is the straight segment from one checkpoint to the next, whatever happened between them: with a
-    checkpoint after every update this is the run itself. Files are read when their step comes up. Memory: θ
-    at both ends of a step.
+    Each step is the straight line from one checkpoint to the next, whatever happened between them: with a
+    checkpoint after every update this is the run itself. Nodes inside a step are points on that line, where
+    training has not been, however many gradients an estimator takes there. Files are read when their step
+    comes up, one tensor at a time. Memory: θ at both ends of a step, for any number of checkpoints; while a
+    checkpoint is read, the step before it as well.
 
     Parameters
     ----------
@@ -38,15 +43,17 @@ def replay(
         Paths in the order of training, or a folder as the trainer left it: its checkpoints, by the numbers
         in their names (`lca.frameworks.checkpoints_in_order`). Files of `torch.save` (only tensors and plain
         containers are loaded, never code) or safetensors; a checkpoint may be a folder, as `transformers`
-        writes it, in one file or in shards with an index.
+        writes it, in one file or in shards with an index, or as `torch.distributed.checkpoint` writes it.
     objective
         What will be measured, one objective or several by name. Their layout, dtype, device and buffers say
         what is read from the files.
     key
         Key of the dictionary in the file that holds the tensors, if they are not at the top: ``"state_dict"``
-        for checkpoints of Lightning.
+        for checkpoints of Lightning, ``"model"`` for the sharded ones of accelerate.
     prefix
-        Prefix of the names in the file: ``"net."``, ``"module."``, ... Names without it are ignored.
+        Prefix of the names in the file: ``"net."``, ``"module."``, ... Names without it are ignored. What
+        `torch.compile`, FSDP and activation checkpointing add to names (``_orig_mod`` and the like) is
+        ignored by itself.
     strict
         Refuse a file with tensors that the model does not have; ``False`` ignores them, as for checkpoints of
         an older version of the model with buffers that it has no more (the masks of GPT-NeoX, for example).
@@ -62,13 +69,15 @@ def replay(
     Raises
     ------
     TrajectoryError
-        At once: if there are fewer than two checkpoints, one does not exist, or their order is not clear.
-        When a file is read: if it is damaged or holds pickled code, or if tensors are missing, unexpected or
-        of another shape.
+        At once: if there are fewer than two checkpoints, one does not exist or is a part without its index,
+        or their order is not clear. When a file is read: if it is damaged or holds pickled code, a shard is
+        missing or outside of the folder of its index, or tensors are missing, in two shards, unexpected or of
+        another shape.
 
     Examples
     --------
     >>> import tempfile
+    >>> import torch
     >>> from torch import nn
     >>> from lca_torch import Objective
     >>> model = nn.Linear(2, 3)
@@ -96,8 +105,8 @@ class _Reader:
     """The buffers that the loss depends on and that checkpoints hold, with their values now."""
     known: frozenset[str] | None
     """All names that a file may hold; ``None``: any, as for other objectives and with ``strict=False``."""
-    like: Tensor | None
-    """A vector of the dtype and device of θ; ``None``: as in the file."""
+    form: VectorForm | None
+    """The dtype and device of θ; ``None``: as in the file."""
     key: str | None
     prefix: str
 
@@ -124,38 +133,36 @@ class _Reader:
         # Buffers that are not persistent are in no file; they keep the values that they have.
         known = frozenset(model.state_dict())
         state = {name: buffer for name, buffer in state.items() if name in known}
-        return cls(layout, aliases, state, known if strict else None, measured.theta()[:0], key, prefix)
+        return cls(layout, aliases, state, known if strict else None, measured.form, key, prefix)
 
     def read(self, path: Path) -> tuple[Tensor, State | None]:
         """θ and the state in a checkpoint, as new tensors."""
         with open_checkpoint(path) as content:
             tensors = self._tensors(content, path)
             found = self._where(tensors, path)
-            like = tensors[found[self.layout.names[0]]] if self.like is None else self.like
-            theta = torch.empty(self.layout.size, dtype=like.dtype, device=like.device)
+            form = self.form or VectorForm.of({"": tensors[found[self.layout.names[0]]]})
+            theta = form.zeros(self.layout.size)
             for name, view in self.layout.unflatten(theta).items():
-                view.copy_(self._checked(tensors[found[name]], tuple(view.shape), name, path))
+                view.copy_(self._checked(tensors, found[name], name, view))
             state = {
-                name: self._checked(tensors[found[name]], tuple(now.shape), name, path, like=now).to(
-                    now.device, now.dtype, copy=True
-                )
+                name: self._checked(tensors, found[name], name, now).to(now.device, now.dtype, copy=True)
                 for name, now in self.state.items()
             }
         return theta, state or None
 
-    def _tensors(self, content: Mapping[str, Any], path: Path) -> Mapping[str, Any]:
+    def _tensors(self, content: StoredTensors, path: Path) -> StoredTensors:
         if self.key is None:
             return content
-        inner = content.get(self.key)
-        if not isinstance(inner, Mapping):
-            at_top = any(isinstance(value, Tensor) for value in content.values())
+        inner = content.under(self.key)
+        if inner is None:
+            at_top = any(content.shape(name) is not None for name in content)
             fix = "its tensors are not nested: leave key out" if at_top else "pass one of these as key"
             raise TrajectoryError(
                 f"{path} has no dictionary under key={self.key!r}, but {_listed(content)}; {fix}."
             )
         return inner
 
-    def _where(self, tensors: Mapping[str, Any], path: Path) -> dict[str, str]:
+    def _where(self, tensors: StoredTensors, path: Path) -> dict[str, str]:
         """The name in the file of each parameter and buffer."""
         found = self._found(tensors, self.prefix)
         missing = [name for name in (*self.aliases, *self.state) if name not in found]
@@ -163,8 +170,8 @@ class _Reader:
             behind = f" with prefix={self.prefix!r}" if self.prefix else ""
             raise TrajectoryError(f"{path} lacks {_listed(missing)}{behind}; {self._hint(tensors)}")
         if self.known is not None:
-            mine = (name.removeprefix(self.prefix) for name in tensors if name.startswith(self.prefix))
-            unexpected = [name for name in mine if name not in self.known]
+            known = frozenset(map(_unwrapped, self.known))
+            unexpected = [name for name in self._plain(tensors, self.prefix) if name not in known]
             if unexpected:
                 raise TrajectoryError(
                     f"{path} also holds {_listed(unexpected)}, which the model does not have; is it a "
@@ -172,29 +179,46 @@ class _Reader:
                 )
         return found
 
-    def _found(self, tensors: Mapping[str, Any], prefix: str) -> dict[str, str]:
+    def _found(self, tensors: StoredTensors, prefix: str) -> dict[str, str]:
         """The name in the file of each parameter and buffer that it holds under this prefix."""
+        inside = self._plain(tensors, prefix)
+        wanted = {**self.aliases, **{name: (name,) for name in self.state}}
         return {
-            name: prefix + alias
-            for name, aliases in {**self.aliases, **{name: (name,) for name in self.state}}.items()
+            name: inside[_unwrapped(alias)]
+            for name, aliases in wanted.items()
             for alias in reversed(aliases)
-            if prefix + alias in tensors
+            if _unwrapped(alias) in inside
         }
 
-    def _fits(self, tensors: Mapping[str, Any], prefix: str) -> bool:
+    @staticmethod
+    def _plain(tensors: StoredTensors, prefix: str) -> dict[str, str]:
+        """The names in the file that begin with this prefix, by the names without it and without wrappers."""
+        plain: dict[str, str] = {}
+        prefix = _unwrapped(prefix)
+        for name in tensors:
+            own = _unwrapped(name)
+            if own.startswith(prefix) and plain.setdefault(own.removeprefix(prefix), name) != name:
+                raise TrajectoryError(
+                    f"{tensors.place(name)} holds {plain[own.removeprefix(prefix)]!r} and {name!r}, two "
+                    "names of one tensor; save the tensors of one model."
+                )
+        return plain
+
+    def _fits(self, tensors: StoredTensors, prefix: str) -> bool:
         """Whether the file holds all parameters under this prefix, with their shapes."""
         found = self._found(tensors, prefix)
         shapes = zip(self.layout.names, self.layout.shapes, strict=True)
-        return all(name in found and tuple(tensors[found[name]].shape) == shape for name, shape in shapes)
+        return all(name in found and tensors.shape(found[name]) == shape for name, shape in shapes)
 
-    def _hint(self, tensors: Mapping[str, Any]) -> str:
+    def _hint(self, tensors: StoredTensors) -> str:
         """What would be found with another key or prefix."""
-        nested = [name for name, value in tensors.items() if isinstance(value, Mapping)]
-        inside = [name for name in nested if any(isinstance(v, Tensor) for v in tensors[name].values())]
+        groups = {name: group for name in tensors.groups() if (group := tensors.under(name)) is not None}
+        inside = [name for name, group in groups.items() if any(group.shape(n) is not None for n in group)]
         if inside and self.key is None:
             return f"there are tensors one level down: pass key={inside[0]!r}."
-        first = self.aliases[self.layout.names[0]]
-        prefixes = [n.removesuffix(alias) for n in tensors for alias in first if n.endswith(alias)]
+        first = [_unwrapped(alias) for alias in self.aliases[self.layout.names[0]]]
+        plain = {name: _unwrapped(name) for name in tensors}
+        prefixes = [n.removesuffix(alias) for n in plain.values() for alias in first if n.endswith(alias)]
         for prefix in prefixes:
             if self._fits(tensors, prefix):
                 if not prefix:
@@ -203,19 +227,28 @@ class _Reader:
         return f"it holds {_listed(tensors)}; is it a checkpoint of another model?"
 
     @staticmethod
-    def _checked(
-        tensor: Any, shape: tuple[int, ...], name: str, path: Path, like: Tensor | None = None
-    ) -> Tensor:
+    def _checked(tensors: StoredTensors, stored: str, name: str, like: Tensor) -> Tensor:
+        """A tensor of the file, of the shape of ``like``; its dtype may be another floating-point one."""
+        tensor, path = tensors[stored], tensors.place(stored)
         if not isinstance(tensor, Tensor):
             raise TrajectoryError(f"{name} in {path} is {type(tensor).__name__}, not a tensor.")
-        if (like is None or like.is_floating_point()) and not tensor.is_floating_point():
+        if like.is_floating_point() and not tensor.is_floating_point():
             raise TrajectoryError(f"{name} in {path} is {tensor.dtype}, not a floating-point tensor.")
-        if tuple(tensor.shape) != shape:
+        if tensor.shape != like.shape:
             raise TrajectoryError(
-                f"{name} in {path} has shape {tuple(tensor.shape)}, the model's has {shape}; is it a "
-                "checkpoint of another model?"
+                f"{name} in {path} has shape {tuple(tensor.shape)}, the model's has {tuple(like.shape)}; is "
+                "it a checkpoint of another model?"
             )
         return tensor
+
+
+def _unwrapped(name: str) -> str:
+    """A name without what the wrappers of torch add.
+
+    >>> _unwrapped("blocks.0._orig_mod.norm.weight")
+    'blocks.0.norm.weight'
+    """
+    return ".".join(part for part in name.split(".") if part not in WRAPPERS)
 
 
 def _listed(names: Iterable[str], most: int = 5) -> str:

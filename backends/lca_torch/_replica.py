@@ -5,7 +5,6 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
-import torch
 from torch import Tensor, nn
 from torch.nn.utils.prune import BasePruningMethod
 from torch.nn.utils.spectral_norm import SpectralNorm
@@ -16,6 +15,7 @@ from lca_torch._configuration import Configuration
 from lca_torch._copies import Pair
 from lca_torch._copying import Copier
 from lca_torch._examples import BatchLoss, LossFn, default_loss, with_samples
+from lca_torch._form import Cast
 from lca_torch._global_hooks import GlobalHooks
 from lca_torch._memory import Memory
 from lca_torch._shared_variables import SharedVariables, installed
@@ -72,9 +72,11 @@ class Replica:
         """Names of tensors outside θ that a forward pass writes into; it gets copies of them each time."""
 
     @contextmanager
-    def holding(self, leaves: Mapping[str, Tensor], state: Mapping[str, Tensor]) -> Iterator["Held"]:
-        """Hold θ and these tensors inside."""
-        held = Held(self, self._tensors(leaves, state), self._shared)
+    def holding(
+        self, leaves: Mapping[str, Tensor], state: Mapping[str, Tensor], cast: Cast | None
+    ) -> Iterator["Held"]:
+        """Hold θ and these tensors inside; all others as ``cast`` makes them, or as they are."""
+        held = Held(self, self._tensors(leaves, state, cast), self._shared)
         try:
             with self._global_hooks.installed(), installed(self._shared):
                 yield held
@@ -92,14 +94,15 @@ class Replica:
         """Undo what forward passes have written into Python variables."""
         self._memory.restore()
 
-    def _tensors(self, leaves: Mapping[str, Tensor], state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    def _tensors(
+        self, leaves: Mapping[str, Tensor], state: Mapping[str, Tensor], cast: Cast | None
+    ) -> dict[str, Tensor]:
         """All tensors that go into slots; those that the loss is not known to read are as they are now."""
-        dtype = next(iter(leaves.values())).dtype
         found = dict(leaves)
         for name in self.slots.others:
             tensor = state[name] if name in state else self.slots.now(name)
             shared = tensor.detach()
-            ready = in_precision(shared, dtype, tensor.device)
+            ready = shared if cast is None else cast(shared, tensor.device)
             found[name] = ready.clone() if ready is shared and is_small(ready) else ready
         return found
 
@@ -172,11 +175,3 @@ def switches_by_itself(model: nn.Module) -> bool:
     """Whether a class in a model has a ``train()`` or ``eval()`` of its own."""
     kinds = {type(module) for module in model.modules()}
     return any((kind.train, kind.eval) != (nn.Module.train, nn.Module.eval) for kind in kinds)
-
-
-def in_precision(tensor: Tensor, dtype: torch.dtype, device: torch.device) -> Tensor:
-    """Numbers in single or double precision follow θ; integers and half-precision numbers stay."""
-    wanted = dtype if tensor.dtype in (torch.float32, torch.float64) else tensor.dtype
-    if tensor.dtype is wanted and tensor.device == device:  # for every tensor of every batch
-        return tensor
-    return tensor.to(device, wanted)

@@ -7,7 +7,8 @@ import torch
 from torch import Tensor, nn
 
 from lca.errors import LayoutError, LCAError
-from lca_torch._live import flat
+from lca_torch._form import VectorForm
+from lca_torch._live import fill
 
 
 def is_sharded(parameter: Tensor) -> bool:
@@ -28,14 +29,18 @@ class ShardedTheta:
     ----------
     parameters
         The parameters in the order of θ, sharded or not.
+    form
+        That of θ. The parameters are gathered one after another.
     """
 
-    def __init__(self, parameters: Sequence[nn.Parameter]) -> None:
-        self._parameters = parameters
+    def __init__(self, parameters: Sequence[nn.Parameter], form: VectorForm) -> None:
+        self._parameters, self._form = parameters, form
 
     def copy(self) -> Tensor:
+        made = self._form.zeros(sum(parameter.numel() for parameter in self._parameters))
         with torch.no_grad():
-            return flat(_whole(parameter) for parameter in self._parameters)
+            fill(made, (_whole(parameter) for parameter in self._parameters))
+        return made
 
     def borrow(self) -> Tensor:
         return self.copy()

@@ -12,7 +12,7 @@ from torch import Tensor
 from lca.errors import DataError, LayoutError, LCAError
 from lca.frameworks import Measured, PyTree, examples_in, is_rows, require_weight, tensors_in
 from lca.objective import State
-from lca_torch._live import ParameterVector, flat
+from lca_torch._live import ParameterVector
 from lca_torch._model_loss import GroupSum, TorchLoss
 from lca_torch._process_group import MeasuringRanks
 from lca_torch._shared_data import require_same_data, require_same_loss
@@ -62,7 +62,7 @@ class SharedLoss(TorchLoss):
         require_same_data(self.ranks, self.layout, data, batch_size)
         self.shares = self.ranks.count
         drawn = torch.randn(self.layout.size, generator=torch.Generator().manual_seed(0))
-        theta = (SPREAD * drawn).to(flat(self.parameters()))
+        theta = (SPREAD * drawn).to(self.form.device, self.form.dtype)
         batch, state, loss = next(iter(data.batches(batch_size))), self.state(), math.nan
         with suppress(LCAError):  # such as a weight of 0
             [(loss, _)] = super().evaluate_each(theta, [[batch]], state, gradient=False)

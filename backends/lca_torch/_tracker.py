@@ -13,7 +13,8 @@ from lca.objective import leaves
 from lca.tracking import ModelTracker
 from lca.tracking._model import call_text
 from lca.tracking._spans import AnyFollower
-from lca_torch._live import ParameterVector, flat, holds
+from lca_torch._form import VectorForm, one_form
+from lca_torch._live import ParameterVector, holds
 from lca_torch._loop import Loop
 from lca_torch._objective import Objective
 from lca_torch._optimizers import check_known, refuse_maximizing
@@ -227,12 +228,16 @@ class Tracker(ModelTracker[Loop]):
 
     def _live_theta(self, parameters: Sequence[nn.Parameter]) -> "_LiveTheta | ShardedTheta":
         self._wholes: list[WholeCopy] = []
-        if not any(map(is_sharded, parameters)):
-            return _LiveTheta(parameters)
-        require_training_alone(self._session.required_fields)
         measured = [own for own in leaves(self._session.objectives) if isinstance(own, Objective)]
+        form = one_form({f"number {i}": own.form for i, own in enumerate(measured)})
+        form = form or VectorForm.of({"": parameters[0]})
+        if not form.is_of(parameters):
+            _require_own_fields(self._session.required_fields, form)
+        if not any(map(is_sharded, parameters)):
+            return _LiveTheta(parameters, form)
+        require_training_alone(self._session.required_fields)
         self._wholes = [WholeCopy(self._model, own.model) for own in measured]
-        return ShardedTheta(parameters)
+        return ShardedTheta(parameters, form)
 
     def _follow_buffers(self) -> None:
         """If a sharded model is measured on an unsharded copy, copy its buffers into the copy."""
@@ -295,24 +300,41 @@ class _StepListener:
 
 
 class _LiveTheta:
-    """`lca.tracking.LiveTheta` of the parameters of a model."""
+    """`lca.tracking.LiveTheta` of the parameters of a model, as vectors of this form."""
 
-    def __init__(self, parameters: Sequence[nn.Parameter]) -> None:
-        self._parameters = parameters
+    def __init__(self, parameters: Sequence[nn.Parameter], form: VectorForm) -> None:
+        self._parameters, self._form = parameters, form
+        self._same = form.is_of(parameters)  # and the objectives check that the parameters stay so
 
     def copy(self) -> Tensor:
-        return flat(self._parameters)
+        return self._form.copy(self._parameters)
 
     def borrow(self) -> Tensor:
         # Of a small model, a copy is made in less time than one is read piece by piece.
         small = sum(parameter.nbytes for parameter in self._parameters) <= SMALL
-        return self.copy() if small else ParameterVector(self._parameters)
+        if small:
+            return self.copy()
+        return ParameterVector(self._parameters) if self._same else self._form.borrow(self._parameters)
 
     def persist(self, borrowed: Tensor, memory: Tensor) -> Tensor:
         return borrowed.persist(memory) if isinstance(borrowed, ParameterVector) else borrowed
 
     def is_at(self, theta: Tensor) -> bool:
-        return holds(theta, self._parameters)
+        return (holds if self._same else self._form.holds)(theta, self._parameters)
+
+
+_OF_TRAINING = "gradient", "micro_batches", "halves", "update_slope"
+
+
+def _require_own_fields(required: Sequence[str], form: VectorForm) -> None:
+    """Raise `LCAError` if an estimator computes with gradients of training, which have another form."""
+    wanted = [field for field in required if field.endswith(_OF_TRAINING)]
+    if wanted:
+        raise LCAError(
+            f"the estimator requires {', '.join(wanted)} of training, which are in the precision and on the "
+            f"device of the model, and θ is in {form.dtype} on {form.device}; use lca.Adaptive, "
+            "lca.PathIntegral or lca.estimators.SampledPathIntegral, or omit precision= and vectors=."
+        )
 
 
 def _calling_once(closure: Callable[[], Any], listener: Callable[[], None]) -> Callable[[], Any]:

@@ -25,6 +25,7 @@ from lca.record._metrics import as_numbers
 from lca.row import CheckedWindow, Row, rows_of
 from lca.step import Step
 from lca.summary import RunViews, Summary, summarize
+from lca.tracking._checkpoint_lines import CheckpointLines
 from lca.tracking._measured_on import measured_on
 from lca.tracking._misses import Misses
 from lca.tracking._options import (
@@ -37,6 +38,7 @@ from lca.tracking._options import (
     names_options,
 )
 from lca.tracking._path_sums import PathDifference, PathSums
+from lca.tracking._precision import PrecisionDifference
 from lca.tracking._self_check import SelfCheck
 from lca.views import GroupTotals, View
 from lca.views._view import show
@@ -123,6 +125,8 @@ class Session:
         self.skipped_steps = 0
         self._measured, self._warned = False, False
         self._misses = Misses()
+        self._lines = CheckpointLines()
+        self._precision = PrecisionDifference(self.objectives)
         self._checked = [own for own in leaves(self.objectives) if isinstance(own, Checked)]
         self._measures_losses = estimator.target == "full"
         self.check_every = settings.check_every
@@ -204,6 +208,7 @@ class Session:
             self.objectives, self.estimator, views=views, on_error=self._on_error, check_every=None
         )
         made._summarized = {}
+        made._precision = PrecisionDifference({})
         return made
 
     def state(self) -> State | None:
@@ -248,7 +253,9 @@ class Session:
             self.skipped_steps += 1
             return
         self._measured = True
+        self._precision.begin(step.start)
         self._misses.update(found)
+        self._lines.add(step)
         rows: dict[str, Row] = {}
         for name, allocation in found.items():
             path = self.path.get(name)
@@ -276,6 +283,7 @@ class Session:
     def end_check(self, theta: Vector) -> None:
         """The measured steps end at θ, or are interrupted: measure the loss there, to check a sampled sum."""
         self._check.end(theta)
+        self._precision.end(theta)
 
     def end_audit(self) -> None:
         """Raise `NonDeterministicError` if a loss has changed unseen since it was last looked at."""
@@ -362,6 +370,7 @@ class Session:
                     "path_difference": difference.whole if difference.lines else None,
                     "path_difference_steps": difference.lines,
                 }
+            summaries[name] |= self._lines.summary() | self._precision.summary(name)
             if self.skipped_steps:
                 summaries[name]["skipped_steps"] = self.skipped_steps
         return summaries

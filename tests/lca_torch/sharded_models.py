@@ -4,6 +4,7 @@ torchrun --nproc-per-node 2 -m tests.lca_torch.sharded_models FOLDER
 """
 
 import sys
+from pathlib import Path
 
 import numpy as np
 import torch
@@ -12,7 +13,7 @@ from torch.nn.functional import cross_entropy
 
 from lca.errors import LCAError
 from lca.estimators import CrossFit
-from lca_torch import Objective, Tracker
+from lca_torch import Objective, Tracker, replay
 from tests.lca_torch.networks import Y
 from tests.lca_torch.shared_measuring import DATA, STEPS, Values
 from tests.lca_torch.torchrun import run, world
@@ -91,6 +92,22 @@ def tensor_parallel():
     return trained(by_columns_and_rows)
 
 
+def checkpoints():
+    """What a single process reads of checkpoints that all ranks have written, and θ as it was."""
+    from torch.distributed import checkpoint  # noqa: PLC0415
+
+    model, thetas = layer_by_layer(network()), []
+    folder = Path(sys.argv[1]) / "checkpoints"
+    for step in range(2):
+        nn.init.constant_(model[3].bias, step)
+        checkpoint.save({"model": model.state_dict()}, checkpoint_id=folder / f"step-{step}")
+        thetas.append(torch.cat([parameter.full_tensor().reshape(-1) for parameter in model.parameters()]))
+    copied = network()
+    objective = Objective(copied, cross_entropy, DATA, batch_size=4, batch_norm="frozen", process_group=None)
+    [step] = replay(folder, objective, key="model")
+    return {"found": torch.stack([step.start, step.end]), "expected": torch.stack(thetas).detach()}
+
+
 def said(call):
     try:
         call()
@@ -120,4 +137,4 @@ CASES = [fsdp, fsdp_accumulating, tensor_parallel]
 
 
 if __name__ == "__main__":
-    run([*CASES, refusals], sys.argv[1])
+    run([*CASES, checkpoints, refusals], sys.argv[1])

@@ -43,3 +43,9 @@ def test_as_one_process(expected, found, name):
 )
 def test_refuses_what_it_cannot_measure(found, case, text):
     assert all(text in str(rank[case]) for rank in found("refusals"))
+
+
+def test_checkpoints_of_all_ranks_are_read_by_one(found):
+    for rank in found("checkpoints"):
+        np.testing.assert_array_equal(rank["found"], rank["expected"])
+        assert (rank["found"][0] != rank["found"][1]).any()
