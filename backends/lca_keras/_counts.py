@@ -4,6 +4,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
 import keras
+import numpy as np
 
 
 def within(optimizers: Iterable[Any]) -> Iterator[Any]:
@@ -25,12 +26,20 @@ class Counts:
 
     def made_by(self, optimizers: Iterable[Any]) -> int:
         """Of these optimizers so far; a wrapper has made as many as the optimizer inside it."""
-        return sum(max(int(one.iterations) for one in self._inside(optimizer)) for optimizer in optimizers)
+        return sum(max(map(_count, self._inside(optimizer))) for optimizer in optimizers)
 
     def _inside(self, optimizer: Any) -> tuple[Any, ...]:
         if id(optimizer) not in self._within:
             self._within[id(optimizer)] = tuple(within([optimizer]))
         return self._within[id(optimizer)]
+
+
+def _count(optimizer: Any) -> int:
+    made = optimizer.iterations
+    try:
+        return int(made)
+    except TypeError:  # a variable with a copy on each device
+        return int(np.asarray(keras.ops.convert_to_tensor(made)))
 
 
 def trained_by(optimizer: Any) -> Sequence[keras.Variable]:

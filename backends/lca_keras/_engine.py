@@ -25,7 +25,8 @@ _TENSORS = {
 class Engine(Protocol):
     """What `lca_keras` needs of an engine beyond `keras.ops`: a module, ``_torch`` or ``_jax``."""
 
-    Tensor: type
+    KIND: type
+    """The type of its tensors."""
     PASSED_ON: tuple[type[Exception], ...]
     """Errors that are not those of a batch: out of memory."""
 

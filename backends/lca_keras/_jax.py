@@ -19,7 +19,7 @@ from lca.errors import LCAError
 from lca.frameworks import TensorOps, tensor_ops
 from lca_keras._engine import LossOf, Tensors
 
-Tensor = Array
+KIND = Array
 PASSED_ON: tuple[type[Exception], ...] = ()
 
 
@@ -75,7 +75,7 @@ def traced(function: Callable[[], Array]) -> None:
 
 
 def fingerprint(function: Callable[..., Any], *inputs: Any) -> str:
-    text = jax.jit(lambda *given: function(*given)).lower(*inputs).as_text()
+    text = jax.jit(function).lower(*inputs).as_text()
     return hashlib.sha256(text.encode()).hexdigest()
 
 

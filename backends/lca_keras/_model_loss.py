@@ -1,7 +1,7 @@
 """`KerasLoss`: the loss and gradient of batches of a Keras model at any θ, on PyTorch and JAX.
 
-The model's variables are never written: in a `keras.StatelessScope`, which `model.stateless_call` uses as
-well, θ takes their place for the time of a forward pass, and what the pass would assign is dropped. The
+The model's variables are never written: in a `keras.StatelessScope`, which `keras.Model.stateless_call` uses
+as well, θ takes their place for the time of a forward pass, and what the pass would assign is dropped. The
 Keras variables that it reads besides θ are state; the Python values that it reads are its configuration.
 """
 
@@ -9,9 +9,9 @@ import copy
 import math
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from functools import partial
-from typing import Any, TypeAlias
+from typing import Any
 
 import keras
 import numpy as np
@@ -71,37 +71,8 @@ from lca_keras._policies import (
 )
 from lca_keras._precision import EPS, results_in
 from lca_keras._untouched import HostGenerators, drawn_error, kept
-
-Wanted: TypeAlias = tuple[int, ...] | None
-"""The tensors, by number, whose gradient is computed; ``None``: only the loss is."""
-
-
-@dataclass
-class Version:
-    """The loss as its Python objects were at one time.
-
-    Attributes
-    ----------
-    configuration
-        The Python values that it depends on.
-    trained
-        The tensors that train, by number.
-    modes
-        How the normalisation layers are called.
-    since
-        When the version began to hold, on the clock of all losses.
-    functions
-        What has been compiled, by the tensors that are differentiated.
-    passed
-        Variables that are read and are no state, by id.
-    """
-
-    configuration: Configuration
-    trained: tuple[int, ...]
-    modes: Modes
-    since: int
-    functions: dict[Wanted, Callable[..., tuple[Tensor, Tensor]]] = field(default_factory=dict)
-    passed: dict[int, keras.Variable] = field(default_factory=dict)
+from lca_keras._vectors import flat, replaced, tensors_of
+from lca_keras._version import Version, Wanted
 
 
 class KerasLoss(ModelLoss):
@@ -146,7 +117,8 @@ class KerasLoss(ModelLoss):
         self._others: dict[str, keras.Variable] = {}  # that the loss reads besides θ
         self._last: dict[str, Tensor] = {}  # their values when the state was read last
         self._point: tuple[Vector, dict[str, Tensor], PyTree] | None = None  # where versions are compared
-        self._loss_there, self._fingerprint = math.nan, None
+        self._loss_there = math.nan
+        self._fingerprint: str | None = None
         self._changed = ""
         self._version = self._made(0, None)
 
@@ -225,7 +197,7 @@ class KerasLoss(ModelLoss):
         tensors, live = tensors_of(self.layout, wide), map(self._engine.read, self.variables)
         with self._undisturbed(version), loss_errors(batch, self._engine.PASSED_ON):
             unreached = self._engine.unreached(
-                lambda given: self._loss(version, _replaced(tensors, given), values, batch),
+                lambda given: self._loss(version, replaced(tensors, given), values, batch),
                 {i: tensors[i] for i in version.trained},
                 dict(enumerate(live)),
             )
@@ -353,7 +325,7 @@ class KerasLoss(ModelLoss):
     def _of_batch(
         self, version: Version, wanted: Wanted, theta: Vector, state: State, batch: PyTree
     ) -> tuple[Tensor, Tensor]:
-        """Loss and gradient; evaluated again if it was found to read another variable, which is then given."""
+        """Loss and gradient; evaluated again if it is found to read another variable, which is then given."""
         if wanted not in version.functions:
 
             def evaluate(*inputs: Any) -> tuple[Tensor, Tensor]:
@@ -372,7 +344,7 @@ class KerasLoss(ModelLoss):
         tensors = tensors_of(self.layout, theta)
 
         def loss(given: Tensors) -> Tensor:
-            return self._loss(version, _replaced(tensors, given), values, batch)
+            return self._loss(version, replaced(tensors, given), values, batch)
 
         if wanted is None:
             return self._engine.value(lambda: loss({}), gradients=self.differentiates_inside), theta[:0]
@@ -440,7 +412,8 @@ class KerasLoss(ModelLoss):
                 parts,
             )
             each = [ops.sum(ops.reshape(ops.abs(g), (n, -1)), 1) for g in grads.values() if g is not None]
-        return ops.convert_to_numpy(sum(each) * n / 2)
+        found: np.ndarray = ops.convert_to_numpy(sum(each) * n / 2)
+        return found
 
     # --- values -------------------------------------------------------------------------------------------
 
@@ -459,35 +432,20 @@ class KerasLoss(ModelLoss):
 
     def _wide(self, theta: Vector) -> Vector:
         """θ in the dtype of the model."""
-        check_theta(self.layout, theta, self._engine.Tensor)
+        check_theta(self.layout, theta, self._engine.KIND)
         if keras.backend.standardize_dtype(theta.dtype) == "float64" and self.dtype == "float32":
             raise LayoutError(
-                "theta is float64, but the model was built in float32; cast it to float32, or build the model "
-                "under keras.config.set_floatx('float64')."
+                "theta is float64, but the model was built in float32; cast it to float32, or build the "
+                "model under keras.config.set_floatx('float64')."
             )
         return keras.ops.cast(theta, self.dtype)
-
-
-def flat(tensors: Iterable[Tensor]) -> Vector:
-    """A new vector (K,) with the numbers of tensors."""
-    return keras.ops.concatenate([keras.ops.reshape(tensor, (-1,)) for tensor in tensors])
-
-
-def tensors_of(layout: Layout, theta: Vector) -> list[Tensor]:
-    """θ (K,) cut into tensors of the layout's shapes."""
-    ends = zip(layout.offsets, layout.sizes, layout.shapes, strict=True)
-    return [keras.ops.reshape(theta[start : start + size], shape) for start, size, shape in ends]
-
-
-def _replaced(tensors: list[Tensor], given: Tensors) -> list[Tensor]:
-    return [given.get(i, tensor) for i, tensor in enumerate(tensors)]
 
 
 def _refuse_distribution() -> None:
     if keras.distribution.distribution() is not None:
         raise LCAError(
-            "a keras.distribution places the variables on several devices, and θ is one vector on one device; "
-            "train without it: keras.distribution.set_distribution(None)."
+            "a keras.distribution places the variables on several devices, and θ is one vector on one "
+            "device; train without it: keras.distribution.set_distribution(None)."
         )
 
 

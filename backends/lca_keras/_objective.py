@@ -10,7 +10,8 @@ from lca.errors import LayoutError
 from lca.frameworks import BatchNorm, Frozen, ModelObjective, PyTree, Rows
 from lca_keras._data import measured
 from lca_keras._losses import BatchLoss, check_loss_arguments
-from lca_keras._model_loss import KerasLoss, flat
+from lca_keras._model_loss import KerasLoss
+from lca_keras._vectors import flat
 
 
 class Objective(ModelObjective):
@@ -110,7 +111,7 @@ class Objective(ModelObjective):
         super().__init__(model, loss, found, batch_size=batch_size)
 
     def pack(self, trainable: Sequence[Any]) -> Vector:
-        """θ (K,) of a loop that passes values: those of ``model.trainable_variables``, in this order.
+        """θ (K,) of a loop that passes values: those of the trainable variables, in the order of Keras.
 
         What `lca.tracking.FunctionalTracker` takes as ``pack``; gradients and updates have the same form.
         Parameters in θ that do not train have the values of the model.

@@ -12,6 +12,7 @@ import lca_torch  # noqa: F401 - registers the operations of torch tensors
 from lca.errors import LCAError
 from lca_keras._engine import LossOf, Tensors
 
+KIND = Tensor
 PASSED_ON = (torch.OutOfMemoryError,)
 
 
@@ -75,7 +76,7 @@ def enable_float64() -> None:
 
 @contextmanager
 def private_generators() -> Iterator[Callable[[], bool]]:
-    devices = range(torch.cuda.device_count()) if torch.cuda.is_initialized() else ()
+    devices = range(torch.cuda.device_count()) if torch.cuda.is_initialized() else ()  # type: ignore[no-untyped-call]
     before = torch.get_rng_state()
     with torch.random.fork_rng(devices):
         yield lambda: not torch.equal(torch.get_rng_state(), before)

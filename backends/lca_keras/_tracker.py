@@ -11,8 +11,8 @@ from lca.errors import LCAError
 from lca.frameworks import PyTree, Rows, examples_in, tensor_ops, tensors_in
 from lca.tracking._context import GRADIENT_FIELDS, LoopContext
 from lca_keras._engine import engine
-from lca_keras._model_loss import flat
 from lca_keras._tracking import KerasTracker, LiveVariables
+from lca_keras._vectors import flat
 
 
 class Fields(LoopContext):
@@ -73,8 +73,9 @@ class Tracker(KerasTracker[Fields]):
     Raises
     ------
     LCAError
-        If an argument has the wrong type or an invalid value, the three do not belong together, the estimator
-        requires the gradients of training, which this tracker does not see. At the end of the block, if the optimizer has made updates outside a `step`.
+        If an argument has the wrong type or an invalid value, the three do not belong together, or the
+        estimator requires the gradients of training, which this tracker does not see. At the end of the
+        block, if the optimizer has made updates outside a `step`.
 
     Examples
     --------
@@ -104,8 +105,8 @@ class Tracker(KerasTracker[Fields]):
     def _check_run(self) -> None:
         if unseen := self._unseen():
             raise LCAError(
-                f"{unseen} updates were made outside of tracker.step() and belong to no step; wrap each: with "
-                "tracker.step(): optimizer.apply(...)."
+                f"{unseen} updates were made outside of tracker.step() and belong to no step; wrap each: "
+                "with tracker.step(): optimizer.apply(...)."
             )
 
     def _learning_rates(self) -> Mapping[str, float]:

@@ -164,7 +164,7 @@ class FitTracker(KerasTracker[Context]):
                 "no step fields: lca.Adaptive, lca.PathIntegral, or lca.estimators.SampledPathIntegral, with "
                 "refresh= for samplings other than 'uniform'."
             )
-        return super()._make_context(parameters)
+        return super()._make_context(parameters)  # type: ignore[safe-super]
 
 
 class LiveVariables:

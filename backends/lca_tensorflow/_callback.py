@@ -38,7 +38,7 @@ class LCACallback(FitCallback):
     ------
     LCAError
         If the arguments are invalid; and as ``on_error`` says, for the reasons of `Tracker` and for what
-        hides single updates from callbacks: ``steps_per_execution`` above 1, or a distribution strategy. If
+        hides single updates from callbacks: ``steps_per_execution`` above 1. If
         the compiled loss is measured and a `train_step` of the model's own does not compute it.
 
     Warns

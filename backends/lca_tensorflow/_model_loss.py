@@ -69,6 +69,7 @@ from lca_tensorflow._messages import batch_errors, why_batches_matter
 from lca_tensorflow._program import Compiled, Program
 from lca_tensorflow._scope import TapeScope
 from lca_tensorflow._scores import error_scores
+from lca_tensorflow._strategy import check_outside, check_replicas, check_strategy
 from lca_tensorflow._traced import trace
 from lca_tensorflow._untouched import untouched
 from lca_tensorflow._variables import OtherVariables
@@ -109,6 +110,8 @@ class KerasLoss(ModelLoss):
         jit_compile: bool,
         run_eagerly: bool,
     ) -> None:
+        check_strategy(model)
+        check_outside()
         self.layout: Layout = layout_of(model, frozen)
         self._measured = parameters_of(model, frozen)
         self.variables = list(self._measured.values())
@@ -188,7 +191,9 @@ class KerasLoss(ModelLoss):
 
     def state(self) -> State | None:
         """Variables that the loss reads besides θ, and the version of its configuration."""
-        values = self._now().others.state()
+        others = self._now().others
+        check_replicas(self._model, others.given | others.raw)
+        values = others.state()
         return {CONFIGURATION: np.array([CLOCK.now]), **values}
 
     def evaluate(
@@ -361,6 +366,7 @@ class KerasLoss(ModelLoss):
 
     def _now(self) -> Program:
         """The program of the present configuration."""
+        check_outside()
         if not self._program.configuration.same():
             check_same_variables(self._model, self._measured, self._known)
             self._program = self._next(self._program)

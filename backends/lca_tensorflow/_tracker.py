@@ -16,6 +16,7 @@ from lca_keras._tracking import KerasTracker, LiveVariables
 from lca_tensorflow._loop import Loop
 from lca_tensorflow._optimizers import check_known, check_unscaled
 from lca_tensorflow._rates import LearningRates
+from lca_tensorflow._strategy import check_outside, check_strategy
 from lca_tensorflow._tapes import computed_gradients
 from lca_tensorflow._updates import Updates, is_followed
 from lca_tensorflow._vectors import flat
@@ -48,7 +49,7 @@ class Tracker(KerasTracker[Loop]):
     ------
     LCAError
         If an argument has the wrong type or an invalid value, the three do not belong together, or the model
-        was built under a distribution strategy.
+        was built under a distribution strategy other than `tf.distribute.MirroredStrategy`.
 
     Notes
     -----
@@ -128,7 +129,7 @@ class Tracker(KerasTracker[Loop]):
         """An optimizer makes an eager update of the model."""
         if self._see(optimizer) and not self._in_step:
             self._warn(optimizer)
-        if self._in_step:
+        if self._in_step or tf.distribute.has_strategy():  # each replica makes a part of one update
             yield
             return
         before = self._counts.made_by([optimizer])
@@ -167,11 +168,8 @@ class Tracker(KerasTracker[Loop]):
             )
 
     def _named_parameters(self, model: keras.Model) -> dict[str, keras.Variable]:
-        if model._distribute_strategy is not None or tf.distribute.has_strategy():
-            raise LCAError(
-                "models of a tf.distribute strategy are not measured; build and compile the model outside "
-                "strategy.scope()."
-            )
+        check_strategy(model)
+        check_outside()
         return super()._named_parameters(model)
 
     def _learning_rates(self) -> Mapping[str, float]:

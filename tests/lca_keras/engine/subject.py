@@ -1,5 +1,7 @@
 """What the laws of objectives need from Keras, on any engine; see `tests.laws.subjects`."""
 
+import os
+
 import keras
 import numpy as np
 from keras import ops
@@ -8,6 +10,14 @@ import lca_keras
 from lca_keras._network import model_of, positions
 from tests.laws.objectives import CLASS_WEIGHTS
 from tests.lca_tensorflow.networks import floats
+
+NIGHTLY = os.environ.get("LCA_HYPOTHESIS_PROFILE") == "nightly"
+
+
+def shared(laws):
+    """The laws to check on this engine: every second one, as the engines share the code; at night, all."""
+    laws = list(laws)
+    return laws if NIGHTLY else laws[keras.backend.backend() == "jax" :: 2]
 
 
 class Keras:

@@ -8,7 +8,7 @@ from keras import ops
 import lca
 from lca.testing import check_objective, tolerances
 from lca_keras import Objective, layout_of
-from tests.lca_keras.engine.subject import generators
+from tests.lca_keras.engine.subject import NIGHTLY, generators, shared
 from tests.lca_tensorflow.networks import MODELS, X, Y, cross_entropy, floats, mlp, normalised, stack
 
 
@@ -24,7 +24,7 @@ def everything(model):
     return found | generators()
 
 
-@pytest.mark.parametrize("kind", MODELS)
+@pytest.mark.parametrize("kind", MODELS if NIGHTLY else ["subclassed"])
 def test_models_keep_the_laws_of_objectives(kind):
     x, y = MODELS[kind][1]
     parts = [(float(len(x[i : i + 4])), (x[i : i + 4], y[i : i + 4])) for i in range(0, len(x), 4)]
@@ -39,7 +39,7 @@ def test_models_keep_the_laws_of_objectives(kind):
         )
 
 
-@pytest.mark.parametrize("kind", MODELS)
+@pytest.mark.parametrize("kind", shared(MODELS))
 def test_a_float32_model_agrees_with_its_float64_twin(kind):
     single, double = made(kind, "float32"), made(kind, "float64")
     start = single.theta()

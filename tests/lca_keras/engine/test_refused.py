@@ -63,7 +63,9 @@ def test_random_numbers_of_torch():
 def test_a_torch_module_with_parameters():
     import torch  # noqa: PLC0415
 
-    with pytest.raises(LCAError, match="a weight of the model as a torch tensor, .* Keras layers in place of torch modules"):
+    with pytest.raises(
+        LCAError, match="a weight of the model as a torch tensor, .* Keras layers in place of torch modules"
+    ):
         of(keras.layers.Dense(4), keras.layers.TorchModuleWrapper(torch.nn.Linear(4, 3)))
 
 

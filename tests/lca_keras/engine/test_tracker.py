@@ -58,13 +58,15 @@ def test_a_loop_and_fit_give_one_allocation():
 def test_updates_outside_of_steps_are_an_error():
     model = model_of()
     objective = Objective(model, None, (X, Y), batch_norm="frozen")
-    with (
-        pytest.raises(LCAError, match=r"1 updates were made outside of tracker\.step\(\)"),
-        Tracker(model, model.optimizer, objective, on_error="raise") as tracker,
-    ):
-        with tracker.step():
-            model.train_on_batch(*BATCHES[0])
-        model.train_on_batch(*BATCHES[1])
+
+    def train():
+        with Tracker(model, model.optimizer, objective, on_error="raise") as tracker:
+            with tracker.step():
+                model.train_on_batch(*BATCHES[0])
+            model.train_on_batch(*BATCHES[1])
+
+    with pytest.raises(LCAError, match=r"1 updates were made outside of tracker\.step\(\)"):
+        train()
 
 
 def test_estimators_on_gradients_of_training_are_refused_with_another_way():
@@ -136,11 +138,13 @@ def test_a_number_in_python_that_changes_the_loss_is_named():
 
     model, loss = model_of(), Weighted()
     objective = Objective(model, loss, (X, Y), batch_norm="frozen")
-    with (
-        pytest.raises(LCAError, match=r"has changed during the step with .*beta.*keras\.Variable"),
-        Tracker(model, model.optimizer, objective, on_error="raise") as tracker,
-    ):
-        for x, y in BATCHES:
-            with tracker.step():
-                model.train_on_batch(x, y)
-                loss.beta += 1
+
+    def train():
+        with Tracker(model, model.optimizer, objective, on_error="raise") as tracker:
+            for x, y in BATCHES:
+                with tracker.step():
+                    model.train_on_batch(x, y)
+                    loss.beta += 1
+
+    with pytest.raises(LCAError, match=r"has changed during the step with .*beta.*keras\.Variable"):
+        train()
