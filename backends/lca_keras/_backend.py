@@ -1,13 +1,14 @@
 """`KerasBackend`: what `lca demo --backend keras` and the conformance kit run on, on PyTorch and JAX."""
 
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, ClassVar
 
 import keras
 import numpy as np
 
-from lca.arrays import Vector
+from lca.arrays import Vector, array_ops
+from lca.layout import Layout
 from lca.objective import Objective as AnyObjective
 from lca.objective import Sum
 from lca.reference._backend import Dtype
@@ -61,7 +62,31 @@ class KerasBackend:
     def train(
         self, objective: AnyObjective, theta: np.ndarray, optimizer: Optimizer, batches: Iterable[Batch]
     ) -> Iterator[Step]:
-        return train(objective, self.vector(theta), optimizer, batches)
+        end = None
+        for step in train(_InNumpy(objective, self.vector), theta, optimizer, batches):
+            start = self.vector(step.start) if end is None else end
+            end = self.vector(step.end)
+            gradient = None if step.gradient is None else self.vector(step.gradient)
+            yield replace(step, start=start, end=end, gradient=gradient)
+
+
+@dataclass(frozen=True)
+class _InNumpy:
+    """An objective at NumPy vectors, on which the optimizers of `lca.reference` work."""
+
+    objective: AnyObjective
+    vector: Callable[[np.ndarray], Vector]
+
+    @property
+    def layout(self) -> Layout:
+        return self.objective.layout
+
+    def loss(self, theta: np.ndarray, batch: Batch | None = None) -> float:
+        return self.objective.loss(self.vector(theta), batch)
+
+    def loss_and_grad(self, theta: np.ndarray, batch: Batch | None = None) -> tuple[float, np.ndarray]:
+        loss, grad = self.objective.loss_and_grad(self.vector(theta), batch)
+        return loss, np.array(array_ops(grad).to_numpy(grad))
 
 
 class _WeightedMean:

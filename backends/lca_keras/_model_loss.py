@@ -106,8 +106,9 @@ class KerasLoss(ModelLoss):
         self._weight = batch_weight or (sum_of_weights if self._averages else number_of_examples)
         self.weight_hint = weight_hint(model, loss_fn)
         self._norms = layers_with_batch_statistics(model, batch_norm)
-        for layer in model._flatten_layers():
-            self._computes_in(layer.compute_dtype)
+        for layer in model._flatten_layers(include_self=False):
+            if not layer._layers:  # a model inside a model computes nothing itself
+                self._computes_in(layer.compute_dtype)
         self._roots: list[tuple[str, Any]] = [
             (model.name, model),
             ("loss_fn", loss_fn),

@@ -4,7 +4,7 @@ Keras keeps images and kernels with channels last, so the tensors of a network a
 tied tensor is there twice in the Keras model and once in θ.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from functools import partial, singledispatch
 from typing import Any
 
@@ -56,6 +56,17 @@ def positions(network: Network) -> np.ndarray:
     return np.concatenate([_channels_last(tensor).ravel() for tensor in tensors]).astype(int)
 
 
+def _uses(positions: np.ndarray, size: int) -> Iterator[np.ndarray]:
+    """Where each number of the network's θ is used for the first time, for the second, and so on.
+
+    The length of ``positions`` stands for nowhere. (`keras.ops.segment_sum` adds in float32 on PyTorch.)
+    """
+    order, counts = np.argsort(positions, kind="stable"), np.bincount(positions, minlength=size)
+    first = np.cumsum(counts) - counts
+    for use in range(counts.max()):
+        yield np.where(use < counts, order[np.minimum(first + use, len(order) - 1)], len(order))
+
+
 def losses_of(network: Network) -> Callable[[Any, Any], Any]:
     """The loss of every example, from targets and outputs (n, m)."""
     if isinstance(network.loss, CrossEntropy):
@@ -81,6 +92,7 @@ class NetworkLoss:
     def __init__(self, network: Network, measured: Objective, prepare: Callable[[Batch], Any]) -> None:
         self._network, self._measured, self._prepare = network, measured, prepare
         self._positions = positions(network)
+        self._uses = list(_uses(self._positions, network.layout.size))
 
     @property
     def layout(self) -> Layout:
@@ -92,7 +104,9 @@ class NetworkLoss:
 
     def loss_and_grad(self, theta: Vector, batch: Batch | None = None) -> tuple[float, Vector]:
         loss, grad = self._measured.loss_and_grad(self._in_keras(theta), self._own(batch))
-        return loss, keras.ops.segment_sum(grad, self._positions, self.layout.size)
+        padded = keras.ops.concatenate([grad, keras.ops.zeros_like(grad[:1])])
+        first, *others = (keras.ops.take(padded, use) for use in self._uses)
+        return loss, sum(others, start=first)
 
     def _in_keras(self, theta: Vector) -> Vector:
         self.layout.check(theta, "theta")
