@@ -73,7 +73,7 @@ class Objective(ModelObjective):
 
     Examples
     --------
-    With ``KERAS_BACKEND=torch`` or ``KERAS_BACKEND=jax``; [](../keras.md) runs such examples.
+    With ``KERAS_BACKEND=torch`` or ``KERAS_BACKEND=jax``; docs/keras.md has such examples, which are run.
 
     >>> # model = keras.Sequential([keras.Input((2,)), keras.layers.Dense(3)])
     >>> # cross_entropy = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
