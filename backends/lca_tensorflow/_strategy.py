@@ -45,7 +45,7 @@ def check_replicas(model: keras.Model, read: Mapping[str, Any]) -> None:
         return
     names = {id(getattr(variable, "_value", variable)): name for name, variable in read.items()}
     for variable in model.variables:
-        replicas = getattr(variable._value, "values", ())
+        replicas: tuple[Any, ...] = tuple(getattr(variable._value, "values", ()))
         found = [names[id(part)] for part in (variable._value, *replicas) if id(part) in names]
         if found and any(bool(tf.reduce_any(other != replicas[0])) for other in replicas[1:]):
             raise LCAError(
