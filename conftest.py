@@ -43,6 +43,9 @@ def pytest_collection_finish() -> None:
 
 
 collect_ignore = [f"docs/{name}.py" for name in ("conf", "make_tutorials", "mathml")]  # need the extra `docs`
+if os.environ.get("KERAS_BACKEND") not in ("torch", "jax"):
+    collect_ignore += ["docs/keras.md", "backends/lca_keras/_torch.py", "backends/lca_keras/_jax.py"]
+    # tests/lca_keras runs the page on both engines
 _execute = PythonEvaluator()
 
 

@@ -47,6 +47,7 @@ def need_tensorflow() -> list[str]:
     folders = [
         ROOT / "tests" / "lca_tensorflow",
         ROOT / "tests" / "laws",
+        ROOT / "backends" / "lca_keras",
         ROOT / "backends" / "lca_tensorflow",
     ]
     files = [path for path in (ROOT / "tests").rglob("test_*.py") if mentions_tensorflow(path)]

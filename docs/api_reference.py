@@ -100,6 +100,12 @@ PAGES = (
         ("lca_tensorflow",),
     ),
     Page(
+        "keras",
+        "Keras on PyTorch and JAX",
+        "[The guide](../keras.md) is the place to start.",
+        ("lca_keras",),
+    ),
+    Page(
         "reference",
         "The NumPy reference",
         "Models with hand-derived gradients, and training loops.",

@@ -50,7 +50,8 @@ html_copy_source = False
 
 # The documentation is built offline, so the pages of other projects cannot be looked up.
 _OTHER_PROJECTS = """
-    collections dask hypothesis keras matplotlib numpy os pathlib re tensorflow tf torch transformers xarray
+    collections dask hypothesis jax keras matplotlib numpy os pathlib re
+    tensorflow tf torch transformers xarray
 """
 nitpick_ignore_regex = [(r"py:.*", rf"{name}(\..*)?") for name in _OTHER_PROJECTS.split()]
 # Names that are still to be corrected or to get a place in the API reference, one a line.

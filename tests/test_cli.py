@@ -288,7 +288,7 @@ def test_the_help_names_optimizers_that_exist(capsys):
 def test_the_help_names_the_installed_backends(capsys):
     with pytest.raises(SystemExit):
         main(["demo", "--help"])
-    assert "installed: numpy, tensorflow, torch (numpy)" in " ".join(capsys.readouterr().out.split())
+    assert "numpy, tensorflow, torch (numpy)" in " ".join(capsys.readouterr().out.split())
 
 
 def test_help_needs_no_extra():

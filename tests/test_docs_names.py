@@ -22,7 +22,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).resolve().parents[1]
-PACKAGES = ("lca", "lca_torch", "lca_tensorflow")
+PACKAGES = ("lca", "lca_torch", "lca_tensorflow", "lca_keras")
 KNOWN = tomllib.loads((ROOT / "tests" / "docs_names.toml").read_text(encoding="utf-8"))
 VOCABULARY = {name for words in KNOWN["vocabulary"].values() for name in words}
 UNRESOLVED = {(place, name) for place, names in KNOWN["unresolved"].items() for name in names}

@@ -11,7 +11,7 @@ from collections.abc import Iterator
 
 import pytest
 
-ROOTS = ("lca", "lca_torch", "lca_tensorflow")
+ROOTS = ("lca", "lca_torch", "lca_tensorflow", "lca_keras")
 _ABSTRACT = "abstract; its subclasses have examples"
 WITHOUT_EXAMPLE = {
     "lca.tracking.CallbackBase": _ABSTRACT,

@@ -43,7 +43,7 @@ def test_wheel_is_complete_and_works_on_its_own(dist: Path, tmp_path: Path) -> N
     names = set(archive.namelist())
     info = f"loss_change_allocation-{PROJECT['version']}.dist-info"
     assert {"lca/py.typed", "lca/reference/_data/digits.npz", f"{info}/licenses/LICENSE"} <= names
-    assert {name.split("/")[0] for name in names} == {"lca", "lca_tensorflow", "lca_torch", info}
+    assert {name.split("/")[0] for name in names} == {"lca", "lca_keras", "lca_tensorflow", "lca_torch", info}
     archive.extractall(tmp_path)
     code = "import lca, lca.reference; lca.reference.load_digits(); print(lca.__file__, lca.__version__)"
     # The current folder is first on the path of ``python -c``, so this imports the unpacked wheel.

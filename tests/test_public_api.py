@@ -16,10 +16,10 @@ LISTED = Path(__file__).with_name("public_api.toml")
 
 
 def public_modules() -> dict[str, Path]:
-    """The public modules of the three packages, by dotted name."""
+    """The public modules of the four packages, by dotted name."""
     found = {}
     for base in (ROOT, ROOT / "backends"):
-        for package in ("lca", "lca_torch", "lca_tensorflow"):
+        for package in ("lca", "lca_torch", "lca_tensorflow", "lca_keras"):
             for path in (base / package).rglob("*.py"):
                 parts = path.relative_to(base).with_suffix("").parts
                 parts = parts[:-1] if parts[-1] == "__init__" else parts

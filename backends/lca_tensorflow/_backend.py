@@ -8,7 +8,6 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from lca.layout import Layout
 from lca.objective import Objective as AnyObjective
 from lca.objective import Sum
 from lca.reference._backend import Dtype
@@ -17,7 +16,7 @@ from lca.reference._models import Network
 from lca.reference._optimizers import Optimizer
 from lca.reference._training import train
 from lca.step import Step
-from lca_tensorflow._network import losses_of, model_of, positions
+from lca_keras._network import NetworkLoss, losses_of, model_of
 from lca_tensorflow._objective import Objective
 from lca_tensorflow._penalty import Penalty
 
@@ -57,7 +56,7 @@ class TensorFlowBackend:
 
         def weighted_mean(model: keras.Model, batch: Example) -> tf.Tensor:
             x, y, weight = batch
-            return tf.reduce_sum(losses(model(x, training=False), y) * weight) / tf.reduce_sum(weight)
+            return tf.reduce_sum(losses(y, model(x, training=False)) * weight) / tf.reduce_sum(weight)
 
         measured = Objective(
             model,
@@ -70,7 +69,7 @@ class TensorFlowBackend:
             run_eagerly=self.run_eagerly,
             jit_compile=self.jit_compile,
         )
-        loss = NetworkLoss(network, measured)
+        loss = NetworkLoss(network, measured, _tensors)
         if not penalty:
             return loss
 
@@ -84,35 +83,6 @@ class TensorFlowBackend:
         self, objective: AnyObjective, theta: np.ndarray, optimizer: Optimizer, batches: Iterable[Batch]
     ) -> Iterator[Step]:
         return train(objective, self.vector(theta), optimizer, batches)
-
-
-class NetworkLoss:
-    """An `lca_tensorflow.Objective` of a `Network` and its data; batches are `lca.reference.Batch`."""
-
-    def __init__(self, network: Network, measured: Objective) -> None:
-        self._network, self._measured = network, measured
-        self._positions = tf.constant(positions(network))
-
-    @property
-    def layout(self) -> Layout:
-        return self._network.layout
-
-    def loss(self, theta: tf.Tensor, batch: Batch | None = None) -> float:
-        return self._measured.loss(self._in_keras(theta), self._own(batch))
-
-    def loss_and_grad(self, theta: tf.Tensor, batch: Batch | None = None) -> tuple[float, tf.Tensor]:
-        loss, grad = self._measured.loss_and_grad(self._in_keras(theta), self._own(batch))
-        return loss, tf.math.unsorted_segment_sum(grad, self._positions, self.layout.size)
-
-    def _in_keras(self, theta: tf.Tensor) -> tf.Tensor:
-        self.layout.check(theta, "theta")
-        return tf.gather(theta, self._positions)
-
-    def _own(self, batch: Batch | None) -> Example | None:
-        if batch is None:
-            return None
-        self._network.check_batch(batch)
-        return _tensors(batch)
 
 
 def _tensors(batch: Batch) -> Example:

@@ -13,7 +13,8 @@ def check_engine(engine: str) -> None:
     if engine != "tensorflow":
         raise LCAError(
             f"Keras runs on {engine!r} here (KERAS_BACKEND, or keras.json), and lca_tensorflow measures "
-            "Keras on TensorFlow only; set KERAS_BACKEND=tensorflow before Keras is imported."
+            "Keras on TensorFlow only; import lca_keras for PyTorch and JAX, or set KERAS_BACKEND=tensorflow "
+            "before Keras is imported."
         )
 
 

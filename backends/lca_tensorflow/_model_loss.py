@@ -16,7 +16,7 @@ import tensorflow as tf
 
 from lca.arrays import array_ops
 from lca.by_example import ExampleSlopes, GroupMovement
-from lca.errors import DataError, LayoutError, NonDeterministicError
+from lca.errors import DataError, LayoutError
 from lca.frameworks import (
     BatchNorm,
     Frozen,
@@ -32,46 +32,48 @@ from lca.frameworks._loss import unweighted
 from lca.layout import Layout
 from lca.objective import State
 from lca.tolerances import repeat
-from lca_tensorflow._by_example import ForwardMode, along, losses_of_examples
-from lca_tensorflow._configuration import Configuration
-from lca_tensorflow._data import as_tensors, weighted_by_class
-from lca_tensorflow._examples import weights_of, with_weights
-from lca_tensorflow._losses import (
+from lca_keras._configuration import CLOCK, CONFIGURATION, Configuration, not_again
+from lca_keras._examples import weights_of, with_weights
+from lca_keras._losses import (
+    GRADIENT_HINT,
+    MEAN_HINT,
+    SAMPLE_HINT,
     BatchLoss,
     averages_by_weight,
     data_loss,
     default_loss,
-    error_scores,
     number_of_examples,
     penalty_loss,
     sum_of_weights,
     weight_hint,
 )
-from lca_tensorflow._messages import batch_errors, why_batches_matter
-from lca_tensorflow._parameters import (
+from lca_keras._parameters import (
     all_parameters,
     check_same_variables,
     flags_of,
-    flat,
-    flat_gradient,
     layout_of,
     parameters_of,
-    tensors_of,
     training,
     unique_names,
 )
-from lca_tensorflow._policies import (
+from lca_keras._policies import (
     Modes,
-    Scope,
     batch_statistics,
     layers_with_batch_statistics,
     recorded_modes,
     uses_batch_statistics,
 )
+from lca_tensorflow._by_example import ForwardMode, along, losses_of_examples
+from lca_tensorflow._data import as_tensors, weighted_by_class
+from lca_tensorflow._messages import batch_errors, why_batches_matter
 from lca_tensorflow._program import Compiled, Program
+from lca_tensorflow._scope import TapeScope
+from lca_tensorflow._scores import error_scores
+from lca_tensorflow._strategy import check_outside, check_replicas, check_strategy
 from lca_tensorflow._traced import trace
 from lca_tensorflow._untouched import untouched
 from lca_tensorflow._variables import OtherVariables
+from lca_tensorflow._vectors import flat, flat_gradient, tensors_of
 
 Sums: TypeAlias = tuple[tf.Tensor, tf.Tensor, tf.Tensor]
 """Weighted loss, weight and weighted gradient of the batches so far."""
@@ -88,30 +90,12 @@ class Inputs(NamedTuple):
 
 Wanted: TypeAlias = frozenset[str] | None
 """The tensors whose gradient is computed; ``None``: only the loss is."""
-MEAN_HINT = "use reduction='sum_over_batch_size'"
-CONFIGURATION = "configuration"
-"""The entry of the state that says which Python values the loss has baked in."""
-
-
-class _Clock:
-    """Counts the changes of all losses: their states are merged, and the same entry must do for all."""
-
-    now = 0
-
-    def tick(self) -> int:
-        self.now += 1
-        return self.now
-
-
-CLOCK = _Clock()
 
 
 class KerasLoss(ModelLoss):
     """`lca.frameworks.ModelLoss` of a Keras model; the options are those of `lca_tensorflow.Objective`."""
 
-    mean_hint = MEAN_HINT
-    gradient_hint = "is it computed with stop_gradient, or converted to NumPy on the way?"
-    sample_hint = "pass a loss_fn that takes a sample_weight, as a keras.losses.Loss does"
+    mean_hint, gradient_hint, sample_hint = MEAN_HINT, GRADIENT_HINT, SAMPLE_HINT
 
     def __init__(
         self,
@@ -126,6 +110,8 @@ class KerasLoss(ModelLoss):
         jit_compile: bool,
         run_eagerly: bool,
     ) -> None:
+        check_strategy(model)
+        check_outside()
         self.layout: Layout = layout_of(model, frozen)
         self._measured = parameters_of(model, frozen)
         self.variables = list(self._measured.values())
@@ -205,7 +191,9 @@ class KerasLoss(ModelLoss):
 
     def state(self) -> State | None:
         """Variables that the loss reads besides θ, and the version of its configuration."""
-        values = self._now().others.state()
+        others = self._now().others
+        check_replicas(self._model, others.given | others.raw)
+        values = others.state()
         return {CONFIGURATION: np.array([CLOCK.now]), **values}
 
     def evaluate(
@@ -378,6 +366,7 @@ class KerasLoss(ModelLoss):
 
     def _now(self) -> Program:
         """The program of the present configuration."""
+        check_outside()
         if not self._program.configuration.same():
             check_same_variables(self._model, self._measured, self._known)
             self._program = self._next(self._program)
@@ -392,14 +381,7 @@ class KerasLoss(ModelLoss):
             return now
         if former is not None and when >= former.since and not self._eagerly:
             return former
-        raise self._not_again()
-
-    def _not_again(self) -> NonDeterministicError:
-        return NonDeterministicError(
-            f"the loss has changed during the step with {self._changed or 'its configuration'}, and cannot "
-            "be evaluated as it was before; keep such values in a tf.Variable or keras.Variable, or change "
-            "them where nothing is measured."
-        )
+        raise not_again(self._changed)
 
     def _next(self, old: Program) -> Program:
         """The program after a change; the old one if the graph is the same, as most changes do not matter."""
@@ -448,7 +430,7 @@ class KerasLoss(ModelLoss):
         return recorded.modes if recorded.called else unknown
 
     def _training_pass(self, batch: PyTree) -> tf.Tensor:
-        with Scope([], random=True):
+        with TapeScope([], random=True):
             return self._batch_loss(self._model, batch)
 
     def _first_loss(self, program: Program) -> float:
@@ -497,7 +479,7 @@ class KerasLoss(ModelLoss):
         key = (wanted, *_form(batch))
         if key not in program.functions:
             if program is self._former:
-                raise self._not_again()
+                raise not_again(self._changed)
             program.functions[key] = self._compiled(program, wanted, batch)
         return program.functions[key]
 
@@ -548,7 +530,7 @@ class KerasLoss(ModelLoss):
         given = [*zip(self.variables, tensors, strict=True)]
         given += [(program.others.given[name], value) for name, value in values.items()]
         unmoved = [norm for norm, _ in program.modes]
-        with batch_statistics(program.modes), Scope(given, unmoved=unmoved) as scope:
+        with batch_statistics(program.modes), TapeScope(given, unmoved=unmoved) as scope:
             loss = self._batch_loss(self._model, batch)
         self._seen = scope.variables
         if isinstance(loss, tf.Tensor) and loss.shape.rank is None:  # of Python functions and tables

@@ -8,8 +8,8 @@ import tensorflow as tf
 
 from lca.errors import DataError, LCAError
 from lca.frameworks import BatchNorm, Frozen, ModelObjective, PyTree, Rows
+from lca_keras._losses import BatchLoss, check_loss_arguments
 from lca_tensorflow._data import measured, refuse_unused_weights
-from lca_tensorflow._losses import BatchLoss, check_loss_arguments
 from lca_tensorflow._model_loss import KerasLoss
 
 

@@ -12,7 +12,7 @@ import tensorflow as tf
 
 from lca._micro_batches import mean_without
 from lca.errors import LCAError
-from lca_tensorflow._parameters import flat
+from lca_tensorflow._vectors import flat
 
 
 class DryRun:

@@ -12,11 +12,12 @@ from lca.errors import LCAError, NonDeterministicError
 from lca.frameworks import Frozen, PyTree, check_loss, check_theta
 from lca.layout import Layout
 from lca.objective import State
-from lca_tensorflow._configuration import Configuration
-from lca_tensorflow._model_loss import CLOCK, CONFIGURATION, MEAN_HINT
-from lca_tensorflow._parameters import flat_gradient, layout_of, parameters_of, tensors_of
+from lca_keras._configuration import CLOCK, CONFIGURATION, Configuration
+from lca_keras._losses import MEAN_HINT
+from lca_keras._parameters import layout_of, parameters_of
 from lca_tensorflow._traced import Traced, trace
 from lca_tensorflow._variables import OtherVariables
+from lca_tensorflow._vectors import flat_gradient, tensors_of
 
 
 class Penalty:

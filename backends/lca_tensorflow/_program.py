@@ -3,8 +3,8 @@
 from dataclasses import dataclass, field, replace
 from typing import NamedTuple
 
-from lca_tensorflow._configuration import Configuration
-from lca_tensorflow._policies import Modes
+from lca_keras._configuration import Configuration
+from lca_keras._policies import Modes
 from lca_tensorflow._traced import Traced
 from lca_tensorflow._variables import OtherVariables
 

@@ -1,28 +1,28 @@
 """`Tracker`: measures a training loop in Keras, around the updates of its optimizer."""
 
 import warnings
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
+from functools import partial
 from typing import Any
 
 import keras
 import tensorflow as tf
 
 from lca.errors import LCAError, LCAWarning
-from lca.objective import Objective as AnyObjective
-from lca.tracking import ModelTracker
 from lca.tracking._context import GRADIENT_FIELDS
-from lca.tracking._model import call_text
+from lca_keras._counts import within
+from lca_keras._tracking import KerasTracker, LiveVariables
 from lca_tensorflow._loop import Loop
-from lca_tensorflow._objective import Objective
 from lca_tensorflow._optimizers import check_known, check_unscaled
-from lca_tensorflow._parameters import flat, parameters_of
 from lca_tensorflow._rates import LearningRates
+from lca_tensorflow._strategy import check_outside, check_strategy
 from lca_tensorflow._tapes import computed_gradients
-from lca_tensorflow._updates import Counts, Updates, is_followed, trained_by, within
+from lca_tensorflow._updates import Updates, is_followed
+from lca_tensorflow._vectors import flat
 
 
-class Tracker(ModelTracker[Loop]):
+class Tracker(KerasTracker[Loop]):
     """Allocates the loss change of every update of the model inside a ``with`` block.
 
     In an eager loop nothing else is needed: the tracker intercepts ``optimizer.apply``, which
@@ -49,7 +49,7 @@ class Tracker(ModelTracker[Loop]):
     ------
     LCAError
         If an argument has the wrong type or an invalid value, the three do not belong together, or the model
-        was built under a distribution strategy.
+        was built under a distribution strategy other than `tf.distribute.MirroredStrategy`.
 
     Notes
     -----
@@ -78,8 +78,6 @@ class Tracker(ModelTracker[Loop]):
     (3, True)
     """
 
-    _types = keras.Model, keras.optimizers.Optimizer
-    _type_names = "keras.Model", "keras.optimizers.Optimizer"
     _advice = {
         "batch": "loop over tracker.batches(dataset)",
         "gradient": "call optimizer.apply eagerly and not inside tracker.step(), so that the tracker sees it",
@@ -91,10 +89,7 @@ class Tracker(ModelTracker[Loop]):
         "scores": "call tracker.scores(index, outputs, labels) at every step, or give the estimator "
         "refresh=n",
     }
-    _in_step = False
-    _made = 0  # updates that were seen, of the known optimizers
     _rates: LearningRates | None = None
-    _made_before = 0  # and updates that they made before the run
 
     def add(self, total: Sequence[Any] | None, gradients: Sequence[Any]) -> list[Any]:
         """Return ``total + gradients``, tensor by tensor, and record the gradients of a micro-batch.
@@ -112,45 +107,6 @@ class Tracker(ModelTracker[Loop]):
         """
         return self._context.add(total, gradients)
 
-    @contextmanager
-    def step(self) -> Iterator[None]:
-        """Everything inside that updates parameters is one step: a compiled function, `train_on_batch`, ...
-
-        Several updates inside are allocated as one segment, straight from θ before to θ after.
-        """
-        if not self._active:
-            raise LCAError("tracker.step() was called outside `with tracker:`; put the loop inside it.")
-        self._in_step = True
-        before = self._unseen()
-        try:
-            with self._step():
-                yield
-                made = self._unseen() - before
-            self._after(made)
-        finally:
-            self._in_step = False
-
-    @contextmanager
-    def _step(self) -> Iterator[None]:
-        """An update may be made inside."""
-        self._follower.before()
-        try:
-            yield
-        except BaseException:
-            self._context.clear()
-            raise
-
-    def _after(self, made: int) -> None:
-        """``made`` updates were counted since `RunFollower.before`; without one, θ tells."""
-        self._made += made
-        if made or self._moved():
-            self._follower.after()
-        self._context.clear()
-
-    def _moved(self) -> bool:
-        """Whether θ moved since `RunFollower.before`; false at steps that are not measured."""
-        return self._follower.reads_theta and self._live.has_moved()
-
     def _attach(self) -> None:
         if is_followed(self._parameters):
             raise LCAError("another tracker is in use on this model; use one after the other.")
@@ -160,10 +116,6 @@ class Tracker(ModelTracker[Loop]):
         self._tapes = ExitStack()
         if self._takes_gradients():
             self._tapes.enter_context(computed_gradients(self._context.computed))
-
-    def _begin_counting(self) -> None:
-        self._known, self._counts = list(self._optimizers), Counts()
-        self._made_before = self._counts.made_by(self._known) - self._made
 
     def _detach(self) -> None:
         self._tapes.close()
@@ -177,7 +129,7 @@ class Tracker(ModelTracker[Loop]):
         """An optimizer makes an eager update of the model."""
         if self._see(optimizer) and not self._in_step:
             self._warn(optimizer)
-        if self._in_step:
+        if self._in_step or tf.distribute.has_strategy():  # each replica makes a part of one update
             yield
             return
         before = self._counts.made_by([optimizer])
@@ -208,10 +160,6 @@ class Tracker(ModelTracker[Loop]):
             stacklevel=2,
         )
 
-    def _unseen(self) -> int:
-        """How many updates of the run, by the known optimizers, were not seen yet."""
-        return self._counts.made_by(self._known) - self._made - self._made_before
-
     def _check_run(self) -> None:
         if unseen := self._unseen():
             raise LCAError(
@@ -220,44 +168,14 @@ class Tracker(ModelTracker[Loop]):
             )
 
     def _named_parameters(self, model: keras.Model) -> dict[str, keras.Variable]:
-        if model._distribute_strategy is not None or tf.distribute.has_strategy():
-            raise LCAError(
-                "models of a tf.distribute strategy are not measured; build and compile the model outside "
-                "strategy.scope()."
-            )
-        return parameters_of(model)
-
-    def _names_of_type(self, model: keras.Model, kind: type[Any]) -> list[str]:
-        layers: list[Any] = list(model._flatten_layers())
-        owned = {id(variable) for layer in layers if isinstance(layer, kind) for variable in layer.weights}
-        return [name for name, variable in parameters_of(model).items() if id(variable) in owned]
+        check_strategy(model)
+        check_outside()
+        return super()._named_parameters(model)
 
     def _learning_rates(self) -> Mapping[str, float]:
         if self._rates is None:
             self._rates = LearningRates(self._optimizers)
         return self._rates()
-
-    def _parameters_of(self, objective: AnyObjective) -> dict[str, keras.Variable]:
-        if not isinstance(objective, Objective):
-            return {}
-        return dict(zip(objective.layout.names, objective.variables, strict=True))
-
-    def _optimizer_texts(self, optimizer: Any) -> Iterator[str]:
-        config = {key: value for key, value in optimizer.get_config().items() if key != "name"}
-        if not config.get("use_ema"):
-            config.pop("ema_momentum", None)
-        rate = config.get("learning_rate")
-        if isinstance(rate, Mapping):  # a schedule
-            config["learning_rate"] = str(rate.get("class_name"))
-        elif rate is not None:
-            config["learning_rate"] = float(f"{float(rate):.7g}")  # Keras holds it in float32
-        yield call_text(type(optimizer).__name__, config)
-
-    def _module_types(self) -> dict[str, str]:
-        return {layer.name: type(layer).__name__ for layer in self._model.layers if layer.weights}
-
-    def _owned(self) -> Iterable[keras.Variable]:
-        return [variable for optimizer in self._optimizers for variable in trained_by(optimizer)]
 
     def _make_context(self, parameters: Sequence[keras.Variable]) -> Loop:
         if self._takes_gradients():
@@ -274,40 +192,6 @@ class Tracker(ModelTracker[Loop]):
         required = {field.removeprefix("next_") for field in self._session.required_fields}
         return not GRADIENT_FIELDS.isdisjoint(required)
 
-    def _live_theta(self, parameters: Sequence[keras.Variable]) -> "_LiveTheta":
-        self._live = _LiveTheta(parameters)
+    def _live_theta(self, parameters: Sequence[keras.Variable]) -> LiveVariables:
+        self._live = LiveVariables(partial(flat, parameters))
         return self._live
-
-    def _theta_now(self) -> tf.Tensor:
-        return flat(self._parameters)  # `_LiveTheta.copy` would mark the beginning of a step
-
-
-class _LiveTheta:
-    """`lca.tracking.LiveTheta` of variables; eager tensors never change, so every read is a copy."""
-
-    def __init__(self, variables: Sequence[keras.Variable]) -> None:
-        self._variables = variables
-        self._read: tf.Tensor | None = None
-
-    def has_moved(self) -> bool:
-        """Whether θ differs from what was read last."""
-        return self._read is not None and not _same(flat(self._variables), self._read)
-
-    def copy(self) -> tf.Tensor:
-        self._read = flat(self._variables)
-        return self._read
-
-    borrow = copy
-
-    def persist(self, borrowed: tf.Tensor, memory: tf.Tensor) -> tf.Tensor:
-        return borrowed
-
-    def is_at(self, theta: tf.Tensor) -> bool:
-        now = flat(self._variables)
-        same = _same(now, theta)
-        self._read = theta if same else now
-        return same
-
-
-def _same(a: tf.Tensor, b: tf.Tensor) -> bool:
-    return bool(tf.reduce_all(a == b))

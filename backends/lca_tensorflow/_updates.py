@@ -7,6 +7,8 @@ from typing import Any, TypeAlias
 import keras
 import tensorflow as tf
 
+from lca_keras._counts import trained_by
+
 Around: TypeAlias = Callable[[Any, list[Any], Sequence[keras.Variable]], AbstractContextManager[None]]
 """From an optimizer, gradients and their variables to the context in which the update is made."""
 
@@ -69,48 +71,9 @@ class Updates:
             self.inside = False
 
 
-def within(optimizers: Iterable[Any]) -> Iterator[Any]:
-    """Optimizers and those that they hold, as wrappers do, at any depth; each once."""
-    waiting, seen = list(optimizers), set[int]()
-    while waiting:
-        one = waiting.pop(0)
-        if id(one) not in seen:
-            seen.add(id(one))
-            yield one
-            waiting += [part for value in vars(one).values() for part in _optimizers_in(value)]
-
-
-class Counts:
-    """How many updates optimizers have made; those that one holds are looked for once."""
-
-    def __init__(self) -> None:
-        self._within: dict[int, tuple[Any, ...]] = {}  # the first is the optimizer itself, which so lives on
-
-    def made_by(self, optimizers: Iterable[Any]) -> int:
-        """Of these optimizers so far; a wrapper has made as many as the optimizer inside it."""
-        return sum(max(int(one.iterations) for one in self._inside(optimizer)) for optimizer in optimizers)
-
-    def _inside(self, optimizer: Any) -> tuple[Any, ...]:
-        if id(optimizer) not in self._within:
-            self._within[id(optimizer)] = tuple(within([optimizer]))
-        return self._within[id(optimizer)]
-
-
 def is_followed(variables: Iterable[keras.Variable]) -> bool:
     """Whether somebody follows the updates of one of these variables."""
     return any(updates.concerns(variables) for updates in _following)
-
-
-def trained_by(optimizer: Any) -> Sequence[keras.Variable]:
-    """The variables that an optimizer was built for; empty before."""
-    return [v for one in within([optimizer]) for v in getattr(one, "_trainable_variables", None) or ()]
-
-
-def _optimizers_in(value: Any) -> Sequence[Any]:
-    """An attribute if it is an optimizer, or its entries if it is a list of them; fast for all others."""
-    if isinstance(value, list | tuple):
-        return value if value and isinstance(value[0], keras.optimizers.Optimizer) else ()
-    return (value,) if isinstance(value, keras.optimizers.Optimizer) else ()
 
 
 def _defining(kind: type) -> Iterator[type]:

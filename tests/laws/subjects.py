@@ -10,7 +10,7 @@ from torch.nn.functional import cross_entropy
 
 import lca_tensorflow
 import lca_torch
-from lca_tensorflow._network import model_of, positions
+from lca_keras._network import model_of, positions
 from lca_torch._network import module_of
 from tests.laws.objectives import CLASS_WEIGHTS
 from tests.laws.plain import ClassWeights, PlainModel, PlainObjective

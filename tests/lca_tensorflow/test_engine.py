@@ -24,7 +24,7 @@ def test_keras_on_another_engine_is_refused_with_the_fix():
     run = python("import lca_tensorflow", KERAS_BACKEND="torch")
     assert run.returncode != 0
     assert "LCAError: Keras runs on 'torch' here" in run.stderr
-    assert "set KERAS_BACKEND=tensorflow before Keras is imported" in run.stderr
+    assert "import lca_keras for PyTorch and JAX, or set KERAS_BACKEND=tensorflow before" in run.stderr
     with pytest.raises(LCAError, match="Keras runs on 'jax' here"):
         check_engine("jax")
 

@@ -4,8 +4,8 @@ import keras
 import numpy as np
 import tensorflow as tf
 
+from lca_keras._network import model_of, positions
 from lca_tensorflow import Objective, Tracker
-from lca_tensorflow._network import model_of, positions
 from tests.laws.runs import NETWORK, OPTIMIZERS, THETA, Untracked, X, Y
 
 POSITIONS = positions(NETWORK)  # in the network's θ, of every number in that of the Keras model

@@ -71,6 +71,14 @@ def follow(names: list[str], options: argparse.Namespace) -> list[str]:
     return []
 
 
+def tensorflow(options: argparse.Namespace) -> int:
+    """Run the kit of the TensorFlow backend in a child; its exit status."""
+    command = [sys.executable, "-W", "ignore", "-m", "validation.gpu.tensorflow_kit"]
+    command += ["--device", options.device, "--minutes", str(options.minutes), "--out", str(options.out)]
+    environment = environment_of_child(options.out)
+    return subprocess.run(command, cwd=ROOT, env=environment, check=False).returncode
+
+
 def read(out: Path, name: str) -> dict[str, Any]:
     """What a part has written so far; empty if it has not begun."""
     path = out / f"{name}.json"
@@ -124,9 +132,12 @@ def main() -> None:
     parser.add_argument("--minutes", type=float, default=8.0)
     parser.add_argument("--device", default="cuda", help="cuda, or cpu for a rehearsal")
     parser.add_argument("--only", nargs="+", default=list(SHARES), choices=SHARES)
+    parser.add_argument("--tensorflow", action="store_true", help="instead, the kit on TensorFlow's GPU path")
     options = parser.parse_args()
     options.out = options.out.resolve()
     options.out.mkdir(parents=True, exist_ok=True)
+    if options.tensorflow:
+        sys.exit(tensorflow(options))
     began, names = time.monotonic(), [name for name in SHARES if name in options.only]
     about = device_of(options.device)
     if options.device != "cpu" and not about["gpu"]:

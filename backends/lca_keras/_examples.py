@@ -1,11 +1,13 @@
 """Weighted batches of the measured data, and the sample weights of its rows."""
 
+import math
+
 import keras
 import numpy as np
-import tensorflow as tf
 
 from lca.errors import LCAError
 from lca.frameworks import PyTree, examples_in
+from lca.frameworks._tensors import is_tensor
 
 
 def with_weights(rows: PyTree, weight: np.ndarray | None, dtype: str, *, averages_by_weight: bool) -> PyTree:
@@ -18,8 +20,8 @@ def with_weights(rows: PyTree, weight: np.ndarray | None, dtype: str, *, average
     x, y, own = keras.utils.unpack_x_y_sample_weight(rows)
     if weight is None:
         return (x, y) if averages_by_weight else rows
-    scaled = tf.constant(weight * (len(weight) / weight.sum()), dtype)
-    return x, y, scaled if own is None or averages_by_weight else scaled * tf.reshape(own, [-1])
+    scaled = keras.ops.convert_to_tensor(weight * (len(weight) / weight.sum()), dtype)
+    return x, y, scaled if own is None or averages_by_weight else scaled * keras.ops.reshape(own, [-1])
 
 
 def weights_of(rows: PyTree) -> np.ndarray | None:
@@ -33,10 +35,10 @@ def weights_of(rows: PyTree) -> np.ndarray | None:
     *_, weight = keras.utils.unpack_x_y_sample_weight(rows)
     if weight is None:
         return None
-    if not isinstance(weight, tf.Tensor) or int(tf.size(weight)) != examples_in(rows):
+    if not is_tensor(weight) or math.prod(weight.shape) != examples_in(rows):
         raise LCAError(
             "single examples are drawn by one weight each, but sample_weight has several per example; give "
             "the measured data one weight per example, or none."
         )
-    found: np.ndarray = tf.reshape(weight, [-1]).numpy()
+    found: np.ndarray = keras.ops.convert_to_numpy(weight).reshape(-1)
     return found

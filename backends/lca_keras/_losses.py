@@ -1,24 +1,30 @@
-"""The loss of a batch, from ``loss_fn`` or a compiled model; its penalties, the scores of its examples."""
+"""The loss of a batch on any engine of Keras, from ``loss_fn`` or a compiled model; and its penalties."""
 
 from collections.abc import Callable
 from types import FunctionType
 from typing import Any, TypeAlias
 
 import keras
-import tensorflow as tf
 
 from lca.errors import DataError, LCAError
 from lca.frameworks import PyTree, check_order
-from lca_tensorflow._reach import names_in
+from lca_keras._reach import names_in
 
-BatchLoss: TypeAlias = Callable[[keras.Model, PyTree], tf.Tensor]
+Tensor: TypeAlias = Any
+"""A tensor of the engine that Keras runs on."""
+BatchLoss: TypeAlias = Callable[[keras.Model, PyTree], Tensor]
+
+MEAN_HINT = "use reduction='sum_over_batch_size'"
+"""How a Keras loss becomes a mean."""
+GRADIENT_HINT = "is it computed with stop_gradient, or converted to NumPy on the way?"
+SAMPLE_HINT = "pass a loss_fn that takes a sample_weight, as a keras.losses.Loss does"
 
 
 def default_loss(loss_fn: Any) -> BatchLoss:
     """``loss_fn(y, model(x))``, or what the model was compiled with; plus `add_loss` and regularizers."""
     data = data_loss(loss_fn)
 
-    def of_batch(model: keras.Model, batch: PyTree) -> tf.Tensor:
+    def of_batch(model: keras.Model, batch: PyTree) -> Tensor:
         if loss_fn is None:  # the model may have a compute_loss of its own
             x, y, weight = keras.utils.unpack_x_y_sample_weight(batch)
             outputs = model(x, training=False)
@@ -32,41 +38,23 @@ def default_loss(loss_fn: Any) -> BatchLoss:
 def data_loss(loss_fn: Any) -> BatchLoss:
     """`default_loss` without `add_loss` and regularizers."""
 
-    def of_batch(model: keras.Model, batch: PyTree) -> tf.Tensor:
+    def of_batch(model: keras.Model, batch: PyTree) -> Tensor:
         x, y, weight = keras.utils.unpack_x_y_sample_weight(batch)
-        return _of_outputs(loss_fn, model, y, model(x, training=False), weight)
+        return of_outputs(loss_fn, model, y, model(x, training=False), weight)
 
     return of_batch
 
 
-def penalty_loss(model: keras.Model, batch: PyTree) -> tf.Tensor:
+def penalty_loss(model: keras.Model, batch: PyTree) -> Tensor:
     """`add_loss` and regularizers; the compiler removes the forward pass where they do not need it."""
     x, *_ = keras.utils.unpack_x_y_sample_weight(batch)
     outputs = model(x, training=False)
-    return _penalties(model, tf.nest.flatten(outputs)[0].dtype)
+    return _penalties(model, keras.tree.flatten(outputs)[0].dtype)
 
 
-def error_scores(loss_fn: Any) -> BatchLoss:
-    """``½ Σ_j |∂ℓ_n/∂f_j|`` (n,) of a batch, which under cross-entropy is ``1 - p_model(y_n)``."""
-
-    def of_batch(model: keras.Model, batch: PyTree) -> tf.Tensor:
-        x, y, weight = keras.utils.unpack_x_y_sample_weight(batch)
-        outputs = model(x, training=False)
-        parts = tf.nest.flatten(outputs)
-        with tf.GradientTape(watch_accessed_variables=False) as tape:
-            tape.watch(parts)
-            value = _of_outputs(loss_fn, model, y, outputs, weight)
-        n = number_of_examples(batch)  # from the mean to the sum of the losses
-        grads = tape.gradient(value, parts, unconnected_gradients=tf.UnconnectedGradients.ZERO)
-        each = [tf.reduce_sum(tf.abs(tf.reshape(grad, [n, -1])), 1) for grad in grads]
-        return tf.add_n(each) * tf.cast(n, each[0].dtype) / 2
-
-    return of_batch
-
-
-def number_of_examples(batch: PyTree) -> tf.Tensor:
-    """The length of the first tensor of a batch, a scalar tensor; unlike `examples_in` it can be compiled."""
-    return tf.shape(tf.nest.flatten(batch)[0])[0]
+def number_of_examples(batch: PyTree) -> Any:
+    """The length of the first tensor of a batch; unlike `examples_in` it can be compiled."""
+    return keras.ops.shape(keras.tree.flatten(batch)[0])[0]
 
 
 def averages_by_weight(model: keras.Model, loss_fn: Any) -> bool:
@@ -87,7 +75,9 @@ def weight_hint(model: keras.Model, loss_fn: Any) -> str:
         )
     compiled = model._compile_loss if loss_fn is None and model.compiled else None
     used = None if compiled is None else compiled._user_loss
-    if any(getattr(loss, "reduction", None) == "mean_with_sample_weight" for loss in tf.nest.flatten(used)):
+    if any(
+        getattr(loss, "reduction", None) == "mean_with_sample_weight" for loss in keras.tree.flatten(used)
+    ):
         return (
             "a loss with reduction='mean_with_sample_weight' is divided by the sum of its weights; pass "
             "batch_weight=function of a batch: that sum, if it is one for all outputs, or use "
@@ -100,10 +90,10 @@ def _masks(layer: keras.Layer) -> bool:
     return bool(getattr(layer, "mask_zero", False)) or isinstance(layer, keras.layers.Masking)
 
 
-def sum_of_weights(batch: PyTree) -> tf.Tensor:
+def sum_of_weights(batch: PyTree) -> Tensor:
     """The sum of the `sample_weight` of a batch; its number of examples without one."""
     *_, weight = keras.utils.unpack_x_y_sample_weight(batch)
-    return number_of_examples(batch) if weight is None else tf.reduce_sum(weight)
+    return number_of_examples(batch) if weight is None else keras.ops.sum(weight)
 
 
 def check_loss_arguments(
@@ -141,7 +131,7 @@ def _trains_compiled_loss(model: keras.Model) -> bool:
     return bool(ways & names_in(step.__code__))
 
 
-def _of_outputs(loss_fn: Any, model: keras.Model, y: PyTree, outputs: PyTree, weight: PyTree) -> tf.Tensor:
+def of_outputs(loss_fn: Any, model: keras.Model, y: PyTree, outputs: PyTree, weight: PyTree) -> Tensor:
     if loss_fn is None:
         return model._compile_loss(y, outputs, weight)
     if y is None:
@@ -149,7 +139,7 @@ def _of_outputs(loss_fn: Any, model: keras.Model, y: PyTree, outputs: PyTree, we
     return loss_fn(y, outputs) if weight is None else loss_fn(y, outputs, sample_weight=weight)
 
 
-def _without_targets(loss_fn: Any, outputs: PyTree) -> tf.Tensor:
+def _without_targets(loss_fn: Any, outputs: PyTree) -> Tensor:
     try:
         return loss_fn(None, outputs)
     except (AttributeError, TypeError, ValueError) as error:
@@ -159,7 +149,6 @@ def _without_targets(loss_fn: Any, outputs: PyTree) -> tf.Tensor:
         ) from error
 
 
-def _penalties(model: keras.Model, dtype: tf.DType) -> tf.Tensor:
-    return tf.add_n(
-        [tf.zeros([], dtype), *(tf.cast(tf.reduce_sum(penalty), dtype) for penalty in model.losses)]
-    )
+def _penalties(model: keras.Model, dtype: Any) -> Tensor:
+    ops = keras.ops
+    return sum((ops.cast(ops.sum(one), dtype) for one in model.losses), start=ops.zeros([], dtype))

@@ -6,12 +6,10 @@ from dataclasses import dataclass
 from typing import Any, TypeAlias
 
 import keras
-import tensorflow as tf
 from keras.src.backend.common import global_state
 
 from lca.errors import NonDeterministicError
 from lca.frameworks import BatchNorm, batch_norm_policies
-from lca_tensorflow._tapes import inner_tapes
 
 Norm: Any = keras.layers.BatchNormalization
 Modes: TypeAlias = list[tuple[Any, list[bool]]]
@@ -126,7 +124,7 @@ class Scope(keras.StatelessScope):
     Attributes
     ----------
     variables
-        The Keras variables that were read and have no value here, by the id of their TensorFlow variable.
+        The Keras variables that were read and have no value here, by the id of the engine's tensor.
 
     Raises
     ------
@@ -137,38 +135,23 @@ class Scope(keras.StatelessScope):
 
     def __init__(
         self,
-        values: Iterable[tuple[keras.Variable, tf.Tensor]],
+        values: Iterable[tuple[keras.Variable, Any]],
         *,
         random: bool = False,
         unmoved: Iterable[Any] = (),
     ) -> None:
-        given = list(values)
-        super().__init__(given, collect_losses=True)
+        super().__init__(list(values), collect_losses=True)
         self._random = random
         self._unmoved = {id(variable) for layer in unmoved for variable in layer.non_trainable_variables}
-        self._given = {id(variable): value for variable, value in given}
-        self._accessed: Callable[[tf.Tensor], None] = lambda value: None
-        self._tapes = ExitStack()
         self.variables: dict[int, keras.Variable] = {}
 
-    def __enter__(self) -> "Scope":
-        self._accessed = self._tapes.enter_context(inner_tapes(lambda v: self._given.get(id(v), v)))
-        super().__enter__()
-        return self
-
-    def __exit__(self, *error: Any) -> None:
-        self._tapes.close()
-        super().__exit__(*error)
-
-    def get_current_value(self, variable: keras.Variable) -> tf.Tensor | None:
+    def get_current_value(self, variable: keras.Variable) -> Any:
         value = super().get_current_value(variable)
         if value is None:
             self.variables[id(variable._value)] = variable
-        elif variable.trainable:
-            self._accessed(value)
         return value
 
-    def add_update(self, update: tuple[keras.Variable, tf.Tensor]) -> None:
+    def add_update(self, update: tuple[keras.Variable, Any]) -> None:
         if update[0].name == "seed_generator_state" and not self._random:
             raise NonDeterministicError(
                 "random numbers are drawn while measuring, so the loss is not a function of the weights; is "

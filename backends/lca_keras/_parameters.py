@@ -1,16 +1,15 @@
-"""θ and the model: which variables are in θ, their names, their neuron axes, and θ as tensors."""
+"""Which variables of a Keras model are in θ, their names and their neuron axes."""
 
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any, TypeAlias
+from typing import TypeAlias
 
 import keras
-import tensorflow as tf
 
 from lca.errors import LayoutError
 from lca.frameworks import Frozen, check_frozen, require_one, require_precision
 from lca.layout import Layout
-from lca_tensorflow._configuration import Place
+from lca_keras._configuration import Place
 
 Variable: TypeAlias = keras.Variable
 
@@ -57,7 +56,7 @@ def _refuse_unsuitable(named: Mapping[str, Variable]) -> None:
         if variable.dtype.startswith("complex"):
             raise LayoutError(
                 f"parameter {name!r} is {variable.dtype}; make it two real weights, the real and the "
-                "imaginary part, and put them together in call with tf.complex(real, imaginary)."
+                "imaginary part, and put them together in call with keras.ops.view_as_complex."
             )
         if 0 in variable.shape:
             raise LayoutError(
@@ -162,11 +161,6 @@ _OUTPUTS_SECOND_LAST = (
 )
 
 
-def flat(variables: Iterable[Variable]) -> tf.Tensor:
-    """A new vector (K,) with the numbers of ``variables``."""
-    return tf.concat([tf.reshape(variable.value, [-1]) for variable in variables], 0)
-
-
 def flags_of(variables: Sequence[Variable]) -> Place:
     """Whether each of these variables is trainable, as a part of a `Configuration`."""
 
@@ -180,18 +174,3 @@ def training(model: keras.Model, variables: Iterable[Variable]) -> list[bool]:
     """Whether each of these variables trains at the moment."""
     trained = {id(v) for v in model.trainable_variables}
     return [id(v) in trained for v in variables]
-
-
-def tensors_of(layout: Layout, theta: tf.Tensor) -> list[tf.Tensor]:
-    """θ (K,) cut into tensors of the layout's shapes."""
-    parts = tf.split(theta, list(layout.sizes))
-    return [tf.reshape(part, shape) for part, shape in zip(parts, layout.shapes, strict=True)]
-
-
-def flat_gradient(tensors: list[tf.Tensor], grads: list[Any]) -> tf.Tensor:
-    """The gradient (K,), dense; 0 for a tensor without gradient."""
-    parts = [
-        tf.reshape(tf.zeros_like(tensor) if grad is None else tf.convert_to_tensor(grad), [-1])
-        for tensor, grad in zip(tensors, grads, strict=True)
-    ]
-    return tf.concat(parts, 0)

@@ -12,7 +12,8 @@ from typing import Any
 
 import keras
 import numpy as np
-import tensorflow as tf
+
+from lca_keras._engine import tensor_types
 
 MOST_ENTRIES = 256
 """Lists and dictionaries with more entries hold data, not settings."""
@@ -55,7 +56,17 @@ NOT_READ: frozenset[Any] = frozenset(vars(keras.layers.Layer(name="any"))) - {
     "output_names",
 }
 """What Keras itself keeps in layers, models and losses about calls and training; no loss depends on it."""
-_LIBRARIES = sys.stdlib_module_names | {"keras", "tensorflow", "numpy", "lca", "lca_tensorflow"}
+_LIBRARIES = sys.stdlib_module_names | {
+    "jax",
+    "jaxlib",
+    "keras",
+    "lca",
+    "lca_keras",
+    "lca_tensorflow",
+    "numpy",
+    "tensorflow",
+    "torch",
+}
 _KERAS_PARTS = (
     keras.layers.Layer,
     keras.losses.Loss,
@@ -63,7 +74,7 @@ _KERAS_PARTS = (
 )
 _NO_OBJECTS = (list, tuple, MethodType, partial, FunctionType)
 _SIMPLE = (bool, int, float, complex, str, bytes, type(None), type, np.generic)
-_BY_IDENTITY = (tf.Tensor, tf.Variable, keras.Variable, np.ndarray, keras.dtype_policies.DTypePolicy)
+_BY_IDENTITY = (*tensor_types(), keras.Variable, np.ndarray, keras.dtype_policies.DTypePolicy)
 
 
 def reached(roots: Iterable[tuple[str, Any]]) -> dict[int, tuple[str, Any]]:

@@ -4,15 +4,18 @@ Keras keeps images and kernels with channels last, so the tensors of a network a
 tied tensor is there twice in the Keras model and once in θ.
 """
 
-from collections.abc import Callable
-from functools import singledispatch
+from collections.abc import Callable, Iterator
+from functools import partial, singledispatch
 from typing import Any
 
 import keras
 import numpy as np
-import tensorflow as tf
 
+from lca.arrays import Vector
 from lca.errors import LCAError
+from lca.layout import Layout
+from lca.objective import Objective
+from lca.reference._data import Batch
 from lca.reference._models import (
     BatchNorm,
     Conv2d,
@@ -53,13 +56,67 @@ def positions(network: Network) -> np.ndarray:
     return np.concatenate([_channels_last(tensor).ravel() for tensor in tensors]).astype(int)
 
 
-def losses_of(network: Network) -> Callable[[tf.Tensor, tf.Tensor], tf.Tensor]:
-    """The loss of every example, from outputs (n, m) and targets."""
+def _uses(positions: np.ndarray, size: int) -> Iterator[np.ndarray]:
+    """Where each number of the network's θ is used for the first time, for the second, and so on.
+
+    The length of ``positions`` stands for nowhere. (`keras.ops.segment_sum` adds in float32 on PyTorch.)
+    """
+    order, counts = np.argsort(positions, kind="stable"), np.bincount(positions, minlength=size)
+    first = np.cumsum(counts) - counts
+    for use in range(counts.max()):
+        yield np.where(use < counts, order[np.minimum(first + use, len(order) - 1)], len(order))
+
+
+def losses_of(network: Network) -> Callable[[Any, Any], Any]:
+    """The loss of every example, from targets and outputs (n, m)."""
     if isinstance(network.loss, CrossEntropy):
-        return lambda outputs, y: tf.nn.sparse_softmax_cross_entropy_with_logits(y, outputs)
+        return partial(keras.losses.sparse_categorical_crossentropy, from_logits=True)
     if isinstance(network.loss, SquaredError):
-        return lambda outputs, y: tf.reduce_sum(tf.square(outputs - y), 1) / 2
-    raise LCAError(f"the tensorflow backend does not know the loss {network.loss!r}.")
+        return lambda y, outputs: keras.ops.sum(keras.ops.square(outputs - y), 1) / 2
+    raise LCAError(f"the backends of Keras do not know the loss {network.loss!r}.")
+
+
+class NetworkLoss:
+    """The objective of a Keras model of a `Network` at the θ of the network.
+
+    Parameters
+    ----------
+    network
+        The network.
+    measured
+        The objective of its model.
+    prepare
+        From an `lca.reference.Batch` to a batch of the objective.
+    """
+
+    def __init__(self, network: Network, measured: Objective, prepare: Callable[[Batch], Any]) -> None:
+        self._network, self._measured, self._prepare = network, measured, prepare
+        self._positions = positions(network)
+        self._uses = list(_uses(self._positions, network.layout.size))
+
+    @property
+    def layout(self) -> Layout:
+        """The layout of the network."""
+        return self._network.layout
+
+    def loss(self, theta: Vector, batch: Batch | None = None) -> float:
+        return self._measured.loss(self._in_keras(theta), self._own(batch))
+
+    def loss_and_grad(self, theta: Vector, batch: Batch | None = None) -> tuple[float, Vector]:
+        loss, grad = self._measured.loss_and_grad(self._in_keras(theta), self._own(batch))
+        padded = keras.ops.concatenate([grad, keras.ops.zeros_like(grad[:1])])
+        first, *others = (keras.ops.take(padded, use) for use in self._uses)
+        return loss, sum(others, start=first)
+
+    def _in_keras(self, theta: Vector) -> Vector:
+        self.layout.check(theta, "theta")
+        return keras.ops.take(theta, self._positions)
+
+    def _own(self, batch: Batch | None) -> Any:
+        if batch is None:
+            return None
+        self._network.check_batch(batch)
+        return self._prepare(batch)
 
 
 def _tensors(network: Network) -> list[str]:
@@ -68,7 +125,7 @@ def _tensors(network: Network) -> list[str]:
 
 
 def _variables(model: keras.Model) -> list[keras.Variable]:
-    return [variable for layer in model.layers for variable in layer.trainable_variables]
+    return [variable for layer in model.layers for variable in layer._trainable_variables]
 
 
 def _channels_last(tensor: np.ndarray) -> np.ndarray:
@@ -83,7 +140,7 @@ def _options(name: str, dtype: str) -> Options:
 @singledispatch
 def _layers(layer: Layer, options: Options) -> list[keras.Layer]:
     """The Keras layers that do what one layer of a network does."""
-    raise LCAError(f"the tensorflow backend does not know the layer {layer!r}.")
+    raise LCAError(f"the backends of Keras do not know the layer {layer!r}.")
 
 
 @_layers.register
@@ -136,13 +193,21 @@ def _(layer: Flatten, options: Options) -> list[keras.Layer]:
 class _FlattenChannelsFirst(keras.layers.Layer):
     """(n, h, w, c) row by row in the order of (n, c, h, w), as the network flattens; rows stay."""
 
-    def call(self, inputs: tf.Tensor) -> tf.Tensor:
-        first = tf.transpose(inputs, (0, *CHANNELS_FIRST)) if inputs.shape.rank == 4 else inputs
-        return tf.reshape(first, (-1, int(np.prod(inputs.shape[1:]))))
+    def call(self, inputs: Any) -> Any:
+        ops = keras.ops
+        first = ops.transpose(inputs, (0, *CHANNELS_FIRST)) if len(inputs.shape) == 4 else inputs
+        return ops.reshape(first, (-1, int(np.prod(inputs.shape[1:]))))
 
     def compute_output_shape(self, input_shape: tuple[int, ...]) -> tuple[int | None, int]:
         return None, int(np.prod(input_shape[1:]))
 
 
-def _constant(values: tuple[float, ...]) -> Callable[..., tf.Tensor]:
-    return lambda shape, dtype=None: tf.constant(values, dtype, shape)
+def _constant(values: tuple[float, ...]) -> Callable[..., Any]:
+    return lambda shape, dtype=None: keras.ops.reshape(keras.ops.convert_to_tensor(values, dtype), shape)
+
+
+def penalise(model: keras.Model, network: Network, penalty: float) -> None:
+    """Give the model the penalty ``½ c Σ θ_i²`` over all tensors that train; tied ones count once."""
+    if penalty:
+        for name, variable in zip(_tensors(network), _variables(model), strict=True):
+            variable.regularizer = None if name in network.tied else keras.regularizers.L2(penalty / 2)

@@ -7,13 +7,11 @@ from types import FrameType
 from typing import Any
 
 import keras
-import tensorflow as tf
 
 from lca.errors import LCAWarning
-from lca.frameworks import Rows
+from lca.frameworks import ModelObjective, Rows
 from lca.objective import Objective as AnyObjective
 from lca.objective import leaves
-from lca_tensorflow._objective import Objective
 
 
 class Fit:
@@ -52,7 +50,7 @@ class Fit:
 
     def check_weights(self, measured: AnyObjective | Mapping[str, AnyObjective]) -> None:
         """Warn if fit weighs the examples and no measured loss does."""
-        own = [leaf for leaf in leaves(measured) if isinstance(leaf, Objective)]
+        own = [leaf for leaf in leaves(measured) if isinstance(leaf, ModelObjective)]
         if self._weights and own and not any(map(_is_weighted, own)):
             warnings.warn(
                 f"fit weighs the examples ({self._weights}), and the measured loss does not, so it is not "
@@ -69,14 +67,14 @@ def _weights_in(arguments: Mapping[str, Any]) -> str:
         return "class_weight"
     if arguments.get("sample_weight") is not None:
         return "sample_weight"
-    x = arguments.get("x")
-    spec = x.element_spec if isinstance(x, tf.data.Dataset) else None
+    spec = getattr(arguments.get("x"), "element_spec", None)  # of a tf.data.Dataset
     return "the sample_weight of its Dataset" if isinstance(spec, tuple) and len(spec) == 3 else ""
 
 
-def _is_weighted(objective: Objective) -> bool:
+def _is_weighted(objective: ModelObjective) -> bool:
     """Whether the data of an objective hold weights, or its loss is its own business."""
-    loss, data = objective._loss, objective._data
+    loss: Any = objective._loss
+    data = objective._data
     if loss._own_loss or loss._class_weight is not None or not isinstance(data, Rows):
         return True
     return isinstance(data.tree, tuple) and len(data.tree) > 2

@@ -8,7 +8,8 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from lca_tensorflow._reach import (
+from lca.errors import NonDeterministicError
+from lca_keras._reach import (
     NOT_READ,
     class_variables,
     globals_of,
@@ -22,6 +23,30 @@ from lca_tensorflow._reach import (
 LARGEST_ARRAY = 2**16
 """Bytes; larger arrays count as changed only if another takes their place."""
 MISSING = object()
+CONFIGURATION = "configuration"
+"""The entry of a state that says which Python values the loss has baked in."""
+
+
+class _Clock:
+    """Counts the changes of all losses: their states are merged, and the same entry must do for all."""
+
+    now = 0
+
+    def tick(self) -> int:
+        self.now += 1
+        return self.now
+
+
+CLOCK = _Clock()
+
+
+def not_again(changed: str) -> NonDeterministicError:
+    """The error for a loss that would have to be evaluated as it was before these settings changed."""
+    return NonDeterministicError(
+        f"the loss has changed during the step with {changed or 'its configuration'}, and cannot be "
+        "evaluated as it was before; keep such values in a keras.Variable or tf.Variable, or change them "
+        "where nothing is measured."
+    )
 
 
 class Place(NamedTuple):
@@ -66,8 +91,8 @@ class Configuration:
 
     def __init__(self, roots: Iterable[tuple[str, Any]], more: Iterable[Place] = ()) -> None:
         parts = reached(roots)
+        self.parts = [part for _, part in parts.values()]
         self._places = [*more, *(place for name, part in parts.values() for place in _places(name, part))]
-        self._parts = [part for _, part in parts.values()]  # an id is not used again while they live
 
     def same(self) -> bool:
         """Whether nothing has changed."""

@@ -1,0 +1,54 @@
+"""How many updates Keras optimizers have made, with those that a wrapper holds."""
+
+from collections.abc import Iterable, Iterator, Sequence
+from typing import Any
+
+import keras
+import numpy as np
+
+
+def within(optimizers: Iterable[Any]) -> Iterator[Any]:
+    """Optimizers and those that they hold, as wrappers do, at any depth; each once."""
+    waiting, seen = list(optimizers), set[int]()
+    while waiting:
+        one = waiting.pop(0)
+        if id(one) not in seen:
+            seen.add(id(one))
+            yield one
+            waiting += [part for value in vars(one).values() for part in _optimizers_in(value)]
+
+
+class Counts:
+    """How many updates optimizers have made; those that one holds are looked for once."""
+
+    def __init__(self) -> None:
+        self._within: dict[int, tuple[Any, ...]] = {}  # the first is the optimizer itself, which so lives on
+
+    def made_by(self, optimizers: Iterable[Any]) -> int:
+        """Of these optimizers so far; a wrapper has made as many as the optimizer inside it."""
+        return sum(max(map(_count, self._inside(optimizer))) for optimizer in optimizers)
+
+    def _inside(self, optimizer: Any) -> tuple[Any, ...]:
+        if id(optimizer) not in self._within:
+            self._within[id(optimizer)] = tuple(within([optimizer]))
+        return self._within[id(optimizer)]
+
+
+def _count(optimizer: Any) -> int:
+    made = optimizer.iterations
+    try:
+        return int(made)
+    except TypeError:  # a variable with a copy on each device
+        return int(np.asarray(keras.ops.convert_to_tensor(made)))
+
+
+def trained_by(optimizer: Any) -> Sequence[keras.Variable]:
+    """The variables that an optimizer was built for; empty before."""
+    return [v for one in within([optimizer]) for v in getattr(one, "_trainable_variables", None) or ()]
+
+
+def _optimizers_in(value: Any) -> Sequence[Any]:
+    """An attribute if it is an optimizer, or its entries if it is a list of them; fast for all others."""
+    if isinstance(value, list | tuple):
+        return value if value and isinstance(value[0], keras.optimizers.Optimizer) else ()
+    return (value,) if isinstance(value, keras.optimizers.Optimizer) else ()

@@ -1,0 +1,118 @@
+"""`kept`: what a forward pass writes in Python is put back; `HostGenerators`: what it draws, too."""
+
+import random
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from typing import Any, NamedTuple
+
+import numpy as np
+from keras.src.backend.common import global_state
+from keras.src.utils.tracking import Tracker
+
+from lca.errors import NonDeterministicError
+from lca_keras._reach import NOT_READ, class_variables, namespaces
+
+MISSING = object()
+KERAS_GLOBALS = ("global_seed_generator", "current_call_ctx")
+
+
+@contextmanager
+def kept(parts: Iterable[Any]) -> Iterator[None]:
+    """Restore at the end the attributes of these objects, the contents of containers, and Keras' globals.
+
+    ``parts`` are those of `lca_keras._reach.reached`: evaluating a loss runs the user's code, which may count
+    its calls or keep what it has computed.
+    """
+    restore = [put_back for part in parts for put_back in _restorers(part)]
+    keras_globals = {name: global_state.get_global_attribute(name) for name in KERAS_GLOBALS}
+    try:
+        yield
+    finally:
+        for name, value in keras_globals.items():
+            global_state.set_global_attribute(name, value)
+        for put_back in restore:
+            put_back()
+
+
+class HostGenerators(NamedTuple):
+    """The states of the global generators of Python and NumPy."""
+
+    python: Any
+    numpy: Any
+
+    @classmethod
+    def now(cls) -> "HostGenerators":
+        """The states as they are."""
+        return cls(random.getstate(), np.random.get_state())  # noqa: NPY002 - users' code draws from it
+
+    def drawn(self) -> str:
+        """The library whose generator has moved since, or an empty string."""
+        if random.getstate() != self.python:
+            return "Python"
+        now = np.random.get_state()  # noqa: NPY002
+        return "" if all(np.array_equal(a, b) for a, b in zip(now, self.numpy, strict=True)) else "NumPy"
+
+    def restore(self) -> None:
+        """Put both back."""
+        random.setstate(self.python)
+        np.random.set_state(self.numpy)  # noqa: NPY002
+
+
+def drawn_error(library: str) -> NonDeterministicError:
+    """The error for a loss that draws from a generator of a library."""
+    return NonDeterministicError(
+        f"the loss draws random numbers from a generator of {library}, so it is not a function of the "
+        "weights; draw them only when called with training=True, or outside of the loss."
+    )
+
+
+def _restorers(part: Any) -> Iterator[Callable[[], None]]:
+    if isinstance(part, list):
+        yield _list_restorer(part)
+    if isinstance(part, type):
+        yield _class_restorer(part)
+    for mapping in namespaces(part):
+        yield _restorer(mapping, dict(mapping))
+        for key in mapping.keys() & NOT_READ:  # the other lists are parts themselves
+            if isinstance(mapping[key], list):
+                yield _list_restorer(mapping[key])
+            elif isinstance(mapping[key], Tracker):
+                yield from (_set_restorer(ids) for ids in mapping[key].stored_ids.values())
+
+
+def _list_restorer(part: list[Any]) -> Callable[[], None]:
+    entries = list(part)
+
+    def put_back() -> None:
+        if len(part) != len(entries) or any(a is not b for a, b in zip(part, entries, strict=True)):
+            list.__setitem__(part, slice(None), entries)  # past the tracking of Keras
+
+    return put_back
+
+
+def _set_restorer(part: set[Any]) -> Callable[[], None]:
+    entries = set(part)
+    return lambda: set.intersection_update(part, entries)
+
+
+def _class_restorer(kind: type) -> Callable[[], None]:
+    settings = class_variables(kind)
+
+    def put_back() -> None:
+        now = class_variables(kind)
+        for name in settings.keys() | now.keys():
+            if name not in settings:
+                type.__delattr__(kind, name)
+            elif now.get(name, MISSING) is not settings[name]:
+                type.__setattr__(kind, name, settings[name])
+
+    return put_back
+
+
+def _restorer(mapping: dict[Any, Any], entries: dict[Any, Any]) -> Callable[[], None]:
+    def put_back() -> None:
+        if len(mapping) != len(entries) or any(mapping.get(k, entries) is not v for k, v in entries.items()):
+            dict.clear(mapping)
+            dict.update(mapping, entries)
+
+    return put_back

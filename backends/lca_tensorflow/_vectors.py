@@ -1,0 +1,29 @@
+"""θ and gradients as tensors (K,), and cut into the tensors of a layout."""
+
+from collections.abc import Iterable
+from typing import Any
+
+import keras
+import tensorflow as tf
+
+from lca.layout import Layout
+
+
+def flat(variables: Iterable[keras.Variable]) -> tf.Tensor:
+    """A new vector (K,) with the numbers of ``variables``."""
+    return tf.concat([tf.reshape(variable.value, [-1]) for variable in variables], 0)
+
+
+def tensors_of(layout: Layout, theta: tf.Tensor) -> list[tf.Tensor]:
+    """θ (K,) cut into tensors of the layout's shapes."""
+    parts = tf.split(theta, list(layout.sizes))
+    return [tf.reshape(part, shape) for part, shape in zip(parts, layout.shapes, strict=True)]
+
+
+def flat_gradient(tensors: list[tf.Tensor], grads: list[Any]) -> tf.Tensor:
+    """The gradient (K,), dense; 0 for a tensor without gradient."""
+    parts = [
+        tf.reshape(tf.zeros_like(tensor) if grad is None else tf.convert_to_tensor(grad), [-1])
+        for tensor, grad in zip(tensors, grads, strict=True)
+    ]
+    return tf.concat(parts, 0)

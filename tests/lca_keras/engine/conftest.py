@@ -1,0 +1,16 @@
+"""How the engines run in these tests: JAX compiles equal losses once, and without optimizing them."""
+
+import keras
+import pytest
+
+
+@pytest.fixture(autouse=True, scope="session")
+def jax_options(tmp_path_factory):
+    if keras.backend.backend() != "jax":
+        return
+    import jax  # noqa: PLC0415
+
+    jax.config.update("jax_disable_most_optimizations", True)
+    jax.config.update("jax_compilation_cache_dir", str(tmp_path_factory.mktemp("compiled")))
+    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
+    jax.config.update("jax_persistent_cache_min_entry_size_bytes", -1)

@@ -1,0 +1,124 @@
+"""The callback measures every update of `fit`, changes nothing, and books what moves besides θ."""
+
+import keras
+import numpy as np
+import pytest
+from keras import ops
+
+import lca
+from lca import tolerances
+from lca.errors import LCAError, LCAWarning
+from lca_keras import LCACallback, Objective
+from tests.lca_keras.engine.fits import X, Y, cross_entropy, fit, model_of
+
+SIMPSON = lca.PathIntegral(lca.SIMPSON)
+
+
+def accounted(summary):
+    change = summary["loss_end"] - summary["loss_start"]
+    terms = ("lca_total", "state_change", "residual", "unmeasured_change")
+    booked = sum(summary[term] for term in terms)
+    scale = summary["mass"] + abs(summary["loss_start"]) + abs(summary["loss_end"])
+    return abs(change - booked) <= tolerances.summed(scale, tolerances.EPS32)
+
+
+@pytest.mark.parametrize("policy", ["batch", "frozen"])
+@pytest.mark.parametrize("every", [1, 3])
+def test_training_is_the_same_bit_for_bit_and_the_books_close(policy, every):
+    callback = LCACallback((X, Y), batch_norm=policy, batch_size=20, every=every, on_error="raise")
+    for ours, theirs in zip(fit(model_of(), callback), fit(model_of()), strict=True):
+        np.testing.assert_array_equal(ours, theirs)
+    summary = callback.summary()["train"]
+    assert summary["steps"] == (6 if every == 1 else 2)
+    assert accounted(summary)
+    assert (summary["state_change"] != 0) == (policy == "frozen")
+    assert callback.discontinuities == 0
+
+
+def test_the_losses_are_those_that_the_model_evaluates():
+    class Points(keras.callbacks.Callback):
+        losses = []  # noqa: RUF012
+
+        def on_train_batch_end(self, batch, logs=None):
+            outputs = self.model(X, training=False)
+            loss = cross_entropy()(Y, outputs) + sum(self.model.losses)
+            self.losses.append(float(ops.stop_gradient(loss)))
+
+    model, points = model_of(), Points()
+    callback = LCACallback((X, Y), batch_norm="frozen", estimator=SIMPSON, on_error="raise")
+    fit(model, points, callback)
+    found = callback.views["train"].trace.losses()[1:]
+    limit = tolerances.rebatched(max(points.losses), tolerances.EPS32)
+    assert np.abs(found - points.losses).max() <= limit
+
+
+def test_gradient_accumulation_has_fewer_steps_than_batches():
+    optimizer = keras.optimizers.SGD(0.1, gradient_accumulation_steps=2)
+    callback = LCACallback((X, Y), batch_norm="frozen", on_error="raise")
+    fit(model_of(optimizer), callback)
+    assert callback.steps == callback.summary()["train"]["steps"] == 3
+
+
+def test_a_schedule_is_recorded_with_its_rates(tmp_path):
+    schedule = keras.optimizers.schedules.PiecewiseConstantDecay([2], [0.1, 0.01])
+    callback = LCACallback(
+        (X, Y), batch_norm="frozen", record=tmp_path / "run", on_error="raise", log_to=None
+    )
+    fit(model_of(keras.optimizers.SGD(schedule)), callback)
+    found = lca.open_record(tmp_path / "run")
+    assert found.learning_rate.values.ravel().tolist() == pytest.approx([0.1] * 3 + [0.01] * 3, rel=1e-6)
+    assert found.attrs["complete"]
+
+
+def test_terms_and_weights_are_measured():
+    model = model_of()
+    weight = np.linspace(0.5, 2, 20).astype("float32")
+    whole = Objective(model, None, (X, Y, weight), batch_norm="frozen")
+    callback = LCACallback({"train": whole.by_term()}, estimator=SIMPSON, on_error="raise")
+    fit(model, callback, sample_weight=weight)
+    summary = callback.summary()
+    total = summary["train/data"]["lca_total"] + summary["train/penalty"]["lca_total"]
+    mass = summary["train"]["mass"]
+    assert abs(total - summary["train"]["lca_total"]) <= tolerances.allocation(mass, tolerances.EPS32)
+    assert summary["train/penalty"]["lca_total"] != 0
+    with pytest.warns(LCAWarning, match=r"fit weighs the examples \(sample_weight\)"):
+        fit(model_of(), LCACallback((X, Y), batch_norm="frozen"), sample_weight=weight)
+
+
+def test_several_outputs_are_measured_as_compiled():
+    inputs = keras.Input((5,))
+    hidden = keras.layers.Dense(4, activation="tanh")(inputs)
+    outputs = {"a": keras.layers.Dense(3, name="a")(hidden), "b": keras.layers.Dense(1, name="b")(hidden)}
+    model = keras.Model(inputs, outputs)
+    model.compile("sgd", {"a": cross_entropy(), "b": "mse"}, loss_weights={"a": 1.0, "b": 0.25})
+    targets = {"a": Y, "b": X[:, :1]}
+    callback = LCACallback(X, targets, estimator=SIMPSON, on_error="raise")
+    model.fit(X, targets, batch_size=8, epochs=2, verbose=0, callbacks=[callback])
+    summary = callback.summary()["train"]
+    assert summary["steps"] == 6
+    assert accounted(summary)
+    assert summary["state_change"] == 0  # the means that Keras keeps of each loss are none
+    expected = model.evaluate(X, targets, batch_size=20, verbose=0, return_dict=True)["loss"]
+    assert abs(summary["loss_end"] - expected) <= tolerances.rebatched(expected, tolerances.EPS32)
+
+
+def test_a_frozen_layer_moves_nothing():
+    model = model_of()
+    model.get_layer("first").trainable = False
+    model.compile(keras.optimizers.SGD(0.1), cross_entropy())
+    callback = LCACallback((X, Y), batch_norm="frozen", on_error="raise")
+    fit(model, callback, epochs=1)
+    totals = callback.summary()["train"]["per_tensor"]
+    assert totals["first.kernel"] == 0
+    assert totals["second.kernel"] != 0
+
+
+def test_a_custom_train_step_needs_a_loss_of_its_own():
+    class Own(keras.Sequential):
+        def train_step(self, *args):
+            return {}
+
+    model = Own([keras.Input((5,)), keras.layers.Dense(3)])
+    model.compile("sgd", cross_entropy(), run_eagerly=True)
+    with pytest.raises(LCAError, match="train_step computes a loss of its own"):
+        Objective(model, None, (X, Y))
