@@ -491,7 +491,9 @@ WRONG_STOCHASTIC: dict[str, Wrong] = {
         lambda: Changed(standard_errors(2.0), FOUR),
     ),
     "standard errors of random points": Wrong(
-        "the spread of two points taken for that of their mean", OF_STEPS, lambda: RandomPoints(spread=2**0.5)
+        "the spread of four points taken for that of their mean",
+        OF_STEPS,
+        lambda: RandomPoints(samples=4, spread=2.0),
     ),
     "replicates shifted": Wrong("replicates with 5 added", REPLICATES, _changed(_shifted)),
     "one replicate": Wrong("a single replicate", REPLICATES, _changed(_one_replicate)),
