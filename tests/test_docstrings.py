@@ -13,7 +13,9 @@ import pytest
 
 ROOTS = ("lca", "lca_torch", "lca_tensorflow", "lca_keras")
 _ABSTRACT = "abstract; its subclasses have examples"
-_OTHER_ENGINE = "Keras chooses its engine when it is imported, so docs/keras.md shows it in a process of its own"
+_OTHER_ENGINE = (
+    "Keras chooses its engine when it is imported, so docs/keras.md shows it in a process of its own"
+)
 WITHOUT_EXAMPLE = {
     "lca.tracking.CallbackBase": _ABSTRACT,
     "lca.tracking.TrackerBase": _ABSTRACT,

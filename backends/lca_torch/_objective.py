@@ -175,7 +175,7 @@ class Objective(ModelObjective):
                     loss.share(rows, self.batch_size)
 
     @property
-    def form(self) -> VectorForm:
+    def _form(self) -> VectorForm:
         """The dtype and device of θ and of gradients."""
         return self._loss.form
 

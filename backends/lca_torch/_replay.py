@@ -133,7 +133,7 @@ class _Reader:
         # Buffers that are not persistent are in no file; they keep the values that they have.
         known = frozenset(model.state_dict())
         state = {name: buffer for name, buffer in state.items() if name in known}
-        return cls(layout, aliases, state, known if strict else None, measured.form, key, prefix)
+        return cls(layout, aliases, state, known if strict else None, measured._form, key, prefix)
 
     def read(self, path: Path) -> tuple[Tensor, State | None]:
         """θ and the state in a checkpoint, as new tensors."""

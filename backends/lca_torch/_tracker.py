@@ -229,7 +229,7 @@ class Tracker(ModelTracker[Loop]):
     def _live_theta(self, parameters: Sequence[nn.Parameter]) -> "_LiveTheta | ShardedTheta":
         self._wholes: list[WholeCopy] = []
         measured = [own for own in leaves(self._session.objectives) if isinstance(own, Objective)]
-        form = one_form({f"number {i}": own.form for i, own in enumerate(measured)})
+        form = one_form({f"number {i}": own._form for i, own in enumerate(measured)})
         form = form or VectorForm.of({"": parameters[0]})
         if not form.is_of(parameters):
             _require_own_fields(self._session.required_fields, form)
