@@ -492,7 +492,7 @@ WRONG_STOCHASTIC: dict[str, Wrong] = {
     ),
     "standard errors of random points": Wrong(
         "the spread of four points taken for that of their mean",
-        OF_STEPS,
+        "spread_of_all_values_is_calibrated",
         lambda: RandomPoints(samples=4, spread=2.0),
     ),
     "replicates shifted": Wrong("replicates with 5 added", REPLICATES, _changed(_shifted)),
