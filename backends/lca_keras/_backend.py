@@ -28,13 +28,21 @@ class KerasBackend:
 
     On JAX, its first use sets ``jax_enable_x64``, without which JAX has no float64.
 
+    Raises
+    ------
+    LCAError
+        If Keras runs on another engine.
+
     Examples
     --------
-    >>> KerasBackend().name
+    >>> KerasBackend.name
     'keras'
     """
 
     name: ClassVar[str] = "keras"
+
+    def __post_init__(self) -> None:
+        engine()
 
     def vector(self, theta: np.ndarray) -> Vector:
         engine().enable_float64()
