@@ -14,7 +14,7 @@ MEASURED = (tf.distribute.MirroredStrategy, tf.distribute.OneDeviceStrategy)
 
 def check_strategy(model: keras.Model) -> None:
     """Raise `LCAError` if the parameters of the model cannot be read by this process alone."""
-    strategy = model._distribute_strategy
+    strategy = _strategy_of(model)
     if strategy is not None and not isinstance(strategy, MEASURED):
         raise LCAError(
             f"{type(strategy).__name__} divides parameters or updates among processes, and θ is read by one; "
@@ -41,7 +41,7 @@ def check_replicas(model: keras.Model, read: Mapping[str, Any]) -> None:
     read
         Keras and TensorFlow variables by name.
     """
-    if model._distribute_strategy is None:
+    if _strategy_of(model) is None:
         return
     names = {id(getattr(variable, "_value", variable)): name for name, variable in read.items()}
     for variable in model.variables:
@@ -53,3 +53,8 @@ def check_replicas(model: keras.Model, read: Mapping[str, Any]) -> None:
                 "so the model has no one loss; for moving statistics use batch_norm='batch', or "
                 "BatchNormalization(synchronized=True)."
             )
+
+
+def _strategy_of(model: Any) -> Any:
+    """The strategy of a model; ``None`` without one, and for a layer, which is refused elsewhere."""
+    return getattr(model, "_distribute_strategy", None)

@@ -19,10 +19,11 @@ NUMPY, PLAIN, TORCH, TENSORFLOW = "numpy", *(subject.name for subject in SUBJECT
 
 @dataclass(frozen=True, eq=False)
 class Case:
-    """A network, its data and one step, all from a seed."""
+    """A network, its data and one step, all from a seed; with ``ties``, layers may share a tensor."""
 
     seed: int
     activation: str = "tanh"
+    ties: bool = True
 
     @cached_property
     def rng(self):
@@ -33,7 +34,7 @@ class Case:
         hidden = self.rng.integers(2, 6, size=self.rng.integers(1, 4))
         hidden = [int(hidden[0])] * len(hidden) if self.seed % 2 else [int(width) for width in hidden]
         plain = mlp((4, *hidden, 3), activation=self.activation)
-        can_tie = len(hidden) > 2 and self.seed % 2
+        can_tie = self.ties and len(hidden) > 2 and self.seed % 2
         tied = {"fc3.weight": "fc2.weight"} if can_tie else {}
         frozen = (plain.layout.names[1],) if self.seed % 3 == 0 else ()
         return type(plain)(plain.layers, plain.loss, (4,), frozen=frozen, tied=tied)

@@ -226,14 +226,8 @@ def other_model():
     return model_of(norm=False)
 
 
-def in_a_strategy():
-    with tf.distribute.MirroredStrategy(["CPU:0"]).scope():
-        return model_of()
-
-
 REFUSED = {
     "steps_per_execution=1": (lambda: model_of(steps_per_execution=3), frozen),
-    r"outside strategy\.scope": (in_a_strategy, lambda model: frozen(model_of())),
     "'train' refers to .*which are not parameters of the model": (
         other_model,
         lambda model: frozen(two_optimizers()),

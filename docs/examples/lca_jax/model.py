@@ -2,7 +2,6 @@
 
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field
-from functools import partial
 from typing import Any, TypeAlias
 
 import jax
@@ -57,8 +56,12 @@ def tensors_of(params: Params) -> dict[str, jax.Array]:
     ['fc.weight', 'scale.0']
     """
     leaves, _ = jax.tree_util.tree_flatten_with_path(params)
-    name_of = partial(jax.tree_util.keystr, simple=True, separator=".")
-    return {name_of(path): jnp.asarray(leaf) for path, leaf in leaves}
+    return {".".join(map(_step, path)): jnp.asarray(leaf) for path, leaf in leaves}
+
+
+def _step(entry: Any) -> str:
+    """One step of a path in a tree: a key of a dictionary, an attribute, or a position in a list."""
+    return str(next(getattr(entry, kind) for kind in ("key", "name", "idx") if hasattr(entry, kind)))
 
 
 @dataclass(frozen=True)
