@@ -166,13 +166,6 @@ def test_the_optimizer_is_left_as_it_was_also_after_an_error():
         pass
 
 
-def test_a_model_of_a_distribution_strategy_is_refused():
-    with tf.distribute.MirroredStrategy(["CPU:0"]).scope():
-        mirrored = mlp()
-    with pytest.raises(LCAError, match=r"outside strategy\.scope"):
-        Tracker(mirrored, keras.optimizers.SGD(0.1), Objective(mlp(), LOSS, (X, Y)))
-
-
 # --- optimizers of every kind ----------------------------------------------------------------------------
 
 
