@@ -57,6 +57,7 @@ class LCACallback(FitCallback):
 
     Examples
     --------
+    >>> import keras
     >>> model = keras.Sequential([keras.Input((2,)), keras.layers.Dense(1)])
     >>> model.compile("sgd", "mse")
     >>> x, y = keras.ops.eye(2), keras.ops.ones((2, 1))

@@ -4,6 +4,7 @@ import pickle
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
+from enum import Enum
 from itertools import chain
 from math import prod
 from pathlib import Path, PurePosixPath
@@ -186,7 +187,16 @@ class _Unpickler(pickle.Unpickler):
             return getattr(torch, name)
         if (module, name) in _CLASSES:
             return super().find_class(module, name)
+        if (module, name) == ("builtins", "getattr"):
+            return _member
         raise _OtherObject(f"{module}.{name}")
+
+
+def _member(kind: Any, name: str) -> Any:
+    """A member of an enumeration, which Python 3.11.0 to 3.11.3 pickle as an attribute of its class."""
+    if isinstance(kind, type) and issubclass(kind, Enum) and name in kind.__members__:
+        return kind.__members__[name]
+    raise _OtherObject("builtins.getattr")
 
 
 class _OtherObject(Exception):  # noqa: N818 - never seen outside
