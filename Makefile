@@ -12,7 +12,8 @@ FULL := $(VENV)/.full.stamp
 # Number of pytest processes; WORKERS=0 runs everything in one process. On two cores, two processes take less
 # than half the time of one.
 WORKERS ?= 2
-PYTEST := $(BIN)/pytest -n $(WORKERS) --dist loadfile
+# In the order of their collection: files of few tests, which xdist would take last, are the slowest.
+PYTEST := $(BIN)/pytest -n $(WORKERS) --dist loadfile --no-loadscope-reorder
 # The matrices here are too small to gain from threads, and the processes would compete for the cores.
 demo pytest coverage nightly: export OPENBLAS_NUM_THREADS ?= 1
 pytest coverage nightly: export OMP_NUM_THREADS ?= 1
