@@ -3,6 +3,7 @@
 import json
 import os
 import platform
+import shlex
 import sys
 from importlib.metadata import version
 from pathlib import Path
@@ -45,8 +46,11 @@ def peak_memory_mib() -> float:
 
 
 def keep(folder: Path, name: str, results: dict[str, Any]) -> None:
-    """Write ``results`` with the command and the environment to ``folder/name``."""
-    command = " ".join(["python -m", sys.modules["__main__"].__spec__.name, *sys.argv[1:]])
+    """Write ``results`` to ``folder/name``, with the command (paths by their names) and the environment."""
+    arguments = [
+        Path(each).name if os.path.isabs(each) else each for each in sys.argv[1:]
+    ]  # no one's folders
+    command = f"python -m {shlex.join([sys.modules['__main__'].__spec__.name, *arguments])}"
     text = json.dumps({"command": command, "environment": environment(), **results}, indent=2)
     (folder / name).write_text(text + "\n")
     print(f"wrote {os.path.relpath(folder / name, ROOT)}")

@@ -86,7 +86,7 @@ def engine() -> Engine:
     Raises
     ------
     LCAError
-        If it is none of those that are measured here.
+        If Keras runs on another engine than PyTorch or JAX.
     """
     name = keras.backend.backend()
     if name not in MEASURED:

@@ -147,7 +147,7 @@ class KerasLoss(ModelLoss):
         return self._changed
 
     def refresh(self) -> str:
-        """Compare the loss of the first batch with what it was; finds what `Configuration` does not see.
+        """Compare the loss of the first batch with its earlier value: finds what `Configuration` misses.
 
         Costs a forward pass of a measuring batch, or, where losses are compiled, a trace.
         """
@@ -289,7 +289,7 @@ class KerasLoss(ModelLoss):
         return recorded.modes if recorded.called else None
 
     def _is_as_before(self, version: Version) -> bool:
-        """Whether the loss of the first batch, at the weights of the start, is what it was."""
+        """Whether the loss of the first batch, at the initial weights, is unchanged."""
         fingerprint = self._fingerprint_of(version)
         if fingerprint is not None and fingerprint == self._fingerprint:
             return True
@@ -451,7 +451,7 @@ def _refuse_distribution() -> None:
 
 
 def _refuse_narrowed(variable: keras.Variable, dtype: str) -> None:
-    """JAX keeps float64 variables in float32 unless it is told otherwise."""
+    """Raise if JAX stores a float64 model in float32, as it does without ``jax_enable_x64``."""
     found = keras.backend.standardize_dtype(variable.value.dtype)
     if found != dtype:
         raise LayoutError(

@@ -11,6 +11,7 @@ from torch import Tensor
 import lca_torch  # noqa: F401 - registers the operations of torch tensors
 from lca.errors import LCAError
 from lca_keras._engine import LossOf, Tensors
+from lca_torch._reading import graph_leaves
 
 KIND = Tensor
 PASSED_ON = (torch.OutOfMemoryError,)
@@ -59,7 +60,7 @@ def differentiate(loss: LossOf, tensors: Tensors) -> tuple[Tensor, dict[int, Ten
 def unreached(loss: LossOf, tensors: Tensors, live: Tensors) -> set[Hashable]:
     leaves, found = _differentiable(loss, tensors)
     given, parameters = set(map(id, leaves.values())), {tensor.data_ptr() for tensor in live.values()}
-    read = {id(leaf): leaf for leaf in _leaves(found)}
+    read = {id(leaf): leaf for leaf in graph_leaves(found)}
     if others := [leaf for key, leaf in read.items() if key not in given]:
         what = "a weight of the model" if others[0].data_ptr() in parameters else "a parameter"
         raise LCAError(
@@ -87,16 +88,3 @@ def _differentiable(loss: LossOf, tensors: Tensors) -> tuple[dict[int, Tensor], 
     leaves = {key: tensor.detach().requires_grad_() for key, tensor in tensors.items()}
     with torch.enable_grad():
         return leaves, loss(leaves)
-
-
-def _leaves(loss: Tensor) -> Iterator[Tensor]:
-    """The tensors that a loss was computed from, of those that require a gradient."""
-    waiting, seen = [loss.grad_fn], set[Any]()
-    while waiting:
-        node = waiting.pop()
-        if node is None or node in seen:
-            continue
-        seen.add(node)
-        if isinstance(leaf := getattr(node, "variable", None), Tensor):
-            yield leaf
-        waiting += [following for following, _ in node.next_functions]

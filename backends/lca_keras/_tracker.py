@@ -40,6 +40,8 @@ class Fields(LoopContext):
     def _gradient(self) -> Vector | None:
         return None
 
+    # Never called: `Tracker` refuses estimators that require fields made of gradients.
+
     def _gradient_sums(self) -> tuple[Vector, Iterable[Vector]]:
         raise NotImplementedError
 

@@ -66,12 +66,12 @@ def parameters_of(
             "float32 copies of them, with precision='float32'",
         )
     else:
-        _require_no_more(dtypes, precision)
+        _require_exact_copy(dtypes, precision)
     return named
 
 
-def _require_no_more(dtypes: Mapping[str, str], precision: Precision) -> None:
-    """Raise unless float32 holds all numbers of the parameters."""
+def _require_exact_copy(dtypes: Mapping[str, str], precision: Precision) -> None:
+    """Raise unless a float32 copy holds the numbers of all parameters exactly."""
     if precision != "float32":
         raise UnknownNameError("precision", str(precision), ("float32",))
     wide = [name for name, dtype in dtypes.items() if dtype not in ("float32", "float16", "bfloat16")]

@@ -154,7 +154,7 @@ def _refuse_computed(tensors: Mapping[str, Tensor], own: Mapping[str, Tensor]) -
     """Refuse tensors that were computed from a parameter: they do not follow θ."""
     names = {id(parameter): name for name, parameter in own.items()}
     for name, tensor in tensors.items():
-        source = next((names[id(leaf)] for leaf in _leaves(tensor) if id(leaf) in names), None)
+        source = next((names[id(leaf)] for leaf in graph_leaves(tensor) if id(leaf) in names), None)
         if source is not None:
             raise LCAError(
                 f"the loss reads {name}, which an earlier forward pass has computed from the parameter "
@@ -163,15 +163,15 @@ def _refuse_computed(tensors: Mapping[str, Tensor], own: Mapping[str, Tensor]) -
             )
 
 
-def _leaves(tensor: Tensor) -> Iterator[Tensor]:
-    """The tensors that a tensor was computed from, as far as gradients go."""
+def graph_leaves(tensor: Tensor) -> Iterator[Tensor]:
+    """The tensors that require a gradient and from which a tensor was computed."""
     waiting, seen = [tensor.grad_fn], set[Any]()
     while waiting:
         node = waiting.pop()
         if node is None or node in seen:
             continue
         seen.add(node)
-        if (leaf := getattr(node, "variable", None)) is not None:
+        if isinstance(leaf := getattr(node, "variable", None), Tensor):
             yield leaf
         waiting += [following for following, _ in node.next_functions]
 

@@ -37,7 +37,7 @@ class StoredTensors(Mapping[str, Any]):
         return []
 
     def under(self, key: str) -> "StoredTensors | None":
-        """The dictionary of this name; ``None`` if there is none."""
+        """The dictionary stored under this name, or ``None``."""
         return None
 
 

@@ -197,7 +197,7 @@ class Session:
             self._record.begin(layout, settings=settings, training=training)
 
     def add_metrics(self, step: int, values: Mapping[str, Any]) -> None:
-        """Give numbers of the training to the record, if there is one; raises `LCAError` if one is none."""
+        """Pass metrics to the record, if there is one; raises `LCAError` for a value that is not a number."""
         numbers = as_numbers(values)
         if self._record is not None:
             self._record.add_metrics(numbers, step=step)

@@ -97,7 +97,7 @@ def test_several_outputs_are_measured_as_compiled():
     summary = callback.summary()["train"]
     assert summary["steps"] == 6
     assert accounted(summary)
-    assert summary["state_change"] == 0  # the means that Keras keeps of each loss are none
+    assert summary["state_change"] == 0  # Keras' running means of the losses do not count as state
     expected = model.evaluate(X, targets, batch_size=20, verbose=0, return_dict=True)["loss"]
     assert abs(summary["loss_end"] - expected) <= tolerances.rebatched(expected, tolerances.EPS32)
 
