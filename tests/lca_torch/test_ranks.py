@@ -1,9 +1,5 @@
 """The batches of the ranks are micro-batches: two ranks allocate what one process with two halves does."""
 
-import subprocess
-import sys
-from pathlib import Path
-
 import numpy as np
 import pytest
 import torch
@@ -14,9 +10,8 @@ from lca.errors import LCAError
 from lca.estimators import CrossFit
 from lca.tolerances import EPS64
 from lca_torch import Tracker
+from tests.lca_torch.torchrun import launch
 from tests.lca_torch.two_ranks import OPTIMIZERS, STEPS, Values, batch, clip, made
-
-ROOT = Path(__file__).resolve().parents[2]
 
 
 def halved(name):
@@ -32,16 +27,20 @@ def halved(name):
     return np.array(tracker.views["train"].rows)
 
 
-@pytest.mark.skipif(not torch.distributed.is_available(), reason="this torch has no torch.distributed")
+@pytest.fixture(scope="module")
+def ranks(tmp_path_factory):
+    """The folder with what two ranks have found."""
+    if not torch.distributed.is_available():
+        pytest.skip("this torch has no torch.distributed")
+    folder = tmp_path_factory.mktemp("ranks")
+    ended = launch("tests.lca_torch.two_ranks", folder, 2)
+    assert ended.returncode == 0, ended.stderr[-3000:]
+    return folder
+
+
 @pytest.mark.parametrize("name", OPTIMIZERS)
-def test_two_ranks_allocate_what_two_halves_do(tmp_path, name):
-    command = [sys.executable, "-m", "tests.lca_torch.two_ranks", str(tmp_path)]
-    ranks = [subprocess.Popen([*command, str(rank), name], cwd=ROOT) for rank in range(2)]
-    try:
-        assert [rank.wait(timeout=120) for rank in ranks] == [0, 0]
-    finally:
-        [rank.kill() for rank in ranks]  # one that waits for the other
-    first, second = (np.load(tmp_path / f"{rank}.npy") for rank in range(2))
+def test_two_ranks_allocate_what_two_halves_do(ranks, name):
+    first, second = (np.load(ranks / f"{name}.{rank}.npy") for rank in range(2))
     np.testing.assert_array_equal(first, second)
     expected = halved(name)
     assert first.shape == expected.shape == (STEPS - 1, first.shape[1])

@@ -7,6 +7,7 @@ from lca import tolerances
 from lca.tolerances import EPS64
 from tests.lca_torch.sharded_models import CASES, one_process
 from tests.lca_torch.torchrun import launched
+from tests.nightly import cases
 
 fsdp = pytest.importorskip("torch.distributed.fsdp", reason="this torch has no torch.distributed")
 pytestmark = pytest.mark.skipif(not hasattr(fsdp, "fully_shard"), reason="this torch has no fully_shard")
@@ -17,7 +18,7 @@ def expected():
     return one_process()["values"]
 
 
-@pytest.fixture(scope="module", params=[2, 3])
+@pytest.fixture(scope="module", params=cases(2, at_night=[3]))
 def found(request, tmp_path_factory):
     """What each rank has found: a function of the name of a case."""
     return launched("tests.lca_torch.sharded_models", tmp_path_factory.mktemp("ranks"), request.param)

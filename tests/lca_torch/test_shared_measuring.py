@@ -10,6 +10,7 @@ from lca.tolerances import EPS64
 from tests.lca_torch import shared_measuring
 from tests.lca_torch.shared_measuring import CASES, DATA
 from tests.lca_torch.torchrun import launched
+from tests.nightly import cases
 
 pytestmark = pytest.mark.skipif(
     not torch.distributed.is_available(), reason="this torch has no torch.distributed"
@@ -22,7 +23,7 @@ def expected():
     return {case.__name__: case() for case in CASES}
 
 
-@pytest.fixture(scope="module", params=[2, 3])
+@pytest.fixture(scope="module", params=cases(3, at_night=[2]))
 def found(request, tmp_path_factory):
     """What each rank has found: a function of the name of a case."""
     return launched("tests.lca_torch.shared_measuring", tmp_path_factory.mktemp("ranks"), request.param)

@@ -1,11 +1,9 @@
 """Two ranks of data-parallel training with a tracker each, run as a child by test_ranks.py.
 
-python -m tests.lca_torch.two_ranks FOLDER RANK OPTIMIZER
+torchrun --nproc-per-node 2 -m tests.lca_torch.two_ranks FOLDER
 """
 
-import os
 import sys
-import time
 from pathlib import Path
 
 import numpy as np
@@ -16,6 +14,7 @@ from torch.nn.parallel import DistributedDataParallel
 from lca.estimators import CrossFit
 from lca_torch import Objective, Tracker
 from tests.lca_torch.networks import X, Y, mlp
+from tests.lca_torch.torchrun import begin, end, world
 
 STEPS, HALF = 4, 4
 OPTIMIZERS = {
@@ -74,14 +73,12 @@ def ranked(rank, name):
     return np.array(tracker.views["train"].rows)
 
 
-def main(folder, rank, name):
-    store = torch.distributed.FileStore(str(Path(folder) / "store"), 2)
-    torch.distributed.init_process_group("gloo", store=store, rank=int(rank), world_size=2)
-    np.save(Path(folder) / f"{rank}.npy", ranked(int(rank), name))
-    (Path(folder) / f"{rank}.done").touch()
-    while not (Path(folder) / f"{1 - int(rank)}.done").exists():  # the other may still need what was sent
-        time.sleep(0.01)
-    os._exit(0)  # gloo's threads are not always gone when the interpreter ends, which aborts it
+def main(folder):
+    begin()
+    rank = world()[1]
+    for name in OPTIMIZERS:
+        np.save(Path(folder) / f"{name}.{rank}.npy", ranked(rank, name))
+    end()
 
 
 if __name__ == "__main__":
