@@ -150,7 +150,7 @@ WRONG_FIELDS: dict[str, Wrong] = {
     "tolerance set afterwards": Wrong(
         "a tolerance that is raised to the residual",
         FIELDS,
-        lambda: Altered(_tolerance_set_afterwards, Adaptive(tol=1e-4, max_gradients=3)),
+        lambda: Altered(_tolerance_set_afterwards, Adaptive(tol=1e-9, max_gradients=3)),
     ),
     "infinite tolerance": Wrong(
         "a tolerance of infinity, which every step meets",
