@@ -9,6 +9,9 @@ from tests.meta.zoo import ZOO
 ELSEWHERE = {"loads_no_other_framework"}
 # Take half a minute, and are tested with more cases in tests/lca_torch and tests/lca_tensorflow.
 WHOLE_BACKENDS = {("backends", "torch"), ("backends", "tensorflow")}
+# The first nearly always refuses; another version of hypothesis draws other cases. Each of 20 must refuse in
+# validation/conformance.
+SEEDS = 3
 ESTIMATORS = ("estimators", "stochastic estimators")
 
 
@@ -21,12 +24,19 @@ def cases(which):
     ]
 
 
+def refuses(check, subject, seed):
+    try:
+        check.run(subject, seed=seed, shrink=False)
+    except CheckFailure:
+        return True
+    return False
+
+
 @pytest.mark.parametrize(("kind", "name"), cases("wrong"))
 def test_wrong_ones_are_refused_by_their_check(kind, name):
     wrong, check = kind.wrong[name], kind.check(kind.wrong[name].check)
     assert check.applies(wrong.make())
-    with pytest.raises(CheckFailure):
-        check.run(wrong.make(), shrink=False)  # 20 seeds in validation/conformance
+    assert any(refuses(check, wrong.make(), seed) for seed in range(SEEDS))
 
 
 @pytest.mark.parametrize(("kind", "name"), cases("right"))
