@@ -676,7 +676,7 @@ WRONG_CALLS: dict[str, Wrong] = {
     ),
     "large gradients clipped": Wrong(
         "clipping by the norm, which acts only on large gradients",
-        "gradient_matches_finite_differences",
+        "whole_is_the_mean_of_its_batches",
         subject_of(LargeGradientClipped),
     ),
     "loss clamped": Wrong(
