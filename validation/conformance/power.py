@@ -32,8 +32,8 @@ def table(found: dict[str, dict[str, float | None]]) -> str:
     lines = [
         "# The bias that the checks find with a probability of 99 %, in units of the value",
         "",
-        "Made by `python -m validation.conformance.power`: 20 samples, seed 0; the probability of a false alarm",
-        "is 1e-6. Empty: the check tests no mean of that estimator.",
+        "Made by `python -m validation.conformance.power`: 20 samples, seed 0. The probability of a false",
+        "alarm is 1e-6. Empty: the check tests no mean of that estimator.",
         "",
         "| right one | " + " | ".join(f"`{check}`" for check in checks) + " |",
         "|---|" + "---|" * len(checks),
