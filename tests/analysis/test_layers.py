@@ -14,6 +14,7 @@ from lca import Layout
 from lca.analysis import holm_correction, paired_t_test, phase_lag, t_test_over_seeds
 from lca.errors import LCAError, NonFiniteError
 from lca.tolerances import EPS64, summed
+from tests.nightly import cases
 
 NAMES = ["fc1", "fc2", "fc3"]
 LAYOUT = Layout(("a.weight", "b.weight"), ((3,), (2,)))
@@ -33,7 +34,7 @@ def test_t_and_p_are_those_of_scipy():
     assert seen == pytest.approx(expected.pvalue, rel=summed(100, EPS64))
 
 
-@pytest.mark.parametrize("seeds", [2, 5, 20])
+@pytest.mark.parametrize("seeds", cases(2, 5, at_night=[20]))
 def test_the_interval_covers_the_mean_and_p_is_uniform_under_the_null(seeds):
     runs = 2_000
     rng = np.random.default_rng([1, seeds])

@@ -25,6 +25,7 @@ from lca.reference import (
     with_next,
 )
 from lca.testing import parametrize_with_checks
+from tests.nightly import NIGHTLY
 
 NETWORK = mlp((3, 5, 3), activation="tanh")
 RNG = np.random.default_rng(0)
@@ -212,7 +213,7 @@ def test_wrong_settings_say_what_is_right():
         update_slope(Descent(), None, X[0], X[0])
 
 
-@parametrize_with_checks([LaggedCrossFit(), LaggedCrossFit(epoch=10)])
+@parametrize_with_checks([LaggedCrossFit(), LaggedCrossFit(epoch=10)], samples=20 if NIGHTLY else 5)
 def test_they_keep_the_laws(check):
     check()
 

@@ -25,6 +25,7 @@ from lca.reference import (
 from lca.step import MicroBatch
 from lca.testing import parametrize_with_checks
 from lca.views import ErrorBars
+from tests.nightly import NIGHTLY
 
 NETWORK = mlp((3, 5, 3), activation="tanh")
 RNG = np.random.default_rng(0)
@@ -303,7 +304,10 @@ def test_sums_are_too_small_with_shuffled_epochs_and_right_with_independent_batc
     assert abs(np.mean(errors[True])) < 4 * spread[True]
 
 
-@parametrize_with_checks([SameBatch(), NextBatch(LEFT), NextBatch(), CrossFit(), CrossFit(independent=True)])
+@parametrize_with_checks(
+    [SameBatch(), NextBatch(LEFT), NextBatch(), CrossFit(), CrossFit(independent=True)],
+    samples=20 if NIGHTLY else 5,
+)
 def test_they_keep_the_laws(check):
     check()
 

@@ -10,6 +10,7 @@ from lca.estimators import REGISTRY, StochasticEstimator, make_estimator, named_
 from lca.quadrature import RULES
 from lca.reference import SGD, DatasetLoss, load_digits, logistic_regression, minibatches, train, with_next
 from lca.testing import parametrize_with_checks
+from tests.nightly import NIGHTLY
 
 PLAIN = {
     "left": LEFT,
@@ -24,7 +25,7 @@ FULL = [name for name, row in REGISTRY.items() if not row.sampled]
 SAMPLED = [name for name, row in REGISTRY.items() if row.sampled]
 
 
-@parametrize_with_checks([row.make(1e-3) for row in REGISTRY.values()], samples=2)
+@parametrize_with_checks([row.make(1e-3) for row in REGISTRY.values()], samples=10 if NIGHTLY else 1)
 def test_every_named_estimator_keeps_the_laws(check):
     check()
 

@@ -27,6 +27,7 @@ from lca.reference import Adam, DatasetLoss, minibatches, mlp, train, with_next
 from lca.step import ExampleScores
 from lca.testing import parametrize_with_checks
 from lca.views import ErrorBars
+from tests.nightly import NIGHTLY
 
 NETWORK = mlp((3, 5, 3), activation="tanh")
 RNG = np.random.default_rng(0)
@@ -385,7 +386,7 @@ def test_unknown_samplings_and_objectives_without_examples_are_refused():
             largest=4,
         ),
     ],
-    samples=10,
+    samples=20 if NIGHTLY else 4,
 )
 def test_they_keep_the_laws(check):
     check()
