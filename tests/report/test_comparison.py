@@ -17,7 +17,7 @@ from lca.errors import OutputError
 from lca.report import _comparison as sections
 from lca.report import render_comparison, write_comparison
 from lca.report._cells import EMPTY
-from lca.report._comparison_page import _maps
+from lca.report._comparison_maps import maps
 from lca.report._comparison_page import opened as compare
 from lca.report._moments import LINEAR_FRACTION
 from lca.runs._settings import learning_rate, setting_rows, to_text
@@ -211,13 +211,16 @@ def test_the_loss_of_runs_of_different_length_is_drawn_over_their_common_steps(t
 
 
 def test_the_maps_have_one_limit_and_show_the_means(groups):
-    maps, limit = _maps(compare(groups))
+    charts = maps(compare(groups), "layer")
+    limit = charts[-1].key
+    assert [chart.key for chart in charts] == [0, limit]
     means = [
         np.mean([scale * run_values(seed=s)[:, FC1].sum(axis=1) for s in range(3)], axis=0)
         for scale in (1, 0.5)
     ]
     assert limit >= np.abs(means).max()
-    for shown, mean in zip(maps, means, strict=True):
+    for chart, mean in zip(charts, means, strict=True):
+        shown = chart.cells
         codes = np.frombuffer(b64decode(shown["codes"]), np.int8).astype(float)
         unscaled = np.expm1(np.abs(codes[:12]) / 127 * np.log1p(1 / LINEAR_FRACTION))
         values = np.sign(codes[:12]) * LINEAR_FRACTION * limit * unscaled
@@ -278,8 +281,8 @@ def test_parts_of_runs_and_different_steps_are_named(tmp_path):
     )
     assert "over their measured steps, and not over the whole run: b." in said
     assert "different steps" in said
-    maps, _ = _maps(compare([tmp_path / "a.zarr", tmp_path / "b.zarr"]))
-    codes = np.frombuffer(b64decode(maps[1]["codes"]), np.int8).reshape(2, 31)
+    _, drawn = maps(compare([tmp_path / "a.zarr", tmp_path / "b.zarr"]), "layer")
+    codes = np.frombuffer(b64decode(drawn.cells["codes"]), np.int8).reshape(2, 31)
     assert np.flatnonzero(codes[0] != EMPTY).tolist() == [0, 10, 20, 30]  # nothing where nothing was measured
 
 
