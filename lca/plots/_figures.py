@@ -195,7 +195,8 @@ def _classes_of_runs(runs: Runs, by: str) -> Figures:
 def _class_means(runs: Runs, condition: Condition, by: str, classes: list[str]) -> np.ndarray:
     """Means over the runs of a condition, (drawn groups, classes); NaN for a group that it lacks."""
     means = [runs.pool(condition, runs.values(condition, by, each)).mean for each in classes]
-    return np.stack(means, axis=1)[drawn_places(runs.names(by), by)]
+    drawn: np.ndarray = np.stack(means, axis=1)[drawn_places(runs.names(by), by)]
+    return drawn
 
 
 def _mean_class_map(

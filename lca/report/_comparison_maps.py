@@ -53,7 +53,8 @@ def shown_groups(data: Runs, by: str) -> Array:
     if by == "layer" or len(places) <= MAX_GROUPS:
         return places
     means = [pooled_totals(data, condition, data.losses[0], by).mean for condition in data.conditions]
-    return places[largest(np.array(means)[:, places], MAX_GROUPS)]
+    shown: Array = places[largest(np.array(means)[:, places], MAX_GROUPS)]
+    return shown
 
 
 def _intervals(data: Runs) -> tuple[Array, int]:
