@@ -28,7 +28,7 @@ def maps(data: Runs, by: str) -> list[Chart]:
     cells = {
         "rows": [*map(shorten_words, names)],
         "first": edges.tolist(),
-        "last": [*(edges[1:] - 1).tolist(), last],
+        "last": last.tolist(),
         "limit": limit,
         "height": len(names),
         "width": len(edges),
@@ -57,11 +57,18 @@ def shown_groups(data: Runs, by: str) -> Array:
     return shown
 
 
-def _intervals(data: Runs) -> tuple[Array, int]:
-    """The first step of each interval, and the last step of all."""
-    first = min(int(member.run.steps[0]) for member in data.members)
-    last = max(int(member.run.steps[-1]) for member in data.members)
-    return np.arange(first, last + 1, -(-(last + 1 - first) // MAX_INTERVALS)), last
+def _intervals(data: Runs) -> tuple[Array, Array]:
+    """The first and the last step of each interval; of replays, the checkpoints between which it is.
+
+    Where no run measured every step, an interval is as long as the largest step that fits all of them.
+    """
+    steps = np.unique(np.concatenate([member.run.steps for member in data.members]))
+    gap = int(np.gcd.reduce(np.diff(steps))) or 1
+    width = gap * -(-((steps[-1] - steps[0]) // gap + 1) // MAX_INTERVALS)
+    edges = np.arange(steps[0], steps[-1] + 1, width)
+    if all(member.run.is_replay for member in data.members):
+        return edges, np.append(edges[1:], max(int(member.run.ends[-1]) for member in data.members))
+    return edges, np.append(edges[1:] - 1, steps[-1])
 
 
 def _interval_means(data: Runs, condition: Condition, by: str, edges: Array) -> Array:

@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 
 from lca.errors import LCAError
+from lca.report._charts import count_checkpoints
 from lca.report._comparison import SECTIONS
 from lca.report._html import fill_template, write_page
 from lca.runs import Runs, open_runs
@@ -105,9 +106,14 @@ def render_comparison(
             "a run diverged; leave it out, or lower its learning rate."
         ) from error
     drawn = [chart for section in sections for chart in section.charts]
+    units = {member.run.unit for member in data.members}
+    if units == {"checkpoint"}:
+        for chart in drawn:
+            count_checkpoints(chart.figure)
     maps = {str(chart.figure.name): chart.cells for chart in drawn if chart.cells}
     named = title or " and ".join(condition.name for condition in data.conditions)
-    return fill_template(named, sections, figures={}, data={"maps": maps})
+    shown = {"maps": maps, "unit": units.pop() if len(units) == 1 else "step"}
+    return fill_template(named, sections, figures={}, data=shown)
 
 
 def opened(groups: Runs | Mapping[str, Sequence[RecordLike]] | Sequence[RecordLike]) -> Runs:

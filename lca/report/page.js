@@ -27,7 +27,7 @@ const lcaReport = (() => {
     return Math.sign(code) * data.linear * limit * Math.expm1(Math.abs(code) / LEVELS * Math.log1p(1 / data.linear));
   }
 
-  const unit = run?.unit ?? "step"; // what the steps are counted in
+  const unit = run?.unit ?? data.unit; // what the steps are counted in
   const chosen = (id) => (at(id) ? Number(at(id).value) : 0);
   const total = (loss, frame, layer) => totals[(loss * (intervals + 1) + frame) * run.layers.length + layer];
   const minus = (text) => text.replaceAll("-", "−");

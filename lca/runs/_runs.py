@@ -126,6 +126,12 @@ class Runs(HasTable):
                 "The sums of these runs are over their measured steps, and not over the whole run: "
                 f"{listed(parts)}."
             )
+        replays = [member.label for member in self.members if member.run.is_replay]
+        if replays:
+            yield (
+                "A step of these runs is the straight line from a checkpoint to the next, and not the path "
+                f"of the training: {listed(replays)}."
+            )
         if len({tuple(member.run.steps.tolist()) for member in self.members}) > 1:
             yield "The runs have different steps, so their sums are over different numbers of them."
         if len({member.run.attributes.get("estimator") for member in self.members}) > 1:

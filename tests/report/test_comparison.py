@@ -9,11 +9,12 @@ import pytest
 from scipy import stats
 
 import lca
-from lca import Layout, LCAError
+from lca import Layout, LCAError, Step
 from lca._cli import main
 from lca.analysis import difference_over_runs as difference
 from lca.analysis import mean_over_runs as pool
 from lca.errors import OutputError
+from lca.reference import Quadratic
 from lca.report import _comparison as sections
 from lca.report import render_comparison, write_comparison
 from lca.report._cells import EMPTY
@@ -284,6 +285,25 @@ def test_parts_of_runs_and_different_steps_are_named(tmp_path):
     _, drawn = maps(compare([tmp_path / "a.zarr", tmp_path / "b.zarr"]), "layer")
     codes = np.frombuffer(b64decode(drawn.cells["codes"]), np.int8).reshape(2, 31)
     assert np.flatnonzero(codes[0] != EMPTY).tolist() == [0, 10, 20, 30]  # nothing where nothing was measured
+
+
+def test_maps_of_steps_that_no_run_measured_one_by_one_have_no_gaps(tmp_path):
+    for name in "ab":
+        write(tmp_path / f"{name}.zarr", run_values(4), every=10)
+    [drawn, _] = maps(compare([tmp_path / "a.zarr", tmp_path / "b.zarr"]), "layer")
+    assert (drawn.cells["first"], drawn.cells["last"]) == ([0, 10, 20, 30], [9, 19, 29, 30])
+    assert EMPTY not in np.frombuffer(b64decode(drawn.cells["codes"]), np.int8)
+
+
+def test_replays_count_checkpoints_and_are_said_to_be_straight_lines(tmp_path):
+    points = [np.full(1, 2.0 - at) for at in range(3)]
+    for name in "ab":
+        steps = [Step(points[at], points[at + 1], at, checkpoints=(5 * at, 5 * at + 5)) for at in range(2)]
+        lca.measure(Quadratic(np.eye(1)), steps, record=tmp_path / f"{name}.zarr")
+    data = compare([tmp_path / "a.zarr", tmp_path / "b.zarr"])
+    assert "not the path of the training: a, b." in " ".join(data.cautions)
+    assert maps(data, "layer")[0].cells["last"] == [5, 10]
+    assert '"unit": "checkpoint"' in render_comparison(data)
 
 
 def test_a_run_that_diverged_or_does_not_add_up_is_named_first(tmp_path):
