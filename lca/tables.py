@@ -78,8 +78,10 @@ class Column:
         sign = "+" if self.sign and not isinstance(value, int) and value else ""
         if isinstance(value, int):
             return f"{value:,}".replace("-", "−")
-        if not 0 < half < 1e6:
+        if not 0 < half < math.inf:
             return f"{value:{sign}.{self.digits}g}".replace("-", "−")
+        if not _SMALLEST <= half < _LARGEST:
+            return f"{value:{sign}.3g} ± {half:.2g}".replace("-", "−")
         digits = max(0, 1 - math.floor(math.log10(half)))
         return f"{value:{sign}.{digits}f} ± {half:.{digits}f}".replace("-", "−")
 
@@ -95,6 +97,10 @@ class Column:
                 for end, by in ends.items()
             },
         }
+
+
+_SMALLEST, _LARGEST = 1e-6, 1e6
+"""Half intervals between which numbers are written without an exponent."""
 
 
 @dataclass(frozen=True)

@@ -9,12 +9,14 @@ import numpy as np
 from lca import analysis
 from lca._extras import extra
 from lca.analysis._reading import is_class
-from lca.divisions import HEAD, OTHER
+from lca.divisions import OTHER
 from lca.plots._layers import plot_classes, plot_layer_time, plot_neurons
 from lca.plots._loss import plot_conditions, plot_cumulative, plot_loss, plot_totals, plot_train_heldout
 from lca.plots._noise import plot_helping, plot_histogram, plot_parameter
 from lca.plots._synchrony import plot_peaks
-from lca.runs import Member, Runs
+from lca.runs import Condition, Member, Runs
+from lca.runs._classes import class_losses
+from lca.runs._drawn import drawn_places
 from lca.runs._run import Run
 from lca.views._signs import Signs
 
@@ -47,7 +49,7 @@ def _drawn(names: Sequence[str], by: str) -> tuple[np.ndarray, list[str], str]:
     >>> _drawn(["other", "attn[head 0]"], "head")
     (array([1]), ['attn[head 0]'], "head (without 'other')")
     """
-    shown = np.flatnonzero([by != HEAD or name != OTHER for name in names])
+    shown = drawn_places(names, by)
     less = "" if len(shown) == len(names) else f" (without {OTHER!r})"
     return shown, [names[int(i)] for i in shown], f"{by}{less}"
 
@@ -124,6 +126,7 @@ def _of_runs(runs: Runs, by: str) -> Figures:
         of = series.sel(run=[member.label for member in condition.members]).dropna("step")
         if of.sizes["step"]:
             yield f"cumulative-{condition.name}", partial(_mean_curves, runs, condition.name, by, of.values)
+    yield from _classes_of_runs(runs, by)
 
 
 def _conditions(runs: Runs, by: str) -> Axes:
@@ -174,6 +177,44 @@ def _class_map(member: Member, by: str, classes: list[str]) -> Axes:
     labels = {name: member.run.class_label(name) for name in classes}
     ax = plot_classes(names, classes, totals, labels=labels)
     ax.set_title(ax.get_title().replace("by layer", f"by {words}", 1), fontsize="medium")
+    return ax
+
+
+def _classes_of_runs(runs: Runs, by: str) -> Figures:
+    """One figure for each condition and loss that has classes in all runs; those of a loss have one scale."""
+    for measured, classes in class_losses([member.run for member in runs.members]).items():
+        means = {c.name: _class_means(runs, c, by, classes) for c in runs.conditions}
+        limit = max(float(np.nanmax(np.abs(mean), initial=0.0)) for mean in means.values()) or 1.0
+        for name, mean in means.items():
+            yield (
+                f"classes-{measured}-{name}",
+                partial(_mean_class_map, runs, (name, by), mean, classes, limit),
+            )
+
+
+def _class_means(runs: Runs, condition: Condition, by: str, classes: list[str]) -> np.ndarray:
+    """Means over the runs of a condition, (drawn groups, classes); NaN for a group that it lacks."""
+    means = [runs.pool(condition, runs.values(condition, by, each)).mean for each in classes]
+    drawn: np.ndarray = np.stack(means, axis=1)[drawn_places(runs.names(by), by)]
+    return drawn
+
+
+def _mean_class_map(
+    runs: Runs, of: tuple[str, str], means: np.ndarray, classes: list[str], limit: float
+) -> Axes:
+    """The map of the groups that a condition has; ``of``: its name, and the division."""
+    condition, by = of
+    known = ~np.isnan(means).any(axis=1)
+    _, names, words = _drawn(runs.names(by), by)
+    names = [name for name, has in zip(names, known.tolist(), strict=True) if has]
+    labels = {name: runs.members[0].run.class_label(name) for name in classes}
+    ax = plot_classes(names, classes, means[known], labels=labels, limits=(-limit, limit))
+    title, count = (
+        ax.get_title().replace("by layer", f"by {words}", 1),
+        len(runs.condition(condition).members),
+    )
+    over = f"mean over {count} runs" if count > 1 else "one run"
+    ax.set_title(f"{condition}: {title[0].lower()}{title[1:]},\n{over}", fontsize="medium")
     return ax
 
 

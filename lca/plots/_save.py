@@ -39,7 +39,8 @@ def save_all(
     ----------
     record
         A path, a dataset from `lca.open_record`, or several runs from `lca.open_runs`. Of several runs, the
-        figures are ``conditions``, with intervals, and ``cumulative-...``, the mean of each condition.
+        figures are ``conditions``, with intervals, and the means of each condition: ``cumulative-...``, and
+        of losses with classes ``classes-...``.
     folder
         Where to write; created if needed.
     by

@@ -307,13 +307,12 @@ def layer_map(layers: Sequence[str], intervals: int) -> Figure:
     return chart
 
 
-def compared_map(number: int, layers: Sequence[str]) -> Figure:
-    """Map of layers × intervals of one condition; page.js fills in the numbers."""
-    name = f"map-{number}"
-    chart = _map(name, (len(layers), 1), height=110 + min(520, 24 * len(layers)))
+def compared_map(name: str, rows: Sequence[str]) -> Figure:
+    """Map of layers or groups × intervals of one condition; page.js fills in the numbers."""
+    chart = _map(name, (len(rows), 1), height=110 + min(520, 24 * len(rows)))
     chart.xaxis.axis_label = "step"
     chart.xaxis.name, chart.xaxis.ticker = f"{name}-steps", FixedTicker(ticks=[])
-    _name_rows(chart, layers)
+    _name_rows(chart, rows)
     return chart
 
 

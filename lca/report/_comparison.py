@@ -1,13 +1,16 @@
 """The sections of a page that compares several runs."""
 
+from collections.abc import Iterator, Mapping
+
 import numpy as np
 
 from lca.analysis._over_runs import CONFIDENCE
 from lca.report import _charts as charts
 from lca.report._comparison_groups import bars, curves, groups, groups_over_time
+from lca.report._comparison_maps import maps
 from lca.report._comparison_numbers import plural, pooled_totals, total_difference, totals_table
 from lca.report._comparison_overview import MAX_ROWS, overview
-from lca.report._parts import Chart, Section, Table, class_table
+from lca.report._parts import Chart, Section, Table, class_table, class_title, largest_drawn
 from lca.runs import Member, Runs
 from lca.runs._classes import class_losses, class_text
 from lca.runs._format import format_number, format_percent
@@ -83,45 +86,49 @@ def loss(data: Runs) -> Section | None:
     return Section("loss", "The loss", charts=[Chart(charts.bands_chart(found), caption)])
 
 
-def maps(data: Runs) -> Section:
-    """Layers over time, one map per condition. The numbers come from `lca.report._comparison_page`."""
-    return Section(
-        "maps",
-        "Layers over time",
-        paragraphs=[
-            "All maps have one colour scale, so that equal colours are equal values: blue is helping, "
-            "orange-red is hurting. It is linear up to 1 % of the largest value and logarithmic beyond. A "
-            "cell is the sum over the measured steps of an interval, averaged over the runs of the condition."
-        ],
-        side_by_side=True,
+def layers_over_time(data: Runs) -> Section:
+    """Layers over time, one map per condition."""
+    text = (
+        f"LCA of each layer for the {data.losses[0]} loss. All maps have one colour scale, so that equal "
+        "colours are equal values: blue is helping, orange-red is hurting. It is linear up to 1 % of the "
+        "largest value and logarithmic beyond. A cell is the sum over the measured steps of an interval, "
+        "averaged over the runs of the condition."
     )
+    shown = maps(data, "layer")
+    return Section("maps", "Layers over time", paragraphs=[text], charts=shown, side_by_side=True)
 
 
 def classes(data: Runs) -> Section | None:
-    """Layers by class for each condition, with one colour scale; ``None`` without common classes."""
+    """Layers and groups by class for each condition; ``None`` without common classes."""
     found = class_losses([member.run for member in data.members])
+    if not found:
+        return None
+    texts = [class_text(measured, names) for measured, names in found.items()]
+    scale = "All tables have one colour scale."
+    if data.divisions:
+        scale = "All tables of layers have one colour scale, and so have those of each division of groups."
+    return Section(
+        "classes",
+        class_title(data.divisions),
+        paragraphs=[*dict.fromkeys(texts), scale],
+        tables=[table for by in ("layer", *data.divisions) for table in _class_tables(data, by, found)],
+    )
+
+
+def _class_tables(data: Runs, by: str, found: Mapping[str, list[str]]) -> Iterator[Table]:
+    """One table for each condition and each loss that has classes, all with one colour scale."""
     means = {
-        (measured, condition): np.stack([pooled_totals(data, condition, n).mean for n in names], axis=1)
+        (measured, condition): np.stack([pooled_totals(data, condition, n, by).mean for n in names], axis=1)
         for measured, names in found.items()
         for condition in data.conditions
     }
-    if not means:
-        return None
-    largest = max(float(np.nanmax(np.abs(mean), initial=0.0)) for mean in means.values())
-    tables = []
+    largest = max(largest_drawn(mean, data.names(by), by) for mean in means.values())
     for (measured, condition), mean in means.items():
         labels = [data.members[0].run.class_label(name) for name in found[measured]]
         labels = labels if len(set(labels)) == len(labels) else found[measured]
-        caption = f"{condition.name}: LCA of each layer for the {measured} loss of each class"
+        caption = f"{condition.name}: LCA of each {by} for the {measured} loss of each class"
         caption += ", mean over the runs" if len(condition.members) > 1 else ""
-        tables.append(class_table(caption, data.layers, labels, mean, largest=largest))
-    texts = [class_text(measured, names) for measured, names in found.items()]
-    return Section(
-        "classes",
-        "Layers by class",
-        paragraphs=[*dict.fromkeys(texts), "All tables have one colour scale."],
-        tables=tables,
-    )
+        yield class_table(caption, (by, data.names(by)), labels, mean, largest=largest)
 
 
 def runs(data: Runs) -> Section:
@@ -166,7 +173,7 @@ def method(data: Runs) -> Section:
 
 
 SECTIONS = (
-    overview, layers, groups, differences, loss, maps, groups_over_time, classes, runs, method,
+    overview, layers, groups, differences, loss, layers_over_time, groups_over_time, classes, runs, method,
 )  # fmt: skip
 
 

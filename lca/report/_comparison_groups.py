@@ -5,15 +5,15 @@ from functools import reduce
 
 import numpy as np
 
-from lca.divisions import HEAD, OTHER
+from lca.divisions import OTHER
 from lca.report import _charts as charts
+from lca.report._comparison_maps import maps, shown_groups
 from lca.report._comparison_numbers import interval_text, pooled_totals, totals_table
 from lca.report._parts import Chart, Section, Table
 from lca.runs import Condition, Member, Runs
+from lca.runs._drawn import drawn_places, largest
 
 Array = np.ndarray
-MAX_BARS = 100
-"""The most groups of a division that are drawn as bars."""
 MAX_CURVES = 6
 """The most groups of a division that are drawn over time."""
 MAX_OPEN = 12
@@ -33,26 +33,29 @@ def groups(data: Runs) -> Section | None:
 
 
 def groups_over_time(data: Runs) -> Section | None:
-    """The cumulative LCA of the largest groups, one chart each; ``None`` without groups."""
+    """For each division one map per condition, and the cumulative LCA of the largest groups; or ``None``."""
     if not data.divisions:
         return None
-    text = (
-        f"Cumulative LCA of each group for the {data.losses[0]} loss: a falling line is helping, a rising "
-        "line is hurting. Lines are means over the runs of a condition, and bands reach from the lowest to "
-        "the highest run. The charts of one division have one scale."
-    )
-    shown = [chart for by in data.divisions for chart in _over_time(data, by)]
-    return Section("groups-time", "Groups over time", paragraphs=[text], charts=shown, side_by_side=True)
+    loss = data.losses[0]
+    texts = [
+        f"LCA of each group for the {loss} loss. The maps of a division have one colour scale, and are read "
+        "like those of the layers.",
+        "The curves are cumulative LCA: a falling line is helping, a rising line is hurting. Lines are means "
+        "over the runs of a condition, and bands reach from the lowest to the highest run. The curves of one "
+        "division have one scale.",
+    ]
+    shown = [chart for draw in (maps, _over_time) for by in data.divisions for chart in draw(data, by)]
+    return Section("groups-time", "Groups over time", paragraphs=texts, charts=shown, side_by_side=True)
 
 
 def bars(data: Runs, by: str) -> Chart:
     """One bar per layer or group and condition, with intervals."""
-    loss, names, shown = data.losses[0], data.names(by), _drawn(data, by)
+    loss, names = data.losses[0], data.names(by)
     pooled = {c.name: pooled_totals(data, c, loss, by) for c in data.conditions}
-    means = np.array([each.mean[shown] for each in pooled.values()])
-    at = shown[largest(means, MAX_BARS if by != "layer" else len(names))]
-    rest = f" The {len(at)} largest of {len(shown)} are shown." if len(at) < len(shown) else ""
-    rest += "" if len(shown) == len(names) else f" What is in no {by}, {OTHER!r}, is in the table only."
+    at = shown_groups(data, by)
+    possible = len(drawn_places(names, by))
+    rest = f" The {len(at)} largest of {possible} are shown." if len(at) < possible else ""
+    rest += "" if possible == len(names) else f" What is in no {by}, {OTHER!r}, is in the table only."
     caption = (
         f"LCA of each {by} for the {loss} loss, summed over the measured steps: bars to the left are "
         f"helping, to the right hurting.{rest} {interval_text(data, 'Lines')}"
@@ -63,17 +66,6 @@ def bars(data: Runs, by: str) -> Chart:
         {name: each.half[at] for name, each in pooled.items()},
     )
     return Chart(chart, caption)
-
-
-def _drawn(data: Runs, by: str) -> Array:
-    """The places of the groups that are drawn: beside all other tensors, heads could not be seen."""
-    return np.flatnonzero([by != HEAD or name != OTHER for name in data.names(by)])
-
-
-def largest(means: Array, count: int) -> Array:
-    """The groups with the largest sums in any condition, in their order; means (conditions, groups)."""
-    size = np.abs(np.nan_to_num(means)).max(axis=0)
-    return np.sort(np.argsort(-size, kind="stable")[:count])
 
 
 def curves(condition: Condition, paths: Mapping[str, Array]) -> Iterator[tuple[str, Array, Array]]:
@@ -101,7 +93,7 @@ def _over_time(data: Runs, by: str) -> Iterator[Chart]:
     """One chart for each of the largest groups, with a line and a band for each condition."""
     names, rows = data.names(by), {m.label: _cumulative(data, m, by) for m in data.members}
     means = np.array([pooled_totals(data, c, data.losses[0], by).mean for c in data.conditions])
-    drawn = _drawn(data, by)
+    drawn = drawn_places(names, by)
     shown = drawn[largest(means[:, drawn], MAX_CURVES)]
     limits = charts.limits_of([path[:, shown] for path in rows.values()])
     for i in shown:

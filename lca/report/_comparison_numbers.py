@@ -5,9 +5,9 @@ import numpy as np
 from lca.analysis import RunDifference, RunMeans
 from lca.analysis._over_runs import CONFIDENCE
 from lca.report._overview import RESIDUAL, STATE, UNMEASURED
-from lca.report._parts import Table, tints_of
+from lca.report._parts import Table, largest_drawn, tints_of
 from lca.runs import Condition, Member, Runs
-from lca.runs._format import format_number
+from lca.tables import Column
 
 Array = np.ndarray
 OTHERS = (STATE, UNMEASURED, RESIDUAL)
@@ -27,7 +27,8 @@ def totals_table(data: Runs, loss: str, limit: int, *, by: str = "layer", folded
     size = np.abs(np.nan_to_num(means)).max(axis=1)
     shown = np.sort(np.argsort(-size, kind="stable")[:limit])
     others = [pooled_others(data, condition, loss) for condition in data.conditions]
-    head, tints = [c.name for c in data.conditions], tints_of(means[shown])
+    head = [c.name for c in data.conditions]
+    tints = tints_of(means[shown], largest_drawn(means, names, by))
     if len(data.conditions) == 2:
         first, second = data.conditions
         head.append(difference_name(first, second))
@@ -80,13 +81,7 @@ def interval_text(data: Runs, shown_as: str) -> str:
 
 def interval(pooled: RunMeans, i: int, sign: str) -> str:
     """A mean with half its interval, or without."""
-    mean, half = float(pooled.mean[i]), float(pooled.half[i])
-    if np.isnan(mean):
-        return "—"
-    if np.isnan(half) or not 0 < half < 1e6:
-        return format_number(mean, sign)
-    digits = max(0, 1 - int(np.floor(np.log10(half))))
-    return f"{mean:{sign}.{digits}f} ± {half:.{digits}f}".replace("-", "−")
+    return Column("", [float(pooled.mean[i])], half=[float(pooled.half[i])], sign=sign == "+").text(0)
 
 
 def pooled_totals(data: Runs, condition: Condition, loss: str, by: str = "layer") -> RunMeans:

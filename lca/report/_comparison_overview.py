@@ -21,9 +21,8 @@ from lca.report._overview import NO_JUDGEMENT
 from lca.report._parts import Section
 from lca.runs import Condition, Runs
 from lca.runs._balance import Tone
-from lca.runs._format import format_digits, format_percent
+from lca.runs._format import format_digits, format_percent, layer_named
 from lca.runs._run import count_of
-from lca.runs._settings import learning_rate
 
 MAX_ROWS = 12
 """The most layers in the table of the first screen: those with the largest sums."""
@@ -49,14 +48,12 @@ def overview(data: Runs) -> Section:
 def _verdicts(data: Runs) -> list[tuple[Tone, str]]:
     """What is wrong first, then the check of all runs in one line."""
     found: list[tuple[Tone, str]] = []
-    checks = [(member, member.check(name)) for name in data.losses for member in data.members]
-    wrong = [(m, c) for m, c in checks if c.diverged or c.verdict()[0] == "bad"]
-    for member, check in wrong[:MAX_NAMED]:
-        said = "the run diverged." if check.diverged else check.verdict()[1]
-        found.append(("bad", f"{member.label}, {check.loss}: {said}"))
+    checks = [member.check(name) for name in data.losses for member in data.members]
+    wrong = data.failures()
+    found += [("bad", text) for text in wrong[:MAX_NAMED]]
     if len(wrong) > MAX_NAMED:
         found.append(("bad", f"{len(wrong) - MAX_NAMED} more such checks: see the table of runs."))
-    others = [c for m, c in checks if (m, c) not in wrong]
+    others = [check for check in checks if not check.failure]
     good = [c for c in others if c.verdict()[0] == "good"]
     if others and not np.isnan([c.missed_part for c in others]).any():
         missed = max(c.missed_part for c in others)
@@ -78,7 +75,7 @@ def _verdicts(data: Runs) -> list[tuple[Tone, str]]:
         found.append(
             ("warn", "Some allocations are estimates; the table of the runs says how they were checked.")
         )
-    found += [("warn", text) for text in data.cautions]
+    found += [("warn", text) for text in data.cautions if text not in wrong]
     return found
 
 
@@ -95,7 +92,7 @@ def _stories(data: Runs) -> Iterator[str]:
 def _about(condition: Condition) -> str:
     """The number of runs of a condition, and the steps and the learning rate where all runs agree in them."""
     runs = [member.run for member in condition.members]
-    lengths, rates = {len(run.steps) for run in runs}, {learning_rate(run.attributes) for run in runs}
+    lengths, rates = {len(run.steps) for run in runs}, {run.learning_rate for run in runs}
     text = count_of(len(runs), "run")
     if len(lengths) == 1:
         text += f", {count_of(lengths.pop(), 'step')}{' each' if len(runs) > 1 else ''}"
@@ -118,7 +115,7 @@ def _story(data: Runs, condition: Condition, named: str, *, explain: bool) -> st
     rows = pooled_others(data, condition, loss)
     means = np.concatenate([pooled.mean, rows.mean[:-1]])
     names = [
-        *(f"the movement of {name}" for name in data.layers),
+        *(f"the movement of {layer_named(name)}" for name in data.layers),
         "the state (buffers)",
         "the steps that were not measured",
         "the residual",
@@ -148,7 +145,8 @@ def _most_different(data: Runs, by: str) -> list[str]:
     helps = pooled_totals(data, more, data.losses[0], by).mean[at] < 0
     effect = f"it {'helped more' if helps else 'hurt less'} in {more.name}"
     said = "They differ" if by == "layer" else f"By {by}, they differ"
-    said += f" most in {data.names(by)[at]}: {difference_name(first, second)} = {value}"
+    name = layer_named(data.names(by)[at]) if by == "layer" else data.names(by)[at]
+    said += f" most in {name}: {difference_name(first, second)} = {value}"
     if np.isnan(half):
         return [f"{said}; {effect}, but there is no test of the difference."]
     low, high = format_digits(mean - half, "+", 3), format_digits(mean + half, "+", 3)

@@ -1,21 +1,16 @@
 """The page that compares several runs."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
 from os import PathLike
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
 from lca.errors import LCAError
-from lca.report import _charts as charts
+from lca.report._charts import count_checkpoints
 from lca.report._comparison import SECTIONS
-from lca.report._html import fill_template, to_base64, write_page
-from lca.report._moments import MAX_INTERVALS, encode
-from lca.report._parts import Chart, Section
-from lca.runs import Condition, Runs, open_runs
-from lca.runs._format import shorten_words
+from lca.report._html import fill_template, write_page
+from lca.runs import Runs, open_runs
 from lca.runs._open import RecordLike
 
 
@@ -105,15 +100,20 @@ def render_comparison(
     try:
         with np.errstate(over="raise"):
             sections = [section for make in SECTIONS if (section := make(data)) is not None]
-            maps, limit = _maps(data)
     except FloatingPointError as error:
         raise LCAError(
             "the numbers of the records are so large that their sums overflow, so there is no page of them: "
             "a run diverged; leave it out, or lower its learning rate."
         ) from error
-    sections = [_with_maps(section, data, limit) if section.id == "maps" else section for section in sections]
+    drawn = [chart for section in sections for chart in section.charts]
+    units = {member.run.unit for member in data.members}
+    if units == {"checkpoint"}:
+        for chart in drawn:
+            count_checkpoints(chart.figure)
+    maps = {str(chart.figure.name): chart.cells for chart in drawn if chart.cells}
     named = title or " and ".join(condition.name for condition in data.conditions)
-    return fill_template(named, sections, figures={}, data={"maps": maps})
+    shown = {"maps": maps, "unit": units.pop() if len(units) == 1 else "step"}
+    return fill_template(named, sections, figures={}, data=shown)
 
 
 def opened(groups: Runs | Mapping[str, Sequence[RecordLike]] | Sequence[RecordLike]) -> Runs:
@@ -128,50 +128,3 @@ def opened(groups: Runs | Mapping[str, Sequence[RecordLike]] | Sequence[RecordLi
     if len(runs.members) < 2:
         raise LCAError("a comparison needs at least two runs; for one run, use lca.report.write_report.")
     return runs
-
-
-def _with_maps(section: Section, data: Runs, limit: float) -> Section:
-    """The section with one empty map per condition, which page.js fills."""
-    drawn = [
-        Chart(charts.compared_map(k, data.layers), f"{condition.name}, mean over its runs")
-        for k, condition in enumerate(data.conditions)
-    ]
-    return replace(section, charts=drawn, key=limit)
-
-
-def _maps(data: Runs) -> tuple[list[dict[str, Any]], float]:
-    """For page.js: the codes of each condition's map, with one limit for all."""
-    first = min(int(member.run.steps[0]) for member in data.members)
-    last = max(int(member.run.steps[-1]) for member in data.members)
-    width = -(-(last + 1 - first) // MAX_INTERVALS)
-    edges = np.arange(first, last + 1, width)
-    means = [_interval_means(data, condition, edges) for condition in data.conditions]
-    limit = max(float(np.nanmax(np.abs(mean), initial=0.0)) for mean in means)
-    shared = {
-        "layers": [*map(shorten_words, data.layers)],
-        "first": edges.tolist(),
-        "last": [*(edges[1:] - 1).tolist(), last],
-        "limit": limit,
-        "height": len(data.layers),
-        "width": len(edges),
-    }
-    return [{**shared, "codes": to_base64(encode(mean.T, limit))} for mean in means], limit
-
-
-def _interval_means(data: Runs, condition: Condition, edges: np.ndarray) -> np.ndarray:
-    """Sums over the measured steps of each interval, averaged over the runs, (intervals, layers).
-
-    NaN where no run has a measured step.
-    """
-    sums = np.full((len(condition.members), len(edges), len(data.layers)), np.nan)
-    for member, found in zip(condition.members, sums, strict=True):
-        place = np.searchsorted(edges, member.run.steps, side="right") - 1
-        values = data.place(member, member.run.layer_totals(data.losses[0]))
-        measured = np.unique(place)
-        found[measured] = 0.0
-        np.add.at(found, place, values)
-    known = ~np.isnan(sums)
-    count = known.sum(axis=0)
-    total = np.where(known, sums, 0.0).sum(axis=0)
-    means: np.ndarray = np.divide(total, count, out=np.full(total.shape, np.nan), where=count > 0)
-    return means

@@ -10,7 +10,7 @@ from lca.analysis import group_names, group_totals
 from lca.analysis._variables import divisions_of
 from lca.report._parts import Bar, Bars, Section
 from lca.runs._balance import Conservation, Tone, check_conservation
-from lca.runs._format import format_digits, format_number, format_percent, short_labels
+from lca.runs._format import format_digits, format_number, format_percent, layer_named, short_labels
 from lca.runs._run import Run, count_of
 
 MAX_LAYERS = 8
@@ -251,7 +251,9 @@ def _hurting(run: Run, layers: Sequence[Item]) -> str:
         whole = "the whole run" if run.is_whole and not run.is_replay else run.scope
         return f"No layer hurt over {whole}{single}."
     verb = "layer hurts" if len(layers) == 1 else "layers hurts" if len(hurting) == 1 else "layers hurt"
-    named = ", ".join(f"{item.name} ({format_number(item.value, '+')})" for item in hurting[:MAX_NAMED])
+    named = ", ".join(
+        f"{layer_named(item.name)} ({format_number(item.value, '+')})" for item in hurting[:MAX_NAMED]
+    )
     more = ", and others" if len(hurting) > MAX_NAMED else ""
     return f"{len(hurting)} of {len(layers)} {verb}{where or ' overall'}: {named}{more}."
 
@@ -265,7 +267,7 @@ def _items(run: Run, check: Conservation) -> list[Item]:
     """The parts of the change from the start to the end of the run, which add up to it."""
     totals = run.layer_totals(check.loss).sum(axis=0)
     items = [
-        Item(name, float(value), "layer", f"the movement of {name}", run.layer_sizes[name])
+        Item(name, float(value), "layer", f"the movement of {layer_named(name)}", run.layer_sizes[name])
         for name, value in zip(run.layers, totals, strict=True)
     ]
     if _is_measured(check):

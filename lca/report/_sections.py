@@ -6,12 +6,12 @@ from typing import Any
 
 import numpy as np
 
-from lca.analysis import histogram_counts
+from lca.analysis import division_names, group_names, group_totals, histogram_counts
 from lca.analysis._reading import is_class
 from lca.record._citation import citation
 from lca.report import _charts as charts
 from lca.report._overview import summary
-from lca.report._parts import Chart, Section, Table, class_table
+from lca.report._parts import Chart, Section, Table, class_table, class_title
 from lca.report._training import groups, training
 from lca.runs._balance import Conservation, check_conservation
 from lca.runs._classes import class_losses, class_text
@@ -106,16 +106,24 @@ def explorer(run: Run) -> Section:
 
 
 def classes(run: Run) -> Section | None:
-    """Layers by class; ``None`` if the record has no per-class losses."""
+    """Layers and groups by class; ``None`` if the record has no per-class losses."""
     if not any(is_class(name) for name in run.measured):
         return None
-    tables, texts = [], []
+    tables, texts, divisions = [], [], division_names(run.record)
     for measured, names in class_losses([run]).items():
-        totals = np.stack([run.layer_totals(name).sum(axis=0) for name in names], axis=1)
-        caption = f"LCA of each layer for the {measured} loss of each class, summed over {run.scope}"
-        tables.append(class_table(caption, run.layers, [run.class_label(n) for n in names], totals))
+        labels = [run.class_label(name) for name in names]
+        for by in ("layer", *divisions):
+            totals = np.stack([_sums(run, by, name) for name in names], axis=1)
+            caption = f"LCA of each {by} for the {measured} loss of each class, summed over {run.scope}"
+            tables.append(class_table(caption, (by, group_names(run.record, by)), labels, totals))
         texts.append(class_text(measured, names))
-    return Section("classes", "Layers by class", paragraphs=[*dict.fromkeys(texts)], tables=tables)
+    return Section("classes", class_title(divisions), paragraphs=[*dict.fromkeys(texts)], tables=tables)
+
+
+def _sums(run: Run, by: str, measured: str) -> Array:
+    """The sums over the measured steps, (groups,)."""
+    rows = run.layer_totals(measured) if by == "layer" else group_totals(run.record, by, measured).values
+    return np.asarray(rows.sum(axis=0))
 
 
 _NOTHING = "Every allocation is exactly 0: no parameter moved, or every gradient was 0."

@@ -6,8 +6,10 @@ from typing import Any
 import numpy as np
 
 from lca.analysis import division_names, group_names, group_stderr, group_totals
+from lca.divisions import OTHER
 from lca.report import _charts as charts
 from lca.report._parts import Chart, Section, Table
+from lca.runs._drawn import drawn_places, largest
 from lca.runs._format import format_number
 from lca.runs._run import Run
 
@@ -21,11 +23,15 @@ def groups(run: Run) -> Section | None:
     for division in division_names(run.record):
         names = group_names(run.record, division)
         totals = group_totals(run.record, division, first).values.sum(axis=0)
-        largest = np.sort(np.argsort(-np.abs(totals), kind="stable")[:MAX_GROUPS])
+        drawn = drawn_places(names, division)
+        at = drawn[largest(totals[None, drawn], MAX_GROUPS)]
         bounds = _bound(run, division, first)
-        errors = {} if bounds is None else {first: bounds[largest]}
-        chart = charts.totals_chart([names[i] for i in largest], {first: totals[largest]}, errors, run.scope)
-        rest = f" The {MAX_GROUPS} largest of {len(names)} are shown." if len(names) > MAX_GROUPS else ""
+        errors = {} if bounds is None else {first: bounds[at]}
+        chart = charts.totals_chart([names[i] for i in at], {first: totals[at]}, errors, run.scope)
+        rest = f" The {len(at)} largest of {len(drawn)} are shown." if len(at) < len(drawn) else ""
+        if len(drawn) < len(names):
+            other = format_number(float(totals[names.index(OTHER)]), "+")
+            rest += f" What is in no {division}, {OTHER!r}, has {other} and is not drawn."
         lines = " The lines show an upper bound of one standard error from sampling." if errors else ""
         text = f"LCA of each {division} for the {first} loss, summed over {run.scope}.{rest}{lines}"
         shown.append(Chart(chart, text))

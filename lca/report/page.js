@@ -5,7 +5,7 @@ const lcaReport = (() => {
   const at = (id) => document.getElementById(id);
   const data = read("data");
   const run = data.run; // of the page of one run: its layers over time, and the maps of single layers
-  const maps = data.maps ?? []; // of the page of several runs: one map of layers and steps for each condition
+  const maps = data.maps ?? {}; // of the page of several runs: one map of layers or groups and steps for each condition
   const intervals = run ? run.first.length : 0;
   const LEVELS = 127, EMPTY = -128;
   const totals = run ? new Float32Array(bytes(run.totals).buffer) : null; // (losses, 1 + intervals, layers); index 0 is the sum over all steps
@@ -27,7 +27,7 @@ const lcaReport = (() => {
     return Math.sign(code) * data.linear * limit * Math.expm1(Math.abs(code) / LEVELS * Math.log1p(1 / data.linear));
   }
 
-  const unit = run?.unit ?? "step"; // what the steps are counted in
+  const unit = run?.unit ?? data.unit; // what the steps are counted in
   const chosen = (id) => (at(id) ? Number(at(id).value) : 0);
   const total = (loss, frame, layer) => totals[(loss * (intervals + 1) + frame) * run.layers.length + layer];
   const minus = (text) => text.replaceAll("-", "−");
@@ -192,7 +192,7 @@ const lcaReport = (() => {
   // The tooltip of the cell at (x, y).
   function describe(name, x, y) {
     const [col, row] = [Math.floor(x), Math.floor(y)];
-    if (name.startsWith("map-")) return describeCompared(maps[Number(name.slice(4))], row, col);
+    if (name in maps) return describeCompared(maps[name], row, col);
     const loss = chosen("pick-loss");
     if (name === "map") return run.layers[row] + ", " + when(col + 1) + ": " + number(total(loss, col + 1, row));
     const shown = run.details[chosen("pick-detail")];
@@ -226,17 +226,17 @@ const lcaReport = (() => {
     }, 120);
   }
 
-  function drawCompared(each, k) {
+  function drawCompared([name, each]) {
     const cells = new Int8Array(bytes(each.codes).buffer), {height, width} = each;
     each.cells = cells;
-    model["map-" + k].x_range.setv({start: 0, end: width});
-    fill("map-" + k, height, width, (row, col) => (cells[row * width + col] === EMPTY ? NaN : cells[row * width + col]));
-    ticks("map-" + k + "-steps", width, (i) => [each.first[i], each.last[i]]);
+    model[name].x_range.setv({start: 0, end: width});
+    fill(name, height, width, (row, col) => (cells[row * width + col] === EMPTY ? NaN : cells[row * width + col]));
+    ticks(name + "-steps", width, (i) => [each.first[i], each.last[i]]);
   }
   function describeCompared(each, row, col) {
     const code = each.cells[row * each.width + col];
-    if (code === EMPTY) return each.layers[row] + ", " + steps(each.first[col], each.last[col]) + ": not measured";
-    return each.layers[row] + ", " + steps(each.first[col], each.last[col]) + ": " + number(decode(code, each.limit), 2);
+    if (code === EMPTY) return each.rows[row] + ", " + steps(each.first[col], each.last[col]) + ": not measured";
+    return each.rows[row] + ", " + steps(each.first[col], each.last[col]) + ": " + number(decode(code, each.limit), 2);
   }
 
   let printing = false; // on paper, the page is light
@@ -322,7 +322,7 @@ const lcaReport = (() => {
       at("pick-detail")?.addEventListener("change", () => { choose(); drawInterval(); });
       choose();
     }
-    maps.forEach(drawCompared);
+    Object.entries(maps).forEach(drawCompared);
     wrapLegends();
     markWide();
     paint();

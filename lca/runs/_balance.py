@@ -93,6 +93,14 @@ class Conservation:
         """Whether the loss diverged."""
         return has_diverged(self.start, self.end)
 
+    @property
+    def failure(self) -> str:
+        """Why the numbers of the run cannot be used; empty if they can."""
+        if self.diverged:
+            return "the run diverged."
+        tone, said = self.verdict()
+        return said if tone == "bad" else ""
+
     def verdict(self) -> tuple[Tone, str]:
         """The result of the check in one sentence, computed from the figures of the record."""
         return self._not_checked() or self._checked()

@@ -54,6 +54,15 @@ def block_starts(length: int, max_blocks: int) -> np.ndarray:
     return np.arange(0, length, -(-length // max_blocks))
 
 
+def layer_named(name: str) -> str:
+    """The name of a layer in a sentence, which must not read as a number.
+
+    >>> layer_named("fc1"), layer_named("0")
+    ('fc1', 'layer 0')
+    """
+    return f"layer {name}" if name[:1].isdigit() else name
+
+
 def format_number(value: float, sign: str = "") -> str:
     """Format with 4 significant digits and a true minus sign; NaN is "not measured".
 
@@ -86,6 +95,21 @@ def format_percent(value: float) -> str:
     if math.isnan(value):
         return "undefined"
     return f"{value:{'.2g' if 0 < abs(value) < 1 else '.1f'}} %".replace("-", "−")
+
+
+def format_to(value: float, largest: float) -> str:
+    """Format with the decimals that give ``largest`` 3 significant digits, so that a column can be read.
+
+    >>> [format_to(value, 0.0812) for value in (-0.0812, 0.00417, -5e-5, 2e-6, 0.0, float("nan"))]
+    ['−0.0812', '+0.0042', '−0.0001', '≈ 0', '0', '—']
+    """
+    if math.isnan(value):
+        return "—"
+    if not value or not 1e-6 < largest < 1e6:
+        return format_signed(value) if value else "0"
+    decimals = max(0, 2 - math.floor(math.log10(largest)))
+    text = f"{value:+.{decimals}f}".replace("-", "−")
+    return text if any(digit in "123456789" for digit in text) else "≈ 0"
 
 
 def format_signed(value: float) -> str:

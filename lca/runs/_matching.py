@@ -2,7 +2,8 @@
 
 from lca.errors import LCAError
 from lca.layout import Layout
-from lca.runs._members import Condition, Member, listed, without_numbers
+from lca.runs._members import Condition, Member, without_numbers
+from lca.runs._settings import listed
 
 
 def with_common_names(conditions: list[Condition]) -> tuple[list[Condition], list[str]]:

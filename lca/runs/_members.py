@@ -12,7 +12,7 @@ from lca.analysis import group_names, group_totals
 from lca.analysis._variables import By
 from lca.runs._balance import Conservation, check_conservation
 from lca.runs._run import Run
-from lca.runs._settings import setting_rows, to_text
+from lca.runs._settings import listed, setting_rows, to_text
 
 SEED = "seed"
 _NUMBERED = re.compile(r"_\d+(?=$|[./])")
@@ -158,13 +158,3 @@ def differing(members: "tuple[Member, ...] | list[Member]") -> list[str]:
     stated = [dict(setting_rows(m.run.attributes, len(m.run.steps))) for m in members]
     keys = dict.fromkeys(key for found in stated for key in found if key != SEED)
     return [key for key in keys if len({found.get(key) for found in stated}) > 1]
-
-
-def listed(names: "list[str] | tuple[str, ...]", longest: int = 6) -> str:
-    """Up to six names.
-
-    >>> listed(["a", "b"])
-    'a, b'
-    """
-    more = f" and {len(names) - longest} more" if len(names) > longest else ""
-    return ", ".join(names[:longest]) + more

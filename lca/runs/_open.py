@@ -10,10 +10,10 @@ from typing import TYPE_CHECKING, Any, TypeAlias, cast
 from lca.errors import LCAError, UnknownNameError
 from lca.record import RecordError, open_record
 from lca.runs._matching import form_of, with_common_names
-from lca.runs._members import SEED, Condition, Member, differing, listed
+from lca.runs._members import SEED, Condition, Member, differing
 from lca.runs._run import Run
 from lca.runs._runs import Runs
-from lca.runs._settings import to_text
+from lca.runs._settings import listed, to_text
 
 if TYPE_CHECKING:
     from xarray import Dataset

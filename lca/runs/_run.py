@@ -13,6 +13,7 @@ from lca.analysis._reading import class_of, is_class
 from lca.errors import LCAError
 from lca.layout import Layout
 from lca.record._about import check_types
+from lca.runs._settings import learning_rate, to_text
 from lca.views._signs import Signs
 
 if TYPE_CHECKING:
@@ -165,6 +166,15 @@ class Run:
         for layer, size in zip(self.tensor_layers, self.layout.sizes, strict=True):
             sizes[layer] += size
         return sizes
+
+    @cached_property
+    def learning_rate(self) -> str:
+        """The learning rate as text, from the settings or of all steps; empty if there is not one."""
+        stated = learning_rate(self.attributes)
+        if stated or not self.has("learning_rate"):
+            return stated
+        rates = np.unique(self.record["learning_rate"].values)
+        return to_text(float(rates[0])) if len(rates) == 1 and np.isfinite(rates).all() else ""
 
     def per_step(self, name: str, measured: str) -> np.ndarray:
         """A variable with one number per step, (T,)."""

@@ -12,7 +12,8 @@ from lca.analysis._over_runs import CONFIDENCE
 from lca.errors import LCAError, UnknownNameError
 from lca.runs import _labelled as labelled
 from lca.runs import _runs_tables as tables
-from lca.runs._members import Condition, Member, listed
+from lca.runs._members import Condition, Member
+from lca.runs._settings import listed
 from lca.tables import HasTable, Table
 
 if TYPE_CHECKING:
@@ -89,7 +90,7 @@ class Runs(HasTable):
     @property
     def cautions(self) -> tuple[str, ...]:
         """What a reader must know before believing a difference, in sentences."""
-        found = [*self.notes, *self._differences()]
+        found = [*self.failures(), *self.notes, *self._differences()]
         found += [text for condition in self.conditions for text in condition.warnings()]
         single = [condition.name for condition in self.conditions if len(condition.members) == 1]
         if single and len(self.members) > 1:
@@ -98,6 +99,13 @@ class Runs(HasTable):
         if missing:
             found.append(f"Only some of the runs have the layers {listed(missing)}.")
         return (*found, *self._other_groups())
+
+    def failures(self) -> list[str]:
+        """Which runs diverged or do not add up, one sentence for each run and loss."""
+        checks = [(member, member.check(name)) for name in self.losses for member in self.members]
+        return [
+            f"{member.label}, {check.loss}: {said}" for member, check in checks if (said := check.failure)
+        ]
 
     def _other_groups(self) -> Iterator[str]:
         """Which groups not all runs have."""
@@ -117,6 +125,12 @@ class Runs(HasTable):
             yield (
                 "The sums of these runs are over their measured steps, and not over the whole run: "
                 f"{listed(parts)}."
+            )
+        replays = [member.label for member in self.members if member.run.is_replay]
+        if replays:
+            yield (
+                "A step of these runs is the straight line from a checkpoint to the next, and not the path "
+                f"of the training: {listed(replays)}."
             )
         if len({tuple(member.run.steps.tolist()) for member in self.members}) > 1:
             yield "The runs have different steps, so their sums are over different numbers of them."

@@ -30,7 +30,7 @@ def setting_rows(attributes: Mapping[str, Any], steps: int) -> list[tuple[str, s
     rows = [("estimator", _estimator_text(estimator, settings.get("estimator")))]
     for key, value in settings.items():
         told = key == "estimator" or (key in known and known[key] == value) or _is_told(key, value, calls)
-        text = to_text(value)
+        text = _groups_text(value) if key == "groups" and isinstance(value, Mapping) else to_text(value)
         if text and not told:
             rows.append((_label(key, settings), text))
     return rows
@@ -74,6 +74,33 @@ def _collection_text(value: Mapping[Any, Any] | Sequence[Any], depth: int) -> st
         parts = ((str(key).replace("_", " "), to_text(entry, depth + 1)) for key, entry in value.items())
         return "; ".join(f"{key} {text}" for key, text in parts if text)
     return ", ".join(to_text(entry, depth + 1) or "none" for entry in value)
+
+
+def _groups_text(divisions: Mapping[str, Any]) -> str:
+    """The tensors of each group of each division, with their names as they are.
+
+    >>> _groups_text({"kind": {"fc_1.weight": "weights", "fc_1.bias": "biases", "fc_2.weight": "weights"}})
+    'kind: weights (fc_1.weight, fc_2.weight), biases (fc_1.bias)'
+    """
+    said = []
+    for division, tensors in divisions.items():
+        if not isinstance(tensors, Mapping):
+            return to_text(divisions)
+        groups: dict[str, list[str]] = {}
+        for tensor, group in tensors.items():
+            groups.setdefault(str(group), []).append(str(tensor))
+        said.append(f"{division}: " + ", ".join(f"{group} ({listed(own)})" for group, own in groups.items()))
+    return "; ".join(said)
+
+
+def listed(names: Sequence[str], longest: int = 6) -> str:
+    """Up to six names.
+
+    >>> listed(["a", "b"])
+    'a, b'
+    """
+    more = f" and {len(names) - longest} more" if len(names) > longest else ""
+    return ", ".join(names[:longest]) + more
 
 
 def _estimator_text(estimator: str, name: Any) -> str:

@@ -103,6 +103,11 @@ class Settings:
         """The settings of these options; `UnknownNameError` if one is not known."""
         names = [field.name for field in fields(cls)]
         for name in options:
+            if name not in names and name in signature(Record).parameters:
+                raise LCAError(
+                    f"{name} is an option of the record and not of the tracker; pass "
+                    f'record=lca.Record("run.zarr", {name}=...).'
+                )
             if name not in names:
                 raise UnknownNameError("option", name, names)
         return cls(**options)

@@ -77,7 +77,7 @@ def _speed(objective: Objective, theta: Vector, budget: float) -> Speed:
     sizes, seconds, size, drawn = [], [], min(n, _FIRST), _Drawn(objective, theta, n)
     while True:
         sizes.append(size)
-        seconds.append(_time_of(partial(drawn.gradient, size), budget, agreed))
+        seconds.append(_time_of(partial(drawn.gradient, size), budget, agreed, part=size < n))
         if size == n or seconds[-1] > budget / (2 * _GROWTH):
             break
         size = min(n, _GROWTH * size)
@@ -118,10 +118,18 @@ def _finished(objective: Objective, theta: Vector, *batch: object) -> float:
     return array_ops(theta).total(objective.loss_and_grad(theta, *batch)[1])
 
 
-def _time_of(call: Callable[[], object], budget: float, agreed: Callable[[float], float]) -> float:
-    """Seconds of a call: the median of three, unless the first one takes most of the budget."""
+def _time_of(
+    call: Callable[[], object], budget: float, agreed: Callable[[float], float], *, part: bool = False
+) -> float:
+    """Seconds of a call: the median of three, unless the first one takes most of the budget.
+
+    That of a part of the data is then taken a second time: what the first one sets up, such as a traced
+    function, would be multiplied by the number of parts.
+    """
     first = agreed(_once(call))
-    return first if first > budget / 2 else median((first, agreed(_once(call)), agreed(_once(call))))
+    if first > budget / 2:
+        return min(first, agreed(_once(call))) if part else first
+    return median((first, agreed(_once(call)), agreed(_once(call))))
 
 
 def _once(call: Callable[[], object]) -> float:

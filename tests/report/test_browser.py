@@ -92,7 +92,7 @@ def test_the_comparison_loads_without_errors_or_requests_and_fits_the_window(
     charts = browser.run("return [...document.querySelectorAll('.chart')].map((e) => e.clientHeight)")
     assert len(charts) == 4
     assert min(charts) > 100
-    assert text(browser, "maps-key").startswith("helpinghurting−")
+    assert text(browser, "maps-1-key").startswith("helpinghurting−")
 
 
 def test_the_maps_of_a_comparison_show_the_means(browser, comparison):

@@ -9,15 +9,16 @@ import pytest
 from scipy import stats
 
 import lca
-from lca import Layout, LCAError
+from lca import Layout, LCAError, Step
 from lca._cli import main
 from lca.analysis import difference_over_runs as difference
 from lca.analysis import mean_over_runs as pool
 from lca.errors import OutputError
+from lca.reference import Quadratic
 from lca.report import _comparison as sections
 from lca.report import render_comparison, write_comparison
 from lca.report._cells import EMPTY
-from lca.report._comparison_page import _maps
+from lca.report._comparison_maps import maps
 from lca.report._comparison_page import opened as compare
 from lca.report._moments import LINEAR_FRACTION
 from lca.runs._settings import learning_rate, setting_rows, to_text
@@ -211,13 +212,16 @@ def test_the_loss_of_runs_of_different_length_is_drawn_over_their_common_steps(t
 
 
 def test_the_maps_have_one_limit_and_show_the_means(groups):
-    maps, limit = _maps(compare(groups))
+    charts = maps(compare(groups), "layer")
+    limit = charts[-1].key
+    assert [chart.key for chart in charts] == [0, limit]
     means = [
         np.mean([scale * run_values(seed=s)[:, FC1].sum(axis=1) for s in range(3)], axis=0)
         for scale in (1, 0.5)
     ]
     assert limit >= np.abs(means).max()
-    for shown, mean in zip(maps, means, strict=True):
+    for chart, mean in zip(charts, means, strict=True):
+        shown = chart.cells
         codes = np.frombuffer(b64decode(shown["codes"]), np.int8).astype(float)
         unscaled = np.expm1(np.abs(codes[:12]) / 127 * np.log1p(1 / LINEAR_FRACTION))
         values = np.sign(codes[:12]) * LINEAR_FRACTION * limit * unscaled
@@ -278,9 +282,28 @@ def test_parts_of_runs_and_different_steps_are_named(tmp_path):
     )
     assert "over their measured steps, and not over the whole run: b." in said
     assert "different steps" in said
-    maps, _ = _maps(compare([tmp_path / "a.zarr", tmp_path / "b.zarr"]))
-    codes = np.frombuffer(b64decode(maps[1]["codes"]), np.int8).reshape(2, 31)
+    _, drawn = maps(compare([tmp_path / "a.zarr", tmp_path / "b.zarr"]), "layer")
+    codes = np.frombuffer(b64decode(drawn.cells["codes"]), np.int8).reshape(2, 31)
     assert np.flatnonzero(codes[0] != EMPTY).tolist() == [0, 10, 20, 30]  # nothing where nothing was measured
+
+
+def test_maps_of_steps_that_no_run_measured_one_by_one_have_no_gaps(tmp_path):
+    for name in "ab":
+        write(tmp_path / f"{name}.zarr", run_values(4), every=10)
+    [drawn, _] = maps(compare([tmp_path / "a.zarr", tmp_path / "b.zarr"]), "layer")
+    assert (drawn.cells["first"], drawn.cells["last"]) == ([0, 10, 20, 30], [9, 19, 29, 30])
+    assert EMPTY not in np.frombuffer(b64decode(drawn.cells["codes"]), np.int8)
+
+
+def test_replays_count_checkpoints_and_are_said_to_be_straight_lines(tmp_path):
+    points = [np.full(1, 2.0 - at) for at in range(3)]
+    for name in "ab":
+        steps = [Step(points[at], points[at + 1], at, checkpoints=(5 * at, 5 * at + 5)) for at in range(2)]
+        lca.measure(Quadratic(np.eye(1)), steps, record=tmp_path / f"{name}.zarr")
+    data = compare([tmp_path / "a.zarr", tmp_path / "b.zarr"])
+    assert "not the path of the training: a, b." in " ".join(data.cautions)
+    assert maps(data, "layer")[0].cells["last"] == [5, 10]
+    assert '"unit": "checkpoint"' in render_comparison(data)
 
 
 def test_a_run_that_diverged_or_does_not_add_up_is_named_first(tmp_path):

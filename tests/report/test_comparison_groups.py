@@ -1,5 +1,7 @@
 """The page of several runs shows the groups that the trackers recorded as it shows the layers."""
 
+from base64 import b64decode
+
 import numpy as np
 import pytest
 
@@ -9,6 +11,11 @@ from lca.report import _comparison as sections
 from lca.report import render_comparison
 from lca.report._comparison_groups import MAX_CURVES
 from lca.report._comparison_page import opened
+from lca.report._moments import LINEAR_FRACTION
+from lca.report._sections import classes as classes_of_one
+from lca.report._training import groups as groups_of_one
+from lca.runs._format import format_number
+from lca.runs._run import Run
 from lca.tolerances import EPS64, summed
 from tests.report.records import LAYOUT, run_values, write
 
@@ -45,6 +52,20 @@ def drawn(chart, name):
     return [np.asarray(data[name]) for data in sources if name in data]
 
 
+def over_time(data):
+    """The maps of the groups, and the charts of their curves."""
+    charts = sections.groups_over_time(data).charts
+    return [chart for chart in charts if chart.cells], [chart for chart in charts if not chart.cells]
+
+
+def decoded(chart):
+    """The values of a map, (groups, intervals), within 2 % of each and of the linear part of the scale."""
+    cells = chart.cells
+    codes = np.frombuffer(b64decode(cells["codes"]), np.int8).reshape(cells["height"], cells["width"])
+    unscaled = np.expm1(np.abs(codes) / 127 * np.log1p(1 / LINEAR_FRACTION))
+    return np.sign(codes) * LINEAR_FRACTION * cells["limit"] * unscaled
+
+
 def test_groups_stand_side_by_side_with_intervals(data):
     section = sections.groups(data)
     assert [chart.caption.split(",")[0] for chart in section.charts] == [
@@ -74,7 +95,8 @@ def test_differences_of_groups_are_tested(data):
 
 
 def test_groups_are_drawn_over_time_with_one_scale_for_a_division(data):
-    charts = sections.groups_over_time(data).charts
+    maps, charts = over_time(data)
+    assert len(maps) == 4
     assert [chart.caption for chart in charts] == [
         "weights (kind)", "biases (kind)", "first (part)", "last (part)",
     ]  # fmt: skip
@@ -89,6 +111,48 @@ def test_groups_are_drawn_over_time_with_one_scale_for_a_division(data):
     assert abs(high[-1] - sums("weights").max()) <= scale
 
 
+def test_the_maps_of_a_division_have_one_scale_and_show_the_means(data):
+    adam, sgd, *of_part = over_time(data)[0]
+    assert [chart.caption for chart in (adam, sgd)] == [
+        "adam, mean over its runs (kind)", "sgd, mean over its runs (kind)",
+    ]  # fmt: skip
+    limit = sgd.key
+    assert (adam.key, adam.cells["limit"], sgd.cells["limit"]) == (0, limit, limit)
+    assert of_part[1].key != limit
+    chosen = np.repeat([KIND[name] == "weights" for name in LAYOUT.names], LAYOUT.sizes)
+    mean = np.mean([run_values(6, seed=seed)[:, chosen].sum(axis=1) for seed in range(3)], axis=0)
+    for chart, scale in ((adam, 1.0), (sgd, 0.5)):
+        assert chart.cells["rows"] == ["weights", "biases"]
+        miss = np.abs(decoded(chart)[0] - scale * mean)
+        assert np.all(miss <= 0.02 * (np.abs(scale * mean) + LINEAR_FRACTION * limit))
+
+
+def test_groups_have_tables_by_class_with_a_scale_of_their_own(tmp_path):
+    heads = {"fc1.weight": "attn[head 0]", "fc1.bias": "attn[head 1]", "fc2.weight": "other"}
+    for name, scale in (("a", 1.0), ("b", 0.5)):
+        write(tmp_path / f"{name}.zarr", scale * run_values(3), names=("train", "train/class cat"),
+              settings={"groups": {"head": heads}})  # fmt: skip
+    section = sections.classes(opened([tmp_path / "a.zarr", tmp_path / "b.zarr"]))
+    assert section.title == "Layers and groups by class"
+    assert [table.folded for table in section.tables] == [False, False, True, True]
+    first, second = section.tables[2:]
+    assert first.caption.startswith("a: LCA of each head for the train loss of each class")
+    assert [row[0] for row in first.rows] == ["attn[head 0]", "attn[head 1]", "other"]
+    assert max(abs(tint) for row in first.tints[:2] for tint in row) == 1
+    assert abs(first.tints[0][0]) > abs(second.tints[0][0]) > 0  # one scale: b has half the numbers of a
+    [table] = classes_of_one(Run(lca.open_record(tmp_path / "a.zarr"))).tables[1:]
+    assert [row[1:] for row in table.rows] == [row[1:] for row in first.rows]
+
+
+def test_the_page_of_one_run_draws_heads_without_the_rest_and_states_it(tmp_path):
+    heads = {"fc1.weight": "attn[head 0]", "fc1.bias": "attn[head 1]", "fc2.weight": "other"}
+    record(tmp_path / "run.zarr", run_values(3), {"head": heads})
+    [chart] = groups_of_one(Run(lca.open_record(tmp_path / "run.zarr"))).charts
+    assert [len(values) for values in drawn(chart, "value")] == [2]
+    other = format_number(float(run_values(3)[:, -LAYOUT.sizes[-1] :].sum()), "+")
+    assert f"What is in no head, 'other', has {other} and is not drawn." in chart.caption
+
+
 def test_what_is_in_no_head_is_in_the_table_and_not_drawn(tmp_path):
     heads = {"fc1.weight": "attn[head 0]", "fc1.bias": "attn[head 1]", "fc2.weight": "other"}
     for name, scale in (("a", 1.0), ("b", 0.5)):
@@ -98,8 +162,9 @@ def test_what_is_in_no_head_is_in_the_table_and_not_drawn(tmp_path):
     assert [len(values) for values in drawn(section.charts[0], "value")] == [2, 2]
     assert "What is in no head, 'other', is in the table only." in section.charts[0].caption
     assert [row[0] for row in section.tables[0].rows[:3]] == ["attn[head 0]", "attn[head 1]", "other"]
-    captions = [chart.caption for chart in sections.groups_over_time(data).charts]
-    assert captions == ["attn[head 0] (head)", "attn[head 1] (head)"]
+    maps, curves = over_time(data)
+    assert [chart.cells["rows"] for chart in maps] == 2 * [["attn[head 0]", "attn[head 1]"]]
+    assert [chart.caption for chart in curves] == ["attn[head 0] (head)", "attn[head 1] (head)"]
     [_, text] = [text for text in sections.overview(data).paragraphs if "differ most in" in text]
     assert text.startswith("By head, they differ most in attn[head")
 
@@ -124,7 +189,8 @@ def test_groups_that_only_some_runs_have_are_named(tmp_path):
     assert "Only some of the runs have these groups (kind): head." in said
     rows = {row[0]: row[1:] for row in sections.groups(data).tables[0].rows}
     assert rows["head"][0] == rows["head"][2] == "—"
-    assert [*sections.groups_over_time(data).charts[2].figure.legend[0].items][0].label.value == "b"
+    _, charts = over_time(data)
+    assert [*charts[2].figure.legend[0].items][0].label.value == "b"
     render_comparison(data)
 
 
@@ -148,6 +214,6 @@ def test_of_many_groups_the_largest_are_drawn_over_time(tmp_path):
     for name in "ab":
         write(tmp_path / f"{name}.zarr", -np.arange(1.0, size + 1) * np.ones((3, 1)), layout=layout,
               settings={"groups": {"own": {each: each for each in layout.names}}})  # fmt: skip
-    charts = sections.groups_over_time(opened([tmp_path / "a.zarr", tmp_path / "b.zarr"])).charts
+    _, charts = over_time(opened([tmp_path / "a.zarr", tmp_path / "b.zarr"]))
     assert charts[0].caption == "w2 (own, the 6 largest of 8)"
     assert len(charts) == MAX_CURVES

@@ -5,8 +5,9 @@ import pytest
 from scipy import stats
 
 import lca
-from lca import LCAError
+from lca import LCAError, plots
 from lca.errors import UnknownNameError
+from lca.runs._run import Run
 from lca.tolerances import EPS64, summed
 from tests.report.records import run_values, write
 
@@ -113,4 +114,31 @@ def test_one_run_has_no_interval_and_copies_have_none(runs, tmp_path):
         write(tmp_path / f"{name}.zarr", run_values(3))
     copies = lca.open_runs({"x": f"{tmp_path}/*.zarr"})
     assert np.isnan(copies.totals()["upper"]).all()
-    assert "copies of one run" in copies.cautions[0]
+    assert "copies of one run" in " ".join(copies.cautions)
+
+
+def test_runs_that_diverged_are_the_first_caution_of_every_table(tmp_path):
+    small = {"residual": 2.0**-12, "tolerance": 2.0**-12}
+    write(tmp_path / "up.zarr", -8e6 * run_values(3), extra=lambda *_: small)
+    write(tmp_path / "a.zarr", run_values(3), extra=lambda *_: small)
+    found = lca.open_runs({"a": tmp_path / "a.zarr", "b": tmp_path / "up.zarr"})
+    assert found.cautions[0] == "up, train: the run diverged."
+    assert "the run diverged." in found.table().caption
+
+
+def test_the_figures_by_class_are_the_means_and_share_one_scale(runs):
+    for name in SIZES:
+        ax, _ = plots.figure_of(runs, f"classes-train-{name}").axes
+        [mesh] = ax.collections
+        means = np.stack([expected(name).mean(axis=0) / 2**i for i in (1, 2)], axis=1)
+        np.testing.assert_array_equal(mesh.get_array(), means)
+        assert mesh.get_clim() == (-(limit := np.abs(expected("adam").mean(axis=0) / 2).max()), limit)
+        assert ax.get_title().startswith(f"{name}: allocation by layer and class, train loss")
+        assert [label.get_text() for label in ax.get_xticklabels()] == ["cat", "lower class"]
+
+
+@pytest.mark.parametrize(("rates", "said"), [((0.25, 0.25, 0.25), "0.25"), ((0.25, 0.25, 0.125), "")])
+def test_the_learning_rate_is_that_of_all_steps_where_the_settings_state_none(tmp_path, rates, said):
+    record = write(tmp_path / "run.zarr", run_values(3), settings={"optimizer": "a name of mine"})
+    rows = np.array(rates)[:, None]
+    assert Run(record.assign(learning_rate=(("step", "param_group"), rows))).learning_rate == said

@@ -12,11 +12,11 @@ from lca.errors import LCAError
 from lca.estimators import REGISTRY, SampledPathIntegral
 from lca.reference import DatasetLoss, Quadratic, logistic_regression
 from lca.tolerances import EPS64, summed
-from lca.tracking import FunctionalTracker
+from lca.tracking import FunctionalTracker, _speed
 from lca.tracking._clock import StepClock
 from lca.tracking._forecast import ALTERNATIVES, Forecast, Run, _check_seconds, forecast
 from lca.tracking._own_work import MOST, own_work
-from lca.tracking._speed import Speed, speeds_of
+from lca.tracking._speed import SECONDS, Speed, speeds_of
 
 PAUSE = 0.002
 
@@ -327,3 +327,13 @@ def test_progress_shows_the_forecast_and_the_steps_and_nothing_without_it(monkey
 def test_a_progress_that_is_no_number_is_refused():
     with pytest.raises(LCAError, match="^progress must be True, False or the number of updates"):
         tracked(progress="yes")
+
+
+def test_what_the_first_gradient_sets_up_is_not_multiplied_by_the_number_of_samples(monkeypatch):
+    times = iter([SECONDS, 0.001])  # such as a function that is traced
+    monkeypatch.setattr(_speed, "_once", lambda call: next(times, 0.002))
+    rng = np.random.default_rng(0)
+    model = logistic_regression(3, 2)
+    objective = DatasetLoss(model, rng.normal(size=(1600, 3)), rng.integers(0, 2, 1600))
+    found = speeds_of({"train": objective}, model.init(seed=0))["train"]
+    assert (found.sizes, found.seconds[0], found.gradient) == ((16, 128, 1024, 1600), 0.001, 0.002)

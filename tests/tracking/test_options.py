@@ -7,7 +7,7 @@ import keras
 import numpy as np
 import pytest
 
-from lca.errors import UnknownNameError
+from lca.errors import LCAError, UnknownNameError
 from lca.reference import Quadratic
 from lca.tracking import FunctionalTracker, Options
 from lca.tracking._options import Settings
@@ -42,3 +42,7 @@ def test_a_constructor_shows_every_option_with_its_default(kind):
 def test_an_unknown_option_is_named(make):
     with pytest.raises(UnknownNameError, match=r"unknown option 'evry'.* Did you mean 'every'\?"):
         make(evry=2)
+    with pytest.raises(
+        LCAError, match=r"settings is an option of the record .*lca.Record\(\"run.zarr\", sett"
+    ):
+        make(settings={"seed": 0})
