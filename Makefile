@@ -15,6 +15,7 @@ WORKERS ?= 2
 # In the order of their collection: files of few tests, which xdist would take last, are the slowest.
 PYTEST := $(BIN)/pytest -n $(WORKERS) --dist loadfile --no-loadscope-reorder
 # The matrices here are too small to gain from threads, and the processes would compete for the cores.
+nightly: export LCA_HYPOTHESIS_PROFILE := nightly
 demo pytest coverage nightly: export OPENBLAS_NUM_THREADS ?= 1
 pytest coverage nightly: export OMP_NUM_THREADS ?= 1
 
@@ -50,7 +51,7 @@ pytest: $(FULL)  ## tests, doctests, and the examples in README.md and docs/ (WO
 
 # Takes hours. A failure prints the smallest case that shows it: add that case as a test of its own.
 nightly: $(FULL)  ## random search: the tests with 2,000 new random cases each
-	$(PYTEST) --hypothesis-profile=nightly tests
+	$(PYTEST) tests
 
 coverage: $(FULL)  ## the tests, with the lines and branches that their processes reach, in coverage.xml
 	$(PYTEST) --cov --cov-report=term --cov-report=xml

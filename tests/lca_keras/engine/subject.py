@@ -1,7 +1,5 @@
 """What the laws of objectives need from Keras, on any engine; see `tests.laws.subjects`."""
 
-import os
-
 import keras
 import numpy as np
 from keras import ops
@@ -10,8 +8,7 @@ import lca_keras
 from lca_keras._network import model_of, positions
 from tests.laws.objectives import CLASS_WEIGHTS
 from tests.lca_tensorflow.networks import floats
-
-NIGHTLY = os.environ.get("LCA_HYPOTHESIS_PROFILE") == "nightly"
+from tests.nightly import NIGHTLY
 
 
 def shared(laws):

@@ -12,7 +12,8 @@ from lca_keras import KerasBackend
 from tests.laws.callbacks import LAWS as CALLBACK_LAWS
 from tests.laws.objectives import LAWS
 from tests.lca_keras.engine.fits import Fits
-from tests.lca_keras.engine.subject import NIGHTLY, Keras, shared
+from tests.lca_keras.engine.subject import Keras, shared
+from tests.nightly import NIGHTLY
 
 KIT = [check.name for check in BACKEND_CHECKS if check.name != "loads_no_other_framework"]
 

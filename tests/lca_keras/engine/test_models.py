@@ -8,8 +8,9 @@ from keras import ops
 import lca
 from lca.testing import check_objective, tolerances
 from lca_keras import Objective, layout_of
-from tests.lca_keras.engine.subject import NIGHTLY, generators, shared
+from tests.lca_keras.engine.subject import generators, shared
 from tests.lca_tensorflow.networks import MODELS, X, Y, cross_entropy, floats, mlp, normalised, stack
+from tests.nightly import NIGHTLY
 
 
 def made(kind, dtype, **options):
