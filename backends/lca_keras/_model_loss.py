@@ -334,7 +334,7 @@ class KerasLoss(ModelLoss):
                 return found
 
     def _function(self, version: Version, wanted: Wanted) -> Callable[..., tuple[Tensor, Tensor]]:
-        """`_evaluated`, compiled once for each size of batch."""
+        """The loss and the gradient of a batch, compiled once for each size of batch."""
         if wanted not in version.functions:
             version.functions[wanted] = self._engine.compiled(partial(self._evaluated, version, wanted))
         return version.functions[wanted]
