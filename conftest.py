@@ -34,6 +34,10 @@ for _name, _options in {
         _name, deadline=None, suppress_health_check=[HealthCheck.too_slow], print_blob=True, **_options
     )
 settings.load_profile(os.environ.get("LCA_HYPOTHESIS_PROFILE", "ci"))
+if os.environ.get("LCA_HYPOTHESIS_PROFILE") != "nightly":  # XLA need not optimize code that runs a few times
+    os.environ.setdefault(
+        "XLA_FLAGS", "--xla_backend_optimization_level=0 --xla_llvm_disable_expensive_passes=true"
+    )
 
 
 def pytest_collection_finish() -> None:

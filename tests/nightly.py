@@ -1,4 +1,7 @@
-"""What is tried at night only (`make nightly`): more of what one case by day shows already."""
+"""What is tried at night only (`make nightly`).
+
+By day, a case is left out only where another test shows the same of the same framework.
+"""
 
 import os
 from collections.abc import Iterable

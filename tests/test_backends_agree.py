@@ -14,6 +14,7 @@ from lca.arrays import array_ops
 from lca.reference import load_backend
 from lca.testing.problems import random_batch
 from lca.testing.strategies import FEATURES, networks, optimizers, seeds
+from tests.nightly import NIGHTLY
 
 BACKENDS = ("numpy", "torch", "tensorflow")
 
@@ -36,7 +37,7 @@ def per_tensor(backend, network, seed, optimizer, penalty):
 WITH_A_GRADIENT = networks(features=[feature for feature in FEATURES if feature != "batch_norm"])
 
 
-@settings(max_examples=12)
+@settings(max_examples=200 if NIGHTLY else 6)
 @given(WITH_A_GRADIENT, seeds, optimizers(), st.sampled_from([0.0, 0.1]))
 def test_allocations_agree_on_random_networks(network, seed, optimizer, penalty):
     (reference, mass), *others = (

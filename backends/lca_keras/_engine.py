@@ -46,7 +46,7 @@ class Engine(Protocol):
         """Run a function for what its Python code does; nothing is computed where the engine can do that."""
 
     def fingerprint(self, function: Callable[..., Any], *inputs: Any) -> str | None:
-        """The same for two functions that compute the same; ``None`` if the engine compiles nothing."""
+        """The same for two compiled functions that compute the same; ``None`` if nothing is compiled."""
 
     def value(self, function: Callable[[], Tensor], *, gradients: bool) -> Tensor:
         """``function()``, with gradients enabled or not."""

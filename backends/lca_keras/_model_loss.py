@@ -306,7 +306,7 @@ class KerasLoss(ModelLoss):
         assert self._point is not None
         theta, values, batch = self._point
         with self._undisturbed(version):
-            return self._engine.fingerprint(partial(self._evaluated, version, None), theta, values, batch)
+            return self._engine.fingerprint(self._function(version, None), theta, values, batch)
 
     @contextmanager
     def _undisturbed(self, version: Version, *, drawing: bool = False) -> Iterator[None]:
@@ -327,17 +327,17 @@ class KerasLoss(ModelLoss):
         self, version: Version, wanted: Wanted, theta: Vector, state: State, batch: PyTree
     ) -> tuple[Tensor, Tensor]:
         """Loss and gradient; evaluated again if it is found to read another variable, which is then given."""
-        if wanted not in version.functions:
-
-            def evaluate(*inputs: Any) -> tuple[Tensor, Tensor]:
-                return self._evaluated(version, wanted, *inputs)
-
-            version.functions[wanted] = self._engine.compiled(evaluate)
         while True:
             known = len(self._others)
-            found = version.functions[wanted](theta, self._values(state), batch)
+            found = self._function(version, wanted)(theta, self._values(state), batch)
             if len(self._others) == known:
                 return found
+
+    def _function(self, version: Version, wanted: Wanted) -> Callable[..., tuple[Tensor, Tensor]]:
+        """The loss and the gradient of a batch, compiled once for each size of batch."""
+        if wanted not in version.functions:
+            version.functions[wanted] = self._engine.compiled(partial(self._evaluated, version, wanted))
+        return version.functions[wanted]
 
     def _evaluated(
         self, version: Version, wanted: Wanted, theta: Vector, values: Mapping[str, Tensor], batch: PyTree

@@ -23,8 +23,10 @@ from lca.tolerances import rebatched
 MOST_ROWS = 24
 """Rows that are evaluated one by one."""
 MOST_PAIRS = 6
-MOST_IN_BATCH = 256
-"""Rows of a measuring batch that are evaluated in two parts."""
+MOST_COPIED = 85
+"""Rows that are repeated to tell a sum from a mean."""
+MOST_IN_BATCH = 3 * MOST_COPIED
+"""Rows of a measuring batch that are evaluated in two parts: as many as are repeated once, and twice."""
 CHUNK = 2**20
 """Numbers that are read at once."""
 
@@ -62,9 +64,10 @@ def split_test(loss: ModelLoss, theta: Vector, grad: Vector, rows: Rows, batch: 
     """Compare losses of a few batches with the weighted means of their parts; weights of `batch_weight`.
 
     The batches are rows that differ most from each other, all of them and in pairs, each cut into single
-    rows, and the measuring ``batch``, cut at a third. Losses that agree at θ by accident, as at the start
+    rows, and the measuring ``batch``, cut at a third. Few sizes of batches occur, because some frameworks
+    compile a loss for each size. Losses that agree at θ by accident, as at the start
     of a network whose last layer is 0, are told apart at a second point, away from θ along a gradient.
-    Costs four forward passes of at most 256 rows, and those of about a hundred single rows.
+    Costs four forward passes of at most 255 rows, and those of about a hundred single rows.
     """
     if len(rows) < 2:  # noqa: PLR2004
         return SplitTest()
@@ -123,7 +126,7 @@ def _differing(rows: Rows) -> tuple[np.ndarray, list[np.ndarray]]:
     rare = chain.from_iterable(map(_rare, statistics))
     spread = np.linspace(0, len(rows) - 1, min(len(rows), MOST_ROWS // 2)).astype(int)
     extreme = list(islice(dict.fromkeys(chain(chain(*pairs), map(int, rare))), MOST_ROWS // 2))
-    chosen = np.array(list(dict.fromkeys([*extreme, *spread.tolist()])))
+    chosen = np.array([*islice(dict.fromkeys(chain(extreme, spread.tolist(), range(len(rows)))), MOST_ROWS)])
     return chosen, [np.array(pair) for pair in islice((p for p in pairs if p[0] != p[1]), MOST_PAIRS)]
 
 

@@ -10,7 +10,7 @@ from lca.arrays import Vector, array_ops
 from lca.errors import DataError, LCAError
 from lca.frameworks._data import Batches, Measured, Rows, copies
 from lca.frameworks._loss import ModelLoss, require_weight, weight_of
-from lca.frameworks._split import MOST_ROWS, SplitTest, split_test
+from lca.frameworks._split import MOST_COPIED, MOST_ROWS, SplitTest, split_test
 from lca.frameworks._tensors import Tensor, is_tensor, tensor_ops
 from lca.frameworks._trees import PyTree, examples_in, is_rows, tensors_in, tree_leaves
 from lca.tolerances import rebatched
@@ -19,8 +19,6 @@ DEFAULT_BATCH_SIZE = 1000
 """Examples in a measuring batch if neither the user nor the data say; all examples if there are fewer."""
 SAME = 1e-3
 """Relative; far above the rounding of any dtype, far below what one more copy of a batch does to a sum."""
-MOST_COPIED = 100
-"""Rows that are repeated to tell a sum from a mean."""
 
 
 def choose_batch_size(data: Measured, wanted: int | None) -> int | None:

@@ -1,4 +1,4 @@
-"""How JAX runs in these tests: in float64, and without optimizing code that runs a few times."""
+"""How JAX runs in these tests: in float64."""
 
 import jax
 import pytest
@@ -8,7 +8,5 @@ import pytest
 def jax_options():
     double = jax.config.jax_enable_x64
     jax.config.update("jax_enable_x64", True)
-    jax.config.update("jax_disable_most_optimizations", True)
     yield
     jax.config.update("jax_enable_x64", double)
-    jax.config.update("jax_disable_most_optimizations", False)

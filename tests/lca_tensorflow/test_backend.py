@@ -6,6 +6,7 @@ from lca._commands.demo_run import DemoSettings, run_demo
 from lca.testing import check_backend
 from lca.tolerances import EPS64
 from lca_tensorflow import TensorFlowBackend
+from tests.nightly import NIGHTLY
 
 NUMBERS = (
     "allocations_equal_the_reference", "batch_statistics_are_those_of_the_measuring_batch",
@@ -15,6 +16,11 @@ NUMBERS = (
     "training_equals_the_reference",
 )  # fmt: skip
 """Checks of what compilation could change; the whole kit takes more than half a minute uncompiled."""
+BY_DAY = (
+    "allocations_equal_the_reference", "batch_statistics_are_those_of_the_measuring_batch",
+    "dropout_is_off", "frozen_statistics_are_used", "samples_equal_the_reference",
+)  # fmt: skip
+"""Of these, one for each way in which a batch is evaluated."""
 
 
 def test_it_passes_the_kit():
@@ -22,7 +28,7 @@ def test_it_passes_the_kit():
 
 
 def test_its_numbers_are_right_without_compilation():
-    check_backend(TensorFlowBackend(run_eagerly=True), samples=1, only=NUMBERS)
+    check_backend(TensorFlowBackend(run_eagerly=True), samples=1, only=NUMBERS if NIGHTLY else BY_DAY)
 
 
 @pytest.mark.parametrize("optimizer", ["sgd", "momentum", "nesterov", "rmsprop", "adam", "adamw"])

@@ -10,6 +10,7 @@ from lca.errors import LayoutError
 from lca.testing import check_objective, tolerances
 from lca_tensorflow import Objective, layout_of
 from tests.lca_tensorflow.networks import MODELS, X, Y, cross_entropy, floats, mlp, shared, stack
+from tests.nightly import NIGHTLY
 
 EPS32 = float(np.finfo(np.float32).eps)
 
@@ -28,8 +29,11 @@ def everything(model):
     return found | {"generator": tf.random.get_global_generator().state.numpy()}
 
 
+EAGER = ("mlp", "normalised") if NIGHTLY else ("normalised",)
+
+
 @pytest.mark.parametrize(
-    ("kind", "run_eagerly"), [*((kind, False) for kind in MODELS), ("mlp", True), ("normalised", True)]
+    ("kind", "run_eagerly"), [*((kind, False) for kind in MODELS), *((kind, True) for kind in EAGER)]
 )
 def test_models_keep_the_laws_of_objectives(kind, run_eagerly):
     objective = made(kind, "float64", run_eagerly=run_eagerly)

@@ -1,5 +1,7 @@
 """An eager training loop in Keras, for the laws of trackers (`tests.laws.trackers`)."""
 
+from functools import cached_property
+
 import keras
 import numpy as np
 import tensorflow as tf
@@ -53,7 +55,7 @@ class TensorFlowFramework:
         return optimizer
 
     def objective_of(self, model):
-        return Objective(model, LOSS, (X, Y), batch_size=60, run_eagerly=True)  # nothing to trace
+        return Objective(model, LOSS, (X, Y), batch_size=60)
 
     def array(self, array):
         return tf.constant(array)
@@ -63,9 +65,13 @@ class TensorFlowRun:
     """See `tests.laws.runs.ModelRun`."""
 
     def __init__(self, framework, estimator=None, *, optimizer="momentum", tracked=True, **options):
-        self.model, self.optimizer = framework.model(), MAKE[optimizer]()
-        self.objective = framework.objective_of(self.model)
+        self._framework, self.model, self.optimizer = framework, framework.model(), MAKE[optimizer]()
         self.tracker = self.tracker_of(self.objective, estimator, **options) if tracked else None
+
+    @cached_property
+    def objective(self):
+        """Made when it is asked for, because that takes longer than a run without a tracker."""
+        return self._framework.objective_of(self.model)
 
     def tracker_of(self, objective, estimator=None, **options):
         return Tracker(self.model, self.optimizer, objective, estimator, **options)

@@ -7,8 +7,8 @@ from tests.meta.zoo import ZOO
 
 # Tested in tests/test_backend_conformance.py, because it needs an installed package.
 ELSEWHERE = {"loads_no_other_framework"}
-# Take half a minute, and are tested with more cases in tests/lca_torch and tests/lca_tensorflow.
-WHOLE_BACKENDS = {("backends", "torch"), ("backends", "tensorflow")}
+# Take long, and are tested with more cases and models in tests/lca_torch and tests/lca_tensorflow.
+WHOLE_BACKENDS = {("backends", "torch"), ("backends", "tensorflow"), ("objectives", "tensorflow backend")}
 # The first nearly always refuses; another version of hypothesis draws other cases. Each of 20 must refuse in
 # validation/conformance.
 SEEDS = 3

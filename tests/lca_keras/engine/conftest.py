@@ -1,4 +1,4 @@
-"""How the engines run in these tests: JAX compiles equal losses once, and without optimizing them."""
+"""How the engines run in these tests: JAX compiles equal losses once."""
 
 import keras
 import pytest
@@ -10,7 +10,6 @@ def jax_options(tmp_path_factory):
         return
     import jax  # noqa: PLC0415
 
-    jax.config.update("jax_disable_most_optimizations", True)
     jax.config.update("jax_compilation_cache_dir", str(tmp_path_factory.mktemp("compiled")))
     jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
     jax.config.update("jax_persistent_cache_min_entry_size_bytes", -1)
