@@ -10,6 +10,7 @@ from lca import tolerances
 from lca.errors import LCAError, LCAWarning
 from lca_keras import LCACallback, Objective
 from tests.lca_keras.engine.fits import X, Y, cross_entropy, fit, model_of
+from tests.nightly import cases
 
 SIMPSON = lca.PathIntegral(lca.SIMPSON)
 
@@ -22,7 +23,9 @@ def accounted(summary):
     return abs(change - booked) <= tolerances.summed(scale, tolerances.EPS32)
 
 
-@pytest.mark.parametrize(("policy", "every"), [("batch", 3), ("frozen", 1)])
+@pytest.mark.parametrize(
+    ("policy", "every"), cases(("batch", 3), ("frozen", 1), at_night=[("batch", 1), ("frozen", 3)])
+)
 def test_training_is_the_same_bit_for_bit_and_the_books_close(policy, every):
     callback = LCACallback((X, Y), batch_norm=policy, batch_size=20, every=every, on_error="raise")
     for ours, theirs in zip(fit(model_of(), callback), fit(model_of()), strict=True):
