@@ -18,8 +18,9 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
 RESOLUTION = {"lowest": "lowest-direct", "newest": "highest"}
-BEAR = ["-W", "ignore::DeprecationWarning", "-W", "ignore::FutureWarning"]
-"""Old releases warn of what the packages below them have changed, and new ones of what they will change."""
+BEAR = "-W ignore::DeprecationWarning -W ignore::FutureWarning"
+"""Old releases warn of what the packages below them have changed, and new ones of what they will change.
+In the environment, so that the processes that tests start bear it, too."""
 
 
 def resolve(python: str, versions: str, held: Path) -> list[str]:
@@ -87,11 +88,12 @@ def main() -> None:
         bounds = Path(scratch, "bounds.txt")
         bounds.write_text("\n".join(packages) + "\n", encoding="utf-8")
         subprocess.run([*install, "-c", bounds, "-e", f"{ROOT}[tests]"], check=True)
-        tests = [python, "-m", "pytest", *BEAR, *(for_pytest or ["tests", "lca", "backends"])]
+        tests = [python, "-m", "pytest", *(for_pytest or ["tests", "lca", "backends"])]
         if not any(package.startswith("tensorflow") for package in packages):
             print("TensorFlow has no wheel here; the tests that name it are left out.", flush=True)
             tests += [f"--ignore={path}" for path in need_tensorflow()]
-        environment = {**os.environ, "USE_TF": "0"}  # an old transformers cannot be imported beside Keras 3
+        # USE_TF: an old transformers cannot be imported beside Keras 3.
+        environment = {**os.environ, "USE_TF": "0", "PYTEST_ADDOPTS": BEAR}
         sys.exit(subprocess.run(tests, cwd=ROOT, env=environment, check=False).returncode)
 
 
