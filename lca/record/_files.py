@@ -125,6 +125,17 @@ class RecordFiles(LocalStore):
         return now
 
 
+def settle() -> None:
+    """Wait for what Zarr still writes after an error: of several writes at once, the first to fail raises."""
+    sync(_others_end())
+
+
+async def _others_end() -> None:
+    others = asyncio.all_tasks() - {asyncio.current_task()}
+    if others:
+        await asyncio.wait(others)
+
+
 def _holds_rows_or_labels(key: str) -> bool:
     """Whether a file is one whose digest the manifest keeps; `zarr.json` have digests of their own."""
     return not key.endswith("zarr.json") and not key.startswith(f"{COMMITTED}/")

@@ -18,7 +18,7 @@ import numpy as np
 from lca._extras import extra
 from lca._output import replace_folder
 from lca.record._damage import check_files, damage_explained
-from lca.record._files import RecordFiles
+from lca.record._files import RecordFiles, settle
 from lca.record._manifest import MANIFEST, Manifest, describe
 from lca.record._metrics import Given
 from lca.record._schema import COMMITTED, UNFINISHED, Column, Plan, RecordError
@@ -83,7 +83,9 @@ class BlockStore:
                 Manifest(files=files.written, descriptions=_descriptions(staged)).write(staged)
                 replace_folder(staged, path)
         finally:
-            shutil.rmtree(staged, ignore_errors=True)
+            if staged.exists():
+                settle()
+                shutil.rmtree(staged, ignore_errors=True)
         return cls(path, plan.columns)
 
     def reopen(self) -> None:
@@ -186,6 +188,7 @@ def _explained(path: Path, committed: int) -> Iterator[None]:
     try:
         yield
     except OSError as error:
+        settle()
         if committed and not (path / MANIFEST).exists():
             raise RecordError(
                 f"the files of the record {str(path)!r} were deleted while it was written; the {committed} "

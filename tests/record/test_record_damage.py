@@ -4,6 +4,7 @@ import json
 import shutil
 import subprocess
 import sys
+import time
 
 import numpy as np
 import pytest
@@ -53,15 +54,16 @@ def test_a_killed_process_loses_at_most_a_block(tmp_path):
 class Full:
     """Lets so many files be written, then the disk is full."""
 
-    def __init__(self, monkeypatch, files):
+    def __init__(self, monkeypatch, files, slow=0.0):
         import zarr.storage._local as local  # noqa: PLC0415
 
         real, self.left = local._put, files
 
         def put(*args, **kwargs):
-            if self.left <= 0:
-                raise OSError(28, "No space left on device")
             self.left -= 1
+            if self.left < 0:
+                raise OSError(28, "No space left on device")
+            time.sleep(slow)
             return real(*args, **kwargs)
 
         monkeypatch.setattr(local, "_put", put)
@@ -111,12 +113,14 @@ def test_a_disk_that_is_really_full(tmp_path):
         subprocess.run(["umount", "--lazy", str(disk)], check=True)
 
 
-def test_a_disk_that_is_full_at_once_leaves_nothing(tmp_path, monkeypatch):
-    Full(monkeypatch, 10)
+@pytest.mark.parametrize("files", [0, 1, 18, 31, 58])  # at 18 and 58 another write is under way
+def test_a_disk_that_is_full_at_once_leaves_nothing(tmp_path, monkeypatch, files):
+    Full(monkeypatch, files, slow=0.03)  # of several writes at once, the first fails before the others end
     record = Record(tmp_path / "r", LAYOUT)
     with pytest.raises(RecordError, match="cannot write the record"):
         record.update(allocation(0))
     record.close()
+    time.sleep(0.05)  # what was begun has ended
     assert list(tmp_path.iterdir()) == []
 
 
