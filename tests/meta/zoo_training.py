@@ -320,7 +320,9 @@ WRONG_TRAINING: dict[str, Wrong] = {
     "another α": Wrong("RMSProp with the decay rate of another framework", PATH, KerasAlpha),
     "state forgotten": Wrong("an optimizer that begins anew after three updates", PATH, StateForgotten),
     "state kept": Wrong("a second run begins with the optimizer state of the first", PATH, StateKept),
-    "penalty not trained": Wrong("training on the data without the penalty", PATH, PenaltyNotTrained),
+    "penalty not trained": Wrong(
+        "training on the data without the penalty", "penalty_counts_what_trains_once", PenaltyNotTrained
+    ),
     "penalty per batch": Wrong(
         "the penalty divided among the batches", "penalty_is_a_separate_term", PenaltyPerBatch
     ),
