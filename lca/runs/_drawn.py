@@ -1,4 +1,4 @@
-"""Which groups of a division are drawn."""
+"""Which groups of a division a figure draws: heads without the rest, and the largest where there are many."""
 
 from collections.abc import Sequence
 
@@ -19,8 +19,10 @@ def drawn_places(names: Sequence[str], by: str) -> np.ndarray:
 def largest(totals: np.ndarray, count: int) -> np.ndarray:
     """The groups with the largest magnitudes in any row, in their order; totals (rows, groups).
 
+    What was not measured, NaN, is smaller than any number that was.
+
     >>> largest(np.array([[-1.0, 0.5, np.nan], [0.0, -2.0, 0.1]]), 2)
     array([0, 1])
     """
-    size = np.abs(np.nan_to_num(totals)).max(axis=0)
+    size = np.nanmax(np.abs(totals), axis=0, initial=0.0)
     return np.sort(np.argsort(-size, kind="stable")[:count])
