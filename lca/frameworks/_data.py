@@ -58,10 +58,9 @@ class Rows:
         """The number of examples in words."""
         return f"{len(self):,} example{'' if len(self) == 1 else 's'}"
 
-    def batches(self, batch_size: int | None) -> Iterator[PyTree]:
+    def batches(self, batch_size: int | None) -> "Cuts":
         """All rows in order, ``batch_size`` at a time; ``None``: all at once."""
-        size = batch_size or len(self)
-        return (self.take(slice(start, start + size)) for start in range(0, len(self), size))
+        return Cuts(self, batch_size or len(self))
 
     def last(self, batch_size: int | None) -> PyTree:
         """The last of these batches, which may be the smallest."""
@@ -71,6 +70,22 @@ class Rows:
     def take(self, index: slice | np.ndarray) -> PyTree:
         """Some of the rows, as a batch."""
         return take(self.tree, index)
+
+
+@dataclass(frozen=True, eq=False)
+class Cuts(Iterable[PyTree]):
+    """The batches of `Rows`, ``size`` rows each; each is cut when it is asked for.
+
+    >>> [batch.tolist() for batch in Cuts(Rows(np.arange(3)), 2)]
+    [[0, 1], [2]]
+    """
+
+    rows: Rows
+    size: int
+
+    def __iter__(self) -> Iterator[PyTree]:
+        starts = range(0, len(self.rows), self.size)
+        return (self.rows.take(slice(start, start + self.size)) for start in starts)
 
 
 @dataclass(frozen=True, eq=False)
