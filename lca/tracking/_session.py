@@ -1,8 +1,7 @@
 """`Session`: decides which steps of a run are measured, handles errors, and distributes the allocations."""
 
 import warnings
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 from math import isfinite
 from typing import Any, Unpack
@@ -330,23 +329,24 @@ class Session:
         finally:
             self.live.close()
 
-    @contextmanager
-    def guarded(self, index: int) -> Iterator[None]:
+    def guarded(self, index: int) -> "_Guard":
         """Handle an error inside, in the measuring of step ``index``, as ``on_error`` says."""
-        try:
-            yield
-        except Exception as error:
-            self.failed = True
-            if self.on_failure is not None:
-                self.on_failure(error)
-            if self.raises:
-                raise
-            self.error = error
-            warnings.warn(
-                f"measuring stopped at step {index}, training goes on: {type(error).__name__}: {error}",
-                LCAWarning,
-                stacklevel=2,
-            )
+        return _Guard(self, index)
+
+    def handles(self, error: Exception, index: int) -> bool:
+        """Take note that measuring step ``index`` has failed; False if the error is to be raised."""
+        self.failed = True
+        if self.on_failure is not None:
+            self.on_failure(error)
+        if self.raises:
+            return False
+        self.error = error
+        warnings.warn(
+            f"measuring stopped at step {index}, training goes on: {type(error).__name__}: {error}",
+            LCAWarning,
+            stacklevel=3,
+        )
+        return True
 
     def summary(self) -> Summary:
         """As `lca.tracking.TrackerBase.summary`."""
@@ -444,3 +444,16 @@ def _per_group(run: RunViews, parts: Mapping[str, Mapping[str, str]]) -> dict[st
         division: dict(zip(groups.names, groups.merged(tensors).tolist(), strict=True))
         for division, groups in ((name, run.layout.groups(labels)) for name, labels in parts.items())
     }
+
+
+class _Guard:
+    """`Session.guarded`; a class, because a context made by a generator costs more, also at an idle step."""
+
+    def __init__(self, session: Session, index: int) -> None:
+        self._session, self._index = session, index
+
+    def __enter__(self) -> None:
+        pass
+
+    def __exit__(self, kind: object, error: BaseException | None, traceback: object) -> bool:
+        return isinstance(error, Exception) and self._session.handles(error, self._index)

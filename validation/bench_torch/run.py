@@ -105,8 +105,8 @@ def cifar_like(examples: int, device: str = "cpu") -> tuple[Tensor, Tensor]:
 # --- a tracker that measures nothing ---------------------------------------------------------------------
 
 
-def idle_tracker(rounds: int, steps: int = 220) -> dict[str, Any]:
-    """An epoch of MNIST-FC with Adam: with a tracker whose schedule never measures, and without."""
+def idle_tracker(rounds: int, steps: int = 880) -> dict[str, Any]:
+    """The MNIST-FC run of the paper (Adam, 4 epochs): with a tracker that never measures, and without."""
     data = mnist().tensors
     model = he_normal_mlp()
     objective = Objective(model, LOSS, data, batch_size=1000)
@@ -114,7 +114,7 @@ def idle_tracker(rounds: int, steps: int = 220) -> dict[str, Any]:
 
     def train() -> None:
         for i in range(steps):
-            part = slice(250 * i, 250 * (i + 1))
+            part = slice(250 * (i % 220), 250 * (i % 220 + 1))
             optimizer.zero_grad()
             LOSS(model(data[0][part]), data[1][part]).backward()
             optimizer.step()
