@@ -17,8 +17,6 @@ PYTEST := $(BIN)/pytest -n $(WORKERS) --dist loadfile --no-loadscope-reorder
 # The matrices here are too small to gain from threads, and the processes would compete for the cores.
 demo pytest coverage nightly: export OPENBLAS_NUM_THREADS ?= 1
 pytest coverage nightly: export OMP_NUM_THREADS ?= 1
-# Programs for tests are small and run a few times: to compile them fast matters more than that they are fast.
-pytest coverage nightly: export XLA_FLAGS ?= --xla_backend_optimization_level=0
 # In the environment, so that processes that tests start see it.
 nightly: export LCA_HYPOTHESIS_PROFILE := nightly
 
