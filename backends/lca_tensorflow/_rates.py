@@ -102,7 +102,8 @@ def _ahead(schedule: Any) -> Callable[[int], list[float]]:
             lambda step: tf.cast(schedule(step), tf.float32), steps, fn_output_signature=tf.float32
         )
 
-    compiled: Any = tf.function(at_each, autograph=False)
+    steps = tf.TensorSpec([_AHEAD], tf.int64)
+    compiled: Any = None
 
     def at_once(step: int) -> list[float]:
         return [_shortest(rate) for rate in compiled(tf.range(step, step + _AHEAD, dtype=tf.int64)).numpy()]
@@ -111,6 +112,8 @@ def _ahead(schedule: Any) -> Callable[[int], list[float]]:
         return [_shortest(schedule(step))]
 
     try:
+        # Traced by hand: TensorFlow warns where one function is traced for every optimizer of several runs.
+        compiled = tf.function(at_each, autograph=False).get_concrete_function(steps)
         at_once(0)
     except Exception:  # a schedule may do anything with its step
         return single
