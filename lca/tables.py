@@ -83,7 +83,8 @@ class Column:
         if isinstance(value, int):
             return f"{value:,}".replace("-", "−")
         if not 0 < half < math.inf:
-            form = f".{self.digits}g" if self.decimals is None else f".{self.decimals}f"
+            exactly = self.decimals is None or not value  # 0 is no rounded number
+            form = f".{self.digits}g" if exactly else f".{self.decimals}f"
             return f"{value:{sign}{form}}".replace("-", "−")
         if not _SMALLEST <= half < _LARGEST:
             return f"{value:{sign}.3g} ± {half:.2g}".replace("-", "−")

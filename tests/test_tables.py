@@ -23,7 +23,11 @@ def test_text_has_the_digits_that_the_interval_justifies():
     assert [TABLE.columns[1].text(row) for row in range(3)] == ["−1.250 ± 0.034", "+0.5", "—"]
     assert [TABLE.columns[2].text(row) for row in range(3)] == ["3", "−1,200", ""]
     assert Column("p", [0.0123456], sign=False, digits=2).text(0) == "0.012"
-    assert Column("p", [-0.01234, 2e-9], decimals=3).text(0) == "−0.012"
+    assert [Column("A", [-0.01234, 2e-9, 0.0], decimals=3).text(i) for i in range(3)] == [
+        "−0.012",
+        "+0.000",
+        "0",
+    ]
     assert Column("x", [123.0], half=[40.0]).text(0) == "+123 ± 40"
     assert Column("x", [-1.668e7], half=[2.345e8]).text(0) == "−1.67e+07 ± 2.3e+08"
 
