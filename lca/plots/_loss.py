@@ -373,7 +373,7 @@ def _set_bar_axes(ax: Axes, style: Style) -> None:
     ax.invert_yaxis()
     ax.spines["left"].set_visible(False)
     ax.tick_params(axis="y", length=0)
-    ax.xaxis.set_major_locator(MaxNLocator(6, steps=[1, 2, 5, 10]))
+    ax.xaxis.set_major_locator(MaxNLocator(6, steps=[1, 2, 2.5, 5, 10]))
     ax.set_xlabel("LCA summed over the run, in units of the loss\n(negative = helping)")
     set_limits(ax, style, "x")
 
