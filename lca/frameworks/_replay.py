@@ -30,7 +30,7 @@ def steps_between(checkpoints: Sequence[Checkpoint], read: ReadCheckpoint) -> It
     Returns
     -------
     Iterator of Step
-        `operator.length_hint` of it is the number of steps that are left.
+        ``operator.length_hint(steps)`` is the number of steps that are left.
 
     Examples
     --------
