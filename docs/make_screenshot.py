@@ -1,4 +1,4 @@
-"""Takes the screenshots of report.md: the first screen and the maps of a run, and a comparison.
+"""Takes the screenshots of report.md: the first screen and the maps of a run and of a comparison.
 
     python docs/make_screenshot.py FOLDER
 
@@ -21,7 +21,8 @@ IMAGES = Path(__file__).parent / "images"
 SHOTS = {
     "report-first": ("report.html", 860, ""),
     "report": ("report.html", 1000, "lcaReport.pick(8.5, 0.5); document.getElementById('explorer')"),
-    "comparison": ("comparison.html", 920, ""),
+    "comparison": ("comparison.html", 950, ""),
+    "comparison-maps": ("comparison.html", 415, "document.getElementById('maps')"),
     "report-keras": ("keras.html", 720, ""),
 }
 """For each picture: the page, its height, and the script that finds the element to show."""

@@ -13,6 +13,7 @@ from html import escape
 from io import StringIO
 from os import PathLike
 from pathlib import Path
+from textwrap import fill
 from typing import TYPE_CHECKING, Any
 
 from lca._extras import extra
@@ -50,6 +51,8 @@ class Column:
         Whether positive numbers have a sign, as allocations do.
     digits
         Significant digits of a number without an interval, in text; `Table.to_frame` has all of them.
+    decimals
+        Decimals of such a number, in place of ``digits``.
 
     Examples
     --------
@@ -62,6 +65,7 @@ class Column:
     half: Sequence[float] | None = None
     sign: bool = True
     digits: int = 4
+    decimals: int | None = None
 
     @property
     def is_text(self) -> bool:
@@ -79,7 +83,9 @@ class Column:
         if isinstance(value, int):
             return f"{value:,}".replace("-", "−")
         if not 0 < half < math.inf:
-            return f"{value:{sign}.{self.digits}g}".replace("-", "−")
+            exactly = self.decimals is None or not value  # 0 is no rounded number
+            form = f".{self.digits}g" if exactly else f".{self.decimals}f"
+            return f"{value:{sign}{form}}".replace("-", "−")
         if not _SMALLEST <= half < _LARGEST:
             return f"{value:{sign}.3g} ± {half:.2g}".replace("-", "−")
         digits = max(0, 1 - math.floor(math.log10(half)))
@@ -150,16 +156,38 @@ class Table:
             raise LCAError(f"the columns of a table must have equal length, got {lengths}.")
 
     def __str__(self) -> str:
-        rows = [[column.name for column in self.columns], *self._texts()]
-        widths = [max(len(row[at]) for row in rows) for at in range(len(self.columns))]
-        lines = []
-        for row in rows:
-            cells = [
-                cell.ljust(width) if column.is_text else cell.rjust(width)
-                for cell, width, column in zip(row, widths, self.columns, strict=True)
-            ]
-            lines.append("  ".join(cells).rstrip())
-        return "\n".join([self.caption, *lines] if self.caption else lines)
+        return self.to_text()
+
+    def to_text(self, width: int | None = 100) -> str:
+        """The table as text of at most ``width`` characters a line, as far as single columns allow.
+
+        A wider table is shown in parts below each other, each with the columns that name the rows. ``None``:
+        in one part, however wide.
+
+        Examples
+        --------
+        >>> columns = [Column("layer", ["fc"]), Column("train", [-1.25]), Column("held out", [-0.5])]
+        >>> print(Table(columns, "LCA of each layer").to_text(width=18))
+        LCA of each layer
+        layer  train
+        fc     −1.25
+        <BLANKLINE>
+        layer  held out
+        fc         −0.5
+        """
+        rows = range(len(self.columns[0].values))
+        texts = [[column.name, *map(column.text, rows)] for column in self.columns]
+        widths = [max(map(len, cells)) for cells in texts]
+        aligned = [
+            [cell.ljust(wide) if column.is_text else cell.rjust(wide) for cell in cells]
+            for column, cells, wide in zip(self.columns, texts, widths, strict=True)
+        ]
+        parts = [
+            "\n".join("  ".join(row).rstrip() for row in zip(*(aligned[at] for at in part), strict=True))
+            for part in _parts(widths, self.labels, width)
+        ]
+        caption = self.caption if width is None else fill(self.caption, width)
+        return (f"{caption}\n" if caption else "") + "\n\n".join(parts)
 
     def _repr_html_(self) -> str:
         """For notebooks."""
@@ -287,6 +315,21 @@ class HasTable:
             return self.table()._repr_html_()
         except LCAError:
             return None
+
+
+def _parts(widths: Sequence[int], labels: int, width: int | None) -> list[list[int]]:
+    """The columns in each part of a text: the labels, and as many others as fit beside them.
+
+    >>> _parts([5, 4, 4, 9], 1, 17), _parts([5, 4, 4, 9], 1, None)
+    ([[0, 1, 2], [0, 3]], [[0, 1, 2, 3]])
+    """
+    parts = [list(range(labels))]
+    for at in range(labels, len(widths)):
+        used = sum(widths[i] + 2 for i in parts[-1])
+        if width is not None and used + widths[at] > width and len(parts[-1]) > labels:
+            parts.append(list(range(labels)))
+        parts[-1].append(at)
+    return parts
 
 
 def _is_number(value: object) -> bool:

@@ -1,6 +1,7 @@
 """`lca replay` as a user meets it: a folder of checkpoints and the objective of a module."""
 
 import json
+import sys
 
 import pytest
 import torch
@@ -51,6 +52,13 @@ def test_a_folder_of_checkpoints_is_measured_and_recorded(folder, name, capsys):
     assert "exists already" in capsys.readouterr().err
     assert main(["replay", str(folder), f"{folder}/mine.py:{name}", "-o", out, "--overwrite", "--json"]) == 0
     assert json.loads(capsys.readouterr().out)["train"]["steps"] == 2
+
+
+@pytest.mark.parametrize("options", [[], ["--quiet"], ["--json"]])
+def test_a_terminal_sees_a_bar_unless_it_is_told_to_be_quiet(folder, options, monkeypatch, capsys):
+    monkeypatch.setattr(sys.stderr, "isatty", lambda: True)
+    assert main(["replay", str(folder), f"{folder}/mine.py:objective", *options]) == 0
+    assert ("0/2" in capsys.readouterr().err) == (not options)
 
 
 def test_groups_have_a_table_of_their_own(folder, capsys):

@@ -57,6 +57,14 @@ def test_a_workflow_calls_what_exists(path: Path) -> None:
             assert step["with"]["persist-credentials"] is False
 
 
+def test_an_action_has_one_commit_in_all_workflows_and_its_version_beside_it() -> None:
+    text = "".join(path.read_text(encoding="utf-8") for path in WORKFLOWS)
+    used = re.findall(r"uses: ([\w/-]+@[^\s#]+)(?:  # (v[\d.]+))?$", text, re.MULTILINE)
+    assert len(used) == text.count("@")
+    assert all(version for _, version in used)
+    assert len(set(used)) == len({action.partition("@")[0] for action, _ in used})
+
+
 def test_a_command_that_does_not_exist_is_found() -> None:
     assert unknown_commands("make test && make tset\n.ci/run .ci/rum tests") == ["tset", ".ci/rum"]
 

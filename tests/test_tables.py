@@ -23,6 +23,11 @@ def test_text_has_the_digits_that_the_interval_justifies():
     assert [TABLE.columns[1].text(row) for row in range(3)] == ["−1.250 ± 0.034", "+0.5", "—"]
     assert [TABLE.columns[2].text(row) for row in range(3)] == ["3", "−1,200", ""]
     assert Column("p", [0.0123456], sign=False, digits=2).text(0) == "0.012"
+    assert [Column("A", [-0.01234, 2e-9, 0.0], decimals=3).text(i) for i in range(3)] == [
+        "−0.012",
+        "+0.000",
+        "0",
+    ]
     assert Column("x", [123.0], half=[40.0]).text(0) == "+123 ± 40"
     assert Column("x", [-1.668e7], half=[2.345e8]).text(0) == "−1.67e+07 ± 2.3e+08"
 
@@ -66,6 +71,20 @@ def test_a_file_is_replaced_on_request_only(tmp_path):
     assert path.read_text().startswith("layer,")
     with pytest.raises(OutputError):
         TABLE.to_csv(tmp_path, overwrite=True)
+
+
+def test_a_wide_table_is_folded_and_loses_nothing():
+    classes = [Column(f"train/class {i}", [-0.125 * i, 1e-3 * i]) for i in range(10)]
+    table = Table([Column("tensor", ["fc.weight", "fc.bias"]), *classes], 30 * "word ")
+    lines = str(table).splitlines()
+    assert max(map(len, lines)) <= 100
+    assert sum(line.startswith("fc.weight ") for line in lines) == 2
+    wide = table.to_text(width=None).splitlines()
+    assert [len(wide), max(map(len, wide))] == [4, 159]
+    for row in wide[1:]:
+        name, *cells = row.split()
+        assert " ".join(line for line in lines if line.startswith(name)).replace(name, "").split() == cells
+    assert str(Table([Column("x", ["a" * 120])])) == "x\n" + 120 * "a"
 
 
 def test_columns_of_different_length_are_refused():

@@ -97,10 +97,10 @@ class _Last(keras.callbacks.Callback):
         self._callback = callback
 
     def on_train_begin(self, logs: Any = None) -> None:
-        self._callback._begin(self._callback._make_tracker)
         params = self._callback.params or {}  # a loop that calls the callbacks itself need not set them
         steps, epochs = params.get("steps"), params.get("epochs")
-        self._callback._expect(steps and epochs and steps * epochs)
+        updates = int(steps * epochs) if steps and epochs else None
+        self._callback._begin(self._callback._make_tracker, updates)
 
     def on_train_batch_begin(self, batch: int, logs: Any = None) -> None:
         self._callback._before_batch()

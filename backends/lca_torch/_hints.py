@@ -15,16 +15,25 @@ _INTEGER = re.compile(
     r"|for '(Byte|Char|Short|Int)'|got (Byte|Char|Short|Int)\b"
 )
 """In errors of torch: an integer in place of a floating-point number, or one too narrow for a label."""
+_OTHER_LOSS = re.compile(r"must be Tensor, not (tuple|list|dict|\w*Output)|Expected target size")
+"""In errors of torch: a model that returns more than outputs, or outputs for each token."""
 IGNORED = -100
 """The label that torch and Hugging Face leave out of a mean by default."""
 
 
-def integer_advice(error: Exception) -> str:
-    """What to do where a model or loss wants other numbers than the integers that it got.
+def loss_advice(error: Exception) -> str:
+    """What to do where a model or loss wants something else than it got: other numbers, tensors, shapes.
 
-    >>> integer_advice(RuntimeError("expected m1 and m2 to have the same dtype, but got: long int != float"))
+    >>> loss_advice(RuntimeError("expected m1 and m2 to have the same dtype, but got: long int != float"))
     '; convert the integers in the data to what the model and the loss take: inputs.float(), labels.long()'
+    >>> loss_advice(TypeError("argument 'input' (position 1) must be Tensor, not tuple"))
+    '; if the loss is not loss_fn(model(inputs), target), pass batch_loss=, a function of model and batch'
     """
+    if _OTHER_LOSS.search(str(error)):
+        return (
+            "; if the loss is not loss_fn(model(inputs), target), pass batch_loss=, a function of model and "
+            "batch"
+        )
     if isinstance(error, RuntimeError) and _INTEGER.search(str(error)):
         return (
             "; convert the integers in the data to what the model and the loss take: inputs.float(), "

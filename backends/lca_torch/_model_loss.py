@@ -46,7 +46,7 @@ from lca_torch._checks import (
 from lca_torch._data import Unchanged, refuse_arrays
 from lca_torch._examples import BatchLoss, LossFn, Weighted, error_scores, example_losses
 from lca_torch._form import HALF, Cast, Precision, VectorForm, Vectors
-from lca_torch._hints import integer_advice, weight_hint
+from lca_torch._hints import loss_advice, weight_hint
 from lca_torch._identity import Identity
 from lca_torch._parameters import Leaves, check_theta, layout_of, normal, parameters_of
 from lca_torch._policies import (
@@ -73,7 +73,7 @@ class Run(Protocol):
     def __call__(self, batch: PyTree, instead: Mapping[str, Tensor] | None = None) -> Tensor: ...
 
 
-_errors = partial(loss_errors, passed_on=(torch.OutOfMemoryError,), advice=integer_advice)
+_errors = partial(loss_errors, passed_on=(torch.OutOfMemoryError,), advice=loss_advice)
 
 
 class GroupSum(NamedTuple):

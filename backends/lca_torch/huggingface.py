@@ -195,9 +195,8 @@ class TrainerCallback(FitCallback[_TrainerTracker], transformers.TrainerCallback
     def on_train_begin(
         self, args: Any, state: Any, control: Any, model: Any = None, optimizer: Any = None, **kwargs: Any
     ) -> None:
-        self._begin_fit(model, [optimizer])
+        self._begin_fit(model, [optimizer], state.max_steps - state.global_step)
         if self.tracker is not None:
-            self._expect(state.max_steps - state.global_step)
             self.tracker.count_labels(model)
             if args.max_grad_norm:
                 self.tracker.clips_norm(args.max_grad_norm)

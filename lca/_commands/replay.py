@@ -1,9 +1,11 @@
 """`lca replay`: the summary, and a record, of a run of which only checkpoints are left."""
 
 import json
+import sys
 from argparse import ArgumentParser, Namespace
 from collections.abc import Iterable, Mapping
 from importlib import import_module
+from importlib.util import find_spec
 from inspect import signature
 from typing import Any
 
@@ -55,7 +57,10 @@ def run(args: Namespace) -> None:
     steps = steps_of(args.checkpoints, made, **{name: value for name, value in given.items() if value})
     groups = _groups(args.group)
     record = None if args.out is None else Record(args.out, mode="w" if args.overwrite else "x")
-    summary = measure(made, steps, estimator, record=record, groups=groups, heads=args.heads)
+    progress = sys.stderr.isatty() and not (args.quiet or args.json) and find_spec("tqdm") is not None
+    summary = measure(
+        made, steps, estimator, record=record, groups=groups, heads=args.heads, progress=progress
+    )
     if args.json:
         print(json.dumps(summary))
     elif not args.quiet:

@@ -27,6 +27,11 @@ def steps_between(checkpoints: Sequence[Checkpoint], read: ReadCheckpoint) -> It
     read
         Returns θ (K,) and the state of one file, or ``None`` for the state.
 
+    Returns
+    -------
+    Iterator of Step
+        ``operator.length_hint(steps)`` is the number of steps that are left.
+
     Examples
     --------
     >>> import numpy as np
@@ -36,6 +41,31 @@ def steps_between(checkpoints: Sequence[Checkpoint], read: ReadCheckpoint) -> It
     >>> [(step.end - step.start, step.checkpoints) for step in steps]
     [(array([1., 1.]), (100, 250))]
     """
+    return _Counted(_steps_between(checkpoints, read), len(checkpoints) - 1)
+
+
+class _Counted(Iterator[Step]):
+    """Steps of which it is known how many there are.
+
+    >>> from operator import length_hint
+    >>> steps = _Counted(iter([Step(0.0, 1.0), Step(1.0, 2.0)]), 2)
+    >>> length_hint(steps), next(steps).end, length_hint(steps)
+    (2, 1.0, 1)
+    """
+
+    def __init__(self, steps: Iterator[Step], count: int) -> None:
+        self._steps, self._left = steps, count
+
+    def __next__(self) -> Step:
+        step = next(self._steps)
+        self._left -= 1
+        return step
+
+    def __length_hint__(self) -> int:
+        return self._left
+
+
+def _steps_between(checkpoints: Sequence[Checkpoint], read: ReadCheckpoint) -> Iterator[Step]:
     start, before = read(checkpoints[0].path)
     for index, (first, last) in enumerate(pairwise(checkpoints)):
         end, after = read(last.path)

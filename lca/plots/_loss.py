@@ -293,12 +293,7 @@ def plot_totals(
     if (ends := check_intervals(intervals, (2, len(names)) if both else (len(names),))) is not None:
         draw_intervals(ax, places.ravel(), *(end.ravel() for end in ends))
     name_rows(ax, position, shown, train)
-    ax.margins(y=0.02)
-    ax.invert_yaxis()  # the first layer on top
-    ax.spines["left"].set_visible(False)
-    ax.tick_params(axis="y", length=0)
-    ax.set_xlabel("LCA summed over the run, in units of the loss\n(negative = helping)")
-    set_limits(ax, style, "x")
+    _set_bar_axes(ax, style)
     return ax
 
 
@@ -367,14 +362,20 @@ def plot_conditions(
     if ends is not None:
         draw_intervals(ax, np.concatenate(all_places), *(end.ravel() for end in ends))
     name_rows(ax, position, labels[len(conditions) :], np.abs(np.nan_to_num(totals)).max(axis=0))
+    _set_bar_axes(ax, style)
+    legend_above(ax)
+    return ax
+
+
+def _set_bar_axes(ax: Axes, style: Style) -> None:
+    """The axes of one bar per row: the first row on top, and ticks whose labels do not touch."""
     ax.margins(y=0.02)
     ax.invert_yaxis()
     ax.spines["left"].set_visible(False)
     ax.tick_params(axis="y", length=0)
+    ax.xaxis.set_major_locator(MaxNLocator(6, steps=[1, 2, 2.5, 5, 10]))
     ax.set_xlabel("LCA summed over the run, in units of the loss\n(negative = helping)")
     set_limits(ax, style, "x")
-    legend_above(ax)
-    return ax
 
 
 def _sign_colors(values: np.ndarray, colors: Mapping[str, Any]) -> list[Any]:

@@ -68,21 +68,25 @@ def loss_chart(steps: Array, losses: Mapping[str, Array], rebuilt: Array | None)
 
 def rates_chart(steps: Array, rates: Mapping[str, Array]) -> Figure:
     """The learning rates, (T,) by name."""
-    chart = _figure("step", "learning rate", height=190)
-    for (name, rate), style in zip(rates.items(), _styles(len(rates)), strict=True):
-        _line(chart, steps, rate, label=_escape_tex(name), **style)
-    return _legend(chart)
+    return _in_powers("learning rate", steps, rates, _styles(len(rates)))
 
 
 def residual_chart(steps: Array, residuals: Mapping[str, Array]) -> Figure:
     """The residual of each step, (T,) per loss."""
-    power = _power_of(max(float(np.abs(residual).max(initial=0)) for residual in residuals.values()))
+    return _zero_line(_in_powers("residual", steps, residuals, _loss_styles(len(residuals))), "width")
+
+
+def _in_powers(
+    what: str, steps: Array, series: Mapping[str, Array], styles: Sequence[Mapping[str, Any]]
+) -> Figure:
+    """A low chart of small or large numbers, whose axis is in units of a power of ten."""
+    power = _power_of(max(float(np.abs(values).max(initial=0)) for values in series.values()))
     unit = f" × 10{str(power).translate(_RAISED)}" if power else ""
-    chart = _figure("step", f"residual{unit}", height=190)
+    chart = _figure("step", f"{what}{unit}", height=190)
     chart.yaxis.ticker = BasicTicker(desired_num_ticks=3)
-    for (name, residual), style in zip(residuals.items(), _loss_styles(len(residuals)), strict=True):
-        _line(chart, steps, residual / 10.0**power, label=_escape_tex(name), unit=unit, **style)
-    return _legend(_zero_line(chart, "width"))
+    for (name, values), style in zip(series.items(), styles, strict=True):
+        _line(chart, steps, values / 10.0**power, label=_escape_tex(name), unit=unit, **style)
+    return _legend(chart)
 
 
 _RAISED = str.maketrans("-0123456789", "⁻⁰¹²³⁴⁵⁶⁷⁸⁹")
@@ -124,17 +128,13 @@ def cumulative_chart(steps: Array, allocations: Array, names: Sequence[str]) -> 
     return _legend(_zero_line(chart, "width"))
 
 
-def totals_chart(
-    names: Sequence[str], totals: Mapping[str, Array], errors: Mapping[str, Array], scope: str = "the run"
-) -> Figure:
+def totals_chart(names: Sequence[str], totals: Mapping[str, Array], errors: Mapping[str, Array]) -> Figure:
     """One bar per layer and loss, with error bars for the losses in ``errors``; arrays (layers,).
 
     The colour of a bar is its sign, and its fill the loss.
     """
     count, shown = len(names), len(totals)
-    chart = _figure(
-        f"{LCA_LABEL}, summed over {scope}", "", height=80 + _rows_height(count, max(24, 16 * shown))
-    )
+    chart = _bars_figure(80 + _rows_height(count, max(24, 16 * shown)))
     centre, height = np.arange(count) + 0.5, 0.8 / shown
     for k, (loss, values) in enumerate(totals.items()):
         at = centre + (k - (shown - 1) / 2) * height
@@ -169,7 +169,7 @@ def totals_chart(
 def conditions_chart(names: Sequence[str], means: Mapping[str, Array], halves: Mapping[str, Array]) -> Figure:
     """One bar per group and condition, with intervals ``mean ± half``; arrays (groups,), NaN: none."""
     count, shown = len(names), len(means)
-    chart = _figure(LCA_LABEL, "", height=90 + _rows_height(count, max(26, 15 * shown + 6)))
+    chart = _bars_figure(90 + _rows_height(count, max(26, 15 * shown + 6)))
     centre, height = np.arange(count) + 0.5, 0.84 / shown
     for k, ((condition, values), style) in enumerate(zip(means.items(), _styles(shown), strict=True)):
         at = centre + (k - (shown - 1) / 2) * height
@@ -350,6 +350,13 @@ def _figure(x: str, y: str, height: int, **options: Any) -> Figure:
         chart.xaxis.ticker = BasicTicker(min_interval=1, mantissas=[1, 2, 5])
     chart.toolbar.logo, chart.toolbar.autohide, chart.toolbar_inner = None, True, True
     chart.min_border_right = 12
+    return chart
+
+
+def _bars_figure(height: int) -> Figure:
+    """Axes for one bar per row; few ticks, whose labels have room on a phone."""
+    chart = _figure(LCA_LABEL, "", height)
+    chart.xaxis.ticker = BasicTicker(desired_num_ticks=4)
     return chart
 
 

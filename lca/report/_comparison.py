@@ -14,7 +14,6 @@ from lca.report._parts import Chart, Section, Table, class_table, class_title, l
 from lca.runs import Member, Runs
 from lca.runs._classes import class_losses, class_text
 from lca.runs._format import format_number, format_percent
-from lca.runs._settings import setting_rows
 
 Array = np.ndarray
 MARKS = {"good": "✓", "warn": "!", "bad": "✗"}
@@ -158,7 +157,7 @@ def _runs_table(data: Runs, loss: str, *, folded: bool) -> Table:
 
 def method(data: Runs) -> Section:
     """The settings: those of all runs, and those in which they differ."""
-    settings = [dict(setting_rows(m.run.attributes, len(m.run.steps))) for m in data.members]
+    settings = [dict(member.setting_rows()) for member in data.members]
     keys = list(dict.fromkeys(key for found in settings for key in found))
     same = [(k, settings[0][k]) for k in keys if len({found.get(k) for found in settings}) == 1]
     differ = [k for k in keys if len({found.get(k) for found in settings}) > 1]

@@ -84,7 +84,7 @@ def layers(run: Run) -> Section:
         "layers",
         "Which layers changed the loss",
         charts=[
-            Chart(charts.totals_chart(run.layers, totals, errors, run.scope), bars),
+            Chart(charts.totals_chart(run.layers, totals, errors), bars),
             Chart(
                 charts.cumulative_chart(_step_ends(run), run.layer_totals(first), run.layers),
                 f"Cumulative LCA of each layer for the {first} loss: a falling line is helping, a rising "

@@ -27,7 +27,7 @@ def groups(run: Run) -> Section | None:
         at = drawn[largest(totals[None, drawn], MAX_GROUPS)]
         bounds = _bound(run, division, first)
         errors = {} if bounds is None else {first: bounds[at]}
-        chart = charts.totals_chart([names[i] for i in at], {first: totals[at]}, errors, run.scope)
+        chart = charts.totals_chart([names[i] for i in at], {first: totals[at]}, errors)
         rest = f" The {len(at)} largest of {len(drawn)} are shown." if len(at) < len(drawn) else ""
         if len(drawn) < len(names):
             other = format_number(float(totals[names.index(OTHER)]), "+")

@@ -105,11 +105,20 @@ def format_to(value: float, largest: float) -> str:
     """
     if math.isnan(value):
         return "—"
-    if not value or not 1e-6 < largest < 1e6:
+    decimals = decimals_of(largest)
+    if not value or decimals is None:
         return format_signed(value) if value else "0"
-    decimals = max(0, 2 - math.floor(math.log10(largest)))
     text = f"{value:+.{decimals}f}".replace("-", "−")
     return text if any(digit in "123456789" for digit in text) else "≈ 0"
+
+
+def decimals_of(largest: float) -> int | None:
+    """The decimals that give ``largest`` 3 significant digits; ``None`` if it needs an exponent.
+
+    >>> decimals_of(0.0812), decimals_of(250.0), decimals_of(1e9)
+    (4, 0, None)
+    """
+    return max(0, 2 - math.floor(math.log10(largest))) if 1e-6 < largest < 1e6 else None
 
 
 def format_signed(value: float) -> str:

@@ -18,9 +18,8 @@ def with_common_names(conditions: list[Condition]) -> tuple[list[Condition], lis
         If two runs of a condition have different tensors, or two runs no layer in common.
     """
     first, found = conditions[0].members[0], []
-    notes: list[str] = []
     for condition in conditions:
-        members = [_with_names(member, first, notes) for member in condition.members]
+        members = [_with_names(member, first) for member in condition.members]
         for member in members[1:]:
             _check_same(condition.name, members[0], member)
         found.append(Condition(condition.name, tuple(members), condition.values))
@@ -33,7 +32,12 @@ def with_common_names(conditions: list[Condition]) -> tuple[list[Condition], lis
                 f"by position because {_why_not(other, first)}: {listed(other.layers)}; "
                 f"{listed(first.layers)}. Open runs of the same architecture."
             )
-    return found, notes
+    matched = [member.label for condition in found for member in condition.members if member.first]
+    note = (
+        f"The layers of {listed(matched)} are matched by position with those of {first.label}, as their "
+        "names differ only in numbers."
+    )
+    return found, [note] if matched else []
 
 
 def form_of(layout: Layout) -> tuple[object, ...]:
@@ -41,14 +45,10 @@ def form_of(layout: Layout) -> tuple[object, ...]:
     return without_numbers(layout.names), layout.shapes
 
 
-def _with_names(member: Member, first: Member, notes: list[str]) -> Member:
+def _with_names(member: Member, first: Member) -> Member:
     own, others = member.run.layout, first.run.layout
     if own.names == others.names or _why_not(member, first):
         return member
-    notes.append(
-        f"The layers of {member.label} are matched by position with those of {first.label}, as their "
-        "names differ only in a number."
-    )
     return Member(member.label, member.run, first)
 
 

@@ -12,7 +12,7 @@ from lca.analysis import group_names, group_totals
 from lca.analysis._variables import By
 from lca.runs._balance import Conservation, check_conservation
 from lca.runs._run import Run
-from lca.runs._settings import listed, setting_rows, to_text
+from lca.runs._settings import GROUPS, is_divisions, listed, setting_rows, to_text
 
 SEED = "seed"
 _NUMBERED = re.compile(r"_\d+(?=$|[./])")
@@ -47,10 +47,21 @@ class Member:
     run: Run
     first: "Member | None" = None
 
-    @property
+    @cached_property
     def settings(self) -> dict[str, Any]:
-        """The settings of the record."""
-        return {str(key): value for key, value in self.run.attributes.get("settings", {}).items()}
+        """The settings of the record; the tensors of ``groups`` have their names for all runs."""
+        found = {str(key): value for key, value in self.run.attributes.get("settings", {}).items()}
+        if self.first is not None and is_divisions(found.get(GROUPS)):
+            names = dict(zip(self.run.layout.names, self.first.run.layout.names, strict=True))
+            found[GROUPS] = {
+                division: {names.get(tensor, tensor): group for tensor, group in of.items()}
+                for division, of in found[GROUPS].items()
+            }
+        return found
+
+    def setting_rows(self) -> list[tuple[str, str]]:
+        """The settings as a person writes them, beginning with the estimator."""
+        return setting_rows({**self.run.attributes, "settings": self.settings}, len(self.run.steps))
 
     @property
     def seed(self) -> str:
@@ -155,6 +166,6 @@ def without_numbers(names: tuple[str, ...]) -> tuple[str, ...]:
 
 def differing(members: "tuple[Member, ...] | list[Member]") -> list[str]:
     """The settings in which runs differ, other than the seed."""
-    stated = [dict(setting_rows(m.run.attributes, len(m.run.steps))) for m in members]
+    stated = [dict(member.setting_rows()) for member in members]
     keys = dict.fromkeys(key for found in stated for key in found if key != SEED)
     return [key for key in keys if len({found.get(key) for found in stated}) > 1]

@@ -13,7 +13,7 @@ from lca.runs._matching import form_of, with_common_names
 from lca.runs._members import SEED, Condition, Member, differing
 from lca.runs._run import Run
 from lca.runs._runs import Runs
-from lca.runs._settings import listed, to_text
+from lca.runs._settings import GROUPS, is_divisions, listed, to_text
 
 if TYPE_CHECKING:
     from xarray import Dataset
@@ -218,6 +218,9 @@ def _same_settings(members: list[Member]) -> list[Condition]:
     for member in members:
         about = member.run.attributes
         others = {key: value for key, value in member.settings.items() if key != SEED}
+        if is_divisions(others.get(GROUPS)):  # by position: Keras numbers the tensors of every model
+            names = member.run.layout.names
+            others[GROUPS] = {d: [of.get(name) for name in names] for d, of in others[GROUPS].items()}
         key = repr((about.get("estimator"), form_of(member.run.layout), sorted(others.items(), key=repr)))
         same = groups.setdefault(key if member.seed else member.label, [])
         if any(member.seed == other.seed for other in same):
@@ -233,7 +236,7 @@ def _same_settings(members: list[Member]) -> list[Condition]:
 
 def _distinguished(groups: list[list[Member]]) -> list[tuple[str, dict[str, Any]]]:
     """Each condition is named by a setting in which all differ, or by several; without such, by its runs."""
-    unnamed = (SEED, "groups")  # the latter are of the measuring
+    unnamed = (SEED, GROUPS)  # the latter are of the measuring
     settings = [{k: v for k, v in group[0].settings.items() if k not in unnamed} for group in groups]
     texts = [{key: to_text(value) for key, value in found.items()} for found in settings]
     keys = [key for key in texts[0] if len({found.get(key, "") for found in texts}) > 1]

@@ -1,16 +1,17 @@
 """The tables of `Runs`."""
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from lca.analysis import RunMeans
 from lca.errors import LCAError, UnknownNameError
 from lca.runs._classes import class_losses, class_text
+from lca.runs._format import decimals_of
 from lca.runs._labelled import test_name
 from lca.runs._members import Condition
-from lca.runs._settings import to_text
+from lca.runs._settings import GROUPS, groups_text, is_divisions, to_text
 from lca.tables import Column, Table
 
 if TYPE_CHECKING:
@@ -74,8 +75,8 @@ def classes(runs: "Runs", condition: Condition, by: str, measured: str, *, perce
     labels = [run.class_label(name) for name in losses]
     heads = labels if len(set(labels)) == len(labels) else list(losses)
     columns = [Column(by, list(runs.names(by)))]
-    digits = 3 if percent else 4
-    columns += [Column(head, row.tolist(), digits=digits) for head, row in zip(heads, means, strict=True)]
+    decimals = decimals_of(float(np.abs(np.nan_to_num(means)).max(initial=0.0)))
+    columns += [Column(head, row.tolist(), decimals=decimals) for head, row in zip(heads, means, strict=True)]
     what = f"LCA of each {by} (row) for the {measured} loss of each class (column)"
     unit = ", in percent of all magnitudes of the class" if percent else ", in units of the loss"
     count = len(condition.members)
@@ -95,7 +96,7 @@ def settings(runs: "Runs") -> Table:
         Column("condition", [c.name for c in runs.conditions for _ in c.members]),
         Column("steps", [len(member.run.steps) for member in runs.members], sign=False),
     ]
-    columns += [Column(name, [_plain(each.get(name)) for each in found], sign=False) for name in names]
+    columns += [Column(name, [_plain(name, each.get(name)) for each in found], sign=False) for name in names]
     return Table(columns, "Settings of the runs")
 
 
@@ -116,7 +117,9 @@ def _known(values: np.ndarray) -> list[float | None]:
     return [None if np.isnan(value) else float(value) for value in values]
 
 
-def _plain(value: object) -> object:
+def _plain(name: str, value: Any) -> Any:
+    if name == GROUPS and is_divisions(value):
+        return groups_text(value)
     return value if value is None or isinstance(value, int | float | str) else to_text(value)
 
 

@@ -5,6 +5,8 @@ import re
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
+GROUPS = "groups"
+"""The setting of a tracker's ``groups=``: the group of each tensor, by division."""
 LONGEST = 2000
 """Longer text is shown as it is."""
 DEEPEST = 4
@@ -30,7 +32,7 @@ def setting_rows(attributes: Mapping[str, Any], steps: int) -> list[tuple[str, s
     rows = [("estimator", _estimator_text(estimator, settings.get("estimator")))]
     for key, value in settings.items():
         told = key == "estimator" or (key in known and known[key] == value) or _is_told(key, value, calls)
-        text = _groups_text(value) if key == "groups" and isinstance(value, Mapping) else to_text(value)
+        text = groups_text(value) if key == GROUPS and is_divisions(value) else to_text(value)
         if text and not told:
             rows.append((_label(key, settings), text))
     return rows
@@ -76,20 +78,28 @@ def _collection_text(value: Mapping[Any, Any] | Sequence[Any], depth: int) -> st
     return ", ".join(to_text(entry, depth + 1) or "none" for entry in value)
 
 
-def _groups_text(divisions: Mapping[str, Any]) -> str:
-    """The tensors of each group of each division, with their names as they are.
+def is_divisions(value: object) -> bool:
+    """Whether this is the setting of a tracker's ``groups=``; a user may call something else so.
 
-    >>> _groups_text({"kind": {"fc_1.weight": "weights", "fc_1.bias": "biases", "fc_2.weight": "weights"}})
+    >>> is_divisions({"kind": {"fc.weight": "weights"}}), is_divisions({"fc.weight": "weights"})
+    (True, False)
+    """
+    return isinstance(value, Mapping) and all(isinstance(each, Mapping) for each in value.values())
+
+
+def groups_text(divisions: Mapping[str, Mapping[str, Any]]) -> str:
+    """The tensors of each group of each division, with their names as they are; three of each group.
+
+    >>> groups_text({"kind": {"fc_1.weight": "weights", "fc_1.bias": "biases", "fc_2.weight": "weights"}})
     'kind: weights (fc_1.weight, fc_2.weight), biases (fc_1.bias)'
     """
     said = []
     for division, tensors in divisions.items():
-        if not isinstance(tensors, Mapping):
-            return to_text(divisions)
         groups: dict[str, list[str]] = {}
         for tensor, group in tensors.items():
             groups.setdefault(str(group), []).append(str(tensor))
-        said.append(f"{division}: " + ", ".join(f"{group} ({listed(own)})" for group, own in groups.items()))
+        parts = (f"{group} ({listed(own, longest=3)})" for group, own in groups.items())
+        said.append(f"{division}: " + ", ".join(parts))
     return "; ".join(said)
 
 

@@ -82,11 +82,6 @@ class CallbackBase(HasTable, Generic[AnyTracker]):
         """The table of `summary`."""
         return self.summary().table()
 
-    def _expect(self, updates: int | None) -> None:
-        """The run will make so many updates, as far as the framework knows."""
-        if self.tracker is not None and updates is not None and updates > 0:
-            self.tracker.expect(int(updates))
-
     def _add_metrics(self, values: Mapping[str, Any]) -> None:
         """Pass on the numbers among what the framework has logged while the run lasts."""
         if self.tracker is not None and self.tracker._active:
@@ -95,12 +90,17 @@ class CallbackBase(HasTable, Generic[AnyTracker]):
             }
             self.tracker.add_metrics(numbers)
 
-    def _begin(self, make_tracker: Callable[[], AnyTracker]) -> None:
-        """A run begins: make its tracker and enter it, or handle the error as ``on_error`` says."""
+    def _begin(self, make_tracker: Callable[[], AnyTracker], updates: int | None = None) -> None:
+        """A run begins: make its tracker and enter it, or handle the error as ``on_error`` says.
+
+        It will make ``updates`` updates, as far as the framework knows.
+        """
         self._end(complete=False)  # a run that ended without the framework saying so
         self.tracker = self._failure = None
         try:
             tracker = make_tracker()
+            if updates is not None and updates > 0:
+                tracker.expect(updates)
             tracker.__enter__()
         except Exception as error:
             if self._settings.on_error == "raise":

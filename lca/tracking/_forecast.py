@@ -98,14 +98,14 @@ class Forecast:
 
     @property
     def line(self) -> str:
-        """All rows in one line."""
+        """The rows whose time is known in one line."""
         each = "" if self.steps is not None else " a step"
-        shown = (
-            (row.name, self._factor(row), self._time(row) + each * (row.seconds is not None))
-            for row in self.rows
+        known = (row for row in self.rows if row.seconds is not None)
+        parts = (
+            ", ".join(filter(None, (self._time(row) + each, self._factor(row)))) + f" ({row.name})"
+            for row in known
         )
-        parts = (" ".join(filter(None, row)) for row in shown)
-        return "; ".join(parts)
+        return "measuring adds at least " + "; ".join(parts)
 
     def __str__(self) -> str:
         """The table."""

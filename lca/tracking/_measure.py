@@ -1,6 +1,7 @@
 """`measure`: the summary of a run that is given as steps, in one call."""
 
 from collections.abc import Iterable, Mapping
+from operator import length_hint
 from os import PathLike
 
 from lca.allocation import Estimator
@@ -39,8 +40,11 @@ def measure(
         The steps, in order. They are read one at a time.
     estimator
         How a step is allocated; default `lca.Adaptive`.
-    record, groups, heads, progress, log_to
+    record, groups, heads, log_to
         As in `lca.tracking.TrackerBase`. A record of a replay counts in the numbers of the checkpoints.
+    progress
+        Show a bar with steps, rate and residual so far. It has the time left if the number of steps is known:
+        from ``replay``, `lca.Trajectory`, a list, or if the number is passed instead of ``True``.
 
     Returns
     -------
@@ -72,10 +76,11 @@ def measure(
         progress=progress,
         log_to=log_to,
     )
-    if progress is True and isinstance(steps, Trajectory):
-        session.live.expect(len(steps))
     complete, end = False, None
     try:
+        if progress is True and (count := length_hint(steps)):
+            session.live.expect(count)
+        session.live.begin()
         for step in steps:
             session.measure(step)
             end = step.end

@@ -5,7 +5,8 @@ Each takes a `CallbackFramework` and an empty folder.
 
 import re
 import warnings
-from contextlib import contextmanager
+from contextlib import contextmanager, redirect_stderr
+from io import StringIO
 from typing import Any, Protocol
 
 import numpy as np
@@ -177,11 +178,14 @@ def a_sampled_sum_is_compared_with_the_change_of_the_loss(framework, folder):
 
 
 def loggers_and_progress_follow_a_fit(framework, folder):
-    logger = KeptLog()
+    logger, shown = KeptLog(), StringIO()
     callback = framework.callback(log_to=[logger], progress=True, on_error="raise")
-    assert_same(framework.fit(callback), framework.fit(None))
+    with redirect_stderr(shown):
+        assert_same(framework.fit(callback), framework.fit(None))
     assert [step for step, _, _ in logger.calls] == list(range(framework.updates))
     assert logger.closed == 1
+    assert "measuring adds at least" in shown.getvalue()
+    assert (" a step (" in shown.getvalue()) != framework.tells_updates  # else the forecast is of the run
     if framework.tells_updates:
         assert callback.tracker.estimate().steps == framework.updates
 

@@ -90,6 +90,15 @@ def test_a_schedule_is_run_for_many_steps_at_once_where_it_can_be():
     assert schedule.calls <= 3  # traced, not run
 
 
+def test_the_schedules_of_many_runs_are_traced_without_a_warning(caplog):
+    """TensorFlow warns of the fifth of nine calls of one function that trace it."""
+    for _ in range(6):
+        optimizer = keras.optimizers.SGD(Compiled())
+        optimizer.iterations.assign(1)
+        LearningRates([optimizer])()
+    assert caplog.text == ""
+
+
 def test_how_a_rate_is_read_follows_its_optimizer():
     optimizer = keras.optimizers.SGD(0.1)
     rates = LearningRates([optimizer])

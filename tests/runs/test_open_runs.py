@@ -61,11 +61,15 @@ def test_a_mapping_names_the_conditions(six):
 def test_names_that_keras_numbers_are_matched_by_position(tmp_path):
     for seed, shift in ((0, 0), (1, 7)):
         names = (f"dense_{1 + shift}.kernel", f"dense_{1 + shift}.bias", f"dense_{2 + shift}.kernel")
-        make(tmp_path, str(seed), layout=Layout(names, LAYOUT.shapes), seed=seed)
+        groups = {"kind": dict(zip(names, ("weights", "biases", "weights"), strict=True))}
+        make(tmp_path, str(seed), layout=Layout(names, LAYOUT.shapes), seed=seed, groups=groups)
     runs = lca.open_runs(f"{tmp_path}/*.zarr", by=["seed"])
     assert runs.names("tensor") == ("dense_1.kernel", "dense_1.bias", "dense_2.kernel")
     assert runs.totals()["n"].values.tolist() == [[2, 2]]
-    assert "matched by position" in runs.cautions[0]
+    assert len(runs.cautions) == 1
+    assert "The layers of 1 are matched by position with those of 0" in runs.cautions[0]
+    shown = "kind: weights (dense_1.kernel, dense_2.kernel), biases (dense_1.bias)"
+    assert runs.settings().to_frame()["groups"].tolist() == 2 * [shown]
     assert len(lca.open_runs(f"{tmp_path}/*.zarr").conditions) == 1
 
 

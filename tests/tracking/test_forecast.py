@@ -289,7 +289,7 @@ def test_one_line_says_the_same_as_the_table():
     assert isinstance(found, Forecast)
     for row in found.rows:
         assert row.name in str(found)
-        assert row.name in found.line
+        assert (f"({row.name})" in found.line) == (row.seconds is not None)
     assert "needs micro_batches" in str(found)
     assert "\n" not in found.line
 

@@ -129,14 +129,17 @@ def plot(path: Path, blocks: Mapping[str, Any]) -> None:
 
 
 def _apart(points: Mapping[str, tuple[float, float]], least: float = 0.07) -> dict[str, tuple[float, float]]:
-    """Where lines stand and names are written: side by side at the same cost, names one below another."""
+    """Where lines stand and names are written: side by side at the same cost, no name over another one."""
     found: dict[str, tuple[float, float]] = {}
-    groups: dict[int, list[str]] = {}
-    for name, (x, _) in points.items():
-        groups.setdefault(round(x), []).append(name)
-    for names in groups.values():
-        height = -np.inf
-        for k, name in enumerate(sorted(names, key=lambda name: points[name][1])):
-            height = max(points[name][1], height + least)
-            found[name] = points[name][0] + 0.03 * k, height
+    for name, (x, y) in sorted(points.items(), key=lambda item: item[1][1]):
+        height = y
+        place = x + 0.03 * sum(round(points[other][0]) == round(x) for other in found)
+        for other, taken in sorted(found.values(), key=lambda each: each[1]):
+            if abs(other - place) < _NAME_WIDTH and abs(taken - height) < least:
+                height = taken + least
+        found[name] = place, height
     return found
+
+
+_NAME_WIDTH = 1.4
+"""About how wide a name is, in passes."""
