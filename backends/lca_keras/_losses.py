@@ -8,7 +8,7 @@ import keras
 
 from lca.errors import DataError, LCAError
 from lca.frameworks import PyTree, check_order
-from lca_keras._reach import names_in
+from lca.frameworks._code import names_in
 
 Tensor: TypeAlias = Any
 """A tensor of the engine that Keras runs on."""

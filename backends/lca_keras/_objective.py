@@ -1,6 +1,6 @@
 """`Objective`: the mean loss of a Keras model over a data set, on PyTorch and JAX."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import keras
@@ -8,6 +8,7 @@ import keras
 from lca.arrays import Vector
 from lca.errors import LayoutError
 from lca.frameworks import BatchNorm, Frozen, ModelObjective, PyTree, Rows
+from lca_keras._class_weight import refuse_unused_weights
 from lca_keras._data import measured
 from lca_keras._losses import BatchLoss, check_loss_arguments
 from lca_keras._model_loss import KerasLoss
@@ -48,6 +49,9 @@ class Objective(ModelObjective):
         leaves them out.
     keep
         Keep the batches of a list as one. ``False`` converts them at every pass.
+    class_weight
+        Only in Keras: the weight of the examples of each class, by label, as in `fit`: every class of the
+        data needs one, and no other label may have one.
 
     Attributes
     ----------
@@ -96,6 +100,7 @@ class Objective(ModelObjective):
         batch_norm: BatchNorm = "batch",
         frozen: Frozen = "zero",
         keep: bool = True,
+        class_weight: Mapping[int, float] | None = None,
     ) -> None:
         check_loss_arguments(model, loss_fn, data, batch_loss)
         loss = KerasLoss(
@@ -103,10 +108,12 @@ class Objective(ModelObjective):
             loss_fn,
             batch_loss=batch_loss,
             batch_weight=batch_weight,
+            class_weight=class_weight,
             batch_norm=batch_norm,
             frozen=frozen,
         )
         found = measured(data, loss.prepare, keep=keep)
+        refuse_unused_weights(found, class_weight)
         loss.begin(next(iter(found.batches(1 if isinstance(found, Rows) else None))))
         super().__init__(model, loss, found, batch_size=batch_size)
 

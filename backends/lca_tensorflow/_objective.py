@@ -8,8 +8,9 @@ import tensorflow as tf
 
 from lca.errors import DataError, LCAError
 from lca.frameworks import BatchNorm, Frozen, ModelObjective, PyTree, Rows
+from lca_keras._class_weight import refuse_unused_weights
 from lca_keras._losses import BatchLoss, check_loss_arguments
-from lca_tensorflow._data import measured, refuse_unused_weights
+from lca_tensorflow._data import measured
 from lca_tensorflow._model_loss import KerasLoss
 
 
@@ -122,8 +123,7 @@ class Objective(ModelObjective):
             run_eagerly=run_eagerly,
         )
         found = measured(data, loss.prepare, keep=keep)
-        if class_weight is not None and isinstance(found, Rows):
-            refuse_unused_weights(found.tree, class_weight)
+        refuse_unused_weights(found, class_weight)
         loss.begin(next(iter(found.batches(1 if isinstance(found, Rows) else None))))
         try:
             super().__init__(model, loss, found, batch_size=batch_size)

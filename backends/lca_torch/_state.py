@@ -64,10 +64,6 @@ class Followed:
                 self._copies[name] = tensor.detach().clone()
         return dict(self._copies)
 
-    def is_now(self, name: str, tensor: Tensor) -> bool:
-        """Whether this copy is the one of the last `read`."""
-        return self._copies.get(name) is tensor
-
     def _require_same(self, now: Mapping[str, Tensor]) -> None:
         for name, before in self._sums.items():
             if name in now and checksum(now[name]) != before:
