@@ -21,7 +21,9 @@ __all__ = [
 
 
 class SignCounts(NamedTuple):
-    """Numbers of entries of each group with v < 0, v > 0, and v = 0 exactly; integers (groups,).
+    """Numbers of entries of each group by their sign; integers (groups,).
+
+    ``negative`` counts v < 0, ``positive`` v > 0, and ``zero`` v = 0 exactly.
 
     >>> SignCounts(np.array([2]), np.array([0]), np.array([1])).zero
     array([1])

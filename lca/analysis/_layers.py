@@ -85,6 +85,13 @@ class TTestResult:
 class TTests(list[TTestResult], HasTable):
     """The results of `t_test_over_seeds` or `paired_t_test`, a list that is shown as a table.
 
+    Parameters
+    ----------
+    results
+        The result of each quantity.
+    confidence
+        The confidence level of the intervals, such as 0.95.
+
     Examples
     --------
     >>> print(t_test_over_seeds(["fc", "out"], [[-1.0, 0.1], [-1.2, -0.2], [-1.1, 0.2]]).table())

@@ -122,7 +122,13 @@ class ExampleHistory:
         return self if name == self._followed else _Nothing()
 
     def update(self, allocation: StepAllocation) -> None:
-        """Allocate by example the step that ``allocation`` belongs to (`lca.views.View`)."""
+        """Allocate by example the step that ``allocation`` belongs to (`lca.views.View`).
+
+        Raises
+        ------
+        LCAError
+            If the history was read from a file.
+        """
         if self._allocate is None:
             raise LCAError(
                 "this history was read from a file and has no objective; make ExampleHistory(objective) anew."
@@ -201,6 +207,11 @@ class ExampleHistory:
             The name of a group; ``None``: the sum over all groups.
         fraction
             In (0, 1].
+
+        Raises
+        ------
+        LCAError
+            If ``fraction`` is out of range.
         """
         if not 0 < fraction <= 1:
             raise LCAError(f"fraction must be in (0, 1], got {fraction}.")

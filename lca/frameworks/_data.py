@@ -92,6 +92,15 @@ class Cuts(Iterable[PyTree]):
 class Batches:
     """Measuring batches as they come: kept in a list, or read again at every pass.
 
+    Parameters
+    ----------
+    source
+        The batches. A list is kept; anything else is iterated over at every pass.
+    prepare
+        Applied to each batch when it is read.
+    most_bytes
+        The most bytes that a source without a length may give before it is taken for endless.
+
     Examples
     --------
     >>> [batch.shape for batch in Batches([np.zeros((2, 3)), np.zeros((2, 4))]).batches()]
@@ -146,6 +155,13 @@ Measured: TypeAlias = Rows | Batches
 
 def all_rows(tree: PyTree, came_in: int | None = None) -> Rows:
     """A tree of tensors as `Rows`.
+
+    Parameters
+    ----------
+    tree
+        A tree of tensors, each with one row per example.
+    came_in
+        The size of the batches that the rows were read from; ``None``: they were read from arrays.
 
     Raises
     ------
@@ -225,6 +241,13 @@ def labels_of(data: Measured) -> np.ndarray | None:
 
     ``None`` if the labels are not integers, one per example.
 
+    Parameters
+    ----------
+    data
+        The measured data.
+
+    Examples
+    --------
     >>> labels_of(Rows((np.zeros((2, 3)), np.array([[4], [1]]))))
     array([4, 1])
     """

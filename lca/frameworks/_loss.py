@@ -184,7 +184,13 @@ class ModelLoss(ABC):
         return None
 
     def terms(self) -> Mapping[str, "ModelLoss"]:
-        """The loss as ``data`` and ``penalty``, which add up to it. Default: refused."""
+        """The loss as ``data`` and ``penalty``, which add up to it. Default: refused.
+
+        Raises
+        ------
+        LCAError
+            If the penalties are not known.
+        """
         raise LCAError(
             "the penalties are not known apart from the loss; make each term an objective of its own: "
             'lca.Sum({"data": objective, "penalty": Penalty(model, function)}).'
@@ -199,13 +205,24 @@ class ModelLoss(ABC):
 
         The batch may be cut along axis 0; each piece must then count by the sum of its v_j in
         `batch_weight`, or by its length if v adds up to n. Default: weights are refused.
+
+        Raises
+        ------
+        LCAError
+            If weights are given and the loss cannot weigh examples.
         """
         if weight is None:
             return rows
         raise unweighted(self.sample_hint)
 
     def scores(self, theta: Vector, batches: Iterable[PyTree]) -> np.ndarray:
-        """``½ Σ_j |∂ℓ_n/∂f_j|`` over the outputs f of each example; float64 (n,). Default: refused."""
+        """``½ Σ_j |∂ℓ_n/∂f_j|`` over the outputs f of each example; float64 (n,). Default: refused.
+
+        Raises
+        ------
+        LCAError
+            If the framework computes no scores.
+        """
         raise LCAError(
             "the errors of single examples need a loss_fn of outputs and targets; pass one instead of "
             "batch_loss, let training supply them (tracker.scores(index, errors)), or use sampling='uniform'."
@@ -286,6 +303,13 @@ class BatchwiseLoss(ModelLoss):
 def weight_of(loss: ModelLoss, batch: PyTree) -> float:
     """``loss.batch_weight(batch)``, or a `DataError` if that is not a finite number ≥ 0.
 
+    Raises
+    ------
+    DataError
+        If the weight is negative or not finite, or computing it raises an error.
+
+    Examples
+    --------
     >>> class Counted:
     ...     def batch_weight(self, batch):
     ...         return len(batch)
@@ -304,8 +328,15 @@ def weight_of(loss: ModelLoss, batch: PyTree) -> float:
 
 
 def check_weight(weight: float) -> float:
-    """``weight``, or a `DataError` if it is no finite number ≥ 0.
+    """``weight``, or a `DataError` if it is not a finite number ≥ 0.
 
+    Raises
+    ------
+    DataError
+        If it is negative or not finite.
+
+    Examples
+    --------
     >>> check_weight(0.0)
     0.0
     """
@@ -320,12 +351,19 @@ def check_weight(weight: float) -> float:
 def require_weight(weight: float) -> float:
     """``weight``, or a `DataError` if it is not positive.
 
+    Raises
+    ------
+    DataError
+        If it is not positive.
+
+    Examples
+    --------
     >>> require_weight(2.0)
     2.0
     """
     if not weight > 0:
         raise DataError(
-            f"the measured batches weigh {weight:g} together; pass a batch_weight that is positive."
+            f"the weights of the measured batches add up to {weight:g}; pass a batch_weight that is positive."
         )
     return weight
 
@@ -396,6 +434,20 @@ def shortened(error: Exception) -> str:
 def check_loss(loss: object, mean_hint: str) -> None:
     """Raise `LCAError` unless ``loss`` is a floating-point scalar tensor.
 
+    Parameters
+    ----------
+    loss
+        What the loss function returned.
+    mean_hint
+        How to get a mean in this framework, for the message.
+
+    Raises
+    ------
+    LCAError
+        If it is not a tensor of floating-point numbers, or not a scalar.
+
+    Examples
+    --------
     >>> check_loss(np.array(1.0), "use the mean")
     """
     if not is_tensor(loss) or not is_floating(loss):
@@ -409,6 +461,13 @@ def check_loss(loss: object, mean_hint: str) -> None:
 def no_gradient(gradient_hint: str) -> LCAError:
     """The error for a loss through which no gradient reaches any parameter.
 
+    Parameters
+    ----------
+    gradient_hint
+        What may cause it in this framework, for the message.
+
+    Examples
+    --------
     >>> print(no_gradient("is it detached?"))
     the loss does not depend on any parameter that trains; is it detached?
     """

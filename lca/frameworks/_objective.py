@@ -24,6 +24,13 @@ from lca.tolerances import summed
 class Sample(NamedTuple):
     """A batch that `ModelObjective.batch` made; its tensors are those that the model takes.
 
+    Parameters
+    ----------
+    rows
+        The tensors of the batch, as a tree.
+
+    Examples
+    --------
     >>> Sample(np.zeros((2, 3))).rows.shape
     (2, 3)
     """
@@ -394,7 +401,7 @@ class ModelObjective:
         return self._data
 
     def _why_no_mean(self) -> str:
-        """Why the loss is no mean over examples, and what to do."""
+        """Why the loss is not a mean over examples, and what to do."""
         if self._loss.mixes_examples:
             return f"{self._split.reason} (batch statistics); use batch_norm='frozen'"
         hint = self._loss.weight_hint if self._loss.counts_examples else ""
