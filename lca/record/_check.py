@@ -149,7 +149,7 @@ def _manifest(path: Path) -> Manifest:
     try:
         return Manifest.read(path)
     except RecordError:
-        open_group(path)  # says it if this is no record, or too new
+        open_group(path)  # raises if this is not a record, or too new
         attributes = json.loads((path / "zarr.json").read_bytes())["attributes"]
         if attributes.get("schema_version") == 1:
             raise RecordError(

@@ -180,7 +180,7 @@ class BlockStore:
 
 
 _WRITE_ALL = {"array.write_empty_chunks": True}
-"""For arrays that are opened meanwhile: otherwise a missing file could mean lost rows or rows of zeros."""
+"""For arrays that are read while they are written: a missing file could also mean rows of zeros."""
 
 
 @contextmanager

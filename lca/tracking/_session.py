@@ -295,6 +295,11 @@ class Session:
         The change in between becomes part of the ``unmeasured_change`` of a summary. Costs one forward pass a
         loss; nothing if no step was measured, or the estimator measures no losses. Returns what it found in
         words, empty if no loss changed.
+
+        Raises
+        ------
+        NonFiniteError
+            If a loss is not finite there.
         """
         if not (self._ends and self._measures_losses):
             return ""

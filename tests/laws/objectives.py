@@ -227,7 +227,7 @@ def the_user_may_weigh_batches(subject):
         objective.batch(np.arange(3))
     with pytest.raises(LCAError, match=r"no batch_weight.*lca\.Adaptive.*CrossFit"):
         SampledPathIntegral(size=4).start(objective)
-    with pytest.raises(DataError, match="weigh 0 together; pass a batch_weight that is positive"):
+    with pytest.raises(DataError, match="batches add up to 0; pass a batch_weight that is positive"):
         made(subject, batch_weight=lambda batch: 0.0)
 
 

@@ -37,7 +37,7 @@ def allocation(step=0, values=None):
         ({"trace": "a.bias[0]"}, re.escape("pass trace=['a.bias[0]']")),
         ({"trace": [None]}, "trace holds None"),
         ({"trace": [1.5]}, "trace holds 1.5"),
-        ({"settings": {1: 2}}, "the key 1, which is no text"),
+        ({"settings": {1: 2}}, "the key 1, which is not a string"),
         ({"settings": "text"}, "settings must be a dictionary"),
         ({"layout": "x"}, "layout must be a lca.Layout, got 'x'"),
     ],
