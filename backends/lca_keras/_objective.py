@@ -8,6 +8,7 @@ import keras
 from lca.arrays import Vector
 from lca.errors import LayoutError
 from lca.frameworks import BatchNorm, Frozen, ModelObjective, PyTree, Rows
+from lca.frameworks._arguments import refuse_more
 from lca_keras._class_weight import refuse_unused_weights
 from lca_keras._data import measured
 from lca_keras._losses import BatchLoss, check_loss_arguments
@@ -28,7 +29,7 @@ class Objective(ModelObjective):
         A built functional, sequential or subclassed `keras.Model`.
     loss_fn
         ``loss_fn(y, model(x))``, the *mean* over the batch, e.g. a `keras.losses.Loss`. ``None``: the loss
-        that the model was compiled with. `add_loss` and regularizers of the model count either way.
+        that the model was compiled with. ``add_loss`` and regularizers of the model count either way.
     data
         The measured data: ``(x, y)`` or ``(x, y, sample_weight)``, or a list of such batches.
     batch_loss
@@ -50,7 +51,7 @@ class Objective(ModelObjective):
     keep
         Keep the batches of a list as one. ``False`` converts them at every pass.
     class_weight
-        Only in Keras: the weight of the examples of each class, by label, as in `fit`: every class of the
+        Only in Keras: the weight of the examples of each class, by label, as in ``fit``: every class of the
         data needs one, and no other label may have one.
 
     Attributes
@@ -93,7 +94,7 @@ class Objective(ModelObjective):
         model: keras.Model,
         loss_fn: Callable[..., Any] | None,
         data: object,
-        *,
+        *more: Any,
         batch_loss: BatchLoss | None = None,
         batch_weight: Callable[[PyTree], Any] | None = None,
         batch_size: int | None = None,
@@ -102,6 +103,7 @@ class Objective(ModelObjective):
         keep: bool = True,
         class_weight: Mapping[int, float] | None = None,
     ) -> None:
+        refuse_more(more)
         check_loss_arguments(model, loss_fn, data, batch_loss)
         loss = KerasLoss(
             model,

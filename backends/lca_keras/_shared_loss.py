@@ -8,7 +8,7 @@ import keras
 import numpy as np
 
 from lca.frameworks import BatchNorm, Frozen, ModelLoss, PyTree
-from lca.frameworks._loss import unweighted
+from lca.frameworks._loss_checks import unweighted
 from lca.layout import Layout
 from lca_keras._examples import weights_of, with_weights
 from lca_keras._losses import (

@@ -9,7 +9,7 @@ import tensorflow as tf
 
 from lca.errors import LCAError, LCAWarning
 from lca.frameworks import PyTree
-from lca.frameworks._loss import shortened
+from lca.frameworks._loss_checks import shortened
 from lca_keras._losses import BatchLoss, default_loss
 from lca_tensorflow._program import Compiled, Program
 

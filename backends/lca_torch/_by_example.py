@@ -22,7 +22,7 @@ from lca.by_example import ExampleSlopes, GroupMovement
 from lca.errors import DataError, LCAWarning
 from lca.frameworks import PyTree, tensors_in, tree_map
 from lca.frameworks._by_example import joined_slopes
-from lca.frameworks._loss import shortened
+from lca.frameworks._loss_checks import shortened
 from lca.layout import Layout
 from lca_torch._examples import BatchLoss, default_loss, example_losses
 from lca_torch._parameters import Leaves

@@ -213,7 +213,8 @@ def read_batches(
         raise DataError(
             f"the measured data are an iterator ({type(source).__name__}), which can be read only once: "
             "measuring would use it up, and training would find it empty. Pass a list of its batches, "
-            "list(batches), and let training use that list too; or what makes the iterator (a loader)."
+            "list(batches), and train with that list too; or pass the object that makes the iterator (a "
+            "loader)."
         )
     batches = Batches(source, prepare, MOST_BYTES if keep else math.inf)
     return joined(list(batches.batches())) if keep else batches

@@ -9,7 +9,8 @@ import numpy as np
 from lca.arrays import Vector, array_ops
 from lca.errors import DataError, LCAError
 from lca.frameworks._data import Batches, Measured, Rows, copies
-from lca.frameworks._loss import ModelLoss, require_weight, weight_of
+from lca.frameworks._loss import ModelLoss
+from lca.frameworks._loss_checks import require_weight, weight_of
 from lca.frameworks._split import MOST_COPIED, MOST_ROWS, SplitTest, split_test
 from lca.frameworks._tensors import Tensor, is_tensor, tensor_ops
 from lca.frameworks._trees import PyTree, examples_in, is_rows, tensors_in, tree_leaves

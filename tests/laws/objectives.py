@@ -593,6 +593,9 @@ def data_in_another_form_are_told(subject):
             subject.objective(model, loss, data)
     with pytest.raises(LCAError, match=r"^expected .*the order is Objective\(model, loss_fn, data\)"):
         subject.objective(loss, model, (x, y))
+    if subject.name != "jax":  # whose example leaves this to Python
+        with pytest.raises(LCAError, match=r"are one argument: pass Objective\(model, loss_fn, \(x, y\)\)"):
+            subject.objective(model, loss, x, y)
 
 
 @law
