@@ -138,7 +138,7 @@ class Groups:
         return self.merged_signs(array_ops(values).sums_and_signs(values, self.slices)[1])
 
     def merged(self, sums: np.ndarray) -> np.ndarray:
-        """The group totals of the sums (or counts) of `slices`, in the same dtype; shape (groups,).
+        """The group totals of the sums (or counts) of ``slices``, in the same dtype; shape (groups,).
 
         The slices of tensors and of layers are the same, so one pass over θ serves both.
 

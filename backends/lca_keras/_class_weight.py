@@ -1,4 +1,4 @@
-"""`class_weight`: the weights of examples by class, as `keras.Model.fit` makes them."""
+"""``class_weight``: the weights of examples by class, as `keras.Model.fit` makes them."""
 
 from collections.abc import Iterable, Mapping
 from numbers import Integral
@@ -11,7 +11,7 @@ from lca.frameworks import Measured, PyTree, Rows
 
 
 def weighted_by_class(batch: PyTree, class_weight: Mapping[int, float] | None) -> PyTree:
-    """The batch with the weight of each example's class as its `sample_weight`, as `fit` makes it.
+    """The batch with the weight of each example's class as its ``sample_weight``, as ``fit`` makes it.
 
     Labels are integers, or one-hot rows.
 

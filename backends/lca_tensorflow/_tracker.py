@@ -28,8 +28,8 @@ class Tracker(KerasTracker[Loop]):
     In an eager loop nothing else is needed: the tracker intercepts ``optimizer.apply``, which
     ``apply_gradients`` calls too. It cannot see updates inside a `tf.function`; there, wrap the call:
     ``with tracker.step(): train_step(x, y)``. Training with and without a tracker gives the same numbers, bit
-    for bit. A call that only accumulates gradients, and an update that a `LossScaleOptimizer` skips, are not
-    steps. An update that makes others (an optimizer inside another) is one step.
+    for bit. A call that only accumulates gradients, and an update that a ``LossScaleOptimizer`` skips, are
+    not steps. An update that makes others (an optimizer inside another) is one step.
 
     Parameters
     ----------

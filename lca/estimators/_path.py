@@ -220,7 +220,7 @@ class Segment:
     start
         The evaluation at θ_t, if the last step has it; else ``None``.
     start_time
-        The `Point.time` of the start.
+        The ``Point.time`` of the start.
     gradients
         Whether the gradient is evaluated at the ends too; else only the loss is.
 
