@@ -59,7 +59,7 @@ def as_tensors(tree: PyTree, dtype: str) -> PyTree:
         if not all(isinstance(value, Number) for value in tree):
             raise DataError(
                 "the measured data hold a single number beside arrays, but every entry has a row for each "
-                "example; let a batch_loss use it as a variable of its own, or pass numpy.full(n, value)."
+                "example; use it as a variable inside a batch_loss, or pass numpy.full(n, value)."
             )
         raise DataError(f"got a nested {type(tree).__name__} of numbers; pass numpy.asarray(x).")
     if isinstance(tree, tuple | list):

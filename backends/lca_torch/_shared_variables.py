@@ -55,7 +55,7 @@ class SharedVariables(MutableMapping[str, Any]):
         self._write(key, value)
 
     def __delitem__(self, key: str) -> None:
-        raise TypeError("a variable of the user's is not deleted")
+        raise TypeError("the user's variables cannot be deleted")
 
     def __iter__(self) -> Iterator[str]:
         return iter(self.raw)

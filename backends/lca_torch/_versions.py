@@ -65,7 +65,7 @@ class Versions:
                 return replica
         raise LCAError(
             f"the model or the loss has changed twice since this state was read ({self.last_change}); a "
-            "step can be measured if it changes once in it."
+            "step can be measured only if it changes at most once during the step."
         )
 
     def state(self) -> Mapping[str, np.ndarray]:

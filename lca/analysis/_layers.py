@@ -294,8 +294,8 @@ def _paired_by_seed(changed: Rows, unchanged: Rows) -> tuple[Any, Any]:
     if changed.keys() != unchanged.keys():
         alone = sorted(map(str, changed.keys() ^ unchanged.keys()))
         raise LCAError(
-            f"a paired t-test needs both runs of every seed; only one is there of {', '.join(alone)}. Leave "
-            "these seeds out."
+            f"a paired t-test needs both runs of every seed, but there is only one of {', '.join(alone)}. "
+            "Leave these seeds out."
         )
     return list(changed.values()), [unchanged[seed] for seed in changed]
 

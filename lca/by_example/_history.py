@@ -148,8 +148,8 @@ class ExampleHistory:
             self._kept = {name: Rows(*_form(getattr(found, name))) for name in _PER_STEP}
         elif found.groups != self._last.groups or not np.array_equal(found.examples, self._last.examples):
             raise LCAError(
-                f"step {found.step} has other groups or examples than the steps before; a history is of one "
-                "ByExample."
+                f"step {found.step} has other groups or examples than the previous steps; a history holds "
+                "the results of one ByExample."
             )
         self._steps.append(found.step)
         self._values.append(found.values)

@@ -282,7 +282,7 @@ class SampledRun:
         if not isinstance(self._objective, Scored):
             raise LCAError(
                 f"refresh={self.probe.refresh} requires an objective with the errors of its examples "
-                f"(lca.objective.Scored), which {type(self._objective).__name__} does not; use the scores of "
+                f"(lca.objective.Scored), which {type(self._objective).__name__} is not; use the scores of "
                 "training (refresh=None) or sampling='uniform'."
             )
         scores = self._objective.scores(theta)

@@ -136,7 +136,9 @@ def as_allocations(found: object) -> Mapping[str, StepAllocation]:
         )
     for name, allocation in found.items():
         if not isinstance(name, str) or not name:
-            raise RecordError(f"the name of a measured loss is a text, got {name!r}; pass {{'train': ...}}.")
+            raise RecordError(
+                f"the name of a measured loss must be a string, got {name!r}; pass {{'train': ...}}."
+            )
         if not isinstance(allocation, StepAllocation):
             raise RecordError(f"the loss {name!r} needs a StepAllocation, got {allocation!r:.80}.")
     return found

@@ -56,8 +56,8 @@ def test_an_option_that_makes_no_sense_is_named(tmp_path, options, message):
         (None, "got None"),
         ([allocation()], "a step is a StepAllocation"),
         ({"train": "x"}, "the loss 'train' needs a StepAllocation, got 'x'"),
-        ({"": allocation()}, "the name of a measured loss is a text, got ''"),
-        ({1: allocation()}, "is a text, got 1"),
+        ({"": allocation()}, "the name of a measured loss must be a string, got ''"),
+        ({1: allocation()}, "must be a string, got 1"),
         (
             allocation(1.5),
             "the index of a step must be a whole number below 2^62, got 1.5".replace("^", r"\^"),
