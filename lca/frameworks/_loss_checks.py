@@ -27,6 +27,7 @@ def weight_of(loss: "ModelLoss", batch: PyTree) -> float:
 
     Examples
     --------
+    >>> import numpy as np
     >>> class Counted:
     ...     def batch_weight(self, batch):
     ...         return len(batch)
@@ -110,6 +111,7 @@ class loss_errors:  # noqa: N801 - used as a function
 
     Examples
     --------
+    >>> import numpy as np
     >>> try:
     ...     with loss_errors(np.zeros((2, 3))):
     ...         raise ValueError("shapes do not match")
@@ -165,6 +167,7 @@ def check_loss(loss: object, mean_hint: str) -> None:
 
     Examples
     --------
+    >>> import numpy as np
     >>> check_loss(np.array(1.0), "use the mean")
     """
     if not is_tensor(loss) or not is_floating(loss):

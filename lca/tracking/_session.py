@@ -82,7 +82,7 @@ class Session:
     learning_rates
         Reads the learning rates of an update that was just made; empty without a record.
     on_failure
-        Called with an error in measuring before it is raised or ends the measuring; ``None``: nothing is.
+        Called with an error in measuring before it is raised or ends the measuring.
 
     Examples
     --------
