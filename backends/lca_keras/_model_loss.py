@@ -64,6 +64,11 @@ from lca_keras._version import Version, Wanted
 class KerasLoss(SharedLoss):
     """`SharedLoss` on PyTorch and JAX."""
 
+    terms_hint = (
+        'lca.Sum({"data": objective, "penalty": Objective(model, None, data, batch_loss=function of model '
+        "and batch)})"
+    )
+
     def __init__(
         self,
         model: keras.Model,

@@ -42,7 +42,7 @@ class ModelLoss(ABC):
     shares
         The number of processes among which the batches of an evaluation are divided. Default: 1.
     mean_hint
-        How to get a mean, in the words of the framework; part of error messages, as the next three.
+        How to get a mean, in the words of the framework; part of error messages, as the next four.
     weight_hint
         What the loss divides by instead of the number of examples, if that can be seen, and the
         ``batch_weight`` to pass: class weights, ignored labels, masks. Default: "".
@@ -50,6 +50,8 @@ class ModelLoss(ABC):
         What may have cut the gradient.
     sample_hint
         Which losses can be weighted.
+    terms_hint
+        A `lca.Sum` of the data term and the penalty, as a user writes it.
     """
 
     layout: Layout
@@ -62,6 +64,7 @@ class ModelLoss(ABC):
     weight_hint: str = ""
     gradient_hint: str = "is it detached from them, or converted to a number on the way?"
     sample_hint: str = "pass a loss that can be weighted"
+    terms_hint: str = 'lca.Sum({"data": objective, "penalty": Penalty(model, function)})'
 
     @abstractmethod
     def theta(self) -> Vector:
@@ -188,7 +191,7 @@ class ModelLoss(ABC):
         """
         raise LCAError(
             "the penalties are not known apart from the loss; make each term an objective of its own: "
-            'lca.Sum({"data": objective, "penalty": Penalty(model, function)}).'
+            f"{self.terms_hint}."
         )
 
     def example_weights(self, rows: PyTree) -> np.ndarray | None:

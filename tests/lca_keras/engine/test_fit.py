@@ -87,6 +87,14 @@ def test_terms_and_weights_are_measured():
         fit(model_of(), LCACallback((X, Y), batch_norm="frozen"), sample_weight=weight)
 
 
+def test_terms_of_a_batch_loss_are_refused_with_what_this_backend_has():
+    whole = Objective(
+        model_of(), None, (X, Y), batch_norm="frozen", batch_loss=lambda m, b: cross_entropy()(b[1], m(b[0]))
+    )
+    with pytest.raises(LCAError, match=r'"penalty": Objective\(model, None, data, batch_loss=function of'):
+        whole.by_term()
+
+
 def test_class_weights_are_those_of_fit():
     model, classes = model_of(), {0: 3.0, 1: 1.0, 2: 0.25}
     with pytest.warns(LCAWarning, match=r"fit weighs the examples \(class_weight\).*class_weight=\.\.\."):
