@@ -11,6 +11,7 @@ from lca.frameworks import BatchNorm, Frozen, ModelObjective, PyTree, Rows
 from lca.frameworks._arguments import refuse_more
 from lca_keras._class_weight import refuse_unused_weights
 from lca_keras._data import measured
+from lca_keras._engine import engine
 from lca_keras._losses import BatchLoss, check_loss_arguments
 from lca_keras._model_loss import KerasLoss
 from lca_keras._vectors import flat
@@ -104,6 +105,7 @@ class Objective(ModelObjective):
         class_weight: Mapping[int, float] | None = None,
     ) -> None:
         refuse_more(more)
+        engine()  # whose tensors the checks of the arguments have to know
         check_loss_arguments(model, loss_fn, data, batch_loss)
         loss = KerasLoss(
             model,
