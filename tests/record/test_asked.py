@@ -124,7 +124,9 @@ def test_files_that_were_deleted_in_mid_run_are_an_error(tmp_path):
         record.update(allocation(step))
     for file in sorted((tmp_path / "r").rglob("*"), reverse=True):
         file.rmdir() if file.is_dir() else file.unlink()
-    with pytest.raises(RecordError, match="files of the record .* were deleted .* the 2 rows that were"):
+    with pytest.raises(
+        RecordError, match="files of the record .* were deleted .* the 2 complete rows are lost"
+    ):
         record.flush()
 
 
