@@ -136,7 +136,10 @@ def write_pages(*_event) -> None:
     rows = [f"| [{page.title}]({page.name}.md) | {_modules(page)} |" for page in PAGES]
     table = ["| subject | modules |", "|---|---|", *rows]
     toctree = ["```{toctree}", ":hidden:", "", *(page.name for page in PAGES), "```"]
-    about = "Everything public, by subject. Names not listed here are internal and may change at any time."
+    about = (
+        "Everything public, by subject; `lca.tolerances` is described with [tolerances](../tolerances.md). "
+        "Names not listed here are internal and may change at any time."
+    )
     _write(FOLDER / "index.md", "\n".join(["# API reference", "", about, "", *table, "", *toctree, ""]))
 
 
@@ -220,7 +223,7 @@ def _first_sentence(path: str, value: object) -> str:
     else:
         text = "\n".join(_constant_doc(path))
     paragraph = text.partition("\n\n")[0].replace("\n", " ")
-    sentence = re.split(r"(?<=[.:;]) (?=[A-Z])", paragraph)[0]
+    sentence = re.split(r"(?<=[.:;]) (?=[A-Z])|(?<=\w\w\.) (?=[\d`])", paragraph)[0]
     return sentence.replace("``", "`").replace("|", "\\|")
 
 

@@ -54,7 +54,7 @@ _OTHER_PROJECTS = """
     tensorflow tf torch transformers xarray
 """
 nitpick_ignore_regex = [(r"py:.*", rf"{name}(\..*)?") for name in _OTHER_PROJECTS.split()]
-# Names that are still to be corrected or to get a place in the API reference, one a line.
+# Names that the API reference does not describe, one a line.
 nitpick_ignore = [
     (role, name)
     for name in (Path(__file__).parent / "not_linked.txt").read_text(encoding="utf-8").splitlines()

@@ -77,8 +77,8 @@ def pieces_of(
         arranged = _arranged(held, which, name, shape, (theirs, mine))
         if arranged is None:
             raise LayoutError(
-                f"{held.names[which]} in the file has shape {held.shapes[which]}, and {name} of the "
-                f"objective {shape}, which no order of its axes makes of it; is it a run of another model?"
+                f"{held.names[which]} in the file has shape {held.shapes[which]}; no order of its "
+                f"axes gives {shape}, the shape of {name} of the objective; is it a run of another model?"
             )
         view, axes = arranged
         if len(shape) > 2 and not _is_plain(held.names[which], name):
@@ -250,9 +250,9 @@ class _Images:
             reads = False
         elif self._size and inputs == self._size and inputs in self._outputs:
             raise LayoutError(
-                f"{name} has as many inputs as the flattened output of a convolution, and as another dense "
-                "layer has outputs, so the shapes do not say which of the two it reads; read the rows with "
-                "read_hdf5, and put the axes in order yourself."
+                f"the number of inputs of {name} equals both the size of the flattened output of a "
+                "convolution and the number of outputs of another dense layer, so which of them it reads is "
+                "unknown; read the rows with read_hdf5, and put the axes in order yourself."
             )
         else:
             reads = self._size in (0, inputs)

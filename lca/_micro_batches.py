@@ -8,6 +8,17 @@ from lca.arrays import Vector
 def mean_gradient(gradients: Sequence[Vector], sizes: Sequence[float], which: Sequence[int]) -> Vector:
     """The mean gradient over the micro-batches ``which``: ``Σ n_m g_m / Σ n_m`` (K,), a new vector.
 
+    Parameters
+    ----------
+    gradients
+        The gradient (K,) of each micro-batch.
+    sizes
+        The size of each micro-batch, such as its number of examples.
+    which
+        The positions of the micro-batches to average over.
+
+    Examples
+    --------
     >>> import numpy as np
     >>> mean_gradient([np.array([1.0]), np.array([4.0])], sizes=[1, 2], which=[0, 1])
     array([3.])

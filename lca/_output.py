@@ -70,7 +70,7 @@ def check_free(
         raise _cannot_write(path.parent, error) from error
     if not ours:
         raise OutputError(
-            f"{str(path)!r} exists already and was not made by lca, which {option} does not replace either; "
+            f"{str(path)!r} exists already and was not made by lca, so {option} does not replace it; "
             "move it, or choose another place."
         )
     if not overwrite:

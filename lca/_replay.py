@@ -119,7 +119,8 @@ def refuse_unseen(objective: Objective, which: str) -> None:
     unseen = "; ".join(text for own in leaves(objective) if (text := getattr(own, "refresh", str)()))
     if unseen:
         raise NonDeterministicError(
-            f"{which} has changed by what is neither θ nor state: {unseen}. Steps since the last such test "
-            "may have been measured with the loss as it was before. Make that a buffer or parameter of the "
-            "model, or a plain attribute of it; or make objective and tracker anew when it changes."
+            f"{which} has changed through something that is neither θ nor state: {unseen}. Steps since the "
+            "last such test may have been measured with the loss as it was before. Make that a buffer or "
+            "parameter of the model, or a plain attribute of it; or make objective and tracker anew when it "
+            "changes."
         )

@@ -6,9 +6,9 @@ from lca.arrays import Vector, array_ops
 
 
 class JointState(dict[str, Vector]):
-    """The states of several objectives, some of which mean different things by one name.
+    """The states of several objectives, where one name may stand for different things.
 
-    As a mapping it holds the entries of all, the later one of each name.
+    As a mapping it holds the entries of all objectives; of several with one name, that of the last.
 
     >>> a, b = object(), object()
     >>> JointState([(a, {"n": 1.0}), (b, {"n": 2.0})]).of(a)

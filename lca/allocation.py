@@ -7,6 +7,7 @@ from typing import Protocol, runtime_checkable
 
 import numpy as np
 
+from lca._each_step import each_step
 from lca._opening import Openings
 from lca._replay import Replay
 from lca._shares import check_shares, shared_losses
@@ -238,6 +239,13 @@ class Resumable(Estimator, Protocol):
 def largest_cost_of(estimator: Estimator) -> Cost:
     """The most that a step after the first may cost: the declared ``largest_cost``, or the cost itself.
 
+    Parameters
+    ----------
+    estimator
+        The estimator; only its declarations are read.
+
+    Examples
+    --------
     >>> from lca import Adaptive, PathIntegral
     >>> largest_cost_of(PathIntegral()).full_gradients, largest_cost_of(Adaptive()).full_gradients
     (2, 34)
@@ -350,16 +358,7 @@ def allocate_each(
     if isinstance(trajectory, Trajectory) and trajectory.layout is not None:
         for objective in objectives.values():
             _check_fits(trajectory.layout, objective.layout)
-
-    def run() -> Iterator[dict[str, StepAllocation]]:
-        none_yet = True
-        for step in trajectory:
-            none_yet = False
-            yield allocate_step(step)
-        if none_yet:
-            raise TrajectoryError("there was no step to allocate; was the trajectory already consumed?")
-
-    return run()
+    return each_step(trajectory, allocate_step)
 
 
 def _check_fits(points: Layout, objective: Layout) -> None:
@@ -475,6 +474,13 @@ def _taken(name: str, found: Mapping[str, StepAllocation], shared: Mapping[str, 
 def with_terms(rows: Mapping[str, StepAllocation]) -> dict[str, StepAllocation]:
     """The allocations of measured losses by name, each followed by those of its terms (``train/penalty``).
 
+    Parameters
+    ----------
+    rows
+        The allocations of one step, by the name of the loss.
+
+    Examples
+    --------
     >>> term = StepAllocation(np.zeros(1), 1.0, 1.0, residual=0.0, mass=0.0)
     >>> whole = StepAllocation(np.zeros(1), 2.0, 2.0, residual=0.0, mass=0.0, terms={"penalty": term})
     >>> list(with_terms({"train": whole}))
@@ -495,6 +501,22 @@ def check_deterministic(objective: Objective, theta: Vector, batch: Batch | None
     θ = 0 a classifier has the same loss on any sample of its data. Differences within rounding are allowed,
     as a parallel sum may change its order.
 
+    Parameters
+    ----------
+    objective
+        The measured loss.
+    theta
+        A parameter vector (K,).
+    batch
+        The data of both calls; ``None``: all data of the objective.
+
+    Raises
+    ------
+    NonDeterministicError
+        If the losses or the gradients differ by more than rounding.
+
+    Examples
+    --------
     >>> from lca.reference import Quadratic
     >>> check_deterministic(Quadratic(np.eye(2)), np.ones(2))
     """

@@ -80,6 +80,13 @@ def labels_by_pattern(pattern: str | re.Pattern[str], names: Sequence[str]) -> d
     A tensor in whose name ``(?P<block>...)`` matches ``3`` is in the group ``"block 3"``; tensors whose names
     do not match are in ``"other"``.
 
+    Parameters
+    ----------
+    pattern
+        A regular expression with one named group, which is searched for in each name.
+    names
+        The names of the tensors.
+
     Raises
     ------
     LCAError
@@ -93,7 +100,7 @@ def labels_by_pattern(pattern: str | re.Pattern[str], names: Sequence[str]) -> d
     try:
         compiled = re.compile(pattern)
     except re.error as error:
-        raise LCAError(f"{pattern!r} is no regular expression ({error}).") from error
+        raise LCAError(f"{pattern!r} is not a regular expression ({error}).") from error
     if len(compiled.groupindex) != 1:
         raise LCAError(
             f"{compiled.pattern!r} has {len(compiled.groupindex)} named groups and must have one, by whose "
@@ -154,14 +161,14 @@ def _test(group: str, selector: Any, names: Sequence[str]) -> Callable[[str], bo
             pattern = re.compile(selector)
         except re.error as error:
             raise LCAError(
-                f"the group {group!r}: {selector!r} is no regular expression ({error})."
+                f"the group {group!r}: {selector!r} is not a regular expression ({error})."
             ) from error
         return lambda name: pattern.search(name) is not None
     if isinstance(selector, Sequence | set | frozenset):
         if unknown := [name for name in selector if name not in names]:
             listed = ", ".join(names[:6])
             raise LCAError(
-                f"the group {group!r} lists {unknown[0]!r}, which is no tensor; there are {listed}."
+                f"the group {group!r} lists {unknown[0]!r}, which is not a tensor; there are {listed}."
             )
         return set(selector).__contains__
     if callable(selector):

@@ -21,7 +21,9 @@ __all__ = [
 
 
 class SignCounts(NamedTuple):
-    """Numbers of entries of each group with v < 0, v > 0, and v = 0 exactly; integers (groups,).
+    """Numbers of entries of each group by their sign; integers (groups,).
+
+    ``negative`` counts v < 0, ``positive`` v > 0, and ``zero`` v = 0 exactly.
 
     >>> SignCounts(np.array([2]), np.array([0]), np.array([1])).zero
     array([1])
@@ -136,7 +138,7 @@ class Groups:
         return self.merged_signs(array_ops(values).sums_and_signs(values, self.slices)[1])
 
     def merged(self, sums: np.ndarray) -> np.ndarray:
-        """The group totals of the sums (or counts) of `slices`, in the same dtype; shape (groups,).
+        """The group totals of the sums (or counts) of ``slices``, in the same dtype; shape (groups,).
 
         The slices of tensors and of layers are the same, so one pass over θ serves both.
 

@@ -276,7 +276,7 @@ def _opened(path: str | PathLike[str], rows: int | None) -> tuple[Layout, _Writt
             f"do not describe rows of {weights.shape[1]} entries."
         )
     if rows is not None and not 0 < rows <= len(weights):
-        raise DataError(f"{path} has {len(weights)} rows, and rows={rows} asks for others.")
+        raise DataError(f"rows must lie between 1 and {len(weights)}, the rows of {path}, got {rows}.")
     points = _Written(path, weights, len(weights) if rows is None else rows)
     _check_last(path, points, weights)
     return Layout(tuple(names), tuple(shapes), (None,) * len(names)), points

@@ -173,7 +173,13 @@ class Layout:
             )
 
     def tensor_at(self, position: int) -> str:
-        """The name of the tensor that contains entry ``position`` of θ."""
+        """The name of the tensor that contains entry ``position`` of θ.
+
+        Raises
+        ------
+        LayoutError
+            If the position is outside θ.
+        """
         if not 0 <= position < self.size:
             raise LayoutError(f"position {position} is outside θ, which has {self.size} entries.")
         return self.names[int(np.searchsorted(self.offsets, position, side="right")) - 1]

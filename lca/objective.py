@@ -120,8 +120,8 @@ class Selective(Protocol):
     """An objective that differentiates only some of its tensors, and others when asked to.
 
     Gradients of frozen layers would cost time and are mostly not needed: a parameter that does not move is
-    allocated 0 whatever its gradient is. One that moves is differentiated, also where the framework calls it
-    frozen (momentum moves it on); estimators ask for it when they see it move.
+    allocated 0 whatever its gradient is. Estimators request the gradient of every parameter that moves, also
+    of a frozen one that still moves by momentum.
 
     Examples
     --------
@@ -338,6 +338,17 @@ class Evaluation:
 
     ``grad`` is ``None`` if only the loss was evaluated.
 
+    Parameters
+    ----------
+    loss
+        The loss, a float.
+    grad
+        The gradient (K,); ``None`` if only the loss was evaluated.
+    terms
+        The evaluation of each term of a `Sum`, by name; empty for other objectives.
+
+    Examples
+    --------
     >>> import numpy as np
     >>> Evaluation(0.5, np.array([1.0, 0.0])).terms
     {}
@@ -351,6 +362,13 @@ class Evaluation:
 def leaves(measured: Objective | Mapping[str, Objective]) -> Iterator[Objective]:
     """The innermost objectives: the terms of a `Sum`, the objective in a `Scaled`, the values of a mapping.
 
+    Parameters
+    ----------
+    measured
+        An objective, or several by name.
+
+    Examples
+    --------
     >>> import numpy as np
     >>> from lca.reference import Quadratic
     >>> bowl = Quadratic(np.eye(2))
@@ -373,6 +391,13 @@ def state_of(measured: Objective | Mapping[str, Objective]) -> State | None:
 
     Entries that are equal under one name are one entry; `at_state` tells apart those that differ.
 
+    Parameters
+    ----------
+    measured
+        An objective, or several by name.
+
+    Examples
+    --------
     >>> import numpy as np
     >>> from lca.reference import Quadratic
     >>> state_of(Quadratic(np.eye(2))) is None
@@ -487,6 +512,15 @@ def differentiated_by(objective: Objective) -> frozenset[str]:
 def differentiating(objective: Objective, names: Collection[str]) -> Objective:
     """``objective`` with the gradient of these tensors; unchanged if it always computes all gradients.
 
+    Parameters
+    ----------
+    objective
+        The measured loss.
+    names
+        The tensors whose gradients are needed; the others may be 0.
+
+    Examples
+    --------
     >>> import numpy as np
     >>> from lca.reference import Quadratic
     >>> loss = Quadratic(np.eye(2))
@@ -517,6 +551,19 @@ def evaluate(
 
     Costs one gradient, or one forward pass with ``gradient=False``.
 
+    Parameters
+    ----------
+    objective
+        The measured loss.
+    theta
+        The parameters (K,).
+    batch
+        The data; ``None``: all data of the objective.
+    gradient
+        Whether to compute the gradient.
+
+    Examples
+    --------
     >>> import numpy as np
     >>> from lca.reference import Quadratic
     >>> loss = Sum({"data": Quadratic(np.eye(2)), "penalty": Quadratic(2 * np.eye(2))})

@@ -152,7 +152,7 @@ class Summary(HasTable, dict[str, dict[str, Any]]):
     """
 
     def table(self, *, by: str = "tensor") -> Table:
-        """The allocation of each tensor to each loss, and below it what is no allocation.
+        """The allocation of each tensor to each loss, and below it what is not an allocation.
 
         Losses of classes, and terms of a `lca.Sum`, follow the losses. The helping percentages are those of
         the first loss.
@@ -216,7 +216,7 @@ _NO_ALLOCATION = {
     "change between measured steps": "unmeasured_change",
     "residual": "residual",
 }
-"""What of the change of a loss is no allocation: its row in a table, and its key in a summary."""
+"""What of the change of a loss is not an allocation: its row in a table, and its key in a summary."""
 
 
 def summarize_run(

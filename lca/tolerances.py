@@ -174,7 +174,7 @@ def rebatched(loss: float, eps: float) -> float:
     """The loss of a batch against the mean over its parts: 256 eps·|loss|, but at most |loss|/64.
 
     Other sizes of batches take other kernels, which round otherwise, and deep networks amplify that. The
-    bound is for bfloat16 and float16, whose errors average out over the examples. A loss that is no mean
+    bound is for bfloat16 and float16, whose errors average out over the examples. A loss that is not a mean
     of its examples is off by 1e-3 to 1 on examples that differ.
 
     >>> rebatched(-2.0, EPS32) == 512 * EPS32

@@ -26,7 +26,7 @@ FLOORS = [
     ["lca._state", "lca._micro_batches"],
     ["lca.objective", "lca._matching"],
     ["lca.step"],
-    ["lca._replay", "lca._opening", "lca._shares"],
+    ["lca._replay", "lca._opening", "lca._shares", "lca._each_step"],
     ["lca.allocation"],
     ["lca.estimators", "lca.importers"],
     ["lca.row"],

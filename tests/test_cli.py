@@ -324,7 +324,9 @@ def test_a_reader_that_goes_away_is_no_error(tmp_path):
     assert process.returncode == 141
 
 
-@pytest.mark.parametrize(("out", "message"), [("-", "--json prints the summary"), ("", "the path is empty")])
+@pytest.mark.parametrize(
+    ("out", "message"), [("-", "use --json to print the summary"), ("", "the path is empty")]
+)
 def test_the_demo_writes_to_a_folder_with_a_name(tmp_path, monkeypatch, capsys, out, message):
     monkeypatch.chdir(tmp_path)
     assert main(["demo", "--steps", "1", "-o", out]) == 2

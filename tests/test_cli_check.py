@@ -247,7 +247,7 @@ def test_the_list_names_every_check_with_its_line(capsys):
             ["lca:PathIntegral", "--backend", "numpy", "--backend-object", "lca.reference:NumpyBackend"],
             "not both",
         ),
-        (["--backend-object", "lca:PathIntegral"], "lca:PathIntegral is no backend"),
+        (["--backend-object", "lca:PathIntegral"], "lca:PathIntegral is not a backend"),
         (["lca:PathIntegral", "--only", "term_adds_up"], "unknown check in only 'term_adds_up'"),
         (["lca:PathIntegral", "--skip", "x"], "unknown check in skip 'x'"),
         (["lca:PathIntegral", "--expect", "terms_add_up"], "CHECK=REASON"),

@@ -68,7 +68,7 @@ def test_the_demo_never_replaces_what_it_did_not_make(tmp_path, capsys, monkeypa
     for options in ((), ("--overwrite",)):
         assert demo(out, *options) == 2
         error = capsys.readouterr().err
-        assert f"{str(out / name)!r} exists already and was not made by lca, which --overwrite does" in error
+        assert f"{str(out / name)!r} exists already and was not made by lca, so --overwrite does not" in error
         assert tree(tmp_path) == before
 
 

@@ -35,8 +35,8 @@ def test_a_mapping_is_a_division_of_its_own():
     [
         ({"a": "mlp", "b": "bias$"}, "'h.mlp.bias' is in the groups 'a' and 'b'"),
         ({"a": "conv"}, "'a' .* selects no tensor; there are h.attn.q_proj.weight"),
-        ({"a": ["h.mlp"]}, "lists 'h.mlp', which is no tensor"),
-        ({"a": "("}, "is no regular expression"),
+        ({"a": ["h.mlp"]}, "lists 'h.mlp', which is not a tensor"),
+        ({"a": "("}, "is not a regular expression"),
         ({"a": 3}, "selected by a int; use a regular expression"),
         ({"a": int}, "only a tracker of the framework knows"),
         ({"a": "param_groups"}, "only a tracker of the framework knows"),
@@ -46,7 +46,7 @@ def test_a_mapping_is_a_division_of_its_own():
         ({"layer": r"h\.(?P<layer>\d)"}, "a division cannot be called 'layer'"),
         ({"block": r"(?P<a>mlp)|(?P<b>norm)"}, "has 2 named groups and must have one"),
         ({"block": r"conv(?P<block>\d)"}, "matches no tensor; there are h.attn"),
-        ({"block": r"(?P<block>"}, "is no regular expression"),
+        ({"block": r"(?P<block>"}, "is not a regular expression"),
     ],
 )
 def test_what_cannot_be_a_division_is_refused(groups, message):

@@ -7,6 +7,7 @@ import doctest
 import importlib
 import inspect
 import pkgutil
+import re
 from collections.abc import Iterator
 
 import pytest
@@ -73,6 +74,35 @@ def test_public_names_have_a_docstring_with_an_example(name: str) -> None:
     assert docstring, f"{name} has no docstring"
     if can_run(OBJECTS[name]) and name not in WITHOUT_EXAMPLE and not name.startswith(RANDOM):
         assert has_example(docstring), f"the docstring of {name} has no example"
+
+
+def parameters(thing: object) -> list[str]:
+    """The names that a caller may pass; none for errors, dictionaries, protocols and abstract classes."""
+    if not callable(thing) or not can_run(thing) or (inspect.isclass(thing) and issubclass(thing, dict)):
+        return []
+    found = inspect.signature(thing).parameters.values()
+    return [one.name for one in found if one.kind not in (one.VAR_POSITIONAL, one.VAR_KEYWORD)]
+
+
+def unnamed(thing: object) -> list[str]:
+    """The parameters that the text of a docstring does not mention."""
+    text = (thing.__doc__ or "").partition(">>>")[0]
+    return [name for name in parameters(thing) if not re.search(rf"\b{name}\b", text)]
+
+
+def test_docstrings_name_every_parameter() -> None:
+    found = {name: missing for name, thing in OBJECTS.items() if (missing := unnamed(thing))}
+    assert not found
+
+
+def test_a_parameter_in_the_example_alone_is_not_named() -> None:
+    def scaled(vector: object, factor: float) -> None:
+        """A vector times a number.
+
+        >>> scaled([1.0], factor=2.0)
+        """
+
+    assert unnamed(scaled) == ["factor"]
 
 
 def test_the_search_covers_every_package() -> None:

@@ -141,7 +141,7 @@ def test_a_network_may_begin_at_zero(tmp_path):
 
 @pytest.mark.parametrize("rows", [0, 5, -1])
 def test_rows_that_are_not_there_are_refused(tmp_path, rows):
-    with pytest.raises(DataError, match=f"has 4 rows, and rows={rows} asks for others"):
+    with pytest.raises(DataError, match=f"rows must lie between 1 and 4, the rows of .*, got {rows}"):
         read_hdf5(saved(tmp_path / "run.h5"), rows=rows)
 
 

@@ -1,4 +1,4 @@
-"""What is no path of this machine is refused; what is one passes unchanged."""
+"""What is not a path of this machine is refused; what is one passes unchanged."""
 
 from pathlib import Path
 

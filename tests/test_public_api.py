@@ -6,6 +6,7 @@ the list anew; read its diff.
 """
 
 import ast
+import re
 import tomllib
 from pathlib import Path
 
@@ -48,6 +49,12 @@ MODULES = public_modules()
 
 def test_the_public_modules_are_those_listed():
     assert list(MODULES) == sorted(tomllib.loads(LISTED.read_text()))
+
+
+def test_every_public_module_has_a_place_in_the_api_reference():
+    described = re.findall(r'"(lca[\w.]*)"', (ROOT / "docs" / "api_reference.py").read_text())
+    assert set(MODULES) - {"lca", "lca.tolerances"} <= set(described)  # lca itself: names of the others
+    assert "automodule:: lca.tolerances" in (ROOT / "docs" / "tolerances.md").read_text()
 
 
 @pytest.mark.parametrize("module", MODULES)

@@ -7,7 +7,7 @@ from lca_keras._tracking import FitTracker
 
 
 class _FitTracker(FitTracker[Fields], Tracker):
-    """A `Tracker` that is called before and after each batch of `fit`."""
+    """A `Tracker` that is called before and after each batch of ``fit``."""
 
 
 class LCACallback(FitCallback):
@@ -37,7 +37,7 @@ class LCACallback(FitCallback):
     LCAError
         If the arguments are invalid; and as ``on_error`` says, for the reasons of `Tracker` and
         `Objective`, and for ``steps_per_execution`` above 1, which hides single updates from callbacks. If
-        the compiled loss is measured and a `train_step` of the model's own does not compute it.
+        the compiled loss is measured and a ``train_step`` of the model's own does not compute it.
 
     Warns
     -----

@@ -43,7 +43,7 @@ CLOCK = _Clock()
 def not_again(changed: str) -> NonDeterministicError:
     """The error for a loss that would have to be evaluated as it was before these settings changed."""
     return NonDeterministicError(
-        f"the loss has changed during the step with {changed or 'its configuration'}, and cannot be "
+        f"the loss has changed during the step because of {changed or 'its configuration'}, and cannot be "
         "evaluated as it was before; keep such values in a keras.Variable or tf.Variable, or change them "
         "where nothing is measured."
     )

@@ -1,21 +1,12 @@
 """How many updates Keras optimizers have made, with those that a wrapper holds."""
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import keras
 import numpy as np
 
-
-def within(optimizers: Iterable[Any]) -> Iterator[Any]:
-    """Optimizers and those that they hold, as wrappers do, at any depth; each once."""
-    waiting, seen = list(optimizers), set[int]()
-    while waiting:
-        one = waiting.pop(0)
-        if id(one) not in seen:
-            seen.add(id(one))
-            yield one
-            waiting += [part for value in vars(one).values() for part in _optimizers_in(value)]
+from lca.tracking._model import within
 
 
 class Counts:
@@ -30,7 +21,7 @@ class Counts:
 
     def _inside(self, optimizer: Any) -> tuple[Any, ...]:
         if id(optimizer) not in self._within:
-            self._within[id(optimizer)] = tuple(within([optimizer]))
+            self._within[id(optimizer)] = tuple(within([optimizer], held))
         return self._within[id(optimizer)]
 
 
@@ -44,7 +35,12 @@ def _count(optimizer: Any) -> int:
 
 def trained_by(optimizer: Any) -> Sequence[keras.Variable]:
     """The variables that an optimizer was built for; empty before."""
-    return [v for one in within([optimizer]) for v in getattr(one, "_trainable_variables", None) or ()]
+    return [v for one in within([optimizer], held) for v in getattr(one, "_trainable_variables", None) or ()]
+
+
+def held(optimizer: Any) -> Iterable[Any]:
+    """The optimizers that a wrapper holds as attributes or in lists."""
+    return (part for value in vars(optimizer).values() for part in _optimizers_in(value))
 
 
 def _optimizers_in(value: Any) -> Sequence[Any]:

@@ -15,7 +15,7 @@ from lca.objective import leaves
 
 
 class Fit:
-    """A call of fit: its arguments, which Keras does not tell callbacks, and the list of all callbacks.
+    """A call of fit: its arguments, which Keras does not pass to callbacks, and the list of all callbacks.
 
     Parameters
     ----------

@@ -53,7 +53,7 @@ for _kind in (Array, jax.core.Tracer):  # a tracer stands for an array while JAX
 
 
 def attach(model: keras.Model) -> None:
-    """In an epoch of `fit`, Keras on JAX keeps the values of variables beside the model."""
+    """In an epoch of ``fit``, Keras on JAX keeps the values of variables beside the model."""
     model.jax_state_sync()
 
 

@@ -8,7 +8,7 @@ import keras
 
 from lca.errors import DataError, LCAError
 from lca.frameworks import PyTree, check_order
-from lca_keras._reach import names_in
+from lca.frameworks._code import names_in
 
 Tensor: TypeAlias = Any
 """A tensor of the engine that Keras runs on."""
@@ -21,7 +21,7 @@ SAMPLE_HINT = "pass a loss_fn that takes a sample_weight, as a keras.losses.Loss
 
 
 def default_loss(loss_fn: Any) -> BatchLoss:
-    """``loss_fn(y, model(x))``, or what the model was compiled with; plus `add_loss` and regularizers."""
+    """``loss_fn(y, model(x))``, or what the model was compiled with; plus ``add_loss`` and regularizers."""
     data = data_loss(loss_fn)
 
     def of_batch(model: keras.Model, batch: PyTree) -> Tensor:
@@ -36,7 +36,7 @@ def default_loss(loss_fn: Any) -> BatchLoss:
 
 
 def data_loss(loss_fn: Any) -> BatchLoss:
-    """`default_loss` without `add_loss` and regularizers."""
+    """`default_loss` without ``add_loss`` and regularizers."""
 
     def of_batch(model: keras.Model, batch: PyTree) -> Tensor:
         x, y, weight = keras.utils.unpack_x_y_sample_weight(batch)
@@ -46,7 +46,7 @@ def data_loss(loss_fn: Any) -> BatchLoss:
 
 
 def penalty_loss(model: keras.Model, batch: PyTree) -> Tensor:
-    """`add_loss` and regularizers; the compiler removes the forward pass where they do not need it."""
+    """``add_loss`` and regularizers; the compiler removes the forward pass where they do not need it."""
     x, *_ = keras.utils.unpack_x_y_sample_weight(batch)
     outputs = model(x, training=False)
     return _penalties(model, keras.tree.flatten(outputs)[0].dtype)
@@ -58,7 +58,7 @@ def number_of_examples(batch: PyTree) -> Any:
 
 
 def averages_by_weight(model: keras.Model, loss_fn: Any) -> bool:
-    """Whether the loss of a batch is divided by the sum of its `sample_weight`, not by its length."""
+    """Whether the loss of a batch is divided by the sum of its ``sample_weight``, not by its length."""
     used = loss_fn
     if loss_fn is None and model.compiled and model._compile_loss is not None:
         used = model._compile_loss._user_loss
@@ -91,7 +91,7 @@ def _masks(layer: keras.Layer) -> bool:
 
 
 def sum_of_weights(batch: PyTree) -> Tensor:
-    """The sum of the `sample_weight` of a batch; its number of examples without one."""
+    """The sum of the ``sample_weight`` of a batch; its number of examples without one."""
     *_, weight = keras.utils.unpack_x_y_sample_weight(batch)
     return number_of_examples(batch) if weight is None else keras.ops.sum(weight)
 
@@ -123,7 +123,7 @@ def check_loss_arguments(
 
 
 def _trains_compiled_loss(model: keras.Model) -> bool:
-    """Whether a `train_step` of the user's refers to the compiled loss in one of the ways that Keras has."""
+    """Whether the user's ``train_step`` refers to the compiled loss in one of the ways that Keras has."""
     step = getattr(model.train_step, "__func__", model.train_step)
     if step is keras.Model.train_step or not isinstance(step, FunctionType):
         return True

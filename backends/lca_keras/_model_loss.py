@@ -11,7 +11,7 @@ from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import replace
 from functools import partial
-from typing import Any
+from typing import Any, Self
 
 import keras
 import numpy as np
@@ -21,7 +21,6 @@ from lca.errors import LayoutError, LCAError
 from lca.frameworks import (
     BatchNorm,
     Frozen,
-    ModelLoss,
     PyTree,
     check_loss,
     check_theta,
@@ -30,34 +29,21 @@ from lca.frameworks import (
     require_weight,
     weight_of,
 )
-from lca.frameworks._loss import unweighted
-from lca.layout import Layout
 from lca.objective import State
 from lca.tolerances import repeat
+from lca_keras._class_weight import weighted_by_class
 from lca_keras._configuration import CLOCK, CONFIGURATION, Configuration, not_again
 from lca_keras._data import as_tensors
 from lca_keras._engine import Tensor, Tensors, engine
-from lca_keras._examples import weights_of, with_weights
 from lca_keras._losses import (
-    GRADIENT_HINT,
     MEAN_HINT,
-    SAMPLE_HINT,
     BatchLoss,
-    averages_by_weight,
-    data_loss,
-    default_loss,
     number_of_examples,
     of_outputs,
-    penalty_loss,
-    sum_of_weights,
-    weight_hint,
 )
 from lca_keras._parameters import (
-    all_parameters,
     check_same_variables,
     flags_of,
-    layout_of,
-    parameters_of,
     training,
     unique_names,
 )
@@ -65,21 +51,23 @@ from lca_keras._policies import (
     Modes,
     Scope,
     batch_statistics,
-    layers_with_batch_statistics,
     recorded_modes,
     uses_batch_statistics,
 )
 from lca_keras._precision import EPS, results_in
+from lca_keras._shared_loss import SharedLoss
 from lca_keras._untouched import HostGenerators, drawn_error, kept
 from lca_keras._vectors import flat, replaced, tensors_of
 from lca_keras._version import Version, Wanted
 
 
-class KerasLoss(ModelLoss):
-    """`lca.frameworks.ModelLoss` of a Keras model; the options are those of `lca_keras.Objective`."""
+class KerasLoss(SharedLoss):
+    """`SharedLoss` on PyTorch and JAX."""
 
-    mean_hint, gradient_hint, sample_hint = MEAN_HINT, GRADIENT_HINT, SAMPLE_HINT
-    _class_weight = None  # data have a sample_weight instead
+    terms_hint = (
+        'lca.Sum({"data": objective, "penalty": Objective(model, None, data, batch_loss=function of model '
+        "and batch)})"
+    )
 
     def __init__(
         self,
@@ -88,39 +76,31 @@ class KerasLoss(ModelLoss):
         *,
         batch_loss: BatchLoss | None,
         batch_weight: Callable[[PyTree], Any] | None,
+        class_weight: Mapping[int, float] | None,
         batch_norm: BatchNorm,
         frozen: Frozen,
     ) -> None:
-        self._engine, self._model, self._loss_fn = engine(), model, loss_fn
+        self._engine, self._model = engine(), model
         _refuse_distribution()
         self._attach()
-        self.layout: Layout = layout_of(model, frozen)
-        self._measured, self._known = parameters_of(model, frozen), all_parameters(model)
-        self.variables = list(self._measured.values())
-        self.dtype: str = self.variables[0].dtype
+        super().__init__(
+            model,
+            loss_fn,
+            batch_loss=batch_loss,
+            batch_weight=batch_weight,
+            class_weight=class_weight,
+            batch_norm=batch_norm,
+            frozen=frozen,
+        )
         _refuse_narrowed(self.variables[0], self.dtype)
-        self._own_loss = batch_loss is not None
-        self._batch_loss = batch_loss or default_loss(loss_fn)
-        self.counts_examples = batch_weight is None
-        self._averages = averages_by_weight(model, loss_fn)
-        self._weight = batch_weight or (sum_of_weights if self._averages else number_of_examples)
-        self.weight_hint = weight_hint(model, loss_fn)
-        self._norms = layers_with_batch_statistics(model, batch_norm)
         for layer in model._flatten_layers(include_self=False):
             if not layer._layers:  # a model inside a model computes nothing itself
                 self._computes_in(layer.compute_dtype)
-        self._roots: list[tuple[str, Any]] = [
-            (model.name, model),
-            ("loss_fn", loss_fn),
-            ("batch_loss", batch_loss),
-            ("batch_weight", batch_weight),
-        ]
         self._others: dict[str, keras.Variable] = {}  # that the loss reads besides θ
         self._last: dict[str, Tensor] = {}  # their values when the state was read last
         self._point: tuple[Vector, dict[str, Tensor], PyTree] | None = None  # where versions are compared
         self._loss_there = math.nan
         self._fingerprint: str | None = None
-        self._changed = ""
         self._version = self._made(0, None)
 
     def begin(self, batch: PyTree) -> None:
@@ -136,15 +116,6 @@ class KerasLoss(ModelLoss):
 
     def check(self) -> None:
         self._now()
-
-    def moved_by_forward(self) -> Collection[str]:
-        """The variables of the model that never train."""
-        own = {id(v) for layer in self._model._flatten_layers() for v in layer._non_trainable_variables}
-        return [name for name, variable in self._others.items() if id(variable) in own]
-
-    def what_changed(self) -> str:
-        """The settings that changed the loss when it last changed, for messages."""
-        return self._changed
 
     def refresh(self) -> str:
         """Compare the loss of the first batch with its earlier value: finds what `Configuration` misses.
@@ -209,25 +180,11 @@ class KerasLoss(ModelLoss):
         return [self.layout.names[i] for i in version.trained if i in unreached]
 
     def prepare(self, batch: PyTree) -> PyTree:
-        return as_tensors(batch, self.dtype)
+        weighted = weighted_by_class(as_tensors(batch, self.dtype), self._class_weight)
+        return as_tensors(weighted, self.dtype)
 
     def batch_weight(self, batch: PyTree) -> float:
         return float(self._weight(batch))
-
-    def terms(self) -> Mapping[str, ModelLoss]:
-        """``add_loss`` and regularizers are the penalty."""
-        overridden = type(self._model).compute_loss is not keras.Model.compute_loss
-        if self._own_loss or (self._loss_fn is None and overridden):
-            return super().terms()
-        return {"data": self._of(data_loss(self._loss_fn)), "penalty": self._of(penalty_loss)}
-
-    def example_weights(self, rows: PyTree) -> np.ndarray | None:
-        return weights_of(rows) if self._averages else None
-
-    def sample(self, rows: PyTree, weight: np.ndarray | None) -> PyTree:
-        if weight is not None and self._own_loss:
-            raise unweighted(self.sample_hint)
-        return with_weights(rows, weight, self.dtype, averages_by_weight=self._averages)
 
     def scores(self, theta: Vector, batches: Iterable[PyTree]) -> np.ndarray:
         """Not compiled."""
@@ -238,12 +195,14 @@ class KerasLoss(ModelLoss):
             found = [self._scores(version, tensors, self.sample(batch, None)) for batch in batches]
         return np.asarray(np.concatenate(found), np.float64)
 
-    def _of(self, batch_loss: BatchLoss) -> "KerasLoss":
-        """Another loss of a batch, all else the same."""
+    def _of(self, batch_loss: BatchLoss) -> Self:
         other = copy.copy(self)
         other._batch_loss, other._others, other._last, other._point = batch_loss, {}, {}, None
         other._version = replace(self._version, functions={})
         return other
+
+    def _read_besides_theta(self) -> Mapping[str, keras.Variable]:
+        return self._others
 
     # --- versions: the loss as its Python objects were at one time ----------------------------------------
 

@@ -1,6 +1,6 @@
 """`Objective`: the mean loss of a Keras model over a data set, on PyTorch and JAX."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import keras
@@ -8,7 +8,10 @@ import keras
 from lca.arrays import Vector
 from lca.errors import LayoutError
 from lca.frameworks import BatchNorm, Frozen, ModelObjective, PyTree, Rows
+from lca.frameworks._arguments import refuse_more
+from lca_keras._class_weight import refuse_unused_weights
 from lca_keras._data import measured
+from lca_keras._engine import engine
 from lca_keras._losses import BatchLoss, check_loss_arguments
 from lca_keras._model_loss import KerasLoss
 from lca_keras._vectors import flat
@@ -27,7 +30,7 @@ class Objective(ModelObjective):
         A built functional, sequential or subclassed `keras.Model`.
     loss_fn
         ``loss_fn(y, model(x))``, the *mean* over the batch, e.g. a `keras.losses.Loss`. ``None``: the loss
-        that the model was compiled with. `add_loss` and regularizers of the model count either way.
+        that the model was compiled with. ``add_loss`` and regularizers of the model count either way.
     data
         The measured data: ``(x, y)`` or ``(x, y, sample_weight)``, or a list of such batches.
     batch_loss
@@ -48,6 +51,9 @@ class Objective(ModelObjective):
         leaves them out.
     keep
         Keep the batches of a list as one. ``False`` converts them at every pass.
+    class_weight
+        Only in Keras: the weight of the examples of each class, by label, as in ``fit``: every class of the
+        data needs one, and no other label may have one.
 
     Attributes
     ----------
@@ -89,24 +95,29 @@ class Objective(ModelObjective):
         model: keras.Model,
         loss_fn: Callable[..., Any] | None,
         data: object,
-        *,
+        *more: Any,
         batch_loss: BatchLoss | None = None,
         batch_weight: Callable[[PyTree], Any] | None = None,
         batch_size: int | None = None,
         batch_norm: BatchNorm = "batch",
         frozen: Frozen = "zero",
         keep: bool = True,
+        class_weight: Mapping[int, float] | None = None,
     ) -> None:
+        refuse_more(more)
+        engine()  # whose tensors the checks of the arguments have to know
         check_loss_arguments(model, loss_fn, data, batch_loss)
         loss = KerasLoss(
             model,
             loss_fn,
             batch_loss=batch_loss,
             batch_weight=batch_weight,
+            class_weight=class_weight,
             batch_norm=batch_norm,
             frozen=frozen,
         )
         found = measured(data, loss.prepare, keep=keep)
+        refuse_unused_weights(found, class_weight)
         loss.begin(next(iter(found.batches(1 if isinstance(found, Rows) else None))))
         super().__init__(model, loss, found, batch_size=batch_size)
 

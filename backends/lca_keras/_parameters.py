@@ -55,8 +55,8 @@ def _refuse_unsuitable(named: Mapping[str, Variable]) -> None:
     for name, variable in named.items():
         if variable.dtype.startswith("complex"):
             raise LayoutError(
-                f"parameter {name!r} is {variable.dtype}; make it two real weights, the real and the "
-                "imaginary part, and put them together in call with keras.ops.view_as_complex."
+                f"parameter {name!r} is {variable.dtype}; use two real weights, the real and the "
+                "imaginary part, and combine them in call with keras.ops.view_as_complex."
             )
         if 0 in variable.shape:
             raise LayoutError(

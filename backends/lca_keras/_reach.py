@@ -1,18 +1,19 @@
 """The Python objects that a model and its loss are made of: layers, losses, functions, containers.
 
-A compiled loss has the numbers in them baked in, and a forward pass may write them (`Configuration`,
-`untouched`).
+Compiling a loss turns the numbers in these objects into constants, so a change of one has to be noticed
+(`Configuration`). A forward pass may write to them, which has to be undone (`untouched`).
 """
 
 import sys
 from collections.abc import Iterable, Iterator, Mapping
 from functools import partial
-from types import CodeType, FunctionType, MethodType, ModuleType, SimpleNamespace
+from types import FunctionType, MethodType, ModuleType, SimpleNamespace
 from typing import Any
 
 import keras
 import numpy as np
 
+from lca.frameworks._code import names_in
 from lca_keras._engine import tensor_types
 
 MOST_ENTRIES = 256
@@ -168,12 +169,6 @@ def _is_followed(value: Any) -> bool:
     if isinstance(value, (FunctionType, type)):
         return is_users(value)
     return is_part(value) or (is_setting(value) and not callable(value))
-
-
-def names_in(code: CodeType) -> set[str]:
-    """The global names and attributes that code refers to, in inner functions too."""
-    inner = (names_in(constant) for constant in code.co_consts if isinstance(constant, CodeType))
-    return set(code.co_names).union(*inner)
 
 
 def _inside(name: str, part: Any) -> Iterator[tuple[str, Any]]:

@@ -55,9 +55,10 @@ class Fields(LoopContext):
 class Tracker(KerasTracker[Fields]):
     """Allocates the loss change of every `step` of a loop that updates the variables of a model.
 
-    ``with tracker.step():`` goes around each update: ``optimizer.apply``, `train_on_batch`, or the assignment
-    of new values. Training with and without a tracker gives the same numbers, bit for bit. A loop on JAX that
-    passes its parameters as values takes `lca.tracking.FunctionalTracker` with ``pack=objective.pack``.
+    Enter ``with tracker.step():`` around each update: ``optimizer.apply``, ``train_on_batch``, or the
+    assignment of new values. Training with and without a tracker gives the same numbers, bit for bit. A loop
+    on JAX that passes its parameters as values takes `lca.tracking.FunctionalTracker` with
+    ``pack=objective.pack``.
 
     Parameters
     ----------

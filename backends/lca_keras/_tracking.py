@@ -1,4 +1,4 @@
-"""`KerasTracker`: what the trackers of Keras models have in common on every engine, in loops and in `fit`."""
+"""`KerasTracker`: what the trackers of Keras models have in common, on every engine, in loops and ``fit``."""
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -30,7 +30,7 @@ class KerasTracker(ModelTracker[Context]):
 
     @contextmanager
     def step(self) -> Iterator[None]:
-        """Everything inside that updates parameters is one step: a compiled function, `train_on_batch`, ...
+        """Everything inside that updates parameters is one step: a compiled function, ``train_on_batch``, ...
 
         Several updates inside are allocated as one segment, straight from θ before to θ after.
         """
@@ -110,7 +110,7 @@ class KerasTracker(ModelTracker[Context]):
 
 
 class FitTracker(KerasTracker[Context]):
-    """A tracker that is called before and after each batch of `fit`, compiled or not."""
+    """A tracker that is called before and after each batch of ``fit``, compiled or not."""
 
     _batches = 0
     _stepped = False

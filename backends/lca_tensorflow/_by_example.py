@@ -1,15 +1,14 @@
 """The losses of single examples of a Keras model, and their derivatives along a direction."""
 
-import warnings
 from collections.abc import Callable
 from typing import Any
 
 import keras
 import tensorflow as tf
 
-from lca.errors import LCAError, LCAWarning
+from lca.errors import LCAError
 from lca.frameworks import PyTree
-from lca.frameworks._loss import shortened
+from lca.frameworks._by_example import warn_of_no_forward_mode
 from lca_keras._losses import BatchLoss, default_loss
 from lca_tensorflow._program import Compiled, Program
 
@@ -51,13 +50,7 @@ class ForwardMode:
                 raise
             except Exception as error:  # whatever TensorFlow raises
                 self._works = False
-                warnings.warn(
-                    "an operation of the model has no forward-mode derivative, so examples are allocated by "
-                    f"one gradient each, which is much slower ({shortened(error)}); choose few examples, or "
-                    "another form of the operation.",
-                    LCAWarning,
-                    stacklevel=3,
-                )
+                warn_of_no_forward_mode(error)
         return self._works
 
 

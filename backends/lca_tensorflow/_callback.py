@@ -8,7 +8,7 @@ from lca_tensorflow._tracker import Tracker
 
 
 class _FitTracker(FitTracker[Loop], Tracker):
-    """A `Tracker` that is called before and after each batch of `fit`, compiled or not."""
+    """A `Tracker` that is called before and after each batch of ``fit``, compiled or not."""
 
 
 class LCACallback(FitCallback):
@@ -16,9 +16,9 @@ class LCACallback(FitCallback):
 
     Each update is measured before training goes on. The model is only read: training with and without the
     callback gives the same numbers, bit for bit. Compiled training, XLA and gradient accumulation need no
-    extra code; a batch without an update (accumulation, an update that a `LossScaleOptimizer` skips) is not a
-    step. All that happens to the weights between the beginning and the end of a batch is part of its step,
-    also updates by optimizers that only `train_step` knows.
+    extra code; a batch without an update (accumulation, an update that a ``LossScaleOptimizer`` skips) is not
+    a step. All that happens to the weights between the beginning and the end of a batch is part of its step,
+    also updates by optimizers that only ``train_step`` knows.
 
     Parameters
     ----------
@@ -39,7 +39,7 @@ class LCACallback(FitCallback):
     LCAError
         If the arguments are invalid; and as ``on_error`` says, for the reasons of `Tracker` and for what
         hides single updates from callbacks: ``steps_per_execution`` above 1. If
-        the compiled loss is measured and a `train_step` of the model's own does not compute it.
+        the compiled loss is measured and a ``train_step`` of the model's own does not compute it.
 
     Warns
     -----

@@ -5,7 +5,7 @@ A batch is ``(x, y)`` or ``(x, y, sample_weight)``, as `keras.Model.fit` takes i
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from numbers import Integral, Number
+from numbers import Number
 from typing import Any
 
 import keras
@@ -59,7 +59,7 @@ def as_tensors(tree: PyTree, dtype: str) -> PyTree:
         if not all(isinstance(value, Number) for value in tree):
             raise DataError(
                 "the measured data hold a single number beside arrays, but every entry has a row for each "
-                "example; let a batch_loss use it as a variable of its own, or pass numpy.full(n, value)."
+                "example; use it as a variable inside a batch_loss, or pass numpy.full(n, value)."
             )
         raise DataError(f"got a nested {type(tree).__name__} of numbers; pass numpy.asarray(x).")
     if isinstance(tree, tuple | list):
@@ -115,72 +115,6 @@ def measured(data: object, prepare: Prepare, *, keep: bool = True) -> Measured:
     if isinstance(data, tuple):
         return all_rows(prepare(data))
     return read_batches(_batches(data), prepare, keep=keep)
-
-
-def weighted_by_class(batch: PyTree, class_weight: Mapping[int, float] | None) -> PyTree:
-    """The batch with the weight of each example's class as its `sample_weight`, as `fit` makes it.
-
-    Labels are integers, or one-hot rows.
-
-    Raises
-    ------
-    DataError
-        If the batch is not ``(x, y)``, or a class has no weight.
-
-    Examples
-    --------
-    >>> batch = tf.zeros([3, 1]), tf.constant([0, 2, 2])
-    >>> *_, weights = weighted_by_class(batch, {0: 1.0, 2: 0.5})
-    >>> weights.numpy()
-    array([1. , 0.5, 0.5])
-    """
-    if class_weight is None:
-        return batch
-    if not isinstance(class_weight, Mapping):
-        raise DataError(
-            f"class_weight must be a dictionary of the weights by label, got {type(class_weight).__name__}; "
-            "pass {0: 1.0, 1: 2.0}, or dict(enumerate(weights))."
-        )
-    if other := [key for key in class_weight if not isinstance(key, Integral)]:
-        raise DataError(
-            f"class_weight names {_listed(map(repr, other))}, but classes are integers; pass the weight of "
-            "each class by its label, such as {0: 1.0, 1: 2.0}."
-        )
-    labels = _labels(batch)
-    missing = sorted(set(labels.ravel().tolist()) - set(class_weight))
-    if missing:
-        raise DataError(
-            f"class_weight has no weight for class {_listed(missing)}; add it, with 1.0 if these examples "
-            "count as they are."
-        )
-    weights = [float(class_weight[label]) for label in labels.ravel().tolist()]
-    return (*batch, tf.reshape(tf.constant(weights, tf.float64), labels.shape))
-
-
-def refuse_unused_weights(tree: PyTree, class_weight: Mapping[int, float]) -> None:
-    """Raise `DataError` if ``class_weight`` names a class that no example has."""
-    unused = sorted(set(class_weight) - set(_labels(tree[:2]).ravel().tolist()))
-    if unused:
-        raise DataError(
-            f"class_weight names class {_listed(unused)}, which no example has; are the labels numbered "
-            "otherwise? Omit the classes that the measured data lack."
-        )
-
-
-def _labels(batch: PyTree) -> np.ndarray:
-    if not isinstance(batch, tuple) or len(batch) != 2 or not isinstance(batch[1], tf.Tensor):
-        raise DataError(
-            "class_weight needs data (x, y) with one array of labels and no sample_weight; multiply it into "
-            "the sample_weight instead."
-        )
-    labels: np.ndarray = batch[1].numpy()
-    if labels.ndim > 1:
-        labels = labels.argmax(-1) if labels.shape[-1] > 1 else labels[..., 0]
-    return labels.astype(int)
-
-
-def _listed(classes: Iterable[object]) -> str:
-    return ", ".join(map(str, classes))
 
 
 @dataclass(frozen=True)

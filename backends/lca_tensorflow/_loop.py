@@ -140,9 +140,9 @@ class Loop(LoopContext):
         if altered := [v.path for found, gradient, v in seen if not _is_from(found, gradient)]:
             raise LCAError(
                 f"the loop alters gradients between the tape and the optimizer, that of {altered[0]!r} among "
-                "them, so the gradient of the loss is unknown; pass gradients that are added up or clipped "
-                "by norm on as the tape computes them: total = tracker.add(None, gradients); for all else, "
-                "scale the loss instead, or use an estimator that requires no gradient of training "
+                "them, so the gradient of the loss is unknown; if it adds gradients up or clips them by "
+                "norm, pass the gradients of the tape to the tracker: total = tracker.add(None, gradients); "
+                "otherwise scale the loss instead, or use an estimator that requires no gradient of training "
                 "(lca.estimators.SampledPathIntegral)."
             )
         if len(seen) < len(pairs):

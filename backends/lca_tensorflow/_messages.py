@@ -11,7 +11,8 @@ import tensorflow as tf
 
 from lca.errors import LCAError
 from lca.frameworks import PyTree, loss_errors
-from lca_keras._reach import is_users, names_in
+from lca.frameworks._code import names_in
+from lca_keras._reach import is_users
 
 _TRACE = re.compile(r'File "[^"]*", line \d+, in [^\n]*')
 _NODE = re.compile(r"\[\[\{\{node.*|\[Op:.*", re.DOTALL)

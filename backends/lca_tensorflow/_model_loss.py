@@ -8,7 +8,7 @@ pass reads besides θ is state; the Python values that it has baked in are its c
 import copy
 from collections.abc import Callable, Collection, Iterable, Mapping
 from contextlib import nullcontext, suppress
-from typing import Any, NamedTuple, TypeAlias
+from typing import Any, NamedTuple, Self, TypeAlias
 
 import keras
 import numpy as np
@@ -20,7 +20,6 @@ from lca.errors import DataError, LayoutError
 from lca.frameworks import (
     BatchNorm,
     Frozen,
-    ModelLoss,
     PyTree,
     check_loss,
     check_theta,
@@ -28,43 +27,30 @@ from lca.frameworks import (
     require_weight,
 )
 from lca.frameworks._by_example import joined_slopes
-from lca.frameworks._loss import unweighted
-from lca.layout import Layout
 from lca.objective import State
 from lca.tolerances import repeat
+from lca_keras._class_weight import weighted_by_class
 from lca_keras._configuration import CLOCK, CONFIGURATION, Configuration, not_again
-from lca_keras._examples import weights_of, with_weights
 from lca_keras._losses import (
-    GRADIENT_HINT,
     MEAN_HINT,
-    SAMPLE_HINT,
     BatchLoss,
-    averages_by_weight,
-    data_loss,
-    default_loss,
     number_of_examples,
-    penalty_loss,
-    sum_of_weights,
-    weight_hint,
 )
 from lca_keras._parameters import (
-    all_parameters,
     check_same_variables,
     flags_of,
-    layout_of,
-    parameters_of,
     training,
     unique_names,
 )
 from lca_keras._policies import (
     Modes,
     batch_statistics,
-    layers_with_batch_statistics,
     recorded_modes,
     uses_batch_statistics,
 )
+from lca_keras._shared_loss import SharedLoss
 from lca_tensorflow._by_example import ForwardMode, along, losses_of_examples
-from lca_tensorflow._data import as_tensors, weighted_by_class
+from lca_tensorflow._data import as_tensors
 from lca_tensorflow._messages import batch_errors, why_batches_matter
 from lca_tensorflow._program import Compiled, Program
 from lca_tensorflow._scope import TapeScope
@@ -92,10 +78,8 @@ Wanted: TypeAlias = frozenset[str] | None
 """The tensors whose gradient is computed; ``None``: only the loss is."""
 
 
-class KerasLoss(ModelLoss):
-    """`lca.frameworks.ModelLoss` of a Keras model; the options are those of `lca_tensorflow.Objective`."""
-
-    mean_hint, gradient_hint, sample_hint = MEAN_HINT, GRADIENT_HINT, SAMPLE_HINT
+class KerasLoss(SharedLoss):
+    """`SharedLoss` on TensorFlow, with the options of `lca_tensorflow.Objective`."""
 
     def __init__(
         self,
@@ -112,32 +96,20 @@ class KerasLoss(ModelLoss):
     ) -> None:
         check_strategy(model)
         check_outside()
-        self.layout: Layout = layout_of(model, frozen)
-        self._measured = parameters_of(model, frozen)
-        self.variables = list(self._measured.values())
-        self._known = all_parameters(model)
-        self.dtype: str = self.variables[0].dtype
-        self._model, self._loss_fn = model, loss_fn
-        self._own_loss = batch_loss is not None
-        self._batch_loss = batch_loss or default_loss(loss_fn)
-        self.counts_examples = batch_weight is None
-        self._averages = averages_by_weight(model, loss_fn)
-        self._weight = batch_weight or (sum_of_weights if self._averages else number_of_examples)
+        super().__init__(
+            model,
+            loss_fn,
+            batch_loss=batch_loss,
+            batch_weight=batch_weight,
+            class_weight=class_weight,
+            batch_norm=batch_norm,
+            frozen=frozen,
+        )
         self._counts = self._weight is number_of_examples
-        self._class_weight = class_weight
-        self.weight_hint = weight_hint(model, loss_fn)
-        self._norms = layers_with_batch_statistics(model, batch_norm)
         self._eagerly, self._jit = run_eagerly, jit_compile
-        self._roots: list[tuple[str, Any]] = [
-            (model.name, model),
-            ("loss_fn", loss_fn),
-            ("batch_loss", batch_loss),
-            ("batch_weight", batch_weight),
-        ]
         self._example: PyTree | None = None  # a batch, to trace with
         self._former: Program | None = None
         self._forward: ForwardMode | None = None
-        self._changed = ""
         self._program = self._made(since=0)
 
     @property
@@ -159,15 +131,6 @@ class KerasLoss(ModelLoss):
 
     def check(self) -> None:
         self._now()
-
-    def moved_by_forward(self) -> Collection[str]:
-        """The variables of the model that never train."""
-        own = {id(v) for layer in self._model._flatten_layers() for v in layer._non_trainable_variables}
-        return [name for name, variable in self._program.others.given.items() if id(variable) in own]
-
-    def what_changed(self) -> str:
-        """The settings that changed the loss when it last changed, for messages."""
-        return self._changed
 
     def refresh(self) -> str:
         """Trace the loss again, and compare it with the one in use.
@@ -258,21 +221,6 @@ class KerasLoss(ModelLoss):
             return float(tf.nest.flatten(batch)[0].shape[0])
         return float(self._weight(batch))
 
-    def terms(self) -> Mapping[str, ModelLoss]:
-        """``add_loss`` and regularizers are the penalty."""
-        overridden = type(self._model).compute_loss is not keras.Model.compute_loss
-        if self._own_loss or (self._loss_fn is None and overridden):
-            return super().terms()
-        return {"data": self._of(data_loss(self._loss_fn)), "penalty": self._of(penalty_loss)}
-
-    def example_weights(self, rows: PyTree) -> np.ndarray | None:
-        return weights_of(rows) if self._averages else None
-
-    def sample(self, rows: PyTree, weight: np.ndarray | None) -> PyTree:
-        if weight is not None and self._own_loss:
-            raise unweighted(self.sample_hint)
-        return with_weights(rows, weight, self.dtype, averages_by_weight=self._averages)
-
     def scores(self, theta: tf.Tensor, batches: Iterable[PyTree]) -> np.ndarray:
         """Not compiled."""
         if self._own_loss:
@@ -355,12 +303,14 @@ class KerasLoss(ModelLoss):
                 functions[key] = Compiled(traced, tuple(values), frozenset())
         return functions[key]
 
-    def _of(self, batch_loss: BatchLoss) -> "KerasLoss":
-        """Another loss of a batch, all else the same."""
+    def _of(self, batch_loss: BatchLoss) -> Self:
         other = copy.copy(self)
         other._batch_loss, other._former, other._forward = batch_loss, None, None
         other._program = self._program.emptied(self._others())
         return other
+
+    def _read_besides_theta(self) -> Mapping[str, keras.Variable]:
+        return self._program.others.given
 
     # --- programs: the loss as its Python objects were at one time ----------------------------------------
 
@@ -550,7 +500,7 @@ def _times(vector: tf.Tensor, factor: float) -> tf.Tensor:
 
 
 def _of_rows(loss: Any, batch: PyTree) -> Any:
-    """A loss that is no scalar with the length it has for this batch, which a message may name."""
+    """A loss that is not a scalar with the length it has for this batch, which a message may name."""
     if isinstance(loss, tf.Tensor) and loss.shape.rank and loss.shape[0] is None:
         loss.set_shape([tf.nest.flatten(batch)[0].shape[0], *loss.shape[1:]])
     return loss

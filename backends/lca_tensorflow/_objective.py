@@ -6,10 +6,12 @@ from typing import Any
 import keras
 import tensorflow as tf
 
-from lca.errors import DataError, LCAError
+from lca.errors import DataError
 from lca.frameworks import BatchNorm, Frozen, ModelObjective, PyTree, Rows
+from lca.frameworks._arguments import refuse_more
+from lca_keras._class_weight import refuse_unused_weights
 from lca_keras._losses import BatchLoss, check_loss_arguments
-from lca_tensorflow._data import measured, refuse_unused_weights
+from lca_tensorflow._data import measured
 from lca_tensorflow._model_loss import KerasLoss
 
 
@@ -26,7 +28,7 @@ class Objective(ModelObjective):
         A built functional, sequential or subclassed `keras.Model`.
     loss_fn
         ``loss_fn(y, model(x))``, the *mean* over the batch, e.g. a `keras.losses.Loss`. ``None``: the loss
-        that the model was compiled with. `add_loss` and regularizers of the model count either way.
+        that the model was compiled with. ``add_loss`` and regularizers of the model count either way.
     data
         The measured data: ``(x, y)`` or ``(x, y, sample_weight)``, a batched `tf.data.Dataset`, a
         `keras.utils.PyDataset`, or an iterable of batches.
@@ -50,7 +52,7 @@ class Objective(ModelObjective):
         Keep the batches of a data set in memory. ``False`` reads them again at every pass; they must then be
         the same every time.
     class_weight
-        Only in Keras: the weight of the examples of each class, by label, as in `fit`: every class of the
+        Only in Keras: the weight of the examples of each class, by label, as in ``fit``: every class of the
         data needs one, and no other label may have one.
     jit_compile, run_eagerly
         Only in Keras: compile with XLA; do not compile at all. As in `keras.Model.compile`.
@@ -104,11 +106,7 @@ class Objective(ModelObjective):
         jit_compile: bool = False,
         run_eagerly: bool = False,
     ) -> None:
-        if more:
-            raise LCAError(
-                "the measured data are one argument: pass Objective(model, loss_fn, (x, y)), and options by "
-                "name."
-            )
+        refuse_more(more)
         check_loss_arguments(model, loss_fn, data, batch_loss)
         loss = KerasLoss(
             model,
@@ -122,8 +120,7 @@ class Objective(ModelObjective):
             run_eagerly=run_eagerly,
         )
         found = measured(data, loss.prepare, keep=keep)
-        if class_weight is not None and isinstance(found, Rows):
-            refuse_unused_weights(found.tree, class_weight)
+        refuse_unused_weights(found, class_weight)
         loss.begin(next(iter(found.batches(1 if isinstance(found, Rows) else None))))
         try:
             super().__init__(model, loss, found, batch_size=batch_size)

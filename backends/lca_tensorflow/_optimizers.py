@@ -102,7 +102,7 @@ def update_slope(
     Raises
     ------
     LCAError
-        If it is another optimizer, or has an option with which it follows another formula; see `check_known`.
+        If it is another optimizer, or an option makes it follow another formula.
     """
     check_known(optimizer)
     if not optimizer.built:

@@ -173,6 +173,6 @@ class _InState:
 
 def _not_again() -> NonDeterministicError:
     return NonDeterministicError(
-        "a value that the penalty has from Python has changed during the step, and cannot be put back; keep "
+        "a Python value that the penalty uses changed during the step, and cannot be restored; keep "
         "it in a tf.Variable, or change it where nothing is measured."
     )

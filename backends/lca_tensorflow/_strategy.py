@@ -49,8 +49,8 @@ def check_replicas(model: keras.Model, read: Mapping[str, Any]) -> None:
         found = [names[id(part)] for part in (variable._value, *replicas) if id(part) in names]
         if found and any(bool(tf.reduce_any(other != replicas[0])) for other in replicas[1:]):
             raise LCAError(
-                f"the loss reads {found[0]}, of which each replica of the strategy holds a value of its own, "
-                "so the model has no one loss; for moving statistics use batch_norm='batch', or "
+                f"the loss reads {found[0]}, which has a different value on each replica of the strategy, so "
+                "the loss of the model is ambiguous; for moving statistics use batch_norm='batch', or "
                 "BatchNormalization(synchronized=True)."
             )
 

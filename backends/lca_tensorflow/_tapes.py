@@ -14,8 +14,8 @@ Told: TypeAlias = Callable[[Iterable[tuple[Any, Any]]], None]
 def inner_tapes(replaced: Callable[[Any], Any]) -> Iterator[Callable[[Any], None]]:
     """Let tapes that a loss opens differentiate by the values that replace its variables.
 
-    ``replaced`` returns what stands for a variable, or the same object. Yields what has to be called with a
-    value that is read: tapes that watch the variables which are accessed then watch it too.
+    ``replaced`` returns the value in place of a variable, or the variable itself. Yields a function to call
+    with each value that is read; tapes that watch accessed variables then watch the value as well.
     """
     tape_class, opened = tf.GradientTape, list[Any]()
     push, watch, gradient = tape_class._push_tape, tape_class.watch, tape_class.gradient

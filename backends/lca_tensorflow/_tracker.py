@@ -1,6 +1,5 @@
 """`Tracker`: measures a training loop in Keras, around the updates of its optimizer."""
 
-import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from functools import partial
@@ -9,9 +8,10 @@ from typing import Any
 import keras
 import tensorflow as tf
 
-from lca.errors import LCAError, LCAWarning
+from lca.errors import LCAError
 from lca.tracking._context import GRADIENT_FIELDS
-from lca_keras._counts import within
+from lca.tracking._model import warn_of_other_optimizer, within
+from lca_keras._counts import held
 from lca_keras._tracking import KerasTracker, LiveVariables
 from lca_tensorflow._loop import Loop
 from lca_tensorflow._optimizers import check_known, check_unscaled
@@ -28,8 +28,8 @@ class Tracker(KerasTracker[Loop]):
     In an eager loop nothing else is needed: the tracker intercepts ``optimizer.apply``, which
     ``apply_gradients`` calls too. It cannot see updates inside a `tf.function`; there, wrap the call:
     ``with tracker.step(): train_step(x, y)``. Training with and without a tracker gives the same numbers, bit
-    for bit. A call that only accumulates gradients, and an update that a `LossScaleOptimizer` skips, are not
-    steps. An update that makes others (an optimizer inside another) is one step.
+    for bit. A call that only accumulates gradients, and an update that a ``LossScaleOptimizer`` skips, are
+    not steps. An update that makes others (an optimizer inside another) is one step.
 
     Parameters
     ----------
@@ -128,7 +128,7 @@ class Tracker(KerasTracker[Loop]):
     ) -> Iterator[None]:
         """An optimizer makes an eager update of the model."""
         if self._see(optimizer) and not self._in_step:
-            self._warn(optimizer)
+            warn_of_other_optimizer(self._follower.steps, optimizer)
         if self._in_step or tf.distribute.has_strategy():  # each replica makes a part of one update
             yield
             return
@@ -142,23 +142,14 @@ class Tracker(KerasTracker[Loop]):
     def _see(self, optimizer: Any) -> bool:
         """Whether this optimizer updates the model and was not known; from now on it is."""
         if any(optimizer is known for known in self._known) or any(
-            optimizer is known for known in within(self._known)
+            optimizer is known for known in within(self._known, held)
         ):
             return False
-        inside = list(within([optimizer]))
-        held = [one for one in self._known if any(one is part for part in inside)]
-        self._known = [one for one in self._known if all(one is not part for part in held)] + [optimizer]
-        self._made_before += self._counts.made_by([optimizer]) - self._counts.made_by(held)
+        inside = list(within([optimizer], held))
+        wrapped = [one for one in self._known if any(one is part for part in inside)]
+        self._known = [one for one in self._known if all(one is not part for part in wrapped)] + [optimizer]
+        self._made_before += self._counts.made_by([optimizer]) - self._counts.made_by(wrapped)
         return True
-
-    def _warn(self, optimizer: Any) -> None:
-        warnings.warn(
-            f"step {self._follower.steps} is made by an optimizer that the tracker was not given, "
-            f"{type(optimizer).__name__}; its updates are measured like the others. Pass all optimizers of "
-            "the run, Tracker(model, [first, second], objective), or begin a new tracker with the new one.",
-            LCAWarning,
-            stacklevel=2,
-        )
 
     def _check_run(self) -> None:
         if unseen := self._unseen():

@@ -20,6 +20,7 @@ from tensorflow.python.eager import context
 from tensorflow.python.ops import stateful_random_ops
 
 from lca.errors import DataError
+from lca.frameworks._code import names_in
 
 Restore: TypeAlias = Callable[[], object]
 LARGE = 2**26
@@ -144,15 +145,8 @@ def _used_globals(function: types.FunctionType) -> dict[str, object]:
     """What a function uses of its module, by name; modules and classes left out."""
     if _of_library(function):
         return {}
-    names = set(_names_in(function.__code__)) & function.__globals__.keys()
+    names = names_in(function.__code__) & function.__globals__.keys()
     return {name: function.__globals__[name] for name in sorted(names)}
-
-
-def _names_in(code: types.CodeType) -> Iterator[str]:
-    yield from code.co_names
-    for constant in code.co_consts:
-        if isinstance(constant, types.CodeType):
-            yield from _names_in(constant)
 
 
 def _contents(cell: types.CellType) -> list[object]:

@@ -19,10 +19,9 @@ from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from lca.by_example import ExampleSlopes, GroupMovement
-from lca.errors import DataError, LCAWarning
+from lca.errors import DataError
 from lca.frameworks import PyTree, tensors_in, tree_map
-from lca.frameworks._by_example import joined_slopes
-from lca.frameworks._loss import shortened
+from lca.frameworks._by_example import joined_slopes, warn_of_no_forward_mode
 from lca.layout import Layout
 from lca_torch._examples import BatchLoss, default_loss, example_losses
 from lca_torch._parameters import Leaves
@@ -101,7 +100,7 @@ class ForwardMode:
                     raise
                 self._forms.pop(0)
                 if not self._forms:
-                    _warn(error.__cause__)
+                    warn_of_no_forward_mode(error.__cause__)
         return None
 
     def _of_chunks(
@@ -195,13 +194,3 @@ def _import_quietly() -> None:
 def _numbers(tensor: Tensor) -> np.ndarray:
     numbers: np.ndarray = tensor.detach().double().cpu().numpy()
     return numbers
-
-
-def _warn(cause: Exception) -> None:
-    warnings.warn(
-        "an operation of the model has no forward-mode derivative, so examples are allocated by one gradient "
-        f"each, which is much slower ({shortened(cause)}); choose few examples, or another form of the "
-        "operation.",
-        LCAWarning,
-        stacklevel=3,
-    )

@@ -39,7 +39,7 @@ class Uncopied:
     def _refuse(self, *args: Any, **kwargs: Any) -> Any:
         raise LCAError(
             f"the loss uses {self.__dict__['_what']}, which cannot be copied, and measuring must not touch "
-            "the original; leave it out of the forward pass and of the loss that are measured."
+            "the original; remove it from the measured forward pass and loss."
         )
 
     __getattr__ = __setattr__ = __call__ = __enter__ = __exit__ = __iter__ = __len__ = _refuse

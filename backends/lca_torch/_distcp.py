@@ -119,8 +119,8 @@ class _Folder:
         for index, info in places.items():
             if not require_inside(info.relative_path, metadata).is_file():
                 raise TrajectoryError(
-                    f"{metadata} names {info.relative_path} (with {index.fqn!r}), missing in its folder; "
-                    "copy all files."
+                    f"{metadata} names {info.relative_path} (with {index.fqn!r}), which is missing from "
+                    "its folder; copy all files of the checkpoint."
                 )
 
     def names(self) -> Iterator[tuple[str, str, str]]:
@@ -200,7 +200,7 @@ def _member(kind: Any, name: str) -> Any:
 
 
 class _OtherObject(Exception):  # noqa: N818 - never seen outside
-    """The name of a class that is no part of the metadata."""
+    """The name of a class that is not part of the metadata."""
 
 
 def _read_metadata(path: Path) -> Metadata:

@@ -72,7 +72,7 @@ class VectorForm:
         return made
 
     def borrow(self, parameters: Sequence[Tensor]) -> ParameterVector:
-        """The parameters as a vector of this form in their own memory, converted as they are read."""
+        """A vector of this form that reads the parameters in place, and converts what it reads."""
         return ParameterVector(parameters, dtype=self.dtype, device=self.device)
 
     def holds(self, vector: Tensor, parameters: Sequence[Tensor]) -> bool:

@@ -62,7 +62,7 @@ class Identity:
         for name, parameter in self._measured.items():
             if named[name] is not parameter:
                 raise LayoutError(
-                    f"parameter {name!r} is another object now than when the objective was made (a module "
+                    f"parameter {name!r} is no longer the object from which the objective was made (a module "
                     f"was replaced, or load_state_dict(assign=True) was called); {AGAIN}."
                 )
         added = named.keys() - self._measured.keys() - self._others

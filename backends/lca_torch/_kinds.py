@@ -12,7 +12,7 @@ LEAVE_OUT = "or leave it out of θ with requires_grad_(False) and frozen='omit'"
 
 
 def refuse_kinds(parameters: Mapping[str, Tensor]) -> None:
-    """Raise `LayoutError` for a parameter that is no dense, real tensor with numbers of its own.
+    """Raise `LayoutError` for a parameter that is not a dense, real tensor with numbers of its own.
 
     >>> refuse_kinds({"w": torch.zeros(2)})
     """

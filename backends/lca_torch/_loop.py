@@ -24,7 +24,7 @@ class Loop(LoopContext):
     """The gradient of a micro-batch is what its backward passes add to ``.grad``, which is never written.
 
     The mark of a micro-batch is the sum of the gradients at the end of its last backward pass; what happens
-    to ``.grad`` later, as clipping or unscaling, is no part of it. Without required fields nothing is
+    to ``.grad`` later, as clipping or unscaling, is not part of it. Without required fields nothing is
     recorded.
 
     Parameters

@@ -30,7 +30,7 @@ from lca.frameworks import (
     weight_of,
 )
 from lca.frameworks._data import Cuts
-from lca.frameworks._loss import unweighted
+from lca.frameworks._loss_checks import unweighted
 from lca.layout import Layout
 from lca.objective import State
 from lca.tolerances import rebatched
@@ -407,10 +407,11 @@ class TorchLoss(ModelLoss):
             return  # the loss itself is tried out next, and its error says more
         if isinstance(expected, Exception) or abs(found - expected) > rebatched(found, _eps(self.dtype)):
             raise LCAError(
-                "train() or eval() of the model computes from its parameters what the forward pass in "
-                "evaluation mode reads, so at other parameters its loss is not that of the model "
-                f"({found:.6g} with eval() called there, {_shown(expected)} without). Compute it in forward, "
-                "or measure in training mode: let forward read a flag of its own in place of self.training."
+                "train() or eval() of the model computes values from its parameters, and the forward pass "
+                "reads these values, so at other parameters the loss would not be that of the model "
+                f"({found:.6g} with eval() called there, {_shown(expected)} without). Compute them in "
+                "forward, or measure in training mode: let forward read a flag of its own in place of "
+                "self.training."
             )
 
     def _same(self, old: Replica, new: Replica) -> bool:

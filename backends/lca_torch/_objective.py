@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from lca.errors import LCAError
 from lca.frameworks import BatchNorm, Frozen, ModelObjective, PyTree, check_order
+from lca.frameworks._arguments import refuse_more
 from lca_torch._data import measured, refuse_arrays
 from lca_torch._examples import BatchLoss, require_one_loss
 from lca_torch._form import Precision, VectorForm, Vectors
@@ -40,7 +41,7 @@ class Objective(ModelObjective):
         ``loss_fn(model(inputs), target)`` for batches that are pairs; the *mean* over the batch. ``None``:
         the model's own loss, ``model(**batch).loss``, as the models of Hugging Face return it.
     data
-        The measured data: a tuple or mapping of tensors, a data set, a `DataLoader`, an iterable of batches.
+        The measured data: a tuple or mapping of tensors, a data set, a ``DataLoader``, or batches.
     batch_loss
         Instead of ``loss_fn``: any function ``(model, batch) -> mean loss``.
     batch_weight
@@ -130,7 +131,7 @@ class Objective(ModelObjective):
         model: nn.Module,
         loss_fn: Callable[[Any, Any], Tensor] | None,
         data: object,
-        *,
+        *more: Any,
         batch_loss: BatchLoss | None = None,
         batch_weight: Callable[[PyTree], float] | None = None,
         batch_size: int | None = None,
@@ -146,6 +147,7 @@ class Objective(ModelObjective):
     ) -> None:
         ranks = measuring_ranks(process_group, rank_timeout)
         with nullcontext() if ranks is None else ranks.exchange.telling():
+            refuse_more(more)
             refuse_arrays(data)
             check_order(model, loss_fn, data, nn.Module, "a torch.nn.Module")
             require_one_loss(loss_fn, batch_loss)

@@ -48,7 +48,7 @@ def updates_without(
     Raises
     ------
     LCAError
-        If it is another optimizer or has an unsupported option; see `check_known`.
+        If it is another optimizer or has an unsupported option.
 
     Examples
     --------
@@ -93,7 +93,7 @@ def update_slope(
     Raises
     ------
     LCAError
-        If it is another optimizer or has an unsupported option; see `check_known`.
+        If it is another optimizer or has an unsupported option.
 
     Examples
     --------

@@ -77,7 +77,7 @@ def _require_exact_copy(dtypes: Mapping[str, str], precision: Precision) -> None
     wide = [name for name, dtype in dtypes.items() if dtype not in ("float32", "float16", "bfloat16")]
     if wide:
         raise LayoutError(
-            f"parameter {wide[0]!r} is {dtypes[wide[0]]}, of which a float32 copy does not hold all numbers; "
+            f"parameter {wide[0]!r} is {dtypes[wide[0]]}, which a float32 copy cannot represent exactly; "
             "omit precision."
         )
 

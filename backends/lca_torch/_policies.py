@@ -107,7 +107,7 @@ class RandomStates:
 def random_state_kept(device: torch.device, seed: int = 0) -> Iterator[None]:
     """Restore the generators of torch, NumPy and Python afterwards; inside, they start from ``seed``.
 
-    Reading a `DataLoader` alone already draws a number. Every measurement needs another seed: with the same
+    Reading a ``DataLoader`` alone already draws a number. Every measurement needs another seed: with the same
     one, a dropout layer that is left on would always drop the same units and pass for a deterministic one.
     """
     numbers, python = np.random.get_state(), random.getstate()  # noqa: NPY002 - the global one is what counts

@@ -117,7 +117,7 @@ def _transferring() -> Iterator[None]:
             yield
     except RuntimeError as error:
         raise LCAError(
-            "the tensors of the ranks could not be put together "
+            "the tensors of the ranks could not be combined "
             f"({' '.join(str(error).split())[:200]}); has a process ended, or does the process group have no "
             'backend for this device (init_process_group("cpu:gloo,cuda:nccl"))?'
         ) from error

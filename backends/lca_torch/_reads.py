@@ -13,7 +13,7 @@ from torch.utils._pytree import tree_leaves, tree_map_only
 class Reads(TorchFunctionMode):
     """Records which tensors the operations inside take, apart from those that were made inside.
 
-    Sees everything that is called from Python; only `torch.Tensor` attributes that are no tensors (shapes)
+    Sees everything that is called from Python; only `torch.Tensor` attributes that are not tensors (shapes)
     do not count. Tensors that are garbage afterwards were made inside, out of sight.
 
     Parameters

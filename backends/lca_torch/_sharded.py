@@ -105,7 +105,7 @@ def _require_same_form(kind: str, ours: Mapping[str, Any], theirs: Mapping[str, 
         return
     odd = next(name for name in [*forms[0], *forms[1]] if forms[0].get(name) != forms[1].get(name))
     raise LayoutError(
-        f"the objective was made from a model with other {kind} than the sharded one that is trained: "
+        f"the {kind} of the objective's model differ from those of the sharded model in training: "
         f"{odd!r} is {forms[1].get(odd, 'missing')} in place of {forms[0].get(odd, 'missing')}; make it from "
         "copy.deepcopy(model) before fully_shard(model)."
     )

@@ -106,6 +106,6 @@ def _require_all(index: Path, files: Mapping[str, Path], places: Mapping[str, st
         inside = [name for name, place in places.items() if place in missing]
         more = f" and {len(inside) - 1} more tensors" if len(inside) > 1 else ""
         raise TrajectoryError(
-            f"{index} names {', '.join(missing)} (with {inside[0]!r}{more}), missing in its folder; copy all "
-            "files."
+            f"{index} names {', '.join(missing)} (with {inside[0]!r}{more}), missing from its folder; copy "
+            "all files."
         )

@@ -11,13 +11,14 @@ from collections import deque
 from collections.abc import Callable, Iterator
 from functools import cache
 from io import IOBase
-from types import CodeType, FunctionType, MethodType, ModuleType
+from types import FunctionType, MethodType, ModuleType
 from typing import Any, NamedTuple
 
 import numpy as np
 import torch
 
 from lca.errors import DataError
+from lca.frameworks._code import names_in
 
 _MISSING = object()
 _MANY = 1000
@@ -193,12 +194,6 @@ def _contents_slot(found: Any) -> _Slot:
         (found.extend if isinstance(found, list | deque) else found.update)(values)
 
     return _Slot(found.copy, write)
-
-
-def names_in(code: CodeType) -> set[str]:
-    """Names that a function may look up in its module, those of functions inside it included."""
-    inner = (names_in(constant) for constant in code.co_consts if isinstance(constant, CodeType))
-    return set(code.co_names).union(*inner)
 
 
 def functions_of(member: Any) -> list[FunctionType]:

@@ -11,9 +11,10 @@ from functools import partial
 from types import BuiltinFunctionType, FunctionType, ModuleType
 from typing import Any
 
+from lca.frameworks._code import names_in
 from lca_torch._copies import Attributes, Cells, Pair, Uncopied
 from lca_torch._libraries import in_library
-from lca_torch._shared_state import functions_of, is_users, names_in
+from lca_torch._shared_state import functions_of, is_users
 
 DEFAULTS = ("__defaults__", "__kwdefaults__")
 _NOT_EVALUATED = frozenset(
@@ -27,14 +28,14 @@ _BY_IDENTITY = (FunctionType, BuiltinFunctionType, type)
 
 
 class SharedVariables(MutableMapping[str, Any]):
-    """The variables of one class, module or function as the user has them, and private values for them.
+    """The variables of one class, module or function: the user's values, and the private ones of a copy.
 
     Parameters
     ----------
     raw
-        All its variables, as they are now.
+        The namespace with the present values, by name.
     write
-        Sets one.
+        Sets a variable: ``write(name, value)``.
 
     Attributes
     ----------
@@ -54,7 +55,7 @@ class SharedVariables(MutableMapping[str, Any]):
         self._write(key, value)
 
     def __delitem__(self, key: str) -> None:
-        raise TypeError("a variable of the user's is not deleted")
+        raise TypeError("the user's variables cannot be deleted")
 
     def __iter__(self) -> Iterator[str]:
         return iter(self.raw)
@@ -110,7 +111,8 @@ class Follower:
     def add_class(self, kind: type, *, by_name: bool = True) -> None:
         """Follow the variables of a class and its bases, and the methods that are mentioned anywhere.
 
-        A class that is reached ``by_name`` is followed if it is the user's own, not installed.
+        A class that is only reached ``by_name`` is followed if it is the user's own, and not if it belongs to
+        an installed package.
         """
         for base in kind.__mro__:
             if id(base) in self._seen or in_library(base.__module__) or (by_name and not is_users(base)):

@@ -82,7 +82,7 @@ class Slots:
         return held[index] if len(held) == len(slot.names) else self._initial[name]
 
     def write(self, tensors: Mapping[str, Tensor]) -> None:
-        """Put these tensors, by name, wherever the user's objects have the ones of that name."""
+        """Assign each tensor to all places that hold the user's tensor of the same name."""
         for slot, held in self._slots:
             slot.write([tensors[name] for name in held])
 

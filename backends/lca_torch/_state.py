@@ -18,7 +18,7 @@ UNCOPIED = 256 << 20
 class Followed:
     """The tensors that a loss reads besides θ and the batch, as they are now.
 
-    Versions of tensors are no help: fused optimizers and writes through ``.data`` do not count in them. So
+    The version counters of tensors miss fused optimizers and writes through ``.data``. Therefore
     values are compared, which reads every tensor once. Frozen tensors that together are large (the base of
     adapters) are not copied: a checksum says whether they moved, and if so there is no way back.
 
@@ -63,10 +63,6 @@ class Followed:
             elif name not in pairs or name in moved:
                 self._copies[name] = tensor.detach().clone()
         return dict(self._copies)
-
-    def is_now(self, name: str, tensor: Tensor) -> bool:
-        """Whether this copy is the one of the last `read`."""
-        return self._copies.get(name) is tensor
 
     def _require_same(self, now: Mapping[str, Tensor]) -> None:
         for name, before in self._sums.items():

@@ -33,7 +33,7 @@ class StoredTensors(Mapping[str, Any]):
         """The file that holds it."""
 
     def groups(self) -> list[str]:
-        """The names of the dictionaries inside."""
+        """The names of the dictionaries that this one contains."""
         return []
 
     def under(self, key: str) -> "StoredTensors | None":

@@ -1,17 +1,16 @@
 """`Tracker`: measures a training loop in torch through the hooks of its optimizer."""
 
-import warnings
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
 
-from lca.errors import LCAError, LCAWarning
+from lca.errors import LCAError
 from lca.objective import Objective as AnyObjective
 from lca.objective import leaves
 from lca.tracking import ModelTracker
-from lca.tracking._model import call_text
+from lca.tracking._model import call_text, warn_of_other_optimizer, within
 from lca.tracking._spans import AnyFollower
 from lca_torch._form import VectorForm, one_form
 from lca_torch._live import ParameterVector, holds
@@ -21,7 +20,7 @@ from lca_torch._optimizers import check_known, refuse_maximizing
 from lca_torch._sharded import ShardedTheta, WholeCopy, is_sharded, require_training_alone
 from lca_torch._shared_run import leave, require_same_tracker
 from lca_torch._slots import SMALL
-from lca_torch._updates import Updates, stepping, within
+from lca_torch._updates import Updates, held, stepping
 
 
 class Tracker(ModelTracker[Loop]):
@@ -57,7 +56,7 @@ class Tracker(ModelTracker[Loop]):
     -----
     Estimators on training batches (`lca.estimators.CrossFit` and others) require step fields. The gradient is
     that of the loss on which the loop calls ``backward``, without the scale of a `torch.amp.GradScaler`; it
-    is read when the backward pass ends, so that clipping is no part of it. The update without a micro-batch
+    is read when the backward pass ends, so that clipping is not part of it. The update without a micro-batch
     is that of the gradient clipped by norm; clipping by value is refused. The rest comes from a loop over
     `batches` or `micro_batches`, and from calls of `scores`.
 
@@ -256,7 +255,7 @@ class _StepListener:
         follow_buffers: Callable[[], None],
     ) -> None:
         self._follower, self._context, self._follow_buffers = follower, context, follow_buffers
-        self._expected = list(within(expected))
+        self._expected = list(within(expected, held))
 
     def met(self, optimizer: torch.optim.Optimizer) -> None:
         self._follower.check()  # the model may have other parameters now, which it trains
@@ -264,7 +263,7 @@ class _StepListener:
     def before(self, optimizer: torch.optim.Optimizer) -> bool:
         if optimizer not in self._expected:
             self._expected.append(optimizer)
-            self._warn(optimizer)
+            warn_of_other_optimizer(self._follower.steps, optimizer)
         self._follow_buffers()
         self._follower.before()
         if not self._follower.reads_theta:
@@ -288,15 +287,6 @@ class _StepListener:
             self._follow_buffers()
             self._follower.after()
         self._context.clear()
-
-    def _warn(self, optimizer: torch.optim.Optimizer) -> None:
-        warnings.warn(
-            f"step {self._follower.steps} is made by an optimizer that the tracker was not given, "
-            f"{type(optimizer).__name__}; its updates are measured like the others. Pass all optimizers of "
-            "the run, Tracker(model, [first, second], objective), or make a tracker for each phase of it.",
-            LCAWarning,
-            stacklevel=2,
-        )
 
 
 class _LiveTheta:

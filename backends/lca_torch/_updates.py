@@ -10,6 +10,8 @@ from torch import nn
 from torch.optim import Optimizer
 from torch.optim.optimizer import register_optimizer_step_post_hook, register_optimizer_step_pre_hook
 
+from lca.tracking._model import within
+
 Arguments = tuple[tuple[Any, ...], dict[str, Any]]
 
 
@@ -66,7 +68,7 @@ class Updates:
             register_optimizer_step_pre_hook(self._begins),
             register_optimizer_step_post_hook(self._ends),
         ]
-        wrappers = [one for one in within(self._optimizers) if not _hooked(one)]
+        wrappers = [one for one in within(self._optimizers, held) if not _hooked(one)]
         self._intercepted = [_Intercepted(one, self) for one in wrappers]
 
     def leave(self) -> None:
@@ -137,7 +139,7 @@ class _Intercepted:
     def __init__(self, optimizer: Optimizer, updates: Updates) -> None:
         self._optimizer, self._before = optimizer, vars(optimizer).get("step")
         self._active = True
-        step, makes_updates = optimizer.step, not any(map(_hooked, within([optimizer])))
+        step, makes_updates = optimizer.step, not any(map(_hooked, within([optimizer], held)))
 
         @wraps(step)
         def followed(this: Optimizer, *args: Any, **kwargs: Any) -> Any:
@@ -161,15 +163,9 @@ class _Intercepted:
                 vars(self._optimizer)["step"] = self._before
 
 
-def within(optimizers: Iterable[Optimizer]) -> Iterator[Optimizer]:
-    """Optimizers and those that they hold as attributes, as wrappers do, at any depth; each once."""
-    waiting, seen = list(optimizers), set()
-    while waiting:
-        one = waiting.pop(0)
-        if id(one) not in seen:
-            seen.add(id(one))
-            yield one
-            waiting += [value for value in vars(one).values() if isinstance(value, Optimizer)]
+def held(optimizer: Optimizer) -> Iterable[Optimizer]:
+    """The optimizers that a wrapper holds as attributes."""
+    return (value for value in vars(optimizer).values() if isinstance(value, Optimizer))
 
 
 def stepping(optimizers: Iterable[Optimizer]) -> Iterator[Optimizer]:
@@ -178,7 +174,7 @@ def stepping(optimizers: Iterable[Optimizer]) -> Iterator[Optimizer]:
         if _hooked(one):
             yield one
         else:
-            yield from stepping(value for value in vars(one).values() if isinstance(value, Optimizer))
+            yield from stepping(held(one))
 
 
 def calling(kind: type) -> Any:

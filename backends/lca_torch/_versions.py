@@ -28,7 +28,7 @@ class _Clock:
 
 
 class Versions:
-    """A replica of the model as it is now, and the one before, for the state in which a step began.
+    """The present replica of the model and the one before it, for steps that began before a change.
 
     When a Python variable of the model or the loss has changed, a new replica is made, and the loss of both
     is compared: if it is the same, the variable does not matter, and the version stays.
@@ -65,7 +65,7 @@ class Versions:
                 return replica
         raise LCAError(
             f"the model or the loss has changed twice since this state was read ({self.last_change}); a "
-            "step can be measured if it changes once in it."
+            "step can be measured only if it changes at most once during the step."
         )
 
     def state(self) -> Mapping[str, np.ndarray]:

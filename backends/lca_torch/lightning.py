@@ -58,7 +58,7 @@ class LightningCallback(FitCallback[_LightningTracker], Callback):  # type: igno
     Raises
     ------
     LCAError
-        If ``make_objective`` is no function; and as ``on_error`` says, for the reasons of `Tracker`.
+        If ``make_objective`` is not a function; and as ``on_error`` says, for the reasons of `Tracker`.
 
     Examples
     --------

@@ -72,7 +72,7 @@ def _backend(args: Namespace) -> Backend | None:
         return None if args.backend is None else load_backend(args.backend)
     made: Backend = find_maker(args.backend_object, is_backend)()
     if not is_backend(made):
-        raise LCAError(f"{args.backend_object} is no backend: it lacks name, vector, objective or train.")
+        raise LCAError(f"{args.backend_object} is not a backend: it lacks name, vector, objective or train.")
     return made
 
 

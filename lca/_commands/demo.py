@@ -78,7 +78,10 @@ def run(args: Namespace) -> int:
     settings = DemoSettings(**{name: getattr(args, name) for name in DemoSettings.__dataclass_fields__})
     out, quiet = local_path(args.out), args.quiet or args.json
     if args.out == "-":
-        raise LCAError("-o - : the demo writes a folder; --json prints the summary. A folder '-' is ./-")
+        raise LCAError(
+            "the demo writes a folder and cannot print it (-o -); use --json to print the summary, or -o ./- "
+            "for a folder named '-'."
+        )
     check_writable(out)
     with closing(_Claim(out, overwrite=args.overwrite)) as claim, scratch_folder(out) as scratch:
         with Record(scratch / RECORD) as record:

@@ -13,7 +13,10 @@ with extra("report"):
 
 
 def draw_figures(train: RunViews, heldout: RunViews | None) -> dict[str, bytes]:
-    """PNG images by file name; without ``heldout``, from a sampled run, no losses and no helping %."""
+    """PNG images by file name.
+
+    A run of a sampled estimator has no ``heldout``; the figures of losses and of helping % are then left out.
+    """
     layers, histogram = train.layers.groups.names, train.histogram
     other = None if heldout is None else heldout.layers.totals
     axes = {

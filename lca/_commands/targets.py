@@ -36,7 +36,8 @@ def find_estimator(name: str) -> NamedEstimator:
     made = make()
     if not isinstance(made, Estimator):
         raise LCAError(
-            f"{name} is no estimator but an object of type {type(made).__name__}; {_missing(made)}{_WANTED}"
+            f"{name} is not an estimator but an object of type {type(made).__name__}; "
+            f"{_missing(made)}{_WANTED}"
         )
     described = (type(made).__doc__ or "").strip().partition("\n")[0]
     return NamedEstimator(name, described, lambda tol: make())

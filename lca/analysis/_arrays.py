@@ -79,8 +79,8 @@ def check_spacing(steps: np.ndarray, what: str) -> int:
     if (spacing != spacing[0]).any():
         hole = int(np.argmax(spacing != spacing.min()))
         raise LCAError(
-            f"{what} needs rows at equal distances, and {spacing.max()} steps lie between two rows where "
-            f"elsewhere it is {spacing.min()} (after step {steps[hole]}); pass a stretch without a hole."
+            f"{what} needs rows at equal distances of steps, which are {spacing.min()} and {spacing.max()} "
+            f"here (a gap follows step {steps[hole]}); pass a part of the run without a gap."
         )
     return int(spacing[0])
 

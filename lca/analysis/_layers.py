@@ -85,6 +85,13 @@ class TTestResult:
 class TTests(list[TTestResult], HasTable):
     """The results of `t_test_over_seeds` or `paired_t_test`, a list that is shown as a table.
 
+    Parameters
+    ----------
+    results
+        The result of each quantity.
+    confidence
+        The confidence level of the intervals, such as 0.95.
+
     Examples
     --------
     >>> print(t_test_over_seeds(["fc", "out"], [[-1.0, 0.1], [-1.2, -0.2], [-1.1, 0.2]]).table())
@@ -287,8 +294,8 @@ def _paired_by_seed(changed: Rows, unchanged: Rows) -> tuple[Any, Any]:
     if changed.keys() != unchanged.keys():
         alone = sorted(map(str, changed.keys() ^ unchanged.keys()))
         raise LCAError(
-            f"a paired t-test needs both runs of every seed; only one is there of {', '.join(alone)}. Leave "
-            "these seeds out."
+            f"a paired t-test needs both runs of every seed, but there is only one of {', '.join(alone)}. "
+            "Leave these seeds out."
         )
     return list(changed.values()), [unchanged[seed] for seed in changed]
 

@@ -142,8 +142,8 @@ def difference_over_runs(
     first, second = _checked(first, confidence), _checked(second, confidence)
     if paired and first.shape != second.shape:
         raise LCAError(
-            f"pairs need as many runs in both conditions, got {len(first)} and {len(second)}; pass "
-            "paired=False, or the runs of the seeds that both have."
+            f"pairs need the same number of runs in both conditions, got {len(first)} and {len(second)}; "
+            "pass paired=False, or the runs of the seeds that both have."
         )
     mean = second.mean(axis=0) - first.mean(axis=0)
     samples = [second - first] if paired else [first, second]

@@ -28,8 +28,9 @@ def refuse_sampled(record: "Dataset", measured: str, what: str) -> None:
     if "sampled" in record and bool(select(record, "sampled", measured).any()):
         raise LCAError(
             f"the allocations of {measured!r} are estimated from batches or samples: the {what} of single "
-            "entries are those of their noise. Sums over groups are meaningful (group_totals); for single "
-            "entries record a run with an estimator on the full data, as lca.Adaptive()."
+            "entries are those of the noise in these estimates. Sums over groups are meaningful "
+            "(group_totals); for single entries record a run with an estimator on the full data, as "
+            "lca.Adaptive()."
         )
 
 

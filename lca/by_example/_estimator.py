@@ -6,13 +6,14 @@ from typing import Any
 
 import numpy as np
 
+from lca._each_step import each_step
 from lca.allocation import Allocator, Estimator
 from lca.arrays import array_ops
 from lca.by_example._allocation import ExampleAllocation
 from lca.by_example._chosen import choose
 from lca.by_example._nodes import Nodes
 from lca.by_example._protocol import separable
-from lca.errors import LCAError, TrajectoryError
+from lca.errors import LCAError
 from lca.estimators import Adaptive, Path
 from lca.estimators._checks import check_step
 from lca.groups import Groups
@@ -130,17 +131,7 @@ def allocate_by_example(
     >>> bool(np.abs(a.residual).sum() <= a.tolerance)
     True
     """
-    allocate_step = (by_example or ByExample()).start(objective)
-
-    def run() -> Iterator[ExampleAllocation]:
-        none_yet = True
-        for step in trajectory:
-            none_yet = False
-            yield allocate_step(step)
-        if none_yet:
-            raise TrajectoryError("there was no step to allocate; was the trajectory already consumed?")
-
-    return run()
+    return each_step(trajectory, (by_example or ByExample()).start(objective))
 
 
 class _Run:

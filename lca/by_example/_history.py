@@ -122,7 +122,13 @@ class ExampleHistory:
         return self if name == self._followed else _Nothing()
 
     def update(self, allocation: StepAllocation) -> None:
-        """Allocate by example the step that ``allocation`` belongs to (`lca.views.View`)."""
+        """Allocate by example the step that ``allocation`` belongs to (`lca.views.View`).
+
+        Raises
+        ------
+        LCAError
+            If the history was read from a file.
+        """
         if self._allocate is None:
             raise LCAError(
                 "this history was read from a file and has no objective; make ExampleHistory(objective) anew."
@@ -142,8 +148,8 @@ class ExampleHistory:
             self._kept = {name: Rows(*_form(getattr(found, name))) for name in _PER_STEP}
         elif found.groups != self._last.groups or not np.array_equal(found.examples, self._last.examples):
             raise LCAError(
-                f"step {found.step} has other groups or examples than the steps before; a history is of one "
-                "ByExample."
+                f"step {found.step} has other groups or examples than the previous steps; a history holds "
+                "the results of one ByExample."
             )
         self._steps.append(found.step)
         self._values.append(found.values)
@@ -201,6 +207,11 @@ class ExampleHistory:
             The name of a group; ``None``: the sum over all groups.
         fraction
             In (0, 1].
+
+        Raises
+        ------
+        LCAError
+            If ``fraction`` is out of range.
         """
         if not 0 < fraction <= 1:
             raise LCAError(f"fraction must be in (0, 1], got {fraction}.")

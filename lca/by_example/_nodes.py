@@ -146,8 +146,9 @@ class Nodes:
         own, eps = self._losses[s], self._ops.eps(self._step.start)
         if abs(own.sum() - loss) > rebatched(float(np.abs(own).sum()) + abs(loss), eps):
             raise LCAError(
-                f"step {self._step.index}: the losses of the examples add up to {own.sum():.6g}, their batch "
-                f"has {loss:.6g}; by_example must give the losses whose weighted mean is the loss."
+                f"step {self._step.index}: the losses of the examples add up to {own.sum():.6g}, but the "
+                f"loss of their batch is {loss:.6g}; by_example must give the losses whose weighted mean is "
+                "the loss."
             )
 
 

@@ -113,8 +113,8 @@ class AdaptiveSampleSize:
             )
         if self.relative_error and (self.groups is None or _inner(self.probe).micro_batches < 2):
             raise LCAError(
-                "relative_error needs groups=..., the groups of parameters whose sums are meant, and a probe "
-                "with micro_batches=2 or more, as one sample has no spread."
+                "relative_error needs groups=..., the groups of parameters whose sums it limits the error "
+                "of, and a probe with micro_batches=2 or more, as one sample has no spread."
             )
         if self.largest is not None and (not isinstance(self.largest, int) or self.largest < 1):
             raise LCAError(f"largest must be a whole number ≥ 1 or None, got {self.largest!r}.")
@@ -179,7 +179,7 @@ def affordable(
         if isinstance(probe, ControlVariate):  # more examples pay for more anchors, the same part of them
             enough = least.cost.examples / (1 - fixed * probe.every / (2 * n))
         raise LCAError(
-            f"examples={examples:g} a step does not pay for one example in each sample of {probe!r} on {n} "
+            f"examples={examples:g} a step is not enough for one example in each sample of {probe!r} on {n} "
             f"examples; ask for {enough:g} or more."
         )
     return _sized(probe, size)

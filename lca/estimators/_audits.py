@@ -93,7 +93,7 @@ class RuleBySize:
         return self._coarse if self._expected(self._size) <= self._limit else SIMPSON
 
     def due(self) -> bool:
-        """Whether this step is to be audited: one of a new size, or of one audited long ago."""
+        """Whether to audit this step: its size is new, or steps of its size were last audited long ago."""
         if self._size is None:
             return False
         known = self._audited.get(self._size)

@@ -31,10 +31,10 @@ def check_trained(step: Step, untrained: Collection[str]) -> None:
     if untrained:
         names = ", ".join(sorted(untrained))
         raise IncompleteStepError(
-            f"step {step.index}: {names} moved but did not train, so there is no training gradient to "
-            "allocate it by. Was it frozen after the update, or does the optimizer go on moving it by its "
-            "momentum? Reset the optimizer's state when a layer is frozen, or use an estimator that computes "
-            "its own gradients (lca.Adaptive, lca.estimators.SampledPathIntegral).",
+            f"step {step.index}: {names} moved but did not train, so training has no gradient from which to "
+            "allocate this movement. Was a layer frozen after the update, or does the momentum of the "
+            "optimizer still move it? Reset the optimizer's state when a layer is frozen, or use an "
+            "estimator that computes its own gradients (lca.Adaptive, lca.estimators.SampledPathIntegral).",
             f"gradient of {names}",
         )
 

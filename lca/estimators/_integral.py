@@ -212,6 +212,15 @@ class Integral:
 def integrate(segment: Segment, rule: QuadratureRule) -> Integral:
     """The integral by ``rule``, evaluated node by node in the order of s.
 
+    Parameters
+    ----------
+    segment
+        The step, whose gradients are evaluated at ``segment.at(s)``.
+    rule
+        The quadrature rule on [0, 1].
+
+    Examples
+    --------
     >>> from lca import TRAPEZOID, Step
     >>> from lca.estimators import Path
     >>> from lca.reference import bowl

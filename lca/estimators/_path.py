@@ -201,13 +201,31 @@ class Segment:
     ``start_cost`` is the part of it that was spent at the start.
 
     ``objective`` is the measured loss in the state that the step began in, with the gradient of all tensors
-    that the step moves; ``names`` are these tensors and all that train. ``untrained`` are those among them
-    that the objective says do not train.
+    that the step moves and of all that train.
 
     Points are evaluated in the state that the step began in, ``start`` and ``end`` when they are first asked
     for. ``arrival`` is the end in the state that the step ended in: the same as ``end`` if nothing but the
     parameters moved, and for sampled gradients, which serve both steps that meet there.
 
+    Parameters
+    ----------
+    path
+        The path that the step belongs to; it keeps the evaluation at the end for the next step.
+    step
+        The step.
+    names
+        The tensors that are differentiated.
+    untrained
+        Those among them that the objective says do not train.
+    start
+        The evaluation at θ_t, if the last step has it; else ``None``.
+    start_time
+        The ``Point.time`` of the start.
+    gradients
+        Whether the gradient is evaluated at the ends too; else only the loss is.
+
+    Examples
+    --------
     >>> from lca.reference import bowl
     >>> segment = Path(bowl(1)).segment(Step(np.array([2.0]), np.array([1.0])))
     >>> segment.end.loss - segment.start.loss

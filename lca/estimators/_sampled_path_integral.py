@@ -191,6 +191,17 @@ def sampled_node(gradients: list[Vector], point: Point, *, exact: bool = False) 
 def gradient_on(objective: Objective, theta: Vector, sample: Sample) -> Vector:
     """``factor · g_batch(θ)``, which is unbiased.
 
+    Parameters
+    ----------
+    objective
+        The sampled loss.
+    theta
+        The parameters (K,).
+    sample
+        A sample of the data, with the factor that makes its gradient unbiased.
+
+    Examples
+    --------
     >>> import numpy as np
     >>> from lca.reference import DatasetLoss, logistic_regression
     >>> loss = DatasetLoss(logistic_regression(2, 3), np.eye(2), np.array([0, 2]))
@@ -271,7 +282,7 @@ class SampledRun:
         if not isinstance(self._objective, Scored):
             raise LCAError(
                 f"refresh={self.probe.refresh} requires an objective with the errors of its examples "
-                f"(lca.objective.Scored), which {type(self._objective).__name__} does not; use the scores of "
+                f"(lca.objective.Scored), which {type(self._objective).__name__} is not; use the scores of "
                 "training (refresh=None) or sampling='uniform'."
             )
         scores = self._objective.scores(theta)

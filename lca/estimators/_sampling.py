@@ -36,6 +36,24 @@ class Sampler:
     ``stratified`` draws systematically: the examples are sorted by class and score, and one is drawn at
     every ``1/size``-th of the total probability, from a random start.
 
+    Parameters
+    ----------
+    objective
+        The data to draw from; it must implement `lca.objective.Sampled`.
+    sampling
+        ``"uniform"``, ``"importance"`` or ``"stratified"``.
+    floor
+        The part of the probability that does not depend on scores, in (0, 1].
+    seed
+        Of the random numbers.
+
+    Raises
+    ------
+    LCAError
+        If the objective cannot be sampled.
+
+    Examples
+    --------
     >>> from lca.reference import Batch, DatasetLoss, logistic_regression
     >>> loss = DatasetLoss(logistic_regression(2, 3), np.eye(2), np.array([0, 2]))
     >>> [sample] = Sampler(loss, "uniform", floor=1.0, seed=0).draw([4])
@@ -64,7 +82,13 @@ class Sampler:
             self.rng = np.random.default_rng([*self._seed, step])
 
     def learn(self, scores: ExampleScores) -> None:
-        """Update the scores of some examples."""
+        """Update the scores of some examples.
+
+        Raises
+        ------
+        LCAError
+            If an index is outside the data.
+        """
         index, values, n = scores.index, scores.values, len(self._scores)
         if len(index) and not (index.min() >= 0 and index.max() < n):
             raise LCAError(f"scores belong to example {index.max()}, but the measured data are 0..{n - 1}.")

@@ -60,6 +60,22 @@ _FIELDS = frozenset(field.name for field in fields(Step))
 def check_required_fields(step: Step, required_fields: Sequence[str], name: str) -> None:
     """Raise `IncompleteStepError` if ``step`` lacks a field that the estimator ``name`` requires.
 
+    Parameters
+    ----------
+    step
+        The step.
+    required_fields
+        Names of fields of `lca.Step`.
+    name
+        The name of the estimator, for the message.
+
+    Raises
+    ------
+    IncompleteStepError
+        If a field is ``None`` or empty.
+
+    Examples
+    --------
     >>> import numpy as np
     >>> step = Step(np.zeros(1), np.ones(1), gradient=np.ones(1))
     >>> check_required_fields(step, ["gradient"], "SameBatch")

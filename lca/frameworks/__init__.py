@@ -6,9 +6,8 @@
 from lca.frameworks._arguments import check_order, refuse_class
 from lca.frameworks._checkpoints import Checkpoint, checkpoints_in_order
 from lca.frameworks._data import Batches, Measured, Rows, all_rows, joined, labels_of, read_batches
-from lca.frameworks._loss import (
-    BatchwiseLoss,
-    ModelLoss,
+from lca.frameworks._loss import BatchwiseLoss, ModelLoss
+from lca.frameworks._loss_checks import (
     check_loss,
     check_weight,
     loss_errors,

@@ -59,3 +59,14 @@ def refuse_class(loss_fn: object) -> None:
     if isinstance(loss_fn, type):
         name = loss_fn.__name__
         raise LCAError(f"loss_fn is the class {name}; pass an instance of it: {name}().")
+
+
+def refuse_more(more: tuple[object, ...]) -> None:
+    """Raise `LCAError` if an objective got more arguments by position than model, loss and data.
+
+    >>> refuse_more(())
+    """
+    if more:
+        raise LCAError(
+            "the measured data are one argument: pass Objective(model, loss_fn, (x, y)), and options by name."
+        )

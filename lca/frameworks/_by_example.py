@@ -1,5 +1,6 @@
 """The losses of single examples of a `ModelLoss`, and their derivatives along the movement of groups."""
 
+import warnings
 from collections.abc import Collection, Iterable, Iterator
 from typing import TYPE_CHECKING
 
@@ -7,6 +8,8 @@ import numpy as np
 
 from lca.arrays import Vector
 from lca.by_example import ExampleSlopes, GroupMovement
+from lca.errors import LCAWarning
+from lca.frameworks._loss_checks import shortened
 from lca.frameworks._trees import PyTree, examples_in, take
 from lca.objective import State
 
@@ -59,3 +62,14 @@ def joined_slopes(movement: GroupMovement, parts: Iterable[ExampleSlopes]) -> Ex
     slopes = np.zeros((len(movement.groups), len(losses)))
     slopes[movement.moving] = np.concatenate([part.slopes for part in found], axis=1)
     return ExampleSlopes(losses, slopes)
+
+
+def warn_of_no_forward_mode(cause: Exception) -> None:
+    """Warn that allocation by example falls back to one gradient for each example."""
+    warnings.warn(
+        "an operation of the model has no forward-mode derivative, so examples are allocated by one gradient "
+        f"each, which is much slower ({shortened(cause)}); choose few examples, or another form of the "
+        "operation.",
+        LCAWarning,
+        stacklevel=3,
+    )

@@ -92,6 +92,15 @@ class Cuts(Iterable[PyTree]):
 class Batches:
     """Measuring batches as they come: kept in a list, or read again at every pass.
 
+    Parameters
+    ----------
+    source
+        The batches. A list is kept; anything else is iterated over at every pass.
+    prepare
+        Applied to each batch when it is read.
+    most_bytes
+        The most bytes that a source without a length may give before it is taken for endless.
+
     Examples
     --------
     >>> [batch.shape for batch in Batches([np.zeros((2, 3)), np.zeros((2, 4))]).batches()]
@@ -147,6 +156,13 @@ Measured: TypeAlias = Rows | Batches
 def all_rows(tree: PyTree, came_in: int | None = None) -> Rows:
     """A tree of tensors as `Rows`.
 
+    Parameters
+    ----------
+    tree
+        A tree of tensors, each with one row per example.
+    came_in
+        The size of the batches that the rows were read from; ``None``: they were read from arrays.
+
     Raises
     ------
     DataError
@@ -197,7 +213,8 @@ def read_batches(
         raise DataError(
             f"the measured data are an iterator ({type(source).__name__}), which can be read only once: "
             "measuring would use it up, and training would find it empty. Pass a list of its batches, "
-            "list(batches), and let training use that list too; or what makes the iterator (a loader)."
+            "list(batches), and train with that list too; or pass the object that makes the iterator (a "
+            "loader)."
         )
     batches = Batches(source, prepare, MOST_BYTES if keep else math.inf)
     return joined(list(batches.batches())) if keep else batches
@@ -225,6 +242,13 @@ def labels_of(data: Measured) -> np.ndarray | None:
 
     ``None`` if the labels are not integers, one per example.
 
+    Parameters
+    ----------
+    data
+        The measured data.
+
+    Examples
+    --------
     >>> labels_of(Rows((np.zeros((2, 3)), np.array([[4], [1]]))))
     array([4, 1])
     """

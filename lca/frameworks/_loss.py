@@ -1,24 +1,19 @@
 """`ModelLoss`: what a framework supplies so that the loss of its models can be measured."""
 
 import math
-import re
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 
 import numpy as np
 
 from lca.arrays import Vector, array_ops
 from lca.by_example import ExampleSlopes, GroupMovement
-from lca.errors import DataError, LCAError
+from lca.errors import LCAError
 from lca.frameworks._by_example import one_by_one
-from lca.frameworks._tensors import is_floating, is_tensor
-from lca.frameworks._trees import PyTree, describe, examples_in
+from lca.frameworks._loss_checks import loss_errors, require_weight, unweighted, weight_of
+from lca.frameworks._trees import PyTree, examples_in
 from lca.layout import Layout
 from lca.objective import State
-
-_COLOUR = re.compile(r"\x1b\[[0-9;]*m")
-MESSAGE_LENGTH = 300
-"""Characters of a framework's own error that are repeated in ours."""
 
 
 class ModelLoss(ABC):
@@ -47,7 +42,7 @@ class ModelLoss(ABC):
     shares
         The number of processes among which the batches of an evaluation are divided. Default: 1.
     mean_hint
-        How to get a mean, in the words of the framework; part of error messages, as the next three.
+        How to get a mean, in the words of the framework; part of error messages, as the next four.
     weight_hint
         What the loss divides by instead of the number of examples, if that can be seen, and the
         ``batch_weight`` to pass: class weights, ignored labels, masks. Default: "".
@@ -55,6 +50,8 @@ class ModelLoss(ABC):
         What may have cut the gradient.
     sample_hint
         Which losses can be weighted.
+    terms_hint
+        A `lca.Sum` of the data term and the penalty, as a user writes it.
     """
 
     layout: Layout
@@ -67,6 +64,7 @@ class ModelLoss(ABC):
     weight_hint: str = ""
     gradient_hint: str = "is it detached from them, or converted to a number on the way?"
     sample_hint: str = "pass a loss that can be weighted"
+    terms_hint: str = 'lca.Sum({"data": objective, "penalty": Penalty(model, function)})'
 
     @abstractmethod
     def theta(self) -> Vector:
@@ -184,10 +182,16 @@ class ModelLoss(ABC):
         return None
 
     def terms(self) -> Mapping[str, "ModelLoss"]:
-        """The loss as ``data`` and ``penalty``, which add up to it. Default: refused."""
+        """The loss as ``data`` and ``penalty``, which add up to it. Default: refused.
+
+        Raises
+        ------
+        LCAError
+            If the penalties are not known.
+        """
         raise LCAError(
             "the penalties are not known apart from the loss; make each term an objective of its own: "
-            'lca.Sum({"data": objective, "penalty": Penalty(model, function)}).'
+            f"{self.terms_hint}."
         )
 
     def example_weights(self, rows: PyTree) -> np.ndarray | None:
@@ -199,13 +203,24 @@ class ModelLoss(ABC):
 
         The batch may be cut along axis 0; each piece must then count by the sum of its v_j in
         `batch_weight`, or by its length if v adds up to n. Default: weights are refused.
+
+        Raises
+        ------
+        LCAError
+            If weights are given and the loss cannot weigh examples.
         """
         if weight is None:
             return rows
         raise unweighted(self.sample_hint)
 
     def scores(self, theta: Vector, batches: Iterable[PyTree]) -> np.ndarray:
-        """``½ Σ_j |∂ℓ_n/∂f_j|`` over the outputs f of each example; float64 (n,). Default: refused."""
+        """``½ Σ_j |∂ℓ_n/∂f_j|`` over the outputs f of each example; float64 (n,). Default: refused.
+
+        Raises
+        ------
+        LCAError
+            If the framework computes no scores.
+        """
         raise LCAError(
             "the errors of single examples need a loss_fn of outputs and targets; pass one instead of "
             "batch_loss, let training supply them (tracker.scores(index, errors)), or use sampling='uniform'."
@@ -281,135 +296,3 @@ class BatchwiseLoss(ModelLoss):
                 )
         weight = require_weight(math.fsum(weights))
         return math.fsum(losses) / weight, None if total is None else ops.scaled(total, 1 / weight)
-
-
-def weight_of(loss: ModelLoss, batch: PyTree) -> float:
-    """``loss.batch_weight(batch)``, or a `DataError` if that is not a finite number ≥ 0.
-
-    >>> class Counted:
-    ...     def batch_weight(self, batch):
-    ...         return len(batch)
-    >>> weight_of(Counted(), np.zeros(3))
-    3.0
-    """
-    try:
-        weight = float(loss.batch_weight(batch))
-    except LCAError:
-        raise
-    except Exception as error:
-        raise DataError(
-            f"the batch_weight of a measuring batch ({describe(batch)}) raised {shortened(error)}"
-        ) from error
-    return check_weight(weight)
-
-
-def check_weight(weight: float) -> float:
-    """``weight``, or a `DataError` if it is no finite number ≥ 0.
-
-    >>> check_weight(0.0)
-    0.0
-    """
-    if not 0 <= weight < math.inf:
-        raise DataError(
-            f"a measuring batch has the weight {weight:g}; batch_weight must give a finite number that is "
-            "not negative, such as the number of tokens."
-        )
-    return weight
-
-
-def require_weight(weight: float) -> float:
-    """``weight``, or a `DataError` if it is not positive.
-
-    >>> require_weight(2.0)
-    2.0
-    """
-    if not weight > 0:
-        raise DataError(
-            f"the measured batches weigh {weight:g} together; pass a batch_weight that is positive."
-        )
-    return weight
-
-
-def unweighted(fix: str) -> LCAError:
-    """The error for a weighted sample of a loss that cannot be weighted."""
-    return LCAError(
-        "examples drawn by their error are weighted: that needs the loss of each example, and a loss that is "
-        f"the mean of these (no batch statistics, no class weights); {fix}, or use sampling='uniform'."
-    )
-
-
-class loss_errors:  # noqa: N801 - used as a function
-    """Turn whatever the loss of a batch raises into a `DataError` that describes the batch.
-
-    A class, because a context made by a generator takes three times as long, and this one is entered for
-    every batch.
-
-    Parameters
-    ----------
-    batch
-        The measuring batch.
-    passed_on
-        Types of errors that stay as they are, as errors of this library do: out of memory.
-    advice
-        Ends the message on an error; may be empty.
-
-    Examples
-    --------
-    >>> try:
-    ...     with loss_errors(np.zeros((2, 3))):
-    ...         raise ValueError("shapes do not match")
-    ... except DataError as error:
-    ...     print(error)
-    the loss of a measuring batch (ndarray of float64 (2, 3)) raised ValueError: shapes do not match
-    """
-
-    def __init__(
-        self,
-        batch: PyTree,
-        passed_on: tuple[type[Exception], ...] = (),
-        advice: Callable[[Exception], str] = lambda error: "",
-    ) -> None:
-        self._batch, self._passed_on, self._advice = batch, passed_on, advice
-
-    def __enter__(self) -> None:
-        pass
-
-    def __exit__(self, kind: object, error: BaseException | None, traceback: object) -> None:
-        if isinstance(error, Exception) and not isinstance(error, (LCAError, *self._passed_on)):
-            raise DataError(
-                f"the loss of a measuring batch ({describe(self._batch)}) raised {shortened(error)}"
-                f"{self._advice(error)}"
-            ) from error
-
-
-def shortened(error: Exception) -> str:
-    r"""Type and message of an error of a framework, on one line, without colours and dumps of arguments.
-
-    >>> shortened(TypeError("\x1b[1mno match\x1b[0m\n\nArguments received by Dense.call():\n x=..."))
-    'TypeError: no match'
-    """
-    text = " ".join(_COLOUR.sub("", str(error)).partition("Arguments received by")[0].split())
-    text = text if len(text) <= MESSAGE_LENGTH else text[:MESSAGE_LENGTH].rstrip() + " ..."
-    return f"{type(error).__name__}: {text}"
-
-
-def check_loss(loss: object, mean_hint: str) -> None:
-    """Raise `LCAError` unless ``loss`` is a floating-point scalar tensor.
-
-    >>> check_loss(np.array(1.0), "use the mean")
-    """
-    if not is_tensor(loss) or not is_floating(loss):
-        kind = describe([loss]).removeprefix("list of ") if is_tensor(loss) else type(loss).__name__
-        raise LCAError(f"the loss must be a floating-point tensor, got {kind}; return the loss as computed.")
-    shape = tuple(loss.shape)  # type: ignore[attr-defined]
-    if shape:
-        raise LCAError(f"the loss must be a scalar, got shape {shape}; {mean_hint}.")
-
-
-def no_gradient(gradient_hint: str) -> LCAError:
-    """The error for a loss through which no gradient reaches any parameter.
-
-    >>> print(no_gradient("is it detached?"))
-    the loss does not depend on any parameter that trains; is it detached?
-    """
-    return LCAError(f"the loss does not depend on any parameter that trains; {gradient_hint}")

@@ -12,7 +12,8 @@ from lca.arrays import Vector, array_ops
 from lca.by_example import ExampleSlopes, GroupMovement
 from lca.errors import DataError, LCAError, LCAWarning
 from lca.frameworks._data import Measured, Rows, labels_of
-from lca.frameworks._loss import ModelLoss, unweighted
+from lca.frameworks._loss import ModelLoss
+from lca.frameworks._loss_checks import unweighted
 from lca.frameworks._trees import PyTree, examples_in, is_rows
 from lca.frameworks._tryout import choose_batch_size, try_out
 from lca.groups import Groups
@@ -24,6 +25,13 @@ from lca.tolerances import summed
 class Sample(NamedTuple):
     """A batch that `ModelObjective.batch` made; its tensors are those that the model takes.
 
+    Parameters
+    ----------
+    rows
+        The tensors of the batch, as a tree.
+
+    Examples
+    --------
     >>> Sample(np.zeros((2, 3))).rows.shape
     (2, 3)
     """
@@ -187,7 +195,7 @@ class ModelObjective:
     def is_mean(self) -> bool:
         """Whether L is the weighted mean over the examples, however the data are cut into batches.
 
-        Found by a test when the objective is made. If not, `batch_size` is part of what is measured.
+        Found by a test when the objective is made. If not, ``batch_size`` is part of what is measured.
         """
         return not self._split.reason
 
@@ -295,8 +303,8 @@ class ModelObjective:
         labels = self.labels
         if labels is None:
             raise LCAError(
-                "by_class() requires data of the form (inputs, integer labels), and the measured data have "
-                "another; pass a tuple of both."
+                "by_class() requires data of the form (inputs, integer labels), but the measured data have "
+                "another form; pass such a tuple."
             )
         shares = {f"class {c}": self._share(np.flatnonzero(labels == c)) for c in np.unique(labels)}
         counted = {name: share for name, share in shares.items() if share.factor}  # not ignored labels
@@ -387,14 +395,14 @@ class ModelObjective:
     def _all_rows(self) -> Rows:
         if not isinstance(self._data, Rows) or not self._loss.counts_examples:
             raise LCAError(
-                "single examples can be drawn from data that are tensors with one row per example, where a "
+                "single examples can only be drawn from tensors with one row per example, where a "
                 "batch counts by its examples (no batch_weight); use an estimator of the full loss "
                 "(lca.Adaptive) or on training batches (lca.estimators.CrossFit)."
             )
         return self._data
 
     def _why_no_mean(self) -> str:
-        """Why the loss is no mean over examples, and what to do."""
+        """Why the loss is not a mean over examples, and what to do."""
         if self._loss.mixes_examples:
             return f"{self._split.reason} (batch statistics); use batch_norm='frozen'"
         hint = self._loss.weight_hint if self._loss.counts_examples else ""

@@ -14,6 +14,22 @@ PRECISIONS = ("float32", "float64")
 def require_one(what: str, values: Mapping[str, object], fix: str) -> None:
     """Raise `LayoutError` unless all parameters have the same ``what``, e.g. the same dtype.
 
+    Parameters
+    ----------
+    what
+        The property, for the message.
+    values
+        Its value of each parameter, by the name of the parameter.
+    fix
+        What to do, for the message.
+
+    Raises
+    ------
+    LayoutError
+        If two values differ.
+
+    Examples
+    --------
     >>> require_one("dtype", {"w": "float32", "b": "float32"}, "convert the model")
     """
     (first, wanted), *rest = values.items()
@@ -27,6 +43,20 @@ def require_one(what: str, values: Mapping[str, object], fix: str) -> None:
 def require_precision(dtypes: Mapping[str, str], fix: str) -> None:
     """Raise `LayoutError` unless the first parameter is float32 or float64.
 
+    Parameters
+    ----------
+    dtypes
+        Names of dtypes, by the name of the parameter.
+    fix
+        What to do, for the message.
+
+    Raises
+    ------
+    LayoutError
+        If the first is neither float32 nor float64.
+
+    Examples
+    --------
     >>> require_precision({"w": "float64"}, "build the model in float32")
     """
     first, dtype = next(iter(dtypes.items()))
@@ -40,6 +70,22 @@ def require_precision(dtypes: Mapping[str, str], fix: str) -> None:
 def check_theta(layout: Layout, theta: Vector, kind: type) -> None:
     """Raise `LayoutError` unless θ is a (K,) float32 or float64 vector of this tensor type.
 
+    Parameters
+    ----------
+    layout
+        Names and shapes of the parameters.
+    theta
+        What was passed as θ.
+    kind
+        The type of the tensors of the framework.
+
+    Raises
+    ------
+    LayoutError
+        If its type, dtype or shape is another.
+
+    Examples
+    --------
     >>> import numpy as np
     >>> check_theta(Layout(("w",), ((2,),)), np.zeros(2), np.ndarray)
     """

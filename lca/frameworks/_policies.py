@@ -20,6 +20,13 @@ Frozen: TypeAlias = Literal["zero", "omit"]
 def batch_norm_policies(policy: BatchNorm, layers: Collection[str]) -> dict[str, BatchNormPolicy]:
     """The policy of each normalisation layer, by name.
 
+    Parameters
+    ----------
+    policy
+        One policy for all layers, or policies by the name of the layer; the others get ``"batch"``.
+    layers
+        The names of the normalisation layers.
+
     Raises
     ------
     UnknownNameError

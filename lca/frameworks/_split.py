@@ -14,7 +14,8 @@ import numpy as np
 from lca.arrays import Vector, array_ops
 from lca.errors import LCAError
 from lca.frameworks._data import Rows
-from lca.frameworks._loss import ModelLoss, weight_of
+from lca.frameworks._loss import ModelLoss
+from lca.frameworks._loss_checks import weight_of
 from lca.frameworks._tensors import Tensor, dtype_of, is_floating, is_integer, tensor_ops
 from lca.frameworks._trees import PyTree, tensors_in
 from lca.layout import Layout

@@ -49,6 +49,15 @@ def tree_map(function: Callable[[Tensor], Any], tree: PyTree) -> PyTree:
 def tree_leaves(tree: PyTree, path: str = "") -> Iterator[tuple[str, Any]]:
     """Everything in a tree that is not a container, with the indices that lead to it.
 
+    Parameters
+    ----------
+    tree
+        Nested mappings and sequences.
+    path
+        What the indices are appended to.
+
+    Examples
+    --------
     >>> [(path, leaf.ndim) for path, leaf in tree_leaves((np.zeros(1), {"mask": np.zeros((1, 1))}))]
     [('[0]', 1), ("[1]['mask']", 2)]
     """

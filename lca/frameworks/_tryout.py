@@ -9,7 +9,8 @@ import numpy as np
 from lca.arrays import Vector, array_ops
 from lca.errors import DataError, LCAError
 from lca.frameworks._data import Batches, Measured, Rows, copies
-from lca.frameworks._loss import ModelLoss, require_weight, weight_of
+from lca.frameworks._loss import ModelLoss
+from lca.frameworks._loss_checks import require_weight, weight_of
 from lca.frameworks._split import MOST_COPIED, MOST_ROWS, SplitTest, split_test
 from lca.frameworks._tensors import Tensor, is_tensor, tensor_ops
 from lca.frameworks._trees import PyTree, examples_in, is_rows, tensors_in, tree_leaves
@@ -112,8 +113,8 @@ def _refuse_ambiguous_axes(loss: ModelLoss, data: Measured) -> None:
     same = all(lengths == first[0] for lengths in first) and (not first or max(last) <= max(first[0]))
     if same and len({tuple(shape[1] for shape in batch) for batch in shapes}) > 1:
         raise DataError(
-            "the batches differ along axis 1 and not along axis 0, so it is not known whether axis 0 runs "
-            "over examples or over time, nor whether long rows count more than short ones; pass "
+            "the batches differ in length along axis 1 and not along axis 0, so axis 0 may be examples or "
+            "time, and it is not known how much each batch counts; pass "
             "batch_weight=function of a batch: its number of examples, or of tokens if the loss is a mean "
             "over tokens."
         )

@@ -82,7 +82,7 @@ def _is_table(path: Path) -> bool:
 
 
 class WandB:
-    """Writes to a run of Weights & Biases, beside what else is logged there.
+    """Writes to a run of Weights & Biases, along with whatever else is logged there.
 
     The numbers are named ``lca/<loss>/<name>``, over an axis of their own, ``lca/step``. Each step is one
     call of ``run.log`` for each loss.

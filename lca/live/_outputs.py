@@ -26,7 +26,7 @@ class LiveOutputs:
     Raises
     ------
     LCAError
-        If ``progress`` is no number of updates, or ``log_to`` holds something else than loggers.
+        If ``progress`` is not a number of updates, or an entry of ``log_to`` is not a logger.
     """
 
     def __init__(self, progress: bool | int = False, log_to: LogTo = None, *, span: int = 1) -> None:

@@ -99,7 +99,9 @@ def _check_text(name: str) -> None:
     try:
         name.encode()
     except UnicodeEncodeError as error:
-        raise RecordError(f"the name {name!r} has characters that are no text; rename it.") from error
+        raise RecordError(
+            f"the name {name!r} contains characters that cannot be encoded; rename it."
+        ) from error
 
 
 def plan_of(path: Path, about: Mapping[str, Any]) -> Plan:

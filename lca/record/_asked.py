@@ -82,7 +82,7 @@ def check_target(path: Path, mode: Mode) -> None:
     open_group(path)  # only a record is ever continued or replaced
     foreign = foreign_entry(path) if mode == "w" else None
     if foreign is not None:
-        what = f"{foreign!r} in it is no part of a record" if foreign else "it is a link"
+        what = f"{foreign!r} in it is not part of a record" if foreign else "it is a link"
         raise RecordError(
             f"{str(path)!r} is not replaced: {what}; move that, or choose another path for the record."
         )
@@ -94,7 +94,9 @@ def as_settings(settings: Mapping[str, Any] | None) -> dict[str, Any]:
         raise RecordError(f"settings must be a dictionary, got {settings!r:.80}; pass {{'note': ...}}.")
     other = next((key for key in settings or () if not isinstance(key, str)), None)
     if other is not None:
-        raise RecordError(f"settings has the key {other!r}, which is no text; pass {{{str(other)!r}: ...}}.")
+        raise RecordError(
+            f"settings has the key {other!r}, which is not a string; pass {{{str(other)!r}: ...}}."
+        )
     for key, value in (settings or {}).items():
         try:
             json.dumps(value, allow_nan=False)
@@ -134,7 +136,9 @@ def as_allocations(found: object) -> Mapping[str, StepAllocation]:
         )
     for name, allocation in found.items():
         if not isinstance(name, str) or not name:
-            raise RecordError(f"the name of a measured loss is a text, got {name!r}; pass {{'train': ...}}.")
+            raise RecordError(
+                f"the name of a measured loss must be a string, got {name!r}; pass {{'train': ...}}."
+            )
         if not isinstance(allocation, StepAllocation):
             raise RecordError(f"the loss {name!r} needs a StepAllocation, got {allocation!r:.80}.")
     return found

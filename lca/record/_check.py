@@ -132,7 +132,7 @@ def save_rows(found: RecordCheck, target: Path) -> None:
         If not one row is whole, or something exists at ``target``.
     """
     if not found.whole_rows:
-        raise RecordError(f"no row of the record {str(found.path)!r} is whole in all variables.")
+        raise RecordError(f"no row of the record {str(found.path)!r} is complete in all variables.")
     if target.exists():
         raise RecordError(f"{str(target)!r} exists already; choose another path for the rows.")
     with scratch_folder(target.parent) as scratch:
@@ -149,7 +149,7 @@ def _manifest(path: Path) -> Manifest:
     try:
         return Manifest.read(path)
     except RecordError:
-        open_group(path)  # says it if this is no record, or too new
+        open_group(path)  # raises if this is not a record, or too new
         attributes = json.loads((path / "zarr.json").read_bytes())["attributes"]
         if attributes.get("schema_version") == 1:
             raise RecordError(

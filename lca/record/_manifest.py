@@ -189,7 +189,7 @@ class Manifest:
                 self.write(record)
 
     def knows(self, record: Path, name: str, contents: bytes | None) -> bool:
-        """Whether a file is as it was written; ``None``: only a part of it was read, so compare its ends."""
+        """Whether a file has the contents that were written; if they are ``None``, its ends are compared."""
         digests = [*([self.files[name]] if name in self.files else ()), *self.rewriting.get(name, ())]
         if contents is None:
             return any(digest.fits(record / name) for digest in digests)

@@ -74,7 +74,7 @@ def as_numbers(values: Mapping[str, Any]) -> dict[str, float]:
     Raises
     ------
     LCAError
-        If one is no number.
+        If one is not a number.
 
     Examples
     --------
@@ -87,7 +87,7 @@ def as_numbers(values: Mapping[str, Any]) -> dict[str, float]:
             numbers[str(name)] = float(value.detach() if hasattr(value, "detach") else value)  # of torch
         except (TypeError, ValueError) as error:
             raise LCAError(
-                f"the metric {name!r} is {value!r:.60}, which is no number; pass numbers by name."
+                f"the metric {name!r} is {value!r:.60}, which is not a number; pass numbers by name."
             ) from error
     return numbers
 

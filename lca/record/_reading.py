@@ -185,8 +185,8 @@ def _check_labels(path: Path, group: Any, plan: Plan) -> None:
     sizes = _labels(path, group["tensor_size"]).tolist()
     if sizes != list(plan.layout.sizes) or group["measured"].shape != (len(plan.measured),):
         raise RecordError(
-            f"the record {str(path)!r} is damaged: the layout or the measured losses in its zarr.json are "
-            "not those of its labels."
+            f"the record {str(path)!r} is damaged: the layout or the measured losses in its zarr.json do "
+            "not match its labels."
         )
 
 

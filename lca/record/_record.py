@@ -48,7 +48,7 @@ class Record:
 
     For every step and measured loss it stores the scalars of the allocation, totals and sign counts of each
     tensor and layer, totals of each neuron, and a histogram of |A|. If the process is killed, at most one
-    block of rows is lost, and the metrics that were given meanwhile.
+    block of rows is lost, with the metrics added since the last block.
 
     Parameters
     ----------
@@ -238,7 +238,13 @@ class Record:
         self.write(rows_of(as_allocations(allocations), self._known_layout()))
 
     def write(self, rows: Mapping[str, Row]) -> None:
-        """Add one step whose rows exist already, as from `lca.row.rows_of`; like `update` otherwise."""
+        """Add one step whose rows exist already, as from `lca.row.rows_of`; like `update` otherwise.
+
+        Raises
+        ------
+        RecordError
+            If the step is not new, or other losses are measured than before.
+        """
         self._refuse_closed()
         if not self._writes:
             return
@@ -289,7 +295,7 @@ class Record:
         Raises
         ------
         LCAError
-            If a value is no number.
+            If a value is not a number.
         RecordError
             If the record is closed, or the disk cannot be written.
         """

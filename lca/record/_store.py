@@ -170,7 +170,7 @@ class BlockStore:
         if _identity(self._path) != self._identity:
             raise RecordError(
                 f"the folder of the record {str(self._path)!r} was deleted, moved or replaced while the "
-                f"record was written; the {self.committed} rows that were complete went with it."
+                f"record was written; the {self.committed} complete rows are lost."
             )
 
     @contextmanager
@@ -180,7 +180,7 @@ class BlockStore:
 
 
 _WRITE_ALL = {"array.write_empty_chunks": True}
-"""For arrays that are opened meanwhile: otherwise a missing file could mean lost rows or rows of zeros."""
+"""For arrays that are read while they are written: a missing file could also mean rows of zeros."""
 
 
 @contextmanager
@@ -192,7 +192,7 @@ def _explained(path: Path, committed: int) -> Iterator[None]:
         if committed and not (path / MANIFEST).exists():
             raise RecordError(
                 f"the files of the record {str(path)!r} were deleted while it was written; the {committed} "
-                "rows that were complete went with them."
+                "complete rows are lost."
             ) from error
         raise RecordError(
             f"cannot write the record {str(path)!r} ({error.strerror or error}); its first {committed} rows "

@@ -11,11 +11,11 @@ from lca.tables import Column
 
 Array = np.ndarray
 OTHERS = (STATE, UNMEASURED, RESIDUAL)
-"""What is no allocation, in the order of `pooled_others`; the change of the loss follows."""
+"""What is not an allocation, in the order of `pooled_others`; the change of the loss follows."""
 
 
 def totals_table(data: Runs, loss: str, limit: int, *, by: str = "layer", folded: bool = False) -> Table:
-    """Layers or groups in rows, conditions in columns; below them what is no allocation, and the change.
+    """Layers or groups in rows, conditions in columns; below them what is not an allocation, and the change.
 
     Two conditions have a column with their difference.
     """

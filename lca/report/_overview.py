@@ -36,7 +36,7 @@ class Item:
     name, value
         The label of its bar, and its length in units of the loss.
     kind
-        "layer", or "other" for what is no allocation.
+        "layer", or "other" for what is not an allocation.
     subject
         Its name in a sentence.
     size
@@ -188,7 +188,7 @@ def _measured_share(run: Run) -> str:
 
 
 def _large_others(items: Sequence[Item], largest: Item, check: Conservation) -> Iterator[str]:
-    """What is no allocation but a large part of the change, such as the state."""
+    """What is not an allocation but a large part of the change, such as the state."""
     whole = sum(abs(item.value) for item in items)
     for item in items:
         if item.kind == "other" and item is not largest and abs(item.value) > LARGE_MISS * whole:
@@ -301,7 +301,7 @@ def _share(value: float, check: Conservation) -> str:
 
 
 def _bars(run: Run, check: Conservation) -> Bars:
-    """The largest layers, the others in one bar, and what is no allocation."""
+    """The largest layers, the others in one bar, and what is not an allocation."""
     items = _items(run, check)
     layers = sorted((item for item in items if item.kind == "layer"), key=lambda item: -abs(item.value))
     shown, rest = layers[:MAX_LAYERS], layers[MAX_LAYERS:]

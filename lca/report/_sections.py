@@ -194,7 +194,7 @@ _BALANCE = (
     "add up to the change over the measured steps."
 )
 _NOTES = {
-    "state change (buffers)": "by what moved and is no parameter, such as running statistics of BatchNorm",
+    "state change (buffers)": "by what moved and is not a parameter, such as running statistics of BatchNorm",
     "residual": "what is left: the error of the numerical integration",
     "change between measured steps, not allocated": "before, between or after the steps that were measured",
     "largest residual of one step": "residuals of opposite sign cancel in the sum, and show here",

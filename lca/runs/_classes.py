@@ -10,7 +10,7 @@ WHOLE = "train"
 
 
 def class_losses(runs: Sequence[Run]) -> dict[str, list[str]]:
-    """The losses of classes that all runs have, by the loss of which they are."""
+    """The losses of classes that all runs have, by the loss that they are parts of."""
     found: dict[str, list[str]] = {}
     for name in runs[0].measured:
         if is_class(name) and all(name in run.measured for run in runs):

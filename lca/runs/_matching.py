@@ -41,7 +41,7 @@ def with_common_names(conditions: list[Condition]) -> tuple[list[Condition], lis
 
 
 def form_of(layout: Layout) -> tuple[object, ...]:
-    """What two layouts share whose names differ only in the numbers of Keras."""
+    """Names without the numbers that Keras appends, and shapes: equal if only those numbers differ."""
     return without_numbers(layout.names), layout.shapes
 
 

@@ -162,7 +162,7 @@ def _common_losses(members: list[Member]) -> tuple[str, ...]:
 
 def _check_settings(members: list[Member], by: Sequence[str], *, mapping: bool = False) -> None:
     if isinstance(by, str):
-        raise LCAError(f"by must be a list of names of settings, got the text {by!r}; pass by=[{by!r}].")
+        raise LCAError(f"by must be a list of names of settings, got the string {by!r}; pass by=[{by!r}].")
     for member in members:
         known = {*member.settings, *((CONDITION,) if mapping else ())}
         for name in by:

@@ -195,7 +195,7 @@ def check_backend(
     UnknownNameError
         If no backend of this name is installed.
     LCAError
-        If ``backend`` is no backend.
+        If ``backend`` is not a backend.
     ConformanceError
         If a check fails; the message is the report.
 

@@ -99,7 +99,7 @@ def typical(
 # First, so that the first call of all is seen: a global mode may be set once and for all.
 @law
 def calls_change_nothing(subject: ObjectiveSubject, draw: Draw) -> None:
-    """A call, or one that raises, changes neither θ, batches, the model nor any global state."""
+    """A call changes neither θ, batches, the model nor any global state, even if it raises an error."""
     objective = subject.make()
     theta = subject.theta(objective.layout, draw)
     np.random.seed(draw.seed % 2**32)  # noqa: NPY002 - a state that no objective sets by chance

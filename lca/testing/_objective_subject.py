@@ -134,7 +134,13 @@ class ObjectiveSubject:
         return [("the whole data", None), *((f"batch {i}", b) for i, (_, b) in enumerate(self.batches))]
 
     def numbers(self, layout: Layout, draw: Draw, stream: int = 0) -> Array:
-        """A random point (K,) of the domain, float64; in streams from ``EXACT`` on it is exact in float32."""
+        """A random point (K,) of the domain, float64; in streams from ``EXACT`` on it is exact in float32.
+
+        Raises
+        ------
+        CheckFailure
+            If the points that were given have another shape than the layout.
+        """
         rng = draw.rng(stream)
         if self.points is not None:
             drawn = np.asarray(self.points(rng), np.float64)

@@ -178,6 +178,22 @@ def _said(error: Exception) -> str:
 class Result:
     """The outcome of one check; ``message`` is empty unless the check failed.
 
+    Parameters
+    ----------
+    check
+        The check.
+    status
+        ``"passed"``, ``"FAILED"``, ``"declared"`` (an expected failure), ``"UNDECLARED PASS"``,
+        ``"not applicable"`` or ``"skipped"``.
+    message
+        Why it failed.
+    tally
+        What it counted, such as the number of cases.
+    seconds
+        How long it took.
+
+    Examples
+    --------
     >>> from lca import SIMPSON, PathIntegral
     >>> from lca.testing import check_estimator
     >>> report = check_estimator(PathIntegral(SIMPSON), samples=2)
@@ -211,6 +227,8 @@ class BoundCheck:
         The reason why the check is known to fail; empty if it is not.
     repeat
         A function from the name of a check to lines of code, or a command, that run it again.
+    shrink
+        Whether a case that fails is made as simple as possible.
 
     Examples
     --------
@@ -289,6 +307,17 @@ class BoundCheck:
 @dataclass(frozen=True)
 class Report:
     """The outcome of a list of checks on one subject; prints as a table.
+
+    Parameters
+    ----------
+    subject
+        The name of what was checked.
+    results
+        The outcome of each check, in order.
+    samples
+        The number of random cases of each check.
+    seed
+        Of the random cases.
 
     Examples
     --------

@@ -174,6 +174,19 @@ class RidgePolynomial:
 def ridge(seed: int, power: int, *, size: int = 6, steps: int = 3) -> Problem:
     """A random `RidgePolynomial` of degree ``power`` in ``size`` parameters, and a random path.
 
+    Parameters
+    ----------
+    seed
+        Of the random numbers.
+    power
+        The degree of the polynomial.
+    size
+        The number of parameters K.
+    steps
+        The number of steps of the path.
+
+    Examples
+    --------
     >>> ridge(0, power=3, size=4).points.shape
     (4, 4)
     """
@@ -193,6 +206,23 @@ def network(
 ) -> Problem:
     """A random MLP classifier on 17 random examples, and a random walk of its parameters; no closed form.
 
+    Parameters
+    ----------
+    seed
+        Of the random numbers.
+    activation
+        The activation function of the hidden layers: ``"tanh"`` or ``"relu"``.
+    sizes
+        The widths of the layers, from features to classes.
+    steps
+        The number of steps of the path.
+    scale
+        The standard deviation of the movement of a parameter in a step.
+    batch_size
+        Examples that are evaluated together.
+
+    Examples
+    --------
     >>> network(0).degree is None
     True
     """
@@ -207,6 +237,19 @@ def network(
 def random_batch(network: Network, seed: int, n: int = 17, *, weighted: bool = False) -> Batch:
     """Random data: n examples and targets that fit ``network``; all numbers are exact in float32 as well.
 
+    Parameters
+    ----------
+    network
+        A model of `lca.reference`.
+    seed
+        Of the random numbers.
+    n
+        The number of examples.
+    weighted
+        Whether the examples have random weights.
+
+    Examples
+    --------
     >>> from lca.reference import logistic_regression
     >>> len(random_batch(logistic_regression(2, 3), seed=0, n=5))
     5
@@ -225,6 +268,19 @@ def random_path(layout: Layout, seed: int, steps: int, *, start: _Array | None =
 
     By default it begins at random parameters near 0, scaled by the fan-in of each tensor.
 
+    Parameters
+    ----------
+    layout
+        Names and shapes of the parameters.
+    seed
+        Of the random numbers.
+    steps
+        The number of steps.
+    start
+        The point (K,) near which the path begins.
+
+    Examples
+    --------
     >>> random_path(Layout(("w",), ((2, 3),)), seed=0, steps=4).shape
     (5, 6)
     """

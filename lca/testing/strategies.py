@@ -72,12 +72,24 @@ def exact_problems(degree: int) -> st.SearchStrategy[Problem]:
 
 
 def smooth_problems(*, steps: int = 3) -> st.SearchStrategy[Problem]:
-    """Small tanh networks on random data with random paths: smooth, but not polynomial."""
+    """Small tanh networks on random data with random paths: smooth, but not polynomial.
+
+    Parameters
+    ----------
+    steps
+        The number of steps of each path.
+    """
     return _network_problems("tanh", steps)
 
 
 def kinked_problems(*, steps: int = 3) -> st.SearchStrategy[Problem]:
-    """Small ReLU networks on random data with random paths: piecewise smooth."""
+    """Small ReLU networks on random data with random paths: piecewise smooth.
+
+    Parameters
+    ----------
+    steps
+        The number of steps of each path.
+    """
     return _network_problems("relu", steps)
 
 
@@ -218,12 +230,30 @@ def _tied(layers: tuple[Layer, ...], plain: Network) -> dict[str, str]:
 
 
 def batches(network: Network, *, n: int = 17) -> st.SearchStrategy[Batch]:
-    """Random data of ``n`` examples for a network, with or without weights; exact in float32 as well."""
+    """Random data of ``n`` examples for a network, with or without weights; exact in float32 as well.
+
+    Parameters
+    ----------
+    network
+        A model of `lca.reference`.
+    n
+        The number of examples.
+    """
     return st.builds(problems.random_batch, st.just(network), seeds, st.just(n), weighted=st.booleans())
 
 
 def paths(layout: Layout, steps: int = 3, *, start: _Array | None = None) -> st.SearchStrategy[_Array]:
-    """Random walks (steps + 1, K) that begin near ``start``; float64, and exact in float32 as well."""
+    """Random walks (steps + 1, K) that begin near ``start``; float64, and exact in float32 as well.
+
+    Parameters
+    ----------
+    layout
+        Names and shapes of the parameters.
+    steps
+        The number of steps.
+    start
+        The point (K,) near which the paths begin; ``None``: random parameters near 0.
+    """
     return st.builds(problems.random_path, st.just(layout), seeds, st.just(steps), start=st.just(start))
 
 

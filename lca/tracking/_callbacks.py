@@ -71,7 +71,13 @@ class CallbackBase(HasTable, Generic[AnyTracker]):
         return self._failure if self.tracker is None else self.tracker.error
 
     def summary(self) -> Summary:
-        """As `lca.tracking.TrackerBase.summary`, of the last run."""
+        """As `lca.tracking.TrackerBase.summary`, of the last run.
+
+        Raises
+        ------
+        LCAError
+            If no step was measured.
+        """
         if self.tracker is None:
             failure = self._failure
             reason = f"{type(failure).__name__}: {failure}" if failure else "no run has begun."

@@ -24,8 +24,9 @@ GRADIENT_FIELDS = frozenset({"gradient", "micro_batches", "halves", "update_slop
 class LoopContext(ABC):
     """Remembers batches, gradients and scores between two updates, as far as the estimator requests them.
 
-    A micro-batch begins when the loop receives a batch or a piece of one. A framework defines when it ends,
-    how it splits and joins batches, where gradients are found, and how its optimizer updates.
+    A micro-batch begins when the loop receives a batch or a piece of one. The subclass of a framework says
+    when a micro-batch ends, how batches are split and joined, where gradients are found, and which update the
+    optimizer makes.
 
     Parameters
     ----------

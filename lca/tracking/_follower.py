@@ -219,9 +219,9 @@ class RunFollower:
             what = "the parameters" if moved else "the state that the loss depends on"
             effect = f" ({changes}, a part of unmeasured_change)" if changes else ""
             warnings.warn(
-                f"{what} changed after the last update that was seen, step {self.steps - 1}; the loss change "
-                f"by that is not allocated{effect}. Were averaged weights put in (SWA, EMA) or the best ones "
-                "restored, or does another optimizer update the model?",
+                f"{what} changed after the last update that was seen, step {self.steps - 1}; the resulting "
+                f"loss change is not allocated{effect}. Were averaged weights loaded (SWA, EMA) or the best "
+                "ones restored, or does another optimizer update the model?",
                 LCAWarning,
                 stacklevel=2,
             )

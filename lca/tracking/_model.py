@@ -1,5 +1,6 @@
 """`ModelTracker`: the tracker of a framework whose optimizer updates the parameters of a model in place."""
 
+import warnings
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from typing import Any, ClassVar, Generic, TypeVar, Unpack
@@ -7,7 +8,7 @@ from typing import Any, ClassVar, Generic, TypeVar, Unpack
 from lca.allocation import Estimator
 from lca.arrays import Vector
 from lca.divisions import PARAM_GROUPS, Selectors
-from lca.errors import LayoutError, LCAError
+from lca.errors import LayoutError, LCAError, LCAWarning
 from lca.layout import check_same_layout
 from lca.objective import Batch, Objective, leaves
 from lca.tracking._context import LoopContext
@@ -16,6 +17,7 @@ from lca.tracking._options import Options, names_options
 from lca.tracking._tracker import TrackerBase, check_arguments
 
 Context = TypeVar("Context", bound=LoopContext)
+Optimizer = TypeVar("Optimizer")
 
 
 class ModelTracker(TrackerBase, ABC, Generic[Context]):
@@ -302,3 +304,31 @@ def _is_plain(value: Any) -> bool:
     if isinstance(value, tuple):
         return all(map(_is_plain, value))
     return isinstance(value, int | float | str)
+
+
+def within(
+    optimizers: Iterable[Optimizer], held: Callable[[Optimizer], Iterable[Optimizer]]
+) -> Iterator[Optimizer]:
+    """Optimizers and those that they hold, as wrappers do, at any depth; each once.
+
+    >>> list(within(["ab"], lambda word: word if len(word) > 1 else ""))
+    ['ab', 'a', 'b']
+    """
+    waiting, seen = list(optimizers), set[int]()
+    while waiting:
+        one = waiting.pop(0)
+        if id(one) not in seen:
+            seen.add(id(one))
+            yield one
+            waiting += held(one)
+
+
+def warn_of_other_optimizer(step: int, optimizer: object) -> None:
+    """Warn that an optimizer which the tracker was not given has made a step."""
+    warnings.warn(
+        f"step {step} is made by an optimizer that the tracker was not given, {type(optimizer).__name__}; "
+        "its updates are measured like the others. Pass all optimizers of the run, "
+        "Tracker(model, [first, second], objective), or make a tracker for each phase of it.",
+        LCAWarning,
+        stacklevel=2,
+    )

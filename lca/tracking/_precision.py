@@ -69,8 +69,8 @@ class PrecisionDifference:
             return _difference(self._objectives[name], theta)
         except LCAError as error:
             warnings.warn(
-                f"how far the loss {name!r} is from that of the model in {self._dtypes[name]} is not known: "
-                f"{error}",
+                f"the difference of the loss {name!r} from that of the model in {self._dtypes[name]} could "
+                f"not be measured: {error}",
                 LCAWarning,
                 stacklevel=2,
             )

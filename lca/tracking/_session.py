@@ -62,7 +62,7 @@ class Session:
     ----------
     views
         The view of each measured loss by name, or the list of its views, and of each of its terms
-        (``train/penalty``) if the view of the loss is a `RunViews`.
+        (``train/penalty``) if the view of the loss is a `lca.summary.RunViews`.
     required_fields
         Names of the fields of `lca.Step` that the estimator requires from the training loop.
     reduced
@@ -82,7 +82,7 @@ class Session:
     learning_rates
         Reads the learning rates of an update that was just made; empty without a record.
     on_failure
-        Called with an error in measuring before it is raised or ends the measuring; ``None``: nothing is.
+        Called with an error in measuring before it is raised or ends the measuring.
 
     Examples
     --------
@@ -232,7 +232,7 @@ class Session:
     def measure(self, step: Step) -> None:
         """Allocate ``step``, update the views and write the record.
 
-        A step that lacks a required field is skipped and counted in `skipped_steps` if an earlier step had
+        A step that lacks a required field is skipped and counted in ``skipped_steps`` if an earlier step had
         it; otherwise this raises `IncompleteStepError`.
         """
         try:
@@ -295,6 +295,11 @@ class Session:
         The change in between becomes part of the ``unmeasured_change`` of a summary. Costs one forward pass a
         loss; nothing if no step was measured, or the estimator measures no losses. Returns what it found in
         words, empty if no loss changed.
+
+        Raises
+        ------
+        NonFiniteError
+            If a loss is not finite there.
         """
         if not (self._ends and self._measures_losses):
             return ""
@@ -309,7 +314,7 @@ class Session:
             self._final = {name: loss for name, loss in self._final.items() if isfinite(loss)}
             raise NonFiniteError(
                 f"the loss {infinite[0]!r} is {value} at the end of the run, which is not where the last "
-                "step ended; were other weights put in?"
+                "step ended; were other weights loaded?"
             )
         changes = {name: self._final[name] - self._ends[name] for name in self.objectives}
         return ", ".join(f"{name} {change:+.6g}" for name, change in changes.items() if change)
@@ -401,7 +406,7 @@ class Session:
 
 
 def _views_of(objectives: Mapping[str, Objective], make: MakeViews) -> dict[str, Any]:
-    """The view of each measured loss, and of each of its terms where the view of the loss is a `RunViews`."""
+    """The view of each measured loss, and of each of its terms where it is a `lca.summary.RunViews`."""
     views: dict[str, Any] = {}
     for name, measured in objectives.items():
         if isinstance(make, Sequence):

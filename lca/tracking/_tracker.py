@@ -181,7 +181,7 @@ class TrackerBase(HasTable):
         Raises
         ------
         LCAError
-            If the run has ended; if a value is no number, as ``on_error`` says.
+            If the run has ended; if a value is not a number, as ``on_error`` says.
 
         Examples
         --------

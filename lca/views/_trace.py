@@ -53,7 +53,7 @@ class Trace:
 
     @property
     def rows(self) -> np.ndarray:
-        """Structured array (T,) with the columns of `ROW`."""
+        """Structured array (T,) with the columns of ``ROW``."""
         return self._rows.array()
 
     def losses(self) -> np.ndarray:

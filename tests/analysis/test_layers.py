@@ -149,7 +149,7 @@ def test_runs_are_paired_by_seed():
     changed, unchanged = {0: [0.9], 1: [2.1], 2: [2.8]}, {2: [2.9], 0: [1.0], 1: [2.3]}
     by_seed = paired_t_test(["loss"], changed, unchanged)
     assert by_seed == paired_t_test(["loss"], [[0.9], [2.1], [2.8]], [[1.0], [2.3], [2.9]])
-    with pytest.raises(LCAError, match="only one is there of 2, 3"):
+    with pytest.raises(LCAError, match="there is only one of 2, 3"):
         paired_t_test(["loss"], {0: [1.0], 2: [2.0]}, {0: [1.0], 3: [2.0]})
 
 

@@ -136,7 +136,7 @@ def test_the_histogram_adds_up_to_that_of_the_run(run, stored):
 @pytest.mark.parametrize("read", [group_signs, histogram_counts])
 def test_signs_and_sizes_of_estimates_are_refused(record, read):
     estimated = record.assign(sampled=record["sampled"] | True)
-    message = "estimated from batches or samples: the .* of single entries are those of their noise"
+    message = "estimated from batches or samples: the .* of single entries are those of the noise"
     with pytest.raises(LCAError, match=message):
         read(estimated)
     group_totals(estimated)

@@ -328,7 +328,7 @@ def test_a_budget_says_that_it_misses_its_error():
         ),
         (
             lambda: AdaptiveSampleSize(ControlVariate(), examples=1).start(LOSS),
-            "does not pay for one example in each sample",
+            "is not enough for one example in each sample",
         ),
     ],
 )

@@ -1,4 +1,4 @@
-"""The split test finds losses that are no mean over examples, by what they do and not by their names."""
+"""The split test finds losses that are not means over examples, by what they do and not by their names."""
 
 import numpy as np
 import pytest

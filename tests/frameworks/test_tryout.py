@@ -86,7 +86,9 @@ def test_batches_whose_second_axis_differs_ask_what_counts():
     pieces = [(np.full((5, n), float(n)),) for n in (2, 3, 4)]
     short = [*pieces[:2], (np.zeros((2, 4)),)]
     for batches in (pieces, short):
-        with pytest.raises(DataError, match="differ along axis 1 and not along axis 0.*batch_weight="):
+        with pytest.raises(
+            DataError, match="differ in length along axis 1 and not along axis 0.*batch_weight="
+        ):
             ModelObjective(None, Mean(), joined(batches))
     objective = ModelObjective(None, Mean(lambda batch: batch[0].size), joined(pieces))
     numbers = np.concatenate([piece[0].ravel() for piece in pieces])

@@ -227,7 +227,7 @@ def the_user_may_weigh_batches(subject):
         objective.batch(np.arange(3))
     with pytest.raises(LCAError, match=r"no batch_weight.*lca\.Adaptive.*CrossFit"):
         SampledPathIntegral(size=4).start(objective)
-    with pytest.raises(DataError, match="weigh 0 together; pass a batch_weight that is positive"):
+    with pytest.raises(DataError, match="batches add up to 0; pass a batch_weight that is positive"):
         made(subject, batch_weight=lambda batch: 0.0)
 
 
@@ -593,6 +593,9 @@ def data_in_another_form_are_told(subject):
             subject.objective(model, loss, data)
     with pytest.raises(LCAError, match=r"^expected .*the order is Objective\(model, loss_fn, data\)"):
         subject.objective(loss, model, (x, y))
+    if subject.name != "jax":  # whose example leaves this to Python
+        with pytest.raises(LCAError, match=r"are one argument: pass Objective\(model, loss_fn, \(x, y\)\)"):
+            subject.objective(model, loss, x, y)
 
 
 @law

@@ -14,7 +14,7 @@ from lca.frameworks import (
     check_theta,
     read_batches,
 )
-from lca.frameworks._loss import unweighted
+from lca.frameworks._loss_checks import unweighted
 from lca.reference import Batch, BatchNorm, Network
 
 

@@ -127,7 +127,7 @@ def test_a_value_that_changes_is_followed_and_the_loss_before_it_known(change, r
     assert at_state(objective, after).loss(theta) == objective.loss(theta) != first
     if run_eagerly:
         with pytest.raises(
-            NonDeterministicError, match=r"has changed during the step with .*; keep such values"
+            NonDeterministicError, match=r"has changed during the step because of .*; keep such values"
         ):
             at_state(objective, before).loss(theta)
     else:

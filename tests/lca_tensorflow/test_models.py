@@ -122,7 +122,7 @@ def test_nothing_is_traced_again_after_the_first_step():
 @pytest.mark.parametrize(
     ("dtype", "shape", "message"),
     [
-        ("complex64", (3,), r"'odd\.w' is complex64; make it two real weights"),
+        ("complex64", (3,), r"'odd\.w' is complex64; use two real weights"),
         ("float32", (0, 3), r"'odd\.w' has no entries \(shape \(0, 3\)\); take the layer out"),
     ],
 )

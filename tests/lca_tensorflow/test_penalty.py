@@ -56,7 +56,9 @@ def test_a_python_value_is_followed_and_the_one_before_kept():
         states.append(penalty.state())
     assert losses == [4.5, 9.0, 13.5]
     assert [at_state(penalty, state).loss(THETA) for state in states[1:]] == losses[1:]
-    with pytest.raises(NonDeterministicError, match="from Python has changed during the step"):
+    with pytest.raises(
+        NonDeterministicError, match="a Python value that the penalty uses changed during the step"
+    ):
         at_state(penalty, states[0]).loss(THETA)
 
 

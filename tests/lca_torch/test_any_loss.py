@@ -1,4 +1,4 @@
-"""Losses that are no mean over examples of a classifier: contrastive, of several terms, sparse gradients.
+"""Losses other than the mean over examples of a classifier: contrastive, of several terms, sparse gradients.
 
 docs/any_loss.md shows the same three in a run.
 """

@@ -56,7 +56,7 @@ def sharded(folder, index, content):
         ("{}", r"index\.json is damaged or not a checkpoint: KeyError"),
         (
             '{"weight_map": {"weight": "model-2.safetensors"}}',
-            r"names model-2\.safetensors \(with 'weight'\), missing in its folder",
+            r"names model-2\.safetensors \(with 'weight'\), missing from its folder",
         ),
         (
             '{"weight_map": {"norm": "model-1.safetensors"}}',

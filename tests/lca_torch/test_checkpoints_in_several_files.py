@@ -361,7 +361,7 @@ def of_another_shape(folder):
     ("damage", "message"),
     [
         (without_metadata, r"step-1 holds __0_0\.distcp, but not its index \(\.metadata\)"),
-        (without_file, r"\.metadata names __0_0\.distcp \(with '.*'\), missing in its folder"),
+        (without_file, r"\.metadata names __0_0\.distcp \(with '.*'\), which is missing from its folder"),
         (cut, r"'[\w.]+' in .*step-1 is damaged or not a checkpoint: \w+"),
         (no_pickle, r"step-1/\.metadata is damaged or not a checkpoint: UnpicklingError"),
         (leading_outside, r"names '\.\./__0_0\.distcp', which is outside of its folder, and was not read"),

@@ -207,8 +207,8 @@ def add(model):
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        (replace, r"'0\.weight' is another object now"),
-        (assign, r"'0\.weight' is another object now"),
+        (replace, r"'0\.weight' is no longer the object"),
+        (assign, r"'0\.weight' is no longer the object"),
         (reshape, r"'0\.weight' has shape \(2, 4\) now, but had \(4, 4\)"),
         (add, r"a parameter '3\.bias' now that it did not have"),
     ],

@@ -230,7 +230,9 @@ class Cached(nn.Module):
 @pytest.mark.parametrize("mode", [True, False])
 def test_a_weight_that_eval_computes_is_refused(mode):
     model = Cached().train(mode)
-    with pytest.raises(LCAError, match=r"train\(\) or eval\(\) of the model computes from its parameters"):
+    with pytest.raises(
+        LCAError, match=r"train\(\) or eval\(\) of the model computes values from its parameters"
+    ):
         Objective(model, F.cross_entropy, (torch.eye(2), torch.tensor([0, 2])))
 
 

@@ -37,7 +37,7 @@ def allocation(step=0, values=None):
         ({"trace": "a.bias[0]"}, re.escape("pass trace=['a.bias[0]']")),
         ({"trace": [None]}, "trace holds None"),
         ({"trace": [1.5]}, "trace holds 1.5"),
-        ({"settings": {1: 2}}, "the key 1, which is no text"),
+        ({"settings": {1: 2}}, "the key 1, which is not a string"),
         ({"settings": "text"}, "settings must be a dictionary"),
         ({"layout": "x"}, "layout must be a lca.Layout, got 'x'"),
     ],
@@ -56,8 +56,8 @@ def test_an_option_that_makes_no_sense_is_named(tmp_path, options, message):
         (None, "got None"),
         ([allocation()], "a step is a StepAllocation"),
         ({"train": "x"}, "the loss 'train' needs a StepAllocation, got 'x'"),
-        ({"": allocation()}, "the name of a measured loss is a text, got ''"),
-        ({1: allocation()}, "is a text, got 1"),
+        ({"": allocation()}, "the name of a measured loss must be a string, got ''"),
+        ({1: allocation()}, "must be a string, got 1"),
         (
             allocation(1.5),
             "the index of a step must be a whole number below 2^62, got 1.5".replace("^", r"\^"),
@@ -124,7 +124,9 @@ def test_files_that_were_deleted_in_mid_run_are_an_error(tmp_path):
         record.update(allocation(step))
     for file in sorted((tmp_path / "r").rglob("*"), reverse=True):
         file.rmdir() if file.is_dir() else file.unlink()
-    with pytest.raises(RecordError, match="files of the record .* were deleted .* the 2 rows that were"):
+    with pytest.raises(
+        RecordError, match="files of the record .* were deleted .* the 2 complete rows are lost"
+    ):
         record.flush()
 
 

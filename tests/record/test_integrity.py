@@ -291,7 +291,7 @@ def test_a_record_with_something_else_in_it_is_not_replaced(tmp_path, what):
     if what == "total/c/0/0/x":
         what = "total/c/x"
     (path / what).write_text("mine")
-    with pytest.raises(RecordError, match="in it is no part of a record; move that"):
+    with pytest.raises(RecordError, match="in it is not part of a record; move that"):
         Record(path, LAYOUT, mode="w")
     assert (path / what).read_text() == "mine"
     (path / what).unlink()
@@ -352,7 +352,7 @@ def test_settings_of_great_depth_and_names_that_are_no_text_are_refused(tmp_path
     with pytest.raises(RecordError, match=r"settings\['deep'\] does not fit in JSON"):
         recorded(tmp_path / "r", settings={"deep": deep})
     odd = Layout(("w\ud800",), ((3,),))
-    with pytest.raises(RecordError, match=r"the name 'w.ud800' has characters that are no text"):
+    with pytest.raises(RecordError, match=r"the name 'w.ud800' contains characters that cannot be encoded"):
         Record(tmp_path / "r", odd).update(allocation(0))
     assert not (tmp_path / "r").exists()
 

@@ -206,7 +206,7 @@ def test_metrics_after_the_run_are_refused_and_those_of_a_trainer_are_not_its_ow
     with tracker:
         for step in steps:
             tracker.update(step.end)
-        with pytest.warns(lca.errors.LCAWarning, match="the metric 'name' is 'adam', which is no number"):
+        with pytest.warns(lca.errors.LCAWarning, match="the metric 'name' is 'adam', which is not a number"):
             tracker.add_metrics({"name": "adam"})
     with pytest.raises(LCAError, match="the run has ended; call add_metrics inside"):
         tracker.add_metrics({"accuracy": 1.0})

@@ -883,7 +883,7 @@ def test_only_a_page_is_replaced_and_only_on_request(tmp_path, capsys):
     with pytest.raises(OutputError, match="was not made by lca"):
         write_report(record, tmp_path / "mine.html", overwrite=True)
     assert main(["report", str(record), "-o", str(tmp_path / "mine.html"), "--overwrite"]) == 2
-    assert "--overwrite does not replace either" in capsys.readouterr().err
+    assert "so --overwrite does not replace it" in capsys.readouterr().err
     assert (tmp_path / "mine.html").read_text() == "<h1>loss-change-allocation</h1>"
 
 

@@ -153,5 +153,5 @@ def test_a_loss_that_was_infinite_before_the_change_is_an_error():
     tracker = FunctionalTracker(POINTS[0], objective, lca.PathIntegral(lca.SIMPSON), on_error="raise")
     with tracker:
         objective.c[...] = 1.0
-        with pytest.raises(NonFiniteError, match="in the state in which the step before ended"):
+        with pytest.raises(NonFiniteError, match="in the state in which the previous step ended"):
             tracker.update(POINTS[1])

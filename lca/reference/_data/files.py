@@ -135,7 +135,7 @@ def _check_unpacked_size(path: Path) -> None:
 
 def _too_large(path: Path, advice: str) -> DataError:
     return DataError(
-        f"{path} inflates to more than {LARGEST_UNPACKED / 2**30:g} GiB; if that is no mistake, {advice}."
+        f"{path} inflates to more than {LARGEST_UNPACKED / 2**30:g} GiB; if that is not a mistake, {advice}."
     )
 
 

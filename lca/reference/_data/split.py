@@ -63,6 +63,11 @@ class Split:
 
         Used to pass images as vectors, or to add a channel axis.
 
+        Raises
+        ------
+        DataError
+            If the number of features is another.
+
         Examples
         --------
         >>> from lca.reference import load_digits

@@ -276,6 +276,13 @@ def mlp(
 def logistic_regression(n_features: int, n_classes: int) -> Network:
     """Multinomial logistic regression: an MLP without hidden layers, whose loss is convex in θ.
 
+    Parameters
+    ----------
+    n_features
+        The number of features of an example.
+    n_classes
+        The number of classes.
+
     Examples
     --------
     >>> logistic_regression(64, 10).layout.shapes

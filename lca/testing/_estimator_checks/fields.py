@@ -164,7 +164,7 @@ def no_field_is_made_up(estimator: Estimator, problem: Problem) -> None:
         of = f"step {a.step}: "
         part, whole = (vars(cost).values() for cost in (a.start_cost, a.cost))
         fits = all(0 <= some <= every for some, every in zip(part, whole, strict=True))
-        require(fits, f"{of}start_cost is {a.start_cost}, which is no part of {a.cost}.")
+        require(fits, f"{of}start_cost is {a.start_cost}, which is not part of {a.cost}.")
         known = a.tolerance is None or (isfinite(a.tolerance) and a.tolerance >= 0)
         require(known, f"{of}tolerance is {a.tolerance!r}; it must be finite and ≥ 0, or None.")
         if measures_full_loss(estimator):

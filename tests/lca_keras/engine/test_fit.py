@@ -7,7 +7,7 @@ from keras import ops
 
 import lca
 from lca import tolerances
-from lca.errors import LCAError, LCAWarning
+from lca.errors import DataError, LCAError, LCAWarning
 from lca_keras import LCACallback, Objective
 from tests.lca_keras.engine.fits import X, Y, cross_entropy, fit, model_of
 from tests.nightly import cases
@@ -85,6 +85,26 @@ def test_terms_and_weights_are_measured():
     assert summary["train/penalty"]["lca_total"] != 0
     with pytest.warns(LCAWarning, match=r"fit weighs the examples \(sample_weight\)"):
         fit(model_of(), LCACallback((X, Y), batch_norm="frozen"), sample_weight=weight)
+
+
+def test_terms_of_a_batch_loss_are_refused_with_what_this_backend_has():
+    whole = Objective(
+        model_of(), None, (X, Y), batch_norm="frozen", batch_loss=lambda m, b: cross_entropy()(b[1], m(b[0]))
+    )
+    with pytest.raises(LCAError, match=r'"penalty": Objective\(model, None, data, batch_loss=function of'):
+        whole.by_term()
+
+
+def test_class_weights_are_those_of_fit():
+    model, classes = model_of(), {0: 3.0, 1: 1.0, 2: 0.25}
+    with pytest.warns(LCAWarning, match=r"fit weighs the examples \(class_weight\).*class_weight=\.\.\."):
+        fit(model, LCACallback((X, Y), batch_norm="frozen"), class_weight=classes)
+    weighted = Objective(model, None, (X, Y), class_weight=classes, batch_norm="frozen")
+    fit(model, LCACallback(weighted, on_error="raise"), class_weight=classes)
+    by_hand = Objective(model, None, (X, Y, np.array([classes[int(y)] for y in Y])), batch_norm="frozen")
+    assert weighted.loss(weighted.theta()) == by_hand.loss(by_hand.theta())
+    with pytest.raises(DataError, match="class_weight names class 7, which no example has"):
+        Objective(model, None, (X, Y), class_weight=classes | {7: 2.0}, batch_norm="frozen")
 
 
 def test_several_outputs_are_measured_as_compiled():

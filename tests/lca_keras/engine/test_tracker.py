@@ -146,5 +146,5 @@ def test_a_number_in_python_that_changes_the_loss_is_named():
                     model.train_on_batch(x, y)
                     loss.beta += 1
 
-    with pytest.raises(LCAError, match=r"has changed during the step with .*beta.*keras\.Variable"):
+    with pytest.raises(LCAError, match=r"has changed during the step because of .*beta.*keras\.Variable"):
         train()

@@ -176,7 +176,7 @@ def test_files_that_inflate_too_much_are_refused(tmp_path: Path, monkeypatch: py
     np.savez(tmp_path / "plain.npz", **zeros)
     for path, advice in ((tmp_path, "gunzip it first"), (tmp_path / "packed.npz", "numpy.savez")):
         with pytest.raises(
-            DataError, match=f"inflates to more than .* GiB; if that is no mistake, .*{advice}"
+            DataError, match=f"inflates to more than .* GiB; if that is not a mistake, .*{advice}"
         ):
             load_split(path)
     assert len(load_split(tmp_path / "plain.npz").x_train) == 2**16
