@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from math import nan
-from typing import Literal, TypeAlias
+from typing import TYPE_CHECKING, Literal, TypeAlias
 
 import numpy as np
 
@@ -12,6 +12,9 @@ from lca.allocation import StepAllocation, with_terms
 from lca.arrays import array_ops
 from lca.groups import Groups, SignCounts
 from lca.layout import GroupBy, Layout
+
+if TYPE_CHECKING:
+    from lca.by_example import ExampleAllocation
 
 __all__ = [
     "BINS_PER_DECADE",
@@ -87,6 +90,8 @@ class Row:
     path_difference
         With ``span=`` of a tracker: how far the layers of the straight line are from those of the updates
         themselves, ``Σ_layers |A_line - A_path| / Σ_layers |A_path|``; NaN where it was not measured.
+    examples
+        The allocation of the step by group and example, if it was measured.
 
     Raises
     ------
@@ -106,6 +111,7 @@ class Row:
         self.allocation, self.layout = allocation, layout
         self.check: CheckedWindow | None = None
         self.path_difference = nan
+        self.examples: ExampleAllocation | None = None
 
     @property
     def scalars(self) -> dict[str, float]:

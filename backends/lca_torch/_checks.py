@@ -26,6 +26,28 @@ def check_differentiable(loss: Tensor) -> None:
         raise no_gradient(GRADIENT_HINT)
 
 
+def refuse_reentrant(loss: Tensor) -> None:
+    """Refuse a loss with reentrant activation checkpointing, whose gradients do not reach θ."""
+    seen, left = set(), [loss.grad_fn]
+    while left:
+        node = left.pop()
+        if node is None or node in seen:
+            continue
+        if type(node).__name__ == _REENTRANT:
+            raise LCAError(
+                "the model uses reentrant activation checkpointing (torch.utils.checkpoint.checkpoint with "
+                "use_reentrant=True), which gives gradients to .backward() without arguments only, and none "
+                "to what is measured; pass use_reentrant=False (in Hugging Face's transformers: "
+                'gradient_checkpointing_kwargs={"use_reentrant": False}).'
+            )
+        seen.add(node)
+        left.extend(next_node for next_node, _ in node.next_functions)
+
+
+_REENTRANT = "CheckpointFunctionBackward"
+"""The name of the node of `torch.utils.checkpoint.CheckpointFunction` in a graph."""
+
+
 def require_theta_alone(loss: Tensor, own: Mapping[str, Tensor]) -> None:
     """Refuse a loss that holds on to the model's ``own`` tensors and would not notice that θ moves."""
     trained = {name: tensor for name, tensor in own.items() if tensor.requires_grad}

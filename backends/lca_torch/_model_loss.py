@@ -41,6 +41,7 @@ from lca_torch._checks import (
     MEAN_HINT,
     check_differentiable,
     interpreted,
+    refuse_reentrant,
     require_theta_alone,
 )
 from lca_torch._data import Unchanged, refuse_arrays
@@ -270,6 +271,7 @@ class TorchLoss(ModelLoss):
         with self._measuring(theta, None, trainable, gradient=True) as (run, leaves):
             loss = run(batch)
             check_differentiable(loss)
+            refuse_reentrant(loss)
             require_theta_alone(loss, own)
             wanted = [leaves.tensors[name] for name in trainable]
             grads = torch.autograd.grad(loss, wanted, allow_unused=True)

@@ -8,7 +8,7 @@ import numpy as np
 
 from lca._extras import extra
 from lca.by_example._chosen import require_label
-from lca.errors import UnknownNameError
+from lca.errors import LCAError, UnknownNameError
 from lca.tables import Column, HasTable, Table
 
 if TYPE_CHECKING:
@@ -60,6 +60,11 @@ class ExampleAllocation(HasTable):
         The end of a step and the start of the next one count as two, because the movements differ.
     tolerance
         The largest ``Σ_n |residual_n|`` allowed; ``None``: no limit.
+    population
+        The number of examples from which these were drawn at random (``sample=`` of
+        `lca.by_example.ByExample`); their weights are larger accordingly. 0: they were not drawn.
+    summed_over
+        The labelling whose sums these are, after `over`; empty for single examples.
     converged, reason
         Whether both marginal sums are within their tolerances, and why the estimator stopped.
 
@@ -94,6 +99,8 @@ class ExampleAllocation(HasTable):
     tolerance: float | None = None
     converged: bool = True
     reason: str = ""
+    population: int = 0
+    summed_over: str = ""
 
     @property
     def loss_change(self) -> Array:
@@ -160,7 +167,53 @@ class ExampleAllocation(HasTable):
             weight=summed(self.weight),
             state_change=summed(self.state_change),
             labels={},
+            summed_over=labelling,
         )
+
+    def stderr(self, labelling: str | None = None) -> Array:
+        """The standard error of sums over examples, (groups,), or for each label (groups, labels).
+
+        For a sample of n of N examples, ``sqrt(n (1 - n/N) s²)``, with s² the variance of the values of a
+        group over the sample (for a label, with 0 for examples that have another one). The estimate ± 1.96
+        standard errors covers the sum over all examples in about 95 % of samples, less often if n is small
+        or a few examples dominate the sum. 0 if the examples are no sample.
+
+        Parameters
+        ----------
+        labelling
+            For the sums over the examples of each label, in the order of `over`.
+
+        Raises
+        ------
+        UnknownNameError
+            If the examples have no labelling of this name.
+        LCAError
+            If these are sums over the examples of labels (`over`), whose spread is not known any more.
+
+        Examples
+        --------
+        >>> a = ExampleAllocation(
+        ...     np.array([[-2.0, 0.0]]), ("fc",), np.array([3, 7]), loss_start=np.array([2.0, 1.0]),
+        ...     loss_end=np.array([0.0, 1.0]), weight=np.full(2, 0.5), by_gradient=np.array([-2.0]),
+        ...     state_change=np.zeros(2), mass=2.0, population=8)
+        >>> a.stderr().round(3)  # sqrt(2 · (1 - 2/8) · 2)
+        array([1.732])
+        """
+        if self.population and self.summed_over:
+            raise LCAError(
+                f"these are sums over {self.summed_over!r}, without the spread of the examples; call "
+                f"stderr({self.summed_over!r}) of the allocation that over was called on."
+            )
+        number, values = len(self.examples), self.values[:, None]
+        if labelling is not None:
+            labels = require_label(self.labels, labelling)
+            values = values * (labels == np.unique(labels)[:, None])
+        if not self.population:
+            found = np.zeros(values.shape[:2])
+        else:
+            left = 1 - number / self.population
+            found = np.sqrt(number * left * values.var(axis=2, ddof=1))
+        return found[:, 0] if labelling is None else found
 
     def table(self) -> Table:
         """One row per group, one column per example; at most the 12 whose loss changed most."""
@@ -173,6 +226,8 @@ class ExampleAllocation(HasTable):
         title = f"LCA of {which} by group and example, in units of the loss; negative: helping"
         if len(shown) < len(self.examples):
             title += f" ({len(shown)} of {len(self.examples):,} examples, those whose loss changed most)"
+        if self.population:
+            title += f"; a sample of {self.population:,} examples, scaled to all of them"
         return Table(columns, title)
 
     def to_frame(self) -> "DataFrame":
@@ -197,7 +252,7 @@ class ExampleAllocation(HasTable):
         return xr.Dataset(
             {"value": (("group", "example"), self.values), **by_example, **by_group},
             {"group": list(self.groups), "example": self.examples, "step": self.step, **labels},
-            {"units": "units of the loss; negative: helping"},
+            {"units": "units of the loss; negative: helping", "population": self.population},
         )
 
     def __str__(self) -> str:

@@ -29,27 +29,46 @@ class Chosen:
         The label of each example, (n,), for each labelling.
     batch
         The batch of these examples, whose loss is ``Σ_n ω_n ℓ_n / Σ_n ω_n``; ``None`` if all are chosen.
+    population
+        The number of examples from which these were drawn at random, with weights that are larger by the
+        ratio of both numbers; 0 if they were not drawn.
     """
 
     index: Array
     weight: Array
     labels: Mapping[str, Array]
     batch: Batch | None
+    population: int = 0
 
 
 def choose(
-    objective: Separable, index: Sequence[int] | Array | None, labels: Mapping[str, Sequence[Any]]
+    objective: Separable,
+    index: Sequence[int] | Array | None,
+    labels: Mapping[str, Sequence[Any]],
+    *,
+    sample: int | None = None,
+    seed: int = 0,
 ) -> Chosen:
     """Select the examples of an objective given by ``index`` (default: all), with their labels.
+
+    With ``sample``, that many of them are drawn at random, each with the same probability, without
+    replacement.
 
     Raises
     ------
     LCAError
-        If an example does not exist or is chosen twice, or the length of a labelling differs from that of the
-        data.
+        If an example does not exist or is chosen twice, if the length of a labelling differs from that of the
+        data, or if there are fewer examples than are to be drawn.
     """
     number = objective.n_examples
     found = np.arange(number) if index is None else _checked(index, number)
+    population, factor = 0, 1.0
+    if sample is not None:
+        population = len(found)
+        if sample > population:
+            raise LCAError(f"sample={sample} examples cannot be drawn from {population}; omit sample.")
+        drawn = np.random.default_rng(seed).choice(population, sample, replace=False)
+        found, factor = found[np.sort(drawn)], population / sample
     given = objective.weight
     weights = np.ones(number) if given is None else np.asarray(given, np.float64)
     named = {name: _labelling(name, values, number)[found] for name, values in labels.items()}
@@ -60,9 +79,10 @@ def choose(
     own_weight = None if given is None else weights[found]
     return Chosen(
         found,
-        weights[found] / weights.sum(),
+        factor * weights[found] / weights.sum(),
         named,
         None if is_all else objective.batch(found, own_weight),
+        population,
     )
 
 

@@ -48,6 +48,12 @@ class ByExample:
     chunk
         The number of groups that are differentiated in one pass: a larger number is faster and takes more
         memory.
+    sample
+        Draw this many of the examples at random, once for the whole run, and give them weights that are
+        larger accordingly. Sums over examples then estimate those over all of them, with the standard error
+        `ExampleAllocation.stderr`. ``None``: no sample.
+    seed
+        Of the sample.
 
     Notes
     -----
@@ -61,8 +67,8 @@ class ByExample:
     Raises
     ------
     LCAError
-        If the estimator uses batches or samples, or ``chunk`` is not positive. When a run begins: if the
-        objective has no losses of single examples.
+        If the estimator uses batches or samples, ``chunk`` is not positive, or ``sample`` is below 2. When a
+        run begins: if the objective has no losses of single examples.
 
     Examples
     --------
@@ -82,6 +88,8 @@ class ByExample:
     labels: Mapping[str, Sequence[Any]] = field(default_factory=dict)
     estimator: Estimator = field(default_factory=Adaptive)
     chunk: int = 8
+    sample: int | None = None
+    seed: int = 0
 
     def __post_init__(self) -> None:
         if isinstance(self.estimator, type) or not isinstance(self.estimator, Estimator):
@@ -94,6 +102,11 @@ class ByExample:
             )
         if self.chunk < 1:
             raise LCAError(f"chunk must be at least 1 group, got {self.chunk}.")
+        if self.sample is not None and self.sample < 2:
+            raise LCAError(
+                "sample must be at least 2 examples, whose spread gives the standard error, got "
+                f"{self.sample}."
+            )
 
     def start(self, objective: Objective) -> "Callable[[Step], ExampleAllocation]":
         """Begin a run along one path; call the result with each step, in order."""
@@ -140,7 +153,9 @@ class _Run:
     def __init__(self, config: ByExample, objective: Objective) -> None:
         self._objective, self._factor = separable(objective)
         self._layout = objective.layout
-        self._chosen = choose(self._objective, config.examples, config.labels)
+        self._chosen = choose(
+            self._objective, config.examples, config.labels, sample=config.sample, seed=config.seed
+        )
         self._groups: Groups = self._layout.groups(config.groups)
         self._nodes = Nodes(self._chosen, self._groups, config.chunk)
         self._allocate: Allocator = _started(config.estimator, self._nodes)
@@ -170,6 +185,7 @@ class _Run:
             mass=mass,
             step=step.index,
             labels=self._chosen.labels,
+            population=self._chosen.population,
             nodes=nodes.evaluated,
             tolerance=found.tolerance,
         )

@@ -1,5 +1,6 @@
 """`ExampleHistory`: the allocation by group and example of every step of a run."""
 
+import json
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
@@ -32,6 +33,8 @@ _PER_STEP = {
     "converged": (),
 }
 """Attributes of `ExampleAllocation` that are stored for each step besides the values; their dimensions."""
+RECORDED, RECORDED_LABEL = "example_{}", "label_{}"
+"""The names in a record: of what is stored for each step, and of labellings."""
 
 
 class ExampleHistory:
@@ -98,6 +101,7 @@ class ExampleHistory:
             "examples": dataset["example"].values,
             "weight": dataset["weight"].values,
             "labels": labels,
+            "population": int(dataset.attrs.get("population", 0)),
         }
         for t, step in enumerate(dataset["step"].values):
             row = dataset.isel(step=t)
@@ -106,6 +110,33 @@ class ExampleHistory:
             }
             history.add(ExampleAllocation(row["value"].values, step=int(step), **fixed, **kept))
         return history
+
+    @classmethod
+    def from_record(cls, record: "Dataset") -> "ExampleHistory":
+        """Read the history in the record of a run; steps can be added, but no further steps measured.
+
+        Parameters
+        ----------
+        record
+            From `lca.open_record`, of a run whose tracker had a history as a view.
+
+        Raises
+        ------
+        LCAError
+            If the record has no allocation by example.
+        """
+        names = {RECORDED.format(name): name for name in ("value", "weight", *_PER_STEP)}
+        if not names.keys() <= set(record.variables):
+            raise LCAError(
+                "the record has no allocation by example; pass "
+                "views=lca.by_example.ExampleHistory(objective) to the tracker beside record=."
+            )
+        group, prefix = RECORDED.format("group"), RECORDED_LABEL.format("")
+        found = record[[*names]].rename({**names, group: "group"}).reset_coords("weight")
+        labels = [name for name in map(str, found.coords) if name.startswith(prefix)]
+        found = found.rename({name: name.removeprefix(prefix) for name in labels})
+        population = json.loads(record.attrs["content"])["examples"]["population"]
+        return cls.from_xarray(found.assign_attrs(population=population))
 
     def _begin(self, allocate: Callable[[Step], ExampleAllocation] | None) -> None:
         self._allocate = allocate
@@ -157,6 +188,11 @@ class ExampleHistory:
             rows.append(getattr(found, name))
         self._sums = found if self._sums is None else _sum(self._sums, found)
         self._last = found
+
+    @property
+    def last(self) -> ExampleAllocation | None:
+        """The allocation of the most recent step; ``None`` before the first."""
+        return self._last
 
     @property
     def steps(self) -> Array:
@@ -257,7 +293,7 @@ class ExampleHistory:
         return xr.Dataset(
             {"value": (("step", "group", "example"), values), **data, "weight": ("example", total.weight)},
             {"step": self.steps, "group": list(total.groups), "example": total.examples, **labels},
-            {"units": "units of the loss; negative: helping"},
+            {"units": "units of the loss; negative: helping", "population": total.population},
         )
 
     def _require_steps(self) -> ExampleAllocation:
@@ -302,6 +338,7 @@ def _sum(first: ExampleAllocation, second: ExampleAllocation) -> ExampleAllocati
         steps=first.steps + second.steps,
         labels=first.labels,
         nodes=first.nodes + second.nodes,
+        population=first.population,
         converged=not missed,
         reason=missed[-1] if missed else second.reason,
     )

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from lca._output import move_into, scratch_folder
+from lca.by_example._history import RECORDED_LABEL
 from lca.record._manifest import Manifest, describe
 from lca.record._ownership import LABELS
 from lca.record._reading import open_group
@@ -101,7 +102,8 @@ def check_record(path: Path) -> RecordCheck:
     checks: dict[str, VariableCheck] = {}
     for name in sorted(manifest.descriptions):
         variable = name.rpartition("/")[0]
-        checks[variable] = VariableCheck(variable, variable not in (*LABELS, COMMITTED, ""))
+        is_label = variable in (*LABELS, COMMITTED, "") or variable.startswith(RECORDED_LABEL.format(""))
+        checks[variable] = VariableCheck(variable, not is_label)
         if _read(path / name, describe) != manifest.descriptions[name]:
             checks[variable].damage.append(_what(path, name))
     for name in sorted(manifest.files):

@@ -6,6 +6,7 @@ import re
 from pathlib import Path
 
 from lca.layout import Layout
+from lca.record._examples import RecordedExamples
 from lca.record._schema import COMMITTED, FORMAT, RENAMED_SINCE, Content, Plan
 
 _EVERYTHING = Content(
@@ -16,6 +17,7 @@ _EVERYTHING = Content(
     learning_rates=("0",),
     groups=(("group", "other"),),
     memory=("steps",),
+    examples=RecordedExamples("train", ("w",), (0,), (1.0,)),
 )
 _ALL = Plan(Layout(("w",), ((1,),)), ("train",), _EVERYTHING, 1)
 LABELS = frozenset(_ALL.coordinates)
@@ -24,6 +26,7 @@ _ARRAYS = {
     COMMITTED,
     *LABELS,
     *(column.name for column in _ALL.columns),
+    r"label_[^/]+",  # of the allocation by example
     *(name for renamed in RENAMED_SINCE.values() for name in renamed.values()),
 }
 _PARTS = re.compile(

@@ -12,6 +12,7 @@ from lca._extras import extra
 from lca._output import check_writable
 from lca._paths import local_path
 from lca.allocation import Estimator, StepAllocation
+from lca.by_example import ExampleAllocation
 from lca.errors import LCAWarning
 from lca.groups import Groups
 from lca.layout import Layout, check_same_layout
@@ -29,6 +30,7 @@ from lca.record._asked import (
 )
 from lca.record._blocks import Blocks
 from lca.record._citation import citation, citations_of
+from lca.record._examples import RecordedExamples, example_cells, examples_of
 from lca.record._lock import WriterLock, rank
 from lca.record._metrics import Given, as_given
 from lca.record._reading import open_group
@@ -220,7 +222,12 @@ class Record:
             )
         return self
 
-    def update(self, allocations: StepAllocation | Mapping[str, StepAllocation]) -> None:
+    def update(
+        self,
+        allocations: StepAllocation | Mapping[str, StepAllocation],
+        *,
+        examples: ExampleAllocation | None = None,
+    ) -> None:
         """Add one step.
 
         Parameters
@@ -228,6 +235,10 @@ class Record:
         allocations
             The allocation of each measured loss by name, as from `lca.allocate_each`; a single allocation is
             named ``train``. The terms of a `lca.Sum` are added as ``train/penalty``.
+        examples
+            The allocation of the first of these losses by group and example
+            (`lca.by_example.allocate_by_example`). A tracker adds it if an `lca.by_example.ExampleHistory` is
+            among its views.
 
         Raises
         ------
@@ -235,7 +246,9 @@ class Record:
             If the record is closed, the step is not new, other losses are measured than before, or the disk
             cannot be written.
         """
-        self.write(rows_of(as_allocations(allocations), self._known_layout()))
+        rows = rows_of(as_allocations(allocations), self._known_layout())
+        next(iter(rows.values())).examples = examples
+        self.write(rows)
 
     def write(self, rows: Mapping[str, Row]) -> None:
         """Add one step whose rows exist already, as from `lca.row.rows_of`; like `update` otherwise.
@@ -267,6 +280,7 @@ class Record:
         if self._continues(step, rows):
             rows = {name: _without_start(row) for name, row in rows.items()}
         shared = {**step_cells(first, plan.content), "restarted": restarted}
+        shared |= example_cells(rows, plan.content.examples)
         groups = self._groups.values()
         each = [loss_cells(self._fitting(row, plan.layout), plan.content, groups) for row in rows.values()]
         if self._blocks is None:  # only now is it known that the first row fits
@@ -385,6 +399,7 @@ class Record:
         first = next(iter(rows.values()))
         source = first.allocation.source
         memory = dict.fromkeys(name for row in rows.values() for name in row.allocation.memory)
+        by_example = examples_of(rows)
         content = Content(
             **self._wanted,
             traced=self._traced,
@@ -392,6 +407,7 @@ class Record:
             learning_rates=tuple(learning_rates_of(first)),
             groups=_pairs(self._groups),
             memory=tuple(memory),
+            examples=None if by_example is None else RecordedExamples.of(*by_example),
         )
         return Plan(self._known_layout(), tuple(rows), content, self._block)
 
@@ -401,7 +417,11 @@ class Record:
             return row
         check_same_layout((layout, row.layout), f"the record {str(self.path)!r} and the row")
         fitting = Row(row.allocation, layout)
-        fitting.check, fitting.path_difference = row.check, row.path_difference
+        fitting.check, fitting.path_difference, fitting.examples = (
+            row.check,
+            row.path_difference,
+            row.examples,
+        )
         return fitting
 
     def _continue(self, resume_at: int | None) -> None:
@@ -533,5 +553,5 @@ def _without_start(row: Row) -> Row:
     """A row without the cost of θ_t, which the last row of a continued record has paid for as its end."""
     found = row.allocation
     paid = Row(replace(found, cost=found.cost - found.start_cost), row.layout)
-    paid.check, paid.path_difference = row.check, row.path_difference
+    paid.check, paid.path_difference, paid.examples = row.check, row.path_difference, row.examples
     return paid

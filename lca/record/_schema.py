@@ -13,6 +13,7 @@ import numpy as np
 
 from lca.errors import LCAError
 from lca.layout import GroupBy, Layout
+from lca.record._examples import RecordedExamples
 from lca.row import BIN_EDGES
 
 SCHEMA_VERSION = 4
@@ -95,7 +96,8 @@ class Content:
     ``checkpoints`` says whether steps are between checkpoints of these numbers; ``learning_rates`` are the
     names of the groups of the optimizer; ``groups`` are pairs of a division and one of its groups.
     ``values`` and ``theta`` are the dtypes of the full arrays, or ``None``; ``traced`` holds positions in θ;
-    ``memory`` holds the names in `lca.StepAllocation.memory`.
+    ``memory`` holds the names in `lca.StepAllocation.memory`; ``examples`` the groups and examples of the
+    allocation by example.
     """
 
     checkpoints: bool = False
@@ -107,6 +109,7 @@ class Content:
     theta: str | None = None
     traced: tuple[int, ...] = ()
     memory: tuple[str, ...] = ()
+    examples: RecordedExamples | None = None
 
     @classmethod
     def from_json(cls, stored: Mapping[str, Any]) -> "Content":
@@ -115,6 +118,8 @@ class Content:
             name: tuple(value) if isinstance(value, list) else value for name, value in stored.items()
         }
         known["groups"] = tuple((str(a), str(b)) for a, b in known.get("groups", ()))
+        if known.get("examples") is not None:
+            known["examples"] = RecordedExamples.from_json(known["examples"])
         return cls(**known)
 
 
@@ -138,6 +143,18 @@ _FLAGS = (
     ("sampled", "the values are estimated from batches or samples"),
 )
 _COUNTS = (("helping", "A < 0"), ("hurting", "A > 0"), ("zero", "A = 0 exactly"))
+
+
+_BY_EXAMPLE = (
+    Column("example_value", ("example_group", "example"), "float64", "A by group and example"),
+    Column("example_loss_start", ("example",), "float64", "ω_n ℓ_n(θ_t)"),
+    Column("example_loss_end", ("example",), "float64", "ω_n ℓ_n(θ_{t+1})"),
+    Column("example_state_change", ("example",), "float64", "change of ω_n ℓ_n by buffers"),
+    Column("example_by_gradient", ("example_group",), "float64", "Σ A_i over the group, by gradients"),
+    Column("example_mass", (), "float64", "the scale of rounding of example_value"),
+    Column("example_nodes", (), "int64", "points at which slopes were evaluated", "1"),
+    Column("example_converged", (), "bool", "both sums of example_value are within their tolerances", "1"),
+)
 
 
 def group_names(content: Content) -> tuple[GroupBy, ...]:
@@ -169,7 +186,8 @@ def columns(content: Content) -> list[Column]:
             ]
     if content.histogram:
         found += _histogram()
-    return [*found, *_per_parameter(content), *_of_training(content)]
+    found += [*_per_parameter(content), *_of_training(content)]
+    return found if content.examples is None else [*found, *_BY_EXAMPLE]
 
 
 def _of_training(content: Content) -> list[Column]:
@@ -251,7 +269,7 @@ class Plan:
         if self.content.traced:
             found["traced"] = ("traced", np.array(self.content.traced))
             found["traced_name"] = ("traced", [layout.label(i) for i in self.content.traced])
-        return found
+        return found if self.content.examples is None else found | self.content.examples.coordinates
 
     @cached_property
     def sizes(self) -> dict[str, int]:

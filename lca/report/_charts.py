@@ -128,6 +128,24 @@ def cumulative_chart(steps: Array, allocations: Array, names: Sequence[str]) -> 
     return _legend(_zero_line(chart, "width"))
 
 
+def learned_chart(steps: Array, shares: Mapping[str, Array]) -> Figure:
+    """The percentage of examples that each group has learned, (T + 1,), at steps (T + 1,).
+
+    The first groups have colours; the others are grey.
+    """
+    chart = _figure("step", "examples learned (%)", height=300, y_range=(0, 105))
+    styles = _styles(min(len(shares), MAX_COLORED_LINES))
+    labels = short_labels([*shares], 32)
+    for i, (name, share) in enumerate(shares.items()):
+        if i < len(styles):
+            label = _escape_tex(labels[i])
+            _line(chart, steps, share, label=label, hover=name, width=2, unit=" %", **styles[i])
+        else:
+            points = MAX_POINTS_GREY
+            _line(chart, steps, share, GREY, "other groups", alpha=0.6, hover=name, points=points, unit=" %")
+    return _legend(chart)
+
+
 def totals_chart(names: Sequence[str], totals: Mapping[str, Array], errors: Mapping[str, Array]) -> Figure:
     """One bar per layer and loss, with error bars for the losses in ``errors``; arrays (layers,).
 

@@ -10,6 +10,7 @@ from lca.analysis import division_names, group_names, group_totals, histogram_co
 from lca.analysis._reading import is_class
 from lca.record._citation import citation
 from lca.report import _charts as charts
+from lca.report._examples import examples
 from lca.report._overview import summary
 from lca.report._parts import Chart, Section, Table, class_table, class_title
 from lca.report._training import groups, training
@@ -187,7 +188,20 @@ def cite(run: Run) -> Section:
     return Section("cite", "How to cite", code=citation(run.attributes))
 
 
-SECTIONS = (summary, balance, losses, layers, groups, explorer, classes, noise, training, method, cite)
+SECTIONS = (
+    summary,
+    balance,
+    losses,
+    layers,
+    groups,
+    explorer,
+    classes,
+    examples,
+    noise,
+    training,
+    method,
+    cite,
+)
 _BALANCE = (
     "The loss changed from its start to its end. Of this change, the allocations explain what the movement "
     "of the parameters did, and the rest is listed by cause. The rows from the allocations to the residual "

@@ -11,6 +11,7 @@ from lca._replay import refuse_unseen
 from lca._state import same_state
 from lca.allocation import Estimator, start_each
 from lca.arrays import Vector
+from lca.by_example import ExampleHistory
 from lca.divisions import HEAD, divisions
 from lca.errors import IncompleteStepError, LCAError, LCAWarning, NonFiniteError
 from lca.estimators import Adaptive
@@ -149,6 +150,8 @@ class Session:
         self.learning_rates: Callable[[], Mapping[str, float]] = dict
         self.on_failure: Callable[[Exception], None] | None = None
         record = settings.record
+        if record is not None:
+            _refuse_two_histories(self.views)
         self._record = None if record is None else self._begun(record, estimator)
         if self._record is not None and self._record.memory:  # the run goes on, and so does the estimator
             self._allocate = start_each(self.objectives, estimator, memory=self._record.memory)
@@ -270,6 +273,8 @@ class Session:
             views = _each(self.views.get(name, ()))
             for view in views:
                 show(view, row)
+                if isinstance(view, ExampleHistory):
+                    row.examples = view.last
             run = self._summarized.get(name)
             if run is not None and not any(view is run for view in views):
                 show(run, row)
@@ -416,6 +421,16 @@ def _views_of(objectives: Mapping[str, Objective], make: MakeViews) -> dict[str,
         if isinstance(measured, Sum) and isinstance(views[name], RunViews):
             views |= {f"{name}/{term}": RunViews.of(measured.layout) for term in measured.terms}
     return views
+
+
+def _refuse_two_histories(views: Mapping[str, Any]) -> None:
+    """A record holds one allocation by example."""
+    found = [view for own in views.values() for view in _each(own) if isinstance(view, ExampleHistory)]
+    if len(found) > 1:
+        raise LCAError(
+            f"a record holds one allocation by example, and views has {len(found)}; pass one "
+            "lca.by_example.ExampleHistory with record=, and keep the others with ExampleHistory.to_xarray."
+        )
 
 
 def _view_of(make: MakeView, name: str, layout: Layout) -> View:

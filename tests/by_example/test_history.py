@@ -11,7 +11,11 @@ import lca
 from lca import tolerances
 from lca.by_example import ByExample, ExampleHistory, allocate_by_example
 from lca.errors import LCAError, UnknownNameError
+from lca.record._check import check_record
 from lca.reference import SGD, DatasetLoss, minibatches, mlp, train
+from lca.report import render_report
+from lca.report._examples import examples
+from lca.runs._run import Run
 from lca.tracking import FunctionalTracker
 from lca_torch import Objective, Tracker
 from tests.by_example.cases import EPS
@@ -102,6 +106,99 @@ def test_it_is_saved_with_its_labels(history, tmp_path):
     assert np.abs(dataset["residual"].sum("step") - history.total().residual).max() <= tolerances.summed(
         10, EPS
     )
+
+
+def recorded(path, steps, how=HOW, **options):
+    """A tracked run with a history and a record."""
+    views, record = ExampleHistory(LOSS, how), lca.Record(path, **options)
+    with FunctionalTracker(steps[0].start, LOSS, views=views, record=record) as tracker:
+        for step in steps:
+            tracker.update(step.end)
+
+
+def test_it_is_part_of_the_record_of_a_run(history, tmp_path):
+    recorded(tmp_path / "run.zarr", run())
+    record = lca.open_record(tmp_path / "run.zarr")
+    read, total = ExampleHistory.from_record(record), history.total()
+    assert np.array_equal(read.values, history.values)
+    assert read.steps.tolist() == list(range(6))
+    for name, value in vars(read.total()).items():
+        if name not in ("tolerance", "reason", "labels"):
+            assert np.array_equal(value, getattr(total, name)), name
+    assert {name: found.tolist() for name, found in read.total().labels.items()} == {
+        "domain": ["a", "b"] * 6,
+        "class": Y.tolist(),
+    }
+    with pytest.raises(LCAError, match="read from a file and has no objective"):
+        read.update(None)
+
+
+def test_the_page_of_a_run_has_its_examples(tmp_path):
+    recorded(tmp_path / "run.zarr", run())
+    record = lca.open_record(tmp_path / "run.zarr")
+    page, total = render_report(record), ExampleHistory.from_record(record).total()
+    section = page[page.index('id="examples"') : page.index('id="noise"')]
+    assert "The loss of 12 examples was split over 2 groups of parameters" in section
+    for caption in ("by domain of the examples", "by class of the examples", "that were learned last"):
+        assert caption in section
+    change, missed = np.abs(total.loss_change).sum(), np.abs(total.residual).sum()
+    assert f"the residuals are {missed / change:.1%} of the loss changes" in section
+    lines = examples(Run(record)).charts[0].figure.renderers
+    for group, line in zip(total.groups, lines, strict=True):
+        learned = ExampleHistory.from_record(record).learned(group)
+        counts = [np.sum(learned < step) for step in range(7)]  # NaN is not learned
+        assert np.array_equal(np.round(12 * line.data_source.data["y"] / 100), counts)
+    assert examples(Run(record.drop_vars("example_value"))) is None
+
+
+def test_a_record_with_examples_is_continued_and_replaced(tmp_path):
+    how, steps = ByExample("layer", labels=HOW.labels, estimator=lca.PathIntegral()), run(4)
+    recorded(tmp_path / "run.zarr", steps[:2], how)
+    recorded(tmp_path / "run.zarr", steps[2:], how, mode="a")
+    found = ExampleHistory.from_record(lca.open_record(tmp_path / "run.zarr"))
+    assert found.steps.tolist() == list(range(4))
+    expected = [each.values for each in allocate_by_example(LOSS, steps, how)]
+    assert np.array_equal(found.values, expected)
+    checked = check_record(tmp_path / "run.zarr")
+    assert checked.whole
+    assert not [each for each in checked.variables if each.name == "label_domain" and each.has_rows]
+    recorded(tmp_path / "run.zarr", steps, how, mode="w")  # a folder with labels is a record, nothing else
+
+
+def test_a_record_has_the_examples_of_all_steps_or_of_none(tmp_path):
+    [one, two] = allocate_by_example(LOSS, run(2), HOW)
+    [other] = allocate_by_example(LOSS, run(1), ByExample("layer", examples=[1]))
+    rows = list(lca.allocate_each({"train": LOSS, "heldout": LOSS}, run(3), lca.Adaptive()))
+    with lca.Record(tmp_path / "with.zarr", LOSS.layout) as record:
+        record.update(rows[0], examples=one)
+        with pytest.raises(LCAError, match="step 1 has no allocation by example, but the record has that of"):
+            record.update(rows[1])
+        with pytest.raises(LCAError, match="step 1 has another allocation by example"):
+            record.update(rows[1], examples=other)
+        record.update(rows[1], examples=two)
+        record.flush()
+        assert ExampleHistory.from_record(lca.open_record(tmp_path / "with.zarr")).steps.tolist() == [0, 1]
+    with lca.Record(tmp_path / "without.zarr", LOSS.layout) as record:
+        record.update(rows[0])
+        with pytest.raises(LCAError, match="but the record has none"):
+            record.update(rows[1], examples=two)
+    with pytest.raises(LCAError, match="the record has no allocation by example; pass views="):
+        ExampleHistory.from_record(lca.open_record(tmp_path / "without.zarr"))
+
+
+def test_two_histories_or_labels_that_are_no_text_cannot_be_recorded(tmp_path):
+    losses, theta = {"train": LOSS, "heldout": LOSS}, NETWORK.init(0)
+    views = [ExampleHistory(LOSS, HOW), ExampleHistory(LOSS, HOW)]
+    with pytest.raises(LCAError, match="a record holds one allocation by example, and views has 2"):
+        FunctionalTracker(theta, losses, views=views, record=tmp_path / "a.zarr", on_error="raise")
+    how = ByExample("layer", labels={"pair": [1 + 2j] * 12})
+    [found] = allocate_by_example(LOSS, run(1), how)
+    [row] = lca.allocate(LOSS, run(1), lca.Adaptive())
+    with (
+        lca.Record(tmp_path / "b.zarr", LOSS.layout) as record,
+        pytest.raises(LCAError, match="the labels 'pair' cannot be stored in a record: they are complex128"),
+    ):
+        record.update(row, examples=found)
 
 
 def test_an_empty_history_and_other_examples_are_refused(history):

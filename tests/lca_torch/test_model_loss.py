@@ -56,6 +56,17 @@ def test_a_checkpointed_block_is_computed_again_at_theta():
     assert (grad_again - grad).abs().max() <= tolerances.repeat(grad.abs().max().item(), EPS64)
 
 
+@pytest.mark.parametrize("early", [False, True], ids=["later block", "first block"])
+def test_reentrant_checkpointing_is_refused_with_its_cause(early):
+    class Again(Blocks):
+        def forward(self, x):
+            given = x.requires_grad_() if early else x * self.first.bias[:1]
+            return self.last(checkpoint(self.block, given, use_reentrant=True))
+
+    with pytest.raises(LCAError, match="reentrant activation checkpointing .* pass use_reentrant=False"):
+        Objective(Again(again=True).double(), cross_entropy, (X, Y), batch_size=5)
+
+
 @pytest.mark.parametrize("normalised", [False, True], ids=["LSTM", "weight norm"])
 def test_models_that_keep_their_weights_elsewhere_pass_the_kit(normalised):
     def make():
