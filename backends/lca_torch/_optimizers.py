@@ -63,8 +63,7 @@ def updates_without(
     found: list[list[Tensor | None]] = [[None] * len(sizes) for _ in gradients]
     with detached():
         means = [mean_without(m, gradients, weights) for m in range(len(gradients))]
-        for group, members in _alike(optimizer, parameters):
-            alike = _Alike(group, [parameters[i] for i in members], optimizer)
+        for members, alike in _alike(optimizer, parameters):
             update = _KNOWN[type(optimizer)].update(alike)
             whole = len(members) == len(sizes)
             if whole:
@@ -106,8 +105,7 @@ def update_slope(
     known, sizes = _KNOWN[type(optimizer)], [parameter.numel() for parameter in parameters]
     found: list[Tensor | float] = [0.0] * len(sizes)
     with detached():
-        for group, members in _alike(optimizer, parameters):
-            alike = _Alike(group, [parameters[i] for i in members], optimizer)
+        for members, alike in _alike(optimizer, parameters):
             whole = len(members) == len(sizes)
             mine = gradient if whole else torch.cat([gradient.split(sizes)[i] for i in members])  # type: ignore[no-untyped-call]
             slope = known.slope(alike, mine)
@@ -162,7 +160,7 @@ class _Alike:
 
     group: Group
     parameters: Sequence[nn.Parameter]
-    optimizer: torch.optim.Optimizer
+    states: Sequence[Mapping[str, Any]]
 
     def number(self, name: str) -> float:
         """An option of the group as a number, also if it is a tensor."""
@@ -170,8 +168,8 @@ class _Alike:
 
     def state(self, name: str) -> Tensor | None:
         """A new vector with this state of all parameters; ``None`` before their first update."""
-        states = [self.optimizer.state.get(parameter, {}).get(name) for parameter in self.parameters]
-        return None if any(state is None for state in states) else flat(states)
+        found = [state.get(name) for state in self.states]
+        return None if any([one is None for one in found]) else flat(found)
 
     def scaled_state(self, name: str, factor: float) -> Tensor | float:
         state = self.state(name)
@@ -188,12 +186,12 @@ class _Alike:
 
     def has_state(self, name: str) -> bool:
         """Whether the parameters have this state, as they do after their first update."""
-        return self.optimizer.state.get(self.parameters[0], {}).get(name) is not None
+        return self.states[0].get(name) is not None
 
     @property
     def count(self) -> int:
         """Number of updates that the parameters have had."""
-        return _count(self.optimizer, self.parameters[0])
+        return _count(self.states[0])
 
     @property
     def sign(self) -> float:
@@ -327,22 +325,22 @@ _KNOWN: dict[type, _Known] = {
 
 def _alike(
     optimizer: torch.optim.Optimizer, parameters: Sequence[nn.Parameter]
-) -> Iterator[tuple[Group, list[int]]]:
-    """The parameters (by position) that will move, by group and number of updates they have had."""
-    position = {id(parameter): i for i, parameter in enumerate(parameters)}
+) -> Iterator[tuple[list[int], _Alike]]:
+    """The parameters that will move, and their positions, by group and number of updates they have had."""
+    positions = {id(parameter): i for i, parameter in enumerate(parameters) if parameter.grad is not None}
     for group in optimizer.param_groups:
-        by_count: dict[int, list[int]] = {}
-        for parameter in group["params"]:
-            if id(parameter) in position and parameter.grad is not None:
-                by_count.setdefault(_count(optimizer, parameter), []).append(position[id(parameter)])
-        for members in by_count.values():
-            yield group, sorted(members)
+        which = sorted([positions[id(own)] for own in group["params"] if id(own) in positions])
+        states = [optimizer.state.get(parameters[i], {}) for i in which]
+        counts = list(map(_count, states))
+        for count in dict.fromkeys(counts):
+            alike = [k for k, other in enumerate(counts) if other == count]
+            members = [which[k] for k in alike]
+            yield members, _Alike(group, [parameters[i] for i in members], [states[k] for k in alike])
 
 
-def _count(optimizer: torch.optim.Optimizer, parameter: nn.Parameter) -> int:
-    """Number of updates of the parameter; for SGD, which does not count them, 0 or 1."""
-    state = optimizer.state.get(parameter, {})
-    return int(state.get("step", state.get("momentum_buffer") is not None))
+def _count(state: Mapping[str, Any]) -> int:
+    """Number of updates of a parameter with this state; for SGD, which does not count them, 0 or 1."""
+    return int(state["step"] if "step" in state else state.get("momentum_buffer") is not None)
 
 
 def _joined(pieces: Sequence[Tensor | None], parameters: Sequence[nn.Parameter]) -> Tensor:

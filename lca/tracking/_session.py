@@ -1,8 +1,7 @@
 """`Session`: decides which steps of a run are measured, handles errors, and distributes the allocations."""
 
 import warnings
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 from math import isfinite
 from typing import Any, Unpack
@@ -19,7 +18,17 @@ from lca.estimators._stochastic import required_fields_of
 from lca.groups import Groups
 from lca.layout import Layout, check_same_layout
 from lca.live._outputs import LiveOutputs
-from lca.objective import Checked, Objective, State, Sum, evaluate, leaves, state_at_update, state_of
+from lca.objective import (
+    Checked,
+    Objective,
+    State,
+    Sum,
+    _is_stateful,
+    evaluate,
+    leaves,
+    state_at_update,
+    state_of,
+)
 from lca.record import Record
 from lca.record._metrics import as_numbers
 from lca.row import CheckedWindow, Row, rows_of
@@ -128,6 +137,7 @@ class Session:
         self._lines = CheckpointLines()
         self._precision = PrecisionDifference(self.objectives)
         self._checked = [own for own in leaves(self.objectives) if isinstance(own, Checked)]
+        self._stateful = [own for own in leaves(self.objectives) if _is_stateful(own)]
         self._measures_losses = estimator.target == "full"
         self.check_every = settings.check_every
         checked = None if self._measures_losses else settings.check_every
@@ -213,6 +223,8 @@ class Session:
 
     def state(self) -> State | None:
         """A copy of what the measured losses depend on besides θ (`lca.objective.Stateful`)."""
+        if len(self._stateful) == 1:
+            return self._stateful[0].state() or None
         return state_of(self.objectives)
 
     def state_at_update(self, previous: State | None, *, after_forward: bool) -> State | None:
@@ -330,23 +342,24 @@ class Session:
         finally:
             self.live.close()
 
-    @contextmanager
-    def guarded(self, index: int) -> Iterator[None]:
+    def guarded(self, index: int) -> "_Guarded":
         """Handle an error inside, in the measuring of step ``index``, as ``on_error`` says."""
-        try:
-            yield
-        except Exception as error:
-            self.failed = True
-            if self.on_failure is not None:
-                self.on_failure(error)
-            if self.raises:
-                raise
-            self.error = error
-            warnings.warn(
-                f"measuring stopped at step {index}, training goes on: {type(error).__name__}: {error}",
-                LCAWarning,
-                stacklevel=2,
-            )
+        return _Guarded(self, index)
+
+    def handle(self, error: Exception, index: int) -> bool:
+        """Take note of an error in the measuring of step ``index``; whether training goes on."""
+        self.failed = True
+        if self.on_failure is not None:
+            self.on_failure(error)
+        if self.raises:
+            return False
+        self.error = error
+        warnings.warn(
+            f"measuring stopped at step {index}, training goes on: {type(error).__name__}: {error}",
+            LCAWarning,
+            stacklevel=3,
+        )
+        return True
 
     def summary(self) -> Summary:
         """As `lca.tracking.TrackerBase.summary`."""
@@ -398,6 +411,21 @@ class Session:
 
     def _reason(self) -> str:
         return "" if self.error is None else f": {type(self.error).__name__}: {self.error}".rstrip(".")
+
+
+class _Guarded:
+    """The context of `Session.guarded`; a generator would take three times as long, several times a step."""
+
+    __slots__ = "_index", "_session"
+
+    def __init__(self, session: Session, index: int) -> None:
+        self._session, self._index = session, index
+
+    def __enter__(self) -> None:
+        pass
+
+    def __exit__(self, kind: object, error: BaseException | None, trace: object) -> bool:
+        return isinstance(error, Exception) and self._session.handle(error, self._index)
 
 
 def _views_of(objectives: Mapping[str, Objective], make: MakeViews) -> dict[str, Any]:
