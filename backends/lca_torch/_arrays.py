@@ -56,22 +56,23 @@ class TorchOps(ArrayOps):
             v.mul_(b - a)
         return vector
 
-    def products_sum(self, weighted: WeightedProducts, start: Tensor, end: Tensor) -> tuple[Tensor, float]:
+    def products_sum(
+        self, weighted: WeightedProducts, start: Tensor, end: Tensor, *, overwrite: bool = False
+    ) -> tuple[Tensor, float]:
         weights, vectors, factors = zip(*weighted, strict=True)
-        total = torch.empty_like(vectors[0])
+        given = [factor for factor in factors if factor is not None]
+        total = factors[0] if overwrite and factors[0] is not None else torch.empty_like(vectors[0])
         last = max((k for k, factor in enumerate(factors) if factor is None), default=-1)
         of_step = () if last < 0 else (start, end)
-        given = [factor for factor in factors if factor is not None]
         sizes: list[tuple[float, Any]] = []
         for into, *parts in _blocks(total, *vectors, *given, *of_step):
             own = iter(parts[len(weights) :])
             movement = torch.sub(parts[-1], parts[-2], out=None if last else into) if of_step else into
             for k, (weight, vector) in enumerate(zip(weights, parts, strict=False)):
-                if k == last:  # the movement is not used again
-                    product = movement.mul_(vector)
-                else:
-                    other = movement if factors[k] is None else next(own)
-                    product = torch.mul(vector, other, out=None if k else into)
+                other = movement if factors[k] is None else next(own)
+                # The movement is used once more than its last product in none.
+                into_factor = k == last or (overwrite and factors[k] is not None)
+                product = torch.mul(vector, other, out=other if into_factor else None if k else into)
                 sizes.append((abs(weight), _abs_sum(product)))
                 if k:
                     into.add_(product, alpha=weight)

@@ -207,7 +207,7 @@ class CrossFit:
         parts = fields.get(self._parts, ())
         if self.independent or len(parts) != self.micro_batches:
             return fields
-        return {**fields, self._parts: ProductSum.of(parts)}
+        return {**fields, self._parts: ProductSum.of(parts, overwrite=True)}
 
     def _checker(self) -> Callable[[Step], None]:
         """Raises `IncompleteStepError` unless a step has the fields, with as many micro-batches."""

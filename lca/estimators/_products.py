@@ -30,12 +30,14 @@ class ProductSum:
     factor: float
 
     @classmethod
-    def of(cls, parts: Sequence[MicroBatch]) -> "ProductSum":
-        """The sum over these micro-batches."""
+    def of(cls, parts: Sequence[MicroBatch], *, overwrite: bool = False) -> "ProductSum":
+        """The sum over these micro-batches, whose updates may be overwritten or not."""
         first = parts[0]
         relative = [(part.weight / first.weight, part.gradient, part.update) for part in parts]
         with np.errstate(over="ignore", invalid="ignore"):  # reported where it is used
-            values, mass = array_ops(first.update).products_sum(relative, first.update, first.update)
+            values, mass = array_ops(first.update).products_sum(
+                relative, first.update, first.update, overwrite=overwrite
+            )
         return cls(values, mass, len(parts), first.weight / sum(part.weight for part in parts))
 
     def __len__(self) -> int:
