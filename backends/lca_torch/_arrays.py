@@ -3,7 +3,6 @@
 import math
 from collections.abc import Iterable, Iterator, Sequence
 from functools import reduce
-from operator import mul
 from typing import Any
 
 import numpy as np
@@ -300,10 +299,10 @@ def _abs_sum(product: Tensor) -> Any:
 
 def _weighted_sum(sizes: Sequence[tuple[float, Any]]) -> float:
     """``Σ w s`` of numbers, or of tensors on one device, which is waited for once."""
-    weights, sums = zip(*sizes, strict=True)
+    sums = [size for _, size in sizes]
     if isinstance(sums[0], Tensor):
         sums = torch.stack(sums).tolist()
-    return math.fsum(map(mul, weights, sums))
+    return math.fsum(weight * size for (weight, _), size in zip(sizes, sums, strict=True))
 
 
 def _sum(parts: Iterator[Tensor]) -> float:

@@ -168,8 +168,8 @@ class _Alike:
 
     def state(self, name: str) -> Tensor | None:
         """A new vector with this state of all parameters; ``None`` before their first update."""
-        found = [state.get(name) for state in self.states]
-        return None if any([one is None for one in found]) else flat(found)
+        found = [state[name] for state in self.states if state.get(name) is not None]
+        return flat(found) if len(found) == len(self.states) else None
 
     def scaled_state(self, name: str, factor: float) -> Tensor | float:
         state = self.state(name)

@@ -184,7 +184,7 @@ def _address_of_python() -> int | None:
     return address if found[:2] == random.getstate()[:2] else None
 
 
-_PYTHON: Any = random._inst  # type: ignore[attr-defined]
+_PYTHON: Any = random._inst
 _ADDRESS = _address_of_python()
 
 

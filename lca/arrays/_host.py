@@ -72,7 +72,8 @@ def sums(values: np.ndarray, slices: Sequence[Slices]) -> np.ndarray:
 
 def _run_sums(values: np.ndarray, run: Run) -> np.ndarray:
     if run.offsets is not None:
-        return np.add.reduceat(values, run.offsets, dtype=np.float64)  # adds in pairs, as np.add.reduce
+        found: np.ndarray = np.add.reduceat(values, run.offsets, dtype=np.float64)  # in pairs, as reduce
+        return found
     return np.asarray(values.reshape(run.shape).sum(axis=(0, 2), dtype=np.float64))
 
 
