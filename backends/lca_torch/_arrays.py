@@ -193,8 +193,8 @@ def _blocks(*vectors: Tensor) -> Iterator[tuple[Tensor, ...]]:
     flat vectors are views, to be written to.
     """
     most = _CPU_BLOCK if vectors[0].device.type == "cpu" else _DEVICE_BLOCK
-    scattered = [vector for vector in vectors if isinstance(vector, ParameterVector)]
-    if not scattered and len(vectors[0]) <= 2 * most:  # as often for small models
+    scattered = [vector for vector in vectors if type(vector) is ParameterVector]
+    if not scattered and vectors[0].numel() <= 2 * most:  # as often for small models
         yield vectors
         return
     runs = _runs(scattered[0].sizes if scattered else [len(vectors[0])], most)

@@ -59,15 +59,14 @@ def updates_without(
     [tensor([-3.]), tensor([-1.])]
     """
     check_known(optimizer)
-    sizes = [parameter.numel() for parameter in parameters]
-    found: list[list[Tensor | None]] = [[None] * len(sizes) for _ in gradients]
+    found: list[list[Tensor | None]] = [[None] * len(parameters) for _ in gradients]
     with detached():
         means = [mean_without(m, gradients, weights) for m in range(len(gradients))]
         for members, alike in _alike(optimizer, parameters):
             update = _KNOWN[type(optimizer)].update(alike)
-            whole = len(members) == len(sizes)
-            if whole:
+            if len(members) == len(parameters):
                 return [update(mean) for mean in means]
+            sizes = [parameter.numel() for parameter in parameters]
             for into, mean in zip(found, means, strict=True):
                 moved = update(torch.cat([mean.split(sizes)[i] for i in members]))
                 for i, piece in zip(members, moved.split([sizes[i] for i in members]), strict=True):  # type: ignore[no-untyped-call]

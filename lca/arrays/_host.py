@@ -74,7 +74,8 @@ def _run_sums(values: np.ndarray, run: Run) -> np.ndarray:
     if run.offsets is not None:
         found: np.ndarray = np.add.reduceat(values, run.offsets, dtype=np.float64)  # in pairs, as reduce
         return found
-    return np.asarray(values.reshape(run.shape).sum(axis=(0, 2), dtype=np.float64))
+    divided: np.ndarray = values.reshape(run.shape).sum(axis=(0, 2), dtype=np.float64)
+    return divided
 
 
 def sums_and_signs(values: np.ndarray, slices: Sequence[Slices]) -> tuple[np.ndarray, np.ndarray]:
@@ -156,7 +157,8 @@ def _slice_signs(values: np.ndarray, part: Slices) -> np.ndarray:
         return np.array(signs)
     cut = [values[block] for block in blocks(len(values))]
     pairs = [(np.count_nonzero(entries < 0), np.count_nonzero(entries > 0)) for entries in cut]
-    return np.array(pairs).sum(0).reshape(2, 1)
+    counts: np.ndarray = np.array(pairs).sum(0).reshape(2, 1)
+    return counts
 
 
 def _log_bins(sizes: np.ndarray, edges: np.ndarray) -> np.ndarray:
