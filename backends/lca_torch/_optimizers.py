@@ -17,8 +17,9 @@ from lca.errors import LCAError
 from lca_torch._live import detached, flat
 
 Group: TypeAlias = Mapping[str, Any]
-Update: TypeAlias = Callable[[Tensor], Tensor]
-"""From a gradient to the movement that it would cause, a new vector."""
+Update: TypeAlias = Callable[[Tensor, bool], Tensor]
+"""From a gradient to the movement that it would cause, a new vector. The second argument tells whether no
+other gradient follows, so that the copies of the optimizer's state may be overwritten."""
 _ELSE = (
     "or use an estimator that requires neither micro-batches nor update_slope (lca.estimators.NextBatch, for "
     "one)."
@@ -62,13 +63,14 @@ def updates_without(
     found: list[list[Tensor | None]] = [[None] * len(parameters) for _ in gradients]
     with detached():
         means = [mean_without(m, gradients, weights) for m in range(len(gradients))]
+        lasts = [*[False] * (len(means) - 1), True]
         for members, alike in _alike(optimizer, parameters):
             update = _KNOWN[type(optimizer)].update(alike)
             if len(members) == len(parameters):
-                return [update(mean) for mean in means]
+                return list(map(update, means, lasts))
             sizes = [parameter.numel() for parameter in parameters]
-            for into, mean in zip(found, means, strict=True):
-                moved = update(torch.cat([mean.split(sizes)[i] for i in members]))
+            for into, mean, last in zip(found, means, lasts, strict=True):
+                moved = update(torch.cat([mean.split(sizes)[i] for i in members]), last)
                 for i, piece in zip(members, moved.split([sizes[i] for i in members]), strict=True):  # type: ignore[no-untyped-call]
                     into[i] = piece
         return [_joined(row, parameters) for row in found]
@@ -174,7 +176,7 @@ class _Alike:
         state = self.state(name)
         return 0.0 if state is None else state.mul_(factor)
 
-    def loss_gradient(self) -> Update:
+    def loss_gradient(self) -> Callable[[Tensor], Tensor]:
         """From a gradient to ``±g + decay · θ``, which the optimizer uses in its place."""
         decay = 0.0 if self.decoupled else self.number("weight_decay")
         if not decay and not self.group["maximize"]:
@@ -210,7 +212,7 @@ def _sgd(alike: _Alike) -> Update:
     ahead = momentum if alike.group["nesterov"] else 1.0
     base = 0.0 if velocity is None else velocity.mul_(-lr * ahead * momentum)
     slope, gradient_of = _sgd_slope(alike), alike.loss_gradient()
-    return lambda gradient: _plus(base, gradient_of(gradient), slope)
+    return lambda gradient, last: _plus(base, gradient_of(gradient), slope, last)
 
 
 def _sgd_slope(alike: _Alike) -> float:
@@ -223,9 +225,9 @@ def _rmsprop(alike: _Alike) -> Update:
     """``v ← α v + (1 - α) g²``; ``Δ = -lr g / (√v + ε)``."""
     lr, root, gradient_of = alike.number("lr"), _rmsprop_root(alike), alike.loss_gradient()
 
-    def update(gradient: Tensor) -> Tensor:
+    def update(gradient: Tensor, last: bool) -> Tensor:
         gradient = gradient_of(gradient)
-        return (-lr * gradient).div_(root(gradient))
+        return (-lr * gradient).div_(root(gradient, last))
 
     return update
 
@@ -234,11 +236,11 @@ def _rmsprop_root(alike: _Alike) -> Update:
     """``√v + ε``, from ``±g + decay · θ``."""
     alpha, eps = map(alike.number, ("alpha", "eps"))
     square = alike.scaled_state("square_avg", alpha)
-    return lambda gradient: _plus_square(square, gradient, 1 - alpha).sqrt_().add_(eps)
+    return lambda gradient, last: _plus_square(square, gradient, 1 - alpha, last).sqrt_().add_(eps)
 
 
 def _rmsprop_slope(alike: _Alike, gradient: Tensor) -> Tensor:
-    root = _rmsprop_root(alike)(alike.loss_gradient()(gradient))
+    root = _rmsprop_root(alike)(alike.loss_gradient()(gradient), True)
     return root.reciprocal_().mul_(-alike.number("lr"))
 
 
@@ -253,9 +255,9 @@ def _adam(alike: _Alike) -> Update:
     decay = lr * alike.number("weight_decay") if alike.decoupled else 0.0
     drift = flat(alike.parameters).mul_(-decay) if decay else None
 
-    def update(gradient: Tensor) -> Tensor:
+    def update(gradient: Tensor, last: bool) -> Tensor:
         gradient = gradient_of(gradient)
-        moved = _plus(mean, gradient, (1 - beta1) * rate).div_(root(gradient))
+        moved = _plus(mean, gradient, (1 - beta1) * rate, last).div_(root(gradient, last))
         return moved if drift is None else moved.add_(drift)
 
     return update
@@ -274,8 +276,8 @@ def _adam_root(alike: _Alike) -> Update:
     square = alike.scaled_state("exp_avg_sq", beta2 * unbias)
     largest = alike.scaled_state("max_exp_avg_sq", unbias) if alike.group["amsgrad"] else 0.0
 
-    def root(gradient: Tensor) -> Tensor:
-        below = _plus_square(square, gradient, (1 - beta2) * unbias)
+    def root(gradient: Tensor, last: bool) -> Tensor:
+        below = _plus_square(square, gradient, (1 - beta2) * unbias, last)
         if isinstance(largest, Tensor):
             torch.maximum(below, largest, out=below)
         return below.sqrt_().add_(eps)
@@ -284,20 +286,22 @@ def _adam_root(alike: _Alike) -> Update:
 
 
 def _adam_slope(alike: _Alike, gradient: Tensor) -> Tensor:
-    root = _adam_root(alike)(alike.loss_gradient()(gradient))
+    root = _adam_root(alike)(alike.loss_gradient()(gradient), True)
     return root.reciprocal_().mul_((1 - float(alike.group["betas"][0])) * _adam_rate(alike))
 
 
-def _plus(base: Tensor | float, gradient: Tensor, weight: float) -> Tensor:
-    """``base + weight g``, a new vector."""
-    return weight * gradient if isinstance(base, float) else torch.add(base, gradient, alpha=weight)
+def _plus(base: Tensor | float, gradient: Tensor, weight: float, last: bool) -> Tensor:
+    """``base + weight g``, in the memory of ``base`` if it is used for the ``last`` time."""
+    if isinstance(base, float):
+        return weight * gradient
+    return torch.add(base, gradient, alpha=weight, out=base if last else None)
 
 
-def _plus_square(base: Tensor | float, gradient: Tensor, weight: float) -> Tensor:
-    """``base + weight g²``, a new vector."""
+def _plus_square(base: Tensor | float, gradient: Tensor, weight: float, last: bool) -> Tensor:
+    """``base + weight g²``, in the memory of ``base`` if it is used for the ``last`` time."""
     if isinstance(base, float):
         return gradient.square().mul_(weight)
-    return torch.addcmul(base, gradient, gradient, value=weight)
+    return torch.addcmul(base, gradient, gradient, value=weight, out=base if last else None)
 
 
 @dataclass(frozen=True)

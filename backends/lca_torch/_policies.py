@@ -102,7 +102,6 @@ class RandomStates:
                 before.restore()
                 np.random.set_state(self._known[1])  # noqa: NPY002
 
-
     def _device_state_kept(self, seed: int) -> AbstractContextManager[None]:
         """That of a GPU, whose bits are not looked at."""
         return _torch_state_kept(self._device, seed) if self._device.type == "cuda" else nullcontext()

@@ -66,8 +66,10 @@ def size(values: np.ndarray) -> int:
 
 def sums(values: np.ndarray, slices: Sequence[Slices]) -> np.ndarray:
     """The sums of all slices, concatenated; float64 (`ArrayOps.sums`)."""
-    found = [_run_sums(values[run.start : run.stop], run) for run in Division.of(slices).runs]
-    return found[0] if len(found) == 1 else np.concatenate(found)
+    division = Division.of(slices)
+    found = [_run_sums(values[run.start : run.stop], run) for run in division.runs]
+    joined = found[0] if len(found) == 1 else np.concatenate(found)
+    return joined if division.firsts is None else np.add.reduceat(joined, division.firsts)
 
 
 def _run_sums(values: np.ndarray, run: Run) -> np.ndarray:

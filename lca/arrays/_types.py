@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from functools import cached_property
+from itertools import chain
 from typing import Any, NamedTuple, TypeAlias
 
 import numpy as np
@@ -41,8 +42,12 @@ class Slices(NamedTuple):
         return self.outer, self.width, self.inner
 
 
+MOST = 2**17
+"""Entries that are summed in one call, of which NumPy makes a copy in float64."""
+
+
 class Run(NamedTuple):
-    """Neighbouring slices whose sums are taken in one call.
+    """Neighbouring pieces of slices whose sums are taken in one call.
 
     Attributes
     ----------
@@ -74,18 +79,33 @@ class Division(tuple[Slices, ...]):
 
     @cached_property
     def runs(self) -> list[Run]:
-        """The slices in order; those that are not divided are together."""
-        together: list[list[Slices]] = []
-        for part in self:
-            last = together[-1][-1] if together else None
-            if last is not None and last.width == part.width == 1 and last.stop == part.start:
-                together[-1].append(part)
+        """The pieces of all slices in order; neighbours that are not divided are together."""
+        runs: list[list[Slices]] = []
+        for piece in chain.from_iterable(map(_pieces, self)):
+            last = runs[-1] if runs else [piece]
+            joins = last[-1].width == piece.width == 1 and last[-1].stop == piece.start
+            if joins and piece.stop - last[0].start <= MOST:
+                last.append(piece)
             else:
-                together.append([part])
-        return [_run(parts) for parts in together]
+                runs.append([piece])
+        return [_run(pieces) for pieces in runs]
+
+    @cached_property
+    def firsts(self) -> np.ndarray | None:
+        """Which of the sums of pieces are the first of each sum; ``None`` if no slice is in pieces."""
+        counts = [1 if part.width > 1 else len(_pieces(part)) for part in self for _ in range(part.width)]
+        return None if max(counts) == 1 else np.cumsum([0, *counts[:-1]])
 
 
-def _run(parts: Sequence[Slices]) -> Run:
-    start, single = parts[0].start, parts[0].width == 1
-    offsets = np.array([part.start - start for part in parts]) if single else None
-    return Run(start, parts[-1].stop, offsets, parts[0].shape)
+def _pieces(part: Slices) -> list[Slices]:
+    """A slice that is not divided, in pieces of `MOST` entries."""
+    if part.width > 1:
+        return [part]
+    starts = range(part.start, part.stop, MOST)
+    return [Slices(start, 1, 1, min(MOST, part.stop - start)) for start in starts]
+
+
+def _run(pieces: Sequence[Slices]) -> Run:
+    start, single = pieces[0].start, pieces[0].width == 1
+    offsets = np.array([piece.start - start for piece in pieces]) if single else None
+    return Run(start, pieces[-1].stop, offsets, pieces[0].shape)
