@@ -97,8 +97,9 @@ class TorchOps(ArrayOps):
     def to_numpy(self, array: Tensor | np.ndarray) -> np.ndarray:
         if isinstance(array, np.ndarray):
             return array
+        array = array.detach().cpu()
         small = array.dtype in (torch.bfloat16, torch.float16)  # NumPy has no bfloat16, and no fast float16
-        numbers: np.ndarray = (array.float() if small else array).numpy(force=True)
+        numbers: np.ndarray = (array.float() if small else array).numpy()
         return numbers
 
     def equal(self, a: Tensor, b: Tensor) -> bool:
