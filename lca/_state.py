@@ -31,7 +31,7 @@ def same_state(a: Mapping[str, Vector] | None, b: Mapping[str, Vector] | None) -
     >>> same_state({"n": np.array(1)}, {"n": np.array(1)}), same_state({"n": np.array(1)}, {})
     (True, False)
     """
-    if a is None or b is None:
+    if a is b or a is None or b is None:
         return a is b
     first, second = (state.parts if isinstance(state, JointState) else [(None, state)] for state in (a, b))
     return len(first) == len(second) and all(

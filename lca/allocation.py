@@ -183,7 +183,8 @@ class Estimator(Protocol):
     BibTeX entry, is cited by `lca.Record.cite`. An attribute ``vectors``, the most vectors (K,) that one run
     holds besides both ends of a step and its fields, the values included, is shown by a tracker's
     ``estimate()``. A method ``reduced``, from the fields of an update by name to what the estimator uses of
-    them, is called by a tracker before the update is made, so that it need not keep more.
+    them, is called by a tracker before the update is made, so that it need not keep more; it may overwrite
+    the updates of micro-batches.
 
     Examples
     --------

@@ -13,6 +13,7 @@ from typing import NamedTuple
 import numpy as np
 
 from lca.arrays import Slices, Vector, array_ops
+from lca.arrays._types import Division
 
 __all__ = [
     "Groups",
@@ -57,7 +58,7 @@ class Groups:
     """
 
     def __init__(self, names: Sequence[str], slices: Sequence[Slices], ids: np.ndarray) -> None:
-        self.names, self.slices, self.ids = tuple(names), tuple(slices), ids
+        self.names, self.slices, self.ids = tuple(names), Division(slices), ids
         self._one_sum_each = np.array_equal(ids, np.arange(len(names)))
 
     @classmethod

@@ -29,6 +29,8 @@ __all__ = [
 ]
 
 _Array = np.ndarray
+_SUPPORTED: set[type] = set()
+"""Types of vectors that were found to have array operations."""
 GroupBy = Literal["tensor", "layer", "neuron"]
 Grouping: TypeAlias = str | re.Pattern[str] | Mapping[str, str] | Callable[[str], str]
 """What `Layout.groups` accepts: `GroupBy`, ``"head"``, ``"expert"``, an expression, mapping or function."""
@@ -158,8 +160,9 @@ class Layout:
         ``what`` names the vector in the message.
         """
         is_numpy = isinstance(vector, np.ndarray)
-        if not is_numpy:
+        if type(vector) not in _SUPPORTED:
             array_ops(vector)  # raises if the type is not supported
+            _SUPPORTED.add(type(vector))
         shape = vector.shape
         if len(shape) != 1 or shape[0] != self.size:
             shape = tuple(shape)

@@ -405,6 +405,8 @@ def state_of(measured: Objective | Mapping[str, Objective]) -> State | None:
     """
     stateful = [objective for objective in leaves(measured) if _is_stateful(objective)]
     states = [(objective, state) for objective in stateful if (state := objective.state())]
+    if len(states) == 1:
+        return states[0][1]  # itself, by which an unchanged state is recognised at once
     merged: dict[str, Vector] = {}
     for _, state in states:
         if not all(same(value, merged.setdefault(name, value)) for name, value in state.items()):
@@ -460,7 +462,7 @@ def state_at_update(
     >>> state_at_update(Normalised(np.eye(2)), previous, now)
     {'mean': array(1), 'weight': array(2)}
     """
-    if previous is None or now is None:
+    if previous is None or now is None or now is previous:
         return now
     if isinstance(previous, JointState) and not isinstance(now, JointState):
         now = JointState(

@@ -6,11 +6,12 @@ import numpy as np
 import pytest
 from hypothesis import given
 
-from lca.arrays import NumpyOps, Slices, array_ops
+from lca.arrays import NumpyOps, Slices, _types, array_ops
 from lca.errors import LayoutError
 from lca.testing._array_checks import SUBNORMAL, ArraySubject, vectors
 from lca.testing._array_edges import ALL_ARRAY_CHECKS
 from lca.testing.strategies import dtypes, seeds
+from lca.tolerances import EPS64, summed
 
 NUMPY = ArraySubject(np.array, NumpyOps())
 
@@ -100,3 +101,17 @@ def test_all_reductions_of_a_step_are_those_of_each():
     assert sums.tolist() == [-2.5, 7.0]
     assert signs.tolist() == [[1, 0], [1, 1]]
     np.testing.assert_array_equal(magnitudes, ops.magnitudes(vector, edges))
+
+
+@given(seeds)
+def test_sums_in_pieces_are_those_of_the_whole(seed):
+    rng = np.random.default_rng(seed)
+    shapes = [(1, 1, n) if n % 2 else (2, 3, n) for n in rng.integers(1, 60, 5).tolist()]
+    starts = np.cumsum([0, *map(np.prod, shapes)]).tolist()
+    slices = [Slices(start, *shape) for start, shape in zip(starts, shapes, strict=False)]
+    values = rng.normal(size=starts[-1])
+    whole = np.concatenate([values[s.start : s.stop].reshape(s.shape).sum((0, 2)) for s in slices])
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(_types, "MOST", 16)
+        found = NumpyOps().sums(values, slices)
+    assert np.abs(found - whole).max() <= summed(np.abs(values).sum(), EPS64)

@@ -60,7 +60,7 @@ class TensorFlowOps(ArrayOps):
         return _tensor(out)
 
     def products_sum(
-        self, weighted: WeightedProducts, start: tf.Tensor, end: tf.Tensor
+        self, weighted: WeightedProducts, start: tf.Tensor, end: tf.Tensor, *, overwrite: bool = False
     ) -> tuple[tf.Tensor, float]:
         if not _is_numpys(start):
             return super().products_sum(weighted, start, end)
@@ -148,7 +148,7 @@ class TensorFlowDeviceOps(TensorFlowOps):
         return vector * (end - start)
 
     def products_sum(
-        self, weighted: WeightedProducts, start: tf.Tensor, end: tf.Tensor
+        self, weighted: WeightedProducts, start: tf.Tensor, end: tf.Tensor, *, overwrite: bool = False
     ) -> tuple[tf.Tensor, float]:
         return ArrayOps.products_sum(self, weighted, start, end)
 

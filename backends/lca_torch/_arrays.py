@@ -1,15 +1,19 @@
 """`TorchOps`: the array operations for torch tensors, with sums in float64 on the tensor's own device."""
 
+import math
 from collections.abc import Iterable, Iterator, Sequence
 from functools import reduce
+from typing import Any
 
 import numpy as np
 import torch
+from scipy.linalg.blas import dasum, sasum
 from torch import Tensor
 
 from lca.arrays import ArrayOps, Slices, WeightedProducts, WeightedVectors, array_ops
 from lca_torch._live import ParameterVector, VersionedTensor, flat
 
+_BLAS = {torch.float32: sasum, torch.float64: dasum}
 _CPU_BLOCK, _DEVICE_BLOCK = 2**16, 2**24
 """Entries a reduction works on at a time: on a CPU a few blocks fit the cache; elsewhere one launch is one
 block of 64 MiB. Either way no temporary has length K."""
@@ -28,7 +32,7 @@ class TorchOps(ArrayOps):
         return _sum(part.sum(dtype=torch.float64) for (part,) in _blocks(vector))
 
     def abs_total(self, vector: Tensor) -> float:
-        return _sum(_abs_sum(part) for (part,) in _blocks(vector))
+        return _sum(_abs_total(part) for (part,) in _blocks(vector))
 
     def between(self, start: Tensor, end: Tensor, s: float) -> Tensor:
         point = torch.empty_like(start)
@@ -51,29 +55,29 @@ class TorchOps(ArrayOps):
             v.mul_(b - a)
         return vector
 
-    def products_sum(self, weighted: WeightedProducts, start: Tensor, end: Tensor) -> tuple[Tensor, float]:
+    def products_sum(
+        self, weighted: WeightedProducts, start: Tensor, end: Tensor, *, overwrite: bool = False
+    ) -> tuple[Tensor, float]:
         weights, vectors, factors = zip(*weighted, strict=True)
-        total = torch.empty_like(vectors[0])
-        dtype = None if total.dtype in (torch.float32, torch.float64) else torch.float64
-        of_step = (start, end) if any(factor is None for factor in factors) else ()
         given = [factor for factor in factors if factor is not None]
-        sums: list[Tensor] = []
+        total = factors[0] if overwrite and factors[0] is not None else torch.empty_like(vectors[0])
+        last = max((k for k, factor in enumerate(factors) if factor is None), default=-1)
+        of_step = () if last < 0 else (start, end)
+        sizes: list[tuple[float, Any]] = []
         for into, *parts in _blocks(total, *vectors, *given, *of_step):
             own = iter(parts[len(weights) :])
-            movement = parts[-1] - parts[-2] if of_step else None
-            for k, (weight, vector, factor) in enumerate(zip(weights, parts, factors, strict=False)):
-                other = movement if factor is None else next(own)
-                assert other is not None
+            movement = torch.sub(parts[-1], parts[-2], out=None if last else into) if of_step else into
+            for k, (weight, vector) in enumerate(zip(weights, parts, strict=False)):
+                other = movement if factors[k] is None else next(own)
+                # The movement is used once more than its last product in none.
+                into_factor = k == last or (overwrite and factors[k] is not None)
+                product = torch.mul(vector, other, out=other if into_factor else None if k else into)
+                sizes.append((abs(weight), _abs_sum(product)))
                 if k:
-                    product = vector * other
                     into.add_(product, alpha=weight)
-                    sums.append(product.abs_().sum(dtype=dtype))
-                else:
-                    torch.mul(vector, other, out=into)
-                    sums.append(into.abs().sum(dtype=dtype))
+                elif weight != 1:
                     into.mul_(weight)
-        found = torch.stack(sums).tolist()
-        return total, sum(abs(weight) * sum(found[k :: len(weights)]) for k, weight in enumerate(weights))
+        return total, _weighted_sum(sizes)
 
     def scaled(self, vector: Tensor, factor: float) -> Tensor:
         return vector.mul_(factor)
@@ -190,8 +194,8 @@ def _blocks(*vectors: Tensor) -> Iterator[tuple[Tensor, ...]]:
     flat vectors are views, to be written to.
     """
     most = _CPU_BLOCK if vectors[0].device.type == "cpu" else _DEVICE_BLOCK
-    scattered = [vector for vector in vectors if isinstance(vector, ParameterVector)]
-    if not scattered and len(vectors[0]) <= 2 * most:  # as often for small models
+    scattered = [vector for vector in vectors if type(vector) is ParameterVector]
+    if not scattered and vectors[0].numel() <= 2 * most:  # as often for small models
         yield vectors
         return
     runs = _runs(scattered[0].sizes if scattered else [len(vectors[0])], most)
@@ -282,8 +286,24 @@ def _magnitudes(vector: Tensor, edges: np.ndarray) -> Tensor:
     return counts[:-1]
 
 
-def _abs_sum(vector: Tensor) -> Tensor:
+def _abs_total(vector: Tensor) -> Tensor:
     return vector.abs().sum(dtype=torch.float64)  # not vector_norm, which adds up one by one: 40 eps in 2^16
+
+
+def _abs_sum(product: Tensor) -> Any:
+    """``Σ|p|`` in the dtype of p if that is precise enough: on a CPU a number, elsewhere a tensor."""
+    if product.device.type == "cpu" and product.dtype in _BLAS:
+        return _BLAS[product.dtype](product.numpy())  # reads it once, and writes nothing
+    precise = product.dtype in (torch.float32, torch.float64)
+    return product.abs().sum(dtype=None if precise else torch.float64)
+
+
+def _weighted_sum(sizes: Sequence[tuple[float, Any]]) -> float:
+    """``Σ w s`` of numbers, or of tensors on one device, which is waited for once."""
+    sums = [size for _, size in sizes]
+    if isinstance(sums[0], Tensor):
+        sums = torch.stack(sums).tolist()
+    return math.fsum(weight * size for (weight, _), size in zip(sizes, sums, strict=True))
 
 
 def _sum(parts: Iterator[Tensor]) -> float:

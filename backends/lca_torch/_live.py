@@ -54,10 +54,12 @@ def holds(vector: Tensor, tensors: Iterable[Tensor]) -> bool:
     True
     """
     tensors, dtype, device = list(tensors), vector.dtype, vector.device
-    if any(tensor.dtype is not dtype or tensor.device != device for tensor in tensors):
+    if any([tensor.dtype is not dtype for tensor in tensors]):
         return False
-    if device.type == "cpu" and _same_bytes(vector, tensors):
+    if _same_bytes(vector, tensors):
         return True  # most often, and in a fifth of the time
+    if any(tensor.device != device for tensor in tensors):
+        return False
     pieces = vector.detach().split([tensor.numel() for tensor in tensors])  # type: ignore[no-untyped-call]
     return not differ(
         (piece, tensor.detach().reshape(-1)) for piece, tensor in zip(pieces, tensors, strict=True)
@@ -65,13 +67,14 @@ def holds(vector: Tensor, tensors: Iterable[Tensor]) -> bool:
 
 
 def _same_bytes(vector: Tensor, tensors: Sequence[Tensor]) -> bool:
-    """Whether the bytes are the same; false also where that is not known."""
+    """Whether all are on the CPU and the bytes are the same; false also where that is not known."""
+    known = [tensor.is_cpu and tensor.is_contiguous() for tensor in (vector, *tensors)]
     lengths = [tensor.nbytes for tensor in tensors]
-    if _MEMCMP is None or not vector.is_contiguous() or sum(lengths) != vector.nbytes:
+    if _MEMCMP is None or not all(known) or sum(lengths) != vector.nbytes:
         return False
     at = vector.data_ptr()
     for tensor, length in zip(tensors, lengths, strict=True):
-        if not tensor.is_contiguous() or _MEMCMP(tensor.data_ptr(), at, length):
+        if _MEMCMP(tensor.data_ptr(), at, length):
             return False
         at += length
     return True

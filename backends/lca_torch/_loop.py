@@ -10,8 +10,8 @@ import torch
 from torch import Tensor, nn
 
 from lca.arrays import array_ops
-from lca.errors import LCAError
-from lca.frameworks import PyTree, Rows, examples_in, is_rows, joined
+from lca.errors import DataError, LCAError
+from lca.frameworks import PyTree, Rows, examples_in, joined
 from lca.tracking._context import GRADIENT_FIELDS, LoopContext
 from lca_torch._backward import BackwardPasses
 from lca_torch._live import flat, holds
@@ -129,12 +129,13 @@ class Loop(LoopContext):
         super()._end_micro_batch()
 
     def _count_examples(self, batch: PyTree) -> int:
-        if not is_rows(batch):
+        try:
+            return examples_in(batch)
+        except DataError:
             raise LCAError(
                 "this batch cannot be split into micro-batches, which requires tensors of one length with a "
                 "row for each example; split it yourself and loop over tracker.batches(pieces)."
-            )
-        return examples_in(batch)
+            ) from None
 
     def _rows(self, batch: PyTree, start: int, stop: int) -> PyTree:
         return Rows(batch).take(slice(start, stop))

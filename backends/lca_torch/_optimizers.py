@@ -17,8 +17,9 @@ from lca.errors import LCAError
 from lca_torch._live import detached, flat
 
 Group: TypeAlias = Mapping[str, Any]
-Update: TypeAlias = Callable[[Tensor], Tensor]
-"""From a gradient to the movement that it would cause, a new vector."""
+Update: TypeAlias = Callable[[Tensor, bool], Tensor]
+"""From a gradient to the movement that it would cause, a new vector. The second argument tells whether no
+other gradient follows, so that the copies of the optimizer's state may be overwritten."""
 _ELSE = (
     "or use an estimator that requires neither micro-batches nor update_slope (lca.estimators.NextBatch, for "
     "one)."
@@ -59,18 +60,17 @@ def updates_without(
     [tensor([-3.]), tensor([-1.])]
     """
     check_known(optimizer)
-    sizes = [parameter.numel() for parameter in parameters]
-    found: list[list[Tensor | None]] = [[None] * len(sizes) for _ in gradients]
+    found: list[list[Tensor | None]] = [[None] * len(parameters) for _ in gradients]
     with detached():
         means = [mean_without(m, gradients, weights) for m in range(len(gradients))]
-        for group, members in _alike(optimizer, parameters):
-            alike = _Alike(group, [parameters[i] for i in members], optimizer)
+        lasts = [*[False] * (len(means) - 1), True]
+        for members, alike in _alike(optimizer, parameters):
             update = _KNOWN[type(optimizer)].update(alike)
-            whole = len(members) == len(sizes)
-            if whole:
-                return [update(mean) for mean in means]
-            for into, mean in zip(found, means, strict=True):
-                moved = update(torch.cat([mean.split(sizes)[i] for i in members]))
+            if len(members) == len(parameters):
+                return list(map(update, means, lasts))
+            sizes = [parameter.numel() for parameter in parameters]
+            for into, mean, last in zip(found, means, lasts, strict=True):
+                moved = update(torch.cat([mean.split(sizes)[i] for i in members]), last)
                 for i, piece in zip(members, moved.split([sizes[i] for i in members]), strict=True):  # type: ignore[no-untyped-call]
                     into[i] = piece
         return [_joined(row, parameters) for row in found]
@@ -106,8 +106,7 @@ def update_slope(
     known, sizes = _KNOWN[type(optimizer)], [parameter.numel() for parameter in parameters]
     found: list[Tensor | float] = [0.0] * len(sizes)
     with detached():
-        for group, members in _alike(optimizer, parameters):
-            alike = _Alike(group, [parameters[i] for i in members], optimizer)
+        for members, alike in _alike(optimizer, parameters):
             whole = len(members) == len(sizes)
             mine = gradient if whole else torch.cat([gradient.split(sizes)[i] for i in members])  # type: ignore[no-untyped-call]
             slope = known.slope(alike, mine)
@@ -162,7 +161,7 @@ class _Alike:
 
     group: Group
     parameters: Sequence[nn.Parameter]
-    optimizer: torch.optim.Optimizer
+    states: Sequence[Mapping[str, Any]]
 
     def number(self, name: str) -> float:
         """An option of the group as a number, also if it is a tensor."""
@@ -170,14 +169,14 @@ class _Alike:
 
     def state(self, name: str) -> Tensor | None:
         """A new vector with this state of all parameters; ``None`` before their first update."""
-        states = [self.optimizer.state.get(parameter, {}).get(name) for parameter in self.parameters]
-        return None if any(state is None for state in states) else flat(states)
+        found = [state[name] for state in self.states if state.get(name) is not None]
+        return flat(found) if len(found) == len(self.states) else None
 
     def scaled_state(self, name: str, factor: float) -> Tensor | float:
         state = self.state(name)
         return 0.0 if state is None else state.mul_(factor)
 
-    def loss_gradient(self) -> Update:
+    def loss_gradient(self) -> Callable[[Tensor], Tensor]:
         """From a gradient to ``±g + decay · θ``, which the optimizer uses in its place."""
         decay = 0.0 if self.decoupled else self.number("weight_decay")
         if not decay and not self.group["maximize"]:
@@ -188,12 +187,12 @@ class _Alike:
 
     def has_state(self, name: str) -> bool:
         """Whether the parameters have this state, as they do after their first update."""
-        return self.optimizer.state.get(self.parameters[0], {}).get(name) is not None
+        return self.states[0].get(name) is not None
 
     @property
     def count(self) -> int:
         """Number of updates that the parameters have had."""
-        return _count(self.optimizer, self.parameters[0])
+        return _count(self.states[0])
 
     @property
     def sign(self) -> float:
@@ -213,7 +212,7 @@ def _sgd(alike: _Alike) -> Update:
     ahead = momentum if alike.group["nesterov"] else 1.0
     base = 0.0 if velocity is None else velocity.mul_(-lr * ahead * momentum)
     slope, gradient_of = _sgd_slope(alike), alike.loss_gradient()
-    return lambda gradient: _plus(base, gradient_of(gradient), slope)
+    return lambda gradient, last: _plus(base, gradient_of(gradient), slope, last)
 
 
 def _sgd_slope(alike: _Alike) -> float:
@@ -226,9 +225,9 @@ def _rmsprop(alike: _Alike) -> Update:
     """``v ← α v + (1 - α) g²``; ``Δ = -lr g / (√v + ε)``."""
     lr, root, gradient_of = alike.number("lr"), _rmsprop_root(alike), alike.loss_gradient()
 
-    def update(gradient: Tensor) -> Tensor:
+    def update(gradient: Tensor, last: bool) -> Tensor:
         gradient = gradient_of(gradient)
-        return (-lr * gradient).div_(root(gradient))
+        return (-lr * gradient).div_(root(gradient, last))
 
     return update
 
@@ -237,11 +236,11 @@ def _rmsprop_root(alike: _Alike) -> Update:
     """``√v + ε``, from ``±g + decay · θ``."""
     alpha, eps = map(alike.number, ("alpha", "eps"))
     square = alike.scaled_state("square_avg", alpha)
-    return lambda gradient: _plus_square(square, gradient, 1 - alpha).sqrt_().add_(eps)
+    return lambda gradient, last: _plus_square(square, gradient, 1 - alpha, last).sqrt_().add_(eps)
 
 
 def _rmsprop_slope(alike: _Alike, gradient: Tensor) -> Tensor:
-    root = _rmsprop_root(alike)(alike.loss_gradient()(gradient))
+    root = _rmsprop_root(alike)(alike.loss_gradient()(gradient), True)
     return root.reciprocal_().mul_(-alike.number("lr"))
 
 
@@ -256,9 +255,9 @@ def _adam(alike: _Alike) -> Update:
     decay = lr * alike.number("weight_decay") if alike.decoupled else 0.0
     drift = flat(alike.parameters).mul_(-decay) if decay else None
 
-    def update(gradient: Tensor) -> Tensor:
+    def update(gradient: Tensor, last: bool) -> Tensor:
         gradient = gradient_of(gradient)
-        moved = _plus(mean, gradient, (1 - beta1) * rate).div_(root(gradient))
+        moved = _plus(mean, gradient, (1 - beta1) * rate, last).div_(root(gradient, last))
         return moved if drift is None else moved.add_(drift)
 
     return update
@@ -277,8 +276,8 @@ def _adam_root(alike: _Alike) -> Update:
     square = alike.scaled_state("exp_avg_sq", beta2 * unbias)
     largest = alike.scaled_state("max_exp_avg_sq", unbias) if alike.group["amsgrad"] else 0.0
 
-    def root(gradient: Tensor) -> Tensor:
-        below = _plus_square(square, gradient, (1 - beta2) * unbias)
+    def root(gradient: Tensor, last: bool) -> Tensor:
+        below = _plus_square(square, gradient, (1 - beta2) * unbias, last)
         if isinstance(largest, Tensor):
             torch.maximum(below, largest, out=below)
         return below.sqrt_().add_(eps)
@@ -287,20 +286,22 @@ def _adam_root(alike: _Alike) -> Update:
 
 
 def _adam_slope(alike: _Alike, gradient: Tensor) -> Tensor:
-    root = _adam_root(alike)(alike.loss_gradient()(gradient))
+    root = _adam_root(alike)(alike.loss_gradient()(gradient), True)
     return root.reciprocal_().mul_((1 - float(alike.group["betas"][0])) * _adam_rate(alike))
 
 
-def _plus(base: Tensor | float, gradient: Tensor, weight: float) -> Tensor:
-    """``base + weight g``, a new vector."""
-    return weight * gradient if isinstance(base, float) else torch.add(base, gradient, alpha=weight)
+def _plus(base: Tensor | float, gradient: Tensor, weight: float, last: bool) -> Tensor:
+    """``base + weight g``, in the memory of ``base`` if it is used for the ``last`` time."""
+    if isinstance(base, float):
+        return weight * gradient
+    return torch.add(base, gradient, alpha=weight, out=base if last else None)
 
 
-def _plus_square(base: Tensor | float, gradient: Tensor, weight: float) -> Tensor:
-    """``base + weight g²``, a new vector."""
+def _plus_square(base: Tensor | float, gradient: Tensor, weight: float, last: bool) -> Tensor:
+    """``base + weight g²``, in the memory of ``base`` if it is used for the ``last`` time."""
     if isinstance(base, float):
         return gradient.square().mul_(weight)
-    return torch.addcmul(base, gradient, gradient, value=weight)
+    return torch.addcmul(base, gradient, gradient, value=weight, out=base if last else None)
 
 
 @dataclass(frozen=True)
@@ -327,22 +328,22 @@ _KNOWN: dict[type, _Known] = {
 
 def _alike(
     optimizer: torch.optim.Optimizer, parameters: Sequence[nn.Parameter]
-) -> Iterator[tuple[Group, list[int]]]:
-    """The parameters (by position) that will move, by group and number of updates they have had."""
-    position = {id(parameter): i for i, parameter in enumerate(parameters)}
+) -> Iterator[tuple[list[int], _Alike]]:
+    """The parameters that will move, and their positions, by group and number of updates they have had."""
+    positions = {id(parameter): i for i, parameter in enumerate(parameters) if parameter.grad is not None}
     for group in optimizer.param_groups:
-        by_count: dict[int, list[int]] = {}
-        for parameter in group["params"]:
-            if id(parameter) in position and parameter.grad is not None:
-                by_count.setdefault(_count(optimizer, parameter), []).append(position[id(parameter)])
-        for members in by_count.values():
-            yield group, sorted(members)
+        which = sorted([positions[id(own)] for own in group["params"] if id(own) in positions])
+        states = [optimizer.state.get(parameters[i], {}) for i in which]
+        counts = list(map(_count, states))
+        for count in dict.fromkeys(counts):
+            alike = [k for k, other in enumerate(counts) if other == count]
+            members = [which[k] for k in alike]
+            yield members, _Alike(group, [parameters[i] for i in members], [states[k] for k in alike])
 
 
-def _count(optimizer: torch.optim.Optimizer, parameter: nn.Parameter) -> int:
-    """Number of updates of the parameter; for SGD, which does not count them, 0 or 1."""
-    state = optimizer.state.get(parameter, {})
-    return int(state.get("step", state.get("momentum_buffer") is not None))
+def _count(state: Mapping[str, Any]) -> int:
+    """Number of updates of a parameter with this state; for SGD, which does not count them, 0 or 1."""
+    return int(state["step"] if "step" in state else state.get("momentum_buffer") is not None)
 
 
 def _joined(pieces: Sequence[Tensor | None], parameters: Sequence[nn.Parameter]) -> Tensor:

@@ -6,9 +6,11 @@ here switches one of these for the time of a measurement and restores it afterwa
 
 import ctypes
 import random
+import struct
+import sys
 from collections.abc import Collection, Iterator, Mapping
-from contextlib import ExitStack, contextmanager
-from typing import Any
+from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -61,10 +63,10 @@ def mixes_examples(model: nn.Module, norms: Mapping[str, BatchNormPolicy]) -> bo
 class RandomStates:
     """Keeps the random generators of torch, NumPy and Python for evaluations of one loss.
 
-    To read and write NumPy's takes half of the time of an evaluation of a small model. A loss that has never
-    drawn from it finds it as it is. Whether it draws, or somebody else has, is seen from the bits of the
-    generator, without a copy: every draw changes them but that of the second of two normal numbers, and there
-    is no second one in the states that are known here.
+    To read, seed and write them takes half of the time of an evaluation of a small model. A loss that has
+    never drawn a number finds them as they are. Whether it draws, or somebody else has, is seen from the bits
+    of the generators: every draw changes them but that of the second of two normal numbers of NumPy or
+    Python, and there is no second one in the states that are known here.
 
     >>> states = RandomStates(torch.device("cpu"))
     >>> with states.kept(seed=1):
@@ -82,25 +84,49 @@ class RandomStates:
     @contextmanager
     def kept(self, seed: int) -> Iterator[None]:
         """As `random_state_kept`."""
-        bits = _bits_of_numpy()
-        if self._draws or self._known is None or self._known[0] != bits:
+        before = _Bits.now()
+        if self._draws or before is None or self._known is None or self._known[0] != before.numpy:
             state = np.random.get_state(legacy=False)  # noqa: NPY002 - the global one is what counts
             with random_state_kept(self._device, seed):
-                begun = _bits_of_numpy()
+                begun = _Bits.now()
                 yield
-                self._draws |= begun is None or begun != _bits_of_numpy()
-            self._known = None if bits is None or state["has_gauss"] else (bits, state)
+                self._draws |= begun is None or begun != _Bits.now()
+            self._known = None if before is None or state["has_gauss"] else (before.numpy, state)
             return
-        python = random.getstate()
         try:
-            with _torch_state_kept(self._device, seed):
-                random.seed(seed)
+            with self._device_state_kept(seed):
                 yield
         finally:
-            random.setstate(python)
-            if _bits_of_numpy() != bits:
+            if _Bits.now() != before:
                 self._draws = True
+                before.restore()
                 np.random.set_state(self._known[1])  # noqa: NPY002
+
+    def _device_state_kept(self, seed: int) -> AbstractContextManager[None]:
+        """That of a GPU, whose bits are not looked at."""
+        return _torch_state_kept(self._device, seed) if self._device.type == "cuda" else nullcontext()
+
+
+class _Bits(NamedTuple):
+    """The bits of the generators of torch (of the CPU), NumPy and Python."""
+
+    torch: bytes
+    numpy: bytes
+    python: bytes
+
+    @classmethod
+    def now(cls) -> "_Bits | None":
+        """As they are; ``None`` if one is not the usual one, or Python's holds a second normal number."""
+        numpy = _bits_of_numpy()
+        if numpy is None or _ADDRESS is None or _PYTHON.gauss_next is not None:
+            return None
+        of_torch = torch.default_generator.get_state().numpy().tobytes()
+        return cls(of_torch, numpy, ctypes.string_at(_ADDRESS, _MT19937))
+
+    def restore(self) -> None:
+        """Put back the states of torch and of Python."""
+        torch.default_generator.set_state(torch.frombuffer(bytearray(self.torch), dtype=torch.uint8))
+        random.setstate(_python_state(self.python))
 
 
 @contextmanager
@@ -140,6 +166,25 @@ def _bits_of_numpy() -> bytes | None:
 
 _MT19937 = 4 * 624 + 4
 """Bytes of the state: its key, and a position in it."""
+
+
+def _python_state(bits: bytes) -> tuple[Any, ...]:
+    """The state that `random.getstate` returns, from the bits: a position, then the key."""
+    position, *key = struct.unpack("=625I", bits)
+    return 3, (*key, position), None
+
+
+def _address_of_python() -> int | None:
+    """Where Python's global generator has its bits; ``None`` if it is not where CPython has them."""
+    if sys.implementation.name != "cpython":
+        return None
+    address = id(_PYTHON) + object.__basicsize__
+    found = _python_state(ctypes.string_at(address, _MT19937))
+    return address if found[:2] == random.getstate()[:2] else None
+
+
+_PYTHON: Any = random._inst
+_ADDRESS = _address_of_python()
 
 
 @contextmanager

@@ -53,6 +53,8 @@ class Followed:
         LCAError
             If a tensor moved that was too large to be copied.
         """
+        if not self.sources:  # as for most small models, at every step
+            return {}
         now = {name: get() for name, get in self.sources.items()}
         self._require_same(now)
         pairs = {n: (t, self._copies[n]) for n, t in now.items() if n in self._copies and n not in self._sums}

@@ -13,7 +13,7 @@ from lca.tracking import ModelTracker
 from lca.tracking._model import call_text, warn_of_other_optimizer, within
 from lca.tracking._spans import AnyFollower
 from lca_torch._form import VectorForm, one_form
-from lca_torch._live import ParameterVector, holds
+from lca_torch._live import ParameterVector, flat, holds
 from lca_torch._loop import Loop
 from lca_torch._objective import Objective
 from lca_torch._optimizers import check_known, refuse_maximizing
@@ -297,7 +297,7 @@ class _LiveTheta:
         self._same = form.is_of(parameters)  # and the objectives check that the parameters stay so
 
     def copy(self) -> Tensor:
-        return self._form.copy(self._parameters)
+        return flat(self._parameters) if self._same else self._form.copy(self._parameters)
 
     def borrow(self) -> Tensor:
         # Of a small model, a copy is made in less time than one is read piece by piece.

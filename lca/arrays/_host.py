@@ -4,11 +4,10 @@ Vectors are processed in blocks, so that no temporary array has length K.
 """
 
 from collections.abc import Iterator, Sequence
-from math import fsum
 
 import numpy as np
 
-from lca.arrays._types import Slices, WeightedVectors
+from lca.arrays._types import Division, Run, Slices, WeightedVectors
 
 BLOCK = 2**15
 """Entries that are processed at a time; a few such blocks fit into the cache of a core."""
@@ -67,14 +66,24 @@ def size(values: np.ndarray) -> int:
 
 def sums(values: np.ndarray, slices: Sequence[Slices]) -> np.ndarray:
     """The sums of all slices, concatenated; float64 (`ArrayOps.sums`)."""
-    return np.concatenate([_slice_sums(values[part.start : part.stop], part) for part in slices])
+    division = Division.of(slices)
+    found = [_run_sums(values[run.start : run.stop], run) for run in division.runs]
+    joined = found[0] if len(found) == 1 else np.concatenate(found)
+    return joined if division.firsts is None else np.add.reduceat(joined, division.firsts)
+
+
+def _run_sums(values: np.ndarray, run: Run) -> np.ndarray:
+    if run.offsets is not None:
+        found: np.ndarray = np.add.reduceat(values, run.offsets, dtype=np.float64)  # in pairs, as reduce
+        return found
+    divided: np.ndarray = values.reshape(run.shape).sum(axis=(0, 2), dtype=np.float64)
+    return divided
 
 
 def sums_and_signs(values: np.ndarray, slices: Sequence[Slices]) -> tuple[np.ndarray, np.ndarray]:
     """The same sums, and the negative and positive entries in each (`ArrayOps.sums_and_signs`)."""
-    found = (_slice_sums_and_signs(values[part.start : part.stop], part) for part in slices)
-    totals, counts = zip(*found, strict=True)
-    return np.concatenate(totals), np.concatenate(counts, axis=1)
+    counts = [_slice_signs(values[part.start : part.stop], part) for part in slices]
+    return sums(values, slices), np.concatenate(counts, axis=1)
 
 
 def magnitudes(values: np.ndarray, edges: np.ndarray) -> np.ndarray:
@@ -143,23 +152,15 @@ def blocks(length: int) -> Iterator[slice]:
     return (slice(i, i + BLOCK) for i in range(0, length, BLOCK))
 
 
-def _slice_sums(values: np.ndarray, part: Slices) -> np.ndarray:
-    if part.width == 1:
-        return np.array([fsum(values[block].sum(dtype=np.float64) for block in blocks(len(values)))])
-    return np.asarray(values.reshape(part.shape).sum(axis=(0, 2), dtype=np.float64))
-
-
-def _slice_sums_and_signs(values: np.ndarray, part: Slices) -> tuple[np.ndarray, np.ndarray]:
+def _slice_signs(values: np.ndarray, part: Slices) -> np.ndarray:
+    """The numbers of negative and of positive entries in each sum of a slice, (2, width)."""
     if part.width > 1:
         signs = [np.count_nonzero(m.reshape(part.shape), axis=(0, 2)) for m in (values < 0, values > 0)]
-        return _slice_sums(values, part), np.array(signs)
-    totals, below, above = [], 0, 0
-    for block in blocks(len(values)):  # three reductions while the block is in the cache
-        entries = values[block]
-        totals.append(entries.sum(dtype=np.float64))
-        below += int(np.count_nonzero(entries < 0))
-        above += int(np.count_nonzero(entries > 0))
-    return np.array([fsum(totals)]), np.array([[below], [above]])
+        return np.array(signs)
+    cut = [values[block] for block in blocks(len(values))]
+    pairs = [(np.count_nonzero(entries < 0), np.count_nonzero(entries > 0)) for entries in cut]
+    counts: np.ndarray = np.array(pairs).sum(0).reshape(2, 1)
+    return counts
 
 
 def _log_bins(sizes: np.ndarray, edges: np.ndarray) -> np.ndarray:

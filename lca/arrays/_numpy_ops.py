@@ -20,7 +20,7 @@ class NumpyOps(ArrayOps):
         return vector
 
     def products_sum(
-        self, weighted: WeightedProducts, start: np.ndarray, end: np.ndarray
+        self, weighted: WeightedProducts, start: np.ndarray, end: np.ndarray, *, overwrite: bool = False
     ) -> tuple[np.ndarray, float]:
         total = np.empty_like(start)
         return total, self.write_products(total, weighted, start, end)

@@ -1,6 +1,6 @@
 """`CrossFit`: each micro-batch is paired with the update that the others would have made without it."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from math import sqrt
 from typing import Any, ClassVar, Self
@@ -8,10 +8,9 @@ from typing import Any, ClassVar, Self
 from lca.allocation import Allocator, Cost, StepAllocation
 from lca.arrays import Vector, array_ops
 from lca.errors import IncompleteStepError, LCAError
-from lca.estimators._checks import check_trained
-from lca.estimators._integral import Integral, ProductSum
-from lca.estimators._minibatch import check_rule, training_gradient
-from lca.estimators._path import Path
+from lca.estimators._minibatch import check_rule
+from lca.estimators._path import Moved
+from lca.estimators._products import Products, ProductSum
 from lca.estimators._replicates import NodeReplicates
 from lca.estimators._stochastic import check_required_fields
 from lca.objective import Objective
@@ -177,28 +176,26 @@ class CrossFit:
 
     def start(self, objective: Objective) -> Allocator:
         """Begin a run along one path."""
-        path = Path(objective, training_gradient, sampled=True, reuse_ends=False)
+        moved, checked = Moved(objective), self._checker()
         left, right = (1.0, 0.0) if self.rule == LEFT else TRAPEZOID.weights
-        own = 1 / self.epoch if self.epoch else 0.0
+        own, cost = 1 / self.epoch if self.epoch else 0.0, self.cost
 
         def allocate_step(step: Step) -> StepAllocation:
-            self._check(step)
-            segment = path.segment(step)
-            check_trained(step, segment.untrained)
-            segment.cost += self.cost
-            integral = Integral(segment)
-            parts = getattr(step, self._parts)
+            checked(step)
+            moved.require_trained(step)
+            products, parts = Products(objective.layout, step), getattr(step, self._parts)
             if isinstance(parts, ProductSum):
-                integral.add_sum(left - own, parts)
+                products.add_sum(left - own, parts)
             else:
                 total = sum(part.weight for part in parts)
                 for part in parts:
-                    integral.add_product((left - own) * part.weight / total, part.gradient, part.update)
+                    products.add((left - own) * part.weight / total, part.gradient, part.update)
             if own:
-                integral.add(own, segment.start)
+                products.add(own, step.gradient)
             if right:
-                integral.add(right, segment.end)
-            return integral.allocation(self._replicates(step, left, right) if self.independent else None)
+                products.add(right, step.next_gradient)
+            replicates = self._replicates(step, left, right) if self.independent else None
+            return products.allocation(cost, replicates=replicates)
 
         return allocate_step
 
@@ -210,19 +207,26 @@ class CrossFit:
         parts = fields.get(self._parts, ())
         if self.independent or len(parts) != self.micro_batches:
             return fields
-        return {**fields, self._parts: ProductSum.of(parts)}
+        return {**fields, self._parts: ProductSum.of(parts, overwrite=True)}
 
-    def _check(self, step: Step) -> None:
-        m = self.micro_batches
-        check_required_fields(step, self.required_fields, f"CrossFit({m}, {self.rule.name})")
-        for field in (self._parts,) if self.rule == LEFT else (self._parts, f"next_{self._parts}"):
-            found = getattr(step, field)
-            if len(found) != m:
-                raise IncompleteStepError(
-                    f"step {step.index}: CrossFit({m}) requires {m} micro-batches in Step.{field}, but the "
-                    f"training loop supplied {len(found)}; split every batch into {m}.",
-                    field,
-                )
+    def _checker(self) -> Callable[[Step], None]:
+        """Raises `IncompleteStepError` unless a step has the fields, with as many micro-batches."""
+        m, required = self.micro_batches, self.required_fields
+        name = f"CrossFit({m}, {self.rule.name})"
+        parts = [field for field in required if field.endswith(self._parts)]
+
+        def check(step: Step) -> None:
+            check_required_fields(step, required, name)
+            for field in parts:
+                found = getattr(step, field)
+                if len(found) != m:
+                    raise IncompleteStepError(
+                        f"step {step.index}: CrossFit({m}) requires {m} micro-batches in Step.{field}, but "
+                        f"the training loop supplied {len(found)}; split every batch into {m}.",
+                        field,
+                    )
+
+        return check
 
     def _replicates(self, step: Step, left: float, right: float) -> Mapping[float, Sequence[Vector]]:
         """Vectors that spread as the values do, by node; see the notes of the class."""

@@ -1,46 +1,18 @@
 """`Integral`: the weighted sum of the gradients of a step, times its movement, as a `StepAllocation`."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from math import isfinite, nan
+from math import isfinite
 
 import numpy as np
 
 from lca.allocation import Cost, StepAllocation
-from lca.arrays import Vector, WeightedProducts, array_ops
-from lca.estimators._checks import OVERFLOW, check_gradient, non_finite
+from lca.arrays import Vector
+from lca.estimators._checks import OVERFLOW, non_finite
 from lca.estimators._path import Segment
+from lca.estimators._products import Products
 from lca.estimators._replicates import NodeReplicates, SampledNode
 from lca.objective import Evaluation
 from lca.quadrature import QuadratureRule
-from lca.step import MicroBatch
-
-_NOT_MEASURED = Evaluation(nan, None)
-
-
-@dataclass(frozen=True, eq=False)
-class ProductSum:
-    """``Σ_m w_m g_m ∘ Δ^{(−m)}`` (K,) over ``count`` micro-batches, and its mass; replaces the micro-batches.
-
-    >>> ProductSum.of([MicroBatch(gradient=np.array([2.0, 4.0]), update=np.array([1.0, -1.0]))]).values
-    array([ 2., -4.])
-    """
-
-    values: Vector
-    mass: float
-    count: int
-
-    @classmethod
-    def of(cls, parts: Sequence[MicroBatch]) -> "ProductSum":
-        """The sum over these micro-batches."""
-        total, first = sum(part.weight for part in parts), parts[0].update
-        weighted = [(part.weight / total, part.gradient, part.update) for part in parts]
-        with np.errstate(over="ignore", invalid="ignore"):  # reported where it is used
-            values, mass = array_ops(first).products_sum(weighted, first, first)
-        return cls(values, mass, len(parts))
-
-    def __len__(self) -> int:
-        return self.count
 
 
 class Integral:
@@ -48,7 +20,7 @@ class Integral:
 
     Gradients of the whole objective are added as they come and then dropped, so a rule of any length needs
     O(K) memory; they are summed before they are multiplied by Δ, as `Segment.mass` knows their mass already.
-    Sampled ones are kept to the end, where one pass gives the values and their mass.
+    Sampled ones are `Products`.
 
     Examples
     --------
@@ -67,8 +39,7 @@ class Integral:
         self._segment = segment
         self._mass = 0.0
         self._gradients: Vector | None = None  # Σ_k w_k g_k, not yet multiplied by the movement
-        self._products: WeightedProducts = []  # of sampled gradients
-        self._sums: list[tuple[float, ProductSum]] = []
+        self._products = Products(segment.layout, segment.step)  # of sampled gradients
         self._samples: list[tuple[float, SampledNode]] = []
         self._terms: dict[str, Integral] = {}
 
@@ -89,7 +60,7 @@ class Integral:
             return
         if isinstance(node, SampledNode):
             self._samples.append((weight, node))
-        self._products.append((weight, node.grad, None))
+        self._products.add(weight, node.grad)
 
     def _add_full(self, weight: float, node: Evaluation, *, last_use: bool) -> None:
         segment = self._segment
@@ -105,16 +76,7 @@ class Integral:
 
     def add_product(self, weight: float, gradient: Vector, update: Vector) -> None:
         """Add ``weight · g ∘ Δ'`` of a sampled gradient, for an update Δ' (K,) not the step's own."""
-        segment = self._segment
-        check_gradient(segment.layout, segment.step, gradient)
-        segment.layout.check(update, f"an update of a micro-batch of step {segment.step.index}")
-        self._products.append((weight, gradient, update))
-
-    def add_sum(self, weight: float, found: ProductSum) -> None:
-        """Add ``weight`` times a sum of products of gradients and updates."""
-        segment = self._segment
-        segment.layout.check(found.values, f"the products of the micro-batches of step {segment.step.index}")
-        self._sums.append((weight, found))
+        self._products.add(weight, gradient, update)
 
     def allocation(
         self, replicates: Mapping[float, Sequence[Vector]] | None = None, *, total: float | None = None
@@ -125,14 +87,13 @@ class Integral:
         replace those of the nodes. ``total`` is the sum of the values, if it is known (`Segment.sums`).
         """
         segment = self._segment
-        unmeasured = (_NOT_MEASURED,) * 3
-        ends = unmeasured if segment.sampled else (segment.start, segment.end, segment.arrival)
+        replicates = replicates or self._replicates()
+        if segment.sampled:
+            start_cost = segment.start_cost
+            return self._products.allocation(segment.cost, start_cost=start_cost, replicates=replicates)
+        ends = segment.start, segment.end, segment.arrival
         return self._finish(
-            ends,
-            segment.cost,
-            start_cost=segment.start_cost,
-            replicates=replicates or self._replicates(),
-            total=total,
+            ends, segment.cost, start_cost=segment.start_cost, replicates=replicates, total=total
         )
 
     def _finish(
@@ -147,8 +108,8 @@ class Integral:
         start, end, arrival = ends
         segment, values = self._segment, self._values()
         if total is None:
-            total = nan if segment.sampled else segment.ops.total(values)
-        if not segment.sampled and not isfinite(total):
+            total = segment.ops.total(values)
+        if not isfinite(total):
             raise non_finite(segment.layout, segment.step, OVERFLOW, None)
         return StepAllocation(
             values=values,
@@ -171,28 +132,12 @@ class Integral:
                 for name, term in self._terms.items()
             },
             source=segment.step,
-            sampled=segment.sampled,
         )
 
     def _values(self) -> Vector:
         segment = self._segment
-        start, end = segment.step.start, segment.step.end
-        with np.errstate(over="ignore", invalid="ignore"):  # reported here, or by the total
-            if not segment.sampled:
-                return segment.ops.times_movement(self._gradients, start, end)
-            values = None
-            if self._products:
-                values, self._mass = segment.ops.products_sum(self._products, start, end)
-            for weight, found in self._sums:
-                self._mass += abs(weight) * found.mass
-                added = weight * found.values if values is None else None
-                values = segment.ops.add_scaled(values, weight, found.values) if added is None else added
-        if not isfinite(self._mass):
-            vectors = [gradient for _, gradient, _ in self._products]
-            vectors += [found.values for _, found in self._sums]
-            wrong = next((v for v in vectors if not segment.ops.all_finite(v)), vectors[0])
-            raise non_finite(segment.layout, segment.step, OVERFLOW, wrong)
-        return values
+        with np.errstate(over="ignore", invalid="ignore"):  # reported by the total
+            return segment.ops.times_movement(self._gradients, segment.step.start, segment.step.end)
 
     def _replicates(self) -> dict[float, NodeReplicates]:
         """Those of the nodes, by time; nodes of one time are one sample, and are added up."""

@@ -16,7 +16,14 @@ import numpy as np
 
 from lca.allocation import Cost
 from lca.arrays import ArrayOps, Vector, array_ops
-from lca.estimators._checks import OVERFLOW, check_gradient, check_loss, check_step, non_finite
+from lca.estimators._checks import (
+    OVERFLOW,
+    check_gradient,
+    check_loss,
+    check_step,
+    check_trained,
+    non_finite,
+)
 from lca.objective import (
     Evaluation,
     Objective,
@@ -117,12 +124,7 @@ class Path:
         self.residual = residual or residual_of_sum
         self._reuse_ends = reuse_ends
         self._end: _End | None = None
-        layout = objective.layout
-        self._all = frozenset(layout.names)
-        self._parts = {
-            name: slice(offset, offset + size)
-            for name, offset, size in zip(layout.names, layout.offsets, layout.sizes, strict=True)
-        }
+        self._moved = Moved(objective)
 
     def segment(self, step: Step, *, gradients: bool = True) -> "Segment":
         """Check the vectors of a step and begin its evaluation.
@@ -140,7 +142,7 @@ class Path:
         known = last if last is not None and last.is_start_of(step) else None
         objective = at_state(self.objective, step.state[0] if step.state else None)
         trained = differentiated_by(objective)
-        moved = self._moved(step, self._all - (trained & known.names if known else trained))
+        moved = self._moved.beyond(trained & known.names if known else trained, step)
         if known is not None and not moved <= known.names:
             known = None  # evaluated while a tensor that moves now was frozen
         # A point at the same time elsewhere is another point.
@@ -168,13 +170,43 @@ class Path:
         """Release the evaluation at the end of the last step."""
         self._end = None
 
-    def _moved(self, step: Step, names: frozenset[str]) -> frozenset[str]:
-        """Those of the tensors that move in a step; costs nothing if there are no names."""
+
+class Moved:
+    """Which tensors of an objective move in a step.
+
+    >>> from lca.reference import bowl
+    >>> Moved(bowl(1)).beyond(frozenset(), Step(np.array([2.0]), np.array([1.0])))
+    frozenset({'theta'})
+    """
+
+    def __init__(self, objective: Objective) -> None:
+        self._objective, layout = objective, objective.layout
+        self._all = frozenset(layout.names)
+        self._parts = {
+            name: slice(offset, offset + size)
+            for name, offset, size in zip(layout.names, layout.offsets, layout.sizes, strict=True)
+        }
+
+    def beyond(self, known: frozenset[str], step: Step) -> frozenset[str]:
+        """The tensors that move, apart from those known; costs nothing if these are all."""
+        names = sorted(self._all - known)
         if not names:
-            return names
-        ordered = sorted(names)
-        moved = array_ops(step.start).moved(step.start, step.end, [self._parts[name] for name in ordered])
-        return frozenset(name for name, moves in zip(ordered, moved, strict=True) if moves)
+            return frozenset()
+        moved = array_ops(step.start).moved(step.start, step.end, [self._parts[name] for name in names])
+        return frozenset(name for name, moves in zip(names, moved, strict=True) if moves)
+
+    def require_trained(self, step: Step) -> None:
+        """Check the vectors of a step, and that each tensor that moves is one that trains.
+
+        Raises
+        ------
+        LCAError
+            If a vector does not fit the layout, or the two dtypes differ.
+        IncompleteStepError
+            If a tensor moved that does not train.
+        """
+        check_step(self._objective.layout, step)
+        check_trained(step, self.beyond(differentiated_by(self._objective), step))
 
 
 @dataclass(frozen=True, eq=False)

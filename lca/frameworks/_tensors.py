@@ -68,6 +68,8 @@ def tensor_ops(leaf: object) -> TensorOps | None:
 
 
 _NO_TENSOR = tensor_ops.dispatch(object)
+_TENSORS: set[type] = set()
+"""Types that were found to be tensors; any other may become one, when its framework is imported."""
 _NUMPY = TensorOps()
 tensor_ops.register(np.ndarray, lambda leaf: _NUMPY)
 
@@ -78,7 +80,13 @@ def is_tensor(leaf: object) -> bool:
     >>> is_tensor(np.zeros(2)), is_tensor([1.0, 2.0])
     (True, False)
     """
-    return tensor_ops.dispatch(type(leaf)) is not _NO_TENSOR  # in a third of the time of a call
+    kind = type(leaf)
+    if kind in _TENSORS:  # this is asked for each tensor of each batch
+        return True
+    found = tensor_ops.dispatch(kind) is not _NO_TENSOR
+    if found:
+        _TENSORS.add(kind)
+    return found
 
 
 def dtype_of(tensor: Tensor) -> str:

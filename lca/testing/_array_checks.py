@@ -218,6 +218,11 @@ def products_are_summed(subject: ArraySubject, values: Array) -> None:
     require(type(mass) is float, f"products_sum() returns a {type(mass).__name__} as its second value.")
     for name, vector, row in zip("vwfab", (v, w, f, start, end), rows, strict=True):
         same_numbers(subject.numpy(vector), row, f"the argument {name} of products_sum()")
+    again, size = subject.ops.products_sum([(0.5, v, f), (-2.0, w, None)], start, end, overwrite=True)
+    same_numbers(subject.numpy(again), subject.numpy(found), "products_sum() with overwrite=True")
+    require(size == mass, f"products_sum() gives another absolute sum with overwrite=True: {size}, {mass}.")
+    for name, vector, row in zip("vwab", (v, w, start, end), (rows[0], rows[1], *rows[3:]), strict=True):
+        same_numbers(subject.numpy(vector), row, f"{name} of products_sum(), with overwrite=True")
 
 
 @law

@@ -19,7 +19,17 @@ from lca.estimators._stochastic import required_fields_of
 from lca.groups import Groups
 from lca.layout import Layout, check_same_layout
 from lca.live._outputs import LiveOutputs
-from lca.objective import Checked, Objective, State, Sum, evaluate, leaves, state_at_update, state_of
+from lca.objective import (
+    Checked,
+    Objective,
+    State,
+    Sum,
+    _is_stateful,
+    evaluate,
+    leaves,
+    state_at_update,
+    state_of,
+)
 from lca.record import Record
 from lca.record._metrics import as_numbers
 from lca.row import CheckedWindow, Row, rows_of
@@ -128,6 +138,7 @@ class Session:
         self._lines = CheckpointLines()
         self._precision = PrecisionDifference(self.objectives)
         self._checked = [own for own in leaves(self.objectives) if isinstance(own, Checked)]
+        self._stateful = [own for own in leaves(self.objectives) if _is_stateful(own)]
         self._measures_losses = estimator.target == "full"
         self.check_every = settings.check_every
         checked = None if self._measures_losses else settings.check_every
@@ -215,6 +226,8 @@ class Session:
 
     def state(self) -> State | None:
         """A copy of what the measured losses depend on besides θ (`lca.objective.Stateful`)."""
+        if len(self._stateful) == 1:
+            return self._stateful[0].state() or None
         return state_of(self.objectives)
 
     def state_at_update(self, previous: State | None, *, after_forward: bool) -> State | None:
@@ -339,12 +352,12 @@ class Session:
         finally:
             self.live.close()
 
-    def guarded(self, index: int) -> "_Guard":
+    def guarded(self, index: int) -> "_Guarded":
         """Handle an error inside, in the measuring of step ``index``, as ``on_error`` says."""
-        return _Guard(self, index)
+        return _Guarded(self, index)
 
-    def handles(self, error: Exception, index: int) -> bool:
-        """Take note that measuring step ``index`` has failed; False if the error is to be raised."""
+    def handle(self, error: Exception, index: int) -> bool:
+        """Take note of an error in the measuring of step ``index``; whether training goes on."""
         self.failed = True
         if self.on_failure is not None:
             self.on_failure(error)
@@ -410,6 +423,21 @@ class Session:
         return "" if self.error is None else f": {type(self.error).__name__}: {self.error}".rstrip(".")
 
 
+class _Guarded:
+    """The context of `Session.guarded`; a generator would take three times as long, several times a step."""
+
+    __slots__ = "_index", "_session"
+
+    def __init__(self, session: Session, index: int) -> None:
+        self._session, self._index = session, index
+
+    def __enter__(self) -> None:
+        pass
+
+    def __exit__(self, kind: object, error: BaseException | None, trace: object) -> bool:
+        return isinstance(error, Exception) and self._session.handle(error, self._index)
+
+
 def _views_of(objectives: Mapping[str, Objective], make: MakeViews) -> dict[str, Any]:
     """The view of each measured loss, and of each of its terms where it is a `lca.summary.RunViews`."""
     views: dict[str, Any] = {}
@@ -464,16 +492,3 @@ def _per_group(run: RunViews, parts: Mapping[str, Mapping[str, str]]) -> dict[st
         division: dict(zip(groups.names, groups.merged(tensors).tolist(), strict=True))
         for division, groups in ((name, run.layout.groups(labels)) for name, labels in parts.items())
     }
-
-
-class _Guard:
-    """`Session.guarded`; a class, because a context made by a generator costs more, also at an idle step."""
-
-    def __init__(self, session: Session, index: int) -> None:
-        self._session, self._index = session, index
-
-    def __enter__(self) -> None:
-        pass
-
-    def __exit__(self, kind: object, error: BaseException | None, traceback: object) -> bool:
-        return isinstance(error, Exception) and self._session.handles(error, self._index)

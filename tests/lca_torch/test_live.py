@@ -23,6 +23,10 @@ def test_a_vector_in_parameters_reads_like_a_tensor_and_can_be_kept():
     found, expected = (ops.movement_sums([(1.0, grad)], start, end) for end in (vector, flat))
     tolerance = tolerances.summed(float((grad * (flat - start)).abs().sum()), tolerances.EPS64)
     assert np.abs(np.subtract(found, expected)).max() <= tolerance
+    weighted = [(0.5, grad, None), (2.0, start, None)]
+    (found, mass), (expected, size) = (ops.products_sum(weighted, start, end) for end in (vector, flat))
+    assert torch.equal(found, expected)
+    assert abs(mass - size) <= tolerances.summed(size, tolerances.EPS32)
     snapshot = ops.snapshot(vector)
     assert not ops.unchanged(snapshot, start)
     kept = vector.persist(start)

@@ -9,6 +9,13 @@ import torch
 from lca_torch._policies import RandomStates
 
 
+@pytest.fixture(autouse=True)
+def no_second_normal_number():
+    """Left by another test, it would have every generator copied."""
+    np.random.seed(0)  # noqa: NPY002
+    random.seed(0)
+
+
 def states():
     numbers = np.random.get_state(legacy=False)  # noqa: NPY002 - the global generator
     return (
@@ -21,10 +28,18 @@ def states():
     )
 
 
+DRAWS = {
+    "torch": lambda: torch.rand(1),
+    "Python": random.random,
+    "Python, one of two": lambda: random.gauss(0, 1),
+    "NumPy": lambda: np.random.rand(3),  # noqa: NPY002
+    "NumPy, one of two": np.random.normal,  # noqa: NPY002 - the second is kept for the next call
+}
+
+
 def draw_everywhere():
-    torch.rand(1)
-    random.random()
-    np.random.normal()  # noqa: NPY002 - of two normal numbers the second is kept for the next call
+    for draw in DRAWS.values():
+        draw()
 
 
 USERS = {
@@ -32,6 +47,7 @@ USERS = {
     "draws": lambda: np.random.rand(3),  # noqa: NPY002
     "leaves a normal number behind": np.random.normal,  # noqa: NPY002
     "seeds": lambda: np.random.seed(3),  # noqa: NPY002
+    "leaves a number of Python's behind": lambda: random.gauss(0, 1),
 }
 
 
@@ -45,6 +61,17 @@ def test_all_states_are_as_before_from_whichever_evaluation_on_the_loss_draws(us
         with kept.kept(seed=evaluation):
             if evaluation >= first:
                 draw_everywhere()
+        assert states() == before, evaluation
+
+
+@pytest.mark.parametrize("draw", DRAWS.values(), ids=DRAWS)
+def test_each_generator_is_looked_at(draw):
+    kept = RandomStates(torch.device("cpu"))
+    for evaluation in range(4):
+        before = states()
+        with kept.kept(seed=evaluation):
+            if evaluation:
+                draw()
         assert states() == before, evaluation
 
 

@@ -80,13 +80,13 @@ class FirstTermOnly(NumpyOps):
 
 
 class MassOfTheSum(NumpyOps):
-    def products_sum(self, weighted, start, end):
+    def products_sum(self, weighted, start, end, *, overwrite=False):
         found, _ = super().products_sum(weighted, start, end)
         return found, float(np.abs(found).sum())
 
 
 class ProductsOfTheStep(NumpyOps):
-    def products_sum(self, weighted, start, end):
+    def products_sum(self, weighted, start, end, *, overwrite=False):
         return super().products_sum([(weight, vector, None) for weight, vector, _ in weighted], start, end)
 
 

@@ -7,8 +7,12 @@ else; with ``sums=True`` it adds the allocations of the tensors, from inner prod
 from collections.abc import Callable
 from typing import Any
 
+import numpy as np
 import torch
+from scipy.linalg.blas import sasum
 from torch import Tensor, nn
+
+from lca_torch._live import flat, holds
 
 Data = tuple[Tensor, Tensor]
 LOSS = nn.CrossEntropyLoss()
@@ -103,6 +107,56 @@ class Halves(Training):
             rows.append(0.5 * _dots(judged, up))  # weight ½ of the half, ½ of the rule, g = 2 judged
         self.before = [p.detach().clone() for p in self.parameters]
         self.found += torch.stack(rows).sum(0)
+
+
+class SameResults(Training):
+    """All that a tracker with ``CrossFit()`` finds from both halves of a batch, for SGD with momentum.
+
+    The gradient and θ are compared with copies of them; the allocation A of each step is formed, with its
+    mass and the float64 sums of the tensors. The sums and masses equal those of a tracker bit by bit.
+    """
+
+    def __init__(self, *args: Any) -> None:
+        super().__init__(*args)
+        sizes = [parameter.numel() for parameter in self.parameters]
+        self.offsets = np.cumsum([0, *sizes[:-1]])
+        self.tensors = [parameter.detach() for parameter in self.parameters]
+        self.start = self.end = flat(self.tensors)
+        self.found, self.mass = np.zeros(len(sizes)), 0.0
+        self.left: tuple[Tensor, float] | None = None
+
+    def step(self, i: int) -> None:
+        x, y = self.part(i)
+        half = self.batch // 2
+        self.optimizer.zero_grad()
+        self.backward(x[:half], y[:half], 0.5)
+        first = flat(map(_grad, self.parameters))
+        self.backward(x[half:], y[half:], 0.5)
+        with torch.no_grad():
+            self.allocate(first)
+        self.optimizer.step()
+        self.start, self.end = self.end, flat(self.tensors)
+
+    def allocate(self, first: Tensor) -> None:
+        gradients = [_grad(parameter) for parameter in self.parameters]
+        whole = flat(gradients)
+        if not (holds(whole, gradients) and holds(self.end, self.tensors)):
+            raise AssertionError("the gradient or θ has changed")
+        right = torch.sub(self.end, self.start).mul_(whole)
+        mass = 0.5 * sasum(right.numpy())
+        if self.left is not None:  # the step before is complete
+            values = right.mul_(0.5).add_(self.left[0], alpha=0.5)
+            self.found += np.add.reduceat(values.numpy(), self.offsets, dtype=np.float64)
+            self.mass += 0.5 * self.left[1] + mass
+        [group] = self.optimizer.param_groups
+        lr, momentum = group["lr"], group["momentum"]
+        moving = [self.optimizer.state[p].get("momentum_buffer") for p in self.parameters]
+        second = torch.sub(whole, first)
+        base = torch.zeros_like(whole) if moving[0] is None else flat(moving).mul_(-lr * momentum)
+        one = torch.add(base, second, alpha=-2 * lr).mul_(first)
+        two = base.add_(first, alpha=-2 * lr).mul_(second)
+        size = sasum(one.numpy()) + sasum(two.numpy())
+        self.left = one.add_(two), size
 
 
 class Probe(Training):

@@ -1,9 +1,9 @@
 """Claim: a cheap estimator costs its own gradient passes; the package adds little to them.
 
-For each estimator three loops take turns in one process: the passes of the estimator by hand, with nothing
-measured; the same with the leanest sums by hand (`validation.bench_sampled.by_hand`); and a tracker with its
-default views and without the self-check, which is a cost of its own. Figures are CPU time of one thread,
-the median over rounds of the ratio within a round.
+For each estimator loops take turns in one process: the passes of the estimator by hand, with nothing
+measured; the same with the leanest sums by hand (`validation.bench_sampled.by_hand`); for cross-fit with SGD
+also all results of a tracker by hand; and a tracker with its default views and without the self-check, which
+is a cost of its own. Figures are CPU time of one thread, the median over rounds of the ratio within a round.
 """
 
 import argparse
@@ -18,7 +18,7 @@ from torch import nn
 
 from lca.estimators import CrossFit, SampledPathIntegral
 from lca_torch import Objective, Tracker
-from validation.bench_sampled.by_hand import LOSS, Data, Halves, Probe, Training
+from validation.bench_sampled.by_hand import LOSS, Data, Halves, Probe, SameResults, Training
 from validation.bench_sampled.folder import FOLDER
 from validation.evidence import keep
 from validation.timing import keep_memory
@@ -101,6 +101,7 @@ def sides(case: str, optimizer: str, estimator: str) -> dict[str, Any]:
             "plain": made(Training),
             "passes": made(Halves),
             "by hand": made(Halves, sums=True),
+            **({"same results": made(SameResults)} if optimizer == "sgd" else {}),
             "tracker": Tracked(made(Training), CrossFit(), 2),
         }
     pieces = 4 if estimator == "probe, 4 pieces" else 1
@@ -140,7 +141,7 @@ def compare(case: str, optimizer: str, estimator: str, rounds: int, steps: int) 
             times[name].append(timed(loops[name], steps))
     passes = times["passes"]
     found = {"passes_us": 1e6 * median(passes)}
-    for name in ("plain", "by hand", "tracker"):
+    for name in [name for name in loops if name != "passes"]:
         found[name] = median(x / y for x, y in zip(times[name], passes, strict=True))
     return found
 
