@@ -1,7 +1,7 @@
 """`Reading`: what a loss reads and writes, found by running it once on a private replica."""
 
 import gc
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 from functools import partial
@@ -90,13 +90,14 @@ def read(held: Held, batch: PyTree, own: Mapping[str, Tensor], prefix: str, know
     ------
     LCAError
         If the loss reads memory of a parameter otherwise than through the model, or what an earlier forward
-        pass has computed from one.
+        pass has computed from one, or its ``.grad``.
     """
     replica = held.replica
     data = {f"batch[{i}]": tensor for i, tensor in enumerate(tensors_in(batch))}
     before = {name: tensor._version for name, tensor in (held.tensors | data).items()}
     reads = _observed(held, batch, held.tensors | data)
     written = {name for name, tensor in (held.tensors | data).items() if tensor._version != before[name]}
+    _refuse_gradients(reads.gradients & own.keys())
     foreign = reads.foreign()
     captured = dict(known.captured)
     for tensor in foreign:
@@ -136,6 +137,16 @@ def _observed(held: Held, batch: PyTree, given: Mapping[str, Tensor]) -> Reads:
         held.replica.losses(batch)
         reads.names.update(given)
     return reads
+
+
+def _refuse_gradients(names: Collection[str]) -> None:
+    """Refuse a loss that reads what training has left in ``.grad``; θ at any other point has none."""
+    if names:
+        raise LCAError(
+            f"the loss reads the .grad of {min(names)}, which the last backward pass of training has left, "
+            "so it is not a function of theta; compute the gradient inside the loss (torch.autograd.grad), "
+            "or, if it is meant to be constant, keep what is needed of it in a buffer."
+        )
 
 
 def _refuse_aliases(tensors: Mapping[str, Tensor], own: Mapping[str, Tensor]) -> None:

@@ -59,6 +59,8 @@ class Replica:
         self.batch_loss = with_samples(own or default_loss(self.loss_fn), self.loss_fn)
         self.function = self.batch_loss
         self._global_hooks = GlobalHooks(copier)
+        self.attributes = _attributes(copier, dict(model.named_parameters()) | dict(parameters))
+        """What stands in ``__dict__`` of the tensors in place of the parameters of the model, by name."""
         self._shared = copier.finish()
         given: Any = {"batch_loss": batch_loss, "loss_fn": loss_fn}
         copier.pairs.append(Pair(prefix, given, {"batch_loss": own, "loss_fn": self.loss_fn}))
@@ -125,7 +127,11 @@ class Held:
         copies = {name: self.tensors[name].clone() for name in self.replica.written}
         if instead:
             copies |= instead
-        self.replica.slots.write(self.tensors | copies if copies else self.tensors)
+        tensors = self.tensors | copies if copies else self.tensors
+        for name, attributes in self.replica.attributes.items():
+            if name in tensors:
+                tensors[name].__dict__ = attributes
+        self.replica.slots.write(tensors)
         for shared in self.shared:
             shared.install()
 
@@ -151,6 +157,21 @@ class Hooks:
                 if needed():
                     hooks[key] = hook
                     self._places.append((hooks, key))
+
+
+def _attributes(copier: Copier, parameters: Mapping[str, Tensor]) -> dict[str, dict[str, Any]]:
+    """Private copies of the attributes that users give to parameters (``p.strength = 0.1``).
+
+    With the mark by which torch tells that a tensor is a parameter, so that losses that ask find one.
+    """
+    found = dict[str, dict[str, Any]]()
+    for name, parameter in parameters.items():
+        found[name] = {key: copier.copy(value, f"{name}.{key}") for key, value in parameter.__dict__.items()}
+        if found[name]:
+            copier.pairs.append(Pair(name, parameter.__dict__, found[name], frozenset(found[name])))
+        found[name]["_is_param"] = True
+        copier.identity.mark(found[name], parameter)
+    return found
 
 
 def _hooks(model: nn.Module, others: Iterable[dict[int, Any]]) -> Hooks:
