@@ -111,7 +111,11 @@ def of_the_kind():
         network(),
         lambda model, batch: (
             plain(model, batch)
-            + sum(0.1 * p.square().sum() for p in model.parameters() if isinstance(p, nn.Parameter))
+            + sum(
+                0.1 * p.square().sum()
+                for p in model.parameters()
+                if isinstance(p, nn.Parameter) and type(p) is nn.Parameter
+            )
         ),
     )
 
@@ -264,6 +268,18 @@ def test_a_loss_that_reads_gradients_of_training_is_refused():
         return plain(own, batch) * (1 + sum(norms))
 
     with pytest.raises(LCAError, match=r"reads the \.grad of 0\.bias"):
+        Objective(model, None, (X, Y), batch_loss=loss)
+
+
+def test_a_loss_that_finds_parameters_by_their_address_is_refused():
+    model = network()
+    penalised = {model[0].weight.data_ptr()}
+
+    def loss(model, batch):
+        chosen = [p.square().sum() for p in model.parameters() if p.data_ptr() in penalised]
+        return plain(model, batch) + sum(chosen)
+
+    with pytest.raises(LCAError, match=r"reads the \.data_ptr\(\) of 0\.bias.* by name"):
         Objective(model, None, (X, Y), batch_loss=loss)
 
 
