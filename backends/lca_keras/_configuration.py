@@ -10,7 +10,9 @@ import numpy as np
 
 from lca.errors import NonDeterministicError
 from lca_keras._reach import (
+    LARGEST_ARRAY,
     NOT_READ,
+    SEQUENCES,
     class_variables,
     globals_of,
     is_setting,
@@ -20,8 +22,6 @@ from lca_keras._reach import (
     reached,
 )
 
-LARGEST_ARRAY = 2**16
-"""Bytes; larger arrays count as changed only if another takes their place."""
 MISSING = object()
 CONFIGURATION = "configuration"
 """The entry of a state that says which Python values the loss has baked in."""
@@ -107,8 +107,8 @@ class Configuration:
 
 
 def _places(name: str, part: Any) -> Iterator[Place]:
-    if isinstance(part, (list, tuple)):
-        if isinstance(part, list):
+    if isinstance(part, SEQUENCES):
+        if not isinstance(part, tuple):
             yield _sequence(name, part)
         yield from (_array(name, value) for value in part if _is_watched(value))
     for mapping in namespaces(part):
@@ -137,6 +137,7 @@ def _function_places(function: FunctionType) -> Iterator[Place]:
         read = partial(_cell_values, closure)
         yield Place(variables, read, read())
         yield from (_array(n, v) for n, v in zip(variables, read(), strict=True) if _is_watched(v))
+    yield Place((f"the defaults of {function.__name__}",), partial(_defaults, function), _defaults(function))
     for mapping, names in globals_of(function):
         yield _mapping(names, mapping, names)
         yield from (_array(key, mapping[key]) for key in names if _is_watched(mapping[key]))
@@ -160,13 +161,13 @@ def _new_entries(name: str, mapping: Mapping[Any, Any]) -> Place:
     return Place((f"a new attribute of {name}",), read, (True,))
 
 
-def _sequence(name: str, part: list[Any]) -> Place:
-    """The entries of a list by identity."""
-    return Place((f"the entries of {name}",), partial(_identities, part), _identities(part))
+def _sequence(name: str, part: Iterable[Any]) -> Place:
+    """The entries of a list, deque or set, by identity first."""
+    return Place((f"the entries of {name}",), partial(_entries, part), _entries(part))
 
 
-def _identities(part: list[Any]) -> tuple[Any, ...]:
-    return (list(map(id, part)),)
+def _entries(part: Iterable[Any]) -> tuple[Any, ...]:
+    return (list(part),)
 
 
 def _array(name: str, array: np.ndarray) -> Place:
@@ -191,6 +192,10 @@ def _one(key: Any, mapping: Mapping[Any, Any]) -> tuple[Any, ...]:
 
 def _class_values(kind: type, names: tuple[str, ...]) -> tuple[Any, ...]:
     return tuple(vars(kind).get(name, MISSING) for name in names)
+
+
+def _defaults(function: FunctionType) -> tuple[Any, ...]:
+    return (function.__defaults__,)
 
 
 def _cell_values(closure: tuple[CellType, ...]) -> tuple[Any, ...]:

@@ -5,7 +5,8 @@ Compiling a loss turns the numbers in these objects into constants, so a change 
 """
 
 import sys
-from collections.abc import Iterable, Iterator, Mapping
+from collections import deque
+from collections.abc import Iterable, Iterator, MutableMapping
 from functools import partial
 from types import FunctionType, MethodType, ModuleType, SimpleNamespace
 from typing import Any
@@ -13,11 +14,14 @@ from typing import Any
 import keras
 import numpy as np
 
+from lca.frameworks._attributes import Attributes, slots_of
 from lca.frameworks._code import names_in
 from lca_keras._engine import tensor_types
 
 MOST_ENTRIES = 256
 """Lists and dictionaries with more entries hold data, not settings."""
+LARGEST_ARRAY = 2**16
+"""Bytes; larger arrays count as changed only if another takes their place."""
 NOT_READ: frozenset[Any] = frozenset(vars(keras.layers.Layer(name="any"))) - {
     "_trainable",
     "_dtype_policy",
@@ -73,7 +77,8 @@ _KERAS_PARTS = (
     keras.losses.Loss,
     keras.regularizers.Regularizer,
 )
-_NO_OBJECTS = (list, tuple, MethodType, partial, FunctionType)
+SEQUENCES = (list, tuple, deque, set)
+_NO_OBJECTS = (*SEQUENCES, MethodType, partial, FunctionType)
 _SIMPLE = (bool, int, float, complex, str, bytes, type(None), type, np.generic)
 _BY_IDENTITY = (*tensor_types(), keras.Variable, np.ndarray, keras.dtype_policies.DTypePolicy)
 
@@ -93,13 +98,15 @@ def reached(roots: Iterable[tuple[str, Any]]) -> dict[int, tuple[str, Any]]:
 
 def is_part(value: Any) -> bool:
     """Whether a value has settings of its own: a user's object or class, a layer, a function, a container."""
-    if isinstance(value, (list, tuple, dict)):
+    if isinstance(value, (*SEQUENCES, dict)):
         return len(value) <= MOST_ENTRIES
     if isinstance(value, type):
         return is_users(value)
     if isinstance(value, (FunctionType, MethodType, partial, SimpleNamespace, *_KERAS_PARTS)):
         return True
-    return hasattr(value, "__dict__") and not isinstance(value, _BY_IDENTITY) and is_users(type(value))
+    if isinstance(value, _BY_IDENTITY) or not is_users(type(value)):
+        return False
+    return hasattr(value, "__dict__") or bool(slots_of(type(value)))
 
 
 def is_setting(value: Any) -> bool:
@@ -114,7 +121,7 @@ def is_users(kind: Any) -> bool:
     return str(getattr(kind, "__module__", None) or "").partition(".")[0] not in _LIBRARIES
 
 
-def namespaces(part: Any) -> Iterator[dict[str, Any]]:
+def namespaces(part: Any) -> Iterator[MutableMapping[Any, Any]]:
     """The attributes of an object or a function, or the dictionary that it is; those of a class are apart."""
     if isinstance(part, dict):
         yield part
@@ -122,7 +129,25 @@ def namespaces(part: Any) -> Iterator[dict[str, Any]]:
         if part.__dict__ and is_users(part):
             yield part.__dict__
     elif not isinstance(part, (*_NO_OBJECTS, type)):
-        yield vars(part)
+        if hasattr(part, "__dict__"):
+            yield vars(part)
+        if slots := slots_of(type(part)):
+            yield Attributes(part, slots)
+
+
+def held_by(part: Any) -> Iterator[Any]:
+    """What a part holds, its entries and the variables that a function reads among them."""
+    if isinstance(part, SEQUENCES):
+        yield from part
+    for mapping in namespaces(part):
+        yield from mapping.values()
+    if isinstance(part, type):
+        yield from class_variables(part).values()
+    elif isinstance(part, FunctionType) and is_users(part):
+        yield from (value for _, value in cells("", part))
+        yield from part.__defaults__ or ()
+        for mapping, names in globals_of(part):
+            yield from (mapping[name] for name in names)
 
 
 def class_variables(kind: type) -> dict[str, Any]:
@@ -150,12 +175,13 @@ def _functions(member: Any) -> Iterator[FunctionType]:
     yield from (part for part in (member, *parts) if isinstance(part, FunctionType) and is_users(part))
 
 
-def globals_of(function: FunctionType) -> Iterator[tuple[Mapping[str, Any], tuple[str, ...]]]:
+def globals_of(function: FunctionType) -> Iterator[tuple[dict[str, Any], tuple[str, ...]]]:
     """The global names, also of the user's modules, that a function refers to, if they are settings."""
     names = sorted(names_in(function.__code__))
     known = function.__globals__
     modules = (known[n] for n in names if isinstance(known.get(n), ModuleType) and _is_users_module(known[n]))
-    for mapping in (known, *map(vars, modules)):
+    spaces: list[dict[str, Any]] = [known, *(module.__dict__ for module in modules)]
+    for mapping in spaces:
         kept = tuple(name for name in names if name in mapping and _is_followed(mapping[name]))
         if kept:
             yield mapping, kept
@@ -172,7 +198,7 @@ def _is_followed(value: Any) -> bool:
 
 
 def _inside(name: str, part: Any) -> Iterator[tuple[str, Any]]:
-    if isinstance(part, (list, tuple)):
+    if isinstance(part, SEQUENCES):
         yield from ((f"{name}[{i}]", value) for i, value in enumerate(part))
     elif isinstance(part, MethodType):
         yield from ((name, part.__func__), (name, part.__self__))

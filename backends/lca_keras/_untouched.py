@@ -1,8 +1,10 @@
 """`kept`: what a forward pass writes in Python is put back; `HostGenerators`: what it draws, too."""
 
 import random
-from collections.abc import Callable, Iterable, Iterator
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, MutableMapping
 from contextlib import contextmanager
+from types import CellType, FunctionType
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -10,7 +12,15 @@ from keras.src.backend.common import global_state
 from keras.src.utils.tracking import Tracker
 
 from lca.errors import NonDeterministicError
-from lca_keras._reach import NOT_READ, class_variables, namespaces
+from lca_keras._reach import (
+    LARGEST_ARRAY,
+    NOT_READ,
+    class_variables,
+    globals_of,
+    held_by,
+    is_users,
+    namespaces,
+)
 
 MISSING = object()
 KERAS_GLOBALS = ("global_seed_generator", "current_call_ctx")
@@ -18,7 +28,7 @@ KERAS_GLOBALS = ("global_seed_generator", "current_call_ctx")
 
 @contextmanager
 def kept(parts: Iterable[Any]) -> Iterator[None]:
-    """Restore at the end the attributes of these objects, the contents of containers, and Keras' globals.
+    """Restore at the end the variables of these objects, the contents of containers, and Keras' globals.
 
     ``parts`` are those of `lca_keras._reach.reached`: evaluating a loss runs the user's code, which may count
     its calls or keep what it has computed.
@@ -69,8 +79,14 @@ def drawn_error(library: str) -> NonDeterministicError:
 def _restorers(part: Any) -> Iterator[Callable[[], None]]:
     if isinstance(part, list):
         yield _list_restorer(part)
+    if isinstance(part, deque | set):
+        yield _container_restorer(part)
     if isinstance(part, type):
         yield _class_restorer(part)
+    if isinstance(part, FunctionType) and is_users(part):
+        yield from map(_cell_restorer, part.__closure__ or ())
+        yield from (_names_restorer(known, names) for known, names in globals_of(part))
+    yield from (_array_restorer(held) for held in held_by(part) if _is_small_array(held))
     for mapping in namespaces(part):
         yield _restorer(mapping, dict(mapping))
         for key in mapping.keys() & NOT_READ:  # the other lists are parts themselves
@@ -88,6 +104,64 @@ def _list_restorer(part: list[Any]) -> Callable[[], None]:
             list.__setitem__(part, slice(None), entries)  # past the tracking of Keras
 
     return put_back
+
+
+def _container_restorer(part: deque[Any] | set[Any]) -> Callable[[], None]:
+    entries = list(part)
+
+    def put_back() -> None:
+        if len(part) != len(entries) or any(a is not b for a, b in zip(part, entries, strict=True)):
+            part.clear()
+            (part.extend if isinstance(part, deque) else part.update)(entries)
+
+    return put_back
+
+
+def _cell_restorer(cell: CellType) -> Callable[[], None]:
+    """A variable of the function around."""
+
+    def content() -> Any:
+        try:
+            return cell.cell_contents
+        except ValueError:  # not bound yet
+            return MISSING
+
+    before = content()
+
+    def put_back() -> None:
+        if before is not MISSING and content() is not before:
+            cell.cell_contents = before
+
+    return put_back
+
+
+def _names_restorer(known: dict[str, Any], names: Iterable[str]) -> Callable[[], None]:
+    """Global names."""
+    before = {name: known[name] for name in names}
+
+    def put_back() -> None:
+        known.update({name: value for name, value in before.items() if known.get(name) is not value})
+
+    return put_back
+
+
+def _array_restorer(array: np.ndarray) -> Callable[[], None]:
+    before = array.copy()
+
+    def put_back() -> None:
+        if array.tobytes() != before.tobytes():
+            np.copyto(array, before)
+
+    return put_back
+
+
+def _is_small_array(held: Any) -> bool:
+    return (
+        isinstance(held, np.ndarray)
+        and held.flags.writeable
+        and held.nbytes <= LARGEST_ARRAY
+        and not held.dtype.hasobject
+    )
 
 
 def _set_restorer(part: set[Any]) -> Callable[[], None]:
@@ -109,10 +183,12 @@ def _class_restorer(kind: type) -> Callable[[], None]:
     return put_back
 
 
-def _restorer(mapping: dict[Any, Any], entries: dict[Any, Any]) -> Callable[[], None]:
+def _restorer(mapping: MutableMapping[Any, Any], entries: dict[Any, Any]) -> Callable[[], None]:
+    kind: Any = dict if isinstance(mapping, dict) else type(mapping)  # past the methods of a subclass
+
     def put_back() -> None:
         if len(mapping) != len(entries) or any(mapping.get(k, entries) is not v for k, v in entries.items()):
-            dict.clear(mapping)
-            dict.update(mapping, entries)
+            kind.clear(mapping)
+            kind.update(mapping, entries)
 
     return put_back

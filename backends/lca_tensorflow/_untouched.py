@@ -8,7 +8,7 @@ import tensorflow as tf
 from tensorflow.python.eager import context
 from tensorflow.python.ops import stateful_random_ops
 
-from lca_keras._reach import class_variables, namespaces, reached
+from lca_keras._reach import held_by, reached
 from lca_keras._untouched import HostGenerators, drawn_error, kept
 
 
@@ -52,9 +52,7 @@ class Generators(NamedTuple):
     @classmethod
     def now(cls, parts: Sequence[Any]) -> "Generators":
         shared = stateful_random_ops.global_generator
-        spaces = [mapping for part in parts for mapping in namespaces(part)]
-        spaces += [class_variables(part) for part in parts if isinstance(part, type)]
-        values = [value for mapping in spaces for value in mapping.values()]
+        values = [value for part in parts for value in held_by(part)]
         generators = [v for v in [shared, *values] if isinstance(v, tf.random.Generator)]
         own = [(generator.state, generator.state.read_value()) for generator in generators]
         variables = [(v, v.read_value()) for v in values if isinstance(v, tf.Variable)]

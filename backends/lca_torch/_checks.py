@@ -1,8 +1,8 @@
 """Checks that a loss is a differentiable function of θ, and running it without its compiled parts."""
 
 import sys
-from collections.abc import Mapping
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Iterator, Mapping
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 
 import torch
 from torch import Tensor
@@ -17,6 +17,20 @@ GRADIENT_HINT = "is it computed under torch.no_grad, detached, or converted to a
 def interpreted() -> AbstractContextManager[object]:
     """Inside, compiled parts of a model run as they are written."""
     return torch.compiler.set_stance("force_eager") if "torch._dynamo" in sys.modules else nullcontext()
+
+
+@contextmanager
+def backward_errors() -> Iterator[None]:
+    """Say that it was the backward pass which raised, whatever it was; out of memory is passed on."""
+    try:
+        yield
+    except (LCAError, torch.OutOfMemoryError):
+        raise
+    except Exception as error:
+        raise LCAError(
+            f"the backward pass of the measured loss raised {type(error).__name__}: {error} (The gradient is "
+            "taken by torch.autograd.grad.)"
+        ) from error
 
 
 def check_differentiable(loss: Tensor) -> None:

@@ -15,7 +15,7 @@ from lca_torch._copies import Pair
 from lca_torch._policies import kept_in_evaluation
 from lca_torch._shared_variables import SharedVariables
 
-_STRUCTURE = ("_modules", "_forward_hooks", "_forward_pre_hooks")
+_STRUCTURE = ("_modules", "_buffers", "_forward_hooks", "_forward_pre_hooks")
 _IGNORED = frozenset(nn.Module().__dict__) - {"training", *_STRUCTURE}
 _SIMPLE = (bool, int, float, complex, str, bytes, type(None))
 _MOST = 1000
@@ -29,7 +29,8 @@ class Configuration:
     """What variables of the user's objects held when they were copied.
 
     Numbers, strings and containers of them count by value, other objects by identity. Tensors do not count:
-    they are θ or state. Nor does the flag ``training`` of the model: the copy has its own.
+    they are θ or state; but it counts that there is one, as with a buffer that is registered late. Nor does
+    the flag ``training`` of the model: the copy has its own.
 
     Parameters
     ----------

@@ -10,6 +10,14 @@ from torch import nn
 from lca.errors import LCAError
 
 Namespace = MutableMapping[str, Any]
+_NOT_COPIED = (
+    "which cannot be copied, and measuring must not touch the original; remove it from the measured forward "
+    "pass and loss"
+)
+KEYED_BY_TENSORS = (
+    "which finds tensors by their identity, and the measured copy has others; let it find them by name "
+    "(model.named_parameters())"
+)
 
 
 @dataclass(frozen=True, eq=False)
@@ -33,17 +41,14 @@ class Pair:
 class Uncopied:
     """Stands where a copy has something that cannot be copied; names it as soon as it is used."""
 
-    def __init__(self, path: str, value: object) -> None:
-        self.__dict__["_what"] = f"{path} ({type(value).__name__})"
+    def __init__(self, path: str, value: object, reason: str = _NOT_COPIED) -> None:
+        self.__dict__["_what"] = f"{path} ({type(value).__name__}), {reason}"
 
     def _refuse(self, *args: Any, **kwargs: Any) -> Any:
-        raise LCAError(
-            f"the loss uses {self.__dict__['_what']}, which cannot be copied, and measuring must not touch "
-            "the original; remove it from the measured forward pass and loss."
-        )
+        raise LCAError(f"the loss uses {self.__dict__['_what']}.")
 
     __getattr__ = __setattr__ = __call__ = __enter__ = __exit__ = __iter__ = __len__ = _refuse
-    __getitem__ = __setitem__ = __bool__ = _refuse
+    __getitem__ = __setitem__ = __bool__ = __next__ = __contains__ = __float__ = __int__ = __index__ = _refuse
 
 
 class Unwrapped(nn.Module):
@@ -53,31 +58,6 @@ class Unwrapped(nn.Module):
 
     def forward(self, *args: Any, **kwargs: Any) -> Any:
         return self.module(*args, **kwargs)
-
-
-class Attributes(MutableMapping[str, Any]):
-    """Attributes that are in no dictionary: those of ``__slots__``, the defaults of a function."""
-
-    def __init__(self, owner: object, names: Iterable[str]) -> None:
-        self._owner, self._names = owner, tuple(names)
-
-    def __getitem__(self, name: str) -> Any:
-        try:
-            return getattr(self._owner, name)
-        except AttributeError:  # not assigned
-            raise KeyError(name) from None
-
-    def __setitem__(self, name: str, value: Any) -> None:
-        object.__setattr__(self._owner, name, value)
-
-    def __delitem__(self, name: str) -> None:
-        object.__delattr__(self._owner, name)
-
-    def __iter__(self) -> Iterator[str]:
-        return (name for name in self._names if hasattr(self._owner, name))
-
-    def __len__(self) -> int:
-        return sum(1 for _ in self)
 
 
 class Cells(MutableMapping[str, Any]):

@@ -5,7 +5,6 @@ Measuring runs such copies, so that nothing it does is seen by the user's model:
 """
 
 from collections import defaultdict, deque
-from collections.abc import Iterator
 from copy import deepcopy
 from dataclasses import dataclass, field
 from functools import cached_property, partial
@@ -13,12 +12,12 @@ from types import (
     CellType,
     CodeType,
     FunctionType,
-    MemberDescriptorType,
     MethodType,
     ModuleType,
     SimpleNamespace,
 )
 from typing import Any
+from weakref import ReferenceType, WeakKeyDictionary, proxy
 
 import numpy as np
 import torch
@@ -26,7 +25,17 @@ from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves
 
 from lca.errors import LCAError
-from lca_torch._copies import Attributes, Cells, Pair, Uncopied, Unwrapped
+from lca.frameworks._attributes import Attributes, slots_of
+from lca_torch._copies import KEYED_BY_TENSORS, Cells, Pair, Uncopied, Unwrapped
+from lca_torch._identities import (
+    WEAK_CONTAINERS,
+    Identity,
+    has_tensors,
+    is_weak,
+    reads_identity,
+    referent,
+    replace_keys,
+)
 from lca_torch._libraries import in_library
 from lca_torch._shared_variables import DEFAULTS, Follower, SharedVariables
 
@@ -45,12 +54,17 @@ class Copier:
     _originals: list[Any] = field(default_factory=list)  # alive as long as their ids are in use
 
     def __post_init__(self) -> None:
-        self._variables = Follower(self.copy)
+        self.identity = Identity()
+        self._variables = Follower(self.copy, self.identity)
+        self._keyed: list[tuple[Any, Any]] = []
 
     def finish(self) -> list[SharedVariables]:
         """The variables of classes, modules and functions that the copies read where the user has them."""
         found, pairs = self._variables.finish()
         self.pairs += pairs
+        self.identity.learn((original, self._memo[id(original)]) for original in self._originals)
+        for original, made in self._keyed:
+            replace_keys(original, made, self._memo)
         return found
 
     def copy(self, value: Any, path: str) -> Any:  # noqa: PLR0911 - one line for each kind of value
@@ -62,6 +76,8 @@ class Copier:
             return value
         if isinstance(value, _SHARED) or _is_ours(value):
             return value
+        if is_weak(value):
+            return self._weak(value, path)
         if isinstance(value, torch.jit.ScriptModule):
             raise LCAError(
                 f"{path or 'the model'} is a ScriptModule, whose tensors cannot be replaced by others; pass "
@@ -117,7 +133,7 @@ class Copier:
             shell.__setstate__(inner)
         elif inner:
             object.__getattribute__(shell, "__dict__").update(inner)
-        slots = tuple(_slots(type(original)))
+        slots = slots_of(type(original))
         if slots:
             outer, own_slots = Attributes(original, slots), Attributes(shell, slots)
             for key, value in list(outer.items()):
@@ -136,6 +152,8 @@ class Copier:
             return self._subclassed(value, path)
         if isinstance(value, tuple):
             return tuple(self.copy(v, f"{path}[{i}]") for i, v in enumerate(value))
+        if isinstance(value, dict | set) and has_tensors(value):
+            return self._remember(value, Uncopied(path, value, KEYED_BY_TENSORS))
         if isinstance(value, deque):
             empty: Any = deque(maxlen=value.maxlen)
         else:
@@ -144,10 +162,30 @@ class Copier:
         if isinstance(value, dict):
             inside = path.removesuffix("._modules").removesuffix("_modules")
             made.update({key: self.copy(v, _join(inside, key)) for key, v in value.items()})
+            self._keyed.append((value, made))
         elif isinstance(value, set):
             made.update(self.copy(v, path) for v in value)
         else:
             made.extend(self.copy(v, f"{path}[{i}]") for i, v in enumerate(value))
+        return made
+
+    def _weak(self, value: Any, path: str) -> Any:
+        """A weak reference, or a container of them, to the copies; it does not keep them alive either."""
+        if not isinstance(value, WEAK_CONTAINERS):
+            target = referent(value)
+            copied = self.copy(target, path)
+            self.identity.keep(copied)
+            made = type(value)(copied) if isinstance(value, ReferenceType) else proxy(copied)
+            return self._remember(value, made)
+        if has_tensors(value):
+            return self._remember(value, Uncopied(path, value, KEYED_BY_TENSORS))
+        made = self._remember(value, type(value)())
+        if isinstance(value, WeakKeyDictionary):
+            made.update({key: self.copy(v, path) for key, v in value.items()})
+        else:
+            made.update(value)
+        self.opaque[id(value)] = value
+        self._keyed.append((value, made))
         return made
 
     def _subclassed(self, value: Any, path: str) -> Any:
@@ -156,6 +194,7 @@ class Copier:
         made = self._remember(value, base.__new__(type(value)))
         if base is dict:
             dict.update(made, {key: self.copy(v, _join(path, key)) for key, v in dict.items(value)})
+            self._keyed.append((value, made))
         else:
             list.extend(made, [self.copy(v, f"{path}[{i}]") for i, v in enumerate(list.__iter__(value))])
         own = object.__getattribute__(value, "__dict__") if type(value).__dictoffset__ else {}
@@ -178,6 +217,8 @@ class Copier:
         named = self._variables.mention(function)
         names = named & function.__globals__.keys()
         inner = dict(function.__globals__)
+        if reads_identity(function):
+            inner["id"] = self.identity
         cells = tuple(CellType() for _ in outer.cells)
         made = FunctionType(function.__code__, inner, function.__name__, None, cells or None)
         self._remember(function, made)
@@ -204,6 +245,10 @@ class Copier:
 
     def _other(self, value: Any, path: str) -> Any:
         """A copy made by the object's own rules; the tensors and modules in it are found by making one."""
+        if isinstance(value, frozenset):
+            if has_tensors(value):
+                return self._remember(value, Uncopied(path, value, KEYED_BY_TENSORS))
+            return self._remember(value, frozenset(self.copy(v, path) for v in value))
         try:
             if _is_finalised(value):
                 raise TypeError("copying it could release what it holds")
@@ -234,7 +279,7 @@ def _is_plain(value: Any) -> bool:
     kind = type(value)
     custom = ("__reduce__", "__reduce_ex__", "__deepcopy__")
     return (
-        (hasattr(value, "__dict__") or any(_slots(kind)))
+        (hasattr(value, "__dict__") or bool(slots_of(kind)))
         and not _is_finalised(value)
         and not isinstance(value, BaseException)
         and not any(_overrides(kind, name) for name in custom)
@@ -250,15 +295,7 @@ def _is_container(kind: type) -> bool:
     base = dict if issubclass(kind, dict) else list
     custom = ("__new__", "__reduce__", "__reduce_ex__", "__deepcopy__")
     same = all(getattr(kind, name, None) == getattr(base, name, None) for name in custom)
-    return same and not any(_slots(kind)) and not hasattr(kind, "__del__")
-
-
-def _slots(kind: type) -> Iterator[str]:
-    """The attributes that instances of a class have in slots."""
-    for base in kind.__mro__:
-        own = vars(base).get("__slots__", ())
-        names = (own,) if isinstance(own, str) else own
-        yield from (n for n in names if isinstance(vars(base).get(n), MemberDescriptorType))
+    return same and not slots_of(kind) and not hasattr(kind, "__del__")
 
 
 def _is_finalised(value: Any) -> bool:

@@ -39,6 +39,7 @@ from lca_torch._by_example_choice import ExampleDerivatives
 from lca_torch._checks import (
     GRADIENT_HINT,
     MEAN_HINT,
+    backward_errors,
     check_differentiable,
     interpreted,
     refuse_reentrant,
@@ -64,6 +65,8 @@ from lca_torch._versions import Versions
 _serial = count(1)
 _AHEAD = 64
 """Batches of rows in memory, which are views of them, that are cut at a time."""
+_FLAGS = "requires_grad"
+"""The name of the flags of the parameters in a state: a loss that looks at gradients may look at these."""
 _FAR = 1.1
 """Factor of θ at a point where what was computed at θ no longer fits."""
 
@@ -113,7 +116,6 @@ class TorchLoss(ModelLoss):
         self.form = VectorForm.of(self._own, precision, vectors)
         self.dtype, self.device = self.form.dtype, next(iter(self._own.values())).device
         self._converts, self._streams, self._as_model = precision is not None, vectors == "host", False
-        self._buffers = frozenset(name for name, _ in model.named_buffers())
         self._identity, self._data = Identity(model, self._own), list[Unchanged]()
         self._kept = frozenset[str]()
         self.precision_eps = None if autocast is None else float(torch.finfo(autocast).eps)
@@ -129,6 +131,7 @@ class TorchLoss(ModelLoss):
             self._kept = self._kept if kept is None else kept
             policies = normalisation_policies(model, batch_norm, self._kept)
             self.mixes_examples = mixes_examples(model, policies)
+            self._buffers = frozenset(name for name, _ in model.named_buffers())
             made = Replica(model, batch_loss, loss_fn, self._own, policies, self._prefix)
             made.function = torch.compile(made.batch_loss) if compile else made.batch_loss
             return made
@@ -151,6 +154,10 @@ class TorchLoss(ModelLoss):
     def trainable(self) -> list[str]:
         """The names of the parameters that require a gradient now."""
         return [name for name, parameter in self._own.items() if parameter.requires_grad]
+
+    def own_flags(self) -> np.ndarray:
+        """Which parameters require a gradient now, in the order of the layout."""
+        return np.array([parameter.requires_grad for parameter in self._own.values()])
 
     def theta(self) -> Tensor:
         self.check()
@@ -182,6 +189,10 @@ class TorchLoss(ModelLoss):
         """A copy of all that the loss reads besides θ and the batch, and a number for its Python side."""
         self._versions.follow(self._same)
         now: dict[str, Any] = {**self._reading.followed.read(), **self._versions.state()}
+        if self.differentiates_inside:
+            flags = self.own_flags()
+            known = self._state.get(_FLAGS)
+            now[_FLAGS] = known if known is not None and np.array_equal(flags, known) else flags
         if now.keys() != self._state.keys() or any(now[name] is not self._state[name] for name in now):
             self._state = now
         return self._state
@@ -272,9 +283,10 @@ class TorchLoss(ModelLoss):
             loss = run(batch)
             check_differentiable(loss)
             refuse_reentrant(loss)
-            require_theta_alone(loss, own)
             wanted = [leaves.tensors[name] for name in trainable]
-            grads = torch.autograd.grad(loss, wanted, allow_unused=True)
+            with backward_errors():
+                require_theta_alone(loss, own)
+                grads = torch.autograd.grad(loss, wanted, allow_unused=True)
             unused.extend(name for name, grad in zip(trainable, grads, strict=True) if grad is None)
         return unused
 
@@ -342,7 +354,8 @@ class TorchLoss(ModelLoss):
         with self._modes(next(self._seeds), gradients=gradient or self.differentiates_inside):
             leaves = self._leaves(theta, wanted, reading.written_parameters)
             if self.differentiates_inside:
-                leaves.require_grad(self.trainable())
+                flags = state.get(_FLAGS, self.own_flags())
+                leaves.require_grad(name for name, flag in zip(self._own, flags, strict=True) if flag)
             cast = self._cast(theta.dtype)
             others = None if self._as_model else cast
             with replica.holding(leaves.tensors, state, others) as held, reading.captured_at(state):

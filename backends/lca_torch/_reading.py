@@ -90,13 +90,14 @@ def read(held: Held, batch: PyTree, own: Mapping[str, Tensor], prefix: str, know
     ------
     LCAError
         If the loss reads memory of a parameter otherwise than through the model, or what an earlier forward
-        pass has computed from one.
+        pass has computed from one, or its ``.grad`` or address.
     """
     replica = held.replica
     data = {f"batch[{i}]": tensor for i, tensor in enumerate(tensors_in(batch))}
     before = {name: tensor._version for name, tensor in (held.tensors | data).items()}
     reads = _observed(held, batch, held.tensors | data)
     written = {name for name, tensor in (held.tensors | data).items() if tensor._version != before[name]}
+    _refuse_own({name: what for name, what in reads.of_training.items() if name in own})
     foreign = reads.foreign()
     captured = dict(known.captured)
     for tensor in foreign:
@@ -136,6 +137,18 @@ def _observed(held: Held, batch: PyTree, given: Mapping[str, Tensor]) -> Reads:
         held.replica.losses(batch)
         reads.names.update(given)
     return reads
+
+
+def _refuse_own(found: Mapping[str, str]) -> None:
+    """Refuse a loss that reads what θ at another point does not have: ``.grad`` of training, the address."""
+    for name, what in sorted(found.items()):
+        advice = "let the loss find parameters by name (model.named_parameters())"
+        if what == ".grad":
+            advice = (
+                "compute the gradient inside the loss (torch.autograd.grad), or, if what the last backward "
+                "pass of training has left is meant to be constant, keep what is needed of it in a buffer"
+            )
+        raise LCAError(f"the loss reads the {what} of {name}, so it is not a function of theta; {advice}.")
 
 
 def _refuse_aliases(tensors: Mapping[str, Tensor], own: Mapping[str, Tensor]) -> None:

@@ -31,6 +31,8 @@ class Reads(TorchFunctionMode):
         self._private: dict[int, tuple[ReferenceType[Tensor], Tensor, int]] = {}
         self.names: set[str] = set()
         """The known tensors that were read."""
+        self.of_training: dict[str, str] = {}
+        """The known tensors of which something was read that only the user's own has, and what."""
 
     def foreign(self) -> list[Tensor]:
         """The tensors from outside that were read."""
@@ -45,6 +47,10 @@ class Reads(TorchFunctionMode):
     def __torch_function__(
         self, func: Callable[..., Any], types: Any, args: Any = (), kwargs: Any = None
     ) -> Any:
+        if (func is Tensor.data_ptr or getattr(func, "__self__", None) is Tensor.grad) and args:
+            name = self._names.get(id(args[0]))
+            if name is not None:
+                self.of_training[name] = ".data_ptr()" if func is Tensor.data_ptr else ".grad"
         out = func(
             *tree_map_only(Tensor, self._copy, args), **tree_map_only(Tensor, self._copy, kwargs or {})
         )

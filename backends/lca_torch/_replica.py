@@ -59,6 +59,7 @@ class Replica:
         self.batch_loss = with_samples(own or default_loss(self.loss_fn), self.loss_fn)
         self.function = self.batch_loss
         self._global_hooks = GlobalHooks(copier)
+        self._attributes = _attributes(copier, dict(model.named_parameters()) | dict(parameters))
         self._shared = copier.finish()
         given: Any = {"batch_loss": batch_loss, "loss_fn": loss_fn}
         copier.pairs.append(Pair(prefix, given, {"batch_loss": own, "loss_fn": self.loss_fn}))
@@ -76,13 +77,23 @@ class Replica:
         self, leaves: Mapping[str, Tensor], state: Mapping[str, Tensor], cast: Cast | None
     ) -> Iterator["Held"]:
         """Hold θ and these tensors inside; all others as ``cast`` makes them, or as they are."""
-        held = Held(self, self._tensors(leaves, state, cast), self._shared)
+        tensors = self._tensors(leaves, state, cast)
+        self.label(tensors)
+        for name in leaves.keys() & self._attributes.keys():
+            leaves[name].__class__ = nn.Parameter  # losses may ask for it
+        held = Held(self, tensors, self._shared)
         try:
             with self._global_hooks.installed(), installed(self._shared):
                 yield held
         finally:
             self.restore()
             self.slots.release()
+
+    def label(self, tensors: Mapping[str, Tensor]) -> None:
+        """Give tensors the attributes of the parameters in whose places they are."""
+        for name, attributes in self._attributes.items():
+            if name in tensors:
+                tensors[name].__dict__ = attributes
 
     def switch(self) -> None:
         """Call ``train()`` and ``eval()`` of the copy, which may compute things, and set the modes again."""
@@ -125,7 +136,11 @@ class Held:
         copies = {name: self.tensors[name].clone() for name in self.replica.written}
         if instead:
             copies |= instead
-        self.replica.slots.write(self.tensors | copies if copies else self.tensors)
+        tensors = self.tensors
+        if copies:
+            tensors = self.tensors | copies
+            self.replica.label(copies)
+        self.replica.slots.write(tensors)
         for shared in self.shared:
             shared.install()
 
@@ -151,6 +166,21 @@ class Hooks:
                 if needed():
                     hooks[key] = hook
                     self._places.append((hooks, key))
+
+
+def _attributes(copier: Copier, parameters: Mapping[str, Tensor]) -> dict[str, dict[str, Any]]:
+    """Private copies of the attributes that users give to parameters (``p.strength = 0.1``), by name.
+
+    With the mark by which torch tells that a tensor is a parameter, and with the identity of the original.
+    """
+    found = dict[str, dict[str, Any]]()
+    for name, parameter in parameters.items():
+        found[name] = {key: copier.copy(value, f"{name}.{key}") for key, value in parameter.__dict__.items()}
+        if found[name]:
+            copier.pairs.append(Pair(name, parameter.__dict__, found[name], frozenset(found[name])))
+        found[name]["_is_param"] = True
+        copier.identity.mark(found[name], parameter)
+    return found
 
 
 def _hooks(model: nn.Module, others: Iterable[dict[int, Any]]) -> Hooks:

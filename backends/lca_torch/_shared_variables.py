@@ -11,8 +11,10 @@ from functools import partial
 from types import BuiltinFunctionType, FunctionType, ModuleType
 from typing import Any
 
+from lca.frameworks._attributes import Attributes
 from lca.frameworks._code import names_in
-from lca_torch._copies import Attributes, Cells, Pair, Uncopied
+from lca_torch._copies import Cells, Pair, Uncopied
+from lca_torch._identities import reads_identity
 from lca_torch._libraries import in_library
 from lca_torch._shared_state import functions_of, is_users
 
@@ -75,6 +77,9 @@ class SharedVariables(MutableMapping[str, Any]):
             yield
         finally:
             self._put(self._users)
+            if isinstance(self.raw, dict):
+                for key in self.private.keys() - self._users.keys():  # such as a name of the builtins
+                    self.raw.pop(key, None)
             self._users = {}
 
     def _put(self, values: Mapping[str, Any]) -> None:
@@ -91,10 +96,12 @@ class Follower:
     ----------
     copy
         Makes a private copy of a value, which the user knows under a path.
+    identity
+        Takes the place of `id` in the code that calls it.
     """
 
-    def __init__(self, copy: Callable[[Any, str], Any]) -> None:
-        self._copy = copy
+    def __init__(self, copy: Callable[[Any, str], Any], identity: Callable[[Any], int]) -> None:
+        self._copy, self._identity = copy, identity
         self._owners: dict[int, SharedVariables] = {}
         self._names: dict[int, str] = {}
         self._seen: dict[Any, Any] = {}
@@ -148,7 +155,10 @@ class Follower:
         around, known = Cells(function.__code__.co_freevars, function.__closure__ or ()), function.__globals__
         if around.cells:
             self._add_all(self._owner(function, around, around.__setitem__), frozenset(around), names)
-        self._add_all(self._owner(known, known, known.__setitem__), names & known.keys(), names)
+        variables = self._owner(known, known, known.__setitem__)
+        self._add_all(variables, names & known.keys(), names)
+        if reads_identity(function):
+            variables.private["id"] = self._identity
         if function.__dict__:
             own = function.__dict__
             self._add_all(

@@ -19,6 +19,8 @@ from lca.tolerances import allocation as allocation_rounding
 from lca.tolerances import conservation
 
 Per: TypeAlias = Literal["step", "change", "run"]
+_MANY_PANELS, _FAR_ABOVE = 4, 10
+"""Panels, and factor of what the last refinement moved, from which on a residual is no quadrature error."""
 
 
 @dataclass(frozen=True)
@@ -78,7 +80,8 @@ class Adaptive:
     -----
     LCAWarning
         At the first step, if an absolute ``tol`` has no meaning for this loss: it is larger than the loss and
-        the mass of the step, so that every step would pass, or smaller than their rounding.
+        the mass of the step, so that every step would pass, or smaller than their rounding. At the first step
+        that misses its tolerance although the nested rules agree: then the gradient is not that of the loss.
 
     Examples
     --------
@@ -144,6 +147,7 @@ class _AdaptiveRun:
         self._path = path
         self._allowance = _Allowance(config.tol, config.per)
         self._audits = Audits(config.audit)
+        self._gradient_fits = True
         self._steps = 0
 
     @property
@@ -203,8 +207,26 @@ class _AdaptiveRun:
             return False, f"|residual| > {tol:.3g}, which is below rounding ({floor:.2g})"
         if 2 * len(panels) + 1 > self._config.max_gradients:  # 2n - 1 spent inside, 2 more for a cut
             missed = "nested difference" if residual_met else "|residual|"
+            if len(panels) >= _MANY_PANELS and nested_met and abs(fit.residual) > _FAR_ABOVE * moved + floor:
+                self._warn_of_gradient(fit, moved)
             return False, f"{missed} too large at the limit of {self._config.max_gradients} gradients inside"
         return None
+
+    def _warn_of_gradient(self, fit: "_Fit", moved: float) -> None:
+        """Warn, once a run, of a residual that no quadrature explains."""
+        if not self._gradient_fits:
+            return
+        self._gradient_fits = False
+        change = fit.segment.end.loss - fit.segment.start.loss
+        warnings.warn(
+            f"step {fit.segment.step.index}: the loss changed by {change:+.4g}, and {fit.residual:+.4g} of "
+            f"that is in no allocation, although the last refinement moved the allocation by {moved:.2g} "
+            "only. Most likely the gradient is not that of the loss (gradient reversal, straight-through "
+            "estimators, detached parts, hooks that alter gradients), or the loss is computed in a lower "
+            "precision than theta. The residual of each step says how much is missing.",
+            LCAWarning,
+            stacklevel=2,
+        )
 
 
 class _Fit:

@@ -387,3 +387,23 @@ def test_what_a_flagged_step_leaves_is_not_charged_to_later_ones():
     assert abs(first.residual) > 1e-4 * abs(first.loss_change)  # more than the whole run was allowed
     assert not first.converged
     assert all(a.converged and a.tolerance > 0 for a in others)
+
+
+class HalfTheGradient:
+    """A loss whose gradient misses a part, as where half of a model is detached."""
+
+    layout = Layout(("theta",), ((1,),))
+
+    def loss(self, theta):
+        return float(np.cos(theta[0]) + 0.1 * np.sin(theta[0]))
+
+    def loss_and_grad(self, theta):
+        return self.loss(theta), -np.sin(theta)
+
+
+def test_a_gradient_that_is_not_that_of_the_loss_is_told_from_a_quadrature_error():
+    points = np.array([[0.0], [0.5], [0.8]])
+    with pytest.warns(LCAWarning, match="step 0: .* the gradient is not that of the loss") as caught:
+        found = run(HalfTheGradient(), points, Adaptive(tol=1e-6))
+    assert len(caught) == 1  # once a run
+    assert not any(a.converged for a in found)

@@ -1,6 +1,8 @@
 """Python values that a compiled loss has baked in: a change is followed, and the loss before it kept."""
 
 import types
+from collections import deque
+from dataclasses import dataclass
 
 import keras
 import numpy as np
@@ -26,6 +28,7 @@ def float64():
 def as_before():
     yield
     Schedule.value = scaled.by = 1.0
+    by_default.__defaults__ = (1.0,)
     Penalised.shared["epsilon"] = 1.0
     Penalised.array.fill(1.0)
     globals().update(PROPERTY=1.0, STATIC=1.0, CLASS=1.0)
@@ -35,6 +38,17 @@ class Schedule:
     """Read by its name."""
 
     value = 1.0
+
+
+@dataclass(slots=True)
+class Slotted:
+    """Has no dictionary."""
+
+    zeta: float = 1.0
+
+
+def by_default(eta=1.0):
+    return eta
 
 
 class Penalised(keras.Model):
@@ -49,6 +63,7 @@ class Penalised(keras.Model):
         self.hidden, self.out = DENSE(4), DENSE(3)
         self.options = types.SimpleNamespace(gamma=1.0, table=np.ones(2))
         self.factors, self.named = [1.0], {"delta": 1.0}
+        self.slots, self.queue = Slotted(), deque([1.0], maxlen=1)
 
     def call(self, inputs):
         hidden = self.hidden(inputs)
@@ -56,7 +71,8 @@ class Penalised(keras.Model):
             self.beta * self.options.gamma * self.options.table[1] * self.factors[0] * self.named["delta"]
         )
         factor *= self.shared["epsilon"] * self.array[1] * Schedule.value
-        factor *= self.by_property * self.by_static() * self.by_class() * scaled.by
+        factor *= self.by_property * self.by_static() * self.by_class() * scaled.by * by_default()
+        factor *= self.slots.zeta * self.queue[-1]
         self.add_loss(factor * keras.ops.mean(keras.ops.square(hidden)))
         return self.out(hidden)
 
@@ -105,6 +121,9 @@ CHANGES = {
     "global in a class method": lambda model: set_global("CLASS", 0.25),
     "attribute of a function": lambda model: setattr(scaled, "by", 0.25),
     "attribute of another object": lambda model: setattr(model.options, "gamma", 0.25),
+    "attribute in slots": lambda model: setattr(model.slots, "zeta", 0.25),
+    "entry of a deque": lambda model: model.queue.append(0.25),
+    "default of a function": lambda model: setattr(by_default, "__defaults__", (0.25,)),
     "entry of a list": lambda model: model.factors.__setitem__(0, 0.25),
     "entry of a dictionary": lambda model: model.named.__setitem__("delta", 0.25),
     "entry of an array": lambda model: table_entry(model, 0.25),

@@ -1,6 +1,8 @@
 """Measuring leaves the model, its Python objects, all generators and the training itself as they are."""
 
 import random
+from collections import deque
+from dataclasses import dataclass
 
 import keras
 import numpy as np
@@ -221,3 +223,29 @@ def test_what_a_pass_writes_into_a_class_is_as_before():
     objective = Objective(model, cross_entropy(), (X, Y), batch_size=17)
     objective.loss_and_grad(objective.theta())
     assert (Counted.calls, Counted.sizes) == (calls, sizes)
+
+
+CALLS = 0
+
+
+@pytest.mark.parametrize("run_eagerly", [False, True])
+def test_what_a_loss_writes_outside_of_the_model_is_as_before(run_eagerly):
+    @dataclass(slots=True)
+    class Slotted:
+        calls: int = 0
+
+    slots, queue, seen, array, around = Slotted(), deque([0], maxlen=9), {0}, np.zeros(2), 0
+
+    def loss(y, outputs, *, kept=array):
+        global CALLS  # noqa: PLW0603 - users write this
+        nonlocal around
+        CALLS, around, slots.calls = CALLS + 1, around + 1, slots.calls + 1
+        queue.append(around)
+        seen.add(around)
+        array[0] += 1
+        kept[1] += 1
+        return cross_entropy()(y, outputs)
+
+    objective = Objective(stack((6,), DENSE(3)), loss, (X, Y), run_eagerly=run_eagerly)
+    objective.loss_and_grad(objective.theta())
+    assert (CALLS, around, slots.calls, list(queue), seen, array.tolist()) == (0, 0, 0, [0], {0}, [0.0, 0.0])

@@ -159,7 +159,7 @@ class _Oracle:
                 variables = parameters(self._model)
                 for name, variable in variables.items():
                     variable.assign(between(self._start[name], end[name], s))
-                loss, grads = self._function()([variables[name].value for name in moved])
+                loss, grads = self._function(moved)([variables[name].value for name in moved])
                 zero = {name: np.zeros(np.shape(end[name])) for name in moved}
                 return float(loss), zero | {
                     name: np.asarray(tf.convert_to_tensor(grad))
@@ -205,10 +205,10 @@ class _Oracle:
         with self._in(world):
             return float(self._function()([])[0])
 
-    def _function(self) -> Any:
-        """Loss and gradients, compiled once for every state of flags and Python attributes."""
+    def _function(self, moved: Sequence[str] = ()) -> Any:
+        """Loss and gradients, compiled once for every state of flags, Python attributes and what moved."""
         flags = tuple(layer.trainable for layer in self._model._flatten_layers())
-        key = flags, tuple(repr(getattr(owner, name)) for owner, name in self._pairs)
+        key = tuple(moved), flags, tuple(repr(getattr(owner, name)) for owner, name in self._pairs)
         if key not in self._compiled:
 
             @tf.function(reduce_retracing=True, autograph=False)

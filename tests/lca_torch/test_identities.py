@@ -1,0 +1,307 @@
+"""What a loss finds by the identity of a parameter or module is found in the measured copy."""
+
+import gc
+import weakref
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+from torch.nn.functional import cross_entropy
+
+import lca
+from lca.errors import LCAError
+from lca.testing import tolerances
+from lca_torch import Objective, Tracker
+
+X = torch.randn(12, 4, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+Y = torch.arange(12) % 3
+NODES, WEIGHTS = np.polynomial.legendre.leggauss(12)
+ACCURACY = 1e-9
+
+
+def network():
+    torch.manual_seed(0)
+    return nn.Sequential(nn.Linear(4, 5), nn.Tanh(), nn.Linear(5, 3)).double()
+
+
+def plain(model, batch):
+    return cross_entropy(model(batch[0]), batch[1])
+
+
+class Gain(nn.Linear):
+    """Multiplies by a number that a registry holds for it."""
+
+    registry: object
+
+    def forward(self, x):
+        return super().forward(x) * self.registry.get(self, 1.0)
+
+
+class GainById(Gain):
+    def forward(self, x):
+        return nn.Linear.forward(self, x) * self.registry.get(id(self), 1.0)
+
+
+def with_gains(kind, registry, key=lambda module: module):
+    model = network()
+    model[0] = kind(4, 5).double()
+    model[0].registry = registry
+    registry[key(model[0])] = 2.0
+    return model, plain
+
+
+class Inner(nn.Module):
+    """Reads a parameter of the model around it."""
+
+    def __init__(self, root):
+        super().__init__()
+        self.layer, self.root = nn.Linear(4, 4), [root]  # in a list, or it would be a part of this block
+
+    def forward(self, x):
+        root = self.root[0]() if isinstance(self.root[0], weakref.ReferenceType) else self.root[0]
+        return torch.tanh(self.layer(x)) * root.gain
+
+
+class Root(nn.Module):
+    def __init__(self, refer):
+        super().__init__()
+        self.gain = nn.Parameter(torch.tensor(1.5))
+        self.inner, self.out = Inner(refer(self)), nn.Linear(4, 3)
+
+    def forward(self, x):
+        return self.out(self.inner(x))
+
+
+def refers(refer):
+    torch.manual_seed(0)
+    return Root(refer).double(), plain
+
+
+def anchored_by_id():
+    model = network()
+    anchors = {id(p): p.detach() + 0.1 for p in model.parameters()}
+    return (
+        model,
+        lambda model, batch: (
+            plain(model, batch)
+            + sum((p - anchors[id(p)]).square().sum() for p in model.parameters() if id(p) in anchors)
+        ),
+    )
+
+
+def anchored_in_attributes():
+    model = network()
+    for p in model.parameters():
+        p.anchor, p.strength = p.detach() + 0.1, 0.2
+    return (
+        model,
+        lambda model, batch: (
+            plain(model, batch)
+            + sum(
+                p.strength * (p - p.anchor).square().sum() for p in model.parameters() if hasattr(p, "anchor")
+            )
+        ),
+    )
+
+
+def of_the_kind():
+    return (
+        network(),
+        lambda model, batch: (
+            plain(model, batch)
+            + sum(
+                0.1 * p.square().sum()
+                for p in model.parameters()
+                if isinstance(p, nn.Parameter) and type(p) is nn.Parameter
+            )
+        ),
+    )
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda: with_gains(Gain, {}),
+        lambda: with_gains(Gain, weakref.WeakKeyDictionary()),
+        lambda: with_gains(GainById, {}, id),
+        lambda: refers(weakref.ref),
+        lambda: refers(weakref.proxy),
+        anchored_by_id,
+        anchored_in_attributes,
+        of_the_kind,
+    ],
+    ids=["module", "weak key", "id of a module", "ref", "proxy", "id of a parameter", "attributes", "kind"],
+)
+def test_the_measured_loss_finds_what_the_users_finds(make):
+    model, loss = make()
+    objective = Objective(model, None, (X, Y), batch_loss=loss)
+    gc.collect()
+    theta = objective.theta()
+    for factor in (1.0, 1.3):
+        with torch.no_grad():
+            nn.utils.vector_to_parameters(factor * theta, model.parameters())
+        expected = loss(model, (X, Y))
+        grads = torch.autograd.grad(expected, list(model.parameters()))
+        found, grad = objective.loss_and_grad(factor * theta)
+        assert abs(found - expected.item()) <= tolerances.summed(expected.item(), tolerances.EPS64)
+        off = grad - torch.cat([g.reshape(-1) for g in grads])
+        assert off.abs().max() <= ACCURACY * grad.abs().max()
+    assert "id" not in globals()
+
+
+@pytest.mark.parametrize("kind", [dict, weakref.WeakKeyDictionary, "set", "frozenset"])
+def test_what_finds_tensors_by_identity_is_refused_by_name(kind):
+    model = network()
+    if isinstance(kind, str):
+        anchors = {"set": set, "frozenset": frozenset}[kind](model.parameters())
+    else:
+        anchors = kind({p: 0.1 for p in model.parameters()})
+
+    def loss(model, batch):
+        return plain(model, batch) + sum(p.square().sum() for p in model.parameters() if p in anchors)
+
+    with pytest.raises(LCAError, match=r"anchors .* finds tensors by their identity.* by name"):
+        Objective(model, None, (X, Y), batch_loss=loss)
+
+
+def measured(model, loss, change, *, steps=6):
+    """Of a run: the summary, and the allocation of each tensor by many Gauss nodes.
+
+    ``change(t)`` comes before the forward pass of step t, and the truth is taken after it.
+    """
+    optimizer = torch.optim.SGD(model.parameters(), 0.1)
+    objective = Objective(model, None, (X, Y), batch_loss=loss)
+    named, truth = dict(model.named_parameters()), dict.fromkeys(dict(model.named_parameters()), 0.0)
+    with Tracker(model, optimizer, objective, lca.Adaptive(tol=1e-11, nested_tol=1e-9)) as tracker:
+        for t in range(steps):
+            change(t)
+            optimizer.zero_grad()
+            loss(model, (X[t::4], Y[t::4])).backward()
+            start = {name: p.detach().clone() for name, p in named.items()}
+            optimizer.step()
+            truth_of_step(model, loss, start, truth)
+    return tracker.summary()["train"], truth
+
+
+def truth_of_step(model, loss, start, truth):
+    named = {name: p for name, p in model.named_parameters() if p.requires_grad}
+    end = {name: p.detach().clone() for name, p in named.items()}
+    grads = {name: p.grad for name, p in named.items()}
+    for node, weight in zip((NODES + 1) / 2, WEIGHTS / 2, strict=True):
+        with torch.no_grad():
+            for name, p in named.items():
+                p.copy_(start[name] + node * (end[name] - start[name]))
+        found = torch.autograd.grad(loss(model, (X, Y)), list(named.values()))
+        for name, grad in zip(named, found, strict=True):
+            truth[name] += weight * float((grad * (end[name] - start[name])).sum())
+    with torch.no_grad():
+        for name, p in named.items():
+            p.copy_(end[name])
+            p.grad = grads[name]
+
+
+def attribute():
+    model, loss = anchored_in_attributes()
+
+    def change(t):
+        if t == 3:
+            for p in model.parameters():
+                p.strength, p.anchor = 0.5, p.detach().clone()
+
+    return model, loss, change
+
+
+def flag():
+    model = network()
+
+    def change(t):
+        for i in (0, 2):
+            model[i].requires_grad_(t % 3 != i)
+
+    return (
+        model,
+        lambda model, batch: (
+            plain(model, batch) + sum(0.1 * p.square().sum() for p in model.parameters() if p.requires_grad)
+        ),
+        change,
+    )
+
+
+class Late(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.net = network()
+
+    def forward(self, x):
+        return self.net(x * self.scale if "scale" in self._buffers else x)
+
+
+def late_buffer():
+    model = Late()
+
+    def change(t):
+        if t == 2:
+            model.register_buffer("scale", torch.full((4,), 1.5, dtype=torch.float64))
+        if t == 5:
+            del model.scale
+
+    return model, plain, change
+
+
+@pytest.mark.parametrize("make", [attribute, flag, late_buffer])
+def test_changes_of_attributes_flags_and_late_buffers_are_followed(make):
+    model, loss, change = make()
+    summary, truth = measured(model, loss, change)
+    for name, total in summary["per_tensor"].items():
+        assert abs(total - truth[name]) <= ACCURACY * summary["mass"], name
+    assert abs(summary["residual"]) <= ACCURACY * summary["mass"]
+    assert summary["state_change"] != 0
+
+
+def test_a_loss_that_reads_gradients_of_training_is_refused():
+    model = network()
+
+    def loss(own, batch):
+        norms = [p.grad.square().sum() for p in model.parameters() if p.grad is not None]
+        return plain(own, batch) * (1 + sum(norms))
+
+    with pytest.raises(LCAError, match=r"reads the \.grad of 0\.bias"):
+        Objective(model, None, (X, Y), batch_loss=loss)
+
+
+def test_a_loss_that_finds_parameters_by_their_address_is_refused():
+    model = network()
+    penalised = {model[0].weight.data_ptr()}
+
+    def loss(model, batch):
+        chosen = [p.square().sum() for p in model.parameters() if p.data_ptr() in penalised]
+        return plain(model, batch) + sum(chosen)
+
+    with pytest.raises(LCAError, match=r"reads the \.data_ptr\(\) of 0\.bias.* by name"):
+        Objective(model, None, (X, Y), batch_loss=loss)
+
+
+def test_an_error_of_the_backward_pass_is_named():
+    class Bad(torch.autograd.Function):
+        @staticmethod
+        def forward(ctx, x):
+            return x.clone()
+
+        @staticmethod
+        def backward(ctx, grad):
+            raise RuntimeError("no way back")
+
+    with pytest.raises(LCAError, match="backward pass of the measured loss raised RuntimeError: no way back"):
+        Objective(network(), None, (X, Y), batch_loss=lambda m, b: plain(m, b) + Bad.apply(m(b[0])).mean())
+
+
+def test_an_iterator_that_the_loss_uses_up_is_named():
+    held = SimpleNamespace(strengths=(0.1 * n for n in range(1000)))
+
+    def loss(model, batch):
+        return plain(model, batch) * next(held.strengths)
+
+    with pytest.raises(LCAError, match=r"strengths \(generator\), which cannot be copied"):
+        Objective(network(), None, (X, Y), batch_loss=loss)
