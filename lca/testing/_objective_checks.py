@@ -64,7 +64,8 @@ def register(function: Law, applies: Applies) -> Law:
 def require_gradient(layout: Layout, found: Array, expected: Array, tolerance: float, what: str) -> None:
     """Raise `CheckFailure`, naming the parameter, unless two gradients agree to ``tolerance`` everywhere."""
     require(found.shape == expected.shape, f"{what} has shape {found.shape}, expected {expected.shape}.")
-    difference = np.abs(found.astype(np.float64) - expected.astype(np.float64))
+    with np.errstate(invalid="ignore"):  # inf - inf
+        difference = np.abs(found.astype(np.float64) - expected.astype(np.float64))
     difference[np.isnan(difference)] = np.inf
     at = int(np.argmax(difference))
     require(
@@ -600,7 +601,7 @@ def whole_is_the_mean_of_its_batches(subject: ObjectiveSubject, draw: Draw) -> N
     total = sum(weight for weight, _, _ in parts)
     usual_loss, usual_grad = typical(subject, objective, draw)
     size = sum(abs(w * part) for w, part, _ in parts) / total
-    tolerance = tolerances.summed(max(size, usual_loss), eps)
+    tolerance = tolerances.rebatched(max(size, usual_loss), eps)
     mean = sum(w * part for w, part, _ in parts) / total
     require_close(
         mean, loss, tolerance, "the weighted mean of the losses of the batches, against the whole data"
@@ -608,7 +609,7 @@ def whole_is_the_mean_of_its_batches(subject: ObjectiveSubject, draw: Draw) -> N
     mean_grad = sum(w * part for w, _, part in parts) / total
     scale = max(float(np.abs(w * part).max()) for w, _, part in parts) * len(parts) / total
     what = "the weighted mean of the gradients of the batches, against the whole data"
-    tolerance = tolerances.gradient(max(scale, usual_grad), eps)
+    tolerance = tolerances.rebatched(max(scale, usual_grad), eps)
     require_gradient(objective.layout, mean_grad, grad, tolerance, what)
 
 

@@ -141,7 +141,20 @@ class Elementwise:
         return float(self.function(theta.astype(np.float64)).sum())
 
     def loss_and_grad(self, theta, batch=None):
-        return self.loss(theta), self.derivative(theta.astype(np.float64)).astype(theta.dtype)
+        with np.errstate(over="ignore"):  # in float32
+            return self.loss(theta), self.derivative(theta.astype(np.float64)).astype(theta.dtype)
+
+
+_many = np.random.default_rng(4)
+MANY = [(_many.normal(size=(n, 4)).astype(np.float32), np.sign(_many.normal(size=n))) for n in (1, 30_000)]
+
+
+class ManyExamples(PenalisedLogistic):
+    """The same over 30,001 examples of pure chance, whose gradients cancel."""
+
+    def loss_and_grad(self, theta, batch=None):
+        whole = tuple(np.concatenate(parts) for parts in zip(*MANY, strict=True))
+        return super().loss_and_grad(theta, whole if batch is None else batch)
 
 
 def elementwise(function, derivative, **declared):
@@ -275,6 +288,9 @@ UNUSUAL_OBJECTIVES: dict[str, ObjectiveSubject] = {
     "scaled by 1e-12": ObjectiveSubject(lambda: Scaled(Quartic([1.0, 2.0, 0.5]), 1e-12)),
     "float32 alone": ObjectiveSubject(OnlyFloat32, dtypes=("float32",)),
     "one chunk of 10,000": ObjectiveSubject(in_one_chunk(10_000), scale=0.05),
+    "batches of 1 and 30,000": ObjectiveSubject(
+        ManyExamples, batches=[(len(signs), (x, signs)) for x, signs in MANY]
+    ),
     "steep exponential": elementwise(_exp, lambda theta: 50 * _exp(theta)),
     "constant": elementwise(lambda theta: 0 * theta + 2.5, lambda theta: 0 * theta),
     "small parameters": elementwise(

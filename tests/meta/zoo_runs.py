@@ -1,4 +1,4 @@
-"""Estimators that are wrong in a resumed run, in what they leave behind, at random points, or in a few steps."""
+"""Estimators that are wrong in a resumed run, at random points, or in what they leave behind."""
 
 import gc
 import logging
