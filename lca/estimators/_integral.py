@@ -55,6 +55,7 @@ class Integral:
         last_use
             Whether the gradient is not used afterwards, so that it may be overwritten.
         """
+        weight = float(weight)  # a NumPy scalar would make float32 gradients float64
         if not self._segment.sampled:
             self._add_full(weight, node, last_use=last_use)
             return

@@ -197,6 +197,11 @@ def movement_sums_are_those_of_the_product(subject: ArraySubject, values: Array)
     near(found[0], math.fsum(product), error, "movement_sums(): the sum")
     near(found[1], math.fsum(abs(product)), error, "movement_sums(): the sum of absolute values")
     require([type(part) for part in found] == [float, float], "movement_sums() does not return two floats.")
+    each = [weighted, weighted[:1], weighted[1:]]
+    ends = subject.vector(start), subject.vector(end)
+    alone = [subject.ops.movement_sums(combination, *ends) for combination in each]
+    found_each = subject.ops.movement_sums_each(each, *ends)
+    near(found_each, alone, error, "movement_sums_each(), against movement_sums() of each combination")
 
 
 @law
@@ -238,6 +243,10 @@ def vectors_are_those_of_numpy(subject: ArraySubject, values: Array) -> None:
         ),
         "scaled()": lambda: (ops.scaled(subject.vector(vector), 0.3), 0.3 * vector),
         "add_scaled()": lambda: (ops.add_scaled(subject.vector(vector), 0.3, a), vector + 0.3 * start),
+        "add_scaled() with a small factor": lambda: (
+            ops.add_scaled(subject.vector(vector), 1e-9, subject.vector(start * values.dtype.type(1e9))),
+            vector + start,
+        ),
     }
     size = np.abs(vector) * (1 + np.abs(end) + np.abs(start)) + np.abs(start) + np.abs(end)
     for name, make in made.items():
@@ -336,7 +345,8 @@ def numpy_sees_the_same_numbers(subject: ArraySubject, values: Array) -> None:
     vector = subject.vector(values)
     same_numbers(subject.numpy(vector), values, "to_numpy()")
     require(subject.numpy(vector).dtype == values.dtype, "to_numpy() changes the dtype.")
-    require(subject.numpy(values) is values, "to_numpy() does not return a NumPy array as it is.")
+    for own in (values, np.array([2**24 + 1])):
+        require(subject.numpy(own) is own, "to_numpy() does not return a NumPy array as it is.")
     require(
         subject.ops.size(vector) == len(values), f"size() is {subject.ops.size(vector)}, not {len(values)}."
     )
@@ -396,6 +406,11 @@ def magnitudes_are_counted_between_their_edges(subject: ArraySubject, values: Ar
             sizes = [float(sign * v) for v in values if sign * v > 0]
             expected = [sum(a <= s < b for s in sizes) for a, b in zip(limits, limits[1:], strict=False)]
             same_numbers(row, expected, f"magnitudes() of sign {sign} from {edges[0]:.3g} to {edges[-1]:.3g}")
+    vector, slices = subject.vector(values), LAYOUT.groups("tensor").slices
+    apart = (*subject.ops.sums_and_signs(vector, slices), subject.ops.magnitudes(vector, EDGES))
+    together = subject.ops.sums_signs_and_magnitudes(vector, slices, EDGES)
+    for one, other, what in zip(together, apart, ("sums", "signs", "magnitudes"), strict=True):
+        same_numbers(one, other, f"the {what} of sums_signs_and_magnitudes(), against those taken apart")
 
 
 @law
@@ -429,22 +444,32 @@ def changes_of_sign_skip_the_zeros(subject: ArraySubject, values: Array) -> None
     last = ops.native(np.zeros(len(values), np.int8), like)
     for row in rows:
         counts, last = ops.changes(counts, last, ops.signs(subject.vector(row)))
+    kind = subject.numpy(ops.signs(like)).dtype
+    require(kind == np.int8, f"signs() are {kind}, not int8, which takes an eighth of the memory.")
     signs = [[np.sign(v) for v in column if v != 0] for column in rows.T]
     changed = [sum(a != b for a, b in zip(s, s[1:], strict=False)) for s in signs]
     same_numbers(subject.numpy(counts), changed, "the number of changes of sign")
     same_numbers(subject.numpy(last), [s[-1] if s else 0 for s in signs], "the last sign")
+    counts, last = (ops.native(np.zeros(len(values), kind), like) for kind in (np.int32, np.int8))
+    for step in range(301):
+        signs_now = ops.signs(subject.vector(np.full_like(values, (-1) ** step)))
+        counts, last = ops.changes(counts, last, signs_now)
+    same_numbers(subject.numpy(counts), np.full(len(values), 300), "300 changes of sign")
 
 
 @law
 def products_are_those_of_a_loop(subject: ArraySubject, values: Array) -> None:
     """``products`` is the basis times the vector, in float64."""
     like = subject.vector(values)
-    basis = np.random.default_rng(0).normal(size=(3, len(values))).astype(values.dtype)
-    mass = np.abs(basis).astype(np.float64) @ np.abs(values).astype(np.float64)
-    exact = [math.fsum(b * v for b, v in zip(row.tolist(), values.tolist(), strict=True)) for row in basis]
-    lost = np.abs(basis).sum(axis=1) * subject.lost(values.dtype) + len(values) * subject.lost(np.float64)
-    found = subject.ops.products(subject.ops.native(basis, like), like)
-    near(found, exact, summed(mass, EPS64) + lost, "products()")
+    for rows in (3, len(values)):
+        basis = np.random.default_rng(0).normal(size=(rows, len(values))).astype(values.dtype)
+        mass = np.abs(basis).astype(np.float64) @ np.abs(values).astype(np.float64)
+        exact = [
+            math.fsum(b * v for b, v in zip(row, values.tolist(), strict=True)) for row in basis.tolist()
+        ]
+        lost = np.abs(basis).sum(axis=1) * subject.lost(values.dtype) + len(values) * subject.lost(np.float64)
+        found = subject.ops.products(subject.ops.native(basis, like), like)
+        near(found, exact, summed(mass, EPS64) + lost, f"products() with a basis of {rows} vectors")
 
 
 @law
@@ -456,6 +481,10 @@ def ratios_are_those_of_numpy_and_0_over_0(subject: ArraySubject, values: Array)
     same_numbers(ratio[divisor == 0], expected[divisor == 0], "ratio() with a divisor of 0")
     # A subnormal dividend is divided by 0.1 at least.
     near(ratio, expected, 16 * subject.lost(values.dtype), "ratio()")
+    if subject.keeps_subnormals:
+        small = np.full(2, np.finfo(values.dtype).tiny / 4)
+        found = subject.numpy(subject.ops.ratio(subject.vector(small), subject.vector(2 * small)))
+        same_numbers(found, [0.5, 0.5], "ratio() of two subnormal numbers")
 
 
 @law

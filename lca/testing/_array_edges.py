@@ -40,6 +40,9 @@ def smallest_movements_are_reported(subject: ArraySubject, values: Array) -> Non
     end[5:7] = start[6:4:-1]
     found = subject.ops.moved(subject.vector(start), subject.vector(end), parts)
     require(found == [False, True, False], f"moved() is {found} after two entries changed places.")
+    end[10] = np.nan
+    found = subject.ops.moved(subject.vector(start), subject.vector(end), parts)
+    require(found == [False, True, True], f"moved() is {found} after an entry became NaN.")
 
 
 @law
@@ -96,7 +99,12 @@ def repeated_positions_are_taken_again(subject: ArraySubject, values: Array) -> 
 
 @law
 def snapshots_do_not_collide(subject: ArraySubject, values: Array) -> None:
-    """`unchanged` is False for hundreds of other vectors."""
+    """`unchanged` is False for hundreds of other vectors, and for a long one that differs in its middle."""
+    [long] = random_vectors(values, 1)
+    snapshot = subject.ops.snapshot(subject.vector(long))
+    long[len(long) // 2] += 1
+    known = subject.ops.unchanged(snapshot, subject.vector(long))
+    require(not known, "unchanged() is True for a long vector that differs in its middle.")
     rows = random_vectors(values, OTHERS, 8)
     snapshot = subject.ops.snapshot(subject.vector(rows[0]))
     for i, row in enumerate(rows[1:], 1):

@@ -21,6 +21,8 @@ Size: TypeAlias = Literal["one", "few", "many", "large", "huge"]
 SIZES: tuple[Size, ...] = get_args(Size)
 PREFIXES = ("layer", "blocks.", "encoder/h_", "θ", "Dense ", "")
 SUFFIXES = ((".weight", ".bias"), ("/kernel:0", "/bias:0"), (".bn.γ", ".bn.β"), ("", ".scale"))
+TERMS = ("zeta", "data/α", "test/α", "10", "9")
+"""Names of losses: not sorted, and two that end alike."""
 TOP_DEGREE = 16
 """At higher degrees, the error of a Gauss rule with one node too few is no longer far above rounding."""
 _one_in_four = st.integers(0, 3).map(lambda i: i == 3)
@@ -211,8 +213,10 @@ def _unrelated_losses(seed: int, degree: int) -> Losses:
     losses = {}
     more = [int(rng.integers(1, degree + 1)) for _ in range(rng.integers(1, 3))]
     powers = [degree, degree + 2, *more]
-    for name, power in zip(rng.permutation(["zeta", "data/α", "10", "9"]), powers, strict=False):
+    zero = rng.random() < 0.3  # the last loss, such as a penalty with the factor 0
+    for i, (name, power) in enumerate(zip(rng.permutation(TERMS), powers, strict=False)):
         directions = rng.normal(size=(4, layout.size)) / np.sqrt(layout.size)
+        directions *= not (zero and i == len(powers) - 1)
         ridge = RidgePolynomial(directions, power, layout)
         scales = ridge.scale, ridge.loss_scale
         losses[str(name)] = Problem(
@@ -222,7 +226,10 @@ def _unrelated_losses(seed: int, degree: int) -> Losses:
 
 
 def unrelated_losses(degree: int) -> st.SearchStrategy[Losses]:
-    """Three or four unrelated polynomials, one of degree + 2 and the others of at most this degree."""
+    """Three or four unrelated polynomials, one of degree + 2 and the others of at most this degree.
+
+    The last one may be 0 everywhere.
+    """
     return st.builds(_unrelated_losses, seeds, _degrees(min(degree, 5)))
 
 

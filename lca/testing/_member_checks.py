@@ -12,11 +12,14 @@ from lca.objective import (
     Batch,
     Objective,
     Sampled,
+    Scaled,
     Scored,
     Selective,
     State,
     Stateful,
+    Sum,
     at_state,
+    differentiated_by,
     differentiating,
     leaves,
     state_of,
@@ -84,13 +87,16 @@ def weighted_samples_are_weighted_means(subject: ObjectiveSubject, draw: Draw) -
     """The loss of `batch(index, weight)` is ``Σ v ℓ / Σ v``; the weights of the data do not count in it."""
     objective, rng = subject.make(), draw.rng(71)
     index = drawn(objective, rng)
-    # Exact in every dtype: a framework may convert weights to the dtype of its losses.
-    _require_mean(subject, objective, draw, index, rng.integers(2, 17, len(index)) / 8)
+    # Exact in float32: a framework may convert weights to the dtype of its losses. Not in float16.
+    weight = rng.integers(2**12, 2**16, len(index)) / 2.0 ** rng.integers(6, 22, len(index))
+    _require_mean(subject, objective, draw, index, weight)
 
 
 def drawn(objective: Objective, rng: np.random.Generator) -> Index:
-    """Random examples in no order, one of them twice."""
-    index = rng.integers(objective.n_examples, size=FEW)  # type: ignore[attr-defined]
+    """Random examples in no order, one of them twice; some samples are longer than a small data set."""
+    count: int = objective.n_examples  # type: ignore[attr-defined]
+    size = count + 1 if count < MANY and not rng.integers(4) else FEW
+    index = rng.integers(count, size=size)
     index[-1] = index[0]
     return index
 
@@ -265,7 +271,7 @@ def _overwrite(value: Vector) -> None:
 
 
 def asked_tensors_are_differentiated(subject: ObjectiveSubject, draw: Draw) -> None:
-    """`differentiating(names)` is the same loss with the gradient of these tensors, frozen ones included."""
+    """`differentiating(names)` is the same loss with the gradient of these tensors, and of no others."""
     objective, rng = subject.make(), draw.rng(75)
     layout = objective.layout
     names = [name for name in layout.names if rng.integers(2)] or [layout.names[-1]]
@@ -282,6 +288,12 @@ def asked_tensors_are_differentiated(subject: ObjectiveSubject, draw: Draw) -> N
     for name, part in layout.unflatten(direction).items():
         part[...] *= name in names
     require_slope(subject, other, numbers, direction, f"along {', '.join(names)}, which were asked for")
+    named = differentiated_by(other)
+    require(named == set(names), f"after differentiating({names}), differentiated is {sorted(named)}.")
+    if not isinstance(other, Sum | Scaled):  # terms that are not selective compute all gradients
+        gradient = evaluated(other, subject.vector(numbers), None)[1]
+        for name, part in layout.unflatten(gradient).items():
+            require(name in names or not part.any(), f"{name} was not asked for, and has a gradient ≠ 0.")
 
 
 MEMBER_CHECKS = [

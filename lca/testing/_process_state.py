@@ -1,11 +1,14 @@
 """What a call must leave as it was beyond its arguments: random generators, modes, threads, environment."""
 
+import gc
+import logging
 import os
 import random
 import sys
 import threading
 import warnings
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import fields, is_dataclass
 from typing import Any
 
@@ -20,13 +23,18 @@ def process_state() -> dict[str, Any]:
     """A copy of the global state of Python, NumPy and the imported frameworks, by name.
 
     >>> sorted(name for name in process_state() if name.startswith("numpy"))
-    ['numpy.geterr()', 'numpy.random']
+    ['numpy.get_printoptions()', 'numpy.geterr()', 'numpy.random']
     """
     _, keys, position, *rest = np.random.get_state()  # noqa: NPY002 - this is the global state to watch
     found: dict[str, Any] = {
         "random": random.getstate(),
         "numpy.random": (np.append(keys, position), *rest),
         "numpy.geterr()": np.geterr(),
+        "numpy.get_printoptions()": np.get_printoptions(),
+        "gc.isenabled()": gc.isenabled(),
+        "logging.disable": logging.root.manager.disable,
+        "sys.getrecursionlimit()": sys.getrecursionlimit(),
+        "sys.path": tuple(sys.path),
         "os.environ": dict(os.environ),
         "the working directory": os.getcwd(),
     }
@@ -40,6 +48,27 @@ def state_and_warnings() -> dict[str, Any]:
     True
     """
     return process_state() | {"warnings.filters": tuple(warnings.filters)}
+
+
+@contextmanager
+def process_restored() -> Iterator[None]:
+    """Puts back what a subject under test switched off or on, so that the next case sees it again."""
+    collects, disabled, most = gc.isenabled(), logging.root.manager.disable, sys.getrecursionlimit()
+    torch = sys.modules.get("torch")
+    differentiates = torch is None or torch.is_grad_enabled()
+    errors, shown, path, folder = np.geterr(), np.get_printoptions(), list(sys.path), os.getcwd()
+    try:
+        yield
+    finally:
+        (gc.enable if collects else gc.disable)()
+        logging.disable(disabled)
+        sys.setrecursionlimit(most)
+        np.seterr(**errors)
+        np.set_printoptions(**shown)
+        sys.path[:] = path
+        os.chdir(folder)
+        if torch is not None:
+            torch.set_grad_enabled(differentiates)
 
 
 def threads() -> int:

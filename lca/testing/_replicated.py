@@ -10,11 +10,12 @@ from typing import Any
 
 import numpy as np
 
-from lca.allocation import Allocator, Estimator
+from lca.allocation import Allocator, Estimator, StepAllocation
 from lca.estimators._stochastic import StochasticEstimator
 from lca.layout import Layout
 from lca.objective import Objective, State, Stateful, at_state
 from lca.step import ExampleScores, MicroBatch, Step
+from lca.testing._report import CheckFailure
 
 Array = np.ndarray
 Batch = tuple[Array, Array]
@@ -93,12 +94,21 @@ def begin(
 
     ``more`` adds other fields, which the estimator does not require.
     """
-    if not isinstance(estimator, StochasticEstimator):
-        allocate = estimator.start(objective)
-        return lambda step: allocate(more(step))
-    kind = StatefulReplicated if isinstance(objective, Stateful) else Replicated
-    allocate_step = estimator.start(kind(objective))
-    return lambda step: allocate_step(with_fields(more(step), objective, estimator))
+    stochastic = estimator if isinstance(estimator, StochasticEstimator) else None
+    if stochastic is not None:
+        measured = (StatefulReplicated if isinstance(objective, Stateful) else Replicated)(objective)
+    allocate_step = estimator.start(objective if stochastic is None else measured)
+    if not callable(allocate_step):
+        raise CheckFailure(f"start() returned {allocate_step!r}; it must return a function of a lca.Step.")
+
+    def allocate(step: Step) -> StepAllocation:
+        step = more(step)
+        found = allocate_step(step if stochastic is None else with_fields(step, objective, stochastic))
+        if not isinstance(found, StepAllocation):
+            raise CheckFailure(f"a step gave a {type(found).__name__}; it must give a lca.StepAllocation.")
+        return found
+
+    return allocate
 
 
 def with_fields(step: Step, objective: Objective, estimator: StochasticEstimator) -> Step:

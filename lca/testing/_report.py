@@ -17,6 +17,7 @@ from hypothesis.strategies import SearchStrategy
 
 from lca.errors import LCAError, LCAWarning, UnknownNameError
 from lca.testing._places import defined_at, raised_at
+from lca.testing._process_state import process_restored
 
 Status = Literal["passed", "FAILED", "declared", "UNDECLARED PASS", "not applicable", "skipped"]
 OnFail: TypeAlias = Literal["raise", "warn"] | None
@@ -138,7 +139,8 @@ class Check:
             nonlocal tried, discarded
             tried += not failed
             try:
-                self.law(subject, case)
+                with process_restored():
+                    self.law(subject, case)
             except UnsatisfiedAssumption:
                 discarded += not failed
                 raise
@@ -393,9 +395,13 @@ class Report:
                 f"  {r.check.name:<{names}}  {r.status:<15}  {_tried(r):<{tallies}}  {r.check.description}"
             )
             lines.append(shown.rstrip())
+        shown_by: dict[str, str] = {}  # what a message says first, and the check that shows it whole
         for r in sorted(self.results, key=lambda r: r.check.name not in COMPARED):
             if r.message:
-                lines += ["", f"{r.check.name}: {r.status}", *(f"    {m}" for m in r.message.splitlines())]
+                message = r.message.splitlines()
+                first = shown_by.setdefault(message[0], r.check.name)
+                message = message if first == r.check.name else [f"{message[0]} (as in {first})"]
+                lines += ["", f"{r.check.name}: {r.status}", *(f"    {m}" for m in message)]
         noted = [f"  {r.check.name}: {r.tally.note}" for r in self.results if r.tally.note]
         lines += ["", *noted] if noted else []
         counts = [f"{n} {status}" for status, n in _count(r.status for r in self.results).items()]

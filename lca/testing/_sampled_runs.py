@@ -1,16 +1,17 @@
 """Short training runs on small batches of examples that differ, with known full-data allocations."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any, Self
+from typing import Any, Self, TypeAlias
 
 import numpy as np
 
+from lca.allocation import Allocator
 from lca.estimators._stochastic import StochasticEstimator
 from lca.layout import Layout
 from lca.reference._optimizers import SGD, leave_one_out, update_slope
 from lca.reference._training import with_next
-from lca.step import ExampleScores, MicroBatch, Step
+from lca.step import ExampleScores, MicroBatch, Step, Trajectory
 from lca.testing._replicated import batch_size, micro_batches_of
 from lca.views._error_bars import ErrorBars
 
@@ -190,7 +191,37 @@ def errors_of_runs(estimator: StochasticEstimator, runs: int, seed: int, *, skew
     """The errors of ``runs`` independent runs, all on one problem."""
     make = SampledRidges.skewed if skewed else SampledRidges.random
     objective = make(estimator.degree, kit_rng(seed, 0))
-    found = [_one_run(estimator, objective, seed, i) for i in range(runs)]
+
+    def one_run(run: int) -> "_OneRun":
+        steps = training_run(objective, estimator, kit_rng(seed, 1, run))
+        allocate_step = estimator.reseeded(seed * 1_000_003 + run).start(objective)
+        return _one_run(allocate_step, steps, objective.exact_allocation)
+
+    return _together([one_run(run) for run in range(runs)])
+
+
+def errors_on_long_steps(estimator: StochasticEstimator, runs: int, seed: int, *, alike: bool) -> Errors:
+    """The same of runs over one series of long steps, for an estimator that requires no fields.
+
+    All examples are ``alike``, or in the order of their curvature.
+    """
+    rng = kit_rng(seed, 2)
+    objective = SampledRidges.random(estimator.degree, rng, weighted=False)
+    heights = np.sort(objective.heights, axis=0) ** 2
+    if alike:
+        heights = np.broadcast_to(heights.mean(axis=0), heights.shape)
+        objective = replace(objective, slopes=np.zeros_like(objective.slopes))
+    objective = replace(objective, heights=heights)
+    steps = list(Trajectory(rng.normal(size=(STEPS + 1, objective.layout.size))))
+    starts = (estimator.reseeded(seed * 1_000_003 + run).start for run in range(runs))
+    return _together([_one_run(start(objective), steps, objective.exact_allocation) for start in starts])
+
+
+_OneRun: TypeAlias = tuple[Array, Array, Array | None, Array | None]
+"""The errors of a run (STEPS, K), its true totals (K,), and the standard errors of values and sums."""
+
+
+def _together(found: Sequence[_OneRun]) -> Errors:
     errors, totals, stderrs, run_stderrs = zip(*found, strict=True)
     return Errors(
         np.array(errors),
@@ -201,21 +232,20 @@ def errors_of_runs(estimator: StochasticEstimator, runs: int, seed: int, *, skew
 
 
 def _one_run(
-    estimator: StochasticEstimator, objective: SampledRidges, seed: int, run: int
-) -> tuple[Array, Array, Array | None, Array | None]:
-    """The errors of a run (STEPS, K), its true totals (K,), and the standard errors of values and sums."""
+    allocate_step: Allocator, steps: Iterable[Step], exact: Callable[[Array, Array], Array]
+) -> _OneRun:
     values, truth, stderrs = [], [], []
-    k = objective.layout.size
-    bars = ErrorBars(Layout(tuple(map(str, range(k))), ((),) * k).groups("tensor"))
-    allocate_step = estimator.reseeded(seed * 1_000_003 + run).start(objective)
-    for step in training_run(objective, estimator, kit_rng(seed, 1, run)):
+    bars: ErrorBars | None = None
+    for step in steps:
         a = allocate_step(step)
-        truth.append(objective.exact_allocation(step.start, step.end))
+        truth.append(exact(step.start, step.end))
         values.append(a.values)
         stderrs.append(a.stderr)
         if a.replicates:
+            k = len(a.values)
+            bars = bars or ErrorBars(Layout(tuple(map(str, range(k))), ((),) * k).groups("tensor"))
             bars.update(a)
     errors, total = np.array(values) - np.array(truth), np.sum(truth, axis=0)
-    if len(bars):
+    if bars is not None:
         return errors, total, bars.per_step(), bars.stderr()
     return errors, total, None if stderrs[0] is None else np.array(stderrs), None

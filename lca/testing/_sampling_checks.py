@@ -10,10 +10,11 @@ from lca.estimators._stochastic import StochasticEstimator
 from lca.testing._laws import require
 from lca.testing._replicated import EXAMPLES, Replicated, with_fields
 from lca.testing._report import Check
-from lca.testing._sampled_runs import errors_of_runs
+from lca.testing._sampled_runs import Errors, errors_of_runs, errors_on_long_steps
 from lca.testing._stochastic_checks import (
     FALSE_ALARM,
     RUNS_PER_SAMPLE,
+    draws_nodes,
     has_error_bars,
     names_of,
     require_zero_mean,
@@ -91,7 +92,10 @@ def mean_is_right_for_skewed_examples(estimator: StochasticEstimator, samples: i
 
 def spread_of_all_values_is_calibrated(estimator: StochasticEstimator, samples: int, seed: int) -> str:
     """Stated standard errors are right on the whole: a smaller error is found than in single parameters."""
-    found = errors_of_runs(estimator, 2 * RUNS_PER_SAMPLE * samples, seed)
+    return _require_spread(errors_of_runs(estimator, 2 * RUNS_PER_SAMPLE * samples, seed))
+
+
+def _require_spread(found: Errors) -> str:
     require(found.stderrs is not None, "standard errors are stated for some steps only.")
     assert found.stderrs is not None
     squares, stated = found.errors**2, found.stderrs**2
@@ -99,6 +103,27 @@ def spread_of_all_values_is_calibrated(estimator: StochasticEstimator, samples: 
     size = np.maximum(squares.mean(axis=0), np.finfo(np.float64).tiny)
     excess = ((squares - stated) / size).mean(axis=(1, 2))[:, None]
     return require_zero_mean(excess, np.ones(1), ["(error² - stderr²) / mean error² of all values"])
+
+
+def nodes_and_examples_are_drawn_apart(estimator: StochasticEstimator, samples: int, seed: int) -> str:
+    """Random points of a step do not depend on the examples: the mean is right on long, curved steps.
+
+    As if one random number served for both. The examples are in the order of their curvature.
+    """
+    found = errors_on_long_steps(estimator, RUNS_PER_SAMPLE * samples, seed, alike=False)
+    totals = with_sum(found.errors.sum(axis=1))
+    return require_zero_mean(totals, np.append(found.size, found.size.sum()), names_of("error", totals))
+
+
+def spread_of_random_nodes_is_calibrated(estimator: StochasticEstimator, samples: int, seed: int) -> str:
+    """Where all examples agree, stated standard errors are those of the random points of the step."""
+    found = errors_on_long_steps(estimator, RUNS_PER_SAMPLE * samples, seed, alike=True)
+    return _require_spread(found)
+
+
+def _applies_to_random_nodes(estimator: StochasticEstimator) -> bool:
+    """Whether its points are random, its values unbiased, and any step can be measured."""
+    return estimator.unbiased is True and not estimator.required_fields and draws_nodes(estimator)
 
 
 SAMPLING_CHECKS = [
@@ -113,5 +138,10 @@ SAMPLING_CHECKS = [
         (steps_draw_samples_of_their_own, lambda estimator: True),
         (mean_is_right_for_skewed_examples, lambda estimator: estimator.unbiased is True),
         (spread_of_all_values_is_calibrated, has_error_bars),
+        (nodes_and_examples_are_drawn_apart, _applies_to_random_nodes),
+        (
+            spread_of_random_nodes_is_calibrated,
+            lambda estimator: _applies_to_random_nodes(estimator) and has_error_bars(estimator),
+        ),
     )
 ]

@@ -128,6 +128,43 @@ class Barrier:
         return self.loss(theta), 1 - 1 / theta
 
 
+class Elementwise:
+    """``Σ f(θ_i)`` for a function of numbers and its derivative."""
+
+    layout = Layout(("theta",), ((3,),))
+
+    def __init__(self, function, derivative):
+        self.function, self.derivative = function, derivative
+
+    def loss(self, theta, batch=None):
+        self.layout.check(theta, "theta")
+        return float(self.function(theta.astype(np.float64)).sum())
+
+    def loss_and_grad(self, theta, batch=None):
+        with np.errstate(over="ignore"):  # in float32
+            return self.loss(theta), self.derivative(theta.astype(np.float64)).astype(theta.dtype)
+
+
+_many = np.random.default_rng(4)
+MANY = [(_many.normal(size=(n, 4)).astype(np.float32), np.sign(_many.normal(size=n))) for n in (1, 30_000)]
+
+
+class ManyExamples(PenalisedLogistic):
+    """The same over 30,001 examples of pure chance, whose gradients cancel."""
+
+    def loss_and_grad(self, theta, batch=None):
+        whole = tuple(np.concatenate(parts) for parts in zip(*MANY, strict=True))
+        return super().loss_and_grad(theta, whole if batch is None else batch)
+
+
+def elementwise(function, derivative, **declared):
+    return ObjectiveSubject(lambda: Elementwise(function, derivative), **declared)
+
+
+def _exp(theta):
+    return np.exp(np.minimum(50 * theta, 700))
+
+
 class Large:
     """``Σ log cosh θ_i / K`` for many parameters in many tensors."""
 
@@ -251,6 +288,17 @@ UNUSUAL_OBJECTIVES: dict[str, ObjectiveSubject] = {
     "scaled by 1e-12": ObjectiveSubject(lambda: Scaled(Quartic([1.0, 2.0, 0.5]), 1e-12)),
     "float32 alone": ObjectiveSubject(OnlyFloat32, dtypes=("float32",)),
     "one chunk of 10,000": ObjectiveSubject(in_one_chunk(10_000), scale=0.05),
+    "batches of 1 and 30,000": ObjectiveSubject(
+        ManyExamples, batches=[(len(signs), (x, signs)) for x, signs in MANY]
+    ),
+    "steep exponential": elementwise(_exp, lambda theta: 50 * _exp(theta)),
+    "constant": elementwise(lambda theta: 0 * theta + 2.5, lambda theta: 0 * theta),
+    "small parameters": elementwise(
+        lambda theta: np.cos(1e6 * theta), lambda theta: -1e6 * np.sin(1e6 * theta), scale=1e-6
+    ),
+    "large parameters": elementwise(
+        lambda theta: np.log1p(theta**2), lambda theta: 2 * theta / (1 + theta**2), scale=1e6
+    ),
 }
 if importlib.util.find_spec("jax"):
     UNUSUAL_OBJECTIVES["JAX behind NumPy"] = ObjectiveSubject(ThroughJax)

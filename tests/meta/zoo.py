@@ -21,6 +21,8 @@ from tests.meta.zoo_estimators import WRONG_ESTIMATORS
 from tests.meta.zoo_fields import RIGHT_SAMPLES, WRONG_FIELDS, WRONG_SAMPLES
 from tests.meta.zoo_members import WRONG_MEMBERS
 from tests.meta.zoo_objectives import RIGHT_OBJECTIVES, WRONG_OBJECTIVES
+from tests.meta.zoo_runs import WRONG_NODES, WRONG_RUNS
+from tests.meta.zoo_selected import RIGHT_SELECTED, WRONG_SELECTED
 from tests.meta.zoo_stochastic import RIGHT_STOCHASTIC, WRONG_STOCHASTIC
 from tests.meta.zoo_training import RIGHT_TRAINING, WRONG_TRAINING
 
@@ -40,20 +42,23 @@ class Kind:
 
 ZOO = {
     "estimators": Kind(
-        ALL_ESTIMATOR_CHECKS, RIGHT_ESTIMATORS, WRONG_ESTIMATORS | WRONG_IN_A_CORNER | WRONG_FIELDS
+        ALL_ESTIMATOR_CHECKS,
+        RIGHT_ESTIMATORS,
+        WRONG_ESTIMATORS | WRONG_IN_A_CORNER | WRONG_FIELDS | WRONG_RUNS,
     ),
     "stochastic estimators": Kind(
-        ALL_ESTIMATOR_CHECKS, RIGHT_STOCHASTIC | RIGHT_SAMPLES, WRONG_STOCHASTIC | WRONG_SAMPLES
+        ALL_ESTIMATOR_CHECKS, RIGHT_STOCHASTIC | RIGHT_SAMPLES, WRONG_STOCHASTIC | WRONG_SAMPLES | WRONG_NODES
     ),
     "objectives": Kind(
         ALL_OBJECTIVE_CHECKS,
         RIGHT_OBJECTIVES
         | RIGHT_CALLS
+        | RIGHT_SELECTED
         | RIGHT_BY_EXAMPLE
         | UNUSUAL_OBJECTIVES
         # The objective that a backend makes must obey all laws of objectives.
         | {f"{name} backend": objective_of(b) for name, b in RIGHT_BACKENDS.items()},
-        WRONG_OBJECTIVES | WRONG_CALLS | WRONG_MEMBERS | WRONG_BY_EXAMPLE,
+        WRONG_OBJECTIVES | WRONG_CALLS | WRONG_MEMBERS | WRONG_BY_EXAMPLE | WRONG_SELECTED,
     ),
     "backends": Kind(
         BACKEND_CHECKS, RIGHT_BACKENDS | RIGHT_TRAINING, WRONG_BACKENDS | WRONG_TRAINING | WRONG_SHARED

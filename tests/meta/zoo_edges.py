@@ -55,6 +55,66 @@ class TakesOnce(NumpyOps):
         return vector[np.unique(positions)] if len(set(positions)) < len(positions) else vector[positions]
 
 
+class RunningSums(NumpyOps):
+    """Sums of one combination after the other in one accumulator."""
+
+    def movement_sums_each(self, combinations, start, end):
+        found = [self.movement_sums(weighted, start, end) for weighted in combinations]
+        return [tuple(map(float, row)) for row in np.cumsum(found, axis=0)]
+
+
+class HistogramsExchanged(NumpyOps):
+    def sums_signs_and_magnitudes(self, vector, slices, edges):
+        sums, signs, magnitudes = super().sums_signs_and_magnitudes(vector, slices, edges)
+        return sums, signs, magnitudes[::-1]
+
+
+class CountsOfEightBits(NumpyOps):
+    def changes(self, counts, last, signs):
+        counts, last = super().changes(counts, last, signs)
+        return counts.astype(np.int8), last
+
+
+class NanAtRest(NumpyOps):
+    def moved(self, start, end, parts):
+        return [bool((np.abs(end[part] - start[part]) > 0).any()) for part in parts]
+
+
+class SubnormalDivisors(NumpyOps):
+    def ratio(self, vector, divisor):
+        return super().ratio(vector, np.where(np.abs(divisor) < np.finfo(divisor.dtype).tiny, 0, divisor))
+
+
+class IntegersInFloat32(NumpyOps):
+    def to_numpy(self, array):
+        return array.astype(np.float32) if array.dtype.kind == "i" else array
+
+
+class SquareTransposed(NumpyOps):
+    def products(self, basis, vector):
+        return super().products(basis.T if basis.shape[0] == basis.shape[1] else basis, vector)
+
+
+class EndsOnly(NumpyOps):
+    """A snapshot of the first and the last thousand entries."""
+
+    def snapshot(self, vector):
+        return np.concatenate([vector[:1000], vector[-1000:]])
+
+    def unchanged(self, snapshot, vector):
+        return np.array_equal(snapshot, self.snapshot(vector))
+
+
+class SmallFactorsSkipped(NumpyOps):
+    def add_scaled(self, total, factor, vector):
+        return total if abs(factor) < 1e-8 else super().add_scaled(total, factor, vector)
+
+
+class WideSigns(NumpyOps):
+    def signs(self, vector):
+        return super().signs(vector).astype(np.int64)
+
+
 class ShortHash(NumpyOps):
     def snapshot(self, vector):
         return hash(vector.tobytes()) % 256
@@ -86,6 +146,40 @@ WRONG_EDGES: dict[str, Wrong] = {
         "repeated positions taken once", "repeated_positions_are_taken_again", subject_of(TakesOnce)
     ),
     "short hash": Wrong("a snapshot is a hash of 8 bits", "snapshots_do_not_collide", subject_of(ShortHash)),
+    "running sums": Wrong(
+        "sums of several combinations in one accumulator",
+        "movement_sums_are_those_of_the_product",
+        subject_of(RunningSums),
+    ),
+    "histograms exchanged": Wrong(
+        "the histograms of the signs exchanged where all is computed at once",
+        "magnitudes_are_counted_between_their_edges",
+        subject_of(HistogramsExchanged),
+    ),
+    "counts of eight bits": Wrong(
+        "changes of sign counted in 8 bits", "changes_of_sign_skip_the_zeros", subject_of(CountsOfEightBits)
+    ),
+    "NaN at rest": Wrong(
+        "an entry that becomes NaN does not move", "smallest_movements_are_reported", subject_of(NanAtRest)
+    ),
+    "subnormal divisors": Wrong(
+        "a ratio with a subnormal divisor is 0",
+        "ratios_are_those_of_numpy_and_0_over_0",
+        subject_of(SubnormalDivisors),
+    ),
+    "integers in float32": Wrong(
+        "to_numpy() makes integers float32", "numpy_sees_the_same_numbers", subject_of(IntegersInFloat32)
+    ),
+    "square transposed": Wrong(
+        "a square basis is transposed", "products_are_those_of_a_loop", subject_of(SquareTransposed)
+    ),
+    "ends only": Wrong(
+        "a snapshot of both ends of a long vector", "snapshots_do_not_collide", subject_of(EndsOnly)
+    ),
+    "small factors skipped": Wrong(
+        "add_scaled() skips a small factor", "vectors_are_those_of_numpy", subject_of(SmallFactorsSkipped)
+    ),
+    "wide signs": Wrong("signs() of 8 bytes", "changes_of_sign_skip_the_zeros", subject_of(WideSigns)),
 }
 
 

@@ -18,7 +18,7 @@ from lca.objective import Batch, Objective
 from lca.step import Step
 from lca.testing._domain import anything
 from lca.testing._estimator_checks.law import any_problem, between, law_into, measures_full_loss, run
-from lca.testing._instruments import CountingObjective, NonFiniteAt
+from lca.testing._instruments import CountingObjective, NonFiniteAt, Scheduled
 from lca.testing._laws import require, require_close, rounding
 from lca.testing._replicated import Replicated, batch_size, begin, micro_batches_of, with_fields
 from lca.testing._report import Check, CheckFailure
@@ -76,22 +76,26 @@ def _require_stochastic_declarations(estimator: StochasticEstimator) -> None:
 
 @law(any_problem)
 def reported_cost_is_true(estimator: Estimator, problem: Problem) -> None:
-    """The ``cost`` of each step equals the evaluations counted in the objective.
+    """The ``cost`` of each step equals the evaluations counted in the objective, and is no ``largest_cost``.
 
-    Those of ``start()`` are part of the first step.
+    Those of ``start()`` are part of the first step, which alone may cost more than the largest cost.
     """
     if isinstance(estimator, StochasticEstimator):
         _require_true_examples(estimator, problem)
         return
     counting = CountingObjective(problem.objective)
-    allocate_step, before = estimator.start(counting), Cost()
-    for step in problem.trajectory:
+    allocate_step, before = begin(estimator, counting), Cost()
+    for n, step in enumerate(problem.trajectory):
         reported = allocate_step(step).cost
         require(
             before + reported == counting.cost,
             f"step {step.index}: reported {reported}, but counted {_minus(counting.cost, before)}.",
         )
         before = counting.cost
+        largest = getattr(estimator, "largest_cost", None)
+        if n and largest is not None:
+            over = any(spent > getattr(largest, name) for name, spent in vars(reported).items())
+            require(not over, f"step {step.index} cost {reported}, but largest_cost is {largest}.")
 
 
 def _require_true_examples(estimator: StochasticEstimator, problem: Problem) -> None:
@@ -115,7 +119,7 @@ def _require_true_examples(estimator: StochasticEstimator, problem: Problem) -> 
 def declared_cost_is_met(estimator: Estimator, problem: Problem) -> None:
     """After the first step, the cheapest step of a run has the cost that the estimator declares."""
     counting = CountingObjective(problem.objective)
-    allocate_step, costs = estimator.start(counting), []
+    allocate_step, costs = begin(estimator, counting), []
     for step in between(np.concatenate([problem.points, problem.points[::-1][1:]] * 2)):
         if np.array_equal(step.start, step.end):
             continue  # may cost less
@@ -197,6 +201,8 @@ def non_finite_numbers_are_refused(estimator: Estimator, case: tuple[Problem, tu
     problem, faults = case
     clean = _Listening(problem.objective)
     expected = run(estimator, clean, between(problem.points))
+    if measures_full_loss(estimator):
+        _require_bad_state_refused(estimator, problem, faults[0].when)
     for fault in faults:
         measured = {"loss": not expected[0].sampled, "gradient": bool(clean.points)}
         if measured.get(fault.what, True):
@@ -222,6 +228,23 @@ def _require_fault_refused(
         faulty = NonFiniteAt(objective, points[at].tobytes(), "loss", 0, fault.value)
     named = "" if fault.what == "loss" else objective.layout.tensor_at(entry)
     _require_refusal(begin(estimator, faulty), points, expected, f"{fault.value} in the {fault.what}", named)
+
+
+def _require_bad_state_refused(estimator: Estimator, problem: Problem, when: float) -> None:
+    """The loss is NaN in the state in which one step ends, and in no other."""
+    good, bad = ({"factor": np.ones(1), "shift": np.full(1, shift)} for shift in (0.0, np.nan))
+    steps = between(problem.points)
+    at = int(when * len(steps))
+    steps[at] = replace(steps[at], state=(good, bad))
+    allocate_step = begin(estimator, Scheduled(problem.objective, good))
+    for step in steps[: at + 1]:
+        try:
+            allocate_step(step)
+        except NonFiniteError as error:
+            require(f"step {at}" in str(error), f"the error does not name step {at}: {error}")
+            require(step.index == at, f"step {step.index} was refused, which is finite: {error}")
+            return
+    raise CheckFailure(f"step {at}: a loss of NaN in the state after the step was accepted without an error.")
 
 
 def _require_refusal(

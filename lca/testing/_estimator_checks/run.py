@@ -8,10 +8,17 @@ from dataclasses import replace
 import numpy as np
 from hypothesis import assume
 
-from lca.allocation import Allocator, Estimator, StepAllocation
+from lca.allocation import Allocator, Estimator, Resumable, StepAllocation
 from lca.step import ExampleScores, MicroBatch, Step
 from lca.testing._domain import anything, eventful_networks
-from lca.testing._estimator_checks.law import any_problem, between, has_fixed_nodes, law_into, run
+from lca.testing._estimator_checks.law import (
+    any_problem,
+    between,
+    has_fixed_nodes,
+    law_into,
+    measures_full_loss,
+    run,
+)
 from lca.testing._instruments import CountingObjective
 from lca.testing._laws import require, require_close, rounding
 from lca.testing._replicated import begin
@@ -84,6 +91,23 @@ def runs_are_independent(estimator: Estimator, problem: Problem) -> None:
         other(disturbance)
         require(np.array_equal(a.values, b.values), f"step {a.step}: another run changed the values.")
         require(a.cost == b.cost, f"step {a.step}: another run changed the cost, {a.cost} to {b.cost}.")
+
+
+@law(any_problem, lambda estimator: measures_full_loss(estimator) and isinstance(estimator, Resumable))
+def a_resumed_run_goes_on(estimator: Resumable, problem: Problem) -> None:
+    """A run resumed with the ``memory`` of its last step goes on as if there had been no interruption."""
+    steps = problem.trajectory
+    if len(steps) < 2:
+        steps = between(np.concatenate([problem.points, problem.points[::-1][1:]]))
+    whole, cut = run(estimator, problem.objective, steps), 1 + len(steps) // 3
+    assume(cut < len(steps))
+    allocate_step = estimator.resume(problem.objective, whole[cut - 1].memory)
+    for step, a in zip(steps[cut:], whole[cut:], strict=True):
+        b, of = allocate_step(step), f"step {a.step} of a run that was resumed at step {steps[cut].index}: "
+        require_close(b.values, a.values, rounding(a), f"{of}values")
+        for name in ("memory", "tolerance", "converged"):
+            found, expected = getattr(b, name), getattr(a, name)
+            require(found == expected, f"{of}{name} is {found!r}, without the interruption {expected!r}.")
 
 
 @law(any_problem)

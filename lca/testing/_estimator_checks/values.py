@@ -32,15 +32,19 @@ law = law_into(CHECKS)
 
 @law(lambda estimator: st.tuples(any_problem(estimator), st.sampled_from([np.float32, np.float64])))
 def returns_one_value_per_parameter(estimator: Estimator, case: tuple[Problem, type]) -> None:
-    """``values`` is a finite vector with the shape and dtype of θ."""
+    """``values``, and ``stderr`` if there is one, is a finite vector with the shape and dtype of θ."""
     problem, dtype = case
     problem = in_dtype(problem, dtype)
     for a in run(estimator, problem.objective, problem.trajectory):
         expected = (problem.objective.layout.size,)
-        require(isinstance(a.values, Array), f"values are a {type(a.values).__name__}, θ is a NumPy array.")
-        require(a.values.shape == expected, f"values have shape {a.values.shape}, expected {expected}.")
-        require(a.values.dtype == dtype, f"values are {a.values.dtype}, θ is {np.dtype(dtype)}.")
-        require(bool(np.isfinite(a.values).all()), "values are not finite.")
+        for what, vector in {
+            "values": a.values,
+            **({} if a.stderr is None else {"stderr": a.stderr}),
+        }.items():
+            require(isinstance(vector, Array), f"{what}: a {type(vector).__name__}, θ is a NumPy array.")
+            require(vector.shape == expected, f"{what}: shape {vector.shape}, expected {expected}.")
+            require(vector.dtype == dtype, f"{what}: {vector.dtype}, θ is {np.dtype(dtype)}.")
+            require(bool(np.isfinite(vector).all()), f"{what}: not finite.")
 
 
 @law(any_problem)
