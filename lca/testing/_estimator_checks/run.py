@@ -94,13 +94,14 @@ def runs_are_independent(estimator: Estimator, problem: Problem) -> None:
 
 
 @law(any_problem, lambda estimator: measures_full_loss(estimator) and isinstance(estimator, Resumable))
-def a_resumed_run_goes_on(estimator: Resumable, problem: Problem) -> None:
+def a_resumed_run_goes_on(estimator: Estimator, problem: Problem) -> None:
     """A run resumed with the ``memory`` of its last step goes on as if there had been no interruption."""
     steps = problem.trajectory
     if len(steps) < 2:
         steps = between(np.concatenate([problem.points, problem.points[::-1][1:]]))
     whole, cut = run(estimator, problem.objective, steps), 1 + len(steps) // 3
     assume(cut < len(steps))
+    assert isinstance(estimator, Resumable)
     allocate_step = estimator.resume(problem.objective, whole[cut - 1].memory)
     for step, a in zip(steps[cut:], whole[cut:], strict=True):
         b, of = allocate_step(step), f"step {a.step} of a run that was resumed at step {steps[cut].index}: "
