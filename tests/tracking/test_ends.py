@@ -156,7 +156,7 @@ def test_of_a_sampled_run_the_movement_is_told_without_losses():
     tracker = entered(np.zeros(6), objective, SampledPathIntegral(size=4))
     tracker.update(np.ones(6))
     tracker.set_params(np.zeros(6))
-    with pytest.warns(LCAWarning, match=r"the loss change by that is not allocated\. Were averaged"):
+    with pytest.warns(LCAWarning, match=r"the resulting loss change is not allocated\. Were averaged"):
         tracker.close()
     assert tracker.error is None
 
