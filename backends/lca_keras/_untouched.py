@@ -1,7 +1,7 @@
 """`kept`: what a forward pass writes in Python is put back; `HostGenerators`: what it draws, too."""
 
 import random
-from collections import deque
+from collections import OrderedDict, deque
 from collections.abc import Callable, Iterable, Iterator, MutableMapping
 from contextlib import contextmanager
 from types import CellType, FunctionType
@@ -184,7 +184,8 @@ def _class_restorer(kind: type) -> Callable[[], None]:
 
 
 def _restorer(mapping: MutableMapping[Any, Any], entries: dict[Any, Any]) -> Callable[[], None]:
-    kind: Any = dict if isinstance(mapping, dict) else type(mapping)  # past the methods of a subclass
+    bases = (OrderedDict, dict, type(mapping))
+    kind: Any = next(base for base in bases if isinstance(mapping, base))  # past the methods of a subclass
 
     def put_back() -> None:
         if len(mapping) != len(entries) or any(mapping.get(k, entries) is not v for k, v in entries.items()):

@@ -4,6 +4,7 @@ A registry may have modules as keys, or their `id`; blocks may refer to their mo
 """
 
 import dis
+from collections import OrderedDict
 from collections.abc import Iterable, Mapping
 from types import CodeType, FunctionType, MethodType
 from typing import Any
@@ -79,7 +80,10 @@ def referent(value: Any) -> Any:
 
 def has_tensors(value: Any) -> bool:
     """Whether a dictionary or set finds tensors by their identity."""
-    return any(isinstance(key, Tensor) for key in (() if isinstance(value, WeakValueDictionary) else value))
+    keys = () if isinstance(value, WeakValueDictionary) else value
+    return any(
+        isinstance(part, Tensor) for key in keys for part in (key if isinstance(key, tuple) else (key,))
+    )
 
 
 def replace_keys(original: Any, made: Any, copies: Mapping[int, Any]) -> None:
@@ -88,14 +92,22 @@ def replace_keys(original: Any, made: Any, copies: Mapping[int, Any]) -> None:
         for key, value in original.items():
             made[key] = copies.get(id(value), value)
         return
-    same = (FunctionType, MethodType)
-    found = {id(k): copies[id(k)] for k in original if id(k) in copies and not isinstance(k, same)}
-    if not any(found[id(key)] is not key for key in original if id(key) in found):
+    keys = [_copied(key, copies) for key in original]
+    if all(key is own for key, own in zip(keys, original, strict=True)):
         return
-    if isinstance(made, WeakSet):
-        made.clear()
-        made.update(found.get(id(key), key) for key in original)
-        return
-    items = [(found.get(id(key), key), value) for key, value in made.items()]
-    made.clear()
-    made.update(items)
+    bases = (OrderedDict, dict, type(made))
+    kind: Any = next(base for base in bases if isinstance(made, base))  # past the methods of a subclass
+    values = None if isinstance(made, WeakSet) else list(kind.values(made))
+    kind.clear(made)
+    kind.update(made, keys if values is None else zip(keys, values, strict=True))
+
+
+def _copied(key: Any, copies: Mapping[int, Any]) -> Any:
+    """What the copies have in place of a key; a method is found by its object."""
+    if isinstance(key, tuple) and type(key) is tuple:
+        parts = tuple(_copied(part, copies) for part in key)
+        return key if all(a is b for a, b in zip(parts, key, strict=True)) else parts
+    if isinstance(key, MethodType):
+        owner = copies.get(id(key.__self__), key.__self__)
+        return key if owner is key.__self__ else MethodType(key.__func__, owner)
+    return copies.get(id(key), key)

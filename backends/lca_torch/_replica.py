@@ -59,7 +59,8 @@ class Replica:
         self.batch_loss = with_samples(own or default_loss(self.loss_fn), self.loss_fn)
         self.function = self.batch_loss
         self._global_hooks = GlobalHooks(copier)
-        self._attributes = _attributes(copier, dict(model.named_parameters()) | dict(parameters))
+        named = dict[str, Tensor](model.named_parameters()) | dict(parameters)
+        self._attributes = _attributes(copier, named, model.named_buffers())
         self._shared = copier.finish()
         given: Any = {"batch_loss": batch_loss, "loss_fn": loss_fn}
         copier.pairs.append(Pair(prefix, given, {"batch_loss": own, "loss_fn": self.loss_fn}))
@@ -168,17 +169,20 @@ class Hooks:
                     self._places.append((hooks, key))
 
 
-def _attributes(copier: Copier, parameters: Mapping[str, Tensor]) -> dict[str, dict[str, Any]]:
-    """Private copies of the attributes that users give to parameters (``p.strength = 0.1``), by name.
+def _attributes(
+    copier: Copier, parameters: Mapping[str, Tensor], buffers: Iterable[tuple[str, Tensor]]
+) -> dict[str, dict[str, Any]]:
+    """Private copies of the attributes that users give to tensors (``p.strength = 0.1``), by name.
 
     With the mark by which torch tells that a tensor is a parameter, and with the identity of the original.
     """
     found = dict[str, dict[str, Any]]()
-    for name, parameter in parameters.items():
+    for name, parameter in (*parameters.items(), *buffers):
         found[name] = {key: copier.copy(value, f"{name}.{key}") for key, value in parameter.__dict__.items()}
         if found[name]:
             copier.pairs.append(Pair(name, parameter.__dict__, found[name], frozenset(found[name])))
-        found[name]["_is_param"] = True
+        if name in parameters:
+            found[name]["_is_param"] = True
         copier.identity.mark(found[name], parameter)
     return found
 

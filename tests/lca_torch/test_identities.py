@@ -2,6 +2,7 @@
 
 import gc
 import weakref
+from collections import OrderedDict
 from types import SimpleNamespace
 
 import numpy as np
@@ -79,6 +80,25 @@ def refers(refer):
     return Root(refer).double(), plain
 
 
+def keyed_otherwise():
+    """By a tuple, a method, a function, and the number of a buffer."""
+    model = nn.Sequential(nn.BatchNorm1d(4), nn.Linear(4, 3)).double().eval()
+
+    def activation(x):
+        return torch.tanh(x)
+
+    model.activation = activation
+    by = OrderedDict[object, float]()
+    by |= {(model[1], "x"): 2.0, model[1].forward: 3.0, activation: 5.0, id(model[0].running_mean): 7.0}
+
+    def loss(model, batch):
+        keys = ((model[1], "x"), model[1].forward, model.activation, id(model[0].running_mean))
+        outputs = model.activation(model(batch[0]))
+        return cross_entropy(outputs, batch[1]) * sum(by.get(key, 0.0) for key in keys)
+
+    return model, loss
+
+
 def anchored_by_id():
     model = network()
     anchors = {id(p): p.detach() + 0.1 for p in model.parameters()}
@@ -126,17 +146,28 @@ def of_the_kind():
         lambda: with_gains(Gain, {}),
         lambda: with_gains(Gain, weakref.WeakKeyDictionary()),
         lambda: with_gains(GainById, {}, id),
+        keyed_otherwise,
         lambda: refers(weakref.ref),
         lambda: refers(weakref.proxy),
         anchored_by_id,
         anchored_in_attributes,
         of_the_kind,
     ],
-    ids=["module", "weak key", "id of a module", "ref", "proxy", "id of a parameter", "attributes", "kind"],
+    ids=[
+        "module",
+        "weak key",
+        "id of a module",
+        "other keys",
+        "ref",
+        "proxy",
+        "id of a parameter",
+        "attributes",
+        "kind",
+    ],
 )
 def test_the_measured_loss_finds_what_the_users_finds(make):
     model, loss = make()
-    objective = Objective(model, None, (X, Y), batch_loss=loss)
+    objective = Objective(model, None, (X, Y), batch_loss=loss, batch_norm="frozen")
     gc.collect()
     theta = objective.theta()
     for factor in (1.0, 1.3):
