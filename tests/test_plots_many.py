@@ -21,6 +21,7 @@ DRAW = {
     "layer_time": lambda: plots.plot_layer_time(ROWS, NAMES),
     "classes": lambda: plots.plot_classes(NAMES, CLASSES, RNG.normal(size=(COUNT, COUNT))),
     "peaks": lambda: plots.plot_peaks(analysis.learning_peaks(ROWS, top=5), NAMES),
+    "learned": lambda: plots.plot_learned(RNG.integers(STEPS, size=(COUNT, 50)), NAMES),
     "neurons": lambda: plots.plot_neurons(ROWS, NAMES),
 }
 NAMED_ROWS = ["totals", "conditions", "layer_time", "classes", "peaks"]
@@ -78,6 +79,14 @@ def test_lines_without_a_name_are_counted_and_grey(name):
     largest = np.argsort(-np.abs(TOTALS))[:MAX_LINES]
     assert set(texts) >= {NAMES[i] for i in largest}
     assert NAMES[int(np.argmin(np.abs(TOTALS)))] not in texts
+
+
+def test_of_many_groups_those_that_learned_most_examples_are_named():
+    learned = np.full((COUNT, COUNT), np.nan)
+    for group in range(COUNT):
+        learned[group, : group + 1] = 3.0  # the later a group, the more examples it has learned
+    texts = [text.get_text() for text in plots.plot_learned(learned, NAMES).get_legend().get_texts()]
+    assert texts == [*NAMES[-MAX_LINES:], f"{COUNT - MAX_LINES} others"]
 
 
 def test_few_layers_are_all_named():

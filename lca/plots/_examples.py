@@ -7,7 +7,8 @@ import numpy as np
 
 from lca._extras import extra
 from lca.errors import LCAError
-from lca.plots._canvas import Style, labels_of, line_colors, new_axes, set_limits, set_step_axis
+from lca.plots._canvas import Style, labels_of, new_axes, set_limits, set_step_axis
+from lca.plots._many import colors_of_lines, legend_of_lines, width_with_legend
 
 with extra("report"):
     from matplotlib.axes import Axes
@@ -17,7 +18,8 @@ def plot_learned(learned: np.ndarray, names: Sequence[str], **style: Unpack[Styl
     """Draw the percentage of examples that each group has learned by each step.
 
     If a curve rises late, the group learned its examples late; if it ends below 100 %, the group did not
-    lower the loss of the remaining examples over the run.
+    lower the loss of the remaining examples over the run. Of many groups, those that learned the most
+    examples have a colour and a name.
 
     Parameters
     ----------
@@ -52,17 +54,20 @@ def plot_learned(learned: np.ndarray, names: Sequence[str], **style: Unpack[Styl
             f"learned needs one row for each of {len(names)} groups and a column for each example, got shape "
             f"{np.shape(learned)}."
         )
-    ax = new_axes(style, title="Examples learned by each group")
+    ax = new_axes(style, title="Examples learned by each group", size=(width_with_legend(names), 4.0))
     last = np.nanmax(rows, initial=0.0) + 1
-    for row, label, color in zip(rows, labels_of(style, names), line_colors(names, style), strict=True):
+    colors, named = colors_of_lines(names, np.isfinite(rows).sum(axis=1), style)
+    lines = []
+    for at, (row, label, color) in enumerate(zip(rows, labels_of(style, names), colors, strict=True)):
         steps, counts = np.unique(row[~np.isnan(row)], return_counts=True)
         share = 100 * np.cumsum(counts) / len(row)
         x = np.concatenate([[0.0], steps + 1, [last]])  # learned at the end of the step
         y = np.concatenate([[0.0], share, [share[-1] if len(share) else 0.0]])
-        ax.step(x, y, where="post", color=color, linewidth=1.6, label=label)
+        thick, order = (1.6, 2.0) if at in named else (0.5, 1.5)
+        lines += ax.step(x, y, where="post", color=color, linewidth=thick, zorder=order, label=label)
     set_step_axis(ax, style)
     ax.set_ylabel("examples learned (%)")
     ax.set_ylim(0, 105)
     set_limits(ax, style)
-    ax.legend(frameon=False, ncols=1 + len(names) // 8)
+    legend_of_lines(ax, [lines[i] for i in named], len(names) - len(named))
     return ax
