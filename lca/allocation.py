@@ -399,7 +399,8 @@ def start_each(
     Raises
     ------
     LCAError
-        If there is no objective, or ``estimator`` is not an Estimator.
+        If there is no objective, or ``estimator`` is not an Estimator; if there are several objectives and
+        the estimator allocates the loss of training batches (its ``target`` is ``"batch"``).
 
     Examples
     --------
@@ -418,6 +419,13 @@ def start_each(
             f"expected an Estimator, got {estimator!r}; pass e.g. lca.PathIntegral(lca.SIMPSON), "
             "lca.Adaptive() or lca.estimators.CrossFit(); "
             "lca.estimators.make_estimator makes one from a name."
+        )
+    if estimator.target == "batch" and len(objectives) > 1:
+        raise LCAError(
+            f"{type(estimator).__name__} allocates the loss of the training batches, so that "
+            f"{', '.join(map(repr, objectives))} would get the same values; pass the loss of training alone, "
+            "and measure others with lca.Adaptive (cheaper with span= or every=) or "
+            "lca.estimators.SampledPathIntegral."
         )
     shared = shared_losses(objectives, estimator)
     every, objectives = objectives, {name: o for name, o in objectives.items() if name not in shared}

@@ -16,6 +16,7 @@ from lca_keras._counts import Counts, trained_by
 from lca_keras._parameters import parameters_of
 
 Context = TypeVar("Context", bound=LoopContext)
+_DROPOUT = keras.layers.Dropout, keras.layers.AlphaDropout, keras.layers.GaussianDropout
 
 
 class KerasTracker(ModelTracker[Context]):
@@ -104,6 +105,10 @@ class KerasTracker(ModelTracker[Context]):
 
     def _module_types(self) -> dict[str, str]:
         return {layer.name: type(layer).__name__ for layer in self._model.layers if layer.weights}
+
+    def _dropout(self) -> list[str]:
+        layers = self._model._flatten_layers(include_self=False)
+        return [layer.name for layer in layers if isinstance(layer, _DROPOUT) and layer.rate]
 
     def _owned(self) -> Iterable[keras.Variable]:
         return [variable for optimizer in self._optimizers for variable in trained_by(optimizer)]

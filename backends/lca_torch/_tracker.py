@@ -210,6 +210,12 @@ class Tracker(ModelTracker[Loop]):
             if next(module.parameters(recurse=False), None) is not None
         }
 
+    def _dropout(self) -> Iterator[str]:
+        for name, module in self._model.named_modules():
+            own = isinstance(module, nn.modules.dropout._DropoutNd) and module.p > 0
+            if own or (isinstance(module, nn.MultiheadAttention | nn.RNNBase) and module.dropout > 0):
+                yield name or type(module).__name__
+
     def _owned(self) -> Iterator[nn.Parameter]:
         groups = (group for optimizer in stepping(self._optimizers) for group in optimizer.param_groups)
         return (parameter for group in groups for parameter in group["params"])

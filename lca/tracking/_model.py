@@ -3,7 +3,7 @@
 import warnings
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
-from typing import Any, ClassVar, Generic, TypeVar, Unpack
+from typing import Any, ClassVar, Generic, Self, TypeVar, Unpack
 
 from lca.allocation import Estimator
 from lca.arrays import Vector
@@ -11,7 +11,7 @@ from lca.divisions import PARAM_GROUPS, Selectors
 from lca.errors import LayoutError, LCAError, LCAWarning
 from lca.layout import check_same_layout
 from lca.objective import Batch, Objective, leaves
-from lca.tracking._context import LoopContext
+from lca.tracking._context import GRADIENT_FIELDS, LoopContext
 from lca.tracking._follower import LiveTheta
 from lca.tracking._options import Options, names_options
 from lca.tracking._tracker import TrackerBase, check_arguments
@@ -78,6 +78,22 @@ class ModelTracker(TrackerBase, ABC, Generic[Context]):
         self._follow(live, self._context.supply)
         if self._session.records:
             self._session.learning_rates = self._learning_rates
+
+    def __enter__(self) -> Self:
+        super().__enter__()
+        dropped = list(self._dropout())
+        if dropped and not GRADIENT_FIELDS.isdisjoint(self._session.required_fields):
+            more = f" and {len(dropped) - 3} more" if len(dropped) > 3 else ""
+            warnings.warn(
+                f"the model trains with dropout ({', '.join(dropped[:3])}{more}), and "
+                f"{type(self._session.estimator).__name__} allocates by the gradients of training: those of "
+                "the loss with dropout, not of the measured loss, in which it is off. Layers can differ by "
+                "tens of per cent. To allocate the measured loss use "
+                "lca.estimators.SampledPathIntegral, or lca.Adaptive with span= or every=.",
+                LCAWarning,
+                stacklevel=2,
+            )
+        return self
 
     def batches(
         self, loader: Iterable[Batch], weight: Callable[[Batch], float] | None = None
@@ -154,6 +170,10 @@ class ModelTracker(TrackerBase, ABC, Generic[Context]):
         """Takes the gradient of the first measured loss on a batch, at the parameters as they are."""
         first = next(leaves(self._session.objectives))
         return lambda batch: first.loss_and_grad(live.borrow(), batch)[1]
+
+    def _dropout(self) -> Iterable[str]:
+        """The names of the layers of the model that drop units at random in training."""
+        return ()
 
     def _requested(self) -> Collection[str]:
         """The fields of `lca.Step` to supply for the coming update."""

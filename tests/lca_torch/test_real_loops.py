@@ -14,7 +14,10 @@ from tests.lca_torch.loops import X, Y, network
 from tests.lca_torch.real_loops import accelerated, fabric, plain, run, scaled, split, uneven
 from tests.lca_torch.test_runs_with_several_optimizers import objective_of
 
-pytestmark = pytest.mark.filterwarnings(r"ignore:::accelerate\.")
+pytestmark = [
+    pytest.mark.filterwarnings(r"ignore:::accelerate\."),
+    pytest.mark.filterwarnings("ignore:the model trains with dropout"),
+]
 X = X.double()
 
 

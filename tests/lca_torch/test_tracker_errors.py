@@ -5,8 +5,8 @@ import torch
 from torch import nn
 from torch.nn.functional import cross_entropy
 
-from lca.errors import LayoutError, NonDeterministicError
-from lca.estimators import SameBatch
+from lca.errors import LayoutError, LCAError, LCAWarning, NonDeterministicError
+from lca.estimators import CrossFit, SameBatch
 from lca_torch import Objective, Tracker
 from tests.lca_torch.loops import RK4, X, Y, closure_of, network
 
@@ -27,6 +27,27 @@ def test_random_layers_that_stay_on_are_found():
         closure_of(model, optimizer, X, Y)()
         with pytest.raises(NonDeterministicError, match="dropout"):
             optimizer.step()
+
+
+@pytest.mark.parametrize("layer", [nn.Dropout(0.1), nn.Dropout2d(0.1), nn.LSTM(6, 6, 2, dropout=0.1)])
+def test_dropout_in_gradients_of_training_is_said_when_the_run_begins(layer):
+    model = nn.ModuleDict({"linear": nn.Linear(6, 3), "drop": layer})
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    objective = Objective(
+        model, batch_loss=lambda m, batch: cross_entropy(m["linear"](batch[0]), batch[1]), data=(X, Y)
+    )
+    with pytest.warns(LCAWarning, match=r"trains with dropout \(drop\), and CrossFit"):
+        Tracker(model, optimizer, objective, CrossFit()).__enter__()
+    layer.p = layer.dropout = 0.0
+    Tracker(model, optimizer, objective, CrossFit()).__enter__()
+
+
+def test_a_second_loss_for_an_estimator_on_training_batches_is_refused():
+    model = network(norm=False)
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    losses = {name: Objective(model, cross_entropy, (X, Y), batch_size=60) for name in ("train", "heldout")}
+    with pytest.raises(LCAError, match="so that 'train', 'heldout' would get the same values"):
+        Tracker(model, optimizer, losses, CrossFit())
 
 
 def test_hooks_are_gone_afterwards_also_after_an_error():
