@@ -96,6 +96,7 @@ def runs_are_independent(estimator: Estimator, problem: Problem) -> None:
 @law(any_problem, lambda estimator: measures_full_loss(estimator) and isinstance(estimator, Resumable))
 def a_resumed_run_goes_on(estimator: Estimator, problem: Problem) -> None:
     """A run resumed with the ``memory`` of its last step goes on as if there had been no interruption."""
+    assert isinstance(estimator, Resumable)
     steps = problem.trajectory
     if len(steps) < 2:
         steps = between(np.concatenate([problem.points, problem.points[::-1][1:]]))
