@@ -54,7 +54,7 @@ class CrossFit:
     Notes
     -----
     Cost a step: M updates and M products, all element-wise; no gradient, with ``own_pass`` half of one on a
-    training batch. Memory: O(K); in torch, with M = 2, 9 to 10 vectors (K,) at most beyond training, and
+    training batch. Memory: O(K); in torch, with M = 2, 8 to 10 vectors (K,) at most beyond training, and
     12 to 13 if ``independent``. The loss allocated is that of training: dropout, batch statistics and
     penalties included.
 

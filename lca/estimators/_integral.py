@@ -20,7 +20,7 @@ class Integral:
 
     Gradients of the whole objective are added as they come and then dropped, so a rule of any length needs
     O(K) memory; they are summed before they are multiplied by Δ, as `Segment.mass` knows their mass already.
-    Sampled ones are `Products`.
+    Sampled ones are kept to the end, where one pass gives the values and their mass.
 
     Examples
     --------
