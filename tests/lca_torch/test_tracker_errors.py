@@ -1,5 +1,7 @@
 """`Tracker`: errors that only torch can make; the others are in `tests.laws.trackers`."""
 
+import warnings
+
 import pytest
 import torch
 from torch import nn
@@ -9,6 +11,8 @@ from lca.errors import LayoutError, LCAError, LCAWarning, NonDeterministicError
 from lca.estimators import CrossFit, SameBatch
 from lca_torch import Objective, Tracker
 from tests.lca_torch.loops import RK4, X, Y, closure_of, network
+
+pytestmark = pytest.mark.filterwarnings("ignore:the model trains with dropout")
 
 
 def test_random_layers_that_stay_on_are_found():
@@ -33,13 +37,17 @@ def test_random_layers_that_stay_on_are_found():
 def test_dropout_in_gradients_of_training_is_said_when_the_run_begins(layer):
     model = nn.ModuleDict({"linear": nn.Linear(6, 3), "drop": layer})
     optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
-    objective = Objective(
-        model, batch_loss=lambda m, batch: cross_entropy(m["linear"](batch[0]), batch[1]), data=(X, Y)
-    )
-    with pytest.warns(LCAWarning, match=r"trains with dropout \(drop\), and CrossFit"):
-        Tracker(model, optimizer, objective, CrossFit()).__enter__()
+    objective = Objective(model, None, (X, Y), batch_loss=lambda m, b: cross_entropy(m["linear"](b[0]), b[1]))
+    with (
+        pytest.warns(LCAWarning, match=r"trains with dropout \(drop\), and CrossFit"),
+        Tracker(model, optimizer, objective, CrossFit(), on_error="raise"),
+    ):
+        pass
     layer.p = layer.dropout = 0.0
-    Tracker(model, optimizer, objective, CrossFit()).__enter__()
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        with Tracker(model, optimizer, objective, CrossFit(), on_error="raise"):
+            pass
 
 
 def test_a_second_loss_for_an_estimator_on_training_batches_is_refused():
