@@ -33,6 +33,7 @@ def test_random_layers_that_stay_on_are_found():
             optimizer.step()
 
 
+@pytest.mark.filterwarnings("ignore:no gradient reaches")
 @pytest.mark.parametrize("layer", [nn.Dropout(0.1), nn.Dropout2d(0.1), nn.LSTM(6, 6, 2, dropout=0.1)])
 def test_dropout_in_gradients_of_training_is_said_when_the_run_begins(layer):
     model = nn.ModuleDict({"linear": nn.Linear(6, 3), "drop": layer})
