@@ -223,7 +223,7 @@ def table(runs: list[Run], rules: dict[str, Run]) -> str:
 def main() -> None:
     """Train, measure, compare."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
-    parser.add_argument("--seeds", type=int, nargs="+", default=[*range(3)])
+    parser.add_argument("--seeds", type=int, nargs="+", default=[*range(5)])
     parser.add_argument("--folder", type=Path, default=Path(tempfile.gettempdir()) / "lca-grokking")
     given, began = parser.parse_args(), time.process_time()
     torch.set_num_threads(1)
