@@ -145,7 +145,10 @@ def _selected(group: str, selector: Any, names: Sequence[str]) -> Collection[str
     found = [name for name in names if _test(group, selector, names)(name)]
     if not found:
         listed = ", ".join(names[:6]) + (", ..." if len(names) > 6 else "")  # noqa: PLR2004
-        raise LCAError(f"the group {group!r} ({selector!r:.80}) selects no tensor; there are {listed}.")
+        raise LCAError(
+            f"the group {group!r} ({selector!r:.80}) selects no tensor; there are {listed}. "
+            "Tied tensors stand under the first of their names."
+        )
     return found
 
 

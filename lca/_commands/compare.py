@@ -36,7 +36,10 @@ _RECORDS_HELP = (
     "the runs of a condition, such as its seeds; -- begins the next condition "
     "(lca compare adam/*.zarr -- sgd/*.zarr)"
 )
-_NAME_HELP = "name of a condition, once for each in their order (default: from the paths)"
+_NAME_HELP = (
+    "name of a condition, once for each in their order, before the records "
+    "(lca compare --name A --name S adam/*.zarr -- sgd/*.zarr; default: from the paths)"
+)
 
 
 _BY_HELP = (

@@ -132,6 +132,18 @@ class Runs(HasTable):
                 "A step of these runs is the straight line from a checkpoint to the next, and not the path "
                 f"of the training: {listed(replays)}."
             )
+        lines = [member.label for member in self.members if member.run.span > 1]
+        if lines:
+            yield (
+                "A step of these runs is the straight line over several updates (span=), and not their path: "
+                f"{listed(lines)}."
+            )
+        sampled = [m.label for m in self.members if any(m.run.is_sampled(loss) for loss in m.run.losses)]
+        if sampled:
+            yield (
+                "The values of these runs are estimated from batches or samples, and their error is in no "
+                f"interval here: {listed(sampled)}."
+            )
         if len({tuple(member.run.steps.tolist()) for member in self.members}) > 1:
             yield "The runs have different steps, so their sums are over different numbers of them."
         if len({member.run.attributes.get("estimator") for member in self.members}) > 1:

@@ -6,7 +6,10 @@ import pytest
 import lca
 from lca import Layout, LCAError
 from lca.errors import UnknownNameError
+from lca.estimators import SampledPathIntegral
 from lca.record import RecordError
+from lca.reference import DatasetLoss, logistic_regression
+from lca.tracking import FunctionalTracker
 from tests.report.records import LAYOUT, run_values, write
 
 
@@ -119,3 +122,20 @@ def test_a_dataset_is_a_record(six):
     np.testing.assert_array_equal(
         lca.open_runs(record).totals()["mean"], lca.open_runs(six / "sgd-0.zarr").totals()["mean"]
     )
+
+
+def test_lines_and_estimates_are_said_before_their_numbers(tmp_path):
+    loss = DatasetLoss(logistic_regression(2, 2), np.eye(2), np.array([0, 1]))
+    made = {
+        "exact": {"estimator": lca.PathIntegral(lca.TRAPEZOID)},
+        "lines": {"estimator": lca.PathIntegral(lca.TRAPEZOID), "span": 2},
+        "samples": {"estimator": SampledPathIntegral(size=2)},
+    }
+    for name, options in made.items():
+        with FunctionalTracker(np.zeros(6), loss, record=tmp_path / f"{name}.zarr", **options) as tracker:
+            for k in range(1, 5):
+                tracker.update(-0.1 * k * loss.loss_and_grad(np.zeros(6))[1])
+    runs = lca.open_runs({name: [tmp_path / f"{name}.zarr"] for name in made})
+    said = " ".join(runs.cautions)
+    assert "straight line over several updates (span=), and not their path: lines." in said
+    assert "estimated from batches or samples, and their error is in no interval here: samples." in said
