@@ -66,12 +66,10 @@ def test_the_loss_is_the_sum_of_its_parts_and_that_which_it_is_alone(order):
         assert parts.cost == lca.Cost()
 
 
-def test_estimators_on_batches_take_their_own():
+def test_an_estimator_on_batches_takes_one_loss():
     losses = {"train": LOSS, "by class": LOSS.by_class()}
-    estimator = lca.estimators.SameBatch()
-    gradient = LOSS.loss_and_grad(PATH[0])[1]
-    [rows] = lca.allocate_each(losses, [lca.Step(PATH[0], PATH[1], gradient=gradient)], estimator)
-    assert list(rows) == ["train", "by class"]
+    with pytest.raises(LCAError, match="so that 'train', 'by class' would get the same values"):
+        lca.allocate_each(losses, [lca.Step(PATH[0], PATH[1])], lca.estimators.SameBatch())
 
 
 def test_parts_that_do_not_add_up_are_refused():

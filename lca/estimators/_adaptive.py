@@ -147,7 +147,8 @@ class _AdaptiveRun:
         self._path = path
         self._allowance = _Allowance(config.tol, config.per)
         self._audits = Audits(config.audit)
-        self._gradient_fits = True
+        self._unexplained = ""
+        self._warned = False
         self._steps = 0
 
     @property
@@ -160,6 +161,7 @@ class _AdaptiveRun:
         self._allowance.recall(memory)
 
     def __call__(self, step: Step) -> StepAllocation:
+        self._warn_of_gradient()
         segment = self._path.segment(step)
         audited = self._audits.due()
         # Evaluated before the end: with its gradient in memory the midpoint would need one more vector.
@@ -208,25 +210,29 @@ class _AdaptiveRun:
         if 2 * len(panels) + 1 > self._config.max_gradients:  # 2n - 1 spent inside, 2 more for a cut
             missed = "nested difference" if residual_met else "|residual|"
             if len(panels) >= _MANY_PANELS and nested_met and abs(fit.residual) > _FAR_ABOVE * moved + floor:
-                self._warn_of_gradient(fit, moved)
+                self._unexplained = _unexplained(fit, moved)
             return False, f"{missed} too large at the limit of {self._config.max_gradients} gradients inside"
         return None
 
-    def _warn_of_gradient(self, fit: "_Fit", moved: float) -> None:
-        """Warn, once a run, of a residual that no quadrature explains."""
-        if not self._gradient_fits:
-            return
-        self._gradient_fits = False
-        change = fit.segment.end.loss - fit.segment.start.loss
-        warnings.warn(
-            f"step {fit.segment.step.index}: the loss changed by {change:+.4g}, and {fit.residual:+.4g} of "
-            f"that is in no allocation, although the last refinement moved the allocation by {moved:.2g} "
-            "only. Most likely the gradient is not that of the loss (gradient reversal, straight-through "
-            "estimators, detached parts, hooks that alter gradients), or the loss is computed in a lower "
-            "precision than theta. The residual of each step says how much is missing.",
-            LCAWarning,
-            stacklevel=2,
-        )
+    def _warn_of_gradient(self) -> None:
+        """Warn, once a run, of a residual of the step before that no quadrature explains.
+
+        Only now, because a loss that has changed by itself is found and named once the step is allocated.
+        """
+        if self._unexplained and not self._warned:
+            self._warned = True
+            warnings.warn(self._unexplained, LCAWarning, stacklevel=2)
+
+
+def _unexplained(fit: "_Fit", moved: float) -> str:
+    change = fit.segment.end.loss - fit.segment.start.loss
+    return (
+        f"step {fit.segment.step.index}: the loss changed by {change:+.4g}, and {fit.residual:+.4g} of "
+        f"that is in no allocation, although the last refinement moved the allocation by {moved:.2g} "
+        "only. Most likely the gradient is not that of the loss (gradient reversal, straight-through "
+        "estimators, detached parts, hooks that alter gradients), or the loss is computed in a lower "
+        "precision than theta. The residual of each step says how much is missing."
+    )
 
 
 class _Fit:

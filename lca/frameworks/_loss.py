@@ -295,4 +295,12 @@ class BatchwiseLoss(ModelLoss):
                     else ops.add_scaled(total, weights[-1], grad)
                 )
         weight = require_weight(math.fsum(weights))
-        return math.fsum(losses) / weight, None if total is None else ops.scaled(total, 1 / weight)
+        mean = math.fsum(losses) / weight
+        return mean, None if total is None else self._asked(ops.scaled(total, 1 / weight), names)
+
+    def _asked(self, gradient: Vector, names: Collection[str] | None) -> Vector:
+        """The gradient with 0 for tensors that were not asked for (`lca.objective.Selective`)."""
+        if names is None or set(names) >= set(self.layout.names):
+            return gradient
+        asked = [np.full(n, k in names) for k, n in zip(self.layout.names, self.layout.sizes, strict=True)]
+        return gradient * array_ops(gradient).vector(np.concatenate(asked), gradient)

@@ -167,7 +167,8 @@ class Check:
 
 def _with_case(error: Exception, subject: Any, case: Any) -> Exception:
     """The error with the failing case in place of hypothesis' own notes."""
-    lines = case.lines(subject) if hasattr(case, "lines") else [repr(case)]
+    known = hasattr(case, "lines") and hasattr(subject, "lines")
+    lines = case.lines(subject) if known else [repr(case)]
     error.__notes__ = ["The smallest case found:", *(f"    {line}" for line in lines)]
     return error
 

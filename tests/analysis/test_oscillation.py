@@ -167,7 +167,7 @@ def test_the_streaming_view_counts_the_same():
         (lambda: dominant_half_period(np.zeros((9, 1))), "at least 16 rows, got 9"),
         (
             lambda: dominant_half_period(np.eye(20), steps=[*range(15), *range(50, 55)]),
-            r"36 steps lie between two rows where elsewhere it is 1 \(after step 14\)",
+            r"which are 1 and 36 here \(a gap follows step 14\)",
         ),
         (lambda: mean_gradient(np.zeros(2), np.zeros(3)), r"the same shape, got \(2,\) and \(3,\)"),
     ],

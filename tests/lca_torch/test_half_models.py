@@ -202,7 +202,9 @@ class OnlySingle(nn.Module):
 def test_a_model_that_cannot_be_evaluated_in_its_own_precision_is_measured_with_a_warning():
     objective = objective_of(OnlySingle().bfloat16())
     run = lca.Trajectory([objective.theta(), 1.1 * objective.theta()])
-    with pytest.warns(lca.errors.LCAWarning, match=r"'train' .* in bfloat16 is not known: .*no kernel for"):
+    with pytest.warns(
+        lca.errors.LCAWarning, match=r"'train' .* in bfloat16 could not be measured: .*no kernel for"
+    ):
         summary = lca.measure(objective, run)["train"]
     assert summary["precision_difference_start"] is None
     assert summary["steps"] == 1

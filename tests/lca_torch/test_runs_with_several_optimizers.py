@@ -16,6 +16,8 @@ from lca.estimators import SameBatch
 from lca_torch import Objective, Tracker
 from tests.lca_torch.loops import X, Y, network
 
+pytestmark = pytest.mark.filterwarnings("ignore:the model trains with dropout")
+
 RULE = lca.PathIntegral(lca.gauss_lobatto(8))
 X = X.double()
 
