@@ -3,6 +3,7 @@
 import sys
 from collections.abc import Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager, nullcontext
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -40,22 +41,26 @@ def check_differentiable(loss: Tensor) -> None:
         raise no_gradient(GRADIENT_HINT)
 
 
+def graph_nodes(tensor: Tensor) -> Iterator[Any]:
+    """The nodes of the graph in which a tensor was computed, each once."""
+    waiting, seen = [tensor.grad_fn], set[Any]()
+    while waiting:
+        node = waiting.pop()
+        if node is not None and node not in seen:
+            seen.add(node)
+            yield node
+            waiting += [following for following, _ in node.next_functions]
+
+
 def refuse_reentrant(loss: Tensor) -> None:
     """Refuse a loss with reentrant activation checkpointing, whose gradients do not reach θ."""
-    seen, left = set(), [loss.grad_fn]
-    while left:
-        node = left.pop()
-        if node is None or node in seen:
-            continue
-        if type(node).__name__ == _REENTRANT:
-            raise LCAError(
-                "the model uses reentrant activation checkpointing (torch.utils.checkpoint.checkpoint with "
-                "use_reentrant=True), which gives gradients to .backward() without arguments only, and none "
-                "to what is measured; pass use_reentrant=False (in Hugging Face's transformers: "
-                'gradient_checkpointing_kwargs={"use_reentrant": False}).'
-            )
-        seen.add(node)
-        left.extend(next_node for next_node, _ in node.next_functions)
+    if any(type(node).__name__ == _REENTRANT for node in graph_nodes(loss)):
+        raise LCAError(
+            "the model uses reentrant activation checkpointing (torch.utils.checkpoint.checkpoint with "
+            "use_reentrant=True), which gives gradients to .backward() without arguments only, and none "
+            "to what is measured; pass use_reentrant=False (in Hugging Face's transformers: "
+            'gradient_checkpointing_kwargs={"use_reentrant": False}).'
+        )
 
 
 _REENTRANT = "CheckpointFunctionBackward"

@@ -5,7 +5,6 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 from functools import partial
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -13,6 +12,7 @@ from torch import Tensor
 from lca.errors import LCAError
 from lca.frameworks import PyTree, tensors_in
 from lca.objective import State
+from lca_torch._checks import graph_nodes
 from lca_torch._reads import InPlaceOf, Reads
 from lca_torch._replica import Held
 from lca_torch._state import UNCOPIED, Followed
@@ -178,15 +178,8 @@ def _refuse_computed(tensors: Mapping[str, Tensor], own: Mapping[str, Tensor]) -
 
 def graph_leaves(tensor: Tensor) -> Iterator[Tensor]:
     """The tensors that require a gradient and from which a tensor was computed."""
-    waiting, seen = [tensor.grad_fn], set[Any]()
-    while waiting:
-        node = waiting.pop()
-        if node is None or node in seen:
-            continue
-        seen.add(node)
-        if isinstance(leaf := getattr(node, "variable", None), Tensor):
-            yield leaf
-        waiting += [following for following, _ in node.next_functions]
+    leaves = (getattr(node, "variable", None) for node in graph_nodes(tensor))
+    return (leaf for leaf in leaves if isinstance(leaf, Tensor))
 
 
 def _overlap(a: Tensor, b: Tensor) -> bool:
