@@ -16,6 +16,7 @@ import numpy as np
 
 from lca.frameworks._attributes import Attributes, slots_of
 from lca.frameworks._code import names_in
+from lca.frameworks._keepers import KEEPER, keeper_in
 from lca_keras._engine import tensor_types
 
 MOST_ENTRIES = 256
@@ -104,6 +105,8 @@ def is_part(value: Any) -> bool:
         return is_users(value)
     if isinstance(value, (FunctionType, MethodType, partial, SimpleNamespace, *_KERAS_PARTS)):
         return True
+    if type(value) is KEEPER:
+        return is_users(value)
     if isinstance(value, _BY_IDENTITY) or not is_users(type(value)):
         return False
     return hasattr(value, "__dict__") or bool(slots_of(type(value)))
@@ -154,6 +157,13 @@ def class_variables(kind: type) -> dict[str, Any]:
     """The attributes of a user's class that are settings, not methods."""
     own = ((name, value) for name, value in vars(kind).items() if not name.startswith("__"))
     return {name: value for name, value in own if is_setting(value) and not list(_functions(value))}
+
+
+def keepers_of(part: Any) -> list[Any]:
+    """The user's functions that keep their results: a part itself, or members of a class."""
+    members = list(vars(part).values()) if isinstance(part, type) else [part]
+    found = (keeper_in(member) for member in members)
+    return [keeper for keeper in found if keeper is not None and is_users(keeper)]
 
 
 def functions_of(part: Any) -> Iterator[FunctionType]:

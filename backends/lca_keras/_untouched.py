@@ -12,6 +12,7 @@ from keras.src.backend.common import global_state
 from keras.src.utils.tracking import Tracker
 
 from lca.errors import NonDeterministicError
+from lca.frameworks._keepers import emptied_again
 from lca_keras._reach import (
     LARGEST_ARRAY,
     NOT_READ,
@@ -19,6 +20,7 @@ from lca_keras._reach import (
     globals_of,
     held_by,
     is_users,
+    keepers_of,
     namespaces,
 )
 
@@ -86,6 +88,7 @@ def _restorers(part: Any) -> Iterator[Callable[[], None]]:
     if isinstance(part, FunctionType) and is_users(part):
         yield from map(_cell_restorer, part.__closure__ or ())
         yield from (_names_restorer(known, names) for known, names in globals_of(part))
+    yield from map(emptied_again, keepers_of(part))
     yield from (_array_restorer(held) for held in held_by(part) if _is_small_array(held))
     for mapping in namespaces(part):
         yield _restorer(mapping, dict(mapping))

@@ -32,10 +32,10 @@ from lca_torch._identities import (
     Identity,
     has_tensors,
     is_weak,
-    reads_identity,
     referent,
     replace_keys,
 )
+from lca_torch._kept_results import standing_in, users_keeper_in
 from lca_torch._libraries import in_library
 from lca_torch._shared_variables import DEFAULTS, Follower, SharedVariables
 
@@ -217,8 +217,7 @@ class Copier:
         named = self._variables.mention(function)
         names = named & function.__globals__.keys()
         inner = dict(function.__globals__)
-        if reads_identity(function):
-            inner["id"] = self.identity
+        inner.update(self.identity.builtins_in(function))
         cells = tuple(CellType() for _ in outer.cells)
         made = FunctionType(function.__code__, inner, function.__name__, None, cells or None)
         self._remember(function, made)
@@ -245,6 +244,10 @@ class Copier:
 
     def _other(self, value: Any, path: str) -> Any:
         """A copy made by the object's own rules; the tensors and modules in it are found by making one."""
+        if users_keeper_in(value) is not None:
+            return self._remember(value, standing_in(value, self.identity.original))
+        if isinstance(value, property):
+            return value
         if isinstance(value, frozenset):
             if has_tensors(value):
                 return self._remember(value, Uncopied(path, value, KEYED_BY_TENSORS))
@@ -269,7 +272,7 @@ class Copier:
 _SHARED = (
     type(None), bool, int, float, complex, str, bytes, range, slice, type(Ellipsis), Tensor, ModuleType,
     torch.dtype, torch.device, torch.Size, np.generic, np.dtype, CodeType, torch.fx.Graph,
-    type(len), type(torch.relu), type(torch.ops.aten), type(Tensor.add), property,
+    type(len), type(torch.relu), type(torch.ops.aten), type(Tensor.add),
 )  # fmt: skip
 _PLAIN = ("builtins", "collections")
 

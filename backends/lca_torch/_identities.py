@@ -12,29 +12,62 @@ from weakref import ProxyTypes, ReferenceType, WeakKeyDictionary, WeakSet, WeakV
 
 from torch import Tensor, nn
 
+from lca.errors import LCAError
+
 WEAK_CONTAINERS = (WeakKeyDictionary, WeakValueDictionary, WeakSet)
-_ID = "_id_of_the_original"
+_ORIGINAL = "_the_original"
 
 
 class Identity:
-    """Stands for `id` in the code of private copies: gives the number of the original."""
+    """Knows the originals of private copies, and answers for these where code asks by identity."""
 
     def __init__(self) -> None:
-        self._ids: dict[int, int] = {}
+        self._originals: dict[int, Any] = {}
         self._alive: list[Any] = []
 
-    def __call__(self, value: object) -> int:
-        own = id(value)
+    def original(self, value: Any) -> Any:
+        """The original of a copy, also in a tuple or as the owner of a method; all else as it is."""
+        if type(value) is tuple:
+            return tuple(map(self.original, value))
+        if isinstance(value, MethodType):
+            return MethodType(value.__func__, self.original(value.__self__))
+        return self._own(value)
+
+    def _own(self, value: Any) -> Any:
         if isinstance(value, Tensor):
-            found: int = value.__dict__.get(_ID, own)
-            return found
-        return self._ids.get(own, own)
+            return value.__dict__.get(_ORIGINAL, value)
+        return self._originals.get(id(value), value)
+
+    def id(self, value: object) -> int:
+        """Stands for `id` in the code of private copies: the number of the original."""
+        return id(self._own(value))
+
+    def hash(self, value: object) -> int:
+        """Stands for `hash` in the code of private copies: that of the original."""
+        return hash(self.original(value))
+
+    def builtins_in(self, function: FunctionType) -> dict[str, Any]:
+        """What takes the places of the builtins by which the code of a function asks for identity.
+
+        Raises
+        ------
+        LCAError
+            If the code calls ``__hash__`` by its name, which nothing can take the place of.
+        """
+        read = _read_by(function.__code__)
+        if "__hash__" in read:
+            raise LCAError(
+                f"{function.__qualname__} calls __hash__ by its name, but private copies are measured, which "
+                "have other identities; call hash(...), or use names (model.named_parameters())."
+            )
+        instead = {"id": self.id, "hash": self.hash}
+        return {name: instead[name] for name in read - function.__globals__.keys()}
 
     def learn(self, pairs: Iterable[tuple[Any, Any]]) -> None:
         """Take in originals and their copies."""
         for original, copy in pairs:
             if copy is not original:
-                self._ids[id(copy)] = id(original)
+                self._originals[id(copy)] = original
                 self._alive.append(copy)  # as long as its number is in use
 
     def keep(self, copy: object) -> None:
@@ -44,21 +77,19 @@ class Identity:
     @staticmethod
     def mark(attributes: dict[str, Any], original: Tensor) -> None:
         """Let these attributes of a tensor say which one it stands for."""
-        attributes[_ID] = id(original)
+        attributes[_ORIGINAL] = original
 
 
-def reads_identity(function: FunctionType) -> bool:
-    """Whether the code of a function calls the builtin `id`."""
-    return "id" not in function.__globals__ and _reads_id(function.__code__)
-
-
-def _reads_id(code: CodeType) -> bool:
-    inside = [constant for constant in code.co_consts if isinstance(constant, CodeType)]
-    if "id" in code.co_names and any(
-        found.argval == "id" and "GLOBAL" in found.opname for found in dis.get_instructions(code)
-    ):
-        return True
-    return any(map(_reads_id, inside))
+def _read_by(code: CodeType) -> set[str]:
+    """Which names that stand for identity some code reads: builtins, and ``__hash__`` of an object."""
+    found = set[str]().union(*(_read_by(inner) for inner in code.co_consts if isinstance(inner, CodeType)))
+    if {"id", "hash", "__hash__"}.isdisjoint(code.co_names):
+        return found
+    for one in dis.get_instructions(code):
+        is_builtin = one.argval in ("id", "hash") and "GLOBAL" in one.opname
+        if is_builtin or (one.argval == "__hash__" and ("ATTR" in one.opname or "METHOD" in one.opname)):
+            found.add(one.argval)
+    return found
 
 
 def is_weak(value: object) -> bool:

@@ -14,7 +14,8 @@ from typing import Any
 from lca.frameworks._attributes import Attributes
 from lca.frameworks._code import names_in
 from lca_torch._copies import Cells, Pair, Uncopied
-from lca_torch._identities import reads_identity
+from lca_torch._identities import Identity
+from lca_torch._kept_results import users_keeper_in
 from lca_torch._libraries import in_library
 from lca_torch._shared_state import functions_of, is_users
 
@@ -97,10 +98,10 @@ class Follower:
     copy
         Makes a private copy of a value, which the user knows under a path.
     identity
-        Takes the place of `id` in the code that calls it.
+        Takes the places of `id` and `hash` in the code that calls them.
     """
 
-    def __init__(self, copy: Callable[[Any, str], Any], identity: Callable[[Any], int]) -> None:
+    def __init__(self, copy: Callable[[Any, str], Any], identity: Identity) -> None:
         self._copy, self._identity = copy, identity
         self._owners: dict[int, SharedVariables] = {}
         self._names: dict[int, str] = {}
@@ -129,7 +130,8 @@ class Follower:
             for name, value in list(vars(base).items()):
                 found = functions_of(value)
                 self._methods += [(name, function) for function in found]
-                if not (found or name.startswith("__") or hasattr(type(value), "__get__")):
+                bound = hasattr(type(value), "__get__") and users_keeper_in(value) is None
+                if not (found or name.startswith("__") or bound):
                     self._add(owner, name, frozenset(), shared=True)
 
     def add_module(self, module: ModuleType, names: frozenset[str] | None = None) -> None:
@@ -157,8 +159,7 @@ class Follower:
             self._add_all(self._owner(function, around, around.__setitem__), frozenset(around), names)
         variables = self._owner(known, known, known.__setitem__)
         self._add_all(variables, names & known.keys(), names)
-        if reads_identity(function):
-            variables.private["id"] = self._identity
+        variables.private.update(self._identity.builtins_in(function))
         if function.__dict__:
             own = function.__dict__
             self._add_all(

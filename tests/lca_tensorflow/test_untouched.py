@@ -3,6 +3,7 @@
 import random
 from collections import deque
 from dataclasses import dataclass
+from functools import cache
 
 import keras
 import numpy as np
@@ -100,6 +101,40 @@ def test_attributes_written_in_call_are_as_before(run_eagerly):
         objective.loss(objective.theta(), (X[:, :2], Y))
     assert attributes(model) == before
     assert all(np.array_equal(a, v.numpy()) for a, v in zip(values, model.variables, strict=True))
+
+
+@cache
+def positions(length):
+    return tf.range(length, dtype="float32")
+
+
+@cache
+def gains(length):
+    return np.random.normal(size=length)  # noqa: NPY002
+
+
+class Gains(keras.Model):
+    """Multiplies by what a function computes once and keeps."""
+
+    def __init__(self, function):
+        super().__init__()
+        self.dense, self.function = DENSE(3), function
+        self.dense.build((None, 6))
+        self.built = True
+
+    def call(self, inputs):
+        return self.dense(inputs) * self.function(3)
+
+
+def test_a_function_that_keeps_its_results_is_left_to_training():
+    model = Gains(positions)
+    objective = Objective(model, cross_entropy(), (X, Y))
+    objective.loss_and_grad(objective.theta())
+    assert positions.cache_info().currsize == 0
+    assert model(X).shape == (len(X), 3)  # no symbolic tensor was kept
+    with pytest.raises(NonDeterministicError, match="random numbers"):
+        Objective(Gains(gains), cross_entropy(), (X, Y))
+    assert gains.cache_info().currsize == 0
 
 
 @pytest.mark.parametrize("run_eagerly", [False, True])

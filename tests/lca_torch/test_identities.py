@@ -111,6 +111,19 @@ def anchored_by_id():
     )
 
 
+def chosen_by_hash():
+    """By the hash of a parameter, a module and a pair of both."""
+    model = network()
+    chosen = {hash(model[0].weight), hash(model[2]), hash((model[0], model[0].bias))}
+
+    def loss(model, batch):
+        parts = [p for m in (model[0], model[2]) for p in m.parameters() if hash(p) in chosen]
+        parts += [m.bias for m in (model[0], model[2]) if hash(m) in chosen or hash((m, m.bias)) in chosen]
+        return plain(model, batch) + sum(p.square().sum() for p in parts)
+
+    return model, loss
+
+
 def anchored_in_attributes():
     model = network()
     for p in model.parameters():
@@ -150,6 +163,7 @@ def of_the_kind():
         lambda: refers(weakref.ref),
         lambda: refers(weakref.proxy),
         anchored_by_id,
+        chosen_by_hash,
         anchored_in_attributes,
         of_the_kind,
     ],
@@ -161,6 +175,7 @@ def of_the_kind():
         "ref",
         "proxy",
         "id of a parameter",
+        "hash",
         "attributes",
         "kind",
     ],
@@ -179,7 +194,7 @@ def test_the_measured_loss_finds_what_the_users_finds(make):
         assert abs(found - expected.item()) <= tolerances.summed(expected.item(), tolerances.EPS64)
         off = grad - torch.cat([g.reshape(-1) for g in grads])
         assert off.abs().max() <= ACCURACY * grad.abs().max()
-    assert "id" not in globals()
+    assert {"id", "hash"}.isdisjoint(globals())
 
 
 @pytest.mark.parametrize("kind", [dict, weakref.WeakKeyDictionary, "set", "frozenset"])
@@ -311,6 +326,19 @@ def test_a_loss_that_finds_parameters_by_their_address_is_refused():
         return plain(model, batch) + sum(chosen)
 
     with pytest.raises(LCAError, match=r"reads the \.data_ptr\(\) of 0\.bias.* by name"):
+        Objective(model, None, (X, Y), batch_loss=loss)
+
+
+def test_a_loss_that_calls_the_method_behind_hash_is_refused():
+    model = network()
+    chosen = {hash(model[0].weight)}
+
+    def loss(model, batch):
+        return plain(model, batch) + sum(
+            p.square().sum() for p in model.parameters() if p.__hash__() in chosen
+        )
+
+    with pytest.raises(LCAError, match=r"calls __hash__ by its name.* call hash"):
         Objective(model, None, (X, Y), batch_loss=loss)
 
 

@@ -1,0 +1,119 @@
+"""Functions of the user's that keep their results (`functools.lru_cache`), called from private copies."""
+
+import pickle
+import random
+from collections.abc import Callable
+from types import MethodType
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.utils._pytree import tree_leaves
+
+from lca.errors import LCAError
+from lca.frameworks._keepers import KEEPER, emptied_again, keeper_in
+from lca_torch._libraries import in_library
+
+
+class KeptResults:
+    """Stands for such a function in private copies: gives them what the user's model gets from it.
+
+    A result that is kept was computed from the user's modules and parameters as they were then, and training
+    goes on using it. The function itself is therefore called, with the originals of what the copies pass.
+
+    Parameters
+    ----------
+    function
+        The user's function, with what it keeps.
+    original
+        Gives the original of a copy, and everything else as it is.
+
+    Raises
+    ------
+    LCAError
+        In a call, if an argument has no original, if the result leads to what is measured or was drawn at
+        random, or if results are forgotten.
+    """
+
+    def __init__(self, function: Any, original: Callable[[Any], Any]) -> None:
+        self._function, self._original = function, original
+
+    def __get__(self, instance: Any, owner: type | None = None) -> Any:
+        return self if instance is None else MethodType(self, instance)
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        given = [self._original(value) for value in (*args, *kwargs.values())]
+        if any(map(_is_made, tree_leaves(given))):
+            raise self._error(_GIVEN)
+        before, drawn, put_back = self._function.cache_info(), _random_states(), emptied_again(self._function)
+        with torch._C.DisableTorchFunction(), torch.enable_grad():
+            result = self._function(*given[: len(args)], **dict(zip(kwargs, given[len(args) :], strict=True)))
+        computed = self._function.cache_info().misses > before.misses
+        reason = ""
+        if any(map(_is_measured, tree_leaves(result))):
+            reason = _MEASURED
+        elif computed and before.currsize == before.maxsize:
+            reason = _FULL
+        elif computed and drawn != _random_states():
+            reason = _RANDOM
+        if not reason:
+            return result
+        put_back()
+        raise self._error(reason)
+
+    def cache_info(self) -> Any:
+        """What the user's function says."""
+        return self._function.cache_info()
+
+    def _error(self, reason: str) -> LCAError:
+        name = getattr(self._function, "__qualname__", "a function")
+        return LCAError(
+            f"the loss calls {name}, which keeps its results (functools.lru_cache), and {reason}."
+        )
+
+
+_GIVEN = (
+    "passes it a tensor that is no parameter or buffer of the model; what is kept for it is not found "
+    "for its copy: compute it anew each time"
+)
+_MEASURED = (
+    "gets from it parameters of the model, or what was computed from them with its gradient, which would not "
+    "move with theta; compute it anew each time, or under torch.no_grad() if it is a constant in training"
+)
+_FULL = (
+    "it has no room for one more (maxsize), so that some are computed again and again as parameters move; "
+    "use lru_cache(maxsize=None)"
+)
+_RANDOM = (
+    "it draws random numbers when it is called first, which training would miss; call it once before the "
+    "objective is made"
+)
+
+
+def _random_states() -> tuple[bytes, bytes, object]:
+    """Of the global generators."""
+    numpy = np.random.get_state(legacy=False)  # noqa: NPY002 - the global one is what counts
+    return torch.get_rng_state().numpy().tobytes(), pickle.dumps(numpy), random.getstate()
+
+
+def _is_made(leaf: Any) -> bool:
+    return isinstance(leaf, Tensor) and not isinstance(leaf, nn.Parameter)
+
+
+def _is_measured(leaf: Any) -> bool:
+    if isinstance(leaf, nn.Module):
+        return any(map(_is_measured, leaf.parameters()))
+    return isinstance(leaf, Tensor) and leaf.requires_grad
+
+
+def users_keeper_in(value: Any) -> Any:
+    """`keeper_in`, but ``None`` for a function of a library."""
+    keeper = keeper_in(value)
+    return None if keeper is None or in_library(keeper.__module__ or "") else keeper
+
+
+def standing_in(value: Any, original: Callable[[Any], Any]) -> Any:
+    """`KeptResults` for a function, or a property, static or class method made of it."""
+    stand_in = KeptResults(keeper_in(value), original)
+    return stand_in if type(value) is KEEPER else type(value)(stand_in)
