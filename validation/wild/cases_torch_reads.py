@@ -3,6 +3,7 @@
 # ruff: noqa: E731 - a named lambda keeps a case short
 
 import threading
+from functools import cache, lru_cache
 
 import torch
 from torch import nn
@@ -75,6 +76,35 @@ def _(run):
 
     model = WithLoss()
     return supervised(run, model, loss_fn=model.criterion)
+
+
+@torch_case("numbers and a mask of weights that functions under lru_cache have computed once")
+def _(run):
+    @lru_cache
+    def norm(module):
+        return float(module.weight.detach().norm())
+
+    @cache
+    def mask(weight):
+        return (weight.detach().abs() > 0.1).to(weight.dtype)
+
+    def loss(model, batch):
+        penalty = (mask(model[0].weight) * model[0].weight.square()).sum() / norm(model[2])
+        return F.cross_entropy(model(batch[0]), batch[1]) + 0.01 * penalty
+
+    return same_loss(run, mlp(6, 8, 3), loss)
+
+
+@torch_case("penalty of the parameters whose hash is in a set")
+def _(run):
+    model = mlp(6, 8, 3)
+    chosen = {hash(p) for p in model.parameters() if p.ndim == 2}
+
+    def loss(model, batch):
+        penalty = sum(p.square().sum() for p in model.parameters() if hash(p) in chosen)
+        return F.cross_entropy(model(batch[0]), batch[1]) + 0.01 * penalty
+
+    return same_loss(run, model, loss)
 
 
 @torch_case("loss module that shares a layer with the model")
