@@ -88,6 +88,7 @@ steps_without=0, helping_stderr=nan)]
             "HelpingCounts.per_group() or group_signs()."
         )
     names = check_names(names, signs.helping.shape[1], "the counts")
+    signs = Signs(*map(np.asarray, (signs.helping, signs.hurting, signs.zero)))
     pooled = Signs(*(counts.sum(axis=0) for counts in (signs.helping, signs.hurting, signs.zero)))
     columns = (
         signs.mean_helping_percent().tolist(),

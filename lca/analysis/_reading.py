@@ -4,7 +4,7 @@ A record is the `xarray.Dataset` that `lca.open_record` returns. Only the reques
 disk. Allocations are in units of the loss, negative = helping.
 """
 
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
@@ -301,18 +301,22 @@ def group_signs(
     ...         values = np.array([-1.0, -0.5, 0.0])
     ...         record.update(StepAllocation(values, 2.0, 0.5, residual=0.0, mass=1.5))
     ...     signs = group_signs(open_record(f"{folder}/run.zarr"))
-    >>> signs.helping, signs.hurting, signs.zero
-    (array([[2]]), array([[0]]), array([[1]]))
+    >>> signs.helping.values, signs.zero_percent().to_series().round(1).to_dict()
+    (array([[2]]), {(0, 'fc'): 33.3})
     """
     refuse_sampled(record, measured, "signs")
-    counts = [
-        select(record, f"{by}_{kind}", measured).transpose("step", by).values.astype(np.int64)
-        for kind in _SIGN_VARIABLES
-    ]
-    return Signs(*counts)
+    labels = {"step": steps_of(record), by: group_names(record, by)}
+
+    def counted(kind: str) -> Any:
+        values = select(record, f"{by}_{kind}", measured).transpose("step", by).values.astype(np.int64)
+        return labelled(values, labels, name=kind, units="parameters", measured=measured)
+
+    return Signs(*map(counted, _SIGN_VARIABLES))
 
 
-def histogram_counts(record: "Dataset", measured: str = "train") -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+def histogram_counts(
+    record: "Dataset", measured: str = "train"
+) -> tuple[np.ndarray, "DataArray", "DataArray"]:
     """The histogram of |A| of each step: bin edges, counts of helping entries, counts of hurting entries.
 
     Parameters
@@ -325,7 +329,7 @@ def histogram_counts(record: "Dataset", measured: str = "train") -> tuple[np.nda
     Returns
     -------
     edges, helping, hurting
-        Bin edges in units of the loss, shape (bins + 1,), and counts of shape (T, bins).
+        Bin edges in units of the loss, shape (bins + 1,), and counts (step, bin_edge_low).
 
     Raises
     ------
@@ -345,14 +349,15 @@ def histogram_counts(record: "Dataset", measured: str = "train") -> tuple[np.nda
     ...     {"measured": ["train"], "bin_edge_low": low, "bin_edge_high": high},
     ... )
     >>> edges, helping, hurting = histogram_counts(record)
-    >>> edges, helping
+    >>> edges, helping.values
     (array([ 0.1,  1. , 10. ]), array([[3, 1]]))
     """
     refuse_sampled(record, measured, "sizes")
     low, high = (np.asarray(variable_of(record, f"bin_edge_{end}").values) for end in ("low", "high"))
-    edges = np.append(low, high[-1])
-    helping, hurting = (
-        select(record, f"histogram_{kind}", measured).transpose("step", "bin").values
-        for kind in ("helping", "hurting")
-    )
-    return edges, np.asarray(helping), np.asarray(hurting)
+    labels = {"step": steps_of(record), "bin_edge_low": low}
+
+    def counted(kind: str) -> "DataArray":
+        values = select(record, f"histogram_{kind}", measured).transpose("step", "bin").values
+        return labelled(values, labels, name=kind, units="parameters", measured=measured)
+
+    return np.append(low, high[-1]), counted("helping"), counted("hurting")

@@ -99,7 +99,7 @@ def _of_whole(run: Run) -> Figures:
         yield "helping", lambda: _helping(run, first)
         if run.has("histogram_helping"):
             edges, *counts = analysis.histogram_counts(run.record, first)
-            yield "histogram", lambda: plot_histogram(edges, *(each.sum(axis=0) for each in counts))
+            yield "histogram", lambda: plot_histogram(edges, *(each.values.sum(axis=0) for each in counts))
     if run.has("neuron_total"):
         names = analysis.group_names(run.record, "neuron")
         rows = partial(analysis.group_totals, run.record, "neuron", first)

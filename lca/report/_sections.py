@@ -146,7 +146,7 @@ def noise(run: Run) -> Section:
     shown = [Chart(chart, caption)]
     if run.has("histogram_helping"):
         edges, *counts = histogram_counts(run.record, first)
-        chart = charts.histogram_chart(edges, *(count.sum(axis=0) for count in counts))
+        chart = charts.histogram_chart(edges, *(count.values.sum(axis=0) for count in counts))
         shown.append(Chart(chart, f"How often each size |A| occurs, over all parameters and {run.scope}."))
     if overall.steps_without_percent() == len(run.steps):
         text = _NOTHING

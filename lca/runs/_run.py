@@ -202,7 +202,8 @@ class Run:
 
     def layer_signs(self, measured: str) -> Signs:
         """The numbers of helping, hurting and zero parameters of each layer, (T, layers)."""
-        return group_signs(self.record, "layer", measured)
+        found = group_signs(self.record, "layer", measured)
+        return Signs(*map(np.asarray, (found.helping, found.hurting, found.zero)))
 
     def is_sampled(self, measured: str) -> bool:
         """Whether the steps were estimated from samples, whose noise makes single signs unreliable."""

@@ -32,7 +32,7 @@ class Signs:
     ----------
     helping, hurting, zero
         Integer arrays of one shape, (T,) or (T, groups); the first axis is the step. Means over the steps
-        have shape () or (groups,).
+        have shape () or (groups,). Those of a record are `xarray.DataArray`, and so are its percentages.
 
     Examples
     --------
@@ -128,13 +128,12 @@ def _all_of(length: int) -> Groups:
 
 
 def _percent(part: np.ndarray, whole: np.ndarray) -> np.ndarray:
-    percent = np.full(whole.shape, np.nan)
-    np.divide(100.0 * part, whole, out=percent, where=whole > 0)
-    return percent
+    return 100.0 * part / np.where(whole > 0, whole, np.nan)
 
 
 def _mean(percent: np.ndarray) -> np.ndarray:
     """Mean over the steps that are not NaN; `numpy.nanmean` would warn where no step is left."""
+    percent = np.asarray(percent)
     has = ~np.isnan(percent)
     count = np.asarray(has.sum(axis=0))
     mean = np.full(count.shape, np.nan)
