@@ -1,9 +1,9 @@
 """One class of MNIST: which weights and which phases of training lowered its loss?
 
 A network is trained on 3,000 digits, and every step is allocated to every weight for the loss of each class.
-Then the allocation is put to the test: the hundredth of the weights that lowered the loss of a class most is set
-back to the values before training, and so are as many weights chosen in other ways. The held-out loss of the
-class should rise, and that of other classes should not. The movement of each phase is taken back as well.
+Then the allocation is put to the test: the hundredth of the weights that lowered the loss of a class most is
+set back to the values before training, and so are as many weights chosen in other ways. The held-out loss of
+the class should rise, and that of other classes should not. The movement of each phase is taken back as well.
 
     OMP_NUM_THREADS=1 python -m validation.one_class.run
 """
