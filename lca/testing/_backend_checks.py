@@ -5,7 +5,7 @@ import sys
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from importlib.metadata import entry_points
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import numpy as np
 from hypothesis import strategies as st
@@ -69,6 +69,10 @@ class Case:
         weights = "weighted" if self.data.weight is not None else "unweighted"
         policies = f"frozen {self.network.frozen}, tied {self.network.tied}"
         return f"Case({layers}, {policies}, {self.network.loss}, {self.dtype}, {weights})"
+
+    def _repr_pretty_(self, printer: Any, cycle: bool) -> None:
+        """What Hypothesis prints; by default it lists all numbers."""
+        printer.text(repr(self))
 
 
 def make_case(network: Network, seed: int, dtype: Dtype, *, weighted: bool, unusual: bool = False) -> Case:

@@ -124,13 +124,9 @@ def _keras_state() -> dict[str, Any]:
     keras = sys.modules.get("keras")
     if keras is None or not hasattr(keras, "config"):
         return {}
-    config = keras.config
-    return {
-        "keras.config.floatx()": config.floatx(),
-        "keras.config.epsilon()": config.epsilon(),
-        "keras.config.image_data_format()": config.image_data_format(),
-        "keras.config.dtype_policy()": config.dtype_policy().name,
-    }
+    names = ("floatx", "epsilon", "image_data_format", "dtype_policy")
+    asked = {name: getattr(keras.config, name, None) for name in names}  # some while Keras is being imported
+    return {f"keras.config.{name}()": str(ask()) for name, ask in asked.items() if ask is not None}
 
 
 def _jax_state() -> dict[str, Any]:
@@ -138,7 +134,7 @@ def _jax_state() -> dict[str, Any]:
     if jax is None or not hasattr(jax, "config"):
         return {}
     names = ("jax_enable_x64", "jax_default_matmul_precision", "jax_debug_nans", "jax_disable_jit")
-    return {name: getattr(jax.config, name, None) for name in names}
+    return {name: getattr(jax.config, name) for name in names if hasattr(jax.config, name)}
 
 
 def arrays_in(value: Any, place: str = "") -> dict[str, Array]:
