@@ -216,6 +216,10 @@ class Run:
         points: list[Array] = []
         for t, step in enumerate(backend.train(objective, self.start, optimizer, self.batches)):
             require(step.index == t, f"step {t} is numbered {step.index}.")
+            for name, vector in _vectors_of(step):
+                eps = array_ops(vector).eps(vector)
+                right = f"step {t}: Step.{name} has machine epsilon {eps:.3g}, not that of {self.case.dtype}."
+                require(eps == self.case.eps, right)
             start, end = _numpy(step.start).copy(), _numpy(step.end).copy()
             points = points or [start]
             require(

@@ -129,6 +129,7 @@ def _require_nothing_changed(subject: ObjectiveSubject, objective: Objective, th
             if moved:
                 raise CheckFailure(_writes(subject, objective, numbers, batch, f"θ has changed {when}"))
         alive = threads() if i == 0 else alive
+    _require_any_memory(subject, objective, numbers)
     for _ in range(2):
         objective.loss(theta)
     more = threads() - alive  # a library may start its threads in the first call
@@ -138,6 +139,25 @@ def _require_nothing_changed(subject: ObjectiveSubject, objective: Objective, th
     with suppress(Exception):  # the error itself is checked by another law
         objective.loss_and_grad(_too_long(subject, objective))
     require_nothing_else_changed(subject, before, "after a refused vector")
+
+
+def _require_any_memory(subject: ObjectiveSubject, objective: Objective, numbers: Array) -> None:
+    """θ may be read-only, as that of stored points, and may be a column of a matrix."""
+    theta = subject.vector(numbers.copy())
+    if not isinstance(theta, np.ndarray):
+        return
+    loss, grad = evaluated(objective, theta, None)
+    theta.flags.writeable = False
+    column = np.stack([numbers, numbers + 1], axis=1)[:, 0]
+    for vector, what in ((theta, "a read-only θ"), (column, "a θ whose entries are not side by side")):
+        try:
+            found, found_grad = evaluated(objective, vector, None)
+        except ValueError as error:
+            raise CheckFailure(f"{what} raised {error}; copy it before changing it.") from error
+        eps = eps_of(numbers.dtype)
+        require_close(found, loss, tolerances.repeat(loss, eps), f"the loss at {what}")
+        tolerance = tolerances.repeat(float(np.abs(grad).max()), eps)
+        require_gradient(objective.layout, found_grad, grad, tolerance, f"the gradient at {what}")
 
 
 def visible(subject: ObjectiveSubject) -> dict[str, Any]:

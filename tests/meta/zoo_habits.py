@@ -14,7 +14,7 @@ from lca.reference import Batch
 from lca.reference._backend import NumpyBackend
 from lca.testing import ObjectiveSubject
 from tests.meta.animals import Passing, Wrong
-from tests.meta.zoo_calls import Scheduled, Selecting, dataset_loss, subject_of
+from tests.meta.zoo_calls import Sampling, Scheduled, Selecting, dataset_loss, subject_of
 
 
 class SmallIsNothing(Passing):
@@ -153,6 +153,35 @@ class OneZeroIfNotAsked(Selecting):
         return loss, self.zeros
 
 
+class PutsBack(Passing):
+    """Moves θ in place and puts it back exactly, which stored points do not allow."""
+
+    def loss_and_grad(self, theta, batch=None):
+        kept = theta.copy()
+        theta += theta.dtype.type(1)
+        theta[...] = kept
+        return super().loss_and_grad(theta, batch)
+
+
+class TakesThePointer(Passing):
+    """Passes the memory of θ on, as to a library in C, without its strides."""
+
+    def loss(self, theta, batch=None):
+        whole = theta if theta.base is None or theta.base.ndim == 1 else theta.base.ravel()[: len(theta)]
+        return super().loss(whole if theta.ndim == 1 else theta, batch)
+
+    def loss_and_grad(self, theta, batch=None):
+        whole = theta if theta.base is None or theta.base.ndim == 1 else theta.base.ravel()[: len(theta)]
+        return super().loss_and_grad(whole if theta.ndim == 1 else theta, batch)
+
+
+class NoWeightIsCounted(Sampling):
+    """A weight of 0 in a sample counts as 1."""
+
+    def batch(self, index, weight=None):
+        return super().batch(index, None if weight is None else np.where(weight, weight, 1.0))
+
+
 class _Sets(Passing):
     """Sets a mode of the process in each call."""
 
@@ -265,6 +294,13 @@ class LiveGradient(NumpyBackend):
             yield replace(step, gradient=objective.live[step.start.dtype])
 
 
+class TrainsInDouble(NumpyBackend):
+    """Steps of a float32 objective are float64."""
+
+    def train(self, objective, theta, optimizer, batches):
+        return super().train(objective, theta.astype(np.float64), optimizer, batches)
+
+
 class _OtherData(NumpyBackend):
     def changed(self, data):
         raise NotImplementedError
@@ -353,6 +389,13 @@ WRONG_HABITS: dict[str, Wrong] = {
     "one zero if not asked": Wrong(
         "one vector of zeros returned if no tensor is asked for", ASKED, _selecting(OneZeroIfNotAsked)
     ),
+    "puts back": Wrong("θ moved in place and put back exactly", NOTHING, subject_of(PutsBack)),
+    "takes the pointer": Wrong("a strided θ read without its strides", NOTHING, subject_of(TakesThePointer)),
+    "no weight is counted": Wrong(
+        "a weight of 0 in a sample counts as 1",
+        "weighted_samples_are_weighted_means",
+        lambda: ObjectiveSubject(NoWeightIsCounted),
+    ),
     "sets decimals": Wrong("the precision of decimal numbers set", NOTHING, subject_of(SetsDecimals)),
     "sets timeout": Wrong("the time limit of sockets set", NOTHING, subject_of(SetsTimeout)),
     "sets log level": Wrong("the level of the root logger set", NOTHING, subject_of(SetsTheLevelOfLogs)),
@@ -373,6 +416,9 @@ WRONG_BACKEND_HABITS: dict[str, Wrong] = {
     "rate decays": Wrong("the learning rate decays after 10 updates", LASTS, RateDecays),
     "one point for all runs": Wrong(
         "two runs share their parameters", "runs_do_not_depend_on_each_other", OnePointForAllRuns
+    ),
+    "trains in double": Wrong(
+        "steps of a float32 objective in float64", "training_equals_the_reference", TrainsInDouble
     ),
     "live gradient": Wrong("Step.gradient is overwritten by measuring", FIELDS, LiveGradient),
     "large inputs scaled": Wrong("features divided where one exceeds 10", REFERENCE, ScalesLargeInputs),
