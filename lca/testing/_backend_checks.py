@@ -445,11 +445,10 @@ def dropout_is_off(backend: Backend, case: Case) -> None:
 def batch_statistics_are_those_of_the_measuring_batch(backend: Backend, case: Case) -> None:
     """BatchNorm "batch" uses the biased statistics of the measuring batch, and differentiates them."""
     _require_reference(backend, case, "with the statistics of the measuring batch")
-    for options in ({"batch_size": 12}, {}):  # by default, 17 examples are one batch
-        ours, reference = (
-            each.objective(case.network, case.data, dtype, **options)
-            for each, dtype in ((backend, case.dtype), (NumpyBackend(), "float64"))
-        )
+    every: list[dict[str, int]] = [{"batch_size": 12}, {}]  # by default, 17 examples are one batch
+    for options in every:
+        ours = backend.objective(case.network, case.data, case.dtype, **options)
+        reference = NumpyBackend().objective(case.network, case.data, "float64", **options)
         found = evaluate(ours, backend.vector(case.points[0]), None)
         expected = evaluate(reference, case.points[0].astype(np.float64), None)
         _require_same(found, expected, case, f"in measuring batches of {options or 'the default size'}")

@@ -250,7 +250,7 @@ def states_do_not_depend_on_each_other(subject: ObjectiveSubject, draw: Draw) ->
     state = state_of(objective)
     assert state is not None
     eps, theta = eps_of(subject.widest), subject.theta(objective.layout, draw)
-    kinds = {
+    kinds: dict[str, Callable[[Objective], Objective]] = {
         "its own state": lambda one: at_state(one, state_of(one)),
         "another state": lambda one: at_state(one, moved_state(state_of(one) or {})),
         "a third state": lambda one: at_state(one, moved_state(moved_state(state_of(one) or {}))),
