@@ -112,7 +112,11 @@ class Stateful(Protocol):
         """A copy of the state as it is now; ``None`` if the loss depends on θ alone."""
 
     def at_state(self, state: State) -> Objective:
-        """The same loss with this state, a function of θ alone."""
+        """The same loss with this state, a function of θ alone.
+
+        It may keep the arrays as they are, as no caller changes them later. Objectives in several states
+        exist at once, and are evaluated in turn.
+        """
 
 
 @runtime_checkable

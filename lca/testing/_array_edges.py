@@ -12,6 +12,7 @@ from lca.testing._array_checks import (
     random_vectors,
     same_numbers,
 )
+from lca.testing._array_results import RESULT_CHECKS
 from lca.testing._laws import require
 from lca.testing._report import Check
 from lca.tolerances import summed
@@ -112,4 +113,4 @@ def snapshots_do_not_collide(subject: ArraySubject, values: Array) -> None:
         require(not known, f"unchanged() is True for another vector, the {i}th that was tried.")
 
 
-ALL_ARRAY_CHECKS: list[Check] = [*ARRAY_CHECKS, *EDGE_CHECKS]
+ALL_ARRAY_CHECKS: list[Check] = [*ARRAY_CHECKS, *EDGE_CHECKS, *RESULT_CHECKS]

@@ -5,7 +5,7 @@ import sys
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from importlib.metadata import entry_points
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import numpy as np
 from hypothesis import strategies as st
@@ -20,7 +20,7 @@ from lca.reference._backend import ENTRY_POINT_GROUP, Backend, Dtype, NumpyBacke
 from lca.reference._data import Batch, Dataset
 from lca.reference._models import Dropout, Network, mlp
 from lca.reference._optimizers import SGD, Adam, AdamW, Optimizer, RMSProp
-from lca.step import Trajectory
+from lca.step import Step, Trajectory
 from lca.testing._laws import require, require_close
 from lca.testing._process_state import arrays_in, process_state, same
 from lca.testing._report import Check
@@ -70,19 +70,40 @@ class Case:
         policies = f"frozen {self.network.frozen}, tied {self.network.tied}"
         return f"Case({layers}, {policies}, {self.network.loss}, {self.dtype}, {weights})"
 
+    def _repr_pretty_(self, printer: Any, cycle: bool) -> None:
+        """What Hypothesis prints; by default it lists all numbers."""
+        printer.text(repr(self))
 
-def make_case(network: Network, seed: int, dtype: Dtype, *, weighted: bool) -> Case:
-    """A case with random data and a random path; all numbers are exact in float32 and float64."""
+
+def make_case(network: Network, seed: int, dtype: Dtype, *, weighted: bool, unusual: bool = False) -> Case:
+    """A case with random data and a random path; all numbers are exact in float32 and float64.
+
+    With ``unusual``, one feature is far from the others, and one example has no weight, another a large one.
+    """
     data = random_batch(network, seed, weighted=weighted)
+    data = _unusual(data, np.random.default_rng([seed, 5])) if unusual else data
     points = random_path(network.layout, seed + 1, 3, start=network.init(seed))
     return Case(network, data, points.astype(dtype), dtype)
 
 
-def cases_of(networks: st.SearchStrategy[Network]) -> st.SearchStrategy[Case]:
-    """Cases with random data, path and precision for these networks."""
-    return st.builds(
-        make_case, networks, seeds, st.sampled_from(["float32", "float64"]), weighted=st.booleans()
-    )
+def _unusual(data: Batch, rng: np.random.Generator) -> Batch:
+    x, weight = data.x.copy(), data.weight
+    at = int(rng.integers(x.size))
+    x.flat[at] += np.copysign(FAR, x.flat[at])
+    if weight is not None:
+        weight = weight.copy()
+        weight[rng.permutation(len(weight))[:2]] = 0.0, HEAVY
+    return Batch(x, data.y, weight)
+
+
+FAR, HEAVY = 12.0, 8.0
+
+
+def cases_of(networks: st.SearchStrategy[Network], *, unusual: bool = True) -> st.SearchStrategy[Case]:
+    """Cases with random data, path and precision for these networks; data may be unusual."""
+    dtypes = st.sampled_from(["float32", "float64"])
+    some = st.sampled_from([False, True, True, True] if unusual else [False])
+    return st.builds(make_case, networks, seeds, dtypes, weighted=st.booleans(), unusual=some)
 
 
 cases = cases_of(networks())
@@ -195,6 +216,10 @@ class Run:
         points: list[Array] = []
         for t, step in enumerate(backend.train(objective, self.start, optimizer, self.batches)):
             require(step.index == t, f"step {t} is numbered {step.index}.")
+            for name, vector in _vectors_of(step):
+                eps = array_ops(vector).eps(vector)
+                right = f"step {t}: Step.{name} has machine epsilon {eps:.3g}, not that of {self.case.dtype}."
+                require(eps == self.case.eps, right)
             start, end = _numpy(step.start).copy(), _numpy(step.end).copy()
             points = points or [start]
             require(
@@ -235,10 +260,13 @@ def _optimizers(dtype: Dtype) -> st.SearchStrategy[tuple[Optimizer, ...]]:
     )
 
 
+UPDATES = 20
 _sizes = st.lists(st.integers(3, 9), min_size=4, max_size=7).map(tuple)
 _penalties = st.sampled_from([0.0, 0.25])
-_plain = cases_of(networks(features=()))
-_with_features = st.builds(Run, cases, st.just((SGD(0.05, momentum=0.9),)), st.just((5, 5, 5)))
+_plain = cases_of(networks(features=()), unusual=False)
+_with_features = st.builds(
+    Run, cases_of(networks(), unusual=False), st.just((SGD(0.05, momentum=0.9),)), st.just((5, 5, 5))
+)
 _without = _plain.flatmap(
     lambda case: st.builds(Run, st.just(case), _optimizers(case.dtype), _sizes, _penalties)
 )
@@ -270,6 +298,33 @@ def training_equals_the_reference(backend: Backend, run: Run) -> None:
     _require_path(run.path(backend, objective, again), run, again, ", run a second time")
 
 
+def optimizers_remember_their_state(backend: Backend, run: Run) -> None:
+    """Every optimizer with a state keeps it over many updates, and the constants stay as they are."""
+    objective = run.objective(backend)
+    for optimizer in run.optimizers[:-1]:
+        _require_path(run.path(backend, objective, optimizer), run, optimizer, "")
+
+
+def runs_do_not_depend_on_each_other(backend: Backend, run: Run) -> None:
+    """Two runs of one objective that take turns are those of the reference, each with its own state."""
+    objective, first, second = run.objective(backend), run.optimizers[0], run.optimizers[-1]
+    beside = backend.train(objective, run.start * run.start.dtype.type(0.5), second, run.batches)
+    found = run.path(backend, objective, first, lambda: next(beside, None))
+    _require_path(found, run, first, ", beside another run")
+
+
+_long_runs = _plain.flatmap(
+    lambda case: st.builds(Run, st.just(case), _optimizers(case.dtype), st.just((7,) * UPDATES))
+)
+for _law, _runs in (
+    (optimizers_remember_their_state, _long_runs),
+    (runs_do_not_depend_on_each_other, _with_features | _without),
+):
+    BACKEND_CHECKS.append(
+        Check(_law.__name__, _law, lambda backend, runs=_runs: runs, lambda backend: True, part=4)  # type: ignore[misc]
+    )
+
+
 @training
 def measuring_does_not_disturb_training(backend: Backend, run: Run) -> None:
     """The path is the same if the objective is evaluated elsewhere between two updates."""
@@ -283,19 +338,37 @@ def measuring_does_not_disturb_training(backend: Backend, run: Run) -> None:
 
 @training
 def steps_report_what_made_them(backend: Backend, run: Run) -> None:
-    """`Step.batch` and `Step.gradient`, where a backend sets them, are those of the update."""
+    """`Step.batch` and `Step.gradient`, where a backend sets them, are those of the update.
+
+    A step stays the same while the objective is evaluated at other points.
+    """
     objective = run.objective(backend)
     batches = run.batches
+    elsewhere = backend.vector(run.case.points[-1] + run.case.points.dtype.type(0.5))
     for step, batch in zip(
         backend.train(objective, run.start, run.optimizers[0], batches), batches, strict=True
     ):
+        kept = {name: _numpy(vector).copy() for name, vector in _vectors_of(step)}
+        objective.loss(elsewhere)
+        objective.loss_and_grad(elsewhere)
+        for name, vector in _vectors_of(step):
+            same_as_before = np.array_equal(_numpy(vector), kept[name])
+            require(
+                same_as_before, f"step {step.index}: Step.{name} has changed after a measurement; copy it."
+            )
         if step.batch is not None:
             given = same(arrays_in(step.batch), arrays_in(batch))
             require(given, f"step {step.index}: Step.batch is not the batch of the update.")
         if step.gradient is not None:
             expected = _numpy(objective.loss_and_grad(step.start, batch)[1])
             tolerance = tolerances.gradient(1 + float(np.abs(expected).max()), run.case.eps)
-            require_close(_numpy(step.gradient), expected, tolerance, f"step {step.index}: Step.gradient")
+            require_close(kept["gradient"], expected, tolerance, f"step {step.index}: Step.gradient")
+
+
+def _vectors_of(step: Step) -> Iterator[tuple[str, Vector]]:
+    for name in ("start", "end", "gradient"):
+        if getattr(step, name) is not None:
+            yield name, getattr(step, name)
 
 
 @training
@@ -372,6 +445,13 @@ def dropout_is_off(backend: Backend, case: Case) -> None:
 def batch_statistics_are_those_of_the_measuring_batch(backend: Backend, case: Case) -> None:
     """BatchNorm "batch" uses the biased statistics of the measuring batch, and differentiates them."""
     _require_reference(backend, case, "with the statistics of the measuring batch")
+    every: list[dict[str, int]] = [{"batch_size": 12}, {}]  # by default, 17 examples are one batch
+    for options in every:
+        ours = backend.objective(case.network, case.data, case.dtype, **options)
+        reference = NumpyBackend().objective(case.network, case.data, "float64", **options)
+        found = evaluate(ours, backend.vector(case.points[0]), None)
+        expected = evaluate(reference, case.points[0].astype(np.float64), None)
+        _require_same(found, expected, case, f"in measuring batches of {options or 'the default size'}")
 
 
 @policy("frozen_norm")
@@ -407,15 +487,16 @@ def tied_parameters_count_once(backend: Backend, case: Case) -> None:
 @policy()
 def penalty_is_a_separate_term(backend: Backend, case: Case) -> None:
     """With a penalty, the objective is a Sum of the unchanged term ``data`` and the term ``penalty``."""
-    objective, reference = case.objective(backend, penalty=0.25), case.reference(penalty=0.25)
-    names = sorted(objective.terms) if isinstance(objective, Sum) else type(objective).__name__
-    require(names == ["data", "penalty"], f"expected a Sum of the terms data and penalty, got {names}.")
-    for point in case.points:
-        for batch, where in ((None, "the data"), (case.measuring_batches[-1], "a batch of two")):
-            found = evaluate(objective, backend.vector(point), batch).terms
-            expected = evaluate(reference, point.astype(np.float64), batch).terms
-            for name in names:
-                _require_same(found[name], expected[name], case, f"the term {name!r} on {where}")
+    for penalty in (0.25, 3.0):
+        objective, reference = case.objective(backend, penalty=penalty), case.reference(penalty=penalty)
+        names = sorted(objective.terms) if isinstance(objective, Sum) else type(objective).__name__
+        require(names == ["data", "penalty"], f"expected a Sum of the terms data and penalty, got {names}.")
+        for point in case.points[:2]:
+            for batch, where in ((None, "the data"), (case.measuring_batches[-1], "a batch of two")):
+                found = evaluate(objective, backend.vector(point), batch).terms
+                expected = evaluate(reference, point.astype(np.float64), batch).terms
+                for name in names:
+                    _require_same(found[name], expected[name], case, f"the term {name!r} on {where}")
 
 
 @policy("frozen", "tied")

@@ -133,7 +133,7 @@ def check_objective(
         point (K,). The line between two points must be in the domain as well.
     scale
         Standard deviation of the random parameters, unless ``points`` is given. Most cases have this size;
-        others a quarter or four times of it, or one entry that is 20 times as large.
+        others a quarter or four times of it, or one entry that is at least 20 times as large.
     dtypes
         The dtypes of θ that the objective supports.
     samples, seed, expected_failures, only, skip, on_fail, progress

@@ -124,7 +124,7 @@ def batches_are_in_the_state(subject: ObjectiveSubject, draw: Draw) -> None:
     theta = subject.theta(objective.layout, draw)
     parts = [(weight, other.loss(theta, batch)) for weight, batch in subject.batches]
     whole, total = other.loss(theta), sum(weight for weight, _ in parts)
-    ignored = len(parts) > 1 and all(part == whole for _, part in parts)
+    ignored = len(parts) > 1 and whole != 0 and all(part == whole for _, part in parts)
     require(not ignored, "in another state, every batch has the loss of the whole; is `batch` ignored?")
     size = max(sum(abs(w * part) for w, part in parts) / total, typical(subject, objective, draw)[0])
     mean = sum(w * part for w, part in parts) / total

@@ -1,12 +1,13 @@
 """The laws of the optional members of an objective: samples, scores, state, and selected gradients."""
 
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 
 import numpy as np
 from numpy.typing import NDArray
 
 from lca import tolerances
-from lca.arrays import Vector
+from lca.arrays import Vector, array_ops
 from lca.errors import LCAError
 from lca.objective import (
     Batch,
@@ -89,6 +90,7 @@ def weighted_samples_are_weighted_means(subject: ObjectiveSubject, draw: Draw) -
     index = drawn(objective, rng)
     # Exact in float32: a framework may convert weights to the dtype of its losses. Not in float16.
     weight = rng.integers(2**12, 2**16, len(index)) / 2.0 ** rng.integers(6, 22, len(index))
+    weight[1 : 1 + len(weight) // 4] = 0.0
     _require_mean(subject, objective, draw, index, weight)
 
 
@@ -242,6 +244,28 @@ def state_is_copied_and_used(subject: ObjectiveSubject, draw: Draw) -> None:
         require_close(after, losses, tolerance, f"{what}; return a copy")
 
 
+def states_do_not_depend_on_each_other(subject: ObjectiveSubject, draw: Draw) -> None:
+    """Objectives in two states give their own losses and gradients in turn, and change none of each other."""
+    objective = subject.make()
+    state = state_of(objective)
+    assert state is not None
+    eps, theta = eps_of(subject.widest), subject.theta(objective.layout, draw)
+    kinds: dict[str, Callable[[Objective], Objective]] = {
+        "its own state": lambda one: at_state(one, state_of(one)),
+        "another state": lambda one: at_state(one, moved_state(state_of(one) or {})),
+        "a third state": lambda one: at_state(one, moved_state(moved_state(state_of(one) or {}))),
+    }
+    alone = {name: evaluated(make(subject.make()), theta, None) for name, make in kinds.items()}
+    alone["no state given"] = evaluated(subject.make(), theta, None)
+    together = {name: make(objective) for name, make in kinds.items()} | {"no state given": objective}
+    for name in [*draw.rng(100).permutation(list(together)), *together]:
+        loss, grad = evaluated(together[name], theta, None)
+        what = f"with {name}, while objectives in other states exist"
+        require_close(loss, alone[name][0], tolerances.repeat(alone[name][0], eps), f"the loss {what}")
+        tolerance = tolerances.repeat(float(np.abs(alone[name][1]).max()), eps)
+        require_gradient(objective.layout, grad, alone[name][1], tolerance, f"the gradient {what}")
+
+
 def random_direction(draw: Draw, size: int) -> Array:
     direction: Array = draw.rng(74).normal(size=size) / np.sqrt(size)
     return direction
@@ -263,9 +287,9 @@ def _moved(value: Vector) -> Vector:
 
 def _overwrite(value: Vector) -> None:
     """Change an array in place where its type allows that."""
-    if _is_floating(value):
+    if _is_floating(value) or "int" in str(getattr(value, "dtype", "")):
         try:
-            value[...] = value + 1.0
+            value[...] = value + 1
         except (TypeError, ValueError, AttributeError, NotImplementedError):
             return
 
@@ -288,12 +312,36 @@ def asked_tensors_are_differentiated(subject: ObjectiveSubject, draw: Draw) -> N
     for name, part in layout.unflatten(direction).items():
         part[...] *= name in names
     require_slope(subject, other, numbers, direction, f"along {', '.join(names)}, which were asked for")
+    place, batch = subject.pick(draw)
+    where = f"on {place}, along {', '.join(names)}, which were asked for"
+    require_slope(subject, other, numbers, direction, where, batch=batch)
     named = differentiated_by(other)
     require(named == set(names), f"after differentiating({names}), differentiated is {sorted(named)}.")
     if not isinstance(other, Sum | Scaled):  # terms that are not selective compute all gradients
-        gradient = evaluated(other, subject.vector(numbers), None)[1]
-        for name, part in layout.unflatten(gradient).items():
-            require(name in names or not part.any(), f"{name} was not asked for, and has a gradient ≠ 0.")
+        for where, given in (("the whole data", None), (place, batch)):
+            gradient = evaluated(other, subject.vector(numbers), given)[1]
+            for name, part in layout.unflatten(gradient).items():
+                zero = name in names or not part.any()
+                require(zero, f"{name} was not asked for, and has a gradient ≠ 0 on {where}.")
+        _require_own_zeros(subject, other, names, numbers)
+
+
+def _require_own_zeros(subject: ObjectiveSubject, other: Objective, names: list[str], numbers: Array) -> None:
+    """Entries that are 0 as nobody asked for them belong to the caller as well, also if all of them are."""
+    with suppress(*REFUSALS):
+        for asked in (names, []):
+            selected = differentiating(other, asked)
+            ops, grad = array_ops(subject.vector(numbers)), selected.loss_and_grad(subject.vector(numbers))[1]
+            before = as_numpy(grad)
+            ops.add_scaled(grad, 1.0, subject.vector(np.ones_like(numbers)))
+            again = as_numpy(selected.loss_and_grad(subject.vector(numbers))[1])
+            zero = (before == 0) & (again != 0)
+            asked_for = ", ".join(asked) or "no tensor"
+            require(
+                not zero.any(),
+                f"asked for {asked_for}: zeros of the gradient changed with one that was overwritten; make "
+                "new ones for each call.",
+            )
 
 
 MEMBER_CHECKS = [
@@ -304,6 +352,7 @@ MEMBER_CHECKS = [
         (whole_is_the_mean_of_its_examples, _whole_can_be_sampled),
         (scores_belong_to_their_examples, scores),
         (state_is_copied_and_used, moves),
+        (states_do_not_depend_on_each_other, moves),
         (asked_tensors_are_differentiated, _selects),
     )
 ]

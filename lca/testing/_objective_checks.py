@@ -7,6 +7,7 @@ from contextlib import suppress
 from typing import Any
 
 import numpy as np
+from scipy.optimize import brentq
 
 from lca import tolerances
 from lca.allocation import allocate
@@ -36,6 +37,9 @@ SHRINKS = (1.0, 16.0, 256.0)
 """Finite differences are taken with several steps, since a kink may lie within the first."""
 LENGTHS = (1.0, 1 / 8, 1 / 64, 1 / 512, 1 / 8192)
 """Lengths of the segments on which an allocation may add up, for losses that are stiff or have kinks."""
+
+BLOCK = 512
+"""Entries of a gradient that are looked at together; an error may begin at some index of a long tensor."""
 
 OBJECTIVE_CHECKS: list[Check] = []
 Law = Callable[[ObjectiveSubject, Draw], None]
@@ -125,6 +129,7 @@ def _require_nothing_changed(subject: ObjectiveSubject, objective: Objective, th
             if moved:
                 raise CheckFailure(_writes(subject, objective, numbers, batch, f"θ has changed {when}"))
         alive = threads() if i == 0 else alive
+    _require_any_memory(subject, objective, numbers)
     for _ in range(2):
         objective.loss(theta)
     more = threads() - alive  # a library may start its threads in the first call
@@ -134,6 +139,25 @@ def _require_nothing_changed(subject: ObjectiveSubject, objective: Objective, th
     with suppress(Exception):  # the error itself is checked by another law
         objective.loss_and_grad(_too_long(subject, objective))
     require_nothing_else_changed(subject, before, "after a refused vector")
+
+
+def _require_any_memory(subject: ObjectiveSubject, objective: Objective, numbers: Array) -> None:
+    """θ may be read-only, as that of stored points, and may be a column of a matrix."""
+    theta = subject.vector(numbers.copy())
+    if not isinstance(theta, np.ndarray):
+        return
+    loss, grad = evaluated(objective, theta, None)
+    theta.flags.writeable = False
+    column = np.stack([numbers, numbers + 1], axis=1)[:, 0]
+    for vector, what in ((theta, "a read-only θ"), (column, "a θ whose entries are not side by side")):
+        try:
+            found, found_grad = evaluated(objective, vector, None)
+        except ValueError as error:
+            raise CheckFailure(f"{what} raised {error}; copy it before changing it.") from error
+        eps = eps_of(numbers.dtype)
+        require_close(found, loss, tolerances.repeat(loss, eps), f"the loss at {what}")
+        tolerance = tolerances.repeat(float(np.abs(grad).max()), eps)
+        require_gradient(objective.layout, found_grad, grad, tolerance, f"the gradient at {what}")
 
 
 def visible(subject: ObjectiveSubject) -> dict[str, Any]:
@@ -257,13 +281,28 @@ def works_in_the_precision_of_theta(subject: ObjectiveSubject, draw: Draw) -> No
         columns = {
             f"the loss of loss_and_grad on {place}": np.array([[loss] for loss, _ in found]),
             f"the loss on {place}": np.array([[objective.loss(theta, *on(batch))] for theta in points]),
-            f"every entry of the gradient on {place}": np.array([grad for _, grad in found]),
         }
+        for name, entries in _blocks_of_entries(objective.layout):
+            what = f"every entry of the gradient of {name} on {place}"
+            columns[what] = np.array([grad[entries] for _, grad in found])
         for what, rows in columns.items():
             # Constants such as 0 or 0.5 are exact in float32; entries that vary from point to point are not.
             varying = rows[:, (np.diff(np.sort(rows, axis=0), axis=0) > 0).sum(axis=0) > 1]
             narrow = rows.dtype == np.float64 and varying.size and _is_single(varying)
             require(not narrow, f"{what} at float64 parameters is exact in float32.")
+
+
+def _blocks_of_entries(layout: Layout) -> Iterator[tuple[str, slice]]:
+    """Each tensor with its entries, a long one in blocks: one part of a gradient may lose its digits."""
+    start = 0
+    for name, size in zip(layout.names, layout.sizes, strict=True):
+        for first in range(start, start + size, BLOCK):
+            last = min(first + BLOCK, start + size)
+            yield (
+                name if size <= BLOCK else f"{name}, entries {first - start} to {last - start - 1}",
+                slice(first, last),
+            )
+        start += size
 
 
 def _is_single(numbers: Array) -> bool:
@@ -387,11 +426,18 @@ def gradients_may_be_overwritten(subject: ObjectiveSubject, draw: Draw) -> None:
         raise CheckFailure(
             "the gradient is a read-only array; return a copy, which the caller may overwrite."
         )
-    array_ops(grad).scaled(grad, 2.0)
-    after = as_numpy(objective.loss_and_grad(theta)[1])
+    ops = array_ops(grad)
+    ones = subject.vector(np.ones(objective.layout.size, subject.widest))
+    ops.add_scaled(ops.scaled(grad, 2.0), 1.0, ones)  # also of a gradient that is 0
+    what = "the gradient, after the first one was overwritten in place"
     tolerance = tolerances.repeat(float(np.abs(before).max()), eps_of(subject.widest))
-    what = "the gradient, after the first one was doubled in place"
-    require_gradient(objective.layout, after, before, tolerance, what)
+    require_gradient(objective.layout, as_numpy(objective.loss_and_grad(theta)[1]), before, tolerance, what)
+    elsewhere, (place, batch) = subject.theta(objective.layout, draw, 1), subject.pick(draw)
+    expected = evaluated(subject.make(), elsewhere, batch)[1]
+    found = evaluated(objective, elsewhere, batch)[1]
+    tolerance = tolerances.repeat(float(np.abs(expected).max()), eps_of(subject.widest))
+    what = f"the gradient at another θ on {place}, after the first one was overwritten in place"
+    require_gradient(objective.layout, found, expected, tolerance, what)
 
 
 @usual
@@ -475,7 +521,8 @@ def require_slope(
     """Require that gradient times direction is the slope of the loss at a point (K,).
 
     It is enough to agree at one of several steps h: a kink of the loss, or another period of a steep one, may
-    lie within the largest. A wrong gradient agrees at no step.
+    lie within the largest. A wrong gradient agrees at no step. Where two steps give the same slope, there is
+    none, and the larger step tells, whose tolerance is smaller.
     """
     loss, grad = evaluated(objective, subject.vector(numbers), batch)
     eps = eps_of(numbers.dtype)
@@ -493,11 +540,48 @@ def require_slope(
         tolerance = tolerances.central_difference(
             scale, max(usual_loss, *map(abs, (loss, ahead, behind))), eps, shrink
         )
+        if found and abs(slope - found[-1][0]) <= found[-1][1] / 2:
+            break  # the loss is smooth there, and the gradient agreed at no larger step
         if abs(terms.sum() - slope) <= tolerance:
             return
         found.append((slope, tolerance))
-    slope, tolerance = found[0]
+    slope, tolerance = found[-1]
     require_close(terms.sum(), slope, tolerance, f"the derivative {where}, against finite differences")
+
+
+@usual
+def small_gradients_are_right(subject: ObjectiveSubject, draw: Draw) -> None:
+    """Where an entry of the gradient passes through 0 between two points, it is right close to it."""
+    objective = subject.make()
+    place, batch = [("the whole data", None), subject.pick(draw)][int(draw.rng(101).integers(2))]
+    start, end = (subject.numbers(objective.layout, draw, stream) for stream in (0, 1))
+
+    def at(s: float) -> Array:
+        point: Array = (start + s * (end - start)).astype(subject.widest)
+        return point
+
+    def gradient(s: float) -> Array:
+        return evaluated(objective, subject.vector(at(s)), batch)[1].astype(np.float64)
+
+    first, last = gradient(0.0), gradient(1.0)
+    crossing = np.flatnonzero(first * last < 0)
+    if not crossing.size:
+        return
+    entry = int(draw.rng(102).choice(crossing))
+    root = brentq(lambda s: gradient(s)[entry], 0.0, 1.0, xtol=1e-14, maxiter=ROOT_STEPS, disp=False)
+    size = min(abs(first[entry]), abs(last[entry]))
+    direction = np.zeros(objective.layout.size)
+    direction[entry] = 1.0
+    where = f"on {place}, along {objective.layout.label(entry)}, whose gradient passes through 0 near there"
+    for distance in NEAR_ROOT:
+        s = root + distance
+        if abs(gradient(s)[entry]) < SMALL * size:  # otherwise it jumps over 0, at a kink
+            require_slope(subject, objective, at(s), direction, where, batch=batch)
+
+
+ROOT_STEPS, SMALL = 12, 1e-2
+NEAR_ROOT = (0.0, 1e-3, -1e-5, 1e-6, -1e-7)
+"""Where an entry is as small as these parts of its usual size."""
 
 
 LARGEST_SINGLE = float(np.finfo(np.float32).max) / 4
@@ -596,7 +680,7 @@ def whole_is_the_mean_of_its_batches(subject: ObjectiveSubject, draw: Draw) -> N
     order = draw.rng(99).permutation(len(subject.batches))
     pairs = [subject.batches[i] for i in order]
     parts = [(weight, *evaluated(objective, theta, batch)) for weight, batch in pairs]
-    ignored = len(parts) > 1 and all(part == loss for _, part, _ in parts)
+    ignored = len(parts) > 1 and loss != 0 and all(part == loss for _, part, _ in parts)
     require(not ignored, "every batch has exactly the loss of the whole data; is `batch` ignored?")
     total = sum(weight for weight, _, _ in parts)
     usual_loss, usual_grad = typical(subject, objective, draw)

@@ -21,7 +21,7 @@ Array = np.ndarray
 Size = Literal["usual", "small", "large", "one large entry"]
 _SIZES: dict[Size, float] = {"usual": 1.0, "small": 0.25, "large": 4.0, "one large entry": 1.0}
 OUTLIER = 20.0
-"""One entry of θ is this many times `ObjectiveSubject.scale`, so that a limit on single entries is met."""
+"""One entry of θ is at least so many times `ObjectiveSubject.scale`, so that limits on entries are met."""
 
 
 @dataclass(frozen=True)
@@ -56,7 +56,7 @@ class ObjectiveSubject:
         A function that converts a NumPy vector to the framework's vector type; default: NumPy.
     scale
         Standard deviation of the random parameters at which the objective is evaluated. Some cases have a
-        quarter or four times of it, or one entry that is 20 times as large.
+        quarter or four times of it, or one entry that is at least 20 times as large.
     batches
         ``(weight, batch)`` pairs that together are the whole data set, if the objective accepts batches.
     state
@@ -149,7 +149,8 @@ class ObjectiveSubject:
         else:
             drawn = self.scale * _SIZES[draw.size] * rng.normal(size=layout.size)
             if draw.size == "one large entry":
-                drawn[rng.integers(layout.size)] *= OUTLIER
+                at = rng.integers(layout.size)
+                drawn[at] = OUTLIER * (drawn[at] + np.copysign(self.scale, drawn[at]))
         # Elsewhere, numbers that are exact in float32 would hide what computes in float32.
         return drawn.astype(np.float32).astype(np.float64) if stream >= EXACT else drawn
 
@@ -173,7 +174,10 @@ class ObjectiveSubject:
             point = f"{self.scale * _SIZES[draw.size]:g} * rng.normal(size=objective.layout.size)"
         else:
             point = "points(rng)"
-        large = [f"theta[rng.integers(len(theta))] *= {OUTLIER:g}"] if draw.size == "one large entry" else []
+        large = [
+            "i = rng.integers(len(theta))",
+            f"theta[i] = {OUTLIER:g} * (theta[i] + np.copysign({self.scale:g}, theta[i]))",
+        ] * (draw.size == "one large entry")
         return [
             "import numpy as np",
             *start,

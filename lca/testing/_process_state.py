@@ -1,9 +1,13 @@
 """What a call must leave as it was beyond its arguments: random generators, modes, threads, environment."""
 
+import decimal
 import gc
+import locale
 import logging
 import os
 import random
+import signal
+import socket
 import sys
 import threading
 import warnings
@@ -23,7 +27,7 @@ def process_state() -> dict[str, Any]:
     """A copy of the global state of Python, NumPy and the imported frameworks, by name.
 
     >>> sorted(name for name in process_state() if name.startswith("numpy"))
-    ['numpy.get_printoptions()', 'numpy.geterr()', 'numpy.random']
+    ['numpy.get_printoptions()', 'numpy.geterr()', 'numpy.geterrcall()', 'numpy.random']
     """
     _, keys, position, *rest = np.random.get_state()  # noqa: NPY002 - this is the global state to watch
     found: dict[str, Any] = {
@@ -33,12 +37,24 @@ def process_state() -> dict[str, Any]:
         "numpy.get_printoptions()": np.get_printoptions(),
         "gc.isenabled()": gc.isenabled(),
         "logging.disable": logging.root.manager.disable,
+        "logging.getLogger()": (logging.root.level, tuple(logging.root.handlers)),
+        "sys.getswitchinterval()": sys.getswitchinterval(),
+        "sys.stdout, sys.stderr, sys.excepthook or sys.gettrace()": _hooks(),
+        "decimal.getcontext()": (decimal.getcontext().prec, decimal.getcontext().rounding),
+        "socket.getdefaulttimeout()": socket.getdefaulttimeout(),
+        "locale.setlocale()": locale.setlocale(locale.LC_ALL),
+        "signal.getsignal(SIGINT)": signal.getsignal(signal.SIGINT),
+        "numpy.geterrcall()": np.geterrcall(),
         "sys.getrecursionlimit()": sys.getrecursionlimit(),
         "sys.path": tuple(sys.path),
         "os.environ": dict(os.environ),
         "the working directory": os.getcwd(),
     }
     return found | _torch_state() | _keras_state() | _jax_state()
+
+
+def _hooks() -> tuple[Any, ...]:
+    return sys.stdout, sys.stderr, sys.excepthook, sys.gettrace(), sys.getprofile()
 
 
 def state_and_warnings() -> dict[str, Any]:
@@ -57,12 +73,22 @@ def process_restored() -> Iterator[None]:
     torch = sys.modules.get("torch")
     differentiates = torch is None or torch.is_grad_enabled()
     errors, shown, path, folder = np.geterr(), np.get_printoptions(), list(sys.path), os.getcwd()
+    streams, called, level = _hooks(), np.geterrcall(), logging.root.level
+    interval, timeout = sys.getswitchinterval(), socket.getdefaulttimeout()
+    locales, context = locale.setlocale(locale.LC_ALL), decimal.getcontext().copy()
     try:
         yield
     finally:
         (gc.enable if collects else gc.disable)()
         logging.disable(disabled)
         sys.setrecursionlimit(most)
+        sys.setswitchinterval(interval)
+        sys.stdout, sys.stderr, sys.excepthook = streams[:3]
+        logging.root.setLevel(level)
+        decimal.setcontext(context)
+        socket.setdefaulttimeout(timeout)
+        locale.setlocale(locale.LC_ALL, locales)
+        np.seterrcall(called)
         np.seterr(**errors)
         np.set_printoptions(**shown)
         sys.path[:] = path
@@ -82,6 +108,11 @@ def _torch_state() -> dict[str, Any]:
         return {}
     return {
         "torch.get_rng_state()": torch.get_rng_state().numpy().copy(),
+        "torch.get_default_device()": str(torch.get_default_device()),
+        "torch.get_float32_matmul_precision()": torch.get_float32_matmul_precision(),
+        "torch.is_anomaly_enabled()": torch.is_anomaly_enabled(),
+        "torch.is_inference_mode_enabled()": torch.is_inference_mode_enabled(),
+        "torch.is_autocast_enabled()": torch.is_autocast_enabled(),
         "torch.get_default_dtype()": str(torch.get_default_dtype()),
         "torch.is_grad_enabled()": torch.is_grad_enabled(),
         "torch.get_num_threads()": torch.get_num_threads(),
@@ -93,14 +124,17 @@ def _keras_state() -> dict[str, Any]:
     keras = sys.modules.get("keras")
     if keras is None or not hasattr(keras, "config"):
         return {}
-    return {"keras.config.floatx()": keras.config.floatx()}
+    names = ("floatx", "epsilon", "image_data_format", "dtype_policy")
+    asked = {name: getattr(keras.config, name, None) for name in names}  # some while Keras is being imported
+    return {f"keras.config.{name}()": str(ask()) for name, ask in asked.items() if ask is not None}
 
 
 def _jax_state() -> dict[str, Any]:
     jax = sys.modules.get("jax")
     if jax is None or not hasattr(jax, "config"):
         return {}
-    return {"jax_enable_x64": bool(jax.config.jax_enable_x64)}
+    names = ("jax_enable_x64", "jax_default_matmul_precision", "jax_debug_nans", "jax_disable_jit")
+    return {name: getattr(jax.config, name) for name in names if hasattr(jax.config, name)}
 
 
 def arrays_in(value: Any, place: str = "") -> dict[str, Array]:

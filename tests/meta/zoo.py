@@ -19,8 +19,10 @@ from tests.meta.zoo_domain import WRONG_IN_A_CORNER
 from tests.meta.zoo_edges import WRONG_EDGES, WRONG_SHARED
 from tests.meta.zoo_estimators import WRONG_ESTIMATORS
 from tests.meta.zoo_fields import RIGHT_SAMPLES, WRONG_FIELDS, WRONG_SAMPLES
+from tests.meta.zoo_habits import RIGHT_HABITS, WRONG_BACKEND_HABITS, WRONG_HABITS
 from tests.meta.zoo_members import WRONG_MEMBERS
 from tests.meta.zoo_objectives import RIGHT_OBJECTIVES, WRONG_OBJECTIVES
+from tests.meta.zoo_results import WRONG_RESULTS
 from tests.meta.zoo_runs import WRONG_NODES, WRONG_RUNS
 from tests.meta.zoo_selected import RIGHT_SELECTED, WRONG_SELECTED
 from tests.meta.zoo_stochastic import RIGHT_STOCHASTIC, WRONG_STOCHASTIC
@@ -56,12 +58,15 @@ ZOO = {
         | RIGHT_SELECTED
         | RIGHT_BY_EXAMPLE
         | UNUSUAL_OBJECTIVES
+        | RIGHT_HABITS
         # The objective that a backend makes must obey all laws of objectives.
         | {f"{name} backend": objective_of(b) for name, b in RIGHT_BACKENDS.items()},
-        WRONG_OBJECTIVES | WRONG_CALLS | WRONG_MEMBERS | WRONG_BY_EXAMPLE | WRONG_SELECTED,
+        WRONG_OBJECTIVES | WRONG_CALLS | WRONG_MEMBERS | WRONG_BY_EXAMPLE | WRONG_SELECTED | WRONG_HABITS,
     ),
     "backends": Kind(
-        BACKEND_CHECKS, RIGHT_BACKENDS | RIGHT_TRAINING, WRONG_BACKENDS | WRONG_TRAINING | WRONG_SHARED
+        BACKEND_CHECKS,
+        RIGHT_BACKENDS | RIGHT_TRAINING,
+        WRONG_BACKENDS | WRONG_TRAINING | WRONG_SHARED | WRONG_BACKEND_HABITS,
     ),
-    "array operations": Kind(ALL_ARRAY_CHECKS, RIGHT_ARRAYS, WRONG_ARRAYS | WRONG_EDGES),
+    "array operations": Kind(ALL_ARRAY_CHECKS, RIGHT_ARRAYS, WRONG_ARRAYS | WRONG_EDGES | WRONG_RESULTS),
 }
