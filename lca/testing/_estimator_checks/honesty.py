@@ -1,5 +1,7 @@
 """Laws about what an estimator reports: declarations, cost, convergence, invalid input, precision."""
 
+from collections.abc import Iterable
+from contextlib import suppress
 from dataclasses import dataclass, field, fields, replace
 from math import isfinite
 from numbers import Integral
@@ -11,12 +13,12 @@ from hypothesis import strategies as st
 
 from lca import tolerances
 from lca.allocation import Allocator, Cost, Estimator, StepAllocation
-from lca.errors import IncompleteStepError, NonFiniteError
+from lca.errors import IncompleteStepError, LCAError, NonFiniteError
 from lca.estimators._stochastic import StochasticEstimator, required_fields_of
 from lca.layout import Layout
 from lca.objective import Batch, Objective
 from lca.step import Step
-from lca.testing._domain import anything
+from lca.testing._domain import anything, hard_steps
 from lca.testing._estimator_checks.law import any_problem, between, law_into, measures_full_loss, run
 from lca.testing._instruments import CountingObjective, NonFiniteAt, Scheduled
 from lca.testing._laws import require, require_close, rounding
@@ -143,7 +145,20 @@ def _minus(a: Cost, b: Cost) -> Cost:
 def converged_steps_are_within_tolerance(estimator: Estimator, problem: Problem) -> None:
     """The residual of a step with ``converged=True`` is within the tolerance that the step reports."""
     wide = problem.points[0] + 4 * (problem.points - problem.points[0])  # long steps across kinks
-    for a in run(estimator, problem.objective, between(wide)):
+    require_known_residuals(run(estimator, problem.objective, between(wide)))
+
+
+@law(lambda estimator: hard_steps())
+def hard_steps_end(estimator: Estimator, problems: tuple[Problem, ...]) -> None:
+    """Refinement ends where it does not help; a step that misses its tolerance has ``converged=False``."""
+    for problem in problems:
+        with suppress(LCAError):  # says so as well
+            require_known_residuals(run(estimator, problem.objective, problem.trajectory))
+
+
+def require_known_residuals(allocations: Iterable[StepAllocation]) -> None:
+    """A residual beyond the tolerance is no convergence, and a step that has not converged says why."""
+    for a in allocations:
         left = a.loss_end - a.loss_start - a.state_change - float(np.sum(a.values, dtype=np.float64))
         within = a.tolerance is None or abs(left) <= a.tolerance
         require(
