@@ -47,7 +47,7 @@ def fields_are_right_in_float32(estimator: Estimator, case: tuple[Problem, int])
     values.unmoved_parameters_get_exactly_zero(estimator, (single, seed))
 
 
-@law(lambda estimator: st.tuples(corners(estimator.degree + 1), seeds), part=2)
+@law(lambda estimator: st.tuples(corners(estimator.degree + 3), seeds), part=2)
 def fields_are_right_in_large_models_and_long_runs(
     estimator: Estimator, case: tuple[tuple[Problem, ...], int]
 ) -> None:

@@ -55,7 +55,7 @@ def exact_up_to_declared_degree(estimator: Estimator, problem: Problem) -> None:
 
 @law(lambda estimator: large_models(estimator.degree + 1), has_fixed_nodes)
 def exact_for_models_of_any_size(estimator: Estimator, problems: tuple[Problem, ...]) -> None:
-    """The same for 1 to 200,000 parameters in 1 to 60 tensors of 0 to 5 dimensions with any names."""
+    """The same for 1 to 200,000 parameters in 1 to 1,100 tensors of any shape with any names."""
     for problem in problems:
         _require_exact(estimator, problem)
 

@@ -120,15 +120,14 @@ def inputs_are_left_alone(estimator: Estimator, problem: Problem) -> None:
     with _restored():
         outside = _global_state()
         _require_untouched_steps(estimator, problem.objective, problem.trajectory)
-        state = {"factor": np.full(1, 1.5), "shift": np.full(1, 0.5)}
-        moved = [replace(step, state=(state, _SCHEDULED)) for step in problem.trajectory]
-        _require_untouched_steps(estimator, Scheduled(problem.objective, _SCHEDULED), moved)
+        before, after = (
+            {"factor": np.full(1, c), "shift": np.full(1, b)} for c, b in ((1.5, 0.5), (0.75, -0.5))
+        )
+        moved = [replace(step, state=(before, after)) for step in problem.trajectory]
+        _require_untouched_steps(estimator, Scheduled(problem.objective, after), moved)
         require(
             _global_state() == outside, "NumPy's or Python's random generator, or np.seterr, was modified."
         )
-
-
-_SCHEDULED = {"factor": np.full(1, 0.75), "shift": np.full(1, -0.5)}
 
 
 def _require_untouched_steps(estimator: Estimator, objective: Objective, steps: Sequence[Step]) -> None:
