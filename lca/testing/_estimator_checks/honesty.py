@@ -80,13 +80,14 @@ def _require_stochastic_declarations(estimator: StochasticEstimator) -> None:
 def reported_cost_is_true(estimator: Estimator, problem: Problem) -> None:
     """The ``cost`` of each step equals the evaluations counted in the objective, and is no ``largest_cost``.
 
-    Those of ``start()`` are part of the first step, which alone may cost more than the largest cost.
+    Those of ``start()`` are part of the first step, which may cost more than the largest cost, as
+    may one that does not begin where the last one ended.
     """
     if isinstance(estimator, StochasticEstimator):
         _require_true_examples(estimator, problem)
         return
     counting = CountingObjective(problem.objective)
-    allocate_step, before = begin(estimator, counting), Cost()
+    allocate_step, before, last = begin(estimator, counting), Cost(), np.empty(0)
     for n, step in enumerate(problem.trajectory):
         reported = allocate_step(step).cost
         require(
@@ -95,7 +96,8 @@ def reported_cost_is_true(estimator: Estimator, problem: Problem) -> None:
         )
         before = counting.cost
         largest = getattr(estimator, "largest_cost", None)
-        if n and largest is not None:
+        follows, last = n > 0 and np.array_equal(step.start, last), step.end
+        if follows and largest is not None:
             over = any(spent > getattr(largest, name) for name, spent in vars(reported).items())
             require(not over, f"step {step.index} cost {reported}, but largest_cost is {largest}.")
 
