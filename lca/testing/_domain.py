@@ -11,13 +11,13 @@ import numpy as np
 from hypothesis import strategies as st
 
 from lca.layout import Layout
-from lca.testing._instruments import Affine
+from lca.testing._instruments import Affine, Ripples, Staircase
 from lca.testing.problems import Problem, RidgePolynomial, network
 from lca.testing.strategies import seeds
 
 Array = np.ndarray
-Size: TypeAlias = Literal["one", "few", "many", "large", "huge"]
-"""One parameter; up to 6 tensors; 20 to 60 tensors; more than 1,000 parameters; more than 100,000."""
+Size: TypeAlias = Literal["one", "few", "many", "thousand", "large", "huge"]
+"""One parameter; up to 6, 20 to 60 and over 1,000 tensors; over 1,000 and over 100,000 parameters."""
 SIZES: tuple[Size, ...] = get_args(Size)
 PREFIXES = ("layer", "blocks.", "encoder/h_", "θ", "Dense ", "")
 SUFFIXES = ((".weight", ".bias"), ("/kernel:0", "/bias:0"), (".bn.γ", ".bn.β"), ("", ".scale"))
@@ -31,14 +31,17 @@ _Event: TypeAlias = Literal["walk", "stay", "return", "near", "one entry", "perm
 
 def make_layout(size: Size, rng: np.random.Generator) -> Layout:
     """Tensors of 0 to 5 dimensions; the order of their names is neither sorted nor that of their numbers."""
+    fewest, most = {"many": (20, 60), "thousand": (1_001, 1_100)}.get(size, (1, 6))
     shapes = [
         tuple(map(int, rng.integers(1, 4, size=rng.integers(6))))
-        for _ in range(int(rng.integers(20, 61) if size == "many" else rng.integers(1, 7)))
+        for _ in range(int(rng.integers(fewest, most + 1)))
     ]
     if size == "one":
         shapes = [((), (1,), (1, 1, 1))[rng.integers(3)]]
     if size == "many":
         shapes = [shape[:2] for shape in shapes]
+    if size == "thousand":
+        shapes = [shape[:1] for shape in shapes]
     if size in ("large", "huge"):
         width = int(rng.integers(251, 600))
         shapes.insert(int(rng.integers(len(shapes) + 1)), (width, 400 if size == "huge" else 4))
@@ -79,8 +82,9 @@ def random_numbering(points: Array, rng: np.random.Generator) -> dict[str, Any]:
     """
     skipped = np.flatnonzero(rng.random(len(points) - 1) < 0.3)
     skipped = skipped if len(skipped) < len(points) - 1 else skipped[1:]
+    # Also past the numbers that int16, and exactly float32, can hold.
     return {
-        "first": int(rng.integers(1_000)),
+        "first": int(rng.integers(1_000)) + int(rng.choice([0, 2**24])),
         "skipped": frozenset(map(int, skipped)),
         "counted": bool(rng.random() < 0.5),
     }
@@ -99,7 +103,8 @@ def polynomial(
 ) -> Problem:
     """``factor · L + offset`` with a `RidgePolynomial` L, on any layout and path.
 
-    With ``offset=None`` the loss is exactly 0 at the first point; ``single`` makes the points float32.
+    With ``offset=None`` the loss is exactly 0 at the first point; ``single`` makes the points float32. In
+    half of the cases the gradients of the parameters differ in size by up to 1e10.
 
     >>> polynomial(0, 3, size="large", steps=2)
     Problem('polynomial of degree 3 in 5 tensors, seed 0', K=1354, steps=2, float64)
@@ -107,6 +112,8 @@ def polynomial(
     rng = np.random.default_rng([seed, degree])
     layout = make_layout(size, rng)
     directions = rng.normal(size=(4, layout.size)) / np.sqrt(layout.size)
+    if rng.random() < 0.5:
+        directions *= 10.0 ** -rng.uniform(0, 10, size=layout.size)
     ridge = RidgePolynomial(directions, degree, layout)
     start = rng.normal(size=layout.size)
     points = eventful_path(np.zeros_like(start), steps, rng)[1:] if eventful else None
@@ -141,12 +148,12 @@ def _degrees(most: int) -> st.SearchStrategy[int]:
 
 
 def large_models(degree: int) -> st.SearchStrategy[tuple[Problem, ...]]:
-    """Models of one parameter, 20 to 60 tensors, and more than 1,000 parameters; one in eight has 100,000."""
+    """One parameter, 20 to 60 and 1,000 tensors, more than 1,000 parameters; one in eight has 100,000."""
 
     def models(seed: int, degree: int, steps: int, huge: bool, single: bool) -> tuple[Problem, ...]:
         if huge:
             return (polynomial(seed, min(degree, 4), size="huge", steps=1, single=single),)
-        sizes: tuple[Size, ...] = ("one", "many", "large")
+        sizes: tuple[Size, ...] = ("one", "many", "thousand", "large")
         return tuple(polynomial(seed, degree, size=size, steps=steps, single=single) for size in sizes)
 
     huge = st.integers(0, 7).map(lambda i: i == 7)
@@ -201,14 +208,44 @@ def anything(degree: int) -> st.SearchStrategy[Problem]:
     )
 
 
+def corners(degree: int) -> st.SearchStrategy[tuple[Problem, ...]]:
+    """A model of more than 1,000 parameters, and a run of 16 steps, for laws of single steps."""
+
+    def models(seed: int, degree: int, single: bool) -> tuple[Problem, ...]:
+        large = polynomial(seed, degree, size="large", steps=2, single=single)
+        return large, polynomial(seed, degree, steps=16, eventful=True, single=single)
+
+    return st.builds(models, seeds, _degrees(min(degree, 8)), _one_in_four)
+
+
+def hard_steps() -> st.SearchStrategy[tuple[Problem, ...]]:
+    """Long steps on which no refinement converges: across jumps, and across a million ripples."""
+
+    def steps(seed: int, steps: int, single: bool) -> tuple[Problem, ...]:
+        rng = np.random.default_rng([seed, 5])
+        layout = make_layout("few", rng)
+        direction = rng.normal(size=layout.size)
+        points = 10 * rng.normal(size=(steps + 1, layout.size))
+        points = points.astype(np.float32) if single else points
+        height = float(10.0 ** rng.uniform(0, 6))
+        return tuple(
+            Problem(f"{name} of height {height:.3g}, seed {seed}", loss(direction, height, layout), points)
+            for name, loss in (("a staircase", Staircase), ("ripples", Ripples))
+        )
+
+    return st.builds(steps, seeds, st.sampled_from((1, 3, 20)), _one_in_four)
+
+
 Losses: TypeAlias = Mapping[str, Problem]
 """Three or more unrelated losses over one layout and one path, by name; the names are not sorted."""
 
 
 def _unrelated_losses(seed: int, degree: int) -> Losses:
     rng = np.random.default_rng([seed, 3])
-    layout = make_layout("few", rng)
-    points = eventful_path(rng.normal(size=layout.size), int(rng.integers(2, 6)), rng)
+    kind = rng.choice(["short", "long", "large"], p=[0.3, 0.4, 0.3])
+    layout = make_layout("large" if kind == "large" else "few", rng)
+    steps = 24 if kind == "long" else int(rng.integers(2, 6))
+    points = eventful_path(rng.normal(size=layout.size), steps, rng)
     numbering = random_numbering(points, rng)
     losses = {}
     more = [int(rng.integers(1, degree + 1)) for _ in range(rng.integers(1, 3))]
@@ -228,7 +265,7 @@ def _unrelated_losses(seed: int, degree: int) -> Losses:
 def unrelated_losses(degree: int) -> st.SearchStrategy[Losses]:
     """Three or four unrelated polynomials, one of degree + 2 and the others of at most this degree.
 
-    The last one may be 0 everywhere.
+    The last one may be 0 everywhere. Some models have more than 1,000 parameters, some runs 24 steps.
     """
     return st.builds(_unrelated_losses, seeds, _degrees(min(degree, 5)))
 

@@ -2,12 +2,14 @@
 
 from collections.abc import Collection
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 
 from lca.allocation import Cost
 from lca.layout import Layout
-from lca.objective import Batch, Objective, State
+from lca.objective import Batch, Objective, Selective, State, Stateful, Sum
+from lca.testing._report import CheckFailure
 
 Array = np.ndarray
 
@@ -212,3 +214,106 @@ class NonFiniteAt:
 
     def _is_at(self, theta: Array, what: str) -> bool:
         return self.what == what and theta.tobytes() == self.point
+
+
+@dataclass(eq=False)
+class Meter:
+    """How many evaluations of an objective are left in a step; ``reset`` at the beginning of each."""
+
+    limit: int
+    spent: int = 0
+
+    def reset(self) -> None:
+        self.spent = 0
+
+    def count(self) -> None:
+        """Raise `CheckFailure` instead of letting a step go on for ever."""
+        self.spent += 1
+        if self.spent > self.limit:
+            raise CheckFailure(
+                f"a step evaluated the loss more than {self.limit:,} times, with no end in sight; stop at a "
+                "largest number of gradients, and return converged=False. If a step may cost as much, "
+                "declare it as largest_cost."
+            )
+
+
+@dataclass(frozen=True, eq=False)
+class _Limited:
+    """The same loss, whose evaluations are counted by ``meter``."""
+
+    objective: Any
+    meter: Meter
+
+    @property
+    def layout(self) -> Layout:
+        layout: Layout = self.objective.layout
+        return layout
+
+    def loss(self, *given: Any, **named: Any) -> float:
+        self.meter.count()
+        loss: float = self.objective.loss(*given, **named)
+        return loss
+
+    def loss_and_grad(self, *given: Any, **named: Any) -> tuple[float, Array]:
+        self.meter.count()
+        found: tuple[float, Array] = self.objective.loss_and_grad(*given, **named)
+        return found
+
+
+class _LimitedStateful(_Limited):
+    def state(self) -> State | None:
+        state: State | None = self.objective.state()
+        return state
+
+    def at_state(self, state: State) -> _Limited:
+        return _Limited(self.objective.at_state(state), self.meter)
+
+
+class _LimitedSelective(_Limited):
+    @property
+    def differentiated(self) -> frozenset[str]:
+        names: frozenset[str] = self.objective.differentiated
+        return names
+
+    def differentiating(self, names: Collection[str]) -> _Limited:
+        return _LimitedSelective(self.objective.differentiating(names), self.meter)
+
+
+def limited(objective: Objective, meter: Meter) -> Objective:
+    """The same objective, with its state and its terms, whose evaluations are counted."""
+    if isinstance(objective, Sum):
+        return Sum({name: limited(term, meter) for name, term in objective.terms.items()})
+    if isinstance(objective, Stateful):
+        return _LimitedStateful(objective, meter)
+    return (_LimitedSelective if isinstance(objective, Selective) else _Limited)(objective, meter)
+
+
+@dataclass(frozen=True, eq=False)
+class Staircase:
+    """``height · ⌊a·θ⌋``, whose gradient is 0 at every point: no rule finds the change of the loss."""
+
+    direction: Array
+    height: float
+    layout: Layout
+
+    def loss(self, theta: Array, batch: Batch | None = None) -> float:
+        return self.height * float(np.floor(self.direction @ theta.astype(np.float64)))
+
+    def loss_and_grad(self, theta: Array, batch: Batch | None = None) -> tuple[float, Array]:
+        return self.loss(theta), np.zeros_like(theta)
+
+
+@dataclass(frozen=True, eq=False)
+class Ripples:
+    """``height · sin(10^6 a·θ)``, of which nodes see nothing but noise: no two rules agree."""
+
+    direction: Array
+    height: float
+    layout: Layout
+
+    def loss(self, theta: Array, batch: Batch | None = None) -> float:
+        return self.height * float(np.sin(1e6 * (self.direction @ theta.astype(np.float64))))
+
+    def loss_and_grad(self, theta: Array, batch: Batch | None = None) -> tuple[float, Array]:
+        slope = self.height * 1e6 * float(np.cos(1e6 * (self.direction @ theta.astype(np.float64))))
+        return self.loss(theta), (slope * self.direction).astype(theta.dtype)

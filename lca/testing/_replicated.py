@@ -5,21 +5,24 @@ full-data estimators, so both are checked by the same laws.
 """
 
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
 
-from lca.allocation import Allocator, Estimator, StepAllocation
+from lca.allocation import Allocator, Estimator, StepAllocation, largest_cost_of
 from lca.estimators._stochastic import StochasticEstimator
 from lca.layout import Layout
-from lca.objective import Objective, State, Stateful, at_state
+from lca.objective import Objective, State, Stateful, Sum, at_state
 from lca.step import ExampleScores, MicroBatch, Step
+from lca.testing._instruments import Meter, limited
 from lca.testing._report import CheckFailure
 
 Array = np.ndarray
 Batch = tuple[Array, Array]
 EXAMPLES = 12
+MOST_EVALUATIONS, MOST_ENTRIES = 2_000, 100_000_000
 
 
 def micro_batches_of(estimator: Estimator) -> int:
@@ -88,27 +91,54 @@ class StatefulReplicated(Replicated):
 
 
 def begin(
-    estimator: Estimator, objective: Objective, *, more: Callable[[Step], Step] = lambda step: step
+    estimator: Estimator,
+    objective: Objective,
+    *,
+    more: Callable[[Step], Step] = lambda step: step,
+    seen: Callable[[Step], object] = lambda step: None,
 ) -> Allocator:
     """Begin a run. A stochastic estimator gets examples that are all alike, and the fields it requires.
 
-    ``more`` adds other fields, which the estimator does not require.
+    ``more`` adds other fields, which the estimator does not require; ``seen`` is called with each step as the
+    estimator gets it. A step that never ends raises `CheckFailure`.
     """
-    stochastic = estimator if isinstance(estimator, StochasticEstimator) else None
-    if stochastic is not None:
-        measured = (StatefulReplicated if isinstance(objective, Stateful) else Replicated)(objective)
-    allocate_step = estimator.start(objective if stochastic is None else measured)
+    meter = Meter(_most_evaluations(estimator, objective.layout.size))
+    allocate_step = estimator.start(measured_by(estimator, limited(objective, meter)))
     if not callable(allocate_step):
         raise CheckFailure(f"start() returned {allocate_step!r}; it must return a function of a lca.Step.")
 
     def allocate(step: Step) -> StepAllocation:
+        meter.reset()
         step = more(step)
-        found = allocate_step(step if stochastic is None else with_fields(step, objective, stochastic))
+        if isinstance(estimator, StochasticEstimator):
+            step = with_fields(step, objective, estimator)
+        seen(step)
+        found = allocate_step(step)
         if not isinstance(found, StepAllocation):
             raise CheckFailure(f"a step gave a {type(found).__name__}; it must give a lca.StepAllocation.")
         return found
 
     return allocate
+
+
+def measured_by(estimator: Estimator, objective: Objective) -> Objective:
+    """The loss itself; for a stochastic estimator the mean over examples that all have it."""
+    if not isinstance(estimator, StochasticEstimator):
+        return objective
+    if isinstance(objective, Sum):
+        return Sum({name: measured_by(estimator, term) for name, term in objective.terms.items()})
+    return (StatefulReplicated if isinstance(objective, Stateful) else Replicated)(objective)
+
+
+def _most_evaluations(estimator: Estimator, size: int) -> int:
+    """After how many evaluations a step is called endless: 2,000, and fewer with many parameters.
+
+    More, if the estimator declares a step that costs as much.
+    """
+    declared = 0.0
+    with suppress(Exception):  # whatever is wrong with it, `declarations_are_complete` will show it
+        declared = sum(vars(largest_cost_of(estimator)).values())
+    return int(max(8 * declared, min(MOST_EVALUATIONS, MOST_ENTRIES // size)))
 
 
 def with_fields(step: Step, objective: Objective, estimator: StochasticEstimator) -> Step:

@@ -172,11 +172,11 @@ class Errors:
     Attributes
     ----------
     errors
-        Estimate minus true allocation, (runs, STEPS, K).
+        Estimate minus true allocation, (runs, steps, K).
     size
         The mean over the runs of the true ``|total|`` of a parameter, (K,), in units of the loss.
     stderrs
-        Stated standard errors of these values, (runs, STEPS, K), or ``None`` if the estimator states none.
+        Stated standard errors of these values, (runs, steps, K), or ``None`` if the estimator states none.
     run_stderrs
         Stated standard errors of the sums over the steps of a run, (runs, K), or ``None``.
     """
@@ -187,15 +187,17 @@ class Errors:
     run_stderrs: Array | None
 
 
-def errors_of_runs(estimator: StochasticEstimator, runs: int, seed: int, *, skewed: bool = False) -> Errors:
-    """The errors of ``runs`` independent runs, all on one problem."""
+def errors_of_runs(
+    estimator: StochasticEstimator, runs: int, seed: int, *, skewed: bool = False, steps: int = STEPS
+) -> Errors:
+    """The errors of ``runs`` independent runs of so many steps, all on one problem."""
     make = SampledRidges.skewed if skewed else SampledRidges.random
     objective = make(estimator.degree, kit_rng(seed, 0))
 
     def one_run(run: int) -> "_OneRun":
-        steps = training_run(objective, estimator, kit_rng(seed, 1, run))
+        trained = training_run(objective, estimator, kit_rng(seed, 1, run), steps=steps)
         allocate_step = estimator.reseeded(seed * 1_000_003 + run).start(objective)
-        return _one_run(allocate_step, steps, objective.exact_allocation)
+        return _one_run(allocate_step, trained, objective.exact_allocation)
 
     return _together([one_run(run) for run in range(runs)])
 
@@ -218,7 +220,7 @@ def errors_on_long_steps(estimator: StochasticEstimator, runs: int, seed: int, *
 
 
 _OneRun: TypeAlias = tuple[Array, Array, Array | None, Array | None]
-"""The errors of a run (STEPS, K), its true totals (K,), and the standard errors of values and sums."""
+"""The errors of a run (steps, K), its true totals (K,), and the standard errors of values and sums."""
 
 
 def _together(found: Sequence[_OneRun]) -> Errors:

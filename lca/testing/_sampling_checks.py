@@ -1,6 +1,6 @@
 """The laws of the samples that a stochastic estimator draws, and of mean and spread on harder examples."""
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from math import log
 from typing import Any
 
@@ -25,6 +25,12 @@ from lca.testing.problems import network
 Array = np.ndarray
 STEPS = 10
 MOST_RUNS = 100
+LONG_RUN = 24
+MANY_EXAMPLES = 200_003
+"""More than 16 bits can number."""
+QUARTERS = 4
+MOST_STALE = 3
+"""Steps of a run that may draw an old sample by chance; 4 of them do with a probability below 1e-8."""
 RARER = 4
 """An example may be drawn so many times less often than others, where all of them are alike."""
 
@@ -40,16 +46,81 @@ class _Drawing(Replicated):
         return super().batch(index, weight)
 
 
-def _draws(estimator: StochasticEstimator, seed: int) -> tuple[list[list[int]], list[list[list[int]]]]:
+def _draws(
+    estimator: StochasticEstimator, seed: int, *, steps: int = STEPS, n_examples: int = EXAMPLES
+) -> tuple[list[list[int]], list[list[list[int]]]]:
     """The examples of all batches of a run, and of those that are made in each of its steps."""
-    problem = network(0, steps=STEPS)
-    objective = _Drawing(problem.objective)
+    problem = network(0, steps=steps)
+    objective = _Drawing(problem.objective, n_examples=n_examples)
     allocate_step, in_steps = estimator.reseeded(seed).start(objective), []
     for step in problem.trajectory:
         before = len(objective.drawn)
         allocate_step(with_fields(step, problem.objective, estimator))
         in_steps.append(objective.drawn[before:])
     return objective.drawn, in_steps
+
+
+def large_data_sets_are_sampled(estimator: StochasticEstimator, samples: int, seed: int) -> str | None:
+    """Of 200,003 examples every quarter is drawn (false alarms 1e-6), and all indices are in range."""
+    counts, enough = np.zeros(QUARTERS), RARER * QUARTERS * log(QUARTERS / FALSE_ALARM)
+    for run in range(MOST_RUNS):
+        for index in _draws(estimator, seed * 1_000_003 + run, n_examples=MANY_EXAMPLES)[0]:
+            numbers = np.asarray(index)
+            outside = numbers[(numbers < 0) | (numbers >= MANY_EXAMPLES)]
+            require(
+                not outside.size,
+                f"of {MANY_EXAMPLES} examples, those numbered {outside[:3].tolist()} were asked for.",
+            )
+            counts += np.bincount(numbers * QUARTERS // MANY_EXAMPLES, minlength=QUARTERS)
+        if estimator.unbiased is not True or not counts.any():
+            return None
+        if counts.sum() > enough:
+            missing = np.flatnonzero(counts == 0)
+            require(
+                not missing.size,
+                f"of {MANY_EXAMPLES} examples, none of quarter {missing + 1} is in {counts.sum():.0f} draws.",
+            )
+            return f"{counts.sum():.0f} draws; false alarms {FALSE_ALARM:g}"
+    return f"{counts.sum():.0f} draws, too few to tell"
+
+
+def samples_do_not_recur(estimator: StochasticEstimator, samples: int, seed: int) -> None:
+    """Later steps draw new samples of 200,003 examples, as no generator begins anew in the course of a run.
+
+    A sample may serve steps that follow each other, and an old one beside a new one.
+    """
+    _, in_steps = _draws(estimator, seed, steps=3 * LONG_RUN, n_examples=MANY_EXAMPLES)
+    known: set[tuple[int, ...]] = set()
+    before: set[tuple[int, ...]] = set()
+    stale = []
+    for number, batches in enumerate(in_steps):
+        drawn = {tuple(index) for index in batches if 1 < len(index) < MANY_EXAMPLES // 2}
+        if drawn and drawn <= known - before:
+            stale.append(number)
+        known |= drawn
+        before = drawn
+    *_, last = late = in_steps[LONG_RUN:]
+    require(
+        not last or sum(map(len, last)) >= MANY_EXAMPLES or late.count(last) < len(late),
+        f"every step from step {LONG_RUN} on draws the same examples.",
+    )
+    require(
+        len(stale) <= MOST_STALE,
+        f"the steps {stale} draw examples that earlier steps have drawn, and no others; make the generator "
+        "once, in start().",
+    )
+
+
+def mean_and_spread_last_in_long_runs(estimator: StochasticEstimator, samples: int, seed: int) -> str:
+    """The mean error is 0, and standard errors are right, in the second half of runs of 24 steps."""
+    runs = max(2, RUNS_PER_SAMPLE * samples // 4)
+    found = errors_of_runs(estimator, runs, seed, steps=LONG_RUN)
+    late = slice(LONG_RUN // 2, None)
+    totals = with_sum(found.errors[:, late].sum(axis=1))
+    said = require_zero_mean(totals, np.append(found.size, found.size.sum()), names_of("error", totals))
+    if found.stderrs is not None:
+        _require_spread(replace(found, errors=found.errors[:, late], stderrs=found.stderrs[:, late]))
+    return said
 
 
 def every_example_is_drawn(estimator: StochasticEstimator, samples: int, seed: int) -> str | None:
@@ -135,7 +206,10 @@ SAMPLING_CHECKS = [
     )
     for law, applies in (
         (every_example_is_drawn, lambda estimator: estimator.unbiased is True),
+        (large_data_sets_are_sampled, lambda estimator: True),
         (steps_draw_samples_of_their_own, lambda estimator: True),
+        (samples_do_not_recur, lambda estimator: True),
+        (mean_and_spread_last_in_long_runs, lambda estimator: estimator.unbiased is True),
         (mean_is_right_for_skewed_examples, lambda estimator: estimator.unbiased is True),
         (spread_of_all_values_is_calibrated, has_error_bars),
         (nodes_and_examples_are_drawn_apart, _applies_to_random_nodes),

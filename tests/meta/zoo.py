@@ -20,6 +20,7 @@ from tests.meta.zoo_edges import WRONG_EDGES, WRONG_SHARED
 from tests.meta.zoo_estimators import WRONG_ESTIMATORS
 from tests.meta.zoo_fields import RIGHT_SAMPLES, WRONG_FIELDS, WRONG_SAMPLES
 from tests.meta.zoo_habits import RIGHT_HABITS, WRONG_BACKEND_HABITS, WRONG_HABITS
+from tests.meta.zoo_late import RIGHT_LATE, WRONG_LATE, WRONG_LATE_SAMPLES
 from tests.meta.zoo_members import WRONG_MEMBERS
 from tests.meta.zoo_objectives import RIGHT_OBJECTIVES, WRONG_OBJECTIVES
 from tests.meta.zoo_results import WRONG_RESULTS
@@ -46,10 +47,12 @@ ZOO = {
     "estimators": Kind(
         ALL_ESTIMATOR_CHECKS,
         RIGHT_ESTIMATORS,
-        WRONG_ESTIMATORS | WRONG_IN_A_CORNER | WRONG_FIELDS | WRONG_RUNS,
+        WRONG_ESTIMATORS | WRONG_IN_A_CORNER | WRONG_FIELDS | WRONG_RUNS | WRONG_LATE,
     ),
     "stochastic estimators": Kind(
-        ALL_ESTIMATOR_CHECKS, RIGHT_STOCHASTIC | RIGHT_SAMPLES, WRONG_STOCHASTIC | WRONG_SAMPLES | WRONG_NODES
+        ALL_ESTIMATOR_CHECKS,
+        RIGHT_STOCHASTIC | RIGHT_SAMPLES | RIGHT_LATE,
+        WRONG_STOCHASTIC | WRONG_SAMPLES | WRONG_NODES | WRONG_LATE_SAMPLES,
     ),
     "objectives": Kind(
         ALL_OBJECTIVE_CHECKS,

@@ -1,5 +1,7 @@
 """Laws about what an estimator reports: declarations, cost, convergence, invalid input, precision."""
 
+from collections.abc import Iterable
+from contextlib import suppress
 from dataclasses import dataclass, field, fields, replace
 from math import isfinite
 from numbers import Integral
@@ -11,12 +13,12 @@ from hypothesis import strategies as st
 
 from lca import tolerances
 from lca.allocation import Allocator, Cost, Estimator, StepAllocation
-from lca.errors import IncompleteStepError, NonFiniteError
+from lca.errors import IncompleteStepError, LCAError, NonFiniteError
 from lca.estimators._stochastic import StochasticEstimator, required_fields_of
 from lca.layout import Layout
 from lca.objective import Batch, Objective
 from lca.step import Step
-from lca.testing._domain import anything
+from lca.testing._domain import anything, hard_steps
 from lca.testing._estimator_checks.law import any_problem, between, law_into, measures_full_loss, run
 from lca.testing._instruments import CountingObjective, NonFiniteAt, Scheduled
 from lca.testing._laws import require, require_close, rounding
@@ -78,13 +80,14 @@ def _require_stochastic_declarations(estimator: StochasticEstimator) -> None:
 def reported_cost_is_true(estimator: Estimator, problem: Problem) -> None:
     """The ``cost`` of each step equals the evaluations counted in the objective, and is no ``largest_cost``.
 
-    Those of ``start()`` are part of the first step, which alone may cost more than the largest cost.
+    Those of ``start()`` are part of the first step, which may cost more than the largest cost, as
+    may one that does not begin where the last one ended.
     """
     if isinstance(estimator, StochasticEstimator):
         _require_true_examples(estimator, problem)
         return
     counting = CountingObjective(problem.objective)
-    allocate_step, before = begin(estimator, counting), Cost()
+    allocate_step, before, last = begin(estimator, counting), Cost(), np.empty(0)
     for n, step in enumerate(problem.trajectory):
         reported = allocate_step(step).cost
         require(
@@ -93,7 +96,8 @@ def reported_cost_is_true(estimator: Estimator, problem: Problem) -> None:
         )
         before = counting.cost
         largest = getattr(estimator, "largest_cost", None)
-        if n and largest is not None:
+        follows, last = n > 0 and np.array_equal(step.start, last), step.end
+        if follows and largest is not None:
             over = any(spent > getattr(largest, name) for name, spent in vars(reported).items())
             require(not over, f"step {step.index} cost {reported}, but largest_cost is {largest}.")
 
@@ -143,7 +147,20 @@ def _minus(a: Cost, b: Cost) -> Cost:
 def converged_steps_are_within_tolerance(estimator: Estimator, problem: Problem) -> None:
     """The residual of a step with ``converged=True`` is within the tolerance that the step reports."""
     wide = problem.points[0] + 4 * (problem.points - problem.points[0])  # long steps across kinks
-    for a in run(estimator, problem.objective, between(wide)):
+    require_known_residuals(run(estimator, problem.objective, between(wide)))
+
+
+@law(lambda estimator: hard_steps())
+def hard_steps_end(estimator: Estimator, problems: tuple[Problem, ...]) -> None:
+    """Refinement ends where it does not help; a step that misses its tolerance has ``converged=False``."""
+    for problem in problems:
+        with suppress(LCAError):  # says so as well
+            require_known_residuals(run(estimator, problem.objective, problem.trajectory))
+
+
+def require_known_residuals(allocations: Iterable[StepAllocation]) -> None:
+    """A residual beyond the tolerance is no convergence, and a step that has not converged says why."""
+    for a in allocations:
         left = a.loss_end - a.loss_start - a.state_change - float(np.sum(a.values, dtype=np.float64))
         within = a.tolerance is None or abs(left) <= a.tolerance
         require(

@@ -1,16 +1,18 @@
 """Laws about the values: each is the path integral of its parameter, with the properties that follow."""
 
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import replace
 
 import numpy as np
 from hypothesis import strategies as st
 
 from lca import tolerances
-from lca.allocation import Estimator, StepAllocation
+from lca.allocation import Cost, Estimator, StepAllocation
 from lca.arrays import array_ops
 from lca.estimators._stochastic import StochasticEstimator
 from lca.objective import Scaled, State, Sum
+from lca.reference._models import Quadratic
 from lca.step import Step
 from lca.testing._domain import (
     Losses,
@@ -21,6 +23,7 @@ from lca.testing._domain import (
     long_runs,
     unrelated_losses,
 )
+from lca.testing._estimator_checks.honesty import require_known_residuals
 from lca.testing._estimator_checks.law import (
     MOST_WEIGHT,
     any_problem,
@@ -52,7 +55,7 @@ def exact_up_to_declared_degree(estimator: Estimator, problem: Problem) -> None:
 
 @law(lambda estimator: large_models(estimator.degree + 1), has_fixed_nodes)
 def exact_for_models_of_any_size(estimator: Estimator, problems: tuple[Problem, ...]) -> None:
-    """The same for 1 to 200,000 parameters in 1 to 60 tensors of 0 to 5 dimensions with any names."""
+    """The same for 1 to 200,000 parameters in 1 to 1,100 tensors of any shape with any names."""
     for problem in problems:
         _require_exact(estimator, problem)
 
@@ -244,6 +247,7 @@ def terms_add_up(estimator: Estimator, case: Losses) -> None:
         _require_terms(estimator, a, step, case)
         tolerance = sum(_rounding(problem, a, step) for problem in case.values())
         rows = a.terms.values()
+        require_known_residuals(rows)
         require_close(sum(row.values for row in rows), a.values, tolerance, f"step {a.step}: sum of terms")
 
 
@@ -324,6 +328,38 @@ def samples_are_in_the_state_of_the_step(estimator: Estimator, case: tuple[Probl
         require_close(a.values, expected, tolerance, f"step {a.step}: values in the state of the step")
 
 
+@law(
+    lambda estimator: unrelated_losses(estimator.degree + 1),
+    lambda estimator: has_fixed_nodes(estimator) and _samples_sums(estimator),
+)
+def no_term_of_a_sampled_sum_is_left_out(estimator: Estimator, case: Losses) -> None:
+    """The values of a `lca.Sum` of sampled losses are those of all its terms, which have their own."""
+    losses = {name: p for name, p in case.items() if _degree(p) <= estimator.degree + 1}
+    for a, step in zip(
+        run(estimator, Sum({name: p.objective for name, p in losses.items()}), _steps(losses)),
+        _steps(losses),
+        strict=True,
+    ):
+        allowed = {name: _rounding(problem, a, step) for name, problem in losses.items()}
+        expected = {name: p.exact(step.start, step.end) for name, p in losses.items()}  # type: ignore[misc]
+        of = f"step {a.step}: values"
+        require_close(a.values, sum(expected.values()), sum(allowed.values()), f"{of} of the sum")
+        for name, row in a.terms.items():
+            require(name in losses, f"step {a.step}: there is no term {name!r}.")
+            require_close(row.values, expected[name], allowed[name], f"{of} of the term {name!r}")
+
+
+def _samples_sums(estimator: Estimator) -> bool:
+    """Whether a stochastic estimator measures a `lca.Sum`; others raise an error, as it is not `Sampled`."""
+    if not isinstance(estimator, StochasticEstimator):
+        return False
+    terms = {name: Quadratic(np.eye(1)) for name in ("first", "second")}
+    with suppress(Exception):
+        run(estimator, Sum(dict(terms)), [Step(np.zeros(1), np.ones(1))])
+        return True
+    return False
+
+
 def _random_state(rng: np.random.Generator) -> State:
     """A factor of 0.5 to 2 and a shift of -1 to 1 (`Scheduled`)."""
     return {"factor": rng.uniform(0.5, 2, size=1), "shift": rng.uniform(-1, 1, size=1)}
@@ -354,6 +390,10 @@ def _require_terms(estimator: Estimator, a: StepAllocation, step: Step, losses: 
         require(row.state_change == 0, f"{of}: state_change is {row.state_change!r} without any state.")
         require(row.step == step.index, f"{of} is numbered {row.step}.")
         require(row.source is None or row.source.index == step.index, f"{of}: source is another step.")
+        spent = row.cost != Cost() or row.start_cost != Cost()
+        require(not spent, f"{of} has a cost of its own, {row.cost}; that of the sum holds it.")
+        plain = not row.sampled and row.stderr is None and not row.replicates
+        require(plain, f"{of}: sampled={row.sampled} and standard errors, although nothing is sampled.")
         moved = float(np.abs(row.values).sum())
         scale = 16 * weight_mass(estimator) * problem.scale(step.start, step.end)  # type: ignore[misc]
         require(row.values.dtype == a.values.dtype, f"{of}: values are {row.values.dtype}.")

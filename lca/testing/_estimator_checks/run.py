@@ -1,7 +1,7 @@
 """Laws about runs: no value depends on what an estimator kept from earlier steps or from other runs."""
 
 import random as python_random
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 
@@ -9,6 +9,7 @@ import numpy as np
 from hypothesis import assume
 
 from lca.allocation import Allocator, Estimator, Resumable, StepAllocation
+from lca.objective import Objective
 from lca.step import ExampleScores, MicroBatch, Step
 from lca.testing._domain import anything, eventful_networks
 from lca.testing._estimator_checks.law import (
@@ -19,8 +20,9 @@ from lca.testing._estimator_checks.law import (
     measures_full_loss,
     run,
 )
-from lca.testing._instruments import CountingObjective
+from lca.testing._instruments import CountingObjective, Scheduled
 from lca.testing._laws import require, require_close, rounding
+from lca.testing._process_state import arrays_in
 from lca.testing._replicated import begin
 from lca.testing._report import Check
 from lca.testing.problems import Problem
@@ -114,19 +116,36 @@ def a_resumed_run_goes_on(estimator: Estimator, problem: Problem) -> None:
 
 @law(any_problem)
 def inputs_are_left_alone(estimator: Estimator, problem: Problem) -> None:
-    """The vectors of a step, the random generators and NumPy's handling of errors are not modified."""
+    """No array of a step, random generator or handling of errors by NumPy is modified."""
     with _restored():
         outside = _global_state()
-        allocate_step = begin(estimator, problem.objective)
-        steps, unchanged = problem.trajectory, problem.trajectory
-        for step, before in zip(steps, unchanged, strict=True):
-            allocate_step(step)
-            for end in ("start", "end"):
-                same = np.array_equal(getattr(step, end), getattr(before, end))
-                require(same, f"step {step.index}: Step.{end} was modified; copy it first.")
+        _require_untouched_steps(estimator, problem.objective, problem.trajectory)
+        before, after = (
+            {"factor": np.full(1, c), "shift": np.full(1, b)} for c, b in ((1.5, 0.5), (0.75, -0.5))
+        )
+        moved = [replace(step, state=(before, after)) for step in problem.trajectory]
+        _require_untouched_steps(estimator, Scheduled(problem.objective, after), moved)
         require(
             _global_state() == outside, "NumPy's or Python's random generator, or np.seterr, was modified."
         )
+
+
+def _require_untouched_steps(estimator: Estimator, objective: Objective, steps: Sequence[Step]) -> None:
+    """Every array of the steps, also of fields that are not required, is the same after the step."""
+    given: list[Step] = []
+    before: list[dict[str, Array]] = []
+
+    def seen(step: Step) -> None:
+        given.append(step)
+        before.append(arrays_in(step))
+
+    allocate_step = begin(estimator, objective, more=_misleading, seen=seen)
+    for step in steps:
+        allocate_step(step)
+    for step, arrays in zip(given, before, strict=True):  # at the end of the run, so that they must last
+        for name, array in arrays_in(step).items():
+            same = np.array_equal(array, arrays[name], equal_nan=True)
+            require(same, f"step {step.index}: Step{name} was modified; copy it first.")
 
 
 @contextmanager
