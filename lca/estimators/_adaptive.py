@@ -121,7 +121,7 @@ class Adaptive:
 
     @property
     def largest_cost(self) -> Cost:
-        """The gradients allowed inside a step and the one at its end, for a step that goes on from the last."""
+        """The gradients allowed inside a step, and the one at its end; after a gap there is one more."""
         return Cost(full_gradients=1 + self.max_gradients)
 
     def start(self, objective: Objective) -> Allocator:
