@@ -196,6 +196,11 @@ class Session:
             self._check.skip(index)
         return wanted
 
+    @property
+    def measures_apart(self) -> bool:
+        """Whether no measured step begins where another one ended."""
+        return isinstance(self._every, int) and self._every > 1
+
     def measured_fraction(self, updates: int | None) -> float:
         """The fraction of the updates of a run that begin a measured step."""
         if callable(self._every):
