@@ -11,10 +11,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Protocol
 
-import numpy as np
-
 from lca.arrays import Slices
-from lca.divisions import OTHER
+from lca.divisions import OTHER, _in_order
 from lca.errors import LCAError
 from lca.groups import Groups
 
@@ -91,8 +89,7 @@ def head_groups(layout: Tensors, heads: int) -> Groups:
         outer, width, inner = _cut(own, heads, fused_axis.get(own.module, own.axis))
         slices.append(Slices(start, outer, width, inner))
         labels += [f"{own.module or 'attention'}[head {j % heads}]" for j in range(width)]
-    numbers = {label: i for i, label in enumerate(dict.fromkeys(labels))}
-    return Groups(tuple(numbers), slices, np.array([numbers[label] for label in labels]))
+    return Groups.of_parts(_in_order(labels), slices, labels)
 
 
 def _projections(layout: Tensors) -> Iterator[_Projection]:

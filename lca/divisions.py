@@ -2,7 +2,7 @@
 
 import re
 from collections import defaultdict
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from typing import Any, TypeAlias, TypeGuard
 
 from lca.errors import LCAError
@@ -112,6 +112,23 @@ def labels_by_pattern(pattern: str | re.Pattern[str], names: Sequence[str]) -> d
         listed = ", ".join(names[:6]) + (", ..." if len(names) > 6 else "")  # noqa: PLR2004
         raise LCAError(f"{compiled.pattern!r} matches no tensor; there are {listed}.")
     return {name: f"{kind} {match[kind]}" if match else OTHER for name, match in matches.items()}
+
+
+def _in_order(labels: Iterable[str]) -> tuple[str, ...]:
+    """The groups with these labels: in the order of their first labels, and ``"other"`` as the last one.
+
+    Parameters
+    ----------
+    labels
+        The groups of the tensors, or of parts of them.
+
+    Examples
+    --------
+    >>> _in_order(["other", "mlp", "attention", "mlp"])
+    ('mlp', 'attention', 'other')
+    """
+    found = dict.fromkeys(labels)
+    return (*(name for name in found if name != OTHER), *((OTHER,) if OTHER in found else ()))
 
 
 def _divides(selector: Any) -> bool:

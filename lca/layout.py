@@ -17,7 +17,7 @@ import numpy as np
 from lca._experts import expert_groups
 from lca._heads import head_groups
 from lca.arrays import Vector, array_ops
-from lca.divisions import _names_a_group, labels_by_pattern
+from lca.divisions import _in_order, _names_a_group, labels_by_pattern
 from lca.errors import LayoutError, LCAError, UnknownNameError
 from lca.groups import Groups
 
@@ -270,9 +270,9 @@ class Layout:
         >>> names = "wte.weight", "h.0.c_attn.weight", "h.1.c_attn.weight"
         >>> layout = Layout(names, ((5, 4), (12, 4), (12, 4)))
         >>> layout.groups(r"h\.(?P<block>\d+)").names
-        ('other', 'block 0', 'block 1')
+        ('block 0', 'block 1', 'other')
         >>> layout.groups("head", heads=2).names[:3]
-        ('other', 'h.0[head 0]', 'h.0[head 1]')
+        ('h.0[head 0]', 'h.0[head 1]', 'h.1[head 0]')
         """
         for name, number, make in (("head", heads, head_groups), ("expert", experts, expert_groups)):
             if (by == name) != (number is not None):
@@ -299,10 +299,10 @@ class Layout:
             assert self.neuron_axes is not None
             return Groups.by_neuron([_layer(name) for name in self.names], self.shapes, self.neuron_axes)
         if by == "tensor":
-            labels = list(self.names)
-        elif by == "layer":
-            labels = [_layer(name) for name in self.names]
-        elif isinstance(by, Mapping):
+            return Groups.by_label(self.names, self.sizes)
+        if by == "layer":
+            return Groups.by_label([_layer(name) for name in self.names], self.sizes)
+        if isinstance(by, Mapping):
             missing = [name for name in self.names if name not in by]
             if missing:
                 raise LayoutError(
@@ -315,7 +315,7 @@ class Layout:
             labels = [by(name) for name in self.names]
         else:
             raise UnknownNameError("grouping", by, ("tensor", "layer", "neuron", "head", "expert"))
-        return Groups.by_label(labels, self.sizes)
+        return Groups.by_label(labels, self.sizes, _in_order(labels))
 
 
 def _whole(shape: Iterable[int]) -> tuple[int, ...]:

@@ -168,3 +168,13 @@ def test_more_experts_than_stated_are_refused():
     layout = Layout(("experts.2.weight",), ((2,),))
     with pytest.raises(LCAError, match="belongs to expert 2, counted from 0"):
         layout.groups("expert", experts=2)
+
+
+def test_what_is_in_no_group_comes_last():
+    layout = Layout(("wte.weight", "h.0.c_attn.weight", "h.1.c_attn.weight"), ((5, 4), (12, 4), (12, 4)))
+    for groups in (layout.groups(r"h\.(?P<block>\d+)"), layout.groups("head", heads=2)):
+        assert groups.names[-1] == "other"
+        assert groups.index[0] == len(groups) - 1
+        assert groups.total(np.arange(layout.size) < 20)[-1] == 20
+    named = Layout(("other", "w"), ((2,), (1,))).groups("tensor")
+    assert named.names == ("other", "w")  # the name of a tensor says nothing

@@ -9,6 +9,7 @@ import numpy as np
 
 from lca.analysis import RunDifference, RunMeans, difference_over_runs, division_names, mean_over_runs
 from lca.analysis._over_runs import CONFIDENCE
+from lca.divisions import _in_order
 from lca.errors import LCAError, UnknownNameError
 from lca.runs import _labelled as labelled
 from lca.runs import _runs_tables as tables
@@ -84,8 +85,9 @@ class Runs(HasTable):
         return tuple(name for name in first if all(name in other for other in others))
 
     def names(self, by: str) -> tuple[str, ...]:
-        """The names of all groups of a kind, in the order in which they first appear."""
-        return tuple(dict.fromkeys(name for member in self.members for name in member.names(by)))
+        """The names of all groups of a kind, in the order in which they first appear; "other" is the last."""
+        found = [name for member in self.members for name in member.names(by)]
+        return tuple(dict.fromkeys(found)) if by == "layer" else _in_order(found)
 
     @property
     def cautions(self) -> tuple[str, ...]:
