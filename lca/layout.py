@@ -8,9 +8,9 @@ import math
 import operator
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
-from typing import Literal, TypeAlias
+from typing import Any, Literal, TypeAlias
 
 import numpy as np
 
@@ -49,11 +49,15 @@ class Layout:
     neuron_axes
         For each tensor, the axis that indexes output neurons or channels, or ``None`` for a tensor without
         one. The default is axis 0, the ``(out, in)`` convention of PyTorch and of `lca.reference`.
+    tied
+        For tensors that the model has under several names (tied weights), the other names by the one in
+        ``names``. The tensor is in θ once, and its allocation is that of all its uses. Two layouts that
+        differ in these names only are equal.
 
     Raises
     ------
     LayoutError
-        If names repeat, a tensor is empty, or the lengths or axes do not match.
+        If names repeat, a tensor is empty, the lengths or axes do not match, or ``tied`` names no tensor.
 
     Examples
     --------
@@ -70,6 +74,7 @@ class Layout:
     names: tuple[str, ...]
     shapes: tuple[tuple[int, ...], ...]
     neuron_axes: tuple[int | None, ...] | None = None
+    tied: Mapping[str, Sequence[str]] = field(default_factory=dict, compare=False)
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "names", tuple(self.names))
@@ -93,6 +98,11 @@ class Layout:
             if axis is not None and not 0 <= axis < len(shape):
                 raise LayoutError(f"neuron axis {axis} of {name!r} is not an axis of its shape {shape}.")
         object.__setattr__(self, "neuron_axes", tuple(axes))
+        tied = {name: tuple(others) for name, others in self.tied.items()}
+        for name in tied:
+            if name not in self.names:
+                raise LayoutError(f"tied names other names of {name!r}, which is not a tensor of the layout.")
+        object.__setattr__(self, "tied", tied)
 
     @cached_property
     def sizes(self) -> tuple[int, ...]:
@@ -326,6 +336,20 @@ def _whole(shape: Iterable[int]) -> tuple[int, ...]:
         raise LayoutError(
             f"a shape is a tuple of whole numbers, got {shape!r:.80}; e.g. (64, 32)."
         ) from error
+
+
+def _layout_from(stored: Mapping[str, Any]) -> Layout:
+    """The layout that a record has stored; older records have no ``tied``."""
+    return Layout(stored["names"], stored["shapes"], stored["neuron_axes"], stored.get("tied", {}))
+
+
+def _in_words(tied: Mapping[str, Sequence[str]]) -> str:
+    """Tied tensors with all of their names; empty without any.
+
+    >>> _in_words({"wte.weight": ("lm_head.weight",)})
+    'wte.weight = lm_head.weight'
+    """
+    return ", ".join(" = ".join((name, *others)) for name, others in tied.items())
 
 
 def _layer(name: str) -> str:

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from lca.errors import LCAError, NonFiniteError, UnknownNameError
-from lca.layout import Layout
+from lca.layout import Layout, _in_words
 from lca.row import Row
 from lca.tables import Column, HasTable, Table
 from lca.views import GroupTotals, HelpingCounts, LogHistogram, RowView, Trace
@@ -90,7 +90,7 @@ def summarize(run: RunViews, loss_end: float | None = None) -> dict[str, Any]:
 
     ``helping_percent`` is the mean over the steps that have one (`lca.views.Signs`), or ``None``. For
     sampled allocations the losses are NaN, these percentages and that of exact zeros are ``None``, and
-    ``helping_percent_note`` says why.
+    ``helping_percent_note`` says why. ``tied`` has the further names of tied tensors, if there are any.
 
     Parameters
     ----------
@@ -109,7 +109,7 @@ def summarize(run: RunViews, loss_end: float | None = None) -> dict[str, Any]:
     (-0.5, {'fc.weight': -1.0, 'fc.bias': 0.5}, 50.0)
     """
     rows, signs = run.trace.rows, run.signs.per_step()
-    sampled = bool(rows["sampled"].any())
+    sampled, tied = bool(rows["sampled"].any()), run.layout.tied
     last = float(rows["loss_end"][-1])
     end = last if loss_end is None else loss_end
     return {
@@ -131,6 +131,7 @@ def summarize(run: RunViews, loss_end: float | None = None) -> dict[str, Any]:
         "steps_without_helping_percent": None if sampled else int(signs.steps_without_percent()),
         "per_tensor": run.tensors.by_name(),
         "helping_percent_per_tensor": _helping_by_name(run, sampled=sampled),
+        **({"tied": {name: list(others) for name, others in run.layout.tied.items()}} if tied else {}),
     }
 
 
@@ -188,9 +189,10 @@ class Summary(HasTable, dict[str, dict[str, Any]]):
         helping = [*percents, *[None] * len(changes)]
         if any(value is not None for value in helping):
             columns.insert(2, Column("helping %", helping, sign=False, digits=3))
-        return Table(
-            columns, f"LCA of each {by} over {_steps(first)}, in units of the loss; negative: helping."
-        )
+        caption = f"LCA of each {by} over {_steps(first)}, in units of the loss; negative: helping."
+        if "tied" in first:
+            caption += f" Tied, each one tensor under its first name: {_in_words(first['tied'])}."
+        return Table(columns, caption)
 
 
 def _steps(summary: Mapping[str, Any]) -> str:

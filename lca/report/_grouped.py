@@ -116,4 +116,4 @@ def _table(run: Run, by: str, loss: str) -> Table:
     ]
     caption = f"Table of all {by}s, for the {loss} loss, summed over {run.scope}"
     rows = list(zip(*(cells for _, cells in columns), strict=True))
-    return Table(caption, [head for head, _ in columns], rows)
+    return Table(caption, [head for head, _ in columns], rows, notes=run.tied_notes(by))

@@ -1,6 +1,6 @@
 """The first screen: what happened in the run, in two sentences and one bar chart."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -285,6 +285,11 @@ def _items(run: Run, check: Conservation) -> list[Item]:
     return items
 
 
+def _note(item: Item, ties: Mapping[str, str]) -> str:
+    """The number of parameters of a layer, and its tied tensors."""
+    return "; ".join(filter(None, (count_of(item.size, "parameter"), ties.get(item.name))))
+
+
 def _is_measured(check: Conservation) -> bool:
     """Whether every loss is a number, so that the parts add up to a change."""
     return not check.unmeasured_steps
@@ -317,10 +322,11 @@ def _bars(run: Run, check: Conservation) -> Bars:
     room = ROOM * float(np.abs(values).max())
     low, high = min(-room, float(values.min())), max(room, float(values.max()))
     width, names = (high - low) or 1.0, [item.name for item in shown]
+    ties = run.tied_notes("layer")
     rows = [
         Bar(
             name=label,
-            note=count_of(item.size, "parameter") if item.kind == "layer" else "",
+            note=_note(item, ties) if item.kind == "layer" else "",
             text=format_digits(item.value, "+"),
             value=item.value,
             share=_share(item.value, check),

@@ -10,8 +10,9 @@ import numpy as np
 
 from lca.analysis import group_names, group_signs, group_totals
 from lca.analysis._reading import class_of, is_class
+from lca.analysis._variables import divisions_of
 from lca.errors import LCAError
-from lca.layout import Layout
+from lca.layout import Layout, _in_words, _layout_from
 from lca.record._about import check_types
 from lca.runs._settings import learning_rate, to_text
 from lca.views._signs import Signs
@@ -151,8 +152,17 @@ class Run:
     @cached_property
     def layout(self) -> Layout:
         """The layout of the parameter vector."""
-        stored = json.loads(self.record.attrs["layout"])
-        return Layout(stored["names"], stored["shapes"], stored["neuron_axes"])
+        return _layout_from(json.loads(self.record.attrs["layout"]))
+
+    def tied_notes(self, by: str) -> dict[str, str]:
+        """For layers or groups with tied tensors, the other names of these tensors, in words."""
+        division = divisions_of(self.record).get(by, {})
+        notes: dict[str, list[str]] = {}
+        for name, layer in zip(self.layout.names, self.tensor_layers, strict=True):
+            group = layer if by == "layer" else division.get(name)
+            if group is not None and name in self.layout.tied:
+                notes.setdefault(group, []).append(_in_words({name: self.layout.tied[name]}))
+        return {group: f"tied, one tensor: {', '.join(own)}" for group, own in notes.items()}
 
     @cached_property
     def tensor_layers(self) -> tuple[str, ...]:
