@@ -38,7 +38,7 @@ def divisions(groups: Selectors, names: Sequence[str]) -> dict[str, dict[str, st
     """The group of every tensor, by division: ``{"group": {"fc1.weight": "mlp", ...}}``.
 
     Each division is a partition of the tensors: the sums over its groups add up to the total. Tensors that no
-    group selects are in the group ``"other"``. `lca.Layout.groups` makes a `lca.groups.Groups` of a division.
+    group selects are in the group ``"other"``. `lca.Layout.groups` takes the selectors of one division.
 
     Parameters
     ----------
@@ -140,6 +140,16 @@ def _names_a_group(selector: Any) -> TypeGuard[str | re.Pattern[str]]:
     """Whether this is a regular expression with a named group, for `labels_by_pattern`."""
     text = selector.pattern if isinstance(selector, re.Pattern) else selector
     return isinstance(text, str) and "(?P<" in text
+
+
+def _division_of(groups: Selectors, names: Sequence[str]) -> dict[str, str]:
+    """The group of every tensor, for selectors that make up one division."""
+    if own := [name for name, chosen in groups.items() if _divides(chosen)]:
+        raise LCAError(
+            f"the group {own[0]!r} ({groups[own[0]]!r:.60}) is a division of its own, and one is made here; "
+            "pass it alone, or several to groups= of a tracker."
+        )
+    return _division(groups, names)
 
 
 def _division(groups: Selectors, names: Sequence[str]) -> dict[str, str]:

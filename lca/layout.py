@@ -14,10 +14,11 @@ from typing import Any, Literal, TypeAlias
 
 import numpy as np
 
+from lca._deprecation import warn_deprecated
 from lca._experts import expert_groups
 from lca._heads import head_groups
 from lca.arrays import Vector, array_ops
-from lca.divisions import _in_order, _names_a_group, labels_by_pattern
+from lca.divisions import Selectors, _division_of, _in_order, _names_a_group, labels_by_pattern
 from lca.errors import LayoutError, LCAError, UnknownNameError
 from lca.groups import Groups
 
@@ -32,7 +33,7 @@ _Array = np.ndarray
 _SUPPORTED: set[type] = set()
 """Types of vectors that were found to have array operations."""
 GroupBy = Literal["tensor", "layer", "neuron"]
-Grouping: TypeAlias = str | re.Pattern[str] | Mapping[str, str] | Callable[[str], str]
+Grouping: TypeAlias = str | re.Pattern[str] | Selectors | Callable[[str], str]
 """What `Layout.groups` accepts: `GroupBy`, ``"head"``, ``"expert"``, an expression, mapping or function."""
 
 
@@ -258,9 +259,12 @@ class Layout:
             ``"tensor"``, ``"layer"`` (the part of the name before the last dot), ``"neuron"`` (one group per
             output neuron or channel, with its weights and bias), ``"head"`` and ``"expert"`` (below), a
             regular expression with a named group (one group for each text that it matches in tensor names,
-            see `lca.divisions.labels_by_pattern`), or a mapping or function from tensor name to group name.
+            see `lca.divisions.labels_by_pattern`), a mapping from the name of a group to what selects its
+            tensors, as ``groups=`` of a tracker (a regular expression, a list of names, or a function of a
+            name; all other tensors are in the group ``"other"``), or a function from the name of a tensor to
+            that of its group.
         heads
-            For ``"head"``: the number of heads in an attention layer. Projections are recognised by name
+            For ``"head"``: the number of heads of an attention layer. Projections are recognised by name
             (q_proj, in_proj, c_attn, out_proj, ...); all other entries are in the group ``"other"``.
         experts
             For ``"expert"``: the number of experts in a mixture of experts. Experts are either numbered
@@ -269,11 +273,15 @@ class Layout:
         Raises
         ------
         LCAError
-            If no heads, experts or names as described are found, or ``heads`` or ``experts`` is missing.
-        LayoutError
-            If a mapping lacks a tensor.
+            If no heads, experts or names as described are found, ``heads`` or ``experts`` is missing, or a
+            tensor is in two groups.
         UnknownNameError
             If ``by`` is another string.
+
+        Warns
+        -----
+        FutureWarning
+            If a mapping goes from the name of each tensor to that of its group, which is deprecated.
 
         Examples
         --------
@@ -283,6 +291,8 @@ class Layout:
         ('block 0', 'block 1', 'other')
         >>> layout.groups("head", heads=2).names[:3]
         ('h.0[head 0]', 'h.0[head 1]', 'h.1[head 0]')
+        >>> layout.groups({"attention": "attn", "embedding": ["wte.weight"]}).names
+        ('embedding', 'attention')
         """
         for name, number, make in (("head", heads, head_groups), ("expert", experts, expert_groups)):
             if (by == name) != (number is not None):
@@ -304,6 +314,20 @@ class Layout:
         """The groups asked for by name so far; every reader of a run shares them."""
         return {}
 
+    def _labels(self, groups: Mapping[str, Any]) -> Mapping[str, str]:
+        """The group of each tensor: the one selected from ``groups``."""
+        if not set(self.names) <= set(groups):
+            return _division_of(groups, self.names)
+        warn_deprecated(
+            'layout.groups with the group of each tensor, {"fc.weight": "mlp"},',
+            'the tensors of each group, as in groups= of a tracker, {"mlp": "^fc"}, or a function from '
+            "tensor to group",
+            since="0.2.0",
+            removal="0.4.0",
+            stacklevel=5,
+        )
+        return {name: groups[name] for name in self.names}
+
     def _groups(self, by: Grouping) -> Groups:
         if by == "neuron":
             assert self.neuron_axes is not None
@@ -313,12 +337,7 @@ class Layout:
         if by == "layer":
             return Groups.by_label([_layer(name) for name in self.names], self.sizes)
         if isinstance(by, Mapping):
-            missing = [name for name in self.names if name not in by]
-            if missing:
-                raise LayoutError(
-                    f"the grouping has no group for the tensors {', '.join(missing)}; add them to it."
-                )
-            labels = [by[name] for name in self.names]
+            labels = list(self._labels(by).values())
         elif isinstance(by, re.Pattern) or _names_a_group(by):
             labels = list(labels_by_pattern(by, self.names).values())
         elif callable(by):
@@ -326,6 +345,12 @@ class Layout:
         else:
             raise UnknownNameError("grouping", by, ("tensor", "layer", "neuron", "head", "expert"))
         return Groups.by_label(labels, self.sizes, _in_order(labels))
+
+
+def _labelled_groups(layout: Layout, labels: Mapping[str, str]) -> Groups:
+    """The groups of a division of `lca.divisions.divisions`, from the group of each tensor."""
+    chosen = [labels[name] for name in layout.names]
+    return Groups.by_label(chosen, layout.sizes, _in_order(chosen))
 
 
 def _whole(shape: Iterable[int]) -> tuple[int, ...]:
