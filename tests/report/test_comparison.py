@@ -247,8 +247,8 @@ def test_seeds_are_pooled_if_all_other_settings_agree(tmp_path):
     sgd = runs(tmp_path / "sgd", (0, 1), settings={"optimizer": "sgd", "lr": 0.1})
     data = compare([*adam, *sgd])
     assert [(c.name, len(c.members)) for c in data.conditions] == [
-        ("optimizer adam", 2),
-        ("optimizer sgd", 2),
+        ("optimizer=adam", 2),
+        ("optimizer=sgd", 2),
     ]
 
 
