@@ -3,8 +3,6 @@
 from collections.abc import Mapping
 from typing import Any
 
-import numpy as np
-
 from lca.report import _charts as charts
 from lca.report._parts import Chart, Section, Table
 from lca.runs._format import format_number
@@ -15,15 +13,15 @@ def training(run: Run) -> Section | None:
     """Learning rates and metrics; ``None`` if the record has neither."""
     paragraphs, shown, tables = [], [], []
     if run.has("learning_rate"):
-        rates = np.asarray(run.record["learning_rate"].transpose("step", "param_group").values)
-        constant = bool((rates == rates[:1]).all())
-        if constant:
-            values = ", ".join(format_number(rate) for rate in dict.fromkeys(rates[0].tolist()))
-            paragraphs.append(f"The learning rate was {values} in all measured steps.")
+        rates = run.record["learning_rate"].transpose("step", "param_group")
+        names = rates["param_group"].values.astype(str).tolist()
+        texts = ", ".join(dict.fromkeys(run.learning_rates.values()))
+        if (rates.values == rates.values[:1]).all():
+            paragraphs.append(f"The learning rate was {texts} in all measured steps.")
         else:
-            names = run.record["param_group"].values.astype(str).tolist()
+            paragraphs.append(_rates_said(run))
             lines = {
-                "learning rate" if len(names) == 1 else f"group {name}": rates[:, i]
+                "learning rate" if len(names) == 1 else f"group {name}": rates.values[:, i]
                 for i, name in enumerate(names)
             }
             shown.append(
@@ -35,6 +33,14 @@ def training(run: Run) -> Section | None:
     if not (paragraphs or shown or tables):
         return None
     return Section("training", "The training", paragraphs=paragraphs, charts=shown, tables=tables)
+
+
+def _rates_said(run: Run) -> str:
+    """Learning rates that change, in a sentence."""
+    if run.learning_rate:
+        return f"Learning rate of the measured steps: {run.learning_rate}."
+    groups = "; ".join(f"group {name} {said}" for name, said in run.learning_rates.items() if said)
+    return f"Learning rates of the measured steps: {groups or 'not known'}."
 
 
 def _metrics(given: Mapping[str, Any]) -> list[tuple[str, ...]]:

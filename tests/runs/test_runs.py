@@ -137,8 +137,16 @@ def test_the_figures_by_class_are_the_means_and_share_one_scale(runs):
         assert [label.get_text() for label in ax.get_xticklabels()] == ["cat", "lower class"]
 
 
-@pytest.mark.parametrize(("rates", "said"), [((0.25, 0.25, 0.25), "0.25"), ((0.25, 0.25, 0.125), "")])
-def test_the_learning_rate_is_that_of_all_steps_where_the_settings_state_none(tmp_path, rates, said):
-    record = write(tmp_path / "run.zarr", run_values(3), settings={"optimizer": "a name of mine"})
+@pytest.mark.parametrize(
+    ("rates", "said"),
+    [
+        ((0.25, 0.25, 0.25), "0.25"),
+        ((0.25, 0.25, 0.125), "first 0.25, last 0.125"),
+        ((1e-6, 1e-3, 1e-3), "first 1e−06, largest 0.001"),
+    ],
+)
+def test_the_learning_rate_is_that_of_the_steps_and_not_the_one_at_the_start(tmp_path, rates, said):
+    settings = {"optimizer": f"AdamW(lr={rates[0]})"}
+    record = write(tmp_path / "run.zarr", run_values(3), settings=settings)
     rows = np.array(rates)[:, None]
     assert Run(record.assign(learning_rate=(("step", "param_group"), rows))).learning_rate == said
