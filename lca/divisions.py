@@ -131,6 +131,15 @@ def _in_order(labels: Iterable[str]) -> tuple[str, ...]:
     return (*(name for name in found if name != OTHER), *((OTHER,) if OTHER in found else ()))
 
 
+def _noun(by: str) -> str:
+    """What a group of this division is called in a sentence: a head is not the output layer of a model.
+
+    >>> _noun("head"), _noun("layer")
+    ('attention head', 'layer')
+    """
+    return "attention head" if by == HEAD else by
+
+
 def _divides(selector: Any) -> bool:
     """Whether a selector defines a division of its own."""
     return isinstance(selector, Mapping) or _names_a_group(selector)

@@ -16,7 +16,7 @@ import numpy as np
 
 from lca._deprecation import warn_deprecated
 from lca._experts import expert_groups
-from lca._heads import head_groups
+from lca._heads import Heads, head_groups
 from lca.arrays import Vector, array_ops
 from lca.divisions import Selectors, _division_of, _in_order, _names_a_group, labels_by_pattern
 from lca.errors import LayoutError, LCAError, UnknownNameError
@@ -25,6 +25,7 @@ from lca.groups import Groups
 __all__ = [
     "GroupBy",
     "Grouping",
+    "Heads",
     "Layout",
     "check_same_layout",
 ]
@@ -248,7 +249,7 @@ class Layout:
         self,
         by: Grouping = "tensor",
         *,
-        heads: int | None = None,
+        heads: int | Heads | None = None,
         experts: int | None = None,
     ) -> Groups:
         r"""Group the entries of θ, so that a view can sum over them.
@@ -265,7 +266,8 @@ class Layout:
             that of its group.
         heads
             For ``"head"``: the number of heads of an attention layer. Projections are recognised by name
-            (q_proj, in_proj, c_attn, out_proj, ...); all other entries are in the group ``"other"``.
+            (q_proj, in_proj, c_attn, out_proj, ...), or those that a `Heads` names; all other entries are in
+            the group ``"other"``. An output layer called head is a layer, and no attention head.
         experts
             For ``"expert"``: the number of experts in a mixture of experts. Experts are either numbered
             modules (experts.3.up_proj.weight) or share tensors (experts.up_proj of shape (experts, ...)).
@@ -294,14 +296,16 @@ class Layout:
         >>> layout.groups({"attention": "attn", "embedding": ["wte.weight"]}).names
         ('embedding', 'attention')
         """
-        for name, number, make in (("head", heads, head_groups), ("expert", experts, expert_groups)):
+        for name, number in (("head", heads), ("expert", experts)):
             if (by == name) != (number is not None):
                 raise LCAError(
                     f'the number of {name}s belongs to groups("{name}"): layout.groups("{name}", {name}s=8); '
                     f"got {by!r} and {name}s={number!r}."
                 )
-            if number is not None:
-                return make(self, number)
+        if heads is not None:
+            return head_groups(self, heads)
+        if experts is not None:
+            return expert_groups(self, experts)
         if isinstance(by, str) and by in self._named_groups:
             return self._named_groups[by]
         found = self._groups(by)

@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from lca.divisions import _noun
 from lca.errors import LCAError, NonFiniteError, UnknownNameError
 from lca.layout import Layout, _in_words
 from lca.row import Row
@@ -189,7 +190,7 @@ class Summary(HasTable, dict[str, dict[str, Any]]):
         helping = [*percents, *[None] * len(changes)]
         if any(value is not None for value in helping):
             columns.insert(2, Column("helping %", helping, sign=False, digits=3))
-        caption = f"LCA of each {by} over {_steps(first)}, in units of the loss; negative: helping."
+        caption = f"LCA of each {_noun(by)} over {_steps(first)}, in units of the loss; negative: helping."
         if "tied" in first:
             caption += f" Tied, each one tensor under its first name: {_in_words(first['tied'])}."
         return Table(columns, caption)

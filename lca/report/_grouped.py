@@ -5,7 +5,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from lca.analysis import group_names, group_stderr, group_totals
-from lca.divisions import OTHER
+from lca.divisions import OTHER, _noun
 from lca.report import _charts as charts
 from lca.report._parts import Chart, Table
 from lca.runs._drawn import drawn_places, largest
@@ -30,8 +30,8 @@ def charts_of(run: Run, by: str) -> list[Chart]:
     steps = np.append(run.steps, run.ends[-1])
     for loss, values in allocations.items():
         text = (
-            f"Cumulative LCA of each {by} for the {loss} loss: a falling line is helping, a rising line is "
-            "hurting. Click a name in the legend to hide its line."
+            f"Cumulative LCA of each {_noun(by)} for the {loss} loss: a falling line is helping, a rising "
+            "line is hurting. Click a name in the legend to hide its line."
         )
         found.append(Chart(charts.cumulative_chart(steps, values[:, at], shown), text))
     return found
@@ -74,8 +74,8 @@ def _drawn(by: str, names: Sequence[str], sums: Array) -> Array:
 def _caption(run: Run, by: str, drawn: int, errors: object) -> str:
     """What the bars show, and what is not drawn."""
     text = (
-        f"LCA of each {by}, summed over {run.scope}: blue is helping (negative), orange-red is hurting "
-        "(positive)."
+        f"LCA of each {_noun(by)}, summed over {run.scope}: blue is helping (negative), orange-red is "
+        "hurting (positive)."
     )
     names = group_names(run.record, by)
     possible = len(names) if by == "layer" else len(drawn_places(names, by))
@@ -84,7 +84,7 @@ def _caption(run: Run, by: str, drawn: int, errors: object) -> str:
     if possible < len(names):
         rest = totals_of(run, by, run.losses[0])[:, names.index(OTHER)].sum()
         text += (
-            f" What is in no {by}, {OTHER!r}, has {format_number(float(rest), '+')} for the "
+            f" What is in no {_noun(by)}, {OTHER!r}, has {format_number(float(rest), '+')} for the "
             f"{run.losses[0]} loss and is not drawn."
         )
     if len(run.losses) > 1:

@@ -8,6 +8,7 @@ import numpy as np
 from lca._verdict import LARGE_MISS
 from lca.analysis import group_names, group_totals
 from lca.analysis._variables import divisions_of
+from lca.divisions import _noun
 from lca.report._parts import Bar, Bars, Section
 from lca.runs._balance import Conservation, Tone, check_conservation
 from lca.runs._format import format_digits, format_number, format_percent, layer_named, short_labels
@@ -207,7 +208,7 @@ def _by_group(run: Run, check: Conservation) -> Iterator[str]:
         listed = (f"{name} {format_digits(value, '+')}{_in_brackets(value, check)}" for name, value in named)
         scope = "" if run.is_whole else f", over {run.scope}"
         which = f", the largest {len(named)} of {len(names)}" if len(names) > len(named) else ""
-        yield f"By {division}{which}{scope}: {', '.join(listed)}."
+        yield f"By {_noun(division)}{which}{scope}: {', '.join(listed)}."
 
 
 def _in_brackets(value: float, check: Conservation) -> str:

@@ -8,6 +8,7 @@ import numpy as np
 
 from lca.analysis import division_names, group_names, histogram_counts
 from lca.analysis._reading import is_class
+from lca.divisions import _noun
 from lca.record._citation import citation
 from lca.report import _charts as charts
 from lca.report._examples import examples
@@ -102,7 +103,9 @@ def classes(run: Run) -> Section | None:
         labels = [run.class_label(name) for name in names]
         for by in ("layer", *divisions):
             totals = np.stack([totals_of(run, by, name).sum(axis=0) for name in names], axis=1)
-            caption = f"LCA of each {by} for the {measured} loss of each class, summed over {run.scope}"
+            caption = (
+                f"LCA of each {_noun(by)} for the {measured} loss of each class, summed over {run.scope}"
+            )
             tables.append(class_table(caption, (by, group_names(run.record, by)), labels, totals))
         texts.append(class_text(measured, names))
     return Section("classes", class_title(divisions), paragraphs=[*dict.fromkeys(texts)], tables=tables)

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from lca.analysis import RunMeans
+from lca.divisions import _noun
 from lca.errors import LCAError, UnknownNameError
 from lca.runs._classes import class_losses, class_text
 from lca.runs._format import decimals_of
@@ -77,7 +78,7 @@ def classes(runs: "Runs", condition: Condition, by: str, measured: str, *, perce
     columns = [Column(by, list(runs.names(by)))]
     decimals = decimals_of(float(np.abs(np.nan_to_num(means)).max(initial=0.0)))
     columns += [Column(head, row.tolist(), decimals=decimals) for head, row in zip(heads, means, strict=True)]
-    what = f"LCA of each {by} (row) for the {measured} loss of each class (column)"
+    what = f"LCA of each {_noun(by)} (row) for the {measured} loss of each class (column)"
     unit = ", in percent of all magnitudes of the class" if percent else ", in units of the loss"
     count = len(condition.members)
     pooled = f"mean over {count} runs" if count > 1 else "one run"
@@ -125,7 +126,9 @@ def _plain(name: str, value: Any) -> Any:
 
 def _caption(runs: "Runs", conditions: Sequence[Condition], by: str, measured: str, ci: float) -> str:
     most = max(len(condition.members) for condition in conditions)
-    text = f"LCA of each {by} for the {measured} loss, summed over the measured steps; negative: helping."
+    text = (
+        f"LCA of each {_noun(by)} for the {measured} loss, summed over the measured steps; negative: helping."
+    )
     if most > 1 and not all(condition.has_copies for condition in conditions):
         text += f" ±: {100 * ci:g} % interval of the mean over the runs."
     return " ".join([text, *runs.cautions])

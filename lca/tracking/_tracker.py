@@ -77,8 +77,8 @@ class TrackerBase(HasTable):
         are a division of their own. Tensors in no group are in ``"other"``.
     heads
         The number of heads of the attention layers, whose sums a summary holds under ``per_head``: rows of
-        the query, key and value projections, columns of the output projection. All other entries are in
-        ``"other"``.
+        the query, key and value projections, columns of the output projection. A `lca.layout.Heads` also has
+        the names of the projections, where they are unusual. All other entries are in ``"other"``.
     """
 
     _advice: ClassVar[Mapping[str, str]] = {}
