@@ -90,7 +90,8 @@ def summarize(run: RunViews, loss_end: float | None = None) -> dict[str, Any]:
     ``mass`` are in units of the loss; negative: helping.
 
     ``helping_percent`` is the mean over the steps that have one (`lca.views.Signs`), or ``None``. For
-    sampled allocations the losses are NaN, these percentages and that of exact zeros are ``None``, and
+    sampled allocations the losses and ``state_change`` are NaN, these percentages and that of exact zeros are
+    ``None``, and
     ``helping_percent_note`` says why. ``tied`` has the further names of tied tensors, if there are any.
 
     Parameters
@@ -120,7 +121,7 @@ def summarize(run: RunViews, loss_end: float | None = None) -> dict[str, Any]:
         "loss_end": end,
         "lca_total": float(rows["total"].sum()),
         "residual": float(rows["residual"].sum()),
-        "state_change": float(rows["state_change"].sum()),
+        "state_change": math.nan if sampled else float(rows["state_change"].sum()),
         "unmeasured_change": float((rows["loss_start"][1:] - rows["loss_end"][:-1]).sum()) + (end - last),
         "mass": float(rows["mass"].sum()),
         "max_step_residual": float(np.abs(rows["residual"]).max()),
