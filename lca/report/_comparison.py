@@ -67,7 +67,7 @@ def _difference_table(data: Runs, by: str) -> Table:
             value = "only in one" if np.isnan(mean) else format_number(mean, "+")
             rows.append((name, other.name, value, interval, p, test if known else ""))
     head = ("", "condition", "difference", "interval", "p (Holm)", "test")
-    which = "" if by == "layer" else f" ({by})"
+    which = "" if by == "layer" else f" ({_noun(by)})"
     caption = f"Differences of the {plural(by)}' sums{which}"
     return Table(caption, head, rows, folded=len(rows) > 2 * MAX_ROWS)
 

@@ -114,6 +114,7 @@ def _table(run: Run, by: str, loss: str) -> Table:
         ("share", [format_percent(s) for s in share]),
         *counts,
     ]
-    caption = f"Table of all {by}s, for the {loss} loss, summed over {run.scope}"
+    which = "all layers" if by == "layer" else f"each {_noun(by)}"
+    caption = f"Table of {which}, for the {loss} loss, summed over {run.scope}"
     rows = list(zip(*(cells for _, cells in columns), strict=True))
     return Table(caption, [head for head, _ in columns], rows, notes=run.tied_notes(by))
