@@ -255,9 +255,7 @@ def _row(
         begin = _seconds(work.start_cost, speeds, run.step_seconds, work.sizes)
         if step is not None and begin is not None:
             seconds = run.measured * (step + _check_seconds(estimator, speeds, run))
-            seconds += (
-                run.compared_updates * step + (run.compared_lines[0] + run.measured * run.apart) * begin
-            )
+            seconds += run.compared_updates * step + run.begun_anew(run.compared_lines[0]) * begin
     known = seconds is not None and run.step_seconds
     factor = 1 + seconds / run.step_seconds if known else None  # type: ignore[operator]
     least, most = run.compared_lines
