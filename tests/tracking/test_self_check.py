@@ -277,6 +277,17 @@ class Stated(Quadratic):
         return lca.Scaled(BOWL, float(state["scale"][0]))
 
 
+def test_a_step_in_which_the_state_moves_is_checked_in_its_first_state():
+    loss, points = Stated(np.diag([1.0, 2.0, 3.0])), path(BOWL, 3)
+    states = [{"scale": np.array([1.0 + t])} for t in range(4)]
+    session = Session(loss, Factor(), on_error="raise", check_every=1)
+    for t in range(3):
+        session.measure(lca.Step(points[t], points[t + 1], t, state=(states[t], states[t + 1])))
+    windows = session.checked_windows["train"]
+    expected = [(1.0 + t) * BOWL.loss(points[t + 1]) - (1.0 + t) * BOWL.loss(points[t]) for t in range(3)]
+    assert [(w.first_step, w.last_step, w.change) for w in windows] == [(t, t, expected[t]) for t in range(3)]
+
+
 def test_what_the_state_does_is_in_no_checked_change():
     loss, points = Stated(np.diag([1.0, 2.0, 3.0])), path(BOWL, 4)
     with FunctionalTracker(points[0], loss, Factor(), on_error="raise", check_every=2) as tracker:
