@@ -158,8 +158,8 @@ def test_two_losses_are_subtracted_in_each_run(tmp_path):
     for name, size in SIZES.items():
         for seed, steps in STEPS.items():
             values = size * run_values(steps, seed=seed + (name == "sgd"))
-            write(tmp_path / f"{name}-{seed}.zarr", values, names=("train", "heldout"), extra=lambda *_: small,
-                  settings={"optimizer": name, "seed": seed})  # fmt: skip
+            path, settings = tmp_path / f"{name}-{seed}.zarr", {"optimizer": name, "seed": seed}
+            write(path, values, names=("train", "heldout"), extra=lambda *_: small, settings=settings)
     runs, gap = lca.open_runs(f"{tmp_path}/*.zarr", by=["optimizer", "seed"]), ("heldout", "train")
     found = runs.totals(measured=gap)
     assert found.attrs["measured"] == "heldout - train"
