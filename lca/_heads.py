@@ -65,6 +65,7 @@ class Heads:
     Examples
     --------
     >>> from lca import Layout
+    >>> from lca.layout import Heads
     >>> names = ("mix.read_q.weight", "mix.read_k.weight", "mix.read_v.weight", "mix.write.weight")
     >>> layout = Layout(names, ((4, 4),) * 4)
     >>> layout.groups("head", heads=Heads(2, single=r"read_[qkv]", output="write")).names
