@@ -113,6 +113,27 @@ def renamed_parameter(
     return decorate
 
 
+def warn_deprecated(what: str, instead: str, *, since: str, removal: str, stacklevel: int = 3) -> None:
+    """Warn of a use of a function that is deprecated, where only some of its calls are.
+
+    Parameters
+    ----------
+    what, instead
+        The old use and the new one, in words or as they are written.
+    since, removal
+        The version that deprecates it and the one that removes it.
+    stacklevel
+        As in `warnings.warn`, seen from here; default: the caller of the function that warns.
+
+    Raises
+    ------
+    LCAError
+        As for `deprecated`.
+    """
+    _check_policy(since, removal)
+    warnings.warn(_message(what, instead, since=since, removal=removal), FutureWarning, stacklevel=stacklevel)
+
+
 def _message(what: str, instead: str, *, since: str, removal: str) -> str:
     return f"{what} is deprecated since {since} and will be removed in {removal}; use {instead} instead."
 

@@ -3,11 +3,9 @@
 import math
 import re
 
-import numpy as np
-
 from lca._heads import Tensors
 from lca.arrays import Slices
-from lca.divisions import OTHER
+from lca.divisions import OTHER, _in_order
 from lca.errors import LCAError
 from lca.groups import Groups
 
@@ -44,8 +42,7 @@ def expert_groups(layout: Tensors, experts: int) -> Groups:
             f"experts={experts} needs tensors such as experts.0.up_proj.weight, or experts.up_proj with "
             f"{experts} experts along its first axis; the tensors are {', '.join(layout.names[:6])}."
         )
-    numbers = {label: i for i, label in enumerate(dict.fromkeys(labels))}
-    return Groups(tuple(numbers), slices, np.array([numbers[label] for label in labels]))
+    return Groups.of_parts(_in_order(labels), slices, labels)
 
 
 def _labels(name: str, shape: tuple[int, ...], experts: int) -> list[str]:

@@ -2,7 +2,7 @@
 
 import re
 from collections import defaultdict
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from typing import Any, TypeAlias, TypeGuard
 
 from lca.errors import LCAError
@@ -38,7 +38,7 @@ def divisions(groups: Selectors, names: Sequence[str]) -> dict[str, dict[str, st
     """The group of every tensor, by division: ``{"group": {"fc1.weight": "mlp", ...}}``.
 
     Each division is a partition of the tensors: the sums over its groups add up to the total. Tensors that no
-    group selects are in the group ``"other"``. `lca.Layout.groups` makes a `lca.groups.Groups` of a division.
+    group selects are in the group ``"other"``. `lca.Layout.groups` takes the selectors of one division.
 
     Parameters
     ----------
@@ -114,6 +114,32 @@ def labels_by_pattern(pattern: str | re.Pattern[str], names: Sequence[str]) -> d
     return {name: f"{kind} {match[kind]}" if match else OTHER for name, match in matches.items()}
 
 
+def _in_order(labels: Iterable[str]) -> tuple[str, ...]:
+    """The groups with these labels: in the order of their first labels, and ``"other"`` as the last one.
+
+    Parameters
+    ----------
+    labels
+        The groups of the tensors, or of parts of them.
+
+    Examples
+    --------
+    >>> _in_order(["other", "mlp", "attention", "mlp"])
+    ('mlp', 'attention', 'other')
+    """
+    found = dict.fromkeys(labels)
+    return (*(name for name in found if name != OTHER), *((OTHER,) if OTHER in found else ()))
+
+
+def _noun(by: str) -> str:
+    """What a group of this division is called in a sentence: a head is not the output layer of a model.
+
+    >>> _noun("head"), _noun("layer")
+    ('attention head', 'layer')
+    """
+    return "attention head" if by == HEAD else by
+
+
 def _divides(selector: Any) -> bool:
     """Whether a selector defines a division of its own."""
     return isinstance(selector, Mapping) or _names_a_group(selector)
@@ -123,6 +149,16 @@ def _names_a_group(selector: Any) -> TypeGuard[str | re.Pattern[str]]:
     """Whether this is a regular expression with a named group, for `labels_by_pattern`."""
     text = selector.pattern if isinstance(selector, re.Pattern) else selector
     return isinstance(text, str) and "(?P<" in text
+
+
+def _division_of(groups: Selectors, names: Sequence[str]) -> dict[str, str]:
+    """The group of every tensor, for selectors that make up one division."""
+    if own := [name for name, chosen in groups.items() if _divides(chosen)]:
+        raise LCAError(
+            f"the group {own[0]!r} ({groups[own[0]]!r:.60}) is a division of its own, and one is made here; "
+            "pass it alone, or several to groups= of a tracker."
+        )
+    return _division(groups, names)
 
 
 def _division(groups: Selectors, names: Sequence[str]) -> dict[str, str]:

@@ -62,15 +62,28 @@ class Groups:
         self._one_sum_each = np.array_equal(ids, np.arange(len(names)))
 
     @classmethod
-    def by_label(cls, labels: Sequence[str], sizes: Sequence[int]) -> "Groups":
+    def of_parts(cls, names: Sequence[str], slices: Sequence[Slices], labels: Sequence[str]) -> "Groups":
+        """Groups from the name of the group of each sum.
+
+        >>> Groups.of_parts(["a", "b"], [Slices(0, 1, 2, 3)], ["b", "a"]).ids
+        array([1, 0])
+        """
+        numbers = {name: i for i, name in enumerate(names)}
+        return cls(names, slices, np.array([numbers[label] for label in labels]))
+
+    @classmethod
+    def by_label(
+        cls, labels: Sequence[str], sizes: Sequence[int], names: Sequence[str] | None = None
+    ) -> "Groups":
         """Groups of whole tensors: tensors with the same label form one group.
+
+        ``names`` is the order of the groups; default: that of their first tensors.
 
         >>> Groups.by_label(["a", "b", "a"], [2, 3, 1]).sizes
         array([3, 3])
         """
-        numbers = {name: i for i, name in enumerate(dict.fromkeys(labels))}
         slices = [Slices(start, 1, 1, size) for start, size in zip(_starts(sizes), sizes, strict=True)]
-        return cls(tuple(numbers), slices, np.array([numbers[label] for label in labels]))
+        return cls.of_parts(tuple(dict.fromkeys(labels)) if names is None else names, slices, labels)
 
     @classmethod
     def by_neuron(

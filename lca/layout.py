@@ -8,22 +8,24 @@ import math
 import operator
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
-from typing import Literal, TypeAlias
+from typing import Any, Literal, TypeAlias
 
 import numpy as np
 
+from lca._deprecation import warn_deprecated
 from lca._experts import expert_groups
-from lca._heads import head_groups
+from lca._heads import Heads, head_groups
 from lca.arrays import Vector, array_ops
-from lca.divisions import _names_a_group, labels_by_pattern
+from lca.divisions import Selectors, _division_of, _in_order, _names_a_group, labels_by_pattern
 from lca.errors import LayoutError, LCAError, UnknownNameError
 from lca.groups import Groups
 
 __all__ = [
     "GroupBy",
     "Grouping",
+    "Heads",
     "Layout",
     "check_same_layout",
 ]
@@ -32,7 +34,7 @@ _Array = np.ndarray
 _SUPPORTED: set[type] = set()
 """Types of vectors that were found to have array operations."""
 GroupBy = Literal["tensor", "layer", "neuron"]
-Grouping: TypeAlias = str | re.Pattern[str] | Mapping[str, str] | Callable[[str], str]
+Grouping: TypeAlias = str | re.Pattern[str] | Selectors | Callable[[str], str]
 """What `Layout.groups` accepts: `GroupBy`, ``"head"``, ``"expert"``, an expression, mapping or function."""
 
 
@@ -49,11 +51,15 @@ class Layout:
     neuron_axes
         For each tensor, the axis that indexes output neurons or channels, or ``None`` for a tensor without
         one. The default is axis 0, the ``(out, in)`` convention of PyTorch and of `lca.reference`.
+    tied
+        For tensors that the model has under several names (tied weights), the other names by the one in
+        ``names``. The tensor is in θ once, and its allocation is that of all its uses. Two layouts that
+        differ in these names only are equal.
 
     Raises
     ------
     LayoutError
-        If names repeat, a tensor is empty, or the lengths or axes do not match.
+        If names repeat, a tensor is empty, the lengths or axes do not match, or ``tied`` names no tensor.
 
     Examples
     --------
@@ -70,6 +76,7 @@ class Layout:
     names: tuple[str, ...]
     shapes: tuple[tuple[int, ...], ...]
     neuron_axes: tuple[int | None, ...] | None = None
+    tied: Mapping[str, Sequence[str]] = field(default_factory=dict, compare=False)
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "names", tuple(self.names))
@@ -93,6 +100,11 @@ class Layout:
             if axis is not None and not 0 <= axis < len(shape):
                 raise LayoutError(f"neuron axis {axis} of {name!r} is not an axis of its shape {shape}.")
         object.__setattr__(self, "neuron_axes", tuple(axes))
+        tied = {name: tuple(others) for name, others in self.tied.items()}
+        for name in tied:
+            if name not in self.names:
+                raise LayoutError(f"tied names other names of {name!r}, which is not a tensor of the layout.")
+        object.__setattr__(self, "tied", tied)
 
     @cached_property
     def sizes(self) -> tuple[int, ...]:
@@ -237,7 +249,7 @@ class Layout:
         self,
         by: Grouping = "tensor",
         *,
-        heads: int | None = None,
+        heads: int | Heads | None = None,
         experts: int | None = None,
     ) -> Groups:
         r"""Group the entries of θ, so that a view can sum over them.
@@ -248,10 +260,14 @@ class Layout:
             ``"tensor"``, ``"layer"`` (the part of the name before the last dot), ``"neuron"`` (one group per
             output neuron or channel, with its weights and bias), ``"head"`` and ``"expert"`` (below), a
             regular expression with a named group (one group for each text that it matches in tensor names,
-            see `lca.divisions.labels_by_pattern`), or a mapping or function from tensor name to group name.
+            see `lca.divisions.labels_by_pattern`), a mapping from the name of a group to what selects its
+            tensors, as ``groups=`` of a tracker (a regular expression, a list of names, or a function of a
+            name; all other tensors are in the group ``"other"``), or a function from the name of a tensor to
+            that of its group.
         heads
-            For ``"head"``: the number of heads in an attention layer. Projections are recognised by name
-            (q_proj, in_proj, c_attn, out_proj, ...); all other entries are in the group ``"other"``.
+            For ``"head"``: the number of heads of an attention layer. Projections are recognised by name
+            (q_proj, in_proj, c_attn, out_proj, ...), or those that a `Heads` names; all other entries are in
+            the group ``"other"``. An output layer called head is a layer, and no attention head.
         experts
             For ``"expert"``: the number of experts in a mixture of experts. Experts are either numbered
             modules (experts.3.up_proj.weight) or share tensors (experts.up_proj of shape (experts, ...)).
@@ -259,29 +275,37 @@ class Layout:
         Raises
         ------
         LCAError
-            If no heads, experts or names as described are found, or ``heads`` or ``experts`` is missing.
-        LayoutError
-            If a mapping lacks a tensor.
+            If no heads, experts or names as described are found, ``heads`` or ``experts`` is missing, or a
+            tensor is in two groups.
         UnknownNameError
             If ``by`` is another string.
+
+        Warns
+        -----
+        FutureWarning
+            If a mapping goes from the name of each tensor to that of its group, which is deprecated.
 
         Examples
         --------
         >>> names = "wte.weight", "h.0.c_attn.weight", "h.1.c_attn.weight"
         >>> layout = Layout(names, ((5, 4), (12, 4), (12, 4)))
         >>> layout.groups(r"h\.(?P<block>\d+)").names
-        ('other', 'block 0', 'block 1')
+        ('block 0', 'block 1', 'other')
         >>> layout.groups("head", heads=2).names[:3]
-        ('other', 'h.0[head 0]', 'h.0[head 1]')
+        ('h.0[head 0]', 'h.0[head 1]', 'h.1[head 0]')
+        >>> layout.groups({"attention": "attn", "embedding": ["wte.weight"]}).names
+        ('embedding', 'attention')
         """
-        for name, number, make in (("head", heads, head_groups), ("expert", experts, expert_groups)):
+        for name, number in (("head", heads), ("expert", experts)):
             if (by == name) != (number is not None):
                 raise LCAError(
                     f'the number of {name}s belongs to groups("{name}"): layout.groups("{name}", {name}s=8); '
                     f"got {by!r} and {name}s={number!r}."
                 )
-            if number is not None:
-                return make(self, number)
+        if heads is not None:
+            return head_groups(self, heads)
+        if experts is not None:
+            return expert_groups(self, experts)
         if isinstance(by, str) and by in self._named_groups:
             return self._named_groups[by]
         found = self._groups(by)
@@ -294,28 +318,43 @@ class Layout:
         """The groups asked for by name so far; every reader of a run shares them."""
         return {}
 
+    def _labels(self, groups: Mapping[str, Any]) -> Mapping[str, str]:
+        """The group of each tensor: the one selected from ``groups``."""
+        if not set(self.names) <= set(groups):
+            return _division_of(groups, self.names)
+        warn_deprecated(
+            'layout.groups with the group of each tensor, {"fc.weight": "mlp"},',
+            'the tensors of each group, as in groups= of a tracker, {"mlp": "^fc"}, or a function from '
+            "tensor to group",
+            since="0.2.0",
+            removal="0.4.0",
+            stacklevel=5,
+        )
+        return {name: groups[name] for name in self.names}
+
     def _groups(self, by: Grouping) -> Groups:
         if by == "neuron":
             assert self.neuron_axes is not None
             return Groups.by_neuron([_layer(name) for name in self.names], self.shapes, self.neuron_axes)
         if by == "tensor":
-            labels = list(self.names)
-        elif by == "layer":
-            labels = [_layer(name) for name in self.names]
-        elif isinstance(by, Mapping):
-            missing = [name for name in self.names if name not in by]
-            if missing:
-                raise LayoutError(
-                    f"the grouping has no group for the tensors {', '.join(missing)}; add them to it."
-                )
-            labels = [by[name] for name in self.names]
+            return Groups.by_label(self.names, self.sizes)
+        if by == "layer":
+            return Groups.by_label([_layer(name) for name in self.names], self.sizes)
+        if isinstance(by, Mapping):
+            labels = list(self._labels(by).values())
         elif isinstance(by, re.Pattern) or _names_a_group(by):
             labels = list(labels_by_pattern(by, self.names).values())
         elif callable(by):
             labels = [by(name) for name in self.names]
         else:
             raise UnknownNameError("grouping", by, ("tensor", "layer", "neuron", "head", "expert"))
-        return Groups.by_label(labels, self.sizes)
+        return Groups.by_label(labels, self.sizes, _in_order(labels))
+
+
+def _labelled_groups(layout: Layout, labels: Mapping[str, str]) -> Groups:
+    """The groups of a division of `lca.divisions.divisions`, from the group of each tensor."""
+    chosen = [labels[name] for name in layout.names]
+    return Groups.by_label(chosen, layout.sizes, _in_order(chosen))
 
 
 def _whole(shape: Iterable[int]) -> tuple[int, ...]:
@@ -326,6 +365,20 @@ def _whole(shape: Iterable[int]) -> tuple[int, ...]:
         raise LayoutError(
             f"a shape is a tuple of whole numbers, got {shape!r:.80}; e.g. (64, 32)."
         ) from error
+
+
+def _layout_from(stored: Mapping[str, Any]) -> Layout:
+    """The layout that a record has stored; older records have no ``tied``."""
+    return Layout(stored["names"], stored["shapes"], stored["neuron_axes"], stored.get("tied", {}))
+
+
+def _in_words(tied: Mapping[str, Sequence[str]]) -> str:
+    """Tied tensors with all of their names; empty without any.
+
+    >>> _in_words({"wte.weight": ("lm_head.weight",)})
+    'wte.weight = lm_head.weight'
+    """
+    return ", ".join(" = ".join((name, *others)) for name, others in tied.items())
 
 
 def _layer(name: str) -> str:

@@ -8,8 +8,9 @@ from typing import Any
 
 import numpy as np
 
+from lca.divisions import _noun
 from lca.errors import LCAError, NonFiniteError, UnknownNameError
-from lca.layout import Layout
+from lca.layout import Layout, _in_words
 from lca.row import Row
 from lca.tables import Column, HasTable, Table
 from lca.views import GroupTotals, HelpingCounts, LogHistogram, RowView, Trace
@@ -89,8 +90,9 @@ def summarize(run: RunViews, loss_end: float | None = None) -> dict[str, Any]:
     ``mass`` are in units of the loss; negative: helping.
 
     ``helping_percent`` is the mean over the steps that have one (`lca.views.Signs`), or ``None``. For
-    sampled allocations the losses are NaN, these percentages and that of exact zeros are ``None``, and
-    ``helping_percent_note`` says why.
+    sampled allocations the losses and ``state_change`` are NaN, these percentages and that of exact zeros are
+    ``None``, and
+    ``helping_percent_note`` says why. ``tied`` has the further names of tied tensors, if there are any.
 
     Parameters
     ----------
@@ -109,7 +111,7 @@ def summarize(run: RunViews, loss_end: float | None = None) -> dict[str, Any]:
     (-0.5, {'fc.weight': -1.0, 'fc.bias': 0.5}, 50.0)
     """
     rows, signs = run.trace.rows, run.signs.per_step()
-    sampled = bool(rows["sampled"].any())
+    sampled, tied = bool(rows["sampled"].any()), run.layout.tied
     last = float(rows["loss_end"][-1])
     end = last if loss_end is None else loss_end
     return {
@@ -119,7 +121,7 @@ def summarize(run: RunViews, loss_end: float | None = None) -> dict[str, Any]:
         "loss_end": end,
         "lca_total": float(rows["total"].sum()),
         "residual": float(rows["residual"].sum()),
-        "state_change": float(rows["state_change"].sum()),
+        "state_change": math.nan if sampled else float(rows["state_change"].sum()),
         "unmeasured_change": float((rows["loss_start"][1:] - rows["loss_end"][:-1]).sum()) + (end - last),
         "mass": float(rows["mass"].sum()),
         "max_step_residual": float(np.abs(rows["residual"]).max()),
@@ -131,6 +133,7 @@ def summarize(run: RunViews, loss_end: float | None = None) -> dict[str, Any]:
         "steps_without_helping_percent": None if sampled else int(signs.steps_without_percent()),
         "per_tensor": run.tensors.by_name(),
         "helping_percent_per_tensor": _helping_by_name(run, sampled=sampled),
+        **({"tied": {name: list(others) for name, others in run.layout.tied.items()}} if tied else {}),
     }
 
 
@@ -188,9 +191,10 @@ class Summary(HasTable, dict[str, dict[str, Any]]):
         helping = [*percents, *[None] * len(changes)]
         if any(value is not None for value in helping):
             columns.insert(2, Column("helping %", helping, sign=False, digits=3))
-        return Table(
-            columns, f"LCA of each {by} over {_steps(first)}, in units of the loss; negative: helping."
-        )
+        caption = f"LCA of each {_noun(by)} over {_steps(first)}, in units of the loss; negative: helping."
+        if "tied" in first:
+            caption += f" Tied, each one tensor under its first name: {_in_words(first['tied'])}."
+        return Table(columns, caption)
 
 
 def _steps(summary: Mapping[str, Any]) -> str:

@@ -161,6 +161,8 @@ def test_cite_finds_the_record_of_a_demo(tmp_path, capsys):
     demo(tmp_path)
     assert main(["cite", str(tmp_path)]) == 0
     assert "alpaydin1998digits" in capsys.readouterr().out
+    assert main(["cite", "rk4"]) == 2
+    assert "is an estimator and no record; pass --estimator rk4" in capsys.readouterr().err
 
 
 def test_a_name_that_the_terminal_cannot_show_is_escaped(tmp_path, monkeypatch):

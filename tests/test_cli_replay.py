@@ -85,3 +85,7 @@ def test_an_objective_without_a_backend_is_refused(folder, capsys):
     )
     assert main(["replay", str(folder), f"{folder}/plain.py:loss"]) == 2
     assert "has no function replay" in capsys.readouterr().err
+    assert main(["replay", str(folder), "mine"]) == 2
+    said = capsys.readouterr().err
+    assert "expected module:object or path/to/file.py:object, got 'mine'" in said
+    assert "estimator" not in said

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from lca import Layout
-from lca._heads import head_groups
+from lca._heads import Heads, head_groups
 from lca.divisions import divisions
 from lca.errors import LCAError
 
@@ -97,6 +97,28 @@ def test_keras_has_an_axis_of_heads():
         head_groups(layout, 3)
 
 
+def test_projections_of_any_names_are_divided_like_the_known_ones():
+    shapes, plain = ((4, 6),) * 3 + ((6, 4), (2, 2)), [f"a.{p}_proj.weight" for p in "qkvo"]
+    expected = _head_of(Layout((*plain, "fc.weight"), shapes), 2)
+    names = ["a.read_q.weight", "a.read_k.weight", "a.read_v.weight", "a.write.weight", "fc.weight"]
+    found = _head_of(Layout(tuple(names), shapes), Heads(2, single=r"read_[qkv]", output="write"))
+    for name, known in zip(names, (*plain, "fc.weight"), strict=True):
+        assert (found[name] == expected[known]).all()
+    fused = ("a.all.weight", "a.all.bias")
+    found = _head_of(Layout(fused, ((12, 4), (12,))), Heads(2, fused="all"))
+    known = _head_of(Layout(("a.qkv.weight", "a.qkv.bias"), ((12, 4), (12,))), 2)
+    assert (found[fused[0]] == known["a.qkv.weight"]).all()
+    assert (found[fused[1]] == known["a.qkv.bias"]).all()
+
+
+@pytest.mark.parametrize(
+    ("names", "message"), [({}, "pass single= or fused="), ({"single": "("}, "single='\\(' is not a regular")]
+)
+def test_heads_without_valid_names_are_refused(names, message):
+    with pytest.raises(LCAError, match=message):
+        Heads(2, **names)
+
+
 def test_bert_keeps_its_projections_under_self_and_output():
     names = ("l.attention.self.query.weight", "l.attention.output.dense.weight", "l.output.dense.weight")
     found = _head_of(Layout(names, ((4, 4),) * 3), 2)
@@ -107,7 +129,15 @@ def test_bert_keeps_its_projections_under_self_and_output():
 @pytest.mark.parametrize(
     ("names", "shapes", "heads", "message"),
     [
-        (("fc.weight",), ((4, 4),), 2, "needs attention projections"),
+        (
+            ("fc.weight",),
+            ((4, 4),),
+            2,
+            r"are fc.weight. Pass .*Heads\(2, single=.*'output': 'head'",
+        ),
+        (("a.x.weight",), ((4, 4),), Heads(2, single="wq"), "selects no query, key or value projection"),
+        (("a.x.weight",), ((4, 4),), Heads(2, single="x", output="x"), "selected by single= and by output="),
+        (("a.x.w", "b.o.w"), ((4, 4),) * 2, Heads(2, single="x", output="o"), "belongs to 'b', which has no"),
         (("a.q_proj.weight",), ((5, 4),), 2, r"not a multiple of 2; heads=2 must be"),
         (("a.q_proj.weight", "a.k_proj.weight"), ((8, 4), (4, 4)), 2, "grouped queries"),
         (("a.q_proj.weight",), ((4, 4),), 0, "heads must be a positive integer"),
@@ -168,3 +198,13 @@ def test_more_experts_than_stated_are_refused():
     layout = Layout(("experts.2.weight",), ((2,),))
     with pytest.raises(LCAError, match="belongs to expert 2, counted from 0"):
         layout.groups("expert", experts=2)
+
+
+def test_what_is_in_no_group_comes_last():
+    layout = Layout(("wte.weight", "h.0.c_attn.weight", "h.1.c_attn.weight"), ((5, 4), (12, 4), (12, 4)))
+    for groups in (layout.groups(r"h\.(?P<block>\d+)"), layout.groups("head", heads=2)):
+        assert groups.names[-1] == "other"
+        assert groups.index[0] == len(groups) - 1
+        assert groups.total(np.arange(layout.size) < 20)[-1] == 20
+    named = Layout(("other", "w"), ((2,), (1,))).groups("tensor")
+    assert named.names == ("other", "w")  # the name of a tensor says nothing

@@ -8,7 +8,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from lca import Layout, tolerances
-from lca.errors import LayoutError, UnknownNameError
+from lca.divisions import divisions
+from lca.errors import LayoutError, LCAError, UnknownNameError
 from lca.layout import check_same_layout
 from lca.testing.strategies import dtypes, seeds
 
@@ -156,8 +157,8 @@ def test_a_neuron_axis_other_than_the_first():
     np.testing.assert_array_equal(layout.groups("neuron").index, [0, 1, 0, 1, 0, 1, 0, 1])
 
 
-def test_groups_by_mapping_and_by_function_agree():
-    kind = {name: name.rpartition(".")[2] for name in NETWORK.names}
+def test_groups_by_selectors_and_by_function_agree():
+    kind = {end: rf"(^|\.){end}$" for end in ("temperature", "bias", "weight")}
     by_mapping, by_function = NETWORK.groups(kind), NETWORK.groups(lambda name: name.rpartition(".")[2])
     assert by_mapping.names == by_function.names == ("weight", "bias", "temperature")
     np.testing.assert_array_equal(by_mapping.index, by_function.index)
@@ -264,9 +265,30 @@ def test_an_entry_of_an_unknown_tensor_names_it(entry):
         TWO.position(entry)
 
 
-def test_a_mapping_without_a_tensor_is_refused():
-    with pytest.raises(LayoutError, match="has no group for the tensors fc.bias"):
-        TWO.groups({"fc.weight": "weights"})
+def test_the_mapping_has_the_direction_of_the_tracker():
+    groups = TWO.groups({"weights": ["fc.weight"]})
+    assert (groups.names, groups.sizes.tolist()) == (("weights", "other"), [6, 2])
+    labels = divisions({"weights": "weight$"}, TWO.names)["group"]
+    np.testing.assert_array_equal(groups.index, [labels[TWO.tensor_at(i)] == "other" for i in range(8)])
+
+
+def test_the_group_of_each_tensor_is_deprecated_and_works():
+    with pytest.warns(FutureWarning, match="groups= of a tracker, .* or a function") as caught:
+        groups = TWO.groups({"fc.weight": "a", "fc.bias": "b"})
+    assert (groups.names, groups.sizes.tolist(), caught[0].filename) == (("a", "b"), [6, 2], __file__)
+
+
+@pytest.mark.parametrize(
+    ("groups", "message"),
+    [
+        ({"fc.weight": "weights"}, r"the group 'fc.weight' \('weights'\) selects no tensor"),
+        ({"kind": {"weights": "weight"}}, "the group 'kind' .* is a division of its own"),
+        ({"kind": r"(?P<kind>fc)"}, "the group 'kind' .* is a division of its own"),
+    ],
+)
+def test_groups_that_are_no_division_are_refused(groups, message):
+    with pytest.raises(LCAError, match=message):
+        TWO.groups(groups)
 
 
 def test_an_unknown_grouping_lists_the_known():

@@ -116,7 +116,18 @@ def layout_of(model: nn.Module, frozen: Frozen = "zero", precision: Precision | 
         if parameter.ndim > 1
     }
     axes = [1 if id(p) in second else 0 if p.ndim else None for p in named.values()]
-    return Layout(tuple(named), tuple(tuple(p.shape) for p in named.values()), tuple(axes))
+    shapes = tuple(tuple(p.shape) for p in named.values())
+    return Layout(tuple(named), shapes, tuple(axes), _tied(model, named))
+
+
+def _tied(model: nn.Module, named: Mapping[str, nn.Parameter]) -> dict[str, list[str]]:
+    """The further names of the parameters that the model holds more than once."""
+    first, found = {id(parameter): name for name, parameter in named.items()}, dict[str, list[str]]()
+    for name, parameter in model.named_parameters(remove_duplicate=False):
+        known = first.get(id(parameter), name)
+        if known != name:
+            found.setdefault(known, []).append(name)
+    return found
 
 
 _OUTPUTS_SECOND = (

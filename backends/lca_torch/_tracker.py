@@ -201,6 +201,8 @@ class Tracker(ModelTracker[Loop]):
                     for key, value in group.items()
                     if key not in ("params", "param_names", "initial_lr")
                 }
+                if "initial_lr" in group:  # a schedule has changed lr already, as a warm-up does
+                    numbers["lr"] = float(group["initial_lr"])
                 yield call_text(type(one).__name__, numbers)
 
     def _module_types(self) -> dict[str, str]:

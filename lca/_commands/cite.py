@@ -1,6 +1,7 @@
 """`lca cite`: BibTeX for what a run used."""
 
 from argparse import ArgumentParser, Namespace
+from pathlib import Path
 
 from lca._commands.command import Command, find_record
 from lca._commands.targets import find_estimator
@@ -21,6 +22,8 @@ def run(args: Namespace) -> None:
     """Print the entries."""
     if args.record is not None and args.estimator is not None:
         raise LCAError("a record names its own estimator; pass either the record or --estimator, not both.")
+    if args.record in REGISTRY and not Path(args.record).exists():
+        raise LCAError(f"{args.record!r} is an estimator and no record; pass --estimator {args.record}.")
     if args.record is not None:
         entries = citation(attributes_of(find_record(args.record)))
     elif args.estimator is not None:

@@ -22,7 +22,15 @@ def add_arguments(parser: ArgumentParser) -> None:
 
     def keep_separators(args: Sequence[str] | None = None, namespace: Any = None) -> Any:
         kept = None if args is None else [_BETWEEN if arg == BETWEEN else arg for arg in args]
-        return parse(kept, namespace)
+        parser.parse_known_args = parse  # type: ignore[method-assign]
+        try:
+            found, unknown = parser.parse_known_intermixed_args(kept, namespace)
+        finally:
+            parser.parse_known_args = keep_separators  # type: ignore[method-assign, assignment]
+        for option, value in vars(found).items():
+            if option != "records" and _BETWEEN in (value if isinstance(value, list) else [value]):
+                parser.error(f"argument --{option}: expected one argument, got {BETWEEN}")
+        return found, [BETWEEN if arg == _BETWEEN else arg for arg in unknown]
 
     parser.parse_known_args = keep_separators  # type: ignore[method-assign, assignment]
     parser.usage = "%(prog)s [options] RECORD ... [-- RECORD ...] ..."
@@ -78,6 +86,10 @@ def _groups(args: Namespace) -> dict[str, list[Path]]:
         if len(groups) > 1 or args.name:
             raise LCAError("--by makes the conditions from the settings; omit -- and --name.")
         return {"": groups[0]}
+    given = [path.resolve() for group in groups for path in group]
+    twice = [str(path) for i, path in enumerate(given) if path in given[:i]]
+    if twice:
+        raise LCAError(f"the record {twice[0]!r} is given twice; pass each run once.")
     names = args.name or _names(groups)
     if len(names) != len(groups) or len(set(names)) < len(names):
         raise LCAError(

@@ -51,7 +51,7 @@ def run(args: Namespace) -> None:
     from lca.record import Record  # noqa: PLC0415 - `lca --help`
     from lca.tracking import measure  # noqa: PLC0415
 
-    made = find_maker(args.objective, lambda found: isinstance(found, Mapping))()
+    made = find_maker(args.objective, lambda found: isinstance(found, Mapping), built_in=False)()
     estimator = named_estimator(args.estimator).make(args.tol)
     given = {"key": args.key, "prefix": args.prefix}
     steps = steps_of(args.checkpoints, made, **{name: value for name, value in given.items() if value})

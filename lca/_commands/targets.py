@@ -43,7 +43,9 @@ def find_estimator(name: str) -> NamedEstimator:
     return NamedEstimator(name, described, lambda tol: make())
 
 
-def find_maker(target: str, also: Callable[[Any], bool] = lambda made: False) -> Callable[[], Any]:
+def find_maker(
+    target: str, also: Callable[[Any], bool] = lambda made: False, *, built_in: bool = True
+) -> Callable[[], Any]:
     """A function that makes the estimator or objective that ``target`` names; it has been called once.
 
     Parameters
@@ -54,6 +56,8 @@ def find_maker(target: str, also: Callable[[Any], bool] = lambda made: False) ->
         estimator (`lca estimators`).
     also
         Which objects are accepted beside estimators and objectives.
+    built_in
+        Whether the name of a built-in estimator is accepted.
 
     Raises
     ------
@@ -66,6 +70,8 @@ def find_maker(target: str, also: Callable[[Any], bool] = lambda made: False) ->
     3
     """
     place, _, name = target.rpartition(":")
+    if not place and name and not built_in:
+        raise LCAError(f"expected module:object or path/to/file.py:object, got {target!r}.")
     if not place and name:
         return _built_in(name)
     if not name:
@@ -73,7 +79,8 @@ def find_maker(target: str, also: Callable[[Any], bool] = lambda made: False) ->
     found: Any = _import(place)
     for part in name.split("."):
         if not hasattr(found, part):
-            raise UnknownNameError(f"object in {place}", part, (n for n in vars(found) if n[0] != "_"))
+            public = getattr(found, "__all__", [name for name in vars(found) if name[0] != "_"])
+            raise UnknownNameError(f"object in {place}", part, public)
         found = getattr(found, part)
     if isinstance(found, QuadratureRule):
         return partial(PathIntegral, found)
@@ -101,7 +108,7 @@ def _tried(target: str, make: Any, also: Callable[[Any], bool]) -> Callable[[], 
     except TypeError as error:
         raise LCAError(
             f"{target} cannot be called without arguments ({error}); write a function that calls it with "
-            "arguments, and check that function."
+            "arguments, and pass that function."
         ) from error
     except LCAError:
         raise

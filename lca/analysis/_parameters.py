@@ -8,7 +8,7 @@ import numpy as np
 from lca.analysis._oscillation import mean_gradient
 from lca.analysis._variables import labelled, select, steps_of, variable_of
 from lca.errors import LCAError
-from lca.layout import Layout
+from lca.layout import _layout_from
 
 if TYPE_CHECKING:
     from xarray import DataArray, Dataset
@@ -206,8 +206,7 @@ def _gradient(allocated: "DataArray", moved: "DataArray") -> "DataArray":
 
 def _named(record: "Dataset", array: "DataArray", name: str, **attributes: Any) -> "DataArray":
     """Add the tensor and the layer of each parameter as coordinates."""
-    stored = json.loads(record.attrs["layout"])
-    layout = Layout(stored["names"], stored["shapes"], stored["neuron_axes"])
+    layout = _layout_from(json.loads(record.attrs["layout"]))
     layers = layout.groups("layer")
     of_tensor = np.array([layers.names[layers.index[at]] for at in layout.offsets])
     labels = {"tensor": np.array(layout.names), "layer": of_tensor}

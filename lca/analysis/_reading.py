@@ -19,6 +19,7 @@ from lca.analysis._variables import (
     stored_groups,
     variable_of,
 )
+from lca.divisions import _in_order
 from lca.errors import LCAError, UnknownNameError
 from lca.views._signs import Signs
 
@@ -59,7 +60,7 @@ def group_names(record: "Dataset", by: By | str = "layer") -> tuple[str, ...]:
         return tuple(map(str, record["group"].values[stored]))
     parts = divisions_of(record)
     if by in parts:
-        return tuple(dict.fromkeys(parts[by][name] for name in group_names(record, "tensor")))
+        return _in_order(parts[by][name] for name in group_names(record, "tensor"))
     check_by(by, division_names(record))
     if by not in record.coords:
         raise LCAError(f"the record has no totals per {by}; record the run with {by}s=True.")

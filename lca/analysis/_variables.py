@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Literal, get_args
 import numpy as np
 
 from lca._extras import extra
+from lca.divisions import OTHER
 from lca.errors import LCAError, UnknownNameError
 
 if TYPE_CHECKING:
@@ -35,11 +36,12 @@ def refuse_sampled(record: "Dataset", measured: str, what: str) -> None:
 
 
 def stored_groups(record: "Dataset", division: str) -> np.ndarray | None:
-    """A mask of the groups that belong to a division, (groups,); ``None`` if there are no such groups."""
+    """The places of the groups of a division, "other" as the last; ``None`` if there are no such groups."""
     if "group_total" not in record.variables:
         return None
-    chosen = record["division"].values.astype(str) == division
-    return chosen if chosen.any() else None
+    places = np.flatnonzero(record["division"].values.astype(str) == division)
+    rest = record["group"].values[places].astype(str) == OTHER
+    return np.append(places[~rest], places[rest]) if len(places) else None
 
 
 def divisions_of(record: "Dataset") -> Mapping[str, Mapping[str, str]]:

@@ -13,6 +13,7 @@ from lca.by_example._allocation import ExampleAllocation
 from lca.by_example._chosen import choose
 from lca.by_example._nodes import Nodes
 from lca.by_example._protocol import separable
+from lca.divisions import Selectors
 from lca.errors import LCAError
 from lca.estimators import Adaptive, Path
 from lca.estimators._checks import check_step
@@ -22,7 +23,7 @@ from lca.objective import Objective, State, at_state, differentiated_by, differe
 from lca.step import Step
 from lca.tolerances import conservation
 
-By = GroupBy | Mapping[str, str] | Callable[[str], str]
+By = GroupBy | Selectors | Callable[[str], str]
 
 
 @dataclass(frozen=True)
@@ -37,7 +38,8 @@ class ByExample:
     Parameters
     ----------
     groups
-        As in `lca.Layout.groups`: ``"tensor"``, ``"layer"``, ``"neuron"``, or the group of each tensor.
+        As in `lca.Layout.groups`: ``"tensor"``, ``"layer"``, ``"neuron"``, the selectors of each group, as
+        in ``groups=`` of a tracker, or a function from the name of a tensor to that of its group.
     examples
         The indices of the examples; ``None``: all.
     labels

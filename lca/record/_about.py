@@ -7,11 +7,12 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
 from datetime import UTC, datetime
 from importlib.metadata import version
+from itertools import chain
 from pathlib import Path
 from typing import Any, Literal
 
 from lca.allocation import Estimator
-from lca.layout import Layout
+from lca.layout import _layout_from
 from lca.record._citation import citations_of
 from lca.record._damage import damage_explained
 from lca.record._schema import (
@@ -47,8 +48,13 @@ def attributes(
         If a name cannot be stored as text.
     """
     layout = plan.layout
-    tensors = {"names": layout.names, "shapes": layout.shapes, "neuron_axes": layout.neuron_axes}
-    for name in (*layout.names, *plan.measured):
+    tensors = {
+        "names": layout.names,
+        "shapes": layout.shapes,
+        "neuron_axes": layout.neuron_axes,
+        **({"tied": layout.tied} if layout.tied else {}),
+    }
+    for name in (*layout.names, *chain.from_iterable(layout.tied.values()), *plan.measured):
         if not name.isascii():
             _check_text(name)
     return {
@@ -110,7 +116,7 @@ def plan_of(path: Path, about: Mapping[str, Any]) -> Plan:
         check_types(about)
         layout, content = json.loads(about["layout"]), json.loads(about["content"])
         return Plan(
-            Layout(layout["names"], layout["shapes"], layout["neuron_axes"]),
+            _layout_from(layout),
             tuple(about["measured"]),
             Content.from_json(content),
             about["block"],

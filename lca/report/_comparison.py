@@ -5,6 +5,7 @@ from collections.abc import Iterator, Mapping
 import numpy as np
 
 from lca.analysis._over_runs import CONFIDENCE
+from lca.divisions import _noun
 from lca.report import _charts as charts
 from lca.report._comparison_groups import bars, curves, groups, groups_over_time
 from lca.report._comparison_maps import maps
@@ -66,7 +67,7 @@ def _difference_table(data: Runs, by: str) -> Table:
             value = "only in one" if np.isnan(mean) else format_number(mean, "+")
             rows.append((name, other.name, value, interval, p, test if known else ""))
     head = ("", "condition", "difference", "interval", "p (Holm)", "test")
-    which = "" if by == "layer" else f" ({by})"
+    which = "" if by == "layer" else f" ({_noun(by)})"
     caption = f"Differences of the {plural(by)}' sums{which}"
     return Table(caption, head, rows, folded=len(rows) > 2 * MAX_ROWS)
 
@@ -125,7 +126,7 @@ def _class_tables(data: Runs, by: str, found: Mapping[str, list[str]]) -> Iterat
     for (measured, condition), mean in means.items():
         labels = [data.members[0].run.class_label(name) for name in found[measured]]
         labels = labels if len(set(labels)) == len(labels) else found[measured]
-        caption = f"{condition.name}: LCA of each {by} for the {measured} loss of each class"
+        caption = f"{condition.name}: LCA of each {_noun(by)} for the {measured} loss of each class"
         caption += ", mean over the runs" if len(condition.members) > 1 else ""
         yield class_table(caption, (by, data.names(by)), labels, mean, largest=largest)
 

@@ -5,7 +5,7 @@ from functools import reduce
 
 import numpy as np
 
-from lca.divisions import OTHER
+from lca.divisions import OTHER, _noun
 from lca.report import _charts as charts
 from lca.report._comparison_maps import maps, shown_groups
 from lca.report._comparison_numbers import interval_text, pooled_totals, totals_table
@@ -55,9 +55,9 @@ def bars(data: Runs, by: str) -> Chart:
     at = shown_groups(data, by)
     possible = len(drawn_places(names, by))
     rest = f" The {len(at)} largest of {possible} are shown." if len(at) < possible else ""
-    rest += "" if possible == len(names) else f" What is in no {by}, {OTHER!r}, is in the table only."
+    rest += "" if possible == len(names) else f" What is in no {_noun(by)}, {OTHER!r}, is in the table only."
     caption = (
-        f"LCA of each {by} for the {loss} loss, summed over the measured steps: bars to the left are "
+        f"LCA of each {_noun(by)} for the {loss} loss, summed over the measured steps: bars to the left are "
         f"helping, to the right hurting.{rest} {interval_text(data, 'Lines')}"
     )
     chart = charts.conditions_chart(

@@ -4,6 +4,7 @@ import numpy as np
 
 from lca.analysis import RunDifference, RunMeans
 from lca.analysis._over_runs import CONFIDENCE
+from lca.divisions import _noun
 from lca.report._overview import RESIDUAL, STATE, UNMEASURED
 from lca.report._parts import Table, largest_drawn, tints_of
 from lca.runs import Condition, Member, Runs
@@ -45,7 +46,7 @@ def totals_table(data: Runs, loss: str, limit: int, *, by: str = "layer", folded
         tints.append([0.0] * len(others))
     rest = f"; the {limit} {plural(by)} with the largest sums" if limit < len(names) else ""
     caption = (
-        f"LCA of each {by} for the {loss} loss, summed over the measured steps{rest}. "
+        f"LCA of each {_noun(by)} for the {loss} loss, summed over the measured steps{rest}. "
         f"{interval_text(data, '±')}"
     )
     if len(data.conditions) == 2:

@@ -7,7 +7,7 @@ import numpy as np
 from lca._verdict import SMALL_MISS
 from lca.analysis import RunMeans
 from lca.analysis._over_runs import CONFIDENCE
-from lca.divisions import OTHER
+from lca.divisions import OTHER, _noun
 from lca.report._comparison_numbers import (
     difference_name,
     interval,
@@ -144,7 +144,7 @@ def _most_different(data: Runs, by: str) -> list[str]:
     value, more = format_digits(mean, "+", 3), second if mean < 0 else first
     helps = pooled_totals(data, more, data.losses[0], by).mean[at] < 0
     effect = f"it {'helped more' if helps else 'hurt less'} in {more.name}"
-    said = "They differ" if by == "layer" else f"By {by}, they differ"
+    said = "They differ" if by == "layer" else f"By {_noun(by)}, they differ"
     name = layer_named(data.names(by)[at]) if by == "layer" else data.names(by)[at]
     said += f" most in {name}: {difference_name(first, second)} = {value}"
     if np.isnan(half):

@@ -1,6 +1,6 @@
 """The first screen: what happened in the run, in two sentences and one bar chart."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -8,6 +8,7 @@ import numpy as np
 from lca._verdict import LARGE_MISS
 from lca.analysis import group_names, group_totals
 from lca.analysis._variables import divisions_of
+from lca.divisions import _noun
 from lca.report._parts import Bar, Bars, Section
 from lca.runs._balance import Conservation, Tone, check_conservation
 from lca.runs._format import format_digits, format_number, format_percent, layer_named, short_labels
@@ -207,7 +208,7 @@ def _by_group(run: Run, check: Conservation) -> Iterator[str]:
         listed = (f"{name} {format_digits(value, '+')}{_in_brackets(value, check)}" for name, value in named)
         scope = "" if run.is_whole else f", over {run.scope}"
         which = f", the largest {len(named)} of {len(names)}" if len(names) > len(named) else ""
-        yield f"By {division}{which}{scope}: {', '.join(listed)}."
+        yield f"By {_noun(division)}{which}{scope}: {', '.join(listed)}."
 
 
 def _in_brackets(value: float, check: Conservation) -> str:
@@ -285,6 +286,11 @@ def _items(run: Run, check: Conservation) -> list[Item]:
     return items
 
 
+def _note(item: Item, ties: Mapping[str, str]) -> str:
+    """The number of parameters of a layer, and its tied tensors."""
+    return "; ".join(filter(None, (count_of(item.size, "parameter"), ties.get(item.name))))
+
+
 def _is_measured(check: Conservation) -> bool:
     """Whether every loss is a number, so that the parts add up to a change."""
     return not check.unmeasured_steps
@@ -317,10 +323,11 @@ def _bars(run: Run, check: Conservation) -> Bars:
     room = ROOM * float(np.abs(values).max())
     low, high = min(-room, float(values.min())), max(room, float(values.max()))
     width, names = (high - low) or 1.0, [item.name for item in shown]
+    ties = run.tied_notes("layer")
     rows = [
         Bar(
             name=label,
-            note=count_of(item.size, "parameter") if item.kind == "layer" else "",
+            note=_note(item, ties) if item.kind == "layer" else "",
             text=format_digits(item.value, "+"),
             value=item.value,
             share=_share(item.value, check),

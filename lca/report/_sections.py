@@ -6,14 +6,16 @@ from typing import Any
 
 import numpy as np
 
-from lca.analysis import division_names, group_names, group_totals, histogram_counts
+from lca.analysis import division_names, group_names, histogram_counts
 from lca.analysis._reading import is_class
+from lca.divisions import _noun
 from lca.record._citation import citation
 from lca.report import _charts as charts
 from lca.report._examples import examples
+from lca.report._grouped import charts_of, tables_of, totals_of
 from lca.report._overview import summary
 from lca.report._parts import Chart, Section, Table, class_table, class_title
-from lca.report._training import groups, training
+from lca.report._training import training
 from lca.runs._balance import Conservation, check_conservation
 from lca.runs._classes import class_losses, class_text
 from lca.runs._format import format_number, format_percent
@@ -68,32 +70,18 @@ def losses(run: Run) -> Section | None:
 
 def layers(run: Run) -> Section:
     """The allocation of each layer."""
-    first, totals = run.losses[0], {loss: run.layer_totals(loss).sum(axis=0) for loss in run.losses}
-    errors = {loss: bound for loss in run.losses if (bound := _stderr_bound(run, loss)) is not None}
-    bars = (
-        f"LCA of each layer, summed over {run.scope}: blue is helping (negative), orange-red is hurting "
-        "(positive)."
-    )
-    if len(run.losses) > 1:
-        bars += " Solid bars are the first loss; the pattern of a bar tells the loss."
-    if errors:
-        bars += (
-            " The lines show an upper bound of one standard error from sampling; it is a bound because "
-            "neighbouring steps share samples."
-        )
-    return Section(
-        "layers",
-        "Which layers changed the loss",
-        charts=[
-            Chart(charts.totals_chart(run.layers, totals, errors), bars),
-            Chart(
-                charts.cumulative_chart(_step_ends(run), run.layer_totals(first), run.layers),
-                f"Cumulative LCA of each layer for the {first} loss: a falling line is helping, a rising "
-                "line is hurting. Click a name in the legend to hide its line.",
-            ),
-        ],
-        tables=[_layer_table(run, loss, errors.get(loss)) for loss in run.losses],
-    )
+    title = "Which layers changed the loss"
+    return Section("layers", title, charts=charts_of(run, "layer"), tables=tables_of(run, "layer"))
+
+
+def groups(run: Run) -> Section | None:
+    """The allocation of each group of each division; ``None`` if the record has no groups."""
+    found = division_names(run.record)
+    if not found:
+        return None
+    shown = [chart for division in found for chart in charts_of(run, division)]
+    tables = [table for division in found for table in tables_of(run, division)]
+    return Section("groups", "Groups of tensors", charts=shown, tables=tables)
 
 
 def explorer(run: Run) -> Section:
@@ -114,17 +102,13 @@ def classes(run: Run) -> Section | None:
     for measured, names in class_losses([run]).items():
         labels = [run.class_label(name) for name in names]
         for by in ("layer", *divisions):
-            totals = np.stack([_sums(run, by, name) for name in names], axis=1)
-            caption = f"LCA of each {by} for the {measured} loss of each class, summed over {run.scope}"
+            totals = np.stack([totals_of(run, by, name).sum(axis=0) for name in names], axis=1)
+            caption = (
+                f"LCA of each {_noun(by)} for the {measured} loss of each class, summed over {run.scope}"
+            )
             tables.append(class_table(caption, (by, group_names(run.record, by)), labels, totals))
         texts.append(class_text(measured, names))
     return Section("classes", class_title(divisions), paragraphs=[*dict.fromkeys(texts)], tables=tables)
-
-
-def _sums(run: Run, by: str, measured: str) -> Array:
-    """The sums over the measured steps, (groups,)."""
-    rows = run.layer_totals(measured) if by == "layer" else group_totals(run.record, by, measured).values
-    return np.asarray(rows.sum(axis=0))
 
 
 _NOTHING = "Every allocation is exactly 0: no parameter moved, or every gradient was 0."
@@ -260,40 +244,6 @@ def _time(created: Any) -> str:
         return datetime.fromisoformat(created).astimezone(UTC).strftime("%Y-%m-%d %H:%M UTC")
     except (TypeError, ValueError, OverflowError):
         return str(created or "at an unknown time")
-
-
-def _layer_table(run: Run, loss: str, errors: Array | None) -> Table:
-    totals = run.layer_totals(loss).sum(axis=0)
-    whole = totals.sum()
-    share = 100 * totals / whole if whole else np.full(len(totals), np.nan)
-    bound = [] if errors is None else [("± at most", [format_number(e) for e in errors])]
-    counts: list[tuple[str, Sequence[str]]] = []
-    if not run.is_sampled(loss):
-        signs = run.layer_signs(loss)
-        percents = {"helping": signs.mean_helping_percent(), "zero": signs.mean_zero_percent()}
-        counts = [(name, [format_percent(p) for p in found]) for name, found in percents.items()]
-    columns: list[tuple[str, Sequence[str]]] = [
-        ("", run.layers),
-        ("LCA", [format_number(t, "+") for t in totals]),
-        *bound,
-        ("share", [format_percent(s) for s in share]),
-        *counts,
-    ]
-    caption = f"Table of all layers, for the {loss} loss, summed over {run.scope}"
-    rows = list(zip(*(cells for _, cells in columns), strict=True))
-    return Table(caption, [head for head, _ in columns], rows)
-
-
-def _stderr_bound(run: Run, loss: str) -> Array | None:
-    """An upper bound of the standard error of the layers' totals over the run, (layers,).
-
-    Neighbouring steps share a sample, so their errors are not independent. The errors of every other step
-    are: with E the sum over even steps and O that over odd steps,
-    Var(E + O) ≤ 2 (Var E + Var O) = 2 Σ_t stderr_t². ``None`` if the error of a step is missing, because the
-    sum would then be too small.
-    """
-    errors = run.layer_stderr(loss)
-    return None if errors is None or np.isnan(errors).any() else np.sqrt(2 * (errors**2).sum(axis=0))
 
 
 def _step_ends(run: Run) -> Array:

@@ -215,7 +215,7 @@ def check_conservation(run: Run, loss: str) -> Conservation:
         change=float((end - start).sum()),
         unmeasured_change=float(gaps.sum()) + (final - float(end[-1])),
         allocated=float(total.sum()),
-        state_change=float(state_change.sum()),
+        state_change=float(np.where(np.isnan(end - start), np.nan, state_change).sum()),
         residual=float(residual.sum()),
         max_step_residual=float(np.abs(residual).max()),
         steps=len(total),

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from lca._extras import extra
-from lca.runs._members import SEED, Condition
+from lca.runs._members import SEED, Condition, Measured
 from lca.runs._settings import to_text
 
 if TYPE_CHECKING:
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 UNIT = "units of the loss; negative: helping"
 
 
-def totals(runs: "Runs", by: str, measured: str, ci: float) -> "Dataset":
+def totals(runs: "Runs", by: str, measured: Measured, ci: float) -> "Dataset":
     """As `Runs.totals`."""
     values = [runs.values(condition, by, measured) for condition in runs.conditions]
     pooled = [runs.pool(c, v, ci=ci) for c, v in zip(runs.conditions, values, strict=True)]
@@ -32,12 +32,12 @@ def totals(runs: "Runs", by: str, measured: str, ci: float) -> "Dataset":
     return _dataset(
         data,
         {**coordinates, **_defining([dict(c.values) for c in runs.conditions], "condition")},
-        {"measured": measured, "units": UNIT, "confidence": ci, "cautions": list(runs.cautions)},
+        {"measured": _name_of(measured), "units": UNIT, "confidence": ci, "cautions": list(runs.cautions)},
     )
 
 
 def difference(
-    runs: "Runs", pair: tuple[Condition, Condition], by: str, measured: str, ci: float
+    runs: "Runs", pair: tuple[Condition, Condition], by: str, measured: Measured, ci: float
 ) -> "Dataset":
     """As `Runs.difference`."""
     first, second = pair
@@ -47,7 +47,7 @@ def difference(
     attributes = {
         "difference": f"{second.name} - {first.name}",
         "test": test_name(found.paired),
-        "measured": measured,
+        "measured": _name_of(measured),
         "units": UNIT,
         "confidence": ci,
         "cautions": list(runs.cautions),
@@ -55,7 +55,7 @@ def difference(
     return _dataset({n: (by, getattr(found, n)) for n in names}, {by: list(runs.names(by))}, attributes)
 
 
-def series(runs: "Runs", by: str, measured: str) -> "Dataset":
+def series(runs: "Runs", by: str, measured: Measured) -> "Dataset":
     """As `Runs.series`."""
     steps = np.unique(np.concatenate([m.run.steps for m in runs.members]))
     names, shape = runs.names(by), (len(runs.members), len(steps))
@@ -65,7 +65,7 @@ def series(runs: "Runs", by: str, measured: str) -> "Dataset":
         where = np.searchsorted(steps, member.run.steps)
         total[at, where] = runs.place(member, member.rows(by, measured), by, names)
         for name, found in losses.items():
-            found[at, where] = member.run.per_step(name, measured)
+            found[at, where] = member.per_step(name, measured)
     data = {"total": (("run", "step", by), total), **{k: (("run", "step"), v) for k, v in losses.items()}}
     of_run = [c for c in runs.conditions for _ in c.members]
     values = [
@@ -78,7 +78,11 @@ def series(runs: "Runs", by: str, measured: str) -> "Dataset":
         "condition": ("run", [c.name for c in of_run]),
         **_defining(values, "run"),
     }
-    return _dataset(data, coordinates, {"measured": measured, "units": UNIT})
+    return _dataset(data, coordinates, {"measured": _name_of(measured), "units": UNIT})
+
+
+def _name_of(measured: Measured) -> str:
+    return measured if isinstance(measured, str) else " - ".join(measured)
 
 
 def test_name(paired: bool) -> str:  # noqa: FBT001

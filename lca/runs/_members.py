@@ -4,7 +4,7 @@ import re
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import cache, cached_property
-from typing import Any, get_args
+from typing import Any, TypeAlias, get_args
 
 import numpy as np
 
@@ -15,6 +15,8 @@ from lca.runs._run import Run
 from lca.runs._settings import GROUPS, is_divisions, listed, setting_rows, to_text
 
 SEED = "seed"
+Measured: TypeAlias = str | tuple[str, str]
+"""The name of a measured loss; or two names, for the first loss minus the second."""
 _NUMBERED = re.compile(r"_\d+(?=$|[./])")
 
 
@@ -82,15 +84,33 @@ class Member:
         numbered = set(own) != set(others) and without_numbers(own) == without_numbers(others)
         return others if by in get_args(By) or numbered else own
 
-    def rows(self, by: str, measured: str) -> np.ndarray:
+    def rows(self, by: str, measured: Measured) -> np.ndarray:
         """The allocation of each step to each group, (T, groups)."""
+        if not isinstance(measured, str):
+            first, second = measured
+            return np.asarray(self.rows(by, first) - self.rows(by, second))
         if by == "layer":
             return self.run.layer_totals(measured)
         return np.asarray(group_totals(self.run.record, by, measured).values)
 
-    def totals(self, by: str, measured: str) -> np.ndarray:
+    def totals(self, by: str, measured: Measured) -> np.ndarray:
         """The sums over the measured steps, (groups,)."""
         return np.asarray(self.rows(by, measured).sum(axis=0))
+
+    def per_step(self, name: str, measured: Measured) -> np.ndarray:
+        """A variable with one number per step, (T,)."""
+        if isinstance(measured, str):
+            return self.run.per_step(name, measured)
+        first, second = (self.run.per_step(name, each) for each in measured)
+        return np.asarray(first - second)
+
+    def change(self, measured: Measured) -> float:
+        """The change of a loss from the start to the end of the run."""
+        if not isinstance(measured, str):
+            first, second = map(self.change, measured)
+            return first - second
+        check = self.check(measured)
+        return check.end - check.start
 
     def check(self, loss: str) -> Conservation:
         """The conservation check of one loss."""
@@ -153,6 +173,17 @@ class Condition:
         differ = sorted(differing(self.members))
         if differ:
             yield f"{self.name}: its runs differ in {listed(differ)}, and not by chance only."
+
+
+def loss_in_words(measured: Measured) -> str:
+    """A loss, or the difference of two, in a sentence.
+
+    >>> loss_in_words("train"), loss_in_words(("heldout", "train"))
+    ('the train loss', 'the difference of the losses heldout − train')
+    """
+    if isinstance(measured, str):
+        return f"the {measured} loss"
+    return f"the difference of the losses {' − '.join(measured)}"
 
 
 def without_numbers(names: tuple[str, ...]) -> tuple[str, ...]:

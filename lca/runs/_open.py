@@ -181,8 +181,7 @@ def _by_settings(members: list[Member], by: Sequence[str]) -> list[Condition]:
     groups: dict[str, list[Member]] = {}
     for member in members:
         values = _values_of(member, names)
-        name = to_text(values[names[0]]) if len(names) == 1 else _named(values)
-        groups.setdefault(name or "all runs", []).append(member)
+        groups.setdefault(_named(values) or "all runs", []).append(member)
     for name, group in groups.items():
         _check_seeds(name, group)
     return [
@@ -192,7 +191,20 @@ def _by_settings(members: list[Member], by: Sequence[str]) -> list[Condition]:
 
 
 def _named(values: Mapping[str, Any]) -> str:
-    return ", ".join(f"{key} {to_text(value)}".replace("_", " ") for key, value in values.items())
+    """The name of a condition; a text that is the only value says enough by itself.
+
+    >>> _named({"optimizer": "adam"}), _named({"dropout": True}), _named({"optimizer": "adam", "lr": 0.1})
+    ('adam', 'dropout=True', 'optimizer=adam, lr=0.1')
+    """
+    alone = next(iter(values.values())) if len(values) == 1 else None
+    if isinstance(alone, str):
+        return to_text(alone)
+    return ", ".join(_stated(key, value) for key, value in values.items())
+
+
+def _stated(key: str, value: Any) -> str:
+    """A setting with its name, as in Python."""
+    return f"{key}={value if value is None or isinstance(value, bool) else to_text(value)}"
 
 
 def _check_seeds(name: str, group: list[Member]) -> None:
@@ -242,8 +254,8 @@ def _distinguished(groups: list[list[Member]]) -> list[tuple[str, dict[str, Any]
     keys = [key for key in texts[0] if len({found.get(key, "") for found in texts}) > 1]
     keys = next(([k] for k in keys if len({found.get(k, "") for found in texts}) == len(groups)), keys)
     names = [
-        ", ".join(f"{key} {found[key]}".replace("_", " ") for key in keys if found.get(key))
-        for found in texts
+        ", ".join(_stated(key, given[key]) for key in keys if found.get(key))
+        for found, given in zip(texts, settings, strict=True)
     ]
     if not (all(names) and len(set(names)) == len(names)):
         names = [f"{g[0].label}{f' and {len(g) - 1} more' if g[1:] else ''}" for g in groups]

@@ -10,8 +10,9 @@ import numpy as np
 
 from lca.analysis import group_names, group_signs, group_totals
 from lca.analysis._reading import class_of, is_class
+from lca.analysis._variables import divisions_of
 from lca.errors import LCAError
-from lca.layout import Layout
+from lca.layout import Layout, _in_words, _layout_from
 from lca.record._about import check_types
 from lca.runs._settings import learning_rate, to_text
 from lca.views._signs import Signs
@@ -151,8 +152,17 @@ class Run:
     @cached_property
     def layout(self) -> Layout:
         """The layout of the parameter vector."""
-        stored = json.loads(self.record.attrs["layout"])
-        return Layout(stored["names"], stored["shapes"], stored["neuron_axes"])
+        return _layout_from(json.loads(self.record.attrs["layout"]))
+
+    def tied_notes(self, by: str) -> dict[str, str]:
+        """For layers or groups with tied tensors, the other names of these tensors, in words."""
+        division = divisions_of(self.record).get(by, {})
+        notes: dict[str, list[str]] = {}
+        for name, layer in zip(self.layout.names, self.tensor_layers, strict=True):
+            group = layer if by == "layer" else division.get(name)
+            if group is not None and name in self.layout.tied:
+                notes.setdefault(group, []).append(_in_words({name: self.layout.tied[name]}))
+        return {group: f"tied, one tensor: {', '.join(own)}" for group, own in notes.items()}
 
     @cached_property
     def tensor_layers(self) -> tuple[str, ...]:
@@ -169,12 +179,23 @@ class Run:
 
     @cached_property
     def learning_rate(self) -> str:
-        """The learning rate as text, from the settings or of all steps; empty if there is not one."""
-        stated = learning_rate(self.attributes)
-        if stated or not self.has("learning_rate"):
-            return stated
-        rates = np.unique(self.record["learning_rate"].values)
-        return to_text(float(rates[0])) if len(rates) == 1 and np.isfinite(rates).all() else ""
+        """The learning rate as text: of the measured steps, else from the settings; empty if not known.
+
+        Where it changes, the first, the largest and the last one; empty if groups of the optimizer differ.
+        """
+        texts = set(self.learning_rates.values())
+        if not texts:
+            return learning_rate(self.attributes)
+        return texts.pop() if len(texts) == 1 else ""
+
+    @cached_property
+    def learning_rates(self) -> dict[str, str]:
+        """The learning rates of the measured steps in words, by group of the optimizer; may be empty."""
+        if not self.has("learning_rate"):
+            return {}
+        rates = self.record["learning_rate"].transpose("step", "param_group")
+        names = rates["param_group"].values.astype(str).tolist()
+        return {name: _rates_text(of) for name, of in zip(names, rates.values.T, strict=True)}
 
     def per_step(self, name: str, measured: str) -> np.ndarray:
         """A variable with one number per step, (T,)."""
@@ -224,6 +245,25 @@ class Run:
     def attributes(self) -> dict[str, Any]:
         """The attributes of the record."""
         return dict(self.record.attrs)
+
+
+def _rates_text(rates: np.ndarray) -> str:
+    """The learning rates of steps: one number, or the first, the largest and the last; empty if one is NaN.
+
+    >>> _rates_text(np.array([0.1, 0.1])), _rates_text(np.array([0.1, 0.05]))
+    ('0.1', 'first 0.1, last 0.05')
+    >>> _rates_text(np.array([1e-6, 1e-3, 1e-3])), _rates_text(np.array([1e-6, 1e-3, 1e-5]))
+    ('first 1e−06, largest 0.001', 'first 1e−06, largest 0.001, last 1e−05')
+    """
+    if not np.isfinite(rates).all():
+        return ""
+    first, largest, last = float(rates[0]), float(rates.max()), float(rates[-1])
+    if (rates == first).all():
+        return to_text(first)
+    said = [f"first {to_text(first)}"]
+    said += [f"largest {to_text(largest)}"] if largest != first else []
+    said += [f"last {to_text(last)}"] if last != largest else []
+    return ", ".join(said)
 
 
 def _ordinal(number: int) -> str:

@@ -9,10 +9,11 @@ import numpy as np
 
 from lca.analysis import RunDifference, RunMeans, difference_over_runs, division_names, mean_over_runs
 from lca.analysis._over_runs import CONFIDENCE
+from lca.divisions import _in_order
 from lca.errors import LCAError, UnknownNameError
 from lca.runs import _labelled as labelled
 from lca.runs import _runs_tables as tables
-from lca.runs._members import Condition, Member
+from lca.runs._members import Condition, Measured, Member
 from lca.runs._settings import listed
 from lca.tables import HasTable, Table
 
@@ -84,8 +85,9 @@ class Runs(HasTable):
         return tuple(name for name in first if all(name in other for other in others))
 
     def names(self, by: str) -> tuple[str, ...]:
-        """The names of all groups of a kind, in the order in which they first appear."""
-        return tuple(dict.fromkeys(name for member in self.members for name in member.names(by)))
+        """The names of all groups of a kind, in the order in which they first appear; "other" is the last."""
+        found = [name for member in self.members for name in member.names(by)]
+        return tuple(dict.fromkeys(found)) if by == "layer" else _in_order(found)
 
     @property
     def cautions(self) -> tuple[str, ...]:
@@ -162,7 +164,7 @@ class Runs(HasTable):
             raise UnknownNameError("condition", name, known)
         return known[name]
 
-    def values(self, condition: Condition, by: str = "layer", measured: str = "") -> np.ndarray:
+    def values(self, condition: Condition, by: str = "layer", measured: Measured = "") -> np.ndarray:
         """The sums of each run of a condition, (runs, groups); NaN for a group that a run lacks."""
         names = self.names(by)
         placed = [self.place(m, m.totals(by, self.loss(measured)), by, names) for m in condition.members]
@@ -177,14 +179,27 @@ class Runs(HasTable):
         placed[..., [places[name] for name in member.names(by)]] = values
         return placed
 
-    def loss(self, measured: str) -> str:
-        """The name of a measured loss of all runs; the first one for the empty name.
+    def loss(self, measured: Measured) -> Measured:
+        """The name of a measured loss of all runs, or two; the first one for the empty name.
 
         Raises
         ------
         UnknownNameError
             If not all runs have it.
+        LCAError
+            If there are not one or two names.
         """
+        if not isinstance(measured, str):
+            if len(measured) != 2:  # noqa: PLR2004
+                raise LCAError(
+                    "measured must be the name of a loss, or two names for their difference, got "
+                    f"{measured!r}."
+                )
+            first, second = (self._known(name) for name in measured)
+            return first, second
+        return self._known(measured)
+
+    def _known(self, measured: str) -> str:
         name = measured or self.losses[0]
         missing = [member for member in self.members if name not in member.run.measured]
         if missing:
@@ -214,7 +229,7 @@ class Runs(HasTable):
             a, b = a.mean(axis=0, keepdims=True), b.mean(axis=0, keepdims=True)
         return difference_over_runs(a, b, paired=paired, confidence=ci)
 
-    def totals(self, *, by: str = "layer", measured: str = "", ci: float = CONFIDENCE) -> "Dataset":
+    def totals(self, *, by: str = "layer", measured: Measured = "", ci: float = CONFIDENCE) -> "Dataset":
         """The total of each group in each condition, with its interval over the runs.
 
         Parameters
@@ -222,7 +237,9 @@ class Runs(HasTable):
         by
             ``"layer"``, ``"tensor"``, ``"neuron"``, or another grouping that all records hold.
         measured
-            The name of the measured loss; default: the first one that all runs have.
+            The name of the measured loss; default: the first one that all runs have. Two names, such as
+            ``("heldout", "train")``: the first loss minus the second in each run, as for a generalisation
+            gap by layer.
         ci
             Level of each interval.
 
@@ -242,7 +259,7 @@ class Runs(HasTable):
         """
         return labelled.totals(self, by, self.loss(measured), ci)
 
-    def series(self, *, by: str = "layer", measured: str = "") -> "Dataset":
+    def series(self, *, by: str = "layer", measured: Measured = "") -> "Dataset":
         """The allocation of each step to each group in every run, with the runs side by side.
 
         Parameters
@@ -260,7 +277,7 @@ class Runs(HasTable):
         return labelled.series(self, by, self.loss(measured))
 
     def difference(
-        self, first: str, second: str, *, by: str = "layer", measured: str = "", ci: float = CONFIDENCE
+        self, first: str, second: str, *, by: str = "layer", measured: Measured = "", ci: float = CONFIDENCE
     ) -> "Dataset":
         """The totals of the condition ``second`` minus those of ``first``, with tests.
 
@@ -291,13 +308,13 @@ class Runs(HasTable):
         return labelled.difference(self, pair, by, self.loss(measured), ci)
 
     def compare(
-        self, first: str, second: str, *, by: str = "layer", measured: str = "", ci: float = CONFIDENCE
+        self, first: str, second: str, *, by: str = "layer", measured: Measured = "", ci: float = CONFIDENCE
     ) -> Table:
         """A table of two conditions with their difference, its interval and its p-value; see `difference`."""
         pair = self.condition(first), self.condition(second)
         return tables.comparison(self, pair, by, self.loss(measured), ci)
 
-    def table(self, *, by: str = "layer", measured: str = "", ci: float = CONFIDENCE) -> Table:
+    def table(self, *, by: str = "layer", measured: Measured = "", ci: float = CONFIDENCE) -> Table:
         """The totals as a table: a column for each condition, and the difference of two.
 
         The last rows are the change of the loss, and what of it is not allocated to a group.

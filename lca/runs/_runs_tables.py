@@ -6,11 +6,12 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from lca.analysis import RunMeans
+from lca.divisions import _noun
 from lca.errors import LCAError, UnknownNameError
 from lca.runs._classes import class_losses, class_text
 from lca.runs._format import decimals_of
 from lca.runs._labelled import test_name
-from lca.runs._members import Condition
+from lca.runs._members import Condition, Measured, loss_in_words
 from lca.runs._settings import GROUPS, groups_text, is_divisions, to_text
 from lca.tables import Column, Table
 
@@ -20,7 +21,7 @@ if TYPE_CHECKING:
 CHANGE, NOT_ALLOCATED = "change of the loss", "not allocated"
 
 
-def totals(runs: "Runs", conditions: Sequence[Condition], by: str, measured: str, ci: float) -> Table:
+def totals(runs: "Runs", conditions: Sequence[Condition], by: str, measured: Measured, ci: float) -> Table:
     """As `Runs.table`: a column for each condition."""
     names = runs.names(by)
     columns = [Column(by, [*names, NOT_ALLOCATED, CHANGE])]
@@ -30,7 +31,9 @@ def totals(runs: "Runs", conditions: Sequence[Condition], by: str, measured: str
     return Table(columns, _caption(runs, conditions, by, measured, ci))
 
 
-def comparison(runs: "Runs", pair: tuple[Condition, Condition], by: str, measured: str, ci: float) -> Table:
+def comparison(
+    runs: "Runs", pair: tuple[Condition, Condition], by: str, measured: Measured, ci: float
+) -> Table:
     """As `Runs.compare`: two conditions, and the second minus the first."""
     first, second = pair
     both = totals(runs, pair, by, measured, ci)
@@ -48,10 +51,12 @@ def comparison(runs: "Runs", pair: tuple[Condition, Condition], by: str, measure
         ),
         Column("p (Holm)", [*_known(found.p_adjusted), *none], sign=False, digits=2),
     ]
+    negative = f"the {by} helped more, or hurt less, in {second.name}"
+    if not isinstance(measured, str):
+        negative = f"it adds less to {' − '.join(measured)} in {second.name}"
     caption = (
-        f"{both.caption} {second.name} − {first.name}: negative means that the {by} helped more, or hurt "
-        f"less, in {second.name}; {100 * ci:g} % intervals that hold for all rows together; "
-        f"{test_name(found.paired)}."
+        f"{both.caption} {second.name} − {first.name}: negative means that {negative}; {100 * ci:g} % "
+        f"intervals that hold for all rows together; {test_name(found.paired)}."
     )
     return Table(columns, caption)
 
@@ -77,7 +82,7 @@ def classes(runs: "Runs", condition: Condition, by: str, measured: str, *, perce
     columns = [Column(by, list(runs.names(by)))]
     decimals = decimals_of(float(np.abs(np.nan_to_num(means)).max(initial=0.0)))
     columns += [Column(head, row.tolist(), decimals=decimals) for head, row in zip(heads, means, strict=True)]
-    what = f"LCA of each {by} (row) for the {measured} loss of each class (column)"
+    what = f"LCA of each {_noun(by)} (row) for the {measured} loss of each class (column)"
     unit = ", in percent of all magnitudes of the class" if percent else ", in units of the loss"
     count = len(condition.members)
     pooled = f"mean over {count} runs" if count > 1 else "one run"
@@ -100,11 +105,10 @@ def settings(runs: "Runs") -> Table:
     return Table(columns, "Settings of the runs")
 
 
-def _with_rest(runs: "Runs", condition: Condition, by: str, measured: str) -> np.ndarray:
+def _with_rest(runs: "Runs", condition: Condition, by: str, measured: Measured) -> np.ndarray:
     """Sums of the groups, what is not allocated to them, and the change of the loss; (runs, groups + 2)."""
     sums = runs.values(condition, by, measured)
-    checks = [member.check(measured) for member in condition.members]
-    change = np.array([check.end - check.start for check in checks])
+    change = np.array([member.change(measured) for member in condition.members])
     return np.column_stack([sums, change - np.nansum(sums, axis=1), change])
 
 
@@ -123,9 +127,13 @@ def _plain(name: str, value: Any) -> Any:
     return value if value is None or isinstance(value, int | float | str) else to_text(value)
 
 
-def _caption(runs: "Runs", conditions: Sequence[Condition], by: str, measured: str, ci: float) -> str:
+def _caption(runs: "Runs", conditions: Sequence[Condition], by: str, measured: Measured, ci: float) -> str:
     most = max(len(condition.members) for condition in conditions)
-    text = f"LCA of each {by} for the {measured} loss, summed over the measured steps; negative: helping."
+    negative = "helping" if isinstance(measured, str) else f"{measured[0]} falls by more than {measured[1]}"
+    text = (
+        f"LCA of each {_noun(by)} for {loss_in_words(measured)}, summed over the measured steps; negative: "
+        f"{negative}."
+    )
     if most > 1 and not all(condition.has_copies for condition in conditions):
         text += f" ±: {100 * ci:g} % interval of the mean over the runs."
     return " ".join([text, *runs.cautions])

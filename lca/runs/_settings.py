@@ -1,9 +1,12 @@
 """The settings of a run as a person writes them: rounded numbers, no empty entries, nothing twice."""
 
 import ast
+import json
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
+
+from lca.layout import _in_words
 
 GROUPS = "groups"
 """The setting of a tracker's ``groups=``: the group of each tensor, by division."""
@@ -27,6 +30,8 @@ def setting_rows(attributes: Mapping[str, Any], steps: int) -> list[tuple[str, s
     """
     settings = {str(key): value for key, value in dict(attributes.get("settings", {})).items()}
     estimator = str(attributes.get("estimator") or "not recorded")
+    if tied := _in_words(json.loads(attributes.get("layout", "{}")).get("tied", {})):
+        settings["tied tensors"] = tied
     calls = [estimator, *(v for v in settings.values() if isinstance(v, str) and _CALL.fullmatch(v))]
     known = {"steps": steps, "version": attributes.get("lca_version"), "estimator": estimator}
     rows = [("estimator", _estimator_text(estimator, settings.get("estimator")))]

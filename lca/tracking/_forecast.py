@@ -6,12 +6,12 @@ is measured on the objective itself, and that of work on vectors on steps whose 
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
-from math import log2
+from math import ceil, log2
 
 import numpy as np
 
 from lca._shares import shared_losses
-from lca.allocation import Cost, Estimator
+from lca.allocation import Cost, Estimator, largest_cost_of
 from lca.arrays import Vector, array_ops
 from lca.errors import LCAError
 from lca.estimators import REGISTRY
@@ -20,6 +20,7 @@ from lca.objective import Objective, leaves
 from lca.tracking._options import CheckEvery
 from lca.tracking._own_work import OwnWork, own_work
 from lca.tracking._self_check import FIRST
+from lca.tracking._spans import LONGEST, is_compared
 from lca.tracking._speed import Speed, examples_of, speeds_of
 
 _SMALL = 1.1
@@ -38,7 +39,8 @@ class ForecastRow:
         The estimator in words.
     cost
         The declared cost of a step of training and one measured loss, on average; the least, if it depends
-        on the step.
+        on the step. With ``span`` that includes the lines whose updates are measured as well, and if the
+        number of steps is not known, the least number of these.
     seconds
         The time that measuring adds to a step of training, with work on vectors and, if the number of steps
         is known, the self-check; ``None`` if a part of it is not known.
@@ -49,6 +51,9 @@ class ForecastRow:
         estimator does not declare them (``vectors``).
     required_fields
         What the training loop has to supply.
+    largest_cost
+        As ``cost``, where every step costs the most that the estimator declares (``largest_cost``) and, if
+        the number of steps is not known, every line is compared with its updates.
 
     Examples
     --------
@@ -62,6 +67,7 @@ class ForecastRow:
     factor: float | None
     memory: int | None = None
     required_fields: tuple[str, ...] = ()
+    largest_cost: Cost | None = None
 
 
 @dataclass(frozen=True)
@@ -81,14 +87,15 @@ class Forecast:
 
     Examples
     --------
-    >>> adaptive = ForecastRow("this: Adaptive", Cost(full_gradients=1), 0.5, 3.0, 4_000_000)
+    >>> one, most = Cost(full_gradients=1), Cost(full_gradients=34)
+    >>> adaptive = ForecastRow("this: Adaptive", one, 0.5, 3.0, 4_000_000, largest_cost=most)
     >>> cross_fit = ForecastRow("cross-fit", Cost(), 0.01, 1.04, 8_000_000, ("micro_batches",))
     >>> print(Forecast((adaptive, cross_fit), steps=120, step_seconds=0.25, gradient_seconds=0.5))
     a gradient of the measured losses takes 500 ms, a step of training 250 ms; 120 steps take 30 s
-                           gradients       adds   training   memory
-    this: Adaptive              1.00      1 min       x3.0     4 MB
-    cross-fit                      0      1.2 s      x1.04     8 MB  needs micro_batches
-    at least: the gradients that each declares, its work on vectors, self-checks
+                           gradients  at most       adds   training   memory
+    this: Adaptive              1.00    34.00      1 min       x3.0     4 MB
+    cross-fit                      0        0      1.2 s      x1.04     8 MB  needs micro_batches
+    time at least: the gradients that each declares, its work on vectors, self-checks
     """
 
     rows: tuple[ForecastRow, ...]
@@ -114,16 +121,17 @@ class Forecast:
             head += f", a step of training {_time(self.step_seconds)}"
             head += "" if self.steps is None else f"; {self.steps:,} steps take {_time(self._training)}"
         adds = "adds" if self.steps is not None else "adds/step"
-        lines = [head, f"{'':22} {'gradients':>9} {adds:>10} {'training':>10} {'memory':>8}"]
+        lines = [head, f"{'':22} {'gradients':>9} {'at most':>8} {adds:>10} {'training':>10} {'memory':>8}"]
         for row in self.rows:
             memory = "" if row.memory is None else _bytes(row.memory)
             needs = ", ".join(dict.fromkeys(field.removeprefix("next_") for field in row.required_fields))
             lines.append(
-                f"{row.name:22} {_gradients(row.cost):>9} {self._time(row):>10} {self._factor(row):>10} "
+                f"{row.name:22} {_gradients(row.cost):>9} {_gradients(row.largest_cost or row.cost):>8} "
+                f"{self._time(row):>10} {self._factor(row):>10} "
                 f"{memory:>8}  {f'needs {needs}' if needs else ''}".rstrip()
             )
         return "\n".join(
-            [*lines, "at least: the gradients that each declares, its work on vectors, self-checks"]
+            [*lines, "time at least: the gradients that each declares, its work on vectors, self-checks"]
         )
 
     @property
@@ -160,6 +168,10 @@ class Run:
         Time in which a tracker reads the model at a measured step.
     check_every
         The self-check of sampled estimators.
+    span
+        The number of updates under one straight line.
+    apart
+        Whether no measured step begins where another one ended (``every``).
     """
 
     estimator: Estimator
@@ -169,6 +181,36 @@ class Run:
     measuring_seconds: float | None = None
     reading_seconds: float = 0.0
     check_every: CheckEvery = None
+    span: int = 1
+    apart: bool = False
+
+    @property
+    def updates_on_a_line(self) -> int:
+        """The updates under one straight line."""
+        return self.span if self.steps is None else min(self.span, self.steps)
+
+    @property
+    def compared_lines(self) -> tuple[float, float]:
+        """Lines that are compared with their updates, for each update of the run: the least and the most.
+
+        These differ if the number of steps is not known.
+        """
+        if self.span == 1:
+            return 0.0, 0.0
+        if self.steps is None:
+            return self.measured / LONGEST, self.measured
+        lines = ceil(round(self.steps * self.measured, 6))
+        compared = sum(map(is_compared, range(1, lines + 1))) / self.steps
+        return compared, compared
+
+    @property
+    def compared_updates(self) -> float:
+        """The fraction of the updates that are on such lines; the least."""
+        return self.compared_lines[0] * self.updates_on_a_line
+
+    def begun_anew(self, compared_lines: float) -> float:
+        """Gradients at the start of a step that no step before has evaluated, for each update."""
+        return compared_lines + self.measured * self.apart
 
 
 def forecast(objectives: Mapping[str, Objective], theta: Vector, run: Run) -> Forecast:
@@ -192,23 +234,52 @@ def forecast(objectives: Mapping[str, Objective], theta: Vector, run: Run) -> Fo
         if value is not None and not value > 0:
             raise LCAError(f"{name} must be positive, got {value!r}.")
     speeds = speeds_of(objectives, theta)
-    rows = []
-    for name, estimator, fraction, seen in _estimators(run):
-        speed = _without(speeds, shared_losses(objectives, estimator))
-        work, fields = _own_work(estimator, objectives, theta), required_fields_of(estimator)
-        own = work.seconds * len(speed) + run.reading_seconds
-        own += _check_seconds(estimator, speed, run) + _split_seconds(fields, speed)
-        asked = _seconds(estimator.cost, speed, run.step_seconds, work.sizes)
-        seconds = seen if seen is not None else _plus(asked, own)
-        seconds = None if seconds is None else seconds * (1.0 if seen is not None else fraction)
-        known = seconds is not None and run.step_seconds
-        factor = 1 + seconds / run.step_seconds if known else None  # type: ignore[operator]
-        vectors = getattr(estimator, "vectors", None)
-        held = None if vectors is None else vectors * len(speed) + _held_by_tracker(fields)
-        memory = None if held is None else int(held * _bytes_of(theta))
-        rows.append(ForecastRow(name, _scaled(estimator.cost, fraction), seconds, factor, memory, fields))
+    rows = tuple(
+        _row(name, one, _without(speeds, shared_losses(objectives, one.estimator)), objectives, theta)
+        for name, one in _runs(run)
+    )
     full = sum(s.gradient for s in _without(speeds, shared_losses(objectives, run.estimator)).values())
-    return Forecast(tuple(rows), run.steps, run.step_seconds, full)
+    return Forecast(rows, run.steps, run.step_seconds, full)
+
+
+def _row(
+    name: str, run: Run, speeds: Mapping[str, Speed], objectives: Mapping[str, Objective], theta: Vector
+) -> ForecastRow:
+    """The costs of a run, per update; ``speeds`` are those of the losses that are evaluated."""
+    estimator, fields = run.estimator, required_fields_of(run.estimator)
+    work = _own_work(estimator, objectives, theta)
+    seconds = run.measuring_seconds
+    if seconds is None:
+        own = work.seconds * len(speeds) + run.reading_seconds + _split_seconds(fields, speeds)
+        step = _plus(_seconds(estimator.cost, speeds, run.step_seconds, work.sizes), own)
+        begin = _seconds(work.start_cost, speeds, run.step_seconds, work.sizes)
+        if step is not None and begin is not None:
+            seconds = run.measured * (step + _check_seconds(estimator, speeds, run))
+            seconds += run.compared_updates * step + run.begun_anew(run.compared_lines[0]) * begin
+    known = seconds is not None and run.step_seconds
+    factor = 1 + seconds / run.step_seconds if known else None  # type: ignore[operator]
+    least, most = run.compared_lines
+    cost = _of_run(run, estimator.cost, work.start_cost, least)
+    largest = _of_run(run, largest_cost_of(estimator), work.start_cost, most)
+    return ForecastRow(name, cost, seconds, factor, _memory(run, len(speeds), theta), fields, largest)
+
+
+def _of_run(run: Run, step: Cost, start: Cost, compared_lines: float) -> Cost:
+    """The mean cost of an update of a run whose measured steps cost ``step``."""
+    steps = run.measured + compared_lines * run.updates_on_a_line
+    return _scaled(step, steps) + _scaled(start, run.begun_anew(compared_lines))
+
+
+def _memory(run: Run, losses: int, theta: Vector) -> int | None:
+    """Bytes of the vectors that the estimator and the tracker hold; ``None`` if it is not declared.
+
+    The updates of a compared line are measured while that line is held, and so is the end of the update.
+    """
+    vectors = getattr(run.estimator, "vectors", None)
+    if vectors is None:
+        return None
+    held = vectors * losses + _held_by_tracker(required_fields_of(run.estimator))
+    return int((held if run.span == 1 else 2 * held + 1) * _bytes_of(theta))
 
 
 def _own_work(estimator: Estimator, objectives: Mapping[str, Objective], theta: Vector) -> OwnWork:
@@ -249,12 +320,14 @@ def _vectors_in(field: str) -> int:
     return {"gradient": 1, "micro_batches": 4, "halves": 4}.get(field.removeprefix("next_"), 0)
 
 
-def _estimators(run: Run) -> Iterator[tuple[str, Estimator, float, float | None]]:
-    """Names, estimators, the fraction of updates that begin a step, and the time seen: this one first."""
-    yield f"this: {type(run.estimator).__name__}", run.estimator, run.measured, run.measuring_seconds
+def _runs(run: Run) -> Iterator[tuple[str, Run]]:
+    """The run itself, and the same run with the alternatives, by name."""
+    yield f"this: {type(run.estimator).__name__}", run
     for name, span in ALTERNATIVES:
         label = name if span == 1 else f"{name}, span={span}"
-        yield label, REGISTRY[name].make(_TOL), 1 / span, None
+        estimator = REGISTRY[name].make(_TOL)
+        other = replace(run, estimator=estimator, measured=1 / span, span=span, apart=False)
+        yield label, replace(other, measuring_seconds=None)
 
 
 _TOL = 1e-3

@@ -7,6 +7,7 @@ from os import PathLike
 from lca.allocation import Estimator
 from lca.divisions import Selectors
 from lca.errors import LCAError
+from lca.layout import Heads
 from lca.live import LogTo
 from lca.objective import Objective
 from lca.record import Record
@@ -22,7 +23,7 @@ def measure(
     *,
     record: Record | str | PathLike[str] | None = None,
     groups: Selectors | None = None,
-    heads: int | None = None,
+    heads: int | Heads | None = None,
     progress: bool | int = False,
     log_to: LogTo = None,
 ) -> Summary:

@@ -8,7 +8,7 @@ from typing import Literal, Protocol, Self, TypeAlias, TypedDict, TypeVar, get_a
 
 from lca.divisions import Selectors
 from lca.errors import LCAError, UnknownNameError
-from lca.layout import Layout
+from lca.layout import Heads, Layout
 from lca.live import LogTo
 from lca.record import Record
 from lca.summary import RunViews
@@ -73,7 +73,7 @@ class Options(TypedDict, total=False):
     check_every: CheckEvery
     check_examples: int | None
     groups: Selectors | None
-    heads: int | None
+    heads: int | Heads | None
 
 
 @dataclass(frozen=True)
@@ -96,7 +96,7 @@ class Settings:
     check_every: CheckEvery = "doubling"
     check_examples: int | None = None
     groups: Selectors | None = None
-    heads: int | None = None
+    heads: int | Heads | None = None
 
     @classmethod
     def of(cls, options: Options) -> Self:

@@ -7,12 +7,14 @@ from typing import Any
 
 import numpy as np
 
-from lca.allocation import Estimator
+from lca.allocation import Cost, Estimator, StepAllocation
 from lca.arrays import Vector, array_ops
 from lca.errors import LCAError
 from lca.layout import Layout
 from lca.objective import Batch
 from lca.step import MicroBatch, Step
+from lca.summary import RunViews
+from lca.tracking._options import MakeView
 from lca.tracking._session import Session
 
 MOST = 2**20
@@ -34,6 +36,8 @@ class OwnWork:
         The time of a step whose gradients cost nothing.
     sizes
         The number of examples in each gradient on a sample that it asked for.
+    start_cost
+        What a run asks for at the beginning of its first step, in addition to the cost of a step.
 
     Examples
     --------
@@ -43,6 +47,7 @@ class OwnWork:
 
     seconds: float
     sizes: tuple[int, ...] = ()
+    start_cost: Cost = field(default_factory=Cost)
 
 
 def own_work(estimator: Estimator, layout: Layout, theta: Vector, examples: int | None) -> OwnWork | None:
@@ -72,7 +77,8 @@ def own_work(estimator: Estimator, layout: Layout, theta: Vector, examples: int 
     start, end, zero = theta + 0, theta + 1, theta * 0
     free, times = _Free(layout, zero, examples or 1), []
     try:
-        session = Session(free, estimator, on_error="raise", check_every=None)
+        views: list[MakeView] = [RunViews.of, _StartCost]
+        session = Session(free, estimator, views=views, on_error="raise", check_every=None)
         for index in range(_STEPS):
             step = _step(start, end, zero, index)
             free.asked.clear()
@@ -86,7 +92,19 @@ def own_work(estimator: Estimator, layout: Layout, theta: Vector, examples: int 
     except LCAError:
         return None
     seconds = median(times[1:] or times)  # the first one sets up
-    return OwnWork((seconds + _supply(estimator, theta)) * max(1.0, whole / MOST), tuple(free.asked))
+    seconds = (seconds + _supply(estimator, theta)) * max(1.0, whole / MOST)
+    return OwnWork(seconds, tuple(free.asked), session.views["train"][1].cost)
+
+
+class _StartCost:
+    """The view that keeps the cost at the start of the first step."""
+
+    def __init__(self, _: Layout) -> None:
+        self.cost: Cost | None = None
+
+    def update(self, allocation: StepAllocation) -> None:
+        if self.cost is None:
+            self.cost = allocation.start_cost
 
 
 @dataclass(frozen=True)

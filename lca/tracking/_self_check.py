@@ -44,8 +44,12 @@ class SelfCheck:
     steps. Where a step is missing the window ends, and the next one begins when the next check is due. Totals
     are never corrected.
 
+    Where the state that the loss depends on moves, as running statistics do, what it does is in no
+    allocation, and must not be in the change either: a window is then a single step, measured at both ends in
+    the state in which the step is allocated.
+
     Cost: one forward pass for each measurement; with ``"doubling"`` at most log₂(T / 16) + 3 in T
-    consecutive steps.
+    consecutive steps; twice as many where the state moves.
 
     Parameters
     ----------
@@ -85,8 +89,10 @@ class SelfCheck:
             return
         if not self._continues(step):
             self._drop()
+        elif _moves_state(step) and self._last is not None:
+            self.end(self._last.theta)
         if self._start is None and self._due:
-            self._begin(self._measured(step.start, _state_before(step)))
+            self._begin(self._measured(step.start, _state_of(step)))
         after = step.state[1] if step.state else None
         self._last = _Reached(step.index, step.end, array_ops(step.end).snapshot(step.end), after)
         self._steps += 1
@@ -95,8 +101,10 @@ class SelfCheck:
             self._held += 1
             for name in rows.keys() & self._start.keys():
                 self._accounts.setdefault(name, _Account(name)).add(rows[name])
-            if self._due:
-                self._begin(self._close(step.end))
+            if _moves_state(step):
+                self._close(step.end, _state_of(step))
+            elif self._due:
+                self._begin(self._close(step.end, after))
             elif self._missing == step.index + 1:
                 self.end(step.end)
         for name, account in self._accounts.items():
@@ -114,7 +122,7 @@ class SelfCheck:
         if self._start is None or self._last is None or not self._held:
             return
         if self._last.is_at(theta):
-            self._close(theta)
+            self._close(theta, self._last.state)
         self._drop()
 
     def release(self) -> None:
@@ -166,11 +174,11 @@ class SelfCheck:
         for account in self._accounts.values():
             account.begin()
 
-    def _close(self, theta: Vector) -> Losses:
+    def _close(self, theta: Vector, state: State | None) -> Losses:
         """Measure the loss at the end of the last step, and end the window there."""
         assert self._start is not None
         assert self._last is not None
-        found, last = self._measured(theta, self._last.state), self._last.index
+        found, last = self._measured(theta, state), self._last.index
         eps = array_ops(theta).eps(theta)
         for name, account in self._accounts.items():
             losses = self._start[name], found[name]
@@ -206,6 +214,16 @@ class SelfCheck:
 def _state_before(step: Step) -> State | None:
     """The state in which the step before ended."""
     return step.previous_state or (step.state[0] if step.state else None)
+
+
+def _state_of(step: Step) -> State | None:
+    """The state in which a step is allocated."""
+    return step.state[0] if step.state else None
+
+
+def _moves_state(step: Step) -> bool:
+    """Whether the state moves in a step, or did since the step before."""
+    return step.previous_state is not None or (step.state is not None and step.state[0] is not step.state[1])
 
 
 @dataclass(frozen=True, eq=False)
@@ -349,8 +367,7 @@ class _Account:
             f"{self.steps} steps up to step {last}, but the measured loss changed by "
             f"{change:+.6g} ({known}). They are not corrected. Are steps too large for the estimator's rule "
             "(use SIMPSON or refine=), is another loss trained than measured (dropout, penalties, batch "
-            "statistics, moving state), or does the loop change gradients in a way the estimator does not "
-            "know?"
+            "statistics), or does the loop change gradients in a way the estimator does not know?"
         )
 
 

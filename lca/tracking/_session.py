@@ -17,7 +17,7 @@ from lca.errors import IncompleteStepError, LCAError, LCAWarning, NonFiniteError
 from lca.estimators import Adaptive
 from lca.estimators._stochastic import required_fields_of
 from lca.groups import Groups
-from lca.layout import Layout, check_same_layout
+from lca.layout import Layout, _labelled_groups, check_same_layout
 from lca.live._outputs import LiveOutputs
 from lca.objective import (
     Checked,
@@ -195,6 +195,11 @@ class Session:
         if not wanted:
             self._check.skip(index)
         return wanted
+
+    @property
+    def measures_apart(self) -> bool:
+        """Whether no measured step begins where another one ended."""
+        return isinstance(self._every, int) and self._every > 1
 
     def measured_fraction(self, updates: int | None) -> float:
         """The fraction of the updates of a run that begin a measured step."""
@@ -407,7 +412,7 @@ class Session:
     def _begun(self, record: RecordTo, estimator: Estimator) -> Record:
         layout = check_same_layout((o.layout for o in self.objectives.values()), "the losses of one record")
         made = record if isinstance(record, Record) else Record(record)
-        groups = {name: layout.groups(labels) for name, labels in self._divisions.items()}
+        groups = {name: _labelled_groups(layout, labels) for name, labels in self._divisions.items()}
         made.begin(layout, groups=groups | ({} if self._head_groups is None else {HEAD: self._head_groups}))
         settings: dict[str, Any] = {} if callable(self._every) else {"every": self._every}
         if self.span > 1:
@@ -488,7 +493,8 @@ def _head_totals(names: Iterable[str], heads: Groups) -> dict[str, GroupTotals]:
 def _per_group(run: RunViews, parts: Mapping[str, Mapping[str, str]]) -> dict[str, dict[str, float]]:
     """The sums of the run over the groups of each division."""
     tensors = run.tensors.totals
+    groups = {division: _labelled_groups(run.layout, labels) for division, labels in parts.items()}
     return {
-        division: dict(zip(groups.names, groups.merged(tensors).tolist(), strict=True))
-        for division, groups in ((name, run.layout.groups(labels)) for name, labels in parts.items())
+        division: dict(zip(own.names, own.merged(tensors).tolist(), strict=True))
+        for division, own in groups.items()
     }

@@ -14,6 +14,15 @@ LONGEST = 64
 """Largest number of straight lines between two whose updates are measured as well."""
 
 
+def is_compared(line: int) -> bool:
+    """Whether the updates under a measured line are measured as well; the first line is 1.
+
+    >>> [line for line in range(1, 200) if is_compared(line)]
+    [1, 2, 4, 8, 16, 32, 64, 128, 192]
+    """
+    return not line & (line - 1) or line % LONGEST == 0
+
+
 class SpanFollower:
     """Follows a run like a `RunFollower`, whose updates are the straight lines over ``session.span`` updates.
 
@@ -92,6 +101,7 @@ class SpanFollower:
         self._clock.pause()
         self._updates += 1
         self._held += 1
+        compared = self._single is not None
         if self._single is not None:
             self._single.after()
         if self._held >= self._session.span:
@@ -100,7 +110,7 @@ class SpanFollower:
         elif self._lines.reads_theta:
             with self._session.guarded(self._lines.steps):
                 self._reached = self._theta.copy(), self._session.state()
-        self._clock.lap()
+        self._clock.lap(compared=compared)
         self._clock.resume()
 
     def check(self) -> None:
@@ -143,7 +153,7 @@ class SpanFollower:
 
     def _begin_audit(self) -> None:
         line = self._measured + 1
-        if self._lines.reads_theta and (not line & (line - 1) or line % LONGEST == 0):
+        if self._lines.reads_theta and is_compared(line):
             for sums in self._paths.by_name.values():
                 sums.reset()
             self._single = RunFollower(self._audit, self._theta)

@@ -77,8 +77,8 @@ class TrackerBase(HasTable):
         are a division of their own. Tensors in no group are in ``"other"``.
     heads
         The number of heads of the attention layers, whose sums a summary holds under ``per_head``: rows of
-        the query, key and value projections, columns of the output projection. All other entries are in
-        ``"other"``.
+        the query, key and value projections, columns of the output projection. A `lca.layout.Heads` also has
+        the names of the projections, where they are unusual. All other entries are in ``"other"``.
     """
 
     _advice: ClassVar[Mapping[str, str]] = {}
@@ -142,6 +142,7 @@ class TrackerBase(HasTable):
         is timed on steps whose gradients cost nothing; what the loop does to supply fields such as
         micro-batches is estimated from that. For this estimator, the time of the steps that were measured so
         far takes the place of that as soon as there are two; splitting a batch is then part of training.
+        With ``span`` the updates of the lines that are compared with their updates are counted.
 
         Parameters
         ----------
@@ -165,9 +166,11 @@ class TrackerBase(HasTable):
         session, clock = self._session, self._clock
         steps = session.live.updates if steps is None else steps
         fraction = session.measured_fraction(steps)
-        seen = clock.measuring_seconds if clock.steps * fraction >= 1 else None
         step_seconds = clock.training_seconds if step_seconds is None else step_seconds
-        run = Run(session.estimator, fraction, steps, step_seconds, seen, check_every=session.check_every)
+        run = Run(session.estimator, fraction, steps, step_seconds, check_every=session.check_every)
+        run = replace(run, span=session.span, apart=session.measures_apart)
+        if clock.steps * fraction >= 1:
+            run = replace(run, measuring_seconds=clock.measuring_seconds(run.compared_updates))
         with clock.stopped():
             run = replace(run, reading_seconds=self._reading_seconds())
             return forecast(session.objectives, self._theta_now(), run)

@@ -106,7 +106,9 @@ def test_learning_rates_are_columns_of_the_record_and_on_the_page(tmp_path):
     lca.measure(LOSS, steps_of(rates=rates), record=tmp_path / "run.zarr")
     record = lca.open_record(tmp_path / "run.zarr")
     assert record.learning_rate.sel(param_group="0").values.tolist() == rates
-    assert "The learning rate of each measured step." in render_report(record)
+    page = render_report(record)
+    assert "The learning rate of each measured step." in page
+    assert "Learning rate of the measured steps: first 0.1, last 0.0125." in page
     lca.measure(LOSS, steps_of(rates=[0.1] * 4), record=tmp_path / "same.zarr")
     assert "The learning rate was 0.1 in all" in render_report(lca.open_record(tmp_path / "same.zarr"))
     lca.measure(LOSS, steps_of(), record=tmp_path / "none.zarr")

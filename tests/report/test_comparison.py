@@ -247,8 +247,8 @@ def test_seeds_are_pooled_if_all_other_settings_agree(tmp_path):
     sgd = runs(tmp_path / "sgd", (0, 1), settings={"optimizer": "sgd", "lr": 0.1})
     data = compare([*adam, *sgd])
     assert [(c.name, len(c.members)) for c in data.conditions] == [
-        ("optimizer adam", 2),
-        ("optimizer sgd", 2),
+        ("optimizer=adam", 2),
+        ("optimizer=sgd", 2),
     ]
 
 
@@ -415,8 +415,8 @@ def test_the_commands_compare_runs(groups, tmp_path, capsys):
     found = json.loads(capsys.readouterr().out)
     assert found["records"] == [*first, *second]
     assert "<h1>a and b</h1>" in out.read_text(encoding="utf-8")
-    named = ["--name", "Adam", "--name", "SGD"]
-    assert main(["compare", "-o", "-", *named, *first, "--", *second]) == 0
+    among = [*first, "--name", "Adam", "--", *second, "--name", "SGD"]  # options among the records
+    assert main(["compare", *among, "-o", "-"]) == 0
     assert "<h1>Adam and SGD</h1>" in capsys.readouterr().out
     assert main(["report", first[0], second[1], "-o", str(tmp_path), "--quiet"]) == 0
     assert "These runs in short" in (tmp_path / "report.html").read_text(encoding="utf-8")
@@ -424,6 +424,7 @@ def test_the_commands_compare_runs(groups, tmp_path, capsys):
         (["--", *first], "no record before or after"),
         ([*first, "--name", "x", "--name", "y"], "need as many different names"),
         (first[:1], "at least two runs"),
+        ([*first, "--", *first], "is given twice"),
     ):
         assert main(["compare", *wrong, "-o", str(tmp_path / "d.html")]) == 2
         assert said in capsys.readouterr().err
@@ -502,3 +503,20 @@ def test_odd_settings_are_still_text():
     assert to_text("lr=0.123456789 (hand-made)") == "lr=0.1235 (hand-made)"
     assert to_text("f(x=0.3333333333, )(") == "f(x=0.3333, )("
     assert to_text("f(1.5, [a, 0.123456789], None)") == "f, 1.5, [a, 0.1235], none"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["a", "--name", "--", "b"], "argument --name: expected one argument, got --"),
+        (["--by", "--", "a"], "argument --by: expected one argument, got --"),
+        (["a", "--oops", "--", "b"], "unrecognized arguments: --oops -- b"),
+    ],
+)
+def test_no_word_of_the_program_is_in_the_errors_about_separators(capsys, arguments, said):
+    with pytest.raises(SystemExit):
+        main(["compare", *arguments])
+    error = capsys.readouterr().err
+    assert said in error
+    assert "between" not in error
+    assert "\0" not in error

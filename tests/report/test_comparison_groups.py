@@ -13,7 +13,8 @@ from lca.report._comparison_groups import MAX_CURVES
 from lca.report._comparison_page import opened
 from lca.report._moments import LINEAR_FRACTION
 from lca.report._sections import classes as classes_of_one
-from lca.report._training import groups as groups_of_one
+from lca.report._sections import groups as groups_of_one
+from lca.report._sections import layers as layers_of_one
 from lca.runs._format import format_number
 from lca.runs._run import Run
 from lca.tolerances import EPS64, summed
@@ -136,7 +137,7 @@ def test_groups_have_tables_by_class_with_a_scale_of_their_own(tmp_path):
     assert section.title == "Layers and groups by class"
     assert [table.folded for table in section.tables] == [False, False, True, True]
     first, second = section.tables[2:]
-    assert first.caption.startswith("a: LCA of each head for the train loss of each class")
+    assert first.caption.startswith("a: LCA of each attention head for the train loss of each class")
     assert [row[0] for row in first.rows] == ["attn[head 0]", "attn[head 1]", "other"]
     assert max(abs(tint) for row in first.tints[:2] for tint in row) == 1
     assert abs(first.tints[0][0]) > abs(second.tints[0][0]) > 0  # one scale: b has half the numbers of a
@@ -146,11 +147,35 @@ def test_groups_have_tables_by_class_with_a_scale_of_their_own(tmp_path):
 
 def test_the_page_of_one_run_draws_heads_without_the_rest_and_states_it(tmp_path):
     heads = {"fc1.weight": "attn[head 0]", "fc1.bias": "attn[head 1]", "fc2.weight": "other"}
-    record(tmp_path / "run.zarr", run_values(3), {"head": heads})
-    [chart] = groups_of_one(Run(lca.open_record(tmp_path / "run.zarr"))).charts
+    values = run_values(3)
+    record(tmp_path / "run.zarr", values, {"head": heads})
+    chart, curves = groups_of_one(Run(lca.open_record(tmp_path / "run.zarr"))).charts
     assert [len(values) for values in drawn(chart, "value")] == [2]
     other = format_number(float(run_values(3)[:, -LAYOUT.sizes[-1] :].sum()), "+")
-    assert f"What is in no head, 'other', has {other} and is not drawn." in chart.caption
+    assert (
+        f"What is in no attention head, 'other', has {other} for the train loss and is not drawn."
+        in chart.caption
+    )
+    assert [line[-1] for line in drawn(curves, "y")] == [values[:, :24].sum(), values[:, 24:28].sum()]
+    [table] = groups_of_one(Run(lca.open_record(tmp_path / "run.zarr"))).tables
+    assert [row[0] for row in table.rows] == ["attn[head 0]", "attn[head 1]", "other"]
+
+
+def test_each_loss_has_the_bars_and_curves_of_groups_on_the_page_of_one_run(tmp_path):
+    values, kinds = run_values(3), {"fc1.weight": "other", "fc1.bias": "bias", "fc2.weight": "weight"}
+    write(tmp_path / "r", values, names=("train", "heldout"), settings={"groups": {"kind": kinds}})
+    section = groups_of_one(Run(lca.open_record(tmp_path / "r")))
+    sums = np.array([values[:, 24:28].sum(), values[:, 28:].sum(), values[:, :24].sum()])
+    bars, train, heldout = section.charts
+    assert [row.tolist() for row in map(np.array, drawn(bars, "value"))] == [[*sums], [*(sums / 2)]]
+    for chart, scale, loss in ((train, 1, "train"), (heldout, 0.5, "heldout")):
+        assert [line[-1] for line in drawn(chart, "y")] == [*(scale * sums)]
+        assert f"for the {loss} loss" in chart.caption
+    assert [table.rows[1][1] for table in section.tables] == [
+        format_number(s, "+") for s in (sums[1], sums[1] / 2)
+    ]
+    layers = layers_of_one(Run(lca.open_record(tmp_path / "r")))
+    assert len(layers.charts) == len(section.charts)
 
 
 def test_what_is_in_no_head_is_in_the_table_and_not_drawn(tmp_path):
@@ -160,13 +185,13 @@ def test_what_is_in_no_head_is_in_the_table_and_not_drawn(tmp_path):
     data = opened([tmp_path / "a.zarr", tmp_path / "b.zarr"])
     section = sections.groups(data)
     assert [len(values) for values in drawn(section.charts[0], "value")] == [2, 2]
-    assert "What is in no head, 'other', is in the table only." in section.charts[0].caption
+    assert "What is in no attention head, 'other', is in the table only." in section.charts[0].caption
     assert [row[0] for row in section.tables[0].rows[:3]] == ["attn[head 0]", "attn[head 1]", "other"]
     maps, curves = over_time(data)
     assert [chart.cells["rows"] for chart in maps] == 2 * [["attn[head 0]", "attn[head 1]"]]
     assert [chart.caption for chart in curves] == ["attn[head 0] (head)", "attn[head 1] (head)"]
     [_, text] = [text for text in sections.overview(data).paragraphs if "differ most in" in text]
-    assert text.startswith("By head, they differ most in attn[head")
+    assert text.startswith("By attention head, they differ most in attn[head")
 
 
 def test_a_page_without_groups_has_no_section_of_them(tmp_path, data):

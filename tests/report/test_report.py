@@ -19,6 +19,7 @@ from lca.report import _charts as charts
 from lca.report import _sections as sections
 from lca.report import render_report, write_report
 from lca.report._cells import EMPTY, ListGrid, MatrixGrid
+from lca.report._grouped import stderr_bound
 from lca.report._moments import LINEAR_FRACTION, MAX_BYTES, detail_maps, encode, layer_intervals
 from lca.row import CheckedWindow, rows_of
 from lca.runs._balance import check_conservation
@@ -612,7 +613,7 @@ def test_error_bars_bound_the_error_of_the_sum(tmp_path):
     # The replicates of fc1 (28 entries) at a node differ by 56, so the variance of their mean is 56²/4.
     # A step has two nodes.
     step = np.sqrt(2 * 28.0**2)
-    bound = sections._stderr_bound(run, "train")
+    bound = stderr_bound(run, "layer", "train")
     np.testing.assert_allclose(bound[0], np.sqrt(2 * 4) * step, rtol=1e-12)
     shared = np.sqrt(2 * 28.0**2 + 3 * 56.0**2)  # 5 nodes, of which 3 belong to two steps
     assert shared <= bound[0]
@@ -624,7 +625,7 @@ def test_error_bars_bound_the_error_of_the_sum(tmp_path):
 def test_no_error_bars_if_the_error_of_a_step_is_missing(tmp_path):
     run = Run(write(tmp_path / "run.zarr", run_values(4), extra=lambda t, r: replicates(t, r) if t else {}))
     assert np.isfinite(run.layer_stderr("train")[1:]).all()
-    assert sections._stderr_bound(run, "train") is None
+    assert stderr_bound(run, "layer", "train") is None
     assert "± at most" not in sections.layers(run).tables[0].head
 
 
@@ -644,7 +645,7 @@ def test_charts_show_the_numbers_of_the_record(full):
         loss[0].data_source.data["y"], np.append(2.0, 2 + (values.sum(1) + 0.125).cumsum())
     )
     np.testing.assert_array_equal(loss[2].data_source.data["y"], np.append(2.0, 2 + values.sum(1).cumsum()))
-    totals, cumulative = (chart.figure.renderers for chart in sections.layers(full).charts)
+    totals, cumulative, *_ = (chart.figure.renderers for chart in sections.layers(full).charts)
     np.testing.assert_array_equal(
         totals[0].data_source.data["value"], [values[:, :28].sum(), values[:, 28:].sum()]
     )

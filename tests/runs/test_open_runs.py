@@ -40,7 +40,7 @@ def test_settings_become_coordinates(six):
     assert series["seed"].values.tolist() == [0, 1, 10, 0, 1, 10]
     assert series["condition"].values.tolist() == 3 * ["adam"] + 3 * ["sgd"]
     two = lca.open_runs(f"{six}/*.zarr", by=["optimizer", "lr"])
-    assert [c.name for c in two.conditions] == ["optimizer adam, lr 0.1", "optimizer sgd, lr 0.1"]
+    assert [c.name for c in two.conditions] == ["optimizer=adam, lr=0.1", "optimizer=sgd, lr=0.1"]
 
 
 def test_every_setting_is_kept(six):
@@ -50,7 +50,7 @@ def test_every_setting_is_kept(six):
 
 
 def test_without_by_runs_that_differ_in_the_seed_only_are_one_condition(six):
-    assert [c.name for c in lca.open_runs(f"{six}/*.zarr").conditions] == ["optimizer adam", "optimizer sgd"]
+    assert [c.name for c in lca.open_runs(f"{six}/*.zarr").conditions] == ["optimizer=adam", "optimizer=sgd"]
 
 
 def test_a_mapping_names_the_conditions(six):
@@ -139,3 +139,15 @@ def test_lines_and_estimates_are_said_before_their_numbers(tmp_path):
     said = " ".join(runs.cautions)
     assert "straight line over several updates (span=), and not their path: lines." in said
     assert "estimated from batches or samples, and their error is in no interval here: samples." in said
+
+
+@pytest.mark.parametrize(
+    ("values", "names"),
+    [((False, True), ["dropout=False", "dropout=True"]), ((0.5, None), ["dropout=0.5", "dropout=None"])],
+)
+def test_a_value_that_says_nothing_by_itself_has_its_name(tmp_path, values, names):
+    for number, value in enumerate(values):
+        make(tmp_path, str(number), dropout=value, seed=0)
+    assert [c.name for c in lca.open_runs(f"{tmp_path}/*.zarr", by=["dropout", "seed"]).conditions] == names
+    if None not in values:
+        assert [c.name for c in lca.open_runs(f"{tmp_path}/*.zarr").conditions] == names

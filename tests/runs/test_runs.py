@@ -137,8 +137,49 @@ def test_the_figures_by_class_are_the_means_and_share_one_scale(runs):
         assert [label.get_text() for label in ax.get_xticklabels()] == ["cat", "lower class"]
 
 
-@pytest.mark.parametrize(("rates", "said"), [((0.25, 0.25, 0.25), "0.25"), ((0.25, 0.25, 0.125), "")])
-def test_the_learning_rate_is_that_of_all_steps_where_the_settings_state_none(tmp_path, rates, said):
-    record = write(tmp_path / "run.zarr", run_values(3), settings={"optimizer": "a name of mine"})
+@pytest.mark.parametrize(
+    ("rates", "said"),
+    [
+        ((0.25, 0.25, 0.25), "0.25"),
+        ((0.25, 0.25, 0.125), "first 0.25, last 0.125"),
+        ((1e-6, 1e-3, 1e-3), "first 1e−06, largest 0.001"),
+    ],
+)
+def test_the_learning_rate_is_that_of_the_steps_and_not_the_one_at_the_start(tmp_path, rates, said):
+    settings = {"optimizer": f"AdamW(lr={rates[0]})"}
+    record = write(tmp_path / "run.zarr", run_values(3), settings=settings)
     rows = np.array(rates)[:, None]
     assert Run(record.assign(learning_rate=(("step", "param_group"), rows))).learning_rate == said
+
+
+def test_two_losses_are_subtracted_in_each_run(tmp_path):
+    """With half of the allocations for the held-out loss, the gap is minus half of those of training."""
+    small = {"residual": 2.0**-12, "tolerance": 2.0**-12}
+    for name, size in SIZES.items():
+        for seed, steps in STEPS.items():
+            values = size * run_values(steps, seed=seed + (name == "sgd"))
+            path, settings = tmp_path / f"{name}-{seed}.zarr", {"optimizer": name, "seed": seed}
+            write(path, values, names=("train", "heldout"), extra=lambda *_: small, settings=settings)
+    runs, gap = lca.open_runs(f"{tmp_path}/*.zarr", by=["optimizer", "seed"]), ("heldout", "train")
+    found = runs.totals(measured=gap)
+    assert found.attrs["measured"] == "heldout - train"
+    for name in SIZES:
+        sums, of = -expected(name) / 2, found.sel(condition=name)
+        low, high = stats.t.interval(0.95, 2, sums.mean(axis=0), stats.sem(sums))
+        error = np.abs([of["mean"] - sums.mean(axis=0), of["lower"] - low, of["upper"] - high])
+        assert error.max() <= summed(np.abs(sums).sum(), EPS64)
+    test = stats.ttest_rel(-expected("sgd") / 2, -expected("adam") / 2)
+    difference = runs.difference("adam", "sgd", measured=gap)
+    np.testing.assert_array_max_ulp(difference["p_value"].values, test.pvalue, 2**12)
+    heldout, train = (runs.series(measured=name)["total"] for name in gap)
+    np.testing.assert_array_equal(runs.series(measured=gap)["total"], heldout - train)
+    table = runs.table(measured=gap)
+    assert "the difference of the losses heldout − train" in table.caption
+    assert "it adds less to heldout − train in sgd" in table.caption
+    changes = [[m.check(name).end - m.check(name).start for m in runs.members[:3]] for name in gap]
+    change = np.subtract(*changes).mean()
+    assert abs(table.to_frame()["adam"]["change of the loss"] - change) <= summed(2 * abs(change), EPS64)
+    with pytest.raises(LCAError, match="or two names for their difference"):
+        runs.totals(measured=("train",))
+    with pytest.raises(UnknownNameError, match="unknown measured loss 'test'"):
+        runs.totals(measured=("test", "train"))

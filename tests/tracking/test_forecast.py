@@ -16,6 +16,7 @@ from lca.tracking import FunctionalTracker, _speed
 from lca.tracking._clock import StepClock
 from lca.tracking._forecast import ALTERNATIVES, Forecast, Run, _check_seconds, forecast
 from lca.tracking._own_work import MOST, own_work
+from lca.tracking._spans import LONGEST, is_compared
 from lca.tracking._speed import SECONDS, Speed, speeds_of
 
 PAUSE = 0.002
@@ -264,16 +265,19 @@ def test_the_first_step_and_what_is_stopped_belong_to_no_step():
         clock.lap()
     assert clock.steps == 2
     assert clock.training_seconds < 0.01
-    assert clock.measuring_seconds < 0.01
+    assert clock.measuring_seconds() < 0.01
 
 
 @pytest.mark.parametrize(
     ("every", "span", "fraction"), [(1, 1, 1.0), (4, 1, 0.25), (2, 5, 0.1), (lambda t: t < 5, 1, 0.05)]
 )
-def test_steps_that_are_not_measured_cost_nothing(every, span, fraction):
+def test_only_measured_steps_cost_and_begin_anew_where_they_are_apart(every, span, fraction):
     tracker, _ = tracked(every=every, span=span)
     found = tracker.estimate(100).rows[0]
-    assert equal(found.cost.full_gradients, fraction * lca.PathIntegral().cost.full_gradients)
+    line = lca.PathIntegral().cost.full_gradients + (1 if isinstance(every, int) and every > 1 else 0)
+    compared = sum(map(is_compared, range(1, round(100 * fraction) + 1))) if span > 1 else 0
+    spent = fraction * line + compared * (span * lca.PathIntegral().cost.full_gradients + 1) / 100
+    assert equal(found.cost.full_gradients, spent)
 
 
 @pytest.mark.parametrize("given", [{"steps": 0}, {"step_seconds": -1.0}])
@@ -337,3 +341,45 @@ def test_what_the_first_gradient_sets_up_is_not_multiplied_by_the_number_of_samp
     objective = DatasetLoss(model, rng.normal(size=(1600, 3)), rng.integers(0, 2, 1600))
     found = speeds_of({"train": objective}, model.init(seed=0))["train"]
     assert (found.sizes, found.seconds[0], found.gradient) == ((16, 128, 1024, 1600), 0.001, 0.002)
+
+
+@pytest.mark.parametrize(("steps", "span", "every"), [(400, 2, 1), (400, 10, 1), (60, 2, 3), (4, 8, 1)])
+def test_the_updates_of_compared_lines_are_counted_as_they_are_measured(steps, span, every):
+    tracker, theta = tracked(span=span, every=every)
+    found = tracker.estimate(steps).rows[0]
+    with tracker:
+        for _ in range(steps):
+            theta = theta * 0.99
+            tracker.update(theta)
+    summary = tracker.summary()["train"]
+    spent = summary["full_gradients_per_step"] * summary["steps"]
+    assert found.cost == found.largest_cost
+    first_gradient, same_point, cut_line = 1, 1, 2  # at the start of the run, of the second line, at its end
+    assert abs(found.cost.full_gradients * steps - spent) <= first_gradient + same_point + cut_line
+
+
+def test_without_the_number_of_steps_the_least_and_the_most_lines_are_compared():
+    tracker, _ = tracked(span=10)
+    found = tracker.estimate().rows[0]
+    line, start = lca.PathIntegral().cost.full_gradients, 1
+    assert equal(found.cost.full_gradients, line / 10 + (10 * line + start) / 10 / LONGEST)
+    assert equal(found.largest_cost.full_gradients, line / 10 + line + start / 10)
+
+
+def test_the_most_that_adaptive_may_take_stands_beside_the_least():
+    run = Run(lca.Adaptive(max_gradients=9), steps=100)
+    found = forecast({"train": Quadratic(np.eye(2))}, np.ones(2), run)
+    assert found.rows[0].largest_cost == Cost(full_gradients=10)
+    assert " 10.00 " in str(found).splitlines()[2]
+
+
+def test_the_compared_lines_at_the_beginning_are_not_taken_for_the_usual_ones(monkeypatch):
+    """The clock counts gradients here: 2 of a line of 4 updates, and about 3 an update on a compared line."""
+    theta, loss = np.ones(2), Slow(np.eye(2))
+    monkeypatch.setattr("lca.tracking._clock.perf_counter", lambda: float(loss.calls))
+    with FunctionalTracker(theta, loss, lca.PathIntegral(), span=4, check_every=None) as tracker:
+        for _ in range(3 * 4 + 2):  # of these lines only the third is not compared with its updates
+            theta = theta * 0.9
+            tracker.update(theta)
+        found = tracker.estimate(64_000, step_seconds=1.0).rows[0]
+    assert 0.5 < found.seconds < 0.6

@@ -277,16 +277,30 @@ class Stated(Quadratic):
         return lca.Scaled(BOWL, float(state["scale"][0]))
 
 
-def test_a_change_is_between_the_states_at_its_ends():
+def test_a_step_in_which_the_state_moves_is_checked_in_its_first_state():
+    loss, points = Stated(np.diag([1.0, 2.0, 3.0])), path(BOWL, 3)
+    states = [{"scale": np.array([1.0 + t])} for t in range(4)]
+    session = Session(loss, Factor(), on_error="raise", check_every=1)
+    for t in range(3):
+        session.measure(lca.Step(points[t], points[t + 1], t, state=(states[t], states[t + 1])))
+    windows = session.checked_windows["train"]
+    expected = [(1.0 + t) * BOWL.loss(points[t + 1]) - (1.0 + t) * BOWL.loss(points[t]) for t in range(3)]
+    assert [(w.first_step, w.last_step, w.change) for w in windows] == [(t, t, expected[t]) for t in range(3)]
+
+
+def test_what_the_state_does_is_in_no_checked_change():
     loss, points = Stated(np.diag([1.0, 2.0, 3.0])), path(BOWL, 4)
     with FunctionalTracker(points[0], loss, Factor(), on_error="raise", check_every=2) as tracker:
         for t, point in enumerate(points[1:]):
             loss.scale = 1.0 + t
             tracker.update(point)
-    found = tracker.summary()["train"]["checked_windows"]
-    scales = [1.0, 1.0, 2.0, 3.0, 4.0]
-    losses = [scale * BOWL.loss(point) for scale, point in zip(scales, points, strict=True)]
-    assert [window["change"] for window in found] == [losses[2] - losses[0], losses[4] - losses[2]]
+    summary = tracker.summary()["train"]
+    losses = [BOWL.loss(point) for point in points]
+    windows = [(w["first_step"], w["last_step"], w["change"]) for w in summary["checked_windows"]]
+    assert windows == [(0, 0, losses[1] - losses[0]), (2, 2, 3 * losses[3] - 3 * losses[2])]
+    assert np.isnan(summary["state_change"])  # Factor declares that it measures no loss
+    limit = summed(8 * losses[0], EPS64)
+    assert abs(summary["checked_total"] - summary["checked_change"]) <= limit  # of an exact allocation
 
 
 def test_a_loss_that_is_not_finite_ends_the_measuring():

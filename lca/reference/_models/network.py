@@ -109,7 +109,7 @@ class Network:
         object.__setattr__(self, "_names", names)
         object.__setattr__(self, "frozen", tuple(self.frozen))
         object.__setattr__(self, "tied", dict(self.tied))
-        object.__setattr__(self, "layout", Layout(tuple(free), tuple(free.values())))
+        object.__setattr__(self, "layout", Layout(tuple(free), tuple(free.values()), tied=_uses(self.tied)))
 
     @property
     def mixes_examples(self) -> bool:
@@ -210,6 +210,11 @@ class Network:
 def _names(named_layers: Sequence[tuple[str, Layer]]) -> tuple[tuple[str, ...], ...]:
     """The tensor names of each layer."""
     return tuple(tuple(f"{name}.{tensor}" for tensor in layer.shapes) for name, layer in named_layers)
+
+
+def _uses(tied: Mapping[str, str]) -> dict[str, list[str]]:
+    """The other names of each tensor that others are tied to."""
+    return {name: [other for other, to in tied.items() if to == name] for name in tied.values()}
 
 
 def _check_tied(tied: Mapping[str, str], shapes: Mapping[str, Shape]) -> None:
