@@ -305,7 +305,7 @@ def _is_plain(value: Any) -> bool:
         and not _is_finalised(value)
         and not isinstance(value, BaseException | Enum)
         and (is_users(kind) or not any(_overrides(kind, name) for name in _CUSTOM))
-        and all(base.__flags__ & _HEAP for base in kind.__mro__ if base is not object)
+        and _can_be_empty(kind)
     )
 
 
@@ -313,6 +313,15 @@ _CUSTOM = ("__new__", "__reduce__", "__reduce_ex__", "__deepcopy__")
 """By these, libraries say how an object is copied; those of the user may return the very object."""
 _HEAP = 512
 """The flag of classes that a class statement has made, not C."""
+
+
+def _can_be_empty(kind: type) -> bool:
+    """Whether an instance can be made without the code of the class, and holds nothing that C put there."""
+    try:
+        object.__new__(kind)
+    except TypeError:
+        return False
+    return bool(kind.__flags__ & _HEAP)
 
 
 def _is_container(kind: type) -> bool:
