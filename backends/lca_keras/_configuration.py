@@ -199,10 +199,11 @@ def _defaults(function: FunctionType) -> tuple[Any, ...]:
 
 
 def _cell_values(closure: tuple[CellType, ...]) -> tuple[Any, ...]:
-    return tuple(_content(cell) for cell in closure)
+    return tuple(cell_content(cell) for cell in closure)
 
 
-def _content(cell: CellType) -> Any:
+def cell_content(cell: CellType) -> Any:
+    """What a variable holds, or `MISSING`."""
     try:
         return cell.cell_contents
     except ValueError:

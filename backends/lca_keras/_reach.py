@@ -5,7 +5,7 @@ Compiling a loss turns the numbers in these objects into constants, so a change 
 """
 
 import sys
-from collections import deque
+from collections import defaultdict, deque
 from collections.abc import Iterable, Iterator, MutableMapping
 from functools import partial
 from types import FunctionType, MethodType, ModuleType, SimpleNamespace
@@ -214,6 +214,8 @@ def _inside(name: str, part: Any) -> Iterator[tuple[str, Any]]:
         yield from ((name, part.__func__), (name, part.__self__))
     elif isinstance(part, partial):
         yield from ((name, part.func), (f"{name}.args", part.args), (f"{name}.keywords", part.keywords))
+    elif isinstance(part, defaultdict):
+        yield f"{name}.default_factory", part.default_factory
     elif isinstance(part, type):
         yield from ((f"{part.__name__}.{k}", v) for k, v in class_variables(part).items())
         yield from ((base.__name__, base) for base in part.__mro__)

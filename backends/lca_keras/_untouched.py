@@ -13,6 +13,7 @@ from keras.src.utils.tracking import Tracker
 
 from lca.errors import NonDeterministicError
 from lca.frameworks._keepers import emptied_again
+from lca_keras._configuration import MISSING, cell_content
 from lca_keras._reach import (
     LARGEST_ARRAY,
     NOT_READ,
@@ -24,7 +25,6 @@ from lca_keras._reach import (
     namespaces,
 )
 
-MISSING = object()
 KERAS_GLOBALS = ("global_seed_generator", "current_call_ctx")
 
 
@@ -35,15 +35,36 @@ def kept(parts: Iterable[Any]) -> Iterator[None]:
     ``parts`` are those of `lca_keras._reach.reached`: evaluating a loss runs the user's code, which may count
     its calls or keep what it has computed.
     """
+    parts = list(parts)
     restore = [put_back for part in parts for put_back in _restorers(part)]
     keras_globals = {name: global_state.get_global_attribute(name) for name in KERAS_GLOBALS}
     try:
+        for part in parts:
+            _withhold_iterators(part)
         yield
     finally:
         for name, value in keras_globals.items():
             global_state.set_global_attribute(name, value)
         for put_back in restore:
             put_back()
+
+
+class Withheld:
+    """In place of an iterator while a loss is evaluated, which would use up what training reads from it."""
+
+    def __init__(self, iterator: Iterator[Any]) -> None:
+        self._kind = type(iterator).__name__
+
+    def __iter__(self) -> "Withheld":
+        return self
+
+    def __next__(self) -> Any:
+        raise NonDeterministicError(
+            f"the loss takes values from an iterator ({self._kind}), which measuring would use up; compute "
+            "them from a variable that the training loop changes."
+        )
+
+    send = __next__
 
 
 class HostGenerators(NamedTuple):
@@ -99,6 +120,21 @@ def _restorers(part: Any) -> Iterator[Callable[[], None]]:
                 yield from (_set_restorer(ids) for ids in mapping[key].stored_ids.values())
 
 
+def _withhold_iterators(part: Any) -> None:
+    """Put `Withheld` in place of iterators; the restorers of the part put them back."""
+    cells = part.__closure__ or () if isinstance(part, FunctionType) and is_users(part) else ()
+    for cell in cells:
+        if _is_iterator(cell_content(cell)):
+            cell.cell_contents = Withheld(cell.cell_contents)
+    for mapping in namespaces(part):
+        for key in [key for key, value in mapping.items() if _is_iterator(value)]:
+            mapping[key] = Withheld(mapping[key])
+
+
+def _is_iterator(value: Any) -> bool:
+    return isinstance(value, Iterator) and type(value).__module__ in ("builtins", "itertools")
+
+
 def _list_restorer(part: list[Any]) -> Callable[[], None]:
     entries = list(part)
 
@@ -122,17 +158,10 @@ def _container_restorer(part: deque[Any] | set[Any]) -> Callable[[], None]:
 
 def _cell_restorer(cell: CellType) -> Callable[[], None]:
     """A variable of the function around."""
-
-    def content() -> Any:
-        try:
-            return cell.cell_contents
-        except ValueError:  # not bound yet
-            return MISSING
-
-    before = content()
+    before = cell_content(cell)
 
     def put_back() -> None:
-        if before is not MISSING and content() is not before:
+        if before is not MISSING and cell_content(cell) is not before:
             cell.cell_contents = before
 
     return put_back

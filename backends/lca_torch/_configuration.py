@@ -3,7 +3,7 @@
 from collections import deque
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from itertools import chain, islice
-from operator import call, is_
+from operator import call, is_, is_not
 from types import BuiltinFunctionType, FunctionType, MethodType, ModuleType
 from typing import Any
 
@@ -40,22 +40,32 @@ class Configuration:
         The user's model.
     opaque
         Objects that were copied by rules of their own, by id; they count by their content.
+    objects
+        Those that were copied attribute by attribute, with their paths; their classes count.
     """
 
-    def __init__(self, pairs: Iterable[Pair], model: nn.Module, opaque: Mapping[int, Any]) -> None:
+    def __init__(
+        self,
+        pairs: Iterable[Pair],
+        model: nn.Module,
+        opaque: Mapping[int, Any],
+        objects: Sequence[tuple[str, Any]] = (),
+    ) -> None:
         own = {id(module.__dict__) for module in model.modules()}
         self._watched = [
             _Watched(pair, frozenset({"training"}) if id(pair.original) in own else frozenset(), opaque)
             for pair in pairs
         ]
         self._same = _Same(self._watched)
+        self._paths, self._objects = [path for path, _ in objects], [value for _, value in objects]
+        self._kinds = list(map(type, self._objects))
         self._norms = any(isinstance(module, _NormBase) for module in model.modules())
         self._model, self._kept = model, kept_in_evaluation(model)
 
     @property
     def moved(self) -> bool:
         """Whether `changes` would find something that it has to look into."""
-        return not self._same
+        return not self._same or list(map(type, self._objects)) != self._kinds
 
     def changes(self) -> dict[str, str]:
         """What has changed since the last call, by the path of the variable, in words."""
@@ -63,11 +73,22 @@ class Configuration:
         if not self._same:
             found = {path: words for watched in self._watched for path, words in watched.changes()}
             self._same = _Same(self._watched)
+        kinds = list(map(type, self._objects))
+        if kinds != self._kinds:
+            triples = zip(self._paths, self._kinds, kinds, strict=True)
+            found |= {
+                f"{path}.__class__": _reclassed(path, *pair) for path, *pair in triples if is_not(*pair)
+            }
+            self._kinds = kinds
         kept = kept_in_evaluation(self._model) if self._norms else None
         if kept not in (None, self._kept):
             self._kept = kept
             found["training"] = "which normalisation layers are kept in evaluation mode"
         return found
+
+
+def _reclassed(path: str, old: type, new: type) -> str:
+    return f"the class of {path or 'the model'} changed from {old.__name__} to {new.__name__}"
 
 
 class _Watched:

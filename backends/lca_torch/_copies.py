@@ -43,6 +43,12 @@ class Uncopied:
 
     def __init__(self, path: str, value: object, reason: str = _NOT_COPIED) -> None:
         self.__dict__["_what"] = f"{path} ({type(value).__name__}), {reason}"
+        self.__dict__["_kind"] = type(value)
+
+    @property
+    def __class__(self) -> type:  # for `isinstance` in the loss
+        kind: type = self.__dict__["_kind"]
+        return kind
 
     def _refuse(self, *args: Any, **kwargs: Any) -> Any:
         raise LCAError(f"the loss uses {self.__dict__['_what']}.")

@@ -5,8 +5,10 @@ Measuring runs such copies, so that nothing it does is seen by the user's model:
 """
 
 from collections import defaultdict, deque
+from collections.abc import Iterator
 from copy import deepcopy
 from dataclasses import dataclass, field
+from enum import Enum
 from functools import cached_property, partial
 from types import (
     CellType,
@@ -17,7 +19,7 @@ from types import (
     SimpleNamespace,
 )
 from typing import Any
-from weakref import ReferenceType, WeakKeyDictionary, proxy
+from weakref import ReferenceType, WeakKeyDictionary, finalize, proxy
 
 import numpy as np
 import torch
@@ -37,6 +39,7 @@ from lca_torch._identities import (
 )
 from lca_torch._kept_results import standing_in, users_keeper_in
 from lca_torch._libraries import in_library
+from lca_torch._shared_state import is_users
 from lca_torch._shared_variables import DEFAULTS, Follower, SharedVariables
 
 WRAPPERS = (nn.DataParallel, nn.parallel.DistributedDataParallel)
@@ -50,6 +53,8 @@ class Copier:
     pairs: list[Pair] = field(default_factory=list)
     opaque: dict[int, Any] = field(default_factory=dict)
     """Objects copied by their own rules, by id: what is in them may change unseen."""
+    objects: list[tuple[str, Any]] = field(default_factory=list)
+    """Objects copied attribute by attribute, with their paths; their classes may change."""
     _memo: dict[int, Any] = field(default_factory=dict)
     _originals: list[Any] = field(default_factory=list)  # alive as long as their ids are in use
 
@@ -101,8 +106,8 @@ class Copier:
         if isinstance(value, tuple) and hasattr(value, "_fields"):
             return type(value)(*(self.copy(v, f"{path}[{i}]") for i, v in enumerate(value)))
         if type(value) is SimpleNamespace or _is_plain(value):
-            kind: Any = type(value)
-            return self._object(value, path, kind.__new__(kind))
+            shell = SimpleNamespace() if type(value) is SimpleNamespace else object.__new__(type(value))
+            return self._object(value, path, shell)
         return self._other(value, path)
 
     def _remember(self, original: Any, copy: Any) -> Any:
@@ -117,6 +122,7 @@ class Copier:
 
     def _object(self, original: Any, path: str, shell: Any) -> Any:
         self._remember(original, shell)
+        self.objects.append((path, original))
         kind = type(shell)
         state = getattr(original, "__dict__", {})
         own = isinstance(shell, nn.Module) and kind is not Unwrapped and not _overrides(kind, "__deepcopy__")
@@ -157,7 +163,9 @@ class Copier:
         if isinstance(value, deque):
             empty: Any = deque(maxlen=value.maxlen)
         else:
-            empty = defaultdict(value.default_factory) if isinstance(value, defaultdict) else type(value)()
+            empty = type(value)()
+            if isinstance(value, defaultdict):
+                empty.default_factory = self.copy(value.default_factory, path)
         made = self._remember(value, empty)
         if isinstance(value, dict):
             inside = path.removesuffix("._modules").removesuffix("_modules")
@@ -245,7 +253,7 @@ class Copier:
     def _other(self, value: Any, path: str) -> Any:
         """A copy made by the object's own rules; the tensors and modules in it are found by making one."""
         if users_keeper_in(value) is not None:
-            return self._remember(value, standing_in(value, self.identity.original))
+            return self._remember(value, standing_in(value, self.identity.original, self.identity.copy))
         if isinstance(value, property):
             return value
         if isinstance(value, frozenset):
@@ -255,6 +263,9 @@ class Copier:
         try:
             if _is_finalised(value):
                 raise TypeError("copying it could release what it holds")
+            if type(value).__module__ in _ITERATING and isinstance(value, Iterator):
+                self.opaque[id(value)] = value
+                return self._remember(value, self._iterator(value, path))
             memo = dict(self._memo)
             made = deepcopy(value, memo)
             inside = [v for v in memo.get(id(memo), ()) if isinstance(v, Tensor | nn.Module)]
@@ -268,6 +279,14 @@ class Copier:
                 self.opaque[id(value)] = value
         return self._remember(value, made)
 
+    def _iterator(self, value: Any, path: str) -> Any:
+        """An iterator of Python at the same place, over copies of what it reads and calls."""
+        kind, given, *state = value.__reduce__()
+        made = kind(*(self.copy(part, path) for part in given))
+        if state and state[0] is not None:
+            made.__setstate__(self.copy(state[0], path))
+        return made
+
 
 _SHARED = (
     type(None), bool, int, float, complex, str, bytes, range, slice, type(Ellipsis), Tensor, ModuleType,
@@ -275,20 +294,34 @@ _SHARED = (
     type(len), type(torch.relu), type(torch.ops.aten), type(Tensor.add),
 )  # fmt: skip
 _PLAIN = ("builtins", "collections")
+_ITERATING = ("builtins", "itertools")
 
 
 def _is_plain(value: Any) -> bool:
     """Whether an object is nothing but its attributes, so that these can be copied one by one."""
     kind = type(value)
-    custom = ("__reduce__", "__reduce_ex__", "__deepcopy__")
     return (
         (hasattr(value, "__dict__") or bool(slots_of(kind)))
         and not _is_finalised(value)
-        and not isinstance(value, BaseException)
-        and not any(_overrides(kind, name) for name in custom)
-        and kind.__flags__ & 512 != 0  # made by a class statement, not in C
-        and getattr(kind, "__new__") is object.__new__  # noqa: B009 - mypy
+        and not isinstance(value, BaseException | Enum)
+        and (is_users(kind) or not any(_overrides(kind, name) for name in _CUSTOM))
+        and _can_be_empty(kind)
     )
+
+
+_CUSTOM = ("__new__", "__reduce__", "__reduce_ex__", "__deepcopy__")
+"""By these, libraries say how an object is copied; those of the user may return the very object."""
+_HEAP = 512
+"""The flag of classes that a class statement has made, not C."""
+
+
+def _can_be_empty(kind: type) -> bool:
+    """Whether an instance can be made without the code of the class, and holds nothing that C put there."""
+    try:
+        object.__new__(kind)
+    except TypeError:
+        return False
+    return bool(kind.__flags__ & _HEAP)
 
 
 def _is_container(kind: type) -> bool:
@@ -302,7 +335,7 @@ def _is_container(kind: type) -> bool:
 
 
 def _is_finalised(value: Any) -> bool:
-    return hasattr(type(value), "__del__")
+    return hasattr(type(value), "__del__") or isinstance(value, finalize)
 
 
 def _overrides(kind: type, name: str) -> bool:

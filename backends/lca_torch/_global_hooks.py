@@ -1,13 +1,19 @@
-"""`GlobalHooks`: hooks of all modules, of which measuring runs private copies."""
+"""Hooks and modes that see all that torch computes: measuring runs private copies, or none, of the user's."""
 
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Any
 
+import torch
+from torch.autograd.graph import saved_tensors_hooks
 from torch.nn.modules import module as torch_module
+from torch.overrides import _get_current_function_mode_stack
+from torch.utils._python_dispatch import _get_current_dispatch_mode_stack
 
+from lca.errors import LCAError
 from lca_torch._copies import Pair
 from lca_torch._copying import Copier
+from lca_torch._libraries import in_library
 
 _FORWARD = {"_forward_hooks": "_global_forward_hooks", "_forward_pre_hooks": "_global_forward_pre_hooks"}
 _BACKWARD = ("_global_backward_hooks", "_global_backward_pre_hooks")
@@ -41,3 +47,27 @@ class GlobalHooks:
             for hooks, content in kept:
                 hooks.clear()
                 hooks.update(content)
+
+
+def without_saving_hooks() -> AbstractContextManager[object]:
+    """Inside, hooks of the user's on tensors that autograd saves do not see what is measured."""
+    hooks = torch._C._autograd._top_saved_tensors_default_hooks(True)
+    if hooks is None or in_library(getattr(hooks[0], "__module__", None) or ""):
+        return nullcontext()
+    return saved_tensors_hooks(_same, _same)
+
+
+def _same(tensor: torch.Tensor) -> torch.Tensor:
+    return tensor
+
+
+def require_no_modes() -> None:
+    """Refuse to measure inside a mode of the user's, which would see and may change what is measured."""
+    for mode in (*_get_current_function_mode_stack(), *_get_current_dispatch_mode_stack()):
+        kind = type(mode)
+        if not in_library(kind.__module__):
+            raise LCAError(
+                f"{kind.__name__}, a TorchFunctionMode or TorchDispatchMode, is active where the loss is "
+                "measured, and would take that for training; enter it around the forward and backward pass "
+                "only, not around the optimizer's step and the objective."
+            )

@@ -23,6 +23,7 @@ class Identity:
 
     def __init__(self) -> None:
         self._originals: dict[int, Any] = {}
+        self._copies: dict[int, Any] = {}
         self._alive: list[Any] = []
 
     def original(self, value: Any) -> Any:
@@ -37,6 +38,10 @@ class Identity:
         if isinstance(value, Tensor):
             return value.__dict__.get(_ORIGINAL, value)
         return self._originals.get(id(value), value)
+
+    def copy(self, value: Any) -> Any:
+        """The copy of an original; all else as it is."""
+        return self._copies.get(id(value), value)
 
     def id(self, value: object) -> int:
         """Stands for `id` in the code of private copies: the number of the original."""
@@ -67,7 +72,7 @@ class Identity:
         """Take in originals and their copies."""
         for original, copy in pairs:
             if copy is not original:
-                self._originals[id(copy)] = original
+                self._originals[id(copy)], self._copies[id(original)] = original, copy
                 self._alive.append(copy)  # as long as its number is in use
 
     def keep(self, copy: object) -> None:

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor, nn
-from torch.utils._pytree import tree_leaves
+from torch.utils._pytree import tree_leaves, tree_map
 
 from lca.errors import LCAError
 from lca.frameworks._keepers import KEEPER, emptied_again, keeper_in
@@ -28,6 +28,8 @@ class KeptResults:
         The user's function, with what it keeps.
     original
         Gives the original of a copy, and everything else as it is.
+    copy
+        Gives the copy of an original, and everything else as it is.
 
     Raises
     ------
@@ -36,8 +38,8 @@ class KeptResults:
         random, or if results are forgotten.
     """
 
-    def __init__(self, function: Any, original: Callable[[Any], Any]) -> None:
-        self._function, self._original = function, original
+    def __init__(self, function: Any, original: Callable[[Any], Any], copy: Callable[[Any], Any]) -> None:
+        self._function, self._original, self._copy = function, original, copy
 
     def __get__(self, instance: Any, owner: type | None = None) -> Any:
         return self if instance is None else MethodType(self, instance)
@@ -53,12 +55,14 @@ class KeptResults:
         reason = ""
         if any(map(_is_measured, tree_leaves(result))):
             reason = _MEASURED
+        elif any(map(_is_training, tree_leaves(result))):
+            reason = _TRAINING
         elif computed and before.currsize == before.maxsize:
             reason = _FULL
         elif computed and drawn != _random_states():
             reason = _RANDOM
         if not reason:
-            return result
+            return tree_map(self._copy, result)  # in containers of its own, as the loss may write into them
         put_back()
         raise self._error(reason)
 
@@ -80,6 +84,9 @@ _GIVEN = (
 _MEASURED = (
     "gets from it parameters of the model, or what was computed from them with its gradient, which would not "
     "move with theta; compute it anew each time, or under torch.no_grad() if it is a constant in training"
+)
+_TRAINING = (
+    "gets from it a module with buffers in training mode, which a call may change; call its eval() first"
 )
 _FULL = (
     "it has no room for one more (maxsize), so that some are computed again and again as parameters move; "
@@ -107,13 +114,18 @@ def _is_measured(leaf: Any) -> bool:
     return isinstance(leaf, Tensor) and leaf.requires_grad
 
 
+def _is_training(leaf: Any) -> bool:
+    modules = leaf.modules() if isinstance(leaf, nn.Module) else ()
+    return any(module.training and module._buffers for module in modules)
+
+
 def users_keeper_in(value: Any) -> Any:
     """`keeper_in`, but ``None`` for a function of a library."""
     keeper = keeper_in(value)
     return None if keeper is None or in_library(keeper.__module__ or "") else keeper
 
 
-def standing_in(value: Any, original: Callable[[Any], Any]) -> Any:
+def standing_in(value: Any, original: Callable[[Any], Any], copy: Callable[[Any], Any]) -> Any:
     """`KeptResults` for a function, or a property, static or class method made of it."""
-    stand_in = KeptResults(keeper_in(value), original)
+    stand_in = KeptResults(keeper_in(value), original, copy)
     return stand_in if type(value) is KEEPER else type(value)(stand_in)

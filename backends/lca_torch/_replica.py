@@ -16,7 +16,7 @@ from lca_torch._copies import Pair
 from lca_torch._copying import Copier
 from lca_torch._examples import BatchLoss, LossFn, default_loss, with_samples
 from lca_torch._form import Cast
-from lca_torch._global_hooks import GlobalHooks
+from lca_torch._global_hooks import GlobalHooks, require_no_modes, without_saving_hooks
 from lca_torch._memory import Memory
 from lca_torch._shared_variables import SharedVariables, installed
 from lca_torch._slots import Slots, is_small
@@ -64,7 +64,7 @@ class Replica:
         self._shared = copier.finish()
         given: Any = {"batch_loss": batch_loss, "loss_fn": loss_fn}
         copier.pairs.append(Pair(prefix, given, {"batch_loss": own, "loss_fn": self.loss_fn}))
-        self.configuration = Configuration(copier.pairs, model, copier.opaque)
+        self.configuration = Configuration(copier.pairs, model, copier.opaque, copier.objects)
         self._norms = norms
         _set_modes(self.model, norms)
         self.hooks = _hooks(self.model, self._global_hooks.private)
@@ -78,13 +78,14 @@ class Replica:
         self, leaves: Mapping[str, Tensor], state: Mapping[str, Tensor], cast: Cast | None
     ) -> Iterator["Held"]:
         """Hold θ and these tensors inside; all others as ``cast`` makes them, or as they are."""
+        require_no_modes()
         tensors = self._tensors(leaves, state, cast)
         self.label(tensors)
         for name in leaves.keys() & self._attributes.keys():
             leaves[name].__class__ = nn.Parameter  # losses may ask for it
         held = Held(self, tensors, self._shared)
         try:
-            with self._global_hooks.installed(), installed(self._shared):
+            with without_saving_hooks(), self._global_hooks.installed(), installed(self._shared):
                 yield held
         finally:
             self.restore()

@@ -130,8 +130,7 @@ class Follower:
             for name, value in list(vars(base).items()):
                 found = functions_of(value)
                 self._methods += [(name, function) for function in found]
-                bound = hasattr(type(value), "__get__") and users_keeper_in(value) is None
-                if not (found or name.startswith("__") or bound):
+                if not (found or name.startswith("__") or _is_bound(value)):
                     self._add(owner, name, frozenset(), shared=True)
 
     def add_module(self, module: ModuleType, names: frozenset[str] | None = None) -> None:
@@ -221,6 +220,12 @@ class Follower:
             private = self._copy(value, f"{name}.{key}" if name else key)
             if not (shared and isinstance(private, Uncopied)):
                 owner.private[key] = private
+
+
+def _is_bound(member: Any) -> bool:
+    """Whether a member of a class belongs to Python; a descriptor of the user's may hold state."""
+    kind = type(member)
+    return hasattr(kind, "__get__") and not is_users(kind) and users_keeper_in(member) is None
 
 
 @contextmanager

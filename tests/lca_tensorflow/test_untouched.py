@@ -1,7 +1,8 @@
 """Measuring leaves the model, its Python objects, all generators and the training itself as they are."""
 
+import itertools
 import random
-from collections import deque
+from collections import defaultdict, deque
 from dataclasses import dataclass
 from functools import cache
 
@@ -11,7 +12,7 @@ import pytest
 import tensorflow as tf
 
 from lca import TRAPEZOID, PathIntegral
-from lca.errors import NonDeterministicError
+from lca.errors import LCAError, NonDeterministicError
 from lca_tensorflow import LCACallback, Objective
 from tests.lca_tensorflow.networks import IMAGES, LABELS, X, Y, cross_entropy, floats, stack
 
@@ -284,3 +285,19 @@ def test_what_a_loss_writes_outside_of_the_model_is_as_before(run_eagerly):
     objective = Objective(stack((6,), DENSE(3)), loss, (X, Y), run_eagerly=run_eagerly)
     objective.loss_and_grad(objective.theta())
     assert (CALLS, around, slots.calls, list(queue), seen, array.tolist()) == (0, 0, 0, [0], {0}, [0.0, 0.0])
+
+
+def test_an_iterator_that_a_loss_reads_is_refused_and_left_where_it_is():
+    numbers = itertools.count(1)
+    loss = lambda y, out: cross_entropy()(y, out) * next(numbers)  # noqa: E731
+    with pytest.raises(LCAError, match="from an iterator"):
+        Objective(stack((6,), DENSE(3)), loss, (X, Y))
+    assert next(numbers) == 1
+
+
+def test_what_the_factory_of_a_dictionary_writes_is_as_before():
+    made = []
+    weights = defaultdict(lambda: made.append(1) or 1.0)
+    loss = lambda y, out: cross_entropy()(y, out) * weights[0]  # noqa: E731
+    Objective(stack((6,), DENSE(3)), loss, (X, Y))
+    assert (made, dict(weights)) == ([], {})

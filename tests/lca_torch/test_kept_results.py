@@ -126,11 +126,34 @@ def forgotten():
     return network(), lambda model, batch: plain(model, batch) * scale(model[0]) * scale(model[2])
 
 
+def gives_a_module_in_training_mode():
+    teacher = cache(lambda: nn.BatchNorm1d(4).double().requires_grad_(False))
+    teacher()
+    return network(), lambda model, batch: plain(model, batch) * (1 + teacher()(batch[0]).mean())
+
+
+def test_what_is_kept_is_the_same_object_as_elsewhere_and_is_not_written():
+    sentinel = object()
+    kept = cache(lambda: {"calls": 0, "what": sentinel})
+    kept()
+    model = network()
+
+    def loss(model, batch):
+        kept()["calls"] += 1
+        return plain(model, batch) * (2 if kept()["what"] is sentinel else 1)
+
+    objective = Objective(model, None, (X, Y), batch_loss=loss)
+    measured = objective.loss(objective.theta())
+    assert kept()["calls"] == 0
+    assert measured == float(loss(model, (X, Y)).detach())
+
+
 @pytest.mark.parametrize(
     ("make", "reason"),
     [
         (of_an_output, "mean, which .* passes it a tensor that is no parameter"),
         (computed_with_gradient, "total, which .* would not move with theta"),
+        (gives_a_module_in_training_mode, "module with buffers in training mode"),
         (forgotten, r"norm, which .* no room .* lru_cache\(maxsize=None\)"),
     ],
 )

@@ -1,16 +1,22 @@
 """Python state that a loss reads or writes, wherever it is kept: followed, and never moved by measuring."""
 
-from collections import deque
+import itertools
+import os
+import threading
+import weakref
+from collections import defaultdict, deque
 from functools import partial
 from types import SimpleNamespace
 
 import pytest
 import torch
 from torch import nn
+from torch.autograd.graph import saved_tensors_hooks
 from torch.nn.functional import cross_entropy
 from torch.nn.modules.module import register_module_forward_hook
+from torch.overrides import TorchFunctionMode
 
-from lca.errors import LCAWarning, NonDeterministicError
+from lca.errors import LCAError, LCAWarning, NonDeterministicError
 from lca.testing import tolerances
 from lca_torch import Objective, Tracker
 
@@ -58,6 +64,140 @@ def weight_in(kind):
     sequence = deque([1.0]) if kind is deque else bytearray([1])
     change = (lambda v: v) if kind is deque else int
     return (lambda: sequence[0]), lambda value: sequence.__setitem__(0, change(value))
+
+
+class Keyed:
+    """A descriptor that keeps values by the object they belong to."""
+
+    def __init__(self):
+        self.values = weakref.WeakKeyDictionary()
+
+    def __get__(self, owner, kind=None):
+        return self if owner is None else self.values.get(owner, 1.0)
+
+    def __set__(self, owner, value):
+        self.values[owner] = value
+
+
+class Scaled(nn.Linear):
+    scale = Keyed()
+
+    def forward(self, x):
+        return super().forward(x) * self.scale
+
+
+class Doubled(nn.Linear):
+    def forward(self, x):
+        return 2 * super().forward(x)
+
+
+class Single:
+    """The only one of its class, whose copy would be itself."""
+
+    made = None
+
+    def __new__(cls):
+        if cls.made is None:
+            cls.made = super().__new__(cls)
+            cls.made.values, cls.made.calls = [1.0], 0
+        return cls.made
+
+
+class CopiedAsItself:
+    def __init__(self):
+        self.values, self.calls = [1.0], 0
+
+    def __deepcopy__(self, memo):
+        return self
+
+
+@pytest.mark.parametrize("kind", [Single, CopiedAsItself])
+def test_an_object_whose_copy_would_be_itself_is_followed_and_stays_as_it_is(kind):
+    held = kind()
+    values = held.values
+    model = nn.Linear(4, 3)
+
+    def loss(out, y):
+        held.calls += 1
+        return cross_entropy(out, y) * held.values[0]
+
+    tracker = trained(model, loss, lambda t: values.__setitem__(0, t + 2.0))
+    assert held.calls == 4  # those of training
+    assert held.values is values
+    assert is_close(tracker.summary()["train"]["loss_end"], float(loss(model(X), Y).detach()))
+
+
+def test_a_descriptor_of_the_user_is_followed():
+    model = Scaled(4, 3)
+    tracker = trained(model, cross_entropy, lambda t: setattr(model, "scale", t + 2.0))
+    assert is_close(tracker.summary()["train"]["loss_end"], float(cross_entropy(model(X), Y).detach()))
+
+
+def test_a_module_that_becomes_of_another_class_is_followed():
+    model = nn.Sequential(nn.Linear(4, 3))
+    tracker = trained(model, cross_entropy, lambda t: setattr(model[0], "__class__", Doubled))
+    assert tracker.error is None
+    assert tracker.summary()["train"]["state_change"] != 0
+    assert is_close(tracker.summary()["train"]["loss_end"], float(cross_entropy(model(X), Y).detach()))
+
+
+BETA = 1.0
+
+
+@pytest.mark.parametrize("look_up", [lambda: globals()["BETA"], lambda: eval("BETA")])
+def test_a_global_found_by_a_string_is_followed(look_up, monkeypatch):
+    model = nn.Linear(4, 3).double()
+    loss = lambda out, y: cross_entropy(out, y) * look_up()  # noqa: E731
+    tracker = trained(model, loss, lambda t: monkeypatch.setitem(globals(), "BETA", 2.0 - t % 2), steps=4)
+    assert tracker.error is None
+    assert tracker.summary()["train"]["state_change"] != 0
+    assert is_close(tracker.summary()["train"]["loss_end"], float(loss(model(X), Y).detach()))
+
+
+def counted_by_a_factory(counter):
+    held = defaultdict(lambda: 1.0 + 0 * next(counter))
+    return lambda: held[len(held)]
+
+
+def counted_by_an_iterator(counter):
+    ones = map(lambda _: 1.0 + 0 * next(counter), itertools.count())
+    return lambda: next(ones)
+
+
+@pytest.mark.parametrize("made", [counted_by_a_factory, counted_by_an_iterator])
+def test_functions_that_containers_and_iterators_call_are_copied(made):
+    counter = itertools.count()
+    weight = made(counter)
+    trained(nn.Linear(4, 3), lambda out, y: cross_entropy(out, y) * weight())
+    assert next(counter) == 4  # the calls of training
+
+
+def test_what_cannot_be_copied_keeps_its_class_and_is_refused_when_used():
+    lock = threading.Lock()
+    kind = type(lock)
+    model = nn.Linear(4, 3).double()
+    loss = lambda out, y: cross_entropy(out, y) * (2 if isinstance(lock, kind) else 1)  # noqa: E731
+    objective = Objective(model, loss, (X, Y))
+    assert is_close(objective.loss(objective.theta()), float(loss(model(X), Y).detach()))
+    end = weakref.finalize(model, print)
+    with pytest.raises(LCAError, match="finalize"):
+        Objective(model, lambda out, y: cross_entropy(out, y) * (2 if end.alive else 1), (X, Y))
+
+
+class Watching(TorchFunctionMode):
+    def __torch_function__(self, function, kinds, args=(), kwargs=None):
+        return function(*args, **(kwargs or {}))
+
+
+def test_modes_of_the_user_are_refused_and_saving_hooks_do_not_run():
+    packed = []
+    model = nn.Linear(4, 3).double()
+    objective = Objective(model, cross_entropy, (X, Y))
+    with saved_tensors_hooks(lambda tensor: packed.append(1) or tensor, lambda tensor: tensor):
+        objective.loss_and_grad(objective.theta())
+    assert packed == []
+    with Watching(), pytest.raises(LCAError, match="Watching, a TorchFunctionMode"):
+        objective.loss_and_grad(objective.theta())
 
 
 KINDS = [SimpleNamespace, Slots, partial, "default", "function attribute", set, deque, bytearray]
@@ -170,24 +310,11 @@ def test_global_hooks_of_the_user_do_not_run_but_count():
         handle.remove()
 
 
-class Unseen:
-    """Copied by its own rules, and silent about its content."""
-
-    def __init__(self, value):
-        self.value = value
-
-    def __deepcopy__(self, memo):
-        return Unseen(self.value)
-
-    def __reduce_ex__(self, protocol):
-        raise TypeError("not pickled")
-
-
-def test_a_change_that_cannot_be_seen_stops_measuring_at_the_next_audit():
-    held = Unseen(1.0)
-    loss = lambda out, y: cross_entropy(out, y) * held.value  # noqa: E731
+def test_a_change_that_cannot_be_seen_stops_measuring_at_the_next_audit(monkeypatch):
+    monkeypatch.setenv("BETA", "1")
+    loss = lambda out, y: cross_entropy(out, y) * float(os.environ["BETA"])  # noqa: E731
     with pytest.warns(LCAWarning, match="measuring stopped"):
-        tracker = trained(nn.Linear(4, 3), loss, lambda t: setattr(held, "value", t + 2.0), steps=6)
+        tracker = trained(nn.Linear(4, 3), loss, lambda t: monkeypatch.setenv("BETA", str(t + 2.0)), steps=6)
     assert isinstance(tracker.error, NonDeterministicError)
 
 
