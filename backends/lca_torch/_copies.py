@@ -45,7 +45,7 @@ class Uncopied:
         self.__dict__["_what"] = f"{path} ({type(value).__name__}), {reason}"
         self.__dict__["_kind"] = type(value)
 
-    @property
+    @property  # type: ignore[misc]
     def __class__(self) -> type:  # for `isinstance` in the loss
         kind: type = self.__dict__["_kind"]
         return kind

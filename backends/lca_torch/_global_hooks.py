@@ -63,7 +63,8 @@ def _same(tensor: torch.Tensor) -> torch.Tensor:
 
 def require_no_modes() -> None:
     """Refuse to measure inside a mode of the user's, which would see and may change what is measured."""
-    for mode in (*_get_current_function_mode_stack(), *_get_current_dispatch_mode_stack()):
+    functions = _get_current_function_mode_stack()  # type: ignore[no-untyped-call]
+    for mode in (*functions, *_get_current_dispatch_mode_stack()):
         kind = type(mode)
         if not in_library(kind.__module__):
             raise LCAError(
