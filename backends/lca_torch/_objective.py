@@ -12,11 +12,14 @@ from lca.errors import LCAError
 from lca.frameworks import BatchNorm, Frozen, ModelObjective, PyTree, check_order
 from lca.frameworks._arguments import refuse_more
 from lca_torch._data import measured, refuse_arrays
+from lca_torch._distribution import reshard, sharded_modules
 from lca_torch._examples import BatchLoss, require_one_loss
 from lca_torch._form import Precision, VectorForm, Vectors
+from lca_torch._kinds import is_sharded
 from lca_torch._model_loss import TorchLoss
 from lca_torch._policies import random_state_kept
 from lca_torch._process_group import TIMEOUT, measuring_ranks
+from lca_torch._sharded_loss import ShardedLoss
 from lca_torch._shared_loss import SharedLoss
 
 
@@ -150,9 +153,10 @@ class Objective(ModelObjective):
             refuse_more(more)
             refuse_arrays(data)
             check_order(model, loss_fn, data, nn.Module, "a torch.nn.Module")
+            reshard(sharded_modules(model))
             require_one_loss(loss_fn, batch_loss)
-            make = TorchLoss if ranks is None else partial(SharedLoss, ranks=ranks)
-            loss = make(
+            make: Any = TorchLoss if ranks is None else partial(_kind_of(model), ranks=ranks)
+            loss: TorchLoss = make(
                 model,
                 batch_loss,
                 loss_fn,
@@ -211,3 +215,8 @@ class Objective(ModelObjective):
         measured = self.loss(theta)
         with self._loss.as_model():
             return self.loss(theta) - measured
+
+
+def _kind_of(model: nn.Module) -> type[SharedLoss]:
+    """How ranks share the loss of a model: a sharded one is gathered while it is evaluated."""
+    return ShardedLoss if any(map(is_sharded, model.parameters())) else SharedLoss

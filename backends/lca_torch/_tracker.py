@@ -13,11 +13,13 @@ from lca.tracking import ModelTracker
 from lca.tracking._model import call_text, warn_of_other_optimizer, within
 from lca.tracking._spans import AnyFollower
 from lca_torch._form import VectorForm, one_form
+from lca_torch._kinds import is_sharded
 from lca_torch._live import ParameterVector, flat, holds
 from lca_torch._loop import Loop
 from lca_torch._objective import Objective
 from lca_torch._optimizers import check_known, refuse_maximizing
-from lca_torch._sharded import ShardedTheta, WholeCopy, is_sharded, require_training_alone
+from lca_torch._sharded import ShardedTheta, WholeCopy, require_training_alone
+from lca_torch._sharded_loss import LiveShards, ShardedLoss
 from lca_torch._shared_run import leave, require_same_tracker
 from lca_torch._slots import SMALL
 from lca_torch._updates import Updates, held, stepping
@@ -189,7 +191,7 @@ class Tracker(ModelTracker[Loop]):
     def _parameters_of(self, objective: AnyObjective) -> dict[str, nn.Parameter]:
         if not isinstance(objective, Objective):
             return {}
-        if any(map(is_sharded, self._model.parameters())):
+        if any(map(is_sharded, self._model.parameters())) and not isinstance(objective._loss, ShardedLoss):
             return {}  # `WholeCopy` compares the two models
         return dict(objective.model.named_parameters())
 
@@ -231,7 +233,7 @@ class Tracker(ModelTracker[Loop]):
         self._measured = parameters
         return self._loop(parameters, self._requested)
 
-    def _live_theta(self, parameters: Sequence[nn.Parameter]) -> "_LiveTheta | ShardedTheta":
+    def _live_theta(self, parameters: Sequence[nn.Parameter]) -> "_LiveTheta | ShardedTheta | LiveShards":
         self._wholes: list[WholeCopy] = []
         measured = [own for own in leaves(self._session.objectives) if isinstance(own, Objective)]
         form = one_form({f"number {i}": own._form for i, own in enumerate(measured)})
@@ -241,6 +243,9 @@ class Tracker(ModelTracker[Loop]):
         if not any(map(is_sharded, parameters)):
             return _LiveTheta(parameters, form)
         require_training_alone(self._session.required_fields)
+        losses = [own._loss for own in measured]
+        if any(isinstance(loss, ShardedLoss) for loss in losses):
+            return LiveShards.of(losses, parameters)
         self._wholes = [WholeCopy(self._model, own.model) for own in measured]
         return ShardedTheta(parameters, form)
 

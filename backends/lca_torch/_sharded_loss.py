@@ -1,0 +1,340 @@
+"""`ShardedLoss`: a `SharedLoss` of a model whose parameters are spread over the ranks, as FSDP2 does."""
+
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from lca.arrays import array_ops
+from lca.errors import LayoutError, LCAError
+from lca.frameworks import PyTree, weight_of
+from lca.objective import State
+from lca_torch._distribution import reshard, sharded_modules
+from lca_torch._gathering import GatheredParameters, Gathering, TransferError
+from lca_torch._kinds import is_sharded
+from lca_torch._parameters import Leaves
+from lca_torch._process_group import MeasuringRanks
+from lca_torch._replica import Replica
+from lca_torch._shard_vector import Block, Shards, ShardVector
+from lca_torch._shared_loss import SharedLoss, Work
+from lca_torch._state import checksum
+
+
+class ShardedLoss(SharedLoss):
+    """The loss of a model of which each rank holds shards: FSDP2 (`fully_shard`) and `DTensor` parameters.
+
+    θ, gradients and allocations are `ShardVector` s. What is evaluated is the plain model, without the hooks
+    of FSDP, of which a forward pass reads one parameter after another: each is gathered when it is read, and
+    again in the backward pass. Gradients are summed into the shards. So a rank holds the vectors of its
+    shards, and whole only the parameters that an operation needs at the moment.
+
+    The batches are divided as in `SharedLoss`. As each transfer needs every rank, ranks with fewer batches
+    evaluate their first one again, which counts nothing. A policy of mixed precision belongs to training: the
+    loss is measured in the dtype of the shards (``autocast=`` of the objective measures in another).
+
+    Parameters
+    ----------
+    *args, **options
+        As of `SharedLoss`.
+    """
+
+    takes_shards = True
+
+    def __init__(self, model: nn.Module, *args: Any, ranks: MeasuringRanks, **options: Any) -> None:
+        self.ranks, self._shards, self._modules = ranks, None, sharded_modules(model)
+        _require_plain(options)
+        _require_fsdp(model)
+        super().__init__(model, *args, ranks=ranks, **options)
+
+    @property
+    def shards(self) -> Shards:
+        """Which entries of θ each rank holds."""
+        if self._shards is None:
+            blocks = {name: _blocks_of(name, own, self.ranks) for name, own in self._own.items()}
+            self._shards = Shards(self.layout, blocks, self.ranks)
+            self._gathering = Gathering(self._shards, self.ranks.timeout)
+        return self._shards
+
+    def check(self) -> None:
+        reshard(self._modules)
+        super().check()
+
+    def share(self, data: Any, batch_size: int | None) -> None:
+        super().share(data, batch_size)
+        self._gathering.parts = 1
+
+    def _theta(self) -> ShardVector:
+        return vector_of(self.parameters(), self.shards)
+
+    def _somewhere(self) -> Tensor:
+        return self.rearranged(self._theta())
+
+    def rearranged(self, theta: Any) -> ShardVector:
+        pieces = self.shards.unflatten(theta.local).values()
+        rolled = [piece.reshape(-1).roll(-(piece.numel() // 3)) for piece in pieces]
+        return ShardVector(torch.cat(rolled), self.shards)
+
+    def batch_weight(self, batch: PyTree) -> float:
+        return 0.0 if isinstance(batch, _Idle) else super().batch_weight(batch)
+
+    def evaluate_each(
+        self,
+        theta: Tensor,
+        groups: Sequence[Iterable[PyTree]],
+        state: State | None = None,
+        *,
+        gradient: bool,
+        names: Collection[str] | None = None,
+    ) -> list[tuple[float, Tensor | None]]:
+        with self.ranks.exchange.telling():
+            return super().evaluate_each(theta, groups, state, gradient=gradient, names=names)
+
+    def own(self, batches: Iterable[PyTree]) -> Iterable[PyTree]:
+        raise LCAError(
+            "the batches of training are not measured for a sharded model; use lca.Adaptive, lca.PathIntegral "
+            "or lca.estimators.SampledPathIntegral."
+        )
+
+    def by_example(self, *args: Any, **options: Any) -> Any:
+        raise LCAError(
+            "a sharded model is not allocated by example; measure an unsharded copy of it, made before it is "
+            "sharded."
+        )
+
+    def scores(self, theta: Tensor, batches: Iterable[PyTree]) -> np.ndarray:
+        raise LCAError(
+            "the errors of examples are not available for a sharded model; use sampling='uniform', or "
+            "measure an unsharded copy of it, made before it is sharded."
+        )
+
+    def _mine(self, batches: Iterable[PyTree], work: Work) -> Iterator[PyTree]:
+        """The batches of this rank, and as many as any other rank has."""
+        counts, first = [0] * self.ranks.count, None
+        for batch in batches:
+            if not weight_of(self, batch):
+                continue  # its loss may be NaN: a mean over no tokens
+            rank = work.rank_of(batch)
+            counts[rank] += 1
+            first = batch if first is None else first
+            if rank == self.ranks.rank:
+                yield batch
+        for _ in range(max(counts) - counts[self.ranks.rank]):
+            yield _Idle(first)
+
+    def _summed(self, gradient: Tensor) -> Tensor:
+        return gradient  # in the backward pass
+
+    def _checksum(self, theta: Tensor) -> int:
+        """Of the tensors that every rank holds whole."""
+        assert isinstance(theta, ShardVector)
+        shared = [name for name, own in self._own.items() if not is_sharded(own)]
+        tensors = self.shards.unflatten(theta.local)
+        return sum(checksum(tensors[name]) for name in shared)
+
+    def _evaluated(self, run: Callable[[PyTree], Tensor], batch: PyTree) -> Tensor:
+        return run(batch.batch if isinstance(batch, _Idle) else batch)
+
+    def _counts(self, batch: PyTree, weight: float) -> bool:
+        return weight != 0 or isinstance(batch, _Idle)
+
+    def _leaves(self, theta: Tensor, wanted: Collection[str], copied: Collection[str] = ()) -> Leaves:
+        assert isinstance(theta, ShardVector)
+        return _ShardLeaves(theta, wanted)
+
+    @contextmanager
+    def _modes(self, seed: int, *, gradients: bool) -> Iterator[None]:
+        """Begin an evaluation on all ranks together, so that no transfer waits for a rank that is not there."""
+        self.ranks.gather("an evaluation of a sharded model", None)
+        try:
+            with super()._modes(seed, gradients=gradients), self._gathering.saving():
+                yield
+        except TransferError:
+            self.ranks.last_words("an evaluation of a sharded model")
+            raise
+
+    def _adapt(self, replica: Replica) -> None:
+        """Let the modules of a replica gather the parameters that they read."""
+        _require_unwritten(replica.model)
+        assert self.shards is not None  # makes the gathering, too
+        places = dict[int, dict[str, str]]()
+        for holder, key, name in replica.slots.of_theta():
+            places.setdefault(id(holder), {})[key] = name
+        found = set[str]()
+        for module in replica.model.modules():
+            held: Any = module._parameters
+            names = places.pop(id(held), None)
+            if names:
+                found |= set(names.values())
+                module.__dict__["_parameters"] = GatheredParameters(held, names, self._gathering.whole)
+        if places:
+            name = next(iter(next(iter(places.values())).values()))
+            raise LayoutError(
+                f"parameter {name!r} is also held outside of the parameters of its module (as by nn.RNN, or in "
+                "a list or an attribute), where it cannot be gathered; measure an unsharded copy of the model, "
+                "made before it is sharded."
+            )
+        missing = sorted(self._own.keys() - found)
+        if missing:
+            raise LayoutError(
+                f"parameter {missing[0]!r} is whole at the moment; measure outside of the forward and backward "
+                "pass of training."
+            )
+
+
+@dataclass(frozen=True)
+class _Idle:
+    """A batch that a rank evaluates only because the others need it for their transfers."""
+
+    batch: PyTree
+
+
+class _ShardLeaves(Leaves):
+    """The shards of this rank as leaves of a graph, and their gradient."""
+
+    def __init__(self, theta: ShardVector, wanted: Iterable[str]) -> None:
+        local: Any = theta.shards  # divides a vector as a layout does
+        super().__init__(theta.local, local, wanted, device=theta.device)
+        self._shards, self._at_once = theta.shards, False  # the weight of each rank belongs into its sum
+
+    def take_mean(self, weight: float) -> Tensor:
+        return ShardVector(super().take_mean(weight), self._shards)
+
+
+def vector_of(parameters: Sequence[Tensor], shards: Shards) -> ShardVector:
+    """The numbers of parameters, in the order of the layout, as a new vector."""
+    named = dict(zip(shards.layout.names, parameters, strict=True))
+    with torch.inference_mode(False), torch.no_grad():
+        pieces = [_local(named[name]).detach().reshape(-1) for name in shards.names]
+        return ShardVector(torch.cat(pieces), shards)
+
+
+def _local(parameter: Tensor) -> Tensor:
+    local: Tensor = parameter.to_local() if is_sharded(parameter) else parameter  # type: ignore[attr-defined]
+    return local
+
+
+def _blocks_of(name: str, parameter: Any, ranks: MeasuringRanks) -> list[Block]:
+    """The blocks of a parameter that the ranks hold.
+
+    Raises
+    ------
+    LayoutError
+        If they do not divide the tensor into ranges along its axes, among just these ranks.
+    """
+    shape = tuple(parameter.shape)
+    if not is_sharded(parameter):
+        return [Block((0,) * len(shape), shape, counted=rank == 0) for rank in range(ranks.count)]
+    mesh = parameter.device_mesh.mesh
+    members = torch.distributed.get_process_group_ranks(ranks.group)
+    if sorted(mesh.reshape(-1).tolist()) != sorted(members):
+        raise LayoutError(
+            f"parameter {name!r} is sharded over the ranks {mesh.reshape(-1).tolist()}, and the ranks that "
+            f"measure are {members}; pass process_group= of the ranks over which the model is sharded."
+        )
+    blocks = []
+    for member in members:
+        offset, size, counted = [0] * len(shape), list(shape), True
+        for place, parts, placement in zip(
+            (mesh == member).nonzero()[0].tolist(), mesh.shape, parameter.placements, strict=True
+        ):
+            if type(placement).__name__ == "Shard" and size[placement.dim] == shape[placement.dim]:
+                axis, length = placement.dim, shape[placement.dim]
+                chunk = -(-length // parts)
+                offset[axis] = min(place * chunk, length)
+                size[axis] = min(chunk, length - offset[axis])
+            elif placement.is_replicate():
+                counted = counted and place == 0
+            else:
+                raise _unknown(name, parameter)
+        blocks.append(Block(tuple(offset), tuple(size), counted))
+    if blocks[ranks.rank].shape != tuple(_local(parameter).shape):
+        raise _unknown(name, parameter)
+    return blocks
+
+
+def _unknown(name: str, parameter: Any) -> LayoutError:
+    return LayoutError(
+        f"parameter {name!r} is divided as {parameter.placements}, which is not followed; measure an "
+        "unsharded copy of the model, made before it is sharded."
+    )
+
+
+def _require_plain(options: Mapping[str, Any]) -> None:
+    """Refuse options that are not offered for sharded models."""
+    given = {
+        "compile=True": options.get("compile"),
+        "precision=": options.get("precision") is not None,
+        "vectors='host'": options.get("vectors") == "host",
+    }
+    for option, wanted in given.items():
+        if wanted:
+            raise LCAError(f"{option} is not available for a sharded model; omit it.")
+
+
+def _require_fsdp(model: nn.Module) -> None:
+    """Refuse tensor parallelism: such a model may compute with the sizes of its shards."""
+    managed = {id(own) for module in sharded_modules(model) for own in module.parameters()}
+    for name, parameter in model.named_parameters():
+        if is_sharded(parameter) and id(parameter) not in managed:
+            raise LayoutError(
+                f"parameter {name!r} is a DTensor that is not part of a model under fully_shard, as in tensor "
+                "parallelism. Make the objective from a whole copy of the model, copy.deepcopy(model) before it "
+                "is distributed, and the tracker from the distributed model and this objective."
+            )
+
+
+def _require_unwritten(model: nn.Module) -> None:
+    """Refuse modules that write into their parameters in a forward pass."""
+    for name, module in model.named_modules():
+        if getattr(module, "max_norm", None) is not None:
+            raise LCAError(
+                f"{name} ({type(module).__name__} with max_norm) changes its parameter in place, so the loss is "
+                "not a differentiable function of theta; take max_norm out."
+            )
+
+
+class LiveShards:
+    """`lca.tracking.LiveTheta` of sharded parameters: the shards of this rank.
+
+    Parameters
+    ----------
+    parameters
+        The parameters in the order of θ.
+    shards
+        Which entries of θ each rank holds.
+    """
+
+    def __init__(self, parameters: Sequence[nn.Parameter], shards: Shards) -> None:
+        self._parameters, self._shards = parameters, shards
+
+    @classmethod
+    def of(cls, losses: Sequence[Any], parameters: Sequence[nn.Parameter]) -> "LiveShards":
+        """That of the losses of a run.
+
+        Raises
+        ------
+        LCAError
+            If not all of them are of the sharded model.
+        """
+        if not all(isinstance(loss, ShardedLoss) for loss in losses):
+            raise LCAError(
+                "some of the losses are of the sharded model, and others of an unsharded copy; make all of "
+                "them from one of the two."
+            )
+        return cls(parameters, losses[0].shards)
+
+    def copy(self) -> ShardVector:
+        return vector_of(self._parameters, self._shards)
+
+    def borrow(self) -> ShardVector:
+        return self.copy()
+
+    def persist(self, borrowed: ShardVector, memory: ShardVector) -> ShardVector:
+        return borrowed  # a copy already, and the gradient at it is reused
+
+    def is_at(self, theta: ShardVector) -> bool:
+        return array_ops(theta).equal(self.copy(), theta)
