@@ -22,6 +22,7 @@ from lca_torch._gathering import Gathering
 from tests.lca_torch.networks import Y
 from tests.lca_torch.shared_measuring import DATA, STEPS, TOKENS, Values, token_loss
 from tests.lca_torch.torchrun import run, world
+from tests.nightly import cases
 
 
 def network():
@@ -296,13 +297,13 @@ def refusals():
 
 
 CASES = {
-    one_process: [fsdp, fsdp_on_a_copy, tensor_parallel_on_a_copy],
-    one_process_sampled: [fsdp_sampled],
+    one_process: cases(fsdp, tensor_parallel_on_a_copy, at_night=[fsdp_on_a_copy]),
+    one_process_sampled: cases(at_night=[fsdp_sampled]),
     one_process_points: [fsdp_points],
 }
 """What several ranks find, by what one process must find as well."""
 
 
 if __name__ == "__main__":
-    every = [case for cases in CASES.values() for case in cases]
+    every = [case for own in CASES.values() for case in own]
     run([*every, held_at_once, checkpoints, refusals], sys.argv[1])
