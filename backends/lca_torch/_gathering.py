@@ -1,4 +1,4 @@
-"""`Gathering`: whole parameters of a sharded model, one at a time, at the moment that a forward pass reads them."""
+"""`Gathering`: whole parameters of a sharded model, each when a forward or backward pass reads it."""
 
 from collections.abc import Callable, Iterator, Mapping, MutableMapping
 from contextlib import AbstractContextManager
@@ -55,7 +55,7 @@ class Gathering:
             members, timeout=timedelta(seconds=timeout), use_local_synchronization=not every
         )
         self._numbers = {name: i for i, name in enumerate(shards.layout.names)}
-        self._live: dict[int, tuple[StorageWeakRef, str, Tensor]] = {}
+        self._live: dict[int, _Known] = {}
         self._broken = False
         self.parts = shards.ranks.count
 
@@ -63,12 +63,8 @@ class Gathering:
         """The whole tensor of this name; its gradient arrives in ``leaf``, the shard of this rank."""
         made: Tensor = _Gathered.apply(leaf, self, name)  # type: ignore[no-untyped-call]
         made.__dict__ = leaf.__dict__  # such as the mark of a parameter
-        storage = made.untyped_storage()
-        dead = [key for key, (reference, _, _) in self._live.items() if reference.expired()]
-        for key in dead:
-            del self._live[key]
-        # As long as the weak reference exists, no other storage has this number.
-        self._live[storage._cdata] = StorageWeakRef(storage), name, leaf.detach()
+        self._live = {key: known for key, known in self._live.items() if not known.is_gone}
+        self._live[made.untyped_storage()._cdata] = _Known(made, leaf.detach(), name)
         return made
 
     def saving(self) -> AbstractContextManager[Any]:
@@ -135,18 +131,17 @@ class Gathering:
     def _different(self, name: str) -> TransferError:
         self._broken = True
         return TransferError(
-            f"the ranks read different parameters at the same time: this one {name!r}. The forward pass of a "
-            "sharded model must read the same parameters in the same order on every rank, whatever its batch; "
-            "measure an unsharded copy of the model, made before it is sharded."
+            f"the ranks read different parameters at the same time: this one {name!r}. A sharded model must "
+            "read the same parameters in the same order, whatever the batch; measure an unsharded copy of it, "
+            "made before it is sharded."
         )
 
     def _pack(self, tensor: Tensor) -> Any:
-        if tensor.layout is torch.strided and type(tensor) in (Tensor, torch.nn.Parameter):
-            found = self._live.get(tensor.untyped_storage()._cdata)
-            if found is not None and not found[0].expired():
-                _, name, leaf = found
-                form = tensor.shape, tensor.stride(), tensor.storage_offset()
-                return _Saved(leaf, name, tensor.dtype, *form)
+        if type(tensor) is Tensor and tensor.layout is torch.strided:
+            known = self._live.get(tensor.untyped_storage()._cdata)
+            if known is not None and not known.is_gone:
+                place = tensor.shape, tensor.stride(), int(tensor.storage_offset())
+                return _Saved(known.leaf, known.name, *place)
         detached = tensor.detach()
         return detached, detached._version
 
@@ -163,12 +158,24 @@ class Gathering:
         return found
 
 
+class _Known:
+    """Which parameter a whole tensor is, as long as its memory is in use."""
+
+    def __init__(self, whole: Tensor, leaf: Tensor, name: str) -> None:
+        # As long as this weak reference exists, no other storage gets the same number.
+        self._reference: Any = StorageWeakRef(whole.untyped_storage())  # type: ignore[no-untyped-call]
+        self.leaf, self.name = leaf, name
+
+    @property
+    def is_gone(self) -> bool:
+        return bool(self._reference.expired())
+
+
 class _Saved(NamedTuple):
     """Stands in a graph for a whole parameter, or a view of one."""
 
     leaf: Tensor
     name: str
-    dtype: torch.dtype
     shape: torch.Size
     stride: tuple[int, ...]
     offset: int
@@ -183,7 +190,7 @@ class _Gathered(torch.autograd.Function):
         return gathering.gather(leaf, name)
 
     @staticmethod
-    @once_differentiable  # type: ignore[misc,untyped-decorator]
+    @once_differentiable
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None, None]:
         return ctx.gathering.reduce(grad, ctx.name), None, None
 

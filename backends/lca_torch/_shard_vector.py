@@ -108,11 +108,11 @@ class Shards:
         with self.ranks.exchange.telling():
             if numbers.size <= _MESSAGE:
                 told = self.ranks.gather(what, numbers.reshape(-1).tolist())
-                return np.sum(told, axis=0).reshape(numbers.shape)
-            self.ranks.gather(what, [])
-            found = self.ranks.add(torch.as_tensor(numbers, device=device).clone())
-            summed: np.ndarray = found.cpu().numpy()
-            return summed
+                summed: np.ndarray = np.array(told, np.float64).sum(axis=0)
+            else:
+                self.ranks.gather(what, [])
+                summed = self.ranks.add(torch.as_tensor(numbers, device=device).clone()).cpu().numpy()
+        return summed.reshape(numbers.shape)
 
     @cached_property
     def _numbers(self) -> dict[str, int]:
@@ -156,7 +156,7 @@ class ShardVector(Tensor):
     def __repr__(self, *, tensor_contents: Any = None) -> str:  # type: ignore[override]
         return f"ShardVector({self.local!r} of {len(self)} numbers)"
 
-    def __array__(self, dtype: Any = None, copy: bool | None = None) -> np.ndarray:  # type: ignore[override]
+    def __array__(self, dtype: Any = None, copy: bool | None = None) -> np.ndarray:
         return np.asarray(array_ops(self).to_numpy(self), dtype)
 
     @classmethod
@@ -185,10 +185,11 @@ class ShardOps(ArrayOps):
     collective = True
 
     def total(self, vector: ShardVector) -> float:
-        return float(_sum(vector, [array_ops(vector.local).total(vector.counted)], "a total")[0])
+        return _number(vector, array_ops(vector.local).total(vector.counted), "a total")
 
     def abs_total(self, vector: ShardVector) -> float:
-        return float(_sum(vector, [array_ops(vector.local).abs_total(vector.counted)], "a total of absolute values")[0])
+        own = array_ops(vector.local).abs_total(vector.counted)
+        return _number(vector, own, "a total of absolute values")
 
     def between(self, start: ShardVector, end: ShardVector, s: float) -> ShardVector:
         return ShardVector(array_ops(start.local).between(start.local, end.local, s), start.shards)
@@ -233,7 +234,7 @@ class ShardOps(ArrayOps):
             )
             found.append(values)
             masses.append(mass)
-        return ShardVector(torch.cat(found), shards), float(_sum(start, masses[:1], "the mass of a step")[0])
+        return ShardVector(torch.cat(found), shards), _number(start, masses[0], "the mass of a step")
 
     def scaled(self, vector: ShardVector, factor: float) -> ShardVector:
         return ShardVector(array_ops(vector.local).scaled(vector.local, factor), vector.shards)
@@ -242,7 +243,8 @@ class ShardOps(ArrayOps):
         return ShardVector(array_ops(total.local).add_scaled(total.local, factor, vector.local), total.shards)
 
     def all_finite(self, vector: ShardVector) -> bool:
-        return not _sum(vector, [not array_ops(vector.local).all_finite(vector.local)], "whether all is finite").any()
+        finite = array_ops(vector.local).all_finite(vector.local)
+        return not _number(vector, not finite, "whether all is finite")
 
     def vector(self, array: np.ndarray, like: ShardVector) -> ShardVector:
         return ShardVector(like.shards.held(array, like.local), like.shards)
@@ -262,7 +264,8 @@ class ShardOps(ArrayOps):
     def equal(self, a: ShardVector, b: ShardVector) -> bool:
         if type(a) is not type(b) or (a.dtype, a.device) != (b.dtype, b.device):
             return False
-        return not _sum(a, [not array_ops(a.local).equal(a.local, b.local)], "whether two vectors are equal").any()
+        same = array_ops(a.local).equal(a.local, b.local)
+        return not _number(a, not same, "whether two vectors are equal")
 
     def moved(self, start: ShardVector, end: ShardVector, parts: Sequence[slice]) -> list[bool]:
         shards, found = start.shards, np.zeros(len(parts))
@@ -356,6 +359,11 @@ class ShardOps(ArrayOps):
         return ShardVector(known, vector.shards)
 
 
+def _number(vector: ShardVector, own: float, what: str) -> float:
+    """The sum of one number over the ranks."""
+    return float(_sum(vector, [own], what)[0])
+
+
 def _sum(vector: ShardVector, numbers: Any, what: str) -> np.ndarray:
     return vector.shards.sum(np.asarray(numbers, np.float64), what, vector.device)
 
@@ -388,8 +396,8 @@ def _parts(vector: ShardVector, slices: Sequence[Slices], *, signs: bool = False
 
 def _unsupported(what: str) -> LayoutError:
     return LayoutError(
-        f"{what} are not available for a sharded model, of which each rank holds a part; measure an unsharded "
-        "copy, made before the model is sharded."
+        f"{what} are not available for a sharded model; measure an unsharded copy of it, made before it is "
+        "sharded."
     )
 
 

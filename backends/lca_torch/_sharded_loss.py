@@ -3,6 +3,7 @@
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -45,19 +46,20 @@ class ShardedLoss(SharedLoss):
     takes_shards = True
 
     def __init__(self, model: nn.Module, *args: Any, ranks: MeasuringRanks, **options: Any) -> None:
-        self.ranks, self._shards, self._modules = ranks, None, sharded_modules(model)
+        self.ranks, self._modules = ranks, sharded_modules(model)
         _require_plain(options)
         _require_fsdp(model)
         super().__init__(model, *args, ranks=ranks, **options)
 
-    @property
+    @cached_property
     def shards(self) -> Shards:
         """Which entries of θ each rank holds."""
-        if self._shards is None:
-            blocks = {name: _blocks_of(name, own, self.ranks) for name, own in self._own.items()}
-            self._shards = Shards(self.layout, blocks, self.ranks)
-            self._gathering = Gathering(self._shards, self.ranks.timeout)
-        return self._shards
+        blocks = {name: _blocks_of(name, own, self.ranks) for name, own in self._own.items()}
+        return Shards(self.layout, blocks, self.ranks)
+
+    @cached_property
+    def _gathering(self) -> Gathering:
+        return Gathering(self.shards, self.ranks.timeout)
 
     def check(self) -> None:
         reshard(self._modules)
@@ -95,8 +97,8 @@ class ShardedLoss(SharedLoss):
 
     def own(self, batches: Iterable[PyTree]) -> Iterable[PyTree]:
         raise LCAError(
-            "the batches of training are not measured for a sharded model; use lca.Adaptive, lca.PathIntegral "
-            "or lca.estimators.SampledPathIntegral."
+            "the batches of training are not measured for a sharded model; use lca.Adaptive, "
+            "lca.PathIntegral or lca.estimators.SampledPathIntegral."
         )
 
     def by_example(self, *args: Any, **options: Any) -> Any:
@@ -147,7 +149,7 @@ class ShardedLoss(SharedLoss):
 
     @contextmanager
     def _modes(self, seed: int, *, gradients: bool) -> Iterator[None]:
-        """Begin an evaluation on all ranks together, so that no transfer waits for a rank that is not there."""
+        """Begin an evaluation on all ranks together, so that no transfer waits for a missing rank."""
         self.ranks.gather("an evaluation of a sharded model", None)
         try:
             with super()._modes(seed, gradients=gradients), self._gathering.saving():
@@ -159,7 +161,6 @@ class ShardedLoss(SharedLoss):
     def _adapt(self, replica: Replica) -> None:
         """Let the modules of a replica gather the parameters that they read."""
         _require_unwritten(replica.model)
-        assert self.shards is not None  # makes the gathering, too
         places = dict[int, dict[str, str]]()
         for holder, key, name in replica.slots.of_theta():
             places.setdefault(id(holder), {})[key] = name
@@ -173,15 +174,15 @@ class ShardedLoss(SharedLoss):
         if places:
             name = next(iter(next(iter(places.values())).values()))
             raise LayoutError(
-                f"parameter {name!r} is also held outside of the parameters of its module (as by nn.RNN, or in "
-                "a list or an attribute), where it cannot be gathered; measure an unsharded copy of the model, "
-                "made before it is sharded."
+                f"parameter {name!r} is also held outside of the parameters of its module (as by nn.RNN, or "
+                "in a list or an attribute), where it cannot be gathered; measure an unsharded copy of the "
+                "model, made before it is sharded."
             )
         missing = sorted(self._own.keys() - found)
         if missing:
             raise LayoutError(
-                f"parameter {missing[0]!r} is whole at the moment; measure outside of the forward and backward "
-                "pass of training."
+                f"parameter {missing[0]!r} is whole at the moment; measure outside of the forward and "
+                "backward pass of training."
             )
 
 
@@ -281,9 +282,9 @@ def _require_fsdp(model: nn.Module) -> None:
     for name, parameter in model.named_parameters():
         if is_sharded(parameter) and id(parameter) not in managed:
             raise LayoutError(
-                f"parameter {name!r} is a DTensor that is not part of a model under fully_shard, as in tensor "
-                "parallelism. Make the objective from a whole copy of the model, copy.deepcopy(model) before it "
-                "is distributed, and the tracker from the distributed model and this objective."
+                f"parameter {name!r} is a DTensor that is not under fully_shard, as in tensor parallelism. Make "
+                "the objective from a whole copy of the model, copy.deepcopy(model) before it is distributed, "
+                "and the tracker from the distributed model and this objective."
             )
 
 
@@ -292,8 +293,8 @@ def _require_unwritten(model: nn.Module) -> None:
     for name, module in model.named_modules():
         if getattr(module, "max_norm", None) is not None:
             raise LCAError(
-                f"{name} ({type(module).__name__} with max_norm) changes its parameter in place, so the loss is "
-                "not a differentiable function of theta; take max_norm out."
+                f"{name} ({type(module).__name__} with max_norm) changes its parameter in place, so the loss "
+                "is not a differentiable function of theta; take max_norm out."
             )
 
 

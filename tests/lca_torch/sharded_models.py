@@ -147,9 +147,7 @@ def fsdp():
 
 
 def fsdp_sampled():
-    return trained(
-        layer_by_layer, SampledPathIntegral(size=6, micro_batches=2, seed=3), parts=world()[0]
-    )
+    return trained(layer_by_layer, SampledPathIntegral(size=6, micro_batches=2, seed=3), parts=world()[0])
 
 
 def fsdp_on_a_copy():
@@ -209,9 +207,8 @@ def held_at_once():
 
     def whole_of(self, leaf, name):
         made = gather(self, leaf, name)
-        alive = (key for key, (reference, _, _) in self._live.items() if not reference.expired())
         sizes = dict(zip(self._shards.layout.names, self._shards.layout.sizes, strict=True))
-        held.append(sum(sizes[self._live[key][1]] for key in alive))
+        held.append(sum(sizes[known.name] for known in self._live.values() if not known.is_gone))
         return made
 
     Gathering.whole = whole_of
