@@ -27,7 +27,7 @@ from torch.utils._pytree import tree_leaves
 from lca.errors import LCAError
 from lca.frameworks._attributes import Attributes, slots_of
 from lca_torch._copies import KEYED_BY_TENSORS, Cells, Pair, Uncopied, Unwrapped
-from lca_torch._distribution import unsharded_class, without_distribution
+from lca_torch._distribution import is_mesh, unsharded_class, without_distribution
 from lca_torch._identities import (
     WEAK_CONTAINERS,
     Identity,
@@ -75,7 +75,7 @@ class Copier:
         if isinstance(value, type | ModuleType):
             self._variables.add(value)
             return value
-        if isinstance(value, _SHARED) or _is_ours(value):
+        if isinstance(value, _SHARED) or _is_ours(value) or is_mesh(value):
             return value
         if is_weak(value):
             return self._weak(value, path)

@@ -8,6 +8,8 @@ from torch import nn
 _HOOKS = frozenset(key for key in nn.Module().__dict__ if key.endswith("hooks"))
 _MARKS = "__composable_api_state_key_"
 """Begins the names of attributes in which torch keeps how a module is distributed."""
+_FSDP, _TENSOR = "torch.distributed.fsdp.", "torch.distributed.tensor."
+_RANKS = "torch.distributed.device_mesh", "torch._C._distributed_c10d", "torch.distributed.distributed_c10d"
 
 
 def unsharded_class(kind: type[nn.Module]) -> type[nn.Module]:
@@ -32,14 +34,28 @@ def reshard(modules: Iterable[Any]) -> None:
 
 
 def without_distribution(attributes: Mapping[str, Any]) -> dict[str, Any]:
-    """The attributes of a module without the hooks and marks of `torch.distributed`."""
+    """The attributes of a module without the hooks and marks of FSDP."""
     found = {key: value for key, value in attributes.items() if not str(key).startswith(_MARKS)}
     for key in _HOOKS & found.keys():
         hooks = found[key]
-        if hooks and any(map(_distributes, hooks.values())):
-            found[key] = type(hooks)((k, hook) for k, hook in hooks.items() if not _distributes(hook))
+        if hooks and any(_is_from(_FSDP, hook) for hook in hooks.values()):
+            found[key] = type(hooks)((k, hook) for k, hook in hooks.items() if not _is_from(_FSDP, hook))
     return found
 
 
-def _distributes(hook: Callable[..., Any]) -> bool:
-    return (getattr(hook, "__module__", None) or "").startswith("torch.distributed.")
+def is_parallel(model: nn.Module) -> bool:
+    """Whether layers of a model exchange activations, as `parallelize_module` lets them."""
+    return any(
+        _is_from(_TENSOR, hook)
+        for module in model.modules()
+        for hook in (*module._forward_hooks.values(), *module._forward_pre_hooks.values())
+    )
+
+
+def is_mesh(value: object) -> bool:
+    """Whether an object stands for ranks: a `DeviceMesh` or process group, which private copies share."""
+    return type(value).__module__.startswith(_RANKS)
+
+
+def _is_from(package: str, hook: Callable[..., Any]) -> bool:
+    return (getattr(hook, "__module__", None) or "").startswith(package)

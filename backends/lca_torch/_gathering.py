@@ -13,6 +13,7 @@ from torch.multiprocessing.reductions import StorageWeakRef
 
 from lca.errors import LCAError
 from lca_torch._exchange import GROWTH, LONGEST, SHORTEST
+from lca_torch._reads import STANDS_FOR
 from lca_torch._shard_vector import Shards
 
 _LOOK = 0.25
@@ -132,8 +133,8 @@ class Gathering:
         self._broken = True
         return TransferError(
             f"the ranks read different parameters at the same time: this one {name!r}. A sharded model must "
-            "read the same parameters in the same order, whatever the batch; measure an unsharded copy of it, "
-            "made before it is sharded."
+            "read the same parameters in the same order, whatever the batch; measure an unsharded copy of "
+            "it, made before it is sharded."
         )
 
     def _pack(self, tensor: Tensor) -> Any:
@@ -218,7 +219,11 @@ class GatheredParameters(MutableMapping[str, Any]):
 
     def __getitem__(self, key: str) -> Any:
         held = self._held[key]
-        return self._whole(held, self._names[key]) if key in self._names else held
+        if key not in self._names:
+            return held
+        made = self._whole(held, self._names[key])
+        made.__dict__[STANDS_FOR] = self._names[key]
+        return made
 
     def __setitem__(self, key: str, value: Any) -> None:
         raise LCAError(

@@ -20,6 +20,12 @@ def is_sharded(parameter: Tensor) -> bool:
     return hasattr(parameter, "full_tensor")
 
 
+def local_part(tensor: Tensor) -> Tensor:
+    """The part of a tensor that this rank holds: all of it, unless it is a `DTensor`."""
+    local: Tensor = tensor.to_local() if is_sharded(tensor) else tensor  # type: ignore[attr-defined]
+    return local
+
+
 def refuse_kinds(parameters: Mapping[str, Tensor], *, sharded: bool = False) -> None:
     """Raise `LayoutError` for a parameter that is not a dense, real tensor with numbers of its own.
 

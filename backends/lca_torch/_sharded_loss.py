@@ -1,8 +1,6 @@
-"""`ShardedLoss`: a `SharedLoss` of a model whose parameters are spread over the ranks, as FSDP2 does."""
+"""`ShardedLoss`: a `SharedLoss` of a model whose parameters are spread over the ranks."""
 
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from functools import cached_property
 from typing import Any
 
@@ -12,30 +10,23 @@ from torch import Tensor, nn
 
 from lca.arrays import array_ops
 from lca.errors import LayoutError, LCAError
-from lca.frameworks import PyTree, weight_of
+from lca.frameworks import PyTree
 from lca.objective import State
 from lca_torch._distribution import reshard, sharded_modules
-from lca_torch._gathering import GatheredParameters, Gathering, TransferError
-from lca_torch._kinds import is_sharded
+from lca_torch._gathering import GatheredParameters
+from lca_torch._kinds import is_sharded, local_part
 from lca_torch._parameters import Leaves
 from lca_torch._process_group import MeasuringRanks
 from lca_torch._replica import Replica
 from lca_torch._shard_vector import Block, Shards, ShardVector
-from lca_torch._shared_loss import SharedLoss, Work
+from lca_torch._shared_loss import SharedLoss
 from lca_torch._state import checksum
 
 
 class ShardedLoss(SharedLoss):
-    """The loss of a model of which each rank holds shards: FSDP2 (`fully_shard`) and `DTensor` parameters.
+    """The loss of a model of which each rank holds shards; θ, gradients and allocations are `ShardVector` s.
 
-    θ, gradients and allocations are `ShardVector` s. What is evaluated is the plain model, without the hooks
-    of FSDP, of which a forward pass reads one parameter after another: each is gathered when it is read, and
-    again in the backward pass. Gradients are summed into the shards. So a rank holds the vectors of its
-    shards, and whole only the parameters that an operation needs at the moment.
-
-    The batches are divided as in `SharedLoss`. As each transfer needs every rank, ranks with fewer batches
-    evaluate their first one again, which counts nothing. A policy of mixed precision belongs to training: the
-    loss is measured in the dtype of the shards (``autocast=`` of the objective measures in another).
+    How a forward pass uses the shards is the matter of a subclass.
 
     Parameters
     ----------
@@ -48,7 +39,6 @@ class ShardedLoss(SharedLoss):
     def __init__(self, model: nn.Module, *args: Any, ranks: MeasuringRanks, **options: Any) -> None:
         self.ranks, self._modules = ranks, sharded_modules(model)
         _require_plain(options)
-        _require_fsdp(model)
         super().__init__(model, *args, ranks=ranks, **options)
 
     @cached_property
@@ -57,17 +47,9 @@ class ShardedLoss(SharedLoss):
         blocks = {name: _blocks_of(name, own, self.ranks) for name, own in self._own.items()}
         return Shards(self.layout, blocks, self.ranks)
 
-    @cached_property
-    def _gathering(self) -> Gathering:
-        return Gathering(self.shards, self.ranks.timeout)
-
     def check(self) -> None:
         reshard(self._modules)
         super().check()
-
-    def share(self, data: Any, batch_size: int | None) -> None:
-        super().share(data, batch_size)
-        self._gathering.parts = 1
 
     def _theta(self) -> ShardVector:
         return vector_of(self.parameters(), self.shards)
@@ -79,9 +61,6 @@ class ShardedLoss(SharedLoss):
         pieces = self.shards.unflatten(theta.local).values()
         rolled = [piece.reshape(-1).roll(-(piece.numel() // 3)) for piece in pieces]
         return ShardVector(torch.cat(rolled), self.shards)
-
-    def batch_weight(self, batch: PyTree) -> float:
-        return 0.0 if isinstance(batch, _Idle) else super().batch_weight(batch)
 
     def evaluate_each(
         self,
@@ -113,23 +92,6 @@ class ShardedLoss(SharedLoss):
             "measure an unsharded copy of it, made before it is sharded."
         )
 
-    def _mine(self, batches: Iterable[PyTree], work: Work) -> Iterator[PyTree]:
-        """The batches of this rank, and as many as any other rank has."""
-        counts, first = [0] * self.ranks.count, None
-        for batch in batches:
-            if not weight_of(self, batch):
-                continue  # its loss may be NaN: a mean over no tokens
-            rank = work.rank_of(batch)
-            counts[rank] += 1
-            first = batch if first is None else first
-            if rank == self.ranks.rank:
-                yield batch
-        for _ in range(max(counts) - counts[self.ranks.rank]):
-            yield _Idle(first)
-
-    def _summed(self, gradient: Tensor) -> Tensor:
-        return gradient  # in the backward pass
-
     def _checksum(self, theta: Tensor) -> int:
         """Of the tensors that every rank holds whole."""
         assert isinstance(theta, ShardVector)
@@ -137,26 +99,13 @@ class ShardedLoss(SharedLoss):
         tensors = self.shards.unflatten(theta.local)
         return sum(checksum(tensors[name]) for name in shared)
 
-    def _evaluated(self, run: Callable[[PyTree], Tensor], batch: PyTree) -> Tensor:
-        return run(batch.batch if isinstance(batch, _Idle) else batch)
-
-    def _counts(self, batch: PyTree, weight: float) -> bool:
-        return weight != 0 or isinstance(batch, _Idle)
-
     def _leaves(self, theta: Tensor, wanted: Collection[str], copied: Collection[str] = ()) -> Leaves:
         assert isinstance(theta, ShardVector)
         return _ShardLeaves(theta, wanted)
 
-    @contextmanager
-    def _modes(self, seed: int, *, gradients: bool) -> Iterator[None]:
-        """Begin an evaluation on all ranks together, so that no transfer waits for a missing rank."""
-        self.ranks.gather("an evaluation of a sharded model", None)
-        try:
-            with super()._modes(seed, gradients=gradients), self._gathering.saving():
-                yield
-        except TransferError:
-            self.ranks.last_words("an evaluation of a sharded model")
-            raise
+    def _whole(self, leaf: Tensor, name: str) -> Tensor:
+        """What a forward pass gets in place of the shard of a parameter."""
+        raise NotImplementedError
 
     def _adapt(self, replica: Replica) -> None:
         """Let the modules of a replica gather the parameters that they read."""
@@ -170,7 +119,7 @@ class ShardedLoss(SharedLoss):
             names = places.pop(id(held), None)
             if names:
                 found |= set(names.values())
-                module.__dict__["_parameters"] = GatheredParameters(held, names, self._gathering.whole)
+                module.__dict__["_parameters"] = GatheredParameters(held, names, self._whole)
         if places:
             name = next(iter(next(iter(places.values())).values()))
             raise LayoutError(
@@ -184,13 +133,6 @@ class ShardedLoss(SharedLoss):
                 f"parameter {missing[0]!r} is whole at the moment; measure outside of the forward and "
                 "backward pass of training."
             )
-
-
-@dataclass(frozen=True)
-class _Idle:
-    """A batch that a rank evaluates only because the others need it for their transfers."""
-
-    batch: PyTree
 
 
 class _ShardLeaves(Leaves):
@@ -209,13 +151,8 @@ def vector_of(parameters: Sequence[Tensor], shards: Shards) -> ShardVector:
     """The numbers of parameters, in the order of the layout, as a new vector."""
     named = dict(zip(shards.layout.names, parameters, strict=True))
     with torch.inference_mode(False), torch.no_grad():
-        pieces = [_local(named[name]).detach().reshape(-1) for name in shards.names]
+        pieces = [local_part(named[name]).detach().reshape(-1) for name in shards.names]
         return ShardVector(torch.cat(pieces), shards)
-
-
-def _local(parameter: Tensor) -> Tensor:
-    local: Tensor = parameter.to_local() if is_sharded(parameter) else parameter  # type: ignore[attr-defined]
-    return local
 
 
 def _blocks_of(name: str, parameter: Any, ranks: MeasuringRanks) -> list[Block]:
@@ -252,7 +189,7 @@ def _blocks_of(name: str, parameter: Any, ranks: MeasuringRanks) -> list[Block]:
             else:
                 raise _unknown(name, parameter)
         blocks.append(Block(tuple(offset), tuple(size), counted))
-    if blocks[ranks.rank].shape != tuple(_local(parameter).shape):
+    if blocks[ranks.rank].shape != tuple(local_part(parameter).shape):
         raise _unknown(name, parameter)
     return blocks
 
@@ -274,18 +211,6 @@ def _require_plain(options: Mapping[str, Any]) -> None:
     for option, wanted in given.items():
         if wanted:
             raise LCAError(f"{option} is not available for a sharded model; omit it.")
-
-
-def _require_fsdp(model: nn.Module) -> None:
-    """Refuse tensor parallelism: such a model may compute with the sizes of its shards."""
-    managed = {id(own) for module in sharded_modules(model) for own in module.parameters()}
-    for name, parameter in model.named_parameters():
-        if is_sharded(parameter) and id(parameter) not in managed:
-            raise LayoutError(
-                f"parameter {name!r} is a DTensor that is not under fully_shard, as in tensor parallelism. Make "
-                "the objective from a whole copy of the model, copy.deepcopy(model) before it is distributed, "
-                "and the tracker from the distributed model and this objective."
-            )
 
 
 def _require_unwritten(model: nn.Module) -> None:

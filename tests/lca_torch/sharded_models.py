@@ -98,6 +98,17 @@ def by_columns_and_rows(model):
     return parallelize_module(model, mesh, plan)
 
 
+def in_two_ways(model):
+    """Tensor parallelism inside of FSDP2."""
+    from torch.distributed.fsdp import fully_shard  # noqa: PLC0415
+    from torch.distributed.tensor.parallel import ColwiseParallel, parallelize_module  # noqa: PLC0415
+
+    names = "replicas", "layers"
+    mesh = torch.distributed.init_device_mesh("cpu", (1, world()[0]), mesh_dim_names=names)
+    parallelize_module(model, mesh["layers"], {"3": ColwiseParallel()})
+    return fully_shard(model, mesh=mesh["replicas"])
+
+
 def objective_of(model, **options):
     return Objective(model, cross_entropy, DATA, **{"batch_size": 4, "batch_norm": "frozen", **options})
 
@@ -152,6 +163,10 @@ def fsdp_sampled():
 
 def fsdp_on_a_copy():
     return trained(layer_by_layer, parts=world()[0], copied=True)
+
+
+def tensor_parallel():
+    return trained(by_columns_and_rows)
 
 
 def tensor_parallel_on_a_copy():
@@ -284,7 +299,7 @@ def refusals():
         "alone": lambda: objective_of(model, process_group=None),
         "estimator": lambda: tracker(objective_of(model), CrossFit(2)),
         "other": lambda: tracker(objective_of(other)),
-        "tensor parallel": lambda: objective_of(by_columns_and_rows(network())),
+        "two ways": lambda: objective_of(in_two_ways(network())),
         "recurrent": lambda: objective_of(layer_by_layer(recurrent)),
         "compile": lambda: objective_of(model, compile=True),
         "turning": lambda: at(objective_of(layer_by_layer(Turning().double()))),
@@ -294,7 +309,7 @@ def refusals():
 
 
 CASES = {
-    one_process: cases(fsdp, tensor_parallel_on_a_copy, at_night=[fsdp_on_a_copy]),
+    one_process: cases(fsdp, tensor_parallel, fsdp_on_a_copy, at_night=[tensor_parallel_on_a_copy]),
     one_process_sampled: cases(at_night=[fsdp_sampled]),
     one_process_points: [fsdp_points],
 }

@@ -67,7 +67,7 @@ def test_no_rank_holds_the_whole_model(found):
         ("alone", "copy.deepcopy(model) before fully_shard(model)"),
         ("estimator", "the gradients of a sharded model are spread over the ranks"),
         ("other", "LayoutError"),
-        ("tensor parallel", "as in tensor parallelism"),
+        ("two ways", "under fully_shard and tensor parallelism, which together are not followed"),
         ("recurrent", "is also held outside of the parameters of its module"),
         ("compile", "compile=True is not available for a sharded model"),
         ("turning", "the ranks read different parameters at the same time"),
