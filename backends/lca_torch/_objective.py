@@ -107,6 +107,10 @@ class Objective(ModelObjective):
     the weights in a batch, with it. A torch model has no penalties of its own: `by_term` says how to make
     them a term (`lca_torch.Penalty`).
 
+    If the parameters of the model are sharded over the ranks (FSDP2, tensor parallelism), so are θ and
+    gradients: vectors of K numbers of which each rank holds its shards, and `lca.arrays.array_ops` sums over
+    all. Their form and precision are those of the shards.
+
     Of several ranks, each evaluates every W-th measuring batch, and sums of losses (float64) and gradients
     are added: all ranks have the result of one process up to rounding. An error on one rank is raised on all.
 

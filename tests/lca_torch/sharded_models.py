@@ -3,6 +3,7 @@
 torchrun --nproc-per-node 2 -m tests.lca_torch.sharded_models FOLDER
 """
 
+import contextlib
 import os
 import sys
 import warnings
@@ -285,6 +286,34 @@ def fails_on_one_rank():
     objective.loss_and_grad(objective.theta())
 
 
+def after(loss_fn):
+    """θ at the end of a training, measured by this loss, which fails on a rank; and the warnings."""
+    model = layer_by_layer(network()).eval()
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.2, momentum=0.5)
+    objective = (
+        None if loss_fn is None else Objective(model, loss_fn, DATA, batch_size=4, batch_norm="frozen")
+    )
+    with contextlib.ExitStack() as stack, warnings.catch_warnings(record=True) as warned:
+        warnings.simplefilter("always")
+        if objective is not None:
+            stack.enter_context(Tracker(model, optimizer, objective))
+        for step in range(STEPS):
+            if step == 1 and world()[1] == 1:
+                os.environ["FAILS"] = "yes"
+            optimizer.zero_grad()
+            piece = torch.arange(step, step + 12)[world()[1] :: world()[0]]
+            cross_entropy(model(DATA[0][piece]), Y[piece]).backward()
+            optimizer.step()
+    os.environ.pop("FAILS", None)
+    theta = torch.cat([parameter.full_tensor().reshape(-1) for parameter in model.parameters()])
+    return theta.detach(), " ".join(str(warning.message) for warning in warned)
+
+
+def training_goes_on():
+    theta, text = after(failing_loss)
+    return {"theta": theta, "plain": after(None)[0], "text": np.array(text)}
+
+
 def refusals():
     """What is said where a sharded model cannot be measured as it was asked."""
     model = layer_by_layer(network())
@@ -318,4 +347,4 @@ CASES = {
 
 if __name__ == "__main__":
     every = [case for own in CASES.values() for case in own]
-    run([*every, held_at_once, checkpoints, refusals], sys.argv[1])
+    run([*every, held_at_once, checkpoints, training_goes_on, refusals], sys.argv[1])

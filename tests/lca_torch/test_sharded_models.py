@@ -61,6 +61,13 @@ def test_no_rank_holds_the_whole_model(found):
         assert 0 < rank["held"] <= rank["size"] / 2  # the largest layer has 30 of 87 parameters
 
 
+def test_training_goes_on_when_a_rank_fails_in_the_middle_of_an_evaluation(found):
+    for rank in found("training_goes_on"):
+        np.testing.assert_array_equal(rank["theta"], rank["plain"])
+        assert "measuring stopped at step 1, training goes on" in str(rank["text"])
+        assert "this rank fails" in str(rank["text"])
+
+
 @pytest.mark.parametrize(
     ("case", "text"),
     [
