@@ -114,8 +114,9 @@ class Gathering:
         try:
             with torch.inference_mode(False), torch.no_grad():
                 work = begin()
-                pause, look = SHORTEST, monotonic() + _LOOK
-                while not work.is_completed():
+                # Not `is_completed` of the work: it waits for a lock without releasing that of Python.
+                future, pause, look = work.get_future(), SHORTEST, monotonic() + _LOOK
+                while not future.done():
                     if monotonic() > look:
                         if self._ranks.exchange.has_failed():
                             raise TransferError("another rank has stopped in the middle of an evaluation.")

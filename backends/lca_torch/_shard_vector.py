@@ -13,7 +13,7 @@ from torch import Tensor
 from lca.arrays import ArrayOps, Slices, WeightedProducts, WeightedVectors, array_ops
 from lca.errors import LayoutError, LCAError
 from lca.layout import Layout
-from lca_torch._live import VersionedTensor
+from lca_torch._live import ParameterVector
 from lca_torch._process_group import MeasuringRanks
 
 _MESSAGE = 4096
@@ -77,6 +77,8 @@ class Shards:
 
     def unflatten(self, local: Tensor) -> dict[str, Tensor]:
         """The tensors of a local vector by name."""
+        if isinstance(local, ParameterVector) and local.persisted is None:
+            return dict(zip(self.names, local.pieces, strict=True))
         parts = local.split(list(self.sizes))  # type: ignore[no-untyped-call]
         named = zip(self.names, parts, self.shapes, strict=True)
         return {name: part.view(shape) for name, part, shape in named}
@@ -151,7 +153,12 @@ class ShardVector(Tensor):
     @property
     def counted(self) -> Tensor:
         """The entries that this rank counts in sums."""
-        return self.local[: self.shards.counted]
+        return self.local if self.shards.counted == self.shards.size else self.local[: self.shards.counted]
+
+    @property
+    def others(self) -> Tensor:
+        """The entries that another rank counts."""
+        return self.local[self.shards.counted :]
 
     def __repr__(self, *, tensor_contents: Any = None) -> str:  # type: ignore[override]
         return f"ShardVector({self.local!r} of {len(self)} numbers)"
@@ -219,22 +226,18 @@ class ShardOps(ArrayOps):
         *,
         overwrite: bool = False,
     ) -> tuple[ShardVector, float]:
-        shards, found, masses = start.shards, [], []
-        for part in (slice(shards.counted), slice(shards.counted, None)):
-            if not start.local[part].numel():
-                found.append(start.local[part])
-                masses.append(0.0)
-                continue
-            local = [
-                (weight, vector.local[part], None if factor is None else factor.local[part])
-                for weight, vector, factor in weighted
-            ]
-            values, mass = array_ops(start.local).products_sum(
-                local, start.local[part], end.local[part], overwrite=overwrite
-            )
-            found.append(values)
-            masses.append(mass)
-        return ShardVector(torch.cat(found), shards), _number(start, masses[0], "the mass of a step")
+        def of(part: Callable[[ShardVector], Tensor]) -> tuple[Tensor, float]:
+            if not part(start).numel():
+                return part(start), 0.0
+            local = [(w, part(v), None if factor is None else part(factor)) for w, v, factor in weighted]
+            ops = array_ops(start.local)
+            found: tuple[Tensor, float] = ops.products_sum(local, part(start), part(end), overwrite=overwrite)
+            return found
+
+        values, own = of(lambda vector: vector.counted)
+        if start.shards.counted < start.shards.size:
+            values = torch.cat([values, of(lambda vector: vector.others)[0]])
+        return ShardVector(values, start.shards), _number(start, own, "the mass of a step")
 
     def scaled(self, vector: ShardVector, factor: float) -> ShardVector:
         return ShardVector(array_ops(vector.local).scaled(vector.local, factor), vector.shards)
@@ -280,10 +283,10 @@ class ShardOps(ArrayOps):
         return [bool(n) for n in _sum(start, found, "which tensors have moved")]
 
     def snapshot(self, vector: ShardVector) -> object:
-        return VersionedTensor.of(vector.local)
+        return array_ops(vector.local).snapshot(vector.local)
 
     def unchanged(self, snapshot: object, vector: ShardVector) -> bool:
-        return isinstance(snapshot, VersionedTensor) and snapshot.holds(vector.local)
+        return array_ops(vector.local).unchanged(snapshot, vector.local)
 
     def size(self, vector: ShardVector) -> int:
         return vector.numel()

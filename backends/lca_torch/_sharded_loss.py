@@ -15,6 +15,7 @@ from lca.objective import State
 from lca_torch._distribution import reshard, sharded_modules
 from lca_torch._gathering import GatheredParameters
 from lca_torch._kinds import is_sharded, local_part
+from lca_torch._live import ParameterVector
 from lca_torch._parameters import Leaves
 from lca_torch._process_group import MeasuringRanks
 from lca_torch._replica import Replica
@@ -149,10 +150,15 @@ class _ShardLeaves(Leaves):
 
 def vector_of(parameters: Sequence[Tensor], shards: Shards) -> ShardVector:
     """The numbers of parameters, in the order of the layout, as a new vector."""
-    named = dict(zip(shards.layout.names, parameters, strict=True))
     with torch.inference_mode(False), torch.no_grad():
-        pieces = [local_part(named[name]).detach().reshape(-1) for name in shards.names]
+        pieces = [part.reshape(-1) for part in _local_parts(parameters, shards)]
         return ShardVector(torch.cat(pieces), shards)
+
+
+def _local_parts(parameters: Sequence[Tensor], shards: Shards) -> list[Tensor]:
+    """What this rank holds of the parameters, in the order of the local vector."""
+    named = dict(zip(shards.layout.names, parameters, strict=True))
+    return [local_part(named[name]).detach() for name in shards.names]
 
 
 def _blocks_of(name: str, parameter: Any, ranks: MeasuringRanks) -> list[Block]:
@@ -257,10 +263,11 @@ class LiveShards:
         return vector_of(self._parameters, self._shards)
 
     def borrow(self) -> ShardVector:
-        return self.copy()
+        return ShardVector(ParameterVector(_local_parts(self._parameters, self._shards)), self._shards)
 
     def persist(self, borrowed: ShardVector, memory: ShardVector) -> ShardVector:
-        return borrowed  # a copy already, and the gradient at it is reused
+        assert isinstance(borrowed.local, ParameterVector)
+        return ShardVector(borrowed.local.persist(memory.local), self._shards)
 
     def is_at(self, theta: ShardVector) -> bool:
         return array_ops(theta).equal(self.copy(), theta)

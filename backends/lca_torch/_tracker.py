@@ -39,8 +39,9 @@ class Tracker(ModelTracker[Loop]):
     model, optimizer
         The model that is trained, and the optimizer that updates it, or a list of those that take turns. A
         model whose parameters are sharded over the ranks (FSDP2, tensor parallelism) is measured on the
-        shards, or on an unsharded copy if the objective was made from one. If another optimizer owns parameters of the model, such as one made during the run, its updates
-        are steps, too; the first of them warns.
+        shards, or on an unsharded copy if the objective was made from one. If another optimizer owns
+        parameters of the model, such as one made during the run, its updates are steps, too; the first of
+        them warns.
     objective
         The measured loss (`lca_torch.Objective` of this model, or a `lca.Sum` with one), or several by name.
     span, check_every, check_examples, groups, heads
