@@ -61,6 +61,11 @@ def test_no_rank_holds_the_whole_model(found):
         assert 0 < rank["held"] <= rank["size"] / 2  # the largest layer has 30 of 87 parameters
 
 
+def test_refuses_estimators_on_gradients_of_training(found):
+    text = "the gradients of a sharded model are spread over the ranks"
+    assert all(text in str(rank["text"]) for rank in found("held_at_once"))
+
+
 def test_training_goes_on_when_a_rank_fails_in_the_middle_of_an_evaluation(found):
     for rank in found("training_goes_on"):
         np.testing.assert_array_equal(rank["theta"], rank["plain"])
@@ -72,13 +77,11 @@ def test_training_goes_on_when_a_rank_fails_in_the_middle_of_an_evaluation(found
     ("case", "text"),
     [
         ("alone", "copy.deepcopy(model) before fully_shard(model)"),
-        ("estimator", "the gradients of a sharded model are spread over the ranks"),
         ("other", "LayoutError"),
         ("two ways", "under fully_shard and tensor parallelism, which together are not followed"),
         ("recurrent", "is also held outside of the parameters of its module"),
         ("compile", "compile=True is not available for a sharded model"),
         ("turning", "the ranks read different parameters at the same time"),
-        ("failing", "this rank fails"),
     ],
 )
 def test_refuses_what_it_cannot_measure(found, case, text):
