@@ -16,6 +16,8 @@ from lca_torch._exchange import GROWTH, LONGEST, SHORTEST
 from lca_torch._reads import STANDS_FOR
 from lca_torch._shard_vector import Shards
 
+_FIRST = 4096
+"""Numbers of a shard that travel together with the number of the parameter."""
 _LOOK = 0.25
 """Seconds between two looks for an error of another rank, while a transfer takes its time."""
 
@@ -31,7 +33,7 @@ class Gathering:
     pass, what it and the others send in training cannot be taken for parameters.
 
     Every rank must read the same parameters in the same order, as with FSDP itself. The number of the
-    parameter travels with it, so that others than expected are noticed.
+    parameter is exchanged before it, so that others than expected are noticed.
 
     Parameters
     ----------
@@ -56,6 +58,7 @@ class Gathering:
             members, timeout=timedelta(seconds=timeout), use_local_synchronization=not every
         )
         self._numbers = {name: i for i, name in enumerate(shards.layout.names)}
+        self._first = min(_FIRST, max(block.size for each in shards.blocks.values() for block in each))
         self._live: dict[int, _Known] = {}
         self._broken = False
         self.parts = shards.ranks.count
@@ -79,29 +82,48 @@ class Gathering:
         shape = self._shards.layout.shapes[self._numbers[name]]
         if all(block.shape == shape for block in blocks):
             return local.clone()
-        row = torch.zeros(1 + max(block.size for block in blocks), dtype=local.dtype, device=local.device)
-        row[0] = self._numbers[name]
-        row[1 : 1 + local.numel()] = local.reshape(-1)
-        rows = [torch.empty_like(row) for _ in blocks]
-        self._run(lambda: torch.distributed.all_gather(rows, row, group=self._group, async_op=True))
-        if any(int(one[0]) != self._numbers[name] for one in rows):
-            raise self._different(name)
+        own, most = local.reshape(-1), max(block.size for block in blocks)
+        rows = self._first_rows(own, self._numbers[name], name)
+        if most > self._first:
+            rest = own.new_zeros(most - self._first)
+            rest[: max(0, len(own) - self._first)] = own[self._first :]
+            others = self._exchanged(rest)
+            rows = [torch.cat(pair) for pair in zip(rows, others, strict=True)]
         whole = local.new_empty(shape)
-        for block, one in zip(blocks, rows, strict=True):
+        for block, row in zip(blocks, rows, strict=True):
             if block.counted:
-                whole[block.places] = one[1 : 1 + block.size].view(block.shape)
+                whole[block.places] = row[: block.size].view(block.shape)
         return whole
 
     def reduce(self, grad: Tensor, name: str) -> Tensor:
         """The shard of this rank of the sum of the gradients of all ranks."""
-        size = grad.numel()
-        sent = torch.empty(size + 1, dtype=grad.dtype, device=grad.device)
-        sent[:size], sent[size] = grad.reshape(-1), self._numbers[name]
-        self._run(lambda: torch.distributed.all_reduce(sent, group=self._group, async_op=True))
-        if int(sent[size]) != self._numbers[name] * self._ranks.count:
-            raise self._different(name)
-        block = self._shards.own[name]
-        return sent[:size].view(grad.shape)[block.places].div(self.parts)
+        self._first_rows(grad.new_zeros(0), len(self._numbers) + self._numbers[name], name)
+        total = grad.contiguous().clone()
+        self._run(lambda: torch.distributed.all_reduce(total, group=self._group, async_op=True))
+        return total[self._shards.own[name].places].div(self.parts)
+
+    def _first_rows(self, own: Tensor, number: int, name: str) -> list[Tensor]:
+        """The first entries of all ranks, after checking that all begin the same transfer.
+
+        These rows have one length for all parameters: if transfers of different lengths met, torch would end
+        the process.
+        """
+        row = own.new_zeros(1 + self._first)
+        row[0], row[1 : 1 + len(own)] = number, own[: self._first]
+        rows = self._exchanged(row)
+        if any(int(other[0]) != number for other in rows):
+            self._broken = True
+            raise TransferError(
+                f"the ranks read different parameters at the same time: this one {name!r}. A sharded model "
+                "must read the same parameters in the same order, whatever the batch; measure an unsharded "
+                "copy of it, made before it is sharded."
+            )
+        return [other[1:] for other in rows]
+
+    def _exchanged(self, row: Tensor) -> list[Tensor]:
+        rows = [torch.empty_like(row) for _ in range(self._ranks.count)]
+        self._run(lambda: torch.distributed.all_gather(rows, row, group=self._group, async_op=True))
+        return rows
 
     def _run(self, begin: Callable[[], Any]) -> None:
         """Wait for a transfer, but not after another rank has told of an error."""
@@ -129,14 +151,6 @@ class Gathering:
                 f"the parameters of the ranks could not be gathered ({' '.join(str(error).split())[:200]})."
             ) from error
         self._broken = False
-
-    def _different(self, name: str) -> TransferError:
-        self._broken = True
-        return TransferError(
-            f"the ranks read different parameters at the same time: this one {name!r}. A sharded model must "
-            "read the same parameters in the same order, whatever the batch; measure an unsharded copy of "
-            "it, made before it is sharded."
-        )
 
     def _pack(self, tensor: Tensor) -> Any:
         if type(tensor) is Tensor and tensor.layout is torch.strided:
