@@ -99,10 +99,13 @@ class Shards:
 
     def held(self, whole: np.ndarray, like: Tensor) -> Tensor:
         """The local vector of a whole one."""
-        tensors = self.layout.unflatten(whole)
-        parts = [torch.as_tensor(tensors[name][block.places]) for name, block in self.own.items()]
-        joined = torch.cat([part.reshape(-1) for part in parts])
-        return joined.to(like.device, like.dtype)
+        parts = []
+        for name, block in self.own.items():
+            which = self._numbers[name]
+            start, shape = self.layout.offsets[which], self.layout.shapes[which]
+            tensor = whole[start : start + self.layout.sizes[which]].reshape(shape)
+            parts.append(torch.as_tensor(tensor[block.places].reshape(-1)))
+        return torch.cat(parts).to(like.device, like.dtype)
 
     def sum(self, numbers: np.ndarray, what: str, device: torch.device) -> np.ndarray:
         """The sum of an array over the ranks in float64; every rank must call it, with the same shape."""
@@ -254,6 +257,8 @@ class ShardOps(ArrayOps):
 
     def to_numpy(self, array: ShardVector) -> np.ndarray:
         """All K numbers, which takes memory for them on the host of every rank."""
+        if isinstance(array, np.ndarray):
+            return array
         shards = array.shards
         whole = np.zeros(shards.layout.size, array_ops(array.local).to_numpy(array.local[:0]).dtype)
         for which, block, part in shards.pieces(array.local):
@@ -308,11 +313,13 @@ class ShardOps(ArrayOps):
         for which, block, part in vector.shards.pieces(vector.local):
             first = layout.offsets[which]
             mine = np.flatnonzero((wanted >= first) & (wanted < first + layout.sizes[which]))
-            index = np.array(np.unravel_index(wanted[mine] - first, layout.shapes[which]))
-            local = index.reshape(len(block.shape), -1) - np.array(block.offset, int)[:, None]
-            inside = ((local >= 0) & (local < np.array(block.shape, int)[:, None])).all(0)
-            values = array_ops(vector.local).to_numpy(part)[tuple(local[:, inside])]
-            found[mine[inside]] = values
+            shape, begin = block.shape or (1,), block.offset or (0,)
+            index = np.array(np.unravel_index(wanted[mine] - first, layout.shapes[which] or (1,)))
+            local = index - np.array(begin)[:, None]
+            inside = ((local >= 0) & (local < np.array(shape)[:, None])).all(0)
+            strides = np.array([prod(shape[axis + 1 :]) for axis in range(len(shape))])
+            places = (local[:, inside] * strides[:, None]).sum(0)
+            found[mine[inside]] = array_ops(vector.local).to_numpy(part).reshape(-1)[places]
         whole = _sum(vector, found, "some entries of a vector")
         return whole.astype(array_ops(vector.local).to_numpy(vector.local[:0]).dtype)
 
