@@ -1,5 +1,6 @@
 """`ShardedLoss`: a `SharedLoss` of a model whose parameters are spread over the ranks."""
 
+from abc import abstractmethod
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from functools import cached_property
 from typing import Any
@@ -104,9 +105,9 @@ class ShardedLoss(SharedLoss):
         assert isinstance(theta, ShardVector)
         return _ShardLeaves(theta, wanted)
 
+    @abstractmethod
     def _whole(self, leaf: Tensor, name: str) -> Tensor:
         """What a forward pass gets in place of the shard of a parameter."""
-        raise NotImplementedError
 
     def _adapt(self, replica: Replica) -> None:
         """Let the modules of a replica gather the parameters that they read."""
