@@ -16,7 +16,7 @@ from lca_torch._exchange import GROWTH, LONGEST, SHORTEST
 from lca_torch._reads import STANDS_FOR
 from lca_torch._shard_vector import Shards
 
-_FIRST = 4096
+_FIRST = 256
 """Numbers of a shard that travel together with the number of the parameter."""
 _LOOK = 0.25
 """Seconds between two looks for an error of another rank, while a transfer takes its time."""

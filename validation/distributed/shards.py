@@ -19,15 +19,16 @@ from torch.distributed.fsdp import fully_shard
 
 import lca
 from lca_torch import Objective, Tracker
-from lca_torch._gathering import Gathering
+from lca_torch._gathering import _FIRST, Gathering
 from validation.bench_torch.run import mlp
 from validation.evidence import ROOT, keep, verdict
 
 FOLDER = Path(__file__).parent
 RANKS = (2, 4)
 LOSS = nn.CrossEntropyLoss()
-WIDTHS = (128,) * 17 + (10,)
-"""266,000 parameters, of which the largest tensor is a sixteenth, and activations of next to no size."""
+WIDTHS = (128,) * 9 + (10,)
+"""133,000 parameters, of which the largest tensor is an eighth, and activations of next to no size."""
+TENSORS = 18
 BATCHES = 4
 """Measuring batches of one gradient."""
 MEASURED = 2
@@ -111,7 +112,8 @@ def rank(folder: str) -> None:
     size = sum(parameter.numel() for parameter in mlp(WIDTHS).parameters())
     (plain, _), (most, moved) = train(tracked=False), train(tracked=True)
     found = {name: number / size for name, number in moved.items()}
-    text = json.dumps({"memory": (most - plain) / (4 * size), **found})
+    first = (1 + _FIRST) / size
+    text = json.dumps({"memory": (most - plain) / (4 * size), **found, "first": first})
     (Path(folder) / f"{torch.distributed.get_rank()}.json").write_text(text, encoding="utf-8")
     torch.distributed.barrier()
     os._exit(0)  # gloo's threads are not always gone when the interpreter ends, which aborts it
@@ -135,13 +137,15 @@ def main() -> None:
     keep(FOLDER, "shards.json", {"rows": rows})
     verdict(
         {
-            "memory is 3 K / W and at most four times the largest tensor": all(
-                3 / row["ranks"] <= row["memory"] <= 3 / row["ranks"] + 4 / 16 for row in rows
+            "memory is 3 K / W and at most three times the largest tensor": all(
+                3 / row["ranks"] <= row["memory"] <= 3 / row["ranks"] + 3 / 8 for row in rows
             ),
-            "a gradient gathers 2 K numbers for each batch and sums K": all(
-                abs(row["gathered"] * row["ranks"] / BATCHES - 2) <= 0.1
-                and abs(row["summed"] * row["ranks"] / BATCHES - 1) <= 0.01
+            "a gradient gathers at most 2 K numbers for each batch, beside the first rows": all(
+                row["gathered"] * row["ranks"] / BATCHES <= 2 + 3 * TENSORS * row["ranks"] * row["first"]
                 for row in rows
+            ),
+            "a gradient sums K numbers for each batch": all(
+                abs(row["summed"] * row["ranks"] / BATCHES - 1) <= 0.01 for row in rows
             ),
         }
     )
