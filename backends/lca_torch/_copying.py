@@ -29,6 +29,7 @@ from torch.utils._pytree import tree_leaves
 from lca.errors import LCAError
 from lca.frameworks._attributes import Attributes, slots_of
 from lca_torch._copies import KEYED_BY_TENSORS, Cells, Pair, Uncopied, Unwrapped
+from lca_torch._distribution import is_mesh, unsharded_class, without_distribution
 from lca_torch._identities import (
     WEAK_CONTAINERS,
     Identity,
@@ -79,7 +80,7 @@ class Copier:
         if isinstance(value, type | ModuleType):
             self._variables.add(value)
             return value
-        if isinstance(value, _SHARED) or _is_ours(value):
+        if isinstance(value, _SHARED) or _is_ours(value) or is_mesh(value):
             return value
         if is_weak(value):
             return self._weak(value, path)
@@ -116,7 +117,7 @@ class Copier:
         return copy
 
     def _shell(self, module: nn.Module) -> nn.Module:
-        kind = Unwrapped if isinstance(module, WRAPPERS) else type(module)
+        kind = Unwrapped if isinstance(module, WRAPPERS) else unsharded_class(type(module))
         shell: nn.Module = object.__new__(kind)  # some make a class of their own in `__new__` (torch.fx)
         return shell
 
@@ -133,6 +134,8 @@ class Copier:
                 "_modules": {"module": original.module},
                 "training": original.training,
             }
+        if isinstance(original, nn.Module):
+            state = without_distribution(state)
         state = {key: value for key, value in state.items() if not _is_cached(type(original), key, value)}
         inner = {key: self.copy(value, _join(path, key)) for key, value in state.items()}
         if own and _overrides(kind, "__setstate__"):

@@ -9,7 +9,6 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from itertools import count
 from time import monotonic, sleep
 from typing import Any, NoReturn
 from weakref import WeakKeyDictionary
@@ -72,7 +71,7 @@ class Exchange:
         name = _short(members)
         _made[name] += 1  # the store may hold messages from before torch.distributed was restarted
         self._store = distributed.PrefixStore(f"lca/{name}/{_made[name]}", store)
-        self._rounds = count()
+        self._next = 0  # the number of the next round
         self._told = False  # whether all ranks know that the last round has failed
 
     @classmethod
@@ -101,7 +100,7 @@ class Exchange:
             this library is raised as its own class.
         """
         self._told = False
-        key = str(next(self._rounds))
+        key = self._begin()
         self._say(key, _Message(call, value))
         answer = json.loads(self._answer(key, call, timeout))
         if isinstance(answer, list):
@@ -118,7 +117,7 @@ class Exchange:
         if self._told:
             return
         self._told = True
-        key, message = str(next(self._rounds)), _Message("", error=error, kind=kind)
+        key, message = self._begin(), _Message("", error=error, kind=kind)
         try:
             self._say(key, message)
             if self.rank == 0:
@@ -135,6 +134,17 @@ class Exchange:
         except BaseException as error:
             self.tell(f"{type(error).__name__}: {error}", type(error).__name__)
             raise
+
+    def has_failed(self) -> bool:
+        """Whether another rank has told of an error instead of taking part in the next round."""
+        keys = [f"{self._next}/{rank}" for rank in range(self.count)]
+        told = [json.loads(self._store.get(key)) for key in keys if self._store.check([key])]
+        return any(_Message(*one).error for one in told)
+
+    def _begin(self) -> str:
+        """The key of the next round."""
+        self._next += 1
+        return str(self._next - 1)
 
     def _say(self, key: str, message: _Message) -> None:
         self._store.set(f"{key}/{self.rank}", message.text)

@@ -11,13 +11,30 @@ _SHARDED = ("DTensor", "ShardedTensor", "AsyncCollectiveTensor")
 LEAVE_OUT = "or leave it out of θ with requires_grad_(False) and frozen='omit'"
 
 
-def refuse_kinds(parameters: Mapping[str, Tensor]) -> None:
+def is_sharded(parameter: Tensor) -> bool:
+    """Whether a parameter is a `DTensor`, of which each rank may hold only a part.
+
+    >>> is_sharded(torch.zeros(2))
+    False
+    """
+    return hasattr(parameter, "full_tensor")
+
+
+def local_part(tensor: Tensor) -> Tensor:
+    """The part of a tensor that this rank holds: all of it, unless it is a `DTensor`."""
+    local: Tensor = tensor.to_local() if is_sharded(tensor) else tensor  # type: ignore[attr-defined]
+    return local
+
+
+def refuse_kinds(parameters: Mapping[str, Tensor], *, sharded: bool = False) -> None:
     """Raise `LayoutError` for a parameter that is not a dense, real tensor with numbers of its own.
+
+    With ``sharded``, a `DTensor` is accepted.
 
     >>> refuse_kinds({"w": torch.zeros(2)})
     """
     for name, parameter in parameters.items():
-        reason = _reason(parameter)
+        reason = "" if sharded and is_sharded(parameter) else _reason(parameter)
         if reason:
             raise LayoutError(f"parameter {name!r} {reason}.")
 

@@ -9,7 +9,7 @@ from contextlib import AbstractContextManager, contextmanager
 from functools import partial
 from itertools import count, islice
 from operator import attrgetter
-from typing import Any, NamedTuple, Protocol
+from typing import Any, ClassVar, NamedTuple, Protocol
 
 import numpy as np
 import torch
@@ -91,6 +91,7 @@ class GroupSum(NamedTuple):
 class TorchLoss(ModelLoss):
     """`lca.frameworks.ModelLoss` of a torch model; the options are those of `lca_torch.Objective`."""
 
+    takes_shards: ClassVar[bool] = False
     mean_hint, gradient_hint = MEAN_HINT, GRADIENT_HINT
     sample_hint = (
         "pass a loss_fn that takes reduction='none', as those of torch.nn and torch.nn.functional do"
@@ -111,8 +112,8 @@ class TorchLoss(ModelLoss):
         vectors: Vectors = "device",
     ) -> None:
         _require_one_precision(autocast, precision)
-        self.layout: Layout = layout_of(model, frozen, precision)
-        self._own = parameters_of(model, frozen, precision)
+        self.layout: Layout = layout_of(model, frozen, precision, sharded=self.takes_shards)
+        self._own = parameters_of(model, frozen, precision, sharded=self.takes_shards)
         self.form = VectorForm.of(self._own, precision, vectors)
         self.dtype, self.device = self.form.dtype, next(iter(self._own.values())).device
         self._converts, self._streams, self._as_model = precision is not None, vectors == "host", False
@@ -133,6 +134,7 @@ class TorchLoss(ModelLoss):
             self.mixes_examples = mixes_examples(model, policies)
             self._buffers = frozenset(name for name, _ in model.named_buffers())
             made = Replica(model, batch_loss, loss_fn, self._own, policies, self._prefix)
+            self._adapt(made)
             made.function = torch.compile(made.batch_loss) if compile else made.batch_loss
             return made
 
@@ -251,9 +253,9 @@ class TorchLoss(ModelLoss):
                 losses: list[Tensor] = []
                 weights: list[float] = []
                 for batch, weight in _weighed(self, batches):
-                    if weight == 0:
+                    if not self._counts(batch, weight):
                         continue  # its loss may be NaN: a mean over no tokens
-                    loss = run(batch)
+                    loss = self._evaluated(run, batch)
                     if gradient:
                         leaves.add_gradient(loss, weight)
                     losses.append(loss.detach())
@@ -377,6 +379,17 @@ class TorchLoss(ModelLoss):
             forward_mode(self.device, self._autocast, gradients=gradients),
         ):
             yield
+
+    def _counts(self, batch: PyTree, weight: float) -> bool:
+        """Whether a batch of this weight is evaluated."""
+        return weight != 0
+
+    def _evaluated(self, run: Run, batch: PyTree) -> Tensor:
+        """The loss of a batch."""
+        return run(batch)
+
+    def _adapt(self, replica: Replica) -> None:
+        """What a new replica needs before it is evaluated."""
 
     def _leaves(self, theta: Tensor, wanted: Collection[str], copied: Collection[str] = ()) -> Leaves:
         """θ as tensors on the device of the model; in its own dtypes inside `as_model`."""

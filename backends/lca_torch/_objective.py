@@ -8,13 +8,17 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from lca.errors import LCAError
+from lca.errors import LayoutError, LCAError
 from lca.frameworks import BatchNorm, Frozen, ModelObjective, PyTree, check_order
 from lca.frameworks._arguments import refuse_more
 from lca_torch._data import measured, refuse_arrays
+from lca_torch._distribution import is_parallel, reshard, sharded_modules
 from lca_torch._examples import BatchLoss, require_one_loss
 from lca_torch._form import Precision, VectorForm, Vectors
+from lca_torch._gathered_loss import GatheredLoss
+from lca_torch._kinds import is_sharded
 from lca_torch._model_loss import TorchLoss
+from lca_torch._parallel_loss import ParallelLoss
 from lca_torch._policies import random_state_kept
 from lca_torch._process_group import TIMEOUT, measuring_ranks
 from lca_torch._shared_loss import SharedLoss
@@ -103,6 +107,10 @@ class Objective(ModelObjective):
     the weights in a batch, with it. A torch model has no penalties of its own: `by_term` says how to make
     them a term (`lca_torch.Penalty`).
 
+    If the parameters of the model are sharded over the ranks (FSDP2, tensor parallelism), so are θ and
+    gradients: vectors of K numbers of which each rank holds its shards, and `lca.arrays.array_ops` sums over
+    all. Their form and precision are those of the shards.
+
     Of several ranks, each evaluates every W-th measuring batch, and sums of losses (float64) and gradients
     are added: all ranks have the result of one process up to rounding. An error on one rank is raised on all.
 
@@ -150,9 +158,10 @@ class Objective(ModelObjective):
             refuse_more(more)
             refuse_arrays(data)
             check_order(model, loss_fn, data, nn.Module, "a torch.nn.Module")
+            reshard(sharded_modules(model))
             require_one_loss(loss_fn, batch_loss)
-            make = TorchLoss if ranks is None else partial(SharedLoss, ranks=ranks)
-            loss = make(
+            make: Any = TorchLoss if ranks is None else partial(_kind_of(model), ranks=ranks)
+            loss: TorchLoss = make(
                 model,
                 batch_loss,
                 loss_fn,
@@ -211,3 +220,25 @@ class Objective(ModelObjective):
         measured = self.loss(theta)
         with self._loss.as_model():
             return self.loss(theta) - measured
+
+
+def _kind_of(model: nn.Module) -> type[SharedLoss]:
+    """How ranks share the loss of a model.
+
+    Raises
+    ------
+    LayoutError
+        If a model is distributed in two ways.
+    """
+    sharded = {name for name, parameter in model.named_parameters() if is_sharded(parameter)}
+    if not sharded:
+        return SharedLoss
+    if not sharded_modules(model):
+        return ParallelLoss
+    if is_parallel(model):
+        raise LayoutError(
+            "the model is under fully_shard and tensor parallelism, which together are not followed. Make "
+            "the objective from a whole copy of the model, copy.deepcopy(model) before it is distributed, "
+            "and the tracker from the distributed model and this objective."
+        )
+    return GatheredLoss

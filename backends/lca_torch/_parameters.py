@@ -20,7 +20,7 @@ from lca_torch._slots import is_small
 
 
 def parameters_of(
-    model: nn.Module, frozen: Frozen = "zero", precision: Precision | None = None
+    model: nn.Module, frozen: Frozen = "zero", precision: Precision | None = None, *, sharded: bool = False
 ) -> dict[str, nn.Parameter]:
     """The parameters in θ, by name, in the model's order; tied ones once, under their first name.
 
@@ -28,7 +28,8 @@ def parameters_of(
     ------
     LayoutError
         If the model has no parameters, they differ in dtype or device, or are neither float32 nor float64;
-        with ``precision="float32"`` they may also be in half precision, and differ.
+        with ``precision="float32"`` they may also be in half precision, and differ. If a parameter is a
+        `DTensor`, unless ``sharded``.
     """
     check_frozen(frozen)
     if not isinstance(model, nn.Module):
@@ -44,7 +45,7 @@ def parameters_of(
             f"{type(model).__name__} has no parameter that requires a gradient, so there is nothing to "
             "allocate to; call model.requires_grad_(True)."
         )
-    refuse_kinds(named)
+    refuse_kinds(named, sharded=sharded)
     fix = (
         "convert the model, or leave parameters that do not train out of θ with requires_grad_(False) and "
         "frozen='omit'"
@@ -82,7 +83,9 @@ def _require_exact_copy(dtypes: Mapping[str, str], precision: Precision) -> None
         )
 
 
-def layout_of(model: nn.Module, frozen: Frozen = "zero", precision: Precision | None = None) -> Layout:
+def layout_of(
+    model: nn.Module, frozen: Frozen = "zero", precision: Precision | None = None, *, sharded: bool = False
+) -> Layout:
     """The `lca.Layout` of a model: names, shapes and neuron axes of its parameters.
 
     A neuron is an output channel: axis 0 of a weight, but axis 1 of transposed convolutions and embeddings.
@@ -93,6 +96,8 @@ def layout_of(model: nn.Module, frozen: Frozen = "zero", precision: Precision | 
         Any `torch.nn.Module`.
     frozen, precision
         As in `Objective`.
+    sharded
+        Whether parameters may be spread over ranks; their shapes are those of the whole tensors.
 
     Raises
     ------
@@ -104,7 +109,7 @@ def layout_of(model: nn.Module, frozen: Frozen = "zero", precision: Precision | 
     >>> layout_of(nn.Sequential(nn.Linear(3, 2), nn.Embedding(5, 4))).names
     ('0.weight', '0.bias', '1.weight')
     """
-    named = parameters_of(model, frozen, precision)
+    named = parameters_of(model, frozen, precision, sharded=sharded)
     empty = [name for name, parameter in named.items() if isinstance(parameter, nn.UninitializedParameter)]
     if empty:
         raise LayoutError(f"{', '.join(empty)} has no shape yet; run the model on one batch first.")

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from lca.errors import LCAError, LCAWarning
-from lca_torch._exchange import Exchange
+from lca_torch._exchange import GRACE, Exchange
 
 TIMEOUT = 600.0
 """Seconds to wait for another rank, by default."""
@@ -29,6 +29,8 @@ class MeasuringRanks:
 
     Attributes
     ----------
+    group, timeout
+        As given.
     rank, count
         The rank of this process in the group, and the size of the group.
     exchange
@@ -36,26 +38,30 @@ class MeasuringRanks:
     """
 
     def __init__(self, group: Any, timeout: float) -> None:
-        self._group, self._timeout = group, timeout
+        self.group, self.timeout = group, timeout
         self.exchange = Exchange.of(group)
         self.rank, self.count = self.exchange.rank, self.exchange.count
 
     def gather(self, call: str, value: Any) -> list[Any]:
         """`Exchange.gather` with the timeout of these ranks."""
-        return self.exchange.gather(call, value, self._timeout)
+        return self.exchange.gather(call, value, self.timeout)
+
+    def last_words(self, call: str) -> None:
+        """Raise the error that another rank has told, after a transfer in this call has failed."""
+        self.exchange.gather(call, None, GRACE)
 
     def add(self, tensor: Tensor) -> Tensor:
         """Sum over the ranks, in place; call it only after a `gather`, so that all ranks take part."""
         with _transferring():
-            torch.distributed.all_reduce(tensor, group=self._group)
+            torch.distributed.all_reduce(tensor, group=self.group)
         return tensor
 
     def from_first(self, tensor: Tensor) -> Tensor:
         """A new tensor with the values of rank 0 of the group; call it only after a `gather`."""
         with _transferring():
             copy = tensor.detach().clone().contiguous()
-            first = torch.distributed.get_process_group_ranks(self._group)[0]
-            torch.distributed.broadcast(copy, first, group=self._group)
+            first = torch.distributed.get_process_group_ranks(self.group)[0]
+            torch.distributed.broadcast(copy, first, group=self.group)
         return copy
 
 

@@ -13,6 +13,7 @@ from lca.errors import LCAError
 from lca.frameworks import PyTree, tensors_in
 from lca.objective import State
 from lca_torch._checks import graph_nodes
+from lca_torch._kinds import local_part
 from lca_torch._reads import InPlaceOf, Reads
 from lca_torch._replica import Held
 from lca_torch._state import UNCOPIED, Followed
@@ -154,7 +155,7 @@ def _refuse_own(found: Mapping[str, str]) -> None:
 def _refuse_aliases(tensors: Mapping[str, Tensor], own: Mapping[str, Tensor]) -> None:
     """Refuse tensors in the memory of a parameter: they move with θ, but not when θ is replaced."""
     for name, tensor in tensors.items():
-        shared = [parameter for parameter, owner in own.items() if _overlap(tensor, owner)]
+        shared = [p for p, owner in own.items() if _overlap(local_part(tensor), local_part(owner))]
         if shared:
             raise LCAError(
                 f"the loss uses the model's own {', '.join(shared)} through {name}, which shares its "

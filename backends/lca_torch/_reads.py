@@ -9,6 +9,9 @@ from torch._C._functorch import is_functorch_wrapped_tensor
 from torch.overrides import TorchFunctionMode
 from torch.utils._pytree import tree_leaves, tree_map_only
 
+STANDS_FOR = "_lca_stands_for"
+"""The attribute with the name of the parameter that a tensor stands for, made from the shard of this rank."""
+
 
 class Reads(TorchFunctionMode):
     """Records which tensors the operations inside take, apart from those that were made inside.
@@ -63,12 +66,17 @@ class Reads(TorchFunctionMode):
                 self._made[id(tensor)] = tensor
         return out
 
+    def _name(self, tensor: Tensor) -> str | None:
+        """The name of a known tensor, or of the parameter that it stands for."""
+        return self._names.get(id(tensor)) or tensor.__dict__.get(STANDS_FOR)
+
     def _is_known(self, tensor: Tensor) -> bool:
-        return id(tensor) in self._names or self._made.get(id(tensor)) is tensor
+        return self._name(tensor) is not None or self._made.get(id(tensor)) is tensor
 
     def _look(self, tensor: Tensor) -> None:
-        if id(tensor) in self._names:
-            self.names.add(self._names[id(tensor)])
+        name = self._name(tensor)
+        if name is not None:
+            self.names.add(name)
         elif not self._is_known(tensor):
             self._foreign[id(tensor)] = tensor
 

@@ -8,16 +8,8 @@ from torch import Tensor, nn
 
 from lca.errors import LayoutError, LCAError
 from lca_torch._form import VectorForm
+from lca_torch._kinds import is_sharded
 from lca_torch._live import fill
-
-
-def is_sharded(parameter: Tensor) -> bool:
-    """Whether a parameter is a `DTensor`, of which each rank may hold only a part.
-
-    >>> is_sharded(torch.zeros(2))
-    False
-    """
-    return hasattr(parameter, "full_tensor")
 
 
 class ShardedTheta:

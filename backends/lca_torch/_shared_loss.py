@@ -61,12 +61,16 @@ class SharedLoss(TorchLoss):
         """
         require_same_data(self.ranks, self.layout, data, batch_size)
         self.shares = self.ranks.count
-        drawn = torch.randn(self.layout.size, generator=torch.Generator().manual_seed(0))
-        theta = (SPREAD * drawn).to(self.form.device, self.form.dtype)
+        theta = self._somewhere()
         batch, state, loss = next(iter(data.batches(batch_size))), self.state(), math.nan
         with suppress(LCAError):  # such as a weight of 0
             [(loss, _)] = super().evaluate_each(theta, [[batch]], state, gradient=False)
         require_same_loss(self.ranks, loss, self.trainable())
+
+    def _somewhere(self) -> Tensor:
+        """The same point on all ranks, away from θ."""
+        drawn = torch.randn(self.layout.size, generator=torch.Generator().manual_seed(0))
+        return (SPREAD * drawn).to(self.form.device, self.form.dtype)
 
     def own(self, batches: Iterable[PyTree]) -> Iterable[PyTree]:
         """Mark batches that only this rank has, so that it evaluates all of them."""
@@ -104,14 +108,14 @@ class SharedLoss(TorchLoss):
     ) -> list[tuple[float, Tensor | None]]:
         if self.shares == 1:
             return super().evaluate_each(theta, groups, state, gradient=gradient, names=names)
-        ranks, work = self.ranks, _Work(self.ranks)
+        ranks, work = self.ranks, Work(self.ranks)
         what = "loss and gradient" if gradient else "the loss"
         call = what if len(groups) == 1 else f"{what} of {len(groups)} parts of the data"
         with ranks.exchange.telling():
-            mine = [work.mine(batches) for batches in groups]
+            mine = [self._mine(batches, work) for batches in groups]
             sums = self._sums(theta, mine, state, lambda weight: 1.0, gradient=gradient, names=names)
             own = [[one.loss, one.weight] for one in sums]
-            told = ranks.gather(call, [_checksum(theta), work.batches, self._drawn_since(), own])
+            told = ranks.gather(call, [self._checksum(theta), work.batches, self._drawn_since(), own])
             self._require_same_point(told)
             return [self._mean(one, [parts[i] for *_, parts in told]) for i, one in enumerate(sums)]
 
@@ -128,18 +132,33 @@ class SharedLoss(TorchLoss):
         with self.ranks.exchange.telling():
             every = list(batches)
             ends = np.cumsum([0, *map(examples_in, every)])
-            work = _Work(self.ranks)
+            work = Work(self.ranks)
             mine = [i for i, batch in enumerate(every) if work.rank_of(batch) == self.ranks.rank]
             own = super().scores(theta, [every[i] for i in mine])
             places = [np.arange(ends[i], ends[i + 1]) for i in mine]
             found = torch.zeros(int(ends[-1]), dtype=torch.float64)
             if places:
                 found[np.concatenate(places)] = torch.as_tensor(own)
-            place = [_checksum(theta), len(every), self._drawn_since(), []]
+            place = [self._checksum(theta), len(every), self._drawn_since(), []]
             told = self.ranks.gather("the errors of the examples", place)
             self._require_same_point(told)
             scores: np.ndarray = self.ranks.add(found.to(self.device)).cpu().numpy()
         return scores
+
+    def _mine(self, batches: Iterable[PyTree], work: "Work") -> Iterator[PyTree]:
+        """The batches that this rank evaluates."""
+        if isinstance(batches, _Own):
+            return iter(batches)
+        return (batch for batch in batches if work.rank_of(batch) == self.ranks.rank)
+
+    def _summed(self, gradient: Tensor) -> Tensor:
+        """The sum of the gradients of all ranks."""
+        return self.ranks.add(gradient)
+
+    def _checksum(self, theta: Tensor) -> int:
+        """What must be the same on all ranks for the same θ."""
+        pieces = theta.pieces if isinstance(theta, ParameterVector) else [theta]
+        return sum(map(checksum, pieces))
 
     def _drawn_since(self) -> int:
         """A checksum of the samples drawn since the last evaluation."""
@@ -150,7 +169,7 @@ class SharedLoss(TorchLoss):
         """The mean over the batches of all ranks, computed from the sums of each rank."""
         losses, weights = zip(*parts, strict=True)
         total = require_weight(math.fsum(weights))
-        grad = None if one.gradient is None else self.ranks.add(one.gradient).div_(total)
+        grad = None if one.gradient is None else self._summed(one.gradient).div_(total)
         return math.fsum(losses) / total, grad
 
     def _require_same_point(self, told: list[Any]) -> None:
@@ -177,17 +196,11 @@ class SharedLoss(TorchLoss):
             )
 
 
-class _Work:
+class Work:
     """Assigns the batches of an evaluation to ranks; every rank computes the same assignment."""
 
     def __init__(self, ranks: MeasuringRanks) -> None:
-        self._rank, self._examples, self.batches = ranks.rank, [0] * ranks.count, 0
-
-    def mine(self, batches: Iterable[PyTree]) -> Iterator[PyTree]:
-        """The batches that this rank evaluates."""
-        if isinstance(batches, _Own):
-            return iter(batches)
-        return (batch for batch in batches if self.rank_of(batch) == self._rank)
+        self._examples, self.batches = [0] * ranks.count, 0
 
     def rank_of(self, batch: PyTree) -> int:
         """The rank that evaluates the next batch."""
@@ -205,8 +218,3 @@ class _Own:
 
     def __iter__(self) -> Iterator[PyTree]:
         return iter(self.batches)
-
-
-def _checksum(theta: Tensor) -> int:
-    pieces = theta.pieces if isinstance(theta, ParameterVector) else [theta]
-    return sum(map(checksum, pieces))

@@ -81,6 +81,11 @@ class Slots:
         held = slot.read()
         return held[index] if len(held) == len(slot.names) else self._initial[name]
 
+    def of_theta(self) -> Iterator[tuple[Namespace, str, str]]:
+        """Where the tensors in θ are: the variables of a copy, the key there, and the name in θ."""
+        for slot, held in self._slots:
+            yield from ((slot.copy, slot.key, name) for name in held if name not in self.others)
+
     def write(self, tensors: Mapping[str, Tensor]) -> None:
         """Assign each tensor to all places that hold the user's tensor of the same name."""
         for slot, held in self._slots:

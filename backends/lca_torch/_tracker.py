@@ -13,11 +13,13 @@ from lca.tracking import ModelTracker
 from lca.tracking._model import call_text, warn_of_other_optimizer, within
 from lca.tracking._spans import AnyFollower
 from lca_torch._form import VectorForm, one_form
+from lca_torch._kinds import is_sharded
 from lca_torch._live import ParameterVector, flat, holds
 from lca_torch._loop import Loop
 from lca_torch._objective import Objective
 from lca_torch._optimizers import check_known, refuse_maximizing
-from lca_torch._sharded import ShardedTheta, WholeCopy, is_sharded, require_training_alone
+from lca_torch._sharded import ShardedTheta, WholeCopy, require_training_alone
+from lca_torch._sharded_loss import LiveShards, ShardedLoss
 from lca_torch._shared_run import leave, require_same_tracker
 from lca_torch._slots import SMALL
 from lca_torch._updates import Updates, held, stepping
@@ -36,9 +38,10 @@ class Tracker(ModelTracker[Loop]):
     ----------
     model, optimizer
         The model that is trained, and the optimizer that updates it, or a list of those that take turns. A
-        model whose parameters are sharded over the ranks (FSDP2, ``DTensor``) is measured on an unsharded
-        copy. If another optimizer owns parameters of the model, such as one made during the run, its updates
-        are steps, too; the first of them warns.
+        model whose parameters are sharded over the ranks (FSDP2, tensor parallelism) is measured on the
+        shards, or on an unsharded copy if the objective was made from one. If another optimizer owns
+        parameters of the model, such as one made during the run, its updates are steps, too; the first of
+        them warns.
     objective
         The measured loss (`lca_torch.Objective` of this model, or a `lca.Sum` with one), or several by name.
     span, check_every, check_examples, groups, heads
@@ -189,7 +192,7 @@ class Tracker(ModelTracker[Loop]):
     def _parameters_of(self, objective: AnyObjective) -> dict[str, nn.Parameter]:
         if not isinstance(objective, Objective):
             return {}
-        if any(map(is_sharded, self._model.parameters())):
+        if any(map(is_sharded, self._model.parameters())) and not isinstance(objective._loss, ShardedLoss):
             return {}  # `WholeCopy` compares the two models
         return dict(objective.model.named_parameters())
 
@@ -233,7 +236,7 @@ class Tracker(ModelTracker[Loop]):
         self._measured = parameters
         return self._loop(parameters, self._requested)
 
-    def _live_theta(self, parameters: Sequence[nn.Parameter]) -> "_LiveTheta | ShardedTheta":
+    def _live_theta(self, parameters: Sequence[nn.Parameter]) -> "_LiveTheta | ShardedTheta | LiveShards":
         self._wholes: list[WholeCopy] = []
         measured = [own for own in leaves(self._session.objectives) if isinstance(own, Objective)]
         form = one_form({f"number {i}": own._form for i, own in enumerate(measured)})
@@ -243,6 +246,9 @@ class Tracker(ModelTracker[Loop]):
         if not any(map(is_sharded, parameters)):
             return _LiveTheta(parameters, form)
         require_training_alone(self._session.required_fields)
+        losses = [own._loss for own in measured]
+        if any(isinstance(loss, ShardedLoss) for loss in losses):
+            return LiveShards.of(losses, parameters)
         self._wholes = [WholeCopy(self._model, own.model) for own in measured]
         return ShardedTheta(parameters, form)
 

@@ -30,6 +30,11 @@ class ArrayOps(ABC):
     -----
     An entry counts as zero only if it equals 0 exactly; subnormal numbers are not zero.
 
+    Attributes
+    ----------
+    collective
+        Whether a vector is spread over processes, each of which must make the same calls. Default: no.
+
     Examples
     --------
     >>> v = np.array([1.0, -3.0, 0.0])
@@ -37,6 +42,8 @@ class ArrayOps(ABC):
     >>> ops.total(v), ops.abs_total(v)
     (-2.0, 4.0)
     """
+
+    collective = False
 
     def total(self, vector: Vector) -> float:
         """``Σ_i v_i``, accumulated in float64.

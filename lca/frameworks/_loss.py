@@ -11,6 +11,7 @@ from lca.by_example import ExampleSlopes, GroupMovement
 from lca.errors import LCAError
 from lca.frameworks._by_example import one_by_one
 from lca.frameworks._loss_checks import loss_errors, require_weight, unweighted, weight_of
+from lca.frameworks._tensors import tensor_ops
 from lca.frameworks._trees import PyTree, examples_in
 from lca.layout import Layout
 from lca.objective import State
@@ -172,6 +173,15 @@ class ModelLoss(ABC):
             If it cannot be converted.
         """
         return batch
+
+    def rearranged(self, theta: Vector) -> Vector:
+        """A new vector in which the entries of each tensor have taken each other's places."""
+        tensor, pieces = tensor_ops(theta), []
+        assert tensor is not None
+        for start, size in zip(self.layout.offsets, self.layout.sizes, strict=True):
+            cut = start + size // 3
+            pieces += [theta[cut : start + size], theta[start:cut]]
+        return tensor.concatenate(pieces)
 
     def batch_weight(self, batch: PyTree) -> float:
         """``w_b`` ≥ 0: how much a batch counts. Default: its number of examples."""

@@ -16,9 +16,8 @@ from lca.errors import LCAError
 from lca.frameworks._data import Rows
 from lca.frameworks._loss import ModelLoss
 from lca.frameworks._loss_checks import weight_of
-from lca.frameworks._tensors import Tensor, dtype_of, is_floating, is_integer, tensor_ops
+from lca.frameworks._tensors import Tensor, dtype_of, is_floating, is_integer
 from lca.frameworks._trees import PyTree, tensors_in
-from lca.layout import Layout
 from lca.tolerances import rebatched
 
 MOST_ROWS = 24
@@ -75,7 +74,7 @@ def split_test(loss: ModelLoss, theta: Vector, grad: Vector, rows: Rows, batch: 
     cuts = list(_cuts(rows, batch))
     found = [
         split
-        for point, (whole, parts) in product((theta, _elsewhere(loss.layout, theta, grad)), cuts)
+        for point, (whole, parts) in product((theta, _elsewhere(loss, theta, grad)), cuts)
         if (split := _evaluated(loss, point, whole, parts))
     ]
     if not found:
@@ -150,18 +149,12 @@ def _rare(statistic: np.ndarray) -> np.ndarray:
     return first[np.argsort(counts, kind="stable")] if 2 * len(values) <= len(statistic) else first[:0]
 
 
-def _elsewhere(layout: Layout, theta: Vector, grad: Vector) -> Vector:
+def _elsewhere(loss: ModelLoss, theta: Vector, grad: Vector) -> Vector:
     """Another point of about the same size, where nothing is 0, equal or fitted.
 
     The entries of each tensor take each other's places; the gradient moves those that all were 0.
     """
-    vector, tensor = array_ops(theta), tensor_ops(theta)
-    assert tensor is not None
-    pieces = []
-    for start, size in zip(layout.offsets, layout.sizes, strict=True):
-        cut = start + size // 3
-        pieces += [theta[cut : start + size], theta[start:cut]]
-    moved = tensor.concatenate(pieces)
+    vector, moved = array_ops(theta), loss.rearranged(theta)
     own, other = vector.abs_total(theta), vector.abs_total(grad)
     if not 0 < other < math.inf:
         return moved

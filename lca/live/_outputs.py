@@ -37,7 +37,7 @@ class LiveOutputs:
         self._span, self._speaks = span, rank() == 0
         self._bar: Progress | None = None
         loggers = loggers_of(log_to)
-        self._loggers = loggers if self._speaks else []
+        self._logs_any, self._loggers = bool(loggers), loggers if self._speaks else []
         self._logs: dict[str, LossLog] = {}
 
     def begin(self, done: int = 0) -> None:
@@ -62,8 +62,8 @@ class LiveOutputs:
         if self._bar is not None:
             first = next(iter(rows.values())).allocation
             self._bar.read(first.step, first.loss_end, first.residual)
-        if not self._loggers:
-            return
+        if not self._logs_any:
+            return  # the other ranks read what rank 0 logs, as the sums may be shared by all
         for name, row in rows.items():
             values = self._logs.setdefault(name, LossLog()).values(row)
             for logger in self._loggers:

@@ -12,6 +12,7 @@ from lca._extras import extra
 from lca._output import check_writable
 from lca._paths import local_path
 from lca.allocation import Estimator, StepAllocation
+from lca.arrays import array_ops
 from lca.by_example import ExampleAllocation
 from lca.errors import LCAWarning
 from lca.groups import Groups
@@ -259,9 +260,11 @@ class Record:
             If the step is not new, or other losses are measured than before.
         """
         self._refuse_closed()
-        if not self._writes:
+        values = next(iter(rows.values())).allocation.values if rows else None
+        if not self._writes and (values is None or not array_ops(values).collective):
             return
-        self._lock.check()
+        if self._writes:
+            self._lock.check()
         check_rows(rows)
         first = next(iter(rows.values()))
         step, end = first.ends
@@ -283,6 +286,9 @@ class Record:
         shared |= example_cells(rows, plan.content.examples)
         groups = self._groups.values()
         each = [loss_cells(self._fitting(row, plan.layout), plan.content, groups) for row in rows.values()]
+        if not self._writes:
+            self._plan, self.next_step = plan, end
+            return
         if self._blocks is None:  # only now is it known that the first row fits
             self._about = attributes(plan, self._estimator, self._settings, self._training)
             check_target(self._place, self._mode)  # again: others need not know the lock

@@ -10,10 +10,12 @@ from pathlib import Path
 import lightning
 import numpy as np
 import torch
+from lightning.pytorch.strategies import ModelParallelStrategy
 from torch.nn.functional import cross_entropy
 from torch.utils.data import DataLoader, TensorDataset
 
 from lca_torch import Objective
+from lca_torch._kinds import is_sharded
 from lca_torch.lightning import LightningCallback
 from tests.lca_torch.networks import Y, mlp
 from tests.lca_torch.shared_measuring import DATA, STEPS, Values
@@ -33,7 +35,20 @@ class Module(lightning.LightningModule):
         return torch.optim.SGD(self.parameters(), lr=0.2)
 
 
-def fitted(folder):
+class ShardedModule(Module):
+    def configure_model(self):
+        from torch.distributed.fsdp import fully_shard  # noqa: PLC0415 - not in every torch
+
+        if not is_sharded(next(self.parameters())):
+            fully_shard(self.net, mesh=self.device_mesh["data_parallel"])
+
+
+def sharded(count):
+    """The strategy that shards the model of a `ShardedModule` over all ranks."""
+    return ModelParallelStrategy(data_parallel_size=count, tensor_parallel_size=1)
+
+
+def fitted(folder, *, shards=False):
     """Allocations of a fit whose batches are 12 examples of all ranks together."""
     count = world()[0]
     loader = DataLoader(TensorDataset(DATA[0][:12], Y[:12]), batch_size=12 // count)
@@ -41,12 +56,12 @@ def fitted(folder):
         lambda module: Objective(module.net, cross_entropy, DATA, batch_size=4),
         views=Values,
         on_error="raise",
-        record=Path(folder) / "run.zarr",
+        record=Path(folder) / f"run{shards:d}.zarr",
     )
     trainer = lightning.Trainer(
         accelerator="cpu",
         devices=count,
-        strategy="ddp" if count > 1 else "auto",
+        strategy=sharded(count) if shards else "ddp" if count > 1 else "auto",
         max_epochs=STEPS,
         callbacks=[callback],
         logger=False,
@@ -56,14 +71,17 @@ def fitted(folder):
         log_every_n_steps=1,
         default_root_dir=folder,
     )
-    trainer.fit(Module(), loader)
+    module = ShardedModule() if shards else Module()
+    trainer.fit(module, loader)
+    assert is_sharded(next(module.parameters())) == shards
     return np.array(callback.views["train"].rows)
 
 
 def main(folder):
     warnings.simplefilter("ignore")
     begin()
-    np.save(Path(folder) / f"{world()[1]}.npy", fitted(folder))
+    for shards in (False, True):
+        np.save(Path(folder) / f"{shards:d}.{world()[1]}.npy", fitted(folder, shards=shards))
     end()
 
 

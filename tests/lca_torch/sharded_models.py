@@ -3,20 +3,28 @@
 torchrun --nproc-per-node 2 -m tests.lca_torch.sharded_models FOLDER
 """
 
+import contextlib
+import inspect
+import os
 import sys
+import warnings
 from pathlib import Path
 
 import numpy as np
 import torch
 from torch import nn
 from torch.nn.functional import cross_entropy
+from torch.utils.checkpoint import checkpoint as checkpointed
 
-from lca.errors import LCAError
-from lca.estimators import CrossFit
-from lca_torch import Objective, Tracker, replay
+import lca
+from lca.errors import LCAError, LCAWarning
+from lca.estimators import CrossFit, SampledPathIntegral
+from lca_torch import Objective, Tracker, _gathering, replay
+from lca_torch._gathering import Gathering
 from tests.lca_torch.networks import Y
-from tests.lca_torch.shared_measuring import DATA, STEPS, Values
+from tests.lca_torch.shared_measuring import DATA, STEPS, TOKENS, Values, token_loss
 from tests.lca_torch.torchrun import run, world
+from tests.nightly import NIGHTLY, cases
 
 
 def network():
@@ -28,18 +36,57 @@ def network():
     ).double()
 
 
+class Tied(nn.Module):
+    """A weight that is read twice, by an embedding and for the outputs, and a checkpointed block."""
+
+    def __init__(self):
+        super().__init__()
+        torch.manual_seed(1)
+        self.embedding = nn.Embedding(3, 5)
+        self.block = nn.Sequential(nn.Linear(5, 7), nn.Tanh(), nn.Linear(7, 5))
+        self.norm = nn.LayerNorm(5)
+        self.scale = nn.Parameter(torch.ones(1))
+
+    def forward(self, x):
+        features = self.embedding((x[:, :3] > 0).long().sum(1) % 3)
+        features = features + checkpointed(self.block, features, use_reentrant=False)
+        return self.scale * nn.functional.linear(self.norm(features), self.embedding.weight)
+
+
+def tied():
+    return Tied().double()
+
+
 def whole(model):
     return model
 
 
-def layer_by_layer(model):
+def layer_by_layer(model, **options):
     """FSDP2 on two of the layers, and on the rest."""
     from torch.distributed.fsdp import fully_shard  # noqa: PLC0415 - not in every torch
 
     mesh = torch.distributed.init_device_mesh("cpu", (world()[0],))
-    for layer in (model[0], model[3], model):
-        fully_shard(layer, mesh=mesh)
+    layers = [layer for layer in model.modules() if isinstance(layer, nn.Linear)][:2]
+    for layer in (*layers, model):
+        fully_shard(layer, mesh=mesh, **options)
     return model
+
+
+def half_in_training(model):
+    """FSDP2 that computes in bfloat16; what is measured is the loss in the precision of the shards."""
+    from torch.distributed.fsdp import MixedPrecisionPolicy  # noqa: PLC0415
+
+    return layer_by_layer(model, mp_policy=MixedPrecisionPolicy(param_dtype=torch.bfloat16))
+
+
+def partly_ignored(model):
+    """FSDP2 of all but two parameters, which every rank holds whole."""
+    from torch.distributed.fsdp import fully_shard  # noqa: PLC0415
+
+    mesh = torch.distributed.init_device_mesh("cpu", (world()[0],))
+    ignored = {"ignored_params": {model[3].bias, model[5].weight}}
+    known = "ignored_params" in inspect.signature(fully_shard).parameters  # not in torch 2.6
+    return fully_shard(model, mesh=mesh, **(ignored if known else {}))
 
 
 def by_columns_and_rows(model):
@@ -55,15 +102,30 @@ def by_columns_and_rows(model):
     return parallelize_module(model, mesh, plan)
 
 
-def trained(spread, parts=1, *, accumulate=False):
+def in_two_ways(model):
+    """Tensor parallelism inside of FSDP2."""
+    from torch.distributed.fsdp import fully_shard  # noqa: PLC0415
+    from torch.distributed.tensor.parallel import ColwiseParallel, parallelize_module  # noqa: PLC0415
+
+    names = "replicas", "layers"
+    mesh = torch.distributed.init_device_mesh("cpu", (1, world()[0]), mesh_dim_names=names)
+    parallelize_module(model, mesh["layers"], {"3": ColwiseParallel()})
+    return fully_shard(model, mesh=mesh["replicas"])
+
+
+def objective_of(model, **options):
+    return Objective(model, cross_entropy, DATA, **{"batch_size": 4, "batch_norm": "frozen", **options})
+
+
+def trained(spread, estimator=None, *, parts=1, accumulate=False, copied=False, record=None):
     """Allocations of a training; each of ``parts`` ranks has a part of the batch."""
     model = spread(network())
-    copied = model if spread is whole else network()
-    objective = Objective(copied, cross_entropy, DATA, batch_size=4, batch_norm="frozen")
+    objective = objective_of(network() if copied else model)
     optimizer = torch.optim.SGD(model.parameters(), lr=0.2, momentum=0.5)
     rank = world()[1] if parts > 1 else 0
     model.eval()  # the statistics of a part of the batch would differ from those of the whole one
-    with Tracker(model, optimizer, objective, views=Values, on_error="raise") as tracker:
+    options = {"views": [Values, lca.summary.RunViews.of], "heads": None, "record": record}
+    with Tracker(model, optimizer, objective, estimator, on_error="raise", **options) as tracker:
         for step in range(STEPS):
             optimizer.zero_grad()
             pieces = torch.arange(step, step + 12)[rank::parts].chunk(2 if accumulate else 1)
@@ -73,23 +135,122 @@ def trained(spread, parts=1, *, accumulate=False):
                 (cross_entropy(model(DATA[0][piece]), Y[piece]) / len(pieces)).backward()
             model[1].running_mean += 0.1  # a buffer moves, and that of the copy follows
             optimizer.step()
-    return {"values": np.array(tracker.views["train"].rows)}
+            with torch.no_grad():
+                model(DATA[0])  # after which FSDP keeps some parameters whole
+    values, run = tracker.views["train"]
+    kept = np.concatenate([np.ravel(run.layers.totals), np.ravel(run.tensors.totals)])
+    signs = run.signs.per_step()
+    counts = np.stack([signs.helping, signs.hurting, signs.zero])
+    return {"values": np.array(values.rows), "totals": kept[None], "counts": counts.astype(float)}
 
 
 def one_process():
     return trained(whole)
 
 
+def one_process_sampled():
+    return trained(whole, SampledPathIntegral(size=6, micro_batches=2, seed=3))
+
+
+def one_process_points():
+    return points(whole)
+
+
 def fsdp():
-    return trained(layer_by_layer, world()[0])
+    record = str(Path(sys.argv[1]) / "run.zarr")
+    return trained(layer_by_layer, parts=world()[0], accumulate=True, record=record)
 
 
-def fsdp_accumulating():
-    return trained(layer_by_layer, world()[0], accumulate=True)
+def fsdp_sampled():
+    return trained(layer_by_layer, SampledPathIntegral(size=6, micro_batches=2, seed=3), parts=world()[0])
+
+
+def fsdp_on_a_copy():
+    return trained(layer_by_layer, parts=world()[0], copied=True)
 
 
 def tensor_parallel():
     return trained(by_columns_and_rows)
+
+
+def tensor_parallel_on_a_copy():
+    return trained(by_columns_and_rows, copied=True)
+
+
+def at(objective):
+    """Loss and gradient at the parameters of the model, and sums of the gradient."""
+    theta = objective.theta()
+    loss, grad = objective.loss_and_grad(theta)
+    assert objective.loss(theta) == loss
+    ops, layout = lca.arrays.array_ops(grad), objective.layout
+    smallest, largest = ops.extremes(grad, 3)
+    positions = np.arange(0, layout.size, 5)
+    return {
+        "loss": np.array([loss]),
+        "grad": np.asarray(grad),
+        "neurons": layout.groups("neuron").total(grad),
+        "some": ops.take(grad, positions),
+        "extremes": ops.take(grad, np.concatenate([smallest, largest])),
+        "moved": np.array(ops.moved(theta, ops.between(theta, grad, 0.5), [slice(3, 30)]), float),
+    }
+
+
+def points(spread):
+    """Losses and gradients of models and data of many kinds, by name."""
+    half = half_in_training if spread is not whole else whole
+    ignoring = partly_ignored if spread is not whole else whole
+    model = ignoring(network())
+    found = {
+        "half": objective_of(half(tied()), batch_size=9),  # fewer batches than ranks
+        "statistics": objective_of(model, batch_norm="batch", batch_size=6),
+    }
+    if NIGHTLY:
+        weight = {"batch_loss": token_loss, "batch_weight": lambda batch: float(batch[1].sum())}
+        found["tokens"] = Objective(model, None, TOKENS, batch_norm="frozen", **weight)
+    named = {f"{name}: {key}": value for name, o in found.items() for key, value in at(o).items()}
+    by_class = found["half"].by_class()
+    terms = lca.objective.evaluate(by_class, by_class.whole.theta()).terms
+    return named | {name: np.asarray(term.grad) for name, term in terms.items()}
+
+
+def fsdp_points():
+    first, _gathering._FIRST = _gathering._FIRST, 5  # so that some shards take two transfers
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", LCAWarning)  # a rank that has no batch
+            return points(layer_by_layer)
+    finally:
+        _gathering._FIRST = first
+
+
+def said(call):
+    try:
+        call()
+    except LCAError as error:
+        return f"{type(error).__name__}: {error}"
+    return "nothing"
+
+
+def held_at_once():
+    """The most entries of parameters that were gathered at one time, those of θ, and what is refused."""
+    held, gather = [], Gathering.whole
+
+    def whole_of(self, leaf, name):
+        made = gather(self, leaf, name)
+        sizes = dict(zip(self._shards.layout.names, self._shards.layout.sizes, strict=True))
+        held.append(sum(sizes[known.name] for known in self._live.values() if not known.is_gone))
+        return made
+
+    Gathering.whole = whole_of
+    try:
+        model = layer_by_layer(network())
+        objective = objective_of(model)
+        objective.loss_and_grad(objective.theta())
+    finally:
+        Gathering.whole = gather
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    text = said(lambda: Tracker(model, optimizer, objective, CrossFit(2)))
+    return {"held": np.array(max(held)), "size": np.array(objective.layout.size), "text": np.array(text)}
 
 
 def checkpoints():
@@ -102,18 +263,56 @@ def checkpoints():
         nn.init.constant_(model[3].bias, step)
         checkpoint.save({"model": model.state_dict()}, checkpoint_id=folder / f"step-{step}")
         thetas.append(torch.cat([parameter.full_tensor().reshape(-1) for parameter in model.parameters()]))
-    copied = network()
-    objective = Objective(copied, cross_entropy, DATA, batch_size=4, batch_norm="frozen", process_group=None)
+    objective = objective_of(network(), process_group=None)
     [step] = replay(folder, objective, key="model")
     return {"found": torch.stack([step.start, step.end]), "expected": torch.stack(thetas).detach()}
 
 
-def said(call):
-    try:
-        call()
-    except LCAError as error:
-        return f"{type(error).__name__}: {error}"
-    return "nothing"
+class Turning(nn.Module):
+    """Which layers there are depends on the batch."""
+
+    def __init__(self):
+        super().__init__()
+        torch.manual_seed(0)
+        self.more, self.last = nn.Linear(6, 6), nn.Linear(6, 3)
+
+    def forward(self, x):
+        is_second = torch.equal(x[0], DATA[0][4])
+        return self.last(torch.tanh(self.more(x)) if is_second else x)
+
+
+def failing_loss(outputs, targets):
+    if os.environ.get("FAILS"):
+        raise ValueError("this rank fails")
+    return cross_entropy(outputs, targets)
+
+
+def after(loss_fn):
+    """θ at the end of a training, measured by this loss, which fails on a rank; and the warnings."""
+    model = layer_by_layer(network()).eval()
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.2, momentum=0.5)
+    objective = (
+        None if loss_fn is None else Objective(model, loss_fn, DATA, batch_size=4, batch_norm="frozen")
+    )
+    with contextlib.ExitStack() as stack, warnings.catch_warnings(record=True) as warned:
+        warnings.simplefilter("always")
+        if objective is not None:
+            stack.enter_context(Tracker(model, optimizer, objective))
+        for step in range(STEPS):
+            if step == 1 and world()[1] == 1:
+                os.environ["FAILS"] = "yes"
+            optimizer.zero_grad()
+            piece = torch.arange(step, step + 12)[world()[1] :: world()[0]]
+            cross_entropy(model(DATA[0][piece]), Y[piece]).backward()
+            optimizer.step()
+    os.environ.pop("FAILS", None)
+    theta = torch.cat([parameter.full_tensor().reshape(-1) for parameter in model.parameters()])
+    return theta.detach(), " ".join(str(warning.message) for warning in warned)
+
+
+def training_goes_on():
+    theta, text = after(failing_loss)
+    return {"theta": theta, "plain": after(None)[0], "text": np.array(text)}
 
 
 def refusals():
@@ -121,20 +320,27 @@ def refusals():
     model = layer_by_layer(network())
     optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
     other = nn.Sequential(nn.Linear(6, 5), nn.BatchNorm1d(5)).double()
+    recurrent = nn.Sequential(nn.Linear(6, 3), nn.RNN(3, 3, batch_first=True)).double()
 
-    def tracker(copied, *estimator):
-        objective = Objective(copied, cross_entropy, DATA, batch_size=4, batch_norm="frozen")
-        return Tracker(model, optimizer, objective, *estimator)
-
-    return {
-        "objective": np.array(said(lambda: Objective(model, cross_entropy, DATA, batch_size=4))),
-        "estimator": np.array(said(lambda: tracker(network(), CrossFit(2)))),
-        "other": np.array(said(lambda: tracker(other))),
+    calls = {
+        "alone": lambda: objective_of(model, process_group=None),
+        "other": lambda: Tracker(model, optimizer, objective_of(other)),
+        "two ways": lambda: objective_of(in_two_ways(network())),
+        "recurrent": lambda: objective_of(layer_by_layer(recurrent)),
+        "compile": lambda: objective_of(model, compile=True),
+        "turning": lambda: at(objective_of(layer_by_layer(Turning().double()))),
     }
+    return {name: np.array(said(call)) for name, call in calls.items()}
 
 
-CASES = [fsdp, fsdp_accumulating, tensor_parallel]
+CASES = {
+    one_process: cases(fsdp, tensor_parallel, tensor_parallel_on_a_copy, at_night=[fsdp_on_a_copy]),
+    one_process_sampled: cases(at_night=[fsdp_sampled]),
+    one_process_points: [fsdp_points],
+}
+"""What several ranks find, by what one process must find as well."""
 
 
 if __name__ == "__main__":
-    run([*CASES, checkpoints, refusals], sys.argv[1])
+    every = [case for own in CASES.values() for case in own]
+    run([*every, held_at_once, checkpoints, training_goes_on, refusals], sys.argv[1])

@@ -3,9 +3,10 @@
 import numpy as np
 import pytest
 
+import lca
 from lca import tolerances
 from lca.tolerances import EPS64
-from tests.lca_torch.sharded_models import CASES, one_process
+from tests.lca_torch.sharded_models import CASES, STEPS
 from tests.lca_torch.torchrun import launched
 from tests.nightly import cases
 
@@ -15,31 +16,72 @@ pytestmark = pytest.mark.skipif(not hasattr(fsdp, "fully_shard"), reason="this t
 
 @pytest.fixture(scope="module")
 def expected():
-    return one_process()["values"]
+    """What one process finds, by case."""
+    return {case.__name__: one() for one, own in CASES.items() for case in own}
 
 
-@pytest.fixture(scope="module", params=cases(2, at_night=[3]))
-def found(request, tmp_path_factory):
+@pytest.fixture(scope="module", params=cases(3, at_night=[2]))
+def folder(request, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("ranks")
+    return folder, launched("tests.lca_torch.sharded_models", folder, request.param)
+
+
+@pytest.fixture
+def found(folder):
     """What each rank has found: a function of the name of a case."""
-    return launched("tests.lca_torch.sharded_models", tmp_path_factory.mktemp("ranks"), request.param)
+    return folder[1]
 
 
-@pytest.mark.parametrize("name", [case.__name__ for case in CASES])
+@pytest.mark.parametrize("name", [case.__name__ for own in CASES.values() for case in own])
 def test_as_one_process(expected, found, name):
-    first, *others = (rank["values"] for rank in found(name))
-    assert all(np.array_equal(first, other) for other in others)
-    scale = np.abs(expected).sum(axis=1, keepdims=True)
-    # Three updates of a model that rounds otherwise: the ranks add their gradients in another order.
-    assert (np.abs(first - expected) <= tolerances.allocation(scale, 16 * EPS64)).all()
-    assert (expected[:, -3] != 0).all()  # the state changes
+    one, (first, *others) = expected[name], found(name)
+    assert first.keys() == one.keys()
+    for key, value in one.items():
+        assert all(np.array_equal(first[key], other[key]) for other in others)
+        assert value.shape == first[key].shape
+        scale = np.abs(value).sum(axis=-1, keepdims=True)
+        # Three updates of a model that rounds otherwise: the ranks add their gradients in another order.
+        assert (np.abs(first[key] - value) <= tolerances.allocation(scale, 16 * EPS64)).all(), key
+
+
+def test_the_state_changes(expected):
+    assert (expected["fsdp"]["values"][:, -3] != 0).all()
+
+
+def test_one_rank_writes_the_sums_of_all(expected, folder):
+    run = lca.open_record(folder[0] / "run.zarr").sel(measured="train")
+    values, scale = expected["fsdp"]["values"], expected["fsdp"]["values"][:, -4]
+    gaps = run["neuron_total"].sum("neuron") - values[:, :-4].sum(1)
+    assert run.sizes["step"] == STEPS
+    assert (np.abs(gaps) <= tolerances.allocation(scale, 16 * EPS64)).all()
+
+
+def test_no_rank_holds_the_whole_model(found):
+    for rank in found("held_at_once"):
+        assert 0 < rank["held"] <= rank["size"] / 2  # the largest layer has 30 of 87 parameters
+
+
+def test_refuses_estimators_on_gradients_of_training(found):
+    text = "the gradients of a sharded model are spread over the ranks"
+    assert all(text in str(rank["text"]) for rank in found("held_at_once"))
+
+
+def test_training_goes_on_when_a_rank_fails_in_the_middle_of_an_evaluation(found):
+    for rank in found("training_goes_on"):
+        np.testing.assert_array_equal(rank["theta"], rank["plain"])
+        assert "measuring stopped at step 1, training goes on" in str(rank["text"])
+        assert "this rank fails" in str(rank["text"])
 
 
 @pytest.mark.parametrize(
     ("case", "text"),
     [
-        ("objective", "copy.deepcopy(model) before fully_shard(model)"),
-        ("estimator", "the gradients of a sharded model are spread over the ranks"),
+        ("alone", "copy.deepcopy(model) before fully_shard(model)"),
         ("other", "LayoutError"),
+        ("two ways", "under fully_shard and tensor parallelism, which together are not followed"),
+        ("recurrent", "is also held outside of the parameters of its module"),
+        ("compile", "compile=True is not available for a sharded model"),
+        ("turning", "the ranks read different parameters at the same time"),
     ],
 )
 def test_refuses_what_it_cannot_measure(found, case, text):

@@ -1,0 +1,258 @@
+"""`Gathering`: whole parameters of a sharded model, each when a forward or backward pass reads it."""
+
+from collections.abc import Callable, Iterator, Mapping, MutableMapping
+from contextlib import AbstractContextManager
+from datetime import timedelta
+from time import monotonic, sleep
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+from torch.autograd.function import once_differentiable
+from torch.multiprocessing.reductions import StorageWeakRef
+
+from lca.errors import LCAError
+from lca_torch._exchange import GROWTH, LONGEST, SHORTEST
+from lca_torch._reads import STANDS_FOR
+from lca_torch._shard_vector import Shards
+
+_FIRST = 256
+"""Numbers of a shard that travel together with the number of the parameter."""
+_LOOK = 0.25
+"""Seconds between two looks for an error of another rank, while a transfer takes its time."""
+
+
+class TransferError(LCAError):
+    """A transfer of parameters between the ranks was not finished."""
+
+
+class Gathering:
+    """Gathers parameters from the shards of all ranks, and sums gradients into the shards.
+
+    The transfers have a process group of their own: if a rank stops measuring in the middle of a forward
+    pass, what it and the others send in training cannot be taken for parameters.
+
+    Every rank must read the same parameters in the same order, as with FSDP itself. The number of the
+    parameter is exchanged before it, so that others than expected are noticed.
+
+    Parameters
+    ----------
+    shards
+        Which entries of θ each rank holds.
+    timeout
+        Seconds to wait for another rank.
+
+    Attributes
+    ----------
+    parts
+        By how many the summed gradients are divided: 1 if each rank evaluates other batches, and the number
+        of ranks if each evaluates all.
+    """
+
+    def __init__(self, shards: Shards, timeout: float) -> None:
+        self._shards, self._ranks = shards, shards.ranks
+        distributed = torch.distributed
+        members = distributed.get_process_group_ranks(shards.ranks.group)
+        every = len(members) == distributed.get_world_size()
+        self._group = distributed.new_group(
+            members, timeout=timedelta(seconds=timeout), use_local_synchronization=not every
+        )
+        self._numbers = {name: i for i, name in enumerate(shards.layout.names)}
+        self._first = min(_FIRST, max(block.size for each in shards.blocks.values() for block in each))
+        self._live: dict[int, _Known] = {}
+        self._broken = False
+        self.parts = shards.ranks.count
+
+    def whole(self, leaf: Tensor, name: str) -> Tensor:
+        """The whole tensor of this name; its gradient arrives in ``leaf``, the shard of this rank."""
+        made: Tensor = _Gathered.apply(leaf, self, name)  # type: ignore[no-untyped-call]
+        made.__dict__ = leaf.__dict__  # such as the mark of a parameter
+        self._live = {key: known for key, known in self._live.items() if not known.is_gone}
+        self._live[made.untyped_storage()._cdata] = _Known(made, leaf.detach(), name)
+        return made
+
+    def saving(self) -> AbstractContextManager[Any]:
+        """Inside, a graph holds no whole parameters; they are gathered again in the backward pass."""
+        hooks: Any = torch.autograd.graph.saved_tensors_hooks(self._pack, self._unpack)
+        return hooks  # type: ignore[no-any-return]
+
+    def gather(self, local: Tensor, name: str) -> Tensor:
+        """The whole tensor from the shards of all ranks, a new one."""
+        blocks = self._shards.blocks[name]
+        shape = self._shards.layout.shapes[self._numbers[name]]
+        if all(block.shape == shape for block in blocks):
+            return local.clone()
+        own, most = local.reshape(-1), max(block.size for block in blocks)
+        rows = self._first_rows(own, self._numbers[name], name)
+        if most > self._first:
+            rest = own.new_zeros(most - self._first)
+            rest[: max(0, len(own) - self._first)] = own[self._first :]
+            others = self._exchanged(rest)
+            rows = [torch.cat(pair) for pair in zip(rows, others, strict=True)]
+        whole = local.new_empty(shape)
+        for block, row in zip(blocks, rows, strict=True):
+            if block.counted:
+                whole[block.places] = row[: block.size].view(block.shape)
+        return whole
+
+    def reduce(self, grad: Tensor, name: str) -> Tensor:
+        """The shard of this rank of the sum of the gradients of all ranks."""
+        self._first_rows(grad.new_zeros(0), len(self._numbers) + self._numbers[name], name)
+        total = grad.contiguous().clone()
+        self._run(lambda: torch.distributed.all_reduce(total, group=self._group, async_op=True))
+        return total[self._shards.own[name].places].div(self.parts)
+
+    def _first_rows(self, own: Tensor, number: int, name: str) -> list[Tensor]:
+        """The first entries of all ranks, after checking that all begin the same transfer.
+
+        These rows have one length for all parameters: if transfers of different lengths met, torch would end
+        the process.
+        """
+        row = own.new_zeros(1 + self._first)
+        row[0], row[1 : 1 + len(own)] = number, own[: self._first]
+        rows = self._exchanged(row)
+        if any(int(other[0]) != number for other in rows):
+            self._broken = True
+            raise TransferError(
+                f"the ranks read different parameters at the same time: this one {name!r}. A sharded model "
+                "must read the same parameters in the same order, whatever the batch; measure an unsharded "
+                "copy of it, made before it is sharded."
+            )
+        return [other[1:] for other in rows]
+
+    def _exchanged(self, row: Tensor) -> list[Tensor]:
+        rows = [torch.empty_like(row) for _ in range(self._ranks.count)]
+        self._run(lambda: torch.distributed.all_gather(rows, row, group=self._group, async_op=True))
+        return rows
+
+    def _run(self, begin: Callable[[], Any]) -> None:
+        """Wait for a transfer, but not after another rank has told of an error."""
+        if self._broken:
+            raise TransferError(
+                "an earlier evaluation was interrupted while parameters were on their way between the "
+                "ranks; make the objective again."
+            )
+        self._broken = True
+        try:
+            with torch.inference_mode(False), torch.no_grad():
+                work = begin()
+                # Not `is_completed` of the work: it waits for a lock without releasing that of Python.
+                future, pause, look = work.get_future(), SHORTEST, monotonic() + _LOOK
+                while not future.done():
+                    if monotonic() > look:
+                        if self._ranks.exchange.has_failed():
+                            raise TransferError("another rank has stopped in the middle of an evaluation.")
+                        look = monotonic() + _LOOK
+                    sleep(pause)
+                    pause = min(GROWTH * pause, LONGEST)
+                work.wait()
+        except RuntimeError as error:
+            raise TransferError(
+                f"the parameters of the ranks could not be gathered ({' '.join(str(error).split())[:200]})."
+            ) from error
+        self._broken = False
+
+    def _pack(self, tensor: Tensor) -> Any:
+        if type(tensor) is Tensor and tensor.layout is torch.strided:
+            known = self._live.get(tensor.untyped_storage()._cdata)
+            if known is not None and not known.is_gone:
+                place = tensor.shape, tensor.stride(), int(tensor.storage_offset())
+                return _Saved(known.leaf, known.name, *place)
+        detached = tensor.detach()
+        return detached, detached._version
+
+    def _unpack(self, saved: Any) -> Tensor:
+        if isinstance(saved, _Saved):
+            whole = self.gather(saved.leaf, saved.name)
+            return whole.as_strided(saved.shape, saved.stride, saved.offset)
+        tensor, version = saved
+        if tensor._version != version:
+            raise RuntimeError(
+                "a tensor that the backward pass needs has been modified in place by the forward pass"
+            )
+        found: Tensor = tensor
+        return found
+
+
+class _Known:
+    """Which parameter a whole tensor is, as long as its memory is in use."""
+
+    def __init__(self, whole: Tensor, leaf: Tensor, name: str) -> None:
+        # As long as this weak reference exists, no other storage gets the same number.
+        self._reference: Any = StorageWeakRef(whole.untyped_storage())  # type: ignore[no-untyped-call]
+        self.leaf, self.name = leaf, name
+
+    @property
+    def is_gone(self) -> bool:
+        return bool(self._reference.expired())
+
+
+class _Saved(NamedTuple):
+    """Stands in a graph for a whole parameter, or a view of one."""
+
+    leaf: Tensor
+    name: str
+    shape: torch.Size
+    stride: tuple[int, ...]
+    offset: int
+
+
+class _Gathered(torch.autograd.Function):
+    """A whole parameter as a function of the shards."""
+
+    @staticmethod
+    def forward(ctx: Any, leaf: Tensor, gathering: Gathering, name: str) -> Tensor:
+        ctx.gathering, ctx.name = gathering, name
+        return gathering.gather(leaf, name)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None, None]:
+        return ctx.gathering.reduce(grad, ctx.name), None, None
+
+
+class GatheredParameters(MutableMapping[str, Any]):
+    """In place of the dictionary of parameters of a module: whoever reads a parameter gets the whole one.
+
+    Parameters
+    ----------
+    held
+        The dictionary itself, with the shards of this rank.
+    names
+        The names in θ of its parameters.
+    whole
+        Makes a whole parameter from the shard and the name.
+    """
+
+    def __init__(
+        self,
+        held: dict[str, Any],
+        names: Mapping[str, str],
+        whole: Callable[[Tensor, str], Tensor],
+    ) -> None:
+        self._held, self._names, self._whole = held, names, whole
+
+    def __getitem__(self, key: str) -> Any:
+        held = self._held[key]
+        if key not in self._names:
+            return held
+        made = self._whole(held, self._names[key])
+        made.__dict__[STANDS_FOR] = self._names[key]
+        return made
+
+    def __setitem__(self, key: str, value: Any) -> None:
+        raise LCAError(
+            f"the forward pass replaces the parameter {key!r} of a module, which is not followed for a "
+            "sharded model; measure an unsharded copy of it, made before it is sharded."
+        )
+
+    __delitem__ = __setitem__  # type: ignore[assignment]
+
+    def __contains__(self, key: object) -> bool:
+        return key in self._held
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._held)
+
+    def __len__(self) -> int:
+        return len(self._held)
