@@ -2,10 +2,10 @@
 
 import pytest
 
-from validation.cost_frontier.case import Options
+from validation.cost_frontier.case import MAIN, Options
 from validation.cost_frontier.cases import CASES
 from validation.cost_frontier.measure import run
-from validation.cost_frontier.rows import DEALT, MAIN, STRATIFIED, estimators
+from validation.cost_frontier.rows import DEALT, STRATIFIED, estimators
 
 STEPS = 25
 CLOSE = {"cross-fit": 0.93, DEALT: 0.93, "next batch, trapezoid": 0.93, STRATIFIED: 0.98}
