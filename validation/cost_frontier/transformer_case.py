@@ -79,7 +79,7 @@ def transformer() -> Case:
         "Transformer of two blocks, loss weighted by tokens",
         EXAMPLES,
         BATCH,
-        False,
+        True,
         objective,
         follow,
         rates={SERIES: RATE},
