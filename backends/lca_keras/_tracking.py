@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from typing import Any, TypeVar
+from typing import Any, ClassVar, TypeVar
 
 import keras
 
@@ -117,6 +117,10 @@ class KerasTracker(ModelTracker[Context]):
 class FitTracker(KerasTracker[Context]):
     """A tracker that is called before and after each batch of ``fit``, compiled or not."""
 
+    _supplied: ClassVar[frozenset[str]] = frozenset()
+    """The fields of `lca.Step` that the engine can supply."""
+    _also: ClassVar[str] = ""
+    """Which other estimators need no more than these, for messages."""
     _batches = 0
     _stepped = False
     _counted = True  # whether the optimizer of the model counts the updates
@@ -135,6 +139,8 @@ class FitTracker(KerasTracker[Context]):
         if not made and self._moved():
             self._counted = False
         steps = self.steps
+        if made:
+            self._follower.collect_fields()
         self._after(made)
         self._stepped |= self.steps > steps
 
@@ -162,12 +168,13 @@ class FitTracker(KerasTracker[Context]):
             )
 
     def _make_context(self, parameters: Sequence[keras.Variable]) -> Context:
-        if required := self._session.required_fields:
+        required = self._session.required_fields
+        if missing := [name for name in required if name.removeprefix("next_") not in self._supplied]:
             raise LCAError(
-                f"the estimator requires {', '.join(f'Step.{field}' for field in required)}, which fit does "
+                f"the estimator requires {', '.join(f'Step.{field}' for field in missing)}, which fit does "
                 "not supply; use a Tracker around a training loop of your own, or an estimator that requires "
                 "no step fields: lca.Adaptive, lca.PathIntegral, or lca.estimators.SampledPathIntegral, with "
-                "refresh= for samplings other than 'uniform'."
+                f"refresh= for samplings other than 'uniform'{self._also}."
             )
         return super()._make_context(parameters)  # type: ignore[safe-super]
 

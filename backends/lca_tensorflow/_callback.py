@@ -1,7 +1,13 @@
 """`LCACallback`: allocates the loss change of every update that `model.fit` makes."""
 
+from collections.abc import Sequence
+
+import keras
+
+from lca.errors import LCAError
 from lca_keras._fit_callback import FitCallback
 from lca_keras._tracking import FitTracker
+from lca_tensorflow._fit_fields import FitFields
 from lca_tensorflow._loop import Loop
 from lca_tensorflow._objective import Objective
 from lca_tensorflow._tracker import Tracker
@@ -9,6 +15,34 @@ from lca_tensorflow._tracker import Tracker
 
 class _FitTracker(FitTracker[Loop], Tracker):
     """A `Tracker` that is called before and after each batch of ``fit``, compiled or not."""
+
+    _supplied = frozenset({"gradient", "update_slope"})
+    _also = "; or one on the gradient alone: lca.estimators.LaggedCrossFit or NextBatch(lca.RIGHT)"
+    _fields: FitFields | None = None
+
+    def _make_context(self, parameters: Sequence[keras.Variable]) -> Loop:
+        context = super()._make_context(parameters)  # which checks the optimizer
+        if not self._session.required_fields:
+            return context
+        self._fields = FitFields(parameters, self._requested)
+        return self._fields
+
+    def _attach(self) -> None:
+        super()._attach()
+        if self._fields is None:
+            return
+        if not self._one_update_a_batch:
+            raise LCAError(
+                "the estimator requires the gradient of training, which is found in the training step of "
+                "Keras only; this model has a train_step of its own. Use a Tracker around a training loop of "
+                "your own, or an estimator that requires no step fields (lca.estimators.SampledPathIntegral)."
+            )
+        self._fields.open(self._model, slopes="update_slope" in self._session.required_fields)
+
+    def _detach(self) -> None:
+        super()._detach()
+        if self._fields is not None:
+            self._fields.close()
 
 
 class LCACallback(FitCallback):
@@ -50,6 +84,10 @@ class LCACallback(FitCallback):
     -----
     The run begins and ends after what other callbacks do when training begins and ends
     (`keras.callbacks.BackupAndRestore`, ``restore_best_weights``, averaged weights), whatever their order.
+
+    Estimators that require the gradient of training (`lca.estimators.LaggedCrossFit`, ``NextBatch(RIGHT)``)
+    have the training step keep it: the step is compiled once more, and each update copies one vector (K,) for
+    the gradient and one for the slope of the update. Training stays the same, bit for bit.
 
     Every call of ``fit`` is a run of its own: read `views` or `summary` before the next one, and give each
     recorded fit a callback with a record of its own. Keras does not tell callbacks about an error in ``fit``;

@@ -48,8 +48,9 @@ class CrossFit:
     own_pass
         The loop takes one gradient g for each batch and does not split it. The tracker, which must know the
         batch, takes the gradient g_a of its first half, and the second half's follows as
-        ``(g - w_a g_a) / w_b`` with their weights w. So the loss of training must be the measured one on the
-        batch, without dropout or batch statistics; the tracker compares them now and then.
+        ``(g - w_a g_a) / w_b`` with their weights w in the measured loss, such as examples or tokens. So the
+        loss of training must be the measured one on the batch, without dropout or batch statistics; the
+        tracker compares them now and then.
 
     Notes
     -----

@@ -42,7 +42,8 @@ class LaggedCrossFit:
     first_examples
         The first three steps of a run, and every step that does not follow three measured ones, have no
         earlier gradients. They are measured with Simpson's rule on samples of so many examples of the data,
-        or on all of them if there are no more, or if the objective is not `lca.objective.Sampled`.
+        or on all of them if there are no more, or if the objective is not `lca.objective.Sampled` or refuses
+        to draw examples, as one does that weighs its batches by tokens.
     seed
         Seed of those samples.
 
@@ -108,10 +109,18 @@ class LaggedCrossFit:
 
     def first_gradient(self, objective: Objective) -> GradientAt:
         """Where the gradients of the first steps come from."""
-        if not isinstance(objective, Sampled) or objective.n_examples <= self.first_examples:
+        if not _draws_more_than(self.first_examples, objective):
             return full_gradient
         sampler = Sampler(objective, "uniform", floor=1.0, seed=self.seed)
         return SampleMean(lambda: sampler.draw([self.first_examples]))
+
+
+def _draws_more_than(n: int, objective: Objective) -> bool:
+    """Whether more than ``n`` examples can be drawn from the data of the objective."""
+    try:
+        return isinstance(objective, Sampled) and objective.n_examples > n
+    except LCAError:  # its loss is no mean over examples
+        return False
 
 
 class _LaggedRun:

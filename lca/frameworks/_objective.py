@@ -238,6 +238,10 @@ class ModelObjective:
             raise unweighted(self._loss.sample_hint)
         return Sample(self._loss.sample(self._examples().take(np.asarray(index)), weight))
 
+    def weight_of(self, batch: PyTree) -> float:
+        """How much a batch counts in the mean over batches: its ``batch_weight``, or number of examples."""
+        return self._loss.batch_weight(self._rows(batch))
+
     def scores(self, theta: Vector, batch: PyTree | None = None) -> np.ndarray:
         """``½ Σ_j |∂ℓ_n/∂f_j|`` over the outputs f of each example: ``1 - p_model(label)`` of a classifier.
 

@@ -23,11 +23,11 @@ LARGEST_STEP = 2**62
 """Indices of steps are stored in 64 bits."""
 
 
-def check_options(mode: Mode, *, block: int, resume_at: int | None) -> None:
+def check_options(mode: Mode, *, block: int | None, resume_at: int | None) -> None:
     """Raise `RecordError` unless these options of a `Record` are valid and fit together."""
     if mode not in get_args(Mode):
         raise UnknownNameError("mode", mode, get_args(Mode))
-    if type(block) is not int or not 1 <= block <= LARGEST_BLOCK:
+    if block is not None and (type(block) is not int or not 1 <= block <= LARGEST_BLOCK):
         raise RecordError(f"block must be a whole number of rows from 1 to {LARGEST_BLOCK}, got {block!r}.")
     if resume_at is None:
         return

@@ -46,6 +46,8 @@ class LoopContext(ABC):
         self._clipping = Clipping()
         self.gradient_on: Callable[[Batch], Vector] | None = None
         """Takes the gradient of the measured loss on a batch, at the parameters as they are."""
+        self.weight_of: Callable[[Batch], float] | None = None
+        """How much a batch counts in the measured loss; ``None``: by its number of examples."""
         self._halved = 0  # batches
         self._shrink = 1.0  # the norm of the last gradient, divided by that without a micro-batch
 
@@ -190,18 +192,25 @@ class LoopContext(ABC):
     def _halves(
         self, gradient: Vector, scale: float, norm: float, max_norm: float | None
     ) -> tuple[MicroBatch, ...]:
-        """Both halves of the batch, whose mean gradient this is; those of a batch of one example are none."""
+        """Both halves of the batch, whose mean gradient this is.
+
+        There are none of a batch of one example, or if one of them does not count in the loss.
+        """
         [batch], take = self._batches, self.gradient_on
         total = self._count_examples(batch)
         if total < 2 or take is None:
             return ()
         cut = total - total // 2
-        weights = [cut / total, 1 - cut / total]
-        first = take(self._rows(batch, 0, cut))
+        halves = self._rows(batch, 0, cut), self._rows(batch, cut, total)
+        counts = [cut, total - cut] if self.weight_of is None else [*map(self.weight_of, halves)]
+        if not min(counts) > 0:
+            return ()
+        weights = [count / sum(counts) for count in counts]
+        first = take(halves[0])
         second = (gradient - weights[0] * first) * (1 / weights[1])
         self._halved += 1
         if self._halved & (self._halved - 1) == 0:  # the 1st, 2nd, 4th, 8th, ...
-            _check_half(second, take(self._rows(batch, cut, total)))
+            _check_half(second, take(halves[1]))
         multiple = self._multiple()
         return self._with_updates([first * multiple, second * multiple], weights, norm, max_norm)
 

@@ -6,9 +6,9 @@ from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, S
 from typing import Any, ClassVar, Generic, Self, TypeVar, Unpack
 
 from lca.allocation import Estimator
-from lca.arrays import Vector
 from lca.divisions import PARAM_GROUPS, Selectors
 from lca.errors import LayoutError, LCAError, LCAWarning
+from lca.frameworks import ModelObjective
 from lca.layout import check_same_layout
 from lca.objective import Batch, Objective, leaves
 from lca.tracking._context import GRADIENT_FIELDS, LoopContext
@@ -74,7 +74,7 @@ class ModelTracker(TrackerBase, ABC, Generic[Context]):
         self._context = self._make_context(parameters)
         live = self._live_theta(parameters)
         if "halves" in self._session.required_fields:
-            self._context.gradient_on = self._gradient_on(live)
+            self._measure_halves(live)
         self._follow(live, self._context.supply)
         if self._session.records:
             self._session.learning_rates = self._learning_rates
@@ -166,10 +166,12 @@ class ModelTracker(TrackerBase, ABC, Generic[Context]):
         with self._session.guarded(self.steps):
             self._context.add_scores(index, outputs, labels)
 
-    def _gradient_on(self, live: LiveTheta) -> Callable[[Batch], Vector]:
-        """Takes the gradient of the first measured loss on a batch, at the parameters as they are."""
+    def _measure_halves(self, live: LiveTheta) -> None:
+        """Let the context measure parts of a batch by the first loss, at the parameters as they are."""
         first = next(leaves(self._session.objectives))
-        return lambda batch: first.loss_and_grad(live.borrow(), batch)[1]
+        self._context.gradient_on = lambda batch: first.loss_and_grad(live.borrow(), batch)[1]
+        if isinstance(first, ModelObjective):
+            self._context.weight_of = first.weight_of
 
     def _dropout(self) -> Iterable[str]:
         """The names of the layers of the model that drop units at random in training."""

@@ -1,13 +1,14 @@
-"""The cheap forms that ask nothing of a loop, in `fit` of Keras: chords are right, the others are refused."""
+"""The cheap forms that ask nothing of a loop, in `fit` of Keras: right, or refused with the reason."""
 
 import keras
 import numpy as np
 import pytest
+import tensorflow as tf
 
 import lca
 from lca.errors import LCAError
-from lca.estimators import CrossFit, LaggedCrossFit
-from lca_tensorflow import LCACallback
+from lca.estimators import CrossFit, LaggedCrossFit, NextBatch
+from lca_tensorflow import LCACallback, Objective, Tracker
 
 RNG = np.random.default_rng(0)
 X = RNG.normal(size=(600, 5)).astype("float32")
@@ -43,7 +44,57 @@ def test_chords_close_the_account_in_fit(exact):
         assert abs(found["per_tensor"][name] - total) < 0.1 * abs(exact["lca_total"]), name
 
 
-@pytest.mark.parametrize("estimator", [LaggedCrossFit(), CrossFit(own_pass=True)], ids=["lagged", "own pass"])
-def test_forms_of_the_training_gradient_are_refused_as_fit_does_not_show_it(estimator):
+@pytest.mark.parametrize("estimator", [NextBatch(), CrossFit(own_pass=True)], ids=["batch", "own pass"])
+def test_forms_on_the_training_batch_are_refused_as_fit_does_not_show_it(estimator):
     with pytest.raises(LCAError, match=r"requires Step\..*, which fit does not supply; use a Tracker"):
         fitted(estimator)
+
+
+def clipped_model(*, jit):
+    keras.utils.set_random_seed(3)
+    layers = keras.layers.Dense(8, "tanh", name="hidden"), keras.layers.Dense(3, name="outputs")
+    model = keras.Sequential([keras.Input((5,)), *layers], name="net")
+    loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
+    model.compile(keras.optimizers.AdamW(0.01, global_clipnorm=0.3), loss, jit_compile=jit)
+    return model
+
+
+def left_by_fit(model, *callbacks):
+    model.fit(X[:320], Y[:320], batch_size=32, shuffle=False, verbose=0, callbacks=list(callbacks))
+    return [v.numpy() for v in (*model.variables, *model.optimizer.variables)]
+
+
+@pytest.mark.parametrize("jit", [False, True], ids=["compiled", "XLA"])
+def test_the_gradients_of_fit_are_those_of_an_eager_loop_and_training_is_the_same(jit):
+    callback = LCACallback(X, Y, batch_size=600, estimator=LaggedCrossFit(), on_error="raise")
+    model, plain = clipped_model(jit=jit), clipped_model(jit=jit)
+    for ours, theirs in zip(left_by_fit(model, callback), left_by_fit(plain), strict=True):
+        np.testing.assert_array_equal(ours, theirs)
+    assert "apply" not in vars(model.optimizer)
+    found, wanted = callback.summary()["train"], in_a_loop(clipped_model(jit=False), LaggedCrossFit())
+    assert found["steps"] == wanted["steps"] == 9
+    for name, total in wanted["per_tensor"].items():  # compiled and eager, in float32
+        assert abs(found["per_tensor"][name] - total) <= 1e-3 * abs(wanted["lca_total"]), name
+
+
+def in_a_loop(model, estimator):
+    objective = Objective(model, None, (X, Y), batch_size=600)
+    with Tracker(model, model.optimizer, objective, estimator, on_error="raise") as tracker:
+        for at in range(0, 320, 32):
+            with tf.GradientTape() as tape:
+                outputs = model(X[at : at + 32], training=True)
+                loss = model.compute_loss(y=Y[at : at + 32], y_pred=outputs)
+            model.optimizer.apply(tape.gradient(loss, model.trainable_weights), model.trainable_weights)
+    return tracker.summary()["train"]
+
+
+def test_a_train_step_of_ones_own_hides_its_gradients():
+    class Net(keras.Sequential):
+        def train_step(self, data):
+            return super().train_step(data)
+
+    model = Net([keras.Input((5,)), keras.layers.Dense(3)])
+    model.compile("sgd", keras.losses.SparseCategoricalCrossentropy(from_logits=True))
+    callback = LCACallback(X, Y, batch_size=600, estimator=NextBatch(lca.RIGHT), on_error="raise")
+    with pytest.raises(LCAError, match="train_step of its own. Use a Tracker around"):
+        model.fit(X, Y, verbose=0, callbacks=[callback])

@@ -3,9 +3,9 @@
 import pytest
 import torch
 
-from lca import RIGHT
+from lca import RIGHT, tolerances
 from lca.errors import LCAError
-from lca.estimators import CrossFit, NextBatch, SameBatch
+from lca.estimators import CrossFit, LaggedCrossFit, NextBatch, SameBatch
 from lca.tracking import FunctionalTracker
 from lca_torch import Objective, Tracker
 from tests.laws.runs import BATCHES, Kept, Shown
@@ -150,3 +150,62 @@ def test_an_optimizer_without_known_updates_is_refused_beforehand():
         LCAError, match="Adagrad would make with another gradient, such as one without a micro-batch, cannot"
     ):
         framework.Tracker(model, optimizer, framework.objective_of(model), CrossFit(2))
+
+
+def padded(rows=24):
+    """Outputs of a linear model for three tokens a row, of which the labels of some end early."""
+    generator = torch.Generator().manual_seed(1)
+    x = torch.randn(rows, 3, 4, generator=generator, dtype=torch.float64)
+    y = torch.randint(5, (rows, 3), generator=generator)
+    ends = torch.arange(rows).remainder(3).reshape(-1, 1) + 1
+    return x, torch.where(torch.arange(3) < ends, y, -100)
+
+
+def token_mean(outputs, labels):
+    return torch.nn.functional.cross_entropy(outputs.transpose(1, 2), labels)
+
+
+def tokens(batch):
+    return float((batch[1] != -100).sum())
+
+
+def tracked_on_tokens(estimator):
+    """Six updates on batches of four rows; the gradients of the halves of each by plain autograd."""
+    (x, y), halves = padded(), []
+    model = torch.nn.Linear(4, 5).double()
+    optimizer = torch.optim.AdamW(model.parameters(), lr=0.05)
+    objective = Objective(model, token_mean, (x, y), batch_size=24, batch_weight=tokens)
+    with Tracker(model, optimizer, objective, estimator, on_error="raise", views=Kept) as tracker:
+        batches = [(x[at : at + 4], y[at : at + 4]) for at in range(0, 24, 4)]
+        for inputs, labels in tracker.batches(batches):
+            parts = []
+            for own in (slice(0, 2), slice(2, 4)):
+                loss = token_mean(model(inputs[own]), labels[own])
+                gradient = torch.autograd.grad(loss, list(model.parameters()))
+                parts.append((tokens((None, labels[own])), torch.cat([g.reshape(-1) for g in gradient])))
+            halves.append(parts)
+            optimizer.zero_grad()
+            token_mean(model(inputs), labels).backward()
+            optimizer.step()
+    return tracker, halves
+
+
+@pytest.mark.usefixtures("whole_micro_batches")
+def test_the_halves_of_a_batch_weigh_as_many_tokens_as_they_have():
+    tracker, expected = tracked_on_tokens(CrossFit(own_pass=True))
+    rows = tracker.views["train"].rows
+    assert len(rows) == 5
+    for row, halves in zip(rows, expected[:-1], strict=True):
+        total = sum(weight for weight, _ in halves)
+        assert halves[0][0] != halves[1][0]
+        for ours, (weight, gradient) in zip(row.source.halves, halves, strict=True):
+            assert ours.weight == weight / total
+            limit = tolerances.gradient(float(gradient.norm()), tolerances.EPS64)
+            assert float((ours.gradient - gradient).abs().max()) <= limit
+
+
+def test_lagged_gradients_under_a_loss_that_is_weighed_by_tokens():
+    """No examples can be drawn, so the first three steps are measured on all data."""
+    tracker, _ = tracked_on_tokens(LaggedCrossFit())
+    costs = [row.cost.full_gradients for row in tracker.views["train"].rows]
+    assert costs == [3, 2, 2, 0, 0]

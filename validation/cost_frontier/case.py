@@ -2,15 +2,34 @@
 
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
-from typing import Any, TypeAlias
+from time import perf_counter, process_time
+from typing import Any, NamedTuple, TypeAlias
 
 from lca.allocation import StepAllocation
 from lca.step import Step
 
 Allocate: TypeAlias = Callable[[Step], StepAllocation]
 
+MAIN = ("momentum", "adam")
 RATES = {"momentum": 0.05, "adam": 0.002, "adam_large": 0.02}
 """Learning rates; ``_large``: of steps so large that first order fails, and the trapezoid too."""
+
+
+class Seconds(NamedTuple):
+    """What a training run took: by the clock, and in CPU time of all threads of this process."""
+
+    clock: float
+    cpu: float
+
+    @classmethod
+    def now(cls) -> "Seconds":
+        """Both clocks as they are."""
+        return cls(perf_counter(), process_time())
+
+    def until_now(self) -> "Seconds":
+        """What has passed since."""
+        now = Seconds.now()
+        return Seconds(now.clock - self.clock, now.cpu - self.cpu)
 
 
 @dataclass(frozen=True)
@@ -35,6 +54,11 @@ class SuppliedFields:
         return "scores" in self.required_fields
 
     @property
+    def halves(self) -> bool:
+        """Whether batches are not split, as the tracker takes the gradient of half of each by itself."""
+        return "halves" in self.required_fields
+
+    @property
     def slopes(self) -> bool:
         return "update_slope" in self.required_fields
 
@@ -53,7 +77,7 @@ class Case:
     """A network and its data.
 
     ``objective()`` makes the measured loss, and ``follow(objective, options, allocate, supplied)`` trains,
-    shows each step to ``allocate`` (``None``: plain training) and returns the seconds that took.
+    shows each step to ``allocate`` (``None``: plain training) and returns the time that took.
     """
 
     name: str
@@ -61,14 +85,21 @@ class Case:
     batch_size: int
     targets: bool  # whether the targets of accuracy are meant for it
     objective: Callable[[], Any]
-    follow: Callable[[Any, Options, Allocate | None, SuppliedFields], float]
+    follow: Callable[[Any, Options, Allocate | None, SuppliedFields], Seconds]
     rates: Mapping[str, float] = field(default_factory=RATES.copy)
     refined: bool = False  # also with Simpson's rule where steps are large
     cross_fit_time: float = 1.15  # target of wall time over plain training: 1.15 where products take the time
     rows: tuple[str, ...] = ()  # only these estimators, on shuffled batches; default: all, and more
+    optimizers: tuple[str, ...] = MAIN
+    independent: bool = True  # also with batches drawn with replacement, unless ``rows`` are given
+    large: bool = True  # also with large steps, unless ``rows`` are given
+    steps: int = 400
+    titles: Mapping[str, str] = field(default_factory=dict)  # of optimizers
 
     def title(self, optimizer: str) -> str:
         """How tables call it."""
+        if optimizer in self.titles:
+            return self.titles[optimizer]
         name, large = f"{self.rates[optimizer]:g}".removeprefix("0"), optimizer.endswith("_large")
         title = f"SGD {name}, momentum .9" if optimizer == "momentum" else f"Adam {name}"
         return f"{title} (large steps)" if large else title

@@ -1,10 +1,10 @@
 """The cases by name: a training run on the digits in NumPy, and those that need torch."""
 
-import time
 from collections.abc import Callable
+from importlib import import_module
 
 from lca.reference import SGD, Adam, DatasetLoss, Optimizer, load_digits, minibatches, mlp, train, with_next
-from validation.cost_frontier.case import RATES, Allocate, Case, Options, SuppliedFields
+from validation.cost_frontier.case import RATES, Allocate, Case, Options, Seconds, SuppliedFields
 
 
 def digits(batch_size: int = 50) -> Case:
@@ -14,13 +14,13 @@ def digits(batch_size: int = 50) -> Case:
 
     def follow(
         objective: DatasetLoss, options: Options, allocate: Allocate | None, supplied: SuppliedFields
-    ) -> float:
+    ) -> Seconds:
         batches = minibatches(
             x, y, batch_size, options.steps + 1, options.seed, independent=options.independent
         )
         theta, rate = network.init(options.seed), RATES[options.optimizer]
         optimizer: Optimizer = SGD(rate, 0.9) if options.optimizer == "momentum" else Adam(rate)
-        began = time.perf_counter()
+        began = Seconds.now()
         for step in with_next(
             train(
                 objective,
@@ -34,7 +34,7 @@ def digits(batch_size: int = 50) -> Case:
         ):
             if allocate:
                 allocate(step)
-        return time.perf_counter() - began
+        return began.until_now()
 
     return Case(
         "digits 64-32-10",
@@ -47,13 +47,11 @@ def digits(batch_size: int = 50) -> Case:
     )
 
 
-def _torch(name: str) -> Callable[[], Case]:
+def _torch(name: str, module: str = "torch_case") -> Callable[[], Case]:
     """A case that needs torch, imported when it is asked for."""
 
     def make() -> Case:
-        from validation.cost_frontier import torch_case  # noqa: PLC0415
-
-        case: Case = getattr(torch_case, name)()
+        case: Case = getattr(import_module(f"validation.cost_frontier.{module}"), name)()
         return case
 
     return make
@@ -64,4 +62,5 @@ CASES: dict[str, Callable[[], Case]] = {
     "mnist_fc": _torch("mnist_fc"),
     "mnist_fc_1000": _torch("mnist_fc_1000"),
     "mnist_lenet": _torch("mnist_lenet"),
+    "transformer": _torch("transformer", "transformer_case"),
 }

@@ -9,6 +9,8 @@ import numpy as np
 import lca
 from lca.allocation import Cost, Estimator
 from lca.arrays import array_ops
+from lca.errors import LCAError
+from lca.estimators import required_fields_of
 from lca.layout import Groups
 from lca.views import ErrorBars
 from validation.cost_frontier.case import Case, Options, SuppliedFields
@@ -58,12 +60,29 @@ def _helping(values: Array) -> float:
 
 
 def run(case: Case, options: Options, estimators: Mapping[str, Estimator]) -> dict[str, dict[str, Any]]:
-    """Figures of every estimator on one training run."""
+    """Figures of every estimator on the same training; ``refused`` with the reason instead."""
+    by_halves = {name: e for name, e in estimators.items() if "halves" in required_fields_of(e)}
+    split = {name: e for name, e in estimators.items() if name not in by_halves}
+    found = _watched(case, options, split) if split else {}
+    if by_halves:  # a loop that does not split its batches, so another training run
+        try:
+            found |= _watched(case, options, by_halves)
+        except LCAError as error:
+            found |= {name: {"refused": str(error)} for name in by_halves}
+    return {name: found[name] for name in estimators}
+
+
+def _watched(case: Case, options: Options, estimators: Mapping[str, Estimator]) -> dict[str, dict[str, Any]]:
+    """Figures of estimators that can watch the same loop, or why they refuse the measured loss."""
     objective = case.objective()
     groups, size = objective.layout.groups("layer"), objective.layout.size
-    every = {"truth": TRUTH, **estimators}
-    allocators = {name: estimator.start(objective) for name, estimator in every.items()}
-    seen = {name: Seen(groups, size) for name in every}
+    allocators, refused = {"truth": TRUTH.start(objective)}, {}
+    for name, estimator in estimators.items():
+        try:
+            allocators[name] = estimator.start(objective)
+        except LCAError as error:
+            refused[name] = {"refused": str(error)}
+    seen = {name: Seen(groups, size) for name in allocators}
 
     def allocate(step: lca.Step) -> lca.StepAllocation:
         found = {name: allocate(step) for name, allocate in allocators.items()}
@@ -71,9 +90,10 @@ def run(case: Case, options: Options, estimators: Mapping[str, Estimator]) -> di
             seen[name].update(allocation)
         return found["truth"]
 
-    case.follow(objective, options, allocate, SuppliedFields.required_by(estimators.values()))
+    shown = [estimator for name, estimator in estimators.items() if name in allocators]
+    case.follow(objective, options, allocate, SuppliedFields.required_by(shown))
     truth = seen.pop("truth")
-    return {name: figures(case, found, truth) for name, found in seen.items()}
+    return refused | {name: figures(case, found, truth) for name, found in seen.items()}
 
 
 def figures(case: Case, found: Seen, truth: Seen) -> dict[str, Any]:

@@ -2,6 +2,7 @@
 
 from lca import LEFT, RIGHT, SIMPSON, TRAPEZOID
 from lca.estimators import (
+    AdaptiveSampleSize,
     ControlVariate,
     CrossFit,
     LaggedCrossFit,
@@ -12,7 +13,6 @@ from lca.estimators import (
 )
 from validation.cost_frontier.case import Case
 
-MAIN = ("momentum", "adam")
 LARGE = 60
 """Steps with a large learning rate: the first ones, which go far."""
 DEALT, STRATIFIED = "cross-fit, epoch", "stratified, 1 batch, one sample"
@@ -69,6 +69,9 @@ def estimators(case: Case, *, independent: bool) -> dict[str, StochasticEstimato
         "cross-fit, left": CrossFit(2, LEFT),
         "cross-fit": CrossFit(independent=independent),
         **({} if independent else {DEALT: CrossFit(epoch=epoch)}),
+        "cross-fit, own pass": CrossFit(
+            independent=independent, epoch=None if independent else epoch, own_pass=True
+        ),
         "lagged": LaggedCrossFit(epoch=None if independent else epoch),
         "probe, 1 batch": probe(1, "uniform"),
         "probe, 4 batches": probe(4, "uniform"),
@@ -81,6 +84,10 @@ def estimators(case: Case, *, independent: bool) -> dict[str, StochasticEstimato
         "stratified, 3 batches": probe(3, "stratified"),
         "stratified, 3 batches, one sample": probe(3, "stratified", 1),
         "anchored, 1 batch": ControlVariate(probe(1, "stratified"), every=epoch),
+        "sized, 1 batch": AdaptiveSampleSize(probe(1, "stratified"), examples=b),
+        "sized, error 2 %": AdaptiveSampleSize(
+            probe(0.5, "stratified"), relative_error=0.02, groups=case.objective().layout.groups("layer")
+        ),
         "stratified, 1 batch, refined": probe(1, "stratified", 2, REFINE),
         "stratified, 1 batch, one sample, refined": probe(1, "stratified", 1, REFINE),
         "stratified, 3 batches, one sample, refined": probe(3, "stratified", 1, REFINE),
@@ -114,7 +121,8 @@ def blocks_of(case: Case) -> dict[tuple[str, str], dict[str, StochasticEstimator
     """The rows of each block of the table: ``{(optimizer, how batches are drawn): estimators}``."""
     found = {
         (optimizer, kind): estimators(case, independent=kind == "independent")
-        for optimizer in MAIN
-        for kind in (("shuffled",) if case.rows else ("shuffled", "independent"))
+        for kind in (("shuffled", "independent") if case.independent and not case.rows else ("shuffled",))
+        for optimizer in case.optimizers
     }
-    return found if case.rows else {**found, ("adam_large", "shuffled"): large_steps(case)}
+    large = case.large and not case.rows
+    return {**found, ("adam_large", "shuffled"): large_steps(case)} if large else found

@@ -22,7 +22,8 @@ MEAN = (
 )
 COLUMNS = {
     "passes": ("passes beyond training", "{:.2f}"),
-    "wall_time": ("wall time, x plain", "{:.2f}"),
+    "wall_time": ("time, x plain", "{:.2f}"),
+    "over_passes": ("over its passes", "{:.2f}"),
     "total_error_percent": ("total off, %", "{:+.1f}"),
     "layer_error_percent": ("worst layer off, % of total", "{:.1f}"),
     "correlation": ("correlation (step, layer)", "{:.4f}"),
@@ -35,6 +36,8 @@ COLUMNS = {
 
 def summary(runs: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     """The mean over seeds of every figure, the total's error by seed, and the coverage of all intervals."""
+    if "refused" in runs[0]:
+        return dict(runs[0])
     found: dict[str, Any] = {
         key: float(np.mean([run[key] for run in runs])) for key in MEAN if key in runs[0]
     }
@@ -69,9 +72,11 @@ def table(case: Case, blocks: Mapping[tuple[str, str], Any], seeds: int, steps: 
         "",
     ]
     for (optimizer, kind), rows in blocks.items():
-        timed = any("wall_time" in row for row in rows.values())
-        columns = {key: c for key, c in COLUMNS.items() if key != "wall_time" or timed}
-        first = next(iter(rows.values()))
+        refused = {name: row["refused"] for name, row in rows.items() if "refused" in row}
+        shown = {name: row for name, row in rows.items() if name not in refused}
+        known = set().union(*(row.keys() for row in shown.values()))
+        columns = {key: column for key, column in COLUMNS.items() if key in known}
+        first = next(iter(shown.values()))
         adds_up = (
             f" Its sum is {first['truth_error_percent']:+.2f} % off the loss change."
             if "truth_error_percent" in first
@@ -85,9 +90,18 @@ def table(case: Case, blocks: Mapping[tuple[str, str], Any], seeds: int, steps: 
             f"| estimator | {' | '.join(heading for heading, _ in columns.values())} | coverage, % |",
             "|---" * (len(columns) + 2) + "|",
         ]
-        lines += [f"| {name} | {' | '.join(_cells(row, columns))} |" for name, row in rows.items()]
-        lines.append("")
+        lines += [f"| {name} | {' | '.join(_cells(row, columns))} |" for name, row in shown.items()]
+        lines += ["", *_refusals(refused)]
     return "\n".join(lines)
+
+
+def _refusals(reasons: Mapping[str, str]) -> list[str]:
+    """A line for each reason, with the rows that it concerns."""
+    found = []
+    for reason in dict.fromkeys(reasons.values()):
+        names = ", ".join(name for name, given in reasons.items() if given == reason)
+        found += [f"Refused: {names}: *{reason}*", ""]
+    return found
 
 
 def _cells(row: Mapping[str, Any], columns: Mapping[str, tuple[str, str]]) -> list[str]:
@@ -103,8 +117,11 @@ def plot(path: Path, blocks: Mapping[str, Any]) -> None:
     mpl.use("Agg")
     import matplotlib.pyplot as plt  # noqa: PLC0415
 
-    figure, axes = plt.subplots(1, len(blocks), figsize=(13, 6), sharey=True, layout="constrained")
-    for axis, (title, rows) in zip(axes, blocks.items(), strict=True):
+    figure, [axes] = plt.subplots(
+        1, len(blocks), figsize=(6.5 * len(blocks), 6), sharey=True, layout="constrained", squeeze=False
+    )
+    for axis, (title, every) in zip(axes, blocks.items(), strict=True):
+        rows = {name: row for name, row in every.items() if "refused" not in row}
         places = _apart(
             {name: (row["passes"], np.log10(1 - row["correlation"])) for name, row in rows.items()}
         )

@@ -1,6 +1,5 @@
 """MNIST in a training loop of torch, watched by `lca_torch.Tracker` as a user's is."""
 
-import time
 from collections.abc import Mapping
 from contextlib import nullcontext
 from dataclasses import dataclass
@@ -15,7 +14,7 @@ from lca.allocation import Allocator, Cost, StepAllocation
 from lca.objective import Objective as AnyObjective
 from lca.reference import load_split, minibatches
 from lca_torch import Objective, Tracker
-from validation.cost_frontier.case import Allocate, Case, Options, SuppliedFields
+from validation.cost_frontier.case import Allocate, Case, Options, Seconds, SuppliedFields
 from validation.cost_frontier.rows import FEW, LEAST
 from validation.evidence import mnist_path
 
@@ -25,7 +24,7 @@ LENET_RATES = {"momentum": 0.01, "adam": 0.0005}
 
 
 @dataclass(frozen=True)
-class _Shown:
+class Shown:
     """An estimator that shows every step, with its required fields, to a function that allocates it."""
 
     allocate: Allocate
@@ -43,7 +42,7 @@ class _Shown:
         return self
 
 
-class _Unseen:
+class Unseen:
     """A view of nothing: what is allocated is looked at by the function itself."""
 
     def __init__(self, layout: object) -> None:
@@ -63,10 +62,10 @@ def mnist(
 
     def follow(
         objective: Objective, options: Options, allocate: Allocate | None, supplied: SuppliedFields
-    ) -> float:
+    ) -> Seconds:
         he_normal(model, options.seed)
         optimizer = make_optimizer(model, options.optimizer, case.rates[options.optimizer])
-        shown = _Shown(allocate, supplied.required_fields) if allocate else None
+        shown = Shown(allocate, supplied.required_fields) if allocate else None
         batches = minibatches(
             np.zeros((examples, 1)),
             y.numpy(),
@@ -75,9 +74,9 @@ def mnist(
             options.seed,
             independent=options.independent,
         )
-        began = time.perf_counter()
+        began = Seconds.now()
         with (
-            Tracker(model, optimizer, objective, shown, views=_Unseen, on_error="raise")
+            Tracker(model, optimizer, objective, shown, views=Unseen, on_error="raise")
             if shown
             else nullcontext()
         ) as tracker:
@@ -90,7 +89,7 @@ def mnist(
                 else:
                     _watched_gradient(tracker, model, index, batch, supplied)
                 optimizer.step()
-        return time.perf_counter() - began
+        return began.until_now()
 
     def objective() -> Objective:
         return Objective(model, cross_entropy, (x, y), batch_size=measured)
@@ -115,6 +114,9 @@ def _watched_gradient(
 ) -> None:
     """The same gradient, with what the estimators need told to the tracker."""
     tracker.begin_batch(batch)
+    if supplied.halves:
+        _gradient(model, batch)
+        return
     at = 0
     for (x, y), share in tracker.micro_batches(batch, supplied.micro_batches):
         outputs = model(x)

@@ -38,13 +38,41 @@ def _looped(loop: Any, kind: str, clip: float | None, estimator: Any) -> Any:
     return tracker
 
 
+def scoring_loops() -> Iterator[tuple[str, Train]]:
+    """Loops that pass the scores of their examples; the measured data are those of training."""
+    for kind, clip in (("sgd", None), ("adamw", 0.3)):
+        yield f"scores in torch, {kind}, clipping {clip or 'off'}", partial(_scoring, kind, clip)
+    yield "scores in Lightning, adamw, clipping 0.3", partial(_lightning, 0.3, scores=True)
+
+
+def _scoring(kind: str, clip: float | None, estimator: Any) -> Any:
+    (x, y), _ = data()
+    model = network()
+    optimizer = optimizer_of(model, kind)
+    loader = DataLoader(TensorDataset(x, y, torch.arange(len(x))), batch_size=BATCH)
+    objective = Objective(model, cross_entropy, (x, y), batch_size=2000)
+    with Tracker(model, optimizer, objective, estimator, on_error="raise") as tracker:
+        numbers = iter(loader)
+        for x, y, index in numbers:
+            for inputs, labels, number in ((x, y, index), next(numbers)):
+                tracker.begin_batch((inputs, labels))
+                outputs = model(inputs)
+                tracker.scores(number, outputs, labels)
+                (cross_entropy(outputs, labels) / M).backward()
+            if clip:
+                torch.nn.utils.clip_grad_norm_(model.parameters(), clip)
+            optimizer.step()
+            optimizer.zero_grad()
+    return tracker
+
+
 def lightning_fits() -> Iterator[tuple[str, Train]]:
     """Fits of Lightning with accumulated batches."""
     for clip in CLIPS:
         yield f"Lightning, adamw, clipping {clip or 'off'}", partial(_lightning, clip)
 
 
-def _lightning(clip: float | None, estimator: Any) -> Any:
+def _lightning(clip: float | None, estimator: Any, *, scores: bool = False) -> Any:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         import lightning.pytorch as pl  # noqa: PLC0415
@@ -52,6 +80,8 @@ def _lightning(clip: float | None, estimator: Any) -> Any:
         from lca_torch.lightning import LightningCallback  # noqa: PLC0415
 
     train, measured = data()
+    if scores:
+        measured, train = train, (*train, torch.arange(len(train[0])))
 
     class Module(pl.LightningModule):
         def __init__(self) -> None:
@@ -59,7 +89,11 @@ def _lightning(clip: float | None, estimator: Any) -> Any:
             self.net = network()
 
         def training_step(self, batch: Any, index: int) -> Any:
-            return cross_entropy(self.net(batch[0]), batch[1])
+            x, y, *numbers = batch
+            outputs = self.net(x)
+            if scores:
+                callback.tracker.scores(*numbers, outputs, y)
+            return cross_entropy(outputs, y)
 
         def configure_optimizers(self) -> Any:
             return optimizer_of(self.net, "adamw")
@@ -171,6 +205,7 @@ def _keras(clip: float | None, estimator: Any) -> Any:
 
 ALL = {
     "torch": plain_loops,
+    "scores": scoring_loops,
     "lightning": lightning_fits,
     "huggingface": trainer_runs,
     "keras": keras_fits,

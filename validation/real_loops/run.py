@@ -19,6 +19,7 @@ FOLDER = Path(__file__).parent
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--only", default="", help="loops whose name matches this regular expression")
+    parser.add_argument("--estimators", nargs="+", default=[*ESTIMATORS], choices=ESTIMATORS)
     parser.add_argument("-o", "--output", type=Path, help="where the table is written")
     options = parser.parse_args()
     began, found = time.perf_counter(), []
@@ -26,7 +27,7 @@ def main() -> None:
         for loop, train in loops():
             if re.search(options.only, loop):
                 exact = train(EXACT)
-                rows = [outcome(loop, train, name, exact) for name in ESTIMATORS]
+                rows = [outcome(loop, train, name, exact) for name in options.estimators]
                 print(loop, *(f"{row.estimator}: {_cell(row)}" for row in rows), sep="; ", flush=True)
                 found += rows
     kinds = Counter(row.kind for row in found)
@@ -40,7 +41,8 @@ def main() -> None:
 
 def table(rows: list[Outcome]) -> str:
     """A line a loop, a column an estimator."""
-    lines = ["| loop | " + " | ".join(ESTIMATORS) + " |", "|---|" + "---:|" * len(ESTIMATORS)]
+    names = dict.fromkeys(row.estimator for row in rows)
+    lines = ["| loop | " + " | ".join(names) + " |", "|---|" + "---:|" * len(names)]
     for loop in dict.fromkeys(row.loop for row in rows):
         cells = [_cell(row) for row in rows if row.loop == loop]
         lines.append(f"| {loop} | " + " | ".join(cells) + " |")
