@@ -267,6 +267,9 @@ class Leaves:
 
     def add_gradient(self, loss: Tensor, weight: float = 1.0) -> None:
         """Add ``weight · ∂loss/∂θ``; no other ``.grad`` is touched; frees the graph."""
+        if not self._wanted:
+            self._begin_sum()  # of zeros
+            return
         if not self._at_once:
             self._begin_sum()
             torch.autograd.backward(loss * weight, inputs=self._wanted)
