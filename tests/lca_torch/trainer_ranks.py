@@ -20,7 +20,7 @@ from tests.lca_torch.torchrun import begin, end, world
 
 with warnings.catch_warnings():
     warnings.simplefilter("ignore")  # of transformers and its dependencies about each other, at import
-    from accelerate import Accelerator, FullyShardedDataParallelPlugin
+    from accelerate import Accelerator, DistributedType, FullyShardedDataParallelPlugin
     from transformers import Trainer, TrainingArguments
 
     from lca_torch.huggingface import TrainerCallback
@@ -67,7 +67,9 @@ def trainer():
 
 def accelerated(plugin=None):
     """A loop of accelerate; with a plugin the model is sharded."""
-    accelerator = Accelerator(cpu=True, fsdp_plugin=plugin)
+    accelerator = Accelerator(cpu=True)
+    if plugin is not None:  # on CPUs accelerate ignores `fsdp_plugin`, but shards if its state says so
+        accelerator.state.distributed_type, accelerator.state.fsdp_plugin = DistributedType.FSDP, plugin
     torch.manual_seed(0)
     net = mlp().double()
     loader = DataLoader(TensorDataset(DATA[0][:12], Y[:12]), batch_size=12 // world()[0])
