@@ -27,5 +27,5 @@ def test_groups_add_up_and_are_recorded(tmp_path):
 
 
 def test_heads_of_a_network_without_attention_are_refused():
-    with pytest.raises(LCAError, match="heads=2 needs attention projections"):
+    with pytest.raises(LCAError, match="heads=2 divides attention layers, and no projection is known"):
         JaxRun(heads=2)

@@ -62,11 +62,14 @@ def test_the_page_loads_without_errors_or_requests_and_fits_the_window(browser, 
     assert browser.run("return document.documentElement.scrollWidth") <= width
     charts = browser.run(
         """
-        return [...document.querySelectorAll(".chart")].map((e) => [e.childElementCount, e.clientHeight]);
+        const charts = [...document.querySelectorAll(".chart")];
+        return charts.map((e) => [e.id, e.childElementCount, e.clientHeight]);
     """
     )
-    assert len(charts) == 8
-    assert all(children and height > 100 for children, height in charts)
+    curves = ["layers-1", "layers-2"]  # of train and heldout; classes have none
+    ids = ["loss-0", "loss-1", "layers-0", *curves, "map", "detail", "noise-0", "noise-1"]
+    assert [name for name, _, _ in charts] == ids
+    assert all(children and height > 100 for _, children, height in charts)
 
 
 @pytest.fixture(scope="module")
