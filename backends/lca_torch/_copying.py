@@ -30,16 +30,16 @@ from lca.errors import LCAError
 from lca.frameworks._attributes import Attributes, slots_of
 from lca_torch._copies import KEYED_BY_TENSORS, Cells, Pair, Uncopied, Unwrapped
 from lca_torch._distribution import is_mesh, unsharded_class, without_distribution
-from lca_torch._identities import (
+from lca_torch._kept_results import standing_in, users_keeper_in
+from lca_torch._libraries import in_library
+from lca_torch._originals import (
     WEAK_CONTAINERS,
-    Identity,
+    Originals,
     has_tensors,
     is_weak,
     referent,
     replace_keys,
 )
-from lca_torch._kept_results import standing_in, users_keeper_in
-from lca_torch._libraries import in_library
 from lca_torch._shared_state import is_users
 from lca_torch._shared_variables import DEFAULTS, Follower, SharedVariables
 
@@ -57,18 +57,18 @@ class Copier:
     objects: list[tuple[str, Any]] = field(default_factory=list)
     """Objects copied attribute by attribute, with their paths; their classes may change."""
     _memo: dict[int, Any] = field(default_factory=dict)
-    _originals: list[Any] = field(default_factory=list)  # alive as long as their ids are in use
+    _alive: list[Any] = field(default_factory=list)  # alive as long as their ids are in use
 
     def __post_init__(self) -> None:
-        self.identity = Identity()
-        self._variables = Follower(self.copy, self.identity)
+        self.originals = Originals()
+        self._variables = Follower(self.copy, self.originals)
         self._keyed: list[tuple[Any, Any]] = []
 
     def finish(self) -> list[SharedVariables]:
         """The variables of classes, modules and functions that the copies read where the user has them."""
         found, pairs = self._variables.finish()
         self.pairs += pairs
-        self.identity.learn((original, self._memo[id(original)]) for original in self._originals)
+        self.originals.learn((original, self._memo[id(original)]) for original in self._alive)
         for original, made in self._keyed:
             replace_keys(original, made, self._memo)
         return found
@@ -113,7 +113,7 @@ class Copier:
 
     def _remember(self, original: Any, copy: Any) -> Any:
         self._memo[id(original)] = copy
-        self._originals.append(original)
+        self._alive.append(original)
         return copy
 
     def _shell(self, module: nn.Module) -> nn.Module:
@@ -185,7 +185,7 @@ class Copier:
         if not isinstance(value, WEAK_CONTAINERS):
             target = referent(value)
             copied = self.copy(target, path)
-            self.identity.keep(copied)
+            self.originals.keep(copied)
             made = type(value)(copied) if isinstance(value, ReferenceType) else proxy(copied)
             return self._remember(value, made)
         if has_tensors(value):
@@ -228,7 +228,7 @@ class Copier:
         named = self._variables.mention(function)
         names = named & function.__globals__.keys()
         inner = dict(function.__globals__)
-        inner.update(self.identity.builtins_in(function))
+        inner.update(self.originals.builtins_in(function))
         cells = tuple(CellType() for _ in outer.cells)
         made = FunctionType(function.__code__, inner, function.__name__, None, cells or None)
         self._remember(function, made)
@@ -256,7 +256,7 @@ class Copier:
     def _other(self, value: Any, path: str) -> Any:
         """A copy made by the object's own rules; the tensors and modules in it are found by making one."""
         if users_keeper_in(value) is not None:
-            return self._remember(value, standing_in(value, self.identity.original, self.identity.copy))
+            return self._remember(value, standing_in(value, self.originals.original, self.originals.copy))
         if isinstance(value, property):
             return value
         if isinstance(value, frozenset):

@@ -184,7 +184,7 @@ def _attributes(
             copier.pairs.append(Pair(name, parameter.__dict__, found[name], frozenset(found[name])))
         if name in parameters:
             found[name]["_is_param"] = True
-        copier.identity.mark(found[name], parameter)
+        copier.originals.mark(found[name], parameter)
     return found
 
 

@@ -14,9 +14,9 @@ from typing import Any
 from lca.frameworks._attributes import Attributes
 from lca.frameworks._code import names_in
 from lca_torch._copies import Cells, Pair, Uncopied
-from lca_torch._identities import Identity
 from lca_torch._kept_results import users_keeper_in
 from lca_torch._libraries import in_library
+from lca_torch._originals import Originals
 from lca_torch._shared_state import functions_of, is_users
 
 DEFAULTS = ("__defaults__", "__kwdefaults__")
@@ -97,12 +97,12 @@ class Follower:
     ----------
     copy
         Makes a private copy of a value, which the user knows under a path.
-    identity
+    originals
         Takes the places of `id` and `hash` in the code that calls them.
     """
 
-    def __init__(self, copy: Callable[[Any, str], Any], identity: Identity) -> None:
-        self._copy, self._identity = copy, identity
+    def __init__(self, copy: Callable[[Any, str], Any], originals: Originals) -> None:
+        self._copy, self._originals = copy, originals
         self._owners: dict[int, SharedVariables] = {}
         self._names: dict[int, str] = {}
         self._seen: dict[Any, Any] = {}
@@ -158,7 +158,7 @@ class Follower:
             self._add_all(self._owner(function, around, around.__setitem__), frozenset(around), names)
         variables = self._owner(known, known, known.__setitem__)
         self._add_all(variables, names & known.keys(), names)
-        variables.private.update(self._identity.builtins_in(function))
+        variables.private.update(self._originals.builtins_in(function))
         if function.__dict__:
             own = function.__dict__
             self._add_all(

@@ -327,7 +327,7 @@ def asked_tensors_are_differentiated(subject: ObjectiveSubject, draw: Draw) -> N
 
 
 def _require_own_zeros(subject: ObjectiveSubject, other: Objective, names: list[str], numbers: Array) -> None:
-    """Entries that are 0 as nobody asked for them belong to the caller as well, also if all of them are."""
+    """The zeros of tensors that were not asked for are new in every gradient: the caller owns them too."""
     with suppress(*REFUSALS):
         for asked in (names, []):
             selected = differentiating(other, asked)

@@ -194,7 +194,7 @@ class LoopContext(ABC):
     ) -> tuple[MicroBatch, ...]:
         """Both halves of the batch, whose mean gradient this is.
 
-        There are none of a batch of one example, or if one of them does not count in the loss.
+        Empty for a batch of one example, and where a half has no weight in the loss.
         """
         [batch], take = self._batches, self.gradient_on
         total = self._count_examples(batch)

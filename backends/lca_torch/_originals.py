@@ -18,7 +18,7 @@ WEAK_CONTAINERS = (WeakKeyDictionary, WeakValueDictionary, WeakSet)
 _ORIGINAL = "_the_original"
 
 
-class Identity:
+class Originals:
     """Knows the originals of private copies, and answers for these where code asks by identity."""
 
     def __init__(self) -> None:
