@@ -119,6 +119,11 @@ def is_setting(value: Any) -> bool:
     return isinstance(value, (*_SIMPLE, *_BY_IDENTITY)) or callable(value) or is_part(value)
 
 
+def is_iterator(value: Any) -> bool:
+    """Whether a value is a generator or another iterator of Python, which evaluating a loss would use up."""
+    return isinstance(value, Iterator) and type(value).__module__ in ("builtins", "itertools")
+
+
 def is_users(kind: Any) -> bool:
     """Whether a class or function is the user's own, not part of a library that is known here."""
     return str(getattr(kind, "__module__", None) or "").partition(".")[0] not in _LIBRARIES
@@ -204,7 +209,7 @@ def _is_users_module(module: ModuleType) -> bool:
 def _is_followed(value: Any) -> bool:
     if isinstance(value, (FunctionType, type)):
         return is_users(value)
-    return is_part(value) or (is_setting(value) and not callable(value))
+    return is_part(value) or is_iterator(value) or (is_setting(value) and not callable(value))
 
 
 def _inside(name: str, part: Any) -> Iterator[tuple[str, Any]]:

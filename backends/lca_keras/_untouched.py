@@ -20,6 +20,7 @@ from lca_keras._reach import (
     class_variables,
     globals_of,
     held_by,
+    is_iterator,
     is_users,
     keepers_of,
     namespaces,
@@ -122,17 +123,16 @@ def _restorers(part: Any) -> Iterator[Callable[[], None]]:
 
 def _withhold_iterators(part: Any) -> None:
     """Put `Withheld` in place of iterators; the restorers of the part put them back."""
-    cells = part.__closure__ or () if isinstance(part, FunctionType) and is_users(part) else ()
-    for cell in cells:
-        if _is_iterator(cell_content(cell)):
-            cell.cell_contents = Withheld(cell.cell_contents)
-    for mapping in namespaces(part):
-        for key in [key for key, value in mapping.items() if _is_iterator(value)]:
-            mapping[key] = Withheld(mapping[key])
-
-
-def _is_iterator(value: Any) -> bool:
-    return isinstance(value, Iterator) and type(value).__module__ in ("builtins", "itertools")
+    places: list[tuple[MutableMapping[Any, Any], Iterable[Any]]] = [(m, list(m)) for m in namespaces(part)]
+    if isinstance(part, FunctionType) and is_users(part):
+        places += globals_of(part)
+        for cell in part.__closure__ or ():
+            if is_iterator(cell_content(cell)):
+                cell.cell_contents = Withheld(cell.cell_contents)
+    for mapping, keys in places:
+        for key in keys:
+            if is_iterator(mapping[key]):
+                mapping[key] = Withheld(mapping[key])
 
 
 def _list_restorer(part: list[Any]) -> Callable[[], None]:

@@ -287,12 +287,19 @@ def test_what_a_loss_writes_outside_of_the_model_is_as_before(run_eagerly):
     assert (CALLS, around, slots.calls, list(queue), seen, array.tolist()) == (0, 0, 0, [0], {0}, [0.0, 0.0])
 
 
+NUMBERS = itertools.count(1)
+
+
 def test_an_iterator_that_a_loss_reads_is_refused_and_left_where_it_is():
     numbers = itertools.count(1)
     loss = lambda y, out: cross_entropy()(y, out) * next(numbers)  # noqa: E731
     with pytest.raises(LCAError, match="from an iterator"):
         Objective(stack((6,), DENSE(3)), loss, (X, Y))
     assert next(numbers) == 1
+    of_module = lambda y, out: cross_entropy()(y, out) * next(NUMBERS)  # noqa: E731
+    with pytest.raises(LCAError, match="from an iterator"):
+        Objective(stack((6,), DENSE(3)), of_module, (X, Y))
+    assert next(NUMBERS) == 1
 
 
 def test_what_the_factory_of_a_dictionary_writes_is_as_before():
