@@ -109,14 +109,14 @@ class KerasLoss(SharedLoss):
         self._eagerly, self._jit = run_eagerly, jit_compile
         self._example: PyTree | None = None  # a batch, to trace with
         self._former: Program | None = None
+        self._zeros: Sums | None = None
         self._forward: ForwardMode | None = None
         self._program = self._made(since=0)
 
     @property
     def traces(self) -> int:
         """How often a loss or a gradient was traced so far, for all structures and sizes of batches."""
-        functions = self._program.functions.values()
-        return sum(compiled.traced.function.experimental_get_tracing_count() for compiled in functions)
+        return len(self._program.functions)
 
     def begin(self, batch: PyTree) -> None:
         """Learn from a batch how the model calls its normalisation layers."""
@@ -177,10 +177,9 @@ class KerasLoss(SharedLoss):
             )
         program, state = self._program_of(state), state or {}
         wanted = frozenset(program.trained if names is None else names) if gradient else None
-        wide, zero = tf.cast(theta, self.dtype), tf.zeros([], tf.float64)
+        wide, nothing = tf.cast(theta, self.dtype), self._nothing(gradient=gradient)
         add = self._add_eagerly if self._eagerly else self._add_compiled
-        none = self._no_sum(gradient=gradient)
-        sums, whole = (zero, zero, none), False  # whole: of a single batch, not multiplied by its weight
+        sums, whole = nothing, False  # whole: of a single batch, not multiplied by its weight
         for batch in batches:
             if whole:
                 sums, whole = (*sums[:2], _times(sums[2], float(sums[1]))), False
@@ -189,18 +188,23 @@ class KerasLoss(SharedLoss):
                 sums = add(program, wanted, Inputs(wide, state, batch, sums))
             if first:  # the gradient of a batch of weight 0 may be NaN
                 whole = float(sums[1]) > 0
-                sums = sums if whole else (*sums[:2], none)
+                sums = sums if whole else (*sums[:2], nothing[2])
         total, weights, grad = sums
         weight = require_weight(float(weights))
+        loss = float(total) / weight
         if not gradient:
-            return float(total / weights), None
+            return loss, None
         mean = grad if whole else _times(grad, 1 / weight)
-        return float(total / weights), mean if mean.dtype == theta.dtype else tf.cast(mean, theta.dtype)
+        return loss, mean if mean.dtype == theta.dtype else tf.cast(mean, theta.dtype)
 
-    def _no_sum(self, *, gradient: bool) -> tf.Tensor:
-        """The sum of no gradients: empty, or zeros (K,) where XLA compiles for one length."""
-        length = [self.layout.size if self._jit else 0]
-        return tf.zeros(length if gradient else [], self.dtype)
+    def _nothing(self, *, gradient: bool) -> Sums:
+        """The sums over no batches; that of gradients is empty, or (K,) where XLA compiles for one length."""
+        if self._zeros is None:  # kept, as to make a tensor takes as long as a small layer
+            self._zeros = tf.zeros([], tf.float64), tf.zeros([0], self.dtype), tf.zeros([], self.dtype)
+        zero, empty, none = self._zeros
+        if self._jit and gradient:
+            empty = tf.zeros([self.layout.size], self.dtype)
+        return zero, zero, empty if gradient else none
 
     def try_out(self, theta: tf.Tensor, batch: PyTree) -> list[str]:
         """One batch; what it reads and draws is known before it is evaluated."""
@@ -391,9 +395,7 @@ class KerasLoss(SharedLoss):
 
     def _inputs(self, *, gradient: bool) -> Inputs:
         """The first batch, at the present weights."""
-        theta, zero = flat(self.variables), tf.zeros([], tf.float64)
-        sums = zero, zero, self._no_sum(gradient=gradient)
-        return Inputs(theta, {}, self._example, sums)
+        return Inputs(flat(self.variables), {}, self._example, self._nothing(gradient=gradient))
 
     # --- one batch ----------------------------------------------------------------------------------------
 

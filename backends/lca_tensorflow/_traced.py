@@ -19,7 +19,7 @@ class Traced:
     Attributes
     ----------
     function
-        Takes the tensors that it was traced for.
+        Takes tensors of the specs that it was traced for.
     reads
         The variables that its results depend on, other than through its arguments.
     writes
@@ -74,7 +74,7 @@ def trace(function: Callable[..., Any], signature: tuple[Any, ...], *, jit_compi
     random = [op.type for op in reached if _is_random(op.type)]
     inside = {node.op for function in definition.library.function for node in function.node_def}
     return Traced(
-        compiled,
+        concrete,
         _distinct(variable for op, variable in resources.items() if op in reached),
         _distinct(written.values()),
         random + sorted(filter(_is_random, inside)),

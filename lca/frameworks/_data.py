@@ -84,7 +84,10 @@ class Cuts(Iterable[PyTree]):
     size: int
 
     def __iter__(self) -> Iterator[PyTree]:
-        starts = range(0, len(self.rows), self.size)
+        length = len(self.rows)
+        if self.size >= length:
+            return iter([self.rows.tree])
+        starts = range(0, length, self.size)
         return (self.rows.take(slice(start, start + self.size)) for start in starts)
 
 
