@@ -62,5 +62,6 @@ CASES: dict[str, Callable[[], Case]] = {
     "mnist_fc": _torch("mnist_fc"),
     "mnist_fc_1000": _torch("mnist_fc_1000"),
     "mnist_lenet": _torch("mnist_lenet"),
+    "resnet": _torch("resnet"),
     "transformer": _torch("transformer", "transformer_case"),
 }

@@ -48,6 +48,8 @@ LEAST = (
     "stratified, 3 batches, one sample",
 )
 """The rows of a case whose gradients take long."""
+SEEN = ("same batch", "cross-fit", DEALT, STRATIFIED, "stratified, 3 batches, one sample")
+"""The rows of `validation/visibility`."""
 BEST = ("anchored, 1 batch", "stratified, 3 batches, one sample")
 """Combinations at three further passes, of which the best one is judged."""
 

@@ -6,7 +6,8 @@ half, the totals of single parameters and the helping %; intervals are counted f
 truth. Wall time is measured apart (wall_time.py).
 
 ``--quick``: the digits with the NumPy model, under two minutes. ``--case mnist_fc``, ``mnist_fc_1000``
-(larger batches), ``mnist_lenet``, ``transformer``: torch; what was measured already is not measured again.
+(larger batches), ``mnist_lenet``, ``resnet``, ``transformer``: torch; what was measured already is not
+measured again.
 """
 
 import argparse

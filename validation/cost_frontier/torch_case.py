@@ -1,4 +1,4 @@
-"""MNIST in a training loop of torch, watched by `lca_torch.Tracker` as a user's is."""
+"""Images in a training loop of torch, watched by `lca_torch.Tracker` as a user's is."""
 
 from collections.abc import Mapping
 from contextlib import nullcontext
@@ -14,9 +14,11 @@ from lca.allocation import Allocator, Cost, StepAllocation
 from lca.objective import Objective as AnyObjective
 from lca.reference import load_split, minibatches
 from lca_torch import Objective, Tracker
+from validation.bench_torch.resnet20 import resnet20
 from validation.cost_frontier.case import Allocate, Case, Options, Seconds, SuppliedFields
-from validation.cost_frontier.rows import FEW, LEAST
-from validation.evidence import mnist_path
+from validation.cost_frontier.rows import FEW, LEAST, SEEN
+from validation.evidence import data_folder, mnist_path
+from validation.gpu.cifar import decoded
 
 FULLY_CONNECTED = "MNIST, 784-100-50-10"
 LENET_RATES = {"momentum": 0.01, "adam": 0.0005}
@@ -52,13 +54,24 @@ class Unseen:
         pass
 
 
-def mnist(
-    model: nn.Module, name: str, *, examples: int, batch_size: int, measured: int = 1000, **options: Any
-) -> Case:
-    """The first ``examples`` training images of MNIST; ``measured`` of them at once."""
+def mnist(model: nn.Module, name: str, *, examples: int, **options: Any) -> Case:
+    """The first ``examples`` training images of MNIST."""
     data = load_split(mnist_path(), dtype=np.float32)
     x = torch.from_numpy(data.x_train[:examples].reshape(examples, -1))
-    y = torch.from_numpy(data.y_train[:examples].astype(np.int64))
+    return images(model, (x, torch.from_numpy(data.y_train[:examples].astype(np.int64))), name, **options)
+
+
+def images(
+    model: nn.Module,
+    data: tuple[Tensor, Tensor],
+    name: str,
+    *,
+    batch_size: int,
+    measured: int = 1000,
+    **options: Any,
+) -> Case:
+    """Images and labels; the loss of ``measured`` of them is computed at once."""
+    (x, y), examples = data, len(data[0])
 
     def follow(
         objective: Objective, options: Options, allocate: Allocate | None, supplied: SuppliedFields
@@ -142,12 +155,14 @@ def lenet() -> nn.Sequential:
 
 
 def he_normal(model: nn.Module, seed: int) -> None:
-    """Weights He-normal, biases 0."""
+    """Weights He-normal, biases 0; the scales of normalisation layers 1."""
     torch.manual_seed(seed)
-    for layer in model:
+    for layer in model.modules():
         if isinstance(layer, nn.Linear | nn.Conv2d):
             nn.init.kaiming_normal_(layer.weight, nonlinearity="relu")
             nn.init.zeros_(layer.bias)
+        elif isinstance(layer, nn.GroupNorm):
+            layer.reset_parameters()
 
 
 def mnist_fc() -> Case:
@@ -161,3 +176,28 @@ def mnist_fc_1000() -> Case:
 def mnist_lenet(rates: Mapping[str, float] = LENET_RATES) -> Case:
     options = {"measured": 100, "rates": rates, "rows": LEAST}
     return mnist(lenet(), "MNIST, LeNet", examples=1_000, batch_size=250, **options)
+
+
+def resnet(rate: float = 0.005) -> Case:
+    """ResNet-20 with GroupNorm: with BatchNorm its loss is no mean over examples, and nothing is sampled."""
+    model = with_group_norm(resnet20())
+    return images(
+        model,
+        decoded(data_folder() / "cifar10_jpeg.npz", 250),
+        "CIFAR-10, ResNet-20 with GroupNorm",
+        batch_size=25,
+        measured=250,
+        rates={"momentum": rate},
+        rows=SEEN,
+        optimizers=("momentum",),
+        steps=100,
+    )
+
+
+def with_group_norm(model: nn.Module) -> nn.Module:
+    """The model with groups of eight channels normalised in place of its BatchNorm layers."""
+    for parent in list(model.modules()):
+        for name, child in parent.named_children():
+            if isinstance(child, nn.BatchNorm2d):
+                setattr(parent, name, nn.GroupNorm(child.num_features // 8, child.num_features))
+    return model
