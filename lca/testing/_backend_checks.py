@@ -562,15 +562,21 @@ def batches_are_weighted_by_size(backend: Backend, case: Case) -> None:
 def _require_reference(backend: Backend, case: Case, what: str) -> None:
     """Loss and gradient of the whole data and of a batch equal those of the reference."""
     theta, objective, reference = case.points[0], case.objective(backend), case.reference()
+    single = replace(case, dtype="float32").objective(NumpyBackend())
     for batch in (None, case.measuring_batches[0]):
         found = evaluate(objective, backend.vector(theta), batch)
-        _require_same(found, evaluate(reference, theta.astype(np.float64), batch), case, what)
+        expected = evaluate(reference, theta.astype(np.float64), batch)
+        rounded = evaluate(single, theta.astype(np.float32), batch)
+        # Some gradients lose digits, such as behind a unit that is saturated.
+        lost = float(np.abs(rounded.grad - expected.grad).max()) / tolerances.EPS32 * case.eps
+        _require_same(found, expected, case, what, lost)
 
 
-def _require_same(found: Evaluation, expected: Evaluation, case: Case, what: str) -> None:
+def _require_same(found: Evaluation, expected: Evaluation, case: Case, what: str, lost: float = 0.0) -> None:
+    """``lost`` is the error of the reference in the precision of the case, of which 4 times are allowed."""
     tolerance = tolerances.summed(1 + abs(expected.loss), case.eps)
     require_close(found.loss, expected.loss, tolerance, f"the loss, {what}")
-    tolerance = tolerances.gradient(1 + float(np.abs(expected.grad).max()), case.eps)
+    tolerance = tolerances.gradient(1 + float(np.abs(expected.grad).max()), case.eps) + 4 * lost
     require_close(_numpy(found.grad), expected.grad, tolerance, f"the gradient, {what}")
 
 
