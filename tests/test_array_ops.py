@@ -14,9 +14,11 @@ from lca.testing.strategies import dtypes, seeds
 from lca.tolerances import EPS64, summed
 
 NUMPY = ArraySubject(np.array, NumpyOps())
+CHEAP = [check for check in ALL_ARRAY_CHECKS if check.part == 1]
+"""The others have all the fixed cases."""
 
 
-@pytest.mark.parametrize("check", ALL_ARRAY_CHECKS, ids=lambda check: check.name)
+@pytest.mark.parametrize("check", CHEAP, ids=lambda check: check.name)
 @given(vectors)
 def test_laws(check, values):
     check.law(NUMPY, values)

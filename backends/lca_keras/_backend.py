@@ -15,7 +15,7 @@ from lca.reference._backend import Dtype
 from lca.reference._data import Batch
 from lca.reference._models import Network
 from lca.reference._optimizers import Optimizer
-from lca.reference._training import train
+from lca.reference._training import train, trained_tensors
 from lca.step import Step
 from lca_keras._engine import engine
 from lca_keras._network import NetworkLoss, losses_of, model_of, penalise
@@ -88,6 +88,10 @@ class _InNumpy:
     @property
     def layout(self) -> Layout:
         return self.objective.layout
+
+    @property
+    def differentiated(self) -> frozenset[str]:
+        return trained_tensors(self.objective)
 
     def loss(self, theta: np.ndarray, batch: Batch | None = None) -> float:
         return self.objective.loss(self.vector(theta), batch)

@@ -99,6 +99,11 @@ class NetworkLoss:
         """The layout of the network."""
         return self._network.layout
 
+    @property
+    def differentiated(self) -> frozenset[str]:
+        """Names of the tensors whose gradient is computed; that of frozen ones is 0."""
+        return frozenset(self.layout.names) - frozenset(self._network.frozen)
+
     def loss(self, theta: Vector, batch: Batch | None = None) -> float:
         return self._measured.loss(self._in_keras(theta), self._own(batch))
 

@@ -17,6 +17,7 @@ from lca.reference._backend import Dtype
 from lca.reference._data import Batch
 from lca.reference._models import Network
 from lca.reference._optimizers import Optimizer
+from lca.reference._training import frozen_entries
 from lca.step import Step
 from lca_torch._network import losses_of, module_of
 from lca_torch._objective import Objective
@@ -68,9 +69,12 @@ class TorchBackend:
         parameter = nn.Parameter(self.vector(theta))
         torchs = torch_optimizer(optimizer, parameter)
         start = parameter.detach().clone()
+        frozen = frozen_entries(objective)
         for index, batch in enumerate(batches):
             loss, parameter.grad = objective.loss_and_grad(start, batch)
             torchs.step()
+            if frozen is not None:
+                parameter.data[frozen] = start[frozen]  # weight decay moves what has no gradient
             end = parameter.detach().clone()
             if not np.isfinite(loss) or not bool(torch.isfinite(end).all()):
                 raise NonFiniteError(
@@ -106,6 +110,10 @@ class NetworkLoss:
     @property
     def layout(self) -> Layout:
         return self._objective.layout
+
+    @property
+    def differentiated(self) -> frozenset[str]:
+        return self._objective.differentiated
 
     def loss(self, theta: Tensor, batch: Batch | None = None) -> float:
         return self._objective.loss(theta, self._own(batch))

@@ -104,8 +104,9 @@ class ArrayOps(ABC):
         """``Σ_k w_k v_k ∘ f_k`` as a vector, and ``Σ_k |w_k| Σ_i |v_{k,i} f_{k,i}|``, in one pass.
 
         A factor f_k that is ``None`` is ``end - start``. The vector is a new one; with ``overwrite`` the
-        factors belong to the caller, and may be overwritten and one of them returned. The second number is
-        a scale: it may be summed in the dtype of the vectors. It is finite only if every product is.
+        factors belong to the caller, none is used twice, and they may be overwritten and one of them
+        returned. The second number is a scale: it may be summed in the dtype of the vectors. It is finite
+        only if every product is.
 
         >>> v, f, end = np.array([2.0, 4.0]), np.array([1.0, -1.0]), np.array([3.0, 1.0])
         >>> array_ops(v).products_sum([(0.5, v, f), (-1.0, v, None)], np.zeros(2), end)

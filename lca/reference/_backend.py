@@ -82,6 +82,8 @@ class Backend(Protocol):
     ) -> Iterator[Step]:
         """Train from ``theta`` and yield one `Step` per batch, lazily.
 
+        Frozen tensors stay exactly where they are, also if the optimizer decays weights.
+
         A step may refer to memory that the next update overwrites: whoever keeps one copies its vectors
         before asking for the next. Its ``batch`` and ``gradient`` are optional, and right where they are set.
 

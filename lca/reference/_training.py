@@ -4,16 +4,16 @@ The loop is a generator and stores no steps, so memory does not grow with the nu
 """
 
 from collections.abc import Iterable, Iterator
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 
 from lca._micro_batches import mean_gradient
-from lca.arrays import Vector
+from lca.arrays import Vector, array_ops
 from lca.errors import DataError, LCAError, NonFiniteError
 from lca.layout import Layout
-from lca.objective import Objective, Scored
+from lca.objective import Objective, Scored, leaves
 from lca.reference._data import Batch
 from lca.reference._data.batches import check_batch_size
 from lca.reference._optimizers import Optimizer, leave_one_out, update_slope
@@ -90,6 +90,9 @@ def train(
     ``start`` and ``end`` remain valid, and its ``end`` is the next step's ``start``. Cost: one gradient on
     the batch per step.
 
+    Tensors that the objective does not differentiate (``objective.differentiated``, such as the frozen ones
+    of a `Network`) stay exactly as they are, also if the optimizer decays weights.
+
     Parameters
     ----------
     objective
@@ -135,6 +138,9 @@ def train(
     """
     if not isinstance(micro_batches, int) or micro_batches < 1:
         raise LCAError(f"micro_batches must be an integer ≥ 1, got {micro_batches!r}.")
+    frozen = frozen_entries(objective)
+    if frozen is not None:
+        optimizer = _Partial(optimizer, array_ops(theta).vector(1.0 - frozen, theta))
     state = optimizer.init(theta)
     for index, batch in enumerate(batches):
         before = state
@@ -145,6 +151,37 @@ def train(
             step = replace(step, update_slope=update_slope(optimizer, before, step.gradient, theta))
         yield step
         theta = step.end
+
+
+def trained_tensors(objective: Objective) -> frozenset[str]:
+    """Names of the tensors that training moves: those that the objective, and every term, differentiates."""
+    names = frozenset(objective.layout.names)
+    return names.intersection(*(getattr(own, "differentiated", names) for own in leaves(objective)))
+
+
+def frozen_entries(objective: Objective) -> Array | None:
+    """Where θ (K,) is not trained, as booleans; ``None`` if all of it is."""
+    layout, trained = objective.layout, trained_tensors(objective)
+    frozen = [name not in trained for name in layout.names]
+    return np.repeat(frozen, layout.sizes) if any(frozen) else None
+
+
+@dataclass(frozen=True)
+class _Partial:
+    """An optimizer that moves some entries of θ: those where ``trained`` (K,) is 1 instead of 0."""
+
+    optimizer: Optimizer
+    trained: Vector
+
+    def init(self, theta: Vector) -> Any:
+        return self.optimizer.init(theta)
+
+    def update(self, state: Any, grad: Vector, theta: Vector) -> tuple[Any, Vector]:
+        state, delta = self.optimizer.update(state, grad, theta)
+        return state, self.trained * delta
+
+    def slope(self, state: Any, grad: Vector, theta: Vector) -> Vector | float:
+        return self.trained * update_slope(self.optimizer, state, grad, theta)
 
 
 def with_next(steps: Iterable[Step]) -> Iterator[Step]:

@@ -22,7 +22,7 @@ AT_EDGES = [*EDGES, *np.nextafter(EDGES, 0), *EDGES.astype(np.float32), 0.0, -0.
 SMALLEST = [1.2e-38, float(np.float32(1e-45)), 2.3e-308, 5e-324]
 """Subnormal, or subnormal when divided: numbers that some frameworks replace by 0."""
 LONG = 2**16 + 7
-"""More entries than any implementation processes at a time on a CPU."""
+"""More entries than NumPy and most implementations process at a time on a CPU."""
 
 
 @dataclass(frozen=True)
@@ -64,16 +64,48 @@ class ArraySubject:
         """The same numbers as a NumPy array."""
         return self.ops.to_numpy(array)
 
+    def lines(self, case: "Values") -> list[str]:
+        """Code that makes the vectors of a case, for a report."""
+        return ["import numpy as np", *case.code()]
+
 
 @dataclass(frozen=True)
 class Values:
-    """A drawn vector (21,): its layout has a matrix, a vector, a filter and a scalar."""
+    """A drawn vector (21,), of which others follow; its layout has matrix, vector, filter and scalar."""
 
     numbers: Array
+    drawn: dict[tuple[int, int], None] = field(default_factory=dict, compare=False)
+
+    @property
+    def dtype(self) -> Any:
+        """That of all vectors of the case."""
+        return self.numbers.dtype
+
+    def random(self, count: int, length: int = LONG) -> Array:
+        """Random vectors (count, length) in the dtype of the numbers, the same for the same numbers."""
+        self.drawn[count, length] = None
+        seed = list(self.numbers.tobytes())
+        return np.random.default_rng(seed).normal(size=(count, length)).astype(self.dtype)
+
+    def code(self) -> list[str]:
+        """Lines of Python that make the vectors that a law has used."""
+        numbers = self.numbers.tolist()
+        made = f"array({numbers}" if any(numbers) else f"zeros({len(numbers)}"
+        return [
+            f"values = np.{made}, np.{self.dtype})",
+            *(
+                f"vectors = np.random.default_rng(list(values.tobytes())).normal(size={size})"
+                ".astype(values.dtype)"
+                for size in self.drawn
+            ),
+        ]
 
     def lines(self, subject: ArraySubject) -> list[str]:
-        """Code that makes the vector."""
-        return ["import numpy as np", f"vector = np.array({self.numbers.tolist()}, np.{self.numbers.dtype})"]
+        """Code that makes the vectors."""
+        return subject.lines(self)
+
+    def __repr__(self) -> str:
+        return "; ".join(self.code())
 
 
 _special = st.sampled_from([sign * float(size) for size in [*AT_EDGES, *SMALLEST] for sign in (-1, 1)])
@@ -88,30 +120,19 @@ ARRAY_CHECKS: list[Check] = []
 Law = Callable[[ArraySubject, Values], None]
 
 
-def law_into(checks: list[Check]) -> Callable[[Callable[[ArraySubject, Array], None]], Law]:
-    """Return a decorator that adds a law of array operations to ``checks``.
+def law_into(checks: list[Check], *, part: int = 1) -> Callable[[Law], Law]:
+    """Return a decorator that adds a law of array operations to ``checks``; ``part`` as in `Check`."""
 
-    The law gets the drawn numbers as a NumPy vector of either dtype.
-    """
-
-    def law(function: Callable[[ArraySubject, Array], None]) -> Law:
-        def of_values(subject: ArraySubject, case: Values) -> None:
-            function(subject, case.numbers)
-
-        of_values.__name__, of_values.__doc__ = function.__name__, function.__doc__
-        checks.append(Check(function.__name__, of_values, lambda subject: vectors, lambda subject: True))
-        return of_values
+    def law(function: Law) -> Law:
+        checks.append(
+            Check(function.__name__, function, lambda subject: vectors, lambda subject: True, part=part)
+        )
+        return function
 
     return law
 
 
 law = law_into(ARRAY_CHECKS)
-
-
-def random_vectors(values: Array, count: int, length: int = LONG) -> Array:
-    """Random vectors (count, length) in the dtype of ``values``, the same for the same values."""
-    seed = np.frombuffer(values.tobytes(), np.uint8).tolist()
-    return np.random.default_rng(seed).normal(size=(count, length)).astype(values.dtype)
 
 
 def same_numbers(found: Any, expected: Any, what: str) -> None:
@@ -144,8 +165,9 @@ def near(found: Any, expected: Any, error: Any, what: str) -> None:
 
 
 @law
-def arrays_are_equal_in_every_number(subject: ArraySubject, values: Array) -> None:
+def arrays_are_equal_in_every_number(subject: ArraySubject, case: Values) -> None:
     """``equal`` compares type, shape and every number; NaN equals NaN."""
+    values = case.numbers
     values, other, equal = values.copy(), values.copy(), subject.ops.equal
     values[3], other[3] = 1.0, np.nextafter(values.dtype.type(1), values.dtype.type(2))
     first, again = subject.vector(values), subject.vector(values.copy())
@@ -162,8 +184,9 @@ def arrays_are_equal_in_every_number(subject: ArraySubject, values: Array) -> No
 
 
 @law
-def movement_is_reported_for_each_part(subject: ArraySubject, values: Array) -> None:
+def movement_is_reported_for_each_part(subject: ArraySubject, case: Values) -> None:
     """``moved`` says for each part whether it differs."""
+    values = case.numbers
     end = values.copy()
     end[3] = 7.0 if values[3] != 7 else 8.0
     start, parts = subject.vector(values), [slice(0, 3), slice(3, 4), slice(4, len(values)), slice(2, 5)]
@@ -171,12 +194,15 @@ def movement_is_reported_for_each_part(subject: ArraySubject, values: Array) -> 
         found = subject.ops.moved(start, subject.vector(other), parts)
         require(found == expected, f"moved() is {found}, expected {expected}.")
     require(subject.ops.moved(start, subject.vector(end), []) == [], "moved() of no parts is not empty.")
+    around = subject.ops.moved(start, subject.vector(end), [slice(0, 3), slice(4, 6), slice(9, 12)])
+    require(around == [False] * 3, f"moved() is {around} although only an entry between the parts differs.")
 
 
 @law
-def totals_are_summed_in_float64(subject: ArraySubject, values: Array) -> None:
+def totals_are_summed_in_float64(subject: ArraySubject, case: Values) -> None:
     """``total`` and ``abs_total`` are Python floats, accumulated in float64."""
-    for row in (values, *random_vectors(values, 1)):
+    values = case.numbers
+    for row in (values, *case.random(1)):
         vector, mass = subject.vector(row), math.fsum(np.abs(row).tolist())
         error = summed(mass, EPS64) + len(row) * subject.lost(row.dtype)
         for name, expected in (("total", math.fsum(row.tolist())), ("abs_total", mass)):
@@ -186,54 +212,57 @@ def totals_are_summed_in_float64(subject: ArraySubject, values: Array) -> None:
 
 
 @law
-def movement_sums_are_those_of_the_product(subject: ArraySubject, values: Array) -> None:
+def movement_sums_are_those_of_the_product(subject: ArraySubject, case: Values) -> None:
     """``movement_sums`` is the sum, and the sum of absolute values, of the weighted product."""
-    first, second, start, end = random_vectors(values, 4)
-    weighted = [(0.5, subject.vector(first)), (-2.0, subject.vector(second))]
-    found = subject.ops.movement_sums(weighted, subject.vector(start), subject.vector(end))
-    product = (0.5 * first.astype(float) - 2 * second) * (end.astype(float) - start)
-    mass = math.fsum((0.5 * abs(first) + 2 * abs(second)) * (abs(start) + abs(end)))
-    error = summed(mass, float(np.finfo(values.dtype).eps))
-    near(found[0], math.fsum(product), error, "movement_sums(): the sum")
-    near(found[1], math.fsum(abs(product)), error, "movement_sums(): the sum of absolute values")
-    require([type(part) for part in found] == [float, float], "movement_sums() does not return two floats.")
+    rows = case.random(4)
+    v, w, a, b = map(subject.vector, rows)
+    first, second, start, end = rows.astype(float)
+    movement, reach = end - start, abs(start) + abs(end)
+    for one, other in ((0.5, -2.0), (1.0, -0.5), (-1.0, 1.0)):
+        weighted, weights = [(one, v), (other, w)], f"with the weights {one} and {other}"
+        found = subject.ops.movement_sums(weighted, a, b)
+        product = (one * first + other * second) * movement
+        mass = float(((abs(one * first) + abs(other * second)) * reach).sum())
+        error = summed(mass, float(np.finfo(case.dtype).eps))
+        near(found[0], math.fsum(product), error, f"movement_sums() {weights}: the sum")
+        near(found[1], float(abs(product).sum()), error, f"movement_sums() {weights}: the absolute sum")
+        floats = [type(part) for part in found] == [float, float]
+        require(floats, "movement_sums() does not return two floats.")
+        for name, vector, row in zip(("v_0", "v_1", "start", "end"), (v, w, a, b), rows, strict=True):
+            same_numbers(subject.numpy(vector), row, f"the argument {name} of movement_sums() {weights}")
     each = [weighted, weighted[:1], weighted[1:]]
-    ends = subject.vector(start), subject.vector(end)
-    alone = [subject.ops.movement_sums(combination, *ends) for combination in each]
-    found_each = subject.ops.movement_sums_each(each, *ends)
+    alone = [subject.ops.movement_sums(combination, a, b) for combination in each]
+    found_each = subject.ops.movement_sums_each(each, a, b)
     near(found_each, alone, error, "movement_sums_each(), against movement_sums() of each combination")
 
 
 @law
-def products_are_summed(subject: ArraySubject, values: Array) -> None:
+def products_are_summed(subject: ArraySubject, case: Values) -> None:
     """``products_sum`` is the weighted sum of the products, and their weighted absolute sum."""
-    rows = random_vectors(values, 5)
+    rows = case.random(5)
     v, w, f, start, end = map(subject.vector, rows)
-    found, mass = subject.ops.products_sum([(0.5, v, f), (-2.0, w, None)], start, end)
-    first, second, factor, a, b = (row.astype(float) for row in rows)
-    terms = 0.5 * first * factor, -2 * second * (b - a)
-    eps = float(np.finfo(values.dtype).eps)
-    sizes = 0.5 * abs(first * factor) + 2 * abs(second) * (abs(a) + abs(b))
-    require(subject.numpy(found).dtype == values.dtype, "products_sum() changes the dtype.")
-    slack = summed(1.0, eps) * sizes + 2 * subject.lost(values.dtype)
-    off = np.abs(subject.numpy(found).astype(float) - sum(terms))
-    require(bool((off <= slack).all()), f"products_sum() is off by {off.max():.3g} in an entry.")
-    expected = math.fsum(abs(terms[0])) + math.fsum(abs(terms[1]))
-    near(mass, expected, summed(math.fsum(sizes), 4 * eps), "products_sum(): the absolute sum")
-    require(type(mass) is float, f"products_sum() returns a {type(mass).__name__} as its second value.")
-    for name, vector, row in zip("vwfab", (v, w, f, start, end), rows, strict=True):
-        same_numbers(subject.numpy(vector), row, f"the argument {name} of products_sum()")
-    again, size = subject.ops.products_sum([(0.5, v, f), (-2.0, w, None)], start, end, overwrite=True)
-    same_numbers(subject.numpy(again), subject.numpy(found), "products_sum() with overwrite=True")
-    require(size == mass, f"products_sum() gives another absolute sum with overwrite=True: {size}, {mass}.")
-    for name, vector, row in zip("vwab", (v, w, start, end), (rows[0], rows[1], *rows[3:]), strict=True):
-        same_numbers(subject.numpy(vector), row, f"{name} of products_sum(), with overwrite=True")
+    weighted = [(0.5, v, f), (-2.0, w, None), (0.25, v, None)]  # the movement is a factor of two terms
+    first, second, factor, a, b = rows.astype(float)
+    terms = 0.5 * first * factor, -2 * second * (b - a), 0.25 * first * (b - a)
+    eps, expected = float(np.finfo(case.dtype).eps), math.fsum(map(float, sum(map(abs, terms))))
+    sizes = 0.5 * abs(first * factor) + (2 * abs(second) + 0.25 * abs(first)) * (abs(a) + abs(b))
+    slack = summed(1.0, eps) * sizes + 3 * subject.lost(case.dtype)
+    for option, kept in (("", "vwfab"), (" with overwrite=True", "vwab")):  # f belongs to the caller then
+        found, mass = subject.ops.products_sum(weighted, start, end, overwrite=bool(option))
+        what = f"products_sum(){option}"
+        require(subject.numpy(found).dtype == case.dtype, f"{what} changes the dtype.")
+        near(subject.numpy(found), sum(terms), slack, what)
+        near(mass, expected, summed(float(sizes.sum()), 4 * eps), f"{what}: the absolute sum")
+        require(type(mass) is float, f"{what} returns a {type(mass).__name__} as its second value.")
+        for name, vector, row in zip("vwfab", (v, w, f, start, end), rows, strict=True):
+            if name in kept:
+                same_numbers(subject.numpy(vector), row, f"the argument {name} of {what}")
 
 
 @law
-def vectors_are_those_of_numpy(subject: ArraySubject, values: Array) -> None:
+def vectors_are_those_of_numpy(subject: ArraySubject, case: Values) -> None:
     """Arithmetic is right entry by entry, in the dtype of the vector, and leaves other arguments alone."""
-    vector, start, end = random_vectors(values, 3)
+    vector, start, end = case.random(3)
     ops, a, b = subject.ops, subject.vector(start), subject.vector(end)
     made: dict[str, Callable[[], tuple[Any, Array]]] = {
         "between()": lambda: (ops.between(a, b, 0.25), start + 0.25 * (end - start)),
@@ -244,7 +273,7 @@ def vectors_are_those_of_numpy(subject: ArraySubject, values: Array) -> None:
         "scaled()": lambda: (ops.scaled(subject.vector(vector), 0.3), 0.3 * vector),
         "add_scaled()": lambda: (ops.add_scaled(subject.vector(vector), 0.3, a), vector + 0.3 * start),
         "add_scaled() with a small factor": lambda: (
-            ops.add_scaled(subject.vector(vector), 1e-9, subject.vector(start * values.dtype.type(1e9))),
+            ops.add_scaled(subject.vector(vector), 1e-9, subject.vector(start * case.dtype.type(1e9))),
             vector + start,
         ),
     }
@@ -252,26 +281,27 @@ def vectors_are_those_of_numpy(subject: ArraySubject, values: Array) -> None:
     for name, make in made.items():
         found, expected = make()
         dtype = subject.numpy(found).dtype
-        require(dtype == values.dtype, f"{name} of {values.dtype} vectors is {dtype}.")
-        near(subject.numpy(found), expected, summed(size, float(np.finfo(values.dtype).eps)), name)
+        require(dtype == case.dtype, f"{name} of {case.dtype} vectors is {dtype}.")
+        near(subject.numpy(found), expected, summed(size, float(np.finfo(case.dtype).eps)), name)
         same_numbers(subject.numpy(a), start, f"the start of the segment, after {name}")
         same_numbers(subject.numpy(b), end, f"the end of the segment, after {name}")
 
 
 @law
-def a_segment_begins_and_ends_at_its_ends(subject: ArraySubject, values: Array) -> None:
+def a_segment_begins_and_ends_at_its_ends(subject: ArraySubject, case: Values) -> None:
     """``between`` at 0 is the start exactly, at 1 the end to rounding."""
-    start, end = random_vectors(values, 2, length=100)
+    start, end = case.random(2, length=100)
     a, b = subject.vector(start), subject.vector(end)
     same_numbers(subject.numpy(subject.ops.between(a, b, 0.0)), start, "between() at s = 0")
     same_numbers(subject.numpy(subject.ops.between(a, a, 0.3)), start, "between() from a point to itself")
-    size, eps = np.abs(start) + np.abs(end), float(np.finfo(values.dtype).eps)
+    size, eps = np.abs(start) + np.abs(end), float(np.finfo(case.dtype).eps)
     near(subject.numpy(subject.ops.between(a, b, 1.0)), end, summed(size, eps), "between() at s = 1")
 
 
 @law
-def one_bad_entry_is_not_finite(subject: ArraySubject, values: Array) -> None:
+def one_bad_entry_is_not_finite(subject: ArraySubject, case: Values) -> None:
     """``all_finite`` sees one NaN or infinity among finite numbers of any size."""
+    values = case.numbers
     require(subject.ops.all_finite(subject.vector(values)), "finite numbers are reported as not finite.")
     largest = np.full_like(values, np.finfo(values.dtype).max)
     with np.errstate(over="ignore"):
@@ -287,15 +317,17 @@ def one_bad_entry_is_not_finite(subject: ArraySubject, values: Array) -> None:
 
 
 @law
-def eps_is_that_of_the_dtype(subject: ArraySubject, values: Array) -> None:
+def eps_is_that_of_the_dtype(subject: ArraySubject, case: Values) -> None:
     """``eps`` is the machine epsilon of the vector's dtype."""
+    values = case.numbers
     found, expected = subject.ops.eps(subject.vector(values)), float(np.finfo(values.dtype).eps)
     require(found == expected, f"eps() of a {values.dtype} vector is {found!r}, expected {expected!r}.")
 
 
 @law
-def a_snapshot_recognises_its_vector(subject: ArraySubject, values: Array) -> None:
+def a_snapshot_recognises_its_vector(subject: ArraySubject, case: Values) -> None:
     """``unchanged`` is True for the same vector, and False for any other numbers, also after a write."""
+    values = case.numbers
     ops, vector = subject.ops, subject.vector(values.copy())
     snapshot = ops.snapshot(vector)
     require(ops.unchanged(snapshot, vector), "unchanged() is False right after snapshot().")
@@ -329,8 +361,9 @@ def _written(vector: Any, at: int, number: Any) -> bool:
 
 
 @law
-def vectors_are_made_like_others(subject: ArraySubject, values: Array) -> None:
+def vectors_are_made_like_others(subject: ArraySubject, case: Values) -> None:
     """``vector`` makes a vector of the type, dtype and device of another one out of NumPy numbers."""
+    values = case.numbers
     like = subject.vector(values[:1])
     found = subject.ops.vector(np.array(values[::-1], np.float64), like)
     require(type(found) is type(like), f"vector() makes a {type(found).__name__}.")
@@ -340,8 +373,9 @@ def vectors_are_made_like_others(subject: ArraySubject, values: Array) -> None:
 
 
 @law
-def numpy_sees_the_same_numbers(subject: ArraySubject, values: Array) -> None:
+def numpy_sees_the_same_numbers(subject: ArraySubject, case: Values) -> None:
     """``to_numpy`` and ``size`` are those of the vector; a NumPy array is returned as it is."""
+    values = case.numbers
     vector = subject.vector(values)
     same_numbers(subject.numpy(vector), values, "to_numpy()")
     require(subject.numpy(vector).dtype == values.dtype, "to_numpy() changes the dtype.")
@@ -356,8 +390,9 @@ def numpy_sees_the_same_numbers(subject: ArraySubject, values: Array) -> None:
 
 
 @law
-def sums_and_signs_are_those_of_a_loop(subject: ArraySubject, values: Array) -> None:
+def sums_and_signs_are_those_of_a_loop(subject: ArraySubject, case: Values) -> None:
     """Sums, and counts of negative and positive entries, by tensor, layer and neuron."""
+    values = case.numbers
     for by in ("tensor", "layer", "neuron"):
         groups, vector = LAYOUT.groups(by), subject.vector(values)
         sums, counts = subject.ops.sums_and_signs(vector, groups.slices)
@@ -377,10 +412,10 @@ def sums_and_signs_are_those_of_a_loop(subject: ArraySubject, values: Array) -> 
 
 
 @law
-def long_sums_and_signs_are_those_of_numpy(subject: ArraySubject, values: Array) -> None:
+def long_sums_and_signs_are_those_of_numpy(subject: ArraySubject, case: Values) -> None:
     """The same for long vectors, for a single sum and for several."""
     layout = Layout(("w", "v"), ((LONG // 2, 2), (1,)), (1, 0))
-    row = random_vectors(values, 1, layout.size)[0]
+    row = case.random(1, layout.size)[0]
     row[::3] = 0
     for by in ("tensor", "neuron"):
         groups, vector = layout.groups(by), subject.vector(row)
@@ -397,8 +432,9 @@ def long_sums_and_signs_are_those_of_numpy(subject: ArraySubject, values: Array)
 
 
 @law
-def magnitudes_are_counted_between_their_edges(subject: ArraySubject, values: Array) -> None:
+def magnitudes_are_counted_between_their_edges(subject: ArraySubject, case: Values) -> None:
     """Histograms of |v| count a number at an edge above it, for edges of any size."""
+    values = case.numbers
     for edges in (EDGES, np.logspace(-320, 4, 7), np.logspace(-46, -36, 11), np.logspace(30, 40, 3)):
         counts = subject.ops.magnitudes(subject.vector(values), edges)
         limits = [0.0, *edges, math.inf]
@@ -414,8 +450,9 @@ def magnitudes_are_counted_between_their_edges(subject: ArraySubject, values: Ar
 
 
 @law
-def extremes_come_in_order(subject: ArraySubject, values: Array) -> None:
+def extremes_come_in_order(subject: ArraySubject, case: Values) -> None:
     """The positions of the smallest entries ascend, those of the largest descend."""
+    values = case.numbers
     for k in (1, 3, len(values)):
         smallest, largest = subject.ops.extremes(subject.vector(values), k)
         same_numbers(values[smallest], sorted(values.tolist())[:k], f"the {k} smallest entries")
@@ -424,8 +461,9 @@ def extremes_come_in_order(subject: ArraySubject, values: Array) -> None:
 
 
 @law
-def accumulated_totals_are_float64(subject: ArraySubject, values: Array) -> None:
+def accumulated_totals_are_float64(subject: ArraySubject, case: Values) -> None:
     """A running total is float64 and leaves the vector alone."""
+    values = case.numbers
     vector = subject.vector(values)
     total = subject.ops.accumulated(None, vector)
     total = subject.ops.accumulated(total, subject.vector(np.full_like(values, 1e-10)))
@@ -436,8 +474,9 @@ def accumulated_totals_are_float64(subject: ArraySubject, values: Array) -> None
 
 
 @law
-def changes_of_sign_skip_the_zeros(subject: ArraySubject, values: Array) -> None:
+def changes_of_sign_skip_the_zeros(subject: ArraySubject, case: Values) -> None:
     """``changes`` counts changes of sign; a zero keeps the last sign, and a subnormal number has a sign."""
+    values = case.numbers
     rows = np.stack([values, values[::-1], -values, np.zeros_like(values), values])
     like, ops = subject.vector(values), subject.ops
     counts = ops.native(np.zeros(len(values), np.int32), like)
@@ -458,8 +497,9 @@ def changes_of_sign_skip_the_zeros(subject: ArraySubject, values: Array) -> None
 
 
 @law
-def products_are_those_of_a_loop(subject: ArraySubject, values: Array) -> None:
+def products_are_those_of_a_loop(subject: ArraySubject, case: Values) -> None:
     """``products`` is the basis times the vector, in float64."""
+    values = case.numbers
     like = subject.vector(values)
     for rows in (3, len(values)):
         basis = np.random.default_rng(0).normal(size=(rows, len(values))).astype(values.dtype)
@@ -473,8 +513,9 @@ def products_are_those_of_a_loop(subject: ArraySubject, values: Array) -> None:
 
 
 @law
-def ratios_are_those_of_numpy_and_0_over_0(subject: ArraySubject, values: Array) -> None:
+def ratios_are_those_of_numpy_and_0_over_0(subject: ArraySubject, case: Values) -> None:
     """``ratio`` is the quotient, and 0 where the divisor is 0."""
+    values = case.numbers
     dividend, divisor = values[::-1].copy(), np.where(values > 0.1, values, 0).astype(values.dtype)
     ratio = subject.numpy(subject.ops.ratio(subject.vector(dividend), subject.vector(divisor)))
     expected = np.divide(dividend, divisor, out=np.zeros_like(values), where=divisor != 0)
@@ -488,10 +529,14 @@ def ratios_are_those_of_numpy_and_0_over_0(subject: ArraySubject, values: Array)
 
 
 @law
-def entries_are_taken_by_position(subject: ArraySubject, values: Array) -> None:
+def entries_are_taken_by_position(subject: ArraySubject, case: Values) -> None:
     """``take`` returns the entries at positions in any order."""
+    values = case.numbers
     positions = np.array([4, 0, len(values) - 1])
     same_numbers(subject.ops.take(subject.vector(values), positions), values[positions], "take()")
+    for positions in (np.arange(3, 9), np.array([5, 7, 6, 8]), np.array([8, 7, 6])):
+        found = subject.ops.take(subject.vector(values), positions)
+        same_numbers(found, values[positions], f"take() of the neighbours {positions.tolist()}")
 
 
 SUBNORMAL = {

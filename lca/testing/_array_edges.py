@@ -7,9 +7,9 @@ import numpy as np
 from lca.testing._array_checks import (
     ARRAY_CHECKS,
     ArraySubject,
+    Values,
     law_into,
     near,
-    random_vectors,
     same_numbers,
 )
 from lca.testing._array_results import RESULT_CHECKS
@@ -25,18 +25,25 @@ OTHERS = 600
 
 
 @law
-def smallest_movements_are_reported(subject: ArraySubject, values: Array) -> None:
+def smallest_movements_are_reported(subject: ArraySubject, case: Values) -> None:
     """``moved`` sees one rounding unit in any entry of a part, and entries that change places."""
-    start = random_vectors(values, 1, 12)[0]
+    start = case.random(1, 12)[0]
     parts = [slice(0, 4), slice(4, 9), slice(9, 12)]
     for at in (3, 4, 6, 11):
         end = start.copy()
-        end[at] = np.nextafter(end[at], values.dtype.type(np.inf))
+        end[at] = np.nextafter(end[at], case.dtype.type(np.inf))
         found = subject.ops.moved(subject.vector(start), subject.vector(end), parts)
         expected = [part.start <= at < part.stop for part in parts]
         require(
             found == expected, f"moved() is {found} after one rounding unit at {at}, expected {expected}."
         )
+    rest, tiny = np.zeros_like(start), np.zeros_like(start)
+    tiny[[1, 10]] = np.finfo(case.dtype).tiny * np.array([1, -1])
+    found = subject.ops.moved(subject.vector(rest), subject.vector(tiny), parts)
+    require(
+        found == [True, False, True],
+        f"moved() is {found} after movements of {tiny[1]} from 0 in the first and the last part.",
+    )
     end = start.copy()
     end[5:7] = start[6:4:-1]
     found = subject.ops.moved(subject.vector(start), subject.vector(end), parts)
@@ -47,10 +54,10 @@ def smallest_movements_are_reported(subject: ArraySubject, values: Array) -> Non
 
 
 @law
-def any_point_of_a_segment_is_between(subject: ArraySubject, values: Array) -> None:
+def any_point_of_a_segment_is_between(subject: ArraySubject, case: Values) -> None:
     """``between`` is right at any s of many digits."""
-    start, end = random_vectors(values, 2, 100)
-    eps = float(np.finfo(values.dtype).eps)
+    start, end = case.random(2, 100)
+    eps = float(np.finfo(case.dtype).eps)
     size = np.abs(start) + np.abs(end)
     for s in (1 / 3, 0.0469100770306680, 1 - 1e-3, 1e-7):
         found = subject.numpy(subject.ops.between(subject.vector(start), subject.vector(end), s))
@@ -59,9 +66,9 @@ def any_point_of_a_segment_is_between(subject: ArraySubject, values: Array) -> N
 
 
 @law
-def one_bad_entry_spoils_a_sum(subject: ArraySubject, values: Array) -> None:
+def one_bad_entry_spoils_a_sum(subject: ArraySubject, case: Values) -> None:
     """``total``, ``abs_total`` and ``movement_sums`` are not finite if a number in them is not."""
-    first, start, end = random_vectors(values, 3, 50)
+    first, start, end = case.random(3, 50)
     for bad in (math.nan, math.inf, -math.inf):
         spoilt = first.copy()
         spoilt[17] = bad
@@ -77,9 +84,9 @@ def one_bad_entry_spoils_a_sum(subject: ArraySubject, values: Array) -> None:
 
 
 @law
-def arguments_of_sums_are_left_alone(subject: ArraySubject, values: Array) -> None:
+def arguments_of_sums_are_left_alone(subject: ArraySubject, case: Values) -> None:
     """Sums and running totals write into none of their vectors."""
-    rows = random_vectors(values, 3, 50)
+    rows = case.random(3, 50)
     first, start, end = (subject.vector(row.copy()) for row in rows)
     subject.ops.movement_sums([(0.5, first), (-2.0, first)], start, end)
     subject.ops.total(first)
@@ -91,22 +98,23 @@ def arguments_of_sums_are_left_alone(subject: ArraySubject, values: Array) -> No
 
 
 @law
-def repeated_positions_are_taken_again(subject: ArraySubject, values: Array) -> None:
+def repeated_positions_are_taken_again(subject: ArraySubject, case: Values) -> None:
     """``take`` returns an entry as often as its position is given, in the dtype of the vector."""
+    values = case.numbers
     positions = np.array([4, 0, 4, len(values) - 1, 0])
     found = np.asarray(subject.ops.take(subject.vector(values), positions))
     same_numbers(found, values[positions], "take() of repeated positions")
 
 
 @law
-def snapshots_do_not_collide(subject: ArraySubject, values: Array) -> None:
+def snapshots_do_not_collide(subject: ArraySubject, case: Values) -> None:
     """`unchanged` is False for hundreds of other vectors, and for a long one that differs in its middle."""
-    [long] = random_vectors(values, 1)
+    [long] = case.random(1)
     snapshot = subject.ops.snapshot(subject.vector(long))
     long[len(long) // 2] += 1
     known = subject.ops.unchanged(snapshot, subject.vector(long))
     require(not known, "unchanged() is True for a long vector that differs in its middle.")
-    rows = random_vectors(values, OTHERS, 8)
+    rows = case.random(OTHERS, 8)
     snapshot = subject.ops.snapshot(subject.vector(rows[0]))
     for i, row in enumerate(rows[1:], 1):
         known = subject.ops.unchanged(snapshot, subject.vector(row))

@@ -7,14 +7,15 @@ from typing import Any
 
 import numpy as np
 
+from lca.arrays import Slices
 from lca.testing._array_checks import (
     EDGES,
     LAYOUT,
     LONG,
     ArraySubject,
+    Values,
     law_into,
     near,
-    random_vectors,
     same_numbers,
 )
 from lca.testing._laws import require
@@ -24,21 +25,25 @@ from lca.tolerances import EPS64, rebatched, summed
 Array = np.ndarray
 RESULT_CHECKS: list[Check] = []
 law = law_into(RESULT_CHECKS)
+once = law_into(RESULT_CHECKS, part=20)
+"""A law for which one case is enough."""
 LATE = (2**15 + 3, LONG - 1)
-"""Positions beyond the first block of any implementation; the last entry of all is one of them."""
+"""Positions beyond the first block of most implementations; the last entry of all is one of them."""
+BLOCKS = 2**18
+"""More entries than are usually processed at a time, also where a block is 2^17, as in `NumpyOps`."""
 
 
 @law
-def long_vectors_are_compared_to_their_end(subject: ArraySubject, values: Array) -> None:
+def long_vectors_are_compared_to_their_end(subject: ArraySubject, case: Values) -> None:
     """``equal``, ``moved``, ``all_finite`` and ``unchanged`` see one late entry of a long vector."""
-    ops, [start] = subject.ops, random_vectors(values, 1)
+    ops, [start] = subject.ops, case.random(1)
     vector = subject.vector(start)
     snapshot = ops.snapshot(vector)
     require(ops.equal(vector, subject.vector(start.copy())), "equal() is False for a long vector's copy.")
     require(ops.all_finite(vector), "a long finite vector is reported as not finite.")
     for at in LATE:
         changed = start.copy()
-        changed[at] = np.nextafter(changed[at], values.dtype.type(np.inf))
+        changed[at] = np.nextafter(changed[at], case.dtype.type(np.inf))
         other = subject.vector(changed)
         require(not ops.equal(vector, other), f"equal() is True although the numbers at {at} differ.")
         found = ops.moved(vector, other, [slice(0, 9), slice(5, LONG)])
@@ -52,9 +57,9 @@ def long_vectors_are_compared_to_their_end(subject: ArraySubject, values: Array)
 
 
 @law
-def long_vectors_are_treated_to_their_end(subject: ArraySubject, values: Array) -> None:
+def long_vectors_are_treated_to_their_end(subject: ArraySubject, case: Values) -> None:
     """Signs, ratios, totals, products, histograms, extremes and single entries of a long vector are right."""
-    ops, (row, other) = subject.ops, random_vectors(values, 2)
+    ops, (row, other) = subject.ops, case.random(2)
     row[::7], other[::5] = 0, 0
     vector, divisor = subject.vector(row), subject.vector(other)
     same_numbers(subject.numpy(ops.signs(vector)), np.sign(row), "signs() of a long vector")
@@ -87,6 +92,60 @@ def long_vectors_are_treated_to_their_end(subject: ArraySubject, values: Array) 
     _require_changes(subject, row, other)
 
 
+@once
+def the_last_entries_of_very_long_vectors_count(subject: ArraySubject, case: Values) -> None:
+    """Operations on a vector that is 0 but for its last entries equal those on these entries."""
+    ends = np.random.default_rng(0).integers(1, 9, size=(4, LAYOUT.size)) * np.resize([1, -1], LAYOUT.size)
+    short = [subject.vector(row) for row in ends.astype(case.dtype)]
+    long = [subject.vector(row) for row in np.pad(ends, ((0, 0), (BLOCKS, 0))).astype(case.dtype)]
+    what = f"of vectors of {BLOCKS + LAYOUT.size} entries, of which the last {LAYOUT.size} are not 0"
+    for name, operation in _integer_operations(subject).items():
+        found, expected = np.asarray(operation(*long)), np.asarray(operation(*short))
+        same_numbers(found[..., -expected.shape[-1] :], expected, f"{name} {what}")
+        require(not found[..., : -expected.shape[-1]].any(), f"{name} {what} is not 0 before them.")
+    spoilt = np.pad(ends[0], (BLOCKS, 0)).astype(case.dtype)
+    spoilt[-1] = np.nan
+    last, parts = subject.vector(spoilt), [slice(0, BLOCKS), slice(5, len(spoilt))]
+    ops, known = subject.ops, subject.ops.snapshot(long[0])
+    require(not ops.all_finite(last), f"all_finite() is True with a NaN at the end {what}.")
+    require(not ops.equal(long[0], last), f"equal() is True although the last entry differs, {what}.")
+    require(not ops.unchanged(known, last), f"unchanged() is True although the last entry differs, {what}.")
+    require(ops.moved(long[0], last, parts) == [False, True], f"moved() misses the last entry, {what}.")
+
+
+def _integer_operations(subject: ArraySubject) -> Mapping[str, Callable[..., Any]]:
+    """Operations whose results are exact for four vectors of small integers, as arrays."""
+    ops, numpy = subject.ops, subject.numpy
+
+    def new(vector: Any) -> Any:
+        return subject.vector(numpy(vector).copy())
+
+    def whole(vector: Any) -> list[Slices]:
+        return [Slices(0, 1, 1, ops.size(vector))]
+
+    return {
+        "total()": lambda v, w, a, b: [ops.total(v)],
+        "abs_total()": lambda v, w, a, b: [ops.abs_total(v)],
+        "movement_sums()": lambda v, w, a, b: ops.movement_sums([(0.5, v), (2.0, w)], a, b),
+        "between()": lambda v, w, a, b: numpy(ops.between(a, b, 0.5)),
+        "times_movement()": lambda v, w, a, b: numpy(ops.times_movement(new(v), a, b)),
+        "products_sum()": lambda v, w, a, b: numpy(ops.products_sum([(0.5, v, w), (2.0, w, None)], a, b)[0]),
+        "the absolute sum of products_sum()": lambda v, w, a, b: [ops.products_sum([(2.0, v, w)], a, b)[1]],
+        "scaled()": lambda v, w, a, b: numpy(ops.scaled(new(v), 0.5)),
+        "add_scaled()": lambda v, w, a, b: numpy(ops.add_scaled(new(v), 0.5, w)),
+        "accumulated()": lambda v, w, a, b: numpy(ops.accumulated(ops.accumulated(None, v), w)),
+        "signs()": lambda v, w, a, b: numpy(ops.signs(v)),
+        "ratio()": lambda v, w, a, b: numpy(ops.ratio(v, ops.scaled(new(v), 2.0))),
+        "take()": lambda v, w, a, b: ops.take(v, np.array([ops.size(v) - 1])),
+        "sums()": lambda v, w, a, b: ops.sums(v, whole(v)),
+        "the sums of sums_and_signs()": lambda v, w, a, b: ops.sums_and_signs(v, whole(v))[0],
+        "the signs of sums_and_signs()": lambda v, w, a, b: ops.sums_and_signs(v, whole(v))[1],
+        "magnitudes()": lambda v, w, a, b: ops.magnitudes(v, EDGES),
+        "the smallest of extremes()": lambda v, w, a, b: ops.take(v, ops.extremes(v, 3)[0]),
+        "the largest of extremes()": lambda v, w, a, b: ops.take(v, ops.extremes(v, 3)[1]),
+    }
+
+
 def _require_changes(subject: ArraySubject, row: Array, other: Array) -> None:
     ops, like = subject.ops, subject.vector(row)
     counts, last = (ops.native(np.zeros(len(row), kind), like) for kind in (np.int32, np.int8))
@@ -97,10 +156,10 @@ def _require_changes(subject: ArraySubject, row: Array, other: Array) -> None:
 
 
 @law
-def bad_entries_are_kept(subject: ArraySubject, values: Array) -> None:
+def bad_entries_are_kept(subject: ArraySubject, case: Values) -> None:
     """NaN and infinity are neither dropped nor replaced, and infinity is counted above all edges."""
     ops, size = subject.ops, LAYOUT.size
-    first, start, end = random_vectors(values, 3, size)
+    first, start, end = case.random(3, size)
     slices, at = LAYOUT.groups("tensor").slices, 9  # in the third tensor, of the groups 0 ... 3
     for bad in (math.nan, math.inf, -math.inf):
         spoilt = first.copy()
@@ -122,7 +181,7 @@ def bad_entries_are_kept(subject: ArraySubject, values: Array) -> None:
                 "ratio()": ops.ratio(new(), subject.vector(end)),
             }
             sums = ops.sums(new(), slices), ops.sums_and_signs(new(), slices)[0]
-            projected = ops.products(ops.native(np.ones((1, size), values.dtype), new()), new())
+            projected = ops.products(ops.native(np.ones((1, size), case.dtype), new()), new())
             taken = ops.take(new(), np.array([at]))
         for name, found in entries.items():
             finite = np.isfinite(subject.numpy(found))
@@ -144,11 +203,11 @@ def bad_entries_are_kept(subject: ArraySubject, values: Array) -> None:
 
 
 @law
-def arrays_of_another_dtype_or_shape_are_not_equal(subject: ArraySubject, values: Array) -> None:
+def arrays_of_another_dtype_or_shape_are_not_equal(subject: ArraySubject, case: Values) -> None:
     """``equal`` is False for the same numbers in another dtype or shape."""
     whole = np.arange(1.0, 7.0)
     numbers = [whole.astype(dtype) for dtype in (np.float64, np.float32, np.int64, np.int32, np.int8)]
-    forms = [*numbers, whole.astype(values.dtype)[None], whole.astype(values.dtype).reshape(2, 3)]
+    forms = [*numbers, whole.astype(case.dtype)[None], whole.astype(case.dtype).reshape(2, 3)]
     made = [subject.vector(form) for form in forms]
     kinds = [(subject.numpy(each).dtype, subject.numpy(each).shape) for each in made]
     for first, kind in zip(made, kinds, strict=True):
@@ -159,9 +218,9 @@ def arrays_of_another_dtype_or_shape_are_not_equal(subject: ArraySubject, values
 
 
 @law
-def results_belong_to_the_caller(subject: ArraySubject, values: Array) -> None:
+def results_belong_to_the_caller(subject: ArraySubject, case: Values) -> None:
     """A result shares no memory with another one, nor with the arguments, also if it is 0."""
-    for rows in (random_vectors(values, 4, LAYOUT.size), np.zeros((4, LAYOUT.size), values.dtype)):
+    for rows in (case.random(4, LAYOUT.size), np.zeros((4, LAYOUT.size), case.dtype)):
         _require_own(subject, rows)
 
 
@@ -202,6 +261,7 @@ def _makers(subject: ArraySubject, arguments: list[Any]) -> Mapping[str, Callabl
         "add_scaled()": lambda: ops.add_scaled(new(), 0.5, w),
         "accumulated()": lambda: ops.accumulated(None, v),
         "take()": lambda: ops.take(v, np.array([4, 0, 4])),
+        "take() of neighbours": lambda: ops.take(v, np.arange(3)),
         "sums()": lambda: ops.sums(v, slices),
         "sums_and_signs()": lambda: ops.sums_and_signs(v, slices)[0],
         "the signs of sums_and_signs()": lambda: ops.sums_and_signs(v, slices)[1],

@@ -136,10 +136,15 @@ def _numpy(vector: Vector) -> Array:
 
 @law
 def layout_is_the_networks(backend: Backend, case: Case) -> None:
-    """The layout has the tensor names and shapes of the NumPy network, in the same order."""
+    """The layout has the tensors of the NumPy network: names, shapes, order, axes of neurons, other names."""
     layout, expected = case.objective(backend).layout, case.network.layout
     require(layout.names == expected.names, f"names are {layout.names}, expected {expected.names}.")
     require(layout.shapes == expected.shapes, f"shapes are {layout.shapes}, expected {expected.shapes}.")
+    axes = f"the axes of neurons are {layout.neuron_axes}, expected {expected.neuron_axes}."
+    require(layout.neuron_axes == expected.neuron_axes, axes)
+    # A model that is a function has a tied tensor under one name only.
+    known = not layout.tied or layout.tied == expected.tied
+    require(known, f"other names of tensors are {layout.tied}, expected {expected.tied}.")
 
 
 @law
@@ -261,6 +266,8 @@ def _optimizers(dtype: Dtype) -> st.SearchStrategy[tuple[Optimizer, ...]]:
 
 
 UPDATES = 20
+DECAY = AdamW(0.05, eps=1e-2, weight_decay=0.3)
+"""Moves tensors also without a gradient."""
 _sizes = st.lists(st.integers(3, 9), min_size=4, max_size=7).map(tuple)
 _penalties = st.sampled_from([0.0, 0.25])
 _plain = cases_of(networks(features=()), unusual=False)
@@ -306,11 +313,14 @@ def optimizers_remember_their_state(backend: Backend, run: Run) -> None:
 
 
 def runs_do_not_depend_on_each_other(backend: Backend, run: Run) -> None:
-    """Two runs of one objective that take turns are those of the reference, each with its own state."""
-    objective, first, second = run.objective(backend), run.optimizers[0], run.optimizers[-1]
-    beside = backend.train(objective, run.start * run.start.dtype.type(0.5), second, run.batches)
-    found = run.path(backend, objective, first, lambda: next(beside, None))
-    _require_path(found, run, first, ", beside another run")
+    """A run is that of the reference after another one that was given up, and in turns with a third one."""
+    objective, elsewhere = run.objective(backend), run.start * run.start.dtype.type(0.5)
+    for optimizer in run.optimizers:
+        next(backend.train(objective, elsewhere, optimizer, run.batches))  # and no more of it
+        beside = backend.train(objective, elsewhere, optimizer, run.batches)
+        next(beside)
+        found = run.path(backend, objective, optimizer, lambda beside=beside: next(beside, None))  # type: ignore[misc]
+        _require_path(found, run, optimizer, ", after one that was given up, beside another")
 
 
 _long_runs = _plain.flatmap(
@@ -466,13 +476,16 @@ def frozen_parameters_get_zero(backend: Backend, case: Case) -> None:
     objective = case.objective(backend)
     theta = backend.vector(case.points[0])
     grads = case.network.layout.unflatten(_numpy(objective.loss_and_grad(theta)[1]))
-    sizes = tuple(len(batch) for batch in case.measuring_batches)
-    optimizer = SGD(0.05, momentum=0.9)
-    path = Run(case, (optimizer,), sizes).path(backend, objective, optimizer)
-    moved = case.network.layout.unflatten(path[-1] - path[0])
     for name in case.network.frozen:
         require(not grads[name].any(), f"frozen tensor {name!r} has a gradient of {grads[name].ravel()}.")
-        require(not moved[name].any(), f"training moved the frozen tensor {name!r}.")
+    sizes = tuple(len(batch) for batch in case.measuring_batches)
+    run = Run(case, (SGD(0.05, momentum=0.9), DECAY), sizes)
+    for optimizer in run.optimizers:
+        path = run.path(backend, objective, optimizer)
+        moved = case.network.layout.unflatten(path[-1] - path[0])
+        for name in case.network.frozen:
+            require(not moved[name].any(), f"{optimizer} moved the frozen tensor {name!r}.")
+        _require_path(path, run, optimizer, ", with frozen tensors")
 
 
 @policy("tied")
@@ -482,6 +495,8 @@ def tied_parameters_count_once(backend: Backend, case: Case) -> None:
     twice = [name for name in case.network.tied if name in layout.names]
     require(not twice, f"{', '.join(twice)} is tied to another tensor, but has entries of its own in θ.")
     _require_reference(backend, case, "with tied tensors")
+    run = Run(case, (DECAY,), (5, 5, 5))
+    _require_path(run.path(backend, case.objective(backend), DECAY), run, DECAY, ", with tied tensors")
 
 
 @policy()
@@ -515,9 +530,9 @@ def penalty_counts_what_trains_once(backend: Backend, case: Case) -> None:
 @policy()
 def objectives_are_independent(backend: Backend, case: Case) -> None:
     """Objectives of one network with other data, penalty or precision do not affect each other."""
-    halves = [
+    halves = [  # of equal shape
         replace(case, data=case.data.take(slice(0, 8))),
-        replace(case, data=case.data.take(slice(8, 17))),
+        replace(case, data=case.data.take(slice(9, 17))),
     ]
     other: Dtype = "float32" if case.dtype == "float64" else "float64"
     cases = [case, *halves, replace(case, points=case.points.astype(other), dtype=other)]
@@ -549,15 +564,21 @@ def batches_are_weighted_by_size(backend: Backend, case: Case) -> None:
 def _require_reference(backend: Backend, case: Case, what: str) -> None:
     """Loss and gradient of the whole data and of a batch equal those of the reference."""
     theta, objective, reference = case.points[0], case.objective(backend), case.reference()
+    single = replace(case, dtype="float32").objective(NumpyBackend())
     for batch in (None, case.measuring_batches[0]):
         found = evaluate(objective, backend.vector(theta), batch)
-        _require_same(found, evaluate(reference, theta.astype(np.float64), batch), case, what)
+        expected = evaluate(reference, theta.astype(np.float64), batch)
+        rounded = evaluate(single, theta.astype(np.float32), batch)
+        # Some gradients lose digits, such as behind a unit that is saturated.
+        lost = float(np.abs(rounded.grad - expected.grad).max()) / tolerances.EPS32 * case.eps
+        _require_same(found, expected, case, what, lost)
 
 
-def _require_same(found: Evaluation, expected: Evaluation, case: Case, what: str) -> None:
+def _require_same(found: Evaluation, expected: Evaluation, case: Case, what: str, lost: float = 0.0) -> None:
+    """``lost`` is the error of the reference in the precision of the case, of which 4 times are allowed."""
     tolerance = tolerances.summed(1 + abs(expected.loss), case.eps)
     require_close(found.loss, expected.loss, tolerance, f"the loss, {what}")
-    tolerance = tolerances.gradient(1 + float(np.abs(expected.grad).max()), case.eps)
+    tolerance = tolerances.gradient(1 + float(np.abs(expected.grad).max()), case.eps) + 4 * lost
     require_close(_numpy(found.grad), expected.grad, tolerance, f"the gradient, {what}")
 
 

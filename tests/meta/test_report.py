@@ -1,5 +1,7 @@
 """The runner of checks: what counts as a failure, and what a report contains."""
 
+from textwrap import dedent
+
 import numpy as np
 import pytest
 from hypothesis import assume, given, settings
@@ -16,7 +18,9 @@ from lca.testing import (
     generate_checks,
     parametrize_with_checks,
 )
+from lca.testing._array_checks import LONG, Values
 from lca.testing._report import Check, CheckFailure, ConformanceError, run_checks
+from tests.meta.zoo_arrays import WRONG_ARRAYS
 
 
 def check(law, cases=None, applies=lambda subject: True):
@@ -257,6 +261,17 @@ def test_a_generated_check_fails_with_its_text_and_without_our_frames():
         found()
     assert raised.value.__cause__ is None
     assert raised.value.__suppress_context__ or raised.value.__context__ is None
+
+
+def test_a_failure_of_array_operations_shows_the_vectors_that_were_drawn():
+    wrong = WRONG_ARRAYS["no movement"]
+    [found] = generate_checks(wrong.make(), only=wrong.check, samples=1)
+    shown = found.result().message.partition("The smallest case found:")[2].partition("To repeat")[0]
+    names = {}
+    exec(dedent(shown), names)  # the lines can be run
+    assert names["vectors"].shape == (4, LONG)
+    assert not names["values"].any()
+    assert repr(Values(names["values"])) == "values = np.zeros(21, np.float32)"
 
 
 class Doubled(Quadratic):

@@ -351,4 +351,24 @@ class RealsOps(ArrayOps):
 
 
 array_ops.register(Reals, lambda vector: RealsOps())
-RIGHT_ARRAYS = {"NumPy": ArraySubject(np.array, NumpyOps()), "own class": ArraySubject(Reals)}
+
+
+class FactorsAsScratch(NumpyOps):
+    """With ``overwrite``, products are written into the factors, and sums are taken in another order."""
+
+    def products_sum(self, weighted, start, end, *, overwrite=False):
+        if not overwrite:
+            return super().products_sum(weighted, start, end)
+        total, mass = np.zeros_like(start), 0.0
+        for weight, vector, factor in weighted:
+            product = vector * (end - start) if factor is None else np.multiply(vector, factor, out=factor)
+            mass += abs(weight) * float(np.abs(product).sum())
+            total = total + weight * product
+        return total, mass
+
+
+RIGHT_ARRAYS = {
+    "NumPy": ArraySubject(np.array, NumpyOps()),
+    "own class": ArraySubject(Reals),
+    "factors as scratch": ArraySubject(np.array, FactorsAsScratch()),
+}

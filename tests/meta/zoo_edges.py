@@ -115,6 +115,74 @@ class WideSigns(NumpyOps):
         return super().signs(vector).astype(np.int64)
 
 
+class FirstVectorAsTotal(NumpyOps):
+    """The weighted sum is added up in the first vector, where its weight is 1."""
+
+    def movement_sums(self, weighted, start, end):
+        (weight, first), *rest = weighted
+        combined = first if weight == 1 else weight * first
+        for weight, vector in rest:
+            combined += weight * vector
+        return self.total(combined * (end - start)), self.abs_total(combined * (end - start))
+
+
+class UnitWeights(NumpyOps):
+    """No multiplication by 1, nor by -1."""
+
+    def movement_sums(self, weighted, start, end):
+        (weight, first), *rest = weighted
+        return super().movement_sums([(1.0 if abs(weight) == 1 else weight, first), *rest], start, end)
+
+
+class MovementUsedUp(NumpyOps):
+    """The first product with the movement is written into the movement."""
+
+    def products_sum(self, weighted, start, end, *, overwrite=False):
+        total, mass, movement = np.zeros_like(start), 0.0, end - start
+        for weight, vector, factor in weighted:
+            product = np.multiply(vector, movement, out=movement) if factor is None else vector * factor
+            total += weight * product
+            mass += abs(weight) * self.abs_total(product)
+        return total, mass
+
+
+class MovedUpToTheNext(NumpyOps):
+    """A part ends where the next begins."""
+
+    def moved(self, start, end, parts):
+        starts = [part.start for part in parts]
+        return np.logical_or.reduceat(start != end, starts).tolist() if starts else []
+
+
+class MovedByNorm(NumpyOps):
+    def moved(self, start, end, parts):
+        return [bool(np.dot(end[p] - start[p], end[p] - start[p]) != 0) for p in parts]
+
+
+class TakesView(NumpyOps):
+    """Adjacent positions are a slice."""
+
+    def take(self, vector, positions):
+        adjacent = len(positions) > 0 and bool((np.diff(positions) == 1).all())
+        return vector[positions[0] : positions[-1] + 1] if adjacent else vector[positions]
+
+
+class TakesBetween(NumpyOps):
+    """Positions that are as many as lie between the first and the last are a slice."""
+
+    def take(self, vector, positions):
+        whole = positions[-1] - positions[0] == len(positions) - 1
+        return vector[positions[0] : positions[-1] + 1].copy() if whole else vector[positions]
+
+
+class WholeBlocks(NumpyOps):
+    """Sums of blocks of 2^17 entries, without the rest."""
+
+    def total(self, vector):
+        whole = len(vector) - len(vector) % 2**17
+        return super().total(vector[: whole or len(vector)])
+
+
 class ShortHash(NumpyOps):
     def snapshot(self, vector):
         return hash(vector.tobytes()) % 256
@@ -178,6 +246,34 @@ WRONG_EDGES: dict[str, Wrong] = {
     ),
     "small factors skipped": Wrong(
         "add_scaled() skips a small factor", "vectors_are_those_of_numpy", subject_of(SmallFactorsSkipped)
+    ),
+    "first vector as total": Wrong(
+        "a weighted sum added up in its first vector",
+        "movement_sums_are_those_of_the_product",
+        subject_of(FirstVectorAsTotal),
+    ),
+    "unit weights": Wrong(
+        "the weight -1 taken for 1", "movement_sums_are_those_of_the_product", subject_of(UnitWeights)
+    ),
+    "movement used up": Wrong(
+        "the movement overwritten by its first product", "products_are_summed", subject_of(MovementUsedUp)
+    ),
+    "moved up to the next": Wrong(
+        "a part extended to the start of the next",
+        "movement_is_reported_for_each_part",
+        subject_of(MovedUpToTheNext),
+    ),
+    "moved by norm": Wrong("squares of movements that underflow", MOVED, subject_of(MovedByNorm)),
+    "takes a view": Wrong(
+        "neighbours taken as a view", "results_belong_to_the_caller", subject_of(TakesView)
+    ),
+    "takes between": Wrong(
+        "neighbours taken in ascending order", "entries_are_taken_by_position", subject_of(TakesBetween)
+    ),
+    "whole blocks": Wrong(
+        "the rest after blocks of 2^17 left out",
+        "the_last_entries_of_very_long_vectors_count",
+        subject_of(WholeBlocks),
     ),
     "wide signs": Wrong("signs() of 8 bytes", "changes_of_sign_skip_the_zeros", subject_of(WideSigns)),
 }

@@ -2,6 +2,9 @@
 
 from dataclasses import dataclass, replace
 
+import numpy as np
+
+from lca.layout import Layout
 from lca.objective import Scaled, Sum
 from lca.reference import SGD, Adam, AdamW, RMSProp
 from lca.reference._backend import NumpyBackend
@@ -287,6 +290,116 @@ class Aliasing(NumpyBackend):
             yield replace(step, start=start, end=end, gradient=None, batch=None)
 
 
+class FrozenDecay(NumpyBackend):
+    """Weight decay moves what has no gradient."""
+
+    def train(self, objective, theta, optimizer, batches):
+        return super().train(Passing(objective), theta, optimizer, batches)
+
+
+class TiedDecayTwice(OtherOptimizer):
+    """A tied tensor is in the list of the optimizer under both names."""
+
+    def train(self, objective, theta, optimizer, batches):
+        layout = objective.layout
+        uses = np.repeat([1 + len(layout.tied.get(name, ())) for name in layout.names], layout.sizes)
+        if isinstance(optimizer, AdamW):
+            optimizer = DecayPerUse(optimizer, uses.astype(theta.dtype))
+        return NumpyBackend.train(self, objective, theta, optimizer, batches)
+
+
+@dataclass(frozen=True)
+class DecayPerUse:
+    adamw: AdamW
+    uses: np.ndarray
+
+    def init(self, theta):
+        return self.adamw.init(theta)
+
+    def update(self, state, grad, theta):
+        state, delta = self.adamw.update(state, grad, theta)
+        return state, delta - self.adamw.lr * self.adamw.weight_decay * (self.uses - 1) * theta
+
+
+class CountOnBackend(NumpyBackend):
+    """The updates of Adam are counted on the backend, and the count is reset when a run ends."""
+
+    def __init__(self):
+        object.__setattr__(self, "counts", {})
+
+    def train(self, objective, theta, optimizer, batches):
+        yield from super().train(objective, theta, _Counted(optimizer, self.counts), batches)
+        self.counts.pop(optimizer, None)
+
+
+@dataclass(frozen=True)
+class _Counted:
+    inner: object
+    counts: dict
+
+    def init(self, theta):
+        return self.inner.init(theta)
+
+    def update(self, state, grad, theta):
+        if hasattr(state, "count"):
+            state = replace(state, count=self.counts.get(self.inner, 0))
+            self.counts[self.inner] = state.count + 1
+        return self.inner.update(state, grad, theta)
+
+
+class MomentsFound(NumpyBackend):
+    """The state of an optimizer is kept while a run lasts, and found by one that begins meanwhile."""
+
+    def __init__(self):
+        object.__setattr__(self, "states", {})
+
+    def train(self, objective, theta, optimizer, batches):
+        key = optimizer, len(theta), theta.dtype
+        try:
+            yield from super().train(objective, theta, _Found(optimizer, self.states, key), batches)
+        finally:
+            self.states.pop(key, None)
+
+
+@dataclass(frozen=True)
+class _Found:
+    inner: object
+    states: dict
+    key: tuple
+
+    def init(self, theta):
+        self.states.setdefault(self.key, self.inner.init(theta))
+
+    def update(self, state, grad, theta):
+        before = self.states[self.key] if self.key in self.states else self.inner.init(theta)
+        self.states[self.key], delta = self.inner.update(before, grad, theta)
+        return None, delta
+
+
+class ObjectiveByShape(NumpyBackend):
+    """A compiled loss is kept by the network and the shape of the data."""
+
+    def __init__(self):
+        object.__setattr__(self, "kept", {})
+
+    def objective(self, network, data, dtype, **options):
+        key = id(network), data.x.shape, dtype, *options.items()
+        if key not in self.kept:  # the network is kept, so that its id is not used again
+            self.kept[key] = network, super().objective(network, data, dtype, **options)
+        return self.kept[key][1]
+
+
+class LastAxisOfNeurons(NumpyBackend):
+    """The neurons of a matrix are its columns, as in another framework."""
+
+    def objective(self, network, data, dtype, **options):
+        made = super().objective(network, data, dtype, **options)
+        own = made.layout
+        axes = tuple(len(shape) - 1 for shape in own.shapes)
+        object.__setattr__(made, "layout", Layout(own.names, own.shapes, axes, own.tied))
+        return made
+
+
 class SampleShifted(NumpyBackend):
     """``batch(index)`` of the objective gives the neighbours of the examples asked for."""
 
@@ -309,6 +422,7 @@ class _SampleShifted(Passing):
         return self.objective.batch((index + 1) % self.n_examples, weight)
 
 
+ALONE = "runs_do_not_depend_on_each_other"
 PATH, FIELDS = "training_equals_the_reference", "steps_report_what_made_them"
 WRONG_TRAINING: dict[str, Wrong] = {
     "ε under the root": Wrong("Adam with ε under the root", PATH, AdamEpsInsideRoot),
@@ -343,6 +457,20 @@ WRONG_TRAINING: dict[str, Wrong] = {
     ),
     "all at once": Wrong(
         "the run is trained to its end before the first step", "steps_come_one_at_a_time", AllAtOnce
+    ),
+    "frozen decay": Wrong("weight decay moves frozen tensors", "frozen_parameters_get_zero", FrozenDecay),
+    "tied decay twice": Wrong(
+        "weight decay of a tied tensor under both names", "tied_parameters_count_once", TiedDecayTwice
+    ),
+    "count on the backend": Wrong(
+        "the updates of Adam counted in one place for all runs", ALONE, CountOnBackend
+    ),
+    "moments found": Wrong("a run begins with the moments of another that lasts", ALONE, MomentsFound),
+    "objective by shape": Wrong(
+        "a loss found by the shape of its data", "objectives_are_independent", ObjectiveByShape
+    ),
+    "last axis of neurons": Wrong(
+        "the neurons of a matrix are its columns", "layout_is_the_networks", LastAxisOfNeurons
     ),
     "sample shifted": Wrong(
         "batch() gives other examples than those asked for", "samples_equal_the_reference", SampleShifted

@@ -1,7 +1,7 @@
 """The training loop: epochs, the path it yields, purity, and how it stops on non-finite numbers."""
 
 import tracemalloc
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import pytest
@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from lca import tolerances
 from lca.errors import DataError, LCAError, NonFiniteError
 from lca.layout import Layout
-from lca.reference import SGD, Adam, Batch, DatasetLoss, minibatches, mlp, train, with_next
+from lca.reference import SGD, Adam, AdamW, Batch, DatasetLoss, minibatches, mlp, train, with_next
 from lca.step import Step
 from lca.testing.strategies import seeds
 
@@ -120,6 +120,21 @@ def test_independent_batches_are_drawn_with_replacement() -> None:
     repeats = [10 - len(np.unique(batch.index)) for batch in batches]
     assert 2 < np.mean(repeats) < 5  # 3.5 are expected
     np.testing.assert_array_equal(batches[3].x, X[batches[3].index])
+
+
+def test_frozen_tensors_do_not_move_nor_decay() -> None:
+    frozen = replace(NETWORK, frozen=("fc1.weight",))
+    batches, adamw = list(minibatches(X, Y, 4, 3, seed=0)), AdamW(0.1, weight_decay=0.5)
+    own, thawed = (
+        list(train(DatasetLoss(n, X, Y), n.init(0), adamw, batches, micro_batches=2, slopes=True))
+        for n in (frozen, NETWORK)
+    )
+    for step in own:
+        for moved in (step.end - step.start, step.update_slope, step.micro_batches[1].update):
+            tensors = NETWORK.layout.unflatten(moved)
+            assert not tensors["fc1.weight"].any()
+            assert all(tensors[name].any() for name in ("fc1.bias", "fc2.weight", "fc2.bias"))
+    assert NETWORK.layout.unflatten(thawed[0].end - thawed[0].start)["fc1.weight"].any()
 
 
 def test_a_step_gets_the_batch_and_gradient_of_the_next_one() -> None:

@@ -42,6 +42,9 @@ class JaxLoss(frameworks.BatchwiseLoss):
     def theta(self) -> jax.Array:
         return self.packing.pack(self._model.params)
 
+    def trainable(self) -> list[str]:
+        return [name for name in self.layout.names if name not in self.packing.frozen]
+
     def state(self) -> State | None:
         """The running statistics that are used: a name for each array, such as ``bn1.mean``."""
         return tensors_of({layer: self._model.statistics[layer] for layer in self._running}) or None

@@ -110,6 +110,11 @@ class DatasetLoss:
         return _mean(losses, chunks, weight), grad.astype(theta.dtype, copy=False)
 
     @property
+    def differentiated(self) -> frozenset[str]:
+        """Names of the tensors whose gradient is computed; that of frozen ones is 0."""
+        return frozenset(self.layout.names) - frozenset(self.network.frozen)
+
+    @property
     def n_examples(self) -> int:
         """N, the number of examples in the data set."""
         return len(self.x)
