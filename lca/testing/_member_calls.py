@@ -6,7 +6,7 @@ from contextlib import suppress
 import numpy as np
 
 from lca import tolerances
-from lca.objective import Objective, Sum, at_state, state_of
+from lca.objective import Objective, Sum, at_state, differentiated_by, state_of
 from lca.testing._laws import require, require_close
 from lca.testing._member_checks import (
     REFUSALS,
@@ -131,7 +131,7 @@ def batches_are_in_the_state(subject: ObjectiveSubject, draw: Draw) -> None:
     what = "in another state, the weighted mean of the losses of the batches"
     require_close(mean, whole, tolerances.rebatched(size, eps_of(subject.widest)), what)
     place, batch = subject.pick(draw)
-    direction = random_direction(draw, objective.layout.size)
+    direction = random_direction(draw, objective.layout, differentiated_by(other))
     require_slope(subject, other, as_numpy(theta), direction, f"on {place} in another state", batch=batch)
 
 

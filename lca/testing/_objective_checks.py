@@ -271,7 +271,6 @@ def deterministic(subject: ObjectiveSubject, draw: Draw) -> None:
     require_gradient(objective.layout, grad_again, grad, tolerance, "the gradient at the same θ, again")
 
 
-@law
 def works_in_the_precision_of_theta(subject: ObjectiveSubject, draw: Draw) -> None:
     """At float64 parameters, loss and gradient have float64 precision; nothing is computed in float32."""
     objective = subject.make()
@@ -293,6 +292,9 @@ def works_in_the_precision_of_theta(subject: ObjectiveSubject, draw: Draw) -> No
             varying = rows[:, (np.diff(np.sort(rows, axis=0), axis=0) > 0).sum(axis=0) > 1]
             narrow = rows.dtype == np.float64 and varying.size and _is_single(varying)
             require(not narrow, f"{what} at float64 parameters is exact in float32.")
+
+
+register(works_in_the_precision_of_theta, lambda subject: "float64" in subject.dtypes)
 
 
 def _blocks_of_entries(layout: Layout) -> Iterator[tuple[str, slice]]:
