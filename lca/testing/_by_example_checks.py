@@ -76,7 +76,7 @@ def _case(subject: ObjectiveSubject, draw: Draw) -> _Case:
 
 
 def _movement(subject: ObjectiveSubject, layout: Layout, draw: Draw, rng: np.random.Generator) -> Array:
-    """To another point; or one tensor stays; or every tensor moves by a, -a, a, ..., which add up to 0."""
+    """To another point; or one tensor stays; or a tensor moves by 0, a, -a, a, ..., which add up to 0."""
     start, end = (subject.numbers(layout, draw, stream) for stream in (0, 1))
     movement: Array = ((end - start) / 8).astype(subject.widest)
     parts = list(layout.unflatten(movement).values())
@@ -84,11 +84,12 @@ def _movement(subject: ObjectiveSubject, layout: Layout, draw: Draw, rng: np.ran
     if kind == 1 and len(parts) > 1:
         parts[rng.integers(len(parts))][...] = 0
     if kind == 2:
+        size = movement[0]
         for part in parts:
             flat = part.reshape(-1)
-            flat[:] = abs(movement[0])
+            flat[:] = size
             flat[1::2] *= -1
-            flat[len(flat) // 2 * 2 :] = 0
+            flat[: 2 - len(flat) % 2] = 0
     return movement
 
 
@@ -194,7 +195,7 @@ def by_example_changes_nothing(subject: ObjectiveSubject, draw: Draw) -> None:
     eps = eps_of(subject.widest)
     for name, one, two in zip(ExampleSlopes._fields, first, again, strict=True):
         rounding = tolerances.repeat(float(np.abs(one).max()), eps)
-        require_close(two, one, rounding, f"the {name} at the same θ, after a call at another")
+        require_close(two, one, rounding, f"the {name} at the same θ, after a call at another", "entry")
 
 
 def separates(objective: Objective) -> bool:
