@@ -6,10 +6,12 @@ from contextlib import suppress
 import numpy as np
 
 from lca import tolerances
+from lca.arrays import array_ops
 from lca.objective import Objective, Sum, at_state, differentiated_by, state_of
 from lca.testing._laws import require, require_close
 from lca.testing._member_checks import (
     REFUSALS,
+    divided,
     drawn,
     moved_state,
     moves,
@@ -18,6 +20,7 @@ from lca.testing._member_checks import (
     samples,
     scores,
     weighs,
+    whole_can_be_sampled,
 )
 from lca.testing._objective_checks import (
     eps_of,
@@ -49,23 +52,39 @@ def batches_belong_to_their_examples(subject: ObjectiveSubject, draw: Draw) -> N
     found = objective.loss(theta, batch)
     tolerance = tolerances.repeat(expected, eps_of(subject.widest))
     require_close(found, expected, tolerance, "the loss of a batch, after another batch was made")
+    again = (given[0], *(rng.permutation(weight + 1) for weight in given[1:]))
+    fresh = subject.make()
+    expected = fresh.loss(theta, fresh.batch(*again))  # type: ignore[attr-defined]
+    found = objective.loss(theta, objective.batch(*again))  # type: ignore[attr-defined]
+    tolerance = tolerances.repeat(expected, eps_of(subject.widest))
+    require_close(found, expected, tolerance, "the loss of a batch of the same examples with other weights")
 
 
 def samples_are_like_theta(subject: ObjectiveSubject, draw: Draw) -> None:
-    """On a sample, the loss is a float and the gradient has the type, shape and dtype of θ."""
+    """On a sample, the loss is a float and the gradient a new vector of the type, shape and dtype of θ."""
     objective, rng = subject.make(), draw.rng(77)
     index = drawn(objective, rng)
     given = [(index,)] + ([(index, rng.uniform(0.5, 2.0, len(index)))] if _holds(weighs, objective) else [])
     for dtype in subject.dtypes:
         theta = subject.theta(objective.layout, draw, dtype=dtype)
         for arguments in given:
-            loss, grad = objective.loss_and_grad(theta, objective.batch(*arguments))  # type: ignore[attr-defined]
+            sample = objective.batch(*arguments)  # type: ignore[attr-defined]
+            loss, grad = objective.loss_and_grad(theta, sample)
             what = f"on a {'weighted ' if len(arguments) > 1 else ''}sample, in {dtype}"
             require(isinstance(loss, float), f"the loss {what} is a {type(loss).__name__}, not a float.")
             objective.layout.check(grad, f"the gradient {what}")
             types = type(grad).__name__, type(theta).__name__
             require(type(grad) is type(theta), f"the gradient {what} is a {types[0]}, θ a {types[1]}.")
             require(grad.dtype == theta.dtype, f"the gradient {what} is {grad.dtype}.")
+            before = as_numpy(grad)
+            objective.loss_and_grad(subject.theta(objective.layout, draw, 1, dtype), sample)
+            kept = np.array_equal(as_numpy(grad), before)
+            require(kept, f"a later call {what} modified a gradient already returned; return a copy.")
+            array_ops(grad).add_scaled(grad, 1.0, subject.vector(np.ones_like(before)))
+            again = evaluated(objective, theta, sample)[1]
+            tolerance = tolerances.repeat(float(np.abs(before).max()), eps_of(dtype))
+            what = f"the gradient {what}, after the first one was overwritten in place"
+            require_gradient(objective.layout, again, before, tolerance, what)
 
 
 def members_change_nothing(subject: ObjectiveSubject, draw: Draw) -> None:
@@ -112,27 +131,37 @@ def scores_depend_on_theta_alone(subject: ObjectiveSubject, draw: Draw) -> None:
         for (place, given), expected in zip(places, alone[i], strict=True):
             found = np.asarray(one.scores(points[i], *given))  # type: ignore[attr-defined]
             tolerance = tolerances.repeat(max(1.0, float(expected.max())), eps_of(subject.widest))
-            require_close(found, expected, tolerance, f"the scores of {place}, after calls at another θ")
+            require_close(
+                found, expected, tolerance, f"the scores of {place}, after calls at another θ", "example"
+            )
 
 
 def batches_are_in_the_state(subject: ObjectiveSubject, draw: Draw) -> None:
-    """In another state, the whole is the mean of its batches, and gradients on batches are right as well."""
+    """In another state, the whole is the mean of its batches, or samples, and their gradients are right."""
     objective = subject.make()
     state = state_of(objective)
     assert state is not None
     other = at_state(objective, moved_state(state))
-    theta = subject.theta(objective.layout, draw)
-    parts = [(weight, other.loss(theta, batch)) for weight, batch in subject.batches]
-    whole, total = other.loss(theta), sum(weight for weight, _ in parts)
-    ignored = len(parts) > 1 and whole != 0 and all(part == whole for _, part in parts)
-    require(not ignored, "in another state, every batch has the loss of the whole; is `batch` ignored?")
-    size = max(sum(abs(w * part) for w, part in parts) / total, typical(subject, objective, draw)[0])
-    mean = sum(w * part for w, part in parts) / total
-    what = "in another state, the weighted mean of the losses of the batches"
-    require_close(mean, whole, tolerances.rebatched(size, eps_of(subject.widest)), what)
-    place, batch = subject.pick(draw)
-    direction = random_direction(draw, objective.layout, differentiated_by(other))
-    require_slope(subject, other, as_numpy(theta), direction, f"on {place} in another state", batch=batch)
+    theta, rng = subject.theta(objective.layout, draw), draw.rng(85)
+    divisions = {"batches": list(subject.batches)}
+    if _holds(whole_can_be_sampled, objective):
+        divisions["samples"] = list(divided(objective, rng))
+    whole, usual = other.loss(theta), typical(subject, objective, draw)[0]
+    for name, pairs in divisions.items():
+        if not pairs:
+            continue
+        parts = [(weight, other.loss(theta, batch)) for weight, batch in pairs]
+        ignored = len(parts) > 1 and whole != 0 and all(part == whole for _, part in parts)
+        require(not ignored, f"in another state, all {name} have the loss of the whole; is `batch` ignored?")
+        total = sum(weight for weight, _ in parts)
+        size = max(sum(abs(w * part) for w, part in parts) / total, usual)
+        mean = sum(w * part for w, part in parts) / total
+        what = f"in another state, the weighted mean of the losses of its {name}"
+        require_close(mean, whole, tolerances.rebatched(size, eps_of(subject.widest)), what)
+        at = int(rng.integers(len(pairs)))
+        direction = random_direction(draw, objective.layout, differentiated_by(other))
+        where = f"on number {at} of the {name} in another state"
+        require_slope(subject, other, as_numpy(theta), direction, where, batch=pairs[at][1])
 
 
 def classes_add_up_to_the_loss(subject: ObjectiveSubject, draw: Draw) -> None:
@@ -170,7 +199,7 @@ def _members(objective: Objective) -> bool:
 
 
 def _moves_with_batches(subject: ObjectiveSubject) -> bool:
-    return bool(subject.batches) and offers(moves)(subject)
+    return offers(moves)(subject) and (bool(subject.batches) or offers(whole_can_be_sampled)(subject))
 
 
 MEMBER_CALLS = [

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Collection, Iterator
 from contextlib import suppress
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -86,14 +87,14 @@ def _selects(objective: Objective) -> bool:
 def samples_are_means_of_their_examples(subject: ObjectiveSubject, draw: Draw) -> None:
     """The loss of `batch(index)` is the plain mean over these examples, repeats included."""
     objective, rng = subject.make(), draw.rng(70)
-    index = drawn(objective, rng)
+    index = _any_length(objective, draw, rng)
     _require_mean(subject, objective, draw, index, None)
 
 
 def weighted_samples_are_weighted_means(subject: ObjectiveSubject, draw: Draw) -> None:
     """The loss of `batch(index, weight)` is ``Σ v ℓ / Σ v``; the weights of the data do not count in it."""
     objective, rng = subject.make(), draw.rng(71)
-    index = drawn(objective, rng)
+    index = _any_length(objective, draw, rng)
     # Exact in float32: a framework may convert weights to the dtype of its losses. Not in float16.
     weight = rng.integers(2**12, 2**16, len(index)) / 2.0 ** rng.integers(6, 22, len(index))
     weight[1 : 1 + len(weight) // 4] = 0.0
@@ -109,17 +110,32 @@ def drawn(objective: Objective, rng: np.random.Generator) -> Index:
     return index
 
 
+def _any_length(objective: Objective, draw: Draw, rng: np.random.Generator) -> Index:
+    """A sample as `drawn`; in a few cases a long one, of few examples."""
+    index = drawn(objective, rng)
+    return rng.choice(index[:FEW], LONG) if draw.seed % RARE == 0 else index
+
+
+def listed(index: Index) -> str:
+    """The examples of a sample, of which a long one has but few."""
+    few = f"{len(index)} examples with repeats, of {np.unique(index).tolist()}"
+    return f"the examples {index.tolist()}" if len(index) < LONG else few
+
+
 def _require_mean(
     subject: ObjectiveSubject, objective: Objective, draw: Draw, index: Index, weight: Array | None
 ) -> None:
     theta = subject.theta(objective.layout, draw)
     given = (index,) if weight is None else (index, weight)
-    parts = [_example(objective, theta, int(i)) for i in index]
+    alone = {i: _example(objective, theta, i) for i in set(index.tolist())}
     weights = np.ones(len(index)) if weight is None else weight
-    loss, grad = evaluated(objective, theta, objective.batch(*given))  # type: ignore[attr-defined]
-    what = f"the {'' if weight is None else 'weighted '}sample of the examples {index.tolist()}"
-    weighted = list(zip(weights, parts, strict=True))
+    sample = objective.batch(*given)  # type: ignore[attr-defined]
+    loss, grad = evaluated(objective, theta, sample)
+    what = f"the {'' if weight is None else 'weighted '}sample of {listed(index)}"
+    weighted = [(v, alone[i]) for v, i in zip(weights, index.tolist(), strict=True)]
     _compare(subject, objective, draw, what, found=(loss, grad), parts=weighted)
+    found = objective.loss(theta, sample), grad
+    _compare(subject, objective, draw, f"{what} without its gradient", found=found, parts=weighted)
 
 
 def _example(objective: Objective, theta: Vector, i: int) -> tuple[float, Array]:
@@ -158,25 +174,23 @@ def whole_is_the_mean_of_its_examples(subject: ObjectiveSubject, draw: Draw) -> 
         require(weight.shape == (count,), f"weight has shape {weight.shape}, expected ({count},).")
         require(bool((weight >= 0).all() and weight.sum() > 0), "the weights are negative, or all 0.")
     theta = subject.theta(objective.layout, draw)
-    parts = list(_blocks(objective, theta, draw.rng(72).permutation(count), weight))
+    parts = [(v, evaluated(objective, theta, block)) for v, block in divided(objective, draw.rng(72))]
     whole = evaluated(objective, theta, None)
     what = f"the whole data of {count} examples"
     _compare(subject, objective, draw, what, found=whole, parts=parts)
 
 
-def _blocks(
-    objective: Objective, theta: Vector, order: Index, weight: Array | None
-) -> Iterator[tuple[float, tuple[float, Array]]]:
+def divided(objective: Any, rng: np.random.Generator) -> Iterator[tuple[float, Batch]]:
     """Up to four samples that together hold every example once, with the weight of each."""
-    for block in np.array_split(order, min(4, len(order))):
+    count, weight = objective.n_examples, objective.weight
+    for block in np.array_split(rng.permutation(count), min(4, count)):
         if weight is None:
-            yield float(len(block)), evaluated(objective, theta, objective.batch(block))  # type: ignore[attr-defined]
-        elif weight[block].sum() > 0:
-            sample = objective.batch(block, weight[block])  # type: ignore[attr-defined]
-            yield float(weight[block].sum()), evaluated(objective, theta, sample)
+            yield float(len(block)), objective.batch(block)
+        elif (own := np.asarray(weight)[block]).sum() > 0:
+            yield float(own.sum()), objective.batch(block, own)
 
 
-def _whole_can_be_sampled(objective: Objective) -> bool:
+def whole_can_be_sampled(objective: Objective) -> bool:
     return samples(objective) and (objective.weight is None or weighs(objective))  # type: ignore[attr-defined]
 
 
@@ -198,7 +212,7 @@ def scores_belong_to_their_examples(subject: ObjectiveSubject, draw: Draw) -> No
     of_batch = _checked_scores(objective, theta, objective.batch(index), len(index))  # type: ignore[attr-defined]
     tolerance = tolerances.rebatched(max(1.0, float(found.max())), eps_of(subject.widest))
     what = f"the scores of the examples {index.tolist()}, against those of all"
-    require_close(of_batch, found[index], tolerance, what)
+    require_close(of_batch, found[index], tolerance, what, "example")
     some = rng.choice(count, size=min(MANY, count), replace=False)
     losses, grads = zip(*(_example(objective, theta, int(i)) for i in some), strict=True)
     norms = np.linalg.norm(grads, axis=1)
@@ -361,7 +375,7 @@ MEMBER_CHECKS = [
     for law, use in (
         (samples_are_means_of_their_examples, samples),
         (weighted_samples_are_weighted_means, weighs),
-        (whole_is_the_mean_of_its_examples, _whole_can_be_sampled),
+        (whole_is_the_mean_of_its_examples, whole_can_be_sampled),
         (scores_belong_to_their_examples, scores),
         (state_is_copied_and_used, moves),
         (states_do_not_depend_on_each_other, moves),

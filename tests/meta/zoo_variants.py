@@ -5,6 +5,7 @@ A variant is what `at_state`, `differentiating` and `by_class` return, and what 
 
 import copy
 from dataclasses import replace
+from typing import ClassVar
 
 import numpy as np
 
@@ -102,6 +103,67 @@ class SlopesOfTheHead(TrainsItsHead):
         return EveryMember.by_example(trained, theta, movement, groups, index, chunk=chunk)
 
 
+# --- samples ---------------------------------------------------------------------------------------------
+
+
+class LossWithoutWeights(EveryMember):
+    """``loss`` was written for plain means."""
+
+    def loss(self, theta, batch=None):
+        return super().loss(theta, batch if batch is None else replace(batch, weight=None))
+
+
+class OneGradientOfSamples(EveryMember):
+    """All gradients of samples without weights lie in one buffer."""
+
+    buffers: ClassVar[dict] = {}
+
+    def loss_and_grad(self, theta, batch=None):
+        loss, grad = super().loss_and_grad(theta, batch)
+        if batch is None or batch.weight is not None:
+            return loss, grad
+        buffer = self.buffers.setdefault(grad.dtype, np.empty_like(grad))
+        buffer[...] = grad
+        return loss, buffer
+
+
+class InPartsOf64(EveryMember):
+    """A sample of more than 64 examples is evaluated in parts of 64, without the last, smaller one."""
+
+    def _shifted(self, batch):
+        if batch is not None and len(batch) > 64:
+            batch = batch.take(slice(0, len(batch) // 64 * 64))
+        return super()._shifted(batch)
+
+
+class PreparedOnce(EveryMember):
+    """Keeps batches by their examples, and forgets the weights."""
+
+    def __init__(self):
+        super().__init__()
+        self.prepared = {}
+
+    def batch(self, index, weight=None):
+        return self.prepared.setdefault(index.tobytes(), super().batch(index, weight))
+
+
+class Centred(Batch):
+    """A batch whose inputs are centred already."""
+
+
+class CentredInBatch(EveryMember):
+    """``batch`` subtracts the mean, which is then that of the state in which the batch was made."""
+
+    def batch(self, index, weight=None):
+        return Centred(X[index] - self.mean, Y[index], weight)
+
+    def _shifted(self, batch):
+        return (batch,) if isinstance(batch, Centred) else super()._shifted(batch)
+
+
+# --- variants --------------------------------------------------------------------------------------------
+
+
 def weighted_batches():
     return [(float(WEIGHT[cut].sum()), Batch(X[cut], Y[cut], WEIGHT[cut])) for cut in CUTS]
 
@@ -124,5 +186,26 @@ WRONG_VARIANTS: dict[str, Wrong] = {
         "slopes of frozen tensors are 0, although they are asked for",
         "examples_have_their_own_slopes",
         _of(SlopesOfTheHead),
+    ),
+    "loss without weights": Wrong(
+        "loss ignores the weights of a sample, loss_and_grad does not",
+        "weighted_samples_are_weighted_means",
+        _of(LossWithoutWeights),
+    ),
+    "one gradient of samples": Wrong(
+        "the gradients of samples lie in one buffer", "samples_are_like_theta", _of(OneGradientOfSamples)
+    ),
+    "parts of 64": Wrong(
+        "a long sample is evaluated in parts of 64 without the rest",
+        "samples_are_means_of_their_examples",
+        _of(InPartsOf64),
+    ),
+    "prepared once": Wrong(
+        "batches are kept by their examples without their weights",
+        "batches_belong_to_their_examples",
+        _of(PreparedOnce),
+    ),
+    "centred in batch": Wrong(
+        "batch() computes with the state of the moment", "batches_are_in_the_state", _of(CentredInBatch)
     ),
 }
