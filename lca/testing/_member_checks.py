@@ -77,8 +77,15 @@ def moves(objective: Objective) -> bool:
     return any(isinstance(leaf, Stateful) for leaf in leaves(objective)) and state_of(objective) is not None
 
 
-def _selects(objective: Objective) -> bool:
+def selects(objective: Objective) -> bool:
     return any(isinstance(leaf, Selective) for leaf in leaves(objective))
+
+
+def holds(member: Callable[[Objective], bool], objective: Objective) -> bool:
+    """Whether an objective has a member, and does not refuse it."""
+    with suppress(*REFUSALS):
+        return member(objective)
+    return False
 
 
 # --- samples ---------------------------------------------------------------------------------------------
@@ -256,6 +263,12 @@ def state_is_copied_and_used(subject: ObjectiveSubject, draw: Draw) -> None:
     if any(moved[name] is not state[name] for name in moved):
         used = max(abs(a - b) for a, b in zip(found, losses, strict=True)) > tolerance
         require(used, f"the loss is the same in another state of {', '.join(moved)}; is it used?")
+    told = state_of(other) if holds(moves, other) else moved
+    for name in moved:
+        kept = (
+            told is not None and name in told and np.array_equal(_numbers(told[name]), _numbers(moved[name]))
+        )
+        require(kept, f"{name} of the state in at_state() is not that of the state() that it was given.")
     loss, _ = evaluated(other, points[0], None)
     require_close(
         loss, found[0], tolerances.repeat(loss, eps), "loss_and_grad in another state, against loss"
@@ -304,13 +317,17 @@ def _is_floating(value: object) -> bool:
 
 
 def moved_state(state: State) -> dict[str, Vector]:
-    """Another state, in which every floating-point number is a little larger."""
+    """Another state, in which every floating-point number is a little larger, and has many digits."""
     return {name: _moved(value) for name, value in state.items()}
 
 
 def _moved(value: Vector) -> Vector:
     """The same array with every number a little larger; other entries of a state are kept."""
-    return value * 1.0625 + 0.0625 if _is_floating(value) else value
+    return value * 1.0625 + 1 / 15 if _is_floating(value) else value
+
+
+def _numbers(value: Vector) -> Array:
+    return as_numpy(value) if hasattr(value, "shape") else np.asarray(value)
 
 
 def _overwrite(value: Vector) -> None:
@@ -379,6 +396,6 @@ MEMBER_CHECKS = [
         (scores_belong_to_their_examples, scores),
         (state_is_copied_and_used, moves),
         (states_do_not_depend_on_each_other, moves),
-        (asked_tensors_are_differentiated, _selects),
+        (asked_tensors_are_differentiated, selects),
     )
 ]

@@ -162,11 +162,16 @@ def _require_any_memory(subject: ObjectiveSubject, objective: Objective, numbers
 
 def visible(subject: ObjectiveSubject) -> dict[str, Any]:
     """A copy of everything that a call must not change."""
+    return state_and_warnings() | belongings(subject)
+
+
+def belongings(subject: ObjectiveSubject) -> dict[str, Any]:
+    """A copy of the state and the batches that the subject declares; not even a first call changes them."""
     declared = {name: np.array(array) for name, array in subject.state().items()}
     given = {
         f"batch {i}{at}": a for i, (_, b) in enumerate(subject.batches) for at, a in arrays_in(b).items()
     }
-    return state_and_warnings() | given | declared
+    return given | declared
 
 
 def require_nothing_else_changed(subject: ObjectiveSubject, before: Mapping[str, Any], when: str) -> None:

@@ -9,6 +9,7 @@ from typing import ClassVar
 
 import numpy as np
 
+from lca.errors import LCAError
 from lca.objective import Sum
 from lca.reference import Batch, DatasetLoss, mlp
 from lca.testing import ObjectiveSubject
@@ -164,6 +165,155 @@ class CentredInBatch(EveryMember):
 # --- variants --------------------------------------------------------------------------------------------
 
 
+class SelectionLosesState(EveryMember):
+    """``differentiating`` makes a new objective, in the state of now."""
+
+    def differentiating(self, names):
+        return type(self)()._but(differentiated=frozenset(names), label=self.label)
+
+
+class StateLosesSelection(EveryMember):
+    def at_state(self, state):
+        return type(self)()._but(mean=state["mean"], label=self.label)
+
+
+class SelectionsIntersect(EveryMember):
+    def differentiating(self, names):
+        return self._but(differentiated=self.differentiated & frozenset(names))
+
+
+class StateLosesClass(EveryMember):
+    def at_state(self, state):
+        return super().at_state(state)._but(label=None)
+
+
+class SelectionLosesClass(EveryMember):
+    def differentiating(self, names):
+        return super().differentiating(names)._but(label=None)
+
+
+class _Live(EveryMember):
+    """Knows the state of the model beside its own."""
+
+    def __init__(self):
+        super().__init__()
+        self.live = self.mean
+
+
+class ClassesOfTheLiveState(_Live):
+    def by_class(self):
+        return EveryMember.by_class(self._but(mean=self.live))
+
+
+class SlopesOfTheLiveState(_Live):
+    def by_example(self, theta, movement, groups, index, *, chunk=8):
+        live = self._but(mean=self.live)
+        return EveryMember.by_example(live, theta, movement, groups, index, chunk=chunk)
+
+
+class StateInFloat32(EveryMember):
+    def at_state(self, state):
+        return self._but(mean=state["mean"].astype(np.float32))
+
+
+class OneEntryOfTwo(EveryMember):
+    """``at_state`` forgets the second entry of the state."""
+
+    def __init__(self):
+        super().__init__()
+        self.scale = np.full(3, 0.75)
+
+    def state(self):
+        return super().state() | {"scale": self.scale.copy()}
+
+    def _inside(self):
+        x = (X - self.mean) * self.scale
+        return DatasetLoss(NETWORK, x, Y, weight=WEIGHT, batch_size=5, only_label=self.label)
+
+    def _shifted(self, batch):
+        return () if batch is None else (replace(batch, x=(batch.x - self.mean) * self.scale),)
+
+
+# --- what is left behind ---------------------------------------------------------------------------------
+
+
+class _WithModel(EveryMember):
+    """Has a model, whose flag training and list of trained tensors no call changes."""
+
+    def __init__(self, model):
+        super().__init__()
+        self.model = model
+
+
+class SelectionLeavesFlags(_WithModel):
+    def loss_and_grad(self, theta, batch=None):
+        self.model["requires_grad"] = np.array([name in self.differentiated for name in self.layout.names])
+        return super().loss_and_grad(theta, batch)
+
+
+class StateLeavesBuffers(_WithModel):
+    """``loss`` puts the buffers back, and ``loss_and_grad`` leaves them."""
+
+    def loss_and_grad(self, theta, batch=None):
+        self.model["mean"] = self.mean.copy()
+        return super().loss_and_grad(theta, batch)
+
+
+class ClassesLeaveMode(_WithModel):
+    def by_class(self):
+        self.model["training"] = np.zeros(1)
+        return super().by_class()
+
+
+class ScoresOfBatchesLeaveMode(_WithModel):
+    def scores(self, theta, batch=None):
+        if batch is not None:
+            self.model["training"] = np.zeros(1)
+        return super().scores(theta, batch)
+
+
+class SamplesLeaveMode(_WithModel):
+    def loss_and_grad(self, theta, batch=None):
+        if batch is not None and batch.weight is None:
+            self.model["training"] = np.zeros(1)
+        return super().loss_and_grad(theta, batch)
+
+
+class CheckRefreshes(EveryMember):
+    """``check`` takes the statistics from the data."""
+
+    def check(self):
+        self.mean = X.mean(axis=0)
+
+
+class CheckRefuses(EveryMember):
+    """``check`` takes the copy of a state for another state."""
+
+    def check(self):
+        if self.state()["mean"] is not self.mean:
+            raise LCAError("the state was replaced; make the objective anew.")
+
+
+class CheckDraws(EveryMember):
+    def check(self):
+        np.random.normal()  # noqa: NPY002 - the bug
+
+
+class Checked(EveryMember):
+    """Right: ``check`` finds nothing."""
+
+    def check(self):
+        assert len(X) == self.n_examples
+
+
+def _with_model(kind):
+    def make():
+        model = {"requires_grad": np.ones(4, bool), "mean": np.full(3, 0.25), "training": np.ones(1)}
+        return ObjectiveSubject(lambda: kind(model), batches=weighted_batches(), state=lambda: dict(model))
+
+    return make
+
+
 def weighted_batches():
     return [(float(WEIGHT[cut].sum()), Batch(X[cut], Y[cut], WEIGHT[cut])) for cut in CUTS]
 
@@ -180,8 +330,60 @@ RIGHT_VARIANTS = {
     "every member": _subject(EveryMember),
     "trains its head": _subject(TrainsItsHead),
     "slopes of all that moves": _subject(SlopesOfAll),
+    "checked": _subject(Checked),
 }
+WHAT, CLASSES, STATE, NOTHING = (
+    "variants_keep_what_they_are",
+    "classes_add_up_to_the_loss",
+    "state_is_copied_and_used",
+    "members_change_nothing",
+)
 WRONG_VARIANTS: dict[str, Wrong] = {
+    "selection loses state": Wrong(
+        "differentiating() takes the state of now, not that of at_state()", WHAT, _of(SelectionLosesState)
+    ),
+    "state loses selection": Wrong(
+        "at_state() forgets which tensors were asked for", WHAT, _of(StateLosesSelection)
+    ),
+    "selections intersect": Wrong(
+        "differentiating() twice gives what is in both", WHAT, _of(SelectionsIntersect)
+    ),
+    "state loses class": Wrong("at_state() of a class is the whole loss", CLASSES, _of(StateLosesClass)),
+    "selection loses class": Wrong(
+        "differentiating() of a class is the whole loss", CLASSES, _of(SelectionLosesClass)
+    ),
+    "classes of the live state": Wrong(
+        "by_class() of another state is that of the model", CLASSES, _of(ClassesOfTheLiveState)
+    ),
+    "slopes of the live state": Wrong(
+        "by_example() of another state is that of the model",
+        "examples_have_their_own_slopes",
+        _of(SlopesOfTheLiveState),
+    ),
+    "state in float32": Wrong("at_state() rounds the state to float32", STATE, _of(StateInFloat32)),
+    "one entry of two": Wrong("at_state() forgets an entry of the state", STATE, _of(OneEntryOfTwo)),
+    "selection leaves flags": Wrong(
+        "requires_grad of the model is left as the last selection needed it",
+        NOTHING,
+        _with_model(SelectionLeavesFlags),
+    ),
+    "state leaves buffers": Wrong(
+        "the buffers of another state are left in the model", NOTHING, _with_model(StateLeavesBuffers)
+    ),
+    "classes leave mode": Wrong(
+        "by_class() leaves the model in evaluation mode", NOTHING, _with_model(ClassesLeaveMode)
+    ),
+    "scores of batches leave mode": Wrong(
+        "scores() of a batch leaves the model in evaluation mode",
+        NOTHING,
+        _with_model(ScoresOfBatchesLeaveMode),
+    ),
+    "samples leave mode": Wrong(
+        "a sample leaves the model in evaluation mode", NOTHING, _with_model(SamplesLeaveMode)
+    ),
+    "check refreshes": Wrong("check() refreshes the state", NOTHING, _of(CheckRefreshes)),
+    "check refuses": Wrong("check() takes a copy for another state", NOTHING, _of(CheckRefuses)),
+    "check draws": Wrong("check() draws random numbers", NOTHING, _of(CheckDraws)),
     "slopes of the head": Wrong(
         "slopes of frozen tensors are 0, although they are asked for",
         "examples_have_their_own_slopes",
