@@ -9,12 +9,13 @@ from typing import ClassVar
 
 import numpy as np
 
+from lca import Layout
 from lca.errors import LCAError
 from lca.objective import Sum
 from lca.reference import Batch, DatasetLoss, mlp
 from lca.testing import ObjectiveSubject
 from tests.meta.animals import Wrong
-from tests.meta.zoo_calls import CUTS, X, Y
+from tests.meta.zoo_calls import CUTS, Sampling, X, Y
 
 WEIGHT = np.linspace(0.5, 2.0, len(X))
 NETWORK = mlp((3, 4, 3), activation="tanh")
@@ -306,6 +307,78 @@ class Checked(EveryMember):
         assert len(X) == self.n_examples
 
 
+# --- jumps, NaN and dtypes --------------------------------------------------------------------------------
+
+
+class RobustWithAJump:
+    """Beyond 2, the loss of an example is ``2 + 2 log ℓ`` instead of ``2 + 2 log(ℓ / 2)``."""
+
+    layout = Layout(("slope", "intercept"), ((3,), ()))
+
+    def loss(self, theta, batch=None):
+        return self.loss_and_grad(theta, batch)[0]
+
+    def loss_and_grad(self, theta, batch=None):
+        self.layout.check(theta, "theta")
+        x, y = (X, Y) if batch is None else (batch.x, batch.y)
+        wide = theta.astype(np.float64)
+        gap = x @ wide[:3] + wide[3] - y
+        each, far = gap**2, gap**2 > 2
+        losses = np.where(far, 2 + 2 * np.log(np.where(far, each, 1)), each)
+        slopes = np.where(far, 2 / np.where(far, each, 1), 1) * 2 * gap / len(y)
+        return float(losses.mean()), np.append(x.T @ slopes, slopes.sum()).astype(theta.dtype)
+
+
+class CleansUpAtTheEnd(EveryMember):
+    """Adds the gradient of NaN to a buffer that is set to 0 after a gradient is returned."""
+
+    def __init__(self):
+        super().__init__()
+        self.buffer = np.zeros(self.layout.size)
+
+    def loss_and_grad(self, theta, batch=None):
+        loss, grad = super().loss_and_grad(theta, batch)
+        self.buffer += grad
+        if not np.isfinite(loss):
+            raise ValueError("the loss is not finite")
+        total = self.buffer.astype(theta.dtype)
+        self.buffer[:] = 0
+        return loss, total
+
+
+class RemembersWithoutDtype(EveryMember):
+    """Keeps the last gradient by the numbers of θ, which a float32 θ may share with a float64 one."""
+
+    last = None
+
+    def loss_and_grad(self, theta, batch=None):
+        self.layout.check(theta, "theta")
+        if batch is not None or self.mean[0] != 0.25 or self.label is not None:
+            return super().loss_and_grad(theta, batch)
+        if self.last is None or not np.array_equal(self.last[0], theta):
+            self.last = theta.copy(), super().loss_and_grad(theta)
+        loss, grad = self.last[1]
+        return loss, grad.astype(theta.dtype)
+
+
+class SingleLosses(EveryMember):
+    """Right for float32 alone: losses in the precision of the parameters."""
+
+    def loss(self, theta, batch=None):
+        return float(np.float32(super().loss(theta, batch)))
+
+    def loss_and_grad(self, theta, batch=None):
+        loss, grad = super().loss_and_grad(theta, batch)
+        return float(np.float32(loss)), grad
+
+
+def of_chance(seed):
+    """Right: a classifier of 20 examples by chance, whose scores are unlike the norms of their gradients."""
+    rng = np.random.default_rng(seed)
+    x, y = rng.normal(size=(20, 3)), rng.integers(3, size=20)
+    return ObjectiveSubject(lambda: Sampling(DatasetLoss(NETWORK, x, y)))
+
+
 def _with_model(kind):
     def make():
         model = {"requires_grad": np.ones(4, bool), "mean": np.full(3, 0.25), "training": np.ones(1)}
@@ -331,6 +404,8 @@ RIGHT_VARIANTS = {
     "trains its head": _subject(TrainsItsHead),
     "slopes of all that moves": _subject(SlopesOfAll),
     "checked": _subject(Checked),
+    "losses in float32": ObjectiveSubject(SingleLosses, batches=weighted_batches(), dtypes=("float32",)),
+    "few examples of chance": of_chance(5),
 }
 WHAT, CLASSES, STATE, NOTHING = (
     "variants_keep_what_they_are",
@@ -380,6 +455,21 @@ WRONG_VARIANTS: dict[str, Wrong] = {
     ),
     "samples leave mode": Wrong(
         "a sample leaves the model in evaluation mode", NOTHING, _with_model(SamplesLeaveMode)
+    ),
+    "jump": Wrong(
+        "a robust loss jumps where its two forms meet",
+        "losses_do_not_jump",
+        _of(RobustWithAJump),
+    ),
+    "cleans up at the end": Wrong(
+        "the next gradient contains that of a call that raised",
+        "non_finite_numbers_are_not_hidden",
+        _of(CleansUpAtTheEnd),
+    ),
+    "remembers without dtype": Wrong(
+        "the float64 gradient is that of the same numbers in float32",
+        "float32_agrees_with_float64",
+        _of(RemembersWithoutDtype),
     ),
     "check refreshes": Wrong("check() refreshes the state", NOTHING, _of(CheckRefreshes)),
     "check refuses": Wrong("check() takes a copy for another state", NOTHING, _of(CheckRefuses)),
