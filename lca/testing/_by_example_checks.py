@@ -1,8 +1,10 @@
 """The laws of an objective with losses of single examples (`lca.by_example.Separable`)."""
 
+from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import numpy as np
+from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from lca import tolerances
@@ -14,18 +16,41 @@ from lca.objective import Objective, at_state, differentiated_by, differentiatin
 from lca.testing._laws import require, require_close
 from lca.testing._member_checks import LONG, RARE, moved_state, offers, weighs
 from lca.testing._objective_checks import eps_of, evaluated, require_nothing_else_changed, typical, visible
-from lca.testing._objective_subject import Draw, ObjectiveSubject, as_numpy, usual_draws
+from lca.testing._objective_subject import Draw, ObjectiveSubject, as_numpy
 from lca.testing._report import Check
+from lca.testing.strategies import seeds
 
 Array = np.ndarray
 FEW = 5
 """The number of examples that are checked one by one."""
 MANY = 256
 """The largest number of examples of which all are summed; of more, a sample is."""
+GROUPINGS = ("tensor", "layer", "neuron")
 MOST_GROUPS = 64
 """Neurons are groups in models of up to so many."""
+FEW_ENTRIES = 50
+"""A movement of up to so many entries is printed with a case."""
 TINY = 2.0**-40
 """A power of 2: slopes along a movement that is smaller by this factor are exactly as much smaller."""
+
+
+@dataclass(frozen=True)
+class _Draw(Draw):
+    """A case whose lines repeat the call of `by_example`."""
+
+    def lines(self, subject: ObjectiveSubject) -> list[str]:
+        """The point, the movement, the groups and the first examples of the case."""
+        case, start = _case(subject, self), subject.lines(self)
+        numbers = as_numpy(case.movement)
+        few = [f"movement = np.array({numbers.tolist()})"] if len(numbers) <= FEW_ENTRIES else []
+        return [
+            *start[: next(i for i, line in enumerate(start) if line.startswith("objective.loss"))],
+            *(few or ["movement = ...  # too many entries to print"]),
+            *(["# The check calls objective.at_state() before, with larger numbers."] * case.moved_state),
+            f"groups = objective.layout.groups({case.by!r})",
+            f"index = np.array({_some(case.data, self).tolist()})",
+            "objective.by_example(theta, movement, groups, index)",
+        ]
 
 
 class _Case(NamedTuple):
@@ -39,6 +64,8 @@ class _Case(NamedTuple):
     theta: Vector
     movement: Vector
     groups: Groups
+    by: str
+    moved_state: bool
 
     def slopes(self, index: Array, **options: Any) -> ExampleSlopes:
         found: ExampleSlopes = self.objective.by_example(
@@ -62,17 +89,18 @@ def _case(subject: ObjectiveSubject, draw: Draw) -> _Case:
     movement = _movement(subject, layout, draw, rng)
     moved = {name for name, part in layout.unflatten(movement).items() if part.any()}
     state = state_of(data)
-    if state is not None and rng.integers(2):
-        state = moved_state(state)
+    elsewhere = state is not None and bool(rng.integers(2))
+    if elsewhere:
+        state = moved_state(state or {})
     # As `ByExample` does: in the state of the step, and every tensor that moves is differentiated.
     objective = differentiating(at_state(data, state), differentiated_by(data) | moved)
     kind = type(objective).__name__
     require(hasattr(objective, "by_example"), f"at_state() or differentiating() gave a {kind}, without it.")
-    groups = layout.groups(("tensor", "layer", "neuron")[rng.integers(3)])
-    if len(groups) > MOST_GROUPS:
-        groups = layout.groups("layer")
+    by = GROUPINGS[rng.integers(len(GROUPINGS))]
+    if len(layout.groups(by)) > MOST_GROUPS:
+        by = "layer"
     theta = subject.vector(subject.numbers(layout, draw).astype(subject.widest))
-    return _Case(data, objective, theta, subject.vector(movement), groups)
+    return _Case(data, objective, theta, subject.vector(movement), layout.groups(by), by, elsewhere)
 
 
 def _movement(subject: ObjectiveSubject, layout: Layout, draw: Draw, rng: np.random.Generator) -> Array:
@@ -210,7 +238,7 @@ def _adds_up(objective: Objective) -> bool:
 
 
 BY_EXAMPLE_CHECKS = [
-    Check(law.__name__, law, lambda subject: usual_draws, offers(use))
+    Check(law.__name__, law, lambda subject: st.builds(_Draw, seeds), offers(use))
     for law, use in (
         (examples_have_their_own_slopes, separates),
         (examples_add_up_to_the_loss, _adds_up),
