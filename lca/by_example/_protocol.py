@@ -69,9 +69,10 @@ class Separable(Sampled, Protocol):
         """The losses at θ (K,) of the examples ``index`` (n,), and their slopes along ``movement`` Δ (K,).
 
         A slope is the directional derivative of ``ℓ_n`` along the part of Δ in one group; the slopes of all
-        groups add up to ``Δ · ∇ℓ_n(θ)``. The slopes of a group whose part of Δ is 0 are exactly 0. ``chunk``
-        is the number of groups that are differentiated in one pass; it affects memory and speed only. Like
-        ``loss_and_grad``, a call has no visible side effects.
+        groups add up to ``Δ · ∇ℓ_n(θ)``. The slopes of a group whose part of Δ is 0 are exactly 0. Tensors
+        that a `lca.objective.Selective` objective does not differentiate may count or not, as `ByExample`
+        asks for every tensor that moves. ``chunk`` is the number of groups that are differentiated in one
+        pass; it affects memory and speed only. Like ``loss_and_grad``, a call has no visible side effects.
         """
 
 

@@ -17,21 +17,25 @@ from lca.testing._array_edges import ALL_ARRAY_CHECKS
 from lca.testing._backend_checks import BACKEND_CHECKS, make_case
 from lca.testing._by_example_checks import BY_EXAMPLE_CHECKS
 from lca.testing._estimator_checks import ESTIMATOR_CHECKS
-from lca.testing._member_calls import MEMBER_CALLS
+from lca.testing._member_calls import FIRST_CALLS, MEMBER_CALLS
 from lca.testing._member_checks import MEMBER_CHECKS
 from lca.testing._objective_checks import OBJECTIVE_CHECKS
 from lca.testing._objective_subject import ObjectiveSubject
 from lca.testing._report import BoundCheck, Check, OnFail, Progress, Report, bind, run_checks
 from lca.testing._sampling_checks import SAMPLING_CHECKS
 from lca.testing._stochastic_checks import STOCHASTIC_CHECKS
+from lca.testing._variant_checks import VARIANT_CHECKS
 
 Expected: TypeAlias = Mapping[str, str]
 Names: TypeAlias = Collection[str] | str
 ALL_ESTIMATOR_CHECKS: list[Check] = [*ESTIMATOR_CHECKS, *STOCHASTIC_CHECKS, *SAMPLING_CHECKS]
 ALL_OBJECTIVE_CHECKS: list[Check] = [
-    *OBJECTIVE_CHECKS,
+    *OBJECTIVE_CHECKS[:1],
+    FIRST_CALLS,
+    *OBJECTIVE_CHECKS[1:],
     *MEMBER_CHECKS,
     *MEMBER_CALLS,
+    *VARIANT_CHECKS,
     *BY_EXAMPLE_CHECKS,
 ]
 

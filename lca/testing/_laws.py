@@ -18,10 +18,11 @@ def require(holds: bool, message: str) -> None:
         raise CheckFailure(message)
 
 
-def require_close(actual: Any, expected: Any, tolerance: float, what: str) -> None:
+def require_close(actual: Any, expected: Any, tolerance: float, what: str, entry: str = "parameter") -> None:
     """Raise `CheckFailure` unless ``abs(actual - expected) <= tolerance`` for every entry.
 
-    The message names the worst entry, and the compared quantity as ``what``. NaN is not close to anything.
+    The message names the worst entry, which is a parameter, example, ... (``entry``), and the compared
+    quantity as ``what``. NaN is not close to anything.
     """
     require(
         np.shape(actual) == np.shape(expected),
@@ -31,7 +32,7 @@ def require_close(actual: Any, expected: Any, tolerance: float, what: str) -> No
     difference = np.abs(a - b).ravel()
     difference[np.isnan(difference)] = np.inf
     at = int(np.argmax(difference))
-    where = f"{what}, parameter {at} of {a.size}" if a.size > 1 else what
+    where = f"{what}, {entry} {at} of {a.size}" if a.size > 1 else what
     require(
         bool(difference[at] <= tolerance),
         f"{where}: found {float(a.flat[at])!r}, expected {float(b.flat[at])!r}; they differ by "

@@ -1,14 +1,17 @@
 """The laws of the optional members of an objective: samples, scores, state, and selected gradients."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from contextlib import suppress
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy.stats import spearmanr
 
 from lca import tolerances
 from lca.arrays import Vector, array_ops
 from lca.errors import LCAError
+from lca.layout import Layout
 from lca.objective import (
     Batch,
     Objective,
@@ -36,8 +39,12 @@ REFUSALS = (LCAError, NotImplementedError)
 """How an objective says that it does not offer what its class has."""
 FEW = 6
 """Examples in a sample."""
+LONG, RARE = 300, 16
+"""Some samples are long: in the first case, whose seed is 0, and in one of so many others."""
 MANY, ENOUGH = 24, 12
 """Examples whose scores are compared with their gradients: how many, and how many are too few to tell."""
+REVERSED = -0.9
+"""Scores are in the reverse order of the losses if their rank correlation is smaller."""
 
 
 def offers(use: Callable[[Objective], object]) -> Callable[[ObjectiveSubject], bool]:
@@ -70,8 +77,15 @@ def moves(objective: Objective) -> bool:
     return any(isinstance(leaf, Stateful) for leaf in leaves(objective)) and state_of(objective) is not None
 
 
-def _selects(objective: Objective) -> bool:
+def selects(objective: Objective) -> bool:
     return any(isinstance(leaf, Selective) for leaf in leaves(objective))
+
+
+def holds(member: Callable[[Objective], bool], objective: Objective) -> bool:
+    """Whether an objective has a member, and does not refuse it."""
+    with suppress(*REFUSALS):
+        return member(objective)
+    return False
 
 
 # --- samples ---------------------------------------------------------------------------------------------
@@ -80,14 +94,14 @@ def _selects(objective: Objective) -> bool:
 def samples_are_means_of_their_examples(subject: ObjectiveSubject, draw: Draw) -> None:
     """The loss of `batch(index)` is the plain mean over these examples, repeats included."""
     objective, rng = subject.make(), draw.rng(70)
-    index = drawn(objective, rng)
+    index = _any_length(objective, draw, rng)
     _require_mean(subject, objective, draw, index, None)
 
 
 def weighted_samples_are_weighted_means(subject: ObjectiveSubject, draw: Draw) -> None:
     """The loss of `batch(index, weight)` is ``Σ v ℓ / Σ v``; the weights of the data do not count in it."""
     objective, rng = subject.make(), draw.rng(71)
-    index = drawn(objective, rng)
+    index = _any_length(objective, draw, rng)
     # Exact in float32: a framework may convert weights to the dtype of its losses. Not in float16.
     weight = rng.integers(2**12, 2**16, len(index)) / 2.0 ** rng.integers(6, 22, len(index))
     weight[1 : 1 + len(weight) // 4] = 0.0
@@ -103,17 +117,32 @@ def drawn(objective: Objective, rng: np.random.Generator) -> Index:
     return index
 
 
+def _any_length(objective: Objective, draw: Draw, rng: np.random.Generator) -> Index:
+    """A sample as `drawn`; in a few cases a long one, of few examples."""
+    index = drawn(objective, rng)
+    return rng.choice(index[:FEW], LONG) if draw.seed % RARE == 0 else index
+
+
+def listed(index: Index) -> str:
+    """The examples of a sample, of which a long one has but few."""
+    few = f"{len(index)} examples with repeats, of {np.unique(index).tolist()}"
+    return f"the examples {index.tolist()}" if len(index) < LONG else few
+
+
 def _require_mean(
     subject: ObjectiveSubject, objective: Objective, draw: Draw, index: Index, weight: Array | None
 ) -> None:
     theta = subject.theta(objective.layout, draw)
     given = (index,) if weight is None else (index, weight)
-    parts = [_example(objective, theta, int(i)) for i in index]
+    alone = {i: _example(objective, theta, i) for i in set(index.tolist())}
     weights = np.ones(len(index)) if weight is None else weight
-    loss, grad = evaluated(objective, theta, objective.batch(*given))  # type: ignore[attr-defined]
-    what = f"the {'' if weight is None else 'weighted '}sample of the examples {index.tolist()}"
-    weighted = list(zip(weights, parts, strict=True))
+    sample = objective.batch(*given)  # type: ignore[attr-defined]
+    loss, grad = evaluated(objective, theta, sample)
+    what = f"the {'' if weight is None else 'weighted '}sample of {listed(index)}"
+    weighted = [(v, alone[i]) for v, i in zip(weights, index.tolist(), strict=True)]
     _compare(subject, objective, draw, what, found=(loss, grad), parts=weighted)
+    found = objective.loss(theta, sample), grad
+    _compare(subject, objective, draw, f"{what} without its gradient", found=found, parts=weighted)
 
 
 def _example(objective: Objective, theta: Vector, i: int) -> tuple[float, Array]:
@@ -152,25 +181,23 @@ def whole_is_the_mean_of_its_examples(subject: ObjectiveSubject, draw: Draw) -> 
         require(weight.shape == (count,), f"weight has shape {weight.shape}, expected ({count},).")
         require(bool((weight >= 0).all() and weight.sum() > 0), "the weights are negative, or all 0.")
     theta = subject.theta(objective.layout, draw)
-    parts = list(_blocks(objective, theta, draw.rng(72).permutation(count), weight))
+    parts = [(v, evaluated(objective, theta, block)) for v, block in divided(objective, draw.rng(72))]
     whole = evaluated(objective, theta, None)
     what = f"the whole data of {count} examples"
     _compare(subject, objective, draw, what, found=whole, parts=parts)
 
 
-def _blocks(
-    objective: Objective, theta: Vector, order: Index, weight: Array | None
-) -> Iterator[tuple[float, tuple[float, Array]]]:
+def divided(objective: Any, rng: np.random.Generator) -> Iterator[tuple[float, Batch]]:
     """Up to four samples that together hold every example once, with the weight of each."""
-    for block in np.array_split(order, min(4, len(order))):
+    count, weight = objective.n_examples, objective.weight
+    for block in np.array_split(rng.permutation(count), min(4, count)):
         if weight is None:
-            yield float(len(block)), evaluated(objective, theta, objective.batch(block))  # type: ignore[attr-defined]
-        elif weight[block].sum() > 0:
-            sample = objective.batch(block, weight[block])  # type: ignore[attr-defined]
-            yield float(weight[block].sum()), evaluated(objective, theta, sample)
+            yield float(len(block)), objective.batch(block)
+        elif (own := np.asarray(weight)[block]).sum() > 0:
+            yield float(own.sum()), objective.batch(block, own)
 
 
-def _whole_can_be_sampled(objective: Objective) -> bool:
+def whole_can_be_sampled(objective: Objective) -> bool:
     return samples(objective) and (objective.weight is None or weighs(objective))  # type: ignore[attr-defined]
 
 
@@ -192,13 +219,18 @@ def scores_belong_to_their_examples(subject: ObjectiveSubject, draw: Draw) -> No
     of_batch = _checked_scores(objective, theta, objective.batch(index), len(index))  # type: ignore[attr-defined]
     tolerance = tolerances.rebatched(max(1.0, float(found.max())), eps_of(subject.widest))
     what = f"the scores of the examples {index.tolist()}, against those of all"
-    require_close(of_batch, found[index], tolerance, what)
+    require_close(of_batch, found[index], tolerance, what, "example")
     some = rng.choice(count, size=min(MANY, count), replace=False)
-    norms = np.array([np.linalg.norm(_example(objective, theta, int(i))[1]) for i in some])
-    if len(some) >= ENOUGH and norms.std() > 0 and found[some].std() > 0:
-        relation = float(np.corrcoef(norms, found[some])[0, 1])
-        opposite = f"scores and norms of gradients are opposite (correlation {relation:.2f}); is it 1 - p?"
-        require(relation > -0.5, opposite)
+    losses, grads = zip(*(_example(objective, theta, int(i)) for i in some), strict=True)
+    norms = np.linalg.norm(grads, axis=1)
+    if len(some) >= ENOUGH and min(np.std(losses), norms.std(), found[some].std()) > 0:
+        with_losses, with_norms = (float(spearmanr(each, found[some])[0]) for each in (losses, norms))
+        # Right scores may be unlike the gradients of a few examples, but not in the reverse order of losses.
+        opposite = (
+            f"scores are small where losses and gradients are large (rank correlations {with_losses:.2f} "
+            f"and {with_norms:.2f}); are they p instead of 1 - p?"
+        )
+        require(with_losses > REVERSED or with_norms > 0, opposite)
 
 
 def _checked_scores(objective: Objective, theta: Vector, batch: Batch | None, count: int) -> Array:
@@ -231,11 +263,17 @@ def state_is_copied_and_used(subject: ObjectiveSubject, draw: Draw) -> None:
     if any(moved[name] is not state[name] for name in moved):
         used = max(abs(a - b) for a, b in zip(found, losses, strict=True)) > tolerance
         require(used, f"the loss is the same in another state of {', '.join(moved)}; is it used?")
+    told = state_of(other) if holds(moves, other) else moved
+    for name in moved:
+        kept = (
+            told is not None and name in told and np.array_equal(_numbers(told[name]), _numbers(moved[name]))
+        )
+        require(kept, f"{name} of the state in at_state() is not that of the state() that it was given.")
     loss, _ = evaluated(other, points[0], None)
     require_close(
         loss, found[0], tolerances.repeat(loss, eps), "loss_and_grad in another state, against loss"
     )
-    direction = random_direction(draw, layout.size)
+    direction = random_direction(draw, layout, differentiated_by(other))
     require_slope(subject, other, as_numpy(points[0]), direction, "in another state")
     for name, value in state.items():
         _overwrite(value)
@@ -266,8 +304,11 @@ def states_do_not_depend_on_each_other(subject: ObjectiveSubject, draw: Draw) ->
         require_gradient(objective.layout, grad, alone[name][1], tolerance, f"the gradient {what}")
 
 
-def random_direction(draw: Draw, size: int) -> Array:
-    direction: Array = draw.rng(74).normal(size=size) / np.sqrt(size)
+def random_direction(draw: Draw, layout: Layout, names: Collection[str]) -> Array:
+    """A direction (K,) that moves the tensors ``names`` only."""
+    direction: Array = draw.rng(74).normal(size=layout.size) / np.sqrt(layout.size)
+    for name, part in layout.unflatten(direction).items():
+        part[...] *= name in names
     return direction
 
 
@@ -276,13 +317,17 @@ def _is_floating(value: object) -> bool:
 
 
 def moved_state(state: State) -> dict[str, Vector]:
-    """Another state, in which every floating-point number is a little larger."""
+    """Another state, in which every floating-point number is a little larger, and has many digits."""
     return {name: _moved(value) for name, value in state.items()}
 
 
 def _moved(value: Vector) -> Vector:
     """The same array with every number a little larger; other entries of a state are kept."""
-    return value * 1.0625 + 0.0625 if _is_floating(value) else value
+    return value * 1.0625 + 1 / 15 if _is_floating(value) else value
+
+
+def _numbers(value: Vector) -> Array:
+    return as_numpy(value) if hasattr(value, "shape") else np.asarray(value)
 
 
 def _overwrite(value: Vector) -> None:
@@ -308,9 +353,7 @@ def asked_tensors_are_differentiated(subject: ObjectiveSubject, draw: Draw) -> N
     require_gradient(layout, after, before, tolerance, what)
     tolerance = tolerances.repeat(loss, eps_of(subject.widest))
     require_close(other.loss(subject.vector(numbers)), loss, tolerance, f"the loss, differentiating {names}")
-    direction = random_direction(draw, layout.size)
-    for name, part in layout.unflatten(direction).items():
-        part[...] *= name in names
+    direction = random_direction(draw, layout, names)
     require_slope(subject, other, numbers, direction, f"along {', '.join(names)}, which were asked for")
     place, batch = subject.pick(draw)
     where = f"on {place}, along {', '.join(names)}, which were asked for"
@@ -349,10 +392,10 @@ MEMBER_CHECKS = [
     for law, use in (
         (samples_are_means_of_their_examples, samples),
         (weighted_samples_are_weighted_means, weighs),
-        (whole_is_the_mean_of_its_examples, _whole_can_be_sampled),
+        (whole_is_the_mean_of_its_examples, whole_can_be_sampled),
         (scores_belong_to_their_examples, scores),
         (state_is_copied_and_used, moves),
         (states_do_not_depend_on_each_other, moves),
-        (asked_tensors_are_differentiated, _selects),
+        (asked_tensors_are_differentiated, selects),
     )
 ]

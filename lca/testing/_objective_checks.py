@@ -162,11 +162,16 @@ def _require_any_memory(subject: ObjectiveSubject, objective: Objective, numbers
 
 def visible(subject: ObjectiveSubject) -> dict[str, Any]:
     """A copy of everything that a call must not change."""
+    return state_and_warnings() | belongings(subject)
+
+
+def belongings(subject: ObjectiveSubject) -> dict[str, Any]:
+    """A copy of the state and the batches that the subject declares; not even a first call changes them."""
     declared = {name: np.array(array) for name, array in subject.state().items()}
     given = {
         f"batch {i}{at}": a for i, (_, b) in enumerate(subject.batches) for at, a in arrays_in(b).items()
     }
-    return state_and_warnings() | given | declared
+    return given | declared
 
 
 def require_nothing_else_changed(subject: ObjectiveSubject, before: Mapping[str, Any], when: str) -> None:
@@ -230,11 +235,11 @@ _DOMAIN = "if the loss is defined for some θ only, declare it by points= or sca
 
 @law
 def non_finite_numbers_are_not_hidden(subject: ObjectiveSubject, draw: Draw) -> None:
-    """If one parameter, or all, are NaN, loss and gradient are not both finite, or an error is raised."""
+    """At a NaN, loss and gradient are not both finite, or an error is raised; the next call is right."""
     objective = subject.make()
     numbers: Array = subject.numbers(objective.layout, draw).astype(subject.widest)
     place, batch = [("the whole data", None), subject.pick(draw)][int(draw.rng(91).integers(2))]
-    gradient = evaluated(objective, subject.vector(numbers), batch)[1]
+    loss, gradient = evaluated(objective, subject.vector(numbers), batch)
     used = np.flatnonzero(gradient)  # one that the loss does not depend on may be NaN unseen
     one = used[draw.rng(92).integers(len(used), size=min(1, len(used)))]
     for where in (np.arange(len(numbers)), one) if len(used) else ():
@@ -245,6 +250,11 @@ def non_finite_numbers_are_not_hidden(subject: ObjectiveSubject, draw: Draw) -> 
             seen = _is_visible(lambda call=call, spoilt=spoilt: call(subject.vector(spoilt), *on(batch)))  # type: ignore[misc]
             hidden = f"{call.__name__} is finite on {place} although {name} is NaN; is NaN replaced by 0?"
             require(seen, hidden)
+    again, gradient_again = evaluated(objective, subject.vector(numbers), batch)
+    eps, what = eps_of(subject.widest), f"on {place}, after calls at NaN"
+    require_close(again, loss, tolerances.repeat(loss, eps), f"the loss {what}")
+    tolerance = tolerances.repeat(float(np.abs(gradient).max()), eps)
+    require_gradient(objective.layout, gradient_again, gradient, tolerance, f"the gradient {what}")
 
 
 def _is_visible(call: Callable[[], Any]) -> bool:
@@ -271,7 +281,6 @@ def deterministic(subject: ObjectiveSubject, draw: Draw) -> None:
     require_gradient(objective.layout, grad_again, grad, tolerance, "the gradient at the same θ, again")
 
 
-@law
 def works_in_the_precision_of_theta(subject: ObjectiveSubject, draw: Draw) -> None:
     """At float64 parameters, loss and gradient have float64 precision; nothing is computed in float32."""
     objective = subject.make()
@@ -293,6 +302,9 @@ def works_in_the_precision_of_theta(subject: ObjectiveSubject, draw: Draw) -> No
             varying = rows[:, (np.diff(np.sort(rows, axis=0), axis=0) > 0).sum(axis=0) > 1]
             narrow = rows.dtype == np.float64 and varying.size and _is_single(varying)
             require(not narrow, f"{what} at float64 parameters is exact in float32.")
+
+
+register(works_in_the_precision_of_theta, lambda subject: "float64" in subject.dtypes)
 
 
 def _blocks_of_entries(layout: Layout) -> Iterator[tuple[str, slice]]:
@@ -619,6 +631,10 @@ def float32_agrees_with_float64(subject: ObjectiveSubject, draw: Draw) -> None:
         error = float(np.linalg.norm(found_grad.astype(np.float64) - grad))
         what = f"the norm of the error of the float32 gradient on {place}"
         require_close(error, 0.0, tolerance, what)
+        again = evaluated(objective, subject.vector(theta), batch)[1]
+        tolerance = tolerances.repeat(float(np.abs(grad).max(initial=0)), tolerances.EPS64)
+        what = f"the float64 gradient on {place}, after a call at the same numbers in float32"
+        require_gradient(objective.layout, again, grad, tolerance, what)
 
 
 def _sizes_of_terms(
@@ -669,6 +685,51 @@ def allocation_adds_up(subject: ObjectiveSubject, draw: Draw) -> None:
         f"the values of a step do not add up to its loss change: {left:.3g} is left of a mass of {mass:.3g}, "
         f"the tolerance is {tolerance:.3g}.",
     )
+
+
+@usual
+def losses_do_not_jump(subject: ObjectiveSubject, draw: Draw) -> None:
+    """Between two points, the loss has no jump, which no gradient shows and no allocation adds up over."""
+    objective, eps = subject.make(), eps_of(subject.widest)
+    place, batch = [("the whole data", None), subject.pick(draw)][int(draw.rng(103).integers(2))]
+    start, end = (subject.numbers(objective.layout, draw, stream) for stream in (0, 1))
+    movement = end - start
+    for name, part in objective.layout.unflatten(movement).items():
+        part[...] *= name in differentiated_by(objective)
+    usual_loss, _ = typical(subject, objective, draw, batch)
+
+    def at(s: float) -> tuple[float, float, float]:
+        """The loss at a point of the segment, its slope, and the size of their rounding errors."""
+        point = (start + s * movement).astype(subject.widest)
+        loss, grad = evaluated(objective, subject.vector(point), batch)
+        wide = grad.astype(np.float64)
+        return loss, float(wide @ movement), float(np.abs(wide) @ np.abs(point)) + abs(loss)
+
+    def left(a: float, b: float) -> float:
+        """What the trapezoidal rule leaves of the loss change: a jump, however short the interval is."""
+        return values[b][0] - values[a][0] - (b - a) * (values[a][1] + values[b][1]) / 2
+
+    a, b, values = 0.0, 1.0, {0.0: at(0.0), 1.0: at(1.0)}
+    change = abs(values[1.0][0] - values[0.0][0])
+    for _ in range(HALVINGS[subject.widest]):
+        middle = (a + b) / 2
+        values[middle] = at(middle)
+        a, b = (a, middle) if abs(left(a, middle)) > abs(left(middle, b)) else (middle, b)
+        steep = (b - a) * (change + abs(values[a][1]) + abs(values[b][1]))
+        rounding = tolerances.rebatched(max(usual_loss, values[a][2], values[b][2]), eps)
+        if abs(left(a, b)) <= rounding:
+            return
+    require(
+        abs(left(a, b)) <= rounding + JUMP * steep,  # the slope changes at a kink, or is wrong
+        f"the loss on {place} jumps by {left(a, b):.3g} between two points that differ by {b - a:.1g} of a "
+        "step; do the branches of a condition have different values where they meet?",
+    )
+
+
+JUMP = 64.0
+"""A loss that changes so many times as much as its slopes say has a jump."""
+HALVINGS: dict[Any, int] = {np.float64: 44, np.float32: 16}
+"""How often a segment is halved, until its parts are nearly as short as the spacing of numbers."""
 
 
 def _takes_batches(subject: ObjectiveSubject) -> bool:

@@ -154,7 +154,8 @@ class Check:
             if not failed:
                 raise
             case, first = failed[0]
-            message = f"{_said(first)} (The same case also passed, so the failure is not reproducible.)"
+            again = "what ran before counts: random numbers, or a model that every make() shares"
+            message = f"{_said(first)} (The same case passed in a second try, so {again}.)"
             raise _with_case(CheckFailure(message), subject, case) from flaky
         except Unsatisfiable as none:
             raise CheckFailure(f"no case could be drawn: {discarded} of {tried} were discarded.") from none

@@ -28,6 +28,7 @@ from tests.meta.zoo_runs import WRONG_NODES, WRONG_RUNS
 from tests.meta.zoo_selected import RIGHT_SELECTED, WRONG_SELECTED
 from tests.meta.zoo_stochastic import RIGHT_STOCHASTIC, WRONG_STOCHASTIC
 from tests.meta.zoo_training import RIGHT_TRAINING, WRONG_TRAINING
+from tests.meta.zoo_variants import RIGHT_VARIANTS, WRONG_VARIANTS
 
 
 @dataclass(frozen=True)
@@ -60,11 +61,18 @@ ZOO = {
         | RIGHT_CALLS
         | RIGHT_SELECTED
         | RIGHT_BY_EXAMPLE
+        | RIGHT_VARIANTS
         | UNUSUAL_OBJECTIVES
         | RIGHT_HABITS
         # The objective that a backend makes must obey all laws of objectives.
         | {f"{name} backend": objective_of(b) for name, b in RIGHT_BACKENDS.items()},
-        WRONG_OBJECTIVES | WRONG_CALLS | WRONG_MEMBERS | WRONG_BY_EXAMPLE | WRONG_SELECTED | WRONG_HABITS,
+        WRONG_OBJECTIVES
+        | WRONG_CALLS
+        | WRONG_MEMBERS
+        | WRONG_BY_EXAMPLE
+        | WRONG_SELECTED
+        | WRONG_HABITS
+        | WRONG_VARIANTS,
     ),
     "backends": Kind(
         BACKEND_CHECKS,
