@@ -569,7 +569,7 @@ def _require_reference(backend: Backend, case: Case, what: str) -> None:
         found = evaluate(objective, backend.vector(theta), batch)
         expected = evaluate(reference, theta.astype(np.float64), batch)
         rounded = evaluate(single, theta.astype(np.float32), batch)
-        # Some gradients lose digits, such as behind a unit that is saturated.
+        # Some networks lose digits on the way to the gradient, also those of the reference.
         lost = float(np.abs(rounded.grad - expected.grad).max()) / tolerances.EPS32 * case.eps
         _require_same(found, expected, case, what, lost)
 
