@@ -1,6 +1,6 @@
 """Laws about what an estimator reports: declarations, cost, convergence, invalid input, precision."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field, fields, replace
 from math import isfinite
@@ -80,26 +80,38 @@ def _require_stochastic_declarations(estimator: StochasticEstimator) -> None:
 def reported_cost_is_true(estimator: Estimator, problem: Problem) -> None:
     """The ``cost`` of each step equals the evaluations counted in the objective, and is no ``largest_cost``.
 
-    Those of ``start()`` are part of the first step, which may cost more than the largest cost, as
-    may one that does not begin where the last one ended.
+    Also where a state besides θ moves. Those of ``start()`` are part of the first step, which may cost more
+    than the largest cost, as may one that does not begin where the last one ended.
     """
     if isinstance(estimator, StochasticEstimator):
         _require_true_examples(estimator, problem)
         return
+    counting, steps = CountingObjective(problem.objective), problem.trajectory
+    _require_true_evaluations(estimator, counting, counting, steps)
+    states = [{"factor": np.ones(1), "shift": np.full(1, float(t // 2))} for t in range(len(steps) + 1)]
+    moved = [replace(step, state=(states[t], states[t + 1])) for t, step in enumerate(steps)]
     counting = CountingObjective(problem.objective)
-    allocate_step, before, last = begin(estimator, counting), Cost(), np.empty(0)
-    for n, step in enumerate(problem.trajectory):
+    _require_true_evaluations(estimator, Scheduled(counting, states[0]), counting, moved)
+
+
+def _require_true_evaluations(
+    estimator: Estimator, measured: Objective, counting: CountingObjective, steps: Sequence[Step]
+) -> None:
+    """Compare each reported cost with what ``counting``, the loss behind ``measured``, has counted."""
+    allocate_step, before, last = begin(estimator, measured), Cost(), np.empty(0)
+    for n, step in enumerate(steps):
+        of = f"step {step.index}{', in which a state moves,' if step.state else ''}"
         reported = allocate_step(step).cost
         require(
             before + reported == counting.cost,
-            f"step {step.index}: reported {reported}, but counted {_minus(counting.cost, before)}.",
+            f"{of} reported {reported}, but counted {_minus(counting.cost, before)}.",
         )
         before = counting.cost
         largest = getattr(estimator, "largest_cost", None)
         follows, last = n > 0 and np.array_equal(step.start, last), step.end
-        if follows and largest is not None:
+        if follows and largest is not None and step.state is None:
             over = any(spent > getattr(largest, name) for name, spent in vars(reported).items())
-            require(not over, f"step {step.index} cost {reported}, but largest_cost is {largest}.")
+            require(not over, f"{of} cost {reported}, but largest_cost is {largest}.")
 
 
 def _require_true_examples(estimator: StochasticEstimator, problem: Problem) -> None:
