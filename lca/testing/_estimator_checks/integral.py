@@ -38,6 +38,7 @@ from lca.testing._estimator_checks.law import (
 from lca.testing._instruments import Partial, Reparametrized, Scheduled, WithQuadraticTensor
 from lca.testing._laws import nodes_of, require, require_close, rounding
 from lca.testing._reference import distance_to_polynomials, path_integral
+from lca.testing._replicated import begin
 from lca.testing._report import Check
 from lca.testing.problems import Problem
 from lca.testing.strategies import seeds, smooth_problems
@@ -92,7 +93,7 @@ def _require_exact(estimator: Estimator, problem: Problem) -> None:
 
 
 def _require_values(
-    estimator: Estimator, problem: Problem, a: StepAllocation, step: Step, what: str, factor: float = 1.0
+    estimator: Estimator, problem: Problem, a: StepAllocation, step: Step, what: str, *, factor: float = 1.0
 ) -> None:
     """Compare the values with ``factor`` times the closed form; the factor is at most 2."""
     assert problem.exact is not None
@@ -264,17 +265,21 @@ def terms_add_up(estimator: Estimator, case: Losses) -> None:
     measures_full_loss,
 )
 def state_is_kept_apart(estimator: Estimator, case: tuple[Losses, bool, int]) -> None:
-    """If a state besides θ moves (`Step.state`), its effect is ``state_change`` and in no value."""
+    """If a state besides θ moves (`Step.state`), its effect is ``state_change`` and in no value.
+
+    It also moves between two steps, as by a schedule, and by a millionth.
+    """
     (losses, in_a_sum, _), rng = case, np.random.default_rng(case[2])
     moving, problem = next(iter(losses.items()))
-    steps, states = _steps(losses), [_random_state(rng)]
-    for _ in steps:  # in about half of the steps the state stays, and is the same object
-        states.append(_random_state(rng) if rng.random() < 0.5 else states[-1])
-    steps = [replace(step, state=(states[t], states[t + 1])) for t, step in enumerate(steps)]
     scheduled = Scheduled(problem.objective, _random_state(rng))
     others = {name: other.objective for name, other in losses.items() if name != moving}
     measured = Sum({**others, moving: scheduled}) if in_a_sum else scheduled
-    for a, step in zip(run(estimator, measured, steps), steps, strict=True):
+    allocate_step, state = begin(estimator, measured), _random_state(rng)
+    for stateless in _steps(losses):
+        before = _next_state(state, rng)
+        state = _next_state(before, rng)
+        step = replace(stateless, state=(before, state))
+        a = allocate_step(step)
         row = a.terms[moving] if in_a_sum else a
         for name in others if in_a_sum else ():
             _require_unmoved(a.terms[name], step, losses[name], name)
@@ -282,6 +287,16 @@ def state_is_kept_apart(estimator: Estimator, case: tuple[Losses, bool, int]) ->
         size = _loss_scale(problem, row, step) * 8 + 8
         tolerance = tolerances.conservation(size, size, tolerances.EPS64)
         require_close(a.state_change, change, tolerance, f"step {a.step}: state_change of the sum")
+
+
+def _next_state(state: State, rng: np.random.Generator) -> State:
+    """The same object in half of the cases; otherwise another state, or one that differs by a millionth."""
+    event = rng.random()
+    if event < 0.5:
+        return state
+    if event < 0.7:
+        return {name: array * (1 + 1e-6 * rng.uniform(0.5, 1.0)) for name, array in state.items()}
+    return _random_state(rng)
 
 
 def _require_unmoved(row: StepAllocation, step: Step, problem: Problem, name: str) -> None:
@@ -330,8 +345,8 @@ def samples_are_in_the_state_of_the_step(estimator: Estimator, case: tuple[Probl
     scheduled = Scheduled(problem.objective, _random_state(rng))
     steps = [replace(step, state=(state, state)) for step in problem.trajectory]
     for a, step in zip(run(estimator, scheduled, steps), steps, strict=True):
-        factor = scheduled.at_state(state).factor
-        _require_values(estimator, problem, a, step, f"step {a.step}: values in the state of the step", factor)
+        what, factor = f"step {a.step}: values in the state of the step", scheduled.at_state(state).factor
+        _require_values(estimator, problem, a, step, what, factor=factor)
 
 
 @law(
