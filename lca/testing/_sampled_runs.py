@@ -199,12 +199,15 @@ class Errors:
         Stated standard errors of these values, (runs, steps, K), or ``None`` if the estimator states none.
     run_stderrs
         Stated standard errors of the sums over the steps of a run, (runs, K), or ``None``.
+    beside
+        The field ``stderr`` of all values beside replicates, (runs, steps, K), or ``None``.
     """
 
     errors: Array
     size: Array
     stderrs: Array | None
     run_stderrs: Array | None
+    beside: Array | None = None
 
 
 def errors_of_runs(
@@ -243,17 +246,19 @@ def errors_on_long_steps(estimator: StochasticEstimator, runs: int, seed: int, *
     return _together([_one_run(start(objective), steps, objective.exact_allocation) for start in starts])
 
 
-_OneRun: TypeAlias = tuple[Array, Array, Array | None, Array | None]
-"""The errors of a run (steps, K), its true totals (K,), and the standard errors of values and sums."""
+_OneRun: TypeAlias = tuple[Array, Array, Array | None, Array | None, Array | None]
+"""The errors of a run (steps, K), its true totals (K,), and the standard errors: values, sums, field."""
 
 
 def _together(found: Sequence[_OneRun]) -> Errors:
-    errors, totals, stderrs, run_stderrs = zip(*found, strict=True)
+    errors, totals, *spreads = zip(*found, strict=True)
+    stderrs, run_stderrs, beside = (None if each[0] is None else np.array(each) for each in spreads)
     return Errors(
         np.array(errors),
         np.abs(totals).mean(axis=0),
-        None if stderrs[0] is None else np.array(stderrs),
-        None if run_stderrs[0] is None else np.array(run_stderrs),
+        stderrs,
+        run_stderrs,
+        beside,
     )
 
 
@@ -272,6 +277,7 @@ def _one_run(
             bars = bars or ErrorBars(Layout(tuple(map(str, range(k))), ((),) * k).groups("tensor"))
             bars.update(a)
     errors, total = np.array(values) - np.array(truth), np.sum(truth, axis=0)
+    field = None if any(stderr is None for stderr in stderrs) else np.array(stderrs)
     if bars is not None:
-        return errors, total, bars.per_step(), bars.stderr()
-    return errors, total, None if stderrs[0] is None else np.array(stderrs), None
+        return errors, total, bars.per_step(), bars.stderr(), field
+    return errors, total, field, None, None

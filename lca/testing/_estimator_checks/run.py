@@ -7,12 +7,13 @@ from dataclasses import replace
 
 import numpy as np
 from hypothesis import assume
+from hypothesis import strategies as st
 
 from lca.allocation import Allocator, Estimator, Resumable, StepAllocation
 from lca.estimators._stochastic import StochasticEstimator
 from lca.objective import Objective
 from lca.step import ExampleScores, MicroBatch, Step
-from lca.testing._domain import anything, eventful_networks
+from lca.testing._domain import anything, eventful_networks, sixty_steps
 from lca.testing._estimator_checks.law import (
     any_problem,
     between,
@@ -108,7 +109,10 @@ def runs_are_independent(estimator: Estimator, problem: Problem) -> None:
         require(a.cost == b.cost, f"step {a.step}: another run changed the cost, {a.cost} to {b.cost}.")
 
 
-@law(any_problem, lambda estimator: measures_full_loss(estimator) and isinstance(estimator, Resumable))
+@law(
+    lambda estimator: st.booleans().flatmap(lambda long: sixty_steps() if long else any_problem(estimator)),
+    lambda estimator: measures_full_loss(estimator) and isinstance(estimator, Resumable),
+)
 def a_resumed_run_goes_on(estimator: Estimator, problem: Problem) -> None:
     """A run resumed with the ``memory`` of its last step goes on as if there had been no interruption."""
     assert isinstance(estimator, Resumable)
