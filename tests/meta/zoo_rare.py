@@ -9,7 +9,7 @@ import numpy as np
 
 from lca import SIMPSON, TRAPEZOID, Cost, PathIntegral
 from lca.errors import NonFiniteError
-from lca.estimators import Integral, Path, integrate
+from lca.estimators import Integral, Path, check_required_fields, integrate
 from lca.estimators._registry import REGISTRY
 from lca.objective import Evaluation
 from tests.meta.animals import Altered, Disguised, Wrong
@@ -145,7 +145,12 @@ class ByScore(Trapezoid):
             return Evaluation(nan, factor * gradient), Cost(examples=self.size)
 
         path = Path(objective, gradient_at, sampled=True, reuse_ends=False)
-        return lambda step: integrate(path.segment(step), TRAPEZOID).allocation()
+
+        def allocate_step(step):
+            check_required_fields(step, self.required_fields, "ByScore")
+            return integrate(path.segment(step), TRAPEZOID).allocation()
+
+        return allocate_step
 
 
 @dataclass(frozen=True)

@@ -179,7 +179,10 @@ def require_known_residuals(allocations: Iterable[StepAllocation]) -> None:
             within or not a.converged,
             f"step {a.step} has converged=True, but its residual is {left:.3g}, tolerance {a.tolerance}.",
         )
-        require(a.converged or bool(a.reason), f"step {a.step} is not converged and gives no reason.")
+        require(
+            a.converged or bool(a.reason),
+            f"step {a.step} is not converged and gives no reason; say why in StepAllocation.reason.",
+        )
 
 
 @dataclass(eq=False)
