@@ -190,7 +190,8 @@ def _rounding(problem: Problem, a: StepAllocation, step: Step) -> float:
     scale = problem.scale(step.start, step.end)
     # The mass is larger only for weights of either sign; `mass_is_no_larger_than_the_step` bounds it.
     scale = max(scale, min(a.mass, MOST_WEIGHT * scale))
-    return tolerances.polynomial(scale, degree, eps, nodes_of(a))
+    underflow = float(np.finfo(step.start.dtype).tiny)  # a gradient of 1e-60 is 0 in float32
+    return tolerances.polynomial(scale, degree, eps, nodes_of(a)) + underflow
 
 
 def _rounding_anywhere(problem: Problem, a: StepAllocation, step: Step) -> float:
