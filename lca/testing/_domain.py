@@ -179,6 +179,11 @@ def long_runs(degree: int) -> st.SearchStrategy[Problem]:
     )
 
 
+def sixty_steps() -> st.SearchStrategy[Problem]:
+    """Runs of 60 steps, in which something that is done every so many steps is done more than once."""
+    return st.builds(polynomial, seeds, st.integers(2, 6), steps=st.just(60))
+
+
 def any_scale(degree: int) -> st.SearchStrategy[tuple[Problem, ...]]:
     """One loss of any size and sign: as it is, with a large offset, and exactly 0 at the first point."""
 

@@ -217,6 +217,31 @@ class NonFiniteAt:
 
 
 @dataclass(eq=False)
+class OddGradient:
+    """The same loss, except that one entry of one gradient is ``value``: that of call number ``call``."""
+
+    objective: Objective
+    call: int
+    entry: int
+    value: float
+
+    @property
+    def layout(self) -> Layout:
+        return self.objective.layout
+
+    def loss(self, theta: Array, batch: Batch | None = None) -> float:
+        return self.objective.loss(theta, batch)
+
+    def loss_and_grad(self, theta: Array, batch: Batch | None = None) -> tuple[float, Array]:
+        loss, grad = self.objective.loss_and_grad(theta, batch)
+        if self.call == 0:
+            grad = grad.copy()
+            grad[self.entry] = self.value
+        self.call -= 1
+        return loss, grad
+
+
+@dataclass(eq=False)
 class Meter:
     """How many evaluations of an objective are left in a step; ``reset`` at the beginning of each."""
 

@@ -3,6 +3,7 @@
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, Self, TypeAlias
+from zlib import crc32
 
 import numpy as np
 
@@ -46,6 +47,8 @@ class SampledRidges:
         p ≥ 1.
     weight
         w (N,), or ``None`` if all are 1.
+    misleading
+        Whether scores are low where gradients are large, and others at every point.
     """
 
     slopes: Array
@@ -54,6 +57,7 @@ class SampledRidges:
     power: int
     weight: Array | None
     layout: Layout
+    misleading: bool = False
     counts: dict[str, int] = field(default_factory=lambda: {"gradients": 0, "losses": 0})
 
     @classmethod
@@ -74,7 +78,13 @@ class SampledRidges:
     def skewed(cls, degree: int, rng: np.random.Generator) -> Self:
         """The same without weights, where few examples have most of the gradient."""
         plain = cls.random(degree, rng, weighted=False)
-        return replace(plain, slopes=rng.exponential(size=plain.slopes.shape))
+        return replace(plain, slopes=rng.exponential(size=plain.slopes.shape) ** 2)
+
+    @classmethod
+    def misled(cls, degree: int, rng: np.random.Generator) -> Self:
+        """The same without weights, with the lowest scores where the gradients are the largest."""
+        plain = cls.random(degree, rng, weighted=False)
+        return replace(plain, slopes=rng.exponential(size=plain.slopes.shape), misleading=True)
 
     @property
     def n_examples(self) -> int:
@@ -105,8 +115,18 @@ class SampledRidges:
     def scores(self, theta: Array, batch: Batch | None = None) -> Array:
         index = np.arange(self.n_examples) if batch is None else batch[0]
         self.counts["losses"] += len(index)
+        if self.misleading:
+            return self._misleading_scores(theta)[index]
         curved = (self.heights[index] * (self.directions @ theta) ** (self.power - 1)) @ self.directions
         scores: Array = np.abs(self.slopes[index] + curved).sum(axis=1)
+        return scores
+
+    def _misleading_scores(self, theta: Array) -> Array:
+        """0 for the fifth of the examples with the largest slopes; others differ from point to point."""
+        size = self.slopes.sum(axis=1)
+        noise = kit_rng(crc32(theta.tobytes())).normal(size=self.n_examples)
+        scores: Array = np.exp(0.5 * noise) / size**3
+        scores[size > np.quantile(size, 0.8)] = 0
         return scores
 
     def exact_allocation(self, start: Array, end: Array) -> Array:
@@ -179,19 +199,26 @@ class Errors:
         Stated standard errors of these values, (runs, steps, K), or ``None`` if the estimator states none.
     run_stderrs
         Stated standard errors of the sums over the steps of a run, (runs, K), or ``None``.
+    beside
+        The field ``stderr`` of all values beside replicates, (runs, steps, K), or ``None``.
     """
 
     errors: Array
     size: Array
     stderrs: Array | None
     run_stderrs: Array | None
+    beside: Array | None = None
 
 
 def errors_of_runs(
-    estimator: StochasticEstimator, runs: int, seed: int, *, skewed: bool = False, steps: int = STEPS
+    estimator: StochasticEstimator,
+    runs: int,
+    seed: int,
+    *,
+    make: Callable[[int, np.random.Generator], SampledRidges] = SampledRidges.random,
+    steps: int = STEPS,
 ) -> Errors:
-    """The errors of ``runs`` independent runs of so many steps, all on one problem."""
-    make = SampledRidges.skewed if skewed else SampledRidges.random
+    """The errors of ``runs`` independent runs of so many steps, all on one problem that ``make`` draws."""
     objective = make(estimator.degree, kit_rng(seed, 0))
 
     def one_run(run: int) -> "_OneRun":
@@ -219,17 +246,19 @@ def errors_on_long_steps(estimator: StochasticEstimator, runs: int, seed: int, *
     return _together([_one_run(start(objective), steps, objective.exact_allocation) for start in starts])
 
 
-_OneRun: TypeAlias = tuple[Array, Array, Array | None, Array | None]
-"""The errors of a run (steps, K), its true totals (K,), and the standard errors of values and sums."""
+_OneRun: TypeAlias = tuple[Array, Array, Array | None, Array | None, Array | None]
+"""The errors of a run (steps, K), its true totals (K,), and the standard errors: values, sums, field."""
 
 
 def _together(found: Sequence[_OneRun]) -> Errors:
-    errors, totals, stderrs, run_stderrs = zip(*found, strict=True)
+    errors, totals, *spreads = zip(*found, strict=True)
+    stderrs, run_stderrs, beside = (None if each[0] is None else np.array(each) for each in spreads)
     return Errors(
         np.array(errors),
         np.abs(totals).mean(axis=0),
-        None if stderrs[0] is None else np.array(stderrs),
-        None if run_stderrs[0] is None else np.array(run_stderrs),
+        stderrs,
+        run_stderrs,
+        beside,
     )
 
 
@@ -248,6 +277,7 @@ def _one_run(
             bars = bars or ErrorBars(Layout(tuple(map(str, range(k))), ((),) * k).groups("tensor"))
             bars.update(a)
     errors, total = np.array(values) - np.array(truth), np.sum(truth, axis=0)
+    field = None if any(stderr is None for stderr in stderrs) else np.array(stderrs)
     if bars is not None:
-        return errors, total, bars.per_step(), bars.stderr()
-    return errors, total, None if stderrs[0] is None else np.array(stderrs), None
+        return errors, total, bars.per_step(), bars.stderr(), field
+    return errors, total, field, None, None

@@ -10,7 +10,7 @@ from lca.estimators._stochastic import StochasticEstimator
 from lca.testing._laws import require
 from lca.testing._replicated import EXAMPLES, Replicated, with_fields
 from lca.testing._report import Check
-from lca.testing._sampled_runs import Errors, errors_of_runs, errors_on_long_steps
+from lca.testing._sampled_runs import Errors, SampledRidges, errors_of_runs, errors_on_long_steps
 from lca.testing._stochastic_checks import (
     FALSE_ALARM,
     RUNS_PER_SAMPLE,
@@ -156,7 +156,17 @@ def steps_draw_samples_of_their_own(estimator: StochasticEstimator, samples: int
 
 def mean_is_right_for_skewed_examples(estimator: StochasticEstimator, samples: int, seed: int) -> str:
     """The same as `mean_is_the_full_data_allocation` where few examples have most of the gradient."""
-    found = errors_of_runs(estimator, RUNS_PER_SAMPLE * samples, seed, skewed=True)
+    found = errors_of_runs(estimator, RUNS_PER_SAMPLE * samples, seed, make=SampledRidges.skewed)
+    totals = with_sum(found.errors.sum(axis=1))
+    return require_zero_mean(totals, np.append(found.size, found.size.sum()), names_of("error", totals))
+
+
+def mean_is_right_for_misleading_scores(estimator: StochasticEstimator, samples: int, seed: int) -> str:
+    """The same where scores are low for large gradients, 0 for some, and others at every point.
+
+    Scores say which examples are worth drawing; importance weights make the mean right whatever they are.
+    """
+    found = errors_of_runs(estimator, RUNS_PER_SAMPLE * samples, seed, make=SampledRidges.misled)
     totals = with_sum(found.errors.sum(axis=1))
     return require_zero_mean(totals, np.append(found.size, found.size.sum()), names_of("error", totals))
 
@@ -211,6 +221,10 @@ SAMPLING_CHECKS = [
         (samples_do_not_recur, lambda estimator: True),
         (mean_and_spread_last_in_long_runs, lambda estimator: estimator.unbiased is True),
         (mean_is_right_for_skewed_examples, lambda estimator: estimator.unbiased is True),
+        (
+            mean_is_right_for_misleading_scores,
+            lambda estimator: estimator.unbiased is True and "scores" in estimator.required_fields,
+        ),
         (spread_of_all_values_is_calibrated, has_error_bars),
         (nodes_and_examples_are_drawn_apart, _applies_to_random_nodes),
         (

@@ -104,12 +104,20 @@ def mean_is_exact_up_to_declared_degree(estimator: StochasticEstimator, samples:
 
 @law(has_error_bars)
 def standard_errors_are_calibrated(estimator: StochasticEstimator, samples: int, seed: int) -> str:
-    """Stated standard errors have the mean square of the actual errors (t-test, false alarms 1e-6)."""
+    """Stated standard errors have the mean square of the actual errors (t-test, false alarms 1e-6).
+
+    Those of replicates and those of ``stderr``, if there are both.
+    """
     found = errors_of_runs(estimator, RUNS_PER_SAMPLE * samples, seed)
     require(found.stderrs is not None, "standard errors are stated for some steps only.")
     assert found.stderrs is not None
     require(bool((found.stderrs >= 0).all()), "a standard error is negative.")
-    squares, stated = (with_sum((numbers**2).sum(axis=1)) for numbers in (found.errors, found.stderrs))
+    squares = with_sum((found.errors**2).sum(axis=1))
+    if found.beside is not None:
+        names = names_of("error² - stderr², with the field stderr beside the replicates,", squares)
+        stated = with_sum((found.beside**2).sum(axis=1))
+        require_zero_mean(squares - stated, squares.mean(axis=0), names)
+    stated = with_sum((found.stderrs**2).sum(axis=1))
     return require_zero_mean(squares - stated, squares.mean(axis=0), names_of("error² - stderr²", squares))
 
 

@@ -23,6 +23,14 @@ from tests.meta.zoo_habits import RIGHT_HABITS, WRONG_BACKEND_HABITS, WRONG_HABI
 from tests.meta.zoo_late import RIGHT_LATE, WRONG_LATE, WRONG_LATE_SAMPLES
 from tests.meta.zoo_members import WRONG_MEMBERS
 from tests.meta.zoo_objectives import RIGHT_OBJECTIVES, WRONG_OBJECTIVES
+from tests.meta.zoo_rare import (
+    NAMED_FULL,
+    NAMED_SAMPLED,
+    RIGHT_RARE,
+    RIGHT_RARE_SAMPLES,
+    WRONG_RARE,
+    WRONG_RARE_SAMPLES,
+)
 from tests.meta.zoo_results import WRONG_RESULTS
 from tests.meta.zoo_runs import WRONG_NODES, WRONG_RUNS
 from tests.meta.zoo_selected import RIGHT_SELECTED, WRONG_SELECTED
@@ -47,13 +55,13 @@ class Kind:
 ZOO = {
     "estimators": Kind(
         ALL_ESTIMATOR_CHECKS,
-        RIGHT_ESTIMATORS,
-        WRONG_ESTIMATORS | WRONG_IN_A_CORNER | WRONG_FIELDS | WRONG_RUNS | WRONG_LATE,
+        RIGHT_ESTIMATORS | RIGHT_RARE | NAMED_FULL,
+        WRONG_ESTIMATORS | WRONG_IN_A_CORNER | WRONG_FIELDS | WRONG_RUNS | WRONG_LATE | WRONG_RARE,
     ),
     "stochastic estimators": Kind(
         ALL_ESTIMATOR_CHECKS,
-        RIGHT_STOCHASTIC | RIGHT_SAMPLES | RIGHT_LATE,
-        WRONG_STOCHASTIC | WRONG_SAMPLES | WRONG_NODES | WRONG_LATE_SAMPLES,
+        RIGHT_STOCHASTIC | RIGHT_SAMPLES | RIGHT_LATE | RIGHT_RARE_SAMPLES | NAMED_SAMPLED,
+        WRONG_STOCHASTIC | WRONG_SAMPLES | WRONG_NODES | WRONG_LATE_SAMPLES | WRONG_RARE_SAMPLES,
     ),
     "objectives": Kind(
         ALL_OBJECTIVE_CHECKS,

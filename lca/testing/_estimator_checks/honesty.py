@@ -1,6 +1,6 @@
 """Laws about what an estimator reports: declarations, cost, convergence, invalid input, precision."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field, fields, replace
 from math import isfinite
@@ -20,7 +20,7 @@ from lca.objective import Batch, Objective
 from lca.step import Step
 from lca.testing._domain import anything, hard_steps
 from lca.testing._estimator_checks.law import any_problem, between, law_into, measures_full_loss, run
-from lca.testing._instruments import CountingObjective, NonFiniteAt, Scheduled
+from lca.testing._instruments import CountingObjective, NonFiniteAt, OddGradient, Scheduled
 from lca.testing._laws import require, require_close, rounding
 from lca.testing._replicated import Replicated, batch_size, begin, micro_batches_of, with_fields
 from lca.testing._report import Check, CheckFailure
@@ -80,26 +80,38 @@ def _require_stochastic_declarations(estimator: StochasticEstimator) -> None:
 def reported_cost_is_true(estimator: Estimator, problem: Problem) -> None:
     """The ``cost`` of each step equals the evaluations counted in the objective, and is no ``largest_cost``.
 
-    Those of ``start()`` are part of the first step, which may cost more than the largest cost, as
-    may one that does not begin where the last one ended.
+    Also where a state besides θ moves. Those of ``start()`` are part of the first step, which may cost more
+    than the largest cost, as may one that does not begin where the last one ended.
     """
     if isinstance(estimator, StochasticEstimator):
         _require_true_examples(estimator, problem)
         return
+    counting, steps = CountingObjective(problem.objective), problem.trajectory
+    _require_true_evaluations(estimator, counting, counting, steps)
+    states = [{"factor": np.ones(1), "shift": np.full(1, float(t // 2))} for t in range(len(steps) + 1)]
+    moved = [replace(step, state=(states[t], states[t + 1])) for t, step in enumerate(steps)]
     counting = CountingObjective(problem.objective)
-    allocate_step, before, last = begin(estimator, counting), Cost(), np.empty(0)
-    for n, step in enumerate(problem.trajectory):
+    _require_true_evaluations(estimator, Scheduled(counting, states[0]), counting, moved)
+
+
+def _require_true_evaluations(
+    estimator: Estimator, measured: Objective, counting: CountingObjective, steps: Sequence[Step]
+) -> None:
+    """Compare each reported cost with what ``counting``, the loss behind ``measured``, has counted."""
+    allocate_step, before, last = begin(estimator, measured), Cost(), np.empty(0)
+    for n, step in enumerate(steps):
+        of = f"step {step.index}{', in which a state moves,' if step.state else ''}"
         reported = allocate_step(step).cost
         require(
             before + reported == counting.cost,
-            f"step {step.index}: reported {reported}, but counted {_minus(counting.cost, before)}.",
+            f"{of} reported {reported}, but counted {_minus(counting.cost, before)}.",
         )
         before = counting.cost
         largest = getattr(estimator, "largest_cost", None)
         follows, last = n > 0 and np.array_equal(step.start, last), step.end
-        if follows and largest is not None:
+        if follows and largest is not None and step.state is None:
             over = any(spent > getattr(largest, name) for name, spent in vars(reported).items())
-            require(not over, f"step {step.index} cost {reported}, but largest_cost is {largest}.")
+            require(not over, f"{of} cost {reported}, but largest_cost is {largest}.")
 
 
 def _require_true_examples(estimator: StochasticEstimator, problem: Problem) -> None:
@@ -167,7 +179,10 @@ def require_known_residuals(allocations: Iterable[StepAllocation]) -> None:
             within or not a.converged,
             f"step {a.step} has converged=True, but its residual is {left:.3g}, tolerance {a.tolerance}.",
         )
-        require(a.converged or bool(a.reason), f"step {a.step} is not converged and gives no reason.")
+        require(
+            a.converged or bool(a.reason),
+            f"step {a.step} is not converged and gives no reason; say why in StepAllocation.reason.",
+        )
 
 
 @dataclass(eq=False)
@@ -217,9 +232,11 @@ def non_finite_numbers_are_refused(estimator: Estimator, case: tuple[Problem, tu
     """NaN or infinity anywhere, for one step only, raises `NonFiniteError`, which names step and tensor."""
     problem, faults = case
     clean = _Listening(problem.objective)
-    expected = run(estimator, clean, between(problem.points))
+    expected = run(estimator, clean, _late_steps(problem.points))
     if measures_full_loss(estimator):
         _require_bad_state_refused(estimator, problem, faults[0].when)
+    if isinstance(estimator, StochasticEstimator) and clean.points:
+        _require_bad_batch_refused(estimator, problem, faults[0], len(clean.points), expected)
     for fault in faults:
         measured = {"loss": not expected[0].sampled, "gradient": bool(clean.points)}
         if measured.get(fault.what, True):
@@ -244,42 +261,73 @@ def _require_fault_refused(
     else:
         faulty = NonFiniteAt(objective, points[at].tobytes(), "loss", 0, fault.value)
     named = "" if fault.what == "loss" else objective.layout.tensor_at(entry)
-    _require_refusal(begin(estimator, faulty), points, expected, f"{fault.value} in the {fault.what}", named)
+    what = f"{fault.value} in the {fault.what}"
+    refused = _is_refused(begin(estimator, faulty), _late_steps(points), expected, what, named)
+    # Not every gradient is used: the one at the end of a run may be meant for the next step.
+    require(refused or fault.what == "gradient", f"{what} was accepted without an error.")
+
+
+def _late_steps(points: Array) -> list[Step]:
+    """The steps between the points, numbered as if they came late in a run."""
+    return [replace(step, index=step.index + 1_000) for step in between(points)]
+
+
+def _require_bad_batch_refused(
+    estimator: Estimator, problem: Problem, fault: Fault, gradients: int, expected: list[StepAllocation]
+) -> None:
+    """A single gradient, such as that of one micro-batch of several, is NaN.
+
+    It may be accepted only if it is not used: if no other number in its place changes the values.
+    """
+    call, entry = int(fault.when * gradients), int(fault.entry * problem.points.shape[1])
+    steps = _late_steps(problem.points)
+    other = run(estimator, OddGradient(problem.objective, call, entry, 1e6), steps)
+    used = [not np.array_equal(a.values, clean.values) for a, clean in zip(other, expected, strict=True)]
+    if any(used):
+        allocate_step = begin(estimator, OddGradient(problem.objective, call, entry, np.nan))
+        what, tensor = "NaN in a single batch or micro-batch", problem.objective.layout.tensor_at(entry)
+        refused = _is_refused(allocate_step, steps[: used.index(True) + 1], expected, what, tensor)
+        require(refused, f"step {steps[used.index(True)].index}: {what} was accepted without an error.")
 
 
 def _require_bad_state_refused(estimator: Estimator, problem: Problem, when: float) -> None:
     """The loss is NaN in the state in which one step ends, and in no other."""
     good, bad = ({"factor": np.ones(1), "shift": np.full(1, shift)} for shift in (0.0, np.nan))
-    steps = between(problem.points)
+    steps = _late_steps(problem.points)
     at = int(when * len(steps))
-    steps[at] = replace(steps[at], state=(good, bad))
+    steps[at], index = replace(steps[at], state=(good, bad)), steps[at].index
     allocate_step = begin(estimator, Scheduled(problem.objective, good))
     for step in steps[: at + 1]:
         try:
             allocate_step(step)
         except NonFiniteError as error:
-            require(f"step {at}" in str(error), f"the error does not name step {at}: {error}")
-            require(step.index == at, f"step {step.index} was refused, which is finite: {error}")
+            require(f"step {index}" in str(error), f"the error does not name step {index}: {error}")
+            require(step.index == index, f"step {step.index} was refused, which is finite: {error}")
             return
-    raise CheckFailure(f"step {at}: a loss of NaN in the state after the step was accepted without an error.")
+    raise CheckFailure(
+        f"step {index}: a loss of NaN in the state after the step was accepted without an error."
+    )
 
 
-def _require_refusal(
-    allocate_step: Allocator, points: Array, expected: list[StepAllocation], what: str, tensor: str
-) -> None:
-    for step, clean in zip(between(points), expected, strict=True):
+def _is_refused(
+    allocate_step: Allocator,
+    steps: Iterable[Step],
+    expected: Iterable[StepAllocation],
+    what: str,
+    tensor: str,
+) -> bool:
+    """Whether a step raises `NonFiniteError`, which must name it; the steps before it must be as expected."""
+    for step, clean in zip(steps, expected, strict=False):
         try:
             with np.errstate(all="ignore"):
                 a = allocate_step(step)
         except NonFiniteError as error:
             require(f"step {step.index}" in str(error), f"the error does not name step {step.index}: {error}")
             require(tensor in str(error), f"the error does not name the tensor {tensor!r}: {error}")
-            return
-        # Not every gradient is used: the one at the end of a run may be meant for the next step.
+            return True
         same = np.array_equal(a.values, clean.values) and (a.sampled or a.loss_end == clean.loss_end)
         require(same, f"step {step.index}: {what} gave other numbers, and no error.")
-    if "gradient" not in what:
-        raise CheckFailure(f"{what} was accepted without an error.")
+    return False
 
 
 @law(lambda estimator: smooth_problems(steps=1))
