@@ -15,6 +15,9 @@ ROOT = Path(__file__).parents[2]
 HIDDEN = "import sys; sys.modules['tensorflow'] = None; import pytest; sys.exit(pytest.main(sys.argv[1:]))"
 """`import tensorflow` raises an ImportError, as where it is not installed."""
 
+QUICK = "--xla_backend_optimization_level=0"
+"""Most of the time of these tests on JAX is that of its compiler."""
+
 
 def python(code, *arguments, backend):
     return subprocess.run(
@@ -23,7 +26,7 @@ def python(code, *arguments, backend):
         text=True,
         check=False,
         cwd=ROOT,
-        env=os.environ | {"KERAS_BACKEND": backend, "JAX_ENABLE_X64": "1"},
+        env=os.environ | {"KERAS_BACKEND": backend, "JAX_ENABLE_X64": "1", "XLA_FLAGS": QUICK},
     )
 
 
