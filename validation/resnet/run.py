@@ -186,6 +186,7 @@ def draw(runs: list[Run]) -> None:
         xlabel="delay of the movement, in steps", ylabel="correlation of −gradient and movement,\nlast layer"
     )
     right.axvline(0, color="0.7", linewidth=0.8)
+    right.set_xticks(range(-MAX_LAG, MAX_LAG + 1, 5))
     save(made, "resnet.png")
 
 
