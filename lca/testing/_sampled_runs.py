@@ -78,7 +78,7 @@ class SampledRidges:
     def skewed(cls, degree: int, rng: np.random.Generator) -> Self:
         """The same without weights, where few examples have most of the gradient."""
         plain = cls.random(degree, rng, weighted=False)
-        return replace(plain, slopes=rng.exponential(size=plain.slopes.shape) ** 2)
+        return replace(plain, slopes=rng.exponential(size=plain.slopes.shape))
 
     @classmethod
     def misled(cls, degree: int, rng: np.random.Generator) -> Self:
