@@ -109,7 +109,7 @@ class KerasLoss(SharedLoss):
         self._eagerly, self._jit = run_eagerly, jit_compile
         self._example: PyTree | None = None  # a batch, to trace with
         self._former: Program | None = None
-        self._zeros: Sums | None = None
+        self._zeros: tuple[tf.Tensor, tf.Tensor, tf.Tensor] | None = None
         self._forward: ForwardMode | None = None
         self._program = self._made(since=0)
 

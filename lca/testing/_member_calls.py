@@ -163,7 +163,7 @@ def _calls(
 
 
 def _check(objective: Checked) -> None:
-    """`check` of an objective that still measures what it was made for."""
+    """Call `check()`, which may raise nothing, as the objective has not changed."""
     try:
         objective.check()
     except Exception as error:
