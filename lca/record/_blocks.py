@@ -1,5 +1,6 @@
 """`Blocks`: collects rows in memory and writes them block by block."""
 
+import time
 import warnings
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
@@ -15,6 +16,9 @@ from lca.record._schema import UNFINISHED, Plan
 if TYPE_CHECKING:
     from lca.record._store import BlockStore
 
+LATE, ROWS_OF_LATE = 10.0, 64
+"""So many rows are written after so many seconds, also if the block is not full."""
+
 
 class Blocks:
     """The rows of the current block and of the files they go to, and the store that writes them."""
@@ -23,6 +27,7 @@ class Blocks:
         self._waiting: list[tuple[Cells, list[Cells]]] = []  # rows that came while the disk was full
         self._metrics: list[Given] = []  # that are not written yet
         self._store, self._size, self._count = store, plan.block, store.committed
+        self._written = time.monotonic()
         self._files = {
             column.name: column.rows(store.rows_per_file(column.name), plan.sizes) for column in plan.columns
         }
@@ -71,10 +76,13 @@ class Blocks:
     def put(self, step: Cells, losses: Iterable[Cells]) -> None:
         """Add a row: the cells that all measured losses share, and those of each loss, in order.
 
-        Writes the block once it is full. A row is kept also if that fails, and written at the next occasion.
+        Writes the block once it is full or late. A row is kept also if that fails, and written at the next
+        occasion.
         """
         self._waiting.append((step, list(losses)))
         self._take_in()
+        if self._is_late:
+            self._write()
 
     def give(self, metrics: Sequence[Given]) -> None:
         """Add metrics: they are written with the rows that wait for it, or at once if no row does."""
@@ -107,6 +115,11 @@ class Blocks:
     def _is_full(self) -> bool:
         return self._count != self._store.committed and self._count % self._size == 0
 
+    @property
+    def _is_late(self) -> bool:
+        waiting = self._count - self._store.committed
+        return waiting >= ROWS_OF_LATE and time.monotonic() - self._written > LATE
+
     def _fill(self, step: Cells, losses: Iterable[Cells]) -> None:
         for name, rows in self._files.items():
             if self._count - self._first[name] == len(rows):
@@ -122,7 +135,7 @@ class Blocks:
     def _write(self) -> None:
         files = {name: (self._first[name], rows) for name, rows in self._files.items()}
         self._store.write(files, self._count, self._metrics)
-        self._metrics = []
+        self._metrics, self._written = [], time.monotonic()
 
     def _write_metrics(self) -> None:
         self._store.add_metrics(self._metrics)

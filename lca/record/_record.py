@@ -40,10 +40,10 @@ from lca.record._schema import SCHEMA_VERSION, Content, Plan, RecordError
 from lca.row import Row, rows_of
 from lca.tolerances import EPS32, summed
 
-BLOCK, BLOCK_OF_SMALL = 64, 256
-"""Rows that are written at once: the most that a killed run can lose."""
-SMALL = 10_000
-"""Parameters up to which a model is small: a step takes little time, which writing must not exceed."""
+BLOCK, LARGEST_USUAL_BLOCK = 64, 1_024
+"""Rows of a block by default: as many as hold `NUMBERS_OF_A_BLOCK` values, within these limits."""
+NUMBERS_OF_A_BLOCK = 2**22
+"""Steps of small models take little time, which writing must not exceed."""
 _ADDRESS = " object at 0x"
 """In the repr of an object that has none of its own, which differs in every process."""
 
@@ -52,8 +52,8 @@ class Record:
     """Writes the allocations of a run to a folder, block by block; `open_record` reads it at any time.
 
     For every step and measured loss it stores the scalars of the allocation, totals and sign counts of each
-    tensor and layer, totals of each neuron, and a histogram of |A|. If the process is killed, at most one
-    block of rows is lost, with the metrics added since the last block.
+    tensor and layer, totals of each neuron, and a histogram of |A|. If the process is killed, the rows of the
+    last 10 s are lost, or the last 64 rows if these took longer, with the metrics added since.
 
     Parameters
     ----------
@@ -77,8 +77,9 @@ class Record:
     estimator, settings
         The estimator, and any facts about the run that fit in JSON; stored in the attributes.
     block
-        Number of rows that are collected in memory and written at once. Default: 64, and 256 for models with
-        at most 10,000 parameters, as a block takes about 40 ms.
+        Number of rows that are collected in memory and written at once; 64 rows are written before the block
+        is full if the last writing was 10 s ago. Default: 64 for models of more than 65,536 parameters, up to
+        1,024 for smaller ones, as writing takes about 40 ms.
 
     Raises
     ------
@@ -419,7 +420,8 @@ class Record:
             examples=None if by_example is None else RecordedExamples.of(*by_example),
         )
         layout = self._known_layout()
-        usual = BLOCK_OF_SMALL if layout.size <= SMALL else BLOCK
+        fitting = NUMBERS_OF_A_BLOCK // layout.size
+        usual = min(max(fitting, BLOCK), LARGEST_USUAL_BLOCK)
         return Plan(layout, tuple(rows), content, self._block or usual)
 
     def _fitting(self, row: Row, layout: Layout) -> Row:

@@ -170,6 +170,29 @@ def test_the_record_says_which_losses_are_sampled(tmp_path):
 # --- reading while it is written -------------------------------------------------------------------------
 
 
+@pytest.mark.parametrize(("late", "expected"), [(-1, [0, 0, 3, 3, 3, 6, 6, 8, 8]), (60, [0] * 7 + [8] * 2)])
+def test_rows_of_a_slow_run_are_written_before_their_block_is_full(tmp_path, monkeypatch, late, expected):
+    monkeypatch.setattr("lca.record._blocks.LATE", late)
+    monkeypatch.setattr("lca.record._blocks.ROWS_OF_LATE", 3)
+    record, seen = Record(tmp_path / "r", LAYOUT, values="float64", block=8), []
+    for step in range(9):
+        record.update(rows(step))
+        seen.append(open_record(tmp_path / "r").sizes["step"])
+    record.close()
+    whole = recorded(tmp_path / "whole", range(9), values="float64", block=8).load()
+    assert seen == expected
+    assert open_record(tmp_path / "r").load().equals(whole)
+
+
+@pytest.mark.parametrize(("size", "rows"), [(10, 1024), (9_000, 466), (100_000, 64)])
+def test_the_blocks_of_small_models_are_longer(tmp_path, size, rows):
+    layout = Layout(("w",), ((size,),))
+    a = replace(allocation(0), values=np.zeros(size))
+    with Record(tmp_path / "r", layout, neurons=False) as record:
+        record.update(a)
+    assert open_record(tmp_path / "r").attrs["block"] == rows
+
+
 def test_rows_are_seen_when_their_block_is_complete_or_flushed(tmp_path):
     record = Record(tmp_path / "r", LAYOUT, block=4)
     seen = []
