@@ -28,6 +28,8 @@ COMPARED = ("same_seed_same_values",)
 """Checks whose failure makes others fail that compare two runs."""
 MOST_CHARACTERS = 200
 """Characters of the representation of a subject that a report repeats."""
+MOST_NAMES = 5
+"""Checks that were skipped and that a report names."""
 
 
 class CheckFailure(AssertionError):
@@ -393,6 +395,8 @@ class Report:
         )
         lines = [f"{self.subject}:"]
         for r in self.results:
+            if r.status == "skipped":
+                continue
             shown = (
                 f"  {r.check.name:<{names}}  {r.status:<15}  {_tried(r):<{tallies}}  {r.check.description}"
             )
@@ -404,6 +408,9 @@ class Report:
                 first = shown_by.setdefault(message[0], r.check.name)
                 message = message if first == r.check.name else [f"{message[0]} (as in {first})"]
                 lines += ["", f"{r.check.name}: {r.status}", *(f"    {m}" for m in message)]
+        skipped = [r.check.name for r in self.results if r.status == "skipped"]
+        more = f" and {len(skipped) - MOST_NAMES} more" if len(skipped) > MOST_NAMES else ""
+        lines += ["", f"  skipped: {', '.join(skipped[:MOST_NAMES])}{more}"] if skipped else []
         noted = [f"  {r.check.name}: {r.tally.note}" for r in self.results if r.tally.note]
         lines += ["", *noted] if noted else []
         counts = [f"{n} {status}" for status, n in _count(r.status for r in self.results).items()]

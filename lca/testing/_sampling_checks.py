@@ -87,14 +87,16 @@ def large_data_sets_are_sampled(estimator: StochasticEstimator, samples: int, se
 def samples_do_not_recur(estimator: StochasticEstimator, samples: int, seed: int) -> None:
     """Later steps draw new samples of 200,003 examples, as no generator begins anew in the course of a run.
 
-    A sample may serve steps that follow each other, and an old one beside a new one.
+    A sample may serve steps that follow each other, and an old one beside a new one. A run with the next
+    seed draws others, so that runs can be averaged; what it draws in the same step may be no sample.
     """
     _, in_steps = _draws(estimator, seed, steps=3 * LONG_RUN, n_examples=MANY_EXAMPLES)
+    _require_other_samples(in_steps, _draws(estimator, seed + 1, steps=LONG_RUN, n_examples=MANY_EXAMPLES)[1])
     known: set[tuple[int, ...]] = set()
     before: set[tuple[int, ...]] = set()
     stale = []
     for number, batches in enumerate(in_steps):
-        drawn = {tuple(index) for index in batches if 1 < len(index) < MANY_EXAMPLES // 2}
+        drawn = _samples(batches)
         if drawn and drawn <= known - before:
             stale.append(number)
         known |= drawn
@@ -108,6 +110,26 @@ def samples_do_not_recur(estimator: StochasticEstimator, samples: int, seed: int
         len(stale) <= MOST_STALE,
         f"the steps {stale} draw examples that earlier steps have drawn, and no others; make the generator "
         "once, in start().",
+    )
+
+
+def _samples(batches: list[list[int]]) -> set[tuple[int, ...]]:
+    """The batches of a step that are neither single examples nor most of the data."""
+    return {tuple(index) for index in batches if 1 < len(index) < MANY_EXAMPLES // 2}
+
+
+def _require_other_samples(one: list[list[list[int]]], other: list[list[list[int]]]) -> None:
+    """Two runs with seeds that follow each other do not draw the same samples in different steps."""
+    everything = set().union(*map(_samples, one))
+    shared = [
+        number
+        for number, (mine, theirs) in enumerate(zip(map(_samples, one), map(_samples, other), strict=False))
+        if theirs and theirs <= everything - mine
+    ]
+    require(
+        len(shared) <= MOST_STALE,
+        f"a run with the next seed draws in the steps {shared} what this one draws in other steps, so that "
+        "runs are not independent; make the generator of a run from the seed alone.",
     )
 
 

@@ -29,6 +29,8 @@ FALSE_ALARM = 1e-6
 """The level of each t-test."""
 POWER = 0.99
 RUNS_PER_SAMPLE = 10
+RUNS_OF_RARE_NODES = 200
+"""So many runs at least where nodes that are drawn in a quarter of the steps have most of the spread."""
 COUNTED_STEPS = 60
 SEEDS = (0, 1, 2, 3, 4, 2**16, 2**16 + 1, 2**20, 2**20 + 1)
 """Seeds that are tried; they differ in low and in high bits."""
@@ -89,12 +91,15 @@ def mean_is_the_full_data_allocation(estimator: StochasticEstimator, samples: in
 
 @law(draws_nodes)
 def mean_is_exact_up_to_declared_degree(estimator: StochasticEstimator, samples: int, seed: int) -> str:
-    """Where all examples agree, the mean over random nodes is the closed form (false alarms 1e-6)."""
+    """Where all examples agree, the mean over random nodes is the closed form (false alarms 1e-6).
+
+    Also if most of the spread is due to nodes that are seldom drawn, which few runs do not show.
+    """
     problem = polynomial(seed, min(estimator.degree + 1, TOP_POWER), steps=STEPS)
     assert problem.exact is not None
     truth = np.sum([problem.exact(step.start, step.end) for step in problem.trajectory], axis=0)
     errors = []
-    for i in range(RUNS_PER_SAMPLE * samples):
+    for i in range(max(RUNS_PER_SAMPLE * samples, RUNS_OF_RARE_NODES)):
         allocate_step = begin(estimator.reseeded(seed * 1_000_003 + i), problem.objective)
         total = sum(allocate_step(step).values for step in problem.trajectory)
         errors.append(total - truth)

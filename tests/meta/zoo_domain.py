@@ -133,12 +133,22 @@ class RoundedCache(Passing):
     def __init__(self, objective):
         self.objective, self.answers = objective, {}
 
+    def key(self, theta):
+        return theta.round(6).tobytes()
+
     def loss_and_grad(self, theta, batch=None):
-        key = theta.round(6).tobytes()
+        key = self.key(theta)
         if key not in self.answers:
             self.answers[key] = super().loss_and_grad(theta)
         loss, grad = self.answers[key]
         return loss, grad.copy()
+
+
+class HeadCache(RoundedCache):
+    """Gradients of points with the same first 4,096 entries are evaluated once."""
+
+    def key(self, theta):
+        return theta[:4096].tobytes()
 
 
 @dataclass(frozen=True, eq=False)
@@ -222,6 +232,10 @@ def _zero_means_missing(a, step, objective):
 
 def _dust_swept(a, step, objective):
     return with_values(a, np.where(np.abs(a.values) < 1e-10, a.values.dtype.type(0), a.values))
+
+
+def _below_the_noise(a, step, objective):
+    return with_values(a, np.where(abs(a.values) < 1e-12 * abs(a.values).max(), 0, a.values))
 
 
 def _clipped(a, step, objective):
@@ -490,6 +504,11 @@ WRONG_IN_A_CORNER: dict[str, Wrong] = {
     "reuse by rounded point": Wrong(
         "a cache whose key is θ to six digits", LONG, lambda: Through(RoundedCache)
     ),
+    "cached by the head": Wrong(
+        "a cache whose key is the first 4,096 entries of θ, to save time",
+        "exact_for_huge_models",
+        lambda: Through(HeadCache),
+    ),
     "reuse by index": Wrong(
         "the gradient of step t used for step t + 1, which begins elsewhere", LONG, ReusedByIndex
     ),
@@ -513,6 +532,11 @@ WRONG_IN_A_CORNER: dict[str, Wrong] = {
     "float32 loss": Wrong("a loss in single precision", SCALE, lambda: Through(Float32Loss)),
     "zero means missing": Wrong(
         "`loss or other` for a loss of exactly 0", SCALE, lambda: Altered(_zero_means_missing)
+    ),
+    "noise floor": Wrong(
+        "values below 1e-12 of the largest one set to 0",
+        "small_values_keep_their_digits",
+        lambda: Altered(_below_the_noise),
     ),
     "dust swept": Wrong("values below 1e-10 set to 0", SCALE, lambda: Altered(_dust_swept)),
     "values clipped": Wrong("values limited to ±1e6", SCALE, lambda: Altered(_clipped)),

@@ -13,7 +13,7 @@ from lca.estimators import Integral, Path, check_required_fields, integrate
 from lca.estimators._registry import REGISTRY
 from lca.objective import Evaluation
 from tests.meta.animals import Altered, Disguised, Wrong
-from tests.meta.zoo_fields import Trapezoid, share_of
+from tests.meta.zoo_fields import Trapezoid, _Run, share_of
 from tests.meta.zoo_runs import _stderr
 from tests.meta.zoo_stochastic import FOUR, Changed
 
@@ -191,6 +191,21 @@ class SumsOfChanges(Trapezoid):
 
 
 @dataclass(frozen=True)
+class SeedPlusStep(Trapezoid):
+    """The generator of step t has the seed plus t, so that the next seed draws the same one step later."""
+
+    def start(self, objective):
+        run = _Run(self, objective, None)
+        path = Path(objective, run.gradient_at, sampled=True, reuse_ends=False)
+
+        def allocate_step(step):
+            run.rng = np.random.default_rng(self.seed + step.index)
+            return run.allocate(path.segment(step), step)
+
+        return allocate_step
+
+
+@dataclass(frozen=True)
 class Roulette(Trapezoid):
     """The trapezoid; in a quarter of the steps, four times the difference to Simpson's rule is added."""
 
@@ -224,13 +239,6 @@ class Roulette(Trapezoid):
 
 def _nanmean(gradients):
     return np.nanmean(gradients, axis=0).astype(gradients[0].dtype)
-
-
-def _clipped(gradients):
-    sizes = [float(np.linalg.norm(gradient)) for gradient in gradients]
-    most = 2 * float(np.median(sizes))
-    kept = [g * (most / size) if size > most else g for g, size in zip(gradients, sizes, strict=True)]
-    return np.mean(kept, axis=0).astype(gradients[0].dtype)
 
 
 def _spread_beside(a, step, memory):
@@ -280,6 +288,7 @@ WRONG_RARE_SAMPLES: dict[str, Wrong] = {
         SCORES,
         lambda: ByScore(late=True),
     ),
+    "seed plus step": Wrong("a generator in each step with seed + t", "samples_do_not_recur", SeedPlusStep),
     "no floor": Wrong("examples with the score 0 are never drawn", SCORES, lambda: ByScore(floor=0.0)),
     "spread beside replicates": Wrong(
         "a wrong stderr beside right replicates",

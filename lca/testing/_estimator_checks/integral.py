@@ -46,6 +46,7 @@ from lca.testing.strategies import seeds, smooth_problems
 Array = np.ndarray
 CHECKS: list[Check] = []
 law = law_into(CHECKS)
+SLOPES = 21
 
 
 @law(lambda estimator: exact_problem(estimator) | anything(estimator.degree + 1), has_fixed_nodes)
@@ -63,7 +64,7 @@ def exact_for_models_of_any_size(estimator: Estimator, problems: tuple[Problem, 
 
 @law(lambda estimator: huge_models(estimator.degree + 1), has_fixed_nodes, part=10)
 def exact_for_huge_models(estimator: Estimator, problem: Problem) -> None:
-    """The same for more than 100,000 parameters, in one of ten cases."""
+    """The same for more than 100,000 parameters, in one of ten cases; some points differ in the last ones."""
     _require_exact(estimator, problem)
 
 
@@ -78,6 +79,20 @@ def exact_for_losses_of_any_scale(estimator: Estimator, problems: tuple[Problem,
     """The same for losses of 1e-12 to 1e12, negative, exactly 0, or with an offset of 1e6."""
     for problem in problems:
         _require_exact(estimator, problem)
+
+
+@law(lambda estimator: seeds, has_fixed_nodes)
+def small_values_keep_their_digits(estimator: Estimator, seed: int) -> None:
+    """Values of a linear loss with slopes from 1 to 1e-20 are right to the last digits, each for itself."""
+    rng = np.random.default_rng([seed, 6])
+    slopes = rng.permutation(rng.choice([-1.0, 1.0], SLOPES) * np.logspace(0, -20, SLOPES))
+    steps = between(rng.uniform(1, 2, size=(1, SLOPES)) * np.arange(3)[:, None])
+    loss = Quadratic(np.zeros((SLOPES, SLOPES)), linear=slopes)
+    for a, step in zip(run(estimator, loss, steps), steps, strict=True):
+        expected = slopes * (step.end - step.start)
+        tolerance = tolerances.allocation(weight_mass(estimator), tolerances.EPS64, nodes_of(a))
+        ones = np.ones(SLOPES)
+        require_close(a.values / expected, ones, tolerance, f"step {a.step}: values over their own size")
 
 
 def _require_exact(estimator: Estimator, problem: Problem) -> None:
