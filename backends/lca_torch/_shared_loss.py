@@ -43,11 +43,17 @@ class SharedLoss(TorchLoss):
         As of `TorchLoss`.
     ranks
         The ranks that share the evaluations.
+
+    Attributes
+    ----------
+    teams, team
+        Among how many the batches are divided, and which of them is this rank: every rank is one.
     """
 
     def __init__(self, *args: Any, ranks: MeasuringRanks, **options: Any) -> None:
         super().__init__(*args, **options)
         self.ranks = ranks
+        self.teams, self.team = ranks.count, ranks.rank
         self._drawn = 0
         self._own_state: State | None = None
         self._common: tuple[list[int], State] | None = None
@@ -59,7 +65,7 @@ class SharedLoss(TorchLoss):
         evaluates the first batch at the same point in the same state, so that an attribute of the model or an
         option of the loss function that differs is noticed.
         """
-        require_same_data(self.ranks, self.layout, data, batch_size)
+        require_same_data(self.ranks, self.layout, data, batch_size, self.teams)
         self.shares = self.ranks.count
         theta = self._somewhere()
         batch, state, loss = next(iter(data.batches(batch_size))), self.state(), math.nan
@@ -108,7 +114,7 @@ class SharedLoss(TorchLoss):
     ) -> list[tuple[float, Tensor | None]]:
         if self.shares == 1:
             return super().evaluate_each(theta, groups, state, gradient=gradient, names=names)
-        ranks, work = self.ranks, Work(self.ranks)
+        ranks, work = self.ranks, Work(self.teams)
         what = "loss and gradient" if gradient else "the loss"
         call = what if len(groups) == 1 else f"{what} of {len(groups)} parts of the data"
         with ranks.exchange.telling():
@@ -132,8 +138,8 @@ class SharedLoss(TorchLoss):
         with self.ranks.exchange.telling():
             every = list(batches)
             ends = np.cumsum([0, *map(examples_in, every)])
-            work = Work(self.ranks)
-            mine = [i for i, batch in enumerate(every) if work.rank_of(batch) == self.ranks.rank]
+            work = Work(self.teams)
+            mine = [i for i, batch in enumerate(every) if work.team_of(batch) == self.team]
             own = super().scores(theta, [every[i] for i in mine])
             places = [np.arange(ends[i], ends[i + 1]) for i in mine]
             found = torch.zeros(int(ends[-1]), dtype=torch.float64)
@@ -149,7 +155,7 @@ class SharedLoss(TorchLoss):
         """The batches that this rank evaluates."""
         if isinstance(batches, _Own):
             return iter(batches)
-        return (batch for batch in batches if work.rank_of(batch) == self.ranks.rank)
+        return (batch for batch in batches if work.team_of(batch) == self.team)
 
     def _summed(self, gradient: Tensor) -> Tensor:
         """The sum of the gradients of all ranks."""
@@ -197,17 +203,17 @@ class SharedLoss(TorchLoss):
 
 
 class Work:
-    """Assigns the batches of an evaluation to ranks; every rank computes the same assignment."""
+    """Assigns the batches of an evaluation to teams; every rank computes the same assignment."""
 
-    def __init__(self, ranks: MeasuringRanks) -> None:
-        self._examples, self.batches = [0] * ranks.count, 0
+    def __init__(self, teams: int) -> None:
+        self._examples, self.batches = [0] * teams, 0
 
-    def rank_of(self, batch: PyTree) -> int:
-        """The rank that evaluates the next batch."""
+    def team_of(self, batch: PyTree) -> int:
+        """The team that evaluates the next batch."""
         self.batches += 1
-        rank = self._examples.index(min(self._examples))
-        self._examples[rank] += examples_in(batch) if is_rows(batch) else 1
-        return rank
+        team = self._examples.index(min(self._examples))
+        self._examples[team] += examples_in(batch) if is_rows(batch) else 1
+        return team
 
 
 class _Own:

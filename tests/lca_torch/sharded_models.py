@@ -237,7 +237,7 @@ def held_at_once():
 
     def whole_of(self, leaf, name):
         made = gather(self, leaf, name)
-        sizes = dict(zip(self._shards.layout.names, self._shards.layout.sizes, strict=True))
+        sizes = {name: frame.size for name, frame in self._division.frames.items()}
         held.append(sum(sizes[known.name] for known in self._live.values() if not known.is_gone))
         return made
 
@@ -325,7 +325,6 @@ def refusals():
     calls = {
         "alone": lambda: objective_of(model, process_group=None),
         "other": lambda: Tracker(model, optimizer, objective_of(other)),
-        "two ways": lambda: objective_of(in_two_ways(network())),
         "recurrent": lambda: objective_of(layer_by_layer(recurrent)),
         "compile": lambda: objective_of(model, compile=True),
         "turning": lambda: at(objective_of(layer_by_layer(Turning().double()))),

@@ -78,7 +78,6 @@ def test_training_goes_on_when_a_rank_fails_in_the_middle_of_an_evaluation(found
     [
         ("alone", "copy.deepcopy(model) before fully_shard(model)"),
         ("other", "LayoutError"),
-        ("two ways", "under fully_shard and tensor parallelism, which together are not followed"),
         ("recurrent", "is also held outside of the parameters of its module"),
         ("compile", "compile=True is not available for a sharded model"),
         ("turning", "the ranks read different parameters at the same time"),
