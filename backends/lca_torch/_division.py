@@ -61,14 +61,17 @@ class Division:
 
     Attributes
     ----------
-    held
-        By name, which block of a parameter each of the ranks holds.
     forms
         By name, how a layer under tensor parallelism takes a parameter.
     teams, team
         The number of teams, and which of them is that of this rank.
     column
         The ranks with the same place in their teams as this one, in the order of the teams.
+    held
+        By name, which block of a parameter each of the ranks holds. Of those that hold the same one, the
+        first counts it.
+    holders
+        By name, the ranks that hold the same block of a parameter as this one.
     frames
         By name, the part of a parameter that this rank computes with.
     blocks
@@ -84,25 +87,27 @@ class Division:
     def __init__(self, model: nn.Module, parameters: Mapping[str, Tensor], ranks: MeasuringRanks) -> None:
         members = torch.distributed.get_process_group_ranks(ranks.group)
         self.forms = _parallel_forms(model, parameters)
-        own = [_block(name, p.shape, Form.of(p), members) for name, p in parameters.items()]
-        team = _team(self.forms, members, ranks.rank)
-        told = ranks.gather("the shards of a model", [team, [[one.offset, one.shape] for one in own]])
+        own = {name: _block(name, p, Form.of(p), members) for name, p in parameters.items()}
+        self.frames = {name: _block(name, p, self.forms.get(name), members) for name, p in parameters.items()}
+        team = _team(self.forms, members) or [ranks.rank]
+        told = ranks.gather("the shards of a model", [team, [[b.offset, b.shape] for b in own.values()]])
         teams = list(dict.fromkeys(tuple(each) for each, _ in told))
         if sorted(chain(*teams)) != list(range(ranks.count)) or len({*map(len, teams)}) > 1:
             raise _other_ranks("the model", [members[rank] for rank in team], members)
         self.teams, self.team = len(teams), teams.index(tuple(team))
         self.column = [each[team.index(ranks.rank)] for each in teams]
-        self.held, self.frames, self.blocks = (dict[str, Any]() for _ in range(3))
+        self.held, self.holders, self.blocks = dict[str, Any](), dict[str, Any](), dict[str, Any]()
         for i, (name, parameter) in enumerate(parameters.items()):
-            blocks = [Block(tuple(offset), tuple(shape)) for _, each in told for offset, shape in [each[i]]]
-            frame = _block(name, parameter.shape, self.forms.get(name), members)
-            column = [blocks[rank] for rank in self.column]
-            fits = own[i].shape == tuple(local_part(parameter).shape)
-            if not (fits and _divide(_whole(parameter), blocks) and _divide(frame, column)):
+            held = [Block(tuple(each[i][0]), tuple(each[i][1])) for _, each in told]
+            column, frame = [held[rank] for rank in self.column], self.frames[name]
+            fits = own[name].shape == tuple(local_part(parameter).shape)
+            if not (fits and _divide(_whole(parameter), held) and _divide(frame, column)):
                 raise _unknown(name, parameter)
-            first = {block: rank for rank, block in reversed([*enumerate(blocks)])}
-            self.held[name] = [replace(b, counted=first[b] == rank) for rank, b in enumerate(blocks)]
-            self.frames[name] = frame
+            holders = dict[Block, list[int]]()
+            for rank, block in enumerate(held):
+                holders.setdefault(block, []).append(rank)
+            self.holders[name] = holders[own[name]]
+            self.held[name] = [replace(b, counted=holders[b][0] == rank) for rank, b in enumerate(held)]
             self.blocks[name] = [block.within(frame) for block in column]
 
 
@@ -117,8 +122,8 @@ def _parallel_forms(model: nn.Module, parameters: Mapping[str, Tensor]) -> dict[
     return {name: form for name, form in forms.items() if form is not None}
 
 
-def _team(forms: Mapping[str, Form], members: Sequence[int], rank: int) -> list[int]:
-    """The ranks that compute together with this one."""
+def _team(forms: Mapping[str, Form], members: Sequence[int]) -> list[int]:
+    """The ranks among ``members`` on which the layers of this rank compute together, if they do."""
     meshes = {tuple(form.mesh.mesh.reshape(-1).tolist()): name for name, form in forms.items()}
     if len(meshes) > 1:
         (first, name), (second, other), *_ = meshes.items()
@@ -126,10 +131,10 @@ def _team(forms: Mapping[str, Form], members: Sequence[int], rank: int) -> list[
             f"the layers of {name!r} compute on the ranks {list(first)}, and those of {other!r} on "
             f"{list(second)}; measure an unsharded copy of the model, made before it is sharded."
         )
-    return [members.index(one) for mesh in meshes for one in mesh] or [rank]
+    return [members.index(rank) for mesh in meshes for rank in mesh]
 
 
-def _block(name: str, shape: Sequence[int], form: Form | None, members: Sequence[int]) -> Block:
+def _block(name: str, tensor: Tensor, form: Form | None, members: Sequence[int]) -> Block:
     """The part of a tensor that this rank has in a form.
 
     Raises
@@ -137,10 +142,9 @@ def _block(name: str, shape: Sequence[int], form: Form | None, members: Sequence
     LayoutError
         If the tensor is not divided into ranges along its axes, among these ranks.
     """
-    offset, size = [0] * len(shape), list(shape)
     if form is None:
-        return Block(tuple(offset), tuple(size))
-    mesh = form.mesh.mesh
+        return _whole(tensor)
+    mesh, offset, size = form.mesh.mesh, [0] * tensor.ndim, list(tensor.shape)
     if not {*mesh.reshape(-1).tolist()} <= {*members}:
         raise _other_ranks(f"parameter {name!r}", mesh.reshape(-1).tolist(), members)
     steps = list(zip(form.placements, form.mesh.get_coordinate(), mesh.shape, strict=True))
@@ -148,9 +152,9 @@ def _block(name: str, shape: Sequence[int], form: Form | None, members: Sequence
     for placement, place, parts in sorted(steps, key=lambda step: _is_strided(step[0])):
         if placement.is_replicate():
             continue
-        axis = placement.dim if type(placement).__name__ in (_SHARD, _STRIDED) else None
-        if axis is None or (_is_strided(placement) and not _is_last(placement, steps)):
+        if not (_is_plain(placement) or (_is_strided(placement) and _is_last(placement, steps))):
             raise _unknown(name, form)
+        axis = placement.dim
         chunk = -(-size[axis] // parts)
         start = min(place * chunk, size[axis])
         offset[axis] += start
@@ -158,18 +162,18 @@ def _block(name: str, shape: Sequence[int], form: Form | None, members: Sequence
     return Block(tuple(offset), tuple(size))
 
 
-_SHARD, _STRIDED = "Shard", "_StridedShard"
-"""The names of the classes, of which the second is not public, and not in every torch one of the first."""
+def _is_plain(placement: Any) -> bool:
+    return type(placement).__name__ == "Shard"
 
 
 def _is_strided(placement: Any) -> bool:
-    return type(placement).__name__ == _STRIDED
+    return type(placement).__name__ == "_StridedShard"
 
 
 def _is_last(strided: Any, steps: Sequence[tuple[Any, int, int]]) -> bool:
-    """Whether a strided shard is what all other divisions of its axis have left, and nothing else."""
-    others = [parts for one, _, parts in steps if type(one).__name__ == _SHARD and one.dim == strided.dim]
-    return sum(_is_strided(one) for one, _, _ in steps) == 1 and strided.split_factor == prod(others)
+    """Whether a strided shard divides what the plain shards of its axis have left, and no other does."""
+    plain = [parts for one, _, parts in steps if _is_plain(one) and one.dim == strided.dim]
+    return strided.split_factor == prod(plain) and sum(_is_strided(one) for one, _, _ in steps) == 1
 
 
 def _whole(tensor: Tensor) -> Block:
@@ -177,15 +181,14 @@ def _whole(tensor: Tensor) -> Block:
 
 
 def _divide(frame: Block, blocks: Sequence[Block]) -> bool:
-    """Whether blocks, of which some may be the same, are all of a frame."""
+    """Whether these blocks, of which some may be the same, are all of a frame and nothing else."""
     parts = {block for block in blocks if block.size}
-    ends = [
-        (end.start, end.stop, size)
-        for block in parts
-        for end, size in zip(block.within(frame).places, frame.shape, strict=True)
-    ]
-    inside = all(0 <= start <= stop <= size for start, stop, size in ends)
-    return inside and sum(block.size for block in parts) == frame.size
+    return sum(part.size for part in parts) == frame.size and all(_is_inside(frame, part) for part in parts)
+
+
+def _is_inside(frame: Block, block: Block) -> bool:
+    ends = zip(block.within(frame).places, frame.shape, strict=True)
+    return all(place.start >= 0 and place.stop <= size for place, size in ends)
 
 
 def _other_ranks(what: str, found: Sequence[int], members: Sequence[int]) -> LayoutError:

@@ -1,5 +1,6 @@
 """`ShardedLoss`: a `SharedLoss` of a model whose parameters are spread over the ranks."""
 
+from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -16,7 +17,7 @@ from lca.objective import State
 from lca_torch._distribution import reshard, sharded_modules
 from lca_torch._division import Division
 from lca_torch._gathering import GatheredParameters, Gathering, TransferError
-from lca_torch._kinds import is_sharded, local_part
+from lca_torch._kinds import local_part
 from lca_torch._live import ParameterVector
 from lca_torch._parameters import Leaves
 from lca_torch._process_group import MeasuringRanks
@@ -56,7 +57,8 @@ class ShardedLoss(SharedLoss):
         _require_plain(options)
         super().__init__(model, *args, ranks=ranks, **options)
         division = Division(model, self._own, ranks)
-        self.teams, self.team, self._forms = division.teams, division.team, division.forms
+        self.teams, self.team = division.teams, division.team
+        self._forms, self._holders = division.forms, division.holders
         self._gathering = Gathering(division, ranks)
         self.shards = Shards(self.layout, division.held, ranks)
         """Which entries of θ each rank holds."""
@@ -157,12 +159,13 @@ class ShardedLoss(SharedLoss):
             "measure an unsharded copy of it, made before it is sharded."
         )
 
-    def _checksum(self, theta: Tensor) -> int:
-        """Of the tensors that every rank holds whole."""
+    def _checksums(self, theta: Tensor) -> dict[str, int]:
         assert isinstance(theta, ShardVector)
-        shared = [name for name, own in self._own.items() if not is_sharded(own)]
-        tensors = self.shards.unflatten(theta.local)
-        return sum(checksum(tensors[name]) for name in shared)
+        sums = Counter[str]()
+        for name, tensor in self.shards.unflatten(theta.local).items():
+            if len(self._holders[name]) > 1:
+                sums[str(self._holders[name])] += checksum(tensor)
+        return dict(sums)
 
     def _leaves(self, theta: Tensor, wanted: Collection[str], copied: Collection[str] = ()) -> Leaves:
         assert isinstance(theta, ShardVector)

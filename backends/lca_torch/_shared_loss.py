@@ -121,7 +121,7 @@ class SharedLoss(TorchLoss):
             mine = [self._mine(batches, work) for batches in groups]
             sums = self._sums(theta, mine, state, lambda weight: 1.0, gradient=gradient, names=names)
             own = [[one.loss, one.weight] for one in sums]
-            told = ranks.gather(call, [self._checksum(theta), work.batches, self._drawn_since(), own])
+            told = ranks.gather(call, [self._checksums(theta), work.batches, self._drawn_since(), own])
             self._require_same_point(told)
             return [self._mean(one, [parts[i] for *_, parts in told]) for i, one in enumerate(sums)]
 
@@ -145,7 +145,7 @@ class SharedLoss(TorchLoss):
             found = torch.zeros(int(ends[-1]), dtype=torch.float64)
             if places:
                 found[np.concatenate(places)] = torch.as_tensor(own)
-            place = [self._checksum(theta), len(every), self._drawn_since(), []]
+            place = [self._checksums(theta), len(every), self._drawn_since(), []]
             told = self.ranks.gather("the errors of the examples", place)
             self._require_same_point(told)
             scores: np.ndarray = self.ranks.add(found.to(self.device)).cpu().numpy()
@@ -161,10 +161,10 @@ class SharedLoss(TorchLoss):
         """The sum of the gradients of all ranks."""
         return self.ranks.add(gradient)
 
-    def _checksum(self, theta: Tensor) -> int:
-        """What must be the same on all ranks for the same θ."""
+    def _checksums(self, theta: Tensor) -> dict[str, int]:
+        """Checksums of what several ranks hold of θ, by these ranks: here all hold all of it."""
         pieces = theta.pieces if isinstance(theta, ParameterVector) else [theta]
-        return sum(map(checksum, pieces))
+        return {"all": sum(map(checksum, pieces))}
 
     def _drawn_since(self) -> int:
         """A checksum of the samples drawn since the last evaluation."""
@@ -181,13 +181,17 @@ class SharedLoss(TorchLoss):
     def _require_same_point(self, told: list[Any]) -> None:
         """Raise unless all ranks have the same θ, the same samples and the same number of batches."""
         thetas, numbers, samples, _ = zip(*told, strict=True)
-        other = next((rank for rank, theta in enumerate(thetas) if theta != thetas[0]), None)
-        if other is not None:
-            raise LayoutError(
-                f"the parameters of rank {other} differ from those of rank 0, so there is no point at which "
-                "to measure; train with torch.nn.parallel.DistributedDataParallel, or measure each model by "
-                "itself with process_group=None."
-            )
+        known = dict[str, tuple[int, int]]()
+        for rank, sums in enumerate(thetas):
+            for holders, found in sums.items():
+                first, expected = known.setdefault(holders, (rank, found))
+                if found != expected:
+                    raise LayoutError(
+                        f"the parameters of rank {rank} differ from those of rank {first}, so there is no "
+                        "point at which to measure; keep them the same "
+                        "(torch.nn.parallel.DistributedDataParallel and fully_shard do), or measure each "
+                        "unsharded model by itself with process_group=None."
+                    )
         if len(set(samples)) > 1:
             raise DataError(
                 "the ranks have drawn different samples, as after tracker.scores(...) with the errors of the "

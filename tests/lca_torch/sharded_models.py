@@ -1,6 +1,6 @@
 """Trainings of models that are spread over the ranks; a child of test_sharded_models.py.
 
-torchrun --nproc-per-node 2 -m tests.lca_torch.sharded_models FOLDER
+torchrun --nproc-per-node 4 -m tests.lca_torch.sharded_models FOLDER
 """
 
 import contextlib
@@ -28,11 +28,11 @@ from tests.nightly import NIGHTLY, cases
 
 
 def network():
-    """Layers of 4, 6 and 3 neurons: uneven shards on 2 ranks, an empty one on 3."""
+    """Layers of 6, 12 and 3 neurons: uneven shards on 2 ranks, empty ones on 4; half a layer is odd, too."""
     torch.manual_seed(0)
-    norm = nn.BatchNorm1d(4, eps=0.125)
+    norm = nn.BatchNorm1d(6, eps=0.125)
     return nn.Sequential(
-        nn.Linear(6, 4), norm, nn.Tanh(), nn.Linear(4, 6), nn.Tanh(), nn.Linear(6, 3)
+        nn.Linear(6, 6), norm, nn.Tanh(), nn.Linear(6, 12), nn.Tanh(), nn.Linear(12, 3)
     ).double()
 
 
@@ -89,28 +89,45 @@ def partly_ignored(model):
     return fully_shard(model, mesh=mesh, **(ignored if known else {}))
 
 
-def by_columns_and_rows(model):
-    """Tensor parallelism: the first layer by its outputs, the second by its inputs; the rest is plain."""
+def by_columns_and_rows(model, mesh=None):
+    """Tensor parallelism: a layer by its outputs, the next one by its inputs; the rest is plain."""
     from torch.distributed.tensor.parallel import (  # noqa: PLC0415
         ColwiseParallel,
         RowwiseParallel,
         parallelize_module,
     )
 
-    mesh = torch.distributed.init_device_mesh("cpu", (world()[0],))
+    if mesh is None:
+        mesh = torch.distributed.init_device_mesh("cpu", (world()[0],))
     plan = {"3": ColwiseParallel(), "5": RowwiseParallel()}
     return parallelize_module(model, mesh, plan)
+
+
+def two_by_two(*names):
+    """A mesh of two dimensions: 2 × 2 for 4 ranks, 2 × 1 for 2 and 1 × 3 for 3."""
+    first = 1 + (world()[0] + 1) % 2
+    return torch.distributed.init_device_mesh("cpu", (first, world()[0] // first), mesh_dim_names=names)
 
 
 def in_two_ways(model):
     """Tensor parallelism inside of FSDP2."""
     from torch.distributed.fsdp import fully_shard  # noqa: PLC0415
+    from torch.distributed.tensor import Replicate  # noqa: PLC0415
     from torch.distributed.tensor.parallel import ColwiseParallel, parallelize_module  # noqa: PLC0415
 
-    names = "replicas", "layers"
-    mesh = torch.distributed.init_device_mesh("cpu", (1, world()[0]), mesh_dim_names=names)
-    parallelize_module(model, mesh["layers"], {"3": ColwiseParallel()})
-    return fully_shard(model, mesh=mesh["replicas"])
+    mesh = two_by_two("batches", "layers")
+    parallelize_module(model, mesh["layers"], {"0": ColwiseParallel(output_layouts=Replicate())})
+    by_columns_and_rows(model, mesh["layers"])
+    for layer in (model[0], model[3], model):
+        fully_shard(layer, mesh=mesh["batches"])
+    return model
+
+
+def replicated(model):
+    """FSDP2 in each of two halves of the ranks (hybrid sharding)."""
+    from torch.distributed.fsdp import fully_shard  # noqa: PLC0415
+
+    return fully_shard(model, mesh=two_by_two("replicas", "shards"))
 
 
 def objective_of(model, **options):
@@ -118,21 +135,23 @@ def objective_of(model, **options):
 
 
 def trained(spread, estimator=None, *, parts=1, accumulate=False, copied=False, record=None):
-    """Allocations of a training; each of ``parts`` ranks has a part of the batch."""
+    """Allocations of a training; each of ``parts`` ranks, or teams of ranks, has a part of the batch."""
     model = spread(network())
     objective = objective_of(network() if copied else model)
     optimizer = torch.optim.SGD(model.parameters(), lr=0.2, momentum=0.5)
-    rank = world()[1] if parts > 1 else 0
+    part = world()[1] * parts // world()[0]
     model.eval()  # the statistics of a part of the batch would differ from those of the whole one
     options = {"views": [Values, lca.summary.RunViews.of], "heads": None, "record": record}
     with Tracker(model, optimizer, objective, estimator, on_error="raise", **options) as tracker:
         for step in range(STEPS):
             optimizer.zero_grad()
-            pieces = torch.arange(step, step + 12)[rank::parts].chunk(2 if accumulate else 1)
+            own = torch.arange(step, step + 12)[part::parts]
+            pieces = own.chunk(2 if accumulate else 1)
             for i, piece in enumerate(pieces):
                 if accumulate:
                     model.set_requires_gradient_sync(i == len(pieces) - 1)
-                (cross_entropy(model(DATA[0][piece]), Y[piece]) / len(pieces)).backward()
+                loss = cross_entropy(model(DATA[0][piece]), Y[piece])
+                (len(piece) / len(own) * loss).backward()
             model[1].running_mean += 0.1  # a buffer moves, and that of the copy follows
             optimizer.step()
             with torch.no_grad():
@@ -175,6 +194,19 @@ def tensor_parallel():
 
 def tensor_parallel_on_a_copy():
     return trained(by_columns_and_rows, copied=True)
+
+
+def both():
+    return trained(in_two_ways, parts=two_by_two("batches", "layers").shape[0])
+
+
+def both_sampled():
+    sampled = SampledPathIntegral(size=6, micro_batches=2, seed=3)
+    return trained(in_two_ways, sampled, parts=two_by_two("batches", "layers").shape[0])
+
+
+def hybrid():
+    return trained(replicated, parts=world()[0])
 
 
 def at(objective):
@@ -243,14 +275,18 @@ def held_at_once():
 
     Gathering.whole = whole_of
     try:
-        model = layer_by_layer(network())
-        objective = objective_of(model)
-        objective.loss_and_grad(objective.theta())
+        found = {}
+        for spread in (layer_by_layer, in_two_ways):
+            held.clear()
+            objective = objective_of(spread(network()))
+            objective.loss_and_grad(objective.theta())
+            found[spread.__name__] = np.array(max(held, default=0))
     finally:
         Gathering.whole = gather
+    model = layer_by_layer(network())
     optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
-    text = said(lambda: Tracker(model, optimizer, objective, CrossFit(2)))
-    return {"held": np.array(max(held)), "size": np.array(objective.layout.size), "text": np.array(text)}
+    text = said(lambda: Tracker(model, optimizer, objective_of(model), CrossFit(2)))
+    return {**found, "size": np.array(objective.layout.size), "text": np.array(text)}
 
 
 def checkpoints():
@@ -322,7 +358,13 @@ def refusals():
     other = nn.Sequential(nn.Linear(6, 5), nn.BatchNorm1d(5)).double()
     recurrent = nn.Sequential(nn.Linear(6, 3), nn.RNN(3, 3, batch_first=True)).double()
 
+    apart = by_columns_and_rows(network())
+    drifted = objective_of(apart)
+    with torch.no_grad():
+        apart[5].bias.to_local().add_(world()[1])
+
     calls = {
+        "drifted": lambda: drifted.loss(drifted.theta()),
         "alone": lambda: objective_of(model, process_group=None),
         "other": lambda: Tracker(model, optimizer, objective_of(other)),
         "recurrent": lambda: objective_of(layer_by_layer(recurrent)),
@@ -333,8 +375,10 @@ def refusals():
 
 
 CASES = {
-    one_process: cases(fsdp, tensor_parallel, tensor_parallel_on_a_copy, at_night=[fsdp_on_a_copy]),
-    one_process_sampled: cases(at_night=[fsdp_sampled]),
+    one_process: cases(
+        fsdp, tensor_parallel, both, hybrid, tensor_parallel_on_a_copy, at_night=[fsdp_on_a_copy]
+    ),
+    one_process_sampled: cases(at_night=[fsdp_sampled, both_sampled]),
     one_process_points: [fsdp_points],
 }
 """What several ranks find, by what one process must find as well."""

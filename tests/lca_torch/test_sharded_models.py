@@ -20,7 +20,7 @@ def expected():
     return {case.__name__: one() for one, own in CASES.items() for case in own}
 
 
-@pytest.fixture(scope="module", params=cases(3, at_night=[2]))
+@pytest.fixture(scope="module", params=cases(4, at_night=[2, 3]))
 def folder(request, tmp_path_factory):
     folder = tmp_path_factory.mktemp("ranks")
     return folder, launched("tests.lca_torch.sharded_models", folder, request.param)
@@ -58,7 +58,8 @@ def test_one_rank_writes_the_sums_of_all(expected, folder):
 
 def test_no_rank_holds_the_whole_model(found):
     for rank in found("held_at_once"):
-        assert 0 < rank["held"] <= rank["size"] / 2  # the largest layer has 30 of 87 parameters
+        assert 0 < rank["layer_by_layer"] <= rank["size"] / 2  # the largest layer has 84 of 177 parameters
+        assert rank["in_two_ways"] <= rank["size"] / 2
 
 
 def test_refuses_estimators_on_gradients_of_training(found):
@@ -76,6 +77,7 @@ def test_training_goes_on_when_a_rank_fails_in_the_middle_of_an_evaluation(found
 @pytest.mark.parametrize(
     ("case", "text"),
     [
+        ("drifted", "the parameters of rank 1 differ from those of rank 0"),
         ("alone", "copy.deepcopy(model) before fully_shard(model)"),
         ("other", "LayoutError"),
         ("recurrent", "is also held outside of the parameters of its module"),
