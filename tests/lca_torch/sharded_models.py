@@ -79,11 +79,17 @@ def half_in_training(model):
     return layer_by_layer(model, mp_policy=MixedPrecisionPolicy(param_dtype=torch.bfloat16))
 
 
+def grid(*names):
+    """A mesh of two dimensions: 2 × 2 for 4 ranks, 2 × 1 and 3 × 1 for fewer."""
+    first = 3 if world()[0] == 3 else 2
+    return torch.distributed.init_device_mesh("cpu", (first, world()[0] // first), mesh_dim_names=names)
+
+
 def partly_ignored(model):
-    """FSDP2 of all but two parameters, which every rank holds whole."""
+    """FSDP2 of all but two parameters, which every rank holds whole, in each half of the ranks."""
     from torch.distributed.fsdp import fully_shard  # noqa: PLC0415
 
-    mesh = torch.distributed.init_device_mesh("cpu", (world()[0],))
+    mesh = grid("replicas", "shards")
     ignored = {"ignored_params": {model[3].bias, model[5].weight}}
     known = "ignored_params" in inspect.signature(fully_shard).parameters  # not in torch 2.6
     return fully_shard(model, mesh=mesh, **(ignored if known else {}))
@@ -103,19 +109,13 @@ def by_columns_and_rows(model, mesh=None):
     return parallelize_module(model, mesh, plan)
 
 
-def two_by_two(*names):
-    """A mesh of two dimensions: 2 × 2 for 4 ranks, 2 × 1 for 2 and 1 × 3 for 3."""
-    first = 1 + (world()[0] + 1) % 2
-    return torch.distributed.init_device_mesh("cpu", (first, world()[0] // first), mesh_dim_names=names)
-
-
 def in_two_ways(model):
     """Tensor parallelism inside of FSDP2."""
     from torch.distributed.fsdp import fully_shard  # noqa: PLC0415
     from torch.distributed.tensor import Replicate  # noqa: PLC0415
     from torch.distributed.tensor.parallel import ColwiseParallel, parallelize_module  # noqa: PLC0415
 
-    mesh = two_by_two("batches", "layers")
+    mesh = grid("batches", "layers")
     parallelize_module(model, mesh["layers"], {"0": ColwiseParallel(output_layouts=Replicate())})
     by_columns_and_rows(model, mesh["layers"])
     for layer in (model[0], model[3], model):
@@ -124,10 +124,10 @@ def in_two_ways(model):
 
 
 def replicated(model):
-    """FSDP2 in each of two halves of the ranks (hybrid sharding)."""
+    """FSDP2 in each half of the ranks (hybrid sharding)."""
     from torch.distributed.fsdp import fully_shard  # noqa: PLC0415
 
-    return fully_shard(model, mesh=two_by_two("replicas", "shards"))
+    return fully_shard(model, mesh=grid("replicas", "shards"))
 
 
 def objective_of(model, **options):
@@ -176,8 +176,7 @@ def one_process_points():
 
 
 def fsdp():
-    record = str(Path(sys.argv[1]) / "run.zarr")
-    return trained(layer_by_layer, parts=world()[0], accumulate=True, record=record)
+    return trained(layer_by_layer, parts=world()[0], accumulate=True)
 
 
 def fsdp_sampled():
@@ -197,12 +196,14 @@ def tensor_parallel_on_a_copy():
 
 
 def both():
-    return trained(in_two_ways, parts=two_by_two("batches", "layers").shape[0])
+    record = str(Path(sys.argv[1]) / "run.zarr")
+    batches = grid("batches", "layers").shape[0]
+    return trained(in_two_ways, parts=batches, accumulate=True, record=record)
 
 
 def both_sampled():
     sampled = SampledPathIntegral(size=6, micro_batches=2, seed=3)
-    return trained(in_two_ways, sampled, parts=two_by_two("batches", "layers").shape[0])
+    return trained(in_two_ways, sampled, parts=grid("batches", "layers").shape[0])
 
 
 def hybrid():
@@ -231,10 +232,12 @@ def points(spread):
     """Losses and gradients of models and data of many kinds, by name."""
     half = half_in_training if spread is not whole else whole
     ignoring = partly_ignored if spread is not whole else whole
+    parallel = by_columns_and_rows if spread is not whole else whole
     model = ignoring(network())
     found = {
         "half": objective_of(half(tied()), batch_size=9),  # fewer batches than ranks
         "statistics": objective_of(model, batch_norm="batch", batch_size=6),
+        "parallel": objective_of(parallel(network())),
     }
     if NIGHTLY:
         weight = {"batch_loss": token_loss, "batch_weight": lambda batch: float(batch[1].sum())}
@@ -275,18 +278,14 @@ def held_at_once():
 
     Gathering.whole = whole_of
     try:
-        found = {}
-        for spread in (layer_by_layer, in_two_ways):
-            held.clear()
-            objective = objective_of(spread(network()))
-            objective.loss_and_grad(objective.theta())
-            found[spread.__name__] = np.array(max(held, default=0))
+        model = in_two_ways(network())
+        objective = objective_of(model)
+        objective.loss_and_grad(objective.theta())
     finally:
         Gathering.whole = gather
-    model = layer_by_layer(network())
     optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
-    text = said(lambda: Tracker(model, optimizer, objective_of(model), CrossFit(2)))
-    return {**found, "size": np.array(objective.layout.size), "text": np.array(text)}
+    text = said(lambda: Tracker(model, optimizer, objective, CrossFit(2)))
+    return {"held": np.array(max(held)), "size": np.array(objective.layout.size), "text": np.array(text)}
 
 
 def checkpoints():
@@ -376,7 +375,7 @@ def refusals():
 
 CASES = {
     one_process: cases(
-        fsdp, tensor_parallel, both, hybrid, tensor_parallel_on_a_copy, at_night=[fsdp_on_a_copy]
+        both, tensor_parallel_on_a_copy, at_night=[fsdp, tensor_parallel, hybrid, fsdp_on_a_copy]
     ),
     one_process_sampled: cases(at_night=[fsdp_sampled, both_sampled]),
     one_process_points: [fsdp_points],

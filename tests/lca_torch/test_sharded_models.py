@@ -45,12 +45,12 @@ def test_as_one_process(expected, found, name):
 
 
 def test_the_state_changes(expected):
-    assert (expected["fsdp"]["values"][:, -3] != 0).all()
+    assert (expected["both"]["values"][:, -3] != 0).all()
 
 
 def test_one_rank_writes_the_sums_of_all(expected, folder):
     run = lca.open_record(folder[0] / "run.zarr").sel(measured="train")
-    values, scale = expected["fsdp"]["values"], expected["fsdp"]["values"][:, -4]
+    values, scale = expected["both"]["values"], expected["both"]["values"][:, -4]
     gaps = run["neuron_total"].sum("neuron") - values[:, :-4].sum(1)
     assert run.sizes["step"] == STEPS
     assert (np.abs(gaps) <= tolerances.allocation(scale, 16 * EPS64)).all()
@@ -58,8 +58,7 @@ def test_one_rank_writes_the_sums_of_all(expected, folder):
 
 def test_no_rank_holds_the_whole_model(found):
     for rank in found("held_at_once"):
-        assert 0 < rank["layer_by_layer"] <= rank["size"] / 2  # the largest layer has 84 of 177 parameters
-        assert rank["in_two_ways"] <= rank["size"] / 2
+        assert 0 < rank["held"] <= rank["size"] / 2  # the largest layer has 84 of 177 parameters
 
 
 def test_refuses_estimators_on_gradients_of_training(found):
