@@ -87,8 +87,10 @@ class Division:
     def __init__(self, model: nn.Module, parameters: Mapping[str, Tensor], ranks: MeasuringRanks) -> None:
         members = torch.distributed.get_process_group_ranks(ranks.group)
         self.forms = _parallel_forms(model, parameters)
-        own = {name: _block(name, p, Form.of(p), members) for name, p in parameters.items()}
-        self.frames = {name: _block(name, p, self.forms.get(name), members) for name, p in parameters.items()}
+        own = {name: block_of(name, p, Form.of(p), members) for name, p in parameters.items()}
+        self.frames = {
+            name: block_of(name, p, self.forms.get(name), members) for name, p in parameters.items()
+        }
         team = _team(self.forms, members) or [ranks.rank]
         told = ranks.gather("the shards of a model", [team, [[b.offset, b.shape] for b in own.values()]])
         teams = list(dict.fromkeys(tuple(each) for each, _ in told))
@@ -134,7 +136,7 @@ def _team(forms: Mapping[str, Form], members: Sequence[int]) -> list[int]:
     return [members.index(rank) for mesh in meshes for rank in mesh]
 
 
-def _block(name: str, tensor: Tensor, form: Form | None, members: Sequence[int]) -> Block:
+def block_of(name: str, tensor: Tensor, form: Form | None, members: Sequence[int]) -> Block:
     """The part of a tensor that this rank has in a form.
 
     Raises
@@ -199,7 +201,8 @@ def _other_ranks(what: str, found: Sequence[int], members: Sequence[int]) -> Lay
 
 
 def _unknown(name: str, divided: Any) -> LayoutError:
+    how = getattr(divided, "placements", "a whole tensor")
     return LayoutError(
-        f"parameter {name!r} is divided as {divided.placements}, which is not followed; measure an unsharded "
-        "copy of the model, made before it is sharded."
+        f"parameter {name!r} is divided as {how}, which is not followed; measure an unsharded copy of the "
+        "model, made before it is sharded."
     )

@@ -188,9 +188,9 @@ class SharedLoss(TorchLoss):
                 if found != expected:
                     raise LayoutError(
                         f"the parameters of rank {rank} differ from those of rank {first}, so there is no "
-                        "point at which to measure; keep them the same "
-                        "(torch.nn.parallel.DistributedDataParallel and fully_shard do), or measure each "
-                        "unsharded model by itself with process_group=None."
+                        "point at which to measure; train with torch.nn.parallel.DistributedDataParallel, "
+                        "give the ranks of one tensor-parallel group the same batches, or measure each model "
+                        "by itself with process_group=None."
                     )
         if len(set(samples)) > 1:
             raise DataError(
