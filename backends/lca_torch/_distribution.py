@@ -8,7 +8,7 @@ from torch import nn
 _HOOKS = frozenset(key for key in nn.Module().__dict__ if key.endswith("hooks"))
 _MARKS = "__composable_api_state_key_"
 """Begins the names of attributes in which torch keeps how a module is distributed."""
-_FSDP, _TENSOR = "torch.distributed.fsdp.", "torch.distributed.tensor."
+_FSDP = "torch.distributed.fsdp."
 _RANKS = "torch.distributed.device_mesh", "torch._C._distributed_c10d", "torch.distributed.distributed_c10d"
 
 
@@ -41,15 +41,6 @@ def without_distribution(attributes: Mapping[str, Any]) -> dict[str, Any]:
         if hooks and any(_is_from(_FSDP, hook) for hook in hooks.values()):
             found[key] = type(hooks)((k, hook) for k, hook in hooks.items() if not _is_from(_FSDP, hook))
     return found
-
-
-def is_parallel(model: nn.Module) -> bool:
-    """Whether layers of a model exchange activations, as `parallelize_module` lets them."""
-    return any(
-        _is_from(_TENSOR, hook)
-        for module in model.modules()
-        for hook in (*module._forward_hooks.values(), *module._forward_pre_hooks.values())
-    )
 
 
 def is_mesh(value: object) -> bool:

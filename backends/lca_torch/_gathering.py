@@ -12,9 +12,11 @@ from torch.autograd.function import once_differentiable
 from torch.multiprocessing.reductions import StorageWeakRef
 
 from lca.errors import LCAError
+from lca_torch._division import Division, Form
 from lca_torch._exchange import GROWTH, LONGEST, SHORTEST
+from lca_torch._kinds import local_part
+from lca_torch._process_group import MeasuringRanks
 from lca_torch._reads import STANDS_FOR
-from lca_torch._shard_vector import Shards
 
 _FIRST = 256
 """Numbers of a shard that travel together with the number of the parameter."""
@@ -27,7 +29,7 @@ class TransferError(LCAError):
 
 
 class Gathering:
-    """Gathers parameters from the shards of all ranks, and sums gradients into the shards.
+    """Gathers parameters from the shards of the ranks, and sums gradients into the shards.
 
     The transfers have a process group of their own: if a rank stops measuring in the middle of a forward
     pass, what it and the others send in training cannot be taken for parameters.
@@ -37,34 +39,39 @@ class Gathering:
 
     Parameters
     ----------
-    shards
-        Which entries of θ each rank holds.
-    timeout
-        Seconds to wait for another rank.
+    division
+        Which ranks gather from each other, and what each of them holds. A rank that gathers from no other
+        takes its own shards.
+    ranks
+        All ranks that measure.
 
     Attributes
     ----------
     parts
-        By how many the summed gradients are divided: 1 if each rank evaluates other batches, and the number
-        of ranks if each evaluates all.
+        By how many the summed gradients are divided: 1 if each team evaluates other batches, and the number
+        of teams if each evaluates all.
     """
 
-    def __init__(self, shards: Shards, timeout: float) -> None:
-        self._shards, self._ranks = shards, shards.ranks
+    def __init__(self, division: Division, ranks: MeasuringRanks) -> None:
+        self._division, self._ranks = division, ranks
         distributed = torch.distributed
-        members = distributed.get_process_group_ranks(shards.ranks.group)
-        every = len(members) == distributed.get_world_size()
+        every = distributed.get_process_group_ranks(ranks.group)
+        members = [every[rank] for rank in division.column]
         self._group = distributed.new_group(
-            members, timeout=timedelta(seconds=timeout), use_local_synchronization=not every
+            members,
+            timeout=timedelta(seconds=ranks.timeout),
+            use_local_synchronization=len(members) < distributed.get_world_size(),
         )
-        self._numbers = {name: i for i, name in enumerate(shards.layout.names)}
-        self._first = min(_FIRST, max(block.size for each in shards.blocks.values() for block in each))
+        self._numbers = {name: i for i, name in enumerate(division.blocks)}
+        self._first = min(_FIRST, max(block.size for each in division.blocks.values() for block in each))
         self._live: dict[int, _Known] = {}
         self._broken = False
-        self.parts = shards.ranks.count
+        self.parts = division.teams
 
     def whole(self, leaf: Tensor, name: str) -> Tensor:
-        """The whole tensor of this name; its gradient arrives in ``leaf``, the shard of this rank."""
+        """The tensor that a layer reads; its gradient arrives in ``leaf``, the shard of this rank."""
+        if self._division.teams == 1:
+            return leaf
         made: Tensor = _Gathered.apply(leaf, self, name)  # type: ignore[no-untyped-call]
         made.__dict__ = leaf.__dict__  # such as the mark of a parameter
         self._live = {key: known for key, known in self._live.items() if not known.is_gone}
@@ -77,9 +84,8 @@ class Gathering:
         return hooks  # type: ignore[no-any-return]
 
     def gather(self, local: Tensor, name: str) -> Tensor:
-        """The whole tensor from the shards of all ranks, a new one."""
-        blocks = self._shards.blocks[name]
-        shape = self._shards.layout.shapes[self._numbers[name]]
+        """The tensor of this name from the shards of the ranks, a new one."""
+        blocks, shape = self._division.blocks[name], self._division.frames[name].shape
         if all(block.shape == shape for block in blocks):
             return local.clone()
         own, most = local.reshape(-1), max(block.size for block in blocks)
@@ -91,16 +97,15 @@ class Gathering:
             rows = [torch.cat(pair) for pair in zip(rows, others, strict=True)]
         whole = local.new_empty(shape)
         for block, row in zip(blocks, rows, strict=True):
-            if block.counted:
-                whole[block.places] = row[: block.size].view(block.shape)
+            whole[block.places] = row[: block.size].view(block.shape)
         return whole
 
     def reduce(self, grad: Tensor, name: str) -> Tensor:
-        """The shard of this rank of the sum of the gradients of all ranks."""
+        """The shard of this rank of the sum of the gradients of the ranks."""
         self._first_rows(grad.new_zeros(0), len(self._numbers) + self._numbers[name], name)
         total = grad.contiguous().clone()
         self._run(lambda: torch.distributed.all_reduce(total, group=self._group, async_op=True))
-        return total[self._shards.own[name].places].div(self.parts)
+        return total[self._division.blocks[name][self._division.team].places].div(self.parts)
 
     def _first_rows(self, own: Tensor, number: int, name: str) -> list[Tensor]:
         """The first entries of all ranks, after checking that all begin the same transfer.
@@ -121,7 +126,7 @@ class Gathering:
         return [other[1:] for other in rows]
 
     def _exchanged(self, row: Tensor) -> list[Tensor]:
-        rows = [torch.empty_like(row) for _ in range(self._ranks.count)]
+        rows = [torch.empty_like(row) for _ in range(self._division.teams)]
         self._run(lambda: torch.distributed.all_gather(rows, row, group=self._group, async_op=True))
         return rows
 
@@ -153,18 +158,20 @@ class Gathering:
         self._broken = False
 
     def _pack(self, tensor: Tensor) -> Any:
-        if type(tensor) is Tensor and tensor.layout is torch.strided:
-            known = self._live.get(tensor.untyped_storage()._cdata)
-            if known is not None and not known.is_gone:
-                place = tensor.shape, tensor.stride(), int(tensor.storage_offset())
-                return _Saved(known.leaf, known.name, *place)
         detached = tensor.detach()
+        local = local_part(detached)
+        if type(local) is Tensor and local.layout is torch.strided:
+            known = self._live.get(local.untyped_storage()._cdata)
+            if known is not None and not known.is_gone:
+                place = local.shape, local.stride(), int(local.storage_offset())
+                return _Saved(known.leaf, known.name, *place, Form.of(detached))
         return detached, detached._version
 
     def _unpack(self, saved: Any) -> Tensor:
         if isinstance(saved, _Saved):
             whole = self.gather(saved.leaf, saved.name)
-            return whole.as_strided(saved.shape, saved.stride, saved.offset)
+            local = whole.as_strided(saved.shape, saved.stride, saved.offset)
+            return local if saved.form is None else saved.form.around(local)
         tensor, version = saved
         if tensor._version != version:
             raise RuntimeError(
@@ -188,13 +195,14 @@ class _Known:
 
 
 class _Saved(NamedTuple):
-    """Stands in a graph for a whole parameter, or a view of one."""
+    """Stands in a graph for a gathered parameter, or a view of one."""
 
     leaf: Tensor
     name: str
     shape: torch.Size
     stride: tuple[int, ...]
     offset: int
+    form: Form | None
 
 
 class _Gathered(torch.autograd.Function):

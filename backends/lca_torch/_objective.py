@@ -8,19 +8,18 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from lca.errors import LayoutError, LCAError
+from lca.errors import LCAError
 from lca.frameworks import BatchNorm, Frozen, ModelObjective, PyTree, check_order
 from lca.frameworks._arguments import refuse_more
 from lca_torch._data import measured, refuse_arrays
-from lca_torch._distribution import is_parallel, reshard, sharded_modules
+from lca_torch._distribution import reshard, sharded_modules
 from lca_torch._examples import BatchLoss, require_one_loss
 from lca_torch._form import Precision, VectorForm, Vectors
-from lca_torch._gathered_loss import GatheredLoss
 from lca_torch._kinds import is_sharded
 from lca_torch._model_loss import TorchLoss
-from lca_torch._parallel_loss import ParallelLoss
 from lca_torch._policies import random_state_kept
 from lca_torch._process_group import TIMEOUT, measuring_ranks
+from lca_torch._sharded_loss import ShardedLoss
 from lca_torch._shared_loss import SharedLoss
 
 
@@ -223,22 +222,5 @@ class Objective(ModelObjective):
 
 
 def _kind_of(model: nn.Module) -> type[SharedLoss]:
-    """How ranks share the loss of a model.
-
-    Raises
-    ------
-    LayoutError
-        If a model is distributed in two ways.
-    """
-    sharded = {name for name, parameter in model.named_parameters() if is_sharded(parameter)}
-    if not sharded:
-        return SharedLoss
-    if not sharded_modules(model):
-        return ParallelLoss
-    if is_parallel(model):
-        raise LayoutError(
-            "the model is under fully_shard and tensor parallelism, which together are not followed. Make "
-            "the objective from a whole copy of the model, copy.deepcopy(model) before it is distributed, "
-            "and the tracker from the distributed model and this objective."
-        )
-    return GatheredLoss
+    """How ranks share the loss of a model."""
+    return ShardedLoss if any(map(is_sharded, model.parameters())) else SharedLoss

@@ -1,7 +1,7 @@
 """`ShardVector`: a vector (K,) of which each rank holds the entries of its own shards, and its operations."""
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from math import prod
 from typing import Any
@@ -44,6 +44,10 @@ class Block:
     def places(self) -> tuple[slice, ...]:
         """The index of the block in the tensor."""
         return tuple(slice(start, start + size) for start, size in zip(self.offset, self.shape, strict=True))
+
+    def within(self, frame: "Block") -> "Block":
+        """The same block as a part of a larger one."""
+        return replace(self, offset=tuple(np.subtract(self.offset, frame.offset).tolist()))
 
 
 class Shards:

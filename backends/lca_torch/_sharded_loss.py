@@ -1,8 +1,9 @@
 """`ShardedLoss`: a `SharedLoss` of a model whose parameters are spread over the ranks."""
 
-from abc import abstractmethod
-from collections.abc import Collection, Iterable, Mapping, Sequence
-from functools import cached_property
+from collections import Counter
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -11,24 +12,37 @@ from torch import Tensor, nn
 
 from lca.arrays import array_ops
 from lca.errors import LayoutError, LCAError
-from lca.frameworks import PyTree
+from lca.frameworks import PyTree, weight_of
 from lca.objective import State
 from lca_torch._distribution import reshard, sharded_modules
-from lca_torch._gathering import GatheredParameters
-from lca_torch._kinds import is_sharded, local_part
+from lca_torch._division import Division
+from lca_torch._gathering import GatheredParameters, Gathering, TransferError
+from lca_torch._kinds import local_part
 from lca_torch._live import ParameterVector
 from lca_torch._parameters import Leaves
 from lca_torch._process_group import MeasuringRanks
 from lca_torch._replica import Replica
-from lca_torch._shard_vector import Block, Shards, ShardVector
-from lca_torch._shared_loss import SharedLoss
+from lca_torch._shard_vector import Shards, ShardVector
+from lca_torch._shared_loss import SharedLoss, Work
 from lca_torch._state import checksum
 
 
 class ShardedLoss(SharedLoss):
     """The loss of a model of which each rank holds shards; θ, gradients and allocations are `ShardVector` s.
 
-    How a forward pass uses the shards is the matter of a subclass.
+    What is evaluated is the model without the hooks of `fully_shard` (FSDP2). Each parameter is gathered when
+    the forward pass reads it, and again in the backward pass; gradients are summed into the shards. So a rank
+    holds the vectors of its shards, and of the parameters that an operation needs at the moment what it
+    computes with: whole ones, or its part under tensor parallelism (`parallelize_module`), whose layers keep
+    their own hooks, which exchange activations.
+
+    The batches are divided as in `SharedLoss`, among teams: the ranks of one tensor parallel group evaluate
+    the same. As each transfer needs every rank, teams with fewer batches evaluate their first one again,
+    which counts nothing. A policy of mixed precision belongs to training: the loss is measured in the dtype
+    of the shards (``autocast=`` of the objective measures in another).
+
+    Transfers of activations are those of the model, in its own process group: a rank that fails in the middle
+    of an evaluation leaves the others of its team to the time limit of that group.
 
     Parameters
     ----------
@@ -39,15 +53,66 @@ class ShardedLoss(SharedLoss):
     takes_shards = True
 
     def __init__(self, model: nn.Module, *args: Any, ranks: MeasuringRanks, **options: Any) -> None:
-        self.ranks, self._modules = ranks, sharded_modules(model)
+        self._modules = sharded_modules(model)
         _require_plain(options)
         super().__init__(model, *args, ranks=ranks, **options)
-
-    @cached_property
-    def shards(self) -> Shards:
+        division = Division(model, self._own, ranks)
+        self.teams, self.team = division.teams, division.team
+        self._forms, self._holders = division.forms, division.holders
+        self._gathering = Gathering(division, ranks)
+        self.shards = Shards(self.layout, division.held, ranks)
         """Which entries of θ each rank holds."""
-        blocks = {name: _blocks_of(name, own, self.ranks) for name, own in self._own.items()}
-        return Shards(self.layout, blocks, self.ranks)
+
+    def share(self, data: Any, batch_size: int | None) -> None:
+        super().share(data, batch_size)
+        self._gathering.parts = 1
+
+    def batch_weight(self, batch: PyTree) -> float:
+        return 0.0 if isinstance(batch, _Idle) else super().batch_weight(batch)
+
+    def _mine(self, batches: Iterable[PyTree], work: Work) -> Iterator[PyTree]:
+        """The batches of this team, and as many as any other team has."""
+        counts, first = [0] * self.teams, None
+        for batch in batches:
+            if not weight_of(self, batch):
+                continue  # its loss may be NaN: a mean over no tokens
+            team = work.team_of(batch)
+            counts[team] += 1
+            first = batch if first is None else first
+            if team == self.team:
+                yield batch
+        for _ in range(max(counts) - counts[self.team]):
+            yield _Idle(first)
+
+    def _summed(self, gradient: Tensor) -> Tensor:
+        """The backward pass has summed over the teams; the weights are counted on every rank of a team."""
+        return gradient.mul_(self.ranks.count // self.teams)
+
+    def _evaluated(self, run: Callable[[PyTree], Tensor], batch: PyTree) -> Tensor:
+        return run(batch.batch if isinstance(batch, _Idle) else batch)
+
+    def _counts(self, batch: PyTree, weight: float) -> bool:
+        return weight != 0 or isinstance(batch, _Idle)
+
+    @contextmanager
+    def _modes(self, seed: int, *, gradients: bool) -> Iterator[None]:
+        """Begin an evaluation on all ranks together, so that no transfer waits for a missing rank."""
+        self.ranks.gather("an evaluation of a sharded model", None)
+        try:
+            with super()._modes(seed, gradients=gradients), self._gathering.saving():
+                yield
+        except TransferError:
+            self.ranks.last_words("an evaluation of a sharded model")
+            raise
+
+    def _taken(self, leaf: Tensor, name: str) -> Tensor:
+        """What a forward pass gets in place of the shard of a parameter."""
+        made, form = self._gathering.whole(leaf, name), self._forms.get(name)
+        if form is None:
+            return made
+        found = form.around(made)
+        found.__dict__.update(leaf.__dict__)  # such as the mark of a parameter
+        return found
 
     def check(self) -> None:
         reshard(self._modules)
@@ -94,20 +159,17 @@ class ShardedLoss(SharedLoss):
             "measure an unsharded copy of it, made before it is sharded."
         )
 
-    def _checksum(self, theta: Tensor) -> int:
-        """Of the tensors that every rank holds whole."""
+    def _checksums(self, theta: Tensor) -> dict[str, int]:
         assert isinstance(theta, ShardVector)
-        shared = [name for name, own in self._own.items() if not is_sharded(own)]
-        tensors = self.shards.unflatten(theta.local)
-        return sum(checksum(tensors[name]) for name in shared)
+        sums = Counter[str]()
+        for name, tensor in self.shards.unflatten(theta.local).items():
+            if len(self._holders[name]) > 1:
+                sums[str(self._holders[name])] += checksum(tensor)
+        return dict(sums)
 
     def _leaves(self, theta: Tensor, wanted: Collection[str], copied: Collection[str] = ()) -> Leaves:
         assert isinstance(theta, ShardVector)
         return _ShardLeaves(theta, wanted)
-
-    @abstractmethod
-    def _whole(self, leaf: Tensor, name: str) -> Tensor:
-        """What a forward pass gets in place of the shard of a parameter."""
 
     def _adapt(self, replica: Replica) -> None:
         """Let the modules of a replica gather the parameters that they read."""
@@ -121,7 +183,7 @@ class ShardedLoss(SharedLoss):
             names = places.pop(id(held), None)
             if names:
                 found |= set(names.values())
-                module.__dict__["_parameters"] = GatheredParameters(held, names, self._whole)
+                module.__dict__["_parameters"] = GatheredParameters(held, names, self._taken)
         if places:
             name = next(iter(next(iter(places.values())).values()))
             raise LayoutError(
@@ -135,6 +197,13 @@ class ShardedLoss(SharedLoss):
                 f"parameter {missing[0]!r} is whole at the moment; measure outside of the forward and "
                 "backward pass of training."
             )
+
+
+@dataclass(frozen=True)
+class _Idle:
+    """A batch that a team evaluates only because the others need it for their transfers."""
+
+    batch: PyTree
 
 
 class _ShardLeaves(Leaves):
@@ -160,52 +229,6 @@ def _local_parts(parameters: Sequence[Tensor], shards: Shards) -> list[Tensor]:
     """What this rank holds of the parameters, in the order of the local vector."""
     named = dict(zip(shards.layout.names, parameters, strict=True))
     return [local_part(named[name]).detach() for name in shards.names]
-
-
-def _blocks_of(name: str, parameter: Any, ranks: MeasuringRanks) -> list[Block]:
-    """The blocks of a parameter that the ranks hold.
-
-    Raises
-    ------
-    LayoutError
-        If they do not divide the tensor into ranges along its axes, among just these ranks.
-    """
-    shape = tuple(parameter.shape)
-    if not is_sharded(parameter):
-        return [Block((0,) * len(shape), shape, counted=rank == 0) for rank in range(ranks.count)]
-    mesh = parameter.device_mesh.mesh
-    members = torch.distributed.get_process_group_ranks(ranks.group)
-    if sorted(mesh.reshape(-1).tolist()) != sorted(members):
-        raise LayoutError(
-            f"parameter {name!r} is sharded over the ranks {mesh.reshape(-1).tolist()}, and the ranks that "
-            f"measure are {members}; pass process_group= of the ranks over which the model is sharded."
-        )
-    blocks = []
-    for member in members:
-        offset, size, counted = [0] * len(shape), list(shape), True
-        for place, parts, placement in zip(
-            (mesh == member).nonzero()[0].tolist(), mesh.shape, parameter.placements, strict=True
-        ):
-            if type(placement).__name__ == "Shard" and size[placement.dim] == shape[placement.dim]:
-                axis, length = placement.dim, shape[placement.dim]
-                chunk = -(-length // parts)
-                offset[axis] = min(place * chunk, length)
-                size[axis] = min(chunk, length - offset[axis])
-            elif placement.is_replicate():
-                counted = counted and place == 0
-            else:
-                raise _unknown(name, parameter)
-        blocks.append(Block(tuple(offset), tuple(size), counted))
-    if blocks[ranks.rank].shape != tuple(local_part(parameter).shape):
-        raise _unknown(name, parameter)
-    return blocks
-
-
-def _unknown(name: str, parameter: Any) -> LayoutError:
-    return LayoutError(
-        f"parameter {name!r} is divided as {parameter.placements}, which is not followed; measure an "
-        "unsharded copy of the model, made before it is sharded."
-    )
 
 
 def _require_plain(options: Mapping[str, Any]) -> None:

@@ -14,7 +14,9 @@ from lca_torch._process_group import MeasuringRanks
 from lca_torch._state import checksum
 
 
-def require_same_data(ranks: MeasuringRanks, layout: Layout, data: Measured, batch_size: int | None) -> None:
+def require_same_data(
+    ranks: MeasuringRanks, layout: Layout, data: Measured, batch_size: int | None, teams: int
+) -> None:
     """Compare the names and shapes of parameters, and checksums of all data.
 
     For data that are read again at every pass, only the first batch is compared here, and the number of
@@ -30,7 +32,7 @@ def require_same_data(ranks: MeasuringRanks, layout: Layout, data: Measured, bat
     Warns
     -----
     LCAWarning
-        If there are fewer measuring batches than ranks.
+        If there are fewer measuring batches than ``teams``, among which they are divided.
     """
     form = f"{layout.names} {layout.shapes}"
     told = ranks.gather("making the objective", [form, data.size_text, batch_size, *_contents(data)])
@@ -43,10 +45,11 @@ def require_same_data(ranks: MeasuringRanks, layout: Layout, data: Measured, bat
     if not isinstance(data, Rows) and not data.kept:
         return
     number = sum(1 for _ in data.batches(batch_size))
-    if number < ranks.count:
+    if number < teams:
+        idle = ranks.count // teams * (teams - number)
         warnings.warn(
             f"the measured data are {number} batch{'' if number == 1 else 'es'}, so that of {ranks.count} "
-            f"ranks {ranks.count - number} evaluate nothing; a smaller batch_size gives every rank a part.",
+            f"ranks {idle} evaluate nothing; a smaller batch_size gives every rank a part.",
             LCAWarning,
             stacklevel=5,
         )

@@ -43,11 +43,17 @@ class SharedLoss(TorchLoss):
         As of `TorchLoss`.
     ranks
         The ranks that share the evaluations.
+
+    Attributes
+    ----------
+    teams, team
+        Among how many the batches are divided, and which of them is this rank: every rank is one.
     """
 
     def __init__(self, *args: Any, ranks: MeasuringRanks, **options: Any) -> None:
         super().__init__(*args, **options)
         self.ranks = ranks
+        self.teams, self.team = ranks.count, ranks.rank
         self._drawn = 0
         self._own_state: State | None = None
         self._common: tuple[list[int], State] | None = None
@@ -59,7 +65,7 @@ class SharedLoss(TorchLoss):
         evaluates the first batch at the same point in the same state, so that an attribute of the model or an
         option of the loss function that differs is noticed.
         """
-        require_same_data(self.ranks, self.layout, data, batch_size)
+        require_same_data(self.ranks, self.layout, data, batch_size, self.teams)
         self.shares = self.ranks.count
         theta = self._somewhere()
         batch, state, loss = next(iter(data.batches(batch_size))), self.state(), math.nan
@@ -108,14 +114,14 @@ class SharedLoss(TorchLoss):
     ) -> list[tuple[float, Tensor | None]]:
         if self.shares == 1:
             return super().evaluate_each(theta, groups, state, gradient=gradient, names=names)
-        ranks, work = self.ranks, Work(self.ranks)
+        ranks, work = self.ranks, Work(self.teams)
         what = "loss and gradient" if gradient else "the loss"
         call = what if len(groups) == 1 else f"{what} of {len(groups)} parts of the data"
         with ranks.exchange.telling():
             mine = [self._mine(batches, work) for batches in groups]
             sums = self._sums(theta, mine, state, lambda weight: 1.0, gradient=gradient, names=names)
             own = [[one.loss, one.weight] for one in sums]
-            told = ranks.gather(call, [self._checksum(theta), work.batches, self._drawn_since(), own])
+            told = ranks.gather(call, [self._checksums(theta), work.batches, self._drawn_since(), own])
             self._require_same_point(told)
             return [self._mean(one, [parts[i] for *_, parts in told]) for i, one in enumerate(sums)]
 
@@ -132,14 +138,14 @@ class SharedLoss(TorchLoss):
         with self.ranks.exchange.telling():
             every = list(batches)
             ends = np.cumsum([0, *map(examples_in, every)])
-            work = Work(self.ranks)
-            mine = [i for i, batch in enumerate(every) if work.rank_of(batch) == self.ranks.rank]
+            work = Work(self.teams)
+            mine = [i for i, batch in enumerate(every) if work.team_of(batch) == self.team]
             own = super().scores(theta, [every[i] for i in mine])
             places = [np.arange(ends[i], ends[i + 1]) for i in mine]
             found = torch.zeros(int(ends[-1]), dtype=torch.float64)
             if places:
                 found[np.concatenate(places)] = torch.as_tensor(own)
-            place = [self._checksum(theta), len(every), self._drawn_since(), []]
+            place = [self._checksums(theta), len(every), self._drawn_since(), []]
             told = self.ranks.gather("the errors of the examples", place)
             self._require_same_point(told)
             scores: np.ndarray = self.ranks.add(found.to(self.device)).cpu().numpy()
@@ -149,16 +155,16 @@ class SharedLoss(TorchLoss):
         """The batches that this rank evaluates."""
         if isinstance(batches, _Own):
             return iter(batches)
-        return (batch for batch in batches if work.rank_of(batch) == self.ranks.rank)
+        return (batch for batch in batches if work.team_of(batch) == self.team)
 
     def _summed(self, gradient: Tensor) -> Tensor:
         """The sum of the gradients of all ranks."""
         return self.ranks.add(gradient)
 
-    def _checksum(self, theta: Tensor) -> int:
-        """What must be the same on all ranks for the same θ."""
+    def _checksums(self, theta: Tensor) -> dict[str, int]:
+        """Checksums of what several ranks hold of θ, by these ranks: here all hold all of it."""
         pieces = theta.pieces if isinstance(theta, ParameterVector) else [theta]
-        return sum(map(checksum, pieces))
+        return {"all": sum(map(checksum, pieces))}
 
     def _drawn_since(self) -> int:
         """A checksum of the samples drawn since the last evaluation."""
@@ -175,13 +181,17 @@ class SharedLoss(TorchLoss):
     def _require_same_point(self, told: list[Any]) -> None:
         """Raise unless all ranks have the same θ, the same samples and the same number of batches."""
         thetas, numbers, samples, _ = zip(*told, strict=True)
-        other = next((rank for rank, theta in enumerate(thetas) if theta != thetas[0]), None)
-        if other is not None:
-            raise LayoutError(
-                f"the parameters of rank {other} differ from those of rank 0, so there is no point at which "
-                "to measure; train with torch.nn.parallel.DistributedDataParallel, or measure each model by "
-                "itself with process_group=None."
-            )
+        known = dict[str, tuple[int, int]]()
+        for rank, sums in enumerate(thetas):
+            for holders, found in sums.items():
+                first, expected = known.setdefault(holders, (rank, found))
+                if found != expected:
+                    raise LayoutError(
+                        f"the parameters of rank {rank} differ from those of rank {first}, so there is no "
+                        "point at which to measure; train with torch.nn.parallel.DistributedDataParallel, "
+                        "give the ranks of one tensor-parallel group the same batches, or measure each model "
+                        "by itself with process_group=None."
+                    )
         if len(set(samples)) > 1:
             raise DataError(
                 "the ranks have drawn different samples, as after tracker.scores(...) with the errors of the "
@@ -197,17 +207,17 @@ class SharedLoss(TorchLoss):
 
 
 class Work:
-    """Assigns the batches of an evaluation to ranks; every rank computes the same assignment."""
+    """Assigns the batches of an evaluation to teams; every rank computes the same assignment."""
 
-    def __init__(self, ranks: MeasuringRanks) -> None:
-        self._examples, self.batches = [0] * ranks.count, 0
+    def __init__(self, teams: int) -> None:
+        self._examples, self.batches = [0] * teams, 0
 
-    def rank_of(self, batch: PyTree) -> int:
-        """The rank that evaluates the next batch."""
+    def team_of(self, batch: PyTree) -> int:
+        """The team that evaluates the next batch."""
         self.batches += 1
-        rank = self._examples.index(min(self._examples))
-        self._examples[rank] += examples_in(batch) if is_rows(batch) else 1
-        return rank
+        team = self._examples.index(min(self._examples))
+        self._examples[team] += examples_in(batch) if is_rows(batch) else 1
+        return team
 
 
 class _Own:

@@ -1,6 +1,6 @@
 """Trainings of models that are spread over the ranks; a child of test_sharded_models.py.
 
-torchrun --nproc-per-node 2 -m tests.lca_torch.sharded_models FOLDER
+torchrun --nproc-per-node 4 -m tests.lca_torch.sharded_models FOLDER
 """
 
 import contextlib
@@ -28,11 +28,11 @@ from tests.nightly import NIGHTLY, cases
 
 
 def network():
-    """Layers of 4, 6 and 3 neurons: uneven shards on 2 ranks, an empty one on 3."""
+    """Layers of 6, 12 and 3 neurons: uneven shards on 2 ranks, empty ones on 4; half a layer is odd, too."""
     torch.manual_seed(0)
-    norm = nn.BatchNorm1d(4, eps=0.125)
+    norm = nn.BatchNorm1d(6, eps=0.125)
     return nn.Sequential(
-        nn.Linear(6, 4), norm, nn.Tanh(), nn.Linear(4, 6), nn.Tanh(), nn.Linear(6, 3)
+        nn.Linear(6, 6), norm, nn.Tanh(), nn.Linear(6, 12), nn.Tanh(), nn.Linear(12, 3)
     ).double()
 
 
@@ -79,25 +79,32 @@ def half_in_training(model):
     return layer_by_layer(model, mp_policy=MixedPrecisionPolicy(param_dtype=torch.bfloat16))
 
 
+def grid(*names):
+    """A mesh of two dimensions: 2 × 2 for 4 ranks, 2 × 1 and 3 × 1 for fewer."""
+    first = 3 if world()[0] == 3 else 2
+    return torch.distributed.init_device_mesh("cpu", (first, world()[0] // first), mesh_dim_names=names)
+
+
 def partly_ignored(model):
-    """FSDP2 of all but two parameters, which every rank holds whole."""
+    """FSDP2 of all but two parameters, which every rank holds whole, in each half of the ranks."""
     from torch.distributed.fsdp import fully_shard  # noqa: PLC0415
 
-    mesh = torch.distributed.init_device_mesh("cpu", (world()[0],))
+    mesh = grid("replicas", "shards")
     ignored = {"ignored_params": {model[3].bias, model[5].weight}}
     known = "ignored_params" in inspect.signature(fully_shard).parameters  # not in torch 2.6
     return fully_shard(model, mesh=mesh, **(ignored if known else {}))
 
 
-def by_columns_and_rows(model):
-    """Tensor parallelism: the first layer by its outputs, the second by its inputs; the rest is plain."""
+def by_columns_and_rows(model, mesh=None):
+    """Tensor parallelism: a layer by its outputs, the next one by its inputs; the rest is plain."""
     from torch.distributed.tensor.parallel import (  # noqa: PLC0415
         ColwiseParallel,
         RowwiseParallel,
         parallelize_module,
     )
 
-    mesh = torch.distributed.init_device_mesh("cpu", (world()[0],))
+    if mesh is None:
+        mesh = torch.distributed.init_device_mesh("cpu", (world()[0],))
     plan = {"3": ColwiseParallel(), "5": RowwiseParallel()}
     return parallelize_module(model, mesh, plan)
 
@@ -105,12 +112,22 @@ def by_columns_and_rows(model):
 def in_two_ways(model):
     """Tensor parallelism inside of FSDP2."""
     from torch.distributed.fsdp import fully_shard  # noqa: PLC0415
+    from torch.distributed.tensor import Replicate  # noqa: PLC0415
     from torch.distributed.tensor.parallel import ColwiseParallel, parallelize_module  # noqa: PLC0415
 
-    names = "replicas", "layers"
-    mesh = torch.distributed.init_device_mesh("cpu", (1, world()[0]), mesh_dim_names=names)
-    parallelize_module(model, mesh["layers"], {"3": ColwiseParallel()})
-    return fully_shard(model, mesh=mesh["replicas"])
+    mesh = grid("batches", "layers")
+    parallelize_module(model, mesh["layers"], {"0": ColwiseParallel(output_layouts=Replicate())})
+    by_columns_and_rows(model, mesh["layers"])
+    for layer in (model[0], model[3], model):
+        fully_shard(layer, mesh=mesh["batches"])
+    return model
+
+
+def replicated(model):
+    """FSDP2 in each half of the ranks (hybrid sharding)."""
+    from torch.distributed.fsdp import fully_shard  # noqa: PLC0415
+
+    return fully_shard(model, mesh=grid("replicas", "shards"))
 
 
 def objective_of(model, **options):
@@ -118,21 +135,23 @@ def objective_of(model, **options):
 
 
 def trained(spread, estimator=None, *, parts=1, accumulate=False, copied=False, record=None):
-    """Allocations of a training; each of ``parts`` ranks has a part of the batch."""
+    """Allocations of a training; each of ``parts`` ranks, or teams of ranks, has a part of the batch."""
     model = spread(network())
     objective = objective_of(network() if copied else model)
     optimizer = torch.optim.SGD(model.parameters(), lr=0.2, momentum=0.5)
-    rank = world()[1] if parts > 1 else 0
+    part = world()[1] * parts // world()[0]
     model.eval()  # the statistics of a part of the batch would differ from those of the whole one
     options = {"views": [Values, lca.summary.RunViews.of], "heads": None, "record": record}
     with Tracker(model, optimizer, objective, estimator, on_error="raise", **options) as tracker:
         for step in range(STEPS):
             optimizer.zero_grad()
-            pieces = torch.arange(step, step + 12)[rank::parts].chunk(2 if accumulate else 1)
+            own = torch.arange(step, step + 12)[part::parts]
+            pieces = own.chunk(2 if accumulate else 1)
             for i, piece in enumerate(pieces):
                 if accumulate:
                     model.set_requires_gradient_sync(i == len(pieces) - 1)
-                (cross_entropy(model(DATA[0][piece]), Y[piece]) / len(pieces)).backward()
+                loss = cross_entropy(model(DATA[0][piece]), Y[piece])
+                (len(piece) / len(own) * loss).backward()
             model[1].running_mean += 0.1  # a buffer moves, and that of the copy follows
             optimizer.step()
             with torch.no_grad():
@@ -157,8 +176,7 @@ def one_process_points():
 
 
 def fsdp():
-    record = str(Path(sys.argv[1]) / "run.zarr")
-    return trained(layer_by_layer, parts=world()[0], accumulate=True, record=record)
+    return trained(layer_by_layer, parts=world()[0], accumulate=True)
 
 
 def fsdp_sampled():
@@ -175,6 +193,21 @@ def tensor_parallel():
 
 def tensor_parallel_on_a_copy():
     return trained(by_columns_and_rows, copied=True)
+
+
+def both():
+    record = str(Path(sys.argv[1]) / "run.zarr")
+    batches = grid("batches", "layers").shape[0]
+    return trained(in_two_ways, parts=batches, accumulate=True, record=record)
+
+
+def both_sampled():
+    sampled = SampledPathIntegral(size=6, micro_batches=2, seed=3)
+    return trained(in_two_ways, sampled, parts=grid("batches", "layers").shape[0])
+
+
+def hybrid():
+    return trained(replicated, parts=world()[0])
 
 
 def at(objective):
@@ -199,10 +232,12 @@ def points(spread):
     """Losses and gradients of models and data of many kinds, by name."""
     half = half_in_training if spread is not whole else whole
     ignoring = partly_ignored if spread is not whole else whole
+    parallel = by_columns_and_rows if spread is not whole else whole
     model = ignoring(network())
     found = {
         "half": objective_of(half(tied()), batch_size=9),  # fewer batches than ranks
         "statistics": objective_of(model, batch_norm="batch", batch_size=6),
+        "parallel": objective_of(parallel(network())),
     }
     if NIGHTLY:
         weight = {"batch_loss": token_loss, "batch_weight": lambda batch: float(batch[1].sum())}
@@ -237,13 +272,13 @@ def held_at_once():
 
     def whole_of(self, leaf, name):
         made = gather(self, leaf, name)
-        sizes = dict(zip(self._shards.layout.names, self._shards.layout.sizes, strict=True))
+        sizes = {name: frame.size for name, frame in self._division.frames.items()}
         held.append(sum(sizes[known.name] for known in self._live.values() if not known.is_gone))
         return made
 
     Gathering.whole = whole_of
     try:
-        model = layer_by_layer(network())
+        model = in_two_ways(network())
         objective = objective_of(model)
         objective.loss_and_grad(objective.theta())
     finally:
@@ -322,10 +357,15 @@ def refusals():
     other = nn.Sequential(nn.Linear(6, 5), nn.BatchNorm1d(5)).double()
     recurrent = nn.Sequential(nn.Linear(6, 3), nn.RNN(3, 3, batch_first=True)).double()
 
+    apart = by_columns_and_rows(network())
+    drifted = objective_of(apart)
+    with torch.no_grad():
+        apart[5].bias.to_local().add_(world()[1])
+
     calls = {
+        "drifted": lambda: drifted.loss(drifted.theta()),
         "alone": lambda: objective_of(model, process_group=None),
         "other": lambda: Tracker(model, optimizer, objective_of(other)),
-        "two ways": lambda: objective_of(in_two_ways(network())),
         "recurrent": lambda: objective_of(layer_by_layer(recurrent)),
         "compile": lambda: objective_of(model, compile=True),
         "turning": lambda: at(objective_of(layer_by_layer(Turning().double()))),
@@ -334,8 +374,10 @@ def refusals():
 
 
 CASES = {
-    one_process: cases(fsdp, tensor_parallel, tensor_parallel_on_a_copy, at_night=[fsdp_on_a_copy]),
-    one_process_sampled: cases(at_night=[fsdp_sampled]),
+    one_process: cases(
+        both, tensor_parallel_on_a_copy, at_night=[fsdp, tensor_parallel, hybrid, fsdp_on_a_copy]
+    ),
+    one_process_sampled: cases(at_night=[fsdp_sampled, both_sampled]),
     one_process_points: [fsdp_points],
 }
 """What several ranks find, by what one process must find as well."""
