@@ -18,7 +18,7 @@ from torch.utils.checkpoint import checkpoint as checkpointed
 
 import lca
 from lca.errors import LCAError, LCAWarning
-from lca.estimators import CrossFit, SampledPathIntegral
+from lca.estimators import CrossFit, LaggedCrossFit, SampledPathIntegral
 from lca_torch import Objective, Tracker, _gathering, replay
 from lca_torch._gathering import Gathering
 from tests.lca_torch.networks import Y
@@ -175,6 +175,62 @@ def tensor_parallel():
 
 def tensor_parallel_on_a_copy():
     return trained(by_columns_and_rows, copied=True)
+
+
+CROSS_FITTED = {
+    "clipped": (CrossFit(2), lambda p: torch.optim.AdamW(p, lr=0.02)),
+    "error bars": (CrossFit(2, independent=True), lambda p: torch.optim.SGD(p, lr=0.1, momentum=0.5)),
+    "lagged": (LaggedCrossFit(first_examples=6), lambda p: torch.optim.Adam(p, lr=0.02)),
+}
+
+
+def cross_fitted(spread, *, parts=1):
+    """Allocations from micro-batches, of which each of ``parts`` ranks has a part, of a weight of its own."""
+    rank, found = world()[1] if parts > 1 else 0, {}
+    weight = 1 + torch.arange(17) % 3
+    for name, (estimator, make) in CROSS_FITTED.items():
+        model = spread(network()).eval()
+        optimizer, spread_of = make(model.parameters()), Replicated()
+        options = {"views": [Values, lambda layout, own=spread_of: own], "check_every": 2}
+        with Tracker(model, optimizer, objective_of(model), estimator, on_error="raise", **options) as tracker:
+            for step in range(5):
+                optimizer.zero_grad(set_to_none=step != 1)
+                batch = torch.arange(step, step + 12)
+                loader = batch[rank::parts].chunk(2)
+                for piece in tracker.batches(loader, weight=lambda piece: float(weight[piece].sum())):
+                    losses = cross_entropy(model(DATA[0][piece]), Y[piece], reduction="none")
+                    # FSDP2 takes the mean over the ranks.
+                    (parts * (weight[piece] * losses).sum() / weight[batch].sum()).backward()
+                if name == "clipped":
+                    nn.utils.clip_grad_norm_(model.parameters(), 0.2)
+                optimizer.step()
+        checks = [[w.change, w.total] for w in tracker.checked_windows["train"]]
+        found |= {name: np.array(tracker.views["train"][0].rows), f"checks of {name}": np.array(checks)}
+        found |= {f"{name} {i}": np.array(own) for i, own in enumerate(spread_of.rows)}
+    return found
+
+
+class Replicated:
+    """A view that stores the vectors whose spread gives error bars."""
+
+    def __init__(self):
+        self.rows = []
+
+    def update(self, allocation):
+        for vectors in allocation.replicates.values():
+            self.rows += [np.asarray(vector)[None] for vector in vectors]
+
+
+def one_process_cross_fitted():
+    return cross_fitted(whole)
+
+
+def fsdp_cross_fitted():
+    return cross_fitted(layer_by_layer, parts=world()[0])
+
+
+def tensor_parallel_cross_fitted():
+    return cross_fitted(by_columns_and_rows)
 
 
 def at(objective):
@@ -337,6 +393,7 @@ CASES = {
     one_process: cases(fsdp, tensor_parallel, tensor_parallel_on_a_copy, at_night=[fsdp_on_a_copy]),
     one_process_sampled: cases(at_night=[fsdp_sampled]),
     one_process_points: [fsdp_points],
+    one_process_cross_fitted: [fsdp_cross_fitted, tensor_parallel_cross_fitted],
 }
 """What several ranks find, by what one process must find as well."""
 
