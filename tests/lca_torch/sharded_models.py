@@ -8,6 +8,7 @@ import inspect
 import os
 import sys
 import warnings
+from functools import cache
 from pathlib import Path
 
 import numpy as np
@@ -18,7 +19,7 @@ from torch.utils.checkpoint import checkpoint as checkpointed
 
 import lca
 from lca.errors import LCAError, LCAWarning
-from lca.estimators import CrossFit, LaggedCrossFit, SampledPathIntegral
+from lca.estimators import CrossFit, LaggedCrossFit, NextBatch, SampledPathIntegral
 from lca_torch import Objective, Tracker, _gathering, replay
 from lca_torch._gathering import Gathering
 from tests.lca_torch.networks import Y
@@ -117,13 +118,27 @@ def objective_of(model, **options):
     return Objective(model, cross_entropy, DATA, **{"batch_size": 4, "batch_norm": "frozen", **options})
 
 
+@cache
+def made(spread):
+    """A model that is spread over the ranks in this way, its loss, and the state in which it begins."""
+    model = spread(network()).eval()  # the statistics of a part of the batch would differ from those of all
+    return model, objective_of(model), {name: value.clone() for name, value in model.state_dict().items()}
+
+
+def measured(spread):
+    """A model that is spread over the ranks in this way, and its loss; both are made once."""
+    model, objective, state = made(spread)
+    model.load_state_dict(state)
+    return model, objective
+
+
 def trained(spread, estimator=None, *, parts=1, accumulate=False, copied=False, record=None):
     """Allocations of a training; each of ``parts`` ranks has a part of the batch."""
-    model = spread(network())
-    objective = objective_of(network() if copied else model)
+    model, objective = measured(spread)
+    if copied:
+        objective = objective_of(network())
     optimizer = torch.optim.SGD(model.parameters(), lr=0.2, momentum=0.5)
     rank = world()[1] if parts > 1 else 0
-    model.eval()  # the statistics of a part of the batch would differ from those of the whole one
     options = {"views": [Values, lca.summary.RunViews.of], "heads": None, "record": record}
     with Tracker(model, optimizer, objective, estimator, on_error="raise", **options) as tracker:
         for step in range(STEPS):
@@ -186,14 +201,15 @@ CROSS_FITTED = {
 
 def cross_fitted(spread, *, parts=1):
     """Allocations from micro-batches, of which each of ``parts`` ranks has a part, of a weight of its own."""
-    rank, found = world()[1] if parts > 1 else 0, {}
-    weight = 1 + torch.arange(17) % 3
+    from torch.distributed.tensor.experimental import implicit_replication  # noqa: PLC0415
+
+    (model, objective), found = measured(spread), {}
+    rank, weight = world()[1] if parts > 1 else 0, 1 + torch.arange(17) % 3
     for name, (estimator, make) in CROSS_FITTED.items():
-        model = spread(network()).eval()
-        optimizer, spread_of = make(model.parameters()), Replicated()
-        options = {"views": [Values, lambda layout, own=spread_of: own], "check_every": 2}
-        with Tracker(model, optimizer, objective_of(model), estimator, on_error="raise", **options) as tracker:
-            for step in range(5):
+        optimizer, replicates = make(model.parameters()), Replicates()
+        options = {"views": [Values, lambda layout, own=replicates: own], "check_every": 2}
+        with Tracker(model, optimizer, objective, estimator, on_error="raise", **options) as tracker:
+            for step in range(5 if name == "lagged" else 3):
                 optimizer.zero_grad(set_to_none=step != 1)
                 batch = torch.arange(step, step + 12)
                 loader = batch[rank::parts].chunk(2)
@@ -202,15 +218,18 @@ def cross_fitted(spread, *, parts=1):
                     # FSDP2 takes the mean over the ranks.
                     (parts * (weight[piece] * losses).sum() / weight[batch].sum()).backward()
                 if name == "clipped":
-                    nn.utils.clip_grad_norm_(model.parameters(), 0.2)
+                    with implicit_replication():
+                        nn.utils.clip_grad_norm_(model.parameters(), 0.2)
                 optimizer.step()
-        checks = [[w.change, w.total] for w in tracker.checked_windows["train"]]
+        loss = objective.loss(objective.theta())  # checks are differences of such numbers
+        checks = [[w.change, w.total, loss] for w in tracker.checked_windows["train"]]
         found |= {name: np.array(tracker.views["train"][0].rows), f"checks of {name}": np.array(checks)}
-        found |= {f"{name} {i}": np.array(own) for i, own in enumerate(spread_of.rows)}
+        if replicates.rows:
+            found[f"replicates of {name}"] = np.array(replicates.rows)
     return found
 
 
-class Replicated:
+class Replicates:
     """A view that stores the vectors whose spread gives error bars."""
 
     def __init__(self):
@@ -218,7 +237,7 @@ class Replicated:
 
     def update(self, allocation):
         for vectors in allocation.replicates.values():
-            self.rows += [np.asarray(vector)[None] for vector in vectors]
+            self.rows += [np.asarray(vector) for vector in vectors]
 
 
 def one_process_cross_fitted():
@@ -288,7 +307,7 @@ def said(call):
 
 
 def held_at_once():
-    """The most entries of parameters that were gathered at one time, those of θ, and what is refused."""
+    """The most entries of parameters that were gathered at one time, and those of θ."""
     held, gather = [], Gathering.whole
 
     def whole_of(self, leaf, name):
@@ -299,14 +318,11 @@ def held_at_once():
 
     Gathering.whole = whole_of
     try:
-        model = layer_by_layer(network())
-        objective = objective_of(model)
+        _, objective = measured(layer_by_layer)
         objective.loss_and_grad(objective.theta())
     finally:
         Gathering.whole = gather
-    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
-    text = said(lambda: Tracker(model, optimizer, objective, CrossFit(2)))
-    return {"held": np.array(max(held)), "size": np.array(objective.layout.size), "text": np.array(text)}
+    return {"held": np.array(max(held)), "size": np.array(objective.layout.size)}
 
 
 def checkpoints():
@@ -371,6 +387,21 @@ def training_goes_on():
     return {"theta": theta, "plain": after(None)[0], "text": np.array(text)}
 
 
+def micro_batches(spread, *, by_ranks=False, reduced=True, other=0):
+    """An update from two micro-batches, by `CrossFit`."""
+    model, objective = measured(spread)
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    with Tracker(model, optimizer, objective, CrossFit(2), on_error="raise") as tracker:
+        if by_ranks:
+            tracker.ranks()
+        optimizer.zero_grad()
+        for i, piece in enumerate(tracker.batches(torch.arange(other, other + 8).chunk(2))):
+            if not reduced:
+                model.set_requires_gradient_sync(i == 1)
+            cross_entropy(model(DATA[0][piece]), Y[piece]).backward()
+        optimizer.step()
+
+
 def refusals():
     """What is said where a sharded model cannot be measured as it was asked."""
     model = layer_by_layer(network())
@@ -378,6 +409,8 @@ def refusals():
     other = nn.Sequential(nn.Linear(6, 5), nn.BatchNorm1d(5)).double()
     recurrent = nn.Sequential(nn.Linear(6, 3), nn.RNN(3, 3, batch_first=True)).double()
 
+    known, objective = measured(layer_by_layer)
+    batches = known, torch.optim.SGD(known.parameters(), lr=0.1), objective
     calls = {
         "alone": lambda: objective_of(model, process_group=None),
         "other": lambda: Tracker(model, optimizer, objective_of(other)),
@@ -385,6 +418,11 @@ def refusals():
         "recurrent": lambda: objective_of(layer_by_layer(recurrent)),
         "compile": lambda: objective_of(model, compile=True),
         "turning": lambda: at(objective_of(layer_by_layer(Turning().double()))),
+        "of a batch": lambda: Tracker(*batches, NextBatch()),
+        "of a copy": lambda: Tracker(model, optimizer, objective_of(network()), CrossFit(2)),
+        "ranks": lambda: micro_batches(layer_by_layer, by_ranks=True),
+        "not reduced": lambda: micro_batches(layer_by_layer, reduced=False),
+        "other data": lambda: micro_batches(by_columns_and_rows, other=world()[1]),
     }
     return {name: np.array(said(call)) for name, call in calls.items()}
 
@@ -400,4 +438,4 @@ CASES = {
 
 if __name__ == "__main__":
     every = [case for own in CASES.values() for case in own]
-    run([*every, held_at_once, checkpoints, training_goes_on, refusals], sys.argv[1])
+    run([held_at_once, *every, checkpoints, training_goes_on, refusals], sys.argv[1])
