@@ -204,7 +204,7 @@ def cross_fitted(spread, *, parts=1):
     from torch.distributed.tensor.experimental import implicit_replication  # noqa: PLC0415
 
     (model, objective), found = measured(spread), {}
-    rank, weight = world()[1] if parts > 1 else 0, 1 + torch.arange(17) % 3
+    rank, weight = world()[1] if parts > 1 else 0, 1 + torch.arange(17) % 5
     for name, (estimator, make) in CROSS_FITTED.items():
         optimizer, replicates = make(model.parameters()), Replicates()
         options = {"views": [Values, lambda layout, own=replicates: own], "check_every": 2}
