@@ -103,7 +103,8 @@ class Tracker(ModelTracker[Loop]):
         Call it once on every rank, inside the ``with`` block and before the first backward pass. The tracker
         gets the model inside (``model.module``) and ``on_error="raise"``, and every rank measures the same
         steps. All micro-batches have the same weight. At each step the ranks exchange their gradients, which
-        takes as many vectors (K,) as there are ranks.
+        takes as many vectors (K,) as there are ranks. Of a sharded model no rank has a gradient of its own;
+        there, the batches that the loop accumulates are the micro-batches.
 
         Parameters
         ----------
@@ -113,7 +114,8 @@ class Tracker(ModelTracker[Loop]):
         Raises
         ------
         LCAError
-            If `torch.distributed` is not initialised, or ``on_error`` is not ``"raise"``.
+            If `torch.distributed` is not initialised, ``on_error`` is not ``"raise"``, or the model is
+            sharded.
         """
         if not self._session.raises:
             raise LCAError(

@@ -195,6 +195,7 @@ def tensor_parallel_on_a_copy():
 CROSS_FITTED = {
     "clipped": (CrossFit(2), lambda p: torch.optim.AdamW(p, lr=0.02)),
     "error bars": (CrossFit(2, independent=True), lambda p: torch.optim.SGD(p, lr=0.1, momentum=0.5)),
+    "next batch": (NextBatch(lca.RIGHT), lambda p: torch.optim.RMSprop(p, lr=0.01)),
     "lagged": (LaggedCrossFit(first_examples=6), lambda p: torch.optim.Adam(p, lr=0.02)),
 }
 
