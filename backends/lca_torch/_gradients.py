@@ -35,11 +35,11 @@ class Gradients:
         """The gradients that the parameters have now, a new vector (K,); 0 for one without gradient."""
         return flat(map(_dense, self.parameters))
 
-    def are(self, vector: Tensor) -> bool:
+    def equal(self, vector: Tensor) -> bool:
         """Whether the gradients are these numbers (K,)."""
         return holds(vector, map(_dense, self.parameters))
 
-    def are_zero(self) -> bool:
+    def all_zero(self) -> bool:
         """Whether no parameter has a gradient other than 0."""
         return not any(map(_not_zero, self.parameters))
 
@@ -48,9 +48,9 @@ class Gradients:
         grads = [parameter.grad for parameter in self.parameters]
         return [(None, 0) if grad is None else (ref(grad), self._version(grad)) for grad in grads]
 
-    def are_at(self, before: Versions | None) -> bool:
+    def unchanged(self, before: Versions | None) -> bool:
         """Whether no gradient has been written to, created or removed since `versions` was ``before``."""
-        return before is not None and all(map(self._is_at, self.parameters, before))
+        return before is not None and all(map(self._unchanged, self.parameters, before))
 
     def places(self) -> list[tuple[int, int]]:
         """Where the parameters are and how often each was written to."""
@@ -80,7 +80,7 @@ class Gradients:
         """As `lca_torch._optimizers.updates_without`."""
         return updates_without(optimizer, self.parameters, gradients, weights)
 
-    def _is_at(self, parameter: nn.Parameter, before: tuple[Any, int]) -> bool:
+    def _unchanged(self, parameter: nn.Parameter, before: tuple[Any, int]) -> bool:
         grad, (was, version) = parameter.grad, before
         return grad is None if was is None else was() is grad is not None and self._version(grad) == version
 

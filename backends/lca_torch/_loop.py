@@ -93,9 +93,9 @@ class Loop(LoopContext):
         if not self._requested():
             return
         self._grads.pass_begins()
-        if self._grads.are_at(self._seen):
+        if self._grads.unchanged(self._seen):
             return
-        if self._grads.are_zero():  # the first pass of an update, or gradients zeroed
+        if self._grads.all_zero():  # the first pass of an update, or gradients zeroed
             self._marks, self._batches = [], self._batches[-1:]
             self._marked = self._changed = False
         else:
@@ -122,7 +122,7 @@ class Loop(LoopContext):
         self._before, self._marked = self._grads.versions(), False
 
     def _end_micro_batch(self) -> None:
-        if self._weight is not None and not self._marked and self._grads.are_at(self._before):
+        if self._weight is not None and not self._marked and self._grads.unchanged(self._before):
             self._batches = self._batches[:-1]  # the loop took no gradient from this batch
         super()._end_micro_batch()
 
@@ -159,7 +159,7 @@ class Loop(LoopContext):
         """As the optimizer sees it; the sum over the backward passes itself if nothing has changed since."""
         self._check_passes()
         scale, total = getattr(self._optimizer, "grad_scale", None), self._total
-        if total is not None and self._grads.are(total) and scale is None:
+        if total is not None and self._grads.equal(total) and scale is None:
             return total
         found = self._grads.read()
         return found if scale is None else found.div_(scale)  # a fused optimizer unscales by itself

@@ -56,7 +56,7 @@ class ShardedGradients(Gradients):
     def read(self) -> ShardVector:
         return ShardVector(flat(self._held()), self._shards)
 
-    def are(self, vector: Tensor) -> bool:
+    def equal(self, vector: Tensor) -> bool:
         """As of `Gradients`, on all ranks.
 
         Raises
@@ -79,7 +79,7 @@ class ShardedGradients(Gradients):
                 )
         return all(same for same, _ in told)
 
-    def are_zero(self) -> bool:
+    def all_zero(self) -> bool:
         grads = [parameter.grad for parameter in self.parameters]
         with detached():
             return not any(grad is not None and bool(local_part(grad).any()) for grad in grads)
@@ -92,7 +92,7 @@ class ShardedGradients(Gradients):
         self._before = self.versions()
 
     def require_added(self, reached: Collection[int]) -> None:
-        if any(self._is_at(self.parameters[which], self._before[which]) for which in reached):
+        if any(self._unchanged(self.parameters[which], self._before[which]) for which in reached):
             raise LCAError(
                 "the gradient of a micro-batch was not reduced over the ranks, because of "
                 "set_requires_gradient_sync(False) or no_sync(), so that no rank has its shards in .grad; "
@@ -134,6 +134,7 @@ class ShardedGradients(Gradients):
         grads = [parameter.grad for parameter in self.parameters]
         pairs = list(zip(grads, self.parameters, strict=True))
         if any(holds_summands(grad, own) for grad, own in pairs):
+            self._require_in_order()
             # An error of another rank is raised here: it would take no part in the sum.
             self._shards.ranks.gather("a sum of gradients", None)
         with detached():
@@ -143,6 +144,22 @@ class ShardedGradients(Gradients):
                 else local_part(grad, own).to_dense().to(own.dtype)
                 for grad, own in pairs
             ]
+
+    def _require_in_order(self) -> None:
+        """Raise `LCAError` if ranks hold summands of the gradient of a parameter that is divided.
+
+        Parameters that every rank holds whole are in the same order on all ranks, so that summands of their
+        gradients can be added one after another.
+        """
+        for name, own in zip(self._shards.names, self.parameters, strict=True):
+            whole = all(placement.is_replicate() for placement in getattr(own, "placements", ()))
+            if not whole and holds_summands(own.grad, own):
+                placements: Any = own.grad, own
+                grad, parameter = (each.placements for each in placements)
+                raise LCAError(
+                    f"the gradient of {name!r} is divided as {grad}, and the parameter as {parameter}, which "
+                    f"is not followed; leave it as the backward pass divides it, {_ELSE}"
+                )
 
     def _version(self, tensor: Tensor) -> int:
         with detached():

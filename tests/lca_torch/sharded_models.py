@@ -253,6 +253,59 @@ def tensor_parallel_cross_fitted():
     return cross_fitted(by_columns_and_rows)
 
 
+class Normed(nn.Module):
+    """A norm between layers, over which tensor parallelism divides the rows (of a sequence, mostly)."""
+
+    def __init__(self):
+        super().__init__()
+        torch.manual_seed(2)
+        self.first, self.second = nn.Linear(6, 6), nn.Linear(6, 6)
+        self.norm, self.last = nn.LayerNorm(6), nn.Linear(6, 3)
+
+    def forward(self, x):
+        return self.last(self.norm(self.second(torch.tanh(self.first(x)))))
+
+
+def by_rows(model):
+    """Each rank has a part of the rows at the norm, and so a summand of its gradient."""
+    from torch.distributed.tensor import (  # noqa: PLC0415
+        Replicate,
+        Shard,
+        parallel,  # noqa: PLC0415
+    )
+
+    plan = {
+        "first": parallel.ColwiseParallel(),
+        "second": parallel.RowwiseParallel(output_layouts=Shard(0)),
+        "norm": parallel.SequenceParallel(sequence_dim=0),
+        "last": parallel.ColwiseParallel(input_layouts=Shard(0), output_layouts=Replicate()),
+    }
+    mesh = torch.distributed.init_device_mesh("cpu", (world()[0],))
+    return parallel.parallelize_module(model, mesh, plan)
+
+
+def normed(spread):
+    """Allocations from two micro-batches of six rows, with momentum, whose state is in summands, too."""
+    model = spread(Normed().double())
+    objective = Objective(model, cross_entropy, (DATA[0][:12], Y[:12]), batch_size=6)
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1, momentum=0.5)
+    with Tracker(model, optimizer, objective, CrossFit(2), views=Values, on_error="raise") as tracker:
+        for _ in range(STEPS):
+            optimizer.zero_grad()
+            for piece in tracker.batches(torch.arange(12).chunk(2)):
+                (cross_entropy(model(DATA[0][piece]), Y[piece]) / 2).backward()
+            optimizer.step()
+    return {"values": np.array(tracker.views["train"].rows)}
+
+
+def one_process_normed():
+    return normed(whole)
+
+
+def tensor_parallel_normed():
+    return normed(by_rows)
+
+
 def at(objective):
     """Loss and gradient at the parameters of the model, and sums of the gradient."""
     theta = objective.theta()
@@ -388,7 +441,7 @@ def training_goes_on():
     return {"theta": theta, "plain": after(None)[0], "text": np.array(text)}
 
 
-def micro_batches(spread, *, by_ranks=False, reduced=True, other=0):
+def micro_batches(spread, *, by_ranks=False, reduced=True, other=0, gathered=False):
     """An update from two micro-batches, by `CrossFit`."""
     model, objective = measured(spread)
     optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
@@ -400,6 +453,9 @@ def micro_batches(spread, *, by_ranks=False, reduced=True, other=0):
             if not reduced:
                 model.set_requires_gradient_sync(i == 1)
             cross_entropy(model(DATA[0][piece]), Y[piece]).backward()
+        if gathered:
+            whole_one = [torch.distributed.tensor.Replicate()]
+            model[3].weight.grad = model[3].weight.grad.redistribute(placements=whole_one)
         optimizer.step()
 
 
@@ -423,6 +479,7 @@ def refusals():
         "of a copy": lambda: Tracker(model, optimizer, objective_of(network()), CrossFit(2)),
         "ranks": lambda: micro_batches(layer_by_layer, by_ranks=True),
         "not reduced": lambda: micro_batches(layer_by_layer, reduced=False),
+        "gathered": lambda: micro_batches(by_columns_and_rows, gathered=True),
         "other data": lambda: micro_batches(by_columns_and_rows, other=world()[1]),
     }
     return {name: np.array(said(call)) for name, call in calls.items()}
@@ -432,6 +489,7 @@ CASES = {
     one_process: cases(fsdp, tensor_parallel, tensor_parallel_on_a_copy, at_night=[fsdp_on_a_copy]),
     one_process_sampled: cases(at_night=[fsdp_sampled]),
     one_process_points: [fsdp_points],
+    one_process_normed: cases(at_night=[tensor_parallel_normed]),
     one_process_cross_fitted: [fsdp_cross_fitted, tensor_parallel_cross_fitted],
 }
 """What several ranks find, by what one process must find as well."""

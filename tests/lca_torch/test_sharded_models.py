@@ -81,6 +81,7 @@ def test_training_goes_on_when_a_rank_fails_in_the_middle_of_an_evaluation(found
         ("of a copy", "make the objective from the sharded model itself"),
         ("ranks", "the batches of the ranks are no micro-batches of a sharded model; accumulate"),
         ("not reduced", "let FSDP2 reduce the gradients of every backward pass"),
+        ("gathered", "divided as (Replicate(),), and the parameter as (Shard(dim=0),), which is not"),
         ("other data", "the gradient of '0.weight', which every rank holds whole, differs between"),
     ],
 )
