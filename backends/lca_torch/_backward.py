@@ -1,10 +1,11 @@
 """`BackwardPasses`: when backward passes begin and end to add to the gradients of parameters."""
 
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor
 from torch.autograd import Variable
 from torch.autograd.graph import get_gradient_edge
 
@@ -20,29 +21,39 @@ class BackwardPasses:
 
     Parameters
     ----------
-    parameters
-        Those whose gradients count.
+    leaves
+        Returns the leaves of the graph whose gradients count.
     begins, ended
         The listeners.
+
+    Attributes
+    ----------
+    reached
+        Which of the leaves the last pass, or the current one, has computed a gradient of.
     """
 
     def __init__(
-        self, parameters: Sequence[nn.Parameter], begins: Callable[[], None], ended: Callable[[], None]
+        self, leaves: Callable[[], Sequence[Tensor]], begins: Callable[[], None], ended: Callable[[], None]
     ) -> None:
-        self._parameters = parameters
+        self._leaves = leaves
         self._begins, self._ended = begins, ended
+        self.reached: set[int] = set()
         self._hooks: list[Any] = []
-        self._nodes: list[Any] = []  # parameters do not keep them alive
+        self._nodes: list[Any] = []  # leaves do not keep them alive
         self._trained: list[bool] = []
         self._pass = -1
         self._error: Exception | None = None
 
     def listen(self) -> None:
         """Begin to listen."""
-        self._trained = [parameter.requires_grad for parameter in self._parameters]
-        trained = [parameter for parameter in self._parameters if parameter.requires_grad]
-        self._nodes = [get_gradient_edge(parameter).node for parameter in trained]
-        self._hooks = [node.register_prehook(self._accumulates) for node in self._nodes]
+        leaves = self._leaves()
+        self._trained = [leaf.requires_grad for leaf in leaves]
+        trained = [which for which, trains in enumerate(self._trained) if trains]
+        self._nodes = [get_gradient_edge(leaves[which]).node for which in trained]
+        self._hooks = [
+            node.register_prehook(partial(self._accumulates, which))
+            for which, node in zip(trained, self._nodes, strict=True)
+        ]
 
     def stop(self) -> None:
         """Listen no longer."""
@@ -51,8 +62,8 @@ class BackwardPasses:
         self._hooks, self._nodes, self._trained = [], [], []
 
     def refresh(self) -> None:
-        """Listen to the parameters that are trained now, if that has changed."""
-        if self._trained and self._trained != [parameter.requires_grad for parameter in self._parameters]:
+        """Listen to the leaves that are trained now, if that has changed."""
+        if self._trained and self._trained != [leaf.requires_grad for leaf in self._leaves()]:
             self.stop()
             self.listen()
 
@@ -62,11 +73,12 @@ class BackwardPasses:
         if error is not None:
             raise error
 
-    def _accumulates(self, grads: Any) -> None:
+    def _accumulates(self, which: int, grads: Any) -> None:
         current = torch._C._current_graph_task_id()
         if current == self._pass:
+            self.reached.add(which)
             return
-        self._pass = current
+        self._pass, self.reached = current, {which}
         self._guard(self._begins)
         queue = Variable._execution_engine.queue_callback
         # Queued anew at the end, so that it follows the callbacks of DistributedDataParallel.

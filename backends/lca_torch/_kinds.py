@@ -1,6 +1,7 @@
 """Kinds of parameters that cannot be measured, each with what to do instead."""
 
 from collections.abc import Mapping
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -20,10 +21,21 @@ def is_sharded(parameter: Tensor) -> bool:
     return hasattr(parameter, "full_tensor")
 
 
-def local_part(tensor: Tensor) -> Tensor:
-    """The part of a tensor that this rank holds: all of it, unless it is a `DTensor`."""
-    local: Tensor = tensor.to_local() if is_sharded(tensor) else tensor  # type: ignore[attr-defined]
-    return local
+def local_part(tensor: Any, like: Any = None) -> Tensor:
+    """The part of a tensor that this rank holds: all of it, unless it is a `DTensor`.
+
+    With a parameter ``like``, the same part as of that: where the ranks hold summands of a tensor instead,
+    these are added first, which is a collective operation.
+    """
+    if like is not None and holds_summands(tensor, like):
+        tensor = tensor.redistribute(placements=like.placements)
+    part: Tensor = tensor.to_local() if is_sharded(tensor) else tensor
+    return part
+
+
+def holds_summands(tensor: Any, parameter: Any) -> bool:
+    """Whether a `DTensor`, such as the gradient of a parameter, is divided otherwise than the parameter."""
+    return is_sharded(tensor) and tuple(tensor.placements) != tuple(parameter.placements)
 
 
 def refuse_kinds(parameters: Mapping[str, Tensor], *, sharded: bool = False) -> None:

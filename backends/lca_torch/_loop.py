@@ -3,19 +3,17 @@
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from itertools import chain, pairwise
 from typing import Any
-from weakref import ref
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from lca.arrays import array_ops
 from lca.errors import DataError, LCAError
 from lca.frameworks import PyTree, Rows, examples_in, joined
 from lca.tracking._context import GRADIENT_FIELDS, LoopContext
 from lca_torch._backward import BackwardPasses
-from lca_torch._live import flat, holds
-from lca_torch._optimizers import update_slope, updates_without
+from lca_torch._gradients import Gradients, Versions
 from lca_torch._ranks import Ranks
 from lca_torch._updates import calling
 
@@ -29,19 +27,19 @@ class Loop(LoopContext):
 
     Parameters
     ----------
-    parameters
-        The measured parameters in the order of θ.
+    gradients
+        Of the measured parameters.
     requested
         As in `LoopContext`.
     """
 
-    def __init__(self, parameters: Sequence[nn.Parameter], requested: Callable[[], Collection[str]]) -> None:
+    def __init__(self, gradients: Gradients, requested: Callable[[], Collection[str]]) -> None:
         super().__init__(requested)
-        self._parameters = parameters
-        self._passes = BackwardPasses(parameters, self._pass_begins, self._pass_ended)
+        self._grads = gradients
+        self._passes = BackwardPasses(gradients.leaves, self._pass_begins, self._pass_ended)
         self._optimizer: Any = None
-        self._before: list[tuple[Any, int]] = []  # the gradients when the micro-batch began
-        self._seen: list[tuple[Any, int]] | None = None  # and when the last backward pass ended
+        self._before: Versions = []  # the gradients when the micro-batch began
+        self._seen: Versions | None = None  # and when the last backward pass ended
         self._total: Tensor | None = None  # their sum then
         self._taken: list[tuple[int, int]] | None = None  # where the parameters were then
         self._start: list[tuple[int, int]] | None = None  # and when the update began
@@ -65,19 +63,15 @@ class Loop(LoopContext):
         self.clear()
         if self._ranks is not None:
             self._ranks.remove()
-        self._ranks = Ranks(self._parameters, group)
+        self._ranks = self._grads.of_ranks(group)
 
     def update_begins(self) -> None:
         """An update begins at these parameters."""
-        self._start = self._at() if self._requested() else None
+        self._start = self._grads.places() if self._requested() else None
 
     def updated_by(self, optimizer: torch.optim.Optimizer) -> None:
         """The update is made by this optimizer."""
         self._optimizer = optimizer
-
-    def _at(self) -> list[tuple[int, int]]:
-        """Where the parameters are and how often each was written to."""
-        return [(parameter.data_ptr(), parameter._version) for parameter in self._parameters]
 
     def supply(self, fields: Collection[str]) -> Mapping[str, Any]:
         self._end_micro_batch()
@@ -96,9 +90,12 @@ class Loop(LoopContext):
 
     def _pass_begins(self) -> None:
         """A backward pass is about to add to the gradients; were they left as the last one left them?"""
-        if not self._requested() or _same(self._parameters, self._seen):
+        if not self._requested():
             return
-        if not any(map(_not_zero, self._parameters)):  # the first pass of an update, or gradients zeroed
+        self._grads.pass_begins()
+        if self._grads.unchanged(self._seen):
+            return
+        if self._grads.all_zero():  # the first pass of an update, or gradients zeroed
             self._marks, self._batches = [], self._batches[-1:]
             self._marked = self._changed = False
         else:
@@ -108,12 +105,13 @@ class Loop(LoopContext):
         fields = self._requested()
         if not fields:
             return
-        self._seen = _versions(self._parameters)
-        self._taken = self._at()
+        self._seen = self._grads.versions()
+        self._taken = self._grads.places()
         if not GRADIENT_FIELDS.isdisjoint(fields):
-            self._total = flat_gradient(self._parameters)
+            self._total = self._grads.read()
         if "micro_batches" in fields and self._ranks is None and self._weight is not None:
             assert self._total is not None
+            self._grads.require_added(self._passes.reached)
             if self._marked:  # several passes for one micro-batch
                 self._marks.pop()
             self._marks.append((self._weight, self._total))
@@ -121,10 +119,10 @@ class Loop(LoopContext):
 
     def _begin_micro_batch(self, weight: float) -> None:
         super()._begin_micro_batch(weight)
-        self._before, self._marked = _versions(self._parameters), False
+        self._before, self._marked = self._grads.versions(), False
 
     def _end_micro_batch(self) -> None:
-        if self._weight is not None and not self._marked and _same(self._parameters, self._before):
+        if self._weight is not None and not self._marked and self._grads.unchanged(self._before):
             self._batches = self._batches[:-1]  # the loop took no gradient from this batch
         super()._end_micro_batch()
 
@@ -160,10 +158,10 @@ class Loop(LoopContext):
     def _gradient(self) -> Tensor:
         """As the optimizer sees it; the sum over the backward passes itself if nothing has changed since."""
         self._check_passes()
-        scale = getattr(self._optimizer, "grad_scale", None)
-        if scale is None and self._total is not None and holds(self._total, map(_dense, self._parameters)):
-            return self._total
-        found = flat_gradient(self._parameters)
+        scale, total = getattr(self._optimizer, "grad_scale", None), self._total
+        if total is not None and self._grads.equal(total) and scale is None:
+            return total
+        found = self._grads.read()
         return found if scale is None else found.div_(scale)  # a fused optimizer unscales by itself
 
     def _check_passes(self) -> None:
@@ -201,49 +199,21 @@ class Loop(LoopContext):
             )
         return self._total, chain(sums[:1], (after - before for before, after in pairwise(sums)))
 
+    def _know_weights(self) -> bool:
+        weights, known = self._grads.agreed([weight for weight, _ in self._marks], super()._know_weights())
+        self._marks = [(weight, mark) for weight, (_, mark) in zip(weights, self._marks, strict=True)]
+        return known
+
     def _loss_scale(self) -> float:
         scaler = calling(torch.amp.GradScaler)
         return 1.0 if scaler is None else float(scaler.get_scale())
 
     def _update_slope(self, gradient: Tensor, factor: float) -> Tensor | float:
-        slope = update_slope(self._optimizer, self._parameters, gradient)
+        slope = self._grads.update_slope(self._optimizer, gradient)
         return slope if factor == 1.0 else slope * factor
 
     def _updates_without(self, gradients: Sequence[Tensor], weights: Sequence[float]) -> list[Tensor]:
-        return updates_without(self._optimizer, self._parameters, gradients, weights)
+        return self._grads.updates_without(self._optimizer, gradients, weights)
 
 
 _ELSE = "or use an estimator that requires no gradient of training (lca.estimators.SampledPathIntegral)."
-
-
-def flat_gradient(parameters: Iterable[nn.Parameter]) -> Tensor:
-    """The gradients that the parameters have now, a new vector (K,); 0 for a parameter without gradient."""
-    return flat(map(_dense, parameters))
-
-
-def _dense(parameter: nn.Parameter) -> Tensor:
-    """The gradient of a parameter in its dtype; 0 if it has no gradient."""
-    grad = parameter.grad
-    if grad is None:
-        return torch.zeros_like(parameter)
-    dense = grad.to_dense() if grad.is_sparse else grad
-    return dense if dense.dtype is parameter.dtype else dense.to(parameter.dtype)
-
-
-def _versions(parameters: Iterable[nn.Parameter]) -> list[tuple[Any, int]]:
-    """Which tensors the gradients are and how often each was written to; keeps none of them alive."""
-    grads = [parameter.grad for parameter in parameters]
-    return [(None, 0) if grad is None else (ref(grad), grad._version) for grad in grads]
-
-
-def _same(parameters: Iterable[nn.Parameter], before: Sequence[tuple[Any, int]] | None) -> bool:
-    """Whether no gradient has been written to, created or removed since `_versions` returned ``before``."""
-    return before is not None and all(
-        grad is None if was is None else was() is grad is not None and grad._version == version
-        for grad, (was, version) in zip((p.grad for p in parameters), before, strict=True)
-    )
-
-
-def _not_zero(parameter: nn.Parameter) -> bool:
-    grad = parameter.grad
-    return grad is not None and bool((grad.to_dense() if grad.is_sparse else grad).any())

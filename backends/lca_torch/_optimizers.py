@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from lca._micro_batches import mean_without
 from lca.errors import LCAError
+from lca_torch._kinds import local_part
 from lca_torch._live import detached, flat
 
 Group: TypeAlias = Mapping[str, Any]
@@ -35,7 +36,8 @@ def updates_without(
     """Δ^{(−m)} (K,) for each micro-batch m, as `lca.reference.leave_one_out`.
 
     A parameter that the optimizer does not own, or that has no gradient, does not move. Learning rates and
-    other options are the current ones of the parameter's group.
+    other options are the current ones of the parameter's group. If parameters are sharded, the vectors hold
+    the shards of this rank.
 
     Parameters
     ----------
@@ -62,18 +64,19 @@ def updates_without(
     check_known(optimizer)
     found: list[list[Tensor | None]] = [[None] * len(parameters) for _ in gradients]
     with detached():
+        held = list(map(local_part, parameters))
+        sizes = [own.numel() for own in held]
         means = [mean_without(m, gradients, weights) for m in range(len(gradients))]
         lasts = [*[False] * (len(means) - 1), True]
         for members, alike in _alike(optimizer, parameters):
             update = _KNOWN[type(optimizer)].update(alike)
             if len(members) == len(parameters):
                 return list(map(update, means, lasts))
-            sizes = [parameter.numel() for parameter in parameters]
             for into, mean, last in zip(found, means, lasts, strict=True):
                 moved = update(torch.cat([mean.split(sizes)[i] for i in members]), last)
                 for i, piece in zip(members, moved.split([sizes[i] for i in members]), strict=True):  # type: ignore[no-untyped-call]
                     into[i] = piece
-        return [_joined(row, parameters) for row in found]
+        return [_joined(row, held) for row in found]
 
 
 def update_slope(
@@ -103,9 +106,11 @@ def update_slope(
     -0.5
     """
     check_known(optimizer)
-    known, sizes = _KNOWN[type(optimizer)], [parameter.numel() for parameter in parameters]
-    found: list[Tensor | float] = [0.0] * len(sizes)
+    known = _KNOWN[type(optimizer)]
+    found: list[Tensor | float] = [0.0] * len(parameters)
     with detached():
+        held = list(map(local_part, parameters))
+        sizes = [own.numel() for own in held]
         for members, alike in _alike(optimizer, parameters):
             whole = len(members) == len(sizes)
             mine = gradient if whole else torch.cat([gradient.split(sizes)[i] for i in members])  # type: ignore[no-untyped-call]
@@ -121,8 +126,8 @@ def update_slope(
             return found[0]
         return torch.cat(
             [
-                piece if isinstance(piece, Tensor) else parameter.new_full((parameter.numel(),), piece)
-                for piece, parameter in zip(found, parameters, strict=True)
+                piece if isinstance(piece, Tensor) else own.new_full((own.numel(),), piece)
+                for piece, own in zip(found, held, strict=True)
             ]
         )
 
@@ -169,8 +174,13 @@ class _Alike:
 
     def state(self, name: str) -> Tensor | None:
         """A new vector with this state of all parameters; ``None`` before their first update."""
-        found = [state[name] for state in self.states if state.get(name) is not None]
+        pairs = zip(self.states, self.parameters, strict=True)
+        found = [local_part(own[name], like) for own, like in pairs if own.get(name) is not None]
         return flat(found) if len(found) == len(self.states) else None
+
+    def theta(self) -> Tensor:
+        """A new vector with the numbers of all parameters."""
+        return flat(map(local_part, self.parameters))
 
     def scaled_state(self, name: str, factor: float) -> Tensor | float:
         state = self.state(name)
@@ -182,7 +192,7 @@ class _Alike:
         if not decay and not self.group["maximize"]:
             return lambda gradient: gradient
         sign = self.sign
-        pull = flat(self.parameters).mul_(decay) if decay else 0.0
+        pull = self.theta().mul_(decay) if decay else 0.0
         return lambda gradient: pull + sign * gradient
 
     def has_state(self, name: str) -> bool:
@@ -253,7 +263,7 @@ def _adam(alike: _Alike) -> Update:
         alike.loss_gradient(),
     )
     decay = lr * alike.number("weight_decay") if alike.decoupled else 0.0
-    drift = flat(alike.parameters).mul_(-decay) if decay else None
+    drift = alike.theta().mul_(-decay) if decay else None
 
     def update(gradient: Tensor, last: bool) -> Tensor:
         gradient = gradient_of(gradient)
@@ -346,10 +356,10 @@ def _count(state: Mapping[str, Any]) -> int:
     return int(state["step"] if "step" in state else state.get("momentum_buffer") is not None)
 
 
-def _joined(pieces: Sequence[Tensor | None], parameters: Sequence[nn.Parameter]) -> Tensor:
+def _joined(pieces: Sequence[Tensor | None], held: Sequence[Tensor]) -> Tensor:
     return torch.cat(
         [
-            parameter.new_zeros(parameter.numel()) if piece is None else piece
-            for piece, parameter in zip(pieces, parameters, strict=True)
+            own.new_zeros(own.numel()) if piece is None else piece
+            for piece, own in zip(pieces, held, strict=True)
         ]
     )

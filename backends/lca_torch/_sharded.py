@@ -75,12 +75,25 @@ class WholeCopy:
 
 
 def require_training_alone(required: Sequence[str]) -> None:
-    """Raise `LCAError` if an estimator requires gradients or batches of the training of a sharded model."""
+    """Raise `LCAError` if an estimator requires gradients or batches of training, with an unsharded copy."""
     if required:
         raise LCAError(
             f"the estimator requires {', '.join(required)} of training, and the gradients of a sharded model "
-            "are spread over the ranks; use lca.Adaptive, lca.PathIntegral or "
-            "lca.estimators.SampledPathIntegral (with refresh= for samplings other than 'uniform')."
+            "are spread over the ranks; make the objective from the sharded model itself, or use "
+            "lca.Adaptive, lca.PathIntegral or lca.estimators.SampledPathIntegral (with refresh= for "
+            "samplings other than 'uniform')."
+        )
+
+
+def require_gradients_alone(required: Sequence[str]) -> None:
+    """Raise `LCAError` if an estimator requires more of training on shards than its gradients."""
+    others = [field for field in required if field.removeprefix("next_") in ("batch", "halves", "scores")]
+    if others:
+        raise LCAError(
+            f"the estimator requires {', '.join(others)} of training, and the loss of a sharded model is not "
+            "measured on batches of training; use lca.estimators.CrossFit with the micro-batches of the "
+            "loop, lca.Adaptive, lca.PathIntegral or lca.estimators.SampledPathIntegral with "
+            "sampling='uniform'."
         )
 
 

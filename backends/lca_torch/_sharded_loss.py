@@ -253,6 +253,23 @@ def _require_unwritten(model: nn.Module) -> None:
             )
 
 
+def shards_of(losses: Sequence[Any]) -> Shards | None:
+    """The shards that the losses of a run are measured on; ``None`` if they are those of an unsharded copy.
+
+    Raises
+    ------
+    LCAError
+        If some are of the one and some of the other.
+    """
+    sharded = [loss for loss in losses if isinstance(loss, ShardedLoss)]
+    if 0 < len(sharded) < len(losses):
+        raise LCAError(
+            "some of the losses are of the sharded model, and others of an unsharded copy; make all of "
+            "them from one of the two."
+        )
+    return sharded[0].shards if sharded else None
+
+
 class LiveShards:
     """`lca.tracking.LiveTheta` of sharded parameters: the shards of this rank.
 
@@ -266,22 +283,6 @@ class LiveShards:
 
     def __init__(self, parameters: Sequence[nn.Parameter], shards: Shards) -> None:
         self._parameters, self._shards = parameters, shards
-
-    @classmethod
-    def of(cls, losses: Sequence[Any], parameters: Sequence[nn.Parameter]) -> "LiveShards":
-        """That of the losses of a run.
-
-        Raises
-        ------
-        LCAError
-            If not all of them are of the sharded model.
-        """
-        if not all(isinstance(loss, ShardedLoss) for loss in losses):
-            raise LCAError(
-                "some of the losses are of the sharded model, and others of an unsharded copy; make all of "
-                "them from one of the two."
-            )
-        return cls(parameters, losses[0].shards)
 
     def copy(self) -> ShardVector:
         return vector_of(self._parameters, self._shards)

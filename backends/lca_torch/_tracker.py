@@ -13,13 +13,16 @@ from lca.tracking import ModelTracker
 from lca.tracking._model import call_text, warn_of_other_optimizer, within
 from lca.tracking._spans import AnyFollower
 from lca_torch._form import VectorForm, one_form
+from lca_torch._gradients import Gradients
 from lca_torch._kinds import is_sharded
 from lca_torch._live import ParameterVector, flat, holds
 from lca_torch._loop import Loop
 from lca_torch._objective import Objective
 from lca_torch._optimizers import check_known, refuse_maximizing
-from lca_torch._sharded import ShardedTheta, WholeCopy, require_training_alone
-from lca_torch._sharded_loss import LiveShards, ShardedLoss
+from lca_torch._shard_vector import Shards
+from lca_torch._sharded import ShardedTheta, WholeCopy, require_gradients_alone, require_training_alone
+from lca_torch._sharded_gradients import ShardedGradients
+from lca_torch._sharded_loss import LiveShards, ShardedLoss, shards_of
 from lca_torch._shared_run import leave, require_same_tracker
 from lca_torch._slots import SMALL
 from lca_torch._updates import Updates, held, stepping
@@ -100,7 +103,8 @@ class Tracker(ModelTracker[Loop]):
         Call it once on every rank, inside the ``with`` block and before the first backward pass. The tracker
         gets the model inside (``model.module``) and ``on_error="raise"``, and every rank measures the same
         steps. All micro-batches have the same weight. At each step the ranks exchange their gradients, which
-        takes as many vectors (K,) as there are ranks.
+        takes as many vectors (K,) as there are ranks. Of a sharded model no rank has a gradient of its own;
+        there, the batches that the loop accumulates are the micro-batches.
 
         Parameters
         ----------
@@ -110,7 +114,8 @@ class Tracker(ModelTracker[Loop]):
         Raises
         ------
         LCAError
-            If `torch.distributed` is not initialised, or ``on_error`` is not ``"raise"``.
+            If `torch.distributed` is not initialised, ``on_error`` is not ``"raise"``, or the model is
+            sharded.
         """
         if not self._session.raises:
             raise LCAError(
@@ -234,21 +239,33 @@ class Tracker(ModelTracker[Loop]):
         ):
             refuse_maximizing(stepping(self._optimizers))
         self._measured = parameters
-        return self._loop(parameters, self._requested)
+        return self._loop(self._gradients_of(parameters), self._requested)
+
+    def _gradients_of(self, parameters: Sequence[nn.Parameter]) -> Gradients:
+        self._shards: Shards | None = None
+        if not any(map(is_sharded, parameters)):
+            return Gradients(parameters)
+        self._shards = shards_of([own._loss for own in self._torch_losses()])
+        if self._shards is None:
+            require_training_alone(self._session.required_fields)
+            return Gradients(parameters)
+        require_gradients_alone(self._session.required_fields)
+        return ShardedGradients(self._model, parameters, self._shards)
+
+    def _torch_losses(self) -> list[Objective]:
+        return [own for own in leaves(self._session.objectives) if isinstance(own, Objective)]
 
     def _live_theta(self, parameters: Sequence[nn.Parameter]) -> "_LiveTheta | ShardedTheta | LiveShards":
         self._wholes: list[WholeCopy] = []
-        measured = [own for own in leaves(self._session.objectives) if isinstance(own, Objective)]
+        measured = self._torch_losses()
         form = one_form({f"number {i}": own._form for i, own in enumerate(measured)})
         form = form or VectorForm.of({"": parameters[0]})
         if not form.is_of(parameters):
             _require_own_fields(self._session.required_fields, form)
         if not any(map(is_sharded, parameters)):
             return _LiveTheta(parameters, form)
-        require_training_alone(self._session.required_fields)
-        losses = [own._loss for own in measured]
-        if any(isinstance(loss, ShardedLoss) for loss in losses):
-            return LiveShards.of(losses, parameters)
+        if self._shards is not None:
+            return LiveShards(parameters, self._shards)
         self._wholes = [WholeCopy(self._model, own.model) for own in measured]
         return ShardedTheta(parameters, form)
 

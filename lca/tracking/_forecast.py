@@ -367,9 +367,9 @@ def _scaled(cost: Cost, factor: float) -> Cost:
 
 
 def _bytes_of(theta: Vector) -> float:
-    """Bytes of a vector (K,) of the kind of θ."""
-    ops = array_ops(theta)
-    return float(len(theta) * np.dtype(ops.to_numpy(theta[:1]).dtype).itemsize)
+    """Bytes of a vector (K,) of the kind of θ, on all processes together."""
+    first = array_ops(theta).take(theta, np.zeros(1, np.int64))
+    return float(len(theta) * np.dtype(first.dtype).itemsize)
 
 
 def _gradients(cost: Cost) -> str:

@@ -69,8 +69,11 @@ def own_work(estimator: Estimator, layout: Layout, theta: Vector, examples: int 
     Returns
     -------
     OwnWork or None
-        The work of a step; ``None`` if the estimator refuses such steps.
+        The work of a step; ``None`` if the estimator refuses such steps, or if each process holds a part of
+        θ: how many steps are timed differs between processes, which must make the same calls.
     """
+    if array_ops(theta).collective:
+        return None
     whole = len(theta)
     if whole > MOST:
         theta, layout = theta[:MOST], Layout(("w",), ((MOST,),))

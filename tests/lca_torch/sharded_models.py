@@ -8,6 +8,7 @@ import inspect
 import os
 import sys
 import warnings
+from functools import cache
 from pathlib import Path
 
 import numpy as np
@@ -18,7 +19,7 @@ from torch.utils.checkpoint import checkpoint as checkpointed
 
 import lca
 from lca.errors import LCAError, LCAWarning
-from lca.estimators import CrossFit, SampledPathIntegral
+from lca.estimators import CrossFit, LaggedCrossFit, NextBatch, SampledPathIntegral
 from lca_torch import Objective, Tracker, _gathering, replay
 from lca_torch._gathering import Gathering
 from tests.lca_torch.networks import Y
@@ -134,13 +135,27 @@ def objective_of(model, **options):
     return Objective(model, cross_entropy, DATA, **{"batch_size": 4, "batch_norm": "frozen", **options})
 
 
+@cache
+def made(spread):
+    """A model that is spread over the ranks in this way, its loss, and the state in which it begins."""
+    model = spread(network()).eval()  # the statistics of a part of the batch would differ from those of all
+    return model, objective_of(model), {name: value.clone() for name, value in model.state_dict().items()}
+
+
+def measured(spread):
+    """A model that is spread over the ranks in this way, and its loss; both are made once."""
+    model, objective, state = made(spread)
+    model.load_state_dict(state)
+    return model, objective
+
+
 def trained(spread, estimator=None, *, parts=1, accumulate=False, copied=False, record=None):
     """Allocations of a training; each of ``parts`` ranks, or teams of ranks, has a part of the batch."""
-    model = spread(network())
-    objective = objective_of(network() if copied else model)
+    model, objective = measured(spread)
+    if copied:
+        objective = objective_of(network())
     optimizer = torch.optim.SGD(model.parameters(), lr=0.2, momentum=0.5)
     part = world()[1] * parts // world()[0]
-    model.eval()  # the statistics of a part of the batch would differ from those of the whole one
     options = {"views": [Values, lca.summary.RunViews.of], "heads": None, "record": record}
     with Tracker(model, optimizer, objective, estimator, on_error="raise", **options) as tracker:
         for step in range(STEPS):
@@ -210,6 +225,139 @@ def hybrid():
     return trained(replicated, parts=world()[0])
 
 
+CROSS_FITTED = {
+    "clipped": (CrossFit(2), lambda p: torch.optim.AdamW(p, lr=0.02)),
+    "error bars": (CrossFit(2, independent=True), lambda p: torch.optim.SGD(p, lr=0.1, momentum=0.5)),
+    "next batch": (NextBatch(lca.RIGHT), lambda p: torch.optim.RMSprop(p, lr=0.01)),
+    "lagged": (LaggedCrossFit(first_examples=6), lambda p: torch.optim.Adam(p, lr=0.02)),
+}
+
+
+def clip(parameters, *, by_hand):
+    """Clip the norm of the gradient; torch does not take the norm of gradients on different meshes."""
+    from torch.distributed.tensor.experimental import implicit_replication  # noqa: PLC0415
+
+    if not by_hand:
+        with implicit_replication():
+            nn.utils.clip_grad_norm_(parameters, 0.2)
+        return
+    grads = [parameter.grad for parameter in parameters]
+    norm = torch.cat([grad.full_tensor().reshape(-1) for grad in grads]).norm()
+    for grad in grads:
+        grad.mul_(min(0.2 / (float(norm) + 1e-6), 1.0))  # as torch does
+
+
+def cross_fitted(spread, *, parts=1):
+    """Allocations from micro-batches, of which each of ``parts`` ranks has a part, of a weight of its own."""
+    (model, objective), found = measured(spread), {}
+    part, weight = world()[1] * parts // world()[0], 1 + torch.arange(17) % 5
+    for name, (estimator, make) in CROSS_FITTED.items():
+        optimizer, replicates = make(model.parameters()), Replicates()
+        options = {"views": [Values, lambda layout, own=replicates: own], "check_every": 2}
+        with Tracker(model, optimizer, objective, estimator, on_error="raise", **options) as tracker:
+            for step in range(5 if name == "lagged" else 3):
+                optimizer.zero_grad(set_to_none=step != 1)
+                batch = torch.arange(step, step + 24) % 17
+                loader = batch[part::parts].chunk(2)
+                for piece in tracker.batches(loader, weight=lambda piece: float(weight[piece].sum())):
+                    losses = cross_entropy(model(DATA[0][piece]), Y[piece], reduction="none")
+                    # FSDP2 takes the mean over the ranks.
+                    (parts * (weight[piece] * losses).sum() / weight[batch].sum()).backward()
+                if name == "clipped":
+                    clip(model.parameters(), by_hand=spread is in_two_ways)
+                optimizer.step()
+        loss = objective.loss(objective.theta())  # checks are differences of such numbers
+        checks = [[w.change, w.total, loss] for w in tracker.checked_windows["train"]]
+        found |= {name: np.array(tracker.views["train"][0].rows), f"checks of {name}": np.array(checks)}
+        if replicates.rows:
+            found[f"replicates of {name}"] = np.array(replicates.rows)
+    return found
+
+
+class Replicates:
+    """A view that stores the vectors whose spread gives error bars."""
+
+    def __init__(self):
+        self.rows = []
+
+    def update(self, allocation):
+        for vectors in allocation.replicates.values():
+            self.rows += [np.asarray(vector) for vector in vectors]
+
+
+def one_process_cross_fitted():
+    return cross_fitted(whole)
+
+
+def fsdp_cross_fitted():
+    return cross_fitted(layer_by_layer, parts=world()[0])
+
+
+def tensor_parallel_cross_fitted():
+    return cross_fitted(by_columns_and_rows)
+
+
+def hybrid_cross_fitted():
+    return cross_fitted(replicated, parts=world()[0])
+
+
+def both_cross_fitted():
+    return cross_fitted(in_two_ways, parts=grid("batches", "layers").shape[0])
+
+
+class Normed(nn.Module):
+    """A norm between layers, over which tensor parallelism divides the rows (of a sequence, mostly)."""
+
+    def __init__(self):
+        super().__init__()
+        torch.manual_seed(2)
+        self.first, self.second = nn.Linear(6, 12), nn.Linear(12, 12)
+        self.norm, self.last = nn.LayerNorm(12), nn.Linear(12, 12)
+
+    def forward(self, x):
+        return self.last(self.norm(self.second(torch.tanh(self.first(x)))))
+
+
+def by_rows(model):
+    """Each rank has a part of the rows at the norm, and so a summand of its gradient."""
+    from torch.distributed.tensor import (  # noqa: PLC0415
+        Replicate,
+        Shard,
+        parallel,  # noqa: PLC0415
+    )
+
+    plan = {
+        "first": parallel.ColwiseParallel(),
+        "second": parallel.RowwiseParallel(output_layouts=Shard(0)),
+        "norm": parallel.SequenceParallel(sequence_dim=0),
+        "last": parallel.ColwiseParallel(input_layouts=Shard(0), output_layouts=Replicate()),
+    }
+    mesh = torch.distributed.init_device_mesh("cpu", (world()[0],))
+    return parallel.parallelize_module(model, mesh, plan)
+
+
+def normed(spread):
+    """Allocations from two micro-batches of twelve rows, with momentum, whose state is in summands, too."""
+    model, rows = spread(Normed().double()), torch.arange(24) % 17
+    objective = Objective(model, cross_entropy, (DATA[0][rows], Y[rows]), batch_size=12)
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1, momentum=0.5)
+    with Tracker(model, optimizer, objective, CrossFit(2), views=Values, on_error="raise") as tracker:
+        for _ in range(STEPS):
+            optimizer.zero_grad()
+            for piece in tracker.batches(rows.chunk(2)):
+                (cross_entropy(model(DATA[0][piece]), Y[piece]) / 2).backward()
+            optimizer.step()
+    return {"values": np.array(tracker.views["train"].rows)}
+
+
+def one_process_normed():
+    return normed(whole)
+
+
+def tensor_parallel_normed():
+    return normed(by_rows)
+
+
 def at(objective):
     """Loss and gradient at the parameters of the model, and sums of the gradient."""
     theta = objective.theta()
@@ -267,7 +415,7 @@ def said(call):
 
 
 def held_at_once():
-    """The most entries of parameters that were gathered at one time, those of θ, and what is refused."""
+    """The most entries of parameters that were gathered at one time, and those of θ."""
     held, gather = [], Gathering.whole
 
     def whole_of(self, leaf, name):
@@ -278,14 +426,11 @@ def held_at_once():
 
     Gathering.whole = whole_of
     try:
-        model = in_two_ways(network())
-        objective = objective_of(model)
+        _, objective = measured(in_two_ways)
         objective.loss_and_grad(objective.theta())
     finally:
         Gathering.whole = gather
-    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
-    text = said(lambda: Tracker(model, optimizer, objective, CrossFit(2)))
-    return {"held": np.array(max(held)), "size": np.array(objective.layout.size), "text": np.array(text)}
+    return {"held": np.array(max(held)), "size": np.array(objective.layout.size)}
 
 
 def checkpoints():
@@ -350,6 +495,24 @@ def training_goes_on():
     return {"theta": theta, "plain": after(None)[0], "text": np.array(text)}
 
 
+def micro_batches(spread, *, by_ranks=False, reduced=True, other=0, gathered=False):
+    """An update from two micro-batches, by `CrossFit`."""
+    model, objective = measured(spread)
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    with Tracker(model, optimizer, objective, CrossFit(2), on_error="raise") as tracker:
+        if by_ranks:
+            tracker.ranks()
+        optimizer.zero_grad()
+        for i, piece in enumerate(tracker.batches(torch.arange(other, other + 8).chunk(2))):
+            if not reduced:
+                model.set_requires_gradient_sync(i == 1)
+            cross_entropy(model(DATA[0][piece]), Y[piece]).backward()
+        if gathered:
+            whole_one = [torch.distributed.tensor.Replicate()]
+            model[3].weight.grad = model[3].weight.grad.redistribute(placements=whole_one)
+        optimizer.step()
+
+
 def refusals():
     """What is said where a sharded model cannot be measured as it was asked."""
     model = layer_by_layer(network())
@@ -362,6 +525,8 @@ def refusals():
     with torch.no_grad():
         apart[5].bias.to_local().add_(world()[1])
 
+    known, objective = measured(layer_by_layer)
+    batches = known, torch.optim.SGD(known.parameters(), lr=0.1), objective
     calls = {
         "drifted": lambda: drifted.loss(drifted.theta()),
         "alone": lambda: objective_of(model, process_group=None),
@@ -369,6 +534,12 @@ def refusals():
         "recurrent": lambda: objective_of(layer_by_layer(recurrent)),
         "compile": lambda: objective_of(model, compile=True),
         "turning": lambda: at(objective_of(layer_by_layer(Turning().double()))),
+        "of a batch": lambda: Tracker(*batches, NextBatch()),
+        "of a copy": lambda: Tracker(model, optimizer, objective_of(network()), CrossFit(2)),
+        "ranks": lambda: micro_batches(layer_by_layer, by_ranks=True),
+        "not reduced": lambda: micro_batches(layer_by_layer, reduced=False),
+        "gathered": lambda: micro_batches(by_columns_and_rows, gathered=True),
+        "other data": lambda: micro_batches(by_columns_and_rows, other=world()[1]),
     }
     return {name: np.array(said(call)) for name, call in calls.items()}
 
@@ -379,10 +550,16 @@ CASES = {
     ),
     one_process_sampled: cases(at_night=[fsdp_sampled, both_sampled]),
     one_process_points: [fsdp_points],
+    one_process_normed: cases(at_night=[tensor_parallel_normed]),
+    one_process_cross_fitted: cases(
+        both_cross_fitted,
+        fsdp_cross_fitted,
+        at_night=[tensor_parallel_cross_fitted, hybrid_cross_fitted],
+    ),
 }
 """What several ranks find, by what one process must find as well."""
 
 
 if __name__ == "__main__":
     every = [case for own in CASES.values() for case in own]
-    run([*every, held_at_once, checkpoints, training_goes_on, refusals], sys.argv[1])
+    run([held_at_once, *every, checkpoints, training_goes_on, refusals], sys.argv[1])

@@ -7,10 +7,13 @@ import numpy as np
 import pytest
 import torch
 
+import lca
 from lca.errors import LCAError
 from lca.layout import Layout
 from lca.testing._array_checks import LAYOUT, ArraySubject, Values
 from lca.testing._array_edges import ALL_ARRAY_CHECKS
+from lca.tracking._forecast import _bytes_of
+from lca.tracking._own_work import own_work
 from lca_torch._shard_vector import Block, ShardOps, Shards, ShardVector
 
 ALONE = SimpleNamespace(
@@ -58,6 +61,13 @@ def test_the_other_laws_exist():
 @pytest.mark.parametrize("check", KEPT, ids=lambda check: check.name)
 def test_laws(check):
     check.law(KIND, VALUES)
+
+
+def test_a_forecast_knows_the_memory_of_shards_and_does_not_time_them():
+    """Ranks that time work on vectors would make different numbers of calls."""
+    vector = sharded(VALUES.numbers)
+    assert _bytes_of(vector) == 4 * LAYOUT.size
+    assert own_work(lca.Adaptive(), LAYOUT, vector, None) is None
 
 
 def test_arithmetic_stays_on_the_rank_and_the_rest_is_refused():

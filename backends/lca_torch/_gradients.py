@@ -1,0 +1,102 @@
+"""`Gradients`: the gradients of training, read from the parameters of a model as vectors (K,)."""
+
+from collections.abc import Collection, Sequence
+from typing import Any, TypeAlias
+from weakref import ref
+
+import torch
+from torch import Tensor, nn
+
+from lca_torch._live import flat, holds
+from lca_torch._optimizers import update_slope, updates_without
+from lca_torch._ranks import Ranks
+
+Versions: TypeAlias = Sequence[tuple[Any, int]]
+"""Which tensors the gradients are and how often each was written to; keeps none of them alive."""
+
+
+class Gradients:
+    """Reads ``.grad``, which is never written, and what the optimizer makes of a gradient.
+
+    Parameters
+    ----------
+    parameters
+        The measured parameters in the order of the vectors.
+    """
+
+    def __init__(self, parameters: Sequence[nn.Parameter]) -> None:
+        self.parameters = parameters
+
+    def leaves(self) -> Sequence[Tensor]:
+        """For each parameter the leaf of the graph whose gradient a backward pass computes."""
+        return self.parameters
+
+    def read(self) -> Tensor:
+        """The gradients that the parameters have now, a new vector (K,); 0 for one without gradient."""
+        return flat(map(_dense, self.parameters))
+
+    def equal(self, vector: Tensor) -> bool:
+        """Whether the gradients are these numbers (K,)."""
+        return holds(vector, map(_dense, self.parameters))
+
+    def all_zero(self) -> bool:
+        """Whether no parameter has a gradient other than 0."""
+        return not any(map(_not_zero, self.parameters))
+
+    def versions(self) -> Versions:
+        """The versions of the gradients now."""
+        grads = [parameter.grad for parameter in self.parameters]
+        return [(None, 0) if grad is None else (ref(grad), self._version(grad)) for grad in grads]
+
+    def unchanged(self, before: Versions | None) -> bool:
+        """Whether no gradient has been written to, created or removed since `versions` was ``before``."""
+        return before is not None and all(map(self._unchanged, self.parameters, before))
+
+    def places(self) -> list[tuple[int, int]]:
+        """Where the parameters are and how often each was written to."""
+        return [(parameter.data_ptr(), parameter._version) for parameter in self.parameters]
+
+    def pass_begins(self) -> None:
+        """A backward pass is about to add to the gradients."""
+
+    def require_added(self, reached: Collection[int]) -> None:
+        """Raise `LCAError` if a pass has not added to ``.grad`` what it took for these parameters."""
+
+    def agreed(self, weights: Sequence[float], known: bool) -> tuple[Sequence[float], bool]:
+        """The weights of the micro-batches of an update, and whether they are known, for all processes."""
+        return weights, known
+
+    def of_ranks(self, group: Any) -> Ranks:
+        """The gradients of the ranks of data-parallel training; see `lca_torch.Tracker.ranks`."""
+        return Ranks(self.parameters, group)
+
+    def update_slope(self, optimizer: torch.optim.Optimizer, gradient: Tensor) -> Tensor | float:
+        """As `lca_torch._optimizers.update_slope`."""
+        return update_slope(optimizer, self.parameters, gradient)
+
+    def updates_without(
+        self, optimizer: torch.optim.Optimizer, gradients: Sequence[Tensor], weights: Sequence[float]
+    ) -> list[Tensor]:
+        """As `lca_torch._optimizers.updates_without`."""
+        return updates_without(optimizer, self.parameters, gradients, weights)
+
+    def _unchanged(self, parameter: nn.Parameter, before: tuple[Any, int]) -> bool:
+        grad, (was, version) = parameter.grad, before
+        return grad is None if was is None else was() is grad is not None and self._version(grad) == version
+
+    def _version(self, tensor: Tensor) -> int:
+        return tensor._version
+
+
+def _dense(parameter: nn.Parameter) -> Tensor:
+    """The gradient of a parameter in its dtype; 0 if it has no gradient."""
+    grad = parameter.grad
+    if grad is None:
+        return torch.zeros_like(parameter)
+    dense = grad.to_dense() if grad.is_sparse else grad
+    return dense if dense.dtype is parameter.dtype else dense.to(parameter.dtype)
+
+
+def _not_zero(parameter: nn.Parameter) -> bool:
+    grad = parameter.grad
+    return grad is not None and bool((grad.to_dense() if grad.is_sparse else grad).any())

@@ -1,0 +1,169 @@
+"""`ShardedGradients`: the gradients of training of a model whose parameters are spread over the ranks."""
+
+from collections.abc import Collection, Sequence
+from typing import Any, NoReturn
+
+import torch
+from torch import Tensor, nn
+
+from lca.errors import LCAError
+from lca_torch._distribution import sharded_modules
+from lca_torch._gradients import Gradients, Versions
+from lca_torch._kinds import holds_summands, is_sharded, local_part
+from lca_torch._live import detached, flat, holds
+from lca_torch._shard_vector import Shards, ShardVector
+from lca_torch._state import checksum
+
+
+class ShardedGradients(Gradients):
+    """Reads the shards of ``.grad`` that this rank holds, as `ShardVector` s.
+
+    FSDP2 puts the gradient of a backward pass there, averaged over the ranks, when the pass ends. The
+    optimizers of which updates are known compute entry by entry, so that a rank finds the updates of its
+    shards by itself.
+
+    Parameters
+    ----------
+    model
+        The model that is trained.
+    parameters
+        The measured parameters in the order of θ.
+    shards
+        Which entries of θ each rank holds.
+    """
+
+    def __init__(self, model: nn.Module, parameters: Sequence[nn.Parameter], shards: Shards) -> None:
+        named = dict(zip(shards.layout.names, parameters, strict=True))
+        super().__init__([named[name] for name in shards.names])
+        self._model, self._shards = model, shards
+        self._leaves: list[Tensor] = []
+        self._before: Versions = []
+
+    def leaves(self) -> Sequence[Tensor]:
+        """The whole parameters that FSDP2 gathers for a forward pass, and gathers here once to find them."""
+        if not self._leaves:
+            self._leaves = list(self.parameters)
+            positions = {id(parameter): i for i, parameter in enumerate(self.parameters)}
+            for module in sharded_modules(self._model):
+                before = list(module.parameters())
+                module.unshard()
+                for own, whole in zip(before, module.parameters(), strict=True):
+                    if whole is not own and id(own) in positions:
+                        self._leaves[positions[id(own)]] = whole
+                module.reshard()
+        return self._leaves
+
+    def read(self) -> ShardVector:
+        return ShardVector(flat(self._held()), self._shards)
+
+    def equal(self, vector: Tensor) -> bool:
+        """As of `Gradients`, on all ranks.
+
+        Raises
+        ------
+        LCAError
+            If the ranks have different gradients of a parameter that each of them holds whole.
+        """
+        assert isinstance(vector, ShardVector)
+        ranks, parts = self._shards.ranks, self._shards.unflatten(vector.local)
+        pairs = zip(parts.items(), self.parameters, strict=True)
+        whole = {name: checksum(part) for (name, part), own in pairs if not is_sharded(own)}
+        mine = holds(vector.local, self._held()), list(whole.values())
+        told = ranks.gather("the gradient of training", mine)
+        for i, name in enumerate(whole):
+            if len({sums[i] for _, sums in told}) > 1:
+                raise LCAError(
+                    f"the gradient of {name!r}, which every rank holds whole, differs between the ranks: "
+                    "FSDP2 does not reduce that of a parameter in ignored_params, and under tensor "
+                    f"parallelism every rank takes the same batch. Shard this parameter, too, {_ELSE}"
+                )
+        return all(same for same, _ in told)
+
+    def all_zero(self) -> bool:
+        grads = [parameter.grad for parameter in self.parameters]
+        with detached():
+            return not any(grad is not None and bool(local_part(grad).any()) for grad in grads)
+
+    def places(self) -> list[tuple[int, int]]:
+        with detached():
+            return [(local_part(own).data_ptr(), self._version(own)) for own in self.parameters]
+
+    def pass_begins(self) -> None:
+        self._before = self.versions()
+
+    def require_added(self, reached: Collection[int]) -> None:
+        if any(self._unchanged(self.parameters[which], self._before[which]) for which in reached):
+            raise LCAError(
+                "the gradient of a micro-batch was not reduced over the ranks, because of "
+                "set_requires_gradient_sync(False) or no_sync(), so that no rank has its shards in .grad; "
+                "let FSDP2 reduce the gradients of every backward pass, which accumulate in .grad all the "
+                f"same, {_ELSE}"
+            )
+
+    def agreed(self, weights: Sequence[float], known: bool) -> tuple[Sequence[float], bool]:
+        """The sum over the ranks of the weights of each micro-batch, of which every rank has a part."""
+        told = self._shards.ranks.gather("the weights of micro-batches", [known, list(weights)])
+        numbers = [len(own) for _, own in told]
+        if len(set(numbers)) > 1:
+            raise LCAError(
+                f"the ranks have taken the gradients of {numbers} micro-batches for one update; pass every "
+                "rank as many, in the same order."
+            )
+        return [sum(own) for own in zip(*(own for _, own in told), strict=True)], all(k for k, _ in told)
+
+    def of_ranks(self, group: Any) -> NoReturn:
+        raise LCAError(
+            "the gradient of a single rank exists only while FSDP2 reduces it, so the batches of the ranks "
+            "are no micro-batches of a sharded model; accumulate the gradients of several batches of "
+            "tracker.batches(loader), or of the pieces of one, tracker.micro_batches(batch, M)."
+        )
+
+    def update_slope(self, optimizer: torch.optim.Optimizer, gradient: Tensor) -> Tensor | float:
+        assert isinstance(gradient, ShardVector)
+        slope = super().update_slope(optimizer, gradient.local)
+        return ShardVector(slope, self._shards) if isinstance(slope, Tensor) else slope
+
+    def updates_without(
+        self, optimizer: torch.optim.Optimizer, gradients: Sequence[Any], weights: Sequence[float]
+    ) -> list[Tensor]:
+        found = super().updates_without(optimizer, [own.local for own in gradients], weights)
+        return [ShardVector(update, self._shards) for update in found]
+
+    def _held(self) -> list[Tensor]:
+        """The gradients of the shards in their dtype; 0 where there is none."""
+        grads = [parameter.grad for parameter in self.parameters]
+        pairs = list(zip(grads, self.parameters, strict=True))
+        if any(holds_summands(grad, own) for grad, own in pairs):
+            self._require_in_order()
+            # An error of another rank is raised here: it would take no part in the sum.
+            self._shards.ranks.gather("a sum of gradients", None)
+        with detached():
+            return [
+                torch.zeros_like(local_part(own))
+                if grad is None
+                else local_part(grad, own).to_dense().to(own.dtype)
+                for grad, own in pairs
+            ]
+
+    def _require_in_order(self) -> None:
+        """Raise `LCAError` if ranks hold summands of the gradient of a parameter that is divided.
+
+        Parameters that every rank holds whole are in the same order on all ranks, so that summands of their
+        gradients can be added one after another.
+        """
+        for name, own in zip(self._shards.names, self.parameters, strict=True):
+            whole = all(placement.is_replicate() for placement in getattr(own, "placements", ()))
+            if not whole and holds_summands(own.grad, own):
+                placements: Any = own.grad, own
+                grad, parameter = (each.placements for each in placements)
+                raise LCAError(
+                    f"the gradient of {name!r} is divided as {grad}, and the parameter as {parameter}, which "
+                    f"is not followed; leave it as the backward pass divides it, {_ELSE}"
+                )
+
+    def _version(self, tensor: Tensor) -> int:
+        with detached():
+            return tensor._version + local_part(tensor)._version  # FSDP2 writes past the `DTensor`
+
+
+_ELSE = "or use an estimator that requires no gradient of training (lca.estimators.SampledPathIntegral)."
