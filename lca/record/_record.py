@@ -40,7 +40,7 @@ from lca.record._schema import SCHEMA_VERSION, Content, Plan, RecordError
 from lca.row import Row, rows_of
 from lca.tolerances import EPS32, summed
 
-BLOCK, LARGEST_USUAL_BLOCK = 64, 1_024
+BLOCK, LARGEST_USUAL_BLOCK = 64, 4_096
 """Rows of a block by default: as many as hold `NUMBERS_OF_A_BLOCK` values, within these limits."""
 NUMBERS_OF_A_BLOCK = 2**22
 """Steps of small models take little time, which writing must not exceed."""
@@ -79,7 +79,7 @@ class Record:
     block
         Number of rows that are collected in memory and written at once; 64 rows are written before the block
         is full if the last writing was 10 s ago. Default: 64 for models of more than 65,536 parameters, up to
-        1,024 for smaller ones, as writing takes about 40 ms.
+        4,096 for smaller ones, as writing takes about 40 ms.
 
     Raises
     ------

@@ -184,7 +184,7 @@ def test_rows_of_a_slow_run_are_written_before_their_block_is_full(tmp_path, mon
     assert open_record(tmp_path / "r").load().equals(whole)
 
 
-@pytest.mark.parametrize(("size", "rows"), [(10, 1024), (9_000, 466), (100_000, 64)])
+@pytest.mark.parametrize(("size", "rows"), [(10, 4096), (9_000, 466), (100_000, 64)])
 def test_the_blocks_of_small_models_are_longer(tmp_path, size, rows):
     layout = Layout(("w",), ((size,),))
     a = replace(allocation(0), values=np.zeros(size))

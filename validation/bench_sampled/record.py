@@ -49,8 +49,8 @@ def seconds(kind: str, steps: int) -> float:
 def main() -> None:
     """Measure and print."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--steps", type=int, default=512)
+    parser.add_argument("--rounds", type=int, default=9)
+    parser.add_argument("--steps", type=int, default=4096, help="a whole number of blocks")
     options = parser.parse_args()
     torch.set_num_threads(1)
     kinds, found = ["plain", "tracked", "recorded"], []
