@@ -13,6 +13,8 @@ from lca_torch._ranks import Ranks
 
 Versions: TypeAlias = Sequence[tuple[Any, int]]
 """Which tensors the gradients are and how often each was written to; keeps none of them alive."""
+ELSE = "or use an estimator that requires no gradient of training (lca.estimators.SampledPathIntegral)."
+"""The end of an error about gradients that cannot be used."""
 
 
 class Gradients:

@@ -13,7 +13,7 @@ from lca.errors import DataError, LCAError
 from lca.frameworks import PyTree, Rows, examples_in, joined
 from lca.tracking._context import GRADIENT_FIELDS, LoopContext
 from lca_torch._backward import BackwardPasses
-from lca_torch._gradients import Gradients, Versions
+from lca_torch._gradients import ELSE, Gradients, Versions
 from lca_torch._ranks import Ranks
 from lca_torch._updates import calling
 
@@ -159,6 +159,7 @@ class Loop(LoopContext):
         """As the optimizer sees it; the sum over the backward passes itself if nothing has changed since."""
         self._check_passes()
         scale, total = getattr(self._optimizer, "grad_scale", None), self._total
+        # Compared first: of a sharded model, all ranks compare, also if only one of them has a scale.
         if total is not None and self._grads.equal(total) and scale is None:
             return total
         found = self._grads.read()
@@ -171,20 +172,20 @@ class Loop(LoopContext):
             raise LCAError(
                 "the gradients were not zero before the first backward pass of this update, or were changed "
                 "(clipped, say) between its backward passes, so they are not the gradient of a loss at one "
-                f"point; call zero_grad() after each update and clip before the update only, {_ELSE}"
+                f"point; call zero_grad() after each update and clip before the update only, {ELSE}"
             )
         if self._total is None:
             raise LCAError(
                 "no backward pass has added to the gradients since the last update: several optimizers "
                 "share one backward pass, or gradients are reused or assigned. The gradient at the start of "
-                f"this update is then unknown; run a backward pass before each update, {_ELSE}"
+                f"this update is then unknown; run a backward pass before each update, {ELSE}"
             )
         if self._taken != self._start:
             raise LCAError(
                 "the parameters were changed between the start of the update and its backward pass, or "
                 "between the pass and the update (optimizers like SAM take the gradient elsewhere, and "
                 "several optimizers may share one). Take the gradient where the update starts, "
-                f"{_ELSE}"
+                f"{ELSE}"
             )
 
     def _gradient_sum(self) -> Tensor | None:
@@ -195,12 +196,14 @@ class Loop(LoopContext):
         if self._total is None or sums[-1] is not self._total:
             raise LCAError(
                 "a backward pass of this update belongs to no micro-batch; loop over tracker.batches(loader) "
-                f"or tracker.micro_batches(batch, n) for all of them, {_ELSE}"
+                f"or tracker.micro_batches(batch, n) for all of them, {ELSE}"
             )
         return self._total, chain(sums[:1], (after - before for before, after in pairwise(sums)))
 
-    def _know_weights(self) -> bool:
-        weights, known = self._grads.agreed([weight for weight, _ in self._marks], super()._know_weights())
+    def _agree_on_weights(self) -> bool:
+        weights, known = self._grads.agreed(
+            [weight for weight, _ in self._marks], super()._agree_on_weights()
+        )
         self._marks = [(weight, mark) for weight, (_, mark) in zip(weights, self._marks, strict=True)]
         return known
 
@@ -214,6 +217,3 @@ class Loop(LoopContext):
 
     def _updates_without(self, gradients: Sequence[Tensor], weights: Sequence[float]) -> list[Tensor]:
         return self._grads.updates_without(self._optimizer, gradients, weights)
-
-
-_ELSE = "or use an estimator that requires no gradient of training (lca.estimators.SampledPathIntegral)."

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from lca.errors import LCAError
 from lca_torch._distribution import sharded_modules
-from lca_torch._gradients import Gradients, Versions
+from lca_torch._gradients import ELSE, Gradients, Versions
 from lca_torch._kinds import holds_summands, is_sharded, local_part
 from lca_torch._live import detached, flat, holds
 from lca_torch._shard_vector import Shards, ShardVector
@@ -75,7 +75,7 @@ class ShardedGradients(Gradients):
                 raise LCAError(
                     f"the gradient of {name!r}, which every rank holds whole, differs between the ranks: "
                     "FSDP2 does not reduce that of a parameter in ignored_params, and under tensor "
-                    f"parallelism every rank takes the same batch. Shard this parameter, too, {_ELSE}"
+                    f"parallelism every rank takes the same batch. Shard this parameter, too, {ELSE}"
                 )
         return all(same for same, _ in told)
 
@@ -97,7 +97,7 @@ class ShardedGradients(Gradients):
                 "the gradient of a micro-batch was not reduced over the ranks, because of "
                 "set_requires_gradient_sync(False) or no_sync(), so that no rank has its shards in .grad; "
                 "let FSDP2 reduce the gradients of every backward pass, which accumulate in .grad all the "
-                f"same, {_ELSE}"
+                f"same, {ELSE}"
             )
 
     def agreed(self, weights: Sequence[float], known: bool) -> tuple[Sequence[float], bool]:
@@ -130,7 +130,7 @@ class ShardedGradients(Gradients):
         return [ShardVector(update, self._shards) for update in found]
 
     def _held(self) -> list[Tensor]:
-        """The gradients of the shards in their dtype; 0 where there is none."""
+        """For each parameter, the gradient of the shard of this rank, in its dtype; zeros if it has none."""
         grads = [parameter.grad for parameter in self.parameters]
         pairs = list(zip(grads, self.parameters, strict=True))
         if any(holds_summands(grad, own) for grad, own in pairs):
@@ -158,12 +158,9 @@ class ShardedGradients(Gradients):
                 grad, parameter = (each.placements for each in placements)
                 raise LCAError(
                     f"the gradient of {name!r} is divided as {grad}, and the parameter as {parameter}, which "
-                    f"is not followed; leave it as the backward pass divides it, {_ELSE}"
+                    f"is not followed; leave it as the backward pass divides it, {ELSE}"
                 )
 
     def _version(self, tensor: Tensor) -> int:
         with detached():
             return tensor._version + local_part(tensor)._version  # FSDP2 writes past the `DTensor`
-
-
-_ELSE = "or use an estimator that requires no gradient of training (lca.estimators.SampledPathIntegral)."

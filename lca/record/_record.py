@@ -43,7 +43,7 @@ from lca.tolerances import EPS32, summed
 BLOCK, LARGEST_USUAL_BLOCK = 64, 4_096
 """Rows of a block by default: as many as hold `NUMBERS_OF_A_BLOCK` values, within these limits."""
 NUMBERS_OF_A_BLOCK = 2**22
-"""Steps of small models take little time, which writing must not exceed."""
+"""So that blocks of small models, whose steps take little time, are written seldom."""
 _ADDRESS = " object at 0x"
 """In the repr of an object that has none of its own, which differs in every process."""
 

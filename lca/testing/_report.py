@@ -386,17 +386,12 @@ class Report:
         return text
 
     def __str__(self) -> str:
+        tried = [r for r in self.results if r.status != "skipped"]
         names, tallies = (
-            max(map(len, column))
-            for column in (
-                [r.check.name for r in self.results],
-                [_tried(r) for r in self.results],
-            )
+            max(map(len, column)) for column in ([r.check.name for r in tried], [_tried(r) for r in tried])
         )
         lines = [f"{self.subject}:"]
-        for r in self.results:
-            if r.status == "skipped":
-                continue
+        for r in tried:
             shown = (
                 f"  {r.check.name:<{names}}  {r.status:<15}  {_tried(r):<{tallies}}  {r.check.description}"
             )

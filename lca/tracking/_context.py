@@ -166,7 +166,7 @@ class LoopContext(ABC):
 
     def _weights_known(self) -> bool:
         """Whether the batches of this update have known weights; raises `LCAError` if none ever had."""
-        known = self._know_weights()
+        known = self._agree_on_weights()
         if not known and not self._weighed:
             raise LCAError(
                 "the batches that this update accumulates differ in size, or their size is unknown, and so "
@@ -177,8 +177,8 @@ class LoopContext(ABC):
         self._weighed |= known
         return known
 
-    def _know_weights(self) -> bool:
-        """Whether the batches of this update have known weights."""
+    def _agree_on_weights(self) -> bool:
+        """Whether the batches of this update have known weights, on all processes that train together."""
         return self._told or len(self._batches) == 1 or _of_one_size(self._batches)
 
     def _micro_batches(self, scale: float, norm: float, max_norm: float | None) -> tuple[MicroBatch, ...]:
