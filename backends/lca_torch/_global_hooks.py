@@ -1,7 +1,6 @@
 """Hooks and modes that see all that torch computes: measuring runs private copies, or none, of the user's."""
 
-from collections.abc import Iterator
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 import torch
@@ -22,31 +21,34 @@ _BACKWARD = ("_global_backward_hooks", "_global_backward_pre_hooks")
 class GlobalHooks:
     """Private copies of the hooks of `torch.nn.modules.module.register_module_forward_hook` and its kind.
 
-    Backward hooks do not run while measuring, because gradients must be true.
+    As a context: inside, modules call the private hooks instead of the user's. Backward hooks do not run
+    while measuring, because gradients must be true.
     """
 
     def __init__(self, copier: Copier) -> None:
-        self._own: dict[str, Any] = {key: getattr(torch_module, name) for key, name in _FORWARD.items()}
-        copies: dict[str, Any] = {key: copier.copy(hooks, "global") for key, hooks in self._own.items()}
-        copier.pairs.append(Pair("global", self._own, copies))
-        self._copies = copies
+        own: dict[str, Any] = {key: getattr(torch_module, name) for key, name in _FORWARD.items()}
+        copies: dict[str, Any] = {key: copier.copy(hooks, "global") for key, hooks in own.items()}
+        copier.pairs.append(Pair("global", own, copies))
         self.private: list[dict[int, Any]] = list(copies.values())
+        backward: list[dict[int, Any]] = [getattr(torch_module, name) for name in _BACKWARD]
+        self._places = [*zip(own.values(), self.private, strict=True), *((hooks, {}) for hooks in backward)]
+        self._users: list[list[dict[int, Any]]] = []
 
-    @contextmanager
-    def installed(self) -> Iterator[None]:
-        """Inside, modules call the private hooks instead of the user's."""
-        backward = [getattr(torch_module, name) for name in _BACKWARD]
-        kept = [(hooks, dict(hooks)) for hooks in (*self._own.values(), *backward)]
-        for hooks, _ in kept:
-            hooks.clear()
-        for key, hooks in self._own.items():
-            hooks.update(self._copies[key])
-        try:
-            yield
-        finally:
-            for hooks, content in kept:
-                hooks.clear()
-                hooks.update(content)
+    def __enter__(self) -> None:
+        self._users.append([dict(hooks) for hooks, _ in self._places])
+        for hooks, private in self._places:
+            if hooks or private:
+                _fill(hooks, private)
+
+    def __exit__(self, *error: object) -> None:
+        for (hooks, _), users in zip(self._places, self._users.pop(), strict=True):
+            if hooks or users:
+                _fill(hooks, users)
+
+
+def _fill(hooks: dict[int, Any], content: dict[int, Any]) -> None:
+    hooks.clear()
+    hooks.update(content)
 
 
 def without_saving_hooks() -> AbstractContextManager[object]:

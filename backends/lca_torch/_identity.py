@@ -1,7 +1,7 @@
 """`Identity`: whether a model still has the parameter objects that are measured."""
 
 from collections.abc import Mapping
-from operator import is_
+from operator import attrgetter, is_
 from typing import Any
 
 from torch import nn
@@ -24,7 +24,8 @@ class Identity:
 
     def __init__(self, model: nn.Module, measured: Mapping[str, nn.Parameter]) -> None:
         self._model, self._measured = model, dict(measured)
-        self._forms = [_form(parameter) for parameter in measured.values()]
+        self._parameters = list(measured.values())
+        self._forms = list(map(_form, self._parameters))
         self._others = dict(model.named_parameters()).keys() - measured.keys()
         self._remember()
 
@@ -47,7 +48,7 @@ class Identity:
         if not all(map(is_, found, self._held)) or sum(map(len, self._containers)) != len(self._held):
             self._check_names()
             self._remember()
-        if [_form(parameter) for parameter in self._measured.values()] != self._forms:
+        if list(map(_form, self._parameters)) != self._forms:
             self._check_forms(self._measured)
 
     def _check_names(self) -> None:
@@ -88,5 +89,4 @@ class Identity:
                 )
 
 
-def _form(parameter: nn.Parameter) -> tuple[Any, ...]:
-    return parameter.shape, parameter.dtype, parameter.device
+_form = attrgetter("shape", "dtype", "device")

@@ -33,7 +33,8 @@ class Memory:
         entries = [(space, key, value) for space, kept, _ in self._spaces for key, value in kept.items()]
         self._places = [space.get for space, _, _ in entries], [key for _, key, _ in entries]
         self._values = [value for _, _, value in entries]
-        self._size = self._length()
+        self._copies = [space for space, _, _ in self._spaces]
+        self._lengths = list(map(len, self._copies))
 
     def _remember(self, value: Any) -> None:
         """The content of a container, and of those in it."""
@@ -46,12 +47,11 @@ class Memory:
             for item in value.values() if isinstance(value, dict) else value:
                 self._remember(item)
 
-    def _length(self) -> int:
-        return sum([len(space) for space, _, _ in self._spaces])
-
     def restore(self) -> None:
         """Put back the variables that were assigned to, and delete new ones."""
-        if not all(map(is_, map(call, *self._places), self._values)) or self._length() != self._size:
+        if not all(map(is_, map(call, *self._places), self._values)) or (
+            list(map(len, self._copies)) != self._lengths
+        ):
             for space, kept, known in self._spaces:
                 space.update(kept)
                 for key in [key for key in space if key not in known]:

@@ -8,7 +8,7 @@ from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, S
 from contextlib import AbstractContextManager, contextmanager
 from functools import partial
 from itertools import count, islice
-from operator import attrgetter
+from operator import attrgetter, is_
 from typing import Any, ClassVar, NamedTuple, Protocol
 
 import numpy as np
@@ -195,7 +195,7 @@ class TorchLoss(ModelLoss):
             flags = self.own_flags()
             known = self._state.get(_FLAGS)
             now[_FLAGS] = known if known is not None and np.array_equal(flags, known) else flags
-        if now.keys() != self._state.keys() or any(now[name] is not self._state[name] for name in now):
+        if now.keys() != self._state.keys() or not all(map(is_, now.values(), self._state.values())):
             self._state = now
         return self._state
 
@@ -264,11 +264,10 @@ class TorchLoss(ModelLoss):
                 grad = leaves.take_mean(total) if gradient else None
                 found.append((losses, weights, grad))
         read = [loss for losses, _, _ in found for loss in losses]
-        numbers = torch.stack(read).double().cpu() if read else torch.zeros(0)
-        each = numbers.split([len(weights) for _, weights, _ in found])  # type: ignore[no-untyped-call]
+        numbers = iter(torch.stack(read).double().tolist() if read else ())
         return [
-            GroupSum(math.fsum(own.numpy() * weights), math.fsum(weights), grad)
-            for own, (_, weights, grad) in zip(each, found, strict=True)
+            GroupSum(math.fsum([weight * next(numbers) for weight in weights]), math.fsum(weights), grad)
+            for _, weights, grad in found
         ]
 
     def try_out(self, theta: Tensor, batch: PyTree) -> list[str]:
@@ -475,7 +474,11 @@ def _weighed(loss: ModelLoss, batches: Iterable[PyTree]) -> Iterator[tuple[PyTre
     What runs once between two passes finds its code and objects out of the cache of the processor, and takes
     several times as long: 1 % of the gradient of a small model.
     """
-    ahead, rest = _AHEAD if isinstance(batches, Cuts) else 1, iter(batches)
+    cuts = batches if isinstance(batches, Cuts) else None
+    if cuts and loss.counts_examples and not isinstance(cuts.rows.tree, Weighted):
+        yield from zip(cuts, map(float, cuts.lengths), strict=True)
+        return
+    ahead, rest = _AHEAD if cuts else 1, iter(batches)
     while known := [(batch, weight_of(loss, batch)) for batch in islice(rest, ahead)]:
         yield from known
 

@@ -149,9 +149,13 @@ def normal(tensor: Tensor) -> Tensor:
     return tensor.clone() if tensor.is_inference() else tensor
 
 
+_PRECISIONS = torch.float32, torch.float64
+
+
 def check_theta(layout: Layout, theta: Tensor, device: torch.device) -> None:
     """Raise `LayoutError` unless θ is a (K,) float32 or float64 tensor on ``device``."""
-    frameworks.check_theta(layout, theta, Tensor)
+    if type(theta) is not Tensor or theta.dtype not in _PRECISIONS or theta.shape != (layout.size,):
+        frameworks.check_theta(layout, theta, Tensor)  # may be of another type, and says what is wrong
     if theta.device != device:
         raise LayoutError(
             f"theta is on {theta.device}, but the vectors of the objective are on {device}; take it from "
@@ -159,31 +163,30 @@ def check_theta(layout: Layout, theta: Tensor, device: torch.device) -> None:
         )
 
 
-def _views(theta: Tensor, layout: Layout, device: torch.device) -> dict[str, Tensor]:
-    """θ as tensors by name on a device; views, not copies, if θ is there."""
-    if not isinstance(theta, ParameterVector) or theta.persisted is not None:
-        parts = normal(theta).detach().split(layout.sizes)  # type: ignore[no-untyped-call]
-        shaped = zip(layout.names, parts, layout.shapes, strict=True)
-        views = {name: part if len(shape) == 1 else part.view(shape) for name, part, shape in shaped}
-        return views if theta.device == device else {name: view.to(device) for name, view in views.items()}
-    sources = zip(layout.names, theta.sources, strict=True)
-    return {name: normal(source).to(device, theta.dtype) for name, source in sources}
+def _views(theta: Tensor, layout: Layout, device: torch.device) -> list[Tensor]:
+    """θ as tensors on a device; views, not copies, if θ is there."""
+    if isinstance(theta, ParameterVector) and theta.persisted is None:
+        return [normal(source).to(device, theta.dtype) for source in theta.sources]
+    parts = normal(theta).detach().split(layout.sizes)  # type: ignore[no-untyped-call]
+    shaped = zip(parts, layout.shapes, strict=True)
+    views = [part if len(shape) == 1 else part.view(shape) for part, shape in shaped]
+    return views if theta.device == device else [view.to(device) for view in views]
 
 
 _versions = count(1 << 30)
 
 
-def _renumber(tensors: Iterable[Tensor]) -> None:
+def _renumber(tensors: Sequence[Tensor]) -> None:
     """Give tensors with a version counter of their own a version that no other has had.
 
     Some models keep what they compute from a weight until the version of the weight changes.
     """
-    held, version = tuple(tensors), next(_versions)
+    version = next(_versions)
     renumber: Any = torch._C._autograd._unsafe_set_version_counter
     try:
-        renumber(held, (version,) * len(held))
+        renumber(tuple(tensors), (version,) * len(tensors))
     except TypeError:  # torch 2.6 takes one at a time
-        for tensor in held:
+        for tensor in tensors:
             renumber(tensor, version)
 
 
@@ -237,12 +240,13 @@ class Leaves:
     ) -> None:
         self._layout, self._streamed = layout, streamed or device not in (None, theta.device)
         self._form: Any = {"dtype": theta.dtype, "device": theta.device}
-        views = {name: view.data for name, view in _views(theta, layout, device or theta.device).items()}
-        _renumber(views.values())
-        self._given = {name: views[name] for name in copied}
-        self.tensors = views | {name: view.clone() for name, view in self._given.items()}
-        self._wanted = [self.tensors[name] for name in trainable]
-        self._trainable = list(trainable)
+        views = [view.data for view in _views(theta, layout, device or theta.device)]
+        _renumber(views)
+        self.tensors = dict(zip(layout.names, views, strict=True))
+        self._given = {name: self.tensors[name] for name in copied}
+        self.tensors |= {name: view.clone() for name, view in self._given.items()}
+        self._trainable = tuple(trainable)
+        self._wanted = [self.tensors[name] for name in self._trainable]
         for leaf in self._wanted:
             leaf.requires_grad_()
         # Faster, but holds all pieces of a gradient at a time, and loses small numbers in float16.
@@ -292,9 +296,12 @@ class Leaves:
             assert total is not None
             return total.div_(weight)
         (own, found), self._first = self._first, None
-        pieces = dict(zip(self._trainable, found, strict=True))
-        named = zip(map(pieces.get, self._layout.names), self._layout.sizes, strict=True)
-        mean = flat([torch.zeros(size, **self._form) if p is None else _dense(p) for p, size in named])
+        dense = [piece for piece in found if piece is not None and not piece.is_sparse]
+        if len(dense) < len(found) or self._trainable != self._layout.names:
+            pieces = dict(zip(self._trainable, found, strict=True))
+            named = zip(map(pieces.get, self._layout.names), self._layout.sizes, strict=True)
+            dense = [torch.zeros(size, **self._form) if p is None else _dense(p) for p, size in named]
+        mean = flat(dense)
         return mean if own == weight else mean.mul_(own / weight)
 
     def _begin_sum(self) -> None:

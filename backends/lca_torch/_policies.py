@@ -9,7 +9,7 @@ import random
 import struct
 import sys
 from collections.abc import Collection, Iterator, Mapping
-from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -81,30 +81,53 @@ class RandomStates:
         self._draws = False
         self._known: tuple[bytes, Any] | None = None  # the bits and the whole state of NumPy's generator
 
-    @contextmanager
-    def kept(self, seed: int) -> Iterator[None]:
+    def kept(self, seed: int) -> AbstractContextManager[None]:
         """As `random_state_kept`."""
         before = _Bits.now()
         if self._draws or before is None or self._known is None or self._known[0] != before.numpy:
-            state = np.random.get_state(legacy=False)  # noqa: NPY002 - the global one is what counts
-            with random_state_kept(self._device, seed):
-                begun = _Bits.now()
-                yield
-                self._draws |= begun is None or begun != _Bits.now()
-            self._known = None if before is None or state["has_gauss"] else (before.numpy, state)
-            return
-        try:
-            with self._device_state_kept(seed):
-                yield
-        finally:
-            if _Bits.now() != before:
-                self._draws = True
-                before.restore()
-                np.random.set_state(self._known[1])  # noqa: NPY002
+            return self._seeded(seed, before)
+        watched = _Watched(self, before, self._known[1])
+        # The bits of a GPU are not looked at.
+        return watched if self._device.type != "cuda" else self._seeded_device(seed, watched)
 
-    def _device_state_kept(self, seed: int) -> AbstractContextManager[None]:
-        """That of a GPU, whose bits are not looked at."""
-        return _torch_state_kept(self._device, seed) if self._device.type == "cuda" else nullcontext()
+    @contextmanager
+    def _seeded(self, seed: int, before: "_Bits | None") -> Iterator[None]:
+        state = np.random.get_state(legacy=False)  # noqa: NPY002 - the global one is what counts
+        with random_state_kept(self._device, seed):
+            begun = _Bits.now()
+            yield
+            self._draws |= begun is None or begun != _Bits.now()
+        self._known = None if before is None or state["has_gauss"] else (before.numpy, state)
+
+    @contextmanager
+    def _seeded_device(self, seed: int, watched: "_Watched") -> Iterator[None]:
+        with watched, _torch_state_kept(self._device, seed):
+            yield
+
+    def draws(self) -> None:
+        """Seed the generators from now on."""
+        self._draws = True
+
+
+class _Watched:
+    """A context after which the generators are as before: untouched, or put back and the draw reported.
+
+    A class, because a context made by a generator takes three times as long.
+    """
+
+    __slots__ = "_before", "_numpy", "_states"
+
+    def __init__(self, states: RandomStates, before: "_Bits", numpy: Any) -> None:
+        self._states, self._before, self._numpy = states, before, numpy
+
+    def __enter__(self) -> None:
+        pass
+
+    def __exit__(self, *error: object) -> None:
+        if _Bits.now() != self._before:
+            self._states.draws()
+            self._before.restore()
+            np.random.set_state(self._numpy)  # noqa: NPY002
 
 
 class _Bits(NamedTuple):
@@ -187,25 +210,47 @@ _PYTHON: Any = random._inst
 _ADDRESS = _address_of_python()
 
 
-@contextmanager
-def forward_mode(device: torch.device, autocast: torch.dtype | None, *, gradients: bool) -> Iterator[None]:
+def forward_mode(
+    device: torch.device, autocast: torch.dtype | None, *, gradients: bool
+) -> AbstractContextManager[None]:
     """Gradients on or off, and autocast in this dtype or off, whatever the caller's own mode is.
 
     No weights are used that `torch.nn.utils.parametrize.cached` keeps.
     """
-    fast_path = torch.backends.mha.get_fastpath_enabled()
-    with ExitStack() as stack:
-        # Contexts cost more than all the rest of a small model's evaluation; most are entered seldom.
-        if torch.is_inference_mode_enabled():
-            stack.enter_context(torch.inference_mode(False))
-        if torch.is_grad_enabled() is not gradients:
-            stack.enter_context(torch.set_grad_enabled(gradients))
-        if autocast is not None or torch.is_autocast_enabled(device.type):
-            stack.enter_context(torch.autocast(device.type, dtype=autocast, enabled=autocast is not None))
-        # Without gradients, attention would take another path with other rounding.
+    as_wanted = torch.is_grad_enabled() is gradients and autocast is None
+    if as_wanted and not (
+        torch.is_inference_mode_enabled()
+        or torch.is_autocast_enabled(device.type)
+        or parametrize._cache_enabled
+    ):
+        return _ExactAttention()
+    return _switched(device, autocast, gradients)
+
+
+@contextmanager
+def _switched(device: torch.device, autocast: torch.dtype | None, gradients: bool) -> Iterator[None]:
+    with (
+        torch.inference_mode(False) if torch.is_inference_mode_enabled() else nullcontext(),
+        torch.set_grad_enabled(gradients),
+        torch.autocast(device.type, dtype=autocast, enabled=autocast is not None),
+        _ExactAttention(),
+    ):
+        before = {name: getattr(parametrize, name) for name in _CACHE}
+        vars(parametrize).update(_CACHE | {"_cache": {}})
+        try:
+            yield
+        finally:
+            vars(parametrize).update(before)
+
+
+class _ExactAttention:
+    """A context in which attention rounds without gradients as it does with them: on no faster path."""
+
+    __slots__ = ("_fast_path",)
+
+    def __enter__(self) -> None:
+        self._fast_path = torch.backends.mha.get_fastpath_enabled()
         torch.backends.mha.set_fastpath_enabled(False)
-        stack.callback(torch.backends.mha.set_fastpath_enabled, fast_path)
-        if parametrize._cache_enabled:
-            stack.callback(vars(parametrize).update, {name: getattr(parametrize, name) for name in _CACHE})
-            vars(parametrize).update(_CACHE | {"_cache": {}})
-        yield
+
+    def __exit__(self, *error: object) -> None:
+        torch.backends.mha.set_fastpath_enabled(self._fast_path)

@@ -46,6 +46,8 @@ class Reading:
 
     def captured_at(self, state: State) -> AbstractContextManager[object]:
         """Inside, operations take captured tensors as they are in ``state``."""
+        if not self.captured:
+            return nullcontext()
         now = {name: found.now() for name, found in self.captured.items()}
         pairs = [(tensor, state[name]) for name, tensor in now.items() if name in state]
         if self.writes_captured:

@@ -81,11 +81,12 @@ class Replica:
         require_no_modes()
         tensors = self._tensors(leaves, state, cast)
         self.label(tensors)
-        for name in leaves.keys() & self._attributes.keys():
-            leaves[name].__class__ = nn.Parameter  # losses may ask for it
+        for name, leaf in leaves.items():
+            if name in self._attributes:
+                leaf.__class__ = nn.Parameter  # losses may ask for it
         held = Held(self, tensors, self._shared)
         try:
-            with without_saving_hooks(), self._global_hooks.installed(), installed(self._shared):
+            with without_saving_hooks(), self._global_hooks, installed(self._shared):
                 yield held
         finally:
             self.restore()

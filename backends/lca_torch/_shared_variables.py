@@ -6,7 +6,7 @@ the names in the code, and private copies take their places while a private copy
 """
 
 from collections.abc import Callable, Iterator, Mapping, MutableMapping
-from contextlib import ExitStack, contextmanager
+from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 from functools import partial
 from types import BuiltinFunctionType, FunctionType, ModuleType
 from typing import Any
@@ -228,9 +228,13 @@ def _is_bound(member: Any) -> bool:
     return hasattr(kind, "__get__") and not is_users(kind) and users_keeper_in(member) is None
 
 
-@contextmanager
-def installed(variables: list[SharedVariables]) -> Iterator[None]:
+def installed(variables: list[SharedVariables]) -> AbstractContextManager[object]:
     """Inside, private values may take the places of all these."""
+    return _all_installed(variables) if variables else nullcontext()
+
+
+@contextmanager
+def _all_installed(variables: list[SharedVariables]) -> Iterator[None]:
     with ExitStack() as stack:
         for shared in variables:
             stack.enter_context(shared.installed())

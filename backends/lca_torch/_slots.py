@@ -35,10 +35,7 @@ class Slot:
         return _tensors(self.original.get(self.key))
 
     def write(self, tensors: Iterable[Tensor]) -> None:
-        """Put tensors into the copy."""
-        if self.single:
-            (self.copy[self.key],) = tensors
-            return
+        """Put the tensors of a container into the copy."""
         held = _filled(self._form, iter(tensors))
         if self.copy.get(self.key) is not held:
             self.copy[self.key] = held
@@ -58,6 +55,8 @@ class Slots:
     def __init__(self, pairs: Iterable[Pair], parameters: Mapping[str, Tensor]) -> None:
         known = {id(tensor): name for name, tensor in parameters.items()}
         self._slots: list[tuple[Slot, list[str]]] = []
+        self._single: list[tuple[Slot, str]] = []
+        self._several: list[tuple[Slot, list[str]]] = []
         self.others: dict[str, tuple[Slot, int]] = {}
         """Where the tensors that are not in θ are found."""
         self._initial: dict[str, Tensor] = {}
@@ -69,6 +68,10 @@ class Slots:
                     self.others.setdefault(name, (slot, index))
                     self._initial[name] = tensor.detach()
             self._slots.append((slot, held))
+            if slot.single:
+                self._single.append((slot, held[0]))
+            else:
+                self._several.append((slot, held))
         self.places = {(id(slot.copy), slot.key) for slot, _ in self._slots}
 
     def now(self, name: str) -> Tensor:
@@ -88,14 +91,20 @@ class Slots:
 
     def write(self, tensors: Mapping[str, Tensor]) -> None:
         """Assign each tensor to all places that hold the user's tensor of the same name."""
-        for slot, held in self._slots:
+        for slot, name in self._single:  # nearly all
+            slot.copy[slot.key] = tensors[name]
+        for slot, held in self._several:
             slot.write([tensors[name] for name in held])
 
     def release(self) -> None:
         """Hold the user's tensors again instead of those of the last evaluation."""
-        for slot, _ in self._slots:
+        for slot, _ in self._single:
+            own = slot.original.get(slot.key)
+            if isinstance(own, Tensor):
+                slot.copy[slot.key] = own
+        for slot, names in self._several:
             held = slot.read()
-            if len(held) == len(slot.names):
+            if len(held) == len(names):
                 slot.write(held)
 
 

@@ -3,6 +3,7 @@
 import math
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
+from functools import cached_property
 from typing import TypeAlias
 
 import numpy as np
@@ -51,6 +52,10 @@ class Rows:
     came_in: int | None = None
 
     def __len__(self) -> int:
+        return self._length
+
+    @cached_property
+    def _length(self) -> int:
         return examples_in(self.tree)
 
     @property
@@ -82,6 +87,13 @@ class Cuts(Iterable[PyTree]):
 
     rows: Rows
     size: int
+
+    @property
+    def lengths(self) -> list[int]:
+        """The number of rows of each batch."""
+        length = len(self.rows)
+        whole, rest = divmod(length, self.size)
+        return [length] if self.size >= length else [self.size] * whole + [rest] * (rest > 0)
 
     def __iter__(self) -> Iterator[PyTree]:
         length = len(self.rows)
