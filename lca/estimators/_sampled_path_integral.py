@@ -3,7 +3,7 @@
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from math import nan
-from typing import ClassVar, Self, TypeAlias
+from typing import ClassVar, Literal, Self, TypeAlias
 
 from lca.allocation import Allocator, Cost, StepAllocation
 from lca.arrays import Vector, array_ops
@@ -19,6 +19,8 @@ from lca.objective import Evaluation, Objective, Scored
 from lca.quadrature import SIMPSON, TRAPEZOID, QuadratureRule
 from lca.step import ExampleScores, Step
 
+EARLIEST = 8
+"""Steps after which ``refresh="doubling"`` measures the errors of all examples for the first time."""
 Draw: TypeAlias = Callable[[], list[Sample]]
 """Draws the samples of one node: an independent one for each micro-batch."""
 
@@ -40,16 +42,17 @@ class SampledPathIntegral:
     sampling
         ``"uniform"``: all examples alike. ``"importance"``: by their error, ``p_n ∝ 1 - p_model(label)``,
         since late in training most examples have almost no gradient. ``"stratified"``: by their error, and
-        spread evenly over classes and errors. The errors are those of training, up to an epoch old
-        (`Step.scores`).
+        spread evenly over classes and errors. The errors are those of training (`Step.scores`), up to an
+        epoch old and averaged over epochs.
     micro_batches
         The number of independent samples that ``size`` is divided into. From 2 on there are error bars, with
         4 much narrower ones for single steps, as the spread of two samples says little about their error.
     floor
         The uniform part of the probability, in (0, 1].
     refresh
-        Instead of using the errors of training, measure those of all examples every ``refresh`` steps, at
-        the cost of one forward pass over the data.
+        When to measure the errors of all examples, each time at the cost of one forward pass over the data.
+        ``n``: every n steps, instead of using those of training. ``"doubling"``: also use those of training,
+        and measure after 8, 16, 32, ... steps, because errors change fast at the beginning.
     refine
         For the trapezoid: use Simpson's rule instead, at one more sample, on steps that are too large for
         the trapezoid. ``0.03``: where its error exceeds 3 % of ``|g·Δ|`` at the ends of the step, as audits
@@ -90,8 +93,8 @@ class SampledPathIntegral:
     size: int = 256
     sampling: Sampling = "uniform"
     micro_batches: int = 1
-    floor: float = 0.1
-    refresh: int | None = None
+    floor: float = 0.2
+    refresh: int | Literal["doubling"] | None = None
     refine: float | None = None
     seed: int = 0
     target: ClassVar[str] = "probe"
@@ -108,8 +111,9 @@ class SampledPathIntegral:
                 f"size must be a positive multiple of micro_batches = {self.micro_batches}, got "
                 f"{self.size!r}."
             )
-        if self.refresh is not None and (not isinstance(self.refresh, int) or self.refresh < 1):
-            raise LCAError(f"refresh must be a whole number of steps ≥ 1 or None, got {self.refresh!r}.")
+        every = self.refresh
+        if every not in (None, "doubling") and (type(every) is not int or every < 1):
+            raise LCAError(f"refresh must be a whole number of steps ≥ 1, 'doubling' or None, got {every!r}.")
         if self.refresh is not None and self.sampling == "uniform":
             raise LCAError(
                 "refresh= measures errors, which uniform sampling does not use; choose "
@@ -134,7 +138,7 @@ class SampledPathIntegral:
         audits = 0.0 if self.refine is None else self.audit_examples / LONGEST
         return Cost(
             examples=self.size * self.rule.new_gradients + audits,
-            full_losses=1 / self.refresh if self.refresh else 0.0,
+            full_losses=1 / self.refresh if isinstance(self.refresh, int) else 0.0,
         )
 
     @property
@@ -161,7 +165,8 @@ class SampledPathIntegral:
     @property
     def required_fields(self) -> tuple[str, ...]:
         """The errors of the training batch, if samples are drawn by them."""
-        return () if self.sampling == "uniform" or self.refresh else ("scores",)
+        measured = self.sampling == "uniform" or isinstance(self.refresh, int)
+        return () if measured else ("scores",)
 
     def reseeded(self, seed: int) -> Self:
         """The same estimator with other samples."""
@@ -265,26 +270,31 @@ class SampledRun:
         return self._sampler.draw([self.size // m] * m)
 
     def _learn(self, step: Step) -> Cost:
-        """Update the errors of examples: from training, or every ``refresh`` steps from all data."""
+        """Update the errors of examples: from training, and from all data when that is due."""
         probe = self.probe
         if probe.sampling == "uniform":
             return Cost()
-        if not probe.refresh:
+        due, self._steps = _is_due(probe.refresh, self._steps), self._steps + 1
+        if probe.required_fields:
             name = f"SampledPathIntegral(sampling={probe.sampling!r})"
             check_required_fields(step, probe.required_fields, name)
             assert step.scores is not None
             self._sampler.learn(step.scores)
-            return Cost()
-        due, self._steps = self._steps % probe.refresh == 0, self._steps + 1
         return self._measure_scores(step.start) if due else Cost()
 
     def _measure_scores(self, theta: Vector) -> Cost:
         if not isinstance(self._objective, Scored):
             raise LCAError(
-                f"refresh={self.probe.refresh} requires an objective with the errors of its examples "
+                f"refresh={self.probe.refresh!r} requires an objective with the errors of its examples "
                 f"(lca.objective.Scored), which {type(self._objective).__name__} is not; use the scores of "
                 "training (refresh=None) or sampling='uniform'."
             )
-        scores = self._objective.scores(theta)
-        self._sampler.learn(ExampleScores(self._sampler.everything, scores))
+        self._sampler.restart(ExampleScores(self._sampler.everything, self._objective.scores(theta)))
         return Cost(full_losses=1)
+
+
+def _is_due(refresh: int | str | None, steps: int) -> bool:
+    """Whether the errors of all examples are measured after so many steps."""
+    if isinstance(refresh, int):
+        return steps % refresh == 0
+    return refresh == "doubling" and steps >= EARLIEST and steps & (steps - 1) == 0

@@ -31,7 +31,8 @@ class Sampler:
     An example is drawn with ``p_n ∝ (1 - floor) w_n s_n / Σ w s + floor w_n / Σ w`` and has the weight
     ``1 / p_n``, so that the mean gradient is that of the data for any scores s: bad scores raise the variance
     and cause no bias. The floor bounds the weight of an example whose error has grown since it was last
-    seen. An example without a score gets the mean score of the last batch.
+    seen. The score of an example is the mean of its newest error and its score before: a single error, which
+    may be an epoch old, says less. An example without a score gets the mean error of the last batch.
 
     ``stratified`` draws systematically: the examples are sorted by class and score, and one is drawn at
     every ``1/size``-th of the total probability, from a random start.
@@ -82,7 +83,7 @@ class Sampler:
             self.rng = np.random.default_rng([*self._seed, step])
 
     def learn(self, scores: ExampleScores) -> None:
-        """Update the scores of some examples.
+        """Update the scores of some examples from their newest errors.
 
         Raises
         ------
@@ -92,9 +93,15 @@ class Sampler:
         index, values, n = scores.index, scores.values, len(self._scores)
         if len(index) and not (index.min() >= 0 and index.max() < n):
             raise LCAError(f"scores belong to example {index.max()}, but the measured data are 0..{n - 1}.")
-        self._scores[index] = values
+        known = self._scores[index]
+        self._scores[index] = np.where(np.isnan(known), values, (known + values) / 2)
         self._unseen = float(values.mean())
         self._changed += len(index)
+
+    def restart(self, scores: ExampleScores) -> None:
+        """Take these errors, those of all examples at present, for their scores."""
+        self._scores[scores.index] = scores.values
+        self._changed = len(scores.index)
 
     def draw(self, sizes: Sequence[int]) -> list[Sample]:
         """Independent samples of these sizes."""

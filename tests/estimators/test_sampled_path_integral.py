@@ -155,6 +155,42 @@ def test_a_refreshed_probe_needs_no_scores_and_says_what_they_cost():
         SampledPathIntegral(TRAPEZOID, 8, sampling="importance").start(LOSS)(path[0])
 
 
+def test_errors_are_measured_after_8_16_32_steps_beside_those_of_training():
+    path = steps(40)
+    probe = SampledPathIntegral(size=8, sampling="stratified", refresh="doubling")
+    found = [a.cost.full_losses for a in allocate(LOSS, path, probe)]
+    assert [t for t, cost in enumerate(found) if cost] == [8, 16, 32]
+    with pytest.raises(LCAError, match=r"requires Step.scores"):
+        probe.start(LOSS)(Step(path[0].start, path[0].end))
+
+
+def test_the_score_of_an_example_is_the_mean_of_its_newest_error_and_what_was_known():
+    sampler = Sampler(LOSS, "importance", floor=0.25, seed=0)
+    sampler.learn(ExampleScores(np.array([0, 1]), np.array([0.8, 0.4])))
+    sampler.learn(ExampleScores(np.array([1, 2]), np.array([0.2, 0.6])))
+    sampler.learn(ExampleScores(np.array([1]), np.array([0.5])))
+
+    def expected(scores):
+        return 0.75 * scores / scores.sum() + 0.25 / 40
+
+    scores = np.full(40, 0.5)  # the mean error of the last batch, for those without one
+    scores[:3] = 0.8, ((0.4 + 0.2) / 2 + 0.5) / 2, 0.6
+    np.testing.assert_allclose(_probabilities(sampler), expected(scores))
+    errors = np.linspace(0.1, 0.9, 40)
+    sampler.restart(ExampleScores(np.arange(40), errors))
+    np.testing.assert_allclose(_probabilities(sampler), expected(errors))
+
+
+def _probabilities(sampler):
+    """Of the examples, from the weights of a large sample."""
+    found = np.zeros(40)
+    for sample in sampler.draw([5000]):
+        rows = np.array([np.flatnonzero((row == X).all(axis=1))[0] for row in sample.batch.x])
+        found[rows] = 1 / 40 / sample.batch.weight
+    assert (found > 0).all()
+    return found
+
+
 def test_an_anchor_is_exact_and_what_follows_is_the_change_since():
     path = steps(6)
     allocate_step = ControlVariate(SampledPathIntegral(TRAPEZOID, 8), every=3).start(LOSS)
@@ -304,7 +340,7 @@ def test_a_budget_says_that_it_misses_its_error():
         (lambda: SampledPathIntegral(floor=0.0), r"floor must lie in \(0, 1\], got 0.0"),
         (
             lambda: SampledPathIntegral(refresh=0),
-            "refresh must be a whole number of steps ≥ 1 or None, got 0",
+            "refresh must be a whole number of steps ≥ 1, 'doubling' or None, got 0",
         ),
         (lambda: SampledPathIntegral("simpson"), "SampledPathIntegral needs a QuadratureRule, got 'simpson'"),
         (lambda: ControlVariate("probe"), "ControlVariate needs a SampledPathIntegral, got 'probe'"),
@@ -376,6 +412,7 @@ def test_unknown_samplings_and_objectives_without_examples_are_refused():
     [
         SampledPathIntegral(SIMPSON, 6),
         SampledPathIntegral(TRAPEZOID, 8, sampling="stratified", micro_batches=2),
+        SampledPathIntegral(TRAPEZOID, 8, sampling="stratified", micro_batches=2, refresh="doubling"),
         ControlVariate(SampledPathIntegral(TRAPEZOID, 6, sampling="stratified", micro_batches=2), every=7),
         AdaptiveSampleSize(SampledPathIntegral(TRAPEZOID, micro_batches=2), examples=6),
         AdaptiveSampleSize(ControlVariate(SampledPathIntegral(TRAPEZOID, micro_batches=2)), examples=20),

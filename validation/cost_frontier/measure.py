@@ -18,6 +18,8 @@ from validation.cost_frontier.helping import HelpingBracket
 
 Array = np.ndarray
 TRUTH = lca.PathIntegral(lca.RK4)
+USUAL = "2 micro-batches"
+"""The training loop that most estimators can watch."""
 WINDOWS = (1, 10, 50)
 """Lengths of the windows of steps whose intervals are tried; and the whole run."""
 
@@ -61,15 +63,27 @@ def _helping(values: Array) -> float:
 
 def run(case: Case, options: Options, estimators: Mapping[str, Estimator]) -> dict[str, dict[str, Any]]:
     """Figures of every estimator on the same training; ``refused`` with the reason instead."""
-    by_halves = {name: e for name, e in estimators.items() if "halves" in required_fields_of(e)}
-    split = {name: e for name, e in estimators.items() if name not in by_halves}
-    found = _watched(case, options, split) if split else {}
-    if by_halves:  # a loop that does not split its batches, so another training run
+    loops: dict[str, dict[str, Estimator]] = {}
+    for name, estimator in estimators.items():
+        loops.setdefault(_loop_of(estimator), {})[name] = estimator
+    found: dict[str, dict[str, Any]] = {}
+    for loop, own in loops.items():  # a training run for each
         try:
-            found |= _watched(case, options, by_halves)
+            found |= _watched(case, options, own)
         except LCAError as error:
-            found |= {name: {"refused": str(error)} for name in by_halves}
+            if loop == USUAL:
+                raise
+            found |= {name: {"refused": str(error)} for name in own}
     return {name: found[name] for name in estimators}
+
+
+def _loop_of(estimator: Any) -> str:
+    """The kind of training loop that an estimator can watch: how its batches are split."""
+    fields = required_fields_of(estimator)
+    if "halves" in fields:
+        return "whole batches"
+    count = estimator.micro_batches if "micro_batches" in fields else 2
+    return USUAL if count == 2 else f"{count} micro-batches"
 
 
 def _watched(case: Case, options: Options, estimators: Mapping[str, Estimator]) -> dict[str, dict[str, Any]]:

@@ -1,5 +1,7 @@
 """The rows of the frontier: which estimators are tried on which training run."""
 
+from typing import Any
+
 from lca import LEFT, RIGHT, SIMPSON, TRAPEZOID
 from lca.estimators import (
     AdaptiveSampleSize,
@@ -16,15 +18,19 @@ from validation.cost_frontier.case import Case
 LARGE = 60
 """Steps with a large learning rate: the first ones, which go far."""
 DEALT, STRATIFIED = "cross-fit, epoch", "stratified, 1 batch, one sample"
+QUARTERS, EARLY = "cross-fit, 4 parts, epoch", f"{STRATIFIED}, doubling"
+"""The more accurate forms of both: four micro-batches; errors measured after 8, 16, 32, ... steps."""
 FEW = (
     "same batch",
     "next batch, trapezoid",
     "cross-fit",
     DEALT,
+    QUARTERS,
     "lagged",
     "probe, 1 batch",
     "stratified, 1 batch",
     STRATIFIED,
+    EARLY,
     "stratified, 3 batches, one sample",
     "anchored, 1 batch",
 )
@@ -41,16 +47,22 @@ LEAST = (
     "same batch",
     "cross-fit",
     DEALT,
+    QUARTERS,
     "lagged",
     "stratified, 1 batch",
     STRATIFIED,
+    EARLY,
     f"{STRATIFIED}, refined",
     "stratified, 3 batches, one sample",
 )
 """The rows of a case whose gradients take long."""
 SEEN = ("same batch", "cross-fit", DEALT, STRATIFIED, "stratified, 3 batches, one sample")
 """The rows of `validation/visibility`."""
-BEST = ("anchored, 1 batch", "stratified, 3 batches, one sample")
+BEST = (
+    "anchored, 1 batch",
+    "stratified, 3 batches, one sample",
+    "stratified, 3 batches, one sample, doubling",
+)
 """Combinations at three further passes, of which the best one is judged."""
 
 
@@ -58,9 +70,9 @@ def estimators(case: Case, *, independent: bool) -> dict[str, StochasticEstimato
     """The rows of the frontier; sizes in training batches of this case."""
     b, epoch = case.batch_size, -(-case.examples // case.batch_size)
 
-    def probe(batches: float, sampling: str, m: int = 2, refine: float | None = None) -> SampledPathIntegral:
+    def probe(batches: float, sampling: str, m: int = 2, **options: Any) -> SampledPathIntegral:
         size = m * round(batches * b / m)
-        return SampledPathIntegral(TRAPEZOID, size, sampling=sampling, micro_batches=m, refine=refine)  # type: ignore[arg-type]
+        return SampledPathIntegral(TRAPEZOID, size, sampling=sampling, micro_batches=m, **options)  # type: ignore[arg-type]
 
     every = {
         "same batch": SameBatch(),
@@ -70,7 +82,7 @@ def estimators(case: Case, *, independent: bool) -> dict[str, StochasticEstimato
         "next batch, Simpson": NextBatch(SIMPSON),
         "cross-fit, left": CrossFit(2, LEFT),
         "cross-fit": CrossFit(independent=independent),
-        **({} if independent else {DEALT: CrossFit(epoch=epoch)}),
+        **({} if independent else {DEALT: CrossFit(epoch=epoch), QUARTERS: CrossFit(4, epoch=epoch)}),
         "cross-fit, own pass": CrossFit(
             independent=independent, epoch=None if independent else epoch, own_pass=True
         ),
@@ -83,16 +95,18 @@ def estimators(case: Case, *, independent: bool) -> dict[str, StochasticEstimato
         "stratified, 1 batch, own scores": SampledPathIntegral(
             TRAPEZOID, 2 * (b // 2), sampling="stratified", micro_batches=2, refresh=epoch
         ),
+        EARLY: probe(1, "stratified", 1, refresh="doubling"),
         "stratified, 3 batches": probe(3, "stratified"),
         "stratified, 3 batches, one sample": probe(3, "stratified", 1),
+        "stratified, 3 batches, one sample, doubling": probe(3, "stratified", 1, refresh="doubling"),
         "anchored, 1 batch": ControlVariate(probe(1, "stratified"), every=epoch),
         "sized, 1 batch": AdaptiveSampleSize(probe(1, "stratified"), examples=b),
         "sized, error 2 %": AdaptiveSampleSize(
             probe(0.5, "stratified"), relative_error=0.02, groups=case.objective().layout.groups("layer")
         ),
-        "stratified, 1 batch, refined": probe(1, "stratified", 2, REFINE),
-        "stratified, 1 batch, one sample, refined": probe(1, "stratified", 1, REFINE),
-        "stratified, 3 batches, one sample, refined": probe(3, "stratified", 1, REFINE),
+        "stratified, 1 batch, refined": probe(1, "stratified", 2, refine=REFINE),
+        "stratified, 1 batch, one sample, refined": probe(1, "stratified", 1, refine=REFINE),
+        "stratified, 3 batches, one sample, refined": probe(3, "stratified", 1, refine=REFINE),
     }
     skipped_steps = () if case.refined else REFINED[1:]
     return {
