@@ -229,10 +229,11 @@ def forward_mode(
 
 @contextmanager
 def _switched(device: torch.device, autocast: torch.dtype | None, gradients: bool) -> Iterator[None]:
+    casts = autocast is not None or torch.is_autocast_enabled(device.type)
     with (
         torch.inference_mode(False) if torch.is_inference_mode_enabled() else nullcontext(),
         torch.set_grad_enabled(gradients),
-        torch.autocast(device.type, dtype=autocast, enabled=autocast is not None),
+        torch.autocast(device.type, dtype=autocast, enabled=autocast is not None) if casts else nullcontext(),
         _ExactAttention(),
     ):
         before = {name: getattr(parametrize, name) for name in _CACHE}
