@@ -16,7 +16,7 @@ from lca.frameworks import PyTree, weight_of
 from lca.objective import State
 from lca_torch._distribution import reshard, sharded_modules
 from lca_torch._division import Division
-from lca_torch._gathering import GatheredParameters, Gathering, TransferError
+from lca_torch._gathering import GatheredParameters, Gathering
 from lca_torch._kinds import local_part
 from lca_torch._live import ParameterVector
 from lca_torch._parameters import Leaves
@@ -25,6 +25,7 @@ from lca_torch._replica import Replica
 from lca_torch._shard_vector import Shards, ShardVector
 from lca_torch._shared_loss import SharedLoss, Work
 from lca_torch._state import checksum
+from lca_torch._transfers import LayerTransfers
 
 
 class ShardedLoss(SharedLoss):
@@ -41,8 +42,8 @@ class ShardedLoss(SharedLoss):
     which counts nothing. A policy of mixed precision belongs to training: the loss is measured in the dtype
     of the shards (``autocast=`` of the objective measures in another).
 
-    Transfers of activations are those of the model, in its own process group: a rank that fails in the middle
-    of an evaluation leaves the others of its team to the time limit of that group.
+    All transfers have process groups of their own, also those of the layers: if a rank fails in the middle of
+    an evaluation, the others raise its error, and training can go on.
 
     Parameters
     ----------
@@ -60,6 +61,8 @@ class ShardedLoss(SharedLoss):
         self.teams, self.team = division.teams, division.team
         self._forms, self._holders = division.forms, division.holders
         self._gathering = Gathering(division, ranks)
+        self._layers = LayerTransfers((form.mesh for form in self._forms.values()), ranks)
+        self._transfers = [self._gathering.transfers, *self._layers.all]
         self.shards = Shards(self.layout, division.held, ranks)
         """Which entries of θ each rank holds."""
 
@@ -96,13 +99,44 @@ class ShardedLoss(SharedLoss):
 
     @contextmanager
     def _modes(self, seed: int, *, gradients: bool) -> Iterator[None]:
-        """Begin an evaluation on all ranks together, so that no transfer waits for a missing rank."""
+        """Begin an evaluation on all ranks together, so that no transfer waits for a missing rank.
+
+        If a transfer is interrupted, the error of the rank that is the cause is raised.
+        """
+        for transfers in self._transfers:
+            transfers.require_sound()
         self.ranks.gather("an evaluation of a sharded model", None)
         try:
-            with super()._modes(seed, gradients=gradients), self._gathering.saving():
+            with (
+                super()._modes(seed, gradients=gradients),
+                self._gathering.saving(),
+                self._layers.in_place(),
+            ):
                 yield
-        except TransferError:
-            self.ranks.last_words("an evaluation of a sharded model")
+        except Exception:
+            if self._interrupted:
+                self.ranks.end(max(self._interrupted))
+            raise
+
+    @property
+    def _interrupted(self) -> list[float]:
+        """How long this rank has waited in transfers that were not finished."""
+        return [own.waited for own in self._transfers if own.waited is not None]
+
+    def _one_loss(self, *args: Any, **options: Any) -> float | Exception:
+        found = super()._one_loss(*args, **options)
+        self._tried(found if isinstance(found, Exception) else None)
+        return found
+
+    def _tried(self, error: Exception | None) -> None:
+        """Raise the error of a forward pass, after which this rank would go on, unless all ranks have one."""
+        if error is not None and self._interrupted:
+            raise error
+        try:
+            self.ranks.end(None if error is None else f"{type(error).__name__}: {error}")
+        except LCAError:
+            if error is not None:
+                raise error  # noqa: B904 - the other error is that of the ranks that wait for this one
             raise
 
     def _taken(self, leaf: Tensor, name: str) -> Tensor:
@@ -173,6 +207,7 @@ class ShardedLoss(SharedLoss):
 
     def _adapt(self, replica: Replica) -> None:
         """Let the modules of a replica gather the parameters that they read."""
+        replica.tried = self._tried
         _require_unwritten(replica.model)
         places = dict[int, dict[str, str]]()
         for holder, key, name in replica.slots.of_theta():

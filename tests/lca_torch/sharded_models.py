@@ -5,8 +5,8 @@ torchrun --nproc-per-node 4 -m tests.lca_torch.sharded_models FOLDER
 
 import contextlib
 import inspect
-import os
 import sys
+import time
 import warnings
 from functools import cache
 from pathlib import Path
@@ -461,38 +461,80 @@ class Turning(nn.Module):
         return self.last(torch.tanh(self.more(x)) if is_second else x)
 
 
-def failing_loss(outputs, targets):
-    if os.environ.get("FAILS"):
-        raise ValueError("this rank fails")
-    return cross_entropy(outputs, targets)
+class Odd(nn.Module):
+    """Does nothing, but what is asked for when the measured copy of it is called on rank 1."""
+
+    asked = None
+    """An error to raise, or seconds to sleep, in the forward pass or (`backward`) in the backward pass."""
+    backward = False
+
+    def forward(self, x):
+        return _Identity.apply(x)
+
+    @classmethod
+    def act(cls, *, backward):
+        if cls.asked is None or world()[1] != 1 or cls.backward is not backward:
+            return
+        if isinstance(cls.asked, Exception):
+            raise cls.asked
+        time.sleep(cls.asked)
 
 
-def after(loss_fn):
-    """θ at the end of a training, measured by this loss, which fails on a rank; and the warnings."""
-    model = layer_by_layer(network()).eval()
+class _Identity(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx, x):
+        Odd.act(backward=False)
+        return x.clone()
+
+    @staticmethod
+    def backward(ctx, grad):
+        Odd.act(backward=True)
+        return grad
+
+
+TROUBLES = {
+    "forward": (by_columns_and_rows, ValueError("this rank fails"), False, 600.0),
+    "backward": (in_two_ways, ValueError("this rank fails"), True, 600.0),
+    "slow": (by_columns_and_rows, 2.0, True, 0.5),
+}
+"""By name the model, what happens on rank 1, whether in the backward pass, and how long the others wait."""
+
+
+def after(spread, *trouble):
+    """θ at the end of a training, in whose second step measuring meets a trouble; and the warnings."""
+    model = network().eval()
+    model[4] = nn.Sequential(nn.Tanh(), Odd())  # between two layers of tensor parallelism
+    model = spread(model)
     optimizer = torch.optim.SGD(model.parameters(), lr=0.2, momentum=0.5)
-    objective = (
-        None if loss_fn is None else Objective(model, loss_fn, DATA, batch_size=4, batch_norm="frozen")
-    )
+    mesh = grid("batches", "layers")
+    parts, part = (mesh.shape[0], mesh.get_coordinate()[0]) if spread is in_two_ways else (1, 0)
     with contextlib.ExitStack() as stack, warnings.catch_warnings(record=True) as warned:
         warnings.simplefilter("always")
-        if objective is not None:
+        if trouble:
+            objective = objective_of(model)
             stack.enter_context(Tracker(model, optimizer, objective))
         for step in range(STEPS):
-            if step == 1 and world()[1] == 1:
-                os.environ["FAILS"] = "yes"
             optimizer.zero_grad()
-            piece = torch.arange(step, step + 12)[world()[1] :: world()[0]]
+            piece = torch.arange(step, step + 12)[part::parts]
             cross_entropy(model(DATA[0][piece]), Y[piece]).backward()
+            if step == 1 and trouble:
+                Odd.asked, Odd.backward, objective._loss.ranks.timeout = trouble
             optimizer.step()
-    os.environ.pop("FAILS", None)
-    theta = torch.cat([parameter.full_tensor().reshape(-1) for parameter in model.parameters()])
+            Odd.asked = None
+    parameters = (getattr(own, "full_tensor", own.detach)() for own in model.parameters())
+    theta = torch.cat([own.reshape(-1) for own in parameters])
     return theta.detach(), " ".join(str(warning.message) for warning in warned)
 
 
 def training_goes_on():
-    theta, text = after(failing_loss)
-    return {"theta": theta, "plain": after(None)[0], "text": np.array(text)}
+    found = {}
+    for name, (spread, *trouble) in TROUBLES.items():
+        plain, _ = after(spread)
+        begin = time.monotonic()
+        theta, text = after(spread, *trouble)
+        found |= {f"{name}, theta": theta, f"{name}, plain": plain, f"{name}, text": np.array(text)}
+        found[f"{name}, seconds"] = np.array(time.monotonic() - begin)
+    return found
 
 
 def micro_batches(spread, *, by_ranks=False, reduced=True, other=0, gathered=False):
