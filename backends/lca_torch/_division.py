@@ -6,6 +6,7 @@ from itertools import chain
 from math import prod
 from typing import Any, NamedTuple
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -183,14 +184,20 @@ def _whole(tensor: Tensor) -> Block:
 
 
 def _divide(frame: Block, blocks: Sequence[Block]) -> bool:
-    """Whether these blocks, of which some may be the same, are all of a frame and nothing else."""
-    parts = {block for block in blocks if block.size}
-    return sum(part.size for part in parts) == frame.size and all(_is_inside(frame, part) for part in parts)
-
-
-def _is_inside(frame: Block, block: Block) -> bool:
-    ends = zip(block.within(frame).places, frame.shape, strict=True)
-    return all(place.start >= 0 and place.stop <= size for place, size in ends)
+    """Whether each entry of a frame is in exactly one of these blocks, of which some may be the same."""
+    parts = [block.within(frame).places for block in set(blocks) if block.size]
+    cells = []  # by axis, from the edges of blocks to their numbers in order
+    for axis, size in enumerate(frame.shape):
+        edges = {0, size, *(edge for part in parts for edge in (part[axis].start, part[axis].stop))}
+        if min(edges) < 0 or max(edges) > size:
+            return False
+        cells.append({edge: i for i, edge in enumerate(sorted(edges))})
+    covered = np.zeros([len(edges) - 1 for edges in cells], int)
+    for part in parts:
+        covered[
+            tuple(slice(of[place.start], of[place.stop]) for of, place in zip(cells, part, strict=True))
+        ] += 1
+    return bool((covered == 1).all())
 
 
 def _other_ranks(what: str, found: Sequence[int], members: Sequence[int]) -> LayoutError:
