@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from lca.errors import LayoutError
-from lca_torch._distribution import sharded_modules
+from lca_torch._distribution import gathered
 from lca_torch._kinds import is_sharded, local_part
 from lca_torch._process_group import MeasuringRanks
 from lca_torch._shard_vector import Block
@@ -116,12 +116,9 @@ class Division:
 
 def _parallel_forms(model: nn.Module, parameters: Mapping[str, Tensor]) -> dict[str, Form]:
     """How layers under tensor parallelism take their parameters, by name."""
+    names = {id(parameter): name for name, parameter in parameters.items()}
     forms = {name: Form.of(parameter) for name, parameter in parameters.items()}
-    for module in sharded_modules(model):
-        module.unshard()
-        taken = dict(model.named_parameters())
-        forms |= {name: Form.of(taken[name]) for name, own in parameters.items() if taken[name] is not own}
-        module.reshard()
+    forms |= {names[id(own)]: Form.of(taken) for own, taken in gathered(model) if id(own) in names}
     return {name: form for name, form in forms.items() if form is not None}
 
 
