@@ -66,6 +66,8 @@ class Division:
         By name, how a layer under tensor parallelism takes a parameter.
     teams, team
         The number of teams, and which of them is that of this rank.
+    leads
+        Whether this rank is the first of its team.
     column
         The ranks with the same place in their teams as this one, in the order of the teams.
     held
@@ -97,7 +99,7 @@ class Division:
         teams = list(dict.fromkeys(tuple(each) for each, _ in told))
         if sorted(chain(*teams)) != list(range(ranks.count)) or len({*map(len, teams)}) > 1:
             raise _other_ranks("the model", [members[rank] for rank in team], members)
-        self.teams, self.team = len(teams), teams.index(tuple(team))
+        self.teams, self.team, self.leads = len(teams), teams.index(tuple(team)), team[0] == ranks.rank
         self.column = [each[team.index(ranks.rank)] for each in teams]
         self.held, self.holders, self.blocks = dict[str, Any](), dict[str, Any](), dict[str, Any]()
         for i, (name, parameter) in enumerate(parameters.items()):

@@ -6,13 +6,12 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 
 from lca.arrays import array_ops
-from lca.errors import LayoutError, LCAError
-from lca.frameworks import PyTree, weight_of
+from lca.errors import DataError, LayoutError, LCAError
+from lca.frameworks import PyTree, tensors_in, weight_of
 from lca.objective import State
 from lca_torch._distribution import reshard, sharded_modules
 from lca_torch._division import Division
@@ -23,7 +22,7 @@ from lca_torch._parameters import Leaves
 from lca_torch._process_group import MeasuringRanks
 from lca_torch._replica import Replica
 from lca_torch._shard_vector import Shards, ShardVector
-from lca_torch._shared_loss import SharedLoss, Work
+from lca_torch._shared_loss import Own, SharedLoss, Work
 from lca_torch._state import checksum
 from lca_torch._transfers import LayerTransfers
 
@@ -52,13 +51,14 @@ class ShardedLoss(SharedLoss):
     """
 
     takes_shards = True
+    meets_in_passes = True
 
     def __init__(self, model: nn.Module, *args: Any, ranks: MeasuringRanks, **options: Any) -> None:
         self._modules = sharded_modules(model)
         _require_plain(options)
         super().__init__(model, *args, ranks=ranks, **options)
         division = Division(model, self._own, ranks)
-        self.teams, self.team = division.teams, division.team
+        self.teams, self.team, self.leads = division.teams, division.team, division.leads
         self._forms, self._holders = division.forms, division.holders
         self._gathering = Gathering(division, ranks)
         self._layers = LayerTransfers((form.mesh for form in self._forms.values()), ranks)
@@ -75,6 +75,9 @@ class ShardedLoss(SharedLoss):
 
     def _mine(self, batches: Iterable[PyTree], work: Work) -> Iterator[PyTree]:
         """The batches of this team, and as many as any other team has."""
+        if isinstance(batches, Own):
+            yield from self._of_training(list(batches))
+            return
         counts, first = [0] * self.teams, None
         for batch in batches:
             if not weight_of(self, batch):
@@ -86,6 +89,24 @@ class ShardedLoss(SharedLoss):
                 yield batch
         for _ in range(max(counts) - counts[self.team]):
             yield _Idle(first)
+
+    def _of_training(self, pieces: Sequence[PyTree]) -> Iterator[PyTree]:
+        """The pieces of a batch that only this team has, and as many as any other team has."""
+        weighed = [piece for piece in pieces if weight_of(self, piece)]
+        sums = [checksum(tensor) for piece in pieces for tensor in tensors_in(piece)]
+        told = self.ranks.gather("a batch of training", [self.team, len(weighed), sums])
+        known = dict[int, tuple[int, list[int]]]()
+        for rank, (team, number, own) in enumerate(told):
+            first, expected = known.setdefault(team, (rank, own))
+            if own != expected:
+                raise DataError(
+                    f"the ranks {first} and {rank} of one tensor-parallel group have different batches of "
+                    "training; give them the same."
+                )
+            if not number:
+                raise DataError(f"the batch of training of rank {rank} has no weight; skip it on all ranks.")
+        yield from weighed
+        yield from [_Idle(weighed[0])] * (max(number for _, number, _ in told) - len(weighed))
 
     def _summed(self, gradient: Tensor) -> Tensor:
         """The backward pass has summed over the teams; the weights are counted on every rank of a team."""
@@ -175,22 +196,10 @@ class ShardedLoss(SharedLoss):
         with self.ranks.exchange.telling():
             return super().evaluate_each(theta, groups, state, gradient=gradient, names=names)
 
-    def own(self, batches: Iterable[PyTree]) -> Iterable[PyTree]:
-        raise LCAError(
-            "the batches of training are not measured for a sharded model; use lca.Adaptive, "
-            "lca.PathIntegral or lca.estimators.SampledPathIntegral."
-        )
-
     def by_example(self, *args: Any, **options: Any) -> Any:
         raise LCAError(
             "a sharded model is not allocated by example; measure an unsharded copy of it, made before it is "
             "sharded."
-        )
-
-    def scores(self, theta: Tensor, batches: Iterable[PyTree]) -> np.ndarray:
-        raise LCAError(
-            "the errors of examples are not available for a sharded model; use sampling='uniform', or "
-            "measure an unsharded copy of it, made before it is sharded."
         )
 
     def _checksums(self, theta: Tensor) -> dict[str, int]:

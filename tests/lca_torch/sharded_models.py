@@ -305,6 +305,56 @@ def both_cross_fitted():
     return cross_fitted(in_two_ways, parts=grid("batches", "layers").shape[0])
 
 
+FROM_BATCHES = {
+    "next batch": NextBatch(),
+    "importance": SampledPathIntegral(size=6, sampling="stratified", refresh=1, seed=3),
+}
+
+
+class Projected(lca.views.BasisProjection):
+    """A view of the loss change along three directions."""
+
+    def __init__(self, layout):
+        drawn = np.random.default_rng(0).normal(size=(layout.size, 3))
+        super().__init__(np.linalg.qr(drawn)[0].T)
+
+
+def from_batches(spread, *, parts=1):
+    """Allocations that need forward passes of batches, of which the first rank has 8 of 12 examples."""
+    (model, objective), found = measured(spread), {}
+    part = world()[1] * parts // world()[0]
+    for name, estimator in FROM_BATCHES.items():
+        optimizer = torch.optim.SGD(model.parameters(), lr=0.2, momentum=0.5)
+        views = {"views": [Values, Projected]}
+        with Tracker(model, optimizer, objective, estimator, on_error="raise", **views) as tracker:
+            for step in range(STEPS):
+                optimizer.zero_grad()
+                own = torch.arange(step, step + 12).tensor_split([8, 10, 11][: parts - 1])[part]
+                for x, y in tracker.batches([(DATA[0][own], Y[own])]):
+                    (parts * cross_entropy(model(x), y, reduction="sum") / 12).backward()
+                optimizer.step()
+        values, projected = tracker.views["train"]
+        found |= {name: np.array(values.rows), f"projections of {name}": projected.rows}
+    scores = objective.scores(objective.theta())
+    return found | {"scores": np.array(scores)}
+
+
+def one_process_from_batches():
+    return from_batches(whole)
+
+
+def fsdp_from_batches():
+    return from_batches(layer_by_layer, parts=world()[0])
+
+
+def tensor_parallel_from_batches():
+    return from_batches(by_columns_and_rows)
+
+
+def both_from_batches():
+    return from_batches(in_two_ways, parts=grid("batches", "layers").shape[0])
+
+
 class Normed(nn.Module):
     """A norm between layers, over which tensor parallelism divides the rows (of a sequence, mostly)."""
 
@@ -555,6 +605,10 @@ def micro_batches(spread, *, by_ranks=False, reduced=True, other=0, gathered=Fal
         optimizer.step()
 
 
+def rows(which):
+    return DATA[0][which], Y[which]
+
+
 def refusals():
     """What is said where a sharded model cannot be measured as it was asked."""
     model = layer_by_layer(network())
@@ -567,6 +621,7 @@ def refusals():
     with torch.no_grad():
         apart[5].bias.to_local().add_(world()[1])
 
+    _, in_a_team = measured(by_columns_and_rows)
     known, objective = measured(layer_by_layer)
     batches = known, torch.optim.SGD(known.parameters(), lr=0.1), objective
     calls = {
@@ -576,7 +631,10 @@ def refusals():
         "recurrent": lambda: objective_of(layer_by_layer(recurrent)),
         "compile": lambda: objective_of(model, compile=True),
         "turning": lambda: at(objective_of(layer_by_layer(Turning().double()))),
-        "of a batch": lambda: Tracker(*batches, NextBatch()),
+        "of halves": lambda: Tracker(*batches, CrossFit(2, own_pass=True)),
+        "of scores": lambda: Tracker(*batches, SampledPathIntegral(size=6, sampling="importance")),
+        "other batch": lambda: in_a_team.loss(in_a_team.theta(), rows(slice(world()[1], 8))),
+        "no weight": lambda: objective.loss(objective.theta(), rows(slice(0, 8 * (world()[1] != 1)))),
         "of a copy": lambda: Tracker(model, optimizer, objective_of(network()), CrossFit(2)),
         "ranks": lambda: micro_batches(layer_by_layer, by_ranks=True),
         "not reduced": lambda: micro_batches(layer_by_layer, reduced=False),
@@ -593,6 +651,9 @@ CASES = {
     one_process_sampled: cases(at_night=[fsdp_sampled, both_sampled]),
     one_process_points: [fsdp_points],
     one_process_normed: cases(at_night=[tensor_parallel_normed]),
+    one_process_from_batches: cases(
+        both_from_batches, at_night=[fsdp_from_batches, tensor_parallel_from_batches]
+    ),
     one_process_cross_fitted: cases(
         both_cross_fitted,
         fsdp_cross_fitted,
