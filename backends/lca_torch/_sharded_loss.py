@@ -10,8 +10,9 @@ import torch
 from torch import Tensor, nn
 
 from lca.arrays import array_ops
+from lca.by_example import ExampleSlopes, GroupMovement
 from lca.errors import DataError, LayoutError, LCAError
-from lca.frameworks import PyTree, tensors_in, weight_of
+from lca.frameworks import ModelLoss, PyTree, tensors_in, weight_of
 from lca.objective import State
 from lca_torch._distribution import reshard, sharded_modules
 from lca_torch._division import Division
@@ -196,11 +197,18 @@ class ShardedLoss(SharedLoss):
         with self.ranks.exchange.telling():
             return super().evaluate_each(theta, groups, state, gradient=gradient, names=names)
 
-    def by_example(self, *args: Any, **options: Any) -> Any:
-        raise LCAError(
-            "a sharded model is not allocated by example; measure an unsharded copy of it, made before it is "
-            "sharded."
-        )
+    def by_example(
+        self,
+        theta: Tensor,
+        batches: Iterable[PyTree],
+        movement: GroupMovement,
+        state: State | None = None,
+        *,
+        names: Collection[str] | None = None,
+        at_once: bool = False,
+    ) -> ExampleSlopes:
+        """One gradient for each example, whose products are summed over the ranks."""
+        return ModelLoss.by_example(self, theta, batches, movement, state, names=names)
 
     def _checksums(self, theta: Tensor) -> dict[str, int]:
         assert isinstance(theta, ShardVector)

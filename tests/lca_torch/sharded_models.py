@@ -336,7 +336,18 @@ def from_batches(spread, *, parts=1):
         values, projected = tracker.views["train"]
         found |= {name: np.array(values.rows), f"projections of {name}": projected.rows}
     scores = objective.scores(objective.theta())
-    return found | {"scores": np.array(scores)}
+    return found | {"scores": np.array(scores), **by_example(objective)}
+
+
+def by_example(objective):
+    """Allocations of a step against the gradient to some examples."""
+    theta = objective.theta()
+    grad = objective.loss_and_grad(theta)[1]
+    step = lca.Step(theta, lca.arrays.array_ops(theta).add_scaled(theta.clone(), -0.5, grad))
+    rule = lca.PathIntegral(lca.gauss_legendre(2))
+    chosen = lca.by_example.ByExample("tensor", examples=[2, 5, 11], estimator=rule)
+    [found] = lca.by_example.allocate_by_example(objective, [step], chosen)
+    return {"examples": found.values, "losses of examples": found.loss_end}
 
 
 def one_process_from_batches():
