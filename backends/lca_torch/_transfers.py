@@ -1,8 +1,10 @@
 """`Transfers`: tensors sent between ranks that measure together; if one of them fails, none waits for it."""
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import Future
 from contextlib import ExitStack, contextmanager
 from datetime import timedelta
+from threading import Thread
 from time import monotonic, sleep
 from typing import Any
 
@@ -16,21 +18,27 @@ _LOOK = 0.25
 """Seconds between two looks for an error of another rank, while a transfer takes its time."""
 _COLLECTIVES = (
     "allgather",
-    "all_gather_single_coalesced",
+    "_allgather_base",
     "allgather_into_tensor_coalesced",
+    "all_gather_single",
+    "all_gather_single_coalesced",
     "allreduce",
     "allreduce_coalesced",
-    "all_to_all_single",
+    "alltoall",
     "alltoall_base",
+    "all_to_all_single",
     "barrier",
     "broadcast",
-    "recv",
+    "gather",
+    "reduce",
     "reduce_scatter",
+    "_reduce_scatter_base",
+    "reduce_scatter_single",
     "reduce_scatter_single_coalesced",
     "reduce_scatter_tensor_coalesced",
-    "send",
+    "scatter",
 )
-"""Methods of a process group that a subclass may replace, with their names in old and new torch."""
+"""Methods of a process group in which all of its ranks take part, with their names in old and new torch."""
 _ProcessGroup: Any = getattr(torch.distributed, "ProcessGroup", object)  # not in every torch
 
 
@@ -84,8 +92,9 @@ class Transfers:
         try:
             with torch.inference_mode(False), torch.no_grad():
                 work = begin()
-                self._wait(work.get_future())
-                work.wait()
+                done, finish = _progress(work)
+                self._wait(done)
+                finish()
         except BaseException as error:
             self.waited = monotonic() - start
             if not isinstance(error, RuntimeError):
@@ -96,10 +105,9 @@ class Transfers:
             ) from error
         return work
 
-    def _wait(self, future: Any) -> None:
-        # Not `is_completed` of the work: it waits for a lock without releasing that of Python.
+    def _wait(self, done: Callable[[], bool]) -> None:
         pause, look, end = SHORTEST, monotonic() + _LOOK, monotonic() + self._ranks.timeout
-        while not future.done():
+        while not done():
             if monotonic() > look:
                 if self._ranks.exchange.has_failed():
                     raise TransferError("another rank has stopped in the middle of an evaluation.")
@@ -121,6 +129,27 @@ class Transfers:
         """The error of a transfer whose result is of no use, after which no other can begin."""
         self.waited = 0.0
         return TransferError(reason)
+
+
+def _progress(work: Any) -> tuple[Callable[[], bool], Callable[[], object]]:
+    """Whether a transfer is done, and what completes it or raises its error."""
+    # Not `is_completed` of the work: it waits for a lock without releasing that of Python.
+    try:
+        return work.get_future().done, work.wait
+    except RuntimeError:  # as of reduce-scatter in gloo
+        waiting = Future[None]()
+        Thread(target=_complete, args=(work, waiting), daemon=True).start()
+        return waiting.done, waiting.result
+
+
+def _complete(work: Any, waiting: "Future[None]") -> None:
+    try:
+        with torch.no_grad():
+            work.wait()
+    except Exception as error:
+        waiting.set_exception(error)
+    else:
+        waiting.set_result(None)
 
 
 class LayerTransfers:
@@ -169,7 +198,7 @@ class _Group(_ProcessGroup):  # type: ignore[misc]
         super().__init__(own.rank(), own.size())
         self._trained, self._transfers = trained, transfers
         self._set_group_name(trained.group_name)
-        # For collectives that cannot be replaced, which end after `rank_timeout` only.
+        # For messages from one rank to another, which need not come in order; they end after `rank_timeout`.
         kinds = _ProcessGroup.BackendType
         for device in own._device_types:
             backend = own._get_backend(device)
@@ -183,9 +212,9 @@ class _Group(_ProcessGroup):  # type: ignore[misc]
 
 
 def _watched(name: str) -> Callable[..., Any]:
-    def collective(self: _Group, *args: Any) -> Any:
+    def collective(self: _Group, *args: Any, **options: Any) -> Any:
         transfers = self._transfers
-        return transfers.run(lambda: getattr(transfers.group, name)(*args))
+        return transfers.run(lambda: getattr(transfers.group, name)(*args, **options))
 
     return collective
 

@@ -22,6 +22,8 @@ from lca.errors import LCAError, LCAWarning
 from lca.estimators import CrossFit, LaggedCrossFit, NextBatch, SampledPathIntegral
 from lca_torch import Objective, Tracker, _gathering, replay
 from lca_torch._gathering import Gathering
+from lca_torch._process_group import MeasuringRanks
+from lca_torch._transfers import LayerTransfers, Transfers
 from tests.lca_torch.networks import Y
 from tests.lca_torch.shared_measuring import DATA, STEPS, TOKENS, Values, token_loss
 from tests.lca_torch.torchrun import run, world
@@ -494,6 +496,35 @@ def held_at_once():
     return {"held": np.array(max(held)), "size": np.array(objective.layout.size)}
 
 
+def redistributed():
+    """A tensor after ways of dividing it otherwise, in training and while measuring; watched transfers."""
+    from torch.distributed.tensor import DTensor, Partial, Replicate, Shard  # noqa: PLC0415
+
+    mesh = torch.distributed.init_device_mesh("cpu", (world()[0],))
+    layers = LayerTransfers([mesh], MeasuringRanks(torch.distributed.group.WORLD, 600.0))
+    watched, run = [], Transfers.run
+
+    def counted(self, begin):
+        watched.append(run(self, begin))
+        return watched[-1]
+
+    def found():
+        own = DATA[0][:12] * (1 + mesh.get_local_rank())
+        for before, after in [(Partial(), Replicate()), (Shard(0), Replicate()), (Partial(), Shard(0))]:
+            yield DTensor.from_local(own, mesh, [before]).redistribute(placements=[after]).to_local()
+
+    training = [each.clone() for each in found()]
+    Transfers.run = counted
+    try:
+        with layers.in_place():
+            measuring = [each.clone() for each in found()]
+    finally:
+        Transfers.run = run
+    both = {"training": training, "measuring": measuring}
+    rows = {name: np.concatenate([each.reshape(-1).numpy() for each in own]) for name, own in both.items()}
+    return {**rows, "watched": np.array(len(watched))}
+
+
 def checkpoints():
     """What a single process reads of checkpoints that all ranks have written, and θ as it was."""
     from torch.distributed import checkpoint  # noqa: PLC0415
@@ -676,4 +707,4 @@ CASES = {
 
 if __name__ == "__main__":
     every = [case for own in CASES.values() for case in own]
-    run([held_at_once, *every, checkpoints, training_goes_on, refusals], sys.argv[1])
+    run([held_at_once, redistributed, *every, checkpoints, training_goes_on, refusals], sys.argv[1])

@@ -61,6 +61,12 @@ def test_no_rank_holds_the_whole_model(found):
         assert 0 < rank["held"] <= rank["size"] / 2  # the largest layer has 84 of 177 parameters
 
 
+def test_layers_transfer_through_other_groups_while_they_are_measured(found):
+    for rank in found("redistributed"):
+        np.testing.assert_array_equal(rank["measuring"], rank["training"])
+        assert rank["watched"] == 3
+
+
 @pytest.mark.parametrize(
     ("trouble", "cause"),
     [
