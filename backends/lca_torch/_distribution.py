@@ -1,6 +1,6 @@
 """Taking a model apart from the way in which it is distributed: FSDP2 and tensor parallelism."""
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any
 
 from torch import nn
@@ -25,6 +25,19 @@ def unsharded_class(kind: type[nn.Module]) -> type[nn.Module]:
 def sharded_modules(model: nn.Module) -> list[Any]:
     """The modules under `fully_shard`."""
     return [module for module in model.modules() if unsharded_class(type(module)) is not type(module)]
+
+
+def gathered(model: nn.Module) -> Iterator[tuple[nn.Parameter, nn.Parameter]]:
+    """Each parameter that FSDP2 shards, and what the layers take in place of it while it is gathered.
+
+    The modules are gathered one after another, which is a collective operation.
+    """
+    for module in sharded_modules(model):
+        before = list(module.parameters())
+        module.unshard()
+        pairs = zip(before, module.parameters(), strict=True)
+        yield from ((own, taken) for own, taken in pairs if taken is not own)
+        module.reshard()
 
 
 def reshard(modules: Iterable[Any]) -> None:

@@ -6,11 +6,12 @@ from itertools import chain
 from math import prod
 from typing import Any, NamedTuple
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
 from lca.errors import LayoutError
-from lca_torch._distribution import sharded_modules
+from lca_torch._distribution import gathered
 from lca_torch._kinds import is_sharded, local_part
 from lca_torch._process_group import MeasuringRanks
 from lca_torch._shard_vector import Block
@@ -65,6 +66,8 @@ class Division:
         By name, how a layer under tensor parallelism takes a parameter.
     teams, team
         The number of teams, and which of them is that of this rank.
+    leads
+        Whether this rank is the first of its team.
     column
         The ranks with the same place in their teams as this one, in the order of the teams.
     held
@@ -96,7 +99,7 @@ class Division:
         teams = list(dict.fromkeys(tuple(each) for each, _ in told))
         if sorted(chain(*teams)) != list(range(ranks.count)) or len({*map(len, teams)}) > 1:
             raise _other_ranks("the model", [members[rank] for rank in team], members)
-        self.teams, self.team = len(teams), teams.index(tuple(team))
+        self.teams, self.team, self.leads = len(teams), teams.index(tuple(team)), team[0] == ranks.rank
         self.column = [each[team.index(ranks.rank)] for each in teams]
         self.held, self.holders, self.blocks = dict[str, Any](), dict[str, Any](), dict[str, Any]()
         for i, (name, parameter) in enumerate(parameters.items()):
@@ -115,12 +118,9 @@ class Division:
 
 def _parallel_forms(model: nn.Module, parameters: Mapping[str, Tensor]) -> dict[str, Form]:
     """How layers under tensor parallelism take their parameters, by name."""
+    names = {id(parameter): name for name, parameter in parameters.items()}
     forms = {name: Form.of(parameter) for name, parameter in parameters.items()}
-    for module in sharded_modules(model):
-        module.unshard()
-        taken = dict(model.named_parameters())
-        forms |= {name: Form.of(taken[name]) for name, own in parameters.items() if taken[name] is not own}
-        module.reshard()
+    forms |= {names[id(own)]: Form.of(taken) for own, taken in gathered(model) if id(own) in names}
     return {name: form for name, form in forms.items() if form is not None}
 
 
@@ -183,14 +183,20 @@ def _whole(tensor: Tensor) -> Block:
 
 
 def _divide(frame: Block, blocks: Sequence[Block]) -> bool:
-    """Whether these blocks, of which some may be the same, are all of a frame and nothing else."""
-    parts = {block for block in blocks if block.size}
-    return sum(part.size for part in parts) == frame.size and all(_is_inside(frame, part) for part in parts)
-
-
-def _is_inside(frame: Block, block: Block) -> bool:
-    ends = zip(block.within(frame).places, frame.shape, strict=True)
-    return all(place.start >= 0 and place.stop <= size for place, size in ends)
+    """Whether each entry of a frame is in exactly one of these blocks, of which some may be the same."""
+    parts = [block.within(frame).places for block in set(blocks) if block.size]
+    cells = []  # by axis, from the edges of blocks to their numbers in order
+    for axis, size in enumerate(frame.shape):
+        edges = {0, size, *(edge for part in parts for edge in (part[axis].start, part[axis].stop))}
+        if min(edges) < 0 or max(edges) > size:
+            return False
+        cells.append({edge: i for i, edge in enumerate(sorted(edges))})
+    covered = np.zeros([len(edges) - 1 for edges in cells], int)
+    for part in parts:
+        covered[
+            tuple(slice(of[place.start], of[place.stop]) for of, place in zip(cells, part, strict=True))
+        ] += 1
+    return bool((covered == 1).all())
 
 
 def _other_ranks(what: str, found: Sequence[int], members: Sequence[int]) -> LayoutError:

@@ -6,7 +6,7 @@ with every backend, allows any timeout, and shows which ranks have not answered.
 
 import json
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from time import monotonic, sleep
@@ -25,6 +25,8 @@ GRACE = 5.0
 
 Rank 0 reports which ranks are missing.
 """
+END = "the end of an evaluation"
+"""The call of a round in which ranks state how an evaluation has ended, with ``None`` if it has a result."""
 _made: Counter[str] = Counter()
 _exchanges: "WeakKeyDictionary[Any, Exchange]" = WeakKeyDictionary()
 
@@ -41,6 +43,10 @@ class _Message:
     @property
     def text(self) -> str:
         return json.dumps([self.call, self.value, self.error, self.kind])
+
+    @classmethod
+    def of(cls, text: bytes) -> "_Message":
+        return cls(*json.loads(text))
 
 
 class Exchange:
@@ -81,7 +87,7 @@ class Exchange:
             _exchanges[group] = cls(group)
         return _exchanges[group]
 
-    def gather(self, call: str, value: Any, timeout: float) -> list[Any]:
+    def gather(self, call: str, value: Any, timeout: float, waited: float = 0.0) -> list[Any]:
         """Return the values of all ranks in order.
 
         Parameters
@@ -92,6 +98,8 @@ class Exchange:
             What this rank sends: a number or string, or a list or mapping of these.
         timeout
             Seconds to wait for the others.
+        waited
+            Seconds for which this rank has waited already.
 
         Raises
         ------
@@ -102,7 +110,7 @@ class Exchange:
         self._told = False
         key = self._begin()
         self._say(key, _Message(call, value))
-        answer = json.loads(self._answer(key, call, timeout))
+        answer = json.loads(self._answer(key, call, timeout, waited))
         if isinstance(answer, list):
             self._forget(key)
             return answer
@@ -136,10 +144,10 @@ class Exchange:
             raise
 
     def has_failed(self) -> bool:
-        """Whether another rank has told of an error instead of taking part in the next round."""
+        """Whether another rank has told of an error, or stated one at the end of an evaluation."""
         keys = [f"{self._next}/{rank}" for rank in range(self.count)]
-        told = [json.loads(self._store.get(key)) for key in keys if self._store.check([key])]
-        return any(_Message(*one).error for one in told)
+        told = [_Message.of(self._store.get(key)) for key in keys if self._store.check([key])]
+        return any(one.error or (one.call == END and one.value is not None) for one in told)
 
     def _begin(self) -> str:
         """The key of the next round."""
@@ -153,7 +161,7 @@ class Exchange:
         """Answer a round, unless it already has an answer."""
         self._store.compare_set(f"{key}/answer", "", answer)
 
-    def _answer(self, key: str, call: str, timeout: float) -> str:
+    def _answer(self, key: str, call: str, timeout: float, waited: float) -> str:
         """The answer to a round: rank 0 makes it from all messages, the other ranks read it."""
         answer, end = f"{key}/answer", monotonic() + timeout
         try:
@@ -161,12 +169,11 @@ class Exchange:
                 keys = [f"{key}/{rank}" for rank in range(self.count)]
                 self._wait(lambda: self._store.check(keys) or self._store.check([answer]), end)
                 if not self._store.check([answer]):
-                    missing = [rank for rank, own in enumerate(keys) if not self._store.check([own])]
-                    texts = [] if missing else [self._store.get(own) for own in keys]
-                    messages = [_Message(*json.loads(text)) for text in texts]
-                    self._decide(key, _late(call, missing, timeout) if missing else _joined(messages))
+                    there = [rank for rank, own in enumerate(keys) if self._store.check([own])]
+                    messages = {rank: _Message.of(self._store.get(keys[rank])) for rank in there}
+                    self._decide(key, _joined(messages, range(self.count), timeout + waited))
             elif not self._wait(lambda: self._store.check([answer]), end + GRACE):
-                self._decide(key, _late(call, [0], timeout))
+                self._decide(key, _late(call, [0], timeout + waited))
             found: bytes = self._store.get(answer)
             return found.decode()
         except RuntimeError as error:
@@ -199,12 +206,15 @@ def _short(members: Sequence[int]) -> str:
     return text if len(text) <= 200 else f"{members[0]}-{members[-1]} ({len(members)})"  # noqa: PLR2004
 
 
-def _joined(messages: Sequence[_Message]) -> str:
-    """The answer to a round in which all ranks took part."""
-    for rank, message in enumerate(messages):
+def _joined(messages: Mapping[int, _Message], every: Sequence[int], waited: float) -> str:
+    """The answer to a round from the messages that have arrived, of rank 0 among others."""
+    for rank, message in messages.items():
         if message.error:
             return _failure(rank, message)
-    calls = [message.call for message in messages]
+    missing = [rank for rank in every if rank not in messages]
+    if missing:
+        return _late(messages[0].call, missing, waited)
+    calls = [messages[rank].call for rank in every]
     for rank, call in enumerate(calls):
         if call != calls[0]:
             text = (
@@ -213,7 +223,7 @@ def _joined(messages: Sequence[_Message]) -> str:
                 "on one rank alone with process_group=None"
             )
             return json.dumps({"text": text})
-    return json.dumps([message.value for message in messages])
+    return json.dumps([messages[rank].value for rank in every])
 
 
 def _failure(rank: int, message: _Message) -> str:
@@ -223,9 +233,9 @@ def _failure(rank: int, message: _Message) -> str:
 def _late(call: str, missing: Sequence[int], timeout: float) -> str:
     who = f"rank {missing[0]}" if len(missing) == 1 else f"ranks {', '.join(map(str, missing))}"
     text = (
-        f"{who} did not take part in {call} within {timeout:g} s; has it ended, or does it not measure? Make "
-        "objective and tracker on every rank, raise rank_timeout if it was slow, or measure on one rank "
-        "alone with process_group=None"
+        f"{who} did not take part in {call} within {round(timeout, 1):g} s; has it ended, or does it not "
+        "measure? Make objective and tracker on every rank, raise rank_timeout if it was slow, or measure on "
+        "one rank alone with process_group=None"
     )
     return json.dumps({"text": text})
 

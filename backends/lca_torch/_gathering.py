@@ -2,8 +2,6 @@
 
 from collections.abc import Callable, Iterator, Mapping, MutableMapping
 from contextlib import AbstractContextManager
-from datetime import timedelta
-from time import monotonic, sleep
 from typing import Any, NamedTuple
 
 import torch
@@ -13,26 +11,17 @@ from torch.multiprocessing.reductions import StorageWeakRef
 
 from lca.errors import LCAError
 from lca_torch._division import Division, Form
-from lca_torch._exchange import GROWTH, LONGEST, SHORTEST
 from lca_torch._kinds import local_part
 from lca_torch._process_group import MeasuringRanks
 from lca_torch._reads import STANDS_FOR
+from lca_torch._transfers import Transfers
 
 _FIRST = 256
 """Numbers of a shard that travel together with the number of the parameter."""
-_LOOK = 0.25
-"""Seconds between two looks for an error of another rank, while a transfer takes its time."""
-
-
-class TransferError(LCAError):
-    """A transfer of parameters between the ranks was not finished."""
 
 
 class Gathering:
     """Gathers parameters from the shards of the ranks, and sums gradients into the shards.
-
-    The transfers have a process group of their own: if a rank stops measuring in the middle of a forward
-    pass, what it and the others send in training cannot be taken for parameters.
 
     Every rank must read the same parameters in the same order, as with FSDP itself. The number of the
     parameter is exchanged before it, so that others than expected are noticed.
@@ -47,25 +36,18 @@ class Gathering:
 
     Attributes
     ----------
+    transfers
+        The transfers of this rank.
     parts
         By how many the summed gradients are divided: 1 if each team evaluates other batches, and the number
         of teams if each evaluates all.
     """
 
     def __init__(self, division: Division, ranks: MeasuringRanks) -> None:
-        self._division, self._ranks = division, ranks
-        distributed = torch.distributed
-        every = distributed.get_process_group_ranks(ranks.group)
-        members = [every[rank] for rank in division.column]
-        self._group = distributed.new_group(
-            members,
-            timeout=timedelta(seconds=ranks.timeout),
-            use_local_synchronization=len(members) < distributed.get_world_size(),
-        )
+        self._division, self.transfers = division, Transfers(division.column, ranks)
         self._numbers = {name: i for i, name in enumerate(division.blocks)}
         self._first = min(_FIRST, max(block.size for each in division.blocks.values() for block in each))
         self._live: dict[int, _Known] = {}
-        self._broken = False
         self.parts = division.teams
 
     def whole(self, leaf: Tensor, name: str) -> Tensor:
@@ -104,7 +86,7 @@ class Gathering:
         """The shard of this rank of the sum of the gradients of the ranks."""
         self._first_rows(grad.new_zeros(0), len(self._numbers) + self._numbers[name], name)
         total = grad.contiguous().clone()
-        self._run(lambda: torch.distributed.all_reduce(total, group=self._group, async_op=True))
+        self._run(torch.distributed.all_reduce, total)
         return total[self._division.blocks[name][self._division.team].places].div(self.parts)
 
     def _first_rows(self, own: Tensor, number: int, name: str) -> list[Tensor]:
@@ -117,8 +99,7 @@ class Gathering:
         row[0], row[1 : 1 + len(own)] = number, own[: self._first]
         rows = self._exchanged(row)
         if any(int(other[0]) != number for other in rows):
-            self._broken = True
-            raise TransferError(
+            raise self.transfers.refuse(
                 f"the ranks read different parameters at the same time: this one {name!r}. A sharded model "
                 "must read the same parameters in the same order, whatever the batch; measure an unsharded "
                 "copy of it, made before it is sharded."
@@ -127,35 +108,12 @@ class Gathering:
 
     def _exchanged(self, row: Tensor) -> list[Tensor]:
         rows = [torch.empty_like(row) for _ in range(self._division.teams)]
-        self._run(lambda: torch.distributed.all_gather(rows, row, group=self._group, async_op=True))
+        self._run(torch.distributed.all_gather, rows, row)
         return rows
 
-    def _run(self, begin: Callable[[], Any]) -> None:
-        """Wait for a transfer, but not after another rank has told of an error."""
-        if self._broken:
-            raise TransferError(
-                "an earlier evaluation was interrupted while parameters were on their way between the "
-                "ranks; make the objective again."
-            )
-        self._broken = True
-        try:
-            with torch.inference_mode(False), torch.no_grad():
-                work = begin()
-                # Not `is_completed` of the work: it waits for a lock without releasing that of Python.
-                future, pause, look = work.get_future(), SHORTEST, monotonic() + _LOOK
-                while not future.done():
-                    if monotonic() > look:
-                        if self._ranks.exchange.has_failed():
-                            raise TransferError("another rank has stopped in the middle of an evaluation.")
-                        look = monotonic() + _LOOK
-                    sleep(pause)
-                    pause = min(GROWTH * pause, LONGEST)
-                work.wait()
-        except RuntimeError as error:
-            raise TransferError(
-                f"the parameters of the ranks could not be gathered ({' '.join(str(error).split())[:200]})."
-            ) from error
-        self._broken = False
+    def _run(self, collective: Callable[..., Any], *tensors: Any) -> None:
+        group = self.transfers.group
+        self.transfers.run(lambda: collective(*tensors, group=group, async_op=True))
 
     def _pack(self, tensor: Tensor) -> Any:
         detached = tensor.detach()

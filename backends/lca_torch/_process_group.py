@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from lca.errors import LCAError, LCAWarning
-from lca_torch._exchange import GRACE, Exchange
+from lca_torch._exchange import END, GRACE, Exchange
 
 TIMEOUT = 600.0
 """Seconds to wait for another rank, by default."""
@@ -46,9 +46,32 @@ class MeasuringRanks:
         """`Exchange.gather` with the timeout of these ranks."""
         return self.exchange.gather(call, value, self.timeout)
 
-    def last_words(self, call: str) -> None:
-        """Raise the error that another rank has told, after a transfer in this call has failed."""
-        self.exchange.gather(call, None, GRACE)
+    def end(self, how: str | float | None) -> None:
+        """State how an evaluation has ended, in place of the next `gather`.
+
+        Parameters
+        ----------
+        how
+            The error of this rank; or for how many seconds it has waited in a transfer that was not finished;
+            ``None`` if it has a result.
+
+        Raises
+        ------
+        LCAError
+            If it has ended otherwise on another rank, or one was too late: with the same message on all.
+        """
+        waited = how if isinstance(how, float) else 0.0
+        told = self.exchange.gather(END, how, max(GRACE, self.timeout - waited), waited)
+        waits = [own for own in told if isinstance(own, float)]
+        if len({type(own) for own in told}) > 1:
+            rank, why = next((pair for pair in enumerate(told) if isinstance(pair[1], str)), (0, ""))
+            why = why or "a transfer between the ranks was not finished"
+            raise LCAError(f"rank {rank} measures no more: {why.rstrip('.')}.")
+        if waits and max(waits) >= self.timeout:
+            raise LCAError(
+                f"rank {told.index(min(waits))} was more than {self.timeout:g} s late in the middle of an "
+                "evaluation; raise rank_timeout if it was slow, and make the objective again."
+            )
 
     def add(self, tensor: Tensor) -> Tensor:
         """Sum over the ranks, in place; call it only after a `gather`, so that all ranks take part."""

@@ -135,10 +135,13 @@ def _observed(held: Held, batch: PyTree, given: Mapping[str, Tensor]) -> Reads:
     try:
         with reads:
             held.replica.losses(batch)
-    except Exception:  # of the user's code, or because a compiled part cannot run like this
+    except Exception as error:  # of the user's code, or because a compiled part cannot run like this
+        held.replica.tried(error)
         held.begin()
         held.replica.losses(batch)
         reads.names.update(given)
+    else:
+        held.replica.tried(None)
     return reads
 
 

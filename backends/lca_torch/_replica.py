@@ -72,6 +72,8 @@ class Replica:
         self._memory = Memory(copier.pairs, self.slots.places)
         self.written: set[str] = set()
         """Names of tensors outside θ that a forward pass writes into; it gets copies of them each time."""
+        self.tried: Callable[[Exception | None], None] = lambda error: None
+        """Is told of the error, if any, of a forward pass that is made once more in another way after one."""
 
     @contextmanager
     def holding(

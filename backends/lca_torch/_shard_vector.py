@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from lca.arrays import ArrayOps, Slices, WeightedProducts, WeightedVectors, array_ops
-from lca.errors import LayoutError, LCAError
+from lca.errors import LCAError
 from lca.layout import Layout
 from lca_torch._live import ParameterVector
 from lca_torch._process_group import MeasuringRanks
@@ -343,14 +343,15 @@ class ShardOps(ArrayOps):
             ends.append(place[np.lexsort((place, sign * size))][:k])
         return ends[0], ends[1]
 
-    def products(self, basis: Any, vector: ShardVector) -> np.ndarray:
-        raise _unsupported("projections")
+    def products(self, basis: Tensor, vector: ShardVector) -> np.ndarray:
+        own = basis[:, : vector.shards.counted]
+        return _sum(vector, array_ops(vector.local).products(own, vector.counted), "projections")
 
     def native(self, array: np.ndarray, like: ShardVector) -> Any:
-        if array.ndim != 1:
-            raise _unsupported("arrays of several vectors")
-        local = like.shards.held(array, like.local)
-        return ShardVector(local.to(torch.as_tensor(array[:0]).dtype), like.shards)
+        """What this rank holds of a vector (K,); of a basis (n, K), a tensor with a row for each vector."""
+        of_dtype = torch.as_tensor(array[:0], device=like.device)
+        rows = [like.shards.held(row, of_dtype) for row in np.atleast_2d(array)]
+        return ShardVector(rows[0], like.shards) if array.ndim == 1 else torch.stack(rows)
 
     def accumulated(self, total: ShardVector | None, vector: ShardVector) -> ShardVector:
         if total is None:
@@ -406,13 +407,6 @@ def _parts(vector: ShardVector, slices: Sequence[Slices], *, signs: bool = False
             weighed = (kind().reshape(-1)[inside] for kind in kinds)
             into += np.array([torch.bincount(slot, w, part.width).cpu().numpy() for w in weighed])
     return found
-
-
-def _unsupported(what: str) -> LayoutError:
-    return LayoutError(
-        f"{what} are not available for a sharded model; measure an unsharded copy of it, made before it is "
-        "sharded."
-    )
 
 
 _OPS = ShardOps()

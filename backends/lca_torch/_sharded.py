@@ -86,14 +86,15 @@ def require_training_alone(required: Sequence[str]) -> None:
 
 
 def require_gradients_alone(required: Sequence[str]) -> None:
-    """Raise `LCAError` if an estimator requires more of training on shards than its gradients."""
-    others = [field for field in required if field.removeprefix("next_") in ("batch", "halves", "scores")]
-    if others:
+    """Raise `LCAError` if an estimator requires what only a rank by itself has of training on shards."""
+    advice = {
+        "halves": "use lca.estimators.CrossFit with the micro-batches of the loop",
+        "scores": "let the estimator measure the errors itself with refresh=n",
+    }
+    for field in advice.keys() & {*required}:
         raise LCAError(
-            f"the estimator requires {', '.join(others)} of training, and the loss of a sharded model is not "
-            "measured on batches of training; use lca.estimators.CrossFit with the micro-batches of the "
-            "loop, lca.Adaptive, lca.PathIntegral or lca.estimators.SampledPathIntegral with "
-            "sampling='uniform'."
+            f"the estimator requires {field} of training, and each rank has those of its own batch only; "
+            f"{advice[field]}, or use lca.Adaptive or lca.PathIntegral."
         )
 
 

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from lca.errors import LCAError
-from lca_torch._distribution import sharded_modules
+from lca_torch._distribution import gathered
 from lca_torch._gradients import ELSE, Gradients, Versions
 from lca_torch._kinds import holds_summands, is_sharded, local_part
 from lca_torch._live import detached, flat, holds
@@ -42,15 +42,8 @@ class ShardedGradients(Gradients):
     def leaves(self) -> Sequence[Tensor]:
         """The whole parameters that FSDP2 gathers for a forward pass, and gathers here once to find them."""
         if not self._leaves:
-            self._leaves = list(self.parameters)
-            positions = {id(parameter): i for i, parameter in enumerate(self.parameters)}
-            for module in sharded_modules(self._model):
-                before = list(module.parameters())
-                module.unshard()
-                for own, whole in zip(before, module.parameters(), strict=True):
-                    if whole is not own and id(own) in positions:
-                        self._leaves[positions[id(own)]] = whole
-                module.reshard()
+            taken = {id(own): whole for own, whole in gathered(self._model)}
+            self._leaves = [taken.get(id(own), own) for own in self.parameters]
         return self._leaves
 
     def read(self) -> ShardVector:

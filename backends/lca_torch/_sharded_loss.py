@@ -6,25 +6,26 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 
 from lca.arrays import array_ops
-from lca.errors import LayoutError, LCAError
-from lca.frameworks import PyTree, weight_of
+from lca.by_example import ExampleSlopes, GroupMovement
+from lca.errors import DataError, LayoutError, LCAError
+from lca.frameworks import ModelLoss, PyTree, tensors_in, weight_of
 from lca.objective import State
 from lca_torch._distribution import reshard, sharded_modules
 from lca_torch._division import Division
-from lca_torch._gathering import GatheredParameters, Gathering, TransferError
+from lca_torch._gathering import GatheredParameters, Gathering
 from lca_torch._kinds import local_part
 from lca_torch._live import ParameterVector
 from lca_torch._parameters import Leaves
 from lca_torch._process_group import MeasuringRanks
 from lca_torch._replica import Replica
 from lca_torch._shard_vector import Shards, ShardVector
-from lca_torch._shared_loss import SharedLoss, Work
+from lca_torch._shared_loss import Own, SharedLoss, Work
 from lca_torch._state import checksum
+from lca_torch._transfers import LayerTransfers
 
 
 class ShardedLoss(SharedLoss):
@@ -41,8 +42,8 @@ class ShardedLoss(SharedLoss):
     which counts nothing. A policy of mixed precision belongs to training: the loss is measured in the dtype
     of the shards (``autocast=`` of the objective measures in another).
 
-    Transfers of activations are those of the model, in its own process group: a rank that fails in the middle
-    of an evaluation leaves the others of its team to the time limit of that group.
+    All transfers have process groups of their own, also those of the layers: if a rank fails in the middle of
+    an evaluation, the others raise its error, and training can go on.
 
     Parameters
     ----------
@@ -51,15 +52,18 @@ class ShardedLoss(SharedLoss):
     """
 
     takes_shards = True
+    meets_in_passes = True
 
     def __init__(self, model: nn.Module, *args: Any, ranks: MeasuringRanks, **options: Any) -> None:
         self._modules = sharded_modules(model)
         _require_plain(options)
         super().__init__(model, *args, ranks=ranks, **options)
         division = Division(model, self._own, ranks)
-        self.teams, self.team = division.teams, division.team
+        self.teams, self.team, self.leads = division.teams, division.team, division.leads
         self._forms, self._holders = division.forms, division.holders
         self._gathering = Gathering(division, ranks)
+        self._layers = LayerTransfers((form.mesh for form in self._forms.values()), ranks)
+        self._transfers = [self._gathering.transfers, *self._layers.all]
         self.shards = Shards(self.layout, division.held, ranks)
         """Which entries of θ each rank holds."""
 
@@ -72,6 +76,9 @@ class ShardedLoss(SharedLoss):
 
     def _mine(self, batches: Iterable[PyTree], work: Work) -> Iterator[PyTree]:
         """The batches of this team, and as many as any other team has."""
+        if isinstance(batches, Own):
+            yield from self._of_training(list(batches))
+            return
         counts, first = [0] * self.teams, None
         for batch in batches:
             if not weight_of(self, batch):
@@ -83,6 +90,24 @@ class ShardedLoss(SharedLoss):
                 yield batch
         for _ in range(max(counts) - counts[self.team]):
             yield _Idle(first)
+
+    def _of_training(self, pieces: Sequence[PyTree]) -> Iterator[PyTree]:
+        """The pieces of a batch that only this team has, and as many as any other team has."""
+        weighed = [piece for piece in pieces if weight_of(self, piece)]
+        sums = [checksum(tensor) for piece in pieces for tensor in tensors_in(piece)]
+        told = self.ranks.gather("a batch of training", [self.team, len(weighed), sums])
+        known = dict[int, tuple[int, list[int]]]()
+        for rank, (team, number, own) in enumerate(told):
+            first, expected = known.setdefault(team, (rank, own))
+            if own != expected:
+                raise DataError(
+                    f"the ranks {first} and {rank} of one tensor-parallel group have different batches of "
+                    "training; give them the same."
+                )
+            if not number:
+                raise DataError(f"the batch of training of rank {rank} has no weight; skip it on all ranks.")
+        yield from weighed
+        yield from [_Idle(weighed[0])] * (max(number for _, number, _ in told) - len(weighed))
 
     def _summed(self, gradient: Tensor) -> Tensor:
         """The backward pass has summed over the teams; the weights are counted on every rank of a team."""
@@ -96,13 +121,44 @@ class ShardedLoss(SharedLoss):
 
     @contextmanager
     def _modes(self, seed: int, *, gradients: bool) -> Iterator[None]:
-        """Begin an evaluation on all ranks together, so that no transfer waits for a missing rank."""
+        """Begin an evaluation on all ranks together, so that no transfer waits for a missing rank.
+
+        If a transfer is interrupted, the error of the rank that is the cause is raised.
+        """
+        for transfers in self._transfers:
+            transfers.require_sound()
         self.ranks.gather("an evaluation of a sharded model", None)
         try:
-            with super()._modes(seed, gradients=gradients), self._gathering.saving():
+            with (
+                super()._modes(seed, gradients=gradients),
+                self._gathering.saving(),
+                self._layers.in_place(),
+            ):
                 yield
-        except TransferError:
-            self.ranks.last_words("an evaluation of a sharded model")
+        except Exception:
+            if self._interrupted:
+                self.ranks.end(max(self._interrupted))
+            raise
+
+    @property
+    def _interrupted(self) -> list[float]:
+        """How long this rank has waited in transfers that were not finished."""
+        return [own.waited for own in self._transfers if own.waited is not None]
+
+    def _one_loss(self, *args: Any, **options: Any) -> float | Exception:
+        found = super()._one_loss(*args, **options)
+        self._tried(found if isinstance(found, Exception) else None)
+        return found
+
+    def _tried(self, error: Exception | None) -> None:
+        """Raise the error of a forward pass, after which this rank would go on, unless all ranks have one."""
+        if error is not None and self._interrupted:
+            raise error
+        try:
+            self.ranks.end(None if error is None else f"{type(error).__name__}: {error}")
+        except LCAError:
+            if error is not None:
+                raise error  # noqa: B904 - the other error is that of the ranks that wait for this one
             raise
 
     def _taken(self, leaf: Tensor, name: str) -> Tensor:
@@ -141,23 +197,18 @@ class ShardedLoss(SharedLoss):
         with self.ranks.exchange.telling():
             return super().evaluate_each(theta, groups, state, gradient=gradient, names=names)
 
-    def own(self, batches: Iterable[PyTree]) -> Iterable[PyTree]:
-        raise LCAError(
-            "the batches of training are not measured for a sharded model; use lca.Adaptive, "
-            "lca.PathIntegral or lca.estimators.SampledPathIntegral."
-        )
-
-    def by_example(self, *args: Any, **options: Any) -> Any:
-        raise LCAError(
-            "a sharded model is not allocated by example; measure an unsharded copy of it, made before it is "
-            "sharded."
-        )
-
-    def scores(self, theta: Tensor, batches: Iterable[PyTree]) -> np.ndarray:
-        raise LCAError(
-            "the errors of examples are not available for a sharded model; use sampling='uniform', or "
-            "measure an unsharded copy of it, made before it is sharded."
-        )
+    def by_example(
+        self,
+        theta: Tensor,
+        batches: Iterable[PyTree],
+        movement: GroupMovement,
+        state: State | None = None,
+        *,
+        names: Collection[str] | None = None,
+        at_once: bool = False,
+    ) -> ExampleSlopes:
+        """One gradient for each example, whose products are summed over the ranks."""
+        return ModelLoss.by_example(self, theta, batches, movement, state, names=names)
 
     def _checksums(self, theta: Tensor) -> dict[str, int]:
         assert isinstance(theta, ShardVector)
@@ -173,6 +224,7 @@ class ShardedLoss(SharedLoss):
 
     def _adapt(self, replica: Replica) -> None:
         """Let the modules of a replica gather the parameters that they read."""
+        replica.tried = self._tried
         _require_unwritten(replica.model)
         places = dict[int, dict[str, str]]()
         for holder, key, name in replica.slots.of_theta():

@@ -3,7 +3,7 @@
 import math
 from collections.abc import Collection, Iterable, Iterator, Sequence
 from contextlib import suppress
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import torch
@@ -48,12 +48,17 @@ class SharedLoss(TorchLoss):
     ----------
     teams, team
         Among how many the batches are divided, and which of them is this rank: every rank is one.
+    leads
+        Whether this rank states the results of its team.
     """
+
+    meets_in_passes: ClassVar[bool] = False
+    """Whether passes transfer between the teams, so that all of them make as many."""
 
     def __init__(self, *args: Any, ranks: MeasuringRanks, **options: Any) -> None:
         super().__init__(*args, **options)
         self.ranks = ranks
-        self.teams, self.team = ranks.count, ranks.rank
+        self.teams, self.team, self.leads = ranks.count, ranks.rank, True
         self._drawn = 0
         self._own_state: State | None = None
         self._common: tuple[list[int], State] | None = None
@@ -80,7 +85,7 @@ class SharedLoss(TorchLoss):
 
     def own(self, batches: Iterable[PyTree]) -> Iterable[PyTree]:
         """Mark batches that only this rank has, so that it evaluates all of them."""
-        return _Own(batches)
+        return Own(batches)
 
     def agreed(self, value: float) -> float:
         return value if self.shares == 1 else float(self.ranks.gather("a time", value)[0])
@@ -139,12 +144,18 @@ class SharedLoss(TorchLoss):
             every = list(batches)
             ends = np.cumsum([0, *map(examples_in, every)])
             work = Work(self.teams)
-            mine = [i for i, batch in enumerate(every) if work.team_of(batch) == self.team]
-            own = super().scores(theta, [every[i] for i in mine])
+            teams = [work.team_of(batch) for batch in every]
+            mine = [i for i, team in enumerate(teams) if team == self.team]
+            evaluated = [every[i] for i in mine]
+            if self.meets_in_passes:
+                most = max(map(teams.count, range(self.teams)))
+                evaluated += every[:1] * (most - len(mine))
+            own = super().scores(theta, evaluated)
             places = [np.arange(ends[i], ends[i + 1]) for i in mine]
             found = torch.zeros(int(ends[-1]), dtype=torch.float64)
-            if places:
-                found[np.concatenate(places)] = torch.as_tensor(own)
+            if places and self.leads:
+                index = np.concatenate(places)
+                found[index] = torch.as_tensor(own[: len(index)])
             place = [self._checksums(theta), len(every), self._drawn_since(), []]
             told = self.ranks.gather("the errors of the examples", place)
             self._require_same_point(told)
@@ -153,7 +164,7 @@ class SharedLoss(TorchLoss):
 
     def _mine(self, batches: Iterable[PyTree], work: "Work") -> Iterator[PyTree]:
         """The batches that this rank evaluates."""
-        if isinstance(batches, _Own):
+        if isinstance(batches, Own):
             return iter(batches)
         return (batch for batch in batches if work.team_of(batch) == self.team)
 
@@ -220,7 +231,7 @@ class Work:
         return team
 
 
-class _Own:
+class Own:
     """Batches that only this rank has."""
 
     def __init__(self, batches: Iterable[PyTree]) -> None:

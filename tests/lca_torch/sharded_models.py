@@ -5,8 +5,8 @@ torchrun --nproc-per-node 4 -m tests.lca_torch.sharded_models FOLDER
 
 import contextlib
 import inspect
-import os
 import sys
+import time
 import warnings
 from functools import cache
 from pathlib import Path
@@ -22,6 +22,8 @@ from lca.errors import LCAError, LCAWarning
 from lca.estimators import CrossFit, LaggedCrossFit, NextBatch, SampledPathIntegral
 from lca_torch import Objective, Tracker, _gathering, replay
 from lca_torch._gathering import Gathering
+from lca_torch._process_group import MeasuringRanks
+from lca_torch._transfers import LayerTransfers, Transfers
 from tests.lca_torch.networks import Y
 from tests.lca_torch.shared_measuring import DATA, STEPS, TOKENS, Values, token_loss
 from tests.lca_torch.torchrun import run, world
@@ -305,6 +307,67 @@ def both_cross_fitted():
     return cross_fitted(in_two_ways, parts=grid("batches", "layers").shape[0])
 
 
+FROM_BATCHES = {
+    "next batch": NextBatch(),
+    "importance": SampledPathIntegral(size=6, sampling="stratified", refresh=1, seed=3),
+}
+
+
+class Projected(lca.views.BasisProjection):
+    """A view of the loss change along three directions."""
+
+    def __init__(self, layout):
+        drawn = np.random.default_rng(0).normal(size=(layout.size, 3))
+        super().__init__(np.linalg.qr(drawn)[0].T)
+
+
+def from_batches(spread, *, parts=1):
+    """Allocations that need forward passes of batches, of which the first rank has 8 of 12 examples."""
+    (model, objective), found = measured(spread), {}
+    part = world()[1] * parts // world()[0]
+    for name, estimator in FROM_BATCHES.items():
+        optimizer = torch.optim.SGD(model.parameters(), lr=0.2, momentum=0.5)
+        views = {"views": [Values, Projected]}
+        with Tracker(model, optimizer, objective, estimator, on_error="raise", **views) as tracker:
+            for step in range(STEPS):
+                optimizer.zero_grad()
+                own = torch.arange(step, step + 12).tensor_split([8, 10, 11][: parts - 1])[part]
+                for x, y in tracker.batches([(DATA[0][own], Y[own])]):
+                    (parts * cross_entropy(model(x), y, reduction="sum") / 12).backward()
+                optimizer.step()
+        values, projected = tracker.views["train"]
+        found |= {name: np.array(values.rows), f"projections of {name}": projected.rows}
+    scores = objective.scores(objective.theta())
+    return found | {"scores": np.array(scores), **by_example(objective)}
+
+
+def by_example(objective):
+    """Allocations of a step against the gradient to some examples."""
+    theta = objective.theta()
+    grad = objective.loss_and_grad(theta)[1]
+    step = lca.Step(theta, lca.arrays.array_ops(theta).add_scaled(theta.clone(), -0.5, grad))
+    rule = lca.PathIntegral(lca.gauss_legendre(2))
+    chosen = lca.by_example.ByExample("tensor", examples=[2, 5, 11], estimator=rule)
+    [found] = lca.by_example.allocate_by_example(objective, [step], chosen)
+    return {"examples": found.values, "losses of examples": found.loss_end}
+
+
+def one_process_from_batches():
+    return from_batches(whole)
+
+
+def fsdp_from_batches():
+    return from_batches(layer_by_layer, parts=world()[0])
+
+
+def tensor_parallel_from_batches():
+    return from_batches(by_columns_and_rows)
+
+
+def both_from_batches():
+    return from_batches(in_two_ways, parts=grid("batches", "layers").shape[0])
+
+
 class Normed(nn.Module):
     """A norm between layers, over which tensor parallelism divides the rows (of a sequence, mostly)."""
 
@@ -433,6 +496,35 @@ def held_at_once():
     return {"held": np.array(max(held)), "size": np.array(objective.layout.size)}
 
 
+def redistributed():
+    """A tensor after ways of dividing it otherwise, in training and while measuring; watched transfers."""
+    from torch.distributed.tensor import DTensor, Partial, Replicate, Shard  # noqa: PLC0415
+
+    mesh = torch.distributed.init_device_mesh("cpu", (world()[0],))
+    layers = LayerTransfers([mesh], MeasuringRanks(torch.distributed.group.WORLD, 600.0))
+    watched, run = [], Transfers.run
+
+    def counted(self, begin):
+        watched.append(run(self, begin))
+        return watched[-1]
+
+    def found():
+        own = DATA[0][:12] * (1 + mesh.get_local_rank())
+        for before, after in [(Partial(), Replicate()), (Shard(0), Replicate()), (Partial(), Shard(0))]:
+            yield DTensor.from_local(own, mesh, [before]).redistribute(placements=[after]).to_local()
+
+    training = [each.clone() for each in found()]
+    Transfers.run = counted
+    try:
+        with layers.in_place():
+            measuring = [each.clone() for each in found()]
+    finally:
+        Transfers.run = run
+    both = {"training": training, "measuring": measuring}
+    rows = {name: np.concatenate([each.reshape(-1).numpy() for each in own]) for name, own in both.items()}
+    return {**rows, "watched": np.array(len(watched))}
+
+
 def checkpoints():
     """What a single process reads of checkpoints that all ranks have written, and θ as it was."""
     from torch.distributed import checkpoint  # noqa: PLC0415
@@ -461,38 +553,81 @@ class Turning(nn.Module):
         return self.last(torch.tanh(self.more(x)) if is_second else x)
 
 
-def failing_loss(outputs, targets):
-    if os.environ.get("FAILS"):
-        raise ValueError("this rank fails")
-    return cross_entropy(outputs, targets)
+class Odd(nn.Module):
+    """Does nothing, but what is asked for when the measured copy of it is called on rank 1."""
+
+    asked = None
+    """An error to raise, or seconds to sleep, in the forward pass or (`backward`) in the backward pass."""
+    backward = False
+
+    def forward(self, x):
+        return _Identity.apply(x)
+
+    @classmethod
+    def act(cls, *, backward):
+        if cls.asked is None or world()[1] != 1 or cls.backward is not backward:
+            return
+        if isinstance(cls.asked, Exception):
+            raise cls.asked
+        time.sleep(cls.asked)
 
 
-def after(loss_fn):
-    """θ at the end of a training, measured by this loss, which fails on a rank; and the warnings."""
-    model = layer_by_layer(network()).eval()
+class _Identity(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx, x):
+        Odd.act(backward=False)
+        return x.clone()
+
+    @staticmethod
+    def backward(ctx, grad):
+        Odd.act(backward=True)
+        return grad
+
+
+TROUBLES = {
+    "forward": (by_columns_and_rows, ValueError("this rank fails"), False, 600.0),
+    "backward": (in_two_ways, ValueError("this rank fails"), True, 600.0),
+}
+if NIGHTLY:
+    TROUBLES["slow"] = by_columns_and_rows, 6.0, True, 3.0
+"""By name the model, what happens on rank 1, whether in the backward pass, and how long the others wait."""
+
+
+def after(spread, *trouble):
+    """θ at the end of a training, in whose second step measuring meets a trouble; and the warnings."""
+    model = network().eval()
+    model[4] = nn.Sequential(nn.Tanh(), Odd())  # between two layers of tensor parallelism
+    model = spread(model)
     optimizer = torch.optim.SGD(model.parameters(), lr=0.2, momentum=0.5)
-    objective = (
-        None if loss_fn is None else Objective(model, loss_fn, DATA, batch_size=4, batch_norm="frozen")
-    )
+    mesh = grid("batches", "layers")
+    parts, part = (mesh.shape[0], mesh.get_coordinate()[0]) if spread is in_two_ways else (1, 0)
     with contextlib.ExitStack() as stack, warnings.catch_warnings(record=True) as warned:
         warnings.simplefilter("always")
-        if objective is not None:
+        if trouble:
+            objective = objective_of(model)
             stack.enter_context(Tracker(model, optimizer, objective))
         for step in range(STEPS):
-            if step == 1 and world()[1] == 1:
-                os.environ["FAILS"] = "yes"
             optimizer.zero_grad()
-            piece = torch.arange(step, step + 12)[world()[1] :: world()[0]]
+            piece = torch.arange(step, step + 12)[part::parts]
             cross_entropy(model(DATA[0][piece]), Y[piece]).backward()
+            if step == 1 and trouble:
+                Odd.asked, Odd.backward, objective._loss.ranks.timeout = trouble
             optimizer.step()
-    os.environ.pop("FAILS", None)
-    theta = torch.cat([parameter.full_tensor().reshape(-1) for parameter in model.parameters()])
+            Odd.asked = None
+    parameters = (getattr(own, "full_tensor", own.detach)() for own in model.parameters())
+    theta = torch.cat([own.reshape(-1) for own in parameters])
     return theta.detach(), " ".join(str(warning.message) for warning in warned)
 
 
 def training_goes_on():
-    theta, text = after(failing_loss)
-    return {"theta": theta, "plain": after(None)[0], "text": np.array(text)}
+    found = {}
+    for name, (spread, *trouble) in TROUBLES.items():
+        plain, _ = after(spread)
+        begin = time.monotonic()
+        theta, text = after(spread, *trouble)
+        found |= {f"{name}, theta": theta, f"{name}, plain": plain, f"{name}, text": np.array(text)}
+        found[f"{name}, seconds"] = np.array(time.monotonic() - begin)
+    return found
 
 
 def micro_batches(spread, *, by_ranks=False, reduced=True, other=0, gathered=False):
@@ -513,6 +648,10 @@ def micro_batches(spread, *, by_ranks=False, reduced=True, other=0, gathered=Fal
         optimizer.step()
 
 
+def rows(which):
+    return DATA[0][which], Y[which]
+
+
 def refusals():
     """What is said where a sharded model cannot be measured as it was asked."""
     model = layer_by_layer(network())
@@ -525,6 +664,7 @@ def refusals():
     with torch.no_grad():
         apart[5].bias.to_local().add_(world()[1])
 
+    _, in_a_team = measured(by_columns_and_rows)
     known, objective = measured(layer_by_layer)
     batches = known, torch.optim.SGD(known.parameters(), lr=0.1), objective
     calls = {
@@ -534,7 +674,10 @@ def refusals():
         "recurrent": lambda: objective_of(layer_by_layer(recurrent)),
         "compile": lambda: objective_of(model, compile=True),
         "turning": lambda: at(objective_of(layer_by_layer(Turning().double()))),
-        "of a batch": lambda: Tracker(*batches, NextBatch()),
+        "of halves": lambda: Tracker(*batches, CrossFit(2, own_pass=True)),
+        "of scores": lambda: Tracker(*batches, SampledPathIntegral(size=6, sampling="importance")),
+        "other batch": lambda: in_a_team.loss(in_a_team.theta(), rows(slice(world()[1], 8))),
+        "no weight": lambda: objective.loss(objective.theta(), rows(slice(0, 8 * (world()[1] != 1)))),
         "of a copy": lambda: Tracker(model, optimizer, objective_of(network()), CrossFit(2)),
         "ranks": lambda: micro_batches(layer_by_layer, by_ranks=True),
         "not reduced": lambda: micro_batches(layer_by_layer, reduced=False),
@@ -551,6 +694,9 @@ CASES = {
     one_process_sampled: cases(at_night=[fsdp_sampled, both_sampled]),
     one_process_points: [fsdp_points],
     one_process_normed: cases(at_night=[tensor_parallel_normed]),
+    one_process_from_batches: cases(
+        both_from_batches, at_night=[fsdp_from_batches, tensor_parallel_from_batches]
+    ),
     one_process_cross_fitted: cases(
         both_cross_fitted,
         fsdp_cross_fitted,
@@ -562,4 +708,4 @@ CASES = {
 
 if __name__ == "__main__":
     every = [case for own in CASES.values() for case in own]
-    run([held_at_once, *every, checkpoints, training_goes_on, refusals], sys.argv[1])
+    run([held_at_once, redistributed, *every, checkpoints, training_goes_on, refusals], sys.argv[1])

@@ -5,9 +5,11 @@ from types import SimpleNamespace
 
 import pytest
 import torch
+from torch import nn
 
 from lca.errors import LayoutError
-from lca_torch._division import Form, block_of
+from lca_torch._division import Division, Form, block_of
+from lca_torch._shard_vector import Block
 
 tensors = pytest.importorskip("torch.distributed.tensor", reason="this torch has no torch.distributed")
 
@@ -53,3 +55,36 @@ def test_refuses_other_ranks_and_what_is_not_a_range():
     for outer in (strided(0, 3), tensors.Partial()):
         with pytest.raises(LayoutError, match="is divided as"):
             block_of("w", tensor, form(tensor, (0, 1), (2, 2), outer, tensors.Shard(0)), range(4))
+
+
+@pytest.fixture
+def one_of_two():
+    """A process that is rank 0 of two, of which the other does not exist."""
+    from torch.testing._internal.distributed.fake_pg import FakeStore  # noqa: PLC0415
+
+    torch.distributed.init_process_group("fake", rank=0, world_size=2, store=FakeStore())
+    yield torch.distributed.init_device_mesh("cpu", (2,))
+    torch.distributed.destroy_process_group()
+
+
+@pytest.mark.parametrize(
+    ("other", "fits"),
+    [
+        (Block((3, 0), (3, 4)), True),
+        (Block((2, 0), (3, 4)), False),  # as many entries, but one row twice and another not at all
+        (Block((0, 0), (6, 2)), False),
+        (Block((4, 0), (2, 4)), False),
+        (Block((3, 0), (2, 6)), False),
+    ],
+)
+def test_each_entry_is_held_once(one_of_two, other, fits):
+    model = nn.Linear(4, 6, bias=False)
+    weight = tensors.distribute_tensor(model.weight, one_of_two, [tensors.Shard(0)])
+    model.weight = nn.Parameter(weight)
+    told = [[0, 1], [[other.offset, other.shape]]]
+    ranks = SimpleNamespace(group=None, rank=0, count=2, gather=lambda call, own: [own, told])
+    if fits:
+        assert Division(model, {"weight": model.weight}, ranks).held["weight"][1] == other
+    else:
+        with pytest.raises(LayoutError, match=r"'weight' is divided as \(Shard\(dim=0\),\)"):
+            Division(model, {"weight": model.weight}, ranks)

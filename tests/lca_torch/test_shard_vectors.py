@@ -32,22 +32,11 @@ def sharded(array):
     return ShardVector(local, Shards(layout, whole, ALONE))
 
 
-class WithProjections(ShardOps):
-    """`ShardOps`, with projections in NumPy: laws that use them among others hold for the others."""
-
-    def native(self, array, like):
-        return super().native(array, like) if array.ndim == 1 else array.astype(np.float64)
-
-    def products(self, basis, vector):
-        return basis @ self.to_numpy(vector)
-
-
-KIND = ArraySubject(sharded, WithProjections())
+KIND = ArraySubject(sharded, ShardOps())
 VALUES = Values(np.random.default_rng(0).normal(size=LAYOUT.size).astype(np.float32))
 NOT_KEPT = {
     "a_snapshot_recognises_its_vector": "a part of a vector is not a vector of the same shards",
     "vectors_are_made_like_others": "a vector has the length of θ",
-    "products_are_those_of_a_loop": "projections are refused",
     "arrays_of_another_dtype_or_shape_are_not_equal": "a vector has the length and the shape of θ",
 }
 """Laws that do not apply to shards, and why."""

@@ -63,9 +63,9 @@ def train(*, tracked: bool) -> tuple[float, dict[str, int]]:
     most, moved = [0.0], Counter[str]()
     run = Gathering._run
 
-    def looking(gathering: Gathering, begin: Any) -> None:
+    def looking(gathering: Gathering, *transfer: Any) -> None:
         most[0] = max(most[0], held())
-        run(gathering, begin)
+        run(gathering, *transfer)
         most[0] = max(most[0], held())
 
     def steps() -> None:
