@@ -90,6 +90,9 @@ class SharedLoss(TorchLoss):
     def agreed(self, value: float) -> float:
         return value if self.shares == 1 else float(self.ranks.gather("a time", value)[0])
 
+    def of_all(self, values: Sequence[float]) -> list[Sequence[float]]:
+        return [values] if self.shares == 1 else self.ranks.gather("the weights of batches", list(values))
+
     def state(self) -> State:
         own = super().state()
         tensors = {name: value for name, value in own.items() if isinstance(value, Tensor)}

@@ -130,6 +130,10 @@ class ModelLoss(ABC):
         """The ``value`` of the first process, if several share the evaluations. Default: ``value``."""
         return value
 
+    def of_all(self, values: Sequence[float]) -> list[Sequence[float]]:
+        """The ``values`` of every process, if several share the evaluations. Default: of this one."""
+        return [values]
+
     def moved_by_forward(self) -> Collection[str]:
         """Names of the entries of `state` that belong to the model itself, whose forward pass moves them.
 

@@ -191,6 +191,10 @@ class ModelObjective:
         """The ``value`` of the first process, so that processes that share evaluations decide alike."""
         return self._loss.agreed(value)
 
+    def of_all(self, values: Sequence[float]) -> list[Sequence[float]]:
+        """The ``values`` of every process that shares the evaluations."""
+        return self._loss.of_all(values)
+
     @property
     def is_mean(self) -> bool:
         """Whether L is the weighted mean over the examples, however the data are cut into batches.

@@ -47,6 +47,7 @@ class LoopContext(ABC):
         self.gradient_on: Callable[[Batch], Vector] | None = None
         """Takes the gradient of the measured loss on a batch, at the parameters as they are."""
         self.weight_of: Callable[[Batch], float] | None = None
+        self.of_all: Callable[[Sequence[float]], list[Sequence[float]]] = lambda own: [own]
         """How much a batch counts in the measured loss; ``None``: by its number of examples."""
         self._halved = 0  # batches
         self._shrink = 1.0  # the norm of the last gradient, divided by that without a micro-batch
@@ -198,22 +199,27 @@ class LoopContext(ABC):
     ) -> tuple[MicroBatch, ...]:
         """Both halves of the batch, whose mean gradient this is.
 
-        Empty for a batch of one example, and where a half has no weight in the loss.
+        Empty for a batch of one example, and where a half has no weight in the loss. Where several processes
+        have a part of the batch each, a half is that of all their parts.
         """
         [batch], take = self._batches, self.gradient_on
+        assert take is not None
         total = self._count_examples(batch)
-        if total < 2 or take is None:
-            return ()
         cut = total - total // 2
         halves = self._rows(batch, 0, cut), self._rows(batch, cut, total)
-        counts = [cut, total - cut] if self.weight_of is None else [*map(self.weight_of, halves)]
-        if not min(counts) > 0:
+        own: Sequence[float] = [cut, total - cut]
+        if self.weight_of is not None and total > 1:
+            own = [*map(self.weight_of, halves)]
+        each = self.of_all(own)
+        if not min(map(min, each)) > 0:
             return ()
+        counts = [sum(count) for count in zip(*each, strict=True)]
         weights = [count / sum(counts) for count in counts]
         first = take(halves[0])
         second = (gradient - weights[0] * first) * (1 / weights[1])
         self._halved += 1
-        if self._halved & (self._halved - 1) == 0:  # the 1st, 2nd, 4th, 8th, ...
+        uneven = len(set(map(sum, each))) > 1  # the mean of the means of processes would be another gradient
+        if uneven or self._halved & (self._halved - 1) == 0:  # the 1st, 2nd, 4th, 8th, ...
             _check_half(second, take(halves[1]))
         multiple = self._multiple()
         return self._with_updates([first * multiple, second * multiple], weights, norm, max_norm)

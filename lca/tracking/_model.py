@@ -171,7 +171,7 @@ class ModelTracker(TrackerBase, ABC, Generic[Context]):
         first = next(leaves(self._session.objectives))
         self._context.gradient_on = lambda batch: first.loss_and_grad(live.borrow(), batch)[1]
         if isinstance(first, ModelObjective):
-            self._context.weight_of = first.weight_of
+            self._context.weight_of, self._context.of_all = first.weight_of, first.of_all
 
     def _dropout(self) -> Iterable[str]:
         """The names of the layers of the model that drop units at random in training."""

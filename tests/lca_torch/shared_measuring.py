@@ -14,7 +14,7 @@ from torch.utils.data import DataLoader, TensorDataset
 
 import lca
 from lca.errors import LCAWarning
-from lca.estimators import NextBatch, SampledPathIntegral
+from lca.estimators import CrossFit, NextBatch, SampledPathIntegral
 from lca_torch import Objective, Penalty, Tracker
 from lca_torch._parameters import Leaves
 from tests.lca_torch.networks import X, Y, mlp, normalised
@@ -109,20 +109,30 @@ class Values:
         self.rows.append(np.nan_to_num(np.append(np.asarray(a.values), numbers)))
 
 
-def tracked(make, estimator=None, *, parallel=False, batches=False, **options):
-    """The allocations of a short training; with ``parallel`` each rank trains on a part of the batch."""
+def tracked(make, estimator=None, *, parallel=False, batches=False, halves=False, **options):
+    """The allocations of a short training; with ``parallel`` each rank trains on a part of the batch.
+
+    ``halves``: a rank has a part of each half of the batch, with other numbers of examples than other ranks,
+    and the loop weighs the losses of the ranks by them.
+    """
     torch.manual_seed(0)
     model, measured = make()
     optimizer = torch.optim.SGD(model.parameters(), lr=0.2, momentum=0.5)
     count, rank = world() if parallel else (1, 0)
     trained = DistributedDataParallel(model) if count > 1 else model
     chosen = [torch.arange(step, step + 12, 12 // 6) % 17 for step in range(STEPS)]  # 6 examples
-    parts = [(DATA[0][index[rank::count]], Y[index[rank::count]]) for index in chosen]
+    if halves:  # of 4 and 3 examples
+        chosen = [torch.arange(step, step + 14, 2) % 17 for step in range(STEPS)]
+        own = [torch.cat([index[:4][rank::count], index[4:][rank::count]]) for index in chosen]
+    else:
+        own = [index[rank::count] for index in chosen]
+    parts = [(DATA[0][index], Y[index]) for index in own]
+    weight = count * len(own[0]) / len(chosen[0])
     tracker = Tracker(model, optimizer, measured, estimator, views=Values, on_error="raise", **options)
     with tracker:
         for x, y in tracker.batches(parts) if batches else parts:
             optimizer.zero_grad()
-            cross_entropy(trained(x), y).backward()
+            (weight * cross_entropy(trained(x), y)).backward()
             optimizer.step()
     summary = tracker.summary()
     assert all(np.isfinite(summary[name]["lca_total"]) for name in tracker.views)
@@ -171,6 +181,12 @@ def next_batch():
     return tracked(lambda: whole(*made()), NextBatch(), parallel=True, batches=True)
 
 
+def own_pass():
+    """A half of the batch is that of the parts of all ranks, which may weigh differently."""
+    estimator = CrossFit(own_pass=True)
+    return tracked(lambda: whole(*made()), estimator, parallel=True, batches=True, halves=True)
+
+
 def statistics_of_rank_0():
     """Running statistics that differ between the ranks: those of rank 0 count, as in training."""
     model, objective = made(lambda: normalised(4), batch_norm="frozen")
@@ -206,6 +222,7 @@ CASES = [
     importance,
     data_parallel,
     next_batch,
+    own_pass,
     statistics_of_rank_0,
     forecast,
 ]
