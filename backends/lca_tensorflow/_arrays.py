@@ -4,10 +4,16 @@ from collections.abc import Iterator, Sequence
 
 import numpy as np
 import tensorflow as tf
+from scipy.linalg.blas import dasum, sasum
 
 from lca.arrays import ArrayOps, NumpyOps, Slices, WeightedProducts, WeightedVectors, array_ops
+from lca.arrays import _host as host
 from lca.arrays._host import blocks
+from lca.arrays._types import Division
 
+_ABSOLUTE_SUM = {"float32": sasum, "float64": dasum}
+_BLOCK = 2**16
+"""Entries of which products are formed at a time; the few blocks that this takes fit the cache of a core."""
 _ALIGNMENT = 64
 """Bytes; TensorFlow ends the program where a tensor is not aligned."""
 _DEVICE_BLOCK = 2**24
@@ -25,6 +31,8 @@ class TensorFlowOps(ArrayOps):
     >>> TensorFlowOps().abs_total(tf.constant([1.0, -2.0]))
     3.0
     """
+
+    one_pass = True
 
     def total(self, vector: tf.Tensor) -> float:
         return _HOST.total(self.to_numpy(vector))
@@ -64,14 +72,32 @@ class TensorFlowOps(ArrayOps):
     ) -> tuple[tf.Tensor, float]:
         if not _is_numpys(start):
             return super().products_sum(weighted, start, end)
-        numbers = [
-            (weight, self.to_numpy(vector), None if factor is None else self.to_numpy(factor))
-            for weight, vector, factor in weighted
-        ]
-        a, b = self.to_numpy(start), self.to_numpy(end)
-        out = _aligned(a)
-        mass = _HOST.write_products(out, numbers, a, b)
-        return _tensor(out), mass
+        products = _Products(weighted, start, end)
+        products.form(0, len(products.out))
+        return _tensor(products.out), products.mass
+
+    def products_and_sums(
+        self, weighted: WeightedProducts, start: tf.Tensor, end: tf.Tensor, slices: Sequence[Slices]
+    ) -> tuple[tf.Tensor, float, np.ndarray]:
+        division = Division.of(slices)
+        runs, sums = division.runs, []
+        if not _is_numpys(start) or [run.start for run in runs] != [0, *(run.stop for run in runs[:-1])]:
+            return super().products_and_sums(weighted, start, end, slices)
+        products = _Products(weighted, start, end)
+        for run in runs:
+            products.form(run.start, run.stop)
+            sums.append(host.run_sums(products.out[run.start : run.stop], run))
+        products.form(runs[-1].stop, len(products.out))
+        values, found = _tensor(products.out), host.joined(division, sums)
+        values._lca_sums = slices, found  # no entry of an eager tensor can change
+        return values, products.mass, found
+
+    def sums(self, vector: tf.Tensor, slices: Sequence[Slices]) -> np.ndarray:
+        known, found = getattr(vector, "_lca_sums", (None, None))
+        return found.copy() if known is slices else super().sums(vector, slices)
+
+    def sums_and_signs(self, vector: tf.Tensor, slices: Sequence[Slices]) -> tuple[np.ndarray, np.ndarray]:
+        return self.sums(vector, slices), host.sign_counts(self.to_numpy(vector), slices)
 
     def scaled(self, vector: tf.Tensor, factor: float) -> tf.Tensor:
         if not _is_numpys(vector):
@@ -125,6 +151,8 @@ class TensorFlowDeviceOps(TensorFlowOps):
     array([1., 5., 9.])
     """
 
+    one_pass = False
+
     def total(self, vector: tf.Tensor) -> float:
         return _sum(_wide(part) for (part,) in _blocks(vector))
 
@@ -151,6 +179,11 @@ class TensorFlowDeviceOps(TensorFlowOps):
         self, weighted: WeightedProducts, start: tf.Tensor, end: tf.Tensor, *, overwrite: bool = False
     ) -> tuple[tf.Tensor, float]:
         return ArrayOps.products_sum(self, weighted, start, end)
+
+    def products_and_sums(
+        self, weighted: WeightedProducts, start: tf.Tensor, end: tf.Tensor, slices: Sequence[Slices]
+    ) -> tuple[tf.Tensor, float, np.ndarray]:
+        return ArrayOps.products_and_sums(self, weighted, start, end, slices)
 
     def scaled(self, vector: tf.Tensor, factor: float) -> tf.Tensor:
         return factor * vector
@@ -236,6 +269,38 @@ class TensorFlowDeviceOps(TensorFlowOps):
 
     def ratio(self, vector: tf.Tensor, divisor: tf.Tensor) -> tf.Tensor:
         return tf.math.divide_no_nan(vector, divisor)
+
+
+class _Products:
+    """``out = Σ_k w_k v_k ∘ f_k`` as in `ArrayOps.products_sum`, formed from range to range."""
+
+    def __init__(self, weighted: WeightedProducts, start: tf.Tensor, end: tf.Tensor) -> None:
+        numpy = _CPU.to_numpy
+        self._scale = weighted[0][0] or 1.0  # equal weights cost one multiplication
+        self._terms = [(w / self._scale, numpy(v), None if f is None else numpy(f)) for w, v, f in weighted]
+        self._start, self._end = numpy(start), numpy(end)
+        self._asum = _ABSOLUTE_SUM[self._start.dtype.name]
+        self.out, self.mass = _aligned(self._start), 0.0
+        size = min(len(self.out), _BLOCK)
+        self._movement, self._product = np.empty((2, size), self.out.dtype)
+
+    def form(self, first: int, stop: int) -> None:
+        """Form the entries of a range, and add their absolute products to ``mass``."""
+        for at in range(first, stop, _BLOCK):
+            block = slice(at, min(at + _BLOCK, stop))
+            into = self.out[block]
+            movement, product = self._movement[: len(into)], self._product[: len(into)]
+            np.subtract(self._end[block], self._start[block], out=movement)
+            for k, (weight, vector, factor) in enumerate(self._terms):
+                part = product if k else into
+                np.multiply(vector[block], movement if factor is None else factor[block], out=part)
+                self.mass += abs(weight * self._scale) * self._asum(part)
+                if weight != 1:
+                    part *= weight
+                if k:
+                    into += part
+            if self._scale != 1:
+                into *= self._scale
 
 
 def _is_numpys(vector: tf.Tensor) -> bool:

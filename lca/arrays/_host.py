@@ -7,7 +7,7 @@ from collections.abc import Iterator, Sequence
 
 import numpy as np
 
-from lca.arrays._types import Division, Run, Slices, WeightedVectors
+from lca.arrays._types import MOST, Division, Run, Slices, WeightedVectors
 
 BLOCK = 2**15
 """Entries that are processed at a time; a few such blocks fit into the cache of a core."""
@@ -67,12 +67,17 @@ def size(values: np.ndarray) -> int:
 def sums(values: np.ndarray, slices: Sequence[Slices]) -> np.ndarray:
     """The sums of all slices, concatenated; float64 (`ArrayOps.sums`)."""
     division = Division.of(slices)
-    found = [_run_sums(values[run.start : run.stop], run) for run in division.runs]
-    joined = found[0] if len(found) == 1 else np.concatenate(found)
-    return joined if division.firsts is None else np.add.reduceat(joined, division.firsts)
+    return joined(division, [run_sums(values[run.start : run.stop], run) for run in division.runs])
 
 
-def _run_sums(values: np.ndarray, run: Run) -> np.ndarray:
+def joined(division: Division, found: Sequence[np.ndarray]) -> np.ndarray:
+    """The sums of a division, from those of its runs (`run_sums`)."""
+    pieces = found[0] if len(found) == 1 else np.concatenate(found)
+    return pieces if division.firsts is None else np.add.reduceat(pieces, division.firsts)
+
+
+def run_sums(values: np.ndarray, run: Run) -> np.ndarray:
+    """The sums of the pieces of a run, from its values."""
     if run.offsets is not None:
         found: np.ndarray = np.add.reduceat(values, run.offsets, dtype=np.float64)  # in pairs, as reduce
         return found
@@ -82,8 +87,12 @@ def _run_sums(values: np.ndarray, run: Run) -> np.ndarray:
 
 def sums_and_signs(values: np.ndarray, slices: Sequence[Slices]) -> tuple[np.ndarray, np.ndarray]:
     """The same sums, and the negative and positive entries in each (`ArrayOps.sums_and_signs`)."""
-    counts = [_slice_signs(values[part.start : part.stop], part) for part in slices]
-    return sums(values, slices), np.concatenate(counts, axis=1)
+    return sums(values, slices), sign_counts(values, slices)
+
+
+def sign_counts(values: np.ndarray, slices: Sequence[Slices]) -> np.ndarray:
+    """The negative and positive entries in each sum (`ArrayOps.sums_and_signs`)."""
+    return np.concatenate([_slice_signs(values[part.start : part.stop], part) for part in slices], axis=1)
 
 
 def magnitudes(values: np.ndarray, edges: np.ndarray) -> np.ndarray:
@@ -147,9 +156,9 @@ def ratio(values: np.ndarray, divisor: np.ndarray) -> np.ndarray:
     return quotient
 
 
-def blocks(length: int) -> Iterator[slice]:
-    """Slices that cover ``range(length)``, `BLOCK` entries each."""
-    return (slice(i, i + BLOCK) for i in range(0, length, BLOCK))
+def blocks(length: int, size: int = BLOCK) -> Iterator[slice]:
+    """Slices that cover ``range(length)``, ``size`` entries each."""
+    return (slice(i, i + size) for i in range(0, length, size))
 
 
 def _slice_signs(values: np.ndarray, part: Slices) -> np.ndarray:
@@ -157,10 +166,12 @@ def _slice_signs(values: np.ndarray, part: Slices) -> np.ndarray:
     if part.width > 1:
         signs = [np.count_nonzero(m.reshape(part.shape), axis=(0, 2)) for m in (values < 0, values > 0)]
         return np.array(signs)
-    cut = [values[block] for block in blocks(len(values))]
-    pairs = [(np.count_nonzero(entries < 0), np.count_nonzero(entries > 0)) for entries in cut]
-    counts: np.ndarray = np.array(pairs).sum(0).reshape(2, 1)
-    return counts
+    negative = positive = 0
+    for block in blocks(len(values), MOST):  # their signs fit the cache, one byte each
+        entries = values[block]
+        negative += np.count_nonzero(entries < 0)
+        positive += np.count_nonzero(entries > 0)
+    return np.array([[negative], [positive]])
 
 
 def _log_bins(sizes: np.ndarray, edges: np.ndarray) -> np.ndarray:
