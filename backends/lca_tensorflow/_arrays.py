@@ -93,8 +93,8 @@ class TensorFlowOps(ArrayOps):
         return values, products.mass, found
 
     def sums(self, vector: tf.Tensor, slices: Sequence[Slices]) -> np.ndarray:
-        known, found = getattr(vector, "_lca_sums", (None, None))
-        return found.copy() if known is slices else super().sums(vector, slices)
+        known: tuple[Sequence[Slices], np.ndarray] | None = getattr(vector, "_lca_sums", None)
+        return known[1].copy() if known and known[0] is slices else super().sums(vector, slices)
 
     def sums_and_signs(self, vector: tf.Tensor, slices: Sequence[Slices]) -> tuple[np.ndarray, np.ndarray]:
         return self.sums(vector, slices), host.sign_counts(self.to_numpy(vector), slices)

@@ -169,8 +169,8 @@ def _slice_signs(values: np.ndarray, part: Slices) -> np.ndarray:
     negative = positive = 0
     for block in blocks(len(values), MOST):  # their signs fit the cache, one byte each
         entries = values[block]
-        negative += np.count_nonzero(entries < 0)
-        positive += np.count_nonzero(entries > 0)
+        negative += int(np.count_nonzero(entries < 0))
+        positive += int(np.count_nonzero(entries > 0))
     return np.array([[negative], [positive]])
 
 

@@ -14,8 +14,7 @@ from lca.estimators._replicates import NodeReplicates, SampledNode
 from lca.objective import Evaluation
 from lca.quadrature import QuadratureRule
 
-
-MOST_KEPT = 3
+_MOST_KEPT = 3
 """The most gradients that are kept where one pass over all is faster (`ArrayOps.one_pass`)."""
 
 
@@ -194,7 +193,7 @@ def integrate(segment: Segment, rule: QuadratureRule) -> Integral:
     >>> integrate(segment, TRAPEZOID).allocation().values
     array([-1.5])
     """
-    kept = segment.ops.one_pass and len(rule.nodes) <= MOST_KEPT
+    kept = segment.ops.one_pass and len(rule.nodes) <= _MOST_KEPT
     integral = Integral(segment, kept=kept)
     for s, weight in zip(rule.nodes, rule.weights, strict=True):
         # The gradient at the end may be the next step's start; a sampled one may belong to the training loop.

@@ -1,8 +1,8 @@
 """Claim: with ten million parameters in one tensor of a Keras model, measuring costs its gradients.
 
-The trapezoid on a short path, against the same gradients, the same allocation and its sum by hand: in a compiled
-function, and the leanest way that we know to all that a step has by default: the allocation, its mass, and the
-sum and the signs of the tensor. All sides take turns; CPU time of one thread, medians over rounds.
+The trapezoid on a short path, against the same gradients with the same allocation and its sum by hand, in a
+compiled function; and with the leanest way that we know to all that a step has by default: the allocation,
+its mass, and the sum and the signs of the tensor. All sides take turns; CPU time of one thread, medians.
 """
 
 import time
