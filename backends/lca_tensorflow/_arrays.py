@@ -11,7 +11,10 @@ from lca.arrays import _host as host
 from lca.arrays._host import blocks
 from lca.arrays._types import Division
 
-_ABSOLUTE_SUM = {"float32": sasum, "float64": dasum}
+_ABSOLUTE_SUM = {np.dtype(np.float32): sasum, np.dtype(np.float64): dasum}
+_HALF = {tf.bfloat16.as_datatype_enum, tf.float16.as_datatype_enum}
+"""Compared as numbers: to compare two `tf.DType` takes a microsecond."""
+_NUMPYS = {tf.float32.as_datatype_enum, tf.float64.as_datatype_enum}
 _BLOCK = 2**16
 """Entries of which products are formed at a time; the few blocks that this takes fit the cache of a core."""
 _ALIGNMENT = 64
@@ -128,7 +131,7 @@ class TensorFlowOps(ArrayOps):
     def to_numpy(self, array: tf.Tensor | np.ndarray) -> np.ndarray:
         if isinstance(array, np.ndarray):
             return array
-        if array.dtype in (tf.bfloat16, tf.float16):
+        if array.dtype.as_datatype_enum in _HALF:
             array = tf.cast(array, tf.float32)
         # `array.numpy()` copies even in the memory of the CPU.
         return np.asarray(memoryview(array) if "CPU" in array.device else array.numpy())
@@ -279,7 +282,7 @@ class _Products:
         self._scale = weighted[0][0] or 1.0  # equal weights cost one multiplication
         self._terms = [(w / self._scale, numpy(v), None if f is None else numpy(f)) for w, v, f in weighted]
         self._start, self._end = numpy(start), numpy(end)
-        self._asum = _ABSOLUTE_SUM[self._start.dtype.name]
+        self._asum = _ABSOLUTE_SUM[self._start.dtype]
         self.out, self.mass = _aligned(self._start), 0.0
         size = min(len(self.out), _BLOCK)
         self._movement, self._product = np.empty((2, size), self.out.dtype)
@@ -305,13 +308,13 @@ class _Products:
 
 def _is_numpys(vector: tf.Tensor) -> bool:
     """Whether NumPy computes in the dtype of the vector."""
-    return vector.dtype in (tf.float32, tf.float64)
+    return vector.dtype.as_datatype_enum in _NUMPYS
 
 
 def _aligned(like: np.ndarray) -> np.ndarray:
     """An empty array of this length and dtype, which begins where TensorFlow lets its tensors begin."""
     memory = np.empty(like.nbytes + _ALIGNMENT, np.uint8)
-    first = -memory.ctypes.data % _ALIGNMENT
+    first = -memory.__array_interface__["data"][0] % _ALIGNMENT
     return memory[first : first + like.nbytes].view(like.dtype)
 
 
