@@ -119,8 +119,8 @@ class OtherVariables:
         value = tf.convert_to_tensor(state[name])
         if (value.dtype, value.shape) != (variable.dtype, variable.shape):
             raise LCAError(
-                f"the state holds {name!r} as {value.dtype.name} {tuple(value.shape)}, but the model has it as "
-                f"{variable.dtype.name} {tuple(variable.shape)}; pass a state of this model."
+                f"the state holds {name!r} as {value.dtype.name} {tuple(value.shape)}, but the model has it "
+                f"as {variable.dtype.name} {tuple(variable.shape)}; pass a state of this model."
             )
         return value
 
