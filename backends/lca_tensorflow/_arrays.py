@@ -92,11 +92,11 @@ class TensorFlowOps(ArrayOps):
             sums.append(host.run_sums(products.out[run.start : run.stop], run))
         products.form(runs[-1].stop, len(products.out))
         values, found = _tensor(products.out), host.joined(division, sums)
-        values._lca_sums = slices, found  # no entry of an eager tensor can change
+        values._lca_sums = division, found  # no entry of an eager tensor can change, nor a division
         return values, products.mass, found
 
     def sums(self, vector: tf.Tensor, slices: Sequence[Slices]) -> np.ndarray:
-        known: tuple[Sequence[Slices], np.ndarray] | None = getattr(vector, "_lca_sums", None)
+        known: tuple[Division, np.ndarray] | None = getattr(vector, "_lca_sums", None)
         return known[1].copy() if known and known[0] is slices else super().sums(vector, slices)
 
     def sums_and_signs(self, vector: tf.Tensor, slices: Sequence[Slices]) -> tuple[np.ndarray, np.ndarray]:
@@ -279,8 +279,12 @@ class _Products:
 
     def __init__(self, weighted: WeightedProducts, start: tf.Tensor, end: tf.Tensor) -> None:
         numpy = _CPU.to_numpy
-        self._scale = weighted[0][0] or 1.0  # equal weights cost one multiplication
-        self._terms = [(w / self._scale, numpy(v), None if f is None else numpy(f)) for w, v, f in weighted]
+        equal = len({weight for weight, _, _ in weighted}) == 1
+        self._scale = weighted[0][0] if equal else 1.0  # equal weights cost one multiplication
+        self._terms = [
+            (1.0 if equal else weight, numpy(vector), None if factor is None else numpy(factor))
+            for weight, vector, factor in weighted
+        ]
         self._start, self._end = numpy(start), numpy(end)
         self._asum = _ABSOLUTE_SUM[self._start.dtype]
         self.out, self.mass = _aligned(self._start), 0.0
