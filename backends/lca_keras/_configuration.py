@@ -93,11 +93,12 @@ class Configuration:
         parts = reached(roots)
         self.parts = [part for _, part in parts.values()]
         self._places = [*more, *(place for name, part in parts.values() for place in _places(name, part))]
+        self._reads, self._values = [p.read for p in self._places], [p.values for p in self._places]
 
     def same(self) -> bool:
         """Whether nothing has changed."""
         try:
-            return all(read() == values for _, read, values in self._places)
+            return [read() for read in self._reads] == self._values  # at every evaluation
         except Exception:  # two arrays were compared, or a name is gone
             return False
 

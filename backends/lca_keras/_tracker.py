@@ -8,7 +8,7 @@ import numpy as np
 
 from lca.arrays import Vector
 from lca.errors import LCAError
-from lca.frameworks import PyTree, Rows, examples_in, tensor_ops, tensors_in
+from lca.frameworks import PyTree, tensor_ops, tensors_in
 from lca.tracking._context import GRADIENT_FIELDS, LoopContext
 from lca_keras._engine import engine
 from lca_keras._tracking import KerasTracker, LiveVariables
@@ -17,12 +17,6 @@ from lca_keras._vectors import flat
 
 class Fields(LoopContext):
     """The step fields of a loop: batches and scores; `Tracker` refuses those made of gradients."""
-
-    def _count_examples(self, batch: PyTree) -> int:
-        return int(examples_in(batch))
-
-    def _rows(self, batch: PyTree, start: int, stop: int) -> PyTree:
-        return Rows(batch).take(slice(start, stop))
 
     def _joined(self, batches: Sequence[PyTree]) -> PyTree:
         parts = zip(*map(tensors_in, batches), strict=True)

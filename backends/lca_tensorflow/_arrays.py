@@ -4,10 +4,19 @@ from collections.abc import Iterator, Sequence
 
 import numpy as np
 import tensorflow as tf
+from scipy.linalg.blas import dasum, sasum
 
 from lca.arrays import ArrayOps, NumpyOps, Slices, WeightedProducts, WeightedVectors, array_ops
+from lca.arrays import _host as host
 from lca.arrays._host import blocks
+from lca.arrays._types import Division
 
+_ABSOLUTE_SUM = {np.dtype(np.float32): sasum, np.dtype(np.float64): dasum}
+_HALF = {tf.bfloat16.as_datatype_enum, tf.float16.as_datatype_enum}
+"""Compared as numbers: to compare two `tf.DType` takes a microsecond."""
+_NUMPYS = {tf.float32.as_datatype_enum, tf.float64.as_datatype_enum}
+_BLOCK = 2**16
+"""Entries of which products are formed at a time; the few blocks that this takes fit the cache of a core."""
 _ALIGNMENT = 64
 """Bytes; TensorFlow ends the program where a tensor is not aligned."""
 _DEVICE_BLOCK = 2**24
@@ -25,6 +34,8 @@ class TensorFlowOps(ArrayOps):
     >>> TensorFlowOps().abs_total(tf.constant([1.0, -2.0]))
     3.0
     """
+
+    one_pass = True
 
     def total(self, vector: tf.Tensor) -> float:
         return _HOST.total(self.to_numpy(vector))
@@ -64,14 +75,32 @@ class TensorFlowOps(ArrayOps):
     ) -> tuple[tf.Tensor, float]:
         if not _is_numpys(start):
             return super().products_sum(weighted, start, end)
-        numbers = [
-            (weight, self.to_numpy(vector), None if factor is None else self.to_numpy(factor))
-            for weight, vector, factor in weighted
-        ]
-        a, b = self.to_numpy(start), self.to_numpy(end)
-        out = _aligned(a)
-        mass = _HOST.write_products(out, numbers, a, b)
-        return _tensor(out), mass
+        products = _Products(weighted, start, end)
+        products.form(0, len(products.out))
+        return _tensor(products.out), products.mass
+
+    def products_and_sums(
+        self, weighted: WeightedProducts, start: tf.Tensor, end: tf.Tensor, slices: Sequence[Slices]
+    ) -> tuple[tf.Tensor, float, np.ndarray]:
+        division = Division.of(slices)
+        runs, sums = division.runs, []
+        if not _is_numpys(start) or [run.start for run in runs] != [0, *(run.stop for run in runs[:-1])]:
+            return super().products_and_sums(weighted, start, end, slices)
+        products = _Products(weighted, start, end)
+        for run in runs:
+            products.form(run.start, run.stop)
+            sums.append(host.run_sums(products.out[run.start : run.stop], run))
+        products.form(runs[-1].stop, len(products.out))
+        values, found = _tensor(products.out), host.joined(division, sums)
+        values._lca_sums = division, found  # no entry of an eager tensor can change, nor a division
+        return values, products.mass, found
+
+    def sums(self, vector: tf.Tensor, slices: Sequence[Slices]) -> np.ndarray:
+        known: tuple[Division, np.ndarray] | None = getattr(vector, "_lca_sums", None)
+        return known[1].copy() if known and known[0] is slices else super().sums(vector, slices)
+
+    def sums_and_signs(self, vector: tf.Tensor, slices: Sequence[Slices]) -> tuple[np.ndarray, np.ndarray]:
+        return self.sums(vector, slices), host.sign_counts(self.to_numpy(vector), slices)
 
     def scaled(self, vector: tf.Tensor, factor: float) -> tf.Tensor:
         if not _is_numpys(vector):
@@ -102,7 +131,7 @@ class TensorFlowOps(ArrayOps):
     def to_numpy(self, array: tf.Tensor | np.ndarray) -> np.ndarray:
         if isinstance(array, np.ndarray):
             return array
-        if array.dtype in (tf.bfloat16, tf.float16):
+        if array.dtype.as_datatype_enum in _HALF:
             array = tf.cast(array, tf.float32)
         # `array.numpy()` copies even in the memory of the CPU.
         return np.asarray(memoryview(array) if "CPU" in array.device else array.numpy())
@@ -124,6 +153,8 @@ class TensorFlowDeviceOps(TensorFlowOps):
     >>> TensorFlowDeviceOps().sums(tf.range(6.0), [Slices(0, 1, 2, 2), Slices(4, 1, 1, 2)])
     array([1., 5., 9.])
     """
+
+    one_pass = False
 
     def total(self, vector: tf.Tensor) -> float:
         return _sum(_wide(part) for (part,) in _blocks(vector))
@@ -151,6 +182,11 @@ class TensorFlowDeviceOps(TensorFlowOps):
         self, weighted: WeightedProducts, start: tf.Tensor, end: tf.Tensor, *, overwrite: bool = False
     ) -> tuple[tf.Tensor, float]:
         return ArrayOps.products_sum(self, weighted, start, end)
+
+    def products_and_sums(
+        self, weighted: WeightedProducts, start: tf.Tensor, end: tf.Tensor, slices: Sequence[Slices]
+    ) -> tuple[tf.Tensor, float, np.ndarray]:
+        return ArrayOps.products_and_sums(self, weighted, start, end, slices)
 
     def scaled(self, vector: tf.Tensor, factor: float) -> tf.Tensor:
         return factor * vector
@@ -238,15 +274,51 @@ class TensorFlowDeviceOps(TensorFlowOps):
         return tf.math.divide_no_nan(vector, divisor)
 
 
+class _Products:
+    """``out = Σ_k w_k v_k ∘ f_k`` as in `ArrayOps.products_sum`, formed from range to range."""
+
+    def __init__(self, weighted: WeightedProducts, start: tf.Tensor, end: tf.Tensor) -> None:
+        numpy = _CPU.to_numpy
+        equal = len({weight for weight, _, _ in weighted}) == 1
+        self._scale = weighted[0][0] if equal else 1.0  # equal weights cost one multiplication
+        self._terms = [
+            (1.0 if equal else weight, numpy(vector), None if factor is None else numpy(factor))
+            for weight, vector, factor in weighted
+        ]
+        self._start, self._end = numpy(start), numpy(end)
+        self._asum = _ABSOLUTE_SUM[self._start.dtype]
+        self.out, self.mass = _aligned(self._start), 0.0
+        size = min(len(self.out), _BLOCK)
+        self._movement, self._product = np.empty((2, size), self.out.dtype)
+
+    def form(self, first: int, stop: int) -> None:
+        """Form the entries of a range, and add their absolute products to ``mass``."""
+        for at in range(first, stop, _BLOCK):
+            block = slice(at, min(at + _BLOCK, stop))
+            into = self.out[block]
+            movement, product = self._movement[: len(into)], self._product[: len(into)]
+            np.subtract(self._end[block], self._start[block], out=movement)
+            for k, (weight, vector, factor) in enumerate(self._terms):
+                part = product if k else into
+                np.multiply(vector[block], movement if factor is None else factor[block], out=part)
+                self.mass += abs(weight * self._scale) * self._asum(part)
+                if weight != 1:
+                    part *= weight
+                if k:
+                    into += part
+            if self._scale != 1:
+                into *= self._scale
+
+
 def _is_numpys(vector: tf.Tensor) -> bool:
     """Whether NumPy computes in the dtype of the vector."""
-    return vector.dtype in (tf.float32, tf.float64)
+    return vector.dtype.as_datatype_enum in _NUMPYS
 
 
 def _aligned(like: np.ndarray) -> np.ndarray:
     """An empty array of this length and dtype, which begins where TensorFlow lets its tensors begin."""
     memory = np.empty(like.nbytes + _ALIGNMENT, np.uint8)
-    first = -memory.ctypes.data % _ALIGNMENT
+    first = -memory.__array_interface__["data"][0] % _ALIGNMENT
     return memory[first : first + like.nbytes].view(like.dtype)
 
 

@@ -9,7 +9,7 @@ import numpy as np
 import tensorflow as tf
 
 from lca.errors import LCAError, LCAWarning
-from lca.frameworks import PyTree, Rows, examples_in
+from lca.frameworks import PyTree
 from lca.tolerances import summed
 from lca.tracking._context import GRADIENT_FIELDS, LoopContext
 from lca_tensorflow._optimizers import DryRun, check_unscaled, update_slope, updates_without
@@ -106,12 +106,6 @@ class Loop(LoopContext):
             for variable in self._applied[1]:
                 self._computed.pop(id(variable), None)
         self._applied, self._adding, self._taken = None, False, True
-
-    def _count_examples(self, batch: PyTree) -> int:
-        return int(examples_in(batch))
-
-    def _rows(self, batch: PyTree, start: int, stop: int) -> PyTree:
-        return Rows(batch).take(slice(start, stop))
 
     def _joined(self, batches: Sequence[PyTree]) -> PyTree:
         return tf.nest.map_structure(lambda *parts: tf.concat(parts, 0), *batches)

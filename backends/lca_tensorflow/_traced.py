@@ -19,7 +19,7 @@ class Traced:
     Attributes
     ----------
     function
-        Takes tensors of the specs that it was traced for.
+        Takes the tensors that it was traced for one after another.
     reads
         The variables that its results depend on, other than through its arguments.
     writes
@@ -52,7 +52,9 @@ class Traced:
         return all(a is b for a, b in zip(self.captures, other.captures, strict=True))
 
     def __call__(self, *arguments: Any) -> Any:
-        return self.function(*arguments)
+        """The results for tensors that have the specs; to check that again would take as long as a layer."""
+        flat = [*tf.nest.flatten(arguments), *self.function.captured_inputs]
+        return self.function.inference_fn.call_preflattened(flat)
 
 
 def trace(function: Callable[..., Any], signature: tuple[Any, ...], *, jit_compile: bool = False) -> Traced:
@@ -61,8 +63,15 @@ def trace(function: Callable[..., Any], signature: tuple[Any, ...], *, jit_compi
     Functions of the user's that are compiled themselves are traced as a part of it, so that nothing of this
     trace stays in their caches, and no variable in them is read past the values that replace it.
     """
+
+    def packed(*flat: Any) -> Any:
+        return function(*tf.nest.pack_sequence_as(signature, flat))
+
     compiled = tf.function(
-        _inlining(function), input_signature=signature, jit_compile=jit_compile or None, autograph=False
+        _inlining(packed),
+        input_signature=tf.nest.flatten(signature),
+        jit_compile=jit_compile or None,
+        autograph=False,
     )
     concrete = compiled.get_concrete_function()
     graph = concrete.graph

@@ -88,8 +88,14 @@ class OtherVariables:
         return dict(self._last)
 
     def values(self, given: Iterable[str], state: State) -> dict[str, tf.Tensor]:
-        """The values of these variables: of this state, or of now."""
-        return {n: state[n] if n in state else self.given[n]._value.read_value() for n in given}
+        """The values of these variables: of this state, or of now.
+
+        Raises
+        ------
+        LCAError
+            If a value in the state has another dtype or shape than the variable.
+        """
+        return {name: self._value(name, state) for name in given}
 
     @contextmanager
     def at(self, state: State) -> Iterator[None]:
@@ -105,6 +111,18 @@ class OtherVariables:
             for variable, value in before:
                 if not _same(variable.read_value(), value):
                     variable.assign(value)
+
+    def _value(self, name: str, state: State) -> tf.Tensor:
+        variable = self.given[name]._value
+        if name not in state:
+            return variable.read_value()
+        value = tf.convert_to_tensor(state[name])
+        if (value.dtype, value.shape) != (variable.dtype, variable.shape):
+            raise LCAError(
+                f"the state holds {name!r} as {value.dtype.name} {tuple(value.shape)}, but the model has it "
+                f"as {variable.dtype.name} {tuple(variable.shape)}; pass a state of this model."
+            )
+        return value
 
     def _name(self, variable: Any) -> str:
         if id(variable) in self._names:

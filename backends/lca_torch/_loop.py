@@ -135,9 +135,6 @@ class Loop(LoopContext):
                 "row for each example; split it yourself and loop over tracker.batches(pieces)."
             ) from None
 
-    def _rows(self, batch: PyTree, start: int, stop: int) -> PyTree:
-        return Rows(batch).take(slice(start, stop))
-
     def _joined(self, batches: Sequence[PyTree]) -> PyTree:
         whole = joined(list(batches))
         if not isinstance(whole, Rows):

@@ -4,11 +4,14 @@ Vectors are processed in blocks, so that no temporary array has length K.
 """
 
 from collections.abc import Iterator, Sequence
+from typing import Any
 
 import numpy as np
 
 from lca.arrays._types import Division, Run, Slices, WeightedVectors
 
+_COUNTED_ALONE = 2**13
+"""Entries from which on a call for each piece is faster than one for all, which converts them to integers."""
 BLOCK = 2**15
 """Entries that are processed at a time; a few such blocks fit into the cache of a core."""
 
@@ -67,12 +70,17 @@ def size(values: np.ndarray) -> int:
 def sums(values: np.ndarray, slices: Sequence[Slices]) -> np.ndarray:
     """The sums of all slices, concatenated; float64 (`ArrayOps.sums`)."""
     division = Division.of(slices)
-    found = [_run_sums(values[run.start : run.stop], run) for run in division.runs]
-    joined = found[0] if len(found) == 1 else np.concatenate(found)
-    return joined if division.firsts is None else np.add.reduceat(joined, division.firsts)
+    return joined(division, [run_sums(values[run.start : run.stop], run) for run in division.runs])
 
 
-def _run_sums(values: np.ndarray, run: Run) -> np.ndarray:
+def joined(division: Division, found: Sequence[np.ndarray]) -> np.ndarray:
+    """The sums (or counts, along the last axis) of a division, from those of its runs (`run_sums`)."""
+    pieces = found[0] if len(found) == 1 else np.concatenate(found, axis=-1)
+    return pieces if division.firsts is None else np.add.reduceat(pieces, division.firsts, axis=-1)
+
+
+def run_sums(values: np.ndarray, run: Run) -> np.ndarray:
+    """The sums of the pieces of a run, from its values."""
     if run.offsets is not None:
         found: np.ndarray = np.add.reduceat(values, run.offsets, dtype=np.float64)  # in pairs, as reduce
         return found
@@ -82,8 +90,13 @@ def _run_sums(values: np.ndarray, run: Run) -> np.ndarray:
 
 def sums_and_signs(values: np.ndarray, slices: Sequence[Slices]) -> tuple[np.ndarray, np.ndarray]:
     """The same sums, and the negative and positive entries in each (`ArrayOps.sums_and_signs`)."""
-    counts = [_slice_signs(values[part.start : part.stop], part) for part in slices]
-    return sums(values, slices), np.concatenate(counts, axis=1)
+    return sums(values, slices), sign_counts(values, slices)
+
+
+def sign_counts(values: np.ndarray, slices: Sequence[Slices]) -> np.ndarray:
+    """The negative and positive entries in each sum (`ArrayOps.sums_and_signs`)."""
+    division = Division.of(slices)
+    return joined(division, [_run_signs(values[run.start : run.stop], run) for run in division.runs])
 
 
 def magnitudes(values: np.ndarray, edges: np.ndarray) -> np.ndarray:
@@ -152,15 +165,19 @@ def blocks(length: int) -> Iterator[slice]:
     return (slice(i, i + BLOCK) for i in range(0, length, BLOCK))
 
 
-def _slice_signs(values: np.ndarray, part: Slices) -> np.ndarray:
-    """The numbers of negative and of positive entries in each sum of a slice, (2, width)."""
-    if part.width > 1:
-        signs = [np.count_nonzero(m.reshape(part.shape), axis=(0, 2)) for m in (values < 0, values > 0)]
-        return np.array(signs)
-    cut = [values[block] for block in blocks(len(values))]
-    pairs = [(np.count_nonzero(entries < 0), np.count_nonzero(entries > 0)) for entries in cut]
-    counts: np.ndarray = np.array(pairs).sum(0).reshape(2, 1)
-    return counts
+def _run_signs(values: np.ndarray, run: Run) -> np.ndarray:
+    """The numbers of negative and of positive entries in each piece of a run, (2, pieces)."""
+    return np.array([_counts(compared(values, 0), run) for compared in (np.less, np.greater)], np.int64)
+
+
+def _counts(signs: np.ndarray, run: Run) -> Any:
+    """The numbers of true entries in each piece."""
+    if run.offsets is None:
+        return np.count_nonzero(signs.reshape(run.shape), axis=(0, 2))
+    if len(run.offsets) > len(signs) / _COUNTED_ALONE:
+        return np.add.reduceat(signs, run.offsets, dtype=np.int32)
+    starts = run.offsets.tolist()
+    return [np.count_nonzero(signs[i:j]) for i, j in zip(starts, [*starts[1:], len(signs)], strict=True)]
 
 
 def _log_bins(sizes: np.ndarray, edges: np.ndarray) -> np.ndarray:

@@ -22,26 +22,19 @@ class NumpyOps(ArrayOps):
     def products_sum(
         self, weighted: WeightedProducts, start: np.ndarray, end: np.ndarray, *, overwrite: bool = False
     ) -> tuple[np.ndarray, float]:
-        total = np.empty_like(start)
-        return total, self.write_products(total, weighted, start, end)
-
-    def write_products(
-        self, out: np.ndarray, weighted: WeightedProducts, start: np.ndarray, end: np.ndarray
-    ) -> float:
-        """Write the sum of `products_sum` into ``out`` (K,); returns the mass."""
-        mass = 0.0
-        for b in blocks(len(out)):
+        total, mass = np.empty_like(start), 0.0
+        for b in blocks(len(total)):
             movement = end[b] - start[b]
             for k, (weight, vector, factor) in enumerate(weighted):
                 product = vector[b] * (movement if factor is None else factor[b])
                 if weight != 1:
                     product *= weight
                 if k:
-                    out[b] += product
+                    total[b] += product
                 else:
-                    out[b] = product
+                    total[b] = product
                 mass += float(np.abs(product, out=product).sum(dtype=np.float64))
-        return mass
+        return total, mass
 
     def scaled(self, vector: np.ndarray, factor: float) -> np.ndarray:
         vector *= factor

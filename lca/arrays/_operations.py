@@ -34,6 +34,9 @@ class ArrayOps(ABC):
     ----------
     collective
         Whether a vector is spread over processes, each of which must make the same calls. Default: no.
+    one_pass
+        Whether `products_and_sums` reads each vector once, so that the gradients of a short rule are best
+        kept until all are there. Default: no.
 
     Examples
     --------
@@ -44,6 +47,7 @@ class ArrayOps(ABC):
     """
 
     collective = False
+    one_pass = False
 
     def total(self, vector: Vector) -> float:
         """``Σ_i v_i``, accumulated in float64.
@@ -118,6 +122,18 @@ class ArrayOps(ABC):
             mass += self.abs_total(product)
             total = product if total is None else self.add_scaled(total, 1.0, product)
         return total, mass
+
+    def products_and_sums(
+        self, weighted: WeightedProducts, start: Vector, end: Vector, slices: Sequence[Slices]
+    ) -> tuple[Vector, float, np.ndarray]:
+        """`products_sum`, and the `sums` of the vector, which may be formed in the same pass.
+
+        >>> v, start, end = np.array([2.0, 4.0]), np.zeros(2), np.array([1.0, -1.0])
+        >>> array_ops(v).products_and_sums([(0.5, v, None)], start, end, [Slices(0, 1, 1, 2)])
+        (array([ 1., -2.]), 3.0, array([-1.]))
+        """
+        values, mass = self.products_sum(weighted, start, end)
+        return values, mass, self.sums(values, slices)
 
     def scaled(self, vector: Vector, factor: float) -> Vector:
         """``factor · v``; may overwrite ``vector``, which belongs to the caller.

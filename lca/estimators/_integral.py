@@ -14,6 +14,9 @@ from lca.estimators._replicates import NodeReplicates, SampledNode
 from lca.objective import Evaluation
 from lca.quadrature import QuadratureRule
 
+_MOST_KEPT = 3
+"""The most gradients that are kept where one pass over all is faster (`ArrayOps.one_pass`)."""
+
 
 class Integral:
     """``Δ ∘ Σ_k w_k g_k`` over the nodes of a segment, for the loss and for each of its terms.
@@ -21,6 +24,13 @@ class Integral:
     Gradients of the whole objective are added as they come and then dropped, so a rule of any length needs
     O(K) memory; they are summed before they are multiplied by Δ, as `Segment.mass` knows their mass already.
     Sampled ones are kept to the end, where one pass gives the values and their mass.
+
+    Parameters
+    ----------
+    segment
+        The step.
+    kept
+        Keep the gradients of the whole objective to the end, too.
 
     Examples
     --------
@@ -35,8 +45,8 @@ class Integral:
     array([-1.5])
     """
 
-    def __init__(self, segment: Segment) -> None:
-        self._segment = segment
+    def __init__(self, segment: Segment, *, kept: bool = False) -> None:
+        self._segment, self._kept = segment, kept
         self._mass = 0.0
         self._gradients: Vector | None = None  # Σ_k w_k g_k, not yet multiplied by the movement
         self._products = Products(segment.layout, segment.step)  # of sampled gradients
@@ -57,7 +67,13 @@ class Integral:
         """
         weight = float(weight)  # a NumPy scalar would make float32 gradients float64
         if not self._segment.sampled:
-            self._add_full(weight, node, last_use=last_use)
+            if self._kept:
+                self._products.add(weight, node.grad)
+            else:
+                self._add_full(weight, node, last_use=last_use)
+            for name, term in node.terms.items():
+                integral = self._terms.setdefault(name, Integral(self._segment, kept=self._kept))
+                integral.add(weight, term, last_use=last_use)
             return
         if isinstance(node, SampledNode):
             self._samples.append((weight, node))
@@ -72,8 +88,6 @@ class Integral:
             self._gradients = segment.ops.scaled(node.grad, weight)
         else:
             self._gradients = weight * node.grad
-        for name, term in node.terms.items():
-            self._terms.setdefault(name, Integral(segment)).add(weight, term, last_use=last_use)
 
     def add_product(self, weight: float, gradient: Vector, update: Vector) -> None:
         """Add ``weight · g ∘ Δ'`` of a sampled gradient, for an update Δ' (K,) not the step's own."""
@@ -107,9 +121,14 @@ class Integral:
         total: float | None = None,
     ) -> StepAllocation:
         start, end, arrival = ends
-        segment, values = self._segment, self._values()
-        if total is None:
-            total = segment.ops.total(values)
+        segment = self._segment
+        if self._kept:
+            values, self._mass, sums = self._products.with_sums()
+            total = float(sums.sum())
+        else:
+            values = self._values()
+            if total is None:
+                total = segment.ops.total(values)
         if not isfinite(total):
             raise non_finite(segment.layout, segment.step, OVERFLOW, None)
         return StepAllocation(
@@ -174,7 +193,8 @@ def integrate(segment: Segment, rule: QuadratureRule) -> Integral:
     >>> integrate(segment, TRAPEZOID).allocation().values
     array([-1.5])
     """
-    integral = Integral(segment)
+    kept = segment.ops.one_pass and len(rule.nodes) <= _MOST_KEPT
+    integral = Integral(segment, kept=kept)
     for s, weight in zip(rule.nodes, rule.weights, strict=True):
         # The gradient at the end may be the next step's start; a sampled one may belong to the training loop.
         integral.add(weight, segment.at(s), last_use=s < 1 and not segment.sampled)

@@ -66,7 +66,7 @@ class Products:
     """
 
     def __init__(self, layout: Layout, step: Step) -> None:
-        self._layout, self._step = layout, step
+        self._layout, self._step, self._ops = layout, step, array_ops(step.start)
         self._products: WeightedProducts = []
         self._sums: list[tuple[float, ProductSum]] = []
 
@@ -105,9 +105,20 @@ class Products:
             sampled=True,
         )
 
+    def with_sums(self) -> tuple[Vector, float, np.ndarray]:
+        """The values, their mass, and the sums of the values in each tensor."""
+        with np.errstate(over="ignore", invalid="ignore"):  # reported below
+            values, mass, sums = self._ops.products_and_sums(
+                self._products, self._step.start, self._step.end, self._layout.groups("tensor").slices
+            )
+        self._check(mass)
+        return values, mass, sums
+
     def _values(self) -> tuple[Vector, float]:
+        if self._ops.one_pass and not self._sums:
+            return self.with_sums()[:2]
         step = self._step
-        ops, values, mass = array_ops(step.start), None, 0.0
+        ops, values, mass = self._ops, None, 0.0
         with np.errstate(over="ignore", invalid="ignore"):  # reported below
             if self._products:
                 values, mass = ops.products_sum(self._products, step.start, step.end)
@@ -117,9 +128,12 @@ class Products:
                     values = weight * found.values
                 else:
                     values = ops.add_scaled(values, weight, found.values)
+        self._check(mass)
+        return values, mass
+
+    def _check(self, mass: float) -> None:
         if not isfinite(mass):
             vectors = [gradient for _, gradient, _ in self._products]
             vectors += [found.values for _, found in self._sums]
-            wrong = next((v for v in vectors if not ops.all_finite(v)), vectors[0])
-            raise non_finite(self._layout, step, OVERFLOW, wrong)
-        return values, mass
+            wrong = next((v for v in vectors if not self._ops.all_finite(v)), vectors[0])
+            raise non_finite(self._layout, self._step, OVERFLOW, wrong)

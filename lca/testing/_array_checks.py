@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from hypothesis import strategies as st
 
-from lca.arrays import ArrayOps, array_ops
+from lca.arrays import ArrayOps, Slices, array_ops
 from lca.layout import Layout
 from lca.testing._laws import require
 from lca.testing._report import Check
@@ -257,6 +257,38 @@ def products_are_summed(subject: ArraySubject, case: Values) -> None:
         for name, vector, row in zip("vwfab", (v, w, f, start, end), rows, strict=True):
             if name in kept:
                 same_numbers(subject.numpy(vector), row, f"the argument {name} of {what}")
+
+
+@law_into(ARRAY_CHECKS, part=20)  # for several slices, and for any numbers the same
+def products_come_with_their_sums(subject: ArraySubject, case: Values) -> None:
+    """``products_and_sums`` is ``products_sum`` and the sums of its vector; others are found as before."""
+    ops, rows = subject.ops, case.random(4)
+    v, w, start, end = map(subject.vector, rows)
+    weighted = [(0.5, v, None), (-2.0, w, None)]
+    tensors = [Slices(0, 1, 1, 5), Slices(5, 1, 1, LONG - 5)]
+    divided = [Slices(0, 2, 3, 7), Slices(42, 1, 1, LONG - 42)]
+    inner = [Slices(1, 1, 1, 2), Slices(9, 1, 1, LONG - 12)]
+    eps, reach = float(np.finfo(case.dtype).eps), abs(rows[2]) + abs(rows[3])
+    sizes = (0.5 * abs(rows[0]) + 2 * abs(rows[1])).astype(float) * reach
+    lost = LONG * subject.lost(case.dtype)
+    values, expected = ops.products_sum(weighted, start, end)
+    for slices in (tensors, inner):
+        found, mass, sums = ops.products_and_sums(weighted, start, end, slices)
+        numbers, what = subject.numpy(found), f"products_and_sums() over {slices}"
+        slack = summed(1.0, eps) * sizes + 2 * subject.lost(case.dtype)
+        near(numbers, subject.numpy(values), slack, f"{what}, against products_sum()")
+        near(mass, expected, summed(float(sizes.sum()), 4 * eps), f"{what}: the absolute sum")
+        error = summed(float(abs(numbers).astype(float).sum()), EPS64) + lost
+        near(sums, _sums_of(numbers, slices), error, f"{what}: the sums")
+        for other in (slices, divided):
+            again = ops.sums_and_signs(found, other)[0]
+            near(again, _sums_of(numbers, other), error, f"sums_and_signs() over {other} after {what}")
+            same_numbers(ops.sums(found, other), again, f"sums() over {other}, against sums_and_signs()")
+
+
+def _sums_of(values: Array, slices: list[Slices]) -> Array:
+    cut = [values[part.start : part.stop].reshape(part.shape).astype(float) for part in slices]
+    return np.concatenate([part.sum((0, 2)) for part in cut])
 
 
 @law

@@ -10,7 +10,7 @@ import numpy as np
 from lca._micro_batches import mean_without
 from lca.arrays import Vector, array_ops
 from lca.errors import LCAError
-from lca.frameworks import tensors_in
+from lca.frameworks import Rows, examples_in, tensors_in
 from lca.objective import Batch
 from lca.step import ExampleScores, MicroBatch
 from lca.tolerances import rebatched, summed
@@ -250,13 +250,13 @@ class LoopContext(ABC):
         """The loss whose gradient the loop takes, divided by the mean over the examples that count in it."""
         return 1.0
 
-    @abstractmethod
     def _count_examples(self, batch: Batch) -> int:
         """The number of examples; raises `LCAError` if the batch cannot be split."""
+        return examples_in(batch)
 
-    @abstractmethod
     def _rows(self, batch: Batch, start: int, stop: int) -> Batch:
         """The examples from ``start`` to ``stop``; a view where possible."""
+        return Rows(batch).take(slice(start, stop))
 
     @abstractmethod
     def _joined(self, batches: Sequence[Batch]) -> Batch:

@@ -6,6 +6,7 @@ import pytest
 import tensorflow as tf
 
 import lca
+from lca.errors import LCAError
 from lca.objective import at_state
 from lca_tensorflow import LCACallback, Objective, Tracker
 from tests.lca_tensorflow.networks import X, Y, cross_entropy, floats, stack
@@ -46,6 +47,15 @@ def test_variables_of_every_dtype_are_state(dtype, value):
     assert objective.loss(theta) != first
     assert at_state(objective, before).loss(theta) == first
     assert model.layers[1].scale.numpy() == value
+
+
+@pytest.mark.parametrize("value", [np.ones(3), np.float32(1.0)], ids=["shape", "dtype"])
+def test_a_state_that_is_not_of_the_model_is_refused(value):
+    objective = Objective(stack((6,), Scaled("float64"), DENSE(3)), cross_entropy(), (X, Y))
+    [name] = other_names(objective)
+    state = {**objective.state(), name: value}
+    with pytest.raises(LCAError, match=rf"holds '{name}' as float.* but the model has it as float64 \(\)"):
+        at_state(objective, state).loss(objective.theta())
 
 
 def test_a_tensorflow_variable_of_the_loss_is_state():

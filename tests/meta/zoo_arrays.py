@@ -90,6 +90,28 @@ class ProductsOfTheStep(NumpyOps):
         return super().products_sum([(weight, vector, None) for weight, vector, _ in weighted], start, end)
 
 
+class SumsOfOtherProducts(NumpyOps):
+    def products_and_sums(self, weighted, start, end, slices):
+        values, mass = self.products_sum(weighted, start, end)
+        return values, mass, self.sums(self.products_sum(weighted[:1], start, end)[0], slices)
+
+
+class RemembersSums(NumpyOps):
+    """The sums of the last products, whatever the slices."""
+
+    last = None
+
+    def products_and_sums(self, weighted, start, end, slices):
+        self.last = None
+        values, mass, sums = super().products_and_sums(weighted, start, end, slices)
+        self.last = values, sums
+        return values, mass, sums
+
+    def sums(self, vector, slices):
+        known = self.last is not None and self.last[0] is vector
+        return self.last[1] if known else super().sums(vector, slices)
+
+
 class WritesTheEnd(NumpyOps):
     def times_movement(self, vector, start, end):
         end -= start
@@ -239,6 +261,12 @@ WRONG_ARRAYS: dict[str, Wrong] = {
     ),
     "products of the step": Wrong(
         "a factor is taken for the movement", "products_are_summed", subject_of(ProductsOfTheStep)
+    ),
+    "sums of other products": Wrong(
+        "the sums of the first product", "products_come_with_their_sums", subject_of(SumsOfOtherProducts)
+    ),
+    "remembers sums": Wrong(
+        "the sums of a vector over other slices", "products_come_with_their_sums", subject_of(RemembersSums)
     ),
     "writes the end": Wrong("a difference computed in the end-point", VECTORS, subject_of(WritesTheEnd)),
     "writes the start": Wrong("a point computed in the start", VECTORS, subject_of(BetweenWritesTheStart)),
