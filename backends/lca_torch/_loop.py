@@ -11,6 +11,7 @@ from torch import Tensor
 from lca.arrays import array_ops
 from lca.errors import DataError, LCAError
 from lca.frameworks import PyTree, Rows, examples_in, joined
+from lca.frameworks._trees import take
 from lca.tracking._context import GRADIENT_FIELDS, LoopContext
 from lca_torch._backward import BackwardPasses
 from lca_torch._gradients import ELSE, Gradients, Places, Versions
@@ -136,7 +137,7 @@ class Loop(LoopContext):
             ) from None
 
     def _rows(self, batch: PyTree, start: int, stop: int) -> PyTree:
-        return Rows(batch).take(slice(start, stop))
+        return take(batch, slice(start, stop))
 
     def _joined(self, batches: Sequence[PyTree]) -> PyTree:
         whole = joined(list(batches))

@@ -340,12 +340,14 @@ def _alike(
     # By the ids of the parameters, as torch computes the hash of a tensor in Python.
     states = dict(zip(map(id, optimizer.state), optimizer.state.values(), strict=True))
     for group in optimizer.param_groups:
-        which = sorted([positions[id(own)] for own in group["params"] if id(own) in positions])
-        counts = [_count(states.get(id(parameters[i]), {})) for i in which]
+        which = sorted([i for i in map(positions.get, map(id, group["params"])) if i is not None])
+        owned = [parameters[i] for i in which]
+        held = [states.get(id(own), {}) for own in owned]
+        counts = list(map(_count, held))
         for count in dict.fromkeys(counts):
-            members = [i for i, other in zip(which, counts, strict=True) if other == count]
-            alike = [parameters[i] for i in members]
-            yield members, _Alike(group, alike, [states.get(id(own), {}) for own in alike], count)
+            alike = [k for k, other in enumerate(counts) if other == count]
+            members, moved = [which[k] for k in alike], [owned[k] for k in alike]
+            yield members, _Alike(group, moved, [held[k] for k in alike], count)
 
 
 def _count(state: Mapping[str, Any]) -> int:

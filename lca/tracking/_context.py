@@ -142,7 +142,7 @@ class LoopContext(ABC):
         scale = 1.0 if factor == 1.0 else 1 / self._loss_scale()
         ops = array_ops(total)
         relative = factor / scale
-        if abs(relative - 1) <= summed(1.0, ops.eps(total)):
+        if relative != 1.0 and abs(relative - 1) <= summed(1.0, ops.eps(total)):
             relative = 1.0
         norm, max_norm = 0.0, None
         if relative != 1.0 or self._clipping.max_norm is not None:
