@@ -303,7 +303,7 @@ def _weighted_sum(sizes: Sequence[tuple[float, Any]]) -> float:
     """``Σ w s`` of numbers, or of tensors on one device, which is waited for once."""
     weights, sums = zip(*sizes, strict=True)
     if isinstance(sums[0], Tensor):
-        sums = torch.stack(sums).tolist()
+        sums = tuple(torch.stack(sums).tolist())
     return math.fsum(map(mul, weights, sums))
 
 
