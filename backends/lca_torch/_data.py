@@ -38,7 +38,8 @@ class TorchTensorOps(TensorOps):
 
     def take(self, tensor: Tensor, index: np.ndarray) -> Tensor:
         rows = torch.as_tensor(index, device=tensor.device)
-        if index.dtype == np.int64 and 0 <= index.min(initial=0) <= index.max(initial=0) < len(tensor):
+        # Read as unsigned, a negative number is too large as well.
+        if index.dtype == np.int64 and index.view(np.uint64).max(initial=0) < len(tensor):
             return tensor.index_select(0, rows)  # copies whole rows, in a quarter of the time of indexing
         return tensor[rows]
 
