@@ -162,7 +162,7 @@ class Groups:
         """
         if self._one_sum_each:
             return sums
-        return np.bincount(self.ids, sums, minlength=len(self)).astype(sums.dtype)
+        return np.bincount(self.ids, sums, minlength=len(self.names)).astype(sums.dtype, copy=False)
 
     def merged_signs(self, counts: np.ndarray) -> SignCounts:
         """The `SignCounts` of the groups from the counts (2, sums) that `ArrayOps.sums_and_signs` returns."""

@@ -296,6 +296,8 @@ class Layout:
         >>> layout.groups({"attention": "attn", "embedding": ["wte.weight"]}).names
         ('embedding', 'attention')
         """
+        if isinstance(by, str) and heads is None and experts is None and by in self._named_groups:
+            return self._named_groups[by]
         for name, number in (("head", heads), ("expert", experts)):
             if (by == name) != (number is not None):
                 raise LCAError(
@@ -306,8 +308,6 @@ class Layout:
             return head_groups(self, heads)
         if experts is not None:
             return expert_groups(self, experts)
-        if isinstance(by, str) and by in self._named_groups:
-            return self._named_groups[by]
         found = self._groups(by)
         if isinstance(by, str):
             self._named_groups[by] = found

@@ -121,7 +121,7 @@ class Row:
     @property
     def total(self) -> float:
         """``Σ_i A_i`` in float64, units of the loss: the sum of the totals of the tensors."""
-        return float(self._sums.sum())
+        return float(np.add.reduce(self._sums))  # .sum() costs a microsecond more
 
     @property
     def ends(self) -> tuple[int, int]:

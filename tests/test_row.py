@@ -19,7 +19,7 @@ from lca.testing.strategies import dtypes, seeds
 from lca.tolerances import EPS64, summed
 from lca.tracking import Session
 from lca.views import GroupTotals, HelpingCounts, LogHistogram, RowView, Trace
-from lca.views._view import show
+from lca.views._view import reader_of
 
 LAYOUT = Layout(("a.weight", "a.bias", "b.weight"), ((2, 3), (2,), (4, 2)))
 GROUPS = ("tensor", "layer", "neuron")
@@ -115,8 +115,8 @@ def test_a_view_of_ones_own_is_shown_the_allocation_and_a_row_view_the_row():
             seen.append(row)
 
     row = Row(allocation(0), LAYOUT)
-    show(Mine(), row)
-    show(Reader(LAYOUT), row)
+    reader_of(Mine())(row)
+    reader_of(Reader(LAYOUT))(row)
     assert seen == [row.allocation, row]
     Reader(LAYOUT).update(row.allocation)
     assert isinstance(seen[-1], Row)
@@ -163,7 +163,7 @@ def test_all_readers_of_a_row_share_three_reductions(tmp_path):
 
         def read(found):
             rows = rows_of({"train": found}, LAYOUT)
-            show(views, rows["train"])
+            reader_of(views)(rows["train"])
             record.write(rows)
             live.read(rows)
 

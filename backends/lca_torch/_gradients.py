@@ -1,6 +1,7 @@
 """`Gradients`: the gradients of training, read from the parameters of a model as vectors (K,)."""
 
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Iterator, Sequence
+from operator import and_, attrgetter, call, eq, is_
 from typing import Any, TypeAlias
 from weakref import ref
 
@@ -11,10 +12,13 @@ from lca_torch._live import flat, holds
 from lca_torch._optimizers import update_slope, updates_without
 from lca_torch._ranks import Ranks
 
-Versions: TypeAlias = Sequence[tuple[Any, int]]
+Versions: TypeAlias = tuple[list[Any], list[int]]
 """Which tensors the gradients are and how often each was written to; keeps none of them alive."""
+Places: TypeAlias = tuple[list[int], list[int]]
+"""Where the parameters are and how often each was written to."""
 ELSE = "or use an estimator that requires no gradient of training (lca.estimators.SampledPathIntegral)."
 """The end of an error about gradients that cannot be used."""
+_COUNT = attrgetter("_version")
 
 
 class Gradients:
@@ -35,28 +39,28 @@ class Gradients:
 
     def read(self) -> Tensor:
         """The gradients that the parameters have now, a new vector (K,); 0 for one without gradient."""
-        return flat(map(_dense, self.parameters))
+        return flat(self._dense())
 
     def equal(self, vector: Tensor) -> bool:
         """Whether the gradients are these numbers (K,)."""
-        return holds(vector, map(_dense, self.parameters))
+        return holds(vector, self._dense())
 
     def all_zero(self) -> bool:
         """Whether no parameter has a gradient other than 0."""
-        return not any(map(_not_zero, self.parameters))
+        return not any(map(_not_zero, self._grads()))
 
     def versions(self) -> Versions:
         """The versions of the gradients now."""
-        grads = [parameter.grad for parameter in self.parameters]
-        return [(None, 0) if grad is None else (ref(grad), self._version(grad)) for grad in grads]
+        grads = self._grads()
+        return [_nothing if grad is None else ref(grad) for grad in grads], self._counts(grads)
 
     def unchanged(self, before: Versions | None) -> bool:
         """Whether no gradient has been written to, created or removed since `versions` was ``before``."""
-        return before is not None and all(map(self._unchanged, self.parameters, before))
+        return before is not None and all(self._each_unchanged(before))
 
-    def places(self) -> list[tuple[int, int]]:
+    def places(self) -> Places:
         """Where the parameters are and how often each was written to."""
-        return [(parameter.data_ptr(), parameter._version) for parameter in self.parameters]
+        return list(map(Tensor.data_ptr, self.parameters)), list(map(_COUNT, self.parameters))
 
     def pass_begins(self) -> None:
         """A backward pass is about to add to the gradients."""
@@ -82,12 +86,28 @@ class Gradients:
         """As `lca_torch._optimizers.updates_without`."""
         return updates_without(optimizer, self.parameters, gradients, weights)
 
-    def _unchanged(self, parameter: nn.Parameter, before: tuple[Any, int]) -> bool:
-        grad, (was, version) = parameter.grad, before
-        return grad is None if was is None else was() is grad is not None and self._version(grad) == version
+    def _grads(self) -> list[Tensor | None]:
+        return [parameter.grad for parameter in self.parameters]
 
-    def _version(self, tensor: Tensor) -> int:
-        return tensor._version
+    def _dense(self) -> list[Tensor]:
+        """The gradients, each in the dtype of its parameter; 0 for one without gradient."""
+        return [
+            grad if grad is not None and grad.dtype is own.dtype and not grad.is_sparse else _dense(own)
+            for grad, own in zip(self._grads(), self.parameters, strict=True)
+        ]
+
+    def _each_unchanged(self, before: Versions) -> Iterator[bool]:
+        """For each parameter whether its gradient has not been written to, created or removed."""
+        (held, counts), grads = before, self._grads()
+        return map(and_, map(is_, map(call, held), grads), map(eq, counts, self._counts(grads)))
+
+    def _counts(self, grads: Sequence[Tensor | None]) -> list[int]:
+        """How often each gradient was written to; -1 for one that is missing."""
+        return [-1 if grad is None else grad._version for grad in grads]
+
+
+def _nothing() -> None:
+    """In place of a reference to a gradient that is missing."""
 
 
 def _dense(parameter: nn.Parameter) -> Tensor:
@@ -99,6 +119,5 @@ def _dense(parameter: nn.Parameter) -> Tensor:
     return dense if dense.dtype is parameter.dtype else dense.to(parameter.dtype)
 
 
-def _not_zero(parameter: nn.Parameter) -> bool:
-    grad = parameter.grad
+def _not_zero(grad: Tensor | None) -> bool:
     return grad is not None and bool((grad.to_dense() if grad.is_sparse else grad).any())

@@ -1,6 +1,6 @@
 """Kinds of parameters that cannot be measured, each with what to do instead."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from lca.errors import LayoutError
 
 _SHARDED = ("DTensor", "ShardedTensor", "AsyncCollectiveTensor")
+_WHOLE = frozenset({Tensor, nn.Parameter})
 LEAVE_OUT = "or leave it out of θ with requires_grad_(False) and frozen='omit'"
 
 
@@ -31,6 +32,17 @@ def local_part(tensor: Any, like: Any = None) -> Tensor:
         tensor = tensor.redistribute(placements=like.placements)
     part: Tensor = tensor.to_local() if is_sharded(tensor) else tensor
     return part
+
+
+def local_parts(tensors: Sequence[Tensor], like: Sequence[Tensor] | None = None) -> Sequence[Tensor]:
+    """The `local_part` of each of these tensors; with ``like``, those of as many parameters.
+
+    >>> local_parts([torch.zeros(1)])
+    [tensor([0.])]
+    """
+    if _WHOLE.issuperset(map(type, tensors)):
+        return tensors
+    return list(map(local_part, tensors, [None] * len(tensors) if like is None else like))
 
 
 def holds_summands(tensor: Any, parameter: Any) -> bool:

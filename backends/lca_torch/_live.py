@@ -68,13 +68,13 @@ def holds(vector: Tensor, tensors: Iterable[Tensor]) -> bool:
 
 def _same_bytes(vector: Tensor, tensors: Sequence[Tensor]) -> bool:
     """Whether all are on the CPU and the bytes are the same; false also where that is not known."""
-    known = [tensor.is_cpu and tensor.is_contiguous() for tensor in (vector, *tensors)]
     lengths = [tensor.nbytes for tensor in tensors]
-    if _MEMCMP is None or not all(known) or sum(lengths) != vector.nbytes:
+    if _MEMCMP is None or sum(lengths) != vector.nbytes or not (vector.is_cpu and vector.is_contiguous()):
         return False
     at = vector.data_ptr()
     for tensor, length in zip(tensors, lengths, strict=True):
-        if _MEMCMP(tensor.data_ptr(), at, length):
+        known = tensor.is_cpu and tensor.is_contiguous()
+        if not known or _MEMCMP(tensor.data_ptr(), at, length):
             return False
         at += length
     return True

@@ -13,7 +13,7 @@ from lca.errors import DataError, LCAError
 from lca.frameworks import PyTree, Rows, examples_in, joined
 from lca.tracking._context import GRADIENT_FIELDS, LoopContext
 from lca_torch._backward import BackwardPasses
-from lca_torch._gradients import ELSE, Gradients, Versions
+from lca_torch._gradients import ELSE, Gradients, Places, Versions
 from lca_torch._ranks import Ranks
 from lca_torch._updates import calling
 
@@ -38,11 +38,11 @@ class Loop(LoopContext):
         self._grads = gradients
         self._passes = BackwardPasses(gradients.leaves, self._pass_begins, self._pass_ended)
         self._optimizer: Any = None
-        self._before: Versions = []  # the gradients when the micro-batch began
+        self._before: Versions | None = None  # the gradients when the micro-batch began
         self._seen: Versions | None = None  # and when the last backward pass ended
         self._total: Tensor | None = None  # their sum then
-        self._taken: list[tuple[int, int]] | None = None  # where the parameters were then
-        self._start: list[tuple[int, int]] | None = None  # and when the update began
+        self._taken: Places | None = None  # where the parameters were then
+        self._start: Places | None = None  # and when the update began
         self._marked = self._changed = False
         self._ranks: Ranks | None = None
 
@@ -82,7 +82,7 @@ class Loop(LoopContext):
 
     def clear(self) -> None:
         super().clear()
-        self._before, self._seen, self._total, self._taken, self._start = [], None, None, None, None
+        self._before = self._seen = self._total = self._taken = self._start = None
         self._marked = self._changed = False
         self._passes.refresh()
         if self._ranks is not None:

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from lca._micro_batches import mean_without
 from lca.errors import LCAError
-from lca_torch._kinds import local_part
+from lca_torch._kinds import local_parts
 from lca_torch._live import detached, flat
 
 Group: TypeAlias = Mapping[str, Any]
@@ -62,16 +62,17 @@ def updates_without(
     [tensor([-3.]), tensor([-1.])]
     """
     check_known(optimizer)
-    found: list[list[Tensor | None]] = [[None] * len(parameters) for _ in gradients]
     with detached():
-        held = list(map(local_part, parameters))
-        sizes = [own.numel() for own in held]
         means = [mean_without(m, gradients, weights) for m in range(len(gradients))]
         lasts = [*[False] * (len(means) - 1), True]
-        for members, alike in _alike(optimizer, parameters):
-            update = _KNOWN[type(optimizer)].update(alike)
-            if len(members) == len(parameters):
-                return list(map(update, means, lasts))
+        make, groups = _KNOWN[type(optimizer)].update, list(_alike(optimizer, parameters))
+        if len(groups) == 1 and len(groups[0][0]) == len(parameters):
+            return list(map(make(groups[0][1]), means, lasts))
+        held = local_parts(parameters)
+        sizes = [own.numel() for own in held]
+        found: list[list[Tensor | None]] = [[None] * len(parameters) for _ in gradients]
+        for members, alike in groups:
+            update = make(alike)
             for into, mean, last in zip(found, means, lasts, strict=True):
                 moved = update(torch.cat([mean.split(sizes)[i] for i in members]), last)
                 for i, piece in zip(members, moved.split([sizes[i] for i in members]), strict=True):  # type: ignore[no-untyped-call]
@@ -109,7 +110,7 @@ def update_slope(
     known = _KNOWN[type(optimizer)]
     found: list[Tensor | float] = [0.0] * len(parameters)
     with detached():
-        held = list(map(local_part, parameters))
+        held = local_parts(parameters)
         sizes = [own.numel() for own in held]
         for members, alike in _alike(optimizer, parameters):
             whole = len(members) == len(sizes)
@@ -162,11 +163,12 @@ def refuse_maximizing(optimizers: Iterable[torch.optim.Optimizer]) -> None:
 
 @dataclass(frozen=True, eq=False)
 class _Alike:
-    """Parameters of one group that have had equally many updates."""
+    """Parameters of one group that have had equally many updates: ``count``."""
 
     group: Group
     parameters: Sequence[nn.Parameter]
     states: Sequence[Mapping[str, Any]]
+    count: int
 
     def number(self, name: str) -> float:
         """An option of the group as a number, also if it is a tensor."""
@@ -174,13 +176,12 @@ class _Alike:
 
     def state(self, name: str) -> Tensor | None:
         """A new vector with this state of all parameters; ``None`` before their first update."""
-        pairs = zip(self.states, self.parameters, strict=True)
-        found = [local_part(own[name], like) for own, like in pairs if own.get(name) is not None]
-        return flat(found) if len(found) == len(self.states) else None
+        found = [own[name] for own in self.states if own.get(name) is not None]
+        return flat(local_parts(found, self.parameters)) if len(found) == len(self.states) else None
 
     def theta(self) -> Tensor:
         """A new vector with the numbers of all parameters."""
-        return flat(map(local_part, self.parameters))
+        return flat(local_parts(self.parameters))
 
     def scaled_state(self, name: str, factor: float) -> Tensor | float:
         state = self.state(name)
@@ -198,11 +199,6 @@ class _Alike:
     def has_state(self, name: str) -> bool:
         """Whether the parameters have this state, as they do after their first update."""
         return self.states[0].get(name) is not None
-
-    @property
-    def count(self) -> int:
-        """Number of updates that the parameters have had."""
-        return _count(self.states[0])
 
     @property
     def sign(self) -> float:
@@ -341,14 +337,17 @@ def _alike(
 ) -> Iterator[tuple[list[int], _Alike]]:
     """The parameters that will move, and their positions, by group and number of updates they have had."""
     positions = {id(parameter): i for i, parameter in enumerate(parameters) if parameter.grad is not None}
+    # By the ids of the parameters, as torch computes the hash of a tensor in Python.
+    states = dict(zip(map(id, optimizer.state), optimizer.state.values(), strict=True))
     for group in optimizer.param_groups:
-        which = sorted([positions[id(own)] for own in group["params"] if id(own) in positions])
-        states = [optimizer.state.get(parameters[i], {}) for i in which]
-        counts = list(map(_count, states))
+        which = sorted([i for i in map(positions.get, map(id, group["params"])) if i is not None])
+        owned = [parameters[i] for i in which]
+        held = [states.get(id(own), {}) for own in owned]
+        counts = list(map(_count, held))
         for count in dict.fromkeys(counts):
             alike = [k for k, other in enumerate(counts) if other == count]
-            members = [which[k] for k in alike]
-            yield members, _Alike(group, [parameters[i] for i in members], [states[k] for k in alike])
+            members, moved = [which[k] for k in alike], [owned[k] for k in alike]
+            yield members, _Alike(group, moved, [held[k] for k in alike], count)
 
 
 def _count(state: Mapping[str, Any]) -> int:

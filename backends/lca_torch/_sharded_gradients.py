@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from lca.errors import LCAError
 from lca_torch._distribution import gathered
-from lca_torch._gradients import ELSE, Gradients, Versions
+from lca_torch._gradients import ELSE, Gradients, Places, Versions
 from lca_torch._kinds import holds_summands, is_sharded, local_part
 from lca_torch._live import detached, flat, holds
 from lca_torch._shard_vector import Shards, ShardVector
@@ -37,7 +37,7 @@ class ShardedGradients(Gradients):
         super().__init__([named[name] for name in shards.names])
         self._model, self._shards = model, shards
         self._leaves: list[Tensor] = []
-        self._before: Versions = []
+        self._before: Versions = [], []
 
     def leaves(self) -> Sequence[Tensor]:
         """The whole parameters that FSDP2 gathers for a forward pass, and gathers here once to find them."""
@@ -77,15 +77,17 @@ class ShardedGradients(Gradients):
         with detached():
             return not any(grad is not None and bool(local_part(grad).any()) for grad in grads)
 
-    def places(self) -> list[tuple[int, int]]:
+    def places(self) -> Places:
         with detached():
-            return [(local_part(own).data_ptr(), self._version(own)) for own in self.parameters]
+            held = [local_part(own).data_ptr() for own in self.parameters]
+        return held, self._counts(self.parameters)
 
     def pass_begins(self) -> None:
         self._before = self.versions()
 
     def require_added(self, reached: Collection[int]) -> None:
-        if any(self._unchanged(self.parameters[which], self._before[which]) for which in reached):
+        unchanged = list(self._each_unchanged(self._before))
+        if any(unchanged[which] for which in reached):
             raise LCAError(
                 "the gradient of a micro-batch was not reduced over the ranks, because of "
                 "set_requires_gradient_sync(False) or no_sync(), so that no rank has its shards in .grad; "
@@ -154,6 +156,6 @@ class ShardedGradients(Gradients):
                     f"is not followed; leave it as the backward pass divides it, {ELSE}"
                 )
 
-    def _version(self, tensor: Tensor) -> int:
-        with detached():
-            return tensor._version + local_part(tensor)._version  # FSDP2 writes past the `DTensor`
+    def _counts(self, tensors: Sequence[Tensor | None]) -> list[int]:
+        with detached():  # FSDP2 writes past the `DTensor`
+            return [-1 if own is None else own._version + local_part(own)._version for own in tensors]

@@ -10,7 +10,8 @@ import numpy as np
 from lca._micro_batches import mean_without
 from lca.arrays import Vector, array_ops
 from lca.errors import LCAError
-from lca.frameworks import Rows, examples_in, tensors_in
+from lca.frameworks import examples_in, tensors_in
+from lca.frameworks._trees import take
 from lca.objective import Batch
 from lca.step import ExampleScores, MicroBatch
 from lca.tolerances import rebatched, summed
@@ -143,7 +144,7 @@ class LoopContext(ABC):
         scale = 1.0 if factor == 1.0 else 1 / self._loss_scale()
         ops = array_ops(total)
         relative = factor / scale
-        if abs(relative - 1) <= summed(1.0, ops.eps(total)):
+        if relative != 1.0 and abs(relative - 1) <= summed(1.0, ops.eps(total)):
             relative = 1.0
         norm, max_norm = 0.0, None
         if relative != 1.0 or self._clipping.max_norm is not None:
@@ -256,7 +257,7 @@ class LoopContext(ABC):
 
     def _rows(self, batch: Batch, start: int, stop: int) -> Batch:
         """The examples from ``start`` to ``stop``; a view where possible."""
-        return Rows(batch).take(slice(start, stop))
+        return take(batch, slice(start, stop))
 
     @abstractmethod
     def _joined(self, batches: Sequence[Batch]) -> Batch:

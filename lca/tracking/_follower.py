@@ -271,15 +271,14 @@ class RunFollower:
         delayed = self._pending.delayed
         end = self._theta.copy() if delayed else self._theta.borrow()
         self._start = self._last = None
-        step = self._pending.with_fields(
-            Step(
-                start,
-                end,
-                self.steps,
-                state=state,
-                previous_state=None if previous is before else previous,
-                learning_rates=self._session.learning_rates() or None,
-            )
+        step = Step(
+            start,
+            end,
+            self.steps,
+            state=state,
+            previous_state=None if previous is before else previous,
+            learning_rates=self._session.learning_rates() or None,
+            **self._pending.own_fields(),
         )
         if delayed:
             self._pending.step = step

@@ -1,6 +1,7 @@
 """`Misses`: how much of the loss change of a run the allocations miss, said when the run ends."""
 
 import warnings
+from collections import defaultdict
 from collections.abc import Mapping
 
 from lca._verdict import LARGE_MISS, missed_part
@@ -16,12 +17,12 @@ class Misses:
     """
 
     def __init__(self) -> None:
-        self._losses: dict[str, _Miss] = {}
+        self._losses: dict[str, _Miss] = defaultdict(_Miss)
 
     def update(self, allocations: Mapping[str, StepAllocation]) -> None:
         """Take in the allocations of one step by loss."""
         for name, allocation in allocations.items():
-            self._losses.setdefault(name, _Miss()).update(allocation)
+            self._losses[name].update(allocation)
 
     def warn(self) -> None:
         """Warn of each loss of which steps that did not converge left more than a tenth unallocated."""

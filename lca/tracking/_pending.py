@@ -71,23 +71,15 @@ class PendingStep:
         if fields and self._step_fields is not None:
             self._collected = self._reduced(self._step_fields(fields))
 
-    def with_fields(self, step: Step) -> Step:
-        """``step``, made by the update, with the collected fields."""
-        return _with(step, {name: self._collected[name] for name in self._own & self._collected.keys()})
+    def own_fields(self) -> dict[str, Any]:
+        """The collected fields of the step that the update has made."""
+        return {name: value for name, value in self._collected.items() if name in self._own}
 
     def completed(self) -> Step:
         """The pending step with the collected fields as its ``next_*`` fields; it is no longer pending."""
         assert self.step is not None
-        found = {_NEXT + name: self._collected[name] for name in self._next & self._collected.keys()}
-        step, self.step = _with(self.step, found), None
-        return step
-
-
-def _with(step: Step, fields: Mapping[str, Any]) -> Step:
-    """As `dataclasses.replace`, in a tenth of its time."""
-    if not fields:
-        return step
-    made = object.__new__(Step)
-    vars(made).update(vars(step))
-    vars(made).update(fields)
-    return made
+        step, self.step = self.step, None
+        found = {_NEXT + name: value for name, value in self._collected.items() if name in self._next}
+        made = object.__new__(Step)  # as `dataclasses.replace`, in a tenth of its time
+        vars(made).update(vars(step), **found)
+        return made

@@ -42,7 +42,7 @@ class PrecisionDifference:
 
     def begin(self, theta: Vector) -> None:
         """The first measured step begins at θ; later calls do nothing."""
-        if not self._start:
+        if self._dtypes and not self._start:
             self._start = self._at(theta)
 
     def end(self, theta: Vector) -> None:

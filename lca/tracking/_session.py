@@ -51,7 +51,7 @@ from lca.tracking._path_sums import PathDifference, PathSums
 from lca.tracking._precision import PrecisionDifference
 from lca.tracking._self_check import SelfCheck
 from lca.views import GroupTotals, View
-from lca.views._view import show
+from lca.views._view import reader_of
 
 
 class Session:
@@ -151,6 +151,7 @@ class Session:
         self._layouts = {name: measured.layout for name, measured in self.objectives.items()}
         self.views = _views_of(self.objectives, settings.views)
         self._summarized = _summarized(self.objectives, self.views)
+        self._readers = _readers(self.views, self._summarized)
         layout = next(iter(self._layouts.values()))
         groups, heads = settings.groups, settings.heads
         self._divisions = {} if groups is None else divisions(groups, layout.names)
@@ -225,7 +226,7 @@ class Session:
         made = Session(
             self.objectives, self.estimator, views=views, on_error=self._on_error, check_every=None
         )
-        made._summarized = {}
+        made._summarized, made._readers = {}, _readers(made.views, {})
         made._precision = PrecisionDifference({})
         return made
 
@@ -288,14 +289,8 @@ class Session:
         self._final = {}
         self._ends = {name: row.allocation.loss_end for name, row in rows.items()}
         for name, row in rows.items():
-            views = _each(self.views.get(name, ()))
-            for view in views:
-                show(view, row)
-                if isinstance(view, ExampleHistory):
-                    row.examples = view.last
-            run = self._summarized.get(name)
-            if run is not None and not any(view is run for view in views):
-                show(run, row)
+            for read in self._readers.get(name, ()):
+                read(row)
             if name in self._heads:
                 self._heads[name].add(row.totals(self._heads[name].groups))
         if self._record is not None:
@@ -484,6 +479,31 @@ def _summarized(objectives: Mapping[str, Objective], views: Mapping[str, Any]) -
             own = [view for view in _each(views.get(full, ())) if isinstance(view, RunViews)]
             found[full] = own[0] if own else RunViews.of(measured.layout)
     return found
+
+
+def _readers(
+    views: Mapping[str, Any], summarized: Mapping[str, RunViews]
+) -> dict[str, list[Callable[[Row], None]]]:
+    """What reads the rows of each loss and term: its views, and that of the summary."""
+    readers = {}
+    for name in {**views, **summarized}:
+        own, run = list(_each(views.get(name, ()))), summarized.get(name)
+        if run is not None and not any(view is run for view in own):
+            own.append(run)
+        readers[name] = list(map(_reader, own))
+    return readers
+
+
+def _reader(view: View) -> Callable[[Row], None]:
+    read = reader_of(view)
+    if not isinstance(view, ExampleHistory):
+        return read
+
+    def read_examples(row: Row) -> None:
+        read(row)
+        row.examples = view.last
+
+    return read_examples
 
 
 def _head_totals(names: Iterable[str], heads: Groups) -> dict[str, GroupTotals]:

@@ -1,6 +1,7 @@
 """`Trace`: the scalars of every step, for balances and costs."""
 
 from collections.abc import Mapping
+from operator import itemgetter
 
 import numpy as np
 
@@ -24,6 +25,7 @@ ROW = np.dtype(
     ]
 )
 """The columns of a `Trace`, by the names of `lca.row.scalars`."""
+_in_order = itemgetter(*(ROW.names or ()))
 
 
 class Trace:
@@ -48,8 +50,7 @@ class Trace:
 
     def add(self, found: Mapping[str, float]) -> None:
         """Process the `lca.row.scalars` of one step."""
-        assert ROW.names is not None
-        self._rows.append(tuple(found[name] for name in ROW.names))
+        self._rows.append(_in_order(found))
 
     @property
     def rows(self) -> np.ndarray:

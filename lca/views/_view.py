@@ -1,6 +1,7 @@
 """`View` and `RowView`: what every streaming reduction of a run offers."""
 
 from abc import ABC, abstractmethod
+from collections.abc import Callable
 from typing import Protocol
 
 import numpy as np
@@ -71,20 +72,17 @@ class RowView(ABC):
         self.read(Row(allocation, self.layout))
 
 
-def show(view: View, row: Row) -> None:
-    """Update ``view`` with the step of ``row``: a `RowView` reads the row, any other view the allocation.
+def reader_of(view: View) -> Callable[[Row], None]:
+    """What updates ``view`` with the step of a row: a `RowView` reads it, any other view its allocation.
 
     >>> from lca.views import Trace
     >>> trace = Trace()
     >>> allocation = StepAllocation(np.array([-1.0, -0.5]), 2.0, 0.5, residual=0.0, mass=1.5)
-    >>> show(trace, Row(allocation, Layout(("w",), ((2,),))))
+    >>> reader_of(trace)(Row(allocation, Layout(("w",), ((2,),))))
     >>> trace.rows["total"]
     array([-1.5])
     """
-    if isinstance(view, RowView):
-        view.read(row)
-    else:
-        view.update(row.allocation)
+    return view.read if isinstance(view, RowView) else lambda row: view.update(row.allocation)
 
 
 def numpy_values(allocation: StepAllocation) -> np.ndarray:

@@ -14,6 +14,7 @@ import lca
 from lca import tolerances
 from lca.errors import DataError, NonDeterministicError
 from lca_torch import Objective
+from lca_torch._data import TorchTensorOps
 from tests.lca_torch.networks import X, Y, mlp
 
 
@@ -250,3 +251,16 @@ class Iterated(MapStyle):
 def test_what_cannot_be_batches_is_refused_when_the_objective_is_made(data, message, keep):
     with pytest.raises(DataError, match=message):
         Objective(mlp(), None, data, batch_loss=by_name, keep=keep)
+
+
+@pytest.mark.parametrize("index", [[2, 2, 0], [-1, 3], [True, False, True, True], []], ids=str)
+@pytest.mark.parametrize("rows", [torch.arange(4), torch.arange(24.0).view(3, 2, 4).permute(2, 0, 1)])
+def test_rows_are_taken_as_by_indexing(rows, index):
+    chosen = np.array(index, dtype=None if index else np.int64)
+    assert torch.equal(TorchTensorOps().take(rows, chosen), rows[torch.as_tensor(chosen)])
+
+
+@pytest.mark.parametrize("index", [4, -5])
+def test_rows_that_do_not_exist_are_refused(index):
+    with pytest.raises(IndexError, match="out of bounds"):
+        TorchTensorOps().take(torch.arange(4), np.array([0, index]))

@@ -2,12 +2,14 @@
 
 import pytest
 import torch
+from torch import nn
 
 from lca import RIGHT, tolerances
 from lca.errors import LCAError
 from lca.estimators import CrossFit, LaggedCrossFit, NextBatch, SameBatch
 from lca.tracking import FunctionalTracker
 from lca_torch import Objective, Tracker
+from lca_torch._gradients import Gradients
 from tests.laws.runs import BATCHES, Kept, Shown
 from tests.lca_torch.tracked_run import TorchFramework
 
@@ -209,3 +211,24 @@ def test_lagged_gradients_under_a_loss_that_is_weighed_by_tokens():
     tracker, _ = tracked_on_tokens(LaggedCrossFit())
     costs = [row.cost.full_gradients for row in tracker.views["train"].rows]
     assert costs == [3, 2, 2, 0, 0]
+
+
+def test_gradients_are_unchanged_while_they_are_the_same_tensors_and_nothing_is_written_to_them():
+    first, second = nn.Parameter(torch.zeros(2)), nn.Parameter(torch.zeros(3))
+    gradients = Gradients([first, second])
+
+    def changed_by(change):
+        first.grad, second.grad = torch.ones(2), None
+        before = gradients.versions()
+        assert gradients.unchanged(before)
+        change()
+        return not gradients.unchanged(before)
+
+    def assigned(parameter, gradient):
+        return lambda: setattr(parameter, "grad", gradient)
+
+    assert changed_by(lambda: first.grad.add_(0))
+    assert changed_by(assigned(first, torch.ones(2)))
+    assert changed_by(assigned(first, None))
+    assert changed_by(assigned(second, torch.ones(3)))
+    assert not gradients.unchanged(None)
