@@ -25,8 +25,8 @@ from validation.cost_frontier.rows import (
     BEST,
     DEALT,
     EARLY,
+    FIFTHS,
     LARGE,
-    QUARTERS,
     STRATIFIED,
     blocks_of,
     estimators,
@@ -59,7 +59,7 @@ def claims(blocks: Blocks, case: Case) -> dict[str, bool]:
                 max(map(abs, off)) <= 3
             )
         elif case.targets:
-            dealt = QUARTERS if QUARTERS in rows else DEALT
+            dealt = FIFTHS if FIFTHS in rows else DEALT
             found |= {
                 f"{title}: {dealt}: total within 10 %": abs(rows[dealt]["total_error_percent"]) <= 10,
                 f"{title}: {dealt}: correlation ≥ 0.98": rows[dealt]["correlation"] >= 0.98,

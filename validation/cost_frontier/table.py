@@ -110,6 +110,14 @@ def _cells(row: Mapping[str, Any], columns: Mapping[str, tuple[str, str]]) -> li
     return [*(form.format(row[key]) if key in row else "" for key, (_, form) in columns.items()), shown]
 
 
+NOT_DRAWN = (
+    *("next batch, left", "next batch, right", "cross-fit, left"),
+    *("cross-fit, own pass", "stratified, 1 batch", "stratified, 3 batches", "sized, 1 batch"),
+    *("stratified, 1 batch, own scores", "sized, error 2 %"),
+)
+"""Rows that would cover others in the figure: close to another one, or of one end alone."""
+
+
 def plot(path: Path, blocks: Mapping[str, Any]) -> None:
     """What is missing to a correlation of 1, for the run and its second half, against passes."""
     import matplotlib as mpl  # noqa: PLC0415 - only where a figure is drawn
@@ -121,7 +129,7 @@ def plot(path: Path, blocks: Mapping[str, Any]) -> None:
         1, len(blocks), figsize=(6.5 * len(blocks), 6), sharey=True, layout="constrained", squeeze=False
     )
     for axis, (title, every) in zip(axes, blocks.items(), strict=True):
-        rows = {name: row for name, row in every.items() if "refused" not in row}
+        rows = {name: row for name, row in every.items() if "refused" not in row and name not in NOT_DRAWN}
         places = _apart(
             {name: (row["passes"], np.log10(1 - row["correlation"])) for name, row in rows.items()}
         )
