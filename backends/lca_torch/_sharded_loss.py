@@ -10,7 +10,6 @@ import torch
 from torch import Tensor, nn
 
 from lca.arrays import array_ops
-from lca.by_example import ExampleSlopes, GroupMovement
 from lca.errors import DataError, LayoutError, LCAError
 from lca.frameworks import ModelLoss, PyTree, tensors_in, weight_of
 from lca.objective import State
@@ -197,18 +196,9 @@ class ShardedLoss(SharedLoss):
         with self.ranks.exchange.telling():
             return super().evaluate_each(theta, groups, state, gradient=gradient, names=names)
 
-    def by_example(
-        self,
-        theta: Tensor,
-        batches: Iterable[PyTree],
-        movement: GroupMovement,
-        state: State | None = None,
-        *,
-        names: Collection[str] | None = None,
-        at_once: bool = False,
-    ) -> ExampleSlopes:
-        """One gradient for each example, whose products are summed over the ranks."""
-        return ModelLoss.by_example(self, theta, batches, movement, state, names=names)
+    by_example = (
+        ModelLoss.by_example
+    )  # one gradient for each example, whose products are summed over the ranks
 
     def _checksums(self, theta: Tensor) -> dict[str, int]:
         assert isinstance(theta, ShardVector)

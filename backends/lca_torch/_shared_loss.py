@@ -87,11 +87,8 @@ class SharedLoss(TorchLoss):
         """Mark batches that only this rank has, so that it evaluates all of them."""
         return Own(batches)
 
-    def agreed(self, value: float) -> float:
-        return value if self.shares == 1 else float(self.ranks.gather("a time", value)[0])
-
     def of_all(self, values: Sequence[float]) -> list[Sequence[float]]:
-        return [values] if self.shares == 1 else self.ranks.gather("the weights of batches", list(values))
+        return [values] if self.shares == 1 else self.ranks.gather("a comparison of numbers", list(values))
 
     def state(self) -> State:
         own = super().state()

@@ -55,8 +55,6 @@ class Slots:
     def __init__(self, pairs: Iterable[Pair], parameters: Mapping[str, Tensor]) -> None:
         known = {id(tensor): name for name, tensor in parameters.items()}
         self._slots: list[tuple[Slot, list[str]]] = []
-        self._single: list[tuple[Slot, str]] = []
-        self._several: list[tuple[Slot, list[str]]] = []
         self.others: dict[str, tuple[Slot, int]] = {}
         """Where the tensors that are not in θ are found."""
         self._initial: dict[str, Tensor] = {}
@@ -68,10 +66,8 @@ class Slots:
                     self.others.setdefault(name, (slot, index))
                     self._initial[name] = tensor.detach()
             self._slots.append((slot, held))
-            if slot.single:
-                self._single.append((slot, held[0]))
-            else:
-                self._several.append((slot, held))
+        self._single = [(slot, held[0]) for slot, held in self._slots if slot.single]
+        self._several = [(slot, held) for slot, held in self._slots if not slot.single]
         self.places = {(id(slot.copy), slot.key) for slot, _ in self._slots}
 
     def now(self, name: str) -> Tensor:

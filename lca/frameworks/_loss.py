@@ -127,8 +127,8 @@ class ModelLoss(ABC):
         return batches
 
     def agreed(self, value: float) -> float:
-        """The ``value`` of the first process, if several share the evaluations. Default: ``value``."""
-        return value
+        """The ``value`` of the first process, if several share the evaluations (`of_all`)."""
+        return float(self.of_all([value])[0][0])
 
     def of_all(self, values: Sequence[float]) -> list[Sequence[float]]:
         """The ``values`` of every process, if several share the evaluations. Default: of this one."""

@@ -48,8 +48,9 @@ class LoopContext(ABC):
         self.gradient_on: Callable[[Batch], Vector] | None = None
         """Takes the gradient of the measured loss on a batch, at the parameters as they are."""
         self.weight_of: Callable[[Batch], float] | None = None
-        self.of_all: Callable[[Sequence[float]], list[Sequence[float]]] = lambda own: [own]
         """How much a batch counts in the measured loss; ``None``: by its number of examples."""
+        self.of_all: Callable[[Sequence[float]], list[Sequence[float]]] = lambda own: [own]
+        """The numbers of every process that shares the measuring, from those of this one."""
         self._halved = 0  # batches
         self._shrink = 1.0  # the norm of the last gradient, divided by that without a micro-batch
 

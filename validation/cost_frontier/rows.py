@@ -18,6 +18,7 @@ from validation.cost_frontier.case import Case
 LARGE = 60
 """Steps with a large learning rate: the first ones, which go far."""
 DEALT, STRATIFIED = "cross-fit, epoch", "stratified, 1 batch, one sample"
+THREE = "stratified, 3 batches, one sample"
 FIFTHS, EARLY = "cross-fit, 5 parts, epoch", f"{STRATIFIED}, doubling"
 """The more accurate forms of both: five micro-batches; errors measured after 8, 16, 32, ... steps."""
 FEW = (
@@ -31,7 +32,7 @@ FEW = (
     "stratified, 1 batch",
     STRATIFIED,
     EARLY,
-    "stratified, 3 batches, one sample",
+    THREE,
     "anchored, 1 batch",
 )
 """The rows of a case that is run for its targets."""
@@ -39,8 +40,8 @@ REFINE = 0.03
 REFINED = (
     "next batch, Simpson",
     "stratified, 1 batch, refined",
-    "stratified, 1 batch, one sample, refined",
-    "stratified, 3 batches, one sample, refined",
+    f"{STRATIFIED}, refined",
+    f"{THREE}, refined",
 )
 """Rows for the first steps of a run, where the trapezoid may be too coarse."""
 LEAST = (
@@ -53,15 +54,15 @@ LEAST = (
     STRATIFIED,
     EARLY,
     f"{STRATIFIED}, refined",
-    "stratified, 3 batches, one sample",
+    THREE,
 )
 """The rows of a case whose gradients take long."""
-SEEN = ("same batch", "cross-fit", DEALT, STRATIFIED, "stratified, 3 batches, one sample")
+SEEN = ("same batch", "cross-fit", DEALT, STRATIFIED, THREE)
 """The rows of `validation/visibility`."""
 BEST = (
     "anchored, 1 batch",
-    "stratified, 3 batches, one sample",
-    "stratified, 3 batches, one sample, doubling",
+    THREE,
+    f"{THREE}, doubling",
 )
 """Combinations at three further passes, of which the best one is judged."""
 
@@ -91,22 +92,22 @@ def estimators(case: Case, *, independent: bool) -> dict[str, StochasticEstimato
         "probe, 4 batches": probe(4, "uniform"),
         "importance, 1 batch": probe(1, "importance"),
         "stratified, 1 batch": probe(1, "stratified"),
-        "stratified, 1 batch, one sample": probe(1, "stratified", 1),
+        STRATIFIED: probe(1, "stratified", 1),
         "stratified, 1 batch, own scores": SampledPathIntegral(
             TRAPEZOID, 2 * (b // 2), sampling="stratified", micro_batches=2, refresh=epoch
         ),
         EARLY: probe(1, "stratified", 1, refresh="doubling"),
         "stratified, 3 batches": probe(3, "stratified"),
-        "stratified, 3 batches, one sample": probe(3, "stratified", 1),
-        "stratified, 3 batches, one sample, doubling": probe(3, "stratified", 1, refresh="doubling"),
+        THREE: probe(3, "stratified", 1),
+        f"{THREE}, doubling": probe(3, "stratified", 1, refresh="doubling"),
         "anchored, 1 batch": ControlVariate(probe(1, "stratified"), every=epoch),
         "sized, 1 batch": AdaptiveSampleSize(probe(1, "stratified"), examples=b),
         "sized, error 2 %": AdaptiveSampleSize(
             probe(0.5, "stratified"), relative_error=0.02, groups=case.objective().layout.groups("layer")
         ),
         "stratified, 1 batch, refined": probe(1, "stratified", 2, refine=REFINE),
-        "stratified, 1 batch, one sample, refined": probe(1, "stratified", 1, refine=REFINE),
-        "stratified, 3 batches, one sample, refined": probe(3, "stratified", 1, refine=REFINE),
+        f"{STRATIFIED}, refined": probe(1, "stratified", 1, refine=REFINE),
+        f"{THREE}, refined": probe(3, "stratified", 1, refine=REFINE),
     }
     skipped_steps = () if case.refined else REFINED[1:]
     return {
