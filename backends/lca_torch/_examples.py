@@ -31,11 +31,12 @@ def default_loss(loss_fn: LossFn | None) -> BatchLoss:
 
 def with_samples(batch_loss: BatchLoss, loss_fn: LossFn | None) -> BatchLoss:
     """``batch_loss``, extended to `Weighted` batches where ``loss_fn`` gives the loss of each example."""
+    single_losses = reader_of_example_losses(loss_fn)
 
     def of_batch(model: nn.Module, batch: PyTree) -> Tensor:
         if not isinstance(batch, Weighted):
             return batch_loss(model, batch)
-        losses = default_loss(example_losses(loss_fn))(model, batch.rows)
+        losses = default_loss(single_losses())(model, batch.rows)
         if losses.shape[:1] != batch.weight.shape:
             raise DataError(
                 f"loss_fn with reduction='none' gave shape {tuple(losses.shape)} for {len(batch.weight)} "
@@ -78,6 +79,14 @@ def example_losses(loss_fn: LossFn | None) -> LossFn | None:
         return None
     single_losses: Any = loss_fn
     return partial(single_losses, reduction="none") if takes else None
+
+
+def reader_of_example_losses(loss_fn: LossFn | None) -> Callable[[], LossFn | None]:
+    """`example_losses` for many calls: a module is read anew in each, the signature of a function once."""
+    if isinstance(loss_fn, nn.Module):
+        return partial(example_losses, loss_fn)
+    single = example_losses(loss_fn)
+    return lambda: single
 
 
 def require_one_loss(loss_fn: LossFn | None, batch_loss: BatchLoss | None) -> None:

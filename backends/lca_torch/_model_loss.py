@@ -46,7 +46,7 @@ from lca_torch._checks import (
     require_theta_alone,
 )
 from lca_torch._data import Unchanged, refuse_arrays
-from lca_torch._examples import BatchLoss, LossFn, Weighted, error_scores, example_losses
+from lca_torch._examples import BatchLoss, LossFn, Weighted, error_scores, reader_of_example_losses
 from lca_torch._form import HALF, Cast, Precision, VectorForm, Vectors
 from lca_torch._hints import loss_advice, weight_hint
 from lca_torch._identity import Identity
@@ -122,7 +122,7 @@ class TorchLoss(ModelLoss):
         self.precision_eps = None if autocast is None else float(torch.finfo(autocast).eps)
         self.counts_examples = batch_weight is None
         self._batch_weight = batch_weight or examples_in
-        self._loss_fn = loss_fn
+        self._loss_fn, self._example_losses = loss_fn, reader_of_example_losses(loss_fn)
         self._seeds, self._autocast = count(1), autocast
         self._random = RandomStates(self.device)
         self._prefix = f"loss[{next(_serial)}]"
@@ -300,7 +300,7 @@ class TorchLoss(ModelLoss):
     def sample(self, rows: PyTree, weight: np.ndarray | None) -> PyTree:
         if weight is None:
             return rows
-        if example_losses(self._loss_fn) is None:
+        if self._example_losses() is None:
             raise unweighted(self.sample_hint)
         return Weighted(rows, torch.as_tensor(weight, dtype=self.dtype, device=self.device))
 

@@ -3,10 +3,13 @@
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from time import perf_counter, process_time
-from typing import Any, NamedTuple, TypeAlias
+from typing import Any, ClassVar, NamedTuple, Self, TypeAlias
 
-from lca.allocation import StepAllocation
+from lca.allocation import Allocator, Cost, Estimator, StepAllocation
+from lca.layout import Layout
+from lca.objective import Objective
 from lca.step import Step
+from lca.views import GroupTotals
 
 Allocate: TypeAlias = Callable[[Step], StepAllocation]
 
@@ -73,11 +76,36 @@ class SuppliedFields:
 
 
 @dataclass(frozen=True)
+class Shown:
+    """An estimator that shows every step, with its required fields, to a function that allocates it."""
+
+    allocate: Allocate
+    required_fields: tuple[str, ...] = ()
+    target: ClassVar[str] = "batch"
+    degree: ClassVar[int] = 1
+    cost: ClassVar[Cost] = Cost()
+    unbiased: ClassVar[bool] = False
+    bias: ClassVar[str] = "that of the function"
+
+    def start(self, objective: Objective) -> Allocator:
+        return self.allocate
+
+    def reseeded(self, seed: int) -> Self:
+        return self
+
+
+def layer_totals(layout: Layout) -> GroupTotals:
+    """The view of every run: the least that anybody would want of a step."""
+    return GroupTotals(layout.groups("layer"))
+
+
+@dataclass(frozen=True)
 class Case:
     """A network and its data.
 
-    ``objective()`` makes the measured loss, and ``follow(objective, options, allocate, supplied)`` trains,
-    shows each step to ``allocate`` (``None``: plain training) and returns the time that took.
+    ``objective()`` makes the measured loss, and ``follow(objective, options, estimator, supplied)`` trains,
+    allocates each step (``None``: plain training) and returns the time that took. Nothing checks the sums, as
+    that is a cost of its own.
     """
 
     name: str
@@ -85,7 +113,7 @@ class Case:
     batch_size: int
     targets: bool  # whether the targets of accuracy are meant for it
     objective: Callable[[], Any]
-    follow: Callable[[Any, Options, Allocate | None, SuppliedFields], Seconds]
+    follow: Callable[[Any, Options, Estimator | None, SuppliedFields], Seconds]
     rates: Mapping[str, float] = field(default_factory=RATES.copy)
     refined: bool = False  # also with Simpson's rule where steps are large
     cross_fit_time: float = 1.15  # target of wall time over plain training: 1.15 where products take the time

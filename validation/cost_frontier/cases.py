@@ -3,8 +3,9 @@
 from collections.abc import Callable
 from importlib import import_module
 
+from lca.allocation import Estimator
 from lca.reference import SGD, Adam, DatasetLoss, Optimizer, load_digits, minibatches, mlp, train, with_next
-from validation.cost_frontier.case import RATES, Allocate, Case, Options, Seconds, SuppliedFields
+from validation.cost_frontier.case import RATES, Case, Options, Seconds, SuppliedFields, layer_totals
 
 
 def digits(batch_size: int = 50) -> Case:
@@ -13,13 +14,14 @@ def digits(batch_size: int = 50) -> Case:
     x, y = data.x_train, data.y_train
 
     def follow(
-        objective: DatasetLoss, options: Options, allocate: Allocate | None, supplied: SuppliedFields
+        objective: DatasetLoss, options: Options, estimator: Estimator | None, supplied: SuppliedFields
     ) -> Seconds:
         batches = minibatches(
             x, y, batch_size, options.steps + 1, options.seed, independent=options.independent
         )
         theta, rate = network.init(options.seed), RATES[options.optimizer]
         optimizer: Optimizer = SGD(rate, 0.9) if options.optimizer == "momentum" else Adam(rate)
+        allocate, view = estimator and estimator.start(objective), layer_totals(objective.layout)
         began = Seconds.now()
         for step in with_next(
             train(
@@ -33,7 +35,7 @@ def digits(batch_size: int = 50) -> Case:
             )
         ):
             if allocate:
-                allocate(step)
+                view.update(allocate(step))
         return began.until_now()
 
     return Case(

@@ -13,7 +13,7 @@ from lca.errors import LCAError
 from lca.estimators import required_fields_of
 from lca.layout import Groups
 from lca.views import ErrorBars
-from validation.cost_frontier.case import Case, Options, SuppliedFields
+from validation.cost_frontier.case import Case, Options, Shown, SuppliedFields
 from validation.cost_frontier.helping import HelpingBracket
 
 Array = np.ndarray
@@ -105,7 +105,8 @@ def _watched(case: Case, options: Options, estimators: Mapping[str, Estimator]) 
         return found["truth"]
 
     shown = [estimator for name, estimator in estimators.items() if name in allocators]
-    case.follow(objective, options, allocate, SuppliedFields.required_by(shown))
+    supplied = SuppliedFields.required_by(shown)
+    case.follow(objective, options, Shown(allocate, supplied.required_fields), supplied)
     truth = seen.pop("truth")
     return refused | {name: figures(case, found, truth) for name, found in seen.items()}
 

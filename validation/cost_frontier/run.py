@@ -142,8 +142,9 @@ def main() -> None:
         blocks = measure(folder, name, case, options.seeds, options.steps)
         for optimizer in case.optimizers:
             times = measured(name, optimizer) or cpu_time(folder, name, case, optimizer)
-            for row, ratio in times.items():
-                add_time(blocks[optimizer, "shuffled"][row], ratio)
+            rows = blocks[optimizer, "shuffled"]
+            for estimator in rows.keys() & times.keys():
+                add_time(rows[estimator], times[estimator])
     holds = claims(blocks, case)
     results = {
         "case": case.name,

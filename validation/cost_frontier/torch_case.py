@@ -2,20 +2,18 @@
 
 from collections.abc import Mapping
 from contextlib import nullcontext
-from dataclasses import dataclass
-from typing import Any, ClassVar, Self
+from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
-from lca.allocation import Allocator, Cost, StepAllocation
-from lca.objective import Objective as AnyObjective
+from lca.allocation import Estimator
 from lca.reference import load_split, minibatches
 from lca_torch import Objective, Tracker
 from validation.bench_torch.resnet20 import resnet20
-from validation.cost_frontier.case import Allocate, Case, Options, Seconds, SuppliedFields
+from validation.cost_frontier.case import Case, Options, Seconds, SuppliedFields, layer_totals
 from validation.cost_frontier.rows import FEW, LEAST, SEEN
 from validation.evidence import data_folder, mnist_path
 from validation.gpu.cifar import decoded
@@ -23,35 +21,6 @@ from validation.gpu.cifar import decoded
 FULLY_CONNECTED = "MNIST, 784-100-50-10"
 LENET_RATES = {"momentum": 0.01, "adam": 0.0005}
 """At five and four times these, rk4 itself misses the loss change of the first steps (truth.py)."""
-
-
-@dataclass(frozen=True)
-class Shown:
-    """An estimator that shows every step, with its required fields, to a function that allocates it."""
-
-    allocate: Allocate
-    required_fields: tuple[str, ...]
-    target: ClassVar[str] = "batch"
-    degree: ClassVar[int] = 1
-    cost: ClassVar[Cost] = Cost()
-    unbiased: ClassVar[bool] = False
-    bias: ClassVar[str] = "that of the function"
-
-    def start(self, objective: AnyObjective) -> Allocator:
-        return self.allocate
-
-    def reseeded(self, seed: int) -> Self:
-        return self
-
-
-class Unseen:
-    """A view of nothing: what is allocated is looked at by the function itself."""
-
-    def __init__(self, layout: object) -> None:
-        pass
-
-    def update(self, allocation: StepAllocation) -> None:
-        pass
 
 
 def mnist(model: nn.Module, name: str, *, examples: int, **options: Any) -> Case:
@@ -74,11 +43,10 @@ def images(
     (x, y), examples = data, len(data[0])
 
     def follow(
-        objective: Objective, options: Options, allocate: Allocate | None, supplied: SuppliedFields
+        objective: Objective, options: Options, estimator: Estimator | None, supplied: SuppliedFields
     ) -> Seconds:
         he_normal(model, options.seed)
         optimizer = make_optimizer(model, options.optimizer, case.rates[options.optimizer])
-        shown = Shown(allocate, supplied.required_fields) if allocate else None
         batches = minibatches(
             np.zeros((examples, 1)),
             y.numpy(),
@@ -89,8 +57,13 @@ def images(
         )
         began = Seconds.now()
         with (
-            Tracker(model, optimizer, objective, shown, views=Unseen, on_error="raise")
-            if shown
+            Tracker(
+                *(model, optimizer, objective, estimator),
+                views=layer_totals,
+                on_error="raise",
+                check_every=None,
+            )
+            if estimator
             else nullcontext()
         ) as tracker:
             for drawn in batches:
@@ -98,7 +71,7 @@ def images(
                 batch = x[index], y[index]
                 optimizer.zero_grad()
                 if tracker is None:
-                    _gradient(model, batch)
+                    _gradient(model, batch, supplied.micro_batches)
                 else:
                     _watched_gradient(tracker, model, index, batch, supplied)
                 optimizer.step()
@@ -118,8 +91,10 @@ def make_optimizer(model: nn.Module, name: str, rate: float) -> torch.optim.Opti
     return torch.optim.Adam(model.parameters(), lr=rate)
 
 
-def _gradient(model: nn.Module, batch: tuple[Tensor, Tensor]) -> None:
-    cross_entropy(model(batch[0]), batch[1]).backward()
+def _gradient(model: nn.Module, batch: tuple[Tensor, Tensor], parts: int = 1) -> None:
+    for x, y in zip(*(tensor.chunk(parts) for tensor in batch), strict=True):
+        loss = cross_entropy(model(x), y)
+        (loss if parts == 1 else len(y) / len(batch[1]) * loss).backward()
 
 
 def _watched_gradient(

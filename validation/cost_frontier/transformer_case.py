@@ -8,10 +8,10 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
+from lca.allocation import Estimator
 from lca.reference import minibatches
 from lca_torch import Objective, Tracker
-from validation.cost_frontier.case import Allocate, Case, Options, Seconds, SuppliedFields
-from validation.cost_frontier.torch_case import Shown, Unseen
+from validation.cost_frontier.case import Case, Options, Seconds, SuppliedFields, layer_totals
 from validation.muon.run import WINDOW, Transformer, windows
 
 EXAMPLES, BATCH, RATE, SHORTEST = 240, 24, 0.003, 4
@@ -40,12 +40,11 @@ def transformer() -> Case:
     data, model = sentences(), Transformer()
 
     def follow(
-        objective: Objective, options: Options, allocate: Allocate | None, supplied: SuppliedFields
+        objective: Objective, options: Options, estimator: Estimator | None, supplied: SuppliedFields
     ) -> Seconds:
         torch.manual_seed(options.seed)
         model.load_state_dict(Transformer().state_dict())
         optimizer = torch.optim.AdamW(model.parameters(), lr=case.rates[options.optimizer])
-        shown = Shown(allocate, supplied.required_fields) if allocate else None
         batches = minibatches(
             np.zeros((EXAMPLES, 1)),
             np.arange(EXAMPLES),
@@ -56,8 +55,13 @@ def transformer() -> Case:
         )
         began = Seconds.now()
         with (
-            Tracker(model, optimizer, objective, shown, views=Unseen, on_error="raise")
-            if shown
+            Tracker(
+                *(model, optimizer, objective, estimator),
+                views=layer_totals,
+                on_error="raise",
+                check_every=None,
+            )
+            if estimator
             else nullcontext()
         ) as tracker:
             for drawn in batches:

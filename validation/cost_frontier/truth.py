@@ -10,7 +10,7 @@ import time
 from pathlib import Path
 
 import lca
-from validation.cost_frontier.case import Options, SuppliedFields
+from validation.cost_frontier.case import Options, Shown, SuppliedFields
 from validation.cost_frontier.torch_case import LENET_RATES, mnist_lenet
 from validation.evidence import keep, verdict
 
@@ -35,7 +35,7 @@ def errors(optimizer: str, rate: float, steps: int) -> dict[str, float]:
         losses.extend((a.loss_start, a.loss_end))
         return a
 
-    case.follow(objective, Options(optimizer, 0, steps), allocate, SuppliedFields())
+    case.follow(objective, Options(optimizer, 0, steps), Shown(allocate), SuppliedFields())
     change = losses[-1] - losses[0]
     off = {name: 100 * (total / change - 1) for name, total in sums.items()}
     return {**off, "first_loss": losses[0], "largest_loss": max(losses), "last_loss": losses[-1]}
