@@ -8,8 +8,8 @@ from hypothesis import given
 
 from lca.arrays import NumpyOps, Slices, _types, array_ops
 from lca.errors import LayoutError
-from lca.testing._array_checks import SUBNORMAL, ArraySubject, vectors
 from lca.testing._array_edges import ALL_ARRAY_CHECKS
+from lca.testing._array_subject import SUBNORMAL, ArraySubject, vectors
 from lca.testing.strategies import dtypes, seeds
 from lca.tolerances import EPS64, summed
 

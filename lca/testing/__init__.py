@@ -16,7 +16,7 @@ from lca import tolerances
 from lca._extras import extra
 
 with extra("testing"):
-    from lca.testing._array_checks import ArraySubject
+    from lca.testing._array_subject import ArraySubject
     from lca.testing._checks import (
         check_array_ops,
         check_backend,

@@ -4,15 +4,9 @@ import math
 
 import numpy as np
 
-from lca.testing._array_checks import (
-    ARRAY_CHECKS,
-    ArraySubject,
-    Values,
-    law_into,
-    near,
-    same_numbers,
-)
+from lca.testing._array_checks import ARRAY_CHECKS
 from lca.testing._array_results import RESULT_CHECKS
+from lca.testing._array_subject import ArraySubject, Values, law_into, near, same_numbers
 from lca.testing._laws import require
 from lca.testing._report import Check
 from lca.tolerances import summed

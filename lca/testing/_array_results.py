@@ -8,16 +8,7 @@ from typing import Any
 import numpy as np
 
 from lca.arrays import Slices
-from lca.testing._array_checks import (
-    EDGES,
-    LAYOUT,
-    LONG,
-    ArraySubject,
-    Values,
-    law_into,
-    near,
-    same_numbers,
-)
+from lca.testing._array_subject import EDGES, LAYOUT, LONG, ArraySubject, Values, law_into, near, same_numbers
 from lca.testing._laws import require
 from lca.testing._report import Check
 from lca.tolerances import EPS64, rebatched, summed

@@ -15,7 +15,8 @@ from lca.layout import Layout
 from lca.objective import Objective, at_state, differentiated_by, differentiating, state_of
 from lca.testing._laws import require, require_close
 from lca.testing._member_checks import LONG, RARE, moved_state, offers, weighs
-from lca.testing._objective_checks import eps_of, evaluated, require_nothing_else_changed, typical, visible
+from lca.testing._objective_checks import require_nothing_else_changed, visible
+from lca.testing._objective_laws import eps_of, evaluated, typical
 from lca.testing._objective_subject import Draw, ObjectiveSubject, as_numpy
 from lca.testing._report import Check
 from lca.testing.strategies import seeds

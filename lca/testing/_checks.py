@@ -12,11 +12,13 @@ from lca.errors import LCAError
 from lca.objective import Batch, Objective
 from lca.reference._backend import Backend, load_backend
 from lca.reference._models import mlp
-from lca.testing._array_checks import ArraySubject
 from lca.testing._array_edges import ALL_ARRAY_CHECKS
-from lca.testing._backend_checks import BACKEND_CHECKS, make_case
+from lca.testing._array_subject import ArraySubject
+from lca.testing._backend_cases import make_case
+from lca.testing._backend_checks import BACKEND_CHECKS
 from lca.testing._by_example_checks import BY_EXAMPLE_CHECKS
 from lca.testing._estimator_checks import ESTIMATOR_CHECKS
+from lca.testing._gradient_checks import GRADIENT_CHECKS
 from lca.testing._member_calls import FIRST_CALLS, MEMBER_CALLS
 from lca.testing._member_checks import MEMBER_CHECKS
 from lca.testing._objective_checks import OBJECTIVE_CHECKS
@@ -33,6 +35,7 @@ ALL_OBJECTIVE_CHECKS: list[Check] = [
     *OBJECTIVE_CHECKS[:1],
     FIRST_CALLS,
     *OBJECTIVE_CHECKS[1:],
+    *GRADIENT_CHECKS,
     *MEMBER_CHECKS,
     *MEMBER_CALLS,
     *VARIANT_CHECKS,

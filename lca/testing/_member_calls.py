@@ -18,6 +18,7 @@ from lca.objective import (
     differentiating,
     state_of,
 )
+from lca.testing._gradient_checks import require_slope
 from lca.testing._laws import require, require_close
 from lca.testing._member_checks import (
     REFUSALS,
@@ -34,16 +35,8 @@ from lca.testing._member_checks import (
     weighs,
     whole_can_be_sampled,
 )
-from lca.testing._objective_checks import (
-    belongings,
-    eps_of,
-    evaluated,
-    require_gradient,
-    require_nothing_else_changed,
-    require_slope,
-    typical,
-    visible,
-)
+from lca.testing._objective_checks import belongings, require_nothing_else_changed, visible
+from lca.testing._objective_laws import eps_of, evaluated, require_gradient, typical
 from lca.testing._objective_subject import Draw, ObjectiveSubject, as_numpy, draws, on, usual_draws
 from lca.testing._report import Check, CheckFailure
 from lca.testing._variant_checks import has_classes

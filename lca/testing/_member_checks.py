@@ -28,8 +28,9 @@ from lca.objective import (
     leaves,
     state_of,
 )
+from lca.testing._gradient_checks import require_slope
 from lca.testing._laws import require, require_close
-from lca.testing._objective_checks import eps_of, evaluated, require_gradient, require_slope, typical
+from lca.testing._objective_laws import eps_of, evaluated, require_gradient, typical
 from lca.testing._objective_subject import Draw, ObjectiveSubject, as_numpy, draws
 from lca.testing._report import Check
 

@@ -18,7 +18,7 @@ from lca.objective import (
 )
 from lca.testing._laws import require, require_close
 from lca.testing._member_checks import REFUSALS, holds, moved_state, moves, offers, selects
-from lca.testing._objective_checks import eps_of, evaluated, require_gradient, typical
+from lca.testing._objective_laws import eps_of, evaluated, require_gradient, typical
 from lca.testing._objective_subject import Draw, ObjectiveSubject, draws, on
 from lca.testing._report import Check
 

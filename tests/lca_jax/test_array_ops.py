@@ -5,8 +5,8 @@ import pytest
 from hypothesis import given
 
 from lca.arrays import array_ops
-from lca.testing._array_checks import SUBNORMAL, ArraySubject, vectors
 from lca.testing._array_edges import ALL_ARRAY_CHECKS
+from lca.testing._array_subject import SUBNORMAL, ArraySubject, vectors
 from lca_jax import JaxOps
 
 KIND = ArraySubject(jnp.array, JaxOps())

@@ -7,8 +7,8 @@ from hypothesis import given
 
 import lca_tensorflow  # noqa: F401 - registers the operations
 from lca.arrays import Slices, array_ops
-from lca.testing._array_checks import SUBNORMAL, ArraySubject, vectors
 from lca.testing._array_edges import ALL_ARRAY_CHECKS
+from lca.testing._array_subject import SUBNORMAL, ArraySubject, vectors
 from lca_tensorflow._arrays import TensorFlowDeviceOps
 
 KINDS = {

@@ -7,8 +7,8 @@ from hypothesis import given
 
 import lca_torch  # noqa: F401 - registers the operations
 from lca.arrays import Slices, array_ops
-from lca.testing._array_checks import LAYOUT, SUBNORMAL, ArraySubject, Values, vectors
 from lca.testing._array_edges import ALL_ARRAY_CHECKS
+from lca.testing._array_subject import LAYOUT, SUBNORMAL, ArraySubject, Values, vectors
 from lca_torch._arrays import TorchDeviceOps
 
 KINDS = {

@@ -10,8 +10,8 @@ import torch
 import lca
 from lca.errors import LCAError
 from lca.layout import Layout
-from lca.testing._array_checks import LAYOUT, ArraySubject, Values
 from lca.testing._array_edges import ALL_ARRAY_CHECKS
+from lca.testing._array_subject import LAYOUT, ArraySubject, Values
 from lca.tracking._forecast import _bytes_of
 from lca.tracking._own_work import own_work
 from lca_torch._shard_vector import Block, ShardOps, Shards, ShardVector

@@ -18,7 +18,7 @@ from lca.testing import (
     generate_checks,
     parametrize_with_checks,
 )
-from lca.testing._array_checks import LONG, Values
+from lca.testing._array_subject import LONG, Values
 from lca.testing._report import Check, CheckFailure, ConformanceError, run_checks
 from tests.meta.zoo_arrays import WRONG_ARRAYS
 

@@ -3,7 +3,7 @@
 import numpy as np
 
 from lca.arrays import ArrayOps, NumpyOps, array_ops
-from lca.testing._array_checks import ArraySubject
+from lca.testing._array_subject import ArraySubject
 from tests.meta.animals import Wrong
 
 

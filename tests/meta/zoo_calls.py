@@ -10,7 +10,7 @@ import numpy as np
 
 from lca.reference import Batch, DatasetLoss, mlp
 from lca.reference._models import L2Penalty
-from lca.testing._objective_checks import ObjectiveSubject
+from lca.testing._objective_subject import ObjectiveSubject
 from tests.meta.animals import Passing, Wrong
 
 _rng = np.random.default_rng(11)

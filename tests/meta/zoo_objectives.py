@@ -18,7 +18,7 @@ from lca.reference._models import (
     saddle,
     small_cnn,
 )
-from lca.testing._objective_checks import ObjectiveSubject
+from lca.testing._objective_subject import ObjectiveSubject
 from tests.meta.animals import Passing, Wrong
 
 _rng = np.random.default_rng(7)

@@ -124,8 +124,10 @@ GROUPS = {
             {
                 name: KIT
                 for name in (
-                    *("_array_checks", "_backend_checks", "_domain", "_instruments", "_member_checks"),
-                    *("_objective_checks", "_process_state", "_reference", "_replicated", "_sampled_runs"),
+                    *("_array_checks", "_array_subject", "_backend_cases", "_backend_checks", "_domain"),
+                    *("_gradient_checks", "_instruments", "_member_checks", "_objective_checks"),
+                    *("_objective_laws", "_process_state", "_reference", "_replicated", "_sampled_runs"),
+                    "_training_checks",
                     *("_stochastic_checks", "_estimator_checks/honesty", "_estimator_checks/integral"),
                     *("_estimator_checks/run", "_estimator_checks/values", "problems", "strategies"),
                 )

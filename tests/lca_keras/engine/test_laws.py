@@ -5,8 +5,8 @@ import pytest
 
 from lca.arrays import array_ops
 from lca.testing import check_backend
-from lca.testing._array_checks import SUBNORMAL, ArraySubject
 from lca.testing._array_edges import ALL_ARRAY_CHECKS
+from lca.testing._array_subject import SUBNORMAL, ArraySubject
 from lca.testing._backend_checks import BACKEND_CHECKS
 from lca_keras import KerasBackend
 from tests.laws.callbacks import LAWS as CALLBACK_LAWS
