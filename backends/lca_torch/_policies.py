@@ -86,7 +86,7 @@ class RandomStates:
         before = _Bits.now()
         if self._draws or before is None or self._known is None or self._known[0] != before.numpy:
             return self._seeded(seed, before)
-        watched = _Watched(self, before, self._known[1])
+        watched = _Untouched(self, before, self._known[1])
         # The bits of a GPU are not looked at.
         return watched if self._device.type != "cuda" else self._seeded_device(seed, watched)
 
@@ -100,7 +100,7 @@ class RandomStates:
         self._known = None if before is None or state["has_gauss"] else (before.numpy, state)
 
     @contextmanager
-    def _seeded_device(self, seed: int, watched: "_Watched") -> Iterator[None]:
+    def _seeded_device(self, seed: int, watched: "_Untouched") -> Iterator[None]:
         with watched, _torch_state_kept(self._device, seed):
             yield
 
@@ -109,7 +109,7 @@ class RandomStates:
         self._draws = True
 
 
-class _Watched:
+class _Untouched:
     """A context after which the generators are as before: untouched, or put back and the draw reported.
 
     A class, because a context made by a generator takes three times as long.
