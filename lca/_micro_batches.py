@@ -1,8 +1,33 @@
-"""Mean gradients over some of the micro-batches of an update."""
+"""Mean gradients over some micro-batches of an update, and micro-batches whose updates are computed later."""
 
+from abc import ABC, abstractmethod
 from collections.abc import Sequence
 
 from lca.arrays import Vector
+from lca.step import MicroBatch
+
+
+class LeftOut(Sequence[MicroBatch], ABC):
+    """The micro-batches of an update that is about to be made; the updates without each are not computed yet.
+
+    A training loop supplies it in place of a tuple where the vectors are long: the sum of the products of
+    gradients and updates needs no other vector of their length. It is valid until the update is made, a tuple
+    of it for good.
+
+    Attributes
+    ----------
+    weights
+        Those of the micro-batches.
+    """
+
+    weights: Sequence[float]
+
+    @abstractmethod
+    def products_sum(self) -> tuple[Vector, float]:
+        """``Σ_m (w_m / w_0) g_m ∘ Δ^{(−m)}`` (K,) and its mass, the sum of the absolute products."""
+
+    def __len__(self) -> int:
+        return len(self.weights)
 
 
 def mean_gradient(gradients: Sequence[Vector], sizes: Sequence[float], which: Sequence[int]) -> Vector:

@@ -194,20 +194,25 @@ def _blocks(*vectors: Tensor) -> Iterator[tuple[Tensor, ...]]:
     Short parameters that follow on each other are put together, as each piece costs some calls. Pieces of
     flat vectors are views, to be written to.
     """
-    most = _CPU_BLOCK if vectors[0].device.type == "cpu" else _DEVICE_BLOCK
+    most = block_size(vectors[0])
     scattered = [vector for vector in vectors if type(vector) is ParameterVector]
     if not scattered and vectors[0].numel() <= 2 * most:  # as often for small models
         yield vectors
         return
-    runs = _runs(scattered[0].sizes if scattered else [len(vectors[0])], most)
+    runs = runs_of(scattered[0].sizes if scattered else [len(vectors[0])], most)
     for parts in zip(*(_parts(vector, runs) for vector in vectors), strict=True):
         yield from zip(*(torch.split(part, most) for part in parts), strict=True)
 
 
-def _runs(sizes: list[int], most: int) -> list[list[int]]:
+def block_size(vector: Tensor) -> int:
+    """How many entries are worked on at a time, on the device of this vector."""
+    return _CPU_BLOCK if vector.device.type == "cpu" else _DEVICE_BLOCK
+
+
+def runs_of(sizes: Sequence[int], most: int) -> list[list[int]]:
     """Sizes one after another, as many together as stay within ``most``.
 
-    >>> _runs([2, 1, 9, 1, 1], 4)
+    >>> runs_of([2, 1, 9, 1, 1], 4)
     [[2, 1], [9], [1, 1]]
     """
     runs: list[list[int]] = [[]]

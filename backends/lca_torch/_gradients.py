@@ -8,6 +8,9 @@ from weakref import ref
 import torch
 from torch import Tensor, nn
 
+from lca._micro_batches import LeftOut
+from lca_torch._arrays import block_size
+from lca_torch._left_out import LongLeftOut
 from lca_torch._live import flat, holds
 from lca_torch._optimizers import update_slope, updates_without
 from lca_torch._ranks import Ranks
@@ -85,6 +88,22 @@ class Gradients:
     ) -> list[Tensor]:
         """As `lca_torch._optimizers.updates_without`."""
         return updates_without(optimizer, self.parameters, gradients, weights)
+
+    def left_out(
+        self,
+        optimizer: torch.optim.Optimizer,
+        sums: Sequence[Tensor],
+        *,
+        factors: Sequence[float],
+        weights: Sequence[float],
+        multiple: float,
+    ) -> LeftOut | None:
+        """`LongLeftOut` of these gradients; ``None`` if vectors are short."""
+        if len(sums[0]) <= 2 * block_size(sums[0]):
+            return None
+        return LongLeftOut(
+            optimizer, self.parameters, sums, factors=factors, weights=weights, multiple=multiple
+        )
 
     def _grads(self) -> list[Tensor | None]:
         return [parameter.grad for parameter in self.parameters]

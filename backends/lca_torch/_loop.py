@@ -8,6 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from lca._micro_batches import LeftOut
 from lca.arrays import array_ops
 from lca.errors import DataError, LCAError
 from lca.frameworks import PyTree, Rows, examples_in, joined
@@ -188,14 +189,28 @@ class Loop(LoopContext):
     def _gradient_sum(self) -> Tensor | None:
         return self._total
 
+    def _left_out(self, factors: Sequence[float], weights: Sequence[float]) -> LeftOut | None:
+        sums = self._sums()
+        later = self._grads.left_out(
+            self._optimizer, sums, factors=factors, weights=weights, multiple=self._multiple()
+        )
+        if later is not None:
+            self._marks = []  # so that the sums are released with it
+        return later
+
     def _gradient_sums(self) -> tuple[Tensor, Iterable[Tensor]]:
+        sums = self._sums()
+        return sums[-1], chain(sums[:1], (after - before for before, after in pairwise(sums)))
+
+    def _sums(self) -> list[Tensor]:
+        """The sum of the gradients at the end of each micro-batch."""
         sums = [mark for _, mark in self._marks]
         if self._total is None or sums[-1] is not self._total:
             raise LCAError(
                 "a backward pass of this update belongs to no micro-batch; loop over tracker.batches(loader) "
                 f"or tracker.micro_batches(batch, n) for all of them, {ELSE}"
             )
-        return self._total, chain(sums[:1], (after - before for before, after in pairwise(sums)))
+        return sums
 
     def _agree_on_weights(self) -> bool:
         weights, known = self._grads.agreed(

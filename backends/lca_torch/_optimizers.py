@@ -6,7 +6,8 @@ does not depend on the gradient is computed once for all micro-batches.
 """
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from itertools import groupby
 from typing import Any, TypeAlias
 
 import torch
@@ -14,6 +15,7 @@ from torch import Tensor, nn
 
 from lca._micro_batches import mean_without
 from lca.errors import LCAError
+from lca_torch._arrays import runs_of
 from lca_torch._kinds import local_parts
 from lca_torch._live import detached, flat
 
@@ -78,6 +80,41 @@ def updates_without(
                 for i, piece in zip(members, moved.split([sizes[i] for i in members]), strict=True):  # type: ignore[no-untyped-call]
                     into[i] = piece
         return [_joined(row, held) for row in found]
+
+
+def updates_by_blocks(
+    optimizer: torch.optim.Optimizer, parameters: Sequence[nn.Parameter], most: int
+) -> Iterator[tuple[slice, Update | None]]:
+    """The update of some entries of θ after others, of at most ``most`` at a time.
+
+    ``None`` for entries that do not move; see `updates_without`. To be used in a context of `detached`.
+
+    >>> weight = nn.Parameter(torch.zeros(3))
+    >>> weight.grad = torch.zeros(3)
+    >>> [(first, update), (last, _)] = updates_by_blocks(torch.optim.SGD([weight], lr=0.5), [weight], 2)
+    >>> first, update(torch.ones(2), True), last
+    (slice(0, 2, None), tensor([-0.5000, -0.5000]), slice(2, 3, None))
+    """
+    check_known(optimizer)
+    make = _KNOWN[type(optimizer)].update
+    known: dict[int, tuple[_Alike, int]] = {}
+    for members, alike in _alike(optimizer, parameters):
+        known |= {position: (alike, which) for which, position in enumerate(members)}
+    start = 0
+    for group, positions in groupby(range(len(parameters)), lambda i: known[i][0] if i in known else None):
+        run = list(positions)
+        for sizes in runs_of([parameters[i].numel() for i in run], most):
+            own, run = run[: len(sizes)], run[len(sizes) :]
+            some = group and group.flattened([known[i][1] for i in own])
+            stop = start + sum(sizes)
+            for first in range(start, stop, most):
+                block = slice(first, min(first + most, stop))
+                if some is None:
+                    yield block, None
+                else:
+                    cut = stop - start > most  # of a single parameter
+                    yield block, make(some.part(first - start, block.stop - start) if cut else some)
+            start = stop
 
 
 def update_slope(
@@ -166,7 +203,7 @@ class _Alike:
     """Parameters of one group that have had equally many updates: ``count``."""
 
     group: Group
-    parameters: Sequence[nn.Parameter]
+    parameters: Sequence[Tensor]
     states: Sequence[Mapping[str, Any]]
     count: int
 
@@ -182,6 +219,24 @@ class _Alike:
     def theta(self) -> Tensor:
         """A new vector with the numbers of all parameters."""
         return flat(local_parts(self.parameters))
+
+    def flattened(self, which: Sequence[int]) -> "_Alike":
+        """Some of these parameters as vectors, with their states."""
+        parameters = [self.parameters[i].detach().reshape(-1) for i in which]
+        states = [
+            {
+                name: value.reshape(-1) if _is_like(value, self.parameters[i]) else value
+                for name, value in self.states[i].items()
+            }
+            for i in which
+        ]
+        return replace(self, parameters=parameters, states=states)
+
+    def part(self, first: int, stop: int) -> "_Alike":
+        """Some entries of a single vector, with their state."""
+        [own], [state] = self.parameters, self.states
+        part = {name: value[first:stop] if _is_like(value, own) else value for name, value in state.items()}
+        return replace(self, parameters=[own[first:stop]], states=[part])
 
     def scaled_state(self, name: str, factor: float) -> Tensor | float:
         state = self.state(name)
@@ -348,6 +403,11 @@ def _alike(
             alike = [k for k, other in enumerate(counts) if other == count]
             members, moved = [which[k] for k in alike], [owned[k] for k in alike]
             yield members, _Alike(group, moved, [held[k] for k in alike], count)
+
+
+def _is_like(value: Any, parameter: Tensor) -> bool:
+    """Whether a part of the state of a parameter has its shape."""
+    return isinstance(value, Tensor) and value.shape == parameter.shape
 
 
 def _count(state: Mapping[str, Any]) -> int:

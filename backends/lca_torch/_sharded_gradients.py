@@ -124,6 +124,9 @@ class ShardedGradients(Gradients):
         found = super().updates_without(optimizer, [own.local for own in gradients], weights)
         return [ShardVector(update, self._shards) for update in found]
 
+    def left_out(self, *args: Any, **options: Any) -> None:
+        """Of shards the updates are computed at once."""
+
     def _held(self) -> list[Tensor]:
         """For each parameter, the gradient of the shard of this rank, in its dtype; zeros if it has none."""
         grads = [parameter.grad for parameter in self.parameters]

@@ -6,6 +6,7 @@ from math import isfinite, nan
 
 import numpy as np
 
+from lca._micro_batches import LeftOut
 from lca.allocation import Cost, StepAllocation
 from lca.arrays import Vector, WeightedProducts, array_ops
 from lca.estimators._checks import OVERFLOW, check_gradient, non_finite
@@ -32,13 +33,17 @@ class ProductSum:
     @classmethod
     def of(cls, parts: Sequence[MicroBatch], *, overwrite: bool = False) -> "ProductSum":
         """The sum over these micro-batches, whose updates may be overwritten or not."""
-        first = parts[0]
-        relative = [(part.weight / first.weight, part.gradient, part.update) for part in parts]
         with np.errstate(over="ignore", invalid="ignore"):  # reported where it is used
-            values, mass = array_ops(first.update).products_sum(
-                relative, first.update, first.update, overwrite=overwrite
-            )
-        return cls(values, mass, len(parts), first.weight / sum(part.weight for part in parts))
+            if isinstance(parts, LeftOut):
+                weights = parts.weights
+                values, mass = parts.products_sum()
+            else:
+                first, weights = parts[0], [part.weight for part in parts]
+                relative = [(part.weight / first.weight, part.gradient, part.update) for part in parts]
+                values, mass = array_ops(first.update).products_sum(
+                    relative, first.update, first.update, overwrite=overwrite
+                )
+        return cls(values, mass, len(parts), weights[0] / sum(weights))
 
     def __len__(self) -> int:
         return self.count

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from lca._micro_batches import mean_without
+from lca._micro_batches import LeftOut, mean_without
 from lca.arrays import Vector, array_ops
 from lca.errors import LCAError
 from lca.frameworks import examples_in, tensors_in
@@ -184,16 +184,20 @@ class LoopContext(ABC):
         """Whether the batches of this update have known weights, on all processes that train together."""
         return self._told or len(self._batches) == 1 or _of_one_size(self._batches)
 
-    def _micro_batches(self, scale: float, norm: float, max_norm: float | None) -> tuple[MicroBatch, ...]:
+    def _micro_batches(self, scale: float, norm: float, max_norm: float | None) -> Sequence[MicroBatch]:
         """The micro-batches of a gradient of this norm, clipped to ``max_norm``.
 
         The training loss is ``scale`` times that whose gradient the loop takes.
         """
         total_weight = sum(weight for weight, _ in self._marks)
         weights = [weight / total_weight for weight, _ in self._marks]
+        factors = [scale / weight for weight in weights]
+        later = None if max_norm is not None else self._left_out(factors, weights)
+        if later is not None:
+            return later
         total, own = self._gradient_sums()
         ops = array_ops(total)
-        gradients = [ops.scaled(g, scale / weight) for g, weight in zip(list(own), weights, strict=True)]
+        gradients = [ops.scaled(g, factor) for g, factor in zip(list(own), factors, strict=True)]
         return self._with_updates(gradients, weights, norm, max_norm)
 
     def _halves(
@@ -239,6 +243,10 @@ class LoopContext(ABC):
         if multiple != 1.0:
             gradients = [gradient * (1 / multiple) for gradient in gradients]
         return tuple(map(MicroBatch, gradients, updates, weights))
+
+    def _left_out(self, factors: Sequence[float], weights: Sequence[float]) -> LeftOut | None:
+        """The micro-batches, their gradients times these factors, if their updates are computed later."""
+        return None
 
     def _gradient_sum(self) -> Vector | None:
         """The sum (K,) of the gradients that the loop has taken for this update; ``None`` if unknown."""

@@ -6,6 +6,7 @@ A step whose estimator requires fields of the next step is pending until the nex
 from collections.abc import Callable, Collection, Mapping
 from typing import Any, TypeAlias
 
+from lca._micro_batches import LeftOut
 from lca.step import Step
 
 StepFields: TypeAlias = Callable[[Collection[str]], Mapping[str, Any]]
@@ -69,7 +70,11 @@ class PendingStep:
         self._collected = {}
         fields = self.requested(measured=measured)
         if fields and self._step_fields is not None:
-            self._collected = self._reduced(self._step_fields(fields))
+            found = self._reduced(self._step_fields(fields))
+            # What was not reduced is computed now, as it is known only until the update is made.
+            self._collected = {
+                name: tuple(value) if isinstance(value, LeftOut) else value for name, value in found.items()
+            }
 
     def own_fields(self) -> dict[str, Any]:
         """The collected fields of the step that the update has made."""

@@ -1,6 +1,7 @@
 """`updates_without` against really stepping a copy of the optimizer, and against the NumPy forms."""
 
 import copy
+from itertools import accumulate
 
 import pytest
 import torch
@@ -9,7 +10,10 @@ from torch import nn
 from lca import tolerances
 from lca._micro_batches import mean_gradient
 from lca.errors import LCAError
+from lca.estimators._products import ProductSum
 from lca.reference import _optimizers as optimizers
+from lca.step import MicroBatch
+from lca_torch._left_out import LongLeftOut
 from lca_torch._optimizers import check_known, update_slope, updates_without
 
 EPS = torch.finfo(torch.float64).eps
@@ -92,6 +96,36 @@ def test_updates_are_those_of_a_copy_that_steps(kind, options, steps):
     assert torch.equal(torch.stack([p.sum() for p in after[0]]), torch.stack([p.sum() for p in before[0]]))
     for old, new in zip(before[1]["state"].values(), after[1]["state"].values(), strict=True):
         assert all(torch.equal(torch.as_tensor(old[n]), torch.as_tensor(new[n])) for n in old)
+
+
+@pytest.mark.parametrize("multiple", [1.0, 2.5])
+@pytest.mark.parametrize("steps", [0, 3])
+@pytest.mark.parametrize(("kind", "options"), CASES)
+def test_products_block_by_block_are_those_of_whole_vectors(kind, options, steps, multiple, monkeypatch):
+    monkeypatch.setattr("lca_torch._arrays._CPU_BLOCK", 2)  # tensors of 2 to 10 numbers in blocks of 4
+    run = Run(kind, options)
+    gradients = run.train(steps)
+    sums = list(accumulate(w * g for w, g in zip(WEIGHTS, gradients, strict=True)))
+    run.set(sums[-1])
+    updates = updates_without(run.optimizer, run.parameters, gradients, WEIGHTS)
+    parts = zip(gradients, updates, WEIGHTS, strict=True)
+    whole = ProductSum.of([MicroBatch(g / multiple, update, w) for g, update, w in parts])
+    before = [total.clone() for total in sums]
+    left_out = LongLeftOut(
+        *(run.optimizer, run.parameters, sums),
+        factors=[1 / w for w in WEIGHTS],
+        weights=WEIGHTS,
+        multiple=multiple,
+    )
+    found = ProductSum.of(left_out)
+    limit = tolerances.gradient(whole.mass, EPS)
+    assert (found.values - whole.values).abs().max() <= limit
+    assert abs(found.mass - whole.mass) <= limit
+    assert (found.count, found.factor) == (whole.count, whole.factor)
+    assert all(map(torch.equal, sums, before))
+    for micro, update, weight in zip(left_out, updates, WEIGHTS, strict=True):
+        assert (micro.update - update).abs().max() <= limit
+        assert micro.weight == weight
 
 
 @pytest.mark.parametrize("name", ["sgd", "momentum", "nesterov", "rmsprop", "adam", "adamw"])
