@@ -56,9 +56,9 @@ class CrossFit:
     Notes
     -----
     Cost a step: M updates and M products, all element-wise; no gradient, with ``own_pass`` half of one on a
-    training batch. Memory: O(K); in torch, with M = 2, 8 to 10 vectors (K,) at most beyond training, and
-    12 to 13 if ``independent``. The loss allocated is that of training: dropout, batch statistics and
-    penalties included.
+    training batch. Memory: O(K); in torch, with M = 2, 6 to 7 vectors (K,) at most beyond training (8 to 10
+    below 131,072 parameters), 10 to 12 with ``own_pass``, and 12 to 14 if ``independent``. The loss allocated
+    is that of training: dropout, batch statistics and penalties included.
 
     *Error bars.* For plain SGD ``g_1 ∘ Δ^{(−1)}`` and ``g_2 ∘ Δ^{(−2)}`` are the same number, so
     their spread says nothing. Write ``g_m = G + ε_m``, J for the derivative of the update in the gradient, D

@@ -32,7 +32,16 @@ OPTIMIZERS: dict[str, Callable[[Any], torch.optim.Optimizer]] = {
 
 def mnist_fc() -> nn.Module:
     """784-100-50-10, 84,060 parameters."""
-    widths = (784, 100, 50, 10)
+    return dense((784, 100, 50, 10))
+
+
+def wide() -> nn.Module:
+    """784-1300-1300-10, 2,724,810 parameters: each vector is larger than a cache."""
+    return dense((784, 1300, 1300, 10))
+
+
+def dense(widths: tuple[int, ...]) -> nn.Module:
+    """Dense layers of these widths, with ReLU."""
     layers: list[nn.Module] = []
     for n_in, n_out in zip(widths[:-1], widths[1:], strict=True):
         layers += [nn.Linear(n_in, n_out), nn.ReLU()]
@@ -58,7 +67,12 @@ def lenet() -> nn.Module:
     )
 
 
-CASES = {"fc 250": (mnist_fc, 250), "fc 1000": (mnist_fc, 1000), "lenet 250": (lenet, 250)}
+CASES = {
+    "fc 250": (mnist_fc, 250),
+    "fc 1000": (mnist_fc, 1000),
+    "lenet 250": (lenet, 250),
+    "wide 250": (wide, 250),
+}
 
 
 def pictures(n: int = 8000) -> Data:
