@@ -48,9 +48,9 @@ class AdaptiveSampleSize:
         Rule, sampling, micro-batches and seed; its ``size`` is the smallest one for ``relative_error``.
     examples
         The cost: gradients of single examples a step, on average; 250 doubles the cost of training on batches
-        of 250. A `SampledPathIntegral` spends it on samples and, with ``refresh``, on forward passes, three
-        for one gradient. A `ControlVariate` spends half of it on full gradients, one every
-        ``2 N / examples`` steps, and half on pairs of samples: the best split where the variance grows in
+        of 250. With ``refresh=n`` the forward passes are paid first, three for one gradient. A
+        `SampledPathIntegral` spends the rest c on samples, a `ControlVariate` half of it on full gradients,
+        one every ``2 N / c`` steps, and half on pairs of samples: the best split where the variance grows in
         proportion to the distance from the anchor.
     relative_error
         The error: the largest standard error of the sum of a group over the run so far, relative to the
@@ -167,22 +167,19 @@ def affordable(
     probe: SampledPathIntegral | ControlVariate, examples: float, n: int
 ) -> SampledPathIntegral | ControlVariate:
     """``probe`` with the largest samples, and the best period of anchors, for ``examples`` a step."""
-    if isinstance(probe, ControlVariate):
-        probe = replace(probe, every=ceil(2 * n / examples))
     inner = _inner(probe)
-    m = inner.micro_batches
-    least = _sized(probe, m)
-    fixed = _in_examples(least.cost, n) - least.cost.examples
-    size = int((examples - fixed) / least.cost.examples) * m if least.cost.examples else m
+    m, passes = inner.micro_batches, _in_examples(Cost(full_losses=inner.cost.full_losses), n)
+    left, least, parts = examples - passes, _sized(probe, m), 1
+    if isinstance(least, ControlVariate):  # anchors get one half of what is left, samples the other
+        least, parts = replace(least, every=ceil(2 * n / max(left, 1))), 2
+    sample, anchors = least.cost.examples, n * least.cost.full_gradients
+    size = int((left - anchors) / sample) * m if sample else m
     if size < m:
-        enough = fixed + least.cost.examples
-        if isinstance(probe, ControlVariate):  # more examples pay for more anchors, the same part of them
-            enough = least.cost.examples / (1 - fixed * probe.every / (2 * n))
         raise LCAError(
             f"examples={examples:g} a step is not enough for one example in each sample of {probe!r} on {n} "
-            f"examples; ask for {enough:g} or more."
+            f"examples; ask for {ceil(passes + parts * sample)} or more."
         )
-    return _sized(probe, size)
+    return _sized(least, size)
 
 
 def _inner(probe: SampledPathIntegral | ControlVariate) -> SampledPathIntegral:

@@ -382,14 +382,16 @@ def test_wrong_settings_say_what_is_right(make, message):
         SampledPathIntegral(size=4, sampling="importance", refresh=200),
         ControlVariate(),
         ControlVariate(SampledPathIntegral(SIMPSON, size=8, micro_batches=4)),
+        ControlVariate(SampledPathIntegral(sampling="stratified", refresh=50)),
     ],
-    ids=["two micro-batches", "importance", "anchored", "anchored Simpson"],
+    ids=["two micro-batches", "importance", "anchored", "anchored Simpson", "anchored, importance"],
 )
-def test_the_number_of_examples_to_ask_for_is_enough(probe):
+@pytest.mark.parametrize("n", [100, 50_000])
+def test_the_number_of_examples_to_ask_for_is_enough(probe, n):
     with pytest.raises(LCAError, match="ask for .* or more") as refused:
-        affordable(probe, 1.0, 100)
-    enough = float(str(refused.value).split("ask for ")[1].split()[0])
-    assert affordable(probe, enough, 100).cost.examples > 0
+        affordable(probe, 1.0, n)
+    enough = int(str(refused.value).split("ask for ")[1].split()[0])
+    assert affordable(probe, enough, n).cost.examples > 0
 
 
 def test_a_floor_of_one_draws_all_examples_alike():
