@@ -7,6 +7,7 @@ from typing import ClassVar, Self
 
 import numpy as np
 
+from lca._numbers import use_python_numbers
 from lca.allocation import Allocator, Cost, StepAllocation
 from lca.arrays import Vector, array_ops
 from lca.errors import LCAError
@@ -14,6 +15,7 @@ from lca.estimators._control_variate import ControlVariate
 from lca.estimators._sampled_path_integral import SampledPathIntegral, SampledRun
 from lca.estimators._sampling import check_sampled
 from lca.groups import Groups
+from lca.layout import Grouping, Layout
 from lca.objective import Objective
 from lca.quadrature import SIMPSON
 from lca.step import Step
@@ -60,7 +62,8 @@ class AdaptiveSampleSize:
         more all of them are taken, which have no sampling error, as at the first step. Exactly one of
         ``examples`` and ``relative_error`` must be given.
     groups
-        For ``relative_error``: the groups whose sums are meant, e.g. ``layout.groups("layer")``.
+        For ``relative_error``: the groups whose sums are meant: ``"layer"``, or anything else that
+        `lca.Layout.groups` takes or returns.
     largest
         For ``relative_error``: the largest sample, in multiples of the smallest; ``None``: all the data. With
         it, the error may be missed.
@@ -91,13 +94,14 @@ class AdaptiveSampleSize:
     probe: SampledPathIntegral | ControlVariate
     examples: float | None = None
     relative_error: float | None = None
-    groups: Groups | None = None
+    groups: Groups | Grouping | None = None
     largest: int | None = None
     target: ClassVar[str] = "probe"
     unbiased: ClassVar[bool] = True
     bias: ClassVar[str] = SampledPathIntegral.bias
 
     def __post_init__(self) -> None:
+        use_python_numbers(self)
         if not isinstance(self.probe, SampledPathIntegral | ControlVariate):
             raise LCAError(
                 f"AdaptiveSampleSize needs a SampledPathIntegral or ControlVariate, got {self.probe!r}."
@@ -160,7 +164,9 @@ class AdaptiveSampleSize:
         run = probe.start(objective)
         assert isinstance(run, SampledRun)
         run.exact_at_most = True
-        return _Controlled(self, run, n) if self.examples is None else _Spending(self.examples, run, n)
+        if self.examples is None:
+            return _Controlled(self, run, objective.layout, n)
+        return _Spending(self.examples, run, n)
 
 
 def affordable(
@@ -224,14 +230,15 @@ class _Spending:
 class _Controlled:
     """One run at a given error: keeps the variance of the sum of every group below its limit."""
 
-    def __init__(self, budget: AdaptiveSampleSize, run: SampledRun, n: int) -> None:
+    def __init__(self, budget: AdaptiveSampleSize, run: SampledRun, layout: Layout, n: int) -> None:
         assert budget.groups is not None
         assert budget.relative_error is not None
-        self._groups, self._limit = budget.groups, budget.relative_error
+        by, self._limit = budget.groups, budget.relative_error
+        self._groups = by if isinstance(by, Groups) else layout.groups(by)
         self._run, probe = run, _inner(budget.probe)
         self._least, self._micro_batches, self._all = probe.size, probe.micro_batches, n
         self._most = n if budget.largest is None else probe.size * budget.largest
-        groups = len(budget.groups)
+        groups = len(self._groups)
         self._open: dict[float, Array] = {}  # replicates of nodes that a later step may share
         self._samples: dict[float, tuple[Array, int]] = {}  # of samples at these nodes, and their size
         self._closed = np.zeros(groups)  # variance of the nodes that no later step shares

@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any, ClassVar, Self
 
+from lca._numbers import check_seed, use_python_numbers
 from lca.allocation import Allocator, Cost, StepAllocation
 from lca.arrays import Vector, array_ops
 from lca.errors import LCAError
@@ -45,7 +46,7 @@ class LaggedCrossFit:
         or on all of them if there are no more, or if the objective is not `lca.objective.Sampled` or refuses
         to draw examples, as one does that weighs its batches by tokens.
     seed
-        Seed of those samples.
+        Seed of those samples, a whole number ≥ 0.
 
     Notes
     -----
@@ -95,7 +96,9 @@ class LaggedCrossFit:
     citation: ClassVar[str] = CrossFit.citation
 
     def __post_init__(self) -> None:
+        use_python_numbers(self)
         CrossFit(epoch=self.epoch)  # checks it
+        check_seed(self.seed)
         if not isinstance(self.first_examples, int) or self.first_examples < 1:
             raise LCAError(f"first_examples must be a whole number ≥ 1, got {self.first_examples!r}.")
 

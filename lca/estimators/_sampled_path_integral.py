@@ -5,6 +5,7 @@ from dataclasses import dataclass, replace
 from math import nan
 from typing import ClassVar, Literal, Self, TypeAlias
 
+from lca._numbers import check_seed, use_python_numbers
 from lca.allocation import Allocator, Cost, StepAllocation
 from lca.arrays import Vector, array_ops
 from lca.errors import LCAError
@@ -60,7 +61,7 @@ class SampledPathIntegral:
         1 to 32 steps of one size. In the long run a step costs 1.02 samples if all steps are small, 2.02 if
         all are large.
     seed
-        Seed of the samples.
+        Seed of the samples, a whole number ≥ 0.
 
     Notes
     -----
@@ -102,8 +103,10 @@ class SampledPathIntegral:
     bias: ClassVar[str] = "only the error of the rule"
 
     def __post_init__(self) -> None:
+        use_python_numbers(self)
         check_rule(self.rule, "SampledPathIntegral")
         check_sampling(self.sampling, self.floor)
+        check_seed(self.seed)
         if not isinstance(self.micro_batches, int) or self.micro_batches < 1:
             raise LCAError(f"micro_batches must be a whole number ≥ 1, got {self.micro_batches!r}.")
         if not isinstance(self.size, int) or self.size < 1 or self.size % self.micro_batches:
