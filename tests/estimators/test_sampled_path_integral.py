@@ -455,6 +455,17 @@ def test_unknown_samplings_and_objectives_without_examples_are_refused():
         sampler.learn(ExampleScores(np.array([1]), np.array([-0.5])))
     with pytest.raises(LCAError, match="example 40, but the measured data are 0..39"):
         sampler.learn(ExampleScores(np.array([40]), np.array([0.5])))
+    with pytest.raises(LCAError, match="example -1, but the measured data are 0..39"):
+        sampler.learn(ExampleScores(np.array([2, -1]), np.array([0.5, 0.5])))
+
+
+def test_no_scores_change_nothing():
+    samplers = [Sampler(LOSS, "importance", floor=0.1, seed=0) for _ in range(2)]
+    for sampler in samplers:
+        sampler.learn(ExampleScores(np.arange(9), np.linspace(0.1, 0.9, 9)))
+    samplers[0].learn(ExampleScores(np.arange(0), np.zeros(0)))
+    first, second = ([sample.factor for sample in sampler.draw([5, 5])] for sampler in samplers)
+    assert first == second
 
 
 @parametrize_with_checks(
