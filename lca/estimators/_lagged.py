@@ -110,11 +110,12 @@ class LaggedCrossFit:
         """Begin a run along one path."""
         return _LaggedRun(self, objective)
 
-    def first_gradient(self, objective: Objective) -> GradientAt:
-        """Where the gradients of the first steps come from."""
+    def first_gradient(self, objective: Objective, step: int = 0) -> GradientAt:
+        """Where the gradients of the first steps come from, in a run that begins at this step."""
         if not _draws_more_than(self.first_examples, objective):
             return full_gradient
         sampler = Sampler(objective, "uniform", floor=1.0, seed=self.seed)
+        sampler.begin(step)
         return SampleMean(lambda: sampler.draw([self.first_examples]))
 
 
@@ -130,9 +131,9 @@ class _LaggedRun:
     """One run: keeps the gradients of the last three steps."""
 
     def __init__(self, estimator: LaggedCrossFit, objective: Objective) -> None:
-        self._estimator = estimator
+        self._estimator, self._objective = estimator, objective
         self._path = Path(objective, training_gradient, sampled=True, reuse_ends=False)
-        self._first = Path(objective, estimator.first_gradient(objective), sampled=True)
+        self._first: Path | None = None  # of the first steps
         self._earlier: list[Vector] = []  # the last one first
         self._end: object = None  # where the last step ended, as a snapshot
         self._index = 0
@@ -142,6 +143,9 @@ class _LaggedRun:
 
     def __call__(self, step: Step) -> StepAllocation:
         check_required_fields(step, self._estimator.required_fields, "LaggedCrossFit")
+        if self._first is None:
+            gradient = self._estimator.first_gradient(self._objective, step.index)
+            self._first = Path(self._objective, gradient, sampled=True)
         segment = self._path.segment(step)
         check_trained(step, segment.untrained)
         earlier = self._before(step, segment.names)

@@ -91,6 +91,8 @@ def test_the_first_three_steps_are_those_of_simpson_on_the_data():
     assert [a.cost.examples for a in few] == [30, 20, 20, 0, 0, 0]
     other = list(lca.allocate(LOSS, path, LaggedCrossFit(first_examples=10, seed=1)))
     assert not np.array_equal(few[0].values, other[0].values)
+    continued = LaggedCrossFit(first_examples=10).start(LOSS)(replace(path[0], index=7))
+    assert not np.array_equal(few[0].values, continued.values)
 
 
 @pytest.mark.parametrize("gap", ["skipped", "displaced", "unfrozen"])
