@@ -50,9 +50,10 @@ class LaggedCrossFit:
 
     Notes
     -----
-    Cost a step: element-wise operations; no gradient, but for the first three steps. So measure every step
-    (``every=1``). Memory: three earlier gradients, and with Adam C (K,). The loss allocated is that of
-    training: dropout, batch statistics and penalties included; at the first three steps the measured one.
+    Cost a step: element-wise operations; no gradient, but for the first three steps, which take two each, and
+    one at the start. So measure every step (``every=1``): steps with a gap between them are all first ones.
+    Memory: three earlier gradients, and with Adam C (K,). The loss allocated is that of training: dropout,
+    batch statistics and penalties included; at the first three steps the measured one.
 
     *Bias.* The extrapolation takes the gradient of the loss to change evenly over four steps. With Adam and
     small learning rates it does, and this is nearly as good as two micro-batches; with momentum it is worse,
@@ -90,6 +91,7 @@ class LaggedCrossFit:
     vectors: ClassVar[int] = 8
     degree: ClassVar[int] = TRAPEZOID.degree
     cost: ClassVar[Cost] = Cost()
+    largest_cost: ClassVar[Cost] = Cost(full_gradients=2)  # a first step that takes all of the data
     unbiased: ClassVar[bool] = False
     required_fields: ClassVar[tuple[str, ...]] = ("gradient", "update_slope", "next_gradient")
     bias: ClassVar[str] = "uneven change of the gradient over four steps; large with SGD"
