@@ -53,7 +53,9 @@ class AdaptiveSampleSize:
         of 250. With ``refresh=n`` the forward passes are paid first, three for one gradient. A
         `SampledPathIntegral` spends the rest c on samples, a `ControlVariate` half of it on full gradients,
         one every ``2 N / c`` steps, and half on pairs of samples: the best split where the variance grows in
-        proportion to the distance from the anchor.
+        proportion to the distance from the anchor. Samples hold whole examples in each micro-batch, so a part
+        of a small budget may be left; ``reason`` says what was spent. The few passes of
+        ``refresh="doubling"`` are not part of it.
     relative_error
         The error: the largest standard error of the sum of a group over the run so far, relative to the
         largest loss change so far. The variance that it allows grows as the loss changes. Each step may use
@@ -166,7 +168,7 @@ class AdaptiveSampleSize:
         run.exact_at_most = True
         if self.examples is None:
             return _Controlled(self, run, objective.layout, n)
-        return _Spending(self.examples, run, n)
+        return _Spending(self.examples, run, probe.cost, n)
 
 
 def affordable(
@@ -206,20 +208,22 @@ def _in_examples(cost: Cost, n: int) -> float:
 class _Spending:
     """One run at a given cost.
 
-    With ``refine`` the samples in a step depend on the steps: their size then follows what a step has cost.
+    With ``refine`` the samples in a step depend on the steps: their size then follows what those before cost.
     """
 
-    def __init__(self, target: float, run: SampledRun, n: int) -> None:
+    def __init__(self, target: float, run: SampledRun, cost: Cost, n: int) -> None:
         self._target, self._run, self._n = target, run, n
+        self._for_samples = target - _in_examples(replace(cost, examples=0.0), n)
         self._spent, self._steps = 0.0, 0
-        self._sizes = 0  # sum of the sizes of all steps
+        self._drawn, self._sizes = 0.0, 0  # sums over all steps
 
     def __call__(self, step: Step) -> StepAllocation:
-        if self._steps and self._run.probe.refine is not None:
+        if self._drawn and self._run.probe.refine is not None:
             m = self._run.probe.micro_batches
-            self._run.size = max(int(self._target * self._sizes / self._spent / m), 1) * m
+            self._run.size = max(int(self._for_samples * self._sizes / self._drawn / m), 1) * m
         self._sizes += self._run.size
         a = self._run(step)
+        self._drawn += a.cost.examples
         self._spent += _in_examples(a.cost, self._n)
         self._steps += 1
         spent = self._spent / self._steps
