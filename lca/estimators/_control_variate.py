@@ -110,7 +110,7 @@ class ControlVariate:
 
     @property
     def largest_cost(self) -> Cost:
-        """A full gradient, and two samples for each new node, as if there were one more."""
+        """At most a full gradient, and two samples for each new node."""
         own = self.probe.largest_cost
         return own + Cost(full_gradients=1, examples=own.examples)
 

@@ -59,7 +59,7 @@ class SampledPathIntegral:
         the trapezoid. ``0.03``: where its error exceeds 3 % of ``|g·Δ|`` at the ends of the step, as audits
         have shown on steps of this length. An audit takes a quarter of a sample to both ends of a step, every
         1 to 32 steps of one size. In the long run a step costs 1.02 samples if all steps are small, 2.02 if
-        all are large.
+        all are large. Audits do not test Simpson's rule.
     seed
         Seed of the samples, a whole number ≥ 0.
 
@@ -137,7 +137,10 @@ class SampledPathIntegral:
 
     @property
     def cost(self) -> Cost:
-        """A sample for each new node of a step; with ``refine``, small steps and the audits of these."""
+        """A sample for each new node of a step, and forward passes of ``refresh=n``.
+
+        With ``refine`` that of a long run whose steps are all small: one node a step, and rare audits.
+        """
         audits = 0.0 if self.refine is None else self.audit_examples / LONGEST
         return Cost(
             examples=self.size * self.rule.new_gradients + audits,
