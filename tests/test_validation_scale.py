@@ -7,9 +7,13 @@ import pytest
 
 pytest.importorskip("torch")
 
+import numpy as np
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
+from lca import tolerances
+from lca.reference import DatasetLoss, logistic_regression
+from lca.tracking import FunctionalTracker
 from validation.language_model import scale
 from validation.language_model.gpt import GPT, SIZES, next_token_loss
 
@@ -34,13 +38,30 @@ def test_the_operations_on_matrices_are_those_that_torch_counts():
 
 
 @pytest.mark.parametrize(
-    ("name", "batches"),
-    [("next batch, right", 0), ("samples", 1), ("trapezoid", 4), ("adaptive", 4), ("rk4", 8)],
+    ("name", "batches", "apart"),
+    [
+        ("next batch, right", 0, 0),
+        ("samples", 1, 2),
+        ("trapezoid", 4, 8),
+        ("adaptive", 4, 8),
+        ("rk4", 8, 12),
+    ],
 )
-def test_a_full_gradient_is_as_many_batches_as_the_measured_data_hold(name, batches):
-    assert scale.Passes.of(name).batches == batches
-    twice = scale.Passes.of(name, measured=2 * scale.MEASURED).batches
-    assert twice == (batches if name in ("next batch, right", "samples") else 2 * batches)
+def test_a_full_gradient_is_as_many_batches_as_the_measured_data_hold(name, batches, apart):
+    factor = 1 if name in ("next batch, right", "samples") else 2
+    assert scale.Passes.of(name) == scale.Passes(name, batches, apart)
+    twice = scale.Passes.of(name, measured=2 * scale.MEASURED)
+    assert twice == scale.Passes(name, factor * batches, factor * apart)
+
+
+@pytest.mark.parametrize("name", ["samples", "trapezoid", "adaptive", "rk4"])
+def test_every_20th_step_costs_what_a_tracker_forecasts(name):
+    data = DatasetLoss(logistic_regression(2, 2), np.eye(2)[np.arange(64) % 2], np.arange(64) % 2)
+    tracker = FunctionalTracker(np.zeros(6), data, scale.ESTIMATORS[name], every=20)
+    cost = tracker.estimate(steps=400).rows[0].cost
+    batches = cost.full_gradients * scale.MEASURED / scale.BATCH + cost.examples / scale.BATCH
+    apart = scale.Passes.of(name).apart
+    assert abs(20 * batches - apart) <= tolerances.summed(apart, tolerances.EPS64)
 
 
 def test_one_rank_sends_nothing_and_two_send_a_vector():

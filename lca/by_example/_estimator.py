@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 
 from lca._each_step import each_step
+from lca._numbers import check_seed, use_python_numbers
 from lca.allocation import Allocator, Estimator
 from lca.arrays import array_ops
 from lca.by_example._allocation import ExampleAllocation
@@ -94,6 +95,7 @@ class ByExample:
     seed: int = 0
 
     def __post_init__(self) -> None:
+        use_python_numbers(self)
         if isinstance(self.estimator, type) or not isinstance(self.estimator, Estimator):
             raise LCAError(f"expected an Estimator, got {self.estimator!r}; pass e.g. lca.Adaptive().")
         if self.estimator.target != "full":
@@ -102,6 +104,7 @@ class ByExample:
                 "examples are allocated one by one; use lca.Adaptive or lca.PathIntegral, and choose fewer "
                 "examples if that is too much."
             )
+        check_seed(self.seed)
         if self.chunk < 1:
             raise LCAError(f"chunk must be at least 1 group, got {self.chunk}.")
         if self.sample is not None and self.sample < 2:

@@ -6,6 +6,7 @@ from dataclasses import dataclass, replace
 from math import nan
 from typing import ClassVar, Literal, TypeAlias, get_args
 
+from lca._numbers import use_python_numbers
 from lca.allocation import Allocator, Cost, StepAllocation
 from lca.errors import LCAError, LCAWarning, UnknownNameError
 from lca.estimators._audits import Audits
@@ -104,6 +105,7 @@ class Adaptive:
     degree: ClassVar[int] = TRAPEZOID.degree
 
     def __post_init__(self) -> None:
+        use_python_numbers(self)
         if self.per not in get_args(Per):
             raise UnknownNameError("tolerance scope (per)", self.per, get_args(Per))
         for name in ("tol", "nested_tol"):

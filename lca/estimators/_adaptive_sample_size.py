@@ -7,6 +7,7 @@ from typing import ClassVar, Self
 
 import numpy as np
 
+from lca._numbers import use_python_numbers
 from lca.allocation import Allocator, Cost, StepAllocation
 from lca.arrays import Vector, array_ops
 from lca.errors import LCAError
@@ -14,6 +15,7 @@ from lca.estimators._control_variate import ControlVariate
 from lca.estimators._sampled_path_integral import SampledPathIntegral, SampledRun
 from lca.estimators._sampling import check_sampled
 from lca.groups import Groups
+from lca.layout import Grouping, Layout
 from lca.objective import Objective
 from lca.quadrature import SIMPSON
 from lca.step import Step
@@ -48,10 +50,12 @@ class AdaptiveSampleSize:
         Rule, sampling, micro-batches and seed; its ``size`` is the smallest one for ``relative_error``.
     examples
         The cost: gradients of single examples a step, on average; 250 doubles the cost of training on batches
-        of 250. A `SampledPathIntegral` spends it on samples and, with ``refresh``, on forward passes, three
-        for one gradient. A `ControlVariate` spends half of it on full gradients, one every
-        ``2 N / examples`` steps, and half on pairs of samples: the best split where the variance grows in
-        proportion to the distance from the anchor.
+        of 250. With ``refresh=n`` the forward passes are paid first, three for one gradient. A
+        `SampledPathIntegral` spends the rest c on samples, a `ControlVariate` half of it on full gradients,
+        one every ``2 N / c`` steps, and half on pairs of samples: the best split where the variance grows in
+        proportion to the distance from the anchor. Samples hold whole examples in each micro-batch, so a part
+        of a small budget may be left; ``reason`` says what was spent. The few passes of
+        ``refresh="doubling"`` are not part of it.
     relative_error
         The error: the largest standard error of the sum of a group over the run so far, relative to the
         largest loss change so far. The variance that it allows grows as the loss changes. Each step may use
@@ -60,7 +64,8 @@ class AdaptiveSampleSize:
         more all of them are taken, which have no sampling error, as at the first step. Exactly one of
         ``examples`` and ``relative_error`` must be given.
     groups
-        For ``relative_error``: the groups whose sums are meant, e.g. ``layout.groups("layer")``.
+        For ``relative_error``: the groups whose sums are meant: ``"layer"``, or anything else that
+        `lca.Layout.groups` takes or returns.
     largest
         For ``relative_error``: the largest sample, in multiples of the smallest; ``None``: all the data. With
         it, the error may be missed.
@@ -91,13 +96,14 @@ class AdaptiveSampleSize:
     probe: SampledPathIntegral | ControlVariate
     examples: float | None = None
     relative_error: float | None = None
-    groups: Groups | None = None
+    groups: Groups | Grouping | None = None
     largest: int | None = None
     target: ClassVar[str] = "probe"
     unbiased: ClassVar[bool] = True
     bias: ClassVar[str] = SampledPathIntegral.bias
 
     def __post_init__(self) -> None:
+        use_python_numbers(self)
         if not isinstance(self.probe, SampledPathIntegral | ControlVariate):
             raise LCAError(
                 f"AdaptiveSampleSize needs a SampledPathIntegral or ControlVariate, got {self.probe!r}."
@@ -160,29 +166,28 @@ class AdaptiveSampleSize:
         run = probe.start(objective)
         assert isinstance(run, SampledRun)
         run.exact_at_most = True
-        return _Controlled(self, run, n) if self.examples is None else _Spending(self.examples, run, n)
+        if self.examples is None:
+            return _Controlled(self, run, objective.layout, n)
+        return _Spending(self.examples, run, probe.cost, n)
 
 
 def affordable(
     probe: SampledPathIntegral | ControlVariate, examples: float, n: int
 ) -> SampledPathIntegral | ControlVariate:
     """``probe`` with the largest samples, and the best period of anchors, for ``examples`` a step."""
-    if isinstance(probe, ControlVariate):
-        probe = replace(probe, every=ceil(2 * n / examples))
     inner = _inner(probe)
-    m = inner.micro_batches
-    least = _sized(probe, m)
-    fixed = _in_examples(least.cost, n) - least.cost.examples
-    size = int((examples - fixed) / least.cost.examples) * m if least.cost.examples else m
+    m, passes = inner.micro_batches, _in_examples(Cost(full_losses=inner.cost.full_losses), n)
+    left, least, parts = examples - passes, _sized(probe, m), 1
+    if isinstance(least, ControlVariate):  # anchors get one half of what is left, samples the other
+        least, parts = replace(least, every=ceil(2 * n / max(left, 1))), 2
+    sample, anchors = least.cost.examples, n * least.cost.full_gradients
+    size = int((left - anchors) / sample) * m if sample else m
     if size < m:
-        enough = fixed + least.cost.examples
-        if isinstance(probe, ControlVariate):  # more examples pay for more anchors, the same part of them
-            enough = least.cost.examples / (1 - fixed * probe.every / (2 * n))
         raise LCAError(
             f"examples={examples:g} a step is not enough for one example in each sample of {probe!r} on {n} "
-            f"examples; ask for {enough:g} or more."
+            f"examples; ask for {ceil(passes + parts * sample)} or more."
         )
-    return _sized(probe, size)
+    return _sized(least, size)
 
 
 def _inner(probe: SampledPathIntegral | ControlVariate) -> SampledPathIntegral:
@@ -203,20 +208,22 @@ def _in_examples(cost: Cost, n: int) -> float:
 class _Spending:
     """One run at a given cost.
 
-    With ``refine`` the samples in a step depend on the steps: their size then follows what a step has cost.
+    With ``refine`` the samples in a step depend on the steps: their size then follows what those before cost.
     """
 
-    def __init__(self, target: float, run: SampledRun, n: int) -> None:
+    def __init__(self, target: float, run: SampledRun, cost: Cost, n: int) -> None:
         self._target, self._run, self._n = target, run, n
+        self._for_samples = target - _in_examples(replace(cost, examples=0.0), n)
         self._spent, self._steps = 0.0, 0
-        self._sizes = 0  # sum of the sizes of all steps
+        self._drawn, self._sizes = 0.0, 0  # sums over all steps
 
     def __call__(self, step: Step) -> StepAllocation:
-        if self._steps and self._run.probe.refine is not None:
+        if self._drawn and self._run.probe.refine is not None:
             m = self._run.probe.micro_batches
-            self._run.size = max(int(self._target * self._sizes / self._spent / m), 1) * m
+            self._run.size = max(int(self._for_samples * self._sizes / self._drawn / m), 1) * m
         self._sizes += self._run.size
         a = self._run(step)
+        self._drawn += a.cost.examples
         self._spent += _in_examples(a.cost, self._n)
         self._steps += 1
         spent = self._spent / self._steps
@@ -227,14 +234,15 @@ class _Spending:
 class _Controlled:
     """One run at a given error: keeps the variance of the sum of every group below its limit."""
 
-    def __init__(self, budget: AdaptiveSampleSize, run: SampledRun, n: int) -> None:
+    def __init__(self, budget: AdaptiveSampleSize, run: SampledRun, layout: Layout, n: int) -> None:
         assert budget.groups is not None
         assert budget.relative_error is not None
-        self._groups, self._limit = budget.groups, budget.relative_error
+        by, self._limit = budget.groups, budget.relative_error
+        self._groups = by if isinstance(by, Groups) else layout.groups(by)
         self._run, probe = run, _inner(budget.probe)
         self._least, self._micro_batches, self._all = probe.size, probe.micro_batches, n
         self._most = n if budget.largest is None else probe.size * budget.largest
-        groups = len(budget.groups)
+        groups = len(self._groups)
         self._open: dict[float, Array] = {}  # replicates of nodes that a later step may share
         self._samples: dict[float, tuple[Array, int]] = {}  # of samples at these nodes, and their size
         self._closed = np.zeros(groups)  # variance of the nodes that no later step shares

@@ -4,6 +4,7 @@ from dataclasses import dataclass, field, replace
 from math import nan
 from typing import ClassVar, Self
 
+from lca._numbers import use_python_numbers
 from lca.allocation import Allocator, Cost
 from lca.arrays import Vector, array_ops
 from lca.errors import LCAError
@@ -73,6 +74,7 @@ class ControlVariate:
 }"""
 
     def __post_init__(self) -> None:
+        use_python_numbers(self)
         if not isinstance(self.probe, SampledPathIntegral):
             raise LCAError(
                 f"ControlVariate needs a SampledPathIntegral, got {self.probe!r}; e.g. "
@@ -108,7 +110,7 @@ class ControlVariate:
 
     @property
     def largest_cost(self) -> Cost:
-        """A full gradient, and two samples for each new node, as if there were one more."""
+        """At most a full gradient, and two samples for each new node."""
         own = self.probe.largest_cost
         return own + Cost(full_gradients=1, examples=own.examples)
 

@@ -41,11 +41,11 @@ class CrossFit:
         different batches independent, the values unbiased, and error bars (of the trapezoid) available.
     epoch
         The number of updates in an epoch, for training on shuffled epochs; with gradient accumulation that
-        is less than the number of batches. The examples that judge a batch are then those outside it,
-        although the batch is 1/epoch of the data, so ``A`` gets the correction
-        ``(1/epoch) (g_{B_t}(θ_t) ∘ Δ_t - L)``, where L is the value of ``LEFT``. It removes the bias that
-        arises because a batch is never followed by itself: exactly for plain SGD where all examples have
-        the same curvature. The bias from the earlier batches of the epoch remains.
+        is less than the number of batches. No example then judges an update that it caused, but among all
+        the data those that caused it are 1/epoch. The correction ``(1/epoch) (g_{B_t}(θ_t) ∘ Δ_t - L)``,
+        where L is the value of ``LEFT``, gives them this part. It removes the bias that arises because a
+        batch is never followed by itself: exactly for plain SGD where all examples have the same curvature.
+        The bias from the earlier batches of the epoch remains.
     own_pass
         The loop takes one gradient g for each batch and does not split it. The tracker, which must know the
         batch, takes the gradient g_a of its first half, and the second half's follows as

@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any, ClassVar, Self
 
+from lca._numbers import check_seed, use_python_numbers
 from lca.allocation import Allocator, Cost, StepAllocation
 from lca.arrays import Vector, array_ops
 from lca.errors import LCAError
@@ -45,13 +46,14 @@ class LaggedCrossFit:
         or on all of them if there are no more, or if the objective is not `lca.objective.Sampled` or refuses
         to draw examples, as one does that weighs its batches by tokens.
     seed
-        Seed of those samples.
+        Seed of those samples, a whole number ≥ 0.
 
     Notes
     -----
-    Cost a step: element-wise operations; no gradient, but for the first three steps. So measure every step
-    (``every=1``). Memory: three earlier gradients, and with Adam C (K,). The loss allocated is that of
-    training: dropout, batch statistics and penalties included; at the first three steps the measured one.
+    Cost a step: element-wise operations; no gradient, but for the first three steps, which take two each, and
+    one at the start. So measure every step (``every=1``): steps with a gap between them are all first ones.
+    Memory: three earlier gradients, and with Adam C (K,). The loss allocated is that of training: dropout,
+    batch statistics and penalties included; at the first three steps the measured one.
 
     *Bias.* The extrapolation takes the gradient of the loss to change evenly over four steps. With Adam and
     small learning rates it does, and this is nearly as good as two micro-batches; with momentum it is worse,
@@ -89,13 +91,16 @@ class LaggedCrossFit:
     vectors: ClassVar[int] = 8
     degree: ClassVar[int] = TRAPEZOID.degree
     cost: ClassVar[Cost] = Cost()
+    largest_cost: ClassVar[Cost] = Cost(full_gradients=2)  # a first step that takes all of the data
     unbiased: ClassVar[bool] = False
     required_fields: ClassVar[tuple[str, ...]] = ("gradient", "update_slope", "next_gradient")
     bias: ClassVar[str] = "uneven change of the gradient over four steps; large with SGD"
     citation: ClassVar[str] = CrossFit.citation
 
     def __post_init__(self) -> None:
+        use_python_numbers(self)
         CrossFit(epoch=self.epoch)  # checks it
+        check_seed(self.seed)
         if not isinstance(self.first_examples, int) or self.first_examples < 1:
             raise LCAError(f"first_examples must be a whole number ≥ 1, got {self.first_examples!r}.")
 
@@ -107,11 +112,12 @@ class LaggedCrossFit:
         """Begin a run along one path."""
         return _LaggedRun(self, objective)
 
-    def first_gradient(self, objective: Objective) -> GradientAt:
-        """Where the gradients of the first steps come from."""
+    def first_gradient(self, objective: Objective, step: int = 0) -> GradientAt:
+        """Where the gradients of the first steps come from, in a run that begins at this step."""
         if not _draws_more_than(self.first_examples, objective):
             return full_gradient
         sampler = Sampler(objective, "uniform", floor=1.0, seed=self.seed)
+        sampler.begin(step)
         return SampleMean(lambda: sampler.draw([self.first_examples]))
 
 
@@ -127,9 +133,9 @@ class _LaggedRun:
     """One run: keeps the gradients of the last three steps."""
 
     def __init__(self, estimator: LaggedCrossFit, objective: Objective) -> None:
-        self._estimator = estimator
+        self._estimator, self._objective = estimator, objective
         self._path = Path(objective, training_gradient, sampled=True, reuse_ends=False)
-        self._first = Path(objective, estimator.first_gradient(objective), sampled=True)
+        self._first: Path | None = None  # of the first steps
         self._earlier: list[Vector] = []  # the last one first
         self._end: object = None  # where the last step ended, as a snapshot
         self._index = 0
@@ -139,6 +145,9 @@ class _LaggedRun:
 
     def __call__(self, step: Step) -> StepAllocation:
         check_required_fields(step, self._estimator.required_fields, "LaggedCrossFit")
+        if self._first is None:
+            gradient = self._estimator.first_gradient(self._objective, step.index)
+            self._first = Path(self._objective, gradient, sampled=True)
         segment = self._path.segment(step)
         check_trained(step, segment.untrained)
         earlier = self._before(step, segment.names)

@@ -3,6 +3,7 @@
 from dataclasses import dataclass, replace
 from typing import ClassVar
 
+from lca._numbers import use_python_numbers
 from lca.allocation import Allocator, Cost, StepAllocation
 from lca.errors import LCAError
 from lca.estimators._integral import integrate
@@ -61,6 +62,7 @@ class PathIntegral:
     vectors: ClassVar[int] = 5
 
     def __post_init__(self) -> None:
+        use_python_numbers(self)
         if not isinstance(self.rule, QuadratureRule):
             raise LCAError(
                 f"PathIntegral needs a QuadratureRule, got {self.rule!r}; e.g. PathIntegral(lca.SIMPSON)."

@@ -5,6 +5,7 @@ from dataclasses import dataclass, replace
 from math import nan
 from typing import ClassVar, Literal, Self, TypeAlias
 
+from lca._numbers import check_seed, use_python_numbers
 from lca.allocation import Allocator, Cost, StepAllocation
 from lca.arrays import Vector, array_ops
 from lca.errors import LCAError
@@ -58,9 +59,9 @@ class SampledPathIntegral:
         the trapezoid. ``0.03``: where its error exceeds 3 % of ``|g·Δ|`` at the ends of the step, as audits
         have shown on steps of this length. An audit takes a quarter of a sample to both ends of a step, every
         1 to 32 steps of one size. In the long run a step costs 1.02 samples if all steps are small, 2.02 if
-        all are large.
+        all are large. Audits do not test Simpson's rule.
     seed
-        Seed of the samples.
+        Seed of the samples, a whole number ≥ 0.
 
     Notes
     -----
@@ -102,8 +103,10 @@ class SampledPathIntegral:
     bias: ClassVar[str] = "only the error of the rule"
 
     def __post_init__(self) -> None:
+        use_python_numbers(self)
         check_rule(self.rule, "SampledPathIntegral")
         check_sampling(self.sampling, self.floor)
+        check_seed(self.seed)
         if not isinstance(self.micro_batches, int) or self.micro_batches < 1:
             raise LCAError(f"micro_batches must be a whole number ≥ 1, got {self.micro_batches!r}.")
         if not isinstance(self.size, int) or self.size < 1 or self.size % self.micro_batches:
@@ -134,7 +137,10 @@ class SampledPathIntegral:
 
     @property
     def cost(self) -> Cost:
-        """A sample for each new node of a step; with ``refine``, small steps and the audits of these."""
+        """A sample for each new node of a step, and forward passes of ``refresh=n``.
+
+        With ``refine`` that of a long run whose steps are all small: one node a step, and rare audits.
+        """
         audits = 0.0 if self.refine is None else self.audit_examples / LONGEST
         return Cost(
             examples=self.size * self.rule.new_gradients + audits,

@@ -91,8 +91,11 @@ class Sampler:
             If an index is outside the data.
         """
         index, values, n = scores.index, scores.values, len(self._scores)
-        if len(index) and not (index.min() >= 0 and index.max() < n):
-            raise LCAError(f"scores belong to example {index.max()}, but the measured data are 0..{n - 1}.")
+        if not len(index):
+            return
+        outside = index[(index < 0) | (index >= n)]
+        if len(outside):
+            raise LCAError(f"scores belong to example {outside[0]}, but the measured data are 0..{n - 1}.")
         known = self._scores[index]
         self._scores[index] = np.where(np.isnan(known), values, (known + values) / 2)
         self._unseen = float(values.mean())

@@ -171,7 +171,7 @@ class Run:
     span
         The number of updates under one straight line.
     apart
-        Whether no measured step begins where another one ended (``every``).
+        The fraction of the updates that begin a measured step where no other one ended (``every``).
     """
 
     estimator: Estimator
@@ -182,7 +182,7 @@ class Run:
     reading_seconds: float = 0.0
     check_every: CheckEvery = None
     span: int = 1
-    apart: bool = False
+    apart: float = 0.0
 
     @property
     def updates_on_a_line(self) -> int:
@@ -210,7 +210,7 @@ class Run:
 
     def begun_anew(self, compared_lines: float) -> float:
         """Gradients at the start of a step that no step before has evaluated, for each update."""
-        return compared_lines + self.measured * self.apart
+        return compared_lines + self.apart
 
 
 def forecast(objectives: Mapping[str, Objective], theta: Vector, run: Run) -> Forecast:
@@ -326,7 +326,7 @@ def _runs(run: Run) -> Iterator[tuple[str, Run]]:
     for name, span in ALTERNATIVES:
         label = name if span == 1 else f"{name}, span={span}"
         estimator = REGISTRY[name].make(_TOL)
-        other = replace(run, estimator=estimator, measured=1 / span, span=span, apart=False)
+        other = replace(run, estimator=estimator, measured=1 / span, span=span, apart=0.0)
         yield label, replace(other, measuring_seconds=None)
 
 

@@ -6,6 +6,7 @@ from inspect import Parameter, signature
 from os import PathLike
 from typing import Literal, Protocol, Self, TypeAlias, TypedDict, TypeVar, get_args, runtime_checkable
 
+from lca._numbers import use_python_numbers
 from lca.divisions import Selectors
 from lca.errors import LCAError, UnknownNameError
 from lca.layout import Heads, Layout
@@ -113,6 +114,7 @@ class Settings:
         return cls(**options)
 
     def __post_init__(self) -> None:
+        use_python_numbers(self)
         if self.on_error not in get_args(OnError):
             raise UnknownNameError("on_error", self.on_error, get_args(OnError))
         if not callable(self.every) and not _is_count(self.every):

@@ -3,6 +3,7 @@
 import warnings
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
+from itertools import pairwise
 from math import isfinite
 from typing import Any, Unpack
 
@@ -197,17 +198,23 @@ class Session:
             self._check.skip(index)
         return wanted
 
-    @property
-    def measures_apart(self) -> bool:
-        """Whether no measured step begins where another one ended."""
-        return isinstance(self._every, int) and self._every > 1
-
     def measured_fraction(self, updates: int | None) -> float:
         """The fraction of the updates of a run that begin a measured step."""
         if callable(self._every):
-            steps = range(-(-(updates or 0) // self.span))
-            return sum(map(self._every, steps)) / len(steps) / self.span if steps else 1 / self.span
+            measured = self._measured_steps(self._every, updates)
+            return sum(measured) / len(measured) / self.span if measured else 1 / self.span
         return 1 / (self._every * self.span)
+
+    def fraction_apart(self, updates: int | None) -> float:
+        """The fraction of the updates that begin a measured step, after one that is not measured."""
+        if callable(self._every):
+            measured = self._measured_steps(self._every, updates)
+            begun = sum(now and not before for before, now in pairwise(measured))
+            return begun / len(measured) / self.span if measured else 0.0
+        return self.measured_fraction(updates) if self._every > 1 else 0.0
+
+    def _measured_steps(self, every: Callable[[int], bool], updates: int | None) -> list[bool]:
+        return [bool(every(step)) for step in range(-(-(updates or 0) // self.span))]
 
     def describe(self, settings: Mapping[str, Any], training: Mapping[str, Any]) -> None:
         """Tell the record what the tracker knows of the run; what the user has passed takes precedence."""

@@ -168,7 +168,7 @@ class TrackerBase(HasTable):
         fraction = session.measured_fraction(steps)
         step_seconds = clock.training_seconds if step_seconds is None else step_seconds
         run = Run(session.estimator, fraction, steps, step_seconds, check_every=session.check_every)
-        run = replace(run, span=session.span, apart=session.measures_apart)
+        run = replace(run, span=session.span, apart=session.fraction_apart(steps))
         if clock.steps * fraction >= 1:
             run = replace(run, measuring_seconds=clock.measuring_seconds(run.compared_updates))
         with clock.stopped():

@@ -43,6 +43,7 @@ ESTIMATORS = {
     "budget": AdaptiveSampleSize(PROBE, examples=32),
     "budget, refined": AdaptiveSampleSize(REFINED, examples=32),
     "budget, anchored": AdaptiveSampleSize(ControlVariate(PROBE), examples=48),
+    "budget, anchored and refined": AdaptiveSampleSize(ControlVariate(REFINED), examples=48),
 }
 
 

@@ -87,10 +87,13 @@ def test_the_first_three_steps_are_those_of_simpson_on_the_data():
         assert np.abs(a.values - b.values).max() <= 4 * tolerances.allocation(b.mass, tolerances.EPS64)
         assert a.sampled
     assert [a.cost.full_gradients for a in found] == [3, 2, 2, 0, 0, 0]
+    assert LaggedCrossFit().largest_cost == found[1].cost
     few = list(lca.allocate(LOSS, path, LaggedCrossFit(first_examples=10)))
     assert [a.cost.examples for a in few] == [30, 20, 20, 0, 0, 0]
     other = list(lca.allocate(LOSS, path, LaggedCrossFit(first_examples=10, seed=1)))
     assert not np.array_equal(few[0].values, other[0].values)
+    continued = LaggedCrossFit(first_examples=10).start(LOSS)(replace(path[0], index=7))
+    assert not np.array_equal(few[0].values, continued.values)
 
 
 @pytest.mark.parametrize("gap", ["skipped", "displaced", "unfrozen"])

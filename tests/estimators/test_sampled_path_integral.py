@@ -10,6 +10,7 @@ from lca import (
     LEFT,
     SIMPSON,
     TRAPEZOID,
+    Adaptive,
     Layout,
     LCAError,
     PathIntegral,
@@ -20,12 +21,21 @@ from lca import (
     gauss_legendre,
     tolerances,
 )
+from lca.by_example import ByExample
 from lca.errors import UnknownNameError
-from lca.estimators import AdaptiveSampleSize, ControlVariate, SampledPathIntegral, Sampler, gradient_on
+from lca.estimators import (
+    AdaptiveSampleSize,
+    ControlVariate,
+    LaggedCrossFit,
+    SampledPathIntegral,
+    Sampler,
+    gradient_on,
+)
 from lca.estimators._adaptive_sample_size import affordable
 from lca.reference import Adam, DatasetLoss, minibatches, mlp, train, with_next
 from lca.step import ExampleScores
 from lca.testing import parametrize_with_checks
+from lca.tracking._options import Settings
 from lca.views import ErrorBars
 from tests.nightly import NIGHTLY
 
@@ -324,6 +334,15 @@ def test_all_the_data_in_parts_have_the_mean_of_the_data():
         assert np.abs(mean - wanted).max() <= tolerances.gradient(4.0, tolerances.EPS64)
 
 
+def test_a_budget_takes_groups_by_name():
+    probe, path = SampledPathIntegral(size=4, micro_batches=2), steps(10)
+    by_name, by_groups = (
+        list(allocate(LOSS, path, AdaptiveSampleSize(probe, relative_error=0.1, groups=groups)))
+        for groups in ("layer", GROUPS)
+    )
+    assert [a.reason for a in by_name] == [a.reason for a in by_groups]
+
+
 def test_a_budget_says_that_it_misses_its_error():
     spent, met, last = budget_of(steps(40), relative_error=1e-4, largest=2)
     assert not met[-1]
@@ -339,6 +358,9 @@ def test_a_budget_says_that_it_misses_its_error():
             "size must be a positive multiple of micro_batches = 2, got 9",
         ),
         (lambda: SampledPathIntegral(micro_batches=0), "micro_batches must be a whole number ≥ 1, got 0"),
+        (lambda: SampledPathIntegral(seed=-1), "seed must be a whole number ≥ 0, got -1"),
+        (lambda: LaggedCrossFit(seed=None), "seed must be a whole number ≥ 0, got None"),
+        (lambda: ByExample(seed=None), "seed must be a whole number ≥ 0, got None"),
         (lambda: SampledPathIntegral(floor=0.0), r"floor must lie in \(0, 1\], got 0.0"),
         (
             lambda: SampledPathIntegral(refresh=0),
@@ -376,20 +398,45 @@ def test_wrong_settings_say_what_is_right(make, message):
 
 
 @pytest.mark.parametrize(
+    ("made", "same"),
+    [
+        (
+            SampledPathIntegral(size=np.int64(8), micro_batches=np.int32(2), refine=np.float64(0.25)),
+            SampledPathIntegral(size=8, micro_batches=2, refine=0.25),
+        ),
+        (ControlVariate(every=np.int64(5)), ControlVariate(every=5)),
+        (
+            AdaptiveSampleSize(SampledPathIntegral(), np.int64(9)),
+            AdaptiveSampleSize(SampledPathIntegral(), 9),
+        ),
+        (LaggedCrossFit(np.int64(4), np.int64(9), np.uint8(3)), LaggedCrossFit(4, 9, 3)),
+        (Adaptive(np.float32(0.5), audit=np.int64(7)), Adaptive(0.5, audit=7)),
+        (ByExample(sample=np.int64(4), seed=np.int64(1)), ByExample(sample=4, seed=1)),
+        (Settings(every=np.int64(3), check_examples=np.int64(9)), Settings(every=3, check_examples=9)),
+    ],
+    ids=lambda made: type(made).__name__,
+)
+def test_numbers_of_numpy_are_numbers(made, same):
+    assert repr(made) == repr(same)  # as a record keeps it
+
+
+@pytest.mark.parametrize(
     "probe",
     [
         SampledPathIntegral(size=4, micro_batches=2),
         SampledPathIntegral(size=4, sampling="importance", refresh=200),
         ControlVariate(),
         ControlVariate(SampledPathIntegral(SIMPSON, size=8, micro_batches=4)),
+        ControlVariate(SampledPathIntegral(sampling="stratified", refresh=50)),
     ],
-    ids=["two micro-batches", "importance", "anchored", "anchored Simpson"],
+    ids=["two micro-batches", "importance", "anchored", "anchored Simpson", "anchored, importance"],
 )
-def test_the_number_of_examples_to_ask_for_is_enough(probe):
+@pytest.mark.parametrize("n", [100, 50_000])
+def test_the_number_of_examples_to_ask_for_is_enough(probe, n):
     with pytest.raises(LCAError, match="ask for .* or more") as refused:
-        affordable(probe, 1.0, 100)
-    enough = float(str(refused.value).split("ask for ")[1].split()[0])
-    assert affordable(probe, enough, 100).cost.examples > 0
+        affordable(probe, 1.0, n)
+    enough = int(str(refused.value).split("ask for ")[1].split()[0])
+    assert affordable(probe, enough, n).cost.examples > 0
 
 
 def test_a_floor_of_one_draws_all_examples_alike():
@@ -408,6 +455,17 @@ def test_unknown_samplings_and_objectives_without_examples_are_refused():
         sampler.learn(ExampleScores(np.array([1]), np.array([-0.5])))
     with pytest.raises(LCAError, match="example 40, but the measured data are 0..39"):
         sampler.learn(ExampleScores(np.array([40]), np.array([0.5])))
+    with pytest.raises(LCAError, match="example -1, but the measured data are 0..39"):
+        sampler.learn(ExampleScores(np.array([2, -1]), np.array([0.5, 0.5])))
+
+
+def test_no_scores_change_nothing():
+    samplers = [Sampler(LOSS, "importance", floor=0.1, seed=0) for _ in range(2)]
+    for sampler in samplers:
+        sampler.learn(ExampleScores(np.arange(9), np.linspace(0.1, 0.9, 9)))
+    samplers[0].learn(ExampleScores(np.arange(0), np.zeros(0)))
+    first, second = ([sample.factor for sample in sampler.draw([5, 5])] for sampler in samplers)
+    assert first == second
 
 
 @parametrize_with_checks(

@@ -269,14 +269,21 @@ def test_the_first_step_and_what_is_stopped_belong_to_no_step():
 
 
 @pytest.mark.parametrize(
-    ("every", "span", "fraction"), [(1, 1, 1.0), (4, 1, 0.25), (2, 5, 0.1), (lambda t: t < 5, 1, 0.05)]
+    ("every", "span", "fraction", "apart"),
+    [
+        (1, 1, 1.0, 0.0),
+        (4, 1, 0.25, 0.25),
+        (2, 5, 0.1, 0.1),
+        (lambda t: t < 5, 1, 0.05, 0.0),
+        (lambda t: t % 10 in (3, 4), 1, 0.2, 0.1),
+    ],
 )
-def test_only_measured_steps_cost_and_begin_anew_where_they_are_apart(every, span, fraction):
+def test_only_measured_steps_cost_and_begin_anew_where_they_are_apart(every, span, fraction, apart):
     tracker, _ = tracked(every=every, span=span)
     found = tracker.estimate(100).rows[0]
-    line = lca.PathIntegral().cost.full_gradients + (1 if isinstance(every, int) and every > 1 else 0)
     compared = sum(map(is_compared, range(1, round(100 * fraction) + 1))) if span > 1 else 0
-    spent = fraction * line + compared * (span * lca.PathIntegral().cost.full_gradients + 1) / 100
+    step = lca.PathIntegral().cost.full_gradients
+    spent = fraction * step + apart + compared * (span * step + 1) / 100
     assert equal(found.cost.full_gradients, spent)
 
 

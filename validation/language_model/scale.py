@@ -1,7 +1,7 @@
 """What one run costs for models of 10M to 7B parameters: passes, memory in units of K, traffic.
 
-Passes and traffic are computed from what estimators declare. Memory is measured on the GPT with 10M
-parameters on a CPU (``--measure``), and applied to the others. Writes ``scale.json`` and ``scale.md``.
+Passes and traffic are computed from what estimators declare and report. Memory is measured on the GPT with
+10M parameters on a CPU (``--measure``), and applied to the others. Writes ``scale.json`` and ``scale.md``.
 """
 
 import argparse
@@ -12,10 +12,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 
 import lca
 from lca.estimators import CrossFit, LaggedCrossFit, NextBatch, SampledPathIntegral
+from lca.reference import SGD, DatasetLoss, logistic_regression, minibatches, train, with_next
 from lca_torch import Tracker
 from validation.evidence import environment, peak_memory_mib
 from validation.language_model.gpt import GPT, SIZES, Size
@@ -46,21 +48,38 @@ TRAINING = 4
 
 @dataclass(frozen=True)
 class Passes:
-    """What an estimator adds to a step of training, in gradients of a training batch."""
+    """What an estimator adds to a measured step of training, in gradients of a training batch.
+
+    ``batches`` if the step before was measured, too, ``apart`` if not.
+    """
 
     name: str
     batches: float
+    apart: float
 
     @classmethod
     def of(cls, name: str, batch: int = BATCH, measured: int = MEASURED) -> "Passes":
-        """From the declared cost; a loss is a third of a gradient.
+        """From the declared cost, and the least of a small run; a loss is a third of a gradient.
 
-        >>> Passes.of("rk4").batches, Passes.of("cross-fit").batches, Passes.of("samples").batches
-        (8.0, 0.0, 1.0)
+        >>> Passes.of("rk4"), Passes.of("samples")
+        (Passes(name='rk4', batches=8.0, apart=12.0), Passes(name='samples', batches=1.0, apart=2.0))
         """
-        cost = ESTIMATORS[name].cost
-        full = (cost.full_gradients + cost.full_losses / 3) * measured / batch
-        return cls(name, full + cost.examples / batch + cost.batch_gradients)
+
+        def batches(cost: lca.Cost) -> float:
+            full = (cost.full_gradients + cost.full_losses / 3) * measured / batch
+            return full + cost.examples / batch + cost.batch_gradients
+
+        return cls(name, batches(ESTIMATORS[name].cost), min(map(batches, _costs_apart(name))))
+
+
+def _costs_apart(name: str) -> list[lca.Cost]:
+    """The costs of steps that do not begin where the last measured one ended."""
+    rng = np.random.default_rng(0)
+    network = logistic_regression(2, 2)
+    data = DatasetLoss(network, rng.normal(size=(MEASURED, 2)), rng.integers(2, size=MEASURED))
+    batches = minibatches(data.x, data.y, batch_size=BATCH, steps=12, seed=0)
+    steps = train(data, network.init(0), SGD(lr=0.01), batches, micro_batches=2, slopes=True)
+    return [a.cost for a in lca.allocate(data, list(with_next(steps))[::2], ESTIMATORS[name])]
 
 
 def parameters(size: Size) -> int:
@@ -102,7 +121,7 @@ def traffic(k: int, ranks: int) -> dict[str, float]:
 # --- memory ----------------------------------------------------------------------------------------------
 
 
-def train(name: str) -> None:
+def train_with(name: str) -> None:
     """Print the peak memory in MiB of some steps with an estimator, or ``plain`` (run as a child)."""
     run = Run(Options("10M", batch=2))
     if name == "plain":
@@ -176,9 +195,11 @@ def passes(measured: dict[str, float]) -> str:
         "|---|---:|---:|---:|",
     ]
     for name in ESTIMATORS:
-        batches = Passes.of(name).batches
-        least = "≥ " if name == "adaptive" and batches else ""
-        lines.append(f"| {name} | {least}{batches:g} | {least}{batches / 20:.2g} | {measured[name]:.1f} K |")
+        own = Passes.of(name)
+        least = "≥ " if name == "adaptive" else ""
+        lines.append(
+            f"| {name} | {least}{own.batches:g} | {least}{own.apart / 20:g} | {measured[name]:.1f} K |"
+        )
     return "\n".join(lines) + "\n"
 
 
@@ -226,7 +247,7 @@ def main() -> None:
     parser.add_argument("--memory-of", help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.memory_of:
-        train(options.memory_of)
+        train_with(options.memory_of)
         return
     path = FOLDER / "scale.json"
     if options.measure:
