@@ -330,18 +330,37 @@ def test_a_run_that_failed_keeps_the_checks_it_had():
     assert tracker.summary()["train"]["checked_steps"] == 16
 
 
-def test_the_windows_of_both_parts_of_a_continued_record_are_kept(tmp_path):
-    rng = np.random.default_rng(0)
-    loss = DatasetLoss(logistic_regression(2, 2), rng.normal(size=(40, 2)), rng.integers(2, size=40))
-    points = path(loss, 8)
+CONTINUED = DatasetLoss(logistic_regression(2, 2), RNG.normal(size=(40, 2)), RNG.integers(2, size=40))
+
+
+def record_part(folder, points, *, close=True, resume_at=None):
+    """Continue a record along ``points``, with a check after every other step; returns the tracker."""
+    record = lca.Record(folder / "run", mode="a", resume_at=resume_at)
     estimator = SampledPathIntegral(size=8, micro_batches=2)
-    for part in (points[:5], points[4:]):
-        mode = "a" if (tmp_path / "run").exists() else "x"
-        record = lca.Record(tmp_path / "run", mode=mode)
-        with FunctionalTracker(part[0], loss, estimator, record=record, on_error="raise") as tracker:
-            for point in part[1:]:
-                tracker.update(point)
+    tracker = FunctionalTracker(points[0], CONTINUED, estimator, record=record, check_every=2).__enter__()
+    for point in points[1:]:
+        tracker.update(point)
+    if close:
+        tracker.__exit__(None, None, None)
+    else:  # as a process that is killed leaves it
+        record.flush()
+        record._lock.release()
+    return tracker
+
+
+@pytest.mark.parametrize("killed", [False, True])
+def test_the_windows_of_both_parts_of_a_continued_record_are_kept(tmp_path, killed):
+    points = path(CONTINUED, 7)
+    record_part(tmp_path, points[:5], close=not killed)
+    first = checked_windows(lca.open_record(tmp_path / "run"))[1]
+    later = record_part(tmp_path, points[4:]).summary()["train"]["checked_margin"]
     windows, margin = checked_windows(lca.open_record(tmp_path / "run"))
-    assert [(window.first_step, window.last_step) for window in windows] == [(0, 3), (4, 7)]
-    later = tracker.summary()["train"]["checked_margin"]
-    assert margin > later > 0
+    assert [(window.first_step, window.last_step) for window in windows] == [(0, 1), (2, 3), (4, 5), (6, 6)]
+    assert abs(margin - np.hypot(first, later)) <= summed(4 * margin, EPS64)
+
+
+def test_dropped_windows_are_in_no_margin(tmp_path):
+    points = path(CONTINUED, 7)
+    record_part(tmp_path, points)
+    own = record_part(tmp_path, points, resume_at=0).summary()["train"]["checked_margin"]
+    assert checked_windows(lca.open_record(tmp_path / "run"))[1] == own
