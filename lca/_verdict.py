@@ -1,4 +1,4 @@
-"""Whether a run adds up, within which margin, and whether it diverged: the rules of the report and of `lca demo`."""
+"""Whether a run adds up, how closely, and whether it diverged: the rules of the report and of `lca demo`."""
 
 import math
 from collections.abc import Iterable

@@ -30,7 +30,7 @@ def checked_windows(record: "Dataset", measured: str = "train") -> tuple[list[Ch
     -------
     tuple
         The windows, none if nothing was checked; and half the 95 % interval of ``Σ total - Σ change``, NaN
-        without error bars. Of steps whose writer did not close the record it is an upper bound, as neighbouring
+        without error bars. If the writer did not close the record it is an upper bound, as neighbouring
         windows share a sample.
 
     Raises

@@ -4,7 +4,7 @@ import warnings
 from collections.abc import Mapping
 from copy import deepcopy
 from dataclasses import dataclass
-from math import inf, isfinite, isnan, nan, sqrt
+from math import hypot, inf, isfinite, isnan, nan, sqrt
 from typing import Any
 
 import numpy as np
@@ -250,11 +250,6 @@ class _Data:
         if examples is not None:
             self._draw(examples)
 
-    @property
-    def groups(self) -> int:
-        """The number of groups of examples; 1: all data."""
-        return max(1, len(self._batches))
-
     def _draw(self, examples: int) -> None:
         objective = self._objective
         if not isinstance(objective, Sampled):
@@ -286,12 +281,13 @@ class _Data:
         """The change of the loss from those of its groups."""
         return float(self._weights @ changes / self._weights.sum())
 
-    def variance(self, changes: np.ndarray) -> float:
-        """Of the mean, as an estimate of the change over all data; 0 for all data."""
+    def margin(self, level: float, changes: np.ndarray) -> float:
+        """Half the width of the interval of the change over all data around the mean; 0 for all data."""
         if not self._missing:
             return 0.0
-        parts = self._weights * (changes - self.mean(changes)) / self._weights.sum()
-        return float(self._missing * (parts**2).sum() * len(parts) / (len(parts) - 1))
+        parts, groups = self._weights * (changes - self.mean(changes)) / self._weights.sum(), len(changes)
+        variance = float(self._missing * (parts**2).sum() * groups / (groups - 1))
+        return _margin(level, variance, groups - 1)
 
 
 class _Account:
@@ -329,45 +325,47 @@ class _Account:
         """End a window; returns a warning if the allocations do not fit the change of the loss."""
         start, end = losses
         changes = end - start
-        margin = self._window.margin(SHOWN, data.variance(changes), data.groups)
+        margin = hypot(self._window.margin(SHOWN), data.margin(SHOWN, changes))
         found = CheckedWindow(*steps, data.mean(changes), self._window.total, margin)
         self.rows.append(tuple(vars(found).values()))
         self.steps += found.last_step - found.first_step + 1
         self.unwritten.append(found)
         self._changes = self._changes + changes
-        spread = data.variance(np.asarray(self._changes))
-        self.margin = self._run.margin(SHOWN, spread, data.groups)
-        change = data.mean(np.asarray(self._changes))
+        whole = np.asarray(self._changes)
+        self.margin = hypot(self._run.margin(SHOWN), data.margin(SHOWN, whole))
+        change = data.mean(whole)
         self._largest = max(self._largest, abs(change))
         miss = abs(self._run.total - change)
         rounding = conservation(self._run.mass, float(np.abs(start).max() + np.abs(end).max()), eps)
         if (
             self._warned
             or miss <= rounding
-            or not self._is_far(miss, self._run.margin(WARNED, spread, data.groups))
+            or not self._is_far(miss, self._run.margin(WARNED), data.margin(WARNED, whole))
         ):
             return None
         self._warned = True
         return self._message(change, found.last_step)
 
-    def _is_far(self, miss: float, margin: float) -> bool:
+    def _is_far(self, miss: float, margin: float, of_data: float) -> bool:
+        """Whether the sum misses more than sampling explains: ``margin`` its own, ``of_data`` the loss's."""
         if isnan(margin):  # the noise is not known; that of a sum falls with its length
             few = max(1.0, sqrt(SETTLED / self.steps))
-            return self.steps >= FIRST and miss > FAR * few * self._largest
-        return miss > max(margin, SMALL_MISS * self._largest)
+            return self.steps >= FIRST and miss > FAR * few * self._largest + of_data
+        return miss > max(hypot(margin, of_data), SMALL_MISS * self._largest)
 
     def _message(self, change: float, last: int) -> str:
-        known = (
-            "the estimator gives no error bars"
-            if isnan(self.margin)
-            else f"the 95 % interval of the sum is ± {self.margin:.3g}"
-        )
+        known = f"the 95 % interval of the sum is ± {self.margin:.3g}"
+        noise = ""
+        if isnan(self.margin):
+            known = "the estimator gives no error bars"
+            noise = "is the sample small (use a larger one, or micro_batches=2 for error bars), "
         return (
             f"the allocations of the loss {self._name!r} sum to {self._run.total:+.6g} over "
             f"{self.steps} steps up to step {last}, but the measured loss changed by "
             f"{change:+.6g} ({known}). They are not corrected. Are steps too large for the estimator's rule "
-            "(use SIMPSON or refine=), is another loss trained than measured (dropout, penalties, batch "
-            "statistics), or does the loop change gradients in a way the estimator does not know?"
+            f"(use SIMPSON or refine=), {noise}are epochs shuffled (then CrossFit needs epoch=), is another "
+            "loss trained than measured (dropout, penalties, batch statistics), or does the loop change "
+            "gradients in a way the estimator does not know?"
         )
 
 
@@ -396,23 +394,22 @@ class _Estimate:
         for time, sums in nodes.items():
             self._open[time] = self._open.get(time, 0.0) + sums
 
-    def margin(self, level: float, more: float = 0.0, groups: int = GROUPS) -> float:
-        """Half the width of the interval of the total, with ``more`` variance, estimated from ``groups``."""
-        from scipy.special import stdtrit  # noqa: PLC0415 - slow to import
-
+    def margin(self, level: float) -> float:
+        """Half the width of the interval of the total."""
         if not self._known:
             return nan
         variances = self._variances
         for sums in self._open.values():
             variances = _with(variances, sums)
         variance, squares, freedom = variances
-        if more:
-            variance, squares = variance + more, squares + more**2 / (groups + 1)
-            freedom = min(freedom, groups - 1)
-        if not squares:
-            return 0.0
-        nu = max(variance**2 / squares - 2, freedom)
-        return float(stdtrit(nu, (1 + level) / 2)) * sqrt(variance)
+        return _margin(level, variance, max(variance**2 / squares - 2, freedom)) if squares else 0.0
+
+
+def _margin(level: float, variance: float, freedom: float) -> float:
+    """Half the width of Student's interval."""
+    from scipy.special import stdtrit  # noqa: PLC0415 - slow to import
+
+    return float(stdtrit(freedom, (1 + level) / 2)) * sqrt(variance)
 
 
 def _with(found: tuple[float, float, float], sums: np.ndarray) -> tuple[float, float, float]:
