@@ -147,12 +147,18 @@ class SelfCheck:
             "checked_windows": list(map(as_json, windows)),
         }
 
-    def unwritten(self) -> dict[str, Any]:
-        """What the rows do not tell, by loss: the margin of the run, and the windows that ended last."""
+    def take_unwritten(self) -> dict[str, list[CheckedWindow]]:
+        """The windows that ended after the last row, by loss, for those who only see rows."""
+        found = {name: own.unwritten for name, own in self._accounts.items() if own.steps}
+        for name in found:
+            self._accounts[name].unwritten = []
+        return found
+
+    def final(self, unwritten: Mapping[str, list[CheckedWindow]]) -> dict[str, Any]:
+        """What the rows of a record do not tell: the margin of the run, and these windows."""
         return {
-            name: {"margin": _or_none(own.margin), "windows": list(map(as_json, own.unwritten))}
-            for name, own in self._accounts.items()
-            if own.steps
+            name: {"margin": _or_none(self._accounts[name].margin), "windows": list(map(as_json, windows))}
+            for name, windows in unwritten.items()
         }
 
     def _continues(self, step: Step) -> bool:
