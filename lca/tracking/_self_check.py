@@ -264,15 +264,15 @@ class _Data:
                 f"(lca.objective.Sampled), which {type(objective).__name__} is not; omit it, and all data "
                 "are used."
             )
-        n = objective.n_examples
-        if examples >= n:
+        weight = np.ones(objective.n_examples) if objective.weight is None else objective.weight
+        weighted = np.flatnonzero(weight)
+        if examples >= len(weighted):
             return
-        rows = np.random.default_rng(0).permutation(n)[:examples]
-        weight = np.ones(n) if objective.weight is None else objective.weight
+        rows = np.random.default_rng(0).permutation(weighted)[:examples]
         groups = np.array_split(rows, min(GROUPS, examples))
         self._batches = [objective.batch(group, weight[group]) for group in groups]
         self._weights = np.array([weight[group].sum() for group in groups])
-        self._missing = 1 - examples / n
+        self._missing = 1 - examples / len(weighted)
 
     def losses(self, theta: Vector, state: State | None) -> Losses:
         """At θ: of each group, and of each term of a `lca.Sum`."""

@@ -185,13 +185,17 @@ def test_a_window_whose_end_is_lost_counts_for_nothing():
     assert abs(summary["checked_margin"] / margin - 1) <= summed(1e4, EPS64)
 
 
-def test_a_part_as_large_as_the_data_is_all_data():
-    points = path(LOSS, 3)
-    [window] = tracked(Factor(spread=0.0), LOSS, points=points, check_examples=300).summary()["train"][
+@pytest.mark.parametrize("examples", [300, 50, 20])
+def test_a_part_as_large_as_the_data_with_a_weight_is_all_data(examples):
+    """The others are masked; a group of masked examples alone has no loss."""
+    weight = np.where(np.arange(300) < max(examples, 50), 1.0, 0.0)
+    loss, points = DatasetLoss(logistic_regression(3, 3), X, Y, weight=weight), path(LOSS, 3)
+    [window] = tracked(Factor(spread=0.0), loss, points=points, check_examples=examples).summary()["train"][
         "checked_windows"
     ]
-    assert window["change"] == LOSS.loss(points[-1]) - LOSS.loss(points[0])
-    assert window["margin"] == 0.0
+    change = loss.loss(points[-1]) - loss.loss(points[0])
+    assert abs(window["change"] - change) <= window["margin"]
+    assert (window["margin"] == 0.0) == (examples >= 50)
 
 
 def test_a_part_needs_a_mean_over_examples():
