@@ -64,7 +64,7 @@ def test_windows_add_up_by_node(window):
     np.testing.assert_array_equal(bars.per_step()[3], bars.stderr(3, 4))
 
 
-@pytest.mark.parametrize("factor", [2.0**-20, 2.0**20])
+@pytest.mark.parametrize("factor", [2.0**-20, 2.0**20, 2.0**-480])
 def test_intervals_scale_with_the_loss(factor):
     rows = list(allocations(np.random.default_rng(0)))
     others = [

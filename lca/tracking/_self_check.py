@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from copy import deepcopy
 from dataclasses import dataclass
 from math import hypot, inf, isfinite, isnan, nan, sqrt
-from typing import Any
+from typing import Any, TypeAlias
 
 import numpy as np
 
@@ -19,6 +19,8 @@ from lca.tolerances import conservation
 from lca.tracking._options import CheckEvery
 from lca.views._rows import Rows
 
+_Variances: TypeAlias = tuple[float, float, float]
+"""Σ variances, √(Σ variances² / (freedom + 2)) and the least freedom of several nodes."""
 Losses = dict[str, np.ndarray]
 """By measured loss: the loss of each group of examples, (G,); all data are one group."""
 
@@ -386,7 +388,7 @@ class _Estimate:
         self.total = self.mass = 0.0
         self._known = True
         self._open: dict[float, np.ndarray] = {}
-        self._variances: tuple[float, float, float] = (0.0, 0.0, inf)
+        self._variances: _Variances = (0.0, 0.0, inf)
 
     def add(self, row: Row) -> None:
         self.total += row.total
@@ -407,8 +409,8 @@ class _Estimate:
         variances = self._variances
         for sums in self._open.values():
             variances = _with(variances, sums)
-        variance, squares, freedom = variances
-        return _margin(level, variance, max(variance**2 / squares - 2, freedom)) if squares else 0.0
+        variance, root, freedom = variances
+        return _margin(level, variance, max((variance / root) ** 2 - 2, freedom)) if root else 0.0
 
 
 def _margin(level: float, variance: float, freedom: float) -> float:
@@ -418,11 +420,11 @@ def _margin(level: float, variance: float, freedom: float) -> float:
     return float(stdtrit(freedom, (1 + level) / 2)) * sqrt(variance)
 
 
-def _with(found: tuple[float, float, float], sums: np.ndarray) -> tuple[float, float, float]:
-    """Σ variances, Σ variances² / (freedom + 2) and the least freedom, with one more node."""
+def _with(found: _Variances, sums: np.ndarray) -> _Variances:
+    """The same with one more node."""
     variance, freedom = float(sums.var(ddof=1)) / len(sums), len(sums) - 1
-    total, squares, least = found
-    return total + variance, squares + variance**2 / (freedom + 2), min(least, freedom)
+    total, root, least = found
+    return total + variance, hypot(root, variance / sqrt(freedom + 2)), min(least, freedom)
 
 
 def as_json(window: CheckedWindow) -> dict[str, Any]:

@@ -144,23 +144,19 @@ class ErrorBars:
         random = _random(own)
         around = max(_WINDOWS // length, 0)
         first = min(max(window.start - around // 2, 0), max(len(self) - length - around, 0))
-        squares, fourths, scales = [], [], []
+        alike = []
         for at in range(first, min(first + around, len(self) - length) + 1):
-            variances, known = self._variances(at, at + length)
+            variances, _ = self._variances(at, at + length)
             if np.array_equal(_random(variances), random):  # else another rule, or other exact nodes
-                total = variances.sum(axis=0)
-                scales.append(total)
-                squares.append(total**2)
-                fourths.append((variances**2 / (known + 2)[:, None]).sum(axis=0))
+                alike.append(variances)
+        mean = np.mean(alike, axis=0).sum(axis=0)
         # Without any variation (a frozen group, say) the interval has width 0 for every t.
-        mean = np.mean(scales, axis=0)
-        varies = mean > 0
-        if not varies.any():
+        if not (mean > 0).any():
             return 1.0
-        ratio = (np.sum(squares, axis=0)[varies] / mean[varies] ** 2).sum() / (
-            (np.sum(fourths, axis=0)[varies] / mean[varies] ** 2).sum()
-        )
-        return float(np.clip(ratio - 2, freedom[random].min(), freedom[random].sum()))
+        relative = np.array(alike)[:, random][..., mean > 0] / mean[mean > 0]
+        freedom = freedom[random]
+        ratio = (relative.sum(axis=1) ** 2).sum() / (relative**2 / (freedom + 2)[:, None]).sum()
+        return float(np.clip(ratio - 2, freedom.min(), freedom.sum()))
 
     def _window(self, start: int | None, stop: int | None) -> slice:
         first, last = 0 if start is None else start, len(self) if stop is None else stop

@@ -240,6 +240,17 @@ def test_a_sum_that_is_near_or_inside_its_interval_is_no_warning(estimator):
         tracked(estimator, points=path(BOWL, 70, lr=0.01))
 
 
+def test_the_margin_scales_with_the_loss():
+    margins = [
+        tracked(Factor(spread=0.01 * scale), lca.Scaled(BOWL, scale), points=path(BOWL, 5)).summary()[
+            "train"
+        ]["checked_margin"]
+        for scale in (1.0, 2.0**-480)
+    ]
+    assert abs(margins[1] / 2.0**-480 - margins[0]) <= summed(64 * margins[0], EPS64)
+    assert margins[0] > 0
+
+
 def test_few_steps_without_error_bars_are_not_judged():
     with warnings.catch_warnings():
         warnings.simplefilter("error")
