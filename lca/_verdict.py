@@ -1,6 +1,7 @@
-"""Whether a run adds up, and whether it diverged: the rules of the report and of `lca demo`."""
+"""Whether a run adds up, how closely, and whether it diverged: the rules of the report and of `lca demo`."""
 
 import math
+from collections.abc import Iterable
 
 SMALL_MISS = 0.01
 """The largest part of the loss change that allocations may miss and still add up; the paper reports < 1 %."""
@@ -20,6 +21,15 @@ def missed_part(change: float, residual: float, max_step_residual: float) -> flo
     if math.isnan(miss) or math.isnan(change):
         return math.nan
     return miss / abs(change) if change else math.inf * miss if miss else 0.0
+
+
+def largest_margin(margins: Iterable[float]) -> float:
+    """The margin of a sum over windows is at most this, as neighbouring windows share a sample.
+
+    >>> largest_margin([3.0, 4.0]) == 5 * math.sqrt(2)
+    True
+    """
+    return math.sqrt(2) * math.hypot(*margins)
 
 
 def has_diverged(start: float, end: float) -> bool:

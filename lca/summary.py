@@ -157,8 +157,10 @@ class Summary(HasTable, dict[str, dict[str, Any]]):
     def table(self, *, by: str = "tensor") -> Table:
         """The allocation of each tensor to each loss, and below it what is not an allocation.
 
-        Losses of classes, and terms of a `lca.Sum`, follow the losses. The helping percentages are those of
-        the first loss.
+        Of a sampled estimator, whose steps have no residual, that is the sum over the steps that the
+        self-check covers, with its 95 % interval if there are error bars, and the measured change of the loss
+        over them. Losses of classes, and terms of a `lca.Sum`, follow the losses. The helping percentages are
+        those of the first loss.
 
         Parameters
         ----------
@@ -179,19 +181,25 @@ class Summary(HasTable, dict[str, dict[str, Any]]):
         first, known = next(iter(self.values())), next(iter(sums.values()))
         if by not in known:
             raise UnknownNameError("grouping", by, known)
-        rest = {name: key for name, key in _NO_ALLOCATION.items() if any(s[key] for s in self.values())}
-        groups, changes = list(known[by]), [*rest, "change of the loss"]
+        below = [_below(of_loss) for of_loss in self.values()]
+        changes = [
+            row
+            for row in dict.fromkeys(row for own in below for row in own)
+            if row not in _UNLESS_ZERO or any(own.get(row) for own in below)
+        ]
+        groups = list(known[by])
         columns = [Column(by, [*groups, *changes])]
-        for name, of_loss in self.items():
-            change = of_loss["loss_end"] - of_loss["loss_start"]
-            own = sums[name].get(by, {})  # heads are those of whole losses, not of terms
-            values = [own.get(group) for group in groups]
-            columns.append(Column(name, [*values, *(of_loss[key] for key in rest.values()), change]))
+        for (name, of_loss), own in zip(self.items(), below, strict=True):
+            of_group = sums[name].get(by, {})  # heads are those of whole losses, not of terms
+            values = [*map(of_group.get, groups), *map(own.get, changes)]
+            columns.append(Column(name, values, half=_interval(of_loss, len(values))))
         percents = first["helping_percent_per_tensor"].values() if by == "tensor" else [None] * len(groups)
         helping = [*percents, *[None] * len(changes)]
         if any(value is not None for value in helping):
             columns.insert(2, Column("helping %", helping, sign=False, digits=3))
         caption = f"LCA of each {_noun(by)} over {_steps(first)}, in units of the loss; negative: helping."
+        if not changes:
+            caption += " Not checked against the measured loss."
         if "tied" in first:
             caption += f" Tied, each one tensor under its first name: {_in_words(first['tied'])}."
         return Table(columns, caption)
@@ -215,12 +223,30 @@ def _sums_by(summary: Mapping[str, Any]) -> dict[str, Mapping[str, float]]:
     return {"tensor": summary["per_tensor"], **summary.get("per_group", {}), **heads}
 
 
-_NO_ALLOCATION = {
-    "state change": "state_change",
-    "change between measured steps": "unmeasured_change",
-    "residual": "residual",
-}
-"""What of the change of a loss is not an allocation: its row in a table, and its key in a summary."""
+_CHANGE = "change of the loss"
+_UNLESS_ZERO = "state change", "change between measured steps", "residual"
+"""Rows that a table does not have if they are 0 for every loss."""
+
+
+def _below(summary: Mapping[str, Any]) -> dict[str, float]:
+    """What a table has below the allocations of a loss: the rest of its change, or what was checked of it."""
+    change = summary["loss_end"] - summary["loss_start"]
+    if math.isnan(change):  # of a sampled estimator
+        steps = summary.get("checked_steps")
+        if not steps:
+            return {}
+        return {
+            f"sum over {steps:,} checked step{'s'[: steps != 1]}": summary["checked_total"],
+            _CHANGE: summary["checked_change"],
+        }
+    rest = (summary[key] for key in ("state_change", "unmeasured_change", "residual"))
+    return {**dict(zip(_UNLESS_ZERO, rest, strict=True)), _CHANGE: change}
+
+
+def _interval(summary: Mapping[str, Any], rows: int) -> list[float] | None:
+    """Half the intervals in a column of the table: the checked sum, in the last row but one, may have one."""
+    margin = summary.get("checked_margin")
+    return None if margin is None else [*[math.nan] * (rows - 2), margin, math.nan]
 
 
 def summarize_run(

@@ -99,7 +99,9 @@ class Column:
         return {
             self.name: list(self.values),
             **{
-                f"{self.name} {end}": [v + by * h for v, h in zip(self.values, self.half, strict=True)]
+                f"{self.name} {end}": [
+                    None if v is None else v + by * h for v, h in zip(self.values, self.half, strict=True)
+                ]
                 for end, by in ends.items()
             },
         }

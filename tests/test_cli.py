@@ -15,6 +15,7 @@ import lca._commands.demo_run
 import lca._commands.report
 from lca._cli import main
 from lca._commands.demo import OPTIMIZERS
+from lca.analysis import checked_windows
 from lca.estimators import REGISTRY
 from lca.reference import make_optimizer, minibatches
 from lca.tolerances import EPS64, allocation, summed
@@ -169,6 +170,8 @@ def test_every_listed_estimator_runs(tmp_path, capsys, name):
     assert not (row.sampled and "tolerance" in printed)
     run = lca.open_record(tmp_path / "run.zarr").load()
     assert (run.sizes["step"], run.measured.values[0]) == (6, "train")
+    checks = [(w.first_step, w.last_step, w.change) for w in checked_windows(run)[0]]
+    assert checks == ([(0, 5, s["loss_end"] - s["loss_start"])] if row.sampled else [])
 
 
 def test_a_sampled_demo_draws_what_it_has(tmp_path, figures):

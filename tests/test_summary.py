@@ -135,3 +135,16 @@ def test_a_summary_is_a_table_that_adds_up():
     assert "1 measured step," in summary.table().caption
     assert "<table>" in summary._repr_html_()
     assert Summary()._repr_html_() is None
+
+
+def test_the_table_of_a_sampled_run_shows_its_check():
+    run = views(replace(sampled_allocation(), values=np.zeros(3)))
+    check = {"checked_steps": 1, "checked_total": -0.5, "checked_change": -0.25, "checked_margin": 0.125}
+    table = Summary(train={**summarize(run), **check}).table()
+    assert table.columns[0].values[2:] == ["sum over 1 checked step", "change of the loss"]
+    assert [table.columns[1].text(row) for row in (2, 3)] == ["−0.50 ± 0.12", "−0.25"]
+    barless = Summary(train={**summarize(run), **check, "checked_margin": None}).table()
+    assert barless.columns[1].text(2) == "−0.5"
+    unchecked = Summary(train=summarize(run)).table()
+    assert unchecked.columns[0].values == ["fc.weight", "fc.bias"]
+    assert "Not checked against the measured loss." in unchecked.caption

@@ -7,7 +7,7 @@ from torch import nn
 
 from lca._extras import extra
 from lca.errors import LCAError
-from lca.live._logging import tagged
+from lca.live._logging import checks_in, tagged
 from lca_torch._fit import FitCallback
 from lca_torch._labels import Labels, Rule, labels_of, rule_of
 from lca_torch._loop import Loop
@@ -218,7 +218,7 @@ class TrainerLog:
 
     The numbers are named ``lca/<loss>/<name>``; the trainer adds ``train/`` before that for some of them. It
     also keeps them in its history of logs and prints them, so they are passed on as often as the
-    trainer logs its own: at every ``logging_steps``-th measured step.
+    trainer logs its own: at every ``logging_steps``-th measured step, and at self-checks.
 
     Parameters
     ----------
@@ -247,8 +247,8 @@ class TrainerLog:
         if step != self._step:
             self._send()
             self._step, self._seen = step, self._seen + 1
-        if self._seen % self._every == 0:
-            self._pending |= tagged(loss, values)
+        values = values if self._seen % self._every == 0 else checks_in(values)
+        self._pending |= tagged(loss, values)
 
     def close(self) -> None:
         """Send the last entry."""

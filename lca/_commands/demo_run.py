@@ -31,6 +31,7 @@ from lca.reference._training import minibatches
 from lca.row import rows_of
 from lca.step import Step
 from lca.summary import RunViews, summarize, summarize_run
+from lca.tracking._self_check import SelfCheck
 
 T = TypeVar("T")
 Rows: TypeAlias = dict[str, StepAllocation]
@@ -98,9 +99,14 @@ def run_demo(
         told = {**about, "measured_on": run.measured_on}
         record.begin(run.objectives["train"].layout, estimator=estimator, settings=told)
     ends, cost, began = _Ends(), Cost(), perf_counter()
+    sampled = isinstance(estimator, StochasticEstimator)
+    check = SelfCheck(run.objectives, settings.steps if sampled else None)
     with np.errstate(over="ignore", invalid="ignore"):  # a run that diverges ends in an error of our own
         for found in progress(allocate_each(run.objectives, run.path, estimator)):
             rows = rows_of(found, run.objectives["train"].layout)
+            step = found["train"].source
+            assert step is not None
+            check.add(step, rows)
             for name, view in views.items():
                 view.read(rows[name])
             if record is not None:

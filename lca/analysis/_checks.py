@@ -1,11 +1,12 @@
 """`checked_windows`: the self-checks of a sampled estimator, read from a record."""
 
 from dataclasses import fields
-from math import hypot, isnan, nan, sqrt
+from math import isnan, nan
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from lca._verdict import largest_margin
 from lca.errors import LCAError
 from lca.row import CheckedWindow
 
@@ -29,8 +30,8 @@ def checked_windows(record: "Dataset", measured: str = "train") -> tuple[list[Ch
     -------
     tuple
         The windows, none if nothing was checked; and half the 95 % interval of ``Σ total - Σ change``, NaN
-        without error bars. Of a run that has not ended it is an upper bound, as neighbouring windows share a
-        sample.
+        without error bars. If the writer did not close the record it is an upper bound, as neighbouring
+        windows share a sample.
 
     Raises
     ------
@@ -63,7 +64,7 @@ def checked_windows(record: "Dataset", measured: str = "train") -> tuple[list[Ch
     ]
     later = record.attrs.get("final_checks", {}).get(measured)
     if later is None:
-        return windows, sqrt(2) * hypot(*(window.margin for window in windows)) if windows else nan
+        return windows, largest_margin(window.margin for window in windows) if windows else nan
     try:
         windows += [_window(entry) for entry in later["windows"]]
         return windows, _number(later["margin"])

@@ -271,7 +271,7 @@ class SampledRun:
 
     def _draw(self) -> list[Sample]:
         m, n = self.probe.micro_batches, self._objective.n_examples
-        if self.exact_at_most and self.size >= n >= m:
+        if self.exact_at_most and self.size >= n and len(self._sampler.weighted) >= m:
             return self._sampler.split(m)
         return self._sampler.draw([self.size // m] * m)
 

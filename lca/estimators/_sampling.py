@@ -73,7 +73,7 @@ class Sampler:
         self._scores = np.full(n, np.nan)
         self._unseen = 1.0
         self._changed = n
-        self.everything = np.arange(n)
+        self.everything, self.weighted = np.arange(n), np.flatnonzero(self._share)
         self._order = self.everything
         self._p, self._upto = self._share, np.cumsum(self._share)
 
@@ -113,9 +113,9 @@ class Sampler:
         return [self._draw(size) for size in sizes]
 
     def split(self, parts: int) -> list[Sample]:
-        """All examples, in parts of equal size that are drawn at random; the mean over them is exact."""
+        """All examples with a weight, in random parts of equal size, whose mean is exact."""
         weight, found = self.objective.weight, []
-        for index in np.array_split(self.rng.permutation(self.everything), parts):
+        for index in np.array_split(self.rng.permutation(self.weighted), parts):
             batch = self.objective.batch(index, None if weight is None else weight[index])
             found.append(Sample(batch, parts * float(self._share[index].sum()), len(index), part=True))
         return found

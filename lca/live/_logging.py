@@ -31,7 +31,8 @@ class Logger(Protocol):
         ``loss`` and ``residual_so_far``; ``helping_percent``, unless the allocations are sampled; and for
         each layer ``LCA/<layer>`` of the step and its sum ``LCA_so_far/<layer>``. At each self-check of a
         sampled estimator: ``checked_change``, the change of the measured loss since the first one, and
-        ``checked_sum``, that of the allocations. What was not measured is left out.
+        ``checked_sum``, that of the allocations; those of the check at the end of the run come in one more
+        call for the last step. What was not measured is left out.
         """
 
     def close(self) -> None:
@@ -43,7 +44,9 @@ LogTo: TypeAlias = Logger | Literal["trainer"] | Sequence[Logger | Literal["trai
 
 
 class EveryNth:
-    """Passes every n-th measured step on to another logger; sums so far include the other steps.
+    """Passes every n-th measured step, and all self-checks, on to another logger.
+
+    Sums so far include the other steps.
 
     Parameters
     ----------
@@ -83,7 +86,8 @@ class EveryNth:
         """As `Logger.log`."""
         if step != self._last:
             self._seen, self._last = self._seen + 1, step
-        if self._seen % self._n == 0:
+        values = values if self._seen % self._n == 0 else checks_in(values)
+        if values:
             self._logger.log(step, loss, values)
 
     def close(self) -> None:
@@ -126,6 +130,15 @@ def tagged(loss: str, values: Mapping[str, float]) -> dict[str, float]:
     return {f"lca/{loss}/{name}": value for name, value in values.items()}
 
 
+def checks_in(values: Mapping[str, float]) -> dict[str, float]:
+    """Those of the numbers that tell of a self-check, which loggers of every n-th step do not leave out.
+
+    >>> checks_in({"loss": 0.5, "checked_sum": -1.5})
+    {'checked_sum': -1.5}
+    """
+    return {name: value for name, value in values.items() if name.startswith("checked_")}
+
+
 class LossLog:
     """The numbers of one measured loss, step by step: reads the row that all readers of a step share.
 
@@ -143,7 +156,8 @@ class LossLog:
         self._totals = self._totals + totals
         self._residual += row.allocation.residual
         found = {"loss": row.allocation.loss_end, "residual_so_far": self._residual}
-        found |= self._checks(row)
+        if row.check is not None:
+            found |= self.checked(row.check.change, row.check.total)
         signs = row.signs("layer")
         helping, hurting = int(signs.negative.sum()), int(signs.positive.sum())
         if helping + hurting and not row.allocation.sampled:  # noise turns signs (lca.views._signs.NOISY)
@@ -152,9 +166,8 @@ class LossLog:
             found[f"LCA/{name}"], found[f"LCA_so_far/{name}"] = float(value), float(total)
         return {name: value for name, value in found.items() if isfinite(value)}
 
-    def _checks(self, row: Row) -> dict[str, float]:
-        if row.check is None:
-            return {}
-        self._change += row.check.change
-        self._sum += row.check.total
+    def checked(self, change: float, total: float) -> dict[str, float]:
+        """The sums up to a self-check of one more window."""
+        self._change += change
+        self._sum += total
         return {"checked_change": self._change, "checked_sum": self._sum}

@@ -1,12 +1,12 @@
 """`LiveOutputs`: what a session shows while the run goes on, by its options ``progress`` and ``log_to``."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 
 from lca.errors import LCAError
 from lca.live._logging import LogTo, LossLog, loggers_of
 from lca.live._progress import Progress
 from lca.record._lock import rank
-from lca.row import Row
+from lca.row import CheckedWindow, Row
 
 
 class LiveOutputs:
@@ -68,6 +68,14 @@ class LiveOutputs:
             values = self._logs.setdefault(name, LossLog()).values(row)
             for logger in self._loggers:
                 logger.log(row.allocation.step, name, values)
+
+    def read_checks(self, checks: Mapping[str, Sequence[CheckedWindow]]) -> None:
+        """Self-checks ended after the last row; their windows by loss."""
+        for name, windows in checks.items() if self._logs_any else ():
+            for window in windows:
+                values = self._logs.setdefault(name, LossLog()).checked(window.change, window.total)
+                for logger in self._loggers:
+                    logger.log(window.last_step, name, values)
 
     def close(self) -> None:
         """The run has ended, perhaps by an error: write all that is buffered, also if one logger fails."""

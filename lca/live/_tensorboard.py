@@ -80,8 +80,13 @@ class TensorBoard:
         writer = self._shared or self._writer_of(loss)
         for tag, number in (values if self._shared is None else tagged(loss, values)).items():
             writer.add_scalar(tag, number, step)
-        rows = self._rows.setdefault(loss, [])
-        rows.append([value for name, value in values.items() if name.startswith("LCA/")])
+        layers, rows = (
+            [v for name, v in values.items() if name.startswith("LCA/")],
+            self._rows.setdefault(loss, []),
+        )
+        if not layers:  # a self-check alone
+            return
+        rows.append(layers)
         if len(rows) % self._picture_every == 0:
             [tag] = tagged(loss, {PICTURE: 0.0}) if self._shared else [PICTURE]
             writer.add_image(tag, layer_time_picture(np.array(rows)), step, dataformats="HWC")

@@ -73,6 +73,10 @@ class Blocks:
             return np.array(self._files[name][at - 1])
         return np.asarray(self._store.read(name, slice(self._count - 1, self._count))[0])
 
+    def stored(self, name: str) -> np.ndarray:
+        """The rows of a variable in the store."""
+        return self._store.read(name, slice(0, self._store.committed))
+
     def put(self, step: Cells, losses: Iterable[Cells]) -> None:
         """Add a row: the cells that all measured losses share, and those of each loss, in order.
 

@@ -3,14 +3,17 @@
 import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, replace
-from math import hypot, isfinite
+from math import hypot, inf, isfinite
 from os import PathLike
 from types import TracebackType
 from typing import Any
 
+import numpy as np
+
 from lca._extras import extra
 from lca._output import check_writable
 from lca._paths import local_path
+from lca._verdict import largest_margin
 from lca.allocation import Estimator, StepAllocation
 from lca.arrays import array_ops
 from lca.by_example import ExampleAllocation
@@ -44,6 +47,8 @@ BLOCK, LARGEST_USUAL_BLOCK = 64, 4_096
 """Rows of a block by default: as many as hold `NUMBERS_OF_A_BLOCK` values, within these limits."""
 NUMBERS_OF_A_BLOCK = 2**22
 """So that blocks of small models, whose steps take little time, are written seldom."""
+_UNKNOWN: Mapping[str, Any] = {"margin": inf, "windows": []}
+"""The self-checks of a part of a run that its writer did not close."""
 _ADDRESS = " object at 0x"
 """In the repr of an object that has none of its own, which differs in every process."""
 
@@ -459,8 +464,26 @@ class Record:
             self.next_step = end
         if resume_at is not None:
             self.next_step = resume_at
-        self._earlier_checks = _before(self._about.get("final_checks", {}), self.next_step)
+        self._earlier_checks = self._checks_before(self._blocks, self._plan)
         self._blocks.drop_metrics(self.next_step)
+
+    def _checks_before(self, blocks: Blocks, plan: Plan) -> dict[str, Any]:
+        """The margin of the self-checks before `next_step`, by loss, and the windows that no row holds.
+
+        If the last writer did not close the record, or rows were dropped, the windows bound the margin.
+        """
+        closed, found = self._about.get("final_checks", {}), {}
+        margins, checked = blocks.stored("checked_margin"), ~np.isnan(blocks.stored("checked_first_step"))
+        for which, name in enumerate(plan.measured):
+            own, of_rows = closed.get(name, _UNKNOWN), margins[checked[:, which], which]
+            windows = [window for window in own["windows"] if window["last_step"] < self.next_step]
+            margin = own["margin"]
+            if margin is not None:
+                bound = largest_margin([*of_rows, *(window["margin"] for window in windows)])
+                margin = min(margin, bound) if isfinite(bound) else None
+            if len(of_rows) or windows:
+                found[name] = {"margin": margin, "windows": windows}
+        return found
 
     def _remembered(self, blocks: Blocks, plan: Plan) -> dict[str, dict[str, float]]:
         """What the estimator remembers after the last row, by loss; terms have no memory of their own."""
@@ -541,14 +564,6 @@ def _pairs(groups: Mapping[str, Groups]) -> tuple[tuple[str, str], ...]:
 
 def _listed(pairs: tuple[tuple[str, str], ...]) -> str:
     return ", ".join(dict.fromkeys(division for division, _ in pairs)) or "none"
-
-
-def _before(checks: Mapping[str, Any], step: int) -> dict[str, Any]:
-    """The self-checks in the attributes of a record, without windows that end at ``step`` or later."""
-    return {
-        name: {**own, "windows": [window for window in own["windows"] if window["last_step"] < step]}
-        for name, own in checks.items()
-    }
 
 
 def _joined(earlier: Mapping[str, Any], later: Mapping[str, Any]) -> dict[str, Any]:

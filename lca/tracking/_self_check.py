@@ -4,8 +4,8 @@ import warnings
 from collections.abc import Mapping
 from copy import deepcopy
 from dataclasses import dataclass
-from math import inf, isfinite, isnan, nan, sqrt
-from typing import Any
+from math import hypot, inf, isfinite, isnan, nan, sqrt
+from typing import Any, TypeAlias
 
 import numpy as np
 
@@ -19,6 +19,8 @@ from lca.tolerances import conservation
 from lca.tracking._options import CheckEvery
 from lca.views._rows import Rows
 
+_Variances: TypeAlias = tuple[float, float, float]
+"""Σ variances, √(Σ variances² / (freedom + 2)) and the least freedom of several nodes."""
 Losses = dict[str, np.ndarray]
 """By measured loss: the loss of each group of examples, (G,); all data are one group."""
 
@@ -147,12 +149,18 @@ class SelfCheck:
             "checked_windows": list(map(as_json, windows)),
         }
 
-    def unwritten(self) -> dict[str, Any]:
-        """What the rows do not tell, by loss: the margin of the run, and the windows that ended last."""
+    def take_unwritten(self) -> dict[str, list[CheckedWindow]]:
+        """The windows that ended after the last row, by loss, for those who only see rows."""
+        found = {name: own.unwritten for name, own in self._accounts.items() if own.steps}
+        for name in found:
+            self._accounts[name].unwritten = []
+        return found
+
+    def final(self, unwritten: Mapping[str, list[CheckedWindow]]) -> dict[str, Any]:
+        """What the rows of a record do not tell: the margin of the run, and these windows."""
         return {
-            name: {"margin": _or_none(own.margin), "windows": list(map(as_json, own.unwritten))}
-            for name, own in self._accounts.items()
-            if own.steps
+            name: {"margin": _or_none(self._accounts[name].margin), "windows": list(map(as_json, windows))}
+            for name, windows in unwritten.items()
         }
 
     def _continues(self, step: Step) -> bool:
@@ -250,11 +258,6 @@ class _Data:
         if examples is not None:
             self._draw(examples)
 
-    @property
-    def groups(self) -> int:
-        """The number of groups of examples; 1: all data."""
-        return max(1, len(self._batches))
-
     def _draw(self, examples: int) -> None:
         objective = self._objective
         if not isinstance(objective, Sampled):
@@ -263,15 +266,15 @@ class _Data:
                 f"(lca.objective.Sampled), which {type(objective).__name__} is not; omit it, and all data "
                 "are used."
             )
-        n = objective.n_examples
-        if examples >= n:
+        weight = np.ones(objective.n_examples) if objective.weight is None else objective.weight
+        weighted = np.flatnonzero(weight)
+        if examples >= len(weighted):
             return
-        rows = np.random.default_rng(0).permutation(n)[:examples]
-        weight = np.ones(n) if objective.weight is None else objective.weight
+        rows = np.random.default_rng(0).permutation(weighted)[:examples]
         groups = np.array_split(rows, min(GROUPS, examples))
         self._batches = [objective.batch(group, weight[group]) for group in groups]
         self._weights = np.array([weight[group].sum() for group in groups])
-        self._missing = 1 - examples / n
+        self._missing = 1 - examples / len(weighted)
 
     def losses(self, theta: Vector, state: State | None) -> Losses:
         """At θ: of each group, and of each term of a `lca.Sum`."""
@@ -286,12 +289,13 @@ class _Data:
         """The change of the loss from those of its groups."""
         return float(self._weights @ changes / self._weights.sum())
 
-    def variance(self, changes: np.ndarray) -> float:
-        """Of the mean, as an estimate of the change over all data; 0 for all data."""
+    def margin(self, level: float, changes: np.ndarray) -> float:
+        """Half the width of the interval of the change over all data around the mean; 0 for all data."""
         if not self._missing:
             return 0.0
-        parts = self._weights * (changes - self.mean(changes)) / self._weights.sum()
-        return float(self._missing * (parts**2).sum() * len(parts) / (len(parts) - 1))
+        parts, groups = self._weights * (changes - self.mean(changes)) / self._weights.sum(), len(changes)
+        variance = float(self._missing * (parts**2).sum() * groups / (groups - 1))
+        return _margin(level, variance, groups - 1)
 
 
 class _Account:
@@ -329,45 +333,47 @@ class _Account:
         """End a window; returns a warning if the allocations do not fit the change of the loss."""
         start, end = losses
         changes = end - start
-        margin = self._window.margin(SHOWN, data.variance(changes), data.groups)
+        margin = hypot(self._window.margin(SHOWN), data.margin(SHOWN, changes))
         found = CheckedWindow(*steps, data.mean(changes), self._window.total, margin)
         self.rows.append(tuple(vars(found).values()))
         self.steps += found.last_step - found.first_step + 1
         self.unwritten.append(found)
         self._changes = self._changes + changes
-        spread = data.variance(np.asarray(self._changes))
-        self.margin = self._run.margin(SHOWN, spread, data.groups)
-        change = data.mean(np.asarray(self._changes))
+        whole = np.asarray(self._changes)
+        self.margin = hypot(self._run.margin(SHOWN), data.margin(SHOWN, whole))
+        change = data.mean(whole)
         self._largest = max(self._largest, abs(change))
         miss = abs(self._run.total - change)
         rounding = conservation(self._run.mass, float(np.abs(start).max() + np.abs(end).max()), eps)
         if (
             self._warned
             or miss <= rounding
-            or not self._is_far(miss, self._run.margin(WARNED, spread, data.groups))
+            or not self._is_far(miss, self._run.margin(WARNED), data.margin(WARNED, whole))
         ):
             return None
         self._warned = True
         return self._message(change, found.last_step)
 
-    def _is_far(self, miss: float, margin: float) -> bool:
+    def _is_far(self, miss: float, margin: float, of_data: float) -> bool:
+        """Whether the sum misses more than sampling explains: ``margin`` its own, ``of_data`` the loss's."""
         if isnan(margin):  # the noise is not known; that of a sum falls with its length
             few = max(1.0, sqrt(SETTLED / self.steps))
-            return self.steps >= FIRST and miss > FAR * few * self._largest
-        return miss > max(margin, SMALL_MISS * self._largest)
+            return self.steps >= FIRST and miss > FAR * few * self._largest + of_data
+        return miss > max(hypot(margin, of_data), SMALL_MISS * self._largest)
 
     def _message(self, change: float, last: int) -> str:
-        known = (
-            "the estimator gives no error bars"
-            if isnan(self.margin)
-            else f"the 95 % interval of the sum is ± {self.margin:.3g}"
-        )
+        known = f"the 95 % interval of the sum is ± {self.margin:.3g}"
+        noise = ""
+        if isnan(self.margin):
+            known = "the estimator gives no error bars"
+            noise = "is the sample small (use a larger one, or micro_batches=2 for error bars), "
         return (
             f"the allocations of the loss {self._name!r} sum to {self._run.total:+.6g} over "
             f"{self.steps} steps up to step {last}, but the measured loss changed by "
             f"{change:+.6g} ({known}). They are not corrected. Are steps too large for the estimator's rule "
-            "(use SIMPSON or refine=), is another loss trained than measured (dropout, penalties, batch "
-            "statistics), or does the loop change gradients in a way the estimator does not know?"
+            f"(use SIMPSON or refine=), {noise}are epochs shuffled (then CrossFit needs epoch=), is another "
+            "loss trained than measured (dropout, penalties, batch statistics), or does the loop change "
+            "gradients in a way the estimator does not know?"
         )
 
 
@@ -382,7 +388,7 @@ class _Estimate:
         self.total = self.mass = 0.0
         self._known = True
         self._open: dict[float, np.ndarray] = {}
-        self._variances: tuple[float, float, float] = (0.0, 0.0, inf)
+        self._variances: _Variances = (0.0, 0.0, inf)
 
     def add(self, row: Row) -> None:
         self.total += row.total
@@ -396,30 +402,29 @@ class _Estimate:
         for time, sums in nodes.items():
             self._open[time] = self._open.get(time, 0.0) + sums
 
-    def margin(self, level: float, more: float = 0.0, groups: int = GROUPS) -> float:
-        """Half the width of the interval of the total, with ``more`` variance, estimated from ``groups``."""
-        from scipy.special import stdtrit  # noqa: PLC0415 - slow to import
-
+    def margin(self, level: float) -> float:
+        """Half the width of the interval of the total."""
         if not self._known:
             return nan
         variances = self._variances
         for sums in self._open.values():
             variances = _with(variances, sums)
-        variance, squares, freedom = variances
-        if more:
-            variance, squares = variance + more, squares + more**2 / (groups + 1)
-            freedom = min(freedom, groups - 1)
-        if not squares:
-            return 0.0
-        nu = max(variance**2 / squares - 2, freedom)
-        return float(stdtrit(nu, (1 + level) / 2)) * sqrt(variance)
+        variance, root, freedom = variances
+        return _margin(level, variance, max((variance / root) ** 2 - 2, freedom)) if root else 0.0
 
 
-def _with(found: tuple[float, float, float], sums: np.ndarray) -> tuple[float, float, float]:
-    """Σ variances, Σ variances² / (freedom + 2) and the least freedom, with one more node."""
+def _margin(level: float, variance: float, freedom: float) -> float:
+    """Half the width of Student's interval."""
+    from scipy.special import stdtrit  # noqa: PLC0415 - slow to import
+
+    return float(stdtrit(freedom, (1 + level) / 2)) * sqrt(variance)
+
+
+def _with(found: _Variances, sums: np.ndarray) -> _Variances:
+    """The same with one more node."""
     variance, freedom = float(sums.var(ddof=1)) / len(sums), len(sums) - 1
-    total, squares, least = found
-    return total + variance, squares + variance**2 / (freedom + 2), min(least, freedom)
+    total, root, least = found
+    return total + variance, hypot(root, variance / sqrt(freedom + 2)), min(least, freedom)
 
 
 def as_json(window: CheckedWindow) -> dict[str, Any]:

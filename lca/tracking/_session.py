@@ -351,11 +351,13 @@ class Session:
     def close(self, *, complete: bool = True) -> None:
         """Close record and loggers, if there are any; ``complete`` says whether training reached its end."""
         self._check.release()
+        unwritten = self._check.take_unwritten()
         try:
             if self._record is not None:
                 complete = complete and not self.failed
-                final_checks = self._check.unwritten()
+                final_checks = self._check.final(unwritten)
                 self._record.close(complete=complete, final_losses=self._final, final_checks=final_checks)
+            self.live.read_checks(unwritten)
         finally:
             self.live.close()
 

@@ -7,6 +7,7 @@ import numpy as np
 from lca.allocation import StepAllocation
 from lca.errors import LCAError
 from lca.groups import Groups
+from lca.tolerances import EPS32
 
 Array = np.ndarray
 _WINDOWS = 64
@@ -109,10 +110,11 @@ class ErrorBars:
         """Confidence limits, (groups,) each: the estimate minus and plus t · stderr, with Student's t.
 
         The degrees of freedom are those of Welch and Satterthwaite, ``ν = (Σ_i σ_i²)² / Σ_i σ_i⁴/(m - 1)``
-        over the nodes i of the window: m - 1 for a single node; for Simpson's rule, whose midpoint has most
-        of the weight, hardly more than m - 1 in a single step. With small m the variances σ_i² of one short
-        window are known too badly to tell ν, so both sums are estimated without bias from up to 65 windows
-        of this length around it and from all groups, each in units of its own mean.
+        over the nodes i of the window: m - 1 for a single random node, as beside an anchor of a
+        `ControlVariate`; for Simpson's rule, whose midpoint has most of the weight, hardly more than m - 1 in
+        a single step. With small m the variances σ_i² of one short window are known too badly to tell ν, so
+        both sums are estimated without bias from all groups, each in units of its own mean, and from up to 65
+        windows of this length around it whose exact nodes are at the same places.
 
         Parameters
         ----------
@@ -137,26 +139,24 @@ class ErrorBars:
 
     def _freedom(self, window: slice) -> float:
         """Satterthwaite's degrees of freedom of windows like this one."""
-        length, own = window.stop - window.start, self._variances(window.start, window.stop)
+        length = window.stop - window.start
+        own, freedom = self._variances(window.start, window.stop)
+        random = _random(own)
         around = max(_WINDOWS // length, 0)
         first = min(max(window.start - around // 2, 0), max(len(self) - length - around, 0))
-        squares, fourths, scales = [], [], []
+        alike = []
         for at in range(first, min(first + around, len(self) - length) + 1):
-            variances, freedom = self._variances(at, at + length)
-            if len(freedom) == len(own[1]):  # other windows follow another rule
-                total = variances.sum(axis=0)
-                scales.append(total)
-                squares.append(total**2)
-                fourths.append((variances**2 / (freedom + 2)[:, None]).sum(axis=0))
+            variances, _ = self._variances(at, at + length)
+            if np.array_equal(_random(variances), random):  # else another rule, or other exact nodes
+                alike.append(variances)
+        mean = np.mean(alike, axis=0).sum(axis=0)
         # Without any variation (a frozen group, say) the interval has width 0 for every t.
-        mean = np.mean(scales, axis=0)
-        varies = mean > 0
-        if not varies.any():
+        if not (mean > 0).any():
             return 1.0
-        ratio = (np.sum(squares, axis=0)[varies] / mean[varies] ** 2).sum() / (
-            (np.sum(fourths, axis=0)[varies] / mean[varies] ** 2).sum()
-        )
-        return float(np.clip(ratio - 2, own[1].min(), own[1].sum()))
+        relative = np.array(alike)[:, random][..., mean > 0] / mean[mean > 0]
+        freedom = freedom[random]
+        ratio = (relative.sum(axis=1) ** 2).sum() / (relative**2 / (freedom + 2)[:, None]).sum()
+        return float(np.clip(ratio - 2, freedom.min(), freedom.sum()))
 
     def _window(self, start: int | None, stop: int | None) -> slice:
         first, last = 0 if start is None else start, len(self) if stop is None else stop
@@ -176,3 +176,9 @@ class ErrorBars:
         variances = [r.var(axis=0, ddof=1) / len(r) for r in nodes.values()]
         freedom = np.array([len(r) - 1 for r in nodes.values()])
         return np.reshape(variances, (len(variances), len(self.groups))), freedom
+
+
+def _random(variances: Array) -> Array:
+    """Which nodes are random, (nodes,); the replicates of exact ones differ by rounding at most."""
+    random: Array = (variances > EPS32 * variances.sum(axis=0)).any(axis=1)
+    return random

@@ -325,10 +325,15 @@ def test_a_budget_takes_the_exact_gradient_where_samples_are_as_large_as_the_dat
 
 
 def test_all_the_data_in_parts_have_the_mean_of_the_data():
-    weight = RNG.uniform(0, 2, 40)
-    for objective in (LOSS, weighted(weight)):
+    weight = RNG.uniform(0.1, 2, 40)
+    few = np.where(np.arange(40) < 4, weight, 0.0)  # most examples are masked
+    for objective, sizes in (
+        (LOSS, [13, 13, 14]),
+        (weighted(weight), [13, 13, 14]),
+        (weighted(few), [1, 1, 2]),
+    ):
         parts = Sampler(objective, "uniform", floor=1.0, seed=0).split(3)
-        assert sorted(part.size for part in parts) == [13, 13, 14]
+        assert sorted(part.size for part in parts) == sizes
         mean = sum(gradient_on(objective, THETA, part) for part in parts) / 3
         wanted = objective.loss_and_grad(THETA)[1]
         assert np.abs(mean - wanted).max() <= tolerances.gradient(4.0, tolerances.EPS64)
@@ -341,6 +346,18 @@ def test_a_budget_takes_groups_by_name():
         for groups in ("layer", GROUPS)
     )
     assert [a.reason for a in by_name] == [a.reason for a in by_groups]
+
+
+@pytest.mark.parametrize("examples", [1, 3])
+def test_examples_without_weight_are_in_no_part(examples):
+    masked = weighted(np.where(np.arange(40) < examples, 1.0, 0.0))
+    probe = SampledPathIntegral(size=8, micro_batches=2)
+    exact = AdaptiveSampleSize(probe, relative_error=1e-9, groups=GROUPS)
+    for a, wanted in zip(
+        allocate(masked, steps(3), exact), allocate(masked, steps(3), PathIntegral(TRAPEZOID)), strict=True
+    ):
+        limit = tolerances.allocation(8 * wanted.mass, tolerances.EPS64)
+        assert np.abs(a.values - wanted.values).max() <= limit
 
 
 def test_a_budget_says_that_it_misses_its_error():

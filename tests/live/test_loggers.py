@@ -9,9 +9,10 @@ import pytest
 
 import lca
 from lca.errors import LCAError, LCAWarning, OutputError
-from lca.live import CSV, EveryNth, MLflow, WandB
+from lca.estimators import SampledPathIntegral
+from lca.live import CSV, EveryNth, MLflow, TensorBoard, WandB
 from lca.live._logging import LossLog, loggers_of
-from lca.reference import Quadratic
+from lca.reference import DatasetLoss, Quadratic, mlp
 from lca.row import CheckedWindow, Row
 from lca.tracking import FunctionalTracker
 from tests.sampled import sampled_allocation
@@ -81,6 +82,24 @@ def test_self_checks_are_sums_since_the_first():
         row.check = CheckedWindow(step, step, change=-1.0 - step, total=-0.5, margin=np.nan)
         found.append(log.values(row))
     assert [(v["checked_change"], v["checked_sum"]) for v in found] == [(-1.0, -0.5), (-3.0, -1.0)]
+
+
+@pytest.mark.parametrize(("steps", "checks"), [(3, [2]), (20, [15, 19])])
+def test_the_check_at_the_end_of_a_run_is_logged_to_all(steps, checks):
+    data = np.random.default_rng(0)
+    loss = DatasetLoss(mlp((2, 2)), data.normal(size=(8, 2)), data.integers(2, size=8))
+    all_steps, few = Kept(), Kept()
+    picture = SimpleNamespace(add_scalar=lambda *_: None, add_image=lambda *_, **__: None, flush=lambda: None)
+    loggers = [all_steps, EveryNth(few, 50), TensorBoard(writer=picture, picture_every=1)]
+    theta = np.zeros(6)
+    with FunctionalTracker(theta, loss, SampledPathIntegral(size=4), log_to=loggers) as tracker:
+        for _ in range(steps):
+            theta = theta - 0.1 * loss.loss_and_grad(theta)[1]
+            tracker.update(theta)
+    found = tracker.summary()["train"]
+    last = {"checked_change": found["checked_change"], "checked_sum": found["checked_total"]}
+    assert all_steps.calls[-1] == few.calls[-1] == (steps - 1, "train", last)
+    assert [step for step, *_ in few.calls] == checks
 
 
 @pytest.mark.parametrize("error", [None, RuntimeError("training failed")])

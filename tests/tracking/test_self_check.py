@@ -18,7 +18,7 @@ from lca.estimators import SampledPathIntegral
 from lca.reference import DatasetLoss, L2Penalty, Quadratic, logistic_regression
 from lca.tolerances import EPS64, summed
 from lca.tracking import FunctionalTracker, Session
-from lca.tracking._self_check import _Estimate, as_json
+from lca.tracking._self_check import as_json
 from tests.laws.runs import Kept
 
 RNG = np.random.default_rng(0)
@@ -142,9 +142,19 @@ def test_a_part_of_the_data_gives_a_change_whose_interval_covers_that_of_all_dat
     assert 0.92 <= inside / 300 <= 0.975
 
 
-def test_the_margin_of_a_part_has_the_freedom_of_its_groups():
-    expected = 2.0 * stats.t.ppf(0.975, 8 - 1)
-    assert abs(_Estimate().margin(0.95, more=4.0, groups=8) / expected - 1) <= summed(64.0, EPS64)
+@pytest.mark.parametrize("examples", [2, 50])
+@pytest.mark.parametrize("spread", [None, 1e-4], ids=["no error bars", "error bars"])
+def test_a_right_sum_beside_the_change_of_a_small_part_is_no_warning(examples, spread):
+    """Of 40 parts 33 to 39 were warned of where their noise did not count, and 2 where it was pooled."""
+    warned = 0
+    for seed in range(40):
+        order = np.random.default_rng(seed).permutation(300)
+        loss = DatasetLoss(logistic_regression(3, 3), X[order], Y[order])
+        with warnings.catch_warnings(record=True) as caught:
+            warnings.simplefilter("always")
+            tracked(Factor(spread=spread), loss, steps=16, check_examples=examples)
+        warned += len(caught)
+    assert warned == 0
 
 
 def test_a_part_is_weighed_as_all_data_are():
@@ -175,13 +185,17 @@ def test_a_window_whose_end_is_lost_counts_for_nothing():
     assert abs(summary["checked_margin"] / margin - 1) <= summed(1e4, EPS64)
 
 
-def test_a_part_as_large_as_the_data_is_all_data():
-    points = path(LOSS, 3)
-    [window] = tracked(Factor(spread=0.0), LOSS, points=points, check_examples=300).summary()["train"][
+@pytest.mark.parametrize("examples", [300, 50, 20])
+def test_a_part_as_large_as_the_data_with_a_weight_is_all_data(examples):
+    """The others are masked; a group of masked examples alone has no loss."""
+    weight = np.where(np.arange(300) < max(examples, 50), 1.0, 0.0)
+    loss, points = DatasetLoss(logistic_regression(3, 3), X, Y, weight=weight), path(LOSS, 3)
+    [window] = tracked(Factor(spread=0.0), loss, points=points, check_examples=examples).summary()["train"][
         "checked_windows"
     ]
-    assert window["change"] == LOSS.loss(points[-1]) - LOSS.loss(points[0])
-    assert window["margin"] == 0.0
+    change = loss.loss(points[-1]) - loss.loss(points[0])
+    assert abs(window["change"] - change) <= window["margin"]
+    assert (window["margin"] == 0.0) == (examples >= 50)
 
 
 def test_a_part_needs_a_mean_over_examples():
@@ -206,8 +220,9 @@ def test_a_sum_that_is_far_off_is_a_warning_once(estimator, step):
     [warning] = caught
     summary = tracker.summary()["train"]
     assert f"over {step + 1} steps up to step {step}, but" in str(warning.message)
-    bars = "interval of the sum is ±" if estimator.spread else "gives no error bars"
+    bars = "interval of the sum is ±" if estimator.spread else "micro_batches=2 for error bars"
     assert bars in str(warning.message)
+    assert "CrossFit needs epoch=" in str(warning.message)
     total = tracker.views["train"].trace.rows["total"].sum()
     assert summary["lca_total"] == total  # not corrected
     windows = tracker.checked_windows["train"]
@@ -223,6 +238,17 @@ def test_a_sum_that_is_near_or_inside_its_interval_is_no_warning(estimator):
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         tracked(estimator, points=path(BOWL, 70, lr=0.01))
+
+
+def test_the_margin_scales_with_the_loss():
+    margins = [
+        tracked(Factor(spread=0.01 * scale), lca.Scaled(BOWL, scale), points=path(BOWL, 5)).summary()[
+            "train"
+        ]["checked_margin"]
+        for scale in (1.0, 2.0**-480)
+    ]
+    assert abs(margins[1] / 2.0**-480 - margins[0]) <= summed(64 * margins[0], EPS64)
+    assert margins[0] > 0
 
 
 def test_few_steps_without_error_bars_are_not_judged():
@@ -330,18 +356,37 @@ def test_a_run_that_failed_keeps_the_checks_it_had():
     assert tracker.summary()["train"]["checked_steps"] == 16
 
 
-def test_the_windows_of_both_parts_of_a_continued_record_are_kept(tmp_path):
-    rng = np.random.default_rng(0)
-    loss = DatasetLoss(logistic_regression(2, 2), rng.normal(size=(40, 2)), rng.integers(2, size=40))
-    points = path(loss, 8)
+CONTINUED = DatasetLoss(logistic_regression(2, 2), RNG.normal(size=(40, 2)), RNG.integers(2, size=40))
+
+
+def record_part(folder, points, *, close=True, resume_at=None):
+    """Continue a record along ``points``, with a check after every other step; returns the tracker."""
+    record = lca.Record(folder / "run", mode="a", resume_at=resume_at)
     estimator = SampledPathIntegral(size=8, micro_batches=2)
-    for part in (points[:5], points[4:]):
-        mode = "a" if (tmp_path / "run").exists() else "x"
-        record = lca.Record(tmp_path / "run", mode=mode)
-        with FunctionalTracker(part[0], loss, estimator, record=record, on_error="raise") as tracker:
-            for point in part[1:]:
-                tracker.update(point)
+    tracker = FunctionalTracker(points[0], CONTINUED, estimator, record=record, check_every=2).__enter__()
+    for point in points[1:]:
+        tracker.update(point)
+    if close:
+        tracker.__exit__(None, None, None)
+    else:  # as a process that is killed leaves it
+        record.flush()
+        record._lock.release()
+    return tracker
+
+
+@pytest.mark.parametrize("killed", [False, True])
+def test_the_windows_of_both_parts_of_a_continued_record_are_kept(tmp_path, killed):
+    points = path(CONTINUED, 7)
+    record_part(tmp_path, points[:5], close=not killed)
+    first = checked_windows(lca.open_record(tmp_path / "run"))[1]
+    later = record_part(tmp_path, points[4:]).summary()["train"]["checked_margin"]
     windows, margin = checked_windows(lca.open_record(tmp_path / "run"))
-    assert [(window.first_step, window.last_step) for window in windows] == [(0, 3), (4, 7)]
-    later = tracker.summary()["train"]["checked_margin"]
-    assert margin > later > 0
+    assert [(window.first_step, window.last_step) for window in windows] == [(0, 1), (2, 3), (4, 5), (6, 6)]
+    assert abs(margin - np.hypot(first, later)) <= summed(4 * margin, EPS64)
+
+
+def test_dropped_windows_are_in_no_margin(tmp_path):
+    points = path(CONTINUED, 7)
+    record_part(tmp_path, points)
+    own = record_part(tmp_path, points, resume_at=0).summary()["train"]["checked_margin"]
+    assert checked_windows(lca.open_record(tmp_path / "run"))[1] == own
