@@ -26,6 +26,8 @@ Losses = dict[str, np.ndarray]
 
 FIRST = 16
 """Steps before the first check of ``"doubling"``, and before a sum without error bars is judged."""
+SINGLES = 4
+"""Windows of single steps at each check of ``"doubling"``, as one such step tells little."""
 FAR, SETTLED = 0.05, 128
 """The part of the loss change that a sum without error bars may miss after so many steps; before, more."""
 SHOWN, WARNED = 0.95, 0.999
@@ -44,14 +46,14 @@ class SelfCheck:
     The loss is measured at the start of the first step, at the end of the last one, and at the end of every
     n-th step in between; between two measurements lies a window (`lca.row.CheckedWindow`) of consecutive
     steps. Where a step is missing the window ends, and the next one begins when the next check is due. Totals
-    are never corrected.
+    are never corrected. With ``"doubling"`` a check of single steps has four of them.
 
     Where the state that the loss depends on moves, as running statistics do, what it does is in no
     allocation, and must not be in the change either: a window is then a single step, measured at both ends in
     the state in which the step is allocated.
 
     Cost: one forward pass for each measurement; with ``"doubling"`` at most log₂(T / 16) + 3 in T
-    consecutive steps; twice as many where the state moves.
+    consecutive steps, and eight times as many in T single ones.
 
     Parameters
     ----------
@@ -74,6 +76,7 @@ class SelfCheck:
         self._data_of: dict[str, _Data] = {}
         self._accounts: dict[str, _Account] = {}
         self._steps = self._held = 0  # measured steps; those in the open window
+        self._singles = 0  # windows of a single step
         self._due = True
         self._start: Losses | None = None  # where the open window begins
         self._last: _Reached | None = None
@@ -105,6 +108,7 @@ class SelfCheck:
                 self._accounts.setdefault(name, _Account(name)).add(rows[name])
             if _moves_state(step):
                 self._close(step.end, _state_of(step))
+                self._count_single()
             elif self._due:
                 self._begin(self._close(step.end, after))
             elif self._missing == step.index + 1:
@@ -125,6 +129,7 @@ class SelfCheck:
             return
         if self._last.is_at(theta):
             self._close(theta, self._last.state)
+            self._count_single()
         self._drop()
 
     def release(self) -> None:
@@ -195,6 +200,12 @@ class SelfCheck:
                 warnings.warn(message, LCAWarning, stacklevel=5)
         self._start = None
         return found
+
+    def _count_single(self) -> None:
+        """A window has ended that no other continues; after one of a single step more are due."""
+        if self._held == 1:
+            self._singles += 1
+            self._due |= self._every == "doubling" and self._singles % SINGLES != 0
 
     def _drop(self) -> None:
         """Give up the open window; one without steps begins again with the next step."""

@@ -92,6 +92,21 @@ def test_one_forward_pass_for_each_end_of_a_window(check_every, ends):
     assert loss.losses == (len(ends) + 1 if ends else 0)
 
 
+def test_steps_that_are_measured_apart_are_checked_four_at_a_time():
+    loss = Counting(np.diag([1.0, 2.0, 3.0]))
+    found = tracked(Factor(), loss, points=path(BOWL, 80), every=2).summary()["train"]["checked_windows"]
+    assert [window["first_step"] for window in found] == [
+        2 * n for n in (*range(4), *range(16, 20), *range(32, 36))
+    ]
+    assert all(window["first_step"] == window["last_step"] for window in found)
+    assert loss.losses == 2 * len(found)
+
+
+def test_a_wrong_factor_is_told_where_steps_are_measured_apart():
+    with pytest.warns(LCAWarning, match="the measured loss changed by"):
+        tracked(Factor(2.0), points=path(BOWL, 140, lr=0.01), every=2)
+
+
 def test_a_check_at_every_step_is_kept_in_a_fixed_amount_of_memory(monkeypatch):
     points = path(BOWL, 100)
     expected = tracked(Factor(), points=points, check_every=1).checked_windows["train"]
