@@ -106,15 +106,14 @@ class Updates:
                 self._listener.met(optimizer)
             return
         self.enter(optimizer, sys._getframe(1))
-        if self._collects:  # by a hook that runs after those of the user, which may change the gradient
+        if self._collects and not _skips(optimizer):
             self._collects = False
+            # By a hook that runs after those of the user, which may change the gradient.
             self._collector = optimizer.register_step_pre_hook(self._listener.collect)
 
     def _ends(self, optimizer: Optimizer, args: Any, kwargs: Any) -> None:
         if self._owns(optimizer):
-            # A GradScaler sets this attribute of fused optimizers, which then call hooks without an update.
-            found_inf = getattr(optimizer, "found_inf", None)
-            self.exit(sys._getframe(1), made=found_inf is None or not bool(found_inf))
+            self.exit(sys._getframe(1), made=not _skips(optimizer))
 
     def _owns(self, optimizer: Optimizer) -> bool:
         if id(optimizer) in self._owners:
@@ -189,6 +188,11 @@ def calling(kind: type) -> Any:
 def _hooked(optimizer: Optimizer) -> bool:
     """Whether torch calls hooks around the optimizer's step, as `Optimizer.__init__` arranges."""
     return bool(getattr(type(optimizer).step, "hooked", False))
+
+
+def _skips(optimizer: Optimizer) -> bool:
+    """Whether a GradScaler has found an overflow, so that a fused optimizer calls hooks without an update."""
+    return bool(getattr(optimizer, "found_inf", None))
 
 
 def _stack() -> Iterator[FrameType]:

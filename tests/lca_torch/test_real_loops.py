@@ -90,6 +90,25 @@ def test_a_gradient_that_an_optimizer_unscales_itself(fused):
     torch.testing.assert_close(shown.steps[0].micro_batches[0].gradient, expected)
 
 
+@pytest.mark.parametrize("unscaled", [False, True])
+@pytest.mark.parametrize("estimator", [SameBatch(), CrossFit(own_pass=True)], ids=["same batch", "own pass"])
+def test_an_overflow_that_a_fused_optimizer_skips_is_no_update(estimator, unscaled):
+    model, optimizer, tracker = measured(
+        estimator, optimizer=lambda p, lr: torch.optim.SGD(p, lr, fused=True)
+    )
+    scaler = torch.amp.GradScaler("cpu", init_scale=512.0)
+    with tracker:
+        for i, (x, y) in enumerate(tracker.batches(zip(X.split(20), Y.split(20), strict=True))):
+            optimizer.zero_grad()
+            loss = cross_entropy(model.eval()(x), y)
+            scaler.scale(loss * float("inf") if i == 1 else loss).backward()
+            if unscaled:
+                scaler.unscale_(optimizer)
+            scaler.step(optimizer)
+            scaler.update()
+    assert tracker.steps == 2
+
+
 def divided(model):
     for p in model.parameters():
         p.grad /= 3
