@@ -299,7 +299,7 @@ class _StepListener:
         self._follower.before()
         if not self._follower.reads_theta:
             return False
-        self._context.update_begins()
+        self._context.update_begins(self._expected)
         return bool(self._follower.requested)
 
     def collect(self, optimizer: torch.optim.Optimizer, args: Any, kwargs: Any) -> tuple[Any, Any] | None:

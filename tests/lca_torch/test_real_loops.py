@@ -7,9 +7,9 @@ from torch import nn
 from torch.nn.functional import cross_entropy
 
 from lca.errors import LCAError
-from lca.estimators import CrossFit, SameBatch
+from lca.estimators import CrossFit, LaggedCrossFit, SameBatch
 from lca_torch import Objective, Tracker
-from tests.laws.runs import Shown
+from tests.laws.runs import Kept, Shown
 from tests.lca_torch.loops import X, Y, network
 from tests.lca_torch.real_loops import accelerated, fabric, plain, run, scaled, split, uneven
 from tests.lca_torch.test_runs_with_several_optimizers import objective_of
@@ -176,6 +176,38 @@ def test_gradients_that_were_not_zeroed_are_refused():
         backward(model)
         with pytest.raises(LCAError, match="not zero before the first backward pass.*zero_grad"):
             optimizer.step()
+
+
+@pytest.mark.parametrize("estimator", [LaggedCrossFit(), CrossFit(own_pass=True)], ids=["lagged", "own pass"])
+def test_gradients_of_parameters_that_no_optimizer_moves_need_not_be_zeroed(estimator):
+    def rows(zeroed_by):
+        model, _, _ = measured(estimator)
+        head = torch.optim.SGD(model[-1].parameters(), lr=0.1)
+        objective = objective_of(model.eval())
+        with Tracker(model, head, objective, estimator, on_error="raise", views=Kept) as tracker:
+            for x, y in tracker.batches(zip(X.split(20), Y.split(20), strict=True)):
+                (head if zeroed_by == "optimizer" else model).zero_grad()
+                cross_entropy(model(x), y).backward()
+                head.step()
+        return tracker.views["train"].rows
+
+    found, expected = rows("optimizer"), rows("model")
+    assert len(found) == 2
+    for ours, theirs in zip(found, expected, strict=True):
+        assert torch.equal(ours.values, theirs.values)
+
+
+def test_gradients_that_another_optimizer_zeroes_later_are_refused():
+    model, _, _ = measured(SameBatch())
+    body, head = (torch.optim.SGD(part.parameters(), lr=0.1) for part in (model[0], model[-1]))
+    with Tracker(model, [body, head], objective_of(model), SameBatch(), on_error="raise"):
+        body.zero_grad()
+        backward(model)
+        body.step()
+        head.zero_grad()
+        backward(model)
+        with pytest.raises(LCAError, match=r"zero_grad\(\) of one optimizer leaves those of others"):
+            head.step()
 
 
 @pytest.mark.parametrize("reentrant", [True, False])
