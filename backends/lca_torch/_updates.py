@@ -6,6 +6,7 @@ from functools import wraps
 from types import FrameType, MethodType
 from typing import Any, Protocol
 
+import torch
 from torch import nn
 from torch.optim import Optimizer
 from torch.optim.optimizer import register_optimizer_step_post_hook, register_optimizer_step_pre_hook
@@ -65,8 +66,8 @@ class Updates:
     def follow(self) -> None:
         """Begin to follow."""
         self._handles = [
-            register_optimizer_step_pre_hook(self._begins),
-            register_optimizer_step_post_hook(self._ends),
+            register_optimizer_step_pre_hook(_untraced(self._begins)),
+            register_optimizer_step_post_hook(_untraced(self._ends)),
         ]
         wrappers = [one for one in within(self._optimizers, held) if not _hooked(one)]
         self._intercepted = [_Intercepted(one, self) for one in wrappers]
@@ -105,15 +106,15 @@ class Updates:
                 self._others.add(id(optimizer))
                 self._listener.met(optimizer)
             return
-        self.enter(optimizer, sys._getframe(1))
+        self.enter(optimizer, _caller())
         if self._collects and not _skips(optimizer):
             self._collects = False
             # By a hook that runs after those of the user, which may change the gradient.
-            self._collector = optimizer.register_step_pre_hook(self._listener.collect)
+            self._collector = optimizer.register_step_pre_hook(_untraced(self._listener.collect))
 
     def _ends(self, optimizer: Optimizer, args: Any, kwargs: Any) -> None:
         if self._owns(optimizer):
-            self.exit(sys._getframe(1), made=not _skips(optimizer))
+            self.exit(_caller(), made=not _skips(optimizer))
 
     def _owns(self, optimizer: Optimizer) -> bool:
         if id(optimizer) in self._owners:
@@ -193,6 +194,14 @@ def _hooked(optimizer: Optimizer) -> bool:
 def _skips(optimizer: Optimizer) -> bool:
     """Whether a GradScaler has found an overflow, so that a fused optimizer calls hooks without an update."""
     return bool(getattr(optimizer, "found_inf", None))
+
+
+_untraced = torch.compiler.disable  # else `torch.compile(optimizer.step)` compiles hooks, too
+
+
+def _caller() -> FrameType:
+    """The frame that has called an untraced hook."""
+    return sys._getframe(3)  # after that of the hook, and that of torch around it
 
 
 def _stack() -> Iterator[FrameType]:

@@ -14,6 +14,7 @@ from lca import tolerances
 from lca.errors import LCAError, LCAWarning
 from lca.estimators import SameBatch
 from lca_torch import Objective, Tracker
+from tests.laws.runs import Kept
 from tests.lca_torch.loops import X, Y, network
 
 pytestmark = pytest.mark.filterwarnings("ignore:the model trains with dropout")
@@ -320,6 +321,22 @@ def test_a_step_that_ends_with_an_error_does_not_hide_the_next():
             failing.step()
         good.step()
     measured_change(model, before, tracker, 1)
+
+
+@pytest.mark.filterwarnings("ignore:`torch.jit:DeprecationWarning")  # by torch.compile itself
+def test_a_compiled_step_is_measured_as_it_is():
+    def run(compiled):
+        model = model_of().eval()
+        optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+        step = torch.compile(optimizer.step, backend="eager") if compiled else optimizer.step
+        with tracker_of(model, optimizer, SameBatch(), views=Kept) as tracker:
+            for _ in range(2):
+                optimizer.zero_grad()
+                backward(model)
+                step()
+        return torch.stack([row.values for row in tracker.views["train"].rows])
+
+    assert torch.equal(run(compiled=True), run(compiled=False))
 
 
 # --- weights that are put in -----------------------------------------------------------------------------
