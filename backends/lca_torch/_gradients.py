@@ -14,6 +14,7 @@ from lca_torch._left_out import LongLeftOut
 from lca_torch._live import flat, holds
 from lca_torch._optimizers import update_slope, updates_without
 from lca_torch._ranks import Ranks
+from lca_torch._update_check import UpdateCheck
 
 Versions: TypeAlias = tuple[list[Any], list[int]]
 """Which tensors the gradients are and how often each was written to; keeps none of them alive."""
@@ -106,6 +107,10 @@ class Gradients:
     ) -> list[Tensor]:
         """As `lca_torch._optimizers.updates_without`."""
         return updates_without(optimizer, self.parameters, gradients, weights)
+
+    def check_of(self, optimizer: torch.optim.Optimizer, gradient: Tensor) -> UpdateCheck | None:
+        """Compares the coming update with its formula; ``None`` if it cannot be compared."""
+        return UpdateCheck(optimizer, self.parameters, gradient)
 
     def left_out(
         self,

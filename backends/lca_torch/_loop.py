@@ -16,7 +16,11 @@ from lca.tracking._context import GRADIENT_FIELDS, LoopContext
 from lca_torch._backward import BackwardPasses
 from lca_torch._gradients import ELSE, Gradients, Places, Versions
 from lca_torch._ranks import Ranks
+from lca_torch._update_check import UpdateCheck, is_due
 from lca_torch._updates import calling
+
+OF_UPDATES = frozenset({"micro_batches", "halves", "update_slope"})
+"""The fields of `lca.Step` that are made from the formula of an update."""
 
 
 class Loop(LoopContext):
@@ -46,6 +50,8 @@ class Loop(LoopContext):
         self._taken: Places | None = None  # where the parameters were then
         self._start: Places | None = None  # and when the update began
         self._marked = False
+        self._computed = 0  # updates whose formula was used
+        self._check: UpdateCheck | None = None
         self._ranks: Ranks | None = None
 
     def open(self) -> None:
@@ -76,6 +82,11 @@ class Loop(LoopContext):
         """The update is made by this optimizer."""
         self._optimizer = optimizer
 
+    def update_made(self) -> None:
+        """The update was made: raise `LCAError` if its formula is another."""
+        if self._check is not None:
+            self._check.update_made()
+
     def supply(self, fields: Collection[str]) -> Mapping[str, Any]:
         self._end_micro_batch()
         if "micro_batches" in fields and self._ranks is not None:
@@ -85,7 +96,7 @@ class Loop(LoopContext):
 
     def clear(self) -> None:
         super().clear()
-        self._before = self._seen = self._total = self._taken = self._start = None
+        self._before = self._seen = self._total = self._taken = self._start = self._check = None
         self._marked = False
         self._passes.refresh()
         if self._ranks is not None:
@@ -164,9 +175,15 @@ class Loop(LoopContext):
         scale, total = getattr(self._optimizer, "grad_scale", None), self._total
         # Compared first: of a sharded model, all ranks compare, also if only one of them has a scale.
         if total is not None and self._grads.equal(total) and scale is None:
-            return total
-        found = self._grads.read()
-        return found if scale is None else found.div_(scale)  # a fused optimizer unscales by itself
+            found = total
+        else:
+            found = self._grads.read()
+            found = found if scale is None else found.div_(scale)  # a fused optimizer unscales by itself
+        if not OF_UPDATES.isdisjoint(self._requested()):
+            self._computed += 1
+            if is_due(self._computed):
+                self._check = self._grads.check_of(self._optimizer, found)
+        return found
 
     def _check_passes(self) -> None:
         """Raise `LCAError` unless the gradient is one that backward passes took at these parameters."""

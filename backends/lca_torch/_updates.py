@@ -1,7 +1,7 @@
 """`Updates`: reports the updates of parameters, whichever optimizers make them."""
 
 import sys
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import wraps
 from types import FrameType, MethodType
 from typing import Any, Protocol
@@ -196,7 +196,8 @@ def _skips(optimizer: Optimizer) -> bool:
     return bool(getattr(optimizer, "found_inf", None))
 
 
-_untraced = torch.compiler.disable  # else `torch.compile(optimizer.step)` compiles hooks, too
+_untraced: Callable[[Any], Any] = torch.compiler.disable
+"""Else `torch.compile` of a step compiles the hooks, too."""
 
 
 def _caller() -> FrameType:

@@ -12,7 +12,7 @@ from torch.optim.optimizer import _global_optimizer_post_hooks, _global_optimize
 import lca
 from lca import tolerances
 from lca.errors import LCAError, LCAWarning
-from lca.estimators import SameBatch
+from lca.estimators import CrossFit, LaggedCrossFit, SameBatch
 from lca_torch import Objective, Tracker
 from tests.laws.runs import Kept
 from tests.lca_torch.loops import X, Y, network
@@ -337,6 +337,30 @@ def test_a_compiled_step_is_measured_as_it_is():
         return torch.stack([row.values for row in tracker.views["train"].rows])
 
     assert torch.equal(run(compiled=True), run(compiled=False))
+
+
+def pruned(parameters):
+    """A hook keeps the first row of the first tensor at 0."""
+    first, *others = parameters
+    optimizer = torch.optim.SGD([first, *others], lr=0.1)
+    optimizer.register_step_post_hook(lambda *_: first.data[0].zero_())
+    return optimizer
+
+
+@pytest.mark.parametrize("estimator", [CrossFit(own_pass=True), LaggedCrossFit()], ids=["own pass", "lagged"])
+@pytest.mark.parametrize(
+    "make", [pruned, lambda p: Lookahead(torch.optim.Adam(p, lr=0.1))], ids=["pruned", "Lookahead"]
+)
+def test_an_update_that_the_optimizer_does_not_make_alone_is_refused(make, estimator):
+    model = model_of().eval()
+    optimizer = make(model.parameters())
+    tracker = tracker_of(model, optimizer, estimator)
+    refused = pytest.raises(LCAError, match=r"the update is off by .*a hook, a wrapper such as Lookahead")
+    with tracker, refused:
+        for x, y in tracker.batches(zip(X.split(20), Y.split(20), strict=True)):
+            model.zero_grad()
+            cross_entropy(model(x), y).backward()
+            optimizer.step()
 
 
 # --- weights that are put in -----------------------------------------------------------------------------
