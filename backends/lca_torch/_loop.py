@@ -98,7 +98,6 @@ class Loop(LoopContext):
         super().clear()
         self._before = self._seen = self._total = self._taken = self._start = self._check = None
         self._marked = False
-        self._passes.refresh()
         if self._ranks is not None:
             self._ranks.clear()
 

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 import torch
-from torch import nn
+from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
 from lca.errors import LCAError
@@ -227,6 +227,24 @@ def test_several_backward_passes_for_one_micro_batch_add_up(reentrant):
         optimizer.step()
     for part, wanted in zip(shown.steps[0].micro_batches, expected, strict=True):
         torch.testing.assert_close(part.gradient, wanted)
+
+
+def test_layers_that_are_trained_in_turn():
+    """The layers that train are chosen when the update before is over, and all others are frozen."""
+    shown = Shown(("gradient",))
+    model, optimizer, tracker = measured(shown)
+    parts = [model[0].requires_grad_(False), model[-1].requires_grad_(False)]
+    with tracker:
+        for part in (*parts, *parts):
+            part.requires_grad_()
+            optimizer.zero_grad()
+            backward(model)
+            optimizer.step()
+            part.requires_grad_(False)
+    moved = [step.gradient != 0 for step in shown.steps]
+    assert not any(map(Tensor.all, moved))
+    assert torch.equal(moved[0], moved[2])
+    assert torch.equal(moved[0], ~moved[1])
 
 
 def test_gradients_of_gradients_are_no_backward_pass():
