@@ -91,10 +91,12 @@ class Tracker(ModelTracker[Loop]):
     _types = nn.Module, torch.optim.Optimizer
     _type_names = "torch.nn.Module", "torch.optim.Optimizer"
     _advice = {
-        "batch": "loop over tracker.batches(loader)",
+        "batch": "loop over tracker.batches(loader), and call tracker.begin_batch(batch) before each further "
+        "update from the same batch",
         "micro_batches": "loop over tracker.micro_batches(batch, M) before each update, or accumulate the "
         "gradients of several batches of tracker.batches(loader)",
-        "halves": "loop over tracker.batches(loader), one batch with at least two examples to an update",
+        "halves": "loop over tracker.batches(loader), one batch with at least two examples to an update; "
+        "call tracker.begin_batch(batch) before each further update from the same batch",
         "scores": "call tracker.scores(index, outputs, labels) at every step, or give the estimator "
         "refresh=n",
     }

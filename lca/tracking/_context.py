@@ -162,10 +162,11 @@ class LoopContext(ABC):
         return found
 
     def _as_many_batches(self) -> bool:
-        """Whether the update was made from as many batches as the first one."""
+        """Whether the update was made from as many batches as the first one; from one if none was told."""
+        number = max(1, len(self._batches))
         if self._accumulated is None:
-            self._accumulated = len(self._batches)
-        return len(self._batches) == self._accumulated
+            self._accumulated = number
+        return number == self._accumulated
 
     def _weights_known(self) -> bool:
         """Whether the batches of this update have known weights; raises `LCAError` if none ever had."""
