@@ -26,7 +26,7 @@ from lca_torch._sharded_gradients import ShardedGradients
 from lca_torch._sharded_loss import LiveShards, ShardedLoss, shards_of
 from lca_torch._shared_run import leave, require_same_tracker
 from lca_torch._slots import SMALL
-from lca_torch._updates import Updates, held, stepping
+from lca_torch._updates import Updates, held, may_move, stepping
 
 
 class Tracker(ModelTracker[Loop]):
@@ -35,8 +35,9 @@ class Tracker(ModelTracker[Loop]):
     Each step is measured before the loop goes on. Parameters, buffers, gradients and random generators are
     not changed: training with and without a tracker gives the same numbers, bit for bit. Closures (LBFGS),
     gradient accumulation and clipping, parameter groups and learning-rate schedules need no extra code; an
-    update that a `torch.amp.GradScaler` skips is not a step. The step of a wrapper (Lookahead, SAM, those of
-    accelerate and Fabric) and of the optimizer inside it is one step.
+    update that a `torch.amp.GradScaler` skips is not a step, nor is a call of ``step()`` while no parameter
+    has a gradient. The step of a wrapper (Lookahead, SAM, those of accelerate and Fabric) and of the
+    optimizer inside it is one step.
 
     Parameters
     ----------
@@ -314,7 +315,8 @@ class _StepListener:
         self._context.updated_by(optimizer)
         closure = args[1] if len(args) > 1 else kwargs.get("closure")
         if closure is None:
-            self._follower.collect_fields()
+            if may_move(optimizer):
+                self._follower.collect_fields()
             return None
         closure = _calling_once(closure, self._follower.collect_fields)
         if len(args) > 1:

@@ -29,7 +29,7 @@ class Listener(Protocol):
         """The gradients are as ``optimizer`` sees them; returns its arguments if they are to be others."""
 
     def after(self, *, made: bool) -> None:
-        """An update was made, or none was (a `torch.amp.GradScaler` skipped it)."""
+        """An update was made, or none was (a `torch.amp.GradScaler` skipped it, or there is no gradient)."""
 
 
 class Updates:
@@ -60,7 +60,7 @@ class Updates:
         self._handles: list[Any] = []
         self._intercepted: list[_Intercepted] = []
         self._running: list[FrameType] = []
-        self._made = self._collects = False
+        self._made = self._collects = self._moves = False
         self._collector: Any = None
 
     def follow(self) -> None:
@@ -86,7 +86,7 @@ class Updates:
             self._running = [running for running in self._running if running in stack]
         if not self._running:
             self._forget_collector()
-            self._made = False
+            self._made = self._moves = False
             self._collects = self._listener.before(optimizer)
         self._running.append(frame)
 
@@ -107,6 +107,7 @@ class Updates:
                 self._listener.met(optimizer)
             return
         self.enter(optimizer, _caller())
+        self._moves |= may_move(optimizer)
         if self._collects and not _skips(optimizer):
             self._collects = False
             # By a hook that runs after those of the user, which may change the gradient.
@@ -114,7 +115,8 @@ class Updates:
 
     def _ends(self, optimizer: Optimizer, args: Any, kwargs: Any) -> None:
         if self._owns(optimizer):
-            self.exit(_caller(), made=not _skips(optimizer))
+            moves = self._moves or may_move(optimizer)  # a closure takes gradients, a hook may remove them
+            self.exit(_caller(), made=moves and not _skips(optimizer))
 
     def _owns(self, optimizer: Optimizer) -> bool:
         if id(optimizer) in self._owners:
@@ -175,6 +177,17 @@ def stepping(optimizers: Iterable[Optimizer]) -> Iterator[Optimizer]:
             yield one
         else:
             yield from stepping(held(one))
+
+
+def may_move(optimizer: Optimizer) -> bool:
+    """Whether a step may move parameters; optimizers of torch move only those that have a gradient.
+
+    >>> may_move(torch.optim.SGD([nn.Parameter(torch.zeros(1))], lr=0.1))
+    False
+    """
+    if not type(optimizer).__module__.startswith("torch.optim."):
+        return True
+    return any(own.grad is not None for group in optimizer.param_groups for own in group["params"])
 
 
 def calling(kind: type) -> Any:

@@ -363,6 +363,20 @@ def test_an_update_that_the_optimizer_does_not_make_alone_is_refused(make, estim
             optimizer.step()
 
 
+@pytest.mark.parametrize("estimator", [RULE, LaggedCrossFit()], ids=["path", "lagged"])
+def test_a_call_of_step_without_gradients_is_no_step(estimator):
+    model = model_of().eval()
+    optimizer = torch.optim.Adam(model.parameters(), lr=0.01)
+    with tracker_of(model, optimizer, estimator) as tracker:
+        optimizer.step()  # as before a schedule begins
+        for i in range(3):
+            optimizer.zero_grad()
+            if i != 1:
+                backward(model)
+            optimizer.step()
+    assert (tracker.steps, tracker.discontinuities) == (2, 0)
+
+
 # --- weights that are put in -----------------------------------------------------------------------------
 
 
