@@ -15,6 +15,7 @@ from lca.frameworks import PyTree, Rows, examples_in, joined
 from lca.tracking._context import GRADIENT_FIELDS, LoopContext
 from lca_torch._backward import BackwardPasses
 from lca_torch._gradients import ELSE, Gradients, Places, Versions
+from lca_torch._optimizers import refuse_maximizing
 from lca_torch._ranks import Ranks
 from lca_torch._update_check import UpdateCheck, is_due
 from lca_torch._updates import calling
@@ -170,6 +171,7 @@ class Loop(LoopContext):
 
     def _gradient(self) -> Tensor:
         """As the optimizer sees it; the sum over the backward passes itself if nothing has changed since."""
+        refuse_maximizing([self._optimizer])  # which may have begun to, or be another than those at first
         self._check_passes()
         scale, total = getattr(self._optimizer, "grad_scale", None), self._total
         # Compared first: of a sharded model, all ranks compare, also if only one of them has a scale.

@@ -168,6 +168,15 @@ def test_gradients_of_what_is_maximised_are_refused_beforehand(estimator):
         Tracker(model, uphill, objective, estimator)
 
 
+def test_an_optimizer_that_begins_to_maximise_is_refused():
+    run = started(SameBatch())
+    with run.tracker:
+        run.update(BATCHES[0])
+        run.optimizer.param_groups[0]["maximize"] = True
+        with pytest.raises(LCAError, match="with maximize=True"):
+            run.update(BATCHES[1])
+
+
 def test_an_optimizer_without_known_updates_is_refused_beforehand():
     framework = TorchFramework()
     model = framework.model()
