@@ -16,8 +16,8 @@ class BackwardPasses:
     It listens to the nodes of the graph that accumulate gradients, and not to the parameters: their hooks
     and gradients stay as they are. A pass that computes gradients without accumulating them
     (`torch.autograd.grad`) is none. A pass inside another (re-entrant checkpointing) ends by itself, and the
-    outer one once more. An error of a listener does not reach the backward pass of training; `check` raises
-    it.
+    outer one once more. Leaves that are frozen may be trained later. An error of a listener does not reach
+    the backward pass of training; `check` raises it.
 
     Parameters
     ----------
@@ -40,32 +40,22 @@ class BackwardPasses:
         self.reached: set[int] = set()
         self._hooks: list[Any] = []
         self._nodes: list[Any] = []  # leaves do not keep them alive
-        self._trained: list[bool] = []
         self._pass = -1
         self._error: Exception | None = None
 
     def listen(self) -> None:
         """Begin to listen."""
-        leaves = self._leaves()
-        self._trained = [leaf.requires_grad for leaf in leaves]
-        trained = [which for which, trains in enumerate(self._trained) if trains]
-        self._nodes = [get_gradient_edge(leaves[which]).node for which in trained]
+        found = {which: _node(leaf) for which, leaf in enumerate(self._leaves()) if _is_trainable(leaf)}
+        self._nodes = list(found.values())
         self._hooks = [
-            node.register_prehook(partial(self._accumulates, which))
-            for which, node in zip(trained, self._nodes, strict=True)
+            node.register_prehook(partial(self._accumulates, which)) for which, node in found.items()
         ]
 
     def stop(self) -> None:
         """Listen no longer."""
         for hook in self._hooks:
             hook.remove()
-        self._hooks, self._nodes, self._trained = [], [], []
-
-    def refresh(self) -> None:
-        """Listen to the leaves that are trained now, if that has changed."""
-        if self._trained and self._trained != [leaf.requires_grad for leaf in self._leaves()]:
-            self.stop()
-            self.listen()
+        self._hooks, self._nodes = [], []
 
     def check(self) -> None:
         """Raise the error of a listener since the last call."""
@@ -89,3 +79,17 @@ class BackwardPasses:
             listener()
         except Exception as error:
             self._error = error
+
+
+def _is_trainable(leaf: Tensor) -> bool:
+    """Whether a leaf is trained or may be."""
+    return leaf.requires_grad or (leaf.is_floating_point() and not leaf.is_inference())
+
+
+def _node(leaf: Tensor) -> Any:
+    """The node that accumulates the gradient of a leaf, which stays the same while it is frozen."""
+    trained = leaf.requires_grad
+    try:
+        return get_gradient_edge(leaf.requires_grad_()).node
+    finally:
+        leaf.requires_grad_(trained)

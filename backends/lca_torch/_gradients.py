@@ -14,6 +14,7 @@ from lca_torch._left_out import LongLeftOut
 from lca_torch._live import flat, holds
 from lca_torch._optimizers import update_slope, updates_without
 from lca_torch._ranks import Ranks
+from lca_torch._update_check import UpdateCheck
 
 Versions: TypeAlias = tuple[list[Any], list[int]]
 """Which tensors the gradients are and how often each was written to; keeps none of them alive."""
@@ -31,10 +32,17 @@ class Gradients:
     ----------
     parameters
         The measured parameters in the order of the vectors.
+
+    Attributes
+    ----------
+    unknown
+        Positions of the parameters whose ``.grad`` also holds something else than the gradients of this
+        update, and counts as 0.
     """
 
     def __init__(self, parameters: Sequence[nn.Parameter]) -> None:
         self.parameters = parameters
+        self.unknown: set[int] = set()
 
     def leaves(self) -> Sequence[Tensor]:
         """For each parameter the leaf of the graph whose gradient a backward pass computes."""
@@ -48,9 +56,9 @@ class Gradients:
         """Whether the gradients are these numbers (K,)."""
         return holds(vector, self._dense())
 
-    def all_zero(self) -> bool:
-        """Whether no parameter has a gradient other than 0."""
-        return not any(map(_not_zero, self._grads()))
+    def nonzero(self) -> set[int]:
+        """Positions of the parameters that have a gradient other than 0."""
+        return {which for which, grad in enumerate(self._grads()) if _not_zero(grad)}
 
     def versions(self) -> Versions:
         """The versions of the gradients now."""
@@ -61,6 +69,10 @@ class Gradients:
         """Whether no gradient has been written to, created or removed since `versions` was ``before``."""
         return before is not None and all(self._each_unchanged(before))
 
+    def changed(self, before: Versions) -> set[int]:
+        """Positions of the gradients that were written to, created or removed since then."""
+        return {which for which, same in enumerate(self._each_unchanged(before)) if not same}
+
     def places(self) -> Places:
         """Where the parameters are and how often each was written to."""
         return list(map(Tensor.data_ptr, self.parameters)), list(map(_COUNT, self.parameters))
@@ -70,6 +82,13 @@ class Gradients:
 
     def require_added(self, reached: Collection[int]) -> None:
         """Raise `LCAError` if a pass has not added to ``.grad`` what it took for these parameters."""
+
+    def known(self, vector: Tensor) -> Tensor:
+        """A vector (K,) with 0 for the parameters in ``unknown``."""
+        if not self.unknown:
+            return vector
+        pieces = vector.split([own.numel() for own in self.parameters])  # type: ignore[no-untyped-call]
+        return torch.cat([p.new_zeros(p.shape) if i in self.unknown else p for i, p in enumerate(pieces)])
 
     def agreed(self, weights: Sequence[float], known: bool) -> tuple[Sequence[float], bool]:
         """The weights of the micro-batches of an update, and whether they are known, for all processes."""
@@ -89,6 +108,10 @@ class Gradients:
         """As `lca_torch._optimizers.updates_without`."""
         return updates_without(optimizer, self.parameters, gradients, weights)
 
+    def check_of(self, optimizer: torch.optim.Optimizer, gradient: Tensor) -> UpdateCheck | None:
+        """Compares the coming update with its formula; ``None`` if it cannot be compared."""
+        return UpdateCheck(optimizer, self.parameters, gradient)
+
     def left_out(
         self,
         optimizer: torch.optim.Optimizer,
@@ -105,14 +128,21 @@ class Gradients:
             optimizer, self.parameters, sums, factors=factors, weights=weights, multiple=multiple
         )
 
+    def _known_grads(self) -> list[Tensor | None]:
+        grads = self._grads()
+        for which in self.unknown:
+            grads[which] = None
+        return grads
+
     def _grads(self) -> list[Tensor | None]:
         return [parameter.grad for parameter in self.parameters]
 
     def _dense(self) -> list[Tensor]:
         """The gradients, each in the dtype of its parameter; 0 for one without gradient."""
+        grads = self._known_grads()
         return [
-            grad if grad is not None and grad.dtype is own.dtype and not grad.is_sparse else _dense(own)
-            for grad, own in zip(self._grads(), self.parameters, strict=True)
+            grad if grad is not None and grad.dtype is own.dtype and not grad.is_sparse else _dense(own, grad)
+            for grad, own in zip(grads, self.parameters, strict=True)
         ]
 
     def _each_unchanged(self, before: Versions) -> Iterator[bool]:
@@ -129,9 +159,8 @@ def _nothing() -> None:
     """In place of a reference to a gradient that is missing."""
 
 
-def _dense(parameter: nn.Parameter) -> Tensor:
+def _dense(parameter: nn.Parameter, grad: Tensor | None) -> Tensor:
     """The gradient of a parameter in its dtype; 0 if it has no gradient."""
-    grad = parameter.grad
     if grad is None:
         return torch.zeros_like(parameter)
     dense = grad.to_dense() if grad.is_sparse else grad

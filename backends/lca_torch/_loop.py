@@ -15,8 +15,13 @@ from lca.frameworks import PyTree, Rows, examples_in, joined
 from lca.tracking._context import GRADIENT_FIELDS, LoopContext
 from lca_torch._backward import BackwardPasses
 from lca_torch._gradients import ELSE, Gradients, Places, Versions
+from lca_torch._optimizers import refuse_maximizing
 from lca_torch._ranks import Ranks
+from lca_torch._update_check import UpdateCheck, is_due
 from lca_torch._updates import calling
+
+OF_UPDATES = frozenset({"micro_batches", "halves", "update_slope"})
+"""The fields of `lca.Step` that are made from the formula of an update."""
 
 
 class Loop(LoopContext):
@@ -39,12 +44,15 @@ class Loop(LoopContext):
         self._grads = gradients
         self._passes = BackwardPasses(gradients.leaves, self._pass_begins, self._pass_ended)
         self._optimizer: Any = None
+        self._optimizers: Sequence[torch.optim.Optimizer] = ()
         self._before: Versions | None = None  # the gradients when the micro-batch began
         self._seen: Versions | None = None  # and when the last backward pass ended
         self._total: Tensor | None = None  # their sum then
         self._taken: Places | None = None  # where the parameters were then
         self._start: Places | None = None  # and when the update began
-        self._marked = self._changed = False
+        self._marked = False
+        self._computed = 0  # updates whose formula was used
+        self._check: UpdateCheck | None = None
         self._ranks: Ranks | None = None
 
     def open(self) -> None:
@@ -66,26 +74,31 @@ class Loop(LoopContext):
             self._ranks.remove()
         self._ranks = self._grads.of_ranks(group)
 
-    def update_begins(self) -> None:
-        """An update begins at these parameters."""
+    def update_begins(self, optimizers: Sequence[torch.optim.Optimizer]) -> None:
+        """An update begins at these parameters, which these optimizers move in the run."""
+        self._optimizers = optimizers
         self._start = self._grads.places() if self._requested() else None
 
     def updated_by(self, optimizer: torch.optim.Optimizer) -> None:
         """The update is made by this optimizer."""
         self._optimizer = optimizer
 
+    def update_made(self) -> None:
+        """The update was made: raise `LCAError` if its formula is another."""
+        if self._check is not None:
+            self._check.update_made()
+
     def supply(self, fields: Collection[str]) -> Mapping[str, Any]:
         self._end_micro_batch()
         if "micro_batches" in fields and self._ranks is not None:
-            self._marks = self._ranks.marks()
+            self._marks = [(weight, self._grads.known(mark)) for weight, mark in self._ranks.marks()]
             self._total = self._marks[-1][1]
         return super().supply(fields)
 
     def clear(self) -> None:
         super().clear()
-        self._before = self._seen = self._total = self._taken = self._start = None
-        self._marked = self._changed = False
-        self._passes.refresh()
+        self._before = self._seen = self._total = self._taken = self._start = self._check = None
+        self._marked = False
         if self._ranks is not None:
             self._ranks.clear()
 
@@ -96,11 +109,14 @@ class Loop(LoopContext):
         self._grads.pass_begins()
         if self._grads.unchanged(self._seen):
             return
-        if self._grads.all_zero():  # the first pass of an update, or gradients zeroed
+        found = self._grads.nonzero()
+        changed = found if self._seen is None else found & self._grads.changed(self._seen)
+        if self._seen is None or not changed:  # the first pass of an update, or gradients zeroed
             self._marks, self._batches = [], self._batches[-1:]
-            self._marked = self._changed = False
+            self._marked = False
+            self._grads.unknown = found
         else:
-            self._changed = True
+            self._grads.unknown |= changed
 
     def _pass_ended(self) -> None:
         fields = self._requested()
@@ -155,23 +171,26 @@ class Loop(LoopContext):
 
     def _gradient(self) -> Tensor:
         """As the optimizer sees it; the sum over the backward passes itself if nothing has changed since."""
+        refuse_maximizing([self._optimizer])  # which may have begun to, or be another than those at first
         self._check_passes()
         scale, total = getattr(self._optimizer, "grad_scale", None), self._total
         # Compared first: of a sharded model, all ranks compare, also if only one of them has a scale.
         if total is not None and self._grads.equal(total) and scale is None:
-            return total
-        found = self._grads.read()
-        return found if scale is None else found.div_(scale)  # a fused optimizer unscales by itself
+            found = total
+        else:
+            found = self._grads.read()
+            found = found if scale is None else found.div_(scale)  # a fused optimizer unscales by itself
+        if not OF_UPDATES.isdisjoint(self._requested()):
+            self._computed += 1
+            if is_due(self._computed):
+                self._check = self._grads.check_of(self._optimizer, found)
+        return found
 
     def _check_passes(self) -> None:
         """Raise `LCAError` unless the gradient is one that backward passes took at these parameters."""
         self._passes.check()
-        if self._changed:
-            raise LCAError(
-                "the gradients were not zero before the first backward pass of this update, or were changed "
-                "(clipped, say) between its backward passes, so they are not the gradient of a loss at one "
-                f"point; call zero_grad() after each update and clip before the update only, {ELSE}"
-            )
+        if self._grads.unknown:
+            self._require_unmoved([self._grads.parameters[which] for which in self._grads.unknown])
         if self._total is None:
             raise LCAError(
                 "no backward pass has added to the gradients since the last update: several optimizers "
@@ -185,6 +204,21 @@ class Loop(LoopContext):
                 "several optimizers may share one). Take the gradient where the update starts, "
                 f"{ELSE}"
             )
+
+    def _require_unmoved(self, parameters: Sequence[torch.nn.Parameter]) -> None:
+        """Raise `LCAError` if an optimizer moves one of these parameters, whose gradients are unknown."""
+        groups = chain.from_iterable(optimizer.param_groups for optimizer in self._optimizers)
+        moved = {id(own) for group in groups for own in group["params"]}
+        if any(id(own) in moved for own in parameters):
+            raise LCAError(
+                "the gradients were not zero before the first backward pass of this update, or were changed "
+                "(clipped, say) between its backward passes, so they are not the gradient of a loss at one "
+                "point; call model.zero_grad() after each update, as the zero_grad() of one optimizer leaves "
+                f"those of others, and clip before the update only, {ELSE}"
+            )
+
+    def _gradient_of(self, batch: PyTree) -> Tensor:
+        return self._grads.known(super()._gradient_of(batch))
 
     def _gradient_sum(self) -> Tensor | None:
         return self._total

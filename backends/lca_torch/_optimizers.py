@@ -23,7 +23,7 @@ Group: TypeAlias = Mapping[str, Any]
 Update: TypeAlias = Callable[[Tensor, bool], Tensor]
 """From a gradient to the movement that it would cause, a new vector. The second argument tells whether no
 other gradient follows, so that the copies of the optimizer's state may be overwritten."""
-_ELSE = (
+ELSE = (
     "or use an estimator that requires neither micro-batches nor update_slope (lca.estimators.NextBatch, for "
     "one)."
 )
@@ -117,6 +117,28 @@ def updates_by_blocks(
             start = stop
 
 
+def leading_updates(
+    optimizer: torch.optim.Optimizer, parameters: Sequence[nn.Parameter], gradient: Tensor, most: int
+) -> list[Tensor]:
+    """The coming update of the first entries of each parameter, at most ``most`` of each; see `update_slope`.
+
+    >>> weight = nn.Parameter(torch.zeros(3))
+    >>> weight.grad = torch.ones(3)
+    >>> leading_updates(torch.optim.SGD([weight], lr=0.5), [weight], weight.grad, 2)
+    [tensor([-0.5000, -0.5000])]
+    """
+    check_known(optimizer)
+    make = _KNOWN[type(optimizer)].update
+    with detached():
+        pieces = gradient.split([own.numel() for own in parameters])  # type: ignore[no-untyped-call]
+        found = [piece.new_zeros(len(piece[:most])) for piece in pieces]
+        for members, alike in _alike(optimizer, parameters):
+            for which, position in enumerate(members):
+                leading = alike.flattened([which]).part(0, most)
+                found[position] = make(leading)(pieces[position][:most], True)
+        return found
+
+
 def update_slope(
     optimizer: torch.optim.Optimizer, parameters: Sequence[nn.Parameter], gradient: Tensor
 ) -> Tensor | float:
@@ -177,14 +199,14 @@ def check_known(optimizer: torch.optim.Optimizer) -> None:
         raise LCAError(
             f"the update that {kind.__name__} would make with another gradient, such as one without a "
             "micro-batch, cannot be computed; train with "
-            f"{' or '.join(known.__name__ for known in _KNOWN)}, {_ELSE}"
+            f"{' or '.join(known.__name__ for known in _KNOWN)}, {ELSE}"
         )
     for number, group in enumerate(optimizer.param_groups):
         for option, why in _KNOWN[kind].refused.items():
             if group.get(option):
                 raise LCAError(
                     f"parameter group {number} of this {kind.__name__} has {option}={group[option]!r}: "
-                    f"{why}. Omit the option, {_ELSE}"
+                    f"{why}. Omit the option, {ELSE}"
                 )
 
 

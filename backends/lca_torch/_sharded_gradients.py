@@ -72,10 +72,13 @@ class ShardedGradients(Gradients):
                 )
         return all(same for same, _ in told)
 
-    def all_zero(self) -> bool:
-        grads = [parameter.grad for parameter in self.parameters]
+    def nonzero(self) -> set[int]:
         with detached():
-            return not any(grad is not None and bool(local_part(grad).any()) for grad in grads)
+            return {
+                which
+                for which, grad in enumerate(self._grads())
+                if grad is not None and bool(local_part(grad).any())
+            }
 
     def places(self) -> Places:
         with detached():
@@ -124,13 +127,15 @@ class ShardedGradients(Gradients):
         found = super().updates_without(optimizer, [own.local for own in gradients], weights)
         return [ShardVector(update, self._shards) for update in found]
 
+    def check_of(self, *args: Any) -> None:
+        """Of shards no update is compared."""
+
     def left_out(self, *args: Any, **options: Any) -> None:
         """Of shards the updates are computed at once."""
 
     def _held(self) -> list[Tensor]:
         """For each parameter, the gradient of the shard of this rank, in its dtype; zeros if it has none."""
-        grads = [parameter.grad for parameter in self.parameters]
-        pairs = list(zip(grads, self.parameters, strict=True))
+        pairs = list(zip(self._known_grads(), self.parameters, strict=True))
         if any(holds_summands(grad, own) for grad, own in pairs):
             self._require_in_order()
             # An error of another rank is raised here: it would take no part in the sum.

@@ -11,12 +11,13 @@ from lca.objective import Objective as AnyObjective
 from lca.objective import leaves
 from lca.tracking import ModelTracker
 from lca.tracking._model import call_text, warn_of_other_optimizer, within
+from lca.tracking._session import Session
 from lca.tracking._spans import AnyFollower
 from lca_torch._form import VectorForm, one_form
 from lca_torch._gradients import Gradients
 from lca_torch._kinds import is_sharded
 from lca_torch._live import ParameterVector, flat, holds
-from lca_torch._loop import Loop
+from lca_torch._loop import OF_UPDATES, Loop
 from lca_torch._objective import Objective
 from lca_torch._optimizers import check_known, refuse_maximizing
 from lca_torch._shard_vector import Shards
@@ -25,7 +26,7 @@ from lca_torch._sharded_gradients import ShardedGradients
 from lca_torch._sharded_loss import LiveShards, ShardedLoss, shards_of
 from lca_torch._shared_run import leave, require_same_tracker
 from lca_torch._slots import SMALL
-from lca_torch._updates import Updates, held, stepping
+from lca_torch._updates import Updates, held, may_move, stepping
 
 
 class Tracker(ModelTracker[Loop]):
@@ -34,8 +35,9 @@ class Tracker(ModelTracker[Loop]):
     Each step is measured before the loop goes on. Parameters, buffers, gradients and random generators are
     not changed: training with and without a tracker gives the same numbers, bit for bit. Closures (LBFGS),
     gradient accumulation and clipping, parameter groups and learning-rate schedules need no extra code; an
-    update that a `torch.amp.GradScaler` skips is not a step. The step of a wrapper (Lookahead, SAM, those of
-    accelerate and Fabric) and of the optimizer inside it is one step.
+    update that a `torch.amp.GradScaler` skips is not a step, nor is a call of ``step()`` while no parameter
+    has a gradient. The step of a wrapper (Lookahead, SAM, those of accelerate and Fabric) and of the
+    optimizer inside it is one step.
 
     Parameters
     ----------
@@ -63,8 +65,9 @@ class Tracker(ModelTracker[Loop]):
     Estimators on training batches (`lca.estimators.CrossFit` and others) require step fields. The gradient is
     that of the loss on which the loop calls ``backward``, without the scale of a `torch.amp.GradScaler`; it
     is read when the backward pass ends, so that clipping is not part of it. The update without a micro-batch
-    is that of the gradient clipped by norm; clipping by value is refused. The rest comes from a loop over
-    `batches` or `micro_batches`, and from calls of `scores`.
+    is that of the gradient clipped by norm; clipping by value is refused, and so is whatever else moves the
+    parameters inside a step (hooks, Lookahead), for which some updates are compared with their formula. The
+    rest comes from a loop over `batches` or `micro_batches`, and from calls of `scores`.
 
     Memory beyond the estimator's: one vector (K,) on the model's device, θ before the step; θ after the step
     is read from the model itself. Between steps that vector and the last gradient are kept.
@@ -89,10 +92,12 @@ class Tracker(ModelTracker[Loop]):
     _types = nn.Module, torch.optim.Optimizer
     _type_names = "torch.nn.Module", "torch.optim.Optimizer"
     _advice = {
-        "batch": "loop over tracker.batches(loader)",
+        "batch": "loop over tracker.batches(loader), and call tracker.begin_batch(batch) before each further "
+        "update from the same batch",
         "micro_batches": "loop over tracker.micro_batches(batch, M) before each update, or accumulate the "
         "gradients of several batches of tracker.batches(loader)",
-        "halves": "loop over tracker.batches(loader), one batch with at least two examples to an update",
+        "halves": "loop over tracker.batches(loader), one batch with at least two examples to an update; "
+        "call tracker.begin_batch(batch) before each further update from the same batch",
         "scores": "call tracker.scores(index, outputs, labels) at every step, or give the estimator "
         "refresh=n",
     }
@@ -135,7 +140,9 @@ class Tracker(ModelTracker[Loop]):
 
     def _attach(self) -> None:
         self._meet_ranks()
-        listener = _StepListener(self._follower, self._context, self._optimizers, self._follow_buffers)
+        listener = _StepListener(
+            self._session, self._follower, self._context, self._optimizers, self._follow_buffers
+        )
         self._updates = Updates(self._measured, self._optimizers, listener)
         self._updates.follow()
         if self._session.required_fields:
@@ -231,7 +238,7 @@ class Tracker(ModelTracker[Loop]):
         return (parameter for group in groups for parameter in group["params"])
 
     def _make_context(self, parameters: Sequence[nn.Parameter]) -> Loop:
-        if {"micro_batches", "halves", "update_slope"}.intersection(self._session.required_fields):
+        if OF_UPDATES.intersection(self._session.required_fields):
             for optimizer in stepping(self._optimizers):
                 check_known(optimizer)
         if any(
@@ -280,12 +287,14 @@ class _StepListener:
 
     def __init__(
         self,
+        session: Session,
         follower: AnyFollower,
         context: Loop,
         expected: Sequence[torch.optim.Optimizer],
         follow_buffers: Callable[[], None],
     ) -> None:
-        self._follower, self._context, self._follow_buffers = follower, context, follow_buffers
+        self._session, self._follower, self._context = session, follower, context
+        self._follow_buffers = follow_buffers
         self._expected = list(within(expected, held))
 
     def met(self, optimizer: torch.optim.Optimizer) -> None:
@@ -299,14 +308,15 @@ class _StepListener:
         self._follower.before()
         if not self._follower.reads_theta:
             return False
-        self._context.update_begins()
+        self._context.update_begins(self._expected)
         return bool(self._follower.requested)
 
     def collect(self, optimizer: torch.optim.Optimizer, args: Any, kwargs: Any) -> tuple[Any, Any] | None:
         self._context.updated_by(optimizer)
         closure = args[1] if len(args) > 1 else kwargs.get("closure")
         if closure is None:
-            self._follower.collect_fields()
+            if may_move(optimizer):
+                self._follower.collect_fields()
             return None
         closure = _calling_once(closure, self._follower.collect_fields)
         if len(args) > 1:
@@ -316,6 +326,8 @@ class _StepListener:
     def after(self, *, made: bool) -> None:
         if made:
             self._follow_buffers()
+            with self._session.guarded(self._follower.steps):
+                self._context.update_made()
             self._follower.after()
         self._context.clear()
 

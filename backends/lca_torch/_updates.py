@@ -1,11 +1,12 @@
 """`Updates`: reports the updates of parameters, whichever optimizers make them."""
 
 import sys
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import wraps
 from types import FrameType, MethodType
 from typing import Any, Protocol
 
+import torch
 from torch import nn
 from torch.optim import Optimizer
 from torch.optim.optimizer import register_optimizer_step_post_hook, register_optimizer_step_pre_hook
@@ -28,7 +29,7 @@ class Listener(Protocol):
         """The gradients are as ``optimizer`` sees them; returns its arguments if they are to be others."""
 
     def after(self, *, made: bool) -> None:
-        """An update was made, or none was (a `torch.amp.GradScaler` skipped it)."""
+        """An update was made, or none was (a `torch.amp.GradScaler` skipped it, or there is no gradient)."""
 
 
 class Updates:
@@ -59,14 +60,14 @@ class Updates:
         self._handles: list[Any] = []
         self._intercepted: list[_Intercepted] = []
         self._running: list[FrameType] = []
-        self._made = self._collects = False
+        self._made = self._collects = self._moves = False
         self._collector: Any = None
 
     def follow(self) -> None:
         """Begin to follow."""
         self._handles = [
-            register_optimizer_step_pre_hook(self._begins),
-            register_optimizer_step_post_hook(self._ends),
+            register_optimizer_step_pre_hook(_untraced(self._begins)),
+            register_optimizer_step_post_hook(_untraced(self._ends)),
         ]
         wrappers = [one for one in within(self._optimizers, held) if not _hooked(one)]
         self._intercepted = [_Intercepted(one, self) for one in wrappers]
@@ -85,7 +86,7 @@ class Updates:
             self._running = [running for running in self._running if running in stack]
         if not self._running:
             self._forget_collector()
-            self._made = False
+            self._made = self._moves = False
             self._collects = self._listener.before(optimizer)
         self._running.append(frame)
 
@@ -105,16 +106,17 @@ class Updates:
                 self._others.add(id(optimizer))
                 self._listener.met(optimizer)
             return
-        self.enter(optimizer, sys._getframe(1))
-        if self._collects:  # by a hook that runs after those of the user, which may change the gradient
+        self.enter(optimizer, _caller())
+        self._moves |= may_move(optimizer)
+        if self._collects and not _skips(optimizer):
             self._collects = False
-            self._collector = optimizer.register_step_pre_hook(self._listener.collect)
+            # By a hook that runs after those of the user, which may change the gradient.
+            self._collector = optimizer.register_step_pre_hook(_untraced(self._listener.collect))
 
     def _ends(self, optimizer: Optimizer, args: Any, kwargs: Any) -> None:
         if self._owns(optimizer):
-            # A GradScaler sets this attribute of fused optimizers, which then call hooks without an update.
-            found_inf = getattr(optimizer, "found_inf", None)
-            self.exit(sys._getframe(1), made=found_inf is None or not bool(found_inf))
+            moves = self._moves or may_move(optimizer)  # a closure takes gradients, a hook may remove them
+            self.exit(_caller(), made=moves and not _skips(optimizer))
 
     def _owns(self, optimizer: Optimizer) -> bool:
         if id(optimizer) in self._owners:
@@ -177,6 +179,17 @@ def stepping(optimizers: Iterable[Optimizer]) -> Iterator[Optimizer]:
             yield from stepping(held(one))
 
 
+def may_move(optimizer: Optimizer) -> bool:
+    """Whether a step may move parameters; optimizers of torch move only those that have a gradient.
+
+    >>> may_move(torch.optim.SGD([nn.Parameter(torch.zeros(1))], lr=0.1))
+    False
+    """
+    if not type(optimizer).__module__.startswith("torch.optim."):
+        return True
+    return any(own.grad is not None for group in optimizer.param_groups for own in group["params"])
+
+
 def calling(kind: type) -> Any:
     """The object of this class whose method has called, at any distance; ``None`` if there is none."""
     for frame in _stack():
@@ -189,6 +202,20 @@ def calling(kind: type) -> Any:
 def _hooked(optimizer: Optimizer) -> bool:
     """Whether torch calls hooks around the optimizer's step, as `Optimizer.__init__` arranges."""
     return bool(getattr(type(optimizer).step, "hooked", False))
+
+
+def _skips(optimizer: Optimizer) -> bool:
+    """Whether a GradScaler has found an overflow, so that a fused optimizer calls hooks without an update."""
+    return bool(getattr(optimizer, "found_inf", None))
+
+
+_untraced: Callable[[Any], Any] = torch.compiler.disable
+"""Else `torch.compile` of a step compiles the hooks, too."""
+
+
+def _caller() -> FrameType:
+    """The frame that has called an untraced hook."""
+    return sys._getframe(3)  # after that of the hook, and that of torch around it
 
 
 def _stack() -> Iterator[FrameType]:

@@ -162,10 +162,11 @@ class LoopContext(ABC):
         return found
 
     def _as_many_batches(self) -> bool:
-        """Whether the update was made from as many batches as the first one."""
+        """Whether the update was made from as many batches as the first one; from one if none was told."""
+        number = max(1, len(self._batches))
         if self._accumulated is None:
-            self._accumulated = len(self._batches)
-        return len(self._batches) == self._accumulated
+            self._accumulated = number
+        return number == self._accumulated
 
     def _weights_known(self) -> bool:
         """Whether the batches of this update have known weights; raises `LCAError` if none ever had."""
@@ -208,8 +209,7 @@ class LoopContext(ABC):
         Empty for a batch of one example, and where a half has no weight in the loss. Where several processes
         have a part of the batch each, a half is that of all their parts.
         """
-        [batch], take = self._batches, self.gradient_on
-        assert take is not None
+        [batch] = self._batches
         total = self._count_examples(batch)
         cut = total - total // 2
         halves = self._rows(batch, 0, cut), self._rows(batch, cut, total)
@@ -221,14 +221,19 @@ class LoopContext(ABC):
             return ()
         counts = [sum(count) for count in zip(*each, strict=True)]
         weights = [count / sum(counts) for count in counts]
-        first = take(halves[0])
+        first = self._gradient_of(halves[0])
         second = (gradient - weights[0] * first) * (1 / weights[1])
         self._halved += 1
         uneven = len(set(map(sum, each))) > 1  # the mean of the means of processes would be another gradient
         if uneven or self._halved & (self._halved - 1) == 0:  # the 1st, 2nd, 4th, 8th, ...
-            _check_half(second, take(halves[1]))
+            _check_half(second, self._gradient_of(halves[1]))
         multiple = self._multiple()
         return self._with_updates([first * multiple, second * multiple], weights, norm, max_norm)
+
+    def _gradient_of(self, batch: Batch) -> Vector:
+        """That of the measured loss on a batch, where the gradient of training is known."""
+        assert self.gradient_on is not None
+        return self.gradient_on(batch)
 
     def _with_updates(
         self, gradients: Sequence[Vector], weights: Sequence[float], norm: float, max_norm: float | None

@@ -101,7 +101,8 @@ class ModelTracker(TrackerBase, ABC, Generic[Context]):
         """Yield the batches of ``loader``, so that the tracker knows the batch of each step.
 
         Several batches to one update (gradient accumulation) are its micro-batches. A batch from which no
-        gradient is taken is ignored.
+        gradient is taken is ignored. A loop that makes several updates from one batch calls `begin_batch`
+        before each but the first of them.
 
         Parameters
         ----------

@@ -3,13 +3,13 @@
 import numpy as np
 import pytest
 import torch
-from torch import nn
+from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
 from lca.errors import LCAError
-from lca.estimators import CrossFit, SameBatch
+from lca.estimators import CrossFit, LaggedCrossFit, SameBatch
 from lca_torch import Objective, Tracker
-from tests.laws.runs import Shown
+from tests.laws.runs import Kept, Shown
 from tests.lca_torch.loops import X, Y, network
 from tests.lca_torch.real_loops import accelerated, fabric, plain, run, scaled, split, uneven
 from tests.lca_torch.test_runs_with_several_optimizers import objective_of
@@ -90,6 +90,25 @@ def test_a_gradient_that_an_optimizer_unscales_itself(fused):
     torch.testing.assert_close(shown.steps[0].micro_batches[0].gradient, expected)
 
 
+@pytest.mark.parametrize("unscaled", [False, True])
+@pytest.mark.parametrize("estimator", [SameBatch(), CrossFit(own_pass=True)], ids=["same batch", "own pass"])
+def test_an_overflow_that_a_fused_optimizer_skips_is_no_update(estimator, unscaled):
+    model, optimizer, tracker = measured(
+        estimator, optimizer=lambda p, lr: torch.optim.SGD(p, lr, fused=True)
+    )
+    scaler = torch.amp.GradScaler("cpu", init_scale=512.0)
+    with tracker:
+        for i, (x, y) in enumerate(tracker.batches(zip(X.split(20), Y.split(20), strict=True))):
+            optimizer.zero_grad()
+            loss = cross_entropy(model.eval()(x), y)
+            scaler.scale(loss * float("inf") if i == 1 else loss).backward()
+            if unscaled:
+                scaler.unscale_(optimizer)
+            scaler.step(optimizer)
+            scaler.update()
+    assert tracker.steps == 2
+
+
 def divided(model):
     for p in model.parameters():
         p.grad /= 3
@@ -159,6 +178,38 @@ def test_gradients_that_were_not_zeroed_are_refused():
             optimizer.step()
 
 
+@pytest.mark.parametrize("estimator", [LaggedCrossFit(), CrossFit(own_pass=True)], ids=["lagged", "own pass"])
+def test_gradients_of_parameters_that_no_optimizer_moves_need_not_be_zeroed(estimator):
+    def rows(zeroed_by):
+        model, _, _ = measured(estimator)
+        head = torch.optim.SGD(model[-1].parameters(), lr=0.1)
+        objective = objective_of(model.eval())
+        with Tracker(model, head, objective, estimator, on_error="raise", views=Kept) as tracker:
+            for x, y in tracker.batches(zip(X.split(20), Y.split(20), strict=True)):
+                (head if zeroed_by == "optimizer" else model).zero_grad()
+                cross_entropy(model(x), y).backward()
+                head.step()
+        return tracker.views["train"].rows
+
+    found, expected = rows("optimizer"), rows("model")
+    assert len(found) == 2
+    for ours, theirs in zip(found, expected, strict=True):
+        assert torch.equal(ours.values, theirs.values)
+
+
+def test_gradients_that_another_optimizer_zeroes_later_are_refused():
+    model, _, _ = measured(SameBatch())
+    body, head = (torch.optim.SGD(part.parameters(), lr=0.1) for part in (model[0], model[-1]))
+    with Tracker(model, [body, head], objective_of(model), SameBatch(), on_error="raise"):
+        body.zero_grad()
+        backward(model)
+        body.step()
+        head.zero_grad()
+        backward(model)
+        with pytest.raises(LCAError, match=r"zero_grad\(\) of one optimizer leaves those of others"):
+            head.step()
+
+
 @pytest.mark.parametrize("reentrant", [True, False])
 def test_several_backward_passes_for_one_micro_batch_add_up(reentrant):
     """Two losses, one of them with checkpoints, whose backward passes may run inside another."""
@@ -176,6 +227,24 @@ def test_several_backward_passes_for_one_micro_batch_add_up(reentrant):
         optimizer.step()
     for part, wanted in zip(shown.steps[0].micro_batches, expected, strict=True):
         torch.testing.assert_close(part.gradient, wanted)
+
+
+def test_layers_that_are_trained_in_turn():
+    """The layers that train are chosen when the update before is over, and all others are frozen."""
+    shown = Shown(("gradient",))
+    model, optimizer, tracker = measured(shown)
+    parts = [model[0].requires_grad_(False), model[-1].requires_grad_(False)]
+    with tracker:
+        for part in (*parts, *parts):
+            part.requires_grad_()
+            optimizer.zero_grad()
+            backward(model)
+            optimizer.step()
+            part.requires_grad_(False)
+    moved = [step.gradient != 0 for step in shown.steps]
+    assert not any(map(Tensor.all, moved))
+    assert torch.equal(moved[0], moved[2])
+    assert torch.equal(moved[0], ~moved[1])
 
 
 def test_gradients_of_gradients_are_no_backward_pass():

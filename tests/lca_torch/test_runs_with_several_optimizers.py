@@ -12,8 +12,9 @@ from torch.optim.optimizer import _global_optimizer_post_hooks, _global_optimize
 import lca
 from lca import tolerances
 from lca.errors import LCAError, LCAWarning
-from lca.estimators import SameBatch
+from lca.estimators import CrossFit, LaggedCrossFit, SameBatch
 from lca_torch import Objective, Tracker
+from tests.laws.runs import Kept
 from tests.lca_torch.loops import X, Y, network
 
 pytestmark = pytest.mark.filterwarnings("ignore:the model trains with dropout")
@@ -320,6 +321,60 @@ def test_a_step_that_ends_with_an_error_does_not_hide_the_next():
             failing.step()
         good.step()
     measured_change(model, before, tracker, 1)
+
+
+@pytest.mark.filterwarnings("ignore:`torch.jit:DeprecationWarning")  # by torch.compile itself
+def test_a_compiled_step_is_measured_as_it_is():
+    def run(compiled):
+        model = model_of().eval()
+        optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+        step = torch.compile(optimizer.step, backend="eager") if compiled else optimizer.step
+        with tracker_of(model, optimizer, SameBatch(), views=Kept) as tracker:
+            for _ in range(2):
+                optimizer.zero_grad()
+                backward(model)
+                step()
+        return torch.stack([row.values for row in tracker.views["train"].rows])
+
+    assert torch.equal(run(compiled=True), run(compiled=False))
+
+
+def pruned(parameters):
+    """A hook keeps the first row of the first tensor at 0."""
+    first, *others = parameters
+    optimizer = torch.optim.SGD([first, *others], lr=0.1)
+    optimizer.register_step_post_hook(lambda *_: first.data[0].zero_())
+    return optimizer
+
+
+@pytest.mark.parametrize("estimator", [CrossFit(own_pass=True), LaggedCrossFit()], ids=["own pass", "lagged"])
+@pytest.mark.parametrize(
+    "make", [pruned, lambda p: Lookahead(torch.optim.Adam(p, lr=0.1))], ids=["pruned", "Lookahead"]
+)
+def test_an_update_that_the_optimizer_does_not_make_alone_is_refused(make, estimator):
+    model = model_of().eval()
+    optimizer = make(model.parameters())
+    tracker = tracker_of(model, optimizer, estimator)
+    refused = pytest.raises(LCAError, match=r"the update is off by .*a hook, a wrapper such as Lookahead")
+    with tracker, refused:
+        for x, y in tracker.batches(zip(X.split(20), Y.split(20), strict=True)):
+            model.zero_grad()
+            cross_entropy(model(x), y).backward()
+            optimizer.step()
+
+
+@pytest.mark.parametrize("estimator", [RULE, LaggedCrossFit()], ids=["path", "lagged"])
+def test_a_call_of_step_without_gradients_is_no_step(estimator):
+    model = model_of().eval()
+    optimizer = torch.optim.Adam(model.parameters(), lr=0.01)
+    with tracker_of(model, optimizer, estimator) as tracker:
+        optimizer.step()  # as before a schedule begins
+        for i in range(3):
+            optimizer.zero_grad()
+            if i != 1:
+                backward(model)
+            optimizer.step()
+    assert (tracker.steps, tracker.discontinuities) == (2, 0)
 
 
 # --- weights that are put in -----------------------------------------------------------------------------

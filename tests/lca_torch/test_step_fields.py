@@ -58,6 +58,30 @@ def test_the_gradient_is_that_at_the_start_however_often_the_closure_is_called()
     assert torch.equal(estimator.steps[0].gradient, gradients[0])
 
 
+@pytest.mark.parametrize("estimator", [LaggedCrossFit(), NextBatch()], ids=["lagged", "next batch"])
+def test_a_second_update_from_the_same_batch(estimator):
+    """Its gradient is known as that of any update, and its batch if the loop tells it."""
+
+    def rows(inside):
+        run = started(estimator)
+        with run.tracker as tracker:
+            data = [run.data(batch) for batch in BATCHES]
+            for batch in tracker.batches(data) if inside else data:
+                for update in range(2):
+                    if isinstance(estimator, NextBatch) and (update or not inside):
+                        tracker.begin_batch(batch)
+                    x, y = batch
+                    run.optimizer.zero_grad()
+                    torch.nn.functional.cross_entropy(run.model(x), y).backward()
+                    run.optimizer.step()
+        return rows_of(run)
+
+    found, expected = rows(True), rows(False)
+    assert len(found) == 2 * len(BATCHES) - 1
+    for ours, theirs in zip(found, expected, strict=True):
+        assert torch.equal(ours.values, theirs.values)
+
+
 def test_a_functional_loop_on_tensors_is_measured_as_the_model_is():
     run = started(SameBatch())
     theta = run.theta()
@@ -142,6 +166,15 @@ def test_gradients_of_what_is_maximised_are_refused_beforehand(estimator):
     Tracker(model, uphill, objective)
     with pytest.raises(LCAError, match="with maximize=True .* let the loop minimise the negative"):
         Tracker(model, uphill, objective, estimator)
+
+
+def test_an_optimizer_that_begins_to_maximise_is_refused():
+    run = started(SameBatch())
+    with run.tracker:
+        run.update(BATCHES[0])
+        run.optimizer.param_groups[0]["maximize"] = True
+        with pytest.raises(LCAError, match="with maximize=True"):
+            run.update(BATCHES[1])
 
 
 def test_an_optimizer_without_known_updates_is_refused_beforehand():

@@ -1,0 +1,65 @@
+"""`UpdateCheck`: whether an update is the one that its optimizer makes of the gradient."""
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+
+from lca import tolerances
+from lca.errors import LCAError
+from lca_torch._arrays import block_size
+from lca_torch._live import flat
+from lca_torch._optimizers import ELSE, leading_updates
+
+
+class UpdateCheck:
+    """Compares an update with the formula that tells what it would be with another gradient.
+
+    The formula does not know what a hook, a wrapper or a projection does to the parameters inside the step.
+    Compared are the first entries of each parameter, all of those of small models.
+
+    Parameters
+    ----------
+    optimizer
+        Which makes the update, in the state before it.
+    parameters
+        The measured parameters.
+    gradient
+        (K,), as the optimizer sees it.
+    """
+
+    def __init__(
+        self, optimizer: torch.optim.Optimizer, parameters: Sequence[nn.Parameter], gradient: Tensor
+    ) -> None:
+        self._optimizer, self._parameters = optimizer, parameters
+        self._most = max(1, block_size(gradient) // len(parameters))
+        self._before = self._theta()
+        self._expected = flat(leading_updates(optimizer, parameters, gradient, self._most))
+
+    def update_made(self) -> None:
+        """Raise `LCAError` unless the update that was made is the expected one."""
+        moved = self._theta() - self._before
+        off, size, theta = [float(v.norm()) for v in (moved - self._expected, self._expected, self._before)]
+        if not off <= tolerances.summed(size + theta, torch.finfo(moved.dtype).eps):
+            name = type(self._optimizer).__name__
+            raise LCAError(
+                f"the update is off by {off:.2g} of {size:.2g} from the one that {name} makes of its "
+                "gradient: a hook, a wrapper such as Lookahead, or a projection also moves the parameters "
+                "inside the step. The update with another gradient, such as one without a micro-batch, is "
+                f"then unknown; let {name} alone make the updates, {ELSE}"
+            )
+
+    def _theta(self) -> Tensor:
+        return flat([own.detach().reshape(-1)[: self._most] for own in self._parameters])
+
+
+def is_due(count: int) -> bool:
+    """Whether the update with this number is compared: the first eight, and the 60th, 120th, 240th, ...
+
+    What acts at every n-th update acts at one of these for most n that people choose.
+
+    >>> [count for count in range(1, 500) if is_due(count)]
+    [1, 2, 3, 4, 5, 6, 7, 8, 60, 120, 240, 480]
+    """
+    times, rest = divmod(count, 60)
+    return count <= 8 or (rest == 0 and times & (times - 1) == 0)
