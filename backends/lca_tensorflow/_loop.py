@@ -13,6 +13,7 @@ from lca.frameworks import PyTree
 from lca.tolerances import summed
 from lca.tracking._context import GRADIENT_FIELDS, LoopContext
 from lca_tensorflow._optimizers import DryRun, check_unscaled, update_slope, updates_without
+from lca_tensorflow._vectors import gradient_of
 
 Gradients = Sequence[Any]
 _REMEMBERED = 20  # updates
@@ -188,15 +189,8 @@ class Loop(LoopContext):
         return updates_without(dry_run, gradients, weights, [gradient is not None for gradient in applied])
 
     def _flat(self, gradients: Gradients) -> tf.Tensor:
-        """The gradients as a vector (K,) in the order of θ; 0 for a variable without gradient."""
         assert self._applied is not None
-        by_variable = {id(v): g for g, v in zip(gradients, self._applied[1], strict=True)}
-        found = [by_variable.get(id(variable)) for variable in self._variables]
-        pieces = [
-            tf.zeros(v.shape, v.dtype) if grad is None else tf.convert_to_tensor(grad)
-            for grad, v in zip(found, self._variables, strict=True)
-        ]
-        return tf.concat([tf.reshape(piece, [-1]) for piece in pieces], 0)
+        return gradient_of(self._variables, gradients, self._applied[1])
 
 
 def _is_from(computed: Sequence[Any], gradient: Any) -> bool:
