@@ -58,6 +58,7 @@ class Loop(LoopContext):
         self._sizes: list[dict[str, _Size]] = []  # of the gradients of the last updates
         self._computed: dict[int, list[Any]] = {}  # gradients by the id of their variable
         self._warned = False
+        self._sparse = 0  # updates with sparse gradients
 
     def begin_batch(self, *batch: PyTree, weight: float | None = None) -> None:
         """As `lca.tracking.ModelTracker.begin_batch`."""
@@ -186,6 +187,10 @@ class Loop(LoopContext):
         assert self._applied is not None
         applied, trained = self._applied
         dry_run = DryRun(self._optimizer, trained, self._variables)
+        if any(isinstance(gradient, tf.IndexedSlices) for gradient in applied):
+            self._sparse += 1
+            if self._sparse & (self._sparse - 1) == 0:  # the 1st, 2nd, 4th, 8th, ...
+                dry_run.check_sums(applied)
         return updates_without(dry_run, gradients, weights, [gradient is not None for gradient in applied])
 
     def _flat(self, gradients: Gradients) -> tf.Tensor:

@@ -125,7 +125,9 @@ def test_the_step_is_compiled_as_often_as_without_a_callback():
 def test_a_step_that_was_compiled_without_the_gradient_is_refused():
     model = small_model(keras.optimizers.Adam(0.01))
     left_by_fit(model)
-    with pytest.raises(LCAError, match=r"by an earlier fit, .* call model\.make_train_function\(force=True\)"):
+    with pytest.raises(
+        LCAError, match=r"by an earlier fit, .* call model\.make_train_function\(force=True\)"
+    ):
         left_by_fit(model, same_batch())
     model.make_train_function(force=True)
     first, second = same_batch(), LCACallback(X, Y, batch_size=600, estimator=LaggedCrossFit())
