@@ -45,14 +45,31 @@ class Loop(LoopContext):
     """Gradients come from `add`, one micro-batch after another, and as a whole from `apply`.
 
     The mark of a micro-batch is the list of its gradients.
+
+    Parameters
+    ----------
+    variables
+        Those of θ, in order.
+    requested
+        As in `LoopContext`.
+    delayed
+        Whether steps are measured with the gradient of the next update, which then has to have one of all
+        that the update before has moved.
     """
 
-    def __init__(self, variables: Sequence[keras.Variable], requested: Callable[[], Collection[str]]) -> None:
+    def __init__(
+        self,
+        variables: Sequence[keras.Variable],
+        requested: Callable[[], Collection[str]],
+        *,
+        delayed: bool = False,
+    ) -> None:
         super().__init__(requested)
-        self._variables = variables
-        self._owned = {id(variable) for variable in variables}
+        self._variables, self._delayed = variables, delayed
+        self._owned = frozenset(id(variable) for variable in variables)
         self._optimizer: Any = None
         self._applied: tuple[Gradients, Sequence[keras.Variable]] | None = None
+        self._moved = frozenset[int]()  # by the update before, ids of variables
         self._adding = False  # gradients of an update
         self._taken = True  # of the batch under way
         self._sizes: list[dict[str, _Size]] = []  # of the gradients of the last updates
@@ -107,6 +124,9 @@ class Loop(LoopContext):
         else:  # other optimizers may apply the rest
             for variable in self._applied[1]:
                 self._computed.pop(id(variable), None)
+            if self._delayed:
+                moved = (id(v) for g, v in zip(*self._applied, strict=True) if g is not None)
+                self._moved = self._owned.intersection(moved)
         self._applied, self._adding, self._taken = None, False, True
 
     def _joined(self, batches: Sequence[PyTree]) -> PyTree:
@@ -119,7 +139,7 @@ class Loop(LoopContext):
         return np.asarray(array)
 
     def _gradient(self) -> tf.Tensor | None:
-        if self._applied is None:
+        if self._applied is None or not self._moved.issubset(map(id, self._applied[1])):
             return None
         check_unscaled(self._optimizer)
         gradient = self._flat(self._applied[0])

@@ -5,9 +5,10 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
+import lca
 from lca import tolerances
 from lca.errors import LCAError, LCAWarning
-from lca.estimators import CrossFit, SameBatch
+from lca.estimators import CrossFit, NextBatch, SameBatch
 from lca.tolerances import EPS64
 from lca_tensorflow import Objective, Tracker
 from tests.laws.runs import BATCHES, Kept, Shown
@@ -197,6 +198,29 @@ def test_two_optimizers_may_share_the_gradients_of_one_tape():
         optimizers[0].apply(gradients[:2], weights[:2])
         optimizers[1].apply(gradients[2:], weights[2:])
     assert tracker.steps == 2
+
+
+def updated(estimator, *blocks):
+    """The tracker of a run whose updates have gradients of these tensors only."""
+    run = TensorFlowFramework().run()
+    weights = run.model.trainable_weights
+    run.optimizer.build(weights)
+    with Tracker(run.model, run.optimizer, run.objective, estimator, on_error="raise") as tracker:
+        for block in blocks:
+            run.optimizer.apply(run.gradient(run.data(range(12)))[block], weights[block])
+    return tracker
+
+
+@pytest.mark.parametrize(("estimator", "skipped"), [(NextBatch(lca.RIGHT), 2), (SameBatch(), 0)])
+@pytest.mark.filterwarnings("ignore:skipped, as are later steps")
+def test_a_step_is_skipped_if_the_next_update_has_no_gradient_of_what_it_moved(estimator, skipped):
+    whole, block = slice(0, 4), slice(0, 2)
+    assert updated(estimator, whole, whole, block, whole, whole).skipped_steps == skipped  # second and last
+
+
+def test_updates_of_blocks_in_turns_are_refused_with_the_reason():
+    with pytest.raises(LCAError, match="a gradient of every tensor that the update before has moved"):
+        updated(NextBatch(lca.RIGHT), slice(0, 2), slice(2, 4))
 
 
 BY_HAND = {
